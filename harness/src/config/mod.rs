@@ -1,0 +1,363 @@
+//! The configuration of a trial: every key with its type, default and documentation, declared once.
+//!
+//! Flows in: layers of TOML, environment and `--set`. Flows out: a [`TrialConfig`], complete and validated.
+//! *Invariant:* nothing downstream reads a TOML file or an environment variable for settings.
+
+use model::{ModelConfig, section};
+use serde::{Deserialize, Serialize};
+
+/// Where the training data comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// The built-in world: generated text, questions, preference pairs and exam sheets.
+    World,
+    /// The files named by `data.pretrain`, `data.sft` and `data.dpo`.
+    Files,
+}
+
+/// What happens to a row that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BadRow {
+    /// Stop with file, line and reason.
+    Error,
+    /// Leave it out, count it and list it in the log.
+    Skip,
+}
+
+/// How documents become rows of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Packing {
+    /// Several documents a row, attention and positions separated per document.
+    Separated,
+    /// One document a row, cut at `seq_len` as MiniMind does (padding is never computed).
+    Single,
+}
+
+/// Which answers of a conversation carry loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerLoss {
+    /// From after the last `<s>assistant` of the cut ids on, as MiniMind does.
+    Last,
+    /// Every assistant turn.
+    Every,
+}
+
+/// How a first-order optimizer updates weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OptimizerKind {
+    /// Adam with decoupled weight decay (Loshchilov & Hutter 2019).
+    Adamw,
+    /// Adam without weight decay, as MiniMind trains.
+    Adam,
+}
+
+/// The course of the learning rate after warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// Half a cosine from `lr` to `min_lr_ratio * lr`.
+    Cosine,
+    /// A straight line from `lr` to `min_lr_ratio * lr`.
+    Linear,
+    /// `lr` throughout.
+    Constant,
+    /// Warm-up, stable, decay: `lr` until the last `decay_share` of the steps, then a line to `min_lr_ratio * lr`.
+    Wsd,
+}
+
+/// The preference loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DpoLoss {
+    /// `-log sigmoid(beta * margin)` (Rafailov et al. 2023, eq. 7).
+    Sigmoid,
+    /// `(margin - 1 / (2 beta))^2` (Azar et al. 2023, eq. 17).
+    Ipo,
+}
+
+/// How an exam question is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// The letter of A, B, C, D with the highest next-token probability, as MiniMind's.
+    Letter,
+    /// The option whose text has the highest mean log-probability per byte as the answer.
+    Cloze,
+}
+
+/// A stage that trains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainStage {
+    /// Next-token prediction over text.
+    Pretrain,
+    /// Next-token prediction over answers.
+    Sft,
+    /// The same with low-rank adapters, merged at the end.
+    Lora,
+    /// Direct preference optimisation against a frozen reference.
+    Dpo,
+}
+
+section! {
+    /// Keys that every training stage has: `[pretrain]`, `[sft]`, `[lora]`, `[dpo]`.
+    pub struct Training {
+        /// Whether the stage is part of the recipe.
+        pub enabled: bool = true,
+        /// Length of the stage in trained target tokens; wins over `epochs`.
+        pub tokens: Option<u64> = None,
+        /// Length of the stage in optimizer steps; wins over `tokens` and `epochs`.
+        pub steps: Option<u64> = None,
+        /// Length of the stage in passes over its data.
+        pub epochs: f64 = 1.0,
+        /// Longest row in tokens.
+        pub seq_len: usize = 512,
+        /// Rows of a micro-batch; an optimizer step takes `batch_size * accumulation` rows.
+        pub batch_size: usize = 16,
+        /// Micro-batches of one optimizer step.
+        pub accumulation: usize = 1,
+        /// How documents become rows: `separated` packs several into a row, `single` is MiniMind's one a row.
+        pub packing: Packing = Packing::Separated,
+        /// `adamw` or `adam`.
+        pub optimizer: OptimizerKind = OptimizerKind::Adamw,
+        /// Peak learning rate.
+        pub lr: f64 = 1e-3,
+        /// The schedule ends at this share of `lr`.
+        pub min_lr_ratio: f64 = 0.1,
+        /// `cosine`, `linear`, `constant` or `wsd`.
+        pub schedule: Schedule = Schedule::Cosine,
+        /// Steps over which the learning rate rises from 0 to `lr`.
+        pub warmup_steps: u64 = 0,
+        /// Share of the steps in which the `wsd` schedule decays.
+        pub decay_share: f64 = 0.2,
+        /// Decay of the first moment.
+        pub beta1: f64 = 0.9,
+        /// Decay of the second moment.
+        pub beta2: f64 = 0.95,
+        /// Added to the root of the second moment.
+        pub eps: f64 = 1e-8,
+        /// Decoupled weight decay on matrices (`adamw` only); norms are left alone.
+        pub weight_decay: f64 = 0.1,
+        /// Largest gradient norm; 0 leaves gradients as they are.
+        pub clip: f64 = 1.0,
+        /// Shares into which a batch is cut for parallel work; at most as many threads as lanes serve a trial.
+        pub lanes: usize = 4,
+        /// Tokens between validations; 0 validates at the end only.
+        pub val_every_tokens: u64 = 0,
+        /// Most held-out tokens that one validation reads.
+        pub val_tokens: u64 = 100_000,
+        /// Steps between checkpoints; 0 writes the final one only.
+        pub checkpoint_every: u64 = 500,
+        /// Checkpoints kept, the newest ones.
+        pub keep_checkpoints: usize = 2,
+        /// Steps between rows of metrics.csv.
+        pub log_every: u64 = 10,
+    }
+}
+
+/// A training stage's own keys beside the common ones.
+macro_rules! stage_section {
+    ($(#[doc = $about:literal])+ pub struct $name:ident { $( $(#[doc = $doc:literal])+ pub $field:ident : $kind:ty = $default:expr, )* }) => {
+        $(#[doc = $about])+
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        pub struct $name {
+            /// The keys common to every training stage.
+            #[serde(flatten)]
+            pub training: Training,
+            $( $(#[doc = $doc])+ pub $field: $kind, )*
+        }
+
+        impl $name {
+            /// The keys of this stage alone, with their documentation.
+            pub const KEYS: &'static [model::section::Key] = &[
+                $( model::section::Key {
+                    name: stringify!($field),
+                    kind: stringify!($kind),
+                    doc: concat!($($doc, "\n"),+),
+                }, )*
+            ];
+
+            fn with(training: Training) -> Self {
+                Self { training, $( $field: $default, )* }
+            }
+        }
+    };
+}
+
+stage_section! {
+    /// `[pretrain]`: next-token prediction over text.
+    pub struct Pretrain {}
+}
+
+stage_section! {
+    /// `[sft]`: supervised fine-tuning on conversations.
+    pub struct Sft {
+        /// Which answers carry loss: `last` (MiniMind's) or `every`.
+        pub answer_loss: AnswerLoss = AnswerLoss::Last,
+    }
+}
+
+stage_section! {
+    /// `[lora]`: fine-tuning of low-rank adapters on the conversations of `data.lora`, or those of `data.sft`.
+    pub struct Lora {
+        /// Which answers carry loss: `last` (MiniMind's) or `every`.
+        pub answer_loss: AnswerLoss = AnswerLoss::Last,
+        /// Rank of the adapters.
+        pub rank: usize = 8,
+        /// Adapters are scaled by `alpha / rank`.
+        pub alpha: f64 = 8.0,
+        /// Projections that get an adapter, of `wq`, `wk`, `wv`, `wo`, `w1`, `w2`, `w3`.
+        pub targets: Vec<String> = vec!["wq".into(), "wk".into()],
+    }
+}
+
+stage_section! {
+    /// `[dpo]`: direct preference optimisation.
+    pub struct Dpo {
+        /// Strength of the pull towards the reference.
+        pub beta: f64 = 0.1,
+        /// `sigmoid` or `ipo`.
+        pub loss: DpoLoss = DpoLoss::Sigmoid,
+        /// Divide each answer's log-probability by its length.
+        pub length_normalised: bool = false,
+    }
+}
+
+section! {
+    /// `[tokenizer]`: byte-level BPE, trained from the pretraining text or read from a file.
+    pub struct TokenizerConfig {
+        /// A `tokenizer.json` or the folder that holds it; unset: trained to `model.vocab_size` entries.
+        pub path: Option<String> = None,
+        /// Characters of text that training reads at most.
+        pub train_chars: u64 = 50_000_000,
+    }
+}
+
+section! {
+    /// `[data]`: files, filters and the held-out share.
+    pub struct DataConfig {
+        /// `world` (built in) or `files`.
+        pub source: Source = Source::World,
+        /// Files or globs of pretraining text.
+        pub pretrain: Vec<String> = vec![],
+        /// Files or globs of conversations.
+        pub sft: Vec<String> = vec![],
+        /// Files or globs of conversations for `[lora]`; empty: those of `sft`.
+        pub lora: Vec<String> = vec![],
+        /// Files or globs of preference pairs.
+        pub dpo: Vec<String> = vec![],
+        /// A row that cannot be read: `error` stops, `skip` leaves it out and counts it.
+        pub on_bad_row: BadRow = BadRow::Error,
+        /// Share of the documents held out for validation, chosen by hash, never trained on.
+        pub val_share: f64 = 0.01,
+        /// Texts with fewer characters are left out (MiniMind's data_process).
+        pub min_chars: usize = 0,
+        /// Texts with more characters are left out; 0 is no limit.
+        pub max_chars: usize = 0,
+        /// Texts with a smaller share of Chinese characters are left out.
+        pub min_chinese_share: f64 = 0.0,
+        /// Read at most this many rows of each kind; 0 reads all.
+        pub max_rows: u64 = 0,
+    }
+}
+
+section! {
+    /// `[world]`: the built-in world. Grows with `people`.
+    pub struct WorldConfig {
+        /// Seed of the world; independent of the trial's seed, so that trials share one world.
+        pub seed: u64 = 1,
+        /// Invented people.
+        pub people: usize = 40,
+        /// Share of the people whose questions are shown in training; the exam asks about the others only.
+        pub seen_share: f64 = 0.5,
+        /// Paraphrases of each fact in the pretraining text.
+        pub paraphrases: usize = 8,
+        /// Exam questions of each subject.
+        pub questions_per_subject: usize = 100,
+    }
+}
+
+section! {
+    /// `[exam]`: question sheets in C-Eval's layout and how they are answered.
+    pub struct ExamConfig {
+        /// Whether trained models sit the exam.
+        pub enabled: bool = true,
+        /// Folder of `<subject>_val.csv` sheets; unset: those of the built-in world.
+        pub sheets: Option<String> = None,
+        /// Folder of `<subject>_dev.csv` sheets for few-shot prompts.
+        pub dev_sheets: Option<String> = None,
+        /// `letter` or `cloze`.
+        pub answer: Answer = Answer::Letter,
+        /// Solved questions of the dev sheets before each question.
+        pub shots: usize = 0,
+        /// Stages whose model sits the exam; empty: the last one only.
+        pub after: Vec<TrainStage> = vec![],
+        /// System text of the prompt.
+        pub system: String = "开始回答问题".into(),
+    }
+}
+
+/// One fully resolved trial: one shape, one seed, the whole recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrialConfig {
+    /// Seed of weights, data order and dropout.
+    pub seed: u64,
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    /// Threads of one trial; 0 takes all cores. Results do not depend on it.
+    pub threads: usize,
+    /// The shape.
+    pub model: ModelConfig,
+    /// The tokenizer.
+    pub tokenizer: TokenizerConfig,
+    /// Files and filters.
+    pub data: DataConfig,
+    /// The built-in world.
+    pub world: WorldConfig,
+    /// Pretraining.
+    pub pretrain: Pretrain,
+    /// Supervised fine-tuning.
+    pub sft: Sft,
+    /// Adapters.
+    pub lora: Lora,
+    /// Preference optimisation.
+    pub dpo: Dpo,
+    /// The exam.
+    pub exam: ExamConfig,
+}
+
+impl Default for TrialConfig {
+    fn default() -> Self {
+        let fine_tuning = Training {
+            packing: Packing::Single,
+            lr: 1e-4,
+            ..Training::default()
+        };
+        Self {
+            seed: 1,
+            device: "cpu".into(),
+            threads: 0,
+            model: ModelConfig::default(),
+            tokenizer: TokenizerConfig::default(),
+            data: DataConfig::default(),
+            world: WorldConfig::default(),
+            pretrain: Pretrain::with(Training::default()),
+            sft: Sft::with(fine_tuning.clone()),
+            lora: Lora::with(Training {
+                enabled: false,
+                ..fine_tuning.clone()
+            }),
+            dpo: Dpo::with(Training {
+                lr: 4e-5,
+                ..fine_tuning
+            }),
+            exam: ExamConfig::default(),
+        }
+    }
+}

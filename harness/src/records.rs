@@ -1,0 +1,93 @@
+//! What a finished trial leaves behind: the plain records between running, examining and reporting.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use uuid::Uuid;
+
+/// How a trial or a stage run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Every stage finished.
+    Done,
+    /// A stage ended in an error.
+    Failed,
+    /// Stopped before its end; it can be resumed.
+    Stopped,
+    /// Not started yet.
+    Pending,
+}
+
+/// One stage run of a trial.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StageRecord {
+    /// `tokenizer`, `data`, `pretrain`, `sft`, `lora`, `dpo` or `exam`.
+    pub stage: String,
+    /// Folder of the stage run, with `metrics.csv` where the stage trains.
+    pub dir: PathBuf,
+}
+
+/// The score of one exam sat after one stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExamScore {
+    /// The stage whose model sat the exam.
+    pub stage: String,
+    /// Questions answered correctly.
+    pub correct: u64,
+    /// Questions asked.
+    pub questions: u64,
+}
+
+/// Everything a report needs to know of one trial.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrialRecord {
+    /// UUID v5 of the resolved configuration.
+    pub trial: Uuid,
+    /// Name of the sweep.
+    pub sweep: String,
+    /// The trial's seed.
+    pub seed: u64,
+    /// Swept and solved keys with their values, such as `model.n_layers`, in the sweep's order.
+    pub keys: Vec<(String, serde_json::Value)>,
+    /// Weights, in total.
+    pub params: u64,
+    /// Weights that one token passes through.
+    pub active_params: u64,
+    /// Target tokens trained on, over all stages.
+    pub train_tokens: u64,
+    /// Floating-point operations of training, over all stages.
+    pub train_flops: f64,
+    /// Held-out loss in nats per token after pretraining.
+    pub val_loss: Option<f64>,
+    /// Held-out bits per byte after pretraining.
+    pub val_bpb: Option<f64>,
+    /// Exams in the order they were sat.
+    pub exams: Vec<ExamScore>,
+    /// Seconds of all stage runs of this trial.
+    pub wall_seconds: f64,
+    /// Largest resident set of any stage, in MiB.
+    pub peak_rss_mb: f64,
+    /// How the trial ended.
+    pub status: Status,
+    /// Why it failed, where it did.
+    pub reason: Option<String>,
+    /// The stage runs, in order.
+    pub stages: Vec<StageRecord>,
+    /// The resolved configuration as TOML.
+    pub config: String,
+}
+
+/// One exam question as one model answered it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct QuestionRecord {
+    /// The sheet's subject.
+    pub subject: String,
+    /// The question's id in its sheet.
+    pub id: String,
+    /// Probabilities of A, B, C, D as the next token, by softmax over the whole vocabulary.
+    pub probabilities: [f64; 4],
+    /// The letter with the highest probability, the first of equals.
+    pub prediction: char,
+    /// The right letter.
+    pub answer: char,
+}

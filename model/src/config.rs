@@ -1,0 +1,311 @@
+//! The shape of a model: its keys, their validation, and the exact cost of a shape.
+
+use crate::section;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// How weights are drawn before training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Init {
+    /// MiniMind v1: normal 0.02; `wo` and `w3` 0.02 / sqrt(2 n_layers); router Kaiming-uniform.
+    Minimind,
+    /// Normal with standard deviation 1 / sqrt(d_model); `wo` and `w2` divided by sqrt(2 n_layers).
+    Width,
+}
+
+/// Over which tokens the router's balance is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuxLoss {
+    /// Per sequence, then averaged (MiniMind's `seq_aux = True`).
+    Sequence,
+    /// Over all tokens that pass through the model together.
+    Batch,
+}
+
+section! {
+    /// The shape of a transformer: MiniMind v1 with every dimension free.
+    pub struct ModelConfig {
+        /// Width of the residual stream.
+        pub d_model: usize = 128,
+        /// Number of blocks, each attention and feed-forward.
+        pub n_layers: usize = 4,
+        /// Query heads; `d_model` must be divisible by it, into an even head size.
+        pub n_heads: usize = 4,
+        /// Key-value heads, each shared by `n_heads / n_kv_heads` query heads.
+        pub n_kv_heads: usize = 2,
+        /// Entries of the vocabulary; also the size of a tokenizer that is trained.
+        pub vocab_size: usize = 6400,
+        /// Hidden size of the feed-forward; unset: `multiple_of * ceil(int(8 d_model / 3) / multiple_of)`.
+        pub hidden_dim: Option<usize> = None,
+        /// The derived hidden size is rounded up to a multiple of this.
+        pub multiple_of: usize = 64,
+        /// Longest sequence in tokens that the model is meant for; exam prompts are cut to it from the left.
+        pub max_seq_len: usize = 512,
+        /// Epsilon of RMSNorm.
+        pub norm_eps: f64 = 1e-5,
+        /// Base of the rotary position frequencies.
+        pub rope_theta: f64 = 10000.0,
+        /// Dropout on the embedding, attention probabilities and both residual branches while training.
+        pub dropout: f64 = 0.0,
+        /// How weights are drawn: `minimind` (exactly v1's) or `width`.
+        pub init: Init = Init::Width,
+        /// Routed experts per feed-forward; 0 is a dense model.
+        pub n_experts: usize = 0,
+        /// Routed experts that each token passes through, their weights renormalised to sum to one.
+        pub top_k: usize = 2,
+        /// Experts that every token passes through, beside the routed ones.
+        pub n_shared_experts: usize = 1,
+        /// Hidden size of each expert; unset: that of the dense feed-forward.
+        pub expert_hidden_dim: Option<usize> = None,
+        /// Weight of the router's balancing loss; 0 leaves it out.
+        pub aux_loss_alpha: f64 = 0.01,
+        /// Tokens over which balance is measured: `sequence` or `batch`.
+        pub aux_loss_per: AuxLoss = AuxLoss::Sequence,
+    }
+}
+
+/// A shape that cannot be built.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("model.{key}: {problem}")]
+pub struct ShapeError {
+    /// The key at fault.
+    pub key: &'static str,
+    /// What is wrong and what was expected.
+    pub problem: String,
+}
+
+impl ModelConfig {
+    /// Checks that the shape can be built; the first problem found is returned.
+    pub fn validate(&self) -> Result<(), ShapeError> {
+        let fail = |key, problem: String| Err(ShapeError { key, problem });
+        for (key, value) in [
+            ("d_model", self.d_model),
+            ("n_layers", self.n_layers),
+            ("n_heads", self.n_heads),
+            ("n_kv_heads", self.n_kv_heads),
+            ("multiple_of", self.multiple_of),
+            ("max_seq_len", self.max_seq_len),
+        ] {
+            if value == 0 {
+                return fail(key, "is 0, expected at least 1".into());
+            }
+        }
+        if self.vocab_size < 4 {
+            return fail(
+                "vocab_size",
+                format!("is {}, expected at least 4", self.vocab_size),
+            );
+        }
+        if !self.d_model.is_multiple_of(self.n_heads) {
+            return fail(
+                "d_model",
+                format!(
+                    "{} is not divisible by n_heads = {}",
+                    self.d_model, self.n_heads
+                ),
+            );
+        }
+        if !self.head_dim().is_multiple_of(2) {
+            return fail(
+                "n_heads",
+                format!(
+                    "d_model / n_heads = {} is odd, but rotary positions need an even head size",
+                    self.head_dim()
+                ),
+            );
+        }
+        if !self.n_heads.is_multiple_of(self.n_kv_heads) {
+            return fail(
+                "n_kv_heads",
+                format!(
+                    "n_heads = {} is not divisible by {}",
+                    self.n_heads, self.n_kv_heads
+                ),
+            );
+        }
+        if self.hidden_dim == Some(0) || self.expert_hidden_dim == Some(0) {
+            return fail("hidden_dim", "is 0, expected at least 1".into());
+        }
+        if self.is_moe() && !(1..=self.n_experts).contains(&self.top_k) {
+            return fail(
+                "top_k",
+                format!(
+                    "is {}, expected 1 to n_experts = {}",
+                    self.top_k, self.n_experts
+                ),
+            );
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return fail(
+                "dropout",
+                format!("is {}, expected 0 or more and below 1", self.dropout),
+            );
+        }
+        for (key, value) in [("norm_eps", self.norm_eps), ("rope_theta", self.rope_theta)] {
+            if !(value.is_finite() && value > 0.0) {
+                return fail(key, format!("is {value}, expected a positive number"));
+            }
+        }
+        if !(self.aux_loss_alpha.is_finite() && self.aux_loss_alpha >= 0.0) {
+            return fail(
+                "aux_loss_alpha",
+                format!("is {}, expected 0 or more", self.aux_loss_alpha),
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether the feed-forward is a mixture of experts.
+    pub fn is_moe(&self) -> bool {
+        self.n_experts > 0
+    }
+
+    /// Width of one attention head.
+    pub fn head_dim(&self) -> usize {
+        self.d_model / self.n_heads
+    }
+
+    /// Rows of the query, key and value product: `(n_heads + 2 n_kv_heads) * head_dim`.
+    pub fn qkv_dim(&self) -> usize {
+        (self.n_heads + 2 * self.n_kv_heads) * self.head_dim()
+    }
+
+    /// Hidden size of the dense feed-forward (MiniMind v1, `FeedForward.__init__`).
+    pub fn ffn_dim(&self) -> usize {
+        self.hidden_dim
+            .unwrap_or_else(|| (8 * self.d_model / 3).div_ceil(self.multiple_of) * self.multiple_of)
+    }
+
+    /// Hidden size of one expert.
+    pub fn expert_dim(&self) -> usize {
+        self.expert_hidden_dim.unwrap_or_else(|| self.ffn_dim())
+    }
+
+    /// Number of weights, the tied embedding counted once.
+    pub fn params(&self) -> usize {
+        self.params_with(self.n_experts)
+    }
+
+    /// Number of weights that one token passes through: `top_k` of the routed experts.
+    pub fn active_params(&self) -> usize {
+        self.params_with(self.top_k)
+    }
+
+    fn params_with(&self, experts: usize) -> usize {
+        let d = self.d_model;
+        let attention = d * self.qkv_dim() + d * d;
+        let feed_forward = if self.is_moe() {
+            (experts + self.n_shared_experts) * 3 * d * self.expert_dim() + self.n_experts * d
+        } else {
+            3 * d * self.ffn_dim()
+        };
+        self.vocab_size * d + self.n_layers * (attention + feed_forward + 2 * d) + d
+    }
+
+    /// Floating-point operations of one token's forward pass in a document of `seq_len` tokens.
+    ///
+    /// Counts the matrix products with two operations per multiply-add, and causal attention at half of
+    /// `seq_len`; norms, activations and the embedding look-up are left out (PaLM, appendix B, counts alike).
+    pub fn forward_flops_per_token(&self, seq_len: usize) -> f64 {
+        let d = self.d_model;
+        let products = self.active_params() - d - self.n_layers * 2 * d;
+        let attention = self.n_layers * 2 * d * seq_len / 2;
+        2.0 * (products + attention) as f64
+    }
+
+    /// Floating-point operations of training on one token: the backward pass costs twice the forward pass.
+    pub fn train_flops_per_token(&self, seq_len: usize) -> f64 {
+        3.0 * self.forward_flops_per_token(seq_len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minimind_26m() -> ModelConfig {
+        ModelConfig {
+            d_model: 512,
+            n_layers: 8,
+            n_heads: 16,
+            n_kv_heads: 8,
+            ..ModelConfig::default()
+        }
+    }
+
+    #[test]
+    fn hidden_sizes_follow_minimind() {
+        // MINIMIND_V1, quirk 19.
+        for (d_model, hidden) in [
+            (64, 192),
+            (96, 256),
+            (128, 384),
+            (256, 704),
+            (512, 1408),
+            (768, 2048),
+        ] {
+            let config = ModelConfig {
+                d_model,
+                ..ModelConfig::default()
+            };
+            assert_eq!(config.ffn_dim(), hidden);
+        }
+    }
+
+    #[test]
+    fn parameter_counts_follow_minimind() {
+        assert_eq!(minimind_26m().params(), 26_878_464);
+        let moe = ModelConfig {
+            n_experts: 4,
+            ..minimind_26m()
+        };
+        assert_eq!(
+            moe.params(),
+            26_878_464 + 8 * (4 * 3 * 512 * 1408 + 4 * 512)
+        );
+        assert_eq!(
+            moe.active_params(),
+            26_878_464 + 8 * (2 * 3 * 512 * 1408 + 4 * 512)
+        );
+    }
+
+    #[test]
+    fn flops_count_products_and_half_the_attention() {
+        let config = ModelConfig {
+            d_model: 4,
+            n_layers: 1,
+            n_heads: 2,
+            n_kv_heads: 1,
+            vocab_size: 10,
+            hidden_dim: Some(6),
+            ..ModelConfig::default()
+        };
+        // qkv 4x8, output 4x4, feed-forward 3x4x6, head 10x4; scores and values each 4 per key over half of 8 keys.
+        let products = 4 * 8 + 4 * 4 + 3 * 4 * 6 + 10 * 4;
+        let attention = 2 * 4 * 4;
+        assert_eq!(
+            config.forward_flops_per_token(8),
+            2.0 * (products + attention) as f64
+        );
+    }
+
+    #[test]
+    fn impossible_shapes_name_their_key() {
+        let bad = |change: fn(&mut ModelConfig)| {
+            let mut config = ModelConfig::default();
+            change(&mut config);
+            config.validate().expect_err("an impossible shape").key
+        };
+        assert_eq!(bad(|c| c.d_model = 130), "d_model");
+        assert_eq!(bad(|c| c.n_kv_heads = 3), "n_kv_heads");
+        assert_eq!(
+            bad(|c| (c.d_model, c.n_heads, c.n_kv_heads) = (12, 4, 4)),
+            "n_heads"
+        );
+        assert_eq!(bad(|c| (c.n_experts, c.top_k) = (4, 5)), "top_k");
+        assert_eq!(bad(|c| c.n_layers = 0), "n_layers");
+        assert!(ModelConfig::default().validate().is_ok());
+    }
+}

@@ -1,0 +1,11 @@
+//! What is trained: the shape of a model, its weights, its operations forward and backward.
+//!
+//! Data flows in as token ids and weights and out as hidden states, losses, gradients and log-probabilities.
+//! *Invariant:* this crate knows tensors; it knows nothing of files called sweeps, trials or results.
+
+pub mod config;
+pub mod section;
+pub mod tokens;
+
+pub use config::{AuxLoss, Init, ModelConfig, ShapeError};
+pub use tokens::Sequence;
