@@ -93,18 +93,12 @@ impl ModelConfig {
             }
         }
         if self.vocab_size < 4 {
-            return fail(
-                "vocab_size",
-                format!("is {}, expected at least 4", self.vocab_size),
-            );
+            return fail("vocab_size", format!("is {}, expected at least 4", self.vocab_size));
         }
         if !self.d_model.is_multiple_of(self.n_heads) {
             return fail(
                 "d_model",
-                format!(
-                    "{} is not divisible by n_heads = {}",
-                    self.d_model, self.n_heads
-                ),
+                format!("{} is not divisible by n_heads = {}", self.d_model, self.n_heads),
             );
         }
         if !self.head_dim().is_multiple_of(2) {
@@ -119,29 +113,17 @@ impl ModelConfig {
         if !self.n_heads.is_multiple_of(self.n_kv_heads) {
             return fail(
                 "n_kv_heads",
-                format!(
-                    "n_heads = {} is not divisible by {}",
-                    self.n_heads, self.n_kv_heads
-                ),
+                format!("n_heads = {} is not divisible by {}", self.n_heads, self.n_kv_heads),
             );
         }
         if self.hidden_dim == Some(0) || self.expert_hidden_dim == Some(0) {
             return fail("hidden_dim", "is 0, expected at least 1".into());
         }
         if self.is_moe() && !(1..=self.n_experts).contains(&self.top_k) {
-            return fail(
-                "top_k",
-                format!(
-                    "is {}, expected 1 to n_experts = {}",
-                    self.top_k, self.n_experts
-                ),
-            );
+            return fail("top_k", format!("is {}, expected 1 to n_experts = {}", self.top_k, self.n_experts));
         }
         if !(0.0..1.0).contains(&self.dropout) {
-            return fail(
-                "dropout",
-                format!("is {}, expected 0 or more and below 1", self.dropout),
-            );
+            return fail("dropout", format!("is {}, expected 0 or more and below 1", self.dropout));
         }
         for (key, value) in [("norm_eps", self.norm_eps), ("rope_theta", self.rope_theta)] {
             if !(value.is_finite() && value > 0.0) {
@@ -149,10 +131,7 @@ impl ModelConfig {
             }
         }
         if !(self.aux_loss_alpha.is_finite() && self.aux_loss_alpha >= 0.0) {
-            return fail(
-                "aux_loss_alpha",
-                format!("is {}, expected 0 or more", self.aux_loss_alpha),
-            );
+            return fail("aux_loss_alpha", format!("is {}, expected 0 or more", self.aux_loss_alpha));
         }
         Ok(())
     }
@@ -226,30 +205,14 @@ mod tests {
     use super::*;
 
     fn minimind_26m() -> ModelConfig {
-        ModelConfig {
-            d_model: 512,
-            n_layers: 8,
-            n_heads: 16,
-            n_kv_heads: 8,
-            ..ModelConfig::default()
-        }
+        ModelConfig { d_model: 512, n_layers: 8, n_heads: 16, n_kv_heads: 8, ..ModelConfig::default() }
     }
 
     #[test]
     fn hidden_sizes_follow_minimind() {
         // MINIMIND_V1, quirk 19.
-        for (d_model, hidden) in [
-            (64, 192),
-            (96, 256),
-            (128, 384),
-            (256, 704),
-            (512, 1408),
-            (768, 2048),
-        ] {
-            let config = ModelConfig {
-                d_model,
-                ..ModelConfig::default()
-            };
+        for (d_model, hidden) in [(64, 192), (96, 256), (128, 384), (256, 704), (512, 1408), (768, 2048)] {
+            let config = ModelConfig { d_model, ..ModelConfig::default() };
             assert_eq!(config.ffn_dim(), hidden);
         }
     }
@@ -257,18 +220,9 @@ mod tests {
     #[test]
     fn parameter_counts_follow_minimind() {
         assert_eq!(minimind_26m().params(), 26_878_464);
-        let moe = ModelConfig {
-            n_experts: 4,
-            ..minimind_26m()
-        };
-        assert_eq!(
-            moe.params(),
-            26_878_464 + 8 * (4 * 3 * 512 * 1408 + 4 * 512)
-        );
-        assert_eq!(
-            moe.active_params(),
-            26_878_464 + 8 * (2 * 3 * 512 * 1408 + 4 * 512)
-        );
+        let moe = ModelConfig { n_experts: 4, ..minimind_26m() };
+        assert_eq!(moe.params(), 26_878_464 + 8 * (4 * 3 * 512 * 1408 + 4 * 512));
+        assert_eq!(moe.active_params(), 26_878_464 + 8 * (2 * 3 * 512 * 1408 + 4 * 512));
     }
 
     #[test]
@@ -285,10 +239,7 @@ mod tests {
         // qkv 4x8, output 4x4, feed-forward 3x4x6, head 10x4; scores and values each 4 per key over half of 8 keys.
         let products = 4 * 8 + 4 * 4 + 3 * 4 * 6 + 10 * 4;
         let attention = 2 * 4 * 4;
-        assert_eq!(
-            config.forward_flops_per_token(8),
-            2.0 * (products + attention) as f64
-        );
+        assert_eq!(config.forward_flops_per_token(8), 2.0 * (products + attention) as f64);
     }
 
     #[test]
@@ -300,10 +251,7 @@ mod tests {
         };
         assert_eq!(bad(|c| c.d_model = 130), "d_model");
         assert_eq!(bad(|c| c.n_kv_heads = 3), "n_kv_heads");
-        assert_eq!(
-            bad(|c| (c.d_model, c.n_heads, c.n_kv_heads) = (12, 4, 4)),
-            "n_heads"
-        );
+        assert_eq!(bad(|c| (c.d_model, c.n_heads, c.n_kv_heads) = (12, 4, 4)), "n_heads");
         assert_eq!(bad(|c| (c.n_experts, c.top_k) = (4, 5)), "top_k");
         assert_eq!(bad(|c| c.n_layers = 0), "n_layers");
         assert!(ModelConfig::default().validate().is_ok());

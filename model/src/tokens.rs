@@ -19,6 +19,17 @@ pub struct Sequence {
 }
 
 impl Sequence {
+    /// One document without anything to predict.
+    pub fn document(ids: &[u32]) -> Self {
+        Self {
+            ids: ids.to_vec(),
+            targets: vec![0; ids.len()],
+            weights: vec![0.0; ids.len()],
+            documents: vec![ids.len() as u32],
+            counted: 0.0,
+        }
+    }
+
     /// Number of positions.
     pub fn len(&self) -> usize {
         self.ids.len()
@@ -27,5 +38,60 @@ impl Sequence {
     /// Whether the row has no position.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
+    }
+}
+
+/// Several sequences laid end to end: what one forward pass sees.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ragged {
+    /// Token ids, `(n,)`.
+    pub ids: Vec<u32>,
+    /// Targets, `(n,)`.
+    pub targets: Vec<u32>,
+    /// Loss weights, `(n,)`.
+    pub weights: Vec<f32>,
+    /// Offsets of the documents, `(documents + 1,)`.
+    pub documents: Vec<usize>,
+    /// Offsets of the sequences, `(sequences + 1,)`.
+    pub rows: Vec<usize>,
+}
+
+impl Ragged {
+    /// Lays sequences end to end.
+    pub fn new<'a>(sequences: impl IntoIterator<Item = &'a Sequence>) -> Self {
+        let mut all =
+            Self { ids: vec![], targets: vec![], weights: vec![], documents: vec![0], rows: vec![0] };
+        for sequence in sequences {
+            for &len in sequence.documents.iter().filter(|&&len| len > 0) {
+                all.documents.push(all.documents.last().copied().unwrap_or(0) + len as usize);
+            }
+            all.ids.extend(&sequence.ids);
+            all.targets.extend(&sequence.targets);
+            all.weights.extend(&sequence.weights);
+            all.rows.push(all.ids.len());
+        }
+        debug_assert_eq!(all.documents.last(), all.rows.last());
+        all
+    }
+
+    /// Prompts, one document each, nothing to predict.
+    pub fn prompts(prompts: &[impl AsRef<[u32]>]) -> Self {
+        let sequences: Vec<Sequence> = prompts.iter().map(|p| Sequence::document(p.as_ref())).collect();
+        Self::new(&sequences)
+    }
+
+    /// Number of positions.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there is no position.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Length of the longest document.
+    pub fn longest(&self) -> usize {
+        self.documents.windows(2).map(|d| d[1] - d[0]).max().unwrap_or(0)
     }
 }

@@ -334,11 +334,7 @@ pub struct TrialConfig {
 
 impl Default for TrialConfig {
     fn default() -> Self {
-        let fine_tuning = Training {
-            packing: Packing::Single,
-            lr: 1e-4,
-            ..Training::default()
-        };
+        let fine_tuning = Training { packing: Packing::Single, lr: 1e-4, ..Training::default() };
         Self {
             seed: 1,
             device: "cpu".into(),
@@ -349,14 +345,8 @@ impl Default for TrialConfig {
             world: WorldConfig::default(),
             pretrain: Pretrain::with(Training::default()),
             sft: Sft::with(fine_tuning.clone()),
-            lora: Lora::with(Training {
-                enabled: false,
-                ..fine_tuning.clone()
-            }),
-            dpo: Dpo::with(Training {
-                lr: 4e-5,
-                ..fine_tuning
-            }),
+            lora: Lora::with(Training { enabled: false, ..fine_tuning.clone() }),
+            dpo: Dpo::with(Training { lr: 4e-5, ..fine_tuning }),
             exam: ExamConfig::default(),
         }
     }

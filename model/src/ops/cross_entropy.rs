@@ -1,0 +1,73 @@
+//! Softmax with cross-entropy over blocks of positions: the full logits never exist.
+
+use super::gemm::{linear, linear_input_grad, linear_weight_grad};
+use super::math;
+use super::scratch::Buffer;
+use candle_core::{D, Result, Tensor};
+use multiversion::multiversion;
+
+/// Positions whose logits exist at one time.
+const BLOCK: usize = 128;
+
+/// The plain form: `-log softmax(x embeddingᵀ)[target]` of each position, `(n,)`.
+///
+/// `x`: `(n, d_model)`, normalised; `embedding`: `(vocab, d_model)`; `targets`: `(n,)` of u32.
+pub fn plain(x: &Tensor, embedding: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let logits = x.matmul(&embedding.t()?)?;
+    let log_probs = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
+    log_probs.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1)?.neg()
+}
+
+/// Writes `-log p(target)` of each position to `nll`. `x`: `(n, d)`; `embedding`: `(vocab, d)`.
+pub fn forward(nll: &mut [f32], x: &[f32], embedding: &[f32], targets: &[u32], d: usize) {
+    let vocab = embedding.len() / d;
+    for (block, nll) in nll.chunks_mut(BLOCK).enumerate() {
+        let (n, first) = (nll.len(), block * BLOCK);
+        let mut logits = Buffer::dirty(n * vocab);
+        linear(&mut logits, &x[first * d..(first + n) * d], embedding, n, d, false);
+        for ((row, &target), nll) in logits.chunks_exact_mut(vocab).zip(&targets[first..]).zip(nll) {
+            let target = row[target as usize];
+            *nll = math::log_sum_exp_in_place(row) - target;
+        }
+    }
+}
+
+/// [`forward`], and the gradients of `sum of weights * nll`: written to `dx`, added to `dembedding`.
+pub fn forward_backward(
+    nll: &mut [f32],
+    dx: &mut [f32],
+    dembedding: &mut [f32],
+    x: &[f32],
+    embedding: &[f32],
+    targets: &[u32],
+    weights: &[f32],
+) {
+    let d = x.len() / nll.len().max(1);
+    for (block, nll) in nll.chunks_mut(BLOCK).enumerate() {
+        let (n, first) = (nll.len(), block * BLOCK);
+        let vocab = embedding.len() / d;
+        let mut logits = Buffer::dirty(n * vocab);
+        let x = &x[first * d..(first + n) * d];
+        linear(&mut logits, x, embedding, n, d, false);
+        let rows = logits.chunks_exact_mut(vocab).zip(&targets[first..]).zip(&weights[first..]);
+        for (((row, &target), &weight), nll) in rows.zip(nll) {
+            *nll = row_gradient(row, target as usize, weight);
+        }
+        linear_input_grad(&mut dx[first * d..(first + n) * d], &logits, embedding, n, d, false);
+        linear_weight_grad(dembedding, &logits, x, n, d);
+    }
+}
+
+/// Replaces a row of logits by `weight (softmax - onehot(target))` and returns `-log p(target)`.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
+fn row_gradient(row: &mut [f32], target: usize, weight: f32) -> f32 {
+    let target_logit = row[target];
+    let max = math::max(row);
+    let sum = math::exp_shifted_sum(row, max);
+    let factor = weight / sum;
+    for p in row.iter_mut() {
+        *p *= factor;
+    }
+    row[target] -= weight;
+    max + sum.ln() - target_logit
+}

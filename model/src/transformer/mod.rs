@@ -1,0 +1,81 @@
+//! MiniMind v1's decoder: embedding, blocks of attention and feed-forward, a last norm, the tied head.
+//!
+//! A [`Pass`] takes a ragged batch through the model. Each half of a block is one node of candle's graph; on a
+//! CPU its fused form runs, elsewhere its plain form, from one source of weights.
+
+mod attention;
+mod context;
+mod embedding;
+mod feed_forward;
+mod head;
+
+pub use context::{AuxShare, Form, Gradients, Mode, Pass, RouterStats};
+
+use crate::ops::rope::Rotations;
+use crate::tokens::Ragged;
+use crate::weights::Weights;
+use crate::{Error, ModelConfig, Result};
+use candle_core::Device;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A model: its shape, its weights, its position table.
+#[derive(Debug)]
+pub struct Transformer {
+    /// The shape.
+    pub config: Arc<ModelConfig>,
+    /// The weights.
+    pub weights: Weights,
+    rotations: Mutex<Arc<Rotations>>,
+}
+
+impl Clone for Transformer {
+    fn clone(&self) -> Self {
+        Self::from_weights(&self.config, self.weights.clone())
+    }
+}
+
+impl Transformer {
+    /// A model with random weights.
+    pub fn new(config: &ModelConfig, seed: u64, device: &Device) -> Result<Self> {
+        config.validate()?;
+        Ok(Self::from_weights(config, Weights::random(config, seed, device)?))
+    }
+
+    /// A model with the given weights, which must be of this shape.
+    pub fn from_weights(config: &ModelConfig, weights: Weights) -> Self {
+        let rotations = Rotations::new(config.max_seq_len, config.head_dim(), config.rope_theta);
+        Self { config: Arc::new(config.clone()), weights, rotations: Mutex::new(Arc::new(rotations)) }
+    }
+
+    /// The device of the weights.
+    pub fn device(&self) -> &Device {
+        self.weights.flat.device()
+    }
+
+    /// A pass of `batch`, in the form that suits the device.
+    pub fn pass(&self, batch: Ragged, mode: Mode) -> Result<Pass> {
+        let form = if self.device().is_cpu() { Form::Fused } else { Form::Plain };
+        self.pass_as(form, batch, mode)
+    }
+
+    /// A pass of `batch` in the given form.
+    pub fn pass_as(&self, form: Form, batch: Ragged, mode: Mode) -> Result<Pass> {
+        let vocab = self.config.vocab_size as u32;
+        if let Some(id) = batch.ids.iter().chain(&batch.targets).find(|&&id| id >= vocab) {
+            return Err(Error::Input(format!(
+                "token id {id} is outside the model's vocabulary of {vocab}; is this the model's own tokenizer?"
+            )));
+        }
+        Pass::new(self, form, batch, mode)
+    }
+
+    /// The rotary table for at least `positions`.
+    fn rotations(&self, positions: usize) -> Arc<Rotations> {
+        let mut table = self.rotations.lock().unwrap_or_else(PoisonError::into_inner);
+        if table.positions() < positions {
+            let (head_dim, theta) = (self.config.head_dim(), self.config.rope_theta);
+            *table = Arc::new(Rotations::new(positions.next_power_of_two(), head_dim, theta));
+        }
+        table.clone()
+    }
+}

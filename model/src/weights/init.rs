@@ -1,0 +1,95 @@
+//! Initial weights, a function of configuration and seed alone.
+
+use crate::config::{Init, ModelConfig};
+use crate::layout::Layout;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, Normal, Uniform};
+
+/// Draws every weight in the order of the layout.
+pub fn draw(config: &ModelConfig, layout: &Layout, seed: u64) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut flat = vec![1.0f32; layout.len()]; // norms stay at one
+    for param in layout.params.iter().filter(|p| p.shape.len() == 2) {
+        let values = &mut flat[param.range.clone()];
+        match spread(config, &param.name) {
+            Spread::Normal(deviation) => {
+                let normal = Normal::new(0.0f32, deviation as f32).expect("a finite deviation");
+                values.iter_mut().for_each(|v| *v = normal.sample(&mut rng));
+            }
+            Spread::Uniform(bound) => {
+                let uniform = Uniform::new(-bound as f32, bound as f32).expect("a positive bound");
+                values.iter_mut().for_each(|v| *v = uniform.sample(&mut rng));
+            }
+        }
+    }
+    flat
+}
+
+enum Spread {
+    Normal(f64),
+    Uniform(f64),
+}
+
+fn spread(config: &ModelConfig, name: &str) -> Spread {
+    let depth = (2.0 * config.n_layers as f64).sqrt();
+    let width = 1.0 / (config.d_model as f64).sqrt();
+    let is = |suffix: &str| name.ends_with(suffix);
+    match config.init {
+        // Quirk of v1: the residual scaling goes to the up projection w3 instead of w2.
+        Init::Minimind if is("wo.weight") || is("w3.weight") => Spread::Normal(0.02 / depth),
+        // Kaiming-uniform with a = sqrt 5, PyTorch's default for a bare linear weight.
+        Init::Minimind if is("gate.weight") => Spread::Uniform(width),
+        Init::Minimind => Spread::Normal(0.02),
+        Init::Width if is("wo.weight") || is("w2.weight") => Spread::Normal(width / depth),
+        Init::Width => Spread::Normal(width),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deviations(config: &ModelConfig) -> impl Fn(&str) -> f64 + use<> {
+        let layout = Layout::new(config);
+        let flat = draw(config, &layout, 3);
+        move |name| {
+            let param = layout.find(name).expect("a parameter of the layout");
+            let values = &flat[param.range.clone()];
+            (values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / values.len() as f64).sqrt()
+        }
+    }
+
+    #[test]
+    fn minimind_scales_the_output_and_up_projections() {
+        let config = ModelConfig { init: Init::Minimind, n_experts: 4, n_layers: 8, ..Default::default() };
+        let deviation = deviations(&config);
+        for (name, want) in [
+            ("tok_embeddings.weight", 0.02),
+            ("layers.0.attention.wq.weight", 0.02),
+            ("layers.7.attention.wo.weight", 0.005),
+            ("layers.3.feed_forward.experts.2.w3.weight", 0.005),
+            ("layers.3.feed_forward.shared_experts.w2.weight", 0.02),
+            ("layers.3.feed_forward.gate.weight", (1.0f64 / 128.0 / 3.0).sqrt()),
+        ] {
+            let got = deviation(name);
+            assert!((got / want - 1.0).abs() < 0.08, "{name}: {got} instead of {want}");
+        }
+    }
+
+    #[test]
+    fn width_scales_by_the_model() {
+        let deviation = deviations(&ModelConfig { init: Init::Width, ..Default::default() });
+        let width = 1.0 / 128f64.sqrt();
+        assert!((deviation("layers.0.attention.wk.weight") / width - 1.0).abs() < 0.05);
+        assert!((deviation("layers.0.feed_forward.w2.weight") / (width / 8f64.sqrt()) - 1.0).abs() < 0.05);
+    }
+
+    #[test]
+    fn the_seed_decides() {
+        let config = ModelConfig::default();
+        let layout = Layout::new(&config);
+        assert_eq!(draw(&config, &layout, 1), draw(&config, &layout, 1));
+        assert_ne!(draw(&config, &layout, 1), draw(&config, &layout, 2));
+    }
+}

@@ -1,0 +1,95 @@
+//! A model's weights: one flat buffer, drawn at random or read from files.
+
+mod init;
+mod pth;
+mod safetensors;
+
+use crate::layout::{Layout, Param};
+use crate::{Error, ModelConfig, Result};
+use candle_core::{Device, Tensor};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+pub use pth::read_pth;
+pub use safetensors::{read_safetensors, write_safetensors};
+
+/// Tensors by name, in MiniMind's layout `(out, in)`.
+pub type NamedTensors = BTreeMap<String, Tensor>;
+
+/// All weights of a model, on its device.
+#[derive(Debug, Clone)]
+pub struct Weights {
+    /// Where each parameter lies.
+    pub layout: Arc<Layout>,
+    /// Every weight: `(layout.len(),)` of f32.
+    pub flat: Tensor,
+}
+
+impl Weights {
+    /// Weights drawn as `config.init` says.
+    pub fn random(config: &ModelConfig, seed: u64, device: &Device) -> Result<Self> {
+        let layout = Arc::new(Layout::new(config));
+        let flat = Tensor::from_vec(init::draw(config, &layout, seed), layout.len(), device)?;
+        Ok(Self { layout, flat })
+    }
+
+    /// Weights taken from named tensors; `source` names where they come from in errors.
+    ///
+    /// `output.weight`, MiniMind's second name of the tied embedding, must equal `tok_embeddings.weight`.
+    pub fn from_tensors(
+        config: &ModelConfig,
+        mut tensors: NamedTensors,
+        source: &Path,
+        device: &Device,
+    ) -> Result<Self> {
+        let layout = Arc::new(Layout::new(config));
+        let fail = |tensor: &str, problem: String| Error::weights(source, tensor, problem);
+        let output = tensors.remove("output.weight");
+        let mut flat = Vec::with_capacity(layout.len());
+        for param in &layout.params {
+            let tensor = tensors
+                .remove(&param.name)
+                .ok_or_else(|| fail(&param.name, format!("missing, expected shape {:?}", param.shape)))?;
+            flat.extend(checked(&tensor, param).map_err(|problem| fail(&param.name, problem))?);
+        }
+        if let Some(name) = tensors.keys().next() {
+            return Err(fail(name, "not a tensor of this shape of model".into()));
+        }
+        if let Some(output) = output {
+            let embedding = &layout.params[0];
+            let output = checked(&output, embedding).map_err(|problem| fail("output.weight", problem))?;
+            if output != flat[layout.embedding.clone()] {
+                let problem = "differs from tok_embeddings.weight, but this model ties the two";
+                return Err(fail("output.weight", problem.into()));
+            }
+        }
+        let flat = Tensor::from_vec(flat, layout.len(), device)?;
+        Ok(Self { layout, flat })
+    }
+
+    /// The parameter of that name in its shape, without a copy.
+    pub fn tensor(&self, param: &Param) -> Result<Tensor> {
+        let flat = self.flat.narrow(0, param.range.start, param.range.len())?;
+        Ok(flat.reshape(param.shape.as_slice())?)
+    }
+
+    /// All weights by name.
+    pub fn tensors(&self) -> Result<NamedTensors> {
+        self.layout.params.iter().map(|p| Ok((p.name.clone(), self.tensor(p)?))).collect()
+    }
+}
+
+/// The values of a tensor that has the expected shape and a floating-point type.
+fn checked(tensor: &Tensor, param: &Param) -> std::result::Result<Vec<f32>, String> {
+    if tensor.dims() != param.shape {
+        return Err(format!("has shape {:?}, expected {:?}", tensor.dims(), param.shape));
+    }
+    if !tensor.dtype().is_float() {
+        return Err(format!("has type {}, expected a floating-point type", tensor.dtype().as_str()));
+    }
+    tensor
+        .to_dtype(candle_core::DType::F32)
+        .and_then(|t| t.flatten_all()?.to_vec1::<f32>())
+        .map_err(|e| format!("cannot be read: {e}"))
+}
