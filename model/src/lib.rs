@@ -5,15 +5,21 @@
 
 pub mod config;
 mod error;
+pub mod folder;
+mod inference;
 pub mod layout;
+pub mod lora;
 pub mod ops;
 pub mod section;
 pub mod tokens;
+pub mod trainer;
 pub mod transformer;
 pub mod weights;
 
 pub use config::{AuxLoss, Init, ModelConfig, ShapeError};
 pub use error::{Error, Result};
+pub use lora::{Lora, LoraConfig};
 pub use tokens::{Ragged, Sequence};
+pub use trainer::{LaneConfig, OptimizerConfig, Trainer};
 pub use transformer::{AuxShare, Form, Gradients, Mode, Pass, RouterStats, Transformer};
 pub use weights::Weights;

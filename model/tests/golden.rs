@@ -8,7 +8,7 @@ use model::{AuxShare, Form, Gradients, Mode, Transformer};
 use std::sync::Arc;
 
 fn train(model: &Transformer, sequences: usize, positions: usize) -> (Arc<Gradients>, Mode) {
-    let gradients = Gradients::zeros(model.weights.layout.len());
+    let gradients = Gradients::zeros(model.weights.layout.len(), model.device());
     let aux = AuxShare { sequences, positions };
     let mode = Mode::Train { gradients: gradients.clone(), dropout_seed: 0, aux, recompute: false };
     (gradients, mode)
@@ -22,8 +22,10 @@ fn logits_and_activations_match() {
         let activations = tensors(&format!("{folder}/activations.safetensors")).unwrap();
         let rows = rows(&io["input_ids"], &io["targets"], &io["loss_mask"]);
         let seq = rows[0].len();
-        let positions: Vec<usize> = io["positions"].to_vec1::<i64>().unwrap().iter().map(|&p| p as usize).collect();
-        let positions: Vec<usize> = (0..rows.len()).flat_map(|r| positions.iter().map(move |p| r * seq + p)).collect();
+        let positions: Vec<usize> =
+            io["positions"].to_vec1::<i64>().unwrap().iter().map(|&p| p as usize).collect();
+        let positions: Vec<usize> =
+            (0..rows.len()).flat_map(|r| positions.iter().map(move |p| r * seq + p)).collect();
         for form in [Form::Fused, Form::Plain] {
             let pass = model.pass_as(form, ragged(&rows), Mode::Infer).unwrap();
             let states = pass.states().unwrap();
@@ -46,7 +48,8 @@ fn losses_and_gradients_match() {
         let Some(mut model) = model(folder) else { return };
         // v1 computes the balancing loss and forgets it: the first reference is without, the second with it.
         for (file, alpha) in [("grads", 0.0), ("grads_with_aux", 0.01)] {
-            let Some(want) = (folder == "moe" || alpha == 0.0).then(|| tensors(&format!("{folder}/{file}.safetensors")))
+            let Some(want) =
+                (folder == "moe" || alpha == 0.0).then(|| tensors(&format!("{folder}/{file}.safetensors")))
             else {
                 continue;
             };
@@ -63,7 +66,7 @@ fn losses_and_gradients_match() {
                 let off = (loss.to_scalar::<f32>().unwrap() - flat(&io["masked_mean_loss"])[0]).abs();
                 assert!(off < 5e-6, "{folder} {form:?} loss: {off:e}");
                 pass.backward(&loss).unwrap();
-                let gradients = gradients.lock();
+                let gradients = gradients.host();
                 for (name, want) in want.as_ref().unwrap() {
                     let range = model.weights.layout.find(name).unwrap().range.clone();
                     let off = relative_distance(&gradients[range], &flat(want));
@@ -103,12 +106,17 @@ fn router_choices_and_balancing_losses_match() {
         let pass = model.pass_as(form, ragged(&rows), mode).unwrap();
         pass.hidden().unwrap();
         for (layer, stats) in pass.router_stats().iter().enumerate() {
-            let chosen = gate[&format!("layer{layer}.topk_idx")].flatten_all().unwrap().to_vec1::<i64>().unwrap();
+            let chosen =
+                gate[&format!("layer{layer}.topk_idx")].flatten_all().unwrap().to_vec1::<i64>().unwrap();
             for (expert, &load) in stats.load.iter().enumerate() {
                 assert_eq!(load as usize, chosen.iter().filter(|&&e| e == expert as i64).count());
             }
             let want = f64::from(flat(&gate[&format!("layer{layer}.aux_loss_seq")])[0]);
-            assert!((stats.aux_loss - want).abs() < 1e-6, "{form:?} layer {layer}: {} {want}", stats.aux_loss);
+            assert!(
+                (stats.aux_loss - want).abs() < 1e-6,
+                "{form:?} layer {layer}: {} {want}",
+                stats.aux_loss
+            );
         }
     }
 }

@@ -10,7 +10,8 @@ use crate::tokens::Ragged;
 use crate::weights::Weights;
 use crate::{Error, Result};
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, CustomOp1, Storage, Tensor, Var};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, InplaceOp1, Storage, Tensor, Var};
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,17 +26,41 @@ pub enum Form {
 
 /// The gradient of every weight, in the layout of the weights.
 #[derive(Debug)]
-pub struct Gradients(Mutex<Vec<f32>>);
+pub struct Gradients {
+    /// On a CPU.
+    host: Mutex<Vec<f32>>,
+    /// Elsewhere: `(len,)`, absent while zero.
+    device: Mutex<Option<Tensor>>,
+}
 
 impl Gradients {
-    /// Zeros for `len` weights.
-    pub fn zeros(len: usize) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(vec![0.0; len])))
+    /// Zeros for `len` weights on `device`.
+    pub fn zeros(len: usize, device: &Device) -> Arc<Self> {
+        let host = if device.is_cpu() { vec![0.0; len] } else { vec![] };
+        Arc::new(Self { host: Mutex::new(host), device: Mutex::default() })
     }
 
-    /// Exclusive access to the flat gradient.
-    pub fn lock(&self) -> MutexGuard<'_, Vec<f32>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Exclusive access to the gradient of a model on a CPU; empty for other devices.
+    pub fn host(&self) -> MutexGuard<'_, Vec<f32>> {
+        self.host.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the gradient of a model on another device and leaves zero; `None` is zero.
+    pub fn take_device(&self) -> Option<Tensor> {
+        self.device.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn add(&self, flat: Tensor) -> Result<()> {
+        if flat.device().is_cpu() {
+            crate::ops::math::add_assign(&mut self.host(), &flat.to_vec1::<f32>()?);
+        } else {
+            let mut sum = self.device.lock().unwrap_or_else(PoisonError::into_inner);
+            *sum = Some(match sum.take() {
+                Some(sum) => (sum + flat)?,
+                None => flat,
+            });
+        }
+        Ok(())
     }
 }
 
@@ -119,7 +144,7 @@ impl Context {
     /// Runs `f` on the flat gradients.
     pub fn with_gradients<R>(&self, f: impl FnOnce(&mut [f32]) -> R) -> candle_core::Result<R> {
         match &self.mode {
-            Mode::Train { gradients, .. } => Ok(f(&mut gradients.lock())),
+            Mode::Train { gradients, .. } => Ok(f(&mut gradients.host())),
             Mode::Infer => candle_core::bail!("a pass for inference has no gradients"),
         }
     }
@@ -191,7 +216,7 @@ impl Context {
 }
 
 /// Runs `f` on the elements of a contiguous f32 tensor in host memory.
-pub(super) fn with_slice<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> candle_core::Result<R> {
+pub(crate) fn with_slice<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> candle_core::Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
     match (&*storage, layout.contiguous_offsets()) {
         (Storage::Cpu(CpuStorage::F32(data)), Some((start, end))) => Ok(f(&data[start..end])),
@@ -300,14 +325,13 @@ impl Pass {
         let Mode::Train { gradients, .. } = &self.context.mode else {
             return Err(Error::Input("a pass for inference has no gradients".into()));
         };
-        let mut flat = gradients.lock();
-        for (param, variable) in self.context.layout().params.iter().zip(&self.context.variables) {
-            if let Some(grad) = store.get(variable.as_tensor()) {
-                let values = grad.flatten_all()?.to_vec1::<f32>()?;
-                crate::ops::math::add_assign(&mut flat[param.range.clone()], &values);
-            }
-        }
-        Ok(())
+        let params = self.context.layout().params.iter().zip(&self.context.variables);
+        let parts = params.map(|(param, variable)| match store.get(variable.as_tensor()) {
+            Some(grad) => grad.flatten_all(),
+            None => Tensor::zeros(param.range.len(), DType::F32, variable.device()),
+        });
+        let parts: Vec<Tensor> = parts.collect::<candle_core::Result<_>>()?;
+        gradients.add(Tensor::cat(&parts, 0)?)
     }
 }
 
@@ -318,4 +342,33 @@ pub(super) fn apply<C: CustomOp1 + Send + Sync + 'static>(
     op: C,
 ) -> candle_core::Result<Tensor> {
     if context.trains() { x.apply_op1(op) } else { x.apply_op1_no_bwd(&op) }
+}
+
+/// Runs `f` on the elements of a contiguous f32 tensor in host memory, to change them in place.
+///
+/// Every tensor that shares the storage changes with it.
+pub(crate) fn with_slice_mut<R>(tensor: &Tensor, f: impl FnOnce(&mut [f32]) -> R) -> candle_core::Result<R> {
+    struct InPlace<F, R>(RefCell<(Option<F>, Option<R>)>);
+
+    impl<R, F: FnOnce(&mut [f32]) -> R> InplaceOp1 for InPlace<F, R> {
+        fn name(&self) -> &'static str {
+            "in-place"
+        }
+
+        fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &candle_core::Layout) -> candle_core::Result<()> {
+            match (storage, layout.contiguous_offsets()) {
+                (CpuStorage::F32(data), Some((start, end))) => {
+                    let mut state = self.0.borrow_mut();
+                    state.1 = state.0.take().map(|f| f(&mut data[start..end]));
+                    Ok(())
+                }
+                _ => candle_core::bail!("an in-place operation needs a contiguous f32 tensor"),
+            }
+        }
+    }
+
+    let op = InPlace(RefCell::new((Some(f), None)));
+    tensor.inplace_op1(&op)?;
+    let done = op.0.into_inner().1;
+    done.ok_or_else(|| candle_core::Error::Msg("an in-place operation did not run on the host".into()))
 }

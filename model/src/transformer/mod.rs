@@ -4,7 +4,7 @@
 //! CPU its fused form runs, elsewhere its plain form, from one source of weights.
 
 mod attention;
-mod context;
+pub(crate) mod context;
 mod embedding;
 mod feed_forward;
 mod head;

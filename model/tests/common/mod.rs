@@ -57,7 +57,9 @@ pub fn dense_x8() -> Option<Transformer> {
     let model = model("dense")?;
     let mut flat = model.weights.flat.to_vec1::<f32>().unwrap();
     for param in model.weights.layout.params.iter() {
-        if (param.name.contains("attention.w") || param.name.contains("feed_forward.w")) && param.shape.len() == 2 {
+        if (param.name.contains("attention.w") || param.name.contains("feed_forward.w"))
+            && param.shape.len() == 2
+        {
             flat[param.range.clone()].iter_mut().for_each(|v| *v *= 8.0);
         }
     }
@@ -68,7 +70,8 @@ pub fn dense_x8() -> Option<Transformer> {
 
 /// Rows of `X, Y, mask`, each `(rows, len)`, padding and all; a target of 0 has no loss but is counted.
 pub fn rows(x: &Tensor, y: &Tensor, mask: &Tensor) -> Vec<Sequence> {
-    let [x, y, mask] = [x, y, mask].map(|t| t.to_dtype(candle_core::DType::U32).unwrap().to_vec2::<u32>().unwrap());
+    let [x, y, mask] =
+        [x, y, mask].map(|t| t.to_dtype(candle_core::DType::U32).unwrap().to_vec2::<u32>().unwrap());
     let rows = x.into_iter().zip(y).zip(mask);
     rows.map(|((ids, targets), mask)| Sequence {
         documents: vec![ids.len() as u32],

@@ -1,0 +1,216 @@
+//! A model folder: `config.json` with MiniMind's keys and `model.safetensors`, `pytorch_model.bin` or `*.pth`.
+
+use crate::config::{AuxLoss, Init, ModelConfig};
+use crate::transformer::Transformer;
+use crate::weights::{self, Weights};
+use crate::{Error, Result};
+use candle_core::Device;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// MiniMind's `LMConfig` as `config.json` holds it, and the keys that this project adds.
+#[derive(Debug, Serialize, Deserialize)]
+struct ConfigFile {
+    dim: usize,
+    n_layers: usize,
+    n_heads: usize,
+    n_kv_heads: Option<usize>,
+    vocab_size: usize,
+    hidden_dim: Option<usize>,
+    #[serde(default = "default_multiple_of")]
+    multiple_of: usize,
+    #[serde(default = "default_norm_eps")]
+    norm_eps: f64,
+    #[serde(default = "default_max_seq_len")]
+    max_seq_len: usize,
+    #[serde(default)]
+    dropout: f64,
+    #[serde(default)]
+    use_moe: bool,
+    #[serde(default = "default_top_k")]
+    num_experts_per_tok: usize,
+    #[serde(default = "default_experts")]
+    n_routed_experts: usize,
+    #[serde(default)]
+    n_shared_experts: SharedExperts,
+    #[serde(default = "default_scoring")]
+    scoring_func: String,
+    #[serde(default = "default_alpha")]
+    aux_loss_alpha: f64,
+    #[serde(default = "default_true")]
+    seq_aux: bool,
+    #[serde(default = "default_true")]
+    norm_topk_prob: bool,
+    #[serde(default = "default_theta")]
+    rope_theta: f64,
+    #[serde(default)]
+    expert_hidden_dim: Option<usize>,
+    #[serde(default = "default_init")]
+    init: Init,
+}
+
+fn default_multiple_of() -> usize {
+    64
+}
+fn default_norm_eps() -> f64 {
+    1e-5
+}
+fn default_max_seq_len() -> usize {
+    512
+}
+fn default_top_k() -> usize {
+    2
+}
+fn default_experts() -> usize {
+    4
+}
+fn default_scoring() -> String {
+    "softmax".into()
+}
+fn default_alpha() -> f64 {
+    0.01
+}
+fn default_true() -> bool {
+    true
+}
+fn default_theta() -> f64 {
+    10000.0
+}
+fn default_init() -> Init {
+    Init::Minimind
+}
+
+/// v1 writes a flag, and builds one shared expert whatever it says; here it is a count.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(untagged)]
+enum SharedExperts {
+    Flag(bool),
+    Count(usize),
+    Absent(()),
+}
+
+impl Default for SharedExperts {
+    fn default() -> Self {
+        Self::Flag(true)
+    }
+}
+
+impl SharedExperts {
+    fn count(self) -> usize {
+        match self {
+            Self::Flag(_) => 1,
+            Self::Count(n) => n,
+            Self::Absent(()) => 0,
+        }
+    }
+}
+
+impl ConfigFile {
+    fn from_config(c: &ModelConfig) -> Self {
+        Self {
+            dim: c.d_model,
+            n_layers: c.n_layers,
+            n_heads: c.n_heads,
+            n_kv_heads: Some(c.n_kv_heads),
+            vocab_size: c.vocab_size,
+            hidden_dim: c.hidden_dim,
+            multiple_of: c.multiple_of,
+            norm_eps: c.norm_eps,
+            max_seq_len: c.max_seq_len,
+            dropout: c.dropout,
+            use_moe: c.is_moe(),
+            num_experts_per_tok: c.top_k,
+            n_routed_experts: c.n_experts,
+            n_shared_experts: SharedExperts::Count(c.n_shared_experts),
+            scoring_func: default_scoring(),
+            aux_loss_alpha: c.aux_loss_alpha,
+            seq_aux: c.aux_loss_per == AuxLoss::Sequence,
+            norm_topk_prob: true,
+            rope_theta: c.rope_theta,
+            expert_hidden_dim: c.expert_hidden_dim,
+            init: c.init,
+        }
+    }
+
+    fn into_config(self, path: &Path) -> Result<ModelConfig> {
+        if self.use_moe && (self.scoring_func != "softmax" || !self.norm_topk_prob) {
+            let problem =
+                "expected scoring_func = \"softmax\" and norm_topk_prob = true, the router that exists";
+            return Err(Error::file(path, problem.into()));
+        }
+        let config = ModelConfig {
+            d_model: self.dim,
+            n_layers: self.n_layers,
+            n_heads: self.n_heads,
+            n_kv_heads: self.n_kv_heads.unwrap_or(self.n_heads),
+            vocab_size: self.vocab_size,
+            hidden_dim: self.hidden_dim,
+            multiple_of: self.multiple_of,
+            max_seq_len: self.max_seq_len,
+            norm_eps: self.norm_eps,
+            rope_theta: self.rope_theta,
+            dropout: self.dropout,
+            init: self.init,
+            n_experts: if self.use_moe { self.n_routed_experts } else { 0 },
+            top_k: self.num_experts_per_tok,
+            n_shared_experts: self.n_shared_experts.count(),
+            expert_hidden_dim: self.expert_hidden_dim,
+            aux_loss_alpha: self.aux_loss_alpha,
+            aux_loss_per: if self.seq_aux { AuxLoss::Sequence } else { AuxLoss::Batch },
+        };
+        config.validate().map_err(|e| Error::file(path, e.to_string()))?;
+        Ok(config)
+    }
+}
+
+/// Reads the shape from a `config.json`.
+pub fn read_config(path: &Path) -> Result<ModelConfig> {
+    let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e.to_string()))?;
+    let file: ConfigFile = serde_json::from_str(&text)
+        .map_err(|e| Error::file(path, format!("{e}; expected the keys of MiniMind's LMConfig")))?;
+    file.into_config(path)
+}
+
+/// The bytes of a `config.json`.
+pub fn write_config(config: &ModelConfig) -> Vec<u8> {
+    let mut text = serde_json::to_vec_pretty(&ConfigFile::from_config(config)).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+/// The weights file of a model folder: `model.safetensors`, `pytorch_model.bin`, or the only `*.pth`.
+fn weights_file(dir: &Path) -> Result<PathBuf> {
+    for name in ["model.safetensors", "pytorch_model.bin"] {
+        if dir.join(name).is_file() {
+            return Ok(dir.join(name));
+        }
+    }
+    let entries = std::fs::read_dir(dir).map_err(|e| Error::file(dir, e.to_string()))?;
+    let files =
+        entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.extension().is_some_and(|e| e == "pth"));
+    let files: Vec<PathBuf> = files.collect();
+    match files.as_slice() {
+        [only] => Ok(only.clone()),
+        [] => Err(Error::file(dir, "holds no model.safetensors, pytorch_model.bin or *.pth".into())),
+        _ => Err(Error::file(dir, "holds several *.pth files; name the file itself or keep one".into())),
+    }
+}
+
+/// Reads named tensors from a weights file by its extension.
+pub fn read_weights(path: &Path) -> Result<weights::NamedTensors> {
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("safetensors") => weights::read_safetensors(path),
+        Some("pth" | "bin" | "pt") => weights::read_pth(path),
+        _ => Err(Error::file(path, "expected a .safetensors, .pth, .pt or .bin file".into())),
+    }
+}
+
+impl Transformer {
+    /// Reads a model folder.
+    pub fn load(dir: &Path, device: &Device) -> Result<Self> {
+        let config = read_config(&dir.join("config.json"))?;
+        let path = weights_file(dir)?;
+        let weights = Weights::from_tensors(&config, read_weights(&path)?, &path, device)?;
+        Ok(Self::from_weights(&config, weights))
+    }
+}

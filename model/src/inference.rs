@@ -1,0 +1,50 @@
+//! Results without gradients, over many sequences at once.
+
+use crate::tokens::{Ragged, Sequence};
+use crate::trainer::groups;
+use crate::transformer::{Mode, Transformer};
+use crate::{Error, Result};
+use candle_core::{D, Device};
+use rayon::prelude::*;
+
+/// Positions that go through the model together.
+const GROUP_POSITIONS: usize = 1024;
+
+impl Transformer {
+    /// `weight * log p(target)` of every position of every sequence.
+    ///
+    /// Sequences are shared out over the current rayon threads; each result depends on its sequence alone.
+    pub fn token_log_probs(&self, sequences: &[Sequence]) -> Result<Vec<Vec<f32>>> {
+        let groups = groups(sequences, Sequence::len, GROUP_POSITIONS);
+        let results = groups.into_par_iter().map(|group| {
+            let pass = self.pass(Ragged::new(group), Mode::Infer)?;
+            let values = pass.log_probs(&pass.hidden()?)?.to_device(&Device::Cpu)?.to_vec1::<f32>()?;
+            Ok(pass.batch().rows.windows(2).map(|r| values[r[0]..r[1]].to_vec()).collect())
+        });
+        let results: Vec<Vec<Vec<f32>>> = results.collect::<Result<_>>()?;
+        Ok(results.into_iter().flatten().collect())
+    }
+
+    /// Probabilities of the tokens `ids` as the next one after each prompt, by softmax over the vocabulary.
+    ///
+    /// Prompts are packed without padding; only the last position of each reaches the head.
+    pub fn next_token_probabilities(&self, prompts: &[Vec<u32>], ids: &[u32]) -> Result<Vec<Vec<f64>>> {
+        if prompts.iter().any(Vec::is_empty) {
+            return Err(Error::Input("a prompt without tokens has no next token".into()));
+        }
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
+            return Err(Error::Input(format!("token id {id} is outside the model's vocabulary")));
+        }
+        let groups = groups(prompts, Vec::len, GROUP_POSITIONS);
+        let results = groups.into_par_iter().map(|group| {
+            let pass = self.pass(Ragged::prompts(group), Mode::Infer)?;
+            let last: Vec<usize> = pass.batch().rows[1..].iter().map(|end| end - 1).collect();
+            let logits = pass.logits(&pass.hidden()?, &last)?;
+            let probabilities = candle_nn::ops::softmax(&logits, D::Minus1)?.to_device(&Device::Cpu)?;
+            let rows = probabilities.to_vec2::<f32>()?;
+            Ok(rows.iter().map(|row| ids.iter().map(|&id| f64::from(row[id as usize])).collect()).collect())
+        });
+        let results: Vec<Vec<Vec<f64>>> = results.collect::<Result<_>>()?;
+        Ok(results.into_iter().flatten().collect())
+    }
+}
