@@ -10,6 +10,7 @@ mod inference;
 pub mod layout;
 pub mod lora;
 pub mod ops;
+pub mod preference;
 pub mod section;
 pub mod tokens;
 pub mod trainer;
