@@ -1,1 +1,19 @@
-//! To come.
+//! Stage runs: what is to run, under which name, where, and how it went.
+//!
+//! Trials flow in; folders `runs/<stage>-<uuid>/` come out. *Invariant:* a stage run is complete or resumable,
+//! never in between, and equal work is done once.
+
+pub mod child;
+pub mod claim;
+pub mod files;
+pub mod graph;
+pub mod inputs;
+pub mod manifest;
+pub mod pool;
+pub mod records;
+pub mod stage;
+pub mod status;
+pub mod worker;
+
+#[cfg(test)]
+mod tests;

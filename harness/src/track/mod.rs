@@ -1,1 +1,14 @@
-//! To come.
+//! What a running stage tells: metrics.csv and TensorBoard events for later, progress for now.
+//!
+//! Rows of numbers and progress flow in; nothing flows back. *Invariant:* what is written up to a step is the same
+//! whether the stage was interrupted or not, times aside.
+
+mod board;
+mod events;
+mod metrics;
+mod progress;
+
+pub use board::Board;
+pub use events::Events;
+pub use metrics::{Metrics, MetricsRow, Split};
+pub use progress::{Progress, Silent, number};

@@ -1,0 +1,217 @@
+//! A stage run in a process of its own, so that a crash or an out-of-memory kill is that stage's alone.
+//!
+//! The child reads a request file and tells its progress and its end as JSON lines on its standard output; its standard
+//! error stream goes to `log.txt`. Its standard input stays open as long as it should work: when that ends, because
+//! somebody asked to stop or because the parent died, the child finishes its step, writes a checkpoint and ends.
+
+use super::files::{create_dir, read_text, write_atomic};
+use super::pool::{Launch, Stop};
+use super::worker::{Ended, StageBody, StageRequest, record_death, work};
+use crate::track::Progress;
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use std::fs::OpenOptions;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The hidden verb under which this program works as a child.
+pub const VERB: &str = "stage-run";
+
+/// The log in the folder of a stage run.
+pub const LOG: &str = "log.txt";
+
+const REQUEST: &str = "request.json";
+
+/// How often a child tells its progress at most.
+const TELL_EVERY: Duration = Duration::from_millis(200);
+
+/// How often a parent looks at the wish to stop.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// A line of a child.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Line {
+    Start { label: String, total: u64, unit: String },
+    Update { done: u64, message: String },
+    Finish { message: String },
+    Ended { ended: Ended },
+}
+
+/// Starts this program again for each stage run.
+pub struct Processes {
+    program: PathBuf,
+}
+
+impl Processes {
+    /// Children of the running program.
+    pub fn of_this_program() -> Result<Self> {
+        let program = std::env::current_exe().context("the path of this program is not known")?;
+        Ok(Self { program })
+    }
+}
+
+impl Launch for Processes {
+    fn launch(&self, request: &StageRequest, stop: &Stop, progress: &dyn Progress) -> Ended {
+        match self.run(request, stop, progress) {
+            Ok(ended) => ended,
+            Err(error) => Ended::Failed(format!("{error:#}")),
+        }
+    }
+}
+
+impl Processes {
+    fn run(&self, request: &StageRequest, stop: &Stop, progress: &dyn Progress) -> Result<Ended> {
+        let dir = &request.dir;
+        create_dir(dir)?;
+        let request_path = dir.join(REQUEST);
+        write_atomic(&request_path, &serde_json::to_vec_pretty(request)?)?;
+        let log_path = dir.join(LOG);
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log_path)
+            .with_context(|| format!("{}: cannot be written", log_path.display()))?;
+        let mut command = Command::new(&self.program);
+        command.arg(VERB).arg(&request_path).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
+        // Ctrl-C reaches the parent only, which asks its children to stop.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let mut child =
+            command.spawn().with_context(|| format!("{}: cannot be started", self.program.display()))?;
+
+        let (sender, lines) = channel();
+        let told = child.stdout.take();
+        let ended = std::thread::scope(|scope| {
+            if let Some(told) = told {
+                scope.spawn(move || read_lines(told, &sender));
+            }
+            follow(&mut child, &lines, stop, progress)
+        });
+        let status = child.wait()?;
+        if let Some(ended) = ended {
+            return Ok(ended);
+        }
+        if stop.now() {
+            return Ok(Ended::Stopped);
+        }
+        let reason = describe(status);
+        record_death(request, &reason)?;
+        Ok(Ended::Failed(reason))
+    }
+}
+
+/// Passes the child's progress on until it says how it ended, or its output ends without.
+fn follow(child: &mut Child, lines: &Receiver<Line>, stop: &Stop, progress: &dyn Progress) -> Option<Ended> {
+    let mut ended = None;
+    loop {
+        match lines.recv_timeout(LOOK_EVERY) {
+            Ok(Line::Start { label, total, unit }) => progress.start(&label, total, &unit),
+            Ok(Line::Update { done, message }) => progress.update(done, &message),
+            Ok(Line::Finish { message }) => progress.finish(&message),
+            Ok(Line::Ended { ended: how }) => ended = Some(how),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return ended,
+        }
+        if stop.soon() {
+            drop(child.stdin.take());
+        }
+        if stop.now() {
+            // It may have ended by itself just now; there is nothing else to do about it then.
+            let _ = child.kill();
+        }
+    }
+}
+
+fn read_lines(told: impl Read, sender: &Sender<Line>) {
+    for line in BufReader::new(told).lines() {
+        let Ok(line) = line else { return };
+        // A library that prints to the standard output must not break the conversation.
+        if let Ok(line) = serde_json::from_str(&line)
+            && sender.send(line).is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// How a process ended that did not say so.
+fn describe(status: ExitStatus) -> String {
+    #[cfg(unix)]
+    if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
+        return match signal {
+            9 => "killed by signal 9: out of memory, or somebody's kill -9".into(),
+            signal => format!("the process was killed by signal {signal}"),
+        };
+    }
+    match status.code() {
+        Some(code) => format!("the process ended with exit code {code}"),
+        None => "the process ended without saying why".into(),
+    }
+}
+
+/// The child's side: works on the request in a file. `stop` is set when the standard input ends.
+pub fn stage_run(request: &Path, body: &dyn StageBody, stop: &Arc<AtomicBool>) -> Result<()> {
+    let request: StageRequest = serde_json::from_str(&read_text(request)?)
+        .with_context(|| format!("{}: is not a request", request.display()))?;
+    let asked = Arc::clone(stop);
+    // The thread is left waiting when the work is done first; the process ends with it.
+    std::thread::spawn(move || {
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        asked.store(true, std::sync::atomic::Ordering::SeqCst);
+    });
+    let teller = Teller::default();
+    let ended = match work(&request, body, stop, &teller) {
+        Ok(ended) => ended,
+        Err(error) => Ended::Failed(format!("{error:#}")),
+    };
+    let failed = match &ended {
+        Ended::Failed(reason) => Some(reason.clone()),
+        _ => None,
+    };
+    teller.tell(&Line::Ended { ended });
+    match failed {
+        Some(reason) => bail!(reason),
+        None => Ok(()),
+    }
+}
+
+/// Tells progress as JSON lines on the standard output.
+#[derive(Default)]
+struct Teller {
+    last_update: Mutex<Option<Instant>>,
+}
+
+impl Teller {
+    fn tell(&self, line: &Line) {
+        if let Ok(mut text) = serde_json::to_vec(line) {
+            text.push(b'\n');
+            let mut out = io::stdout().lock();
+            // A parent that is gone is noticed by the standard input.
+            let _ = out.write_all(&text).and_then(|()| out.flush());
+        }
+    }
+}
+
+impl Progress for Teller {
+    fn start(&self, label: &str, total: u64, unit: &str) {
+        self.tell(&Line::Start { label: label.into(), total, unit: unit.into() });
+    }
+
+    fn update(&self, done: u64, message: &str) {
+        let mut last = self.last_update.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|last| last.elapsed() >= TELL_EVERY) {
+            *last = Some(Instant::now());
+            self.tell(&Line::Update { done, message: message.into() });
+        }
+    }
+
+    fn finish(&self, message: &str) {
+        self.tell(&Line::Finish { message: message.into() });
+    }
+}

@@ -1,0 +1,338 @@
+//! The stage graph: the stage runs that trials need, each once, in an order in which they can run.
+
+use super::claim::{Held, Watch};
+use super::inputs::Digests;
+use super::manifest::{Input, Manifest, RunStatus};
+use super::stage::{Facts, Stage, exams, recipe, training_of, trial_uuid};
+use crate::config::{TrainStage, TrialConfig};
+use crate::sweep::Trial;
+use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
+
+/// How a planned stage run stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Finished; its results are used.
+    Done,
+    /// Not there, and not needed: all that would be made from it is finished.
+    Spare,
+    /// To be run from the start.
+    Fresh,
+    /// To be gone on with: it was stopped or interrupted.
+    Unfinished,
+    /// To be run again: it failed, or its results are no longer whole.
+    Again(String),
+    /// Somebody works on it.
+    Running(String),
+}
+
+impl State {
+    /// Whether it is still to be worked on.
+    pub fn is_open(&self) -> bool {
+        !matches!(self, State::Done | State::Spare)
+    }
+}
+
+/// A stage run of the plan.
+#[derive(Debug, Clone)]
+pub struct StageNode {
+    /// All that its results depend on.
+    pub facts: Facts,
+    /// Its name.
+    pub uuid: Uuid,
+    /// Its folder.
+    pub dir: PathBuf,
+    /// The configuration of the first trial that needs it.
+    pub config: TrialConfig,
+    /// The tokenizer's stage run, by index.
+    pub tokenizer: Option<usize>,
+    /// The data's stage run, by index.
+    pub data: Option<usize>,
+    /// The stage run whose model it starts from or examines, by index.
+    pub model: Option<usize>,
+    /// Trials that need it, by index.
+    pub trials: Vec<usize>,
+    /// How it stood when the plan was made.
+    pub state: State,
+    /// How often it had been worked on when the plan was made.
+    pub sittings: u32,
+    /// Floating-point operations that it will take, as far as can be told beforehand.
+    pub weight: f64,
+}
+
+impl StageNode {
+    /// The stage.
+    pub fn stage(&self) -> Stage {
+        self.facts.stage
+    }
+
+    /// Stage runs that must be finished first, by index.
+    pub fn needs(&self) -> impl Iterator<Item = usize> {
+        [self.tokenizer, self.data, self.model].into_iter().flatten()
+    }
+
+    /// As shown to people: `pretrain-0b1c2d3e`.
+    pub fn short(&self) -> String {
+        short_name(self.stage(), self.uuid)
+    }
+}
+
+/// A stage run's name as shown to people; the folder has the whole UUID.
+pub fn short_name(stage: Stage, uuid: Uuid) -> String {
+    let uuid = uuid.simple().to_string();
+    format!("{stage}-{}", &uuid[..8])
+}
+
+/// A trial of the plan.
+#[derive(Debug, Clone)]
+pub struct PlannedTrial {
+    /// Its name.
+    pub uuid: Uuid,
+    /// The trial.
+    pub trial: Trial,
+    /// Its stage runs in the order of the recipe, by index.
+    pub stages: Vec<usize>,
+}
+
+impl PlannedTrial {
+    /// As shown to people: `n_layers=4 seed=1`.
+    pub fn label(&self) -> String {
+        if self.trial.keys.is_empty() {
+            return self.trial.sweep.clone();
+        }
+        let short = |(key, value): &(String, serde_json::Value)| {
+            let key = key.rsplit('.').next().unwrap_or(key);
+            match value {
+                serde_json::Value::String(text) => format!("{key}={text}"),
+                other => format!("{key}={other}"),
+            }
+        };
+        let keys: Vec<String> = self.trial.keys.iter().map(short).collect();
+        keys.join(" ")
+    }
+}
+
+/// What is to be run, and what is there already.
+#[derive(Debug, Clone)]
+pub struct StageGraph {
+    /// The trials, in the sweep's order.
+    pub trials: Vec<PlannedTrial>,
+    /// The stage runs; each stands after those it needs.
+    pub nodes: Vec<StageNode>,
+}
+
+impl StageGraph {
+    /// Plans the stage runs of `trials` in the folder `runs`. Reads files to name them; changes nothing but the memory of digests.
+    pub fn plan(trials: &[Trial], runs: &Path) -> Result<Self> {
+        let mut planner =
+            Planner { runs, digests: Digests::remembered(runs), nodes: Vec::new(), by_name: BTreeMap::new() };
+        let planned: Result<Vec<_>> =
+            trials.iter().enumerate().map(|(index, trial)| planner.trial(index, trial)).collect();
+        // What was read is worth remembering even if a later file is missing.
+        planner.digests.save()?;
+        let mut graph = Self { trials: planned?, nodes: planner.nodes };
+        graph.drop_what_nothing_needs();
+        Ok(graph)
+    }
+
+    /// Whether every stage run is finished.
+    pub fn is_finished(&self) -> bool {
+        !self.nodes.iter().any(|node| node.state.is_open())
+    }
+
+    /// Tokenizers and data are needed only where something is made from them.
+    fn drop_what_nothing_needs(&mut self) {
+        for index in (0..self.nodes.len()).rev() {
+            let node = &self.nodes[index];
+            let is_material = matches!(node.stage(), Stage::Tokenizer | Stage::Data);
+            let is_used =
+                self.nodes.iter().any(|user| user.state.is_open() && user.needs().any(|need| need == index));
+            if is_material && node.state.is_open() && !is_used {
+                self.nodes[index].state = State::Spare;
+            }
+        }
+    }
+}
+
+struct Planner<'a> {
+    runs: &'a Path,
+    digests: Digests,
+    nodes: Vec<StageNode>,
+    by_name: BTreeMap<Uuid, usize>,
+}
+
+impl Planner<'_> {
+    fn trial(&mut self, index: usize, trial: &Trial) -> Result<PlannedTrial> {
+        let mut stages = Vec::new();
+        self.stages(index, &trial.config, &mut stages)
+            .with_context(|| format!("sweep {}, trial {}", trial.sweep, index + 1))?;
+        Ok(PlannedTrial { uuid: trial_uuid(&trial.config), trial: trial.clone(), stages })
+    }
+
+    fn stages(&mut self, trial: usize, config: &TrialConfig, stages: &mut Vec<usize>) -> Result<()> {
+        let facts = Facts::of_tokenizer(config, &mut self.digests)?;
+        let tokenizer = self.node(trial, config, facts, [None; 3])?;
+        let tokenizer_uuid = self.nodes[tokenizer].uuid;
+        let facts = Facts::of_data(config, tokenizer_uuid, &mut self.digests)?;
+        let data = self.node(trial, config, facts, [Some(tokenizer), None, None])?;
+        stages.extend([tokenizer, data]);
+
+        let exams = exams(config);
+        let mut model = None;
+        for stage in recipe(config) {
+            let start_from = model.map(|model: usize| self.nodes[model].uuid);
+            let facts = Facts::of_training(config, stage, tokenizer_uuid, start_from, &mut self.digests)?;
+            let trained = self.node(trial, config, facts, [Some(tokenizer), Some(data), model])?;
+            stages.push(trained);
+            model = Some(trained);
+            if exams.contains(&stage) {
+                let uuid = self.nodes[trained].uuid;
+                let facts = Facts::of_exam(config, tokenizer_uuid, uuid, &mut self.digests)?;
+                let needs = [Some(tokenizer), Some(data), Some(trained)];
+                stages.push(self.node(trial, config, facts, needs)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn node(
+        &mut self,
+        trial: usize,
+        config: &TrialConfig,
+        facts: Facts,
+        [tokenizer, data, model]: [Option<usize>; 3],
+    ) -> Result<usize> {
+        let uuid = facts.uuid();
+        if let Some(&index) = self.by_name.get(&uuid) {
+            if !self.nodes[index].trials.contains(&trial) {
+                self.nodes[index].trials.push(trial);
+            }
+            return Ok(index);
+        }
+        let dir = self.runs.join(format!("{}-{uuid}", facts.stage));
+        let (state, sittings) = standing(&dir, uuid)?;
+        let weight = match facts.stage.training() {
+            Some(stage) => training_flops(config, stage),
+            None => 0.0,
+        };
+        self.nodes.push(StageNode {
+            facts,
+            uuid,
+            dir,
+            config: config.clone(),
+            tokenizer,
+            data,
+            model,
+            trials: vec![trial],
+            state,
+            sittings,
+            weight,
+        });
+        self.by_name.insert(uuid, self.nodes.len() - 1);
+        Ok(self.nodes.len() - 1)
+    }
+}
+
+/// How the stage run in `dir` stands, and how often it was worked on.
+fn standing(dir: &Path, uuid: Uuid) -> Result<(State, u32)> {
+    let held = Watch::default().look(dir);
+    let Some(manifest) = Manifest::read(dir)? else {
+        let state = match held {
+            Held::By(owner) => State::Running(owner.describe()),
+            Held::Free | Held::Dead(_) => State::Fresh,
+        };
+        return Ok((state, 0));
+    };
+    let state = match (manifest.status, held) {
+        _ if manifest.uuid != uuid => State::Again(format!("its manifest is that of {}", manifest.uuid)),
+        (RunStatus::Done, _) => match manifest.missing_output(dir) {
+            Some(path) => State::Again(format!("{} is missing or cut off", path.display())),
+            None => State::Done,
+        },
+        (_, Held::By(owner)) => State::Running(owner.describe()),
+        (RunStatus::Failed, _) => State::Again(manifest.reason.unwrap_or_else(|| "it failed".into())),
+        (RunStatus::Running | RunStatus::Stopped, _) => State::Unfinished,
+    };
+    Ok((state, manifest.sittings))
+}
+
+/// What a training stage will cost: by its tokens where they are given, else by the size of one step or pass.
+fn training_flops(config: &TrialConfig, stage: TrainStage) -> f64 {
+    let training = training_of(config, stage);
+    let row_tokens = (training.seq_len * training.batch_size * training.accumulation) as f64;
+    let tokens = match (training.steps, training.tokens) {
+        (Some(steps), _) => steps as f64 * row_tokens,
+        (None, Some(tokens)) => tokens as f64,
+        (None, None) => training.epochs * 1e6,
+    };
+    tokens * config.model.train_flops_per_token(training.seq_len)
+}
+
+/// Why a stage run that is to be run is not there: the finished one of its stage that is most like it, and what differs.
+pub fn explain(node: &StageNode, runs: &Path) -> Option<String> {
+    let entries = std::fs::read_dir(runs).ok()?;
+    let prefix = format!("{}-", node.stage());
+    let mut dirs: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&prefix)))
+        .collect();
+    dirs.sort();
+    let finished = dirs.into_iter().filter_map(|dir| {
+        let manifest = Manifest::read(&dir).ok()??;
+        (manifest.status == RunStatus::Done && manifest.uuid != node.uuid).then_some(manifest)
+    });
+    let (manifest, differences) = finished
+        .map(|manifest| {
+            let mut differences = Vec::new();
+            differ("", &manifest.facts, &node.facts.facts, &mut differences);
+            (manifest, differences)
+        })
+        .min_by_key(|(_, differences)| differences.len())?;
+    let other = short_name(manifest.stage, manifest.uuid);
+    if differences.is_empty() {
+        return Some(format!("{other} was made by a program whose results differ"));
+    }
+    let shown = differences.len().min(4);
+    let more = match differences.len() - shown {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let shown = differences[..shown].join(", ");
+    Some(format!("unlike {other} in {shown}{more}"))
+}
+
+/// Collects the keys in which two values differ, as `training.lr (0.001, now 0.002)`.
+fn differ(key: &str, old: &serde_json::Value, new: &serde_json::Value, found: &mut Vec<String>) {
+    use serde_json::Value::Object;
+    if old == new {
+        return;
+    }
+    if let (Object(a), Object(b)) = (old, new) {
+        let mut names: Vec<&String> = a.keys().chain(b.keys()).collect();
+        names.sort();
+        names.dedup();
+        for name in names {
+            let inner = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+            let null = serde_json::Value::Null;
+            let side = |map: &serde_json::Map<_, _>| map.get(name).cloned().unwrap_or(null.clone());
+            differ(&inner, &side(a), &side(b), found);
+        }
+        return;
+    }
+    let shown = |value: &serde_json::Value| match value {
+        Object(_) | serde_json::Value::Array(_) => "other content".to_string(),
+        other => other.to_string(),
+    };
+    found.push(match (shown(old), shown(new)) {
+        (a, b) if a == b => key.to_string(),
+        (a, b) => format!("{key} ({a}, now {b})"),
+    });
+}
+
+/// The inputs of a stage run, as its manifest names them.
+pub fn inputs_of(node: &StageNode, graph: &StageGraph) -> Vec<Input> {
+    let input = |index: usize| Input { stage: graph.nodes[index].stage(), uuid: graph.nodes[index].uuid };
+    node.needs().map(input).collect()
+}

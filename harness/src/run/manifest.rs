@@ -1,0 +1,263 @@
+//! `manifest.json`: what is needed to believe and repeat a stage run, and how it ended.
+
+use super::files::{read_text, write_atomic};
+use super::inputs::FileDigest;
+use super::stage::Stage;
+use crate::config::TrialConfig;
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+use uuid::Uuid;
+
+/// Name of the manifest in the folder of a stage run.
+pub const MANIFEST: &str = "manifest.json";
+
+/// How a stage run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunStatus {
+    /// Begun; being worked on, or interrupted where nobody holds its claim.
+    Running,
+    /// Complete.
+    Done,
+    /// Ended in an error.
+    Failed,
+    /// Stopped on request; it goes on from its last checkpoint.
+    Stopped,
+}
+
+/// A stage run that another one started from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Input {
+    /// Its stage.
+    pub stage: Stage,
+    /// Its name.
+    pub uuid: Uuid,
+}
+
+/// The program that worked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// Its version.
+    pub version: String,
+    /// The git commit that it was built from, where it was built from one.
+    pub commit: Option<String>,
+}
+
+impl Program {
+    /// This program.
+    pub fn this() -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            commit: option_env!("MINDSCALE_COMMIT").filter(|commit| !commit.is_empty()).map(Into::into),
+        }
+    }
+}
+
+/// A file that a stage run left behind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    /// Where, inside the folder of the stage run.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// What a stage came to. Fields that do not apply to a stage stay at zero or empty.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// Optimizer steps taken.
+    pub steps: u64,
+    /// Target tokens trained on.
+    pub tokens: u64,
+    /// Floating-point operations of training.
+    pub flops: f64,
+    /// Held-out loss at the end, in nats per token.
+    pub val_loss: Option<f64>,
+    /// Held-out bits per byte at the end.
+    pub val_bpb: Option<f64>,
+    /// The stage whose model sat the exam.
+    pub exam_after: Option<Stage>,
+    /// Exam questions answered correctly.
+    pub correct: Option<u64>,
+    /// Exam questions asked.
+    pub questions: Option<u64>,
+}
+
+/// The record of a stage run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The stage.
+    pub stage: Stage,
+    /// Its name, which follows from `facts`.
+    pub uuid: Uuid,
+    /// How it stands.
+    pub status: RunStatus,
+    /// Why it failed.
+    pub reason: Option<String>,
+    /// What it came to.
+    pub results: Results,
+    /// The program that worked on it last.
+    pub program: Program,
+    /// The machine.
+    pub host: String,
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    /// Threads of the last sitting.
+    pub threads: usize,
+    /// Seeds of the trial and of the built-in world.
+    pub seeds: Vec<(String, u64)>,
+    /// When it was first begun (UTC).
+    pub started: String,
+    /// When it last ended (UTC).
+    pub ended: Option<String>,
+    /// How often it was begun or gone on with.
+    pub sittings: u32,
+    /// Seconds of all sittings.
+    pub wall_seconds: f64,
+    /// Seconds since 1970 at which the last sitting began.
+    pub sitting_began: f64,
+    /// Largest resident set of any sitting, in MiB.
+    pub peak_rss_mb: f64,
+    /// Stage runs that it started from.
+    pub inputs: Vec<Input>,
+    /// Files that its results depend on.
+    pub data: Vec<FileDigest>,
+    /// All that its results depend on.
+    pub facts: Value,
+    /// What it left behind.
+    pub outputs: Vec<Output>,
+    /// The resolved configuration of the trial that it was first run for.
+    pub config: TrialConfig,
+}
+
+impl Manifest {
+    /// Reads the manifest of a stage run; `None` where there is none yet.
+    pub fn read(dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join(MANIFEST);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = read_text(&path)?;
+        let manifest = serde_json::from_str(&text).with_context(|| {
+            format!("{}: is not a manifest; move the folder away to run the stage again", path.display())
+        })?;
+        Ok(Some(manifest))
+    }
+
+    /// Writes the manifest into the folder of its stage run.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        let mut text = serde_json::to_string_pretty(self)?;
+        text.push('\n');
+        write_atomic(&dir.join(MANIFEST), text.as_bytes())
+    }
+
+    /// The first output that is no longer there as it was left.
+    pub fn missing_output(&self, dir: &Path) -> Option<&Path> {
+        let there = |output: &&Output| {
+            fs::metadata(dir.join(&output.path)).is_ok_and(|about| about.len() == output.bytes)
+        };
+        let missing = self.outputs.iter().find(|output| !there(output))?;
+        Some(&missing.path)
+    }
+}
+
+/// Every file of a finished stage run but those that are about the running: log, manifest, claim, checkpoints.
+pub fn outputs(dir: &Path) -> Result<Vec<Output>> {
+    let mut found = Vec::new();
+    let mut folders = vec![dir.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        let entries =
+            fs::read_dir(&folder).with_context(|| format!("{}: cannot be read", folder.display()))?;
+        for entry in entries {
+            let path = entry?.path();
+            let inside = path.strip_prefix(dir)?.to_path_buf();
+            let name = inside.to_string_lossy();
+            if name.starts_with('.') || RUNNING.contains(&name.as_ref()) {
+                continue;
+            }
+            let about = fs::metadata(&path)?;
+            if about.is_dir() {
+                folders.push(path);
+            } else {
+                found.push(Output { path: inside, bytes: about.len() });
+            }
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(found)
+}
+
+/// What belongs to the running of a stage, not to its results.
+const RUNNING: [&str; 6] = [MANIFEST, "config.toml", "log.txt", "request.json", "claim.json", "checkpoints"];
+
+/// Seconds since 1970.
+pub fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// A time as `2025-01-31T23:59:59Z`.
+pub fn utc(seconds: f64) -> String {
+    let seconds = seconds.max(0.0) as i64;
+    let (days, time) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // Days since 1970 to a date: Howard Hinnant, "chrono-compatible low-level date algorithms", civil_from_days.
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = (month_from_march + 2) % 12 + 1;
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (hour, minute, second) = (time / 3_600, time / 60 % 60, time % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// Largest resident set of this process so far, in MiB; 0 where the system does not tell.
+pub fn peak_rss_mb() -> f64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<f64>().ok());
+    kib.unwrap_or(0.0) / 1024.0
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn times_are_written_in_utc() {
+        // From `date -u -d @N +%FT%TZ`.
+        assert_eq!(utc(0.0), "1970-01-01T00:00:00Z");
+        assert_eq!(utc(951_782_399.9), "2000-02-28T23:59:59Z");
+        assert_eq!(utc(951_868_799.0), "2000-02-29T23:59:59Z");
+        assert_eq!(utc(1_767_225_599.0), "2025-12-31T23:59:59Z");
+    }
+
+    #[test]
+    fn outputs_leave_out_what_is_about_the_running() {
+        let dir = tempfile::tempdir().unwrap();
+        for folder in ["model", "checkpoints"] {
+            fs::create_dir(dir.path().join(folder)).unwrap();
+        }
+        for file in ["log.txt", "checkpoints/a", "model/w", "metrics.csv", ".writing-1"] {
+            fs::write(dir.path().join(file), "12345").unwrap();
+        }
+        let found = outputs(dir.path()).unwrap();
+        let paths: Vec<_> = found.iter().map(|o| o.path.to_str().unwrap()).collect();
+        assert_eq!(paths, ["metrics.csv", "model/w"]);
+        assert!(found.iter().all(|o| o.bytes == 5));
+    }
+
+    #[test]
+    fn the_peak_of_memory_is_known_on_linux() {
+        assert!(!cfg!(target_os = "linux") || peak_rss_mb() > 1.0);
+    }
+}

@@ -1,0 +1,348 @@
+//! The local executor: works through a stage graph, several stage runs at a time.
+//!
+//! *Invariant:* a stage run that fails takes those that need it with it, and no others.
+
+use super::claim::{Held, Owner, Watch};
+use super::graph::{StageGraph, StageNode, inputs_of};
+use super::manifest::{Manifest, RunStatus};
+use super::worker::{Ended, StageRequest};
+use crate::track::{Board, Progress};
+use anyhow::{Context, Result};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::Scope;
+use std::time::{Duration, Instant};
+
+/// How often stage runs that others work on are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// The wish to stop: soon, after a checkpoint; or now.
+#[derive(Debug, Default)]
+pub struct Stop {
+    wishes: AtomicU8,
+}
+
+impl Stop {
+    /// Asks to stop: the first time soon, from the second time on now.
+    pub fn ask(&self) {
+        self.wishes.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Whether to stop soon.
+    pub fn soon(&self) -> bool {
+        self.wishes.load(Ordering::SeqCst) >= 1
+    }
+
+    /// Whether to stop now.
+    pub fn now(&self) -> bool {
+        self.wishes.load(Ordering::SeqCst) >= 2
+    }
+}
+
+/// A way to have a stage run worked on; returns when that sitting has ended.
+pub trait Launch: Sync {
+    /// Works on the request.
+    fn launch(&self, request: &StageRequest, stop: &Stop, progress: &dyn Progress) -> Ended;
+}
+
+/// How much of the machine to use.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolOptions {
+    /// Stage runs at a time; unset: as many as cores, and no more than trials.
+    pub jobs: Option<usize>,
+    /// Cores of the machine.
+    pub cores: usize,
+}
+
+/// A stage run that failed, or that could not be run because of one that did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failure {
+    /// Index of the stage run.
+    pub node: usize,
+    /// Why.
+    pub reason: String,
+}
+
+/// What came of a stage graph.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Outcome {
+    /// Stage runs that were worked on to their end, here.
+    pub ran: usize,
+    /// Stage runs that were finished before, or by somebody else.
+    pub found: usize,
+    /// Stage runs that failed themselves.
+    pub failed: Vec<Failure>,
+    /// Stage runs that need one that failed, by index.
+    pub blocked: Vec<usize>,
+    /// Whether somebody asked to stop before the end.
+    pub stopped: bool,
+}
+
+/// Works through `graph` until everything is finished or failed, or `stop` is asked.
+pub fn execute(
+    graph: &StageGraph,
+    options: PoolOptions,
+    launch: &dyn Launch,
+    stop: &Stop,
+    board: &Board,
+) -> Result<Outcome> {
+    let jobs = options.jobs.unwrap_or(options.cores.min(graph.trials.len()));
+    let (sender, ended) = channel();
+    std::thread::scope(|scope| {
+        Pool {
+            graph,
+            jobs: jobs.max(1),
+            cores: options.cores,
+            launch,
+            stop,
+            board,
+            sender,
+            ended,
+            states: graph.nodes.iter().map(Doing::of).collect(),
+            weights: downstream(graph),
+            outcome: Outcome::default(),
+            said_busy: false,
+        }
+        .run(scope)
+    })
+}
+
+/// How a stage run stands while the pool works.
+enum Doing {
+    /// Finished or not needed.
+    Done,
+    /// To be run; others may be at it.
+    Open(Watch, Instant),
+    /// Being run by us since.
+    Running(Instant),
+    /// Failed, or needs one that did.
+    Failed,
+}
+
+impl Doing {
+    fn of(node: &StageNode) -> Self {
+        match node.state.is_open() {
+            true => Doing::Open(Watch::default(), Instant::now()),
+            false => Doing::Done,
+        }
+    }
+}
+
+struct Pool<'a> {
+    graph: &'a StageGraph,
+    jobs: usize,
+    cores: usize,
+    launch: &'a dyn Launch,
+    stop: &'a Stop,
+    board: &'a Board,
+    sender: Sender<(usize, Ended)>,
+    ended: Receiver<(usize, Ended)>,
+    states: Vec<Doing>,
+    weights: Vec<f64>,
+    outcome: Outcome,
+    said_busy: bool,
+}
+
+impl<'a> Pool<'a> {
+    fn run<'scope>(mut self, scope: &'scope Scope<'scope, 'a>) -> Result<Outcome>
+    where
+        'a: 'scope,
+    {
+        self.outcome.found = self.count(|doing| matches!(doing, Doing::Done));
+        loop {
+            if !self.stop.soon() {
+                self.start_what_can(scope)?;
+            }
+            let open = self.count(|doing| matches!(doing, Doing::Open(..)));
+            let running = self.count(|doing| matches!(doing, Doing::Running(_)));
+            if running == 0 && (open == 0 || self.stop.soon()) {
+                self.outcome.stopped = open > 0;
+                return Ok(self.outcome);
+            }
+            match self.ended.recv_timeout(LOOK_EVERY) {
+                Ok((node, ended)) => self.note(node, ended),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+            }
+        }
+    }
+
+    /// Starts stage runs whose inputs are finished, the longest way to the end first.
+    fn start_what_can<'scope>(&mut self, scope: &'scope Scope<'scope, 'a>) -> Result<()>
+    where
+        'a: 'scope,
+    {
+        let mut ready: Vec<usize> = (0..self.states.len()).filter(|&node| self.is_ready(node)).collect();
+        ready.sort_by(|&a, &b| self.weights[b].total_cmp(&self.weights[a]).then(a.cmp(&b)));
+        let mut waiting = ready.len();
+        for node in ready {
+            let running = self.count(|doing| matches!(doing, Doing::Running(_)));
+            if running >= self.jobs {
+                return Ok(());
+            }
+            waiting -= 1;
+            let Some(dead) = self.is_free(node)? else {
+                continue;
+            };
+            // Work side by side, one thread each, is fastest; what runs alone takes all cores.
+            let at_once = (running + 1 + waiting).min(self.jobs);
+            let threads = match self.graph.nodes[node].config.threads {
+                0 => (self.cores / at_once).max(1),
+                threads => threads,
+            };
+            let request = request(self.graph, node, threads, dead)?;
+            let task = self.board.task(&self.name(node));
+            let (launch, stop, sender) = (self.launch, self.stop, self.sender.clone());
+            self.states[node] = Doing::Running(Instant::now());
+            scope.spawn(move || {
+                let ended = launch.launch(&request, stop, task.as_ref());
+                drop(task);
+                // The pool waits for every stage run that it started.
+                let _ = sender.send((node, ended));
+            });
+        }
+        Ok(())
+    }
+
+    fn is_ready(&self, node: usize) -> bool {
+        let due = matches!(&self.states[node], Doing::Open(_, at) if Instant::now() >= *at);
+        let mut needs = self.graph.nodes[node].needs();
+        due && needs.all(|need| matches!(self.states[need], Doing::Done))
+    }
+
+    /// Whether nobody else works on a stage run: `Some`, with a far owner that has died, if any.
+    ///
+    /// What somebody else has finished or failed since the plan was made is noted on the way.
+    fn is_free(&mut self, node: usize) -> Result<Option<Option<Owner>>> {
+        let planned = &self.graph.nodes[node];
+        let Doing::Open(watch, at) = &mut self.states[node] else {
+            return Ok(None);
+        };
+        let held = watch.look(&planned.dir);
+        if let Held::By(owner) = held {
+            *at = Instant::now() + LOOK_EVERY;
+            if !self.said_busy {
+                self.said_busy = true;
+                let text = format!("{}: {} is at it; waiting", self.name(node), owner.describe());
+                self.board.line(&text);
+            }
+            return Ok(None);
+        }
+        if let Some(manifest) = Manifest::read(&planned.dir)?
+            && manifest.uuid == planned.uuid
+            && manifest.sittings > planned.sittings
+        {
+            match manifest.status {
+                RunStatus::Done => {
+                    self.outcome.found += 1;
+                    self.states[node] = Doing::Done;
+                    return Ok(None);
+                }
+                RunStatus::Failed => {
+                    self.fail(node, manifest.reason.unwrap_or_default());
+                    return Ok(None);
+                }
+                RunStatus::Running | RunStatus::Stopped => {}
+            }
+        }
+        Ok(Some(match held {
+            Held::Dead(owner) => Some(owner),
+            Held::Free | Held::By(_) => None,
+        }))
+    }
+
+    fn note(&mut self, node: usize, ended: Ended) {
+        let seconds = match &self.states[node] {
+            Doing::Running(since) => since.elapsed().as_secs_f64(),
+            _ => 0.0,
+        };
+        match ended {
+            Ended::Done(results) => {
+                self.states[node] = Doing::Done;
+                self.outcome.ran += 1;
+                let finished = self.count(|doing| matches!(doing, Doing::Done));
+                let mut text =
+                    format!("[{finished}/{}] {} done in {seconds:.1} s", self.states.len(), self.name(node));
+                if let Some(loss) = results.val_loss {
+                    text += &format!(", validation loss {loss:.4}");
+                }
+                if let (Some(correct), Some(questions)) = (results.correct, results.questions) {
+                    text += &format!(", {correct} of {questions} questions right");
+                }
+                self.board.line(&text);
+            }
+            Ended::Failed(reason) => self.fail(node, reason),
+            Ended::Stopped | Ended::Busy => {
+                let again = Instant::now() + LOOK_EVERY;
+                self.states[node] = Doing::Open(Watch::default(), again);
+            }
+        }
+    }
+
+    /// Notes a failure, and that nothing which needs the stage run can be run.
+    fn fail(&mut self, node: usize, reason: String) {
+        self.board.line(&format!("{} FAILED: {reason}", self.name(node)));
+        self.states[node] = Doing::Failed;
+        self.outcome.failed.push(Failure { node, reason });
+        for later in node + 1..self.states.len() {
+            let mut needs = self.graph.nodes[later].needs();
+            if matches!(self.states[later], Doing::Open(..))
+                && needs.any(|need| matches!(self.states[need], Doing::Failed))
+            {
+                self.states[later] = Doing::Failed;
+                self.outcome.blocked.push(later);
+            }
+        }
+    }
+
+    fn count(&self, is: impl Fn(&Doing) -> bool) -> usize {
+        self.states.iter().filter(|doing| is(doing)).count()
+    }
+
+    /// The stage run with the trial that it is for.
+    fn name(&self, node: usize) -> String {
+        let node = &self.graph.nodes[node];
+        match node.trials.as_slice() {
+            [only] if self.graph.trials.len() > 1 => {
+                format!("{} {}", node.stage(), self.graph.trials[*only].label())
+            }
+            [_] => node.stage().to_string(),
+            trials => format!("{} of {} trials", node.stage(), trials.len()),
+        }
+    }
+}
+
+/// For each stage run the cost of the way from it to the end of the recipe.
+fn downstream(graph: &StageGraph) -> Vec<f64> {
+    let mut weights: Vec<f64> = graph.nodes.iter().map(|node| node.weight).collect();
+    for index in (0..graph.nodes.len()).rev() {
+        let after = (index + 1..graph.nodes.len())
+            .filter(|&later| graph.nodes[later].needs().any(|need| need == index))
+            .map(|later| weights[later])
+            .fold(0.0, f64::max);
+        weights[index] += after;
+    }
+    weights
+}
+
+/// What a process needs to know to work on a stage run of the plan.
+fn request(graph: &StageGraph, node: usize, threads: usize, dead: Option<Owner>) -> Result<StageRequest> {
+    let planned = &graph.nodes[node];
+    let dir_of = |index: Option<usize>| -> Option<PathBuf> { Some(graph.nodes[index?].dir.clone()) };
+    Ok(StageRequest {
+        stage: planned.stage(),
+        uuid: planned.uuid,
+        dir: planned.dir.clone(),
+        config: toml::to_string(&planned.config)
+            .with_context(|| format!("configuration of {}", planned.short()))?,
+        tokenizer: dir_of(planned.tokenizer),
+        data: dir_of(planned.data),
+        model: dir_of(planned.model),
+        model_stage: planned.model.map(|model| graph.nodes[model].stage()),
+        threads,
+        inputs: inputs_of(planned, graph),
+        files: planned.facts.files.clone(),
+        facts: planned.facts.facts.clone(),
+        dead,
+    })
+}

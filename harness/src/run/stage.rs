@@ -1,0 +1,349 @@
+//! The stages of the recipe, and what one of them is made of.
+
+use super::inputs::{Digests, FileDigest, expand};
+use crate::config::{DataConfig, Source, TrainStage, Training, TrialConfig};
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::fmt;
+use std::path::Path;
+use uuid::Uuid;
+
+/// Raised when a stage's results change though its inputs do not: old stage runs are then left alone.
+const FORMAT: u32 = 1;
+
+/// Namespace of all names given here.
+const NAMESPACE: Uuid = Uuid::from_u128(0x8d1b_4c5e_52c3_4f0f_9a3e_6d69_6e64_7363);
+
+/// Keys of a training stage on which neither weights nor validation depend.
+const CADENCE: [&str; 4] = ["enabled", "checkpoint_every", "keep_checkpoints", "log_every"];
+
+/// One step of the recipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Trains or takes over a tokenizer.
+    Tokenizer,
+    /// Turns text into token stores.
+    Data,
+    /// Next-token prediction over text.
+    Pretrain,
+    /// Next-token prediction over answers.
+    Sft,
+    /// The same with adapters.
+    Lora,
+    /// Preference optimisation.
+    Dpo,
+    /// The exam.
+    Exam,
+}
+
+impl Stage {
+    /// As in the names of stage runs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Tokenizer => "tokenizer",
+            Stage::Data => "data",
+            Stage::Pretrain => "pretrain",
+            Stage::Sft => "sft",
+            Stage::Lora => "lora",
+            Stage::Dpo => "dpo",
+            Stage::Exam => "exam",
+        }
+    }
+
+    /// The training stage of this name, where it is one.
+    pub fn training(self) -> Option<TrainStage> {
+        match self {
+            Stage::Pretrain => Some(TrainStage::Pretrain),
+            Stage::Sft => Some(TrainStage::Sft),
+            Stage::Lora => Some(TrainStage::Lora),
+            Stage::Dpo => Some(TrainStage::Dpo),
+            Stage::Tokenizer | Stage::Data | Stage::Exam => None,
+        }
+    }
+}
+
+impl From<TrainStage> for Stage {
+    fn from(stage: TrainStage) -> Self {
+        match stage {
+            TrainStage::Pretrain => Stage::Pretrain,
+            TrainStage::Sft => Stage::Sft,
+            TrainStage::Lora => Stage::Lora,
+            TrainStage::Dpo => Stage::Dpo,
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The keys that all training stages share, of one of them.
+pub fn training_of(config: &TrialConfig, stage: TrainStage) -> &Training {
+    match stage {
+        TrainStage::Pretrain => &config.pretrain.training,
+        TrainStage::Sft => &config.sft.training,
+        TrainStage::Lora => &config.lora.training,
+        TrainStage::Dpo => &config.dpo.training,
+    }
+}
+
+/// The training stages of a trial, in the order of the recipe.
+pub fn recipe(config: &TrialConfig) -> Vec<TrainStage> {
+    [TrainStage::Pretrain, TrainStage::Sft, TrainStage::Lora, TrainStage::Dpo]
+        .into_iter()
+        .filter(|&stage| training_of(config, stage).enabled)
+        .collect()
+}
+
+/// The stages after which a trial sits the exam, in order.
+pub fn exams(config: &TrialConfig) -> Vec<TrainStage> {
+    let recipe = recipe(config);
+    if !config.exam.enabled {
+        return Vec::new();
+    }
+    if config.exam.after.is_empty() {
+        return recipe.last().copied().into_iter().collect();
+    }
+    recipe.into_iter().filter(|stage| config.exam.after.contains(stage)).collect()
+}
+
+/// All that a stage run depends on: equal facts, equal results, equal name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Facts {
+    /// The stage.
+    pub stage: Stage,
+    /// What its results depend on, as a JSON object.
+    pub facts: Value,
+    /// The files among it.
+    pub files: Vec<FileDigest>,
+}
+
+impl Facts {
+    /// The name that follows from the facts: UUID v5 of their canonical JSON.
+    pub fn uuid(&self) -> Uuid {
+        let whole = json!({ "stage": self.stage, "format": FORMAT, "facts": self.facts });
+        named(&whole)
+    }
+
+    /// What a tokenizer depends on: its file, or the text it is trained on.
+    pub fn of_tokenizer(config: &TrialConfig, digests: &mut Digests) -> Result<Self> {
+        let stage = Stage::Tokenizer;
+        if let Some(path) = &config.tokenizer.path {
+            let files = tokenizer_files(Path::new(path), digests)
+                .with_context(|| format!("tokenizer.path = \"{path}\""))?;
+            let facts = json!({ "given": contents(&files) });
+            return Ok(Self { stage, facts, files });
+        }
+        let (text, files) = part(config, Part::Pretrain, digests)?;
+        let facts = json!({
+            "text": text,
+            "vocab_size": config.model.vocab_size,
+            "train_chars": config.tokenizer.train_chars,
+        });
+        Ok(Self { stage, facts, files })
+    }
+
+    /// What the token stores depend on: the tokenizer and every file.
+    pub fn of_data(config: &TrialConfig, tokenizer: Uuid, digests: &mut Digests) -> Result<Self> {
+        let mut facts = Map::from_iter([("tokenizer".to_string(), json!(tokenizer))]);
+        let mut files = Vec::new();
+        for kind in [Part::Pretrain, Part::Sft, Part::Lora, Part::Dpo] {
+            let (text, read) = part(config, kind, digests)?;
+            facts.insert(kind.key().into(), text);
+            files.extend(read);
+        }
+        Ok(Self { stage: Stage::Data, facts: facts.into(), files })
+    }
+
+    /// What a training stage depends on: its own keys, its own part of the data, and the model it starts from.
+    pub fn of_training(
+        config: &TrialConfig,
+        stage: TrainStage,
+        tokenizer: Uuid,
+        start_from: Option<Uuid>,
+        digests: &mut Digests,
+    ) -> Result<Self> {
+        let (part_of_data, section) = match stage {
+            TrainStage::Pretrain => (Part::Pretrain, json!(config.pretrain)),
+            TrainStage::Sft => (Part::Sft, json!(config.sft)),
+            TrainStage::Lora if config.data.lora.is_empty() => (Part::Sft, json!(config.lora)),
+            TrainStage::Lora => (Part::Lora, json!(config.lora)),
+            TrainStage::Dpo => (Part::Dpo, json!(config.dpo)),
+        };
+        let (text, files) = part(config, part_of_data, digests)?;
+        // A model that is given has its shape; one that is drawn is drawn in this.
+        let model = match start_from {
+            Some(uuid) => json!({ "start_from": uuid }),
+            None => json!(config.model),
+        };
+        let facts = json!({
+            "training": without_cadence(section),
+            "model": model,
+            "data": text,
+            "tokenizer": tokenizer,
+            "seed": config.seed,
+            "device": device_kind(&config.device),
+        });
+        Ok(Self { stage: stage.into(), facts, files })
+    }
+
+    /// What an exam depends on: the model, the sheets, and how questions are put.
+    pub fn of_exam(
+        config: &TrialConfig,
+        tokenizer: Uuid,
+        model: Uuid,
+        digests: &mut Digests,
+    ) -> Result<Self> {
+        let exam = &config.exam;
+        let mut files = Vec::new();
+        let mut sheets_of = |folder: &Option<String>, key: &str| -> Result<Value> {
+            let Some(folder) = folder else {
+                return Ok(json!({ "world": config.world }));
+            };
+            let pattern = Path::new(folder).join("*.csv");
+            let read = digests.all(&expand(&[pattern.to_string_lossy().into_owned()], key)?)?;
+            let value = contents(&read);
+            files.extend(read);
+            Ok(value)
+        };
+        let facts = json!({
+            "model": model,
+            "tokenizer": tokenizer,
+            "sheets": sheets_of(&exam.sheets, "exam.sheets")?,
+            "dev_sheets": match exam.shots {
+                0 => Value::Null,
+                _ => sheets_of(&exam.dev_sheets, "exam.dev_sheets")?,
+            },
+            "answer": exam.answer,
+            "shots": exam.shots,
+            "system": exam.system,
+            "device": device_kind(&config.device),
+        });
+        Ok(Self { stage: Stage::Exam, facts, files })
+    }
+}
+
+/// The name of a trial: UUID v5 of its resolved configuration, without what changes no result.
+pub fn trial_uuid(config: &TrialConfig) -> Uuid {
+    let mut whole = json!(config);
+    if let Some(sections) = whole.as_object_mut() {
+        sections.remove("threads");
+        for section in ["pretrain", "sft", "lora", "dpo"] {
+            if let Some(keys) = sections.get_mut(section).and_then(Value::as_object_mut) {
+                let enabled = keys.get("enabled").cloned();
+                *keys = match enabled {
+                    // A stage that is left out is left out, whatever its keys.
+                    Some(Value::Bool(false)) => Map::new(),
+                    _ => keys_without_cadence(keys),
+                };
+            }
+        }
+    }
+    named(&json!({ "trial": whole }))
+}
+
+/// A part of the data, which one training stage reads.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Pretrain,
+    Sft,
+    Lora,
+    Dpo,
+}
+
+impl Part {
+    fn key(self) -> &'static str {
+        match self {
+            Part::Pretrain => "pretrain",
+            Part::Sft => "sft",
+            Part::Lora => "lora",
+            Part::Dpo => "dpo",
+        }
+    }
+
+    fn patterns(self, data: &DataConfig) -> &[String] {
+        match self {
+            Part::Pretrain => &data.pretrain,
+            Part::Sft => &data.sft,
+            Part::Lora => &data.lora,
+            Part::Dpo => &data.dpo,
+        }
+    }
+}
+
+/// What one part of the data is made of, and its files.
+fn part(config: &TrialConfig, part: Part, digests: &mut Digests) -> Result<(Value, Vec<FileDigest>)> {
+    // Every key of `[data]` that is not a list of files says how rows are chosen.
+    let mut choice = json!(config.data);
+    if let Some(keys) = choice.as_object_mut() {
+        for kind in [Part::Pretrain, Part::Sft, Part::Lora, Part::Dpo] {
+            keys.remove(kind.key());
+        }
+    }
+    match config.data.source {
+        Source::World => Ok((json!({ "world": config.world, "choice": choice }), Vec::new())),
+        Source::Files => {
+            let key = format!("data.{}", part.key());
+            let files = digests.all(&expand(part.patterns(&config.data), &key)?)?;
+            Ok((json!({ "files": contents(&files), "choice": choice }), files))
+        }
+    }
+}
+
+fn tokenizer_files(path: &Path, digests: &mut Digests) -> Result<Vec<FileDigest>> {
+    let (file, folder) = match path.is_dir() {
+        true => (path.join("tokenizer.json"), path),
+        false => (path.to_path_buf(), path.parent().unwrap_or(Path::new("."))),
+    };
+    let beside = folder.join("tokenizer_config.json");
+    let mut files = vec![file];
+    if beside.is_file() {
+        files.push(beside);
+    }
+    digests.all(&files)
+}
+
+/// Names and digests of files, without the folders they happen to be in.
+fn contents(files: &[FileDigest]) -> Value {
+    files.iter().map(|file| json!({ "name": file.name(), "sha256": file.sha256 })).collect()
+}
+
+/// Results are exact on each kind of device, not between them.
+fn device_kind(device: &str) -> &str {
+    device.split(':').next().unwrap_or(device)
+}
+
+fn without_cadence(section: Value) -> Value {
+    match section {
+        Value::Object(keys) => keys_without_cadence(&keys).into(),
+        other => other,
+    }
+}
+
+fn keys_without_cadence(keys: &Map<String, Value>) -> Map<String, Value> {
+    keys.iter()
+        .filter(|(key, _)| !CADENCE.contains(&key.as_str()))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+fn named(value: &Value) -> Uuid {
+    Uuid::new_v5(&NAMESPACE, canonical(value).to_string().as_bytes())
+}
+
+/// The same value with the keys of every object in alphabetical order.
+fn canonical(value: &Value) -> Value {
+    match value {
+        Value::Object(keys) => {
+            let mut sorted: Vec<_> = keys.iter().collect();
+            sorted.sort_by_key(|(key, _)| *key);
+            sorted.into_iter().map(|(key, value)| (key.clone(), canonical(value))).collect()
+        }
+        Value::Array(items) => items.iter().map(canonical).collect(),
+        other => other.clone(),
+    }
+}

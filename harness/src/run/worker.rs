@@ -1,0 +1,227 @@
+//! One stage run, worked on in one process: claim, manifest, the stage itself, manifest again.
+
+use super::claim::{Attempt, Claim, Owner, host};
+use super::files::{create_dir, write_atomic};
+use super::inputs::FileDigest;
+use super::manifest::{Input, Manifest, Program, Results, RunStatus, now, outputs, peak_rss_mb, utc};
+use super::stage::Stage;
+use crate::config::TrialConfig;
+use crate::track::Progress;
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use uuid::Uuid;
+
+/// What one process is asked to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StageRequest {
+    /// The stage.
+    pub stage: Stage,
+    /// Its name.
+    pub uuid: Uuid,
+    /// The folder of the stage run.
+    pub dir: PathBuf,
+    /// The resolved configuration of the trial as TOML, which keeps every number exactly.
+    pub config: String,
+    /// The folder of the tokenizer's stage run; `None` for that stage itself.
+    pub tokenizer: Option<PathBuf>,
+    /// The folder of the data's stage run.
+    pub data: Option<PathBuf>,
+    /// The folder of the stage run whose model is trained on or examined.
+    pub model: Option<PathBuf>,
+    /// The stage that made that model.
+    pub model_stage: Option<Stage>,
+    /// Threads to work with.
+    pub threads: usize,
+    /// The names of the inputs.
+    pub inputs: Vec<Input>,
+    /// The files that the results depend on.
+    pub files: Vec<FileDigest>,
+    /// All that the results depend on.
+    pub facts: Value,
+    /// An owner of the claim on another machine that was found dead.
+    pub dead: Option<Owner>,
+}
+
+impl StageRequest {
+    /// The configuration, with the threads of this sitting.
+    pub fn trial_config(&self) -> Result<TrialConfig> {
+        let mut config: TrialConfig = toml::from_str(&self.config)
+            .with_context(|| format!("{}: configuration of the request", self.dir.display()))?;
+        config.threads = self.threads;
+        Ok(config)
+    }
+}
+
+/// What a stage does; its inputs are in the request, its results go into the folder of the stage run.
+///
+/// A stage that was interrupted is run again in the same folder and goes on from what it finds there.
+pub trait StageBody: Sync {
+    /// Works until the end, or until `stop` is set: then what is needed to go on is written, and `None` returned.
+    fn run(
+        &self,
+        request: &StageRequest,
+        config: &TrialConfig,
+        stop: &AtomicBool,
+        progress: &dyn Progress,
+    ) -> Result<Option<Results>>;
+}
+
+/// How a sitting ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// The stage run is complete.
+    Done(Results),
+    /// It stopped on request and can be gone on with.
+    Stopped,
+    /// It failed, for this reason.
+    Failed(String),
+    /// Somebody else works on it.
+    Busy,
+}
+
+/// Works on a stage run, and records how it went.
+pub fn work(
+    request: &StageRequest,
+    body: &dyn StageBody,
+    stop: &AtomicBool,
+    progress: &dyn Progress,
+) -> Result<Ended> {
+    let dir = &request.dir;
+    create_dir(dir)?;
+    let claim = match Claim::take(dir, request.dead.as_ref())? {
+        Attempt::Ours(claim) => claim,
+        Attempt::Busy(_) => return Ok(Ended::Busy),
+    };
+    let before = Manifest::read(dir)?.filter(|manifest| manifest.uuid == request.uuid);
+    if let Some(before) = &before
+        && before.status == RunStatus::Done
+        && before.missing_output(dir).is_none()
+    {
+        return Ok(Ended::Done(before.results.clone()));
+    }
+    let config = request.trial_config()?;
+    write_atomic(&dir.join("config.toml"), request.config.as_bytes())?;
+    let mut manifest = begun(request, &config, before);
+    manifest.write(dir)?;
+
+    let ended = sit(request, &config, body, stop, progress);
+    if claim.lost() {
+        // Somebody took over: the folder is theirs, and so is its manifest.
+        return Ok(Ended::Busy);
+    }
+    match &ended {
+        Ended::Done(results) => {
+            manifest.results = results.clone();
+            manifest.outputs = outputs(dir)?;
+            manifest.end(RunStatus::Done, None);
+        }
+        Ended::Failed(reason) => manifest.end(RunStatus::Failed, Some(reason.clone())),
+        Ended::Stopped | Ended::Busy => manifest.end(RunStatus::Stopped, None),
+    }
+    manifest.peak_rss_mb = manifest.peak_rss_mb.max(peak_rss_mb());
+    manifest.write(dir)?;
+    Ok(ended)
+}
+
+/// Records the death of a process that could not do so itself.
+pub fn record_death(request: &StageRequest, reason: &str) -> Result<()> {
+    let Attempt::Ours(_claim) = Claim::take(&request.dir, None)? else {
+        return Ok(());
+    };
+    if let Some(mut manifest) = Manifest::read(&request.dir)?
+        && manifest.status == RunStatus::Running
+    {
+        manifest.end(RunStatus::Failed, Some(reason.to_string()));
+        manifest.write(&request.dir)?;
+    }
+    Ok(())
+}
+
+impl Manifest {
+    fn end(&mut self, status: RunStatus, reason: Option<String>) {
+        self.status = status;
+        self.reason = reason;
+        self.ended = Some(utc(now()));
+        self.wall_seconds += (now() - self.sitting_began).max(0.0);
+    }
+}
+
+/// The manifest of a sitting that begins.
+fn begun(request: &StageRequest, config: &TrialConfig, before: Option<Manifest>) -> Manifest {
+    let sitting_began = now();
+    // A sitting that was cut off could not add up its time; its last sign of life tells it.
+    let (started, sittings, wall_seconds, peak_rss_mb) = match before {
+        None => (utc(sitting_began), 0, 0.0, 0.0),
+        Some(before) => {
+            let cut_off = match before.status {
+                RunStatus::Running => last_sign(request).map_or(0.0, |t| t - before.sitting_began),
+                _ => 0.0,
+            };
+            (before.started, before.sittings, before.wall_seconds + cut_off.max(0.0), before.peak_rss_mb)
+        }
+    };
+    Manifest {
+        stage: request.stage,
+        uuid: request.uuid,
+        status: RunStatus::Running,
+        reason: None,
+        results: Results::default(),
+        program: Program::this(),
+        host: host(),
+        device: config.device.clone(),
+        threads: request.threads,
+        seeds: vec![("trial".into(), config.seed), ("world".into(), config.world.seed)],
+        started,
+        ended: None,
+        sittings: sittings + 1,
+        wall_seconds,
+        sitting_began,
+        peak_rss_mb,
+        inputs: request.inputs.clone(),
+        data: request.files.clone(),
+        facts: request.facts.clone(),
+        outputs: Vec::new(),
+        config: config.clone(),
+    }
+}
+
+/// When the sitting before last wrote a measurement, in seconds since 1970.
+fn last_sign(request: &StageRequest) -> Option<f64> {
+    let about = std::fs::metadata(request.dir.join("metrics.csv")).ok()?;
+    let since = about.modified().ok()?.duration_since(std::time::UNIX_EPOCH);
+    Some(since.ok()?.as_secs_f64())
+}
+
+fn sit(
+    request: &StageRequest,
+    config: &TrialConfig,
+    body: &dyn StageBody,
+    stop: &AtomicBool,
+    progress: &dyn Progress,
+) -> Ended {
+    let run = || body.run(request, config, stop, progress);
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(Some(results))) => Ended::Done(results),
+        Ok(Ok(None)) => Ended::Stopped,
+        // An error on the way out, after somebody asked to stop, is an error all the same.
+        Ok(Err(error)) => Ended::Failed(format!("{error:#}")),
+        Err(panic) => {
+            stop.store(true, Ordering::SeqCst);
+            Ended::Failed(format!("the program broke: {}", panic_message(&panic)))
+        }
+    }
+}
+
+fn panic_message(panic: &Box<dyn Any + Send>) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a panic without a message")
+}

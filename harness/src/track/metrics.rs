@@ -1,0 +1,243 @@
+//! `metrics.csv` of a stage run, with the same scalars as TensorBoard events beside it.
+
+use super::Events;
+use crate::run::files::{create_dir, write_atomic};
+use anyhow::{Context, Result, bail};
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+
+/// The columns that every stage writes; objectives add theirs after them.
+const COLUMNS: [&str; 8] =
+    ["step", "tokens", "split", "loss", "lr", "grad_norm", "tokens_per_second", "elapsed_seconds"];
+
+/// Which documents a row was measured on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// Those trained on.
+    Train,
+    /// Those held out.
+    Val,
+}
+
+impl Split {
+    /// As written in the column `split`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Split::Train => "train",
+            Split::Val => "val",
+        }
+    }
+}
+
+/// One measurement.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MetricsRow {
+    /// Optimizer steps taken.
+    pub step: u64,
+    /// Target tokens trained on so far.
+    pub tokens: u64,
+    /// Training or validation.
+    pub split: Split,
+    /// Mean loss in nats per target token, or the objective's own.
+    pub loss: f64,
+    /// Learning rate of this step.
+    pub lr: Option<f64>,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: Option<f64>,
+    /// Speed since the row before.
+    pub tokens_per_second: Option<f64>,
+    /// Seconds since the stage began, those of earlier sittings included.
+    pub elapsed_seconds: f64,
+    /// What the objective adds, by column name; each name declared when the table was opened.
+    pub extras: Vec<(String, f64)>,
+}
+
+/// The open table of a stage run.
+pub struct Metrics {
+    path: PathBuf,
+    out: csv::Writer<File>,
+    extras: Vec<String>,
+    events: Events,
+}
+
+impl Metrics {
+    /// Opens `path` (`.../metrics.csv`), and the events file beside it.
+    ///
+    /// `None` starts anew. `Some(step)` goes on after `step`: later rows, and a half-written last one, are cut off.
+    /// `extras` names every further column that any row may fill.
+    pub fn open(path: &Path, resume_after_step: Option<u64>, extras: &[String]) -> Result<Self> {
+        let dir = path.parent().unwrap_or(Path::new("."));
+        create_dir(dir)?;
+        let header: Vec<&str> = COLUMNS.into_iter().chain(extras.iter().map(String::as_str)).collect();
+        let kept = match resume_after_step {
+            Some(step) if path.exists() => rows_up_to(path, step, &header)?,
+            _ => format!("{}\n", header.join(",")).into_bytes(),
+        };
+        write_atomic(path, &kept)?;
+        let file = OpenOptions::new()
+            .append(true)
+            .open(path)
+            .with_context(|| format!("{}: cannot be opened", path.display()))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            out: csv::WriterBuilder::new().has_headers(false).from_writer(file),
+            extras: extras.to_vec(),
+            events: Events::open(dir, resume_after_step)?,
+        })
+    }
+
+    /// Appends a row and the same numbers as TensorBoard scalars.
+    pub fn row(&mut self, row: &MetricsRow) -> Result<()> {
+        if let Some((unknown, _)) = row.extras.iter().find(|(name, _)| !self.extras.contains(name)) {
+            bail!("metrics column {unknown} was not declared when the table was opened");
+        }
+        let optional = |value: Option<f64>| value.map(|v| v.to_string()).unwrap_or_default();
+        let mut fields = vec![
+            row.step.to_string(),
+            row.tokens.to_string(),
+            row.split.name().to_string(),
+            row.loss.to_string(),
+            optional(row.lr),
+            optional(row.grad_norm),
+            optional(row.tokens_per_second),
+            row.elapsed_seconds.to_string(),
+        ];
+        let extra = |name: &String| row.extras.iter().find(|(n, _)| n == name).map(|(_, v)| *v);
+        fields.extend(self.extras.iter().map(|name| optional(extra(name))));
+        self.out
+            .write_record(&fields)
+            .with_context(|| format!("{}: cannot be written", self.path.display()))?;
+
+        let named = [
+            ("loss", Some(row.loss)),
+            ("lr", row.lr),
+            ("grad_norm", row.grad_norm),
+            ("tokens_per_second", row.tokens_per_second),
+        ];
+        for (name, value) in named {
+            if let Some(value) = value {
+                self.scalar(row, name, value)?;
+            }
+        }
+        for (name, value) in &row.extras {
+            self.scalar(row, name, *value)?;
+        }
+        Ok(())
+    }
+
+    /// Adds a text to the TensorBoard events, such as the configuration. A tag keeps its first text.
+    pub fn text(&mut self, tag: &str, markdown: &str) -> Result<()> {
+        self.events.text(tag, markdown)
+    }
+
+    /// Brings all rows to the disk. To be called before a checkpoint is written, so that no row up to it can be lost.
+    pub fn flush(&mut self) -> Result<()> {
+        let synced = self.out.flush().and_then(|()| self.out.get_ref().sync_data());
+        synced.with_context(|| format!("{}: cannot be written", self.path.display()))?;
+        self.events.flush()
+    }
+
+    fn scalar(&mut self, row: &MetricsRow, name: &str, value: f64) -> Result<()> {
+        self.events.scalar(&format!("{}/{name}", row.split.name()), value, row.step)
+    }
+}
+
+/// The header and every whole row of `path` whose step is at most `step`, byte for byte.
+fn rows_up_to(path: &Path, step: u64, header: &[&str]) -> Result<Vec<u8>> {
+    let bytes = fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    // A row without its line end was being written when the stage was interrupted.
+    let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+    let mut lines = bytes[..whole].split_inclusive(|&byte| byte == b'\n');
+    let expected = format!("{}\n", header.join(","));
+    let found = lines.next().unwrap_or_default();
+    if found != expected.as_bytes() {
+        bail!(
+            "{}:1: columns are {}, expected {}; move the stage run's folder away to start it anew",
+            path.display(),
+            String::from_utf8_lossy(found).trim_end(),
+            expected.trim_end(),
+        );
+    }
+    let mut kept = found.to_vec();
+    for line in lines {
+        let first = line.split(|&byte| byte == b',').next().unwrap_or_default();
+        let row_step = std::str::from_utf8(first).ok().and_then(|text| text.parse::<u64>().ok());
+        // Rows stand in order of their steps: from the first later or unreadable one on, nothing is kept.
+        match row_step {
+            Some(row_step) if row_step <= step => kept.extend_from_slice(line),
+            _ => break,
+        }
+    }
+    Ok(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::io::Write;
+
+    fn row(step: u64) -> MetricsRow {
+        MetricsRow {
+            step,
+            tokens: step * 100,
+            split: Split::Train,
+            loss: 1.0 / step as f64,
+            lr: Some(1e-3),
+            grad_norm: None,
+            tokens_per_second: Some(5.5),
+            elapsed_seconds: step as f64,
+            extras: vec![("bpb".into(), 0.25)],
+        }
+    }
+
+    fn extras() -> Vec<String> {
+        vec!["aux_loss".into(), "bpb".into()]
+    }
+
+    #[test]
+    fn rows_fill_their_columns_and_leave_unknown_ones_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.csv");
+        let mut metrics = Metrics::open(&path, None, &extras()).unwrap();
+        metrics.row(&row(3)).unwrap();
+        metrics.flush().unwrap();
+        assert_eq!(
+            fs::read_to_string(&path).unwrap(),
+            "step,tokens,split,loss,lr,grad_norm,tokens_per_second,elapsed_seconds,aux_loss,bpb\n\
+             3,300,train,0.3333333333333333,0.001,,5.5,3,,0.25\n"
+        );
+        let undeclared = MetricsRow { extras: vec![("other".into(), 1.0)], ..row(4) };
+        assert!(metrics.row(&undeclared).is_err());
+    }
+
+    #[test]
+    fn a_resumed_table_has_no_gaps_and_no_doubles() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.csv");
+        let whole = dir.path().join("whole").join("metrics.csv");
+        let mut undisturbed = Metrics::open(&whole, None, &extras()).unwrap();
+        (1..=9).for_each(|step| undisturbed.row(&row(step)).unwrap());
+        undisturbed.flush().unwrap();
+
+        let mut first = Metrics::open(&path, None, &extras()).unwrap();
+        (1..=7).for_each(|step| first.row(&row(step)).unwrap());
+        first.flush().unwrap();
+        drop(first);
+        let mut torn = OpenOptions::new().append(true).open(&path).unwrap();
+        torn.write_all(b"8,800,tra").unwrap();
+        let mut second = Metrics::open(&path, Some(4), &extras()).unwrap();
+        (5..=9).for_each(|step| second.row(&row(step)).unwrap());
+        second.flush().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), fs::read(&whole).unwrap());
+    }
+
+    #[test]
+    fn other_columns_are_refused_on_resume() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.csv");
+        drop(Metrics::open(&path, None, &[]).unwrap());
+        let error = Metrics::open(&path, Some(1), &extras()).err().unwrap();
+        assert!(error.to_string().contains("metrics.csv:1: columns are"), "{error}");
+    }
+}

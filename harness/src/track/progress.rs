@@ -1,0 +1,47 @@
+//! How far a piece of work is, told to whoever watches.
+
+/// A watcher of one piece of work. Phases follow each other: `start`, any number of `update`s, `finish`.
+pub trait Progress: Send + Sync {
+    /// A phase of `total` units (`steps`, `rows`, ...) begins; 0 where the total is not known.
+    fn start(&self, label: &str, total: u64, unit: &str);
+
+    /// `done` units of the phase are behind us; `message` is short, such as `loss 3.21, 12,000 tokens/s`.
+    fn update(&self, done: u64, message: &str);
+
+    /// The phase ended.
+    fn finish(&self, message: &str);
+}
+
+/// Nobody watches.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn start(&self, _label: &str, _total: u64, _unit: &str) {}
+    fn update(&self, _done: u64, _message: &str) {}
+    fn finish(&self, _message: &str) {}
+}
+
+/// A count for people: `1,234,567`.
+pub fn number(count: u64) -> String {
+    let digits = count.to_string();
+    let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_by_three() {
+        let grouped = [0, 999, 1_000, 12_345, 1_234_567].map(number);
+        assert_eq!(grouped, ["0", "999", "1,000", "12,345", "1,234,567"]);
+    }
+}
