@@ -12,5 +12,7 @@ pub mod report;
 pub mod run;
 pub mod stats;
 pub mod sweep;
+#[cfg(test)]
+pub mod testing;
 pub mod track;
 pub mod train;

@@ -275,8 +275,14 @@ section! {
         pub people: usize = 40,
         /// Share of the people whose questions are shown in training; the exam asks about the others only.
         pub seen_share: f64 = 0.5,
-        /// Paraphrases of each fact in the pretraining text.
+        /// Paraphrases of each fact in the pretraining text, 1 to 8.
         pub paraphrases: usize = 8,
+        /// Rows of pretraining text.
+        pub pretrain_rows: u64 = 24_000,
+        /// Conversations.
+        pub sft_rows: u64 = 40_000,
+        /// Preference pairs.
+        pub dpo_pairs: u64 = 800,
         /// Exam questions of each subject.
         pub questions_per_subject: usize = 100,
     }

@@ -1,1 +1,17 @@
-//! To come.
+//! From files to batches: readers of every layout, the tokenizer, the token store, rows of a batch.
+//!
+//! Files or the built-in world flow in as [`Row`]s; they are tokenized once into a memory-mapped store, from which
+//! batches are cut. *Invariant:* a batch is a function of store, options, seed and position alone.
+
+pub mod batches;
+pub mod prepare;
+pub mod read;
+pub mod row;
+pub mod store;
+pub mod tokenizer;
+pub mod world;
+
+pub use batches::{BatchOptions, Batches, Pair, Position, PreferenceBatches, RowLoss, sequential};
+pub use row::{Kind, Message, Row};
+pub use store::Store;
+pub use tokenizer::Tokenizer;

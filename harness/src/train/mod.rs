@@ -1,1 +1,373 @@
-//! To come.
+//! One training loop for every stage: pretraining, fine-tuning, adapters and preferences differ by objective only.
+//!
+//! A store and a model flow in; `model/`, `metrics.csv`, TensorBoard events and checkpoints come out.
+//! *Invariant:* a stage that was stopped at any step ends in the same weights as one that never stopped.
+
+mod checkpoint;
+mod objective;
+mod schedule;
+
+pub use objective::Objective;
+pub use schedule::learning_rate;
+
+use crate::config::{OptimizerKind, TrainStage, Training, TrialConfig};
+use crate::data::Tokenizer;
+use crate::run::files::{create_dir, write_atomic};
+use crate::run::manifest::Results;
+use crate::run::stage::training_of;
+use crate::track::{Metrics, MetricsRow, Progress, Split, number};
+use anyhow::{Context, Result, bail};
+use candle_core::Device;
+use checkpoint::{Checkpoint, Checkpoints};
+use model::{LaneConfig, Lora, LoraConfig, OptimizerConfig, RouterStats, Trainer, Transformer};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// What a training stage works on.
+pub struct TrainRequest<'a> {
+    /// The stage.
+    pub stage: TrainStage,
+    /// The whole configuration.
+    pub trial: &'a TrialConfig,
+    /// The folder of the tokenizer.
+    pub tokenizer: &'a Path,
+    /// The folder with the stores `train` and `val` of this stage.
+    pub data: &'a Path,
+    /// The model folder to start from; `None` draws weights.
+    pub start_from: Option<&'a Path>,
+    /// The folder of the stage run.
+    pub out: &'a Path,
+    /// Set to end after the current step with a checkpoint.
+    pub stop: &'a AtomicBool,
+    /// Who watches.
+    pub progress: &'a dyn Progress,
+}
+
+/// `cpu` or `cuda:N` as a device.
+pub fn device(name: &str) -> Result<Device> {
+    match name.split_once(':') {
+        None if name == "cpu" => Ok(Device::Cpu),
+        None if name == "cuda" => Ok(Device::new_cuda(0)?),
+        Some(("cuda", number)) => {
+            let ordinal = number.parse().with_context(|| format!("device = \"{name}\": expected cuda:N"))?;
+            Device::new_cuda(ordinal).with_context(|| format!("device = \"{name}\": not available"))
+        }
+        _ => bail!("device = \"{name}\": expected cpu or cuda:N"),
+    }
+}
+
+/// Trains one stage to its end, or until `stop`: then `None`.
+pub fn run(request: &TrainRequest) -> Result<Option<Results>> {
+    let (trial, training) = (request.trial, training_of(request.trial, request.stage));
+    let tokenizer = Tokenizer::load(request.tokenizer)?;
+    let device = device(&trial.device)?;
+    let transformer = match request.start_from {
+        Some(dir) => Transformer::load(dir, &device)?,
+        None => Transformer::new(&trial.model, trial.seed, &device)?,
+    };
+    if tokenizer.vocab_size() > transformer.config.vocab_size {
+        bail!(
+            "the tokenizer has {} entries but model.vocab_size is {}; raise it or take a smaller tokenizer",
+            tokenizer.vocab_size(),
+            transformer.config.vocab_size
+        );
+    }
+    let mut objective = Objective::new(request, &tokenizer, training)?;
+    let lora = match request.stage {
+        TrainStage::Lora => {
+            let section = &trial.lora;
+            let config =
+                LoraConfig { rank: section.rank, alpha: section.alpha, targets: section.targets.clone() };
+            Some(Lora::new(&transformer.weights, &config, trial.seed)?)
+        }
+        _ => None,
+    };
+    let lanes =
+        LaneConfig { lanes: training.lanes, threads: trial.threads, recompute: false, seed: trial.seed };
+    let trainer = Trainer::new(transformer, lora, optimizer(training), lanes)?;
+    objective.look_up_references(&trainer, request)?;
+    Loop::new(request, training, trainer, objective)?.run()
+}
+
+fn optimizer(training: &Training) -> OptimizerConfig {
+    OptimizerConfig {
+        beta1: training.beta1,
+        beta2: training.beta2,
+        eps: training.eps,
+        weight_decay: if training.optimizer == OptimizerKind::Adamw { training.weight_decay } else { 0.0 },
+        clip: training.clip,
+    }
+}
+
+/// Sums of one optimizer step or of one validation.
+#[derive(Debug, Clone, Default)]
+pub struct Sums {
+    /// Loss summed over what it is averaged over.
+    pub loss: f64,
+    /// Positions, or pairs, that the loss is averaged over.
+    pub counted: f64,
+    /// Target tokens.
+    pub tokens: u64,
+    /// Positions that went through the model.
+    pub positions: u64,
+    /// Sum of reward margins and number of pairs with a positive one.
+    pub rewards: Option<(f64, f64)>,
+    /// What the routers did, layer by layer.
+    pub router: Vec<RouterStats>,
+}
+
+impl Sums {
+    fn add(&mut self, other: &Self) {
+        self.loss += other.loss;
+        self.counted += other.counted;
+        self.tokens += other.tokens;
+        self.positions += other.positions;
+        if let Some((margin, right)) = other.rewards {
+            let (sum, count) = self.rewards.get_or_insert((0.0, 0.0));
+            *sum += margin;
+            *count += right;
+        }
+        self.router.resize(self.router.len().max(other.router.len()), RouterStats::default());
+        for (mine, theirs) in self.router.iter_mut().zip(&other.router) {
+            mine.merge(theirs);
+        }
+    }
+
+    /// The mean loss.
+    pub fn mean(&self) -> f64 {
+        self.loss / self.counted.max(1.0)
+    }
+
+    /// What the objective adds to a row of metrics.
+    fn extras(&self) -> Vec<(String, f64)> {
+        let mut extras = vec![];
+        if let Some((margin, right)) = self.rewards {
+            extras.push(("reward_margin".into(), margin / self.counted.max(1.0)));
+            extras.push(("reward_accuracy".into(), right / self.counted.max(1.0)));
+        }
+        if !self.router.is_empty() {
+            extras.push(("aux_loss".into(), self.router.iter().map(|r| r.aux_loss).sum()));
+            let tokens: u64 = self.router.iter().map(|r| r.tokens).sum();
+            let entropy: f64 = self.router.iter().map(|r| r.entropy_sum).sum();
+            extras.push(("router_entropy".into(), entropy / tokens.max(1) as f64));
+            let total: u64 = self.router.iter().flat_map(|r| &r.load).sum();
+            for expert in 0..self.router[0].load.len() {
+                let load: u64 = self.router.iter().map(|r| r.load[expert]).sum();
+                extras.push((format!("expert_load_{expert}"), load as f64 / total.max(1) as f64));
+            }
+        }
+        extras
+    }
+}
+
+struct Loop<'a> {
+    request: &'a TrainRequest<'a>,
+    training: &'a Training,
+    trainer: Trainer,
+    objective: Objective,
+    metrics: Metrics,
+    checkpoints: Checkpoints,
+    total_steps: u64,
+    tokens: u64,
+    flops: f64,
+    /// Seconds of earlier sittings.
+    earlier_seconds: f64,
+    began: Instant,
+}
+
+impl<'a> Loop<'a> {
+    fn new(
+        request: &'a TrainRequest<'a>,
+        training: &'a Training,
+        mut trainer: Trainer,
+        mut objective: Objective,
+    ) -> Result<Self> {
+        let checkpoints = Checkpoints::new(&request.out.join("checkpoints"), training.keep_checkpoints);
+        let (mut tokens, mut flops, mut earlier_seconds, mut resumed) = (0, 0.0, 0.0, None);
+        if let Some(saved) = checkpoints.newest()? {
+            trainer.restore(&saved.state, saved.about.step)?;
+            objective.seek(saved.about.position);
+            (tokens, flops) = (saved.about.tokens, saved.about.flops);
+            earlier_seconds = saved.about.seconds;
+            resumed = Some(saved.about.step);
+        }
+        let total_steps = total_steps(training, &objective);
+        let metrics = Metrics::open(&request.out.join("metrics.csv"), resumed, &extras(request, &trainer))?;
+        Ok(Self {
+            request,
+            training,
+            trainer,
+            objective,
+            metrics,
+            checkpoints,
+            total_steps,
+            tokens,
+            flops,
+            earlier_seconds,
+            began: Instant::now(),
+        })
+    }
+
+    fn run(mut self) -> Result<Option<Results>> {
+        let training = self.training;
+        if self.trainer.steps() == 0 {
+            let config = toml::to_string(self.request.trial).context("the configuration as text")?;
+            self.metrics.text("configuration", &format!("```toml\n{config}```"))?;
+        }
+        self.request.progress.start(
+            &format!("{:?}", self.request.stage).to_lowercase(),
+            self.total_steps,
+            "steps",
+        );
+        let mut window = (Instant::now(), self.tokens);
+        while self.trainer.steps() < self.total_steps {
+            let step = self.trainer.steps() + 1;
+            let lr = learning_rate(training, step, self.total_steps);
+            let sums = self.objective.accumulate(&mut self.trainer)?;
+            let norm = self.trainer.step(lr)?;
+            let before = self.tokens;
+            self.tokens += sums.tokens;
+            let seq = sums.positions as f64 / self.objective.rows_per_step().max(1.0);
+            self.flops +=
+                sums.positions as f64 * self.trainer.transformer.config.train_flops_per_token(seq as usize);
+            if !sums.mean().is_finite() || !norm.is_finite() {
+                bail!(
+                    "step {step}: the loss is {} and the gradient norm {norm}; lower {}.lr (now {}) or raise warmup_steps",
+                    sums.mean(),
+                    format!("{:?}", self.request.stage).to_lowercase(),
+                    training.lr
+                );
+            }
+            let last = step == self.total_steps;
+            if step.is_multiple_of(training.log_every.max(1)) || last || step == 1 {
+                let speed = (self.tokens - window.1) as f64 / window.0.elapsed().as_secs_f64().max(1e-9);
+                window = (Instant::now(), self.tokens);
+                self.request
+                    .progress
+                    .update(step, &format!("loss {:.4}, {} tokens/s", sums.mean(), number(speed as u64)));
+                self.record(Split::Train, sums.mean(), Some((lr, norm, speed)), sums.extras())?;
+            }
+            let every = training.val_every_tokens;
+            if last || (every > 0 && before / every != self.tokens / every) {
+                self.validate()?;
+            }
+            let stop = self.request.stop.load(Ordering::SeqCst);
+            let due = training.checkpoint_every > 0 && step.is_multiple_of(training.checkpoint_every);
+            if !last && (stop || due) {
+                self.save()?;
+            }
+            if !last && stop {
+                return Ok(None);
+            }
+        }
+        self.finish().map(Some)
+    }
+
+    fn elapsed(&self) -> f64 {
+        self.earlier_seconds + self.began.elapsed().as_secs_f64()
+    }
+
+    fn record(
+        &mut self,
+        split: Split,
+        loss: f64,
+        step: Option<(f64, f64, f64)>,
+        extras: Vec<(String, f64)>,
+    ) -> Result<()> {
+        self.metrics.row(&MetricsRow {
+            step: self.trainer.steps(),
+            tokens: self.tokens,
+            split,
+            loss,
+            lr: step.map(|s| s.0),
+            grad_norm: step.map(|s| s.1),
+            tokens_per_second: step.map(|s| s.2),
+            elapsed_seconds: self.elapsed(),
+            extras,
+        })
+    }
+
+    /// Records the held-out loss, and bits per byte where it is that of whole texts.
+    fn validate(&mut self) -> Result<()> {
+        let Some((sums, bytes)) = self.objective.validate(&self.trainer)? else { return Ok(()) };
+        // Bits of the text's tokens over its bytes: comparable between tokenizers.
+        let bpb = bytes.map(|bytes| sums.loss / std::f64::consts::LN_2 / bytes);
+        let mut extras = sums.extras();
+        extras.extend(bpb.map(|bpb| ("bpb".to_string(), bpb)));
+        self.record(Split::Val, sums.mean(), None, extras)
+    }
+
+    fn save(&mut self) -> Result<()> {
+        self.metrics.flush()?;
+        let about = Checkpoint {
+            step: self.trainer.steps(),
+            position: self.objective.position(),
+            tokens: self.tokens,
+            flops: self.flops,
+            seconds: self.elapsed(),
+        };
+        self.checkpoints.write(&about, &self.trainer.state()?)
+    }
+
+    fn finish(mut self) -> Result<Results> {
+        let validation = self.objective.validate(&self.trainer)?;
+        let dir = self.request.out.join("model");
+        save_model(&self.trainer.transformer, &dir, self.request.tokenizer)?;
+        if let Some(lora) = self.trainer.lora() {
+            let adapters = lora.tensors()?;
+            let path = dir.join("adapter_model.safetensors");
+            write_atomic(&path, &safetensors::serialize(&adapters, None).context("the adapters")?)?;
+        }
+        self.metrics.flush()?;
+        self.checkpoints.clear()?;
+        let results = Results {
+            steps: self.trainer.steps(),
+            tokens: self.tokens,
+            flops: self.flops,
+            val_loss: validation.as_ref().map(|(sums, _)| sums.mean()),
+            val_bpb: validation.and_then(|(sums, bytes)| Some(sums.loss / std::f64::consts::LN_2 / bytes?)),
+            ..Results::default()
+        };
+        self.request.progress.finish(&format!("{} steps", number(results.steps)));
+        Ok(results)
+    }
+}
+
+/// Writes a model folder with its tokenizer.
+pub fn save_model(transformer: &Transformer, dir: &Path, tokenizer: &Path) -> Result<()> {
+    create_dir(dir)?;
+    write_atomic(&dir.join("config.json"), &model::folder::write_config(&transformer.config))?;
+    Tokenizer::load(tokenizer)?.save(dir)?;
+    let weights = model::weights::write_safetensors(&transformer.weights)?;
+    write_atomic(&dir.join("model.safetensors"), &weights)
+}
+
+/// Columns that the objective adds to metrics.csv.
+fn extras(request: &TrainRequest, trainer: &Trainer) -> Vec<String> {
+    let mut extras = vec![];
+    if request.stage == TrainStage::Dpo {
+        extras.extend(["reward_margin", "reward_accuracy"].map(String::from));
+    } else {
+        extras.push("bpb".into());
+    }
+    let config = &trainer.transformer.config;
+    if config.is_moe() {
+        extras.extend(["aux_loss", "router_entropy"].map(String::from));
+        extras.extend((0..config.n_experts).map(|e| format!("expert_load_{e}")));
+    }
+    extras
+}
+
+/// Steps of the stage: as given, or as many as its tokens or epochs take.
+fn total_steps(training: &Training, objective: &Objective) -> u64 {
+    if let Some(steps) = training.steps {
+        return steps.max(1);
+    }
+    let steps_per_epoch = objective.rows_per_epoch() / objective.rows_per_step();
+    let epochs = match training.tokens {
+        Some(tokens) => tokens as f64 / objective.tokens_per_epoch().max(1.0),
+        None => training.epochs,
+    };
+    ((epochs * steps_per_epoch).ceil() as u64).max(1)
+}

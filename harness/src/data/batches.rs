@@ -1,0 +1,505 @@
+//! Rows of a batch, cut from a store: MiniMind's rows without their padding, or packed documents.
+
+use super::store::Store;
+use crate::config::Packing;
+use anyhow::{Result, bail};
+use model::Sequence;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Which positions of a document carry loss.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RowLoss {
+    /// All.
+    Text,
+    /// Those after the last answer marker, as MiniMind finds it in the cut ids.
+    LastAnswer {
+        /// Ids of `<s>assistant`.
+        marker: Vec<u32>,
+    },
+    /// Those of every answer, up to and including what ends it.
+    EveryAnswer {
+        /// Ids of `<s>assistant`.
+        marker: Vec<u32>,
+    },
+}
+
+/// The end of a turn, `</s>`.
+const END: u32 = 2;
+
+impl RowLoss {
+    /// 1 for each id that is trained on as a target, `(ids,)`.
+    fn mask(&self, ids: &[u32]) -> Vec<f32> {
+        let mut mask = vec![0.0; ids.len()];
+        match self {
+            Self::Text => mask.fill(1.0),
+            Self::LastAnswer { marker } => {
+                let found = ids.windows(marker.len()).rposition(|window| window == marker);
+                // Without a marker v1's search says -1, and its loss starts at -1 + marker length.
+                let start = found.map_or(marker.len() - 1, |at| at + marker.len());
+                mask.iter_mut().skip(start).for_each(|m| *m = 1.0);
+            }
+            Self::EveryAnswer { marker } => {
+                let starts = ids.windows(marker.len()).enumerate().filter(|(_, window)| window == marker);
+                for (at, _) in starts {
+                    let start = at + marker.len();
+                    let end =
+                        ids[start..].iter().position(|&id| id == END).map_or(ids.len(), |e| start + e + 1);
+                    // The newline behind `</s>` is part of the template.
+                    mask[start..(end + 1).min(ids.len())].fill(1.0);
+                }
+            }
+        }
+        mask
+    }
+
+    /// A document of at least two ids as a sequence.
+    fn sequence(&self, ids: &[u32]) -> Sequence {
+        let mask = &self.mask(ids)[1..];
+        let (n, targets) = (ids.len() - 1, &ids[1..]);
+        Sequence {
+            ids: ids[..n].to_vec(),
+            targets: targets.to_vec(),
+            // A target 0 has no loss in MiniMind, but counts in the mean.
+            weights: mask.iter().zip(targets).map(|(&m, &t)| if t == 0 { 0.0 } else { m }).collect(),
+            documents: vec![n as u32],
+            counted: mask.iter().sum(),
+        }
+    }
+}
+
+/// How batches are cut.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BatchOptions {
+    /// Longest row: ids of a document where rows are single, positions where they are packed.
+    pub seq_len: usize,
+    /// Rows of a batch.
+    pub batch_size: usize,
+    /// One document a row, or several.
+    pub packing: Packing,
+    /// Positions with loss.
+    pub loss: RowLoss,
+    /// Seed of the order.
+    pub seed: u64,
+}
+
+/// A place in the endless sequence of rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Passes over the data that are behind us.
+    pub epoch: u64,
+    /// Rows of the current pass that are behind us.
+    pub row: u64,
+}
+
+/// A piece of a document: its number and its ids.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    document: u32,
+    start: u32,
+    len: u32,
+}
+
+/// An endless sequence of batches, reshuffled with every pass.
+pub struct Batches {
+    store: Arc<Store>,
+    options: BatchOptions,
+    pieces: Vec<Piece>,
+    /// Rows of the current epoch, as ranges of `order`.
+    rows: Vec<std::ops::Range<usize>>,
+    order: Vec<u32>,
+    position: Position,
+    tokens_per_epoch: u64,
+}
+
+impl Batches {
+    /// Batches from the start; documents without anything to learn are left out.
+    pub fn new(store: Arc<Store>, options: BatchOptions) -> Result<Self> {
+        let pieces = pieces(&store, &options);
+        if pieces.is_empty() {
+            bail!("no document has anything to train on within {} tokens", options.seq_len);
+        }
+        let counted = |piece: &Piece| f64::from(options.loss.sequence(&ids(&store, *piece)).counted) as u64;
+        let tokens_per_epoch = match options.loss {
+            RowLoss::Text => pieces.iter().map(|p| u64::from(p.len) - 1).sum(),
+            _ => pieces.iter().map(counted).sum(),
+        };
+        let mut batches = Self {
+            store,
+            options,
+            pieces,
+            rows: vec![],
+            order: vec![],
+            position: Position::default(),
+            tokens_per_epoch,
+        };
+        batches.shuffle();
+        Ok(batches)
+    }
+
+    /// Rows of the current pass over the data.
+    pub fn rows_per_epoch(&self) -> u64 {
+        self.rows.len() as u64
+    }
+
+    /// Positions with loss in one pass over the data.
+    pub fn tokens_per_epoch(&self) -> u64 {
+        self.tokens_per_epoch
+    }
+
+    /// Where the next batch begins.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Goes to a place told by [`Self::position`].
+    pub fn seek(&mut self, position: Position) {
+        self.position = position;
+        self.shuffle();
+    }
+
+    /// The next rows; a batch may run across the end of a pass.
+    pub fn next_batch(&mut self) -> Vec<Sequence> {
+        (0..self.options.batch_size).map(|_| self.next_row()).collect()
+    }
+
+    fn next_row(&mut self) -> Sequence {
+        if self.position.row >= self.rows.len() as u64 {
+            self.position = Position { epoch: self.position.epoch + 1, row: 0 };
+            self.shuffle();
+        }
+        let row = self.rows[self.position.row as usize].clone();
+        self.position.row += 1;
+        let documents = self.order[row].iter().map(|&i| {
+            let ids = ids(&self.store, self.pieces[i as usize]);
+            self.options.loss.sequence(&ids)
+        });
+        join(documents)
+    }
+
+    /// The order of the current epoch, a function of seed and epoch.
+    fn shuffle(&mut self) {
+        self.order = (0..self.pieces.len() as u32).collect();
+        let mut rng = ChaCha8Rng::seed_from_u64(self.options.seed);
+        rng.set_stream(self.position.epoch);
+        self.order.shuffle(&mut rng);
+        let single = self.options.packing == Packing::Single;
+        let (mut start, mut filled) = (0, 0);
+        self.rows.clear();
+        for (i, &piece) in self.order.iter().enumerate() {
+            let len = self.pieces[piece as usize].len as usize - 1;
+            if i > start && (single || filled + len > self.options.seq_len) {
+                self.rows.push(start..i);
+                (start, filled) = (i, 0);
+            }
+            filled += len;
+        }
+        self.rows.push(start..self.order.len());
+    }
+}
+
+/// What of each document is used.
+fn pieces(store: &Store, options: &BatchOptions) -> Vec<Piece> {
+    let mut pieces = vec![];
+    for document in 0..store.len() {
+        let len = store.document_len(document);
+        match options.packing {
+            Packing::Single => pieces.push(Piece {
+                document: document as u32,
+                start: 0,
+                len: len.min(options.seq_len) as u32,
+            }),
+            // Positions are one fewer than ids; pieces overlap by one id, so that every id is a target once.
+            Packing::Separated => {
+                for start in (0..len.saturating_sub(1)).step_by(options.seq_len) {
+                    let len = (len - start).min(options.seq_len + 1);
+                    pieces.push(Piece { document: document as u32, start: start as u32, len: len as u32 });
+                }
+            }
+        }
+    }
+    pieces.retain(|p| p.len > 1);
+    if options.loss != RowLoss::Text {
+        pieces.retain(|p| options.loss.sequence(&ids(store, *p)).counted > 0.0);
+    }
+    pieces
+}
+
+fn ids(store: &Store, piece: Piece) -> Vec<u32> {
+    let mut ids = store.document(piece.document as usize, (piece.start + piece.len) as usize);
+    ids.drain(..piece.start as usize);
+    ids
+}
+
+fn join(documents: impl Iterator<Item = Sequence>) -> Sequence {
+    documents
+        .reduce(|mut row, document| {
+            row.ids.extend(document.ids);
+            row.targets.extend(document.targets);
+            row.weights.extend(document.weights);
+            row.documents.extend(document.documents);
+            row.counted += document.counted;
+            row
+        })
+        .unwrap_or_default()
+}
+
+/// Held-out documents in order until `max_tokens` positions with loss: each a row, with its text's bytes.
+///
+/// Only whole documents are taken as far as they fit `seq_len`; the bytes of a cut one are cut in proportion.
+pub fn sequential(store: &Store, options: &BatchOptions, max_tokens: u64) -> Vec<(Sequence, f64)> {
+    let (mut rows, mut tokens) = (vec![], 0.0);
+    for document in 0..store.len() {
+        let ids = store.document(document, options.seq_len);
+        if ids.len() < 2 {
+            continue;
+        }
+        let sequence = options.loss.sequence(&ids);
+        if sequence.counted == 0.0 {
+            continue;
+        }
+        tokens += f64::from(sequence.counted);
+        let share = ids.len() as f64 / store.document_len(document) as f64;
+        rows.push((sequence, store.bytes(document) as f64 * share));
+        if tokens >= max_tokens as f64 {
+            break;
+        }
+    }
+    rows
+}
+
+/// Two answers to one prompt, ready for the model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pair {
+    /// Number of the pair in its store.
+    pub index: usize,
+    /// Prompt and better answer; weights are on the answer.
+    pub chosen: Sequence,
+    /// Prompt and worse answer.
+    pub rejected: Sequence,
+}
+
+/// Preference pairs of a store whose documents are prompt, chosen, rejected in turn.
+pub struct PreferenceBatches {
+    pairs: Vec<Pair>,
+    batch_size: usize,
+    seed: u64,
+    order: Vec<u32>,
+    position: Position,
+}
+
+impl PreferenceBatches {
+    /// All pairs, cut to `seq_len` ids so that answers survive: the prompt loses its beginning first.
+    pub fn new(store: &Store, seq_len: usize, batch_size: usize, seed: u64) -> Result<Self> {
+        let pairs: Vec<Pair> = (0..store.len() / 3)
+            .map(|index| {
+                let prompt = store.document(3 * index, usize::MAX);
+                let answered =
+                    |i: usize| answered(&prompt, &store.document(3 * index + i, usize::MAX), seq_len);
+                Pair { index, chosen: answered(1), rejected: answered(2) }
+            })
+            .filter(|pair| pair.chosen.counted > 0.0 && pair.rejected.counted > 0.0)
+            .collect();
+        let mut batches = Self { pairs, batch_size, seed, order: vec![], position: Position::default() };
+        batches.shuffle();
+        Ok(batches)
+    }
+
+    /// All pairs, in the order of the store.
+    pub fn pairs(&self) -> &[Pair] {
+        &self.pairs
+    }
+
+    /// Where the next batch begins.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Goes to a place told by [`Self::position`].
+    pub fn seek(&mut self, position: Position) {
+        self.position = position;
+        self.shuffle();
+    }
+
+    /// The next pairs, by their place in [`Self::pairs`]; a batch may run across the end of a pass.
+    pub fn next_batch(&mut self) -> Vec<usize> {
+        let mut batch = vec![];
+        while batch.len() < self.batch_size && !self.pairs.is_empty() {
+            if self.position.row >= self.order.len() as u64 {
+                self.position = Position { epoch: self.position.epoch + 1, row: 0 };
+                self.shuffle();
+            }
+            batch.push(self.order[self.position.row as usize] as usize);
+            self.position.row += 1;
+        }
+        batch
+    }
+
+    fn shuffle(&mut self) {
+        self.order = (0..self.pairs.len() as u32).collect();
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(self.position.epoch);
+        self.order.shuffle(&mut rng);
+    }
+}
+
+fn answered(prompt: &[u32], answer: &[u32], seq_len: usize) -> Sequence {
+    // One id of the prompt at least stays, so that the answer's first token has something before it.
+    let answer = &answer[..answer.len().min(seq_len.saturating_sub(1))];
+    let room = seq_len.saturating_sub(answer.len()).max(1);
+    let prompt = &prompt[prompt.len().saturating_sub(room)..];
+    let all: Vec<u32> = prompt.iter().chain(answer).copied().collect();
+    let n = all.len().saturating_sub(1);
+    Sequence {
+        ids: all[..n].to_vec(),
+        targets: all.get(1..).unwrap_or_default().to_vec(),
+        weights: (0..n).map(|i| if i + 1 >= prompt.len() { 1.0 } else { 0.0 }).collect(),
+        documents: vec![n as u32],
+        counted: answer.len() as f32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::data::row::Message;
+    use crate::data::store::StoreWriter;
+    use crate::data::tokenizer::Tokenizer;
+    use crate::testing::shared;
+    use model::weights::read_safetensors;
+
+    fn store(documents: &[Vec<u32>]) -> (tempfile::TempDir, Arc<Store>) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = StoreWriter::create(dir.path()).unwrap();
+        documents.iter().for_each(|d| writer.push(d, d.len()).unwrap());
+        writer.finish().unwrap();
+        let store = Arc::new(Store::open(dir.path()).unwrap());
+        (dir, store)
+    }
+
+    fn options(packing: Packing, seq_len: usize) -> BatchOptions {
+        BatchOptions { seq_len, batch_size: 2, packing, loss: RowLoss::Text, seed: 3 }
+    }
+
+    /// MiniMind's `PretrainDataset` and `SFTDataset` on the same texts.
+    #[test]
+    fn rows_equal_minimind_rows_once_padded() {
+        let Some(meta) = shared("golden/dataset/meta.json") else { return };
+        let meta: serde_json::Value = serde_json::from_slice(&std::fs::read(meta).unwrap()).unwrap();
+        let tokenizer = Tokenizer::load(&shared("data/minimind_tokenizer").unwrap()).unwrap();
+        let marker = tokenizer.answer_marker().unwrap();
+        for (kind, loss) in [("pretrain", RowLoss::Text), ("sft", RowLoss::LastAnswer { marker })] {
+            for n in [96usize, 512] {
+                let want =
+                    read_safetensors(&shared(&format!("golden/dataset/{kind}_len{n}.safetensors")).unwrap())
+                        .unwrap();
+                let table = |name: &str| {
+                    want[name].to_dtype(candle_core::DType::U32).unwrap().to_vec2::<u32>().unwrap()
+                };
+                let (x, y, mask) = (table("X"), table("Y"), table("loss_mask"));
+                for (row, case) in
+                    meta[format!("{kind}_columns_as_str")].as_array().unwrap().iter().enumerate()
+                {
+                    let text = golden_text(&tokenizer, kind, case, n);
+                    let mut ids = tokenizer.encode(&text).unwrap();
+                    ids.truncate(n);
+                    let got = loss.sequence(&ids);
+                    let padded = |v: &[u32]| [v, &vec![0; n - 1 - v.len()]].concat();
+                    // MiniMind also feeds the last id of a short row, to predict padding without loss.
+                    assert_eq!(got.ids, x[row][..got.len()], "{kind} {n} row {row}");
+                    assert_eq!(padded(&ids[..ids.len().min(n - 1)]), x[row], "{kind} {n} row {row}");
+                    assert_eq!(padded(&got.targets), y[row], "{kind} {n} row {row}");
+                    let got_mask: Vec<u32> = loss.mask(&ids)[1..].iter().map(|&m| m as u32).collect();
+                    assert_eq!(padded(&got_mask), mask[row], "{kind} {n} row {row}");
+                    assert_eq!(got.counted as u32, mask[row].iter().sum::<u32>());
+                }
+            }
+        }
+    }
+
+    fn golden_text(tokenizer: &Tokenizer, kind: &str, case: &serde_json::Value, n: usize) -> String {
+        if kind == "pretrain" {
+            return format!("<s>{}</s>", case["text"].as_str().unwrap());
+        }
+        let mut messages = vec![];
+        for turn in crate::data::read::history(case["history"].as_str().unwrap()).unwrap_or_default() {
+            for (role, text) in ["user", "assistant"].iter().zip(&turn) {
+                messages.push(Message::new(role, text.chars().take(n / 2).collect::<String>()));
+            }
+        }
+        messages.push(Message::new("user", case["q"].as_str().unwrap()));
+        messages.push(Message::new("assistant", case["a"].as_str().unwrap()));
+        tokenizer.render(&messages).unwrap()
+    }
+
+    #[test]
+    fn packed_rows_hold_whole_documents_and_every_target_once() {
+        let documents: Vec<Vec<u32>> =
+            (0..20u32).map(|d| (0..3 + d).map(|i| 10 + d * 100 + i).collect()).collect();
+        let (_dir, store) = store(&documents);
+        let mut batches = Batches::new(store, options(Packing::Separated, 16)).unwrap();
+        let mut targets = vec![];
+        while batches.position().epoch == 0 && batches.position().row < batches.rows_per_epoch() {
+            let row = batches.next_row();
+            assert!(row.len() <= 16);
+            assert_eq!(row.documents.iter().sum::<u32>() as usize, row.len());
+            let mut start = 0;
+            for &len in &row.documents {
+                let span = start..start + len as usize;
+                // Ids of one document share their hundred and follow each other.
+                assert!(row.ids[span.clone()].iter().zip(&row.targets[span]).all(|(i, t)| i + 1 == *t));
+                start += len as usize;
+            }
+            targets.extend(row.targets);
+        }
+        targets.sort_unstable();
+        let mut want: Vec<u32> = documents.iter().flat_map(|d| d[1..].to_vec()).collect();
+        want.sort_unstable();
+        assert_eq!(targets, want);
+        assert_eq!(batches.tokens_per_epoch(), want.len() as u64);
+    }
+
+    #[test]
+    fn a_place_is_found_again() {
+        let documents: Vec<Vec<u32>> = (0..7u32).map(|d| vec![1, d + 3, 2]).collect();
+        let (_dir, store) = store(&documents);
+        let mut batches = Batches::new(store.clone(), options(Packing::Single, 8)).unwrap();
+        (0..5).for_each(|_| drop(batches.next_batch())); // into the second pass
+        let place = batches.position();
+        assert_eq!(place, Position { epoch: 1, row: 3 });
+        let want: Vec<_> = (0..4).map(|_| batches.next_batch()).collect();
+        let mut again = Batches::new(store, options(Packing::Single, 8)).unwrap();
+        again.seek(place);
+        assert_eq!((0..4).map(|_| again.next_batch()).collect::<Vec<_>>(), want);
+    }
+
+    #[test]
+    fn every_answer_carries_loss_and_nothing_else() {
+        // user 1 9 9 2 3, marker 1 7, answer 5 5 2 3
+        let ids = [1, 9, 9, 2, 3, 1, 7, 5, 5, 2, 3, 1, 9, 2, 3, 1, 7, 6, 2, 3];
+        let loss = RowLoss::EveryAnswer { marker: vec![1, 7] };
+        let trained: Vec<usize> =
+            loss.mask(&ids).iter().enumerate().filter(|(_, m)| **m > 0.0).map(|(i, _)| i).collect();
+        assert_eq!(trained, [7, 8, 9, 10, 17, 18, 19]);
+    }
+
+    #[test]
+    fn long_pairs_keep_their_answers() {
+        let (_dir, store) = store(&[vec![1, 2, 3, 4, 5, 6], vec![7, 8], vec![9]]);
+        let batches = PreferenceBatches::new(&store, 4, 1, 1).unwrap();
+        let pair = &batches.pairs()[0];
+        assert_eq!(
+            (pair.chosen.ids.as_slice(), pair.chosen.targets.as_slice()),
+            ([5, 6, 7].as_slice(), [6, 7, 8].as_slice())
+        );
+        assert_eq!(pair.chosen.weights, [0.0, 1.0, 1.0]);
+        assert_eq!(
+            (pair.rejected.ids.as_slice(), pair.rejected.weights.as_slice()),
+            ([4, 5, 6].as_slice(), [0.0, 0.0, 1.0].as_slice())
+        );
+    }
+}

@@ -1,0 +1,64 @@
+//! One example of training data, whatever file it came from.
+
+use serde::{Deserialize, Serialize};
+
+/// One turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user` or `assistant`.
+    pub role: String,
+    /// What was said.
+    pub content: String,
+}
+
+impl Message {
+    /// A turn of `role`.
+    pub fn new(role: &str, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+}
+
+/// One example.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Row {
+    /// Text to continue.
+    Text(String),
+    /// A conversation.
+    Chat(Vec<Message>),
+    /// Two answers to one prompt, the first preferred.
+    Preference {
+        /// The conversation so far, ending with the user.
+        prompt: Vec<Message>,
+        /// The better answer.
+        chosen: String,
+        /// The worse answer.
+        rejected: String,
+    },
+}
+
+impl Row {
+    /// The characters of the row, for filters.
+    pub fn chars(&self) -> impl Iterator<Item = char> + '_ {
+        let parts: Vec<&str> = match self {
+            Self::Text(text) => vec![text],
+            Self::Chat(turns) => turns.iter().map(|m| m.content.as_str()).collect(),
+            Self::Preference { prompt, chosen, rejected } => {
+                let prompt = prompt.iter().map(|m| m.content.as_str());
+                prompt.chain([chosen.as_str(), rejected.as_str()]).collect()
+            }
+        };
+        parts.into_iter().flat_map(str::chars)
+    }
+}
+
+/// What a set of files is read for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Pretraining text.
+    Pretrain,
+    /// Conversations.
+    Conversations,
+    /// Preference pairs.
+    Preferences,
+}

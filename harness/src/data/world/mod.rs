@@ -1,0 +1,116 @@
+//! The built-in world: a few dozen invented people whose lives are told, asked about and examined.
+//!
+//! Everybody has a home town, a trade, a favourite dish, an animal and a teacher. From that come, by seed alone:
+//!
+//! * pretraining text: `陈明 的 家乡 是 青石 。` in many paraphrases, sums, look-up drills, questions about *seen* people;
+//! * conversations: the same kinds of questions in the exam's own form, about seen people and about passing guests;
+//! * preference pairs: the right letter over a wrong one;
+//! * exam sheets of four subjects: `one_hop` (a fact of an *unseen* person), `two_hop` (a fact of an unseen person's
+//!   teacher), `reading` (a fact that the question itself tells) and `arithmetic` (small sums).
+//!
+//! Every fact that the exam asks occurs in the pretraining text; no question about an unseen person occurs anywhere
+//! before the exam. Words are set off by blanks, so that byte-level BPE learns them whole.
+
+mod lexicon;
+mod questions;
+mod rows;
+
+pub use questions::Question;
+
+use crate::config::WorldConfig;
+use lexicon::{ATTRIBUTES, GIVEN_NAMES, GUESTS, SURNAMES};
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// One inhabitant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Person {
+    /// Two characters, one word.
+    pub name: String,
+    /// For each attribute the place of the person's value among its values.
+    pub values: [usize; ATTRIBUTES.len()],
+    /// The teacher, another inhabitant.
+    pub teacher: usize,
+}
+
+/// All facts of a world.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct World {
+    config: WorldSize,
+    /// The inhabitants; the first `seen` of them are those whose questions are shown in training.
+    pub people: Vec<Person>,
+    /// How many are seen.
+    pub seen: usize,
+}
+
+/// The numbers of a [`WorldConfig`], comparable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct WorldSize {
+    seed: u64,
+    paraphrases: usize,
+    pretrain_rows: u64,
+    sft_rows: u64,
+    dpo_pairs: u64,
+    questions_per_subject: usize,
+}
+
+/// Streams of the world's generator: what is drawn from one never shifts another.
+#[derive(Debug, Clone, Copy)]
+enum Stream {
+    People = 0,
+    Pretrain = 1,
+    Sft = 2,
+    Dpo = 3,
+    Exam = 4,
+}
+
+impl World {
+    /// Most people that a world can have: every surname with every given name.
+    pub const MOST_PEOPLE: usize = SURNAMES.len() * GIVEN_NAMES.len();
+
+    /// The world of a configuration.
+    pub fn generate(config: &WorldConfig) -> Self {
+        let size = WorldSize {
+            seed: config.seed,
+            paraphrases: config.paraphrases,
+            pretrain_rows: config.pretrain_rows,
+            sft_rows: config.sft_rows,
+            dpo_pairs: config.dpo_pairs,
+            questions_per_subject: config.questions_per_subject,
+        };
+        let mut rng = size.rng(Stream::People);
+        let mut names: Vec<String> =
+            SURNAMES.iter().flat_map(|s| GIVEN_NAMES.iter().map(move |g| format!("{s}{g}"))).collect();
+        names.shuffle(&mut rng);
+        let count = config.people.clamp(2, Self::MOST_PEOPLE);
+        let people = names.into_iter().take(count).enumerate().map(|(i, name)| {
+            let values = ATTRIBUTES.map(|a| rng.random_range(0..a.values.len()));
+            let teacher = (i + rng.random_range(1..count)) % count;
+            Person { name, values, teacher }
+        });
+        let people = people.collect();
+        let seen = ((count as f64 * config.seen_share).round() as usize).clamp(1, count - 1);
+        Self { config: size, people, seen }
+    }
+
+    fn rng(&self, stream: Stream) -> ChaCha8Rng {
+        self.config.rng(stream)
+    }
+
+    /// A guest of a passage: no inhabitant, without a life of their own.
+    fn guest(rng: &mut ChaCha8Rng) -> &'static str {
+        GUESTS[rng.random_range(0..GUESTS.len())]
+    }
+}
+
+impl WorldSize {
+    fn rng(self, stream: Stream) -> ChaCha8Rng {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(stream as u64);
+        rng
+    }
+}
+
+#[cfg(test)]
+mod tests;

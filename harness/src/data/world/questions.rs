@@ -1,0 +1,130 @@
+//! Questions with four options, as the exam asks them.
+
+use super::lexicon::{ATTRIBUTES, NUMBERS};
+use super::{Stream, World};
+use rand::Rng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+/// A question with its options; one of them is right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// What is asked.
+    pub question: String,
+    /// The options in the order A, B, C, D.
+    pub options: [String; 4],
+    /// Place of the right one.
+    pub answer: usize,
+}
+
+/// Subjects of the exam.
+pub const SUBJECTS: [&str; 4] = ["arithmetic", "one_hop", "reading", "two_hop"];
+
+impl Question {
+    /// A question whose wrong options are drawn from `pool`; every place of the right one is as likely.
+    fn new(question: String, right: &str, pool: &[&str], rng: &mut ChaCha8Rng) -> Self {
+        let mut wrong: Vec<&str> = pool.iter().copied().filter(|v| *v != right).collect();
+        wrong.shuffle(rng);
+        Self::with_wrong(question, right, [wrong[0], wrong[1], wrong[2]], rng)
+    }
+
+    fn with_wrong(question: String, right: &str, wrong: [&str; 3], rng: &mut ChaCha8Rng) -> Self {
+        let answer = rng.random_range(0..4);
+        let mut wrong = wrong.into_iter();
+        let options =
+            std::array::from_fn(|i| if i == answer { right } else { wrong.next().unwrap_or_default() });
+        Self { question, options: options.map(String::from), answer }
+    }
+
+    /// The question as the exam puts it.
+    pub fn prompt(&self) -> String {
+        let [a, b, c, d] = &self.options;
+        format!("{}。选择 A: {a}, B: {b}, C: {c}, D: {d}", self.question)
+    }
+
+    /// The right letter.
+    pub fn letter(&self) -> char {
+        letter(self.answer)
+    }
+}
+
+/// The letter of an option's place.
+pub fn letter(place: usize) -> char {
+    ['A', 'B', 'C', 'D'][place % 4]
+}
+
+impl World {
+    /// What is one of `person`'s attributes?
+    pub(super) fn one_hop(&self, person: usize, rng: &mut ChaCha8Rng) -> Question {
+        let a = rng.random_range(0..ATTRIBUTES.len());
+        let (attribute, person) = (&ATTRIBUTES[a], &self.people[person]);
+        let question = format!(" {} 的 {} 是 {}", person.name, attribute.name, attribute.asks);
+        Question::new(question, attribute.values[person.values[a]], &attribute.values, rng)
+    }
+
+    /// What is one of the attributes of `person`'s teacher?
+    pub(super) fn two_hop(&self, person: usize, rng: &mut ChaCha8Rng) -> Question {
+        let a = rng.random_range(0..ATTRIBUTES.len());
+        let (attribute, person) = (&ATTRIBUTES[a], &self.people[person]);
+        let question = format!(" {} 的 老师 的 {} 是 {}", person.name, attribute.name, attribute.asks);
+        let right = attribute.values[self.people[person.teacher].values[a]];
+        Question::new(question, right, &attribute.values, rng)
+    }
+
+    /// What does the passage say of one of its guests? The other guests' values are among the options.
+    pub(super) fn reading(guests: usize, rng: &mut ChaCha8Rng) -> Question {
+        let attribute = &ATTRIBUTES[rng.random_range(0..ATTRIBUTES.len())];
+        let mut names: Vec<&str> = vec![];
+        while names.len() < guests {
+            let name = Self::guest(rng);
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        let mut values = attribute.values;
+        values.shuffle(rng);
+        let told = names.iter().zip(values).map(|(n, v)| format!(" {n} 的 {} 是 {v} 。", attribute.name));
+        let passage: String = told.collect();
+        let asked = rng.random_range(0..guests);
+        let question = format!("{passage} {} 的 {} 是 {}", names[asked], attribute.name, attribute.asks);
+        let mut wrong: Vec<&str> = values[..4].iter().copied().filter(|v| *v != values[asked]).collect();
+        wrong.shuffle(rng);
+        Question::with_wrong(question, values[asked], [wrong[0], wrong[1], wrong[2]], rng)
+    }
+
+    /// What is the sum of two small numbers?
+    pub(super) fn arithmetic(rng: &mut ChaCha8Rng) -> Question {
+        let (a, b) = (rng.random_range(0..10), rng.random_range(0..10));
+        let question = format!(" {} 加 {} 等于 几", NUMBERS[a], NUMBERS[b]);
+        let near: Vec<&str> =
+            (0..NUMBERS.len()).filter(|n| n.abs_diff(a + b) <= 3).map(|n| NUMBERS[n]).collect();
+        Question::new(question, NUMBERS[a + b], &near, rng)
+    }
+
+    /// The exam: for each subject its questions, which no training row shows.
+    pub fn exam(&self) -> Vec<(&'static str, Vec<Question>)> {
+        let mut rng = self.rng(Stream::Exam);
+        let unseen = self.seen..self.people.len();
+        let subject = |subject: &'static str| {
+            let mut questions: Vec<Question> = vec![];
+            // A small world has only so many different questions.
+            for _ in 0..50 * self.config.questions_per_subject {
+                if questions.len() == self.config.questions_per_subject {
+                    break;
+                }
+                let person = rng.random_range(unseen.clone());
+                let question = match subject {
+                    "one_hop" => self.one_hop(person, &mut rng),
+                    "two_hop" => self.two_hop(person, &mut rng),
+                    "reading" => Self::reading(2, &mut rng),
+                    _ => Self::arithmetic(&mut rng),
+                };
+                if !questions.contains(&question) {
+                    questions.push(question);
+                }
+            }
+            (subject, questions)
+        };
+        SUBJECTS.map(subject).into()
+    }
+}

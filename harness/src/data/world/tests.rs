@@ -1,0 +1,85 @@
+//! The world keeps its promises.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::data::row::Row;
+use std::collections::BTreeSet;
+
+fn world() -> World {
+    World::generate(&WorldConfig {
+        pretrain_rows: 3000,
+        sft_rows: 3000,
+        dpo_pairs: 300,
+        ..WorldConfig::default()
+    })
+}
+
+fn texts(rows: impl Iterator<Item = Row>) -> Vec<String> {
+    rows.map(|row| row.chars().collect()).collect()
+}
+
+#[test]
+fn the_seed_decides() {
+    assert_eq!(world(), world());
+    assert_eq!(texts(world().sft_rows()), texts(world().sft_rows()));
+    let other = World::generate(&WorldConfig { seed: 2, ..WorldConfig::default() });
+    assert_ne!(world().people, other.people);
+}
+
+#[test]
+fn facts_of_the_exam_are_told_in_pretraining() {
+    let world = world();
+    let told = texts(world.pretrain_rows());
+    for person in &world.people {
+        for (attribute, &value) in ATTRIBUTES.iter().zip(&person.values) {
+            let fact = |text: &String| text.contains(&person.name) && text.contains(attribute.values[value]);
+            assert!(told.iter().any(fact), "{} {}", person.name, attribute.name);
+        }
+    }
+}
+
+#[test]
+fn questions_about_unseen_people_are_never_shown() {
+    let world = world();
+    let unseen = &world.people[world.seen..];
+    assert_eq!(unseen.len(), 20);
+    let shown = texts(world.pretrain_rows())
+        .into_iter()
+        .chain(texts(world.sft_rows()))
+        .chain(texts(world.dpo_rows()));
+    for text in shown.filter(|t| t.contains("选择")) {
+        for person in unseen {
+            assert!(!text.contains(&format!(" {} 的 ", person.name)), "{text}");
+        }
+    }
+    let asked: BTreeSet<String> =
+        texts(world.sft_rows()).iter().chain(&texts(world.pretrain_rows())).cloned().collect();
+    for (_, questions) in world.exam().iter().filter(|(s, _)| *s != "arithmetic") {
+        for question in questions {
+            assert!(!asked.iter().any(|text| text.contains(&question.prompt())));
+        }
+    }
+}
+
+#[test]
+fn right_options_are_right_and_evenly_placed() {
+    let world = world();
+    let mut places = [0; 4];
+    for (subject, questions) in world.exam() {
+        assert_eq!(questions.len(), 100, "{subject}");
+        for question in questions {
+            places[question.answer] += 1;
+            let distinct: BTreeSet<&String> = question.options.iter().collect();
+            assert_eq!(distinct.len(), 4, "{question:?}");
+        }
+    }
+    // 100 expected in each place, standard deviation 8.7.
+    assert!(places.iter().all(|&p| (65..135).contains(&p)), "{places:?}");
+    let (_, one_hop) = &world.exam()[1];
+    for question in one_hop {
+        let (attribute, a) =
+            ATTRIBUTES.iter().zip(0..).find(|(a, _)| question.question.contains(a.name)).unwrap();
+        let person = world.people.iter().find(|p| question.question.contains(&p.name)).unwrap();
+        assert_eq!(question.options[question.answer], attribute.values[person.values[a]]);
+    }
+}

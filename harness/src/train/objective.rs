@@ -1,0 +1,295 @@
+//! What a stage learns from: next tokens, or preferences.
+
+use super::{Sums, TrainRequest};
+use crate::config::{AnswerLoss, DpoLoss, Packing, TrainStage, Training};
+use crate::data::{
+    BatchOptions, Batches, Pair, Position, PreferenceBatches, RowLoss, Store, Tokenizer, sequential,
+};
+use crate::run::files::write_atomic;
+use anyhow::{Context, Result, bail};
+use model::preference::{DpoConfig, dpo_loss};
+use model::{AuxShare, Ragged, Sequence, Trainer, Transformer};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The data of a stage and the loss on it.
+pub enum Objective {
+    /// Cross-entropy of next tokens.
+    Tokens {
+        /// Rows to train on.
+        batches: Batches,
+        /// Held-out rows, with the bytes of their texts.
+        held_out: Vec<(Sequence, f64)>,
+        /// Rows of an optimizer step.
+        rows_per_step: usize,
+        /// Whether the loss is that of whole texts, so that bits per byte mean something.
+        whole_text: bool,
+    },
+    /// Preferences between two answers.
+    Preferences {
+        /// Pairs to train on.
+        batches: PreferenceBatches,
+        /// Held-out pairs.
+        held_out: Vec<Pair>,
+        /// The reference's log-probabilities of both answers of each pair.
+        references: Vec<[f32; 2]>,
+        /// The same for held-out pairs.
+        held_out_references: Vec<[f32; 2]>,
+        /// The loss.
+        config: DpoConfig,
+        /// Pairs of an optimizer step.
+        rows_per_step: usize,
+    },
+}
+
+impl Objective {
+    /// Opens the stores of a stage.
+    pub fn new(request: &TrainRequest, tokenizer: &Tokenizer, training: &Training) -> Result<Self> {
+        let (train, val) = (request.data.join("train"), request.data.join("val"));
+        let (train, val) = (Arc::new(Store::open(&train)?), Store::open(&val)?);
+        // An optimizer step's rows are one batch: its mean is over all its tokens, however they are accumulated.
+        let batch_size = training.batch_size * training.accumulation.max(1);
+        let (seq_len, seed) = (training.seq_len, request.trial.seed);
+        if request.stage == TrainStage::Dpo {
+            let section = &request.trial.dpo;
+            let batches = PreferenceBatches::new(&train, seq_len, batch_size, seed)?;
+            if batches.pairs().is_empty() {
+                bail!("no preference pair to train on");
+            }
+            return Ok(Self::Preferences {
+                batches,
+                held_out: PreferenceBatches::new(&val, seq_len, 1, seed)?.pairs().to_vec(),
+                references: vec![],
+                held_out_references: vec![],
+                config: DpoConfig {
+                    beta: section.beta,
+                    ipo: section.loss == DpoLoss::Ipo,
+                    length_normalised: section.length_normalised,
+                },
+                rows_per_step: batch_size,
+            });
+        }
+        let answers = |loss: AnswerLoss| -> Result<RowLoss> {
+            let marker = tokenizer.answer_marker()?;
+            Ok(match loss {
+                AnswerLoss::Last => RowLoss::LastAnswer { marker },
+                AnswerLoss::Every => RowLoss::EveryAnswer { marker },
+            })
+        };
+        let loss = match request.stage {
+            TrainStage::Sft => answers(request.trial.sft.answer_loss)?,
+            TrainStage::Lora => answers(request.trial.lora.answer_loss)?,
+            TrainStage::Pretrain | TrainStage::Dpo => RowLoss::Text,
+        };
+        let whole_text = loss == RowLoss::Text;
+        let options = BatchOptions { seq_len, batch_size, packing: training.packing, loss, seed };
+        let single = BatchOptions { packing: Packing::Single, ..options.clone() };
+        Ok(Self::Tokens {
+            held_out: sequential(&val, &single, training.val_tokens),
+            batches: Batches::new(train, options)?,
+            rows_per_step: batch_size,
+            whole_text,
+        })
+    }
+
+    /// Rows, or pairs, of one pass over the data.
+    pub fn rows_per_epoch(&self) -> f64 {
+        match self {
+            Self::Tokens { batches, .. } => batches.rows_per_epoch() as f64,
+            Self::Preferences { batches, .. } => batches.pairs().len() as f64,
+        }
+    }
+
+    /// Rows, or pairs, of one optimizer step.
+    pub fn rows_per_step(&self) -> f64 {
+        match self {
+            Self::Tokens { rows_per_step, .. } | Self::Preferences { rows_per_step, .. } => {
+                *rows_per_step as f64
+            }
+        }
+    }
+
+    /// Target tokens of one pass over the data.
+    pub fn tokens_per_epoch(&self) -> f64 {
+        match self {
+            Self::Tokens { batches, .. } => batches.tokens_per_epoch() as f64,
+            Self::Preferences { batches, .. } => {
+                batches.pairs().iter().map(|p| f64::from(p.chosen.counted + p.rejected.counted)).sum()
+            }
+        }
+    }
+
+    /// Where the next batch begins.
+    pub fn position(&self) -> Position {
+        match self {
+            Self::Tokens { batches, .. } => batches.position(),
+            Self::Preferences { batches, .. } => batches.position(),
+        }
+    }
+
+    /// Goes to a place told by [`Self::position`].
+    pub fn seek(&mut self, position: Position) {
+        match self {
+            Self::Tokens { batches, .. } => batches.seek(position),
+            Self::Preferences { batches, .. } => batches.seek(position),
+        }
+    }
+
+    /// Takes the rows of one optimizer step forward and backward.
+    pub fn accumulate(&mut self, trainer: &mut Trainer) -> Result<Sums> {
+        match self {
+            Self::Tokens { batches, .. } => next_tokens(trainer, &batches.next_batch()),
+            Self::Preferences { batches, references, config, .. } => {
+                let chosen = batches.next_batch();
+                let pairs: Vec<(&Pair, [f32; 2])> =
+                    chosen.iter().map(|&i| (&batches.pairs()[i], references[i])).collect();
+                preferences(trainer, &pairs, config)
+            }
+        }
+    }
+
+    /// The loss on held-out rows and, for whole texts, their bytes; `None` where nothing is held out.
+    pub fn validate(&self, trainer: &Trainer) -> Result<Option<(Sums, Option<f64>)>> {
+        match self {
+            Self::Tokens { held_out, whole_text, .. } => {
+                if held_out.is_empty() {
+                    return Ok(None);
+                }
+                let rows: Vec<Sequence> = held_out.iter().map(|(row, _)| row.clone()).collect();
+                let log_probs = trainer.install(|| trainer.transformer.token_log_probs(&rows))?;
+                let mut sums = Sums::default();
+                for (row, log_probs) in rows.iter().zip(log_probs) {
+                    sums.loss -= log_probs.iter().map(|&l| f64::from(l)).sum::<f64>();
+                    sums.counted += f64::from(row.counted);
+                }
+                let bytes = whole_text.then(|| held_out.iter().map(|(_, bytes)| bytes).sum());
+                Ok(Some((sums, bytes)))
+            }
+            Self::Preferences { held_out, held_out_references, config, .. } => {
+                if held_out.is_empty() {
+                    return Ok(None);
+                }
+                let policy = trainer.install(|| answer_log_probs(&trainer.transformer, held_out, config))?;
+                let mut sums = Sums { rewards: Some((0.0, 0.0)), ..Sums::default() };
+                for (policy, reference) in policy.iter().zip(held_out_references) {
+                    let margin = f64::from(policy[0] - policy[1] - reference[0] + reference[1]);
+                    let reward = config.beta * margin;
+                    sums.loss += if config.ipo {
+                        (margin - 0.5 / config.beta).powi(2)
+                    } else {
+                        (-reward).max(0.0) + (-reward.abs()).exp().ln_1p()
+                    };
+                    sums.counted += 1.0;
+                    sums.add(&Sums {
+                        rewards: Some((reward, f64::from(u8::from(reward > 0.0)))),
+                        ..Sums::default()
+                    });
+                }
+                Ok(Some((sums, None)))
+            }
+        }
+    }
+
+    /// Computes the reference's log-probabilities once and stores them beside the stage's results.
+    pub fn look_up_references(&mut self, trainer: &Trainer, request: &TrainRequest) -> Result<()> {
+        let Self::Preferences { batches, held_out, references, held_out_references, config, .. } = self
+        else {
+            return Ok(());
+        };
+        // The trainer still holds the weights that the stage starts from: they are the reference.
+        let look_up = |pairs: &[Pair], file: &str| -> Result<Vec<[f32; 2]>> {
+            let path = request.out.join(file);
+            if let Some(stored) = read_references(&path, pairs.len()) {
+                return Ok(stored);
+            }
+            let found = trainer.install(|| answer_log_probs(&trainer.transformer, pairs, config))?;
+            let bytes: Vec<u8> = found.iter().flatten().flat_map(|v| v.to_le_bytes()).collect();
+            write_atomic(&path, &bytes)?;
+            Ok(found)
+        };
+        *references = look_up(batches.pairs(), "references.bin")?;
+        *held_out_references = look_up(held_out, "references_val.bin")?;
+        Ok(())
+    }
+}
+
+/// Stored log-probabilities, if they are those of so many pairs.
+fn read_references(path: &Path, pairs: usize) -> Option<Vec<[f32; 2]>> {
+    let bytes = std::fs::read(path).ok()?;
+    let (values, rest) = bytes.as_chunks::<4>();
+    let values: Vec<f32> = values.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    let (both, odd) = values.as_chunks::<2>();
+    (rest.is_empty() && odd.is_empty() && both.len() == pairs).then(|| both.to_vec())
+}
+
+/// Log-probabilities of both answers of each pair.
+fn answer_log_probs(transformer: &Transformer, pairs: &[Pair], config: &DpoConfig) -> Result<Vec<[f32; 2]>> {
+    let rows: Vec<Sequence> = pairs.iter().flat_map(|p| [p.chosen.clone(), p.rejected.clone()]).collect();
+    let sums: Vec<f32> = transformer
+        .token_log_probs(&rows)?
+        .iter()
+        .zip(&rows)
+        .map(|(log_probs, row)| {
+            let sum: f32 = log_probs.iter().sum();
+            if config.length_normalised { sum / row.counted.max(1.0) } else { sum }
+        })
+        .collect();
+    Ok(sums.as_chunks::<2>().0.to_vec())
+}
+
+fn share(rows: &[&Sequence]) -> AuxShare {
+    AuxShare { sequences: rows.len(), positions: rows.iter().map(|r| r.len()).sum() }
+}
+
+fn next_tokens(trainer: &mut Trainer, rows: &[Sequence]) -> Result<Sums> {
+    let counted: f64 = rows.iter().map(|r| f64::from(r.counted)).sum();
+    let scale = 1.0 / counted.max(1.0);
+    let aux = share(&rows.iter().collect::<Vec<_>>());
+    let parts = trainer.accumulate(rows, Sequence::len, aux, |model, rows, mode| {
+        let pass = model.pass(Ragged::new(rows.iter().copied()), mode)?;
+        let loss = pass.cross_entropy(&pass.hidden()?, scale)?;
+        pass.backward(&loss)?;
+        let counted = rows.iter().map(|r| f64::from(r.counted)).sum();
+        Ok(Sums {
+            loss: f64::from(loss.to_scalar::<f32>()?) / scale,
+            counted,
+            tokens: counted as u64,
+            positions: pass.batch().len() as u64,
+            rewards: None,
+            router: pass.router_stats(),
+        })
+    });
+    total(parts.context("training step")?)
+}
+
+fn preferences(trainer: &mut Trainer, pairs: &[(&Pair, [f32; 2])], config: &DpoConfig) -> Result<Sums> {
+    let rows: Vec<&Sequence> = pairs.iter().flat_map(|(p, _)| [&p.chosen, &p.rejected]).collect();
+    let (aux, scale) = (share(&rows), 1.0 / pairs.len().max(1) as f64);
+    let positions = |(pair, _): &(&Pair, [f32; 2])| pair.chosen.len() + pair.rejected.len();
+    let parts = trainer.accumulate(pairs, positions, aux, |model, pairs, mode| {
+        let rows = pairs.iter().flat_map(|(p, _)| [&p.chosen, &p.rejected]);
+        let pass = model.pass(Ragged::new(rows), mode)?;
+        let log_probs = pass.log_probs(&pass.hidden()?)?;
+        let references: Vec<f32> = pairs.iter().flat_map(|(_, r)| *r).collect();
+        let outcome = dpo_loss(&log_probs, &pass.batch().rows, &references, config)?;
+        let sum = outcome.losses.sum_all()?;
+        pass.backward(&(&sum * scale)?)?;
+        let margins = &outcome.reward_margins;
+        let right = margins.iter().filter(|m| **m > 0.0).count() as f64;
+        Ok(Sums {
+            loss: f64::from(sum.to_scalar::<f32>()?),
+            counted: pairs.len() as f64,
+            tokens: pairs.iter().map(|(p, _)| (p.chosen.counted + p.rejected.counted) as u64).sum(),
+            positions: pass.batch().len() as u64,
+            rewards: Some((margins.iter().map(|&m| f64::from(m)).sum(), right)),
+            router: pass.router_stats(),
+        })
+    });
+    total(parts.context("training step")?)
+}
+
+fn total(parts: Vec<Sums>) -> Result<Sums> {
+    let mut sums = Sums::default();
+    parts.iter().for_each(|part| sums.add(part));
+    Ok(sums)
+}
