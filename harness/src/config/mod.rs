@@ -3,6 +3,13 @@
 //! Flows in: layers of TOML, environment and `--set`. Flows out: a [`TrialConfig`], complete and validated.
 //! *Invariant:* nothing downstream reads a TOML file or an environment variable for settings.
 
+mod layers;
+mod reference;
+mod validate;
+
+pub use layers::{Overrides, check_key, did_you_mean, keys, leaves, preset, resolve};
+pub use reference::reference_markdown;
+
 use model::{ModelConfig, section};
 use serde::{Deserialize, Serialize};
 

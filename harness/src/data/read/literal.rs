@@ -26,7 +26,9 @@ pub fn history(cell: &str) -> Result<Vec<Vec<String>>> {
         Literal::Text(word) => Ok(word.chars().map(String::from).collect()),
         Literal::Bare(word) => bail!("history: expected a turn, found {word}"),
     };
-    turns.into_iter().map(turn).collect()
+    let turns: Vec<Vec<String>> = turns.into_iter().map(turn).collect::<Result<_>>()?;
+    // v1 passes over a turn without an answer and takes the first two of a longer one.
+    Ok(turns.into_iter().filter(|t| t.len() >= 2).map(|t| t.into_iter().take(2).collect()).collect())
 }
 
 enum Literal {
