@@ -1,1 +1,147 @@
-//! To come.
+//! The verbs of the command line. *Invariant:* only this folder prints.
+#![allow(clippy::print_stdout)] // the command line's own output
+
+mod files;
+mod sweeps;
+
+use clap::{Args, Parser, Subcommand};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Train, examine and compare small language models.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mindscale",
+    version,
+    about,
+    after_help = "Start with: mindscale run experiments/quickstart.toml"
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// What a sweep or experiment is read with.
+#[derive(Debug, Args)]
+struct SweepArgs {
+    /// A sweep file, or an experiment file that names sweeps
+    file: PathBuf,
+    /// Folder of stage runs
+    #[arg(long, default_value = "runs")]
+    runs: PathBuf,
+    /// Set a key, such as pretrain.lr=1e-3; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Start from a preset, such as minimind
+    #[arg(long)]
+    preset: Option<String>,
+    /// Print JSON for programs
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Train, examine and report every trial
+    #[command(after_help = "Example: mindscale run sweeps/deep_vs_wide_1m.toml --jobs 2 --set seed=3")]
+    Run {
+        #[command(flatten)]
+        sweep: SweepArgs,
+        /// Folder of results
+        #[arg(long, default_value = "results")]
+        results: PathBuf,
+        /// Stage runs at a time; unset: as many as cores, at most as many as trials
+        #[arg(long)]
+        jobs: Option<usize>,
+    },
+    /// Show the trials and what they cost, and which stage runs are there already
+    #[command(after_help = "Example: mindscale plan sweeps/deep_vs_wide_1m.toml --explain")]
+    Plan {
+        #[command(flatten)]
+        sweep: SweepArgs,
+        /// Say why a stage run is not there yet
+        #[arg(long)]
+        explain: bool,
+    },
+    /// Show what ran, runs, failed and is left
+    #[command(after_help = "Example: mindscale status experiments/quickstart.toml --json")]
+    Status {
+        #[command(flatten)]
+        sweep: SweepArgs,
+    },
+    /// Write figures, tables and report again from recorded runs
+    #[command(after_help = "Example: mindscale report experiments/quickstart.toml")]
+    Report {
+        #[command(flatten)]
+        sweep: SweepArgs,
+        /// Folder of results
+        #[arg(long, default_value = "results")]
+        results: PathBuf,
+    },
+    /// Examine a model on a folder of question sheets
+    #[command(after_help = "Example: mindscale exam runs/dpo-... --sheets ceval/val --out questions.csv")]
+    Exam(files::ExamArgs),
+    /// Train, show and try tokenizers
+    Tokenizer {
+        #[command(subcommand)]
+        verb: files::TokenizerVerb,
+    },
+    /// Prepare and look at training data
+    Data {
+        #[command(subcommand)]
+        verb: files::DataVerb,
+    },
+    /// Turn a MiniMind checkpoint into a model folder
+    #[command(after_help = "Example: mindscale import MiniMind2-V1 my-model --tokenizer minimind_tokenizer")]
+    Import(files::ImportArgs),
+    /// Work on one stage run, as a child of `run`
+    #[command(hide = true, name = crate::run::child::VERB)]
+    StageRun {
+        /// The request
+        request: PathBuf,
+    },
+}
+
+/// Runs the command line: 0 on success, 1 on failure, 2 on wrong usage.
+pub fn main() -> ExitCode {
+    let level = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(level))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .without_time()
+        .with_target(false)
+        .init();
+    let cli = Cli::parse();
+    let outcome = match cli.verb {
+        Verb::Run { sweep, results, jobs } => sweeps::run(&sweep, &results, jobs),
+        Verb::Plan { sweep, explain } => sweeps::plan(&sweep, explain),
+        Verb::Status { sweep } => sweeps::status(&sweep),
+        Verb::Report { sweep, results } => sweeps::report(&sweep, &results),
+        Verb::Exam(args) => files::exam(&args),
+        Verb::Tokenizer { verb } => files::tokenizer(&verb),
+        Verb::Data { verb } => files::data(&verb),
+        Verb::Import(args) => files::import(&args),
+        Verb::StageRun { request } => sweeps::stage_run(&request),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Prints a line; a reader that has gone away is an error that ends the program quietly.
+fn say(text: impl std::fmt::Display) -> anyhow::Result<()> {
+    use std::io::Write;
+    Ok(writeln!(std::io::stdout().lock(), "{text}")?)
+}

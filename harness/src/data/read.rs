@@ -82,7 +82,7 @@ pub fn rows<'a>(
     files: &'a [PathBuf],
     kind: Kind,
     options: &'a ReadOptions,
-) -> impl Iterator<Item = Result<Row>> + 'a {
+) -> impl Iterator<Item = Result<Row>> + Send + 'a {
     let limit = if options.max_rows == 0 { usize::MAX } else { options.max_rows as usize };
     let rows = files.iter().flat_map(move |path| match file_rows(path, kind, options) {
         Ok(rows) => rows,
@@ -97,7 +97,7 @@ pub fn rows<'a>(
     rows.filter(|row| row.as_ref().map_or(true, |row| options.keeps(row))).take(limit)
 }
 
-type Rows<'a> = Box<dyn Iterator<Item = Result<Row>> + 'a>;
+type Rows<'a> = Box<dyn Iterator<Item = Result<Row>> + Send + 'a>;
 
 /// The rows of one file.
 fn file_rows<'a>(path: &'a Path, kind: Kind, options: &'a ReadOptions) -> Result<Rows<'a>> {
@@ -112,7 +112,7 @@ fn file_rows<'a>(path: &'a Path, kind: Kind, options: &'a ReadOptions) -> Result
         reader.consume(3);
     }
     let extension = plain.rsplit('.').next().unwrap_or_default();
-    let found: Box<dyn Iterator<Item = (u64, Result<Row>)> + 'a> = match (extension, kind) {
+    let found: Box<dyn Iterator<Item = (u64, Result<Row>)> + Send + 'a> = match (extension, kind) {
         ("jsonl", _) => {
             Box::new(lines(reader).map(move |(line, text)| (line, text.and_then(|t| json_line(&t, kind)))))
         }
@@ -151,7 +151,7 @@ fn layout(kind: Kind) -> &'static str {
     }
 }
 
-fn open(path: &Path, name: &str) -> Result<Box<dyn BufRead>> {
+fn open(path: &Path, name: &str) -> Result<Box<dyn BufRead + Send>> {
     let file = File::open(path).with_context(|| format!("{}: cannot be opened", path.display()))?;
     let context = || format!("{}: cannot be unpacked", path.display());
     Ok(if name.ends_with(".gz") {
@@ -164,7 +164,7 @@ fn open(path: &Path, name: &str) -> Result<Box<dyn BufRead>> {
 }
 
 /// Lines with their numbers; blank ones are passed over.
-fn lines(mut reader: Box<dyn BufRead>) -> impl Iterator<Item = (u64, Result<String>)> {
+fn lines(mut reader: Box<dyn BufRead + Send>) -> impl Iterator<Item = (u64, Result<String>)> {
     let (mut number, mut done) = (0, false);
     std::iter::from_fn(move || {
         loop {
@@ -191,7 +191,7 @@ fn lines(mut reader: Box<dyn BufRead>) -> impl Iterator<Item = (u64, Result<Stri
 }
 
 /// Paragraphs of plain text, separated by blank lines.
-fn paragraphs(reader: Box<dyn BufRead>) -> impl Iterator<Item = (u64, Result<Row>)> {
+fn paragraphs(reader: Box<dyn BufRead + Send>) -> impl Iterator<Item = (u64, Result<Row>)> {
     let mut lines = lines_with_blanks(reader).peekable();
     std::iter::from_fn(move || {
         while lines.next_if(|(_, l)| l.as_ref().is_ok_and(|l| l.trim().is_empty())).is_some() {}
@@ -208,7 +208,7 @@ fn paragraphs(reader: Box<dyn BufRead>) -> impl Iterator<Item = (u64, Result<Row
     })
 }
 
-fn lines_with_blanks(mut reader: Box<dyn BufRead>) -> impl Iterator<Item = (u64, Result<String>)> {
+fn lines_with_blanks(mut reader: Box<dyn BufRead + Send>) -> impl Iterator<Item = (u64, Result<String>)> {
     let mut number = 0;
     std::iter::from_fn(move || {
         number += 1;
@@ -293,9 +293,9 @@ fn preference(mut chosen: Vec<Message>, mut rejected: Vec<Message>) -> Result<Ro
 
 fn csv_rows<'a>(
     path: &Path,
-    reader: Box<dyn BufRead>,
+    reader: Box<dyn BufRead + Send>,
     kind: Kind,
-) -> Result<Box<dyn Iterator<Item = (u64, Result<Row>)> + 'a>> {
+) -> Result<Box<dyn Iterator<Item = (u64, Result<Row>)> + Send + 'a>> {
     let mut csv = csv::ReaderBuilder::new().from_reader(reader);
     let headers = csv.headers().with_context(|| format!("{}: the header row", path.display()))?.clone();
     let column = |name: &str| {

@@ -27,7 +27,7 @@ pub fn sit(
     sheets: &[Sheet],
     prompter: &Prompter,
     answer: Answer,
-    progress: &dyn Fn(u64),
+    progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<QuestionRecord>> {
     let questions: Vec<(&Sheet, &SheetQuestion)> =
         sheets.iter().flat_map(|sheet| sheet.questions.iter().map(move |q| (sheet, q))).collect();

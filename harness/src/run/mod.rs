@@ -12,6 +12,7 @@ pub mod manifest;
 pub mod pool;
 pub mod records;
 pub mod stage;
+pub mod stages;
 pub mod status;
 pub mod worker;
 

@@ -4,7 +4,7 @@ use anyhow::{Result, anyhow};
 use std::io::BufRead;
 
 /// The text of each element with the line it starts on. Anything but an array is one error.
-pub fn elements(reader: Box<dyn BufRead>, longest: u64) -> impl Iterator<Item = (u64, Result<String>)> {
+pub fn elements(reader: Box<dyn BufRead + Send>, longest: u64) -> impl Iterator<Item = (u64, Result<String>)> {
     let mut scanner = Scanner { reader, line: 1, longest, state: State::Before };
     std::iter::from_fn(move || scanner.next())
 }
@@ -16,7 +16,7 @@ enum State {
 }
 
 struct Scanner {
-    reader: Box<dyn BufRead>,
+    reader: Box<dyn BufRead + Send>,
     line: u64,
     longest: u64,
     state: State,

@@ -1,0 +1,354 @@
+//! The verbs over single files: exam, tokenizer, data, import.
+
+use super::say;
+use crate::config::{Answer, BadRow, DataConfig, WorldConfig};
+use crate::data::prepare::prepare;
+use crate::data::read::{ReadOptions, rows};
+use crate::data::world::World;
+use crate::data::{Kind, Message, Row, Tokenizer};
+use crate::exam::{Prompter, Shots, read_sheets, scores};
+use crate::run::files::{create_dir, write_atomic};
+use crate::run::inputs::expand;
+use anyhow::{Context, Result, bail};
+use candle_core::Device;
+use clap::{Args, Subcommand, ValueEnum};
+use model::{Transformer, Weights, folder};
+use std::path::{Path, PathBuf};
+
+/// How questions are answered.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum AnswerArg {
+    Letter,
+    Cloze,
+}
+
+/// Arguments of `exam`.
+#[derive(Debug, Args)]
+pub struct ExamArgs {
+    /// A stage run or a model folder
+    model: PathBuf,
+    /// Folder of <subject>_val.csv sheets
+    #[arg(long)]
+    sheets: PathBuf,
+    /// Folder of the tokenizer, where the model folder has none
+    #[arg(long)]
+    tokenizer: Option<PathBuf>,
+    /// How questions are answered
+    #[arg(long, value_enum, default_value = "letter")]
+    answer: AnswerArg,
+    /// Solved questions before each question, from the sheets of --dev
+    #[arg(long, default_value_t = 0, requires = "dev")]
+    shots: usize,
+    /// Folder of <subject>_dev.csv sheets
+    #[arg(long)]
+    dev: Option<PathBuf>,
+    /// Write the answers to this CSV file
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Print JSON for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// The model folder of a stage run, or the folder itself.
+fn model_folder(path: &Path) -> PathBuf {
+    let inner = path.join("model");
+    if inner.join("config.json").is_file() { inner } else { path.to_path_buf() }
+}
+
+/// Examines a model.
+pub fn exam(args: &ExamArgs) -> Result<bool> {
+    let sheets = read_sheets(&args.sheets, "val")?;
+    let dir = model_folder(&args.model);
+    let tokenizer = Tokenizer::load(args.tokenizer.as_deref().unwrap_or(&dir))?;
+    let transformer = Transformer::load(&dir, &Device::Cpu)?;
+    let mut shots = Shots::new();
+    if let (Some(dev), true) = (&args.dev, args.shots > 0) {
+        for mut sheet in read_sheets(dev, "dev")? {
+            sheet.questions.truncate(args.shots);
+            shots.insert(sheet.subject, sheet.questions);
+        }
+    }
+    let prompter =
+        Prompter { system: "开始回答问题".into(), max_len: transformer.config.max_seq_len, shots };
+    let answer = match args.answer {
+        AnswerArg::Letter => Answer::Letter,
+        AnswerArg::Cloze => Answer::Cloze,
+    };
+    let records = crate::exam::sit(&transformer, &tokenizer, &sheets, &prompter, answer, &|_| ())?;
+    if let Some(out) = &args.out {
+        write_atomic(out, &crate::exam::questions_csv(&records)?)?;
+    }
+    let scores = scores(&records);
+    if args.json {
+        say(serde_json::to_string_pretty(&scores)?)?;
+        return Ok(true);
+    }
+    for s in &scores {
+        let (low, high) = s.interval;
+        let share = [s.accuracy, low, high].map(|v| format!("{:.1}", 100.0 * v));
+        let [share, low, high] = share;
+        let row = format!(
+            "{:<44} {:>5}/{:<5} {share:>5} %  [{low}, {high}]  p = {:.3}",
+            s.subject, s.correct, s.questions, s.p_guess
+        );
+        say(row)?;
+    }
+    let total = &scores[scores.len() - 1];
+    let verdict = if total.p_guess < 0.05 { "differs from" } else { "cannot be told from" };
+    say(format!("the total {verdict} guessing (exact binomial test, p = {:.3})", total.p_guess))?;
+    Ok(true)
+}
+
+/// Verbs over tokenizers.
+#[derive(Debug, Subcommand)]
+pub enum TokenizerVerb {
+    /// Train byte-level BPE on text files
+    #[command(
+        after_help = "Example: mindscale tokenizer train --vocab-size 6400 --out my-tokenizer data/*.jsonl"
+    )]
+    Train {
+        /// Files or globs of text
+        #[arg(required = true)]
+        files: Vec<String>,
+        /// Entries, special tokens included
+        #[arg(long, default_value_t = 6400)]
+        vocab_size: usize,
+        /// Folder to write
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Show a tokenizer's size, special tokens and letters
+    Show {
+        /// A tokenizer.json or its folder
+        path: PathBuf,
+    },
+    /// Text to ids
+    Encode {
+        /// A tokenizer.json or its folder
+        path: PathBuf,
+        /// The text
+        text: String,
+        /// Print JSON for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ids to text
+    Decode {
+        /// A tokenizer.json or its folder
+        path: PathBuf,
+        /// The ids
+        ids: Vec<u32>,
+    },
+}
+
+/// Trains, shows and tries tokenizers.
+pub fn tokenizer(verb: &TokenizerVerb) -> Result<bool> {
+    match verb {
+        TokenizerVerb::Train { files, vocab_size, out } => {
+            let (files, options) = (expand(files, "files")?, ReadOptions::new(&DataConfig::default()));
+            let texts: Vec<String> = rows(&files, Kind::Pretrain, &options)
+                .map(|row| Ok(row?.chars().collect()))
+                .collect::<Result<_>>()?;
+            let tokenizer = Tokenizer::train(texts.into_iter(), *vocab_size)?;
+            create_dir(out)?;
+            tokenizer.save(out)?;
+            if tokenizer.vocab_size() < *vocab_size {
+                say(format!("the text yields only {} entries", tokenizer.vocab_size()))?;
+            }
+            say(out.join("tokenizer.json").display())?;
+        }
+        TokenizerVerb::Show { path } => {
+            let tokenizer = Tokenizer::load(path)?;
+            say(format!("{} entries", tokenizer.vocab_size()))?;
+            say(format!("A B C D: {:?}", tokenizer.letters()?))?;
+            say(format!("answers begin after {:?}", tokenizer.answer_marker()?))?;
+            let example = [Message::new("user", "你好"), Message::new("assistant", "你好！")];
+            say(format!("a conversation: {:?}", tokenizer.render(&example)?))?;
+        }
+        TokenizerVerb::Encode { path, text, json } => {
+            let tokenizer = Tokenizer::load(path)?;
+            let ids = tokenizer.encode(text)?;
+            if *json {
+                say(serde_json::to_string(&ids)?)?;
+            } else {
+                for id in ids {
+                    say(format!("{id}\t{:?}", tokenizer.decode(&[id], false)?))?;
+                }
+            }
+        }
+        TokenizerVerb::Decode { path, ids } => say(Tokenizer::load(path)?.decode(ids, false)?)?,
+    }
+    Ok(true)
+}
+
+/// What files are read for.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum KindArg {
+    /// Pretraining text
+    Pretrain,
+    /// Conversations
+    Sft,
+    /// Preference pairs
+    Dpo,
+}
+
+impl From<KindArg> for Kind {
+    fn from(kind: KindArg) -> Self {
+        match kind {
+            KindArg::Pretrain => Self::Pretrain,
+            KindArg::Sft => Self::Conversations,
+            KindArg::Dpo => Self::Preferences,
+        }
+    }
+}
+
+/// Verbs over data.
+#[derive(Debug, Subcommand)]
+pub enum DataVerb {
+    /// Tokenize files into a store
+    #[command(
+        after_help = "Example: mindscale data prepare --kind pretrain --tokenizer my-tokenizer --out store data/*.jsonl"
+    )]
+    Prepare {
+        /// Files or globs
+        #[arg(required = true)]
+        files: Vec<String>,
+        /// What the files are read for
+        #[arg(long, value_enum)]
+        kind: KindArg,
+        /// A tokenizer.json or its folder
+        #[arg(long)]
+        tokenizer: PathBuf,
+        /// Folder to write
+        #[arg(long)]
+        out: PathBuf,
+        /// Leave out rows that cannot be read
+        #[arg(long)]
+        skip_bad_rows: bool,
+    },
+    /// Show the first rows of files
+    Show {
+        /// Files or globs
+        #[arg(required = true)]
+        files: Vec<String>,
+        /// What the files are read for
+        #[arg(long, value_enum)]
+        kind: KindArg,
+        /// Rows to show
+        #[arg(long, default_value_t = 3)]
+        rows: usize,
+    },
+    /// Write the built-in world as files
+    #[command(after_help = "Example: mindscale data world my-world --people 60")]
+    World {
+        /// Folder to write
+        out: PathBuf,
+        /// Invented people
+        #[arg(long)]
+        people: Option<usize>,
+        /// Seed of the world
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+}
+
+/// Prepares and shows data.
+pub fn data(verb: &DataVerb) -> Result<bool> {
+    match verb {
+        DataVerb::Prepare { files, kind, tokenizer, out, skip_bad_rows } => {
+            let files = expand(files, "files")?;
+            let on_bad_row = if *skip_bad_rows { BadRow::Skip } else { BadRow::Error };
+            let options = ReadOptions::new(&DataConfig { on_bad_row, ..DataConfig::default() });
+            let tokenizer = Tokenizer::load(tokenizer)?;
+            let share = DataConfig::default().val_share;
+            let kind = Kind::from(*kind);
+            let prepared = prepare(rows(&files, kind, &options), kind, &tokenizer, share, out, &|_| ())?;
+            let (skipped, listed) = options.skipped.summary();
+            listed.iter().try_for_each(|problem| say(format!("left out: {problem}")))?;
+            say(format!(
+                "{} rows to train on, {} held out, {} tokens, {skipped} rows left out",
+                prepared.train_rows, prepared.val_rows, prepared.tokens
+            ))?;
+        }
+        DataVerb::Show { files, kind, rows: count } => {
+            let (files, options) = (expand(files, "files")?, ReadOptions::new(&DataConfig::default()));
+            for row in rows(&files, (*kind).into(), &options).take(*count) {
+                say(format!("{:#?}", row?))?;
+            }
+        }
+        DataVerb::World { out, people, seed } => {
+            let mut config = WorldConfig::default();
+            config.people = people.unwrap_or(config.people);
+            config.seed = seed.unwrap_or(config.seed);
+            if !(4..=World::MOST_PEOPLE).contains(&config.people) {
+                bail!("--people {}: expected 4 to {}", config.people, World::MOST_PEOPLE);
+            }
+            write_world(&World::generate(&config), out)?;
+            say(out.display())?;
+        }
+    }
+    Ok(true)
+}
+
+fn write_world(world: &World, out: &Path) -> Result<()> {
+    create_dir(&out.join("sheets"))?;
+    let json = |row: Row| match row {
+        Row::Text(text) => serde_json::json!({ "text": text }),
+        Row::Chat(turns) => serde_json::json!({ "conversations": turns }),
+        Row::Preference { prompt, chosen, rejected } => {
+            let with = |answer| [prompt.clone(), vec![Message::new("assistant", answer)]].concat();
+            serde_json::json!({ "chosen": with(chosen), "rejected": with(rejected) })
+        }
+    };
+    let lines =
+        |rows: &mut dyn Iterator<Item = Row>| rows.map(|row| format!("{}\n", json(row))).collect::<String>();
+    write_atomic(&out.join("pretrain.jsonl"), lines(&mut world.pretrain_rows()).as_bytes())?;
+    write_atomic(&out.join("sft.jsonl"), lines(&mut world.sft_rows()).as_bytes())?;
+    write_atomic(&out.join("dpo.jsonl"), lines(&mut world.dpo_rows()).as_bytes())?;
+    for sheet in world.sheets() {
+        let mut csv = csv::Writer::from_writer(vec![]);
+        csv.write_record(["id", "question", "A", "B", "C", "D", "answer"])?;
+        for q in &sheet.questions {
+            let [a, b, c, d] = &q.options;
+            csv.write_record([&q.id, &q.question, a, b, c, d, &q.answer.to_string()])?;
+        }
+        write_atomic(&out.join("sheets").join(format!("{}_val.csv", sheet.subject)), &csv.into_inner()?)?;
+    }
+    Ok(())
+}
+
+/// Arguments of `import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// A folder as MiniMind publishes it: config.json and pytorch_model.bin, *.pth or model.safetensors
+    from: PathBuf,
+    /// The model folder to write
+    to: PathBuf,
+    /// Weights, where they lie elsewhere
+    #[arg(long)]
+    weights: Option<PathBuf>,
+    /// Folder of the tokenizer, where the model folder has none
+    #[arg(long)]
+    tokenizer: Option<PathBuf>,
+}
+
+/// Turns a MiniMind checkpoint into a model folder.
+pub fn import(args: &ImportArgs) -> Result<bool> {
+    let transformer = match &args.weights {
+        Some(path) => {
+            let config = folder::read_config(&args.from.join("config.json"))?;
+            let weights = Weights::from_tensors(&config, folder::read_weights(path)?, path, &Device::Cpu)?;
+            Transformer::from_weights(&config, weights)
+        }
+        None => Transformer::load(&args.from, &Device::Cpu)?,
+    };
+    let tokenizer = args.tokenizer.as_deref().unwrap_or(&args.from);
+    crate::train::save_model(&transformer, &args.to, tokenizer).context("the model folder")?;
+    say(format!(
+        "{} parameters in {}",
+        crate::track::number(transformer.config.params() as u64),
+        args.to.display()
+    ))?;
+    Ok(true)
+}

@@ -1,0 +1,216 @@
+//! The verbs over sweeps and experiments: run, plan, status, report.
+
+use super::{SweepArgs, say};
+use crate::config::Overrides;
+use crate::report::{Experiment, TrialQuestion};
+use crate::run::child::{Processes, stage_run as work};
+use crate::run::graph::{StageGraph, State, explain};
+use crate::run::pool::{Outcome, PoolOptions, Stop, execute};
+use crate::run::records::collect;
+use crate::run::stage::Stage;
+use crate::run::stages::Recipe;
+use crate::run::status::overview;
+use crate::run::{files::create_dir, pool};
+use crate::sweep::{Sweep, Trial};
+use crate::track::Board;
+use anyhow::{Context, Result};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A sweep or an experiment, expanded.
+struct Work {
+    /// The experiment; `None` where a sweep was named.
+    experiment: Option<Experiment>,
+    name: String,
+    trials: Vec<Trial>,
+}
+
+impl Work {
+    fn read(args: &SweepArgs) -> Result<Self> {
+        let overrides = Overrides::from_env(args.preset.clone(), args.set.clone());
+        let experiment = Experiment::read_if_experiment(&args.file)?;
+        let files = experiment.as_ref().map_or_else(|| vec![args.file.clone()], |e| e.sweeps.clone());
+        let (mut trials, mut name) = (vec![], String::new());
+        for file in &files {
+            let sweep = Sweep::read(file, &overrides)?;
+            trials.extend(sweep.expand()?);
+            name = sweep.name;
+        }
+        if experiment.is_some() {
+            name = args.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        }
+        Ok(Self { experiment, name, trials })
+    }
+}
+
+/// Trains, examines and reports every trial.
+pub fn run(args: &SweepArgs, results: &Path, jobs: Option<usize>) -> Result<bool> {
+    let sweep = Work::read(args)?;
+    create_dir(&args.runs)?;
+    create_dir(results)?;
+    let graph = StageGraph::plan(&sweep.trials, &args.runs)?;
+    let out = results.join(&sweep.name);
+    if graph.is_finished() && out.join("report.html").is_file() {
+        say(format!(
+            "{}: all {} trials are finished; see {}",
+            sweep.name,
+            graph.trials.len(),
+            out.join("report.html").display()
+        ))?;
+        return Ok(true);
+    }
+    let stop = Arc::new(Stop::default());
+    let asked = Arc::clone(&stop);
+    ctrlc::set_handler(move || {
+        asked.ask();
+        let how = if asked.now() {
+            "stopping at once"
+        } else {
+            "finishing the step, then a checkpoint; again to stop at once"
+        };
+        eprintln!("\n{how}");
+    })
+    .context("Ctrl-C cannot be caught")?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let board = Board::for_stderr();
+    let outcome =
+        execute(&graph, PoolOptions { jobs, cores }, &Processes::of_this_program()?, &stop, &board)?;
+    write_report(&sweep, &args.runs, &out)?;
+    conclude(&sweep, &graph, &outcome, &out, args)
+}
+
+fn conclude(
+    sweep: &Work,
+    graph: &StageGraph,
+    outcome: &Outcome,
+    out: &Path,
+    args: &SweepArgs,
+) -> Result<bool> {
+    if args.json {
+        let failed: Vec<_> = outcome
+            .failed
+            .iter()
+            .map(|f| serde_json::json!({ "stage": graph.nodes[f.node].short(), "reason": f.reason }))
+            .collect();
+        say(serde_json::json!({
+            "name": sweep.name, "trials": graph.trials.len(), "ran": outcome.ran, "found": outcome.found,
+            "failed": failed, "stopped": outcome.stopped, "report": out.join("report.html"),
+        }))?;
+    } else {
+        say(format!("{}: {} stage runs done here, {} found done", sweep.name, outcome.ran, outcome.found))?;
+        for pool::Failure { node, reason } in &outcome.failed {
+            let node = &graph.nodes[*node];
+            say(format!("failed: {} ({}): {reason}", node.short(), graph.trials[node.trials[0]].label()))?;
+        }
+        if outcome.stopped {
+            say(format!("stopped; go on with: mindscale run {}", args.file.display()))?;
+        }
+        say(format!("report: {}", out.join("report.html").display()))?;
+    }
+    Ok(outcome.failed.is_empty() && !outcome.stopped)
+}
+
+/// Shows the trials and the stage graph.
+pub fn plan(args: &SweepArgs, explained: bool) -> Result<bool> {
+    let sweep = Work::read(args)?;
+    let rows = crate::sweep::plan(&sweep.trials);
+    let graph = StageGraph::plan(&sweep.trials, &args.runs)?;
+    let state = |node: &crate::run::graph::StageNode| match &node.state {
+        State::Done => "done".to_string(),
+        State::Spare => "not needed".into(),
+        State::Fresh => "to run".into(),
+        State::Unfinished => "to go on".into(),
+        State::Again(reason) => format!("to run again: {reason}"),
+        State::Running(owner) => format!("running: {owner}"),
+    };
+    if args.json {
+        let stages = graph.nodes.iter().map(|n| {
+            serde_json::json!({ "stage": n.short(), "trials": n.trials.len(), "state": state(n), "dir": n.dir })
+        });
+        say(serde_json::json!({ "trials": rows, "stages": stages.collect::<Vec<_>>() }))?;
+        return Ok(true);
+    }
+    say(crate::sweep::render_table(&rows))?;
+    for node in &graph.nodes {
+        let why = if explained && node.state.is_open() { explain(node, &args.runs) } else { None };
+        let why = why.map_or(String::new(), |why| format!("; {why}"));
+        say(format!("{:<24} for {} trials: {}{why}", node.short(), node.trials.len(), state(node)))?;
+    }
+    Ok(true)
+}
+
+/// Shows how a sweep stands.
+pub fn status(args: &SweepArgs) -> Result<bool> {
+    let sweep = Work::read(args)?;
+    let graph = StageGraph::plan(&sweep.trials, &args.runs)?;
+    let overview = overview(&graph)?;
+    if args.json {
+        say(serde_json::to_string_pretty(&overview)?)?;
+        return Ok(true);
+    }
+    let c = overview.counts;
+    say(format!(
+        "{} done, {} running, {} failed, {} stopped, {} pending",
+        c.done, c.running, c.failed, c.stopped, c.pending
+    ))?;
+    for trial in &overview.trials {
+        say(format!("{:?} {}", trial.status, trial.label))?;
+        for stage in trial.stages.iter().filter(|s| !["done", "spare"].contains(&s.state)) {
+            let last = stage.last.as_ref().map_or(String::new(), |l| {
+                format!(", step {}, loss {}", l.step, l.loss.map_or("?".into(), |l| format!("{l:.4}")))
+            });
+            let detail = stage.detail.as_ref().map_or(String::new(), |d| format!(": {d}"));
+            say(format!("    {} {}{last}{detail}", stage.stage, stage.state))?;
+            for line in &stage.log {
+                say(format!("        {line}"))?;
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Writes the report from recorded runs.
+pub fn report(args: &SweepArgs, results: &Path) -> Result<bool> {
+    let sweep = Work::read(args)?;
+    let out = results.join(&sweep.name);
+    write_report(&sweep, &args.runs, &out)?;
+    say(out.join("report.html").display())?;
+    Ok(true)
+}
+
+fn write_report(sweep: &Work, runs: &Path, out: &Path) -> Result<()> {
+    // Planned again: what ran meanwhile is done now.
+    let graph = StageGraph::plan(&sweep.trials, runs)?;
+    let records = collect(&graph)?;
+    let mut questions = vec![];
+    for planned in &graph.trials {
+        for &index in &planned.stages {
+            let node = &graph.nodes[index];
+            if node.stage() != Stage::Exam || node.state != State::Done {
+                continue;
+            }
+            let path = node.dir.join("questions.json");
+            let text = std::fs::read(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
+            let answered: Vec<crate::records::QuestionRecord> =
+                serde_json::from_slice(&text).with_context(|| format!("{}: is damaged", path.display()))?;
+            let stage = node.model.map_or("", |m| graph.nodes[m].stage().name());
+            questions.extend(answered.into_iter().map(|record| TrialQuestion {
+                trial: planned.uuid,
+                stage: stage.into(),
+                record,
+            }));
+        }
+    }
+    let experiment = sweep.experiment.clone().unwrap_or_else(|| Experiment::for_sweep(&sweep.name, &records));
+    crate::report::write(&experiment, &records, &questions, out)
+}
+
+/// The child's side of a stage run.
+pub fn stage_run(request: &Path) -> Result<bool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
+    ctrlc::set_handler(move || asked.store(true, Ordering::SeqCst)).context("signals cannot be caught")?;
+    work(request, &Recipe, &stop)?;
+    Ok(true)
+}

@@ -1,0 +1,217 @@
+//! What each stage does with its inputs.
+
+use super::files::{create_dir, write_atomic};
+use super::inputs::expand;
+use super::manifest::Results;
+use super::stage::{Stage, recipe};
+use super::worker::{StageBody, StageRequest};
+use crate::config::{Source, TrainStage, TrialConfig};
+use crate::data::prepare::{Prepared, prepare};
+use crate::data::read::{ReadOptions, rows};
+use crate::data::world::World;
+use crate::data::{Kind, Row, Tokenizer};
+use crate::exam::{self, Prompter, Shots, read_sheets};
+use crate::track::{Progress, number};
+use crate::train::{self, TrainRequest};
+use anyhow::{Context, Result, anyhow};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+/// The recipe's stages.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Recipe;
+
+impl StageBody for Recipe {
+    fn run(
+        &self,
+        request: &StageRequest,
+        config: &TrialConfig,
+        stop: &AtomicBool,
+        progress: &dyn Progress,
+    ) -> Result<Option<Results>> {
+        match request.stage {
+            Stage::Tokenizer => tokenizer(request, config, progress).map(Some),
+            Stage::Data => data(request, config, progress).map(Some),
+            Stage::Exam => sit(request, config, progress).map(Some),
+            Stage::Pretrain => training(TrainStage::Pretrain, request, config, stop, progress),
+            Stage::Sft => training(TrainStage::Sft, request, config, stop, progress),
+            Stage::Lora => training(TrainStage::Lora, request, config, stop, progress),
+            Stage::Dpo => training(TrainStage::Dpo, request, config, stop, progress),
+        }
+    }
+}
+
+fn given(folder: &Option<PathBuf>, what: &str) -> Result<PathBuf> {
+    folder.clone().ok_or_else(|| anyhow!("the request names no {what}"))
+}
+
+/// The rows of one stage's data.
+fn source<'a>(
+    config: &'a TrialConfig,
+    stage: TrainStage,
+    world: &'a World,
+    files: &'a [PathBuf],
+    options: &'a ReadOptions,
+) -> Box<dyn Iterator<Item = Result<Row>> + Send + 'a> {
+    match config.data.source {
+        Source::World => match stage {
+            TrainStage::Pretrain => Box::new(world.pretrain_rows().map(Ok)),
+            TrainStage::Sft | TrainStage::Lora => Box::new(world.sft_rows().map(Ok)),
+            TrainStage::Dpo => Box::new(world.dpo_rows().map(Ok)),
+        },
+        Source::Files => Box::new(rows(files, kind(stage), options)),
+    }
+}
+
+fn kind(stage: TrainStage) -> Kind {
+    match stage {
+        TrainStage::Pretrain => Kind::Pretrain,
+        TrainStage::Sft | TrainStage::Lora => Kind::Conversations,
+        TrainStage::Dpo => Kind::Preferences,
+    }
+}
+
+fn files(config: &TrialConfig, stage: TrainStage) -> Result<Vec<PathBuf>> {
+    if config.data.source == Source::World {
+        return Ok(vec![]);
+    }
+    let data = &config.data;
+    let (patterns, key) = match stage {
+        TrainStage::Pretrain => (&data.pretrain, "data.pretrain"),
+        TrainStage::Lora if !data.lora.is_empty() => (&data.lora, "data.lora"),
+        TrainStage::Sft | TrainStage::Lora => (&data.sft, "data.sft"),
+        TrainStage::Dpo => (&data.dpo, "data.dpo"),
+    };
+    expand(patterns, key)
+}
+
+/// The folder of a stage's stores inside the data's stage run.
+fn store_folder(stage: TrainStage) -> &'static str {
+    match stage {
+        TrainStage::Pretrain => "pretrain",
+        TrainStage::Sft => "sft",
+        TrainStage::Lora => "lora",
+        TrainStage::Dpo => "dpo",
+    }
+}
+
+fn tokenizer(request: &StageRequest, config: &TrialConfig, progress: &dyn Progress) -> Result<Results> {
+    let out = request.dir.join("model");
+    create_dir(&out)?;
+    let tokenizer = match &config.tokenizer.path {
+        Some(path) => Tokenizer::load(Path::new(path))?,
+        None => {
+            progress.start("tokenizer", 0, "characters");
+            let world = World::generate(&config.world);
+            let (files, options) = (files(config, TrainStage::Pretrain)?, ReadOptions::new(&config.data));
+            // The words of questions count as well, where the world asks them.
+            let asked: Box<dyn Iterator<Item = Result<Row>> + Send> = match config.data.source {
+                Source::World => Box::new(world.sft_rows().map(Ok)),
+                Source::Files => Box::new(std::iter::empty()),
+            };
+            let mut texts = vec![];
+            let mut left = config.tokenizer.train_chars;
+            for row in source(config, TrainStage::Pretrain, &world, &files, &options).chain(asked) {
+                if left == 0 {
+                    break;
+                }
+                let text: String = row?.chars().take(left as usize).collect();
+                left -= text.chars().count() as u64;
+                texts.push(text);
+            }
+            Tokenizer::train(texts.into_iter(), config.model.vocab_size)?
+        }
+    };
+    tokenizer.save(&out)?;
+    progress.finish(&format!("{} entries", number(tokenizer.vocab_size() as u64)));
+    Ok(Results::default())
+}
+
+fn data(request: &StageRequest, config: &TrialConfig, progress: &dyn Progress) -> Result<Results> {
+    let tokenizer = Tokenizer::load(&given(&request.tokenizer, "tokenizer")?.join("model"))?;
+    let world = World::generate(&config.world);
+    let mut results = Results::default();
+    for stage in recipe(config) {
+        let (files, options) = (files(config, stage)?, ReadOptions::new(&config.data));
+        let name = store_folder(stage);
+        progress.start(name, 0, "rows");
+        let rows = source(config, stage, &world, &files, &options);
+        let out = request.dir.join(name);
+        let told = |done: u64| progress.update(done, "");
+        let prepared: Prepared = prepare(rows, kind(stage), &tokenizer, config.data.val_share, &out, &told)?;
+        let (skipped, listed) = options.skipped.summary();
+        for problem in &listed {
+            tracing::warn!("left out: {problem}");
+        }
+        let summary =
+            serde_json::json!({ "prepared": prepared, "skipped": skipped, "first_skipped": listed });
+        write_atomic(&out.join("summary.json"), &serde_json::to_vec_pretty(&summary)?)?;
+        results.tokens += prepared.tokens;
+        let rows = prepared.train_rows + prepared.val_rows;
+        progress.finish(&format!("{} rows, {} left out", number(rows), number(skipped)));
+    }
+    Ok(Results { tokens: 0, ..results })
+}
+
+fn training(
+    stage: TrainStage,
+    request: &StageRequest,
+    config: &TrialConfig,
+    stop: &AtomicBool,
+    progress: &dyn Progress,
+) -> Result<Option<Results>> {
+    let data = given(&request.data, "data")?.join(store_folder(stage));
+    let start_from = request.model.as_ref().map(|dir| dir.join("model"));
+    train::run(&TrainRequest {
+        stage,
+        trial: config,
+        tokenizer: &given(&request.tokenizer, "tokenizer")?.join("model"),
+        data: &data,
+        start_from: start_from.as_deref(),
+        out: &request.dir,
+        stop,
+        progress,
+    })
+}
+
+fn sit(request: &StageRequest, config: &TrialConfig, progress: &dyn Progress) -> Result<Results> {
+    let tokenizer = Tokenizer::load(&given(&request.tokenizer, "tokenizer")?.join("model"))?;
+    let device = train::device(&config.device)?;
+    let transformer = model::Transformer::load(&given(&request.model, "model")?.join("model"), &device)?;
+    let exam = &config.exam;
+    let sheets = match &exam.sheets {
+        Some(dir) => read_sheets(Path::new(dir), "val")?,
+        None => World::generate(&config.world).sheets(),
+    };
+    let mut shots = Shots::new();
+    if let (Some(dir), true) = (&exam.dev_sheets, exam.shots > 0) {
+        for mut sheet in read_sheets(Path::new(dir), "dev")? {
+            sheet.questions.truncate(exam.shots);
+            shots.insert(sheet.subject, sheet.questions);
+        }
+    }
+    let prompter = Prompter { system: exam.system.clone(), max_len: transformer.config.max_seq_len, shots };
+    let total: usize = sheets.iter().map(|s| s.questions.len()).sum();
+    progress.start("exam", total as u64, "questions");
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(config.threads)
+        .build()
+        .context("threads for the exam")?;
+    let records = pool.install(|| {
+        exam::sit(&transformer, &tokenizer, &sheets, &prompter, exam.answer, &|done| {
+            progress.update(done, "")
+        })
+    })?;
+    write_atomic(&request.dir.join("questions.csv"), &exam::questions_csv(&records)?)?;
+    write_atomic(&request.dir.join("questions.json"), &serde_json::to_vec(&records)?)?;
+    let scores = exam::scores(&records);
+    write_atomic(&request.dir.join("scores.json"), &serde_json::to_vec_pretty(&scores)?)?;
+    let correct = records.iter().filter(|r| r.prediction == r.answer).count() as u64;
+    progress.finish(&format!("{correct} of {total} right"));
+    Ok(Results {
+        correct: Some(correct),
+        questions: Some(total as u64),
+        exam_after: request.model_stage,
+        ..Results::default()
+    })
+}
