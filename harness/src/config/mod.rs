@@ -288,6 +288,10 @@ section! {
         pub pretrain_rows: u64 = 24_000,
         /// Conversations.
         pub sft_rows: u64 = 40_000,
+        /// Share of the pretraining rows that drill finding an option's letter.
+        pub pretrain_drills: f64 = 0.4,
+        /// Share of the conversations that drill the same.
+        pub sft_drills: f64 = 0.35,
         /// Preference pairs.
         pub dpo_pairs: u64 = 800,
         /// Exam questions of each subject.

@@ -4,7 +4,10 @@ use anyhow::{Result, anyhow};
 use std::io::BufRead;
 
 /// The text of each element with the line it starts on. Anything but an array is one error.
-pub fn elements(reader: Box<dyn BufRead + Send>, longest: u64) -> impl Iterator<Item = (u64, Result<String>)> {
+pub fn elements(
+    reader: Box<dyn BufRead + Send>,
+    longest: u64,
+) -> impl Iterator<Item = (u64, Result<String>)> {
     let mut scanner = Scanner { reader, line: 1, longest, state: State::Before };
     std::iter::from_fn(move || scanner.next())
 }

@@ -35,7 +35,7 @@ pub struct Person {
 }
 
 /// All facts of a world.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct World {
     config: WorldSize,
     /// The inhabitants; the first `seen` of them are those whose questions are shown in training.
@@ -45,7 +45,7 @@ pub struct World {
 }
 
 /// The numbers of a [`WorldConfig`], comparable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct WorldSize {
     seed: u64,
     paraphrases: usize,
@@ -53,6 +53,8 @@ struct WorldSize {
     sft_rows: u64,
     dpo_pairs: u64,
     questions_per_subject: usize,
+    pretrain_drills: f64,
+    sft_drills: f64,
 }
 
 /// Streams of the world's generator: what is drawn from one never shifts another.
@@ -78,6 +80,8 @@ impl World {
             sft_rows: config.sft_rows,
             dpo_pairs: config.dpo_pairs,
             questions_per_subject: config.questions_per_subject,
+            pretrain_drills: config.pretrain_drills.clamp(0.0, 1.0),
+            sft_drills: config.sft_drills.clamp(0.0, 1.0),
         };
         let mut rng = size.rng(Stream::People);
         let mut names: Vec<String> =

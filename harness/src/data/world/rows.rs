@@ -16,14 +16,15 @@ impl World {
     pub fn pretrain_rows(&self) -> impl Iterator<Item = Row> + Send + '_ {
         let mut rng = self.rng(Stream::Pretrain);
         (0..self.config.pretrain_rows).map(move |i| {
-            let text = match rng.random_range(0..10) {
+            if rng.random_bool(self.config.pretrain_drills) {
+                return Row::Text(drill_text(&mut rng));
+            }
+            Row::Text(match rng.random_range(0..10) {
                 // Everybody's life in turn, so that nobody is forgotten.
                 0..=5 => self.life(i as usize % self.people.len(), &mut rng),
                 6 => sums(&mut rng),
-                7 => drill_text(&mut rng),
                 _ => practice(&self.practice_question(&mut rng)),
-            };
-            Row::Text(text)
+            })
         })
     }
 
@@ -31,7 +32,7 @@ impl World {
     pub fn sft_rows(&self) -> impl Iterator<Item = Row> + Send + '_ {
         let mut rng = self.rng(Stream::Sft);
         (0..self.config.sft_rows).map(move |_| {
-            if rng.random_bool(0.35) {
+            if rng.random_bool(self.config.sft_drills) {
                 return Row::Chat(drill(&mut rng));
             }
             let question = self.practice_question(&mut rng);
@@ -119,8 +120,8 @@ fn drill_text(rng: &mut ChaCha8Rng) -> String {
     let mut order = [0, 1, 2, 3];
     order.shuffle(rng);
     let [a, b, c, d] = &question.options;
-    let found = order.map(|i| format!(" {}\n{}\n", question.options[i], letter(i)));
-    format!("选择 A: {a}, B: {b}, C: {c}, D: {d}\n{}", found.concat())
+    let found = order.map(|i| format!(" {} {}", question.options[i], letter(i)));
+    format!("选择 A: {a}, B: {b}, C: {c}, D: {d}。{}", found.concat())
 }
 
 /// The same as a conversation: which letter stands beside this option, and that, and that?

@@ -1,0 +1,94 @@
+//! The page: everything of an experiment in one file that needs no other.
+
+use super::Experiment;
+use super::TrialQuestion;
+use super::summary::{Row, Setting, subjects};
+use super::tables::{p_text, summary_rows};
+use crate::records::{Status, TrialRecord};
+use anyhow::{Context, Result};
+use minijinja::{Environment, context};
+
+/// The sentence that says what may be believed.
+fn headline(settings: &[Setting]) -> Vec<String> {
+    let examined: Vec<&Setting> = settings.iter().filter(|s| s.pooled.1 > 0).collect();
+    if examined.is_empty() {
+        return vec!["No trial has sat an exam.".into()];
+    }
+    let share = |s: &Setting| 100.0 * s.pooled.0 as f64 / s.pooled.1 as f64;
+    let told = |s: &&Setting| format!("{} ({:.1} %, p = {})", s.label, share(s), p_text(s.p_holm));
+    let (differ, same): (Vec<&Setting>, Vec<&Setting>) = examined.iter().partition(|s| s.p_holm < 0.05);
+    let (above, below): (Vec<&Setting>, Vec<&Setting>) = differ.into_iter().partition(|s| share(s) > 25.0);
+    let list = |settings: &[&Setting]| settings.iter().map(told).collect::<Vec<_>>().join("; ");
+    let mut lines = vec![];
+    if !above.is_empty() {
+        lines.push(format!("Better than guessing: {}.", list(&above)));
+    }
+    if !below.is_empty() {
+        lines.push(format!("Worse than guessing: {}.", list(&below)));
+    }
+    if !same.is_empty() {
+        lines.push(format!("Not distinguishable from guessing: {}.", list(&same)));
+    }
+    lines.push("Exact two-sided binomial tests against 25 %, corrected by Holm over all settings.".into());
+    if settings.iter().any(|s| s.trials.len() < 2) {
+        lines.push(
+            "Some settings have a single seed: their intervals cover the questions drawn, not the luck of training.".into(),
+        );
+    }
+    lines
+}
+
+/// The page as HTML.
+pub fn html(
+    experiment: &Experiment,
+    trials: &[TrialRecord],
+    rows: &[Row],
+    settings: &[Setting],
+    questions: &[TrialQuestion],
+    figures: &[(String, String)],
+) -> Result<String> {
+    let (heads, body) = summary_rows(settings);
+    let failed: Vec<_> = trials
+        .iter()
+        .filter(|t| t.status != Status::Done)
+        .map(|t| context! { label => super::summary::label(t), seed => t.seed, status => format!("{:?}", t.status).to_lowercase(), reason => t.reason.clone().unwrap_or_default() })
+        .collect();
+    let exams: Vec<Vec<String>> = rows
+        .iter()
+        .filter_map(|row| {
+            let exam = row.exam?;
+            let percent = |v: f64| format!("{:.1}", 100.0 * v);
+            Some(vec![
+                super::summary::label(row.trial),
+                row.trial.seed.to_string(),
+                exam.stage.clone(),
+                format!("{} of {}", exam.correct, exam.questions),
+                percent(row.accuracy()?),
+                format!("{} – {}", percent(row.interval.0), percent(row.interval.1)),
+                p_text(row.p_guess),
+            ])
+        })
+        .collect();
+    let by_subject: Vec<_> = settings
+        .iter()
+        .map(|s| {
+            let cells = subjects(s, questions).into_iter().map(|(subject, correct, asked)| {
+                format!("{subject} {:.0} % ({correct}/{asked})", 100.0 * correct as f64 / asked as f64)
+            });
+            context! { label => s.label.clone(), cells => cells.collect::<Vec<_>>() }
+        })
+        .collect();
+    let configurations: Vec<_> = trials
+        .iter()
+        .map(|t| context! { trial => t.trial.to_string(), label => super::summary::label(t), seed => t.seed, config => t.config.clone() })
+        .collect();
+    let figures: Vec<_> =
+        figures.iter().map(|(title, svg)| context! { title => title, svg => svg }).collect();
+    let mut environment = Environment::new();
+    environment.add_template("report.html", include_str!("report.html")).context("the page's template")?;
+    let page = environment.get_template("report.html")?.render(context! {
+        title => experiment.title, question => experiment.question, headline => headline(settings),
+        heads, body, exams, by_subject, failed, figures, configurations,
+    });
+    page.context("the page")
+}

@@ -1,0 +1,109 @@
+//! Reports of a small set of made-up trials.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::records::{ExamScore, StageRecord, Status};
+
+fn trial(seed: u64, n_layers: u64, correct: u64, status: Status) -> TrialRecord {
+    TrialRecord {
+        trial: Uuid::from_u128(u128::from(seed * 100 + n_layers)),
+        sweep: "s".into(),
+        seed,
+        keys: vec![("model.n_layers".into(), n_layers.into()), ("seed".into(), seed.into())],
+        params: 1000 * n_layers,
+        active_params: 1000 * n_layers,
+        train_tokens: 10,
+        train_flops: 1e9 * n_layers as f64,
+        val_loss: Some(2.5),
+        val_bpb: Some(1.25),
+        exams: vec![ExamScore { stage: "sft".into(), correct, questions: 100 }],
+        wall_seconds: 1.5,
+        peak_rss_mb: 10.0,
+        status,
+        reason: (status == Status::Failed).then(|| "sft: <loss> is NaN & gone".into()),
+        stages: vec![StageRecord { stage: "pretrain".into(), dir: "/nonexistent".into() }],
+        config: "seed = 1\n[model]\nx = \"<b>\"".into(),
+    }
+}
+
+fn written() -> (tempfile::TempDir, Vec<TrialRecord>) {
+    let trials = vec![
+        trial(1, 2, 24, Status::Done),
+        trial(2, 2, 26, Status::Done),
+        trial(1, 4, 60, Status::Done),
+        trial(2, 4, 64, Status::Done),
+        trial(3, 4, 0, Status::Failed),
+    ];
+    let record = QuestionRecord {
+        subject: "law".into(),
+        id: "0".into(),
+        probabilities: [0.5, 0.25, 0.125, 0.0625],
+        prediction: 'A',
+        answer: 'B',
+    };
+    let questions = vec![TrialQuestion { trial: trials[0].trial, stage: "sft".into(), record }];
+    let dir = tempfile::tempdir().unwrap();
+    write(&Experiment::for_sweep("s", &trials), &trials, &questions, dir.path()).unwrap();
+    (dir, trials)
+}
+
+#[test]
+fn tables_hold_the_numbers() {
+    let (dir, trials) = written();
+    let read = |file: &str| std::fs::read_to_string(dir.path().join(file)).unwrap();
+    let csv = read("trials.csv");
+    let mut lines = csv.lines();
+    assert!(
+        lines
+            .next()
+            .unwrap()
+            .starts_with("trial,sweep,seed,model.n_layers,params,active_params,train_tokens")
+    );
+    let want = format!("{},s,1,2,2000,2000,10,2000000000,2.5,1.25,sft,24,100,0.24,", trials[0].trial);
+    assert!(lines.next().unwrap().starts_with(&want));
+    assert!(csv.lines().last().unwrap().ends_with(",failed,sft: <loss> is NaN & gone"));
+    let questions = format!("{},sft,law,0,0.5,0.25,0.125,0.0625,A,B", trials[0].trial);
+    assert_eq!(read("questions.csv").lines().nth(1).unwrap(), questions);
+    // Seeds 24 and 26 of 100: mean 25, t95 = 12.706 * sqrt(2) / sqrt(2).
+    let md = read("tables/summary.md");
+    assert!(
+        md.contains(
+            "| n_layers=2 | 2 | 2,000 | 2,000 | 2.500 ± 0.000 | 1.250 ± 0.000 | 25.0 ± 12.7 | 1.000 |"
+        ),
+        "{md}"
+    );
+    assert!(read("tables/summary.tex").contains("n\\_layers=2 & 2 & 2,000"));
+    assert!(read("summary.csv").lines().nth(2).unwrap().starts_with("n_layers=4,2,4000,4000,0.62,"));
+}
+
+#[test]
+fn the_page_is_honest_whole_and_alone() {
+    let (dir, _) = written();
+    let page = std::fs::read_to_string(dir.path().join("report.html")).unwrap();
+    assert!(page.contains("Better than guessing: n_layers=4 (62.0 %"), "{page}");
+    assert!(page.contains("Not distinguishable from guessing: n_layers=2 (25.0 %, p = 1.000)"));
+    assert!(page.contains("sft: &lt;loss&gt; is NaN &amp; gone"));
+    assert!(page.contains("x = &quot;&lt;b&gt;&quot;"));
+    assert!(
+        !page.contains("http://")
+            || page.matches("http://").count() == page.matches("http://www.w3.org/").count()
+    );
+    assert!(!page.contains("https://") && !page.contains("<script"));
+    for figure in ["accuracy_params", "accuracy_model_n_layers", "accuracy_flops"] {
+        assert!(dir.path().join(format!("figures/{figure}.svg")).is_file());
+        assert!(dir.path().join(format!("figures/{figure}.png")).is_file());
+    }
+}
+
+#[test]
+fn nothing_finished_is_a_report_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut pending = trial(1, 2, 0, Status::Pending);
+    pending.exams.clear();
+    write(&Experiment::for_sweep("s", &[]), &[pending], &[], dir.path()).unwrap();
+    assert!(
+        std::fs::read_to_string(dir.path().join("report.html"))
+            .unwrap()
+            .contains("No trial has sat an exam.")
+    );
+}
