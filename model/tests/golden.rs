@@ -1,5 +1,6 @@
 //! MiniMind v1 parity: the same weights and rows give PyTorch's logits, losses and gradients.
 //! Tolerances are those of the reference folders' notes.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! MiniMind v1's optimisation: ten steps, adapters, DPO, PyTorch's own checkpoint file.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

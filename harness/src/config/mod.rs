@@ -295,7 +295,7 @@ section! {
         /// Preference pairs.
         pub dpo_pairs: u64 = 800,
         /// Exam questions of each subject.
-        pub questions_per_subject: usize = 100,
+        pub questions_per_subject: usize = 300,
     }
 }
 

@@ -201,7 +201,7 @@ pub fn summary_md(settings: &[Setting]) -> String {
 pub fn summary_tex(settings: &[Setting]) -> String {
     let line = |cells: &[String]| cells.join(" & ") + " \\\\\n";
     let mut table = String::from("\\begin{tabular}{lrrrrrrr}\n\\toprule\n");
-    table.push_str(&line(&HEADS.map(|h| escape_tex(h))));
+    table.push_str(&line(&HEADS.map(escape_tex)));
     table.push_str("\\midrule\n");
     for row in body(settings, "±") {
         table.push_str(&line(&row.map(|c| escape_tex(&c))));

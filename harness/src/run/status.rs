@@ -150,7 +150,7 @@ fn last_row(dir: &Path) -> Option<LastRow> {
     let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
     let names: Vec<&str> = lines.next()?.trim_end().split(',').collect();
     // A row may be in the middle of being written.
-    let row: Vec<&str> = lines.last()?.trim_end().split(',').collect();
+    let row: Vec<&str> = lines.next_back()?.trim_end().split(',').collect();
     let field = |name: &str| -> Option<&str> {
         let column = names.iter().position(|&n| n == name)?;
         row.get(column).copied()

@@ -43,8 +43,7 @@ fn plain(context: &Context, layer: usize, x: &Tensor) -> Result<Tensor> {
     let mut pad = vec![0u32; count * seq];
     let mut unpad = vec![0u32; n];
     for (i, bounds) in documents.windows(2).enumerate() {
-        for position in bounds[0]..bounds[1] {
-            let place = i * seq + position - bounds[0];
+        for (place, position) in (i * seq..).zip(bounds[0]..bounds[1]) {
             pad[place] = position as u32;
             unpad[position] = place as u32;
         }

@@ -1,5 +1,5 @@
 //! Reference numbers computed with PyTorch, and how far apart two arrays are.
-#![allow(dead_code)] // each test file uses its part
+#![allow(dead_code, clippy::unwrap_used, missing_docs)] // each test file uses its part
 
 use candle_core::{Device, Tensor};
 use model::weights::{NamedTensors, read_safetensors};

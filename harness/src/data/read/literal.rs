@@ -119,17 +119,22 @@ impl Parser {
 
     fn escape(&mut self, escape: char, text: &mut String) -> Result<()> {
         let digits = match escape {
-            'n' => return Ok(text.push('\n')),
-            't' => return Ok(text.push('\t')),
-            'r' => return Ok(text.push('\r')),
-            'b' => return Ok(text.push('\u{8}')),
-            'f' => return Ok(text.push('\u{c}')),
-            '\n' => return Ok(()),
             'x' => 2,
             'u' => 4,
             'U' => 8,
-            c if "\\'\"/".contains(c) => return Ok(text.push(c)),
-            c => return Ok(text.extend(['\\', c])),
+            '\n' => return Ok(()),
+            c => {
+                match c {
+                    'n' => text.push('\n'),
+                    't' => text.push('\t'),
+                    'r' => text.push('\r'),
+                    'b' => text.push('\u{8}'),
+                    'f' => text.push('\u{c}'),
+                    '\\' | '\'' | '"' | '/' => text.push(c),
+                    c => text.extend(['\\', c]),
+                }
+                return Ok(());
+            }
         };
         let mut code = self.hex(digits)?;
         // JSON writes characters beyond the basic plane as two surrogates.
