@@ -39,24 +39,40 @@ pub fn backward_in_place(
     for (((dy, x), &weight), dweight) in rows.zip(weights).zip(dweights) {
         let (gate, up) = x.split_at_mut(hidden);
         let mut lanes = [0.0f32; LANES];
-        let mut step = |i: usize, lane: usize| {
-            let (g, u, d) = (gate[i], up[i], dy[i]);
-            let s = sigmoid(g);
-            let silu = g * s;
-            lanes[lane] += d * silu * u;
-            gate[i] = weight * d * u * (s + silu * (1.0 - s));
-            up[i] = weight * d * silu;
-            dy[i] = weight * silu * u;
-        };
-        let whole = hidden - hidden % LANES;
-        for start in (0..whole).step_by(LANES) {
-            for lane in 0..LANES {
-                step(start + lane, lane);
+        // Whole chunks of a fixed length vectorise; the same code serves the shorter last one.
+        let chunks = dy.chunks_mut(LANES).zip(gate.chunks_mut(LANES)).zip(up.chunks_mut(LANES));
+        for ((dy, gate), up) in chunks {
+            match (<&mut [f32; LANES]>::try_from(&mut *dy), gate.first_chunk_mut(), up.first_chunk_mut()) {
+                (Ok(dy), Some(gate), Some(up)) => backward_chunk::<LANES>(dy, gate, up, weight, &mut lanes),
+                _ => {
+                    for (((d, g), u), lane) in dy.iter_mut().zip(gate).zip(up).zip(&mut lanes) {
+                        let (mut d1, mut g1, mut u1, mut l1) = ([*d], [*g], [*u], [*lane]);
+                        backward_chunk::<1>(&mut d1, &mut g1, &mut u1, weight, &mut l1);
+                        (*d, *g, *u, *lane) = (d1[0], g1[0], u1[0], l1[0]);
+                    }
+                }
             }
         }
-        for i in whole..hidden {
-            step(i, i - whole);
-        }
         *dweight = lanes.iter().sum();
+    }
+}
+
+/// [`backward_in_place`] of `N` neighbouring elements; `sums` gathers the gradient of the row weight.
+#[inline(always)]
+fn backward_chunk<const N: usize>(
+    dy: &mut [f32; N],
+    gate: &mut [f32; N],
+    up: &mut [f32; N],
+    weight: f32,
+    sums: &mut [f32; N],
+) {
+    for i in 0..N {
+        let (g, u, d) = (gate[i], up[i], dy[i]);
+        let s = sigmoid(g);
+        let silu = g * s;
+        sums[i] += d * silu * u;
+        gate[i] = weight * d * u * (s + silu * (1.0 - s));
+        up[i] = weight * d * silu;
+        dy[i] = weight * silu * u;
     }
 }

@@ -93,7 +93,7 @@ fn feed_backward(
     range: &FeedForwardRange,
 ) -> Buffer {
     let n = rows.weights.len();
-    let d = rows.x.len() / n.max(1);
+    let d = range.w2.len() / range.hidden;
     let mut active = Buffer::dirty(n * range.hidden);
     linear_input_grad(&mut active, rows.dy, &weights[range.w2.clone()], n, range.hidden, false);
     let mut dweights = Buffer::dirty(n);

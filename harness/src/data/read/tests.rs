@@ -125,7 +125,8 @@ fn filters_leave_rows_out() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.jsonl");
     std::fs::write(&path, "{\"text\":\"你好\"}\n{\"text\":\"你好吗朋友\"}\n{\"text\":\"hi 你\"}\n").unwrap();
-    let kept = |config: DataConfig| read_with(std::slice::from_ref(&path), Kind::Pretrain, &config).unwrap().len();
+    let kept =
+        |config: DataConfig| read_with(std::slice::from_ref(&path), Kind::Pretrain, &config).unwrap().len();
     assert_eq!(kept(DataConfig { min_chars: 3, ..DataConfig::default() }), 2);
     assert_eq!(kept(DataConfig { max_chars: 4, ..DataConfig::default() }), 2);
     assert_eq!(kept(DataConfig { min_chinese_share: 0.5, ..DataConfig::default() }), 2);
