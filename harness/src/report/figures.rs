@@ -59,8 +59,11 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(60, 60, 60),
 ];
 
-const SIZE: (u32, u32) = (1000, 560);
+const WIDTH: u32 = 1000;
+const LEAST_HEIGHT: u32 = 560;
 const LEGEND: u32 = 290;
+/// Characters of a line of the legend.
+const LEGEND_CHARS: usize = 30;
 const FONT: &str = "sans-serif";
 
 /// Makes the embedded font the one of all figures.
@@ -78,12 +81,12 @@ impl Figure {
     pub fn write(&self, dir: &Path) -> Result<String> {
         fonts();
         let mut svg = String::new();
-        self.draw(SVGBackend::with_string(&mut svg, SIZE).into_drawing_area())?;
+        self.draw(SVGBackend::with_string(&mut svg, self.size()).into_drawing_area())?;
         crate::run::files::write_atomic(&dir.join(format!("{}.svg", self.name)), svg.as_bytes())?;
         let png = dir.join(format!("{}.png", self.name));
         // Drawn beside its place under a name that still ends in .png.
         let beside = dir.join(format!(".{}.png", self.name));
-        self.draw(BitMapBackend::new(&beside, SIZE).into_drawing_area())?;
+        self.draw(BitMapBackend::new(&beside, self.size()).into_drawing_area())?;
         std::fs::rename(&beside, &png)?;
         Ok(svg)
     }
@@ -91,7 +94,7 @@ impl Figure {
     fn draw<B: DrawingBackend>(&self, root: DrawingArea<B, Shift>) -> Result<()> {
         let failed = |e: &dyn std::fmt::Display| anyhow!("figure {}: {e}", self.name);
         root.fill(&WHITE).map_err(|e| failed(&e))?;
-        let (left, right) = root.split_horizontally(SIZE.0 - LEGEND);
+        let (left, right) = root.split_horizontally(WIDTH - LEGEND);
         let log = self.is_log();
         let place = |x: f64| if log { x.log10() } else { x };
         let (x_range, y_range) = (self.x_range(place), self.y_range());
@@ -110,7 +113,7 @@ impl Figure {
             .x_labels(ticks)
             .y_labels(8)
             .x_label_formatter(&tick)
-            .y_label_formatter(&|y| format!("{y:.2}"))
+            .y_label_formatter(&|y| short(*y))
             .x_desc(x_label)
             .y_desc(&self.y_label)
             .label_style((FONT, 15))
@@ -180,7 +183,7 @@ impl Figure {
                     _ => area.draw(&Cross::new((14, y + 8), 6, colour.stroke_width(3)))?,
                 }
             }
-            for line in wrapped(&series.label, 30) {
+            for line in wrapped(&series.label, LEGEND_CHARS) {
                 area.draw(&Text::new(line, (32, y), style.clone()))?;
                 y += 19;
             }
@@ -193,6 +196,13 @@ impl Figure {
             area.draw(&Text::new(name, (32, y), style))?;
         }
         Ok(())
+    }
+
+    /// As high as the legend needs.
+    fn size(&self) -> (u32, u32) {
+        let lines: usize = self.series.iter().map(|s| wrapped(&s.label, LEGEND_CHARS).len()).sum();
+        let legend = 60 + 19 * lines as u32 + 7 * self.series.len() as u32 + 40;
+        (WIDTH, legend.max(LEAST_HEIGHT))
     }
 
     fn xs(&self) -> impl Iterator<Item = f64> + '_ {
