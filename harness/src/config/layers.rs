@@ -1,136 +1,371 @@
-//! Layers of configuration, later wins: defaults, preset, sweep file, environment, `--set`.
+//! The layers of a configuration, later wins: defaults, preset, sweep file, environment, `--set`.
 
-use super::TrialConfig;
-use anyhow::{Context, Result, bail};
-use figment::Figment;
+use super::document::{self, Entry, Node};
+use super::errors::{ConfigError, ConfigErrors};
+use super::keys::{self, Kind};
+use super::{TrialConfig, presets};
+use anyhow::Result;
 use figment::providers::Serialized;
-use toml::{Table, Value};
+use figment::value::{Dict, Map, Value as FigmentValue};
+use figment::{Figment, Metadata, Profile, Provider};
+use serde_json::Value;
+use std::collections::BTreeMap;
 
-/// Presets by name.
-pub const PRESETS: [(&str, &str); 1] = [("minimind", include_str!("presets/minimind.toml"))];
+/// Begins the name of every environment variable that sets a key: `MINDSCALE_PRETRAIN__LR`.
+const ENV_PREFIX: &str = "MINDSCALE_";
 
-/// What is set outside the sweep file.
-#[derive(Debug, Clone, Default)]
+/// Variables with that beginning which are no keys of a trial.
+const ENV_RESERVED: [&str; 3] = ["MINDSCALE_SHARED", "MINDSCALE_COMMIT", "MINDSCALE_FONT"];
+
+/// What the command line and the environment change about a sweep file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
-    /// Name of a preset.
+    /// Name of a preset, under the file.
     pub preset: Option<String>,
-    /// `key=value` of the command line.
+    /// `key=value`, over everything.
     pub set: Vec<String>,
-    /// `MINDSCALE_*` variables.
+    /// Environment variables `MINDSCALE_*`, over the file.
     pub env: Vec<(String, String)>,
 }
 
-/// Variables that are no configuration keys.
-const NOT_KEYS: [&str; 2] = ["MINDSCALE_SHARED", "MINDSCALE_FONT"];
-
 impl Overrides {
-    /// With the environment of this process.
+    /// The command line's choices and the process's environment.
     pub fn from_env(preset: Option<String>, set: Vec<String>) -> Self {
-        let env =
-            std::env::vars().filter(|(k, _)| k.starts_with("MINDSCALE_") && !NOT_KEYS.contains(&k.as_str()));
-        Self { preset, set, env: env.collect() }
-    }
-
-    /// Dotted keys with their values and where they come from, environment first.
-    pub fn entries(&self) -> Result<Vec<(String, Value, String)>> {
-        let mut entries = vec![];
-        for (name, text) in &self.env {
-            let key = name.trim_start_matches("MINDSCALE_").to_lowercase().replace("__", ".");
-            entries.push((key, value(text), format!("environment {name}")));
-        }
-        for set in &self.set {
-            let Some((key, text)) = set.split_once('=') else {
-                bail!("--set {set}: expected key=value, such as --set pretrain.lr=1e-3");
-            };
-            entries.push((key.trim().to_string(), value(text.trim()), format!("--set {set}")));
-        }
-        Ok(entries)
+        let text = |part: std::ffi::OsString| part.to_string_lossy().into_owned();
+        let mut env: Vec<_> = std::env::vars_os()
+            .map(|(name, value)| (text(name), text(value)))
+            .filter(|(name, _)| name.starts_with(ENV_PREFIX))
+            .collect();
+        env.sort();
+        Self { preset, set, env }
     }
 }
 
-/// A value as TOML writes it, or else as bare text.
-fn value(text: &str) -> Value {
-    let parsed = format!("v = {text}").parse::<Table>().ok();
-    parsed.and_then(|mut t| t.remove("v")).unwrap_or_else(|| Value::String(text.into()))
+/// One key set to a value that fits it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Setting {
+    /// The whole key, such as `model.n_layers`.
+    pub key: String,
+    /// Its value.
+    pub value: Value,
+    /// Where it was set.
+    pub place: String,
 }
 
-/// The tables of a preset.
-pub fn preset(name: &str) -> Result<Table> {
-    let Some((_, text)) = PRESETS.iter().find(|(n, _)| *n == name) else {
-        let names: Vec<&str> = PRESETS.iter().map(|(n, _)| *n).collect();
-        bail!("preset {name:?}: no such preset, expected one of {names:?}");
+/// The settings of one layer.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Layer {
+    /// How messages call it.
+    pub name: String,
+    /// The preset under it, with the place where it was named.
+    pub preset: Option<(String, String)>,
+    /// The settings in the order they were written.
+    pub settings: Vec<Setting>,
+}
+
+impl Provider for Layer {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.name.clone())
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        let mut tree = Value::Object(Default::default());
+        for setting in &self.settings {
+            set(&mut tree, &setting.key, setting.value.clone());
+        }
+        let dict = FigmentValue::serialize(&tree)?.into_dict().unwrap_or_default();
+        Ok(Profile::Default.collect(dict))
+    }
+}
+
+/// All layers merged.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// The whole configuration of a trial as JSON.
+    pub tree: Value,
+    /// Where each key that is not at its default was set last.
+    pub places: BTreeMap<String, String>,
+    /// Keys that environment or `--set` fixed, and by what.
+    pub fixed: BTreeMap<String, String>,
+}
+
+impl Settings {
+    /// The configuration, or why it is none.
+    pub fn config(&self) -> Result<TrialConfig, ConfigError> {
+        config_of(self.tree.clone())
+    }
+}
+
+/// The configuration that a complete tree describes.
+pub fn config_of(tree: Value) -> Result<TrialConfig, ConfigError> {
+    serde_json::from_value(tree).map_err(|error| ConfigError::new("", "", error.to_string()))
+}
+
+/// Writes a value into a tree of tables; `key` as in `model.n_layers`.
+pub fn set(tree: &mut Value, key: &str, value: Value) {
+    let mut place = tree;
+    for part in key.split('.') {
+        place = &mut place[part]; // a missing key becomes null, and null becomes a table
+    }
+    *place = value;
+}
+
+/// Reads a value from a tree of tables.
+pub fn get<'a>(tree: &'a Value, key: &str) -> Option<&'a Value> {
+    key.split('.').try_fold(tree, |tree, part| tree.get(part))
+}
+
+/// Merges the layers: defaults, preset, `base` (the sweep file), environment, `--set`.
+///
+/// A preset of the command line takes the place of the file's.
+pub fn load_layers(base: Layer, overrides: &Overrides, errors: &mut ConfigErrors) -> Result<Settings> {
+    let preset = match &overrides.preset {
+        Some(name) => presets::layer(name, &format!("--preset {name}"), errors),
+        None => match &base.preset {
+            Some((name, place)) => presets::layer(name, place, errors),
+            None => Layer::default(),
+        },
     };
-    text.parse().with_context(|| format!("preset {name}"))
-}
-
-/// The defaults as a tree in which every key is present; unset ones are null.
-pub fn defaults() -> serde_json::Value {
-    serde_json::to_value(TrialConfig::default()).unwrap_or_default()
-}
-
-/// Every dotted key of a trial.
-pub fn keys() -> Vec<String> {
-    fn walk(prefix: &str, value: &serde_json::Value, keys: &mut Vec<String>) {
-        match value {
-            serde_json::Value::Object(map) => {
-                for (name, value) in map {
-                    let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
-                    walk(&key, value, keys);
-                }
-            }
-            _ => keys.push(prefix.to_string()),
-        }
-    }
-    let mut all = vec![];
-    walk("", &defaults(), &mut all);
-    all
-}
-
-/// The nearest of `names`, as a question, if one is near.
-pub fn did_you_mean<'a>(key: &str, names: impl IntoIterator<Item = &'a str>) -> String {
-    let near = names.into_iter().map(|name| (strsim::damerau_levenshtein(key, name), name)).min();
-    match near {
-        Some((distance, name)) if distance <= 2 + key.len() / 4 => format!("; did you mean {name}?"),
-        _ => String::new(),
-    }
-}
-
-/// Checks that a dotted key names a value, or explains what it is.
-pub fn check_key(key: &str, keys: &[String]) -> std::result::Result<(), String> {
-    if keys.iter().any(|k| k == key) {
-        return Ok(());
-    }
-    if keys.iter().any(|k| k.starts_with(&format!("{key}."))) {
-        return Err(format!("{key}: is a table, expected one of its keys"));
-    }
-    Err(format!("{key}: unknown key{}", did_you_mean(key, keys.iter().map(String::as_str))))
-}
-
-/// The leaves of a table as dotted keys.
-pub fn leaves(table: &Table) -> Vec<(String, Value)> {
-    let known = keys();
-    let mut found = vec![];
-    fn walk(prefix: &str, table: &Table, known: &[String], found: &mut Vec<(String, Value)>) {
-        for (name, value) in table {
-            let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
-            match value {
-                Value::Table(inner) if !known.contains(&key) => walk(&key, inner, known, found),
-                _ => found.push((key, value.clone())),
-            }
-        }
-    }
-    walk("", table, &known, &mut found);
-    found
-}
-
-/// A complete configuration from dotted keys, later ones winning.
-pub fn resolve(entries: &[(String, Value)]) -> std::result::Result<TrialConfig, String> {
+    let env = env_layer(&overrides.env, errors);
+    let set = set_layer(&overrides.set, errors);
     let mut figment = Figment::from(Serialized::defaults(TrialConfig::default()));
-    for (key, value) in entries {
-        figment = figment.merge(Serialized::default(key, value));
+    let mut places = BTreeMap::new();
+    let mut fixed = BTreeMap::new();
+    for (layer, fixes) in [(preset, false), (base, false), (env, true), (set, true)] {
+        for Setting { key, place, .. } in &layer.settings {
+            places.insert(key.clone(), place.clone());
+            if fixes {
+                fixed.insert(key.clone(), place.clone());
+            }
+        }
+        figment = figment.merge(layer);
     }
-    figment.extract().map_err(|e| {
-        let key = e.path.join(".");
-        format!("{key}: {}", e.kind)
-    })
+    Ok(Settings { tree: figment.extract()?, places, fixed })
+}
+
+/// A single trial without a sweep file: defaults, preset, environment, `--set`, validated.
+pub fn load(overrides: &Overrides) -> Result<TrialConfig> {
+    let mut errors = ConfigErrors::default();
+    let settings = load_layers(Layer::default(), overrides, &mut errors)?;
+    // Values that were refused are not in the tree: what stands there instead is not at fault.
+    errors.or(())?;
+    let mut errors = ConfigErrors::default();
+    let config = settings.config()?;
+    for problem in config.validate() {
+        let place = settings.places.get(&problem.key).cloned().unwrap_or_default();
+        errors.push(ConfigError::new(place, problem.key, problem.problem));
+    }
+    Ok(errors.or(config)?)
+}
+
+/// The leaves of a table of keys, written as nested tables, dotted keys or both: whole key, place, value.
+pub fn leaves(entries: &[Entry], errors: &mut ConfigErrors) -> Vec<(String, String, Node)> {
+    fn walk(prefix: &str, entries: &[Entry], leaves: &mut Vec<(usize, String, String, Node)>) {
+        for Entry { key, place, start, node } in entries {
+            let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+            match node.table() {
+                Some(inner) if keys::is_section(&key) => walk(&key, inner, leaves),
+                _ => leaves.push((*start, key, place.clone(), node.clone())),
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk("", entries, &mut found);
+    found.sort_by_key(|leaf| leaf.0);
+    let mut first = BTreeMap::new();
+    let mut leaves = Vec::new();
+    for (_, key, place, node) in found {
+        match first.get(&key) {
+            None => {
+                first.insert(key.clone(), place.clone());
+                leaves.push((key, place, node));
+            }
+            Some(earlier) => {
+                errors.push(ConfigError::new(place, key, format!("set a second time, after {earlier}")));
+            }
+        }
+    }
+    leaves
+}
+
+/// The problem of a name that is no key.
+pub fn not_a_key(key: &str) -> String {
+    match keys::is_section(key) {
+        true => format!("is a section, expected a table of its keys or a key such as {}", first_key_of(key)),
+        false => keys::unknown_key(key),
+    }
+}
+
+fn first_key_of(section: &str) -> &'static str {
+    let inside = |path: &str| path.split('.').next() == Some(section) && path != section;
+    keys::keys().iter().map(|key| key.path.as_str()).find(|path| inside(path)).unwrap_or_default()
+}
+
+/// The settings of a table of keys.
+pub fn settings(entries: &[Entry], errors: &mut ConfigErrors) -> Vec<Setting> {
+    let mut settings = Vec::new();
+    for (key, place, node) in leaves(entries, errors) {
+        let checked = match keys::find(&key) {
+            Some(spec) => spec.check(&node),
+            None => Err(not_a_key(&key)),
+        };
+        match checked {
+            Ok(value) => settings.push(Setting { key, value, place }),
+            Err(problem) => errors.push(ConfigError::new(place, key, problem)),
+        }
+    }
+    settings
+}
+
+/// The settings of a TOML document that holds keys of a trial only.
+pub fn document_layer(name: &str, text: &str, errors: &mut ConfigErrors) -> Layer {
+    let settings = match document::parse(name, text) {
+        Ok(entries) => settings(&entries, errors),
+        Err(error) => {
+            errors.push(error);
+            Vec::new()
+        }
+    };
+    Layer { name: name.into(), settings, ..Layer::default() }
+}
+
+fn env_layer(env: &[(String, String)], errors: &mut ConfigErrors) -> Layer {
+    let mut layer = Layer { name: "environment".into(), ..Layer::default() };
+    for (name, value) in env {
+        let Some(key) = name.strip_prefix(ENV_PREFIX) else { continue };
+        if ENV_RESERVED.contains(&name.as_str()) {
+            continue;
+        }
+        let key = key.to_lowercase().replace("__", ".");
+        layer.settings.extend(typed(&key, value, name, errors));
+    }
+    layer
+}
+
+fn set_layer(set: &[String], errors: &mut ConfigErrors) -> Layer {
+    let mut layer = Layer { name: "--set".into(), ..Layer::default() };
+    for text in set {
+        let place = format!("--set {text}");
+        match text.split_once('=') {
+            Some((key, value)) => layer.settings.extend(typed(key.trim(), value.trim(), &place, errors)),
+            None => errors.push(ConfigError::new(place, "", "expected key=value, such as --set seed=2")),
+        }
+    }
+    layer
+}
+
+/// A setting typed by hand: quotes around text and brackets around a single item may be left out.
+fn typed(key: &str, text: &str, place: &str, errors: &mut ConfigErrors) -> Vec<Setting> {
+    let mut node = Node::parse(text, place);
+    match keys::find(key).map(|spec| &spec.kind) {
+        Some(Kind::Text) if node.str().is_none() => node = Node::text(text, place),
+        Some(Kind::List(_)) if node.array().is_none() && node.str() != Some("") => {
+            let item = match node.str() {
+                Some(_) => node,
+                None => Node::text(text, place),
+            };
+            let shown = item.shown.clone();
+            node = Node { content: document::Content::Array(vec![item]), shown, place: place.into() };
+        }
+        _ => {}
+    }
+    settings(&[Entry { key: key.into(), place: place.into(), start: 0, node }], errors)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::Packing;
+
+    fn overrides(preset: Option<&str>, env: &[(&str, &str)], set: &[&str]) -> Overrides {
+        Overrides {
+            preset: preset.map(Into::into),
+            set: set.iter().map(|&s| s.into()).collect(),
+            env: env.iter().map(|&(k, v)| (k.into(), v.into())).collect(),
+        }
+    }
+
+    fn failure(overrides: &Overrides) -> String {
+        load(overrides).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn without_layers_the_defaults_stand() {
+        assert_eq!(load(&Overrides::default()).unwrap(), TrialConfig::default());
+    }
+
+    #[test]
+    fn later_layers_win() {
+        let text = "seed = 2\n[pretrain]\nlr = 0.5\ntokens = 7\nbatch_size = 3\n";
+        let mut errors = ConfigErrors::default();
+        let base = document_layer("base", text, &mut errors);
+        let over = overrides(
+            Some("minimind"),
+            &[("MINDSCALE_PRETRAIN__LR", "0.25"), ("MINDSCALE_SEED", "3"), ("MINDSCALE_SHARED", "/x")],
+            &["seed=4", "pretrain.tokens=unset"],
+        );
+        let settings = load_layers(base, &over, &mut errors).unwrap();
+        assert_eq!(errors, ConfigErrors::default());
+        let config = settings.config().unwrap();
+        assert_eq!((config.seed, config.pretrain.training.lr), (4, 0.25));
+        assert_eq!((config.pretrain.training.tokens, config.pretrain.training.batch_size), (None, 3));
+        // From the preset, and from the defaults.
+        assert_eq!((config.pretrain.training.packing, config.model.d_model), (Packing::Single, 512));
+        assert_eq!(config.world, Default::default());
+        assert_eq!(settings.places["pretrain.batch_size"], "base:5");
+        assert_eq!(settings.places["pretrain.lr"], "MINDSCALE_PRETRAIN__LR");
+        assert_eq!(settings.places["seed"], "--set seed=4");
+    }
+
+    #[test]
+    fn text_and_single_items_need_no_quotes_by_hand() {
+        let set = ["device=cuda:1", "tokenizer.path=123", "data.sft=a.jsonl", "lora.targets=[\"wv\"]"];
+        let overrides = overrides(None, &[("MINDSCALE_EXAM__AFTER", "sft")], &set);
+        let mut errors = ConfigErrors::default();
+        let settings = load_layers(Layer::default(), &overrides, &mut errors).unwrap();
+        assert_eq!(errors, ConfigErrors::default());
+        let config = settings.config().unwrap();
+        assert_eq!((config.device.as_str(), config.tokenizer.path.as_deref()), ("cuda:1", Some("123")));
+        assert_eq!((config.data.sft, config.lora.targets), (vec!["a.jsonl".to_string()], vec!["wv".into()]));
+        assert_eq!(config.exam.after, [crate::config::TrainStage::Sft]);
+    }
+
+    #[test]
+    fn a_table_sets_several_keys() {
+        let config = load(&overrides(None, &[], &["model={ n_layers = 3, d_model = 64 }"])).unwrap();
+        assert_eq!((config.model.n_layers, config.model.d_model), (3, 64));
+    }
+
+    #[test]
+    fn every_problem_is_named_with_its_place() {
+        let over = overrides(
+            None,
+            &[("MINDSCALE_MODEL__N_LAYER", "3"), ("MINDSCALE_PRETRAIN__LR", "fast")],
+            &["seed", "model=3", "exam.answer=essay"],
+        );
+        assert_eq!(
+            failure(&over),
+            "MINDSCALE_MODEL__N_LAYER: model.n_layer: unknown key; did you mean model.n_layers?\n\
+             MINDSCALE_PRETRAIN__LR: pretrain.lr: is \"fast\", expected a number\n\
+             --set seed: expected key=value, such as --set seed=2\n\
+             --set model=3: model: is a section, expected a table of its keys or a key such as model.d_model\n\
+             --set exam.answer=essay: exam.answer: is \"essay\", expected \"letter\" or \"cloze\""
+        );
+        assert_eq!(
+            failure(&overrides(None, &[], &["model.d_model=130"])),
+            "--set model.d_model=130: model.d_model: 130 is not divisible by n_heads = 4"
+        );
+        assert_eq!(
+            failure(&overrides(Some("minmind"), &[], &[])),
+            "--preset minmind: preset: there is no \"minmind\", expected \"minimind\" or \"small\"; did you mean minimind?"
+        );
+    }
+
+    #[test]
+    fn a_key_written_twice_in_two_ways_is_an_error() {
+        let mut errors = ConfigErrors::default();
+        document_layer("f", "\"model.n_layers\" = 1\n[model]\nn_layers = 2\n", &mut errors);
+        assert_eq!(errors.errors[0].to_string(), "f:3: model.n_layers: set a second time, after f:1");
+    }
 }

@@ -3,12 +3,26 @@
 //! Flows in: layers of TOML, environment and `--set`. Flows out: a [`TrialConfig`], complete and validated.
 //! *Invariant:* nothing downstream reads a TOML file or an environment variable for settings.
 
+mod document;
+mod errors;
+mod identity;
+mod keys;
 mod layers;
+mod presets;
 mod reference;
 mod validate;
 
-pub use layers::{Overrides, check_key, did_you_mean, keys, leaves, preset, resolve};
+pub use document::{Content, Entry, Node};
+pub use errors::{ConfigError, ConfigErrors};
+pub use identity::{CADENCE, canonical_json, identity};
+pub use keys::{KeySpec, Kind, UNSET, did_you_mean, find, keys, unknown_key};
+pub use layers::{Layer, Overrides, Setting, Settings, load, load_layers};
+pub use presets::PRESETS;
 pub use reference::reference_markdown;
+pub use validate::{Problem, largest};
+
+pub(crate) use document::parse;
+pub(crate) use layers::{config_of, get, leaves, not_a_key, set, settings};
 
 use model::{ModelConfig, section};
 use serde::{Deserialize, Serialize};
@@ -319,52 +333,62 @@ section! {
     }
 }
 
-/// One fully resolved trial: one shape, one seed, the whole recipe.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TrialConfig {
-    /// Seed of weights, data order and dropout.
-    pub seed: u64,
-    /// `cpu` or `cuda:N`.
-    pub device: String,
-    /// Threads of one trial; 0 takes all cores. Results do not depend on it.
-    pub threads: usize,
-    /// The shape.
-    pub model: ModelConfig,
-    /// The tokenizer.
-    pub tokenizer: TokenizerConfig,
-    /// Files and filters.
-    pub data: DataConfig,
-    /// The built-in world.
-    pub world: WorldConfig,
-    /// Pretraining.
-    pub pretrain: Pretrain,
-    /// Supervised fine-tuning.
-    pub sft: Sft,
-    /// Adapters.
-    pub lora: Lora,
-    /// Preference optimisation.
-    pub dpo: Dpo,
-    /// The exam.
-    pub exam: ExamConfig,
+section! {
+    /// One fully resolved trial: one shape, one seed, the whole recipe.
+    pub struct TrialConfig {
+        /// Seed of weights, data order and dropout.
+        pub seed: u64 = 1,
+        /// `cpu`, `cuda` or `cuda:N`.
+        pub device: String = "cpu".into(),
+        /// Threads of one trial; 0 takes all cores. Results do not depend on it.
+        pub threads: usize = 0,
+        /// The shape of the model.
+        pub model: ModelConfig = ModelConfig::default(),
+        /// Byte-level BPE, trained from the pretraining text or read from a file.
+        pub tokenizer: TokenizerConfig = TokenizerConfig::default(),
+        /// Files, filters and the held-out share.
+        pub data: DataConfig = DataConfig::default(),
+        /// The built-in world.
+        pub world: WorldConfig = WorldConfig::default(),
+        /// Next-token prediction over text.
+        pub pretrain: Pretrain = Pretrain::with(Training::default()),
+        /// Supervised fine-tuning on conversations.
+        pub sft: Sft = Sft::with(Training::fine_tuning()),
+        /// Fine-tuning of low-rank adapters on the conversations of `data.lora`, or those of `data.sft`.
+        pub lora: Lora = Lora::with(Training { enabled: false, ..Training::fine_tuning() }),
+        /// Direct preference optimisation.
+        pub dpo: Dpo = Dpo::with(Training { lr: 4e-5, ..Training::fine_tuning() }),
+        /// Question sheets in C-Eval's layout and how they are answered.
+        pub exam: ExamConfig = ExamConfig::default(),
+    }
 }
 
-impl Default for TrialConfig {
-    fn default() -> Self {
-        let fine_tuning = Training { packing: Packing::Single, lr: 1e-4, ..Training::default() };
-        Self {
-            seed: 1,
-            device: "cpu".into(),
-            threads: 0,
-            model: ModelConfig::default(),
-            tokenizer: TokenizerConfig::default(),
-            data: DataConfig::default(),
-            world: WorldConfig::default(),
-            pretrain: Pretrain::with(Training::default()),
-            sft: Sft::with(fine_tuning.clone()),
-            lora: Lora::with(Training { enabled: false, ..fine_tuning.clone() }),
-            dpo: Dpo::with(Training { lr: 4e-5, ..fine_tuning }),
-            exam: ExamConfig::default(),
+impl Training {
+    fn fine_tuning() -> Self {
+        Self { packing: Packing::Single, lr: 1e-4, ..Self::default() }
+    }
+}
+
+impl TrialConfig {
+    /// The training stages in the order of the recipe, each with the keys that all stages have.
+    pub fn stages(&self) -> [(TrainStage, &Training); 4] {
+        [
+            (TrainStage::Pretrain, &self.pretrain.training),
+            (TrainStage::Sft, &self.sft.training),
+            (TrainStage::Lora, &self.lora.training),
+            (TrainStage::Dpo, &self.dpo.training),
+        ]
+    }
+}
+
+impl TrainStage {
+    /// The stage's section of the configuration, such as `pretrain`.
+    pub fn name(self) -> &'static str {
+        match self {
+            TrainStage::Pretrain => "pretrain",
+            TrainStage::Sft => "sft",
+            TrainStage::Lora => "lora",
+            TrainStage::Dpo => "dpo",
         }
     }
 }

@@ -1,70 +1,138 @@
 //! The reference page of all keys, made from their declarations.
 
-use super::layers::defaults;
-use super::{DataConfig, Dpo, ExamConfig, Lora, Pretrain, Sft, TokenizerConfig, Training, WorldConfig};
-use model::ModelConfig;
-use model::section::Key;
-use std::fmt::Write;
+use super::keys::{KeySpec, Kind, find, sections};
+use super::layers::get;
+use super::{PRESETS, Training, TrialConfig};
+use serde_json::Value;
 
-/// Every key with its default and documentation, as Markdown.
+const STAGES: [&str; 4] = ["pretrain", "sft", "lora", "dpo"];
+
+const HEAD: &str = "\
+# Configuration
+
+<!-- Made from the declarations in the program; `UPDATE_DOCS=1 cargo test -p mindscale reference` writes it anew. -->
+
+Every key of a trial. Layers, later wins: the defaults below, `--preset NAME`, the sweep file's `[base]`,
+environment variables, `--set key=value`; what a sweep varies or solves takes the place of `[base]` in each trial.
+The variable of `pretrain.lr` is `MINDSCALE_PRETRAIN__LR`. A value for `--set` or a variable is written as in TOML;
+quotes around text, and brackets around a list of one, may be left out. `\"unset\"` takes a value away.
+Paths are seen from the current folder.
+";
+
+/// The page `docs/configuration.md`.
 pub fn reference_markdown() -> String {
-    let mut page =
-        String::from("# Configuration\n\nEvery key of a trial. Made from the source; do not edit.\n");
-    let defaults = defaults();
-    let top: [Key; 3] = [
-        Key { name: "seed", kind: "u64", doc: "Seed of weights, data order and dropout." },
-        Key { name: "device", kind: "String", doc: "`cpu` or `cuda:N`." },
-        Key {
-            name: "threads",
-            kind: "usize",
-            doc: "Threads of one trial; 0 lets the executor choose. Results do not depend on it.",
-        },
-    ];
-    table(&mut page, "", &top, &defaults);
-    table(&mut page, "model", ModelConfig::KEYS, &defaults);
-    table(&mut page, "tokenizer", TokenizerConfig::KEYS, &defaults);
-    table(&mut page, "data", DataConfig::KEYS, &defaults);
-    table(&mut page, "world", WorldConfig::KEYS, &defaults);
-    for (name, own) in
-        [("pretrain", Pretrain::KEYS), ("sft", Sft::KEYS), ("lora", Lora::KEYS), ("dpo", Dpo::KEYS)]
-    {
-        table(&mut page, name, &[Training::KEYS, own].concat(), &defaults);
+    let defaults = serde_json::json!(TrialConfig::default());
+    let presets: Vec<String> = PRESETS.iter().map(|preset| format!("`{}`", preset.0)).collect();
+    let mut page = format!("{HEAD}Presets: {}.\n", presets.join(", "));
+    for (name, about, keys) in sections() {
+        if name == STAGES[0] {
+            page +=
+                "\n## Every training stage\n\nKeys of `[pretrain]`, `[sft]`, `[lora]` and `[dpo]` alike.\n";
+            page += &table(Training::KEYS.iter().filter_map(|key| {
+                let spec = find(&format!("{}.{}", STAGES[0], key.name))?;
+                Some((key.name, spec, stage_defaults(&defaults, key.name)))
+            }));
+        }
+        page += &match name {
+            "" => "\n## The trial\n".to_string(),
+            _ => format!("\n## `[{name}]`\n\n{about}\n"),
+        };
+        let is_common = |key: &str| STAGES.contains(&name) && Training::KEYS.iter().any(|k| k.name == key);
+        let own: Vec<_> = keys
+            .iter()
+            .filter(|key| !is_common(key.name))
+            .filter_map(|key| {
+                let path = if name.is_empty() { key.name.into() } else { format!("{name}.{}", key.name) };
+                let spec = find(&path)?;
+                Some((key.name, spec, default_of(&defaults, &path)))
+            })
+            .collect();
+        page += &match own.is_empty() {
+            true => "No keys but those of every training stage.\n".to_string(),
+            false => table(own.into_iter()),
+        };
     }
-    table(&mut page, "exam", ExamConfig::KEYS, &defaults);
     page
 }
 
-fn table(page: &mut String, section: &str, keys: &[Key], defaults: &serde_json::Value) {
-    let title = if section.is_empty() { "At the top".into() } else { format!("`[{section}]`") };
-    // Writing to a String cannot fail.
-    let _ = write!(page, "\n## {title}\n\n| key | default | what it does |\n|---|---|---|\n");
-    for key in keys {
-        let path =
-            if section.is_empty() { format!("/{}", key.name) } else { format!("/{section}/{}", key.name) };
-        let default = match defaults.pointer(&path) {
-            None | Some(serde_json::Value::Null) => "unset".into(),
-            Some(value) => format!("`{value}`"),
-        };
-        let doc = key.doc.split_whitespace().collect::<Vec<_>>().join(" ");
-        let _ = writeln!(page, "| `{}` | {default} | {doc} |", key.name);
+fn table<'a>(rows: impl Iterator<Item = (&'a str, &'a KeySpec, String)>) -> String {
+    let mut table = String::from("\n| key | value | default | meaning |\n|---|---|---|---|\n");
+    for (name, spec, default) in rows {
+        let optional = if spec.optional { ", or `unset`" } else { "" };
+        let doc = spec.doc.replace('|', "\\|");
+        table += &format!("| `{name}` | {}{optional} | {default} | {doc} |\n", value_of(&spec.kind));
+    }
+    table
+}
+
+fn value_of(kind: &Kind) -> String {
+    match kind {
+        Kind::Bool => "true or false".into(),
+        Kind::Whole => "whole number".into(),
+        Kind::Number => "number".into(),
+        Kind::Text => "text".into(),
+        Kind::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
+        Kind::List(item) => format!("list of {}", value_of(item)),
+    }
+}
+
+fn default_of(defaults: &Value, path: &str) -> String {
+    match get(defaults, path) {
+        None | Some(Value::Null) => "unset".into(),
+        Some(Value::Number(number)) if number.is_f64() => {
+            format!("`{:?}`", number.as_f64().unwrap_or_default())
+        }
+        Some(value) => format!("`{value}`"),
+    }
+}
+
+/// One default where all stages agree, else each with its stages.
+fn stage_defaults(defaults: &Value, key: &str) -> String {
+    let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
+    for stage in STAGES {
+        let default = default_of(defaults, &format!("{stage}.{key}"));
+        match groups.iter_mut().find(|group| group.0 == default) {
+            Some(group) => group.1.push(stage),
+            None => groups.push((default, vec![stage])),
+        }
+    }
+    match groups.as_slice() {
+        [(default, _)] => default.clone(),
+        _ => {
+            let shown =
+                |(default, stages): &(String, Vec<&str>)| format!("{default} ({})", stages.join(", "));
+            groups.iter().map(shown).collect::<Vec<_>>().join(", ")
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::keys;
+    use std::path::Path;
 
     #[test]
-    fn the_committed_page_is_current() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/configuration.md");
-        let page = super::reference_markdown();
+    fn the_committed_reference_page_is_up_to_date() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/configuration.md");
+        let page = reference_markdown();
         if std::env::var_os("UPDATE_DOCS").is_some() {
-            std::fs::write(path, &page).unwrap();
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, &page).unwrap();
         }
-        let committed = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(
-            committed == page,
-            "docs/configuration.md is out of date: run UPDATE_DOCS=1 cargo test -p mindscale page"
-        );
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(committed == page, "docs/configuration.md is old; write it anew with UPDATE_DOCS=1");
+    }
+
+    #[test]
+    fn every_key_has_its_row() {
+        let page = reference_markdown();
+        for key in keys() {
+            let name = key.path.rsplit('.').next().unwrap();
+            assert!(page.contains(&format!("\n| `{name}` | ")), "{}", key.path);
+        }
+        assert!(page.contains("| `lr` | number | `0.001` (pretrain), `0.0001` (sft, lora), `4e-5` (dpo) |"));
+        assert!(page.contains("| `hidden_dim` | whole number, or `unset` | unset |"));
     }
 }

@@ -1,105 +1,391 @@
-//! Checks of a whole trial that no single type can make.
+//! Whether a trial can be run at all: everything wrong with it, found before anything starts.
 
 use super::{Source, Training, TrialConfig};
-use crate::run::stage::{recipe, training_of};
+use crate::data::world::World;
+use model::lora::TARGETS;
+use std::ops::RangeInclusive;
+
+/// A value that a trial cannot run with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The key at fault, such as `model.d_model`.
+    pub key: String,
+    /// What is wrong and what was expected.
+    pub problem: String,
+}
+
+/// Largest values of the keys that multiply into sizes, so that no count of weights or operations overflows.
+const LARGEST: [(&str, usize); 13] = [
+    ("model.d_model", 1 << 16),
+    ("model.n_layers", 1 << 12),
+    ("model.n_heads", 1 << 16),
+    ("model.n_kv_heads", 1 << 16),
+    ("model.vocab_size", 1 << 24),
+    ("model.hidden_dim", 1 << 20),
+    ("model.multiple_of", 1 << 20),
+    ("model.max_seq_len", 1 << 24),
+    ("model.n_experts", 1 << 12),
+    ("model.top_k", 1 << 12),
+    ("model.n_shared_experts", 1 << 12),
+    ("model.expert_hidden_dim", 1 << 20),
+    ("seq_len", 1 << 24),
+];
+
+/// The largest value of a key that has one; `seq_len` stands for that of every stage.
+pub fn largest(key: &str) -> Option<usize> {
+    LARGEST.iter().find(|(name, _)| *name == key).map(|(_, most)| *most)
+}
 
 impl TrialConfig {
-    /// Every problem of this configuration: its key, what is wrong, what was expected.
-    pub fn problems(&self) -> Vec<String> {
-        let mut problems = vec![];
-        let mut check = |holds: bool, problem: String| {
-            if !holds {
-                problems.push(problem);
-            }
-        };
-        if let Err(e) = self.model.validate() {
-            check(false, e.to_string());
+    /// Everything that makes the trial impossible; empty if it can run.
+    pub fn validate(&self) -> Vec<Problem> {
+        let mut checks = Checks(self.out_of_bounds());
+        if checks.0.is_empty()
+            && let Err(error) = self.model.validate()
+        {
+            checks.fail(&format!("model.{}", error.key), error.problem);
         }
-        let device = self.device == "cpu" || self.device == "cuda" || self.device.starts_with("cuda:");
-        check(device, format!("device: is {:?}, expected cpu or cuda:N", self.device));
-        let share = self.data.val_share;
-        check(
-            (0.0..1.0).contains(&share),
-            format!("data.val_share: is {share}, expected 0 or more and below 1"),
-        );
-        let seen = self.world.seen_share;
-        check(
-            seen > 0.0 && seen < 1.0,
-            format!("world.seen_share: is {seen}, expected more than 0 and less than 1"),
-        );
-        check(self.world.people >= 4, format!("world.people: is {}, expected at least 4", self.world.people));
-        let most = crate::data::world::World::MOST_PEOPLE;
-        check(
-            self.world.people <= most,
-            format!("world.people: is {}, expected at most {most}", self.world.people),
-        );
-        let recipe = recipe(self);
-        check(!recipe.is_empty(), "every training stage is left out; set enabled = true for one".into());
-        for &stage in &recipe {
-            let name = format!("{stage:?}").to_lowercase();
-            training(&mut check, &name, training_of(self, stage));
-            if self.data.source == Source::Files {
-                let files = match stage {
-                    super::TrainStage::Pretrain => &self.data.pretrain,
-                    super::TrainStage::Lora if !self.data.lora.is_empty() => &self.data.lora,
-                    super::TrainStage::Sft | super::TrainStage::Lora => &self.data.sft,
-                    super::TrainStage::Dpo => &self.data.dpo,
-                };
-                let data = if name == "lora" { "sft" } else { &name };
-                check(!files.is_empty(), format!("data.{data}: names no files, but {name} is enabled"));
-            }
+        checks.device(&self.device);
+        for (stage, training) in self.stages() {
+            checks.training(stage.name(), training);
         }
-        for stage in &self.exam.after {
-            let name = format!("{stage:?}").to_lowercase();
-            check(recipe.contains(stage), format!("exam.after: {name} is not an enabled stage"));
+        checks.lora(self);
+        checks.positive("dpo.beta", self.dpo.beta);
+        checks.at_least("tokenizer.train_chars", self.tokenizer.train_chars, 1);
+        checks.data(self);
+        checks.world(self);
+        checks.exam(self);
+        checks.0
+    }
+
+    /// Sizes too large to count with.
+    pub fn out_of_bounds(&self) -> Vec<Problem> {
+        let model = &self.model;
+        let sizes = [
+            ("model.d_model", model.d_model),
+            ("model.n_layers", model.n_layers),
+            ("model.n_heads", model.n_heads),
+            ("model.n_kv_heads", model.n_kv_heads),
+            ("model.vocab_size", model.vocab_size),
+            ("model.hidden_dim", model.hidden_dim.unwrap_or(0)),
+            ("model.multiple_of", model.multiple_of),
+            ("model.max_seq_len", model.max_seq_len),
+            ("model.n_experts", model.n_experts),
+            ("model.top_k", model.top_k),
+            ("model.n_shared_experts", model.n_shared_experts),
+            ("model.expert_hidden_dim", model.expert_hidden_dim.unwrap_or(0)),
+        ];
+        let mut checks = Checks(Vec::new());
+        for (key, value) in sizes {
+            checks.at_most(key, value, key);
         }
-        if self.exam.enabled && self.data.source == Source::Files {
-            check(
-                self.exam.sheets.is_some(),
-                "exam.sheets: expected a folder of question sheets, or exam.enabled = false".into(),
-            );
+        for (stage, training) in self.stages() {
+            checks.at_most(&format!("{}.seq_len", stage.name()), training.seq_len, "seq_len");
         }
-        check(
-            self.exam.shots == 0 || self.exam.dev_sheets.is_some(),
-            "exam.dev_sheets: expected a folder of solved sheets, since exam.shots is not 0".into(),
-        );
-        if self.lora.training.enabled {
-            check(self.lora.rank > 0, "lora.rank: is 0, expected at least 1".into());
-            check(!self.lora.targets.is_empty(), "lora.targets: is empty, expected some projections".into());
-            for target in &self.lora.targets {
-                let known = model::lora::TARGETS;
-                check(
-                    known.contains(&target.as_str()),
-                    format!("lora.targets: {target:?} is not one of {known:?}"),
-                );
-            }
-        }
-        check(self.dpo.beta > 0.0, format!("dpo.beta: is {}, expected more than 0", self.dpo.beta));
-        problems
+        checks.0
     }
 }
 
-fn training(check: &mut impl FnMut(bool, String), name: &str, t: &Training) {
-    let mut positive = |key: &str, value: f64| {
-        check(value.is_finite() && value > 0.0, format!("{name}.{key}: is {value}, expected more than 0"));
-    };
-    positive("lr", t.lr);
-    positive("eps", t.eps);
-    positive("epochs", t.epochs);
-    positive("batch_size", t.batch_size as f64);
-    positive("accumulation", t.accumulation as f64);
-    positive("lanes", t.lanes as f64);
-    for (key, value) in [("beta1", t.beta1), ("beta2", t.beta2)] {
-        check(
-            (0.0..1.0).contains(&value),
-            format!("{name}.{key}: is {value}, expected 0 or more and below 1"),
+/// The problems found so far.
+struct Checks(Vec<Problem>);
+
+impl Checks {
+    fn fail(&mut self, key: &str, problem: String) {
+        self.0.push(Problem { key: key.into(), problem });
+    }
+
+    fn at_most(&mut self, key: &str, value: usize, bound: &str) {
+        if let Some(most) = largest(bound)
+            && value > most
+        {
+            self.fail(key, format!("is {value}, expected at most {most}"));
+        }
+    }
+
+    fn at_least(&mut self, key: &str, value: u64, least: u64) {
+        if value < least {
+            self.fail(key, format!("is {value}, expected at least {least}"));
+        }
+    }
+
+    fn positive(&mut self, key: &str, value: f64) {
+        if !(value.is_finite() && value > 0.0) {
+            self.fail(key, format!("is {value}, expected a positive number"));
+        }
+    }
+
+    fn not_negative(&mut self, key: &str, value: f64) {
+        if !(value.is_finite() && value >= 0.0) {
+            self.fail(key, format!("is {value}, expected 0 or more"));
+        }
+    }
+
+    fn within(&mut self, key: &str, value: f64, range: RangeInclusive<f64>) {
+        if !range.contains(&value) {
+            self.fail(key, format!("is {value}, expected {} to {}", range.start(), range.end()));
+        }
+    }
+
+    fn below_one(&mut self, key: &str, value: f64) {
+        if !(0.0..1.0).contains(&value) {
+            self.fail(key, format!("is {value}, expected 0 or more and below 1"));
+        }
+    }
+
+    fn device(&mut self, device: &str) {
+        let is_known = match device.strip_prefix("cuda") {
+            None => device == "cpu",
+            Some("") => true,
+            Some(rest) => rest.strip_prefix(':').is_some_and(|number| number.parse::<u16>().is_ok()),
+        };
+        if !is_known {
+            self.fail("device", format!("is {device:?}, expected \"cpu\", \"cuda\" or \"cuda:N\""));
+        }
+    }
+
+    fn training(&mut self, stage: &str, t: &Training) {
+        let key = |name: &str| format!("{stage}.{name}");
+        self.positive(&key("epochs"), t.epochs);
+        for (name, value) in [("tokens", t.tokens), ("steps", t.steps)] {
+            self.at_least(&key(name), value.unwrap_or(1), 1);
+        }
+        for (name, value, least) in [
+            ("seq_len", t.seq_len, 2),
+            ("batch_size", t.batch_size, 1),
+            ("accumulation", t.accumulation, 1),
+            ("lanes", t.lanes, 1),
+            ("keep_checkpoints", t.keep_checkpoints, 1),
+        ] {
+            self.at_least(&key(name), value as u64, least);
+        }
+        self.at_least(&key("val_tokens"), t.val_tokens, 1);
+        self.at_least(&key("log_every"), t.log_every, 1);
+        self.positive(&key("lr"), t.lr);
+        self.within(&key("min_lr_ratio"), t.min_lr_ratio, 0.0..=1.0);
+        self.within(&key("decay_share"), t.decay_share, 0.0..=1.0);
+        self.below_one(&key("beta1"), t.beta1);
+        self.below_one(&key("beta2"), t.beta2);
+        self.positive(&key("eps"), t.eps);
+        self.not_negative(&key("weight_decay"), t.weight_decay);
+        self.not_negative(&key("clip"), t.clip);
+    }
+
+    fn lora(&mut self, config: &TrialConfig) {
+        let lora = &config.lora;
+        self.at_least("lora.rank", lora.rank as u64, 1);
+        self.positive("lora.alpha", lora.alpha);
+        if lora.targets.is_empty() {
+            self.fail("lora.targets", format!("is empty, expected some of {}", TARGETS.join(", ")));
+        }
+        for (index, target) in lora.targets.iter().enumerate() {
+            if !TARGETS.contains(&target.as_str()) {
+                let names = TARGETS.join(", ");
+                self.fail("lora.targets", format!("holds {target:?}, expected some of {names}"));
+            } else if lora.targets[..index].contains(target) {
+                self.fail("lora.targets", format!("holds {target:?} twice, expected it once"));
+            }
+        }
+    }
+
+    fn data(&mut self, config: &TrialConfig) {
+        let data = &config.data;
+        self.below_one("data.val_share", data.val_share);
+        self.within("data.min_chinese_share", data.min_chinese_share, 0.0..=1.0);
+        if data.max_chars != 0 && data.max_chars < data.min_chars {
+            let problem = format!("is {}, less than data.min_chars = {}", data.max_chars, data.min_chars);
+            self.fail("data.max_chars", problem);
+        }
+        if data.source == Source::World {
+            let named = [("pretrain", &data.pretrain), ("sft", &data.sft), ("dpo", &data.dpo)];
+            for (name, files) in named.into_iter().chain([("lora", &data.lora)]) {
+                if !files.is_empty() {
+                    let problem = "names files, but data.source = \"world\"; set data.source = \"files\"";
+                    self.fail(&format!("data.{name}"), problem.into());
+                }
+            }
+            return;
+        }
+        let trains_tokenizer = config.tokenizer.path.is_none();
+        let lora = if data.lora.is_empty() { &data.sft } else { &data.lora };
+        let needs = [
+            ("pretrain", &data.pretrain, config.pretrain.training.enabled, "pretrain.enabled"),
+            ("sft", &data.sft, config.sft.training.enabled, "sft.enabled"),
+            ("lora", lora, config.lora.training.enabled, "lora.enabled"),
+            ("dpo", &data.dpo, config.dpo.training.enabled, "dpo.enabled"),
+        ];
+        for (name, files, is_needed, switch) in needs {
+            if is_needed && files.is_empty() {
+                let problem = format!("is empty, expected files or globs, or {switch} = false");
+                self.fail(&format!("data.{name}"), problem);
+            }
+        }
+        if trains_tokenizer && data.pretrain.is_empty() && !config.pretrain.training.enabled {
+            let problem = "is empty, expected text to train the tokenizer from, or tokenizer.path";
+            self.fail("data.pretrain", problem.into());
+        }
+    }
+
+    fn world(&mut self, config: &TrialConfig) {
+        let world = &config.world;
+        self.at_least("world.people", world.people as u64, 4);
+        if world.people > World::MOST_PEOPLE {
+            let problem = format!("is {}, expected at most {}", world.people, World::MOST_PEOPLE);
+            self.fail("world.people", problem);
+        }
+        if !(world.seen_share > 0.0 && world.seen_share < 1.0) {
+            let problem = format!("is {}, expected above 0 and below 1", world.seen_share);
+            self.fail("world.seen_share", problem);
+        }
+        self.within("world.pretrain_drills", world.pretrain_drills, 0.0..=1.0);
+        self.within("world.sft_drills", world.sft_drills, 0.0..=1.0);
+        for (key, rows) in [("pretrain_rows", world.pretrain_rows), ("sft_rows", world.sft_rows)] {
+            self.at_least(&format!("world.{key}"), rows, 1);
+        }
+        self.at_least("world.paraphrases", world.paraphrases as u64, 1);
+        self.at_least("world.questions_per_subject", world.questions_per_subject as u64, 1);
+    }
+
+    fn exam(&mut self, config: &TrialConfig) {
+        let exam = &config.exam;
+        let enabled: Vec<_> =
+            config.stages().into_iter().filter(|stage| stage.1.enabled).map(|stage| stage.0).collect();
+        if enabled.is_empty() {
+            self.fail("pretrain.enabled", "is false for every stage, expected at least one to train".into());
+        }
+        for &stage in &exam.after {
+            if !enabled.contains(&stage) {
+                let name = stage.name();
+                let problem = format!("names {name:?}, which is left out; set {name}.enabled = true");
+                self.fail("exam.after", problem);
+            }
+        }
+        if !exam.enabled {
+            return;
+        }
+        if config.data.source == Source::Files && exam.sheets.is_none() {
+            let problem =
+                "is unset, expected a folder of sheets for data.source = \"files\", or exam.enabled = false";
+            self.fail("exam.sheets", problem.into());
+        }
+        if exam.shots > 0 && exam.sheets.is_some() && exam.dev_sheets.is_none() {
+            let problem = format!("is unset, expected a folder of sheets for exam.shots = {}", exam.shots);
+            self.fail("exam.dev_sheets", problem);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::TrainStage;
+
+    fn problems(change: impl Fn(&mut TrialConfig)) -> Vec<String> {
+        let mut config = TrialConfig::default();
+        change(&mut config);
+        config.validate().into_iter().map(|p| format!("{}: {}", p.key, p.problem)).collect()
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert!(TrialConfig::default().validate().is_empty());
+    }
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        type Case<'a> = (fn(&mut TrialConfig), &'a str);
+        let cases: Vec<Case> = vec![
+            (|c| c.model.d_model = 130, "model.d_model: 130 is not divisible by n_heads = 4"),
+            (|c| c.model.n_layers = 5000, "model.n_layers: is 5000, expected at most 4096"),
+            (|c| c.sft.training.seq_len = 1 << 30, "sft.seq_len: is 1073741824, expected at most 16777216"),
+            (|c| c.device = "gpu".into(), "device: is \"gpu\", expected \"cpu\", \"cuda\" or \"cuda:N\""),
+            (
+                |c| c.device = "cuda:x".into(),
+                "device: is \"cuda:x\", expected \"cpu\", \"cuda\" or \"cuda:N\"",
+            ),
+            (|c| c.pretrain.training.lr = 0.0, "pretrain.lr: is 0, expected a positive number"),
+            (|c| c.pretrain.training.lr = f64::NAN, "pretrain.lr: is NaN, expected a positive number"),
+            (|c| c.sft.training.beta2 = 1.0, "sft.beta2: is 1, expected 0 or more and below 1"),
+            (|c| c.dpo.training.batch_size = 0, "dpo.batch_size: is 0, expected at least 1"),
+            (|c| c.dpo.training.tokens = Some(0), "dpo.tokens: is 0, expected at least 1"),
+            (|c| c.lora.training.min_lr_ratio = 1.5, "lora.min_lr_ratio: is 1.5, expected 0 to 1"),
+            (|c| c.lora.training.weight_decay = -0.1, "lora.weight_decay: is -0.1, expected 0 or more"),
+            (|c| c.lora.rank = 0, "lora.rank: is 0, expected at least 1"),
+            (
+                |c| c.lora.targets = vec!["wx".into()],
+                "lora.targets: holds \"wx\", expected some of wq, wk, wv, wo, w1, w2, w3",
+            ),
+            (
+                |c| c.lora.targets = vec!["wq".into(), "wq".into()],
+                "lora.targets: holds \"wq\" twice, expected it once",
+            ),
+            (|c| c.data.val_share = 1.0, "data.val_share: is 1, expected 0 or more and below 1"),
+            (
+                |c| (c.data.min_chars, c.data.max_chars) = (9, 5),
+                "data.max_chars: is 5, less than data.min_chars = 9",
+            ),
+            (
+                |c| c.data.sft = vec!["a.csv".into()],
+                "data.sft: names files, but data.source = \"world\"; set data.source = \"files\"",
+            ),
+            (|c| c.world.people = 0, "world.people: is 0, expected at least 4"),
+            (
+                |c| c.exam.after = vec![TrainStage::Lora],
+                "exam.after: names \"lora\", which is left out; set lora.enabled = true",
+            ),
+        ];
+        for (change, expected) in cases {
+            assert_eq!(problems(change), [expected]);
+        }
+    }
+
+    #[test]
+    fn devices_are_cpu_cuda_or_one_of_several() {
+        for device in ["cpu", "cuda", "cuda:0", "cuda:7"] {
+            assert!(problems(|c| c.device = device.into()).is_empty());
+        }
+    }
+
+    #[test]
+    fn files_must_be_named_for_every_stage_that_reads_them() {
+        assert_eq!(
+            problems(|c| {
+                c.data.source = Source::Files;
+                c.lora.training.enabled = true;
+            }),
+            [
+                "data.pretrain: is empty, expected files or globs, or pretrain.enabled = false",
+                "data.sft: is empty, expected files or globs, or sft.enabled = false",
+                "data.lora: is empty, expected files or globs, or lora.enabled = false",
+                "data.dpo: is empty, expected files or globs, or dpo.enabled = false",
+                "exam.sheets: is unset, expected a folder of sheets for data.source = \"files\", or exam.enabled = false",
+            ]
+        );
+        let files = |c: &mut TrialConfig| {
+            c.data.source = Source::Files;
+            c.pretrain.training.enabled = false;
+            (c.data.sft, c.data.dpo) = (vec!["a.csv".into()], vec!["b.json".into()]);
+            c.exam.sheets = Some("sheets".into());
+        };
+        assert_eq!(
+            problems(files),
+            ["data.pretrain: is empty, expected text to train the tokenizer from, or tokenizer.path"]
+        );
+        assert_eq!(
+            problems(|c| {
+                files(c);
+                c.tokenizer.path = Some("tokenizer".into());
+                c.exam.shots = 5;
+            }),
+            ["exam.dev_sheets: is unset, expected a folder of sheets for exam.shots = 5"]
         );
     }
-    for (key, value) in [("min_lr_ratio", t.min_lr_ratio), ("decay_share", t.decay_share)] {
-        check((0.0..=1.0).contains(&value), format!("{name}.{key}: is {value}, expected 0 to 1"));
+
+    #[test]
+    fn several_problems_are_reported_together() {
+        let found = problems(|c| {
+            c.model.n_layers = 0;
+            c.pretrain.training.lr = -1.0;
+        });
+        assert_eq!(found.len(), 2);
     }
-    for (key, value) in [("weight_decay", t.weight_decay), ("clip", t.clip)] {
-        check(value.is_finite() && value >= 0.0, format!("{name}.{key}: is {value}, expected 0 or more"));
-    }
-    check(t.seq_len >= 2, format!("{name}.seq_len: is {}, expected at least 2", t.seq_len));
 }

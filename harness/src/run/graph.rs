@@ -3,7 +3,7 @@
 use super::claim::{Held, Watch};
 use super::inputs::Digests;
 use super::manifest::{Input, Manifest, RunStatus};
-use super::stage::{Facts, Stage, exams, recipe, training_of, trial_uuid};
+use super::stage::{Facts, Stage, exams, recipe, training_of};
 use crate::config::{TrainStage, TrialConfig};
 use crate::sweep::Trial;
 use anyhow::{Context, Result};
@@ -168,7 +168,7 @@ impl Planner<'_> {
         let mut stages = Vec::new();
         self.stages(index, &trial.config, &mut stages)
             .with_context(|| format!("sweep {}, trial {}", trial.sweep, index + 1))?;
-        Ok(PlannedTrial { uuid: trial_uuid(&trial.config), trial: trial.clone(), stages })
+        Ok(PlannedTrial { uuid: trial.id, trial: trial.clone(), stages })
     }
 
     fn stages(&mut self, trial: usize, config: &TrialConfig, stages: &mut Vec<usize>) -> Result<()> {

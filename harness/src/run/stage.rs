@@ -1,7 +1,7 @@
 //! The stages of the recipe, and what one of them is made of.
 
 use super::inputs::{Digests, FileDigest, expand};
-use crate::config::{DataConfig, Source, TrainStage, Training, TrialConfig};
+use crate::config::{CADENCE, DataConfig, Source, TrainStage, Training, TrialConfig};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -14,9 +14,6 @@ const FORMAT: u32 = 1;
 
 /// Namespace of all names given here.
 const NAMESPACE: Uuid = Uuid::from_u128(0x8d1b_4c5e_52c3_4f0f_9a3e_6d69_6e64_7363);
-
-/// Keys of a training stage on which neither weights nor validation depend.
-const CADENCE: [&str; 4] = ["enabled", "checkpoint_every", "keep_checkpoints", "log_every"];
 
 /// One step of the recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -225,25 +222,6 @@ impl Facts {
         });
         Ok(Self { stage: Stage::Exam, facts, files })
     }
-}
-
-/// The name of a trial: UUID v5 of its resolved configuration, without what changes no result.
-pub fn trial_uuid(config: &TrialConfig) -> Uuid {
-    let mut whole = json!(config);
-    if let Some(sections) = whole.as_object_mut() {
-        sections.remove("threads");
-        for section in ["pretrain", "sft", "lora", "dpo"] {
-            if let Some(keys) = sections.get_mut(section).and_then(Value::as_object_mut) {
-                let enabled = keys.get("enabled").cloned();
-                *keys = match enabled {
-                    // A stage that is left out is left out, whatever its keys.
-                    Some(Value::Bool(false)) => Map::new(),
-                    _ => keys_without_cadence(keys),
-                };
-            }
-        }
-    }
-    named(&json!({ "trial": whole }))
 }
 
 /// A part of the data, which one training stage reads.

@@ -6,7 +6,7 @@ use super::graph::{StageGraph, State, explain};
 use super::manifest::{Manifest, Results, RunStatus};
 use super::pool::{Launch, Outcome, PoolOptions, Stop, execute};
 use super::records::collect;
-use super::stage::{Facts, Stage, trial_uuid};
+use super::stage::{Facts, Stage};
 use super::status::overview;
 use super::worker::{Ended, StageBody, StageRequest, work};
 use crate::config::{TrainStage, TrialConfig};
@@ -101,7 +101,8 @@ impl Fake {
 fn trial(change: impl FnOnce(&mut TrialConfig)) -> Trial {
     let mut config = TrialConfig::default();
     change(&mut config);
-    Trial { sweep: "test".into(), keys: vec![("seed".into(), json!(config.seed))], config }
+    let id = crate::config::identity(&config);
+    Trial { sweep: "test".into(), id, keys: vec![("seed".into(), json!(config.seed))], config }
 }
 
 fn seeds(seeds: &[u64]) -> Vec<Trial> {
@@ -153,7 +154,7 @@ fn names_do_not_follow_from_how_the_work_is_done() {
     assert_eq!(changed(|c| c.sft.training.keep_checkpoints = 1), []);
     // Keys of a stage that is left out.
     assert_eq!(changed(|c| c.lora.rank = 2), []);
-    let of = |change: fn(&mut TrialConfig)| trial_uuid(&trial(change).config);
+    let of = |change: fn(&mut TrialConfig)| trial(change).id;
     assert_eq!(of(|_| {}), of(|c| (c.threads, c.sft.training.log_every) = (3, 3)));
     assert_ne!(of(|_| {}), of(|c| c.sft.training.lr = 3.0));
 }

@@ -1,27 +1,84 @@
-//! Sweep files: a base configuration and the axes along which it varies, expanded into trials.
+//! Sweeps: from one small file to the trials that it describes.
 //!
-//! *Invariant:* every error of a sweep is found here, all at once, before anything starts.
+//! A TOML file and [`Overrides`] flow in; [`Trial`]s flow out, complete, solved and validated.
+//! *Invariant:* every error of a file and of all its trials is known before anything starts, and the same file gives
+//! the same trials in the same order on every machine.
 
+mod axis;
+mod draw;
+mod expand;
 mod grammar;
 mod plan;
-mod sample;
 mod solve;
 
-pub use grammar::Sweep;
-pub use plan::{PlanRow, plan, render_table};
+#[cfg(test)]
+mod tests;
 
-use crate::config::TrialConfig;
+pub use crate::config::Overrides;
+pub use plan::{PlanRow, memory_mb, plan, render_table};
+
+use crate::config::{Settings, TrialConfig};
+use anyhow::{Context, Result, anyhow};
+use axis::{Axis, Exclude};
+use draw::Sample;
+use solve::Solve;
+use std::path::Path;
+use uuid::Uuid;
+
+/// A sweep file, read and checked, its trials not made yet.
+#[derive(Debug, Clone)]
+pub struct Sweep {
+    /// Its name, as in `trials.csv`.
+    pub name: String,
+    /// What it is for.
+    pub description: Option<String>,
+    /// How messages call the file.
+    file: String,
+    /// What all trials have in common.
+    base: Settings,
+    /// What varies: `[axes]` in their order, then each `[[zip]]`.
+    axes: Vec<Axis>,
+    /// What follows from a constraint.
+    solve: Vec<Solve>,
+    /// Combinations left out.
+    exclude: Vec<Exclude>,
+    /// Draws instead of every combination.
+    sample: Option<Sample>,
+}
 
 /// One trial of a sweep.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Trial {
     /// Name of the sweep.
     pub sweep: String,
+    /// UUID v5 of the configuration, without the keys that change no result.
+    pub id: Uuid,
     /// Everything that is set.
     pub config: TrialConfig,
     /// Swept and solved keys with their values, in the sweep's order.
     pub keys: Vec<(String, serde_json::Value)>,
 }
 
-#[cfg(test)]
-mod tests;
+impl Sweep {
+    /// Reads a sweep file; all its errors are reported together, as [`crate::config::ConfigErrors`].
+    pub fn read(path: &Path, overrides: &Overrides) -> Result<Self> {
+        let name = path.display().to_string();
+        let bytes = std::fs::read(path).with_context(|| format!("{name}: cannot be read"))?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = 1 + valid.iter().filter(|&&byte| byte == b'\n').count();
+            anyhow!("{name}:{line}: not UTF-8, expected a TOML file saved as UTF-8")
+        })?;
+        Self::read_str(&name, &text, overrides)
+    }
+
+    /// Reads the text of a sweep file; `name` is how messages call it.
+    pub fn read_str(name: &str, text: &str, overrides: &Overrides) -> Result<Self> {
+        grammar::read(name, text, overrides)
+    }
+
+    /// Every trial, solved and validated; all errors of all trials are reported together.
+    pub fn expand(&self) -> Result<Vec<Trial>> {
+        Ok(expand::trials(self)?)
+    }
+}

@@ -1,111 +1,257 @@
-//! Keys that are computed so that a constraint holds.
+//! `[solve]`: keys computed so that a constraint holds.
 
-use crate::config::{TrainStage, TrialConfig};
-use crate::run::stage::training_of;
-use toml::Value;
+use crate::config::{
+    ConfigError, ConfigErrors, Entry, Node, TrainStage, TrialConfig, did_you_mean, find, largest, leaves,
+    not_a_key,
+};
+use model::ModelConfig;
+use serde_json::Value;
 
-/// What must hold.
+/// Relative distance from the goal that is allowed unless the file says otherwise.
+const TOLERANCE: f64 = 0.02;
+
+/// Most tokens that a budget of operations may come to.
+const MOST_TOKENS: f64 = 1e15;
+
+/// Sizes of the shape that can be solved for; the number of weights grows with each.
+const SIZES: [&str; 5] =
+    ["model.d_model", "model.n_layers", "model.hidden_dim", "model.expert_hidden_dim", "model.vocab_size"];
+
+/// A key computed so that a constraint holds.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Constraint {
-    /// So many parameters.
-    Params {
-        /// The number aimed at.
-        target: f64,
-        /// Whether only active ones count.
-        active: bool,
-        /// The key is a multiple of this.
-        multiple_of: u64,
-        /// Largest relative miss.
-        tolerance: f64,
-    },
-    /// So many floating-point operations of training.
-    Flops(f64),
+pub struct Solve {
+    /// The key.
+    pub key: String,
+    /// Where it was written.
+    pub place: String,
+    /// The constraint.
+    pub goal: Goal,
 }
 
-impl Constraint {
-    /// From `{ params = N, multiple_of = M, tolerance = T }`, `{ active_params = N, .. }` or `{ flops = F }`.
-    pub fn new(key: &str, value: &Value) -> Result<Self, String> {
-        let expected =
-            "expected { params = N, multiple_of = M, tolerance = T }, active_params or { flops = F }";
-        let table = value.as_table().ok_or_else(|| format!("{key}: {expected}"))?;
-        let known = ["params", "active_params", "flops", "multiple_of", "tolerance"];
-        if let Some(unknown) = table.keys().find(|k| !known.contains(&k.as_str())) {
-            return Err(format!("{key}: {unknown} is unknown here, {expected}"));
+/// A constraint on a trial.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Goal {
+    /// A number of weights, reached by a size of the shape.
+    Weights(Weights),
+    /// Floating-point operations of a training stage, reached by its tokens.
+    Flops(TrainStage, f64),
+}
+
+/// A number of weights to be reached.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Weights {
+    /// Only those that a token passes through.
+    active: bool,
+    /// How many.
+    count: f64,
+    /// The size must be a multiple of this.
+    multiple_of: u64,
+    /// Relative distance from the goal that is allowed.
+    tolerance: f64,
+}
+
+impl Solve {
+    /// Computes the key, sets it and returns it; or says why there is no such value.
+    pub fn apply(&self, config: &mut TrialConfig) -> Result<Value, String> {
+        match &self.goal {
+            Goal::Weights(goal) => goal.solve(&self.key, &mut config.model),
+            Goal::Flops(stage, flops) => tokens_for(*stage, *flops, config),
         }
-        let number =
-            |name: &str| table.get(name).and_then(|v| v.as_float().or(v.as_integer().map(|i| i as f64)));
-        if let Some(flops) = number("flops") {
-            return match key.ends_with(".tokens") && flops > 0.0 {
-                true => Ok(Self::Flops(flops)),
-                false => Err(format!(
-                    "{key}: flops fix the tokens of a stage, expected a key such as pretrain.tokens"
-                )),
-            };
-        }
-        let (target, active) = match (number("params"), number("active_params")) {
-            (Some(target), None) => (target, false),
-            (None, Some(target)) => (target, true),
-            _ => return Err(format!("{key}: {expected}")),
-        };
-        if !["model.d_model", "model.n_layers", "model.hidden_dim", "model.expert_hidden_dim"].contains(&key)
-        {
-            let keys = "model.d_model, model.n_layers, model.hidden_dim or model.expert_hidden_dim";
-            return Err(format!("{key}: params fix a dimension, expected {keys}"));
-        }
-        let multiple_of = number("multiple_of").unwrap_or(1.0).max(1.0) as u64;
-        Ok(Self::Params { target, active, multiple_of, tolerance: number("tolerance").unwrap_or(0.02) })
     }
 
-    /// The value of `key` for which the constraint holds best.
-    pub fn solve(&self, key: &str, config: &TrialConfig) -> Result<Value, String> {
-        match *self {
-            Self::Flops(flops) => {
-                let stage = match key.split('.').next() {
-                    Some("sft") => TrainStage::Sft,
-                    Some("lora") => TrainStage::Lora,
-                    Some("dpo") => TrainStage::Dpo,
-                    _ => TrainStage::Pretrain,
-                };
-                let per_token = config.model.train_flops_per_token(training_of(config, stage).seq_len);
-                Ok(Value::Integer((flops / per_token).round() as i64))
+    /// Whether the key is a size of the shape.
+    pub fn is_shape(&self) -> bool {
+        matches!(self.goal, Goal::Weights(_))
+    }
+}
+
+impl Weights {
+    fn solve(&self, key: &str, model: &mut ModelConfig) -> Result<Value, String> {
+        if key == "model.expert_hidden_dim" && !model.is_moe() {
+            return Err("has no effect on a dense model, expected model.n_experts of 1 or more".into());
+        }
+        if key == "model.hidden_dim" && model.is_moe() && model.expert_hidden_dim.is_some() {
+            return Err("has no effect where model.expert_hidden_dim is set".into());
+        }
+        let heads = 2 * model.n_heads as u64;
+        let step = match key {
+            "model.d_model" => lcm(self.multiple_of, heads),
+            _ => self.multiple_of,
+        };
+        let most = largest(key).unwrap_or(usize::MAX) as u64 / step;
+        let what = if step == 1 { "value".into() } else { format!("multiple of {step}") };
+        if most == 0 {
+            return Err(format!(
+                "no {what} is small enough, expected multiple_of and n_heads to fit together"
+            ));
+        }
+        // The count grows with the size: the goal lies between two neighbours.
+        let mut count = |multiple: u64| self.count_with(key, multiple * step, model);
+        let (mut below, mut above) = (0, most + 1);
+        while above - below > 1 {
+            let middle = below + (above - below) / 2;
+            if count(middle) < self.count { below = middle } else { above = middle }
+        }
+        let neighbours = [below, above].into_iter().filter(|multiple| (1..=most).contains(multiple));
+        let distance = |counted: f64| (counted - self.count).abs() / self.count;
+        let Some((counted, multiple)) = neighbours
+            .map(|multiple| (count(multiple), multiple))
+            .min_by(|a, b| distance(a.0).total_cmp(&distance(b.0)))
+        else {
+            return Err(format!("no {what} is possible"));
+        };
+        let size = multiple * step;
+        self.count_with(key, size, model);
+        if distance(counted) <= self.tolerance {
+            return Ok(size.into());
+        }
+        let goal = if self.active { "active_params" } else { "params" };
+        let side = if counted < self.count { "fewer" } else { "more" };
+        let why = match key {
+            "model.d_model" if step != self.multiple_of => {
+                format!(" (of multiple_of = {} and of 2 n_heads = {heads})", self.multiple_of)
             }
-            Self::Params { target, active, multiple_of, tolerance } => {
-                let count = |value: u64| {
-                    let mut model = config.model.clone();
-                    let value = value as usize;
-                    match key {
-                        "model.d_model" => model.d_model = value,
-                        "model.n_layers" => model.n_layers = value,
-                        "model.hidden_dim" => model.hidden_dim = Some(value),
-                        _ => model.expert_hidden_dim = Some(value),
+            _ => String::new(),
+        };
+        Err(format!(
+            "no {what}{why} gives {goal} = {} within {} %; the nearest, {size}, gives {counted}, {:.1} % {side}",
+            self.count,
+            percent(self.tolerance),
+            100.0 * distance(counted),
+        ))
+    }
+
+    /// Sets the size and counts the weights.
+    fn count_with(&self, key: &str, size: u64, model: &mut ModelConfig) -> f64 {
+        let size = size as usize;
+        match key {
+            "model.d_model" => model.d_model = size,
+            "model.n_layers" => model.n_layers = size,
+            "model.hidden_dim" => model.hidden_dim = Some(size),
+            "model.expert_hidden_dim" => model.expert_hidden_dim = Some(size),
+            _ => model.vocab_size = size,
+        }
+        (if self.active { model.active_params() } else { model.params() }) as f64
+    }
+}
+
+fn tokens_for(stage: TrainStage, flops: f64, config: &mut TrialConfig) -> Result<Value, String> {
+    let model = &config.model;
+    let training = config.stages().into_iter().find(|entry| entry.0 == stage).map(|entry| entry.1);
+    let Some(training) = training.filter(|training| training.enabled) else {
+        return Err(format!("the stage is left out; set {}.enabled = true", stage.name()));
+    };
+    if let Some(steps) = training.steps {
+        let name = stage.name();
+        return Err(format!("{name}.steps = {steps} would win; set {name}.steps = \"unset\""));
+    }
+    let per_token = model.train_flops_per_token(training.seq_len);
+    let tokens = (flops / per_token).round();
+    if !(1.0..=MOST_TOKENS).contains(&tokens) {
+        return Err(format!(
+            "flops = {flops:e} comes to {tokens:e} tokens of {per_token:e} operations each, expected 1 to {MOST_TOKENS:e}"
+        ));
+    }
+    let tokens = tokens as u64;
+    let training = match stage {
+        TrainStage::Pretrain => &mut config.pretrain.training,
+        TrainStage::Sft => &mut config.sft.training,
+        TrainStage::Lora => &mut config.lora.training,
+        TrainStage::Dpo => &mut config.dpo.training,
+    };
+    training.tokens = Some(tokens);
+    Ok(tokens.into())
+}
+
+fn lcm(a: u64, b: u64) -> u64 {
+    fn gcd(a: u64, b: u64) -> u64 {
+        if b == 0 { a } else { gcd(b, a % b) }
+    }
+    a / gcd(a, b) * b
+}
+
+fn percent(share: f64) -> f64 {
+    (1e6 * share).round() / 1e4
+}
+
+/// Reads `[solve]`.
+pub fn read(entries: &[Entry], errors: &mut ConfigErrors) -> Vec<Solve> {
+    let mut solves: Vec<Solve> = Vec::new();
+    for (key, place, node) in leaves(entries, errors) {
+        match read_key(&key, &node) {
+            Ok(goal) => {
+                let earlier = solves.iter().find(|solve| solve.is_shape());
+                match (earlier, &goal) {
+                    (Some(earlier), Goal::Weights(_)) => {
+                        let problem = format!(
+                            "{} is solved for a number of weights already, expected one such key",
+                            earlier.key
+                        );
+                        errors.push(ConfigError::new(place, key, problem));
                     }
-                    let count = if active { model.active_params() } else { model.params() };
-                    model.validate().is_ok().then_some(count as f64)
-                };
-                let (mut best, mut value) = (None::<(f64, u64, f64)>, multiple_of);
-                while value <= 1 << 16 {
-                    if let Some(count) = count(value) {
-                        let miss = (count / target - 1.0).abs();
-                        if best.is_none_or(|(least, _, _)| miss < least) {
-                            best = Some((miss, value, count));
-                        }
-                        // Counts grow with every dimension.
-                        if count > 2.0 * target {
-                            break;
-                        }
-                    }
-                    value += multiple_of;
+                    _ => solves.push(Solve { key, place, goal }),
                 }
-                let what = if active { "active parameters" } else { "parameters" };
-                match best {
-                    Some((miss, value, _)) if miss <= tolerance => Ok(Value::Integer(value as i64)),
-                    Some((miss, value, count)) => Err(format!(
-                        "{key}: no multiple of {multiple_of} gives {target} {what} within {tolerance}; the nearest, {value}, gives {count} ({:.1} % off)",
-                        100.0 * miss
-                    )),
-                    None => Err(format!("{key}: no multiple of {multiple_of} gives a valid shape")),
-                }
+            }
+            Err(problem) => errors.push(ConfigError::new(place, key, problem)),
+        }
+    }
+    // The cost of a token follows from the shape.
+    solves.sort_by_key(|solve| !solve.is_shape());
+    solves
+}
+
+const GOALS: [&str; 3] = ["params", "active_params", "flops"];
+
+fn read_key(key: &str, node: &Node) -> Result<Goal, String> {
+    if find(key).is_none() {
+        return Err(not_a_key(key));
+    }
+    let stage = [TrainStage::Pretrain, TrainStage::Sft, TrainStage::Lora, TrainStage::Dpo]
+        .into_iter()
+        .find(|stage| key == format!("{}.tokens", stage.name()));
+    if stage.is_none() && !SIZES.contains(&key) {
+        return Err(format!("cannot be solved, expected {} or the tokens of a stage", SIZES.join(", ")));
+    }
+    let expected = match stage {
+        Some(_) => "{ flops = OPERATIONS }",
+        None => "{ params = N } or { active_params = N }, with multiple_of and tolerance as needed",
+    };
+    let entries = node.table().ok_or_else(|| format!("is {}, expected {expected}", node.shown))?;
+    let (mut goals, mut multiple_of, mut tolerance) = (Vec::new(), 1, TOLERANCE);
+    for Entry { key: name, node, .. } in entries {
+        let wrong = |expected: &str| format!("{name} is {}, expected {expected}", node.shown);
+        match name.as_str() {
+            "params" | "active_params" | "flops" if stage.is_some() == (name == "flops") => {
+                let number = node.number().filter(|number| number.is_finite() && *number >= 1.0);
+                goals.push((name.as_str(), number.ok_or_else(|| wrong("a number of 1 or more"))?));
+            }
+            "multiple_of" if stage.is_none() => {
+                multiple_of = node
+                    .whole()
+                    .filter(|number| (1..=1 << 20).contains(number))
+                    .ok_or_else(|| wrong("a whole number of 1 to 1048576"))?;
+            }
+            "tolerance" if stage.is_none() => {
+                tolerance = node
+                    .number()
+                    .filter(|number| (0.0..1.0).contains(number))
+                    .ok_or_else(|| wrong("a share of 0 or more and below 1"))?;
+            }
+            _ => {
+                let names = GOALS.into_iter().chain(["multiple_of", "tolerance"]);
+                let hint = did_you_mean(name, names.filter(|known| known != name));
+                return Err(format!("{name} does not belong here, expected {expected}{hint}"));
             }
         }
+    }
+    match (goals.as_slice(), stage) {
+        ([(_, flops)], Some(stage)) => Ok(Goal::Flops(stage, *flops)),
+        ([(name, count)], None) => Ok(Goal::Weights(Weights {
+            active: *name == "active_params",
+            count: *count,
+            multiple_of,
+            tolerance,
+        })),
+        _ => Err(format!("has {} constraints, expected {expected}", goals.len())),
     }
 }

@@ -1,0 +1,77 @@
+//! The name of a trial: equal configurations have equal names, on every machine.
+
+use super::TrialConfig;
+use serde_json::Value;
+use uuid::Uuid;
+
+/// The namespace of the names of trials. Fixed for ever: a changed namespace renames every trial.
+const NAMESPACE: Uuid = Uuid::from_u128(0x3f7a_9c52_0d1e_4b86_a5c4_6d73_6361_6c65);
+
+/// Keys that say where a trial runs, not what it is.
+const RUNTIME: [&str; 2] = ["device", "threads"];
+
+/// Keys of a training stage on which neither weights nor validation depend.
+pub const CADENCE: [&str; 4] = ["enabled", "checkpoint_every", "keep_checkpoints", "log_every"];
+
+/// UUID v5 of the configuration, without the keys that change no result: where it runs, how often it is written
+/// down, and whatever a stage that is left out would do.
+pub fn identity(config: &TrialConfig) -> Uuid {
+    let mut whole = serde_json::json!(config);
+    if let Some(keys) = whole.as_object_mut() {
+        keys.retain(|key, _| !RUNTIME.contains(&key.as_str()));
+        for (stage, training) in config.stages() {
+            if let Some(keys) = keys.get_mut(stage.name()).and_then(Value::as_object_mut) {
+                keys.retain(|key, _| training.enabled && !CADENCE.contains(&key.as_str()));
+            }
+        }
+    }
+    Uuid::new_v5(&NAMESPACE, canonical_json(&whole).as_bytes())
+}
+
+/// JSON without spaces, the keys of every object in alphabetical order, fractions as `1.5e-3`.
+pub fn canonical_json(value: &Value) -> String {
+    match value {
+        Value::Object(keys) => {
+            let mut sorted: Vec<_> = keys.iter().collect();
+            sorted.sort_by_key(|(key, _)| *key);
+            let pair = |(key, value): (&String, &Value)| {
+                format!("{}:{}", Value::from(key.as_str()), canonical_json(value))
+            };
+            format!("{{{}}}", sorted.into_iter().map(pair).collect::<Vec<_>>().join(","))
+        }
+        Value::Array(items) => {
+            format!("[{}]", items.iter().map(canonical_json).collect::<Vec<_>>().join(","))
+        }
+        // Written here, so that a name does not change with a library's taste.
+        Value::Number(number) if number.is_f64() => format!("{:e}", number.as_f64().unwrap_or_default()),
+        scalar => scalar.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn canonical_json_is_sorted_and_tight() {
+        let value = json!({ "b": [1, 0.00025, null], "a": { "d": "x\"y", "c": true } });
+        assert_eq!(canonical_json(&value), r#"{"a":{"c":true,"d":"x\"y"},"b":[1,2.5e-4,null]}"#);
+    }
+
+    #[test]
+    fn a_name_follows_what_is_trained_and_not_where() {
+        let config = TrialConfig::default();
+        let elsewhere = TrialConfig { device: "cuda:1".into(), threads: 7, ..config.clone() };
+        let other = TrialConfig { seed: 2, ..config.clone() };
+        let mut chattier = config.clone();
+        (chattier.sft.training.log_every, chattier.lora.rank) = (1, 3); // lora is left out
+        let mut slower = config.clone();
+        slower.sft.training.lr /= 2.0;
+        assert_eq!(identity(&config), identity(&elsewhere));
+        assert_eq!(identity(&config), identity(&chattier));
+        assert_ne!(identity(&config), identity(&slower));
+        assert_ne!(identity(&config), identity(&other));
+        assert_eq!(identity(&config).get_version_num(), 5);
+    }
+}

@@ -1,0 +1,202 @@
+//! From a sweep to its trials: combinations or draws, solved, validated, named.
+
+use super::draw::{MOST_TRIALS, Points, place_in};
+use super::plan::plain;
+use super::{Sweep, Trial};
+use crate::config::{ConfigError, ConfigErrors, Problem, Setting, config_of, identity, set};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use uuid::Uuid;
+
+/// Draws for each wanted trial after which no new one is hoped for.
+const PATIENCE: u64 = 100;
+
+/// Draws in vain after which no new one is hoped for.
+const MOST_MISSES: u64 = 1_000_000;
+
+/// What one trial sets over the base.
+type Point = Vec<Setting>;
+
+/// Every trial of a sweep, or everything wrong with any of them.
+pub fn trials(sweep: &Sweep) -> Result<Vec<Trial>, ConfigErrors> {
+    let points = points(sweep).map_err(|error| ConfigErrors { errors: vec![error] })?;
+    let mut problems = Problems { total: points.len(), found: Vec::new(), index: BTreeMap::new() };
+    let mut trials = Vec::new();
+    for (index, point) in points.iter().enumerate() {
+        match trial(sweep, point) {
+            Ok(trial) => trials.push((index, trial)),
+            Err(found) => problems.note(index, found),
+        }
+    }
+    let mut errors = problems.report(&points);
+    let mut first: BTreeMap<Uuid, usize> = BTreeMap::new();
+    for (index, trial) in &trials {
+        let earlier = *first.entry(trial.id).or_insert(*index);
+        if earlier != *index {
+            let problem = format!(
+                "trials {} ({}) and {} ({}) give the same results, expected each once",
+                earlier + 1,
+                label(&points[earlier]),
+                index + 1,
+                label(&points[*index])
+            );
+            errors.push(ConfigError::new(&sweep.file, "", problem));
+        }
+    }
+    errors.or(trials.into_iter().map(|(_, trial)| trial).collect())
+}
+
+/// What each trial sets, in order: the first axis changes slowest.
+fn points(sweep: &Sweep) -> Result<Vec<Point>, ConfigError> {
+    let points = match &sweep.sample {
+        None => combinations(sweep)?,
+        Some(sample) => draws(sweep, sample)?,
+    };
+    if points.is_empty() {
+        return Err(ConfigError::new(&sweep.file, "exclude", "leaves no trial, expected at least one"));
+    }
+    Ok(points)
+}
+
+fn combinations(sweep: &Sweep) -> Result<Vec<Point>, ConfigError> {
+    let sizes = sweep.axes.iter().map(|axis| axis.points.len() as u64);
+    let total = sizes.fold(1, u64::saturating_mul);
+    if total > MOST_TRIALS {
+        let problem = format!("makes {total} combinations, expected at most {MOST_TRIALS}; use [sample]");
+        return Err(ConfigError::new(&sweep.file, "axes", problem));
+    }
+    let mut points: Vec<Point> = vec![Vec::new()];
+    for axis in &sweep.axes {
+        let extended = |point: &Point| {
+            let point = point.clone();
+            axis.points.iter().map(move |turn| point.iter().chain(turn).cloned().collect::<Point>())
+        };
+        points = points.iter().flat_map(extended).collect();
+    }
+    points.retain(|point| !is_excluded(sweep, point));
+    Ok(points)
+}
+
+fn draws(sweep: &Sweep, sample: &super::Sample) -> Result<Vec<Point>, ConfigError> {
+    let dimensions = sweep.axes.len() + sample.keys.len();
+    let mut random = Points::new(sample.method, sample.seed, dimensions);
+    let (mut points, mut seen) = (Vec::new(), BTreeSet::new());
+    let tries = (PATIENCE * sample.count).min(sample.count + MOST_MISSES);
+    for _ in 0..tries {
+        let place = random.next_point();
+        let (on_axes, drawn) = place.split_at(sweep.axes.len());
+        let turn = |(axis, &u): (&super::Axis, &f64)| axis.points[place_in(u, axis.points.len())].clone();
+        let mut point: Point = sweep.axes.iter().zip(on_axes).flat_map(turn).collect();
+        point.extend(sample.keys.iter().zip(drawn).map(|(key, &u)| key.at(u)));
+        if !is_excluded(sweep, &point) && seen.insert(label(&point)) {
+            points.push(point);
+        }
+        if points.len() as u64 == sample.count {
+            return Ok(points);
+        }
+    }
+    let problem = format!(
+        "is {}, but {tries} draws gave {} different trials only; expected fewer trials or wider ranges",
+        sample.count,
+        points.len()
+    );
+    Err(ConfigError::new(&sample.place, "sample.count", problem))
+}
+
+fn is_excluded(sweep: &Sweep, point: &Point) -> bool {
+    !sweep.exclude.is_empty() && {
+        let tree = tree(sweep, point);
+        sweep.exclude.iter().any(|exclude| exclude.matches(&tree))
+    }
+}
+
+fn tree(sweep: &Sweep, point: &Point) -> Value {
+    let mut tree = sweep.base.tree.clone();
+    for setting in point {
+        set(&mut tree, &setting.key, setting.value.clone());
+    }
+    tree
+}
+
+fn trial(sweep: &Sweep, point: &Point) -> Result<Trial, Vec<ConfigError>> {
+    let mut config = config_of(tree(sweep, point)).map_err(|error| vec![error])?;
+    let placed = |problems: Vec<Problem>| -> Vec<ConfigError> {
+        problems.into_iter().map(|problem| place(sweep, point, problem)).collect()
+    };
+    let mut keys: Vec<_> = point.iter().map(|s| (s.key.clone(), s.value.clone())).collect();
+    let too_large = config.out_of_bounds();
+    if !too_large.is_empty() {
+        return Err(placed(too_large));
+    }
+    let mut problems = Vec::new();
+    for solve in &sweep.solve {
+        // A shape without heads or layers cannot be counted; validation says so.
+        let countable = config.model.n_heads > 0 && config.model.multiple_of > 0;
+        if !countable || (!solve.is_shape() && config.model.validate().is_err()) {
+            continue;
+        }
+        match solve.apply(&mut config) {
+            Ok(value) => keys.push((solve.key.clone(), value)),
+            Err(problem) => problems.push(ConfigError::new(&solve.place, &solve.key, problem)),
+        }
+    }
+    if problems.is_empty() {
+        problems = placed(config.validate());
+    }
+    match problems.is_empty() {
+        true => Ok(Trial { sweep: sweep.name.clone(), id: identity(&config), config, keys }),
+        false => Err(problems),
+    }
+}
+
+/// The problem with the place where its key was set last.
+fn place(sweep: &Sweep, point: &Point, problem: Problem) -> ConfigError {
+    let solved = sweep.solve.iter().find(|solve| solve.key == problem.key).map(|solve| &solve.place);
+    let varied = point.iter().find(|setting| setting.key == problem.key).map(|setting| &setting.place);
+    let base = sweep.base.places.get(&problem.key);
+    let place = solved.or(varied).or(base).unwrap_or(&sweep.file);
+    ConfigError::new(place, problem.key, problem.problem)
+}
+
+/// `seed = 1, model.n_layers = 4`.
+fn label(point: &Point) -> String {
+    let parts: Vec<String> = point.iter().map(|s| format!("{} = {}", s.key, plain(&s.value))).collect();
+    parts.join(", ")
+}
+
+/// Problems of trials, equal ones together.
+struct Problems {
+    total: usize,
+    /// Each problem with the first trial that has it and the number of trials that do.
+    found: Vec<(ConfigError, usize, usize)>,
+    index: BTreeMap<String, usize>,
+}
+
+impl Problems {
+    fn note(&mut self, trial: usize, problems: Vec<ConfigError>) {
+        for problem in problems {
+            let next = self.found.len();
+            let index = *self.index.entry(problem.to_string()).or_insert(next);
+            match self.found.get_mut(index) {
+                Some(known) => known.2 += 1,
+                None => self.found.push((problem, trial, 1)),
+            }
+        }
+    }
+
+    /// Says of a problem of some trials only which they are.
+    fn report(self, points: &[Point]) -> ConfigErrors {
+        let mut errors = ConfigErrors::default();
+        for (mut error, first, trials) in self.found {
+            if trials < self.total {
+                let which = label(&points[first]);
+                error.problem += &match trials {
+                    1 => format!(" (where {which})"),
+                    _ => format!(" (in {trials} of {} trials, first where {which})", self.total),
+                };
+            }
+            errors.push(error);
+        }
+        errors
+    }
+}
