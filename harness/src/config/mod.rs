@@ -282,6 +282,9 @@ section! {
         pub max_chars: usize = 0,
         /// Texts with a smaller share of Chinese characters are left out.
         pub min_chinese_share: f64 = 0.0,
+        /// Turns of a conversation before its last question are cut to so many characters each; 0 leaves them
+        /// whole. MiniMind cuts them to half of `seq_len`.
+        pub history_chars: usize = 0,
         /// Read at most this many rows of each kind; 0 reads all.
         pub max_rows: u64 = 0,
     }

@@ -1,8 +1,9 @@
 //! Rows of a batch, cut from a store: MiniMind's rows without their padding, or packed documents.
 
+use super::row::Kind;
 use super::store::Store;
-use crate::config::Packing;
-use anyhow::{Result, bail};
+use crate::config::{AnswerLoss, Packing};
+use anyhow::{Result, bail, ensure};
 use model::Sequence;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -24,32 +25,45 @@ pub enum RowLoss {
     EveryAnswer {
         /// Ids of `<s>assistant`.
         marker: Vec<u32>,
+        /// Ids of `</s>` and the newline behind it.
+        turn_end: Vec<u32>,
     },
 }
 
-/// The end of a turn, `</s>`.
-const END: u32 = 2;
-
 impl RowLoss {
+    /// The loss on the documents of a store.
+    pub fn of(store: &Store, answers: AnswerLoss) -> Self {
+        let (marker, turn_end) = (store.info().marker.clone(), store.info().turn_end.clone());
+        match (store.info().kind, answers) {
+            (Kind::Pretrain, _) => Self::Text,
+            (_, AnswerLoss::Last) => Self::LastAnswer { marker },
+            (_, AnswerLoss::Every) => Self::EveryAnswer { marker, turn_end },
+        }
+    }
+
     /// 1 for each id that is trained on as a target, `(ids,)`.
     fn mask(&self, ids: &[u32]) -> Vec<f32> {
         let mut mask = vec![0.0; ids.len()];
         match self {
             Self::Text => mask.fill(1.0),
             Self::LastAnswer { marker } => {
-                let found = ids.windows(marker.len()).rposition(|window| window == marker);
+                let found = (0..ids.len()).rfind(|&at| ids[at..].starts_with(marker));
                 // Without a marker v1's search says -1, and its loss starts at -1 + marker length.
-                let start = found.map_or(marker.len() - 1, |at| at + marker.len());
+                let start = found.map_or(marker.len().saturating_sub(1), |at| at + marker.len());
                 mask.iter_mut().skip(start).for_each(|m| *m = 1.0);
             }
-            Self::EveryAnswer { marker } => {
-                let starts = ids.windows(marker.len()).enumerate().filter(|(_, window)| window == marker);
-                for (at, _) in starts {
+            Self::EveryAnswer { marker, turn_end } => {
+                let mut at = 0;
+                while at < ids.len() {
+                    if !ids[at..].starts_with(marker) {
+                        at += 1;
+                        continue;
+                    }
                     let start = at + marker.len();
-                    let end =
-                        ids[start..].iter().position(|&id| id == END).map_or(ids.len(), |e| start + e + 1);
-                    // The newline behind `</s>` is part of the template.
-                    mask[start..(end + 1).min(ids.len())].fill(1.0);
+                    let end = (start..ids.len()).find(|&end| ids[end..].starts_with(turn_end));
+                    // An answer that was cut off has no end; what is left of it counts.
+                    at = end.map_or(ids.len(), |end| end + turn_end.len());
+                    mask[start..at].fill(1.0);
                 }
             }
         }
@@ -118,6 +132,8 @@ pub struct Batches {
 impl Batches {
     /// Batches from the start; documents without anything to learn are left out.
     pub fn new(store: Arc<Store>, options: BatchOptions) -> Result<Self> {
+        ensure!(options.seq_len >= 2, "seq_len is {}, expected at least 2", options.seq_len);
+        ensure!(options.batch_size >= 1, "batch_size is 0, expected at least 1");
         let pieces = pieces(&store, &options);
         if pieces.is_empty() {
             bail!("no document has anything to train on within {} tokens", options.seq_len);
@@ -212,6 +228,11 @@ fn pieces(store: &Store, options: &BatchOptions) -> Vec<Piece> {
                 start: 0,
                 len: len.min(options.seq_len) as u32,
             }),
+            // The rest of a long conversation would be answers without their questions.
+            Packing::Separated if options.loss != RowLoss::Text => {
+                let len = len.min(options.seq_len + 1) as u32;
+                pieces.push(Piece { document: document as u32, start: 0, len });
+            }
             // Positions are one fewer than ids; pieces overlap by one id, so that every id is a target once.
             Packing::Separated => {
                 for start in (0..len.saturating_sub(1)).step_by(options.seq_len) {
@@ -229,9 +250,7 @@ fn pieces(store: &Store, options: &BatchOptions) -> Vec<Piece> {
 }
 
 fn ids(store: &Store, piece: Piece) -> Vec<u32> {
-    let mut ids = store.document(piece.document as usize, (piece.start + piece.len) as usize);
-    ids.drain(..piece.start as usize);
-    ids
+    store.slice(piece.document as usize, piece.start as usize, piece.len as usize)
 }
 
 fn join(documents: impl Iterator<Item = Sequence>) -> Sequence {
@@ -247,13 +266,12 @@ fn join(documents: impl Iterator<Item = Sequence>) -> Sequence {
         .unwrap_or_default()
 }
 
-/// Held-out documents in order until `max_tokens` positions with loss: each a row, with its text's bytes.
-///
-/// Only whole documents are taken as far as they fit `seq_len`; the bytes of a cut one are cut in proportion.
+/// Held-out documents in order until `max_tokens` positions with loss: each a row of at most `seq_len` ids, with
+/// the bytes of text that its targets with loss stand for.
 pub fn sequential(store: &Store, options: &BatchOptions, max_tokens: u64) -> Vec<(Sequence, f64)> {
     let (mut rows, mut tokens) = (vec![], 0.0);
     for document in 0..store.len() {
-        let ids = store.document(document, options.seq_len);
+        let ids = store.slice(document, 0, options.seq_len);
         if ids.len() < 2 {
             continue;
         }
@@ -262,8 +280,8 @@ pub fn sequential(store: &Store, options: &BatchOptions, max_tokens: u64) -> Vec
             continue;
         }
         tokens += f64::from(sequence.counted);
-        let share = ids.len() as f64 / store.document_len(document) as f64;
-        rows.push((sequence, store.bytes(document) as f64 * share));
+        let bytes = store.target_bytes(&sequence) as f64;
+        rows.push((sequence, bytes));
         if tokens >= max_tokens as f64 {
             break;
         }
@@ -293,13 +311,20 @@ pub struct PreferenceBatches {
 
 impl PreferenceBatches {
     /// All pairs, cut to `seq_len` ids so that answers survive: the prompt loses its beginning first.
+    ///
+    /// Both answers stand behind the same part of the prompt, what the longer one leaves of it.
     pub fn new(store: &Store, seq_len: usize, batch_size: usize, seed: u64) -> Result<Self> {
+        let kind = store.info().kind;
+        ensure!(kind == Kind::Preferences, "the store holds {kind}, expected {}", Kind::Preferences);
+        ensure!(seq_len >= 2, "seq_len is {seq_len}, expected at least 2");
         let pairs: Vec<Pair> = (0..store.len() / 3)
             .map(|index| {
-                let prompt = store.document(3 * index, usize::MAX);
-                let answered =
-                    |i: usize| answered(&prompt, &store.document(3 * index + i, usize::MAX), seq_len);
-                Pair { index, chosen: answered(1), rejected: answered(2) }
+                let [prompt, chosen, rejected] = [0, 1, 2].map(|part| store.document(3 * index + part));
+                // One id of the prompt at least stays, so that the answer's first token has something before it.
+                let longest = chosen.len().max(rejected.len()).min(seq_len - 1);
+                let prompt = &prompt[prompt.len().saturating_sub(seq_len - longest)..];
+                let answered = |answer: &[u32]| answered(prompt, &answer[..answer.len().min(longest)]);
+                Pair { index, chosen: answered(&chosen), rejected: answered(&rejected) }
             })
             .filter(|pair| pair.chosen.counted > 0.0 && pair.rejected.counted > 0.0)
             .collect();
@@ -346,11 +371,7 @@ impl PreferenceBatches {
     }
 }
 
-fn answered(prompt: &[u32], answer: &[u32], seq_len: usize) -> Sequence {
-    // One id of the prompt at least stays, so that the answer's first token has something before it.
-    let answer = &answer[..answer.len().min(seq_len.saturating_sub(1))];
-    let room = seq_len.saturating_sub(answer.len()).max(1);
-    let prompt = &prompt[prompt.len().saturating_sub(room)..];
+fn answered(prompt: &[u32], answer: &[u32]) -> Sequence {
     let all: Vec<u32> = prompt.iter().chain(answer).copied().collect();
     let n = all.len().saturating_sub(1);
     Sequence {
@@ -366,74 +387,21 @@ fn answered(prompt: &[u32], answer: &[u32], seq_len: usize) -> Sequence {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::data::row::Message;
-    use crate::data::store::StoreWriter;
-    use crate::data::tokenizer::Tokenizer;
-    use crate::testing::shared;
-    use model::weights::read_safetensors;
+    use crate::data::store::tests::store_of;
 
     fn store(documents: &[Vec<u32>]) -> (tempfile::TempDir, Arc<Store>) {
+        store_as(Kind::Pretrain, documents)
+    }
+
+    fn store_as(kind: Kind, documents: &[Vec<u32>]) -> (tempfile::TempDir, Arc<Store>) {
         let dir = tempfile::tempdir().unwrap();
-        let mut writer = StoreWriter::create(dir.path()).unwrap();
-        documents.iter().for_each(|d| writer.push(d, d.len()).unwrap());
-        writer.finish().unwrap();
-        let store = Arc::new(Store::open(dir.path()).unwrap());
+        let documents: Vec<&[u32]> = documents.iter().map(Vec::as_slice).collect();
+        let store = Arc::new(store_of(dir.path(), kind, 10_000, &documents));
         (dir, store)
     }
 
     fn options(packing: Packing, seq_len: usize) -> BatchOptions {
         BatchOptions { seq_len, batch_size: 2, packing, loss: RowLoss::Text, seed: 3 }
-    }
-
-    /// MiniMind's `PretrainDataset` and `SFTDataset` on the same texts.
-    #[test]
-    fn rows_equal_minimind_rows_once_padded() {
-        let Some(meta) = shared("golden/dataset/meta.json") else { return };
-        let meta: serde_json::Value = serde_json::from_slice(&std::fs::read(meta).unwrap()).unwrap();
-        let tokenizer = Tokenizer::load(&shared("data/minimind_tokenizer").unwrap()).unwrap();
-        let marker = tokenizer.answer_marker().unwrap();
-        for (kind, loss) in [("pretrain", RowLoss::Text), ("sft", RowLoss::LastAnswer { marker })] {
-            for n in [96usize, 512] {
-                let want =
-                    read_safetensors(&shared(&format!("golden/dataset/{kind}_len{n}.safetensors")).unwrap())
-                        .unwrap();
-                let table = |name: &str| {
-                    want[name].to_dtype(candle_core::DType::U32).unwrap().to_vec2::<u32>().unwrap()
-                };
-                let (x, y, mask) = (table("X"), table("Y"), table("loss_mask"));
-                for (row, case) in
-                    meta[format!("{kind}_columns_as_str")].as_array().unwrap().iter().enumerate()
-                {
-                    let text = golden_text(&tokenizer, kind, case, n);
-                    let mut ids = tokenizer.encode(&text).unwrap();
-                    ids.truncate(n);
-                    let got = loss.sequence(&ids);
-                    let padded = |v: &[u32]| [v, &vec![0; n - 1 - v.len()]].concat();
-                    // MiniMind also feeds the last id of a short row, to predict padding without loss.
-                    assert_eq!(got.ids, x[row][..got.len()], "{kind} {n} row {row}");
-                    assert_eq!(padded(&ids[..ids.len().min(n - 1)]), x[row], "{kind} {n} row {row}");
-                    assert_eq!(padded(&got.targets), y[row], "{kind} {n} row {row}");
-                    let got_mask: Vec<u32> = loss.mask(&ids)[1..].iter().map(|&m| m as u32).collect();
-                    assert_eq!(padded(&got_mask), mask[row], "{kind} {n} row {row}");
-                    assert_eq!(got.counted as u32, mask[row].iter().sum::<u32>());
-                }
-            }
-        }
-    }
-
-    fn golden_text(tokenizer: &Tokenizer, kind: &str, case: &serde_json::Value, n: usize) -> String {
-        if kind == "pretrain" {
-            return format!("<s>{}</s>", case["text"].as_str().unwrap());
-        }
-        let mut messages = vec![];
-        for turn in crate::data::read::history(case["history"].as_str().unwrap()).unwrap_or_default() {
-            for (role, text) in ["user", "assistant"].iter().zip(&turn) {
-                messages.push(Message::new(role, text.chars().take(n / 2).collect::<String>()));
-            }
-        }
-        messages.push(Message::new("user", case["q"].as_str().unwrap()));
-        messages.push(Message::new("assistant", case["a"].as_str().unwrap()));
-        tokenizer.render(&messages).unwrap()
     }
 
     #[test]
@@ -481,7 +449,7 @@ mod tests {
     fn every_answer_carries_loss_and_nothing_else() {
         // user 1 9 9 2 3, marker 1 7, answer 5 5 2 3
         let ids = [1, 9, 9, 2, 3, 1, 7, 5, 5, 2, 3, 1, 9, 2, 3, 1, 7, 6, 2, 3];
-        let loss = RowLoss::EveryAnswer { marker: vec![1, 7] };
+        let loss = RowLoss::EveryAnswer { marker: vec![1, 7], turn_end: vec![2, 3] };
         let trained: Vec<usize> =
             loss.mask(&ids).iter().enumerate().filter(|(_, m)| **m > 0.0).map(|(i, _)| i).collect();
         assert_eq!(trained, [7, 8, 9, 10, 17, 18, 19]);
@@ -489,7 +457,8 @@ mod tests {
 
     #[test]
     fn long_pairs_keep_their_answers() {
-        let (_dir, store) = store(&[vec![1, 2, 3, 4, 5, 6], vec![7, 8], vec![9]]);
+        let documents = [vec![1, 2, 3, 4, 5, 6], vec![7, 8], vec![9]];
+        let (_dir, store) = store_as(Kind::Preferences, &documents);
         let batches = PreferenceBatches::new(&store, 4, 1, 1).unwrap();
         let pair = &batches.pairs()[0];
         assert_eq!(
@@ -499,7 +468,41 @@ mod tests {
         assert_eq!(pair.chosen.weights, [0.0, 1.0, 1.0]);
         assert_eq!(
             (pair.rejected.ids.as_slice(), pair.rejected.weights.as_slice()),
-            ([4, 5, 6].as_slice(), [0.0, 0.0, 1.0].as_slice())
+            ([5, 6].as_slice(), [0.0, 1.0].as_slice())
         );
+    }
+
+    #[test]
+    fn loss_falls_on_the_last_answer() {
+        let loss = RowLoss::LastAnswer { marker: vec![1, 5] };
+        let on = |ids: &[u32]| loss.mask(ids).iter().map(|&m| m as u32).collect::<Vec<_>>();
+        assert_eq!(on(&[1, 4, 9, 2, 1, 5, 8, 2, 1, 5, 7, 2]), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
+        // The marker was cut off: MiniMind's -1 + its length.
+        assert_eq!(on(&[1, 4, 9]), [0, 1, 1]);
+        assert_eq!(on(&[]), [0u32; 0]);
+    }
+
+    #[test]
+    fn a_long_conversation_is_cut_and_a_long_text_goes_on() {
+        let document: Vec<u32> = [1, 4, 9, 2, 1, 5].into_iter().chain(10..30).collect();
+        let pieces = |kind, loss| {
+            let (_dir, store) = store_as(kind, std::slice::from_ref(&document));
+            let mut batches =
+                Batches::new(store, BatchOptions { loss, ..options(Packing::Separated, 8) }).unwrap();
+            (0..batches.rows_per_epoch()).map(|_| batches.next_row().ids[0]).collect::<Vec<_>>()
+        };
+        assert_eq!(pieces(Kind::Conversations, RowLoss::LastAnswer { marker: vec![1, 5] }), [1]);
+        let mut starts = pieces(Kind::Pretrain, RowLoss::Text);
+        starts.sort_unstable();
+        assert_eq!(starts, [1, 12, 20, 28]);
+    }
+
+    #[test]
+    fn held_out_rows_come_with_the_bytes_of_their_targets() {
+        // Every id from 3 on stands for three bytes.
+        let (_dir, store) = store(&[vec![1, 7, 8, 2], vec![1], vec![1, 7, 8, 9, 10, 2], vec![1, 7, 2]]);
+        let rows = sequential(&store, &options(Packing::Single, 4), 6);
+        let found: Vec<(usize, f64)> = rows.iter().map(|(row, bytes)| (row.len(), *bytes)).collect();
+        assert_eq!(found, [(3, 6.0), (3, 9.0)]);
     }
 }

@@ -4,6 +4,7 @@
 //! batches are cut. *Invariant:* a batch is a function of store, options, seed and position alone.
 
 pub mod batches;
+pub mod chat;
 pub mod prepare;
 pub mod read;
 pub mod row;

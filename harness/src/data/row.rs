@@ -1,6 +1,7 @@
 //! One example of training data, whatever file it came from.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,8 +38,8 @@ pub enum Row {
 }
 
 impl Row {
-    /// The characters of the row, for filters.
-    pub fn chars(&self) -> impl Iterator<Item = char> + '_ {
+    /// The texts of the row, in order.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
         let parts: Vec<&str> = match self {
             Self::Text(text) => vec![text],
             Self::Chat(turns) => turns.iter().map(|m| m.content.as_str()).collect(),
@@ -47,7 +48,12 @@ impl Row {
                 prompt.chain([chosen.as_str(), rejected.as_str()]).collect()
             }
         };
-        parts.into_iter().flat_map(str::chars)
+        parts.into_iter()
+    }
+
+    /// The characters of the row.
+    pub fn chars(&self) -> impl Iterator<Item = char> + '_ {
+        self.texts().flat_map(str::chars)
     }
 }
 
@@ -61,4 +67,14 @@ pub enum Kind {
     Conversations,
     /// Preference pairs.
     Preferences,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pretrain => "pretraining text",
+            Self::Conversations => "conversations",
+            Self::Preferences => "preference pairs",
+        })
+    }
 }

@@ -1,185 +1,405 @@
-//! Tokenized documents in a folder, read through a memory map.
+//! Tokenized documents in a folder, memory-mapped: written once, read by every trial.
 //!
-//! `tokens.bin` holds all ids as little-endian u32, `offsets.bin` the end of each document in tokens (u64),
-//! `bytes.bin` the length of each document's text in bytes (u32), `store.json` counts that the others must match.
+//! | file | content, little-endian |
+//! |---|---|
+//! | `tokens.bin` | the documents' token ids end to end, `u16` or `u32` |
+//! | `offsets.bin` | `u64` for each document and one more: where it starts in `tokens.bin`, in ids |
+//! | `bytes.bin` | `u32` for each document: bytes of its text, special tokens left out |
+//! | `token_bytes.bin` | `u16` for each entry of the vocabulary: bytes of text that the token stands for |
+//! | `store.json` | counts, kind, tokenizer, and the SHA-256 of the other files |
 
-use anyhow::{Context, Result, bail};
+use super::row::Kind;
+use crate::run::files::{hex, write_atomic};
+use anyhow::{Context, Result, bail, ensure};
 use memmap2::Mmap;
+use model::Sequence;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Counts {
-    format: u32,
-    documents: u64,
-    tokens: u64,
-    bytes: u64,
+/// Raised whenever the meaning of the files changes.
+pub const FORMAT: u32 = 1;
+
+const TOKENS: &str = "tokens.bin";
+const OFFSETS: &str = "offsets.bin";
+const BYTES: &str = "bytes.bin";
+const TOKEN_BYTES: &str = "token_bytes.bin";
+const ABOUT: &str = "store.json";
+
+/// What `store.json` says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoreInfo {
+    /// Version of the layout, [`FORMAT`].
+    pub format: u32,
+    /// What the documents are.
+    pub kind: Kind,
+    /// Documents; a preference pair is three of them: prompt, chosen answer, rejected answer.
+    pub documents: u64,
+    /// Token ids in all documents.
+    pub tokens: u64,
+    /// Bytes of text in all documents.
+    pub bytes: u64,
+    /// Bytes of one stored id: 2 or 4.
+    pub id_bytes: u32,
+    /// Entries of the vocabulary.
+    pub vocab_size: u32,
+    /// Ids of the marker that opens an assistant turn; empty for text.
+    pub marker: Vec<u32>,
+    /// Ids that close an assistant turn; empty for text.
+    pub turn_end: Vec<u32>,
+    /// Digest of the tokenizer and its chat template.
+    pub tokenizer: String,
+    /// SHA-256 of each of the store's files.
+    pub sha256: BTreeMap<String, String>,
 }
 
-const FORMAT: u32 = 1;
-
-/// Writes a store document by document.
-pub struct StoreWriter {
-    dir: PathBuf,
-    tokens: BufWriter<File>,
-    offsets: BufWriter<File>,
-    bytes: BufWriter<File>,
-    counts: Counts,
+/// What a store is told of its documents before they are written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoreHead {
+    /// What the documents are.
+    pub kind: Kind,
+    /// Bytes of text that each entry of the vocabulary stands for.
+    pub token_bytes: Vec<u16>,
+    /// Ids of the marker that opens an assistant turn; empty for text.
+    pub marker: Vec<u32>,
+    /// Ids that close an assistant turn; empty for text.
+    pub turn_end: Vec<u32>,
+    /// Digest of the tokenizer and its chat template.
+    pub tokenizer: String,
 }
 
-impl StoreWriter {
-    /// A new store in a new or empty folder.
-    pub fn create(dir: &Path) -> Result<Self> {
-        crate::run::files::create_dir(dir)?;
-        let file = |name: &str| {
-            let path = dir.join(name);
-            File::create(&path)
-                .map(BufWriter::new)
-                .with_context(|| format!("{}: cannot be written", path.display()))
-        };
-        Ok(Self {
-            dir: dir.into(),
-            tokens: file("tokens.bin")?,
-            offsets: file("offsets.bin")?,
-            bytes: file("bytes.bin")?,
-            counts: Counts { format: FORMAT, documents: 0, tokens: 0, bytes: 0 },
-        })
-    }
-
-    /// Adds a document whose text has `text_bytes` bytes.
-    pub fn push(&mut self, ids: &[u32], text_bytes: usize) -> Result<()> {
-        let context = || format!("{}: cannot be written", self.dir.display());
-        for id in ids {
-            self.tokens.write_all(&id.to_le_bytes()).with_context(context)?;
-        }
-        self.counts.documents += 1;
-        self.counts.tokens += ids.len() as u64;
-        self.counts.bytes += text_bytes as u64;
-        self.offsets.write_all(&self.counts.tokens.to_le_bytes()).with_context(context)?;
-        let text_bytes = u32::try_from(text_bytes).context("a document of more than 4 GiB")?;
-        self.bytes.write_all(&text_bytes.to_le_bytes()).with_context(context)
-    }
-
-    /// Completes the store.
-    pub fn finish(self) -> Result<()> {
-        for file in [self.tokens, self.offsets, self.bytes] {
-            let file = file.into_inner().map_err(|e| e.into_error());
-            let file = file.with_context(|| format!("{}: cannot be written", self.dir.display()))?;
-            file.sync_all().with_context(|| format!("{}: cannot be written", self.dir.display()))?;
-        }
-        crate::run::files::write_atomic(
-            &self.dir.join("store.json"),
-            &serde_json::to_vec_pretty(&self.counts)?,
-        )
-    }
-}
-
-/// A complete store.
-#[derive(Debug)]
+/// Tokenized documents, memory-mapped.
 pub struct Store {
-    tokens: Option<Mmap>,
-    offsets: Vec<u64>,
-    bytes: Vec<u32>,
+    dir: PathBuf,
+    info: StoreInfo,
+    tokens: Mmap,
+    offsets: Mmap,
+    bytes: Mmap,
+    token_bytes: Vec<u16>,
 }
 
 impl Store {
-    /// Opens a store and checks that its parts fit together.
+    /// Opens a store and checks that its files have the sizes that `store.json` promises.
     pub fn open(dir: &Path) -> Result<Self> {
-        let path = dir.join("store.json");
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("{}: expected a token store", path.display()))?;
-        let counts: Counts = serde_json::from_str(&text)
-            .with_context(|| format!("{}: not the counts of a store", path.display()))?;
-        if counts.format != FORMAT {
-            bail!("{}: format {}, expected {FORMAT}; prepare the data again", path.display(), counts.format);
-        }
-        let read = |name: &str, size: u64| -> Result<Vec<u8>> {
+        let about = dir.join(ABOUT);
+        let text = fs::read(&about)
+            .with_context(|| format!("{}: cannot be read; expected a token store", about.display()))?;
+        let info: StoreInfo = serde_json::from_slice(&text)
+            .with_context(|| format!("{}: is not a token store's description", about.display()))?;
+        ensure!(
+            info.format == FORMAT,
+            "{}: format {} where this program reads {FORMAT}; prepare the data again",
+            about.display(),
+            info.format
+        );
+        ensure!(
+            matches!(info.id_bytes, 2 | 4),
+            "{}: id_bytes is {}, expected 2 or 4",
+            about.display(),
+            info.id_bytes
+        );
+        let expect = |name: &str, items: u64, width: u32| -> Result<Mmap> {
             let path = dir.join(name);
-            let data = std::fs::read(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
-            if data.len() as u64 != size * counts.documents {
-                bail!("{}: is damaged; remove the folder and run again", path.display());
-            }
-            Ok(data)
+            let mapped = map(&path)?;
+            let expected = items.saturating_mul(u64::from(width));
+            ensure!(
+                mapped.len() as u64 == expected,
+                "{}: has {} bytes, expected {expected}; the store is damaged, prepare the data again",
+                path.display(),
+                mapped.len()
+            );
+            Ok(mapped)
         };
-        let mut offsets = vec![0u64];
-        offsets.extend(read("offsets.bin", 8)?.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)));
-        let bytes = read("bytes.bin", 4)?.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
-        let path = dir.join("tokens.bin");
-        let file = File::open(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
-        let size = file.metadata().with_context(|| format!("{}: cannot be read", path.display()))?.len();
-        let whole =
-            offsets.is_sorted() && offsets.last() == Some(&counts.tokens) && size == 4 * counts.tokens;
-        if !whole {
-            bail!("{}: is damaged; remove the folder and run again", path.display());
+        let store = Self {
+            dir: dir.to_path_buf(),
+            tokens: expect(TOKENS, info.tokens, info.id_bytes)?,
+            offsets: expect(OFFSETS, info.documents.saturating_add(1), 8)?,
+            bytes: expect(BYTES, info.documents, 4)?,
+            token_bytes: expect(TOKEN_BYTES, u64::from(info.vocab_size), 2)?
+                .chunks_exact(2)
+                .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
+                .collect(),
+            info,
+        };
+        let mut before = 0;
+        for document in 0..=store.len() {
+            let offset = store.offset(document);
+            let whole = document < store.len() || offset == store.info.tokens;
+            ensure!(
+                before <= offset && offset <= store.info.tokens && whole,
+                "{}: is damaged at document {document}; prepare the data again",
+                dir.join(OFFSETS).display()
+            );
+            before = offset;
         }
-        // SAFETY: stores are written once, under another name, and never changed afterwards.
-        let map = || unsafe { Mmap::map(&file) };
-        let tokens = if size == 0 {
-            None
-        } else {
-            Some(map().with_context(|| format!("{}: cannot be mapped", path.display()))?)
-        };
-        Ok(Self { tokens, offsets, bytes })
+        Ok(store)
+    }
+
+    /// Compares every file with its SHA-256.
+    pub fn verify(&self) -> Result<()> {
+        for (name, expected) in &self.info.sha256 {
+            let path = self.dir.join(name);
+            let found = crate::run::files::sha256(&path)?;
+            ensure!(
+                found == *expected,
+                "{}: its SHA-256 is not that of store.json; the store is damaged, prepare the data again",
+                path.display()
+            );
+        }
+        Ok(())
+    }
+
+    /// What `store.json` says.
+    pub fn info(&self) -> &StoreInfo {
+        &self.info
     }
 
     /// Number of documents.
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        self.info.documents as usize
     }
 
     /// Whether there is no document.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.info.documents == 0
     }
 
-    /// Tokens of all documents.
-    pub fn tokens(&self) -> u64 {
-        self.offsets.last().copied().unwrap_or(0)
+    /// Number of ids of a document.
+    pub fn document_len(&self, index: usize) -> usize {
+        (self.offset(index + 1) - self.offset(index)) as usize
     }
 
-    /// Tokens of document `i`.
-    pub fn document_len(&self, i: usize) -> usize {
-        (self.offsets[i + 1] - self.offsets[i]) as usize
+    /// The ids of a document.
+    pub fn document(&self, index: usize) -> Vec<u32> {
+        self.slice(index, 0, usize::MAX)
     }
 
-    /// Ids of document `i`, at most `limit` of them.
-    pub fn document(&self, i: usize, limit: usize) -> Vec<u32> {
-        let Some(tokens) = &self.tokens else { return vec![] };
-        let len = self.document_len(i).min(limit);
-        let start = self.offsets[i] as usize * 4;
-        tokens[start..start + 4 * len].as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect()
+    /// At most `len` ids of a document, from its id number `start` on.
+    pub fn slice(&self, index: usize, start: usize, len: usize) -> Vec<u32> {
+        let document = self.document_len(index);
+        let start = start.min(document);
+        let width = self.info.id_bytes as usize;
+        let from = (self.offset(index) as usize + start) * width;
+        let ids = &self.tokens[from..from + len.min(document - start) * width];
+        if width == 2 {
+            ids.chunks_exact(2).map(|id| u32::from(u16::from_le_bytes([id[0], id[1]]))).collect()
+        } else {
+            ids.chunks_exact(4).map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]])).collect()
+        }
     }
 
-    /// Length of document `i`'s text in bytes.
-    pub fn bytes(&self, i: usize) -> u64 {
-        u64::from(self.bytes[i])
+    /// Bytes of a document's text.
+    pub fn bytes(&self, index: usize) -> u32 {
+        let at = &self.bytes[index * 4..index * 4 + 4];
+        u32::from_le_bytes([at[0], at[1], at[2], at[3]])
+    }
+
+    /// Bytes of text that a row's weighted targets stand for: what bits per byte are divided by.
+    pub fn target_bytes(&self, row: &Sequence) -> u64 {
+        let bytes = |target: u32| u64::from(self.token_bytes.get(target as usize).copied().unwrap_or(0));
+        row.targets
+            .iter()
+            .zip(&row.weights)
+            .map(|(&id, &weight)| if weight > 0.0 { bytes(id) } else { 0 })
+            .sum()
+    }
+
+    fn offset(&self, index: usize) -> u64 {
+        let at = &self.offsets[index * 8..index * 8 + 8];
+        u64::from_le_bytes([at[0], at[1], at[2], at[3], at[4], at[5], at[6], at[7]])
+    }
+}
+
+fn map(path: &Path) -> Result<Mmap> {
+    let whole = || -> std::io::Result<Mmap> {
+        let file = File::open(path)?;
+        // SAFETY: a store's files are written before their folder gets its name and never changed afterwards;
+        // the map is read as plain bytes.
+        unsafe { Mmap::map(&file) }
+    };
+    whole().with_context(|| format!("{}: cannot be read; prepare the data again", path.display()))
+}
+
+/// Writes a store document by document, in constant memory.
+pub struct StoreWriter {
+    dir: PathBuf,
+    head: StoreHead,
+    id_bytes: u32,
+    tokens: Hashed,
+    offsets: Hashed,
+    bytes: Hashed,
+    documents: u64,
+    total_tokens: u64,
+    total_bytes: u64,
+    buffer: Vec<u8>,
+}
+
+impl StoreWriter {
+    /// Begins a store in a folder, which is made.
+    pub fn create(dir: &Path, head: StoreHead) -> Result<Self> {
+        crate::run::files::create_dir(dir)?;
+        let mut writer = Self {
+            id_bytes: if head.token_bytes.len() <= 1 << 16 { 2 } else { 4 },
+            head,
+            tokens: Hashed::create(dir, TOKENS)?,
+            offsets: Hashed::create(dir, OFFSETS)?,
+            bytes: Hashed::create(dir, BYTES)?,
+            dir: dir.to_path_buf(),
+            documents: 0,
+            total_tokens: 0,
+            total_bytes: 0,
+            buffer: Vec::new(),
+        };
+        writer.offsets.write(&0u64.to_le_bytes())?;
+        Ok(writer)
+    }
+
+    /// Adds a document: its ids and the bytes of its text.
+    pub fn push(&mut self, ids: &[u32], bytes: usize) -> Result<()> {
+        let vocab = self.head.token_bytes.len();
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
+            bail!("token id {id} is not in the vocabulary of {vocab} entries");
+        }
+        let width = self.id_bytes as usize;
+        self.buffer.clear();
+        self.buffer.extend(ids.iter().flat_map(|id| id.to_le_bytes().into_iter().take(width)));
+        self.tokens.write(&self.buffer)?;
+        self.documents += 1;
+        self.total_tokens += ids.len() as u64;
+        self.total_bytes += bytes as u64;
+        self.offsets.write(&self.total_tokens.to_le_bytes())?;
+        self.bytes.write(&u32::try_from(bytes).context("a document of more than 4 GB")?.to_le_bytes())
+    }
+
+    /// Ends the store; `store.json` comes last, so that a folder with it is whole.
+    pub fn finish(self) -> Result<StoreInfo> {
+        let mut token_bytes = Hashed::create(&self.dir, TOKEN_BYTES)?;
+        for bytes in &self.head.token_bytes {
+            token_bytes.write(&bytes.to_le_bytes())?;
+        }
+        let mut sha256 = BTreeMap::new();
+        for file in [self.tokens, self.offsets, self.bytes, token_bytes] {
+            let (name, digest) = file.finish()?;
+            sha256.insert(name.to_owned(), digest);
+        }
+        let info = StoreInfo {
+            format: FORMAT,
+            kind: self.head.kind,
+            documents: self.documents,
+            tokens: self.total_tokens,
+            bytes: self.total_bytes,
+            id_bytes: self.id_bytes,
+            vocab_size: u32::try_from(self.head.token_bytes.len()).context("a vocabulary of over 2^32")?,
+            marker: self.head.marker,
+            turn_end: self.head.turn_end,
+            tokenizer: self.head.tokenizer,
+            sha256,
+        };
+        write_atomic(&self.dir.join(ABOUT), &serde_json::to_vec_pretty(&info)?)?;
+        Ok(info)
+    }
+}
+
+/// A file whose digest is known when it is written.
+struct Hashed {
+    name: &'static str,
+    path: PathBuf,
+    out: BufWriter<File>,
+    hasher: Sha256,
+}
+
+impl Hashed {
+    fn create(dir: &Path, name: &'static str) -> Result<Self> {
+        let path = dir.join(name);
+        let file = File::create(&path).with_context(|| format!("{}: cannot be written", path.display()))?;
+        Ok(Self { name, path, out: BufWriter::with_capacity(1 << 16, file), hasher: Sha256::new() })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.hasher.update(bytes);
+        self.out.write_all(bytes).with_context(|| format!("{}: cannot be written", self.path.display()))
+    }
+
+    fn finish(self) -> Result<(&'static str, String)> {
+        let whole = || -> std::io::Result<()> {
+            let file = self.out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+            file.sync_all()
+        };
+        whole().with_context(|| format!("{}: cannot be written", self.path.display()))?;
+        Ok((self.name, hex(&self.hasher.finalize())))
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    #[test]
-    fn documents_come_back_and_damage_is_found() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut writer = StoreWriter::create(dir.path()).unwrap();
-        for (ids, bytes) in [(vec![1, 70000, 2], 9), (vec![], 0), (vec![5], 1)] {
-            writer.push(&ids, bytes).unwrap();
+    /// A small store of hand-made documents; every token stands for three bytes, ids 0 to 2 for none.
+    pub(crate) fn store_of(dir: &Path, kind: Kind, vocab: usize, documents: &[&[u32]]) -> Store {
+        let token_bytes = (0..vocab).map(|id| if id < 3 { 0 } else { 3 }).collect();
+        let (marker, turn_end) = (vec![1, 5], vec![2, 6]);
+        let head = StoreHead { kind, token_bytes, marker, turn_end, tokenizer: "hand-made".into() };
+        let mut writer = StoreWriter::create(dir, head).unwrap();
+        for document in documents {
+            writer.push(document, document.len() * 3).unwrap();
         }
         writer.finish().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        assert_eq!((store.len(), store.tokens()), (3, 4));
-        assert_eq!(store.document(0, 10), [1, 70000, 2]);
-        assert_eq!(store.document(0, 2), [1, 70000]);
-        assert!(store.document(1, 9).is_empty());
-        assert_eq!(store.bytes(2), 1);
-        drop(store);
-        std::fs::write(dir.path().join("tokens.bin"), [0; 15]).unwrap();
-        let error = Store::open(dir.path()).unwrap_err().to_string();
-        assert!(error.contains("tokens.bin: is damaged"), "{error}");
+        Store::open(dir).unwrap()
+    }
+
+    #[test]
+    fn documents_come_back_as_they_were_written() {
+        for vocab in [300, 70_000] {
+            let dir = tempfile::tempdir().unwrap();
+            let last = vocab as u32 - 1;
+            let documents: [&[u32]; 4] = [&[1, 7, 2], &[], &[1, last, 9, 8, 2], &[3]];
+            let store = store_of(dir.path(), Kind::Pretrain, vocab, &documents);
+            assert_eq!(store.len(), 4);
+            for (index, document) in documents.iter().enumerate() {
+                assert_eq!(store.document(index), *document);
+                assert_eq!(store.bytes(index) as usize, document.len() * 3);
+            }
+            assert_eq!(store.slice(2, 1, 2), [last, 9]);
+            assert_eq!(store.slice(2, 4, 9), [2]);
+            assert_eq!(store.slice(2, 9, 9), [0u32; 0]);
+            store.verify().unwrap();
+        }
+    }
+
+    #[test]
+    fn an_empty_store_is_a_store() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(store_of(dir.path(), Kind::Pretrain, 10, &[]).is_empty());
+    }
+
+    #[test]
+    fn damage_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store_of(dir.path(), Kind::Pretrain, 10, &[&[1, 7, 2], &[1, 2]]);
+        let tokens = dir.path().join(TOKENS);
+        let mut bytes = fs::read(&tokens).unwrap();
+        bytes[2] = 8;
+        fs::write(&tokens, &bytes).unwrap();
+        assert!(store.verify().unwrap_err().to_string().contains("tokens.bin"));
+        fs::write(&tokens, &bytes[..4]).unwrap();
+        assert!(Store::open(dir.path()).err().unwrap().to_string().contains("has 4 bytes, expected 10"));
+    }
+
+    #[test]
+    fn an_id_outside_the_vocabulary_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let head = StoreHead {
+            kind: Kind::Pretrain,
+            token_bytes: vec![1; 4],
+            marker: vec![],
+            turn_end: vec![],
+            tokenizer: String::new(),
+        };
+        let mut writer = StoreWriter::create(dir.path(), head).unwrap();
+        assert!(writer.push(&[1, 4], 1).unwrap_err().to_string().contains("token id 4"));
     }
 }

@@ -1,149 +1,176 @@
-//! Byte-level BPE as MiniMind trains it, and the chat template beside it.
+//! From text to token ids and back: an existing `tokenizer.json` or byte-level BPE trained here.
 
+use super::chat::{ChatTemplate, MINIMIND, TurnMarks};
 use super::row::Message;
-use crate::run::files::{hex, write_atomic};
-use anyhow::{Context, Result, anyhow, bail};
+use crate::run::files::{create_dir, hex, read_text, write_atomic};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use rayon::prelude::*;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::path::{Path, PathBuf};
-use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
-use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
+use std::path::Path;
+use tokenizers::models::TrainerWrapper;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
-use tokenizers::{TokenizerBuilder, models::TrainerWrapper};
+use tokenizers::{AddedToken, Model as _};
 
-/// MiniMind's chat template.
-pub const MINIMIND_TEMPLATE: &str = concat!(
-    "{% if messages[0]['role'] == 'system' %}{% set system_message = messages[0]['content'] %}{% endif %}",
-    "{% if system_message is defined %}{{ system_message }}{% endif %}",
-    "{% for message in messages %}{% set content = message['content'] %}",
-    "{% if message['role'] == 'user' %}{{ '<s>user\\n' + content + '</s>\\n<s>assistant\\n' }}",
-    "{% elif message['role'] == 'assistant' %}{{ content + '</s>' + '\\n' }}{% endif %}{% endfor %}"
-);
+const FILE: &str = "tokenizer.json";
+const CONFIG: &str = "tokenizer_config.json";
 
-/// `<unk>`, `<s>`, `</s>`: ids 0, 1, 2.
-pub const SPECIALS: [&str; 3] = ["<unk>", "<s>", "</s>"];
+/// MiniMind's special tokens, in the order of their ids.
+const SPECIAL: [&str; 3] = ["<unk>", "<s>", "</s>"];
+
+/// The special tokens and one entry for each byte: the smallest vocabulary that can be trained.
+pub const SMALLEST_VOCAB: usize = SPECIAL.len() + 256;
 
 /// A tokenizer with its chat template.
+#[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    template: String,
-    json: String,
+    config: Value,
+    template: ChatTemplate,
+    bos: String,
+    eos: String,
+    digest: String,
+    vocab_size: usize,
 }
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size()).finish_non_exhaustive()
+        f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size).finish_non_exhaustive()
     }
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json`, or the folder that holds it, and the template of `tokenizer_config.json` beside it.
+    /// Loads `tokenizer.json`, named itself or by its folder, with the `tokenizer_config.json` beside it.
+    ///
+    /// Without a `tokenizer_config.json`, or without a template in it, the chat template is MiniMind's.
     pub fn load(path: &Path) -> Result<Self> {
-        let file: PathBuf = if path.is_dir() { path.join("tokenizer.json") } else { path.into() };
-        let json = std::fs::read_to_string(&file)
-            .with_context(|| format!("{}: expected a tokenizer.json", file.display()))?;
-        let inner: tokenizers::Tokenizer =
-            json.parse().map_err(|e| anyhow!("{}: not a tokenizer.json: {e}", file.display()))?;
-        let config_file = file.with_file_name("tokenizer_config.json");
-        let template = match std::fs::read_to_string(&config_file) {
-            Ok(text) => {
-                let config: serde_json::Value = serde_json::from_str(&text)
-                    .with_context(|| format!("{}: not JSON", config_file.display()))?;
-                config["chat_template"].as_str().unwrap_or(MINIMIND_TEMPLATE).to_string()
-            }
-            Err(_) => MINIMIND_TEMPLATE.to_string(),
+        let file = if path.is_dir() { path.join(FILE) } else { path.to_path_buf() };
+        let shown = file.display();
+        let text = read_text(&file)?;
+        let inner = tokenizers::Tokenizer::from_bytes(text)
+            .map_err(|error| anyhow!("{shown}: is not a tokenizer.json: {error}"))?;
+        let beside = file.with_file_name(CONFIG);
+        let config = if beside.is_file() {
+            serde_json::from_str(&read_text(&beside)?)
+                .with_context(|| format!("{}: is not JSON", beside.display()))?
+        } else {
+            default_config()
         };
-        Self::new(inner, template, json)
+        Self::new(inner, config).with_context(|| format!("{shown}"))
     }
 
-    /// Trains byte-level BPE on `texts`: the special tokens, the 256 bytes, then merges up to `vocab_size` entries.
+    /// Trains byte-level BPE as MiniMind does: special tokens 0, 1, 2, the 256 bytes, then merges.
+    ///
+    /// A text too small for `vocab_size` entries yields fewer; [`Tokenizer::vocab_size`] tells how many.
     pub fn train(texts: impl Iterator<Item = String> + Send, vocab_size: usize) -> Result<Self> {
-        let least = SPECIALS.len() + 256;
-        if vocab_size < least {
-            bail!(
-                "model.vocab_size is {vocab_size}, expected at least {least}: the bytes and the special tokens"
-            );
-        }
-        let mut trainer: TrainerWrapper = BpeTrainerBuilder::new()
+        ensure!(
+            vocab_size >= SMALLEST_VOCAB,
+            "model.vocab_size is {vocab_size}, expected at least {SMALLEST_VOCAB}: 3 special tokens and 256 bytes"
+        );
+        let mut inner = tokenizers::Tokenizer::new(BPE::default());
+        inner.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
+        inner.with_decoder(Some(ByteLevel::default()));
+        let trainer = BpeTrainer::builder()
             .vocab_size(vocab_size)
             .show_progress(false)
-            .special_tokens(SPECIALS.iter().map(|s| AddedToken::from(*s, true)).collect())
+            .special_tokens(SPECIAL.map(|token| AddedToken::from(token, true)).to_vec())
             .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
-            .build()
-            .into();
-        let byte_level = ByteLevel::new(false, true, true);
-        let mut builder = TokenizerBuilder::<
-            tokenizers::ModelWrapper,
-            NormalizerWrapper,
-            PreTokenizerWrapper,
-            PostProcessorWrapper,
-            DecoderWrapper,
-        >::new()
-        .with_model(BPE::default().into())
-        .with_normalizer(None)
-        .with_pre_tokenizer(Some(byte_level.into()))
-        .with_post_processor(None)
-        .with_decoder(Some(ByteLevelDecoder::new(false, true, true).into()))
-        .build()
-        .map_err(|e| anyhow!("a tokenizer cannot be set up: {e}"))?;
-        builder.train(&mut trainer, texts).map_err(|e| anyhow!("training the tokenizer: {e}"))?;
-        let json = builder.to_string(true).map_err(|e| anyhow!("writing the tokenizer: {e}"))?;
-        let inner: tokenizers::Tokenizer = json.parse().map_err(|e| anyhow!("the trained tokenizer: {e}"))?;
-        Self::new(inner, MINIMIND_TEMPLATE.into(), json)
-    }
-
-    fn new(inner: tokenizers::Tokenizer, template: String, json: String) -> Result<Self> {
-        let tokenizer = Self { inner, template, json };
-        for (id, special) in SPECIALS.iter().enumerate() {
-            let found = tokenizer.inner.token_to_id(special);
-            if found != Some(id as u32) {
-                bail!("the tokenizer gives {special} the id {found:?}, expected {id}");
-            }
+            .build();
+        let mut any = false;
+        let texts = texts.inspect(|text| any |= !text.trim().is_empty());
+        inner
+            .train(&mut TrainerWrapper::BpeTrainer(trainer), texts)
+            .map_err(|error| anyhow!("the tokenizer cannot be trained: {error}"))?;
+        ensure!(any, "there is no text to train a tokenizer from");
+        let found = inner.get_model().get_vocab_size();
+        if found < vocab_size {
+            tracing::warn!("the text is too small for {vocab_size} tokens: the tokenizer has {found}");
         }
-        Ok(tokenizer)
+        Self::new(inner, default_config())
     }
 
-    /// Ids of a text; nothing is added in front or behind.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false).map_err(|e| anyhow!("tokenizing: {e}"))?;
-        Ok(encoding.get_ids().to_vec())
+    fn new(mut inner: tokenizers::Tokenizer, config: Value) -> Result<Self> {
+        // Rows are cut and laid out here, whatever the file says.
+        inner.with_truncation(None).map_err(|error| anyhow!("{error}"))?;
+        inner.with_padding(None);
+        let named = |key: &str| -> Option<String> {
+            let value = config.get(key)?;
+            value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
+        };
+        let has = |token: &str| inner.token_to_id(token).is_some();
+        // A model may know no beginning of text (GPT-2's family); an end it must know.
+        let bos = named("bos_token").unwrap_or_default();
+        let eos = named("eos_token").unwrap_or_else(|| SPECIAL[2].to_owned());
+        ensure!(
+            has(&eos),
+            "the end of text {eos:?} is not in the vocabulary; name it as eos_token in {CONFIG}"
+        );
+        ensure!(bos.is_empty() || has(&bos), "bos_token {bos:?} is not in the vocabulary");
+        let template = config.get("chat_template").and_then(Value::as_str).unwrap_or(MINIMIND);
+        let template = ChatTemplate::new(template, &bos, &eos)?;
+        let text = inner.to_string(false).map_err(|error| anyhow!("{error}"))?;
+        let mut hasher = Sha256::new();
+        for part in [text.as_str(), template.source(), &bos, &eos] {
+            hasher.update((part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        let digest = hex(&hasher.finalize());
+        let vocab_size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
+        Ok(Self { inner, config, template, bos, eos, digest, vocab_size })
     }
 
-    /// Ids of many texts, on all cores.
-    pub fn encode_batch(&self, texts: Vec<String>) -> Result<Vec<Vec<u32>>> {
-        let encodings = self.inner.encode_batch_fast(texts, false).map_err(|e| anyhow!("tokenizing: {e}"))?;
-        Ok(encodings.iter().map(|e| e.get_ids().to_vec()).collect())
-    }
-
-    /// Text of ids, with or without special tokens.
-    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner.decode(ids, skip_special).map_err(|e| anyhow!("decoding: {e}"))
-    }
-
-    /// A conversation as text by the chat template.
-    pub fn render(&self, messages: &[Message]) -> Result<String> {
-        let mut environment = minijinja::Environment::new();
-        environment.set_keep_trailing_newline(true);
-        let template = environment.template_from_str(&self.template).context("the chat template")?;
-        let context = minijinja::context! { messages => messages, bos_token => "<s>", eos_token => "</s>" };
-        template.render(context).context("the chat template")
-    }
-
-    /// Writes `tokenizer.json` and `tokenizer_config.json`.
+    /// Writes `tokenizer.json` and `tokenizer_config.json` into a folder.
     pub fn save(&self, dir: &Path) -> Result<()> {
-        write_atomic(&dir.join("tokenizer.json"), self.json.as_bytes())?;
-        let config = serde_json::json!({
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
-            "add_bos_token": false, "add_eos_token": false,
-            "chat_template": self.template,
-        });
-        write_atomic(&dir.join("tokenizer_config.json"), &serde_json::to_vec_pretty(&config)?)
+        create_dir(dir)?;
+        let text = self.inner.to_string(true).map_err(|error| anyhow!("{error}"))?;
+        write_atomic(&dir.join(FILE), text.as_bytes())?;
+        let mut config = self.config.clone();
+        if let Some(config) = config.as_object_mut() {
+            config.insert("chat_template".into(), self.template.source().into());
+        }
+        write_atomic(&dir.join(CONFIG), &serde_json::to_vec_pretty(&config)?)
     }
 
-    /// Entries, special tokens included.
+    /// The ids of a text; special tokens in it become their ids, and none is added.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, false);
+        Ok(encoding.map_err(|error| anyhow!("a text cannot be tokenized: {error}"))?.get_ids().to_vec())
+    }
+
+    /// The ids of many texts, in parallel.
+    pub fn encode_batch(&self, texts: &[String]) -> Result<Vec<Vec<u32>>> {
+        texts.par_iter().map(|text| self.encode(text)).collect()
+    }
+
+    /// The ids of `<s>text</s>`, a document to pretrain on.
+    pub fn encode_document(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode(&[&self.bos, text, &self.eos].concat())
+    }
+
+    /// The text of ids; special tokens are left out where `skip_special` is set.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        self.inner.decode(ids, skip_special).map_err(|error| anyhow!("ids cannot be decoded: {error}"))
+    }
+
+    /// A conversation as text, with the opening of the answer where the last turn is not the assistant's.
+    pub fn render(&self, messages: &[Message]) -> Result<String> {
+        self.template.render(messages)
+    }
+
+    /// Ids of the marker after which an answer begins, `<s>assistant`.
+    pub fn answer_marker(&self) -> Result<Vec<u32>> {
+        self.encode(&self.turn_marks()?.marker)
+    }
+
+    /// What stands before and behind an answer.
+    pub fn turn_marks(&self) -> Result<TurnMarks> {
+        self.template.marks(&self.special_tokens())
+    }
+
+    /// Entries of the vocabulary, special tokens included.
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        self.vocab_size
     }
 
     /// The id of a token.
@@ -151,30 +178,75 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
-    /// Ids of the answers A, B, C, D.
+    /// The ids of the letters A, B, C and D, each one token.
     pub fn letters(&self) -> Result<[u32; 4]> {
         let mut ids = [0; 4];
         for (id, letter) in ids.iter_mut().zip(["A", "B", "C", "D"]) {
-            *id = match self.encode(letter)?.as_slice() {
-                [only] => *only,
-                other => bail!(
-                    "the tokenizer splits the letter {letter} into {} tokens, expected one",
-                    other.len()
+            match self.encode(letter)?[..] {
+                [one] => *id = one,
+                ref more => bail!(
+                    "the letter {letter} is {} tokens, expected one; an exam by letter needs it",
+                    more.len()
                 ),
-            };
+            }
         }
         Ok(ids)
     }
 
-    /// Ids of `<s>assistant`, where an answer begins.
-    pub fn answer_marker(&self) -> Result<Vec<u32>> {
-        self.encode("<s>assistant")
+    /// SHA-256 over everything that decides about ids: the tokenizer, the template and the ends of text.
+    pub fn digest(&self) -> &str {
+        &self.digest
     }
 
-    /// SHA-256 of tokenizer and template.
-    pub fn digest(&self) -> String {
-        hex(&Sha256::new().chain_update(&self.json).chain_update([0]).chain_update(&self.template).finalize())
+    /// Bytes of text that each id stands for; special tokens stand for none.
+    ///
+    /// Exact for byte-level tokenizers; for others the bytes of the entry's own text.
+    pub fn token_bytes(&self) -> Vec<u16> {
+        let byte_level =
+            self.inner.to_string(false).is_ok_and(|text| text.contains("\"type\":\"ByteLevel\""));
+        let special = self.special_tokens();
+        let mut bytes = vec![0; self.vocab_size];
+        for (token, id) in self.inner.get_vocab(true) {
+            let len = if special.contains(&token) {
+                0
+            } else if byte_level {
+                token.chars().count()
+            } else if token.len() == 6 && token.starts_with("<0x") {
+                1
+            } else {
+                token.replace('\u{2581}', " ").len()
+            };
+            bytes[id as usize] = u16::try_from(len).unwrap_or(u16::MAX);
+        }
+        bytes
     }
+
+    fn special_tokens(&self) -> Vec<String> {
+        let added = self.inner.get_added_tokens_decoder();
+        let mut special: Vec<(u32, String)> = added
+            .into_iter()
+            .filter(|(_, token)| token.special)
+            .map(|(id, token)| (id, token.content))
+            .collect();
+        special.sort_unstable();
+        special.into_iter().map(|(_, token)| token).collect()
+    }
+}
+
+/// What `tokenizer_config.json` of MiniMind says, as far as it matters.
+fn default_config() -> Value {
+    let [unk, bos, eos] = SPECIAL;
+    json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "add_bos_token": false,
+        "add_eos_token": false,
+        "add_prefix_space": false,
+        "clean_up_tokenization_spaces": false,
+        "bos_token": bos,
+        "eos_token": eos,
+        "unk_token": unk,
+        "chat_template": MINIMIND,
+    })
 }
 
 #[cfg(test)]
@@ -182,66 +254,134 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::testing::shared;
-    use serde_json::Value;
 
-    fn golden(file: &str) -> Option<Value> {
-        let path = shared(&format!("golden/tokenizer/{file}"))?;
-        Some(serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap())
+    fn golden(name: &str) -> Option<Value> {
+        let text = std::fs::read(shared("golden/tokenizer")?.join(name)).unwrap();
+        Some(serde_json::from_slice(&text).unwrap())
+    }
+
+    fn minimind() -> Option<Tokenizer> {
+        Some(Tokenizer::load(&shared("data/minimind_tokenizer")?).unwrap())
     }
 
     fn ids(value: &Value) -> Vec<u32> {
-        value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
+        serde_json::from_value(value.clone()).unwrap()
     }
 
     #[test]
-    fn minimind_ids_and_renderings_are_reproduced() {
-        let Some(strings) = golden("strings.json") else { return };
-        let tokenizer = Tokenizer::load(&shared("data/minimind_tokenizer").unwrap()).unwrap();
-        for case in strings.as_array().unwrap() {
-            let text = case["text"].as_str().unwrap();
-            let want = ids(&case["ids"]);
-            assert_eq!(tokenizer.encode(text).unwrap(), want, "{text:?}");
-            assert_eq!(tokenizer.decode(&want, false).unwrap(), case["decoded"].as_str().unwrap());
+    fn golden_strings_have_minimind_ids_and_texts() {
+        let (Some(golden), Some(tokenizer)) = (golden("strings.json"), minimind()) else {
+            return;
+        };
+        let rows = golden.as_array().unwrap();
+        assert_eq!(rows.len(), 200);
+        let texts: Vec<String> = rows.iter().map(|row| row["text"].as_str().unwrap().into()).collect();
+        let batch = tokenizer.encode_batch(&texts).unwrap();
+        for ((row, text), found) in rows.iter().zip(&texts).zip(batch) {
+            let expected = ids(&row["ids"]);
+            assert_eq!(found, expected, "{text:?}");
+            assert_eq!(tokenizer.encode(text).unwrap(), expected, "{text:?}");
+            assert_eq!(tokenizer.decode(&expected, false).unwrap(), row["decoded"].as_str().unwrap());
             assert_eq!(
-                tokenizer.decode(&want, true).unwrap(),
-                case["decoded_skip_special"].as_str().unwrap()
+                tokenizer.decode(&expected, true).unwrap(),
+                row["decoded_skip_special"].as_str().unwrap()
+            );
+            // Bytes per token add up to the text, special tokens left out.
+            let bytes = tokenizer.token_bytes();
+            let plain = SPECIAL.iter().fold(text.clone(), |text, token| text.replace(token, ""));
+            assert_eq!(
+                expected.iter().map(|&id| usize::from(bytes[id as usize])).sum::<usize>(),
+                plain.len(),
+                "{text:?}"
             );
         }
-        for case in golden("chat_template.json").unwrap().as_array().unwrap() {
-            let messages: Vec<Message> = serde_json::from_value(case["messages"].clone()).unwrap();
-            let rendered = tokenizer.render(&messages).unwrap();
-            assert_eq!(rendered, case["rendered"].as_str().unwrap());
-            assert_eq!(tokenizer.encode(&rendered).unwrap(), ids(&case["ids"]));
-        }
-        assert_eq!(tokenizer.answer_marker().unwrap(), [1, 1078, 538, 501]);
-        assert_eq!(tokenizer.letters().unwrap(), [35, 36, 37, 38]);
     }
 
     #[test]
-    fn training_keeps_specials_and_bytes_and_survives_saving() {
-        let texts = || (0..200).map(|i| format!("第{i}号 人住在 青石 城。"));
-        let trained = Tokenizer::train(texts(), 300).unwrap();
-        assert_eq!(trained.vocab_size(), 300);
-        let text = "住在 青石 é\u{0}";
-        assert_eq!(trained.decode(&trained.encode(text).unwrap(), false).unwrap(), text);
-        assert_eq!(trained.encode("<s>x</s>").unwrap()[0], 1);
+    fn golden_conversations_render_as_minimind_renders_them() {
+        let (Some(golden), Some(tokenizer)) = (golden("chat_template.json"), minimind()) else {
+            return;
+        };
+        for row in golden.as_array().unwrap() {
+            let messages: Vec<Message> = serde_json::from_value(row["messages"].clone()).unwrap();
+            let rendered = tokenizer.render(&messages).unwrap();
+            assert_eq!(rendered, row["rendered"].as_str().unwrap());
+            assert_eq!(tokenizer.encode(&rendered).unwrap(), ids(&row["ids"]));
+        }
+    }
+
+    #[test]
+    fn golden_special_tokens_letters_and_marker() {
+        let (Some(golden), Some(tokenizer)) = (golden("special.json"), minimind()) else {
+            return;
+        };
+        assert_eq!(tokenizer.vocab_size() as u64, golden["vocab_size"].as_u64().unwrap());
+        for (token, key) in [("<unk>", "unk"), ("<s>", "bos"), ("</s>", "eos")] {
+            assert_eq!(tokenizer.id(token).map(u64::from), golden[key].as_u64());
+        }
+        let letters = tokenizer.letters().unwrap();
+        for (id, letter) in letters.into_iter().zip(["A", "B", "C", "D"]) {
+            assert_eq!(vec![id], ids(&golden["ABCD"][letter]));
+        }
+        let marks = tokenizer.turn_marks().unwrap();
+        assert_eq!(tokenizer.encode(&marks.marker).unwrap(), ids(&golden["assistant_marker_ids"]));
+        assert_eq!(golden["chat_template"].as_str().unwrap(), MINIMIND);
+    }
+
+    fn texts(count: usize) -> impl Iterator<Item = String> + Send {
+        (0..count).map(|n| {
+            format!("第{n}号：从前有座山，山里有座庙，庙里有{}个和尚。 The {n}th line, again.", n * n)
+        })
+    }
+
+    #[test]
+    fn a_trained_tokenizer_is_minimind_shaped_and_the_same_every_time() {
+        let tokenizer = Tokenizer::train(texts(300), 400).unwrap();
+        assert_eq!(tokenizer.vocab_size(), 400);
+        assert_eq!(SPECIAL.map(|token| tokenizer.id(token)), [Some(0), Some(1), Some(2)]);
+        assert!(tokenizer.letters().is_ok());
+        for text in ["从前有座山", "  空格 and tabs\t\n", "未见过的字：龘\u{10ffff}\0", ""] {
+            let ids = tokenizer.encode(text).unwrap();
+            assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
+        }
+        let document = tokenizer.encode_document("山").unwrap();
+        assert_eq!((document.first(), document.last()), (Some(&1), Some(&2)));
+        for _ in 0..3 {
+            assert_eq!(Tokenizer::train(texts(300), 400).unwrap().digest(), tokenizer.digest());
+        }
+        let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        let single = one.install(|| Tokenizer::train(texts(300), 400).unwrap());
+        assert_eq!(single.digest(), tokenizer.digest());
+    }
+
+    #[test]
+    fn a_saved_tokenizer_is_the_same_when_loaded() {
         let dir = tempfile::tempdir().unwrap();
-        trained.save(dir.path()).unwrap();
-        let loaded = Tokenizer::load(dir.path()).unwrap();
-        assert_eq!(loaded.encode(text).unwrap(), trained.encode(text).unwrap());
-        assert_eq!(loaded.digest(), trained.digest());
-        assert_eq!(Tokenizer::train(texts(), 300).unwrap().digest(), trained.digest());
-        let error = Tokenizer::train(texts(), 100).unwrap_err().to_string();
+        let tokenizer = Tokenizer::train(texts(50), 300).unwrap();
+        tokenizer.save(dir.path()).unwrap();
+        for path in [dir.path().to_path_buf(), dir.path().join(FILE)] {
+            let loaded = Tokenizer::load(&path).unwrap();
+            assert_eq!(loaded.digest(), tokenizer.digest());
+            assert_eq!(loaded.encode("山里有座庙").unwrap(), tokenizer.encode("山里有座庙").unwrap());
+        }
+    }
+
+    #[test]
+    fn too_small_a_text_yields_fewer_tokens_and_none_is_an_error() {
+        let one = || std::iter::once("aab".to_owned());
+        assert!(Tokenizer::train(one(), 1000).unwrap().vocab_size() < 270);
+        assert!(Tokenizer::train(std::iter::empty(), 1000).is_err());
+        let error = Tokenizer::train(one(), 200).err().unwrap().to_string();
         assert!(error.contains("at least 259"), "{error}");
     }
 
     #[test]
-    fn broken_files_are_named() {
+    fn a_folder_without_a_tokenizer_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let error = format!("{:#}", Tokenizer::load(dir.path()).unwrap_err());
-        assert!(error.contains("tokenizer.json: expected a tokenizer.json"), "{error}");
-        std::fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
-        let error = format!("{:#}", Tokenizer::load(dir.path()).unwrap_err());
-        assert!(error.contains("not a tokenizer.json"), "{error}");
+        let error = format!("{:#}", Tokenizer::load(dir.path()).err().unwrap());
+        assert!(error.contains("tokenizer.json"), "{error}");
+        std::fs::write(dir.path().join(FILE), "{}").unwrap();
+        let error = format!("{:#}", Tokenizer::load(dir.path()).err().unwrap());
+        assert!(error.contains("is not a tokenizer.json"), "{error}");
     }
 }

@@ -73,7 +73,7 @@ pub fn run(request: &TrainRequest) -> Result<Option<Results>> {
             transformer.config.vocab_size
         );
     }
-    let mut objective = Objective::new(request, &tokenizer, training)?;
+    let mut objective = Objective::new(request, training)?;
     let lora = match request.stage {
         TrainStage::Lora => {
             let section = &trial.lora;

@@ -1,10 +1,8 @@
 //! What a stage learns from: next tokens, or preferences.
 
 use super::{Sums, TrainRequest};
-use crate::config::{AnswerLoss, DpoLoss, Packing, TrainStage, Training};
-use crate::data::{
-    BatchOptions, Batches, Pair, Position, PreferenceBatches, RowLoss, Store, Tokenizer, sequential,
-};
+use crate::config::{DpoLoss, Packing, TrainStage, Training};
+use crate::data::{BatchOptions, Batches, Pair, Position, PreferenceBatches, RowLoss, Store, sequential};
 use crate::run::files::write_atomic;
 use anyhow::{Context, Result, bail};
 use model::preference::{DpoConfig, dpo_loss};
@@ -44,7 +42,7 @@ pub enum Objective {
 
 impl Objective {
     /// Opens the stores of a stage.
-    pub fn new(request: &TrainRequest, tokenizer: &Tokenizer, training: &Training) -> Result<Self> {
+    pub fn new(request: &TrainRequest, training: &Training) -> Result<Self> {
         let (train, val) = (request.data.join("train"), request.data.join("val"));
         let (train, val) = (Arc::new(Store::open(&train)?), Store::open(&val)?);
         // An optimizer step's rows are one batch: its mean is over all its tokens, however they are accumulated.
@@ -69,18 +67,11 @@ impl Objective {
                 rows_per_step: batch_size,
             });
         }
-        let answers = |loss: AnswerLoss| -> Result<RowLoss> {
-            let marker = tokenizer.answer_marker()?;
-            Ok(match loss {
-                AnswerLoss::Last => RowLoss::LastAnswer { marker },
-                AnswerLoss::Every => RowLoss::EveryAnswer { marker },
-            })
+        let answers = match request.stage {
+            TrainStage::Lora => request.trial.lora.answer_loss,
+            _ => request.trial.sft.answer_loss,
         };
-        let loss = match request.stage {
-            TrainStage::Sft => answers(request.trial.sft.answer_loss)?,
-            TrainStage::Lora => answers(request.trial.lora.answer_loss)?,
-            TrainStage::Pretrain | TrainStage::Dpo => RowLoss::Text,
-        };
+        let loss = RowLoss::of(&train, answers);
         let whole_text = loss == RowLoss::Text;
         let options = BatchOptions { seq_len, batch_size, packing: training.packing, loss, seed };
         let single = BatchOptions { packing: Packing::Single, ..options.clone() };

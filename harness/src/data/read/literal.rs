@@ -1,159 +1,262 @@
-//! The `history` cell of MiniMind's SFT rows: JSON or a Python list literal, parsed and never executed.
+//! The `history` cell of MiniMind's CSV: a list of `[question, answer]` pairs as JSON or as a Python literal.
+//!
+//! MiniMind runs the cell through Python's `eval`; here it is parsed and never executed.
 
-use anyhow::{Result, bail};
+use crate::data::row::Message;
+use serde_json::Value;
+use std::iter::Peekable;
+use std::str::Chars;
 
-/// Earlier turns, each `[question, answer]`; nothing for an empty cell.
-///
-/// A pair of plain strings where a list is expected is taken per character, as iterating over a Python string does.
-pub fn history(cell: &str) -> Result<Vec<Vec<String>>> {
-    let cell = cell.trim();
-    if cell.is_empty() || ["nan", "None", "null"].contains(&cell) {
-        return Ok(vec![]);
-    }
-    let mut parser = Parser { chars: cell.chars().collect(), at: 0 };
-    let value = parser.value(0)?;
-    parser.blank();
-    if parser.at < parser.chars.len() {
-        bail!("history: unexpected {:?} behind the list", parser.chars[parser.at]);
-    }
-    let Literal::List(turns) = value else { bail!("history: expected a list of [question, answer]") };
-    let text = |literal: Literal| match literal {
-        Literal::Text(text) | Literal::Bare(text) => Ok(text),
-        Literal::List(_) => bail!("history: expected text inside a turn"),
-    };
-    let turn = |turn: Literal| match turn {
-        Literal::List(parts) => parts.into_iter().map(text).collect(),
-        Literal::Text(word) => Ok(word.chars().map(String::from).collect()),
-        Literal::Bare(word) => bail!("history: expected a turn, found {word}"),
-    };
-    let turns: Vec<Vec<String>> = turns.into_iter().map(turn).collect::<Result<_>>()?;
-    // v1 passes over a turn without an answer and takes the first two of a longer one.
-    Ok(turns.into_iter().filter(|t| t.len() >= 2).map(|t| t.into_iter().take(2).collect()).collect())
-}
+/// Brackets within brackets beyond this are refused.
+const MAX_DEPTH: usize = 16;
 
+/// A value of a literal; everything that is no list is kept as the text that Python's `str` would give.
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Literal {
-    List(Vec<Literal>),
     Text(String),
-    /// A number, `None`, `null` or a truth value.
-    Bare(String),
+    List(Vec<Literal>),
 }
 
-struct Parser {
-    chars: Vec<char>,
-    at: usize,
+/// The turns of a `history` cell; empty and missing ones (`nan`, `None`) have none.
+///
+/// As in MiniMind an entry of one element is left out, and of longer ones the first two count.
+pub fn history(cell: &str) -> Result<Vec<Message>, String> {
+    let expected = "expected a list of [question, answer] pairs, as JSON or as a Python list";
+    if matches!(cell.trim(), "" | "nan" | "NaN" | "None" | "null") {
+        return Ok(Vec::new());
+    }
+    let literal = match serde_json::from_str::<Value>(cell) {
+        Ok(value) => from_json(value),
+        Err(_) => python(cell).map_err(|reason| format!("history: {reason}; {expected}"))?,
+    };
+    let Literal::List(entries) = literal else {
+        return Err(format!("history is no list, {expected}"));
+    };
+    let mut messages = Vec::new();
+    for entry in entries {
+        let Literal::List(turns) = entry else {
+            return Err(format!("history holds something that is no pair, {expected}"));
+        };
+        let mut turns = turns.into_iter();
+        let (Some(question), Some(answer)) = (turns.next(), turns.next()) else {
+            continue;
+        };
+        for (role, turn) in [("user", question), ("assistant", answer)] {
+            let Literal::Text(text) = turn else {
+                return Err(format!("history holds a pair of lists, {expected}"));
+            };
+            messages.push(Message::new(role, text));
+        }
+    }
+    Ok(messages)
 }
 
-impl Parser {
-    const DEEPEST: usize = 8;
+fn from_json(value: Value) -> Literal {
+    match value {
+        Value::Array(items) => Literal::List(items.into_iter().map(from_json).collect()),
+        Value::String(text) => Literal::Text(text),
+        other => Literal::Text(other.to_string()),
+    }
+}
 
-    fn peek(&self) -> Option<char> {
-        self.chars.get(self.at).copied()
+fn python(cell: &str) -> Result<Literal, String> {
+    let mut parser = Parser { chars: cell.chars().peekable() };
+    let literal = parser.value(0)?;
+    parser.blanks();
+    match parser.chars.next() {
+        None => Ok(literal),
+        Some(rest) => Err(format!("'{rest}' behind the list")),
+    }
+}
+
+struct Parser<'a> {
+    chars: Peekable<Chars<'a>>,
+}
+
+impl Parser<'_> {
+    fn blanks(&mut self) {
+        while self.chars.next_if(|c| c.is_whitespace()).is_some() {}
     }
 
-    fn blank(&mut self) {
-        while self.peek().is_some_and(char::is_whitespace) {
-            self.at += 1;
+    fn value(&mut self, depth: usize) -> Result<Literal, String> {
+        self.blanks();
+        match self.chars.next() {
+            None => Err("ends too early".into()),
+            Some(_) if depth > MAX_DEPTH => Err("is nested too deeply".into()),
+            Some('[') => self.list(']', depth),
+            Some('(') => self.list(')', depth),
+            Some(quote @ ('\'' | '"')) => Ok(Literal::Text(self.quoted(quote)?)),
+            Some(first) => self.word(first),
         }
     }
 
-    fn value(&mut self, depth: usize) -> Result<Literal> {
-        self.blank();
-        match self.peek() {
-            Some('[') => self.list(depth, ']'),
-            Some('(') => self.list(depth, ')'),
-            Some(quote @ ('"' | '\'')) => self.text(quote).map(Literal::Text),
-            Some(c) if c.is_alphanumeric() || c == '-' => {
-                let start = self.at;
-                while self.peek().is_some_and(|c| c.is_alphanumeric() || "-+.".contains(c)) {
-                    self.at += 1;
-                }
-                Ok(Literal::Bare(self.chars[start..self.at].iter().collect()))
-            }
-            Some(c) => bail!("history: unexpected {c:?} at character {}", self.at + 1),
-            None => bail!("history: ends in the middle of the list"),
-        }
-    }
-
-    fn list(&mut self, depth: usize, close: char) -> Result<Literal> {
-        if depth >= Self::DEEPEST {
-            bail!("history: lists nested deeper than {}", Self::DEEPEST);
-        }
-        self.at += 1;
-        let mut items = vec![];
+    fn list(&mut self, close: char, depth: usize) -> Result<Literal, String> {
+        let mut items = Vec::new();
         loop {
-            self.blank();
-            if self.peek() == Some(close) {
-                self.at += 1;
+            self.blanks();
+            if self.chars.next_if_eq(&close).is_some() {
                 return Ok(Literal::List(items));
             }
             items.push(self.value(depth + 1)?);
-            self.blank();
-            match self.peek() {
-                Some(',') => self.at += 1,
-                Some(c) if c == close => {}
-                Some(c) => bail!("history: unexpected {c:?} at character {}", self.at + 1),
-                None => bail!("history: ends in the middle of the list"),
+            self.blanks();
+            match self.chars.next() {
+                Some(',') => {}
+                Some(found) if found == close => return Ok(Literal::List(items)),
+                Some(found) => return Err(format!("'{found}' where ',' or '{close}' belongs")),
+                None => return Err(format!("ends where ',' or '{close}' belongs")),
             }
         }
     }
 
-    fn text(&mut self, quote: char) -> Result<String> {
-        self.at += 1;
+    /// A number, `None`, `True` or `False`, as its text.
+    fn word(&mut self, first: char) -> Result<Literal, String> {
+        let mut text = String::from(first);
+        while let Some(next) =
+            self.chars.next_if(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '+' | '-' | '_'))
+        {
+            text.push(next);
+        }
+        let number =
+            text.parse::<f64>().is_ok() && text.starts_with(|c: char| c.is_ascii_digit() || c == '-');
+        if number || matches!(text.as_str(), "None" | "True" | "False") {
+            Ok(Literal::Text(text))
+        } else {
+            Err(format!("`{text}` is no literal"))
+        }
+    }
+
+    /// A string up to its closing quote, with Python's escapes.
+    fn quoted(&mut self, quote: char) -> Result<String, String> {
         let mut text = String::new();
-        while let Some(c) = self.peek() {
-            self.at += 1;
-            match c {
-                c if c == quote => return Ok(text),
-                '\\' => match self.peek() {
-                    Some(escape) => {
-                        self.at += 1;
-                        self.escape(escape, &mut text)?;
-                    }
-                    None => break,
-                },
-                c => text.push(c),
+        loop {
+            match self.chars.next() {
+                None => return Err("a string is never closed".into()),
+                Some(next) if next == quote => return Ok(text),
+                Some('\\') => self.escape(&mut text)?,
+                Some(next) => text.push(next),
             }
         }
-        bail!("history: a text without its closing {quote}")
     }
 
-    fn escape(&mut self, escape: char, text: &mut String) -> Result<()> {
-        let digits = match escape {
-            'x' => 2,
-            'u' => 4,
-            'U' => 8,
+    fn escape(&mut self, text: &mut String) -> Result<(), String> {
+        let Some(kind) = self.chars.next() else {
+            return Err("a string is never closed".into());
+        };
+        let simple = match kind {
             '\n' => return Ok(()),
-            c => {
-                match c {
-                    'n' => text.push('\n'),
-                    't' => text.push('\t'),
-                    'r' => text.push('\r'),
-                    'b' => text.push('\u{8}'),
-                    'f' => text.push('\u{c}'),
-                    '\\' | '\'' | '"' | '/' => text.push(c),
-                    c => text.extend(['\\', c]),
+            'n' => '\n',
+            't' => '\t',
+            'r' => '\r',
+            'a' => '\x07',
+            'b' => '\x08',
+            'f' => '\x0c',
+            'v' => '\x0b',
+            '\\' | '\'' | '"' => kind,
+            'x' => self.code(2, 16)?,
+            'u' => self.code(4, 16)?,
+            'U' => self.code(8, 16)?,
+            '0'..='7' => {
+                let mut value = kind.to_digit(8).unwrap_or(0);
+                for _ in 0..2 {
+                    let Some(digit) = self.chars.next_if(|c| c.is_digit(8)) else {
+                        break;
+                    };
+                    value = value * 8 + digit.to_digit(8).unwrap_or(0);
                 }
-                return Ok(());
+                char::from_u32(value).unwrap_or('\u{fffd}')
+            }
+            // Python keeps the backslash of an escape that it does not know.
+            other => {
+                text.push('\\');
+                other
             }
         };
-        let mut code = self.hex(digits)?;
-        // JSON writes characters beyond the basic plane as two surrogates.
-        if digits == 4 && (0xd800..0xdc00).contains(&code) && self.chars[self.at..].starts_with(&['\\', 'u'])
-        {
-            self.at += 2;
-            code = 0x10000 + ((code - 0xd800) << 10) + self.hex(4)?.wrapping_sub(0xdc00) % 0x400;
-        }
-        text.push(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
+        text.push(simple);
         Ok(())
     }
 
-    fn hex(&mut self, digits: usize) -> Result<u32> {
-        let end = (self.at + digits).min(self.chars.len());
-        let text: String = self.chars[self.at..end].iter().collect();
-        self.at = end;
-        match u32::from_str_radix(&text, 16) {
-            Ok(code) if text.len() == digits => Ok(code),
-            _ => bail!("history: a broken escape \\{text}"),
+    fn code(&mut self, digits: usize, radix: u32) -> Result<char, String> {
+        let read = |parser: &mut Self| -> Option<u32> {
+            let mut value = 0u32;
+            for _ in 0..digits {
+                value = value.checked_mul(radix)?.checked_add(parser.chars.next()?.to_digit(radix)?)?;
+            }
+            Some(value)
+        };
+        let mut value = read(self);
+        // A pair of surrogates is one character, as JSON writes it.
+        if let Some(high @ 0xd800..=0xdbff) = value
+            && self.chars.next_if_eq(&'\\').is_some()
+            && self.chars.next_if_eq(&'u').is_some()
+        {
+            let pair = |low: u32| {
+                (0xdc00..=0xdfff).contains(&low).then(|| 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00))
+            };
+            value = read(self).and_then(pair);
+        }
+        value.and_then(char::from_u32).ok_or_else(|| "an escape that is no character".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn turns(cell: &str) -> Vec<String> {
+        history(cell).unwrap().into_iter().map(|message| message.content).collect()
+    }
+
+    #[test]
+    fn json_and_python_lists_are_the_same_history() {
+        for cell in [
+            r#"[["问", "答"], ["q2", "a2"]]"#,
+            "[['问', '答'], ['q2', 'a2']]",
+            "[('问','答',),(\"q2\",'a2')]",
+            " [ [ '\\u95ee' , \"答\" ] , ['q\\x32', 'a\\62'] , ] ",
+        ] {
+            assert_eq!(turns(cell), ["问", "答", "q2", "a2"], "{cell}");
+        }
+    }
+
+    #[test]
+    fn missing_histories_and_lone_elements_have_no_turns() {
+        for cell in ["", "  ", "[]", "nan", "None", "[['only one']]", "[[]]", "()"] {
+            assert_eq!(turns(cell), [""; 0], "{cell}");
+        }
+        assert_eq!(turns("[['a','b','c']]"), ["a", "b"]);
+    }
+
+    #[test]
+    fn values_that_are_no_text_become_python_text() {
+        assert_eq!(turns("[[1, 2.5], [None, True]]"), ["1", "2.5", "None", "True"]);
+        assert_eq!(turns("[[-1e3, 0]]"), ["-1000.0", "0"]);
+    }
+
+    #[test]
+    fn escapes_are_pythons() {
+        assert_eq!(
+            turns(r"[['a\nb\t\'\\', 'keep \d, \ud83d\ude00 \U0001F600']]"),
+            ["a\nb\t'\\", "keep \\d, 😀 😀"]
+        );
+    }
+
+    #[test]
+    fn what_is_no_history_is_refused_and_never_executed() {
+        for cell in [
+            "not a python literal [",
+            "[['a','b']",
+            "['ab','cd']",
+            "__import__('os').system('true')",
+            "[[['a'],'b']]",
+            "[['a' 'b']]",
+            "[['a','\\ud800']]",
+            "12",
+            "{'a': 1}",
+            "[['a','b']] + []",
+            &"[".repeat(100_000),
+        ] {
+            assert!(history(cell).unwrap_err().contains("expected a list"), "{cell}");
         }
     }
 }

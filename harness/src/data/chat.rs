@@ -1,0 +1,130 @@
+//! Chat templates: from the turns of a conversation to the text that a model reads.
+
+use super::row::Message;
+use anyhow::{Context, Result, anyhow, ensure};
+use minijinja::{Environment, Error, ErrorKind, context};
+
+/// MiniMind's template: a system text as it is, then `<s>user\n..</s>\n<s>assistant\n..</s>\n` for each turn.
+pub const MINIMIND: &str = include_str!("minimind_template.jinja");
+
+const NAME: &str = "chat_template";
+
+/// A compiled chat template.
+#[derive(Debug, Clone)]
+pub struct ChatTemplate {
+    source: String,
+    environment: Environment<'static>,
+    bos: String,
+    eos: String,
+}
+
+/// The texts around an assistant's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TurnMarks {
+    /// Opens the turn, up to where the loss begins: `<s>assistant`.
+    pub marker: String,
+    /// Closes the turn: `</s>\n`.
+    pub end: String,
+}
+
+impl ChatTemplate {
+    /// Compiles a Jinja template as Hugging Face's `apply_chat_template` does.
+    pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self> {
+        let mut environment = Environment::new();
+        environment.set_trim_blocks(true);
+        environment.set_lstrip_blocks(true);
+        // Templates are written for Python's Jinja and call methods of its strings and lists.
+        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        });
+        environment
+            .add_template_owned(NAME, source.to_owned())
+            .context("the chat template is not valid Jinja")?;
+        Ok(Self { source: source.to_owned(), environment, bos: bos.to_owned(), eos: eos.to_owned() })
+    }
+
+    /// The template's source.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The text of a conversation, with the opening of the answer where the last turn is not the assistant's.
+    pub fn render(&self, messages: &[Message]) -> Result<String> {
+        ensure!(!messages.is_empty(), "a conversation has no turn, expected at least one");
+        let add_generation_prompt = messages.last().is_some_and(|last| last.role != "assistant");
+        let template = self.environment.get_template(NAME)?;
+        template
+            .render(
+                context! { messages, add_generation_prompt, bos_token => self.bos, eos_token => self.eos },
+            )
+            .map_err(|error| anyhow!("the chat template refuses a conversation: {error:#}"))
+    }
+
+    /// What stands before and behind an answer, found by rendering two turns; `special` are the special tokens.
+    pub fn marks(&self, special: &[String]) -> Result<TurnMarks> {
+        let [first, answer, second] = ["FIRST-QUESTION", "FIRST-ANSWER", "SECOND-QUESTION"];
+        let turns =
+            [("user", first), ("assistant", answer), ("user", second), ("assistant", "SECOND-ANSWER")];
+        let turns = turns.map(|(role, content)| Message::new(role, content));
+        let (one, two) = (self.render(&turns[..2])?, self.render(&turns)?);
+        let between = |text: &str, from: &str, to: &str| -> Option<String> {
+            let start = text.find(from)? + from.len();
+            let end = if to.is_empty() { text.len() } else { start + text[start..].find(to)? };
+            Some(text[start..end].to_owned())
+        };
+        let found = || {
+            Some((between(&one, first, answer)?, between(&two, answer, second)?, between(&one, answer, "")?))
+        };
+        let (opening, question, end) =
+            found().context("the chat template drops turns of user or assistant")?;
+        // What opens an answer begins as what opens a question does, with the same special token at best.
+        let same = opening
+            .chars()
+            .zip(question.chars())
+            .take_while(|(a, b)| a == b)
+            .map(|(a, _)| a.len_utf8())
+            .sum();
+        let start =
+            special.iter().filter_map(|token| opening[..same].rfind(token.as_str())).max().unwrap_or(same);
+        let marker = opening[start..].trim_end().to_owned();
+        ensure!(
+            !marker.is_empty(),
+            "the chat template opens answers as it opens questions, so none can be found"
+        );
+        Ok(TurnMarks { marker, end })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn marks(template: &str, special: &[&str]) -> TurnMarks {
+        let special: Vec<String> = special.iter().map(ToString::to_string).collect();
+        ChatTemplate::new(template, "<s>", "</s>").unwrap().marks(&special).unwrap()
+    }
+
+    #[test]
+    fn marks_are_found_in_templates_of_several_families() {
+        let found = marks(MINIMIND, &["<unk>", "<s>", "</s>"]);
+        assert_eq!((found.marker.as_str(), found.end.as_str()), ("<s>assistant", "</s>\n"));
+        let chatml = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.strip() }}<|im_end|>\n{% endfor %}\
+                      {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+        let found = marks(chatml, &["<|im_start|>", "<|im_end|>"]);
+        assert_eq!((found.marker.as_str(), found.end.as_str()), ("<|im_start|>assistant", "<|im_end|>\n"));
+        let llama = "{% for m in messages %}{{ '<|head|>' + m['role'] + '<|/head|>\n\n' + m['content'] + '<|eot|>' }}{% endfor %}";
+        let found = marks(llama, &["<|head|>", "<|/head|>", "<|eot|>"]);
+        assert_eq!((found.marker.as_str(), found.end.as_str()), ("<|head|>assistant<|/head|>", "<|eot|>"));
+    }
+
+    #[test]
+    fn a_template_may_refuse_and_says_why() {
+        let template = ChatTemplate::new("{{ raise_exception('no system') }}", "<s>", "</s>").unwrap();
+        let error = template.render(&[Message::new("system", "x")]).unwrap_err().to_string();
+        assert!(error.contains("no system"), "{error}");
+        assert!(ChatTemplate::new("{% if %}", "<s>", "</s>").is_err());
+        assert!(template.render(&[]).is_err());
+    }
+}

@@ -1,0 +1,155 @@
+//! Framing of JSON rows: one object a line, or the elements of one array, each parsed by itself.
+
+use super::MAX_ROW_BYTES;
+use super::file::Located;
+use super::input::{Input, read_line, too_long};
+use super::text::not_utf8;
+use serde_json::Value;
+use std::io;
+
+/// JSON with one object a line.
+pub(super) struct JsonLines {
+    input: Input,
+    line: u64,
+    buffer: Vec<u8>,
+}
+
+impl JsonLines {
+    pub(super) fn new(input: Input) -> Self {
+        Self { input, line: 0, buffer: Vec::new() }
+    }
+
+    pub(super) fn next(&mut self) -> io::Result<Option<Located<Value>>> {
+        while read_line(&mut self.input, &mut self.buffer)? {
+            self.line += 1;
+            if !self.buffer.trim_ascii().is_empty() {
+                return Ok(Some(Located { line: self.line, value: parse(&self.buffer) }));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The elements of one JSON array, of which one at a time is in memory.
+pub(super) struct JsonArray {
+    input: Input,
+    line: u64,
+    state: State,
+}
+
+/// Where in the array the reader is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Before the opening bracket.
+    Before,
+    /// After the opening bracket or a comma.
+    Inside,
+    /// After an element's end.
+    AfterElement,
+    /// After the closing bracket, or after an error that hides where elements end.
+    End,
+}
+
+impl JsonArray {
+    pub(super) fn new(input: Input) -> Self {
+        Self { input, line: 1, state: State::Before }
+    }
+
+    pub(super) fn next(&mut self) -> io::Result<Option<Located<Value>>> {
+        loop {
+            let Some(byte) = self.peek()? else {
+                return Ok(self.ended());
+            };
+            if byte.is_ascii_whitespace() {
+                self.take(byte);
+                continue;
+            }
+            match (self.state, byte) {
+                (State::End, _) => return Ok(self.fail("has text behind the array's closing bracket")),
+                (State::Before, b'[') | (State::AfterElement, b',') => {
+                    self.take(byte);
+                    self.state = State::Inside;
+                }
+                (State::Inside | State::AfterElement, b']') => {
+                    self.take(byte);
+                    self.state = State::End;
+                }
+                (State::Inside, _) => return self.element().map(Some),
+                _ => return Ok(self.fail("expected a comma or the closing bracket of the array")),
+            }
+        }
+    }
+
+    /// Reads one element: up to its last bracket, or up to the comma or bracket behind it where it has none.
+    fn element(&mut self) -> io::Result<Located<Value>> {
+        let line = self.line;
+        let mut element = Vec::new();
+        let (mut depth, mut in_string, mut escaped) = (0u32, false, false);
+        while let Some(byte) = self.peek()? {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' if in_string => escaped = true,
+                b'"' => in_string = !in_string,
+                _ if in_string => {}
+                b'[' | b'{' => depth += 1,
+                b',' | b']' if depth == 0 => {
+                    self.state = State::AfterElement;
+                    return Ok(Located { line, value: parse(&element) });
+                }
+                b']' | b'}' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            self.take(byte);
+            element.push(byte);
+            if depth == 0 && !in_string && matches!(byte, b']' | b'}') {
+                self.state = State::AfterElement;
+                return Ok(Located { line, value: parse(&element) });
+            }
+            if element.len() > MAX_ROW_BYTES {
+                return Err(too_long());
+            }
+        }
+        self.state = State::End;
+        Ok(Located { line, value: Err("the file ends within this row".into()) })
+    }
+
+    fn ended(&mut self) -> Option<Located<Value>> {
+        if self.state == State::End {
+            return None;
+        }
+        self.fail("the file ends before the array's closing bracket")
+    }
+
+    /// A problem after which nothing can be read.
+    fn fail(&mut self, reason: &str) -> Option<Located<Value>> {
+        let line = self.line;
+        self.state = State::End;
+        self.input = Box::new(io::empty());
+        Some(Located { line, value: Err(reason.into()) })
+    }
+
+    fn peek(&mut self) -> io::Result<Option<u8>> {
+        loop {
+            match self.input.fill_buf() {
+                Ok(buffer) => return Ok(buffer.first().copied()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn take(&mut self, byte: u8) {
+        self.line += u64::from(byte == b'\n');
+        self.input.consume(1);
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Value, String> {
+    std::str::from_utf8(bytes).map_err(not_utf8)?;
+    serde_json::from_slice(bytes).map_err(|error| {
+        // serde_json counts lines from the row's start, where the reader knows the file's.
+        let error = error.to_string();
+        let what = error.split(" at line ").next().unwrap_or_default();
+        format!("is not whole JSON ({what}), expected an object")
+    })
+}
