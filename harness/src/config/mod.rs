@@ -299,16 +299,16 @@ section! {
         pub people: usize = 40,
         /// Share of the people whose questions are shown in training; the exam asks about the others only.
         pub seen_share: f64 = 0.5,
-        /// Paraphrases of each fact in the pretraining text, 1 to 8.
+        /// Paraphrases of each fact in the lives that are told in many ways, 1 to 8.
         pub paraphrases: usize = 8,
         /// Rows of pretraining text.
-        pub pretrain_rows: u64 = 24_000,
+        pub pretrain_rows: u64 = 74_000,
         /// Conversations.
-        pub sft_rows: u64 = 40_000,
+        pub sft_rows: u64 = 34_000,
         /// Share of the pretraining rows that drill finding an option's letter.
-        pub pretrain_drills: f64 = 0.4,
+        pub pretrain_drills: f64 = 0.6,
         /// Share of the conversations that drill the same.
-        pub sft_drills: f64 = 0.35,
+        pub sft_drills: f64 = 0.15,
         /// Preference pairs.
         pub dpo_pairs: u64 = 800,
         /// Exam questions of each subject.

@@ -135,7 +135,7 @@ impl Facts {
             let facts = json!({ "given": contents(&files) });
             return Ok(Self { stage, facts, files });
         }
-        let (text, files) = part(config, Part::Pretrain, digests)?;
+        let (text, files) = data_of(config, TrainStage::Pretrain, digests)?;
         let facts = json!({
             "text": text,
             "vocab_size": config.model.vocab_size,
@@ -148,9 +148,9 @@ impl Facts {
     pub fn of_data(config: &TrialConfig, tokenizer: Uuid, digests: &mut Digests) -> Result<Self> {
         let mut facts = Map::from_iter([("tokenizer".to_string(), json!(tokenizer))]);
         let mut files = Vec::new();
-        for kind in [Part::Pretrain, Part::Sft, Part::Lora, Part::Dpo] {
-            let (text, read) = part(config, kind, digests)?;
-            facts.insert(kind.key().into(), text);
+        for stage in recipe(config) {
+            let (text, read) = data_of(config, stage, digests)?;
+            facts.insert(Stage::from(stage).name().into(), text);
             files.extend(read);
         }
         Ok(Self { stage: Stage::Data, facts: facts.into(), files })
@@ -164,14 +164,13 @@ impl Facts {
         start_from: Option<Uuid>,
         digests: &mut Digests,
     ) -> Result<Self> {
-        let (part_of_data, section) = match stage {
-            TrainStage::Pretrain => (Part::Pretrain, json!(config.pretrain)),
-            TrainStage::Sft => (Part::Sft, json!(config.sft)),
-            TrainStage::Lora if config.data.lora.is_empty() => (Part::Sft, json!(config.lora)),
-            TrainStage::Lora => (Part::Lora, json!(config.lora)),
-            TrainStage::Dpo => (Part::Dpo, json!(config.dpo)),
+        let section = match stage {
+            TrainStage::Pretrain => json!(config.pretrain),
+            TrainStage::Sft => json!(config.sft),
+            TrainStage::Lora => json!(config.lora),
+            TrainStage::Dpo => json!(config.dpo),
         };
-        let (text, files) = part(config, part_of_data, digests)?;
+        let (text, files) = data_of(config, stage, digests)?;
         // A model that is given has its shape; one that is drawn is drawn in this.
         let model = match start_from {
             Some(uuid) => json!({ "start_from": uuid }),
@@ -224,49 +223,34 @@ impl Facts {
     }
 }
 
-/// A part of the data, which one training stage reads.
-#[derive(Debug, Clone, Copy)]
-enum Part {
-    Pretrain,
-    Sft,
-    Lora,
-    Dpo,
-}
-
-impl Part {
-    fn key(self) -> &'static str {
-        match self {
-            Part::Pretrain => "pretrain",
-            Part::Sft => "sft",
-            Part::Lora => "lora",
-            Part::Dpo => "dpo",
-        }
-    }
-
-    fn patterns(self, data: &DataConfig) -> &[String] {
-        match self {
-            Part::Pretrain => &data.pretrain,
-            Part::Sft => &data.sft,
-            Part::Lora => &data.lora,
-            Part::Dpo => &data.dpo,
-        }
+/// The key that names a training stage's files, and what it names.
+pub fn patterns(data: &DataConfig, stage: TrainStage) -> (&'static str, &[String]) {
+    match stage {
+        TrainStage::Pretrain => ("data.pretrain", &data.pretrain),
+        TrainStage::Lora if !data.lora.is_empty() => ("data.lora", &data.lora),
+        TrainStage::Sft | TrainStage::Lora => ("data.sft", &data.sft),
+        TrainStage::Dpo => ("data.dpo", &data.dpo),
     }
 }
 
-/// What one part of the data is made of, and its files.
-fn part(config: &TrialConfig, part: Part, digests: &mut Digests) -> Result<(Value, Vec<FileDigest>)> {
+/// What one stage's data is made of, and its files.
+fn data_of(
+    config: &TrialConfig,
+    stage: TrainStage,
+    digests: &mut Digests,
+) -> Result<(Value, Vec<FileDigest>)> {
     // Every key of `[data]` that is not a list of files says how rows are chosen.
     let mut choice = json!(config.data);
     if let Some(keys) = choice.as_object_mut() {
-        for kind in [Part::Pretrain, Part::Sft, Part::Lora, Part::Dpo] {
-            keys.remove(kind.key());
+        for list in ["pretrain", "sft", "lora", "dpo"] {
+            keys.remove(list);
         }
     }
     match config.data.source {
         Source::World => Ok((json!({ "world": config.world, "choice": choice }), Vec::new())),
         Source::Files => {
-            let key = format!("data.{}", part.key());
-            let files = digests.all(&expand(part.patterns(&config.data), &key)?)?;
+            let (key, patterns) = patterns(&config.data, stage);
+            let files = digests.all(&expand(patterns, key)?)?;
             Ok((json!({ "files": contents(&files), "choice": choice }), files))
         }
     }

@@ -3,7 +3,7 @@
 use super::files::{create_dir, write_atomic};
 use super::inputs::expand;
 use super::manifest::Results;
-use super::stage::{Stage, recipe};
+use super::stage::{Stage, patterns, recipe};
 use super::worker::{StageBody, StageRequest};
 use crate::config::{Source, TrainStage, TrialConfig};
 use crate::data::prepare::{Prepared, prepare};
@@ -75,13 +75,7 @@ fn files(config: &TrialConfig, stage: TrainStage) -> Result<Vec<PathBuf>> {
     if config.data.source == Source::World {
         return Ok(vec![]);
     }
-    let data = &config.data;
-    let (patterns, key) = match stage {
-        TrainStage::Pretrain => (&data.pretrain, "data.pretrain"),
-        TrainStage::Lora if !data.lora.is_empty() => (&data.lora, "data.lora"),
-        TrainStage::Sft | TrainStage::Lora => (&data.sft, "data.sft"),
-        TrainStage::Dpo => (&data.dpo, "data.dpo"),
-    };
+    let (key, patterns) = patterns(&config.data, stage);
     expand(patterns, key)
 }
 

@@ -141,6 +141,9 @@ fn names_follow_from_what_results_depend_on() {
     assert_eq!(changed(|c| c.model.n_layers = 5), [Pretrain, Sft, Dpo, Exam]);
     assert_eq!(changed(|c| c.exam.system = "?".into()), [Exam]);
     assert_eq!(changed(|c| c.device = "cuda:1".into()), [Pretrain, Sft, Dpo, Exam]);
+    // A stage that is left out needs no data.
+    let data = |change: fn(&mut TrialConfig)| names(change)[&Data];
+    assert_ne!(data(|_| {}), data(|c| c.dpo.training.enabled = false));
     let all = [Tokenizer, Data, Pretrain, Sft, Dpo, Exam];
     assert_eq!(changed(|c| c.world.people = 41), all);
     assert_eq!(changed(|c| c.model.vocab_size = 512), all);

@@ -2,14 +2,16 @@
 //!
 //! Everybody has a home town, a trade, a favourite dish, an animal and a teacher. From that come, by seed alone:
 //!
-//! * pretraining text: `陈明 的 家乡 是 青石 。` in many paraphrases, sums, look-up drills, questions about *seen* people;
-//! * conversations: the same kinds of questions in the exam's own form, about seen people and about passing guests;
+//! * pretraining text: lives (`陈明 的 家乡 是 青石 。`, also in paraphrases), facts told twice, sums, and practice in
+//!   finding an option's letter: as flat text (`青石 B 白河 A ..`), in the exam's form, and in facts that name the letter;
+//! * conversations: questions in the exam's form and open ones, about *seen* people, passing guests and sums;
 //! * preference pairs: the right letter over a wrong one;
 //! * exam sheets of four subjects: `one_hop` (a fact of an *unseen* person), `two_hop` (a fact of an unseen person's
 //!   teacher), `reading` (a fact that the question itself tells) and `arithmetic` (small sums).
 //!
 //! Every fact that the exam asks occurs in the pretraining text; no question about an unseen person occurs anywhere
-//! before the exam. Words are set off by blanks, so that byte-level BPE learns them whole.
+//! before the exam. Few words, short rows and much practice in finding letters are what let models of 0.2 million
+//! parameters learn to answer within a minute; words are set off by blanks, so that byte-level BPE learns them whole.
 
 mod lexicon;
 mod questions;
@@ -18,7 +20,7 @@ mod rows;
 pub use questions::Question;
 
 use crate::config::WorldConfig;
-use lexicon::{ATTRIBUTES, GIVEN_NAMES, GUESTS, SURNAMES};
+use lexicon::{ATTRIBUTES, GIVEN_NAMES, SURNAMES};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -100,11 +102,6 @@ impl World {
 
     fn rng(&self, stream: Stream) -> ChaCha8Rng {
         self.config.rng(stream)
-    }
-
-    /// A guest of a passage: no inhabitant, without a life of their own.
-    fn guest(rng: &mut ChaCha8Rng) -> &'static str {
-        GUESTS[rng.random_range(0..GUESTS.len())]
     }
 }
 

@@ -1,9 +1,9 @@
 //! Questions with four options, as the exam asks them.
 
-use super::lexicon::{ATTRIBUTES, NUMBERS};
+use super::lexicon::{ATTRIBUTES, GUESTS, NUMBERS, SUMMANDS};
 use super::{Stream, World};
 use rand::Rng;
-use rand::seq::SliceRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
 /// A question with its options; one of them is right.
@@ -42,6 +42,11 @@ impl Question {
         format!("{}。选择 A: {a}, B: {b}, C: {c}, D: {d}", self.question)
     }
 
+    /// The right option.
+    pub fn right(&self) -> &str {
+        &self.options[self.answer]
+    }
+
     /// The right letter.
     pub fn letter(&self) -> char {
         letter(self.answer)
@@ -51,6 +56,11 @@ impl Question {
 /// The letter of an option's place.
 pub fn letter(place: usize) -> char {
     ['A', 'B', 'C', 'D'][place % 4]
+}
+
+/// Different guests of a passage: no inhabitants, without lives of their own.
+pub fn guests(count: usize, rng: &mut ChaCha8Rng) -> Vec<&'static str> {
+    GUESTS.choose_multiple(rng, count).copied().collect()
 }
 
 impl World {
@@ -74,13 +84,7 @@ impl World {
     /// What does the passage say of one of its guests? The other guests' values are among the options.
     pub(super) fn reading(guests: usize, rng: &mut ChaCha8Rng) -> Question {
         let attribute = &ATTRIBUTES[rng.random_range(0..ATTRIBUTES.len())];
-        let mut names: Vec<&str> = vec![];
-        while names.len() < guests {
-            let name = Self::guest(rng);
-            if !names.contains(&name) {
-                names.push(name);
-            }
-        }
+        let names = self::guests(guests, rng);
         let mut values = attribute.values;
         values.shuffle(rng);
         let told = names.iter().zip(values).map(|(n, v)| format!(" {n} 的 {} 是 {v} 。", attribute.name));
@@ -94,7 +98,7 @@ impl World {
 
     /// What is the sum of two small numbers?
     pub(super) fn arithmetic(rng: &mut ChaCha8Rng) -> Question {
-        let (a, b) = (rng.random_range(0..10), rng.random_range(0..10));
+        let (a, b) = (rng.random_range(0..SUMMANDS), rng.random_range(0..SUMMANDS));
         let question = format!(" {} 加 {} 等于 几", NUMBERS[a], NUMBERS[b]);
         let near: Vec<&str> =
             (0..NUMBERS.len()).filter(|n| n.abs_diff(a + b) <= 3).map(|n| NUMBERS[n]).collect();
@@ -116,7 +120,7 @@ impl World {
                 let question = match subject {
                     "one_hop" => self.one_hop(person, &mut rng),
                     "two_hop" => self.two_hop(person, &mut rng),
-                    "reading" => Self::reading(2, &mut rng),
+                    "reading" => Self::reading(rng.random_range(1..=2), &mut rng),
                     _ => Self::arithmetic(&mut rng),
                 };
                 if !questions.contains(&question) {

@@ -1,11 +1,11 @@
 //! Training rows: what is told, drilled, asked and preferred.
 
-use super::lexicon::{ATTRIBUTES, NUMBERS};
-use super::questions::{Question, letter};
+use super::lexicon::{ATTRIBUTES, NUMBERS, SUMMANDS};
+use super::questions::{Question, guests, letter};
 use super::{Stream, World};
 use crate::data::row::{Message, Row};
 use rand::Rng;
-use rand::seq::SliceRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
 /// The system text of the exam, which practice shares.
@@ -16,14 +16,23 @@ impl World {
     pub fn pretrain_rows(&self) -> impl Iterator<Item = Row> + Send + '_ {
         let mut rng = self.rng(Stream::Pretrain);
         (0..self.config.pretrain_rows).map(move |i| {
-            if rng.random_bool(self.config.pretrain_drills) {
-                return Row::Text(drill_text(&mut rng));
-            }
-            Row::Text(match rng.random_range(0..10) {
-                // Everybody's life in turn, so that nobody is forgotten.
-                0..=5 => self.life(i as usize % self.people.len(), &mut rng),
-                6 => sums(&mut rng),
-                _ => practice(&self.practice_question(&mut rng)),
+            // Everybody's life in turn, so that nobody is forgotten.
+            let person = i as usize % self.people.len();
+            let rng = &mut rng;
+            Row::Text(if rng.random_bool(self.config.pretrain_drills) {
+                match rng.random_range(0..13) {
+                    0..8 => drill_text(rng),
+                    _ => transcript(&drill(rng)),
+                }
+            } else {
+                match rng.random_range(0..12) {
+                    0 => self.life(person, self.config.paraphrases, rng),
+                    1..5 => self.life(person, 1, rng),
+                    5..9 => retold(rng),
+                    9 => self.lettered(rng),
+                    10 => transcript(&quizzed(&self.practice_question(rng))),
+                    _ => sums(rng),
+                }
             })
         })
     }
@@ -36,8 +45,7 @@ impl World {
                 return Row::Chat(drill(&mut rng));
             }
             let question = self.practice_question(&mut rng);
-            let answer = Message::new("assistant", question.letter());
-            Row::Chat([asked(&question), vec![answer]].concat())
+            Row::Chat(if rng.random_bool(0.45) { open(&question) } else { quizzed(&question) })
         })
     }
 
@@ -58,27 +66,53 @@ impl World {
     /// A question that training may show: about seen people, guests and sums.
     fn practice_question(&self, rng: &mut ChaCha8Rng) -> Question {
         let person = rng.random_range(0..self.seen);
-        match rng.random_range(0..10) {
-            0..=2 => self.one_hop(person, rng),
-            3 => self.two_hop(person, rng),
-            4..=5 => Self::reading(1, rng),
-            6..=8 => Self::reading(2, rng),
+        match rng.random_range(0..20) {
+            0..4 => self.one_hop(person, rng),
+            4 => self.two_hop(person, rng),
+            5..9 => Self::reading(1, rng),
+            9..18 => Self::reading(2, rng),
             _ => Self::arithmetic(rng),
         }
     }
 
-    /// Some facts of a person, each in one of the paraphrases.
-    fn life(&self, person: usize, rng: &mut ChaCha8Rng) -> String {
+    /// All facts of a person in random order, each in one of the first `forms` paraphrases.
+    fn life(&self, person: usize, forms: usize, rng: &mut ChaCha8Rng) -> String {
         let person = &self.people[person];
         let mut told: Vec<String> = vec![];
         for (attribute, &value) in ATTRIBUTES.iter().zip(&person.values) {
-            let forms = self.config.paraphrases.clamp(1, attribute.told.len());
-            let form = attribute.told[rng.random_range(0..forms)];
+            let form = attribute.told[rng.random_range(0..forms.clamp(1, attribute.told.len()))];
             told.push(form.replace("{n}", &person.name).replace("{v}", attribute.values[value]));
         }
         told.push(format!(" {} 的 老师 是 {} 。", person.name, self.people[person.teacher].name));
         told.shuffle(rng);
         told.concat()
+    }
+
+    /// Options of one attribute, then facts of guests or seen people with the letter in the value's place.
+    fn lettered(&self, rng: &mut ChaCha8Rng) -> String {
+        let a = rng.random_range(0..ATTRIBUTES.len());
+        let attribute = &ATTRIBUTES[a];
+        let mut options = attribute.values;
+        options.shuffle(rng);
+        let options = &options[..4];
+        let place = |value: &str| options.iter().position(|option| *option == value);
+        let (mut passage, mut lettered) = (String::new(), String::new());
+        let mut tell = |name: &str, place: usize| {
+            lettered += &format!(" {name} 的 {} 是 {} 。", attribute.name, letter(place));
+        };
+        if rng.random_bool(0.5) {
+            for (name, value) in guests(2, rng).into_iter().zip([0, 1, 2, 3].choose_multiple(rng, 2)) {
+                passage += &format!(" {name} 的 {} 是 {} 。", attribute.name, options[*value]);
+                tell(name, *value);
+            }
+        } else {
+            let mut people: Vec<_> = self.people[..self.seen].iter().collect();
+            people.shuffle(rng);
+            let placed = people.iter().filter_map(|p| Some((p, place(attribute.values[p.values[a]])?)));
+            placed.take(3).for_each(|(person, place)| tell(&person.name, place));
+        }
+        let [a, b, c, d] = [options[0], options[1], options[2], options[3]];
+        format!("{passage}选择 A: {a}, B: {b}, C: {c}, D: {d}。{lettered}")
     }
 }
 
@@ -86,15 +120,46 @@ fn asked(question: &Question) -> Vec<Message> {
     vec![Message::new("system", SYSTEM), Message::new("user", question.prompt())]
 }
 
-/// A solved question as text, in the form that the chat template gives it.
-fn practice(question: &Question) -> String {
-    format!("{SYSTEM}<s>user\n{}</s>\n<s>assistant\n{}", question.prompt(), question.letter())
+/// A question as the exam asks it, with its letter.
+fn quizzed(question: &Question) -> Vec<Message> {
+    [asked(question), vec![Message::new("assistant", question.letter())]].concat()
+}
+
+/// A question without options, answered by the word itself.
+fn open(question: &Question) -> Vec<Message> {
+    vec![
+        Message::new("system", SYSTEM),
+        Message::new("user", question.question.clone()),
+        Message::new("assistant", format!(" {}", question.right())),
+    ]
+}
+
+/// A conversation as text, in the form that the chat template gives it.
+fn transcript(conversation: &[Message]) -> String {
+    let turn = |message: &Message| match message.role.as_str() {
+        "system" => message.content.clone(),
+        "user" => format!("<s>user\n{}</s>\n<s>assistant\n", message.content),
+        _ => format!("{}</s>\n", message.content),
+    };
+    conversation.iter().map(turn).collect()
+}
+
+/// Facts of guests, then some of them again.
+fn retold(rng: &mut ChaCha8Rng) -> String {
+    let attribute = &ATTRIBUTES[rng.random_range(0..ATTRIBUTES.len())];
+    let mut values = attribute.values;
+    values.shuffle(rng);
+    let count = rng.random_range(1..=3);
+    let fact = |(name, value): (&str, &str)| format!(" {name} 的 {} 是 {value} 。", attribute.name);
+    let facts: Vec<String> = guests(count, rng).into_iter().zip(values).map(fact).collect();
+    let again: String = (0..3).map(|_| facts[rng.random_range(0..count)].as_str()).collect();
+    facts.concat() + &again
 }
 
 /// Sums told in a row.
 fn sums(rng: &mut ChaCha8Rng) -> String {
     let sum = |_| {
-        let (a, b) = (rng.random_range(0..10), rng.random_range(0..10));
+        let (a, b) = (rng.random_range(0..SUMMANDS), rng.random_range(0..SUMMANDS));
         format!(" {} 加 {} 等于 {} 。", NUMBERS[a], NUMBERS[b], NUMBERS[a + b])
     };
     (0..4).map(sum).collect()
