@@ -3,6 +3,7 @@
 //! Dependencies point one way: `cli -> report, run -> train, exam, data -> config, model`.
 //! *Invariant:* `stats` and `report` read recorded results only; they never touch a tensor.
 
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod data;

@@ -114,3 +114,57 @@ fn a_failed_trial_leaves_the_others_alone() {
     assert_eq!(trials.matches(",done,").count(), 1, "{trials}");
     assert!(trials.contains("lower dpo.lr"), "{trials}");
 }
+
+/// The JSON that a command prints.
+fn json(command: &mut Command) -> serde_json::Value {
+    let output = command.assert().code(0).get_output().stdout.clone();
+    serde_json::from_slice(&output).unwrap()
+}
+
+#[test]
+fn a_trained_model_writes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("tiny.toml"), TINY.replace("[1, 2]", "[1]")).unwrap();
+    mindscale(dir.path()).args(["run", "tiny.toml"]).assert().code(0);
+    let mut folders = std::fs::read_dir(dir.path().join("runs")).unwrap().map(|e| e.unwrap().path());
+    let model = folders.find(|p| p.file_name().unwrap().to_string_lossy().starts_with("sft-")).unwrap();
+    let generate = |more: &[&str]| {
+        let mut command = mindscale(dir.path());
+        command.arg("generate").arg(&model).args(["--prompt", "你好", "--max-tokens", "12"]).args(more);
+        command
+    };
+    let found = json(&mut generate(&["--json", "--chat", "--seed", "3"]));
+    assert!(found["tokens"].as_u64().unwrap() <= 12);
+    assert!(found["tokens_per_second"].as_f64().unwrap() >= 0.0);
+    // The streamed text is the same, and a line.
+    let streamed = generate(&["--chat", "--seed", "3"]).output().unwrap().stdout;
+    assert_eq!(String::from_utf8(streamed).unwrap(), format!("{}\n", found["text"].as_str().unwrap()));
+    generate(&["--top-p", "2"])
+        .assert()
+        .code(1)
+        .stderr(contains("top_p is 2, expected above 0 and at most 1"));
+    generate(&["--temperature", "-1"]).assert().code(2);
+}
+
+#[test]
+fn a_bench_is_one_line_of_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let bench = |case: &str, more: &[&str]| {
+        let mut command = mindscale(dir.path());
+        let shape = ["--d-model", "16", "--n-layers", "1", "--vocab-size", "300", "--seq-len", "8"];
+        command.args(["bench", case]).args(shape).args(["--batch-size", "2", "--steps", "2"]).args(more);
+        command
+    };
+    for case in ["train", "exam", "generate", "tokenize"] {
+        let command = &mut bench(case, &["--threads", "1"]);
+        let found = json(command);
+        assert_eq!(found["case"], case);
+        assert!(found["tokens_per_second"]["median"].as_f64().unwrap() > 0.0, "{found}");
+        command.assert().stderr(contains("note: these figures hold for this machine"));
+    }
+    bench("train", &["--n-heads", "3"])
+        .assert()
+        .code(1)
+        .stderr(contains("model.d_model: 16 is not divisible"));
+    bench("train", &["--lanes", "0"]).assert().code(1).stderr(contains("--lanes is 0, expected at least 1"));
+}

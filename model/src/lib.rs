@@ -6,11 +6,13 @@
 pub mod config;
 mod error;
 pub mod folder;
+pub mod generate;
 mod inference;
 pub mod layout;
 pub mod lora;
 pub mod ops;
 pub mod preference;
+pub mod sampling;
 pub mod section;
 pub mod tokens;
 pub mod trainer;
@@ -19,8 +21,10 @@ pub mod weights;
 
 pub use config::{AuxLoss, Init, ModelConfig, ShapeError};
 pub use error::{Error, Result};
+pub use generate::GenerateOptions;
 pub use lora::{Lora, LoraConfig};
+pub use sampling::Sampling;
 pub use tokens::{Ragged, Sequence};
 pub use trainer::{LaneConfig, OptimizerConfig, Trainer};
-pub use transformer::{AuxShare, Form, Gradients, Mode, Pass, RouterStats, Transformer};
+pub use transformer::{AuxShare, Decoder, Form, Gradients, Mode, Pass, RouterStats, Transformer};
 pub use weights::Weights;

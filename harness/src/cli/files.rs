@@ -51,7 +51,7 @@ pub struct ExamArgs {
 }
 
 /// The model folder of a stage run, or the folder itself.
-fn model_folder(path: &Path) -> PathBuf {
+pub(super) fn model_folder(path: &Path) -> PathBuf {
     let inner = path.join("model");
     if inner.join("config.json").is_file() { inner } else { path.to_path_buf() }
 }

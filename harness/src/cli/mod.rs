@@ -1,7 +1,9 @@
 //! The verbs of the command line. *Invariant:* only this folder prints.
 #![allow(clippy::print_stdout)] // the command line's own output
 
+mod bench;
 mod files;
+mod generate;
 mod sweeps;
 
 use clap::{Args, Parser, Subcommand};
@@ -82,6 +84,9 @@ enum Verb {
     /// Examine a model on a folder of question sheets
     #[command(after_help = "Example: mindscale exam runs/dpo-... --sheets ceval/val --out questions.csv")]
     Exam(files::ExamArgs),
+    /// Have a model write on
+    #[command(after_help = "Example: mindscale generate runs/sft-... --chat --prompt '你好' --max-tokens 64")]
+    Generate(generate::GenerateArgs),
     /// Train, show and try tokenizers
     Tokenizer {
         #[command(subcommand)]
@@ -95,6 +100,11 @@ enum Verb {
     /// Turn a MiniMind checkpoint into a model folder
     #[command(after_help = "Example: mindscale import MiniMind2-V1 my-model --tokenizer minimind_tokenizer")]
     Import(files::ImportArgs),
+    /// Measure how fast this machine trains, examines, tokenizes and writes
+    Bench {
+        #[command(subcommand)]
+        verb: bench::BenchVerb,
+    },
     /// Work on one stage run, as a child of `run`
     #[command(hide = true, name = crate::run::child::VERB)]
     StageRun {
@@ -120,6 +130,8 @@ pub fn main() -> ExitCode {
         Verb::Status { sweep } => sweeps::status(&sweep),
         Verb::Report { sweep, results } => sweeps::report(&sweep, &results),
         Verb::Exam(args) => files::exam(&args),
+        Verb::Generate(args) => generate::generate(&args),
+        Verb::Bench { verb } => bench::bench(&verb),
         Verb::Tokenizer { verb } => files::tokenizer(&verb),
         Verb::Data { verb } => files::data(&verb),
         Verb::Import(args) => files::import(&args),

@@ -9,6 +9,7 @@ pub mod prepare;
 pub mod read;
 pub mod row;
 pub mod store;
+pub mod stream;
 pub mod tokenizer;
 pub mod world;
 

@@ -148,6 +148,11 @@ impl Tokenizer {
         self.encode(&[&self.bos, text, &self.eos].concat())
     }
 
+    /// The ids of the beginning of a document: the begin-of-text token in front, unless it is there.
+    pub fn encode_opening(&self, text: &str) -> Result<Vec<u32>> {
+        if text.starts_with(&self.bos) { self.encode(text) } else { self.encode(&[&self.bos, text].concat()) }
+    }
+
     /// The text of ids; special tokens are left out where `skip_special` is set.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         self.inner.decode(ids, skip_special).map_err(|error| anyhow!("ids cannot be decoded: {error}"))
@@ -176,6 +181,11 @@ impl Tokenizer {
     /// The id of a token.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
+    }
+
+    /// The id of the end of a text.
+    pub fn eos(&self) -> Option<u32> {
+        self.id(&self.eos)
     }
 
     /// The ids of the letters A, B, C and D, each one token.

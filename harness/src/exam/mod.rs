@@ -3,6 +3,8 @@
 //! Sheets, a tokenizer and a model flow in; one record per question flows out. *Invariant:* with MiniMind's weights
 //! and tokenizer the letter probabilities are MiniMind's.
 
+#[cfg(test)]
+mod golden;
 mod prompt;
 mod score;
 mod sheet;

@@ -7,7 +7,7 @@ mod checkpoint;
 mod objective;
 mod schedule;
 
-pub use objective::Objective;
+pub use objective::{Objective, next_tokens};
 pub use schedule::learning_rate;
 
 use crate::config::{OptimizerKind, TrainStage, Training, TrialConfig};
@@ -90,7 +90,8 @@ pub fn run(request: &TrainRequest) -> Result<Option<Results>> {
     Loop::new(request, training, trainer, objective)?.run()
 }
 
-fn optimizer(training: &Training) -> OptimizerConfig {
+/// How a stage updates weights.
+pub fn optimizer(training: &Training) -> OptimizerConfig {
     OptimizerConfig {
         beta1: training.beta1,
         beta2: training.beta2,

@@ -232,7 +232,8 @@ fn share(rows: &[&Sequence]) -> AuxShare {
     AuxShare { sequences: rows.len(), positions: rows.iter().map(|r| r.len()).sum() }
 }
 
-fn next_tokens(trainer: &mut Trainer, rows: &[Sequence]) -> Result<Sums> {
+/// Takes rows forward and backward by the mean cross-entropy of their targets.
+pub fn next_tokens(trainer: &mut Trainer, rows: &[Sequence]) -> Result<Sums> {
     let counted: f64 = rows.iter().map(|r| f64::from(r.counted)).sum();
     let scale = 1.0 / counted.max(1.0);
     let aux = share(&rows.iter().collect::<Vec<_>>());

@@ -46,19 +46,20 @@ impl Heads {
 
 /// The plain form over padded documents.
 ///
-/// `q`: `(documents, n_heads, seq, head_dim)`; `k`, `v`: `(documents, n_kv_heads, seq, head_dim)`; returns the
-/// shape of `q`. `mask` multiplies the probabilities (dropout): `(documents, n_heads, seq, seq)`.
+/// `q`: `(documents, n_heads, seq, head_dim)`; `k`, `v`: `(documents, n_kv_heads, keys, head_dim)`, where the
+/// queries are the last `seq` of the `keys` positions; returns the shape of `q`. `mask` multiplies the
+/// probabilities (dropout): `(documents, n_heads, seq, keys)`.
 pub fn plain(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
     let (documents, n_heads, seq, head_dim) = q.dims4()?;
-    let n_kv_heads = k.dim(1)?;
+    let (_, n_kv_heads, keys, _) = k.dims4()?;
     let repeat = |x: &Tensor| {
         x.unsqueeze(2)?
-            .broadcast_as((documents, n_kv_heads, n_heads / n_kv_heads, seq, head_dim))?
-            .reshape((documents, n_heads, seq, head_dim))
+            .broadcast_as((documents, n_kv_heads, n_heads / n_kv_heads, keys, head_dim))?
+            .reshape((documents, n_heads, keys, head_dim))
     };
     let (k, v) = (repeat(k)?, repeat(v)?);
     let scores = (q.contiguous()?.matmul(&k.t()?.contiguous()?)? / (head_dim as f64).sqrt())?;
-    let scores = scores.broadcast_add(&causal_mask(seq, q.device())?)?;
+    let scores = scores.broadcast_add(&causal_mask(seq, keys, q.device())?)?;
     let probabilities = candle_nn::ops::softmax(&scores, D::Minus1)?;
     let probabilities = match mask {
         Some(mask) => (probabilities * mask)?,
@@ -67,11 +68,11 @@ pub fn plain(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Resul
     probabilities.matmul(&v.contiguous()?)
 }
 
-/// Zero on and below the diagonal, negative infinity above: `(seq, seq)`.
-fn causal_mask(seq: usize, device: &Device) -> Result<Tensor> {
-    let mask: Vec<f32> =
-        (0..seq * seq).map(|i| if i % seq > i / seq { f32::NEG_INFINITY } else { 0.0 }).collect();
-    Tensor::from_vec(mask, (seq, seq), device)
+/// Zero for a query's own key and those before it, negative infinity for those after: `(seq, keys)`.
+fn causal_mask(seq: usize, keys: usize, device: &Device) -> Result<Tensor> {
+    let hidden = |i: usize| i % keys > i / keys + keys - seq;
+    let mask: Vec<f32> = (0..seq * keys).map(|i| if hidden(i) { f32::NEG_INFINITY } else { 0.0 }).collect();
+    Tensor::from_vec(mask, (seq, keys), device)
 }
 
 /// Where the queries, keys and values of `n` positions lie: key-value head by key-value head.
@@ -170,6 +171,36 @@ pub fn forward(
             let first = head * repeats * hd;
             for (t, values) in tile.queries.clone().zip(tile_out.chunks_exact(repeats * hd)) {
                 out[t * width + first..][..repeats * hd].copy_from_slice(values);
+            }
+        }
+    }
+}
+
+/// Attention of new positions over a cache that already holds their keys and values.
+///
+/// `out`: `(n, n_heads * head_dim)`; `qkv.q`: `(n_kv_heads, n, repeats, head_dim)`, the positions from `start` on;
+/// `qkv.k`, `qkv.v`: `(n_kv_heads, capacity, head_dim)`, filled up to position `start + n`.
+pub fn forward_cached(out: &mut [f32], qkv: Qkv, start: usize, heads: Heads) {
+    let (hd, repeats, width) = (heads.head_dim, heads.repeats(), heads.width());
+    let n = out.len() / width;
+    let capacity = qkv.k.len() / (heads.n_kv_heads * hd);
+    for head in 0..heads.n_kv_heads {
+        for first in (0..n).step_by(TILE) {
+            let last = (first + TILE).min(n);
+            let tile = Tile { queries: start + first..start + last, keys: 0..start + last, repeats };
+            let (rows, keys) = (tile.rows(), tile.keys.len());
+            let q = &qkv.q[(head * n + first) * repeats * hd..(head * n + last) * repeats * hd];
+            let cache = head * capacity * hd..(head * capacity + keys) * hd;
+            let mut scores = Buffer::dirty(rows * keys);
+            let k = Mat::new(&qkv.k[cache.clone()], keys, hd);
+            matmul(&mut scores, keys, Mat::new(q, rows, hd), k.t(), false);
+            let mut lse = Buffer::dirty(rows);
+            softmax_rows(&mut scores, &mut lse, &tile);
+            let mut tile_out = Buffer::dirty(rows * hd);
+            let v = Mat::new(&qkv.v[cache], keys, hd);
+            matmul(&mut tile_out, hd, Mat::new(&scores, rows, keys), v, false);
+            for (t, values) in (first..last).zip(tile_out.chunks_exact(repeats * hd)) {
+                out[t * width + head * repeats * hd..][..repeats * hd].copy_from_slice(values);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Rotary positions on interleaved pairs (Su et al. 2021, eq. 34; MiniMind's `apply_rotary_emb`).
 
 use candle_core::{D, Device, Result, Tensor};
+use std::ops::Range;
 
 /// Cosines and sines of every position: `(positions, head_dim / 2)` each.
 #[derive(Debug, Clone)]
@@ -35,11 +36,12 @@ impl Rotations {
         self.cos.len() / self.half.max(1)
     }
 
-    /// The first `seq` positions as tensors `(seq, head_dim / 2)`.
-    pub fn tensors(&self, seq: usize, device: &Device) -> Result<(Tensor, Tensor)> {
-        let n = seq * self.half;
-        let cos = Tensor::from_slice(&self.cos[..n], (seq, self.half), device)?;
-        let sin = Tensor::from_slice(&self.sin[..n], (seq, self.half), device)?;
+    /// A range of positions as tensors `(positions, head_dim / 2)`.
+    pub fn tensors(&self, positions: Range<usize>, device: &Device) -> Result<(Tensor, Tensor)> {
+        let shape = (positions.len(), self.half);
+        let range = positions.start * self.half..positions.end * self.half;
+        let cos = Tensor::from_slice(&self.cos[range.clone()], shape, device)?;
+        let sin = Tensor::from_slice(&self.sin[range], shape, device)?;
         Ok((cos, sin))
     }
 }

@@ -20,7 +20,7 @@ pub fn forward(context: &Arc<Context>, form: Form, layer: usize, x: &Tensor) -> 
     }
 }
 
-fn heads(context: &Context) -> Heads {
+pub(super) fn heads(context: &Context) -> Heads {
     let config = &context.config;
     Heads { n_heads: config.n_heads, n_kv_heads: config.n_kv_heads, head_dim: config.head_dim() }
 }
@@ -52,7 +52,7 @@ fn plain(context: &Context, layer: usize, x: &Tensor) -> Result<Tensor> {
 
     let normed = rms_norm::plain(x, &context.plain(&block.attention_norm)?, context.config.norm_eps)?;
     let qkv = normed.matmul(&context.plain(&block.wqkv)?.t()?)?; // (n, qkv_width)
-    let (cos, sin) = context.rotations.tensors(seq, x.device())?;
+    let (cos, sin) = context.rotations.tensors(0..seq, x.device())?;
     let split = |start: usize, count_heads: usize| {
         qkv.narrow(1, start * head_dim, count_heads * head_dim)?
             .contiguous()?

@@ -132,6 +132,39 @@ pub(super) struct Context {
 }
 
 impl Context {
+    /// `rotations` must reach the longest document.
+    pub fn new(
+        model: &Transformer,
+        form: Form,
+        batch: Ragged,
+        mode: Mode,
+        rotations: Arc<Rotations>,
+    ) -> Result<Arc<Self>> {
+        let vocab = model.config.vocab_size as u32;
+        if let Some(id) = batch.ids.iter().chain(&batch.targets).find(|&&id| id >= vocab) {
+            return Err(Error::Input(format!(
+                "token id {id} is outside the model's vocabulary of {vocab}; is this the model's own tokenizer?"
+            )));
+        }
+        let variables = match (&mode, form) {
+            (Mode::Train { .. }, Form::Plain) => {
+                let params = model.weights.layout.params.iter();
+                params.map(|p| Ok(Var::from_tensor(&model.weights.tensor(p)?)?)).collect::<Result<_>>()?
+            }
+            _ => vec![],
+        };
+        Ok(Arc::new(Self {
+            config: model.config.clone(),
+            weights: model.weights.clone(),
+            rotations,
+            batch,
+            mode,
+            variables,
+            router: Mutex::default(),
+            aux_terms: Mutex::default(),
+        }))
+    }
+
     pub fn layout(&self) -> &Layout {
         &self.weights.layout
     }
@@ -243,24 +276,8 @@ pub struct Pass {
 
 impl Pass {
     pub(super) fn new(model: &Transformer, form: Form, batch: Ragged, mode: Mode) -> Result<Self> {
-        let variables = match (&mode, form) {
-            (Mode::Train { .. }, Form::Plain) => {
-                let params = model.weights.layout.params.iter();
-                params.map(|p| Ok(Var::from_tensor(&model.weights.tensor(p)?)?)).collect::<Result<_>>()?
-            }
-            _ => vec![],
-        };
-        let context = Context {
-            config: model.config.clone(),
-            weights: model.weights.clone(),
-            rotations: model.rotations(batch.longest()),
-            batch,
-            mode,
-            variables,
-            router: Mutex::default(),
-            aux_terms: Mutex::default(),
-        };
-        Ok(Self { context: Arc::new(context), form })
+        let rotations = model.rotations(batch.longest());
+        Ok(Self { context: Context::new(model, form, batch, mode, rotations)?, form })
     }
 
     /// The batch.

@@ -5,16 +5,18 @@
 
 mod attention;
 pub(crate) mod context;
+mod decoder;
 mod embedding;
 mod feed_forward;
 mod head;
 
 pub use context::{AuxShare, Form, Gradients, Mode, Pass, RouterStats};
+pub use decoder::Decoder;
 
 use crate::ops::rope::Rotations;
 use crate::tokens::Ragged;
 use crate::weights::Weights;
-use crate::{Error, ModelConfig, Result};
+use crate::{ModelConfig, Result};
 use candle_core::Device;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -60,13 +62,13 @@ impl Transformer {
 
     /// A pass of `batch` in the given form.
     pub fn pass_as(&self, form: Form, batch: Ragged, mode: Mode) -> Result<Pass> {
-        let vocab = self.config.vocab_size as u32;
-        if let Some(id) = batch.ids.iter().chain(&batch.targets).find(|&&id| id >= vocab) {
-            return Err(Error::Input(format!(
-                "token id {id} is outside the model's vocabulary of {vocab}; is this the model's own tokenizer?"
-            )));
-        }
         Pass::new(self, form, batch, mode)
+    }
+
+    /// Reads sequences token by token, in the form that suits the device; there is room for `capacity` positions.
+    pub fn decoder(&self, capacity: usize) -> Result<Decoder<'_>> {
+        let form = if self.device().is_cpu() { Form::Fused } else { Form::Plain };
+        Decoder::new(self, form, capacity)
     }
 
     /// The rotary table for at least `positions`.

@@ -54,12 +54,16 @@ pub fn model(folder: &str) -> Option<Transformer> {
 
 /// `golden/dense` with every attention and feed-forward matrix times 8, where the other folders start from.
 pub fn dense_x8() -> Option<Transformer> {
-    let model = model("dense")?;
+    model_x8("dense")
+}
+
+/// A model with every attention and feed-forward matrix times 8; routers stay as they are.
+pub fn model_x8(folder: &str) -> Option<Transformer> {
+    let model = model(folder)?;
     let mut flat = model.weights.flat.to_vec1::<f32>().unwrap();
     for param in model.weights.layout.params.iter() {
-        if (param.name.contains("attention.w") || param.name.contains("feed_forward.w"))
-            && param.shape.len() == 2
-        {
+        let inside = param.name.contains(".attention.") || param.name.contains(".feed_forward.");
+        if inside && !param.name.contains(".gate.") {
             flat[param.range.clone()].iter_mut().for_each(|v| *v *= 8.0);
         }
     }

@@ -1,0 +1,159 @@
+//! What is measured: a training step, questions of an exam, texts to tokenize, tokens to write.
+
+use super::{Case, Compute, Rate, Report, synthetic_ids, time_steps};
+use crate::config::{TrainStage, TrialConfig, WorldConfig};
+use crate::data::Tokenizer;
+use crate::data::world::World;
+use crate::run::files::read_text;
+use crate::run::manifest::peak_rss_mb;
+use crate::run::stage::training_of;
+use crate::train::{next_tokens, optimizer};
+use anyhow::{Context, Result};
+use candle_core::Device;
+use model::{LaneConfig, Sequence, Trainer, Transformer};
+use std::path::Path;
+
+/// The learning rate of steps whose result nobody wants.
+const LR: f64 = 1e-4;
+
+fn transformer(case: &Case) -> Result<Transformer> {
+    Ok(Transformer::new(&case.model, 1, &Device::Cpu)?)
+}
+
+/// Optimizer steps over full rows: forward, backward, clipping, AdamW.
+pub fn train(case: &Case) -> Result<Report> {
+    let trial = TrialConfig::default();
+    let optimizer = optimizer(training_of(&trial, TrainStage::Pretrain));
+    let lanes = LaneConfig { lanes: case.lanes, threads: case.threads, recompute: false, seed: 1 };
+    let mut trainer = Trainer::new(transformer(case)?, None, optimizer, lanes)?;
+    let rows: Vec<Sequence> = (0..case.batch_size).map(|i| row(case, i as u64)).collect();
+    let seconds = time_steps(case, || {
+        next_tokens(&mut trainer, &rows)?;
+        trainer.step(LR)?;
+        Ok(())
+    })?;
+    let peak_rss_mb = peak_rss_mb();
+    let rate = Rate::new((case.batch_size * case.seq_len) as f64, seconds);
+    // More threads than lanes have nothing to do.
+    let busy = if case.threads == 0 { 0 } else { case.threads.min(case.lanes) };
+    Ok(Report {
+        compute: Some(Compute::new(rate, case.model.train_flops_per_token(case.seq_len), busy)?),
+        ..report("train", case, rate, peak_rss_mb)
+    })
+}
+
+/// One document that fills a row, every position trained on.
+fn row(case: &Case, salt: u64) -> Sequence {
+    let ids = synthetic_ids(case.seq_len + 1, case.model.vocab_size, salt);
+    Sequence {
+        targets: ids[1..].to_vec(),
+        weights: vec![1.0; case.seq_len],
+        counted: case.seq_len as f32,
+        ..Sequence::document(&ids[..case.seq_len])
+    }
+}
+
+/// Questions answered by letter, `batch_size` at a time.
+pub fn exam(case: &Case) -> Result<Report> {
+    let transformer = transformer(case)?;
+    let vocab = case.model.vocab_size;
+    let prompts: Vec<Vec<u32>> =
+        (0..case.batch_size).map(|i| synthetic_ids(case.seq_len, vocab, i as u64)).collect();
+    let pool =
+        rayon::ThreadPoolBuilder::new().num_threads(case.threads).build().context("threads for the exam")?;
+    let seconds = pool.install(|| {
+        time_steps(case, || {
+            transformer.next_token_probabilities(&prompts, &[0, 1, 2, 3])?;
+            Ok(())
+        })
+    })?;
+    let peak_rss_mb = peak_rss_mb();
+    let questions = Rate::new(case.batch_size as f64, seconds.clone());
+    let tokens = Rate::new((case.batch_size * case.seq_len) as f64, seconds);
+    // Only the last position of a prompt reaches the head.
+    let head = 2.0 * (case.model.vocab_size * case.model.d_model) as f64;
+    let headless = head * (1.0 - 1.0 / case.seq_len as f64);
+    let flops = case.model.forward_flops_per_token(case.seq_len) - headless;
+    Ok(Report {
+        questions_per_second: Some(questions),
+        compute: Some(Compute::new(tokens, flops, case.threads)?),
+        ..report("exam", case, tokens, peak_rss_mb)
+    })
+}
+
+/// One token at a time after a prompt of `seq_len` tokens; a step is a token.
+pub fn generate(case: &Case) -> Result<Report> {
+    let transformer = transformer(case)?;
+    let steps = case.warmup + case.steps.max(1);
+    let pool =
+        rayon::ThreadPoolBuilder::new().num_threads(case.threads).build().context("threads to write with")?;
+    let seconds = pool.install(|| {
+        let mut decoder = transformer.decoder(case.seq_len + steps)?;
+        decoder.read(&synthetic_ids(case.seq_len, case.model.vocab_size, 1))?;
+        time_steps(case, || {
+            decoder.read(&[1])?;
+            Ok(())
+        })
+    })?;
+    let peak_rss_mb = peak_rss_mb();
+    let rate = Rate::new(1.0, seconds);
+    // A token sees all before it, where the mean token of a document sees half of it.
+    let seen = case.seq_len + case.warmup + case.steps / 2;
+    let flops = case.model.forward_flops_per_token(2 * seen);
+    Ok(Report {
+        compute: Some(Compute::new(rate, flops, case.threads)?),
+        ..report("generate", case, rate, peak_rss_mb)
+    })
+}
+
+/// `batch_size` texts at a time, in parallel: lines of a file, or those of the built-in world.
+///
+/// Without a tokenizer one of `vocab_size` entries is trained on the texts.
+pub fn tokenize(case: &Case, tokenizer: Option<&Path>, text: Option<&Path>) -> Result<Report> {
+    let mut texts: Vec<String> = match text {
+        Some(path) => read_text(path)?.lines().map(str::to_owned).collect(),
+        None => {
+            let world = World::generate(&WorldConfig::default());
+            world.pretrain_rows().map(|row| row.chars().collect()).collect()
+        }
+    };
+    let tokenizer = match tokenizer {
+        Some(path) => Tokenizer::load(path)?,
+        None => Tokenizer::train(texts.clone().into_iter(), case.model.vocab_size)?,
+    };
+    texts.truncate(case.batch_size);
+    let bytes: usize = texts.iter().map(String::len).sum();
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(case.threads)
+        .build()
+        .context("threads to tokenize with")?;
+    let mut tokens = 0;
+    let seconds = pool.install(|| {
+        time_steps(case, || {
+            tokens = tokenizer.encode_batch(&texts)?.iter().map(Vec::len).sum();
+            Ok(())
+        })
+    })?;
+    let case = Case { batch_size: texts.len(), ..case.clone() };
+    let rate = Rate::new(tokens as f64, seconds.clone());
+    Ok(Report {
+        shape: None,
+        params: None,
+        megabytes_per_second: Some(Rate::new(bytes as f64 / 1e6, seconds)),
+        ..report("tokenize", &case, rate, peak_rss_mb())
+    })
+}
+
+fn report(name: &'static str, case: &Case, tokens_per_second: Rate, peak_rss_mb: f64) -> Report {
+    Report {
+        case: name,
+        shape: Some(case.model.clone()),
+        settings: case.clone(),
+        params: Some(case.model.params()),
+        tokens_per_second,
+        questions_per_second: None,
+        megabytes_per_second: None,
+        compute: None,
+        peak_rss_mb,
+    }
+}

@@ -1,0 +1,169 @@
+//! How fast this program is on this machine: training, exams, tokenizing, writing.
+//!
+//! A shape flows in and one [`Report`] flows out. The work is synthetic, the code that does it is the code of real
+//! stages. *Invariant:* floating-point operations are counted by [`ModelConfig`] alone.
+
+mod cases;
+mod peak;
+
+pub use cases::{exam, generate, tokenize, train};
+pub use peak::matrix_peak;
+
+use model::ModelConfig;
+use serde::Serialize;
+use std::time::{Duration, Instant};
+
+/// What is measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Case {
+    /// The shape of the model; weights are random.
+    #[serde(skip)]
+    pub model: ModelConfig,
+    /// Tokens of a row or of a prompt.
+    pub seq_len: usize,
+    /// Rows, questions or texts of a step.
+    pub batch_size: usize,
+    /// Lanes of a training batch.
+    pub lanes: usize,
+    /// Threads; 0 takes all cores.
+    pub threads: usize,
+    /// Steps that are measured.
+    pub steps: usize,
+    /// Steps before them.
+    pub warmup: usize,
+}
+
+/// The median, slowest and fastest step, in units a second.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Rate {
+    /// The median step.
+    pub median: f64,
+    /// The slowest step.
+    pub min: f64,
+    /// The fastest step.
+    pub max: f64,
+}
+
+impl Rate {
+    /// From the seconds of steps of `units` each; `seconds` is not empty.
+    fn new(units: f64, mut seconds: Vec<f64>) -> Self {
+        seconds.sort_unstable_by(f64::total_cmp);
+        let (fastest, slowest) = (seconds[0], seconds[seconds.len() - 1]);
+        let middle = (seconds[(seconds.len() - 1) / 2] + seconds[seconds.len() / 2]) / 2.0;
+        Self { median: units / middle, min: units / slowest, max: units / fastest }
+    }
+}
+
+/// What was measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// `train`, `exam`, `tokenize` or `generate`.
+    pub case: &'static str,
+    /// The keys of the model's shape; absent where there is no model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shape: Option<ModelConfig>,
+    /// Rows, steps and threads.
+    #[serde(flatten)]
+    pub settings: Case,
+    /// Weights in total.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub params: Option<usize>,
+    /// Tokens a second; of an exam those of its prompts.
+    pub tokens_per_second: Rate,
+    /// Questions a second of an exam.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub questions_per_second: Option<Rate>,
+    /// Megabytes of text a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub megabytes_per_second: Option<Rate>,
+    /// Cost over time, in 10^9 floating-point operations a second; absent where there is no model.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub compute: Option<Compute>,
+    /// Largest resident set, in MiB.
+    pub peak_rss_mb: f64,
+}
+
+/// How well the machine's arithmetic is used.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Compute {
+    /// 10^9 floating-point operations a second of the median step.
+    pub gflops: f64,
+    /// 10^9 floating-point operations a second of bare matrix products in the same run.
+    pub peak_gflops: f64,
+    /// `gflops` over `peak_gflops`.
+    pub mfu: f64,
+    /// The same of the fastest step, which other programs on the machine disturbed least.
+    pub mfu_max: f64,
+}
+
+impl Compute {
+    /// `flops_per_token` is the cost of one of the tokens that `rate` counts.
+    fn new(rate: Rate, flops_per_token: f64, threads: usize) -> anyhow::Result<Self> {
+        let peak_gflops = matrix_peak(threads)?;
+        let gflops = rate.median * flops_per_token / 1e9;
+        let mfu_max = rate.max * flops_per_token / 1e9 / peak_gflops;
+        Ok(Self { gflops, peak_gflops, mfu: gflops / peak_gflops, mfu_max })
+    }
+}
+
+/// Seconds of each of `steps` calls, after `warmup` others.
+fn time_steps(case: &Case, mut step: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<Vec<f64>> {
+    for _ in 0..case.warmup {
+        step()?;
+    }
+    (0..case.steps.max(1))
+        .map(|_| {
+            let began = Instant::now();
+            step()?;
+            Ok(began.elapsed().max(Duration::from_nanos(1)).as_secs_f64())
+        })
+        .collect()
+}
+
+/// Token ids without meaning, the same every time.
+fn synthetic_ids(count: usize, vocab_size: usize, salt: u64) -> Vec<u32> {
+    let ids = (0..count as u64).map(|i| model::ops::dropout::mix(i ^ (salt << 32)) % vocab_size as u64);
+    ids.map(|id| id as u32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn small() -> Case {
+        let model = ModelConfig { d_model: 16, n_layers: 1, vocab_size: 300, ..ModelConfig::default() };
+        Case { model, seq_len: 12, batch_size: 3, lanes: 2, threads: 1, steps: 2, warmup: 1 }
+    }
+
+    #[test]
+    fn rates_are_of_the_middle_slowest_and_fastest_step() {
+        let rate = Rate::new(12.0, vec![4.0, 1.0, 2.0, 3.0]);
+        assert_eq!(rate, Rate { median: 12.0 / 2.5, min: 3.0, max: 12.0 });
+    }
+
+    #[test]
+    fn training_is_counted_by_the_configuration() {
+        let report = train(&small()).unwrap();
+        let (rate, compute) = (report.tokens_per_second, report.compute.unwrap());
+        assert!(rate.min <= rate.median && rate.median <= rate.max);
+        let cost = small().model.train_flops_per_token(12);
+        assert!((compute.gflops - rate.median * cost / 1e9).abs() < 1e-9);
+        assert!((compute.mfu - compute.gflops / compute.peak_gflops).abs() < 1e-12);
+        let line = serde_json::to_string(&report).unwrap();
+        for key in ["\"case\":\"train\"", "\"d_model\":16", "\"seq_len\":12", "\"mfu\":", "\"peak_rss_mb\":"]
+        {
+            assert!(line.contains(key), "{key} in {line}");
+        }
+    }
+
+    #[test]
+    fn every_case_yields_a_report() {
+        let questions = exam(&small()).unwrap();
+        let per_token = questions.tokens_per_second.median / questions.questions_per_second.unwrap().median;
+        assert!((per_token - 12.0).abs() < 1e-6);
+        assert!(generate(&small()).unwrap().tokens_per_second.median > 0.0);
+        let report = tokenize(&small(), None, None).unwrap();
+        assert!(report.megabytes_per_second.unwrap().median > 0.0 && report.compute.is_none());
+    }
+}

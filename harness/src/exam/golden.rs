@@ -1,0 +1,91 @@
+//! MiniMind v1 parity of a whole exam: sheets, prompts, letter probabilities, predictions.
+//! Reference and tolerances are those of `golden/ceval`.
+#![allow(clippy::unwrap_used)]
+
+use super::{Prompter, Sheet, Shots, read_sheets, sit};
+use crate::config::Answer;
+use crate::data::Tokenizer;
+use crate::run::files::hex;
+use crate::testing::shared;
+use candle_core::{Device, Tensor};
+use model::{Transformer, Weights};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+/// The model of a folder, its attention and feed-forward matrices times `factor`; the router stays as it is.
+fn scaled(folder: &str, factor: f32) -> Option<Transformer> {
+    let model = Transformer::load(&shared(&format!("golden/{folder}"))?, &Device::Cpu).unwrap();
+    let mut flat = model.weights.flat.to_vec1::<f32>().unwrap();
+    for param in &model.weights.layout.params {
+        let inside = param.name.contains(".attention.") || param.name.contains(".feed_forward.");
+        if inside && !param.name.contains(".gate.") {
+            flat[param.range.clone()].iter_mut().for_each(|v| *v *= factor);
+        }
+    }
+    let flat = Tensor::new(flat, &Device::Cpu).unwrap();
+    let weights = Weights { flat, ..model.weights.clone() };
+    Some(Transformer::from_weights(&model.config, weights))
+}
+
+/// Sits the six subjects and holds every question against the reference, to `tolerance` relative.
+fn compare(folder: &str, factor: f32, max_len: usize, file: &str, tolerance: f64) {
+    let (Some(model), Some(dir), Some(tokenizer), Some(reference)) = (
+        scaled(folder, factor),
+        shared("data/ceval/val"),
+        shared("data/minimind_tokenizer"),
+        shared(&format!("golden/ceval/{file}.json")),
+    ) else {
+        return;
+    };
+    let tokenizer = Tokenizer::load(&tokenizer).unwrap();
+    let reference: Value = serde_json::from_slice(&std::fs::read(reference).unwrap()).unwrap();
+    let sheets: Vec<Sheet> = read_sheets(&dir, "val")
+        .unwrap()
+        .into_iter()
+        .filter(|sheet| reference.get(&sheet.subject).is_some())
+        .collect();
+    assert_eq!(sheets.len(), 6);
+    let prompter = Prompter { system: "开始回答问题".into(), max_len, shots: Shots::new() };
+    let whole = Prompter { max_len: usize::MAX, ..prompter.clone() };
+    let records = sit(&model, &tokenizer, &sheets, &prompter, Answer::Letter, &|_| ()).unwrap();
+    assert_eq!(records.len(), 151);
+    let asked = sheets.iter().flat_map(|s| s.questions.iter().enumerate().map(move |(i, q)| (s, i, q)));
+    for (record, (sheet, i, question)) in records.iter().zip(asked) {
+        let want = &reference[&sheet.subject][i];
+        let name = format!("{file}, {} {}", record.subject, record.id);
+        assert_eq!(record.id, want["id"].to_string(), "{name}");
+
+        let ids = whole.ids(&tokenizer, sheet, question).unwrap();
+        assert_eq!(Some(ids.len() as u64), want["n_tokens"].as_u64(), "{name}");
+        assert_eq!(Some(ids.len() > max_len), want["truncated"].as_bool(), "{name}");
+        let prompt = tokenizer.decode(&ids, false).unwrap();
+        assert_eq!(hex(&Sha256::digest(&prompt))[..16], *want["sha256_prompt"].as_str().unwrap(), "{name}");
+        if let Some(text) = want["prompt"].as_str() {
+            assert_eq!(prompt, text, "{name}");
+            assert_eq!(serde_json::json!(ids), want["ids"], "{name}");
+        }
+
+        for (got, want) in record.probabilities.iter().zip(want["probs"].as_array().unwrap()) {
+            let want = want.as_f64().unwrap();
+            let off = (got - want).abs() / want;
+            assert!(off <= tolerance, "{name}: {got} instead of {want}, off by {off:e}");
+        }
+        assert_eq!(record.answer.to_string(), want["answer"].as_str().unwrap(), "{name}");
+        // Within a tie of rounding either letter is right.
+        if want["rel_margin"].as_f64().unwrap() > 1e-5 {
+            assert_eq!(record.prediction.to_string(), want["pred"].as_str().unwrap(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn dense_answers_are_minimind_s() {
+    compare("dense", 1.0, 128, "dense_seq128", 2e-6);
+    compare("dense", 8.0, 512, "dense_x8_seq512", 1e-5);
+}
+
+#[test]
+fn moe_answers_are_minimind_s() {
+    compare("moe", 1.0, 128, "moe_seq128", 2e-6);
+    compare("moe", 8.0, 512, "moe_x8_seq512", 1e-5);
+}
