@@ -164,7 +164,7 @@ impl Claim {
         }
         let owner = Owner::this_process();
         // Made whole under another name, then linked: a claim is never seen half-written, and one link wins.
-        let draft = dir.join(format!(".{CLAIM}.{}.{}", owner.pid, owner.number));
+        let draft = dir.join(format!(".writing-{CLAIM}.{}.{}", owner.pid, owner.number));
         write_atomic(&draft, &text(&owner))?;
         let linked = fs::hard_link(&draft, &path);
         let file = OpenOptions::new().write(true).open(&draft);
