@@ -1,13 +1,17 @@
 //! The verbs of the command line. *Invariant:* only this folder prints.
 #![allow(clippy::print_stdout)] // the command line's own output
 
+mod clean;
 mod files;
 mod sweeps;
+mod watch;
 
+use crate::run::limits::{parse_size, parse_time};
 use clap::{Args, Parser, Subcommand};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Train, examine and compare small language models.
 #[derive(Debug, Parser)]
@@ -41,6 +45,20 @@ struct SweepArgs {
     json: bool,
 }
 
+/// What each stage run may use, and how often it is tried again.
+#[derive(Debug, Clone, Copy, Args)]
+struct BoundArgs {
+    /// Longest time of a stage run, such as 30m; it then writes a checkpoint and counts as failed
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    time_limit: Option<Duration>,
+    /// Most memory of a stage run, such as 2G; one that takes more is killed and counts as failed
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    memory_limit: Option<u64>,
+    /// Try a stage run again so often when it is killed or the disk fails, with growing pauses
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    retries: u32,
+}
+
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Train, examine and report every trial
@@ -54,6 +72,8 @@ enum Verb {
         /// Stage runs at a time; unset: as many as cores, at most as many as trials
         #[arg(long)]
         jobs: Option<usize>,
+        #[command(flatten)]
+        bounds: BoundArgs,
     },
     /// Show the trials and what they cost, and which stage runs are there already
     #[command(after_help = "Example: mindscale plan sweeps/deep_vs_wide_1m.toml --explain")]
@@ -65,11 +85,17 @@ enum Verb {
         explain: bool,
     },
     /// Show what ran, runs, failed and is left
-    #[command(after_help = "Example: mindscale status experiments/quickstart.toml --json")]
+    #[command(after_help = "Example: mindscale status experiments/quickstart.toml --watch")]
     Status {
         #[command(flatten)]
         sweep: SweepArgs,
+        /// Draw anew every second until nothing is left to run
+        #[arg(long, conflicts_with = "json")]
+        watch: bool,
     },
+    /// Show what no sweep refers to, and remove it with --delete
+    #[command(after_help = "Example: mindscale gc sweeps/*.toml experiments/*.toml --runs runs --delete")]
+    Gc(clean::GcArgs),
     /// Write figures, tables and report again from recorded runs
     #[command(after_help = "Example: mindscale report experiments/quickstart.toml")]
     Report {
@@ -115,9 +141,10 @@ pub fn main() -> ExitCode {
         .init();
     let cli = Cli::parse();
     let outcome = match cli.verb {
-        Verb::Run { sweep, results, jobs } => sweeps::run(&sweep, &results, jobs),
+        Verb::Run { sweep, results, jobs, bounds } => sweeps::run(&sweep, &results, jobs, bounds),
         Verb::Plan { sweep, explain } => sweeps::plan(&sweep, explain),
-        Verb::Status { sweep } => sweeps::status(&sweep),
+        Verb::Status { sweep, watch } => watch::status(&sweep, watch),
+        Verb::Gc(args) => clean::gc(&args),
         Verb::Report { sweep, results } => sweeps::report(&sweep, &results),
         Verb::Exam(args) => files::exam(&args),
         Verb::Tokenizer { verb } => files::tokenizer(&verb),

@@ -1,15 +1,15 @@
 //! The verbs over sweeps and experiments: run, plan, status, report.
 
-use super::{SweepArgs, say};
+use super::{BoundArgs, SweepArgs, say};
 use crate::config::Overrides;
 use crate::report::{Experiment, TrialQuestion};
 use crate::run::child::{Processes, stage_run as work};
 use crate::run::graph::{StageGraph, State, explain};
+use crate::run::limits::Limits;
 use crate::run::pool::{Outcome, PoolOptions, Stop, execute};
 use crate::run::records::collect;
 use crate::run::stage::Stage;
 use crate::run::stages::Recipe;
-use crate::run::status::overview;
 use crate::run::{files::create_dir, pool};
 use crate::sweep::{Sweep, Trial};
 use crate::track::Board;
@@ -19,33 +19,37 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A sweep or an experiment, expanded.
-struct Work {
+pub(super) struct Work {
     /// The experiment; `None` where a sweep was named.
     experiment: Option<Experiment>,
     name: String,
-    trials: Vec<Trial>,
+    pub(super) trials: Vec<Trial>,
 }
 
 impl Work {
-    fn read(args: &SweepArgs) -> Result<Self> {
-        let overrides = Overrides::from_env(args.preset.clone(), args.set.clone());
-        let experiment = Experiment::read_if_experiment(&args.file)?;
-        let files = experiment.as_ref().map_or_else(|| vec![args.file.clone()], |e| e.sweeps.clone());
+    pub(super) fn read(args: &SweepArgs) -> Result<Self> {
+        Self::of(&args.file, &Overrides::from_env(args.preset.clone(), args.set.clone()))
+    }
+
+    /// Reads and expands one file.
+    pub(super) fn of(file: &Path, overrides: &Overrides) -> Result<Self> {
+        let experiment = Experiment::read_if_experiment(file)?;
+        let files = experiment.as_ref().map_or_else(|| vec![file.to_path_buf()], |e| e.sweeps.clone());
         let (mut trials, mut name) = (vec![], String::new());
         for file in &files {
-            let sweep = Sweep::read(file, &overrides)?;
+            let sweep = Sweep::read(file, overrides)?;
             trials.extend(sweep.expand()?);
             name = sweep.name;
         }
         if experiment.is_some() {
-            name = args.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         }
         Ok(Self { experiment, name, trials })
     }
 }
 
 /// Trains, examines and reports every trial.
-pub fn run(args: &SweepArgs, results: &Path, jobs: Option<usize>) -> Result<bool> {
+pub fn run(args: &SweepArgs, results: &Path, jobs: Option<usize>, bounds: BoundArgs) -> Result<bool> {
     let sweep = Work::read(args)?;
     create_dir(&args.runs)?;
     create_dir(results)?;
@@ -74,8 +78,10 @@ pub fn run(args: &SweepArgs, results: &Path, jobs: Option<usize>) -> Result<bool
     .context("Ctrl-C cannot be caught")?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let board = Board::for_stderr();
-    let outcome =
-        execute(&graph, PoolOptions { jobs, cores }, &Processes::of_this_program()?, &stop, &board)?;
+    let limits = Limits { time: bounds.time_limit, memory: bounds.memory_limit };
+    let children = Processes::of_this_program(limits)?;
+    let options = PoolOptions { jobs, cores, retries: bounds.retries };
+    let outcome = execute(&graph, options, &children, &stop, &board)?;
     write_report(&sweep, &args.runs, &out)?;
     conclude(&sweep, &graph, &outcome, &out, args)
 }
@@ -136,36 +142,6 @@ pub fn plan(args: &SweepArgs, explained: bool) -> Result<bool> {
         let why = if explained && node.state.is_open() { explain(node, &args.runs) } else { None };
         let why = why.map_or(String::new(), |why| format!("; {why}"));
         say(format!("{:<24} for {} trials: {}{why}", node.short(), node.trials.len(), state(node)))?;
-    }
-    Ok(true)
-}
-
-/// Shows how a sweep stands.
-pub fn status(args: &SweepArgs) -> Result<bool> {
-    let sweep = Work::read(args)?;
-    let graph = StageGraph::plan(&sweep.trials, &args.runs)?;
-    let overview = overview(&graph)?;
-    if args.json {
-        say(serde_json::to_string_pretty(&overview)?)?;
-        return Ok(true);
-    }
-    let c = overview.counts;
-    say(format!(
-        "{} done, {} running, {} failed, {} stopped, {} pending",
-        c.done, c.running, c.failed, c.stopped, c.pending
-    ))?;
-    for trial in &overview.trials {
-        say(format!("{:?} {}", trial.status, trial.label))?;
-        for stage in trial.stages.iter().filter(|s| !["done", "spare"].contains(&s.state)) {
-            let last = stage.last.as_ref().map_or(String::new(), |l| {
-                format!(", step {}, loss {}", l.step, l.loss.map_or("?".into(), |l| format!("{l:.4}")))
-            });
-            let detail = stage.detail.as_ref().map_or(String::new(), |d| format!(": {d}"));
-            say(format!("    {} {}{last}{detail}", stage.stage, stage.state))?;
-            for line in &stage.log {
-                say(format!("        {line}"))?;
-            }
-        }
     }
     Ok(true)
 }
