@@ -3,7 +3,7 @@
 
 use super::claim::{Attempt, CLAIM, Claim};
 use super::gc::{Garbage, find, remove};
-use super::graph::{StageGraph, State, explain};
+use super::graph::{StageGraph, StageNode, State, explain};
 use super::manifest::{Manifest, Results, RunStatus};
 use super::pool::{Launch, Outcome, PoolOptions, Stop, execute};
 use super::records::collect;
@@ -167,11 +167,31 @@ fn names_do_not_follow_from_how_the_work_is_done() {
     assert_eq!(changed(|c| c.pretrain.training.log_every = 1), []);
     assert_eq!(changed(|c| c.dpo.training.checkpoint_every = 1), []);
     assert_eq!(changed(|c| c.sft.training.keep_checkpoints = 1), []);
+    assert_eq!(changed(|c| (c.sft.training.keep_every, c.sft.training.keep_best) = (7, true)), []);
+    assert_eq!(changed(|c| c.pretrain.training.max_loss_rise = 2.0), []);
     // Keys of a stage that is left out.
     assert_eq!(changed(|c| c.lora.rank = 2), []);
     let of = |change: fn(&mut TrialConfig)| trial(change).id;
     assert_eq!(of(|_| {}), of(|c| (c.threads, c.sft.training.log_every) = (3, 3)));
     assert_ne!(of(|_| {}), of(|c| c.sft.training.lr = 3.0));
+}
+
+#[test]
+fn a_comment_in_a_sweep_file_runs_nothing_again() {
+    let runs = tempfile::tempdir().unwrap();
+    let read = |text: &str| {
+        let sweep = crate::sweep::Sweep::read_str("a.toml", text, &crate::config::Overrides::default());
+        plan(&sweep.unwrap().expand().unwrap(), runs.path())
+    };
+    let text = "name = 'a'\n[base.pretrain]\nlr = 1e-3\nlog_every = 10\n[axes]\nseed = [1, 2]\n";
+    run(&read(text), &Fake::default());
+    let reworded = text.replace("[axes]", "# Two seeds are enough here.\n[axes]").replace("1e-3", "0.001");
+    for changed in [reworded.clone(), reworded.replace("log_every = 10", "log_every = 1")] {
+        assert!(read(&changed).is_finished(), "{changed}");
+    }
+    let graph = read(&format!("{text}[base.dpo]\nlr = 0.5\n"));
+    let open: Vec<Stage> = graph.nodes.iter().filter(|n| n.state.is_open()).map(StageNode::stage).collect();
+    assert_eq!(open, [Stage::Dpo, Stage::Exam, Stage::Dpo, Stage::Exam]);
 }
 
 #[test]
