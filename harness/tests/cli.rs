@@ -1,44 +1,11 @@
 //! The program as a user runs it.
 #![allow(clippy::unwrap_used)]
 
-use assert_cmd::Command;
+mod common;
+
+use common::{TINY, mindscale, two_seeds};
+use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
-use std::path::Path;
-
-fn mindscale(dir: &Path) -> Command {
-    let mut command = Command::cargo_bin("mindscale").unwrap();
-    command.current_dir(dir);
-    command
-}
-
-/// The smallest sweep that goes through the whole recipe.
-const TINY: &str = r#"
-name = "tiny"
-[base.model]
-d_model = 16
-n_layers = 1
-n_heads = 2
-n_kv_heads = 1
-vocab_size = 300
-[base.world]
-people = 6
-pretrain_rows = 60
-sft_rows = 60
-dpo_pairs = 20
-questions_per_subject = 3
-[base.pretrain]
-steps = 6
-seq_len = 64
-checkpoint_every = 2
-[base.sft]
-steps = 2
-seq_len = 64
-[base.dpo]
-steps = 2
-seq_len = 64
-[axes]
-seed = [1, 2]
-"#;
 
 #[test]
 fn wrong_usage_exits_with_two() {
@@ -77,7 +44,7 @@ fn bad_input_is_one_clear_error() {
 #[test]
 fn a_sweep_runs_once_and_a_missing_part_is_made_again() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("tiny.toml"), TINY).unwrap();
+    std::fs::write(dir.path().join("tiny.toml"), two_seeds()).unwrap();
     let run = || {
         let mut command = mindscale(dir.path());
         command.args(["run", "tiny.toml"]);
@@ -103,7 +70,7 @@ fn a_sweep_runs_once_and_a_missing_part_is_made_again() {
 #[test]
 fn a_failed_trial_leaves_the_others_alone() {
     let dir = tempfile::tempdir().unwrap();
-    let text = TINY.replace("[axes]\nseed = [1, 2]", "[axes]\n\"dpo.lr\" = [1e-4, 1e30]");
+    let text = format!("{TINY}[axes]\n\"dpo.lr\" = [1e-4, 1e30]\n");
     std::fs::write(
         dir.path().join("s.toml"),
         text.replace("[base.dpo]\nsteps = 2", "[base.dpo]\nsteps = 20"),
@@ -113,4 +80,29 @@ fn a_failed_trial_leaves_the_others_alone() {
     let trials = std::fs::read_to_string(dir.path().join("results/tiny/trials.csv")).unwrap();
     assert_eq!(trials.matches(",done,").count(), 1, "{trials}");
     assert!(trials.contains("lower dpo.lr"), "{trials}");
+}
+
+#[test]
+fn what_is_not_referred_to_can_be_cleared_away() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("both.toml"), two_seeds()).unwrap();
+    std::fs::write(dir.path().join("one.toml"), format!("{TINY}[axes]\nseed = [1]\n")).unwrap();
+    mindscale(dir.path()).args(["run", "both.toml"]).assert().code(0);
+    let gc = |args: &[&str]| {
+        let mut command = mindscale(dir.path());
+        command.arg("gc").args(args);
+        command.assert().code(0)
+    };
+    gc(&["both.toml"]).stdout(contains("runs: nothing to remove"));
+    // The second seed's three trainings and its exam.
+    gc(&["one.toml"]).stdout(contains("4 stage runs").and(contains("can be removed with --delete")));
+    gc(&["one.toml", "--json"]).stdout(contains("\"removed\":[]"));
+    gc(&["one.toml", "--delete"]).stdout(contains("removed 4 stage runs"));
+    gc(&["one.toml"]).stdout(contains("nothing to remove"));
+    mindscale(dir.path()).args(["status", "one.toml", "--watch"]).assert().code(0).stdout(contains("1 done"));
+    mindscale(dir.path())
+        .args(["run", "both.toml"])
+        .assert()
+        .code(0)
+        .stdout(contains("4 stage runs done here"));
 }

@@ -7,7 +7,7 @@ mod sweeps;
 mod watch;
 
 use crate::run::limits::{parse_size, parse_time};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,8 +45,8 @@ struct SweepArgs {
     json: bool,
 }
 
-/// What each stage run may use, and how often it is tried again.
-#[derive(Debug, Clone, Copy, Args)]
+/// Where each stage run is worked on, what it may use, and how often it is tried again.
+#[derive(Debug, Clone, Args)]
 struct BoundArgs {
     /// Longest time of a stage run, such as 30m; it then writes a checkpoint and counts as failed
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
@@ -57,6 +57,21 @@ struct BoundArgs {
     /// Try a stage run again so often when it is killed or the disk fails, with growing pauses
     #[arg(long, value_name = "N", default_value_t = 2)]
     retries: u32,
+    /// Where stage runs are worked on: in processes here, or as jobs of Slurm
+    #[arg(long, value_enum, default_value_t = Executor::Local)]
+    executor: Executor,
+    /// Option for every Slurm job, such as --sbatch=--partition=gpu; may be repeated
+    #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
+    sbatch: Vec<String>,
+}
+
+/// Where stage runs are worked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Executor {
+    /// In processes on this machine
+    Local,
+    /// As jobs of Slurm
+    Slurm,
 }
 
 #[derive(Debug, Subcommand)]
@@ -93,6 +108,12 @@ enum Verb {
         #[arg(long, conflicts_with = "json")]
         watch: bool,
     },
+    /// Take a sweep's jobs out of Slurm's queue
+    #[command(after_help = "Example: mindscale cancel sweeps/deep_vs_wide_1m.toml")]
+    Cancel {
+        #[command(flatten)]
+        sweep: SweepArgs,
+    },
     /// Show what no sweep refers to, and remove it with --delete
     #[command(after_help = "Example: mindscale gc sweeps/*.toml experiments/*.toml --runs runs --delete")]
     Gc(clean::GcArgs),
@@ -126,6 +147,9 @@ enum Verb {
     StageRun {
         /// The request
         request: PathBuf,
+        /// Nobody holds the standard input
+        #[arg(long)]
+        alone: bool,
     },
 }
 
@@ -141,7 +165,7 @@ pub fn main() -> ExitCode {
         .init();
     let cli = Cli::parse();
     let outcome = match cli.verb {
-        Verb::Run { sweep, results, jobs, bounds } => sweeps::run(&sweep, &results, jobs, bounds),
+        Verb::Run { sweep, results, jobs, bounds } => sweeps::run(&sweep, &results, jobs, &bounds),
         Verb::Plan { sweep, explain } => sweeps::plan(&sweep, explain),
         Verb::Status { sweep, watch } => watch::status(&sweep, watch),
         Verb::Gc(args) => clean::gc(&args),
@@ -150,11 +174,16 @@ pub fn main() -> ExitCode {
         Verb::Tokenizer { verb } => files::tokenizer(&verb),
         Verb::Data { verb } => files::data(&verb),
         Verb::Import(args) => files::import(&args),
-        Verb::StageRun { request } => sweeps::stage_run(&request),
+        Verb::Cancel { sweep } => sweeps::cancel(&sweep),
+        Verb::StageRun { request, alone } => return end(sweeps::stage_run(&request, alone)),
     };
+    end(outcome.map(|is_well| if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
+}
+
+/// Tells an error, and turns it into an exit code.
+fn end(outcome: anyhow::Result<ExitCode>) -> ExitCode {
     match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -1,6 +1,6 @@
 //! The verbs over sweeps and experiments: run, plan, status, report.
 
-use super::{BoundArgs, SweepArgs, say};
+use super::{BoundArgs, Executor, SweepArgs, say};
 use crate::config::Overrides;
 use crate::report::{Experiment, TrialQuestion};
 use crate::run::child::{Processes, stage_run as work};
@@ -10,11 +10,12 @@ use crate::run::pool::{Outcome, PoolOptions, Stop, execute};
 use crate::run::records::collect;
 use crate::run::stage::Stage;
 use crate::run::stages::Recipe;
-use crate::run::{files::create_dir, pool};
+use crate::run::{files::create_dir, pool, slurm};
 use crate::sweep::{Sweep, Trial};
 use crate::track::Board;
 use anyhow::{Context, Result};
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -49,7 +50,7 @@ impl Work {
 }
 
 /// Trains, examines and reports every trial.
-pub fn run(args: &SweepArgs, results: &Path, jobs: Option<usize>, bounds: BoundArgs) -> Result<bool> {
+pub fn run(args: &SweepArgs, results: &Path, jobs: Option<usize>, bounds: &BoundArgs) -> Result<bool> {
     let sweep = Work::read(args)?;
     create_dir(&args.runs)?;
     create_dir(results)?;
@@ -78,10 +79,15 @@ pub fn run(args: &SweepArgs, results: &Path, jobs: Option<usize>, bounds: BoundA
     .context("Ctrl-C cannot be caught")?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let board = Board::for_stderr();
-    let limits = Limits { time: bounds.time_limit, memory: bounds.memory_limit };
-    let children = Processes::of_this_program(limits)?;
-    let options = PoolOptions { jobs, cores, retries: bounds.retries };
-    let outcome = execute(&graph, options, &children, &stop, &board)?;
+    let outcome = match bounds.executor {
+        Executor::Slurm => slurm::execute(&graph, &bounds.sbatch, &stop, &board)?,
+        Executor::Local => {
+            let limits = Limits { time: bounds.time_limit, memory: bounds.memory_limit };
+            let children = Processes::of_this_program(limits)?;
+            let options = PoolOptions { jobs, cores, retries: bounds.retries };
+            execute(&graph, options, &children, &stop, &board)?
+        }
+    };
     write_report(&sweep, &args.runs, &out)?;
     conclude(&sweep, &graph, &outcome, &out, args)
 }
@@ -182,11 +188,22 @@ fn write_report(sweep: &Work, runs: &Path, out: &Path) -> Result<()> {
     crate::report::write(&experiment, &records, &questions, out)
 }
 
-/// The child's side of a stage run.
-pub fn stage_run(request: &Path) -> Result<bool> {
+/// The child's side of a stage run; one that is alone and has something left to do asks to be queued again.
+pub fn stage_run(request: &Path, alone: bool) -> Result<ExitCode> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&stop);
     ctrlc::set_handler(move || asked.store(true, Ordering::SeqCst)).context("signals cannot be caught")?;
-    work(request, &Recipe, &stop)?;
+    let is_over = work(request, alone, &Recipe, &stop)?;
+    Ok(if alone && !is_over { ExitCode::from(slurm::AGAIN) } else { ExitCode::SUCCESS })
+}
+
+/// Takes a sweep's jobs out of Slurm's queue.
+pub fn cancel(args: &SweepArgs) -> Result<bool> {
+    let sweep = Work::read(args)?;
+    let jobs = slurm::cancel(&StageGraph::plan(&sweep.trials, &args.runs)?)?;
+    match args.json {
+        true => say(serde_json::json!({ "cancelled": jobs }))?,
+        false => say(format!("{}: {} jobs cancelled", sweep.name, jobs.len()))?,
+    }
     Ok(true)
 }

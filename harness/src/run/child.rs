@@ -71,11 +71,8 @@ impl Launch for Processes {
 
 impl Processes {
     fn run(&self, request: &StageRequest, stop: &Stop, progress: &dyn Progress) -> Result<Ended> {
-        let dir = &request.dir;
-        create_dir(dir)?;
-        let request_path = dir.join(REQUEST);
-        write_atomic(&request_path, &serde_json::to_vec_pretty(request)?)?;
-        let log_path = dir.join(LOG);
+        let request_path = write_request(request)?;
+        let log_path = request.dir.join(LOG);
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -115,6 +112,14 @@ impl Processes {
             }
         }
     }
+}
+
+/// Writes a request into the folder of its stage run; its place.
+pub fn write_request(request: &StageRequest) -> Result<PathBuf> {
+    create_dir(&request.dir)?;
+    let path = request.dir.join(REQUEST);
+    write_atomic(&path, &serde_json::to_vec_pretty(request)?)?;
+    Ok(path)
 }
 
 /// Passes the child's progress on until it says how it ended, or its output ends without.
@@ -174,29 +179,30 @@ fn describe(status: ExitStatus) -> (String, bool) {
     }
 }
 
-/// The child's side: works on the request in a file. `stop` is set when the standard input ends.
-pub fn stage_run(request: &Path, body: &dyn StageBody, stop: &Arc<AtomicBool>) -> Result<()> {
+/// The child's side: works on the request in a file; `false` where there is something left to do.
+///
+/// `stop` is set when the standard input ends, unless nobody holds it: a child that is `alone` ends by a signal only.
+pub fn stage_run(request: &Path, alone: bool, body: &dyn StageBody, stop: &Arc<AtomicBool>) -> Result<bool> {
     let request: StageRequest = serde_json::from_str(&read_text(request)?)
         .with_context(|| format!("{}: is not a request", request.display()))?;
-    let asked = Arc::clone(stop);
-    // The thread is left waiting when the work is done first; the process ends with it.
-    std::thread::spawn(move || {
-        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
-        asked.store(true, std::sync::atomic::Ordering::SeqCst);
-    });
+    if !alone {
+        let asked = Arc::clone(stop);
+        // The thread is left waiting when the work is done first; the process ends with it.
+        std::thread::spawn(move || {
+            let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+            asked.store(true, std::sync::atomic::Ordering::SeqCst);
+        });
+    }
     let teller = Teller::default();
     let ended = match work(&request, body, stop, &teller) {
         Ok(ended) => ended,
         Err(error) => Ended::of(&error),
     };
-    let failed = match &ended {
-        Ended::Failed(reason) | Ended::CutOff(reason) => Some(reason.clone()),
-        _ => None,
-    };
-    teller.tell(&Line::Ended { ended });
-    match failed {
-        Some(reason) => bail!(reason),
-        None => Ok(()),
+    teller.tell(&Line::Ended { ended: ended.clone() });
+    match ended {
+        Ended::Done(_) => Ok(true),
+        Ended::Stopped | Ended::Busy => Ok(false),
+        Ended::Failed(reason) | Ended::CutOff(reason) => bail!(reason),
     }
 }
 

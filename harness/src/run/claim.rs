@@ -187,6 +187,21 @@ impl Claim {
         self.lost.load(Ordering::SeqCst) || !self.is_ours()
     }
 
+    /// Works, and sets `stop` as soon as the claim is lost.
+    pub fn while_ours<T>(&self, stop: &AtomicBool, work: impl FnOnce() -> T) -> T {
+        let (over, ended) = channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                while ended.recv_timeout(BEAT_EVERY / 10) == Err(RecvTimeoutError::Timeout) {
+                    stop.fetch_or(self.lost.load(Ordering::SeqCst), Ordering::SeqCst);
+                }
+            });
+            let done = work();
+            drop(over);
+            done
+        })
+    }
+
     fn is_ours(&self) -> bool {
         let dir = self.path.parent().unwrap_or(Path::new("."));
         read(dir).is_some_and(|owner| owner.is(&self.owner))

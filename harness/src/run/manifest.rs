@@ -193,8 +193,16 @@ pub fn outputs(dir: &Path) -> Result<Vec<Output>> {
 }
 
 /// What belongs to the running of a stage, not to its results.
-const RUNNING: [&str; 7] =
-    [MANIFEST, "config.toml", "log.txt", "request.json", "claim.json", "length.txt", "checkpoints"];
+const RUNNING: [&str; 8] = [
+    MANIFEST,
+    "config.toml",
+    "log.txt",
+    "request.json",
+    "job.txt",
+    "claim.json",
+    "length.txt",
+    "checkpoints",
+];
 
 /// Seconds since 1970.
 pub fn now() -> f64 {

@@ -15,6 +15,7 @@ pub mod manifest;
 pub mod pool;
 pub mod records;
 pub mod retry;
+pub mod slurm;
 pub mod stage;
 pub mod stages;
 pub mod status;

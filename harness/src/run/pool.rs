@@ -198,7 +198,7 @@ impl<'a> Pool<'a> {
                 0 => (self.cores / at_once).max(1),
                 threads => threads,
             };
-            let request = request(self.graph, node, threads, dead)?;
+            let request = StageRequest { dead, ..request_of(self.graph, node, threads)? };
             let task = self.board.task(&self.name(node));
             let (launch, stop, sender) = (self.launch, self.stop, self.sender.clone());
             self.states[node] = Doing::Running(Instant::now());
@@ -290,7 +290,7 @@ impl<'a> Pool<'a> {
             }
             Ended::CutOff(reason) => {
                 // A disk that is full takes no record either; the reason is told all the same.
-                let request = request(self.graph, node, 1, None)?;
+                let request = request_of(self.graph, node, 1)?;
                 if let Err(error) = record_end(&request, RunStatus::Failed, &reason) {
                     self.board.line(&format!("{}: {error:#}", self.name(node)));
                 }
@@ -350,8 +350,8 @@ fn downstream(graph: &StageGraph) -> Vec<f64> {
     weights
 }
 
-/// What a process needs to know to work on a stage run of the plan.
-fn request(graph: &StageGraph, node: usize, threads: usize, dead: Option<Owner>) -> Result<StageRequest> {
+/// What a process needs to know to work on a stage run of the plan; 0 threads are all that it finds.
+pub fn request_of(graph: &StageGraph, node: usize, threads: usize) -> Result<StageRequest> {
     let planned = &graph.nodes[node];
     let dir_of = |index: Option<usize>| -> Option<PathBuf> { Some(graph.nodes[index?].dir.clone()) };
     Ok(StageRequest {
@@ -368,6 +368,6 @@ fn request(graph: &StageGraph, node: usize, threads: usize, dead: Option<Owner>)
         inputs: inputs_of(planned, graph),
         files: planned.facts.files.clone(),
         facts: planned.facts.facts.clone(),
-        dead,
+        dead: None,
     })
 }

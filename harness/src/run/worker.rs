@@ -36,7 +36,7 @@ pub struct StageRequest {
     pub model: Option<PathBuf>,
     /// The stage that made that model.
     pub model_stage: Option<Stage>,
-    /// Threads to work with.
+    /// Threads to work with; 0 takes all that there are.
     pub threads: usize,
     /// The names of the inputs.
     pub inputs: Vec<Input>,
@@ -53,7 +53,10 @@ impl StageRequest {
     pub fn trial_config(&self) -> Result<TrialConfig> {
         let mut config: TrialConfig = toml::from_str(&self.config)
             .with_context(|| format!("{}: configuration of the request", self.dir.display()))?;
-        config.threads = self.threads;
+        config.threads = match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
         Ok(config)
     }
 }
@@ -125,7 +128,7 @@ pub fn work(
     let mut manifest = begun(request, &config, before);
     manifest.write(dir)?;
 
-    let ended = sit(request, &config, body, stop, progress);
+    let ended = claim.while_ours(stop, || sit(request, &config, body, stop, progress));
     if claim.lost() {
         // Somebody took over: the folder is theirs, and so is its manifest.
         return Ok(Ended::Busy);

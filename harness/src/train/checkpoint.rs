@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use model::weights::NamedTensors;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Where training stood.
@@ -126,7 +127,12 @@ impl Checkpoints {
 
 fn remove(files: &[PathBuf]) -> Result<()> {
     for path in files {
-        std::fs::remove_file(path).with_context(|| format!("{}: cannot be removed", path.display()))?;
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("{}: cannot be removed", path.display()));
+            }
+            _ => {}
+        }
     }
     Ok(())
 }
