@@ -1,44 +1,12 @@
 //! The program as a user runs it.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use assert_cmd::Command;
+use common::{TINY, mindscale, two_seeds};
+use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
-use std::path::Path;
-
-fn mindscale(dir: &Path) -> Command {
-    let mut command = Command::cargo_bin("mindscale").unwrap();
-    command.current_dir(dir);
-    command
-}
-
-/// The smallest sweep that goes through the whole recipe.
-const TINY: &str = r#"
-name = "tiny"
-[base.model]
-d_model = 16
-n_layers = 1
-n_heads = 2
-n_kv_heads = 1
-vocab_size = 300
-[base.world]
-people = 6
-pretrain_rows = 60
-sft_rows = 60
-dpo_pairs = 20
-questions_per_subject = 3
-[base.pretrain]
-steps = 6
-seq_len = 64
-checkpoint_every = 2
-[base.sft]
-steps = 2
-seq_len = 64
-[base.dpo]
-steps = 2
-seq_len = 64
-[axes]
-seed = [1, 2]
-"#;
 
 #[test]
 fn wrong_usage_exits_with_two() {
@@ -77,7 +45,7 @@ fn bad_input_is_one_clear_error() {
 #[test]
 fn a_sweep_runs_once_and_a_missing_part_is_made_again() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("tiny.toml"), TINY).unwrap();
+    std::fs::write(dir.path().join("tiny.toml"), two_seeds()).unwrap();
     let run = || {
         let mut command = mindscale(dir.path());
         command.args(["run", "tiny.toml"]);
@@ -103,7 +71,7 @@ fn a_sweep_runs_once_and_a_missing_part_is_made_again() {
 #[test]
 fn a_failed_trial_leaves_the_others_alone() {
     let dir = tempfile::tempdir().unwrap();
-    let text = TINY.replace("[axes]\nseed = [1, 2]", "[axes]\n\"dpo.lr\" = [1e-4, 1e30]");
+    let text = format!("{TINY}[axes]\n\"dpo.lr\" = [1e-4, 1e30]\n");
     std::fs::write(
         dir.path().join("s.toml"),
         text.replace("[base.dpo]\nsteps = 2", "[base.dpo]\nsteps = 20"),
@@ -124,7 +92,7 @@ fn json(command: &mut Command) -> serde_json::Value {
 #[test]
 fn a_trained_model_writes_on() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("tiny.toml"), TINY.replace("[1, 2]", "[1]")).unwrap();
+    std::fs::write(dir.path().join("tiny.toml"), format!("{TINY}[axes]\nseed = [1]\n")).unwrap();
     mindscale(dir.path()).args(["run", "tiny.toml"]).assert().code(0);
     let mut folders = std::fs::read_dir(dir.path().join("runs")).unwrap().map(|e| e.unwrap().path());
     let model = folders.find(|p| p.file_name().unwrap().to_string_lossy().starts_with("sft-")).unwrap();
@@ -167,4 +135,29 @@ fn a_bench_is_one_line_of_json() {
         .code(1)
         .stderr(contains("model.d_model: 16 is not divisible"));
     bench("train", &["--lanes", "0"]).assert().code(1).stderr(contains("--lanes is 0, expected at least 1"));
+}
+
+#[test]
+fn what_is_not_referred_to_can_be_cleared_away() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("both.toml"), two_seeds()).unwrap();
+    std::fs::write(dir.path().join("one.toml"), format!("{TINY}[axes]\nseed = [1]\n")).unwrap();
+    mindscale(dir.path()).args(["run", "both.toml"]).assert().code(0);
+    let gc = |args: &[&str]| {
+        let mut command = mindscale(dir.path());
+        command.arg("gc").args(args);
+        command.assert().code(0)
+    };
+    gc(&["both.toml"]).stdout(contains("runs: nothing to remove"));
+    // The second seed's three trainings and its exam.
+    gc(&["one.toml"]).stdout(contains("4 stage runs").and(contains("can be removed with --delete")));
+    gc(&["one.toml", "--json"]).stdout(contains("\"removed\":[]"));
+    gc(&["one.toml", "--delete"]).stdout(contains("removed 4 stage runs"));
+    gc(&["one.toml"]).stdout(contains("nothing to remove"));
+    mindscale(dir.path()).args(["status", "one.toml", "--watch"]).assert().code(0).stdout(contains("1 done"));
+    mindscale(dir.path())
+        .args(["run", "both.toml"])
+        .assert()
+        .code(0)
+        .stdout(contains("4 stage runs done here"));
 }

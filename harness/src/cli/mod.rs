@@ -2,14 +2,18 @@
 #![allow(clippy::print_stdout)] // the command line's own output
 
 mod bench;
+mod clean;
 mod files;
 mod generate;
 mod sweeps;
+mod watch;
 
-use clap::{Args, Parser, Subcommand};
+use crate::run::limits::{parse_size, parse_time};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Train, examine and compare small language models.
 #[derive(Debug, Parser)]
@@ -43,6 +47,35 @@ struct SweepArgs {
     json: bool,
 }
 
+/// Where each stage run is worked on, what it may use, and how often it is tried again.
+#[derive(Debug, Clone, Args)]
+struct BoundArgs {
+    /// Longest time of a stage run, such as 30m; it then writes a checkpoint and counts as failed
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    time_limit: Option<Duration>,
+    /// Most memory of a stage run, such as 2G; one that takes more is killed and counts as failed
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    memory_limit: Option<u64>,
+    /// Try a stage run again so often when it is killed or the disk fails, with growing pauses
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    retries: u32,
+    /// Where stage runs are worked on: in processes here, or as jobs of Slurm
+    #[arg(long, value_enum, default_value_t = Executor::Local)]
+    executor: Executor,
+    /// Option for every Slurm job, such as --sbatch=--partition=gpu; may be repeated
+    #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
+    sbatch: Vec<String>,
+}
+
+/// Where stage runs are worked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Executor {
+    /// In processes on this machine
+    Local,
+    /// As jobs of Slurm
+    Slurm,
+}
+
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Train, examine and report every trial
@@ -56,6 +89,8 @@ enum Verb {
         /// Stage runs at a time; unset: as many as cores, at most as many as trials
         #[arg(long)]
         jobs: Option<usize>,
+        #[command(flatten)]
+        bounds: BoundArgs,
     },
     /// Show the trials and what they cost, and which stage runs are there already
     #[command(after_help = "Example: mindscale plan sweeps/deep_vs_wide_1m.toml --explain")]
@@ -67,11 +102,23 @@ enum Verb {
         explain: bool,
     },
     /// Show what ran, runs, failed and is left
-    #[command(after_help = "Example: mindscale status experiments/quickstart.toml --json")]
+    #[command(after_help = "Example: mindscale status experiments/quickstart.toml --watch")]
     Status {
         #[command(flatten)]
         sweep: SweepArgs,
+        /// Draw anew every second until nothing is left to run
+        #[arg(long, conflicts_with = "json")]
+        watch: bool,
     },
+    /// Take a sweep's jobs out of Slurm's queue
+    #[command(after_help = "Example: mindscale cancel sweeps/deep_vs_wide_1m.toml")]
+    Cancel {
+        #[command(flatten)]
+        sweep: SweepArgs,
+    },
+    /// Show what no sweep refers to, and remove it with --delete
+    #[command(after_help = "Example: mindscale gc sweeps/*.toml experiments/*.toml --runs runs --delete")]
+    Gc(clean::GcArgs),
     /// Write figures, tables and report again from recorded runs
     #[command(after_help = "Example: mindscale report experiments/quickstart.toml")]
     Report {
@@ -110,6 +157,9 @@ enum Verb {
     StageRun {
         /// The request
         request: PathBuf,
+        /// Nobody holds the standard input
+        #[arg(long)]
+        alone: bool,
     },
 }
 
@@ -125,9 +175,10 @@ pub fn main() -> ExitCode {
         .init();
     let cli = Cli::parse();
     let outcome = match cli.verb {
-        Verb::Run { sweep, results, jobs } => sweeps::run(&sweep, &results, jobs),
+        Verb::Run { sweep, results, jobs, bounds } => sweeps::run(&sweep, &results, jobs, &bounds),
         Verb::Plan { sweep, explain } => sweeps::plan(&sweep, explain),
-        Verb::Status { sweep } => sweeps::status(&sweep),
+        Verb::Status { sweep, watch } => watch::status(&sweep, watch),
+        Verb::Gc(args) => clean::gc(&args),
         Verb::Report { sweep, results } => sweeps::report(&sweep, &results),
         Verb::Exam(args) => files::exam(&args),
         Verb::Generate(args) => generate::generate(&args),
@@ -135,11 +186,16 @@ pub fn main() -> ExitCode {
         Verb::Tokenizer { verb } => files::tokenizer(&verb),
         Verb::Data { verb } => files::data(&verb),
         Verb::Import(args) => files::import(&args),
-        Verb::StageRun { request } => sweeps::stage_run(&request),
+        Verb::Cancel { sweep } => sweeps::cancel(&sweep),
+        Verb::StageRun { request, alone } => return end(sweeps::stage_run(&request, alone)),
     };
+    end(outcome.map(|is_well| if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
+}
+
+/// Tells an error, and turns it into an exit code.
+fn end(outcome: anyhow::Result<ExitCode>) -> ExitCode {
     match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

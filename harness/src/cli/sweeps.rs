@@ -1,51 +1,56 @@
 //! The verbs over sweeps and experiments: run, plan, status, report.
 
-use super::{SweepArgs, say};
+use super::{BoundArgs, Executor, SweepArgs, say};
 use crate::config::Overrides;
 use crate::report::{Experiment, TrialQuestion};
 use crate::run::child::{Processes, stage_run as work};
 use crate::run::graph::{StageGraph, State, explain};
+use crate::run::limits::Limits;
 use crate::run::pool::{Outcome, PoolOptions, Stop, execute};
 use crate::run::records::collect;
 use crate::run::stage::Stage;
 use crate::run::stages::Recipe;
-use crate::run::status::overview;
-use crate::run::{files::create_dir, pool};
+use crate::run::{files::create_dir, pool, slurm};
 use crate::sweep::{Sweep, Trial};
 use crate::track::Board;
 use anyhow::{Context, Result};
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A sweep or an experiment, expanded.
-struct Work {
+pub(super) struct Work {
     /// The experiment; `None` where a sweep was named.
     experiment: Option<Experiment>,
     name: String,
-    trials: Vec<Trial>,
+    pub(super) trials: Vec<Trial>,
 }
 
 impl Work {
-    fn read(args: &SweepArgs) -> Result<Self> {
-        let overrides = Overrides::from_env(args.preset.clone(), args.set.clone());
-        let experiment = Experiment::read_if_experiment(&args.file)?;
-        let files = experiment.as_ref().map_or_else(|| vec![args.file.clone()], |e| e.sweeps.clone());
+    pub(super) fn read(args: &SweepArgs) -> Result<Self> {
+        Self::of(&args.file, &Overrides::from_env(args.preset.clone(), args.set.clone()))
+    }
+
+    /// Reads and expands one file.
+    pub(super) fn of(file: &Path, overrides: &Overrides) -> Result<Self> {
+        let experiment = Experiment::read_if_experiment(file)?;
+        let files = experiment.as_ref().map_or_else(|| vec![file.to_path_buf()], |e| e.sweeps.clone());
         let (mut trials, mut name) = (vec![], String::new());
         for file in &files {
-            let sweep = Sweep::read(file, &overrides)?;
+            let sweep = Sweep::read(file, overrides)?;
             trials.extend(sweep.expand()?);
             name = sweep.name;
         }
         if experiment.is_some() {
-            name = args.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         }
         Ok(Self { experiment, name, trials })
     }
 }
 
 /// Trains, examines and reports every trial.
-pub fn run(args: &SweepArgs, results: &Path, jobs: Option<usize>) -> Result<bool> {
+pub fn run(args: &SweepArgs, results: &Path, jobs: Option<usize>, bounds: &BoundArgs) -> Result<bool> {
     let sweep = Work::read(args)?;
     create_dir(&args.runs)?;
     create_dir(results)?;
@@ -74,8 +79,15 @@ pub fn run(args: &SweepArgs, results: &Path, jobs: Option<usize>) -> Result<bool
     .context("Ctrl-C cannot be caught")?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let board = Board::for_stderr();
-    let outcome =
-        execute(&graph, PoolOptions { jobs, cores }, &Processes::of_this_program()?, &stop, &board)?;
+    let outcome = match bounds.executor {
+        Executor::Slurm => slurm::execute(&graph, &bounds.sbatch, &stop, &board)?,
+        Executor::Local => {
+            let limits = Limits { time: bounds.time_limit, memory: bounds.memory_limit };
+            let children = Processes::of_this_program(limits)?;
+            let options = PoolOptions { jobs, cores, retries: bounds.retries };
+            execute(&graph, options, &children, &stop, &board)?
+        }
+    };
     write_report(&sweep, &args.runs, &out)?;
     conclude(&sweep, &graph, &outcome, &out, args)
 }
@@ -140,36 +152,6 @@ pub fn plan(args: &SweepArgs, explained: bool) -> Result<bool> {
     Ok(true)
 }
 
-/// Shows how a sweep stands.
-pub fn status(args: &SweepArgs) -> Result<bool> {
-    let sweep = Work::read(args)?;
-    let graph = StageGraph::plan(&sweep.trials, &args.runs)?;
-    let overview = overview(&graph)?;
-    if args.json {
-        say(serde_json::to_string_pretty(&overview)?)?;
-        return Ok(true);
-    }
-    let c = overview.counts;
-    say(format!(
-        "{} done, {} running, {} failed, {} stopped, {} pending",
-        c.done, c.running, c.failed, c.stopped, c.pending
-    ))?;
-    for trial in &overview.trials {
-        say(format!("{:?} {}", trial.status, trial.label))?;
-        for stage in trial.stages.iter().filter(|s| !["done", "spare"].contains(&s.state)) {
-            let last = stage.last.as_ref().map_or(String::new(), |l| {
-                format!(", step {}, loss {}", l.step, l.loss.map_or("?".into(), |l| format!("{l:.4}")))
-            });
-            let detail = stage.detail.as_ref().map_or(String::new(), |d| format!(": {d}"));
-            say(format!("    {} {}{last}{detail}", stage.stage, stage.state))?;
-            for line in &stage.log {
-                say(format!("        {line}"))?;
-            }
-        }
-    }
-    Ok(true)
-}
-
 /// Writes the report from recorded runs.
 pub fn report(args: &SweepArgs, results: &Path) -> Result<bool> {
     let sweep = Work::read(args)?;
@@ -206,11 +188,22 @@ fn write_report(sweep: &Work, runs: &Path, out: &Path) -> Result<()> {
     crate::report::write(&experiment, &records, &questions, out)
 }
 
-/// The child's side of a stage run.
-pub fn stage_run(request: &Path) -> Result<bool> {
+/// The child's side of a stage run; one that is alone and has something left to do asks to be queued again.
+pub fn stage_run(request: &Path, alone: bool) -> Result<ExitCode> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&stop);
     ctrlc::set_handler(move || asked.store(true, Ordering::SeqCst)).context("signals cannot be caught")?;
-    work(request, &Recipe, &stop)?;
+    let is_over = work(request, alone, &Recipe, &stop)?;
+    Ok(if alone && !is_over { ExitCode::from(slurm::AGAIN) } else { ExitCode::SUCCESS })
+}
+
+/// Takes a sweep's jobs out of Slurm's queue.
+pub fn cancel(args: &SweepArgs) -> Result<bool> {
+    let sweep = Work::read(args)?;
+    let jobs = slurm::cancel(&StageGraph::plan(&sweep.trials, &args.runs)?)?;
+    match args.json {
+        true => say(serde_json::json!({ "cancelled": jobs }))?,
+        false => say(format!("{}: {} jobs cancelled", sweep.name, jobs.len()))?,
+    }
     Ok(true)
 }

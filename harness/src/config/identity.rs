@@ -11,7 +11,17 @@ const NAMESPACE: Uuid = Uuid::from_u128(0x3f7a_9c52_0d1e_4b86_a5c4_6d73_6361_6c6
 const RUNTIME: [&str; 2] = ["device", "threads"];
 
 /// Keys of a training stage on which neither weights nor validation depend.
-pub const CADENCE: [&str; 4] = ["enabled", "checkpoint_every", "keep_checkpoints", "log_every"];
+///
+/// `max_loss_rise` is among them: it can only keep a stage from being finished.
+pub const CADENCE: [&str; 7] = [
+    "enabled",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "keep_every",
+    "keep_best",
+    "max_loss_rise",
+    "log_every",
+];
 
 /// UUID v5 of the configuration, without the keys that change no result: where it runs, how often it is written
 /// down, and whatever a stage that is left out would do.

@@ -174,8 +174,15 @@ section! {
         pub val_tokens: u64 = 100_000,
         /// Steps between checkpoints; 0 writes the final one only.
         pub checkpoint_every: u64 = 500,
-        /// Checkpoints kept, the newest ones.
+        /// Checkpoints kept, the newest ones, until the stage is done.
         pub keep_checkpoints: usize = 2,
+        /// Steps between checkpoints that are kept for good; 0 keeps none.
+        pub keep_every: u64 = 0,
+        /// Keep the checkpoint of the lowest validation loss, as `best.ckpt`, for good.
+        pub keep_best: bool = false,
+        /// Stop as failed once the smoothed loss is so far above its best, in nats; 0 lets it rise. Smoothed over
+        /// about 20 steps.
+        pub max_loss_rise: f64 = 0.0,
         /// Steps between rows of metrics.csv.
         pub log_every: u64 = 10,
     }

@@ -168,6 +168,7 @@ impl Checks {
         self.positive(&key("eps"), t.eps);
         self.not_negative(&key("weight_decay"), t.weight_decay);
         self.not_negative(&key("clip"), t.clip);
+        self.not_negative(&key("max_loss_rise"), t.max_loss_rise);
     }
 
     fn lora(&mut self, config: &TrialConfig) {

@@ -5,8 +5,11 @@
 //! somebody asked to stop or because the parent died, the child finishes its step, writes a checkpoint and ends.
 
 use super::files::{create_dir, read_text, write_atomic};
+use super::limits::{Limits, Verdict, Watched};
+use super::manifest::RunStatus;
 use super::pool::{Launch, Stop};
-use super::worker::{Ended, StageBody, StageRequest, record_death, work};
+use super::retry::signal_may_pass;
+use super::worker::{Ended, StageBody, StageRequest, record_end, work};
 use crate::track::Progress;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -46,13 +49,14 @@ enum Line {
 /// Starts this program again for each stage run.
 pub struct Processes {
     program: PathBuf,
+    limits: Limits,
 }
 
 impl Processes {
-    /// Children of the running program.
-    pub fn of_this_program() -> Result<Self> {
+    /// Children of the running program, each of which may use so much.
+    pub fn of_this_program(limits: Limits) -> Result<Self> {
         let program = std::env::current_exe().context("the path of this program is not known")?;
-        Ok(Self { program })
+        Ok(Self { program, limits })
     }
 }
 
@@ -60,18 +64,15 @@ impl Launch for Processes {
     fn launch(&self, request: &StageRequest, stop: &Stop, progress: &dyn Progress) -> Ended {
         match self.run(request, stop, progress) {
             Ok(ended) => ended,
-            Err(error) => Ended::Failed(format!("{error:#}")),
+            Err(error) => Ended::of(&error),
         }
     }
 }
 
 impl Processes {
     fn run(&self, request: &StageRequest, stop: &Stop, progress: &dyn Progress) -> Result<Ended> {
-        let dir = &request.dir;
-        create_dir(dir)?;
-        let request_path = dir.join(REQUEST);
-        write_atomic(&request_path, &serde_json::to_vec_pretty(request)?)?;
-        let log_path = dir.join(LOG);
+        let request_path = write_request(request)?;
+        let log_path = request.dir.join(LOG);
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -87,27 +88,48 @@ impl Processes {
 
         let (sender, lines) = channel();
         let told = child.stdout.take();
+        let mut watched = Watched::new(self.limits, child.id());
         let ended = std::thread::scope(|scope| {
             if let Some(told) = told {
                 scope.spawn(move || read_lines(told, &sender));
             }
-            follow(&mut child, &lines, stop, progress)
+            follow(&mut child, &lines, &mut watched, stop, progress)
         });
         let status = child.wait()?;
-        if let Some(ended) = ended {
-            return Ok(ended);
+        match (ended, watched.excess) {
+            (Some(Ended::Done(results)), _) => Ok(Ended::Done(results)),
+            (_, Some(excess)) => {
+                record_end(request, RunStatus::Failed, &excess)?;
+                Ok(Ended::Failed(excess))
+            }
+            (Some(ended), None) => Ok(ended),
+            (None, None) if stop.now() => Ok(Ended::Stopped),
+            (None, None) => {
+                let (reason, may_pass) = describe(status);
+                let recorded = if may_pass { RunStatus::Stopped } else { RunStatus::Failed };
+                record_end(request, recorded, &reason)?;
+                Ok(if may_pass { Ended::CutOff(reason) } else { Ended::Failed(reason) })
+            }
         }
-        if stop.now() {
-            return Ok(Ended::Stopped);
-        }
-        let reason = describe(status);
-        record_death(request, &reason)?;
-        Ok(Ended::Failed(reason))
     }
 }
 
+/// Writes a request into the folder of its stage run; its place.
+pub fn write_request(request: &StageRequest) -> Result<PathBuf> {
+    create_dir(&request.dir)?;
+    let path = request.dir.join(REQUEST);
+    write_atomic(&path, &serde_json::to_vec_pretty(request)?)?;
+    Ok(path)
+}
+
 /// Passes the child's progress on until it says how it ended, or its output ends without.
-fn follow(child: &mut Child, lines: &Receiver<Line>, stop: &Stop, progress: &dyn Progress) -> Option<Ended> {
+fn follow(
+    child: &mut Child,
+    lines: &Receiver<Line>,
+    watched: &mut Watched,
+    stop: &Stop,
+    progress: &dyn Progress,
+) -> Option<Ended> {
     let mut ended = None;
     loop {
         match lines.recv_timeout(LOOK_EVERY) {
@@ -118,10 +140,11 @@ fn follow(child: &mut Child, lines: &Receiver<Line>, stop: &Stop, progress: &dyn
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return ended,
         }
-        if stop.soon() {
+        let verdict = watched.look();
+        if stop.soon() || verdict == Verdict::End {
             drop(child.stdin.take());
         }
-        if stop.now() {
+        if stop.now() || verdict == Verdict::Kill {
             // It may have ended by itself just now; there is nothing else to do about it then.
             let _ = child.kill();
         }
@@ -140,44 +163,46 @@ fn read_lines(told: impl Read, sender: &Sender<Line>) {
     }
 }
 
-/// How a process ended that did not say so.
-fn describe(status: ExitStatus) -> String {
+/// How a process ended that did not say so, and whether that may not happen again.
+fn describe(status: ExitStatus) -> (String, bool) {
     #[cfg(unix)]
     if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
-        return match signal {
+        let reason = match signal {
             9 => "killed by signal 9: out of memory, or somebody's kill -9".into(),
             signal => format!("the process was killed by signal {signal}"),
         };
+        return (reason, signal_may_pass(signal));
     }
     match status.code() {
-        Some(code) => format!("the process ended with exit code {code}"),
-        None => "the process ended without saying why".into(),
+        Some(code) => (format!("the process ended with exit code {code}"), false),
+        None => ("the process ended without saying why".into(), false),
     }
 }
 
-/// The child's side: works on the request in a file. `stop` is set when the standard input ends.
-pub fn stage_run(request: &Path, body: &dyn StageBody, stop: &Arc<AtomicBool>) -> Result<()> {
+/// The child's side: works on the request in a file; `false` where there is something left to do.
+///
+/// `stop` is set when the standard input ends, unless nobody holds it: a child that is `alone` ends by a signal only.
+pub fn stage_run(request: &Path, alone: bool, body: &dyn StageBody, stop: &Arc<AtomicBool>) -> Result<bool> {
     let request: StageRequest = serde_json::from_str(&read_text(request)?)
         .with_context(|| format!("{}: is not a request", request.display()))?;
-    let asked = Arc::clone(stop);
-    // The thread is left waiting when the work is done first; the process ends with it.
-    std::thread::spawn(move || {
-        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
-        asked.store(true, std::sync::atomic::Ordering::SeqCst);
-    });
+    if !alone {
+        let asked = Arc::clone(stop);
+        // The thread is left waiting when the work is done first; the process ends with it.
+        std::thread::spawn(move || {
+            let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+            asked.store(true, std::sync::atomic::Ordering::SeqCst);
+        });
+    }
     let teller = Teller::default();
     let ended = match work(&request, body, stop, &teller) {
         Ok(ended) => ended,
-        Err(error) => Ended::Failed(format!("{error:#}")),
+        Err(error) => Ended::of(&error),
     };
-    let failed = match &ended {
-        Ended::Failed(reason) => Some(reason.clone()),
-        _ => None,
-    };
-    teller.tell(&Line::Ended { ended });
-    match failed {
-        Some(reason) => bail!(reason),
-        None => Ok(()),
+    teller.tell(&Line::Ended { ended: ended.clone() });
+    match ended {
+        Ended::Done(_) => Ok(true),
+        Ended::Stopped | Ended::Busy => Ok(false),
+        Ended::Failed(reason) | Ended::CutOff(reason) => bail!(reason),
     }
 }
 

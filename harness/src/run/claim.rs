@@ -164,7 +164,7 @@ impl Claim {
         }
         let owner = Owner::this_process();
         // Made whole under another name, then linked: a claim is never seen half-written, and one link wins.
-        let draft = dir.join(format!(".{CLAIM}.{}.{}", owner.pid, owner.number));
+        let draft = dir.join(format!(".writing-{CLAIM}.{}.{}", owner.pid, owner.number));
         write_atomic(&draft, &text(&owner))?;
         let linked = fs::hard_link(&draft, &path);
         let file = OpenOptions::new().write(true).open(&draft);
@@ -185,6 +185,21 @@ impl Claim {
     /// Whether somebody took over in the belief that we were dead: a machine that slept, say. Nothing may be written then.
     pub fn lost(&self) -> bool {
         self.lost.load(Ordering::SeqCst) || !self.is_ours()
+    }
+
+    /// Works, and sets `stop` as soon as the claim is lost.
+    pub fn while_ours<T>(&self, stop: &AtomicBool, work: impl FnOnce() -> T) -> T {
+        let (over, ended) = channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                while ended.recv_timeout(BEAT_EVERY / 10) == Err(RecvTimeoutError::Timeout) {
+                    stop.fetch_or(self.lost.load(Ordering::SeqCst), Ordering::SeqCst);
+                }
+            });
+            let done = work();
+            drop(over);
+            done
+        })
     }
 
     fn is_ours(&self) -> bool {

@@ -5,6 +5,13 @@ use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How the names of files begin that are being written.
+const DRAFT: &str = ".writing-";
+
+/// The longest that a small file is in the making.
+const MAKING: Duration = Duration::from_secs(60);
 
 /// Writes `bytes` to `path` so that a reader, or a crash, sees the old file or the new one and nothing between.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -15,7 +22,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn write_atomic_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let whole = || -> Result<()> {
         let mut builder = tempfile::Builder::new();
-        builder.prefix(".writing-");
+        builder.prefix(DRAFT);
         #[cfg(unix)]
         {
             // Temporary files are private by default; ours become ordinary files, so the umask decides.
@@ -31,6 +38,33 @@ pub fn write_atomic_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Resul
         Ok(())
     };
     whole().with_context(|| format!("{}: cannot be written", path.display()))
+}
+
+/// Removes what writers that were killed left behind in a stage run's folder.
+///
+/// To be called by the owner of the claim. Drivers write their requests into the folder without a claim: what is
+/// young there may be one in the making, and is left for the next time.
+pub fn remove_drafts(dir: &Path) -> Result<()> {
+    let mut folders = vec![dir.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        let entries =
+            fs::read_dir(&folder).with_context(|| format!("{}: cannot be read", folder.display()))?;
+        for entry in entries {
+            let path = entry?.path();
+            // What vanishes meanwhile was a draft that became a file.
+            let Ok(about) = fs::symlink_metadata(&path) else { continue };
+            if about.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let is_draft = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(DRAFT));
+            let is_old = || about.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age > MAKING));
+            if is_draft && (folder != dir || is_old()) {
+                let _ = fs::remove_file(&path);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Makes a folder and those above it.
@@ -126,6 +160,25 @@ mod tests {
         assert!(format!("{error:#}").contains("the source broke"));
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn drafts_of_killed_writers_are_removed_and_young_requests_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("model")).unwrap();
+        let old = std::time::SystemTime::now() - 2 * MAKING;
+        for (name, is_old) in
+            [("model/.writing-a", false), (".writing-b", true), (".writing-c", false), ("model/w", true)]
+        {
+            let file = File::create(dir.path().join(name)).unwrap();
+            if is_old {
+                file.set_modified(old).unwrap();
+            }
+        }
+        remove_drafts(dir.path()).unwrap();
+        let left = |name: &str| dir.path().join(name).exists();
+        assert!(left(".writing-c") && left("model/w"));
+        assert!(!left("model/.writing-a") && !left(".writing-b"));
     }
 
     #[test]

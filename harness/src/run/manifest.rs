@@ -176,7 +176,8 @@ pub fn outputs(dir: &Path) -> Result<Vec<Output>> {
             let path = entry?.path();
             let inside = path.strip_prefix(dir)?.to_path_buf();
             let name = inside.to_string_lossy();
-            if name.starts_with('.') || RUNNING.contains(&name.as_ref()) {
+            let is_hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+            if is_hidden || RUNNING.contains(&name.as_ref()) {
                 continue;
             }
             let about = fs::metadata(&path)?;
@@ -192,7 +193,16 @@ pub fn outputs(dir: &Path) -> Result<Vec<Output>> {
 }
 
 /// What belongs to the running of a stage, not to its results.
-const RUNNING: [&str; 6] = [MANIFEST, "config.toml", "log.txt", "request.json", "claim.json", "checkpoints"];
+const RUNNING: [&str; 8] = [
+    MANIFEST,
+    "config.toml",
+    "log.txt",
+    "request.json",
+    "job.txt",
+    "claim.json",
+    "length.txt",
+    "checkpoints",
+];
 
 /// Seconds since 1970.
 pub fn now() -> f64 {

@@ -6,11 +6,16 @@
 pub mod child;
 pub mod claim;
 pub mod files;
+mod forecast;
+pub mod gc;
 pub mod graph;
 pub mod inputs;
+pub mod limits;
 pub mod manifest;
 pub mod pool;
 pub mod records;
+pub mod retry;
+pub mod slurm;
 pub mod stage;
 pub mod stages;
 pub mod status;

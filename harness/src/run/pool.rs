@@ -5,7 +5,8 @@
 use super::claim::{Held, Owner, Watch};
 use super::graph::{StageGraph, StageNode, inputs_of};
 use super::manifest::{Manifest, RunStatus};
-use super::worker::{Ended, StageRequest};
+use super::retry::pause;
+use super::worker::{Ended, StageRequest, record_end};
 use crate::track::{Board, Progress};
 use anyhow::{Context, Result};
 use std::path::PathBuf;
@@ -53,6 +54,8 @@ pub struct PoolOptions {
     pub jobs: Option<usize>,
     /// Cores of the machine.
     pub cores: usize,
+    /// How often a stage run that was cut off is tried again.
+    pub retries: u32,
 }
 
 /// A stage run that failed, or that could not be run because of one that did.
@@ -94,6 +97,8 @@ pub fn execute(
             graph,
             jobs: jobs.max(1),
             cores: options.cores,
+            retries: options.retries,
+            tried: vec![0; graph.nodes.len()],
             launch,
             stop,
             board,
@@ -133,6 +138,9 @@ struct Pool<'a> {
     graph: &'a StageGraph,
     jobs: usize,
     cores: usize,
+    retries: u32,
+    /// How often each stage run was cut off here.
+    tried: Vec<u32>,
     launch: &'a dyn Launch,
     stop: &'a Stop,
     board: &'a Board,
@@ -161,7 +169,7 @@ impl<'a> Pool<'a> {
                 return Ok(self.outcome);
             }
             match self.ended.recv_timeout(LOOK_EVERY) {
-                Ok((node, ended)) => self.note(node, ended),
+                Ok((node, ended)) => self.note(node, ended)?,
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
         }
@@ -190,7 +198,7 @@ impl<'a> Pool<'a> {
                 0 => (self.cores / at_once).max(1),
                 threads => threads,
             };
-            let request = request(self.graph, node, threads, dead)?;
+            let request = StageRequest { dead, ..request_of(self.graph, node, threads)? };
             let task = self.board.task(&self.name(node));
             let (launch, stop, sender) = (self.launch, self.stop, self.sender.clone());
             self.states[node] = Doing::Running(Instant::now());
@@ -251,7 +259,7 @@ impl<'a> Pool<'a> {
         }))
     }
 
-    fn note(&mut self, node: usize, ended: Ended) {
+    fn note(&mut self, node: usize, ended: Ended) -> Result<()> {
         let seconds = match &self.states[node] {
             Doing::Running(since) => since.elapsed().as_secs_f64(),
             _ => 0.0,
@@ -272,11 +280,28 @@ impl<'a> Pool<'a> {
                 self.board.line(&text);
             }
             Ended::Failed(reason) => self.fail(node, reason),
+            Ended::CutOff(reason) if self.tried[node] < self.retries => {
+                self.tried[node] += 1;
+                let pause = pause(self.tried[node]);
+                let (number, of, seconds) = (self.tried[node], self.retries, pause.as_secs());
+                let name = self.name(node);
+                self.board.line(&format!("{name}: {reason}; again in {seconds} s ({number} of {of})"));
+                self.states[node] = Doing::Open(Watch::default(), Instant::now() + pause);
+            }
+            Ended::CutOff(reason) => {
+                // A disk that is full takes no record either; the reason is told all the same.
+                let request = request_of(self.graph, node, 1)?;
+                if let Err(error) = record_end(&request, RunStatus::Failed, &reason) {
+                    self.board.line(&format!("{}: {error:#}", self.name(node)));
+                }
+                self.fail(node, reason);
+            }
             Ended::Stopped | Ended::Busy => {
                 let again = Instant::now() + LOOK_EVERY;
                 self.states[node] = Doing::Open(Watch::default(), again);
             }
         }
+        Ok(())
     }
 
     /// Notes a failure, and that nothing which needs the stage run can be run.
@@ -325,8 +350,8 @@ fn downstream(graph: &StageGraph) -> Vec<f64> {
     weights
 }
 
-/// What a process needs to know to work on a stage run of the plan.
-fn request(graph: &StageGraph, node: usize, threads: usize, dead: Option<Owner>) -> Result<StageRequest> {
+/// What a process needs to know to work on a stage run of the plan; 0 threads are all that it finds.
+pub fn request_of(graph: &StageGraph, node: usize, threads: usize) -> Result<StageRequest> {
     let planned = &graph.nodes[node];
     let dir_of = |index: Option<usize>| -> Option<PathBuf> { Some(graph.nodes[index?].dir.clone()) };
     Ok(StageRequest {
@@ -343,6 +368,6 @@ fn request(graph: &StageGraph, node: usize, threads: usize, dead: Option<Owner>)
         inputs: inputs_of(planned, graph),
         files: planned.facts.files.clone(),
         facts: planned.facts.facts.clone(),
-        dead,
+        dead: None,
     })
 }

@@ -3,7 +3,7 @@
 use super::files::{create_dir, write_atomic};
 use super::inputs::expand;
 use super::manifest::Results;
-use super::stage::{Stage, patterns, recipe};
+use super::stage::{Stage, patterns, recipe, training_of};
 use super::worker::{StageBody, StageRequest};
 use crate::config::{Source, TrainStage, TrialConfig};
 use crate::data::prepare::{Prepared, prepare};
@@ -37,6 +37,13 @@ impl StageBody for Recipe {
             Stage::Sft => training(TrainStage::Sft, request, config, stop, progress),
             Stage::Lora => training(TrainStage::Lora, request, config, stop, progress),
             Stage::Dpo => training(TrainStage::Dpo, request, config, stop, progress),
+        }
+    }
+
+    fn tidy(&self, request: &StageRequest, config: &TrialConfig) -> Result<()> {
+        match request.stage.training() {
+            Some(stage) => train::tidy(&request.dir, training_of(config, stage)),
+            None => Ok(()),
         }
     }
 }

@@ -2,11 +2,13 @@
 
 use super::child::LOG;
 use super::files::{last_lines, read_text};
+use super::forecast;
 use super::graph::{StageGraph, State};
 use super::manifest::Manifest;
 use super::records::standing;
 use super::stage::{Stage, training_of};
 use crate::records::Status;
+use crate::train::LENGTH;
 use anyhow::Result;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -22,6 +24,8 @@ pub struct Overview {
     pub counts: Counts,
     /// Every trial.
     pub trials: Vec<TrialStatus>,
+    /// Seconds until the whole sweep is finished at the present pace; `None` where nothing tells.
+    pub seconds_left: Option<f64>,
 }
 
 /// Numbers of trials.
@@ -69,10 +73,12 @@ pub struct StageStatus {
     pub state: &'static str,
     /// Who works on it, or why it failed.
     pub detail: Option<String>,
-    /// The last row of its `metrics.csv`.
+    /// The last training row of its `metrics.csv`.
     pub last: Option<LastRow>,
-    /// Optimizer steps of the whole stage, where the configuration says.
+    /// Optimizer steps of the whole stage, once it has begun or where the configuration says.
     pub total_steps: Option<u64>,
+    /// Seconds that it will still take; `None` where nothing tells.
+    pub seconds_left: Option<f64>,
     /// The end of its log, where it failed.
     pub log: Vec<String>,
 }
@@ -88,15 +94,19 @@ pub struct LastRow {
     pub loss: Option<f64>,
     /// Speed.
     pub tokens_per_second: Option<f64>,
+    /// Seconds of training so far.
+    pub elapsed_seconds: Option<f64>,
 }
 
 /// Looks at every trial of a plan.
 pub fn overview(graph: &StageGraph) -> Result<Overview> {
     let mut counts = Counts::default();
     let mut trials = Vec::new();
+    let mut nodes: Vec<StageStatus> =
+        (0..graph.nodes.len()).map(|index| stage_status(graph, index)).collect();
+    let seconds_left = forecast::fill(graph, &mut nodes);
     for planned in &graph.trials {
-        let stages: Vec<StageStatus> =
-            planned.stages.iter().map(|&index| stage_status(graph, index)).collect();
+        let stages: Vec<StageStatus> = planned.stages.iter().map(|&index| nodes[index].clone()).collect();
         let (status, reason) = standing(graph, planned);
         let runs = stages.iter().any(|stage| stage.state == "running");
         let count = match status {
@@ -116,7 +126,7 @@ pub fn overview(graph: &StageGraph) -> Result<Overview> {
             stages,
         });
     }
-    Ok(Overview { counts, trials })
+    Ok(Overview { counts, trials, seconds_left })
 }
 
 fn stage_status(graph: &StageGraph, index: usize) -> StageStatus {
@@ -130,6 +140,7 @@ fn stage_status(graph: &StageGraph, index: usize) -> StageStatus {
         State::Running(owner) => ("running", Some(owner.clone())),
     };
     let training = node.stage().training();
+    let told = read_text(&node.dir.join(LENGTH)).ok().and_then(|text| text.trim().parse().ok());
     StageStatus {
         stage: node.stage(),
         uuid: node.uuid,
@@ -137,7 +148,8 @@ fn stage_status(graph: &StageGraph, index: usize) -> StageStatus {
         state,
         detail,
         last: training.and_then(|_| last_row(&node.dir)),
-        total_steps: training.and_then(|stage| training_of(&node.config, stage).steps),
+        total_steps: training.and_then(|stage| told.or(training_of(&node.config, stage).steps)),
+        seconds_left: None,
         log: match state {
             "failed" => last_lines(&node.dir.join(LOG), LOG_LINES),
             _ => Vec::new(),
@@ -147,10 +159,12 @@ fn stage_status(graph: &StageGraph, index: usize) -> StageStatus {
 
 fn last_row(dir: &Path) -> Option<LastRow> {
     let text = read_text(&dir.join("metrics.csv")).ok()?;
+    // The last row may be in the middle of being written.
     let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
     let names: Vec<&str> = lines.next()?.trim_end().split(',').collect();
-    // A row may be in the middle of being written.
-    let row: Vec<&str> = lines.next_back()?.trim_end().split(',').collect();
+    let split = names.iter().position(|&n| n == "split")?;
+    let mut rows = lines.rev().map(|line| line.trim_end().split(',').collect::<Vec<&str>>());
+    let row = rows.find(|row| row.get(split) == Some(&"train"))?;
     let field = |name: &str| -> Option<&str> {
         let column = names.iter().position(|&n| n == name)?;
         row.get(column).copied()
@@ -160,6 +174,7 @@ fn last_row(dir: &Path) -> Option<LastRow> {
         tokens: field("tokens")?.parse().ok()?,
         loss: field("loss").and_then(|text| text.parse().ok()),
         tokens_per_second: field("tokens_per_second").and_then(|text| text.parse().ok()),
+        elapsed_seconds: field("elapsed_seconds").and_then(|text| text.parse().ok()),
     })
 }
 

@@ -1,8 +1,9 @@
 //! The stage graph and its execution, with stages that only pretend to work.
 #![allow(clippy::unwrap_used)]
 
-use super::claim::{CLAIM, Claim};
-use super::graph::{StageGraph, State, explain};
+use super::claim::{Attempt, CLAIM, Claim};
+use super::gc::{Garbage, find, remove};
+use super::graph::{StageGraph, StageNode, State, explain};
 use super::manifest::{Manifest, Results, RunStatus};
 use super::pool::{Launch, Outcome, PoolOptions, Stop, execute};
 use super::records::collect;
@@ -28,6 +29,8 @@ struct Fake {
     ran: Mutex<Vec<(Stage, u64)>>,
     fail: Option<(Stage, u64)>,
     panic: Option<(Stage, u64)>,
+    /// A stage for whose results there is no room the first so many times.
+    no_room: Mutex<Option<(Stage, u32)>>,
     wait_for_stop: Option<Stage>,
     takes: Duration,
 }
@@ -53,6 +56,14 @@ impl StageBody for Fake {
         if self.fail == Some(me) {
             bail!("loss is not finite");
         }
+        if let Some((stage, times)) = self.no_room.lock().unwrap().as_mut()
+            && *stage == request.stage
+            && *times > 0
+        {
+            *times -= 1;
+            let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+            return Err(anyhow::Error::from(full).context("metrics.csv: cannot be written"));
+        }
         if self.panic == Some(me) {
             panic!("index out of bounds");
         }
@@ -69,6 +80,10 @@ impl StageBody for Fake {
             questions: exam.then_some(4),
             ..Results::default()
         }))
+    }
+
+    fn tidy(&self, _request: &StageRequest, _config: &TrialConfig) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -114,7 +129,7 @@ fn plan(trials: &[Trial], runs: &Path) -> StageGraph {
 }
 
 fn run(graph: &StageGraph, body: &Fake) -> Outcome {
-    let options = PoolOptions { jobs: Some(2), cores: 2 };
+    let options = PoolOptions { jobs: Some(2), cores: 2, retries: 2 };
     execute(graph, options, body, &Stop::default(), &Board::Silent).unwrap()
 }
 
@@ -155,11 +170,31 @@ fn names_do_not_follow_from_how_the_work_is_done() {
     assert_eq!(changed(|c| c.pretrain.training.log_every = 1), []);
     assert_eq!(changed(|c| c.dpo.training.checkpoint_every = 1), []);
     assert_eq!(changed(|c| c.sft.training.keep_checkpoints = 1), []);
+    assert_eq!(changed(|c| (c.sft.training.keep_every, c.sft.training.keep_best) = (7, true)), []);
+    assert_eq!(changed(|c| c.pretrain.training.max_loss_rise = 2.0), []);
     // Keys of a stage that is left out.
     assert_eq!(changed(|c| c.lora.rank = 2), []);
     let of = |change: fn(&mut TrialConfig)| trial(change).id;
     assert_eq!(of(|_| {}), of(|c| (c.threads, c.sft.training.log_every) = (3, 3)));
     assert_ne!(of(|_| {}), of(|c| c.sft.training.lr = 3.0));
+}
+
+#[test]
+fn a_comment_in_a_sweep_file_runs_nothing_again() {
+    let runs = tempfile::tempdir().unwrap();
+    let read = |text: &str| {
+        let sweep = crate::sweep::Sweep::read_str("a.toml", text, &crate::config::Overrides::default());
+        plan(&sweep.unwrap().expand().unwrap(), runs.path())
+    };
+    let text = "name = 'a'\n[base.pretrain]\nlr = 1e-3\nlog_every = 10\n[axes]\nseed = [1, 2]\n";
+    run(&read(text), &Fake::default());
+    let reworded = text.replace("[axes]", "# Two seeds are enough here.\n[axes]").replace("1e-3", "0.001");
+    for changed in [reworded.clone(), reworded.replace("log_every = 10", "log_every = 1")] {
+        assert!(read(&changed).is_finished(), "{changed}");
+    }
+    let graph = read(&format!("{text}[base.dpo]\nlr = 0.5\n"));
+    let open: Vec<Stage> = graph.nodes.iter().filter(|n| n.state.is_open()).map(StageNode::stage).collect();
+    assert_eq!(open, [Stage::Dpo, Stage::Exam, Stage::Dpo, Stage::Exam]);
 }
 
 #[test]
@@ -334,7 +369,7 @@ fn a_stopped_sweep_goes_on_where_it_was() {
             stop.ask();
         });
         let graph = plan(&trials, runs.path());
-        let options = PoolOptions { jobs: None, cores: 2 };
+        let options = PoolOptions { jobs: None, cores: 2, retries: 0 };
         execute(&graph, options, &body, &stop, &Board::Silent).unwrap()
     });
     assert!(outcome.stopped && outcome.failed.is_empty());
@@ -379,4 +414,58 @@ fn a_plan_says_why_something_is_stale() {
     let why = explain(dpo, runs.path()).unwrap();
     assert!(why.contains("training.lr (0.00004, now 0.5)"), "{why}");
     assert!(graph.nodes[..4].iter().all(|node| node.state == State::Done));
+}
+
+#[test]
+fn what_may_pass_is_tried_again_and_what_cannot_is_not() {
+    let runs = tempfile::tempdir().unwrap();
+    let body = Fake { no_room: Mutex::new(Some((Stage::Sft, 1))), ..Fake::default() };
+    let outcome = run(&plan(&seeds(&[1]), runs.path()), &body);
+    assert_eq!((outcome.failed.len(), body.count(Stage::Sft)), (0, 2));
+
+    let full = Fake { no_room: Mutex::new(Some((Stage::Sft, 9))), ..Fake::default() };
+    let graph = plan(&seeds(&[2]), runs.path());
+    let options = PoolOptions { jobs: None, cores: 2, retries: 1 };
+    let outcome = execute(&graph, options, &full, &Stop::default(), &Board::Silent).unwrap();
+    assert_eq!((outcome.failed.len(), full.count(Stage::Sft)), (1, 2));
+    let counts = overview(&plan(&seeds(&[2]), runs.path())).unwrap().counts;
+    assert_eq!(counts.failed, 1);
+
+    let wrong = Fake { fail: Some((Stage::Sft, 3)), ..Fake::default() };
+    run(&plan(&seeds(&[3]), runs.path()), &wrong);
+    assert_eq!(wrong.count(Stage::Sft), 1);
+}
+
+#[test]
+fn what_no_sweep_refers_to_is_found_and_removed() {
+    let runs = tempfile::tempdir().unwrap();
+    let (mine, old) = (plan(&seeds(&[1]), runs.path()), plan(&seeds(&[2]), runs.path()));
+    run(&mine, &Fake::default());
+    run(&old, &Fake::default());
+    let kept = mine.nodes.iter().map(|node| node.uuid).collect();
+    let stages = |garbage: &[Garbage]| {
+        let name = |g: &Garbage| g.dir.file_name().unwrap().to_string_lossy().into_owned();
+        let mut names: Vec<String> = garbage.iter().map(|g| name(g)[..3].to_string()).collect();
+        names.sort();
+        names
+    };
+    // The tokenizer and the data are shared.
+    let garbage = find(runs.path(), &kept).unwrap();
+    assert_eq!(stages(&garbage), ["dpo", "exa", "pre", "sft"]);
+    assert!(garbage.iter().all(|g| g.bytes > 0 && g.stays.is_none() && g.status == Some(RunStatus::Done)));
+
+    // Somebody works on the SFT: it stays, and so does the model it starts from.
+    let sft = old.nodes.iter().find(|node| node.stage() == Stage::Sft).unwrap();
+    let Attempt::Ours(claim) = Claim::take(&sft.dir, None).unwrap() else { panic!("nobody holds it") };
+    let garbage = find(runs.path(), &kept).unwrap();
+    let stay: Vec<Garbage> = garbage.into_iter().filter(|g| g.stays.is_some()).collect();
+    assert_eq!(stages(&stay), ["pre", "sft"]);
+    assert!(!remove(stay.iter().find(|g| g.dir == sft.dir).unwrap()).unwrap());
+    drop(claim);
+
+    for item in find(runs.path(), &kept).unwrap() {
+        assert!(remove(&item).unwrap());
+    }
+    assert_eq!(find(runs.path(), &kept).unwrap(), []);
+    assert!(plan(&seeds(&[1]), runs.path()).is_finished());
 }

@@ -1,13 +1,14 @@
 //! One stage run, worked on in one process: claim, manifest, the stage itself, manifest again.
 
 use super::claim::{Attempt, Claim, Owner, host};
-use super::files::{create_dir, write_atomic};
+use super::files::{create_dir, remove_drafts, write_atomic};
 use super::inputs::FileDigest;
 use super::manifest::{Input, Manifest, Program, Results, RunStatus, now, outputs, peak_rss_mb, utc};
+use super::retry::may_pass;
 use super::stage::Stage;
 use crate::config::TrialConfig;
 use crate::track::Progress;
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::any::Any;
@@ -35,7 +36,7 @@ pub struct StageRequest {
     pub model: Option<PathBuf>,
     /// The stage that made that model.
     pub model_stage: Option<Stage>,
-    /// Threads to work with.
+    /// Threads to work with; 0 takes all that there are.
     pub threads: usize,
     /// The names of the inputs.
     pub inputs: Vec<Input>,
@@ -52,7 +53,10 @@ impl StageRequest {
     pub fn trial_config(&self) -> Result<TrialConfig> {
         let mut config: TrialConfig = toml::from_str(&self.config)
             .with_context(|| format!("{}: configuration of the request", self.dir.display()))?;
-        config.threads = self.threads;
+        config.threads = match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
         Ok(config)
     }
 }
@@ -69,6 +73,9 @@ pub trait StageBody: Sync {
         stop: &AtomicBool,
         progress: &dyn Progress,
     ) -> Result<Option<Results>>;
+
+    /// Clears away what only an unfinished stage run needs; called once its end is recorded.
+    fn tidy(&self, request: &StageRequest, config: &TrialConfig) -> Result<()>;
 }
 
 /// How a sitting ended.
@@ -79,10 +86,20 @@ pub enum Ended {
     Done(Results),
     /// It stopped on request and can be gone on with.
     Stopped,
-    /// It failed, for this reason.
+    /// It failed, for this reason, and would fail again.
     Failed(String),
+    /// It was cut off, for this reason, which may be gone the next time.
+    CutOff(String),
     /// Somebody else works on it.
     Busy,
+}
+
+impl Ended {
+    /// The end that an error makes.
+    pub fn of(error: &Error) -> Self {
+        let reason = format!("{error:#}");
+        if may_pass(error) { Ended::CutOff(reason) } else { Ended::Failed(reason) }
+    }
 }
 
 /// Works on a stage run, and records how it went.
@@ -105,12 +122,13 @@ pub fn work(
     {
         return Ok(Ended::Done(before.results.clone()));
     }
+    remove_drafts(dir)?;
     let config = request.trial_config()?;
     write_atomic(&dir.join("config.toml"), request.config.as_bytes())?;
     let mut manifest = begun(request, &config, before);
     manifest.write(dir)?;
 
-    let ended = sit(request, &config, body, stop, progress);
+    let ended = claim.while_ours(stop, || sit(request, &config, body, stop, progress));
     if claim.lost() {
         // Somebody took over: the folder is theirs, and so is its manifest.
         return Ok(Ended::Busy);
@@ -122,25 +140,38 @@ pub fn work(
             manifest.end(RunStatus::Done, None);
         }
         Ended::Failed(reason) => manifest.end(RunStatus::Failed, Some(reason.clone())),
+        Ended::CutOff(reason) => manifest.end(RunStatus::Stopped, Some(reason.clone())),
         Ended::Stopped | Ended::Busy => manifest.end(RunStatus::Stopped, None),
     }
     manifest.peak_rss_mb = manifest.peak_rss_mb.max(peak_rss_mb());
     manifest.write(dir)?;
+    if manifest.status == RunStatus::Done {
+        body.tidy(request, &config)?;
+    }
     Ok(ended)
 }
 
-/// Records the death of a process that could not do so itself.
-pub fn record_death(request: &StageRequest, reason: &str) -> Result<()> {
+/// Records from outside how a sitting ended that could not do so itself, or whose end is judged otherwise.
+///
+/// What is finished stays finished, and what somebody else works on is left to them.
+pub fn record_end(request: &StageRequest, status: RunStatus, reason: &str) -> Result<()> {
     let Attempt::Ours(_claim) = Claim::take(&request.dir, None)? else {
         return Ok(());
     };
-    if let Some(mut manifest) = Manifest::read(&request.dir)?
-        && manifest.status == RunStatus::Running
-    {
-        manifest.end(RunStatus::Failed, Some(reason.to_string()));
-        manifest.write(&request.dir)?;
+    let before = Manifest::read(&request.dir)?.filter(|manifest| manifest.uuid == request.uuid);
+    let mut manifest = match before {
+        Some(manifest) if manifest.status == RunStatus::Done => return Ok(()),
+        Some(manifest) => manifest,
+        // It died before it could write one.
+        None => begun(request, &request.trial_config()?, None),
+    };
+    let was_running = manifest.status == RunStatus::Running;
+    let wall_seconds = manifest.wall_seconds;
+    manifest.end(status, Some(reason.to_string()));
+    if !was_running {
+        manifest.wall_seconds = wall_seconds;
     }
-    Ok(())
+    manifest.write(&request.dir)
 }
 
 impl Manifest {
@@ -210,7 +241,7 @@ fn sit(
         Ok(Ok(Some(results))) => Ended::Done(results),
         Ok(Ok(None)) => Ended::Stopped,
         // An error on the way out, after somebody asked to stop, is an error all the same.
-        Ok(Err(error)) => Ended::Failed(format!("{error:#}")),
+        Ok(Err(error)) => Ended::of(&error),
         Err(panic) => {
             stop.store(true, Ordering::SeqCst);
             Ended::Failed(format!("the program broke: {}", panic_message(&panic)))

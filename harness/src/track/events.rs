@@ -38,7 +38,8 @@ impl Events {
     pub fn open(dir: &Path, resume_after_step: Option<u64>) -> Result<Self> {
         let before = event_files(dir)?;
         let kept = match resume_after_step {
-            Some(step) => events_up_to(&before, step)?,
+            // The newest holds all that was carried over; one before it is there where a resume was cut off.
+            Some(step) => events_up_to(before.last(), step)?,
             None => Vec::new(),
         };
         let path = fresh_name(dir, &before);
@@ -158,20 +159,18 @@ fn fresh_name(dir: &Path, before: &[PathBuf]) -> PathBuf {
     dir.join(format!("events.out.tfevents.{seconds:010}.mindscale"))
 }
 
-/// The summaries of `files` up to `step`; reading stops at a record that was cut off or damaged.
-fn events_up_to(files: &[PathBuf], step: u64) -> Result<Vec<Event>> {
-    let mut kept = Vec::new();
-    for path in files {
-        let bytes = fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
-        let mut rest = bytes.as_slice();
-        while let Some((data, after)) = next_record(rest) {
-            rest = after;
-            let Ok(event) = Event::parse_from_bytes(data) else {
-                break;
-            };
-            if event.has_summary() && event.step <= step as i64 {
-                kept.push(event);
-            }
+/// The summaries of a file up to `step`; reading stops at a record that was cut off or damaged.
+fn events_up_to(file: Option<&PathBuf>, step: u64) -> Result<Vec<Event>> {
+    let Some(path) = file else { return Ok(Vec::new()) };
+    let bytes = fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    let (mut kept, mut rest) = (Vec::new(), bytes.as_slice());
+    while let Some((data, after)) = next_record(rest) {
+        rest = after;
+        let Ok(event) = Event::parse_from_bytes(data) else {
+            break;
+        };
+        if event.has_summary() && event.step <= step as i64 {
+            kept.push(event);
         }
     }
     Ok(kept)
@@ -199,7 +198,8 @@ mod tests {
     use super::*;
 
     fn scalars(dir: &Path) -> Vec<(i64, f32)> {
-        let events = events_up_to(&event_files(dir).unwrap(), u64::MAX >> 1).unwrap();
+        let files = event_files(dir).unwrap();
+        let events = events_up_to(files.last(), u64::MAX >> 1).unwrap();
         let scalar = |event: &Event| {
             let value = &event.get_summary().get_value()[0];
             value.has_simple_value().then(|| (event.step, value.get_simple_value()))
@@ -225,6 +225,22 @@ mod tests {
         events.flush().unwrap();
         assert_eq!(event_files(dir.path()).unwrap().len(), 1);
         assert_eq!(scalars(dir.path()), [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0), (5, 2.0), (6, 2.0)]);
+    }
+
+    #[test]
+    fn a_resume_that_was_cut_off_doubles_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut events = Events::open(dir.path(), None).unwrap();
+        events.scalar("train/loss", 1.0, 1).unwrap();
+        events.flush().unwrap();
+        let first = event_files(dir.path()).unwrap().remove(0);
+        let kept = fs::read(&first).unwrap();
+        drop(Events::open(dir.path(), Some(1)).unwrap());
+        // Killed between the writing of the new file and the removal of the old one.
+        fs::write(&first, kept).unwrap();
+        drop(Events::open(dir.path(), Some(1)).unwrap());
+        assert_eq!(event_files(dir.path()).unwrap().len(), 1);
+        assert_eq!(scalars(dir.path()), [(1, 1.0)]);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Checkpoints: all that a stage needs to go on, with a checksum that tells a damaged one.
 
+use super::trend::Trend;
 use crate::data::Position;
 use crate::run::files::{create_dir, hex, write_atomic};
 use anyhow::{Context, Result, bail};
 use model::weights::NamedTensors;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Where training stood.
@@ -21,6 +23,23 @@ pub struct Checkpoint {
     pub flops: f64,
     /// Seconds of training.
     pub seconds: f64,
+    /// The smoothed loss.
+    #[serde(default)]
+    pub trend: Trend,
+    /// The lowest validation loss so far.
+    #[serde(default)]
+    pub best_val: Option<f64>,
+}
+
+/// What a checkpoint is written for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// To go on from, until newer ones take its place.
+    ForNow,
+    /// To stay, whatever comes later.
+    ForGood,
+    /// As the one of the lowest validation loss, in place of the one before.
+    AsBest,
 }
 
 /// A checkpoint as read.
@@ -35,18 +54,22 @@ pub struct Saved {
 pub struct Checkpoints {
     dir: PathBuf,
     keep: usize,
+    keep_every: u64,
 }
 
 const CHECKSUM: usize = 32;
 
+/// The checkpoint of the lowest validation loss.
+const BEST: &str = "best.ckpt";
+
 impl Checkpoints {
-    /// Those in `dir`, of which the newest `keep` stay.
-    pub fn new(dir: &Path, keep: usize) -> Self {
-        Self { dir: dir.into(), keep: keep.max(1) }
+    /// Those in `dir`, of which the newest `keep` stay, and for good those of every `keep_every`-th step.
+    pub fn new(dir: &Path, keep: usize, keep_every: u64) -> Self {
+        Self { dir: dir.into(), keep: keep.max(1), keep_every }
     }
 
     /// Writes one and removes those that are too many.
-    pub fn write(&self, about: &Checkpoint, state: &NamedTensors) -> Result<()> {
+    pub fn write(&self, about: &Checkpoint, state: &NamedTensors, keep: Keep) -> Result<()> {
         create_dir(&self.dir)?;
         let about_bytes = serde_json::to_vec(about)?;
         let mut body = (about_bytes.len() as u64).to_le_bytes().to_vec();
@@ -54,12 +77,13 @@ impl Checkpoints {
         body.extend(safetensors::serialize(state, None).context("the state of training")?);
         let mut file = Sha256::digest(&body).to_vec();
         file.extend(body);
-        write_atomic(&self.dir.join(format!("step-{:010}.ckpt", about.step)), &file)?;
-        let files = self.files()?;
-        for old in &files[..files.len().saturating_sub(self.keep)] {
-            std::fs::remove_file(old).with_context(|| format!("{}: cannot be removed", old.display()))?;
-        }
-        Ok(())
+        let name = match keep {
+            Keep::AsBest => BEST.into(),
+            Keep::ForNow | Keep::ForGood => format!("step-{:010}.ckpt", about.step),
+        };
+        write_atomic(&self.dir.join(name), &file)?;
+        let passing = self.passing()?;
+        remove(&passing[..passing.len().saturating_sub(self.keep)])
     }
 
     /// The newest whole one; damaged ones are told on the log and passed over.
@@ -73,15 +97,23 @@ impl Checkpoints {
         Ok(None)
     }
 
-    /// Removes all.
+    /// Removes all but those kept for good.
     pub fn clear(&self) -> Result<()> {
-        for path in self.files()? {
-            std::fs::remove_file(&path).with_context(|| format!("{}: cannot be removed", path.display()))?;
-        }
-        Ok(())
+        remove(&self.passing()?)
     }
 
-    /// The files, oldest first.
+    /// The files that are not kept for good, oldest first.
+    fn passing(&self) -> Result<Vec<PathBuf>> {
+        let mut files = self.files()?;
+        files.retain(|path| {
+            let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            let step = name.strip_prefix("step-").and_then(|step| step.parse::<u64>().ok());
+            step.is_some_and(|step| self.keep_every == 0 || !step.is_multiple_of(self.keep_every))
+        });
+        Ok(files)
+    }
+
+    /// The files, oldest first; the best one before them, for it stays while others come and go.
     fn files(&self) -> Result<Vec<PathBuf>> {
         let Ok(entries) = std::fs::read_dir(&self.dir) else { return Ok(vec![]) };
         let mut files: Vec<PathBuf> = entries
@@ -91,6 +123,18 @@ impl Checkpoints {
         files.sort();
         Ok(files)
     }
+}
+
+fn remove(files: &[PathBuf]) -> Result<()> {
+    for path in files {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("{}: cannot be removed", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn read(path: &Path) -> Result<Saved> {
@@ -114,29 +158,70 @@ mod tests {
     use candle_core::{Device, Tensor};
 
     fn about(step: u64) -> Checkpoint {
-        Checkpoint { step, position: Position { epoch: 1, row: 7 }, tokens: 9, flops: 1e9, seconds: 0.5 }
+        let position = Position { epoch: 1, row: 7 };
+        let trend = Trend::default();
+        Checkpoint { step, position, tokens: 9, flops: 1e9, seconds: 0.5, trend, best_val: None }
+    }
+
+    fn state(value: f32) -> NamedTensors {
+        [("weights".to_string(), Tensor::new(&[value, 2.0], &Device::Cpu).unwrap())].into()
+    }
+
+    fn names(checkpoints: &Checkpoints) -> Vec<String> {
+        let name = |path: &PathBuf| path.file_stem().unwrap().to_string_lossy().into_owned();
+        checkpoints.files().unwrap().iter().map(name).collect()
     }
 
     #[test]
     fn the_newest_whole_checkpoint_serves() {
         let dir = tempfile::tempdir().unwrap();
-        let checkpoints = Checkpoints::new(dir.path(), 2);
+        let checkpoints = Checkpoints::new(dir.path(), 2, 0);
         assert!(checkpoints.newest().unwrap().is_none());
-        let state = |v: f32| [("weights".to_string(), Tensor::new(&[v, 2.0], &Device::Cpu).unwrap())].into();
         for step in [10, 20, 30] {
-            checkpoints.write(&about(step), &state(step as f32)).unwrap();
+            checkpoints.write(&about(step), &state(step as f32), Keep::ForNow).unwrap();
         }
         assert_eq!(checkpoints.files().unwrap().len(), 2);
         let saved = checkpoints.newest().unwrap().unwrap();
         assert_eq!(saved.about, about(30));
         assert_eq!(saved.state["weights"].to_vec1::<f32>().unwrap(), [30.0, 2.0]);
+    }
+
+    #[test]
+    fn any_damage_to_the_newest_makes_the_one_before_serve() {
+        let dir = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(dir.path(), 2, 0);
+        for step in [10, 20] {
+            checkpoints.write(&about(step), &state(step as f32), Keep::ForNow).unwrap();
+        }
         let newest = checkpoints.files().unwrap().pop().unwrap();
-        let mut bytes = std::fs::read(&newest).unwrap();
-        let last = bytes.len() - 1;
-        bytes[last] ^= 1;
-        std::fs::write(&newest, &bytes).unwrap();
-        assert_eq!(checkpoints.newest().unwrap().unwrap().about.step, 20);
-        std::fs::write(&newest, &bytes[..20]).unwrap();
-        assert_eq!(checkpoints.newest().unwrap().unwrap().about.step, 20);
+        let whole = std::fs::read(&newest).unwrap();
+        let serves = |bytes: &[u8]| {
+            std::fs::write(&newest, bytes).unwrap();
+            checkpoints.newest().unwrap().unwrap().about.step
+        };
+        for at in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1 << (at % 8);
+            assert_eq!(serves(&flipped), 10, "byte {at} flipped");
+            assert_eq!(serves(&whole[..at]), 10, "cut at {at}");
+        }
+        assert_eq!(serves(&whole), 20);
+    }
+
+    #[test]
+    fn some_checkpoints_stay_for_good() {
+        let dir = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(dir.path(), 2, 20);
+        for step in [10, 20, 30, 40, 50, 55, 57] {
+            let keep = if step % 20 == 0 { Keep::ForGood } else { Keep::ForNow };
+            checkpoints.write(&about(step), &state(1.0), keep).unwrap();
+        }
+        checkpoints.write(&about(30), &state(3.0), Keep::AsBest).unwrap();
+        let kept = ["best", "step-0000000020", "step-0000000040"];
+        let newest = ["step-0000000055", "step-0000000057"];
+        assert_eq!(names(&checkpoints), [kept.as_slice(), &newest].concat());
+        assert_eq!(checkpoints.newest().unwrap().unwrap().about.step, 57);
+        checkpoints.clear().unwrap();
+        assert_eq!(names(&checkpoints), kept);
     }
 }

@@ -6,6 +6,7 @@
 mod checkpoint;
 mod objective;
 mod schedule;
+mod trend;
 
 pub use objective::{Objective, next_tokens};
 pub use schedule::learning_rate;
@@ -18,11 +19,15 @@ use crate::run::stage::training_of;
 use crate::track::{Metrics, MetricsRow, Progress, Split, number};
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
-use checkpoint::{Checkpoint, Checkpoints};
+use checkpoint::{Checkpoint, Checkpoints, Keep};
 use model::{LaneConfig, Lora, LoraConfig, OptimizerConfig, RouterStats, Trainer, Transformer};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+use trend::Trend;
+
+/// The file in the folder of a training stage that tells its optimizer steps, for whoever watches.
+pub const LENGTH: &str = "length.txt";
 
 /// What a training stage works on.
 pub struct TrainRequest<'a> {
@@ -172,6 +177,9 @@ struct Loop<'a> {
     total_steps: u64,
     tokens: u64,
     flops: f64,
+    trend: Trend,
+    /// The lowest validation loss so far.
+    best_val: Option<f64>,
     /// Seconds of earlier sittings.
     earlier_seconds: f64,
     began: Instant,
@@ -184,16 +192,16 @@ impl<'a> Loop<'a> {
         mut trainer: Trainer,
         mut objective: Objective,
     ) -> Result<Self> {
-        let checkpoints = Checkpoints::new(&request.out.join("checkpoints"), training.keep_checkpoints);
-        let (mut tokens, mut flops, mut earlier_seconds, mut resumed) = (0, 0.0, 0.0, None);
-        if let Some(saved) = checkpoints.newest()? {
+        let checkpoints = checkpoints(request.out, training);
+        let saved = checkpoints.newest()?;
+        if let Some(saved) = &saved {
             trainer.restore(&saved.state, saved.about.step)?;
             objective.seek(saved.about.position);
-            (tokens, flops) = (saved.about.tokens, saved.about.flops);
-            earlier_seconds = saved.about.seconds;
-            resumed = Some(saved.about.step);
         }
+        let saved = saved.map(|saved| saved.about);
+        let resumed = saved.map(|saved| saved.step);
         let total_steps = total_steps(training, &objective);
+        write_atomic(&request.out.join(LENGTH), total_steps.to_string().as_bytes())?;
         let metrics = Metrics::open(&request.out.join("metrics.csv"), resumed, &extras(request, &trainer))?;
         Ok(Self {
             request,
@@ -203,9 +211,11 @@ impl<'a> Loop<'a> {
             metrics,
             checkpoints,
             total_steps,
-            tokens,
-            flops,
-            earlier_seconds,
+            tokens: saved.map_or(0, |saved| saved.tokens),
+            flops: saved.map_or(0.0, |saved| saved.flops),
+            trend: saved.map_or_else(Trend::default, |saved| saved.trend),
+            best_val: saved.and_then(|saved| saved.best_val),
+            earlier_seconds: saved.map_or(0.0, |saved| saved.seconds),
             began: Instant::now(),
         })
     }
@@ -216,11 +226,7 @@ impl<'a> Loop<'a> {
             let config = toml::to_string(self.request.trial).context("the configuration as text")?;
             self.metrics.text("configuration", &format!("```toml\n{config}```"))?;
         }
-        self.request.progress.start(
-            &format!("{:?}", self.request.stage).to_lowercase(),
-            self.total_steps,
-            "steps",
-        );
+        self.request.progress.start(self.request.stage.name(), self.total_steps, "steps");
         let mut window = (Instant::now(), self.tokens);
         while self.trainer.steps() < self.total_steps {
             let step = self.trainer.steps() + 1;
@@ -236,10 +242,11 @@ impl<'a> Loop<'a> {
                 bail!(
                     "step {step}: the loss is {} and the gradient norm {norm}; lower {}.lr (now {}) or raise warmup_steps",
                     sums.mean(),
-                    format!("{:?}", self.request.stage).to_lowercase(),
+                    self.request.stage.name(),
                     training.lr
                 );
             }
+            self.watch_trend(step, sums.mean())?;
             let last = step == self.total_steps;
             if step.is_multiple_of(training.log_every.max(1)) || last || step == 1 {
                 let speed = (self.tokens - window.1) as f64 / window.0.elapsed().as_secs_f64().max(1e-9);
@@ -254,9 +261,10 @@ impl<'a> Loop<'a> {
                 self.validate()?;
             }
             let stop = self.request.stop.load(Ordering::SeqCst);
-            let due = training.checkpoint_every > 0 && step.is_multiple_of(training.checkpoint_every);
-            if !last && (stop || due) {
-                self.save()?;
+            let due = |every: u64| every > 0 && step.is_multiple_of(every);
+            let is_kept = due(training.keep_every);
+            if is_kept || !last && (stop || due(training.checkpoint_every)) {
+                self.save(if is_kept { Keep::ForGood } else { Keep::ForNow })?;
             }
             if !last && stop {
                 return Ok(None);
@@ -296,10 +304,32 @@ impl<'a> Loop<'a> {
         let bpb = bytes.map(|bytes| sums.loss / std::f64::consts::LN_2 / bytes);
         let mut extras = sums.extras();
         extras.extend(bpb.map(|bpb| ("bpb".to_string(), bpb)));
-        self.record(Split::Val, sums.mean(), None, extras)
+        self.record(Split::Val, sums.mean(), None, extras)?;
+        if self.best_val.is_none_or(|best| sums.mean() < best) {
+            self.best_val = Some(sums.mean());
+            if self.training.keep_best {
+                self.save(Keep::AsBest)?;
+            }
+        }
+        Ok(())
     }
 
-    fn save(&mut self) -> Result<()> {
+    /// Stops a training whose smoothed loss has risen too far above its best.
+    fn watch_trend(&mut self, step: u64, loss: f64) -> Result<()> {
+        self.trend.add(loss);
+        let (rise, most) = (self.trend.rise(), self.training.max_loss_rise);
+        if most > 0.0 && rise > most {
+            let stage = self.request.stage.name();
+            bail!(
+                "step {step}: the smoothed loss is {:.4}, {rise:.4} above its best and more than {stage}.max_loss_rise = {most}; lower {stage}.lr (now {}) or raise {stage}.max_loss_rise",
+                self.trend.smoothed(),
+                self.training.lr
+            );
+        }
+        Ok(())
+    }
+
+    fn save(&mut self, keep: Keep) -> Result<()> {
         self.metrics.flush()?;
         let about = Checkpoint {
             step: self.trainer.steps(),
@@ -307,8 +337,10 @@ impl<'a> Loop<'a> {
             tokens: self.tokens,
             flops: self.flops,
             seconds: self.elapsed(),
+            trend: self.trend,
+            best_val: self.best_val,
         };
-        self.checkpoints.write(&about, &self.trainer.state()?)
+        self.checkpoints.write(&about, &self.trainer.state()?, keep)
     }
 
     fn finish(mut self) -> Result<Results> {
@@ -321,7 +353,6 @@ impl<'a> Loop<'a> {
             write_atomic(&path, &safetensors::serialize(&adapters, None).context("the adapters")?)?;
         }
         self.metrics.flush()?;
-        self.checkpoints.clear()?;
         let results = Results {
             steps: self.trainer.steps(),
             tokens: self.tokens,
@@ -333,6 +364,15 @@ impl<'a> Loop<'a> {
         self.request.progress.finish(&format!("{} steps", number(results.steps)));
         Ok(results)
     }
+}
+
+fn checkpoints(out: &Path, training: &Training) -> Checkpoints {
+    Checkpoints::new(&out.join("checkpoints"), training.keep_checkpoints, training.keep_every)
+}
+
+/// Removes the checkpoints of a finished stage run that are not to be kept for good.
+pub fn tidy(out: &Path, training: &Training) -> Result<()> {
+    checkpoints(out, training).clear()
 }
 
 /// Writes a model folder with its tokenizer.

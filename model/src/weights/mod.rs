@@ -1,6 +1,7 @@
 //! A model's weights: one flat buffer, drawn at random or read from files.
 
 mod init;
+mod pickle;
 mod pth;
 mod safetensors;
 

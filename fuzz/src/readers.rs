@@ -1,0 +1,153 @@
+//! Every reader of files that people hand in, each as a function of one file: for property tests and for the fuzzer.
+
+use anyhow::{Result, ensure};
+use harness::config::{DataConfig, Overrides};
+use harness::data::read::{ReadOptions, rows};
+use harness::data::{Kind, Message, Tokenizer};
+use harness::exam::read_sheets;
+use harness::report::Experiment;
+use harness::run::manifest::Manifest;
+use harness::sweep::Sweep;
+use std::path::Path;
+
+/// A reader, and what a valid file for it looks like.
+pub struct Reader {
+    /// Its name.
+    pub name: &'static str,
+    /// The name of the file that it reads.
+    pub file: &'static str,
+    /// A valid file.
+    pub valid: fn() -> Vec<u8>,
+    /// Reads a file to its end.
+    pub read: fn(&Path) -> Result<()>,
+}
+
+/// All readers.
+pub const READERS: [Reader; 14] = [
+    Reader { name: "sweep", file: "a.toml", valid: || SWEEP.into(), read: sweep },
+    Reader { name: "experiment", file: "e.toml", valid: || EXPERIMENT.into(), read: experiment },
+    Reader {
+        name: "jsonl",
+        file: "a.jsonl",
+        valid: || JSONL.into(),
+        read: |path| data(path, Kind::Pretrain),
+    },
+    Reader {
+        name: "chats",
+        file: "a.json",
+        valid: || CHATS.into(),
+        read: |path| data(path, Kind::Conversations),
+    },
+    Reader {
+        name: "pairs",
+        file: "a.json",
+        valid: || PAIRS.into(),
+        read: |path| data(path, Kind::Preferences),
+    },
+    Reader { name: "csv", file: "a.csv", valid: || CSV.into(), read: |path| data(path, Kind::Conversations) },
+    Reader { name: "sheets", file: "law_val.csv", valid: || SHEET.into(), read: sheets },
+    Reader { name: "tokenizer", file: "tokenizer.json", valid: tokenizer_json, read: tokenizer },
+    Reader { name: "template", file: "tokenizer_config.json", valid: || TEMPLATE.into(), read: template },
+    Reader { name: "safetensors", file: "a.safetensors", valid: safetensors, read: weights },
+    Reader { name: "pth", file: "a.pth", valid: || PTH.into(), read: weights },
+    Reader { name: "shape", file: "config.json", valid: || SHAPE.into(), read: shape },
+    Reader { name: "manifest", file: "manifest.json", valid: || MANIFEST.into(), read: manifest },
+    Reader { name: "store", file: "store.json", valid: || STORE.into(), read: store },
+];
+
+/// Reads what a fuzzer made up, as the file that the reader of this name expects.
+pub fn feed(name: &str, bytes: &[u8]) {
+    let (Some(reader), Ok(dir)) = (READERS.iter().find(|reader| reader.name == name), tempfile::tempdir())
+    else {
+        return;
+    };
+    let path = dir.path().join(reader.file);
+    if std::fs::write(&path, bytes).is_ok() {
+        // An error is as good as a result; what is looked for are crashes.
+        let _ = (reader.read)(&path);
+    }
+}
+
+fn sweep(path: &Path) -> Result<()> {
+    Sweep::read(path, &Overrides::default())?.expand().map(drop)
+}
+
+fn experiment(path: &Path) -> Result<()> {
+    Experiment::read_if_experiment(path).map(drop)
+}
+
+fn data(path: &Path, kind: Kind) -> Result<()> {
+    rows(&[path.to_path_buf()], kind, &ReadOptions::new(&DataConfig::default()))
+        .try_for_each(|row| row.map(drop))
+}
+
+fn sheets(path: &Path) -> Result<()> {
+    read_sheets(path.parent().unwrap_or(path), "val").map(drop)
+}
+
+fn tokenizer(path: &Path) -> Result<()> {
+    let tokenizer = Tokenizer::load(path)?;
+    tokenizer.token_bytes();
+    let ids = tokenizer.encode("他喜欢下棋 and 1234 <s>")?;
+    tokenizer.decode(&ids, false).map(drop)
+}
+
+/// A chat template stands in a file beside the tokenizer.
+fn template(path: &Path) -> Result<()> {
+    let tokenizer = path.with_file_name("tokenizer.json");
+    std::fs::write(&tokenizer, tokenizer_json())?;
+    let tokenizer = Tokenizer::load(&tokenizer)?;
+    let turns = [Message::new("system", "x"), Message::new("user", "你好"), Message::new("assistant", "y")];
+    tokenizer.render(&turns)?;
+    tokenizer.turn_marks().map(drop)
+}
+
+fn weights(path: &Path) -> Result<()> {
+    model::folder::read_weights(path)?;
+    Ok(())
+}
+
+fn shape(path: &Path) -> Result<()> {
+    let shape = model::folder::read_config(path)?;
+    ensure!(shape.params() > 0, "{}: a shape without weights", path.display());
+    Ok(())
+}
+
+fn manifest(path: &Path) -> Result<()> {
+    Manifest::read(path.parent().unwrap_or(path)).map(drop)
+}
+
+/// The other files of a store, of which `store.json` tells the sizes, are small and fixed.
+fn store(path: &Path) -> Result<()> {
+    let dir = path.parent().unwrap_or(path);
+    std::fs::write(dir.join("tokens.bin"), [0; 12])?;
+    std::fs::write(dir.join("offsets.bin"), [0u64, 4, 6].map(u64::to_le_bytes).concat())?;
+    std::fs::write(dir.join("bytes.bin"), [4u32, 2].map(u32::to_le_bytes).concat())?;
+    std::fs::write(dir.join("token_bytes.bin"), [1u8, 0, 1, 0])?;
+    harness::data::Store::open(dir).map(drop)
+}
+
+const SWEEP: &str = include_str!("../seeds/a.toml");
+const EXPERIMENT: &str =
+    "title = \"Deep or wide\"\nquestion = \"Which?\"\nsweeps = [\"a.toml\", \"b.toml\"]\n";
+const JSONL: &str = "{\"text\": \"第一行\"}\n{\"text\": \"a second \\u884c\"}\n\n{\"text\": \"x\"}\n";
+const CHATS: &str = r#"[{"conversations": [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "好"}]},
+ {"conversations": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]}]"#;
+const PAIRS: &str = r#"[{"prompt": "问", "chosen": "好", "rejected": "坏"}, {"prompt": "a", "chosen": "b", "rejected": "c"}]"#;
+const CSV: &str = "history,q,a\n\"[['你好','好']]\",\"问, 题\",答\n[],b,\"c \"\"d\"\"\"\n";
+const SHEET: &str = "id,question,A,B,C,D,answer\n0,谁?,甲,乙,\"丙,丁\",戊,A\n1,何?,1,2,3,4,D\n";
+const TEMPLATE: &str = r#"{"bos_token": "<s>", "eos_token": "</s>", "chat_template": "{% for m in messages %}{% if m.role == 'user' %}<s>user\n{{ m.content.strip() }}</s>\n{% else %}<s>assistant\n{{ m['content'] }}</s>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<s>assistant\n{% endif %}"}"#;
+const SHAPE: &str = r#"{"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 100, "hidden_dim": null, "multiple_of": 64, "norm_eps": 1e-5, "max_seq_len": 128, "use_moe": true, "num_experts_per_tok": 2, "n_routed_experts": 4}"#;
+const PTH: &[u8] = include_bytes!("../seeds/a.pth");
+const MANIFEST: &str = include_str!("../seeds/manifest.json");
+const STORE: &str = include_str!("../seeds/store.json");
+
+fn tokenizer_json() -> Vec<u8> {
+    include_bytes!("../seeds/tokenizer.json").to_vec()
+}
+
+/// Two small tensors.
+fn safetensors() -> Vec<u8> {
+    let header = r#"{"a":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},"b":{"dtype":"BF16","shape":[3],"data_offsets":[16,22]}}"#;
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0; 22]].concat()
+}

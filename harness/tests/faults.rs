@@ -1,0 +1,171 @@
+//! What goes wrong around a sweep: trials that fail each in its way, folders and disks that give no room.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{leftovers, mindscale, only, stage_runs, timeless, two_seeds};
+use predicates::prelude::PredicateBooleanExt;
+use predicates::str::contains;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// One trial that is sound, and one for each way to fail.
+const FAILING: &str = r#"
+name = "failing"
+[base.model]
+d_model = 16
+n_layers = 1
+n_heads = 2
+n_kv_heads = 1
+vocab_size = 300
+[base.data]
+source = "files"
+[base.pretrain]
+steps = 30
+seq_len = 32
+[base.sft]
+enabled = false
+[base.dpo]
+enabled = false
+[base.exam]
+enabled = false
+[[zip]]
+seed = [1, 2, 3, 4, 5]
+"pretrain.lr" = [1e-3, 1e30, 1e-3, 1e-3, 0.3]
+"pretrain.max_loss_rise" = [0, 0, 0, 0, 0.01]
+"model.d_model" = [16, 16, 512, 16, 16]
+"model.n_layers" = [1, 1, 8, 1, 1]
+"data.pretrain" = [["good.jsonl"], ["good.jsonl"], ["good.jsonl"], ["bad.jsonl"], ["good.jsonl"]]
+"#;
+
+#[test]
+fn each_failure_is_named_and_the_other_trials_complete() {
+    let dir = tempfile::tempdir().unwrap();
+    let row =
+        |i: usize| format!("{{\"text\": \"第{i}个人住在城市{}，他喜欢读书、下棋和唱歌。\"}}\n", i * 7 % 13);
+    let rows: String = (0..200).map(row).collect();
+    fs::write(dir.path().join("good.jsonl"), &rows).unwrap();
+    fs::write(dir.path().join("bad.jsonl"), rows + "{\"text\": 7}\n").unwrap();
+    fs::write(dir.path().join("s.toml"), FAILING).unwrap();
+    mindscale(dir.path())
+        .args(["run", "s.toml", "--memory-limit", "200M", "--time-limit", "10m"])
+        .assert()
+        .code(1)
+        .stdout(contains("failed: pretrain-"));
+    let status = mindscale(dir.path()).args(["status", "s.toml"]).output().unwrap().stdout;
+    let status = String::from_utf8(status).unwrap();
+    for cause in [
+        "1 done, 0 running, 4 failed",
+        "lower pretrain.lr (now 1000000000000000000000000000000)",
+        "of the 200.0 MiB of memory allowed; raise --memory-limit",
+        "bad.jsonl:201",
+        "more than pretrain.max_loss_rise = 0.01",
+    ] {
+        assert!(status.contains(cause), "{cause} is not in\n{status}");
+    }
+}
+
+#[test]
+fn a_stage_run_out_of_time_goes_on_with_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = format!("{}[axes]\nseed = [1]\n", common::TINY).replace("steps = 6", "steps = 600000");
+    fs::write(dir.path().join("s.toml"), text).unwrap();
+    mindscale(dir.path())
+        .args(["run", "s.toml", "--time-limit", "3s"])
+        .assert()
+        .code(1)
+        .stdout(contains("of the 3 s allowed; raise --time-limit"));
+    assert!(only(&dir.path().join("runs"), "pretrain").join("checkpoints").read_dir().unwrap().count() > 0);
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("s.toml"), two_seeds()).unwrap();
+    // A file where the folder should be stops root as well.
+    fs::write(dir.path().join("occupied"), "").unwrap();
+    for folder in ["--runs", "--results"] {
+        mindscale(dir.path())
+            .args(["run", "s.toml", folder, "occupied/here"])
+            .assert()
+            .code(1)
+            .stderr(contains("occupied/here: the folder cannot be made").and(contains("Not a directory")));
+    }
+}
+
+#[test]
+fn runs_that_vanish_are_an_error_and_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = two_seeds().replace("steps = 6", "steps = 300");
+    fs::write(dir.path().join("s.toml"), text).unwrap();
+    let mut driver = Command::new(assert_cmd::cargo::cargo_bin("mindscale"))
+        .args(["run", "s.toml", "--retries", "0"])
+        .current_dir(dir.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let runs = dir.path().join("runs");
+    while !stage_runs(&runs).iter().any(|run| run.join("checkpoints").exists()) {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let _ = fs::remove_dir_all(&runs);
+    assert!(driver.wait().unwrap().code().is_some(), "the driver ended by itself");
+    mindscale(dir.path()).args(["run", "s.toml"]).assert().code(0);
+    mindscale(dir.path()).args(["status", "s.toml"]).assert().stdout(contains("2 done, 0 running, 0 failed"));
+}
+
+/// A disk of its own, taken away when dropped.
+struct Disk<'a>(&'a Path);
+
+impl Disk<'_> {
+    fn mount(&self, options: &str) -> bool {
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(self.0).output();
+        mounted.is_ok_and(|output| output.status.success())
+    }
+}
+
+impl Drop for Disk<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0).output();
+    }
+}
+
+#[test]
+fn a_full_disk_stops_a_sweep_that_goes_on_once_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    // The first checkpoint, of 1.5 MiB, finds no room.
+    let text = two_seeds().replace("d_model = 16", "d_model = 96");
+    fs::write(dir.path().join("s.toml"), text).unwrap();
+    let runs = dir.path().join("runs");
+    fs::create_dir(&runs).unwrap();
+    let disk = Disk(&runs);
+    if !disk.mount("size=1500k") {
+        eprintln!("skipped: a small disk cannot be mounted here");
+        return;
+    }
+    let run = |runs: &str| {
+        let mut command = mindscale(dir.path());
+        command.args(["run", "s.toml", "--retries", "0", "--jobs", "2", "--runs", runs]);
+        command.assert()
+    };
+    run("runs").code(1).stdout(contains("cannot be written").and(contains("No space left on device")));
+    assert!(disk.mount("remount,size=64m"));
+    run("runs").code(0);
+    run("roomy").code(0);
+    for whole in stage_runs(&dir.path().join("roomy")) {
+        let other = runs.join(whole.file_name().unwrap());
+        for file in ["model/model.safetensors", "model/tokenizer.json", "questions.csv"] {
+            assert!(
+                fs::read(whole.join(file)).ok() == fs::read(other.join(file)).ok(),
+                "{}",
+                other.display()
+            );
+        }
+        if whole.join("metrics.csv").exists() {
+            assert_eq!(timeless(&whole.join("metrics.csv")), timeless(&other.join("metrics.csv")));
+        }
+        assert_eq!(leftovers(&other), Vec::<std::path::PathBuf>::new());
+    }
+}

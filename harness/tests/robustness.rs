@@ -1,0 +1,150 @@
+//! Files that are damaged or made to do harm: every reader ends, in bounded memory, with an error that names the file.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../fuzz/src/readers.rs"]
+mod readers;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use readers::{READERS, Reader};
+use std::time::{Duration, Instant};
+
+/// Damaged files for each reader.
+const CASES: u32 = 150;
+
+/// Longest that a small file may take to be read, on a machine with other work.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// Most memory of all readers together.
+const MOST_MB: f64 = 1500.0;
+
+/// A change to a valid file.
+#[derive(Debug, Clone)]
+enum Damage {
+    /// One bit flips.
+    Flip(prop::sample::Index, u8),
+    /// The file ends early.
+    Cut(prop::sample::Index),
+    /// A number becomes another one, huge as a rule.
+    Number(prop::sample::Index, &'static str),
+    /// Brackets open, deep.
+    Nest(prop::sample::Index, &'static str, usize),
+    /// A piece of the file comes again.
+    Again(prop::sample::Index, prop::sample::Index),
+    /// Bytes of length fields.
+    Length(prop::sample::Index, [u8; 4]),
+}
+
+fn damage() -> impl Strategy<Value = Damage> {
+    let at = any::<prop::sample::Index>;
+    const LENGTHS: [[u8; 4]; 3] = [[255; 4], [255, 255, 255, 127], [0; 4]];
+    const NUMBERS: [&str; 7] =
+        ["18446744073709551615", "9223372036854775808", "4294967295", "-1", "1e400", "nan", "0"];
+    const OPENINGS: [&str; 8] = ["[", "{\"a\":", "(", "{{", "{% if x %}", "a.", "\"", "- "];
+    prop_oneof![
+        (at(), 0..8u8).prop_map(|(at, bit)| Damage::Flip(at, bit)),
+        at().prop_map(Damage::Cut),
+        (at(), prop::sample::select(&NUMBERS)).prop_map(|(at, number)| Damage::Number(at, number)),
+        (at(), prop::sample::select(&OPENINGS), prop_oneof![Just(40), Just(300), Just(20_000)])
+            .prop_map(|(at, opening, depth)| Damage::Nest(at, opening, depth)),
+        (at(), at()).prop_map(|(from, to)| Damage::Again(from, to)),
+        (at(), prop::sample::select(&LENGTHS)).prop_map(|(at, l)| Damage::Length(at, l)),
+    ]
+}
+
+impl Damage {
+    fn apply(&self, file: &mut Vec<u8>) {
+        if file.is_empty() {
+            return;
+        }
+        match self {
+            Damage::Flip(at, bit) => {
+                let at = at.index(file.len());
+                file[at] ^= 1 << bit;
+            }
+            Damage::Cut(at) => file.truncate(at.index(file.len())),
+            Damage::Number(at, number) => {
+                let starts: Vec<usize> = (0..file.len())
+                    .filter(|&i| file[i].is_ascii_digit() && (i == 0 || !file[i - 1].is_ascii_digit()))
+                    .collect();
+                if !starts.is_empty() {
+                    let start = starts[at.index(starts.len())];
+                    let length = file[start..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+                    file.splice(start..start + length, number.bytes());
+                }
+            }
+            Damage::Nest(at, opening, depth) => {
+                let at = at.index(file.len());
+                file.splice(at..at, opening.repeat(*depth).into_bytes());
+            }
+            Damage::Again(from, to) => {
+                let (from, to) = (from.index(file.len()), to.index(file.len()));
+                let piece = file[from.min(to)..from.max(to)].to_vec();
+                file.splice(from..from, piece);
+            }
+            Damage::Length(at, bytes) => {
+                let at = at.index(file.len());
+                let end = (at + bytes.len()).min(file.len());
+                file[at..end].copy_from_slice(&bytes[..end - at]);
+            }
+        }
+    }
+}
+
+/// Reads a file in a folder of its own; the error, if it is one.
+fn read(reader: &Reader, bytes: &[u8]) -> Option<String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(reader.file);
+    std::fs::write(&path, bytes).unwrap();
+    (reader.read)(&path).err().map(|error| format!("{error:#}"))
+}
+
+fn check(name: &str) {
+    let reader = READERS.iter().find(|reader| reader.name == name).unwrap();
+    assert_eq!(read(reader, &(reader.valid)()), None, "{name}: the valid file is read");
+    let mut runner = TestRunner::new(Config { cases: CASES, failure_persistence: None, ..Config::default() });
+    let tested = runner.run(&prop::collection::vec(damage(), 1..4), |changes| {
+        let mut file = (reader.valid)();
+        changes.iter().for_each(|change| change.apply(&mut file));
+        let began = Instant::now();
+        let error = read(reader, &file);
+        prop_assert!(began.elapsed() < LONGEST, "{name} took {:?}", began.elapsed());
+        if let Some(error) = error {
+            // The template's own file stands beside the tokenizer's, which is named.
+            let named = if name == "template" { "tokenizer" } else { reader.file };
+            prop_assert!(error.contains(named), "{name}: the error does not name the file: {error}");
+        }
+        Ok(())
+    });
+    if let Err(error) = tested {
+        panic!("{name}: {error}");
+    }
+    assert!(harness::run::manifest::peak_rss_mb() < MOST_MB, "{name} took too much memory");
+}
+
+macro_rules! robust {
+    ($($test:ident: $reader:literal,)*) => {
+        $(#[test] fn $test() { check($reader); })*
+        #[test]
+        fn every_reader_is_tested() {
+            assert_eq!([$($reader),*].len(), READERS.len());
+        }
+    };
+}
+
+robust! {
+    sweep_files: "sweep",
+    experiment_files: "experiment",
+    rows_of_text: "jsonl",
+    conversations: "chats",
+    preference_pairs: "pairs",
+    tables: "csv",
+    exam_sheets: "sheets",
+    tokenizers: "tokenizer",
+    chat_templates: "template",
+    safetensors_files: "safetensors",
+    pytorch_files: "pth",
+    model_shapes: "shape",
+    manifests: "manifest",
+    stores: "store",
+}

@@ -1,0 +1,239 @@
+//! Sweeps that are killed at any moment, and sweeps that several drivers work on.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{leftovers, manifests, mindscale, stage_runs, timeless, two_seeds};
+use protobuf::Message;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+use tensorboard_proto::event::Event;
+
+/// Instants at which the sweep is killed.
+const KILLS: usize = 20;
+
+/// Long enough to be killed in the middle, with checkpoints, validations and rows of metrics all along.
+const LONG: &str = r#"
+name = "long"
+[base.model]
+d_model = 32
+n_layers = 2
+n_heads = 2
+n_kv_heads = 1
+vocab_size = 300
+dropout = 0.1
+[base.world]
+people = 8
+pretrain_rows = 200
+sft_rows = 200
+dpo_pairs = 60
+questions_per_subject = 10
+[base.data]
+val_share = 0.1
+[base.pretrain]
+steps = 150
+seq_len = 64
+checkpoint_every = 7
+log_every = 1
+val_every_tokens = 5000
+[base.sft]
+steps = 80
+seq_len = 64
+checkpoint_every = 5
+log_every = 1
+[base.lora]
+enabled = true
+steps = 40
+seq_len = 64
+checkpoint_every = 3
+log_every = 1
+[base.dpo]
+steps = 40
+seq_len = 64
+checkpoint_every = 1
+log_every = 1
+[axes]
+seed = [1, 2]
+"#;
+
+fn start(dir: &Path, file: &str) -> Child {
+    let program = assert_cmd::cargo::cargo_bin("mindscale");
+    let log = fs::File::options().create(true).append(true).open(dir.join("drivers.log")).unwrap();
+    Command::new(program)
+        .args(["run", file])
+        .current_dir(dir)
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+/// The processes that work for a driver.
+fn children(driver: u32) -> Vec<u32> {
+    let parent = format!("PPid:\t{driver}");
+    let is_child = |pid: &u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status.lines().any(|line| line == parent)
+    };
+    let processes = fs::read_dir("/proc").unwrap();
+    processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).filter(is_child).collect()
+}
+
+fn kill(pid: u32) {
+    let killed = Command::new("kill").args(["-KILL", &pid.to_string()]).stderr(Stdio::null()).status();
+    assert!(killed.is_ok());
+}
+
+fn wait(driver: &mut Child, longest: Duration) -> ExitStatus {
+    let since = Instant::now();
+    loop {
+        if let Some(status) = driver.try_wait().unwrap() {
+            return status;
+        }
+        assert!(since.elapsed() < longest, "the sweep did not end");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// How often each finished stage run was sat.
+fn sittings_of_done(runs: &Path) -> BTreeMap<String, u64> {
+    let done = manifests(runs).into_iter().filter(|(_, manifest)| manifest["status"] == "done");
+    done.map(|(name, manifest)| (name, manifest["sittings"].as_u64().unwrap())).collect()
+}
+
+/// The step of every scalar in the TensorBoard files of a stage run; panics where one is there twice.
+fn event_steps(dir: &Path) -> HashSet<(String, i64)> {
+    let mut steps = HashSet::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.file_name().unwrap().to_string_lossy().starts_with("events.out.tfevents.") {
+            continue;
+        }
+        let bytes = fs::read(&path).unwrap();
+        let mut rest = bytes.as_slice();
+        // A record: length, its checksum, data, its checksum.
+        while !rest.is_empty() {
+            let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
+            let event = Event::parse_from_bytes(&rest[12..12 + length]).unwrap();
+            for value in event.get_summary().get_value() {
+                let step = (value.tag.clone(), event.step);
+                assert!(steps.insert(step.clone()), "{}: {step:?} is there twice", path.display());
+            }
+            rest = &rest[12 + length + 4..];
+        }
+    }
+    steps
+}
+
+/// Compares everything that results depend on, byte for byte.
+fn assert_same_results(undisturbed: &Path, killed: &Path) {
+    let dirs = stage_runs(undisturbed);
+    assert_eq!(dirs.len(), stage_runs(killed).len());
+    for dir in dirs {
+        let name = dir.file_name().unwrap();
+        let other = killed.join(name);
+        let mut compared = 0;
+        for file in
+            ["model/model.safetensors", "model/tokenizer.json", "questions.csv", "pretrain/train/tokens.bin"]
+        {
+            if dir.join(file).exists() {
+                assert!(
+                    fs::read(dir.join(file)).unwrap() == fs::read(other.join(file)).unwrap(),
+                    "{name:?} {file}"
+                );
+                compared += 1;
+            }
+        }
+        if dir.join("metrics.csv").exists() {
+            assert_eq!(timeless(&dir.join("metrics.csv")), timeless(&other.join("metrics.csv")), "{name:?}");
+            assert_eq!(event_steps(&dir), event_steps(&other), "{name:?}");
+        }
+        assert!(compared > 0 || name.to_string_lossy().starts_with("data-"), "{name:?}");
+        assert_eq!(leftovers(&other), Vec::<std::path::PathBuf>::new());
+    }
+}
+
+#[test]
+fn a_sweep_that_is_killed_at_any_moment_ends_in_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    for folder in ["undisturbed", "killed"] {
+        fs::create_dir(dir.path().join(folder)).unwrap();
+        fs::write(dir.path().join(folder).join("long.toml"), LONG).unwrap();
+    }
+    let (undisturbed, killed) = (dir.path().join("undisturbed"), dir.path().join("killed"));
+    let began = Instant::now();
+    mindscale(&undisturbed).args(["run", "long.toml"]).assert().code(0);
+    let whole = began.elapsed().as_secs_f64();
+
+    let mut random = ChaCha8Rng::seed_from_u64(20);
+    let runs = killed.join("runs");
+    let mut driver: Option<Child> = None;
+    let mut landed = [0; 3];
+    let mut done = BTreeMap::new();
+    for _ in 0..KILLS {
+        let mut running = driver.take().unwrap_or_else(|| start(&killed, "long.toml"));
+        std::thread::sleep(Duration::from_secs_f64(whole * random.random_range(0.02..0.14)));
+        let kind = random.random_range(0..3);
+        let works = running.try_wait().unwrap().is_none();
+        landed[kind] += usize::from(works);
+        let (pid, workers) = (running.id(), children(running.id()));
+        if works && kind < 2 {
+            kill(pid);
+            running.wait().unwrap();
+        }
+        match kind {
+            // The driver alone: its children notice, write a checkpoint and end.
+            0 => {}
+            // Everything at once, as a machine that loses its power.
+            1 => workers.iter().for_each(|&pid| kill(pid)),
+            // A child alone, as the out-of-memory killer does: the driver tries again.
+            _ => workers.first().into_iter().for_each(|&pid| kill(pid)),
+        }
+        if works && kind == 2 {
+            driver = Some(running);
+        }
+        for (name, sittings) in &done {
+            assert_eq!(sittings_of_done(&runs).get(name), Some(sittings), "{name} was done and ran again");
+        }
+        done = sittings_of_done(&runs);
+    }
+    assert!(landed.iter().sum::<usize>() >= KILLS / 2, "the sweep was over too soon: {landed:?}");
+    let mut running = driver.take().unwrap_or_else(|| start(&killed, "long.toml"));
+    let mut status = wait(&mut running, Duration::from_secs(120));
+    if !status.success() {
+        // A child that was killed more often than it is tried again has failed; running again repairs it.
+        running = start(&killed, "long.toml");
+        status = wait(&mut running, Duration::from_secs(120));
+    }
+    let log = || fs::read_to_string(killed.join("drivers.log")).unwrap();
+    assert!(status.success(), "{}", log());
+    let last = sittings_of_done(&runs);
+    assert!(done.iter().all(|(name, sittings)| last.get(name) == Some(sittings)));
+    assert_same_results(&undisturbed.join("runs"), &runs);
+    mindscale(&killed)
+        .args(["run", "long.toml"])
+        .assert()
+        .code(0)
+        .stdout(predicates::str::contains("are finished"));
+}
+
+#[test]
+fn two_drivers_of_one_sweep_do_nothing_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("tiny.toml"), two_seeds()).unwrap();
+    let mut drivers = [start(dir.path(), "tiny.toml"), start(dir.path(), "tiny.toml")];
+    for driver in &mut drivers {
+        let status = wait(driver, Duration::from_secs(60));
+        assert!(status.success(), "{}", fs::read_to_string(dir.path().join("drivers.log")).unwrap());
+    }
+    let manifests = manifests(&dir.path().join("runs"));
+    assert_eq!(manifests.len(), 10);
+    for (name, manifest) in manifests {
+        assert_eq!((&manifest["status"], &manifest["sittings"]), (&"done".into(), &1.into()), "{name}");
+    }
+}
