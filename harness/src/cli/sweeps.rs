@@ -61,6 +61,8 @@ pub fn run(args: &SweepArgs, results: &Path, jobs: Option<usize>) -> Result<bool
     create_dir(results)?;
     let out = results.join(&sweep.name);
     if graph.is_finished() && out.join("report.html").is_file() {
+        // What the experiment asks to be shown may have changed.
+        write_report(&sweep, &args.runs, &out)?;
         say(format!(
             "{}: all {} trials are finished; see {}",
             sweep.name,

@@ -11,7 +11,7 @@ use crate::records::TrialRecord;
 use crate::stats::wilson95;
 
 /// What the intervals are.
-const INTERVALS: &str = "intervals: 95 %, Student's t over seeds, or Wilson's of a single seed";
+const INTERVALS: &str = "intervals: 95 %, Student's t over seeds, or Wilson's of a single seed; without a cap they go on beyond the axis";
 
 /// Loss curves, the exam against whatever varies, subjects.
 pub fn charts(
@@ -67,6 +67,15 @@ fn family(trial: &TrialRecord) -> String {
     }
 }
 
+fn accuracy_axis() -> Axis {
+    Axis {
+        label: "exam accuracy (%)".into(),
+        log: Some(false),
+        limits: Some((0.0, 100.0)),
+        ..Axis::default()
+    }
+}
+
 fn accuracy_figure(
     name: &str,
     x_label: &str,
@@ -91,7 +100,7 @@ fn accuracy_figure(
         name: name.into(),
         title: format!("Exam accuracy by {x_label}"),
         x: Axis { label: x_label.into(), ..Axis::default() },
-        y: Axis { label: "exam accuracy (%)".into(), log: Some(false), ..Axis::default() },
+        y: accuracy_axis(),
         content: Content::Series(series),
         level: Some((100.0 * GUESSING, "guessing")),
         notes: vec![INTERVALS.into()],
@@ -122,7 +131,7 @@ fn subject_figure(settings: &[Setting], questions: &[TrialQuestion]) -> Option<F
     Some(Figure {
         name: "subjects".into(),
         title: "Exam accuracy by subject".into(),
-        y: Axis { label: "exam accuracy (%)".into(), log: Some(false), ..Axis::default() },
+        y: accuracy_axis(),
         content: Content::Series(series.collect()),
         x: Axis { label: "subject".into(), places: names, ..Axis::default() },
         level: Some((100.0 * GUESSING, "guessing")),

@@ -35,7 +35,11 @@ pub fn figure(loss: &Loss, observations: &[&Observation]) -> Figure {
             .filter_map(|split| {
                 let is_second = loss.splits.first() != Some(split);
                 let points = curve(observation.trial, loss, split)?;
-                let mark = if is_second { Mark::Dashed } else { Mark::Line };
+                let mark = match points.len() {
+                    1 => Mark::Points,
+                    _ if is_second => Mark::Dashed,
+                    _ => Mark::Line,
+                };
                 Some(Series { label: String::new(), mark, colour, points })
             })
             .collect();
@@ -54,12 +58,12 @@ pub fn figure(loss: &Loss, observations: &[&Observation]) -> Figure {
     };
     let per = if loss.stage == TrainStage::Dpo { "loss (nats per pair)" } else { "loss (nats per token)" };
     let mut notes = match loss.splits {
-        [_, _] => vec!["solid: training, smoothed; dashed: held out".to_string()],
+        [_, _] => vec!["solid: training, smoothed; dashed or a marker: held out".to_string()],
         ["val"] => vec!["held-out loss".into()],
         _ => vec!["training loss, smoothed".into()],
     };
     if series.len() > groups.len() * loss.splits.len() {
-        notes.push("a curve for each seed".into());
+        notes.push("a curve for each trial".into());
     }
     Figure {
         x: Axis { label: x_label.into(), log: Some(loss.log[0]), ..Axis::default() },

@@ -138,8 +138,7 @@ impl Fields<'_> {
             self.problem(key, format!("is {}, expected a list such as [\"seed\"]", node.shown));
             return vec![];
         };
-        let found = names.into_iter().map(|name| Column::find(name));
-        let found: Vec<Result<Column, String>> = found.collect();
+        let found: Vec<Result<Column, String>> = names.into_iter().map(Column::find).collect();
         found.into_iter().filter_map(|c| c.map_err(|problem| self.problem(key, problem)).ok()).collect()
     }
 

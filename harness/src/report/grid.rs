@@ -158,9 +158,10 @@ pub fn table(spec: &TableSpec, results: &Results) -> Grid {
     }
 }
 
-/// The best mean of a column; `None` where none is better than another.
+/// The best mean of a metric; `None` of a cost, and where none is better than another.
 fn best(column: &Column, rows: &[Vec<Option<Spread>>], index: usize) -> Option<f64> {
-    let better = column.better().filter(|_| !column.is_known())?;
+    let is_metric = ["val_", "exam_"].iter().any(|start| column.name().starts_with(start));
+    let better = column.better().filter(|_| is_metric)?;
     let means: Vec<f64> = rows.iter().filter_map(|row| row[index].map(|s| s.mean)).collect();
     let (low, high) =
         means.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), m| (l.min(*m), h.max(*m)));

@@ -1,6 +1,6 @@
 //! From the figures that an experiment asks for to figures that can be drawn.
 
-use super::columns::{Better, Column};
+use super::columns::{Better, Column, Format};
 use super::curves;
 use super::figure::{Axis, Content, Figure, Mark, Point, Series};
 use super::number::{cell, number};
@@ -128,6 +128,13 @@ fn over_figure(over: &Over, observations: &[&Observation]) -> Figure {
     series.iter_mut().for_each(|s| s.mark = mark);
     figure.y.include = (over.style == Style::Bar).then_some(0.0);
     figure.notes = notes(over, &series);
+    if over.y.format() == Format::Percent {
+        figure.y.limits = Some((0.0, 100.0));
+        let beyond = |p: &Point| p.interval.is_some_and(|(low, high)| low < 0.0 || high > 100.0);
+        if series.iter().flat_map(|s| &s.points).any(beyond) {
+            figure.notes.push("no cap: the interval goes on beyond 0 or 100 %".into());
+        }
+    }
     add_fits(over, &mut series, &mut figure.notes);
     if over.style == Style::Pareto {
         add_front(over, &names, &mut series);
@@ -161,8 +168,8 @@ fn notes(over: &Over, series: &[Series]) -> Vec<String> {
     };
     let note = match over.error {
         ErrorBar::T95 | ErrorBar::Sd if most < 2 => format!("{count}: no interval is known"),
-        ErrorBar::T95 => format!("intervals: 95 % by Student's t, {count}"),
-        ErrorBar::Sd => format!("intervals: ± 1 standard deviation, {count}"),
+        ErrorBar::T95 => format!("intervals: 95 % t, {count}"),
+        ErrorBar::Sd => format!("intervals: ± 1 sd, {count}"),
         ErrorBar::Wilson => format!("intervals: Wilson 95 % of all answers, {count}"),
         ErrorBar::None => format!("means of {count}"),
     };
@@ -196,7 +203,7 @@ fn add_fits(over: &Over, series: &mut Vec<Series>, notes: &mut Vec<String>) {
         };
         curves.push(Series {
             label: format!(
-                "{} ({name} ± {} at 95 %, R² = {:.3}, n = {})",
+                "{} ({name} ± {} at 95 %, R²={:.3}, n={})",
                 fit.equation(),
                 digits3(fit.b_t95),
                 fit.r2,

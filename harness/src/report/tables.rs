@@ -233,12 +233,16 @@ pub fn comparisons_csv(compared: &[Compared]) -> Result<Vec<u8>> {
 /// The comparisons, for reading.
 pub fn comparisons(compared: &[Compared]) -> Grid {
     let heads =
-        ["claim", "metric", "a", "b", "a − b", "95 % interval", "n", "test", "p", "p (Holm)", "verdict"];
+        ["claim", "verdict", "metric", "a", "b", "a − b", "95 % interval", "n", "test", "p", "p (Holm)"];
     let row = |c: &Compared| -> Vec<GridCell> {
         let metric = &c.spec.metric;
         let value = |value: f64| {
             let scaled = metric.scale() * value;
-            if metric.format() == Format::Percent { format!("{scaled:.1}") } else { digits3(scaled) }
+            if metric.format() == Format::Percent {
+                format!("{scaled:.1}").replace('-', "−")
+            } else {
+                digits3(scaled)
+            }
         };
         let or_nothing = |text: Option<String>| text.unwrap_or_else(|| NOTHING.into());
         let n = match (c.n, c.spec.paired_by.is_empty()) {
@@ -248,6 +252,7 @@ pub fn comparisons(compared: &[Compared]) -> Grid {
         };
         let cells = [
             c.spec.claim.clone(),
+            c.sentence(),
             metric.label().into(),
             or_nothing(c.means.map(|m| value(m.0))),
             or_nothing(c.means.map(|m| value(m.1))),
@@ -257,14 +262,13 @@ pub fn comparisons(compared: &[Compared]) -> Grid {
             c.test.into(),
             or_nothing(c.tested.map(|t| p_text(t.p))),
             or_nothing(c.tested.map(|t| p_text(t.p_holm))),
-            c.sentence(),
         ];
         cells.map(GridCell::from).to_vec()
     };
     Grid {
         title: String::new(),
         heads: heads.map(String::from).to_vec(),
-        text_columns: 2,
+        text_columns: 3,
         rows: compared.iter().map(row).collect(),
     }
 }

@@ -129,8 +129,10 @@ pub struct CompareSpec {
     pub paired_by: Vec<Column>,
 }
 
-const FIGURE_KEYS: [&str; 13] =
-    ["kind", "name", "title", "where", "x", "y", "group", "error", "fit", "log_x", "log_y", "value", "stage"];
+const FIGURE_KEYS: [&str; 14] = [
+    "kind", "name", "title", "where", "x", "y", "group", "error", "fit", "log_x", "log_y", "value", "stage",
+    "split",
+];
 
 fn figure_keys(kind: &str) -> &'static [&'static str] {
     match kind {
@@ -159,13 +161,11 @@ impl FigureSpec {
                 "kind",
                 "is missing, expected kind = \"line\", or scatter, heatmap, bar, loss, pareto",
             );
-            let all: Vec<&str> = FIGURE_KEYS.into_iter().chain(["split"]).collect();
-            fields.only(&all, &[], "");
+            fields.only(&FIGURE_KEYS, &[], "");
             return None;
         }
         let kind = fields.choice("kind", &KINDS)?;
-        let all: Vec<&str> = FIGURE_KEYS.into_iter().chain(["split"]).collect();
-        fields.only(figure_keys(kind), &all, &format!("kind = {kind:?}"));
+        fields.only(figure_keys(kind), &FIGURE_KEYS, &format!("kind = {kind:?}"));
         let (name, title) = (fields.file_name("name"), fields.text("title"));
         let filter = fields.condition("where");
         let plot = match kind {

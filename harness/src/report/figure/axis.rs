@@ -31,12 +31,14 @@ impl Scale {
             let ticks = axis.places.iter().enumerate().map(tick).collect();
             return Self { low: -0.5, high: count - 0.5, log: false, ticks };
         }
-        let values: Vec<f64> =
-            values.iter().copied().chain(axis.include).filter(|value| value.is_finite()).collect();
+        let (least, most) = axis.limits.unwrap_or((f64::NEG_INFINITY, f64::INFINITY));
+        let finite = values.iter().copied().chain(axis.include).filter(|value| value.is_finite());
+        let values: Vec<f64> = finite.map(|value| value.clamp(least, most)).collect();
         let (low, high) = bounds(&values);
         let log = axis.log.unwrap_or(are_settings && high / low > LOG_FROM) && low > 0.0;
         let place = |value: f64| if log { value.log10() } else { value };
-        let (from, to) = widened(place(low), place(high), axis.include.map(place));
+        let ends = [axis.include, axis.limits.map(|l| l.0), axis.limits.map(|l| l.1)];
+        let (from, to) = widened(place(low), place(high), &ends.map(|end| end.map(place)));
         let mut scale = Self { low: from, high: to, log, ticks: vec![] };
         let own = if are_settings { scale.own_ticks(&values) } else { None };
         scale.ticks = own.unwrap_or_else(|| if log { scale.log_ticks() } else { scale.round_ticks() });
@@ -91,7 +93,7 @@ impl Scale {
         let ticks = powers.flat_map(|power| factors.iter().map(move |factor| factor * 10f64.powi(power)));
         let inside = ticks.filter(|tick| (0.0..=1.0).contains(&self.place(*tick)));
         let ticks: Vec<(f64, String)> = inside.map(|tick| (self.place(tick), short(tick))).collect();
-        if ticks.len() >= 2 {
+        if ticks.len() >= 4 {
             return ticks;
         }
         // Less than one step of these: round numbers are as good.
@@ -121,9 +123,9 @@ fn bounds(values: &[f64]) -> (f64, f64) {
 }
 
 /// A margin on both sides, but none beyond a number that must be in sight at an end.
-fn widened(low: f64, high: f64, end: Option<f64>) -> (f64, f64) {
+fn widened(low: f64, high: f64, ends: &[Option<f64>]) -> (f64, f64) {
     let margin = if high > low { 0.07 * (high - low) } else { 0.05 * low.abs().max(1.0) };
-    let is_end = |value: f64| end == Some(value);
+    let is_end = |value: f64| ends.contains(&Some(value));
     (if is_end(low) { low } else { low - margin }, if is_end(high) { high } else { high + margin })
 }
 
@@ -138,7 +140,7 @@ fn unit_of(size: f64) -> (f64, &'static str) {
 
 /// A tick among others `step` apart, with the digits that tell them apart.
 fn with_step(value: f64, step: f64, largest: f64) -> String {
-    if largest >= 1e12 || largest < 1e-3 {
+    if !(1e-3..1e12).contains(&largest) {
         return short(value);
     }
     let (unit, name) = unit_of(largest);
@@ -215,8 +217,10 @@ mod tests {
     }
 
     #[test]
-    fn bars_stand_on_the_axis() {
+    fn bars_stand_on_the_axis_and_shares_stay_in_theirs() {
         let axis = Axis { include: Some(0.0), ..Axis::default() };
         assert_eq!(Scale::new(&axis, &[20.0, 40.0], false).ends().0, 0.0);
+        let share = Axis { limits: Some((0.0, 100.0)), ..Axis::default() };
+        assert_eq!(Scale::new(&share, &[-30.0, 140.0], false).ends(), (0.0, 100.0));
     }
 }

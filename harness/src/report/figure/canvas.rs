@@ -151,11 +151,13 @@ where
         .map_err(|e| anyhow!("{e}"))
     }
 
-    /// Draws an interval with caps.
-    pub fn interval(&self, x: i32, from: i32, to: i32, ink: RGBColor) -> Result<()> {
-        self.line(vec![(x, from), (x, to)], ink, 2)?;
-        self.line(vec![(x - 5, from), (x + 5, from)], ink, 2)?;
-        self.line(vec![(x - 5, to), (x + 5, to)], ink, 2)
+    /// Draws an interval between two heights, each with a cap where it ends there.
+    pub fn interval(&self, x: i32, ends: [(i32, bool); 2], ink: RGBColor) -> Result<()> {
+        self.line(vec![(x, ends[0].0), (x, ends[1].0)], ink, 2)?;
+        for (y, _) in ends.into_iter().filter(|(_, is_end)| *is_end) {
+            self.line(vec![(x - 5, y), (x + 5, y)], ink, 2)?;
+        }
+        Ok(())
     }
 
     /// Draws a bar of colours from `low` below to `high` above, with both numbers and the middle.

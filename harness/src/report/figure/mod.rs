@@ -39,6 +39,8 @@ pub struct Axis {
     pub places: Vec<String>,
     /// A number that must be in sight: 0 for bars.
     pub include: Option<f64>,
+    /// Numbers beyond which nothing is shown: 0 and 100 for a share.
+    pub limits: Option<(f64, f64)>,
 }
 
 /// What is drawn.
@@ -124,7 +126,7 @@ impl Figure {
         paint::paint(self, font.family, SVGBackend::with_string(&mut svg, size).into_drawing_area())?;
         crate::run::files::write_atomic(&dir.join(format!("{}.svg", self.name)), svg.as_bytes())?;
         // The SVG is drawn with the reader's fonts; in the PNG what no font has goes under a number.
-        let (coded, remark) = if font.is_whole { (None, String::new()) } else { self.coded() };
+        let (coded, remark) = if font.is_whole { (None, String::new()) } else { self.coded(font::can_show) };
         let png = dir.join(format!("{}.png", self.name));
         // Drawn beside its place under a name that still ends in .png.
         let beside = dir.join(format!(".{}.png", self.name));
@@ -192,11 +194,11 @@ impl Figure {
     }
 
     /// The figure with a number for each name that no font can show, and a sentence that says which is which.
-    fn coded(&self) -> (Option<Self>, String) {
+    fn coded(&self, can_show: impl Fn(&str) -> bool) -> (Option<Self>, String) {
         let mut figure = self.clone();
         let mut names: Vec<String> = vec![];
         let mut code = |text: &mut String| {
-            if font::can_show(text) || text.is_empty() {
+            if can_show(text) || text.is_empty() {
                 return;
             }
             let number = names.iter().position(|name| name == text).unwrap_or_else(|| {
@@ -236,7 +238,7 @@ mod tests {
             content: Content::Series(vec![series("法律"), series("数学"), series("wide")]),
             ..Figure::default()
         };
-        let (coded, remark) = figure.coded();
+        let (coded, remark) = figure.coded(str::is_ascii);
         let labels = coded.map(|f| match f.content {
             Content::Series(series) => (series.into_iter().map(|s| s.label).collect(), f.x.places),
             Content::Cells { .. } => (vec![], vec![]),

@@ -17,6 +17,8 @@ const TITLE_CHARS: usize = 74;
 /// Longest name of a place, in characters.
 const PLACE_CHARS: usize = 24;
 const TEXT: i32 = 15;
+/// Curves in one figure from which on they are thin.
+const MANY: usize = 8;
 const LINE: i32 = 19;
 
 /// Paints a figure with a font of this family.
@@ -127,7 +129,11 @@ impl<'a> Plot<'a> {
         }
         let corner = vec![(self.left, self.top), (self.left, self.bottom), (self.right, self.bottom)];
         canvas.line(corner, INK, 1)?;
-        let named = |label: &str, log: bool| if log { format!("{label} (log scale)") } else { label.into() };
+        let named = |label: &str, log: bool| match label.strip_suffix(')') {
+            Some(start) if log => format!("{start}, log scale)"),
+            None if log => format!("{label} (log scale)"),
+            _ => label.into(),
+        };
         let height = self.figure.size().1 as i32;
         let middle = ((self.left + self.right) / 2, (self.top + self.bottom) / 2);
         let (x, y) = (&self.figure.x.label, &self.figure.y.label);
@@ -156,6 +162,7 @@ impl<'a> Plot<'a> {
             let y = self.y_pixel(level);
             canvas.dashed(&[(self.left, y), (self.right, y)], INK, 1)?;
         }
+        let thin = if series.len() > MANY { 1 } else { 2 };
         let mut number = 0;
         for (series, shift) in series.iter().zip(&shifts) {
             let ink = colour(series.colour);
@@ -163,8 +170,8 @@ impl<'a> Plot<'a> {
             let points = || series.points.iter().filter(|p| p.x.is_finite() && p.y.is_finite());
             match series.mark {
                 Mark::Bars => {}
-                Mark::Line => canvas.line(points().map(at).collect(), ink, 2)?,
-                Mark::Dashed => canvas.dashed(&points().map(at).collect::<Vec<Pixel>>(), ink, 2)?,
+                Mark::Line => canvas.line(points().map(at).collect(), ink, thin)?,
+                Mark::Dashed => canvas.dashed(&points().map(at).collect::<Vec<Pixel>>(), ink, thin)?,
                 Mark::Points | Mark::Joined => {
                     if series.mark == Mark::Joined {
                         canvas.line(points().map(at).collect(), ink, 2)?;
@@ -197,12 +204,13 @@ impl<'a> Plot<'a> {
         B::ErrorType: 'static,
     {
         let Some((low, high)) = point.interval else { return Ok(()) };
-        // On a logarithmic axis an interval may reach below every number: it ends where the axis does.
-        let end = |value: f64| match self.y_pixel(value) {
-            _ if self.y.log && value <= 0.0 => self.bottom,
-            pixel => pixel.clamp(self.top, self.bottom),
+        // Where an interval leaves the axis it has no cap.
+        let end = |value: f64| match self.y.place(value) {
+            place if place < -1e-9 || place.is_nan() => (self.bottom, false),
+            place if place > 1.0 + 1e-9 => (self.top, false),
+            _ => (self.y_pixel(value), true),
         };
-        canvas.interval(x, end(low), end(high), ink)
+        canvas.interval(x, [end(low), end(high)], ink)
     }
 
     /// How far each series stands aside, in pixels, so that intervals at one place are seen; and half a bar's width.
@@ -313,14 +321,23 @@ where
     Ok(())
 }
 
-/// The numbers across and up, and whether those across are settings, which may get a tick each.
+/// The numbers across and up, and whether those across are settings, which may get a tick each: so they are where no
+/// line goes beyond the markers.
 fn numbers(figure: &Figure) -> (Vec<f64>, Vec<f64>, bool) {
     let Content::Series(series) = &figure.content else { return (vec![], vec![], false) };
-    let is_line = |s: &&Series| matches!(s.mark, Mark::Line | Mark::Dashed);
-    let are_lines = series.iter().all(|s| is_line(&s));
+    let is_line = |s: &Series| matches!(s.mark, Mark::Line | Mark::Dashed);
     let points = |s: &Series| s.points.clone();
-    let shown = series.iter().filter(|s| are_lines || !is_line(s)).flat_map(points);
-    let xs = shown.map(|p| p.x).filter(|x| x.is_finite()).collect();
+    let across = |lines: bool| -> Vec<f64> {
+        let chosen = series.iter().filter(|s| is_line(s) == lines).flat_map(points);
+        chosen.map(|p| p.x).filter(|x| x.is_finite()).collect()
+    };
+    let (marked, drawn) = (across(false), across(true));
+    let low = marked.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = marked.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    // The ends of a fitted curve are those of its points but for rounding.
+    let slack = 1e-6 * (high - low);
+    let are_settings = drawn.iter().all(|x| *x >= low - slack && *x <= high + slack);
+    let xs = if are_settings { marked } else { marked.into_iter().chain(drawn).collect() };
     let up = series.iter().flat_map(points).flat_map(|p| match p.interval {
         Some((low, high)) => [p.y, low, high],
         None => [p.y; 3],
@@ -328,7 +345,7 @@ fn numbers(figure: &Figure) -> (Vec<f64>, Vec<f64>, bool) {
     let level = figure.level.map(|(level, _)| level);
     let is_log = figure.y.log == Some(true);
     let ys = up.chain(level).filter(|y| y.is_finite() && (!is_log || *y > 0.0)).collect();
-    (xs, ys, !are_lines)
+    (xs, ys, are_settings)
 }
 
 fn ends(cells: &[Vec<Option<(f64, String)>>]) -> (f64, f64) {
