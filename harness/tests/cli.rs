@@ -43,6 +43,26 @@ fn bad_input_is_one_clear_error() {
 }
 
 #[test]
+fn an_experiment_is_checked_before_anything_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("tiny.toml"), TINY).unwrap();
+    let run = |part: &str, message: &'static str| {
+        std::fs::write(dir.path().join("x.toml"), format!("sweeps = [\"tiny.toml\"]\n{part}")).unwrap();
+        mindscale(dir.path()).args(["run", "x.toml"]).assert().code(1).stderr(contains(message));
+        assert!(!dir.path().join("runs").exists(), "nothing is started");
+    };
+    run("[[figure]]\nkynd = \"line\"\n", "x.toml:3: figure.kynd: unknown key; did you mean kind?");
+    run(
+        "[[table]]\nrows = [\"seed\"]\ncolumns = [\"exam.acuracy\"]\n",
+        "x.toml:4: table.columns: there is no \"exam.acuracy\"; did you mean exam.accuracy?",
+    );
+    run(
+        "[[table]]\nrows = [\"sweep\"]\ncolumns = [\"val.bpb\"]\nwhere = \"seed == 7\"\n",
+        "x.toml:5: table.where: \"seed == 7\" holds for none of the 2 trials",
+    );
+}
+
+#[test]
 fn a_sweep_runs_once_and_a_missing_part_is_made_again() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("tiny.toml"), two_seeds()).unwrap();

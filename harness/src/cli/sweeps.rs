@@ -47,16 +47,27 @@ impl Work {
         }
         Ok(Self { experiment, name, trials })
     }
+
+    /// The graph of stage runs, once what the experiment asks for is known to fit its trials.
+    fn graph(&self, runs: &Path) -> Result<StageGraph> {
+        let graph = StageGraph::plan(&self.trials, runs)?;
+        if let Some(experiment) = &self.experiment {
+            experiment.check(&collect(&graph)?)?;
+        }
+        Ok(graph)
+    }
 }
 
 /// Trains, examines and reports every trial.
 pub fn run(args: &SweepArgs, results: &Path, jobs: Option<usize>, bounds: &BoundArgs) -> Result<bool> {
     let sweep = Work::read(args)?;
+    let graph = sweep.graph(&args.runs)?;
     create_dir(&args.runs)?;
     create_dir(results)?;
-    let graph = StageGraph::plan(&sweep.trials, &args.runs)?;
     let out = results.join(&sweep.name);
     if graph.is_finished() && out.join("report.html").is_file() {
+        // What the experiment asks to be shown may have changed.
+        write_report(&sweep, &args.runs, &out)?;
         say(format!(
             "{}: all {} trials are finished; see {}",
             sweep.name,
@@ -127,7 +138,7 @@ fn conclude(
 pub fn plan(args: &SweepArgs, explained: bool) -> Result<bool> {
     let sweep = Work::read(args)?;
     let rows = crate::sweep::plan(&sweep.trials);
-    let graph = StageGraph::plan(&sweep.trials, &args.runs)?;
+    let graph = sweep.graph(&args.runs)?;
     let state = |node: &crate::run::graph::StageNode| match &node.state {
         State::Done => "done".to_string(),
         State::Spare => "not needed".into(),
@@ -163,7 +174,7 @@ pub fn report(args: &SweepArgs, results: &Path) -> Result<bool> {
 
 fn write_report(sweep: &Work, runs: &Path, out: &Path) -> Result<()> {
     // Planned again: what ran meanwhile is done now.
-    let graph = StageGraph::plan(&sweep.trials, runs)?;
+    let graph = sweep.graph(runs)?;
     let records = collect(&graph)?;
     let mut questions = vec![];
     for planned in &graph.trials {

@@ -1,17 +1,25 @@
-//! Which figures a set of trials gets.
+//! The figures of a report that asks for none.
 
 use super::TrialQuestion;
-use super::figures::{Figure, Point, Series};
+use super::figure::{Axis, Content, Figure, Point, Series};
+use super::observation::Results;
+use super::plots;
 use super::summary::{GUESSING, Setting, subjects};
+use super::wanted::{FigureSpec, Loss, Plot};
+use crate::config::TrainStage;
 use crate::records::TrialRecord;
 use crate::stats::wilson95;
-use std::path::Path;
 
-/// Most points of a loss curve.
-const CURVE_POINTS: usize = 200;
+/// What the intervals are.
+const INTERVALS: &str = "intervals: 95 %, Student's t over seeds, or Wilson's of a single seed; without a cap they go on beyond the axis";
 
 /// Loss curves, the exam against whatever varies, subjects.
-pub fn charts(trials: &[TrialRecord], settings: &[Setting], questions: &[TrialQuestion]) -> Vec<Figure> {
+pub fn charts(
+    trials: &[TrialRecord],
+    settings: &[Setting],
+    questions: &[TrialQuestion],
+    results: &Results,
+) -> Vec<Figure> {
     let mut figures = vec![];
     let examined = settings.iter().any(|s| s.accuracy.is_some());
     if examined {
@@ -25,8 +33,10 @@ pub fn charts(trials: &[TrialRecord], settings: &[Setting], questions: &[TrialQu
             figures.push(accuracy_figure(&name, &key, settings, value));
         }
     }
-    for stage in ["pretrain", "sft", "lora", "dpo"] {
-        figures.extend(curves(stage, settings));
+    for stage in [TrainStage::Pretrain, TrainStage::Sft, TrainStage::Lora, TrainStage::Dpo] {
+        if trials.iter().flat_map(|t| &t.stages).any(|s| s.stage == stage.name()) {
+            figures.push(plots::figure(&curves(stage), results));
+        }
     }
     figures
 }
@@ -57,6 +67,15 @@ fn family(trial: &TrialRecord) -> String {
     }
 }
 
+fn accuracy_axis() -> Axis {
+    Axis {
+        label: "exam accuracy (%)".into(),
+        log: Some(false),
+        limits: Some((0.0, 100.0)),
+        ..Axis::default()
+    }
+}
+
 fn accuracy_figure(
     name: &str,
     x_label: &str,
@@ -69,21 +88,22 @@ fn accuracy_figure(
             continue;
         };
         let label = family(setting.trials[0]);
-        let point = Point { x, y: 100.0 * y, interval: Some((100.0 * low, 100.0 * high)) };
+        let interval = Some((100.0 * low, 100.0 * high));
+        let point = Point { x, y: 100.0 * y, interval, seeds: setting.trials.len() };
+        let colour = series.len();
         match series.iter_mut().find(|s| s.label == label) {
             Some(found) => found.points.push(point),
-            None => series.push(Series { label, points: vec![point] }),
+            None => series.push(Series { label, colour, points: vec![point], ..Series::default() }),
         }
     }
     Figure {
         name: name.into(),
         title: format!("Exam accuracy by {x_label}"),
-        x_label: x_label.into(),
-        y_label: "exam accuracy (%)".into(),
-        categories: vec![],
-        lines: false,
+        x: Axis { label: x_label.into(), ..Axis::default() },
+        y: accuracy_axis(),
+        content: Content::Series(series),
         level: Some((100.0 * GUESSING, "guessing")),
-        series,
+        notes: vec![INTERVALS.into()],
     }
 }
 
@@ -103,67 +123,34 @@ fn subject_figure(settings: &[Setting], questions: &[TrialQuestion]) -> Option<F
                 x: place + (i as f64 - (settings.len() - 1) as f64 / 2.0) * spread,
                 y: 100.0 * *correct as f64 / *asked as f64,
                 interval: Some((100.0 * low, 100.0 * high)),
+                seeds: setting.trials.len(),
             })
         });
-        Series { label: setting.label.clone(), points: points.collect() }
+        Series { label: setting.label.clone(), colour: i, points: points.collect(), ..Series::default() }
     });
     Some(Figure {
         name: "subjects".into(),
         title: "Exam accuracy by subject".into(),
-        x_label: "subject".into(),
-        y_label: "accuracy (%), Wilson 95 %".into(),
-        series: series.collect(),
-        categories: names,
-        lines: false,
+        y: accuracy_axis(),
+        content: Content::Series(series.collect()),
+        x: Axis { label: "subject".into(), places: names, ..Axis::default() },
         level: Some((100.0 * GUESSING, "guessing")),
+        notes: vec!["intervals: Wilson 95 % of all answers".into()],
     })
 }
 
-/// The training loss of each setting's first seed over tokens.
-fn curves(stage: &str, settings: &[Setting]) -> Option<Figure> {
-    let curve = |setting: &Setting| {
-        let record = setting.trials[0].stages.iter().find(|s| s.stage == stage)?;
-        let points = read_curve(&record.dir.join("metrics.csv"))?;
-        Some(Series { label: setting.label.clone(), points })
-    };
-    let series: Vec<Series> = settings.iter().filter_map(curve).collect();
-    if series.is_empty() {
-        return None;
+/// Training and held-out loss of every setting over tokens.
+fn curves(stage: TrainStage) -> FigureSpec {
+    FigureSpec {
+        name: format!("loss_{}", stage.name()),
+        title: format!("Loss of {}", stage.name()),
+        plot: Plot::Loss(Loss {
+            stage,
+            splits: &["train", "val"],
+            x: "tokens",
+            group: None,
+            log: [false, false],
+        }),
+        filter: None,
     }
-    Some(Figure {
-        name: format!("loss_{stage}"),
-        title: format!("Training loss, {stage}"),
-        x_label: "target tokens".into(),
-        y_label: if stage == "dpo" { "loss per pair".into() } else { "loss (nats per token)".to_string() },
-        categories: vec![],
-        lines: true,
-        level: None,
-        series,
-    })
-}
-
-/// Tokens and smoothed training loss of a metrics.csv; `None` where there is none.
-fn read_curve(path: &Path) -> Option<Vec<Point>> {
-    let mut csv = csv::Reader::from_path(path).ok()?;
-    let headers = csv.headers().ok()?.clone();
-    let column = |name: &str| headers.iter().position(|h| h == name);
-    let (tokens, split, loss) = (column("tokens")?, column("split")?, column("loss")?);
-    let rows: Vec<(f64, f64)> = csv
-        .records()
-        .filter_map(|r| {
-            let r = r.ok()?;
-            let number = |i: usize| r.get(i)?.parse::<f64>().ok();
-            (r.get(split)? == "train").then_some((number(tokens)?, number(loss)?))
-        })
-        .collect();
-    // Neighbouring rows are averaged, so that every row counts.
-    let width = rows.len().div_ceil(CURVE_POINTS).max(1);
-    let mean =
-        |part: &[(f64, f64)], f: fn(&(f64, f64)) -> f64| part.iter().map(f).sum::<f64>() / part.len() as f64;
-    let points = rows.chunks(width).map(|part| Point {
-        x: mean(part, |p| p.0),
-        y: mean(part, |p| p.1),
-        interval: None,
-    });
-    Some(points.collect())
 }

@@ -1,13 +1,16 @@
-//! Experiment files: a question and the sweeps that answer it.
+//! Experiment files: a question, the sweeps that answer it, and what the report shows.
 
-use crate::config::did_you_mean;
+use super::condition::Condition;
+use super::fields::Fields;
+use super::observation::Results;
+use super::wanted::{CompareSpec, FigureSpec, TableSpec};
+use crate::config::{ConfigError, ConfigErrors, Entry, Node, did_you_mean, parse};
 use crate::records::TrialRecord;
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
-use toml::{Table, Value};
 
-/// An experiment: what is asked, and of which sweeps.
-#[derive(Debug, Clone, PartialEq)]
+/// An experiment: what is asked, of which sweeps, and what is to be shown.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Experiment {
     /// Title of the report.
     pub title: String,
@@ -15,34 +18,152 @@ pub struct Experiment {
     pub question: String,
     /// Sweep files.
     pub sweeps: Vec<PathBuf>,
+    /// The figures; none asks for the usual ones.
+    pub figures: Vec<FigureSpec>,
+    /// The tables beside the summary.
+    pub tables: Vec<TableSpec>,
+    /// The comparisons, tested together.
+    pub comparisons: Vec<CompareSpec>,
+    /// Every condition with its place and key, for [`Self::check`].
+    conditions: Vec<(String, String, Condition)>,
 }
 
-const KEYS: [&str; 3] = ["title", "question", "sweeps"];
+const KEYS: [&str; 6] = ["title", "question", "sweeps", "figure", "table", "compare"];
 
 impl Experiment {
-    /// Reads a file that names `sweeps`; `None` for any other file.
+    /// Reads an experiment file, with all its errors at once; `None` for a file with no key of one, such as a sweep.
     pub fn read_if_experiment(path: &Path) -> Result<Option<Self>> {
-        let text = std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
-        let Ok(text) = String::from_utf8(text) else { bail!("{}: is not UTF-8", path.display()) };
-        let Ok(table) = text.parse::<Table>() else { return Ok(None) };
-        let Some(sweeps) = table.get("sweeps") else { return Ok(None) };
-        if let Some(key) = table.keys().find(|k| !KEYS.contains(&k.as_str())) {
-            bail!("{}: {key}: unknown key{}", path.display(), did_you_mean(key, KEYS));
+        let name = path.display().to_string();
+        let text = std::fs::read(path).with_context(|| format!("{name}: cannot be read"))?;
+        let Ok(text) = String::from_utf8(text) else { bail!("{name}: is not UTF-8") };
+        let Ok(entries) = parse(&name, &text) else { return Ok(None) };
+        if !entries.iter().any(|entry| KEYS.contains(&entry.key.as_str())) {
+            return Ok(None);
         }
         let folder = path.parent().unwrap_or(Path::new("."));
-        let sweeps: Option<Vec<PathBuf>> = sweeps
-            .as_array()
-            .and_then(|files| files.iter().map(|f| f.as_str().map(|f| folder.join(f))).collect());
-        let sweeps = sweeps.filter(|s| !s.is_empty());
-        let sweeps =
-            sweeps.with_context(|| format!("{}: sweeps: expected a list of sweep files", path.display()))?;
-        let text = |key: &str| table.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
-        Ok(Some(Self { title: text("title"), question: text("question"), sweeps }))
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let mut errors = ConfigErrors::default();
+        let experiment = Self::from_entries(&name, &stem, folder, &entries, &mut errors);
+        Ok(Some(errors.or(experiment)?))
+    }
+
+    fn from_entries(
+        file: &str,
+        stem: &str,
+        folder: &Path,
+        entries: &[Entry],
+        errors: &mut ConfigErrors,
+    ) -> Self {
+        let mut experiment = Self { title: stem.into(), ..Self::default() };
+        for Entry { key, place, node, .. } in entries {
+            let mut wrong = |expected: &str| {
+                let problem = format!("is {}, expected {expected}", node.shown);
+                errors.push(ConfigError::new(place, key, problem));
+            };
+            match key.as_str() {
+                "title" | "question" => match node.str() {
+                    Some(text) if key == "title" => experiment.title = text.into(),
+                    Some(text) => experiment.question = text.into(),
+                    None => wrong("text in quotes"),
+                },
+                "sweeps" => match sweeps(node, folder) {
+                    Some(sweeps) => experiment.sweeps = sweeps,
+                    None => wrong("a list of sweep files"),
+                },
+                "figure" | "table" | "compare" => match node.array() {
+                    Some(tables) => {
+                        tables.iter().for_each(|table| experiment.read_part(key, table, errors));
+                    }
+                    None => wrong(&format!("tables, each under [[{key}]]")),
+                },
+                _ => {
+                    let hint = match did_you_mean(key, KEYS) {
+                        hint if hint.is_empty() => format!(", expected {}", KEYS.join(", ")),
+                        hint => hint,
+                    };
+                    errors.push(ConfigError::new(place, key, format!("unknown key{hint}")));
+                }
+            }
+        }
+        if !entries.iter().any(|entry| entry.key == "sweeps") {
+            let problem = "is missing, expected a list of sweep files, such as [\"../sweeps/smoke.toml\"]";
+            errors.push(ConfigError::new(file, "sweeps", problem));
+        }
+        experiment
+    }
+
+    fn read_part(&mut self, key: &str, table: &Node, errors: &mut ConfigErrors) {
+        let section = match key {
+            "figure" => "figure",
+            "table" => "table",
+            _ => "compare",
+        };
+        let place = &table.place;
+        let Some(entries) = table.table() else {
+            let problem = format!("is {}, expected a table under [[{key}]]", table.shown);
+            errors.push(ConfigError::new(place, key, problem));
+            return;
+        };
+        let mut fields = Fields { section, place, entries, errors };
+        match section {
+            "figure" => {
+                let Some(mut figure) = FigureSpec::read(&mut fields) else { return };
+                let taken: Vec<&str> = self.figures.iter().map(|f| f.name.as_str()).collect();
+                figure.name = unused(&mut fields, figure.name, &taken);
+                self.figures.push(figure);
+            }
+            "table" => {
+                let number = self.tables.len() + 1;
+                let Some(mut spec) = TableSpec::read(&mut fields, format!("table_{number}")) else { return };
+                let taken: Vec<&str> = self.tables.iter().map(|t| t.name.as_str()).collect();
+                spec.name = unused(&mut fields, spec.name, &taken);
+                self.tables.push(spec);
+            }
+            _ => self.comparisons.extend(CompareSpec::read(&mut fields)),
+        }
+        for Entry { key, place, node, .. } in entries {
+            let is_condition = ["where", "a", "b"].contains(&key.as_str());
+            let condition = node.str().filter(|_| is_condition).map(Condition::parse);
+            if let Some(Ok(condition)) = condition {
+                self.conditions.push((place.clone(), format!("{section}.{key}"), condition));
+            }
+        }
     }
 
     /// What is asked of a sweep that is run by itself.
     pub fn for_sweep(name: &str, trials: &[TrialRecord]) -> Self {
         let question = format!("How do the {} trials of {name} compare?", trials.len());
-        Self { title: name.into(), question, sweeps: vec![] }
+        Self { title: name.into(), question, ..Self::default() }
     }
+
+    /// Holds every condition against the trials, which need not have run: one that no trial can meet is a mistake.
+    pub fn check(&self, trials: &[TrialRecord]) -> Result<(), ConfigErrors> {
+        let results = Results::new(trials, &[]);
+        let planned = results.planned();
+        let mut errors = ConfigErrors::default();
+        for (place, key, condition) in &self.conditions {
+            if !planned.iter().any(|observation| condition.may_hold(observation)) {
+                let problem = format!("{:?} holds for none of the {} trials", condition.text, trials.len());
+                errors.push(ConfigError::new(place, key, problem));
+            }
+        }
+        errors.or(())
+    }
+}
+
+fn sweeps(node: &Node, folder: &Path) -> Option<Vec<PathBuf>> {
+    let files = node.array()?.iter().map(|file| file.str().map(|file| folder.join(file)));
+    files.collect::<Option<Vec<_>>>().filter(|files| !files.is_empty())
+}
+
+/// The name, or the name with a number behind it where it was made and is taken; a chosen name may not be taken.
+fn unused(fields: &mut Fields, name: String, taken: &[&str]) -> String {
+    if !taken.contains(&name.as_str()) {
+        return name;
+    }
+    if fields.entries.iter().any(|entry| entry.key == "name") {
+        fields.problem("name", format!("is {name:?} a second time, expected another"));
+    }
+    let numbered = (2..).map(|number| format!("{name}_{number}"));
+    numbered.into_iter().find(|n| !taken.contains(&n.as_str())).unwrap_or(name)
 }

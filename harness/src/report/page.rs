@@ -2,8 +2,10 @@
 
 use super::Experiment;
 use super::TrialQuestion;
+use super::figure::Drawn;
+use super::grid::Grid;
+use super::number::p_text;
 use super::summary::{Row, Setting, subjects};
-use super::tables::{p_text, summary_rows};
 use crate::records::{Status, TrialRecord};
 use anyhow::{Context, Result};
 use minijinja::{Environment, context};
@@ -38,57 +40,78 @@ fn headline(settings: &[Setting]) -> Vec<String> {
     lines
 }
 
-/// The page as HTML.
-pub fn html(
-    experiment: &Experiment,
-    trials: &[TrialRecord],
-    rows: &[Row],
-    settings: &[Setting],
-    questions: &[TrialQuestion],
-    figures: &[(String, String)],
-) -> Result<String> {
-    let (heads, body) = summary_rows(settings);
-    let failed: Vec<_> = trials
+/// Everything that goes onto the page.
+pub struct Page<'a> {
+    /// What was asked.
+    pub experiment: &'a Experiment,
+    /// All trials, finished or not.
+    pub trials: &'a [TrialRecord],
+    /// Their exams.
+    pub rows: &'a [Row<'a>],
+    /// Settings over their seeds.
+    pub settings: &'a [Setting<'a>],
+    /// All answers.
+    pub questions: &'a [TrialQuestion],
+    /// The summary.
+    pub summary: &'a Grid,
+    /// The tables that were asked for.
+    pub tables: &'a [Grid],
+    /// The comparisons, where some were asked for.
+    pub comparisons: Option<&'a Grid>,
+    /// The figures.
+    pub figures: &'a [Drawn],
+}
+
+impl Page<'_> {
+    /// The page as HTML.
+    pub fn html(&self) -> Result<String> {
+        let Self { experiment, trials, rows, settings, questions, .. } = *self;
+        let failed: Vec<_> = trials
         .iter()
         .filter(|t| t.status != Status::Done)
         .map(|t| context! { label => super::summary::label(t), seed => t.seed, status => format!("{:?}", t.status).to_lowercase(), reason => t.reason.clone().unwrap_or_default() })
         .collect();
-    let exams: Vec<Vec<String>> = rows
-        .iter()
-        .filter_map(|row| {
-            let exam = row.exam?;
-            let percent = |v: f64| format!("{:.1}", 100.0 * v);
-            Some(vec![
-                super::summary::label(row.trial),
-                row.trial.seed.to_string(),
-                exam.stage.clone(),
-                format!("{} of {}", exam.correct, exam.questions),
-                percent(row.accuracy()?),
-                format!("{} – {}", percent(row.interval.0), percent(row.interval.1)),
-                p_text(row.p_guess),
-            ])
-        })
-        .collect();
-    let by_subject: Vec<_> = settings
-        .iter()
-        .map(|s| {
-            let cells = subjects(s, questions).into_iter().map(|(subject, correct, asked)| {
-                format!("{subject} {:.0} % ({correct}/{asked})", 100.0 * correct as f64 / asked as f64)
-            });
-            context! { label => s.label.clone(), cells => cells.collect::<Vec<_>>() }
-        })
-        .collect();
-    let configurations: Vec<_> = trials
+        let exams: Vec<Vec<String>> = rows
+            .iter()
+            .filter_map(|row| {
+                let exam = row.exam?;
+                let percent = |v: f64| format!("{:.1}", 100.0 * v);
+                Some(vec![
+                    super::summary::label(row.trial),
+                    row.trial.seed.to_string(),
+                    exam.stage.clone(),
+                    format!("{} of {}", exam.correct, exam.questions),
+                    percent(row.accuracy()?),
+                    format!("{} – {}", percent(row.interval.0), percent(row.interval.1)),
+                    p_text(row.p_guess),
+                ])
+            })
+            .collect();
+        let by_subject: Vec<_> = settings
+            .iter()
+            .map(|s| {
+                let cells = subjects(s, questions).into_iter().map(|(subject, correct, asked)| {
+                    format!("{subject} {:.0} % ({correct}/{asked})", 100.0 * correct as f64 / asked as f64)
+                });
+                context! { label => s.label.clone(), cells => cells.collect::<Vec<_>>() }
+            })
+            .collect();
+        let configurations: Vec<_> = trials
         .iter()
         .map(|t| context! { trial => t.trial.to_string(), label => super::summary::label(t), seed => t.seed, config => t.config.clone() })
         .collect();
-    let figures: Vec<_> =
-        figures.iter().map(|(title, svg)| context! { title => title, svg => svg }).collect();
-    let mut environment = Environment::new();
-    environment.add_template("report.html", include_str!("report.html")).context("the page's template")?;
-    let page = environment.get_template("report.html")?.render(context! {
+        let figures: Vec<_> =
+            self.figures.iter().map(|f| context! { svg => f.svg, remark => f.remark }).collect();
+        let tables: Vec<_> =
+            self.tables.iter().map(|t| context! { title => t.title, html => t.html() }).collect();
+        let mut environment = Environment::new();
+        environment
+            .add_template("report.html", include_str!("report.html"))
+            .context("the page's template")?;
+        let page = environment.get_template("report.html")?.render(context! {
         title => experiment.title, question => experiment.question, headline => headline(settings),
-        heads, body, exams, by_subject, failed, figures, configurations,
+        summary => self.summary.html(), tables, comparisons => self.comparisons.map(Grid::html), exams, by_subject, failed, figures, configurations,
     });
-    page.context("the page")
+        page.context("the page")
+    }
 }

@@ -1,8 +1,12 @@
-//! Tables for programs (CSV), for reading (Markdown) and for papers (LaTeX).
+//! The tables of every report: for programs (CSV) and for reading.
 
 use super::TrialQuestion;
+use super::columns::Format;
+use super::compare::Compared;
+use super::grid::{Grid, GridCell};
+use super::number::{NOTHING, p_text};
 use super::summary::{Row, Setting};
-use crate::stats::Spread;
+use crate::stats::{Spread, digits3};
 use anyhow::Result;
 use serde_json::Value;
 
@@ -132,105 +136,139 @@ pub fn summary_csv(settings: &[Setting]) -> Result<Vec<u8>> {
     Ok(csv.into_inner()?)
 }
 
+/// The settings over their seeds, for reading.
+pub fn summary(settings: &[Setting]) -> Grid {
+    let heads = [
+        "setting",
+        "seeds",
+        "parameters",
+        "active",
+        "validation loss",
+        "bits per byte",
+        "accuracy (%)",
+        "p of guessing (Holm)",
+    ];
+    let row = |s: &Setting| -> Vec<GridCell> {
+        let cells = [
+            s.label.clone(),
+            s.trials.len().to_string(),
+            crate::track::number(s.trials[0].params),
+            crate::track::number(s.trials[0].active_params),
+            with_error(s.val_loss, 1.0, 3),
+            with_error(s.bpb, 1.0, 3),
+            with_error(s.accuracy, 100.0, 1),
+            p_text(s.p_holm),
+        ];
+        cells.map(GridCell::from).to_vec()
+    };
+    Grid {
+        title: String::new(),
+        heads: heads.map(String::from).to_vec(),
+        text_columns: 1,
+        rows: settings.iter().map(row).collect(),
+    }
+}
+
 /// `41.2 ± 1.3`, times `scale`, or the mean alone for a single seed.
-fn with_error(spread: Option<Spread>, scale: f64, digits: usize, plus_minus: &str) -> String {
+fn with_error(spread: Option<Spread>, scale: f64, digits: usize) -> String {
     match spread {
-        None => "–".into(),
+        None => NOTHING.into(),
         Some(Spread { mean, t95: Some(half), .. }) => {
-            format!("{:.digits$} {plus_minus} {:.digits$}", mean * scale, half * scale)
+            format!("{:.digits$} ± {:.digits$}", mean * scale, half * scale)
         }
         Some(Spread { mean, .. }) => format!("{:.digits$}", mean * scale),
     }
 }
 
-/// A p-value for reading.
-pub fn p_text(p: f64) -> String {
-    if !p.is_finite() {
-        "–".into()
-    } else if p < 0.001 {
-        format!("{p:.1e}")
-    } else {
-        format!("{p:.3}")
+/// comparisons.csv: one row per claim; shares are shares here, not percent.
+pub fn comparisons_csv(compared: &[Compared]) -> Result<Vec<u8>> {
+    let mut csv = csv::Writer::from_writer(vec![]);
+    csv.write_record([
+        "claim",
+        "metric",
+        "a",
+        "b",
+        "paired_by",
+        "test",
+        "n_a",
+        "n_b",
+        "unpaired",
+        "mean_a",
+        "mean_b",
+        "effect",
+        "low",
+        "high",
+        "p",
+        "p_holm",
+        "verdict",
+        "sentence",
+    ])?;
+    for c in compared {
+        let spec = c.spec;
+        let pair: Vec<&str> = spec.paired_by.iter().map(|column| column.name()).collect();
+        csv.write_record([
+            spec.claim.clone(),
+            spec.metric.name().into(),
+            spec.a.text.clone(),
+            spec.b.text.clone(),
+            pair.join(" "),
+            c.test.into(),
+            c.n.0.to_string(),
+            c.n.1.to_string(),
+            c.unpaired.to_string(),
+            number(c.means.map(|m| m.0)),
+            number(c.means.map(|m| m.1)),
+            number(c.effect()),
+            number(c.tested.map(|t| t.interval.0)),
+            number(c.tested.map(|t| t.interval.1)),
+            number(c.tested.map(|t| t.p)),
+            number(c.tested.map(|t| t.p_holm)),
+            c.verdict.word().into(),
+            c.sentence(),
+        ])?;
     }
+    Ok(csv.into_inner()?)
 }
 
-const HEADS: [&str; 8] = [
-    "setting",
-    "seeds",
-    "parameters",
-    "active",
-    "validation loss",
-    "bits per byte",
-    "accuracy (%)",
-    "p of guessing (Holm)",
-];
-
-fn body(settings: &[Setting], plus_minus: &str) -> Vec<[String; 8]> {
-    let row = |s: &Setting| {
-        [
-            s.label.clone(),
-            s.trials.len().to_string(),
-            crate::track::number(s.trials[0].params),
-            crate::track::number(s.trials[0].active_params),
-            with_error(s.val_loss, 1.0, 3, plus_minus),
-            with_error(s.bpb, 1.0, 3, plus_minus),
-            with_error(s.accuracy, 100.0, 1, plus_minus),
-            p_text(s.p_holm),
-        ]
+/// The comparisons, for reading.
+pub fn comparisons(compared: &[Compared]) -> Grid {
+    let heads =
+        ["claim", "verdict", "metric", "a", "b", "a − b", "95 % interval", "n", "test", "p", "p (Holm)"];
+    let row = |c: &Compared| -> Vec<GridCell> {
+        let metric = &c.spec.metric;
+        let value = |value: f64| {
+            let scaled = metric.scale() * value;
+            if metric.format() == Format::Percent {
+                format!("{scaled:.1}").replace('-', "−")
+            } else {
+                digits3(scaled)
+            }
+        };
+        let or_nothing = |text: Option<String>| text.unwrap_or_else(|| NOTHING.into());
+        let n = match (c.n, c.spec.paired_by.is_empty()) {
+            ((0, 0), _) => NOTHING.into(),
+            ((pairs, _), false) => format!("{pairs} pairs"),
+            ((a, b), true) => format!("{a} and {b} seeds"),
+        };
+        let cells = [
+            c.spec.claim.clone(),
+            c.sentence(),
+            metric.label().into(),
+            or_nothing(c.means.map(|m| value(m.0))),
+            or_nothing(c.means.map(|m| value(m.1))),
+            or_nothing(c.effect().map(value)),
+            or_nothing(c.tested.map(|t| format!("{} to {}", value(t.interval.0), value(t.interval.1)))),
+            n,
+            c.test.into(),
+            or_nothing(c.tested.map(|t| p_text(t.p))),
+            or_nothing(c.tested.map(|t| p_text(t.p_holm))),
+        ];
+        cells.map(GridCell::from).to_vec()
     };
-    settings.iter().map(row).collect()
-}
-
-/// The head and the rows of the summary, for a page.
-pub fn summary_rows(settings: &[Setting]) -> (Vec<&'static str>, Vec<Vec<String>>) {
-    (HEADS.to_vec(), body(settings, "±").into_iter().map(|r| r.to_vec()).collect())
-}
-
-/// The summary in Markdown.
-pub fn summary_md(settings: &[Setting]) -> String {
-    let line = |cells: &[String]| {
-        format!("| {} |\n", cells.iter().map(|c| c.replace('|', "\\|")).collect::<Vec<_>>().join(" | "))
-    };
-    let mut table = line(&HEADS.map(String::from));
-    table.push_str(&line(&HEADS.map(|_| "---".to_string())));
-    body(settings, "±").iter().for_each(|row| table.push_str(&line(row)));
-    table
-}
-
-/// The summary in LaTeX, for `booktabs`.
-pub fn summary_tex(settings: &[Setting]) -> String {
-    let line = |cells: &[String]| cells.join(" & ") + " \\\\\n";
-    let mut table = String::from("\\begin{tabular}{lrrrrrrr}\n\\toprule\n");
-    table.push_str(&line(&HEADS.map(escape_tex)));
-    table.push_str("\\midrule\n");
-    for row in body(settings, "±") {
-        table.push_str(&line(&row.map(|c| escape_tex(&c))));
-    }
-    table + "\\bottomrule\n\\end{tabular}\n"
-}
-
-fn escape_tex(text: &str) -> String {
-    let mut escaped = String::new();
-    for c in text.chars() {
-        match c {
-            '&' | '%' | '$' | '#' | '_' | '{' | '}' => escaped.extend(['\\', c]),
-            '~' => escaped.push_str("\\textasciitilde{}"),
-            '^' => escaped.push_str("\\textasciicircum{}"),
-            '\\' => escaped.push_str("\\textbackslash{}"),
-            '±' => escaped.push_str("$\\pm$"),
-            '–' => escaped.push_str("--"),
-            c => escaped.push(c),
-        }
-    }
-    escaped
-}
-
-#[cfg(test)]
-mod tests {
-    use super::escape_tex;
-
-    #[test]
-    fn latex_is_escaped() {
-        assert_eq!(escape_tex("d_model=64 ± 5 % \\x"), "d\\_model=64 $\\pm$ 5 \\% \\textbackslash{}x");
+    Grid {
+        title: String::new(),
+        heads: heads.map(String::from).to_vec(),
+        text_columns: 3,
+        rows: compared.iter().map(row).collect(),
     }
 }

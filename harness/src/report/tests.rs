@@ -1,6 +1,11 @@
 //! Reports of a small set of made-up trials.
 #![allow(clippy::unwrap_used)]
 
+mod compare;
+mod condition;
+mod experiment;
+mod figures;
+
 use super::*;
 use crate::records::{ExamScore, StageRecord, Status};
 

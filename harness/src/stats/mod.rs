@@ -1,5 +1,9 @@
 //! Intervals and tests over recorded results; plain numbers in, plain numbers out.
 
+mod fit;
+
+pub use fit::{Fit, FitKind, digits3, fit};
+
 use statrs::distribution::{Binomial, ContinuousCDF, Discrete, Normal, StudentsT};
 
 /// Two-sided 95 % in standard deviations.

@@ -1,0 +1,269 @@
+//! What an experiment file may name: columns of trials.csv, and any key of a trial.
+
+use super::observation::{Cell, Observation};
+use crate::config::{KeySpec, Kind, did_you_mean, find, keys, unknown_key};
+
+/// Which of two values is the better one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Better {
+    /// The higher, as of an accuracy.
+    Higher,
+    /// The lower, as of a loss or a cost.
+    Lower,
+}
+
+/// A column of trials.csv, or of questions.csv where it is a subject.
+#[derive(Debug)]
+pub struct Quantity {
+    /// The name, as in trials.csv.
+    pub name: &'static str,
+    /// What axes and tables call it, with its unit.
+    pub label: &'static str,
+    /// Which values are better, where that can be said.
+    pub better: Option<Better>,
+    /// How its numbers are written.
+    pub format: Format,
+    /// Whether it is known before anything runs.
+    pub known: bool,
+    read: fn(&Observation) -> Option<Cell>,
+}
+
+/// How the numbers of a quantity are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// With this many digits after the point.
+    Fixed(usize),
+    /// A share, shown times 100 with one digit after the point.
+    Percent,
+    /// A count, its thousands apart.
+    Count,
+    /// As short as it can be: a setting, or a number of unknown size.
+    Plain,
+    /// No number but text.
+    Text,
+}
+
+static QUANTITIES: [Quantity; 18] = {
+    use Better::{Higher, Lower};
+    use Format::{Count, Fixed, Percent, Plain, Text};
+    const fn quantity(
+        name: &'static str,
+        label: &'static str,
+        better: Option<Better>,
+        format: Format,
+        known: bool,
+        read: fn(&Observation) -> Option<Cell>,
+    ) -> Quantity {
+        Quantity { name, label, better, format, known, read }
+    }
+    [
+        quantity("trial", "trial", None, Text, true, |o| Some(Cell::Text(o.trial.trial.to_string()))),
+        quantity("sweep", "sweep", None, Text, true, |o| Some(Cell::Text(o.trial.sweep.clone()))),
+        quantity("params", "parameters", Some(Lower), Count, true, |o| count(o.trial.params)),
+        quantity("active_params", "active parameters", Some(Lower), Count, true, |o| {
+            count(o.trial.active_params)
+        }),
+        quantity("train_tokens", "training tokens", Some(Lower), Count, false, |o| {
+            count(o.trial.train_tokens)
+        }),
+        quantity("train_flops", "training FLOPs", Some(Lower), Plain, false, |o| {
+            Some(Cell::Number(o.trial.train_flops))
+        }),
+        quantity("val_loss", "validation loss (nats per token)", Some(Lower), Fixed(3), false, |o| {
+            o.trial.val_loss.map(Cell::Number)
+        }),
+        quantity("val_bpb", "validation bits per byte", Some(Lower), Fixed(3), false, |o| {
+            o.trial.val_bpb.map(Cell::Number)
+        }),
+        quantity("stage", "exam after", None, Text, false, |o| {
+            o.score.as_ref().map(|s| Cell::Text(s.stage.clone()))
+        }),
+        quantity("subject", "subject", None, Text, false, |o| {
+            o.score.as_ref().and_then(|s| s.subject.clone()).map(Cell::Text)
+        }),
+        quantity("exam_correct", "correct answers", Some(Higher), Count, false, |o| {
+            o.score.as_ref().and_then(|s| count(s.correct))
+        }),
+        quantity("exam_questions", "questions", None, Count, false, |o| {
+            o.score.as_ref().and_then(|s| count(s.questions))
+        }),
+        quantity("exam_accuracy", "exam accuracy (%)", Some(Higher), Percent, false, |o| {
+            o.score.as_ref().and_then(|s| s.accuracy()).map(Cell::Number)
+        }),
+        quantity("exam_low", "exam accuracy, Wilson's lower bound (%)", Some(Higher), Percent, false, |o| {
+            o.score.as_ref().map(|s| Cell::Number(s.wilson().0))
+        }),
+        quantity("exam_high", "exam accuracy, Wilson's upper bound (%)", Some(Higher), Percent, false, |o| {
+            o.score.as_ref().map(|s| Cell::Number(s.wilson().1))
+        }),
+        quantity("exam_p_guess", "p of guessing", None, Fixed(3), false, |o| {
+            o.score.as_ref().map(|s| Cell::Number(s.p_guess()))
+        }),
+        quantity("wall_seconds", "wall time (s)", Some(Lower), Fixed(1), false, |o| {
+            Some(Cell::Number(o.trial.wall_seconds))
+        }),
+        quantity("peak_rss_mb", "peak memory (MiB)", Some(Lower), Fixed(0), false, |o| {
+            Some(Cell::Number(o.trial.peak_rss_mb))
+        }),
+    ]
+};
+
+fn count(count: u64) -> Option<Cell> {
+    Some(Cell::Number(count as f64))
+}
+
+/// A column of the results, checked to exist.
+#[derive(Debug, Clone, Copy)]
+pub enum Column {
+    /// A column of trials.csv.
+    Quantity(&'static Quantity),
+    /// A key of the configuration, whether it varies or not.
+    Key(&'static KeySpec),
+}
+
+impl PartialEq for Column {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Column {
+    /// The column of this name; `val.bpb` and `val_bpb`, `exam.subject` and `subject` are the same.
+    pub fn find(name: &str) -> Result<Self, String> {
+        if let Some(quantity) = QUANTITIES.iter().find(|q| q.name == name || dotted(q) == name) {
+            return Ok(Self::Quantity(quantity));
+        }
+        if let Some(key) = find(name) {
+            return Ok(Self::Key(key));
+        }
+        let columns = QUANTITIES.iter().flat_map(|q| [dotted(q), q.name.to_string()]);
+        let names: Vec<String> = columns.chain(keys().iter().map(|k| k.path.clone())).collect();
+        let hint = match did_you_mean(name, names.iter().map(String::as_str)) {
+            hint if !hint.is_empty() => hint,
+            _ => match unknown_key(name).strip_prefix("unknown key; did you mean ") {
+                Some(names) => format!("; did you mean {names}"),
+                None => ", expected a column of trials.csv such as exam.accuracy, or a key of \
+                         docs/configuration.md"
+                    .into(),
+            },
+        };
+        Err(format!("there is no {name:?}{hint}"))
+    }
+
+    /// The name as in trials.csv.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Quantity(quantity) => quantity.name,
+            Self::Key(key) => &key.path,
+        }
+    }
+
+    /// What axes and tables call it, with its unit.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Quantity(quantity) => quantity.label,
+            Self::Key(key) => &key.path,
+        }
+    }
+
+    /// The last part of its name, or its label: what a legend has room for.
+    pub fn short(&self) -> &'static str {
+        match self {
+            Self::Quantity(quantity) => quantity.label,
+            Self::Key(key) => key.path.rsplit('.').next().unwrap_or(&key.path),
+        }
+    }
+
+    /// Which values are better, where that can be said.
+    pub fn better(&self) -> Option<Better> {
+        match self {
+            Self::Quantity(quantity) => quantity.better,
+            Self::Key(_) => None,
+        }
+    }
+
+    /// How its numbers are written.
+    pub fn format(&self) -> Format {
+        match self {
+            Self::Quantity(quantity) => quantity.format,
+            Self::Key(key) if matches!(key.kind, Kind::Whole | Kind::Number) => Format::Plain,
+            Self::Key(_) => Format::Text,
+        }
+    }
+
+    /// Whether it holds numbers.
+    pub fn is_number(&self) -> bool {
+        self.format() != Format::Text
+    }
+
+    /// Whether it is known before anything runs.
+    pub fn is_known(&self) -> bool {
+        match self {
+            Self::Quantity(quantity) => quantity.known,
+            Self::Key(_) => true,
+        }
+    }
+
+    /// What its numbers are multiplied by to be shown: 100 for shares.
+    pub fn scale(&self) -> f64 {
+        if self.format() == Format::Percent { 100.0 } else { 1.0 }
+    }
+
+    /// Its value in an observation.
+    pub fn read(&self, observation: &Observation) -> Option<Cell> {
+        match self {
+            Self::Quantity(quantity) => (quantity.read)(observation),
+            Self::Key(key) => observation.key(&key.path),
+        }
+    }
+
+    /// Its number in an observation.
+    pub fn number(&self, observation: &Observation) -> Option<f64> {
+        match self.read(observation)? {
+            Cell::Number(number) => Some(number),
+            Cell::Text(_) => None,
+        }
+    }
+}
+
+/// `val.bpb` of `val_bpb`; `exam.stage` of `stage`.
+fn dotted(quantity: &Quantity) -> String {
+    match quantity.name {
+        "stage" | "subject" => format!("exam.{}", quantity.name),
+        name => match name.split_once('_') {
+            Some((group @ ("val" | "exam" | "train"), rest)) => format!("{group}.{rest}"),
+            _ => name.into(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn both_ways_of_writing_a_column_are_one() {
+        for (dotted, plain) in [
+            ("val.bpb", "val_bpb"),
+            ("exam.p_guess", "exam_p_guess"),
+            ("exam.subject", "subject"),
+            ("exam.stage", "stage"),
+            ("train.flops", "train_flops"),
+        ] {
+            assert_eq!(Column::find(dotted).unwrap(), Column::find(plain).unwrap());
+        }
+        assert_eq!(Column::find("model.n_layers").unwrap().short(), "n_layers");
+        assert!(
+            Column::find("seed").unwrap().is_number() && !Column::find("exam.answer").unwrap().is_number()
+        );
+    }
+
+    #[test]
+    fn a_mistyped_column_has_the_nearest_name() {
+        let problem = |name: &str| Column::find(name).unwrap_err();
+        assert_eq!(problem("exam.acuracy"), "there is no \"exam.acuracy\"; did you mean exam.accuracy?");
+        assert_eq!(problem("n_layers"), "there is no \"n_layers\"; did you mean model.n_layers?");
+        assert!(problem("qqqqqqq").contains("expected a column of trials.csv such as exam.accuracy"));
+    }
+}

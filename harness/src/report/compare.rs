@@ -1,0 +1,201 @@
+//! Claims put to the test: paired or independent samples of seeds, corrected over all claims of an experiment.
+
+use super::columns::Better;
+use super::condition::Condition;
+use super::observation::{Cell, Observation, Results, grouped, mean, per_seed};
+use super::wanted::CompareSpec;
+use crate::stats::{Comparison, holm, paired_t, welch_t};
+use std::collections::BTreeSet;
+
+/// Largest p that decides.
+const ALPHA: f64 = 0.05;
+
+/// What came out of a comparison. Shares are shares here, not percent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Compared<'a> {
+    /// What was asked.
+    pub spec: &'a CompareSpec,
+    /// `paired t`, `Welch t`, or `none` where no test is possible.
+    pub test: &'static str,
+    /// Values of each side: pairs, or seeds.
+    pub n: (usize, usize),
+    /// Values that found no partner.
+    pub unpaired: usize,
+    /// Mean of each side, over the values that count.
+    pub means: Option<(f64, f64)>,
+    /// 95 % interval of `a - b` and two-sided p; `None` where no test is possible.
+    pub tested: Option<Tested>,
+    /// What may be said.
+    pub verdict: Verdict,
+}
+
+/// The numbers of a test.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Tested {
+    /// 95 % interval of the difference, uncorrected.
+    pub interval: (f64, f64),
+    /// Two-sided p of no difference.
+    pub p: f64,
+    /// The same after Holm's correction over all tested claims of the experiment.
+    pub p_holm: f64,
+}
+
+/// What may be said of a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The difference is the claimed one.
+    Supported,
+    /// The difference is the opposite one.
+    Contradicted,
+    /// Neither, and why.
+    NotDecided(String),
+}
+
+impl Verdict {
+    /// In one word or two, for a table.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Supported => "supported",
+            Self::Contradicted => "contradicted",
+            Self::NotDecided(_) => "not decided",
+        }
+    }
+}
+
+impl Compared<'_> {
+    /// Mean of `a` minus mean of `b`.
+    pub fn effect(&self) -> Option<f64> {
+        self.means.map(|(a, b)| a - b)
+    }
+
+    /// The verdict, with its reason where there is no decision.
+    pub fn sentence(&self) -> String {
+        let left_out = match self.unpaired {
+            0 => String::new(),
+            n => format!(" ({n} without a partner left out)"),
+        };
+        match &self.verdict {
+            Verdict::NotDecided(reason) => format!("not decided: {reason}{left_out}"),
+            decided => format!("{}{left_out}", decided.word()),
+        }
+    }
+}
+
+/// Tests every claim of an experiment.
+pub fn compare<'a>(specs: &'a [CompareSpec], results: &Results) -> Vec<Compared<'a>> {
+    let mut compared: Vec<Compared> = specs.iter().map(|spec| compare_one(spec, results)).collect();
+    let tested: Vec<usize> = (0..compared.len()).filter(|&i| compared[i].tested.is_some()).collect();
+    let p: Vec<f64> = tested.iter().filter_map(|&i| compared[i].tested.map(|t| t.p)).collect();
+    for (&i, p_holm) in tested.iter().zip(holm(&p)) {
+        if let Some(tested) = &mut compared[i].tested {
+            tested.p_holm = p_holm;
+        }
+        compared[i].verdict = verdict(&compared[i], tested.len());
+    }
+    compared
+}
+
+fn verdict(compared: &Compared, tests: usize) -> Verdict {
+    let (Some(tested), Some(effect)) = (compared.tested, compared.effect()) else {
+        return compared.verdict.clone();
+    };
+    if tested.p >= ALPHA {
+        return Verdict::NotDecided("interval covers 0".into());
+    }
+    if tested.p_holm >= ALPHA {
+        return Verdict::NotDecided(format!("p is not small enough for {tests} comparisons"));
+    }
+    match (compared.spec.better, effect > 0.0) {
+        (Better::Higher, true) | (Better::Lower, false) => Verdict::Supported,
+        _ => Verdict::Contradicted,
+    }
+}
+
+fn compare_one<'a>(spec: &'a CompareSpec, results: &Results) -> Compared<'a> {
+    let observations = results.observations(&spec.columns());
+    let has_value = |o: &&Observation| spec.metric.number(o).is_some_and(f64::is_finite);
+    let counted: Vec<&Observation> = observations.iter().filter(has_value).collect();
+    let mut compared = Compared {
+        spec,
+        test: "none",
+        n: (0, 0),
+        unpaired: 0,
+        means: None,
+        tested: None,
+        verdict: Verdict::NotDecided(String::new()),
+    };
+    match test(&mut compared, &counted) {
+        Ok(found) => {
+            compared.test = if spec.paired_by.is_empty() { "Welch t" } else { "paired t" };
+            compared.tested = Some(Tested { interval: found.interval, p: found.p, p_holm: found.p });
+        }
+        Err(reason) => compared.verdict = Verdict::NotDecided(reason),
+    }
+    compared
+}
+
+/// Fills in sides and means; the test, or why there can be none.
+fn test(compared: &mut Compared, observations: &[&Observation]) -> Result<Comparison, String> {
+    let spec = compared.spec;
+    let side = |condition: &Condition| -> Vec<&Observation> {
+        observations.iter().copied().filter(|o| condition.holds(o)).collect()
+    };
+    let (a, b) = (side(&spec.a), side(&spec.b));
+    for (name, side, condition) in [("a", &a, &spec.a), ("b", &b, &spec.b)] {
+        if side.is_empty() {
+            let metric = spec.metric.name();
+            return Err(format!("no finished trial of {name} ({}) has {metric}", condition.text));
+        }
+    }
+    let both = a.iter().filter(|o| spec.b.holds(o)).count();
+    if both > 0 {
+        return Err(format!("a and b overlap: {both} results are on both sides"));
+    }
+    let seeds = a.iter().chain(&b).map(|o| o.trial.seed).collect::<BTreeSet<u64>>().len();
+    let found = if spec.paired_by.is_empty() {
+        let values = |side: &[&Observation]| per_seed(side, &spec.metric).into_values().collect::<Vec<f64>>();
+        let (a, b) = (values(&a), values(&b));
+        compared.n = (a.len(), b.len());
+        compared.means = Some((mean(&a), mean(&b)));
+        if a.len().min(b.len()) < 2 {
+            return Err(format!("too few seeds: n={}", a.len().min(b.len())));
+        }
+        welch_t(&a, &b)
+    } else {
+        let (pairs, unpaired) = pairs(&a, &b, spec);
+        (compared.n, compared.unpaired) = ((pairs.len(), pairs.len()), unpaired);
+        let (a, b): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
+        match pairs.len() {
+            0 => return Err("no pairs: the sides share no value of paired_by".into()),
+            _ => compared.means = Some((mean(&a), mean(&b))),
+        }
+        if seeds < 2 {
+            return Err("too few seeds: n=1".into());
+        }
+        if pairs.len() < 2 {
+            return Err(format!("too few pairs: n={}", pairs.len()));
+        }
+        paired_t(&pairs)
+    };
+    // Values that happen to be equal, but for rounding, say nothing of how much they can vary.
+    let size = compared.means.map_or(0.0, |(a, b)| a.abs().max(b.abs()));
+    found
+        .filter(|c| c.interval.1 - c.interval.0 > 1e-9 * size)
+        .ok_or_else(|| "the values do not vary between seeds, so that no interval is known".into())
+}
+
+/// Pairs of values with equal `paired_by`, each the mean of its seeds' means; and how many values have no partner.
+fn pairs(a: &[&Observation], b: &[&Observation], spec: &CompareSpec) -> (Vec<(f64, f64)>, usize) {
+    let values = |side: &[&Observation]| -> Vec<(Vec<Option<Cell>>, f64)> {
+        let value = |group: Vec<&Observation>| {
+            mean(&per_seed(&group, &spec.metric).into_values().collect::<Vec<f64>>())
+        };
+        grouped(side, &spec.paired_by).into_iter().map(|(key, group)| (key, value(group))).collect()
+    };
+    let (a, b) = (values(a), values(b));
+    let partner =
+        |(key, a): &(Vec<Option<Cell>>, f64)| b.iter().find(|(k, _)| k == key).map(|(_, b)| (*a, *b));
+    let pairs: Vec<(f64, f64)> = a.iter().filter_map(partner).collect();
+    let unpaired = a.len() + b.len() - 2 * pairs.len();
+    (pairs, unpaired)
+}

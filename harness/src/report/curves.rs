@@ -1,0 +1,103 @@
+//! Curves of training: one for each trial, read from the metrics of its stage run.
+
+use super::figure::{Axis, Content, Figure, Mark, Point, Series};
+use super::observation::{Observation, mean};
+use super::plots::group_label;
+use super::summary::label;
+use super::wanted::Loss;
+use crate::config::TrainStage;
+use crate::records::TrialRecord;
+use std::path::Path;
+
+/// Most points of a curve of training loss.
+const CURVE_POINTS: usize = 200;
+
+/// The curves of some trials; those of one group share a colour.
+pub fn figure(loss: &Loss, observations: &[&Observation]) -> Figure {
+    let mut trials: Vec<&Observation> = vec![];
+    for observation in observations {
+        if !trials.iter().any(|o| o.trial.trial == observation.trial.trial) {
+            trials.push(observation);
+        }
+    }
+    let mut groups: Vec<String> = vec![];
+    let mut series: Vec<Series> = vec![];
+    for observation in trials {
+        let group = match &loss.group {
+            Some(column) => group_label(column, &column.read(observation)),
+            None => label(observation.trial),
+        };
+        let colour = groups.iter().position(|g| *g == group).unwrap_or(groups.len());
+        let is_new = colour == groups.len();
+        let curves: Vec<Series> = loss
+            .splits
+            .iter()
+            .filter_map(|split| {
+                let is_second = loss.splits.first() != Some(split);
+                let points = curve(observation.trial, loss, split)?;
+                let mark = match points.len() {
+                    1 => Mark::Points,
+                    _ if is_second => Mark::Dashed,
+                    _ => Mark::Line,
+                };
+                Some(Series { label: String::new(), mark, colour, points })
+            })
+            .collect();
+        if is_new && !curves.is_empty() {
+            groups.push(group.clone());
+        }
+        series.extend(curves.into_iter().enumerate().map(|(i, curve)| Series {
+            label: if is_new && i == 0 { group.clone() } else { String::new() },
+            ..curve
+        }));
+    }
+    let x_label = match loss.x {
+        "step" => "optimizer steps",
+        "elapsed_seconds" => "training time (s)",
+        _ => "target tokens",
+    };
+    let per = if loss.stage == TrainStage::Dpo { "loss (nats per pair)" } else { "loss (nats per token)" };
+    let mut notes = match loss.splits {
+        [_, _] => vec!["solid: training, smoothed; dashed or a marker: held out".to_string()],
+        ["val"] => vec!["held-out loss".into()],
+        _ => vec!["training loss, smoothed".into()],
+    };
+    if series.len() > groups.len() * loss.splits.len() {
+        notes.push("a curve for each trial".into());
+    }
+    Figure {
+        x: Axis { label: x_label.into(), log: Some(loss.log[0]), ..Axis::default() },
+        y: Axis { label: per.into(), log: Some(loss.log[1]), ..Axis::default() },
+        content: Content::Series(series),
+        notes,
+        ..Figure::default()
+    }
+}
+
+/// Points of a split; `None` where the stage did not run, or recorded none.
+fn curve(trial: &TrialRecord, loss: &Loss, split: &str) -> Option<Vec<Point>> {
+    let record = trial.stages.iter().find(|s| s.stage == loss.stage.name())?;
+    let rows = read(&record.dir.join("metrics.csv"), loss.x, split)?;
+    let rows: Vec<(f64, f64)> = rows.into_iter().filter(|row| !loss.log[0] || row.0 > 0.0).collect();
+    // Neighbouring rows of training are averaged, so that every row counts.
+    let width = if split == "train" { rows.len().div_ceil(CURVE_POINTS).max(1) } else { 1 };
+    let point = |part: &[(f64, f64)]| {
+        let (x, y): (Vec<f64>, Vec<f64>) = part.iter().copied().unzip();
+        Point { x: mean(&x), y: mean(&y), ..Point::default() }
+    };
+    let points: Vec<Point> = rows.chunks(width).map(point).collect();
+    (!points.is_empty()).then_some(points)
+}
+
+/// A column and the loss of a metrics.csv, for the rows of a split.
+fn read(path: &Path, x: &str, split: &str) -> Option<Vec<(f64, f64)>> {
+    let mut csv = csv::Reader::from_path(path).ok()?;
+    let headers = csv.headers().ok()?.clone();
+    let column = |name: &str| headers.iter().position(|h| h == name);
+    let (x, splits, loss) = (column(x)?, column("split")?, column("loss")?);
+    let row = |row: csv::StringRecord| {
+        let number = |i: usize| row.get(i)?.parse::<f64>().ok().filter(|n| n.is_finite());
+        (row.get(splits)? == split).then_some((number(x)?, number(loss)?))
+    };
+    Some(csv.records().filter_map(|r| row(r.ok()?)).collect())
+}

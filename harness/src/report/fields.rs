@@ -1,0 +1,166 @@
+//! Reads the keys of one `[[figure]]`, `[[table]]` or `[[compare]]`, each checked at its place.
+
+use super::columns::Column;
+use super::condition::Condition;
+use crate::config::{ConfigError, ConfigErrors, Entry, Node, did_you_mean};
+
+/// The keys of a table, and where problems with them go.
+pub struct Fields<'a> {
+    /// What the table is called: `figure`, `table` or `compare`.
+    pub section: &'static str,
+    /// Where it begins.
+    pub place: &'a str,
+    /// Its keys.
+    pub entries: &'a [Entry],
+    /// Everything wrong so far.
+    pub errors: &'a mut ConfigErrors,
+}
+
+impl Fields<'_> {
+    /// Notes a problem of a key, at the key or else at the head of the table.
+    pub fn problem(&mut self, key: &str, problem: impl Into<String>) {
+        let place = self.entry(key).map_or(self.place, |entry| &entry.place).to_string();
+        self.errors.push(ConfigError::new(place, format!("{}.{key}", self.section), problem));
+    }
+
+    /// Notes every key that is not among `known`; `whose` says of what, such as `kind = "bar"`.
+    pub fn only(&mut self, known: &[&str], all: &[&str], whose: &str) {
+        for Entry { key, .. } in self.entries {
+            if known.contains(&key.as_str()) {
+                continue;
+            }
+            if all.contains(&key.as_str()) {
+                self.problem(key, format!("has no meaning for {whose}, expected {}", known.join(", ")));
+            } else {
+                let hint = did_you_mean(key, known.iter().copied());
+                let expected =
+                    if hint.is_empty() { format!(", expected {}", known.join(", ")) } else { hint };
+                self.problem(key, format!("unknown key{expected}"));
+            }
+        }
+    }
+
+    fn entry(&self, key: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.key == key)
+    }
+
+    fn node(&self, key: &str) -> Option<Node> {
+        self.entry(key).map(|entry| entry.node.clone())
+    }
+
+    /// Text, where the key is there.
+    pub fn text(&mut self, key: &str) -> Option<String> {
+        let node = self.node(key)?;
+        let text = node.str().filter(|text| !text.trim().is_empty()).map(Into::into);
+        if text.is_none() {
+            self.problem(key, format!("is {}, expected text in quotes", node.shown));
+        }
+        text
+    }
+
+    /// Text that the table cannot do without.
+    pub fn need_text(&mut self, key: &str, example: &str) -> Option<String> {
+        if self.entry(key).is_none() {
+            self.missing(key, example);
+        }
+        self.text(key)
+    }
+
+    fn missing(&mut self, key: &str, example: &str) {
+        self.problem(key, format!("is missing, expected {key} = {example}"));
+    }
+
+    /// A truth value, where the key is there.
+    pub fn truth(&mut self, key: &str) -> Option<bool> {
+        let node = self.node(key)?;
+        let truth = node.json().as_bool();
+        if truth.is_none() {
+            self.problem(key, format!("is {}, expected true or false", node.shown));
+        }
+        truth
+    }
+
+    /// One of some words, where the key is there.
+    pub fn choice<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> Option<T> {
+        let text = self.text(key)?;
+        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        if found.is_none() {
+            let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+            let hint = did_you_mean(&text, names.iter().copied());
+            self.problem(key, format!("is {text:?}, expected {}{hint}", names.join(", ")));
+        }
+        found
+    }
+
+    /// A name that becomes a file's.
+    pub fn file_name(&mut self, key: &str) -> Option<String> {
+        let name = self.text(key)?;
+        let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        if !name.chars().all(fits) {
+            self.problem(key, format!("is {name:?}, expected letters, digits, _ and - for a file's name"));
+            return None;
+        }
+        Some(name)
+    }
+
+    /// A column, where the key is there.
+    pub fn column(&mut self, key: &str) -> Option<Column> {
+        let text = self.text(key)?;
+        Column::find(&text).map_err(|problem| self.problem(key, problem)).ok()
+    }
+
+    /// A column that the table cannot do without.
+    pub fn need_column(&mut self, key: &str, example: &str) -> Option<Column> {
+        if self.entry(key).is_none() {
+            self.missing(key, example);
+        }
+        self.column(key)
+    }
+
+    /// A column of numbers that the table cannot do without.
+    pub fn need_number(&mut self, key: &str, example: &str) -> Option<Column> {
+        let column = self.need_column(key, example)?;
+        if !column.is_number() {
+            let problem =
+                format!("is {:?}, which holds text, expected numbers as in {example}", column.name());
+            self.problem(key, problem);
+            return None;
+        }
+        Some(column)
+    }
+
+    /// A list of columns; empty where the key is not there.
+    pub fn columns(&mut self, key: &str) -> Vec<Column> {
+        let Some(node) = self.node(key) else { return vec![] };
+        let names: Option<Vec<&str>> =
+            node.array().and_then(|items| items.iter().map(Node::str).collect::<Option<_>>());
+        let Some(names) = names.filter(|names| !names.is_empty()) else {
+            self.problem(key, format!("is {}, expected a list such as [\"seed\"]", node.shown));
+            return vec![];
+        };
+        let found: Vec<Result<Column, String>> = names.into_iter().map(Column::find).collect();
+        found.into_iter().filter_map(|c| c.map_err(|problem| self.problem(key, problem)).ok()).collect()
+    }
+
+    /// A list of columns that the table cannot do without.
+    pub fn need_columns(&mut self, key: &str, example: &str) -> Vec<Column> {
+        if self.entry(key).is_none() {
+            self.missing(key, example);
+        }
+        self.columns(key)
+    }
+
+    /// A condition, where the key is there.
+    pub fn condition(&mut self, key: &str) -> Option<Condition> {
+        let text = self.text(key)?;
+        Condition::parse(&text).map_err(|problem| self.problem(key, problem)).ok()
+    }
+
+    /// A condition that the table cannot do without.
+    pub fn need_condition(&mut self, key: &str, example: &str) -> Option<Condition> {
+        if self.entry(key).is_none() {
+            self.missing(key, example);
+        }
+        self.condition(key)
+    }
+}

@@ -1,0 +1,89 @@
+//! Numbers as tables and figures write them.
+
+use super::columns::{Column, Format};
+use super::observation::Cell;
+use crate::stats::Spread;
+
+/// What stands where there is nothing.
+pub const NOTHING: &str = "–";
+
+/// A number of a column, scaled to its unit.
+pub fn number(value: f64, column: &Column) -> String {
+    match column.format() {
+        Format::Fixed(digits) => format!("{value:.digits$}"),
+        Format::Percent => format!("{:.1}", 100.0 * value),
+        Format::Count if value >= 0.0 && value.fract() == 0.0 => crate::track::number(value as u64),
+        Format::Count => format!("{value:.1}"),
+        Format::Plain | Format::Text => plain(value),
+    }
+}
+
+/// A value of a column: what sets rows and series apart.
+pub fn cell(value: &Option<Cell>, column: &Column) -> String {
+    match value {
+        None => "unset".into(),
+        Some(Cell::Text(text)) => text.clone(),
+        Some(Cell::Number(value)) => number(*value, column),
+    }
+}
+
+/// `41.2 ± 1.3`, or the mean alone where a single seed has no interval. A quantity that is known beforehand and does
+/// not vary has none either.
+pub fn with_error(spread: Option<Spread>, column: &Column) -> String {
+    let Some(Spread { mean, sd, t95, .. }) = spread else { return NOTHING.into() };
+    let is_constant = column.is_known() && sd == Some(0.0);
+    match t95.filter(|_| !is_constant) {
+        Some(half) => format!("{} ± {}", number(mean, column), number(half, column)),
+        None => number(mean, column),
+    }
+}
+
+/// As few digits as tell a setting: `4`, `0.0003`, `1.25e15`.
+pub fn plain(value: f64) -> String {
+    let size = value.abs();
+    if value == 0.0 || !value.is_finite() {
+        return value.to_string();
+    }
+    if !(1e-4..1e7).contains(&size) {
+        let text = format!("{value:.2e}");
+        // 1.00e15 is 1e15.
+        return match text.split_once('e') {
+            Some((digits, power)) if digits.contains('.') => {
+                format!("{}e{power}", digits.trim_end_matches('0').trim_end_matches('.'))
+            }
+            _ => text,
+        };
+    }
+    let rounded: f64 = format!("{value:.5e}").parse().unwrap_or(value);
+    rounded.to_string()
+}
+
+/// A p-value for reading.
+pub fn p_text(p: f64) -> String {
+    if !p.is_finite() {
+        NOTHING.into()
+    } else if p < 0.001 {
+        format!("{p:.1e}")
+    } else {
+        format!("{p:.3}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_written_in_few_digits() {
+        assert_eq!(
+            [4.0, 3e-4, 0.1 + 0.2, 1e15, 1.234e15, 999_999.0, 1e-5].map(plain),
+            ["4", "0.0003", "0.3", "1e15", "1.23e15", "999999", "1e-5"]
+        );
+    }
+
+    #[test]
+    fn p_values_are_never_zero() {
+        assert_eq!([1.0, 0.0312, 1.23e-7].map(p_text), ["1.000", "0.031", "1.2e-7"]);
+        assert_eq!(p_text(f64::NAN), NOTHING);
+    }
+}

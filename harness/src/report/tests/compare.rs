@@ -1,0 +1,118 @@
+//! Comparisons from recorded trials to verdicts, against values of SciPy.
+
+use super::*;
+use crate::report::columns::{Better, Column};
+use crate::report::compare::{Compared, Verdict, compare};
+use crate::report::condition::Condition;
+use crate::report::observation::Results;
+use crate::report::wanted::CompareSpec;
+
+fn spec(a: &str, b: &str, paired_by: &[&str]) -> CompareSpec {
+    CompareSpec {
+        claim: "c".into(),
+        metric: Column::find("exam.accuracy").unwrap(),
+        better: Better::Higher,
+        a: Condition::parse(a).unwrap(),
+        b: Condition::parse(b).unwrap(),
+        paired_by: paired_by.iter().map(|name| Column::find(name).unwrap()).collect(),
+    }
+}
+
+/// Trials of seeds 1, 2, ... with these correct answers of 100, by number of layers.
+fn trials(by_layers: &[(u64, &[u64])]) -> Vec<TrialRecord> {
+    let of = |(n_layers, correct): &(u64, &[u64])| -> Vec<TrialRecord> {
+        let seeds = correct.iter().enumerate();
+        seeds.map(|(i, correct)| trial(i as u64 + 1, *n_layers, *correct, Status::Done)).collect()
+    };
+    by_layers.iter().flat_map(of).collect()
+}
+
+fn with<T>(trials: &[TrialRecord], specs: &[CompareSpec], read: impl Fn(&[Compared]) -> T) -> T {
+    read(&compare(specs, &Results::new(trials, &[])))
+}
+
+fn close(got: f64, want: f64) {
+    assert!((got - want).abs() < 1e-6, "{got} instead of {want}");
+}
+
+#[test]
+fn pairs_are_by_seed_and_several_trials_of_a_seed_are_averaged() {
+    // Side b by seed: (20 + 24) / 2 = 22, (26 + 22) / 2 = 24, 27; differences of 8, 10 and 13 percent.
+    let trials = trials(&[(8, &[30, 34, 40]), (2, &[20, 26, 27]), (4, &[24, 22, 27])]);
+    let specs = [spec("model.n_layers == 8", "model.n_layers <= 4", &["seed"])];
+    with(&trials, &specs, |found| {
+        let c = &found[0];
+        let tested = c.tested.unwrap();
+        assert_eq!((c.test, c.n, c.unpaired), ("paired t", (3, 3), 0));
+        close(c.effect().unwrap(), 31.0 / 300.0);
+        // scipy.stats.ttest_rel([.30, .34, .40], [.22, .24, .27]): statistic 7.1118877.
+        close(tested.p, 0.019_203_404);
+        close(tested.interval.0, 0.040_817_239);
+        assert_eq!(c.sentence(), "supported");
+    });
+}
+
+#[test]
+fn without_pairs_the_samples_are_independent() {
+    let trials = trials(&[(8, &[30, 34, 40, 33]), (2, &[20, 26, 27])]);
+    let specs = [spec("model.n_layers == 2", "model.n_layers == 8", &[])];
+    with(&trials, &specs, |found| {
+        let (c, tested) = (&found[0], found[0].tested.unwrap());
+        assert_eq!((c.test, c.n), ("Welch t", (3, 4)));
+        // scipy.stats.ttest_ind([.20, .26, .27], [.30, .34, .40, .33], equal_var=False).
+        close(tested.p, 0.024_096_791);
+        close(tested.interval.0, -0.178_470_442);
+        // The claim was that a is higher.
+        assert_eq!(c.verdict, Verdict::Contradicted);
+    });
+}
+
+#[test]
+fn holm_counts_the_claims_that_could_be_tested() {
+    let trials = trials(&[(8, &[30, 34, 40]), (2, &[20, 26, 27]), (4, &[24, 22, 27])]);
+    let specs = [
+        spec("model.n_layers == 8", "model.n_layers <= 4", &["seed"]),
+        spec("model.n_layers == 4", "model.n_layers == 2", &["seed"]),
+        spec("model.n_layers == 8", "model.n_layers == 9", &["seed"]),
+        spec("model.n_layers == 8", "model.n_layers <= 4", &["seed"]),
+    ];
+    with(&trials, &specs, |found| {
+        close(found[0].tested.unwrap().p_holm, 3.0 * 0.019_203_404);
+        assert_eq!(found[0].sentence(), "not decided: p is not small enough for 3 comparisons");
+        assert_eq!(found[1].sentence(), "not decided: interval covers 0");
+        assert_eq!(
+            found[2].sentence(),
+            "not decided: no finished trial of b (model.n_layers == 9) has exam_accuracy"
+        );
+    });
+}
+
+#[test]
+fn what_cannot_be_tested_is_not() {
+    let sentence = |by_layers: &[(u64, &[u64])], paired_by: &[&str]| {
+        let specs = [spec("model.n_layers == 8", "model.n_layers <= 4", paired_by)];
+        with(&trials(by_layers), &specs, |found| {
+            assert_eq!(found[0].tested, None);
+            found[0].sentence()
+        })
+    };
+    assert_eq!(sentence(&[(8, &[30]), (2, &[20])], &["seed"]), "not decided: too few seeds: n=1");
+    assert_eq!(sentence(&[(8, &[30]), (2, &[20])], &[]), "not decided: too few seeds: n=1");
+    assert_eq!(sentence(&[(8, &[30, 31, 33]), (2, &[20])], &[]), "not decided: too few seeds: n=1");
+    assert_eq!(
+        sentence(&[(8, &[30, 31, 33]), (2, &[20])], &["seed"]),
+        "not decided: too few pairs: n=1 (2 without a partner left out)"
+    );
+    assert_eq!(
+        sentence(&[(8, &[30, 40]), (2, &[20, 30])], &["seed"]),
+        "not decided: the values do not vary between seeds, so that no interval is known"
+    );
+    assert_eq!(
+        sentence(&[(8, &[30, 40]), (2, &[20, 30])], &["model.n_layers"]),
+        "not decided: no pairs: the sides share no value of paired_by (2 without a partner left out)"
+    );
+    let overlap = [spec("model.n_layers >= 2", "model.n_layers <= 4", &["seed"])];
+    with(&trials(&[(8, &[30, 40]), (2, &[20, 30])]), &overlap, |found| {
+        assert_eq!(found[0].sentence(), "not decided: a and b overlap: 2 results are on both sides");
+    });
+}

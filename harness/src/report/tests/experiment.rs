@@ -1,0 +1,136 @@
+//! Experiment files: what is read, and what every mistake is called.
+
+use super::*;
+use crate::report::columns::Better;
+use crate::report::wanted::{Over, Plot, Style};
+use std::path::Path;
+
+fn read(text: &str) -> Result<Experiment, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.toml");
+    std::fs::write(&path, text).unwrap();
+    let place = format!("{}/", dir.path().display());
+    match Experiment::read_if_experiment(&path) {
+        Ok(experiment) => Ok(experiment.unwrap()),
+        Err(error) => Err(error.to_string().replace(&place, "")),
+    }
+}
+
+fn problems(part: &str) -> String {
+    read(&format!("sweeps = [\"s.toml\"]\n{part}")).unwrap_err()
+}
+
+#[test]
+fn a_whole_file_is_read() {
+    let experiment = read(
+        "title = 'Deep'\nquestion = 'Is it?'\nsweeps = ['../s.toml']\n\
+         [[figure]]\nkind = 'line'\nx = 'model.n_layers'\ny = 'exam.accuracy'\ngroup = 'exam.subject'\n\
+         [[table]]\nrows = ['model.n_layers', 'params']\ncolumns = ['val.bpb', 'exam_accuracy']\n\
+         [[compare]]\nclaim = 'c'\nmetric = 'val.bpb'\na = 'model.n_layers >= 8'\nb = 'model.n_layers <= 4'\n\
+         paired_by = ['seed']\n",
+    )
+    .unwrap();
+    assert_eq!((experiment.title.as_str(), experiment.question.as_str()), ("Deep", "Is it?"));
+    assert!(experiment.sweeps[0].ends_with("../s.toml") && experiment.sweeps[0] != Path::new("../s.toml"));
+    let figure = &experiment.figures[0];
+    assert_eq!(figure.name, "line_exam_accuracy_by_model_n_layers_per_subject");
+    let Plot::Over(Over { style, x, y, .. }) = &figure.plot else { panic!("{figure:?}") };
+    assert_eq!((*style, x.name(), y.name()), (Style::Line, "model.n_layers", "exam_accuracy"));
+    assert_eq!(experiment.tables[0].name, "table_1");
+    // Of bits per byte the lower are better.
+    assert_eq!(experiment.comparisons[0].better, Better::Lower);
+}
+
+#[test]
+fn a_sweep_is_no_experiment() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.toml");
+    std::fs::write(&path, "name = 's'\n[axes]\nseed = [1]\n").unwrap();
+    assert_eq!(Experiment::read_if_experiment(&path).unwrap(), None);
+}
+
+#[test]
+fn every_mistake_has_its_line_and_the_nearest_name() {
+    let cases = [
+        (
+            "[[figure]]\nkynd = 'line'",
+            "x.toml:2: figure.kind: is missing, expected kind = \"line\", or scatter, heatmap, bar, loss, pareto\n\
+             x.toml:3: figure.kynd: unknown key; did you mean kind?",
+        ),
+        (
+            "[[figure]]\nkind = 'lien'",
+            "x.toml:3: figure.kind: is \"lien\", expected line, scatter, heatmap, bar, loss, pareto; did you mean line?",
+        ),
+        (
+            "[[figure]]\nkind = 'line'\nx = 'model.n_layer'\ny = 'exam.acuracy'",
+            "x.toml:4: figure.x: there is no \"model.n_layer\"; did you mean model.n_layers?\n\
+             x.toml:5: figure.y: there is no \"exam.acuracy\"; did you mean exam.accuracy?",
+        ),
+        (
+            "[[figure]]\nkind = 'line'\nx = 3\ny = 'sweep'",
+            "x.toml:4: figure.x: is 3, expected text in quotes\n\
+             x.toml:5: figure.y: is \"sweep\", which holds text, expected numbers as in \"exam.accuracy\"",
+        ),
+        (
+            "[[figure]]\nkind = 'bar'\nx = 'seed'\ny = 'val.bpb'\nfit = 'power'",
+            "x.toml:6: figure.fit: has no meaning for kind = \"bar\", expected kind, x, y, group, error, name, title, where",
+        ),
+        (
+            "[[figure]]\nkind = 'bar'\nx = 'seed'\ny = 'val.bpb'\nerror = 'wilson'",
+            "x.toml:6: figure.error: is \"wilson\", expected it with y = \"exam.accuracy\" only; use t95 or sd",
+        ),
+        (
+            "[[figure]]\nkind = 'heatmap'\nx = 'seed'\ny = 'seed'",
+            "x.toml:2: figure.value: is missing, expected value = \"val.bpb\"",
+        ),
+        (
+            "[[figure]]\nkind = 'pareto'\nx = 'model.n_layers'\ny = 'val.bpb'",
+            "x.toml:4: figure.x: is \"model.n_layers\", of which neither more nor less is better, expected a cost such as params or a metric",
+        ),
+        (
+            "[[table]]\nrows = 'seed'\ncolumns = ['sweep']",
+            "x.toml:3: table.rows: is 'seed', expected a list such as [\"seed\"]\n\
+             x.toml:4: table.columns: names \"sweep\", which holds text, expected it among rows",
+        ),
+        (
+            "[[table]]\nname = 'summary'\nrows = ['sweep']\ncolumns = ['val.bpb']",
+            "x.toml:3: table.name: is \"summary\", which every report writes, expected another",
+        ),
+        (
+            "[[compare]]\nclaim = 'c'\nmetric = 'val.bpb'\na = 'params => 3'",
+            "x.toml:2: compare.b: is missing, expected b = \"model.n_layers <= 4\"\n\
+             x.toml:5: compare.a: has \"=\", expected ==, !=, <, <=, > or >=",
+        ),
+        (
+            "[[compare]]\nclaim = 'c'\nmetric = 'model.n_layers'\na = 'seed == 1'\nb = 'seed == 2'",
+            "x.toml:2: compare.better: is missing, expected \"higher\" or \"lower\": of model.n_layers neither is better by itself",
+        ),
+        ("figure = 3", "x.toml:2: figure: is 3, expected tables, each under [[figure]]"),
+        ("[[figures]]\nkind = 'line'", "x.toml:2: figures: unknown key; did you mean figure?"),
+    ];
+    for (part, expected) in cases {
+        let mut lines: Vec<String> = problems(part).lines().map(String::from).collect();
+        lines.sort();
+        assert_eq!(lines.join("\n"), expected, "{part}");
+    }
+    assert_eq!(
+        read("title = 'x'").unwrap_err(),
+        "x.toml: sweeps: is missing, expected a list of sweep files, such as [\"../sweeps/smoke.toml\"]"
+    );
+    assert_eq!(read("sweeps = []").unwrap_err(), "x.toml:1: sweeps: is [], expected a list of sweep files");
+}
+
+#[test]
+fn a_condition_that_no_trial_can_meet_is_a_mistake() {
+    let text = |condition: &str| {
+        format!("sweeps = ['s']\n[[table]]\nrows = ['sweep']\ncolumns = ['val.bpb']\nwhere = '{condition}'\n")
+    };
+    let trials = [trial(1, 2, 24, Status::Pending), trial(1, 4, 24, Status::Pending)];
+    let check = |condition: &str| read(&text(condition)).unwrap().check(&trials).map_err(|e| e.to_string());
+    assert_eq!(check("model.n_layers == 4 and exam.accuracy > 0.9"), Ok(()));
+    let error = check("model.n_layers == 3").unwrap_err();
+    assert!(
+        error.ends_with("x.toml:5: table.where: \"model.n_layers == 3\" holds for none of the 2 trials"),
+        "{error}"
+    );
+}

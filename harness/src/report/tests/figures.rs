@@ -1,0 +1,170 @@
+//! Tables and figures that an experiment asks for, from made-up trials to files.
+
+use super::*;
+use crate::report::figure::{Content, Mark};
+use crate::report::plots;
+
+const EXPERIMENT: &str = r#"
+title = "Depth & width"
+sweeps = ["s.toml"]
+[[figure]]
+kind = "line"
+name = "line"
+x = "model.n_layers"
+y = "exam.accuracy"
+group = "exam.subject"
+[[figure]]
+kind = "scatter"
+name = "scatter"
+x = "params"
+y = "val.loss"
+fit = "power"
+log_x = true
+log_y = true
+[[figure]]
+kind = "bar"
+name = "bar"
+x = "sweep"
+y = "exam.accuracy"
+group = "model.n_layers"
+error = "wilson"
+[[figure]]
+kind = "heatmap"
+name = "heatmap"
+x = "model.n_layers"
+y = "exam.subject"
+value = "exam.accuracy"
+[[figure]]
+kind = "pareto"
+name = "pareto"
+x = "params"
+y = "exam.accuracy"
+[[figure]]
+kind = "loss"
+name = "loss"
+[[table]]
+name = "depth"
+title = "Depth_1 & 100 %"
+rows = ["model.n_layers"]
+columns = ["params", "val.bpb", "exam.accuracy"]
+[[table]]
+name = "subjects"
+rows = ["exam.subject"]
+columns = ["exam.accuracy"]
+where = "model.n_layers == 8"
+[[compare]]
+claim = "8 layers beat 2"
+metric = "exam.accuracy"
+a = "model.n_layers == 8"
+b = "model.n_layers == 2"
+paired_by = ["seed"]
+"#;
+
+/// Three depths of two seeds; 100 questions of two subjects each.
+fn made_up() -> (Vec<TrialRecord>, Vec<TrialQuestion>) {
+    let mut trials = vec![];
+    for (n_layers, correct) in [(2, [24, 26]), (4, [41, 41]), (8, [60, 64])] {
+        for seed in [1, 2] {
+            let mut trial = trial(seed, n_layers, correct[seed as usize - 1], Status::Done);
+            trial.val_loss = Some(3.0 * (trial.params as f64).powf(-0.25));
+            trials.push(trial);
+        }
+    }
+    let mut questions = vec![];
+    for trial in &trials {
+        for id in 0..trial.exams[0].questions {
+            let is_right = id < trial.exams[0].correct;
+            let record = QuestionRecord {
+                subject: if id < 50 { "数学".into() } else { "law".into() },
+                id: id.to_string(),
+                probabilities: [0.25; 4],
+                prediction: if is_right { 'A' } else { 'B' },
+                answer: 'A',
+            };
+            questions.push(TrialQuestion { trial: trial.trial, stage: "sft".into(), record });
+        }
+    }
+    (trials, questions)
+}
+
+fn experiment() -> Experiment {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.toml");
+    std::fs::write(&path, EXPERIMENT).unwrap();
+    Experiment::read_if_experiment(&path).unwrap().unwrap()
+}
+
+#[test]
+fn everything_asked_for_is_written() {
+    let (trials, questions) = made_up();
+    let dir = tempfile::tempdir().unwrap();
+    write(&experiment(), &trials, &questions, dir.path()).unwrap();
+    let read = |file: &str| std::fs::read_to_string(dir.path().join(file)).unwrap();
+    for name in ["line", "scatter", "bar", "heatmap", "pareto", "loss"] {
+        assert!(read(&format!("figures/{name}.svg")).starts_with("<svg"), "{name}");
+        assert!(dir.path().join(format!("figures/{name}.png")).is_file(), "{name}");
+    }
+    assert!(!dir.path().join("figures/accuracy_params.svg").exists());
+    // Means of 24 and 26 are 25 ± 12.706 * 1 percent; 41 and 41 do not vary.
+    assert_eq!(
+        read("tables/depth.md"),
+        "**Depth_1 & 100 %**\n\n\
+         | model.n_layers | seeds | parameters | validation bits per byte | exam accuracy (%) |\n\
+         | --- | ---: | ---: | ---: | ---: |\n\
+         | 2 | 2 | 2,000 | 1.250 ± 0.000 | 25.0 ± 12.7 |\n\
+         | 4 | 2 | 4,000 | 1.250 ± 0.000 | 41.0 ± 0.0 |\n\
+         | 8 | 2 | 8,000 | 1.250 ± 0.000 | **62.0 ± 25.4** |\n"
+    );
+    let tex = read("tables/depth.tex");
+    assert!(
+        tex.starts_with("% Depth_1 & 100 %\n\\begin{tabular}{lrrrr}\n\\toprule\nmodel.n\\_layers & seeds"),
+        "{tex}"
+    );
+    assert!(
+        tex.contains("\n8 & 2 & 8,000 & 1.250 $\\pm$ 0.000 & \\textbf{62.0 $\\pm$ 25.4} \\\\\n\\bottomrule"),
+        "{tex}"
+    );
+    // All of the first 50 are right, and 10 or 14 of the others.
+    assert!(read("tables/subjects.md").contains("| law | 2 | 24.0 ± 50.8 |\n| 数学 | 2 | **100.0 ± 0.0** |"));
+    assert!(read("figures/line.csv").contains("law,8,24.00"), "{}", read("figures/line.csv"));
+    // Differences of 36 and 38 percent.
+    let comparisons = read("comparisons.csv");
+    let row = comparisons.lines().nth(1).unwrap();
+    assert!(row.starts_with("8 layers beat 2,exam_accuracy,model.n_layers == 8,model.n_layers == 2,seed,paired t,2,2,0,0.62,0.25,0.37,"), "{row}");
+    assert!(row.ends_with(",supported,supported"), "{row}");
+    let md = read("tables/comparisons.md");
+    assert!(
+        md.contains("| supported | exam accuracy (%) | 62.0 | 25.0 | 37.0 | 24.3 to 49.7 | 2 pairs | paired t | 0.017 | 0.017 |"),
+        "{md}"
+    );
+    let page = read("report.html");
+    for part in ["<h2>Comparisons</h2>", "<h3>Depth_1 &amp; 100 %</h3>", "<b>62.0 ± 25.4</b>", "数学"] {
+        assert!(page.contains(part), "{part}");
+    }
+}
+
+#[test]
+fn a_fit_is_drawn_with_its_equation_and_the_front_is_marked() {
+    let (trials, questions) = made_up();
+    let results = Results::new(&trials, &questions);
+    let experiment = experiment();
+    let series = |name: &str| {
+        let spec = experiment.figures.iter().find(|f| f.name == name).unwrap();
+        match plots::figure(spec, &results).content {
+            Content::Series(series) => series,
+            Content::Cells { .. } => vec![],
+        }
+    };
+    let scatter = series("scatter");
+    assert_eq!(scatter[0].points.len(), 3);
+    let label = &scatter[1].label;
+    assert!(
+        label.starts_with("y = 3.00 x^−0.250 (exponent ± ") && label.ends_with("R²=1.000, n=3)"),
+        "{label}"
+    );
+    // More layers cost more and score more: every setting is on the front.
+    let pareto = series("pareto");
+    let numbered: Vec<&str> =
+        pareto.iter().filter(|s| s.mark == Mark::Numbers).map(|s| s.label.as_str()).collect();
+    assert_eq!(numbered, ["n_layers=2", "n_layers=4", "n_layers=8"]);
+}

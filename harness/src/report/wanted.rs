@@ -1,0 +1,345 @@
+//! What an experiment file asks for: figures, tables and comparisons, read and checked.
+
+use super::columns::{Better, Column};
+use super::condition::Condition;
+use super::fields::Fields;
+use crate::config::TrainStage;
+use crate::stats::FitKind;
+
+/// A figure that is asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FigureSpec {
+    /// File name without extension.
+    pub name: String,
+    /// Title above; made from what is plotted where the file names none.
+    pub title: String,
+    /// What is drawn.
+    pub plot: Plot,
+    /// Which observations count.
+    pub filter: Option<Condition>,
+}
+
+/// What a figure draws.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Plot {
+    /// A metric over another column.
+    Over(Over),
+    /// A metric as the colour of cells.
+    Heatmap {
+        /// Across.
+        x: Column,
+        /// Up.
+        y: Column,
+        /// The metric.
+        value: Column,
+    },
+    /// Curves of a training stage.
+    Loss(Loss),
+}
+
+/// A metric over another column.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Over {
+    /// How it is drawn.
+    pub style: Style,
+    /// Across.
+    pub x: Column,
+    /// Up.
+    pub y: Column,
+    /// What sets series apart.
+    pub group: Option<Column>,
+    /// What error bars show.
+    pub error: ErrorBar,
+    /// The curve fitted through the points.
+    pub fit: Option<FitKind>,
+    /// Whether `x` and `y` are logarithmic; `None` lets the data decide.
+    pub log: [Option<bool>; 2],
+}
+
+/// How a metric over another column is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Style {
+    /// Means over everything else, joined.
+    Line,
+    /// A point for each setting.
+    Scatter,
+    /// Bars side by side.
+    Bar,
+    /// A point for each setting, with the front of those that no other beats in both.
+    Pareto,
+}
+
+/// What error bars show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorBar {
+    /// 95 % interval of the mean over seeds by Student's t.
+    T95,
+    /// Standard deviation over seeds.
+    Sd,
+    /// Wilson's 95 % interval of all answers together.
+    Wilson,
+    /// Nothing.
+    None,
+}
+
+/// Curves of a training stage.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loss {
+    /// The stage.
+    pub stage: TrainStage,
+    /// `train`, `val` or both.
+    pub splits: &'static [&'static str],
+    /// The column of metrics.csv across.
+    pub x: &'static str,
+    /// What sets colours apart; the setting where the file names nothing.
+    pub group: Option<Column>,
+    /// Whether `x` and `y` are logarithmic.
+    pub log: [bool; 2],
+}
+
+/// A table that is asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TableSpec {
+    /// File name without extension.
+    pub name: String,
+    /// Title above; empty where the file names none.
+    pub title: String,
+    /// What sets rows apart.
+    pub rows: Vec<Column>,
+    /// The metrics.
+    pub columns: Vec<Column>,
+    /// Which observations count.
+    pub filter: Option<Condition>,
+}
+
+/// A comparison that is asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CompareSpec {
+    /// What is claimed.
+    pub claim: String,
+    /// The metric.
+    pub metric: Column,
+    /// Whether the claim is that `a` is higher or that it is lower.
+    pub better: Better,
+    /// The side that the claim speaks for.
+    pub a: Condition,
+    /// The other side.
+    pub b: Condition,
+    /// What makes two values a pair; nothing for independent samples.
+    pub paired_by: Vec<Column>,
+}
+
+const FIGURE_KEYS: [&str; 14] = [
+    "kind", "name", "title", "where", "x", "y", "group", "error", "fit", "log_x", "log_y", "value", "stage",
+    "split",
+];
+
+fn figure_keys(kind: &str) -> &'static [&'static str] {
+    match kind {
+        "scatter" => &["kind", "x", "y", "group", "error", "fit", "log_x", "log_y", "name", "title", "where"],
+        "heatmap" => &["kind", "x", "y", "value", "name", "title", "where"],
+        "bar" => &["kind", "x", "y", "group", "error", "name", "title", "where"],
+        "loss" => &["kind", "stage", "split", "x", "group", "log_x", "log_y", "name", "title", "where"],
+        _ => &["kind", "x", "y", "group", "error", "log_x", "log_y", "name", "title", "where"],
+    }
+}
+
+const KINDS: [(&str, &str); 6] = [
+    ("line", "line"),
+    ("scatter", "scatter"),
+    ("heatmap", "heatmap"),
+    ("bar", "bar"),
+    ("loss", "loss"),
+    ("pareto", "pareto"),
+];
+
+impl FigureSpec {
+    /// Reads a `[[figure]]`; `None` where something is wrong with it.
+    pub fn read(fields: &mut Fields) -> Option<Self> {
+        if !fields.entries.iter().any(|e| e.key == "kind") {
+            fields.problem(
+                "kind",
+                "is missing, expected kind = \"line\", or scatter, heatmap, bar, loss, pareto",
+            );
+            fields.only(&FIGURE_KEYS, &[], "");
+            return None;
+        }
+        let kind = fields.choice("kind", &KINDS)?;
+        fields.only(figure_keys(kind), &FIGURE_KEYS, &format!("kind = {kind:?}"));
+        let (name, title) = (fields.file_name("name"), fields.text("title"));
+        let filter = fields.condition("where");
+        let plot = match kind {
+            "heatmap" => heatmap(fields)?,
+            "loss" => Plot::Loss(loss(fields)?),
+            "scatter" => Plot::Over(over(fields, Style::Scatter)?),
+            "bar" => Plot::Over(over(fields, Style::Bar)?),
+            "pareto" => Plot::Over(over(fields, Style::Pareto)?),
+            _ => Plot::Over(over(fields, Style::Line)?),
+        };
+        Some(Self {
+            name: name.unwrap_or_else(|| default_name(kind, &plot)),
+            title: title.unwrap_or_else(|| default_title(&plot)),
+            plot,
+            filter,
+        })
+    }
+
+    /// The columns that it speaks of.
+    pub fn columns(&self) -> Vec<Column> {
+        let mut columns: Vec<Column> = match &self.plot {
+            Plot::Over(Over { x, y, group, .. }) => [*x, *y].into_iter().chain(*group).collect(),
+            Plot::Heatmap { x, y, value } => vec![*x, *y, *value],
+            Plot::Loss(loss) => loss.group.into_iter().collect(),
+        };
+        columns.extend(self.filter.iter().flat_map(Condition::columns));
+        columns
+    }
+}
+
+fn over(fields: &mut Fields, style: Style) -> Option<Over> {
+    let x = match style {
+        Style::Line | Style::Bar => fields.need_column("x", "\"model.n_layers\""),
+        Style::Scatter | Style::Pareto => fields.need_number("x", "\"params\""),
+    };
+    let y = fields.need_number("y", "\"exam.accuracy\"");
+    let group = fields.column("group");
+    let errors = [
+        ("t95", ErrorBar::T95),
+        ("sd", ErrorBar::Sd),
+        ("wilson", ErrorBar::Wilson),
+        ("none", ErrorBar::None),
+    ];
+    let error = fields.choice("error", &errors).unwrap_or(ErrorBar::T95);
+    let fits = [("power", FitKind::Power), ("linear", FitKind::Linear), ("log", FitKind::Log)];
+    let fit = fields.choice("fit", &fits);
+    let log = [fields.truth("log_x"), fields.truth("log_y")];
+    let (x, y) = (x?, y?);
+    if error == ErrorBar::Wilson && y.name() != "exam_accuracy" {
+        fields.problem("error", "is \"wilson\", expected it with y = \"exam.accuracy\" only; use t95 or sd");
+    }
+    for (key, column) in [("x", x), ("y", y)] {
+        if style == Style::Pareto && column.better().is_none() {
+            let problem = format!(
+                "is {:?}, of which neither more nor less is better, expected a cost such as params or a metric",
+                column.name()
+            );
+            fields.problem(key, problem);
+        }
+    }
+    if log[0] == Some(true) && !x.is_number() {
+        fields.problem("log_x", format!("is true, but {} holds text", x.name()));
+    }
+    Some(Over { style, x, y, group, error, fit, log })
+}
+
+fn heatmap(fields: &mut Fields) -> Option<Plot> {
+    let x = fields.need_column("x", "\"model.n_layers\"");
+    let y = fields.need_column("y", "\"model.d_model\"");
+    let value = fields.need_number("value", "\"val.bpb\"");
+    Some(Plot::Heatmap { x: x?, y: y?, value: value? })
+}
+
+fn loss(fields: &mut Fields) -> Option<Loss> {
+    let stages = [
+        ("pretrain", TrainStage::Pretrain),
+        ("sft", TrainStage::Sft),
+        ("lora", TrainStage::Lora),
+        ("dpo", TrainStage::Dpo),
+    ];
+    let splits: [(&str, &[&str]); 3] =
+        [("train", &["train"]), ("val", &["val"]), ("both", &["train", "val"])];
+    let stage = fields.choice("stage", &stages);
+    let splits = fields.choice("split", &splits).unwrap_or(&["train", "val"]);
+    let xs = [("tokens", "tokens"), ("step", "step"), ("elapsed_seconds", "elapsed_seconds")];
+    let x = fields.choice("x", &xs).unwrap_or("tokens");
+    let group = fields.column("group");
+    if group.is_some_and(|column| matches!(column.name(), "subject" | "stage")) {
+        fields.problem("group", "belongs to an exam, expected a key or a column of a trial");
+    }
+    let log = [fields.truth("log_x").unwrap_or(false), fields.truth("log_y").unwrap_or(false)];
+    Some(Loss { stage: stage.unwrap_or(TrainStage::Pretrain), splits, x, group, log })
+}
+
+fn default_name(kind: &str, plot: &Plot) -> String {
+    let group = |group: &Option<Column>| group.map_or(String::new(), |g| format!("_per_{}", g.name()));
+    let name = match plot {
+        Plot::Over(o) => format!("{kind}_{}_by_{}{}", o.y.name(), o.x.name(), group(&o.group)),
+        Plot::Heatmap { x, y, value } => format!("{kind}_{}_by_{}_{}", value.name(), x.name(), y.name()),
+        Plot::Loss(loss) => format!("{kind}_{}{}", loss.stage.name(), group(&loss.group)),
+    };
+    name.replace('.', "_")
+}
+
+fn default_title(plot: &Plot) -> String {
+    let plain = |column: &Column| column.label().split(" (").next().unwrap_or_default().to_string();
+    let title = match plot {
+        Plot::Over(Over { style: Style::Pareto, x, y, .. }) => format!("{} against {}", plain(y), plain(x)),
+        Plot::Over(o) => match &o.group {
+            Some(group) => format!("{} by {} and {}", plain(&o.y), plain(&o.x), plain(group)),
+            None => format!("{} by {}", plain(&o.y), plain(&o.x)),
+        },
+        Plot::Heatmap { x, y, value } => format!("{} by {} and {}", plain(value), plain(x), plain(y)),
+        Plot::Loss(loss) => format!("loss of {}", loss.stage.name()),
+    };
+    let mut letters = title.chars();
+    match letters.next() {
+        // A key stays as it is written.
+        Some(first) if !title.starts_with("model.") => first.to_uppercase().chain(letters).collect(),
+        _ => title,
+    }
+}
+
+impl TableSpec {
+    /// Reads a `[[table]]`; `None` where something is wrong with it.
+    pub fn read(fields: &mut Fields, default_name: String) -> Option<Self> {
+        fields.only(&["rows", "columns", "name", "title", "where"], &[], "");
+        let (name, title) = (fields.file_name("name"), fields.text("title"));
+        let rows = fields.need_columns("rows", "[\"model.n_layers\"]");
+        let columns = fields.need_columns("columns", "[\"val.bpb\", \"exam.accuracy\"]");
+        let filter = fields.condition("where");
+        for column in columns.iter().filter(|column| !column.is_number()) {
+            let problem = format!("names {:?}, which holds text, expected it among rows", column.name());
+            fields.problem("columns", problem);
+        }
+        if rows.iter().any(|column| column.name() == "seed") {
+            fields.problem("rows", "names \"seed\", over which means are taken; leave it out");
+        }
+        let name = name.unwrap_or(default_name);
+        if ["summary", "comparisons"].contains(&name.as_str()) {
+            fields.problem("name", format!("is {name:?}, which every report writes, expected another"));
+        }
+        if rows.is_empty() || columns.is_empty() {
+            return None;
+        }
+        Some(Self { name, title: title.unwrap_or_default(), rows, columns, filter })
+    }
+}
+
+impl CompareSpec {
+    /// Reads a `[[compare]]`; `None` where something is wrong with it.
+    pub fn read(fields: &mut Fields) -> Option<Self> {
+        fields.only(&["claim", "metric", "a", "b", "paired_by", "better"], &[], "");
+        let claim = fields.need_text("claim", "\"deep models beat wide ones\"");
+        let metric = fields.need_number("metric", "\"exam.accuracy\"");
+        let a = fields.need_condition("a", "\"model.n_layers >= 8\"");
+        let b = fields.need_condition("b", "\"model.n_layers <= 4\"");
+        let better = fields.choice("better", &[("higher", Better::Higher), ("lower", Better::Lower)]);
+        let paired_by = fields.columns("paired_by");
+        let (claim, metric, a, b) = (claim?, metric?, a?, b?);
+        let Some(better) = better.or(metric.better()) else {
+            let problem = format!(
+                "is missing, expected \"higher\" or \"lower\": of {} neither is better by itself",
+                metric.name()
+            );
+            fields.problem("better", problem);
+            return None;
+        };
+        Some(Self { claim, metric, better, a, b, paired_by })
+    }
+
+    /// The columns that it speaks of.
+    pub fn columns(&self) -> Vec<Column> {
+        let named = [self.metric].into_iter().chain(self.paired_by.iter().copied());
+        named.chain(self.a.columns()).chain(self.b.columns()).collect()
+    }
+}
