@@ -22,8 +22,9 @@ vocab_size = 300
 [base.data]
 source = "files"
 [base.pretrain]
-steps = 30
+steps = 80
 seq_len = 32
+schedule = "constant"
 [base.sft]
 enabled = false
 [base.dpo]
@@ -32,8 +33,9 @@ enabled = false
 enabled = false
 [[zip]]
 seed = [1, 2, 3, 4, 5]
-"pretrain.lr" = [1e-3, 1e30, 1e-3, 1e-3, 0.3]
-"pretrain.max_loss_rise" = [0, 0, 0, 0, 0.01]
+"pretrain.lr" = [1e-3, 1e30, 1e-3, 1e-3, 3.0]
+"pretrain.warmup_steps" = [0, 0, 0, 0, 80]
+"pretrain.max_loss_rise" = [0, 0, 0, 0, 0.5]
 "model.d_model" = [16, 16, 512, 16, 16]
 "model.n_layers" = [1, 1, 8, 1, 1]
 "data.pretrain" = [["good.jsonl"], ["good.jsonl"], ["good.jsonl"], ["bad.jsonl"], ["good.jsonl"]]
@@ -60,7 +62,7 @@ fn each_failure_is_named_and_the_other_trials_complete() {
         "lower pretrain.lr (now 1000000000000000000000000000000)",
         "of the 200.0 MiB of memory allowed; raise --memory-limit",
         "bad.jsonl:201",
-        "more than pretrain.max_loss_rise = 0.01",
+        "more than pretrain.max_loss_rise = 0.5",
     ] {
         assert!(status.contains(cause), "{cause} is not in\n{status}");
     }

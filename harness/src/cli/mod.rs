@@ -49,7 +49,7 @@ struct SweepArgs {
 
 /// Where each stage run is worked on, what it may use, and how often it is tried again.
 #[derive(Debug, Clone, Args)]
-struct BoundArgs {
+struct HowArgs {
     /// Longest time of a stage run, such as 30m; it then writes a checkpoint and counts as failed
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     time_limit: Option<Duration>,
@@ -90,7 +90,7 @@ enum Verb {
         #[arg(long)]
         jobs: Option<usize>,
         #[command(flatten)]
-        bounds: BoundArgs,
+        how: HowArgs,
     },
     /// Show the trials and what they cost, and which stage runs are there already
     #[command(after_help = "Example: mindscale plan sweeps/deep_vs_wide_1m.toml --explain")]
@@ -175,7 +175,7 @@ pub fn main() -> ExitCode {
         .init();
     let cli = Cli::parse();
     let outcome = match cli.verb {
-        Verb::Run { sweep, results, jobs, bounds } => sweeps::run(&sweep, &results, jobs, &bounds),
+        Verb::Run { sweep, results, jobs, how } => sweeps::run(&sweep, &results, jobs, &how),
         Verb::Plan { sweep, explain } => sweeps::plan(&sweep, explain),
         Verb::Status { sweep, watch } => watch::status(&sweep, watch),
         Verb::Gc(args) => clean::gc(&args),

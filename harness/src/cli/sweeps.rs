@@ -1,6 +1,6 @@
 //! The verbs over sweeps and experiments: run, plan, status, report.
 
-use super::{BoundArgs, Executor, SweepArgs, say};
+use super::{Executor, HowArgs, SweepArgs, say};
 use crate::config::Overrides;
 use crate::report::{Experiment, TrialQuestion};
 use crate::run::child::{Processes, stage_run as work};
@@ -59,7 +59,7 @@ impl Work {
 }
 
 /// Trains, examines and reports every trial.
-pub fn run(args: &SweepArgs, results: &Path, jobs: Option<usize>, bounds: &BoundArgs) -> Result<bool> {
+pub fn run(args: &SweepArgs, results: &Path, jobs: Option<usize>, how: &HowArgs) -> Result<bool> {
     let sweep = Work::read(args)?;
     let graph = sweep.graph(&args.runs)?;
     create_dir(&args.runs)?;
@@ -90,12 +90,12 @@ pub fn run(args: &SweepArgs, results: &Path, jobs: Option<usize>, bounds: &Bound
     .context("Ctrl-C cannot be caught")?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let board = Board::for_stderr();
-    let outcome = match bounds.executor {
-        Executor::Slurm => slurm::execute(&graph, &bounds.sbatch, &stop, &board)?,
+    let outcome = match how.executor {
+        Executor::Slurm => slurm::execute(&graph, &how.sbatch, &stop, &board)?,
         Executor::Local => {
-            let limits = Limits { time: bounds.time_limit, memory: bounds.memory_limit };
+            let limits = Limits { time: how.time_limit, memory: how.memory_limit };
             let children = Processes::of_this_program(limits)?;
-            let options = PoolOptions { jobs, cores, retries: bounds.retries };
+            let options = PoolOptions { jobs, cores, retries: how.retries };
             execute(&graph, options, &children, &stop, &board)?
         }
     };

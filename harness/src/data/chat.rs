@@ -3,11 +3,18 @@
 use super::row::Message;
 use anyhow::{Context, Result, anyhow, ensure};
 use minijinja::{Environment, Error, ErrorKind, context};
+use std::thread;
 
 /// MiniMind's template: a system text as it is, then `<s>user\n..</s>\n<s>assistant\n..</s>\n` for each turn.
 pub const MINIMIND: &str = include_str!("minimind_template.jinja");
 
 const NAME: &str = "chat_template";
+
+/// Longest template in bytes; the longest published ones take a third of it.
+const LONGEST: usize = 64 << 10;
+
+/// Stack for each byte of a template while it is compiled.
+const STACK_PER_BYTE: usize = 4 << 10;
 
 /// A compiled chat template.
 #[derive(Debug, Clone)]
@@ -38,8 +45,21 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
-        environment
-            .add_template_owned(NAME, source.to_owned())
+        ensure!(
+            source.len() <= LONGEST,
+            "the chat template has {} bytes, expected at most {LONGEST}",
+            source.len()
+        );
+        // Chains such as `a.a.a` are compiled by a recursion without a bound: the stack must fit the text.
+        let stack = (1 << 20) + STACK_PER_BYTE * source.len();
+        let compiled = thread::scope(|scope| {
+            let compile = || environment.add_template_owned(NAME, source.to_owned());
+            let compiler = thread::Builder::new().stack_size(stack).spawn_scoped(scope, compile);
+            compiler.map(|compiler| compiler.join())
+        });
+        compiled
+            .context("a thread for the chat template")?
+            .map_err(|_| anyhow!("the chat template breaks its compiler"))?
             .context("the chat template is not valid Jinja")?;
         Ok(Self { source: source.to_owned(), environment, bos: bos.to_owned(), eos: eos.to_owned() })
     }

@@ -2,9 +2,11 @@
 
 use super::chat::{ChatTemplate, MINIMIND, TurnMarks};
 use super::row::Message;
+use crate::config::largest;
 use crate::run::files::{create_dir, hex, read_text, write_atomic};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rayon::prelude::*;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -32,6 +34,8 @@ pub struct Tokenizer {
     eos: String,
     digest: String,
     vocab_size: usize,
+    /// Where it comes from, for messages.
+    from: String,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -48,6 +52,9 @@ impl Tokenizer {
         let file = if path.is_dir() { path.join(FILE) } else { path.to_path_buf() };
         let shown = file.display();
         let text = read_text(&file)?;
+        // The library panics in the middle of a text that is not JSON.
+        serde_json::from_str::<IgnoredAny>(&text)
+            .with_context(|| format!("{shown}: is not a tokenizer.json"))?;
         let inner = tokenizers::Tokenizer::from_bytes(text)
             .map_err(|error| anyhow!("{shown}: is not a tokenizer.json: {error}"))?;
         let beside = file.with_file_name(CONFIG);
@@ -57,7 +64,7 @@ impl Tokenizer {
         } else {
             default_config()
         };
-        Self::new(inner, config).with_context(|| format!("{shown}"))
+        Self::new(inner, config, shown.to_string()).with_context(|| shown.to_string())
     }
 
     /// Trains byte-level BPE as MiniMind does: special tokens 0, 1, 2, the 256 bytes, then merges.
@@ -87,10 +94,10 @@ impl Tokenizer {
         if found < vocab_size {
             tracing::warn!("the text is too small for {vocab_size} tokens: the tokenizer has {found}");
         }
-        Self::new(inner, default_config())
+        Self::new(inner, default_config(), "the trained tokenizer".into())
     }
 
-    fn new(mut inner: tokenizers::Tokenizer, config: Value) -> Result<Self> {
+    fn new(mut inner: tokenizers::Tokenizer, config: Value, from: String) -> Result<Self> {
         // Rows are cut and laid out here, whatever the file says.
         inner.with_truncation(None).map_err(|error| anyhow!("{error}"))?;
         inner.with_padding(None);
@@ -117,7 +124,9 @@ impl Tokenizer {
         }
         let digest = hex(&hasher.finalize());
         let vocab_size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
-        Ok(Self { inner, config, template, bos, eos, digest, vocab_size })
+        let most = largest("model.vocab_size").unwrap_or(usize::MAX);
+        ensure!(vocab_size <= most, "its largest id is {}, expected less than {most}", vocab_size - 1);
+        Ok(Self { inner, config, template, bos, eos, digest, vocab_size, from })
     }
 
     /// Writes `tokenizer.json` and `tokenizer_config.json` into a folder.
@@ -135,7 +144,10 @@ impl Tokenizer {
     /// The ids of a text; special tokens in it become their ids, and none is added.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false);
-        Ok(encoding.map_err(|error| anyhow!("a text cannot be tokenized: {error}"))?.get_ids().to_vec())
+        Ok(encoding
+            .map_err(|error| anyhow!("{}: a text cannot be tokenized: {error}", self.from))?
+            .get_ids()
+            .to_vec())
     }
 
     /// The ids of many texts, in parallel.
@@ -155,12 +167,14 @@ impl Tokenizer {
 
     /// The text of ids; special tokens are left out where `skip_special` is set.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner.decode(ids, skip_special).map_err(|error| anyhow!("ids cannot be decoded: {error}"))
+        self.inner
+            .decode(ids, skip_special)
+            .map_err(|error| anyhow!("{}: ids cannot be decoded: {error}", self.from))
     }
 
     /// A conversation as text, with the opening of the answer where the last turn is not the assistant's.
     pub fn render(&self, messages: &[Message]) -> Result<String> {
-        self.template.render(messages)
+        self.template.render(messages).with_context(|| self.from.clone())
     }
 
     /// Ids of the marker after which an answer begins, `<s>assistant`.
@@ -170,7 +184,7 @@ impl Tokenizer {
 
     /// What stands before and behind an answer.
     pub fn turn_marks(&self) -> Result<TurnMarks> {
-        self.template.marks(&self.special_tokens())
+        self.template.marks(&self.special_tokens()).with_context(|| self.from.clone())
     }
 
     /// Entries of the vocabulary, special tokens included.

@@ -363,6 +363,21 @@ mod tests {
     }
 
     #[test]
+    fn work_under_a_lost_claim_is_told_to_stop() {
+        let runs = tempfile::tempdir().unwrap();
+        let dir = runs.path().join("pretrain-1");
+        let claim = ours(&dir);
+        fs::remove_file(dir.join(CLAIM)).unwrap();
+        let (stop, since) = (AtomicBool::new(false), Instant::now());
+        claim.while_ours(&stop, || {
+            while !stop.load(Ordering::SeqCst) && since.elapsed() < 5 * BEAT_EVERY {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        assert!(stop.load(Ordering::SeqCst));
+    }
+
+    #[test]
     fn an_owner_that_was_replaced_knows_it() {
         let runs = tempfile::tempdir().unwrap();
         let dir = runs.path().join("pretrain-1");
