@@ -40,6 +40,11 @@ impl Buffer {
         buffer.copy_from_slice(data);
         buffer
     }
+
+    /// The numbers themselves; they leave the pool.
+    pub fn into_vec(mut self) -> Vec<f32> {
+        std::mem::take(&mut self.0)
+    }
 }
 
 impl Deref for Buffer {
@@ -58,6 +63,9 @@ impl DerefMut for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let data = std::mem::take(&mut self.0);
+        if data.capacity() == 0 {
+            return;
+        }
         // The pool is gone while its thread ends; the buffer is then simply freed.
         let _ = FREE.try_with(|free| {
             let mut free = free.borrow_mut();

@@ -1,6 +1,6 @@
 //! One pass of a ragged batch: what all its operations share, and where gradients go.
 
-use super::{Transformer, attention, embedding, feed_forward, head};
+use super::{Transformer, attention, embedding, feed_forward, head, stack};
 use crate::config::{AuxLoss, ModelConfig};
 use crate::layout::Layout;
 use crate::ops::dropout::Dropout;
@@ -285,24 +285,29 @@ impl Pass {
         &self.context.batch
     }
 
-    /// The states after every stage of the model: the embedding, then each block, `(n, d_model)` each.
+    /// The states after the embedding and after each block, `(n, d_model)` each. Without gradient.
     pub fn states(&self) -> Result<Vec<Tensor>> {
-        let mut states = vec![embedding::forward(&self.context, self.form)?];
-        for layer in 0..self.context.config.n_layers {
-            let x = attention::forward(&self.context, self.form, layer, &states[layer])?;
-            states.push(feed_forward::forward(&self.context, self.form, layer, &x)?);
+        match self.form {
+            Form::Fused => Ok(stack::states(&self.context)?),
+            Form::Plain => self.plain_states(),
         }
-        Ok(states)
     }
 
     /// The states after the last block, before the last norm: `(n, d_model)`.
     pub fn hidden(&self) -> Result<Tensor> {
-        let mut x = embedding::forward(&self.context, self.form)?;
-        for layer in 0..self.context.config.n_layers {
-            x = attention::forward(&self.context, self.form, layer, &x)?;
-            x = feed_forward::forward(&self.context, self.form, layer, &x)?;
+        match self.form {
+            Form::Fused => Ok(stack::hidden(&self.context)?),
+            Form::Plain => Ok(self.plain_states()?.swap_remove(self.context.config.n_layers)),
         }
-        Ok(x)
+    }
+
+    fn plain_states(&self) -> Result<Vec<Tensor>> {
+        let mut states = vec![embedding::plain(&self.context)?];
+        for layer in 0..self.context.config.n_layers {
+            let x = attention::plain(&self.context, layer, &states[layer])?;
+            states.push(feed_forward::plain(&self.context, layer, &x)?);
+        }
+        Ok(states)
     }
 
     /// `scale * sum of weights * -log p(target)`, a scalar.

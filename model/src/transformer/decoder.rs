@@ -4,7 +4,7 @@
 //! is here, the rest of a block is the same code as everywhere.
 
 use super::attention::heads;
-use super::context::{Context, Form, Mode, with_slice, with_slice_mut};
+use super::context::{Context, Form, Mode, with_slice_mut};
 use super::{Transformer, embedding, feed_forward, head};
 use crate::ops::attention::{self as op, Qkv};
 use crate::ops::gemm::linear;
@@ -67,64 +67,83 @@ impl<'a> Decoder<'a> {
         }
         let batch = Ragged::prompts(&[ids]);
         let context = Context::new(self.model, self.form, batch, Mode::Infer, self.rotations.clone())?;
-        let mut x = embedding::forward(&context, self.form)?;
-        for (layer, cache) in self.layers.iter().enumerate() {
-            x = match self.form {
-                Form::Fused => attend(&context, layer, &x, cache, self.len)?,
-                Form::Plain => attend_plain(&context, layer, &x, cache, self.len)?,
-            };
-            x = feed_forward::forward(&context, self.form, layer, &x)?;
-        }
+        let x = match self.form {
+            Form::Fused => context.with_weights(|weights| self.run(&context, weights))??,
+            Form::Plain => self.run_plain(&context)?,
+        };
         self.len += ids.len();
         let logits = head::logits(&context, &x, &[ids.len() - 1])?;
         Ok(logits.flatten_all()?.to_vec1::<f32>()?)
     }
+
+    /// Embedding and blocks over the cache: `(n, d_model)`.
+    fn run(&self, context: &Context, weights: &[f32]) -> candle_core::Result<Tensor> {
+        let shape = (context.batch.len(), context.config.d_model);
+        let mut x = Buffer::dirty(shape.0 * shape.1);
+        let mut middle = Buffer::dirty(x.len());
+        embedding::look_up(context, &mut x, weights);
+        for (layer, cache) in self.layers.iter().enumerate() {
+            attend(context, layer, &mut middle, &x, weights, cache, self.len)?;
+            feed_forward::forward(context, layer, &mut x, &middle, weights);
+        }
+        Tensor::from_slice(&x, shape, &candle_core::Device::Cpu)
+    }
+
+    /// The plain form of [`Self::run`].
+    fn run_plain(&self, context: &Context) -> candle_core::Result<Tensor> {
+        let mut x = embedding::plain(context)?;
+        for (layer, cache) in self.layers.iter().enumerate() {
+            x = attend_plain(context, layer, &x, cache, self.len)?;
+            x = feed_forward::plain(context, layer, &x)?;
+        }
+        Ok(x)
+    }
 }
 
-/// The attention half of a block over the cache. `x`: `(n, d_model)`, the positions from `start` on.
+/// Writes the attention half of a block to `y`. `x`, `y`: `(n, d_model)`, the positions from `start` on.
 fn attend(
     context: &Context,
     layer: usize,
-    x: &Tensor,
+    y: &mut [f32],
+    x: &[f32],
+    weights: &[f32],
     cache: &LayerCache,
     start: usize,
-) -> candle_core::Result<Tensor> {
+) -> candle_core::Result<()> {
     let (block, heads) = (&context.layout().blocks[layer], heads(context));
     let (d, n, hd, repeats) = (context.config.d_model, context.batch.len(), heads.head_dim, heads.repeats());
     let capacity = cache.keys.dim(1)?;
-    let mut y = with_slice(x, <[f32]>::to_vec)?;
-    context.with_weights(|weights| {
-        let mut normed = Buffer::dirty(n * d);
-        let mut inverse = Buffer::dirty(n);
-        let norm = &weights[block.attention_norm.clone()];
-        rms_norm::forward(&mut normed, &mut inverse, &y, norm, context.config.norm_eps as f32);
-        let mut qkv = Buffer::dirty(n * heads.qkv_width());
-        linear(&mut qkv, &normed, &weights[block.wqkv.clone()], n, d, false);
+    let mut normed = Buffer::dirty(n * d);
+    let mut inverse = Buffer::dirty(n);
+    let norm = &weights[block.attention_norm.clone()];
+    rms_norm::forward(&mut normed, &mut inverse, x, norm, context.config.norm_eps as f32);
+    let mut qkv = Buffer::dirty(n * heads.qkv_width());
+    linear(&mut qkv, &normed, &weights[block.wqkv.clone()], n, d, false);
 
-        let scale = 1.0 / (hd as f32).sqrt();
-        let mut q = Buffer::dirty(n * heads.width());
-        with_slice_mut(&cache.keys, |keys| {
-            with_slice_mut(&cache.values, |values| {
-                for (t, row) in qkv.chunks_exact(heads.qkv_width()).enumerate() {
-                    let angles = context.rotations.at(start + t);
-                    for (h, x) in row[..heads.width()].chunks_exact(hd).enumerate() {
-                        let place = ((h / repeats * n + t) * repeats + h % repeats) * hd;
-                        rope::rotate(&mut q[place..place + hd], x, angles, scale);
-                    }
-                    let (k, v) = row[heads.width()..].split_at(heads.n_kv_heads * hd);
-                    for (h, (k, v)) in k.chunks_exact(hd).zip(v.chunks_exact(hd)).enumerate() {
-                        let place = (h * capacity + start + t) * hd;
-                        rope::rotate(&mut keys[place..place + hd], k, angles, 1.0);
-                        values[place..place + hd].copy_from_slice(v);
-                    }
+    let scale = 1.0 / (hd as f32).sqrt();
+    let mut q = Buffer::dirty(n * heads.width());
+    let mut out = normed; // its room is free now: width and d_model are equal
+    with_slice_mut(&cache.keys, |keys| {
+        with_slice_mut(&cache.values, |values| {
+            for (t, row) in qkv.chunks_exact(heads.qkv_width()).enumerate() {
+                let angles = context.rotations.at(start + t);
+                for (h, x) in row[..heads.width()].chunks_exact(hd).enumerate() {
+                    let place = ((h / repeats * n + t) * repeats + h % repeats) * hd;
+                    rope::rotate(&mut q[place..place + hd], x, angles, scale);
                 }
-                let mut out = normed; // its room is free now: width and d_model are equal
-                op::forward_cached(&mut out, Qkv { q: &q, k: keys, v: values }, start, heads);
-                linear(&mut y, &out, &weights[block.wo.clone()], n, heads.width(), true);
-            })
-        })?
+                let (k, v) = row[heads.width()..].split_at(heads.n_kv_heads * hd);
+                for (h, (k, v)) in k.chunks_exact(hd).zip(v.chunks_exact(hd)).enumerate() {
+                    let place = (h * capacity + start + t) * hd;
+                    rope::rotate(&mut keys[place..place + hd], k, angles, 1.0);
+                    values[place..place + hd].copy_from_slice(v);
+                }
+            }
+            op::forward_cached(&mut out, Qkv { q: &q, k: keys, v: values }, start, heads);
+        })
     })??;
-    Tensor::from_vec(y, x.shape(), x.device())
+    y.copy_from_slice(x);
+    linear(y, &out, &weights[block.wo.clone()], n, heads.width(), true);
+    Ok(())
 }
 
 /// The plain form of [`attend`].

@@ -1,29 +1,19 @@
 //! The feed-forward half of a block: `x + ffn(norm(x))`, dense or a mixture of experts.
 
-use super::context::{Context, Form, apply, argument, with_slice};
-use crate::layout::{BlockLayout, FeedForwardLayout, FeedForwardRange};
+use super::context::Context;
+use crate::layout::{FeedForwardLayout, FeedForwardRange};
 use crate::ops::gemm::{linear, linear_input_grad, linear_weight_grad};
 use crate::ops::router::{self, Routes};
 use crate::ops::scratch::Buffer;
 use crate::ops::{dropout::Dropout, math, rms_norm, swiglu};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
-use std::sync::{Arc, Mutex, PoisonError};
-
-/// One feed-forward half. `x`: `(n, d_model)`; returns the same shape.
-pub fn forward(context: &Arc<Context>, form: Form, layer: usize, x: &Tensor) -> Result<Tensor> {
-    match form {
-        Form::Fused => {
-            apply(context, x, FeedForward { context: context.clone(), layer, saved: Mutex::default() })
-        }
-        Form::Plain => plain(context, layer, x),
-    }
-}
+use candle_core::{Result, Tensor};
 
 fn dropout(context: &Context, layer: usize) -> Option<Dropout> {
     context.dropout(3 + 3 * layer as u64)
 }
 
-fn plain(context: &Context, layer: usize, x: &Tensor) -> Result<Tensor> {
+/// The plain form. `x`: `(n, d_model)`; returns the same shape.
+pub fn plain(context: &Context, layer: usize, x: &Tensor) -> Result<Tensor> {
     let block = &context.layout().blocks[layer];
     let normed = rms_norm::plain(x, &context.plain(&block.ffn_norm)?, context.config.norm_eps)?;
     let apply = |range: &FeedForwardRange, x: &Tensor| {
@@ -114,7 +104,7 @@ fn gather(x: &[f32], group: &[(usize, usize)], d: usize) -> Buffer {
 }
 
 /// What the backward pass needs of the forward pass.
-struct Saved {
+pub struct Saved {
     /// `1 / rms` of each position, `(n,)`.
     inverse: Buffer,
     /// Values before the activation of the dense feed-forward, or of the shared experts.
@@ -123,150 +113,118 @@ struct Saved {
     routed: Option<(Routes, Vec<Buffer>)>,
 }
 
-struct FeedForward {
-    context: Arc<Context>,
+/// Writes `x + ffn(norm(x))` to `y`; both `(n, d_model)`.
+pub fn forward(context: &Context, layer: usize, y: &mut [f32], x: &[f32], weights: &[f32]) -> Saved {
+    y.copy_from_slice(x);
+    let saved = match dropout(context, layer) {
+        Some(dropout) => {
+            let mut branch = Buffer::zeros(y.len());
+            let saved = add_branch(context, layer, &mut branch, x, weights);
+            dropout.apply(&mut branch);
+            math::add_assign(y, &branch);
+            saved
+        }
+        None => add_branch(context, layer, y, x, weights),
+    };
+    if let (true, Some((routes, _))) = (context.trains(), &saved.routed) {
+        let (spans, weight) = context.aux_spans();
+        context.record_routes(layer, routes, routes.aux_loss(&spans, weight));
+    }
+    saved
+}
+
+/// `y += ffn(norm(x))`.
+fn add_branch(context: &Context, layer: usize, y: &mut [f32], x: &[f32], weights: &[f32]) -> Saved {
+    let block = &context.layout().blocks[layer];
+    let (d, n) = (context.config.d_model, context.batch.len());
+    let mut inverse = Buffer::dirty(n);
+    let mut normed = Buffer::dirty(n * d);
+    let norm = &weights[block.ffn_norm.clone()];
+    rms_norm::forward(&mut normed, &mut inverse, x, norm, context.config.norm_eps as f32);
+    match &block.feed_forward {
+        FeedForwardLayout::Dense(range) => {
+            let inner = feed(y, &normed, weights, range, n, d);
+            Saved { inverse, whole: Some(inner), routed: None }
+        }
+        FeedForwardLayout::Moe { gate, experts, shared } => {
+            let whole = shared.as_ref().map(|range| feed(y, &normed, weights, range, n, d));
+            let mut logits = vec![0.0; n * experts.len()];
+            linear(&mut logits, &normed, &weights[gate.clone()], n, d, false);
+            let routes = Routes::new(logits, experts.len(), context.config.top_k);
+            let inner = experts.iter().zip(routes.by_expert()).map(|(range, group)| {
+                let rows = gather(&normed, &group, d);
+                let mut out = Buffer::zeros(rows.len());
+                let inner = feed(&mut out, &rows, weights, range, group.len(), d);
+                for (out, &(token, slot)) in out.chunks_exact(d).zip(&group) {
+                    let weight = routes.weights[token * routes.top_k + slot];
+                    math::add_scaled(&mut y[token * d..][..d], weight, out);
+                }
+                inner
+            });
+            let inner = inner.collect();
+            Saved { inverse, whole, routed: Some((routes, inner)) }
+        }
+    }
+}
+
+/// Turns `grad`, the gradient of the half's result, into that of its input `x`, and adds those of its weights.
+///
+/// Without `saved` the forward pass is run again.
+pub fn backward(
+    context: &Context,
     layer: usize,
-    saved: Mutex<Option<Saved>>,
-}
+    grad: &mut [f32],
+    x: &[f32],
+    saved: Option<Saved>,
+    weights: &[f32],
+    grads: &mut [f32],
+) {
+    let block = &context.layout().blocks[layer];
+    let (d, n) = (context.config.d_model, context.batch.len());
+    let saved = saved.unwrap_or_else(|| add_branch(context, layer, &mut Buffer::zeros(n * d), x, weights));
 
-impl FeedForward {
-    fn block(&self) -> &BlockLayout {
-        &self.context.layout().blocks[self.layer]
+    let mut dropped = None;
+    if let Some(dropout) = dropout(context, layer) {
+        dropout.apply(dropped.insert(Buffer::copy_of(grad)));
     }
-
-    /// `y += ffn(norm(x))`.
-    fn forward(&self, y: &mut [f32], x: &[f32], weights: &[f32]) -> Saved {
-        let (context, block) = (&self.context, self.block());
-        let (d, n) = (context.config.d_model, context.batch.len());
-        let mut inverse = Buffer::dirty(n);
-        let mut normed = Buffer::dirty(n * d);
-        let norm = &weights[block.ffn_norm.clone()];
-        rms_norm::forward(&mut normed, &mut inverse, x, norm, context.config.norm_eps as f32);
-        match &block.feed_forward {
-            FeedForwardLayout::Dense(range) => {
-                let inner = feed(y, &normed, weights, range, n, d);
-                Saved { inverse, whole: Some(inner), routed: None }
+    let dy = dropped.as_deref().unwrap_or(grad);
+    let norm = &weights[block.ffn_norm.clone()];
+    let mut normed = Buffer::dirty(n * d);
+    rms_norm::again(&mut normed, &saved.inverse, x, norm);
+    let mut dnormed = Buffer::zeros(n * d);
+    let range = match &block.feed_forward {
+        FeedForwardLayout::Dense(range) => Some(range),
+        FeedForwardLayout::Moe { shared, .. } => shared.as_ref(),
+    };
+    if let (Some(mut inner), Some(range)) = (saved.whole, range) {
+        let mut ones = Buffer::dirty(n);
+        ones.fill(1.0);
+        let rows = Rows { x: &normed, inner: &mut inner, weights: &ones, dy };
+        feed_backward(&mut dnormed, rows, weights, grads, range);
+    }
+    if let (Some((routes, mut inner)), FeedForwardLayout::Moe { gate, experts, .. }) =
+        (saved.routed, &block.feed_forward)
+    {
+        let mut dweights = vec![0.0; routes.weights.len()];
+        for ((range, group), inner) in experts.iter().zip(routes.by_expert()).zip(&mut inner) {
+            let (rows, dy) = (gather(&normed, &group, d), gather(dy, &group, d));
+            let mut group_weights = Buffer::dirty(group.len());
+            for (weight, &(token, slot)) in group_weights.iter_mut().zip(&group) {
+                *weight = routes.weights[token * routes.top_k + slot];
             }
-            FeedForwardLayout::Moe { gate, experts, shared } => {
-                let whole = shared.as_ref().map(|range| feed(y, &normed, weights, range, n, d));
-                let mut logits = vec![0.0; n * experts.len()];
-                linear(&mut logits, &normed, &weights[gate.clone()], n, d, false);
-                let routes = Routes::new(logits, experts.len(), context.config.top_k);
-                let inner = experts.iter().zip(routes.by_expert()).map(|(range, group)| {
-                    let rows = gather(&normed, &group, d);
-                    let mut out = Buffer::zeros(rows.len());
-                    let inner = feed(&mut out, &rows, weights, range, group.len(), d);
-                    for (out, &(token, slot)) in out.chunks_exact(d).zip(&group) {
-                        let weight = routes.weights[token * routes.top_k + slot];
-                        math::add_scaled(&mut y[token * d..][..d], weight, out);
-                    }
-                    inner
-                });
-                let inner = inner.collect();
-                Saved { inverse, whole, routed: Some((routes, inner)) }
+            let mut dgroup = Buffer::zeros(rows.len());
+            let rows = Rows { x: &rows, inner, weights: &group_weights, dy: &dy };
+            let dgroup_weights = feed_backward(&mut dgroup, rows, weights, grads, range);
+            for ((dx, &(token, slot)), dw) in dgroup.chunks_exact(d).zip(&group).zip(dgroup_weights.iter()) {
+                math::add_assign(&mut dnormed[token * d..][..d], dx);
+                dweights[token * routes.top_k + slot] = *dw;
             }
         }
+        let (spans, weight) = context.aux_spans();
+        let dlogits = routes.backward(&dweights, &spans, weight);
+        linear_weight_grad(&mut grads[gate.clone()], &dlogits, &normed, n, d);
+        linear_input_grad(&mut dnormed, &dlogits, &weights[gate.clone()], n, d, true);
     }
-
-    fn backward(&self, dx: &mut [f32], dy: &[f32], x: &[f32], weights: &[f32], grads: &mut [f32]) {
-        let (context, block) = (&self.context, self.block());
-        let (d, n) = (context.config.d_model, context.batch.len());
-        let kept = self.saved.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let saved = kept.unwrap_or_else(|| self.forward(&mut Buffer::zeros(n * d), x, weights));
-
-        let mut dropped = None;
-        if let Some(dropout) = dropout(context, self.layer) {
-            dropout.apply(dropped.insert(Buffer::copy_of(dy)));
-        }
-        let dy = dropped.as_deref().unwrap_or(dy);
-        let norm = &weights[block.ffn_norm.clone()];
-        let mut normed = Buffer::dirty(n * d);
-        rms_norm::again(&mut normed, &saved.inverse, x, norm);
-        let mut dnormed = Buffer::zeros(n * d);
-        let range = match &block.feed_forward {
-            FeedForwardLayout::Dense(range) => Some(range),
-            FeedForwardLayout::Moe { shared, .. } => shared.as_ref(),
-        };
-        if let (Some(mut inner), Some(range)) = (saved.whole, range) {
-            let mut ones = Buffer::dirty(n);
-            ones.fill(1.0);
-            let rows = Rows { x: &normed, inner: &mut inner, weights: &ones, dy };
-            feed_backward(&mut dnormed, rows, weights, grads, range);
-        }
-        if let (Some(routed), FeedForwardLayout::Moe { gate, experts, .. }) =
-            (saved.routed, &block.feed_forward)
-        {
-            let (routes, mut inner) = routed;
-            let mut dweights = vec![0.0; routes.weights.len()];
-            for ((range, group), inner) in experts.iter().zip(routes.by_expert()).zip(&mut inner) {
-                let (rows, dy) = (gather(&normed, &group, d), gather(dy, &group, d));
-                let mut group_weights = Buffer::dirty(group.len());
-                for (weight, &(token, slot)) in group_weights.iter_mut().zip(&group) {
-                    *weight = routes.weights[token * routes.top_k + slot];
-                }
-                let mut dgroup = Buffer::zeros(rows.len());
-                let rows = Rows { x: &rows, inner, weights: &group_weights, dy: &dy };
-                let dgroup_weights = feed_backward(&mut dgroup, rows, weights, grads, range);
-                for ((dx, &(token, slot)), dw) in
-                    dgroup.chunks_exact(d).zip(&group).zip(dgroup_weights.iter())
-                {
-                    math::add_assign(&mut dnormed[token * d..][..d], dx);
-                    dweights[token * routes.top_k + slot] = *dw;
-                }
-            }
-            let (spans, weight) = context.aux_spans();
-            let dlogits = routes.backward(&dweights, &spans, weight);
-            linear_weight_grad(&mut grads[gate.clone()], &dlogits, &normed, n, d);
-            linear_input_grad(&mut dnormed, &dlogits, &weights[gate.clone()], n, d, true);
-        }
-        let dnorm = &mut grads[block.ffn_norm.clone()];
-        rms_norm::backward(dx, dnorm, &dnormed, x, norm, &saved.inverse);
-    }
-}
-
-impl CustomOp1 for FeedForward {
-    fn name(&self) -> &'static str {
-        "feed-forward"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (context, x) = (&self.context, argument(storage, layout)?);
-        let y = context.with_weights(|weights| {
-            let mut y = x.to_vec();
-            let saved = match dropout(context, self.layer) {
-                Some(dropout) => {
-                    let mut branch = Buffer::zeros(y.len());
-                    let saved = self.forward(&mut branch, x, weights);
-                    dropout.apply(&mut branch);
-                    math::add_assign(&mut y, &branch);
-                    saved
-                }
-                None => self.forward(&mut y, x, weights),
-            };
-            if context.trains() {
-                if let Some((routes, _)) = &saved.routed {
-                    let (spans, weight) = context.aux_spans();
-                    context.record_routes(self.layer, routes, routes.aux_loss(&spans, weight));
-                }
-                if !context.recomputes() {
-                    *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
-                }
-            }
-            y
-        })?;
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
-    }
-
-    fn bwd(&self, x: &Tensor, _: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let dx = with_slice(dy, |dy| {
-            let mut dx = dy.to_vec(); // the residual path
-            with_slice(x, |x| {
-                self.context.with_weights(|weights| {
-                    self.context.with_gradients(|grads| self.backward(&mut dx, dy, x, weights, grads))
-                })
-            })???;
-            Ok::<_, candle_core::Error>(dx)
-        })??;
-        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
-    }
+    let dnorm = &mut grads[block.ffn_norm.clone()];
+    rms_norm::backward(grad, dnorm, &dnormed, x, norm, &saved.inverse);
 }

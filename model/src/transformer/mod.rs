@@ -1,7 +1,7 @@
 //! MiniMind v1's decoder: embedding, blocks of attention and feed-forward, a last norm, the tied head.
 //!
-//! A [`Pass`] takes a ragged batch through the model. Each half of a block is one node of candle's graph; on a
-//! CPU its fused form runs, elsewhere its plain form, from one source of weights.
+//! A [`Pass`] takes a ragged batch through the model. On a CPU its fused form runs, where embedding and blocks are
+//! one node of candle's graph and the head is another; elsewhere its plain form, from one source of weights.
 
 mod attention;
 pub(crate) mod context;
@@ -9,6 +9,7 @@ mod decoder;
 mod embedding;
 mod feed_forward;
 mod head;
+mod stack;
 
 pub use context::{AuxShare, Form, Gradients, Mode, Pass, RouterStats};
 pub use decoder::Decoder;
