@@ -237,3 +237,44 @@ fn two_drivers_of_one_sweep_do_nothing_twice() {
         assert_eq!((&manifest["status"], &manifest["sittings"]), (&"done".into(), &1.into()), "{name}");
     }
 }
+
+#[test]
+fn a_damaged_checkpoint_is_told_and_the_one_before_serves() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = LONG.split("[base.sft]").next().unwrap();
+    let off = ["sft", "dpo", "exam"].map(|stage| format!("[base.{stage}]\nenabled = false\n")).concat();
+    for folder in ["whole", "damaged"] {
+        fs::create_dir(dir.path().join(folder)).unwrap();
+        fs::write(dir.path().join(folder).join("s.toml"), format!("{text}{off}")).unwrap();
+    }
+    let (whole, damaged) = (dir.path().join("whole"), dir.path().join("damaged"));
+    mindscale(&whole).args(["run", "s.toml"]).assert().code(0);
+    let mut driver = start(&damaged, "s.toml");
+    let runs = damaged.join("runs");
+    let checkpoints = || -> Vec<std::path::PathBuf> {
+        let pretrain = stage_runs(&runs).into_iter().find(|run| run.join("checkpoints").exists());
+        let entries = pretrain.and_then(|run| fs::read_dir(run.join("checkpoints")).ok()).into_iter().flatten();
+        let mut files: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        files.retain(|path| path.extension().is_some_and(|e| e == "ckpt"));
+        files.sort();
+        files
+    };
+    while checkpoints().len() < 2 {
+        assert!(driver.try_wait().unwrap().is_none(), "the sweep was over too soon");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let workers = children(driver.id());
+    kill(driver.id());
+    driver.wait().unwrap();
+    workers.into_iter().for_each(kill);
+    let newest = checkpoints().pop().unwrap();
+    let mut bytes = fs::read(&newest).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    fs::write(&newest, bytes).unwrap();
+    mindscale(&damaged).args(["run", "s.toml"]).assert().code(0);
+    let log = fs::read_to_string(common::only(&runs, "pretrain").join("log.txt")).unwrap();
+    assert!(log.contains("is damaged: its checksum is"), "{log}");
+    assert!(log.contains("taking the checkpoint before it"), "{log}");
+    assert_same_results(&whole.join("runs"), &runs);
+}

@@ -66,6 +66,22 @@ section! {
     }
 }
 
+/// Largest values of the keys that multiply into sizes, so that no count of weights or operations overflows.
+pub const LARGEST: [(&str, usize); 12] = [
+    ("d_model", 1 << 16),
+    ("n_layers", 1 << 12),
+    ("n_heads", 1 << 16),
+    ("n_kv_heads", 1 << 16),
+    ("vocab_size", 1 << 24),
+    ("hidden_dim", 1 << 20),
+    ("multiple_of", 1 << 20),
+    ("max_seq_len", 1 << 24),
+    ("n_experts", 1 << 12),
+    ("top_k", 1 << 12),
+    ("n_shared_experts", 1 << 12),
+    ("expert_hidden_dim", 1 << 20),
+];
+
 /// A shape that cannot be built.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("model.{key}: {problem}")]
@@ -77,9 +93,36 @@ pub struct ShapeError {
 }
 
 impl ModelConfig {
+    /// The keys that multiply into sizes and are too large to count with, each with what is wrong.
+    pub fn out_of_bounds(&self) -> Vec<ShapeError> {
+        let values = [
+            self.d_model,
+            self.n_layers,
+            self.n_heads,
+            self.n_kv_heads,
+            self.vocab_size,
+            self.hidden_dim.unwrap_or(0),
+            self.multiple_of,
+            self.max_seq_len,
+            self.n_experts,
+            self.top_k,
+            self.n_shared_experts,
+            self.expert_hidden_dim.unwrap_or(0),
+        ];
+        let sizes = LARGEST.into_iter().zip(values).filter(|((_, most), value)| value > most);
+        let problem = |((key, most), value): ((&'static str, usize), usize)| ShapeError {
+            key,
+            problem: format!("is {value}, expected at most {most}"),
+        };
+        sizes.map(problem).collect()
+    }
+
     /// Checks that the shape can be built; the first problem found is returned.
     pub fn validate(&self) -> Result<(), ShapeError> {
         let fail = |key, problem: String| Err(ShapeError { key, problem });
+        if let Some(error) = self.out_of_bounds().into_iter().next() {
+            return Err(error);
+        }
         for (key, value) in [
             ("d_model", self.d_model),
             ("n_layers", self.n_layers),

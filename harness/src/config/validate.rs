@@ -2,6 +2,7 @@
 
 use super::{Source, Training, TrialConfig};
 use crate::data::world::World;
+use model::config::LARGEST;
 use model::lora::TARGETS;
 use std::ops::RangeInclusive;
 
@@ -14,26 +15,13 @@ pub struct Problem {
     pub problem: String,
 }
 
-/// Largest values of the keys that multiply into sizes, so that no count of weights or operations overflows.
-const LARGEST: [(&str, usize); 13] = [
-    ("model.d_model", 1 << 16),
-    ("model.n_layers", 1 << 12),
-    ("model.n_heads", 1 << 16),
-    ("model.n_kv_heads", 1 << 16),
-    ("model.vocab_size", 1 << 24),
-    ("model.hidden_dim", 1 << 20),
-    ("model.multiple_of", 1 << 20),
-    ("model.max_seq_len", 1 << 24),
-    ("model.n_experts", 1 << 12),
-    ("model.top_k", 1 << 12),
-    ("model.n_shared_experts", 1 << 12),
-    ("model.expert_hidden_dim", 1 << 20),
-    ("seq_len", 1 << 24),
-];
+/// Longest rows of a stage.
+const LONGEST_ROW: usize = 1 << 24;
 
 /// The largest value of a key that has one; `seq_len` stands for that of every stage.
 pub fn largest(key: &str) -> Option<usize> {
-    LARGEST.iter().find(|(name, _)| *name == key).map(|(_, most)| *most)
+    let of_model = |key: &str| LARGEST.iter().find(|(name, _)| *name == key).map(|(_, most)| *most);
+    if key == "seq_len" { Some(LONGEST_ROW) } else { key.strip_prefix("model.").and_then(of_model) }
 }
 
 impl TrialConfig {
@@ -60,24 +48,9 @@ impl TrialConfig {
 
     /// Sizes too large to count with.
     pub fn out_of_bounds(&self) -> Vec<Problem> {
-        let model = &self.model;
-        let sizes = [
-            ("model.d_model", model.d_model),
-            ("model.n_layers", model.n_layers),
-            ("model.n_heads", model.n_heads),
-            ("model.n_kv_heads", model.n_kv_heads),
-            ("model.vocab_size", model.vocab_size),
-            ("model.hidden_dim", model.hidden_dim.unwrap_or(0)),
-            ("model.multiple_of", model.multiple_of),
-            ("model.max_seq_len", model.max_seq_len),
-            ("model.n_experts", model.n_experts),
-            ("model.top_k", model.top_k),
-            ("model.n_shared_experts", model.n_shared_experts),
-            ("model.expert_hidden_dim", model.expert_hidden_dim.unwrap_or(0)),
-        ];
         let mut checks = Checks(Vec::new());
-        for (key, value) in sizes {
-            checks.at_most(key, value, key);
+        for error in self.model.out_of_bounds() {
+            checks.fail(&format!("model.{}", error.key), error.problem);
         }
         for (stage, training) in self.stages() {
             checks.at_most(&format!("{}.seq_len", stage.name()), training.seq_len, "seq_len");

@@ -101,6 +101,10 @@ impl Tokenizer {
         // Rows are cut and laid out here, whatever the file says.
         inner.with_truncation(None).map_err(|error| anyhow!("{error}"))?;
         inner.with_padding(None);
+        // Tables are made up to the largest id, here and in the library.
+        let vocab_size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
+        let most = largest("model.vocab_size").unwrap_or(usize::MAX);
+        ensure!(vocab_size <= most, "its largest id is {}, expected less than {most}", vocab_size - 1);
         let named = |key: &str| -> Option<String> {
             let value = config.get(key)?;
             value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
@@ -123,9 +127,6 @@ impl Tokenizer {
             hasher.update(part);
         }
         let digest = hex(&hasher.finalize());
-        let vocab_size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
-        let most = largest("model.vocab_size").unwrap_or(usize::MAX);
-        ensure!(vocab_size <= most, "its largest id is {}, expected less than {most}", vocab_size - 1);
         Ok(Self { inner, config, template, bos, eos, digest, vocab_size, from })
     }
 
