@@ -1,0 +1,293 @@
+#!/usr/bin/env python3
+"""Mindscale against PyTorch on the same shapes, in turn on the same machine.
+
+    python -m venv venv
+    venv/bin/pip install torch transformers
+    cargo build --release
+    venv/bin/python scripts/bench_pytorch.py train                   # forward, backward, clipping, AdamW
+    venv/bin/python scripts/bench_pytorch.py train --compile         # and compiled by torch.compile
+    venv/bin/python scripts/bench_pytorch.py exam                    # the probability of a letter after a prompt
+    venv/bin/python scripts/bench_pytorch.py tokenize --tokenizer DIR --text lines.txt
+
+The models are those of transformers: Llama, and for mixtures of experts Qwen2-MoE, whose router and shared expert
+are the nearest (it adds biases to q, k, v and a gate to the shared expert: under 1 % of the work). Each round
+measures every program once, one after the other; a ratio is taken within a round, and the table holds the median
+round. On a machine that others use as well, trust the ratios, not the speeds.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Shape:
+    d_model: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    seq_len: int
+    batch_size: int
+    n_experts: int = 0
+    vocab_size: int = 6400
+
+    @property
+    def name(self):
+        experts = f", {self.n_experts} experts (2) + 1" if self.n_experts else ""
+        return f"{self.d_model} x {self.n_layers}{experts}"
+
+    @property
+    def hidden(self):
+        """MiniMind's hidden size of the feed-forward."""
+        return -(-(8 * self.d_model // 3) // 64) * 64
+
+    def flags(self):
+        pairs = {**self.__dict__, "top_k": 2, "n_shared_experts": 1}
+        return [part for key, value in pairs.items() for part in (f"--{key.replace('_', '-')}", str(value))]
+
+
+SHAPES = {
+    "128x4": Shape(128, 4, 4, 2, 256, 16),
+    "128x12": Shape(128, 12, 4, 2, 256, 16),
+    "256x6": Shape(256, 6, 8, 4, 256, 16),
+    "512x8": Shape(512, 8, 16, 8, 512, 8),
+    "moe": Shape(512, 8, 16, 8, 512, 8, n_experts=4),
+}
+
+
+# The worker: one PyTorch program, a process of its own, measured whenever its input says so.
+
+
+def build(shape):
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
+
+    common = dict(
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.d_model,
+        intermediate_size=shape.hidden,
+        num_hidden_layers=shape.n_layers,
+        num_attention_heads=shape.n_heads,
+        num_key_value_heads=shape.n_kv_heads,
+        max_position_embeddings=shape.seq_len,
+        tie_word_embeddings=True,
+        use_cache=False,
+        attn_implementation="sdpa",
+    )
+    if not shape.n_experts:
+        return LlamaForCausalLM(LlamaConfig(**common))
+    return Qwen2MoeForCausalLM(
+        Qwen2MoeConfig(
+            **common,
+            num_experts=shape.n_experts,
+            num_experts_per_tok=2,
+            moe_intermediate_size=shape.hidden,
+            shared_expert_intermediate_size=shape.hidden,
+            norm_topk_prob=True,
+            output_router_logits=True,
+            router_aux_loss_coef=0.01,
+        )
+    )
+
+
+def train_step(shape, compiled):
+    import torch
+
+    model = build(shape).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    forward = torch.compile(model) if compiled else model
+    ids = torch.randint(shape.vocab_size, (shape.batch_size, shape.seq_len))
+
+    def step():
+        forward(input_ids=ids, labels=ids).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step, shape.batch_size * shape.seq_len
+
+
+def exam_step(shape, compiled):
+    import torch
+
+    model = build(shape).eval()
+    forward = torch.compile(model) if compiled else model
+    ids = torch.randint(shape.vocab_size, (1, shape.seq_len))
+
+    @torch.inference_mode()
+    def step():
+        logits = forward(input_ids=ids, logits_to_keep=1).logits[0, -1]
+        return torch.softmax(logits, -1)[:4].tolist()
+
+    return step, 1
+
+
+def tokenize_step(tokenizer, text, batch_size):
+    from transformers import PreTrainedTokenizerFast
+
+    fast = PreTrainedTokenizerFast(tokenizer_file=os.path.join(tokenizer, "tokenizer.json"))
+    with open(text, encoding="utf-8") as file:
+        texts = file.read().splitlines()[:batch_size]
+    tokens = sum(len(ids) for ids in fast(texts, add_special_tokens=False)["input_ids"])
+    return lambda: fast(texts, add_special_tokens=False), tokens
+
+
+def worker(task):
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    shape, threads = Shape(**task["shape"]), task["threads"]
+    if task["case"] == "tokenize":
+        os.environ["RAYON_NUM_THREADS"] = str(threads)
+        step, units = tokenize_step(task["tokenizer"], task["text"], shape.batch_size)
+    else:
+        import torch
+
+        torch.set_num_threads(threads)
+        torch.manual_seed(1)
+        make = train_step if task["case"] == "train" else exam_step
+        step, units = make(shape, task["compile"])
+    for _ in range(task["warmup"]):
+        step()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        seconds = []
+        for _ in range(task["steps"]):
+            began = time.perf_counter()
+            step()
+            seconds.append(time.perf_counter() - began)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({"rate": units / statistics.median(seconds), "peak_rss_mb": peak}), flush=True)
+
+
+class PyTorch:
+    """A worker in a process of its own, so that its memory is its own."""
+
+    def __init__(self, **task):
+        command = [sys.executable, __file__, "worker", json.dumps(task)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        if self.process.stdout.readline().strip() != "ready":
+            raise SystemExit(f"the PyTorch program did not start; run it by hand: {command}")
+
+    def measure(self):
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def stop(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def mindscale(args, case, shape, *more):
+    command = [args.mindscale, "bench", case, *shape.flags(), "--threads", str(args.threads)]
+    command += ["--steps", str(args.steps), "--warmup", str(args.warmup), *more]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout)
+
+
+def in_turn(args, ours, programs):
+    """Measures ours and every program once a round."""
+    rounds = []
+    for _ in range(args.rounds):
+        rounds.append((ours(), {name: program.measure() for name, program in programs.items()}))
+    for program in programs.values():
+        program.stop()
+    return rounds
+
+
+def table(headers):
+    print("| " + " | ".join(headers) + " |\n|" + "---|" * len(headers), flush=True)
+
+
+def row(cells):
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def compare(name, rounds, rate, unit_digits=0):
+    """One row for each program: speeds of the median round, the ratio with its range, memory."""
+    for program in rounds[0][1]:
+        pairs = [(rate(ours), theirs[program]["rate"]) for ours, theirs in rounds]
+        ratios = sorted(a / b for a, b in pairs)
+        report = rounds[-1][0]
+        mfu = statistics.median(ours.get("mfu", 0.0) for ours, _ in rounds)
+        cells = [name, program]
+        cells += [f"{statistics.median(side):,.{unit_digits}f}" for side in zip(*pairs)]
+        cells.append(f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})")
+        cells.append(f"{100 * mfu:.0f} %" if mfu else "")
+        theirs = rounds[-1][1][program]
+        cells.append(f"{report['peak_rss_mb']:,.0f} / {theirs['peak_rss_mb']:,.0f}")
+        row(cells)
+
+
+def forms(args):
+    return {"eager": False, **({"compiled": True} if args.compile else {})}
+
+
+def torch_programs(args, case, shape):
+    task = dict(case=case, shape=shape.__dict__, threads=args.threads, steps=args.steps, warmup=args.warmup)
+    return {name: PyTorch(**task, compile=compiled) for name, compiled in forms(args).items()}
+
+
+def train(args):
+    table(["shape", "PyTorch", "Mindscale, tokens/s", "PyTorch, tokens/s", "ratio", "MFU", "MiB, both"])
+    for name in args.shapes:
+        shape = SHAPES[name]
+        programs = torch_programs(args, "train", shape)
+        rounds = in_turn(args, lambda: mindscale(args, "train", shape), programs)
+        compare(shape.name, rounds, lambda ours: ours["tokens_per_second"]["median"])
+
+
+def exam(args):
+    table(["shape", "PyTorch", "Mindscale, questions/s", "PyTorch, questions/s", "ratio", "MFU", "MiB, both"])
+    for name in args.shapes:
+        shape = Shape(**{**SHAPES[name].__dict__, "seq_len": args.prompt})
+        for label, batch in [("one at a time", 1), ("64 at a time", 64)]:
+            asked = Shape(**{**shape.__dict__, "batch_size": batch})
+            programs = torch_programs(args, "exam", shape)
+            rounds = in_turn(args, lambda: mindscale(args, "exam", asked), programs)
+            compare(f"{shape.name}, ours {label}", rounds, lambda ours: ours["questions_per_second"]["median"], 1)
+
+
+def tokenize(args):
+    table(["texts", "PyTorch", "Mindscale, tokens/s", "transformers, tokens/s", "ratio", "MFU", "MiB, both"])
+    shape = Shape(**{**SHAPES["128x4"].__dict__, "batch_size": args.texts})
+    files = dict(tokenizer=args.tokenizer, text=args.text)
+    task = dict(case="tokenize", shape=shape.__dict__, threads=args.threads, steps=args.steps, **files)
+    programs = {"fast tokenizer, one call": PyTorch(**task, warmup=args.warmup)}
+    more = ["--tokenizer", args.tokenizer, "--text", args.text]
+    rounds = in_turn(args, lambda: mindscale(args, "tokenize", shape, *more), programs)
+    compare(f"{rounds[0][0]['batch_size']:,} lines", rounds, lambda ours: ours["tokens_per_second"]["median"])
+
+
+def main():
+    if sys.argv[1:2] == ["worker"]:
+        return worker(json.loads(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("case", choices=["train", "exam", "tokenize"])
+    parser.add_argument("--mindscale", default="target/release/mindscale", help="the program")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=4, help="steps of a round")
+    parser.add_argument("--warmup", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
+    parser.add_argument("--prompt", type=int, default=96, help="tokens of an exam's prompt")
+    parser.add_argument("--tokenizer", help="a folder with tokenizer.json")
+    parser.add_argument("--text", help="a file of one text a line")
+    parser.add_argument("--texts", type=int, default=20000, help="lines to tokenize at a time")
+    args = parser.parse_args()
+    if args.case == "tokenize" and not (args.tokenizer and args.text):
+        parser.error("tokenize needs --tokenizer and --text")
+    {"train": train, "exam": exam, "tokenize": tokenize}[args.case](args)
+
+
+if __name__ == "__main__":
+    main()
