@@ -253,7 +253,8 @@ fn a_damaged_checkpoint_is_told_and_the_one_before_serves() {
     let runs = damaged.join("runs");
     let checkpoints = || -> Vec<std::path::PathBuf> {
         let pretrain = stage_runs(&runs).into_iter().find(|run| run.join("checkpoints").exists());
-        let entries = pretrain.and_then(|run| fs::read_dir(run.join("checkpoints")).ok()).into_iter().flatten();
+        let entries =
+            pretrain.and_then(|run| fs::read_dir(run.join("checkpoints")).ok()).into_iter().flatten();
         let mut files: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
         files.retain(|path| path.extension().is_some_and(|e| e == "ckpt"));
         files.sort();

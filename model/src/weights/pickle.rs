@@ -66,7 +66,7 @@ impl Scan<'_> {
                     self.push(Size { nodes: 1 + length as u64 / TEXT_NODE, depth: 1 })?;
                 }
                 b't' | b'd' => {
-                    let parts = self.to_mark()?;
+                    let parts = self.pop_to_mark()?;
                     self.push(around(&parts))?;
                 }
                 0x85 | b'Q' => self.wrap(1)?,
@@ -75,7 +75,7 @@ impl Scan<'_> {
                 b'a' => self.add(1)?,
                 b's' => self.add(2)?,
                 b'e' | b'u' => {
-                    let parts = self.to_mark()?;
+                    let parts = self.pop_to_mark()?;
                     self.grow(&parts)?;
                 }
                 b'q' => {
@@ -168,7 +168,7 @@ impl Scan<'_> {
         Ok(())
     }
 
-    fn to_mark(&mut self) -> Result<Vec<Size>, String> {
+    fn pop_to_mark(&mut self) -> Result<Vec<Size>, String> {
         let mark = self.stack.iter().rposition(Option::is_none).ok_or("closes what it did not open")?;
         let parts = self.stack.split_off(mark);
         Ok(parts.into_iter().flatten().collect())
