@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mindscale_fuzz::readers::{READERS, feed};
+use mindscale_fuzz::{feed, readers::READERS};
 
 fuzz_target!(|bytes: &[u8]| {
     match (std::env::var("READER"), bytes) {
