@@ -33,6 +33,8 @@ pub struct Quantity {
 pub enum Format {
     /// With this many digits after the point.
     Fixed(usize),
+    /// A p-value, which is never written as zero.
+    PValue,
     /// A share, shown times 100 with one digit after the point.
     Percent,
     /// A count, its thousands apart.
@@ -45,7 +47,7 @@ pub enum Format {
 
 static QUANTITIES: [Quantity; 18] = {
     use Better::{Higher, Lower};
-    use Format::{Count, Fixed, Percent, Plain, Text};
+    use Format::{Count, Fixed, PValue, Percent, Plain, Text};
     const fn quantity(
         name: &'static str,
         label: &'static str,
@@ -96,7 +98,7 @@ static QUANTITIES: [Quantity; 18] = {
         quantity("exam_high", "exam accuracy, Wilson's upper bound (%)", Some(Higher), Percent, false, |o| {
             o.score.as_ref().map(|s| Cell::Number(s.wilson().1))
         }),
-        quantity("exam_p_guess", "p of guessing", None, Fixed(3), false, |o| {
+        quantity("exam_p_guess", "p of guessing", None, PValue, false, |o| {
             o.score.as_ref().map(|s| Cell::Number(s.p_guess()))
         }),
         quantity("wall_seconds", "wall time (s)", Some(Lower), Fixed(1), false, |o| {

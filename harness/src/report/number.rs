@@ -11,6 +11,7 @@ pub const NOTHING: &str = "–";
 pub fn number(value: f64, column: &Column) -> String {
     match column.format() {
         Format::Fixed(digits) => format!("{value:.digits$}"),
+        Format::PValue => p_text(value),
         Format::Percent => format!("{:.1}", 100.0 * value),
         Format::Count if value >= 0.0 && value.fract() == 0.0 => crate::track::number(value as u64),
         Format::Count => format!("{value:.1}"),
