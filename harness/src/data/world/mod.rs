@@ -24,6 +24,7 @@ use lexicon::{ATTRIBUTES, GIVEN_NAMES, SURNAMES};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeSet;
 
 /// One inhabitant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub struct World {
     pub people: Vec<Person>,
     /// How many are seen.
     pub seen: usize,
+    /// Prompts of the exam, which practice leaves out.
+    examined: BTreeSet<String>,
 }
 
 /// The numbers of a [`WorldConfig`], comparable.
@@ -97,7 +100,9 @@ impl World {
         });
         let people = people.collect();
         let seen = ((count as f64 * config.seen_share).round() as usize).clamp(1, count - 1);
-        Self { config: size, people, seen }
+        let mut world = Self { config: size, people, seen, examined: BTreeSet::new() };
+        world.examined = world.exam().iter().flat_map(|(_, asked)| asked).map(Question::prompt).collect();
+        world
     }
 
     fn rng(&self, stream: Stream) -> ChaCha8Rng {

@@ -63,15 +63,20 @@ impl World {
         })
     }
 
-    /// A question that training may show: about seen people, guests and sums.
+    /// A question that training may show: about seen people, guests and sums, and none of the exam's.
     fn practice_question(&self, rng: &mut ChaCha8Rng) -> Question {
-        let person = rng.random_range(0..self.seen);
-        match rng.random_range(0..20) {
-            0..4 => self.one_hop(person, rng),
-            4 => self.two_hop(person, rng),
-            5..9 => Self::reading(1, rng),
-            9..18 => Self::reading(2, rng),
-            _ => Self::arithmetic(rng),
+        loop {
+            let person = rng.random_range(0..self.seen);
+            let question = match rng.random_range(0..20) {
+                0..4 => self.one_hop(person, rng),
+                4 => self.two_hop(person, rng),
+                5..9 => Self::reading(1, rng),
+                9..18 => Self::reading(2, rng),
+                _ => Self::arithmetic(rng),
+            };
+            if !self.examined.contains(&question.prompt()) {
+                return question;
+            }
         }
     }
 
