@@ -45,7 +45,7 @@ fn bad_input_is_one_clear_error() {
 #[test]
 fn an_experiment_is_checked_before_anything_starts() {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("tiny.toml"), TINY).unwrap();
+    std::fs::write(dir.path().join("tiny.toml"), two_seeds()).unwrap();
     let run = |part: &str, message: &'static str| {
         std::fs::write(dir.path().join("x.toml"), format!("sweeps = [\"tiny.toml\"]\n{part}")).unwrap();
         mindscale(dir.path()).args(["run", "x.toml"]).assert().code(1).stderr(contains(message));
