@@ -4,7 +4,7 @@
 //! error stream goes to `log.txt`. Its standard input stays open as long as it should work: when that ends, because
 //! somebody asked to stop or because the parent died, the child finishes its step, writes a checkpoint and ends.
 
-use super::files::{create_dir, read_text, write_atomic};
+use super::files::{create_dir, hand_in, read_text};
 use super::limits::{Limits, Verdict, Watched};
 use super::manifest::RunStatus;
 use super::pool::{Launch, Stop};
@@ -117,9 +117,7 @@ impl Processes {
 /// Writes a request into the folder of its stage run; its place.
 pub fn write_request(request: &StageRequest) -> Result<PathBuf> {
     create_dir(&request.dir)?;
-    let path = request.dir.join(REQUEST);
-    write_atomic(&path, &serde_json::to_vec_pretty(request)?)?;
-    Ok(path)
+    hand_in(&request.dir, REQUEST, &serde_json::to_vec_pretty(request)?)
 }
 
 /// Passes the child's progress on until it says how it ended, or its output ends without.

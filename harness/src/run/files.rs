@@ -5,13 +5,9 @@ use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// How the names of files begin that are being written.
 const DRAFT: &str = ".writing-";
-
-/// The longest that a small file is in the making.
-const MAKING: Duration = Duration::from_secs(60);
 
 /// Writes `bytes` to `path` so that a reader, or a crash, sees the old file or the new one and nothing between.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -40,27 +36,30 @@ pub fn write_atomic_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Resul
     whole().with_context(|| format!("{}: cannot be written", path.display()))
 }
 
-/// Removes what writers that were killed left behind in a stage run's folder.
-///
-/// To be called by the owner of the claim. Drivers write their requests into the folder without a claim: what is
-/// young there may be one in the making, and is left for the next time.
+/// As [`write_atomic`], for those who write into the folder of a stage run without its claim: the draft is made
+/// beside the folder, where the owner of the claim does not clear it away.
+pub fn hand_in(dir: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf> {
+    let folder = dir.file_name().unwrap_or_default().to_string_lossy();
+    let draft = dir.with_file_name(format!(".{folder}.{name}.{}", std::process::id()));
+    let path = dir.join(name);
+    write_atomic(&draft, bytes)?;
+    fs::rename(&draft, &path).with_context(|| format!("{}: cannot be written", path.display()))?;
+    Ok(path)
+}
+
+/// Removes what writers that were killed left behind in a stage run's folder; to be called by the owner of its claim.
 pub fn remove_drafts(dir: &Path) -> Result<()> {
     let mut folders = vec![dir.to_path_buf()];
     while let Some(folder) = folders.pop() {
         let entries =
             fs::read_dir(&folder).with_context(|| format!("{}: cannot be read", folder.display()))?;
         for entry in entries {
-            let path = entry?.path();
-            // What vanishes meanwhile was a draft that became a file.
-            let Ok(about) = fs::symlink_metadata(&path) else { continue };
-            if about.is_dir() {
-                folders.push(path);
-                continue;
-            }
-            let is_draft = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(DRAFT));
-            let is_old = || about.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age > MAKING));
-            if is_draft && (folder != dir || is_old()) {
-                let _ = fs::remove_file(&path);
+            let entry = entry?;
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                folders.push(entry.path());
+            } else if entry.file_name().to_string_lossy().starts_with(DRAFT) {
+                // What vanishes meanwhile need not be removed.
+                let _ = fs::remove_file(entry.path());
             }
         }
     }
@@ -163,22 +162,17 @@ mod tests {
     }
 
     #[test]
-    fn drafts_of_killed_writers_are_removed_and_young_requests_are_not() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("model")).unwrap();
-        let old = std::time::SystemTime::now() - 2 * MAKING;
-        for (name, is_old) in
-            [("model/.writing-a", false), (".writing-b", true), (".writing-c", false), ("model/w", true)]
-        {
-            let file = File::create(dir.path().join(name)).unwrap();
-            if is_old {
-                file.set_modified(old).unwrap();
-            }
+    fn drafts_of_killed_writers_are_removed() {
+        let runs = tempfile::tempdir().unwrap();
+        let dir = runs.path().join("sft-1");
+        fs::create_dir_all(dir.join("model")).unwrap();
+        for name in [".writing-a", "model/.writing-b", "model/w"] {
+            fs::write(dir.join(name), "").unwrap();
         }
-        remove_drafts(dir.path()).unwrap();
-        let left = |name: &str| dir.path().join(name).exists();
-        assert!(left(".writing-c") && left("model/w"));
-        assert!(!left("model/.writing-a") && !left(".writing-b"));
+        assert_eq!(fs::read(hand_in(&dir, "request.json", b"{}").unwrap()).unwrap(), b"{}");
+        remove_drafts(&dir).unwrap();
+        let left = |dir: &Path| fs::read_dir(dir).unwrap().count();
+        assert_eq!([left(runs.path()), left(&dir), left(&dir.join("model"))], [1, 2, 1]);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! the like. *Invariant:* a job that is told to end writes a checkpoint and queues again.
 
 use super::child::{LOG, VERB, write_request};
-use super::files::{read_text, write_atomic};
+use super::files::{hand_in, read_text};
 use super::graph::{StageGraph, StageNode};
 use super::manifest::{Manifest, RunStatus};
 use super::pool::{Failure, Outcome, Stop, request_of};
@@ -47,7 +47,7 @@ pub fn execute(graph: &StageGraph, options: &[String], stop: &Stop, board: &Boar
                 let needs: Vec<&str> = node.needs().filter_map(|need| jobs[need].as_deref()).collect();
                 let request = write_request(&request_of(graph, index, 0)?)?;
                 let job = submit(node, &script(&program, &request), &needs, options)?;
-                write_atomic(&node.dir.join(JOB), job.as_bytes())?;
+                hand_in(&node.dir, JOB, job.as_bytes())?;
                 board.line(&format!("{}: job {job}", node.short()));
                 job
             }
