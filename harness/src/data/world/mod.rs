@@ -11,7 +11,7 @@
 //!
 //! Every fact that the exam asks occurs in the pretraining text; no question about an unseen person occurs anywhere
 //! before the exam. Few words, short rows and much practice in finding letters are what let models of 0.2 million
-//! parameters learn to answer within a minute; words are set off by blanks, so that byte-level BPE learns them whole.
+//! parameters learn to answer in a few thousand steps; words are set off by blanks, so that byte-level BPE learns them whole.
 
 mod lexicon;
 mod questions;

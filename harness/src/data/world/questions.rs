@@ -38,8 +38,7 @@ impl Question {
 
     /// The question as the exam puts it.
     pub fn prompt(&self) -> String {
-        let [a, b, c, d] = &self.options;
-        format!("{}。选择 A: {a}, B: {b}, C: {c}, D: {d}", self.question)
+        format!("{}。{}", self.question, listed(self.options.each_ref().map(String::as_str)))
     }
 
     /// The right option.
@@ -56,6 +55,16 @@ impl Question {
 /// The letter of an option's place.
 pub fn letter(place: usize) -> char {
     ['A', 'B', 'C', 'D'][place % 4]
+}
+
+/// Options with their letters, in the exam's words.
+pub fn listed([a, b, c, d]: [&str; 4]) -> String {
+    format!("选择 A: {a}, B: {b}, C: {c}, D: {d}")
+}
+
+/// A fact in its plainest words.
+pub fn fact(name: &str, attribute: &str, value: impl std::fmt::Display) -> String {
+    format!(" {name} 的 {attribute} 是 {value} 。")
 }
 
 /// Different guests of a passage: no inhabitants, without lives of their own.
@@ -87,7 +96,7 @@ impl World {
         let names = self::guests(guests, rng);
         let mut values = attribute.values;
         values.shuffle(rng);
-        let told = names.iter().zip(values).map(|(n, v)| format!(" {n} 的 {} 是 {v} 。", attribute.name));
+        let told = names.iter().zip(values).map(|(n, v)| fact(n, attribute.name, v));
         let passage: String = told.collect();
         let asked = rng.random_range(0..guests);
         let question = format!("{passage} {} 的 {} 是 {}", names[asked], attribute.name, attribute.asks);

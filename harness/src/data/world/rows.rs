@@ -1,7 +1,7 @@
 //! Training rows: what is told, drilled, asked and preferred.
 
 use super::lexicon::{ATTRIBUTES, NUMBERS, SUMMANDS};
-use super::questions::{Question, guests, letter};
+use super::questions::{Question, fact, guests, letter, listed};
 use super::{Stream, World};
 use crate::data::row::{Message, Row};
 use rand::Rng;
@@ -103,11 +103,11 @@ impl World {
         let place = |value: &str| options.iter().position(|option| *option == value);
         let (mut passage, mut lettered) = (String::new(), String::new());
         let mut tell = |name: &str, place: usize| {
-            lettered += &format!(" {name} 的 {} 是 {} 。", attribute.name, letter(place));
+            lettered += &fact(name, attribute.name, letter(place));
         };
         if rng.random_bool(0.5) {
             for (name, value) in guests(2, rng).into_iter().zip([0, 1, 2, 3].choose_multiple(rng, 2)) {
-                passage += &format!(" {name} 的 {} 是 {} 。", attribute.name, options[*value]);
+                passage += &fact(name, attribute.name, options[*value]);
                 tell(name, *value);
             }
         } else {
@@ -116,8 +116,8 @@ impl World {
             let placed = people.iter().filter_map(|p| Some((p, place(attribute.values[p.values[a]])?)));
             placed.take(3).for_each(|(person, place)| tell(&person.name, place));
         }
-        let [a, b, c, d] = [options[0], options[1], options[2], options[3]];
-        format!("{passage}选择 A: {a}, B: {b}, C: {c}, D: {d}。{lettered}")
+        let listed = listed([options[0], options[1], options[2], options[3]]);
+        format!("{passage}{listed}。{lettered}")
     }
 }
 
@@ -155,8 +155,8 @@ fn retold(rng: &mut ChaCha8Rng) -> String {
     let mut values = attribute.values;
     values.shuffle(rng);
     let count = rng.random_range(1..=3);
-    let fact = |(name, value): (&str, &str)| format!(" {name} 的 {} 是 {value} 。", attribute.name);
-    let facts: Vec<String> = guests(count, rng).into_iter().zip(values).map(fact).collect();
+    let told = guests(count, rng).into_iter().zip(values);
+    let facts: Vec<String> = told.map(|(name, value)| fact(name, attribute.name, value)).collect();
     let again: String = (0..3).map(|_| facts[rng.random_range(0..count)].as_str()).collect();
     facts.concat() + &again
 }
@@ -189,9 +189,9 @@ fn drill_text(rng: &mut ChaCha8Rng) -> String {
     let question = options(rng);
     let mut order = [0, 1, 2, 3];
     order.shuffle(rng);
-    let [a, b, c, d] = &question.options;
+    let listed = listed(question.options.each_ref().map(String::as_str));
     let found = order.map(|i| format!(" {} {}", question.options[i], letter(i)));
-    format!("选择 A: {a}, B: {b}, C: {c}, D: {d}。{}", found.concat())
+    format!("{listed}。{}", found.concat())
 }
 
 /// The same as a conversation: which letter stands beside this option, and that, and that?
