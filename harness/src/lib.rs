@@ -15,5 +15,6 @@ pub mod stats;
 pub mod sweep;
 #[cfg(test)]
 pub mod testing;
+mod threads;
 pub mod track;
 pub mod train;

@@ -2,7 +2,8 @@
 //!
 //! A batch is cut into a fixed number of lanes; lane `i` takes items `i, i + lanes, ...` through the whole model
 //! into its own gradient buffer, single-threaded. Lanes are summed in order. Which thread runs a lane does not
-//! matter, so the result is the same to the last bit for any number of threads.
+//! matter, so the result is the same to the last bit for any number of threads. The threads are those of the rayon
+//! pool that the caller has installed.
 
 use crate::lora::Lora;
 use crate::ops::adamw::AdamW;
@@ -42,8 +43,6 @@ pub struct OptimizerConfig {
 pub struct LaneConfig {
     /// Lanes of a batch; part of the result, unlike the threads.
     pub lanes: usize,
-    /// Threads at most; 0 takes all cores.
-    pub threads: usize,
     /// Compute activations again in the backward pass.
     pub recompute: bool,
     /// Seed of dropout.
@@ -60,7 +59,6 @@ pub struct Trainer {
     /// First and second moments of the trained parameters.
     moments: [Tensor; 2],
     lanes: Vec<Arc<Gradients>>,
-    pool: rayon::ThreadPool,
     steps: u64,
     /// Passes since the last step, so that dropout differs between accumulated batches.
     passes: u64,
@@ -79,11 +77,6 @@ impl Trainer {
         let zeros = || Tensor::zeros(trained, DType::F32, &device);
         // Other devices work on a whole batch at once.
         let lanes = if device.is_cpu() { lane_config.lanes.max(1) } else { 1 };
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(lane_config.threads)
-            .thread_name(|i| format!("lane-{i}"))
-            .build()
-            .map_err(|e| Error::Input(format!("cannot start {} threads: {e}", lane_config.threads)))?;
         if let Some(lora) = &lora {
             lora.merge_into(&transformer.weights)?;
         }
@@ -94,7 +87,6 @@ impl Trainer {
             lora,
             optimizer,
             lane_config,
-            pool,
             steps: 0,
             passes: 0,
         })
@@ -108,11 +100,6 @@ impl Trainer {
     /// The adapters, where they are what is trained.
     pub fn lora(&self) -> Option<&Lora> {
         self.lora.as_ref()
-    }
-
-    /// Runs `f` with this trainer's threads.
-    pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
-        self.pool.install(f)
     }
 
     /// Takes a batch through the model and adds its gradient.
@@ -145,8 +132,7 @@ impl Trainer {
             });
             results.collect()
         };
-        let results: Vec<Result<Vec<S>>> =
-            self.pool.install(|| self.lanes.par_iter().enumerate().map(run_lane).collect());
+        let results: Vec<Result<Vec<S>>> = self.lanes.par_iter().enumerate().map(run_lane).collect();
         let results: Vec<Vec<S>> = results.into_iter().collect::<Result<_>>()?;
         Ok(results.into_iter().flatten().collect())
     }
@@ -172,12 +158,10 @@ impl Trainer {
         let (first, rest) = guards.split_at_mut(1);
         let sum: &mut [f32] = &mut first[0];
         let rest: Vec<&[f32]> = rest.iter().map(|lane| lane.as_slice()).collect();
-        self.pool.install(|| {
-            sum.par_chunks_mut(PIECE).enumerate().for_each(|(i, piece)| {
-                for lane in &rest {
-                    math::add_assign(piece, &lane[i * PIECE..][..piece.len()]);
-                }
-            });
+        sum.par_chunks_mut(PIECE).enumerate().for_each(|(i, piece)| {
+            for lane in &rest {
+                math::add_assign(piece, &lane[i * PIECE..][..piece.len()]);
+            }
         });
         let adapters = match &self.lora {
             Some(lora) => {
@@ -187,8 +171,7 @@ impl Trainer {
             None => None,
         };
         let gradient: &[f32] = adapters.as_deref().unwrap_or(sum);
-        let squares: Vec<f64> =
-            self.pool.install(|| gradient.par_chunks(PIECE).map(math::sum_of_squares).collect());
+        let squares: Vec<f64> = gradient.par_chunks(PIECE).map(math::sum_of_squares).collect();
         let norm = squares.iter().sum::<f64>().sqrt();
         self.steps += 1;
         let adam = self.update(lr, norm);
@@ -206,13 +189,13 @@ impl Trainer {
                             .zip(m[span.clone()].par_chunks_mut(PIECE))
                             .zip(v[span.clone()].par_chunks_mut(PIECE))
                             .zip(gradient[span].par_chunks(PIECE));
-                        self.pool.install(|| pieces.for_each(|(((w, m), v), g)| adam.update(w, m, v, g)));
+                        pieces.for_each(|(((w, m), v), g)| adam.update(w, m, v, g));
                     }
                 })
             })
         })???;
         let mut lanes: Vec<&mut [f32]> = guards.iter_mut().map(|g| g.as_mut_slice()).collect();
-        self.pool.install(|| lanes.par_iter_mut().for_each(|lane| lane.fill(0.0)));
+        lanes.par_iter_mut().for_each(|lane| lane.fill(0.0));
         Ok(norm)
     }
 

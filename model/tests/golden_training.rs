@@ -13,7 +13,7 @@ use model::{
 
 const ADAM: OptimizerConfig =
     OptimizerConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, clip: 1.0 };
-const LANES: LaneConfig = LaneConfig { lanes: 3, threads: 2, recompute: false, seed: 0 };
+const LANES: LaneConfig = LaneConfig { lanes: 3, recompute: false, seed: 0 };
 
 /// v1 forgets the balancing loss, so its references are without.
 fn without_aux(model: &Transformer) -> Transformer {

@@ -8,7 +8,7 @@ use crate::run::files::read_text;
 use crate::run::manifest::peak_rss_mb;
 use crate::run::stage::training_of;
 use crate::train::{next_tokens, optimizer};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candle_core::Device;
 use model::{LaneConfig, Sequence, Trainer, Transformer};
 use std::path::Path;
@@ -24,7 +24,7 @@ fn transformer(case: &Case) -> Result<Transformer> {
 pub fn train(case: &Case) -> Result<Report> {
     let trial = TrialConfig::default();
     let optimizer = optimizer(training_of(&trial, TrainStage::Pretrain));
-    let lanes = LaneConfig { lanes: case.lanes, threads: case.threads, recompute: false, seed: 1 };
+    let lanes = LaneConfig { lanes: case.lanes, recompute: false, seed: 1 };
     let mut trainer = Trainer::new(transformer(case)?, None, optimizer, lanes)?;
     let rows: Vec<Sequence> = (0..case.batch_size).map(|i| row(case, i as u64)).collect();
     let seconds = time_steps(case, || {
@@ -59,13 +59,9 @@ pub fn exam(case: &Case) -> Result<Report> {
     let vocab = case.model.vocab_size;
     let prompts: Vec<Vec<u32>> =
         (0..case.batch_size).map(|i| synthetic_ids(case.seq_len, vocab, i as u64)).collect();
-    let pool =
-        rayon::ThreadPoolBuilder::new().num_threads(case.threads).build().context("threads for the exam")?;
-    let seconds = pool.install(|| {
-        time_steps(case, || {
-            transformer.next_token_probabilities(&prompts, &[0, 1, 2, 3])?;
-            Ok(())
-        })
+    let seconds = time_steps(case, || {
+        transformer.next_token_probabilities(&prompts, &[0, 1, 2, 3])?;
+        Ok(())
     })?;
     let peak_rss_mb = peak_rss_mb();
     let questions = Rate::new(case.batch_size as f64, seconds.clone());
@@ -85,15 +81,11 @@ pub fn exam(case: &Case) -> Result<Report> {
 pub fn generate(case: &Case) -> Result<Report> {
     let transformer = transformer(case)?;
     let steps = case.warmup + case.steps.max(1);
-    let pool =
-        rayon::ThreadPoolBuilder::new().num_threads(case.threads).build().context("threads to write with")?;
-    let seconds = pool.install(|| {
-        let mut decoder = transformer.decoder(case.seq_len + steps)?;
-        decoder.read(&synthetic_ids(case.seq_len, case.model.vocab_size, 1))?;
-        time_steps(case, || {
-            decoder.read(&[1])?;
-            Ok(())
-        })
+    let mut decoder = transformer.decoder(case.seq_len + steps)?;
+    decoder.read(&synthetic_ids(case.seq_len, case.model.vocab_size, 1))?;
+    let seconds = time_steps(case, || {
+        decoder.read(&[1])?;
+        Ok(())
     })?;
     let peak_rss_mb = peak_rss_mb();
     let rate = Rate::new(1.0, seconds);
@@ -123,16 +115,10 @@ pub fn tokenize(case: &Case, tokenizer: Option<&Path>, text: Option<&Path>) -> R
     };
     texts.truncate(case.batch_size);
     let bytes: usize = texts.iter().map(String::len).sum();
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(case.threads)
-        .build()
-        .context("threads to tokenize with")?;
     let mut tokens = 0;
-    let seconds = pool.install(|| {
-        time_steps(case, || {
-            tokens = tokenizer.encode_batch(&texts)?.iter().map(Vec::len).sum();
-            Ok(())
-        })
+    let seconds = time_steps(case, || {
+        tokens = tokenizer.encode_batch(&texts)?.iter().map(Vec::len).sum();
+        Ok(())
     })?;
     let case = Case { batch_size: texts.len(), ..case.clone() };
     let rate = Rate::new(tokens as f64, seconds.clone());

@@ -2,6 +2,7 @@
 
 use super::say;
 use crate::bench::{self, Case};
+use crate::threads::on_threads;
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 use model::ModelConfig;
@@ -113,14 +114,18 @@ impl CaseArgs {
 
 /// Measures one case and prints it.
 pub fn bench(verb: &BenchVerb) -> Result<bool> {
-    let report = match verb {
-        BenchVerb::Train(args) => bench::train(&args.case()?)?,
-        BenchVerb::Exam(args) => bench::exam(&args.case()?)?,
-        BenchVerb::Generate(args) => bench::generate(&args.case()?)?,
-        BenchVerb::Tokenize { case, tokenizer, text } => {
-            bench::tokenize(&case.case()?, tokenizer.as_deref(), text.as_deref())?
-        }
+    let case = match verb {
+        BenchVerb::Train(args) | BenchVerb::Exam(args) | BenchVerb::Generate(args) => args.case()?,
+        BenchVerb::Tokenize { case, .. } => case.case()?,
     };
+    let report = on_threads(case.threads, || match verb {
+        BenchVerb::Train(_) => bench::train(&case),
+        BenchVerb::Exam(_) => bench::exam(&case),
+        BenchVerb::Generate(_) => bench::generate(&case),
+        BenchVerb::Tokenize { tokenizer, text, .. } => {
+            bench::tokenize(&case, tokenizer.as_deref(), text.as_deref())
+        }
+    })?;
     eprintln!(
         "note: these figures hold for this machine and what else runs on it; compare programs in turn, not by memory"
     );

@@ -1,8 +1,7 @@
 //! The verb that clears away stage runs which no sweep refers to.
 
-use super::say;
 use super::sweeps::Work;
-use crate::config::Overrides;
+use super::{ReadArgs, say};
 use crate::run::gc::{Garbage, find, finish_removals, remove};
 use crate::run::graph::StageGraph;
 use crate::run::limits::size;
@@ -17,21 +16,11 @@ pub struct GcArgs {
     /// The sweep and experiment files whose stage runs are kept
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// Folder of stage runs
-    #[arg(long, default_value = "runs")]
-    runs: PathBuf,
-    /// Set a key as it was set for the runs to be kept; may be repeated
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-    /// The preset with which the runs to be kept were made
-    #[arg(long)]
-    preset: Option<String>,
+    #[command(flatten)]
+    with: ReadArgs,
     /// Remove what is listed
     #[arg(long)]
     delete: bool,
-    /// Print JSON for programs
-    #[arg(long)]
-    json: bool,
 }
 
 /// Lists, and with `--delete` removes, stage runs that none of the files refers to.
@@ -39,13 +28,13 @@ pub fn gc(args: &GcArgs) -> Result<bool> {
     let mut kept = BTreeSet::new();
     // Every file is understood before anything is removed.
     for file in &args.files {
-        let work = Work::of(file, &Overrides::from_env(args.preset.clone(), args.set.clone()))?;
-        let graph = StageGraph::plan(&work.trials, &args.runs)?;
+        let work = Work::read(file, &args.with)?;
+        let graph = StageGraph::plan(&work.trials, &args.with.runs)?;
         kept.extend(graph.nodes.iter().map(|node| node.uuid));
     }
-    let garbage = find(&args.runs, &kept)?;
+    let garbage = find(&args.with.runs, &kept)?;
     if args.delete {
-        finish_removals(&args.runs)?;
+        finish_removals(&args.with.runs)?;
     }
     let (mut removed, mut bytes) = (Vec::new(), 0);
     for item in garbage.iter().filter(|item| item.stays.is_none()) {
@@ -55,7 +44,7 @@ pub fn gc(args: &GcArgs) -> Result<bool> {
         bytes += item.bytes;
         removed.push(&item.dir);
     }
-    if args.json {
+    if args.with.json {
         let removed = if args.delete { removed } else { vec![] };
         say(serde_json::json!({ "unused": garbage, "removed": removed, "bytes": bytes }))?;
         return Ok(true);
@@ -66,7 +55,7 @@ pub fn gc(args: &GcArgs) -> Result<bool> {
     let what = format!("{} stage runs, {}", removed.len(), size(bytes));
     say(match (args.delete, removed.is_empty()) {
         (true, _) => format!("removed {what}"),
-        (false, true) => format!("{}: nothing to remove", args.runs.display()),
+        (false, true) => format!("{}: nothing to remove", args.with.runs.display()),
         (false, false) => format!("{what}, can be removed with --delete"),
     })?;
     Ok(true)

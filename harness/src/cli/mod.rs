@@ -28,11 +28,18 @@ struct Cli {
     verb: Verb,
 }
 
-/// What a sweep or experiment is read with.
+/// A sweep or experiment.
 #[derive(Debug, Args)]
 struct SweepArgs {
     /// A sweep file, or an experiment file that names sweeps
     file: PathBuf,
+    #[command(flatten)]
+    with: ReadArgs,
+}
+
+/// What sweeps and experiments are read with.
+#[derive(Debug, Args)]
+struct ReadArgs {
     /// Folder of stage runs
     #[arg(long, default_value = "runs")]
     runs: PathBuf,

@@ -1,6 +1,6 @@
 //! The verbs over sweeps and experiments: run, plan, status, report.
 
-use super::{Executor, HowArgs, SweepArgs, say};
+use super::{Executor, HowArgs, ReadArgs, SweepArgs, say};
 use crate::config::Overrides;
 use crate::report::{Experiment, TrialQuestion};
 use crate::run::child::{Processes, stage_run as work};
@@ -28,17 +28,14 @@ pub(super) struct Work {
 }
 
 impl Work {
-    pub(super) fn read(args: &SweepArgs) -> Result<Self> {
-        Self::of(&args.file, &Overrides::from_env(args.preset.clone(), args.set.clone()))
-    }
-
     /// Reads and expands one file.
-    pub(super) fn of(file: &Path, overrides: &Overrides) -> Result<Self> {
+    pub(super) fn read(file: &Path, with: &ReadArgs) -> Result<Self> {
+        let overrides = Overrides::from_env(with.preset.clone(), with.set.clone());
         let experiment = Experiment::read_if_experiment(file)?;
         let files = experiment.as_ref().map_or_else(|| vec![file.to_path_buf()], |e| e.sweeps.clone());
         let (mut trials, mut name) = (vec![], String::new());
         for file in &files {
-            let sweep = Sweep::read(file, overrides)?;
+            let sweep = Sweep::read(file, &overrides)?;
             trials.extend(sweep.expand()?);
             name = sweep.name;
         }
@@ -60,14 +57,14 @@ impl Work {
 
 /// Trains, examines and reports every trial.
 pub fn run(args: &SweepArgs, results: &Path, jobs: Option<usize>, how: &HowArgs) -> Result<bool> {
-    let sweep = Work::read(args)?;
-    let graph = sweep.graph(&args.runs)?;
-    create_dir(&args.runs)?;
+    let sweep = Work::read(&args.file, &args.with)?;
+    let graph = sweep.graph(&args.with.runs)?;
+    create_dir(&args.with.runs)?;
     create_dir(results)?;
     let out = results.join(&sweep.name);
     if graph.is_finished() && out.join("report.html").is_file() {
         // What the experiment asks to be shown may have changed.
-        write_report(&sweep, &args.runs, &out)?;
+        write_report(&sweep, &args.with.runs, &out)?;
         say(format!(
             "{}: all {} trials are finished; see {}",
             sweep.name,
@@ -99,7 +96,7 @@ pub fn run(args: &SweepArgs, results: &Path, jobs: Option<usize>, how: &HowArgs)
             execute(&graph, options, &children, &stop, &board)?
         }
     };
-    write_report(&sweep, &args.runs, &out)?;
+    write_report(&sweep, &args.with.runs, &out)?;
     conclude(&sweep, &graph, &outcome, &out, args)
 }
 
@@ -110,7 +107,7 @@ fn conclude(
     out: &Path,
     args: &SweepArgs,
 ) -> Result<bool> {
-    if args.json {
+    if args.with.json {
         let failed: Vec<_> = outcome
             .failed
             .iter()
@@ -136,9 +133,9 @@ fn conclude(
 
 /// Shows the trials and the stage graph.
 pub fn plan(args: &SweepArgs, explained: bool) -> Result<bool> {
-    let sweep = Work::read(args)?;
+    let sweep = Work::read(&args.file, &args.with)?;
     let rows = crate::sweep::plan(&sweep.trials);
-    let graph = sweep.graph(&args.runs)?;
+    let graph = sweep.graph(&args.with.runs)?;
     let state = |node: &crate::run::graph::StageNode| match &node.state {
         State::Done => "done".to_string(),
         State::Spare => "not needed".into(),
@@ -147,7 +144,7 @@ pub fn plan(args: &SweepArgs, explained: bool) -> Result<bool> {
         State::Again(reason) => format!("to run again: {reason}"),
         State::Running(owner) => format!("running: {owner}"),
     };
-    if args.json {
+    if args.with.json {
         let stages = graph.nodes.iter().map(|n| {
             serde_json::json!({ "stage": n.short(), "trials": n.trials.len(), "state": state(n), "dir": n.dir })
         });
@@ -156,7 +153,7 @@ pub fn plan(args: &SweepArgs, explained: bool) -> Result<bool> {
     }
     say(crate::sweep::render_table(&rows))?;
     for node in &graph.nodes {
-        let why = if explained && node.state.is_open() { explain(node, &args.runs) } else { None };
+        let why = if explained && node.state.is_open() { explain(node, &args.with.runs) } else { None };
         let why = why.map_or(String::new(), |why| format!("; {why}"));
         say(format!("{:<24} for {} trials: {}{why}", node.short(), node.trials.len(), state(node)))?;
     }
@@ -165,9 +162,9 @@ pub fn plan(args: &SweepArgs, explained: bool) -> Result<bool> {
 
 /// Writes the report from recorded runs.
 pub fn report(args: &SweepArgs, results: &Path) -> Result<bool> {
-    let sweep = Work::read(args)?;
+    let sweep = Work::read(&args.file, &args.with)?;
     let out = results.join(&sweep.name);
-    write_report(&sweep, &args.runs, &out)?;
+    write_report(&sweep, &args.with.runs, &out)?;
     say(out.join("report.html").display())?;
     Ok(true)
 }
@@ -210,9 +207,9 @@ pub fn stage_run(request: &Path, alone: bool) -> Result<ExitCode> {
 
 /// Takes a sweep's jobs out of Slurm's queue.
 pub fn cancel(args: &SweepArgs) -> Result<bool> {
-    let sweep = Work::read(args)?;
-    let jobs = slurm::cancel(&StageGraph::plan(&sweep.trials, &args.runs)?)?;
-    match args.json {
+    let sweep = Work::read(&args.file, &args.with)?;
+    let jobs = slurm::cancel(&StageGraph::plan(&sweep.trials, &args.with.runs)?)?;
+    match args.with.json {
         true => say(serde_json::json!({ "cancelled": jobs }))?,
         false => say(format!("{}: {} jobs cancelled", sweep.name, jobs.len()))?,
     }

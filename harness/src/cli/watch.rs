@@ -20,13 +20,13 @@ const CLEAR: &str = "\x1b[H\x1b[J";
 
 /// Shows how a sweep stands.
 pub fn status(args: &SweepArgs, watch: bool) -> Result<bool> {
-    let sweep = Work::read(args)?;
-    let look = || overview(&StageGraph::plan(&sweep.trials, &args.runs)?);
+    let sweep = Work::read(&args.file, &args.with)?;
+    let look = || overview(&StageGraph::plan(&sweep.trials, &args.with.runs)?);
     if watch {
         return live(look);
     }
     let found = look()?;
-    if args.json {
+    if args.with.json {
         say(serde_json::to_string_pretty(&found)?)?;
         return Ok(true);
     }

@@ -1,12 +1,9 @@
 //! From answers to scores, and to questions.csv.
 
-use crate::records::QuestionRecord;
+use crate::records::{GUESSING, QuestionRecord};
 use crate::stats::{binomial_p, wilson95};
 use anyhow::Result;
 use serde::Serialize;
-
-/// What guessing among four options scores.
-const GUESSING: f64 = 0.25;
 
 /// The score of a subject, or of the whole exam.
 #[derive(Debug, Clone, PartialEq, Serialize)]

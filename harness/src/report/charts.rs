@@ -4,10 +4,10 @@ use super::TrialQuestion;
 use super::figure::{Axis, Content, Figure, Point, Series};
 use super::observation::Results;
 use super::plots;
-use super::summary::{GUESSING, Setting, subjects};
+use super::summary::{Setting, subjects};
 use super::wanted::{FigureSpec, Loss, Plot};
 use crate::config::TrainStage;
-use crate::records::TrialRecord;
+use crate::records::{GUESSING, TrialRecord};
 use crate::stats::wilson95;
 
 /// What the intervals are.

@@ -4,9 +4,8 @@
 
 use super::TrialQuestion;
 use super::columns::Column;
-use super::summary::GUESSING;
 use crate::config::get;
-use crate::records::{Status, TrialRecord};
+use crate::records::{GUESSING, Status, TrialRecord};
 use crate::stats::{Spread, binomial_p, spread, wilson95};
 use serde_json::Value;
 use std::collections::BTreeMap;

@@ -5,8 +5,9 @@ use super::curves;
 use super::figure::{Axis, Content, Figure, Mark, Point, Series};
 use super::number::{cell, number};
 use super::observation::{Cell, Observation, Results, grouped, over_seeds, pooled};
-use super::summary::{GUESSING, label};
+use super::summary::label;
 use super::wanted::{ErrorBar, FigureSpec, Over, Plot, Style};
+use crate::records::GUESSING;
 use crate::stats::{digits3, fit, wilson95};
 
 /// Points of a fitted curve.

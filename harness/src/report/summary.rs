@@ -1,11 +1,8 @@
 //! Trials side by side: the same setting over its seeds, and the numbers that go into tables and figures.
 
 use super::TrialQuestion;
-use crate::records::{ExamScore, Status, TrialRecord};
+use crate::records::{ExamScore, GUESSING, Status, TrialRecord};
 use crate::stats::{Spread, binomial_p, holm, spread, wilson95};
-
-/// What guessing among four options scores.
-pub const GUESSING: f64 = 0.25;
 
 /// The exam of one trial after one stage.
 #[derive(Debug, Clone, PartialEq)]

@@ -49,21 +49,32 @@ pub fn hand_in(dir: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf> {
 
 /// Removes what writers that were killed left behind in a stage run's folder; to be called by the owner of its claim.
 pub fn remove_drafts(dir: &Path) -> Result<()> {
+    for (path, _) in files_below(dir)? {
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(DRAFT)) {
+            // What vanishes meanwhile need not be removed.
+            let _ = fs::remove_file(path);
+        }
+    }
+    Ok(())
+}
+
+/// Every file in a folder and in the folders inside it, with its size; what vanishes meanwhile is left out.
+pub fn files_below(dir: &Path) -> Result<Vec<(PathBuf, u64)>> {
+    let mut found = Vec::new();
     let mut folders = vec![dir.to_path_buf()];
     while let Some(folder) = folders.pop() {
         let entries =
             fs::read_dir(&folder).with_context(|| format!("{}: cannot be read", folder.display()))?;
         for entry in entries {
             let entry = entry?;
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                folders.push(entry.path());
-            } else if entry.file_name().to_string_lossy().starts_with(DRAFT) {
-                // What vanishes meanwhile need not be removed.
-                let _ = fs::remove_file(entry.path());
+            match entry.metadata() {
+                Ok(about) if about.is_dir() => folders.push(entry.path()),
+                Ok(about) => found.push((entry.path(), about.len())),
+                Err(_) => {}
             }
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Makes a folder and those above it.

@@ -3,6 +3,7 @@
 //! *Invariant:* what somebody works on stays, and so does all that it was made from.
 
 use super::claim::{Attempt, Claim, Held, Watch};
+use super::files::files_below;
 use super::manifest::{Manifest, RunStatus};
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -44,7 +45,7 @@ pub fn find(runs: &Path, kept: &BTreeSet<Uuid>) -> Result<Vec<Garbage>> {
         // A manifest that cannot be read belongs to a stage run that cannot be used.
         let manifest = Manifest::read(&dir).ok().flatten();
         Ok(Garbage {
-            bytes: size(&dir)?,
+            bytes: files_below(&dir)?.iter().map(|(_, bytes)| bytes).sum(),
             status: manifest.as_ref().map(|manifest| manifest.status),
             ended: manifest.and_then(|manifest| manifest.ended),
             stays: stays.get(&uuid).cloned(),
@@ -109,23 +110,4 @@ fn uuid_of(dir: &Path) -> Option<Uuid> {
     let name = dir.file_name()?.to_str()?;
     let (_, uuid) = name.split_once('-').filter(|(stage, _)| !stage.is_empty() && !stage.starts_with('.'))?;
     Uuid::try_parse(uuid).ok()
-}
-
-fn size(dir: &Path) -> Result<u64> {
-    let mut bytes = 0;
-    let mut folders = vec![dir.to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        let entries =
-            fs::read_dir(&folder).with_context(|| format!("{}: cannot be read", folder.display()))?;
-        for entry in entries {
-            let entry = entry?;
-            // What vanishes meanwhile has no size.
-            match entry.metadata() {
-                Ok(about) if about.is_dir() => folders.push(entry.path()),
-                Ok(about) => bytes += about.len(),
-                Err(_) => {}
-            }
-        }
-    }
-    Ok(bytes)
 }

@@ -1,6 +1,6 @@
 //! `manifest.json`: what is needed to believe and repeat a stage run, and how it ended.
 
-use super::files::{read_text, write_atomic};
+use super::files::{files_below, read_text, write_atomic};
 use super::inputs::FileDigest;
 use super::stage::Stage;
 use crate::config::TrialConfig;
@@ -168,24 +168,12 @@ impl Manifest {
 /// Every file of a finished stage run but those that are about the running: log, manifest, claim, checkpoints.
 pub fn outputs(dir: &Path) -> Result<Vec<Output>> {
     let mut found = Vec::new();
-    let mut folders = vec![dir.to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        let entries =
-            fs::read_dir(&folder).with_context(|| format!("{}: cannot be read", folder.display()))?;
-        for entry in entries {
-            let path = entry?.path();
-            let inside = path.strip_prefix(dir)?.to_path_buf();
-            let name = inside.to_string_lossy();
-            let is_hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-            if is_hidden || RUNNING.contains(&name.as_ref()) {
-                continue;
-            }
-            let about = fs::metadata(&path)?;
-            if about.is_dir() {
-                folders.push(path);
-            } else {
-                found.push(Output { path: inside, bytes: about.len() });
-            }
+    for (path, bytes) in files_below(dir)? {
+        let inside = path.strip_prefix(dir)?.to_path_buf();
+        let names: Vec<_> = inside.iter().map(|name| name.to_string_lossy()).collect();
+        let is_hidden = names.iter().any(|name| name.starts_with('.'));
+        if !is_hidden && !RUNNING.contains(&names[0].as_ref()) {
+            found.push(Output { path: inside, bytes });
         }
     }
     found.sort_by(|a, b| a.path.cmp(&b.path));

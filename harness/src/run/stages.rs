@@ -11,9 +11,10 @@ use crate::data::read::{ReadOptions, rows};
 use crate::data::world::World;
 use crate::data::{Kind, Row, Tokenizer};
 use crate::exam::{self, Prompter, Shots, read_sheets};
+use crate::threads::on_threads;
 use crate::track::{Progress, number};
 use crate::train::{self, TrainRequest};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -29,7 +30,7 @@ impl StageBody for Recipe {
         stop: &AtomicBool,
         progress: &dyn Progress,
     ) -> Result<Option<Results>> {
-        match request.stage {
+        on_threads(config.threads, || match request.stage {
             Stage::Tokenizer => tokenizer(request, config, progress).map(Some),
             Stage::Data => data(request, config, progress).map(Some),
             Stage::Exam => sit(request, config, progress).map(Some),
@@ -37,7 +38,7 @@ impl StageBody for Recipe {
             Stage::Sft => training(TrainStage::Sft, request, config, stop, progress),
             Stage::Lora => training(TrainStage::Lora, request, config, stop, progress),
             Stage::Dpo => training(TrainStage::Dpo, request, config, stop, progress),
-        }
+        })
     }
 
     fn tidy(&self, request: &StageRequest, config: &TrialConfig) -> Result<()> {
@@ -194,15 +195,8 @@ fn sit(request: &StageRequest, config: &TrialConfig, progress: &dyn Progress) ->
     let prompter = Prompter { system: exam.system.clone(), max_len: transformer.config.max_seq_len, shots };
     let total: usize = sheets.iter().map(|s| s.questions.len()).sum();
     progress.start("exam", total as u64, "questions");
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(config.threads)
-        .build()
-        .context("threads for the exam")?;
-    let records = pool.install(|| {
-        exam::sit(&transformer, &tokenizer, &sheets, &prompter, exam.answer, &|done| {
-            progress.update(done, "")
-        })
-    })?;
+    let told = |done| progress.update(done, "");
+    let records = exam::sit(&transformer, &tokenizer, &sheets, &prompter, exam.answer, &told)?;
     write_atomic(&request.dir.join("questions.csv"), &exam::questions_csv(&records)?)?;
     write_atomic(&request.dir.join("questions.json"), &serde_json::to_vec(&records)?)?;
     let scores = exam::scores(&records);

@@ -62,7 +62,7 @@ pub fn device(name: &str) -> Result<Device> {
     }
 }
 
-/// Trains one stage to its end, or until `stop`: then `None`.
+/// Trains one stage to its end, or until `stop`: then `None`. Its threads are those of the caller's rayon pool.
 pub fn run(request: &TrainRequest) -> Result<Option<Results>> {
     let (trial, training) = (request.trial, training_of(request.trial, request.stage));
     let tokenizer = Tokenizer::load(request.tokenizer)?;
@@ -88,8 +88,7 @@ pub fn run(request: &TrainRequest) -> Result<Option<Results>> {
         }
         _ => None,
     };
-    let lanes =
-        LaneConfig { lanes: training.lanes, threads: trial.threads, recompute: false, seed: trial.seed };
+    let lanes = LaneConfig { lanes: training.lanes, recompute: false, seed: trial.seed };
     let trainer = Trainer::new(transformer, lora, optimizer(training), lanes)?;
     objective.look_up_references(&trainer, request)?;
     Loop::new(request, training, trainer, objective)?.run()

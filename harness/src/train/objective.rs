@@ -147,7 +147,7 @@ impl Objective {
                     return Ok(None);
                 }
                 let rows: Vec<Sequence> = held_out.iter().map(|(row, _)| row.clone()).collect();
-                let log_probs = trainer.install(|| trainer.transformer.token_log_probs(&rows))?;
+                let log_probs = trainer.transformer.token_log_probs(&rows)?;
                 let mut sums = Sums::default();
                 for (row, log_probs) in rows.iter().zip(log_probs) {
                     sums.loss -= log_probs.iter().map(|&l| f64::from(l)).sum::<f64>();
@@ -160,7 +160,7 @@ impl Objective {
                 if held_out.is_empty() {
                     return Ok(None);
                 }
-                let policy = trainer.install(|| answer_log_probs(&trainer.transformer, held_out, config))?;
+                let policy = answer_log_probs(&trainer.transformer, held_out, config)?;
                 let mut sums = Sums { rewards: Some((0.0, 0.0)), ..Sums::default() };
                 for (policy, reference) in policy.iter().zip(held_out_references) {
                     let margin = f64::from(policy[0] - policy[1] - reference[0] + reference[1]);
@@ -193,7 +193,7 @@ impl Objective {
             if let Some(stored) = read_references(&path, pairs.len()) {
                 return Ok(stored);
             }
-            let found = trainer.install(|| answer_log_probs(&trainer.transformer, pairs, config))?;
+            let found = answer_log_probs(&trainer.transformer, pairs, config)?;
             let bytes: Vec<u8> = found.iter().flatten().flat_map(|v| v.to_le_bytes()).collect();
             write_atomic(&path, &bytes)?;
             Ok(found)

@@ -123,6 +123,11 @@ impl Tile {
     fn keys_of(&self, width: usize) -> Range<usize> {
         self.keys.start * width..self.keys.end * width
     }
+
+    /// Elements from one row of scores to the next: whole vectors, so that no row ends in a scalar loop.
+    fn stride(&self) -> usize {
+        self.keys.len().next_multiple_of(math::LANES)
+    }
 }
 
 fn tiles(documents: &[usize], repeats: usize) -> impl Iterator<Item = Tile> {
@@ -156,18 +161,18 @@ pub fn forward(
         let qkv = qkv.head(head, n, heads);
         let lse = &mut lse[head * n * repeats..(head + 1) * n * repeats];
         for tile in tiles(documents, repeats) {
-            let (rows, keys) = (tile.rows(), tile.keys.len());
+            let (rows, keys, stride) = (tile.rows(), tile.keys.len(), tile.stride());
             let q = Mat::new(&qkv.q[tile.rows_of(hd)], rows, hd);
             let k = Mat::new(&qkv.k[tile.keys_of(hd)], keys, hd);
             let v = Mat::new(&qkv.v[tile.keys_of(hd)], keys, hd);
-            let mut scores = Buffer::dirty(rows * keys);
-            matmul(&mut scores, keys, q, k.t(), false);
+            let mut scores = Buffer::dirty(rows * stride);
+            matmul(&mut scores, stride, q, k.t(), false);
             softmax_rows(&mut scores, &mut lse[tile.rows_of(1)], &tile);
             if let Some(dropout) = dropout {
                 drop_probabilities(&mut scores, &tile, head, n, dropout);
             }
             let mut tile_out = Buffer::dirty(rows * hd);
-            matmul(&mut tile_out, hd, Mat::new(&scores, rows, keys), v, false);
+            matmul(&mut tile_out, hd, Mat::strided(&scores, rows, keys, stride), v, false);
             let first = head * repeats * hd;
             for (t, values) in tile.queries.clone().zip(tile_out.chunks_exact(repeats * hd)) {
                 out[t * width + first..][..repeats * hd].copy_from_slice(values);
@@ -188,17 +193,17 @@ pub fn forward_cached(out: &mut [f32], qkv: Qkv, start: usize, heads: Heads) {
         for first in (0..n).step_by(TILE) {
             let last = (first + TILE).min(n);
             let tile = Tile { queries: start + first..start + last, keys: 0..start + last, repeats };
-            let (rows, keys) = (tile.rows(), tile.keys.len());
+            let (rows, keys, stride) = (tile.rows(), tile.keys.len(), tile.stride());
             let q = &qkv.q[(head * n + first) * repeats * hd..(head * n + last) * repeats * hd];
             let cache = head * capacity * hd..(head * capacity + keys) * hd;
-            let mut scores = Buffer::dirty(rows * keys);
+            let mut scores = Buffer::dirty(rows * stride);
             let k = Mat::new(&qkv.k[cache.clone()], keys, hd);
-            matmul(&mut scores, keys, Mat::new(q, rows, hd), k.t(), false);
+            matmul(&mut scores, stride, Mat::new(q, rows, hd), k.t(), false);
             let mut lse = Buffer::dirty(rows);
             softmax_rows(&mut scores, &mut lse, &tile);
             let mut tile_out = Buffer::dirty(rows * hd);
             let v = Mat::new(&qkv.v[cache], keys, hd);
-            matmul(&mut tile_out, hd, Mat::new(&scores, rows, keys), v, false);
+            matmul(&mut tile_out, hd, Mat::strided(&scores, rows, keys, stride), v, false);
             for (t, values) in (first..last).zip(tile_out.chunks_exact(repeats * hd)) {
                 out[t * width + head * repeats * hd..][..repeats * hd].copy_from_slice(values);
             }
@@ -237,7 +242,7 @@ pub fn backward(
         let dk = &mut grad.k[head * n * hd..(head + 1) * n * hd];
         let dv = &mut grad.v[head * n * hd..(head + 1) * n * hd];
         for tile in tiles(documents, repeats) {
-            let (rows, keys) = (tile.rows(), tile.keys.len());
+            let (rows, keys, stride) = (tile.rows(), tile.keys.len(), tile.stride());
             let q = Mat::new(&qkv.q[tile.rows_of(hd)], rows, hd);
             let k = Mat::new(&qkv.k[tile.keys_of(hd)], keys, hd);
             let v = Mat::new(&qkv.v[tile.keys_of(hd)], keys, hd);
@@ -251,23 +256,24 @@ pub fn backward(
                 row_dots(&mut inner[i * repeats..(i + 1) * repeats], &dout[place.clone()], &out[place], hd);
             }
 
-            let mut p = Buffer::dirty(rows * keys);
-            matmul(&mut p, keys, q, k.t(), false);
+            let mut p = Buffer::dirty(rows * stride);
+            matmul(&mut p, stride, q, k.t(), false);
             probability_rows(&mut p, &lse[tile.rows_of(1)], &tile);
-            let mut dp = Buffer::dirty(rows * keys);
+            let mut dp = Buffer::dirty(rows * stride);
             let do_mat = Mat::new(&do_tile, rows, hd);
-            matmul(&mut dp, keys, do_mat, v.t(), false);
+            matmul(&mut dp, stride, do_mat, v.t(), false);
             if let Some(dropout) = dropout {
                 drop_probabilities(&mut dp, &tile, head, n, dropout);
                 let mut dropped = Buffer::copy_of(&p);
                 drop_probabilities(&mut dropped, &tile, head, n, dropout);
-                let dropped = Mat::new(&dropped, rows, keys);
+                let dropped = Mat::strided(&dropped, rows, keys, stride);
                 matmul(&mut dv[tile.keys_of(hd)], hd, dropped.t(), do_mat, true);
             } else {
-                matmul(&mut dv[tile.keys_of(hd)], hd, Mat::new(&p, rows, keys).t(), do_mat, true);
+                let p = Mat::strided(&p, rows, keys, stride);
+                matmul(&mut dv[tile.keys_of(hd)], hd, p.t(), do_mat, true);
             }
-            score_grads(&mut dp, &p, &inner, keys);
-            let ds = Mat::new(&dp, rows, keys);
+            score_grads(&mut dp, &p, &inner, &tile);
+            let ds = Mat::strided(&dp, rows, keys, stride);
             matmul(&mut dq[tile.rows_of(hd)], hd, ds, k, false);
             matmul(&mut dk[tile.keys_of(hd)], hd, ds.t(), q, true);
         }
@@ -277,16 +283,15 @@ pub fn backward(
 /// Softmax of each row over its visible keys; the others get probability 0.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
 fn softmax_rows(scores: &mut [f32], lse: &mut [f32], tile: &Tile) {
-    let keys = tile.keys.len();
-    for (row, (scores, lse)) in scores.chunks_exact_mut(keys).zip(lse).enumerate() {
-        let (visible, hidden) = scores.split_at_mut(tile.visible(row));
-        let max = math::max(visible);
-        let sum = math::exp_shifted_sum(visible, max);
+    for (row, (scores, lse)) in scores.chunks_exact_mut(tile.stride()).zip(lse).enumerate() {
+        let (seen, unseen) = hide(scores, tile.visible(row));
+        let max = math::max(seen);
+        let sum = math::exp_shifted_sum(seen, max);
         let inverse = 1.0 / sum;
-        for p in visible {
+        for p in seen {
             *p *= inverse;
         }
-        hidden.fill(0.0);
+        unseen.fill(0.0);
         *lse = max + sum.ln();
     }
 }
@@ -294,23 +299,35 @@ fn softmax_rows(scores: &mut [f32], lse: &mut [f32], tile: &Tile) {
 /// `p = e^(score - lse)` over each row's visible keys, 0 elsewhere.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
 fn probability_rows(scores: &mut [f32], lse: &[f32], tile: &Tile) {
-    let keys = tile.keys.len();
-    for (row, (scores, &lse)) in scores.chunks_exact_mut(keys).zip(lse).enumerate() {
-        let (visible, hidden) = scores.split_at_mut(tile.visible(row));
-        for p in visible {
+    for (row, (scores, &lse)) in scores.chunks_exact_mut(tile.stride()).zip(lse).enumerate() {
+        let (seen, unseen) = hide(scores, tile.visible(row));
+        for p in seen {
             *p = math::exp(*p - lse);
         }
-        hidden.fill(0.0);
+        unseen.fill(0.0);
     }
+}
+
+/// Cuts a row of scores after the vector in which its visible keys end; what is hidden in that vector gets
+/// a score of negative infinity.
+#[inline(always)]
+fn hide(scores: &mut [f32], visible: usize) -> (&mut [f32], &mut [f32]) {
+    let (seen, unseen) = scores.split_at_mut(visible.next_multiple_of(math::LANES));
+    seen[visible..].fill(f32::NEG_INFINITY);
+    (seen, unseen)
 }
 
 /// Replaces `dp` by `p (dp - inner)`, the gradient of the scores.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
-fn score_grads(dp: &mut [f32], p: &[f32], inner: &[f32], keys: usize) {
-    for ((dp, p), inner) in dp.chunks_exact_mut(keys).zip(p.chunks_exact(keys)).zip(inner) {
-        for (dp, p) in dp.iter_mut().zip(p) {
+fn score_grads(dp: &mut [f32], p: &[f32], inner: &[f32], tile: &Tile) {
+    let stride = tile.stride();
+    let rows = dp.chunks_exact_mut(stride).zip(p.chunks_exact(stride)).zip(inner);
+    for (row, ((dp, p), inner)) in rows.enumerate() {
+        let (seen, unseen) = dp.split_at_mut(tile.visible(row).next_multiple_of(math::LANES));
+        for (dp, p) in seen.iter_mut().zip(p) {
             *dp = p * (*dp - inner);
         }
+        unseen.fill(0.0);
     }
 }
 
@@ -323,7 +340,7 @@ fn row_dots(out: &mut [f32], a: &[f32], b: &[f32], width: usize) {
 }
 
 fn drop_probabilities(p: &mut [f32], tile: &Tile, kv_head: usize, n: usize, dropout: Dropout) {
-    for (row, p) in p.chunks_exact_mut(tile.keys.len()).enumerate() {
+    for (row, p) in p.chunks_exact_mut(tile.stride()).enumerate() {
         let head = kv_head * tile.repeats + row % tile.repeats;
         let position = tile.queries.start + row / tile.repeats;
         for (p, key) in p.iter_mut().zip(tile.keys.clone()) {

@@ -7,7 +7,7 @@ use candle_core::{D, Result, Tensor};
 use multiversion::multiversion;
 
 /// Positions whose logits exist at one time.
-const BLOCK: usize = 128;
+const BLOCK: usize = 256;
 
 /// The plain form: `-log softmax(x embeddingᵀ)[target]` of each position, `(n,)`.
 ///
@@ -47,27 +47,33 @@ pub fn forward_backward(
         let (n, first) = (nll.len(), block * BLOCK);
         let vocab = embedding.len() / d;
         let mut logits = Buffer::dirty(n * vocab);
-        let x = &x[first * d..(first + n) * d];
-        linear(&mut logits, x, embedding, n, d, false);
+        let mut x = Buffer::copy_of(&x[first * d..(first + n) * d]);
+        let dx = &mut dx[first * d..(first + n) * d];
+        linear(&mut logits, &x, embedding, n, d, false);
+        let mut factors = Buffer::dirty(n);
         let rows = logits.chunks_exact_mut(vocab).zip(&targets[first..]).zip(&weights[first..]);
-        for (((row, &target), &weight), nll) in rows.zip(nll) {
-            *nll = row_gradient(row, target as usize, weight);
+        for (((row, &target), &weight), (nll, factor)) in rows.zip(nll.iter_mut().zip(factors.iter_mut())) {
+            let sum;
+            (*nll, sum) = row_gradient(row, target as usize);
+            *factor = weight / sum;
         }
-        linear_input_grad(&mut dx[first * d..(first + n) * d], &logits, embedding, n, d, false);
-        linear_weight_grad(dembedding, &logits, x, n, d);
+        linear_input_grad(dx, &logits, embedding, n, d, false);
+        // Rows of `d` elements take the factors, not the much longer rows of logits.
+        for ((x, dx), &factor) in x.chunks_exact_mut(d).zip(dx.chunks_exact_mut(d)).zip(factors.iter()) {
+            math::scale(x, factor);
+            math::scale(dx, factor);
+        }
+        linear_weight_grad(dembedding, &logits, &x, n, d);
     }
 }
 
-/// Replaces a row of logits by `weight (softmax - onehot(target))` and returns `-log p(target)`.
+/// Replaces a row of logits by `sum (softmax - onehot(target))`, where `sum` is that of `e^(logit - max)`;
+/// returns `-log p(target)` and `sum`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
-fn row_gradient(row: &mut [f32], target: usize, weight: f32) -> f32 {
+fn row_gradient(row: &mut [f32], target: usize) -> (f32, f32) {
     let target_logit = row[target];
     let max = math::max(row);
     let sum = math::exp_shifted_sum(row, max);
-    let factor = weight / sum;
-    for p in row.iter_mut() {
-        *p *= factor;
-    }
-    row[target] -= weight;
-    max + sum.ln() - target_logit
+    row[target] -= sum;
+    (max + sum.ln() - target_logit, sum)
 }

@@ -13,8 +13,12 @@ pub fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
+    // Added to a small number, 1.5 * 2^23 rounds it to an integer that stands in the lowest bits of the sum.
+    // A conversion by `as` checks for overflow and would not vectorise.
+    const ROUND: f32 = 12_582_912.0;
     let clamped = x.clamp(-87.0, 88.0);
-    let power = (clamped * LOG2_E).round_ties_even();
+    let shifted = clamped.mul_add(LOG2_E, ROUND);
+    let power = shifted - ROUND;
     let r = power.mul_add(-LN2_HIGH, clamped);
     let r = power.mul_add(-LN2_LOW, r);
     let p = 1.987_569_1e-4_f32;
@@ -24,7 +28,7 @@ pub fn exp(x: f32) -> f32 {
     let p = p.mul_add(r, 1.666_666_5e-1);
     let p = p.mul_add(r, 0.5);
     let e = (p * r).mul_add(r, r) + 1.0;
-    let scale = f32::from_bits((((power as i32) + 127) << 23) as u32);
+    let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
     if x < -87.0 { 0.0 } else { e * scale }
 }
 
@@ -34,41 +38,56 @@ pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// Folds the fixed lanes of a sum in a fixed order.
+/// Folds the fixed lanes of a sum, or another operation, in a fixed order.
 #[inline(always)]
-fn fold(lanes: [f32; LANES]) -> f32 {
-    let mut sums = lanes;
+fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
-            sums[i] += sums[i + width];
+            lanes[i] = f(lanes[i], lanes[i + width]);
         }
         width /= 2;
     }
-    sums[0]
+    lanes[0]
 }
 
-/// Sum over `f(a[i], b[i])` in fixed lanes.
+/// The larger of two numbers; `b` where `a` is not a number.
 #[inline(always)]
-pub fn sum_by(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
-    let n = a.len().min(b.len());
-    let whole = n - n % LANES;
-    let mut lanes = [0.0f32; LANES];
-    for (a, b) in a[..whole].chunks_exact(LANES).zip(b[..whole].chunks_exact(LANES)) {
-        for i in 0..LANES {
-            lanes[i] += f(a[i], b[i]);
-        }
-    }
-    for i in whole..n {
-        lanes[i - whole] += f(a[i], b[i]);
-    }
-    fold(lanes)
+fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
 }
 
 /// Inner product in fixed lanes.
 #[inline(always)]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    sum_by(a, b, |a, b| a * b)
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let mut lanes = [0.0f32; LANES];
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..LANES {
+            lanes[i] += a[i] * b[i];
+        }
+    }
+    for ((lane, a), b) in lanes.iter_mut().zip(a_rest).zip(b_rest) {
+        *lane += a * b;
+    }
+    fold(lanes, |a, b| a + b)
+}
+
+/// Sum over `a[i] b[i] c[i]` in fixed lanes.
+#[inline(always)]
+pub fn dot3(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
+    let ((a, a_rest), (b, b_rest), (c, c_rest)) =
+        (a.as_chunks::<LANES>(), b.as_chunks::<LANES>(), c.as_chunks::<LANES>());
+    let mut lanes = [0.0f32; LANES];
+    for ((a, b), c) in a.iter().zip(b).zip(c) {
+        for i in 0..LANES {
+            lanes[i] += a[i] * b[i] * c[i];
+        }
+    }
+    for (((lane, a), b), c) in lanes.iter_mut().zip(a_rest).zip(b_rest).zip(c_rest) {
+        *lane += a * b * c;
+    }
+    fold(lanes, |a, b| a + b)
 }
 
 /// The largest element, negative infinity for none.
@@ -78,11 +97,13 @@ pub fn max(x: &[f32]) -> f32 {
     let mut chunks = x.chunks_exact(LANES);
     for chunk in &mut chunks {
         for i in 0..LANES {
-            lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
+            lanes[i] = larger(chunk[i], lanes[i]);
         }
     }
-    let tail = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    lanes.into_iter().fold(tail, f32::max)
+    for (lane, &v) in lanes.iter_mut().zip(chunks.remainder()) {
+        *lane = larger(v, *lane);
+    }
+    fold(lanes, larger)
 }
 
 /// Replaces `x` by `e^(x - shift)` and returns the sum.
@@ -100,7 +121,7 @@ pub fn exp_shifted_sum(x: &mut [f32], shift: f32) -> f32 {
         *v = exp(*v - shift);
         lanes[i] += *v;
     }
-    fold(lanes)
+    fold(lanes, |a, b| a + b)
 }
 
 /// `log sum e^x` of one row, which is replaced by `e^(x - max)`.
@@ -176,6 +197,7 @@ mod tests {
             let a: Vec<f32> = (0..n).map(|i| i as f32).collect();
             let ones = vec![1.0; n];
             assert_eq!(dot(&a, &ones), (n * n.saturating_sub(1) / 2) as f32);
+            assert_eq!(dot3(&ones, &a, &a), a.iter().map(|v| v * v).sum::<f32>());
             assert_eq!(max(&a), if n == 0 { f32::NEG_INFINITY } else { n as f32 - 1.0 });
             let squares: f64 = a.iter().map(|&v| f64::from(v * v)).sum();
             assert_eq!(sum_of_squares(&a), squares);

@@ -1,6 +1,6 @@
 //! Root-mean-square normalisation over the last dimension (Zhang & Sennrich 2019, eq. 4).
 
-use super::math::{LANES, dot};
+use super::math::{dot, dot3};
 use candle_core::{D, Result, Tensor};
 use multiversion::multiversion;
 
@@ -43,17 +43,7 @@ pub fn backward(dx: &mut [f32], dweight: &mut [f32], dy: &[f32], x: &[f32], weig
     let d = weight.len();
     let rows = dx.chunks_exact_mut(d).zip(dy.chunks_exact(d)).zip(x.chunks_exact(d)).zip(inverse);
     for (((dx, dy), x), &r) in rows {
-        let mut lanes = [0.0f32; LANES];
-        let whole = d - d % LANES;
-        for start in (0..whole).step_by(LANES) {
-            for i in 0..LANES {
-                lanes[i] += x[start + i] * weight[start + i] * dy[start + i];
-            }
-        }
-        for i in whole..d {
-            lanes[i - whole] += x[i] * weight[i] * dy[i];
-        }
-        let pull = r * r * r * lanes.iter().sum::<f32>() / d as f32;
+        let pull = r * r * r * dot3(x, weight, dy) / d as f32;
         for i in 0..d {
             dx[i] += r * weight[i] * dy[i] - pull * x[i];
             dweight[i] += r * x[i] * dy[i];

@@ -16,10 +16,34 @@ pub fn plain(x: &Tensor) -> Result<Tensor> {
 pub fn forward(y: &mut [f32], x: &[f32], hidden: usize) {
     for (y, x) in y.chunks_exact_mut(hidden).zip(x.chunks_exact(2 * hidden)) {
         let (gate, up) = x.split_at(hidden);
-        for i in 0..hidden {
-            y[i] = gate[i] * sigmoid(gate[i]) * up[i];
+        let (whole, rest) = y.as_chunks_mut::<LANES>();
+        let (gates, gate_rest) = gate.as_chunks::<LANES>();
+        let (ups, up_rest) = up.as_chunks::<LANES>();
+        for ((y, gate), up) in whole.iter_mut().zip(gates).zip(ups) {
+            forward_chunk(y, gate, up);
+        }
+        // A row that ends within a vector is filled up with zeros: one more vector costs less than a scalar loop.
+        if !rest.is_empty() {
+            let mut last = [0.0; LANES];
+            forward_chunk(&mut last, &padded(gate_rest), &padded(up_rest));
+            rest.copy_from_slice(&last[..rest.len()]);
         }
     }
+}
+
+#[inline(always)]
+fn forward_chunk(y: &mut [f32; LANES], gate: &[f32; LANES], up: &[f32; LANES]) {
+    for i in 0..LANES {
+        y[i] = gate[i] * sigmoid(gate[i]) * up[i];
+    }
+}
+
+/// At most `LANES` elements, then zeros.
+#[inline(always)]
+fn padded(x: &[f32]) -> [f32; LANES] {
+    let mut chunk = [0.0; LANES];
+    chunk[..x.len()].copy_from_slice(x);
+    chunk
 }
 
 /// The backward pass of `weight * swiglu(x)` row by row, in place.
@@ -39,34 +63,33 @@ pub fn backward_in_place(
     for (((dy, x), &weight), dweight) in rows.zip(weights).zip(dweights) {
         let (gate, up) = x.split_at_mut(hidden);
         let mut lanes = [0.0f32; LANES];
-        // Whole chunks of a fixed length vectorise; the same code serves the shorter last one.
-        let chunks = dy.chunks_mut(LANES).zip(gate.chunks_mut(LANES)).zip(up.chunks_mut(LANES));
-        for ((dy, gate), up) in chunks {
-            match (<&mut [f32; LANES]>::try_from(&mut *dy), gate.first_chunk_mut(), up.first_chunk_mut()) {
-                (Ok(dy), Some(gate), Some(up)) => backward_chunk::<LANES>(dy, gate, up, weight, &mut lanes),
-                _ => {
-                    for (((d, g), u), lane) in dy.iter_mut().zip(gate).zip(up).zip(&mut lanes) {
-                        let (mut d1, mut g1, mut u1, mut l1) = ([*d], [*g], [*u], [*lane]);
-                        backward_chunk::<1>(&mut d1, &mut g1, &mut u1, weight, &mut l1);
-                        (*d, *g, *u, *lane) = (d1[0], g1[0], u1[0], l1[0]);
-                    }
-                }
-            }
+        let (whole, rest) = dy.as_chunks_mut::<LANES>();
+        let (gates, gate_rest) = gate.as_chunks_mut::<LANES>();
+        let (ups, up_rest) = up.as_chunks_mut::<LANES>();
+        for ((dy, gate), up) in whole.iter_mut().zip(gates).zip(ups) {
+            backward_chunk(dy, gate, up, weight, &mut lanes);
+        }
+        if !rest.is_empty() {
+            let (mut d, mut g, mut u) = (padded(rest), padded(gate_rest), padded(up_rest));
+            backward_chunk(&mut d, &mut g, &mut u, weight, &mut lanes);
+            rest.copy_from_slice(&d[..rest.len()]);
+            gate_rest.copy_from_slice(&g[..gate_rest.len()]);
+            up_rest.copy_from_slice(&u[..up_rest.len()]);
         }
         *dweight = lanes.iter().sum();
     }
 }
 
-/// [`backward_in_place`] of `N` neighbouring elements; `sums` gathers the gradient of the row weight.
+/// [`backward_in_place`] of neighbouring elements; `sums` gathers the gradient of the row weight.
 #[inline(always)]
-fn backward_chunk<const N: usize>(
-    dy: &mut [f32; N],
-    gate: &mut [f32; N],
-    up: &mut [f32; N],
+fn backward_chunk(
+    dy: &mut [f32; LANES],
+    gate: &mut [f32; LANES],
+    up: &mut [f32; LANES],
     weight: f32,
-    sums: &mut [f32; N],
+    sums: &mut [f32; LANES],
 ) {
-    for i in 0..N {
+    for i in 0..LANES {
         let (g, u, d) = (gate[i], up[i], dy[i]);
         let s = sigmoid(g);
         let silu = g * s;
