@@ -6,6 +6,8 @@
     cargo build --release
     venv/bin/python scripts/bench_pytorch.py train                   # forward, backward, clipping, AdamW
     venv/bin/python scripts/bench_pytorch.py train --compile         # and compiled by torch.compile
+    venv/bin/python scripts/bench_pytorch.py train --shapes 128x4 --threads 1 --copies 2    # two trials side by side
+    venv/bin/python scripts/bench_pytorch.py epoch --tokenizer DIR --text rows.jsonl        # real rows, useful tokens
     venv/bin/python scripts/bench_pytorch.py exam                    # the probability of a letter after a prompt
     venv/bin/python scripts/bench_pytorch.py tokenize --tokenizer DIR --text lines.txt
 
@@ -16,12 +18,16 @@ round. On a machine that others use as well, trust the ratios, not the speeds.
 """
 
 import argparse
+import csv
+import glob
+import itertools
 import json
 import os
 import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 
@@ -127,6 +133,34 @@ def exam_step(shape, compiled):
     return step, 1
 
 
+def epoch_step(shape, tokenizer, text):
+    """One batch after another of real rows, each padded to the row's length as MiniMind pads them."""
+    import torch
+    from transformers import PreTrainedTokenizerFast
+
+    fast = PreTrainedTokenizerFast(tokenizer_file=os.path.join(tokenizer, "tokenizer.json"))
+    with open(text, encoding="utf-8") as file:
+        rows = [json.loads(next(file))["text"] for _ in range(40 * shape.batch_size)]
+    rows = [[1, *ids[: shape.seq_len - 2], 2] for ids in fast(rows, add_special_tokens=False)["input_ids"]]
+    useful = sum(len(row) - 1 for row in rows) / len(rows) * shape.batch_size
+    padded = torch.zeros(len(rows), shape.seq_len, dtype=torch.long)
+    labels = torch.full_like(padded, -100)
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = labels[i, : len(row)] = torch.tensor(row)
+    batches = itertools.cycle(zip(padded.split(shape.batch_size), labels.split(shape.batch_size)))
+    model = build(shape).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+
+    def step():
+        ids, labels = next(batches)
+        model(input_ids=ids, labels=labels).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step, useful
+
+
 def tokenize_step(tokenizer, text, batch_size):
     from transformers import PreTrainedTokenizerFast
 
@@ -148,8 +182,11 @@ def worker(task):
 
         torch.set_num_threads(threads)
         torch.manual_seed(1)
-        make = train_step if task["case"] == "train" else exam_step
-        step, units = make(shape, task["compile"])
+        if task["case"] == "epoch":
+            step, units = epoch_step(shape, task["tokenizer"], task["text"])
+        else:
+            make = train_step if task["case"] == "train" else exam_step
+            step, units = make(shape, task["compile"])
     for _ in range(task["warmup"]):
         step()
     print("ready", flush=True)
@@ -164,33 +201,44 @@ def worker(task):
 
 
 class PyTorch:
-    """A worker in a process of its own, so that its memory is its own."""
+    """Workers in processes of their own, so that their memory is their own; `copies` work side by side."""
 
-    def __init__(self, **task):
+    def __init__(self, copies=1, **task):
         command = [sys.executable, __file__, "worker", json.dumps(task)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        if self.process.stdout.readline().strip() != "ready":
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.processes = [subprocess.Popen(command, **pipes) for _ in range(copies)]
+        if any(process.stdout.readline().strip() != "ready" for process in self.processes):
             raise SystemExit(f"the PyTorch program did not start; run it by hand: {command}")
 
     def measure(self):
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        for process in self.processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        found = [json.loads(process.stdout.readline()) for process in self.processes]
+        return {key: sum(each[key] for each in found) for key in found[0]}
 
     def stop(self):
-        self.process.stdin.close()
-        self.process.wait()
+        for process in self.processes:
+            process.stdin.close()
+            process.wait()
 
 
 def mindscale(args, case, shape, *more):
     command = [args.mindscale, "bench", case, *shape.flags(), "--threads", str(args.threads)]
     command += ["--steps", str(args.steps), "--warmup", str(args.warmup), *more]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout)
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    processes = [subprocess.Popen(command, **pipes) for _ in range(args.copies)]
+    reports = []
+    for process in processes:
+        out, problem = process.communicate()
+        if process.returncode:
+            raise SystemExit(problem)
+        reports.append(json.loads(out))
+    total = reports[0]
+    for report in reports[1:]:
+        total["tokens_per_second"]["median"] += report["tokens_per_second"]["median"]
+        total["peak_rss_mb"] += report["peak_rss_mb"]
+    return total
 
 
 def in_turn(args, ours, programs):
@@ -233,6 +281,7 @@ def forms(args):
 
 def torch_programs(args, case, shape):
     task = dict(case=case, shape=shape.__dict__, threads=args.threads, steps=args.steps, warmup=args.warmup)
+    task["copies"] = args.copies
     return {name: PyTorch(**task, compile=compiled) for name, compiled in forms(args).items()}
 
 
@@ -241,8 +290,69 @@ def train(args):
     for name in args.shapes:
         shape = SHAPES[name]
         programs = torch_programs(args, "train", shape)
-        rounds = in_turn(args, lambda: mindscale(args, "train", shape), programs)
-        compare(shape.name, rounds, lambda ours: ours["tokens_per_second"]["median"])
+        # PyTorch has one gradient; a lane for each thread is the nearest.
+        lanes = ["--lanes", str(args.threads)]
+        rounds = in_turn(args, lambda: mindscale(args, "train", shape, *lanes), programs)
+        name = shape.name if args.copies == 1 else f"{args.copies} of {shape.name} side by side"
+        compare(name, rounds, lambda ours: ours["tokens_per_second"]["median"])
+
+
+SWEEP = """
+name = "epoch"
+[base]
+threads = {threads}
+[base.model]
+d_model = {d_model}
+n_layers = {n_layers}
+n_heads = {n_heads}
+n_kv_heads = {n_kv_heads}
+vocab_size = {vocab_size}
+[base.tokenizer]
+path = {tokenizer}
+[base.data]
+source = "files"
+pretrain = [{text}]
+[base.pretrain]
+seq_len = {seq_len}
+batch_size = {batch_size}
+lanes = {threads}
+log_every = {steps}
+steps = {total}
+[base.sft]
+enabled = false
+[base.dpo]
+enabled = false
+[base.exam]
+enabled = false
+"""
+
+
+def epoch(args):
+    """Useful tokens a second on real rows: ours packed by the harness, theirs padded."""
+    table(["shape", "PyTorch", "Mindscale, tokens/s", "PyTorch, tokens/s", "ratio", "MFU", "MiB, both"])
+    for name in args.shapes:
+        shape = Shape(**{**SHAPES[name].__dict__, "seq_len": 512, "batch_size": 16})
+        paths = {key: json.dumps(os.path.abspath(getattr(args, key))) for key in ("tokenizer", "text")}
+        total = args.steps * 5
+
+        def ours():
+            with tempfile.TemporaryDirectory() as folder:
+                sweep = os.path.join(folder, "epoch.toml")
+                with open(sweep, "w", encoding="utf-8") as file:
+                    settings = {**shape.__dict__, **paths, "threads": args.threads}
+                    file.write(SWEEP.format(**settings, steps=args.steps, total=total))
+                command = [os.path.abspath(args.mindscale), "run", sweep]
+                subprocess.run(command, cwd=folder, capture_output=True, check=True)
+                (metrics,) = glob.glob(f"{folder}/runs/pretrain-*/metrics.csv")
+                with open(metrics, encoding="utf-8") as file:
+                    rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
+                # The first row is the first step alone.
+                rates = [float(row["tokens_per_second"]) for row in rows[1:]]
+                return {"tokens_per_second": {"median": statistics.median(rates)}, "peak_rss_mb": 0.0}
+
+        task = dict(case="epoch", shape=shape.__dict__, threads=args.threads, steps=args.steps, warmup=args.warmup)
+        programs = {"eager, padded": PyTorch(**task, tokenizer=args.tokenizer, text=args.text)}
+        compare(shape.name, in_turn(args, ours, programs), lambda ours: ours["tokens_per_second"]["median"])
 
 
 def exam(args):
@@ -271,7 +381,7 @@ def main():
     if sys.argv[1:2] == ["worker"]:
         return worker(json.loads(sys.argv[2]))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("case", choices=["train", "exam", "tokenize"])
+    parser.add_argument("case", choices=["train", "epoch", "exam", "tokenize"])
     parser.add_argument("--mindscale", default="target/release/mindscale", help="the program")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -279,14 +389,15 @@ def main():
     parser.add_argument("--steps", type=int, default=4, help="steps of a round")
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
+    parser.add_argument("--copies", type=int, default=1, help="programs side by side, for train")
     parser.add_argument("--prompt", type=int, default=96, help="tokens of an exam's prompt")
     parser.add_argument("--tokenizer", help="a folder with tokenizer.json")
-    parser.add_argument("--text", help="a file of one text a line")
+    parser.add_argument("--text", help="a file of one text a line; for epoch, of JSON lines with the key text")
     parser.add_argument("--texts", type=int, default=20000, help="lines to tokenize at a time")
     args = parser.parse_args()
-    if args.case == "tokenize" and not (args.tokenizer and args.text):
-        parser.error("tokenize needs --tokenizer and --text")
-    {"train": train, "exam": exam, "tokenize": tokenize}[args.case](args)
+    if args.case in ("epoch", "tokenize") and not (args.tokenizer and args.text):
+        parser.error(f"{args.case} needs --tokenizer and --text")
+    {"train": train, "epoch": epoch, "exam": exam, "tokenize": tokenize}[args.case](args)
 
 
 if __name__ == "__main__":

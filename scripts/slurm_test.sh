@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Starts a Slurm of one node beside whatever runs here, puts the smoke sweep through it, and compares the models with
-# those of a local run. Needs slurm-wlm and munge (Debian: apt-get install slurm-wlm munge); everything is stopped at
+# Starts a Slurm of one node beside whatever runs here, puts the smoke sweep through it, once undisturbed and once
+# cancelled in the middle, and compares the models with those of local runs. Needs slurm-wlm and munge (Debian: apt-get install slurm-wlm munge); everything is stopped at
 # the end. Usage: scripts/slurm_test.sh [PROGRAM]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -62,13 +62,34 @@ ready() { sinfo --noheader --format=%t 2>/dev/null | grep -q '^idle$'; }
 for _ in $(seq 100); do ready && break; sleep 0.3; done
 ready || { tail -n 20 "$folder"/logs/*; echo "Slurm did not start"; exit 1; }
 
+# Compares the models of two folders of stage runs.
+compare() {
+    local compared=0 model
+    for model in "$1"/*/model/model.safetensors; do
+        cmp "$model" "$2/${model#"$1/"}"
+        compared=$((compared + 1))
+    done
+    test "$compared" -gt 0
+    echo "slurm: $3: $compared models are the same to the last byte"
+}
+slurm() { "$program" run "$@" --results "$folder/results-slurm" --executor slurm --sbatch=--cpus-per-task=1; }
+
 "$program" run sweeps/smoke.toml --runs "$folder/local" --results "$folder/results"
-"$program" run sweeps/smoke.toml --runs "$folder/slurm" --results "$folder/results-slurm" --executor slurm --sbatch=--cpus-per-task=1
-compared=0
-for model in "$folder"/local/*/model/model.safetensors; do
-    name=${model#"$folder/local/"}
-    cmp "$model" "$folder/slurm/$name"
-    compared=$((compared + 1))
-done
-test "$compared" -gt 0
-echo "slurm: passed, $compared models are the same to the last byte"
+slurm sweeps/smoke.toml --runs "$folder/slurm" --set slurm.partition=main
+compare "$folder/local" "$folder/slurm" "passed"
+
+long=(sweeps/smoke.toml --set pretrain.steps=400 --set pretrain.checkpoint_every=10)
+"$program" run "${long[@]}" --runs "$folder/long" --results "$folder/results"
+slurm "${long[@]}" --runs "$folder/cut" &
+driver=$!
+checkpoint() { compgen -G "$folder/cut/pretrain-*/checkpoints/*" > "$folder/found"; }
+for _ in $(seq 600); do checkpoint && break; sleep 0.1; done
+checkpoint || { echo "no job wrote a checkpoint"; exit 1; }
+# Whoever is told that the time is up goes back into the queue by itself.
+job=$(squeue --me --noheader --states=running --format=%i | head -n 1)
+scancel --batch --signal=TERM "$job"
+sleep 2
+"$program" cancel "${long[@]}" --runs "$folder/cut" | grep -q 'jobs cancelled'
+wait "$driver" && { echo "the driver of cancelled jobs ended well"; exit 1; }
+slurm "${long[@]}" --runs "$folder/cut"
+compare "$folder/long" "$folder/cut" "cancelled in the middle and run again"

@@ -18,7 +18,7 @@ use rayon::prelude::*;
 use std::sync::Arc;
 
 /// A lane takes items together until they reach this many positions: tall products, bounded memory.
-const GROUP_POSITIONS: usize = 512;
+pub const GROUP_POSITIONS: usize = 512;
 
 /// Elements of one piece of the work over all parameters; fixed, so that sums keep their order.
 const PIECE: usize = 1 << 16;

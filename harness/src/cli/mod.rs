@@ -93,7 +93,7 @@ enum Verb {
         /// Folder of results
         #[arg(long, default_value = "results")]
         results: PathBuf,
-        /// Stage runs at a time; unset: as many as cores, at most as many as trials
+        /// Stage runs at a time; unset: as many as cores and memory allow, at most as many as trials
         #[arg(long)]
         jobs: Option<usize>,
         #[command(flatten)]

@@ -5,13 +5,13 @@ use crate::config::Overrides;
 use crate::report::{Experiment, TrialQuestion};
 use crate::run::child::{Processes, stage_run as work};
 use crate::run::graph::{StageGraph, State, explain};
-use crate::run::limits::Limits;
+use crate::run::limits::{Limits, available_memory};
 use crate::run::pool::{Outcome, PoolOptions, Stop, execute};
 use crate::run::records::collect;
 use crate::run::stage::Stage;
 use crate::run::stages::Recipe;
 use crate::run::{files::create_dir, pool, slurm};
-use crate::sweep::{Sweep, Trial};
+use crate::sweep::{Sweep, Trial, memory_mb};
 use crate::track::Board;
 use anyhow::{Context, Result};
 use std::path::Path;
@@ -92,12 +92,19 @@ pub fn run(args: &SweepArgs, results: &Path, jobs: Option<usize>, how: &HowArgs)
         Executor::Local => {
             let limits = Limits { time: how.time_limit, memory: how.memory_limit };
             let children = Processes::of_this_program(limits)?;
-            let options = PoolOptions { jobs, cores, retries: how.retries };
+            let options = PoolOptions { jobs, cores, room: room(&sweep.trials), retries: how.retries };
             execute(&graph, options, &children, &stop, &board)?
         }
     };
     write_report(&sweep, &args.with.runs, &out)?;
     conclude(&sweep, &graph, &outcome, &out, args)
+}
+
+/// How many of the largest trial memory has room for, by the forecast of `plan`.
+fn room(trials: &[Trial]) -> usize {
+    let largest = trials.iter().map(|trial| memory_mb(&trial.config)).fold(1.0, f64::max);
+    let free = available_memory().map_or(f64::INFINITY, |bytes| bytes as f64 / (1 << 20) as f64);
+    (free / largest) as usize
 }
 
 fn conclude(

@@ -8,7 +8,7 @@ use uuid::Uuid;
 const NAMESPACE: Uuid = Uuid::from_u128(0x3f7a_9c52_0d1e_4b86_a5c4_6d73_6361_6c65);
 
 /// Keys that say where a trial runs, not what it is.
-const RUNTIME: [&str; 2] = ["device", "threads"];
+const RUNTIME: [&str; 3] = ["device", "threads", "slurm"];
 
 /// Keys of a training stage on which neither weights nor validation depend.
 ///
@@ -61,6 +61,7 @@ pub fn canonical_json(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::SlurmConfig;
     use serde_json::json;
 
     #[test]
@@ -72,7 +73,8 @@ mod tests {
     #[test]
     fn a_name_follows_what_is_trained_and_not_where() {
         let config = TrialConfig::default();
-        let elsewhere = TrialConfig { device: "cuda:1".into(), threads: 7, ..config.clone() };
+        let slurm = SlurmConfig { gres: Some("gpu:1".into()), ..SlurmConfig::default() };
+        let elsewhere = TrialConfig { device: "cuda:1".into(), threads: 7, slurm, ..config.clone() };
         let other = TrialConfig { seed: 2, ..config.clone() };
         let mut chattier = config.clone();
         (chattier.sft.training.log_every, chattier.lora.rank) = (1, 3); // lora is left out

@@ -53,6 +53,7 @@ pub fn sections() -> Vec<(&'static str, String, Vec<Key>)> {
             "DataConfig" => DataConfig::KEYS.to_vec(),
             "WorldConfig" => WorldConfig::KEYS.to_vec(),
             "ExamConfig" => ExamConfig::KEYS.to_vec(),
+            "SlurmConfig" => SlurmConfig::KEYS.to_vec(),
             "Pretrain" => stage(Pretrain::KEYS),
             "Sft" => stage(Sft::KEYS),
             "Lora" => stage(Lora::KEYS),

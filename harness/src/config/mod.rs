@@ -344,6 +344,24 @@ section! {
 }
 
 section! {
+    /// `[slurm]`: what a trial's jobs ask of Slurm, where it is the executor. No result depends on it.
+    pub struct SlurmConfig {
+        /// Partition (`sbatch --partition`).
+        pub partition: Option<String> = None,
+        /// Account that is charged (`sbatch --account`).
+        pub account: Option<String> = None,
+        /// Longest time of a job, such as `2:00:00` (`sbatch --time`); a job whose time is up goes on in the next.
+        pub time: Option<String> = None,
+        /// Memory of a job, such as `4G` (`sbatch --mem`).
+        pub memory: Option<String> = None,
+        /// Generic resources such as `gpu:1` (`sbatch --gres`), for jobs that train or examine.
+        pub gres: Option<String> = None,
+        /// Further options of `sbatch`, such as `["--qos=low"]`.
+        pub options: Vec<String> = vec![],
+    }
+}
+
+section! {
     /// One fully resolved trial: one shape, one seed, the whole recipe.
     pub struct TrialConfig {
         /// Seed of weights, data order and dropout.
@@ -370,6 +388,24 @@ section! {
         pub dpo: Dpo = Dpo::with(Training { lr: 4e-5, ..Training::fine_tuning() }),
         /// Question sheets in C-Eval's layout and how they are answered.
         pub exam: ExamConfig = ExamConfig::default(),
+        /// What a trial's jobs ask of Slurm, where it is the executor. No result depends on it.
+        pub slurm: SlurmConfig = SlurmConfig::default(),
+    }
+}
+
+impl SlurmConfig {
+    /// The options of `sbatch` for a job; `computes` where it trains or examines.
+    pub fn sbatch(&self, computes: bool) -> Vec<String> {
+        let gres = self.gres.as_ref().filter(|_| computes);
+        let named = [
+            ("partition", self.partition.as_ref()),
+            ("account", self.account.as_ref()),
+            ("time", self.time.as_ref()),
+            ("mem", self.memory.as_ref()),
+            ("gres", gres),
+        ];
+        let named = named.into_iter().filter_map(|(name, value)| Some(format!("--{name}={}", value?)));
+        named.chain(self.options.iter().cloned()).collect()
     }
 }
 

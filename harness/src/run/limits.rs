@@ -82,6 +82,13 @@ fn memory_of(pid: u32) -> Option<u64> {
     Some((kib("RssAnon:")? + kib("RssShmem:").unwrap_or(0)) * 1024)
 }
 
+/// Bytes of memory that this machine could give to new processes; `None` where the system does not tell.
+pub fn available_memory() -> Option<u64> {
+    let told = fs::read_to_string("/proc/meminfo").ok()?;
+    let kib = told.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(kib.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
+}
+
 /// A size for people: `1.5 GiB`.
 pub fn size(bytes: u64) -> String {
     let (mut value, mut units) = (bytes as f64, ["B", "KiB", "MiB", "GiB", "TiB"].into_iter());

@@ -50,10 +50,12 @@ pub trait Launch: Sync {
 /// How much of the machine to use.
 #[derive(Debug, Clone, Copy)]
 pub struct PoolOptions {
-    /// Stage runs at a time; unset: as many as cores, and no more than trials.
+    /// Stage runs at a time; unset: as many as cores, no more than trials, and no more than memory has room for.
     pub jobs: Option<usize>,
     /// Cores of the machine.
     pub cores: usize,
+    /// Trials that memory has room for.
+    pub room: usize,
     /// How often a stage run that was cut off is tried again.
     pub retries: u32,
 }
@@ -90,7 +92,7 @@ pub fn execute(
     stop: &Stop,
     board: &Board,
 ) -> Result<Outcome> {
-    let jobs = options.jobs.unwrap_or(options.cores.min(graph.trials.len()));
+    let jobs = options.jobs.unwrap_or(options.cores.min(graph.trials.len()).min(options.room));
     let (sender, ended) = channel();
     std::thread::scope(|scope| {
         Pool {

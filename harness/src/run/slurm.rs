@@ -1,8 +1,8 @@
 //! The Slurm executor: every stage run that is left becomes a job, which waits for the jobs that it needs.
 //!
 //! A job works on a request file as a child of the local executor does. What a job needs beyond that (partition,
-//! memory, time) is Slurm's to know: it is given as options of `sbatch`, or in its variables, `SBATCH_PARTITION` and
-//! the like. *Invariant:* a job that is told to end writes a checkpoint and queues again.
+//! memory, time) stands in the configuration's `[slurm]`, in options of `sbatch` on the command line, which win, or
+//! in its variables, `SBATCH_PARTITION` and the like. *Invariant:* a job that is told to end writes a checkpoint and queues again.
 
 use super::child::{LOG, VERB, write_request};
 use super::files::{hand_in, read_text};
@@ -46,7 +46,9 @@ pub fn execute(graph: &StageGraph, options: &[String], stop: &Stop, board: &Boar
             None => {
                 let needs: Vec<&str> = node.needs().filter_map(|need| jobs[need].as_deref()).collect();
                 let request = write_request(&request_of(graph, index, 0)?)?;
-                let job = submit(node, &script(&program, &request), &needs, options)?;
+                let mut asked = node.config.slurm.sbatch(node.stage().computes());
+                asked.extend(options.iter().cloned());
+                let job = submit(node, &script(&program, &request), &needs, &asked)?;
                 hand_in(&node.dir, JOB, job.as_bytes())?;
                 board.line(&format!("{}: job {job}", node.short()));
                 job
@@ -77,7 +79,12 @@ pub fn execute(graph: &StageGraph, options: &[String], stop: &Stop, board: &Boar
                 found => {
                     let job = jobs[index].as_deref().unwrap_or_default();
                     let log = node.dir.join(LOG);
-                    let unknown = || format!("job {job} ended without a record; see {}", log.display());
+                    let unknown = || {
+                        format!(
+                            "job {job} left the queue before its end, cancelled perhaps; run again to go on; its log: {}",
+                            log.display()
+                        )
+                    };
                     let reason = found.and_then(|(.., reason)| reason).unwrap_or_else(unknown);
                     fail(&mut outcome, board, node, index, reason);
                 }

@@ -2,8 +2,13 @@
 
 use super::Trial;
 use crate::config::{TrainStage, Training, TrialConfig};
+use model::ops::cross_entropy::BLOCK;
+use model::trainer::GROUP_POSITIONS;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
+
+/// MiB of the program with its tokenizer and data, without a model; measured.
+const PROGRAM: f64 = 120.0;
 
 /// Bytes of one f32.
 const FLOAT: f64 = 4.0;
@@ -74,24 +79,32 @@ fn stage_tokens(training: &Training) -> Option<u64> {
     by_steps.or(training.tokens)
 }
 
-/// Estimated peak memory of training in MiB, the program itself and its data left out.
+/// Estimated peak memory of training on a CPU, in MiB; the largest stage counts.
 ///
-/// In f32: the weights, one gradient for each lane and two moments, `4 B * params * (1 + lanes + 2)`; and what a
-/// micro-batch leaves for the backward pass, for each token and block the two inputs of its halves and the attention's result (`3 d_model`), queries,
-/// keys and values (`qkv_dim`), and three times the hidden size of every expert that the token passes through.
-/// A step of preference pairs holds two answers for each row. The largest stage counts.
+/// In f32: weights, two moments, a gradient for each lane, and weights and moments once more while a checkpoint is
+/// written; and for every thread the group of rows that it works on ([`model::trainer::GROUP_POSITIONS`]): what each
+/// block keeps for the backward pass (its two inputs, queries, keys, values, attention, the values before the
+/// activation), what one block needs beside that, and a block of the head's logits.
 pub fn memory_mb(config: &TrialConfig) -> f64 {
     let model = &config.model;
     let hidden = match model.is_moe() {
         true => (model.top_k + model.n_shared_experts) * model.expert_dim(),
         false => model.ffn_dim(),
     };
-    let per_token = (model.n_layers * (3 * model.d_model + model.qkv_dim() + 3 * hidden)) as f64;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = if config.threads == 0 { cores } else { config.threads };
+    let (d, qkv) = (model.d_model, model.qkv_dim());
+    let kept = model.n_layers * (3 * d + qkv + 2 * hidden);
+    let passing = 4 * d + 2 * qkv + 3 * hidden;
     let stage = |(stage, training): (TrainStage, &Training)| {
-        let answers = if stage == TrainStage::Dpo { 2.0 } else { 1.0 };
-        let tokens = answers * training.batch_size as f64 * training.seq_len as f64;
-        let weights = model.params() as f64 * (3.0 + training.lanes as f64);
-        FLOAT * (weights + tokens * per_token) / MIB
+        let answers = if stage == TrainStage::Dpo { 2 } else { 1 };
+        let rows_of_lane = training.batch_size.div_ceil(training.lanes.max(1));
+        let row = training.seq_len.saturating_mul(answers);
+        let group = rows_of_lane.saturating_mul(row).min(GROUP_POSITIONS.max(row)) as f64;
+        let lane = group * (kept + passing) as f64 + group.min(BLOCK as f64) * model.vocab_size as f64;
+        let copies = (6 + training.lanes) as f64;
+        let floats = model.params() as f64 * copies + threads.min(training.lanes) as f64 * lane;
+        PROGRAM + FLOAT * floats / MIB
     };
     config.stages().into_iter().filter(|entry| entry.1.enabled).map(stage).fold(0.0, f64::max)
 }
@@ -197,6 +210,8 @@ mod tests {
 
     const SWEEP: &str = r#"
 name = "a"
+[base]
+threads = 1
 [base.model]
 d_model = 4
 n_layers = 1
@@ -238,9 +253,10 @@ device = "cpu"
         assert_eq!(row.tokens, Some(1000 + 3 * 2 * 8));
         assert_eq!(row.flops, Some(1048.0 * 3.0 * 2.0 * (48.0 + 72.0 + 40.0 + 32.0)));
         assert_eq!(row.open, [TrainStage::Dpo]);
-        // sft, with its four lanes, is the largest: 172 weights seven times, 16 tokens of 12 + 8 * 2 + 18 floats.
-        let floats = 172.0 * 7.0 + 16.0 * (12.0 + 8.0 + 18.0);
-        assert_eq!(row.memory_mb, 4.0 * floats / 1024.0 / 1024.0);
+        // dpo, with its four lanes: 172 weights ten times; a lane has two answers of 8 tokens, each of which leaves
+        // 12 + 8 + 12 floats, has 16 + 16 + 18 in passing and 10 logits.
+        let floats = 172.0 * 10.0 + 16.0 * (32.0 + 50.0 + 10.0);
+        assert_eq!(row.memory_mb, PROGRAM + 4.0 * floats / 1024.0 / 1024.0);
         let json = serde_json::to_value(row).unwrap();
         assert_eq!(json["keys"], serde_json::json!({ "seed": 1, "device": "cpu", "model.n_experts": 0 }));
         assert_eq!(json["open"], serde_json::json!(["dpo"]));
@@ -257,10 +273,10 @@ device = "cpu"
         assert_eq!(
             render_table(&rows),
             "trial     seed  device   model.n_experts  params  active  tokens    FLOPs  memory MiB\n\
-             0123abcd     1  cpu                    0     172     172   1048+  1.21e6+           0\n\
-             0123abcd     1  cpu                    2  12.35M     324   1048+  2.16e6+           0\n\
-             0123abcd     2  cuda:10                0     172     172   1048+  1.21e6+           0\n\
-             0123abcd     2  cuda:10                2     324     324   1048+  2.16e6+           0\n\
+             0123abcd     1  cpu                    0     172     172   1048+  1.21e6+         120\n\
+             0123abcd     1  cpu                    2  12.35M     324   1048+  2.16e6+         120\n\
+             0123abcd     2  cuda:10                0     172     172   1048+  1.21e6+         120\n\
+             0123abcd     2  cuda:10                2     324     324   1048+  2.16e6+         120\n\
              + and dpo, which train by passes over their data\n"
         );
     }

@@ -2,7 +2,7 @@
 
 use super::trend::Trend;
 use crate::data::Position;
-use crate::run::files::{create_dir, hex, write_atomic};
+use crate::run::files::{create_dir, hex, write_atomic_with};
 use anyhow::{Context, Result, bail};
 use model::weights::NamedTensors;
 use serde::{Deserialize, Serialize};
@@ -72,16 +72,17 @@ impl Checkpoints {
     pub fn write(&self, about: &Checkpoint, state: &NamedTensors, keep: Keep) -> Result<()> {
         create_dir(&self.dir)?;
         let about_bytes = serde_json::to_vec(about)?;
-        let mut body = (about_bytes.len() as u64).to_le_bytes().to_vec();
-        body.extend(about_bytes);
-        body.extend(safetensors::serialize(state, None).context("the state of training")?);
-        let mut file = Sha256::digest(&body).to_vec();
-        file.extend(body);
+        let mut head = (about_bytes.len() as u64).to_le_bytes().to_vec();
+        head.extend(about_bytes);
+        let tensors = safetensors::serialize(state, None).context("the state of training")?;
+        let digest = Sha256::new().chain_update(&head).chain_update(&tensors).finalize();
         let name = match keep {
             Keep::AsBest => BEST.into(),
             Keep::ForNow | Keep::ForGood => format!("step-{:010}.ckpt", about.step),
         };
-        write_atomic(&self.dir.join(name), &file)?;
+        write_atomic_with(&self.dir.join(name), |out| {
+            Ok([digest.as_slice(), &head, &tensors].into_iter().try_for_each(|part| out.write_all(part))?)
+        })?;
         let passing = self.passing()?;
         remove(&passing[..passing.len().saturating_sub(self.keep)])
     }

@@ -7,7 +7,7 @@ use candle_core::{D, Result, Tensor};
 use multiversion::multiversion;
 
 /// Positions whose logits exist at one time.
-const BLOCK: usize = 256;
+pub const BLOCK: usize = 256;
 
 /// The plain form: `-log softmax(x embeddingᵀ)[target]` of each position, `(n,)`.
 ///

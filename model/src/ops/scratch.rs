@@ -1,14 +1,52 @@
 //! Buffers that are handed back and used again, so that a training step allocates nothing once it is warm.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 
 thread_local! {
-    static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { idle: VecDeque::new(), idle_room: 0, used: 0, most: 0 }) };
 }
 
-/// At most this many idle buffers stay with a thread.
-const KEPT: usize = 256;
+/// The buffers of a thread. *Invariant:* idle ones and those in use together take little more than the most that was
+/// ever in use at one time, however the lengths of rows change.
+struct Pool {
+    /// The longest idle first.
+    idle: VecDeque<Vec<f32>>,
+    /// Numbers that idle buffers have room for.
+    idle_room: usize,
+    /// Numbers that buffers in use have room for.
+    used: usize,
+    /// The most that was in use.
+    most: usize,
+}
+
+impl Pool {
+    fn take(&mut self, room: usize) -> Vec<f32> {
+        self.used += room;
+        self.most = self.most.max(self.used);
+        if let Some(place) = self.idle.iter().rposition(|idle| idle.capacity() == room) {
+            self.idle_room -= room;
+            return self.idle.remove(place).unwrap_or_default();
+        }
+        while self.used + self.idle_room > self.most + self.most / 8 {
+            let Some(oldest) = self.idle.pop_front() else { break };
+            self.idle_room -= oldest.capacity();
+        }
+        Vec::with_capacity(room)
+    }
+
+    /// A buffer is not in use any more; one from another thread is welcome as well.
+    fn leave(&mut self, room: usize) {
+        self.used = self.used.saturating_sub(room);
+    }
+
+    fn put(&mut self, buffer: Vec<f32>) {
+        self.leave(buffer.capacity());
+        self.idle_room += buffer.capacity();
+        self.idle.push_back(buffer);
+    }
+}
 
 /// A buffer of `len` numbers that returns to its thread's pool when dropped.
 pub struct Buffer(Vec<f32>);
@@ -16,13 +54,7 @@ pub struct Buffer(Vec<f32>);
 impl Buffer {
     /// A buffer whose contents are unspecified (whatever was left in it).
     pub fn dirty(len: usize) -> Self {
-        let found = FREE.with_borrow_mut(|free| {
-            // The smallest that is large enough; a much larger one is left for a larger request.
-            let fits = |v: &Vec<f32>| v.capacity() >= len && v.capacity() <= 2 * len + 1024;
-            let best = (0..free.len()).filter(|&i| fits(&free[i])).min_by_key(|&i| free[i].capacity())?;
-            Some(free.swap_remove(best))
-        });
-        let mut data = found.unwrap_or_default();
+        let mut data = POOL.with_borrow_mut(|pool| pool.take(room(len)));
         data.resize(len, 0.0);
         Self(data)
     }
@@ -43,8 +75,15 @@ impl Buffer {
 
     /// The numbers themselves; they leave the pool.
     pub fn into_vec(mut self) -> Vec<f32> {
-        std::mem::take(&mut self.0)
+        let data = std::mem::take(&mut self.0);
+        POOL.with_borrow_mut(|pool| pool.leave(data.capacity()));
+        data
     }
+}
+
+/// Room for `len` numbers: one of 16 sizes or fewer for each doubling, so that rows of all lengths share few sizes.
+fn room(len: usize) -> usize {
+    len.next_multiple_of((len.next_power_of_two() / 32).max(64))
 }
 
 impl Deref for Buffer {
@@ -67,12 +106,7 @@ impl Drop for Buffer {
             return;
         }
         // The pool is gone while its thread ends; the buffer is then simply freed.
-        let _ = FREE.try_with(|free| {
-            let mut free = free.borrow_mut();
-            if free.len() < KEPT {
-                free.push(data);
-            }
-        });
+        let _ = POOL.try_with(|pool| pool.borrow_mut().put(data));
     }
 }
 
@@ -88,5 +122,14 @@ mod tests {
         let second = Buffer::zeros(4900);
         assert_eq!(second.as_ptr(), place);
         assert!(second.iter().all(|&v| v == 0.0));
+    }
+
+    #[test]
+    fn changing_lengths_do_not_pile_up() {
+        for len in (1..200).map(|i| i * 1000) {
+            drop([Buffer::dirty(len), Buffer::dirty(len)]);
+        }
+        let (held, most) = POOL.with_borrow(|pool| (pool.used + pool.idle_room, pool.most));
+        assert!(held <= most + most / 8 && most < 2 * 220_000, "{held} of {most}");
     }
 }
