@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Starts a Slurm of one node beside whatever runs here, puts the smoke sweep through it, once undisturbed and once
 # cancelled in the middle, and compares the models with those of local runs. Needs slurm-wlm and munge (Debian: apt-get install slurm-wlm munge); everything is stopped at
-# the end. Usage: scripts/slurm_test.sh [PROGRAM]
+# the end. Usage: scripts/slurm_test.sh [PROGRAM [SWEEP]]; another sweep than the smoke sweep is not cancelled.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 program=$(realpath "${1:-${CARGO_TARGET_DIR:-target}/debug/mindscale}")
+sweep=${2:-sweeps/smoke.toml}
 folder=$(mktemp -d)
 chmod 755 "$folder"
 started=()
@@ -74,9 +75,10 @@ compare() {
 }
 slurm() { "$program" run "$@" --results "$folder/results-slurm" --executor slurm --sbatch=--cpus-per-task=1; }
 
-"$program" run sweeps/smoke.toml --runs "$folder/local" --results "$folder/results"
-slurm sweeps/smoke.toml --runs "$folder/slurm" --set slurm.partition=main
+"$program" run "$sweep" --runs "$folder/local" --results "$folder/results"
+slurm "$sweep" --runs "$folder/slurm" --set slurm.partition=main
 compare "$folder/local" "$folder/slurm" "passed"
+[ "$sweep" = sweeps/smoke.toml ] || exit 0
 
 long=(sweeps/smoke.toml --set pretrain.steps=400 --set pretrain.checkpoint_every=10)
 "$program" run "${long[@]}" --runs "$folder/long" --results "$folder/results"
