@@ -101,21 +101,29 @@ def build(shape):
     )
 
 
-def train_step(shape, compiled):
+def trainer(shape, compiled):
+    """A function that takes one optimizer step on a batch of ids and labels."""
     import torch
 
     model = build(shape).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     forward = torch.compile(model) if compiled else model
-    ids = torch.randint(shape.vocab_size, (shape.batch_size, shape.seq_len))
 
-    def step():
-        forward(input_ids=ids, labels=ids).loss.backward()
+    def train(ids, labels):
+        forward(input_ids=ids, labels=labels).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
 
-    return step, shape.batch_size * shape.seq_len
+    return train
+
+
+def train_step(shape, compiled):
+    import torch
+
+    train = trainer(shape, compiled)
+    ids = torch.randint(shape.vocab_size, (shape.batch_size, shape.seq_len))
+    return lambda: train(ids, ids), shape.batch_size * shape.seq_len
 
 
 def exam_step(shape, compiled):
@@ -140,7 +148,7 @@ def epoch_step(shape, tokenizer, text):
 
     fast = PreTrainedTokenizerFast(tokenizer_file=os.path.join(tokenizer, "tokenizer.json"))
     with open(text, encoding="utf-8") as file:
-        rows = [json.loads(next(file))["text"] for _ in range(40 * shape.batch_size)]
+        rows = [json.loads(line)["text"] for line in itertools.islice(file, 40 * shape.batch_size)]
     rows = [[1, *ids[: shape.seq_len - 2], 2] for ids in fast(rows, add_special_tokens=False)["input_ids"]]
     useful = sum(len(row) - 1 for row in rows) / len(rows) * shape.batch_size
     padded = torch.zeros(len(rows), shape.seq_len, dtype=torch.long)
@@ -148,17 +156,8 @@ def epoch_step(shape, tokenizer, text):
     for i, row in enumerate(rows):
         padded[i, : len(row)] = labels[i, : len(row)] = torch.tensor(row)
     batches = itertools.cycle(zip(padded.split(shape.batch_size), labels.split(shape.batch_size)))
-    model = build(shape).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-
-    def step():
-        ids, labels = next(batches)
-        model(input_ids=ids, labels=labels).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step, useful
+    train = trainer(shape, False)
+    return lambda: train(*next(batches)), useful
 
 
 def tokenize_step(tokenizer, text, batch_size):
@@ -343,12 +342,14 @@ def epoch(args):
                     file.write(SWEEP.format(**settings, steps=args.steps, total=total))
                 command = [os.path.abspath(args.mindscale), "run", sweep]
                 subprocess.run(command, cwd=folder, capture_output=True, check=True)
-                (metrics,) = glob.glob(f"{folder}/runs/pretrain-*/metrics.csv")
-                with open(metrics, encoding="utf-8") as file:
+                (run,) = glob.glob(f"{folder}/runs/pretrain-*")
+                with open(f"{run}/manifest.json", encoding="utf-8") as file:
+                    peak = json.load(file)["peak_rss_mb"]
+                with open(f"{run}/metrics.csv", encoding="utf-8") as file:
                     rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
                 # The first row is the first step alone.
                 rates = [float(row["tokens_per_second"]) for row in rows[1:]]
-                return {"tokens_per_second": {"median": statistics.median(rates)}, "peak_rss_mb": 0.0}
+                return {"tokens_per_second": {"median": statistics.median(rates)}, "peak_rss_mb": peak}
 
         task = dict(case="epoch", shape=shape.__dict__, threads=args.threads, steps=args.steps, warmup=args.warmup)
         programs = {"eager, padded": PyTorch(**task, tokenizer=args.tokenizer, text=args.text)}
@@ -397,6 +398,8 @@ def main():
     args = parser.parse_args()
     if args.case in ("epoch", "tokenize") and not (args.tokenizer and args.text):
         parser.error(f"{args.case} needs --tokenizer and --text")
+    if args.case != "train" and args.copies != 1:
+        parser.error("--copies is for train")
     {"train": train, "epoch": epoch, "exam": exam, "tokenize": tokenize}[args.case](args)
 
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Starts a Slurm of one node beside whatever runs here, puts the smoke sweep through it, once undisturbed and once
-# cancelled in the middle, and compares the models with those of local runs. Needs slurm-wlm and munge (Debian: apt-get install slurm-wlm munge); everything is stopped at
-# the end. Usage: scripts/slurm_test.sh [PROGRAM [SWEEP]]; another sweep than the smoke sweep is not cancelled.
+# cancelled in the middle, and compares the models with those of local runs. Needs slurm-wlm and munge (Debian:
+# apt-get install slurm-wlm munge); everything is stopped at the end.
+# Usage: scripts/slurm_test.sh [PROGRAM [SWEEP]]; another sweep than the smoke sweep is not cancelled.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 program=$(realpath "${1:-${CARGO_TARGET_DIR:-target}/debug/mindscale}")

@@ -1,6 +1,7 @@
 //! The ceiling: bare matrix products, one on each thread at the same time.
 
-use anyhow::{Context, Result};
+use crate::threads::on_threads;
+use anyhow::Result;
 use model::ops::gemm::{Mat, matmul};
 use std::time::Instant;
 
@@ -12,10 +13,8 @@ const ROUNDS: usize = 12;
 
 /// 10^9 floating-point operations a second of single-threaded products on `threads` threads; 0 takes all cores.
 pub fn matrix_peak(threads: usize) -> Result<f64> {
-    let pool =
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("threads to measure on")?;
     let (a, b) = (vec![0.5f32; SIDE * SIDE], vec![0.25f32; SIDE * SIDE]);
-    let seconds = pool.broadcast(|_| {
+    let measure = |_: rayon::BroadcastContext| {
         let mut out = vec![0.0f32; SIDE * SIDE];
         let mut product = || {
             let began = Instant::now();
@@ -23,7 +22,8 @@ pub fn matrix_peak(threads: usize) -> Result<f64> {
             began.elapsed().as_secs_f64()
         };
         (0..ROUNDS).map(|_| product()).fold(f64::INFINITY, f64::min)
-    });
+    };
+    let seconds = on_threads(threads, || Ok(rayon::broadcast(measure)))?;
     let flops = 2.0 * (SIDE as f64).powi(3);
     Ok(seconds.into_iter().map(|s| flops / s.max(1e-9) / 1e9).sum())
 }

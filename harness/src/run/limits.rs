@@ -75,17 +75,17 @@ impl Watched {
 /// Bytes that a process holds for itself, files that it maps left out; `None` where the system does not tell.
 fn memory_of(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let kib = |name: &str| -> Option<u64> {
-        let rest = status.lines().find_map(|line| line.strip_prefix(name))?;
-        rest.trim().trim_end_matches("kB").trim().parse().ok()
-    };
-    Some((kib("RssAnon:")? + kib("RssShmem:").unwrap_or(0)) * 1024)
+    Some(proc_bytes(&status, "RssAnon:")? + proc_bytes(&status, "RssShmem:").unwrap_or(0))
 }
 
 /// Bytes of memory that this machine could give to new processes; `None` where the system does not tell.
 pub fn available_memory() -> Option<u64> {
-    let told = fs::read_to_string("/proc/meminfo").ok()?;
-    let kib = told.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    proc_bytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
+}
+
+/// The value of a line such as `VmHWM:   1024 kB`, in bytes.
+pub fn proc_bytes(told: &str, name: &str) -> Option<u64> {
+    let kib = told.lines().find_map(|line| line.strip_prefix(name))?;
     Some(kib.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
 }
 

@@ -2,6 +2,7 @@
 
 use super::files::{files_below, read_text, write_atomic};
 use super::inputs::FileDigest;
+use super::limits::proc_bytes;
 use super::stage::Stage;
 use crate::config::TrialConfig;
 use anyhow::{Context, Result};
@@ -218,11 +219,7 @@ pub fn utc(seconds: f64) -> String {
 /// Largest resident set of this process so far, in MiB; 0 where the system does not tell.
 pub fn peak_rss_mb() -> f64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kib = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<f64>().ok());
-    kib.unwrap_or(0.0) / 1024.0
+    proc_bytes(&status, "VmHWM:").unwrap_or(0) as f64 / (1 << 20) as f64
 }
 
 #[cfg(test)]

@@ -73,8 +73,10 @@ pub fn standing(graph: &StageGraph, planned: &PlannedTrial) -> (Status, Option<S
         return (Status::Done, None);
     }
     let begun = |state: &State| matches!(state, State::Unfinished | State::Running(_));
+    // Between two stages, while somebody works on other trials, it waits for its turn.
+    let is_driven = graph.nodes.iter().any(|node| matches!(node.state, State::Running(_)));
     let trained = nodes().any(|node| node.state == State::Done && node.stage().training().is_some());
-    match trained || nodes().any(|node| begun(&node.state)) {
+    match trained && !is_driven || nodes().any(|node| begun(&node.state)) {
         true => (Status::Stopped, None),
         false => (Status::Pending, None),
     }

@@ -105,7 +105,6 @@ pub fn overview(graph: &StageGraph) -> Result<Overview> {
     let mut nodes: Vec<StageStatus> =
         (0..graph.nodes.len()).map(|index| stage_status(graph, index)).collect();
     let seconds_left = forecast::fill(graph, &mut nodes);
-    let is_driven = nodes.iter().any(|stage| stage.state == "running");
     for planned in &graph.trials {
         let stages: Vec<StageStatus> = planned.stages.iter().map(|&index| nodes[index].clone()).collect();
         let (status, reason) = standing(graph, planned);
@@ -114,10 +113,6 @@ pub fn overview(graph: &StageGraph) -> Result<Overview> {
             Status::Done => &mut counts.done,
             _ if runs => &mut counts.running,
             Status::Failed => &mut counts.failed,
-            // Between two stages, while somebody works on others.
-            Status::Stopped if is_driven && stages.iter().all(|stage| stage.state != "stopped") => {
-                &mut counts.pending
-            }
             Status::Stopped => &mut counts.stopped,
             Status::Pending => &mut counts.pending,
         };
