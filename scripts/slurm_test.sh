@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# Starts a Slurm of one node beside whatever runs here, puts the smoke sweep through it, once undisturbed and once
-# cancelled in the middle, and compares the models with those of local runs. Needs slurm-wlm and munge (Debian:
-# apt-get install slurm-wlm munge); everything is stopped at the end.
-# Usage: scripts/slurm_test.sh [PROGRAM [SWEEP]]; another sweep than the smoke sweep is not cancelled.
+# Starts a Slurm of one node beside whatever runs here, puts small sweeps through it (one undisturbed, whose trials share
+# their pretraining; one preempted, then cancelled in the middle) and compares the models with those of local runs. Needs
+# slurm-wlm and munge (Debian: apt-get install slurm-wlm munge); everything is stopped at the end.
+# Usage: scripts/slurm_test.sh [PROGRAM [SWEEP]]; another sweep than the small ones is neither preempted nor cancelled.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 program=$(realpath "${1:-${CARGO_TARGET_DIR:-target}/debug/mindscale}")
-sweep=${2:-sweeps/smoke.toml}
 folder=$(mktemp -d)
 chmod 755 "$folder"
 started=()
@@ -32,7 +31,7 @@ SlurmctldHost=$host(127.0.0.1)
 SlurmUser=$(id -un)
 SlurmdUser=$(id -un)
 AuthType=auth/munge
-AuthInfo=socket=$folder/munge.socket
+AuthInfo=socket=$folder/munge.socket,cred_expire=5
 CredType=cred/munge
 SlurmctldPort=26817
 SlurmdPort=26818
@@ -51,8 +50,12 @@ JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 ReturnToService=2
 SchedulerParameters=sched_interval=1,batch_sched_delay=0
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SlurmctldParameters=preempt_send_user_signal
 NodeName=$host NodeAddr=127.0.0.1 CPUs=$(nproc) State=UNKNOWN
-PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP
+PartitionName=main Nodes=$host Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=30
+PartitionName=urgent Nodes=$host MaxTime=INFINITE State=UP PriorityTier=9 PreemptMode=OFF
 EOF
 export SLURM_CONF="$folder/slurm.conf"
 for _ in $(seq 50); do [ -S "$folder/munge.socket" ] && break; sleep 0.1; done
@@ -76,23 +79,34 @@ compare() {
 }
 slurm() { "$program" run "$@" --results "$folder/results-slurm" --executor slurm --sbatch=--cpus-per-task=1; }
 
+# Two pretrainings, each shared by three variants.
+{ cat sweeps/smoke.toml; printf '\n[axes]\n"sft.lr" = [1e-4, 2e-4, 3e-4]\n'; } > "$folder/variants.toml"
+sweep=${2:-$folder/variants.toml}
 "$program" run "$sweep" --runs "$folder/local" --results "$folder/results"
 slurm "$sweep" --runs "$folder/slurm" --set slurm.partition=main
 compare "$folder/local" "$folder/slurm" "passed"
-[ "$sweep" = sweeps/smoke.toml ] || exit 0
+[ $# -lt 2 ] || exit 0
 
-long=(sweeps/smoke.toml --set pretrain.steps=400 --set pretrain.checkpoint_every=10)
+long=(sweeps/smoke.toml --set pretrain.steps=3000 --set pretrain.checkpoint_every=10)
 "$program" run "${long[@]}" --runs "$folder/long" --results "$folder/results"
 slurm "${long[@]}" --runs "$folder/cut" &
 driver=$!
-checkpoint() { compgen -G "$folder/cut/pretrain-*/checkpoints/*" > "$folder/found"; }
-for _ in $(seq 600); do checkpoint && break; sleep 0.1; done
-checkpoint || { echo "no job wrote a checkpoint"; exit 1; }
-# Whoever is told that the time is up goes back into the queue by itself.
-job=$(squeue --me --noheader --states=running --format=%i | head -n 1)
-scancel --batch --signal=TERM "$job"
-sleep 2
+started+=($driver)
+sittings() { grep -h '"sittings"' "$folder"/cut/pretrain-*/manifest.json 2>/dev/null | tr -dc '0-9\n' | sort -n | tail -n 1; }
+# Waits until a pretraining has sat down for the Nth time and written a checkpoint.
+sitting() {
+    for _ in $(seq 600); do
+        [ "$(sittings)" = "$1" ] && compgen -G "$folder/cut/pretrain-*/checkpoints/*.ckpt" > "$folder/found" && return
+        sleep 0.1
+    done
+    echo "no pretraining came to its sitting $1"
+    exit 1
+}
+sitting 1
+sbatch --quiet --wait --partition=urgent --exclusive --output=/dev/null --wrap='sleep 1'
+sitting 2
 "$program" cancel "${long[@]}" --runs "$folder/cut" | grep -q 'jobs cancelled'
 wait "$driver" && { echo "the driver of cancelled jobs ended well"; exit 1; }
+grep -h '"status"' "$folder"/cut/pretrain-*/manifest.json | grep -q stopped || { echo "nothing was cut off"; exit 1; }
 slurm "${long[@]}" --runs "$folder/cut"
-compare "$folder/long" "$folder/cut" "cancelled in the middle and run again"
+compare "$folder/long" "$folder/cut" "preempted, cancelled in the middle and run again"

@@ -35,6 +35,9 @@ fn bad_input_is_one_clear_error() {
     );
     run("name = \"s\"\n[base.model]\nd_model = 30\n", "model.d_model: 30 is not divisible by n_heads = 4");
     run("", "name: expected a name for the sweep");
+    if !cfg!(feature = "cuda") {
+        run(&format!("{TINY}[base]\ndevice = \"cuda\"\n"), "built without CUDA");
+    }
     mindscale(dir.path())
         .args(["exam", "nowhere", "--sheets", "nowhere"])
         .assert()

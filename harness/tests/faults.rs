@@ -78,6 +78,14 @@ fn a_stage_run_out_of_time_goes_on_with_more() {
         .assert()
         .code(1)
         .stdout(contains("of the 3 s allowed; raise --time-limit"));
+    // The limit is the trial's, whatever the number of sittings.
+    let began = std::time::Instant::now();
+    mindscale(dir.path())
+        .args(["run", "s.toml", "--time-limit", "3s"])
+        .assert()
+        .code(1)
+        .stdout(contains("of the 3 s allowed; raise --time-limit"));
+    assert!(began.elapsed() < std::time::Duration::from_secs(3), "it worked on");
     assert!(only(&dir.path().join("runs"), "pretrain").join("checkpoints").read_dir().unwrap().count() > 0);
 }
 

@@ -57,12 +57,15 @@ struct ReadArgs {
 /// Where each stage run is worked on, what it may use, and how often it is tried again.
 #[derive(Debug, Clone, Args)]
 struct HowArgs {
-    /// Longest time of a stage run, such as 30m; it then writes a checkpoint and counts as failed
+    /// Longest time of a trial, its stages together, such as 30m; it then writes a checkpoint and counts as failed
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     time_limit: Option<Duration>,
     /// Most memory of a stage run, such as 2G; one that takes more is killed and counts as failed
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory_limit: Option<u64>,
+    /// Stage runs at a time on each GPU, where device is cuda; the GPUs are those of CUDA_VISIBLE_DEVICES, or all
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    per_gpu: usize,
     /// Try a stage run again so often when it is killed or the disk fails, with growing pauses
     #[arg(long, value_name = "N", default_value_t = 2)]
     retries: u32,

@@ -4,16 +4,18 @@ use super::{Executor, HowArgs, ReadArgs, SweepArgs, say};
 use crate::config::Overrides;
 use crate::report::{Experiment, TrialQuestion};
 use crate::run::child::{Processes, stage_run as work};
+use crate::run::gpus::{Gpus, VISIBLE};
 use crate::run::graph::{StageGraph, State, explain};
-use crate::run::limits::{Limits, available_memory};
-use crate::run::pool::{Outcome, PoolOptions, Stop, execute};
+use crate::run::limits::Limits;
+use crate::run::machine::Machine;
+use crate::run::pool::{Outcome, Stop, execute};
 use crate::run::records::collect;
 use crate::run::stage::Stage;
 use crate::run::stages::Recipe;
 use crate::run::{files::create_dir, pool, slurm};
-use crate::sweep::{Sweep, Trial, memory_mb};
+use crate::sweep::{Sweep, Trial};
 use crate::track::Board;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -59,8 +61,6 @@ impl Work {
 pub fn run(args: &SweepArgs, results: &Path, jobs: Option<usize>, how: &HowArgs) -> Result<bool> {
     let sweep = Work::read(&args.file, &args.with)?;
     let graph = sweep.graph(&args.with.runs)?;
-    create_dir(&args.with.runs)?;
-    create_dir(results)?;
     let out = results.join(&sweep.name);
     if graph.is_finished() && out.join("report.html").is_file() {
         // What the experiment asks to be shown may have changed.
@@ -73,6 +73,12 @@ pub fn run(args: &SweepArgs, results: &Path, jobs: Option<usize>, how: &HowArgs)
         ))?;
         return Ok(true);
     }
+    let gpus = match how.executor {
+        Executor::Local => gpus(&sweep.trials, how.per_gpu)?,
+        Executor::Slurm => Gpus::default(),
+    };
+    create_dir(&args.with.runs)?;
+    create_dir(results)?;
     let stop = Arc::new(Stop::default());
     let asked = Arc::clone(&stop);
     ctrlc::set_handler(move || {
@@ -85,26 +91,39 @@ pub fn run(args: &SweepArgs, results: &Path, jobs: Option<usize>, how: &HowArgs)
         eprintln!("\n{how}");
     })
     .context("Ctrl-C cannot be caught")?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let board = Board::for_stderr();
     let outcome = match how.executor {
         Executor::Slurm => slurm::execute(&graph, &how.sbatch, &stop, &board)?,
         Executor::Local => {
             let limits = Limits { time: how.time_limit, memory: how.memory_limit };
             let children = Processes::of_this_program(limits)?;
-            let options = PoolOptions { jobs, cores, room: room(&sweep.trials), retries: how.retries };
-            execute(&graph, options, &children, &stop, &board)?
+            let machine = Machine::this(gpus, jobs, graph.trials.len());
+            execute(&graph, machine, how.retries, &children, &stop, &board)?
         }
     };
     write_report(&sweep, &args.with.runs, &out)?;
     conclude(&sweep, &graph, &outcome, &out, args)
 }
 
-/// How many of the largest trial memory has room for, by the forecast of `plan`.
-fn room(trials: &[Trial]) -> usize {
-    let largest = trials.iter().map(|trial| memory_mb(&trial.config)).fold(1.0, f64::max);
-    let free = available_memory().map_or(f64::INFINITY, |bytes| bytes as f64 / (1 << 20) as f64);
-    (free / largest) as usize
+/// The GPUs that the trials will share, once it is known that each finds one that it can use.
+fn gpus(trials: &[Trial], per_gpu: usize) -> Result<Gpus> {
+    if trials.iter().all(|trial| trial.config.device == "cpu") {
+        return Ok(Gpus::default());
+    }
+    ensure!(
+        cfg!(feature = "cuda"),
+        "device = \"cuda\": this program was built without CUDA; build it with --features cuda, or --set device=cpu"
+    );
+    let gpus = Gpus::of_this_machine(per_gpu);
+    for trial in trials {
+        let device = &trial.config.device;
+        ensure!(
+            gpus.have(device),
+            "device = \"{device}\": nvidia-smi and {VISIBLE} name {} GPUs here; set {VISIBLE}, or --set device=cpu",
+            gpus.count()
+        );
+    }
+    Ok(gpus)
 }
 
 fn conclude(

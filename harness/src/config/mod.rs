@@ -356,6 +356,8 @@ section! {
         pub memory: Option<String> = None,
         /// Generic resources such as `gpu:1` (`sbatch --gres`), for jobs that train or examine.
         pub gres: Option<String> = None,
+        /// Most jobs of one array that run at a time (`%N` of `sbatch --array`); unset: as many as Slurm finds room for.
+        pub at_once: Option<usize> = None,
         /// Further options of `sbatch`, such as `["--qos=low"]`.
         pub options: Vec<String> = vec![],
     }

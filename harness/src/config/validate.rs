@@ -40,6 +40,7 @@ impl TrialConfig {
         checks.lora(self);
         checks.positive("dpo.beta", self.dpo.beta);
         checks.at_least("tokenizer.train_chars", self.tokenizer.train_chars, 1);
+        checks.at_least("slurm.at_once", self.slurm.at_once.unwrap_or(1) as u64, 1);
         checks.data(self);
         checks.world(self);
         checks.exam(self);
@@ -276,6 +277,7 @@ mod tests {
                 |c| c.device = "cuda:x".into(),
                 "device: is \"cuda:x\", expected \"cpu\", \"cuda\" or \"cuda:N\"",
             ),
+            (|c| c.slurm.at_once = Some(0), "slurm.at_once: is 0, expected at least 1"),
             (|c| c.pretrain.training.lr = 0.0, "pretrain.lr: is 0, expected a positive number"),
             (|c| c.pretrain.training.lr = f64::NAN, "pretrain.lr: is NaN, expected a positive number"),
             (|c| c.sft.training.beta2 = 1.0, "sft.beta2: is 1, expected 0 or more and below 1"),

@@ -5,12 +5,13 @@
 //! somebody asked to stop or because the parent died, the child finishes its step, writes a checkpoint and ends.
 
 use super::files::{create_dir, hand_in, read_text};
+use super::gpus::VISIBLE;
 use super::limits::{Limits, Verdict, Watched};
 use super::manifest::RunStatus;
 use super::pool::{Launch, Stop};
 use super::retry::signal_may_pass;
 use super::worker::{Ended, StageBody, StageRequest, record_end, work};
-use crate::track::Progress;
+use crate::track::{Board, Progress};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::fs::OpenOptions;
@@ -28,7 +29,12 @@ pub const VERB: &str = "stage-run";
 /// The log in the folder of a stage run.
 pub const LOG: &str = "log.txt";
 
-const REQUEST: &str = "request.json";
+/// The variable that keeps the allocator from huge pages, which take memory that no buffer asked for, by as much as a
+/// half, and win no time here; and its value.
+pub const HUGE_PAGES: (&str, &str) = ("MIMALLOC_ALLOW_THP", "0");
+
+/// The request in the folder of a stage run.
+pub const REQUEST: &str = "request.json";
 
 /// How often a child tells its progress at most.
 const TELL_EVERY: Duration = Duration::from_millis(200);
@@ -80,8 +86,10 @@ impl Processes {
             .with_context(|| format!("{}: cannot be written", log_path.display()))?;
         let mut command = Command::new(&self.program);
         command.arg(VERB).arg(&request_path).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
-        // Huge pages take memory that no buffer asked for, by as much as a half, and win no time here.
-        command.env("MIMALLOC_ALLOW_THP", "0");
+        command.env(HUGE_PAGES.0, HUGE_PAGES.1);
+        if let Some(gpu) = &request.gpu {
+            command.env(VISIBLE, gpu);
+        }
         // Ctrl-C reaches the parent only, which asks its children to stop.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
@@ -90,7 +98,11 @@ impl Processes {
 
         let (sender, lines) = channel();
         let told = child.stdout.take();
-        let mut watched = Watched::new(self.limits, child.id());
+        let mut watched = Watched::new(
+            self.limits,
+            Duration::try_from_secs_f64(request.spent).unwrap_or_default(),
+            child.id(),
+        );
         let ended = std::thread::scope(|scope| {
             if let Some(told) = told {
                 scope.spawn(move || read_lines(told, &sender));
@@ -181,7 +193,8 @@ fn describe(status: ExitStatus) -> (String, bool) {
 
 /// The child's side: works on the request in a file; `false` where there is something left to do.
 ///
-/// `stop` is set when the standard input ends, unless nobody holds it: a child that is `alone` ends by a signal only.
+/// `stop` is set when the standard input ends, unless nobody holds it: a child that is `alone` ends by a signal only,
+/// and tells its progress to its log.
 pub fn stage_run(request: &Path, alone: bool, body: &dyn StageBody, stop: &Arc<AtomicBool>) -> Result<bool> {
     let request: StageRequest = serde_json::from_str(&read_text(request)?)
         .with_context(|| format!("{}: is not a request", request.display()))?;
@@ -193,12 +206,17 @@ pub fn stage_run(request: &Path, alone: bool, body: &dyn StageBody, stop: &Arc<A
             asked.store(true, std::sync::atomic::Ordering::SeqCst);
         });
     }
-    let teller = Teller::default();
-    let ended = match work(&request, body, stop, &teller) {
-        Ok(ended) => ended,
-        Err(error) => Ended::of(&error),
+    let sit = |progress: &dyn Progress| {
+        work(&request, body, stop, progress).unwrap_or_else(|error| Ended::of(&error))
     };
-    teller.tell(&Line::Ended { ended: ended.clone() });
+    let ended = if alone {
+        sit(Board::Lines.task(request.stage.name()).as_ref())
+    } else {
+        let teller = Teller::default();
+        let ended = sit(&teller);
+        teller.tell(&Line::Ended { ended: ended.clone() });
+        ended
+    };
     match ended {
         Ended::Done(_) => Ok(true),
         Ended::Stopped | Ended::Busy => Ok(false),
@@ -238,5 +256,47 @@ impl Progress for Teller {
 
     fn finish(&self, message: &str) {
         self.tell(&Line::Finish { message: message.into() });
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::TrialConfig;
+    use crate::run::stage::Stage;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_child_sees_the_gpu_that_it_was_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("program");
+        fs::write(&program, format!("#!/bin/sh\necho \"$1 ${VISIBLE}\" > \"$2.seen\"\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let request = StageRequest {
+            stage: Stage::Pretrain,
+            uuid: uuid::Uuid::nil(),
+            dir: dir.path().join("pretrain-1"),
+            config: toml::to_string(&TrialConfig::default()).unwrap(),
+            tokenizer: None,
+            data: None,
+            model: None,
+            model_stage: None,
+            threads: 1,
+            inputs: vec![],
+            files: vec![],
+            facts: serde_json::Value::Null,
+            spent: 0.0,
+            gpu: Some("GPU-7".into()),
+            dead: None,
+        };
+        let processes = Processes { program, limits: Limits::default() };
+        let ended = processes.launch(&request, &Stop::default(), &crate::track::Silent);
+        // It ended without saying how.
+        assert!(matches!(ended, Ended::Failed(_)), "{ended:?}");
+        let seen = fs::read_to_string(request.dir.join(format!("{REQUEST}.seen"))).unwrap();
+        assert_eq!(seen.trim(), format!("{VERB} GPU-7"));
+        assert_eq!(request.trial_config().unwrap().device, "cuda");
     }
 }

@@ -125,6 +125,8 @@ impl Watch {
 pub struct Claim {
     path: PathBuf,
     owner: Owner,
+    /// How long the dead owner before us lived, as far as its beats tell.
+    taken_over: Duration,
     lost: Arc<AtomicBool>,
     beating: Option<(Sender<()>, JoinHandle<()>)>,
 }
@@ -156,10 +158,12 @@ impl Claim {
             .with_context(|| format!("{}: cannot be written", guard_path.display()))?;
         // Not every shared file system has locks; there, making the file below is what decides.
         let _guarded = guard.lock();
+        let mut taken_over = Duration::ZERO;
         if let Some(owner) = read(dir) {
             if !owner.known_dead() && dead != Some(&owner) {
                 return Ok(Attempt::Busy(owner));
             }
+            taken_over = BEAT_EVERY.saturating_mul(owner.beat.try_into().unwrap_or(u32::MAX));
             fs::remove_file(&path).with_context(|| format!("{}: cannot be removed", path.display()))?;
         }
         let owner = Owner::this_process();
@@ -179,7 +183,12 @@ impl Claim {
         let file = file.with_context(|| format!("{}: cannot be opened", path.display()))?;
         let lost = Arc::new(AtomicBool::new(false));
         let beating = beat(dir.to_path_buf(), owner.clone(), file, Arc::clone(&lost));
-        Ok(Attempt::Ours(Claim { path, owner, lost, beating: Some(beating) }))
+        Ok(Attempt::Ours(Claim { path, owner, taken_over, lost, beating: Some(beating) }))
+    }
+
+    /// How long the dead owner lived that we took over from; zero where there was none.
+    pub fn taken_over(&self) -> Duration {
+        self.taken_over
     }
 
     /// Whether somebody took over in the belief that we were dead: a machine that slept, say. Nothing may be written then.
@@ -359,7 +368,8 @@ mod tests {
 
         // Had it beaten since, it would be believed alive.
         assert!(matches!(Claim::take(&dir, Some(&far)).unwrap(), Attempt::Busy(_)));
-        assert!(matches!(Claim::take(&dir, Some(&beaten)).unwrap(), Attempt::Ours(_)));
+        let Attempt::Ours(claim) = Claim::take(&dir, Some(&beaten)).unwrap() else { panic!("it is dead") };
+        assert_eq!(claim.taken_over(), BEAT_EVERY);
     }
 
     #[test]

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 /// How long a stage run that used up its time may take to write a checkpoint.
 const LAST_WORDS: Duration = Duration::from_secs(30);
 
-/// Bounds on one sitting of a stage run.
+/// Bounds on trials.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Longest time of one sitting.
+    /// Longest time of a trial, all its stages and sittings together.
     pub time: Option<Duration>,
-    /// Most memory in bytes, mapped files left out.
+    /// Most memory of a stage run in bytes, mapped files left out.
     pub memory: Option<u64>,
 }
 
@@ -31,15 +31,17 @@ pub enum Verdict {
 pub struct Watched {
     limits: Limits,
     pid: u32,
+    /// What the trial had taken before.
+    spent: Duration,
     began: Instant,
     /// Which limit it went over, and by how much.
     pub excess: Option<String>,
 }
 
 impl Watched {
-    /// Watches a process that begins now.
-    pub fn new(limits: Limits, pid: u32) -> Self {
-        Self { limits, pid, began: Instant::now(), excess: None }
+    /// Watches a process that begins now, for a trial that has taken so much time before.
+    pub fn new(limits: Limits, spent: Duration, pid: u32) -> Self {
+        Self { limits, pid, spent, began: Instant::now(), excess: None }
     }
 
     /// Looks at the process.
@@ -55,17 +57,21 @@ impl Watched {
             ));
             return Verdict::Kill;
         }
-        let taken = self.began.elapsed();
+        let taken = self.spent + self.began.elapsed();
         match self.limits.time {
             Some(most) if taken > most => {
                 self.excess.get_or_insert_with(|| {
                     format!(
-                        "used {:.0} s of the {:.0} s allowed; raise --time-limit; running again goes on from the last checkpoint",
+                        "the trial used {:.0} s of the {:.0} s allowed; raise --time-limit; running again goes on from the last checkpoint",
                         taken.as_secs_f64(),
                         most.as_secs_f64()
                     )
                 });
-                if taken > most + LAST_WORDS { Verdict::Kill } else { Verdict::End }
+                if self.began.elapsed() > most.saturating_sub(self.spent) + LAST_WORDS {
+                    Verdict::Kill
+                } else {
+                    Verdict::End
+                }
             }
             _ => Verdict::Within,
         }
@@ -162,13 +168,15 @@ mod tests {
     fn a_process_over_its_limit_is_found_out() {
         let me = std::process::id();
         let within = Limits { time: Some(Duration::from_secs(3600)), memory: Some(1 << 40) };
-        assert_eq!(Watched::new(within, me).look(), Verdict::Within);
+        assert_eq!(Watched::new(within, Duration::ZERO, me).look(), Verdict::Within);
         if cfg!(target_os = "linux") {
-            let mut watched = Watched::new(Limits { memory: Some(1), time: None }, me);
+            let mut watched = Watched::new(Limits { memory: Some(1), time: None }, Duration::ZERO, me);
             assert_eq!(watched.look(), Verdict::Kill);
             assert!(watched.excess.unwrap().contains("of the 1 B of memory allowed"));
         }
-        let mut watched = Watched::new(Limits { time: Some(Duration::ZERO), memory: None }, me);
+        let hour = Duration::from_secs(3600);
+        let mut watched = Watched::new(within, 2 * hour, me);
         assert_eq!(watched.look(), Verdict::End);
+        assert!(watched.excess.unwrap().starts_with("the trial used 7200 s of the 3600 s allowed"));
     }
 }

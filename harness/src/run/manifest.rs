@@ -117,10 +117,8 @@ pub struct Manifest {
     pub ended: Option<String>,
     /// How often it was begun or gone on with.
     pub sittings: u32,
-    /// Seconds of all sittings.
+    /// Seconds of all sittings, by no clock that can be set; of one that was killed, as far as its claim's beats tell.
     pub wall_seconds: f64,
-    /// Seconds since 1970 at which the last sitting began.
-    pub sitting_began: f64,
     /// Largest resident set of any sitting, in MiB.
     pub peak_rss_mb: f64,
     /// Stage runs that it started from.

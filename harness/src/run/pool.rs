@@ -4,6 +4,7 @@
 
 use super::claim::{Held, Owner, Watch};
 use super::graph::{StageGraph, StageNode, inputs_of};
+use super::machine::Machine;
 use super::manifest::{Manifest, RunStatus};
 use super::retry::pause;
 use super::worker::{Ended, StageRequest, record_end};
@@ -47,19 +48,6 @@ pub trait Launch: Sync {
     fn launch(&self, request: &StageRequest, stop: &Stop, progress: &dyn Progress) -> Ended;
 }
 
-/// How much of the machine to use.
-#[derive(Debug, Clone, Copy)]
-pub struct PoolOptions {
-    /// Stage runs at a time; unset: as many as cores, no more than trials, and no more than memory has room for.
-    pub jobs: Option<usize>,
-    /// Cores of the machine.
-    pub cores: usize,
-    /// Trials that memory has room for.
-    pub room: usize,
-    /// How often a stage run that was cut off is tried again.
-    pub retries: u32,
-}
-
 /// A stage run that failed, or that could not be run because of one that did.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Failure {
@@ -85,21 +73,22 @@ pub struct Outcome {
 }
 
 /// Works through `graph` until everything is finished or failed, or `stop` is asked.
+///
+/// A stage run that was cut off is tried again `retries` times.
 pub fn execute(
     graph: &StageGraph,
-    options: PoolOptions,
+    machine: Machine,
+    retries: u32,
     launch: &dyn Launch,
     stop: &Stop,
     board: &Board,
 ) -> Result<Outcome> {
-    let jobs = options.jobs.unwrap_or(options.cores.min(graph.trials.len()).min(options.room));
     let (sender, ended) = channel();
     std::thread::scope(|scope| {
         Pool {
             graph,
-            jobs: jobs.max(1),
-            cores: options.cores,
-            retries: options.retries,
+            machine,
+            retries,
             tried: vec![0; graph.nodes.len()],
             launch,
             stop,
@@ -138,8 +127,7 @@ impl Doing {
 
 struct Pool<'a> {
     graph: &'a StageGraph,
-    jobs: usize,
-    cores: usize,
+    machine: Machine,
     retries: u32,
     /// How often each stage run was cut off here.
     tried: Vec<u32>,
@@ -186,21 +174,18 @@ impl<'a> Pool<'a> {
         ready.sort_by(|&a, &b| self.weights[b].total_cmp(&self.weights[a]).then(a.cmp(&b)));
         let mut waiting = ready.len();
         for node in ready {
-            let running = self.count(|doing| matches!(doing, Doing::Running(_)));
-            if running >= self.jobs {
+            if self.machine.is_full() {
                 return Ok(());
             }
             waiting -= 1;
             let Some(dead) = self.is_free(node)? else {
                 continue;
             };
-            // Work side by side, one thread each, is fastest; what runs alone takes all cores.
-            let at_once = (running + 1 + waiting).min(self.jobs);
-            let threads = match self.graph.nodes[node].config.threads {
-                0 => (self.cores / at_once).max(1),
-                threads => threads,
+            let Some(share) = self.machine.take(node, &self.graph.nodes[node], waiting) else {
+                continue;
             };
-            let request = StageRequest { dead, ..request_of(self.graph, node, threads)? };
+            let gpu = self.machine.gpu(share).map(String::from);
+            let request = StageRequest { dead, gpu, ..request_of(self.graph, node, share.threads)? };
             let task = self.board.task(&self.name(node));
             let (launch, stop, sender) = (self.launch, self.stop, self.sender.clone());
             self.states[node] = Doing::Running(Instant::now());
@@ -266,6 +251,7 @@ impl<'a> Pool<'a> {
             Doing::Running(since) => since.elapsed().as_secs_f64(),
             _ => 0.0,
         };
+        self.machine.take_back(node);
         match ended {
             Ended::Done(results) => {
                 self.states[node] = Doing::Done;
@@ -370,6 +356,27 @@ pub fn request_of(graph: &StageGraph, node: usize, threads: usize) -> Result<Sta
         inputs: inputs_of(planned, graph),
         files: planned.facts.files.clone(),
         facts: planned.facts.facts.clone(),
+        spent: spent(graph, node)?,
+        gpu: None,
         dead: None,
     })
+}
+
+/// Seconds that a trial has taken when it comes to this stage run: those of what it needs, and its own so far.
+fn spent(graph: &StageGraph, node: usize) -> Result<f64> {
+    let mut before = vec![node];
+    // Grows while it is walked: what is needed needs something itself.
+    let mut seen = 0;
+    while seen < before.len() {
+        let needs = graph.nodes[before[seen]].needs().filter(|need| !before.contains(need));
+        before.extend(needs.collect::<Vec<_>>());
+        seen += 1;
+    }
+    let mut seconds = 0.0;
+    for index in before {
+        let planned = &graph.nodes[index];
+        let manifest = Manifest::read(&planned.dir)?.filter(|manifest| manifest.uuid == planned.uuid);
+        seconds += manifest.map_or(0.0, |manifest| manifest.wall_seconds);
+    }
+    Ok(seconds)
 }

@@ -3,9 +3,11 @@
 
 use super::claim::{Attempt, CLAIM, Claim};
 use super::gc::{Garbage, find, remove};
+use super::gpus::Gpus;
 use super::graph::{StageGraph, StageNode, State, explain};
+use super::machine::Machine;
 use super::manifest::{Manifest, Results, RunStatus};
-use super::pool::{Launch, Outcome, PoolOptions, Stop, execute};
+use super::pool::{Launch, Outcome, Stop, execute};
 use super::records::collect;
 use super::stage::{Facts, Stage};
 use super::status::overview;
@@ -128,9 +130,12 @@ fn plan(trials: &[Trial], runs: &Path) -> StageGraph {
     StageGraph::plan(trials, runs).unwrap()
 }
 
+fn two_cores() -> Machine {
+    Machine::new(2, f64::INFINITY, Gpus::default(), Some(2), 2)
+}
+
 fn run(graph: &StageGraph, body: &Fake) -> Outcome {
-    let options = PoolOptions { jobs: Some(2), cores: 2, room: usize::MAX, retries: 2 };
-    execute(graph, options, body, &Stop::default(), &Board::Silent).unwrap()
+    execute(graph, two_cores(), 2, body, &Stop::default(), &Board::Silent).unwrap()
 }
 
 /// The names of a single trial's stage runs.
@@ -327,6 +332,54 @@ fn two_drivers_do_nothing_twice() {
     assert!(plan(&trials, runs.path()).is_finished());
 }
 
+/// Notes which GPU each stage run was given, and how many were on it at most.
+#[derive(Default)]
+struct OnGpus {
+    now: Mutex<BTreeMap<Option<String>, usize>>,
+    most: Mutex<BTreeMap<(bool, Option<String>), usize>>,
+    body: Fake,
+}
+
+impl Launch for OnGpus {
+    fn launch(&self, request: &StageRequest, stop: &Stop, progress: &dyn Progress) -> Ended {
+        let count = {
+            let mut now = self.now.lock().unwrap();
+            let here = now.entry(request.gpu.clone()).or_default();
+            *here += 1;
+            *here
+        };
+        let mut most = self.most.lock().unwrap();
+        let seen = most.entry((request.stage.computes(), request.gpu.clone())).or_default();
+        *seen = (*seen).max(count);
+        drop(most);
+        let ended = self.body.launch(request, stop, progress);
+        *self.now.lock().unwrap().get_mut(&request.gpu).unwrap() -= 1;
+        ended
+    }
+}
+
+#[test]
+fn what_computes_gets_a_gpu_of_its_own() {
+    let runs = tempfile::tempdir().unwrap();
+    let trials: Vec<Trial> =
+        (1..=5).map(|seed| trial(|config| (config.seed, config.device) = (seed, "cuda".into()))).collect();
+    let gpus = Gpus::new(vec!["4".into(), "6".into()], 1);
+    let launch =
+        OnGpus { body: Fake { takes: Duration::from_millis(10), ..Fake::default() }, ..OnGpus::default() };
+    let machine = Machine::new(8, f64::INFINITY, gpus, None, trials.len());
+    let graph = plan(&trials, runs.path());
+    execute(&graph, machine, 0, &launch, &Stop::default(), &Board::Silent).unwrap();
+    let gpu = |name: &str| Some(name.to_string());
+    let most = launch.most.into_inner().unwrap();
+    let expected = [((false, None), 1), ((true, gpu("4")), 1), ((true, gpu("6")), 1)];
+    assert_eq!(most, BTreeMap::from(expected));
+    let graph = plan(&trials, runs.path());
+    assert!(graph.is_finished());
+    let trained = graph.nodes.iter().find(|node| node.stage() == Stage::Pretrain).unwrap();
+    let device = Manifest::read(&trained.dir).unwrap().unwrap().device;
+    assert!(["cuda:4", "cuda:6"].contains(&device.as_str()), "{device}");
+}
+
 #[test]
 fn an_interrupted_stage_run_is_taken_over() {
     let runs = tempfile::tempdir().unwrap();
@@ -343,6 +396,7 @@ fn an_interrupted_stage_run_is_taken_over() {
     drop(claim);
     let mut owner: serde_json::Value = serde_json::from_str(held.trim()).unwrap();
     owner["process_started"] = json!(1);
+    owner["beat"] = json!(20);
     fs::write(dpo.dir.join(CLAIM), owner.to_string()).unwrap();
 
     let graph = plan(&trials, runs.path());
@@ -353,6 +407,8 @@ fn an_interrupted_stage_run_is_taken_over() {
     assert_eq!(*body.ran.lock().unwrap(), [(Stage::Dpo, 1)]);
     let manifest = Manifest::read(&dpo.dir).unwrap().unwrap();
     assert_eq!((manifest.status, manifest.sittings), (RunStatus::Done, 2));
+    // The one who was killed had shown for a minute that it lived.
+    assert!((60.0..70.0).contains(&manifest.wall_seconds), "{}", manifest.wall_seconds);
 }
 
 #[test]
@@ -369,8 +425,7 @@ fn a_stopped_sweep_goes_on_where_it_was() {
             stop.ask();
         });
         let graph = plan(&trials, runs.path());
-        let options = PoolOptions { jobs: None, cores: 2, room: usize::MAX, retries: 0 };
-        execute(&graph, options, &body, &stop, &Board::Silent).unwrap()
+        execute(&graph, two_cores(), 0, &body, &stop, &Board::Silent).unwrap()
     });
     assert!(outcome.stopped && outcome.failed.is_empty());
     let graph = plan(&trials, runs.path());
@@ -425,8 +480,7 @@ fn what_may_pass_is_tried_again_and_what_cannot_is_not() {
 
     let full = Fake { no_room: Mutex::new(Some((Stage::Sft, 9))), ..Fake::default() };
     let graph = plan(&seeds(&[2]), runs.path());
-    let options = PoolOptions { jobs: None, cores: 2, room: usize::MAX, retries: 1 };
-    let outcome = execute(&graph, options, &full, &Stop::default(), &Board::Silent).unwrap();
+    let outcome = execute(&graph, two_cores(), 1, &full, &Stop::default(), &Board::Silent).unwrap();
     assert_eq!((outcome.failed.len(), full.count(Stage::Sft)), (1, 2));
     let counts = overview(&plan(&seeds(&[2]), runs.path())).unwrap().counts;
     assert_eq!(counts.failed, 1);

@@ -15,6 +15,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// What one process is asked to do.
@@ -44,12 +45,16 @@ pub struct StageRequest {
     pub files: Vec<FileDigest>,
     /// All that the results depend on.
     pub facts: Value,
+    /// Seconds that the trial has taken so far.
+    pub spent: f64,
+    /// The only GPU that the process sees, as `CUDA_VISIBLE_DEVICES` names it; unset: as it finds them.
+    pub gpu: Option<String>,
     /// An owner of the claim on another machine that was found dead.
     pub dead: Option<Owner>,
 }
 
 impl StageRequest {
-    /// The configuration, with the threads of this sitting.
+    /// The configuration, with the threads and the device of this sitting.
     pub fn trial_config(&self) -> Result<TrialConfig> {
         let mut config: TrialConfig = toml::from_str(&self.config)
             .with_context(|| format!("{}: configuration of the request", self.dir.display()))?;
@@ -57,6 +62,10 @@ impl StageRequest {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
+        if self.gpu.is_some() {
+            // The one that it sees is the first for it, whichever it is for others.
+            config.device = "cuda".into();
+        }
         Ok(config)
     }
 }
@@ -126,8 +135,10 @@ pub fn work(
     let config = request.trial_config()?;
     write_atomic(&dir.join("config.toml"), request.config.as_bytes())?;
     let mut manifest = begun(request, &config, before);
+    manifest.wall_seconds += claim.taken_over().as_secs_f64();
     manifest.write(dir)?;
 
+    let began = Instant::now();
     let ended = claim.while_ours(stop, || sit(request, &config, body, stop, progress));
     if claim.lost() {
         // Somebody took over: the folder is theirs, and so is its manifest.
@@ -137,11 +148,11 @@ pub fn work(
         Ended::Done(results) => {
             manifest.results = results.clone();
             manifest.outputs = outputs(dir)?;
-            manifest.end(RunStatus::Done, None);
+            manifest.end(RunStatus::Done, None, began.elapsed());
         }
-        Ended::Failed(reason) => manifest.end(RunStatus::Failed, Some(reason.clone())),
-        Ended::CutOff(reason) => manifest.end(RunStatus::Stopped, Some(reason.clone())),
-        Ended::Stopped | Ended::Busy => manifest.end(RunStatus::Stopped, None),
+        Ended::Failed(reason) => manifest.end(RunStatus::Failed, Some(reason.clone()), began.elapsed()),
+        Ended::CutOff(reason) => manifest.end(RunStatus::Stopped, Some(reason.clone()), began.elapsed()),
+        Ended::Stopped | Ended::Busy => manifest.end(RunStatus::Stopped, None, began.elapsed()),
     }
     manifest.peak_rss_mb = manifest.peak_rss_mb.max(peak_rss_mb());
     manifest.write(dir)?;
@@ -155,7 +166,7 @@ pub fn work(
 ///
 /// What is finished stays finished, and what somebody else works on is left to them.
 pub fn record_end(request: &StageRequest, status: RunStatus, reason: &str) -> Result<()> {
-    let Attempt::Ours(_claim) = Claim::take(&request.dir, None)? else {
+    let Attempt::Ours(claim) = Claim::take(&request.dir, None)? else {
         return Ok(());
     };
     let before = Manifest::read(&request.dir)?.filter(|manifest| manifest.uuid == request.uuid);
@@ -165,37 +176,24 @@ pub fn record_end(request: &StageRequest, status: RunStatus, reason: &str) -> Re
         // It died before it could write one.
         None => begun(request, &request.trial_config()?, None),
     };
-    let was_running = manifest.status == RunStatus::Running;
-    let wall_seconds = manifest.wall_seconds;
-    manifest.end(status, Some(reason.to_string()));
-    if !was_running {
-        manifest.wall_seconds = wall_seconds;
-    }
+    manifest.end(status, Some(reason.to_string()), claim.taken_over());
     manifest.write(&request.dir)
 }
 
 impl Manifest {
-    fn end(&mut self, status: RunStatus, reason: Option<String>) {
+    fn end(&mut self, status: RunStatus, reason: Option<String>, after: Duration) {
         self.status = status;
         self.reason = reason;
         self.ended = Some(utc(now()));
-        self.wall_seconds += (now() - self.sitting_began).max(0.0);
+        self.wall_seconds += after.as_secs_f64();
     }
 }
 
 /// The manifest of a sitting that begins.
 fn begun(request: &StageRequest, config: &TrialConfig, before: Option<Manifest>) -> Manifest {
-    let sitting_began = now();
-    // A sitting that was cut off could not add up its time; its last sign of life tells it.
     let (started, sittings, wall_seconds, peak_rss_mb) = match before {
-        None => (utc(sitting_began), 0, 0.0, 0.0),
-        Some(before) => {
-            let cut_off = match before.status {
-                RunStatus::Running => last_sign(request).map_or(0.0, |t| t - before.sitting_began),
-                _ => 0.0,
-            };
-            (before.started, before.sittings, before.wall_seconds + cut_off.max(0.0), before.peak_rss_mb)
-        }
+        None => (utc(now()), 0, 0.0, 0.0),
+        Some(before) => (before.started, before.sittings, before.wall_seconds, before.peak_rss_mb),
     };
     Manifest {
         stage: request.stage,
@@ -205,14 +203,13 @@ fn begun(request: &StageRequest, config: &TrialConfig, before: Option<Manifest>)
         results: Results::default(),
         program: Program::this(),
         host: host(),
-        device: config.device.clone(),
+        device: request.gpu.as_ref().map_or(config.device.clone(), |gpu| format!("cuda:{gpu}")),
         threads: request.threads,
         seeds: vec![("trial".into(), config.seed), ("world".into(), config.world.seed)],
         started,
         ended: None,
         sittings: sittings + 1,
         wall_seconds,
-        sitting_began,
         peak_rss_mb,
         inputs: request.inputs.clone(),
         data: request.files.clone(),
@@ -220,13 +217,6 @@ fn begun(request: &StageRequest, config: &TrialConfig, before: Option<Manifest>)
         outputs: Vec::new(),
         config: config.clone(),
     }
-}
-
-/// When the sitting before last wrote a measurement, in seconds since 1970.
-fn last_sign(request: &StageRequest) -> Option<f64> {
-    let about = std::fs::metadata(request.dir.join("metrics.csv")).ok()?;
-    let since = about.modified().ok()?.duration_since(std::time::UNIX_EPOCH);
-    Some(since.ok()?.as_secs_f64())
 }
 
 fn sit(
