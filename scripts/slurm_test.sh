@@ -87,7 +87,7 @@ slurm "$sweep" --runs "$folder/slurm" --set slurm.partition=main
 compare "$folder/local" "$folder/slurm" "passed"
 [ $# -lt 2 ] || exit 0
 
-long=(sweeps/smoke.toml --set pretrain.steps=3000 --set pretrain.checkpoint_every=10)
+long=(sweeps/smoke.toml --set pretrain.steps=2000 --set pretrain.checkpoint_every=10)
 "$program" run "${long[@]}" --runs "$folder/long" --results "$folder/results"
 slurm "${long[@]}" --runs "$folder/cut" &
 driver=$!

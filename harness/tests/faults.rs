@@ -3,12 +3,13 @@
 
 mod common;
 
-use common::{leftovers, mindscale, only, stage_runs, timeless, two_seeds};
+use common::{leftovers, manifests, mindscale, only, stage_runs, timeless, two_seeds};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// One trial that is sound, and one for each way to fail.
 const FAILING: &str = r#"
@@ -125,6 +126,64 @@ fn runs_that_vanish_are_an_error_and_made_again() {
     mindscale(dir.path()).args(["status", "s.toml"]).assert().stdout(contains("2 done, 0 running, 0 failed"));
 }
 
+#[test]
+fn a_clock_that_jumps_changes_nothing() {
+    let library = glob::glob("/usr/lib/*/faketime/libfaketime.so.1").unwrap().find_map(Result::ok);
+    let Some(library) = library else {
+        eprintln!("skipped: libfaketime is not installed (Debian: apt-get install faketime)");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("s.toml"), two_seeds().replace("steps = 6", "steps = 600")).unwrap();
+    mindscale(dir.path()).args(["run", "s.toml", "--runs", "steady"]).assert().code(0);
+    let (clock, over) = (dir.path().join("clock"), AtomicBool::new(false));
+    fs::write(&clock, "+0").unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for offset in ["-400d", "+400d"].into_iter().cycle() {
+                if over.load(Ordering::SeqCst) {
+                    return;
+                }
+                fs::write(&clock, offset).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(200));
+            }
+        });
+        let ran = mindscale(dir.path())
+            .args(["run", "s.toml", "--runs", "jumping", "--time-limit", "10m"])
+            .env("LD_PRELOAD", &library)
+            .env("FAKETIME_TIMESTAMP_FILE", &clock)
+            .env("FAKETIME_NO_CACHE", "1")
+            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+            .ok();
+        over.store(true, Ordering::SeqCst);
+        ran.unwrap();
+    });
+    let runs = dir.path().join("jumping");
+    assert_same_models(&dir.path().join("steady"), &runs);
+    for (name, manifest) in manifests(&runs) {
+        let seconds = manifest["wall_seconds"].as_f64().unwrap();
+        assert!((0.0..600.0).contains(&seconds), "{name} took {seconds} s");
+    }
+}
+
+/// Compares what every stage run of one folder left with that of the other, byte for byte.
+fn assert_same_models(runs: &Path, others: &Path) {
+    for whole in stage_runs(runs) {
+        let other = others.join(whole.file_name().unwrap());
+        for file in ["model/model.safetensors", "model/tokenizer.json", "questions.csv"] {
+            assert!(
+                fs::read(whole.join(file)).ok() == fs::read(other.join(file)).ok(),
+                "{}",
+                other.display()
+            );
+        }
+        if whole.join("metrics.csv").exists() {
+            assert_eq!(timeless(&whole.join("metrics.csv")), timeless(&other.join("metrics.csv")));
+        }
+        assert_eq!(leftovers(&other), Vec::<std::path::PathBuf>::new());
+    }
+}
+
 /// A disk of its own, taken away when dropped.
 struct Disk<'a>(&'a Path);
 
@@ -164,18 +223,5 @@ fn a_full_disk_stops_a_sweep_that_goes_on_once_there_is_room() {
     assert!(disk.mount("remount,size=64m"));
     run("runs").code(0);
     run("roomy").code(0);
-    for whole in stage_runs(&dir.path().join("roomy")) {
-        let other = runs.join(whole.file_name().unwrap());
-        for file in ["model/model.safetensors", "model/tokenizer.json", "questions.csv"] {
-            assert!(
-                fs::read(whole.join(file)).ok() == fs::read(other.join(file)).ok(),
-                "{}",
-                other.display()
-            );
-        }
-        if whole.join("metrics.csv").exists() {
-            assert_eq!(timeless(&whole.join("metrics.csv")), timeless(&other.join("metrics.csv")));
-        }
-        assert_eq!(leftovers(&other), Vec::<std::path::PathBuf>::new());
-    }
+    assert_same_models(&dir.path().join("roomy"), &runs);
 }
