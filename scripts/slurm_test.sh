@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Starts a Slurm of one node beside whatever runs here, puts small sweeps through it (one undisturbed, whose trials share
-# their pretraining; one preempted, then cancelled in the middle) and compares the models with those of local runs. Needs
+# their pretraining; one out of time, preempted and cancelled in the middle) and compares the models with those of local runs. Needs
 # slurm-wlm and munge (Debian: apt-get install slurm-wlm munge); everything is stopped at the end.
 # Usage: scripts/slurm_test.sh [PROGRAM [SWEEP]]; another sweep than the small ones is neither preempted nor cancelled.
 set -euo pipefail
@@ -89,24 +89,29 @@ compare "$folder/local" "$folder/slurm" "passed"
 
 long=(sweeps/smoke.toml --set pretrain.steps=2000 --set pretrain.checkpoint_every=10)
 "$program" run "${long[@]}" --runs "$folder/long" --results "$folder/results"
-slurm "${long[@]}" --runs "$folder/cut" &
+# Told to end after three seconds, each time.
+slurm "${long[@]}" --runs "$folder/cut" --set slurm.time=1 --sbatch=--signal=B:TERM@57 &
 driver=$!
 started+=($driver)
-sittings() { grep -h '"sittings"' "$folder"/cut/pretrain-*/manifest.json 2>/dev/null | tr -dc '0-9\n' | sort -n | tail -n 1; }
-# Waits until a pretraining has sat down for the Nth time and written a checkpoint.
+# How often both pretrainings have sat down at least.
+sittings() {
+    local counts
+    counts=$(grep -h '"sittings"' "$folder"/cut/pretrain-*/manifest.json 2>/dev/null | tr -dc '0-9\n' | sort -n)
+    [ "$(wc -l <<< "$counts")" -eq 2 ] && head -n 1 <<< "$counts" || echo 0
+}
 sitting() {
     for _ in $(seq 600); do
-        [ "$(sittings)" = "$1" ] && compgen -G "$folder/cut/pretrain-*/checkpoints/*.ckpt" > "$folder/found" && return
+        [ "$(sittings)" -ge "$1" ] && compgen -G "$folder/cut/pretrain-*/checkpoints/*.ckpt" > "$folder/found" && return
         sleep 0.1
     done
     echo "no pretraining came to its sitting $1"
     exit 1
 }
-sitting 1
-sbatch --quiet --wait --partition=urgent --exclusive --output=/dev/null --wrap='sleep 1'
 sitting 2
+sbatch --quiet --wait --partition=urgent --exclusive --output=/dev/null --wrap='sleep 1'
+sitting 3
 "$program" cancel "${long[@]}" --runs "$folder/cut" | grep -q 'jobs cancelled'
 wait "$driver" && { echo "the driver of cancelled jobs ended well"; exit 1; }
 grep -h '"status"' "$folder"/cut/pretrain-*/manifest.json | grep -q stopped || { echo "nothing was cut off"; exit 1; }
 slurm "${long[@]}" --runs "$folder/cut"
-compare "$folder/long" "$folder/cut" "preempted, cancelled in the middle and run again"
+compare "$folder/long" "$folder/cut" "out of time, preempted, cancelled and run again"

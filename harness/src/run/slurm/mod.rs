@@ -225,8 +225,10 @@ fn script(program: &Path, dirs: &[(usize, &Path)]) -> String {
          # A signal ends the first wait, not the work.\n\
          while kill -0 $work 2>/dev/null; do wait $work; code=$?; done\n\
          # A job that was cancelled is told to end as well, and stays away.\n\
-         state() {{ squeue --noheader --jobs=$SLURM_JOB_ID --format=%T; }}\n\
-         if [ $code -eq {AGAIN} ] && [ \"$(state)\" = RUNNING ]; then scontrol requeue $SLURM_JOB_ID && sleep 60; fi\n\
+         # SLURM_JOB_ID of the last task is that of the whole array.\n\
+         job=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID\n\
+         state() {{ squeue --noheader --jobs=$job --format=%T; }}\n\
+         if [ $code -eq {AGAIN} ] && [ \"$(state)\" = RUNNING ]; then scontrol requeue $job && sleep 60; fi\n\
          exit $code\n",
         cases.concat(),
         HUGE_PAGES.0,
