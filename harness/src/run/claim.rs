@@ -229,6 +229,15 @@ impl Drop for Claim {
     }
 }
 
+/// Removes the claim of an owner that was killed after the end of its work was recorded.
+pub fn clear_dead(dir: &Path) -> Result<()> {
+    if let Held::Dead(owner) = Watch::default().look(dir) {
+        // Taken, and given back at once.
+        Claim::take(dir, Some(&owner))?;
+    }
+    Ok(())
+}
+
 /// Counts up the beat in the open claim until the sender is dropped.
 fn beat(
     dir: PathBuf,
@@ -347,6 +356,13 @@ mod tests {
         leave(&dir, &Owner { pid, process_started: started, ..Owner::this_process() });
         assert!(matches!(Watch::default().look(&dir), Held::Dead(_)));
         drop(ours(&dir));
+
+        leave(&dir, &Owner { pid, process_started: started, ..Owner::this_process() });
+        clear_dead(&dir).unwrap();
+        assert_eq!(Watch::default().look(&dir), Held::Free);
+        let mine = ours(&dir);
+        clear_dead(&dir).unwrap();
+        assert!(!mine.lost());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! *Invariant:* a stage run that fails takes those that need it with it, and no others.
 
-use super::claim::{Held, Owner, Watch};
+use super::claim::{Held, Owner, Watch, clear_dead};
 use super::graph::{StageGraph, StageNode, inputs_of};
 use super::machine::Machine;
 use super::manifest::{Manifest, RunStatus};
@@ -156,6 +156,12 @@ impl<'a> Pool<'a> {
             let running = self.count(|doing| matches!(doing, Doing::Running(_)));
             if running == 0 && (open == 0 || self.stop.soon()) {
                 self.outcome.stopped = open > 0;
+                for (node, doing) in self.graph.nodes.iter().zip(&self.states) {
+                    if matches!(doing, Doing::Done) {
+                        // Tidiness only: a dead claim on what is finished keeps nobody away.
+                        let _ = clear_dead(&node.dir);
+                    }
+                }
                 return Ok(self.outcome);
             }
             match self.ended.recv_timeout(LOOK_EVERY) {

@@ -397,6 +397,9 @@ fn an_interrupted_stage_run_is_taken_over() {
     let mut owner: serde_json::Value = serde_json::from_str(held.trim()).unwrap();
     owner["process_started"] = json!(1);
     owner["beat"] = json!(20);
+    // Its predecessor was killed after its end was recorded: nothing but its claim is left to clear away.
+    let sft = graph.nodes.iter().find(|node| node.stage() == Stage::Sft).unwrap().dir.join(CLAIM);
+    fs::write(&sft, owner.to_string()).unwrap();
     fs::write(dpo.dir.join(CLAIM), owner.to_string()).unwrap();
 
     let graph = plan(&trials, runs.path());
@@ -407,6 +410,7 @@ fn an_interrupted_stage_run_is_taken_over() {
     assert_eq!(*body.ran.lock().unwrap(), [(Stage::Dpo, 1)]);
     let manifest = Manifest::read(&dpo.dir).unwrap().unwrap();
     assert_eq!((manifest.status, manifest.sittings), (RunStatus::Done, 2));
+    assert!(!sft.exists());
     // The one who was killed had shown for a minute that it lived.
     assert!((60.0..70.0).contains(&manifest.wall_seconds), "{}", manifest.wall_seconds);
 }
