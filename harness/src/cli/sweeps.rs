@@ -80,18 +80,16 @@ pub fn run(args: &SweepArgs, results: &Path, jobs: Option<usize>, how: &HowArgs)
     create_dir(&args.with.runs)?;
     create_dir(results)?;
     let stop = Arc::new(Stop::default());
-    let asked = Arc::clone(&stop);
+    let board = Board::for_stderr();
+    let (asked, told) = (Arc::clone(&stop), board.clone());
     ctrlc::set_handler(move || {
         asked.ask();
-        let how = if asked.now() {
-            "stopping at once"
-        } else {
-            "finishing the step, then a checkpoint; again to stop at once"
-        };
-        eprintln!("\n{how}");
+        told.line(match asked.now() {
+            true => "stopping at once",
+            false => "finishing the step, then a checkpoint; again to stop at once",
+        });
     })
     .context("Ctrl-C cannot be caught")?;
-    let board = Board::for_stderr();
     let outcome = match how.executor {
         Executor::Slurm => slurm::execute(&graph, &how.sbatch, &stop, &board)?,
         Executor::Local => {
@@ -150,11 +148,21 @@ fn conclude(
             say(format!("failed: {} ({}): {reason}", node.short(), graph.trials[node.trials[0]].label()))?;
         }
         if outcome.stopped {
-            say(format!("stopped; go on with: mindscale run {}", args.file.display()))?;
+            say(format!("stopped; go on with: mindscale {}", words(std::env::args().skip(1))))?;
         }
         say(format!("report: {}", out.join("report.html").display()))?;
     }
     Ok(outcome.failed.is_empty() && !outcome.stopped)
+}
+
+/// Words as a shell takes them.
+fn words(words: impl Iterator<Item = String>) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_=./,:+@%".contains(c);
+    let quoted = |word: String| match !word.is_empty() && word.chars().all(is_plain) {
+        true => word,
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    };
+    words.map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 /// Shows the trials and the stage graph.
@@ -240,4 +248,15 @@ pub fn cancel(args: &SweepArgs) -> Result<bool> {
         false => say(format!("{}: {} jobs cancelled", sweep.name, jobs.len()))?,
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_can_be_given_to_a_shell_again() {
+        let given = ["run", "a b.toml", "--set", "exam.system=it's", ""].map(String::from);
+        assert_eq!(words(given.into_iter()), r"run 'a b.toml' --set 'exam.system=it'\''s' ''");
+    }
 }

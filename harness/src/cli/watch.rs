@@ -4,7 +4,7 @@ use super::sweeps::Work;
 use super::{SweepArgs, say};
 use crate::run::graph::StageGraph;
 use crate::run::status::{Overview, StageStatus, TrialStatus, overview};
-use crate::track::number;
+use crate::track::{number, time};
 use anyhow::Result;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -116,16 +116,6 @@ fn stage_line(stage: &StageStatus) -> String {
     format!("{line}{left}")
 }
 
-/// A length of time for people: `45 s`, `12 min`, `3 h 20 min`.
-fn time(seconds: f64) -> String {
-    let minutes = (seconds / 60.0).round() as u64;
-    match minutes {
-        0 | 1 if seconds < 90.0 => format!("{seconds:.0} s"),
-        0..=119 => format!("{minutes} min"),
-        _ => format!("{} h {} min", minutes / 60, minutes % 60),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,11 +123,6 @@ mod tests {
     use crate::run::stage::Stage;
     use crate::run::status::{Counts, LastRow};
     use uuid::Uuid;
-
-    #[test]
-    fn times_are_short() {
-        assert_eq!([0.4, 45.0, 600.0, 12_000.0].map(time), ["0 s", "45 s", "10 min", "3 h 20 min"]);
-    }
 
     #[test]
     fn a_page_shows_where_each_trial_is_and_the_total() {

@@ -14,6 +14,7 @@ pub mod inputs;
 pub mod limits;
 pub mod machine;
 pub mod manifest;
+mod pace;
 pub mod pool;
 pub mod records;
 pub mod retry;

@@ -6,12 +6,14 @@ use super::claim::{Held, Owner, Watch, clear_dead};
 use super::graph::{StageGraph, StageNode, inputs_of};
 use super::machine::Machine;
 use super::manifest::{Manifest, RunStatus};
+use super::pace::{Counted, Pace};
 use super::retry::pause;
 use super::worker::{Ended, StageRequest, record_end};
-use crate::track::{Board, Progress};
+use crate::track::{Board, Progress, time};
 use anyhow::{Context, Result};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
@@ -97,6 +99,7 @@ pub fn execute(
             ended,
             states: graph.nodes.iter().map(Doing::of).collect(),
             weights: downstream(graph),
+            pace: Arc::new(Pace::new(graph.nodes.len())),
             outcome: Outcome::default(),
             said_busy: false,
         }
@@ -138,6 +141,7 @@ struct Pool<'a> {
     ended: Receiver<(usize, Ended)>,
     states: Vec<Doing>,
     weights: Vec<f64>,
+    pace: Arc<Pace>,
     outcome: Outcome,
     said_busy: bool,
 }
@@ -156,6 +160,7 @@ impl<'a> Pool<'a> {
             let running = self.count(|doing| matches!(doing, Doing::Running(_)));
             if running == 0 && (open == 0 || self.stop.soon()) {
                 self.outcome.stopped = open > 0;
+                self.board.finish();
                 for (node, doing) in self.graph.nodes.iter().zip(&self.states) {
                     if matches!(doing, Doing::Done) {
                         // Tidiness only: a dead claim on what is finished keeps nobody away.
@@ -164,6 +169,7 @@ impl<'a> Pool<'a> {
                 }
                 return Ok(self.outcome);
             }
+            self.show_total();
             match self.ended.recv_timeout(LOOK_EVERY) {
                 Ok((node, ended)) => self.note(node, ended)?,
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
@@ -194,15 +200,28 @@ impl<'a> Pool<'a> {
             let request = StageRequest { dead, gpu, ..request_of(self.graph, node, share.threads)? };
             let task = self.board.task(&self.name(node));
             let (launch, stop, sender) = (self.launch, self.stop, self.sender.clone());
+            let pace = Arc::clone(&self.pace);
             self.states[node] = Doing::Running(Instant::now());
             scope.spawn(move || {
-                let ended = launch.launch(&request, stop, task.as_ref());
-                drop(task);
+                let counted = Counted { shown: task, total: AtomicU64::new(0), node, pace };
+                let ended = launch.launch(&request, stop, &counted);
+                drop(counted);
                 // The pool waits for every stage run that it started.
                 let _ = sender.send((node, ended));
             });
         }
         Ok(())
+    }
+
+    /// Shows how much of the work is done, and how long the rest will take.
+    fn show_total(&self) {
+        let is_lost = |index: usize| matches!(self.states[index], Doing::Failed);
+        let is_done = |index: usize| matches!(self.states[index], Doing::Done);
+        if let Some((share, left)) = self.pace.total(self.graph, is_done, is_lost) {
+            let finished = self.count(|doing| matches!(doing, Doing::Done));
+            let left = left.map_or(String::new(), |left| format!("  {} left", time(left)));
+            self.board.total("all", share, &format!("{finished}/{} stage runs{left}", self.states.len()));
+        }
     }
 
     fn is_ready(&self, node: usize) -> bool {

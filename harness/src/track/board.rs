@@ -9,11 +9,14 @@ use std::time::{Duration, Instant};
 /// Without a terminal, a running piece of work writes a line this often.
 const LINE_EVERY: Duration = Duration::from_secs(60);
 
+/// Parts of the whole that the bar of the total counts.
+const PARTS: u64 = 100_000;
+
 /// The place where all that runs at the same time is shown.
 #[derive(Clone)]
 pub enum Board {
-    /// Bars, one a task, on a terminal.
-    Bars(MultiProgress),
+    /// Bars, one a task and one for the total below them, on a terminal.
+    Bars(MultiProgress, ProgressBar),
     /// Plain lines on the standard error stream.
     Lines,
     /// Nothing at all.
@@ -23,14 +26,37 @@ pub enum Board {
 impl Board {
     /// Bars where the standard error stream is a terminal, plain lines where it is not.
     pub fn for_stderr() -> Self {
-        if io::stderr().is_terminal() { Board::Bars(MultiProgress::new()) } else { Board::Lines }
+        if !io::stderr().is_terminal() {
+            return Board::Lines;
+        }
+        let bars = MultiProgress::new();
+        // Not drawn before the total is known.
+        let total = bars.add(ProgressBar::new(PARTS));
+        total.set_style(style("{prefix:.bold} {bar:20.green} {percent} %  {msg}"));
+        Board::Bars(bars, total)
+    }
+
+    /// Shows how much of everything is done, as a share from 0 to 1.
+    pub fn total(&self, name: &str, share: f64, message: &str) {
+        if let Board::Bars(_, total) = self {
+            total.set_prefix(name.to_string());
+            total.set_message(message.to_string());
+            total.set_position((share * PARTS as f64) as u64);
+        }
+    }
+
+    /// Clears the total away.
+    pub fn finish(&self) {
+        if let Board::Bars(_, total) = self {
+            total.finish_and_clear();
+        }
     }
 
     /// A watcher for one piece of work, shown under `name` until it is dropped.
     pub fn task(&self, name: &str) -> Box<dyn Progress> {
         match self {
-            Board::Bars(bars) => {
-                let bar = bars.add(ProgressBar::new(0).with_prefix(name.to_string()));
+            Board::Bars(bars, total) => {
+                let bar = bars.insert_before(total, ProgressBar::new(0).with_prefix(name.to_string()));
                 bar.set_style(style("{prefix:.bold} {spinner} {msg}"));
                 bar.enable_steady_tick(Duration::from_millis(250));
                 Box::new(Bar { bar, fresh: Mutex::new(true) })
@@ -45,7 +71,7 @@ impl Board {
     /// Writes a line that stays, above the bars.
     pub fn line(&self, text: &str) {
         match self {
-            Board::Bars(bars) => {
+            Board::Bars(bars, _) => {
                 let _ = bars.println(text);
             }
             Board::Lines => write_line(text),

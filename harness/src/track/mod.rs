@@ -11,4 +11,4 @@ mod progress;
 pub use board::Board;
 pub use events::Events;
 pub use metrics::{Metrics, MetricsRow, Split};
-pub use progress::{Progress, Silent, number};
+pub use progress::{Progress, Silent, number, time};

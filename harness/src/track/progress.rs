@@ -35,9 +35,24 @@ pub fn number(count: u64) -> String {
     grouped
 }
 
+/// A length of time for people: `45 s`, `12 min`, `3 h 20 min`.
+pub fn time(seconds: f64) -> String {
+    let minutes = (seconds / 60.0).round() as u64;
+    match minutes {
+        0 | 1 if seconds < 90.0 => format!("{seconds:.0} s"),
+        0..=119 => format!("{minutes} min"),
+        _ => format!("{} h {} min", minutes / 60, minutes % 60),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_short() {
+        assert_eq!([0.4, 45.0, 600.0, 12_000.0].map(time), ["0 s", "45 s", "10 min", "3 h 20 min"]);
+    }
 
     #[test]
     fn numbers_are_grouped_by_three() {
