@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Starts a Slurm of one node beside whatever runs here, puts small sweeps through it (one undisturbed, whose trials share
-# their pretraining; one out of time, preempted and cancelled in the middle) and compares the models with those of local runs. Needs
-# slurm-wlm and munge (Debian: apt-get install slurm-wlm munge); everything is stopped at the end.
+# Starts a Slurm of one node beside whatever runs here, puts small sweeps through it and compares the models with those of
+# local runs: one sweep undisturbed, whose trials share their pretraining; one told that its time is up, then preempted,
+# then cancelled in the middle and run again. Needs slurm-wlm and munge (Debian: apt-get install slurm-wlm munge);
+# everything is stopped at the end.
 # Usage: scripts/slurm_test.sh [PROGRAM [SWEEP]]; another sweep than the small ones is neither preempted nor cancelled.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -89,8 +90,7 @@ compare "$folder/local" "$folder/slurm" "passed"
 
 long=(sweeps/smoke.toml --set pretrain.steps=2000 --set pretrain.checkpoint_every=10)
 "$program" run "${long[@]}" --runs "$folder/long" --results "$folder/results"
-# Told to end after three seconds, each time.
-slurm "${long[@]}" --runs "$folder/cut" --set slurm.time=1 --sbatch=--signal=B:TERM@57 &
+slurm "${long[@]}" --runs "$folder/cut" &
 driver=$!
 started+=($driver)
 # How often both pretrainings have sat down at least.
@@ -99,14 +99,18 @@ sittings() {
     counts=$(grep -h '"sittings"' "$folder"/cut/pretrain-*/manifest.json 2>/dev/null | tr -dc '0-9\n' | sort -n)
     [ "$(wc -l <<< "$counts")" -eq 2 ] && head -n 1 <<< "$counts" || echo 0
 }
+# Waits until both have sat down for the Nth time, and there is a checkpoint.
 sitting() {
-    for _ in $(seq 600); do
+    for _ in $(seq 1800); do
         [ "$(sittings)" -ge "$1" ] && compgen -G "$folder/cut/pretrain-*/checkpoints/*.ckpt" > "$folder/found" && return
         sleep 0.1
     done
     echo "no pretraining came to its sitting $1"
     exit 1
 }
+sitting 1
+# As Slurm does a minute before the time is up: each task is to go back into the queue by itself.
+for job in $(squeue --me --array --noheader --states=running --format=%i); do scancel --batch --signal=TERM "$job"; done
 sitting 2
 sbatch --quiet --wait --partition=urgent --exclusive --output=/dev/null --wrap='sleep 1'
 sitting 3
