@@ -12,7 +12,7 @@ use crate::run::pool::{Outcome, Stop, execute};
 use crate::run::records::collect;
 use crate::run::stage::Stage;
 use crate::run::stages::Recipe;
-use crate::run::{files::create_dir, pool, slurm};
+use crate::run::{files::create_dir, files::shell_word, pool, slurm};
 use crate::sweep::{Sweep, Trial};
 use crate::track::Board;
 use anyhow::{Context, Result, ensure};
@@ -148,21 +148,12 @@ fn conclude(
             say(format!("failed: {} ({}): {reason}", node.short(), graph.trials[node.trials[0]].label()))?;
         }
         if outcome.stopped {
-            say(format!("stopped; go on with: mindscale {}", words(std::env::args().skip(1))))?;
+            let given: Vec<String> = std::env::args().skip(1).map(|word| shell_word(&word)).collect();
+            say(format!("stopped; go on with: mindscale {}", given.join(" ")))?;
         }
         say(format!("report: {}", out.join("report.html").display()))?;
     }
     Ok(outcome.failed.is_empty() && !outcome.stopped)
-}
-
-/// Words as a shell takes them.
-fn words(words: impl Iterator<Item = String>) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "-_=./,:+@%".contains(c);
-    let quoted = |word: String| match !word.is_empty() && word.chars().all(is_plain) {
-        true => word,
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    };
-    words.map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 /// Shows the trials and the stage graph.
@@ -248,15 +239,4 @@ pub fn cancel(args: &SweepArgs) -> Result<bool> {
         false => say(format!("{}: {} jobs cancelled", sweep.name, jobs.len()))?,
     }
     Ok(true)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_command_can_be_given_to_a_shell_again() {
-        let given = ["run", "a b.toml", "--set", "exam.system=it's", ""].map(String::from);
-        assert_eq!(words(given.into_iter()), r"run 'a b.toml' --set 'exam.system=it'\''s' ''");
-    }
 }

@@ -127,6 +127,15 @@ pub fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
+/// A word as a shell takes it.
+pub fn shell_word(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_=./,:+@%".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_string(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
 /// A rename is durable once its folder is synced; file systems that cannot sync folders are left alone.
 fn sync_dir(path: &Path) -> Result<()> {
     if let Ok(dir) = File::open(path) {
@@ -146,6 +155,12 @@ fn parent(path: &Path) -> &Path {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn words_can_be_given_to_a_shell() {
+        let given = ["run", "a b.toml", "--set", "exam.system=it's", ""].map(shell_word);
+        assert_eq!(given.join(" "), r"run 'a b.toml' --set 'exam.system=it'\''s' ''");
+    }
 
     #[test]
     fn a_write_replaces_the_whole_file_and_leaves_nothing_beside_it() {

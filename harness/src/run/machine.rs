@@ -94,16 +94,17 @@ mod tests {
     use super::*;
     use crate::config::TrialConfig;
     use crate::run::graph::StageGraph;
-    use crate::sweep::Trial;
+    use crate::run::tests::{plan, trial};
+    use std::path::Path;
 
     fn graph(seeds: u64, change: impl Fn(&mut TrialConfig)) -> StageGraph {
         let trial = |seed| {
-            let mut config = TrialConfig { seed, ..TrialConfig::default() };
-            change(&mut config);
-            Trial { sweep: "s".into(), id: crate::config::identity(&config), keys: vec![], config }
+            trial(|config| {
+                config.seed = seed;
+                change(config);
+            })
         };
-        let trials: Vec<Trial> = (0..seeds).map(trial).collect();
-        StageGraph::plan(&trials, std::path::Path::new("nowhere")).unwrap()
+        plan(&(0..seeds).map(trial).collect::<Vec<_>>(), Path::new("nowhere"))
     }
 
     fn gpus(count: usize) -> Gpus {

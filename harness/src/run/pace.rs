@@ -92,20 +92,19 @@ impl Progress for Counted {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::config::TrialConfig;
     use crate::run::stage::Stage;
-    use crate::sweep::Trial;
+    use crate::run::tests::{plan, trial};
+    use std::path::Path;
 
     #[test]
     fn what_was_done_before_does_not_count_for_the_pace() {
         let trial = |seed| {
-            let mut config = TrialConfig { seed, ..TrialConfig::default() };
-            config.sft.training.enabled = false;
-            config.dpo.training.enabled = false;
-            let id = crate::config::identity(&config);
-            Trial { sweep: "s".into(), id, keys: vec![], config }
+            trial(|config| {
+                config.seed = seed;
+                (config.sft.training.enabled, config.dpo.training.enabled) = (false, false);
+            })
         };
-        let graph = StageGraph::plan(&[trial(1), trial(2)], std::path::Path::new("nowhere")).unwrap();
+        let graph = plan(&[trial(1), trial(2)], Path::new("nowhere"));
         let trained: Vec<usize> =
             (0..graph.nodes.len()).filter(|&n| graph.nodes[n].stage() == Stage::Pretrain).collect();
         let pace = Pace::new(graph.nodes.len());

@@ -197,7 +197,8 @@ impl<'a> Pool<'a> {
                 continue;
             };
             let gpu = self.machine.gpu(share).map(String::from);
-            let request = StageRequest { dead, gpu, ..request_of(self.graph, node, share.threads)? };
+            let spent = spent(self.graph, node)?;
+            let request = StageRequest { dead, gpu, spent, ..request_of(self.graph, node, share.threads)? };
             let task = self.board.task(&self.name(node));
             let (launch, stop, sender) = (self.launch, self.stop, self.sender.clone());
             let pace = Arc::clone(&self.pace);
@@ -381,7 +382,7 @@ pub fn request_of(graph: &StageGraph, node: usize, threads: usize) -> Result<Sta
         inputs: inputs_of(planned, graph),
         files: planned.facts.files.clone(),
         facts: planned.facts.facts.clone(),
-        spent: spent(graph, node)?,
+        spent: 0.0,
         gpu: None,
         dead: None,
     })

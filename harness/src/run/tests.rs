@@ -115,7 +115,8 @@ impl Fake {
     }
 }
 
-fn trial(change: impl FnOnce(&mut TrialConfig)) -> Trial {
+/// A trial of the defaults, changed.
+pub fn trial(change: impl FnOnce(&mut TrialConfig)) -> Trial {
     let mut config = TrialConfig::default();
     change(&mut config);
     let id = crate::config::identity(&config);
@@ -126,7 +127,8 @@ fn seeds(seeds: &[u64]) -> Vec<Trial> {
     seeds.iter().map(|&seed| trial(|config| config.seed = seed)).collect()
 }
 
-fn plan(trials: &[Trial], runs: &Path) -> StageGraph {
+/// The graph of trials.
+pub fn plan(trials: &[Trial], runs: &Path) -> StageGraph {
     StageGraph::plan(trials, runs).unwrap()
 }
 

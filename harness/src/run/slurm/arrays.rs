@@ -128,21 +128,19 @@ fn split(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::config::{TrainStage, TrialConfig};
-    use crate::sweep::Trial;
+    use crate::config::TrainStage;
+    use crate::run::tests::{plan, trial};
     use std::path::Path;
 
     fn graph(trials: &[(u64, f64)]) -> StageGraph {
         let trial = |&(seed, lr): &(u64, f64)| {
-            let mut config = TrialConfig { seed, ..TrialConfig::default() };
-            config.sft.training.lr = lr;
-            config.exam.after = vec![TrainStage::Dpo];
-            Trial { sweep: "s".into(), id: crate::config::identity(&config), keys: vec![], config }
+            trial(|config| {
+                (config.seed, config.sft.training.lr) = (seed, lr);
+                config.exam.after = vec![TrainStage::Dpo];
+            })
         };
-        let trials: Vec<Trial> = trials.iter().map(trial).collect();
-        StageGraph::plan(&trials, Path::new("nowhere")).unwrap()
+        plan(&trials.iter().map(trial).collect::<Vec<_>>(), Path::new("nowhere"))
     }
 
     /// Each array as its stage, its number of tasks, and what it waits for; once it is known that every task waits

@@ -7,7 +7,7 @@
 mod arrays;
 
 use super::child::{HUGE_PAGES, LOG, REQUEST, VERB, write_request};
-use super::files::{absolute, hand_in, read_text};
+use super::files::{absolute, hand_in, read_text, shell_word};
 use super::graph::{StageGraph, StageNode};
 use super::manifest::{Manifest, RunStatus};
 use super::pool::{Failure, Outcome, Stop, request_of};
@@ -208,7 +208,7 @@ fn submit(array: &Array, after: Option<String>, script: &str, options: &[String]
 
 /// What the batch shell of each task does: its work in its folder, and the way back into the queue after a checkpoint.
 fn script(program: &Path, dirs: &[(usize, &Path)]) -> String {
-    let quoted = |path: &Path| format!("'{}'", absolute(path).to_string_lossy().replace('\'', r"'\''"));
+    let quoted = |path: &Path| shell_word(&absolute(path).to_string_lossy());
     let cases: Vec<String> =
         dirs.iter().map(|(task, dir)| format!("{task}) dir={} ;;\n", quoted(dir))).collect();
     format!(
