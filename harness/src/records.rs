@@ -1,6 +1,8 @@
 //! What a finished trial leaves behind: the plain records between running, examining and reporting.
 
+use crate::track::number;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::path::PathBuf;
 use uuid::Uuid;
 
@@ -19,6 +21,27 @@ pub enum Status {
     Stopped,
     /// Not started yet.
     Pending,
+}
+
+/// Something that a stage dropped, cut, skipped or reduced, counted: told on the console, in the log, in the manifest
+/// and in the report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notice {
+    /// Where it happened, such as `sft` or `exam, law`.
+    pub place: String,
+    /// What happened and why, such as `rows left out: nothing left to learn within 64 tokens`.
+    pub reason: String,
+    /// To how many.
+    pub count: u64,
+    /// Of how many.
+    pub of: u64,
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { place, reason, count, of } = self;
+        write!(f, "{place}: {} of {} {reason}", number(*count), number(*of))
+    }
 }
 
 /// One stage run of a trial.
@@ -76,6 +99,9 @@ pub struct TrialRecord {
     pub reason: Option<String>,
     /// The stage runs, in order.
     pub stages: Vec<StageRecord>,
+    /// What its stages dropped, cut, skipped or reduced, in order.
+    #[serde(default)]
+    pub notices: Vec<Notice>,
     /// The resolved configuration as TOML.
     pub config: String,
 }

@@ -10,12 +10,15 @@ pub struct Message {
     pub role: String,
     /// What was said.
     pub content: String,
+    /// Whether the turn carries loss, where its row says so; `None` leaves it to the stage's `answer_loss`.
+    #[serde(skip)]
+    pub trained: Option<bool>,
 }
 
 impl Message {
     /// A turn of `role`.
     pub fn new(role: &str, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
+        Self { role: role.into(), content: content.into(), trained: None }
     }
 }
 

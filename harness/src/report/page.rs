@@ -40,6 +40,19 @@ fn headline(settings: &[Setting]) -> Vec<String> {
     lines
 }
 
+/// What stages dropped, cut, skipped or reduced: each once, with the number of trials that it happened to.
+fn notices(trials: &[TrialRecord]) -> Vec<minijinja::Value> {
+    let mut found: Vec<(String, usize)> = vec![];
+    for text in trials.iter().flat_map(|trial| trial.notices.iter().map(ToString::to_string)) {
+        match found.iter_mut().find(|(known, _)| *known == text) {
+            Some((_, trials)) => *trials += 1,
+            None => found.push((text, 1)),
+        }
+    }
+    let of = |n: usize| if n == 1 { "1 trial".into() } else { format!("{n} trials") };
+    found.into_iter().map(|(text, n)| context! { text, trials => of(n) }).collect()
+}
+
 /// Everything that goes onto the page.
 pub struct Page<'a> {
     /// What was asked.
@@ -110,7 +123,7 @@ impl Page<'_> {
             .context("the page's template")?;
         let page = environment.get_template("report.html")?.render(context! {
         title => experiment.title, question => experiment.question, headline => headline(settings),
-        summary => self.summary.html(), tables, comparisons => self.comparisons.map(Grid::html), exams, by_subject, failed, figures, configurations,
+        summary => self.summary.html(), tables, comparisons => self.comparisons.map(Grid::html), exams, by_subject, failed, notices => notices(trials), figures, configurations,
     });
         page.context("the page")
     }

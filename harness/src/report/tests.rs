@@ -7,7 +7,7 @@ mod experiment;
 mod figures;
 
 use super::*;
-use crate::records::{ExamScore, StageRecord, Status};
+use crate::records::{ExamScore, Notice, StageRecord, Status};
 
 fn trial(seed: u64, n_layers: u64, correct: u64, status: Status) -> TrialRecord {
     TrialRecord {
@@ -27,6 +27,12 @@ fn trial(seed: u64, n_layers: u64, correct: u64, status: Status) -> TrialRecord 
         status,
         reason: (status == Status::Failed).then(|| "sft: <loss> is NaN & gone".into()),
         stages: vec![StageRecord { stage: "pretrain".into(), dir: "/nonexistent".into() }],
+        notices: vec![Notice {
+            place: "sft".into(),
+            reason: "rows left out: empty".into(),
+            count: 1200,
+            of: 3400,
+        }],
         config: "seed = 1\n[model]\nx = \"<b>\"".into(),
     }
 }
@@ -89,6 +95,7 @@ fn the_page_is_honest_whole_and_alone() {
     assert!(page.contains("Not distinguishable from guessing: n_layers=2 (25.0 %, p = 1.000)"));
     assert!(page.contains("sft: &lt;loss&gt; is NaN &amp; gone"));
     assert!(page.contains("x = &quot;&lt;b&gt;&quot;"));
+    assert!(page.contains("<li>sft: 1,200 of 3,400 rows left out: empty <small>(5 trials)</small></li>"));
     assert!(
         !page.contains("http://")
             || page.matches("http://").count() == page.matches("http://www.w3.org/").count()

@@ -5,6 +5,7 @@ use super::inputs::FileDigest;
 use super::limits::proc_bytes;
 use super::stage::Stage;
 use crate::config::TrialConfig;
+use crate::records::Notice;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -86,6 +87,9 @@ pub struct Results {
     pub correct: Option<u64>,
     /// Exam questions asked.
     pub questions: Option<u64>,
+    /// What was dropped, cut, skipped or reduced.
+    #[serde(default)]
+    pub notices: Vec<Notice>,
 }
 
 /// The record of a stage run.

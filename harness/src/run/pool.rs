@@ -292,6 +292,9 @@ impl<'a> Pool<'a> {
                     text += &format!(", {correct} of {questions} questions right");
                 }
                 self.board.line(&text);
+                for notice in &results.notices {
+                    self.board.line(&format!("  {notice}"));
+                }
             }
             Ended::Failed(reason) => self.fail(node, reason),
             Ended::CutOff(reason) if self.tried[node] < self.retries => {

@@ -32,6 +32,7 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
         status,
         reason,
         stages: Vec::new(),
+        notices: Vec::new(),
         config: toml::to_string(config).with_context(|| format!("trial {}", planned.uuid))?,
     };
     for &index in &planned.stages {
@@ -46,6 +47,7 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
             continue;
         }
         let results = manifest.results;
+        record.notices.extend(results.notices);
         record.train_tokens += results.tokens;
         record.train_flops += results.flops;
         if node.stage() == Stage::Pretrain {

@@ -10,7 +10,7 @@ use std::path::Path;
 use uuid::Uuid;
 
 /// Raised when a stage's results change though its inputs do not: old stage runs are then left alone.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// Namespace of all names given here.
 const NAMESPACE: Uuid = Uuid::from_u128(0x8d1b_4c5e_52c3_4f0f_9a3e_6d69_6e64_7363);

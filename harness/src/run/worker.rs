@@ -146,6 +146,9 @@ pub fn work(
     }
     match &ended {
         Ended::Done(results) => {
+            for notice in &results.notices {
+                tracing::warn!("{notice}");
+            }
             manifest.results = results.clone();
             manifest.outputs = outputs(dir)?;
             manifest.end(RunStatus::Done, None, began.elapsed());
