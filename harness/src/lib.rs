@@ -12,6 +12,7 @@ pub mod records;
 pub mod report;
 pub mod run;
 pub mod stats;
+pub mod stop;
 pub mod sweep;
 #[cfg(test)]
 pub mod testing;

@@ -11,6 +11,7 @@ use crate::data::read::{ReadOptions, rows};
 use crate::data::world::World;
 use crate::data::{Kind, Row, Tokenizer};
 use crate::exam::{self, Prompter, Shots, read_sheets};
+use crate::stop::{Stopped, check};
 use crate::threads::on_threads;
 use crate::track::{Progress, number};
 use crate::train::{self, TrainRequest};
@@ -30,15 +31,19 @@ impl StageBody for Recipe {
         stop: &AtomicBool,
         progress: &dyn Progress,
     ) -> Result<Option<Results>> {
-        on_threads(config.threads, || match request.stage {
-            Stage::Tokenizer => tokenizer(request, config, progress).map(Some),
-            Stage::Data => data(request, config, progress).map(Some),
-            Stage::Exam => sit(request, config, progress).map(Some),
+        let ended = on_threads(config.threads, || match request.stage {
+            Stage::Tokenizer => tokenizer(request, config, stop, progress).map(Some),
+            Stage::Data => data(request, config, stop, progress).map(Some),
+            Stage::Exam => sit(request, config, stop, progress).map(Some),
             Stage::Pretrain => training(TrainStage::Pretrain, request, config, stop, progress),
             Stage::Sft => training(TrainStage::Sft, request, config, stop, progress),
             Stage::Lora => training(TrainStage::Lora, request, config, stop, progress),
             Stage::Dpo => training(TrainStage::Dpo, request, config, stop, progress),
-        })
+        });
+        match ended {
+            Err(error) if error.is::<Stopped>() => Ok(None),
+            ended => ended,
+        }
     }
 
     fn tidy(&self, request: &StageRequest, config: &TrialConfig) -> Result<()> {
@@ -53,22 +58,24 @@ fn given(folder: &Option<PathBuf>, what: &str) -> Result<PathBuf> {
     folder.clone().ok_or_else(|| anyhow!("the request names no {what}"))
 }
 
-/// The rows of one stage's data.
+/// The rows of one stage's data, until somebody asks to stop.
 fn source<'a>(
     config: &'a TrialConfig,
     stage: TrainStage,
     world: &'a World,
     files: &'a [PathBuf],
     options: &'a ReadOptions,
+    stop: &'a AtomicBool,
 ) -> Box<dyn Iterator<Item = Result<Row>> + Send + 'a> {
-    match config.data.source {
+    let rows: Box<dyn Iterator<Item = Result<Row>> + Send> = match config.data.source {
         Source::World => match stage {
             TrainStage::Pretrain => Box::new(world.pretrain_rows().map(Ok)),
             TrainStage::Sft | TrainStage::Lora => Box::new(world.sft_rows().map(Ok)),
             TrainStage::Dpo => Box::new(world.dpo_rows().map(Ok)),
         },
         Source::Files => Box::new(rows(files, kind(stage), options)),
-    }
+    };
+    Box::new(rows.map(|row| check(stop).and(row)))
 }
 
 fn kind(stage: TrainStage) -> Kind {
@@ -97,7 +104,12 @@ fn store_folder(stage: TrainStage) -> &'static str {
     }
 }
 
-fn tokenizer(request: &StageRequest, config: &TrialConfig, progress: &dyn Progress) -> Result<Results> {
+fn tokenizer(
+    request: &StageRequest,
+    config: &TrialConfig,
+    stop: &AtomicBool,
+    progress: &dyn Progress,
+) -> Result<Results> {
     let out = request.dir.join("model");
     create_dir(&out)?;
     let tokenizer = match &config.tokenizer.path {
@@ -113,7 +125,7 @@ fn tokenizer(request: &StageRequest, config: &TrialConfig, progress: &dyn Progre
             };
             let mut texts = vec![];
             let mut left = config.tokenizer.train_chars;
-            for row in source(config, TrainStage::Pretrain, &world, &files, &options).chain(asked) {
+            for row in source(config, TrainStage::Pretrain, &world, &files, &options, stop).chain(asked) {
                 if left == 0 {
                     break;
                 }
@@ -129,7 +141,12 @@ fn tokenizer(request: &StageRequest, config: &TrialConfig, progress: &dyn Progre
     Ok(Results::default())
 }
 
-fn data(request: &StageRequest, config: &TrialConfig, progress: &dyn Progress) -> Result<Results> {
+fn data(
+    request: &StageRequest,
+    config: &TrialConfig,
+    stop: &AtomicBool,
+    progress: &dyn Progress,
+) -> Result<Results> {
     let tokenizer = Tokenizer::load(&given(&request.tokenizer, "tokenizer")?.join("model"))?;
     let world = World::generate(&config.world);
     let mut results = Results::default();
@@ -137,7 +154,7 @@ fn data(request: &StageRequest, config: &TrialConfig, progress: &dyn Progress) -
         let (files, options) = (files(config, stage)?, ReadOptions::new(&config.data));
         let name = store_folder(stage);
         progress.start(name, 0, "rows");
-        let rows = source(config, stage, &world, &files, &options);
+        let rows = source(config, stage, &world, &files, &options, stop);
         let out = request.dir.join(name);
         let told = |done: u64| progress.update(done, "");
         let prepared: Prepared = prepare(rows, kind(stage), &tokenizer, config.data.val_share, &out, &told)?;
@@ -176,11 +193,17 @@ fn training(
     })
 }
 
-fn sit(request: &StageRequest, config: &TrialConfig, progress: &dyn Progress) -> Result<Results> {
+fn sit(
+    request: &StageRequest,
+    config: &TrialConfig,
+    stop: &AtomicBool,
+    progress: &dyn Progress,
+) -> Result<Results> {
     let tokenizer = Tokenizer::load(&given(&request.tokenizer, "tokenizer")?.join("model"))?;
     let device = train::device(&config.device)?;
     let transformer = model::Transformer::load(&given(&request.model, "model")?.join("model"), &device)?;
     let exam = &config.exam;
+    check(stop)?;
     let sheets = match &exam.sheets {
         Some(dir) => read_sheets(Path::new(dir), "val")?,
         None => World::generate(&config.world).sheets(),
@@ -209,4 +232,32 @@ fn sit(request: &StageRequest, config: &TrialConfig, progress: &dyn Progress) ->
         exam_after: request.model_stage,
         ..Results::default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::run::tests::{plan, trial};
+    use crate::track::Silent;
+
+    #[test]
+    fn tokenizers_and_data_are_given_up_when_somebody_asks_to_stop() {
+        let runs = tempfile::tempdir().unwrap();
+        let graph = plan(&[trial(|_| {})], runs.path());
+        let work = |index: usize, is_asked: bool| {
+            let request = crate::run::pool::request_of(&graph, index, 1).unwrap();
+            let config = request.trial_config().unwrap();
+            create_dir(&request.dir).unwrap();
+            Recipe.run(&request, &config, &AtomicBool::new(is_asked), &Silent).unwrap()
+        };
+        assert_eq!(graph.nodes[0].stage(), Stage::Tokenizer);
+        assert_eq!(work(0, true), None);
+        assert!(!graph.nodes[0].dir.join("model/tokenizer.json").exists());
+        assert!(work(0, false).is_some());
+        assert_eq!(graph.nodes[1].stage(), Stage::Data);
+        assert_eq!(work(1, true), None);
+        assert_eq!(std::fs::read_dir(&graph.nodes[1].dir).unwrap().count(), 0, "nothing half-made is left");
+        assert!(work(1, false).is_some());
+    }
 }
