@@ -1,8 +1,16 @@
-//! Question sheets: `<subject>_val.csv` with id, question, A, B, C, D, answer.
+//! Question sheets: `<subject>_val.csv` with id, question, A, B, C, D, answer; `<subject>_dev.csv` solved ones.
+//!
+//! *Invariant:* every question has a text, four options and an answer among them; what a sheet holds beside that is
+//! refused, C-Eval's explanations aside.
 
+use crate::data::read::CsvRows;
 use crate::data::world::World;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// The columns of a sheet; the last one is for people.
+const KNOWN: [&str; 8] = ["id", "question", "A", "B", "C", "D", "answer", "explanation"];
 
 /// The questions of one subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,46 +54,103 @@ pub fn read_sheets(dir: &Path, split: &str) -> Result<Vec<Sheet>> {
 }
 
 fn read_sheet(path: &Path, suffix: &str) -> Result<Sheet> {
+    let shown = path.display();
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let subject = name.strip_suffix(suffix).unwrap_or(&name).to_string();
-    let text = std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
-    let mut csv = csv::ReaderBuilder::new().from_reader(text);
-    let headers = csv.headers().with_context(|| format!("{}: the header row", path.display()))?.clone();
-    let column = |name: &str| {
-        headers.iter().position(|h| h.trim() == name).with_context(|| {
-            let found: Vec<&str> = headers.iter().collect();
-            let expected = "id,question,A,B,C,D,answer";
-            format!("{}: has the columns {found:?} and no {name}, expected {expected}", path.display())
-        })
-    };
-    let id = column("id")?;
-    let question = column("question")?;
-    let options = [column("A")?, column("B")?, column("C")?, column("D")?];
-    let answer = column("answer")?;
+    ensure!(!subject.is_empty(), "{shown}: names no subject, expected <subject>{suffix}");
+    let mut rows = CsvRows::open(path)?;
+    let columns = Columns::of(rows.columns()).map_err(|why| anyhow!("{shown}:1: {why}"))?;
     let mut questions = vec![];
-    for record in csv.records() {
-        let record = record.map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
-        let line = record.position().map_or(0, csv::Position::line);
-        let cell = |i: usize| record.get(i).unwrap_or_default().to_string();
-        let answer = match cell(answer).trim() {
-            "A" => 'A',
-            "B" => 'B',
-            "C" => 'C',
-            "D" => 'D',
-            other => bail!("{}:{line}: the answer is {other:?}, expected A, B, C or D", path.display()),
-        };
-        questions.push(SheetQuestion {
-            id: cell(id),
-            question: cell(question),
-            options: options.map(cell),
-            answer,
+    let mut lines = BTreeMap::new();
+    while let Some(row) = rows.next().with_context(|| format!("{shown}: cannot be read on"))? {
+        let question = row.value.and_then(|cells| {
+            let question = columns.question(&cells)?;
+            match lines.insert(question.id.clone(), row.line) {
+                Some(line) => {
+                    Err(format!("the id {:?} is that of line {line}, expected another", question.id))
+                }
+                None => Ok(question),
+            }
         });
+        questions.push(question.map_err(|why| anyhow!("{shown}:{}: {why}", row.line))?);
     }
-    if questions.is_empty() {
-        bail!("{}: has no question", path.display());
-    }
+    ensure!(!questions.is_empty(), "{shown}: has no question");
     Ok(Sheet { subject, questions })
+}
+
+/// Where the parts of a question stand in a row.
+struct Columns {
+    id: usize,
+    question: usize,
+    options: [usize; 4],
+    answer: usize,
+    /// Columns that must be empty, by their names.
+    unknown: Vec<(usize, String)>,
+}
+
+impl Columns {
+    fn of(names: &[String]) -> Result<Self, String> {
+        let column = |name: &str| {
+            let missing = || {
+                format!(
+                    "has the columns {} and no {name}, expected {}",
+                    names.join(","),
+                    KNOWN[..7].join(",")
+                )
+            };
+            names.iter().position(|n| n == name).ok_or_else(missing)
+        };
+        let unknown = names
+            .iter()
+            .enumerate()
+            .filter(|(_, name)| !KNOWN.contains(&name.as_str()))
+            .map(|(i, n)| (i, n.clone()));
+        Ok(Self {
+            id: column("id")?,
+            question: column("question")?,
+            options: [column("A")?, column("B")?, column("C")?, column("D")?],
+            answer: column("answer")?,
+            unknown: unknown.collect(),
+        })
+    }
+
+    /// The question of a row, which has as many cells as there are columns.
+    fn question(&self, cells: &[String]) -> Result<SheetQuestion, String> {
+        let filled = |place: usize, what: &str| match cells[place].trim() {
+            "" => Err(format!("the {what} is empty")),
+            _ => Ok(cells[place].clone()),
+        };
+        for (place, name) in &self.unknown {
+            let cell = cells[*place].trim();
+            if !cell.is_empty() {
+                let cell: String = cell.chars().take(40).collect();
+                return Err(match name.as_bytes() {
+                    [b'E'..=b'Z'] => {
+                        format!("has an option {name} ({cell:?}), expected four options, A to D")
+                    }
+                    _ => format!("the column {name:?} holds {cell:?}, expected {} only", KNOWN.join(",")),
+                });
+            }
+        }
+        let [a, b, c, d] = self.options;
+        Ok(SheetQuestion {
+            id: filled(self.id, "id")?,
+            question: filled(self.question, "question")?,
+            options: [
+                filled(a, "option A")?,
+                filled(b, "option B")?,
+                filled(c, "option C")?,
+                filled(d, "option D")?,
+            ],
+            answer: match cells[self.answer].trim() {
+                "A" => 'A',
+                "B" => 'B',
+                "C" => 'C',
+                "D" => 'D',
+                other => return Err(format!("the answer is {other:?}, expected A, B, C or D")),
+            },
+        })
+    }
 }
 
 impl World {
@@ -117,8 +182,12 @@ mod tests {
     fn error(content: &[u8]) -> String {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("law_val.csv"), content).unwrap();
-        let error = format!("{:#}", read_sheets(dir.path(), "val").unwrap_err());
-        error.replace(&format!("{}/", dir.path().display()), "")
+        refused(dir.path())
+    }
+
+    fn refused(dir: &Path) -> String {
+        let error = format!("{:#}", read_sheets(dir, "val").unwrap_err());
+        error.replace(&format!("{}/", dir.display()), "")
     }
 
     #[test]
@@ -133,21 +202,79 @@ mod tests {
 
     #[test]
     fn broken_sheets_say_where_and_what() {
-        let columns = error(b"id,question,A,B,C,D\n0,q,a,b,c,d\n");
-        assert!(
-            columns.contains("law_val.csv: has the columns") && columns.contains("and no answer"),
-            "{columns}"
-        );
-        let answer = error(b"id,question,A,B,C,D,answer\n0,q,a,b,c,d,\n");
-        assert_eq!(answer, "law_val.csv:2: the answer is \"\", expected A, B, C or D");
+        let head = "id,question,A,B,C,D,answer";
+        let after = |rows: &str| error(format!("{head}\n0,q,a,b,c,d,A\n{rows}").as_bytes());
+        for (found, expected) in [
+            (
+                error(b"id,question,A,B,C,D\n0,q,a,b,c,d\n"),
+                "1: has the columns id,question,A,B,C,D and no answer, expected id,question,A,B,C,D,answer",
+            ),
+            (
+                error(b"id,question,A,B,B,D,answer\n"),
+                "1: two columns are named \"B\", expected each name once",
+            ),
+            (after("1,q,a,b,c,d,\n"), "3: the answer is \"\", expected A, B, C or D"),
+            (after("1,q,a,b,c,d,E\n"), "3: the answer is \"E\", expected A, B, C or D"),
+            (after("1,q,a,b,c,d,AB\n"), "3: the answer is \"AB\", expected A, B, C or D"),
+            (after("1,,a,b,c,d,A\n"), "3: the question is empty"),
+            (after("1,q,a,\" \",c,d,A\n"), "3: the option B is empty"),
+            (after(",q,a,b,c,d,A\n"), "3: the id is empty"),
+            (after("0,q,a,b,c,d,A\n"), "3: the id \"0\" is that of line 2, expected another"),
+            (after("1,q,a,b,c,A\n"), &format!("3: has 6 cells, expected 7 ({head})")),
+            (after("1,q,a,b,c,d,e,A\n"), &format!("3: has 8 cells, expected 7 ({head})")),
+            (after("1,q,a,b,c,\"d,A\n2,q,a,b,c,d,A\n"), "3: a quoted cell is never closed"),
+            (
+                after("1,q,a,b,c,\"d,A\n2,q,a,b,c,\"d\",A\n"),
+                "3: text stands behind a closing quote; a quote inside a cell is doubled",
+            ),
+            (
+                error(b"id,question,A,B,C,D,E,answer\r\n0,q,a,b,c,d,,A\r\n1,q,a,b,c,d,e,A\r\n"),
+                "3: has an option E (\"e\"), expected four options, A to D",
+            ),
+            (
+                error(b"id,question,A,B,C,D,answer,hint\n0,q,a,b,c,d,A,it is A\n"),
+                "2: the column \"hint\" holds \"it is A\", expected id,question,A,B,C,D,answer,explanation only",
+            ),
+            (
+                error(b"id,question,A,B,C,D,answer\n0,\xff,a,b,c,d,A\n"),
+                "2: is not UTF-8 from byte 1 of the row on",
+            ),
+        ] {
+            assert!(
+                found.starts_with(&format!("law_val.csv:{expected}")),
+                "{found}\nwhere expected\n{expected}"
+            );
+        }
         assert_eq!(error(b"id,question,A,B,C,D,answer\n"), "law_val.csv: has no question");
-        assert!(error(b"id,question,A,B,C,D,answer\n0,\xff,a,b,c,d,A\n").contains("law_val.csv"));
+        assert_eq!(error(b""), "law_val.csv: the file is empty");
         let dir = tempfile::tempdir().unwrap();
-        assert!(
-            read_sheets(dir.path(), "val")
-                .unwrap_err()
-                .to_string()
-                .contains("holds no <subject>_val.csv sheet")
-        );
+        assert!(refused(dir.path()).contains("holds no <subject>_val.csv sheet"));
+    }
+
+    #[test]
+    fn columns_stand_in_any_order_and_unknown_ones_may_be_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let sheet = "answer,D,C,B,A,question,id,explanation,E\r\nC,d,c,\"b\nb\",a, q ,7,why,\r\n";
+        std::fs::write(dir.path().join("law_val.csv"), sheet).unwrap();
+        let question = SheetQuestion {
+            id: "7".into(),
+            question: " q ".into(),
+            options: ["a", "b\nb", "c", "d"].map(String::from),
+            answer: 'C',
+        };
+        let expected = Sheet { subject: "law".into(), questions: vec![question] };
+        assert_eq!(read_sheets(dir.path(), "val").unwrap(), [expected]);
+    }
+
+    #[test]
+    fn sheets_that_lost_something_are_refused() {
+        for (case, expected) in [
+            ("seven", "law_val.csv:2: has an option E (\"e\"), expected four options, A to D"),
+            ("unclosed", "law_val.csv:3: a quoted cell is never closed"),
+            ("empty", "law_val.csv:2: the option B is empty"),
+        ] {
+            let Some(dir) = shared(&format!("cases/16_sheets/{case}")) else { return };
+            assert_eq!(refused(&dir), expected);
+        }
     }
 }

@@ -2,54 +2,75 @@
 
 use super::MAX_ROW_BYTES;
 use super::file::Located;
-use super::input::{Input, too_long};
+use super::input::{self, Input, too_long};
 use super::text::not_utf8;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use csv::ByteRecord;
+use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The rows of a CSV file, as texts in the order of its columns.
-pub(super) struct CsvRows {
+pub(crate) struct CsvRows {
     reader: csv::Reader<Watched>,
-    watch: Arc<Watch>,
+    watch: Arc<Mutex<Watch>>,
     columns: Vec<String>,
     record: ByteRecord,
 }
 
 impl CsvRows {
+    /// Opens a file, compressed or not.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let (input, ..) = input::open(path)?;
+        Self::new(input, path)
+    }
+
     pub(super) fn new(input: Input, path: &Path) -> Result<Self> {
-        let watch = Arc::new(Watch::default());
-        let watched = Watched { input, watch: Arc::clone(&watch), cell: Cell::Start };
+        let watch = Arc::new(Mutex::new(Watch::default()));
+        let watched = Watched { input, watch: Arc::clone(&watch), cell: Cell::RowStart, line: 1 };
         // Rows of the wrong width are reported one by one instead of ending the file.
         let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(watched);
         let header = reader
             .byte_headers()
             .with_context(|| format!("{}: the header cannot be read", path.display()))?;
-        let columns = header.iter().map(|name| String::from_utf8_lossy(name).trim().to_owned()).collect();
+        let columns: Vec<String> =
+            header.iter().map(|name| String::from_utf8_lossy(name).trim().to_owned()).collect();
+        let seen = lock(&watch).rows.pop_front().unwrap_or_default();
+        if let Some(fault) = seen.fault {
+            bail!("{}:{}: the header: {fault}", path.display(), seen.line);
+        }
+        for (i, name) in columns.iter().enumerate() {
+            ensure!(
+                name.is_empty() || !columns[..i].contains(name),
+                "{}:{}: two columns are named {name:?}, expected each name once",
+                path.display(),
+                seen.line
+            );
+        }
         Ok(Self { reader, watch, columns, record: ByteRecord::new() })
     }
 
-    pub(super) fn columns(&self) -> &[String] {
+    /// The names of the columns.
+    pub(crate) fn columns(&self) -> &[String] {
         &self.columns
     }
 
-    pub(super) fn next(&mut self) -> io::Result<Option<Located<Vec<String>>>> {
-        self.watch.since_row.store(0, Ordering::Relaxed);
+    /// The next row, with as many cells as there are columns; `None` at the end of the file.
+    pub(crate) fn next(&mut self) -> io::Result<Option<Located<Vec<String>>>> {
+        lock(&self.watch).since_row = 0;
         if !self.reader.read_byte_record(&mut self.record).map_err(io::Error::from)? {
             return Ok(None);
         }
-        let line = self.record.position().map_or(0, csv::Position::line);
-        Ok(Some(Located { line, value: self.cells() }))
+        let seen = lock(&self.watch).rows.pop_front().unwrap_or_default();
+        let value = match seen.fault {
+            Some(fault) => Err(fault.to_owned()),
+            None => self.cells(),
+        };
+        Ok(Some(Located { line: seen.line, value }))
     }
 
     fn cells(&self) -> Result<Vec<String>, String> {
-        // The end of the file is seen while its last row is read, so an open quote is that row's.
-        if self.watch.ended_in_quotes.load(Ordering::Relaxed) {
-            return Err("a quoted cell is never closed".into());
-        }
         if self.record.len() != self.columns.len() {
             return Err(format!(
                 "has {} cells, expected {} ({})",
@@ -63,16 +84,30 @@ impl CsvRows {
     }
 }
 
-/// What is seen of the bytes on their way to the parser.
+/// What is seen of the bytes on their way to the parser, which reads on over faults and counts lines by `\n` only.
 #[derive(Default)]
 struct Watch {
-    since_row: AtomicU64,
-    ended_in_quotes: AtomicBool,
+    since_row: u64,
+    /// Rows that have begun and were not handed on yet, the header among them.
+    rows: VecDeque<RowSeen>,
 }
 
-/// Where in a cell a byte is: the CSV parser takes an open quote at the end of a file for a closed one.
+fn lock(watch: &Mutex<Watch>) -> MutexGuard<'_, Watch> {
+    watch.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Default)]
+struct RowSeen {
+    /// The line on which the row starts, from 1.
+    line: u64,
+    fault: Option<&'static str>,
+}
+
+/// Where in a row a byte is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Cell {
+    /// Before a row; blank lines are none.
+    RowStart,
     Start,
     Plain,
     Quoted,
@@ -81,27 +116,45 @@ enum Cell {
 
 struct Watched {
     input: Input,
-    watch: Arc<Watch>,
+    watch: Arc<Mutex<Watch>>,
     cell: Cell,
+    line: u64,
 }
 
 impl Read for Watched {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.input.read(buffer)?;
-        if read == 0 {
-            self.watch.ended_in_quotes.store(self.cell == Cell::Quoted, Ordering::Relaxed);
+        let mut watch = lock(&self.watch);
+        let fault = |watch: &mut Watch, fault: &'static str| {
+            if let Some(row) = watch.rows.back_mut() {
+                row.fault.get_or_insert(fault);
+            }
+        };
+        if read == 0 && self.cell == Cell::Quoted {
+            fault(&mut watch, "a quoted cell is never closed");
         }
         for byte in &buffer[..read] {
+            if self.cell == Cell::RowStart && !matches!(byte, b'\n' | b'\r') {
+                watch.rows.push_back(RowSeen { line: self.line, fault: None });
+                self.cell = Cell::Start;
+            }
+            self.line += u64::from(*byte == b'\n');
             self.cell = match (self.cell, byte) {
                 (Cell::Start | Cell::QuoteInQuoted, b'"') => Cell::Quoted,
                 (Cell::Quoted, b'"') => Cell::QuoteInQuoted,
                 (Cell::Quoted, _) => Cell::Quoted,
-                (_, b',' | b'\n' | b'\r') => Cell::Start,
+                (_, b',') => Cell::Start,
+                (_, b'\n' | b'\r') => Cell::RowStart,
+                (Cell::QuoteInQuoted, _) => {
+                    // So ends a cell whose own closing quote is missing, with whole rows inside.
+                    fault(&mut watch, "text stands behind a closing quote; a quote inside a cell is doubled");
+                    Cell::Plain
+                }
                 _ => Cell::Plain,
             };
         }
-        let since = self.watch.since_row.fetch_add(read as u64, Ordering::Relaxed);
-        if since > MAX_ROW_BYTES as u64 {
+        watch.since_row += read as u64;
+        if watch.since_row > MAX_ROW_BYTES as u64 {
             return Err(too_long());
         }
         Ok(read)

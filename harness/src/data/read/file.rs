@@ -31,9 +31,10 @@ impl Problem {
 }
 
 /// A row in its file: where it starts, and its value or what is wrong with it.
-pub(super) struct Located<T> {
-    pub(super) line: u64,
-    pub(super) value: Result<T, String>,
+pub(crate) struct Located<T> {
+    /// From 1.
+    pub(crate) line: u64,
+    pub(crate) value: Result<T, String>,
 }
 
 /// How the rows of a file are framed.

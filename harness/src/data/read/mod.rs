@@ -17,6 +17,7 @@ mod literal;
 mod shape;
 mod text;
 
+pub(crate) use csv::CsvRows;
 use file::{FileReader, Problem};
 pub use literal::history;
 

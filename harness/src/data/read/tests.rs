@@ -165,6 +165,8 @@ fn bad_rows_are_named_by_file_line_and_reason() {
         (Kind::Pretrain, "keys.jsonl", b"{\"content\":1}", "keys.jsonl:1: has the keys content; for pretraining text expected \"text\""),
         (Kind::Pretrain, "wide.csv", b"text,b\n1,2\n1,2,3\n", "wide.csv:3: has 3 cells, expected 2 (text,b)"),
         (Kind::Pretrain, "open.csv", b"text\nfine\n\"never\nclosed\n", "open.csv:3: a quoted cell is never closed"),
+        (Kind::Pretrain, "crlf.csv", b"text,b\r\n1,2\r\n\r\n\"3\r\n4\",5\r\n6\r\n", "crlf.csv:6: has 1 cells"),
+        (Kind::Pretrain, "swallow.csv", b"id,text\n1,\"open\n2,x\n3,\"y\"\n", "swallow.csv:2: text stands behind a closing quote"),
         (Kind::Pretrain, "cut.json", b"[{\"text\":\"a\"},\n{\"text\":\"b", "cut.json:2: the file ends within this row"),
         (Kind::Pretrain, "end.json", b"[{\"text\":\"a\"}\n", "end.json:2: the file ends before the array's closing bracket"),
         (Kind::Pretrain, "two.json", b"[{\"text\":\"a\"}]\n[]", "two.json:2: has text behind"),
