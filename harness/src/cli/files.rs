@@ -1,7 +1,7 @@
 //! The verbs over single files: exam, tokenizer, data, import.
 
 use super::say;
-use crate::config::{Answer, BadRow, DataConfig, WorldConfig};
+use crate::config::{Answer, BadRow, DataConfig, UnknownKeys, WorldConfig};
 use crate::data::prepare::prepare;
 use crate::data::read::{ReadOptions, rows};
 use crate::data::world::World;
@@ -226,6 +226,9 @@ pub enum DataVerb {
         /// Leave out rows that cannot be read
         #[arg(long)]
         skip_bad_rows: bool,
+        /// Read on without content under keys or in columns that are not used
+        #[arg(long)]
+        ignore_unknown_keys: bool,
     },
     /// Show the first rows of files
     Show {
@@ -238,6 +241,12 @@ pub enum DataVerb {
         /// Rows to show
         #[arg(long, default_value_t = 3)]
         rows: usize,
+        /// Leave out rows that cannot be read
+        #[arg(long)]
+        skip_bad_rows: bool,
+        /// Read on without content under keys or in columns that are not used
+        #[arg(long)]
+        ignore_unknown_keys: bool,
     },
     /// Write the built-in world as files
     #[command(after_help = "Example: mindscale data world my-world --people 60")]
@@ -256,26 +265,32 @@ pub enum DataVerb {
 /// Prepares and shows data.
 pub fn data(verb: &DataVerb) -> Result<bool> {
     match verb {
-        DataVerb::Prepare { files, kind, tokenizer, out, skip_bad_rows } => {
+        DataVerb::Prepare { files, kind, tokenizer, out, skip_bad_rows, ignore_unknown_keys } => {
             let files = expand(files, "files")?;
-            let on_bad_row = if *skip_bad_rows { BadRow::Skip } else { BadRow::Error };
-            let options = ReadOptions::new(&DataConfig { on_bad_row, ..DataConfig::default() });
+            let options = read_options(*skip_bad_rows, *ignore_unknown_keys);
             let tokenizer = Tokenizer::load(tokenizer)?;
             let share = DataConfig::default().val_share;
             let kind = Kind::from(*kind);
             let prepared = prepare(rows(&files, kind, &options), kind, &tokenizer, share, out, &|_| ())?;
-            let (skipped, listed) = options.skipped.summary();
-            listed.iter().try_for_each(|problem| say(format!("left out: {problem}")))?;
+            let read = options.log.report();
+            read.problems.iter().try_for_each(|problem| say(format!("left out: {problem}")))?;
+            read.notices("data").iter().try_for_each(say)?;
             say(format!(
-                "{} rows to train on, {} held out, {} tokens, {skipped} rows left out",
-                prepared.train_rows, prepared.val_rows, prepared.tokens
+                "{} rows to train on, {} held out, {} tokens, {} rows left out",
+                prepared.train_rows,
+                prepared.val_rows,
+                prepared.tokens,
+                read.left_out()
             ))?;
         }
-        DataVerb::Show { files, kind, rows: count } => {
-            let (files, options) = (expand(files, "files")?, ReadOptions::new(&DataConfig::default()));
+        DataVerb::Show { files, kind, rows: count, skip_bad_rows, ignore_unknown_keys } => {
+            let files = expand(files, "files")?;
+            let options = read_options(*skip_bad_rows, *ignore_unknown_keys);
             for row in rows(&files, (*kind).into(), &options).take(*count) {
                 say(format!("{:#?}", row?))?;
             }
+            let read = options.log.report();
+            read.notices("of the rows read").iter().try_for_each(say)?;
         }
         DataVerb::World { out, people, seed } => {
             let mut config = WorldConfig::default();
@@ -289,6 +304,14 @@ pub fn data(verb: &DataVerb) -> Result<bool> {
         }
     }
     Ok(true)
+}
+
+fn read_options(skip_bad_rows: bool, ignore_unknown_keys: bool) -> ReadOptions {
+    ReadOptions::new(&DataConfig {
+        on_bad_row: if skip_bad_rows { BadRow::Skip } else { BadRow::Error },
+        unknown_keys: if ignore_unknown_keys { UnknownKeys::Ignore } else { UnknownKeys::Error },
+        ..DataConfig::default()
+    })
 }
 
 fn write_world(world: &World, out: &Path) -> Result<()> {

@@ -113,6 +113,7 @@ fn kind_of(name: &str) -> Option<Kind> {
         "AuxLoss" => Kind::Choice(words::<AuxLoss>()),
         "Source" => Kind::Choice(words::<Source>()),
         "BadRow" => Kind::Choice(words::<BadRow>()),
+        "UnknownKeys" => Kind::Choice(words::<UnknownKeys>()),
         "Packing" => Kind::Choice(words::<Packing>()),
         "AnswerLoss" => Kind::Choice(words::<AnswerLoss>()),
         "OptimizerKind" => Kind::Choice(words::<OptimizerKind>()),

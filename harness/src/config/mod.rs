@@ -47,6 +47,16 @@ pub enum BadRow {
     Skip,
 }
 
+/// What happens to content under a key, or in a column, that the layout of a data file has no place for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnknownKeys {
+    /// Stop with file, line and key.
+    Error,
+    /// Read on without it, count the rows and tell the keys of each file.
+    Ignore,
+}
+
 /// How documents become rows of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -281,6 +291,9 @@ section! {
         pub dpo: Vec<String> = vec![],
         /// A row that cannot be read: `error` stops, `skip` leaves it out and counts it.
         pub on_bad_row: BadRow = BadRow::Error,
+        /// Content under a key or in a column that the file's layout has no place for, such as `source` or a misspelt
+        /// `histroy`: `error` stops, `ignore` reads on without it and tells which keys of each file are not used.
+        pub unknown_keys: UnknownKeys = UnknownKeys::Error,
         /// Share of the documents held out for validation, chosen by hash, never trained on.
         pub val_share: f64 = 0.01,
         /// Texts with fewer characters are left out (MiniMind's data_process).

@@ -158,16 +158,16 @@ fn data(
         let out = request.dir.join(name);
         let told = |done: u64| progress.update(done, "");
         let prepared: Prepared = prepare(rows, kind(stage), &tokenizer, config.data.val_share, &out, &told)?;
-        let (skipped, listed) = options.skipped.summary();
-        for problem in &listed {
+        let read = options.log.report();
+        for problem in &read.problems {
             tracing::warn!("left out: {problem}");
         }
-        let summary =
-            serde_json::json!({ "prepared": prepared, "skipped": skipped, "first_skipped": listed });
+        results.notices.extend(read.notices(name));
+        let summary = serde_json::json!({ "prepared": prepared, "read": read });
         write_atomic(&out.join("summary.json"), &serde_json::to_vec_pretty(&summary)?)?;
         results.tokens += prepared.tokens;
         let rows = prepared.train_rows + prepared.val_rows;
-        progress.finish(&format!("{} rows, {} left out", number(rows), number(skipped)));
+        progress.finish(&format!("{} rows, {} left out", number(rows), number(read.left_out())));
     }
     Ok(Results { tokens: 0, ..results })
 }

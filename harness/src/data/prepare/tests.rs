@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::{AnswerLoss, DataConfig, Packing};
 use crate::data::batches::{BatchOptions, Batches, PreferenceBatches, RowLoss, sequential};
-use crate::data::read::{ReadOptions, history, rows};
+use crate::data::read::{Pairs, ReadOptions, history, rows};
 use crate::data::store::Store;
 use crate::testing::shared;
 use model::Sequence;
@@ -93,7 +93,7 @@ fn golden_rows_are_minimind_rows() {
     for seq_len in [96, 512] {
         let chat = |row: &Value| {
             // Row 9 has a history that no parser takes; MiniMind goes on without it where a file of ours is refused.
-            let mut messages = history(&cell(row, "history")).unwrap_or_default();
+            let mut messages = history(&cell(row, "history"), Pairs::Minimind).unwrap_or_default();
             for message in &mut messages {
                 message.content = message.content.chars().take(seq_len / 2).collect();
             }

@@ -3,16 +3,18 @@
 use super::csv::CsvRows;
 use super::input::{self, Compression};
 use super::json::{JsonArray, JsonLines};
-use super::shape::Shape;
+use super::literal::Pairs;
+use super::shape::{Shape, Shaped, object};
 use super::text::Paragraphs;
 use crate::data::row::{Kind, Row};
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
 /// Why a row did not come.
 #[derive(Debug)]
-pub enum Problem {
+pub(super) enum Problem {
     /// The row is malformed; the next one can be read.
     Row {
         /// The line on which the row starts, from 1.
@@ -24,10 +26,21 @@ pub enum Problem {
     File(anyhow::Error),
 }
 
-impl Problem {
-    pub(super) fn row(line: u64, reason: impl Into<String>) -> Self {
-        Self::Row { line, reason: reason.into() }
-    }
+/// A row of a CSV file as an object; a column without a name is named by its place.
+fn object_of(columns: &[String], cells: Vec<String>) -> Value {
+    let named = columns.iter().zip(cells).enumerate().map(|(index, (name, cell))| match name.as_str() {
+        "" => (format!("(column {})", index + 1), cell.into()),
+        name => (name.to_owned(), cell.into()),
+    });
+    Value::Object(named.collect())
+}
+
+fn plain(text: String) -> Shaped {
+    Shaped { row: Row::Text(text), unanswered: false, unused: Vec::new() }
+}
+
+fn located(line: u64, shaped: Result<Shaped, String>) -> Result<Found, Problem> {
+    shaped.map(|shaped| Found { line, shaped }).map_err(|reason| Problem::Row { line, reason })
 }
 
 /// A row in its file: where it starts, and its value or what is wrong with it.
@@ -45,10 +58,18 @@ enum Frames {
     Text(Paragraphs),
 }
 
+/// A row that came.
+pub(super) struct Found {
+    /// The line on which it starts, from 1.
+    pub(super) line: u64,
+    pub(super) shaped: Shaped,
+}
+
 /// The rows of one file.
-pub struct FileReader {
+pub(super) struct FileReader {
     path: PathBuf,
     kind: Kind,
+    pairs: Pairs,
     compression: Compression,
     frames: Frames,
     shape: Option<Shape>,
@@ -57,7 +78,7 @@ pub struct FileReader {
 
 impl FileReader {
     /// Opens a file and finds its layout.
-    pub fn open(path: &Path, kind: Kind) -> Result<Self> {
+    pub(super) fn open(path: &Path, kind: Kind, pairs: Pairs) -> Result<Self> {
         let shown = path.display();
         let (mut input, compression, extension) = input::open(path)?;
         let first = {
@@ -68,10 +89,8 @@ impl FileReader {
         let frames = match (extension.as_str(), first) {
             ("csv", _) => {
                 let rows = CsvRows::new(input, path)?;
-                shape = Some(
-                    Shape::of_columns(kind, rows.columns())
-                        .map_err(|why| anyhow::anyhow!("{shown}: {why}"))?,
-                );
+                let found = Shape::of(kind, rows.columns(), true);
+                shape = Some(found.map_err(|why| anyhow::anyhow!("{shown}: {why}"))?);
                 Frames::Csv(rows)
             }
             ("txt", _) if kind == Kind::Pretrain => Frames::Text(Paragraphs::new(input)),
@@ -82,16 +101,16 @@ impl FileReader {
                 "{shown}: its layout is unknown; expected .jsonl, .json, .csv or .txt, perhaps with .gz or .zst behind"
             ),
         };
-        Ok(Self { path: path.to_path_buf(), kind, compression, frames, shape, failed: false })
+        Ok(Self { path: path.to_path_buf(), kind, pairs, compression, frames, shape, failed: false })
     }
 
     /// The file.
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The layout, such as `JSON lines of {"text"}, gzip`.
-    pub fn layout(&self) -> String {
+    pub(super) fn layout(&self) -> String {
         let frames = match self.frames {
             Frames::Lines(_) => "JSON lines",
             Frames::Array(_) => "JSON array",
@@ -102,43 +121,40 @@ impl FileReader {
         format!("{frames}{shape}{}", self.compression.suffix())
     }
 
-    fn advance(&mut self) -> Result<Option<Row>, Problem> {
-        let (line, row) = match &mut self.frames {
+    fn advance(&mut self) -> Result<Option<Found>, Problem> {
+        let next = match &mut self.frames {
             Frames::Text(paragraphs) => {
-                let Some(found) = paragraphs.next().map_err(|error| self.broken(error))? else {
-                    return Ok(None);
-                };
-                (found.line, found.value.map(Row::Text))
+                let next = paragraphs.next().map_err(|error| self.broken(error))?;
+                return next.map(|found| located(found.line, found.value.map(plain))).transpose();
             }
             Frames::Csv(rows) => {
-                let Some(found) = rows.next().map_err(|error| self.broken(error))? else {
-                    return Ok(None);
-                };
-                let Some(shape) = &self.shape else {
-                    return Ok(None);
-                };
-                (found.line, found.value.and_then(|cells| shape.row_of_cells(&cells)))
+                let next = rows.next();
+                next.map(|row| {
+                    row.map(|row| Located {
+                        line: row.line,
+                        value: row.value.map(|cells| object_of(rows.columns(), cells)),
+                    })
+                })
             }
-            Frames::Lines(_) | Frames::Array(_) => {
-                let found = match &mut self.frames {
-                    Frames::Lines(lines) => lines.next(),
-                    Frames::Array(array) => array.next(),
-                    _ => Ok(None),
-                };
-                let Some(found) = found.map_err(|error| self.broken(error))? else {
-                    return Ok(None);
-                };
-                let (kind, known) = (self.kind, self.shape.clone());
-                let row = found.value.and_then(|value| {
-                    let shape = known.map_or_else(|| Shape::of_object(kind, &value), Ok)?;
-                    let row = shape.row_of_object(&value)?;
-                    self.shape = Some(shape);
-                    Ok(row)
-                });
-                (found.line, row)
-            }
+            Frames::Lines(lines) => lines.next(),
+            Frames::Array(array) => array.next(),
         };
-        row.map(Some).map_err(|reason| Problem::row(line, reason))
+        let Some(found) = next.map_err(|error| self.broken(error))? else {
+            return Ok(None);
+        };
+        located(found.line, found.value.and_then(|value| self.shaped(&value))).map(Some)
+    }
+
+    fn shaped(&mut self, value: &Value) -> Result<Shaped, String> {
+        let object = object(value)?;
+        let shape = match self.shape {
+            Some(shape) => shape,
+            None => Shape::of(self.kind, &object.keys().cloned().collect::<Vec<_>>(), false)?,
+        };
+        let shaped = shape.row(object, self.pairs)?;
+        // A bad row does not decide about the layout.
+        self.shape = Some(shape);
+        Ok(shaped)
     }
 
     fn broken(&self, error: std::io::Error) -> Problem {
@@ -149,7 +165,7 @@ impl FileReader {
 }
 
 impl Iterator for FileReader {
-    type Item = Result<Row, Problem>;
+    type Item = Result<Found, Problem>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.failed {

@@ -10,40 +10,73 @@ use std::str::Chars;
 /// Brackets within brackets beyond this are refused.
 const MAX_DEPTH: usize = 16;
 
-/// A value of a literal; everything that is no list is kept as the text that Python's `str` would give.
+/// A value of a literal; numbers and truth values are kept as the text that Python's `str` would give.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Literal {
+    Nothing,
     Text(String),
     List(Vec<Literal>),
+    Other(&'static str),
+}
+
+/// What counts as an entry of a `history`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pairs {
+    /// A pair of texts or numbers; anything else is refused.
+    Exact,
+    /// As in MiniMind an entry of one element is left out, of longer ones the first two count, and `None` is a text.
+    Minimind,
 }
 
 /// The turns of a `history` cell; empty and missing ones (`nan`, `None`) have none.
-///
-/// As in MiniMind an entry of one element is left out, and of longer ones the first two count.
-pub fn history(cell: &str) -> Result<Vec<Message>, String> {
-    let expected = "expected a list of [question, answer] pairs, as JSON or as a Python list";
+pub fn history(cell: &str, pairs: Pairs) -> Result<Vec<Message>, String> {
     if matches!(cell.trim(), "" | "nan" | "NaN" | "None" | "null") {
         return Ok(Vec::new());
     }
     let literal = match serde_json::from_str::<Value>(cell) {
-        Ok(value) => from_json(value),
-        Err(_) => python(cell).map_err(|reason| format!("history: {reason}; {expected}"))?,
+        Ok(value) => from_json(&value),
+        Err(_) => python(cell).map_err(|reason| format!("history: {reason}; {EXPECTED}"))?,
     };
+    turns(literal, pairs)
+}
+
+/// The turns of a `history` in JSON, a list or a text that holds one.
+pub(super) fn history_of(value: &Value, pairs: Pairs) -> Result<Vec<Message>, String> {
+    match value {
+        Value::Null => Ok(Vec::new()),
+        Value::String(cell) => history(cell, pairs),
+        list => turns(from_json(list), pairs),
+    }
+}
+
+const EXPECTED: &str = "expected a list of [question, answer] pairs, as JSON or as a Python list";
+
+fn turns(literal: Literal, pairs: Pairs) -> Result<Vec<Message>, String> {
     let Literal::List(entries) = literal else {
-        return Err(format!("history is no list, {expected}"));
+        return Err(format!("history is no list, {EXPECTED}"));
     };
     let mut messages = Vec::new();
-    for entry in entries {
+    for (index, entry) in entries.into_iter().enumerate() {
         let Literal::List(turns) = entry else {
-            return Err(format!("history holds something that is no pair, {expected}"));
+            return Err(format!("history[{index}] is no pair, {EXPECTED}"));
         };
+        let length = turns.len();
+        if pairs == Pairs::Exact && length != 2 {
+            return Err(format!("history[{index}] has {length} elements, {EXPECTED}"));
+        }
         let mut turns = turns.into_iter();
         let (Some(question), Some(answer)) = (turns.next(), turns.next()) else {
             continue;
         };
         for (role, turn) in [("user", question), ("assistant", answer)] {
-            let Literal::Text(text) = turn else {
-                return Err(format!("history holds a pair of lists, {expected}"));
+            let text = match turn {
+                Literal::Text(text) => text,
+                Literal::Nothing if pairs == Pairs::Minimind => "None".into(),
+                Literal::Nothing => {
+                    return Err(format!("history[{index}] holds a None, {EXPECTED} of texts"));
+                }
+                Literal::List(_) => return Err(format!("history[{index}] is a pair of lists, {EXPECTED}")),
+                Literal::Other(what) => return Err(format!("history[{index}] holds {what}, {EXPECTED}")),
             };
             messages.push(Message::new(role, text));
         }
@@ -51,11 +84,14 @@ pub fn history(cell: &str) -> Result<Vec<Message>, String> {
     Ok(messages)
 }
 
-fn from_json(value: Value) -> Literal {
+fn from_json(value: &Value) -> Literal {
     match value {
-        Value::Array(items) => Literal::List(items.into_iter().map(from_json).collect()),
-        Value::String(text) => Literal::Text(text),
-        other => Literal::Text(other.to_string()),
+        Value::Null => Literal::Nothing,
+        Value::Array(items) => Literal::List(items.iter().map(from_json).collect()),
+        Value::String(text) => Literal::Text(text.clone()),
+        Value::Number(number) => Literal::Text(number.to_string()),
+        Value::Bool(_) => Literal::Other("a truth value"),
+        Value::Object(_) => Literal::Other("an object"),
     }
 }
 
@@ -118,7 +154,9 @@ impl Parser<'_> {
         }
         let number =
             text.parse::<f64>().is_ok() && text.starts_with(|c: char| c.is_ascii_digit() || c == '-');
-        if number || matches!(text.as_str(), "None" | "True" | "False") {
+        if text == "None" {
+            Ok(Literal::Nothing)
+        } else if number || matches!(text.as_str(), "True" | "False") {
             Ok(Literal::Text(text))
         } else {
             Err(format!("`{text}` is no literal"))
@@ -203,8 +241,12 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    fn texts(cell: &str, pairs: Pairs) -> Vec<String> {
+        history(cell, pairs).unwrap().into_iter().map(|message| message.content).collect()
+    }
+
     fn turns(cell: &str) -> Vec<String> {
-        history(cell).unwrap().into_iter().map(|message| message.content).collect()
+        texts(cell, Pairs::Exact)
     }
 
     #[test]
@@ -220,17 +262,32 @@ mod tests {
     }
 
     #[test]
-    fn missing_histories_and_lone_elements_have_no_turns() {
-        for cell in ["", "  ", "[]", "nan", "None", "[['only one']]", "[[]]", "()"] {
+    fn missing_histories_have_no_turns() {
+        for cell in ["", "  ", "[]", "nan", "None", "()"] {
             assert_eq!(turns(cell), [""; 0], "{cell}");
         }
-        assert_eq!(turns("[['a','b','c']]"), ["a", "b"]);
     }
 
     #[test]
-    fn values_that_are_no_text_become_python_text() {
-        assert_eq!(turns("[[1, 2.5], [None, True]]"), ["1", "2.5", "None", "True"]);
+    fn numbers_become_their_text() {
+        assert_eq!(turns("[[1, 2.5], (3, True)]"), ["1", "2.5", "3", "True"]);
         assert_eq!(turns("[[-1e3, 0]]"), ["-1000.0", "0"]);
+    }
+
+    #[test]
+    fn entries_that_are_no_pairs_are_refused_and_read_as_minimind_does_where_that_is_wanted() {
+        // MINIMIND_V1, quirk 23, and the rows of its data set.
+        for (cell, minimind) in [
+            ("[['only one']]", &[][..]),
+            ("[[]]", &[]),
+            ("[['a','b','c']]", &["a", "b"]),
+            ("[[1, 2.5], [None, True]]", &["1", "2.5", "None", "True"]),
+            (r#"[["a", null]]"#, &["a", "None"]),
+        ] {
+            assert_eq!(texts(cell, Pairs::Minimind), minimind, "{cell}");
+            let refused = history(cell, Pairs::Exact).unwrap_err();
+            assert!(refused.starts_with("history") && refused.contains("expected a list"), "{refused}");
+        }
     }
 
     #[test]
@@ -256,7 +313,7 @@ mod tests {
             "[['a','b']] + []",
             &"[".repeat(100_000),
         ] {
-            assert!(history(cell).unwrap_err().contains("expected a list"), "{cell}");
+            assert!(history(cell, Pairs::Minimind).unwrap_err().contains("expected a list"), "{cell}");
         }
     }
 }

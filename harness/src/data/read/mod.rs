@@ -6,91 +6,48 @@
 //! | conversations | CSV `history,q,a`; JSON `{"conversations"}` or `{"messages"}` of `role`/`content` or `from`/`value`; alpaca `{"instruction","input","output"}` |
 //! | preferences | JSON or CSV `prompt`, `chosen`, `rejected`; JSON `{"chosen","rejected"}` of messages |
 //!
-//! JSON is one object a line or one array of objects; every layout may be compressed by gzip or zstd.
-//! *Invariant:* a file's layout follows from its name and first bytes, is reported, and holds for the whole file.
+//! JSON is one object a line or one array of objects; every layout may be compressed by gzip or zstd. Conversations and
+//! preferences may have `system`, a text, and `history`, a list of `[question, answer]` pairs, beside their own keys.
+//! *Invariants:* a file's layout follows from its name and first bytes, is reported, and holds for the whole file. What
+//! a row holds is used, or refused with file, line and key, or counted in the [`ReadReport`].
 
 mod csv;
 mod file;
 mod input;
 mod json;
 mod literal;
+mod report;
 mod shape;
 mod text;
+mod turns;
 
 pub(crate) use csv::CsvRows;
-use file::{FileReader, Problem};
-pub use literal::history;
+use file::{FileReader, Found, Problem};
+pub use literal::{Pairs, history};
+pub use report::{FileReport, ReadLog, ReadReport};
 
-use super::row::{Kind, Row};
-use crate::config::{BadRow, DataConfig};
-use anyhow::{Result, anyhow};
-use serde::{Deserialize, Serialize};
+use super::row::{Kind, Message, Row};
+use crate::config::{BadRow, DataConfig, UnknownKeys};
+use anyhow::{Result, anyhow, bail};
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Rows longer than this are refused, so that a missing quote or bracket cannot fill the memory.
 pub const MAX_ROW_BYTES: usize = 64 << 20;
-
-/// Bad rows that a report lists; the others are only counted.
-const LISTED: usize = 20;
-
-/// What was read of one file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileReport {
-    /// Where it was read.
-    pub path: PathBuf,
-    /// Its layout, such as `JSON lines of {"text"}, gzip`.
-    pub layout: String,
-    /// Good rows.
-    pub rows: u64,
-}
-
-/// What was read of all files.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReadReport {
-    /// The files, in the order of reading; with a limit on rows the last ones may be missing.
-    pub files: Vec<FileReport>,
-    /// Good rows that the filters left out, rows without text among them.
-    pub filtered: u64,
-    /// Bad rows that were skipped.
-    pub skipped: u64,
-    /// The first bad rows: file, line and reason.
-    pub problems: Vec<String>,
-}
-
-/// A report that fills while rows are read elsewhere.
-#[derive(Debug, Clone, Default)]
-pub struct ReadLog(Arc<Mutex<ReadReport>>);
-
-impl ReadLog {
-    /// How many bad rows were skipped, and why the first of them were.
-    pub fn summary(&self) -> (u64, Vec<String>) {
-        let report = self.report();
-        (report.skipped, report.problems)
-    }
-
-    /// What was read so far.
-    pub fn report(&self) -> ReadReport {
-        self.lock().clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, ReadReport> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// What is read and what is left out.
 #[derive(Debug, Clone)]
 pub struct ReadOptions {
     on_bad_row: BadRow,
+    unknown_keys: UnknownKeys,
     min_chars: usize,
     max_chars: usize,
     min_chinese_share: f64,
     max_rows: u64,
     history_chars: usize,
-    /// What was read, and the bad rows that were skipped.
-    pub skipped: ReadLog,
+    pairs: Pairs,
+    /// What was read, what was left out, and why.
+    pub log: ReadLog,
 }
 
 impl ReadOptions {
@@ -98,25 +55,43 @@ impl ReadOptions {
     pub fn new(config: &DataConfig) -> Self {
         Self {
             on_bad_row: config.on_bad_row,
+            unknown_keys: config.unknown_keys,
             min_chars: config.min_chars,
             max_chars: config.max_chars,
             min_chinese_share: config.min_chinese_share,
             max_rows: config.max_rows,
             history_chars: config.history_chars,
-            skipped: ReadLog::default(),
+            pairs: Pairs::Exact,
+            log: ReadLog::default(),
         }
     }
 
-    /// MiniMind's `data_process` filters over all texts of a row together; a row without text never passes.
+    /// MiniMind's `data_process` filters over all texts of a row together.
     fn keeps(&self, row: &Row) -> bool {
         let (mut chars, mut chinese) = (0, 0);
         for c in row.chars() {
             chars += 1;
             chinese += usize::from(('\u{4e00}'..='\u{9fff}').contains(&c));
         }
-        chars >= self.min_chars.max(1)
+        chars >= self.min_chars
             && (self.max_chars == 0 || chars <= self.max_chars)
             && chinese as f64 >= self.min_chinese_share * chars as f64
+    }
+}
+
+/// Whether there is nothing to learn in a row: no text, no question, or an answer without text.
+fn is_empty(row: &Row) -> bool {
+    let blank = |text: &str| text.trim().is_empty();
+    let asks_nothing =
+        |turns: &[Message]| turns.iter().all(|turn| turn.role != "user" || blank(&turn.content));
+    match row {
+        Row::Text(text) => blank(text),
+        Row::Chat(turns) => {
+            asks_nothing(turns) || turns.iter().any(|turn| turn.role == "assistant" && blank(&turn.content))
+        }
+        Row::Preference { prompt, chosen, rejected } => {
+            asks_nothing(prompt) || blank(chosen) || blank(rejected)
+        }
     }
 }
 
@@ -157,55 +132,58 @@ impl Rows {
             }
             let Some(reader) = &mut self.reader else {
                 let Some(path) = self.files.pop_front() else {
-                    return Ok(None);
+                    return self.ended();
                 };
-                self.reader = Some(FileReader::open(&path, self.kind)?);
-                self.options.skipped.lock().files.push(FileReport { path, layout: String::new(), rows: 0 });
+                self.reader = Some(FileReader::open(&path, self.kind, self.options.pairs)?);
+                self.options.log.lock().begin(path);
                 continue;
             };
             let next = reader.next();
-            let (path, layout) = (reader.path().display().to_string(), reader.layout());
-            let mut log = self.options.skipped.lock();
-            let Some(file) = log.files.last_mut() else {
-                return Ok(None);
-            };
+            let (path, layout) = (reader.path().display(), reader.layout());
+            let mut log = self.options.log.lock();
             match next {
-                Some(Ok(mut row)) => {
-                    if file.rows == 0 {
-                        tracing::info!("{path}: {layout}");
-                        file.layout = layout;
+                Some(Ok(Found { line, shaped })) => {
+                    if self.options.unknown_keys == UnknownKeys::Error
+                        && let Some(unused) = shaped.unused.first()
+                    {
+                        return Err(anyhow!("{path}:{line}: {}", unused.problem()));
                     }
-                    file.rows += 1;
-                    if self.options.keeps(&row) {
+                    log.good(&layout, &shaped);
+                    let mut row = shaped.row;
+                    if is_empty(&row) {
+                        log.empty += 1;
+                    } else if !self.options.keeps(&row) {
+                        log.filtered += 1;
+                    } else {
                         self.rows += 1;
                         cut_history(&mut row, self.options.history_chars);
                         return Ok(Some(row));
                     }
-                    log.filtered += 1;
                 }
                 Some(Err(Problem::Row { line, reason })) => {
                     let problem = format!("{path}:{line}: {reason}");
                     if self.options.on_bad_row == BadRow::Error {
                         return Err(anyhow!("{problem}; mend the row or set data.on_bad_row = \"skip\""));
                     }
-                    log.skipped += 1;
-                    if log.problems.len() < LISTED {
-                        log.problems.push(problem);
-                    }
+                    log.bad(problem);
                 }
                 Some(Err(Problem::File(error))) => return Err(error),
-                None if file.rows == 0 => {
-                    let first = log.problems.first();
-                    let first =
-                        first.map_or(String::new(), |first| format!("; the first bad row was {first}"));
-                    return Err(anyhow!("{path}: has no row of {}{first}", self.kind));
-                }
                 None => {
+                    log.end(self.kind)?;
                     drop(log);
                     self.reader = None;
                 }
             }
         }
+    }
+
+    /// The end of all files, which is an error where every row was left out.
+    fn ended(&self) -> Result<Option<Row>> {
+        let report = self.options.log.report();
+        if self.rows == 0 && report.left_out() > 0 {
+            bail!("no row of {} is left: {}", self.kind, report.reasons());
+        }
+        Ok(None)
     }
 }
 

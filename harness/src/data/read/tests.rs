@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
+use super::report::LISTED;
 use super::*;
 use crate::data::row::Message;
 use crate::testing::shared;
@@ -31,11 +32,11 @@ fn read_files(files: &[PathBuf], kind: Kind, config: &DataConfig) -> (Vec<Row>, 
             Err(found) => error = Some(format!("{found:#}")),
         }
     }
-    (good, options.skipped.report(), error)
+    (good, options.log.report(), error)
 }
 
 fn skipping() -> DataConfig {
-    DataConfig { on_bad_row: BadRow::Skip, ..DataConfig::default() }
+    DataConfig { on_bad_row: BadRow::Skip, unknown_keys: UnknownKeys::Ignore, ..DataConfig::default() }
 }
 
 fn good(kind: Kind, name: &str, bytes: &[u8]) -> Vec<Row> {
@@ -69,9 +70,9 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
 #[test]
 fn every_layout_of_text_reads_the_same() {
     let expected = texts(&["第一段", "two, \"quoted\"\nlines"]);
-    let lines = "{\"text\":\"第一段\"}\r\n\n{\"text\":\"two, \\\"quoted\\\"\\nlines\",\"more\":1}";
+    let lines = "{\"text\":\"第一段\"}\r\n\n{\"text\":\"two, \\\"quoted\\\"\\nlines\",\"more\":null}";
     let array = "[\n {\"text\":\"第一段\"}\n,{\"text\":\"two, \\\"quoted\\\"\\nlines\"} ]\n";
-    let csv = "id,text\r\n1,第一段\r\n2,\"two, \"\"quoted\"\"\nlines\"\r\n";
+    let csv = "id,text\r\n,第一段\r\n ,\"two, \"\"quoted\"\"\nlines\"\r\n";
     let plain = "第一段\r\n\r\n \n\ntwo, \"quoted\"\nlines\n\n";
     for (name, content) in [
         ("a.jsonl", lines),
@@ -111,7 +112,7 @@ fn every_layout_of_conversations_reads_the_same() {
     let roles = r#"{"conversations":[{"role":"user","content":"问1"},{"role":"assistant","content":"答1"},
         {"role":"user","content":"问2"},{"role":"assistant","content":"答2"},{"role":"user","content":"谢谢"}]}"#
         .replace('\n', " ");
-    let sharegpt = r#"{"id":7,"conversations":[{"from":"human","value":"问1"},{"from":"gpt","value":"答1"},{"from":"human","value":"问2"},{"from":"gpt","value":"答2"}]}"#;
+    let sharegpt = r#"{"id":"","conversations":[{"from":"human","value":"问1"},{"from":"gpt","value":"答1"},{"from":"human","value":"问2"},{"from":"gpt","value":"答2"}]}"#;
     let messages = roles.replace("conversations", "messages");
     for (name, content) in [
         ("a.csv", csv),
@@ -162,19 +163,19 @@ fn bad_rows_are_named_by_file_line_and_reason() {
         (Kind::Pretrain, "type.jsonl", b"{\"text\":1}", "type.jsonl:1: \"text\" is a number, expected a text"),
         (Kind::Pretrain, "key.jsonl", b"{\"text\":\"a\"}\n{\"txt\":1}", "key.jsonl:2: has no \"text\""),
         (Kind::Pretrain, "list.jsonl", b"{\"text\":\"a\"}\n3", "list.jsonl:2: is a number, expected an object"),
-        (Kind::Pretrain, "keys.jsonl", b"{\"content\":1}", "keys.jsonl:1: has the keys content; for pretraining text expected \"text\""),
-        (Kind::Pretrain, "wide.csv", b"text,b\n1,2\n1,2,3\n", "wide.csv:3: has 3 cells, expected 2 (text,b)"),
+        (Kind::Pretrain, "keys.jsonl", b"{\"content\":1}", "keys.jsonl:1: has the keys content; for pretraining text expected text"),
+        (Kind::Pretrain, "wide.csv", b"text,b\n1,\n1,2,3\n", "wide.csv:3: has 3 cells, expected 2 (text,b)"),
         (Kind::Pretrain, "open.csv", b"text\nfine\n\"never\nclosed\n", "open.csv:3: a quoted cell is never closed"),
-        (Kind::Pretrain, "crlf.csv", b"text,b\r\n1,2\r\n\r\n\"3\r\n4\",5\r\n6\r\n", "crlf.csv:6: has 1 cells"),
+        (Kind::Pretrain, "crlf.csv", b"text,b\r\n1,\r\n\r\n\"3\r\n4\",\r\n6\r\n", "crlf.csv:6: has 1 cells"),
         (Kind::Pretrain, "swallow.csv", b"id,text\n1,\"open\n2,x\n3,\"y\"\n", "swallow.csv:2: text stands behind a closing quote"),
         (Kind::Pretrain, "cut.json", b"[{\"text\":\"a\"},\n{\"text\":\"b", "cut.json:2: the file ends within this row"),
         (Kind::Pretrain, "end.json", b"[{\"text\":\"a\"}\n", "end.json:2: the file ends before the array's closing bracket"),
         (Kind::Pretrain, "two.json", b"[{\"text\":\"a\"}]\n[]", "two.json:2: has text behind"),
         (Kind::Conversations, "h.csv", b"history,q,a\n\"[['x'\",q,a\n", "h.csv:2: history: ends where ',' or ']' belongs; expected a list"),
-        (Kind::Conversations, "role.jsonl", br#"{"messages":[{"role":"tool","content":""}]}"#, "role.jsonl:1: \"messages\"[0]: the role is \"tool\""),
+        (Kind::Conversations, "role.jsonl", br#"{"messages":[{"role":"tool","content":""}]}"#, "role.jsonl:1: \"messages\"[0]: the role is \"tool\", but calls of tools"),
         (Kind::Conversations, "none.jsonl", br#"{"messages":[{"role":"user","content":""}]}"#, "none.jsonl:1: \"messages\" has no turn of the assistant"),
         (Kind::Conversations, "str.jsonl", br#"{"messages":"hi"}"#, "str.jsonl:1: \"messages\" is a text, expected a list"),
-        (Kind::Preferences, "p.jsonl", br#"{"chosen":[{"role":"assistant","content":"c"}],"rejected":[{"role":"assistant","content":"c"}]}"#, "p.jsonl:1: \"chosen\" has no question"),
+        (Kind::Preferences, "p.jsonl", br#"{"chosen":[{"role":"assistant","content":"c"}],"rejected":[{"role":"assistant","content":"c"}]}"#, "p.jsonl:1: \"prompt\" + \"chosen\"[0] is an answer without a question"),
     ] {
         let found = error(kind, name, content);
         assert!(found.starts_with(expected), "{found}\nwhere expected\n{expected}");
@@ -187,13 +188,13 @@ fn bad_rows_can_be_skipped_and_are_counted_and_listed() {
     let lines = "{\"text\":\"a\"}\n{\"text\":\n{\"text\":\"b\"}\nxyz\n";
     let (rows, report, error) = read_as(Kind::Pretrain, "a.jsonl", lines.as_bytes(), BadRow::Skip);
     assert_eq!((rows, error), (texts(&["a", "b"]), None));
-    assert_eq!((report.files[0].rows, report.skipped), (2, 2));
+    assert_eq!((report.files[0].rows, report.bad), (2, 2));
     assert_eq!(report.problems.len(), 2);
     assert!(report.problems[0].contains("a.jsonl:2: is not whole JSON"), "{:?}", report.problems);
     let mut many = b"{\"text\":\"a\"}\n".to_vec();
     many.extend(b"bad\n".repeat(50));
     let report = read_as(Kind::Pretrain, "a.jsonl", &many, BadRow::Skip).1;
-    assert_eq!((report.skipped, report.problems.len()), (50, LISTED));
+    assert_eq!((report.bad, report.problems.len()), (50, LISTED));
     let array = "[{\"text\":\"a\"}, {\"text\": oops}, {\"text\":\"b\"}]";
     assert_eq!(read_as(Kind::Pretrain, "a.json", array.as_bytes(), BadRow::Skip).0, texts(&["a", "b"]));
 }
@@ -283,7 +284,8 @@ fn filters_leave_rows_out_and_count_them() {
     std::fs::write(&path, lines.join("\n")).unwrap();
     let kept = |config: DataConfig| {
         let (rows, report, _) = read_files(std::slice::from_ref(&path), Kind::Pretrain, &config);
-        assert_eq!((report.filtered as usize, report.files[0].rows as usize), (6 - rows.len(), 6));
+        assert_eq!((report.empty, report.files[0].rows), (1, 6));
+        assert_eq!(report.filtered as usize, 5 - rows.len());
         rows
     };
     let base = DataConfig::default;
@@ -346,13 +348,15 @@ fn both_real_preference_files_hold_the_same_pairs() {
     assert_eq!(systems, 148);
 }
 
+mod used;
+
 fn never_panics(name: &str, bytes: &[u8], dir: &Path) {
     let path = dir.join(name);
     std::fs::write(&path, bytes).unwrap();
     for kind in [Kind::Pretrain, Kind::Conversations, Kind::Preferences] {
         let (rows, report, _) = read_files(std::slice::from_ref(&path), kind, &skipping());
         let read: u64 = report.files.iter().map(|file| file.rows).sum();
-        assert_eq!(rows.len() as u64 + report.filtered, read);
+        assert_eq!(rows.len() as u64 + report.empty + report.filtered, read);
     }
 }
 
@@ -402,12 +406,14 @@ proptest! {
 
     #[test]
     fn arbitrary_histories_never_panic(cell in "\\PC{0,40}", pieces in bytes()) {
-        let _ = history(&cell);
-        let _ = history(&format!("[[{}", String::from_utf8_lossy(&pieces)));
+        for pairs in [Pairs::Exact, Pairs::Minimind] {
+            let _ = history(&cell, pairs);
+            let _ = history(&format!("[[{}", String::from_utf8_lossy(&pieces)), pairs);
+        }
     }
 
     #[test]
-    fn texts_survive_every_layout(texts in proptest::collection::vec("[^\u{feff}]{1,20}", 1..8)) {
+    fn texts_survive_every_layout(texts in proptest::collection::vec("[^\u{feff}]{0,9}[a-z山水][^\u{feff}]{0,9}", 1..8)) {
         let expected: Vec<Row> = texts.iter().cloned().map(Row::Text).collect();
         let objects: Vec<String> = texts.iter().map(|text| serde_json::json!({ "text": text }).to_string()).collect();
         prop_assert_eq!(&good(Kind::Pretrain, "a.jsonl", objects.join("\n").as_bytes()), &expected);
