@@ -140,11 +140,12 @@ section! {
     pub struct Training {
         /// Whether the stage is part of the recipe.
         pub enabled: bool = true,
-        /// Length of the stage in trained target tokens; wins over `epochs`.
+        /// Length of the stage in trained target tokens, by as many full batches as reach them; wins over `epochs`.
         pub tokens: Option<u64> = None,
-        /// Length of the stage in optimizer steps; wins over `tokens` and `epochs`.
+        /// Length of the stage in optimizer steps of full batches; wins over `tokens` and `epochs`.
         pub steps: Option<u64> = None,
-        /// Length of the stage in passes over its data.
+        /// Length of the stage in passes over its data: exactly their rows, the last batch with what is left. Of a
+        /// part of a pass, that part of its rows.
         pub epochs: f64 = 1.0,
         /// Longest row in tokens.
         pub seq_len: usize = 512,
@@ -158,11 +159,11 @@ section! {
         pub optimizer: OptimizerKind = OptimizerKind::Adamw,
         /// Peak learning rate.
         pub lr: f64 = 1e-3,
-        /// The schedule ends at this share of `lr`.
+        /// The last step has this share of `lr`; MiniMind's rates, those of a stage one step longer, end above it.
         pub min_lr_ratio: f64 = 0.1,
         /// `cosine`, `linear`, `constant` or `wsd`.
         pub schedule: Schedule = Schedule::Cosine,
-        /// Steps over which the learning rate rises from 0 to `lr`.
+        /// Steps over which the learning rate rises to `lr`; the first step after them has all of `lr`.
         pub warmup_steps: u64 = 0,
         /// Share of the steps in which the `wsd` schedule decays.
         pub decay_share: f64 = 0.2,

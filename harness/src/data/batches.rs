@@ -90,8 +90,6 @@ impl RowLoss {
 pub struct BatchOptions {
     /// Longest row: ids of a document where rows are single, positions where they are packed.
     pub seq_len: usize,
-    /// Rows of a batch.
-    pub batch_size: usize,
     /// One document a row, or several.
     pub packing: Packing,
     /// Positions with loss.
@@ -122,48 +120,47 @@ pub struct Batches {
     store: Arc<Store>,
     options: BatchOptions,
     pieces: Vec<Piece>,
-    /// Rows of the current epoch, as ranges of `order`.
-    rows: Vec<std::ops::Range<usize>>,
-    order: Vec<u32>,
+    /// Positions with loss of every piece.
+    counted: Vec<u32>,
+    pass: Pass,
     position: Position,
-    tokens_per_epoch: u64,
+}
+
+/// The order of one pass over the data.
+#[derive(Debug, Default)]
+struct Pass {
+    /// Numbers of pieces.
+    order: Vec<u32>,
+    /// Rows, as ranges of `order`.
+    rows: Vec<std::ops::Range<usize>>,
 }
 
 impl Batches {
     /// Batches from the start; documents without anything to learn are left out.
     pub fn new(store: Arc<Store>, options: BatchOptions) -> Result<Self> {
         ensure!(options.seq_len >= 2, "seq_len is {}, expected at least 2", options.seq_len);
-        ensure!(options.batch_size >= 1, "batch_size is 0, expected at least 1");
         let pieces = pieces(&store, &options);
         if pieces.is_empty() {
             bail!("no document has anything to train on within {} tokens", options.seq_len);
         }
-        let counted = |piece: &Piece| f64::from(options.loss.sequence(&ids(&store, *piece)).counted) as u64;
-        let tokens_per_epoch = match options.loss {
-            RowLoss::Text => pieces.iter().map(|p| u64::from(p.len) - 1).sum(),
-            _ => pieces.iter().map(counted).sum(),
+        let counted = |piece: &Piece| options.loss.sequence(&ids(&store, *piece)).counted as u32;
+        let counted = match options.loss {
+            RowLoss::Text => pieces.iter().map(|p| p.len - 1).collect(),
+            _ => pieces.iter().map(counted).collect(),
         };
-        let mut batches = Self {
-            store,
-            options,
-            pieces,
-            rows: vec![],
-            order: vec![],
-            position: Position::default(),
-            tokens_per_epoch,
-        };
-        batches.shuffle();
+        let (pass, position) = (Pass::default(), Position::default());
+        let mut batches = Self { store, options, pieces, counted, pass, position };
+        batches.seek(position);
         Ok(batches)
     }
 
-    /// Rows of the current pass over the data.
-    pub fn rows_per_epoch(&self) -> u64 {
-        self.rows.len() as u64
-    }
-
-    /// Positions with loss in one pass over the data.
-    pub fn tokens_per_epoch(&self) -> u64 {
-        self.tokens_per_epoch
+    /// Positions with loss of every row of a pass over the data, in order. Packed rows differ between passes.
+    pub fn row_tokens(&self, epoch: u64) -> Vec<u64> {
+        let pass = self.pass(epoch);
+        let tokens = |row: &std::ops::Range<usize>| {
+            pass.order[row.clone()].iter().map(|&piece| u64::from(self.counted[piece as usize])).sum()
+        };
+        pass.rows.iter().map(tokens).collect()
     }
 
     /// Where the next batch begins.
@@ -174,46 +171,45 @@ impl Batches {
     /// Goes to a place told by [`Self::position`].
     pub fn seek(&mut self, position: Position) {
         self.position = position;
-        self.shuffle();
+        self.pass = self.pass(position.epoch);
     }
 
     /// The next rows; a batch may run across the end of a pass.
-    pub fn next_batch(&mut self) -> Vec<Sequence> {
-        (0..self.options.batch_size).map(|_| self.next_row()).collect()
+    pub fn next_batch(&mut self, rows: usize) -> Vec<Sequence> {
+        (0..rows).map(|_| self.next_row()).collect()
     }
 
     fn next_row(&mut self) -> Sequence {
-        if self.position.row >= self.rows.len() as u64 {
-            self.position = Position { epoch: self.position.epoch + 1, row: 0 };
-            self.shuffle();
+        if self.position.row >= self.pass.rows.len() as u64 {
+            self.seek(Position { epoch: self.position.epoch + 1, row: 0 });
         }
-        let row = self.rows[self.position.row as usize].clone();
+        let row = self.pass.rows[self.position.row as usize].clone();
         self.position.row += 1;
-        let documents = self.order[row].iter().map(|&i| {
+        let documents = self.pass.order[row].iter().map(|&i| {
             let ids = ids(&self.store, self.pieces[i as usize]);
             self.options.loss.sequence(&ids)
         });
         join(documents)
     }
 
-    /// The order of the current epoch, a function of seed and epoch.
-    fn shuffle(&mut self) {
-        self.order = (0..self.pieces.len() as u32).collect();
+    /// The order of a pass, a function of seed and epoch.
+    fn pass(&self, epoch: u64) -> Pass {
+        let mut order: Vec<u32> = (0..self.pieces.len() as u32).collect();
         let mut rng = ChaCha8Rng::seed_from_u64(self.options.seed);
-        rng.set_stream(self.position.epoch);
-        self.order.shuffle(&mut rng);
+        rng.set_stream(epoch);
+        order.shuffle(&mut rng);
         let single = self.options.packing == Packing::Single;
-        let (mut start, mut filled) = (0, 0);
-        self.rows.clear();
-        for (i, &piece) in self.order.iter().enumerate() {
+        let (mut start, mut filled, mut rows) = (0, 0, vec![]);
+        for (i, &piece) in order.iter().enumerate() {
             let len = self.pieces[piece as usize].len as usize - 1;
             if i > start && (single || filled + len > self.options.seq_len) {
-                self.rows.push(start..i);
+                rows.push(start..i);
                 (start, filled) = (i, 0);
             }
             filled += len;
         }
-        self.rows.push(start..self.order.len());
+        rows.push(start..order.len());
+        Pass { order, rows }
     }
 }
 
@@ -303,7 +299,6 @@ pub struct Pair {
 /// Preference pairs of a store whose documents are prompt, chosen, rejected in turn.
 pub struct PreferenceBatches {
     pairs: Vec<Pair>,
-    batch_size: usize,
     seed: u64,
     order: Vec<u32>,
     position: Position,
@@ -313,7 +308,7 @@ impl PreferenceBatches {
     /// All pairs, cut to `seq_len` ids so that answers survive: the prompt loses its beginning first.
     ///
     /// Both answers stand behind the same part of the prompt, what the longer one leaves of it.
-    pub fn new(store: &Store, seq_len: usize, batch_size: usize, seed: u64) -> Result<Self> {
+    pub fn new(store: &Store, seq_len: usize, seed: u64) -> Result<Self> {
         let kind = store.info().kind;
         ensure!(kind == Kind::Preferences, "the store holds {kind}, expected {}", Kind::Preferences);
         ensure!(seq_len >= 2, "seq_len is {seq_len}, expected at least 2");
@@ -328,8 +323,8 @@ impl PreferenceBatches {
             })
             .filter(|pair| pair.chosen.counted > 0.0 && pair.rejected.counted > 0.0)
             .collect();
-        let mut batches = Self { pairs, batch_size, seed, order: vec![], position: Position::default() };
-        batches.shuffle();
+        let mut batches = Self { pairs, seed, order: vec![], position: Position::default() };
+        batches.seek(Position::default());
         Ok(batches)
     }
 
@@ -343,19 +338,27 @@ impl PreferenceBatches {
         self.position
     }
 
+    /// Positions with loss of every pair of a pass, in its order.
+    pub fn pair_tokens(&self, epoch: u64) -> Vec<u64> {
+        let tokens = |&i: &u32| {
+            let pair = &self.pairs[i as usize];
+            (pair.chosen.counted + pair.rejected.counted) as u64
+        };
+        self.order_of(epoch).iter().map(tokens).collect()
+    }
+
     /// Goes to a place told by [`Self::position`].
     pub fn seek(&mut self, position: Position) {
         self.position = position;
-        self.shuffle();
+        self.order = self.order_of(position.epoch);
     }
 
     /// The next pairs, by their place in [`Self::pairs`]; a batch may run across the end of a pass.
-    pub fn next_batch(&mut self) -> Vec<usize> {
+    pub fn next_batch(&mut self, pairs: usize) -> Vec<usize> {
         let mut batch = vec![];
-        while batch.len() < self.batch_size && !self.pairs.is_empty() {
+        while batch.len() < pairs && !self.pairs.is_empty() {
             if self.position.row >= self.order.len() as u64 {
-                self.position = Position { epoch: self.position.epoch + 1, row: 0 };
-                self.shuffle();
+                self.seek(Position { epoch: self.position.epoch + 1, row: 0 });
             }
             batch.push(self.order[self.position.row as usize] as usize);
             self.position.row += 1;
@@ -363,11 +366,13 @@ impl PreferenceBatches {
         batch
     }
 
-    fn shuffle(&mut self) {
-        self.order = (0..self.pairs.len() as u32).collect();
+    /// The order of a pass, a function of seed and epoch.
+    fn order_of(&self, epoch: u64) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..self.pairs.len() as u32).collect();
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        rng.set_stream(self.position.epoch);
-        self.order.shuffle(&mut rng);
+        rng.set_stream(epoch);
+        order.shuffle(&mut rng);
+        order
     }
 }
 
@@ -401,7 +406,7 @@ mod tests {
     }
 
     fn options(packing: Packing, seq_len: usize) -> BatchOptions {
-        BatchOptions { seq_len, batch_size: 2, packing, loss: RowLoss::Text, seed: 3 }
+        BatchOptions { seq_len, packing, loss: RowLoss::Text, seed: 3 }
     }
 
     #[test]
@@ -411,7 +416,7 @@ mod tests {
         let (_dir, store) = store(&documents);
         let mut batches = Batches::new(store, options(Packing::Separated, 16)).unwrap();
         let mut targets = vec![];
-        while batches.position().epoch == 0 && batches.position().row < batches.rows_per_epoch() {
+        for _ in 0..batches.row_tokens(0).len() {
             let row = batches.next_row();
             assert!(row.len() <= 16);
             assert_eq!(row.documents.iter().sum::<u32>() as usize, row.len());
@@ -428,7 +433,7 @@ mod tests {
         let mut want: Vec<u32> = documents.iter().flat_map(|d| d[1..].to_vec()).collect();
         want.sort_unstable();
         assert_eq!(targets, want);
-        assert_eq!(batches.tokens_per_epoch(), want.len() as u64);
+        assert_eq!(batches.row_tokens(0).iter().sum::<u64>(), want.len() as u64);
     }
 
     #[test]
@@ -436,13 +441,13 @@ mod tests {
         let documents: Vec<Vec<u32>> = (0..7u32).map(|d| vec![1, d + 3, 2]).collect();
         let (_dir, store) = store(&documents);
         let mut batches = Batches::new(store.clone(), options(Packing::Single, 8)).unwrap();
-        (0..5).for_each(|_| drop(batches.next_batch())); // into the second pass
+        (0..5).for_each(|_| drop(batches.next_batch(2))); // into the second pass
         let place = batches.position();
         assert_eq!(place, Position { epoch: 1, row: 3 });
-        let want: Vec<_> = (0..4).map(|_| batches.next_batch()).collect();
+        let want: Vec<_> = (0..4).map(|_| batches.next_batch(2)).collect();
         let mut again = Batches::new(store, options(Packing::Single, 8)).unwrap();
         again.seek(place);
-        assert_eq!((0..4).map(|_| again.next_batch()).collect::<Vec<_>>(), want);
+        assert_eq!((0..4).map(|_| again.next_batch(2)).collect::<Vec<_>>(), want);
     }
 
     #[test]
@@ -459,7 +464,7 @@ mod tests {
     fn long_pairs_keep_their_answers() {
         let documents = [vec![1, 2, 3, 4, 5, 6], vec![7, 8], vec![9]];
         let (_dir, store) = store_as(Kind::Preferences, &documents);
-        let batches = PreferenceBatches::new(&store, 4, 1, 1).unwrap();
+        let batches = PreferenceBatches::new(&store, 4, 1).unwrap();
         let pair = &batches.pairs()[0];
         assert_eq!(
             (pair.chosen.ids.as_slice(), pair.chosen.targets.as_slice()),
@@ -489,7 +494,7 @@ mod tests {
             let (_dir, store) = store_as(kind, std::slice::from_ref(&document));
             let mut batches =
                 Batches::new(store, BatchOptions { loss, ..options(Packing::Separated, 8) }).unwrap();
-            (0..batches.rows_per_epoch()).map(|_| batches.next_row().ids[0]).collect::<Vec<_>>()
+            (0..batches.row_tokens(0).len()).map(|_| batches.next_row().ids[0]).collect::<Vec<_>>()
         };
         assert_eq!(pieces(Kind::Conversations, RowLoss::LastAnswer { marker: vec![1, 5] }), [1]);
         let mut starts = pieces(Kind::Pretrain, RowLoss::Text);

@@ -75,6 +75,9 @@ pub struct Results {
     pub steps: u64,
     /// Target tokens trained on.
     pub tokens: u64,
+    /// Passes over the training rows; one that is cut counts by the share of its rows.
+    #[serde(default)]
+    pub passes: f64,
     /// Floating-point operations of training.
     pub flops: f64,
     /// Held-out loss at the end, in nats per token.

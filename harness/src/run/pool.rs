@@ -10,6 +10,7 @@ use super::pace::{Counted, Pace};
 use super::retry::pause;
 use super::worker::{Ended, StageRequest, record_end};
 use crate::track::{Board, Progress, time};
+use crate::train::describe;
 use anyhow::{Context, Result};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -285,6 +286,9 @@ impl<'a> Pool<'a> {
                 let finished = self.count(|doing| matches!(doing, Doing::Done));
                 let mut text =
                     format!("[{finished}/{}] {} done in {seconds:.1} s", self.states.len(), self.name(node));
+                if results.steps > 0 {
+                    text += &format!(", {}", describe(results.steps, results.passes));
+                }
                 if let Some(loss) = results.val_loss {
                     text += &format!(", validation loss {loss:.4}");
                 }

@@ -4,10 +4,14 @@
 //! *Invariant:* a stage that was stopped at any step ends in the same weights as one that never stopped.
 
 mod checkpoint;
+mod length;
 mod objective;
 mod schedule;
+#[cfg(test)]
+mod tests;
 mod trend;
 
+pub use length::describe;
 pub use objective::{Objective, next_tokens};
 pub use schedule::learning_rate;
 
@@ -20,6 +24,7 @@ use crate::track::{Metrics, MetricsRow, Progress, Split, number};
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use checkpoint::{Checkpoint, Checkpoints, Keep};
+use length::Length;
 use model::{LaneConfig, Lora, LoraConfig, OptimizerConfig, RouterStats, Trainer, Transformer};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -173,7 +178,7 @@ struct Loop<'a> {
     objective: Objective,
     metrics: Metrics,
     checkpoints: Checkpoints,
-    total_steps: u64,
+    length: Length,
     tokens: u64,
     flops: f64,
     trend: Trend,
@@ -199,8 +204,9 @@ impl<'a> Loop<'a> {
         }
         let saved = saved.map(|saved| saved.about);
         let resumed = saved.map(|saved| saved.step);
-        let total_steps = total_steps(training, &objective);
-        write_atomic(&request.out.join(LENGTH), total_steps.to_string().as_bytes())?;
+        let length = Length::new(training, |epoch| objective.row_tokens(epoch));
+        tracing::info!("{}: {}", request.stage.name(), describe(length.steps, length.passes));
+        write_atomic(&request.out.join(LENGTH), length.steps.to_string().as_bytes())?;
         let metrics = Metrics::open(&request.out.join("metrics.csv"), resumed, &extras(request, &trainer))?;
         Ok(Self {
             request,
@@ -209,7 +215,7 @@ impl<'a> Loop<'a> {
             objective,
             metrics,
             checkpoints,
-            total_steps,
+            length,
             tokens: saved.map_or(0, |saved| saved.tokens),
             flops: saved.map_or(0.0, |saved| saved.flops),
             trend: saved.map_or_else(Trend::default, |saved| saved.trend),
@@ -225,16 +231,17 @@ impl<'a> Loop<'a> {
             let config = toml::to_string(self.request.trial).context("the configuration as text")?;
             self.metrics.text("configuration", &format!("```toml\n{config}```"))?;
         }
-        self.request.progress.start(self.request.stage.name(), self.total_steps, "steps");
+        self.request.progress.start(self.request.stage.name(), self.length.steps, "steps");
         let mut window = (Instant::now(), self.tokens);
-        while self.trainer.steps() < self.total_steps {
+        while self.trainer.steps() < self.length.steps {
             let step = self.trainer.steps() + 1;
-            let lr = learning_rate(training, step, self.total_steps);
-            let sums = self.objective.accumulate(&mut self.trainer)?;
+            let lr = learning_rate(training, step, self.length.steps);
+            let rows = self.length.rows_of(step);
+            let sums = self.objective.accumulate(&mut self.trainer, rows as usize)?;
             let norm = self.trainer.step(lr)?;
             let before = self.tokens;
             self.tokens += sums.tokens;
-            let seq = sums.positions as f64 / self.objective.rows_per_step().max(1.0);
+            let seq = sums.positions as f64 / rows as f64;
             self.flops +=
                 sums.positions as f64 * self.trainer.transformer.config.train_flops_per_token(seq as usize);
             if !sums.mean().is_finite() || !norm.is_finite() {
@@ -246,7 +253,7 @@ impl<'a> Loop<'a> {
                 );
             }
             self.watch_trend(step, sums.mean())?;
-            let last = step == self.total_steps;
+            let last = step == self.length.steps;
             if step.is_multiple_of(training.log_every.max(1)) || last || step == 1 {
                 let speed = (self.tokens - window.1) as f64 / window.0.elapsed().as_secs_f64().max(1e-9);
                 window = (Instant::now(), self.tokens);
@@ -358,9 +365,11 @@ impl<'a> Loop<'a> {
             flops: self.flops,
             val_loss: validation.as_ref().map(|(sums, _)| sums.mean()),
             val_bpb: validation.and_then(|(sums, bytes)| Some(sums.loss / std::f64::consts::LN_2 / bytes?)),
+            passes: self.length.passes,
+            notices: self.length.notice(self.request.stage.name()).into_iter().collect(),
             ..Results::default()
         };
-        self.request.progress.finish(&format!("{} steps", number(results.steps)));
+        self.request.progress.finish(&describe(results.steps, results.passes));
         Ok(results)
     }
 }
@@ -397,17 +406,4 @@ fn extras(request: &TrainRequest, trainer: &Trainer) -> Vec<String> {
         extras.extend((0..config.n_experts).map(|e| format!("expert_load_{e}")));
     }
     extras
-}
-
-/// Steps of the stage: as given, or as many as its tokens or epochs take.
-fn total_steps(training: &Training, objective: &Objective) -> u64 {
-    if let Some(steps) = training.steps {
-        return steps.max(1);
-    }
-    let steps_per_epoch = objective.rows_per_epoch() / objective.rows_per_step();
-    let epochs = match training.tokens {
-        Some(tokens) => tokens as f64 / objective.tokens_per_epoch().max(1.0),
-        None => training.epochs,
-    };
-    ((epochs * steps_per_epoch).ceil() as u64).max(1)
 }

@@ -18,8 +18,6 @@ pub enum Objective {
         batches: Batches,
         /// Held-out rows, with the bytes of their texts.
         held_out: Vec<(Sequence, f64)>,
-        /// Rows of an optimizer step.
-        rows_per_step: usize,
         /// Whether the loss is that of whole texts, so that bits per byte mean something.
         whole_text: bool,
     },
@@ -35,8 +33,6 @@ pub enum Objective {
         held_out_references: Vec<[f32; 2]>,
         /// The loss.
         config: DpoConfig,
-        /// Pairs of an optimizer step.
-        rows_per_step: usize,
     },
 }
 
@@ -45,18 +41,16 @@ impl Objective {
     pub fn new(request: &TrainRequest, training: &Training) -> Result<Self> {
         let (train, val) = (request.data.join("train"), request.data.join("val"));
         let (train, val) = (Arc::new(Store::open(&train)?), Store::open(&val)?);
-        // An optimizer step's rows are one batch: its mean is over all its tokens, however they are accumulated.
-        let batch_size = training.batch_size * training.accumulation.max(1);
         let (seq_len, seed) = (training.seq_len, request.trial.seed);
         if request.stage == TrainStage::Dpo {
             let section = &request.trial.dpo;
-            let batches = PreferenceBatches::new(&train, seq_len, batch_size, seed)?;
+            let batches = PreferenceBatches::new(&train, seq_len, seed)?;
             if batches.pairs().is_empty() {
                 bail!("no preference pair to train on");
             }
             return Ok(Self::Preferences {
                 batches,
-                held_out: PreferenceBatches::new(&val, seq_len, 1, seed)?.pairs().to_vec(),
+                held_out: PreferenceBatches::new(&val, seq_len, seed)?.pairs().to_vec(),
                 references: vec![],
                 held_out_references: vec![],
                 config: DpoConfig {
@@ -64,7 +58,6 @@ impl Objective {
                     ipo: section.loss == DpoLoss::Ipo,
                     length_normalised: section.length_normalised,
                 },
-                rows_per_step: batch_size,
             });
         }
         let answers = match request.stage {
@@ -73,40 +66,20 @@ impl Objective {
         };
         let loss = RowLoss::of(&train, answers);
         let whole_text = loss == RowLoss::Text;
-        let options = BatchOptions { seq_len, batch_size, packing: training.packing, loss, seed };
+        let options = BatchOptions { seq_len, packing: training.packing, loss, seed };
         let single = BatchOptions { packing: Packing::Single, ..options.clone() };
         Ok(Self::Tokens {
             held_out: sequential(&val, &single, training.val_tokens),
             batches: Batches::new(train, options)?,
-            rows_per_step: batch_size,
             whole_text,
         })
     }
 
-    /// Rows, or pairs, of one pass over the data.
-    pub fn rows_per_epoch(&self) -> f64 {
+    /// Target tokens of every row, or pair, of a pass over the data, in order.
+    pub fn row_tokens(&self, epoch: u64) -> Vec<u64> {
         match self {
-            Self::Tokens { batches, .. } => batches.rows_per_epoch() as f64,
-            Self::Preferences { batches, .. } => batches.pairs().len() as f64,
-        }
-    }
-
-    /// Rows, or pairs, of one optimizer step.
-    pub fn rows_per_step(&self) -> f64 {
-        match self {
-            Self::Tokens { rows_per_step, .. } | Self::Preferences { rows_per_step, .. } => {
-                *rows_per_step as f64
-            }
-        }
-    }
-
-    /// Target tokens of one pass over the data.
-    pub fn tokens_per_epoch(&self) -> f64 {
-        match self {
-            Self::Tokens { batches, .. } => batches.tokens_per_epoch() as f64,
-            Self::Preferences { batches, .. } => {
-                batches.pairs().iter().map(|p| f64::from(p.chosen.counted + p.rejected.counted)).sum()
-            }
+            Self::Tokens { batches, .. } => batches.row_tokens(epoch),
+            Self::Preferences { batches, .. } => batches.pair_tokens(epoch),
         }
     }
 
@@ -126,12 +99,12 @@ impl Objective {
         }
     }
 
-    /// Takes the rows of one optimizer step forward and backward.
-    pub fn accumulate(&mut self, trainer: &mut Trainer) -> Result<Sums> {
+    /// Takes the next rows, or pairs, those of one optimizer step, forward and backward.
+    pub fn accumulate(&mut self, trainer: &mut Trainer, rows: usize) -> Result<Sums> {
         match self {
-            Self::Tokens { batches, .. } => next_tokens(trainer, &batches.next_batch()),
+            Self::Tokens { batches, .. } => next_tokens(trainer, &batches.next_batch(rows)),
             Self::Preferences { batches, references, config, .. } => {
-                let chosen = batches.next_batch();
+                let chosen = batches.next_batch(rows);
                 let pairs: Vec<(&Pair, [f32; 2])> =
                     chosen.iter().map(|&i| (&batches.pairs()[i], references[i])).collect();
                 preferences(trainer, &pairs, config)

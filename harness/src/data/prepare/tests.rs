@@ -32,7 +32,7 @@ fn store(dir: &Path, side: &str) -> Arc<Store> {
 /// The rows of a store in its order, one document each, as MiniMind makes them.
 fn minimind_rows(store: &Arc<Store>, seq_len: usize) -> Vec<Sequence> {
     let loss = RowLoss::of(store, AnswerLoss::Last);
-    let options = BatchOptions { seq_len, batch_size: 3, packing: Packing::Single, loss, seed: 1 };
+    let options = BatchOptions { seq_len, packing: Packing::Single, loss, seed: 1 };
     sequential(store, &options, u64::MAX).into_iter().map(|(row, _)| row).collect()
 }
 
@@ -174,11 +174,10 @@ fn a_conversation_has_loss_on_its_answers() {
     let store = store(dir.path(), TRAIN);
     let under_loss = |answers| {
         let loss = RowLoss::of(&store, answers);
-        let options =
-            BatchOptions { seq_len: 512, batch_size: 1, packing: Packing::Separated, loss, seed: 1 };
+        let options = BatchOptions { seq_len: 512, packing: Packing::Separated, loss, seed: 1 };
         let mut batches = Batches::new(store.clone(), options).unwrap();
-        let row = batches.next_batch().remove(0);
-        assert_eq!(batches.tokens_per_epoch(), row.counted as u64);
+        let row = batches.next_batch(1).remove(0);
+        assert_eq!(batches.row_tokens(0), [row.counted as u64]);
         let ids =
             row.targets.iter().zip(&row.weights).filter(|(_, weight)| **weight > 0.0).map(|(&id, _)| id);
         tokenizer.decode(&ids.collect::<Vec<_>>(), false).unwrap()
@@ -200,7 +199,7 @@ fn a_preference_pair_is_prompt_and_answers_in_the_chat_template() {
     assert_eq!(prepared.train_rows, 1);
     let store = store(dir.path(), TRAIN);
     assert_eq!([0, 1, 2].map(|index| store.bytes(index)), [3, 3, 6]);
-    let pair = PreferenceBatches::new(&store, 512, 1, 1).unwrap().pairs()[0].clone();
+    let pair = PreferenceBatches::new(&store, 512, 1).unwrap().pairs()[0].clone();
     for (row, answer) in [(&pair.chosen, "好"), (&pair.rejected, "坏坏")] {
         let mut ids = vec![row.ids[0]];
         ids.extend(&row.targets);
