@@ -90,6 +90,8 @@ pub struct ShapeError {
     pub key: &'static str,
     /// What is wrong and what was expected.
     pub problem: String,
+    /// Keys that it is at odds with.
+    pub at_odds: &'static [&'static str],
 }
 
 impl ModelConfig {
@@ -113,13 +115,15 @@ impl ModelConfig {
         let problem = |((key, most), value): ((&'static str, usize), usize)| ShapeError {
             key,
             problem: format!("is {value}, expected at most {most}"),
+            at_odds: &[],
         };
         sizes.map(problem).collect()
     }
 
     /// Checks that the shape can be built; the first problem found is returned.
     pub fn validate(&self) -> Result<(), ShapeError> {
-        let fail = |key, problem: String| Err(ShapeError { key, problem });
+        let fail = |key, problem: String| Err(ShapeError { key, problem, at_odds: &[] });
+        let at_odds = |key, with, problem: String| Err(ShapeError { key, problem, at_odds: with });
         if let Some(error) = self.out_of_bounds().into_iter().next() {
             return Err(error);
         }
@@ -130,6 +134,8 @@ impl ModelConfig {
             ("n_kv_heads", self.n_kv_heads),
             ("multiple_of", self.multiple_of),
             ("max_seq_len", self.max_seq_len),
+            ("hidden_dim", self.hidden_dim.unwrap_or(1)),
+            ("expert_hidden_dim", self.expert_hidden_dim.unwrap_or(1)),
         ] {
             if value == 0 {
                 return fail(key, "is 0, expected at least 1".into());
@@ -139,14 +145,16 @@ impl ModelConfig {
             return fail("vocab_size", format!("is {}, expected at least 4", self.vocab_size));
         }
         if !self.d_model.is_multiple_of(self.n_heads) {
-            return fail(
+            return at_odds(
                 "d_model",
+                &["n_heads"],
                 format!("{} is not divisible by n_heads = {}", self.d_model, self.n_heads),
             );
         }
         if !self.head_dim().is_multiple_of(2) {
-            return fail(
+            return at_odds(
                 "n_heads",
+                &["d_model"],
                 format!(
                     "d_model / n_heads = {} is odd, but rotary positions need an even head size",
                     self.head_dim()
@@ -154,16 +162,15 @@ impl ModelConfig {
             );
         }
         if !self.n_heads.is_multiple_of(self.n_kv_heads) {
-            return fail(
+            return at_odds(
                 "n_kv_heads",
+                &["n_heads"],
                 format!("n_heads = {} is not divisible by {}", self.n_heads, self.n_kv_heads),
             );
         }
-        if self.hidden_dim == Some(0) || self.expert_hidden_dim == Some(0) {
-            return fail("hidden_dim", "is 0, expected at least 1".into());
-        }
         if self.is_moe() && !(1..=self.n_experts).contains(&self.top_k) {
-            return fail("top_k", format!("is {}, expected 1 to n_experts = {}", self.top_k, self.n_experts));
+            let problem = format!("is {}, expected 1 to n_experts = {}", self.top_k, self.n_experts);
+            return at_odds("top_k", &["n_experts"], problem);
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return fail("dropout", format!("is {}, expected 0 or more and below 1", self.dropout));
@@ -297,6 +304,8 @@ mod tests {
         assert_eq!(bad(|c| (c.d_model, c.n_heads, c.n_kv_heads) = (12, 4, 4)), "n_heads");
         assert_eq!(bad(|c| (c.n_experts, c.top_k) = (4, 5)), "top_k");
         assert_eq!(bad(|c| c.n_layers = 0), "n_layers");
+        assert_eq!(bad(|c| c.hidden_dim = Some(0)), "hidden_dim");
+        assert_eq!(bad(|c| (c.n_experts, c.expert_hidden_dim) = (2, Some(0))), "expert_hidden_dim");
         assert!(ModelConfig::default().validate().is_ok());
     }
 }

@@ -1,41 +1,17 @@
 //! The name of a trial: equal configurations have equal names, on every machine.
 
 use super::TrialConfig;
+use super::effect::effective_in_trial;
 use serde_json::Value;
 use uuid::Uuid;
 
 /// The namespace of the names of trials. Fixed for ever: a changed namespace renames every trial.
 const NAMESPACE: Uuid = Uuid::from_u128(0x3f7a_9c52_0d1e_4b86_a5c4_6d73_6361_6c65);
 
-/// Keys that say where a trial runs, not what it is.
-const RUNTIME: [&str; 3] = ["device", "threads", "slurm"];
-
-/// Keys of a training stage on which neither weights nor validation depend.
-///
-/// `max_loss_rise` is among them: it can only keep a stage from being finished.
-pub const CADENCE: [&str; 7] = [
-    "enabled",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "keep_every",
-    "keep_best",
-    "max_loss_rise",
-    "log_every",
-];
-
-/// UUID v5 of the configuration, without the keys that change no result: where it runs, how often it is written
-/// down, and whatever a stage that is left out would do.
+/// UUID v5 of the configuration, without the keys that have no effect in it: where it runs, how often it is written
+/// down, and whatever would serve a stage that is left out. See [`super::effect`].
 pub fn identity(config: &TrialConfig) -> Uuid {
-    let mut whole = serde_json::json!(config);
-    if let Some(keys) = whole.as_object_mut() {
-        keys.retain(|key, _| !RUNTIME.contains(&key.as_str()));
-        for (stage, training) in config.stages() {
-            if let Some(keys) = keys.get_mut(stage.name()).and_then(Value::as_object_mut) {
-                keys.retain(|key, _| training.enabled && !CADENCE.contains(&key.as_str()));
-            }
-        }
-    }
-    Uuid::new_v5(&NAMESPACE, canonical_json(&whole).as_bytes())
+    Uuid::new_v5(&NAMESPACE, canonical_json(&effective_in_trial(config)).as_bytes())
 }
 
 /// JSON without spaces, the keys of every object in alphabetical order, fractions as `1.5e-3`.
@@ -74,13 +50,17 @@ mod tests {
     fn a_name_follows_what_is_trained_and_not_where() {
         let config = TrialConfig::default();
         let slurm = SlurmConfig { gres: Some("gpu:1".into()), ..SlurmConfig::default() };
-        let elsewhere = TrialConfig { device: "cuda:1".into(), threads: 7, slurm, ..config.clone() };
+        let elsewhere = TrialConfig { threads: 7, slurm, ..config.clone() };
+        let on = |device: &str| TrialConfig { device: device.into(), ..config.clone() };
         let other = TrialConfig { seed: 2, ..config.clone() };
         let mut chattier = config.clone();
         (chattier.sft.training.log_every, chattier.lora.rank) = (1, 3); // lora is left out
         let mut slower = config.clone();
         slower.sft.training.lr /= 2.0;
         assert_eq!(identity(&config), identity(&elsewhere));
+        // Results are exact on each kind of device, not between them.
+        assert_eq!(identity(&on("cuda")), identity(&on("cuda:1")));
+        assert_ne!(identity(&config), identity(&on("cuda")));
         assert_eq!(identity(&config), identity(&chattier));
         assert_ne!(identity(&config), identity(&slower));
         assert_ne!(identity(&config), identity(&other));

@@ -4,6 +4,7 @@
 //! *Invariant:* nothing downstream reads a TOML file or an environment variable for settings.
 
 mod document;
+mod effect;
 mod errors;
 mod identity;
 mod keys;
@@ -13,8 +14,9 @@ mod reference;
 mod validate;
 
 pub use document::{Content, Entry, Node};
+pub use effect::{Idle, differing, effective, idle};
 pub use errors::{ConfigError, ConfigErrors};
-pub use identity::{CADENCE, canonical_json, identity};
+pub use identity::{canonical_json, identity};
 pub use keys::{KeySpec, Kind, UNSET, did_you_mean, find, keys, unknown_key};
 pub use layers::{Layer, Overrides, Setting, Settings, load, load_layers};
 pub use presets::PRESETS;
@@ -382,7 +384,7 @@ section! {
     pub struct TrialConfig {
         /// Seed of weights, data order and dropout.
         pub seed: u64 = 1,
-        /// `cpu`, `cuda` or `cuda:N`.
+        /// `cpu`, `cuda` or `cuda:N`. Results are exact on each kind of device, not between them.
         pub device: String = "cpu".into(),
         /// Threads of one trial; 0 takes all cores. Results do not depend on it.
         pub threads: usize = 0,
@@ -440,6 +442,22 @@ impl TrialConfig {
             (TrainStage::Lora, &self.lora.training),
             (TrainStage::Dpo, &self.dpo.training),
         ]
+    }
+
+    /// The stages after which the trial sits the exam, in order.
+    pub fn exams(&self) -> Vec<TrainStage> {
+        let trained = self.stages().into_iter().filter(|(_, training)| training.enabled);
+        let trained: Vec<TrainStage> = trained.map(|(stage, _)| stage).collect();
+        match (self.exam.enabled, self.exam.after.as_slice()) {
+            (false, _) => Vec::new(),
+            (true, []) => trained.last().copied().into_iter().collect(),
+            (true, after) => trained.into_iter().filter(|stage| after.contains(stage)).collect(),
+        }
+    }
+
+    /// `cpu` or `cuda`.
+    pub fn device_kind(&self) -> &str {
+        self.device.split(':').next().unwrap_or_default()
     }
 }
 

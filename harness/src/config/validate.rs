@@ -1,8 +1,10 @@
 //! Whether a trial can be run at all: everything wrong with it, found before anything starts.
 
 use super::{Source, Training, TrialConfig};
+use crate::data::tokenizer::SMALLEST_VOCAB;
 use crate::data::world::World;
-use model::config::LARGEST;
+use model::ModelConfig;
+use model::config::{LARGEST, ShapeError};
 use model::lora::TARGETS;
 use std::ops::RangeInclusive;
 
@@ -13,6 +15,28 @@ pub struct Problem {
     pub key: String,
     /// What is wrong and what was expected.
     pub problem: String,
+    /// Keys that it is at odds with: where the key is left at its default, the fault lies with them.
+    pub at_odds: Vec<String>,
+}
+
+impl Problem {
+    /// A problem of one key.
+    pub fn new(key: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { key: key.into(), problem: problem.into(), at_odds: Vec::new() }
+    }
+
+    /// The key and then those that it is at odds with.
+    pub fn keys(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.key).chain(&self.at_odds)
+    }
+}
+
+impl From<ShapeError> for Problem {
+    fn from(error: ShapeError) -> Self {
+        let of_model = |key: &&str| format!("model.{key}");
+        let at_odds = error.at_odds.iter().map(of_model).collect();
+        Self { key: of_model(&error.key), problem: error.problem, at_odds }
+    }
 }
 
 /// Longest rows of a stage.
@@ -31,15 +55,15 @@ impl TrialConfig {
         if checks.0.is_empty()
             && let Err(error) = self.model.validate()
         {
-            checks.fail(&format!("model.{}", error.key), error.problem);
+            checks.0.push(error.into());
         }
         checks.device(&self.device);
         for (stage, training) in self.stages() {
-            checks.training(stage.name(), training);
+            checks.training(stage.name(), training, &self.model);
         }
+        checks.tokenizer(self);
         checks.lora(self);
         checks.positive("dpo.beta", self.dpo.beta);
-        checks.at_least("tokenizer.train_chars", self.tokenizer.train_chars, 1);
         checks.at_least("slurm.at_once", self.slurm.at_once.unwrap_or(1) as u64, 1);
         checks.data(self);
         checks.world(self);
@@ -50,9 +74,7 @@ impl TrialConfig {
     /// Sizes too large to count with.
     pub fn out_of_bounds(&self) -> Vec<Problem> {
         let mut checks = Checks(Vec::new());
-        for error in self.model.out_of_bounds() {
-            checks.fail(&format!("model.{}", error.key), error.problem);
-        }
+        checks.0.extend(self.model.out_of_bounds().into_iter().map(Problem::from));
         for (stage, training) in self.stages() {
             checks.at_most(&format!("{}.seq_len", stage.name()), training.seq_len, "seq_len");
         }
@@ -65,7 +87,11 @@ struct Checks(Vec<Problem>);
 
 impl Checks {
     fn fail(&mut self, key: &str, problem: String) {
-        self.0.push(Problem { key: key.into(), problem });
+        self.0.push(Problem::new(key, problem));
+    }
+
+    fn fail_at_odds(&mut self, key: &str, with: &str, problem: String) {
+        self.0.push(Problem { at_odds: vec![with.into()], ..Problem::new(key, problem) });
     }
 
     fn at_most(&mut self, key: &str, value: usize, bound: &str) {
@@ -117,8 +143,21 @@ impl Checks {
         }
     }
 
-    fn training(&mut self, stage: &str, t: &Training) {
+    fn training(&mut self, stage: &str, t: &Training, model: &ModelConfig) {
         let key = |name: &str| format!("{stage}.{name}");
+        if t.enabled && t.seq_len > model.max_seq_len {
+            let problem =
+                format!("is {}, expected at most model.max_seq_len = {}", t.seq_len, model.max_seq_len);
+            self.fail_at_odds(&key("seq_len"), "model.max_seq_len", problem);
+        }
+        // A length by data is compared with the warm-up once the data is there.
+        if let Some(steps) = t.steps.filter(|&steps| t.enabled && t.warmup_steps > steps) {
+            let problem = format!(
+                "is {}, expected at most {stage}.steps = {steps}: {stage}.lr would never be reached",
+                t.warmup_steps
+            );
+            self.fail_at_odds(&key("warmup_steps"), &key("steps"), problem);
+        }
         self.positive(&key("epochs"), t.epochs);
         for (name, value) in [("tokens", t.tokens), ("steps", t.steps)] {
             self.at_least(&key(name), value.unwrap_or(1), 1);
@@ -145,6 +184,18 @@ impl Checks {
         self.not_negative(&key("max_loss_rise"), t.max_loss_rise);
     }
 
+    fn tokenizer(&mut self, config: &TrialConfig) {
+        self.at_least("tokenizer.train_chars", config.tokenizer.train_chars, 1);
+        let entries = config.model.vocab_size;
+        if config.tokenizer.path.is_none() && entries < SMALLEST_VOCAB {
+            let problem = format!(
+                "is {entries}, expected at least {SMALLEST_VOCAB} for a tokenizer that is trained: 256 bytes and {} special tokens",
+                SMALLEST_VOCAB - 256
+            );
+            self.fail("model.vocab_size", problem);
+        }
+    }
+
     fn lora(&mut self, config: &TrialConfig) {
         let lora = &config.lora;
         self.at_least("lora.rank", lora.rank as u64, 1);
@@ -168,7 +219,7 @@ impl Checks {
         self.within("data.min_chinese_share", data.min_chinese_share, 0.0..=1.0);
         if data.max_chars != 0 && data.max_chars < data.min_chars {
             let problem = format!("is {}, less than data.min_chars = {}", data.max_chars, data.min_chars);
-            self.fail("data.max_chars", problem);
+            self.fail_at_odds("data.max_chars", "data.min_chars", problem);
         }
         if data.source == Source::World {
             let named = [("pretrain", &data.pretrain), ("sft", &data.sft), ("dpo", &data.dpo)];
@@ -270,8 +321,16 @@ mod tests {
         type Case<'a> = (fn(&mut TrialConfig), &'a str);
         let cases: Vec<Case> = vec![
             (|c| c.model.d_model = 130, "model.d_model: 130 is not divisible by n_heads = 4"),
+            (
+                |c| c.model.vocab_size = 258,
+                "model.vocab_size: is 258, expected at least 259 for a tokenizer that is trained: 256 bytes and 3 special tokens",
+            ),
+            (
+                |c| c.dpo.training.seq_len = 513,
+                "dpo.seq_len: is 513, expected at most model.max_seq_len = 512",
+            ),
             (|c| c.model.n_layers = 5000, "model.n_layers: is 5000, expected at most 4096"),
-            (|c| c.sft.training.seq_len = 1 << 30, "sft.seq_len: is 1073741824, expected at most 16777216"),
+            (|c| c.lora.training.seq_len = 1 << 30, "lora.seq_len: is 1073741824, expected at most 16777216"),
             (|c| c.device = "gpu".into(), "device: is \"gpu\", expected \"cpu\", \"cuda\" or \"cuda:N\""),
             (
                 |c| c.device = "cuda:x".into(),

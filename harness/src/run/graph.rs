@@ -3,7 +3,7 @@
 use super::claim::{Held, Watch};
 use super::inputs::Digests;
 use super::manifest::{Input, Manifest, RunStatus};
-use super::stage::{Facts, Stage, exams, recipe, training_of};
+use super::stage::{Facts, Stage, recipe, training_of};
 use crate::config::{TrainStage, TrialConfig};
 use crate::sweep::Trial;
 use anyhow::{Context, Result};
@@ -179,7 +179,7 @@ impl Planner<'_> {
         let data = self.node(trial, config, facts, [Some(tokenizer), None, None])?;
         stages.extend([tokenizer, data]);
 
-        let exams = exams(config);
+        let exams = config.exams();
         let mut model = None;
         for stage in recipe(config) {
             let start_from = model.map(|model: usize| self.nodes[model].uuid);

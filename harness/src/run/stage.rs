@@ -1,7 +1,7 @@
 //! The stages of the recipe, and what one of them is made of.
 
 use super::inputs::{Digests, FileDigest, expand};
-use crate::config::{CADENCE, DataConfig, Source, TrainStage, Training, TrialConfig};
+use crate::config::{DataConfig, Source, TrainStage, Training, TrialConfig, effective};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -101,18 +101,6 @@ pub fn recipe(config: &TrialConfig) -> Vec<TrainStage> {
         .collect()
 }
 
-/// The stages after which a trial sits the exam, in order.
-pub fn exams(config: &TrialConfig) -> Vec<TrainStage> {
-    let recipe = recipe(config);
-    if !config.exam.enabled {
-        return Vec::new();
-    }
-    if config.exam.after.is_empty() {
-        return recipe.last().copied().into_iter().collect();
-    }
-    recipe.into_iter().filter(|stage| config.exam.after.contains(stage)).collect()
-}
-
 /// All that a stage run depends on: equal facts, equal results, equal name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Facts {
@@ -169,25 +157,20 @@ impl Facts {
         start_from: Option<Uuid>,
         digests: &mut Digests,
     ) -> Result<Self> {
-        let section = match stage {
-            TrainStage::Pretrain => json!(config.pretrain),
-            TrainStage::Sft => json!(config.sft),
-            TrainStage::Lora => json!(config.lora),
-            TrainStage::Dpo => json!(config.dpo),
-        };
+        let mut keys = effective(config);
         let (text, files) = data_of(config, stage, digests)?;
         // A model that is given has its shape; one that is drawn is drawn in this.
         let model = match start_from {
             Some(uuid) => json!({ "start_from": uuid }),
-            None => json!(config.model),
+            None => keys["model"].take(),
         };
         let facts = json!({
-            "training": without_cadence(section),
+            "training": keys[stage.name()].take(),
             "model": model,
             "data": text,
             "tokenizer": tokenizer,
             "seed": config.seed,
-            "device": device_kind(&config.device),
+            "device": config.device_kind(),
         });
         Ok(Self { stage: stage.into(), facts, files })
     }
@@ -222,7 +205,7 @@ impl Facts {
             "answer": exam.answer,
             "shots": exam.shots,
             "system": exam.system,
-            "device": device_kind(&config.device),
+            "device": config.device_kind(),
         });
         Ok(Self { stage: Stage::Exam, facts, files })
     }
@@ -245,7 +228,7 @@ fn data_of(
     digests: &mut Digests,
 ) -> Result<(Value, Vec<FileDigest>)> {
     // Every key of `[data]` that is not a list of files says how rows are chosen.
-    let mut choice = json!(config.data);
+    let mut choice = effective(config)["data"].take();
     if let Some(keys) = choice.as_object_mut() {
         for list in ["pretrain", "sft", "lora", "dpo"] {
             keys.remove(list);
@@ -277,25 +260,6 @@ fn tokenizer_files(path: &Path, digests: &mut Digests) -> Result<Vec<FileDigest>
 /// Names and digests of files, without the folders they happen to be in.
 fn contents(files: &[FileDigest]) -> Value {
     files.iter().map(|file| json!({ "name": file.name(), "sha256": file.sha256 })).collect()
-}
-
-/// Results are exact on each kind of device, not between them.
-fn device_kind(device: &str) -> &str {
-    device.split(':').next().unwrap_or(device)
-}
-
-fn without_cadence(section: Value) -> Value {
-    match section {
-        Value::Object(keys) => keys_without_cadence(&keys).into(),
-        other => other,
-    }
-}
-
-fn keys_without_cadence(keys: &Map<String, Value>) -> Map<String, Value> {
-    keys.iter()
-        .filter(|(key, _)| !CADENCE.contains(&key.as_str()))
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect()
 }
 
 fn named(value: &Value) -> Uuid {

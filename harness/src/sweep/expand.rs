@@ -3,7 +3,9 @@
 use super::draw::{MOST_TRIALS, Points, place_in};
 use super::plan::plain;
 use super::{Sweep, Trial};
-use crate::config::{ConfigError, ConfigErrors, Problem, Setting, config_of, identity, set};
+use crate::config::{
+    ConfigError, ConfigErrors, Idle, Problem, Setting, config_of, differing, identity, idle, set,
+};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -29,21 +31,51 @@ pub fn trials(sweep: &Sweep) -> Result<Vec<Trial>, ConfigErrors> {
         }
     }
     let mut errors = problems.report(&points);
-    let mut first: BTreeMap<Uuid, usize> = BTreeMap::new();
-    for (index, trial) in &trials {
-        let earlier = *first.entry(trial.id).or_insert(*index);
-        if earlier != *index {
-            let problem = format!(
-                "trials {} ({}) and {} ({}) give the same results, expected each once",
-                earlier + 1,
-                label(&points[earlier]),
-                index + 1,
-                label(&points[*index])
-            );
-            errors.push(ConfigError::new(&sweep.file, "", problem));
+    errors.errors.extend(same_settings(sweep, &points, &trials));
+    errors.or(trials.into_iter().map(|(_, trial)| trial).collect())
+}
+
+/// Trials that are one setting, since what sets them apart has no effect: one error for each key and reason.
+fn same_settings(sweep: &Sweep, points: &[Point], trials: &[(usize, Trial)]) -> Vec<ConfigError> {
+    let mut first: BTreeMap<Uuid, &(usize, Trial)> = BTreeMap::new();
+    let mut found: BTreeMap<(String, String), (ConfigError, usize)> = BTreeMap::new();
+    for trial in trials {
+        let earlier = *first.entry(trial.1.id).or_insert(trial);
+        if earlier.0 == trial.0 {
+            continue;
+        }
+        let idle: Vec<Idle> = [earlier, trial].into_iter().flat_map(|(_, t)| idle(&t.config)).collect();
+        let told = |(index, _): &(usize, Trial)| format!("{} ({})", index + 1, label(&points[*index]));
+        let pair = format!("trials {} and {} are one setting", told(earlier), told(trial));
+        let differing = differing(&earlier.1.config, &trial.1.config);
+        let reason = |key: &str| idle.iter().find(|idle| idle.key == key).map(|idle| idle.why.clone());
+        let mut reasons: Vec<_> =
+            differing.into_iter().filter_map(|key| Some((key.to_string(), reason(key)?))).collect();
+        if reasons.is_empty() {
+            reasons.push((String::new(), String::new()));
+        }
+        for (key, why) in reasons {
+            let error = || match key.as_str() {
+                "" => ConfigError::new(&sweep.file, "", format!("{pair}, expected each once")),
+                _ => place(
+                    sweep,
+                    &points[trial.0],
+                    Problem::new(&key, format!("has no effect, as {why}: {pair}")),
+                ),
+            };
+            found.entry((key.clone(), why.clone())).or_insert_with(|| (error(), 0)).1 += 1;
         }
     }
-    errors.or(trials.into_iter().map(|(_, trial)| trial).collect())
+    let whole = |(mut error, pairs): (ConfigError, usize)| {
+        if pairs > 1 {
+            error.problem += &format!(", and {} more pairs", pairs - 1);
+        }
+        if !error.key.is_empty() {
+            error.problem += "; vary it only where it has one, with [[zip]] or [[exclude]]";
+        }
+        error
+    };
+    found.into_values().map(whole).collect()
 }
 
 /// What each trial sets, in order: the first axis changes slowest.
@@ -81,6 +113,13 @@ fn draws(sweep: &Sweep, sample: &super::Sample) -> Result<Vec<Point>, ConfigErro
     let dimensions = sweep.axes.len() + sample.keys.len();
     let mut random = Points::new(sample.method, sample.seed, dimensions);
     let (mut points, mut seen) = (Vec::new(), BTreeSet::new());
+    // Draws that differ in keys without effect are one setting, drawn twice.
+    let mut settings = BTreeSet::new();
+    let mut is_new = |point: &Point| match config_of(tree(sweep, point)) {
+        Ok(config) if config.validate().is_empty() => settings.insert(identity(&config)),
+        // What is wrong with it is told later, or it is only complete once it is solved.
+        _ => true,
+    };
     let tries = (PATIENCE * sample.count).min(sample.count + MOST_MISSES);
     for _ in 0..tries {
         let place = random.next_point();
@@ -88,7 +127,7 @@ fn draws(sweep: &Sweep, sample: &super::Sample) -> Result<Vec<Point>, ConfigErro
         let turn = |(axis, &u): (&super::Axis, &f64)| axis.points[place_in(u, axis.points.len())].clone();
         let mut point: Point = sweep.axes.iter().zip(on_axes).flat_map(turn).collect();
         point.extend(sample.keys.iter().zip(drawn).map(|(key, &u)| key.at(u)));
-        if !is_excluded(sweep, &point) && seen.insert(label(&point)) {
+        if !is_excluded(sweep, &point) && seen.insert(label(&point)) && is_new(&point) {
             points.push(point);
         }
         if points.len() as u64 == sample.count {
@@ -149,13 +188,15 @@ fn trial(sweep: &Sweep, point: &Point) -> Result<Trial, Vec<ConfigError>> {
     }
 }
 
-/// The problem with the place where its key was set last.
+/// The problem with the place where its key was set last, or else one that it is at odds with.
 fn place(sweep: &Sweep, point: &Point, problem: Problem) -> ConfigError {
-    let solved = sweep.solve.iter().find(|solve| solve.key == problem.key).map(|solve| &solve.place);
-    let varied = point.iter().find(|setting| setting.key == problem.key).map(|setting| &setting.place);
-    let base = sweep.base.places.get(&problem.key);
-    let place = solved.or(varied).or(base).unwrap_or(&sweep.file);
-    ConfigError::new(place, problem.key, problem.problem)
+    let place_of = |key: &String| {
+        let solved = sweep.solve.iter().find(|solve| solve.key == *key).map(|solve| &solve.place);
+        let varied = point.iter().find(|setting| setting.key == *key).map(|setting| &setting.place);
+        solved.or(varied).or(sweep.base.places.get(key))
+    };
+    let place = problem.keys().find_map(place_of).unwrap_or(&sweep.file);
+    ConfigError::new(place, &problem.key, &problem.problem)
 }
 
 /// `seed = 1, model.n_layers = 4`.

@@ -3,12 +3,12 @@
 use super::axis::{Exclude, axes, zip};
 use super::{Overrides, Sweep, draw, solve};
 use crate::config::{
-    ConfigError, ConfigErrors, Entry, Layer, Node, did_you_mean, find, load_layers, parse, settings,
+    ConfigError, ConfigErrors, Entry, Layer, Node, Setting, did_you_mean, find, load_layers, parse, settings,
 };
 use std::collections::BTreeMap;
 
-const SECTIONS: [&str; 9] =
-    ["name", "description", "preset", "base", "axes", "zip", "solve", "exclude", "sample"];
+const SECTIONS: [&str; 10] =
+    ["name", "description", "preset", "base", "axes", "zip", "solve", "exclude", "sample", "slurm"];
 
 /// Reads the text of a sweep file.
 pub fn read(file: &str, text: &str, overrides: &Overrides) -> anyhow::Result<Sweep> {
@@ -17,7 +17,7 @@ pub fn read(file: &str, text: &str, overrides: &Overrides) -> anyhow::Result<Swe
     let (mut name, mut description) = (None, None);
     let mut base = Layer { name: file.into(), ..Layer::default() };
     let mut sweep = Parts::default();
-    for Entry { key, place, node, .. } in &entries {
+    for entry @ Entry { key, place, node, .. } in &entries {
         let mut tables = |what: &str| tables(key, place, node, what, &mut errors);
         match key.as_str() {
             "name" => name = label(key, place, node, &mut errors),
@@ -31,8 +31,13 @@ pub fn read(file: &str, text: &str, overrides: &Overrides) -> anyhow::Result<Swe
             },
             "base" => {
                 if let Some(entries) = table(key, place, node, &mut errors) {
-                    base.settings = settings(entries, &mut errors);
+                    add_once(&mut base.settings, settings(entries, &mut errors), &mut errors);
                 }
+            }
+            // No result depends on it: it is the sweep's as much as the trial's.
+            "slurm" => {
+                let asked = settings(std::slice::from_ref(entry), &mut errors);
+                add_once(&mut base.settings, asked, &mut errors);
             }
             "axes" => {
                 if let Some(entries) = table(key, place, node, &mut errors) {
@@ -84,6 +89,19 @@ pub fn read(file: &str, text: &str, overrides: &Overrides) -> anyhow::Result<Swe
     };
     check_keys(&sweep, &mut errors);
     Ok(errors.or(sweep)?)
+}
+
+/// Adds settings of another section, each of them the first of its key.
+fn add_once(all: &mut Vec<Setting>, more: Vec<Setting>, errors: &mut ConfigErrors) {
+    for setting in more {
+        match all.iter().find(|earlier| earlier.key == setting.key) {
+            Some(earlier) => {
+                let problem = format!("set a second time, after {}", earlier.place);
+                errors.push(ConfigError::new(setting.place, setting.key, problem));
+            }
+            None => all.push(setting),
+        }
+    }
 }
 
 /// The sections that vary a trial.

@@ -212,6 +212,7 @@ mod tests {
 name = "a"
 [base]
 threads = 1
+tokenizer.path = "t"
 [base.model]
 d_model = 4
 n_layers = 1

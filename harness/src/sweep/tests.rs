@@ -86,9 +86,8 @@ fn lists_and_unset_are_values_of_an_axis() {
     assert_eq!((found[0].config.model.hidden_dim, found[1].config.model.hidden_dim), (None, Some(96)));
 }
 
-/// 128 entries; every size so small that counts can be made by hand.
-const TINY: &str =
-    "[base.model]\nvocab_size = 128\nn_heads = 2\nn_kv_heads = 1\nmultiple_of = 8\nn_layers = 1\n";
+/// 128 entries, of a tokenizer that is given; every size so small that counts can be made by hand.
+const TINY: &str = "[base.tokenizer]\npath = 't'\n[base.model]\nvocab_size = 128\nn_heads = 2\nn_kv_heads = 1\nmultiple_of = 8\nn_layers = 1\n";
 
 #[test]
 fn width_is_solved_for_a_number_of_weights() {
@@ -190,7 +189,8 @@ fn draws_are_different_and_respect_exclusions() {
 #[test]
 fn trials_are_named_by_what_they_are() {
     let ids = |text: &str| trials(text).into_iter().map(|trial| trial.id).collect::<Vec<_>>();
-    assert_eq!(ids("[base]\nseed = 2\n"), ids("[base]\nseed = 2\ndevice = 'cuda'\nthreads = 3\n"));
+    assert_eq!(ids("[base]\nseed = 2\n"), ids("[base]\nseed = 2\nthreads = 3\n"));
+    assert_ne!(ids("[base]\nseed = 2\n"), ids("[base]\nseed = 2\ndevice = 'cuda'\n"));
     assert_eq!(ids("[axes]\nseed = [1, 2]\n")[1], ids("[base]\nseed = 2\n[base.pretrain]\nlr = 0.001\n")[0]);
 }
 
@@ -267,7 +267,7 @@ fn sections_of_another_form_are_named() {
          a.toml:3: description: is 2, expected text in quotes\n\
          a.toml:4: zip: is a table, expected tables, each under [[zip]]\n\
          a.toml:5: exclude: is 3, expected a table under [[exclude]]\n\
-         a.toml:6: qqqqqqqqqq: unknown key, expected name, description, preset, base, axes, zip, solve, exclude, sample"
+         a.toml:6: qqqqqqqqqq: unknown key, expected name, description, preset, base, axes, zip, solve, exclude, sample, slurm"
     );
     assert!(read("name = \n").starts_with("a.toml:1: not valid TOML: "), "{}", read("name = \n"));
 }
@@ -369,11 +369,11 @@ fn a_constraint_without_a_solution_names_the_nearest() {
     };
     assert_eq!(
         solve(6000, ", multiple_of = 4"),
-        "a.toml:9: model.d_model: no multiple of 4 gives params = 6000 within 2 %; the nearest, 16, gives 5168, 13.9 % fewer"
+        "a.toml:11: model.d_model: no multiple of 4 gives params = 6000 within 2 %; the nearest, 16, gives 5168, 13.9 % fewer"
     );
     assert_eq!(
         solve(6400, ", tolerance = 0.121"),
-        "a.toml:9: model.d_model: no multiple of 4 (of multiple_of = 1 and of 2 n_heads = 4) gives params = 6400 \
+        "a.toml:11: model.d_model: no multiple of 4 (of multiple_of = 1 and of 2 n_heads = 4) gives params = 6400 \
          within 12.1 %; the nearest, 20, gives 7180, 12.2 % more"
     );
     assert_eq!(
@@ -448,18 +448,176 @@ fn impossible_trials_are_named_with_the_trials_they_are_in() {
 }
 
 #[test]
-fn equal_trials_are_an_error() {
+fn trials_that_are_one_setting_are_refused_with_the_reason() {
     assert_eq!(
-        errors("[axes]\nseed = [1, 2]\nthreads = [1, 2]\n").lines().next().unwrap(),
-        "a.toml: trials 1 (seed = 1, threads = 1) and 2 (seed = 1, threads = 2) give the same results, expected each once"
+        errors("[axes]\nseed = [1, 2]\nthreads = [1, 2]\n"),
+        "a.toml:4: threads: has no effect, as results do not depend on the number of threads: \
+         trials 1 (seed = 1, threads = 1) and 2 (seed = 1, threads = 2) are one setting, and 1 more pairs; \
+         vary it only where it has one, with [[zip]] or [[exclude]]"
     );
+    assert_eq!(
+        errors("[[zip]]\nseed = [1, 2, 1]\n"),
+        "a.toml: trials 1 (seed = 1) and 3 (seed = 1) are one setting, expected each once"
+    );
+    let world = "";
+    let files = "[base]\nexam.enabled = false\ntokenizer.path = 't'\n[base.data]\nsource = 'files'\npretrain = ['a']\n\
+                 sft = ['b']\ndpo = ['c']\n[base.lora]\nenabled = true\n";
+    for (base, key, values, reason) in [
+        (world, "model.top_k", "[1, 2]", "model.n_experts = 0 is a dense model"),
+        (world, "model.aux_loss_alpha", "[0.0, 0.1]", "model.n_experts = 0 is a dense model"),
+        (world, "model.hidden_dim", "['unset', 384]", "the feed-forward is 384 wide either way"),
+        (world, "model.multiple_of", "[64, 128]", "the feed-forward is 384 wide either way"),
+        (world, "pretrain.decay_share", "[0.1, 0.2]", "only pretrain.schedule = \"wsd\" decays by it"),
+        (world, "dpo.packing", "['single', 'separated']", "preference pairs are neither packed nor left out"),
+        (world, "sft.log_every", "[1, 2]", "it says how the stage is watched and written down"),
+        (world, "lora.rank", "[8, 16]", "lora.enabled = false leaves the stage out"),
+        (world, "data.max_rows", "[8, 16]", "data.source = \"world\" is not read from files"),
+        (world, "exam.dev_sheets", "['a', 'b']", "exam.shots = 0 shows no solved question"),
+        (world, "exam.after", "[[], ['dpo']]", "the exam is sat after dpo either way"),
+        (world, "device", "['cuda', 'cuda:1']", "results are the same on every cuda device"),
+        (world, "slurm.partition", "['a', 'b']", "it says where a trial runs"),
+        ("[base.model]\nn_experts = 4\n", "model.hidden_dim", "[64, 96]", ""),
+        ("[base.sft]\nsteps = 3\n", "sft.epochs", "[1, 2]", "sft.steps = 3 says how long the stage is"),
+        ("[base.sft]\ntokens = 30\n", "sft.epochs", "[1, 2]", "sft.tokens = 30 says how long the stage is"),
+        (
+            "[base.sft]\nschedule = 'constant'\n",
+            "sft.min_lr_ratio",
+            "[0, 1]",
+            "sft.schedule = \"constant\" never falls",
+        ),
+        (
+            "[base.sft]\noptimizer = 'adam'\n",
+            "sft.weight_decay",
+            "[0, 1]",
+            "sft.optimizer = \"adam\" decays no weights",
+        ),
+        ("[base.data]\nval_share = 0\n", "sft.val_tokens", "[8, 9]", "data.val_share = 0 holds nothing out"),
+        (
+            files,
+            "tokenizer.train_chars",
+            "[8, 9]",
+            "tokenizer.path names a tokenizer that is trained already",
+        ),
+        (files, "world.people", "[8, 9]", "data.source = \"files\" has no world"),
+        (files, "data.lora", "[[], ['b']]", "it comes to data.sft where it is empty"),
+        (files, "exam.answer", "['letter', 'cloze']", "exam.enabled = false leaves the exam out"),
+    ] {
+        let text = format!("{base}[axes]\n\"{key}\" = {values}\n");
+        match reason {
+            // Each expert is as wide as the feed-forward unless its own width is set.
+            "" => assert_eq!(trials(&text).len(), 2),
+            _ => {
+                let line = 3 + base.lines().count();
+                let expected = format!("a.toml:{line}: {key}: has no effect, as {reason}");
+                assert!(errors(&text).starts_with(&expected), "{}", errors(&text));
+            }
+        }
+    }
 }
 
 #[test]
-fn trials_that_differ_in_a_stage_left_out_are_equal() {
+fn keys_may_vary_where_they_have_an_effect() {
+    let experts = "\"model.n_experts\" = [0, 4]\n";
+    assert_eq!(trials(&format!("[[zip]]\n{experts}\"model.top_k\" = [0, 2]\n")).len(), 2);
+    assert_eq!(trials("[axes]\ndevice = ['cpu', 'cuda']\n").len(), 2);
+    // In a grid the dense model comes twice.
+    let grid = format!("[axes]\n{experts}\"model.top_k\" = [1, 2]\n");
+    assert!(errors(&grid).starts_with("a.toml:4: model.top_k: has no effect, as model.n_experts = 0"));
+    let left_out = "[[exclude]]\n\"model.n_experts\" = 0\n\"model.top_k\" = 1\n";
+    assert_eq!(trials(&format!("{grid}{left_out}")).len(), 3);
+    // Draws of one setting are drawn again.
+    let drawn = "model.n_experts = { choice = [0, 4] }\nmodel.top_k = { choice = [1, 2, 3] }\n";
+    assert_eq!(trials(&format!("[sample]\ncount = 4\n{drawn}")).len(), 4);
+    assert!(errors(&format!("[sample]\ncount = 5\n{drawn}")).contains("draws gave 4 different trials only"));
+}
+
+#[test]
+fn lengths_and_sizes_that_do_not_fit_are_told_where_they_were_set() {
     assert_eq!(
-        errors("[axes]\n\"lora.rank\" = [8, 16]\n"),
-        "a.toml: trials 1 (lora.rank = 8) and 2 (lora.rank = 16) give the same results, expected each once"
+        errors("[base.model]\nmax_seq_len = 128\n[base.sft]\nseq_len = 256\n[base.dpo]\nenabled = false\n"),
+        "a.toml:3: pretrain.seq_len: is 512, expected at most model.max_seq_len = 128\n\
+         a.toml:5: sft.seq_len: is 256, expected at most model.max_seq_len = 128"
+    );
+    assert_eq!(
+        errors("[base.pretrain]\nsteps = 3\nwarmup_steps = 4\n"),
+        "a.toml:4: pretrain.warmup_steps: is 4, expected at most pretrain.steps = 3: pretrain.lr would never be reached"
+    );
+    assert_eq!(
+        errors("[base.model]\nvocab_size = 258\n"),
+        "a.toml:3: model.vocab_size: is 258, expected at least 259 for a tokenizer that is trained: 256 bytes and 3 special tokens"
+    );
+    assert_eq!(trials("[base]\ntokenizer.path = 't'\nmodel.vocab_size = 258\n").len(), 1);
+    assert_eq!(
+        errors("[base.model]\nn_experts = 2\nexpert_hidden_dim = 0\n"),
+        "a.toml:4: model.expert_hidden_dim: is 0, expected at least 1"
+    );
+    // The width is the default: what it is at odds with was set.
+    assert_eq!(
+        errors("[base.model]\nn_heads = 3\n"),
+        "a.toml:3: model.d_model: 128 is not divisible by n_heads = 3"
+    );
+}
+
+/// What a sweep among the shared cases comes to; `None` where they are not there.
+fn case(path: &str) -> Option<Result<usize, String>> {
+    let path = crate::testing::shared(&format!("cases/{path}"))?;
+    let found = Sweep::read(&path, &Overrides::default()).and_then(|sweep| sweep.expand());
+    let name = format!("{}/", path.parent().unwrap().display());
+    Some(found.map(|trials| trials.len()).map_err(|error| error.to_string().replace(&name, "")))
+}
+
+#[test]
+fn shared_cases_are_told_before_anything_starts() {
+    for (path, expected) in [
+        ("28_config/device.toml", Ok(2)),
+        ("28_config/slurm.toml", Ok(1)),
+        ("28_config/eh0.toml", Err("eh0.toml:14: model.expert_hidden_dim: is 0, expected at least 1")),
+        (
+            "28_config/warm.toml",
+            Err("warm.toml:24: pretrain.warmup_steps: is 100000, expected at most pretrain.steps = 3"),
+        ),
+        (
+            "12_tokenizer_limits/v200.toml",
+            Err("v200.toml:12: model.vocab_size: is 200, expected at least 259"),
+        ),
+        (
+            "22b_same_setting_twice/t0.toml",
+            Err("t0.toml:30: model.top_k: has no effect, as model.n_experts = 0"),
+        ),
+        ("22b_same_setting_twice/t1.toml", Err("t1.toml:30: model.aux_loss_alpha: has no effect")),
+        ("22b_same_setting_twice/t2.toml", Err("t2.toml:30: pretrain.decay_share: has no effect")),
+        (
+            "22b_same_setting_twice/t3.toml",
+            Err("t3.toml:30: exam.dev_sheets: has no effect, as exam.shots = 0"),
+        ),
+        (
+            "22b_same_setting_twice/t4.toml",
+            Err("t4.toml:30: exam.after: has no effect, as the exam is sat after pretrain"),
+        ),
+    ] {
+        match (case(path), expected) {
+            (None, _) => return,
+            (Some(Ok(found)), Ok(expected)) => assert_eq!(found, expected, "{path}"),
+            (Some(Err(found)), Err(expected)) => assert!(found.starts_with(expected), "{found}"),
+            (found, expected) => panic!("{path}: {found:?}, expected {expected:?}"),
+        }
+    }
+}
+
+#[test]
+fn slurm_is_a_table_of_the_sweep_as_of_its_base() {
+    for place in ["slurm", "base.slurm"] {
+        let found = trials(&format!("[{place}]\npartition = 'gpu'\nat_once = 2\n"));
+        assert_eq!(found[0].config.slurm.partition.as_deref(), Some("gpu"));
+        assert_eq!(found[0].config.slurm.at_once, Some(2));
+    }
+    assert_eq!(
+        errors("[slurm]\npartitoin = 'gpu'\n[base.slurm]\n"),
+        "a.toml:3: slurm.partitoin: unknown key; did you mean slurm.partition?"
+    );
+    assert_eq!(
+        errors("[slurm]\ntime = '1:00'\n[base.slurm]\ntime = '2:00'\n"),
+        "a.toml:5: slurm.time: set a second time, after a.toml:3"
     );
 }
 

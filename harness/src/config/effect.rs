@@ -1,0 +1,229 @@
+//! Which keys have an effect, and where: what a name leaves out, so that one setting has one name.
+//!
+//! Every key counts unless it is listed here. *Invariant:* what is said of `[model]`, of a training stage and of
+//! `[data]` depends on keys that the stage runs' own facts hold, so that their names can leave out the same.
+
+use super::keys::keys;
+use super::layers::get;
+use super::{OptimizerKind, Schedule, Source, TrainStage, Training, TrialConfig};
+use serde_json::{Value, json};
+
+/// A key that changes no result of a configuration as it stands there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Idle {
+    /// The key, such as `model.top_k`.
+    pub key: String,
+    /// Why, as the end of a sentence: `model.n_experts = 0 is a dense model`.
+    pub why: String,
+    /// What it comes to, where several of its values come to the same; otherwise it comes to nothing.
+    comes_to: Option<Value>,
+}
+
+/// Every key without an effect on what a configuration comes to, with the reason.
+pub fn idle(config: &TrialConfig) -> Vec<Idle> {
+    let mut found = of_stage_runs(config);
+    of_trials(config, &mut found);
+    found.0
+}
+
+/// The configuration as JSON without the keys that have no effect on what its stage runs do.
+pub fn effective(config: &TrialConfig) -> Value {
+    without(json!(config), of_stage_runs(config))
+}
+
+/// The same without those that have none on the trial, such as whatever serves a stage that is left out.
+pub(super) fn effective_in_trial(config: &TrialConfig) -> Value {
+    let mut idle = of_stage_runs(config);
+    of_trials(config, &mut idle);
+    without(json!(config), idle)
+}
+
+fn without(mut tree: Value, idle: Found) -> Value {
+    for Idle { key, comes_to, .. } in idle.0 {
+        let (section, name) = key.rsplit_once('.').unwrap_or(("", &key));
+        let table = if section.is_empty() { Some(&mut tree) } else { tree.get_mut(section) };
+        let Some(keys) = table.and_then(Value::as_object_mut) else { continue };
+        match comes_to {
+            Some(value) => keys.insert(name.into(), value),
+            None => keys.remove(name),
+        };
+    }
+    tree
+}
+
+/// The keys found so far.
+struct Found(Vec<Idle>);
+
+impl Found {
+    fn add(&mut self, keys: &[&str], why: impl Into<String>) {
+        let why = why.into();
+        self.0.extend(keys.iter().map(|&key| Idle { key: key.into(), why: why.clone(), comes_to: None }));
+    }
+
+    fn add_in(&mut self, section: &str, keys: &[&str], why: impl Into<String>) {
+        let keys: Vec<String> = keys.iter().map(|key| format!("{section}.{key}")).collect();
+        self.add(&keys.iter().map(String::as_str).collect::<Vec<_>>(), why);
+    }
+
+    fn section(&mut self, name: &str, why: &str) {
+        let inside = |key: &str| key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
+        let keys: Vec<&str> = keys().iter().map(|key| key.path.as_str()).filter(|key| inside(key)).collect();
+        self.add(&keys, why);
+    }
+
+    fn comes_to(&mut self, key: &str, value: impl Into<Value>, why: impl Into<String>) {
+        self.0.push(Idle { key: key.into(), why: why.into(), comes_to: Some(value.into()) });
+    }
+}
+
+fn of_stage_runs(config: &TrialConfig) -> Found {
+    let mut found = Found(Vec::new());
+    model(config, &mut found);
+    for (stage, training) in config.stages() {
+        match training.enabled {
+            true => of_training(config, stage, training, &mut found),
+            false => {
+                let name = stage.name();
+                found.section(name, &format!("{name}.enabled = false leaves the stage out"));
+            }
+        }
+    }
+    if config.data.source == Source::World {
+        let keys = ["on_bad_row", "min_chars", "max_chars", "min_chinese_share", "history_chars", "max_rows"];
+        found.add_in("data", &keys, "data.source = \"world\" is not read from files");
+    }
+    found
+}
+
+fn model(config: &TrialConfig, found: &mut Found) {
+    let model = &config.model;
+    let (key, width, what) = match model.is_moe() {
+        false => ("model.hidden_dim", model.ffn_dim(), "the feed-forward"),
+        true => ("model.expert_hidden_dim", model.expert_dim(), "each expert"),
+    };
+    let why = format!("{what} is {width} wide either way");
+    found.comes_to(key, width, &why);
+    found.add(&["model.multiple_of"], &why);
+    if model.is_moe() {
+        found.add(&["model.hidden_dim"], &why);
+        if model.aux_loss_alpha == 0.0 {
+            found.add(&["model.aux_loss_per"], "model.aux_loss_alpha = 0 leaves the balancing loss out");
+        }
+    } else {
+        let experts = ["top_k", "n_shared_experts", "expert_hidden_dim", "aux_loss_alpha", "aux_loss_per"];
+        found.add_in("model", &experts, "model.n_experts = 0 is a dense model");
+    }
+}
+
+/// Keys of a training stage that say how it is watched and written down.
+///
+/// `max_loss_rise` is among them: it can only keep a stage from being finished.
+const CADENCE: [&str; 7] = [
+    "enabled",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "keep_every",
+    "keep_best",
+    "max_loss_rise",
+    "log_every",
+];
+
+fn of_training(config: &TrialConfig, stage: TrainStage, t: &Training, found: &mut Found) {
+    let name = stage.name();
+    let mut add = |keys: &[&str], why: String| found.add_in(name, keys, why);
+    add(&CADENCE, "it says how the stage is watched and written down, not what it learns".into());
+    // In the order of what wins.
+    if let Some(steps) = t.steps {
+        add(&["tokens", "epochs"], format!("{name}.steps = {steps} says how long the stage is"));
+    } else if let Some(tokens) = t.tokens {
+        add(&["epochs"], format!("{name}.tokens = {tokens} says how long the stage is"));
+    }
+    if t.schedule == Schedule::Constant {
+        add(&["min_lr_ratio"], format!("{name}.schedule = \"constant\" never falls"));
+    }
+    if t.schedule != Schedule::Wsd {
+        add(&["decay_share"], format!("only {name}.schedule = \"wsd\" decays by it"));
+    }
+    if t.optimizer == OptimizerKind::Adam {
+        add(&["weight_decay"], format!("{name}.optimizer = \"adam\" decays no weights"));
+    }
+    if config.data.val_share == 0.0 {
+        add(&["val_tokens", "val_every_tokens"], "data.val_share = 0 holds nothing out".into());
+    }
+    if stage == TrainStage::Dpo {
+        add(
+            &["packing", "val_tokens"],
+            "preference pairs are neither packed nor left out of a validation".into(),
+        );
+    }
+}
+
+fn of_trials(config: &TrialConfig, found: &mut Found) {
+    let kind = config.device_kind();
+    found.comes_to("device", kind, format!("results are the same on every {kind} device"));
+    found.add(&["threads"], "results do not depend on the number of threads");
+    found.section("slurm", "it says where a trial runs, not what it learns");
+    let trains_tokenizer = config.tokenizer.path.is_none();
+    if !trains_tokenizer {
+        found.add(&["tokenizer.train_chars"], "tokenizer.path names a tokenizer that is trained already");
+    }
+    of_data(config, trains_tokenizer, found);
+    let exam = &config.exam;
+    if !exam.enabled {
+        found.section("exam", "exam.enabled = false leaves the exam out");
+        found.comes_to("exam.enabled", false, "");
+        return;
+    }
+    let sat: Vec<&str> = config.exams().into_iter().map(TrainStage::name).collect();
+    found.comes_to("exam.after", json!(sat), format!("the exam is sat after {} either way", sat.join(", ")));
+    if exam.shots == 0 {
+        found.add(&["exam.dev_sheets"], "exam.shots = 0 shows no solved question");
+    }
+}
+
+fn of_data(config: &TrialConfig, trains_tokenizer: bool, found: &mut Found) {
+    let [pretrain, sft, lora, dpo] = config.stages().map(|(_, training)| training.enabled);
+    let left_out = |name: &str| format!("{name}.enabled = false leaves the stage out");
+    let data = &config.data;
+    match data.source {
+        Source::Files => {
+            found.section("world", "data.source = \"files\" has no world");
+            let own = !data.lora.is_empty();
+            if !pretrain && !trains_tokenizer {
+                found.add(&["data.pretrain"], left_out("pretrain"));
+            }
+            let reads_sft = sft || lora && !own;
+            if !reads_sft {
+                found.add(&["data.sft"], left_out("sft"));
+            }
+            match lora {
+                false => found.add(&["data.lora"], left_out("lora")),
+                true if !own => {
+                    found.comes_to("data.lora", json!(data.sft), "it comes to data.sft where it is empty")
+                }
+                true => {}
+            }
+            if !dpo {
+                found.add(&["data.dpo"], left_out("dpo"));
+            }
+        }
+        Source::World => {
+            // A tokenizer is trained on texts and conversations.
+            if !trains_tokenizer && !pretrain {
+                found.add(&["world.pretrain_rows", "world.pretrain_drills"], left_out("pretrain"));
+            }
+            if !trains_tokenizer && !sft && !lora {
+                found.add(&["world.sft_rows", "world.sft_drills"], left_out("sft"));
+            }
+            if !dpo {
+                found.add(&["world.dpo_pairs"], left_out("dpo"));
+            }
+        }
+    }
+}
+
+/// The keys in which two configurations differ.
+pub fn differing(a: &TrialConfig, b: &TrialConfig) -> Vec<&'static str> {
+    let (a, b) = (json!(a), json!(b));
+    keys().iter().map(|key| key.path.as_str()).filter(|key| get(&a, key) != get(&b, key)).collect()
+}
