@@ -8,7 +8,22 @@ use candle_core::{D, Device};
 use rayon::prelude::*;
 
 /// Positions that go through the model together.
-const GROUP_POSITIONS: usize = 1024;
+pub const GROUP_POSITIONS: usize = 1024;
+
+/// A prompt, and the tokens whose probability as the next one is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct NextToken<'a> {
+    /// What the model reads, `(len,)`.
+    pub prompt: &'a [u32],
+    /// The tokens in question.
+    pub ids: &'a [u32],
+}
+
+impl AsRef<[u32]> for NextToken<'_> {
+    fn as_ref(&self) -> &[u32] {
+        self.prompt
+    }
+}
 
 impl Transformer {
     /// `weight * log p(target)` of every position of every sequence.
@@ -25,24 +40,30 @@ impl Transformer {
         Ok(results.into_iter().flatten().collect())
     }
 
-    /// Probabilities of the tokens `ids` as the next one after each prompt, by softmax over the vocabulary.
+    /// Probabilities of tokens as the next one after each prompt, by softmax over the vocabulary.
     ///
     /// Prompts are packed without padding; only the last position of each reaches the head.
-    pub fn next_token_probabilities(&self, prompts: &[Vec<u32>], ids: &[u32]) -> Result<Vec<Vec<f64>>> {
-        if prompts.iter().any(Vec::is_empty) {
+    ///
+    /// # Errors
+    /// Where a prompt is empty or a token is not in the vocabulary.
+    pub fn next_token_probabilities(&self, asked: &[NextToken]) -> Result<Vec<Vec<f64>>> {
+        if asked.iter().any(|a| a.prompt.is_empty()) {
             return Err(Error::Input("a prompt without tokens has no next token".into()));
         }
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= self.config.vocab_size) {
+        if let Some(id) = asked.iter().flat_map(|a| a.ids).find(|&&id| id as usize >= self.config.vocab_size)
+        {
             return Err(Error::Input(format!("token id {id} is outside the model's vocabulary")));
         }
-        let groups = groups(prompts, Vec::len, GROUP_POSITIONS);
+        let groups = groups(asked, |a| a.prompt.len(), GROUP_POSITIONS);
         let results = groups.into_par_iter().map(|group| {
             let pass = self.pass(Ragged::prompts(group), Mode::Infer)?;
             let last: Vec<usize> = pass.batch().rows[1..].iter().map(|end| end - 1).collect();
             let logits = pass.logits(&pass.hidden()?, &last)?;
             let probabilities = candle_nn::ops::softmax(&logits, D::Minus1)?.to_device(&Device::Cpu)?;
             let rows = probabilities.to_vec2::<f32>()?;
-            Ok(rows.iter().map(|row| ids.iter().map(|&id| f64::from(row[id as usize])).collect()).collect())
+            let of =
+                |row: &Vec<f32>, ids: &[u32]| ids.iter().map(|&id| f64::from(row[id as usize])).collect();
+            Ok(rows.iter().zip(group).map(|(row, asked)| of(row, asked.ids)).collect())
         });
         let results: Vec<Vec<Vec<f64>>> = results.collect::<Result<_>>()?;
         Ok(results.into_iter().flatten().collect())

@@ -7,7 +7,7 @@ pub mod config;
 mod error;
 pub mod folder;
 pub mod generate;
-mod inference;
+pub mod inference;
 pub mod layout;
 pub mod lora;
 pub mod ops;

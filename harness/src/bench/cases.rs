@@ -10,6 +10,7 @@ use crate::run::stage::training_of;
 use crate::train::{next_tokens, optimizer};
 use anyhow::Result;
 use candle_core::Device;
+use model::inference::NextToken;
 use model::{LaneConfig, Sequence, Trainer, Transformer};
 use std::path::Path;
 
@@ -60,7 +61,9 @@ pub fn exam(case: &Case) -> Result<Report> {
     let prompts: Vec<Vec<u32>> =
         (0..case.batch_size).map(|i| synthetic_ids(case.seq_len, vocab, i as u64)).collect();
     let seconds = time_steps(case, || {
-        transformer.next_token_probabilities(&prompts, &[0, 1, 2, 3])?;
+        let asked: Vec<NextToken> =
+            prompts.iter().map(|prompt| NextToken { prompt, ids: &[0, 1, 2, 3] }).collect();
+        transformer.next_token_probabilities(&asked)?;
         Ok(())
     })?;
     let peak_rss_mb = peak_rss_mb();

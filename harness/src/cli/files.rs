@@ -1,12 +1,12 @@
 //! The verbs over single files: exam, tokenizer, data, import.
 
 use super::say;
-use crate::config::{Answer, BadRow, DataConfig, UnknownKeys, WorldConfig};
+use crate::config::{Answer, BadRow, DataConfig, ExamConfig, UnknownKeys, WorldConfig};
 use crate::data::prepare::prepare;
 use crate::data::read::{ReadOptions, rows};
 use crate::data::world::World;
 use crate::data::{Kind, Message, Row, Tokenizer};
-use crate::exam::{Prompter, Shots, read_sheets, scores};
+use crate::exam::{Prompter, Questions, Sheet, notices, scores};
 use crate::run::files::{create_dir, write_atomic};
 use crate::run::inputs::expand;
 use anyhow::{Context, Result, bail};
@@ -14,6 +14,7 @@ use candle_core::Device;
 use clap::{Args, Subcommand, ValueEnum};
 use model::{Transformer, Weights, folder};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 /// How questions are answered.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -42,6 +43,9 @@ pub struct ExamArgs {
     /// Folder of <subject>_dev.csv sheets
     #[arg(long)]
     dev: Option<PathBuf>,
+    /// System text in front of each prompt; empty leaves it out
+    #[arg(long, default_value_t = ExamConfig::default().system)]
+    system: String,
     /// Write the answers to this CSV file
     #[arg(long)]
     out: Option<PathBuf>,
@@ -58,28 +62,28 @@ pub(super) fn model_folder(path: &Path) -> PathBuf {
 
 /// Examines a model.
 pub fn exam(args: &ExamArgs) -> Result<bool> {
-    let sheets = read_sheets(&args.sheets, "val")?;
+    let Questions { sheets, shots } = Questions::read(&args.sheets, args.dev.as_deref(), args.shots)?;
     let dir = model_folder(&args.model);
     let tokenizer = Tokenizer::load(args.tokenizer.as_deref().unwrap_or(&dir))?;
     let transformer = Transformer::load(&dir, &Device::Cpu)?;
-    let mut shots = Shots::new();
-    if let (Some(dev), true) = (&args.dev, args.shots > 0) {
-        for mut sheet in read_sheets(dev, "dev")? {
-            sheet.questions.truncate(args.shots);
-            shots.insert(sheet.subject, sheet.questions);
-        }
-    }
-    let prompter =
-        Prompter { system: "开始回答问题".into(), max_len: transformer.config.max_seq_len, shots };
     let answer = match args.answer {
         AnswerArg::Letter => Answer::Letter,
         AnswerArg::Cloze => Answer::Cloze,
     };
-    let records = crate::exam::sit(&transformer, &tokenizer, &sheets, &prompter, answer, &|_| ())?;
+    let max_len = transformer.config.max_seq_len;
+    let prompter = Prompter { system: args.system.clone(), max_len, shots, answer };
+    let prompts = prompter.prompts(&tokenizer, &sheets)?;
+    // Ctrl-C ends the program: nothing is written before the end.
+    let stop = AtomicBool::new(false);
+    let records = crate::exam::sit(&transformer, &sheets, &prompts, answer, &stop, &|_| ())
+        .with_context(|| dir.display().to_string())?;
     if let Some(out) = &args.out {
         write_atomic(out, &crate::exam::questions_csv(&records)?)?;
     }
-    let scores = scores(&records);
+    let scores = scores(&records, &prompts);
+    for notice in notices(&scores, max_len) {
+        eprintln!("{notice}");
+    }
     if args.json {
         say(serde_json::to_string_pretty(&scores)?)?;
         return Ok(true);
@@ -329,17 +333,15 @@ fn write_world(world: &World, out: &Path) -> Result<()> {
     write_atomic(&out.join("pretrain.jsonl"), lines(&mut world.pretrain_rows()).as_bytes())?;
     write_atomic(&out.join("sft.jsonl"), lines(&mut world.sft_rows()).as_bytes())?;
     write_atomic(&out.join("dpo.jsonl"), lines(&mut world.dpo_rows()).as_bytes())?;
-    for sheet in world.sheets() {
-        let mut csv = csv::Writer::from_writer(vec![]);
-        csv.write_record(["id", "question", "A", "B", "C", "D", "answer"])?;
-        for q in &sheet.questions {
-            let [a, b, c, d] = &q.options;
-            csv.write_record([&q.id, &q.question, a, b, c, d, &q.answer.to_string()])?;
-        }
-        write_atomic(&out.join("sheets").join(format!("{}_val.csv", sheet.subject)), &csv.into_inner()?)?;
-    }
-    Ok(())
+    let write = |sheet: &Sheet, split: &str| {
+        write_atomic(&out.join("sheets").join(format!("{}_{split}.csv", sheet.subject)), &sheet.csv()?)
+    };
+    world.sheets().iter().try_for_each(|sheet| write(sheet, "val"))?;
+    world.dev_sheets(SOLVED).iter().try_for_each(|sheet| write(sheet, "dev"))
 }
+
+/// Solved questions of each subject that are written out, as many as C-Eval's sheets have.
+const SOLVED: usize = 5;
 
 /// Arguments of `import`.
 #[derive(Debug, Args)]

@@ -11,6 +11,7 @@ use candle_core::{Device, Tensor};
 use model::{Transformer, Weights};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use std::sync::atomic::AtomicBool;
 
 /// The model of a folder, its attention and feed-forward matrices times `factor`; the router stays as it is.
 fn scaled(folder: &str, factor: f32) -> Option<Transformer> {
@@ -45,20 +46,26 @@ fn compare(folder: &str, factor: f32, max_len: usize, file: &str, tolerance: f64
         .filter(|sheet| reference.get(&sheet.subject).is_some())
         .collect();
     assert_eq!(sheets.len(), 6);
-    let prompter = Prompter { system: "开始回答问题".into(), max_len, shots: Shots::new() };
-    let whole = Prompter { max_len: usize::MAX, ..prompter.clone() };
-    let records = sit(&model, &tokenizer, &sheets, &prompter, Answer::Letter, &|_| ()).unwrap();
+    let prompter =
+        Prompter {
+            system: "开始回答问题".into(), max_len, shots: Shots::new(), answer: Answer::Letter
+        };
+    let prompts = prompter.prompts(&tokenizer, &sheets).unwrap();
+    let whole = Prompter { max_len: 1 << 20, ..prompter }.prompts(&tokenizer, &sheets).unwrap();
+    let stop = AtomicBool::new(false);
+    let records = sit(&model, &sheets, &prompts, Answer::Letter, &stop, &|_| ()).unwrap();
     assert_eq!(records.len(), 151);
-    let asked = sheets.iter().flat_map(|s| s.questions.iter().enumerate().map(move |(i, q)| (s, i, q)));
-    for (record, (sheet, i, question)) in records.iter().zip(asked) {
+    let asked = sheets.iter().flat_map(|s| (0..s.questions.len()).map(move |i| (s, i)));
+    for ((record, (sheet, i)), (prompt, whole)) in records.iter().zip(asked).zip(prompts.iter().zip(&whole)) {
         let want = &reference[&sheet.subject][i];
         let name = format!("{file}, {} {}", record.subject, record.id);
         assert_eq!(record.id, want["id"].to_string(), "{name}");
 
-        let ids = whole.ids(&tokenizer, sheet, question).unwrap();
+        let ids = &whole.ids;
         assert_eq!(Some(ids.len() as u64), want["n_tokens"].as_u64(), "{name}");
-        assert_eq!(Some(ids.len() > max_len), want["truncated"].as_bool(), "{name}");
-        let prompt = tokenizer.decode(&ids, false).unwrap();
+        assert_eq!(Some(prompt.is_cut), want["truncated"].as_bool(), "{name}");
+        assert_eq!(prompt.ids, ids[ids.len().saturating_sub(max_len)..], "{name}");
+        let prompt = tokenizer.decode(ids, false).unwrap();
         assert_eq!(hex(&Sha256::digest(&prompt))[..16], *want["sha256_prompt"].as_str().unwrap(), "{name}");
         if let Some(text) = want["prompt"].as_str() {
             assert_eq!(prompt, text, "{name}");

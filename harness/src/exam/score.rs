@@ -1,6 +1,7 @@
 //! From answers to scores, and to questions.csv.
 
-use crate::records::{GUESSING, QuestionRecord};
+use super::prompt::Prompt;
+use crate::records::{GUESSING, Notice, QuestionRecord};
 use crate::stats::{binomial_p, wilson95};
 use anyhow::Result;
 use serde::Serialize;
@@ -20,22 +21,26 @@ pub struct Score {
     pub interval: (f64, f64),
     /// Exact two-sided p of guessing.
     pub p_guess: f64,
+    /// Questions whose prompt lost its beginning.
+    pub prompts_cut: u64,
+    /// Questions whose prompt lost some of its shots.
+    pub prompts_with_fewer_shots: u64,
 }
 
-/// A score for each subject in order of appearance, and the total last.
-pub fn scores(records: &[QuestionRecord]) -> Vec<Score> {
+/// A score for each subject in order of appearance, and the total last; each record has its prompt at the same place.
+pub fn scores(records: &[QuestionRecord], prompts: &[Prompt]) -> Vec<Score> {
     let mut subjects: Vec<&str> = vec![];
     for record in records {
         if !subjects.contains(&record.subject.as_str()) {
             subjects.push(&record.subject);
         }
     }
-    let score = |subject: &str, of: &dyn Fn(&&QuestionRecord) -> bool| {
-        let (mut correct, mut questions) = (0, 0);
-        for record in records.iter().filter(|r| of(r)) {
-            questions += 1;
-            correct += u64::from(record.prediction == record.answer);
-        }
+    let score = |subject: &str, of: &dyn Fn(&QuestionRecord) -> bool| {
+        let asked: Vec<_> = records.iter().zip(prompts).filter(|(record, _)| of(record)).collect();
+        let count =
+            |is: &dyn Fn(&(&QuestionRecord, &Prompt)) -> bool| asked.iter().filter(|a| is(a)).count() as u64;
+        let (questions, correct) =
+            (asked.len() as u64, count(&|(record, _)| record.prediction == record.answer));
         Score {
             subject: subject.into(),
             correct,
@@ -43,11 +48,34 @@ pub fn scores(records: &[QuestionRecord]) -> Vec<Score> {
             accuracy: correct as f64 / (questions as f64).max(1.0),
             interval: wilson95(correct, questions),
             p_guess: binomial_p(correct, questions, GUESSING),
+            prompts_cut: count(&|(_, prompt)| prompt.is_cut),
+            prompts_with_fewer_shots: count(&|(_, prompt)| prompt.has_fewer_shots),
         }
     };
     let mut all: Vec<Score> = subjects.iter().map(|s| score(s, &|r| r.subject == *s)).collect();
     all.push(score("total", &|_| true));
     all
+}
+
+/// What the subjects' prompts lost, as far as they lost something; `max_len` is the longest prompt in tokens.
+pub fn notices(scores: &[Score], max_len: usize) -> Vec<Notice> {
+    let of_subjects = &scores[..scores.len().saturating_sub(1)];
+    let of = |score: &Score| {
+        let notice = |count, reason: String| Notice {
+            place: format!("exam, {}", score.subject),
+            reason,
+            count,
+            of: score.questions,
+        };
+        [
+            notice(
+                score.prompts_with_fewer_shots,
+                format!("prompts with fewer shots, to fit {max_len} tokens"),
+            ),
+            notice(score.prompts_cut, format!("prompts cut to {max_len} tokens, their last ones")),
+        ]
+    };
+    of_subjects.iter().flat_map(of).filter(|notice| notice.count > 0).collect()
 }
 
 /// questions.csv: one row per question.
@@ -76,10 +104,51 @@ mod tests {
             prediction,
             answer,
         };
-        let scores = scores(&[record("b", 'A', 'A'), record("a", 'A', 'B'), record("b", 'C', 'A')]);
+        let prompt = |has_fewer_shots, is_cut| Prompt {
+            ids: vec![1],
+            answers: Default::default(),
+            has_fewer_shots,
+            is_cut,
+        };
+        let records = [record("b", 'A', 'A'), record("a", 'A', 'B'), record("b", 'C', 'A')];
+        let scores = scores(&records, &[prompt(true, true), prompt(false, false), prompt(true, false)]);
         let short: Vec<(&str, u64, u64)> =
             scores.iter().map(|s| (s.subject.as_str(), s.correct, s.questions)).collect();
         assert_eq!(short, [("b", 1, 2), ("a", 0, 1), ("total", 1, 3)]);
-        assert!((scores[2].p_guess - 37.0 / 64.0).abs() < 1e-9 || scores[2].p_guess > 0.5);
+        // One of three right: no outcome is likelier than it and all others count, which are 0 (27/64), 2 (9/64) and
+        // 3 (1/64) right; as 0 is as likely as 1 (27/64), p is 1. None of one right: 3/4 and 1/4, p is 1.
+        assert_eq!(scores[2].p_guess, 1.0);
+        let notices: Vec<String> = notices(&scores, 64).iter().map(Notice::to_string).collect();
+        assert_eq!(
+            notices,
+            [
+                "exam, b: 2 of 2 prompts with fewer shots, to fit 64 tokens",
+                "exam, b: 1 of 2 prompts cut to 64 tokens, their last ones"
+            ]
+        );
+    }
+
+    #[test]
+    fn p_of_guessing_is_exact() {
+        let record = |right: bool| QuestionRecord {
+            subject: "s".into(),
+            id: "0".into(),
+            probabilities: [0.25; 4],
+            prediction: if right { 'A' } else { 'B' },
+            answer: 'A',
+        };
+        let prompt =
+            Prompt { ids: vec![1], answers: Default::default(), has_fewer_shots: false, is_cut: false };
+        let score = |right: usize| {
+            let records: Vec<QuestionRecord> = (0..4).map(|i| record(i < right)).collect();
+            scores(&records, &vec![prompt.clone(); 4]).remove(1)
+        };
+        // Of 256: 0 right 81, 1 right 108, 2 right 54, 3 right 12, 4 right 1.
+        let expected = [148.0, 256.0, 67.0, 13.0, 1.0].map(|ways| ways / 256.0);
+        for (right, expected) in expected.into_iter().enumerate() {
+            let score = score(right);
+            assert!((score.p_guess - expected).abs() < 1e-12, "{right} right: {}", score.p_guess);
+            assert_eq!(score.accuracy, right as f64 / 4.0);
+        }
     }
 }

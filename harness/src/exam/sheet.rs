@@ -4,7 +4,7 @@
 //! refused, C-Eval's explanations aside.
 
 use crate::data::read::CsvRows;
-use crate::data::world::World;
+use crate::data::world::{Question, World};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -156,20 +156,35 @@ impl Columns {
 impl World {
     /// The exam of the world as sheets.
     pub fn sheets(&self) -> Vec<Sheet> {
-        let sheets = self.exam().into_iter().map(|(subject, questions)| Sheet {
-            subject: subject.into(),
-            questions: questions
-                .into_iter()
-                .enumerate()
-                .map(|(i, q)| SheetQuestion {
-                    id: i.to_string(),
-                    answer: q.letter(),
-                    question: q.question,
-                    options: q.options,
-                })
-                .collect(),
-        });
-        sheets.collect()
+        self.exam().into_iter().map(Sheet::of_world).collect()
+    }
+
+    /// Solved questions of the world as sheets, `count` a subject as far as it has so many.
+    pub fn dev_sheets(&self, count: usize) -> Vec<Sheet> {
+        self.solved(count).into_iter().map(Sheet::of_world).collect()
+    }
+}
+
+impl Sheet {
+    /// The sheet as it is read.
+    pub fn csv(&self) -> Result<Vec<u8>> {
+        let mut csv = csv::Writer::from_writer(vec![]);
+        csv.write_record(&KNOWN[..7])?;
+        for q in &self.questions {
+            let [a, b, c, d] = &q.options;
+            csv.write_record([&q.id, &q.question, a, b, c, d, &q.answer.to_string()])?;
+        }
+        Ok(csv.into_inner()?)
+    }
+
+    fn of_world((subject, questions): (&'static str, Vec<Question>)) -> Self {
+        let question = |(i, q): (usize, Question)| SheetQuestion {
+            id: i.to_string(),
+            answer: q.letter(),
+            question: q.question,
+            options: q.options,
+        };
+        Self { subject: subject.into(), questions: questions.into_iter().enumerate().map(question).collect() }
     }
 }
 
@@ -177,6 +192,7 @@ impl World {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::config::WorldConfig;
     use crate::testing::shared;
 
     fn error(content: &[u8]) -> String {
@@ -249,6 +265,19 @@ mod tests {
         assert_eq!(error(b""), "law_val.csv: the file is empty");
         let dir = tempfile::tempdir().unwrap();
         assert!(refused(dir.path()).contains("holds no <subject>_val.csv sheet"));
+    }
+
+    #[test]
+    fn the_world_s_sheets_are_read_as_they_are_written() {
+        let world = World::generate(&WorldConfig { questions_per_subject: 20, ..WorldConfig::default() });
+        let dir = tempfile::tempdir().unwrap();
+        for (split, sheets) in [("val", world.sheets()), ("dev", world.dev_sheets(5))] {
+            for sheet in &sheets {
+                let path = dir.path().join(format!("{}_{split}.csv", sheet.subject));
+                std::fs::write(path, sheet.csv().unwrap()).unwrap();
+            }
+            assert_eq!(read_sheets(dir.path(), split).unwrap(), sheets);
+        }
     }
 
     #[test]

@@ -10,12 +10,12 @@ use crate::data::prepare::{Prepared, prepare};
 use crate::data::read::{ReadOptions, rows};
 use crate::data::world::World;
 use crate::data::{Kind, Row, Tokenizer};
-use crate::exam::{self, Prompter, Shots, read_sheets};
+use crate::exam::{self, Prompter, Questions};
 use crate::stop::{Stopped, check};
 use crate::threads::on_threads;
 use crate::track::{Progress, number};
 use crate::train::{self, TrainRequest};
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -201,35 +201,29 @@ fn sit(
 ) -> Result<Results> {
     let tokenizer = Tokenizer::load(&given(&request.tokenizer, "tokenizer")?.join("model"))?;
     let device = train::device(&config.device)?;
-    let transformer = model::Transformer::load(&given(&request.model, "model")?.join("model"), &device)?;
-    let exam = &config.exam;
+    let model = given(&request.model, "model")?.join("model");
+    let transformer = model::Transformer::load(&model, &device)?;
     check(stop)?;
-    let sheets = match &exam.sheets {
-        Some(dir) => read_sheets(Path::new(dir), "val")?,
-        None => World::generate(&config.world).sheets(),
-    };
-    let mut shots = Shots::new();
-    if let (Some(dir), true) = (&exam.dev_sheets, exam.shots > 0) {
-        for mut sheet in read_sheets(Path::new(dir), "dev")? {
-            sheet.questions.truncate(exam.shots);
-            shots.insert(sheet.subject, sheet.questions);
-        }
-    }
-    let prompter = Prompter { system: exam.system.clone(), max_len: transformer.config.max_seq_len, shots };
-    let total: usize = sheets.iter().map(|s| s.questions.len()).sum();
-    progress.start("exam", total as u64, "questions");
+    let Questions { sheets, shots } = Questions::of(config)?;
+    let answer = config.exam.answer;
+    let max_len = transformer.config.max_seq_len;
+    let prompter = Prompter { system: config.exam.system.clone(), max_len, shots, answer };
+    let prompts = prompter.prompts(&tokenizer, &sheets)?;
+    progress.start("exam", prompts.len() as u64, "questions");
     let told = |done| progress.update(done, "");
-    let records = exam::sit(&transformer, &tokenizer, &sheets, &prompter, exam.answer, &told)?;
+    let records = exam::sit(&transformer, &sheets, &prompts, answer, stop, &told)
+        .with_context(|| model.display().to_string())?;
     write_atomic(&request.dir.join("questions.csv"), &exam::questions_csv(&records)?)?;
     write_atomic(&request.dir.join("questions.json"), &serde_json::to_vec(&records)?)?;
-    let scores = exam::scores(&records);
+    let scores = exam::scores(&records, &prompts);
     write_atomic(&request.dir.join("scores.json"), &serde_json::to_vec_pretty(&scores)?)?;
     let correct = records.iter().filter(|r| r.prediction == r.answer).count() as u64;
-    progress.finish(&format!("{correct} of {total} right"));
+    progress.finish(&format!("{correct} of {} right", records.len()));
     Ok(Results {
         correct: Some(correct),
-        questions: Some(total as u64),
+        questions: Some(records.len() as u64),
         exam_after: request.model_stage,
+        notices: exam::notices(&scores, max_len),
         ..Results::default()
     })
 }

@@ -6,6 +6,7 @@
 //!   finding an option's letter: as flat text (`青石 B 白河 A ..`), in the exam's form, and in facts that name the letter;
 //! * conversations: questions in the exam's form and open ones, about *seen* people, passing guests and sums;
 //! * preference pairs: the right letter over a wrong one;
+//! * solved questions, for exams that show some before each question: of the kinds that practice shows, none the exam's;
 //! * exam sheets of four subjects: `one_hop` (a fact of an *unseen* person), `two_hop` (a fact of an unseen person's
 //!   teacher), `reading` (a fact that the question itself tells) and `arithmetic` (small sums).
 //!
@@ -70,6 +71,8 @@ enum Stream {
     Sft = 2,
     Dpo = 3,
     Exam = 4,
+    /// Solved questions of the first subject; each further subject has the stream behind.
+    Solved = 5,
 }
 
 impl World {

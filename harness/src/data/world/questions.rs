@@ -5,6 +5,8 @@ use super::{Stream, World};
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeSet;
+use std::ops::Range;
 
 /// A question with its options; one of them is right.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,26 +120,51 @@ impl World {
     pub fn exam(&self) -> Vec<(&'static str, Vec<Question>)> {
         let mut rng = self.rng(Stream::Exam);
         let unseen = self.seen..self.people.len();
-        let subject = |subject: &'static str| {
-            let mut questions: Vec<Question> = vec![];
-            // A small world has only so many different questions.
-            for _ in 0..50 * self.config.questions_per_subject {
-                if questions.len() == self.config.questions_per_subject {
-                    break;
-                }
-                let person = rng.random_range(unseen.clone());
-                let question = match subject {
-                    "one_hop" => self.one_hop(person, &mut rng),
-                    "two_hop" => self.two_hop(person, &mut rng),
-                    "reading" => Self::reading(rng.random_range(1..=2), &mut rng),
-                    _ => Self::arithmetic(&mut rng),
-                };
-                if !questions.contains(&question) {
-                    questions.push(question);
-                }
-            }
-            (subject, questions)
+        let count = self.config.questions_per_subject;
+        let none = BTreeSet::new();
+        SUBJECTS
+            .map(|subject| (subject, self.different(subject, count, unseen.clone(), &none, &mut rng)))
+            .into()
+    }
+
+    /// Solved questions: for each subject `count`, about seen people, guests and sums, and none of the exam's.
+    ///
+    /// The first ones are the same whatever `count` is. A small world may have fewer.
+    pub fn solved(&self, count: usize) -> Vec<(&'static str, Vec<Question>)> {
+        let subject = |(i, subject): (usize, &&'static str)| {
+            let mut rng = self.rng(Stream::Solved);
+            rng.set_stream(Stream::Solved as u64 + i as u64);
+            (*subject, self.different(subject, count, 0..self.seen, &self.examined, &mut rng))
         };
-        SUBJECTS.map(subject).into()
+        SUBJECTS.iter().enumerate().map(subject).collect()
+    }
+
+    /// Different questions of a subject, about some of the people; none of those with the prompts `left_out`.
+    fn different(
+        &self,
+        subject: &str,
+        count: usize,
+        people: Range<usize>,
+        left_out: &BTreeSet<String>,
+        rng: &mut ChaCha8Rng,
+    ) -> Vec<Question> {
+        let mut questions: Vec<Question> = vec![];
+        // A small world has only so many different questions.
+        for _ in 0..50 * count {
+            if questions.len() == count {
+                break;
+            }
+            let person = rng.random_range(people.clone());
+            let question = match subject {
+                "one_hop" => self.one_hop(person, rng),
+                "two_hop" => self.two_hop(person, rng),
+                "reading" => Self::reading(rng.random_range(1..=2), rng),
+                _ => Self::arithmetic(rng),
+            };
+            if !questions.contains(&question) && !left_out.contains(&question.prompt()) {
+                questions.push(question);
+            }
+        }
+        questions
     }
 }

@@ -5,13 +5,12 @@ use super::*;
 use crate::data::row::Row;
 use std::collections::BTreeSet;
 
+fn world_config() -> WorldConfig {
+    WorldConfig { pretrain_rows: 3000, sft_rows: 3000, dpo_pairs: 300, ..WorldConfig::default() }
+}
+
 fn world() -> World {
-    World::generate(&WorldConfig {
-        pretrain_rows: 3000,
-        sft_rows: 3000,
-        dpo_pairs: 300,
-        ..WorldConfig::default()
-    })
+    World::generate(&world_config())
 }
 
 fn texts(rows: impl Iterator<Item = Row>) -> Vec<String> {
@@ -90,5 +89,28 @@ fn right_options_are_right_and_evenly_placed() {
             ATTRIBUTES.iter().zip(0..).find(|(a, _)| question.question.contains(a.name)).unwrap();
         let person = world.people.iter().find(|p| question.question.contains(&p.name)).unwrap();
         assert_eq!(question.options[question.answer], attribute.values[person.values[a]]);
+    }
+}
+
+#[test]
+fn solved_questions_are_like_the_exam_s_and_none_of_them() {
+    let world = world();
+    let examined: BTreeSet<String> =
+        world.exam().iter().flat_map(|(_, questions)| questions).map(Question::prompt).collect();
+    let solved = world.solved(20);
+    assert_eq!(solved, World::generate(&world_config()).solved(20));
+    for ((subject, questions), (_, first)) in solved.iter().zip(world.solved(5)) {
+        assert_eq!(questions[..5], first);
+        let different: BTreeSet<String> = questions.iter().map(Question::prompt).collect();
+        assert_eq!(different.len(), 20, "{subject}");
+        assert!(examined.is_disjoint(&different), "{subject}");
+        for question in questions.iter().filter(|_| subject.ends_with("hop")) {
+            let seen =
+                world.people[..world.seen].iter().find(|p| question.question.contains(&p.name)).unwrap();
+            let (attribute, a) =
+                ATTRIBUTES.iter().zip(0..).find(|(a, _)| question.question.contains(a.name)).unwrap();
+            let asked = if *subject == "one_hop" { seen } else { &world.people[seen.teacher] };
+            assert_eq!(question.right(), attribute.values[asked.values[a]]);
+        }
     }
 }

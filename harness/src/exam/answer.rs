@@ -1,0 +1,264 @@
+//! What a model answers.
+
+use super::prompt::{LETTERS, Prompt};
+use super::sheet::{Sheet, SheetQuestion};
+use crate::config::Answer;
+use crate::records::QuestionRecord;
+use crate::stop::check;
+use anyhow::{Result, ensure};
+use model::inference::{GROUP_POSITIONS, NextToken};
+use model::trainer::groups;
+use model::{Sequence, Transformer};
+use rayon::prelude::*;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, PoisonError};
+
+/// Has a model answer every question, by the prompts made of `sheets`; `progress` is told the number answered.
+///
+/// # Errors
+/// Where a probability is not a finite number; [`crate::stop::Stopped`] once `stop` is set, which is looked at between
+/// groups of questions that go through the model together.
+pub fn sit(
+    transformer: &Transformer,
+    sheets: &[Sheet],
+    prompts: &[Prompt],
+    answer: Answer,
+    stop: &AtomicBool,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Vec<QuestionRecord>> {
+    let questions: Vec<(&Sheet, &SheetQuestion)> =
+        sheets.iter().flat_map(|sheet| sheet.questions.iter().map(move |q| (sheet, q))).collect();
+    ensure!(questions.len() == prompts.len(), "{} questions and {} prompts", questions.len(), prompts.len());
+    let positions = |&i: &usize| match answer {
+        Answer::Letter => prompts[i].ids.len(),
+        Answer::Cloze => prompts[i].answers.iter().map(|ids| prompts[i].ids.len() + ids.len() - 1).sum(),
+    };
+    // Alike lengths go together; each answer depends on its own prompt only.
+    let mut order: Vec<usize> = (0..questions.len()).collect();
+    order.sort_by_key(positions);
+    let answered = Mutex::new(0);
+    let found = groups(&order, positions, GROUP_POSITIONS).into_par_iter().map(|group| {
+        check(stop)?;
+        let asked: Vec<&Prompt> = group.iter().map(|&i| &prompts[i]).collect();
+        let found = match answer {
+            Answer::Letter => letters(transformer, &asked)?,
+            Answer::Cloze => cloze(transformer, &asked, group.iter().map(|&i| questions[i].1))?,
+        };
+        for (&i, found) in group.iter().zip(&found) {
+            let (sheet, question) = questions[i];
+            ensure!(
+                found.iter().all(|p| p.is_finite()),
+                "{}, question {}: the model's probabilities are not finite numbers, nor are some of its weights, it seems",
+                sheet.subject,
+                question.id
+            );
+        }
+        let mut answered = answered.lock().unwrap_or_else(PoisonError::into_inner);
+        *answered += group.len() as u64;
+        progress(*answered);
+        Ok(found)
+    });
+    let found: Vec<Vec<[f64; 4]>> = found.collect::<Result<_>>()?;
+    let mut probabilities = vec![[0.0; 4]; questions.len()];
+    for (&i, found) in order.iter().zip(found.into_iter().flatten()) {
+        probabilities[i] = found;
+    }
+    let records =
+        questions.iter().zip(probabilities).map(|((sheet, question), probabilities)| QuestionRecord {
+            subject: sheet.subject.clone(),
+            id: question.id.clone(),
+            probabilities,
+            prediction: best(&probabilities),
+            answer: question.answer,
+        });
+    Ok(records.collect())
+}
+
+/// The letter of the highest probability, the first of equals.
+fn best(probabilities: &[f64; 4]) -> char {
+    let mut best = 0;
+    for i in 1..4 {
+        if probabilities[i] > probabilities[best] {
+            best = i;
+        }
+    }
+    LETTERS[best]
+}
+
+/// The probability of each letter as the next token.
+fn letters(transformer: &Transformer, prompts: &[&Prompt]) -> Result<Vec<[f64; 4]>> {
+    let letters: Vec<Vec<u32>> = prompts.iter().map(|p| p.answers.concat()).collect();
+    let asked: Vec<NextToken> =
+        prompts.iter().zip(&letters).map(|(prompt, ids)| NextToken { prompt: &prompt.ids, ids }).collect();
+    let found = transformer.next_token_probabilities(&asked)?;
+    Ok(found.into_iter().map(|found| std::array::from_fn(|i| found[i])).collect())
+}
+
+/// For each option the geometric mean, per byte of it, of the probability of its text as the answer.
+///
+/// By bytes and not by tokens, so that a word counts the same whether the tokenizer has learned it whole or not.
+fn cloze<'a>(
+    transformer: &Transformer,
+    prompts: &[&Prompt],
+    questions: impl Iterator<Item = &'a SheetQuestion>,
+) -> Result<Vec<[f64; 4]>> {
+    let rows = prompts.iter().flat_map(|prompt| prompt.answers.iter().map(|answer| row(&prompt.ids, answer)));
+    let log_probs = transformer.token_log_probs(&rows.collect::<Vec<_>>())?;
+    let of = |(log_probs, question): (&[Vec<f32>], &SheetQuestion)| {
+        std::array::from_fn(|i| {
+            let sum: f64 = log_probs[i].iter().map(|&l| f64::from(l)).sum();
+            // An infinite one, of a broken model, is not an unlikely one.
+            if sum.is_finite() { (sum / question.options[i].len() as f64).exp() } else { f64::NAN }
+        })
+    };
+    Ok(log_probs.chunks_exact(4).zip(questions).map(of).collect())
+}
+
+/// A prompt and the answer that is to be predicted behind it.
+fn row(prompt: &[u32], answer: &[u32]) -> Sequence {
+    let all = [prompt, answer].concat();
+    let read = all.len() - 1;
+    let is_answer = |i: usize| if i + 1 >= prompt.len() { 1.0 } else { 0.0 };
+    Sequence {
+        targets: all[1..].to_vec(),
+        weights: (0..read).map(is_answer).collect(),
+        counted: answer.len() as f32,
+        ..Sequence::document(&all[..read])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::stop::Stopped;
+    use candle_core::{Device, Tensor};
+    use model::{ModelConfig, Weights};
+    use std::sync::atomic::Ordering;
+
+    fn model() -> Transformer {
+        let config = ModelConfig {
+            d_model: 16,
+            n_layers: 1,
+            n_heads: 2,
+            n_kv_heads: 1,
+            vocab_size: 40,
+            ..ModelConfig::default()
+        };
+        Transformer::new(&config, 1, &Device::Cpu).unwrap()
+    }
+
+    /// Questions of the subject `s`, each with its options.
+    fn sheet(questions: Vec<[&str; 4]>) -> Sheet {
+        let question = |(i, options): (usize, [&str; 4])| SheetQuestion {
+            id: i.to_string(),
+            question: "q".into(),
+            options: options.map(String::from),
+            answer: 'A',
+        };
+        Sheet { subject: "s".into(), questions: questions.into_iter().enumerate().map(question).collect() }
+    }
+
+    fn prompt(ids: &[u32], answers: [&[u32]; 4]) -> Prompt {
+        let answers = answers.map(<[u32]>::to_vec);
+        Prompt { ids: ids.to_vec(), answers, has_fewer_shots: false, is_cut: false }
+    }
+
+    /// p of `next` behind `ids`, by a pass of its own.
+    fn p(model: &Transformer, ids: &[u32], next: u32) -> f64 {
+        model.next_token_probabilities(&[NextToken { prompt: ids, ids: &[next] }]).unwrap()[0][0]
+    }
+
+    fn answers(model: &Transformer, sheet: Sheet, prompts: &[Prompt], answer: Answer) -> Vec<QuestionRecord> {
+        sit(model, &[sheet], prompts, answer, &AtomicBool::new(false), &|_| ()).unwrap()
+    }
+
+    #[test]
+    fn the_first_of_equals_wins() {
+        assert_eq!(best(&[0.1, 0.3, 0.3, 0.2]), 'B');
+        assert_eq!(best(&[0.0; 4]), 'A');
+        assert_eq!(best(&[0.0, 0.0, 0.0, 1e-9]), 'D');
+    }
+
+    #[test]
+    fn letters_of_each_question_are_its_own() {
+        let model = model();
+        let prompts =
+            [prompt(&[3, 4, 5], [&[7], &[8], &[9], &[10]]), prompt(&[6], [&[17], &[18], &[19], &[20]])];
+        let found = answers(&model, sheet(vec![["a", "b", "c", "d"]; 2]), &prompts, Answer::Letter);
+        for (record, prompt) in found.iter().zip(&prompts) {
+            for (got, id) in record.probabilities.iter().zip(&prompt.answers) {
+                let want = p(&model, &prompt.ids, id[0]);
+                assert!((got - want).abs() < 1e-7, "{got} instead of {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn cloze_takes_the_mean_over_the_bytes_of_an_option() {
+        let model = model();
+        // Options of one, two, three and one token, and of as many bytes as their texts have.
+        let options = ["青", "ab", "青石 x", "longer"];
+        let prompt = prompt(&[3, 4, 5], [&[7], &[8, 9], &[10, 11, 12], &[13]]);
+        let found = answers(&model, sheet(vec![options]), std::slice::from_ref(&prompt), Answer::Cloze);
+        let mut want = [0.0; 4];
+        for (want, (answer, option)) in want.iter_mut().zip(prompt.answers.iter().zip(options)) {
+            let mut read = prompt.ids.clone();
+            let mut log_prob = 0.0;
+            for &id in answer {
+                log_prob += p(&model, &read, id).ln();
+                read.push(id);
+            }
+            *want = (log_prob / option.len() as f64).exp();
+        }
+        for (got, want) in found[0].probabilities.iter().zip(want) {
+            assert!((got - want).abs() < 1e-6 * want, "{got} instead of {want}");
+        }
+        assert_eq!(found[0].prediction, best(&want));
+        // One token in six bytes against one in three: by bytes it is the longer word that is likelier.
+        assert_eq!(found[0].prediction, 'D');
+    }
+
+    #[test]
+    fn a_model_that_is_not_finite_answers_nothing() {
+        let whole = model();
+        let prompt = prompt(&[3, 4, 5], [&[7], &[8], &[9], &[10]]);
+        for broken in [f32::NAN, f32::INFINITY] {
+            let mut flat = whole.weights.flat.to_vec1::<f32>().unwrap();
+            let at = flat.len() - 1;
+            flat[at] = broken;
+            let flat = Tensor::new(flat, &Device::Cpu).unwrap();
+            let weights = Weights { flat, ..whole.weights.clone() };
+            let model = Transformer::from_weights(&whole.config, weights);
+            for answer in [Answer::Letter, Answer::Cloze] {
+                let stop = AtomicBool::new(false);
+                let sheets = [sheet(vec![["a", "b", "c", "d"]])];
+                let error = sit(&model, &sheets, std::slice::from_ref(&prompt), answer, &stop, &|_| ());
+                let error = error.unwrap_err().to_string();
+                assert!(
+                    error.starts_with("s, question 0: the model's probabilities are not finite"),
+                    "{error}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_exam_stops_between_groups_of_questions() {
+        let model = model();
+        let long: Vec<u32> = (0..600).map(|i| 3 + i % 30).collect();
+        let prompts = vec![prompt(&long, [&[7], &[8], &[9], &[10]]); 20];
+        let stop = AtomicBool::new(false);
+        let answered = Mutex::new(0);
+        // Asked to stop once the first of 20 groups is through.
+        let progress = |done| {
+            *answered.lock().unwrap() = done;
+            stop.store(true, Ordering::SeqCst);
+        };
+        let sheets = [sheet(vec![["a", "b", "c", "d"]; 20])];
+        let sat = || sit(&model, &sheets, &prompts, Answer::Letter, &stop, &progress);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        assert!(pool.install(sat).unwrap_err().is::<Stopped>());
+        assert!((1..=2).contains(&*answered.lock().unwrap()), "{answered:?}");
+    }
+}

@@ -1,0 +1,55 @@
+//! What an exam asks, and the solved questions that it shows before.
+
+use super::sheet::{Sheet, read_sheets};
+use super::shots::{Shots, shots};
+use crate::config::TrialConfig;
+use crate::data::world::World;
+use anyhow::{Context, Result};
+use std::path::Path;
+
+/// Questions with their shots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Questions {
+    /// What is asked.
+    pub sheets: Vec<Sheet>,
+    /// What is shown before, by subject.
+    pub shots: Shots,
+}
+
+impl Questions {
+    /// The questions of a trial's exam.
+    ///
+    /// # Errors
+    /// Where a sheet is broken or a subject has too few solved questions; `dev_sheets` are read wherever they are named.
+    pub fn of(config: &TrialConfig) -> Result<Self> {
+        let exam = &config.exam;
+        let world = || World::generate(&config.world);
+        let sheets = match &exam.sheets {
+            Some(dir) => read_sheets(Path::new(dir), "val").context("exam.sheets")?,
+            None => world().sheets(),
+        };
+        let (dev, from) = match (&exam.dev_sheets, &exam.sheets) {
+            (Some(dir), _) => (read_sheets(Path::new(dir), "dev").context("exam.dev_sheets")?, dir.as_str()),
+            (None, None) => (world().dev_sheets(exam.shots), "the built-in world"),
+            (None, Some(_)) => (vec![], "exam.dev_sheets is unset"),
+        };
+        let shots = shots(dev, exam.shots, &sheets, from).context("exam.shots")?;
+        Ok(Self { sheets, shots })
+    }
+
+    /// The questions of two folders, with `count` shots.
+    pub fn read(sheets: &Path, dev: Option<&Path>, count: usize) -> Result<Self> {
+        let sheets = read_sheets(sheets, "val")?;
+        let (dev, from) = match dev {
+            Some(dir) => (read_sheets(dir, "dev")?, dir.display().to_string()),
+            None => (vec![], "no --dev".into()),
+        };
+        let shots = shots(dev, count, &sheets, &from)?;
+        Ok(Self { sheets, shots })
+    }
+
+    /// How many are asked.
+    pub fn count(&self) -> u64 {
+        self.sheets.iter().map(|sheet| sheet.questions.len() as u64).sum()
+    }
+}
