@@ -172,6 +172,9 @@ fn what_is_not_referred_to_can_be_cleared_away() {
         command.assert().code(0)
     };
     gc(&["both.toml"]).stdout(contains("runs: nothing to remove"));
+    // The results of a run keep what they were made of.
+    gc(&["one.toml"]).stdout(contains("kept: 4 stage runs that only results/tiny/record.json refers to"));
+    std::fs::remove_dir_all(dir.path().join("results/tiny")).unwrap();
     // The second seed's three trainings and its exam.
     gc(&["one.toml"]).stdout(contains("4 stage runs").and(contains("can be removed with --delete")));
     gc(&["one.toml", "--json"]).stdout(contains("\"removed\":[]"));

@@ -1,14 +1,16 @@
-//! The verb that clears away stage runs which no sweep refers to.
+//! The verb that clears away stage runs which no sweep and no record of a run refers to.
 
-use super::sweeps::Work;
+use super::work::{Layers, Work, note};
 use super::{ReadArgs, say};
-use crate::run::gc::{Garbage, find, finish_removals, remove};
+use crate::run::gc::{Garbage, find, finish_removals, names, remove};
 use crate::run::graph::StageGraph;
 use crate::run::limits::size;
+use crate::run::recorded::{Owner, RECORD, Record};
 use anyhow::Result;
 use clap::Args;
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
 
 /// What `gc` is told.
 #[derive(Debug, Args)]
@@ -23,18 +25,27 @@ pub struct GcArgs {
     delete: bool,
 }
 
-/// Lists, and with `--delete` removes, stage runs that none of the files refers to.
+/// Lists, and with `--delete` removes, stage runs that neither a file nor a record of a run refers to.
 pub fn gc(args: &GcArgs) -> Result<bool> {
+    let (with, runs) = (&args.with, args.with.runs());
+    // Every record and every file is understood before anything is removed.
+    let records = Record::all(&with.results)?;
     let mut kept = BTreeSet::new();
-    // Every file is understood before anything is removed.
     for file in &args.files {
-        let work = Work::read(file, &args.with)?;
-        let graph = StageGraph::plan(&work.trials, &args.with.runs)?;
-        kept.extend(graph.nodes.iter().map(|node| node.uuid));
+        let planned =
+            Work::read(file, with, Layers::Given).and_then(|work| StageGraph::plan(&work.trials, &runs));
+        match planned {
+            Ok(graph) => kept.extend(graph.nodes.iter().map(|node| node.uuid)),
+            Err(error) if records.iter().any(|(out, record)| record.owner(out, file) == Owner::Same) => {
+                note(&format!("{error:#}; of {} the recorded runs count", file.display()));
+            }
+            Err(error) => return Err(error),
+        }
     }
-    let garbage = find(&args.with.runs, &kept)?;
+    let kept_by_records = kept_by(&records, &mut kept, &runs);
+    let garbage = find(&runs, &kept)?;
     if args.delete {
-        finish_removals(&args.with.runs)?;
+        finish_removals(&runs)?;
     }
     let (mut removed, mut bytes) = (Vec::new(), 0);
     for item in garbage.iter().filter(|item| item.stays.is_none()) {
@@ -46,7 +57,10 @@ pub fn gc(args: &GcArgs) -> Result<bool> {
     }
     if args.with.json {
         let removed = if args.delete { removed } else { vec![] };
-        say(serde_json::json!({ "unused": garbage, "removed": removed, "bytes": bytes }))?;
+        let kept: BTreeMap<_, _> = kept_by_records.into_iter().collect();
+        say(serde_json::json!({
+            "unused": garbage, "removed": removed, "bytes": bytes, "kept_by_records": kept,
+        }))?;
         return Ok(true);
     }
     for item in &garbage {
@@ -55,10 +69,27 @@ pub fn gc(args: &GcArgs) -> Result<bool> {
     let what = format!("{} stage runs, {}", removed.len(), size(bytes));
     say(match (args.delete, removed.is_empty()) {
         (true, _) => format!("removed {what}"),
-        (false, true) => format!("{}: nothing to remove", args.with.runs.display()),
+        (false, true) => format!("{}: nothing to remove", runs.display()),
         (false, false) => format!("{what}, can be removed with --delete"),
     })?;
+    for (out, count) in kept_by_records {
+        say(format!(
+            "kept: {count} stage runs that only {out}/{RECORD} refers to; remove {out} to let them go"
+        ))?;
+    }
     Ok(true)
+}
+
+/// Adds what records refer to; the folders of results by which something in `runs` stays, each with how much.
+fn kept_by(records: &[(PathBuf, Record)], kept: &mut BTreeSet<Uuid>, runs: &Path) -> Vec<(String, usize)> {
+    let there: BTreeSet<Uuid> = names(runs).into_iter().collect();
+    let mut kept_by = Vec::new();
+    for (out, record) in records {
+        let new = record.stage_runs().into_iter().filter(|name| kept.insert(*name) && there.contains(name));
+        kept_by.push((out.display().to_string(), new.count()));
+    }
+    kept_by.retain(|(_, count)| *count > 0);
+    kept_by
 }
 
 fn line(item: &Garbage) -> String {

@@ -7,6 +7,7 @@ mod files;
 mod generate;
 mod sweeps;
 mod watch;
+mod work;
 
 use crate::run::limits::{parse_size, parse_time};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -40,9 +41,12 @@ struct SweepArgs {
 /// What sweeps and experiments are read with.
 #[derive(Debug, Args)]
 struct ReadArgs {
-    /// Folder of stage runs
-    #[arg(long, default_value = "runs")]
-    runs: PathBuf,
+    /// Folder of stage runs; unset: runs, or where an earlier run is looked at, that of it
+    #[arg(long, value_name = "DIR")]
+    runs: Option<PathBuf>,
+    /// Folder of results, each sweep's and experiment's in a folder of its name, which belongs to one file
+    #[arg(long, value_name = "DIR", default_value = "results")]
+    results: PathBuf,
     /// Set a key, such as pretrain.lr=1e-3; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -54,10 +58,18 @@ struct ReadArgs {
     json: bool,
 }
 
+/// What may be lost.
+#[derive(Debug, Clone, Copy, Args)]
+struct ForceArg {
+    /// Replace results that show more finished trials by these, which show fewer
+    #[arg(long)]
+    force: bool,
+}
+
 /// Where each stage run is worked on, what it may use, and how often it is tried again.
 #[derive(Debug, Clone, Args)]
 struct HowArgs {
-    /// Longest time of a trial, its stages together, such as 30m; it then writes a checkpoint and counts as failed
+    /// Longest time of a trial, its stages and exams together, such as 30m; it then writes a checkpoint and counts as failed
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     time_limit: Option<Duration>,
     /// Most memory of a stage run, such as 2G; one that takes more is killed and counts as failed
@@ -93,9 +105,8 @@ enum Verb {
     Run {
         #[command(flatten)]
         sweep: SweepArgs,
-        /// Folder of results
-        #[arg(long, default_value = "results")]
-        results: PathBuf,
+        #[command(flatten)]
+        force: ForceArg,
         /// Stage runs at a time; unset: as many as cores and memory allow, at most as many as trials
         #[arg(long)]
         jobs: Option<usize>,
@@ -112,7 +123,10 @@ enum Verb {
         explain: bool,
     },
     /// Show what ran, runs, failed and is left
-    #[command(after_help = "Example: mindscale status experiments/quickstart.toml --watch")]
+    #[command(after_help = "\
+Without --set, --preset and MINDSCALE_* the layers of the last run are taken, as results/<name>/record.json has them.
+
+Example: mindscale status experiments/quickstart.toml --watch")]
     Status {
         #[command(flatten)]
         sweep: SweepArgs,
@@ -121,22 +135,34 @@ enum Verb {
         watch: bool,
     },
     /// Take a sweep's jobs out of Slurm's queue
-    #[command(after_help = "Example: mindscale cancel sweeps/deep_vs_wide_1m.toml")]
+    #[command(after_help = "\
+Without --set, --preset and MINDSCALE_* the layers of the last run are taken, as results/<name>/record.json has them.
+
+Example: mindscale cancel sweeps/deep_vs_wide_1m.toml")]
     Cancel {
         #[command(flatten)]
         sweep: SweepArgs,
     },
     /// Show what no sweep refers to, and remove it with --delete
-    #[command(after_help = "Example: mindscale gc sweeps/*.toml experiments/*.toml --runs runs --delete")]
+    #[command(after_help = "\
+What a record.json in a folder of results refers to is kept as well: remove results/<name> to let it go.
+
+Example: mindscale gc sweeps/*.toml experiments/*.toml --runs runs --results results --delete")]
     Gc(clean::GcArgs),
     /// Write figures, tables and report again from recorded runs
-    #[command(after_help = "Example: mindscale report experiments/quickstart.toml")]
+    #[command(after_help = "\
+Without --set, --preset and MINDSCALE_* the layers of the last run are taken, as results/<name>/record.json has them;
+the stage runs of its trials are found by that record, without the data they were made from.
+
+Examples:
+  mindscale report experiments/quickstart.toml
+  mindscale report sweeps/smoke.toml --set pretrain.lr=1e-3 --results other
+  mindscale report sweeps/smoke.toml --set pretrain.lr=1e-3 --force")]
     Report {
         #[command(flatten)]
         sweep: SweepArgs,
-        /// Folder of results
-        #[arg(long, default_value = "results")]
-        results: PathBuf,
+        #[command(flatten)]
+        force: ForceArg,
     },
     /// Examine a model on a folder of question sheets
     #[command(after_help = "Example: mindscale exam runs/dpo-... --sheets ceval/val --out questions.csv")]
@@ -185,11 +211,11 @@ pub fn main() -> ExitCode {
         .init();
     let cli = Cli::parse();
     let outcome = match cli.verb {
-        Verb::Run { sweep, results, jobs, how } => sweeps::run(&sweep, &results, jobs, &how),
+        Verb::Run { sweep, force, jobs, how } => sweeps::run(&sweep, force.force, jobs, &how),
         Verb::Plan { sweep, explain } => sweeps::plan(&sweep, explain),
         Verb::Status { sweep, watch } => watch::status(&sweep, watch),
         Verb::Gc(args) => clean::gc(&args),
-        Verb::Report { sweep, results } => sweeps::report(&sweep, &results),
+        Verb::Report { sweep, force } => sweeps::report(&sweep, force.force),
         Verb::Exam(args) => files::exam(&args),
         Verb::Generate(args) => generate::generate(&args),
         Verb::Bench { verb } => bench::bench(&verb),

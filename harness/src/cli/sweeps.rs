@@ -1,84 +1,62 @@
 //! The verbs over sweeps and experiments: run, plan, status, report.
 
-use super::{Executor, HowArgs, ReadArgs, SweepArgs, say};
-use crate::config::Overrides;
+use super::work::{Layers, Work, note};
+use super::{Executor, HowArgs, SweepArgs, say};
+use crate::records::{Status, TrialRecord};
 use crate::report::{Experiment, TrialQuestion};
-use crate::run::child::{Processes, stage_run as work};
+use crate::run::child::{Processes, stage_run as sit};
 use crate::run::gpus::{Gpus, VISIBLE};
 use crate::run::graph::{StageGraph, State, explain};
 use crate::run::limits::Limits;
 use crate::run::machine::Machine;
+use crate::run::manifest::questions;
 use crate::run::pool::{Outcome, Stop, execute};
+use crate::run::recorded::{fewer, finished};
 use crate::run::records::collect;
 use crate::run::stage::Stage;
 use crate::run::stages::Recipe;
 use crate::run::{files::create_dir, files::shell_word, pool, slurm};
-use crate::sweep::{Sweep, Trial};
+use crate::sweep::Trial;
 use crate::track::Board;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A sweep or an experiment, expanded.
-pub(super) struct Work {
-    /// The experiment; `None` where a sweep was named.
-    experiment: Option<Experiment>,
-    name: String,
-    pub(super) trials: Vec<Trial>,
-}
-
-impl Work {
-    /// Reads and expands one file.
-    pub(super) fn read(file: &Path, with: &ReadArgs) -> Result<Self> {
-        let overrides = Overrides::from_env(with.preset.clone(), with.set.clone());
-        let experiment = Experiment::read_if_experiment(file)?;
-        let files = experiment.as_ref().map_or_else(|| vec![file.to_path_buf()], |e| e.sweeps.clone());
-        let (mut trials, mut name) = (vec![], String::new());
-        for file in &files {
-            let sweep = Sweep::read(file, &overrides)?;
-            trials.extend(sweep.expand()?);
-            name = sweep.name;
-        }
-        if experiment.is_some() {
-            name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        }
-        Ok(Self { experiment, name, trials })
-    }
-
-    /// The graph of stage runs, once what the experiment asks for is known to fit its trials.
-    fn graph(&self, runs: &Path) -> Result<StageGraph> {
-        let graph = StageGraph::plan(&self.trials, runs)?;
-        if let Some(experiment) = &self.experiment {
-            experiment.check(&collect(&graph)?)?;
-        }
-        Ok(graph)
-    }
-}
-
 /// Trains, examines and reports every trial.
-pub fn run(args: &SweepArgs, results: &Path, jobs: Option<usize>, how: &HowArgs) -> Result<bool> {
-    let sweep = Work::read(&args.file, &args.with)?;
-    let graph = sweep.graph(&args.with.runs)?;
-    let out = results.join(&sweep.name);
-    if graph.is_finished() && out.join("report.html").is_file() {
+pub fn run(args: &SweepArgs, force: bool, jobs: Option<usize>, how: &HowArgs) -> Result<bool> {
+    let work = Work::read(&args.file, &args.with, Layers::Given)?;
+    work.may_write()?;
+    let (planned, shown) = (work.trials.len(), finished(&work.out).len());
+    ensure!(
+        force || planned >= shown,
+        "{} shows {shown} finished trials, and this run has {planned} in all; keep its results elsewhere with --results DIR, or --force to replace what is shown there{}",
+        work.out.display(),
+        work.other_layers().map_or(String::new(), |other| format!(" ({other})"))
+    );
+    let graph = work.graph()?;
+    if graph.is_finished() && work.out.join("report.html").is_file() {
+        work.begin(&graph)?;
+        work.end()?;
         // What the experiment asks to be shown may have changed.
-        write_report(&sweep, &args.with.runs, &out)?;
+        write_report(&work, &work.graph()?, true)?;
         say(format!(
             "{}: all {} trials are finished; see {}",
-            sweep.name,
+            work.name,
             graph.trials.len(),
-            out.join("report.html").display()
+            work.out.join("report.html").display()
         ))?;
         return Ok(true);
     }
     let gpus = match how.executor {
-        Executor::Local => gpus(&sweep.trials, how.per_gpu)?,
+        Executor::Local => gpus(&work.trials, how.per_gpu)?,
         Executor::Slurm => Gpus::default(),
     };
-    create_dir(&args.with.runs)?;
-    create_dir(results)?;
+    create_dir(&work.runs)?;
+    create_dir(&args.with.results)?;
+    work.begin(&graph)?;
     let stop = Arc::new(Stop::default());
     let board = Board::for_stderr();
     let (asked, told) = (Arc::clone(&stop), board.clone());
@@ -86,7 +64,9 @@ pub fn run(args: &SweepArgs, results: &Path, jobs: Option<usize>, how: &HowArgs)
         asked.ask();
         told.line(match asked.now() {
             true => "stopping at once",
-            false => "finishing the step, then a checkpoint; again to stop at once",
+            false => {
+                "stopping: trainings finish their step and write a checkpoint, other stages are given up; again to stop at once"
+            }
         });
     })
     .context("Ctrl-C cannot be caught")?;
@@ -99,8 +79,10 @@ pub fn run(args: &SweepArgs, results: &Path, jobs: Option<usize>, how: &HowArgs)
             execute(&graph, machine, how.retries, &children, &stop, &board)?
         }
     };
-    write_report(&sweep, &args.with.runs, &out)?;
-    conclude(&sweep, &graph, &outcome, &out, args)
+    work.end()?;
+    // By the names of this run: its data may have changed meanwhile.
+    let kept = write_report(&work, &graph.looked_at_again(), force)?;
+    conclude(&work, &graph, &outcome, kept.as_deref(), args)
 }
 
 /// The GPUs that the trials will share, once it is known that each finds one that it can use.
@@ -124,13 +106,15 @@ fn gpus(trials: &[Trial], per_gpu: usize) -> Result<Gpus> {
     Ok(gpus)
 }
 
+/// Tells what came of a run; `kept` says why an earlier report was left as it is.
 fn conclude(
-    sweep: &Work,
+    work: &Work,
     graph: &StageGraph,
     outcome: &Outcome,
-    out: &Path,
+    kept: Option<&str>,
     args: &SweepArgs,
 ) -> Result<bool> {
+    let report = work.out.join("report.html");
     if args.with.json {
         let failed: Vec<_> = outcome
             .failed
@@ -138,11 +122,11 @@ fn conclude(
             .map(|f| serde_json::json!({ "stage": graph.nodes[f.node].short(), "reason": f.reason }))
             .collect();
         say(serde_json::json!({
-            "name": sweep.name, "trials": graph.trials.len(), "ran": outcome.ran, "found": outcome.found,
-            "failed": failed, "stopped": outcome.stopped, "report": out.join("report.html"),
+            "name": work.name, "trials": graph.trials.len(), "ran": outcome.ran, "found": outcome.found,
+            "failed": failed, "stopped": outcome.stopped, "report": report, "report_kept": kept,
         }))?;
     } else {
-        say(format!("{}: {} stage runs done here, {} found done", sweep.name, outcome.ran, outcome.found))?;
+        say(format!("{}: {} stage runs done here, {} found done", work.name, outcome.ran, outcome.found))?;
         for pool::Failure { node, reason } in &outcome.failed {
             let node = &graph.nodes[*node];
             say(format!("failed: {} ({}): {reason}", node.short(), graph.trials[node.trials[0]].label()))?;
@@ -151,16 +135,25 @@ fn conclude(
             let given: Vec<String> = std::env::args().skip(1).map(|word| shell_word(&word)).collect();
             say(format!("stopped; go on with: mindscale {}", given.join(" ")))?;
         }
-        say(format!("report: {}", out.join("report.html").display()))?;
+        match kept {
+            Some(why) => say(format!("the report is not written: {why}"))?,
+            None => say(format!("report: {}", report.display()))?,
+        }
     }
     Ok(outcome.failed.is_empty() && !outcome.stopped)
 }
 
 /// Shows the trials and the stage graph.
 pub fn plan(args: &SweepArgs, explained: bool) -> Result<bool> {
-    let sweep = Work::read(&args.file, &args.with)?;
-    let rows = crate::sweep::plan(&sweep.trials);
-    let graph = sweep.graph(&args.with.runs)?;
+    let work = Work::read(&args.file, &args.with, Layers::Given)?;
+    if let Some(other) = work.other_layers() {
+        note(&format!(
+            "{other}; this is the plan {}",
+            if args.with.has_layers() { "with those given" } else { "without" }
+        ));
+    }
+    let rows = crate::sweep::plan(&work.trials);
+    let graph = work.graph()?;
     let state = |node: &crate::run::graph::StageNode| match &node.state {
         State::Done => "done".to_string(),
         State::Spare => "not needed".into(),
@@ -178,7 +171,7 @@ pub fn plan(args: &SweepArgs, explained: bool) -> Result<bool> {
     }
     say(crate::sweep::render_table(&rows))?;
     for node in &graph.nodes {
-        let why = if explained && node.state.is_open() { explain(node, &args.with.runs) } else { None };
+        let why = if explained && node.state.is_open() { explain(node, &work.runs) } else { None };
         let why = why.map_or(String::new(), |why| format!("; {why}"));
         say(format!("{:<24} for {} trials: {}{why}", node.short(), node.trials.len(), state(node)))?;
     }
@@ -186,39 +179,59 @@ pub fn plan(args: &SweepArgs, explained: bool) -> Result<bool> {
 }
 
 /// Writes the report from recorded runs.
-pub fn report(args: &SweepArgs, results: &Path) -> Result<bool> {
-    let sweep = Work::read(&args.file, &args.with)?;
-    let out = results.join(&sweep.name);
-    write_report(&sweep, &args.with.runs, &out)?;
-    say(out.join("report.html").display())?;
+pub fn report(args: &SweepArgs, force: bool) -> Result<bool> {
+    let work = Work::read(&args.file, &args.with, Layers::Last)?;
+    work.may_write()?;
+    if let Some(why) = write_report(&work, &work.recorded_graph()?, force)? {
+        bail!(why);
+    }
+    work.own()?;
+    say(work.out.join("report.html").display())?;
     Ok(true)
 }
 
-fn write_report(sweep: &Work, runs: &Path, out: &Path) -> Result<()> {
-    // Planned again: what ran meanwhile is done now.
-    let graph = sweep.graph(runs)?;
-    let records = collect(&graph)?;
-    let mut questions = vec![];
-    for planned in &graph.trials {
-        for &index in &planned.stages {
-            let node = &graph.nodes[index];
+/// Writes the report of a graph as it stands; why not, where a better one is there and nobody forces it.
+fn write_report(work: &Work, graph: &StageGraph, force: bool) -> Result<Option<String>> {
+    let mut records = collect(graph)?;
+    let answers = answers(graph, &mut records);
+    let standing: BTreeMap<_, _> = records.iter().map(|record| (record.trial, record.status)).collect();
+    if let Some((shown, new)) = fewer(&work.out, &standing).filter(|_| !force) {
+        return Ok(Some(format!(
+            "{} shows {shown} finished trials, and this report would show {new} of {}{}; keep it elsewhere with --results DIR, or --force to replace what is shown there",
+            work.out.display(),
+            records.len(),
+            work.other_layers().map_or(String::new(), |other| format!(" ({other})"))
+        )));
+    }
+    let for_sweep = || Experiment::for_sweep(&work.name, &records);
+    let experiment = work.experiment.clone().unwrap_or_else(for_sweep);
+    crate::report::write(&experiment, &records, &answers, &work.out)?;
+    Ok(None)
+}
+
+/// What was answered in all exams; a trial whose answers cannot be read has failed.
+fn answers(graph: &StageGraph, records: &mut [TrialRecord]) -> Vec<TrialQuestion> {
+    let mut found = Vec::new();
+    for (planned, record) in graph.trials.iter().zip(records) {
+        for node in planned.stages.iter().map(|&index| &graph.nodes[index]) {
             if node.stage() != Stage::Exam || node.state != State::Done {
                 continue;
             }
-            let path = node.dir.join("questions.json");
-            let text = std::fs::read(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
-            let answered: Vec<crate::records::QuestionRecord> =
-                serde_json::from_slice(&text).with_context(|| format!("{}: is damaged", path.display()))?;
             let stage = node.model.map_or("", |m| graph.nodes[m].stage().name());
-            questions.extend(answered.into_iter().map(|record| TrialQuestion {
-                trial: planned.uuid,
-                stage: stage.into(),
-                record,
-            }));
+            match questions(&node.dir) {
+                Ok(answered) => found.extend(answered.into_iter().map(|record| TrialQuestion {
+                    trial: planned.uuid,
+                    stage: stage.into(),
+                    record,
+                })),
+                Err(error) => {
+                    (record.status, record.reason) = (Status::Failed, Some(format!("exam: {error:#}")));
+                    record.exams.retain(|exam| exam.stage != stage);
+                }
+            }
         }
     }
-    let experiment = sweep.experiment.clone().unwrap_or_else(|| Experiment::for_sweep(&sweep.name, &records));
-    crate::report::write(&experiment, &records, &questions, out)
+    found
 }
 
 /// The child's side of a stage run; one that is alone and has something left to do asks to be queued again.
@@ -226,17 +239,18 @@ pub fn stage_run(request: &Path, alone: bool) -> Result<ExitCode> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&stop);
     ctrlc::set_handler(move || asked.store(true, Ordering::SeqCst)).context("signals cannot be caught")?;
-    let is_over = work(request, alone, &Recipe, &stop)?;
+    let is_over = sit(request, alone.then(slurm::restarts), &Recipe, &stop)?;
     Ok(if alone && !is_over { ExitCode::from(slurm::AGAIN) } else { ExitCode::SUCCESS })
 }
 
 /// Takes a sweep's jobs out of Slurm's queue.
 pub fn cancel(args: &SweepArgs) -> Result<bool> {
-    let sweep = Work::read(&args.file, &args.with)?;
-    let jobs = slurm::cancel(&StageGraph::plan(&sweep.trials, &args.with.runs)?)?;
+    let work = Work::read(&args.file, &args.with, Layers::Last)?;
+    let graph = work.look()?;
+    let jobs = slurm::cancel(&graph(&work)?)?;
     match args.with.json {
         true => say(serde_json::json!({ "cancelled": jobs }))?,
-        false => say(format!("{}: {} jobs cancelled", sweep.name, jobs.len()))?,
+        false => say(format!("{}: {} jobs cancelled", work.name, jobs.len()))?,
     }
     Ok(true)
 }

@@ -1,8 +1,7 @@
 //! How a sweep stands, for people: once, or drawn anew every second.
 
-use super::sweeps::Work;
+use super::work::{Layers, Work};
 use super::{SweepArgs, say};
-use crate::run::graph::StageGraph;
 use crate::run::status::{Overview, StageStatus, TrialStatus, overview};
 use crate::track::{number, time};
 use anyhow::Result;
@@ -20,8 +19,9 @@ const CLEAR: &str = "\x1b[H\x1b[J";
 
 /// Shows how a sweep stands.
 pub fn status(args: &SweepArgs, watch: bool) -> Result<bool> {
-    let sweep = Work::read(&args.file, &args.with)?;
-    let look = || overview(&StageGraph::plan(&sweep.trials, &args.with.runs)?);
+    let sweep = Work::read(&args.file, &args.with, Layers::Last)?;
+    let graph = sweep.look()?;
+    let look = || overview(&graph(&sweep)?);
     if watch {
         return live(look);
     }

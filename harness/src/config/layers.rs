@@ -4,12 +4,15 @@ use super::document::{self, Entry, Node};
 use super::errors::{ConfigError, ConfigErrors};
 use super::keys::{self, Kind};
 use super::{TrialConfig, presets};
+use crate::run::files::shell_word;
 use anyhow::Result;
 use figment::providers::Serialized;
 use figment::value::{Dict, Map, Value as FigmentValue};
 use figment::{Figment, Metadata, Profile, Provider};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// Begins the name of every environment variable that sets a key: `MINDSCALE_PRETRAIN__LR`.
 const ENV_PREFIX: &str = "MINDSCALE_";
@@ -18,7 +21,7 @@ const ENV_PREFIX: &str = "MINDSCALE_";
 const ENV_RESERVED: [&str; 3] = ["MINDSCALE_SHARED", "MINDSCALE_COMMIT", "MINDSCALE_FONT"];
 
 /// What the command line and the environment change about a sweep file.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overrides {
     /// Name of a preset, under the file.
     pub preset: Option<String>,
@@ -34,10 +37,25 @@ impl Overrides {
         let text = |part: std::ffi::OsString| part.to_string_lossy().into_owned();
         let mut env: Vec<_> = std::env::vars_os()
             .map(|(name, value)| (text(name), text(value)))
-            .filter(|(name, _)| name.starts_with(ENV_PREFIX))
+            .filter(|(name, _)| name.starts_with(ENV_PREFIX) && !ENV_RESERVED.contains(&name.as_str()))
             .collect();
         env.sort();
         Self { preset, set, env }
+    }
+
+    /// Whether nothing is changed.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// As a shell takes it: `MINDSCALE_SEED=2 --preset small --set pretrain.lr=1e-3`.
+impl fmt::Display for Overrides {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let env = self.env.iter().map(|(name, value)| format!("{name}={}", shell_word(value)));
+        let preset = self.preset.iter().map(|name| format!("--preset {}", shell_word(name)));
+        let set = self.set.iter().map(|text| format!("--set {}", shell_word(text)));
+        f.write_str(&env.chain(preset).chain(set).collect::<Vec<_>>().join(" "))
     }
 }
 
@@ -316,6 +334,15 @@ mod tests {
         assert_eq!(settings.places["pretrain.batch_size"], "base:5");
         assert_eq!(settings.places["pretrain.lr"], "MINDSCALE_PRETRAIN__LR");
         assert_eq!(settings.places["seed"], "--set seed=4");
+    }
+
+    #[test]
+    fn layers_are_shown_as_they_are_typed() {
+        let over =
+            overrides(Some("small"), &[("MINDSCALE_SEED", "3")], &["pretrain.lr=1e-3", "exam.system=a b"]);
+        let shown = "MINDSCALE_SEED=3 --preset small --set pretrain.lr=1e-3 --set 'exam.system=a b'";
+        assert_eq!(over.to_string(), shown);
+        assert!(!over.is_empty() && Overrides::default().is_empty());
     }
 
     #[test]

@@ -36,7 +36,13 @@ impl Experiment {
         let name = path.display().to_string();
         let text = std::fs::read(path).with_context(|| format!("{name}: cannot be read"))?;
         let Ok(text) = String::from_utf8(text) else { bail!("{name}: is not UTF-8") };
-        let Ok(entries) = parse(&name, &text) else { return Ok(None) };
+        Self::read_text(path, &text)
+    }
+
+    /// As [`Self::read_if_experiment`], of the text of the file at `path`.
+    pub fn read_text(path: &Path, text: &str) -> Result<Option<Self>> {
+        let name = path.display().to_string();
+        let Ok(entries) = parse(&name, text) else { return Ok(None) };
         if !entries.iter().any(|entry| KEYS.contains(&entry.key.as_str())) {
             return Ok(None);
         }

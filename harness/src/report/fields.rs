@@ -3,6 +3,7 @@
 use super::columns::Column;
 use super::condition::Condition;
 use crate::config::{ConfigError, ConfigErrors, Entry, Node, did_you_mean};
+use crate::run::files::file_name_problem;
 
 /// The keys of a table, and where problems with them go.
 pub struct Fields<'a> {
@@ -98,6 +99,11 @@ impl Fields<'_> {
         let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
         if !name.chars().all(fits) {
             self.problem(key, format!("is {name:?}, expected letters, digits, _ and - for a file's name"));
+            return None;
+        }
+        // Every figure and table has a file of this name with an extension of three letters.
+        if let Some(problem) = file_name_problem(&name, ".svg") {
+            self.problem(key, problem);
             return None;
         }
         Some(name)

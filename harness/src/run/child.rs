@@ -2,7 +2,8 @@
 //!
 //! The child reads a request file and tells its progress and its end as JSON lines on its standard output; its standard
 //! error stream goes to `log.txt`. Its standard input stays open as long as it should work: when that ends, because
-//! somebody asked to stop or because the parent died, the child finishes its step, writes a checkpoint and ends.
+//! somebody asked to stop or because the parent died, a training finishes its step, writes a checkpoint and ends; any
+//! other stage is given up, and killed where it does not end by itself.
 
 use super::files::{create_dir, hand_in, read_text};
 use super::gpus::VISIBLE;
@@ -10,7 +11,7 @@ use super::limits::{Limits, Verdict, Watched};
 use super::manifest::RunStatus;
 use super::pool::{Launch, Stop};
 use super::retry::signal_may_pass;
-use super::worker::{Ended, StageBody, StageRequest, record_end, work};
+use super::worker::{Ended, StageBody, StageRequest, hopeless, record_end, work};
 use crate::track::{Board, Progress};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -101,6 +102,7 @@ impl Processes {
         let mut watched = Watched::new(
             self.limits,
             Duration::try_from_secs_f64(request.spent).unwrap_or_default(),
+            request.stage,
             child.id(),
         );
         let ended = std::thread::scope(|scope| {
@@ -110,18 +112,25 @@ impl Processes {
             follow(&mut child, &lines, &mut watched, stop, progress)
         });
         let status = child.wait()?;
+        let sat = watched.elapsed();
         match (ended, watched.excess) {
             (Some(Ended::Done(results)), _) => Ok(Ended::Done(results)),
             (_, Some(excess)) => {
-                record_end(request, RunStatus::Failed, &excess)?;
+                record_end(request, RunStatus::Failed, Some(&excess), sat)?;
                 Ok(Ended::Failed(excess))
             }
             (Some(ended), None) => Ok(ended),
-            (None, None) if stop.now() => Ok(Ended::Stopped),
+            (None, None) if watched.was_killed => {
+                // Without the record nothing is lost but the time that it took.
+                if let Err(error) = record_end(request, RunStatus::Stopped, None, sat) {
+                    tracing::warn!("{error:#}");
+                }
+                Ok(Ended::Stopped)
+            }
             (None, None) => {
                 let (reason, may_pass) = describe(status);
                 let recorded = if may_pass { RunStatus::Stopped } else { RunStatus::Failed };
-                record_end(request, recorded, &reason)?;
+                record_end(request, recorded, Some(&reason), sat)?;
                 Ok(if may_pass { Ended::CutOff(reason) } else { Ended::Failed(reason) })
             }
         }
@@ -152,11 +161,12 @@ fn follow(
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return ended,
         }
-        let verdict = watched.look();
-        if stop.soon() || verdict == Verdict::End {
+        let verdict = watched.look(stop.soon());
+        if verdict != Verdict::Within {
             drop(child.stdin.take());
         }
         if stop.now() || verdict == Verdict::Kill {
+            watched.was_killed = true;
             // It may have ended by itself just now; there is nothing else to do about it then.
             let _ = child.kill();
         }
@@ -193,12 +203,17 @@ fn describe(status: ExitStatus) -> (String, bool) {
 
 /// The child's side: works on the request in a file; `false` where there is something left to do.
 ///
-/// `stop` is set when the standard input ends, unless nobody holds it: a child that is `alone` ends by a signal only,
-/// and tells its progress to its log.
-pub fn stage_run(request: &Path, alone: bool, body: &dyn StageBody, stop: &Arc<AtomicBool>) -> Result<bool> {
+/// `stop` is set when the standard input ends, unless nobody holds it: a child that is `alone`, in a job that was queued
+/// again so often, ends by a signal only, and tells its progress to its log.
+pub fn stage_run(
+    request: &Path,
+    alone: Option<u32>,
+    body: &dyn StageBody,
+    stop: &Arc<AtomicBool>,
+) -> Result<bool> {
     let request: StageRequest = serde_json::from_str(&read_text(request)?)
         .with_context(|| format!("{}: is not a request", request.display()))?;
-    if !alone {
+    if alone.is_none() {
         let asked = Arc::clone(stop);
         // The thread is left waiting when the work is done first; the process ends with it.
         std::thread::spawn(move || {
@@ -209,7 +224,7 @@ pub fn stage_run(request: &Path, alone: bool, body: &dyn StageBody, stop: &Arc<A
     let sit = |progress: &dyn Progress| {
         work(&request, body, stop, progress).unwrap_or_else(|error| Ended::of(&error))
     };
-    let ended = if alone {
+    let ended = if alone.is_some() {
         sit(Board::Lines.task(request.stage.name()).as_ref())
     } else {
         let teller = Teller::default();
@@ -219,7 +234,13 @@ pub fn stage_run(request: &Path, alone: bool, body: &dyn StageBody, stop: &Arc<A
     };
     match ended {
         Ended::Done(_) => Ok(true),
-        Ended::Stopped | Ended::Busy => Ok(false),
+        Ended::Stopped => {
+            let reason = alone.map(|restarts| hopeless(&request, restarts)).transpose()?.flatten();
+            let Some(reason) = reason else { return Ok(false) };
+            record_end(&request, RunStatus::Failed, Some(&reason), Duration::ZERO)?;
+            bail!(reason)
+        }
+        Ended::Busy => Ok(false),
         Ended::Failed(reason) | Ended::CutOff(reason) => bail!(reason),
     }
 }

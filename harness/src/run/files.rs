@@ -47,8 +47,18 @@ pub fn hand_in(dir: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// How the names of folders begin that are being filled or replaced, as `data::prepare` gives them.
+const FOLDER_DRAFTS: [&str; 2] = [".preparing-", ".replaced-"];
+
 /// Removes what writers that were killed left behind in a stage run's folder; to be called by the owner of its claim.
 pub fn remove_drafts(dir: &Path) -> Result<()> {
+    let entries = fs::read_dir(dir).with_context(|| format!("{}: cannot be read", dir.display()))?;
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if FOLDER_DRAFTS.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
     for (path, _) in files_below(dir)? {
         if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(DRAFT)) {
             // What vanishes meanwhile need not be removed.
@@ -136,6 +146,28 @@ pub fn shell_word(word: &str) -> String {
     }
 }
 
+/// Longest name of a file or folder, in bytes, that common file systems take.
+const LONGEST_NAME: usize = 255;
+
+/// Why a name does not fit a folder, or a file with this `extension`, on any common system; `None` where it does.
+pub fn file_name_problem(name: &str, extension: &str) -> Option<String> {
+    let longest = LONGEST_NAME - extension.len();
+    if name.len() > longest {
+        return Some(format!(
+            "is {} bytes long, expected at most {longest} for the name of a file",
+            name.len()
+        ));
+    }
+    let is_reserved = |c: char| c.is_control() || "/\\:*?\"<>|".contains(c);
+    let is_unfit = name.trim().is_empty()
+        || name.starts_with('.')
+        || name.ends_with(['.', ' '])
+        || name.contains(is_reserved);
+    is_unfit.then(|| {
+        "does not fit a file: expected no / \\ : * ? \" < > | in it, no dot at its beginning, no dot or space at its end".into()
+    })
+}
+
 /// A rename is durable once its folder is synced; file systems that cannot sync folders are left alone.
 fn sync_dir(path: &Path) -> Result<()> {
     if let Ok(dir) = File::open(path) {
@@ -160,6 +192,19 @@ mod tests {
     fn words_can_be_given_to_a_shell() {
         let given = ["run", "a b.toml", "--set", "exam.system=it's", ""].map(shell_word);
         assert_eq!(given.join(" "), r"run 'a b.toml' --set 'exam.system=it'\''s' ''");
+    }
+
+    #[test]
+    fn names_fit_files_on_any_system() {
+        let longest = "x".repeat(255);
+        for name in ["deep-vs-wide", "深与宽", "a b", "v1.2", longest.as_str()] {
+            assert_eq!(file_name_problem(name, ""), None, "{name}");
+        }
+        for name in ["", " ", ".", "..", ".a", "a/b", "a\\b", "a:", "a.", "a ", "a\nb"] {
+            assert!(file_name_problem(name, "").is_some_and(|why| why.starts_with("does not fit")), "{name}");
+        }
+        let problem = file_name_problem(&longest, ".svg").unwrap();
+        assert_eq!(problem, "is 255 bytes long, expected at most 251 for the name of a file");
     }
 
     #[test]
@@ -192,7 +237,8 @@ mod tests {
         let runs = tempfile::tempdir().unwrap();
         let dir = runs.path().join("sft-1");
         fs::create_dir_all(dir.join("model")).unwrap();
-        for name in [".writing-a", "model/.writing-b", "model/w"] {
+        fs::create_dir_all(dir.join(".preparing-c/train")).unwrap();
+        for name in [".writing-a", "model/.writing-b", "model/w", ".preparing-c/train/tokens"] {
             fs::write(dir.join(name), "").unwrap();
         }
         assert_eq!(fs::read(hand_in(&dir, "request.json", b"{}").unwrap()).unwrap(), b"{}");

@@ -57,6 +57,12 @@ pub fn find(runs: &Path, kept: &BTreeSet<Uuid>) -> Result<Vec<Garbage>> {
     Ok(garbage)
 }
 
+/// The names of all stage runs that have a folder in `runs`.
+pub fn names(runs: &Path) -> Vec<Uuid> {
+    let entries = fs::read_dir(runs).into_iter().flatten().flatten();
+    entries.filter_map(|entry| uuid_of(&entry.path())).collect()
+}
+
 /// Removes a stage run; `false` where somebody has begun to work on it.
 ///
 /// Its folder is renamed first: a removal that is cut off leaves nothing that looks like a stage run.

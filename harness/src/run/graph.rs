@@ -3,7 +3,8 @@
 use super::claim::{Held, Watch};
 use super::inputs::Digests;
 use super::manifest::{Input, Manifest, RunStatus};
-use super::stage::{Facts, Stage, recipe, training_of};
+use super::recorded::{RecordedStage, RecordedTrial};
+use super::stage::{Facts, Stage, exams, recipe, training_of};
 use crate::config::{TrainStage, TrialConfig};
 use crate::sweep::Trial;
 use anyhow::{Context, Result};
@@ -126,15 +127,38 @@ pub struct StageGraph {
 impl StageGraph {
     /// Plans the stage runs of `trials` in the folder `runs`. Reads files to name them; changes nothing but the memory of digests.
     pub fn plan(trials: &[Trial], runs: &Path) -> Result<Self> {
+        Self::plan_with(trials, |_| None, runs)
+    }
+
+    /// As [`Self::plan`], with the names of stage runs from the record of a trial, where `known` has one: that needs
+    /// none of its files.
+    pub fn plan_with<'a>(
+        trials: &[Trial],
+        known: impl Fn(&Trial) -> Option<&'a RecordedTrial>,
+        runs: &Path,
+    ) -> Result<Self> {
         let mut planner =
             Planner { runs, digests: Digests::remembered(runs), nodes: Vec::new(), by_name: BTreeMap::new() };
-        let planned: Result<Vec<_>> =
-            trials.iter().enumerate().map(|(index, trial)| planner.trial(index, trial)).collect();
+        let one = |(index, trial): (usize, &Trial)| match known(trial) {
+            Some(recorded) => planner.recorded(index, trial, recorded),
+            None => planner.trial(index, trial),
+        };
+        let planned: Result<Vec<_>> = trials.iter().enumerate().map(one).collect();
         // What was read is worth remembering even if a later file is missing.
         planner.digests.save()?;
         let mut graph = Self { trials: planned?, nodes: planner.nodes };
         graph.drop_what_nothing_needs();
         Ok(graph)
+    }
+
+    /// The same stage runs as they stand now.
+    pub fn looked_at_again(&self) -> Self {
+        let mut graph = self.clone();
+        for node in &mut graph.nodes {
+            (node.state, node.sittings) = standing(&node.dir, node.uuid);
+        }
+        graph.drop_what_nothing_needs();
+        graph
     }
 
     /// Whether every stage run is finished.
@@ -171,6 +195,25 @@ impl Planner<'_> {
         Ok(PlannedTrial { uuid: trial.id, trial: trial.clone(), stages })
     }
 
+    /// A trial whose stage runs have their names from a record.
+    fn recorded(&mut self, index: usize, trial: &Trial, recorded: &RecordedTrial) -> Result<PlannedTrial> {
+        let mut stages: Vec<usize> = Vec::new();
+        for RecordedStage { stage, uuid, model } in &recorded.stages {
+            let of = |wanted: Stage| stages.iter().copied().find(|&s| self.nodes[s].stage() == wanted);
+            let needs = match stage {
+                Stage::Tokenizer => [None; 3],
+                Stage::Data => [of(Stage::Tokenizer), None, None],
+                _ => {
+                    let model = stages.iter().copied().find(|&s| Some(self.nodes[s].uuid) == *model);
+                    [of(Stage::Tokenizer), of(Stage::Data), model]
+                }
+            };
+            let facts = Facts { stage: *stage, facts: serde_json::Value::Null, files: Vec::new() };
+            stages.push(self.named(index, &trial.config, facts, *uuid, needs)?);
+        }
+        Ok(PlannedTrial { uuid: trial.id, trial: trial.clone(), stages })
+    }
+
     fn stages(&mut self, trial: usize, config: &TrialConfig, stages: &mut Vec<usize>) -> Result<()> {
         let facts = Facts::of_tokenizer(config, &mut self.digests)?;
         let tokenizer = self.node(trial, config, facts, [None; 3])?;
@@ -202,9 +245,20 @@ impl Planner<'_> {
         trial: usize,
         config: &TrialConfig,
         facts: Facts,
-        [tokenizer, data, model]: [Option<usize>; 3],
+        needs: [Option<usize>; 3],
     ) -> Result<usize> {
         let uuid = facts.uuid();
+        self.named(trial, config, facts, uuid, needs)
+    }
+
+    fn named(
+        &mut self,
+        trial: usize,
+        config: &TrialConfig,
+        facts: Facts,
+        uuid: Uuid,
+        [tokenizer, data, model]: [Option<usize>; 3],
+    ) -> Result<usize> {
         if let Some(&index) = self.by_name.get(&uuid) {
             if !self.nodes[index].trials.contains(&trial) {
                 self.nodes[index].trials.push(trial);
@@ -212,7 +266,7 @@ impl Planner<'_> {
             return Ok(index);
         }
         let dir = self.runs.join(format!("{}-{uuid}", facts.stage));
-        let (state, sittings) = standing(&dir, uuid)?;
+        let (state, sittings) = standing(&dir, uuid);
         let weight = match facts.stage.training() {
             Some(stage) => training_flops(config, stage),
             None => 0.0,
@@ -236,26 +290,31 @@ impl Planner<'_> {
 }
 
 /// How the stage run in `dir` stands, and how often it was worked on.
-fn standing(dir: &Path, uuid: Uuid) -> Result<(State, u32)> {
+fn standing(dir: &Path, uuid: Uuid) -> (State, u32) {
     let held = Watch::default().look(dir);
-    let Some(manifest) = Manifest::read(dir)? else {
-        let state = match held {
-            Held::By(owner) => State::Running(owner.describe()),
-            Held::Free | Held::Dead(_) => State::Fresh,
-        };
-        return Ok((state, 0));
+    let manifest = match Manifest::read(dir) {
+        Ok(Some(manifest)) => manifest,
+        Ok(None) => {
+            let state = match held {
+                Held::By(owner) => State::Running(owner.describe()),
+                Held::Free | Held::Dead(_) => State::Fresh,
+            };
+            return (state, 0);
+        }
+        // What is damaged is that stage run's trouble, not that of all others.
+        Err(error) => return (State::Again(format!("{error:#}")), 0),
     };
     let state = match (manifest.status, held) {
         _ if manifest.uuid != uuid => State::Again(format!("its manifest is that of {}", manifest.uuid)),
-        (RunStatus::Done, _) => match manifest.missing_output(dir) {
-            Some(path) => State::Again(format!("{} is missing or cut off", path.display())),
+        (RunStatus::Done, _) => match manifest.damage(dir) {
+            Some(damage) => State::Again(damage),
             None => State::Done,
         },
         (_, Held::By(owner)) => State::Running(owner.describe()),
         (RunStatus::Failed, _) => State::Again(manifest.reason.unwrap_or_else(|| "it failed".into())),
         (RunStatus::Running | RunStatus::Stopped, _) => State::Unfinished,
     };
-    Ok((state, manifest.sittings))
+    (state, manifest.sittings)
 }
 
 /// What a training stage will cost: by its tokens where they are given, else by the size of one step or pass.

@@ -1,11 +1,15 @@
 //! What a stage run may use, and how what it uses is watched from outside.
 
+use super::stage::Stage;
 use anyhow::{Result, bail};
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// How long a stage run that used up its time may take to write a checkpoint.
+/// How long a training that used up its time may take to write a checkpoint.
 const LAST_WORDS: Duration = Duration::from_secs(30);
+
+/// How long another stage may take to end once it is asked to: it has nothing to keep.
+const GIVE_UP: Duration = Duration::from_secs(2);
 
 /// Bounds on trials.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -16,36 +20,55 @@ pub struct Limits {
     pub memory: Option<u64>,
 }
 
-/// What is to be done about a process that went over a limit.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What is to be done about a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Nothing.
     Within,
-    /// It is to write a checkpoint and end.
+    /// It is to end, with a checkpoint where its stage writes one.
     End,
     /// It is to be killed.
     Kill,
 }
 
-/// A watch over one process.
+/// A watch over the process of one stage run.
 pub struct Watched {
     limits: Limits,
     pid: u32,
+    stage: Stage,
     /// What the trial had taken before.
     spent: Duration,
     began: Instant,
+    /// When it was first asked to end.
+    asked: Option<Instant>,
     /// Which limit it went over, and by how much.
     pub excess: Option<String>,
+    /// Whether it was killed for that, or because it did not end when it was asked to.
+    pub was_killed: bool,
 }
 
 impl Watched {
     /// Watches a process that begins now, for a trial that has taken so much time before.
-    pub fn new(limits: Limits, spent: Duration, pid: u32) -> Self {
-        Self { limits, pid, spent, began: Instant::now(), excess: None }
+    pub fn new(limits: Limits, spent: Duration, stage: Stage, pid: u32) -> Self {
+        Self {
+            limits,
+            pid,
+            stage,
+            spent,
+            began: Instant::now(),
+            asked: None,
+            excess: None,
+            was_killed: false,
+        }
     }
 
-    /// Looks at the process.
-    pub fn look(&mut self) -> Verdict {
+    /// How long it has worked.
+    pub fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Looks at the process; `is_asked` where somebody wants it to end.
+    pub fn look(&mut self, is_asked: bool) -> Verdict {
         if let Some(most) = self.limits.memory
             && let Some(used) = memory_of(self.pid)
             && used > most
@@ -58,22 +81,31 @@ impl Watched {
             return Verdict::Kill;
         }
         let taken = self.spent + self.began.elapsed();
-        match self.limits.time {
-            Some(most) if taken > most => {
-                self.excess.get_or_insert_with(|| {
-                    format!(
-                        "the trial used {:.0} s of the {:.0} s allowed; raise --time-limit; running again goes on from the last checkpoint",
-                        taken.as_secs_f64(),
-                        most.as_secs_f64()
-                    )
-                });
-                if self.began.elapsed() > most.saturating_sub(self.spent) + LAST_WORDS {
-                    Verdict::Kill
-                } else {
-                    Verdict::End
-                }
-            }
-            _ => Verdict::Within,
+        if let Some(most) = self.limits.time.filter(|&most| taken > most) {
+            let again = match self.stage.training() {
+                Some(_) => "goes on from the last checkpoint",
+                None => "starts this stage anew",
+            };
+            self.excess.get_or_insert_with(|| {
+                format!(
+                    "the trial used {:.0} s of the {:.0} s allowed; raise --time-limit; running again {again}",
+                    taken.as_secs_f64(),
+                    most.as_secs_f64()
+                )
+            });
+        }
+        if !is_asked && self.excess.is_none() {
+            return Verdict::Within;
+        }
+        let patience = match (self.stage.training(), &self.excess) {
+            (None, _) => GIVE_UP,
+            (Some(_), Some(_)) => LAST_WORDS,
+            // A step and a checkpoint may be large; who does not want to wait asks again.
+            (Some(_), None) => Duration::MAX,
+        };
+        match self.asked.get_or_insert_with(Instant::now).elapsed() > patience {
+            true => Verdict::Kill,
+            false => Verdict::End,
         }
     }
 }
@@ -168,15 +200,40 @@ mod tests {
     fn a_process_over_its_limit_is_found_out() {
         let me = std::process::id();
         let within = Limits { time: Some(Duration::from_secs(3600)), memory: Some(1 << 40) };
-        assert_eq!(Watched::new(within, Duration::ZERO, me).look(), Verdict::Within);
+        let watch = |limits, spent, stage| Watched::new(limits, spent, stage, me);
+        assert_eq!(watch(within, Duration::ZERO, Stage::Sft).look(false), Verdict::Within);
         if cfg!(target_os = "linux") {
-            let mut watched = Watched::new(Limits { memory: Some(1), time: None }, Duration::ZERO, me);
-            assert_eq!(watched.look(), Verdict::Kill);
+            let mut watched = watch(Limits { memory: Some(1), time: None }, Duration::ZERO, Stage::Sft);
+            assert_eq!(watched.look(false), Verdict::Kill);
             assert!(watched.excess.unwrap().contains("of the 1 B of memory allowed"));
         }
         let hour = Duration::from_secs(3600);
-        let mut watched = Watched::new(within, 2 * hour, me);
-        assert_eq!(watched.look(), Verdict::End);
-        assert!(watched.excess.unwrap().starts_with("the trial used 7200 s of the 3600 s allowed"));
+        let told = "the trial used 7200 s of the 3600 s allowed; raise --time-limit; running again";
+        for (stage, again) in
+            [(Stage::Sft, "goes on from the last checkpoint"), (Stage::Exam, "starts this stage anew")]
+        {
+            let mut watched = watch(within, 2 * hour, stage);
+            assert_eq!(watched.look(false), Verdict::End);
+            assert_eq!(watched.excess.unwrap(), format!("{told} {again}"));
+        }
+    }
+
+    #[test]
+    fn a_stage_without_checkpoints_is_killed_when_it_does_not_end() {
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(10)).unwrap();
+        let verdict = |stage, limits, asked| {
+            let mut watched = Watched::new(limits, Duration::from_secs(5), stage, std::process::id());
+            watched.asked = asked;
+            watched.look(true)
+        };
+        let over = Limits { time: Some(Duration::from_secs(1)), memory: None };
+        for stage in [Stage::Tokenizer, Stage::Data, Stage::Exam] {
+            assert_eq!(verdict(stage, Limits::default(), None), Verdict::End);
+            assert_eq!(verdict(stage, Limits::default(), Some(long_ago)), Verdict::Kill);
+            assert_eq!(verdict(stage, over, Some(long_ago)), Verdict::Kill);
+        }
+        // A training may write its checkpoint.
+        assert_eq!(verdict(Stage::Sft, Limits::default(), Some(long_ago)), Verdict::End);
+        assert_eq!(verdict(Stage::Sft, over, Some(long_ago)), Verdict::End);
     }
 }

@@ -5,7 +5,7 @@ use super::inputs::FileDigest;
 use super::limits::proc_bytes;
 use super::stage::Stage;
 use crate::config::TrialConfig;
-use crate::records::Notice;
+use crate::records::{Notice, QuestionRecord};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -124,6 +124,9 @@ pub struct Manifest {
     pub ended: Option<String>,
     /// How often it was begun or gone on with.
     pub sittings: u32,
+    /// How many sittings in a row, this one among them, have left nothing to go on from.
+    #[serde(default)]
+    pub idle_sittings: u32,
     /// Seconds of all sittings, by no clock that can be set; of one that was killed, as far as its claim's beats tell.
     pub wall_seconds: f64,
     /// Largest resident set of any sitting, in MiB.
@@ -161,14 +164,28 @@ impl Manifest {
         write_atomic(&dir.join(MANIFEST), text.as_bytes())
     }
 
-    /// The first output that is no longer there as it was left.
-    pub fn missing_output(&self, dir: &Path) -> Option<&Path> {
-        let there = |output: &&Output| {
+    /// What is wrong with the outputs of a finished stage run, where something is.
+    pub fn damage(&self, dir: &Path) -> Option<String> {
+        let is_there = |output: &&Output| {
             fs::metadata(dir.join(&output.path)).is_ok_and(|about| about.len() == output.bytes)
         };
-        let missing = self.outputs.iter().find(|output| !there(output))?;
-        Some(&missing.path)
+        if let Some(missing) = self.outputs.iter().find(|output| !is_there(output)) {
+            return Some(format!("{} is missing or cut off", missing.path.display()));
+        }
+        // Reports are made of the answers: they are held to be whole only once they have been read.
+        let has_answers = self.stage == Stage::Exam && dir.join(QUESTIONS).exists();
+        has_answers.then(|| questions(dir).err()).flatten().map(|error| format!("{error:#}"))
     }
+}
+
+/// The answers in the folder of an exam's stage run.
+pub const QUESTIONS: &str = "questions.json";
+
+/// Reads what was answered in an exam.
+pub fn questions(dir: &Path) -> Result<Vec<QuestionRecord>> {
+    let path = dir.join(QUESTIONS);
+    serde_json::from_str(&read_text(&path)?)
+        .with_context(|| format!("{}: is damaged; run again to sit the exam again", path.display()))
 }
 
 /// Every file of a finished stage run but those that are about the running: log, manifest, claim, checkpoints.

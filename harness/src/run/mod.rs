@@ -16,6 +16,7 @@ pub mod machine;
 pub mod manifest;
 mod pace;
 pub mod pool;
+pub mod recorded;
 pub mod records;
 pub mod retry;
 pub mod slurm;

@@ -12,6 +12,7 @@ use super::worker::{Ended, StageRequest, record_end};
 use crate::track::{Board, Progress, time};
 use crate::train::describe;
 use anyhow::{Context, Result};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -191,14 +192,14 @@ impl<'a> Pool<'a> {
                 return Ok(());
             }
             waiting -= 1;
-            let Some(dead) = self.is_free(node)? else {
+            let Some(dead) = self.is_free(node) else {
                 continue;
             };
             let Some(share) = self.machine.take(node, &self.graph.nodes[node], waiting) else {
                 continue;
             };
             let gpu = self.machine.gpu(share).map(String::from);
-            let spent = spent(self.graph, node)?;
+            let spent = self.spent(node);
             let request = StageRequest { dead, gpu, spent, ..request_of(self.graph, node, share.threads)? };
             let task = self.board.task(&self.name(node));
             let (launch, stop, sender) = (self.launch, self.stop, self.sender.clone());
@@ -213,6 +214,36 @@ impl<'a> Pool<'a> {
             });
         }
         Ok(())
+    }
+
+    /// Seconds that the trial of a stage run has taken so far, over all its stage runs: exams as well, and what works on
+    /// it right now. Of several trials that share the stage run, the one counts that has taken least.
+    fn spent(&self, node: usize) -> f64 {
+        let mut taken: BTreeMap<usize, f64> = BTreeMap::new();
+        let mut least = f64::INFINITY;
+        for &trial in &self.graph.nodes[node].trials {
+            let mut seconds = 0.0;
+            for &index in &self.graph.trials[trial].stages {
+                seconds += match taken.get(&index) {
+                    Some(&known) => known,
+                    None => *taken.entry(index).or_insert_with(|| self.taken(index)),
+                };
+            }
+            least = least.min(seconds);
+        }
+        if least.is_finite() { least } else { 0.0 }
+    }
+
+    /// Seconds that a stage run has taken so far.
+    fn taken(&self, index: usize) -> f64 {
+        let planned = &self.graph.nodes[index];
+        let manifest = Manifest::read(&planned.dir).ok().flatten();
+        let manifest = manifest.filter(|manifest| manifest.uuid == planned.uuid);
+        let now = match &self.states[index] {
+            Doing::Running(since) => since.elapsed().as_secs_f64(),
+            _ => 0.0,
+        };
+        manifest.map_or(0.0, |manifest| manifest.wall_seconds) + now
     }
 
     /// Shows how much of the work is done, and how long the rest will take.
@@ -235,10 +266,10 @@ impl<'a> Pool<'a> {
     /// Whether nobody else works on a stage run: `Some`, with a far owner that has died, if any.
     ///
     /// What somebody else has finished or failed since the plan was made is noted on the way.
-    fn is_free(&mut self, node: usize) -> Result<Option<Option<Owner>>> {
+    fn is_free(&mut self, node: usize) -> Option<Option<Owner>> {
         let planned = &self.graph.nodes[node];
         let Doing::Open(watch, at) = &mut self.states[node] else {
-            return Ok(None);
+            return None;
         };
         let held = watch.look(&planned.dir);
         if let Held::By(owner) = held {
@@ -248,9 +279,16 @@ impl<'a> Pool<'a> {
                 let text = format!("{}: {} is at it; waiting", self.name(node), owner.describe());
                 self.board.line(&text);
             }
-            return Ok(None);
+            return None;
         }
-        if let Some(manifest) = Manifest::read(&planned.dir)?
+        let found = match Manifest::read(&planned.dir) {
+            Ok(found) => found,
+            Err(error) => {
+                self.fail(node, format!("{error:#}"));
+                return None;
+            }
+        };
+        if let Some(manifest) = found
             && manifest.uuid == planned.uuid
             && manifest.sittings > planned.sittings
         {
@@ -258,19 +296,19 @@ impl<'a> Pool<'a> {
                 RunStatus::Done => {
                     self.outcome.found += 1;
                     self.states[node] = Doing::Done;
-                    return Ok(None);
+                    return None;
                 }
                 RunStatus::Failed => {
                     self.fail(node, manifest.reason.unwrap_or_default());
-                    return Ok(None);
+                    return None;
                 }
                 RunStatus::Running | RunStatus::Stopped => {}
             }
         }
-        Ok(Some(match held {
+        Some(match held {
             Held::Dead(owner) => Some(owner),
             Held::Free | Held::By(_) => None,
-        }))
+        })
     }
 
     fn note(&mut self, node: usize, ended: Ended) -> Result<()> {
@@ -312,7 +350,7 @@ impl<'a> Pool<'a> {
             Ended::CutOff(reason) => {
                 // A disk that is full takes no record either; the reason is told all the same.
                 let request = request_of(self.graph, node, 1)?;
-                if let Err(error) = record_end(&request, RunStatus::Failed, &reason) {
+                if let Err(error) = record_end(&request, RunStatus::Failed, Some(&reason), Duration::ZERO) {
                     self.board.line(&format!("{}: {error:#}", self.name(node)));
                 }
                 self.fail(node, reason);
@@ -393,23 +431,4 @@ pub fn request_of(graph: &StageGraph, node: usize, threads: usize) -> Result<Sta
         gpu: None,
         dead: None,
     })
-}
-
-/// Seconds that a trial has taken when it comes to this stage run: those of what it needs, and its own so far.
-fn spent(graph: &StageGraph, node: usize) -> Result<f64> {
-    let mut before = vec![node];
-    // Grows while it is walked: what is needed needs something itself.
-    let mut seen = 0;
-    while seen < before.len() {
-        let needs = graph.nodes[before[seen]].needs().filter(|need| !before.contains(need));
-        before.extend(needs.collect::<Vec<_>>());
-        seen += 1;
-    }
-    let mut seconds = 0.0;
-    for index in before {
-        let planned = &graph.nodes[index];
-        let manifest = Manifest::read(&planned.dir)?.filter(|manifest| manifest.uuid == planned.uuid);
-        seconds += manifest.map_or(0.0, |manifest| manifest.wall_seconds);
-    }
-    Ok(seconds)
 }

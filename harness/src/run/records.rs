@@ -37,7 +37,8 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
     };
     for &index in &planned.stages {
         let node = &graph.nodes[index];
-        let Some(manifest) = Manifest::read(&node.dir)? else {
+        // One that cannot be read is why the trial has failed.
+        let Some(manifest) = Manifest::read(&node.dir).ok().flatten() else {
             continue;
         };
         record.stages.push(StageRecord { stage: node.stage().name().into(), dir: node.dir.clone() });

@@ -15,7 +15,7 @@ use super::worker::{Ended, StageBody, StageRequest, work};
 use crate::config::{TrainStage, TrialConfig};
 use crate::records::Status;
 use crate::sweep::Trial;
-use crate::track::{Board, Progress};
+use crate::track::{Board, Progress, Silent};
 use anyhow::{Result, bail};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -24,6 +24,8 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+mod stopping;
 
 /// A stage that notes that it ran, and fails or waits as told.
 #[derive(Default)]
@@ -34,6 +36,8 @@ struct Fake {
     /// A stage for whose results there is no room the first so many times.
     no_room: Mutex<Option<(Stage, u32)>>,
     wait_for_stop: Option<Stage>,
+    /// The step of a checkpoint that is written first.
+    checkpoint: Mutex<Option<u64>>,
     takes: Duration,
 }
 
@@ -49,6 +53,9 @@ impl StageBody for Fake {
         self.ran.lock().unwrap().push(me);
         progress.start("pretending", 1, "steps");
         std::thread::sleep(self.takes);
+        if let Some(step) = *self.checkpoint.lock().unwrap() {
+            fs::write(request.dir.join(format!("checkpoints/step-{step:010}.ckpt")), "")?;
+        }
         while self.wait_for_stop == Some(request.stage) {
             if stop.load(Ordering::SeqCst) {
                 return Ok(None);

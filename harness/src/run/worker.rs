@@ -12,8 +12,10 @@ use anyhow::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::any::Any;
+use std::ffi::OsString;
+use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
@@ -127,7 +129,7 @@ pub fn work(
     let before = Manifest::read(dir)?.filter(|manifest| manifest.uuid == request.uuid);
     if let Some(before) = &before
         && before.status == RunStatus::Done
-        && before.missing_output(dir).is_none()
+        && before.damage(dir).is_none()
     {
         return Ok(Ended::Done(before.results.clone()));
     }
@@ -138,7 +140,7 @@ pub fn work(
     manifest.wall_seconds += claim.taken_over().as_secs_f64();
     manifest.write(dir)?;
 
-    let began = Instant::now();
+    let (began, before) = (Instant::now(), newest_checkpoint(dir));
     let ended = claim.while_ours(stop, || sit(request, &config, body, stop, progress));
     if claim.lost() {
         // Somebody took over: the folder is theirs, and so is its manifest.
@@ -157,6 +159,9 @@ pub fn work(
         Ended::CutOff(reason) => manifest.end(RunStatus::Stopped, Some(reason.clone()), began.elapsed()),
         Ended::Stopped | Ended::Busy => manifest.end(RunStatus::Stopped, None, began.elapsed()),
     }
+    if manifest.status == RunStatus::Done || newest_checkpoint(dir) != before {
+        manifest.idle_sittings = 0;
+    }
     manifest.peak_rss_mb = manifest.peak_rss_mb.max(peak_rss_mb());
     manifest.write(dir)?;
     if manifest.status == RunStatus::Done {
@@ -165,10 +170,15 @@ pub fn work(
     Ok(ended)
 }
 
-/// Records from outside how a sitting ended that could not do so itself, or whose end is judged otherwise.
+/// Records from outside how a sitting of `sat` ended that could not do so itself, or whose end is judged otherwise.
 ///
 /// What is finished stays finished, and what somebody else works on is left to them.
-pub fn record_end(request: &StageRequest, status: RunStatus, reason: &str) -> Result<()> {
+pub fn record_end(
+    request: &StageRequest,
+    status: RunStatus,
+    reason: Option<&str>,
+    sat: Duration,
+) -> Result<()> {
     let Attempt::Ours(claim) = Claim::take(&request.dir, None)? else {
         return Ok(());
     };
@@ -179,8 +189,40 @@ pub fn record_end(request: &StageRequest, status: RunStatus, reason: &str) -> Re
         // It died before it could write one.
         None => begun(request, &request.trial_config()?, None),
     };
-    manifest.end(status, Some(reason.to_string()), claim.taken_over());
-    manifest.write(&request.dir)
+    let unrecorded = match manifest.status {
+        RunStatus::Running => sat.max(claim.taken_over()),
+        _ => Duration::ZERO,
+    };
+    manifest.end(status, reason.map(Into::into), unrecorded);
+    manifest.write(&request.dir)?;
+    remove_drafts(&request.dir)
+}
+
+/// Sittings in a row that came to nothing, after which another like them would as well.
+const MOST_IDLE: u32 = 3;
+
+/// Why another job like the last ones would not finish a stage run that was told to end; `None` where it may.
+///
+/// `restarts` is how often the present job was queued again: what people stopped before does not count.
+pub fn hopeless(request: &StageRequest, restarts: u32) -> Result<Option<String>> {
+    let idle = Manifest::read(&request.dir)?.map_or(0, |manifest| manifest.idle_sittings);
+    if idle.min(restarts.saturating_add(1)) < MOST_IDLE {
+        return Ok(None);
+    }
+    let kept = match request.stage.training() {
+        Some(_) => "without a new checkpoint",
+        None => "and its progress cannot be kept",
+    };
+    Ok(Some(format!(
+        "the {} stage needs more than the job's time limit: it was told to end {MOST_IDLE} times before it was done, {kept}; raise slurm.time, or --sbatch=--time=...",
+        request.stage
+    )))
+}
+
+/// The name of the newest checkpoint in the folder of a stage run.
+fn newest_checkpoint(dir: &Path) -> Option<OsString> {
+    let names = fs::read_dir(dir.join("checkpoints")).ok()?.flatten().map(|entry| entry.file_name());
+    names.filter(|name| name.to_string_lossy().starts_with("step-")).max()
 }
 
 impl Manifest {
@@ -194,9 +236,13 @@ impl Manifest {
 
 /// The manifest of a sitting that begins.
 fn begun(request: &StageRequest, config: &TrialConfig, before: Option<Manifest>) -> Manifest {
-    let (started, sittings, wall_seconds, peak_rss_mb) = match before {
-        None => (utc(now()), 0, 0.0, 0.0),
-        Some(before) => (before.started, before.sittings, before.wall_seconds, before.peak_rss_mb),
+    let (started, sittings, idle_sittings, wall_seconds, peak_rss_mb) = match before {
+        None => (utc(now()), 0, 0, 0.0, 0.0),
+        Some(before) => {
+            // Whoever runs a failed one again has changed something.
+            let idle = if before.status == RunStatus::Failed { 0 } else { before.idle_sittings };
+            (before.started, before.sittings, idle, before.wall_seconds, before.peak_rss_mb)
+        }
     };
     Manifest {
         stage: request.stage,
@@ -212,6 +258,7 @@ fn begun(request: &StageRequest, config: &TrialConfig, before: Option<Manifest>)
         started,
         ended: None,
         sittings: sittings + 1,
+        idle_sittings: idle_sittings + 1,
         wall_seconds,
         peak_rss_mb,
         inputs: request.inputs.clone(),

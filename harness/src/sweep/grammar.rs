@@ -5,6 +5,7 @@ use super::{Overrides, Sweep, draw, solve};
 use crate::config::{
     ConfigError, ConfigErrors, Entry, Layer, Node, Setting, did_you_mean, find, load_layers, parse, settings,
 };
+use crate::run::files::file_name_problem;
 use std::collections::BTreeMap;
 
 const SECTIONS: [&str; 10] =
@@ -68,11 +69,7 @@ pub fn read(file: &str, text: &str, overrides: &Overrides) -> anyhow::Result<Swe
         }
     }
     if !entries.iter().any(|entry| entry.key == "name") {
-        errors.push(ConfigError::new(
-            file,
-            "name",
-            "expected a name for the sweep, such as name = \"deep-vs-wide\"",
-        ));
+        errors.push(no_name(file));
     }
     let base = load_layers(base, overrides, &mut errors)?;
     let mut axes = sweep.axes;
@@ -142,18 +139,33 @@ fn wrong(key: &str, place: &str, node: &Node, expected: &str) -> ConfigError {
     ConfigError::new(place, key, format!("is {}, expected {expected}", node.shown))
 }
 
-/// The sweep's name: it stands in tables and in the names of files.
+/// The sweep's name: it stands in tables, and is that of its folder of results.
 fn label(key: &str, place: &str, node: &Node, errors: &mut ConfigErrors) -> Option<String> {
-    let is_good = |name: &&str| {
-        !name.trim().is_empty()
-            && !name.starts_with('.')
-            && !name.contains(|c: char| c.is_control() || "/\\:*?\"<>|".contains(c))
-    };
-    let name = node.str().filter(is_good);
-    if name.is_none() {
+    let Some(name) = node.str() else {
         errors.push(wrong(key, place, node, "a name such as \"deep-vs-wide\", fit for a file"));
+        return None;
+    };
+    if let Some(problem) = file_name_problem(name, "") {
+        errors.push(ConfigError::new(place, key, format!("{} {problem}", node.shown)));
+        return None;
     }
-    name.map(Into::into)
+    Some(name.into())
+}
+
+/// The name in the text of a sweep file, whatever else is in it.
+pub fn name(file: &str, text: &str) -> anyhow::Result<String> {
+    let entries = parse(file, text)?;
+    let mut errors = ConfigErrors::default();
+    let found = entries.iter().find(|entry| entry.key == "name");
+    let found = found.map(|Entry { key, place, node, .. }| label(key, place, node, &mut errors));
+    if found.is_none() {
+        errors.push(no_name(file));
+    }
+    Ok(errors.or(found.flatten().unwrap_or_default())?)
+}
+
+fn no_name(file: &str) -> ConfigError {
+    ConfigError::new(file, "name", "expected a name for the sweep, such as name = \"deep-vs-wide\"")
 }
 
 fn table<'a>(key: &str, place: &str, node: &'a Node, errors: &mut ConfigErrors) -> Option<&'a [Entry]> {

@@ -62,14 +62,16 @@ pub struct Trial {
 impl Sweep {
     /// Reads a sweep file; all its errors are reported together, as [`crate::config::ConfigErrors`].
     pub fn read(path: &Path, overrides: &Overrides) -> Result<Self> {
-        let name = path.display().to_string();
-        let bytes = std::fs::read(path).with_context(|| format!("{name}: cannot be read"))?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-            let line = 1 + valid.iter().filter(|&&byte| byte == b'\n').count();
-            anyhow!("{name}:{line}: not UTF-8, expected a TOML file saved as UTF-8")
-        })?;
-        Self::read_str(&name, &text, overrides)
+        Self::read_str(&path.display().to_string(), &text_of(path)?, overrides)
+    }
+
+    /// The name in a sweep file, whatever its trials are; `overrides` only help to tell all errors at once.
+    pub fn name_of(path: &Path, overrides: &Overrides) -> Result<String> {
+        match grammar::name(&path.display().to_string(), &text_of(path)?) {
+            Ok(name) => Ok(name),
+            // With everything else that is wrong.
+            Err(error) => Self::read(path, overrides).map_or_else(Err, |_| Err(error)),
+        }
     }
 
     /// Reads the text of a sweep file; `name` is how messages call it.
@@ -81,4 +83,15 @@ impl Sweep {
     pub fn expand(&self) -> Result<Vec<Trial>> {
         Ok(expand::trials(self)?)
     }
+}
+
+/// The text of a sweep file.
+fn text_of(path: &Path) -> Result<String> {
+    let name = path.display().to_string();
+    let bytes = std::fs::read(path).with_context(|| format!("{name}: cannot be read"))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + valid.iter().filter(|&&byte| byte == b'\n').count();
+        anyhow!("{name}:{line}: not UTF-8, expected a TOML file saved as UTF-8")
+    })
 }

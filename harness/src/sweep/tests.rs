@@ -259,7 +259,7 @@ fn sections_of_another_form_are_named() {
     assert_eq!(read(""), "a.toml: name: expected a name for the sweep, such as name = \"deep-vs-wide\"");
     assert_eq!(
         read("name = 'a/b'\n"),
-        "a.toml:1: name: is 'a/b', expected a name such as \"deep-vs-wide\", fit for a file"
+        "a.toml:1: name: 'a/b' does not fit a file: expected no / \\ : * ? \" < > | in it, no dot at its beginning, no dot or space at its end"
     );
     assert_eq!(
         read("name = 'a'\nbase = 1\ndescription = 2\nzip = {}\nexclude = [3]\nqqqqqqqqqq = 1\n"),

@@ -2,7 +2,8 @@
 //!
 //! A task works on a request file as a child of the local executor does. What it needs beyond that (partition,
 //! memory, time) stands in the configuration's `[slurm]`, in options of `sbatch` on the command line, which win, or
-//! in its variables, `SBATCH_PARTITION` and the like. *Invariant:* a task that is told to end writes a checkpoint and queues again.
+//! in its variables, `SBATCH_PARTITION` and the like. *Invariant:* a task that is told to end writes a checkpoint and
+//! queues again, unless that has come to nothing several times.
 
 mod arrays;
 
@@ -28,6 +29,11 @@ const MOST_TASKS: usize = 1001;
 
 /// The exit code of a job that has written a checkpoint and is to be queued again.
 pub const AGAIN: u8 = 75;
+
+/// How often Slurm has put the job of this process back into the queue.
+pub fn restarts() -> u32 {
+    std::env::var("SLURM_RESTART_COUNT").ok().and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+}
 
 /// How often the queue and the manifests are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -59,7 +65,8 @@ pub fn execute(graph: &StageGraph, options: &[String], stop: &Stop, board: &Boar
         for (index, lost) in open {
             let node = &graph.nodes[index];
             let is_queued = queued.contains(&jobs[&index]);
-            let found = Manifest::read(&node.dir)?.filter(|manifest| manifest.uuid == node.uuid);
+            let found = Manifest::read(&node.dir).ok().flatten();
+            let found = found.filter(|manifest| manifest.uuid == node.uuid);
             match found.map(|manifest| (manifest.status, manifest.sittings, manifest.reason)) {
                 Some((RunStatus::Done, ..)) => {
                     outcome.ran += 1;
