@@ -1,8 +1,10 @@
 //! Chat templates: from the turns of a conversation to the text that a model reads.
 
 use super::row::Message;
+use super::turns;
 use anyhow::{Context, Result, anyhow, ensure};
 use minijinja::{Environment, Error, ErrorKind, context};
+use std::sync::OnceLock;
 use std::thread;
 
 /// MiniMind's template: a system text as it is, then `<s>user\n..</s>\n<s>assistant\n..</s>\n` for each turn.
@@ -23,6 +25,7 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     bos: String,
     eos: String,
+    closing: OnceLock<String>,
 }
 
 /// The texts around an assistant's answer.
@@ -61,12 +64,23 @@ impl ChatTemplate {
             .context("a thread for the chat template")?
             .map_err(|_| anyhow!("the chat template breaks its compiler"))?
             .context("the chat template is not valid Jinja")?;
-        Ok(Self { source: source.to_owned(), environment, bos: bos.to_owned(), eos: eos.to_owned() })
+        Ok(Self {
+            source: source.to_owned(),
+            environment,
+            bos: bos.to_owned(),
+            eos: eos.to_owned(),
+            closing: OnceLock::new(),
+        })
     }
 
     /// The template's source.
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// What closes an answer, such as `</s>\n`; empty where the template refuses the simplest conversation.
+    pub(super) fn closing(&self) -> &str {
+        self.closing.get_or_init(|| turns::closing(self).unwrap_or_default())
     }
 
     /// The text of a conversation, with the opening of the answer where the last turn is not the assistant's.

@@ -5,15 +5,17 @@
 
 pub mod batches;
 pub mod chat;
+mod control;
 pub mod prepare;
 pub mod read;
 pub mod row;
 pub mod store;
 pub mod stream;
 pub mod tokenizer;
+pub mod turns;
 pub mod world;
 
 pub use batches::{BatchOptions, Batches, Pair, Position, PreferenceBatches, RowLoss, sequential};
 pub use row::{Kind, Message, Row};
 pub use store::Store;
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{Answer, Conversation, SpecialText, Tokenizer};

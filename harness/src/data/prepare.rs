@@ -5,7 +5,7 @@
 
 use super::row::{Kind, Message, Row};
 use super::store::{StoreHead, StoreInfo, StoreWriter};
-use super::tokenizer::Tokenizer;
+use super::tokenizer::{SpecialText, Tokenizer};
 use crate::run::files::create_dir;
 use anyhow::{Context, Result, anyhow, ensure};
 use rayon::prelude::*;
@@ -218,7 +218,9 @@ fn write(
 fn documents(row: Row, val_share: f64, tokenizer: &Tokenizer, end: &str) -> Result<Tokenized> {
     let said = |messages: &[Message]| messages.iter().map(|message| message.content.len()).sum::<usize>();
     let (key, documents) = match row {
-        Row::Text(text) => (hash(&text), vec![(tokenizer.encode_document(&text)?, text.len())]),
+        Row::Text(text) => {
+            (hash(&text), vec![(tokenizer.document(&text, SpecialText::Control)?.0, text.len())])
+        }
         Row::Chat(messages) => {
             let rendered = tokenizer.render(&messages)?;
             (hash(&rendered), vec![(tokenizer.encode(&rendered)?, said(&messages))])

@@ -1,7 +1,9 @@
 //! From text to token ids and back: an existing `tokenizer.json` or byte-level BPE trained here.
 
 use super::chat::{ChatTemplate, MINIMIND, TurnMarks};
+use super::control::{Control, Encoded};
 use super::row::Message;
+use super::turns::Rendered;
 use crate::config::largest;
 use crate::run::files::{create_dir, hex, read_text, write_atomic};
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -9,6 +11,7 @@ use rayon::prelude::*;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use std::ops::Range;
 use std::path::Path;
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
@@ -24,10 +27,47 @@ const SPECIAL: [&str; 3] = ["<unk>", "<s>", "</s>"];
 /// The special tokens and one entry for each byte: the smallest vocabulary that can be trained.
 pub const SMALLEST_VOCAB: usize = SPECIAL.len() + 256;
 
+/// What becomes of a special token, such as `</s>`, that a text spells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpecialText {
+    /// Text stays text: the ids of its characters.
+    Characters,
+    /// The control token itself, as MiniMind has it.
+    Control,
+}
+
+/// A conversation as ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conversation {
+    /// Its text, in the chat template's form.
+    pub text: String,
+    /// The ids of the whole text.
+    pub ids: Vec<u32>,
+    /// The assistant's turns that say something, in order.
+    pub answers: Vec<Answer>,
+    /// Special tokens that its words spell.
+    pub spelled: u64,
+}
+
+/// An answer inside a conversation, as ranges of ids.
+///
+/// An id belongs to the range that its text begins in; one that begins before an answer's words and holds some of
+/// them, blanks at their ends aside, belongs to the answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The turn's number.
+    pub turn: usize,
+    /// From behind what opens the turn, as in `<s>assistant`, to the end of what closes it, as in `</s>\n`.
+    pub whole: Range<usize>,
+    /// The words.
+    pub words: Range<usize>,
+}
+
 /// A tokenizer with its chat template.
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    control: Control,
     config: Value,
     template: ChatTemplate,
     bos: String,
@@ -127,7 +167,10 @@ impl Tokenizer {
             hasher.update(part);
         }
         let digest = hex(&hasher.finalize());
-        Ok(Self { inner, config, template, bos, eos, digest, vocab_size, from })
+        let unknown = named("unk_token").or_else(|| Some(SPECIAL[0].to_owned()));
+        let unknown = unknown.and_then(|token| inner.token_to_id(&token));
+        let control = Control::new(&inner, &template, unknown)?;
+        Ok(Self { inner, control, config, template, bos, eos, digest, vocab_size, from })
     }
 
     /// Writes `tokenizer.json` and `tokenizer_config.json` into a folder.
@@ -156,9 +199,66 @@ impl Tokenizer {
         texts.par_iter().map(|text| self.encode(text)).collect()
     }
 
-    /// The ids of `<s>text</s>`, a document to pretrain on.
-    pub fn encode_document(&self, text: &str) -> Result<Vec<u32>> {
-        self.encode(&[&self.bos, text, &self.eos].concat())
+    /// The ids of a conversation, those of its whole text, and the answers among them; with the opening of the answer
+    /// where the last turn is not the assistant's.
+    ///
+    /// # Errors
+    /// Where the chat template refuses the conversation, drops a turn or changes what is said in it.
+    pub fn conversation(&self, messages: &[Message], special: SpecialText) -> Result<Conversation> {
+        let Rendered { text, said, answers } = self.locate(messages)?;
+        let Encoded { ids, offsets, spelled } = self.encode_said(&text, &said, special)?;
+        let answers = answers.into_iter().map(|answer| {
+            let words = &text[answer.words.clone()];
+            let trimmed = answer.words.start + words.len() - words.trim_start().len();
+            let trimmed = trimmed..trimmed + words.trim().len();
+            let within = |range: &Range<usize>| {
+                let is_in = |&(start, end): &(usize, usize)| {
+                    range.contains(&start) || start < trimmed.end && trimmed.start < end
+                };
+                let first = offsets.iter().position(is_in).unwrap_or(offsets.len());
+                let last = offsets.iter().rposition(is_in);
+                first..last.map_or(first, |last| last + 1)
+            };
+            Answer { turn: answer.turn, whole: within(&answer.whole), words: within(&answer.words) }
+        });
+        Ok(Conversation { answers: answers.collect(), text, ids, spelled })
+    }
+
+    /// The ids of `<s>text</s>`, a document to pretrain on, and the number of special tokens that the text spells.
+    pub fn document(&self, text: &str, special: SpecialText) -> Result<(Vec<u32>, u64)> {
+        let said = self.bos.len()..self.bos.len() + text.len();
+        self.enclosed(text, &[said], special)
+    }
+
+    /// The same of a conversation: `<s>`, its text in the chat template's form, `</s>`.
+    pub fn conversation_document(
+        &self,
+        messages: &[Message],
+        special: SpecialText,
+    ) -> Result<(Vec<u32>, u64)> {
+        let Rendered { text, said, .. } = self.locate(messages)?;
+        let bos = self.bos.len();
+        let said: Vec<_> = said.into_iter().map(|words| words.start + bos..words.end + bos).collect();
+        self.enclosed(&text, &said, special)
+    }
+
+    fn enclosed(&self, text: &str, said: &[Range<usize>], special: SpecialText) -> Result<(Vec<u32>, u64)> {
+        let encoded = self.encode_said(&[&self.bos, text, &self.eos].concat(), said, special)?;
+        Ok((encoded.ids, encoded.spelled))
+    }
+
+    fn encode_said(&self, text: &str, said: &[Range<usize>], special: SpecialText) -> Result<Encoded> {
+        let encoded = self.control.encode(&self.inner, text, said, special == SpecialText::Control);
+        encoded.with_context(|| format!("{}: a text cannot be tokenized", self.from))
+    }
+
+    fn locate(&self, messages: &[Message]) -> Result<Rendered> {
+        self.template.locate(messages).with_context(|| self.from.clone())
+    }
+
+    /// How many special tokens a text spells.
+    pub fn spelled(&self, text: &str) -> u64 {
+        self.control.spelled(text)
     }
 
     /// The ids of the beginning of a document: the begin-of-text token in front, unless it is there.
@@ -369,7 +469,7 @@ mod tests {
             let ids = tokenizer.encode(text).unwrap();
             assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
         }
-        let document = tokenizer.encode_document("山").unwrap();
+        let document = tokenizer.document("山", SpecialText::Characters).unwrap().0;
         assert_eq!((document.first(), document.last()), (Some(&1), Some(&2)));
         for _ in 0..3 {
             assert_eq!(Tokenizer::train(texts(300), 400).unwrap().digest(), tokenizer.digest());
