@@ -1,9 +1,10 @@
 //! The verbs over single files: exam, tokenizer, data, import.
 
 use super::say;
-use crate::config::{Answer, BadRow, DataConfig, ExamConfig, UnknownKeys, WorldConfig};
+use crate::config::{Answer, BadRow, DataConfig, ExamConfig, UnknownKeys, WorldConfig, largest};
 use crate::data::prepare::prepare;
 use crate::data::read::{ReadOptions, rows};
+use crate::data::tokenizer::SMALLEST_VOCAB;
 use crate::data::world::World;
 use crate::data::{Kind, Message, Row, Tokenizer};
 use crate::exam::{Prompter, Questions, Sheet, notices, scores};
@@ -116,7 +117,7 @@ pub enum TokenizerVerb {
         #[arg(required = true)]
         files: Vec<String>,
         /// Entries, special tokens included
-        #[arg(long, default_value_t = 6400)]
+        #[arg(long, default_value_t = 6400, value_parser = vocab_size)]
         vocab_size: usize,
         /// Folder to write
         #[arg(long)]
@@ -146,19 +147,30 @@ pub enum TokenizerVerb {
     },
 }
 
+/// A size that a vocabulary can have.
+fn vocab_size(text: &str) -> std::result::Result<usize, String> {
+    let most = largest("model.vocab_size").unwrap_or(usize::MAX);
+    let size = text.parse().ok().filter(|size| (SMALLEST_VOCAB..=most).contains(size));
+    size.ok_or_else(|| format!("expected {SMALLEST_VOCAB} (3 special tokens and 256 bytes) to {most}"))
+}
+
 /// Trains, shows and tries tokenizers.
 pub fn tokenizer(verb: &TokenizerVerb) -> Result<bool> {
     match verb {
         TokenizerVerb::Train { files, vocab_size, out } => {
-            let (files, options) = (expand(files, "files")?, ReadOptions::new(&DataConfig::default()));
+            let (files, options) = (named(files)?, ReadOptions::new(&DataConfig::default()));
             let texts: Vec<String> = rows(&files, Kind::Pretrain, &options)
                 .map(|row| Ok(row?.chars().collect()))
                 .collect::<Result<_>>()?;
             let tokenizer = Tokenizer::train(texts.into_iter(), *vocab_size)?;
             create_dir(out)?;
             tokenizer.save(out)?;
+            options.log.report().notices("text").iter().try_for_each(say)?;
             if tokenizer.vocab_size() < *vocab_size {
-                say(format!("the text yields only {} entries", tokenizer.vocab_size()))?;
+                say(format!(
+                    "the text is too small for {vocab_size} entries: the tokenizer has {}",
+                    tokenizer.vocab_size()
+                ))?;
             }
             say(out.join("tokenizer.json").display())?;
         }
@@ -270,7 +282,7 @@ pub enum DataVerb {
 pub fn data(verb: &DataVerb) -> Result<bool> {
     match verb {
         DataVerb::Prepare { files, kind, tokenizer, out, skip_bad_rows, ignore_unknown_keys } => {
-            let files = expand(files, "files")?;
+            let files = named(files)?;
             let options = read_options(*skip_bad_rows, *ignore_unknown_keys);
             let tokenizer = Tokenizer::load(tokenizer)?;
             let share = DataConfig::default().val_share;
@@ -288,7 +300,7 @@ pub fn data(verb: &DataVerb) -> Result<bool> {
             ))?;
         }
         DataVerb::Show { files, kind, rows: count, skip_bad_rows, ignore_unknown_keys } => {
-            let files = expand(files, "files")?;
+            let files = named(files)?;
             let options = read_options(*skip_bad_rows, *ignore_unknown_keys);
             for row in rows(&files, (*kind).into(), &options).take(*count) {
                 say(format!("{:#?}", row?))?;
@@ -308,6 +320,15 @@ pub fn data(verb: &DataVerb) -> Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// The files that arguments name; what was named twice is told.
+fn named(patterns: &[String]) -> Result<Vec<PathBuf>> {
+    let named = expand(patterns, "files")?;
+    if let Some(notice) = named.notice("files") {
+        say(notice)?;
+    }
+    Ok(named.files)
 }
 
 fn read_options(skip_bad_rows: bool, ignore_unknown_keys: bool) -> ReadOptions {

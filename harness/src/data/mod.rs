@@ -4,6 +4,7 @@
 //! batches are cut. *Invariant:* a batch is a function of store, options, seed and position alone.
 
 pub mod batches;
+mod bpe;
 pub mod chat;
 mod control;
 pub mod prepare;

@@ -16,5 +16,5 @@ pub use answer::sit;
 pub use prompt::{LETTERS, Prompt, Prompter};
 pub use questions::Questions;
 pub use score::{Score, notices, questions_csv, scores};
-pub use sheet::{Sheet, SheetQuestion, read_sheets};
+pub use sheet::{Sheet, SheetQuestion, read_sheets, sheet_files};
 pub use shots::{Shots, shots};

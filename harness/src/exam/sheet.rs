@@ -37,6 +37,12 @@ pub struct SheetQuestion {
 /// Reads every `*_<split>.csv` of a folder, in order of subjects.
 pub fn read_sheets(dir: &Path, split: &str) -> Result<Vec<Sheet>> {
     let suffix = format!("_{split}.csv");
+    sheet_files(dir, split)?.iter().map(|path| read_sheet(path, &suffix)).collect()
+}
+
+/// Every `*_<split>.csv` of a folder, in order of subjects.
+pub fn sheet_files(dir: &Path, split: &str) -> Result<Vec<PathBuf>> {
+    let suffix = format!("_{split}.csv");
     let entries = std::fs::read_dir(dir)
         .with_context(|| format!("{}: expected a folder of <subject>{suffix} sheets", dir.display()))?;
     let mut files: Vec<PathBuf> = vec![];
@@ -50,7 +56,7 @@ pub fn read_sheets(dir: &Path, split: &str) -> Result<Vec<Sheet>> {
     if files.is_empty() {
         bail!("{}: holds no <subject>{suffix} sheet", dir.display());
     }
-    files.iter().map(|path| read_sheet(path, &suffix)).collect()
+    Ok(files)
 }
 
 fn read_sheet(path: &Path, suffix: &str) -> Result<Sheet> {

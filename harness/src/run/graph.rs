@@ -4,7 +4,7 @@ use super::claim::{Held, Watch};
 use super::inputs::Digests;
 use super::manifest::{Input, Manifest, RunStatus};
 use super::recorded::{RecordedStage, RecordedTrial};
-use super::stage::{Facts, Stage, exams, recipe, training_of};
+use super::stage::{Facts, Stage, recipe, training_of};
 use crate::config::{TrainStage, TrialConfig};
 use crate::sweep::Trial;
 use anyhow::{Context, Result};

@@ -2,7 +2,8 @@
 
 use super::inputs::{Digests, FileDigest, expand};
 use crate::config::{DataConfig, Source, TrainStage, Training, TrialConfig, effective};
-use anyhow::{Context, Result};
+use crate::exam::sheet_files;
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::fmt;
@@ -119,12 +120,31 @@ impl Facts {
         named(&whole)
     }
 
+    /// The files that a stage other than training reads, with the digests that they have now.
+    pub fn files_of(stage: Stage, config: &TrialConfig, digests: &mut Digests) -> Result<Vec<FileDigest>> {
+        let no = Uuid::nil();
+        let facts = match stage {
+            Stage::Tokenizer => Self::of_tokenizer(config, digests)?,
+            Stage::Data => Self::of_data(config, no, digests)?,
+            Stage::Exam => Self::of_exam(config, no, no, digests)?,
+            Stage::Pretrain | Stage::Sft | Stage::Lora | Stage::Dpo => return Ok(Vec::new()),
+        };
+        Ok(facts.files)
+    }
+
     /// What a tokenizer depends on: its file, or the text it is trained on.
     pub fn of_tokenizer(config: &TrialConfig, digests: &mut Digests) -> Result<Self> {
         let stage = Stage::Tokenizer;
         if let Some(path) = &config.tokenizer.path {
-            let files = tokenizer_files(Path::new(path), digests)
-                .with_context(|| format!("tokenizer.path = \"{path}\""))?;
+            let shown = || format!("tokenizer.path = \"{path}\"");
+            let files = tokenizer_files(Path::new(path), digests).with_context(shown)?;
+            let (entries, most) =
+                (digests.vocab_size(Path::new(path)).with_context(shown)?, config.model.vocab_size);
+            ensure!(
+                entries <= most,
+                "model.vocab_size is {most}, expected at least {entries}, the entries of {}",
+                shown()
+            );
             let facts = json!({ "given": contents(&files) });
             return Ok(Self { stage, facts, files });
         }
@@ -184,12 +204,12 @@ impl Facts {
     ) -> Result<Self> {
         let exam = &config.exam;
         let mut files = Vec::new();
-        let mut sheets_of = |folder: &Option<String>, key: &str| -> Result<Value> {
+        let mut sheets_of = |folder: &Option<String>, split: &str, key: &str| -> Result<Value> {
             let Some(folder) = folder else {
                 return Ok(json!({ "world": config.world }));
             };
-            let pattern = Path::new(folder).join("*.csv");
-            let read = digests.all(&expand(&[pattern.to_string_lossy().into_owned()], key)?)?;
+            let read = sheet_files(Path::new(folder), split).and_then(|files| digests.all(&files));
+            let read = read.with_context(|| format!("{key} = \"{folder}\""))?;
             let value = contents(&read);
             files.extend(read);
             Ok(value)
@@ -197,10 +217,10 @@ impl Facts {
         let facts = json!({
             "model": model,
             "tokenizer": tokenizer,
-            "sheets": sheets_of(&exam.sheets, "exam.sheets")?,
+            "sheets": sheets_of(&exam.sheets, "val", "exam.sheets")?,
             "dev_sheets": match exam.shots {
                 0 => Value::Null,
-                _ => sheets_of(&exam.dev_sheets, "exam.dev_sheets")?,
+                _ => sheets_of(&exam.dev_sheets, "dev", "exam.dev_sheets")?,
             },
             "answer": exam.answer,
             "shots": exam.shots,
@@ -238,7 +258,7 @@ fn data_of(
         Source::World => Ok((json!({ "world": config.world, "choice": choice }), Vec::new())),
         Source::Files => {
             let (key, patterns) = patterns(&config.data, stage);
-            let files = digests.all(&expand(patterns, key)?)?;
+            let files = digests.all(&expand(patterns, key)?.files)?;
             Ok((json!({ "files": contents(&files), "choice": choice }), files))
         }
     }

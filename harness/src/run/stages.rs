@@ -1,9 +1,9 @@
 //! What each stage does with its inputs.
 
 use super::files::{create_dir, write_atomic};
-use super::inputs::expand;
+use super::inputs::{Digests, Named, expand, unchanged};
 use super::manifest::Results;
-use super::stage::{Stage, patterns, recipe, training_of};
+use super::stage::{Facts, Stage, patterns, recipe, training_of};
 use super::worker::{StageBody, StageRequest};
 use crate::config::{Source, TrainStage, TrialConfig};
 use crate::data::prepare::{Prepared, prepare};
@@ -11,6 +11,7 @@ use crate::data::read::{ReadOptions, rows};
 use crate::data::world::World;
 use crate::data::{Kind, Row, Tokenizer};
 use crate::exam::{self, Prompter, Questions};
+use crate::records::Notice;
 use crate::stop::{Stopped, check};
 use crate::threads::on_threads;
 use crate::track::{Progress, number};
@@ -31,6 +32,11 @@ impl StageBody for Recipe {
         stop: &AtomicBool,
         progress: &dyn Progress,
     ) -> Result<Option<Results>> {
+        if request.stage.training().is_none() {
+            let runs = request.dir.parent().unwrap_or(Path::new("."));
+            let now = Facts::files_of(request.stage, config, &mut Digests::remembered(runs))?;
+            unchanged(&request.files, &now)?;
+        }
         let ended = on_threads(config.threads, || match request.stage {
             Stage::Tokenizer => tokenizer(request, config, stop, progress).map(Some),
             Stage::Data => data(request, config, stop, progress).map(Some),
@@ -86,9 +92,9 @@ fn kind(stage: TrainStage) -> Kind {
     }
 }
 
-fn files(config: &TrialConfig, stage: TrainStage) -> Result<Vec<PathBuf>> {
+fn files(config: &TrialConfig, stage: TrainStage) -> Result<Named> {
     if config.data.source == Source::World {
-        return Ok(vec![]);
+        return Ok(Named::default());
     }
     let (key, patterns) = patterns(&config.data, stage);
     expand(patterns, key)
@@ -117,7 +123,7 @@ fn tokenizer(
         None => {
             progress.start("tokenizer", 0, "characters");
             let world = World::generate(&config.world);
-            let (files, options) = (files(config, TrainStage::Pretrain)?, ReadOptions::new(&config.data));
+            let (named, options) = (files(config, TrainStage::Pretrain)?, ReadOptions::new(&config.data));
             // The words of questions count as well, where the world asks them.
             let asked: Box<dyn Iterator<Item = Result<Row>> + Send> = match config.data.source {
                 Source::World => Box::new(world.sft_rows().map(Ok)),
@@ -125,7 +131,8 @@ fn tokenizer(
             };
             let mut texts = vec![];
             let mut left = config.tokenizer.train_chars;
-            for row in source(config, TrainStage::Pretrain, &world, &files, &options, stop).chain(asked) {
+            for row in source(config, TrainStage::Pretrain, &world, &named.files, &options, stop).chain(asked)
+            {
                 if left == 0 {
                     break;
                 }
@@ -133,12 +140,22 @@ fn tokenizer(
                 left -= text.chars().count() as u64;
                 texts.push(text);
             }
-            Tokenizer::train(texts.into_iter(), config.model.vocab_size)?
+            Tokenizer::train_until(texts.into_iter(), config.model.vocab_size, stop)?
         }
     };
     tokenizer.save(&out)?;
-    progress.finish(&format!("{} entries", number(tokenizer.vocab_size() as u64)));
-    Ok(Results::default())
+    let (entries, wanted) = (tokenizer.vocab_size() as u64, config.model.vocab_size as u64);
+    progress.finish(&format!("{} entries", number(entries)));
+    let mut results = Results::default();
+    if config.tokenizer.path.is_none() && entries < wanted {
+        results.notices.push(Notice {
+            place: "tokenizer".into(),
+            reason: "entries of the vocabulary stay unused: the text is too small for so many merges".into(),
+            count: wanted - entries,
+            of: wanted,
+        });
+    }
+    Ok(results)
 }
 
 fn data(
@@ -151,10 +168,10 @@ fn data(
     let world = World::generate(&config.world);
     let mut results = Results::default();
     for stage in recipe(config) {
-        let (files, options) = (files(config, stage)?, ReadOptions::new(&config.data));
+        let (named, options) = (files(config, stage)?, ReadOptions::new(&config.data));
         let name = store_folder(stage);
         progress.start(name, 0, "rows");
-        let rows = source(config, stage, &world, &files, &options, stop);
+        let rows = source(config, stage, &world, &named.files, &options, stop);
         let out = request.dir.join(name);
         let told = |done: u64| progress.update(done, "");
         let prepared: Prepared = prepare(rows, kind(stage), &tokenizer, config.data.val_share, &out, &told)?;
@@ -162,6 +179,7 @@ fn data(
         for problem in &read.problems {
             tracing::warn!("left out: {problem}");
         }
+        results.notices.extend(named.notice(name));
         results.notices.extend(read.notices(name));
         let summary = serde_json::json!({ "prepared": prepared, "read": read });
         write_atomic(&out.join("summary.json"), &serde_json::to_vec_pretty(&summary)?)?;
@@ -253,5 +271,53 @@ mod tests {
         assert_eq!(work(1, true), None);
         assert_eq!(std::fs::read_dir(&graph.nodes[1].dir).unwrap().count(), 0, "nothing half-made is left");
         assert!(work(1, false).is_some());
+    }
+
+    #[test]
+    fn files_that_change_after_the_plan_are_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+        let write = |name: &str, text: &str| std::fs::write(at(name), text).unwrap();
+        write("a.jsonl", "{\"text\":\"one\"}\n");
+        std::fs::create_dir(at("sheets")).unwrap();
+        write("sheets/law_val.csv", "id,question,A,B,C,D,answer\n0,q,a,b,c,d,A\n");
+        let graph = plan(
+            &[trial(|config| {
+                config.data.source = Source::Files;
+                config.data.pretrain = vec![at("*.jsonl")];
+                (config.sft.training.enabled, config.dpo.training.enabled) = (false, false);
+                config.exam.sheets = Some(at("sheets"));
+            })],
+            dir.path(),
+        );
+        let error = |index: usize| {
+            let request = crate::run::pool::request_of(&graph, index, 1).unwrap();
+            let config = request.trial_config().unwrap();
+            create_dir(&request.dir).unwrap();
+            let ended = Recipe.run(&request, &config, &AtomicBool::new(false), &Silent);
+            ended.map_or_else(|error| format!("{error:#}"), |_| String::new())
+        };
+        let stages: Vec<Stage> = graph.nodes.iter().map(|node| node.stage()).collect();
+        assert_eq!(stages, [Stage::Tokenizer, Stage::Data, Stage::Pretrain, Stage::Exam]);
+        assert_eq!(error(0), "");
+        write("b.jsonl", "{\"text\":\"two\"}\n");
+        for index in [0, 1] {
+            assert_eq!(
+                error(index),
+                format!(
+                    "{}: was not there when the run was planned; run again, with what the files hold now",
+                    at("b.jsonl")
+                )
+            );
+        }
+        std::fs::remove_file(at("b.jsonl")).unwrap();
+        write("a.jsonl", "{\"text\":\"two\"}\n");
+        assert!(
+            error(1).contains("a.jsonl: has changed since the run was planned (SHA-256 "),
+            "{}",
+            error(1)
+        );
+        write("sheets/law_val.csv", "id,question,A,B,C,D,answer\n0,q,a,b,c,d,B\n");
+        assert!(error(3).contains("law_val.csv: has changed since the run was planned"), "{}", error(3));
     }
 }

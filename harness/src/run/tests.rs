@@ -265,6 +265,52 @@ fn names_follow_the_content_of_files_not_their_folder() {
 }
 
 #[test]
+fn an_edited_sheet_names_another_exam_whatever_lies_beside_its_folder() {
+    let runs = tempfile::tempdir().unwrap();
+    let sheet = |folder: &str, answer: &str| {
+        let dir = runs.path().join(folder);
+        fs::create_dir_all(&dir).unwrap();
+        let text = format!("id,question,A,B,C,D,answer\n0,q,a,b,c,d,{answer}\n");
+        fs::write(dir.join("law_val.csv"), text).unwrap();
+        dir.to_string_lossy().into_owned()
+    };
+    // As a pattern the first folder names the second.
+    let [folder, _] = ["sh[1]", "sh1"].map(|folder| sheet(folder, "A"));
+    let exam = |folder: &str| {
+        let folder = Some(folder.to_string());
+        let graph = plan(&[trial(|config| config.exam.sheets.clone_from(&folder))], runs.path());
+        graph.nodes.iter().find(|node| node.stage() == Stage::Exam).unwrap().uuid
+    };
+    let before = exam(&folder);
+    fs::write(runs.path().join("sh[1]/notes.csv"), "no sheet").unwrap();
+    assert_eq!(exam(&folder), before);
+    sheet("sh[1]", "B");
+    assert_ne!(exam(&folder), before);
+}
+
+#[test]
+fn a_tokenizer_with_more_entries_than_the_model_is_refused_by_the_plan() {
+    let runs = tempfile::tempdir().unwrap();
+    let texts = std::iter::once("ab ab ab".to_string());
+    let tokenizer = crate::data::Tokenizer::train(texts, 400).unwrap();
+    tokenizer.save(&runs.path().join("t")).unwrap();
+    let path = runs.path().join("t").to_string_lossy().into_owned();
+    let planned = |vocab_size: usize| {
+        let given = trial(|config| {
+            config.tokenizer.path = Some(path.clone());
+            config.model.vocab_size = vocab_size;
+        });
+        StageGraph::plan(&[given], runs.path()).map_err(|error| format!("{error:#}"))
+    };
+    assert!(planned(tokenizer.vocab_size()).is_ok());
+    let error = planned(260).unwrap_err();
+    assert!(
+        error.contains("model.vocab_size is 260, expected at least 261, the entries of tokenizer.path"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_stage_that_trials_share_runs_once() {
     let runs = tempfile::tempdir().unwrap();
     let variants = [1e-4, 2e-4, 3e-4].map(|lr| trial(|config| config.sft.training.lr = lr));
