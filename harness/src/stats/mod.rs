@@ -1,8 +1,10 @@
 //! Intervals and tests over recorded results; plain numbers in, plain numbers out.
 
 mod fit;
+mod guessing;
 
 pub use fit::{Fit, FitKind, digits3, fit};
+pub use guessing::{Answered, PERMUTATIONS, Randomised, guessing};
 
 use statrs::distribution::{Binomial, ContinuousCDF, Discrete, Normal, StudentsT};
 
