@@ -69,11 +69,13 @@ pub struct ExamScore {
 pub struct TrialRecord {
     /// UUID v5 of the resolved configuration.
     pub trial: Uuid,
-    /// Name of the sweep.
-    pub sweep: String,
+    /// The same without the seed: trials of one setting have it in common, whatever sweeps they come from.
+    pub setting: Uuid,
+    /// Names of the sweeps that it belongs to, in the experiment's order.
+    pub sweeps: Vec<String>,
     /// The trial's seed.
     pub seed: u64,
-    /// Swept and solved keys with their values, such as `model.n_layers`, in the sweep's order.
+    /// Keys that its sweeps vary or solve with their values, such as `model.n_layers`, in the sweeps' order.
     pub keys: Vec<(String, serde_json::Value)>,
     /// Weights, in total.
     pub params: u64,

@@ -212,7 +212,10 @@ fn write_report(work: &Work, graph: &StageGraph, force: bool) -> Result<Option<S
 /// What was answered in all exams; a trial whose answers cannot be read has failed.
 fn answers(graph: &StageGraph, records: &mut [TrialRecord]) -> Vec<TrialQuestion> {
     let mut found = Vec::new();
-    for (planned, record) in graph.trials.iter().zip(records) {
+    // A trial that several sweeps hold has one record, and answers once.
+    let planned: BTreeMap<_, _> = graph.trials.iter().map(|planned| (planned.uuid, planned)).collect();
+    for record in records {
+        let Some(planned) = planned.get(&record.trial) else { continue };
         for node in planned.stages.iter().map(|&index| &graph.nodes[index]) {
             if node.stage() != Stage::Exam || node.state != State::Done {
                 continue;

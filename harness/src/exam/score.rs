@@ -3,6 +3,7 @@
 use super::prompt::Prompt;
 use crate::records::{GUESSING, Notice, QuestionRecord};
 use crate::stats::{binomial_p, wilson95};
+use crate::track::csv_number;
 use anyhow::Result;
 use serde::Serialize;
 
@@ -84,7 +85,7 @@ pub fn questions_csv(records: &[QuestionRecord]) -> Result<Vec<u8>> {
     csv.write_record(["subject", "id", "p_a", "p_b", "p_c", "p_d", "prediction", "answer"])?;
     for r in records {
         let mut row = vec![r.subject.clone(), r.id.clone()];
-        row.extend(r.probabilities.iter().map(|p| p.to_string()));
+        row.extend(r.probabilities.iter().map(|p| csv_number(*p)));
         row.extend([r.prediction.to_string(), r.answer.to_string()]);
         csv.write_record(row)?;
     }

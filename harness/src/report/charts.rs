@@ -1,66 +1,111 @@
 //! The figures of a report that asks for none.
 
-use super::TrialQuestion;
 use super::figure::{Axis, Content, Figure, Point, Series};
-use super::observation::Results;
+use super::labels::value;
+use super::observation::{Pooled, Results};
 use super::plots;
-use super::summary::{Setting, subjects};
+use super::summary::Setting;
 use super::wanted::{FigureSpec, Loss, Plot};
 use crate::config::TrainStage;
 use crate::records::{GUESSING, TrialRecord};
-use crate::stats::wilson95;
+use crate::stats::Spread;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use uuid::Uuid;
 
-/// What the intervals are.
-const INTERVALS: &str = "intervals: 95 %, Student's t over seeds, or Wilson's of a single seed; without a cap they go on beyond the axis";
+/// What is drawn over whatever varies: the exam where one was sat, else what was measured on held-out text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Measure {
+    Accuracy,
+    Bpb,
+    Loss,
+}
+
+impl Measure {
+    fn of(settings: &[Setting]) -> Option<Self> {
+        let has = |of: fn(&Setting) -> Option<Spread>| settings.iter().any(|s| of(s).is_some());
+        if has(|s| s.accuracy) {
+            Some(Self::Accuracy)
+        } else if has(|s| s.bpb) {
+            Some(Self::Bpb)
+        } else {
+            has(|s| s.val_loss).then_some(Self::Loss)
+        }
+    }
+
+    /// Start of file names; title; axis.
+    fn names(self) -> (&'static str, &'static str, Axis) {
+        let axis = |label: &str| Axis { label: label.into(), log: Some(false), ..Axis::default() };
+        match self {
+            Self::Accuracy => ("accuracy", "Exam accuracy", accuracy_axis()),
+            Self::Bpb => ("bpb", "Bits per byte", axis("validation bits per byte")),
+            Self::Loss => ("val_loss", "Validation loss", axis("validation loss (nats per token)")),
+        }
+    }
+
+    /// The mean and its interval, as drawn.
+    fn point(self, setting: &Setting) -> Option<(f64, Option<(f64, f64)>)> {
+        let over_seeds = |spread: Option<Spread>| {
+            let Spread { mean, t95, .. } = spread?;
+            Some((mean, t95.map(|half| (mean - half, mean + half))))
+        };
+        match self {
+            Self::Accuracy => {
+                let (mean, (low, high)) = setting.accuracy_interval()?;
+                Some((100.0 * mean, Some((100.0 * low, 100.0 * high))))
+            }
+            Self::Bpb => over_seeds(setting.bpb),
+            Self::Loss => over_seeds(setting.val_loss),
+        }
+    }
+
+    /// What the intervals are.
+    fn note(self) -> &'static str {
+        match self {
+            Self::Accuracy => {
+                "intervals: 95 %, Student's t over seeds, or Wilson's of a single seed; without a cap they go on beyond the axis"
+            }
+            _ => "intervals: 95 %, Student's t over seeds; a single seed has none",
+        }
+    }
+}
 
 /// Loss curves, the exam against whatever varies, subjects.
-pub fn charts(
-    trials: &[TrialRecord],
-    settings: &[Setting],
-    questions: &[TrialQuestion],
-    results: &Results,
-) -> Vec<Figure> {
+pub fn charts(settings: &[Setting], results: &Results) -> Vec<Figure> {
     let mut figures = vec![];
-    let examined = settings.iter().any(|s| s.accuracy.is_some());
-    if examined {
-        figures.extend(subject_figure(settings, questions));
-        let params = |t: &TrialRecord| Some(t.params as f64);
-        figures.push(accuracy_figure("accuracy_params", "parameters", settings, params));
-        figures.push(accuracy_figure("accuracy_flops", "training FLOPs", settings, |t| Some(t.train_flops)));
-        for key in numeric_keys(trials) {
-            let name = format!("accuracy_{}", key.replace('.', "_"));
-            let value = |t: &TrialRecord| t.keys.iter().find(|(k, _)| *k == key)?.1.as_f64();
-            figures.push(accuracy_figure(&name, &key, settings, value));
+    if let Some(measure) = Measure::of(settings) {
+        if measure == Measure::Accuracy {
+            figures.extend(subject_figure(settings));
+        }
+        let configs: BTreeMap<Uuid, &Value> = results.trials().map(|(t, config)| (t.trial, config)).collect();
+        let key = |trial: &TrialRecord, key: &str| value(trial, configs.get(&trial.trial)?, key).cloned();
+        let mut draw = |name: &str, x_label: &str, x: &dyn Fn(&TrialRecord) -> Option<f64>| {
+            figures.push(measured(measure, name, x_label, settings, x, &|trial| {
+                family(trial, key(trial, "model.n_experts"))
+            }));
+        };
+        draw("params", "parameters", &|t| Some(t.params as f64));
+        draw("flops", "training FLOPs", &|t| Some(t.train_flops));
+        for path in results.keys() {
+            let number = |t: &TrialRecord| key(t, path)?.as_f64();
+            let mut values = results.trials().filter_map(|(trial, _)| number(trial));
+            let first = values.next();
+            if values.any(|value| Some(value) != first) {
+                draw(&path.replace('.', "_"), path, &number);
+            }
         }
     }
     for stage in [TrainStage::Pretrain, TrainStage::Sft, TrainStage::Lora, TrainStage::Dpo] {
-        if trials.iter().flat_map(|t| &t.stages).any(|s| s.stage == stage.name()) {
+        if results.trials().flat_map(|(t, _)| &t.stages).any(|s| s.stage == stage.name()) {
             figures.push(plots::figure(&curves(stage), results));
         }
     }
     figures
 }
 
-/// Swept keys with at least two different numbers.
-fn numeric_keys(trials: &[TrialRecord]) -> Vec<String> {
-    let mut keys: Vec<String> = vec![];
-    for (key, _) in trials.iter().flat_map(|t| &t.keys).filter(|(k, _)| k != "seed") {
-        if keys.contains(key) {
-            continue;
-        }
-        let values = trials.iter().filter_map(|t| t.keys.iter().find(|(k, _)| k == key)?.1.as_f64());
-        let mut values: Vec<f64> = values.collect();
-        values.dedup();
-        if values.len() > 1 {
-            keys.push(key.clone());
-        }
-    }
-    keys
-}
-
 /// `dense`, or the number of experts.
-fn family(trial: &TrialRecord) -> String {
-    match trial.keys.iter().find(|(k, _)| k == "model.n_experts").and_then(|(_, v)| v.as_u64()) {
+fn family(trial: &TrialRecord, experts: Option<Value>) -> String {
+    match experts.and_then(|experts| experts.as_u64()) {
         Some(0) | None if trial.params == trial.active_params => "dense".into(),
         Some(experts) => format!("{experts} experts"),
         None => "mixture of experts".into(),
@@ -76,57 +121,59 @@ fn accuracy_axis() -> Axis {
     }
 }
 
-fn accuracy_figure(
+fn measured(
+    measure: Measure,
     name: &str,
     x_label: &str,
     settings: &[Setting],
-    x: impl Fn(&TrialRecord) -> Option<f64>,
+    x: &dyn Fn(&TrialRecord) -> Option<f64>,
+    family: &dyn Fn(&TrialRecord) -> String,
 ) -> Figure {
     let mut series: Vec<Series> = vec![];
     for setting in settings {
-        let (Some(x), Some((y, low, high))) = (x(setting.trials[0]), setting.accuracy_interval()) else {
+        let (Some(x), Some((y, interval))) = (x(setting.trials[0]), measure.point(setting)) else {
             continue;
         };
         let label = family(setting.trials[0]);
-        let interval = Some((100.0 * low, 100.0 * high));
-        let point = Point { x, y: 100.0 * y, interval, seeds: setting.trials.len() };
+        let point = Point { x, y, interval, seeds: setting.trials.len() };
         let colour = series.len();
         match series.iter_mut().find(|s| s.label == label) {
             Some(found) => found.points.push(point),
             None => series.push(Series { label, colour, points: vec![point], ..Series::default() }),
         }
     }
+    let (start, title, y) = measure.names();
     Figure {
-        name: name.into(),
-        title: format!("Exam accuracy by {x_label}"),
+        name: format!("{start}_{name}"),
+        title: format!("{title} by {x_label}"),
         x: Axis { label: x_label.into(), ..Axis::default() },
-        y: accuracy_axis(),
+        y,
         content: Content::Series(series),
-        level: Some((100.0 * GUESSING, "guessing")),
-        notes: vec![INTERVALS.into()],
+        level: (measure == Measure::Accuracy).then_some((100.0 * GUESSING, "guessing")),
+        notes: vec![measure.note().into()],
     }
 }
 
 /// Accuracy in each subject; left out where there are too many subjects to tell apart.
-fn subject_figure(settings: &[Setting], questions: &[TrialQuestion]) -> Option<Figure> {
-    let all: Vec<Vec<(String, u64, u64)>> = settings.iter().map(|s| subjects(s, questions)).collect();
+fn subject_figure(settings: &[Setting]) -> Option<Figure> {
+    let all: Vec<Vec<(String, Pooled)>> = settings.iter().map(Setting::subjects).collect();
     let names: Vec<String> = all.iter().max_by_key(|s| s.len())?.iter().map(|s| s.0.clone()).collect();
     if !(2..=8).contains(&names.len()) {
         return None;
     }
     let spread = 0.7 / settings.len() as f64;
     let series = settings.iter().zip(&all).enumerate().map(|(i, (setting, subjects))| {
-        let points = subjects.iter().filter_map(|(subject, correct, asked)| {
+        let points = subjects.iter().filter_map(|(subject, answers)| {
             let place = names.iter().position(|n| n == subject)? as f64;
-            let (low, high) = wilson95(*correct, *asked);
+            let (low, high) = answers.wilson();
             Some(Point {
                 x: place + (i as f64 - (settings.len() - 1) as f64 / 2.0) * spread,
-                y: 100.0 * *correct as f64 / *asked as f64,
+                y: 100.0 * answers.share(),
                 interval: Some((100.0 * low, 100.0 * high)),
                 seeds: setting.trials.len(),
             })
         });
-        Series { label: setting.label.clone(), colour: i, points: points.collect(), ..Series::default() }
+        Series { label: setting.label.into(), colour: i, points: points.collect(), ..Series::default() }
     });
     Some(Figure {
         name: "subjects".into(),
@@ -135,7 +182,7 @@ fn subject_figure(settings: &[Setting], questions: &[TrialQuestion]) -> Option<F
         content: Content::Series(series.collect()),
         x: Axis { label: "subject".into(), places: names, ..Axis::default() },
         level: Some((100.0 * GUESSING, "guessing")),
-        notes: vec!["intervals: Wilson 95 % of all answers".into()],
+        notes: vec!["intervals: Wilson 95 % over the questions".into()],
     })
 }
 

@@ -60,7 +60,7 @@ static QUANTITIES: [Quantity; 18] = {
     }
     [
         quantity("trial", "trial", None, Text, true, |o| Some(Cell::Text(o.trial.trial.to_string()))),
-        quantity("sweep", "sweep", None, Text, true, |o| Some(Cell::Text(o.trial.sweep.clone()))),
+        quantity("sweep", "sweep", None, Text, true, |o| Some(Cell::Text(o.sweep.into()))),
         quantity("params", "parameters", Some(Lower), Count, true, |o| count(o.trial.params)),
         quantity("active_params", "active parameters", Some(Lower), Count, true, |o| {
             count(o.trial.active_params)
@@ -204,6 +204,16 @@ impl Column {
             Self::Quantity(quantity) => quantity.known,
             Self::Key(_) => true,
         }
+    }
+
+    /// Whether it is the p of guessing, of which several seeds have one together and no mean.
+    pub fn is_p_of_guessing(&self) -> bool {
+        self.name() == "exam_p_guess"
+    }
+
+    /// Whether it is known only where an exam was sat.
+    pub fn is_of_exam(&self) -> bool {
+        self.name().starts_with("exam_")
     }
 
     /// What its numbers are multiplied by to be shown: 100 for shares.

@@ -1,11 +1,11 @@
 //! Claims put to the test: paired or independent samples of seeds, corrected over all claims of an experiment.
 
-use super::columns::Better;
+use super::columns::{Better, Column};
 use super::condition::Condition;
-use super::observation::{Cell, Observation, Results, grouped, mean, per_seed};
+use super::observation::{Cell, Observation, Results, distinct, grouped, mean, per_seed};
 use super::wanted::CompareSpec;
 use crate::stats::{Comparison, holm, paired_t, welch_t};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Largest p that decides.
 const ALPHA: f64 = 0.05;
@@ -17,9 +17,9 @@ pub struct Compared<'a> {
     pub spec: &'a CompareSpec,
     /// `paired t`, `Welch t`, or `none` where no test is possible.
     pub test: &'static str,
-    /// Values of each side: pairs, or seeds.
+    /// Seeds of each side; seeds that both sides have, where they are paired.
     pub n: (usize, usize),
-    /// Values that found no partner.
+    /// Values of a seed and `paired_by` that found no partner.
     pub unpaired: usize,
     /// Mean of each side, over the values that count.
     pub means: Option<(f64, f64)>,
@@ -138,7 +138,7 @@ fn compare_one<'a>(spec: &'a CompareSpec, results: &Results) -> Compared<'a> {
 fn test(compared: &mut Compared, observations: &[&Observation]) -> Result<Comparison, String> {
     let spec = compared.spec;
     let side = |condition: &Condition| -> Vec<&Observation> {
-        observations.iter().copied().filter(|o| condition.holds(o)).collect()
+        distinct(&observations.iter().copied().filter(|o| condition.holds(o)).collect::<Vec<_>>())
     };
     let (a, b) = (side(&spec.a), side(&spec.b));
     for (name, side, condition) in [("a", &a, &spec.a), ("b", &b, &spec.b)] {
@@ -147,11 +147,12 @@ fn test(compared: &mut Compared, observations: &[&Observation]) -> Result<Compar
             return Err(format!("no finished trial of {name} ({}) has {metric}", condition.text));
         }
     }
-    let both = a.iter().filter(|o| spec.b.holds(o)).count();
+    // Also where they are seen in different sweeps.
+    let in_b: BTreeSet<_> = b.iter().map(|o| o.identity()).collect();
+    let both = a.iter().filter(|o| in_b.contains(&o.identity())).count();
     if both > 0 {
         return Err(format!("a and b overlap: {both} results are on both sides"));
     }
-    let seeds = a.iter().chain(&b).map(|o| o.trial.seed).collect::<BTreeSet<u64>>().len();
     let found = if spec.paired_by.is_empty() {
         let values = |side: &[&Observation]| per_seed(side, &spec.metric).into_values().collect::<Vec<f64>>();
         let (a, b) = (values(&a), values(&b));
@@ -162,18 +163,15 @@ fn test(compared: &mut Compared, observations: &[&Observation]) -> Result<Compar
         }
         welch_t(&a, &b)
     } else {
-        let (pairs, unpaired) = pairs(&a, &b, spec);
+        let (pairs, unpaired) = seed_pairs(&a, &b, spec);
         (compared.n, compared.unpaired) = ((pairs.len(), pairs.len()), unpaired);
         let (a, b): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
         match pairs.len() {
-            0 => return Err("no pairs: the sides share no value of paired_by".into()),
+            0 => return Err("no pairs: the sides share no seed with equal values of paired_by".into()),
             _ => compared.means = Some((mean(&a), mean(&b))),
         }
-        if seeds < 2 {
-            return Err("too few seeds: n=1".into());
-        }
         if pairs.len() < 2 {
-            return Err(format!("too few pairs: n={}", pairs.len()));
+            return Err(format!("too few seeds: n={}", pairs.len()));
         }
         paired_t(&pairs)
     };
@@ -184,18 +182,30 @@ fn test(compared: &mut Compared, observations: &[&Observation]) -> Result<Compar
         .ok_or_else(|| "the values do not vary between seeds, so that no interval is known".into())
 }
 
-/// Pairs of values with equal `paired_by`, each the mean of its seeds' means; and how many values have no partner.
-fn pairs(a: &[&Observation], b: &[&Observation], spec: &CompareSpec) -> (Vec<(f64, f64)>, usize) {
-    let values = |side: &[&Observation]| -> Vec<(Vec<Option<Cell>>, f64)> {
-        let value = |group: Vec<&Observation>| {
-            mean(&per_seed(&group, &spec.metric).into_values().collect::<Vec<f64>>())
+/// For each seed the means of `a` and `b` over all values of `paired_by` that both have; and how many values have no
+/// partner.
+///
+/// Pairs are made within a seed and averaged over it: depths or subjects of one seed share its luck, so that they
+/// match, but are no replication.
+fn seed_pairs(a: &[&Observation], b: &[&Observation], spec: &CompareSpec) -> (Vec<(f64, f64)>, usize) {
+    let matched: Vec<Column> =
+        spec.paired_by.iter().copied().filter(|column| column.name() != "seed").collect();
+    let values = |side: &[&Observation]| -> Vec<(u64, Vec<Option<Cell>>, f64)> {
+        let of_group = |(key, group): (Vec<Option<Cell>>, Vec<&Observation>)| {
+            per_seed(&group, &spec.metric).into_iter().map(move |(seed, value)| (seed, key.clone(), value))
         };
-        grouped(side, &spec.paired_by).into_iter().map(|(key, group)| (key, value(group))).collect()
+        grouped(side, &matched).into_iter().flat_map(of_group).collect()
     };
     let (a, b) = (values(a), values(b));
-    let partner =
-        |(key, a): &(Vec<Option<Cell>>, f64)| b.iter().find(|(k, _)| k == key).map(|(_, b)| (*a, *b));
-    let pairs: Vec<(f64, f64)> = a.iter().filter_map(partner).collect();
-    let unpaired = a.len() + b.len() - 2 * pairs.len();
-    (pairs, unpaired)
+    let mut seeds: BTreeMap<u64, (Vec<f64>, Vec<f64>)> = BTreeMap::new();
+    let mut found = 0;
+    for (seed, key, value) in &a {
+        let Some((_, _, partner)) = b.iter().find(|(s, k, _)| (s, k) == (seed, key)) else { continue };
+        let (own, other) = seeds.entry(*seed).or_default();
+        own.push(*value);
+        other.push(*partner);
+        found += 1;
+    }
+    let pairs = seeds.into_values().map(|(a, b)| (mean(&a), mean(&b))).collect();
+    (pairs, a.len() + b.len() - 2 * found)
 }

@@ -3,7 +3,6 @@
 use super::figure::{Axis, Content, Figure, Mark, Point, Series};
 use super::observation::{Observation, mean};
 use super::plots::group_label;
-use super::summary::label;
 use super::wanted::Loss;
 use crate::config::TrainStage;
 use crate::records::TrialRecord;
@@ -25,7 +24,7 @@ pub fn figure(loss: &Loss, observations: &[&Observation]) -> Figure {
     for observation in trials {
         let group = match &loss.group {
             Some(column) => group_label(column, &column.read(observation)),
-            None => label(observation.trial),
+            None => observation.label.to_string(),
         };
         let colour = groups.iter().position(|g| *g == group).unwrap_or(groups.len());
         let is_new = colour == groups.len();

@@ -2,6 +2,7 @@
 
 use super::condition::Condition;
 use super::fields::Fields;
+use super::number::counted;
 use super::observation::Results;
 use super::wanted::{CompareSpec, FigureSpec, TableSpec};
 use crate::config::{ConfigError, ConfigErrors, Entry, Node, did_you_mean, parse};
@@ -138,7 +139,10 @@ impl Experiment {
 
     /// What is asked of a sweep that is run by itself.
     pub fn for_sweep(name: &str, trials: &[TrialRecord]) -> Self {
-        let question = format!("How do the {} trials of {name} compare?", trials.len());
+        let question = match trials.len() {
+            1 => format!("What did the one trial of {name} come to?"),
+            n => format!("How do the {n} trials of {name} compare?"),
+        };
         Self { title: name.into(), question, ..Self::default() }
     }
 
@@ -149,7 +153,8 @@ impl Experiment {
         let mut errors = ConfigErrors::default();
         for (place, key, condition) in &self.conditions {
             if !planned.iter().any(|observation| condition.may_hold(observation)) {
-                let problem = format!("{:?} holds for none of the {} trials", condition.text, trials.len());
+                let problem =
+                    format!("{:?} holds for none of the {}", condition.text, counted(trials.len(), "trial"));
                 errors.push(ConfigError::new(place, key, problem));
             }
         }

@@ -1,8 +1,8 @@
 //! A table of text in Markdown, LaTeX (for `booktabs`) and HTML; the tables that an experiment asks for.
 
 use super::columns::{Better, Column};
-use super::number::{NOTHING, cell, with_error};
-use super::observation::{Observation, Results, grouped, over_seeds};
+use super::number::{NOTHING, cell, shuffled_p, with_error};
+use super::observation::{Observation, Pooled, Results, grouped, over_seeds, p_of_guessing};
 use super::wanted::TableSpec;
 use crate::stats::Spread;
 use minijinja::HtmlEscape;
@@ -127,18 +127,29 @@ pub fn table(spec: &TableSpec, results: &Results) -> Grid {
     let counted: Vec<&Observation> =
         observations.iter().filter(|o| spec.filter.as_ref().is_none_or(|f| f.holds(o))).collect();
     let groups = grouped(&counted, &spec.rows);
+    // Where nobody sat an exam, there is nothing to say of one.
+    let has_exams = counted.iter().any(|o| o.score.is_some());
+    let metrics: Vec<Column> =
+        spec.columns.iter().copied().filter(|c| has_exams || !c.is_of_exam()).collect();
+    let has_questions = metrics.iter().any(Column::is_of_exam);
     let means: Vec<Vec<Option<Spread>>> = groups
         .iter()
-        .map(|(_, group)| spec.columns.iter().map(|column| over_seeds(group, column)).collect())
+        .map(|(_, group)| metrics.iter().map(|column| over_seeds(group, column)).collect())
         .collect();
-    let best: Vec<Option<f64>> = (0..spec.columns.len()).map(|c| best(&spec.columns[c], &means, c)).collect();
+    let best: Vec<Option<f64>> = (0..metrics.len()).map(|c| best(&metrics[c], &means, c)).collect();
     let rows = groups.iter().zip(&means).map(|((key, group), means)| {
         let mut row: Vec<GridCell> =
             key.iter().zip(&spec.rows).map(|(value, column)| cell(value, column).into()).collect();
         let seeds: std::collections::BTreeSet<u64> = group.iter().map(|o| o.trial.seed).collect();
         row.push(seeds.len().to_string().into());
-        row.extend(means.iter().zip(&spec.columns).zip(&best).map(|((spread, column), best)| GridCell {
+        if has_questions {
+            row.push(questions(Pooled::of(group)).into());
+        }
+        row.extend(means.iter().zip(&metrics).zip(&best).map(|((spread, column), best)| GridCell {
             text: match spread {
+                Some(s) if column.is_p_of_guessing() => {
+                    shuffled_p(s.mean, p_of_guessing(group).is_some_and(|test| test.is_bound))
+                }
                 // A metric that some seeds lack says so.
                 Some(s) if s.n < seeds.len() => format!("{} (n={})", with_error(*spread, column), s.n),
                 Some(_) => with_error(*spread, column),
@@ -148,14 +159,19 @@ pub fn table(spec: &TableSpec, results: &Results) -> Grid {
         }));
         row
     });
-    let heads =
-        spec.rows.iter().map(Column::label).chain(["seeds"]).chain(spec.columns.iter().map(Column::label));
+    let counts = ["seeds"].into_iter().chain(has_questions.then_some("questions"));
+    let heads = spec.rows.iter().map(Column::label).chain(counts).chain(metrics.iter().map(Column::label));
     Grid {
         title: spec.title.clone(),
         heads: heads.map(String::from).collect(),
         text_columns: spec.rows.len(),
         rows: rows.collect(),
     }
+}
+
+/// Number of different questions behind a row.
+pub fn questions(answers: Option<Pooled>) -> String {
+    answers.map_or(NOTHING.into(), |answers| crate::track::number(answers.questions))
 }
 
 /// The best mean of a metric; `None` of a cost, and where none is better than another.

@@ -9,8 +9,11 @@ mod experiment;
 mod fields;
 mod figure;
 mod grid;
+mod headline;
+mod labels;
 mod number;
 mod observation;
+mod output;
 mod page;
 mod plots;
 mod summary;
@@ -20,10 +23,10 @@ mod wanted;
 pub use experiment::Experiment;
 
 use crate::records::{QuestionRecord, TrialRecord};
-use crate::run::files::{create_dir, write_atomic};
 use anyhow::Result;
 use grid::Grid;
 use observation::Results;
+use output::Output;
 use page::Page;
 use std::path::Path;
 use uuid::Uuid;
@@ -39,61 +42,61 @@ pub struct TrialQuestion {
     pub record: QuestionRecord,
 }
 
-/// Writes tables, figures and the page of an experiment into `out`.
+/// Writes tables, figures and the page of an experiment into `out`, and removes what an earlier report left there.
+///
+/// `trials` and `questions` hold each trial and each answer once, however many sweeps they belong to.
 pub fn write(
     experiment: &Experiment,
     trials: &[TrialRecord],
     questions: &[TrialQuestion],
     out: &Path,
 ) -> Result<()> {
-    let (rows, settings) = (summary::rows(trials), summary::settings(trials));
-    for folder in ["figures", "tables"] {
-        create_dir(&out.join(folder))?;
-    }
-    write_atomic(&out.join("trials.csv"), &tables::trials_csv(&rows)?)?;
-    write_atomic(&out.join("summary.csv"), &tables::summary_csv(&settings)?)?;
-    write_atomic(&out.join("questions.csv"), &tables::questions_csv(questions)?)?;
     let results = Results::new(trials, questions);
+    let (rows, settings) = (summary::rows(trials), summary::settings(&results));
+    let mut out = Output::open(out, &["figures", "tables"])?;
+    out.write("trials.csv", &tables::trials_csv(&rows, &results)?)?;
+    out.write("summary.csv", &tables::summary_csv(&settings)?)?;
+    out.write("questions.csv", &tables::questions_csv(questions)?)?;
     let summary = tables::summary(&settings);
-    write_grid(&summary, "summary", out)?;
+    write_grid(&summary, "summary", &mut out)?;
     let mut wanted = vec![];
     for spec in &experiment.tables {
         let grid = grid::table(spec, &results);
-        write_grid(&grid, &spec.name, out)?;
+        write_grid(&grid, &spec.name, &mut out)?;
         wanted.push(grid);
     }
     let compared = compare::compare(&experiment.comparisons, &results);
     let comparisons = tables::comparisons(&compared);
     if !compared.is_empty() {
-        write_atomic(&out.join("comparisons.csv"), &tables::comparisons_csv(&compared)?)?;
-        write_grid(&comparisons, "comparisons", out)?;
+        out.write("comparisons.csv", &tables::comparisons_csv(&compared)?)?;
+        write_grid(&comparisons, "comparisons", &mut out)?;
     }
     let figures = match experiment.figures.as_slice() {
-        [] => charts::charts(trials, &settings, questions, &results),
+        [] => charts::charts(&settings, &results),
         asked => asked.iter().map(|spec| plots::figure(spec, &results)).collect(),
     };
     let mut drawn = vec![];
     for figure in figures {
-        drawn.push(figure.write(&out.join("figures"))?);
+        drawn.push(figure.write(&mut out)?);
     }
     let page = Page {
         experiment,
+        results: &results,
         trials,
         rows: &rows,
         settings: &settings,
-        questions,
         summary: &summary,
         tables: &wanted,
         comparisons: (!compared.is_empty()).then_some(&comparisons),
         figures: &drawn,
     };
-    write_atomic(&out.join("report.html"), page.html()?.as_bytes())
+    out.write("report.html", page.html()?.as_bytes())?;
+    out.finish()
 }
 
-fn write_grid(grid: &Grid, name: &str, out: &Path) -> Result<()> {
-    let tables = out.join("tables");
-    write_atomic(&tables.join(format!("{name}.md")), grid.markdown().as_bytes())?;
-    write_atomic(&tables.join(format!("{name}.tex")), grid.latex().as_bytes())
+fn write_grid(grid: &Grid, name: &str, out: &mut Output) -> Result<()> {
+    out.write(&format!("tables/{name}.md"), grid.markdown().as_bytes())?;
+    out.write(&format!("tables/{name}.tex"), grid.latex().as_bytes())
 }
 
 #[cfg(test)]

@@ -64,10 +64,27 @@ pub fn p_text(p: f64) -> String {
     if !p.is_finite() {
         NOTHING.into()
     } else if p < 0.001 {
-        format!("{p:.1e}")
+        plain(format!("{p:.1e}").parse().unwrap_or(p))
     } else {
         format!("{p:.3}")
     }
+}
+
+/// The p of a test by shuffling: `0.031`, or `< 0.0001` where no shuffle came as far.
+pub fn shuffled_p(p: f64, is_bound: bool) -> String {
+    if !is_bound || p >= 1.0 {
+        return p_text(p);
+    }
+    // One digit, rounded up: a bound must stay one.
+    let unit = 10f64.powf(p.log10().floor());
+    let digit = (p / unit - 1e-9).ceil();
+    format!("< {}", plain(format!("{:e}", digit * unit).parse().unwrap_or(p)))
+}
+
+/// `1 trial`, `2 trials`.
+pub fn counted(count: usize, noun: &str) -> String {
+    let count_text = crate::track::number(count as u64);
+    if count == 1 { format!("{count_text} {noun}") } else { format!("{count_text} {noun}s") }
 }
 
 #[cfg(test)]
@@ -83,8 +100,18 @@ mod tests {
     }
 
     #[test]
+    fn one_is_not_plural() {
+        assert_eq!([0, 1, 2000].map(|n| counted(n, "trial")), ["0 trials", "1 trial", "2,000 trials"]);
+    }
+
+    #[test]
     fn p_values_are_never_zero() {
         assert_eq!([1.0, 0.0312, 1.23e-7].map(p_text), ["1.000", "0.031", "1.2e-7"]);
+        assert_eq!(
+            [1e-4, 0.0021, 3.4e-107].map(|p| shuffled_p(p, true)),
+            ["< 0.0001", "< 0.003", "< 4e-107"]
+        );
+        assert_eq!(shuffled_p(0.0021, false), "0.002");
         assert_eq!(p_text(f64::NAN), NOTHING);
     }
 }

@@ -1,14 +1,19 @@
 //! One observation: what one trial scored, in all or in one subject; and how observations come together over seeds.
 //!
-//! The unit of replication is the seed: several observations of one seed are averaged before anything is tested.
+//! The unit of replication is the seed: several observations of one seed are averaged before anything is tested. A
+//! trial that several sweeps hold counts once wherever the sweep is not what is asked for.
 
 use super::TrialQuestion;
 use super::columns::Column;
-use crate::config::get;
-use crate::records::{GUESSING, Status, TrialRecord};
-use crate::stats::{Spread, binomial_p, spread, wilson95};
+use super::labels::{self, Labels};
+use crate::records::{GUESSING, QuestionRecord, Status, TrialRecord};
+use crate::stats::{
+    Answered, PERMUTATIONS, Randomised, Spread, binomial_p, guessing, spread, wilson95, wilson95_of_share,
+};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use uuid::Uuid;
 
 /// A value of a column.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,7 +37,7 @@ impl Cell {
 
 /// An exam, or one subject of it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Score {
+pub struct Score<'a> {
     /// The stage whose model sat the exam.
     pub stage: String,
     /// The subject; `None` for the exam as a whole.
@@ -41,9 +46,13 @@ pub struct Score {
     pub correct: u64,
     /// Questions asked.
     pub questions: u64,
+    /// Which exam it was: equal for equal questions.
+    exam: u64,
+    /// Its answers by their place in the exam; none where only the counts are known.
+    pub answers: Vec<(usize, &'a QuestionRecord)>,
 }
 
-impl Score {
+impl Score<'_> {
     /// Share of correct answers.
     pub fn accuracy(&self) -> Option<f64> {
         (self.questions > 0).then(|| self.correct as f64 / self.questions as f64)
@@ -67,15 +76,31 @@ pub struct Observation<'a> {
     pub trial: &'a TrialRecord,
     /// Its whole configuration.
     config: &'a Value,
+    /// What its setting is called.
+    pub label: &'a str,
+    /// The sweep as whose trial it is seen.
+    pub sweep: &'a str,
     /// The exam; `None` where none was sat.
-    pub score: Option<Score>,
+    pub score: Option<Score<'a>>,
 }
 
 impl Observation<'_> {
     /// The value of a key of the configuration.
     pub fn key(&self, path: &str) -> Option<Cell> {
-        let varied = self.trial.keys.iter().find(|(key, _)| key == path).map(|(_, value)| value);
-        varied.or_else(|| get(self.config, path)).and_then(Cell::of_json)
+        labels::value(self.trial, self.config, path).and_then(Cell::of_json)
+    }
+
+    /// The same for each subject of its exam.
+    pub fn by_subject(&self) -> Vec<Self> {
+        let parts = self.score.as_ref().map(by_subjects).unwrap_or_default();
+        parts.into_iter().map(|part| Self { score: Some(part), ..self.clone() }).collect()
+    }
+
+    /// What makes it one result: the same in every sweep.
+    pub fn identity(&self) -> (Uuid, &str, Option<&str>) {
+        let score = self.score.as_ref();
+        let stage = score.map_or("", |score| score.stage.as_str());
+        (self.trial.trial, stage, score.and_then(|score| score.subject.as_deref()))
     }
 }
 
@@ -83,69 +108,124 @@ impl Observation<'_> {
 #[derive(Debug)]
 pub struct Results<'a> {
     trials: Vec<(&'a TrialRecord, Value)>,
-    questions: &'a [TrialQuestion],
+    labels: Labels,
+    answers: BTreeMap<(Uuid, &'a str), Vec<(usize, &'a QuestionRecord)>>,
 }
 
 impl<'a> Results<'a> {
-    /// Reads the configurations.
+    /// Reads the configurations. `trials` and `questions` hold each trial and answer once.
     pub fn new(trials: &'a [TrialRecord], questions: &'a [TrialQuestion]) -> Self {
         // A configuration that cannot be read leaves the swept keys, which are recorded beside it.
         let config = |trial: &TrialRecord| toml::from_str(&trial.config).unwrap_or(Value::Null);
-        Self { trials: trials.iter().map(|t| (t, config(t))).collect(), questions }
+        let trials: Vec<(&TrialRecord, Value)> = trials.iter().map(|t| (t, config(t))).collect();
+        let mut answers: BTreeMap<_, Vec<(usize, &QuestionRecord)>> = BTreeMap::new();
+        for question in questions {
+            let exam = answers.entry((question.trial, question.stage.as_str())).or_default();
+            exam.push((exam.len(), &question.record));
+        }
+        Self { labels: Labels::of(&trials), trials, answers }
     }
 
-    /// One observation of each trial, finished or not, without its outcomes.
+    /// Every trial, with its configuration.
+    pub fn trials(&self) -> impl Iterator<Item = (&'a TrialRecord, &Value)> {
+        self.trials.iter().map(|(trial, config)| (*trial, config))
+    }
+
+    /// What a trial's setting is called.
+    pub fn label(&self, trial: &TrialRecord) -> &str {
+        self.labels.by_setting.get(&trial.setting).map_or("", String::as_str)
+    }
+
+    /// Keys that tell trials apart, without the seed.
+    pub fn keys(&self) -> &[String] {
+        &self.labels.keys
+    }
+
+    fn observation<'s>(
+        &'s self,
+        (trial, config): &'s (&'a TrialRecord, Value),
+        sweep: &'s str,
+        score: Option<Score<'s>>,
+    ) -> Observation<'s> {
+        Observation { trial, config, label: self.label(trial), sweep, score }
+    }
+
+    /// One observation of each trial and sweep, finished or not, without its outcomes.
     pub fn planned(&self) -> Vec<Observation<'_>> {
-        self.trials.iter().map(|(trial, config)| Observation { trial, config, score: None }).collect()
+        let of = |known| {
+            let (trial, _): &(&TrialRecord, Value) = known;
+            trial.sweeps.iter().map(|sweep| self.observation(known, sweep, None))
+        };
+        self.trials.iter().flat_map(of).collect()
     }
 
     /// The observations that `columns` speak of: those of finished trials by their last exam; by every exam where a
-    /// column is `exam.stage`; by every subject where a column is `exam.subject`.
+    /// column is `exam.stage`; by every subject where a column is `exam.subject`; in each of their sweeps where a
+    /// column is `sweep`.
     pub fn observations(&self, columns: &[Column]) -> Vec<Observation<'_>> {
         let names = |name: &str| columns.iter().any(|column| column.name() == name);
-        let (by_stage, by_subject) = (names("stage"), names("subject"));
+        let (by_stage, by_subject, by_sweep) = (names("stage"), names("subject"), names("sweep"));
         let mut found = vec![];
-        for (trial, config) in self.trials.iter().filter(|(t, _)| t.status == Status::Done) {
+        for known in self.trials.iter().filter(|(t, _)| t.status == Status::Done) {
+            let trial = known.0;
             let skip = if by_stage { 0 } else { trial.exams.len().saturating_sub(1) };
-            let mut scores = vec![];
+            let mut scores: Vec<Score> = vec![];
             for exam in trial.exams.iter().skip(skip) {
-                if by_subject {
-                    scores.extend(self.subjects(trial, &exam.stage));
-                } else {
-                    scores.push(Score {
-                        stage: exam.stage.clone(),
-                        subject: None,
-                        correct: exam.correct,
-                        questions: exam.questions,
-                    });
+                let answers = self.answers.get(&(trial.trial, exam.stage.as_str()));
+                let score = Score {
+                    stage: exam.stage.clone(),
+                    subject: None,
+                    correct: exam.correct,
+                    questions: exam.questions,
+                    exam: answers.map_or(0, |answers| fingerprint(answers)),
+                    answers: answers.cloned().unwrap_or_default(),
+                };
+                if by_subject { scores.extend(by_subjects(&score)) } else { scores.push(score) }
+            }
+            for sweep in trial.sweeps.iter().take(if by_sweep { trial.sweeps.len() } else { 1 }) {
+                if scores.is_empty() {
+                    found.push(self.observation(known, sweep, None));
                 }
+                found.extend(scores.iter().map(|s| self.observation(known, sweep, Some(s.clone()))));
             }
-            if scores.is_empty() {
-                found.push(Observation { trial, config, score: None });
-            }
-            found.extend(scores.into_iter().map(|s| Observation { trial, config, score: Some(s) }));
         }
         found
     }
-
-    fn subjects(&self, trial: &TrialRecord, stage: &str) -> Vec<Score> {
-        let mut subjects: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-        for question in self.questions.iter().filter(|q| q.trial == trial.trial && q.stage == stage) {
-            let (correct, asked) = subjects.entry(&question.record.subject).or_default();
-            *correct += u64::from(question.record.prediction == question.record.answer);
-            *asked += 1;
-        }
-        let score = |(subject, (correct, questions)): (&str, (u64, u64))| Score {
-            stage: stage.into(),
-            subject: Some(subject.into()),
-            correct,
-            questions,
-        };
-        subjects.into_iter().map(score).collect()
-    }
 }
 
-/// Observations in groups by some columns; numbers in order, text as it first appears. `None`: no value.
+/// A number for the questions of an exam: equal questions with equal right letters, equal numbers.
+fn fingerprint(answers: &[(usize, &QuestionRecord)]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    answers.iter().for_each(|(_, record)| (&record.subject, &record.id, record.answer).hash(&mut hasher));
+    hasher.finish()
+}
+
+/// An exam's subjects, in the order of their names.
+fn by_subjects<'a>(exam: &Score<'a>) -> Vec<Score<'a>> {
+    let mut subjects: BTreeMap<&str, Score> = BTreeMap::new();
+    for &(place, record) in &exam.answers {
+        let score = subjects.entry(&record.subject).or_insert_with(|| Score {
+            subject: Some(record.subject.clone()),
+            correct: 0,
+            questions: 0,
+            answers: vec![],
+            ..exam.clone()
+        });
+        score.correct += u64::from(record.prediction == record.answer);
+        score.questions += 1;
+        score.answers.push((place, record));
+    }
+    subjects.into_values().collect()
+}
+
+/// Each result once, though several sweeps hold its trial.
+pub fn distinct<'o, 'a>(observations: &[&'o Observation<'a>]) -> Vec<&'o Observation<'a>> {
+    let mut seen = BTreeSet::new();
+    observations.iter().copied().filter(|o| seen.insert(o.identity())).collect()
+}
+
+/// Observations in groups by some columns, each result once in a group; numbers in order, text as it first appears.
+/// `None`: no value.
 pub fn grouped<'o, 'a>(
     observations: &[&'o Observation<'a>],
     columns: &[Column],
@@ -172,7 +252,11 @@ pub fn grouped<'o, 'a>(
         let places = a.iter().zip(b).map(|(a, b)| a.total_cmp(b));
         places.fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then)
     });
-    ranked.into_iter().map(|(_, i)| std::mem::take(&mut groups[i])).collect()
+    let group = |(_, i): (Vec<f64>, usize)| {
+        let (key, group) = std::mem::take(&mut groups[i]);
+        (key, distinct(&group))
+    };
+    ranked.into_iter().map(group).collect()
 }
 
 /// The numbers of a column, one for each seed: the mean of that seed's observations.
@@ -186,15 +270,74 @@ pub fn per_seed(observations: &[&Observation], column: &Column) -> BTreeMap<u64,
     seeds.into_iter().map(|(seed, values)| (seed, mean(&values))).collect()
 }
 
-/// Mean and spread of a column over seeds; `None` without any value.
+/// Mean and spread of a column over seeds; `None` without any value. p of guessing is no mean, but that of the joint
+/// test.
 pub fn over_seeds(observations: &[&Observation], column: &Column) -> Option<Spread> {
-    spread(&per_seed(observations, column).into_values().collect::<Vec<_>>())
+    let values: Vec<f64> = per_seed(observations, column).into_values().collect();
+    if !column.is_p_of_guessing() {
+        return spread(&values);
+    }
+    let p = p_of_guessing(observations)?.p;
+    Some(Spread { n: values.len(), mean: p, sd: None, t95: None })
 }
 
-/// Questions answered correctly and asked, over all observations.
-pub fn pooled(observations: &[&Observation]) -> (u64, u64) {
-    let scores = observations.iter().filter_map(|o| o.score.as_ref());
-    scores.fold((0, 0), |(correct, asked), s| (correct + s.correct, asked + s.questions))
+/// Answers of several exams together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pooled {
+    /// Questions answered correctly, each as often as it was asked.
+    pub correct: u64,
+    /// Answers.
+    pub asked: u64,
+    /// Different questions.
+    pub questions: u64,
+}
+
+impl Pooled {
+    /// The answers of some observations; `None` where there are none.
+    pub fn of(observations: &[&Observation]) -> Option<Self> {
+        let mut pooled = Self { correct: 0, asked: 0, questions: 0 };
+        let mut seen = BTreeMap::new();
+        for score in observations.iter().filter_map(|o| o.score.as_ref()) {
+            pooled.correct += score.correct;
+            pooled.asked += score.questions;
+            let most: &mut u64 = seen.entry((score.exam, score.subject.as_deref())).or_default();
+            *most = score.questions.max(*most);
+        }
+        pooled.questions = seen.values().sum();
+        (pooled.asked > 0).then_some(pooled)
+    }
+
+    /// Share of correct answers.
+    pub fn share(&self) -> f64 {
+        self.correct as f64 / self.asked as f64
+    }
+
+    /// Wilson's 95 % interval of the share over the questions: seeds answer the same ones, so that more seeds do not
+    /// make more questions.
+    pub fn wilson(&self) -> (f64, f64) {
+        wilson95_of_share(self.share(), self.questions)
+    }
+}
+
+/// The joint test of guessing of all answers of some observations: every exam's key is shuffled within its subjects,
+/// once for all that sat it. `None` where no answers are recorded.
+pub fn p_of_guessing(observations: &[&Observation]) -> Option<Randomised> {
+    let letter = |c: char| "ABCD".find(c);
+    let mut strata: BTreeMap<(u64, &str), usize> = BTreeMap::new();
+    let mut questions: BTreeMap<(u64, usize), Answered> = BTreeMap::new();
+    for score in observations.iter().filter_map(|o| o.score.as_ref()) {
+        for (place, record) in &score.answers {
+            let next = strata.len();
+            let stratum = *strata.entry((score.exam, &record.subject)).or_insert(next);
+            let Some(right) = letter(record.answer) else { continue };
+            let new = Answered { stratum, right, chosen: [0; 4] };
+            let question = questions.entry((score.exam, *place)).or_insert(new);
+            if let Some(chosen) = letter(record.prediction) {
+                question.chosen[chosen] += 1;
+            }
+        }
+    }
+    guessing(&questions.into_values().collect::<Vec<_>>(), PERMUTATIONS, 1)
 }
 
 /// Arithmetic mean; NaN of nothing.

@@ -3,12 +3,13 @@
 use super::columns::{Better, Column, Format};
 use super::curves;
 use super::figure::{Axis, Content, Figure, Mark, Point, Series};
+use super::number::counted;
 use super::number::{cell, number};
-use super::observation::{Cell, Observation, Results, grouped, over_seeds, pooled};
-use super::summary::label;
+use super::observation::{Cell, Observation, Pooled, Results, distinct, grouped, over_seeds};
 use super::wanted::{ErrorBar, FigureSpec, Over, Plot, Style};
 use crate::records::GUESSING;
-use crate::stats::{digits3, fit, wilson95};
+use crate::stats::{digits3, fit};
+use uuid::Uuid;
 
 /// Points of a fitted curve.
 const FIT_POINTS: usize = 60;
@@ -56,10 +57,7 @@ fn point(x: f64, observations: &[&Observation], over: &Over) -> Option<Point> {
     let interval = match over.error {
         ErrorBar::T95 => spread.t95.map(around),
         ErrorBar::Sd => spread.sd.map(around),
-        ErrorBar::Wilson => {
-            let (correct, asked) = pooled(observations);
-            (asked > 0).then(|| wilson95(correct, asked))
-        }
+        ErrorBar::Wilson => Pooled::of(observations).map(|answers| answers.wilson()),
         ErrorBar::None => None,
     };
     let scale = over.y.scale();
@@ -145,17 +143,16 @@ fn over_figure(over: &Over, observations: &[&Observation]) -> Figure {
     figure
 }
 
-/// Observations by setting: the sweep and all varied keys but the seed.
+/// Observations by setting, with what it is called.
 fn by_setting<'o, 'a>(observations: &[&'o Observation<'a>]) -> Vec<(String, Vec<&'o Observation<'a>>)> {
-    let mut settings: Vec<((&str, String), Vec<&Observation>)> = vec![];
-    for &observation in observations {
-        let key = (observation.trial.sweep.as_str(), label(observation.trial));
-        match settings.iter_mut().find(|(k, _)| *k == key) {
+    let mut settings: Vec<(Uuid, Vec<&Observation>)> = vec![];
+    for observation in distinct(observations) {
+        match settings.iter_mut().find(|(known, _)| *known == observation.trial.setting) {
             Some((_, group)) => group.push(observation),
-            None => settings.push((key, vec![observation])),
+            None => settings.push((observation.trial.setting, vec![observation])),
         }
     }
-    settings.into_iter().map(|((_, label), group)| (label, group)).collect()
+    settings.into_iter().map(|(_, group)| (group[0].label.to_string(), group)).collect()
 }
 
 /// What error bars mean, and of how many seeds.
@@ -163,15 +160,14 @@ fn notes(over: &Over, series: &[Series]) -> Vec<String> {
     let seeds = || series.iter().flat_map(|s| &s.points).map(|p| p.seeds);
     let (Some(fewest), Some(most)) = (seeds().min(), seeds().max()) else { return vec![] };
     let count = match (fewest, most) {
-        (1, 1) => "1 seed".to_string(),
-        (a, b) if a == b => format!("{a} seeds"),
+        (a, b) if a == b => counted(a, "seed"),
         (a, b) => format!("{a} to {b} seeds"),
     };
     let note = match over.error {
         ErrorBar::T95 | ErrorBar::Sd if most < 2 => format!("{count}: no interval is known"),
         ErrorBar::T95 => format!("intervals: 95 % t, {count}"),
         ErrorBar::Sd => format!("intervals: ± 1 sd, {count}"),
-        ErrorBar::Wilson => format!("intervals: Wilson 95 % of all answers, {count}"),
+        ErrorBar::Wilson => format!("intervals: Wilson 95 % over the questions, {count}"),
         ErrorBar::None => format!("means of {count}"),
     };
     let mut notes = vec![note];

@@ -1,8 +1,10 @@
 //! Trials side by side: the same setting over its seeds, and the numbers that go into tables and figures.
 
-use super::TrialQuestion;
-use crate::records::{ExamScore, GUESSING, Status, TrialRecord};
-use crate::stats::{Spread, binomial_p, holm, spread, wilson95};
+use super::observation::{Observation, Pooled, Results, p_of_guessing};
+use crate::records::{ExamScore, GUESSING, TrialRecord};
+use crate::stats::{Randomised, Spread, binomial_p, holm, spread, wilson95};
+use rayon::prelude::*;
+use uuid::Uuid;
 
 /// The exam of one trial after one stage.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,9 +14,9 @@ pub struct Row<'a> {
     /// The exam; `None` where none was sat.
     pub exam: Option<&'a ExamScore>,
     /// Wilson 95 %.
-    pub interval: (f64, f64),
+    pub interval: Option<(f64, f64)>,
     /// Exact two-sided p of guessing.
-    pub p_guess: f64,
+    pub p_guess: Option<f64>,
 }
 
 impl Row<'_> {
@@ -29,14 +31,14 @@ pub fn rows(trials: &[TrialRecord]) -> Vec<Row<'_>> {
     let mut rows = vec![];
     for trial in trials {
         if trial.exams.is_empty() {
-            rows.push(Row { trial, exam: None, interval: (f64::NAN, f64::NAN), p_guess: f64::NAN });
+            rows.push(Row { trial, exam: None, interval: None, p_guess: None });
         }
         for exam in &trial.exams {
             rows.push(Row {
                 trial,
                 exam: Some(exam),
-                interval: wilson95(exam.correct, exam.questions),
-                p_guess: binomial_p(exam.correct, exam.questions, GUESSING),
+                interval: Some(wilson95(exam.correct, exam.questions)),
+                p_guess: Some(binomial_p(exam.correct, exam.questions, GUESSING)),
             });
         }
     }
@@ -44,108 +46,96 @@ pub fn rows(trials: &[TrialRecord]) -> Vec<Row<'_>> {
 }
 
 /// One setting over its seeds, by the exam after its last stage.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Setting<'a> {
     /// What sets it apart: `n_layers=4 d_model=64`.
-    pub label: String,
-    /// Its trials that finished.
+    pub label: &'a str,
+    /// Its trials that finished, one for each seed.
     pub trials: Vec<&'a TrialRecord>,
-    /// Questions answered correctly and asked, over all seeds.
-    pub pooled: (u64, u64),
+    /// What they scored.
+    observations: Vec<Observation<'a>>,
+    /// Their answers; `None` where no exam was sat.
+    pub answers: Option<Pooled>,
     /// Accuracy over seeds.
     pub accuracy: Option<Spread>,
     /// Bits per byte over seeds.
     pub bpb: Option<Spread>,
     /// Validation loss over seeds.
     pub val_loss: Option<Spread>,
-    /// p of guessing for all questions together.
-    pub p_guess: f64,
-    /// The same after Holm's correction over all settings.
+    /// The test of guessing by all answers together.
+    pub guessing: Option<Guessing>,
+}
+
+/// The test of guessing of one setting among others.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Guessing {
+    /// The test.
+    pub test: Randomised,
+    /// Its p after Holm's correction over all settings.
     pub p_holm: f64,
 }
 
-impl Setting<'_> {
-    /// The interval that a figure shows: Student's t over seeds, or Wilson's for a single seed.
-    pub fn accuracy_interval(&self) -> Option<(f64, f64, f64)> {
-        let accuracy = self.accuracy?;
-        Some(match accuracy.t95 {
-            Some(half) => (accuracy.mean, accuracy.mean - half, accuracy.mean + half),
-            None => {
-                let (low, high) = wilson95(self.pooled.0, self.pooled.1);
-                (accuracy.mean, low, high)
-            }
-        })
+impl Guessing {
+    /// Whether more answers are right than by shuffled keys, fewer, or neither beyond chance.
+    pub fn is_better(&self) -> Option<bool> {
+        (self.p_holm < 0.05).then_some(self.test.statistic as f64 > self.test.expected)
     }
 }
 
-/// A trial's keys without its seed.
-pub fn label(trial: &TrialRecord) -> String {
-    let keys = trial.keys.iter().filter(|(k, _)| k != "seed");
-    let short = |(key, value): &(String, serde_json::Value)| {
-        let key = key.rsplit('.').next().unwrap_or(key);
-        format!("{key}={}", value.as_str().map_or_else(|| value.to_string(), String::from))
-    };
-    let label: Vec<String> = keys.map(short).collect();
-    if label.is_empty() { trial.sweep.clone() } else { label.join(" ") }
+impl Setting<'_> {
+    /// The accuracy with the interval that a figure shows: Student's t over seeds, or Wilson's for a single seed.
+    pub fn accuracy_interval(&self) -> Option<(f64, (f64, f64))> {
+        let accuracy = self.accuracy?;
+        let around = |half: f64| (accuracy.mean - half, accuracy.mean + half);
+        Some((accuracy.mean, accuracy.t95.map_or(self.answers?.wilson(), around)))
+    }
+
+    /// The answers in each subject, in the order of their names.
+    pub fn subjects(&self) -> Vec<(String, Pooled)> {
+        let parts: Vec<Observation> = self.observations.iter().flat_map(Observation::by_subject).collect();
+        let name = |o: &Observation| o.score.as_ref().and_then(|score| score.subject.clone());
+        let mut names: Vec<String> = parts.iter().filter_map(name).collect();
+        names.sort();
+        names.dedup();
+        let of = |subject: String| {
+            let own: Vec<&Observation> =
+                parts.iter().filter(|o| name(o).as_ref() == Some(&subject)).collect();
+            Some((subject, Pooled::of(&own)?))
+        };
+        names.into_iter().filter_map(of).collect()
+    }
 }
 
 /// Settings in the order of their first trial; failed trials are left out.
-pub fn settings(trials: &[TrialRecord]) -> Vec<Setting<'_>> {
-    let mut groups: Vec<(String, Vec<&TrialRecord>)> = vec![];
-    for trial in trials.iter().filter(|t| t.status == Status::Done) {
-        let label = label(trial);
-        match groups.iter_mut().find(|(l, _)| *l == label) {
-            Some((_, group)) => group.push(trial),
-            None => groups.push((label, vec![trial])),
+pub fn settings<'a>(results: &'a Results) -> Vec<Setting<'a>> {
+    let mut groups: Vec<(Uuid, Vec<Observation>)> = vec![];
+    for observation in results.observations(&[]) {
+        let setting = observation.trial.setting;
+        match groups.iter_mut().find(|(known, _)| *known == setting) {
+            Some((_, group)) => group.push(observation),
+            None => groups.push((setting, vec![observation])),
         }
     }
-    let mut settings: Vec<Setting> = groups
-        .into_iter()
-        .map(|(label, trials)| {
-            let last = || trials.iter().filter_map(|t| t.exams.last());
-            let pooled = last().fold((0, 0), |(c, n), e| (c + e.correct, n + e.questions));
-            let accuracies: Vec<f64> =
-                last().map(|e| e.correct as f64 / (e.questions as f64).max(1.0)).collect();
-            let of = |f: &dyn Fn(&TrialRecord) -> Option<f64>| {
-                spread(&trials.iter().filter_map(|t| f(t)).collect::<Vec<_>>())
-            };
-            let p_guess = if pooled.1 == 0 { 1.0 } else { binomial_p(pooled.0, pooled.1, GUESSING) };
-            Setting {
-                label,
-                pooled,
-                accuracy: spread(&accuracies),
-                bpb: of(&|t| t.val_bpb),
-                val_loss: of(&|t| t.val_loss),
-                p_guess,
-                p_holm: p_guess,
-                trials,
-            }
-        })
-        .collect();
-    let corrected = holm(&settings.iter().map(|s| s.p_guess).collect::<Vec<_>>());
-    for (setting, p) in settings.iter_mut().zip(corrected) {
-        setting.p_holm = p;
-    }
+    let mut settings: Vec<Setting> = groups.into_par_iter().map(|(_, group)| setting(group)).collect();
+    let p: Vec<f64> = settings.iter().filter_map(|s| s.guessing.map(|g| g.test.p)).collect();
+    let tested = settings.iter_mut().filter_map(|s| s.guessing.as_mut());
+    tested.zip(holm(&p)).for_each(|(guessing, p)| guessing.p_holm = p);
     settings
 }
 
-/// Subjects in order, with correct and asked questions of some trials' last exams.
-pub fn subjects(setting: &Setting, questions: &[TrialQuestion]) -> Vec<(String, u64, u64)> {
-    let mut subjects: Vec<(String, u64, u64)> = vec![];
-    for question in questions {
-        let of_setting = setting
-            .trials
-            .iter()
-            .any(|t| t.trial == question.trial && t.exams.last().is_some_and(|e| e.stage == question.stage));
-        if !of_setting {
-            continue;
-        }
-        let right = u64::from(question.record.prediction == question.record.answer);
-        match subjects.iter_mut().find(|(s, _, _)| *s == question.record.subject) {
-            Some((_, correct, asked)) => (*correct, *asked) = (*correct + right, *asked + 1),
-            None => subjects.push((question.record.subject.clone(), right, 1)),
-        }
+fn setting(observations: Vec<Observation<'_>>) -> Setting<'_> {
+    let seen: Vec<&Observation> = observations.iter().collect();
+    let over = |value: &dyn Fn(&Observation) -> Option<f64>| {
+        spread(&seen.iter().filter_map(|o| value(o)).filter(|v| v.is_finite()).collect::<Vec<_>>())
+    };
+    Setting {
+        label: observations[0].label,
+        trials: seen.iter().map(|o| o.trial).collect(),
+        answers: Pooled::of(&seen),
+        accuracy: over(&|o| o.score.as_ref()?.accuracy()),
+        bpb: over(&|o| o.trial.val_bpb),
+        val_loss: over(&|o| o.trial.val_loss),
+        guessing: p_of_guessing(&seen).map(|test| Guessing { test, p_holm: test.p }),
+        observations,
     }
-    subjects.sort();
-    subjects
 }

@@ -3,12 +3,17 @@
 use super::TrialQuestion;
 use super::columns::Format;
 use super::compare::Compared;
-use super::grid::{Grid, GridCell};
-use super::number::{NOTHING, p_text};
+use super::grid::{Grid, GridCell, questions};
+use super::labels;
+use super::number::{NOTHING, counted, p_text, shuffled_p};
+use super::observation::Results;
 use super::summary::{Row, Setting};
 use crate::stats::{Spread, digits3};
+use crate::track::csv_number;
 use anyhow::Result;
 use serde_json::Value;
+use std::collections::BTreeMap;
+use uuid::Uuid;
 
 /// A value of JSON as the cell of a table.
 fn cell(value: &Value) -> String {
@@ -20,46 +25,42 @@ fn cell(value: &Value) -> String {
 }
 
 fn number(value: Option<f64>) -> String {
-    value.filter(|v| v.is_finite()).map_or(String::new(), |v| v.to_string())
+    value.map_or(String::new(), csv_number)
 }
 
-/// trials.csv: one row per trial and exam.
-pub fn trials_csv(rows: &[Row]) -> Result<Vec<u8>> {
-    let mut keys: Vec<&str> = vec![];
-    for (key, _) in rows.iter().flat_map(|r| &r.trial.keys).filter(|(k, _)| k != "seed") {
-        if !keys.contains(&key.as_str()) {
-            keys.push(key);
-        }
-    }
+/// trials.csv: one row per trial and exam. A trial of several sweeps names them all: `a; b`.
+pub fn trials_csv(rows: &[Row], results: &Results) -> Result<Vec<u8>> {
+    let keys = results.keys();
+    let configs: BTreeMap<Uuid, &Value> =
+        results.trials().map(|(trial, config)| (trial.trial, config)).collect();
     let mut csv = csv::Writer::from_writer(vec![]);
     let after = "params active_params train_tokens train_flops val_loss val_bpb stage exam_correct exam_questions \
                  exam_accuracy exam_low exam_high exam_p_guess wall_seconds peak_rss_mb status reason";
     csv.write_record(
         ["trial", "sweep", "seed"]
             .into_iter()
-            .chain(keys.iter().copied())
+            .chain(keys.iter().map(String::as_str))
             .chain(after.split(' ').filter(|s| !s.is_empty())),
     )?;
     for row in rows {
         let t = row.trial;
-        let mut cells = vec![t.trial.to_string(), t.sweep.clone(), t.seed.to_string()];
-        for key in &keys {
-            cells.push(t.keys.iter().find(|(k, _)| k == key).map_or(String::new(), |(_, v)| cell(v)));
-        }
+        let mut cells = vec![t.trial.to_string(), t.sweeps.join("; "), t.seed.to_string()];
+        let config = configs.get(&t.trial).copied().unwrap_or(&Value::Null);
+        cells.extend(keys.iter().map(|key| labels::value(t, config, key).map_or(String::new(), cell)));
         cells.extend([
             t.params.to_string(),
             t.active_params.to_string(),
             t.train_tokens.to_string(),
-            t.train_flops.to_string(),
+            csv_number(t.train_flops),
         ]);
         cells.extend([number(t.val_loss), number(t.val_bpb)]);
         cells.push(row.exam.map_or(String::new(), |e| e.stage.clone()));
         cells.push(row.exam.map_or(String::new(), |e| e.correct.to_string()));
         cells.push(row.exam.map_or(String::new(), |e| e.questions.to_string()));
         cells.extend(
-            [row.accuracy(), Some(row.interval.0), Some(row.interval.1), Some(row.p_guess)].map(number),
+            [row.accuracy(), row.interval.map(|i| i.0), row.interval.map(|i| i.1), row.p_guess].map(number),
         );
-        cells.extend([t.wall_seconds.to_string(), t.peak_rss_mb.to_string()]);
+        cells.extend([t.wall_seconds, t.peak_rss_mb].map(csv_number));
         cells.push(serde_json::to_value(t.status).map_or(String::new(), |s| cell(&s)));
         cells.push(t.reason.clone().unwrap_or_default());
         csv.write_record(cells)?;
@@ -85,7 +86,7 @@ pub fn questions_csv(questions: &[TrialQuestion]) -> Result<Vec<u8>> {
     for q in questions {
         let r = &q.record;
         let mut row = vec![q.trial.to_string(), q.stage.clone(), r.subject.clone(), r.id.clone()];
-        row.extend(r.probabilities.map(|p| p.to_string()));
+        row.extend(r.probabilities.map(csv_number));
         row.extend([r.prediction.to_string(), r.answer.to_string()]);
         csv.write_record(row)?;
     }
@@ -111,73 +112,76 @@ pub fn summary_csv(settings: &[Setting]) -> Result<Vec<u8>> {
         "val_loss_t95",
         "val_bpb_mean",
         "val_bpb_t95",
+        "questions",
+        "shuffled_keys",
     ])?;
     for s in settings {
         let mean = |spread: Option<Spread>| number(spread.map(|s| s.mean));
         let t95 = |spread: Option<Spread>| number(spread.and_then(|s| s.t95));
+        let count = |count: Option<u64>| count.map_or(String::new(), |count| count.to_string());
         csv.write_record([
-            s.label.clone(),
+            s.label.to_string(),
             s.trials.len().to_string(),
             s.trials[0].params.to_string(),
             s.trials[0].active_params.to_string(),
             mean(s.accuracy),
             number(s.accuracy.and_then(|a| a.sd)),
             t95(s.accuracy),
-            s.pooled.0.to_string(),
-            s.pooled.1.to_string(),
-            number(Some(s.p_guess)),
-            number(Some(s.p_holm)),
+            count(s.answers.map(|a| a.correct)),
+            count(s.answers.map(|a| a.asked)),
+            number(s.guessing.map(|g| g.test.p)),
+            number(s.guessing.map(|g| g.p_holm)),
             mean(s.val_loss),
             t95(s.val_loss),
             mean(s.bpb),
             t95(s.bpb),
+            count(s.answers.map(|a| a.questions)),
+            count(s.guessing.map(|g| u64::from(g.test.n))),
         ])?;
     }
     Ok(csv.into_inner()?)
 }
 
-/// The settings over their seeds, for reading.
+/// The settings over their seeds, for reading; of exams only where some were sat.
 pub fn summary(settings: &[Setting]) -> Grid {
-    let heads = [
-        "setting",
-        "seeds",
-        "parameters",
-        "active",
-        "validation loss",
-        "bits per byte",
-        "accuracy (%)",
-        "p of guessing (Holm)",
-    ];
+    let has_exams = settings.iter().any(|s| s.answers.is_some());
+    let mut heads = vec!["setting", "seeds", "parameters", "active", "validation loss", "bits per byte"];
+    if has_exams {
+        heads.extend(["questions", "accuracy (%)", "p of guessing (Holm)"]);
+    }
     let row = |s: &Setting| -> Vec<GridCell> {
-        let cells = [
-            s.label.clone(),
+        let mut cells = vec![
+            s.label.to_string(),
             s.trials.len().to_string(),
             crate::track::number(s.trials[0].params),
             crate::track::number(s.trials[0].active_params),
-            with_error(s.val_loss, 1.0, 3),
-            with_error(s.bpb, 1.0, 3),
-            with_error(s.accuracy, 100.0, 1),
-            p_text(s.p_holm),
+            with_error(s.val_loss, 1.0, 3, s.trials.len()),
+            with_error(s.bpb, 1.0, 3, s.trials.len()),
         ];
-        cells.map(GridCell::from).to_vec()
+        if has_exams {
+            let p = s.guessing.map(|g| shuffled_p(g.p_holm, g.test.is_bound));
+            cells.extend([
+                questions(s.answers),
+                with_error(s.accuracy, 100.0, 1, s.trials.len()),
+                p.unwrap_or_else(|| NOTHING.into()),
+            ]);
+        }
+        cells.into_iter().map(GridCell::from).collect()
     };
     Grid {
         title: String::new(),
-        heads: heads.map(String::from).to_vec(),
+        heads: heads.into_iter().map(String::from).collect(),
         text_columns: 1,
         rows: settings.iter().map(row).collect(),
     }
 }
 
-/// `41.2 ± 1.3`, times `scale`, or the mean alone for a single seed.
-fn with_error(spread: Option<Spread>, scale: f64, digits: usize) -> String {
-    match spread {
-        None => NOTHING.into(),
-        Some(Spread { mean, t95: Some(half), .. }) => {
-            format!("{:.digits$} ± {:.digits$}", mean * scale, half * scale)
-        }
-        Some(Spread { mean, .. }) => format!("{:.digits$}", mean * scale),
-    }
+/// `41.2 ± 1.3`, times `scale`, or the mean alone for a single seed; with its n where not all `seeds` have a value.
+fn with_error(spread: Option<Spread>, scale: f64, digits: usize, seeds: usize) -> String {
+    let Some(Spread { n, mean, t95, .. }) = spread else { return NOTHING.into() };
+    let half = t95.map_or(String::new(), |half| format!(" ± {:.digits$}", half * scale));
+    let count = if n < seeds { format!(" (n={n})") } else { String::new() };
+    format!("{:.digits$}{half}{count}", mean * scale)
 }
 
 /// comparisons.csv: one row per claim; shares are shares here, not percent.
@@ -247,8 +251,8 @@ pub fn comparisons(compared: &[Compared]) -> Grid {
         let or_nothing = |text: Option<String>| text.unwrap_or_else(|| NOTHING.into());
         let n = match (c.n, c.spec.paired_by.is_empty()) {
             ((0, 0), _) => NOTHING.into(),
-            ((pairs, _), false) => format!("{pairs} pairs"),
-            ((a, b), true) => format!("{a} and {b} seeds"),
+            ((seeds, _), false) => counted(seeds, "seed"),
+            ((a, b), true) => format!("{a} and {}", counted(b, "seed")),
         };
         let cells = [
             c.spec.claim.clone(),

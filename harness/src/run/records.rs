@@ -3,13 +3,33 @@
 use super::graph::{PlannedTrial, StageGraph, State};
 use super::manifest::Manifest;
 use super::stage::Stage;
+use crate::config::{TrialConfig, identity};
 use crate::records::{ExamScore, StageRecord, Status, TrialRecord};
 use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use uuid::Uuid;
 
-/// One record for each trial of the plan, in order, whatever became of it.
+/// One record for each trial of the plan, in order, whatever became of it. A trial that several sweeps hold has one.
 pub fn collect(graph: &StageGraph) -> Result<Vec<TrialRecord>> {
-    let record = |trial| trial_record(graph, trial);
-    graph.trials.iter().map(record).collect()
+    let mut records: Vec<TrialRecord> = Vec::new();
+    let mut places: BTreeMap<Uuid, usize> = BTreeMap::new();
+    for planned in &graph.trials {
+        let Some(&place) = places.get(&planned.uuid) else {
+            places.insert(planned.uuid, records.len());
+            records.push(trial_record(graph, planned)?);
+            continue;
+        };
+        let record = &mut records[place];
+        if !record.sweeps.contains(&planned.trial.sweep) {
+            record.sweeps.push(planned.trial.sweep.clone());
+        }
+        for (key, value) in &planned.trial.keys {
+            if !record.keys.iter().any(|(known, _)| known == key) {
+                record.keys.push((key.clone(), value.clone()));
+            }
+        }
+    }
+    Ok(records)
 }
 
 fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecord> {
@@ -17,7 +37,8 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
     let (status, reason) = standing(graph, planned);
     let mut record = TrialRecord {
         trial: planned.uuid,
-        sweep: planned.trial.sweep.clone(),
+        setting: identity(&TrialConfig { seed: 0, ..config.clone() }),
+        sweeps: vec![planned.trial.sweep.clone()],
         seed: config.seed,
         keys: planned.trial.keys.clone(),
         params: config.model.params() as u64,

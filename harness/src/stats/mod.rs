@@ -15,10 +15,15 @@ fn z95() -> f64 {
 
 /// Wilson's 95 % interval of a share (Wilson 1927).
 pub fn wilson95(correct: u64, n: u64) -> (f64, f64) {
+    wilson95_of_share(correct as f64 / n as f64, n)
+}
+
+/// The same of a share of `n`, which may be a mean of several shares.
+pub fn wilson95_of_share(share: f64, n: u64) -> (f64, f64) {
     if n == 0 {
         return (0.0, 1.0);
     }
-    let (n, p, z) = (n as f64, correct as f64 / n as f64, z95());
+    let (n, p, z) = (n as f64, share, z95());
     let centre = (p + z * z / (2.0 * n)) / (1.0 + z * z / n);
     let half = z / (1.0 + z * z / n) * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
     ((centre - half).max(0.0), (centre + half).min(1.0))

@@ -52,6 +52,16 @@ pub struct MetricsRow {
     pub extras: Vec<(String, f64)>,
 }
 
+/// A number as CSV files hold it: the fewest digits that are read back as the same number; nothing for one that is not
+/// finite, which no reader would understand.
+pub fn csv_number(value: f64) -> String {
+    match value.abs() {
+        size if !size.is_finite() => String::new(),
+        size if size == 0.0 || (1e-5..1e16).contains(&size) => value.to_string(),
+        _ => format!("{value:e}"),
+    }
+}
+
 /// The open table of a stage run.
 pub struct Metrics {
     path: PathBuf,
@@ -91,16 +101,16 @@ impl Metrics {
         if let Some((unknown, _)) = row.extras.iter().find(|(name, _)| !self.extras.contains(name)) {
             bail!("metrics column {unknown} was not declared when the table was opened");
         }
-        let optional = |value: Option<f64>| value.map(|v| v.to_string()).unwrap_or_default();
+        let optional = |value: Option<f64>| value.map(csv_number).unwrap_or_default();
         let mut fields = vec![
             row.step.to_string(),
             row.tokens.to_string(),
             row.split.name().to_string(),
-            row.loss.to_string(),
+            csv_number(row.loss),
             optional(row.lr),
             optional(row.grad_norm),
             optional(row.tokens_per_second),
-            row.elapsed_seconds.to_string(),
+            csv_number(row.elapsed_seconds),
         ];
         let extra = |name: &String| row.extras.iter().find(|(n, _)| n == name).map(|(_, v)| *v);
         fields.extend(self.extras.iter().map(|name| optional(extra(name))));
@@ -209,6 +219,16 @@ mod tests {
         );
         let undeclared = MetricsRow { extras: vec![("other".into(), 1.0)], ..row(4) };
         assert!(metrics.row(&undeclared).is_err());
+    }
+
+    #[test]
+    fn numbers_in_csv_are_short_and_exact() {
+        let numbers = [0.0, -2.0, 1e-5, 0.1 + 0.2, 1.25e-130, 9.3e15, 1e16, f64::MIN_POSITIVE];
+        let texts = numbers.map(csv_number);
+        let expected = ["0", "-2", "0.00001", "0.30000000000000004", "1.25e-130", "9300000000000000", "1e16"];
+        assert_eq!(texts[..7], expected);
+        assert_eq!(texts.map(|text| text.parse::<f64>().unwrap()), numbers);
+        assert_eq!([f64::NAN, f64::INFINITY, f64::NEG_INFINITY].map(csv_number), ["", "", ""]);
     }
 
     #[test]

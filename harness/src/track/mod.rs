@@ -10,5 +10,5 @@ mod progress;
 
 pub use board::Board;
 pub use events::Events;
-pub use metrics::{Metrics, MetricsRow, Split};
+pub use metrics::{Metrics, MetricsRow, Split, csv_number};
 pub use progress::{Progress, Silent, number, time};

@@ -5,9 +5,10 @@ mod canvas;
 mod font;
 mod paint;
 
+use super::output::Output;
+use crate::track::csv_number;
 use anyhow::{Context, Result};
 use plotters::prelude::*;
-use std::path::Path;
 
 /// One figure.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -117,23 +118,29 @@ pub struct Drawn {
 }
 
 impl Figure {
-    /// Writes `<name>.svg`, `<name>.png` and `<name>.csv` into a folder.
-    pub fn write(&self, dir: &Path) -> Result<Drawn> {
+    /// Writes `figures/<name>.svg`, `.png` and `.csv`.
+    pub fn write(&self, out: &mut Output) -> Result<Drawn> {
+        let name = |extension: &str| format!("figures/{}.{extension}", self.name);
         let texts = self.texts();
         let font = font::for_texts(&texts);
         let mut svg = String::new();
         let size = self.size();
         paint::paint(self, font.family, SVGBackend::with_string(&mut svg, size).into_drawing_area())?;
-        crate::run::files::write_atomic(&dir.join(format!("{}.svg", self.name)), svg.as_bytes())?;
+        out.write(&name("svg"), svg.as_bytes())?;
         // The SVG is drawn with the reader's fonts; in the PNG what no font has goes under a number.
         let (coded, remark) = if font.is_whole { (None, String::new()) } else { self.coded(font::can_show) };
-        let png = dir.join(format!("{}.png", self.name));
         // Drawn beside its place under a name that still ends in .png.
-        let beside = dir.join(format!(".{}.png", self.name));
+        let beside = out.dir().join(format!("figures/.{}.png", self.name));
         let root = BitMapBackend::new(&beside, size).into_drawing_area();
         paint::paint(coded.as_ref().unwrap_or(self), font.family, root)?;
-        std::fs::rename(&beside, &png).with_context(|| format!("{}: cannot be written", png.display()))?;
-        crate::run::files::write_atomic(&dir.join(format!("{}.csv", self.name)), &self.csv()?)?;
+        let drawn = || -> std::io::Result<Vec<u8>> {
+            let bytes = std::fs::read(&beside)?;
+            std::fs::remove_file(&beside)?;
+            Ok(bytes)
+        };
+        let png = drawn().with_context(|| format!("{}: cannot be drawn", beside.display()))?;
+        out.write(&name("png"), &png)?;
+        out.write(&name("csv"), &self.csv()?)?;
         Ok(Drawn { svg, remark })
     }
 
@@ -143,19 +150,18 @@ impl Figure {
         csv.write_record(["series", "x", "y", "low", "high", "seeds"])?;
         let place = |axis: &Axis, value: f64| match axis.places.get(value.round() as usize) {
             Some(name) => name.clone(),
-            None => value.to_string(),
+            None => csv_number(value),
         };
         match &self.content {
             Content::Series(series) => {
                 for (series, point) in series.iter().flat_map(|s| s.points.iter().map(move |p| (s, p))) {
-                    let bound = |f: fn((f64, f64)) -> f64| {
-                        point.interval.map(f).map_or(String::new(), |v| v.to_string())
-                    };
+                    let bound =
+                        |f: fn((f64, f64)) -> f64| point.interval.map(f).map_or(String::new(), csv_number);
                     let seeds = if point.seeds > 0 { point.seeds.to_string() } else { String::new() };
                     csv.write_record([
                         series.label.clone(),
                         place(&self.x, point.x),
-                        point.y.to_string(),
+                        csv_number(point.y),
                         bound(|i| i.0),
                         bound(|i| i.1),
                         seeds,
@@ -170,7 +176,7 @@ impl Figure {
                         csv.write_record([
                             y,
                             x,
-                            value.to_string(),
+                            csv_number(*value),
                             String::new(),
                             String::new(),
                             String::new(),

@@ -216,7 +216,8 @@ impl<'a> Plot<'a> {
     /// How far each series stands aside, in pixels, so that intervals at one place are seen; and half a bar's width.
     fn shifts(&self, series: &[Series]) -> Vec<(i32, i32)> {
         let bars = series.iter().filter(|s| s.mark == Mark::Bars).count() as i32;
-        let marked = |s: &&Series| matches!(s.mark, Mark::Points | Mark::Joined);
+        // Points of a scatter stand where they are: only means at the places that lines share step aside.
+        let marked = |s: &&Series| s.mark == Mark::Joined;
         let count = series.iter().filter(marked).count() as i32;
         let mut at: BTreeMap<u64, usize> = BTreeMap::new();
         for point in series.iter().filter(marked).flat_map(|s| &s.points).filter(|p| p.interval.is_some()) {
@@ -231,7 +232,7 @@ impl<'a> Plot<'a> {
                 bars_before += 1;
                 ((2 * bars_before - 1 - bars) * bar / 2, (bar / 2 - 1).max(1))
             }
-            Mark::Points | Mark::Joined => {
+            Mark::Joined => {
                 marked_before += 1;
                 ((2 * marked_before - 1 - count) * apart / 2, 0)
             }

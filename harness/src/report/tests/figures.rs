@@ -109,23 +109,28 @@ fn everything_asked_for_is_written() {
     assert_eq!(
         read("tables/depth.md"),
         "**Depth_1 & 100 %**\n\n\
-         | model.n_layers | seeds | parameters | validation bits per byte | exam accuracy (%) |\n\
-         | --- | ---: | ---: | ---: | ---: |\n\
-         | 2 | 2 | 2,000 | 1.250 ± 0.000 | 25.0 ± 12.7 |\n\
-         | 4 | 2 | 4,000 | 1.250 ± 0.000 | 41.0 ± 0.0 |\n\
-         | 8 | 2 | 8,000 | 1.250 ± 0.000 | **62.0 ± 25.4** |\n"
+         | model.n_layers | seeds | questions | parameters | validation bits per byte | exam accuracy (%) |\n\
+         | --- | ---: | ---: | ---: | ---: | ---: |\n\
+         | 2 | 2 | 100 | 2,000 | 1.250 ± 0.000 | 25.0 ± 12.7 |\n\
+         | 4 | 2 | 100 | 4,000 | 1.250 ± 0.000 | 41.0 ± 0.0 |\n\
+         | 8 | 2 | 100 | 8,000 | 1.250 ± 0.000 | **62.0 ± 25.4** |\n"
     );
     let tex = read("tables/depth.tex");
     assert!(
-        tex.starts_with("% Depth_1 & 100 %\n\\begin{tabular}{lrrrr}\n\\toprule\nmodel.n\\_layers & seeds"),
+        tex.starts_with("% Depth_1 & 100 %\n\\begin{tabular}{lrrrrr}\n\\toprule\nmodel.n\\_layers & seeds"),
         "{tex}"
     );
     assert!(
-        tex.contains("\n8 & 2 & 8,000 & 1.250 $\\pm$ 0.000 & \\textbf{62.0 $\\pm$ 25.4} \\\\\n\\bottomrule"),
+        tex.contains(
+            "\n8 & 2 & 100 & 8,000 & 1.250 $\\pm$ 0.000 & \\textbf{62.0 $\\pm$ 25.4} \\\\\n\\bottomrule"
+        ),
         "{tex}"
     );
     // All of the first 50 are right, and 10 or 14 of the others.
-    assert!(read("tables/subjects.md").contains("| law | 2 | 24.0 ± 50.8 |\n| 数学 | 2 | **100.0 ± 0.0** |"));
+    assert!(
+        read("tables/subjects.md")
+            .contains("| law | 2 | 50 | 24.0 ± 50.8 |\n| 数学 | 2 | 50 | **100.0 ± 0.0** |")
+    );
     assert!(read("figures/line.csv").contains("law,8,24.00"), "{}", read("figures/line.csv"));
     // Differences of 36 and 38 percent.
     let comparisons = read("comparisons.csv");
@@ -134,7 +139,7 @@ fn everything_asked_for_is_written() {
     assert!(row.ends_with(",supported,supported"), "{row}");
     let md = read("tables/comparisons.md");
     assert!(
-        md.contains("| supported | exam accuracy (%) | 62.0 | 25.0 | 37.0 | 24.3 to 49.7 | 2 pairs | paired t | 0.017 | 0.017 |"),
+        md.contains("| supported | exam accuracy (%) | 62.0 | 25.0 | 37.0 | 24.3 to 49.7 | 2 seeds | paired t | 0.017 | 0.017 |"),
         "{md}"
     );
     let page = read("report.html");
@@ -167,4 +172,86 @@ fn a_fit_is_drawn_with_its_equation_and_the_front_is_marked() {
     let numbered: Vec<&str> =
         pareto.iter().filter(|s| s.mark == Mark::Numbers).map(|s| s.label.as_str()).collect();
     assert_eq!(numbered, ["n_layers=2", "n_layers=4", "n_layers=8"]);
+}
+
+/// Two shapes with and without experts, each of two seeds: groups share their values of x.
+fn grouped_points() -> Vec<TrialRecord> {
+    let mut trials = vec![];
+    for (experts, n_layers, correct) in [(0, 2, 30), (4, 2, 40), (0, 4, 50), (4, 4, 60)] {
+        for seed in [1, 2] {
+            let mut trial = trial(seed, n_layers, correct + 4 * seed, Status::Done);
+            trial.keys.push(("model.n_experts".into(), u64::into(experts)));
+            trial.setting = Uuid::from_u128(u128::from(1000 * experts + n_layers));
+            trial.trial = Uuid::from_u128(u128::from(10_000 * experts + 100 * seed + n_layers));
+            trials.push(trial);
+        }
+    }
+    trials
+}
+
+#[test]
+fn grouped_points_stand_at_their_true_x() {
+    let trials = grouped_points();
+    let questions = answers(&trials);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.toml");
+    let figure = |kind: &str| {
+        let part = format!(
+            "kind = '{kind}'\nname = '{kind}'\nx = 'params'\ny = 'exam.accuracy'\ngroup = 'model.n_experts'"
+        );
+        std::fs::write(&path, format!("sweeps = ['s']\n[[figure]]\n{part}\n")).unwrap();
+        let experiment = Experiment::read_if_experiment(&path).unwrap().unwrap();
+        write(&experiment, &trials, &questions, dir.path()).unwrap();
+        std::fs::read_to_string(dir.path().join(format!("figures/{kind}.svg"))).unwrap()
+    };
+    // The upright lines of intervals, by their place across.
+    let places = |svg: &str| -> Vec<i32> {
+        let lines =
+            svg.lines().filter(|line| line.starts_with("<polyline") && line.contains("stroke-width=\"2\""));
+        let ends = |line: &str| -> Vec<i32> {
+            let points = line.split("points=\"").nth(1).unwrap().split('"').next().unwrap();
+            points.split_whitespace().map(|p| p.split(',').next().unwrap().parse().unwrap()).collect()
+        };
+        let mut found: Vec<i32> =
+            lines.map(ends).filter(|x| x.len() == 2 && x[0] == x[1]).map(|x| x[0]).collect();
+        found.sort_unstable();
+        found
+    };
+    for kind in ["scatter", "pareto"] {
+        let found = places(&figure(kind));
+        assert_eq!(found.len(), 4, "{kind}: {found:?}");
+        assert!(found[0] == found[1] && found[2] == found[3] && found[1] < found[2], "{kind}: {found:?}");
+        let csv = std::fs::read_to_string(dir.path().join(format!("figures/{kind}.csv"))).unwrap();
+        assert!(csv.contains("n_experts=0,2000,36,") && csv.contains("n_experts=4,2000,46,"), "{csv}");
+    }
+    // Means that lines join step aside, so that their intervals are seen.
+    let found = places(&figure("line"));
+    assert!(found[0] < found[1], "{found:?}");
+    // What an earlier version of the experiment drew is gone.
+    let left: Vec<bool> =
+        ["scatter.svg", "pareto.png", "line.svg"].map(|f| dir.path().join("figures").join(f).exists()).into();
+    assert_eq!(left, [false, false, true]);
+}
+
+#[test]
+fn wilson_intervals_do_not_shrink_with_seeds_that_answer_the_same_questions() {
+    let mut trials = vec![trial(1, 2, 36, Status::Done), trial(2, 2, 44, Status::Done)];
+    let interval = |trials: &[TrialRecord]| {
+        let questions = answers(trials);
+        let results = Results::new(trials, &questions);
+        let spec = "[[figure]]\nkind = 'bar'\nname = 'b'\nx = 'model.n_layers'\ny = 'exam.accuracy'\nerror = 'wilson'";
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.toml");
+        std::fs::write(&path, format!("sweeps = ['s']\n{spec}\n")).unwrap();
+        let experiment = Experiment::read_if_experiment(&path).unwrap().unwrap();
+        match plots::figure(&experiment.figures[0], &results).content {
+            Content::Series(series) => series[0].points[0],
+            Content::Cells { .. } => panic!("a bar"),
+        }
+    };
+    let two = interval(&trials);
+    trials.truncate(1);
+    trials[0].exams[0].correct = 40;
+    let one = interval(&trials);
+    assert_eq!((two.y, two.interval, two.seeds), (40.0, one.interval, 2));
 }

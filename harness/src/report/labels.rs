@@ -1,0 +1,233 @@
+//! What settings are called: the keys that vary, and whatever else tells two settings apart.
+
+use crate::config::{TrialConfig, config_of, get, identity, keys, set};
+use crate::records::TrialRecord;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// Most further keys in a label; where settings of two sweeps differ in more, the sweep's name says it better.
+const MOST_FURTHER: usize = 3;
+
+/// Times that equal labels are looked for.
+const ROUNDS: usize = 4;
+
+/// What settings are called.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Labels {
+    /// By setting: `n_layers=4 d_model=64`. No two are equal.
+    pub by_setting: BTreeMap<Uuid, String>,
+    /// Keys that vary or are solved, and those that labels needed beside them; without the seed.
+    pub keys: Vec<String>,
+}
+
+/// One setting on its way to a label.
+struct Named<'a> {
+    setting: Uuid,
+    trial: &'a TrialRecord,
+    config: &'a Value,
+    /// The same, where it can be read.
+    whole: Option<TrialConfig>,
+    keys: Vec<String>,
+    after: String,
+}
+
+impl Labels {
+    /// The labels of the settings of some trials, each with its configuration.
+    pub fn of(trials: &[(&TrialRecord, Value)]) -> Self {
+        let mut named: Vec<Named> = vec![];
+        let mut keys: Vec<String> = vec![];
+        for (trial, config) in trials {
+            let own: Vec<String> =
+                trial.keys.iter().map(|(key, _)| key.clone()).filter(|k| k != "seed").collect();
+            for key in own.iter().filter(|key| !keys.contains(key)).cloned().collect::<Vec<_>>() {
+                keys.push(key);
+            }
+            if !named.iter().any(|n| n.setting == trial.setting) {
+                named.push(Named {
+                    setting: trial.setting,
+                    trial,
+                    config,
+                    whole: toml::from_str(&trial.config).ok(),
+                    keys: own,
+                    after: String::new(),
+                });
+            }
+        }
+        // What tells two apart may make one of them like a third.
+        for _ in 0..ROUNDS {
+            let mut alike: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+            for (i, one) in named.iter().enumerate() {
+                alike.entry(one.text(&|key| key.into())).or_default().push(i);
+            }
+            for group in alike.into_values().filter(|group| group.len() > 1) {
+                tell_apart(&mut named, &group, &mut keys);
+            }
+        }
+        // `pretrain.lr` and `sft.lr` would both be lr.
+        let short = |key: &str| {
+            let last = |key: &str| key.rsplit('.').next().unwrap_or(key).to_string();
+            let is_alone = keys.iter().filter(|other| last(other) == last(key)).count() < 2;
+            if is_alone { last(key) } else { key.into() }
+        };
+        let by_setting = named.iter().map(|one| (one.setting, one.text(&short))).collect();
+        Self { by_setting, keys }
+    }
+}
+
+impl Named<'_> {
+    fn value(&self, key: &str) -> String {
+        match value(self.trial, self.config, key) {
+            Some(Value::String(text)) => text.clone(),
+            None | Some(Value::Null) => "unset".into(),
+            Some(other) => other.to_string(),
+        }
+    }
+
+    /// Whether it would be another setting with the other's value of a key: not with another log or machine.
+    fn changes_with(&self, other: &Self, key: &str) -> bool {
+        let Some(config) = &self.whole else { return true };
+        let mut tree = serde_json::json!(config);
+        set(&mut tree, key, get(other.config, key).cloned().unwrap_or(Value::Null));
+        config_of(tree).map_or(true, |changed| identity(&changed) != identity(config))
+    }
+
+    fn text(&self, name: &dyn Fn(&str) -> String) -> String {
+        let parts: Vec<String> =
+            self.keys.iter().map(|key| format!("{}={}", name(key), self.value(key))).collect();
+        let text = if parts.is_empty() { self.trial.sweeps.join("+") } else { parts.join(" ") };
+        text + &self.after
+    }
+}
+
+/// The value of a key: as it varies, or as the configuration has it.
+pub fn value<'a>(trial: &'a TrialRecord, config: &'a Value, key: &str) -> Option<&'a Value> {
+    let varied = trial.keys.iter().find(|(k, _)| k == key).map(|(_, value)| value);
+    varied.or_else(|| get(config, key))
+}
+
+/// Adds to settings of equal labels the keys in which they differ, or their sweep's name where that says it shorter.
+fn tell_apart(named: &mut [Named], group: &[usize], all_keys: &mut Vec<String>) {
+    let values =
+        |named: &[Named], key: &str| -> Vec<String> { group.iter().map(|&i| named[i].value(key)).collect() };
+    let is_distinct = |texts: &[String]| {
+        let mut sorted = texts.to_vec();
+        sorted.sort();
+        sorted.dedup();
+        sorted.len() == texts.len()
+    };
+    let differs = |key: &str| {
+        let matters = |pair: &[usize]| {
+            let (a, b) = (&named[pair[0]], &named[pair[1]]);
+            a.value(key) != b.value(key) && (a.changes_with(b, key) || b.changes_with(a, key))
+        };
+        key != "seed" && group.windows(2).any(matters)
+    };
+    let differing: Vec<&str> =
+        keys().iter().map(|key| key.path.as_str()).filter(|key| differs(key)).collect();
+    let sweeps: Vec<String> = group.iter().map(|&i| named[i].trial.sweeps.join("+")).collect();
+    if differing.is_empty() || differing.len() > MOST_FURTHER && is_distinct(&sweeps) {
+        for (&i, sweep) in group.iter().zip(&sweeps) {
+            let id = if is_distinct(&sweeps) {
+                sweep.clone()
+            } else {
+                named[i].setting.simple().to_string()[..8].into()
+            };
+            named[i].after = format!(" ({id})");
+        }
+        return;
+    }
+    // All keys where they are few; else as many as tell the settings apart.
+    let mut told = vec![String::new(); group.len()];
+    for key in differing.iter().copied() {
+        if differing.len() > MOST_FURTHER && is_distinct(&told) {
+            break;
+        }
+        for ((text, value), &i) in told.iter_mut().zip(values(named, key)).zip(group) {
+            text.push_str(&format!(" {key}={value}"));
+            if !named[i].keys.iter().any(|known| known == key) {
+                named[i].keys.push(key.into());
+            }
+        }
+        if !all_keys.iter().any(|known| known == key) {
+            all_keys.push(key.into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::records::Status;
+    use crate::report::tests::trial;
+
+    fn labels(trials: &[TrialRecord]) -> (Vec<String>, Vec<String>) {
+        let read: Vec<(&TrialRecord, Value)> =
+            trials.iter().map(|trial| (trial, toml::from_str(&trial.config).unwrap())).collect();
+        let labels = Labels::of(&read);
+        (trials.iter().map(|t| labels.by_setting[&t.setting].clone()).collect(), labels.keys)
+    }
+
+    fn of(setting: u128, sweep: &str, keys: &[(&str, Value)], config: &TrialConfig) -> TrialRecord {
+        let keys = keys.iter().map(|(key, value)| ((*key).into(), value.clone())).collect();
+        let (setting, config) = (Uuid::from_u128(setting), toml::to_string(config).unwrap());
+        TrialRecord { setting, sweeps: vec![sweep.into()], keys, config, ..trial(1, 2, 24, Status::Done) }
+    }
+
+    fn config(change: impl FnOnce(&mut TrialConfig)) -> TrialConfig {
+        let mut config = TrialConfig::default();
+        change(&mut config);
+        config
+    }
+
+    #[test]
+    fn settings_of_two_sweeps_are_told_apart_by_what_differs() {
+        let layers = |n: u64| [("model.n_layers", Value::from(n)), ("seed", 1.into())];
+        let narrow = config(|c| c.model.d_model = 32);
+        // Where it runs, what it logs and what a stage that is left out would do are no difference.
+        let wide = config(|c| {
+            (c.model.d_model, c.threads, c.pretrain.training.log_every) = (64, 3, 7);
+            c.lora.rank = 3;
+        });
+        let (found, keys) = labels(&[
+            of(1, "a", &layers(2), &narrow),
+            of(2, "a", &layers(4), &narrow),
+            of(3, "b", &layers(2), &wide),
+            of(1, "b", &layers(2), &narrow),
+        ]);
+        let expected =
+            ["n_layers=2 d_model=32", "n_layers=4", "n_layers=2 d_model=64", "n_layers=2 d_model=32"];
+        assert_eq!(found, expected);
+        assert_eq!(keys, ["model.n_layers", "model.d_model"]);
+    }
+
+    #[test]
+    fn where_much_differs_the_sweep_says_it() {
+        let rate = [("sft.lr", Value::from(0.5))];
+        let (a, b) = (
+            config(|c| c.model.d_model = 32),
+            config(|c| {
+                (c.model.d_model, c.model.n_layers, c.model.n_heads, c.world.people) = (64, 77, 16, 9);
+            }),
+        );
+        assert_eq!(labels(&[of(1, "a", &rate, &a), of(2, "b", &rate, &b)]).0, ["lr=0.5 (a)", "lr=0.5 (b)"]);
+        // In one sweep, the first keys that do.
+        let (found, _) = labels(&[of(1, "a", &rate, &a), of(2, "a", &rate, &b)]);
+        assert!(
+            found[0].starts_with("lr=0.5 ") && found[0] != found[1] && !found[0].contains('('),
+            "{found:?}"
+        );
+        // Nothing known that differs.
+        let (found, _) = labels(&[of(1 << 96, "a", &rate, &a), of(2 << 96, "a", &rate, &a)]);
+        assert_eq!(found, ["lr=0.5 (00000001)", "lr=0.5 (00000002)"]);
+        assert_eq!(labels(&[of(1, "a", &[], &a)]).0, ["a"]);
+    }
+
+    #[test]
+    fn two_keys_of_one_last_name_are_written_whole() {
+        let rates = [("pretrain.lr", Value::from(0.1)), ("sft.lr", Value::from(0.5))];
+        let found = labels(&[of(1, "a", &rates, &TrialConfig::default())]).0;
+        assert_eq!(found, ["pretrain.lr=0.1 sft.lr=0.5"]);
+    }
+}
