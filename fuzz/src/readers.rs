@@ -1,7 +1,7 @@
 //! Every reader of files that people hand in, each as a function of one file: for property tests and for the fuzzer.
 
 use anyhow::{Result, ensure};
-use harness::config::{DataConfig, Overrides};
+use harness::config::{BadRow, DataConfig, Overrides, UnknownKeys};
 use harness::data::read::{ReadOptions, rows};
 use harness::data::{Kind, Message, Tokenizer};
 use harness::exam::read_sheets;
@@ -63,9 +63,14 @@ fn experiment(path: &Path) -> Result<()> {
     Experiment::read_if_experiment(path).map(drop)
 }
 
+/// Reads what can be read, whatever is beside it, and then with each fault an error.
 fn data(path: &Path, kind: Kind) -> Result<()> {
-    rows(&[path.to_path_buf()], kind, &ReadOptions::new(&DataConfig::default()))
-        .try_for_each(|row| row.map(drop))
+    let lenient =
+        DataConfig { on_bad_row: BadRow::Skip, unknown_keys: UnknownKeys::Ignore, ..DataConfig::default() };
+    for config in [lenient, DataConfig::default()] {
+        rows(&[path.to_path_buf()], kind, &ReadOptions::new(&config)).try_for_each(|row| row.map(drop))?;
+    }
+    Ok(())
 }
 
 fn sheets(path: &Path) -> Result<()> {
@@ -119,9 +124,10 @@ const EXPERIMENT: &str =
     "title = \"Deep or wide\"\nquestion = \"Which?\"\nsweeps = [\"a.toml\", \"b.toml\"]\n";
 const JSONL: &str = "{\"text\": \"第一行\"}\n{\"text\": \"a second \\u884c\"}\n\n{\"text\": \"x\"}\n";
 const CHATS: &str = r#"[{"conversations": [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "好"}]},
- {"conversations": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]}]"#;
-const PAIRS: &str = r#"[{"prompt": "问", "chosen": "好", "rejected": "坏"}, {"prompt": "a", "chosen": "b", "rejected": "c"}]"#;
-const CSV: &str = "history,q,a\n\"[['你好','好']]\",\"问, 题\",答\n[],b,\"c \"\"d\"\"\"\n";
+ {"system": "s", "history": [["1", 2]], "conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "!", "weight": 0}]}]"#;
+const PAIRS: &str = r#"[{"prompt": "问", "chosen": "好", "rejected": "坏"}, {"prompt": [{"role": "user", "content": "a"}],
+ "history": "[['x', 'y']]", "chosen": "b", "rejected": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "c"}]}]"#;
+const CSV: &str = "system,history,q,a\ns,\"[['你好','好']]\",\"问, 题\",答\n,[],b,\"c \"\"d\"\"\"\n";
 const SHEET: &str = "id,question,A,B,C,D,answer\n0,谁?,甲,乙,\"丙,丁\",戊,A\n1,何?,1,2,3,4,D\n";
 const TEMPLATE: &str = r#"{"bos_token": "<s>", "eos_token": "</s>", "chat_template": "{% for m in messages %}{% if m.role == 'user' %}<s>user\n{{ m.content.strip() }}</s>\n{% else %}<s>assistant\n{{ m['content'] }}</s>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<s>assistant\n{% endif %}"}"#;
 const SHAPE: &str = r#"{"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 100, "hidden_dim": null, "multiple_of": 64, "norm_eps": 1e-5, "max_seq_len": 128, "use_moe": true, "num_experts_per_tok": 2, "n_routed_experts": 4}"#;

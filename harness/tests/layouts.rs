@@ -82,6 +82,36 @@ fn a_vocabulary_that_the_text_cannot_fill_is_told() {
 }
 
 #[test]
+fn what_a_run_leaves_out_is_told_and_recorded() {
+    let Some((_root, dir)) = case("26_counts") else {
+        return;
+    };
+    let told =
+        "pretrain: 90 of 100 rows left out: cannot be read (the first: pre.jsonl:11: has the keys bad;";
+    mindscale(&dir).args(["run", "skip.toml"]).assert().code(0).stderr(contains(told));
+    let manifest = fs::read_to_string(only(&dir.join("runs"), "data").join("manifest.json")).unwrap();
+    assert!(manifest.contains("\"count\": 90"), "{manifest}");
+    let report = fs::read_to_string(dir.join("results/t/report.html")).unwrap();
+    assert!(report.contains("rows left out: cannot be read"), "the report does not tell it");
+}
+
+#[test]
+fn what_cannot_be_trained_fails_with_file_and_line() {
+    let Some((_root, dir)) = case("04_assistant_without_question") else {
+        return;
+    };
+    for (set, message) in [
+        ("data.sft=[\"sft.jsonl\"]", "sft.jsonl:1: \"conversations\"[0] is an answer without a question"),
+        (
+            "data.sft=[\"sysmid.jsonl\"]",
+            "sysmid.jsonl:1: \"conversations\"[1] is a system text that is not the first",
+        ),
+    ] {
+        mindscale(&dir).args(["run", "t.toml", "--set", set]).assert().code(1).stderr(contains(message));
+    }
+}
+
+#[test]
 fn folders_are_meant_by_their_names() {
     let Some((_root, dir)) = case("27_paths") else {
         return;

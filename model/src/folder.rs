@@ -1,11 +1,13 @@
 //! A model folder: `config.json` with MiniMind's keys and `model.safetensors`, `pytorch_model.bin` or `*.pth`.
 
+use crate::computed;
 use crate::config::{AuxLoss, Init, ModelConfig};
 use crate::transformer::Transformer;
 use crate::weights::{self, Weights};
 use crate::{Error, Result};
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// MiniMind's `LMConfig` as `config.json` holds it, and the keys that this project adds.
@@ -163,9 +165,15 @@ impl ConfigFile {
     }
 }
 
-/// Reads the shape from a `config.json`.
+/// Reads the shape from a `config.json`; what it asks for and is not computed here is refused.
 pub fn read_config(path: &Path) -> Result<ModelConfig> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e.to_string()))?;
+    if let Ok(Value::Object(keys)) = serde_json::from_str(&text) {
+        let problems = computed::problems(&keys);
+        if !problems.is_empty() {
+            return Err(Error::file(path, problems.join("; ")));
+        }
+    }
     let file: ConfigFile = serde_json::from_str(&text)
         .map_err(|e| Error::file(path, format!("{e}; expected the keys of MiniMind's LMConfig")))?;
     file.into_config(path)

@@ -3,6 +3,7 @@
 //! Data flows in as token ids and weights and out as hidden states, losses, gradients and log-probabilities.
 //! *Invariant:* this crate knows tensors; it knows nothing of files called sweeps, trials or results.
 
+mod computed;
 pub mod config;
 mod error;
 pub mod folder;

@@ -341,9 +341,18 @@ fn read_options(skip_bad_rows: bool, ignore_unknown_keys: bool) -> ReadOptions {
 
 fn write_world(world: &World, out: &Path) -> Result<()> {
     create_dir(&out.join("sheets"))?;
+    let turn = |message: &Message| {
+        let mut turn = serde_json::json!(message);
+        if let Some(trained) = message.trained {
+            turn["train"] = trained.into();
+        }
+        turn
+    };
     let json = |row: Row| match row {
         Row::Text(text) => serde_json::json!({ "text": text }),
-        Row::Chat(turns) => serde_json::json!({ "conversations": turns }),
+        Row::Chat(turns) => {
+            serde_json::json!({ "conversations": turns.iter().map(turn).collect::<Vec<_>>() })
+        }
         Row::Preference { prompt, chosen, rejected } => {
             let with = |answer| [prompt.clone(), vec![Message::new("assistant", answer)]].concat();
             serde_json::json!({ "chosen": with(chosen), "rejected": with(rejected) })
@@ -391,6 +400,9 @@ pub fn import(args: &ImportArgs) -> Result<bool> {
     };
     let tokenizer = args.tokenizer.as_deref().unwrap_or(&args.from);
     crate::train::save_model(&transformer, &args.to, tokenizer).context("the model folder")?;
+    if let Some(why) = Tokenizer::load(&args.to)?.no_template() {
+        say(format!("no chats, fine-tuning or exams with it: {why}"))?;
+    }
     say(format!(
         "{} parameters in {}",
         crate::track::number(transformer.config.params() as u64),

@@ -23,6 +23,7 @@ use tokenizers::{AddedToken, OffsetReferential, OffsetType, PreTokenizedString, 
 
 const FILE: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
+const TEMPLATE: &str = "chat_template.jinja";
 
 /// MiniMind's special tokens, in the order of their ids.
 const SPECIAL: [&str; 3] = ["<unk>", "<s>", "</s>"];
@@ -76,6 +77,7 @@ pub struct Tokenizer {
     control: Control,
     config: Value,
     template: ChatTemplate,
+    no_template: Option<String>,
     bos: String,
     eos: String,
     digest: String,
@@ -93,7 +95,8 @@ impl std::fmt::Debug for Tokenizer {
 impl Tokenizer {
     /// Loads `tokenizer.json`, named itself or by its folder, with the `tokenizer_config.json` beside it.
     ///
-    /// Without a `tokenizer_config.json`, or without a template in it, the chat template is MiniMind's.
+    /// The chat template is that of `tokenizer_config.json` or `chat_template.jinja`; without one it is MiniMind's, if the
+    /// vocabulary has its `<s>` and `</s>`.
     pub fn load(path: &Path) -> Result<Self> {
         let file = if path.is_dir() { path.join(FILE) } else { path.to_path_buf() };
         let shown = file.display();
@@ -104,13 +107,25 @@ impl Tokenizer {
         let inner = tokenizers::Tokenizer::from_bytes(text)
             .map_err(|error| anyhow!("{shown}: is not a tokenizer.json: {error}"))?;
         let beside = file.with_file_name(CONFIG);
-        let config = if beside.is_file() {
+        let mut config: Value = if beside.is_file() {
             serde_json::from_str(&read_text(&beside)?)
                 .with_context(|| format!("{}: is not JSON", beside.display()))?
         } else {
             default_config()
         };
+        let template = file.with_file_name(TEMPLATE);
+        if config.get("chat_template").is_none_or(Value::is_null)
+            && template.is_file()
+            && let Some(config) = config.as_object_mut()
+        {
+            config.insert("chat_template".into(), read_text(&template)?.into());
+        }
         Self::new(inner, config, shown.to_string()).with_context(|| shown.to_string())
+    }
+
+    /// Why conversations cannot be rendered, where they cannot.
+    pub fn no_template(&self) -> Option<&str> {
+        self.no_template.as_deref()
     }
 
     /// Trains byte-level BPE as MiniMind does: special tokens 0, 1, 2, the 256 bytes, then merges.
@@ -175,8 +190,21 @@ impl Tokenizer {
             "the end of text {eos:?} is not in the vocabulary; name it as eos_token in {CONFIG}"
         );
         ensure!(bos.is_empty() || has(&bos), "bos_token {bos:?} is not in the vocabulary");
-        let template = config.get("chat_template").and_then(Value::as_str).unwrap_or(MINIMIND);
-        let template = ChatTemplate::new(template, &bos, &eos)?;
+        let lacking =
+            SPECIAL[1..].iter().copied().filter(|token| !has(token)).collect::<Vec<_>>().join(" and ");
+        let (template, no_template) = match chat_template(&config)? {
+            Some(template) => (template.to_owned(), None),
+            None if lacking.is_empty() => (MINIMIND.to_owned(), None),
+            None => {
+                let why = format!(
+                    "the tokenizer has no chat template, and MiniMind's needs {lacking}, not in its vocabulary; put a \
+                     chat_template into {CONFIG}"
+                );
+                // Text can be tokenized all the same; whoever renders a conversation is told.
+                (format!("{{{{ raise_exception({}) }}}}", json!(why)), Some(why))
+            }
+        };
+        let template = ChatTemplate::new(&template, &bos, &eos)?;
         let text = inner.to_string(false).map_err(|error| anyhow!("{error}"))?;
         let mut hasher = Sha256::new();
         for part in [text.as_str(), template.source(), &bos, &eos] {
@@ -187,7 +215,7 @@ impl Tokenizer {
         let unknown = named("unk_token").or_else(|| Some(SPECIAL[0].to_owned()));
         let unknown = unknown.and_then(|token| inner.token_to_id(&token));
         let control = Control::new(&inner, &template, unknown)?;
-        Ok(Self { inner, control, config, template, bos, eos, digest, vocab_size, from })
+        Ok(Self { inner, control, config, template, no_template, bos, eos, digest, vocab_size, from })
     }
 
     /// Writes `tokenizer.json` and `tokenizer_config.json` into a folder.
@@ -196,7 +224,7 @@ impl Tokenizer {
         let text = self.inner.to_string(true).map_err(|error| anyhow!("{error}"))?;
         write_atomic(&dir.join(FILE), text.as_bytes())?;
         let mut config = self.config.clone();
-        if let Some(config) = config.as_object_mut() {
+        if let Some(config) = config.as_object_mut().filter(|_| self.no_template.is_none()) {
             config.insert("chat_template".into(), self.template.source().into());
         }
         write_atomic(&dir.join(CONFIG), &serde_json::to_vec_pretty(&config)?)
@@ -399,6 +427,19 @@ fn count_words(
         Ok(words)
     };
     texts.par_bridge().try_fold(HashMap::new, of_text).try_reduce(HashMap::new, both)
+}
+
+/// The chat template in a `tokenizer_config.json`: a text, or the default one of several.
+fn chat_template(config: &Value) -> Result<Option<&str>> {
+    let text = match config.get("chat_template") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Array(several)) => {
+            several.iter().find(|one| one["name"] == "default").and_then(|one| one["template"].as_str())
+        }
+        Some(one) => one.as_str(),
+    };
+    text.map(Some)
+        .with_context(|| format!("{CONFIG}: chat_template is no text and no list with a default one"))
 }
 
 /// What `tokenizer_config.json` of MiniMind says, as far as it matters.
@@ -607,6 +648,42 @@ mod tests {
             let error = Tokenizer::train(one(), size).err().unwrap().to_string();
             assert!(error.contains("expected 259 (3 special tokens and 256 bytes) to 16777216"), "{error}");
         }
+    }
+
+    #[test]
+    fn minimind_s_template_is_taken_only_where_its_tokens_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let write =
+            |name: &str, value: &Value| std::fs::write(dir.path().join(name), value.to_string()).unwrap();
+        let load = || Tokenizer::load(dir.path()).unwrap();
+        Tokenizer::train(texts(50), 300).unwrap().save(dir.path()).unwrap();
+        let whole: Value = serde_json::from_str(&read_text(&dir.path().join(FILE)).unwrap()).unwrap();
+        write(CONFIG, &json!({"bos_token": "<s>", "eos_token": "</s>"}));
+        let turns = [Message::new("user", "q"), Message::new("assistant", "a")];
+        assert_eq!(load().render(&turns).unwrap(), "<s>user\nq</s>\n<s>assistant\na</s>\n");
+        // The same tokenizer with another name for the beginning.
+        let renamed = whole.to_string().replace("\"<s>\"", "\"<begin>\"");
+        write(FILE, &serde_json::from_str(&renamed).unwrap());
+        write(CONFIG, &json!({"bos_token": "<begin>", "eos_token": "</s>"}));
+        let tokenizer = load();
+        let why = tokenizer.no_template().unwrap();
+        assert!(
+            why.contains("MiniMind's needs <s>, not in its vocabulary; put a chat_template into"),
+            "{why}"
+        );
+        assert!(format!("{:#}", tokenizer.render(&turns).unwrap_err()).contains(why));
+        assert!(!tokenizer.encode("山里有座庙").unwrap().is_empty());
+        tokenizer.save(dir.path()).unwrap();
+        assert_eq!(load().no_template(), Some(why));
+        // A template beside it, alone or among several.
+        std::fs::write(dir.path().join(TEMPLATE), "{{ messages[0].content }}!").unwrap();
+        assert_eq!(load().render(&turns).unwrap(), "q!");
+        let several = json!([{"name": "tools", "template": "t"}, {"name": "default", "template": "d"}]);
+        write(CONFIG, &json!({"bos_token": "<begin>", "eos_token": "</s>", "chat_template": several}));
+        assert_eq!(load().render(&turns).unwrap(), "d");
+        write(CONFIG, &json!({"eos_token": "</s>", "chat_template": []}));
+        let error = format!("{:#}", Tokenizer::load(dir.path()).err().unwrap());
+        assert!(error.contains("chat_template is no text and no list with a default one"), "{error}");
     }
 
     #[test]

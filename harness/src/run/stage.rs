@@ -269,11 +269,9 @@ fn tokenizer_files(path: &Path, digests: &mut Digests) -> Result<Vec<FileDigest>
         true => (path.join("tokenizer.json"), path),
         false => (path.to_path_buf(), path.parent().unwrap_or(Path::new("."))),
     };
-    let beside = folder.join("tokenizer_config.json");
     let mut files = vec![file];
-    if beside.is_file() {
-        files.push(beside);
-    }
+    let beside = ["tokenizer_config.json", "chat_template.jinja"].map(|name| folder.join(name));
+    files.extend(beside.into_iter().filter(|path| path.is_file()));
     digests.all(&files)
 }
 

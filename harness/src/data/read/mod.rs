@@ -181,7 +181,7 @@ impl Rows {
     fn ended(&self) -> Result<Option<Row>> {
         let report = self.options.log.report();
         if self.rows == 0 && report.left_out() > 0 {
-            bail!("no row of {} is left: {}", self.kind, report.reasons());
+            bail!("{}: no row of {} is left: {}", report.names(), self.kind, report.reasons());
         }
         Ok(None)
     }

@@ -79,6 +79,15 @@ impl ReadReport {
         told.map(|(count, reason)| Notice { place: place.into(), reason, count, of }).collect()
     }
 
+    /// The files, for a message.
+    pub(super) fn names(&self) -> String {
+        let first = self.files.first().map_or(String::new(), |file| file.path.display().to_string());
+        match self.files.len() {
+            0 | 1 => first,
+            count => format!("{first} and {} more", count - 1),
+        }
+    }
+
     /// How many rows were left out and why, for a message.
     pub fn reasons(&self) -> String {
         let mut told = vec![format!("{} of {} rows left out", number(self.left_out()), number(self.rows()))];

@@ -60,13 +60,16 @@ impl Shape {
     /// The shape of a file's rows, by the keys of its first row or its columns.
     pub(super) fn of(kind: Kind, keys: &[String], is_csv: bool) -> Result<Self, String> {
         let has = |key: &str| keys.iter().any(|known| known == key);
+        let turns = ["conversations", "messages"].into_iter().find(|key| has(key) && !is_csv);
+        let turns = turns.map(|key| Self::Turns { key });
         let (shape, expected) = match kind {
-            Kind::Pretrain => (has("text").then_some(Self::Text), "text"),
+            Kind::Pretrain => {
+                let expected = if is_csv { "text" } else { "text, or conversations, or messages" };
+                (has("text").then_some(Self::Text).or(turns), expected)
+            }
             Kind::Conversations => {
-                let shape = if has("conversations") && !is_csv {
-                    Some(Self::Turns { key: "conversations" })
-                } else if has("messages") && !is_csv {
-                    Some(Self::Turns { key: "messages" })
+                let shape = if turns.is_some() {
+                    turns
                 } else if has("q") && has("a") {
                     Some(Self::Questions)
                 } else if has("instruction") && has("output") {

@@ -136,6 +136,11 @@ fn what_cannot_be_used_is_refused_with_file_line_and_key() {
         ),
         (
             Kind::Conversations,
+            r#"{"q":"a","q":"b","a":"c"}"#.into(),
+            r#"is not whole JSON (the key "q" is there twice)"#,
+        ),
+        (
+            Kind::Conversations,
             r#"{"system":["t"],"q":"a","a":"b"}"#.into(),
             r#""system" is a list, expected a text"#,
         ),
@@ -281,6 +286,16 @@ fn keys_without_a_place_are_refused_or_told_once() {
 }
 
 #[test]
+fn conversations_can_be_pretrained_on() {
+    let lines =
+        r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a","train":true}]}"#;
+    let Row::Chat(turns) = good(Kind::Pretrain, "a.jsonl", lines.as_bytes()).remove(0) else {
+        panic!("no conversation");
+    };
+    assert_eq!(turns.iter().map(|turn| turn.trained).collect::<Vec<_>>(), [None, Some(true)]);
+}
+
+#[test]
 fn two_columns_of_one_name_are_refused() {
     let found = error(Kind::Pretrain, "a.csv", b"text, text\na,b\n");
     assert_eq!(found, "a.csv:1: two columns are named \"text\", expected each name once");
@@ -312,7 +327,7 @@ fn rows_are_counted_by_the_reason_for_which_they_are_left_out() {
     );
     let nothing = error_of(&path, DataConfig { min_chars: 1000, ..skipping() });
     assert!(
-        nothing.starts_with("no row of conversations is left: 5 of 5 rows left out, 2 have no text, "),
+        nothing.contains("a.csv: no row of conversations is left: 5 of 5 rows left out, 2 have no text, "),
         "{nothing}"
     );
 }
@@ -371,12 +386,12 @@ fn small_inputs_that_went_wrong_are_used_or_refused() {
         (
             Kind::Pretrain,
             "26_counts/allempty.jsonl",
-            "no row of pretraining text is left: 2 of 2 rows left out, 2 have no text",
+            "allempty.jsonl: no row of pretraining text is left: 2 of 2 rows left out, 2 have no text",
         ),
         (
             Kind::Conversations,
             "26_counts/emptyans.csv",
-            "no row of conversations is left: 2 of 2 rows left out, 2 have no text",
+            "emptyans.csv: no row of conversations is left: 2 of 2 rows left out, 2 have no text",
         ),
     ] {
         let (_, _, error) = case(kind, file).unwrap();
