@@ -13,6 +13,7 @@ pub mod layout;
 pub mod lora;
 pub mod ops;
 pub mod preference;
+pub mod random;
 pub mod sampling;
 pub mod section;
 pub mod tokens;

@@ -3,11 +3,12 @@
 //! An adapter is a second way to write a weight, so the model needs no change: it always runs with the merged
 //! weight, and the gradient of the merged weight is carried over to `A` and `B` by the chain rule.
 
+use crate::ops::gemm::{Mat, matmul};
+use crate::random::{self, Purpose};
+use crate::transformer::context::with_slice;
 use crate::weights::{NamedTensors, Weights};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Uniform};
 use std::ops::Range;
 
@@ -81,7 +82,7 @@ impl Lora {
                 d_in,
             });
         }
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut rng = random::stream(seed, Purpose::Adapters, 0);
         let mut flat = vec![0.0f32; len];
         for adapter in &adapters {
             let bound = 1.0 / (adapter.d_in as f32).sqrt();
@@ -135,7 +136,7 @@ impl Lora {
     pub fn merge_into(&self, weights: &Weights) -> Result<()> {
         for (adapter, base) in self.adapters.iter().zip(&self.base) {
             let (a, b) = self.matrices(adapter)?;
-            let merged = (base + (b.matmul(&a)? * self.scale())?)?;
+            let merged = (base + (product(&b, &a)? * self.scale())?)?;
             weights.flat.slice_set(&merged.flatten_all()?, 0, adapter.weight.start)?;
         }
         Ok(())
@@ -147,8 +148,8 @@ impl Lora {
         for adapter in &self.adapters {
             let dw = (weight(gradient, adapter)? * self.scale())?;
             let (a, b) = self.matrices(adapter)?;
-            parts.push(b.t()?.matmul(&dw)?.flatten_all()?);
-            parts.push(dw.matmul(&a.t()?)?.flatten_all()?);
+            parts.push(product(&b.t()?, &dw)?.flatten_all()?);
+            parts.push(product(&dw, &a.t()?)?.flatten_all()?);
         }
         Ok(Tensor::cat(&parts, 0)?)
     }
@@ -163,6 +164,20 @@ impl Lora {
         };
         Ok((part(&adapter.a, self.config.rank)?, part(&adapter.b, adapter.d_out)?))
     }
+}
+
+/// `a b`; on a CPU with the same bits on every machine.
+fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if !a.device().is_cpu() {
+        return Ok(a.matmul(b)?);
+    }
+    let ((m, k), n) = (a.dims2()?, b.dim(1)?);
+    let mut out = vec![0.0; m * n];
+    let (a, b) = (a.contiguous()?, b.contiguous()?);
+    with_slice(&a, |a| {
+        with_slice(&b, |b| matmul(&mut out, n, Mat::new(a, m, k), Mat::new(b, k, n), false))
+    })??;
+    Ok(Tensor::from_vec(out, (m, n), &Device::Cpu)?)
 }
 
 fn weight(flat: &Tensor, adapter: &Adapter) -> candle_core::Result<Tensor> {

@@ -9,6 +9,7 @@ use crate::lora::Lora;
 use crate::ops::adamw::AdamW;
 use crate::ops::dropout::mix;
 use crate::ops::math;
+use crate::random::{Purpose, derived_seed};
 use crate::transformer::context::{with_slice, with_slice_mut};
 use crate::transformer::{AuxShare, Gradients, Mode, Transformer};
 use crate::weights::NamedTensors;
@@ -56,6 +57,7 @@ pub struct Trainer {
     lora: Option<Lora>,
     optimizer: OptimizerConfig,
     lane_config: LaneConfig,
+    dropout_seed: u64,
     /// First and second moments of the trained parameters.
     moments: [Tensor; 2],
     lanes: Vec<Arc<Gradients>>,
@@ -86,6 +88,7 @@ impl Trainer {
             transformer,
             lora,
             optimizer,
+            dropout_seed: derived_seed(lane_config.seed, Purpose::Dropout),
             lane_config,
             steps: 0,
             passes: 0,
@@ -113,7 +116,7 @@ impl Trainer {
         aux: AuxShare,
         work: impl Fn(&Transformer, &[&T], Mode) -> Result<S> + Sync,
     ) -> Result<Vec<S>> {
-        let pass = mix(self.lane_config.seed ^ mix(self.steps) ^ mix(self.passes.wrapping_mul(0x9e37)));
+        let pass = mix(self.dropout_seed ^ mix(self.steps) ^ mix(self.passes.wrapping_mul(0x9e37)));
         self.passes += 1;
         let lanes = self.lanes.len();
         let limit = if self.transformer.device().is_cpu() { GROUP_POSITIONS } else { usize::MAX };

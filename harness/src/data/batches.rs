@@ -5,9 +5,8 @@ use super::store::Store;
 use crate::config::{AnswerLoss, Packing};
 use anyhow::{Result, bail, ensure};
 use model::Sequence;
-use rand::SeedableRng;
+use model::random::{Purpose, stream};
 use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -195,8 +194,7 @@ impl Batches {
     /// The order of a pass, a function of seed and epoch.
     fn pass(&self, epoch: u64) -> Pass {
         let mut order: Vec<u32> = (0..self.pieces.len() as u32).collect();
-        let mut rng = ChaCha8Rng::seed_from_u64(self.options.seed);
-        rng.set_stream(epoch);
+        let mut rng = stream(self.options.seed, Purpose::Order, epoch);
         order.shuffle(&mut rng);
         let single = self.options.packing == Packing::Single;
         let (mut start, mut filled, mut rows) = (0, 0, vec![]);
@@ -369,8 +367,7 @@ impl PreferenceBatches {
     /// The order of a pass, a function of seed and epoch.
     fn order_of(&self, epoch: u64) -> Vec<u32> {
         let mut order: Vec<u32> = (0..self.pairs.len() as u32).collect();
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        rng.set_stream(epoch);
+        let mut rng = stream(self.seed, Purpose::Order, epoch);
         order.shuffle(&mut rng);
         order
     }

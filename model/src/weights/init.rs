@@ -2,13 +2,12 @@
 
 use crate::config::{Init, ModelConfig};
 use crate::layout::Layout;
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
+use crate::random::{self, Purpose};
 use rand_distr::{Distribution, Normal, Uniform};
 
 /// Draws every weight in the order of the layout.
 pub fn draw(config: &ModelConfig, layout: &Layout, seed: u64) -> Vec<f32> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut rng = random::stream(seed, Purpose::Weights, 0);
     let mut flat = vec![1.0f32; layout.len()]; // norms stay at one
     for param in layout.params.iter().filter(|p| p.shape.len() == 2) {
         let values = &mut flat[param.range.clone()];

@@ -1,0 +1,194 @@
+//! The vectors of a processor, and which of them a product uses.
+
+use std::sync::OnceLock;
+
+/// The instructions that products are made with. They do not change a bit of the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// 16 numbers at a time.
+    Avx512,
+    /// 8 numbers at a time, with fused multiply-add.
+    Avx2,
+    /// Whatever the compiler makes of arrays; on any processor.
+    Portable,
+}
+
+/// The variable that asks for a path: `avx512`, `avx2` or `portable`.
+const ASKED: &str = "MINDSCALE_SIMD";
+
+impl Path {
+    /// Every path, the widest first.
+    pub const ALL: [Path; 3] = [Path::Avx512, Path::Avx2, Path::Portable];
+
+    /// As in `MINDSCALE_SIMD`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Path::Avx512 => "avx512",
+            Path::Avx2 => "avx2",
+            Path::Portable => "portable",
+        }
+    }
+
+    /// Whether this machine has it.
+    pub fn is_here(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        let (avx2, avx512) = (
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            is_x86_feature_detected!("avx512f"),
+        );
+        #[cfg(not(target_arch = "x86_64"))]
+        let (avx2, avx512) = (false, false);
+        match self {
+            Path::Avx512 => avx2 && avx512,
+            Path::Avx2 => avx2,
+            Path::Portable => true,
+        }
+    }
+
+    /// The one that is used: as `MINDSCALE_SIMD` asks, or the widest that this machine has.
+    pub fn this() -> Path {
+        static THIS: OnceLock<Path> = OnceLock::new();
+        *THIS.get_or_init(|| {
+            let asked = std::env::var(ASKED).unwrap_or_default();
+            let here = || Path::ALL.into_iter().filter(|path| path.is_here());
+            here().find(|path| path.name() == asked).or_else(|| here().next()).unwrap_or(Path::Portable)
+        })
+    }
+}
+
+/// A vector of numbers.
+///
+/// # Safety
+/// Functions may only be called where the processor has the instructions, and with pointers to as many numbers.
+pub(super) trait Simd {
+    /// The vector.
+    type V: Copy;
+    /// Its numbers.
+    const LANES: usize;
+    unsafe fn zero() -> Self::V;
+    unsafe fn load(from: *const f32) -> Self::V;
+    unsafe fn store(to: *mut f32, v: Self::V);
+    unsafe fn splat(value: f32) -> Self::V;
+    /// `a b + c`, rounded once.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+}
+
+/// Arrays of 8; a chain of fused multiply-adds has the same bits everywhere.
+pub(super) struct Portable;
+
+impl Simd for Portable {
+    type V = [f32; 8];
+    const LANES: usize = 8;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self::V {
+        [0.0; 8]
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::V {
+        // SAFETY: the caller's pointer is to 8 numbers; unaligned is fine.
+        unsafe { from.cast::<Self::V>().read_unaligned() }
+    }
+
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: Self::V) {
+        // SAFETY: as for `load`.
+        unsafe { to.cast::<Self::V>().write_unaligned(v) }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self::V {
+        [value; 8]
+    }
+
+    #[inline(always)]
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::Simd;
+    use std::arch::x86_64::*;
+
+    /// Vectors of AVX-512.
+    pub struct Avx512;
+
+    impl Simd for Avx512 {
+        type V = __m512;
+        const LANES: usize = 16;
+
+        #[inline(always)]
+        unsafe fn zero() -> __m512 {
+            // SAFETY: the trait's contract, here and below.
+            unsafe { _mm512_setzero_ps() }
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> __m512 {
+            // SAFETY: see above.
+            unsafe { _mm512_loadu_ps(from) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, v: __m512) {
+            // SAFETY: see above.
+            unsafe { _mm512_storeu_ps(to, v) }
+        }
+
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> __m512 {
+            // SAFETY: see above.
+            unsafe { _mm512_set1_ps(value) }
+        }
+
+        #[inline(always)]
+        unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+            // SAFETY: see above.
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+    }
+
+    /// Vectors of AVX2 with FMA.
+    pub struct Avx2;
+
+    impl Simd for Avx2 {
+        type V = __m256;
+        const LANES: usize = 8;
+
+        #[inline(always)]
+        unsafe fn zero() -> __m256 {
+            // SAFETY: the trait's contract, here and below.
+            unsafe { _mm256_setzero_ps() }
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> __m256 {
+            // SAFETY: see above.
+            unsafe { _mm256_loadu_ps(from) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, v: __m256) {
+            // SAFETY: see above.
+            unsafe { _mm256_storeu_ps(to, v) }
+        }
+
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> __m256 {
+            // SAFETY: see above.
+            unsafe { _mm256_set1_ps(value) }
+        }
+
+        #[inline(always)]
+        unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
+            // SAFETY: see above.
+            unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::{Avx2, Avx512};

@@ -1,0 +1,72 @@
+use super::*;
+use proptest::prelude::*;
+
+#[test]
+fn products_follow_the_definition() {
+    // [1 2; 3 4; 5 6] [1 0 2; 0 1 3] by hand.
+    let a = [1., 2., 3., 4., 5., 6.];
+    let b = [1., 0., 2., 0., 1., 3.];
+    let mut out = [1.0; 9];
+    matmul(&mut out, 3, Mat::new(&a, 3, 2), Mat::new(&b, 2, 3), true);
+    assert_eq!(out, [2., 3., 9., 4., 5., 19., 6., 7., 29.]);
+}
+
+#[test]
+fn linear_layers_and_their_gradients_agree_on_shapes() {
+    let (x, w) = ([1., 2.], [3., 4., 5., 6., 7., 8.]); // x (1, 2), w (3, 2)
+    let mut y = [0.0; 3];
+    linear(&mut y, &x, &w, 1, 2, false);
+    assert_eq!(y, [11., 17., 23.]);
+    let mut dx = [0.0; 2];
+    linear_input_grad(&mut dx, &[1., 1., 1.], &w, 1, 2, false);
+    assert_eq!(dx, [15., 18.]);
+    let mut dw = [1.0; 6];
+    linear_weight_grad(&mut dw, &[1., 2., 3.], &x, 1, 2);
+    assert_eq!(dw, [2., 3., 3., 5., 4., 7.]);
+}
+
+#[test]
+fn nothing_between_makes_zero_or_leaves_what_is_there() {
+    let mut out = [1.0, 2.0, 3.0, 4.0];
+    matmul(&mut out, 2, Mat::new(&[], 2, 0), Mat::new(&[], 0, 2), true);
+    assert_eq!(out, [1.0, 2.0, 3.0, 4.0]);
+    matmul(&mut out, 2, Mat::new(&[], 2, 0), Mat::new(&[], 0, 2), false);
+    assert_eq!(out, [0.0; 4]);
+}
+
+/// A matrix or the transpose of one, in the middle of numbers that must not be touched.
+fn numbers(rows: usize, cols: usize, seed: u64) -> Vec<f32> {
+    let mix = |i: u64| (i ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+    (0..(rows * cols) as u64).map(|i| mix(i) as f32 / (1 << 23) as f32 - 1.0).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// Element by element a chain of fused multiply-adds in order, to the last bit, on every path.
+    #[test]
+    fn products_are_chains_of_fused_multiply_adds(
+        m in 1usize..70, k in prop_oneof![1usize..70, 250usize..530], n in prop_oneof![1usize..70, 90usize..200],
+        a_t: bool, b_t: bool, accumulate: bool, gap in 0usize..3, seed: u64,
+    ) {
+        let (a, b) = (numbers(m, k, seed), numbers(k, n, seed ^ 1));
+        let a = if a_t { Mat::new(&a, k, m).t() } else { Mat::new(&a, m, k) };
+        let b = if b_t { Mat::new(&b, n, k).t() } else { Mat::new(&b, k, n) };
+        let at = |x: Mat, i: usize, j: usize| x.data[i * x.row_stride + j * x.col_stride];
+        let stride = n + gap;
+        let before = numbers(m, stride, seed ^ 2);
+        let mut want = before.clone();
+        for i in 0..m {
+            for j in 0..n {
+                let sum = &mut want[i * stride + j];
+                *sum = (0..k).fold(if accumulate { *sum } else { 0.0 }, |sum, l| at(a, i, l).mul_add(at(b, l, j), sum));
+            }
+        }
+        for path in Path::ALL.into_iter().filter(|path| path.is_here()) {
+            let mut out = before.clone();
+            matmul_on(path, &mut out, stride, a, b, accumulate);
+            let same = out.iter().zip(&want).all(|(x, y)| x.to_bits() == y.to_bits());
+            prop_assert!(same, "{path:?} {m} x {k} x {n}");
+        }
+    }
+}
