@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Starts a Slurm of one node beside whatever runs here, puts small sweeps through it and compares the models with those of
 # local runs: one sweep undisturbed, whose trials share their pretraining; one told that its time is up, then preempted,
-# then cancelled in the middle and run again. Needs slurm-wlm and munge (Debian: apt-get install slurm-wlm munge);
-# everything is stopped at the end.
+# then cancelled in the middle and run again; and one whose data stage never gets the time that it needs. Needs slurm-wlm
+# and munge (Debian: apt-get install slurm-wlm munge); everything is stopped at the end.
 # Usage: scripts/slurm_test.sh [PROGRAM [SWEEP]]; another sweep than the small ones is neither preempted nor cancelled.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -81,7 +81,7 @@ compare() {
 slurm() { "$program" run "$@" --results "$folder/results-slurm" --executor slurm --sbatch=--cpus-per-task=1; }
 
 # Two pretrainings, each shared by three variants.
-{ cat sweeps/smoke.toml; printf '\n[axes]\n"sft.lr" = [1e-4, 2e-4, 3e-4]\n'; } > "$folder/variants.toml"
+{ sed 's/^name = .*/name = "variants"/' sweeps/smoke.toml; printf '\n[axes]\n"sft.lr" = [1e-4, 2e-4, 3e-4]\n'; } > "$folder/variants.toml"
 sweep=${2:-$folder/variants.toml}
 "$program" run "$sweep" --runs "$folder/local" --results "$folder/results"
 slurm "$sweep" --runs "$folder/slurm" --set slurm.partition=main
@@ -119,3 +119,41 @@ wait "$driver" && { echo "the driver of cancelled jobs ended well"; exit 1; }
 grep -h '"status"' "$folder"/cut/pretrain-*/manifest.json | grep -q stopped || { echo "nothing was cut off"; exit 1; }
 slurm "${long[@]}" --runs "$folder/cut"
 compare "$folder/long" "$folder/cut" "out of time, preempted, cancelled and run again"
+
+# A data stage that is told to end again and again before it is done says so instead of queueing for ever.
+awk 'BEGIN { for (i = 0; i < 1500000; i++) printf "{\"text\":\"%d %d %d and the words of line %d\"}\n", i * 7919 % 99991, i * 104729 % 999983, i % 17, i }' > "$folder/text.jsonl"
+cat > "$folder/slow.toml" <<EOF
+name = "slow"
+[base.data]
+source = "files"
+pretrain = ["$folder/text.jsonl"]
+[base.tokenizer]
+train_chars = 100000
+[base.model]
+d_model = 16
+n_layers = 1
+n_heads = 2
+n_kv_heads = 1
+vocab_size = 300
+[base.pretrain]
+steps = 2
+[base.sft]
+enabled = false
+[base.dpo]
+enabled = false
+[base.exam]
+enabled = false
+EOF
+slurm "$folder/slow.toml" --runs "$folder/slow" > "$folder/slow.txt" &
+driver=$!
+started+=($driver)
+for attempt in 1 2 3; do
+    for _ in $(seq 1800); do
+        grep -qs "\"sittings\": $attempt," "$folder"/slow/data-*/manifest.json && break
+        sleep 0.1
+    done
+    for job in $(squeue --me --array --noheader --states=running --format=%i); do scancel --batch --signal=TERM "$job"; done
+done
+wait "$driver" && { echo "the driver of a data stage that never ends ended well"; exit 1; }
+grep -q "the data stage needs more than the job's time limit" "$folder/slow.txt" || { cat "$folder/slow.txt"; exit 1; }
+echo "slurm: a data stage that needs more than its job's time says so"

@@ -38,6 +38,12 @@ fn bad_input_is_one_clear_error() {
     if !cfg!(feature = "cuda") {
         run(&format!("{TINY}[base]\ndevice = \"cuda\"\n"), "built without CUDA");
     }
+    std::fs::write(dir.path().join("s.toml"), TINY).unwrap();
+    mindscale(dir.path())
+        .args(["run", "s.toml", "--executor", "slurm", "--time-limit", "1h"])
+        .assert()
+        .code(1)
+        .stderr(contains("--time-limit and --memory-limit are kept by the local executor"));
     mindscale(dir.path())
         .args(["exam", "nowhere", "--sheets", "nowhere"])
         .assert()

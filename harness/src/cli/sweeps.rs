@@ -27,6 +27,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Trains, examines and reports every trial.
 pub fn run(args: &SweepArgs, force: bool, jobs: Option<usize>, how: &HowArgs) -> Result<bool> {
+    let has_limits = how.time_limit.is_some() || how.memory_limit.is_some();
+    ensure!(
+        how.executor == Executor::Local || !has_limits,
+        "--time-limit and --memory-limit are kept by the local executor; Slurm's jobs have slurm.time and slurm.memory, as in --set slurm.time=2:00:00"
+    );
     let work = Work::read(&args.file, &args.with, Layers::Given)?;
     work.may_write()?;
     let (planned, shown) = (work.trials.len(), finished(&work.out).len());
