@@ -42,6 +42,7 @@ pub fn run(args: &SweepArgs, force: bool, jobs: Option<usize>, how: &HowArgs) ->
         work.other_layers().map_or(String::new(), |other| format!(" ({other})"))
     );
     let graph = work.graph()?;
+    graph.check()?;
     if graph.is_finished() && work.out.join("report.html").is_file() {
         work.begin(&graph)?;
         work.end()?;
@@ -159,6 +160,7 @@ pub fn plan(args: &SweepArgs, explained: bool) -> Result<bool> {
     }
     let rows = crate::sweep::plan(&work.trials);
     let graph = work.graph()?;
+    graph.check()?;
     let state = |node: &crate::run::graph::StageNode| match &node.state {
         State::Done => "done".to_string(),
         State::Spare => "not needed".into(),

@@ -29,7 +29,7 @@ pub fn shots(dev: Vec<Sheet>, count: usize, sheets: &[Sheet], from: &str) -> Res
     let more = if more.is_empty() { String::new() } else { format!(" and {} more subjects", more.len()) };
     ensure!(
         missing.is_empty(),
-        "{from}: too few solved questions for {count} shots: {}{more}",
+        "{from}: too few solved questions for {count} shots: {}{more}; ask for fewer shots or give more questions",
         shown.join(", ")
     );
     Ok(shots)
@@ -63,10 +63,11 @@ mod tests {
         );
         assert!(shots(dev(), 0, &asked, "dev").unwrap().is_empty());
         let error = |dev, count| shots(dev, count, &asked, "dev").unwrap_err().to_string();
-        assert_eq!(error(dev(), 3), "dev: too few solved questions for 3 shots: art has 2");
+        let mend = "; ask for fewer shots or give more questions";
+        assert_eq!(error(dev(), 3), format!("dev: too few solved questions for 3 shots: art has 2{mend}"));
         assert_eq!(
             error(vec![sheet("law", 1)], 2),
-            "dev: too few solved questions for 2 shots: art has no dev sheet, law has 1"
+            format!("dev: too few solved questions for 2 shots: art has no dev sheet, law has 1{mend}")
         );
     }
 }

@@ -3,6 +3,7 @@
 //! Trials flow in; folders `runs/<stage>-<uuid>/` come out. *Invariant:* a stage run is complete or resumable,
 //! never in between, and equal work is done once.
 
+mod check;
 pub mod child;
 pub mod claim;
 pub mod files;

@@ -1,0 +1,173 @@
+//! Exams as a user sits them: of a trained model, and as a sweep's last stage.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{TINY, manifests, mindscale, only, shared, stage_runs};
+use predicates::str::{contains, is_empty, starts_with};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+const HEAD: &str = "id,question,A,B,C,D,answer\n";
+
+/// A model that was trained for a few steps, and folders of sheets: `s` of two subjects and `dev` of one.
+fn trained(dir: &Path) -> PathBuf {
+    let sweep =
+        format!("{TINY}[base.exam]\nenabled = false\n").replace("vocab_size", "max_seq_len = 64\nvocab_size");
+    fs::write(dir.join("tiny.toml"), sweep).unwrap();
+    for (path, rows) in [
+        ("s/art_val.csv", "0,谁画了它,甲,乙,丙,丁,A\n".to_string()),
+        ("s/law_val.csv", format!("0,问,a,b,c,d,A\n1,{},a,b,c,d,B\n", "长".repeat(100))),
+        ("dev/law_dev.csv", "0,一,a,b,c,d,B\n1,二,a,b,c,d,C\n".to_string()),
+        ("dev/art_dev.csv", "0,三,a,b,c,d,B\n".to_string()),
+    ] {
+        fs::create_dir_all(dir.join(path).parent().unwrap()).unwrap();
+        fs::write(dir.join(path), format!("{HEAD}{rows}")).unwrap();
+    }
+    mindscale(dir).args(["run", "tiny.toml"]).assert().success();
+    only(&dir.join("runs"), "dpo")
+}
+
+#[test]
+fn a_trained_model_is_examined_as_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = trained(dir.path());
+    let exam = |words: &[&str]| {
+        let mut command = mindscale(dir.path());
+        command.arg("exam").arg(&model).args(words);
+        command
+    };
+    let scores = |words: &[&str]| -> (Vec<Value>, String) {
+        let Output { stdout, stderr, .. } = exam(words).arg("--json").assert().success().get_output().clone();
+        (serde_json::from_slice(&stdout).unwrap(), String::from_utf8(stderr).unwrap())
+    };
+    let lost = |score: &Value| {
+        [&score["prompts_cut"], &score["prompts_with_fewer_shots"]].map(|v| v.as_u64().unwrap())
+    };
+
+    // The long question of law has more than 64 tokens.
+    let (plain, told) = scores(&["--sheets", "s", "--out", "plain.csv"]);
+    assert_eq!(plain.iter().map(lost).collect::<Vec<_>>(), [[0, 0], [1, 0], [1, 0]]);
+    assert_eq!(told, "exam, law: 1 of 2 prompts cut to 64 tokens, their last ones\n");
+    let (_, told) = scores(&["--sheets", "s", "--shots", "1", "--dev", "dev", "--out", "shots.csv"]);
+    assert!(told.contains("exam, law: 1 of 2 prompts with fewer shots, to fit 64 tokens\n"), "{told}");
+    exam(&["--sheets", "s", "--system", "", "--out", "silent.csv"]).assert().success();
+    exam(&["--sheets", "s", "--answer", "cloze", "--out", "cloze.csv"]).assert().success();
+    let answers = ["plain", "shots", "silent", "cloze"]
+        .map(|name| fs::read_to_string(dir.path().join(format!("{name}.csv"))).unwrap());
+    for (i, one) in answers.iter().enumerate() {
+        assert_eq!(one.lines().count(), 4);
+        assert!(answers[..i].iter().all(|other| other != one), "what is shown or asked changes the answers");
+    }
+
+    let refused = |words: &[&str], code: i32, message: &'static str| {
+        exam(words).assert().code(code).stdout(is_empty()).stderr(contains(message));
+    };
+    refused(
+        &["--sheets", "s", "--shots", "2", "--dev", "dev"],
+        1,
+        "error: dev: too few solved questions for 2 shots: art has 1; ask for fewer",
+    );
+    refused(
+        &["--sheets", "s", "--dev", "nowhere"],
+        1,
+        "error: nowhere: expected a folder of <subject>_dev.csv sheets",
+    );
+    refused(&["--sheets", "s", "--shots", "2"], 2, "--dev");
+    fs::write(dir.path().join("s/law_val.csv"), format!("{HEAD}0,q,a,,c,d,A\n")).unwrap();
+    refused(&["--sheets", "s", "--answer", "cloze"], 1, "error: s/law_val.csv:2: the option B is empty");
+}
+
+#[test]
+fn shots_and_sheets_are_checked_before_anything_is_trained() {
+    let dir = tempfile::tempdir().unwrap();
+    let (Some(shots), Some(sheets)) = (shared("cases/19_shots"), shared("cases/16_sheets")) else { return };
+    let path = |of: &Path, name: &str| of.join(name).display().to_string();
+    let sweep = |keys: &[(&str, String)]| {
+        let keys = keys.iter().map(|(key, value)| format!("{key} = {value}\n")).collect::<String>();
+        fs::write(dir.path().join("t.toml"), format!("{TINY}[base.exam]\n{keys}")).unwrap();
+    };
+    let refused = |message: &str| {
+        for verb in ["plan", "run"] {
+            let error = starts_with(format!("error: sweep tiny, trial 1: {message}"));
+            mindscale(dir.path()).args([verb, "t.toml"]).assert().code(1).stderr(error);
+            assert!(!dir.path().join("runs").exists(), "nothing is started");
+        }
+    };
+    let asked = path(&shots, "s");
+    let named =
+        |name: &str, path: &str| (if name == "s" { "sheets" } else { "dev_sheets" }, format!("{path:?}"));
+    sweep(&[named("s", &asked), named("dev", &path(&shots, "dev")), ("shots", "5".into())]);
+    let dev = path(&shots, "dev");
+    refused(&format!(
+        "exam.shots: {dev}: too few solved questions for 5 shots: art has no dev sheet, law has 2; ask for fewer"
+    ));
+    sweep(&[named("s", &asked), named("dev", "nope")]);
+    refused("exam.dev_sheets: nope: expected a folder of <subject>_dev.csv sheets");
+    let seven = path(&sheets, "seven");
+    sweep(&[named("s", &seven)]);
+    refused(&format!("exam.sheets: {seven}/law_val.csv:2: has an option E"));
+}
+
+#[test]
+fn shots_of_the_built_in_world_change_the_prompts() {
+    let Some(case) = shared("cases/19_shots/world.toml") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let sweep = fs::read_to_string(case).unwrap().replace("max_seq_len = 128", "max_seq_len = 1024");
+    fs::write(dir.path().join("t.toml"), sweep).unwrap();
+    mindscale(dir.path()).args(["run", "t.toml"]).assert().success();
+    let mut exams = stage_runs(&dir.path().join("runs"));
+    exams.retain(|run| run.file_name().unwrap().to_string_lossy().starts_with("exam-"));
+    let answers: Vec<String> =
+        exams.iter().map(|run| fs::read_to_string(run.join("questions.csv")).unwrap()).collect();
+    assert_eq!(answers.len(), 2);
+    for (zero, five) in answers[0].lines().zip(answers[1].lines()).skip(1) {
+        assert_ne!(zero, five, "five solved questions change every probability");
+    }
+}
+
+#[test]
+fn prompts_that_are_cut_are_told_on_the_console_in_the_manifest_and_in_the_report() {
+    let Some(case) = shared("cases/17_long_prompt") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let sheets = case.join("s").display().to_string();
+    fs::write(dir.path().join("t.toml"), format!("{TINY}[base.exam]\nsheets = {sheets:?}\n")).unwrap();
+    let told = "exam, law: 1 of 1 prompts cut to 512 tokens";
+    mindscale(dir.path()).args(["run", "t.toml"]).assert().success().stderr(contains(told));
+    let all = manifests(&dir.path().join("runs"));
+    let notices =
+        all.iter().find(|(name, _)| name.starts_with("exam-")).unwrap().1["results"]["notices"].clone();
+    assert_eq!(
+        notices,
+        json!([{ "place": "exam, law", "reason": "prompts cut to 512 tokens, their last ones", "count": 1, "of": 1 }])
+    );
+    let exam = only(&dir.path().join("runs"), "exam");
+    assert!(fs::read_to_string(exam.join("log.txt")).unwrap().contains(told));
+    let report = fs::read_to_string(dir.path().join("results/tiny/report.html")).unwrap();
+    assert!(report.contains("prompts cut to 512 tokens"));
+}
+
+#[test]
+fn letters_are_asked_for_as_they_follow_the_prompt() {
+    let Some(case) = shared("cases/15_letter_ids") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let sweep = fs::read_to_string(case.join("t.toml")).unwrap();
+    let sweep =
+        [("path = \"pfx\"", "pfx"), ("sheets = \"s\"", "s")].iter().fold(sweep, |sweep, (line, name)| {
+            sweep.replace(
+                line,
+                &line.replace(&format!("{name}\""), &format!("{}\"", case.join(name).display())),
+            )
+        });
+    let sweep = ["pre", "sft", "dpo"].iter().fold(sweep, |sweep, name| {
+        let name = format!("{name}.jsonl");
+        sweep.replace(&name, &case.join(&name).display().to_string())
+    });
+    fs::write(dir.path().join("t.toml"), sweep).unwrap();
+    mindscale(dir.path()).args(["run", "t.toml"]).assert().success();
+    let exam = only(&dir.path().join("runs"), "exam");
+    let scores: Value = serde_json::from_slice(&fs::read(exam.join("scores.json")).unwrap()).unwrap();
+    assert_eq!((&scores[1]["correct"], &scores[1]["questions"]), (&json!(20), &json!(20)));
+}
