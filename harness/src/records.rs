@@ -115,7 +115,8 @@ pub struct QuestionRecord {
     pub subject: String,
     /// The question's id in its sheet.
     pub id: String,
-    /// Probabilities of A, B, C, D as the next token, by softmax over the whole vocabulary.
+    /// Probabilities of A, B, C, D as the next token, by softmax over the whole vocabulary; by cloze the mean one of
+    /// each option's text per byte.
     pub probabilities: [f64; 4],
     /// The letter with the highest probability, the first of equals.
     pub prediction: char,

@@ -2,24 +2,27 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "../src/testing.rs"]
+mod testing;
 
-use common::{TINY, manifests, mindscale, only, shared, stage_runs};
+use common::{TINY, manifests, mindscale, only, stage_runs};
 use predicates::str::{contains, is_empty, starts_with};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use testing::shared;
 
 const HEAD: &str = "id,question,A,B,C,D,answer\n";
 
 /// A model that was trained for a few steps, and folders of sheets: `s` of two subjects and `dev` of one.
 fn trained(dir: &Path) -> PathBuf {
-    let sweep =
-        format!("{TINY}[base.exam]\nenabled = false\n").replace("vocab_size", "max_seq_len = 64\nvocab_size");
+    let sweep = format!("{TINY}[base.exam]\nenabled = false\n")
+        .replace("vocab_size", "max_seq_len = 256\nvocab_size");
     fs::write(dir.join("tiny.toml"), sweep).unwrap();
     for (path, rows) in [
         ("s/art_val.csv", "0,谁画了它,甲,乙,丙,丁,A\n".to_string()),
-        ("s/law_val.csv", format!("0,问,a,b,c,d,A\n1,{},a,b,c,d,B\n", "长".repeat(100))),
+        ("s/law_val.csv", format!("0,问,a,b,c,d,A\n1,{},a,b,c,d,B\n", "长".repeat(200))),
         ("dev/law_dev.csv", "0,一,a,b,c,d,B\n1,二,a,b,c,d,C\n".to_string()),
         ("dev/art_dev.csv", "0,三,a,b,c,d,B\n".to_string()),
     ] {
@@ -47,12 +50,12 @@ fn a_trained_model_is_examined_as_asked() {
         [&score["prompts_cut"], &score["prompts_with_fewer_shots"]].map(|v| v.as_u64().unwrap())
     };
 
-    // The long question of law has more than 64 tokens.
+    // The long question of law has more than 256 tokens.
     let (plain, told) = scores(&["--sheets", "s", "--out", "plain.csv"]);
     assert_eq!(plain.iter().map(lost).collect::<Vec<_>>(), [[0, 0], [1, 0], [1, 0]]);
-    assert_eq!(told, "exam, law: 1 of 2 prompts cut to 64 tokens, their last ones\n");
+    assert_eq!(told, "exam, law: 1 of 2 prompts cut to 256 tokens, their last ones\n");
     let (_, told) = scores(&["--sheets", "s", "--shots", "1", "--dev", "dev", "--out", "shots.csv"]);
-    assert!(told.contains("exam, law: 1 of 2 prompts with fewer shots, to fit 64 tokens\n"), "{told}");
+    assert!(told.contains("exam, law: 1 of 2 prompts with fewer shots, to fit 256 tokens\n"), "{told}");
     exam(&["--sheets", "s", "--system", "", "--out", "silent.csv"]).assert().success();
     exam(&["--sheets", "s", "--answer", "cloze", "--out", "cloze.csv"]).assert().success();
     let answers = ["plain", "shots", "silent", "cloze"]

@@ -41,7 +41,7 @@ section! {
         pub hidden_dim: Option<usize> = None,
         /// The derived hidden size is rounded up to a multiple of this.
         pub multiple_of: usize = 64,
-        /// Longest sequence in tokens that the model is meant for; exam prompts are cut to it from the left.
+        /// Longest sequence in tokens that the model is meant for; exam prompts lose shots, then their beginning, to fit.
         pub max_seq_len: usize = 512,
         /// Epsilon of RMSNorm.
         pub norm_eps: f64 = 1e-5,

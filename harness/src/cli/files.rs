@@ -7,7 +7,7 @@ use crate::data::read::{ReadOptions, rows};
 use crate::data::tokenizer::SMALLEST_VOCAB;
 use crate::data::world::World;
 use crate::data::{Kind, Message, Row, Tokenizer};
-use crate::exam::{Prompter, Questions, Sheet, notices, scores};
+use crate::exam::{Prompter, Questions, Sheet, letters, notices, scores};
 use crate::run::files::{create_dir, write_atomic};
 use crate::run::inputs::expand;
 use anyhow::{Context, Result, bail};
@@ -73,9 +73,9 @@ pub fn exam(args: &ExamArgs) -> Result<bool> {
     };
     let max_len = transformer.config.max_seq_len;
     let prompter = Prompter { system: args.system.clone(), max_len, shots, answer };
-    let prompts = prompter.prompts(&tokenizer, &sheets)?;
     // Ctrl-C ends the program: nothing is written before the end.
     let stop = AtomicBool::new(false);
+    let prompts = prompter.prompts(&tokenizer, &sheets, &stop)?;
     let records = crate::exam::sit(&transformer, &sheets, &prompts, answer, &stop, &|_| ())
         .with_context(|| dir.display().to_string())?;
     if let Some(out) = &args.out {
@@ -177,7 +177,10 @@ pub fn tokenizer(verb: &TokenizerVerb) -> Result<bool> {
         TokenizerVerb::Show { path } => {
             let tokenizer = Tokenizer::load(path)?;
             say(format!("{} entries", tokenizer.vocab_size()))?;
-            say(format!("A B C D: {:?}", tokenizer.letters()?))?;
+            match letters(&tokenizer) {
+                Ok(ids) => say(format!("A B C D as answers: {ids:?}"))?,
+                Err(error) => say(format!("A B C D as answers: {error:#}"))?,
+            }
             say(format!("answers begin after {:?}", tokenizer.answer_marker()?))?;
             let example = [Message::new("user", "你好"), Message::new("assistant", "你好！")];
             say(format!("a conversation: {:?}", tokenizer.render(&example)?))?;

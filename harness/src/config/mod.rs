@@ -346,15 +346,15 @@ section! {
         pub enabled: bool = true,
         /// Folder of `<subject>_val.csv` sheets; unset: those of the built-in world.
         pub sheets: Option<String> = None,
-        /// Folder of `<subject>_dev.csv` sheets for few-shot prompts.
+        /// Folder of `<subject>_dev.csv` sheets for few-shot prompts; unset: those of the built-in world.
         pub dev_sheets: Option<String> = None,
-        /// `letter` or `cloze`.
+        /// By the most likely letter, or by the option whose text is most likely per byte.
         pub answer: Answer = Answer::Letter,
-        /// Solved questions of the dev sheets before each question.
+        /// Solved questions of the dev sheets before each question; a prompt too long loses the first of them.
         pub shots: usize = 0,
         /// Stages whose model sits the exam; empty: the last one only.
         pub after: Vec<TrainStage> = vec![],
-        /// System text of the prompt.
+        /// System text of the prompt; empty: none.
         pub system: String = "开始回答问题".into(),
     }
 }

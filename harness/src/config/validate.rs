@@ -42,6 +42,9 @@ impl From<ShapeError> for Problem {
 /// Longest rows of a stage.
 const LONGEST_ROW: usize = 1 << 24;
 
+/// Most solved questions before a question.
+const MOST_SHOTS: usize = 1000;
+
 /// The largest value of a key that has one; `seq_len` stands for that of every stage.
 pub fn largest(key: &str) -> Option<usize> {
     let of_model = |key: &str| LARGEST.iter().find(|(name, _)| *name == key).map(|(_, most)| *most);
@@ -293,6 +296,9 @@ impl Checks {
                 "is unset, expected a folder of sheets for data.source = \"files\", or exam.enabled = false";
             self.fail("exam.sheets", problem.into());
         }
+        if exam.shots > MOST_SHOTS {
+            self.fail("exam.shots", format!("is {}, expected at most {MOST_SHOTS}", exam.shots));
+        }
         if exam.shots > 0 && exam.sheets.is_some() && exam.dev_sheets.is_none() {
             let problem = format!("is unset, expected a folder of sheets for exam.shots = {}", exam.shots);
             self.fail("exam.dev_sheets", problem);
@@ -362,6 +368,7 @@ mod tests {
                 |c| c.data.sft = vec!["a.csv".into()],
                 "data.sft: names files, but data.source = \"world\"; set data.source = \"files\"",
             ),
+            (|c| c.exam.shots = 1 << 40, "exam.shots: is 1099511627776, expected at most 1000"),
             (|c| c.world.people = 0, "world.people: is 0, expected at least 4"),
             (
                 |c| c.exam.after = vec![TrainStage::Lora],

@@ -8,7 +8,7 @@ use super::turns::Rendered;
 use crate::config::largest;
 use crate::run::files::{create_dir, hex, read_text, write_atomic};
 use crate::stop::check;
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use rayon::prelude::*;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
@@ -348,21 +348,6 @@ impl Tokenizer {
         self.id(&self.eos)
     }
 
-    /// The ids of the letters A, B, C and D, each one token.
-    pub fn letters(&self) -> Result<[u32; 4]> {
-        let mut ids = [0; 4];
-        for (id, letter) in ids.iter_mut().zip(["A", "B", "C", "D"]) {
-            match self.encode(letter)?[..] {
-                [one] => *id = one,
-                ref more => bail!(
-                    "the letter {letter} is {} tokens, expected one; an exam by letter needs it",
-                    more.len()
-                ),
-            }
-        }
-        Ok(ids)
-    }
-
     /// SHA-256 over everything that decides about ids: the tokenizer, the template and the ends of text.
     pub fn digest(&self) -> &str {
         &self.digest
@@ -530,9 +515,8 @@ mod tests {
         for (token, key) in [("<unk>", "unk"), ("<s>", "bos"), ("</s>", "eos")] {
             assert_eq!(tokenizer.id(token).map(u64::from), golden[key].as_u64());
         }
-        let letters = tokenizer.letters().unwrap();
-        for (id, letter) in letters.into_iter().zip(["A", "B", "C", "D"]) {
-            assert_eq!(vec![id], ids(&golden["ABCD"][letter]));
+        for letter in ["A", "B", "C", "D"] {
+            assert_eq!(tokenizer.encode(letter).unwrap(), ids(&golden["ABCD"][letter]));
         }
         let marks = tokenizer.turn_marks().unwrap();
         assert_eq!(tokenizer.encode(&marks.marker).unwrap(), ids(&golden["assistant_marker_ids"]));
@@ -550,7 +534,6 @@ mod tests {
         let tokenizer = Tokenizer::train(texts(300), 400).unwrap();
         assert_eq!(tokenizer.vocab_size(), 400);
         assert_eq!(SPECIAL.map(|token| tokenizer.id(token)), [Some(0), Some(1), Some(2)]);
-        assert!(tokenizer.letters().is_ok());
         for text in ["从前有座山", "  空格 and tabs\t\n", "未见过的字：龘\u{10ffff}\0", ""] {
             let ids = tokenizer.encode(text).unwrap();
             assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);

@@ -50,9 +50,9 @@ fn compare(folder: &str, factor: f32, max_len: usize, file: &str, tolerance: f64
         Prompter {
             system: "开始回答问题".into(), max_len, shots: Shots::new(), answer: Answer::Letter
         };
-    let prompts = prompter.prompts(&tokenizer, &sheets).unwrap();
-    let whole = Prompter { max_len: 1 << 20, ..prompter }.prompts(&tokenizer, &sheets).unwrap();
     let stop = AtomicBool::new(false);
+    let prompts = prompter.prompts(&tokenizer, &sheets, &stop).unwrap();
+    let whole = Prompter { max_len: 1 << 20, ..prompter }.prompts(&tokenizer, &sheets, &stop).unwrap();
     let records = sit(&model, &sheets, &prompts, Answer::Letter, &stop, &|_| ()).unwrap();
     assert_eq!(records.len(), 151);
     let asked = sheets.iter().flat_map(|s| (0..s.questions.len()).map(move |i| (s, i)));

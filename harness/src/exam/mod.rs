@@ -13,7 +13,7 @@ mod sheet;
 mod shots;
 
 pub use answer::sit;
-pub use prompt::{LETTERS, Prompt, Prompter};
+pub use prompt::{LETTERS, Prompt, Prompter, letters};
 pub use questions::Questions;
 pub use score::{Score, notices, questions_csv, scores};
 pub use sheet::{Sheet, SheetQuestion, read_sheets, sheet_files};

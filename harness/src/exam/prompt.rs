@@ -4,9 +4,11 @@ use super::sheet::{Sheet, SheetQuestion};
 use super::shots::Shots;
 use crate::config::Answer;
 use crate::data::{Message, SpecialText, Tokenizer};
+use crate::stop::check;
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 use std::ops::Range;
+use std::sync::atomic::AtomicBool;
 
 /// Puts questions.
 #[derive(Debug, Clone)]
@@ -38,11 +40,13 @@ impl Prompter {
     /// A prompt for every question, sheet by sheet.
     ///
     /// # Errors
-    /// Where the chat template refuses a question, or an answer is none for this tokenizer.
-    pub fn prompts(&self, tokenizer: &Tokenizer, sheets: &[Sheet]) -> Result<Vec<Prompt>> {
+    /// Where the chat template refuses a question, or an answer is none for this tokenizer; [`crate::stop::Stopped`]
+    /// once `stop` is set.
+    pub fn prompts(&self, tokenizer: &Tokenizer, sheets: &[Sheet], stop: &AtomicBool) -> Result<Vec<Prompt>> {
         let questions: Vec<(&Sheet, &SheetQuestion)> =
             sheets.iter().flat_map(|sheet| sheet.questions.iter().map(move |q| (sheet, q))).collect();
         let prompt = |(sheet, question): (&Sheet, &SheetQuestion)| {
+            check(stop)?;
             let shots = self.shots.get(&sheet.subject).map_or(&[][..], Vec::as_slice);
             self.prompt(tokenizer, shots, question)
                 .with_context(|| format!("{}, question {}", sheet.subject, question.id))
@@ -142,6 +146,22 @@ fn answered(tokenizer: &Tokenizer, messages: &[Message], answer: &str) -> Result
     Ok((conversation.ids, words))
 }
 
+/// The ids of the letters as they answer a question.
+///
+/// # Errors
+/// Where one of them is several tokens.
+pub fn letters(tokenizer: &Tokenizer) -> Result<[u32; 4]> {
+    let question = SheetQuestion {
+        id: String::new(),
+        question: "?".into(),
+        options: LETTERS.map(String::from),
+        answer: 'A',
+    };
+    let prompter =
+        Prompter { system: String::new(), max_len: 512, shots: Shots::new(), answer: Answer::Letter };
+    Ok(prompter.prompt(tokenizer, &[], &question)?.answers.map(|ids| ids[0]))
+}
+
 /// The letters of the options.
 pub const LETTERS: [char; 4] = ['A', 'B', 'C', 'D'];
 
@@ -177,7 +197,7 @@ mod tests {
 
     fn ask(prompter: &Prompter, tokenizer: &Tokenizer, question: &SheetQuestion) -> (String, Prompt) {
         let sheet = Sheet { subject: "s".into(), questions: vec![question.clone()] };
-        let prompt = prompter.prompts(tokenizer, &[sheet]).unwrap().remove(0);
+        let prompt = prompter.prompts(tokenizer, &[sheet], &AtomicBool::new(false)).unwrap().remove(0);
         (tokenizer.decode(&prompt.ids, false).unwrap(), prompt)
     }
 

@@ -7,6 +7,7 @@ use crate::exam::{Prompter, Questions};
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 impl StageGraph {
     /// Reads the questions of every exam that is still to be sat, and puts some where the tokenizer is there already.
@@ -39,6 +40,6 @@ fn check(node: &StageNode) -> Result<()> {
         shots,
         answer: config.exam.answer,
     };
-    prompter.prompts(&Tokenizer::load(Path::new(path))?, &sheets).context("exam")?;
+    prompter.prompts(&Tokenizer::load(Path::new(path))?, &sheets, &AtomicBool::new(false)).context("exam")?;
     Ok(())
 }

@@ -226,7 +226,7 @@ fn sit(
     let answer = config.exam.answer;
     let max_len = transformer.config.max_seq_len;
     let prompter = Prompter { system: config.exam.system.clone(), max_len, shots, answer };
-    let prompts = prompter.prompts(&tokenizer, &sheets)?;
+    let prompts = prompter.prompts(&tokenizer, &sheets, stop)?;
     progress.start("exam", prompts.len() as u64, "questions");
     let told = |done| progress.update(done, "");
     let records = exam::sit(&transformer, &sheets, &prompts, answer, stop, &told)

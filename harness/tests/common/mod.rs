@@ -7,10 +7,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-#[path = "../../src/testing.rs"]
-mod testing;
-pub use testing::shared;
-
 /// The smallest sweep that goes through the whole recipe; tables may be added at its end.
 pub const TINY: &str = r#"
 name = "tiny"
