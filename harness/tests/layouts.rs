@@ -86,8 +86,7 @@ fn what_a_run_leaves_out_is_told_and_recorded() {
     let Some((_root, dir)) = case("26_counts") else {
         return;
     };
-    let told =
-        "pretrain: 90 of 100 rows left out: cannot be read (the first: pre.jsonl:11: has the keys bad;";
+    let told = "pretrain: 90 of 100 rows left out: cannot be read (the first: pre.jsonl:11: has no \"text\"";
     mindscale(&dir).args(["run", "skip.toml"]).assert().code(0).stderr(contains(told));
     let manifest = fs::read_to_string(only(&dir.join("runs"), "data").join("manifest.json")).unwrap();
     assert!(manifest.contains("\"count\": 90"), "{manifest}");

@@ -309,7 +309,7 @@ pub fn data(verb: &DataVerb) -> Result<bool> {
                 say(format!("{:#?}", row?))?;
             }
             let read = options.log.report();
-            read.notices("of the rows read").iter().try_for_each(say)?;
+            read.notices("rows read").iter().try_for_each(say)?;
         }
         DataVerb::World { out, people, seed } => {
             let mut config = WorldConfig::default();

@@ -77,6 +77,7 @@ pub struct Tokenizer {
     control: Control,
     config: Value,
     template: ChatTemplate,
+    /// Why the template is not to be used.
     no_template: Option<String>,
     bos: String,
     eos: String,
@@ -121,6 +122,13 @@ impl Tokenizer {
             config.insert("chat_template".into(), read_text(&template)?.into());
         }
         Self::new(inner, config, shown.to_string()).with_context(|| shown.to_string())
+    }
+
+    fn template(&self) -> Result<&ChatTemplate> {
+        match &self.no_template {
+            None => Ok(&self.template),
+            Some(why) => Err(anyhow!("{}: {why}", self.from)),
+        }
     }
 
     /// Why conversations cannot be rendered, where they cannot.
@@ -193,18 +201,18 @@ impl Tokenizer {
         let lacking =
             SPECIAL[1..].iter().copied().filter(|token| !has(token)).collect::<Vec<_>>().join(" and ");
         let (template, no_template) = match chat_template(&config)? {
-            Some(template) => (template.to_owned(), None),
-            None if lacking.is_empty() => (MINIMIND.to_owned(), None),
+            Some(template) => (template, None),
+            None if lacking.is_empty() => (MINIMIND, None),
             None => {
                 let why = format!(
                     "the tokenizer has no chat template, and MiniMind's needs {lacking}, not in its vocabulary; put a \
                      chat_template into {CONFIG}"
                 );
                 // Text can be tokenized all the same; whoever renders a conversation is told.
-                (format!("{{{{ raise_exception({}) }}}}", json!(why)), Some(why))
+                (MINIMIND, Some(why))
             }
         };
-        let template = ChatTemplate::new(&template, &bos, &eos)?;
+        let template = ChatTemplate::new(template, &bos, &eos)?;
         let text = inner.to_string(false).map_err(|error| anyhow!("{error}"))?;
         let mut hasher = Sha256::new();
         for part in [text.as_str(), template.source(), &bos, &eos] {
@@ -298,7 +306,7 @@ impl Tokenizer {
     }
 
     fn locate(&self, messages: &[Message]) -> Result<Rendered> {
-        self.template.locate(messages).with_context(|| self.from.clone())
+        self.template()?.locate(messages).with_context(|| self.from.clone())
     }
 
     /// How many special tokens a text spells.
@@ -320,7 +328,7 @@ impl Tokenizer {
 
     /// A conversation as text, with the opening of the answer where the last turn is not the assistant's.
     pub fn render(&self, messages: &[Message]) -> Result<String> {
-        self.template.render(messages).with_context(|| self.from.clone())
+        self.template()?.render(messages).with_context(|| self.from.clone())
     }
 
     /// Ids of the marker after which an answer begins, `<s>assistant`.
@@ -330,7 +338,7 @@ impl Tokenizer {
 
     /// What stands before and behind an answer.
     pub fn turn_marks(&self) -> Result<TurnMarks> {
-        self.template.marks(&self.special_tokens()).with_context(|| self.from.clone())
+        self.template()?.marks(&self.special_tokens()).with_context(|| self.from.clone())
     }
 
     /// Entries of the vocabulary, special tokens included.
