@@ -275,3 +275,46 @@ fn the_cases_of_results_end_well() {
     command(dir, &["run", "long.toml"]).assert().code(1).stderr(contains("expected at most 255"));
     assert_eq!(stage_runs(&dir.join("runs")).len(), runs, "nothing is started");
 }
+
+#[test]
+fn one_grid_in_two_sweeps_counts_once() {
+    let Some(cases) = shared("cases/22_same_runs_counted_twice") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    for file in ["a.toml", "b.toml", "one.toml", "two.toml", "three.toml"] {
+        fs::copy(cases.join(file), dir.join(file)).unwrap();
+    }
+    let read =
+        |name: &str, file: &str| fs::read_to_string(dir.join("results").join(name).join(file)).unwrap();
+    for name in ["one", "two", "three"] {
+        command(dir, &["run", &format!("{name}.toml")]).assert().code(0);
+        for file in
+            ["summary.csv", "questions.csv", "figures/wilson.csv", "figures/wilson.svg", "tables/summary.md"]
+        {
+            assert_eq!(read(name, file), read("one", file), "{name}: {file}");
+        }
+        // The same trials, seen in two sweeps.
+        assert_eq!(read(name, "trials.csv").replace("a; b", "a"), read("one", "trials.csv"), "{name}");
+    }
+    assert!(read("three", "trials.csv").contains(",a; b,1,1,"), "{}", read("three", "trials.csv"));
+    // Two settings of three seeds, each asked the same 40 questions.
+    let summary = read("three", "summary.csv");
+    for (row, setting) in summary.lines().skip(1).zip(["n_layers=1", "n_layers=2"]) {
+        let cells: Vec<&str> = row.split(',').collect();
+        assert_eq!(
+            [cells[0], cells[1], cells[8], cells[15], cells[16]],
+            [setting, "3", "120", "40", "9999"],
+            "{row}"
+        );
+    }
+    // What an earlier version of the experiment drew goes, with what is its own.
+    fs::write(dir.join("results/one/notes.md"), "mine").unwrap();
+    let renamed = fs::read_to_string(dir.join("one.toml")).unwrap().replace("\"wilson\"\nx", "\"bars\"\nx");
+    fs::write(dir.join("one.toml"), renamed).unwrap();
+    command(dir, &["report", "one.toml"]).assert().code(0);
+    let is_there = |file: &str| dir.join("results/one").join(file).exists();
+    assert!(is_there("figures/bars.svg") && is_there("notes.md") && is_there("record.json"));
+    assert!(
+        !is_there("figures/wilson.svg") && !is_there("figures/wilson.png") && !is_there("figures/wilson.csv")
+    );
+}

@@ -17,9 +17,9 @@ use crate::run::stage::Stage;
 use crate::run::stages::Recipe;
 use crate::run::{files::create_dir, files::shell_word, pool, slurm};
 use crate::sweep::Trial;
-use crate::track::Board;
+use crate::track::{Board, counted};
 use anyhow::{Context, Result, bail, ensure};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -48,12 +48,12 @@ pub fn run(args: &SweepArgs, force: bool, jobs: Option<usize>, how: &HowArgs) ->
         work.end()?;
         // What the experiment asks to be shown may have changed.
         write_report(&work, &work.graph()?, true)?;
-        say(format!(
-            "{}: all {} trials are finished; see {}",
-            work.name,
-            graph.trials.len(),
-            work.out.join("report.html").display()
-        ))?;
+        // A trial that several sweeps hold is one.
+        let all = match graph.trials.iter().map(|trial| trial.uuid).collect::<BTreeSet<_>>().len() {
+            1 => "its trial is finished".into(),
+            n => format!("all {n} trials are finished"),
+        };
+        say(format!("{}: {all}; see {}", work.name, work.out.join("report.html").display()))?;
         return Ok(true);
     }
     let gpus = match how.executor {
@@ -180,7 +180,12 @@ pub fn plan(args: &SweepArgs, explained: bool) -> Result<bool> {
     for node in &graph.nodes {
         let why = if explained && node.state.is_open() { explain(node, &work.runs) } else { None };
         let why = why.map_or(String::new(), |why| format!("; {why}"));
-        say(format!("{:<24} for {} trials: {}{why}", node.short(), node.trials.len(), state(node)))?;
+        say(format!(
+            "{:<24} for {}: {}{why}",
+            node.short(),
+            counted(node.trials.len(), "trial"),
+            state(node)
+        ))?;
     }
     Ok(true)
 }

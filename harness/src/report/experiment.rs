@@ -2,7 +2,6 @@
 
 use super::condition::Condition;
 use super::fields::Fields;
-use super::number::counted;
 use super::observation::Results;
 use super::wanted::{CompareSpec, FigureSpec, TableSpec};
 use crate::config::{ConfigError, ConfigErrors, Entry, Node, did_you_mean, parse};
@@ -153,8 +152,11 @@ impl Experiment {
         let mut errors = ConfigErrors::default();
         for (place, key, condition) in &self.conditions {
             if !planned.iter().any(|observation| condition.may_hold(observation)) {
-                let problem =
-                    format!("{:?} holds for none of the {}", condition.text, counted(trials.len(), "trial"));
+                let problem = format!(
+                    "{:?} holds for none of the {}",
+                    condition.text,
+                    crate::track::counted(trials.len(), "trial")
+                );
                 errors.push(ConfigError::new(place, key, problem));
             }
         }

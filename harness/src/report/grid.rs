@@ -134,7 +134,13 @@ pub fn table(spec: &TableSpec, results: &Results) -> Grid {
     let has_questions = metrics.iter().any(Column::is_of_exam);
     let means: Vec<Vec<Option<Spread>>> = groups
         .iter()
-        .map(|(_, group)| metrics.iter().map(|column| over_seeds(group, column)).collect())
+        .map(|(_, group)| {
+            let plain = metrics.iter().map(|column| match column.is_p_of_guessing() {
+                true => None,
+                false => over_seeds(group, column),
+            });
+            plain.collect()
+        })
         .collect();
     let best: Vec<Option<f64>> = (0..metrics.len()).map(|c| best(&metrics[c], &means, c)).collect();
     let rows = groups.iter().zip(&means).map(|((key, group), means)| {
@@ -147,8 +153,8 @@ pub fn table(spec: &TableSpec, results: &Results) -> Grid {
         }
         row.extend(means.iter().zip(&metrics).zip(&best).map(|((spread, column), best)| GridCell {
             text: match spread {
-                Some(s) if column.is_p_of_guessing() => {
-                    shuffled_p(s.mean, p_of_guessing(group).is_some_and(|test| test.is_bound))
+                None if column.is_p_of_guessing() => {
+                    p_of_guessing(group).map_or(NOTHING.into(), |test| shuffled_p(test.p, test.is_bound))
                 }
                 // A metric that some seeds lack says so.
                 Some(s) if s.n < seeds.len() => format!("{} (n={})", with_error(*spread, column), s.n),

@@ -1,6 +1,6 @@
 //! The sentences above everything: what may be believed.
 
-use super::number::{counted, shuffled_p};
+use super::number::shuffled_p;
 use super::summary::Setting;
 use crate::stats::{PERMUTATIONS, Spread};
 
@@ -65,7 +65,7 @@ fn guessing(examined: &[&Setting]) -> Vec<String> {
              seeds of a setting, so that a liking for a letter does not count and seeds that answer alike count once; where no \
              shuffle comes as far as the true key, p is a bound. Corrected by Holm over {}.",
             crate::track::number(u64::from(PERMUTATIONS)),
-            counted(tested, "setting")
+            crate::track::counted(tested, "setting")
         ));
     }
     lines
@@ -87,7 +87,7 @@ fn measured(settings: &[&Setting], is_part: bool) -> Option<String> {
         .take(MOST_NAMED)
         .map(|(label, Spread { n, mean, t95, .. })| {
             let half = t95.map_or(String::new(), |half| format!(" ± {half:.3}"));
-            format!("{label} {mean:.3}{half} ({})", counted(*n, "seed"))
+            format!("{label} {mean:.3}{half} ({})", crate::track::counted(*n, "seed"))
         })
         .collect();
     let more = match found.len().saturating_sub(MOST_NAMED) {

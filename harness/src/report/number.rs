@@ -81,12 +81,6 @@ pub fn shuffled_p(p: f64, is_bound: bool) -> String {
     format!("< {}", plain(format!("{:e}", digit * unit).parse().unwrap_or(p)))
 }
 
-/// `1 trial`, `2 trials`.
-pub fn counted(count: usize, noun: &str) -> String {
-    let count_text = crate::track::number(count as u64);
-    if count == 1 { format!("{count_text} {noun}") } else { format!("{count_text} {noun}s") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,11 +91,6 @@ mod tests {
             [4.0, 3e-4, 0.1 + 0.2, 1e15, 1.234e15, 999_999.0, 1e-5].map(plain),
             ["4", "0.0003", "0.3", "1e15", "1.23e15", "999999", "1e-5"]
         );
-    }
-
-    #[test]
-    fn one_is_not_plural() {
-        assert_eq!([0, 1, 2000].map(|n| counted(n, "trial")), ["0 trials", "1 trial", "2,000 trials"]);
     }
 
     #[test]

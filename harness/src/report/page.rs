@@ -4,7 +4,7 @@ use super::Experiment;
 use super::figure::Drawn;
 use super::grid::Grid;
 use super::headline::headline;
-use super::number::{counted, p_text};
+use super::number::p_text;
 use super::observation::{Pooled, Results};
 use super::summary::{Row, Setting};
 use crate::records::{Status, TrialRecord};
@@ -20,7 +20,10 @@ fn notices(trials: &[TrialRecord]) -> Vec<minijinja::Value> {
             None => found.push((text, 1)),
         }
     }
-    found.into_iter().map(|(text, n)| context! { text, trials => counted(n, "trial") }).collect()
+    found
+        .into_iter()
+        .map(|(text, n)| context! { text, trials => crate::track::counted(n, "trial") })
+        .collect()
 }
 
 /// Everything that goes onto the page.

@@ -3,7 +3,6 @@
 use super::columns::{Better, Column, Format};
 use super::curves;
 use super::figure::{Axis, Content, Figure, Mark, Point, Series};
-use super::number::counted;
 use super::number::{cell, number};
 use super::observation::{Cell, Observation, Pooled, Results, distinct, grouped, over_seeds};
 use super::wanted::{ErrorBar, FigureSpec, Over, Plot, Style};
@@ -160,7 +159,7 @@ fn notes(over: &Over, series: &[Series]) -> Vec<String> {
     let seeds = || series.iter().flat_map(|s| &s.points).map(|p| p.seeds);
     let (Some(fewest), Some(most)) = (seeds().min(), seeds().max()) else { return vec![] };
     let count = match (fewest, most) {
-        (a, b) if a == b => counted(a, "seed"),
+        (a, b) if a == b => crate::track::counted(a, "seed"),
         (a, b) => format!("{a} to {b} seeds"),
     };
     let note = match over.error {

@@ -5,7 +5,7 @@ use super::columns::Format;
 use super::compare::Compared;
 use super::grid::{Grid, GridCell, questions};
 use super::labels;
-use super::number::{NOTHING, counted, p_text, shuffled_p};
+use super::number::{NOTHING, p_text, shuffled_p};
 use super::observation::Results;
 use super::summary::{Row, Setting};
 use crate::stats::{Spread, digits3};
@@ -114,6 +114,7 @@ pub fn summary_csv(settings: &[Setting]) -> Result<Vec<u8>> {
         "val_bpb_t95",
         "questions",
         "shuffled_keys",
+        "shuffled_accuracy",
     ])?;
     for s in settings {
         let mean = |spread: Option<Spread>| number(spread.map(|s| s.mean));
@@ -137,6 +138,7 @@ pub fn summary_csv(settings: &[Setting]) -> Result<Vec<u8>> {
             t95(s.bpb),
             count(s.answers.map(|a| a.questions)),
             count(s.guessing.map(|g| u64::from(g.test.n))),
+            number(s.guessing.and_then(|g| Some(g.test.expected / s.answers?.asked as f64))),
         ])?;
     }
     Ok(csv.into_inner()?)
@@ -251,8 +253,8 @@ pub fn comparisons(compared: &[Compared]) -> Grid {
         let or_nothing = |text: Option<String>| text.unwrap_or_else(|| NOTHING.into());
         let n = match (c.n, c.spec.paired_by.is_empty()) {
             ((0, 0), _) => NOTHING.into(),
-            ((seeds, _), false) => counted(seeds, "seed"),
-            ((a, b), true) => format!("{a} and {}", counted(b, "seed")),
+            ((seeds, _), false) => crate::track::counted(seeds, "seed"),
+            ((a, b), true) => format!("{a} and {}", crate::track::counted(b, "seed")),
         };
         let cells = [
             c.spec.claim.clone(),

@@ -105,7 +105,7 @@ fn tables_hold_the_numbers() {
     let summary = read("summary.csv");
     let row = summary.lines().nth(2).unwrap();
     assert!(row.starts_with("n_layers=4,2,4000,4000,0.62,0.02828427124746"), "{row}");
-    assert!(row.contains(",124,200,0.0001,0.0002,2.5,0,1.25,0,") && row.ends_with(",100,9999"), "{row}");
+    assert!(row.contains(",124,200,0.0001,0.0002,2.5,0,1.25,0,") && row.ends_with(",100,9999,0.25"), "{row}");
     // The exact p of each exam by itself: scipy.stats.binomtest(64, 100, 0.25).
     let p: f64 = csv.lines().nth(4).unwrap().split(',').nth(16).unwrap().parse().unwrap();
     assert!((p / 2.260_147e-16 - 1.0).abs() < 1e-3, "{p}");

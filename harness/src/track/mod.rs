@@ -11,4 +11,4 @@ mod progress;
 pub use board::Board;
 pub use events::Events;
 pub use metrics::{Metrics, MetricsRow, Split, csv_number};
-pub use progress::{Progress, Silent, number, time};
+pub use progress::{Progress, Silent, counted, number, time};

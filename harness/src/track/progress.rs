@@ -35,6 +35,12 @@ pub fn number(count: u64) -> String {
     grouped
 }
 
+/// `1 trial`, `2 trials`.
+pub fn counted(count: usize, noun: &str) -> String {
+    let count_text = number(count as u64);
+    if count == 1 { format!("{count_text} {noun}") } else { format!("{count_text} {noun}s") }
+}
+
 /// A length of time for people: `45 s`, `12 min`, `3 h 20 min`.
 pub fn time(seconds: f64) -> String {
     let minutes = (seconds / 60.0).round() as u64;
@@ -48,6 +54,11 @@ pub fn time(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_not_plural() {
+        assert_eq!([0, 1, 2000].map(|n| counted(n, "trial")), ["0 trials", "1 trial", "2,000 trials"]);
+    }
 
     #[test]
     fn times_are_short() {
