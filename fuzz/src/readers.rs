@@ -114,6 +114,7 @@ fn store(path: &Path) -> Result<()> {
     let dir = path.parent().unwrap_or(path);
     std::fs::write(dir.join("tokens.bin"), [0; 12])?;
     std::fs::write(dir.join("offsets.bin"), [0u64, 4, 6].map(u64::to_le_bytes).concat())?;
+    std::fs::write(dir.join("marks.bin"), [])?;
     std::fs::write(dir.join("bytes.bin"), [4u32, 2].map(u32::to_le_bytes).concat())?;
     std::fs::write(dir.join("token_bytes.bin"), [1u8, 0, 1, 0])?;
     harness::data::Store::open(dir).map(drop)

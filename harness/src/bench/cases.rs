@@ -3,6 +3,7 @@
 use super::{Case, Compute, Rate, Report, synthetic_ids, time_steps};
 use crate::config::{TrainStage, TrialConfig, WorldConfig};
 use crate::data::Tokenizer;
+use crate::data::chat::ChatTemplate;
 use crate::data::world::World;
 use crate::run::files::read_text;
 use crate::run::manifest::peak_rss_mb;
@@ -109,7 +110,8 @@ pub fn tokenize(case: &Case, tokenizer: Option<&Path>, text: Option<&Path>) -> R
         Some(path) => read_text(path)?.lines().map(str::to_owned).collect(),
         None => {
             let world = World::generate(&WorldConfig::default());
-            world.pretrain_rows().map(|row| row.chars().collect()).collect()
+            let template = ChatTemplate::minimind()?;
+            world.pretrain_rows().map(|row| template.text(&row)).collect::<Result<_>>()?
         }
     };
     let tokenizer = match tokenizer {

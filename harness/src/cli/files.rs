@@ -1,8 +1,9 @@
 //! The verbs over single files: exam, tokenizer, data, import.
 
 use super::say;
-use crate::config::{Answer, BadRow, DataConfig, ExamConfig, UnknownKeys, WorldConfig, largest};
-use crate::data::prepare::prepare;
+use crate::config::{Answer, BadRow, DataConfig, ExamConfig, RowStyle, UnknownKeys, WorldConfig, largest};
+use crate::data::chat::ChatTemplate;
+use crate::data::prepare::{Preparation, prepare};
 use crate::data::read::{ReadOptions, rows};
 use crate::data::tokenizer::SMALLEST_VOCAB;
 use crate::data::world::World;
@@ -159,8 +160,9 @@ pub fn tokenizer(verb: &TokenizerVerb) -> Result<bool> {
     match verb {
         TokenizerVerb::Train { files, vocab_size, out } => {
             let (files, options) = (named(files)?, ReadOptions::new(&DataConfig::default()));
+            let template = ChatTemplate::minimind()?;
             let texts: Vec<String> = rows(&files, Kind::Pretrain, &options)
-                .map(|row| Ok(row?.chars().collect()))
+                .map(|row| template.text(&row?))
                 .collect::<Result<_>>()?;
             let tokenizer = Tokenizer::train(texts.into_iter(), *vocab_size)?;
             create_dir(out)?;
@@ -248,6 +250,12 @@ pub enum DataVerb {
         /// Read on without content under keys or in columns that are not used
         #[arg(long)]
         ignore_unknown_keys: bool,
+        /// Make control tokens of special tokens such as </s> that texts spell
+        #[arg(long)]
+        special_tokens_in_text: bool,
+        /// Make the rows of conversations exactly as MiniMind v1 does
+        #[arg(long)]
+        minimind_rows: bool,
     },
     /// Show the first rows of files
     Show {
@@ -284,27 +292,44 @@ pub enum DataVerb {
 /// Prepares and shows data.
 pub fn data(verb: &DataVerb) -> Result<bool> {
     match verb {
-        DataVerb::Prepare { files, kind, tokenizer, out, skip_bad_rows, ignore_unknown_keys } => {
+        DataVerb::Prepare {
+            files,
+            kind,
+            tokenizer,
+            out,
+            skip_bad_rows,
+            ignore_unknown_keys,
+            special_tokens_in_text,
+            minimind_rows,
+        } => {
             let files = named(files)?;
-            let options = read_options(*skip_bad_rows, *ignore_unknown_keys);
+            let config = DataConfig {
+                special_tokens_in_text: *special_tokens_in_text,
+                rows: if *minimind_rows { RowStyle::Minimind } else { RowStyle::Turns },
+                ..read_config(*skip_bad_rows, *ignore_unknown_keys)
+            };
+            let (options, kind) = (ReadOptions::new(&config), Kind::from(*kind));
             let tokenizer = Tokenizer::load(tokenizer)?;
-            let share = DataConfig::default().val_share;
-            let kind = Kind::from(*kind);
-            let prepared = prepare(rows(&files, kind, &options), kind, &tokenizer, share, out, &|_| ())?;
+            let preparation = Preparation::new(kind, &tokenizer, &config, &options.log);
+            let stop = AtomicBool::new(false);
+            let prepared = prepare(rows(&files, kind, &options), &preparation, out, &stop, &|_| ())?;
             let read = options.log.report();
+            let summary = serde_json::json!({ "prepared": prepared, "read": read });
+            write_atomic(&out.join("summary.json"), &serde_json::to_vec_pretty(&summary)?)?;
             read.problems.iter().try_for_each(|problem| say(format!("left out: {problem}")))?;
             read.notices("data").iter().try_for_each(say)?;
+            prepared.notices("data", &preparation).iter().try_for_each(say)?;
             say(format!(
                 "{} rows to train on, {} held out, {} tokens, {} rows left out",
                 prepared.train_rows,
                 prepared.val_rows,
                 prepared.tokens,
-                read.left_out()
+                read.left_out() + prepared.equal
             ))?;
         }
         DataVerb::Show { files, kind, rows: count, skip_bad_rows, ignore_unknown_keys } => {
             let files = named(files)?;
-            let options = read_options(*skip_bad_rows, *ignore_unknown_keys);
+            let options = ReadOptions::new(&read_config(*skip_bad_rows, *ignore_unknown_keys));
             for row in rows(&files, (*kind).into(), &options).take(*count) {
                 say(format!("{:#?}", row?))?;
             }
@@ -334,12 +359,12 @@ fn named(patterns: &[String]) -> Result<Vec<PathBuf>> {
     Ok(named.files)
 }
 
-fn read_options(skip_bad_rows: bool, ignore_unknown_keys: bool) -> ReadOptions {
-    ReadOptions::new(&DataConfig {
+fn read_config(skip_bad_rows: bool, ignore_unknown_keys: bool) -> DataConfig {
+    DataConfig {
         on_bad_row: if skip_bad_rows { BadRow::Skip } else { BadRow::Error },
         unknown_keys: if ignore_unknown_keys { UnknownKeys::Ignore } else { UnknownKeys::Error },
         ..DataConfig::default()
-    })
+    }
 }
 
 fn write_world(world: &World, out: &Path) -> Result<()> {
@@ -363,7 +388,12 @@ fn write_world(world: &World, out: &Path) -> Result<()> {
     };
     let lines =
         |rows: &mut dyn Iterator<Item = Row>| rows.map(|row| format!("{}\n", json(row))).collect::<String>();
-    write_atomic(&out.join("pretrain.jsonl"), lines(&mut world.pretrain_rows()).as_bytes())?;
+    // One file has one layout.
+    let is_text = |row: &Row| matches!(row, Row::Text(_));
+    let mut texts = world.pretrain_rows().filter(is_text);
+    let mut told = world.pretrain_rows().filter(|row| !is_text(row));
+    write_atomic(&out.join("pretrain.jsonl"), lines(&mut texts).as_bytes())?;
+    write_atomic(&out.join("pretrain_conversations.jsonl"), lines(&mut told).as_bytes())?;
     write_atomic(&out.join("sft.jsonl"), lines(&mut world.sft_rows()).as_bytes())?;
     write_atomic(&out.join("dpo.jsonl"), lines(&mut world.dpo_rows()).as_bytes())?;
     let write = |sheet: &Sheet, split: &str| {

@@ -3,7 +3,7 @@
 use super::files::model_folder;
 use super::say;
 use crate::data::stream::TextStream;
-use crate::data::{Message, Tokenizer};
+use crate::data::{Message, SpecialText, Tokenizer};
 use anyhow::Result;
 use candle_core::Device;
 use clap::Args;
@@ -56,7 +56,7 @@ pub fn generate(args: &GenerateArgs) -> Result<bool> {
     let tokenizer = Tokenizer::load(args.tokenizer.as_deref().unwrap_or(&dir))?;
     let transformer = Transformer::load(&dir, &Device::Cpu)?;
     let prompt = if args.chat {
-        tokenizer.encode(&tokenizer.render(&[Message::new("user", args.prompt.as_str())])?)?
+        tokenizer.conversation(&[Message::new("user", args.prompt.as_str())], SpecialText::Characters)?.ids
     } else {
         tokenizer.encode_opening(&args.prompt)?
     };

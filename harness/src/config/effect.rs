@@ -5,7 +5,7 @@
 
 use super::keys::keys;
 use super::layers::get;
-use super::{OptimizerKind, Schedule, Source, TrainStage, Training, TrialConfig};
+use super::{OptimizerKind, RowStyle, Schedule, Source, TrainStage, Training, TrialConfig};
 use serde_json::{Value, json};
 
 /// A key that changes no result of a configuration as it stands there.
@@ -185,6 +185,9 @@ fn of_data(config: &TrialConfig, trains_tokenizer: bool, found: &mut Found) {
     let [pretrain, sft, lora, dpo] = config.stages().map(|(_, training)| training.enabled);
     let left_out = |name: &str| format!("{name}.enabled = false leaves the stage out");
     let data = &config.data;
+    if data.rows == RowStyle::Minimind {
+        found.add(&["data.special_tokens_in_text"], "data.rows = \"minimind\" makes control tokens of them");
+    }
     match data.source {
         Source::Files => {
             found.section("world", "data.source = \"files\" has no world");

@@ -114,6 +114,7 @@ fn kind_of(name: &str) -> Option<Kind> {
         "Source" => Kind::Choice(words::<Source>()),
         "BadRow" => Kind::Choice(words::<BadRow>()),
         "UnknownKeys" => Kind::Choice(words::<UnknownKeys>()),
+        "RowStyle" => Kind::Choice(words::<RowStyle>()),
         "Packing" => Kind::Choice(words::<Packing>()),
         "AnswerLoss" => Kind::Choice(words::<AnswerLoss>()),
         "OptimizerKind" => Kind::Choice(words::<OptimizerKind>()),

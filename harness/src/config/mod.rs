@@ -59,6 +59,16 @@ pub enum UnknownKeys {
     Ignore,
 }
 
+/// Which tokens of a conversation a row holds, and which of them carry loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowStyle {
+    /// The loss falls on answers, as the turns tell them; rows without a word of them are left out.
+    Turns,
+    /// As MiniMind v1: the loss falls on all that follows the last `<s>assistant` of the cut ids, or their fourth.
+    Minimind,
+}
+
 /// How documents become rows of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -73,7 +83,7 @@ pub enum Packing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AnswerLoss {
-    /// From after the last `<s>assistant` of the cut ids on, as MiniMind does.
+    /// The last answer of the cut conversation of which words are left.
     Last,
     /// Every assistant turn.
     Every,
@@ -297,6 +307,13 @@ section! {
         /// Content under a key or in a column that the file's layout has no place for, such as `source` or a misspelt
         /// `histroy`: `error` stops, `ignore` reads on without it and tells which keys of each file are not used.
         pub unknown_keys: UnknownKeys = UnknownKeys::Error,
+        /// Rows of conversations: `turns`, or `minimind` exactly as v1 makes them, with its faults: where an answer is cut
+        /// away the question carries loss, a special token that somebody writes is a control token, and the loss begins
+        /// anew behind a `<s>assistant` in a text.
+        pub rows: RowStyle = RowStyle::Turns,
+        /// Whether a special token that a text spells, such as `</s>`, becomes the control token; otherwise text stays
+        /// text, the ids of its characters. Either way such texts are counted.
+        pub special_tokens_in_text: bool = false,
         /// Share of the documents held out for validation, chosen by hash, never trained on.
         pub val_share: f64 = 0.01,
         /// Texts with fewer characters are left out (MiniMind's data_process).

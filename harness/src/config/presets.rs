@@ -41,6 +41,7 @@ mod tests {
         let config = preset("minimind");
         assert_eq!(config.model.params(), 26_878_464);
         assert_eq!(config.model.init, model::Init::Minimind);
+        assert_eq!((config.data.rows, config.data.history_chars), (RowStyle::Minimind, 256));
         let pretrain = &config.pretrain.training;
         assert_eq!((pretrain.batch_size, pretrain.seq_len, pretrain.accumulation), (64, 512, 8));
         assert_eq!((pretrain.lr, pretrain.min_lr_ratio, pretrain.clip), (2e-4, 0.1, 1.0));

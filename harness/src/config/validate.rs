@@ -1,6 +1,6 @@
 //! Whether a trial can be run at all: everything wrong with it, found before anything starts.
 
-use super::{Source, Training, TrialConfig};
+use super::{AnswerLoss, RowStyle, Source, Training, TrialConfig};
 use crate::data::tokenizer::SMALLEST_VOCAB;
 use crate::data::world::World;
 use model::ModelConfig;
@@ -224,6 +224,14 @@ impl Checks {
             let problem = format!("is {}, less than data.min_chars = {}", data.max_chars, data.min_chars);
             self.fail_at_odds("data.max_chars", "data.min_chars", problem);
         }
+        let loss = [("sft", config.sft.answer_loss, config.sft.training.enabled)];
+        let loss = loss.into_iter().chain([("lora", config.lora.answer_loss, config.lora.training.enabled)]);
+        for (stage, answers, is_enabled) in loss {
+            if data.rows == RowStyle::Minimind && is_enabled && answers == AnswerLoss::Every {
+                let problem = "is \"every\", but data.rows = \"minimind\" has loss on the last answer only; set data.rows = \"turns\"";
+                self.fail_at_odds(&format!("{stage}.answer_loss"), "data.rows", problem.into());
+            }
+        }
         if data.source == Source::World {
             let named = [("pretrain", &data.pretrain), ("sft", &data.sft), ("dpo", &data.dpo)];
             for (name, files) in named.into_iter().chain([("lora", &data.lora)]) {
@@ -358,6 +366,10 @@ mod tests {
             (
                 |c| c.lora.targets = vec!["wq".into(), "wq".into()],
                 "lora.targets: holds \"wq\" twice, expected it once",
+            ),
+            (
+                |c| (c.data.rows, c.sft.answer_loss) = (RowStyle::Minimind, AnswerLoss::Every),
+                "sft.answer_loss: is \"every\", but data.rows = \"minimind\" has loss on the last answer only; set data.rows = \"turns\"",
             ),
             (|c| c.data.val_share = 1.0, "data.val_share: is 1, expected 0 or more and below 1"),
             (

@@ -1,88 +1,17 @@
 //! Rows of a batch, cut from a store: MiniMind's rows without their padding, or packed documents.
 
+use super::loss::{RowLoss, last_words};
 use super::row::Kind;
 use super::store::Store;
-use crate::config::{AnswerLoss, Packing};
+use crate::config::Packing;
+use crate::records::Notice;
+use crate::track::number;
 use anyhow::{Result, bail, ensure};
 use model::Sequence;
 use model::random::{Purpose, stream};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-
-/// Which positions of a document carry loss.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RowLoss {
-    /// All.
-    Text,
-    /// Those after the last answer marker, as MiniMind finds it in the cut ids.
-    LastAnswer {
-        /// Ids of `<s>assistant`.
-        marker: Vec<u32>,
-    },
-    /// Those of every answer, up to and including what ends it.
-    EveryAnswer {
-        /// Ids of `<s>assistant`.
-        marker: Vec<u32>,
-        /// Ids of `</s>` and the newline behind it.
-        turn_end: Vec<u32>,
-    },
-}
-
-impl RowLoss {
-    /// The loss on the documents of a store.
-    pub fn of(store: &Store, answers: AnswerLoss) -> Self {
-        let (marker, turn_end) = (store.info().marker.clone(), store.info().turn_end.clone());
-        match (store.info().kind, answers) {
-            (Kind::Pretrain, _) => Self::Text,
-            (_, AnswerLoss::Last) => Self::LastAnswer { marker },
-            (_, AnswerLoss::Every) => Self::EveryAnswer { marker, turn_end },
-        }
-    }
-
-    /// 1 for each id that is trained on as a target, `(ids,)`.
-    fn mask(&self, ids: &[u32]) -> Vec<f32> {
-        let mut mask = vec![0.0; ids.len()];
-        match self {
-            Self::Text => mask.fill(1.0),
-            Self::LastAnswer { marker } => {
-                let found = (0..ids.len()).rfind(|&at| ids[at..].starts_with(marker));
-                // Without a marker v1's search says -1, and its loss starts at -1 + marker length.
-                let start = found.map_or(marker.len().saturating_sub(1), |at| at + marker.len());
-                mask.iter_mut().skip(start).for_each(|m| *m = 1.0);
-            }
-            Self::EveryAnswer { marker, turn_end } => {
-                let mut at = 0;
-                while at < ids.len() {
-                    if !ids[at..].starts_with(marker) {
-                        at += 1;
-                        continue;
-                    }
-                    let start = at + marker.len();
-                    let end = (start..ids.len()).find(|&end| ids[end..].starts_with(turn_end));
-                    // An answer that was cut off has no end; what is left of it counts.
-                    at = end.map_or(ids.len(), |end| end + turn_end.len());
-                    mask[start..at].fill(1.0);
-                }
-            }
-        }
-        mask
-    }
-
-    /// A document of at least two ids as a sequence.
-    fn sequence(&self, ids: &[u32]) -> Sequence {
-        let mask = &self.mask(ids)[1..];
-        let (n, targets) = (ids.len() - 1, &ids[1..]);
-        Sequence {
-            ids: ids[..n].to_vec(),
-            targets: targets.to_vec(),
-            // A target 0 has no loss in MiniMind, but counts in the mean.
-            weights: mask.iter().zip(targets).map(|(&m, &t)| if t == 0 { 0.0 } else { m }).collect(),
-            documents: vec![n as u32],
-            counted: mask.iter().sum(),
-        }
-    }
-}
 
 /// How batches are cut.
 #[derive(Debug, Clone, PartialEq)]
@@ -114,10 +43,52 @@ struct Piece {
     len: u32,
 }
 
+/// Rows of a store that are not trained on, or not whole, and why.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// All rows of the store that were looked at.
+    pub of: u64,
+    /// Longest row in tokens.
+    pub seq_len: usize,
+    /// Rows whose answers lie beyond that length, or that have no second token.
+    pub nothing_left: u64,
+    /// Rows none of whose turns carries loss.
+    pub no_loss: u64,
+    /// Pairs whose answers are equal, if not before they were cut then after it.
+    pub equal: u64,
+    /// Rows that are trained on in part.
+    pub cut: u64,
+}
+
+impl Lost {
+    /// What was lost at `place`, such as `sft`, each reason with its count.
+    pub fn notices(&self, place: &str) -> Vec<Notice> {
+        let within = format!("within seq_len = {} tokens", self.seq_len);
+        let counts = [
+            (self.nothing_left, format!("rows left out: nothing left to learn {within}")),
+            (self.no_loss, "rows left out: no turn carries loss".into()),
+            (self.equal, format!("pairs left out: chosen and rejected are equal {within}")),
+            (self.cut, format!("rows cut to stay {within}")),
+        ];
+        let told = counts.into_iter().filter(|(count, _)| *count > 0);
+        told.map(|(count, reason)| Notice { place: place.into(), reason, count, of: self.of }).collect()
+    }
+
+    /// The error of a store of which nothing is left.
+    fn nothing(&self, kind: Kind) -> anyhow::Error {
+        let reasons = self.notices("");
+        let reasons: Vec<String> =
+            reasons.iter().map(|n| format!("{} of {} {}", number(n.count), number(n.of), n.reason)).collect();
+        let reasons = if reasons.is_empty() { "the store is empty".into() } else { reasons.join(", ") };
+        anyhow::anyhow!("no {kind} to train on: {reasons}; raise seq_len or shorten the rows")
+    }
+}
+
 /// An endless sequence of batches, reshuffled with every pass.
 pub struct Batches {
     store: Arc<Store>,
     options: BatchOptions,
+    lost: Lost,
     pieces: Vec<Piece>,
     /// Positions with loss of every piece.
     counted: Vec<u32>,
@@ -138,19 +109,24 @@ impl Batches {
     /// Batches from the start; documents without anything to learn are left out.
     pub fn new(store: Arc<Store>, options: BatchOptions) -> Result<Self> {
         ensure!(options.seq_len >= 2, "seq_len is {}, expected at least 2", options.seq_len);
-        let pieces = pieces(&store, &options);
+        let (pieces, lost) = pieces(&store, &options);
         if pieces.is_empty() {
-            bail!("no document has anything to train on within {} tokens", options.seq_len);
+            bail!(lost.nothing(store.info().kind));
         }
-        let counted = |piece: &Piece| options.loss.sequence(&ids(&store, *piece)).counted as u32;
+        let counted = |piece: &Piece| sequence(&store, &options.loss, *piece).counted as u32;
         let counted = match options.loss {
             RowLoss::Text => pieces.iter().map(|p| p.len - 1).collect(),
             _ => pieces.iter().map(counted).collect(),
         };
         let (pass, position) = (Pass::default(), Position::default());
-        let mut batches = Self { store, options, pieces, counted, pass, position };
+        let mut batches = Self { store, options, lost, pieces, counted, pass, position };
         batches.seek(position);
         Ok(batches)
+    }
+
+    /// Rows that are not trained on, or not whole.
+    pub fn lost(&self) -> &Lost {
+        &self.lost
     }
 
     /// Positions with loss of every row of a pass over the data, in order. Packed rows differ between passes.
@@ -184,11 +160,8 @@ impl Batches {
         }
         let row = self.pass.rows[self.position.row as usize].clone();
         self.position.row += 1;
-        let documents = self.pass.order[row].iter().map(|&i| {
-            let ids = ids(&self.store, self.pieces[i as usize]);
-            self.options.loss.sequence(&ids)
-        });
-        join(documents)
+        let pieces = self.pass.order[row].iter().map(|&i| self.pieces[i as usize]);
+        join(pieces.map(|piece| sequence(&self.store, &self.options.loss, piece)))
     }
 
     /// The order of a pass, a function of seed and epoch.
@@ -212,39 +185,61 @@ impl Batches {
 }
 
 /// What of each document is used.
-fn pieces(store: &Store, options: &BatchOptions) -> Vec<Piece> {
+fn pieces(store: &Store, options: &BatchOptions) -> (Vec<Piece>, Lost) {
+    let (single, is_text) = (options.packing == Packing::Single, options.loss == RowLoss::Text);
+    // Positions are one fewer than ids.
+    let longest = if single { options.seq_len } else { options.seq_len + 1 };
+    let mut lost = Lost { of: store.len() as u64, seq_len: options.seq_len, ..Lost::default() };
     let mut pieces = vec![];
     for document in 0..store.len() {
         let len = store.document_len(document);
-        match options.packing {
-            Packing::Single => pieces.push(Piece {
-                document: document as u32,
-                start: 0,
-                len: len.min(options.seq_len) as u32,
-            }),
-            // The rest of a long conversation would be answers without their questions.
-            Packing::Separated if options.loss != RowLoss::Text => {
-                let len = len.min(options.seq_len + 1) as u32;
-                pieces.push(Piece { document: document as u32, start: 0, len });
+        let piece = |start: usize| {
+            let len = (len - start).min(longest);
+            Piece { document: document as u32, start: start as u32, len: len as u32 }
+        };
+        if is_text && !single && len > 1 {
+            // Pieces overlap by one id, so that every id is a target once.
+            pieces.extend((0..len - 1).step_by(options.seq_len).map(piece));
+            continue;
+        }
+        // The rest of a long conversation would be answers without their questions.
+        let piece = piece(0);
+        match loss_of(store, &options.loss, piece) {
+            Ok(()) => {
+                lost.cut += u64::from(len > longest);
+                pieces.push(piece);
             }
-            // Positions are one fewer than ids; pieces overlap by one id, so that every id is a target once.
-            Packing::Separated => {
-                for start in (0..len.saturating_sub(1)).step_by(options.seq_len) {
-                    let len = (len - start).min(options.seq_len + 1);
-                    pieces.push(Piece { document: document as u32, start: start as u32, len: len as u32 });
-                }
-            }
+            Err(NoLoss::Within) => lost.nothing_left += 1,
+            Err(NoLoss::AtAll) => lost.no_loss += 1,
         }
     }
-    pieces.retain(|p| p.len > 1);
-    if options.loss != RowLoss::Text {
-        pieces.retain(|p| options.loss.sequence(&ids(store, *p)).counted > 0.0);
-    }
-    pieces
+    (pieces, lost)
 }
 
-fn ids(store: &Store, piece: Piece) -> Vec<u32> {
-    store.slice(piece.document as usize, piece.start as usize, piece.len as usize)
+/// Why a piece of a document carries no loss.
+enum NoLoss {
+    /// The whole document carries some.
+    Within,
+    /// Nor does the whole document.
+    AtAll,
+}
+
+fn loss_of(store: &Store, loss: &RowLoss, piece: Piece) -> Result<(), NoLoss> {
+    let carries = |piece: Piece| {
+        // Two ids of a text are an input and a target.
+        piece.len > 1 && (*loss == RowLoss::Text || sequence(store, loss, piece).counted > 0.0)
+    };
+    if carries(piece) {
+        return Ok(());
+    }
+    let whole = Piece { start: 0, len: store.document_len(piece.document as usize) as u32, ..piece };
+    let is_short = whole.len < 2 || *loss == RowLoss::Text;
+    Err(if is_short || carries(whole) { NoLoss::Within } else { NoLoss::AtAll })
+}
+
+fn sequence(store: &Store, loss: &RowLoss, piece: Piece) -> Sequence {
+    let (document, start, len) = (piece.document as usize, piece.start as usize, piece.len as usize);
+    loss.sequence(&store.slice(document, start, len), store.marks(document, start, len))
 }
 
 fn join(documents: impl Iterator<Item = Sequence>) -> Sequence {
@@ -261,18 +256,26 @@ fn join(documents: impl Iterator<Item = Sequence>) -> Sequence {
 }
 
 /// Held-out documents in order until `max_tokens` positions with loss: each a row of at most `seq_len` ids, with
-/// the bytes of text that its targets with loss stand for.
-pub fn sequential(store: &Store, options: &BatchOptions, max_tokens: u64) -> Vec<(Sequence, f64)> {
+/// the bytes of text that its targets with loss stand for. And those of them that were lost.
+pub fn sequential(store: &Store, options: &BatchOptions, max_tokens: u64) -> (Vec<(Sequence, f64)>, Lost) {
+    let mut lost = Lost { seq_len: options.seq_len, ..Lost::default() };
     let (mut rows, mut tokens) = (vec![], 0.0);
     for document in 0..store.len() {
-        let ids = store.slice(document, 0, options.seq_len);
-        if ids.len() < 2 {
-            continue;
+        lost.of += 1;
+        let len = store.document_len(document);
+        let piece = Piece { document: document as u32, start: 0, len: len.min(options.seq_len) as u32 };
+        match loss_of(store, &options.loss, piece) {
+            Ok(()) => lost.cut += u64::from(len > options.seq_len),
+            Err(NoLoss::Within) => {
+                lost.nothing_left += 1;
+                continue;
+            }
+            Err(NoLoss::AtAll) => {
+                lost.no_loss += 1;
+                continue;
+            }
         }
-        let sequence = options.loss.sequence(&ids);
-        if sequence.counted == 0.0 {
-            continue;
-        }
+        let sequence = sequence(store, &options.loss, piece);
         tokens += f64::from(sequence.counted);
         let bytes = store.target_bytes(&sequence) as f64;
         rows.push((sequence, bytes));
@@ -280,7 +283,7 @@ pub fn sequential(store: &Store, options: &BatchOptions, max_tokens: u64) -> Vec
             break;
         }
     }
-    rows
+    (rows, lost)
 }
 
 /// Two answers to one prompt, ready for the model.
@@ -294,9 +297,10 @@ pub struct Pair {
     pub rejected: Sequence,
 }
 
-/// Preference pairs of a store whose documents are prompt, chosen, rejected in turn.
+/// Preference pairs of a store whose documents are the prompt with the chosen answer and with the rejected one in turn.
 pub struct PreferenceBatches {
     pairs: Vec<Pair>,
+    lost: Lost,
     seed: u64,
     order: Vec<u32>,
     position: Position,
@@ -310,20 +314,54 @@ impl PreferenceBatches {
         let kind = store.info().kind;
         ensure!(kind == Kind::Preferences, "the store holds {kind}, expected {}", Kind::Preferences);
         ensure!(seq_len >= 2, "seq_len is {seq_len}, expected at least 2");
-        let pairs: Vec<Pair> = (0..store.len() / 3)
-            .map(|index| {
-                let [prompt, chosen, rejected] = [0, 1, 2].map(|part| store.document(3 * index + part));
-                // One id of the prompt at least stays, so that the answer's first token has something before it.
-                let longest = chosen.len().max(rejected.len()).min(seq_len - 1);
-                let prompt = &prompt[prompt.len().saturating_sub(seq_len - longest)..];
-                let answered = |answer: &[u32]| answered(prompt, &answer[..answer.len().min(longest)]);
-                Pair { index, chosen: answered(&chosen), rejected: answered(&rejected) }
-            })
-            .filter(|pair| pair.chosen.counted > 0.0 && pair.rejected.counted > 0.0)
-            .collect();
-        let mut batches = Self { pairs, seed, order: vec![], position: Position::default() };
+        let mut lost = Lost { of: store.len() as u64 / 2, seq_len, ..Lost::default() };
+        let mut pairs = vec![];
+        for index in 0..store.len() / 2 {
+            let of = |document: usize| {
+                let ids = store.document(document);
+                let words = last_words(store.marks(document, 0, usize::MAX)).unwrap_or(ids.len());
+                (ids, words)
+            };
+            let both = [of(2 * index), of(2 * index + 1)];
+            // One id of the prompt at least stays, so that the answer's first token has something before it.
+            let longest =
+                both.iter().map(|(ids, words)| ids.len() - words).max().unwrap_or(0).min(seq_len - 1);
+            let mut is_cut = false;
+            let [chosen, rejected] = both.map(|(ids, words)| {
+                let (prompt, answer) = ids.split_at(words);
+                let begin = prompt.len().saturating_sub(seq_len - longest);
+                let end = answer.len().min(longest);
+                is_cut |= begin > 0 || end < answer.len();
+                answered(&prompt[begin..], &answer[..end])
+            });
+            if chosen.counted == 0.0 || rejected.counted == 0.0 {
+                lost.nothing_left += 1;
+            } else if chosen == rejected {
+                lost.equal += 1;
+            } else {
+                lost.cut += u64::from(is_cut);
+                pairs.push(Pair { index, chosen, rejected });
+            }
+        }
+        let mut batches = Self { pairs, lost, seed, order: vec![], position: Position::default() };
         batches.seek(Position::default());
         Ok(batches)
+    }
+
+    /// The error of a store none of whose pairs can be trained on.
+    ///
+    /// # Errors
+    /// That one.
+    pub fn ensure_any(&self) -> Result<()> {
+        if self.pairs.is_empty() {
+            bail!(self.lost.nothing(Kind::Preferences));
+        }
+        Ok(())
+    }
+
+    /// Pairs that are not trained on, or not whole.
+    pub fn lost(&self) -> &Lost {
+        &self.lost
     }
 
     /// All pairs, in the order of the store.
@@ -376,12 +414,13 @@ impl PreferenceBatches {
 fn answered(prompt: &[u32], answer: &[u32]) -> Sequence {
     let all: Vec<u32> = prompt.iter().chain(answer).copied().collect();
     let n = all.len().saturating_sub(1);
+    let weights: Vec<f32> = (0..n).map(|i| if i + 1 >= prompt.len() { 1.0 } else { 0.0 }).collect();
     Sequence {
         ids: all[..n].to_vec(),
         targets: all.get(1..).unwrap_or_default().to_vec(),
-        weights: (0..n).map(|i| if i + 1 >= prompt.len() { 1.0 } else { 0.0 }).collect(),
+        counted: weights.iter().sum(),
+        weights,
         documents: vec![n as u32],
-        counted: answer.len() as f32,
     }
 }
 
@@ -389,6 +428,7 @@ fn answered(prompt: &[u32], answer: &[u32]) -> Sequence {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::config::AnswerLoss;
     use crate::data::store::tests::store_of;
 
     fn store(documents: &[Vec<u32>]) -> (tempfile::TempDir, Arc<Store>) {
@@ -448,40 +488,74 @@ mod tests {
     }
 
     #[test]
-    fn every_answer_carries_loss_and_nothing_else() {
-        // user 1 9 9 2 3, marker 1 7, answer 5 5 2 3
-        let ids = [1, 9, 9, 2, 3, 1, 7, 5, 5, 2, 3, 1, 9, 2, 3, 1, 7, 6, 2, 3];
-        let loss = RowLoss::EveryAnswer { marker: vec![1, 7], turn_end: vec![2, 3] };
-        let trained: Vec<usize> =
-            loss.mask(&ids).iter().enumerate().filter(|(_, m)| **m > 0.0).map(|(i, _)| i).collect();
-        assert_eq!(trained, [7, 8, 9, 10, 17, 18, 19]);
-    }
-
-    #[test]
     fn long_pairs_keep_their_answers() {
-        let documents = [vec![1, 2, 3, 4, 5, 6], vec![7, 8], vec![9]];
+        let documents = [vec![1, 2, 3, 4, 6, 5, 7, 8], vec![1, 2, 3, 4, 6, 5, 9]];
         let (_dir, store) = store_as(Kind::Preferences, &documents);
         let batches = PreferenceBatches::new(&store, 4, 1).unwrap();
         let pair = &batches.pairs()[0];
         assert_eq!(
             (pair.chosen.ids.as_slice(), pair.chosen.targets.as_slice()),
-            ([5, 6, 7].as_slice(), [6, 7, 8].as_slice())
+            ([6, 5, 7].as_slice(), [5, 7, 8].as_slice())
         );
         assert_eq!(pair.chosen.weights, [0.0, 1.0, 1.0]);
         assert_eq!(
             (pair.rejected.ids.as_slice(), pair.rejected.weights.as_slice()),
-            ([5, 6].as_slice(), [0.0, 1.0].as_slice())
+            ([6, 5].as_slice(), [0.0, 1.0].as_slice())
+        );
+        assert_eq!(*batches.lost(), Lost { of: 1, seq_len: 4, cut: 1, ..Lost::default() });
+    }
+
+    #[test]
+    fn pairs_that_are_equal_once_cut_are_left_out() {
+        let (same, other) = (vec![1, 5, 7, 8, 9], vec![1, 5, 7, 8, 10]);
+        let (_dir, store) = store_as(Kind::Preferences, &[same.clone(), other.clone(), other, vec![1, 5, 3]]);
+        let kept = |seq_len| {
+            let batches = PreferenceBatches::new(&store, seq_len, 1).unwrap();
+            let kept: Vec<usize> = batches.pairs().iter().map(|pair| pair.index).collect();
+            (kept, batches.lost().equal)
+        };
+        assert_eq!(kept(5), (vec![0, 1], 0));
+        assert_eq!(kept(3), (vec![1], 1));
+        let (_dir, store) = store_as(Kind::Preferences, &[same.clone(), same]);
+        let batches = PreferenceBatches::new(&store, 8, 1).unwrap();
+        assert_eq!(
+            batches.ensure_any().unwrap_err().to_string(),
+            "no preference pairs to train on: 1 of 1 pairs left out: chosen and rejected are equal within \
+             seq_len = 8 tokens; raise seq_len or shorten the rows"
         );
     }
 
     #[test]
-    fn loss_falls_on_the_last_answer() {
-        let loss = RowLoss::LastAnswer { marker: vec![1, 5] };
-        let on = |ids: &[u32]| loss.mask(ids).iter().map(|&m| m as u32).collect::<Vec<_>>();
-        assert_eq!(on(&[1, 4, 9, 2, 1, 5, 8, 2, 1, 5, 7, 2]), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
-        // The marker was cut off: MiniMind's -1 + its length.
-        assert_eq!(on(&[1, 4, 9]), [0, 1, 1]);
-        assert_eq!(on(&[]), [0u32; 0]);
+    fn conversations_with_nothing_left_to_learn_are_left_out_and_counted() {
+        // The second one's answer begins at its sixth id, the third one has none.
+        let documents = [vec![1, 4, 5, 7, 8, 2], vec![1, 4, 4, 4, 5, 7, 2], vec![1, 4, 4, 2]];
+        let (_dir, store) = store_as(Kind::Conversations, &documents);
+        let last = RowLoss::Answers(AnswerLoss::Last);
+        let made = |packing, seq_len| {
+            Batches::new(store.clone(), BatchOptions { loss: last.clone(), ..options(packing, seq_len) })
+        };
+        let lost = Lost { of: 3, seq_len: 5, nothing_left: 1, no_loss: 1, equal: 0, cut: 1 };
+        let batches = made(Packing::Single, 5).unwrap();
+        assert_eq!(*batches.lost(), lost);
+        assert_eq!(batches.row_tokens(0), [2]);
+        let wider = Lost { nothing_left: 0, ..lost.clone() };
+        assert_eq!(*made(Packing::Separated, 5).unwrap().lost(), Lost { cut: 1, ..wider });
+        assert_eq!(
+            made(Packing::Single, 3).err().unwrap().to_string(),
+            "no conversations to train on: 2 of 3 rows left out: nothing left to learn within seq_len = 3 tokens, \
+             1 of 3 rows left out: no turn carries loss; raise seq_len or shorten the rows"
+        );
+        let single = BatchOptions { loss: last, ..options(Packing::Single, 5) };
+        let (rows, held_out) = sequential(&store, &single, u64::MAX);
+        assert_eq!((rows.len(), held_out), (1, lost.clone()));
+        assert_eq!(
+            lost.notices("sft").iter().map(ToString::to_string).collect::<Vec<_>>(),
+            [
+                "sft: 1 of 3 rows left out: nothing left to learn within seq_len = 5 tokens",
+                "sft: 1 of 3 rows left out: no turn carries loss",
+                "sft: 1 of 3 rows cut to stay within seq_len = 5 tokens",
+            ]
+        );
     }
 
     #[test]
@@ -493,7 +567,7 @@ mod tests {
                 Batches::new(store, BatchOptions { loss, ..options(Packing::Separated, 8) }).unwrap();
             (0..batches.row_tokens(0).len()).map(|_| batches.next_row().ids[0]).collect::<Vec<_>>()
         };
-        assert_eq!(pieces(Kind::Conversations, RowLoss::LastAnswer { marker: vec![1, 5] }), [1]);
+        assert_eq!(pieces(Kind::Conversations, RowLoss::Answers(AnswerLoss::Last)), [1]);
         let mut starts = pieces(Kind::Pretrain, RowLoss::Text);
         starts.sort_unstable();
         assert_eq!(starts, [1, 12, 20, 28]);
@@ -503,7 +577,8 @@ mod tests {
     fn held_out_rows_come_with_the_bytes_of_their_targets() {
         // Every id from 3 on stands for three bytes.
         let (_dir, store) = store(&[vec![1, 7, 8, 2], vec![1], vec![1, 7, 8, 9, 10, 2], vec![1, 7, 2]]);
-        let rows = sequential(&store, &options(Packing::Single, 4), 6);
+        let (rows, lost) = sequential(&store, &options(Packing::Single, 4), 6);
+        assert_eq!(lost, Lost { of: 3, seq_len: 4, nothing_left: 1, cut: 1, ..Lost::default() });
         let found: Vec<(usize, f64)> = rows.iter().map(|(row, bytes)| (row.len(), *bytes)).collect();
         assert_eq!(found, [(3, 6.0), (3, 9.0)]);
     }

@@ -1,6 +1,6 @@
 //! Chat templates: from the turns of a conversation to the text that a model reads.
 
-use super::row::Message;
+use super::row::{Message, Row};
 use super::turns;
 use anyhow::{Context, Result, anyhow, ensure};
 use minijinja::{Environment, Error, ErrorKind, context};
@@ -71,6 +71,19 @@ impl ChatTemplate {
             eos: eos.to_owned(),
             closing: OnceLock::new(),
         })
+    }
+
+    /// MiniMind's own.
+    pub fn minimind() -> Result<Self> {
+        Self::new(MINIMIND, "<s>", "</s>")
+    }
+
+    /// A row as a text to train a tokenizer on: a conversation in the template's form, all else as it is.
+    pub fn text(&self, row: &Row) -> Result<String> {
+        match row {
+            Row::Chat(messages) => self.render(messages),
+            Row::Text(_) | Row::Preference { .. } => Ok(row.chars().collect()),
+        }
     }
 
     /// The template's source.

@@ -7,6 +7,7 @@ pub mod batches;
 mod bpe;
 pub mod chat;
 mod control;
+pub mod loss;
 pub mod prepare;
 pub mod read;
 pub mod row;
@@ -16,7 +17,8 @@ pub mod tokenizer;
 pub mod turns;
 pub mod world;
 
-pub use batches::{BatchOptions, Batches, Pair, Position, PreferenceBatches, RowLoss, sequential};
+pub use batches::{BatchOptions, Batches, Lost, Pair, Position, PreferenceBatches, sequential};
+pub use loss::RowLoss;
 pub use row::{Kind, Message, Row};
 pub use store::Store;
 pub use tokenizer::{Answer, Conversation, SpecialText, Tokenizer};

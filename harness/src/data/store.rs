@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `tokens.bin` | the documents' token ids end to end, `u16` or `u32` |
 //! | `offsets.bin` | `u64` for each document and one more: where it starts in `tokens.bin`, in ids |
+//! | `marks.bin` | for conversations and pairs `u8` for each id: what it is of an answer, see [`super::loss::mark`]; else empty |
 //! | `bytes.bin` | `u32` for each document: bytes of its text, special tokens left out |
 //! | `token_bytes.bin` | `u16` for each entry of the vocabulary: bytes of text that the token stands for |
 //! | `store.json` | counts, kind, tokenizer, and the SHA-256 of the other files |
@@ -21,9 +22,10 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 /// Raised whenever the meaning of the files changes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 const TOKENS: &str = "tokens.bin";
+const MARKS: &str = "marks.bin";
 const OFFSETS: &str = "offsets.bin";
 const BYTES: &str = "bytes.bin";
 const TOKEN_BYTES: &str = "token_bytes.bin";
@@ -36,7 +38,7 @@ pub struct StoreInfo {
     pub format: u32,
     /// What the documents are.
     pub kind: Kind,
-    /// Documents; a preference pair is three of them: prompt, chosen answer, rejected answer.
+    /// Documents; a preference pair is two of them: the prompt with the chosen answer and with the rejected one.
     pub documents: u64,
     /// Token ids in all documents.
     pub tokens: u64,
@@ -46,14 +48,39 @@ pub struct StoreInfo {
     pub id_bytes: u32,
     /// Entries of the vocabulary.
     pub vocab_size: u32,
-    /// Ids of the marker that opens an assistant turn; empty for text.
+    /// Ids of the marker that opens an answer, where MiniMind's rows are made; else empty.
     pub marker: Vec<u32>,
-    /// Ids that close an assistant turn; empty for text.
-    pub turn_end: Vec<u32>,
     /// Digest of the tokenizer and its chat template.
     pub tokenizer: String,
     /// SHA-256 of each of the store's files.
     pub sha256: BTreeMap<String, String>,
+}
+
+impl StoreInfo {
+    /// Whether each id is marked as what it is of an answer.
+    pub fn has_marks(&self) -> bool {
+        has_marks(self.kind, &self.marker)
+    }
+}
+
+/// All of a text is learned, and MiniMind's rows of conversations look for a marker.
+fn has_marks(kind: Kind, marker: &[u32]) -> bool {
+    match kind {
+        Kind::Pretrain => false,
+        Kind::Conversations => marker.is_empty(),
+        Kind::Preferences => true,
+    }
+}
+
+/// A document to be written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Document {
+    /// Its ids.
+    pub ids: Vec<u32>,
+    /// What each id is of an answer; empty where a store has no marks.
+    pub marks: Vec<u8>,
+    /// Bytes of its text, special tokens left out.
+    pub bytes: usize,
 }
 
 /// What a store is told of its documents before they are written.
@@ -63,10 +90,8 @@ pub struct StoreHead {
     pub kind: Kind,
     /// Bytes of text that each entry of the vocabulary stands for.
     pub token_bytes: Vec<u16>,
-    /// Ids of the marker that opens an assistant turn; empty for text.
+    /// Ids of the marker that opens an answer, where MiniMind's rows are made; else empty.
     pub marker: Vec<u32>,
-    /// Ids that close an assistant turn; empty for text.
-    pub turn_end: Vec<u32>,
     /// Digest of the tokenizer and its chat template.
     pub tokenizer: String,
 }
@@ -76,6 +101,7 @@ pub struct Store {
     dir: PathBuf,
     info: StoreInfo,
     tokens: Mmap,
+    marks: Mmap,
     offsets: Mmap,
     bytes: Mmap,
     token_bytes: Vec<u16>,
@@ -116,6 +142,7 @@ impl Store {
         let store = Self {
             dir: dir.to_path_buf(),
             tokens: expect(TOKENS, info.tokens, info.id_bytes)?,
+            marks: expect(MARKS, if info.has_marks() { info.tokens } else { 0 }, 1)?,
             offsets: expect(OFFSETS, info.documents.saturating_add(1), 8)?,
             bytes: expect(BYTES, info.documents, 4)?,
             token_bytes: expect(TOKEN_BYTES, u64::from(info.vocab_size), 2)?
@@ -191,6 +218,17 @@ impl Store {
         }
     }
 
+    /// What each of these ids is of an answer; empty where the store has no marks.
+    pub fn marks(&self, index: usize, start: usize, len: usize) -> &[u8] {
+        if self.marks.is_empty() {
+            return &[];
+        }
+        let document = self.document_len(index);
+        let start = start.min(document);
+        let from = self.offset(index) as usize + start;
+        &self.marks[from..from + len.min(document - start)]
+    }
+
     /// Bytes of a document's text.
     pub fn bytes(&self, index: usize) -> u32 {
         let at = &self.bytes[index * 4..index * 4 + 4];
@@ -229,6 +267,7 @@ pub struct StoreWriter {
     head: StoreHead,
     id_bytes: u32,
     tokens: Hashed,
+    marks: Hashed,
     offsets: Hashed,
     bytes: Hashed,
     documents: u64,
@@ -245,6 +284,7 @@ impl StoreWriter {
             id_bytes: if head.token_bytes.len() <= 1 << 16 { 2 } else { 4 },
             head,
             tokens: Hashed::create(dir, TOKENS)?,
+            marks: Hashed::create(dir, MARKS)?,
             offsets: Hashed::create(dir, OFFSETS)?,
             bytes: Hashed::create(dir, BYTES)?,
             dir: dir.to_path_buf(),
@@ -257,9 +297,12 @@ impl StoreWriter {
         Ok(writer)
     }
 
-    /// Adds a document: its ids and the bytes of its text.
-    pub fn push(&mut self, ids: &[u32], bytes: usize) -> Result<()> {
+    /// Adds a document.
+    pub fn push(&mut self, document: &Document) -> Result<()> {
+        let Document { ids, marks, bytes } = document;
         let vocab = self.head.token_bytes.len();
+        let marked = if has_marks(self.head.kind, &self.head.marker) { ids.len() } else { 0 };
+        ensure!(marks.len() == marked, "{} marks for {} ids", marks.len(), ids.len());
         if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
             bail!("token id {id} is not in the vocabulary of {vocab} entries");
         }
@@ -267,11 +310,12 @@ impl StoreWriter {
         self.buffer.clear();
         self.buffer.extend(ids.iter().flat_map(|id| id.to_le_bytes().into_iter().take(width)));
         self.tokens.write(&self.buffer)?;
+        self.marks.write(marks)?;
         self.documents += 1;
         self.total_tokens += ids.len() as u64;
-        self.total_bytes += bytes as u64;
+        self.total_bytes += *bytes as u64;
         self.offsets.write(&self.total_tokens.to_le_bytes())?;
-        self.bytes.write(&u32::try_from(bytes).context("a document of more than 4 GB")?.to_le_bytes())
+        self.bytes.write(&u32::try_from(*bytes).context("a document of more than 4 GB")?.to_le_bytes())
     }
 
     /// Ends the store; `store.json` comes last, so that a folder with it is whole.
@@ -281,7 +325,7 @@ impl StoreWriter {
             token_bytes.write(&bytes.to_le_bytes())?;
         }
         let mut sha256 = BTreeMap::new();
-        for file in [self.tokens, self.offsets, self.bytes, token_bytes] {
+        for file in [self.tokens, self.marks, self.offsets, self.bytes, token_bytes] {
             let (name, digest) = file.finish()?;
             sha256.insert(name.to_owned(), digest);
         }
@@ -294,7 +338,6 @@ impl StoreWriter {
             id_bytes: self.id_bytes,
             vocab_size: u32::try_from(self.head.token_bytes.len()).context("a vocabulary of over 2^32")?,
             marker: self.head.marker,
-            turn_end: self.head.turn_end,
             tokenizer: self.head.tokenizer,
             sha256,
         };
@@ -337,15 +380,25 @@ impl Hashed {
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::data::loss::mark;
 
     /// A small store of hand-made documents; every token stands for three bytes, ids 0 to 2 for none.
     pub(crate) fn store_of(dir: &Path, kind: Kind, vocab: usize, documents: &[&[u32]]) -> Store {
         let token_bytes = (0..vocab).map(|id| if id < 3 { 0 } else { 3 }).collect();
-        let (marker, turn_end) = (vec![1, 5], vec![2, 6]);
-        let head = StoreHead { kind, token_bytes, marker, turn_end, tokenizer: "hand-made".into() };
+        let head = StoreHead { kind, token_bytes, marker: vec![], tokenizer: "hand-made".into() };
         let mut writer = StoreWriter::create(dir, head).unwrap();
-        for document in documents {
-            writer.push(document, document.len() * 3).unwrap();
+        for ids in documents {
+            // Of a hand-made conversation all that follows an id 5 is an answer, up to an id 2 and with it.
+            let mut marks = vec![0; if has_marks(kind, &[]) { ids.len() } else { 0 }];
+            let mut inside = false;
+            for (at, mark) in marks.iter_mut().enumerate() {
+                let is_first = at > 0 && ids[at - 1] == 5;
+                inside = is_first || inside && ids[at - 1] != 2;
+                let words = if ids[at] == 2 { 0 } else { mark::WORDS };
+                let first = if is_first { mark::FIRST } else { 0 };
+                *mark = if inside { mark::ANSWER | words | first } else { 0 };
+            }
+            writer.push(&Document { ids: ids.to_vec(), marks, bytes: ids.len() * 3 }).unwrap();
         }
         writer.finish().unwrap();
         Store::open(dir).unwrap()
@@ -396,10 +449,15 @@ pub(crate) mod tests {
             kind: Kind::Pretrain,
             token_bytes: vec![1; 4],
             marker: vec![],
-            turn_end: vec![],
             tokenizer: String::new(),
         };
         let mut writer = StoreWriter::create(dir.path(), head).unwrap();
-        assert!(writer.push(&[1, 4], 1).unwrap_err().to_string().contains("token id 4"));
+        assert!(
+            writer
+                .push(&Document { ids: vec![1, 4], ..Document::default() })
+                .unwrap_err()
+                .to_string()
+                .contains("token id 4")
+        );
     }
 }

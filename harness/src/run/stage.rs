@@ -1,7 +1,7 @@
 //! The stages of the recipe, and what one of them is made of.
 
 use super::inputs::{Digests, FileDigest, expand};
-use crate::config::{DataConfig, Source, TrainStage, Training, TrialConfig, effective};
+use crate::config::{DataConfig, RowStyle, Source, TrainStage, Training, TrialConfig, effective};
 use crate::exam::sheet_files;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -241,6 +241,14 @@ pub fn patterns(data: &DataConfig, stage: TrainStage) -> (&'static str, &[String
     }
 }
 
+/// Characters that each turn of a conversation's history is cut to; MiniMind's rows have half of `seq_len`.
+pub fn history_chars(config: &TrialConfig, stage: TrainStage) -> usize {
+    match (config.data.rows, config.data.history_chars) {
+        (RowStyle::Minimind, 0) => training_of(config, stage).seq_len / 2,
+        (_, chars) => chars,
+    }
+}
+
 /// What one stage's data is made of, and its files.
 fn data_of(
     config: &TrialConfig,
@@ -253,6 +261,7 @@ fn data_of(
         for list in ["pretrain", "sft", "lora", "dpo"] {
             keys.remove(list);
         }
+        keys.insert("history_chars".into(), history_chars(config, stage).into());
     }
     match config.data.source {
         Source::World => Ok((json!({ "world": config.world, "choice": choice }), Vec::new())),

@@ -3,10 +3,11 @@
 use super::files::{create_dir, write_atomic};
 use super::inputs::{Digests, Named, expand, unchanged};
 use super::manifest::Results;
-use super::stage::{Facts, Stage, patterns, recipe, training_of};
+use super::stage::{Facts, Stage, history_chars, patterns, recipe, training_of};
 use super::worker::{StageBody, StageRequest};
-use crate::config::{Source, TrainStage, TrialConfig};
-use crate::data::prepare::{Prepared, prepare};
+use crate::config::{DataConfig, Source, TrainStage, TrialConfig};
+use crate::data::chat::ChatTemplate;
+use crate::data::prepare::{Preparation, prepare};
 use crate::data::read::{ReadOptions, rows};
 use crate::data::world::World;
 use crate::data::{Kind, Row, Tokenizer};
@@ -79,7 +80,7 @@ fn source<'a>(
             TrainStage::Sft | TrainStage::Lora => Box::new(world.sft_rows().map(Ok)),
             TrainStage::Dpo => Box::new(world.dpo_rows().map(Ok)),
         },
-        Source::Files => Box::new(rows(files, kind(stage), options)),
+        Source::Files => Box::new(rows(files, kind(stage), options).until(stop)),
     };
     Box::new(rows.map(|row| check(stop).and(row)))
 }
@@ -131,12 +132,16 @@ fn tokenizer(
             };
             let mut texts = vec![];
             let mut left = config.tokenizer.train_chars;
-            for row in source(config, TrainStage::Pretrain, &world, &named.files, &options, stop).chain(asked)
-            {
+            // A conversation to pretrain on is told in full, with what the template sets.
+            let template = ChatTemplate::minimind()?;
+            let told = source(config, TrainStage::Pretrain, &world, &named.files, &options, stop);
+            let told = told.map(|row| template.text(&row?));
+            let asked = asked.map(|row| Ok(row?.chars().collect()));
+            for text in told.chain(asked) {
                 if left == 0 {
                     break;
                 }
-                let text: String = row?.chars().take(left as usize).collect();
+                let text: String = text?.chars().take(left as usize).collect();
                 left -= text.chars().count() as u64;
                 texts.push(text);
             }
@@ -168,24 +173,32 @@ fn data(
     let world = World::generate(&config.world);
     let mut results = Results::default();
     for stage in recipe(config) {
-        let (named, options) = (files(config, stage)?, ReadOptions::new(&config.data));
+        let history_chars = history_chars(config, stage);
+        let options = ReadOptions::new(&DataConfig { history_chars, ..config.data.clone() });
+        let named = files(config, stage)?;
         let name = store_folder(stage);
         progress.start(name, 0, "rows");
         let rows = source(config, stage, &world, &named.files, &options, stop);
         let out = request.dir.join(name);
         let told = |done: u64| progress.update(done, "");
-        let prepared: Prepared = prepare(rows, kind(stage), &tokenizer, config.data.val_share, &out, &told)?;
+        let preparation = Preparation::new(kind(stage), &tokenizer, &config.data, &options.log);
+        let prepared = prepare(rows, &preparation, &out, stop, &told)?;
         let read = options.log.report();
         for problem in &read.problems {
             tracing::warn!("left out: {problem}");
         }
         results.notices.extend(named.notice(name));
         results.notices.extend(read.notices(name));
+        results.notices.extend(prepared.notices(name, &preparation));
         let summary = serde_json::json!({ "prepared": prepared, "read": read });
         write_atomic(&out.join("summary.json"), &serde_json::to_vec_pretty(&summary)?)?;
         results.tokens += prepared.tokens;
         let rows = prepared.train_rows + prepared.val_rows;
-        progress.finish(&format!("{} rows, {} left out", number(rows), number(read.left_out())));
+        progress.finish(&format!(
+            "{} rows, {} left out",
+            number(rows),
+            number(read.left_out() + prepared.equal)
+        ));
     }
     Ok(Results { tokens: 0, ..results })
 }

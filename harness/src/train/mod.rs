@@ -366,7 +366,11 @@ impl<'a> Loop<'a> {
             val_loss: validation.as_ref().map(|(sums, _)| sums.mean()),
             val_bpb: validation.and_then(|(sums, bytes)| Some(sums.loss / std::f64::consts::LN_2 / bytes?)),
             passes: self.length.passes,
-            notices: self.length.notice(self.request.stage.name()).into_iter().collect(),
+            notices: {
+                let mut notices = self.objective.notices(self.request.stage);
+                notices.extend(self.length.notice(self.request.stage.name()));
+                notices
+            },
             ..Results::default()
         };
         self.request.progress.finish(&describe(results.steps, results.passes));

@@ -2,9 +2,12 @@
 
 use super::{Sums, TrainRequest};
 use crate::config::{DpoLoss, Packing, TrainStage, Training};
-use crate::data::{BatchOptions, Batches, Pair, Position, PreferenceBatches, RowLoss, Store, sequential};
+use crate::data::{
+    BatchOptions, Batches, Lost, Pair, Position, PreferenceBatches, RowLoss, Store, sequential,
+};
+use crate::records::Notice;
 use crate::run::files::write_atomic;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use model::preference::{DpoConfig, dpo_loss};
 use model::{AuxShare, Ragged, Sequence, Trainer, Transformer};
 use std::path::Path;
@@ -18,6 +21,8 @@ pub enum Objective {
         batches: Batches,
         /// Held-out rows, with the bytes of their texts.
         held_out: Vec<(Sequence, f64)>,
+        /// Held-out rows that are not read, or not whole.
+        held_out_lost: Lost,
         /// Whether the loss is that of whole texts, so that bits per byte mean something.
         whole_text: bool,
     },
@@ -27,6 +32,8 @@ pub enum Objective {
         batches: PreferenceBatches,
         /// Held-out pairs.
         held_out: Vec<Pair>,
+        /// Held-out pairs that are not read, or not whole.
+        held_out_lost: Lost,
         /// The reference's log-probabilities of both answers of each pair.
         references: Vec<[f32; 2]>,
         /// The same for held-out pairs.
@@ -41,16 +48,18 @@ impl Objective {
     pub fn new(request: &TrainRequest, training: &Training) -> Result<Self> {
         let (train, val) = (request.data.join("train"), request.data.join("val"));
         let (train, val) = (Arc::new(Store::open(&train)?), Store::open(&val)?);
+        train.verify()?;
+        val.verify()?;
         let (seq_len, seed) = (training.seq_len, request.trial.seed);
         if request.stage == TrainStage::Dpo {
             let section = &request.trial.dpo;
             let batches = PreferenceBatches::new(&train, seq_len, seed)?;
-            if batches.pairs().is_empty() {
-                bail!("no preference pair to train on");
-            }
+            batches.ensure_any()?;
+            let held_out = PreferenceBatches::new(&val, seq_len, seed)?;
             return Ok(Self::Preferences {
                 batches,
-                held_out: PreferenceBatches::new(&val, seq_len, seed)?.pairs().to_vec(),
+                held_out: held_out.pairs().to_vec(),
+                held_out_lost: held_out.lost().clone(),
                 references: vec![],
                 held_out_references: vec![],
                 config: DpoConfig {
@@ -68,11 +77,18 @@ impl Objective {
         let whole_text = loss == RowLoss::Text;
         let options = BatchOptions { seq_len, packing: training.packing, loss, seed };
         let single = BatchOptions { packing: Packing::Single, ..options.clone() };
-        Ok(Self::Tokens {
-            held_out: sequential(&val, &single, training.val_tokens),
-            batches: Batches::new(train, options)?,
-            whole_text,
-        })
+        let (held_out, held_out_lost) = sequential(&val, &single, training.val_tokens);
+        Ok(Self::Tokens { held_out, held_out_lost, batches: Batches::new(train, options)?, whole_text })
+    }
+
+    /// Rows, or pairs, that the stage leaves out or cuts.
+    pub fn notices(&self, stage: TrainStage) -> Vec<Notice> {
+        let (lost, held_out) = match self {
+            Self::Tokens { batches, held_out_lost, .. } => (batches.lost(), held_out_lost),
+            Self::Preferences { batches, held_out_lost, .. } => (batches.lost(), held_out_lost),
+        };
+        let held_out = held_out.notices(&format!("{}, held out", stage.name()));
+        [lost.notices(stage.name()), held_out].concat()
     }
 
     /// Target tokens of every row, or pair, of a pass over the data, in order.

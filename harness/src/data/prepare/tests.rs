@@ -2,15 +2,18 @@
 
 use super::*;
 use crate::config::{AnswerLoss, DataConfig, Packing};
-use crate::data::batches::{BatchOptions, Batches, PreferenceBatches, RowLoss, sequential};
+use crate::data::RowLoss;
+use crate::data::batches::{BatchOptions, Batches, PreferenceBatches, sequential};
 use crate::data::read::{Pairs, ReadOptions, history, rows};
 use crate::data::store::Store;
+use crate::stop::Stopped;
 use crate::testing::shared;
 use model::Sequence;
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 fn minimind() -> Option<Tokenizer> {
     Some(Tokenizer::load(&shared("data/minimind_tokenizer")?).unwrap())
@@ -20,20 +23,36 @@ fn small() -> Tokenizer {
     Tokenizer::train(std::iter::once("从前有座山".to_owned()), 270).unwrap()
 }
 
+/// Prepares rows in the folder `data`.
+fn made(
+    rows: Vec<Row>,
+    kind: Kind,
+    config: &DataConfig,
+    tokenizer: &Tokenizer,
+    dir: &Path,
+) -> Result<Prepared> {
+    let (log, stop) = (ReadLog::default(), AtomicBool::new(false));
+    let preparation = Preparation::new(kind, tokenizer, config, &log);
+    prepare(rows.into_iter().map(Ok), &preparation, &dir.join("data"), &stop, &|_| ())
+}
+
+fn held_out(val_share: f64) -> DataConfig {
+    DataConfig { val_share, ..DataConfig::default() }
+}
+
 fn from_rows(rows: Vec<Row>, kind: Kind, val_share: f64, tokenizer: &Tokenizer, dir: &Path) -> Prepared {
-    let rows = rows.into_iter().map(Ok);
-    prepare(rows, kind, tokenizer, val_share, &dir.join("data"), &|_| ()).unwrap()
+    made(rows, kind, &held_out(val_share), tokenizer, dir).unwrap()
 }
 
 fn store(dir: &Path, side: &str) -> Arc<Store> {
     Arc::new(Store::open(&dir.join("data").join(side)).unwrap())
 }
 
-/// The rows of a store in its order, one document each, as MiniMind makes them.
-fn minimind_rows(store: &Arc<Store>, seq_len: usize) -> Vec<Sequence> {
+/// The rows of a store in its order, one document each.
+fn single_rows(store: &Arc<Store>, seq_len: usize) -> Vec<Sequence> {
     let loss = RowLoss::of(store, AnswerLoss::Last);
     let options = BatchOptions { seq_len, packing: Packing::Single, loss, seed: 1 };
-    sequential(store, &options, u64::MAX).into_iter().map(|(row, _)| row).collect()
+    sequential(store, &options, u64::MAX).0.into_iter().map(|(row, _)| row).collect()
 }
 
 fn matrix(tensors: &SafeTensors, name: &str, width: usize) -> Vec<Vec<u32>> {
@@ -52,7 +71,7 @@ fn assert_golden(store: &Arc<Store>, name: &str, seq_len: usize) {
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let width = seq_len - 1;
     let [x, y, mask] = ["X", "Y", "loss_mask"].map(|name| matrix(&tensors, name, width));
-    let rows = minimind_rows(store, seq_len);
+    let rows = single_rows(store, seq_len);
     assert_eq!(rows.len(), 20);
     for (index, row) in rows.iter().enumerate() {
         let padded = |ids: &[u32]| {
@@ -75,22 +94,14 @@ fn assert_golden(store: &Arc<Store>, name: &str, seq_len: usize) {
     }
 }
 
-#[test]
-fn golden_rows_are_minimind_rows() {
-    let (Some(meta), Some(tokenizer)) = (shared("golden/dataset/meta.json"), minimind()) else {
-        return;
-    };
+/// The golden rows' texts; of conversations with a history cut as for rows of `seq_len`.
+fn golden_texts() -> Option<(Vec<Row>, impl Fn(usize) -> Vec<Row>)> {
+    let meta = shared("golden/dataset/meta.json")?;
     let meta: Value = serde_json::from_slice(&fs::read(meta).unwrap()).unwrap();
     let cell = |row: &Value, name: &str| row[name].as_str().unwrap().to_owned();
     let texts = meta["pretrain_columns_as_str"].as_array().unwrap();
     let texts: Vec<Row> = texts.iter().map(|row| Row::Text(cell(row, "text"))).collect();
-    let dir = tempfile::tempdir().unwrap();
-    from_rows(texts, Kind::Pretrain, 0.0, &tokenizer, dir.path());
-    for seq_len in [96, 512] {
-        assert_golden(&store(dir.path(), TRAIN), "pretrain", seq_len);
-    }
-    let questions = meta["sft_columns_as_str"].as_array().unwrap();
-    for seq_len in [96, 512] {
+    let chats = move |seq_len: usize| {
         let chat = |row: &Value| {
             // Row 9 has a history that no parser takes; MiniMind goes on without it where a file of ours is refused.
             let mut messages = history(&cell(row, "history"), Pairs::Minimind).unwrap_or_default();
@@ -101,8 +112,78 @@ fn golden_rows_are_minimind_rows() {
             messages.push(Message::new("assistant", cell(row, "a")));
             Row::Chat(messages)
         };
-        from_rows(questions.iter().map(chat).collect(), Kind::Conversations, 0.0, &tokenizer, dir.path());
+        meta["sft_columns_as_str"].as_array().unwrap().iter().map(chat).collect()
+    };
+    Some((texts, chats))
+}
+
+fn minimind_config() -> DataConfig {
+    DataConfig { rows: RowStyle::Minimind, ..held_out(0.0) }
+}
+
+#[test]
+fn golden_rows_are_minimind_rows() {
+    let (Some((texts, chats)), Some(tokenizer)) = (golden_texts(), minimind()) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    made(texts, Kind::Pretrain, &minimind_config(), &tokenizer, dir.path()).unwrap();
+    for seq_len in [96, 512] {
+        assert_golden(&store(dir.path(), TRAIN), "pretrain", seq_len);
+    }
+    for seq_len in [96, 512] {
+        made(chats(seq_len), Kind::Conversations, &minimind_config(), &tokenizer, dir.path()).unwrap();
         assert_golden(&store(dir.path(), TRAIN), "sft", seq_len);
+    }
+}
+
+#[test]
+fn golden_rows_by_turns_are_minimind_s_where_those_are_right() {
+    let (Some((texts, chats)), Some(tokenizer)) = (golden_texts(), minimind()) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let rows = |config: &DataConfig, rows: Vec<Row>, kind| {
+        let prepared = made(rows, kind, config, &tokenizer, dir.path()).unwrap();
+        (prepared, store(dir.path(), TRAIN))
+    };
+    let is_special = |row: &Row| row.texts().any(|text| tokenizer.spelled(text) > 0);
+    let special = texts.iter().filter(|row| is_special(row)).count() as u64;
+    let (prepared, v1) = rows(&minimind_config(), texts.clone(), Kind::Pretrain);
+    let (by_turns, ours) = rows(&held_out(0.0), texts.clone(), Kind::Pretrain);
+    assert_eq!((prepared.special, by_turns.special), (special, special));
+    for (index, row) in texts.iter().enumerate() {
+        assert_eq!(v1.document(index) == ours.document(index), !is_special(row), "{row:?}");
+    }
+    for seq_len in [96, 512] {
+        let chats = chats(seq_len);
+        let (prepared, v1) = rows(&minimind_config(), chats.clone(), Kind::Conversations);
+        assert_eq!(prepared.special, 2);
+        let v1 = single_rows(&v1, seq_len);
+        let ours = rows(&held_out(0.0), chats, Kind::Conversations).1;
+        // Rows 13 and 14 have a marker in their text; of row 15 the answer is cut away.
+        let ours = single_rows(&ours, seq_len);
+        let expected: Vec<usize> = (0..20).filter(|row| *row != 15).collect();
+        assert_eq!(ours.len(), expected.len());
+        for (row, &index) in ours.iter().zip(&expected) {
+            let whole = &v1[index];
+            let on = |row: &Sequence| -> String {
+                let on = row.targets.iter().zip(&row.weights).filter(|(_, weight)| **weight > 0.0);
+                tokenizer.decode(&on.map(|(&id, _)| id).collect::<Vec<_>>(), false).unwrap()
+            };
+            match index {
+                13 => assert_eq!(on(row), "\n真正的答案</s>\n"),
+                14 => assert_eq!(on(row), "\n答案里有<s>assistant标记，之后才算</s>\n"),
+                // The last answer is cut away: v1 trains on the question behind the one before it.
+                17 | 18 if seq_len == 96 => {
+                    assert_eq!(row.ids, whole.ids);
+                    let (ours, theirs) = (on(row), on(whole));
+                    assert!(theirs.starts_with(&format!("{ours}<s>us")), "{ours} {theirs}");
+                    assert!(ours.ends_with("</s>\n"));
+                }
+                _ => assert_eq!(row, whole, "row {index}"),
+            }
+        }
     }
 }
 
@@ -119,14 +200,17 @@ fn real_files_become_stores_whatever_the_threads() {
         let dir = tempfile::tempdir().unwrap();
         let files = [data.join(file)];
         let max_rows = if kind == Kind::Pretrain { 4000 } else { 0 };
-        let config = DataConfig { max_rows, ..DataConfig::default() };
+        let config = DataConfig { max_rows, ..held_out(0.1) };
         let mut prepared = Vec::new();
         for threads in [1, 3] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let (out, done) = (dir.path().join("data"), std::sync::Mutex::new(0));
-            let rows = rows(&files, kind, &ReadOptions::new(&config));
+            let options = ReadOptions::new(&config);
+            let rows = rows(&files, kind, &options);
             let progress = |rows: u64| *done.lock().unwrap() = rows;
-            pool.install(|| prepare(rows, kind, &tokenizer, 0.1, &out, &progress)).unwrap();
+            let preparation = Preparation::new(kind, &tokenizer, &config, &options.log);
+            let stop = AtomicBool::new(false);
+            pool.install(|| prepare(rows, &preparation, &out, &stop, &progress)).unwrap();
             assert_eq!(*done.lock().unwrap(), count);
             let sides = [TRAIN, VAL].map(|side| {
                 let store = store(dir.path(), side);
@@ -136,7 +220,7 @@ fn real_files_become_stores_whatever_the_threads() {
             prepared.push(sides);
         }
         assert_eq!(prepared[0], prepared[1], "{file}");
-        let per_row = if kind == Kind::Preferences { 3 } else { 1 };
+        let per_row = if kind == Kind::Preferences { 2 } else { 1 };
         let [train, val] = prepared[0].each_ref().map(|info| info.documents / per_row);
         assert_eq!(train + val, count, "{file}");
         let share = val as f64 / count as f64;
@@ -157,7 +241,7 @@ fn equal_texts_are_on_one_side_and_bytes_are_those_of_the_text() {
     };
     assert!(documents(TRAIN).is_disjoint(&documents(VAL)));
     let store = store(dir.path(), VAL);
-    for (index, row) in minimind_rows(&store, 512).iter().enumerate() {
+    for (index, row) in single_rows(&store, 512).iter().enumerate() {
         let text = tokenizer.decode(&store.document(index), true).unwrap();
         assert_eq!(u64::from(store.bytes(index)), text.len() as u64);
         assert_eq!(store.target_bytes(row), text.len() as u64);
@@ -198,7 +282,7 @@ fn a_preference_pair_is_prompt_and_answers_in_the_chat_template() {
     let prepared = from_rows(vec![pair], Kind::Preferences, 0.0, &tokenizer, dir.path());
     assert_eq!(prepared.train_rows, 1);
     let store = store(dir.path(), TRAIN);
-    assert_eq!([0, 1, 2].map(|index| store.bytes(index)), [3, 3, 6]);
+    assert_eq!([0, 1].map(|index| store.bytes(index)), [6, 9]);
     let pair = PreferenceBatches::new(&store, 512, 1).unwrap().pairs()[0].clone();
     for (row, answer) in [(&pair.chosen, "好"), (&pair.rejected, "坏坏")] {
         let mut ids = vec![row.ids[0]];
@@ -220,12 +304,21 @@ fn a_failed_preparation_leaves_the_earlier_one_and_nothing_else() {
     let out = dir.path().join("data");
     from_rows(vec![Row::Text("山".into())], Kind::Pretrain, 0.0, &tokenizer, dir.path());
     let good = || (0..3000).map(|n| Ok(Row::Text(format!("第{n}座山"))));
+    let (config, log, stop) = (held_out(0.0), ReadLog::default(), AtomicBool::new(false));
+    let preparation = Preparation::new(Kind::Pretrain, &tokenizer, &config, &log);
     let broken = good().chain([Err(anyhow!("a.jsonl:3001: is not whole JSON"))]);
-    let error = prepare(broken, Kind::Pretrain, &tokenizer, 0.0, &out, &|_| ()).unwrap_err();
+    let error = prepare(broken, &preparation, &out, &stop, &|_| ()).unwrap_err();
     assert_eq!(error.to_string(), "a.jsonl:3001: is not whole JSON");
     assert_eq!(store(dir.path(), TRAIN).len(), 1);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-    prepare(good(), Kind::Pretrain, &tokenizer, 0.0, &out, &|_| ()).unwrap();
+    // So does one that is asked to stop.
+    let told = |_| stop.store(true, Ordering::SeqCst);
+    let error = prepare(good(), &preparation, &out, &stop, &told).unwrap_err();
+    assert!(error.is::<Stopped>(), "{error}");
+    assert_eq!(store(dir.path(), TRAIN).len(), 1);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    stop.store(false, Ordering::SeqCst);
+    prepare(good(), &preparation, &out, &stop, &|_| ()).unwrap();
     assert_eq!(store(dir.path(), TRAIN).len(), 3000);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
@@ -237,7 +330,9 @@ fn what_cannot_be_prepared_is_refused() {
     let out = dir.path().join("data");
     let error = |rows: &[&str], val_share: f64, out: &Path| {
         let rows: Vec<Row> = rows.iter().map(|text| Row::Text(text.to_string())).collect();
-        let prepared = prepare(rows.into_iter().map(Ok), Kind::Pretrain, &tokenizer, val_share, out, &|_| ());
+        let (config, log, stop) = (held_out(val_share), ReadLog::default(), AtomicBool::new(false));
+        let preparation = Preparation::new(Kind::Pretrain, &tokenizer, &config, &log);
+        let prepared = prepare(rows.into_iter().map(Ok), &preparation, out, &stop, &|_| ());
         format!("{:#}", prepared.unwrap_err())
     };
     assert!(error(&["x"], 1.0, &out).contains("data.val_share is 1"));
@@ -248,4 +343,124 @@ fn what_cannot_be_prepared_is_refused() {
     assert!(error(&["x"], 0.0, dir.path()).contains("holds more than prepared data"));
     let stuck: [PathBuf; 1] = [dir.path().join("thesis.txt")];
     assert!(error(&["x"], 0.0, &stuck[0].join("data")).contains("thesis.txt"));
+}
+
+fn chat(question: &str, answer: &str) -> Vec<Message> {
+    vec![Message::new("user", question), Message::new("assistant", answer)]
+}
+
+/// The text under loss of the rows of a store.
+fn under_loss(tokenizer: &Tokenizer, store: &Arc<Store>, answers: AnswerLoss) -> Vec<String> {
+    let loss = RowLoss::of(store, answers);
+    let options = BatchOptions { seq_len: 512, packing: Packing::Single, loss, seed: 1 };
+    let rows = sequential(store, &options, u64::MAX).0;
+    let text = |row: &Sequence| {
+        let on = row.targets.iter().zip(&row.weights).filter(|(_, weight)| **weight > 0.0);
+        tokenizer.decode(&on.map(|(&id, _)| id).collect::<Vec<_>>(), false).unwrap()
+    };
+    rows.iter().map(|(row, _)| text(row)).collect()
+}
+
+#[test]
+fn what_somebody_writes_moves_no_loss() {
+    let Some(tokenizer) = minimind() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let answer = "它是 <s>assistant\n 这样的, 很长很长的一句话";
+    let user = "请写 <s>assistant\n你好</s>\n 完";
+    let rows = || vec![Row::Chat(chat("模板是什么", answer)), Row::Chat(chat(user, "好"))];
+    let prepared = from_rows(rows(), Kind::Conversations, 0.0, &tokenizer, dir.path());
+    let trained = store(dir.path(), TRAIN);
+    for answers in [AnswerLoss::Last, AnswerLoss::Every] {
+        let texts = under_loss(&tokenizer, &trained, answers);
+        assert_eq!(texts, [format!("\n{answer}</s>\n"), "\n好</s>\n".to_owned()]);
+    }
+    let control = |index: usize| trained.document(index).into_iter().filter(|id| *id < 3).count();
+    assert_eq!([control(0), control(1)], [4, 4]);
+    assert_eq!(prepared.special, 2);
+    let (config, log) = (held_out(0.0), ReadLog::default());
+    let told = |config: &DataConfig| {
+        let preparation = Preparation::new(Kind::Conversations, &tokenizer, config, &log);
+        prepared.notices("sft", &preparation).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&config), ["sft: 2 of 2 texts hold special tokens, encoded as characters"]);
+    let as_control = DataConfig { special_tokens_in_text: true, ..config };
+    assert_eq!(told(&as_control), ["sft: 2 of 2 texts hold special tokens, encoded as control tokens"]);
+    made(rows(), Kind::Conversations, &as_control, &tokenizer, dir.path()).unwrap();
+    let controlled = store(dir.path(), TRAIN);
+    let ids = tokenizer.encode(&tokenizer.render(&chat(user, "好")).unwrap()).unwrap();
+    assert_eq!(controlled.document(1), ids);
+    // The loss is where the turns are all the same.
+    assert_eq!(under_loss(&tokenizer, &controlled, AnswerLoss::Every)[1], "\n好</s>\n");
+}
+
+#[test]
+fn every_stage_tokenizes_the_same_text_the_same_way() {
+    let Some(dir) = shared("cases/15_letter_ids/pfx") else { return };
+    let tokenizer = Tokenizer::load(&dir).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let prompt = vec![Message::new("user", "1+1=?")];
+    let pair = Row::Preference { prompt: prompt.clone(), chosen: "C".into(), rejected: "B".into() };
+    from_rows(vec![pair], Kind::Preferences, 0.0, &tokenizer, dir.path());
+    let pairs = store(dir.path(), TRAIN);
+    let answered = |letter: &str| [&prompt[..], &[Message::new("assistant", letter)]].concat();
+    let rows = vec![Row::Chat(answered("C")), Row::Chat(answered("B"))];
+    from_rows(rows, Kind::Conversations, 0.0, &tokenizer, dir.path());
+    let chats = store(dir.path(), TRAIN);
+    for (index, letter) in ["C", "B"].into_iter().enumerate() {
+        let whole = tokenizer.encode(&tokenizer.render(&answered(letter)).unwrap()).unwrap();
+        assert_eq!(chats.document(index), whole);
+        assert_eq!(pairs.document(index), whole);
+    }
+    let letter = tokenizer.id("C").unwrap();
+    assert!(pairs.document(0).contains(&letter));
+    let pair = PreferenceBatches::new(&pairs, 64, 1).unwrap().pairs()[0].clone();
+    let on =
+        |row: &Sequence| row.targets.iter().zip(&row.weights).find(|(_, w)| **w > 0.0).map(|(&id, _)| id);
+    assert_eq!((on(&pair.chosen), on(&pair.rejected)), (Some(letter), tokenizer.id("B")));
+}
+
+#[test]
+fn pairs_of_the_world_have_the_ids_of_prompt_and_answer() {
+    use crate::config::WorldConfig;
+    use crate::data::world::World;
+    let world = World::generate(&WorldConfig { dpo_pairs: 200, sft_rows: 300, ..WorldConfig::default() });
+    let texts = world.sft_rows().map(|row| row.chars().collect::<String>());
+    let tokenizer = Tokenizer::train(texts.collect::<Vec<_>>().into_iter(), 400).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    from_rows(world.dpo_rows().collect(), Kind::Preferences, 0.0, &tokenizer, dir.path());
+    let store = store(dir.path(), TRAIN);
+    assert_eq!(store.len(), 400);
+    for (index, row) in world.dpo_rows().enumerate() {
+        let Row::Preference { prompt, chosen, rejected } = row else { panic!("no pair") };
+        let prompt = tokenizer.encode(&tokenizer.render(&prompt).unwrap()).unwrap();
+        for (place, answer) in [chosen, rejected].iter().enumerate() {
+            let answer = tokenizer.encode(&format!("{answer}</s>\n")).unwrap();
+            assert_eq!(store.document(2 * index + place), [&prompt[..], &answer].concat());
+        }
+    }
+}
+
+#[test]
+fn equal_answers_are_left_out_and_nothing_left_says_why() {
+    let tokenizer = small();
+    let dir = tempfile::tempdir().unwrap();
+    let pair = |chosen: &str, rejected: &str| Row::Preference {
+        prompt: vec![Message::new("user", "你好")],
+        chosen: chosen.into(),
+        rejected: rejected.into(),
+    };
+    let all = |rows| made(rows, Kind::Preferences, &held_out(0.0), &tokenizer, dir.path());
+    let prepared = all(vec![pair("好", "好"), pair("好", "不"), pair("不", "不")]).unwrap();
+    assert_eq!((prepared.train_rows, prepared.equal), (1, 2));
+    let config = held_out(0.0);
+    let log = ReadLog::default();
+    let preparation = Preparation::new(Kind::Preferences, &tokenizer, &config, &log);
+    assert_eq!(
+        prepared.notices("dpo", &preparation)[0].to_string(),
+        "dpo: 2 of 3 pairs left out: chosen and rejected are equal"
+    );
+    assert_eq!(
+        all(vec![pair("好", "好")]).unwrap_err().to_string(),
+        "there are no preference pairs to train on: 1 rows came, 1 pairs with chosen equal to rejected"
+    );
 }

@@ -2,7 +2,7 @@
 //!
 //! | kind | layouts |
 //! |---|---|
-//! | pretraining | JSON `{"text"}`, CSV with a column `text`, plain text whose documents are separated by blank lines |
+//! | pretraining | JSON `{"text"}`, CSV with a column `text`, plain text whose documents are separated by blank lines; JSON conversations, in the chat template's form and with loss on all of it |
 //! | conversations | CSV `history,q,a`; JSON `{"conversations"}` or `{"messages"}` of `role`/`content` or `from`/`value`; alpaca `{"instruction","input","output"}` |
 //! | preferences | JSON or CSV `prompt`, `chosen`, `rejected`; JSON `{"chosen","rejected"}` of messages |
 //!
@@ -27,10 +27,12 @@ pub use literal::{Pairs, history};
 pub use report::{FileReport, ReadLog, ReadReport};
 
 use super::row::{Kind, Message, Row};
-use crate::config::{BadRow, DataConfig, UnknownKeys};
+use crate::config::{BadRow, DataConfig, RowStyle, UnknownKeys};
+use crate::stop::check;
 use anyhow::{Result, anyhow, bail};
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
 /// Rows longer than this are refused, so that a missing quote or bracket cannot fill the memory.
 pub const MAX_ROW_BYTES: usize = 64 << 20;
@@ -61,7 +63,10 @@ impl ReadOptions {
             min_chinese_share: config.min_chinese_share,
             max_rows: config.max_rows,
             history_chars: config.history_chars,
-            pairs: Pairs::Exact,
+            pairs: match config.rows {
+                RowStyle::Turns => Pairs::Exact,
+                RowStyle::Minimind => Pairs::Minimind,
+            },
             log: ReadLog::default(),
         }
     }
@@ -109,24 +114,32 @@ fn cut_history(row: &mut Row, chars: usize) {
 }
 
 /// The rows of files in their order; after an error nothing more comes.
-pub fn rows(files: &[PathBuf], kind: Kind, options: &ReadOptions) -> Rows {
+pub fn rows(files: &[PathBuf], kind: Kind, options: &ReadOptions) -> Rows<'static> {
     let files = files.iter().cloned().collect();
-    Rows { files, kind, options: options.clone(), reader: None, rows: 0, failed: false }
+    Rows { files, kind, options: options.clone(), reader: None, rows: 0, failed: false, stop: None }
 }
 
 /// The rows of several files, one after the other.
-pub struct Rows {
+pub struct Rows<'a> {
     files: VecDeque<PathBuf>,
     kind: Kind,
     options: ReadOptions,
     reader: Option<FileReader>,
     rows: u64,
     failed: bool,
+    stop: Option<&'a AtomicBool>,
 }
 
-impl Rows {
+impl Rows<'_> {
+    /// The same rows until `stop` is set, which is looked at with every row, good or bad, then
+    /// [`crate::stop::Stopped`].
+    pub fn until(self, stop: &AtomicBool) -> Rows<'_> {
+        Rows { stop: Some(stop), ..self }
+    }
+
     fn advance(&mut self) -> Result<Option<Row>> {
         loop {
+            self.stop.map_or(Ok(()), check)?;
             if self.options.max_rows > 0 && self.rows >= self.options.max_rows {
                 return Ok(None);
             }
@@ -187,7 +200,7 @@ impl Rows {
     }
 }
 
-impl Iterator for Rows {
+impl Iterator for Rows<'_> {
     type Item = Result<Row>;
 
     fn next(&mut self) -> Option<Result<Row>> {

@@ -12,27 +12,26 @@ use rand_chacha::ChaCha8Rng;
 const SYSTEM: &str = "开始回答问题";
 
 impl World {
-    /// Rows of pretraining text.
+    /// Rows of pretraining text, conversations among them.
     pub fn pretrain_rows(&self) -> impl Iterator<Item = Row> + Send + '_ {
         let mut rng = self.rng(Stream::Pretrain);
         (0..self.config.pretrain_rows).map(move |i| {
             // Everybody's life in turn, so that nobody is forgotten.
             let person = i as usize % self.people.len();
             let rng = &mut rng;
-            Row::Text(if rng.random_bool(self.config.pretrain_drills) {
-                match rng.random_range(0..13) {
-                    0..8 => drill_text(rng),
-                    _ => transcript(&drill(rng)),
-                }
-            } else {
-                match rng.random_range(0..12) {
-                    0 => self.life(person, self.config.paraphrases, rng),
-                    1..5 => self.life(person, 1, rng),
-                    5..9 => retold(rng),
-                    9 => self.lettered(rng),
-                    10 => transcript(&quizzed(&self.practice_question(rng))),
-                    _ => sums(rng),
-                }
+            if rng.random_bool(self.config.pretrain_drills) {
+                return match rng.random_range(0..13) {
+                    0..8 => Row::Text(drill_text(rng)),
+                    _ => Row::Chat(drill(rng)),
+                };
+            }
+            Row::Text(match rng.random_range(0..12) {
+                0 => self.life(person, self.config.paraphrases, rng),
+                1..5 => self.life(person, 1, rng),
+                5..9 => retold(rng),
+                9 => self.lettered(rng),
+                10 => return Row::Chat(quizzed(&self.practice_question(rng))),
+                _ => sums(rng),
             })
         })
     }
@@ -137,16 +136,6 @@ fn open(question: &Question) -> Vec<Message> {
         Message::new("user", question.question.clone()),
         Message::new("assistant", format!(" {}", question.right())),
     ]
-}
-
-/// A conversation as text, in the form that the chat template gives it.
-fn transcript(conversation: &[Message]) -> String {
-    let turn = |message: &Message| match message.role.as_str() {
-        "system" => message.content.clone(),
-        "user" => format!("<s>user\n{}</s>\n<s>assistant\n", message.content),
-        _ => format!("{}</s>\n", message.content),
-    };
-    conversation.iter().map(turn).collect()
 }
 
 /// Facts of guests, then some of them again.

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::data::chat::ChatTemplate;
 use crate::data::row::Row;
+use crate::data::{Message, SpecialText, Tokenizer};
 use std::collections::BTreeSet;
 
 fn world_config() -> WorldConfig {
@@ -23,6 +25,33 @@ fn the_seed_decides() {
     assert_eq!(texts(world().sft_rows()), texts(world().sft_rows()));
     let other = World::generate(&WorldConfig { seed: 2, ..WorldConfig::default() });
     assert_ne!(world().people, other.people);
+}
+
+#[test]
+fn conversations_to_pretrain_on_are_told_as_the_exam_tells_them() {
+    let template = ChatTemplate::minimind().unwrap();
+    let texts: Vec<String> = world().pretrain_rows().map(|row| template.text(&row).unwrap()).collect();
+    let tokenizer = Tokenizer::train(texts.clone().into_iter(), 400).unwrap();
+    let mut conversations = 0;
+    for (row, text) in world().pretrain_rows().zip(texts) {
+        let (ids, spelled) = match row {
+            Row::Text(text) => tokenizer.document(&text, SpecialText::Characters).unwrap(),
+            Row::Chat(messages) => {
+                let turn = |message: &Message| match message.role.as_str() {
+                    "system" => message.content.clone(),
+                    "user" => format!("<s>user\n{}</s>\n<s>assistant\n", message.content),
+                    _ => format!("{}</s>\n", message.content),
+                };
+                assert_eq!(text, messages.iter().map(turn).collect::<String>());
+                conversations += 1;
+                tokenizer.conversation_document(&messages, SpecialText::Characters).unwrap()
+            }
+            Row::Preference { .. } => panic!("a pair in pretraining text"),
+        };
+        assert_eq!((ids, spelled), (tokenizer.encode(&format!("<s>{text}</s>")).unwrap(), 0));
+    }
+    // 5 of 13 drills, and 1 of 12 others.
+    assert!((700..900).contains(&conversations), "{conversations}");
 }
 
 #[test]
@@ -54,10 +83,7 @@ fn questions_about_unseen_people_are_never_shown() {
     let mut asked = BTreeSet::new();
     for row in world.pretrain_rows().chain(world.sft_rows()).chain(world.dpo_rows()) {
         match row {
-            Row::Text(text) => {
-                let turns = text.split("<s>user\n").skip(1);
-                asked.extend(turns.filter_map(|turn| Some(turn.split_once("</s>")?.0.to_string())));
-            }
+            Row::Text(text) => assert!(!text.contains("<s>"), "{text}"),
             Row::Chat(messages) | Row::Preference { prompt: messages, .. } => {
                 asked.extend(messages.into_iter().map(|message| message.content));
             }
