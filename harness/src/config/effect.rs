@@ -89,7 +89,15 @@ fn of_stage_runs(config: &TrialConfig) -> Found {
         }
     }
     if config.data.source == Source::World {
-        let keys = ["on_bad_row", "min_chars", "max_chars", "min_chinese_share", "history_chars", "max_rows"];
+        let keys = [
+            "on_bad_row",
+            "unknown_keys",
+            "min_chars",
+            "max_chars",
+            "min_chinese_share",
+            "history_chars",
+            "max_rows",
+        ];
         found.add_in("data", &keys, "data.source = \"world\" is not read from files");
     }
     found
