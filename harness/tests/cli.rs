@@ -4,7 +4,7 @@
 mod common;
 
 use assert_cmd::Command;
-use common::{TINY, mindscale, two_seeds};
+use common::{TINY, manifests, mindscale, stage_runs, two_seeds};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 
@@ -192,4 +192,62 @@ fn what_is_not_referred_to_can_be_cleared_away() {
         .assert()
         .code(0)
         .stdout(contains("4 stage runs done here"));
+}
+
+#[test]
+fn a_stage_costs_what_was_solved_for_and_the_plan_tells_it_beforehand() {
+    let dir = tempfile::tempdir().unwrap();
+    let budgets = [("sft", 3e8), ("lora", 2e8), ("dpo", 8e8)];
+    let solved = budgets.map(|(stage, flops)| format!("\"{stage}.tokens\" = {{ flops = {flops:e} }}\n"));
+    let text = TINY.replace("steps = 2\n", "log_every = 1\n") + "[base.lora]\nenabled = true\nseq_len = 64\n";
+    let text = format!("{text}[base.exam]\nenabled = false\n[solve]\n{}", solved.concat());
+    std::fs::write(dir.path().join("tiny.toml"), text).unwrap();
+    let planned = || -> serde_json::Value {
+        let output = mindscale(dir.path()).args(["plan", "tiny.toml", "--json"]).output().unwrap();
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()["trials"][0].clone()
+    };
+    let before = planned();
+    assert_eq!(before["exact"], false);
+    assert!(before["keys"]["sft.tokens"].as_str().unwrap().starts_with("<= "), "{before}");
+    mindscale(dir.path()).args(["run", "tiny.toml"]).assert().code(0);
+
+    let manifests = manifests(&dir.path().join("runs"));
+    let results = |stage: &str| {
+        let of_stage = manifests.iter().find(|(name, _)| name.starts_with(&format!("{stage}-")));
+        of_stage.unwrap().1["results"].clone()
+    };
+    for (stage, budget) in budgets {
+        let (flops, steps) =
+            (results(stage)["flops"].as_f64().unwrap(), results(stage)["steps"].as_f64().unwrap());
+        // Steps differ by their rows; none is twice the mean.
+        assert!((flops - budget).abs() < flops / steps, "{stage}: {flops} of {budget} in {steps} steps");
+        assert!(steps >= 2.0);
+    }
+    // A run of which only the data is left tells the same.
+    let whole = planned();
+    assert_eq!((whole["exact"].as_bool(), whole["open"].as_array().unwrap().len()), (Some(true), 0));
+    for dir in stage_runs(&dir.path().join("runs")) {
+        let name = dir.file_name().unwrap().to_string_lossy().into_owned();
+        if !name.starts_with("data-") && !name.starts_with("tokenizer-") {
+            std::fs::remove_dir_all(dir).unwrap();
+        }
+    }
+    let again = planned();
+    for key in ["exact", "keys", "tokens"] {
+        assert_eq!(again[key], whole[key]);
+    }
+    let flops = |row: &serde_json::Value| row["flops"].as_f64().unwrap();
+    assert!((flops(&again) / flops(&whole) - 1.0).abs() < 1e-9);
+
+    let trials = dir.path().join("results/tiny/trials.csv");
+    let mut reader = csv::Reader::from_path(trials).unwrap();
+    let heads = reader.headers().unwrap().clone();
+    let row = reader.records().next().unwrap().unwrap();
+    let cell = |name: &str| row[heads.iter().position(|head| head == name).unwrap()].to_string();
+    for (stage, _) in budgets {
+        assert_eq!(cell(&format!("{stage}.tokens")), results(stage)["tokens"].to_string());
+    }
+    let all: f64 =
+        ["pretrain", "sft", "lora", "dpo"].map(|s| results(s)["flops"].as_f64().unwrap()).iter().sum();
+    assert!((cell("train_flops").parse::<f64>().unwrap() / all - 1.0).abs() < 1e-12);
 }

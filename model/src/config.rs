@@ -1,4 +1,4 @@
-//! The shape of a model: its keys, their validation, and the exact cost of a shape.
+//! The shape of a model: its keys, their validation, and its exact numbers of weights.
 
 use crate::section;
 use serde::{Deserialize, Serialize};
@@ -232,22 +232,6 @@ impl ModelConfig {
         };
         self.vocab_size * d + self.n_layers * (attention + feed_forward + 2 * d) + d
     }
-
-    /// Floating-point operations of one token's forward pass in a document of `seq_len` tokens.
-    ///
-    /// Counts the matrix products with two operations per multiply-add, and causal attention at half of
-    /// `seq_len`; norms, activations and the embedding look-up are left out (PaLM, appendix B, counts alike).
-    pub fn forward_flops_per_token(&self, seq_len: usize) -> f64 {
-        let d = self.d_model;
-        let products = self.active_params() - d - self.n_layers * 2 * d;
-        let attention = self.n_layers * 2 * d * seq_len / 2;
-        2.0 * (products + attention) as f64
-    }
-
-    /// Floating-point operations of training on one token: the backward pass costs twice the forward pass.
-    pub fn train_flops_per_token(&self, seq_len: usize) -> f64 {
-        3.0 * self.forward_flops_per_token(seq_len)
-    }
 }
 
 #[cfg(test)]
@@ -273,23 +257,6 @@ mod tests {
         let moe = ModelConfig { n_experts: 4, ..minimind_26m() };
         assert_eq!(moe.params(), 26_878_464 + 8 * (4 * 3 * 512 * 1408 + 4 * 512));
         assert_eq!(moe.active_params(), 26_878_464 + 8 * (2 * 3 * 512 * 1408 + 4 * 512));
-    }
-
-    #[test]
-    fn flops_count_products_and_half_the_attention() {
-        let config = ModelConfig {
-            d_model: 4,
-            n_layers: 1,
-            n_heads: 2,
-            n_kv_heads: 1,
-            vocab_size: 10,
-            hidden_dim: Some(6),
-            ..ModelConfig::default()
-        };
-        // qkv 4x8, output 4x4, feed-forward 3x4x6, head 10x4; scores and values each 4 per key over half of 8 keys.
-        let products = 4 * 8 + 4 * 4 + 3 * 4 * 6 + 10 * 4;
-        let attention = 2 * 4 * 4;
-        assert_eq!(config.forward_flops_per_token(8), 2.0 * (products + attention) as f64);
     }
 
     #[test]

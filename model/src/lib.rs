@@ -5,6 +5,7 @@
 
 mod computed;
 pub mod config;
+pub mod cost;
 mod error;
 pub mod folder;
 pub mod generate;
@@ -22,6 +23,7 @@ pub mod transformer;
 pub mod weights;
 
 pub use config::{AuxLoss, Init, ModelConfig, ShapeError};
+pub use cost::Cost;
 pub use error::{Error, Result};
 pub use generate::GenerateOptions;
 pub use lora::{Lora, LoraConfig};

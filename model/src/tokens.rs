@@ -90,6 +90,11 @@ impl Ragged {
         self.ids.is_empty()
     }
 
+    /// Squares of the lengths of the documents, in sum.
+    pub fn squares(&self) -> u64 {
+        self.documents.windows(2).map(|d| ((d[1] - d[0]) as u64).pow(2)).sum()
+    }
+
     /// Length of the longest document.
     pub fn longest(&self) -> usize {
         self.documents.windows(2).map(|d| d[1] - d[0]).max().unwrap_or(0)

@@ -12,7 +12,7 @@ use crate::train::{next_tokens, optimizer};
 use anyhow::Result;
 use candle_core::Device;
 use model::inference::NextToken;
-use model::{LaneConfig, Sequence, Trainer, Transformer};
+use model::{Cost, LaneConfig, Sequence, Trainer, Transformer};
 use std::path::Path;
 
 /// The learning rate of steps whose result nobody wants.
@@ -39,7 +39,7 @@ pub fn train(case: &Case) -> Result<Report> {
     // More threads than lanes have nothing to do.
     let busy = if case.threads == 0 { 0 } else { case.threads.min(case.lanes) };
     Ok(Report {
-        compute: Some(Compute::new(rate, case.model.train_flops_per_token(case.seq_len), busy)?),
+        compute: Some(Compute::new(rate, Cost::training(&case.model).per_token(case.seq_len), busy)?),
         ..report("train", case, rate, peak_rss_mb)
     })
 }
@@ -73,7 +73,7 @@ pub fn exam(case: &Case) -> Result<Report> {
     // Only the last position of a prompt reaches the head.
     let head = 2.0 * (case.model.vocab_size * case.model.d_model) as f64;
     let headless = head * (1.0 - 1.0 / case.seq_len as f64);
-    let flops = case.model.forward_flops_per_token(case.seq_len) - headless;
+    let flops = Cost::forward(&case.model).per_token(case.seq_len) - headless;
     Ok(Report {
         questions_per_second: Some(questions),
         compute: Some(Compute::new(tokens, flops, case.threads)?),
@@ -95,7 +95,7 @@ pub fn generate(case: &Case) -> Result<Report> {
     let rate = Rate::new(1.0, seconds);
     // A token sees all before it, where the mean token of a document sees half of it.
     let seen = case.seq_len + case.warmup + case.steps / 2;
-    let flops = case.model.forward_flops_per_token(2 * seen);
+    let flops = Cost::forward(&case.model).per_token(2 * seen);
     Ok(Report {
         compute: Some(Compute::new(rate, flops, case.threads)?),
         ..report("generate", case, rate, peak_rss_mb)

@@ -1,7 +1,7 @@
 //! How fast this program is on this machine: training, exams, tokenizing, writing.
 //!
 //! A shape flows in and one [`Report`] flows out. The work is synthetic, the code that does it is the code of real
-//! stages. *Invariant:* floating-point operations are counted by [`ModelConfig`] alone.
+//! stages. *Invariant:* floating-point operations are counted by [`model::Cost`] alone.
 
 mod cases;
 mod peak;
@@ -147,7 +147,7 @@ mod tests {
         let report = train(&small()).unwrap();
         let (rate, compute) = (report.tokens_per_second, report.compute.unwrap());
         assert!(rate.min <= rate.median && rate.median <= rate.max);
-        let cost = small().model.train_flops_per_token(12);
+        let cost = model::Cost::training(&small().model).per_token(12);
         assert!((compute.gflops - rate.median * cost / 1e9).abs() < 1e-9);
         assert!((compute.mfu - compute.gflops / compute.peak_gflops).abs() < 1e-12);
         let line = serde_json::to_string(&report).unwrap();

@@ -2,9 +2,11 @@
 
 use super::work::{Layers, Work, note};
 use super::{Executor, HowArgs, SweepArgs, say};
+use crate::config::TrainStage;
 use crate::records::{Status, TrialRecord};
 use crate::report::{Experiment, TrialQuestion};
 use crate::run::child::{Processes, stage_run as sit};
+use crate::run::extents::extents;
 use crate::run::gpus::{Gpus, VISIBLE};
 use crate::run::graph::{StageGraph, State, explain};
 use crate::run::limits::Limits;
@@ -158,9 +160,14 @@ pub fn plan(args: &SweepArgs, explained: bool) -> Result<bool> {
             if args.with.has_layers() { "with those given" } else { "without" }
         ));
     }
-    let rows = crate::sweep::plan(&work.trials);
     let graph = work.graph()?;
     graph.check()?;
+    let extents = extents(&graph);
+    let known = |trial: usize, stage: TrainStage| {
+        let mut stages = graph.trials[trial].stages.iter();
+        stages.find(|&&node| graph.nodes[node].stage() == stage.into()).and_then(|&node| extents[node])
+    };
+    let rows = crate::sweep::plan(&work.trials, known);
     let state = |node: &crate::run::graph::StageNode| match &node.state {
         State::Done => "done".to_string(),
         State::Spare => "not needed".into(),

@@ -142,7 +142,9 @@ fn of_training(config: &TrialConfig, stage: TrainStage, t: &Training, found: &mu
     add(&CADENCE, "it says how the stage is watched and written down, not what it learns".into());
     // In the order of what wins.
     if let Some(steps) = t.steps {
-        add(&["tokens", "epochs"], format!("{name}.steps = {steps} says how long the stage is"));
+        add(&["flops", "tokens", "epochs"], format!("{name}.steps = {steps} says how long the stage is"));
+    } else if let Some(flops) = t.flops {
+        add(&["tokens", "epochs"], format!("{name}.flops = {flops:e} says how long the stage is"));
     } else if let Some(tokens) = t.tokens {
         add(&["epochs"], format!("{name}.tokens = {tokens} says how long the stage is"));
     }

@@ -26,7 +26,7 @@ pub use validate::{Problem, largest};
 pub(crate) use document::parse;
 pub(crate) use layers::{config_of, get, leaves, not_a_key, set, settings};
 
-use model::{ModelConfig, section};
+use model::{Cost, LoraConfig, ModelConfig, section};
 use serde::{Deserialize, Serialize};
 
 /// Where the training data comes from.
@@ -154,7 +154,10 @@ section! {
         pub enabled: bool = true,
         /// Length of the stage in trained target tokens, by as many full batches as reach them; wins over `epochs`.
         pub tokens: Option<u64> = None,
-        /// Length of the stage in optimizer steps of full batches; wins over `tokens` and `epochs`.
+        /// Length of the stage in floating-point operations, by the number of full batches that comes nearest to them;
+        /// wins over `tokens` and `epochs`.
+        pub flops: Option<f64> = None,
+        /// Length of the stage in optimizer steps of full batches; wins over `flops`, `tokens` and `epochs`.
         pub steps: Option<u64> = None,
         /// Length of the stage in passes over its data: exactly their rows, the last batch with what is left. Of a
         /// part of a pass, that part of its rows.
@@ -450,6 +453,13 @@ impl Training {
     }
 }
 
+impl Lora {
+    /// The adapters that it trains.
+    pub fn adapters(&self) -> LoraConfig {
+        LoraConfig { rank: self.rank, alpha: self.alpha, targets: self.targets.clone() }
+    }
+}
+
 impl TrialConfig {
     /// The training stages in the order of the recipe, each with the keys that all stages have.
     pub fn stages(&self) -> [(TrainStage, &Training); 4] {
@@ -469,6 +479,15 @@ impl TrialConfig {
             (false, _) => Vec::new(),
             (true, []) => trained.last().copied().into_iter().collect(),
             (true, after) => trained.into_iter().filter(|stage| after.contains(stage)).collect(),
+        }
+    }
+
+    /// What a training stage costs, by the document.
+    pub fn cost(&self, stage: TrainStage) -> Cost {
+        match stage {
+            TrainStage::Pretrain | TrainStage::Sft => Cost::training(&self.model),
+            TrainStage::Lora => Cost::adapters(&self.model, &self.lora.adapters()),
+            TrainStage::Dpo => Cost::preferences(&self.model),
         }
     }
 

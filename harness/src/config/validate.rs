@@ -162,6 +162,7 @@ impl Checks {
             self.fail_at_odds(&key("warmup_steps"), &key("steps"), problem);
         }
         self.positive(&key("epochs"), t.epochs);
+        self.positive(&key("flops"), t.flops.unwrap_or(1.0));
         for (name, value) in [("tokens", t.tokens), ("steps", t.steps)] {
             self.at_least(&key(name), value.unwrap_or(1), 1);
         }

@@ -35,6 +35,41 @@ pub struct Position {
     pub row: u64,
 }
 
+/// What a row, or a pair, holds: all that its cost follows from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RowSize {
+    /// Positions with loss.
+    pub tokens: u64,
+    /// Positions that pass through the model.
+    pub positions: u64,
+    /// Squares of the lengths of its documents, in sum.
+    pub squares: u64,
+}
+
+impl RowSize {
+    /// A document with so many positions.
+    fn document(tokens: u64, positions: u64) -> Self {
+        Self { tokens, positions, squares: positions * positions }
+    }
+}
+
+impl std::ops::AddAssign for RowSize {
+    fn add_assign(&mut self, other: Self) {
+        self.tokens += other.tokens;
+        self.positions += other.positions;
+        self.squares += other.squares;
+    }
+}
+
+impl std::iter::Sum for RowSize {
+    fn sum<I: Iterator<Item = Self>>(sizes: I) -> Self {
+        sizes.fold(Self::default(), |mut sum, size| {
+            sum += size;
+            sum
+        })
+    }
+}
+
 /// A piece of a document: its number and its ids.
 #[derive(Debug, Clone, Copy)]
 struct Piece {
@@ -129,13 +164,14 @@ impl Batches {
         &self.lost
     }
 
-    /// Positions with loss of every row of a pass over the data, in order. Packed rows differ between passes.
-    pub fn row_tokens(&self, epoch: u64) -> Vec<u64> {
+    /// What every row of a pass over the data holds, in order. Packed rows differ between passes.
+    pub fn row_sizes(&self, epoch: u64) -> Vec<RowSize> {
         let pass = self.pass(epoch);
-        let tokens = |row: &std::ops::Range<usize>| {
-            pass.order[row.clone()].iter().map(|&piece| u64::from(self.counted[piece as usize])).sum()
+        let document = |&piece: &u32| {
+            let piece = piece as usize;
+            RowSize::document(u64::from(self.counted[piece]), u64::from(self.pieces[piece].len) - 1)
         };
-        pass.rows.iter().map(tokens).collect()
+        pass.rows.iter().map(|row| pass.order[row.clone()].iter().map(document).sum()).collect()
     }
 
     /// Where the next batch begins.
@@ -374,13 +410,11 @@ impl PreferenceBatches {
         self.position
     }
 
-    /// Positions with loss of every pair of a pass, in its order.
-    pub fn pair_tokens(&self, epoch: u64) -> Vec<u64> {
-        let tokens = |&i: &u32| {
-            let pair = &self.pairs[i as usize];
-            (pair.chosen.counted + pair.rejected.counted) as u64
-        };
-        self.order_of(epoch).iter().map(tokens).collect()
+    /// What every pair of a pass holds, in its order.
+    pub fn pair_sizes(&self, epoch: u64) -> Vec<RowSize> {
+        let answer = |row: &Sequence| RowSize::document(row.counted as u64, row.len() as u64);
+        let pair = |pair: &Pair| [&pair.chosen, &pair.rejected].into_iter().map(answer).sum();
+        self.order_of(epoch).iter().map(|&i| pair(&self.pairs[i as usize])).collect()
     }
 
     /// Goes to a place told by [`Self::position`].
@@ -453,7 +487,7 @@ mod tests {
         let (_dir, store) = store(&documents);
         let mut batches = Batches::new(store, options(Packing::Separated, 16)).unwrap();
         let mut targets = vec![];
-        for _ in 0..batches.row_tokens(0).len() {
+        for _ in 0..batches.row_sizes(0).len() {
             let row = batches.next_row();
             assert!(row.len() <= 16);
             assert_eq!(row.documents.iter().sum::<u32>() as usize, row.len());
@@ -470,7 +504,7 @@ mod tests {
         let mut want: Vec<u32> = documents.iter().flat_map(|d| d[1..].to_vec()).collect();
         want.sort_unstable();
         assert_eq!(targets, want);
-        assert_eq!(batches.row_tokens(0).iter().sum::<u64>(), want.len() as u64);
+        assert_eq!(batches.row_sizes(0).into_iter().sum::<RowSize>().tokens, want.len() as u64);
     }
 
     #[test]
@@ -537,7 +571,7 @@ mod tests {
         let lost = Lost { of: 3, seq_len: 5, nothing_left: 1, no_loss: 1, equal: 0, cut: 1 };
         let batches = made(Packing::Single, 5).unwrap();
         assert_eq!(*batches.lost(), lost);
-        assert_eq!(batches.row_tokens(0), [2]);
+        assert_eq!(batches.row_sizes(0), [RowSize::document(2, 4)]);
         let wider = Lost { nothing_left: 0, ..lost.clone() };
         assert_eq!(*made(Packing::Separated, 5).unwrap().lost(), Lost { cut: 1, ..wider });
         assert_eq!(
@@ -565,7 +599,7 @@ mod tests {
             let (_dir, store) = store_as(kind, std::slice::from_ref(&document));
             let mut batches =
                 Batches::new(store, BatchOptions { loss, ..options(Packing::Separated, 8) }).unwrap();
-            (0..batches.row_tokens(0).len()).map(|_| batches.next_row().ids[0]).collect::<Vec<_>>()
+            (0..batches.row_sizes(0).len()).map(|_| batches.next_row().ids[0]).collect::<Vec<_>>()
         };
         assert_eq!(pieces(Kind::Conversations, RowLoss::Answers(AnswerLoss::Last)), [1]);
         let mut starts = pieces(Kind::Pretrain, RowLoss::Text);

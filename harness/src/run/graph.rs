@@ -110,7 +110,10 @@ impl PlannedTrial {
                 other => format!("{key}={other}"),
             }
         };
-        let keys: Vec<String> = self.trial.keys.iter().map(short).collect();
+        // Tokens that follow from a number of operations are not known yet.
+        let known =
+            |(key, value): &&(String, serde_json::Value)| !(value.is_null() && key.ends_with(".tokens"));
+        let keys: Vec<String> = self.trial.keys.iter().filter(known).map(short).collect();
         keys.join(" ")
     }
 }
@@ -317,16 +320,18 @@ fn standing(dir: &Path, uuid: Uuid) -> (State, u32) {
     (state, manifest.sittings)
 }
 
-/// What a training stage will cost: by its tokens where they are given, else by the size of one step or pass.
+/// What a training stage will cost, about: by its length where it is given, else by that of one pass.
 fn training_flops(config: &TrialConfig, stage: TrainStage) -> f64 {
     let training = training_of(config, stage);
-    let row_tokens = (training.seq_len * training.batch_size * training.accumulation) as f64;
-    let tokens = match (training.steps, training.tokens) {
-        (Some(steps), _) => steps as f64 * row_tokens,
-        (None, Some(tokens)) => tokens as f64,
-        (None, None) => training.epochs * 1e6,
+    let answers = if stage == TrainStage::Dpo { 2 } else { 1 };
+    let step = (training.seq_len * training.batch_size * training.accumulation * answers) as f64;
+    let tokens = match (training.steps, training.flops, training.tokens) {
+        (Some(steps), ..) => steps as f64 * step,
+        (None, Some(flops), _) => return flops,
+        (None, None, Some(tokens)) => tokens as f64,
+        (None, None, None) => training.epochs * 1e6,
     };
-    tokens * config.model.train_flops_per_token(training.seq_len)
+    tokens * config.cost(stage).per_token(training.seq_len)
 }
 
 /// Why a stage run that is to be run is not there: the finished one of its stage that is most like it, and what differs.

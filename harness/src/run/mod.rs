@@ -6,6 +6,7 @@
 mod check;
 pub mod child;
 pub mod claim;
+pub mod extents;
 pub mod files;
 mod forecast;
 pub mod gc;

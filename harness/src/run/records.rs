@@ -71,6 +71,10 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
         let results = manifest.results;
         record.notices.extend(results.notices);
         record.train_tokens += results.tokens;
+        let stage = node.stage().training();
+        if let Some(value) = stage.and_then(|s| planned.trial.tokens_that_follow(s, &mut record.keys)) {
+            *value = results.tokens.into();
+        }
         record.train_flops += results.flops;
         if node.stage() == Stage::Pretrain {
             (record.val_loss, record.val_bpb) = (results.val_loss, results.val_bpb);

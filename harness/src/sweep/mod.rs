@@ -15,9 +15,9 @@ mod solve;
 mod tests;
 
 pub use crate::config::Overrides;
-pub use plan::{PlanRow, memory_mb, plan, render_table};
+pub use plan::{Extent, PlanRow, memory_mb, plan, render_table};
 
-use crate::config::{Settings, TrialConfig};
+use crate::config::{Settings, TrainStage, TrialConfig};
 use anyhow::{Context, Result, anyhow};
 use axis::{Axis, Exclude};
 use draw::Sample;
@@ -57,6 +57,21 @@ pub struct Trial {
     pub config: TrialConfig,
     /// Swept and solved keys with their values, in the sweep's order.
     pub keys: Vec<(String, serde_json::Value)>,
+}
+
+impl Trial {
+    /// Among keys of this trial, the value of a stage's tokens where they follow from its operations: solved, and known
+    /// once the data is prepared.
+    pub fn tokens_that_follow<'a>(
+        &self,
+        stage: TrainStage,
+        keys: &'a mut [(String, serde_json::Value)],
+    ) -> Option<&'a mut serde_json::Value> {
+        let (_, training) = self.config.stages().into_iter().find(|entry| entry.0 == stage)?;
+        let key = format!("{}.tokens", stage.name());
+        let found = keys.iter_mut().find(|(name, value)| *name == key && value.is_null())?;
+        (training.flops.is_some() && training.steps.is_none()).then_some(&mut found.1)
+    }
 }
 
 impl Sweep {

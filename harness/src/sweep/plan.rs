@@ -28,55 +28,96 @@ pub struct PlanRow {
     pub params: u64,
     /// Weights that one token passes through.
     pub active_params: u64,
-    /// Tokens trained on, over the stages whose length is known; absent if none is.
+    /// Target tokens trained on, at most, over the stages whose length can be told; absent if none can.
     pub tokens: Option<u64>,
-    /// Floating-point operations of training on them.
+    /// Floating-point operations of training on them, at most; see [`model::Cost`].
     pub flops: Option<f64>,
-    /// Stages that train by passes over their data: their length is known once the data is read.
+    /// Whether these are the very numbers: they are once the data of every stage is prepared.
+    pub exact: bool,
+    /// Stages of whose length nothing, or not its operations, can be told until their data is prepared.
     pub open: Vec<TrainStage>,
     /// Estimated peak memory of training, in MiB; see [`memory_mb`].
     pub memory_mb: f64,
 }
 
-/// The expected cost of every trial.
-pub fn plan(trials: &[Trial]) -> Vec<PlanRow> {
-    trials.iter().map(row).collect()
+/// What a stage trains on.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Extent {
+    /// Target tokens; `None` where nothing can be told.
+    pub tokens: Option<u64>,
+    /// Floating-point operations.
+    pub flops: Option<f64>,
 }
 
-fn row(trial: &Trial) -> PlanRow {
+/// The expected cost of every trial; `known` tells what a stage of a trial, by its index, will train on exactly, where
+/// its data is prepared.
+pub fn plan(trials: &[Trial], known: impl Fn(usize, TrainStage) -> Option<Extent>) -> Vec<PlanRow> {
+    trials.iter().enumerate().map(|(index, trial)| row(trial, |stage| known(index, stage))).collect()
+}
+
+fn row(trial: &Trial, known: impl Fn(TrainStage) -> Option<Extent>) -> PlanRow {
     let config = &trial.config;
-    let (mut tokens, mut flops, mut open) = (None, None, Vec::new());
-    for (stage, training) in config.stages() {
-        match stage_tokens(training) {
-            _ if !training.enabled => {}
-            None => open.push(stage),
-            Some(count) => {
-                let per_token = config.model.train_flops_per_token(training.seq_len);
-                tokens = Some(tokens.unwrap_or(0u64).saturating_add(count));
-                flops = Some(flops.unwrap_or(0.0) + count as f64 * per_token);
-            }
-        }
-    }
-    PlanRow {
+    let mut row = PlanRow {
         trial: trial.id.simple().to_string()[..8].to_string(),
         keys: trial.keys.clone(),
         params: config.model.params() as u64,
         active_params: config.model.active_params() as u64,
-        tokens,
-        flops,
-        open,
+        tokens: None,
+        flops: None,
+        exact: true,
+        open: Vec::new(),
         memory_mb: memory_mb(config),
+    };
+    for (stage, training) in config.stages().into_iter().filter(|(_, training)| training.enabled) {
+        let exact = known(stage);
+        row.exact &= exact.is_some();
+        let extent = exact.unwrap_or_else(|| at_most(config, stage, training));
+        if extent.tokens.is_none() || extent.flops.is_none() {
+            row.open.push(stage);
+        }
+        if let Some(tokens) = extent.tokens {
+            row.tokens = Some(row.tokens.unwrap_or(0).saturating_add(tokens));
+            if let Some(value) = trial.tokens_that_follow(stage, &mut row.keys) {
+                *value = match exact {
+                    Some(_) => tokens.into(),
+                    None => format!("<= {tokens}").into(),
+                };
+            }
+        }
+        if let Some(flops) = extent.flops {
+            row.flops = Some(row.flops.unwrap_or(0.0) + flops);
+        }
     }
+    row
 }
 
-/// Tokens of a stage, where its length does not depend on data. By steps it is an upper bound: every row full.
-fn stage_tokens(training: &Training) -> Option<u64> {
-    let by_steps = training.steps.map(|steps| {
-        [training.batch_size, training.accumulation, training.seq_len]
-            .into_iter()
-            .fold(steps, |tokens, factor| tokens.saturating_mul(factor as u64))
-    });
-    by_steps.or(training.tokens)
+/// What a stage trains on at most, as far as its configuration tells: every row full and one document.
+fn at_most(config: &TrialConfig, stage: TrainStage, training: &Training) -> Extent {
+    let cost = config.cost(stage);
+    let answers = if stage == TrainStage::Dpo { 2 } else { 1 };
+    let rows = [training.batch_size, training.accumulation, answers];
+    let rows = rows.into_iter().fold(1u64, |rows, factor| rows.saturating_mul(factor as u64));
+    let len = training.seq_len as u64;
+    let step = rows.saturating_mul(len);
+    let step_flops = cost.per_token(training.seq_len) * step as f64;
+    match (training.steps, training.flops, training.tokens) {
+        (Some(steps), ..) => {
+            Extent { tokens: Some(steps.saturating_mul(step)), flops: Some(steps as f64 * step_flops) }
+        }
+        (None, Some(flops), _) => Extent {
+            // Of documents so short that attention costs nothing, and of the step that may be one too many.
+            tokens: Some(((flops / cost.linear) as u64).saturating_add(step)),
+            flops: Some((flops + 0.5 * step_flops).max(step_flops)),
+        },
+        (None, None, Some(tokens)) => {
+            let tokens = tokens.saturating_add(step - 1);
+            // Positions without loss are unknown where only answers are targets.
+            let all_targets = stage == TrainStage::Pretrain;
+            let flops = all_targets.then(|| tokens as f64 * cost.per_token(training.seq_len));
+            Extent { tokens: Some(tokens), flops }
+        }
+        (None, None, None) => Extent::default(),
+    }
 }
 
 /// Estimated peak memory of training on a CPU, in MiB; the largest stage counts.
@@ -123,6 +164,7 @@ pub fn render_table(rows: &[PlanRow]) -> String {
     let mut lines: Vec<Vec<String>> = vec![header.into_iter().map(Into::into).collect()];
     for row in rows {
         let more = if row.open.is_empty() { "" } else { "+" };
+        let bound = if row.exact { "" } else { "<= " };
         let mut cells = vec![row.trial.clone()];
         cells.extend(keys.iter().map(|key| {
             let value = row.keys.iter().find(|pair| pair.0 == *key).map(|pair| &pair.1);
@@ -131,8 +173,8 @@ pub fn render_table(rows: &[PlanRow]) -> String {
         cells.extend([
             short(row.params as f64),
             short(row.active_params as f64),
-            row.tokens.map_or("?".into(), |tokens| short(tokens as f64) + more),
-            row.flops.map_or("?".into(), |flops| format!("{flops:.2e}{more}")),
+            row.tokens.map_or("?".into(), |tokens| format!("{bound}{}{more}", short(tokens as f64))),
+            row.flops.map_or("?".into(), |flops| format!("{bound}{flops:.2e}{more}")),
             format!("{:.0}", row.memory_mb),
         ]);
         lines.push(cells);
@@ -142,7 +184,7 @@ pub fn render_table(rows: &[PlanRow]) -> String {
     open.sort_unstable();
     open.dedup();
     if !open.is_empty() {
-        table += &format!("+ and {}, which train by passes over their data\n", open.join(", "));
+        table += &format!("+ and more of {}, which is known once the data is prepared\n", open.join(", "));
     }
     table
 }
@@ -247,12 +289,13 @@ device = "cpu"
     #[test]
     fn costs_are_those_of_the_shape() {
         let trials = Sweep::read_str("a.toml", SWEEP, &Overrides::default()).unwrap().expand().unwrap();
-        let rows = plan(&trials);
+        let rows = plan(&trials, |_, _| None);
         let row = &rows[0];
         // As in the model's own test: 48 products of attention, 72 of the feed-forward, 40 of the head, and two norms.
         assert_eq!((row.params, row.active_params), (48 + 72 + 40 + 3 * 4, 48 + 72 + 40 + 3 * 4));
-        assert_eq!(row.tokens, Some(1000 + 3 * 2 * 8));
-        assert_eq!(row.flops, Some(1048.0 * 3.0 * 2.0 * (48.0 + 72.0 + 40.0 + 32.0)));
+        // Both at most: 1000 tokens and what fills the last batch of 16, and three steps of full rows.
+        assert_eq!((row.tokens, row.exact), (Some(1015 + 3 * 2 * 8), false));
+        assert_eq!(row.flops, Some(1063.0 * 3.0 * 2.0 * (48.0 + 72.0 + 40.0 + 32.0)));
         assert_eq!(row.open, [TrainStage::Dpo]);
         // dpo, with its four lanes: 172 weights ten times; a lane has two answers of 8 tokens, each of which leaves
         // 12 + 8 + 12 floats, has 16 + 16 + 18 in passing and 10 logits.
@@ -266,20 +309,44 @@ device = "cpu"
     #[test]
     fn the_table_is_aligned() {
         let trials = Sweep::read_str("a.toml", SWEEP, &Overrides::default()).unwrap().expand().unwrap();
-        let mut rows = plan(&trials);
+        let mut rows = plan(&trials, |_, _| None);
         for row in &mut rows {
             row.trial = "0123abcd".into();
         }
         rows[1].params = 12_345_678;
         assert_eq!(
             render_table(&rows),
-            "trial     seed  device   model.n_experts  params  active  tokens    FLOPs  memory MiB\n\
-             0123abcd     1  cpu                    0     172     172   1048+  1.21e6+         120\n\
-             0123abcd     1  cpu                    2  12.35M     324   1048+  2.16e6+         120\n\
-             0123abcd     2  cuda:10                0     172     172   1048+  1.21e6+         120\n\
-             0123abcd     2  cuda:10                2     324     324   1048+  2.16e6+         120\n\
-             + and dpo, which train by passes over their data\n"
+            "trial     seed  device   model.n_experts  params  active  tokens    FLOPs       memory MiB\n\
+             0123abcd     1  cpu                    0     172     172  <= 1063+  <= 1.22e6+         120\n\
+             0123abcd     1  cpu                    2  12.35M     324  <= 1063+  <= 2.19e6+         120\n\
+             0123abcd     2  cuda:10                0     172     172  <= 1063+  <= 1.22e6+         120\n\
+             0123abcd     2  cuda:10                2     324     324  <= 1063+  <= 2.19e6+         120\n\
+             + and more of dpo, which is known once the data is prepared\n"
         );
+    }
+
+    #[test]
+    fn what_follows_from_the_data_is_a_bound_until_it_is_there() {
+        let text = SWEEP.replace("[axes]", "[solve]\n\"dpo.tokens\" = { flops = 1e6 }\n[axes]");
+        let trials = Sweep::read_str("a.toml", &text, &Overrides::default()).unwrap().expand().unwrap();
+        let before = &plan(&trials, |_, _| None)[0];
+        assert_eq!(before.open, []);
+        // 4 forward passes of 2 * 160 operations a token, and a step of two answers of 8 tokens.
+        assert_eq!(before.keys.last().unwrap(), &("dpo.tokens".into(), "<= 797".into()));
+        assert_eq!(before.tokens, Some(1063 + 797));
+        let extent = Extent { tokens: Some(10), flops: Some(99.0) };
+        let after = &plan(&trials, |trial, _| (trial == 0).then_some(extent));
+        assert_eq!((after[0].tokens, after[0].flops, after[0].exact), (Some(30), Some(297.0), true));
+        assert_eq!(after[0].keys.last().unwrap().1, 10);
+        let table = render_table(after);
+        let cells: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().skip(1).collect();
+        assert_eq!(cells, ["1", "cpu", "0", "10", "172", "172", "30", "2.97e2", "120"]);
+        assert!(table.lines().nth(3).unwrap().contains(" <= 797 "), "{table}");
+        assert!(table.lines().nth(3).unwrap().contains(" <= 1860 "), "{table}");
+        // Half of an answer's tokens may be without loss.
+        let text = SWEEP.replace("steps = 3", "tokens = 100");
+        let trials = Sweep::read_str("a.toml", &text, &Overrides::default()).unwrap().expand().unwrap();
+        assert_eq!(plan(&trials, |_, _| None)[0].open, [TrainStage::Sft, TrainStage::Dpo]);
     }
 
     #[test]

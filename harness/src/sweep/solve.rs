@@ -33,7 +33,7 @@ pub struct Solve {
 pub enum Goal {
     /// A number of weights, reached by a size of the shape.
     Weights(Weights),
-    /// Floating-point operations of a training stage, reached by its tokens.
+    /// Floating-point operations of a training stage, reached by its length.
     Flops(TrainStage, f64),
 }
 
@@ -51,11 +51,12 @@ pub struct Weights {
 }
 
 impl Solve {
-    /// Computes the key, sets it and returns it; or says why there is no such value.
+    /// Computes the key, sets it and returns it; or says why there is no such value. The tokens that come nearest to a
+    /// number of operations are null until they are known: they follow from the data.
     pub fn apply(&self, config: &mut TrialConfig) -> Result<Value, String> {
         match &self.goal {
             Goal::Weights(goal) => goal.solve(&self.key, &mut config.model),
-            Goal::Flops(stage, flops) => tokens_for(*stage, *flops, config),
+            Goal::Flops(stage, flops) => length_for(*stage, *flops, config),
         }
     }
 
@@ -135,32 +136,32 @@ impl Weights {
     }
 }
 
-fn tokens_for(stage: TrainStage, flops: f64, config: &mut TrialConfig) -> Result<Value, String> {
-    let model = &config.model;
-    let training = config.stages().into_iter().find(|entry| entry.0 == stage).map(|entry| entry.1);
-    let Some(training) = training.filter(|training| training.enabled) else {
-        return Err(format!("the stage is left out; set {}.enabled = true", stage.name()));
-    };
-    if let Some(steps) = training.steps {
-        let name = stage.name();
-        return Err(format!("{name}.steps = {steps} would win; set {name}.steps = \"unset\""));
-    }
-    let per_token = model.train_flops_per_token(training.seq_len);
-    let tokens = (flops / per_token).round();
-    if !(1.0..=MOST_TOKENS).contains(&tokens) {
-        return Err(format!(
-            "flops = {flops:e} comes to {tokens:e} tokens of {per_token:e} operations each, expected 1 to {MOST_TOKENS:e}"
-        ));
-    }
-    let tokens = tokens as u64;
+/// Makes a stage so long that it takes so many operations. Its tokens follow once its data is there.
+fn length_for(stage: TrainStage, flops: f64, config: &mut TrialConfig) -> Result<Value, String> {
+    let (name, cost) = (stage.name(), config.cost(stage));
     let training = match stage {
         TrainStage::Pretrain => &mut config.pretrain.training,
         TrainStage::Sft => &mut config.sft.training,
         TrainStage::Lora => &mut config.lora.training,
         TrainStage::Dpo => &mut config.dpo.training,
     };
-    training.tokens = Some(tokens);
-    Ok(tokens.into())
+    if !training.enabled {
+        return Err(format!("the stage is left out; set {name}.enabled = true"));
+    }
+    if let Some(steps) = training.steps {
+        return Err(format!("{name}.steps = {steps} would win; set {name}.steps = \"unset\""));
+    }
+    if let Some(other) = training.flops {
+        return Err(format!("{name}.flops = {other:e} is set as well; set {name}.flops = \"unset\""));
+    }
+    let (per_token, most) = (cost.per_token(training.seq_len), flops / cost.linear);
+    if !(1.0..=MOST_TOKENS).contains(&most) {
+        return Err(format!(
+            "flops = {flops:e} comes to {most:e} tokens of about {per_token:e} operations each, expected 1 to {MOST_TOKENS:e}"
+        ));
+    }
+    (training.flops, training.tokens) = (Some(flops), None);
+    Ok(Value::Null)
 }
 
 fn lcm(a: u64, b: u64) -> u64 {

@@ -122,17 +122,19 @@ fn depth_and_hidden_sizes_are_solved_as_well() {
 }
 
 #[test]
-fn tokens_are_solved_for_a_number_of_operations() {
-    // 16 wide: 768 + 2304 + 2048 products and 2 * 16 * 8 / 2 of attention in rows of 8; 6 operations each.
-    let per_token = 6 * (768 + 2304 + 2048 + 128);
+fn a_length_is_solved_for_a_number_of_operations() {
     let text = format!(
-        "{TINY}[base.pretrain]\nseq_len = 8\n[solve]\n\"pretrain.tokens\" = {{ flops = {} }}\n\"model.d_model\" = {{ params = 5168 }}\n",
-        per_token * 1000
+        "{TINY}[base.pretrain]\nseq_len = 8\ntokens = 7\n[solve]\n\"pretrain.tokens\" = {{ flops = 1e9 }}\n\"model.d_model\" = {{ params = 5168 }}\n"
     );
     let trial = &trials(&text)[0];
-    assert_eq!(trial.config.pretrain.training.tokens, Some(1000));
-    // The shape comes first, since the cost follows from it.
-    assert_eq!(trial.keys, [("model.d_model".into(), json!(16)), ("pretrain.tokens".into(), json!(1000))]);
+    let pretrain = &trial.config.pretrain.training;
+    assert_eq!((pretrain.flops, pretrain.tokens), (Some(1e9), None));
+    // The shape comes first, since the cost follows from it; the tokens follow from the data.
+    assert_eq!(trial.keys, [("model.d_model".into(), json!(16)), ("pretrain.tokens".into(), Value::Null)]);
+    assert_eq!(
+        errors("[base.sft]\nflops = 1e9\n[solve]\nsft.tokens = { flops = 2e9 }\n"),
+        "a.toml:5: sft.tokens: sft.flops = 1e9 is set as well; set sft.flops = \"unset\""
+    );
 }
 
 #[test]

@@ -1,13 +1,15 @@
 //! How long a stage trains: settled before its first step from data and keys alone, wherever it is resumed.
 
 use crate::config::Training;
+use crate::data::RowSize;
 use crate::records::Notice;
 use crate::track::number;
+use model::Cost;
 
 /// The length of a stage.
 ///
 /// Batches run across the ends of passes. A length in `epochs` trains exactly the rows of its passes, in a last
-/// batch that may be smaller; one in `steps` or `tokens` takes full batches and cuts its last pass.
+/// batch that may be smaller; one in `steps`, `flops` or `tokens` takes full batches and cuts its last pass.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Length {
     /// Optimizer steps, over which the learning rate runs its course.
@@ -22,24 +24,32 @@ pub struct Length {
     pub repeating: u64,
     /// Rows of the first pass.
     pub rows_per_pass: u64,
+    /// Target tokens of all steps.
+    pub tokens: u64,
+    /// Floating-point operations of all steps.
+    pub flops: f64,
 }
 
 impl Length {
-    /// The length that `training` asks for, where `row_tokens` tells the target tokens of every row of a pass.
+    /// The length that `training` asks for, where `row_sizes` tells what every row of a pass holds.
     ///
     /// Packed rows differ from pass to pass, so every pass is asked for.
-    pub fn new(training: &Training, row_tokens: impl Fn(u64) -> Vec<u64>) -> Self {
+    pub fn new(training: &Training, cost: Cost, row_sizes: impl Fn(u64) -> Vec<RowSize>) -> Self {
         let batch = (training.batch_size * training.accumulation.max(1)) as u64;
-        let rows = match (training.steps, training.tokens) {
-            (Some(steps), _) => steps.max(1) * batch,
-            (None, Some(tokens)) => rows_until(tokens, &row_tokens).next_multiple_of(batch),
-            (None, None) => rows_of_passes(training.epochs, &row_tokens),
+        let rows = match (training.steps, training.flops, training.tokens) {
+            (Some(steps), ..) => steps.max(1) * batch,
+            (None, Some(flops), _) => rows_nearest(flops, cost, batch, &row_sizes),
+            (None, None, Some(tokens)) => rows_until(tokens, &row_sizes).next_multiple_of(batch),
+            (None, None, None) => rows_of_passes(training.epochs, &row_sizes),
         };
         let steps = rows.div_ceil(batch);
-        let mut length = Self { steps, rows, batch, passes: 0.0, repeating: 0, rows_per_pass: 0 };
-        let (mut begin, mut step) = (0, 0);
+        let (tokens, flops) = (0, 0.0);
+        let mut length =
+            Self { steps, rows, batch, passes: 0.0, repeating: 0, rows_per_pass: 0, tokens, flops };
+        let (mut begin, mut step, mut all) = (0, 0, RowSize::default());
         for epoch in 0.. {
-            let of_pass = row_tokens(epoch).len() as u64;
+            let sizes = row_sizes(epoch);
+            let of_pass = sizes.len() as u64;
             if epoch == 0 {
                 length.rows_per_pass = of_pass;
             }
@@ -48,12 +58,15 @@ impl Length {
                 step += 1;
                 length.repeating += u64::from(length.rows_of(step) > of_pass);
             }
-            length.passes += (rows.min(end) - begin) as f64 / of_pass as f64;
+            let trained = rows.min(end) - begin;
+            length.passes += trained as f64 / of_pass as f64;
+            all += sizes.into_iter().take(trained as usize).sum();
             if end >= rows {
                 break;
             }
             begin = end;
         }
+        (length.tokens, length.flops) = (all.tokens, cost.of(all.positions, all.squares));
         length
     }
 
@@ -85,13 +98,34 @@ pub fn describe(steps: u64, passes: f64) -> String {
     format!("{steps} step{s}, {passes}")
 }
 
+/// The rows of the number of full batches that comes nearest to so many floating-point operations.
+fn rows_nearest(flops: f64, cost: Cost, batch: u64, row_sizes: impl Fn(u64) -> Vec<RowSize>) -> u64 {
+    let (mut rows, mut all, mut before) = (0, RowSize::default(), 0.0);
+    for epoch in 0.. {
+        for size in row_sizes(epoch) {
+            rows += 1;
+            all += size;
+            if rows % batch > 0 {
+                continue;
+            }
+            let so_far = cost.of(all.positions, all.squares);
+            if so_far >= flops {
+                let one_less = rows > batch && flops - before < so_far - flops;
+                return if one_less { rows - batch } else { rows };
+            }
+            before = so_far;
+        }
+    }
+    rows
+}
+
 /// The first rows that together have so many target tokens.
-fn rows_until(tokens: u64, row_tokens: impl Fn(u64) -> Vec<u64>) -> u64 {
+fn rows_until(tokens: u64, row_sizes: impl Fn(u64) -> Vec<RowSize>) -> u64 {
     let (mut rows, mut left) = (0, tokens.max(1));
     for epoch in 0.. {
-        for of_row in row_tokens(epoch) {
+        for size in row_sizes(epoch) {
             rows += 1;
-            left = left.saturating_sub(of_row);
+            left = left.saturating_sub(size.tokens);
             if left == 0 {
                 return rows;
             }
@@ -101,8 +135,8 @@ fn rows_until(tokens: u64, row_tokens: impl Fn(u64) -> Vec<u64>) -> u64 {
 }
 
 /// The rows of so many passes; of a part of a pass, that part of its rows, rounded up.
-fn rows_of_passes(passes: f64, row_tokens: impl Fn(u64) -> Vec<u64>) -> u64 {
-    let rows = |epoch: u64| row_tokens(epoch).len() as u64;
+fn rows_of_passes(passes: f64, row_sizes: impl Fn(u64) -> Vec<RowSize>) -> u64 {
+    let rows = |epoch: u64| row_sizes(epoch).len() as u64;
     let whole = passes.floor() as u64;
     // 0.1 + 0.2 passes over ten rows are three rows.
     let part = |rows: u64| (passes.fract() * rows as f64 - 1e-9).ceil() as u64;
@@ -114,9 +148,12 @@ fn rows_of_passes(passes: f64, row_tokens: impl Fn(u64) -> Vec<u64>) -> u64 {
 mod tests {
     use super::*;
 
-    /// Rows of ten tokens: so many in even passes, one more in odd ones, as packing has it.
+    /// Rows of a document with ten target tokens in twelve positions: so many in even passes, one more in odd ones, as
+    /// packing has it. A row costs 12 and 144 operations.
     fn length(rows: usize, training: &Training) -> Length {
-        Length::new(training, |epoch| vec![10; rows + epoch as usize % 2])
+        let row = RowSize { tokens: 10, positions: 12, squares: 144 };
+        let cost = Cost { linear: 1.0, quadratic: 1.0 };
+        Length::new(training, cost, |epoch| vec![row; rows + epoch as usize % 2])
     }
 
     fn training() -> Training {
@@ -145,6 +182,22 @@ mod tests {
         let tokens = length(40, &Training { tokens: Some(801), ..training() });
         assert_eq!((tokens.steps, tokens.rows, tokens.rows_of(6)), (6, 96, 16));
         assert_eq!(length(40, &Training { tokens: Some(800), ..training() }).steps, 5);
+    }
+
+    #[test]
+    fn operations_take_the_nearest_number_of_full_batches() {
+        let step = 16.0 * 156.0;
+        let of = |flops: f64| length(40, &Training { flops: Some(flops), tokens: Some(3), ..training() });
+        let cases = [(1.0, 1), (0.9 * step, 1), (1.4 * step, 1), (1.6 * step, 2), (50.0 * step, 50)];
+        for (flops, steps) in cases {
+            let found = of(flops);
+            assert_eq!((found.steps, found.rows, found.tokens), (steps, 16 * steps, 160 * steps), "{flops}");
+            assert_eq!(found.flops, steps as f64 * step);
+        }
+        assert_eq!(length(40, &Training { steps: Some(3), flops: Some(1.0), ..training() }).steps, 3);
+        // A last batch of 8 rows is counted as it is.
+        let one = length(40, &training());
+        assert_eq!((one.tokens, one.flops), (400, 40.0 * 156.0));
     }
 
     #[test]

@@ -11,12 +11,12 @@ mod schedule;
 mod tests;
 mod trend;
 
-pub use length::describe;
+pub use length::{Length, describe};
 pub use objective::{Objective, next_tokens};
 pub use schedule::learning_rate;
 
 use crate::config::{OptimizerKind, TrainStage, Training, TrialConfig};
-use crate::data::Tokenizer;
+use crate::data::{RowSize, Store, Tokenizer};
 use crate::run::files::{create_dir, write_atomic};
 use crate::run::manifest::Results;
 use crate::run::stage::training_of;
@@ -24,8 +24,7 @@ use crate::track::{Metrics, MetricsRow, Progress, Split, number};
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use checkpoint::{Checkpoint, Checkpoints, Keep};
-use length::Length;
-use model::{LaneConfig, Lora, LoraConfig, OptimizerConfig, RouterStats, Trainer, Transformer};
+use model::{Cost, LaneConfig, Lora, OptimizerConfig, RouterStats, Trainer, Transformer};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -83,20 +82,33 @@ pub fn run(request: &TrainRequest) -> Result<Option<Results>> {
             transformer.config.vocab_size
         );
     }
-    let mut objective = Objective::new(request, training)?;
+    for store in ["train", "val"] {
+        Store::open(&request.data.join(store))?.verify()?;
+    }
+    let mut objective = Objective::new(request.stage, trial, request.data)?;
     let lora = match request.stage {
-        TrainStage::Lora => {
-            let section = &trial.lora;
-            let config =
-                LoraConfig { rank: section.rank, alpha: section.alpha, targets: section.targets.clone() };
-            Some(Lora::new(&transformer.weights, &config, trial.seed)?)
-        }
+        TrainStage::Lora => Some(Lora::new(&transformer.weights, &trial.lora.adapters(), trial.seed)?),
         _ => None,
     };
     let lanes = LaneConfig { lanes: training.lanes, recompute: false, seed: trial.seed };
     let trainer = Trainer::new(transformer, lora, optimizer(training), lanes)?;
     objective.look_up_references(&trainer, request)?;
     Loop::new(request, training, trainer, objective)?.run()
+}
+
+/// How long a stage will train on its data, without training it; `None` where more than `most_rows` rows would have to
+/// be looked at.
+pub fn length(stage: TrainStage, trial: &TrialConfig, data: &Objective, most_rows: f64) -> Option<Length> {
+    let (training, cost) = (training_of(trial, stage), trial.cost(stage));
+    let first = data.row_sizes(0);
+    let pass: RowSize = first.iter().copied().sum();
+    let rows = match (training.steps, training.flops, training.tokens) {
+        (Some(steps), ..) => steps as f64 * (training.batch_size * training.accumulation) as f64,
+        (None, Some(flops), _) => flops / cost.of(pass.positions, pass.squares) * first.len() as f64,
+        (None, None, Some(tokens)) => tokens as f64 / pass.tokens.max(1) as f64 * first.len() as f64,
+        (None, None, None) => training.epochs * first.len() as f64,
+    };
+    (rows <= most_rows).then(|| Length::new(training, cost, |epoch| data.row_sizes(epoch)))
 }
 
 /// How a stage updates weights.
@@ -121,6 +133,8 @@ pub struct Sums {
     pub tokens: u64,
     /// Positions that went through the model.
     pub positions: u64,
+    /// Squares of the lengths of their documents, in sum.
+    pub squares: u64,
     /// Sum of reward margins and number of pairs with a positive one.
     pub rewards: Option<(f64, f64)>,
     /// What the routers did, layer by layer.
@@ -133,6 +147,7 @@ impl Sums {
         self.counted += other.counted;
         self.tokens += other.tokens;
         self.positions += other.positions;
+        self.squares += other.squares;
         if let Some((margin, right)) = other.rewards {
             let (sum, count) = self.rewards.get_or_insert((0.0, 0.0));
             *sum += margin;
@@ -179,6 +194,7 @@ struct Loop<'a> {
     metrics: Metrics,
     checkpoints: Checkpoints,
     length: Length,
+    cost: Cost,
     tokens: u64,
     flops: f64,
     trend: Trend,
@@ -204,7 +220,15 @@ impl<'a> Loop<'a> {
         }
         let saved = saved.map(|saved| saved.about);
         let resumed = saved.map(|saved| saved.step);
-        let length = Length::new(training, |epoch| objective.row_tokens(epoch));
+        let cost = request.trial.cost(request.stage);
+        let length = Length::new(training, cost, |epoch| objective.row_sizes(epoch));
+        let (stage, warmup) = (request.stage.name(), training.warmup_steps);
+        if warmup > length.steps {
+            bail!(
+                "{stage}.warmup_steps is {warmup}, expected at most the stage's {} steps: {stage}.lr would never be reached",
+                length.steps
+            );
+        }
         tracing::info!("{}: {}", request.stage.name(), describe(length.steps, length.passes));
         write_atomic(&request.out.join(LENGTH), length.steps.to_string().as_bytes())?;
         let metrics = Metrics::open(&request.out.join("metrics.csv"), resumed, &extras(request, &trainer))?;
@@ -216,6 +240,7 @@ impl<'a> Loop<'a> {
             metrics,
             checkpoints,
             length,
+            cost,
             tokens: saved.map_or(0, |saved| saved.tokens),
             flops: saved.map_or(0.0, |saved| saved.flops),
             trend: saved.map_or_else(Trend::default, |saved| saved.trend),
@@ -241,9 +266,7 @@ impl<'a> Loop<'a> {
             let norm = self.trainer.step(lr)?;
             let before = self.tokens;
             self.tokens += sums.tokens;
-            let seq = sums.positions as f64 / rows as f64;
-            self.flops +=
-                sums.positions as f64 * self.trainer.transformer.config.train_flops_per_token(seq as usize);
+            self.flops += self.cost.of(sums.positions, sums.squares);
             if !sums.mean().is_finite() || !norm.is_finite() {
                 bail!(
                     "step {step}: the loss is {} and the gradient norm {norm}; lower {}.lr (now {}) or raise warmup_steps",

@@ -1,12 +1,13 @@
 //! What a stage learns from: next tokens, or preferences.
 
 use super::{Sums, TrainRequest};
-use crate::config::{DpoLoss, Packing, TrainStage, Training};
+use crate::config::{DpoLoss, Packing, TrainStage, TrialConfig};
 use crate::data::{
-    BatchOptions, Batches, Lost, Pair, Position, PreferenceBatches, RowLoss, Store, sequential,
+    BatchOptions, Batches, Lost, Pair, Position, PreferenceBatches, RowLoss, RowSize, Store, sequential,
 };
 use crate::records::Notice;
 use crate::run::files::write_atomic;
+use crate::run::stage::training_of;
 use anyhow::{Context, Result};
 use model::preference::{DpoConfig, dpo_loss};
 use model::{AuxShare, Ragged, Sequence, Trainer, Transformer};
@@ -45,14 +46,13 @@ pub enum Objective {
 
 impl Objective {
     /// Opens the stores of a stage.
-    pub fn new(request: &TrainRequest, training: &Training) -> Result<Self> {
-        let (train, val) = (request.data.join("train"), request.data.join("val"));
+    pub fn new(stage: TrainStage, trial: &TrialConfig, data: &Path) -> Result<Self> {
+        let training = training_of(trial, stage);
+        let (train, val) = (data.join("train"), data.join("val"));
         let (train, val) = (Arc::new(Store::open(&train)?), Store::open(&val)?);
-        train.verify()?;
-        val.verify()?;
-        let (seq_len, seed) = (training.seq_len, request.trial.seed);
-        if request.stage == TrainStage::Dpo {
-            let section = &request.trial.dpo;
+        let (seq_len, seed) = (training.seq_len, trial.seed);
+        if stage == TrainStage::Dpo {
+            let section = &trial.dpo;
             let batches = PreferenceBatches::new(&train, seq_len, seed)?;
             batches.ensure_any()?;
             let held_out = PreferenceBatches::new(&val, seq_len, seed)?;
@@ -69,9 +69,9 @@ impl Objective {
                 },
             });
         }
-        let answers = match request.stage {
-            TrainStage::Lora => request.trial.lora.answer_loss,
-            _ => request.trial.sft.answer_loss,
+        let answers = match stage {
+            TrainStage::Lora => trial.lora.answer_loss,
+            _ => trial.sft.answer_loss,
         };
         let loss = RowLoss::of(&train, answers);
         let whole_text = loss == RowLoss::Text;
@@ -91,11 +91,11 @@ impl Objective {
         [lost.notices(stage.name()), held_out].concat()
     }
 
-    /// Target tokens of every row, or pair, of a pass over the data, in order.
-    pub fn row_tokens(&self, epoch: u64) -> Vec<u64> {
+    /// What every row, or pair, of a pass over the data holds, in order.
+    pub fn row_sizes(&self, epoch: u64) -> Vec<RowSize> {
         match self {
-            Self::Tokens { batches, .. } => batches.row_tokens(epoch),
-            Self::Preferences { batches, .. } => batches.pair_tokens(epoch),
+            Self::Tokens { batches, .. } => batches.row_sizes(epoch),
+            Self::Preferences { batches, .. } => batches.pair_sizes(epoch),
         }
     }
 
@@ -236,6 +236,7 @@ pub fn next_tokens(trainer: &mut Trainer, rows: &[Sequence]) -> Result<Sums> {
             counted,
             tokens: counted as u64,
             positions: pass.batch().len() as u64,
+            squares: pass.batch().squares(),
             rewards: None,
             router: pass.router_stats(),
         })
@@ -262,6 +263,7 @@ fn preferences(trainer: &mut Trainer, pairs: &[(&Pair, [f32; 2])], config: &DpoC
             counted: pairs.len() as f64,
             tokens: pairs.iter().map(|(p, _)| (p.chosen.counted + p.rejected.counted) as u64).sum(),
             positions: pass.batch().len() as u64,
+            squares: pass.batch().squares(),
             rewards: Some((margins.iter().map(|&m| f64::from(m)).sum(), right)),
             router: pass.router_stats(),
         })

@@ -66,6 +66,10 @@ impl Progress for StopAt<'_> {
 
 /// Trains in `dir/<name>` until the first step from `stop_at` on that is told.
 fn train(dir: &Path, name: &str, trial: &TrialConfig, stop_at: u64) -> Option<Results> {
+    try_train(dir, name, trial, stop_at).unwrap()
+}
+
+fn try_train(dir: &Path, name: &str, trial: &TrialConfig, stop_at: u64) -> anyhow::Result<Option<Results>> {
     let stop = AtomicBool::new(false);
     let out = dir.join(name);
     fs::create_dir_all(&out).unwrap();
@@ -79,7 +83,7 @@ fn train(dir: &Path, name: &str, trial: &TrialConfig, stop_at: u64) -> Option<Re
         stop: &stop,
         progress: &StopAt { step: stop_at, stop: &stop },
     };
-    on_threads(2, || run(&request)).unwrap()
+    on_threads(2, || run(&request))
 }
 
 #[test]
@@ -126,4 +130,62 @@ fn one_pass_over_forty_rows_trains_forty_rows() {
     assert_eq!((results.steps, results.tokens, results.passes), (2, 100 * 8, 2.5));
     let notices: Vec<String> = results.notices.iter().map(ToString::to_string).collect();
     assert_eq!(notices, ["pretrain: 2 of 2 batches repeat a row: there are 40 rows, and a batch takes 50"]);
+}
+
+/// Floating-point operations of documents with these numbers of ids, by hand: 4 wide, one layer of query, key and value
+/// 4x8, output 4x4 and feed-forward 3 of 4x4, the head 259x4; attention of 4 in scores and values over half of what is
+/// before.
+fn by_hand(documents: impl Iterator<Item = usize>) -> f64 {
+    let products = (32 + 16 + 48 + 4 * VOCAB) as f64;
+    let of = |n: f64| 3.0 * 2.0 * n * (products + 2.0 * 4.0 * n / 2.0);
+    documents.map(|ids| of(ids as f64 - 1.0)).sum()
+}
+
+#[test]
+fn operations_are_those_of_the_documents_whatever_row_they_are_in() {
+    let dir = tempfile::tempdir().unwrap();
+    prepared(dir.path(), 30, 10..=60);
+    let store = crate::data::Store::open(&dir.path().join("data/train")).unwrap();
+    let expected = by_hand((0..store.len()).map(|document| store.document_len(document)));
+    for packing in [Packing::Single, Packing::Separated] {
+        let training = Training { packing, seq_len: 128, batch_size: 4, ..Training::default() };
+        let results = train(dir.path(), &format!("{packing:?}"), &trial(training), u64::MAX).unwrap();
+        assert!((results.flops / expected - 1.0).abs() < 1e-12, "{} {expected}", results.flops);
+    }
+}
+
+#[test]
+fn a_stage_as_long_as_its_operations_ends_within_half_a_step_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    prepared(dir.path(), 30, 10..=60);
+    for (flops, seq_len) in [(3e6, 128), (2.7e7, 128), (8.1e6, 61)] {
+        let training = Training { flops: Some(flops), seq_len, batch_size: 3, ..Training::default() };
+        let trial = trial(training);
+        let name = format!("{flops}");
+        let whole = train(dir.path(), &name, &trial, u64::MAX).unwrap();
+        // Three rows of at most seq_len positions.
+        let step = by_hand([seq_len + 1; 3].into_iter());
+        assert!((whole.flops - flops).abs() <= step / 2.0, "{} of {flops}, steps of {step}", whole.flops);
+        let name = format!("{flops} stopped");
+        let stopped = train(dir.path(), &name, &trial, whole.steps / 2);
+        assert_eq!(stopped.unwrap_or_else(|| train(dir.path(), &name, &trial, u64::MAX).unwrap()), whole);
+        // The same is told before it is trained.
+        let data = super::Objective::new(TrainStage::Pretrain, &trial, &dir.path().join("data")).unwrap();
+        let told = super::length(TrainStage::Pretrain, &trial, &data, 1e9).unwrap();
+        assert_eq!((told.steps, told.tokens), (whole.steps, whole.tokens));
+        assert!((told.flops / whole.flops - 1.0).abs() < 1e-12);
+        assert_eq!(super::length(TrainStage::Pretrain, &trial, &data, 2.0), None);
+    }
+}
+
+#[test]
+fn a_warm_up_longer_than_the_stage_is_refused_when_it_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    prepared(dir.path(), 40, 9..=9);
+    let training = Training { packing: Packing::Single, warmup_steps: 4, ..Training::default() };
+    let refused = try_train(dir.path(), "warm", &trial(training), u64::MAX).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "pretrain.warmup_steps is 4, expected at most the stage's 3 steps: pretrain.lr would never be reached"
+    );
 }

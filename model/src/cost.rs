@@ -1,0 +1,154 @@
+//! What a model costs in floating-point operations: the one definition that solving, planning, records and benches share.
+//!
+//! Counted from the shape and the lengths of documents alone, as PaLM's appendix B counts: matrix products with two
+//! operations per multiply-add, those of the experts that serve a token; causal attention at half of the document's
+//! own length. Left out are norms, activations, the look-up of embeddings, the optimizer and validations. What the
+//! algorithm asks for counts, not how it is done: activations that are computed again do not count, positions without
+//! loss pass the head like the others, and products that can be skipped are not counted:
+//!
+//! | training of | operations |
+//! |---|---|
+//! | all weights | backward twice the forward: one product for the gradient of the inputs, one for that of the weights |
+//! | adapters | no gradient of the frozen weights: forward and backward alike, attention's backward twice its forward; the adapters' own products three times |
+//! | preferences | of both answers, as for all weights, and the reference's forward |
+
+use crate::config::ModelConfig;
+use crate::lora::LoraConfig;
+
+/// Floating-point operations of a document of `n` positions: `linear * n + quadratic * n^2`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cost {
+    /// Of each position: products with weights.
+    pub linear: f64,
+    /// Of each position and position of its document: attention, at half.
+    pub quadratic: f64,
+}
+
+impl Cost {
+    /// A forward pass.
+    pub fn forward(model: &ModelConfig) -> Self {
+        let d = model.d_model;
+        // The tied embedding is the head's product; norms are no products.
+        let products = model.active_params() - d - model.n_layers * 2 * d;
+        // Scores and values, a multiply-add each for every width and earlier position: half of n.
+        Self { linear: 2.0 * products as f64, quadratic: 2.0 * (model.n_layers * d) as f64 }
+    }
+
+    /// A training step on all weights.
+    pub fn training(model: &ModelConfig) -> Self {
+        let Self { linear, quadratic } = Self::forward(model);
+        Self { linear: 3.0 * linear, quadratic: 3.0 * quadratic }
+    }
+
+    /// A training step on adapters.
+    pub fn adapters(model: &ModelConfig, lora: &LoraConfig) -> Self {
+        let Self { linear, quadratic } = Self::forward(model);
+        let sides: usize = lora.targets.iter().map(|target| sides(model, target)).sum();
+        let adapters = 2.0 * (model.n_layers * lora.rank * sides) as f64;
+        Self { linear: 2.0 * linear + 3.0 * adapters, quadratic: 3.0 * quadratic }
+    }
+
+    /// A training step on preferences; a position is one of either answer.
+    pub fn preferences(model: &ModelConfig) -> Self {
+        let Self { linear, quadratic } = Self::forward(model);
+        Self { linear: 4.0 * linear, quadratic: 4.0 * quadratic }
+    }
+
+    /// Of documents with so many positions in all; `squares` is the sum of the squares of their lengths.
+    pub fn of(&self, positions: u64, squares: u64) -> f64 {
+        self.linear * positions as f64 + self.quadratic * squares as f64
+    }
+
+    /// Of a position, on average, in a document of `len`.
+    pub fn per_token(&self, len: usize) -> f64 {
+        self.linear + self.quadratic * len as f64
+    }
+}
+
+/// Inputs and outputs of a layer's projections of this name that one token passes through.
+fn sides(model: &ModelConfig, target: &str) -> usize {
+    let (d, key_value) = (model.d_model, model.n_kv_heads * model.head_dim());
+    match target {
+        "wq" | "wo" => d + d,
+        "wk" | "wv" => d + key_value,
+        // The shared experts stand side by side in one wide feed-forward.
+        _ if model.is_moe() => {
+            let (routed, shared) = (model.top_k * (d + model.expert_dim()), model.n_shared_experts);
+            routed + if shared > 0 { d + shared * model.expert_dim() } else { 0 }
+        }
+        _ => d + model.ffn_dim(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dense() -> ModelConfig {
+        ModelConfig {
+            d_model: 4,
+            n_layers: 2,
+            n_heads: 2,
+            n_kv_heads: 1,
+            vocab_size: 10,
+            hidden_dim: Some(6),
+            ..ModelConfig::default()
+        }
+    }
+
+    fn moe() -> ModelConfig {
+        ModelConfig { n_experts: 3, top_k: 2, n_shared_experts: 1, expert_hidden_dim: Some(5), ..dense() }
+    }
+
+    #[test]
+    fn a_dense_model_is_counted_by_hand() {
+        // Each layer: query 4x4, key and value 4x2 each, output 4x4, feed-forward 3 of 4x6; the head 10x4.
+        let products = 2 * (16 + 8 + 8 + 16 + 72) + 40;
+        // Scores and values of 8 positions: each 4 multiply-adds for each of 4 earlier ones, that is half of 8.
+        let attention = 2 * (2 * 4 * 4);
+        let forward = Cost::forward(&dense());
+        assert_eq!(forward.per_token(8), f64::from(2 * (products + attention)));
+        assert_eq!(forward.of(8, 64), 8.0 * forward.per_token(8));
+        assert_eq!(Cost::training(&dense()).of(8, 64), 3.0 * forward.of(8, 64));
+        assert_eq!(Cost::preferences(&dense()).of(8, 64), 4.0 * forward.of(8, 64));
+        // Two documents of four positions attend to half as many.
+        assert_eq!(forward.of(8, 2 * 16), f64::from(8 * 2 * (products + attention / 2)));
+    }
+
+    #[test]
+    fn of_a_mixture_the_experts_of_a_token_count() {
+        // The router 3x4, two routed experts and a shared one of 3 times 4x5.
+        let products = 2 * (16 + 8 + 8 + 16 + 12 + 3 * 60) + 40;
+        assert_eq!(Cost::forward(&moe()).linear, f64::from(2 * products));
+        let more = ModelConfig { n_experts: 9, ..moe() };
+        // Only the router grows.
+        assert_eq!(Cost::forward(&more).linear, f64::from(2 * (products + 2 * 6 * 4)));
+    }
+
+    #[test]
+    fn adapters_need_no_gradient_of_frozen_weights() {
+        let lora = |targets: &[&str]| LoraConfig {
+            rank: 3,
+            alpha: 1.0,
+            targets: targets.iter().map(|&target| target.into()).collect(),
+        };
+        for model in [dense(), moe()] {
+            let forward = Cost::forward(&model);
+            let none = Cost::adapters(&model, &lora(&[]));
+            assert_eq!((none.linear, none.quadratic), (2.0 * forward.linear, 3.0 * forward.quadratic));
+            let own = |targets: &[&str]| Cost::adapters(&model, &lora(targets)).linear - none.linear;
+            // Two layers; A is 3x4 and B 4x3, or 2x3 of key and value; forward and twice backward, two operations each.
+            assert_eq!(own(&["wq"]), f64::from(2 * 3 * 2 * (12 + 12)));
+            assert_eq!(own(&["wk", "wv"]), f64::from(2 * 3 * 2 * 2 * (12 + 6)));
+            let (experts, width) = if model.is_moe() { (3, 5) } else { (1, 6) };
+            assert_eq!(own(&["w2"]), f64::from(2 * 3 * 2 * experts * (3 * width + 12)));
+        }
+        // Two shared experts are one of twice the width.
+        let own = |shared: usize| {
+            let model = ModelConfig { n_shared_experts: shared, ..moe() };
+            Cost::adapters(&model, &lora(&["w1"])).linear - Cost::adapters(&model, &lora(&[])).linear
+        };
+        assert_eq!(own(2) - own(1), f64::from(2 * 3 * 2 * 3 * 5));
+        assert_eq!(own(1) - own(0), f64::from(2 * 3 * 2 * (3 * 5 + 12)));
+    }
+}
