@@ -210,6 +210,9 @@ pub fn main() -> ExitCode {
         .with_target(false)
         .init();
     let cli = Cli::parse();
+    if let Err(error) = model::ops::gemm::Path::asked() {
+        return end(Err(error.into()));
+    }
     let outcome = match cli.verb {
         Verb::Run { sweep, force, jobs, how } => sweeps::run(&sweep, force.force, jobs, &how),
         Verb::Plan { sweep, explain } => sweeps::plan(&sweep, explain),

@@ -18,7 +18,7 @@ use std::fmt;
 const ENV_PREFIX: &str = "MINDSCALE_";
 
 /// Variables with that beginning which are no keys of a trial.
-const ENV_RESERVED: [&str; 3] = ["MINDSCALE_SHARED", "MINDSCALE_COMMIT", "MINDSCALE_FONT"];
+const ENV_RESERVED: [&str; 4] = ["MINDSCALE_SHARED", "MINDSCALE_COMMIT", "MINDSCALE_FONT", "MINDSCALE_SIMD"];
 
 /// What the command line and the environment change about a sweep file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

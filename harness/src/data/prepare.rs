@@ -12,7 +12,7 @@ use crate::config::{DataConfig, RowStyle};
 use crate::records::Notice;
 use crate::run::files::create_dir;
 use crate::stop::check;
-use crate::track::number;
+use crate::track::{counted, number};
 use anyhow::{Context, Result, anyhow, ensure};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -99,12 +99,12 @@ impl Prepared {
 impl Prepared {
     /// Where rows went that are not trained on.
     fn reasons(&self, log: &ReadLog) -> String {
-        let mut reasons = vec![format!("{} rows came", number(self.val_rows + self.equal))];
+        let mut reasons = vec![format!("{} came", counted((self.val_rows + self.equal) as usize, "row"))];
         if self.val_rows > 0 {
             reasons.push(format!("{} held out by data.val_share", number(self.val_rows)));
         }
         if self.equal > 0 {
-            reasons.push(format!("{} pairs with chosen equal to rejected", number(self.equal)));
+            reasons.push(format!("{} with chosen equal to rejected", counted(self.equal as usize, "pair")));
         }
         let read = log.report();
         if read.left_out() > 0 {

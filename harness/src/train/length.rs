@@ -3,7 +3,7 @@
 use crate::config::Training;
 use crate::data::RowSize;
 use crate::records::Notice;
-use crate::track::number;
+use crate::track::{counted, number};
 use model::Cost;
 
 /// The length of a stage.
@@ -77,10 +77,10 @@ impl Length {
 
     /// What is to be told of batches that repeat rows.
     pub fn notice(&self, stage: &str) -> Option<Notice> {
-        let (rows, batch) = (number(self.rows_per_pass), number(self.batch));
+        let (rows, batch) = (counted(self.rows_per_pass as usize, "row"), number(self.batch));
         (self.repeating > 0).then(|| Notice {
             place: stage.into(),
-            reason: format!("batches repeat a row: there are {rows} rows, and a batch takes {batch}"),
+            reason: format!("batches repeat a row: a pass has {rows}, and a batch takes {batch}"),
             count: self.repeating,
             of: self.steps,
         })
@@ -205,7 +205,7 @@ mod tests {
         let few = length(5, &Training { steps: Some(3), ..training() });
         assert_eq!(
             few.notice("sft").map(|n| n.to_string()),
-            Some("sft: 3 of 3 batches repeat a row: there are 5 rows, and a batch takes 16".into())
+            Some("sft: 3 of 3 batches repeat a row: a pass has 5 rows, and a batch takes 16".into())
         );
         // One pass over five rows takes each of them once.
         assert_eq!(length(5, &training()).notice("sft"), None);

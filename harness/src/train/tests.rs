@@ -129,7 +129,7 @@ fn one_pass_over_forty_rows_trains_forty_rows() {
     let results = train(dir.path(), "few", &trial(few), u64::MAX).unwrap();
     assert_eq!((results.steps, results.tokens, results.passes), (2, 100 * 8, 2.5));
     let notices: Vec<String> = results.notices.iter().map(ToString::to_string).collect();
-    assert_eq!(notices, ["pretrain: 2 of 2 batches repeat a row: there are 40 rows, and a batch takes 50"]);
+    assert_eq!(notices, ["pretrain: 2 of 2 batches repeat a row: a pass has 40 rows, and a batch takes 50"]);
 }
 
 /// Floating-point operations of documents with these numbers of ids, by hand: 4 wide, one layer of query, key and value

@@ -464,6 +464,6 @@ fn equal_answers_are_left_out_and_nothing_left_says_why() {
     );
     assert_eq!(
         all(vec![pair("好", "好")]).unwrap_err().to_string(),
-        "there are no preference pairs to train on: 1 rows came, 1 pairs with chosen equal to rejected"
+        "there are no preference pairs to train on: 1 row came, 1 pair with chosen equal to rejected"
     );
 }

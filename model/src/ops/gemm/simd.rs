@@ -1,5 +1,6 @@
 //! The vectors of a processor, and which of them a product uses.
 
+use crate::{Error, Result};
 use std::sync::OnceLock;
 
 /// The instructions that products are made with. They do not change a bit of the result.
@@ -45,13 +46,29 @@ impl Path {
         }
     }
 
-    /// The one that is used: as `MINDSCALE_SIMD` asks, or the widest that this machine has.
+    /// The one that `MINDSCALE_SIMD` asks for, where it is set.
+    ///
+    /// # Errors
+    /// Where there is no such path, or this machine does not have it.
+    pub fn asked() -> Result<Option<Path>> {
+        let Ok(asked) = std::env::var(ASKED) else { return Ok(None) };
+        let here: Vec<Path> = Path::ALL.into_iter().filter(|path| path.is_here()).collect();
+        match here.iter().find(|path| path.name() == asked) {
+            Some(path) => Ok(Some(*path)),
+            None => {
+                let names: Vec<&str> = here.iter().map(|path| path.name()).collect();
+                let names = names.join(" or ");
+                Err(Error::Input(format!("{ASKED} is {asked:?}, expected {names} on this machine")))
+            }
+        }
+    }
+
+    /// The one that is used: as asked, or the widest that this machine has.
     pub fn this() -> Path {
         static THIS: OnceLock<Path> = OnceLock::new();
         *THIS.get_or_init(|| {
-            let asked = std::env::var(ASKED).unwrap_or_default();
-            let here = || Path::ALL.into_iter().filter(|path| path.is_here());
-            here().find(|path| path.name() == asked).or_else(|| here().next()).unwrap_or(Path::Portable)
+            let widest = || Path::ALL.into_iter().find(|path| path.is_here()).unwrap_or(Path::Portable);
+            Path::asked().ok().flatten().unwrap_or_else(widest)
         })
     }
 }

@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Everything that is too heavy for CI, by parts; see CONTRIBUTING.md.
+#
+#     scripts/check_all.sh                  # all parts
+#     scripts/check_all.sh survival peer    # some
+#
+# PYTHON names a Python with torch, transformers and scipy, TEXT a file of JSON lines with the key text.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+python="${PYTHON:-python3}"
+folder=$(mktemp -d)
+passed=() failed=() not_run=()
+
+program() {
+    cargo build --release -p mindscale >&2 && echo "${CARGO_TARGET_DIR:-target}/release/mindscale"
+}
+
+missing() {
+    echo "not run: $1"
+    return 3
+}
+
+with_peer() {
+    "$python" -c 'import torch, transformers, scipy' 2>/dev/null || missing "$python has no torch, transformers or scipy; set PYTHON"
+}
+
+ci() { .ci/run; }
+
+quickstart() {
+    "$(program)" run experiments/quickstart.toml --runs "$folder/runs" --results results \
+        && echo "look at results/quickstart/report.html"
+}
+
+survival() { MINDSCALE_SURVIVAL_ROUNDS=20 cargo test -p mindscale --test survival; }
+
+slurm() {
+    command -v slurmctld >/dev/null || { missing "Slurm is not installed"; return; }
+    sed -e 's/^steps = .*/steps = 200/' sweeps/quickstart.toml > "$folder/quickstart.toml"
+    scripts/slurm_test.sh "$(program)" "$folder/quickstart.toml"
+}
+
+peer() {
+    with_peer || return
+    [ -n "${TEXT:-}" ] || { missing "no text; set TEXT"; return; }
+    "$python" scripts/peer_training.py --mindscale "$(program)" --text "$TEXT"
+}
+
+speed() {
+    with_peer || return
+    "$python" scripts/bench_pytorch.py train --mindscale "$(program)"
+}
+
+fuzz() {
+    cargo fuzz --version >/dev/null 2>&1 || { missing "cargo-fuzz is not installed"; return; }
+    local reader
+    for reader in $(grep -o 'name: "[a-z]*"' fuzz/src/readers.rs | cut -d'"' -f2); do
+        READER="$reader" RUSTC_BOOTSTRAP=1 cargo fuzz run readers -- -max_total_time=60 -rss_limit_mb=2048 || return 1
+    done
+}
+
+cuda() {
+    command -v nvcc >/dev/null || { missing "nvcc is not installed"; return; }
+    cargo check --workspace --features cuda
+}
+
+for part in "${@:-ci quickstart survival slurm peer speed fuzz cuda}"; do
+    for one in $part; do
+        declare -F "$one" >/dev/null || { echo "there is no part $one; see CONTRIBUTING.md"; exit 2; }
+        echo "== $one"
+        "$one"
+        case $? in
+            0) passed+=("$one") ;;
+            3) not_run+=("$one") ;;
+            *) failed+=("$one") ;;
+        esac
+    done
+done
+echo "passed: ${passed[*]:-none}; failed: ${failed[*]:-none}; not run: ${not_run[*]:-none}"
+[ ${#failed[@]} -eq 0 ]
