@@ -9,7 +9,7 @@ use model::ops::adamw::AdamW;
 use model::ops::attention::{self, Heads, Qkv, QkvGrad};
 use model::ops::gemm::{linear, linear_input_grad, linear_weight_grad};
 use model::ops::rope::{Rotations, rotate};
-use model::ops::router::Routes;
+use model::ops::router::{Balancing, Routes};
 use model::ops::{cross_entropy, math, rms_norm, swiglu};
 use std::time::Duration;
 
@@ -132,7 +132,8 @@ fn routers(c: &mut Criterion) {
         b.iter(|| Routes::new(logits.clone(), experts, top_k).by_expert());
     });
     let (routes, dweights) = (Routes::new(logits, experts, top_k), values(N * top_k));
-    c.bench_function("router/backward", |b| b.iter(|| routes.backward(&dweights, &[0, N], 0.01)));
+    let balancing = Balancing { spans: vec![0, N], weight: 0.01, load: None };
+    c.bench_function("router/backward", |b| b.iter(|| routes.backward(&dweights, &balancing)));
 }
 
 fn optimizer(c: &mut Criterion) {

@@ -20,7 +20,7 @@ pub enum Init {
 pub enum AuxLoss {
     /// Per sequence, then averaged (MiniMind's `seq_aux = True`).
     Sequence,
-    /// Over all tokens that pass through the model together.
+    /// Over all rows of an optimizer step, whose routes are counted first.
     Batch,
 }
 
@@ -61,7 +61,8 @@ section! {
         pub expert_hidden_dim: Option<usize> = None,
         /// Weight of the router's balancing loss; 0 leaves it out.
         pub aux_loss_alpha: f64 = 0.01,
-        /// Tokens over which balance is measured: `sequence` or `batch`.
+        /// Tokens over which balance is measured: `sequence`, or `batch`, all rows of an optimizer step. `batch` takes
+        /// one forward pass more, a third of a step's work; counts of operations leave it out.
         pub aux_loss_per: AuxLoss = AuxLoss::Sequence,
     }
 }

@@ -29,11 +29,15 @@ impl Transformer {
     /// `weight * log p(target)` of every position of every sequence.
     ///
     /// Sequences are shared out over the current rayon threads; each result depends on its sequence alone.
+    ///
+    /// # Errors
+    /// A model whose results are not finite has none.
     pub fn token_log_probs(&self, sequences: &[Sequence]) -> Result<Vec<Vec<f32>>> {
         let groups = groups(sequences, Sequence::len, GROUP_POSITIONS);
         let results = groups.into_par_iter().map(|group| {
             let pass = self.pass(Ragged::new(group), Mode::Infer)?;
             let values = pass.log_probs(&pass.hidden()?)?.to_device(&Device::Cpu)?.to_vec1::<f32>()?;
+            check_finite(values.iter().copied())?;
             Ok(pass.batch().rows.windows(2).map(|r| values[r[0]..r[1]].to_vec()).collect())
         });
         let results: Vec<Vec<Vec<f32>>> = results.collect::<Result<_>>()?;
@@ -45,7 +49,7 @@ impl Transformer {
     /// Prompts are packed without padding; only the last position of each reaches the head.
     ///
     /// # Errors
-    /// Where a prompt is empty or a token is not in the vocabulary.
+    /// Where a prompt is empty, a token is not in the vocabulary, or a result is not finite.
     pub fn next_token_probabilities(&self, asked: &[NextToken]) -> Result<Vec<Vec<f64>>> {
         if asked.iter().any(|a| a.prompt.is_empty()) {
             return Err(Error::Input("a prompt without tokens has no next token".into()));
@@ -61,11 +65,23 @@ impl Transformer {
             let logits = pass.logits(&pass.hidden()?, &last)?;
             let probabilities = candle_nn::ops::softmax(&logits, D::Minus1)?.to_device(&Device::Cpu)?;
             let rows = probabilities.to_vec2::<f32>()?;
+            let wanted =
+                rows.iter().zip(group).flat_map(|(row, asked)| asked.ids.iter().map(|&id| row[id as usize]));
+            check_finite(wanted)?;
             let of =
                 |row: &Vec<f32>, ids: &[u32]| ids.iter().map(|&id| f64::from(row[id as usize])).collect();
             Ok(rows.iter().zip(group).map(|(row, asked)| of(row, asked.ids)).collect())
         });
         let results: Vec<Vec<Vec<f64>>> = results.collect::<Result<_>>()?;
         Ok(results.into_iter().flatten().collect())
+    }
+}
+
+fn check_finite(mut values: impl Iterator<Item = f32>) -> Result<()> {
+    match values.find(|value| !value.is_finite()) {
+        Some(value) => Err(Error::Input(format!(
+            "the model's probabilities are not finite numbers but {value}: its weights have grown too large, or are damaged"
+        ))),
+        None => Ok(()),
     }
 }

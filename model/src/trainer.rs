@@ -3,17 +3,19 @@
 //! A batch is cut into a fixed number of lanes; lane `i` takes items `i, i + lanes, ...` through the whole model
 //! into its own gradient buffer, single-threaded. Lanes are summed in order. Which thread runs a lane does not
 //! matter, so the result is the same to the last bit for any number of threads. The threads are those of the rayon
-//! pool that the caller has installed.
+//! pool that the caller has installed. The plain form has a single lane. In either form a lane takes few items at a
+//! time, so that memory does not grow with the batch.
 
 use crate::lora::Lora;
 use crate::ops::adamw::AdamW;
 use crate::ops::dropout::mix;
 use crate::ops::math;
 use crate::random::{Purpose, derived_seed};
+use crate::tokens::{Ragged, Sequence};
 use crate::transformer::context::{with_slice, with_slice_mut};
-use crate::transformer::{AuxShare, Gradients, Mode, Transformer};
-use crate::weights::NamedTensors;
-use crate::{Error, Result};
+use crate::transformer::{AuxShare, Form, Gradients, Mode, Pass, RouterStats, Transformer};
+use crate::weights::{NamedTensors, finite};
+use crate::{AuxLoss, Error, Result};
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -42,8 +44,10 @@ pub struct OptimizerConfig {
 /// How a batch is worked on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LaneConfig {
-    /// Lanes of a batch; part of the result, unlike the threads.
+    /// Lanes of a batch in the fused form; part of the result, unlike the threads.
     pub lanes: usize,
+    /// Items that one pass takes at most in the plain form.
+    pub micro_batch: usize,
     /// Compute activations again in the backward pass.
     pub recompute: bool,
     /// Seed of dropout.
@@ -77,8 +81,7 @@ impl Trainer {
         let (len, device) = (transformer.weights.layout.len(), transformer.device().clone());
         let trained = lora.as_ref().map_or(len, |l| l.flat.elem_count());
         let zeros = || Tensor::zeros(trained, DType::F32, &device);
-        // Other devices work on a whole batch at once.
-        let lanes = if device.is_cpu() { lane_config.lanes.max(1) } else { 1 };
+        let lanes = if transformer.form() == Form::Fused { lane_config.lanes.max(1) } else { 1 };
         if let Some(lora) = &lora {
             lora.merge_into(&transformer.weights)?;
         }
@@ -107,31 +110,60 @@ impl Trainer {
 
     /// Takes a batch through the model and adds its gradient.
     ///
-    /// `work` gets items that belong together and the mode of their pass, and runs forward and backward; its
-    /// results come back in a fixed order.
+    /// `rows` names the sequences of an item. `work` gets a pass over some items and runs it forward and backward; its
+    /// results come back in a fixed order. The batch is what the routers are balanced over with
+    /// `aux_loss_per = "batch"`: their loads are then counted first, in a forward pass more.
     pub fn accumulate<T: Sync, S: Send>(
         &mut self,
         items: &[T],
-        positions: impl Fn(&T) -> usize + Sync,
-        aux: AuxShare,
-        work: impl Fn(&Transformer, &[&T], Mode) -> Result<S> + Sync,
+        rows: impl Fn(&T) -> Vec<&Sequence> + Sync,
+        work: impl Fn(&Pass, &[&T]) -> Result<S> + Sync,
     ) -> Result<Vec<S>> {
-        let pass = mix(self.dropout_seed ^ mix(self.steps) ^ mix(self.passes.wrapping_mul(0x9e37)));
+        let seed = mix(self.dropout_seed ^ mix(self.steps) ^ mix(self.passes.wrapping_mul(0x9e37)));
         self.passes += 1;
+        let mut aux = AuxShare::of(items.iter().flat_map(&rows));
+        let config = &self.transformer.config;
+        if config.is_moe() && config.aux_loss_alpha > 0.0 && config.aux_loss_per == AuxLoss::Batch {
+            let count = |pass: &Pass, _: &[&T]| {
+                pass.hidden()?;
+                Ok(pass.router_stats())
+            };
+            let mode = |dropout_seed, _: &Arc<Gradients>| Mode::Route { dropout_seed };
+            aux.loads = Some(Arc::new(loads(&self.each_pass(items, &rows, seed, mode, count)?)));
+        }
+        let mode = |dropout_seed, gradients: &Arc<Gradients>| Mode::Train {
+            gradients: gradients.clone(),
+            dropout_seed,
+            aux: aux.clone(),
+            recompute: self.lane_config.recompute,
+        };
+        self.each_pass(items, &rows, seed, mode, work)
+    }
+
+    /// Works on a batch pass by pass, each with its own stream of dropout.
+    fn each_pass<T: Sync, S: Send>(
+        &self,
+        items: &[T],
+        rows: &(impl Fn(&T) -> Vec<&Sequence> + Sync),
+        seed: u64,
+        mode: impl Fn(u64, &Arc<Gradients>) -> Mode + Sync,
+        work: impl Fn(&Pass, &[&T]) -> Result<S> + Sync,
+    ) -> Result<Vec<S>> {
         let lanes = self.lanes.len();
-        let limit = if self.transformer.device().is_cpu() { GROUP_POSITIONS } else { usize::MAX };
         let run_lane = |(lane, gradients): (usize, &Arc<Gradients>)| -> Result<Vec<S>> {
             let items: Vec<&T> = items.iter().skip(lane).step_by(lanes).collect();
-            let groups = groups(&items, |item| positions(item), limit);
+            let groups = match self.transformer.form() {
+                Form::Fused => {
+                    let positions = |item: &&T| rows(item).iter().map(|row| row.len()).sum();
+                    groups(&items, positions, GROUP_POSITIONS)
+                }
+                Form::Plain => groups(&items, |_| 1, self.lane_config.micro_batch.max(1)),
+            };
             let results = groups.into_iter().enumerate().map(|(group, items)| {
                 let place = (lane as u64) << 32 | group as u64;
-                let mode = Mode::Train {
-                    gradients: gradients.clone(),
-                    dropout_seed: mix(pass ^ mix(place)),
-                    aux,
-                    recompute: self.lane_config.recompute,
-                };
-                work(&self.transformer, items, mode)
+                let batch = Ragged::new(items.iter().flat_map(|item| rows(item)));
+                let pass = self.transformer.pass(batch, mode(mix(seed ^ mix(place)), gradients))?;
+                work(&pass, items)
             });
             results.collect()
         };
@@ -292,6 +324,23 @@ impl Trainer {
         Ok(())
     }
 
+    /// Fails where a weight, an adapter or a moment is NaN or infinite: an update can overflow though loss and gradient
+    /// do not.
+    ///
+    /// # Errors
+    /// Names what is not finite.
+    pub fn check_finite(&self) -> Result<()> {
+        self.transformer.weights.check_finite()?;
+        let [first, second] = &self.moments;
+        let adapters = self.lora.as_ref().map(|lora| ("the adapters", &lora.flat));
+        let moments = [("the first moments", first), ("the second moments", second)];
+        for (name, tensor) in adapters.into_iter().chain(moments) {
+            with_slice(&tensor.to_device(&candle_core::Device::Cpu)?, finite)?
+                .map_err(|problem| Error::Input(format!("{name}: {problem}")))?;
+        }
+        Ok(())
+    }
+
     /// The summed gradient of every weight, `(weights,)`, before a step; for tests and inspection on a CPU.
     pub fn gradient(&self) -> Vec<f32> {
         let mut sum = self.lanes[0].host().clone();
@@ -300,6 +349,20 @@ impl Trainer {
         }
         sum
     }
+}
+
+/// Each expert's share of its load times their number, layer by layer, over passes that make up a batch.
+fn loads(passes: &[Vec<RouterStats>]) -> Vec<Vec<f32>> {
+    let mut sums: Vec<RouterStats> = vec![];
+    for pass in passes {
+        sums.resize(pass.len(), RouterStats::default());
+        sums.iter_mut().zip(pass).for_each(|(sum, layer)| sum.merge(layer));
+    }
+    let share = |layer: &RouterStats| {
+        let all = layer.load.iter().sum::<u64>().max(1) as f64;
+        layer.load.iter().map(|&of| (of as f64 * layer.load.len() as f64 / all) as f32).collect()
+    };
+    sums.iter().map(share).collect()
 }
 
 /// Cuts items into runs of at most `limit` positions, at least one item each.
@@ -317,10 +380,4 @@ pub fn groups<T>(items: &[T], positions: impl Fn(&T) -> usize, limit: usize) -> 
         groups.push(&items[start..]);
     }
     groups
-}
-
-/// Whether every weight is a finite number.
-pub fn is_finite(transformer: &Transformer) -> Result<bool> {
-    let flat = transformer.weights.flat.to_device(&candle_core::Device::Cpu)?;
-    Ok(with_slice(&flat, |w| w.iter().all(|v| v.is_finite()))?)
 }

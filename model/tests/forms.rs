@@ -6,8 +6,8 @@ mod common;
 
 use common::{distance, flat, relative_distance};
 use model::{
-    AuxLoss, AuxShare, Form, Gradients, LaneConfig, Mode, ModelConfig, OptimizerConfig, Ragged, Sequence,
-    Trainer, Transformer,
+    AuxLoss, AuxShare, Form, Gradients, LaneConfig, Mode, ModelConfig, OptimizerConfig, Pass, Ragged,
+    Sequence, Trainer, Transformer,
 };
 use proptest::prelude::*;
 
@@ -27,7 +27,7 @@ fn row(lengths: &[u32], salt: u32) -> Sequence {
 /// Loss, log-probabilities and gradient of one pass.
 fn pass(model: &Transformer, form: Form, rows: &[Sequence], recompute: bool) -> (f32, Vec<f32>, Vec<f32>) {
     let gradients = Gradients::zeros(model.weights.layout.len(), model.device());
-    let aux = AuxShare { sequences: rows.len(), positions: rows.iter().map(Sequence::len).sum() };
+    let aux = AuxShare::of(rows);
     let mode = Mode::Train { gradients: gradients.clone(), dropout_seed: 9, aux, recompute };
     let pass = model.pass_as(form, Ragged::new(rows), mode).unwrap();
     let loss = pass.cross_entropy(&pass.hidden().unwrap(), 0.1).unwrap();
@@ -115,7 +115,7 @@ fn gradients_equal_finite_differences() {
         let mode = Mode::Train {
             gradients: Gradients::zeros(moved.weights.layout.len(), moved.device()),
             dropout_seed: 9,
-            aux: AuxShare { sequences: 1, positions: 10 },
+            aux: AuxShare::of(&rows),
             recompute: false,
         };
         let pass = moved.pass_as(Form::Fused, Ragged::new(&rows), mode).unwrap();
@@ -148,22 +148,96 @@ fn documents_do_not_see_each_other() {
     assert!(distance(&log_probs[0], &log_probs[1][70..]) < 1e-6);
 }
 
+fn learn(pass: &Pass, _: &[&Sequence]) -> model::Result<()> {
+    let loss = pass.cross_entropy(&pass.hidden()?, 0.01)?;
+    pass.backward(&loss)
+}
+
+/// The gradient of one step in a form, cut into passes as lanes and micro-batches have it; with the positions of the
+/// longest pass and the balancing loss.
+fn step(config: &ModelConfig, form: Form, lanes: LaneConfig, rows: &[Sequence]) -> (Vec<f32>, usize, f64) {
+    let optimizer = OptimizerConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
+    let mut trainer = Trainer::new(model(config).in_form(form), None, optimizer, lanes).unwrap();
+    let work = |pass: &Pass, rows: &[&Sequence]| {
+        learn(pass, rows)?;
+        Ok((pass.batch().len(), pass.router_stats().iter().map(|layer| layer.aux_loss).sum::<f64>()))
+    };
+    let passes = trainer.accumulate(rows, |row| vec![row], work).unwrap();
+    let longest = passes.iter().map(|(positions, _)| *positions).max().unwrap();
+    (trainer.gradient(), longest, passes.iter().map(|(_, aux)| aux).sum())
+}
+
+#[test]
+fn a_step_is_the_same_however_it_is_cut_into_passes() {
+    let rows: Vec<Sequence> = (0..9).map(|i| row(&[60 + 9 * i, 3], i)).collect();
+    for aux_loss_per in [AuxLoss::Sequence, AuxLoss::Batch] {
+        // A large share of the balancing loss, so that a wrong balance shows.
+        let config = ModelConfig {
+            vocab_size: 50,
+            n_experts: 4,
+            aux_loss_alpha: 1.0,
+            aux_loss_per,
+            ..ModelConfig::default()
+        };
+        let lanes = |lanes, micro_batch| LaneConfig { lanes, micro_batch, recompute: false, seed: 1 };
+        // All rows in one pass: the definition.
+        let (whole, _, aux) = step(&config, Form::Plain, lanes(1, 9), &rows);
+        for (form, lanes) in [
+            (Form::Plain, lanes(1, 1)),
+            (Form::Plain, lanes(1, 4)),
+            (Form::Fused, lanes(1, 1)),
+            (Form::Fused, lanes(3, 1)),
+            (Form::Fused, lanes(9, 1)),
+        ] {
+            let (cut, longest, aux_of_cut) = step(&config, form, lanes, &rows);
+            let off = relative_distance(&cut, &whole);
+            assert!(off < 2e-5, "{aux_loss_per:?} {form:?} {lanes:?}: gradient off by {off:e}");
+            assert!(
+                (aux_of_cut / aux - 1.0).abs() < 1e-5,
+                "{form:?} {lanes:?}: {aux_of_cut} instead of {aux}"
+            );
+            // Rows of 63 to 135 positions.
+            let bound = if form == Form::Plain { lanes.micro_batch * 135 } else { 512 };
+            assert!(longest <= bound, "{form:?} {lanes:?}: a pass of {longest} positions");
+        }
+    }
+}
+
+#[test]
+fn loads_are_counted_under_the_dropout_of_training() {
+    // Of a batch of one row both balances are the same number, if the counted loads are those of the training pass.
+    let rows = [row(&[90], 1)];
+    for form in [Form::Fused, Form::Plain] {
+        let aux = [AuxLoss::Sequence, AuxLoss::Batch].map(|aux_loss_per| {
+            let config = ModelConfig {
+                vocab_size: 50,
+                n_experts: 4,
+                dropout: 0.4,
+                aux_loss_per,
+                ..ModelConfig::default()
+            };
+            step(&config, form, LaneConfig { lanes: 1, micro_batch: 1, recompute: false, seed: 3 }, &rows).2
+        });
+        assert!((aux[0] / aux[1] - 1.0).abs() < 1e-6, "{form:?}: {aux:?}");
+    }
+}
+
 #[test]
 fn threads_do_not_change_a_bit() {
-    let config = ModelConfig { vocab_size: 50, n_experts: 3, dropout: 0.1, ..ModelConfig::default() };
+    let config = ModelConfig {
+        vocab_size: 50,
+        n_experts: 3,
+        dropout: 0.1,
+        aux_loss_per: AuxLoss::Batch,
+        ..ModelConfig::default()
+    };
     let rows: Vec<Sequence> = (0..7).map(|i| row(&[20 + i, 3], i)).collect();
     let trained = || {
         let optimizer = OptimizerConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, clip: 1.0 };
-        let lanes = LaneConfig { lanes: 4, recompute: false, seed: 1 };
+        let lanes = LaneConfig { lanes: 4, micro_batch: 4, recompute: false, seed: 1 };
         let mut trainer = Trainer::new(model(&config), None, optimizer, lanes).unwrap();
         for _ in 0..3 {
-            let aux = AuxShare { sequences: 7, positions: 200 };
-            let work = |model: &Transformer, rows: &[&Sequence], mode: Mode| {
-                let pass = model.pass(Ragged::new(rows.iter().copied()), mode)?;
-                let loss = pass.cross_entropy(&pass.hidden()?, 0.01)?;
-                pass.backward(&loss)
-            };
-            trainer.accumulate(&rows, Sequence::len, aux, work).unwrap();
+            trainer.accumulate(&rows, |row| vec![row], learn).unwrap();
             trainer.step(1e-2).unwrap();
         }
         model::weights::write_safetensors(&trainer.transformer.weights).unwrap()

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 fn train(model: &Transformer, sequences: usize, positions: usize) -> (Arc<Gradients>, Mode) {
     let gradients = Gradients::zeros(model.weights.layout.len(), model.device());
-    let aux = AuxShare { sequences, positions };
+    let aux = AuxShare { sequences, positions, loads: None };
     let mode = Mode::Train { gradients: gradients.clone(), dropout_seed: 0, aux, recompute: false };
     (gradients, mode)
 }

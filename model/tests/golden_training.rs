@@ -13,7 +13,7 @@ use model::{
 
 const ADAM: OptimizerConfig =
     OptimizerConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, clip: 1.0 };
-const LANES: LaneConfig = LaneConfig { lanes: 3, recompute: false, seed: 0 };
+const LANES: LaneConfig = LaneConfig { lanes: 3, micro_batch: 2, recompute: false, seed: 0 };
 
 /// v1 forgets the balancing loss, so its references are without.
 fn without_aux(model: &Transformer) -> Transformer {
@@ -23,13 +23,15 @@ fn without_aux(model: &Transformer) -> Transformer {
 
 fn lm_pass(trainer: &mut Trainer, rows: &[Sequence]) -> f64 {
     let scale = 1.0 / counted(rows);
-    let aux = AuxShare { sequences: rows.len(), positions: rows.iter().map(Sequence::len).sum() };
-    let losses = trainer.accumulate(rows, Sequence::len, aux, |model, rows, mode| {
-        let pass = model.pass(model::Ragged::new(rows.iter().copied()), mode)?;
-        let loss = pass.cross_entropy(&pass.hidden()?, scale)?;
-        pass.backward(&loss)?;
-        Ok(f64::from(loss.to_scalar::<f32>()?))
-    });
+    let losses = trainer.accumulate(
+        rows,
+        |row| vec![row],
+        |pass, _| {
+            let loss = pass.cross_entropy(&pass.hidden()?, scale)?;
+            pass.backward(&loss)?;
+            Ok(f64::from(loss.to_scalar::<f32>()?))
+        },
+    );
     losses.unwrap().iter().sum()
 }
 
@@ -187,22 +189,22 @@ fn dpo_matches() {
     let grads: NamedTensors = tensors("dpo/grads.safetensors").unwrap();
     for form in [Form::Fused, Form::Plain] {
         let gradients = model::Gradients::zeros(policy.weights.layout.len(), policy.device());
-        let aux = AuxShare { sequences: 16, positions: 1 };
+        let aux = AuxShare::of(&rows);
         let mode = Mode::Train { gradients: gradients.clone(), dropout_seed: 0, aux, recompute: false };
         let pass = policy.pass_as(form, ragged(&rows), mode).unwrap();
         let log_probs = pass.log_probs(&pass.hidden().unwrap()).unwrap();
-        let references: Vec<f32> = want_logps.iter().map(|w| w[1] as f32).collect();
-        let loss = model::preference::dpo_loss(
+        let references: Vec<[f64; 2]> = want_logps.chunks(2).map(|w| [w[0][1], w[1][1]]).collect();
+        let outcome = model::preference::dpo_loss(
             &log_probs,
-            &pass.batch().rows,
+            &rows.iter().collect::<Vec<_>>(),
             &references,
             &model::preference::DpoConfig { beta: 0.1, ipo: false, length_normalised: false },
         )
         .unwrap();
-        let mean = (&loss.losses.sum_all().unwrap() / 8.0).unwrap();
-        let off = (f64::from(mean.to_scalar::<f32>().unwrap()) - json["loss"].as_f64().unwrap()).abs();
+        let mean = outcome.pairs.iter().map(|pair| pair.loss).sum::<f64>() / 8.0;
+        let off = (mean - json["loss"].as_f64().unwrap()).abs();
         assert!(off < 2e-6, "{form:?} loss: {off:e}");
-        pass.backward(&mean).unwrap();
+        pass.backward(&(outcome.surrogate / 8.0).unwrap()).unwrap();
         let gradients = gradients.host();
         let norm = model::ops::math::sum_of_squares(&gradients).sqrt();
         assert!((norm / json["grad_norm"].as_f64().unwrap() - 1.0).abs() < 5e-5, "{form:?} norm {norm}");

@@ -26,7 +26,7 @@ fn transformer(case: &Case) -> Result<Transformer> {
 pub fn train(case: &Case) -> Result<Report> {
     let trial = TrialConfig::default();
     let optimizer = optimizer(training_of(&trial, TrainStage::Pretrain));
-    let lanes = LaneConfig { lanes: case.lanes, recompute: false, seed: 1 };
+    let lanes = LaneConfig { lanes: case.lanes, micro_batch: case.batch_size, recompute: false, seed: 1 };
     let mut trainer = Trainer::new(transformer(case)?, None, optimizer, lanes)?;
     let rows: Vec<Sequence> = (0..case.batch_size).map(|i| row(case, i as u64)).collect();
     let seconds = time_steps(case, || {

@@ -21,7 +21,7 @@ use crate::run::files::{create_dir, write_atomic};
 use crate::run::manifest::Results;
 use crate::run::stage::training_of;
 use crate::track::{Metrics, MetricsRow, Progress, Split, number};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use candle_core::Device;
 use checkpoint::{Checkpoint, Checkpoints, Keep};
 use model::{Cost, LaneConfig, Lora, OptimizerConfig, RouterStats, Trainer, Transformer};
@@ -90,7 +90,12 @@ pub fn run(request: &TrainRequest) -> Result<Option<Results>> {
         TrainStage::Lora => Some(Lora::new(&transformer.weights, &trial.lora.adapters(), trial.seed)?),
         _ => None,
     };
-    let lanes = LaneConfig { lanes: training.lanes, recompute: false, seed: trial.seed };
+    let lanes = LaneConfig {
+        lanes: training.lanes,
+        micro_batch: training.batch_size,
+        recompute: false,
+        seed: trial.seed,
+    };
     let trainer = Trainer::new(transformer, lora, optimizer(training), lanes)?;
     objective.look_up_references(&trainer, request)?;
     Loop::new(request, training, trainer, objective)?.run()
@@ -257,6 +262,11 @@ impl<'a> Loop<'a> {
             self.metrics.text("configuration", &format!("```toml\n{config}```"))?;
         }
         self.request.progress.start(self.request.stage.name(), self.length.steps, "steps");
+        let due = |every: u64, step: u64| every > 0 && step.is_multiple_of(every);
+        if self.trainer.steps() > 0 && due(training.keep_every, self.trainer.steps()) {
+            // The best checkpoint may have been written, and this one, of the same step, no more.
+            self.save(Keep::ForGood)?;
+        }
         let mut window = (Instant::now(), self.tokens);
         while self.trainer.steps() < self.length.steps {
             let step = self.trainer.steps() + 1;
@@ -268,15 +278,14 @@ impl<'a> Loop<'a> {
             self.tokens += sums.tokens;
             self.flops += self.cost.of(sums.positions, sums.squares);
             if !sums.mean().is_finite() || !norm.is_finite() {
-                bail!(
-                    "step {step}: the loss is {} and the gradient norm {norm}; lower {}.lr (now {}) or raise warmup_steps",
-                    sums.mean(),
-                    self.request.stage.name(),
-                    training.lr
-                );
+                return Err(anyhow!("the loss is {} and the gradient norm {norm}", sums.mean()))
+                    .context(self.went_astray(step));
             }
             self.watch_trend(step, sums.mean())?;
             let last = step == self.length.steps;
+            if last {
+                self.check_finite(step)?;
+            }
             if step.is_multiple_of(training.log_every.max(1)) || last || step == 1 {
                 let speed = (self.tokens - window.1) as f64 / window.0.elapsed().as_secs_f64().max(1e-9);
                 window = (Instant::now(), self.tokens);
@@ -290,9 +299,8 @@ impl<'a> Loop<'a> {
                 self.validate()?;
             }
             let stop = self.request.stop.load(Ordering::SeqCst);
-            let due = |every: u64| every > 0 && step.is_multiple_of(every);
-            let is_kept = due(training.keep_every);
-            if is_kept || !last && (stop || due(training.checkpoint_every)) {
+            let is_kept = due(training.keep_every, step);
+            if is_kept || !last && (stop || due(training.checkpoint_every, step)) {
                 self.save(if is_kept { Keep::ForGood } else { Keep::ForNow })?;
             }
             if !last && stop {
@@ -328,7 +336,9 @@ impl<'a> Loop<'a> {
 
     /// Records the held-out loss, and bits per byte where it is that of whole texts.
     fn validate(&mut self) -> Result<()> {
-        let Some((sums, bytes)) = self.objective.validate(&self.trainer)? else { return Ok(()) };
+        let validation = self.objective.validate(&self.trainer);
+        let validation = validation.with_context(|| self.went_astray(self.trainer.steps()))?;
+        let Some((sums, bytes)) = validation else { return Ok(()) };
         // Bits of the text's tokens over its bytes: comparable between tokenizers.
         let bpb = bytes.map(|bytes| sums.loss / std::f64::consts::LN_2 / bytes);
         let mut extras = sums.extras();
@@ -341,6 +351,18 @@ impl<'a> Loop<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Stops a training whose update has overflowed, as it can though loss and gradient are finite.
+    fn check_finite(&self, step: u64) -> Result<()> {
+        self.trainer.check_finite().with_context(|| self.went_astray(step))
+    }
+
+    fn went_astray(&self, step: u64) -> String {
+        let (stage, lr) = (self.request.stage.name(), self.training.lr);
+        format!(
+            "step {step}: training went astray; lower {stage}.lr (now {lr:e}) or raise {stage}.warmup_steps"
+        )
     }
 
     /// Stops a training whose smoothed loss has risen too far above its best.
@@ -359,6 +381,7 @@ impl<'a> Loop<'a> {
     }
 
     fn save(&mut self, keep: Keep) -> Result<()> {
+        self.check_finite(self.trainer.steps())?;
         self.metrics.flush()?;
         let about = Checkpoint {
             step: self.trainer.steps(),
@@ -374,6 +397,9 @@ impl<'a> Loop<'a> {
 
     fn finish(mut self) -> Result<Results> {
         let validation = self.objective.validate(&self.trainer)?;
+        if validation.is_none() {
+            self.objective.probe(&self.trainer).with_context(|| self.went_astray(self.length.steps))?;
+        }
         let dir = self.request.out.join("model");
         save_model(&self.trainer.transformer, &dir, self.request.tokenizer)?;
         if let Some(lora) = self.trainer.lora() {

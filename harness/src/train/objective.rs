@@ -9,8 +9,8 @@ use crate::records::Notice;
 use crate::run::files::write_atomic;
 use crate::run::stage::training_of;
 use anyhow::{Context, Result};
-use model::preference::{DpoConfig, dpo_loss};
-use model::{AuxShare, Ragged, Sequence, Trainer, Transformer};
+use model::preference::{DpoConfig, PairOutcome, answer_log_prob, dpo_loss, pair_loss};
+use model::{Sequence, Trainer, Transformer};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -36,9 +36,9 @@ pub enum Objective {
         /// Held-out pairs that are not read, or not whole.
         held_out_lost: Lost,
         /// The reference's log-probabilities of both answers of each pair.
-        references: Vec<[f32; 2]>,
+        references: Vec<[f64; 2]>,
         /// The same for held-out pairs.
-        held_out_references: Vec<[f32; 2]>,
+        held_out_references: Vec<[f64; 2]>,
         /// The loss.
         config: DpoConfig,
     },
@@ -121,7 +121,7 @@ impl Objective {
             Self::Tokens { batches, .. } => next_tokens(trainer, &batches.next_batch(rows)),
             Self::Preferences { batches, references, config, .. } => {
                 let chosen = batches.next_batch(rows);
-                let pairs: Vec<(&Pair, [f32; 2])> =
+                let pairs: Vec<(&Pair, [f64; 2])> =
                     chosen.iter().map(|&i| (&batches.pairs()[i], references[i])).collect();
                 preferences(trainer, &pairs, config)
             }
@@ -150,24 +150,26 @@ impl Objective {
                     return Ok(None);
                 }
                 let policy = answer_log_probs(&trainer.transformer, held_out, config)?;
-                let mut sums = Sums { rewards: Some((0.0, 0.0)), ..Sums::default() };
+                let mut sums = Sums::default();
                 for (policy, reference) in policy.iter().zip(held_out_references) {
-                    let margin = f64::from(policy[0] - policy[1] - reference[0] + reference[1]);
-                    let reward = config.beta * margin;
-                    sums.loss += if config.ipo {
-                        (margin - 0.5 / config.beta).powi(2)
-                    } else {
-                        (-reward).max(0.0) + (-reward.abs()).exp().ln_1p()
-                    };
-                    sums.counted += 1.0;
-                    sums.add(&Sums {
-                        rewards: Some((reward, f64::from(u8::from(reward > 0.0)))),
-                        ..Sums::default()
-                    });
+                    sums.add(&of_pairs(&[pair_loss(*policy, *reference, config)]));
                 }
                 Ok(Some((sums, None)))
             }
         }
+    }
+
+    /// Where nothing is held out: whether the trained model has finite results, on the row, or pair, that would be next.
+    pub fn probe(&mut self, trainer: &Trainer) -> Result<()> {
+        match self {
+            Self::Tokens { batches, .. } => {
+                trainer.transformer.token_log_probs(&batches.next_batch(1))?;
+            }
+            Self::Preferences { batches, config, .. } => {
+                answer_log_probs(&trainer.transformer, &batches.pairs()[..1], config)?;
+            }
+        }
+        Ok(())
     }
 
     /// Computes the reference's log-probabilities once and stores them beside the stage's results.
@@ -177,7 +179,7 @@ impl Objective {
             return Ok(());
         };
         // The trainer still holds the weights that the stage starts from: they are the reference.
-        let look_up = |pairs: &[Pair], file: &str| -> Result<Vec<[f32; 2]>> {
+        let look_up = |pairs: &[Pair], file: &str| -> Result<Vec<[f64; 2]>> {
             let path = request.out.join(file);
             if let Some(stored) = read_references(&path, pairs.len()) {
                 return Ok(stored);
@@ -194,81 +196,80 @@ impl Objective {
 }
 
 /// Stored log-probabilities, if they are those of so many pairs.
-fn read_references(path: &Path, pairs: usize) -> Option<Vec<[f32; 2]>> {
+fn read_references(path: &Path, pairs: usize) -> Option<Vec<[f64; 2]>> {
     let bytes = std::fs::read(path).ok()?;
-    let (values, rest) = bytes.as_chunks::<4>();
-    let values: Vec<f32> = values.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    let (values, rest) = bytes.as_chunks::<8>();
+    let values: Vec<f64> = values.iter().map(|b| f64::from_le_bytes(*b)).collect();
     let (both, odd) = values.as_chunks::<2>();
     (rest.is_empty() && odd.is_empty() && both.len() == pairs).then(|| both.to_vec())
 }
 
 /// Log-probabilities of both answers of each pair.
-fn answer_log_probs(transformer: &Transformer, pairs: &[Pair], config: &DpoConfig) -> Result<Vec<[f32; 2]>> {
+fn answer_log_probs(transformer: &Transformer, pairs: &[Pair], config: &DpoConfig) -> Result<Vec<[f64; 2]>> {
     let rows: Vec<Sequence> = pairs.iter().flat_map(|p| [p.chosen.clone(), p.rejected.clone()]).collect();
-    let sums: Vec<f32> = transformer
-        .token_log_probs(&rows)?
-        .iter()
-        .zip(&rows)
-        .map(|(log_probs, row)| {
-            let sum: f32 = log_probs.iter().sum();
-            if config.length_normalised { sum / row.counted.max(1.0) } else { sum }
-        })
-        .collect();
-    Ok(sums.as_chunks::<2>().0.to_vec())
-}
-
-fn share(rows: &[&Sequence]) -> AuxShare {
-    AuxShare { sequences: rows.len(), positions: rows.iter().map(|r| r.len()).sum() }
+    let log_probs = transformer.token_log_probs(&rows)?;
+    let answers: Vec<f64> =
+        log_probs.iter().zip(&rows).map(|(of, row)| answer_log_prob(of, row, config)).collect();
+    Ok(answers.as_chunks::<2>().0.to_vec())
 }
 
 /// Takes rows forward and backward by the mean cross-entropy of their targets.
 pub fn next_tokens(trainer: &mut Trainer, rows: &[Sequence]) -> Result<Sums> {
     let counted: f64 = rows.iter().map(|r| f64::from(r.counted)).sum();
     let scale = 1.0 / counted.max(1.0);
-    let aux = share(&rows.iter().collect::<Vec<_>>());
-    let parts = trainer.accumulate(rows, Sequence::len, aux, |model, rows, mode| {
-        let pass = model.pass(Ragged::new(rows.iter().copied()), mode)?;
-        let loss = pass.cross_entropy(&pass.hidden()?, scale)?;
-        pass.backward(&loss)?;
-        let counted = rows.iter().map(|r| f64::from(r.counted)).sum();
-        Ok(Sums {
-            loss: f64::from(loss.to_scalar::<f32>()?) / scale,
-            counted,
-            tokens: counted as u64,
-            positions: pass.batch().len() as u64,
-            squares: pass.batch().squares(),
-            rewards: None,
-            router: pass.router_stats(),
-        })
-    });
+    let parts = trainer.accumulate(
+        rows,
+        |row| vec![row],
+        |pass, rows| {
+            let loss = pass.cross_entropy(&pass.hidden()?, scale)?;
+            pass.backward(&loss)?;
+            let counted = rows.iter().map(|r| f64::from(r.counted)).sum();
+            Ok(Sums {
+                loss: f64::from(loss.to_scalar::<f32>()?) / scale,
+                counted,
+                tokens: counted as u64,
+                positions: pass.batch().len() as u64,
+                squares: pass.batch().squares(),
+                rewards: None,
+                router: pass.router_stats(),
+            })
+        },
+    );
     total(parts.context("training step")?)
 }
 
-fn preferences(trainer: &mut Trainer, pairs: &[(&Pair, [f32; 2])], config: &DpoConfig) -> Result<Sums> {
-    let rows: Vec<&Sequence> = pairs.iter().flat_map(|(p, _)| [&p.chosen, &p.rejected]).collect();
-    let (aux, scale) = (share(&rows), 1.0 / pairs.len().max(1) as f64);
-    let positions = |(pair, _): &(&Pair, [f32; 2])| pair.chosen.len() + pair.rejected.len();
-    let parts = trainer.accumulate(pairs, positions, aux, |model, pairs, mode| {
-        let rows = pairs.iter().flat_map(|(p, _)| [&p.chosen, &p.rejected]);
-        let pass = model.pass(Ragged::new(rows), mode)?;
-        let log_probs = pass.log_probs(&pass.hidden()?)?;
-        let references: Vec<f32> = pairs.iter().flat_map(|(_, r)| *r).collect();
-        let outcome = dpo_loss(&log_probs, &pass.batch().rows, &references, config)?;
-        let sum = outcome.losses.sum_all()?;
-        pass.backward(&(&sum * scale)?)?;
-        let margins = &outcome.reward_margins;
-        let right = margins.iter().filter(|m| **m > 0.0).count() as f64;
-        Ok(Sums {
-            loss: f64::from(sum.to_scalar::<f32>()?),
-            counted: pairs.len() as f64,
-            tokens: pairs.iter().map(|(p, _)| (p.chosen.counted + p.rejected.counted) as u64).sum(),
-            positions: pass.batch().len() as u64,
-            squares: pass.batch().squares(),
-            rewards: Some((margins.iter().map(|&m| f64::from(m)).sum(), right)),
-            router: pass.router_stats(),
-        })
-    });
+fn preferences(trainer: &mut Trainer, pairs: &[(&Pair, [f64; 2])], config: &DpoConfig) -> Result<Sums> {
+    let scale = 1.0 / pairs.len().max(1) as f64;
+    let parts = trainer.accumulate(
+        pairs,
+        |(pair, _)| vec![&pair.chosen, &pair.rejected],
+        |pass, pairs| {
+            let log_probs = pass.log_probs(&pass.hidden()?)?;
+            let rows: Vec<&Sequence> = pairs.iter().flat_map(|(p, _)| [&p.chosen, &p.rejected]).collect();
+            let references: Vec<[f64; 2]> = pairs.iter().map(|(_, reference)| *reference).collect();
+            let outcome = dpo_loss(&log_probs, &rows, &references, config)?;
+            pass.backward(&(outcome.surrogate * scale)?)?;
+            Ok(Sums {
+                tokens: rows.iter().map(|row| row.counted as u64).sum(),
+                positions: pass.batch().len() as u64,
+                squares: pass.batch().squares(),
+                router: pass.router_stats(),
+                ..of_pairs(&outcome.pairs)
+            })
+        },
+    );
     total(parts.context("training step")?)
+}
+
+/// Loss and rewards of pairs.
+fn of_pairs(pairs: &[PairOutcome]) -> Sums {
+    let right = pairs.iter().filter(|pair| pair.reward_margin > 0.0).count() as f64;
+    Sums {
+        loss: pairs.iter().map(|pair| pair.loss).sum(),
+        counted: pairs.len() as f64,
+        rewards: Some((pairs.iter().map(|pair| pair.reward_margin).sum(), right)),
+        ..Sums::default()
+    }
 }
 
 fn total(parts: Vec<Sums>) -> Result<Sums> {

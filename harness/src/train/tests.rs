@@ -8,6 +8,7 @@ use crate::data::{Kind, Tokenizer};
 use crate::run::manifest::Results;
 use crate::threads::on_threads;
 use crate::track::Progress;
+use anyhow::Result;
 use model::ModelConfig;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -69,7 +70,7 @@ fn train(dir: &Path, name: &str, trial: &TrialConfig, stop_at: u64) -> Option<Re
     try_train(dir, name, trial, stop_at).unwrap()
 }
 
-fn try_train(dir: &Path, name: &str, trial: &TrialConfig, stop_at: u64) -> anyhow::Result<Option<Results>> {
+fn try_train(dir: &Path, name: &str, trial: &TrialConfig, stop_at: u64) -> Result<Option<Results>> {
     let stop = AtomicBool::new(false);
     let out = dir.join(name);
     fs::create_dir_all(&out).unwrap();
@@ -188,4 +189,25 @@ fn a_warm_up_longer_than_the_stage_is_refused_when_it_starts() {
         refused.to_string(),
         "pretrain.warmup_steps is 4, expected at most the stage's 3 steps: pretrain.lr would never be reached"
     );
+}
+
+#[test]
+fn weights_that_are_not_finite_are_never_written() {
+    let dir = tempfile::tempdir().unwrap();
+    prepared(dir.path(), 40, 9..=9);
+    // Loss and gradient of the only step are finite. The first rate overflows the weights themselves, the second makes
+    // them so large that the model's probabilities are not finite.
+    for (name, lr, problem) in [
+        ("infinite", 1e39, "tensor tok_embeddings.weight: 1036 of 1036 values are NaN or infinite"),
+        ("large", 1e18, "the model's probabilities are not finite numbers"),
+    ] {
+        let training =
+            Training { steps: Some(1), lr, keep_every: 1, packing: Packing::Single, ..Training::default() };
+        let error = try_train(dir.path(), name, &trial(training), u64::MAX).unwrap_err();
+        let told = format!("{error:#}");
+        let asked = format!("step 1: training went astray; lower pretrain.lr (now {lr:e})");
+        assert!(told.starts_with(&asked) && told.contains(problem), "{told}");
+        assert!(!dir.path().join(name).join("model").exists());
+        assert!(!dir.path().join(name).join("checkpoints").exists());
+    }
 }

@@ -5,6 +5,7 @@
 
 use super::math;
 use candle_core::{D, Result, Tensor};
+use std::ops::Range;
 
 /// Which experts every token goes to, and with which weight.
 pub struct Routes {
@@ -18,6 +19,25 @@ pub struct Routes {
     pub n_experts: usize,
     /// Experts of a token.
     pub top_k: usize,
+}
+
+/// Over which tokens the router is balanced, and how strongly.
+#[derive(Debug, Clone, Default)]
+pub struct Balancing {
+    /// Offsets of spans of tokens, each with a balance of its own.
+    pub spans: Vec<usize>,
+    /// Weight of each span's balance.
+    pub weight: f32,
+    /// Where the spans are parts of a larger batch that is balanced as a whole: each expert's share of its load times
+    /// their number, `(experts,)`. Loads carry no gradient, so that the parts then sum to the balance of the whole.
+    pub load: Option<Vec<f32>>,
+}
+
+impl Balancing {
+    /// The offsets of spans that hold a token.
+    fn filled(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        self.spans.windows(2).filter(|s| s[1] > s[0]).map(|s| s[0]..s[1])
+    }
 }
 
 /// Keeps a sum of scores from being zero, as v1 does.
@@ -70,27 +90,37 @@ impl Routes {
         self.scores.iter().filter(|&&s| s > 0.0).map(|&s| -f64::from(s) * f64::from(s).ln()).sum()
     }
 
-    /// The balance of each span of tokens: `(value, share of the load times experts)`; 1 is perfect.
-    fn balance(&self, span: std::ops::Range<usize>) -> (f32, Vec<f32>) {
+    /// Each expert's share of a span's load times their number, `(experts,)`, or that of the batch it is a part of.
+    fn share(&self, span: Range<usize>, balancing: &Balancing) -> Vec<f32> {
+        if let Some(load) = &balancing.load {
+            return load.clone();
+        }
         let (e, k, n) = (self.n_experts, self.top_k, span.len());
         let mut load = vec![0.0f32; e];
         for &expert in &self.experts[span.start * k..span.end * k] {
             load[expert as usize] += e as f32 / (n * k) as f32;
         }
+        load
+    }
+
+    /// The balance of a span of tokens; 1 is perfect.
+    fn balance(&self, span: Range<usize>, balancing: &Balancing) -> f32 {
+        let (e, n) = (self.n_experts, span.len());
+        let load = self.share(span.clone(), balancing);
         let mut mean = vec![0.0f32; e];
         for scores in self.scores[span.start * e..span.end * e].chunks_exact(e) {
             math::add_scaled(&mut mean, 1.0 / n as f32, scores);
         }
-        (load.iter().zip(&mean).map(|(l, p)| l * p).sum(), load)
+        load.iter().zip(&mean).map(|(l, p)| l * p).sum()
     }
 
     /// The balancing loss: the sum over spans of `weight * balance`.
-    pub fn aux_loss(&self, spans: &[usize], weight: f32) -> f32 {
-        spans.windows(2).filter(|s| s[1] > s[0]).map(|s| weight * self.balance(s[0]..s[1]).0).sum()
+    pub fn aux_loss(&self, balancing: &Balancing) -> f32 {
+        balancing.filled().map(|span| balancing.weight * self.balance(span, balancing)).sum()
     }
 
     /// The gradient of the logits `(n, experts)`, from that of the weights `(n, top_k)` and the balancing loss.
-    pub fn backward(&self, dweights: &[f32], spans: &[usize], aux_weight: f32) -> Vec<f32> {
+    pub fn backward(&self, dweights: &[f32], balancing: &Balancing) -> Vec<f32> {
         let (e, k) = (self.n_experts, self.top_k);
         let mut grad = vec![0.0f32; self.scores.len()];
         let rows = grad.chunks_exact_mut(e).zip(self.scores.chunks_exact(e));
@@ -106,13 +136,11 @@ impl Routes {
                 grad[expert as usize] += (d - mean) / total;
             }
         }
-        if aux_weight != 0.0 {
-            for span in spans.windows(2).filter(|s| s[1] > s[0]) {
-                let (_, load) = self.balance(span[0]..span[1]);
-                let weight = aux_weight / (span[1] - span[0]) as f32;
-                for grad in grad[span[0] * e..span[1] * e].chunks_exact_mut(e) {
-                    math::add_scaled(grad, weight, &load);
-                }
+        for span in balancing.filled().filter(|_| balancing.weight != 0.0) {
+            let load = self.share(span.clone(), balancing);
+            let weight = balancing.weight / span.len() as f32;
+            for grad in grad[span.start * e..span.end * e].chunks_exact_mut(e) {
+                math::add_scaled(grad, weight, &load);
             }
         }
         for (grad, scores) in grad.chunks_exact_mut(e).zip(self.scores.chunks_exact(e)) {
@@ -149,13 +177,12 @@ pub fn plain_weights(logits: &Tensor, routes: &Routes) -> Result<(Tensor, Tensor
 }
 
 /// The plain form of the balancing loss, a scalar.
-pub fn plain_aux_loss(scores: &Tensor, routes: &Routes, spans: &[usize], weight: f32) -> Result<Tensor> {
+pub fn plain_aux_loss(scores: &Tensor, routes: &Routes, balancing: &Balancing) -> Result<Tensor> {
     let mut total = Tensor::zeros((), scores.dtype(), scores.device())?;
-    for span in spans.windows(2).filter(|s| s[1] > s[0]) {
-        let (_, load) = routes.balance(span[0]..span[1]);
-        let load = Tensor::new(load, scores.device())?;
-        let mean = scores.narrow(0, span[0], span[1] - span[0])?.mean(0)?;
-        total = (total + ((mean * load)?.sum_all()? * f64::from(weight))?)?;
+    for span in balancing.filled() {
+        let load = Tensor::new(routes.share(span.clone(), balancing), scores.device())?;
+        let mean = scores.narrow(0, span.start, span.len())?.mean(0)?;
+        total = (total + ((mean * load)?.sum_all()? * f64::from(balancing.weight))?)?;
     }
     Ok(total)
 }

@@ -5,8 +5,8 @@ use crate::config::{AuxLoss, ModelConfig};
 use crate::layout::Layout;
 use crate::ops::dropout::Dropout;
 use crate::ops::rope::Rotations;
-use crate::ops::router::Routes;
-use crate::tokens::Ragged;
+use crate::ops::router::{Balancing, Routes};
+use crate::tokens::{Ragged, Sequence};
 use crate::weights::Weights;
 use crate::{Error, Result};
 use candle_core::backprop::GradStore;
@@ -64,13 +64,25 @@ impl Gradients {
     }
 }
 
-/// The share of the whole batch that one pass is, for the balancing loss.
-#[derive(Debug, Clone, Copy)]
+/// The batch that a pass is a part of, for the balancing loss.
+#[derive(Debug, Clone)]
 pub struct AuxShare {
     /// Sequences of the whole batch.
     pub sequences: usize,
     /// Positions of the whole batch.
     pub positions: usize,
+    /// For a balance over the whole batch: each expert's share of its load times their number, layer by layer.
+    /// `None` where the pass is the whole batch, or each sequence is balanced for itself.
+    pub loads: Option<Arc<Vec<Vec<f32>>>>,
+}
+
+impl AuxShare {
+    /// A batch of these sequences.
+    pub fn of<'a>(sequences: impl IntoIterator<Item = &'a Sequence>) -> Self {
+        let lengths = sequences.into_iter().map(Sequence::len);
+        let (sequences, positions) = lengths.fold((0, 0), |(n, sum), len| (n + 1, sum + len));
+        Self { sequences, positions, loads: None }
+    }
 }
 
 /// What a pass is for.
@@ -78,6 +90,11 @@ pub struct AuxShare {
 pub enum Mode {
     /// Results only; nothing is kept for a backward pass.
     Infer,
+    /// The routes of training are wanted, with its dropout but without gradients.
+    Route {
+        /// As in training.
+        dropout_seed: u64,
+    },
     /// Gradients are wanted.
     Train {
         /// Where weight gradients are added.
@@ -178,12 +195,17 @@ impl Context {
     pub fn with_gradients<R>(&self, f: impl FnOnce(&mut [f32]) -> R) -> candle_core::Result<R> {
         match &self.mode {
             Mode::Train { gradients, .. } => Ok(f(&mut gradients.host())),
-            Mode::Infer => candle_core::bail!("a pass for inference has no gradients"),
+            Mode::Infer | Mode::Route { .. } => candle_core::bail!("this pass has no gradients"),
         }
     }
 
     pub fn trains(&self) -> bool {
         matches!(self.mode, Mode::Train { .. })
+    }
+
+    /// Whether what the routers do is of interest.
+    pub fn records_routes(&self) -> bool {
+        !matches!(self.mode, Mode::Infer)
     }
 
     /// Whether saved activations are dropped after the forward pass.
@@ -194,24 +216,29 @@ impl Context {
     /// The dropout of one place in the model, where there is any.
     pub fn dropout(&self, place: u64) -> Option<Dropout> {
         match self.mode {
-            Mode::Train { dropout_seed, .. } if self.config.dropout > 0.0 => {
+            Mode::Train { dropout_seed, .. } | Mode::Route { dropout_seed } if self.config.dropout > 0.0 => {
                 Some(Dropout { seed: dropout_seed, rate: self.config.dropout as f32 }.at(place))
             }
             _ => None,
         }
     }
 
-    /// Spans of positions over which the router is balanced, and the weight of each span's balance.
-    pub fn aux_spans(&self) -> (Vec<usize>, f32) {
+    /// Over which positions the router of a layer is balanced.
+    pub fn balancing(&self, layer: usize) -> Balancing {
         let (Mode::Train { aux, .. }, alpha) = (&self.mode, self.config.aux_loss_alpha) else {
-            return (vec![], 0.0);
+            return Balancing::default();
         };
         match self.config.aux_loss_per {
-            AuxLoss::Sequence => (self.batch.rows.clone(), (alpha / aux.sequences.max(1) as f64) as f32),
-            AuxLoss::Batch => {
-                let share = self.batch.len() as f64 / aux.positions.max(1) as f64;
-                (vec![0, self.batch.len()], (alpha * share) as f32)
-            }
+            AuxLoss::Sequence => Balancing {
+                spans: self.batch.rows.clone(),
+                weight: (alpha / aux.sequences.max(1) as f64) as f32,
+                load: None,
+            },
+            AuxLoss::Batch => Balancing {
+                spans: vec![0, self.batch.len()],
+                weight: (alpha * self.batch.len() as f64 / aux.positions.max(1) as f64) as f32,
+                load: aux.loads.as_ref().map(|loads| loads[layer].clone()),
+            },
         }
     }
 
@@ -345,7 +372,7 @@ impl Pass {
 
     fn collect(&self, store: &GradStore) -> Result<()> {
         let Mode::Train { gradients, .. } = &self.context.mode else {
-            return Err(Error::Input("a pass for inference has no gradients".into()));
+            return Err(Error::Input("this pass has no gradients".into()));
         };
         let params = self.context.layout().params.iter().zip(&self.context.variables);
         let parts = params.map(|(param, variable)| match store.get(variable.as_tensor()) {

@@ -27,10 +27,10 @@ pub fn plain(context: &Context, layer: usize, x: &Tensor) -> Result<Tensor> {
             let host = logits.flatten_all()?.to_vec1::<f32>()?;
             let routes = Routes::new(host, context.config.n_experts, context.config.top_k);
             let (weights, scores) = router::plain_weights(&logits, &routes)?;
-            if context.trains() {
-                let (spans, weight) = context.aux_spans();
-                context.record_routes(layer, &routes, routes.aux_loss(&spans, weight));
-                context.add_aux_term(router::plain_aux_loss(&scores, &routes, &spans, weight)?);
+            if context.records_routes() {
+                let balancing = context.balancing(layer);
+                context.record_routes(layer, &routes, routes.aux_loss(&balancing));
+                context.add_aux_term(router::plain_aux_loss(&scores, &routes, &balancing)?);
             }
             let mut y = normed.zeros_like()?;
             for (e, group) in routes.by_expert().iter().enumerate().filter(|(_, g)| !g.is_empty()) {
@@ -126,9 +126,8 @@ pub fn forward(context: &Context, layer: usize, y: &mut [f32], x: &[f32], weight
         }
         None => add_branch(context, layer, y, x, weights),
     };
-    if let (true, Some((routes, _))) = (context.trains(), &saved.routed) {
-        let (spans, weight) = context.aux_spans();
-        context.record_routes(layer, routes, routes.aux_loss(&spans, weight));
+    if let (true, Some((routes, _))) = (context.records_routes(), &saved.routed) {
+        context.record_routes(layer, routes, routes.aux_loss(&context.balancing(layer)));
     }
     saved
 }
@@ -220,8 +219,7 @@ pub fn backward(
                 dweights[token * routes.top_k + slot] = *dw;
             }
         }
-        let (spans, weight) = context.aux_spans();
-        let dlogits = routes.backward(&dweights, &spans, weight);
+        let dlogits = routes.backward(&dweights, &context.balancing(layer));
         linear_weight_grad(&mut grads[gate.clone()], &dlogits, &normed, n, d);
         linear_input_grad(&mut dnormed, &dlogits, &weights[gate.clone()], n, d, true);
     }

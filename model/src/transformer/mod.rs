@@ -28,12 +28,13 @@ pub struct Transformer {
     pub config: Arc<ModelConfig>,
     /// The weights.
     pub weights: Weights,
+    form: Form,
     rotations: Mutex<Arc<Rotations>>,
 }
 
 impl Clone for Transformer {
     fn clone(&self) -> Self {
-        Self::from_weights(&self.config, self.weights.clone())
+        Self::from_weights(&self.config, self.weights.clone()).in_form(self.form)
     }
 }
 
@@ -47,7 +48,18 @@ impl Transformer {
     /// A model with the given weights, which must be of this shape.
     pub fn from_weights(config: &ModelConfig, weights: Weights) -> Self {
         let rotations = Rotations::new(config.max_seq_len, config.head_dim(), config.rope_theta);
-        Self { config: Arc::new(config.clone()), weights, rotations: Mutex::new(Arc::new(rotations)) }
+        let form = if weights.flat.device().is_cpu() { Form::Fused } else { Form::Plain };
+        Self { config: Arc::new(config.clone()), weights, form, rotations: Mutex::new(Arc::new(rotations)) }
+    }
+
+    /// The same model, run in another form than the one that suits its device.
+    pub fn in_form(self, form: Form) -> Self {
+        Self { form, ..self }
+    }
+
+    /// The form in which it is run.
+    pub fn form(&self) -> Form {
+        self.form
     }
 
     /// The device of the weights.
@@ -55,10 +67,9 @@ impl Transformer {
         self.weights.flat.device()
     }
 
-    /// A pass of `batch`, in the form that suits the device.
+    /// A pass of `batch`, in the model's form.
     pub fn pass(&self, batch: Ragged, mode: Mode) -> Result<Pass> {
-        let form = if self.device().is_cpu() { Form::Fused } else { Form::Plain };
-        self.pass_as(form, batch, mode)
+        self.pass_as(self.form, batch, mode)
     }
 
     /// A pass of `batch` in the given form.
@@ -66,10 +77,9 @@ impl Transformer {
         Pass::new(self, form, batch, mode)
     }
 
-    /// Reads sequences token by token, in the form that suits the device; there is room for `capacity` positions.
+    /// Reads sequences token by token, in the model's form; there is room for `capacity` positions.
     pub fn decoder(&self, capacity: usize) -> Result<Decoder<'_>> {
-        let form = if self.device().is_cpu() { Form::Fused } else { Form::Plain };
-        Decoder::new(self, form, capacity)
+        Decoder::new(self, self.form, capacity)
     }
 
     /// The rotary table for at least `positions`.

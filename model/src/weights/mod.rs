@@ -6,6 +6,7 @@ mod pth;
 mod safetensors;
 
 use crate::layout::{Layout, Param};
+use crate::transformer::context::with_slice;
 use crate::{Error, ModelConfig, Result};
 use candle_core::{Device, Tensor};
 use std::collections::BTreeMap;
@@ -75,13 +76,36 @@ impl Weights {
         Ok(flat.reshape(param.shape.as_slice())?)
     }
 
+    /// Fails where a weight is NaN or infinite.
+    ///
+    /// # Errors
+    /// Names the first parameter with such values.
+    pub fn check_finite(&self) -> Result<()> {
+        let flat = self.flat.to_device(&Device::Cpu)?;
+        with_slice(&flat, |values| {
+            for param in &self.layout.params {
+                finite(&values[param.range.clone()])
+                    .map_err(|problem| Error::Input(format!("tensor {}: {problem}", param.name)))?;
+            }
+            Ok(())
+        })?
+    }
+
     /// All weights by name.
     pub fn tensors(&self) -> Result<NamedTensors> {
         self.layout.params.iter().map(|p| Ok((p.name.clone(), self.tensor(p)?))).collect()
     }
 }
 
-/// The values of a tensor that has the expected shape and a floating-point type.
+/// Tells of values that are NaN or infinite.
+pub(crate) fn finite(values: &[f32]) -> std::result::Result<(), String> {
+    match values.iter().filter(|value| !value.is_finite()).count() {
+        0 => Ok(()),
+        bad => Err(format!("{bad} of {} values are NaN or infinite, expected finite numbers", values.len())),
+    }
+}
+
+/// The values of a tensor that has the expected shape, a floating-point type and finite values.
 fn checked(tensor: &Tensor, param: &Param) -> std::result::Result<Vec<f32>, String> {
     if tensor.dims() != param.shape {
         return Err(format!("has shape {:?}, expected {:?}", tensor.dims(), param.shape));
@@ -89,8 +113,10 @@ fn checked(tensor: &Tensor, param: &Param) -> std::result::Result<Vec<f32>, Stri
     if !tensor.dtype().is_float() {
         return Err(format!("has type {}, expected a floating-point type", tensor.dtype().as_str()));
     }
-    tensor
+    let values = tensor
         .to_dtype(candle_core::DType::F32)
         .and_then(|t| t.flatten_all()?.to_vec1::<f32>())
-        .map_err(|e| format!("cannot be read: {e}"))
+        .map_err(|e| format!("cannot be read: {e}"))?;
+    finite(&values)?;
+    Ok(values)
 }

@@ -14,7 +14,11 @@ pub fn read_safetensors(path: &Path) -> Result<NamedTensors> {
 }
 
 /// The bytes of a safetensors file with all weights as f32; equal weights give equal bytes.
+///
+/// # Errors
+/// Weights that are not finite are not written.
 pub fn write_safetensors(weights: &Weights) -> Result<Vec<u8>> {
+    weights.check_finite()?;
     let values = weights.flat.to_device(&Device::Cpu)?.to_vec1::<f32>()?;
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     let views = weights.layout.params.iter().map(|p| {

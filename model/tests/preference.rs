@@ -1,0 +1,70 @@
+//! Preferences start from equal models: policy and reference agree to the last bit.
+#![allow(clippy::unwrap_used)]
+
+use candle_core::{Device, Tensor};
+use model::preference::{DpoConfig, answer_log_prob, dpo_loss};
+use model::{LaneConfig, ModelConfig, OptimizerConfig, Sequence, Trainer, Transformer, Weights};
+
+/// A prompt of `prompt` tokens and an answer of `answer` tokens.
+fn answered(prompt: usize, answer: usize, salt: u32) -> Sequence {
+    let n = prompt + answer - 1;
+    let ids: Vec<u32> = (0..=n as u32).map(|i| (i * i + salt) % 20).collect();
+    Sequence {
+        targets: ids[1..].to_vec(),
+        weights: (0..n).map(|i| if i + 1 >= prompt { 1.0 } else { 0.0 }).collect(),
+        counted: answer as f32,
+        ..Sequence::document(&ids[..n])
+    }
+}
+
+/// A model so sure of itself that some of its log-probabilities are 0 in f32.
+fn certain() -> Transformer {
+    let config =
+        ModelConfig { d_model: 16, n_heads: 2, n_kv_heads: 1, vocab_size: 20, ..ModelConfig::default() };
+    let drawn = Transformer::new(&config, 3, &Device::Cpu).unwrap();
+    let mut weights = drawn.weights.flat.to_vec1::<f32>().unwrap();
+    // The last norm scales what reaches the head.
+    weights[drawn.weights.layout.norm.clone()].iter_mut().for_each(|w| *w *= 60.0);
+    let flat = Tensor::new(weights, &Device::Cpu).unwrap();
+    Transformer::from_weights(&config, Weights { flat, ..drawn.weights })
+}
+
+#[test]
+fn equal_models_have_no_margin_whatever_the_lengths() {
+    let pairs: Vec<[Sequence; 2]> =
+        (0..13).map(|i| [answered(40, 3 + i, i as u32), answered(40, 90 - 5 * i, i as u32 + 7)]).collect();
+    let rows: Vec<Sequence> = pairs.iter().flatten().cloned().collect();
+    for length_normalised in [false, true] {
+        let config = DpoConfig { beta: 0.1, ipo: false, length_normalised };
+        let model = certain();
+        let log_probs = model.token_log_probs(&rows).unwrap();
+        let certain_tokens = log_probs
+            .iter()
+            .zip(&rows)
+            .flat_map(|(of, row)| of.iter().zip(&row.weights))
+            .filter(|(log_prob, weight)| **weight > 0.0 && **log_prob == 0.0);
+        assert!(certain_tokens.count() > 5);
+        let reference: Vec<f64> =
+            log_probs.iter().zip(&rows).map(|(of, row)| answer_log_prob(of, row, &config)).collect();
+        let items: Vec<(&[Sequence; 2], [f64; 2])> =
+            pairs.iter().zip(reference.as_chunks::<2>().0).map(|(pair, of)| (pair, *of)).collect();
+
+        let optimizer = OptimizerConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0, clip: 1.0 };
+        let lanes = LaneConfig { lanes: 3, micro_batch: 4, recompute: false, seed: 1 };
+        let mut trainer = Trainer::new(model, None, optimizer, lanes).unwrap();
+        let outcomes = trainer.accumulate(
+            &items,
+            |(pair, _)| pair.iter().collect(),
+            |pass, items| {
+                let log_probs = pass.log_probs(&pass.hidden()?)?;
+                let rows: Vec<&Sequence> = items.iter().flat_map(|(pair, _)| *pair).collect();
+                let references: Vec<[f64; 2]> = items.iter().map(|(_, reference)| *reference).collect();
+                Ok(dpo_loss(&log_probs, &rows, &references, &config)?.pairs)
+            },
+        );
+        for pair in outcomes.unwrap().into_iter().flatten() {
+            assert_eq!(pair.reward_margin, 0.0, "normalised {length_normalised}");
+            assert_eq!(pair.loss, std::f64::consts::LN_2);
+        }
+    }
+}
