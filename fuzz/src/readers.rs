@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use harness::config::{BadRow, DataConfig, Overrides, UnknownKeys};
 use harness::data::read::{ReadOptions, rows};
-use harness::data::{Kind, Message, Tokenizer};
+use harness::data::{Kind, Message, SpecialText, Tokenizer};
 use harness::exam::read_sheets;
 use harness::report::Experiment;
 use harness::run::manifest::Manifest;
@@ -91,7 +91,8 @@ fn template(path: &Path) -> Result<()> {
     let tokenizer = Tokenizer::load(&tokenizer)?;
     let turns = [Message::new("system", "x"), Message::new("user", "你好"), Message::new("assistant", "y")];
     tokenizer.render(&turns)?;
-    tokenizer.turn_marks().map(drop)
+    tokenizer.answer_marker()?;
+    tokenizer.conversation(&turns, SpecialText::Characters).map(drop)
 }
 
 fn weights(path: &Path) -> Result<()> {

@@ -251,7 +251,7 @@ stage_section! {
 stage_section! {
     /// `[sft]`: supervised fine-tuning on conversations.
     pub struct Sft {
-        /// Which answers carry loss: `last` (MiniMind's) or `every`.
+        /// Which answers carry loss: `last`, of which words are left within `seq_len`, or `every`. A turn may say otherwise.
         pub answer_loss: AnswerLoss = AnswerLoss::Last,
     }
 }
@@ -259,7 +259,7 @@ stage_section! {
 stage_section! {
     /// `[lora]`: fine-tuning of low-rank adapters on the conversations of `data.lora`, or those of `data.sft`.
     pub struct Lora {
-        /// Which answers carry loss: `last` (MiniMind's) or `every`.
+        /// Which answers carry loss: `last`, of which words are left within `seq_len`, or `every`. A turn may say otherwise.
         pub answer_loss: AnswerLoss = AnswerLoss::Last,
         /// Rank of the adapters.
         pub rank: usize = 8,

@@ -28,15 +28,6 @@ pub struct ChatTemplate {
     closing: OnceLock<String>,
 }
 
-/// The texts around an assistant's answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TurnMarks {
-    /// Opens the turn, up to where the loss begins: `<s>assistant`.
-    pub marker: String,
-    /// Closes the turn: `</s>\n`.
-    pub end: String,
-}
-
 impl ChatTemplate {
     /// Compiles a Jinja template as Hugging Face's `apply_chat_template` does.
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self> {
@@ -108,8 +99,9 @@ impl ChatTemplate {
             .map_err(|error| anyhow!("the chat template refuses a conversation: {error:#}"))
     }
 
-    /// What stands before and behind an answer, found by rendering two turns; `special` are the special tokens.
-    pub fn marks(&self, special: &[String]) -> Result<TurnMarks> {
+    /// What opens an answer, up to where the loss begins in MiniMind's rows (`<s>assistant`), found by rendering two
+    /// turns; `special` are the special tokens.
+    pub fn marker(&self, special: &[String]) -> Result<String> {
         let [first, answer, second] = ["FIRST-QUESTION", "FIRST-ANSWER", "SECOND-QUESTION"];
         let turns =
             [("user", first), ("assistant", answer), ("user", second), ("assistant", "SECOND-ANSWER")];
@@ -117,14 +109,10 @@ impl ChatTemplate {
         let (one, two) = (self.render(&turns[..2])?, self.render(&turns)?);
         let between = |text: &str, from: &str, to: &str| -> Option<String> {
             let start = text.find(from)? + from.len();
-            let end = if to.is_empty() { text.len() } else { start + text[start..].find(to)? };
-            Some(text[start..end].to_owned())
+            Some(text[start..start + text[start..].find(to)?].to_owned())
         };
-        let found = || {
-            Some((between(&one, first, answer)?, between(&two, answer, second)?, between(&one, answer, "")?))
-        };
-        let (opening, question, end) =
-            found().context("the chat template drops turns of user or assistant")?;
+        let found = between(&one, first, answer).zip(between(&two, answer, second));
+        let (opening, question) = found.context("the chat template drops turns of user or assistant")?;
         // What opens an answer begins as what opens a question does, with the same special token at best.
         let same = opening
             .chars()
@@ -139,7 +127,7 @@ impl ChatTemplate {
             !marker.is_empty(),
             "the chat template opens answers as it opens questions, so none can be found"
         );
-        Ok(TurnMarks { marker, end })
+        Ok(marker)
     }
 }
 
@@ -148,22 +136,19 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn marks(template: &str, special: &[&str]) -> TurnMarks {
+    fn marker(template: &str, special: &[&str]) -> String {
         let special: Vec<String> = special.iter().map(ToString::to_string).collect();
-        ChatTemplate::new(template, "<s>", "</s>").unwrap().marks(&special).unwrap()
+        ChatTemplate::new(template, "<s>", "</s>").unwrap().marker(&special).unwrap()
     }
 
     #[test]
-    fn marks_are_found_in_templates_of_several_families() {
-        let found = marks(MINIMIND, &["<unk>", "<s>", "</s>"]);
-        assert_eq!((found.marker.as_str(), found.end.as_str()), ("<s>assistant", "</s>\n"));
+    fn the_marker_is_found_in_templates_of_several_families() {
+        assert_eq!(marker(MINIMIND, &["<unk>", "<s>", "</s>"]), "<s>assistant");
         let chatml = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.strip() }}<|im_end|>\n{% endfor %}\
                       {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
-        let found = marks(chatml, &["<|im_start|>", "<|im_end|>"]);
-        assert_eq!((found.marker.as_str(), found.end.as_str()), ("<|im_start|>assistant", "<|im_end|>\n"));
+        assert_eq!(marker(chatml, &["<|im_start|>", "<|im_end|>"]), "<|im_start|>assistant");
         let llama = "{% for m in messages %}{{ '<|head|>' + m['role'] + '<|/head|>\n\n' + m['content'] + '<|eot|>' }}{% endfor %}";
-        let found = marks(llama, &["<|head|>", "<|/head|>", "<|eot|>"]);
-        assert_eq!((found.marker.as_str(), found.end.as_str()), ("<|head|>assistant<|/head|>", "<|eot|>"));
+        assert_eq!(marker(llama, &["<|head|>", "<|/head|>", "<|eot|>"]), "<|head|>assistant<|/head|>");
     }
 
     #[test]

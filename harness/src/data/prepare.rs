@@ -132,11 +132,7 @@ pub fn prepare(
     ensure!((0.0..1.0).contains(&val_share), "data.val_share is {val_share}, expected 0 or more and below 1");
     whole(out, |dir| {
         let prepared = stores(rows, preparation, dir, stop, progress)?;
-        ensure!(
-            prepared.train_rows > 0,
-            "there are no {kind} to train on: {}",
-            prepared.reasons(preparation.log)
-        );
+        ensure!(prepared.train_rows > 0, "no {kind} to train on: {}", prepared.reasons(preparation.log));
         Ok(prepared)
     })
 }

@@ -1,7 +1,7 @@
 //! From text to token ids and back: an existing `tokenizer.json` or byte-level BPE trained here.
 
 use super::bpe::{self, Learned};
-use super::chat::{ChatTemplate, MINIMIND, TurnMarks};
+use super::chat::{ChatTemplate, MINIMIND};
 use super::control::{Control, Encoded};
 use super::row::Message;
 use super::turns::Rendered;
@@ -333,12 +333,8 @@ impl Tokenizer {
 
     /// Ids of the marker after which an answer begins, `<s>assistant`.
     pub fn answer_marker(&self) -> Result<Vec<u32>> {
-        self.encode(&self.turn_marks()?.marker)
-    }
-
-    /// What stands before and behind an answer.
-    pub fn turn_marks(&self) -> Result<TurnMarks> {
-        self.template()?.marks(&self.special_tokens()).with_context(|| self.from.clone())
+        let marker = self.template()?.marker(&self.special_tokens()).with_context(|| self.from.clone())?;
+        self.encode(&marker)
     }
 
     /// Entries of the vocabulary, special tokens included.
@@ -526,8 +522,7 @@ mod tests {
         for letter in ["A", "B", "C", "D"] {
             assert_eq!(tokenizer.encode(letter).unwrap(), ids(&golden["ABCD"][letter]));
         }
-        let marks = tokenizer.turn_marks().unwrap();
-        assert_eq!(tokenizer.encode(&marks.marker).unwrap(), ids(&golden["assistant_marker_ids"]));
+        assert_eq!(tokenizer.answer_marker().unwrap(), ids(&golden["assistant_marker_ids"]));
         assert_eq!(golden["chat_template"].as_str().unwrap(), MINIMIND);
     }
 

@@ -464,6 +464,80 @@ fn equal_answers_are_left_out_and_nothing_left_says_why() {
     );
     assert_eq!(
         all(vec![pair("好", "好")]).unwrap_err().to_string(),
-        "there are no preference pairs to train on: 1 row came, 1 pair with chosen equal to rejected"
+        "no preference pairs to train on: 1 row came, 1 pair with chosen equal to rejected"
     );
+}
+
+/// The conversations of a case, trained with rows of 64 tokens, as the stage would begin.
+fn of_case(name: &str, answers: AnswerLoss) -> Option<Result<Batches>> {
+    let folder = shared(&format!("cases/{name}"))?;
+    let read = |file: &str, kind| {
+        rows(&[folder.join(file)], kind, &ReadOptions::new(&held_out(0.0))).map(Result::unwrap)
+    };
+    let texts: Vec<String> = read("pre.jsonl", Kind::Pretrain).map(|row| row.chars().collect()).collect();
+    let tokenizer = Tokenizer::train(texts.into_iter(), 500).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let conversations = read("sft.jsonl", Kind::Conversations).collect();
+    from_rows(conversations, Kind::Conversations, 0.0, &tokenizer, dir.path());
+    let store = store(dir.path(), TRAIN);
+    let loss = RowLoss::of(&store, answers);
+    Some(Batches::new(store, BatchOptions { seq_len: 64, packing: Packing::Single, loss, seed: 1 }))
+}
+
+#[test]
+fn rows_of_cut_questions_are_left_out_and_counted() {
+    for answers in [AnswerLoss::Last, AnswerLoss::Every] {
+        let Some(none) = of_case("01_answer_cut_away", answers) else { return };
+        assert_eq!(
+            none.err().unwrap().to_string(),
+            "no conversations to train on: 20 of 20 rows left out: nothing left to learn within seq_len = 64 \
+             tokens; raise seq_len or shorten the rows"
+        );
+        let one = of_case("02_rows_dropped_silently", answers).unwrap().unwrap();
+        assert_eq!((one.row_tokens(0).len(), one.lost().nothing_left, one.lost().of), (1, 20, 21));
+    }
+}
+
+#[test]
+fn reading_ends_when_asked_to_stop_even_where_every_row_is_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.jsonl");
+    fs::write(&file, "{\"text\": \"山\"}\n".repeat(10)).unwrap();
+    let (stop, config) = (AtomicBool::new(true), DataConfig { min_chars: 5, ..held_out(0.0) });
+    let options = ReadOptions::new(&config);
+    let mut found = rows(&[file], Kind::Pretrain, &options).until(&stop);
+    assert!(found.next().unwrap().unwrap_err().is::<Stopped>());
+    assert_eq!(options.log.report().filtered, 0);
+}
+
+#[test]
+fn nothing_left_names_what_was_read_and_held_out() {
+    let tokenizer = small();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.jsonl");
+    fs::write(&file, "{\"text\": \"\"}\n{\"text\": \"山\"}\n").unwrap();
+    let (config, stop) = (held_out(0.999_999), AtomicBool::new(false));
+    let options = ReadOptions::new(&config);
+    let preparation = Preparation::new(Kind::Pretrain, &tokenizer, &config, &options.log);
+    let found = rows(&[file], Kind::Pretrain, &options);
+    let error = prepare(found, &preparation, &dir.path().join("out"), &stop, &|_| ()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "no pretraining text to train on: 1 row came, 1 held out by data.val_share, 1 of 2 rows left out, \
+         1 have no text, no question or an empty answer"
+    );
+}
+
+#[test]
+fn a_turn_says_whether_it_carries_loss() {
+    let tokenizer = small();
+    let dir = tempfile::tempdir().unwrap();
+    let mut messages = [chat("一", "二"), chat("三", "四")].concat();
+    messages[1].trained = Some(true);
+    messages[3].trained = Some(false);
+    from_rows(vec![Row::Chat(messages)], Kind::Conversations, 0.0, &tokenizer, dir.path());
+    let store = store(dir.path(), TRAIN);
+    for answers in [AnswerLoss::Last, AnswerLoss::Every] {
+        assert_eq!(under_loss(&tokenizer, &store, answers), ["\n二</s>\n"]);
+    }
 }
