@@ -305,3 +305,19 @@ fn canonical(value: &Value) -> Value {
         other => other.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn minimind_rows_cut_a_history_to_half_of_seq_len() {
+        let mut config = TrialConfig::default();
+        config.sft.training.seq_len = 96;
+        assert_eq!(history_chars(&config, TrainStage::Sft), 0);
+        config.data.rows = RowStyle::Minimind;
+        assert_eq!(history_chars(&config, TrainStage::Sft), 48);
+        config.data.history_chars = 7;
+        assert_eq!(history_chars(&config, TrainStage::Sft), 7);
+    }
+}

@@ -211,3 +211,17 @@ fn weights_that_are_not_finite_are_never_written() {
         assert!(!dir.path().join(name).join("checkpoints").exists());
     }
 }
+
+#[test]
+fn a_store_whose_bytes_have_changed_is_not_trained_on() {
+    let dir = tempfile::tempdir().unwrap();
+    prepared(dir.path(), 20, 5..=9);
+    let trial = trial(Training { steps: Some(1), ..Training::default() });
+    train(dir.path(), "sound", &trial, u64::MAX).unwrap();
+    let tokens = dir.path().join("data/train/tokens.bin");
+    let mut bytes = fs::read(&tokens).unwrap();
+    bytes[2] ^= 1;
+    fs::write(&tokens, bytes).unwrap();
+    let error = format!("{:#}", try_train(dir.path(), "damaged", &trial, u64::MAX).unwrap_err());
+    assert!(error.contains("tokens.bin: its SHA-256 is not that of store.json"), "{error}");
+}

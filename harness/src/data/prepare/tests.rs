@@ -494,7 +494,7 @@ fn rows_of_cut_questions_are_left_out_and_counted() {
              tokens; raise seq_len or shorten the rows"
         );
         let one = of_case("02_rows_dropped_silently", answers).unwrap().unwrap();
-        assert_eq!((one.row_tokens(0).len(), one.lost().nothing_left, one.lost().of), (1, 20, 21));
+        assert_eq!((one.row_sizes(0).len(), one.lost().nothing_left, one.lost().of), (1, 20, 21));
     }
 }
 
