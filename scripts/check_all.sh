@@ -31,7 +31,7 @@ quickstart() {
         && echo "look at results/quickstart/report.html"
 }
 
-survival() { MINDSCALE_SURVIVAL_ROUNDS=20 cargo test -p mindscale --test survival; }
+survival() { SURVIVAL_ROUNDS=20 cargo test -p mindscale --test survival; }
 
 slurm() {
     command -v slurmctld >/dev/null || { missing "Slurm is not installed"; return; }

@@ -12,13 +12,13 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tensorboard_proto::event::Event;
 
-/// Instants at which the sweep is killed.
-const KILLS: usize = 20;
+/// Signals that a sweep gets, unless `SURVIVAL_SIGNALS` says otherwise.
+const SIGNALS: u64 = 18;
 
-/// Long enough to be killed in the middle, with checkpoints, validations and rows of metrics all along.
+/// A pretraining that lasts.
 const LONG: &str = r#"
 name = "long"
 [base.model]
@@ -27,40 +27,27 @@ n_layers = 2
 n_heads = 2
 n_kv_heads = 1
 vocab_size = 300
-dropout = 0.1
 [base.world]
 people = 8
 pretrain_rows = 200
-sft_rows = 200
-dpo_pairs = 60
-questions_per_subject = 10
-[base.data]
-val_share = 0.1
+sft_rows = 20
 [base.pretrain]
 steps = 150
 seq_len = 64
 checkpoint_every = 7
 log_every = 1
-val_every_tokens = 5000
 [base.sft]
-steps = 80
-seq_len = 64
-checkpoint_every = 5
-log_every = 1
-[base.lora]
-enabled = true
-steps = 40
-seq_len = 64
-checkpoint_every = 3
-log_every = 1
+enabled = false
 [base.dpo]
-steps = 40
-seq_len = 64
-checkpoint_every = 1
-log_every = 1
-[axes]
-seed = [1, 2]
+enabled = false
+[base.exam]
+enabled = false
 "#;
+
+/// A number from the environment.
+fn given(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap())
+}
 
 fn start(dir: &Path, file: &str) -> Child {
     let program = assert_cmd::cargo::cargo_bin("mindscale");
@@ -85,9 +72,13 @@ fn children(driver: u32) -> Vec<u32> {
     processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).filter(is_child).collect()
 }
 
+fn send(signal: &str, pid: u32) {
+    let sent = Command::new("kill").args([signal, &pid.to_string()]).stderr(Stdio::null()).status();
+    assert!(sent.is_ok());
+}
+
 fn kill(pid: u32) {
-    let killed = Command::new("kill").args(["-KILL", &pid.to_string()]).stderr(Stdio::null()).status();
-    assert!(killed.is_ok());
+    send("-KILL", pid);
 }
 
 fn wait(driver: &mut Child, longest: Duration) -> ExitStatus {
@@ -150,6 +141,15 @@ fn assert_same_results(undisturbed: &Path, killed: &Path) {
                 compared += 1;
             }
         }
+        let results = |dir: &Path| -> serde_json::Value {
+            let manifest = fs::read(dir.join("manifest.json")).unwrap();
+            serde_json::from_slice::<serde_json::Value>(&manifest).unwrap()["results"].take()
+        };
+        assert_eq!(results(&dir), results(&other), "{name:?}");
+        for kept in fs::read_dir(dir.join("checkpoints")).into_iter().flatten() {
+            let kept = kept.unwrap().file_name();
+            assert!(other.join("checkpoints").join(&kept).exists(), "{name:?} {kept:?}");
+        }
         if dir.join("metrics.csv").exists() {
             assert_eq!(timeless(&dir.join("metrics.csv")), timeless(&other.join("metrics.csv")), "{name:?}");
             assert_eq!(event_steps(&dir), event_steps(&other), "{name:?}");
@@ -159,23 +159,36 @@ fn assert_same_results(undisturbed: &Path, killed: &Path) {
     }
 }
 
+/// Recipes, of everything that a training can be made of, and signals are drawn anew each time. The seed is printed:
+/// `SURVIVAL_SEED` repeats it, and `SURVIVAL_ROUNDS` tries more recipes, from that seed on.
 #[test]
-fn a_sweep_that_is_killed_at_any_moment_ends_in_the_same_bytes() {
-    let dir = tempfile::tempdir().unwrap();
-    for folder in ["undisturbed", "killed"] {
-        fs::create_dir(dir.path().join(folder)).unwrap();
-        fs::write(dir.path().join(folder).join("long.toml"), LONG).unwrap();
+fn a_sweep_that_is_stopped_and_killed_at_any_moment_ends_in_the_same_bytes() {
+    let drawn = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let seed = given("SURVIVAL_SEED").unwrap_or_else(drawn);
+    for seed in seed..seed + given("SURVIVAL_ROUNDS").unwrap_or(1) {
+        eprintln!("SURVIVAL_SEED={seed}");
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let recipe = common::recipe::draw(&mut random);
+        eprintln!("{recipe}");
+        survive(&recipe, &mut random);
     }
-    let (undisturbed, killed) = (dir.path().join("undisturbed"), dir.path().join("killed"));
+}
+
+fn survive(recipe: &str, random: &mut ChaCha8Rng) {
+    let dir = tempfile::tempdir().unwrap();
+    for folder in ["undisturbed", "disturbed"] {
+        fs::create_dir(dir.path().join(folder)).unwrap();
+        fs::write(dir.path().join(folder).join("drawn.toml"), recipe).unwrap();
+    }
+    let (undisturbed, disturbed) = (dir.path().join("undisturbed"), dir.path().join("disturbed"));
     let began = Instant::now();
-    mindscale(&undisturbed).args(["run", "long.toml"]).assert().code(0);
+    mindscale(&undisturbed).args(["run", "drawn.toml"]).assert().code(0);
     let whole = began.elapsed().as_secs_f64();
 
-    let mut random = ChaCha8Rng::seed_from_u64(20);
-    let runs = killed.join("runs");
-    let mut driver = start(&killed, "long.toml");
+    let runs = disturbed.join("runs");
+    let mut driver = start(&disturbed, "drawn.toml");
     let (mut landed, mut lives, mut done) = (0, 1, BTreeMap::new());
-    while landed < KILLS {
+    while landed < given("SURVIVAL_SIGNALS").unwrap_or(SIGNALS) {
         std::thread::sleep(Duration::from_secs_f64(whole * random.random_range(0.02..0.14)));
         if let Some(status) = driver.try_wait().unwrap() {
             // It came through, or gave up on a child that was killed again and again. A whole one begins anew.
@@ -185,27 +198,31 @@ fn a_sweep_that_is_killed_at_any_moment_ends_in_the_same_bytes() {
                 done.clear();
                 lives += 1;
             }
-            driver = start(&killed, "long.toml");
+            driver = start(&disturbed, "drawn.toml");
             continue;
         }
         let workers = children(driver.id());
         if workers.is_empty() {
             continue;
         }
-        match landed % 3 {
+        let signal = random.random_range(0..5);
+        match signal {
+            // Ctrl-C, and what a batch system sends: the step is finished and a checkpoint written.
+            0 => send("-INT", driver.id()),
+            1 => send("-TERM", driver.id()),
             // The driver alone: its children notice, write a checkpoint and end.
-            0 => kill(driver.id()),
+            2 => kill(driver.id()),
             // Everything at once, as a machine that loses its power.
-            1 => {
+            3 => {
                 kill(driver.id());
                 workers.iter().for_each(|&pid| kill(pid));
             }
             // A child alone, as the out-of-memory killer does: the driver tries again.
             _ => kill(workers[0]),
         }
-        if landed % 3 < 2 {
-            driver.wait().unwrap();
-            driver = start(&killed, "long.toml");
+        if signal < 4 {
+            wait(&mut driver, Duration::from_secs(60));
+            driver = start(&disturbed, "drawn.toml");
         }
         landed += 1;
         let now = sittings_of_done(&runs);
@@ -217,15 +234,15 @@ fn a_sweep_that_is_killed_at_any_moment_ends_in_the_same_bytes() {
     let mut status = wait(&mut driver, Duration::from_secs(120));
     if !status.success() {
         // A child that was killed more often than it is tried again has failed; running again repairs it.
-        driver = start(&killed, "long.toml");
+        driver = start(&disturbed, "drawn.toml");
         status = wait(&mut driver, Duration::from_secs(120));
     }
-    assert!(status.success(), "{}", fs::read_to_string(killed.join("drivers.log")).unwrap());
+    assert!(status.success(), "{}", fs::read_to_string(disturbed.join("drivers.log")).unwrap());
     let last = sittings_of_done(&runs);
     assert!(done.iter().all(|(name, sittings)| last.get(name) == Some(sittings)));
     assert_same_results(&undisturbed.join("runs"), &runs);
-    eprintln!("{landed} kills over {lives} lives of the sweep; undisturbed it takes {whole:.1} s");
-    mindscale(&killed).args(["run", "long.toml"]).assert().code(0).stdout(contains("are finished"));
+    eprintln!("{landed} signals over {lives} lives of the sweep; undisturbed it takes {whole:.1} s");
+    mindscale(&disturbed).args(["run", "drawn.toml"]).assert().code(0).stdout(contains("are finished"));
 }
 
 #[test]
@@ -247,11 +264,9 @@ fn two_drivers_of_one_sweep_do_nothing_twice() {
 #[test]
 fn a_damaged_checkpoint_is_told_and_the_one_before_serves() {
     let dir = tempfile::tempdir().unwrap();
-    let text = LONG.split("[base.sft]").next().unwrap();
-    let off = ["sft", "dpo", "exam"].map(|stage| format!("[base.{stage}]\nenabled = false\n")).concat();
     for folder in ["whole", "damaged"] {
         fs::create_dir(dir.path().join(folder)).unwrap();
-        fs::write(dir.path().join(folder).join("s.toml"), format!("{text}{off}")).unwrap();
+        fs::write(dir.path().join(folder).join("s.toml"), LONG).unwrap();
     }
     let (whole, damaged) = (dir.path().join("whole"), dir.path().join("damaged"));
     mindscale(&whole).args(["run", "s.toml"]).assert().code(0);

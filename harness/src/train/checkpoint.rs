@@ -188,6 +188,21 @@ mod tests {
     }
 
     #[test]
+    fn numbers_come_back_to_the_last_bit() {
+        let dir = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(dir.path(), 1, 0);
+        let mut trend = Trend::default();
+        for step in 1..200 {
+            let number = (f64::from(step as u32) * 0.7).exp().sqrt() / 3.0;
+            trend.add(number);
+            let (flops, seconds, best_val) = (number * 1e9, number / 7.0, Some(number.sqrt()));
+            let about = Checkpoint { flops, seconds, best_val, trend, ..about(step) };
+            checkpoints.write(&about, &state(0.0), Keep::ForNow).unwrap();
+            assert_eq!(checkpoints.newest().unwrap().unwrap().about, about);
+        }
+    }
+
+    #[test]
     fn any_damage_to_the_newest_makes_the_one_before_serve() {
         let dir = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::new(dir.path(), 2, 0);

@@ -1,6 +1,8 @@
 //! For tests of the binary: a small sweep, and looks into the folders that it leaves behind.
 #![allow(clippy::unwrap_used, dead_code)] // each test file uses its own part
 
+pub mod recipe;
+
 use assert_cmd::Command;
 use serde_json::Value;
 use std::collections::BTreeMap;

@@ -41,7 +41,7 @@ fn training(random: &mut ChaCha8Rng, stage: &str, steps: u64) -> String {
     };
     let schedule = one_of(random, &["cosine", "linear", "constant", "wsd"]);
     let packing = one_of(random, &["separated", "single"]);
-    let warmup = one_of(random, &[0, 5]);
+    let warmup = one_of(random, &[0, 2]);
     let _ = write!(
         keys,
         "{length}\nbatch_size = {batch_size}\naccumulation = {accumulation}\npacking = \"{packing}\"\n\
