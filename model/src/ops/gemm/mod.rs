@@ -16,12 +16,13 @@ use kernel::Kernel;
 /// Inner positions that are worked on together, so that a panel of `b` stays in the first cache.
 const INNER: usize = 256;
 
-/// Rows of `a` that are worked on together, so that they stay in the second cache; a multiple of the rows of a tile on
-/// every path.
-const ROWS: usize = 210;
+/// Rows of `a` that are worked on together, so that they stay in the second cache while the panels pass; a multiple of
+/// the rows of a tile on every path, and more than most groups of positions have.
+const ROWS: usize = 546;
 
-/// Columns of `b` from which on copying `a` side by side pays: each element is then used so often.
-const COPY_FROM: usize = 96;
+/// Columns of `b` from which on copying `a` side by side pays, as each element is used so often: of a transpose, whose
+/// rows lie apart, and of any other.
+const COPY_FROM: [usize; 2] = [96, 384];
 
 /// A row-major matrix inside a slice: `rows x cols`, rows `stride` elements apart.
 #[derive(Clone, Copy)]
@@ -90,7 +91,7 @@ pub fn matmul_on(path: Path, out: &mut [f32], stride: usize, a: Mat, b: Mat, acc
     // A panel that serves one block of rows only need not outlive it.
     let columns = if m <= ROWS { width } else { n };
     let mut panels = Buffer::dirty(k.min(INNER) * columns.next_multiple_of(width));
-    let copies = n >= COPY_FROM && m > 1;
+    let copies = m > 1 && n >= COPY_FROM[usize::from(a.col_stride == 1)];
     let mut copied = Buffer::dirty(if copies { pack::room(m.min(ROWS), k.min(INNER)) } else { 0 });
     for first in (0..k).step_by(INNER) {
         let inner = INNER.min(k - first);

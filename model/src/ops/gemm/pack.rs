@@ -7,7 +7,7 @@ use super::{INNER, Mat, ROWS, simd::Path};
 pub(super) const STRIDE: usize = INNER + 16;
 
 /// The same for a block that is copied as its transpose.
-const STRIDE_T: usize = ROWS + 14;
+const STRIDE_T: usize = ROWS + 30;
 
 /// Room for a copied block of `m` rows and `k` columns, whichever way it lies.
 pub(super) fn room(m: usize, k: usize) -> usize {
