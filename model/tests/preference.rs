@@ -24,7 +24,7 @@ fn certain() -> Transformer {
     let drawn = Transformer::new(&config, 3, &Device::Cpu).unwrap();
     let mut weights = drawn.weights.flat.to_vec1::<f32>().unwrap();
     // The last norm scales what reaches the head.
-    weights[drawn.weights.layout.norm.clone()].iter_mut().for_each(|w| *w *= 60.0);
+    weights[drawn.weights.layout.norm.clone()].iter_mut().for_each(|w| *w *= 200.0);
     let flat = Tensor::new(weights, &Device::Cpu).unwrap();
     Transformer::from_weights(&config, Weights { flat, ..drawn.weights })
 }
