@@ -139,7 +139,8 @@ pub fn memory_mb(config: &TrialConfig) -> f64 {
     let passing = 4 * d + 2 * qkv + 3 * hidden;
     let stage = |(stage, training): (TrainStage, &Training)| {
         let answers = if stage == TrainStage::Dpo { 2 } else { 1 };
-        let rows_of_lane = training.batch_size.div_ceil(training.lanes.max(1));
+        let rows_of_step = training.batch_size.saturating_mul(training.accumulation.max(1));
+        let rows_of_lane = rows_of_step.div_ceil(training.lanes.max(1));
         let row = training.seq_len.saturating_mul(answers);
         let group = rows_of_lane.saturating_mul(row).min(GROUP_POSITIONS.max(row)) as f64;
         let lane = group * (kept + passing) as f64 + group.min(BLOCK as f64) * model.vocab_size as f64;
