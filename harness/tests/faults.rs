@@ -60,7 +60,7 @@ fn each_failure_is_named_and_the_other_trials_complete() {
     let status = String::from_utf8(status).unwrap();
     for cause in [
         "1 done, 0 running, 4 failed",
-        "lower pretrain.lr (now 1000000000000000000000000000000)",
+        "lower pretrain.lr (now 1e30)",
         "of the 200.0 MiB of memory allowed; raise --memory-limit",
         "bad.jsonl:201",
         "more than pretrain.max_loss_rise = 0.5",
