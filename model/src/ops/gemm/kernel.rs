@@ -105,6 +105,12 @@ unsafe fn tile<S: Simd, const ROWS: usize>(
     unsafe {
         let mut sums = [[S::zero(); VECTORS]; ROWS];
         if accumulate {
+            // The tile below is next.
+            for i in ROWS..2 * ROWS {
+                for j in 0..VECTORS {
+                    S::prefetch(out.wrapping_add(i * stride + j * S::LANES));
+                }
+            }
             for (i, sums) in sums.iter_mut().enumerate() {
                 for (j, sum) in sums.iter_mut().enumerate() {
                     *sum = S::load(out.add(i * stride + j * S::LANES));

@@ -24,6 +24,9 @@ const ROWS: usize = 546;
 /// rows lie apart, and of any other.
 const COPY_FROM: [usize; 2] = [96, 384];
 
+/// Panels that are cut from rows of `b` at a time.
+const CUT: usize = 8;
+
 /// A row-major matrix inside a slice: `rows x cols`, rows `stride` elements apart.
 #[derive(Clone, Copy)]
 pub struct Mat<'a> {
@@ -88,8 +91,10 @@ pub fn matmul_on(path: Path, out: &mut [f32], stride: usize, a: Mat, b: Mat, acc
     }
     let kernel = Kernel::of(path);
     let width = kernel.panel_width();
-    // A panel that serves one block of rows only need not outlive it.
-    let columns = if m <= ROWS { width } else { n };
+    // Panels that serve one block of rows only need not outlive it; where rows of `b` are copied, several are cut from
+    // each at a time.
+    let together = if b.col_stride == 1 { CUT * width } else { width };
+    let columns = if m > ROWS { n } else { together.min(n) };
     let mut panels = Buffer::dirty(k.min(INNER) * columns.next_multiple_of(width));
     let copies = m > 1 && n >= COPY_FROM[usize::from(a.col_stride == 1)];
     let mut copied = Buffer::dirty(if copies { pack::room(m.min(ROWS), k.min(INNER)) } else { 0 });

@@ -82,6 +82,8 @@ pub(super) trait Simd {
     type V: Copy;
     /// Its numbers.
     const LANES: usize;
+    /// Asks for the line of the cache around a place that will be read soon; any place will do.
+    fn prefetch(_place: *const f32) {}
     unsafe fn zero() -> Self::V;
     unsafe fn load(from: *const f32) -> Self::V;
     unsafe fn store(to: *mut f32, v: Self::V);
@@ -138,6 +140,12 @@ mod x86 {
         const LANES: usize = 16;
 
         #[inline(always)]
+        fn prefetch(place: *const f32) {
+            // SAFETY: a prefetch reads nothing that the program sees, and never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(place.cast()) }
+        }
+
+        #[inline(always)]
         unsafe fn zero() -> __m512 {
             // SAFETY: the trait's contract, here and below.
             unsafe { _mm512_setzero_ps() }
@@ -174,6 +182,12 @@ mod x86 {
     impl Simd for Avx2 {
         type V = __m256;
         const LANES: usize = 8;
+
+        #[inline(always)]
+        fn prefetch(place: *const f32) {
+            // SAFETY: a prefetch reads nothing that the program sees, and never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(place.cast()) }
+        }
 
         #[inline(always)]
         unsafe fn zero() -> __m256 {
