@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "../src/testing.rs"]
+mod testing;
 
 use assert_cmd::Command;
 use common::{TINY, mindscale, only, stage_runs, two_seeds};
@@ -9,6 +11,7 @@ use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use std::fs;
 use std::path::{Path, PathBuf};
+use testing::shared;
 
 const LR: &str = "pretrain.lr=3e-3";
 
@@ -215,7 +218,7 @@ fn damaged_answers_are_their_trials_failure_alone() {
     command(dir, &["report", "tiny.toml"]).assert().code(0);
     assert!(table(dir, "results/tiny").contains("manifest.json: is not a manifest"));
     fs::write(&manifest, whole).unwrap();
-    command(dir, &["run", "tiny.toml"]).assert().code(0).stdout(contains("1 stage runs done here"));
+    command(dir, &["run", "tiny.toml"]).assert().code(0).stdout(contains("1 stage run done here"));
     let without_time = |table: &str| -> Vec<String> {
         table.lines().map(|line| line.split(',').take(12).collect::<Vec<_>>().join(",")).collect()
     };
@@ -243,19 +246,6 @@ fn names_that_fit_no_folder_are_refused_before_anything_starts() {
     let why = "is 252 bytes long, expected at most 251 for the name of a file";
     refused("x.toml", &named("[[figure]]\nkind = \"line\"\nx = \"seed\"\ny = \"val.bpb\"\n"), why);
     refused("x.toml", &named("[[table]]\nrows = [\"sweep\"]\ncolumns = [\"val.bpb\"]\n"), why);
-}
-
-/// A file of the shared folder; `None`, with a message, where there is no such folder.
-fn shared(relative: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("MINDSCALE_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);
-    let path = root.join(relative);
-    if path.exists() {
-        return Some(path);
-    }
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "{} is missing", path.display());
-    eprintln!("skipped: {} is not here", path.display());
-    None
 }
 
 #[test]

@@ -134,7 +134,8 @@ fn conclude(
             "failed": failed, "stopped": outcome.stopped, "report": report, "report_kept": kept,
         }))?;
     } else {
-        say(format!("{}: {} stage runs done here, {} found done", work.name, outcome.ran, outcome.found))?;
+        let ran = counted(outcome.ran, "stage run");
+        say(format!("{}: {ran} done here, {} found done", work.name, outcome.found))?;
         for pool::Failure { node, reason } in &outcome.failed {
             let node = &graph.nodes[*node];
             say(format!("failed: {} ({}): {reason}", node.short(), graph.trials[node.trials[0]].label()))?;
