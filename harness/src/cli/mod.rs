@@ -147,7 +147,7 @@ Example: mindscale cancel sweeps/deep_vs_wide_1m.toml")]
     #[command(after_help = "\
 What a record.json in a folder of results refers to is kept as well: remove results/<name> to let it go.
 
-Example: mindscale gc sweeps/*.toml experiments/*.toml --runs runs --results results --delete")]
+Example: mindscale gc experiments/quickstart.toml sweeps/smoke.toml --delete")]
     Gc(clean::GcArgs),
     /// Write figures, tables and report again from recorded runs
     #[command(after_help = "\
