@@ -4,7 +4,7 @@ use super::columns::{Better, Column};
 use super::condition::Condition;
 use super::observation::{Cell, Observation, Results, distinct, grouped, mean, per_seed};
 use super::wanted::CompareSpec;
-use crate::stats::{Comparison, holm, paired_t, welch_t};
+use crate::stats::{Mean, StatsError, holm};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Largest p that decides.
@@ -127,15 +127,16 @@ fn compare_one<'a>(spec: &'a CompareSpec, results: &Results) -> Compared<'a> {
     match test(&mut compared, &counted) {
         Ok(found) => {
             compared.test = if spec.paired_by.is_empty() { "Welch t" } else { "paired t" };
-            compared.tested = Some(Tested { interval: found.interval, p: found.p, p_holm: found.p });
+            let (interval, p) = (found.interval(1.0 - ALPHA), found.test(0.0).p);
+            compared.tested = Some(Tested { interval: (interval.low, interval.high), p, p_holm: p });
         }
         Err(reason) => compared.verdict = Verdict::NotDecided(reason),
     }
     compared
 }
 
-/// Fills in sides and means; the test, or why there can be none.
-fn test(compared: &mut Compared, observations: &[&Observation]) -> Result<Comparison, String> {
+/// Fills in sides and means; the difference, or why there can be no test of it.
+fn test(compared: &mut Compared, observations: &[&Observation]) -> Result<Mean, String> {
     let spec = compared.spec;
     let side = |condition: &Condition| -> Vec<&Observation> {
         distinct(&observations.iter().copied().filter(|o| condition.holds(o)).collect::<Vec<_>>())
@@ -158,10 +159,7 @@ fn test(compared: &mut Compared, observations: &[&Observation]) -> Result<Compar
         let (a, b) = (values(&a), values(&b));
         compared.n = (a.len(), b.len());
         compared.means = Some((mean(&a), mean(&b)));
-        if a.len().min(b.len()) < 2 {
-            return Err(format!("too few seeds: n={}", a.len().min(b.len())));
-        }
-        welch_t(&a, &b)
+        Mean::of_difference(&a, &b)
     } else {
         let (pairs, unpaired) = seed_pairs(&a, &b, spec);
         (compared.n, compared.unpaired) = ((pairs.len(), pairs.len()), unpaired);
@@ -170,16 +168,13 @@ fn test(compared: &mut Compared, observations: &[&Observation]) -> Result<Compar
             0 => return Err("no pairs: the sides share no seed with equal values of paired_by".into()),
             _ => compared.means = Some((mean(&a), mean(&b))),
         }
-        if pairs.len() < 2 {
-            return Err(format!("too few seeds: n={}", pairs.len()));
-        }
-        paired_t(&pairs)
+        Mean::of_pairs(&a, &b)
     };
-    // Values that happen to be equal, but for rounding, say nothing of how much they can vary.
-    let size = compared.means.map_or(0.0, |(a, b)| a.abs().max(b.abs()));
-    found
-        .filter(|c| c.interval.1 - c.interval.0 > 1e-9 * size)
-        .ok_or_else(|| "the values do not vary between seeds, so that no interval is known".into())
+    found.map_err(|error| match error {
+        StatsError::TooFew { n, .. } => format!("too few seeds: n={n}"),
+        StatsError::NoVariance => "the values do not vary between seeds, so that no interval is known".into(),
+        other => other.to_string(),
+    })
 }
 
 /// For each seed the means of `a` and `b` over all values of `paired_by` that both have; and how many values have no

@@ -8,7 +8,7 @@ use super::columns::Column;
 use super::labels::{self, Labels};
 use crate::records::{GUESSING, QuestionRecord, Status, TrialRecord};
 use crate::stats::{
-    Answered, PERMUTATIONS, Randomised, Spread, binomial_p, guessing, spread, wilson95, wilson95_of_share,
+    Answered, PERMUTATIONS, Randomised, Spread, binomial_p, guessing, spread, wilson_of_share, wilson95,
 };
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -315,7 +315,7 @@ impl Pooled {
     /// Wilson's 95 % interval of the share over the questions: seeds answer the same ones, so that more seeds do not
     /// make more questions.
     pub fn wilson(&self) -> (f64, f64) {
-        wilson95_of_share(self.share(), self.questions)
+        wilson_of_share(self.share(), self.questions, 0.95)
     }
 }
 

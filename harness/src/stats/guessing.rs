@@ -4,7 +4,8 @@
 //! All models that sat one exam meet the same shuffled key. So seeds that answer alike count no more than they know,
 //! and a liking for a letter counts for nothing: whoever always says B is as often right by every key.
 
-use rand::{RngCore, SeedableRng};
+use super::resample::below;
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 /// Shuffled keys of a test: the standard error of a p near 0.05 is 0.002, and no estimate is below 0.0001.
@@ -89,9 +90,7 @@ fn mean_agreement(stratum: &[Answered]) -> f64 {
 /// Puts a slice into random order (Fisher & Yates 1938), the same on every machine.
 fn shuffle(items: &mut [usize], random: &mut ChaCha8Rng) {
     for last in (1..items.len()).rev() {
-        // Off by less than one in a million for every exam that anybody can sit.
-        let other = (u64::from(random.next_u32()) * (last as u64 + 1)) >> 32;
-        items.swap(last, other as usize);
+        items.swap(last, below(random, last + 1));
     }
 }
 
@@ -99,6 +98,7 @@ fn shuffle(items: &mut [usize], random: &mut ChaCha8Rng) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use rand::RngCore;
     use std::collections::BTreeMap;
 
     fn random(seed: u64) -> impl FnMut(u32) -> usize {

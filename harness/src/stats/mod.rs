@@ -1,174 +1,91 @@
-//! Intervals and tests over recorded results; plain numbers in, plain numbers out.
+//! Intervals, tests and fits over recorded results: numbers in, numbers out, no formatting.
+//!
+//! Slices go in; an [`Estimate`], a [`TestResult`] or a [`StatsError`] that says why there is none comes out. Most of
+//! what is asked of seeds, pairs and subjects is a [`Mean`], a number with its standard error and degrees of freedom,
+//! from which interval, test and equivalence follow. Every function names its source and what it assumes;
+//! `scripts/stats_references.py` computes what the tests hold them to. *Invariant:* this folder uses nothing else of
+//! the crate.
 
+mod correction;
+mod effect;
+mod error;
 mod fit;
 mod guessing;
+mod interval;
+mod mean;
+mod noncentral;
+#[cfg(test)]
+mod references;
+mod resample;
+mod test;
 
+pub use correction::{benjamini_hochberg, holm};
+pub use effect::{cohens_h, hedges_g, hedges_g_of_pairs};
+pub use error::StatsError;
 pub use fit::{Fit, FitKind, digits3, fit};
 pub use guessing::{Answered, PERMUTATIONS, Randomised, guessing};
+pub use interval::{
+    clopper_pearson, difference_of_paired_shares, difference_of_shares, wilson, wilson_of_share, wilson95,
+};
+pub use mean::{Equivalence, Mean, Spread, spread};
+pub use test::{binomial_p, mcnemar, permutation, sign_flip, smallest_permutation_p, smallest_sign_flip_p};
 
-use statrs::distribution::{Binomial, ContinuousCDF, Discrete, Normal, StudentsT};
+use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
+use std::collections::BTreeMap;
 
-/// Two-sided 95 % in standard deviations.
-fn z95() -> f64 {
-    Normal::standard().inverse_cdf(0.975)
-}
-
-/// Wilson's 95 % interval of a share (Wilson 1927).
-pub fn wilson95(correct: u64, n: u64) -> (f64, f64) {
-    wilson95_of_share(correct as f64 / n as f64, n)
-}
-
-/// The same of a share of `n`, which may be a mean of several shares.
-pub fn wilson95_of_share(share: f64, n: u64) -> (f64, f64) {
-    if n == 0 {
-        return (0.0, 1.0);
-    }
-    let (n, p, z) = (n as f64, share, z95());
-    let centre = (p + z * z / (2.0 * n)) / (1.0 + z * z / n);
-    let half = z / (1.0 + z * z / n) * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
-    ((centre - half).max(0.0), (centre + half).min(1.0))
-}
-
-/// Exact two-sided binomial test: the probability of all outcomes no likelier than the one seen.
-pub fn binomial_p(correct: u64, n: u64, p0: f64) -> f64 {
-    let Ok(binomial) = Binomial::new(p0, n) else { return f64::NAN };
-    // Equal probabilities are meant to count; rounding must not hide them (R and SciPy allow the same slack).
-    let limit = binomial.pmf(correct) * (1.0 + 1e-7);
-    (0..=n).map(|k| binomial.pmf(k)).filter(|p| *p <= limit).sum::<f64>().min(1.0)
-}
-
-/// Mean, standard deviation and half-width of the 95 % interval by Student's t.
+/// A number with its interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Spread {
-    /// Number of values.
+pub struct Estimate {
+    /// The best single number.
+    pub value: f64,
+    /// Lower end of the interval.
+    pub low: f64,
+    /// Upper end of the interval.
+    pub high: f64,
+    /// How often such intervals hold the truth: 0.95.
+    pub level: f64,
+    /// Units that it rests on.
     pub n: usize,
-    /// Mean.
-    pub mean: f64,
-    /// Standard deviation of the sample; `None` for fewer than two values.
-    pub sd: Option<f64>,
-    /// Half-width of the interval of the mean; `None` for fewer than two values.
-    pub t95: Option<f64>,
+    /// Degrees of freedom of its standard error; `None` where it has none.
+    pub df: Option<f64>,
 }
 
-/// The spread of some values; `None` for none.
-pub fn spread(values: &[f64]) -> Option<Spread> {
-    let n = values.len();
-    if n == 0 {
-        return None;
-    }
-    let mean = values.iter().sum::<f64>() / n as f64;
-    if n < 2 {
-        return Some(Spread { n, mean, sd: None, t95: None });
-    }
-    let sd = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1) as f64).sqrt();
-    let t = StudentsT::new(0.0, 1.0, (n - 1) as f64).map(|t| t.inverse_cdf(0.975)).ok();
-    Some(Spread { n, mean, sd: Some(sd), t95: t.map(|t| t * sd / (n as f64).sqrt()) })
-}
-
-/// A comparison of means.
+/// What came out of a test.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Comparison {
-    /// Difference of means, the first minus the second.
-    pub difference: f64,
-    /// Its 95 % interval.
-    pub interval: (f64, f64),
-    /// Two-sided p of no difference.
+pub struct TestResult {
+    /// The statistic, as the test's documentation names it.
+    pub statistic: f64,
+    /// Degrees of freedom; `None` where it has none.
+    pub df: Option<f64>,
+    /// Two-sided p, but where the test is said to be one-sided.
     pub p: f64,
+    /// Units that it rests on.
+    pub n: usize,
 }
 
-/// Paired t-test; `None` for fewer than two pairs.
-pub fn paired_t(pairs: &[(f64, f64)]) -> Option<Comparison> {
-    let differences: Vec<f64> = pairs.iter().map(|(a, b)| a - b).collect();
-    let spread = spread(&differences)?;
-    let error = spread.sd? / (spread.n as f64).sqrt();
-    t_comparison(spread.mean, error, (spread.n - 1) as f64)
+/// The quantile of Student's t at `p`; NaN without degrees of freedom.
+fn t_quantile(p: f64, df: f64) -> f64 {
+    StudentsT::new(0.0, 1.0, df).map_or(f64::NAN, |t| t.inverse_cdf(p))
 }
 
-/// Welch's t-test of two independent samples; `None` for fewer than two values on a side.
-pub fn welch_t(a: &[f64], b: &[f64]) -> Option<Comparison> {
-    let (a, b) = (spread(a)?, spread(b)?);
-    let (va, vb) = (a.sd?.powi(2) / a.n as f64, b.sd?.powi(2) / b.n as f64);
-    let freedom = (va + vb).powi(2) / (va.powi(2) / (a.n - 1) as f64 + vb.powi(2) / (b.n - 1) as f64);
-    t_comparison(a.mean - b.mean, (va + vb).sqrt(), freedom)
+/// The probability that Student's t is above `t`, precise where it is small.
+fn t_tail(t: f64, df: f64) -> f64 {
+    StudentsT::new(0.0, 1.0, df).map_or(f64::NAN, |distribution| distribution.cdf(-t))
 }
 
-fn t_comparison(difference: f64, error: f64, freedom: f64) -> Option<Comparison> {
-    let t = StudentsT::new(0.0, 1.0, freedom).ok()?;
-    let half = t.inverse_cdf(0.975) * error;
-    let p = if error > 0.0 {
-        2.0 * t.cdf(-(difference / error).abs())
-    } else {
-        f64::from(u8::from(difference == 0.0))
-    };
-    Some(Comparison { difference, interval: (difference - half, difference + half), p })
+/// The quantile of the normal distribution at `p`.
+fn normal_quantile(p: f64) -> f64 {
+    Normal::standard().inverse_cdf(p)
 }
 
-/// Holm's correction of several p-values (Holm 1979), in the order given.
-pub fn holm(p: &[f64]) -> Vec<f64> {
-    let mut order: Vec<usize> = (0..p.len()).collect();
-    order.sort_by(|&a, &b| p[a].total_cmp(&p[b]));
-    let (mut adjusted, mut largest) = (vec![0.0; p.len()], 0.0f64);
-    for (rank, &i) in order.iter().enumerate() {
-        largest = largest.max((p[i] * (p.len() - rank) as f64).min(1.0));
-        adjusted[i] = largest;
-    }
-    adjusted
+/// The probability that a standard normal number is at most `z`.
+fn normal_cdf(z: f64) -> f64 {
+    Normal::standard().cdf(z)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn close(got: f64, want: f64) {
-        assert!((got - want).abs() < 1e-6 * want.abs().max(1e-3), "{got} instead of {want}");
-    }
-
-    #[test]
-    fn wilson_follows_the_formula() {
-        // Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662; 0 of 20 gives 0 to 0.1611.
-        let (low, high) = wilson95(81, 263);
-        assert!((low - 0.2553).abs() < 5e-5 && (high - 0.3662).abs() < 5e-5, "{low} {high}");
-        let (low, high) = wilson95(0, 20);
-        assert!(low.abs() < 1e-9 && (high - 0.1611).abs() < 5e-5, "{low} {high}");
-    }
-
-    #[test]
-    fn binomial_tests_are_exact() {
-        // By hand: n = 3, p = 1/4: probabilities 27, 27, 9, 1 of 64.
-        close(binomial_p(3, 3, 0.25), 1.0 / 64.0);
-        close(binomial_p(2, 3, 0.25), 10.0 / 64.0);
-        close(binomial_p(0, 3, 0.25), 1.0);
-        // Fisher's tea: 8 of 8 at one half.
-        close(binomial_p(8, 8, 0.5), 2.0 / 256.0);
-    }
-
-    #[test]
-    fn t_intervals_follow_the_tables() {
-        // Student's t at 0.975: 4.302653 with 2 degrees of freedom, 12.706205 with 1.
-        let found = spread(&[1.0, 2.0, 3.0]).map(|s| (s.mean, s.sd, s.t95));
-        let (mean, sd, t95) = found.unwrap_or_default();
-        close(mean, 2.0);
-        close(sd.unwrap_or_default(), 1.0);
-        close(t95.unwrap_or_default(), 4.302_652_7 / 3f64.sqrt());
-        assert_eq!(spread(&[1.0]).and_then(|s| s.t95), None);
-        // Differences 1 and 3: mean 2, error 1, t = 2 with 1 degree: p = 1 - 2 atan(2) / pi.
-        let paired = paired_t(&[(2.0, 1.0), (5.0, 2.0)]).map(|c| (c.difference, c.p, c.interval.1));
-        let (difference, p, high) = paired.unwrap_or_default();
-        close(difference, 2.0);
-        close(p, 1.0 - 2.0 * 2f64.atan() / std::f64::consts::PI);
-        close(high, 2.0 + 12.706_204_7);
-    }
-
-    #[test]
-    fn welch_equals_student_for_equal_spreads() {
-        // Means 2 and 5, both with standard deviation 1 and n = 3: t = -3 / sqrt(2/3), 4 degrees of freedom.
-        let welch = welch_t(&[1.0, 2.0, 3.0], &[4.0, 5.0, 6.0]);
-        close(welch.map_or(0.0, |w| w.p), 0.021_311_64);
-    }
-
-    #[test]
-    fn holm_raises_and_keeps_order() {
-        assert_eq!(holm(&[0.01, 0.04, 0.03]), [0.03, 0.06, 0.06]);
-        assert_eq!(holm(&[0.9, 0.8]), [1.0, 1.0]);
-    }
+/// Values by cluster, in the order of the clusters' numbers.
+fn by_cluster(values: &[f64], clusters: &[usize]) -> Vec<Vec<f64>> {
+    let mut groups: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    values.iter().zip(clusters).for_each(|(value, cluster)| groups.entry(*cluster).or_default().push(*value));
+    groups.into_values().collect()
 }

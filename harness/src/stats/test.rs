@@ -1,0 +1,256 @@
+//! Exact tests: of counts by the binomial distribution, and over seeds by what might have been exchanged.
+
+use super::resample::below;
+use super::{StatsError, TestResult};
+use rand::{RngCore, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use statrs::distribution::{Binomial, Discrete};
+
+/// Most outcomes of a randomisation that are counted one by one; of more, [`DRAWS`] are drawn.
+const MOST_COUNTED: u64 = 1 << 17;
+
+/// Random outcomes of a randomisation test: the standard error of a p near 0.05 is 0.0007.
+const DRAWS: u64 = 99_999;
+
+/// The seed of the draws.
+const SEED: u64 = 1;
+
+/// Exact two-sided binomial test that the share of right answers is `p0`: the probability of all outcomes that are no
+/// likelier than the one seen, as in R and SciPy. NaN where `p0` is no
+/// probability or more were right than asked.
+///
+/// Assumes answers that are independent of each other, which those of one model to several seeds' worth of the same
+/// questions are not: see [`super::guessing`].
+pub fn binomial_p(correct: u64, n: u64, p0: f64) -> f64 {
+    let Ok(binomial) = Binomial::new(p0, n) else { return f64::NAN };
+    if correct > n {
+        return f64::NAN;
+    }
+    // Equal probabilities are meant to count; rounding must not hide them (R and SciPy allow the same slack).
+    let limit = binomial.pmf(correct) * (1.0 + 1e-7);
+    (0..=n).map(|k| binomial.pmf(k)).filter(|p| *p <= limit).sum::<f64>().min(1.0)
+}
+
+/// Exact test of McNemar (1947; exact by Cochran 1950) that two models are right equally often over the same
+/// questions, of which `only_a` are right by the first alone and `only_b` by the second alone: two-sided binomial of
+/// the questions on which they disagree. Where they never do, p is 1.
+///
+/// Assumes independent questions. Its statistic is `only_a`, its n the disagreements.
+pub fn mcnemar(only_a: u64, only_b: u64) -> TestResult {
+    let n = only_a + only_b;
+    let p = if n == 0 { 1.0 } else { binomial_p(only_a, n, 0.5) };
+    TestResult { statistic: only_a as f64, df: None, p, n: n as usize }
+}
+
+/// Smallest two-sided p that a sign-flip test of `n` differences allows: `2^(1 - n)`.
+pub fn smallest_sign_flip_p(n: usize) -> f64 {
+    2.0 * 0.5f64.powi(n.min(2000) as i32)
+}
+
+/// Smallest two-sided p that a permutation test of two samples allows: one way to choose them among all, or two where
+/// they are equally large and may change places.
+pub fn smallest_permutation_p(a: usize, b: usize) -> f64 {
+    if a == b { 2.0 / ways(a + b, a) } else { 1.0 / ways(a + b, a) }
+}
+
+/// Sign-flip test (Fisher 1935) that differences are as likely to be negative as positive: the share of all signs by
+/// which the mean is as far from 0 as seen, on either side. With more than 17 differences the signs are drawn, and p is
+/// `(1 + hits) / (1 + draws)` (Phipson & Smyth 2010).
+///
+/// Assumes only that each difference is symmetric about 0 where there is no effect, as those of pairs that might have
+/// been exchanged are. Its statistic is the mean difference.
+///
+/// # Errors
+/// Where so few differences could not reach the level whatever they were: five cannot go below 0.0625.
+pub fn sign_flip(differences: &[f64], level: f64) -> Result<TestResult, StatsError> {
+    let n = differences.len();
+    StatsError::unless_finite("a difference", differences)?;
+    reachable("the sign-flip test", format!("{n} pairs"), smallest_sign_flip_p(n), level)?;
+    let size: f64 = differences.iter().map(|d| d.abs()).sum();
+    let seen = differences.iter().sum::<f64>();
+    // Equal sums are meant to count; rounding must not hide them.
+    let limit = seen.abs() - 1e-12 * size;
+    let flipped = |signs: u64| -> f64 {
+        let signed = |(i, d): (usize, &f64)| if signs >> (i % 64) & 1 == 1 { -d } else { *d };
+        differences.iter().enumerate().map(signed).sum()
+    };
+    let p = if n < 64 && 1u64 << n <= MOST_COUNTED {
+        let all = 1u64 << n;
+        (0..all).filter(|&signs| flipped(signs).abs() >= limit).count() as f64 / all as f64
+    } else {
+        let mut random = ChaCha8Rng::seed_from_u64(SEED);
+        let mut draw =
+            || -> f64 { differences.chunks(64).map(|chunk| signed_sum(chunk, random.next_u64())).sum() };
+        let hits = (0..DRAWS).filter(|_| draw().abs() >= limit).count();
+        (1 + hits) as f64 / (1 + DRAWS) as f64
+    };
+    Ok(TestResult { statistic: seen / n as f64, df: None, p, n })
+}
+
+fn signed_sum(values: &[f64], signs: u64) -> f64 {
+    values.iter().enumerate().map(|(i, v)| if signs >> i & 1 == 1 { -v } else { *v }).sum()
+}
+
+/// Permutation test (Pitman 1937) that two independent samples come from one distribution: the share of all ways to
+/// share out the values by which the means are as far apart as seen, on either side. Where there are more than 131,072
+/// ways they are drawn, and p is `(1 + hits) / (1 + draws)`.
+///
+/// Assumes that the values could be exchanged where there is no effect: with other spreads on the sides it is a test of
+/// that too. Its statistic is the difference of the means, `a - b`.
+///
+/// # Errors
+/// Where so few values could not reach the level whatever they were: three against three cannot go below 0.1.
+pub fn permutation(a: &[f64], b: &[f64], level: f64) -> Result<TestResult, StatsError> {
+    let all: Vec<f64> = a.iter().chain(b).copied().collect();
+    StatsError::unless_finite("a value", &all)?;
+    let smallest = smallest_permutation_p(a.len(), b.len());
+    reachable("the permutation test", format!("{} against {} values", a.len(), b.len()), smallest, level)?;
+    let (n, k) = (all.len(), a.len());
+    let total: f64 = all.iter().sum();
+    let difference = |sum: f64| sum / k as f64 - (total - sum) / (n - k) as f64;
+    let seen = difference(a.iter().sum());
+    let size = all.iter().fold(0.0f64, |size, value| size.max(value.abs()));
+    let limit = seen.abs() - 1e-12 * size;
+    let p = if ways(n, k) <= MOST_COUNTED as f64 {
+        let (mut hits, mut count) = (0u64, 0u64);
+        let mut chosen: Vec<usize> = (0..k).collect();
+        loop {
+            count += 1;
+            hits += u64::from(difference(chosen.iter().map(|&i| all[i]).sum()).abs() >= limit);
+            if !next_choice(&mut chosen, n) {
+                break;
+            }
+        }
+        hits as f64 / count as f64
+    } else {
+        let (mut random, mut values) = (ChaCha8Rng::seed_from_u64(SEED), all);
+        let mut draw = || {
+            // The first k places of a shuffle that stops there.
+            (0..k).for_each(|i| values.swap(i, i + below(&mut random, n - i)));
+            difference(values[..k].iter().sum()).abs()
+        };
+        let hits = (0..DRAWS).filter(|_| draw() >= limit).count();
+        (1 + hits) as f64 / (1 + DRAWS) as f64
+    };
+    Ok(TestResult { statistic: seen, df: None, p, n })
+}
+
+/// The next way to choose places below `n`, in lexical order; `false` after the last.
+fn next_choice(chosen: &mut [usize], n: usize) -> bool {
+    let k = chosen.len();
+    let Some(i) = (0..k).rev().find(|&i| chosen[i] < n - k + i) else { return false };
+    chosen[i] += 1;
+    (i + 1..k).for_each(|j| chosen[j] = chosen[j - 1] + 1);
+    true
+}
+
+/// Ways to choose `k` of `n`.
+fn ways(n: usize, k: usize) -> f64 {
+    (1..=k.min(n - k)).map(|i| (n - i + 1) as f64 / i as f64).product::<f64>().round()
+}
+
+fn reachable(method: &'static str, n: String, smallest: f64, level: f64) -> Result<(), StatsError> {
+    StatsError::unless_share("the level", level)?;
+    if smallest > level { Err(StatsError::OutOfReach { method, n, smallest, level }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::references::{cases, check, numbers, whole};
+    use super::*;
+
+    #[test]
+    fn tests_of_counts_agree_with_scipy() {
+        for case in cases("binomial") {
+            let [correct, n] = ["correct", "n"].map(|key| whole(&case[key]));
+            check(&case, &["p"], &[binomial_p(correct, n, case["p0"].as_f64().unwrap())], 1e-9);
+        }
+        for case in cases("mcnemar") {
+            let [a, b] = ["only_a", "only_b"].map(|key| whole(&case[key]));
+            check(&case, &["p"], &[mcnemar(a, b).p], 1e-9);
+        }
+    }
+
+    #[test]
+    fn randomisations_agree_with_scipy() {
+        for case in cases("sign_flip") {
+            let found = sign_flip(&numbers(&case["differences"]), 0.5).unwrap();
+            check(&case, &["statistic", "p"], &[found.statistic, found.p], 1e-12);
+        }
+        for case in cases("permutation") {
+            let found = permutation(&numbers(&case["a"]), &numbers(&case["b"]), 0.5).unwrap();
+            check(&case, &["statistic", "p"], &[found.statistic, found.p], 1e-12);
+        }
+    }
+
+    #[test]
+    fn draws_come_near_to_every_outcome_counted() {
+        // Twenty differences: by counting sums in units of a tenth, 2^20 signs.
+        let tenths: Vec<i64> =
+            (0..20).map(|i| [7, -3, 4, 9, -5, 2, 6, -1, 8, 1][i % 10] + i as i64 / 10).collect();
+        let mut ways = std::collections::BTreeMap::from([(0i64, 1.0)]);
+        for d in &tenths {
+            let mut next = std::collections::BTreeMap::new();
+            for (sum, count) in &ways {
+                *next.entry(sum + d).or_insert(0.0) += count / 2.0;
+                *next.entry(sum - d).or_insert(0.0) += count / 2.0;
+            }
+            ways = next;
+        }
+        let seen: i64 = tenths.iter().sum();
+        let exact: f64 = ways.iter().filter(|(sum, _)| sum.abs() >= seen.abs()).map(|(_, p)| p).sum();
+        let differences: Vec<f64> = tenths.iter().map(|d| *d as f64 / 10.0).collect();
+        let found = sign_flip(&differences, 0.05).unwrap();
+        assert!((found.p - exact).abs() < 4.0 * (exact * (1.0 - exact) / 1e5).sqrt(), "{} {exact}", found.p);
+        // Eleven against eleven: more ways than are counted. By t the p is near; both samples are nearly normal.
+        let sample =
+            |shift: f64| -> Vec<f64> { (0..11).map(|i| f64::from(i * 7 % 11) / 10.0 + shift).collect() };
+        let (a, b) = (sample(0.25), sample(0.0));
+        let (drawn, t) =
+            (permutation(&a, &b, 0.05).unwrap().p, super::super::Mean::of_difference(&a, &b).unwrap());
+        assert!((drawn - t.test(0.0).p).abs() < 0.02, "{drawn} {}", t.test(0.0).p);
+    }
+
+    #[test]
+    fn a_model_against_itself_does_not_differ() {
+        assert_eq!(mcnemar(0, 0), TestResult { statistic: 0.0, df: None, p: 1.0, n: 0 });
+        assert_eq!(sign_flip(&[0.0; 6], 0.05).unwrap().p, 1.0);
+        assert_eq!(permutation(&[1.0; 4], &[1.0; 4], 0.05).unwrap().p, 1.0);
+    }
+
+    #[test]
+    fn too_few_seeds_are_told_what_they_cannot_reach() {
+        let refused = sign_flip(&[1.0, 2.0, 3.0, 2.5, 1.5], 0.05).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "p of the sign-flip test with 5 pairs cannot go below 0.0625, so that nothing could be decided at the \
+             level 0.05"
+        );
+        // Six differences of one sign: 2 of 64.
+        assert_eq!(sign_flip(&[1.0, 2.0, 3.0, 2.5, 1.5, 0.1], 0.05).unwrap().p, 2.0 / 64.0);
+        assert!(matches!(permutation(&[1.0; 3], &[2.0; 3], 0.05), Err(StatsError::OutOfReach { .. })));
+        assert_eq!(permutation(&[1.0, 1.1, 1.2, 1.3], &[2.0, 2.1, 2.2, 2.3], 0.05).unwrap().p, 2.0 / 70.0);
+        assert_eq!(smallest_permutation_p(2, 5), 1.0 / 21.0);
+        assert!(sign_flip(&[], 0.05).is_err() && permutation(&[], &[1.0], 0.05).is_err());
+    }
+
+    #[test]
+    fn binomial_tests_are_exact() {
+        // By hand: n = 3, p = 1/4: probabilities 27, 27, 9, 1 of 64; and Fisher's tea, 8 of 8 at one half.
+        let close = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-12, "{found}");
+        close(binomial_p(3, 3, 0.25), 1.0 / 64.0);
+        close(binomial_p(2, 3, 0.25), 10.0 / 64.0);
+        close(binomial_p(0, 3, 0.25), 1.0);
+        close(binomial_p(8, 8, 0.5), 2.0 / 256.0);
+    }
+
+    #[test]
+    fn the_published_scores_of_minimind_are_guessing() {
+        // C-Eval's 1,346 questions: 316 (26M), 344 (26M by its summary), 351 (108M).
+        for correct in [316, 344, 351] {
+            let p = binomial_p(correct, 1346, 0.25);
+            assert!(p > 0.15, "{correct}: {p}");
+        }
+    }
+}
