@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import scipy
 import statsmodels
 import statsmodels.api as sm
 from scipy import stats
+from statsmodels.formula.api import ols
 from statsmodels.stats import proportion, weightstats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
@@ -20,8 +22,8 @@ OUT = Path("harness/src/stats/references.json")
 # Five seeds of one setting and of another, and shorter and longer samples.
 A = [0.312, 0.298, 0.331, 0.305, 0.322]
 B = [0.301, 0.297, 0.309, 0.299, 0.315]
-C = [2.31, 2.28, 2.35]
-D = [2.40, 2.33, 2.51, 2.37, 2.44, 2.36, 2.47]
+THREE = [2.31, 2.28, 2.35]
+SEVEN = [2.40, 2.33, 2.51, 2.37, 2.44, 2.36, 2.47]
 LONG = [1.2, -0.4, 0.9, 1.7, 0.3, -0.2, 1.1, 0.6, 2.0, 0.1]
 
 
@@ -59,16 +61,16 @@ def t_family():
         low, high = found.confidence_interval(0.95)
         return case | dict(t=found.statistic, df=found.df, p=found.pvalue, low=low, high=high)
 
-    one = [(A, 0.25), (C, 2.3), (LONG, 0.0), ([1.0, 3.0], 0.5)]
+    one = [(A, 0.25), (THREE, 2.3), (LONG, 0.0), ([1.0, 3.0], 0.5)]
     rows = []
     for values, null in one:
         rows.append(row(stats.ttest_1samp(values, null), values=values, null=null))
     yield "one_sample_t", rows
     yield "paired_t", [row(stats.ttest_rel(a, b), a=a, b=b) for a, b in [(A, B), (A[:2], B[:2]), (LONG, LONG[::-1])]]
-    samples = [(A, B), (C, D), (A[:2], D), (LONG, C)]
+    samples = [(A, B), (THREE, SEVEN), (A[:2], SEVEN), (LONG, THREE)]
     yield "welch_t", [row(stats.ttest_ind(a, b, equal_var=False), a=a, b=b) for a, b in samples]
     rows = []
-    for a, b, paired, margin in [(A, B, True, 0.02), (A, B, False, 0.03), (C, D, False, 0.05)]:
+    for a, b, paired, margin in [(A, B, True, 0.02), (A, B, False, 0.03), (THREE, SEVEN, False, 0.05)]:
         if paired:
             p, low, high = weightstats.ttost_paired(np.array(a), np.array(b), -margin, margin)
         else:
@@ -97,7 +99,7 @@ def randomisations():
         rows.append(dict(differences=list(d), statistic=found.statistic, p=found.pvalue))
     yield "sign_flip", rows
     rows = []
-    for a, b in [(A, B), (C, D), (A[:2], B)]:
+    for a, b in [(A, B), (THREE, SEVEN), (A[:2], B)]:
         found = stats.permutation_test((a, b), lambda x, y: abs(np.mean(x) - np.mean(y)), n_resamples=np.inf,
                                        alternative="greater")
         rows.append(dict(a=a, b=b, statistic=np.mean(a) - np.mean(b), p=found.pvalue))
@@ -142,20 +144,66 @@ def effects():
         return case | dict(value=j * mean / sd, low=low, high=high)
 
     rows = []
-    for a, b in [(A, B), (C, D), (A[:2], B[:2])]:
+    for a, b in [(A, B), (THREE, SEVEN), (A[:2], B[:2])]:
         df = len(a) + len(b) - 2
         sd = np.sqrt(((len(a) - 1) * np.var(a, ddof=1) + (len(b) - 1) * np.var(b, ddof=1)) / df)
         rows.append(g(np.mean(a) - np.mean(b), sd, df, 1 / len(a) + 1 / len(b), a=a, b=b))
     yield "hedges_g", rows
     rows = []
-    for d in (np.array(A) - np.array(B), np.array(LONG), np.array(C)):
+    for d in (np.array(A) - np.array(B), np.array(LONG), np.array(THREE)):
         rows.append(g(np.mean(d), np.std(d, ddof=1), len(d) - 1, 1 / len(d), differences=list(d)))
     yield "hedges_g_of_pairs", rows
 
 
+def satterthwaite(seeds, question, rests):
+    """Variance and degrees of freedom of the seeds' mean squares and what the question's is above the rests', each
+    given with its degrees of freedom."""
+    above = question[0] - sum(v for v, _ in rests)
+    terms = seeds + ([question] + rests if above > 0 else [])
+    variance = sum(v for v, _ in seeds) + max(above, 0)
+    df = variance**2 / sum(v**2 / df for v, df in terms)
+    return np.sqrt(variance), max(df, min(df for _, df in seeds + [question]))
+
+
+def anova(table):
+    """Mean squares by statsmodels' two-way analysis of variance: seed, question, rest, with their degrees of freedom."""
+    s, q = table.shape
+    frame = pd.DataFrame(dict(y=table.ravel(), seed=np.repeat(np.arange(s), q), question=np.tile(np.arange(q), s)))
+    found = sm.stats.anova_lm(ols("y ~ C(seed) + C(question)", frame).fit())
+    return [(found["sum_sq"].iloc[i] / found["df"].iloc[i], found["df"].iloc[i]) for i in range(3)]
+
+
+def scores(random, seeds, questions, sd_seed, sd_question):
+    """Right and wrong answers of seeds to questions."""
+    at = 0.4 + sd_seed * random.standard_normal(seeds)[:, None] + sd_question * random.standard_normal(questions)
+    return (random.random((seeds, questions)) < at).astype(float)
+
+
+def crossed():
+    random = np.random.default_rng(5)
+    rows = []
+    for s, q, sd_seed, sd_question in [(4, 12, 0.05, 0.3), (5, 30, 0.1, 0.2), (6, 8, 0.0, 0.0)]:
+        table = scores(random, s, q, sd_seed, sd_question)
+        (ms, ds), (mq, dq), (me, de) = anova(table)
+        error, df = satterthwaite([(ms / (s * q), ds)], (mq / (s * q), dq), [(me / (s * q), de)])
+        rows.append(dict(table=table.tolist(), mean=table.mean(), seed=max(ms - me, 0) / q, question=max(mq - me, 0) / s,
+                         rest=me, error=error, df=df))
+    yield "components", rows
+    rows = []
+    for s, t, q in [(3, 3, 20), (5, 4, 25)]:
+        a, b = scores(random, s, q, 0.05, 0.3), scores(random, t, q, 0.05, 0.2)
+        (sa, dsa), _, (ea, dea) = anova(a)
+        (sb, dsb), _, (eb, deb) = anova(b)
+        d = a.mean(axis=0) - b.mean(axis=0)
+        error, df = satterthwaite([(sa / (s * q), dsa), (sb / (t * q), dsb)], (np.var(d, ddof=1) / q, q - 1),
+                                  [(ea / (s * q), dea), (eb / (t * q), deb)])
+        rows.append(dict(a=a.tolist(), b=b.tolist(), value=d.mean(), error=error, df=df))
+    yield "crossed_difference", rows
+
+
 def main():
     found = {"made_by": f"scripts/stats_references.py with SciPy {scipy.__version__}, statsmodels {statsmodels.__version__}"}
-    for part in (shares, t_family, randomisations, corrections, effects):
+    for part in (shares, t_family, randomisations, corrections, effects, crossed):
         found |= dict(part())
     plain = lambda x: x.item() if isinstance(x, np.generic) else str(x)
     lines = []

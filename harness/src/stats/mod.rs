@@ -6,6 +6,7 @@
 //! `scripts/stats_references.py` computes what the tests hold them to. *Invariant:* this folder uses nothing else of
 //! the crate.
 
+mod components;
 mod correction;
 mod effect;
 mod error;
@@ -17,8 +18,11 @@ mod noncentral;
 #[cfg(test)]
 mod references;
 mod resample;
+#[cfg(test)]
+mod simulations;
 mod test;
 
+pub use components::{Components, crossed_difference, differences};
 pub use correction::{benjamini_hochberg, holm};
 pub use effect::{cohens_h, hedges_g, hedges_g_of_pairs};
 pub use error::StatsError;
@@ -28,6 +32,7 @@ pub use interval::{
     clopper_pearson, difference_of_paired_shares, difference_of_shares, wilson, wilson_of_share, wilson95,
 };
 pub use mean::{Equivalence, Mean, Spread, spread};
+pub use resample::{DRAWS, Draws, bootstrap, cluster_bootstrap, paired_bootstrap, pigeonhole_bootstrap};
 pub use test::{binomial_p, mcnemar, permutation, sign_flip, smallest_permutation_p, smallest_sign_flip_p};
 
 use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
