@@ -19,12 +19,11 @@ use Only::{Absent, Flag, Number, OneOf};
 const SILU: Only = OneOf(&["silu", "swish"]);
 
 /// Keys of Hugging Face's configurations with the values that describe the model of this project.
-const KEYS: [(&str, Only); 43] = [
+const KEYS: [(&str, Only); 40] = [
     ("model_type", OneOf(&["minimind"])),
     ("quantization_config", Absent),
     ("is_encoder_decoder", Flag(false)),
     ("add_cross_attention", Flag(false)),
-    ("tie_word_embeddings", Flag(true)),
     ("hidden_act", SILU),
     ("hidden_activation", SILU),
     ("activation_function", SILU),
@@ -32,7 +31,6 @@ const KEYS: [(&str, Only); 43] = [
     ("partial_rotary_factor", Number(1.0)),
     ("rotary_pct", Number(1.0)),
     ("alibi", Flag(false)),
-    ("use_sliding_window", Flag(false)),
     ("attention_bias", Flag(false)),
     ("attention_out_bias", Flag(false)),
     ("add_qkv_bias", Flag(false)),
@@ -41,7 +39,6 @@ const KEYS: [(&str, Only); 43] = [
     ("lm_head_bias", Flag(false)),
     ("use_bias", Flag(false)),
     ("bias", Flag(false)),
-    ("qk_norm", Flag(false)),
     ("use_qk_norm", Flag(false)),
     ("qk_layernorm", Flag(false)),
     ("use_parallel_residual", Flag(false)),
@@ -117,22 +114,12 @@ pub(crate) fn problems(config: &Map<String, Value>) -> Vec<String> {
     if let Some(value) = given("architectures").filter(|value| !names(value, &ARCHITECTURES)) {
         refuse("architectures", value, &ARCHITECTURES.join(" or "));
     }
-    if let Some(value) = given("layer_types").filter(|value| !names(value, &["full_attention"])) {
-        refuse("layer_types", value, "full_attention only");
-    }
-    // A window that is not used has a width all the same.
-    if let Some(value) = given("sliding_window")
-        && config.get("use_sliding_window") != Some(&Value::Bool(false))
-        && *value != Value::Bool(false)
-    {
-        refuse("sliding_window", value, "no value");
-    }
-    let (dim, heads) = (number("dim"), number("n_heads"));
-    if let Some(value) = given("head_dim")
-        && let (Some(dim), Some(heads)) = (dim, heads)
-        && value.as_f64() != Some(dim / heads)
-    {
-        refuse("head_dim", value, "dim / n_heads");
+    // One window for all layers, or none.
+    let slides = config.get("sliding_window").is_some_and(|window| window.is_number())
+        && config.get("use_sliding_window") != Some(&Value::Bool(false));
+    let layers = if slides { "sliding_attention" } else { "full_attention" };
+    if let Some(value) = given("layer_types").filter(|value| !names(value, &[layers])) {
+        refuse("layer_types", value, &format!("{layers} only"));
     }
     if let Some(value) = given("rms_norm_eps")
         && value.as_f64() != Some(number("norm_eps").unwrap_or(1e-5))
@@ -176,21 +163,16 @@ mod tests {
                 r#"{"attention_bias": true, "mlp_bias": true}"#,
                 "attention_bias is true, which is not computed here, expected false; mlp_bias is true",
             ),
-            (r#"{"sliding_window": 4096}"#, "sliding_window is 4096"),
-            (
-                r#"{"tie_word_embeddings": false}"#,
-                "tie_word_embeddings is false, which is not computed here, expected true",
-            ),
             (r#"{"architectures": ["LlamaForCausalLM"]}"#, r#"architectures is ["LlamaForCausalLM"]"#),
             (r#"{"model_type": "qwen2"}"#, r#"model_type is "qwen2""#),
-            (
-                r#"{"dim": 64, "n_heads": 4, "head_dim": 32}"#,
-                "head_dim is 32, which is not computed here, expected dim / n_heads",
-            ),
             (r#"{"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0}}"#, "rope_parameters is {"),
             (r#"{"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}"#, "rope_parameters is {"),
             (r#"{"rms_norm_eps": 1e-6}"#, "rms_norm_eps is 1e-6"),
             (r#"{"layer_types": ["full_attention", "sliding_attention"]}"#, "layer_types is ["),
+            (
+                r#"{"sliding_window": 64, "layer_types": ["full_attention", "sliding_attention"]}"#,
+                "layer_types is [",
+            ),
         ] {
             let found = refused(config);
             assert!(found.starts_with(expected), "{found}\nwhere expected\n{expected}");
@@ -204,6 +186,7 @@ mod tests {
             r#"{"use_sliding_window": false, "sliding_window": 32768}"#,
             r#"{"architectures": ["Transformer"], "model_type": "minimind", "torch_dtype": "float16", "top_k": 50}"#,
             r#"{"rope_theta": 5e5, "rope_parameters": {"rope_type": "default", "rope_theta": 500000}}"#,
+            r#"{"sliding_window": 64, "layer_types": ["sliding_attention"], "tie_word_embeddings": false}"#,
             r#"{"dim": 64, "n_heads": 4, "head_dim": 16, "norm_eps": 1e-6, "rms_norm_eps": 1e-6}"#,
             r#"{"mlp_only_layers": [], "pretraining_tp": 1, "attention_dropout": 0.0}"#,
         ] {

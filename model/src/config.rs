@@ -31,12 +31,20 @@ section! {
         pub d_model: usize = 128,
         /// Number of blocks, each attention and feed-forward.
         pub n_layers: usize = 4,
-        /// Query heads; `d_model` must be divisible by it, into an even head size.
+        /// Query heads; `d_model` must be divisible by it, into an even head size, unless `head_dim` says another.
         pub n_heads: usize = 4,
         /// Key-value heads, each shared by `n_heads / n_kv_heads` query heads.
         pub n_kv_heads: usize = 2,
+        /// Width of a head; unset: `d_model / n_heads`.
+        pub head_dim: Option<usize> = None,
+        /// Normalise queries and keys head by head before they are rotated (Dehghani et al. 2023, section 2).
+        pub qk_norm: bool = false,
+        /// Last positions that a query attends to, its own among them; unset: all of its document.
+        pub window: Option<usize> = None,
         /// Entries of the vocabulary; also the size of a tokenizer that is trained.
         pub vocab_size: usize = 6400,
+        /// Whether the head is the token embedding, as in MiniMind, or a matrix of its own.
+        pub tie_embeddings: bool = true,
         /// Hidden size of the feed-forward; unset: `multiple_of * ceil(int(8 d_model / 3) / multiple_of)`.
         pub hidden_dim: Option<usize> = None,
         /// The derived hidden size is rounded up to a multiple of this.
@@ -68,7 +76,7 @@ section! {
 }
 
 /// Largest values of the keys that multiply into sizes, so that no count of weights or operations overflows.
-pub const LARGEST: [(&str, usize); 12] = [
+pub const LARGEST: [(&str, usize); 14] = [
     ("d_model", 1 << 16),
     ("n_layers", 1 << 12),
     ("n_heads", 1 << 16),
@@ -81,6 +89,8 @@ pub const LARGEST: [(&str, usize); 12] = [
     ("top_k", 1 << 12),
     ("n_shared_experts", 1 << 12),
     ("expert_hidden_dim", 1 << 20),
+    ("head_dim", 1 << 16),
+    ("window", 1 << 24),
 ];
 
 /// A shape that cannot be built.
@@ -111,6 +121,8 @@ impl ModelConfig {
             self.top_k,
             self.n_shared_experts,
             self.expert_hidden_dim.unwrap_or(0),
+            self.head_dim.unwrap_or(0),
+            self.window.unwrap_or(0),
         ];
         let sizes = LARGEST.into_iter().zip(values).filter(|((_, most), value)| value > most);
         let problem = |((key, most), value): ((&'static str, usize), usize)| ShapeError {
@@ -137,6 +149,8 @@ impl ModelConfig {
             ("max_seq_len", self.max_seq_len),
             ("hidden_dim", self.hidden_dim.unwrap_or(1)),
             ("expert_hidden_dim", self.expert_hidden_dim.unwrap_or(1)),
+            ("head_dim", self.head_dim.unwrap_or(1)),
+            ("window", self.window.unwrap_or(1)),
         ] {
             if value == 0 {
                 return fail(key, "is 0, expected at least 1".into());
@@ -145,7 +159,10 @@ impl ModelConfig {
         if self.vocab_size < 4 {
             return fail("vocab_size", format!("is {}, expected at least 4", self.vocab_size));
         }
-        if !self.d_model.is_multiple_of(self.n_heads) {
+        if let Some(head_dim) = self.head_dim.filter(|head_dim| !head_dim.is_multiple_of(2)) {
+            return fail("head_dim", format!("is {head_dim}, but rotary positions need an even head size"));
+        }
+        if self.head_dim.is_none() && !self.d_model.is_multiple_of(self.n_heads) {
             return at_odds(
                 "d_model",
                 &["n_heads"],
@@ -194,12 +211,7 @@ impl ModelConfig {
 
     /// Width of one attention head.
     pub fn head_dim(&self) -> usize {
-        self.d_model / self.n_heads
-    }
-
-    /// Rows of the query, key and value product: `(n_heads + 2 n_kv_heads) * head_dim`.
-    pub fn qkv_dim(&self) -> usize {
-        (self.n_heads + 2 * self.n_kv_heads) * self.head_dim()
+        self.head_dim.unwrap_or(self.d_model / self.n_heads)
     }
 
     /// Hidden size of the dense feed-forward (MiniMind v1, `FeedForward.__init__`).
@@ -213,25 +225,14 @@ impl ModelConfig {
         self.expert_hidden_dim.unwrap_or_else(|| self.ffn_dim())
     }
 
-    /// Number of weights, the tied embedding counted once.
+    /// Number of weights, a tied head counted once.
     pub fn params(&self) -> usize {
-        self.params_with(self.n_experts)
+        self.spec().params()
     }
 
     /// Number of weights that one token passes through: `top_k` of the routed experts.
     pub fn active_params(&self) -> usize {
-        self.params_with(self.top_k)
-    }
-
-    fn params_with(&self, experts: usize) -> usize {
-        let d = self.d_model;
-        let attention = d * self.qkv_dim() + d * d;
-        let feed_forward = if self.is_moe() {
-            (experts + self.n_shared_experts) * 3 * d * self.expert_dim() + self.n_experts * d
-        } else {
-            3 * d * self.ffn_dim()
-        };
-        self.vocab_size * d + self.n_layers * (attention + feed_forward + 2 * d) + d
+        self.spec().active_params()
     }
 }
 
@@ -272,8 +273,13 @@ mod tests {
         assert_eq!(bad(|c| (c.d_model, c.n_heads, c.n_kv_heads) = (12, 4, 4)), "n_heads");
         assert_eq!(bad(|c| (c.n_experts, c.top_k) = (4, 5)), "top_k");
         assert_eq!(bad(|c| c.n_layers = 0), "n_layers");
+        assert_eq!(bad(|c| c.head_dim = Some(7)), "head_dim");
+        assert_eq!(bad(|c| c.window = Some(0)), "window");
         assert_eq!(bad(|c| c.hidden_dim = Some(0)), "hidden_dim");
         assert_eq!(bad(|c| (c.n_experts, c.expert_hidden_dim) = (2, Some(0))), "expert_hidden_dim");
         assert!(ModelConfig::default().validate().is_ok());
+        // A head size of its own frees the width from the heads.
+        let free = ModelConfig { d_model: 130, head_dim: Some(16), ..ModelConfig::default() };
+        assert!(free.validate().is_ok());
     }
 }

@@ -15,69 +15,72 @@
 use crate::config::ModelConfig;
 use crate::lora::LoraConfig;
 
-/// Floating-point operations of a document of `n` positions: `linear * n + quadratic * n^2`.
+/// Floating-point operations of a document of `n` positions: `linear * n + quadratic * squares(n)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Cost {
     /// Of each position: products with weights.
     pub linear: f64,
     /// Of each position and position of its document: attention, at half.
     pub quadratic: f64,
+    /// Positions that a query sees at most.
+    pub window: Option<usize>,
+}
+
+/// Twice the pairs of a query and a key that it sees in a document of `len`, the diagonal at half: `len^2`, and of a
+/// sliding window `2 window len - window^2` for longer documents.
+pub fn squares(len: u64, window: Option<usize>) -> u64 {
+    let seen = window.map_or(len, |window| len.min(window as u64));
+    2 * seen * len - seen * seen
 }
 
 impl Cost {
     /// A forward pass.
     pub fn forward(model: &ModelConfig) -> Self {
-        let d = model.d_model;
-        // The tied embedding is the head's product; norms are no products.
-        let products = model.active_params() - d - model.n_layers * 2 * d;
+        let spec = model.spec();
         // Scores and values, a multiply-add each for every width and earlier position: half of n.
-        Self { linear: 2.0 * products as f64, quadratic: 2.0 * (model.n_layers * d) as f64 }
+        let quadratic = 2.0 * (model.n_layers * spec.block.heads.width()) as f64;
+        Self { linear: 2.0 * spec.products() as f64, quadratic, window: model.window }
+    }
+
+    /// So much more of the products and of attention.
+    fn times(self, linear: f64, quadratic: f64) -> Self {
+        Self { linear: linear * self.linear, quadratic: quadratic * self.quadratic, ..self }
     }
 
     /// A training step on all weights.
     pub fn training(model: &ModelConfig) -> Self {
-        let Self { linear, quadratic } = Self::forward(model);
-        Self { linear: 3.0 * linear, quadratic: 3.0 * quadratic }
+        Self::forward(model).times(3.0, 3.0)
     }
 
     /// A training step on adapters.
     pub fn adapters(model: &ModelConfig, lora: &LoraConfig) -> Self {
-        let Self { linear, quadratic } = Self::forward(model);
         let sides: usize = lora.targets.iter().map(|target| sides(model, target)).sum();
         let adapters = 2.0 * (model.n_layers * lora.rank * sides) as f64;
-        Self { linear: 2.0 * linear + 3.0 * adapters, quadratic: 3.0 * quadratic }
+        let frozen = Self::forward(model).times(2.0, 3.0);
+        Self { linear: frozen.linear + 3.0 * adapters, ..frozen }
     }
 
     /// A training step on preferences; a position is one of either answer.
     pub fn preferences(model: &ModelConfig) -> Self {
-        let Self { linear, quadratic } = Self::forward(model);
-        Self { linear: 4.0 * linear, quadratic: 4.0 * quadratic }
+        Self::forward(model).times(4.0, 4.0)
     }
 
-    /// Of documents with so many positions in all; `squares` is the sum of the squares of their lengths.
+    /// Of documents with so many positions in all; `squares` is the sum of the [`squares`] of their lengths.
     pub fn of(&self, positions: u64, squares: u64) -> f64 {
         self.linear * positions as f64 + self.quadratic * squares as f64
     }
 
     /// Of a position, on average, in a document of `len`.
     pub fn per_token(&self, len: usize) -> f64 {
-        self.linear + self.quadratic * len as f64
+        self.linear + self.quadratic * squares(len as u64, self.window) as f64 / len.max(1) as f64
     }
 }
 
 /// Inputs and outputs of a layer's projections of this name that one token passes through.
 fn sides(model: &ModelConfig, target: &str) -> usize {
-    let (d, key_value) = (model.d_model, model.n_kv_heads * model.head_dim());
-    match target {
-        "wq" | "wo" => d + d,
-        "wk" | "wv" => d + key_value,
-        // The shared experts stand side by side in one wide feed-forward.
-        _ if model.is_moe() => {
-            let (routed, shared) = (model.top_k * (d + model.expert_dim()), model.n_shared_experts);
-            routed + if shared > 0 { d + shared * model.expert_dim() } else { 0 }
-        }
-        _ => d + model.ffn_dim(),
-    }
+    let params = model.spec().block.params();
+    let named = params.iter().filter(|param| param.name.rsplit('.').next() == Some(target));
+    named.map(|param| param.active_len() / param.shape[0] + param.active_len() / param.shape[1]).sum()
 }
 
 #[cfg(test)]
@@ -123,6 +126,19 @@ mod tests {
         let more = ModelConfig { n_experts: 9, ..moe() };
         // Only the router grows.
         assert_eq!(Cost::forward(&more).linear, f64::from(2 * (products + 2 * 6 * 4)));
+    }
+
+    #[test]
+    fn a_window_counts_the_pairs_that_are_seen() {
+        for (len, window) in [(1u64, 1usize), (7, 3), (7, 7), (7, 9), (40, 13)] {
+            let pairs: u64 = (0..len).map(|query| (query + 1).min(window as u64)).sum();
+            assert_eq!(squares(len, Some(window)) + (window as u64).min(len), 2 * pairs);
+        }
+        assert_eq!((squares(8, None), squares(8, Some(8)), squares(8, Some(2))), (64, 64, 28));
+        let slides = ModelConfig { window: Some(2), ..dense() };
+        let (forward, whole) = (Cost::forward(&slides), Cost::forward(&dense()));
+        assert_eq!(forward.linear, whole.linear);
+        assert_eq!(forward.per_token(8), forward.linear + forward.quadratic * 28.0 / 8.0);
     }
 
     #[test]

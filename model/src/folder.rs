@@ -47,10 +47,44 @@ struct ConfigFile {
     rope_theta: f64,
     #[serde(default)]
     expert_hidden_dim: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    head_dim: Option<usize>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    qk_norm: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "window")]
+    sliding_window: Option<usize>,
+    #[serde(default, skip_serializing)]
+    use_sliding_window: Option<bool>,
+    #[serde(default = "default_true", skip_serializing_if = "is_true")]
+    tie_word_embeddings: bool,
     #[serde(default = "default_init")]
     init: Init,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_false(value: &bool) -> bool {
+    !value
+}
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_true(value: &bool) -> bool {
+    *value
+}
+/// A number of positions; `null` and `false`, as some configurations write it, are none.
+fn window<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<usize>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Window {
+        Positions(usize),
+        Off(bool),
+    }
+    match Option::<Window>::deserialize(deserializer)? {
+        Some(Window::Positions(positions)) => Ok(Some(positions)),
+        None | Some(Window::Off(false)) => Ok(None),
+        Some(Window::Off(true)) => {
+            Err(serde::de::Error::custom("sliding_window is true, expected its positions"))
+        }
+    }
+}
 fn default_multiple_of() -> usize {
     64
 }
@@ -130,6 +164,11 @@ impl ConfigFile {
             norm_topk_prob: true,
             rope_theta: c.rope_theta,
             expert_hidden_dim: c.expert_hidden_dim,
+            head_dim: c.head_dim,
+            qk_norm: c.qk_norm,
+            sliding_window: c.window,
+            use_sliding_window: None,
+            tie_word_embeddings: c.tie_embeddings,
             init: c.init,
         }
     }
@@ -145,6 +184,12 @@ impl ConfigFile {
             n_layers: self.n_layers,
             n_heads: self.n_heads,
             n_kv_heads: self.n_kv_heads.unwrap_or(self.n_heads),
+            // A head size that follows from the width anyway is left to follow from it.
+            head_dim: self.head_dim.filter(|&head_dim| head_dim * self.n_heads != self.dim),
+            qk_norm: self.qk_norm,
+            // A window that is not used has a width all the same.
+            window: self.sliding_window.filter(|_| self.use_sliding_window != Some(false)),
+            tie_embeddings: self.tie_word_embeddings,
             vocab_size: self.vocab_size,
             hidden_dim: self.hidden_dim,
             multiple_of: self.multiple_of,

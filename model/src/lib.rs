@@ -17,6 +17,7 @@ pub mod preference;
 pub mod random;
 pub mod sampling;
 pub mod section;
+pub mod spec;
 pub mod tokens;
 pub mod trainer;
 pub mod transformer;

@@ -90,9 +90,9 @@ impl Ragged {
         self.ids.is_empty()
     }
 
-    /// Squares of the lengths of the documents, in sum.
-    pub fn squares(&self) -> u64 {
-        self.documents.windows(2).map(|d| ((d[1] - d[0]) as u64).pow(2)).sum()
+    /// The [`crate::cost::squares`] of the documents, in sum.
+    pub fn squares(&self, window: Option<usize>) -> u64 {
+        self.documents.windows(2).map(|d| crate::cost::squares((d[1] - d[0]) as u64, window)).sum()
     }
 
     /// Length of the longest document.

@@ -112,6 +112,7 @@ fn model(config: &TrialConfig, found: &mut Found) {
     let why = format!("{what} is {width} wide either way");
     found.comes_to(key, width, &why);
     found.add(&["model.multiple_of"], &why);
+    found.comes_to("model.head_dim", model.head_dim(), format!("a head is {} wide either way", model.head_dim()));
     if model.is_moe() {
         found.add(&["model.hidden_dim"], &why);
         if model.aux_loss_alpha == 0.0 {

@@ -8,6 +8,7 @@ use crate::records::Notice;
 use crate::track::number;
 use anyhow::{Result, bail, ensure};
 use model::Sequence;
+use model::cost::squares;
 use model::random::{Purpose, stream};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
@@ -42,14 +43,14 @@ pub struct RowSize {
     pub tokens: u64,
     /// Positions that pass through the model.
     pub positions: u64,
-    /// Squares of the lengths of its documents, in sum.
+    /// The [`squares`] of its documents, in sum.
     pub squares: u64,
 }
 
 impl RowSize {
-    /// A document with so many positions.
-    fn document(tokens: u64, positions: u64) -> Self {
-        Self { tokens, positions, squares: positions * positions }
+    /// A document with so many positions, of which each sees a window at most.
+    fn document(tokens: u64, positions: u64, window: Option<usize>) -> Self {
+        Self { tokens, positions, squares: squares(positions, window) }
     }
 }
 
@@ -164,12 +165,13 @@ impl Batches {
         &self.lost
     }
 
-    /// What every row of a pass over the data holds, in order. Packed rows differ between passes.
-    pub fn row_sizes(&self, epoch: u64) -> Vec<RowSize> {
+    /// What every row of a pass over the data holds, in order, for a model that attends to a `window`. Packed rows differ
+    /// between passes.
+    pub fn row_sizes(&self, epoch: u64, window: Option<usize>) -> Vec<RowSize> {
         let pass = self.pass(epoch);
         let document = |&piece: &u32| {
             let piece = piece as usize;
-            RowSize::document(u64::from(self.counted[piece]), u64::from(self.pieces[piece].len) - 1)
+            RowSize::document(u64::from(self.counted[piece]), u64::from(self.pieces[piece].len) - 1, window)
         };
         pass.rows.iter().map(|row| pass.order[row.clone()].iter().map(document).sum()).collect()
     }
@@ -411,8 +413,8 @@ impl PreferenceBatches {
     }
 
     /// What every pair of a pass holds, in its order.
-    pub fn pair_sizes(&self, epoch: u64) -> Vec<RowSize> {
-        let answer = |row: &Sequence| RowSize::document(row.counted as u64, row.len() as u64);
+    pub fn pair_sizes(&self, epoch: u64, window: Option<usize>) -> Vec<RowSize> {
+        let answer = |row: &Sequence| RowSize::document(row.counted as u64, row.len() as u64, window);
         let pair = |pair: &Pair| [&pair.chosen, &pair.rejected].into_iter().map(answer).sum();
         self.order_of(epoch).iter().map(|&i| pair(&self.pairs[i as usize])).collect()
     }
@@ -487,7 +489,7 @@ mod tests {
         let (_dir, store) = store(&documents);
         let mut batches = Batches::new(store, options(Packing::Separated, 16)).unwrap();
         let mut targets = vec![];
-        for _ in 0..batches.row_sizes(0).len() {
+        for _ in 0..batches.row_sizes(0, None).len() {
             let row = batches.next_row();
             assert!(row.len() <= 16);
             assert_eq!(row.documents.iter().sum::<u32>() as usize, row.len());
@@ -504,7 +506,7 @@ mod tests {
         let mut want: Vec<u32> = documents.iter().flat_map(|d| d[1..].to_vec()).collect();
         want.sort_unstable();
         assert_eq!(targets, want);
-        assert_eq!(batches.row_sizes(0).into_iter().sum::<RowSize>().tokens, want.len() as u64);
+        assert_eq!(batches.row_sizes(0, None).into_iter().sum::<RowSize>().tokens, want.len() as u64);
     }
 
     #[test]
@@ -571,7 +573,7 @@ mod tests {
         let lost = Lost { of: 3, seq_len: 5, nothing_left: 1, no_loss: 1, equal: 0, cut: 1 };
         let batches = made(Packing::Single, 5).unwrap();
         assert_eq!(*batches.lost(), lost);
-        assert_eq!(batches.row_sizes(0), [RowSize::document(2, 4)]);
+        assert_eq!(batches.row_sizes(0, None), [RowSize::document(2, 4, None)]);
         let wider = Lost { nothing_left: 0, ..lost.clone() };
         assert_eq!(*made(Packing::Separated, 5).unwrap().lost(), Lost { cut: 1, ..wider });
         assert_eq!(
@@ -599,7 +601,7 @@ mod tests {
             let (_dir, store) = store_as(kind, std::slice::from_ref(&document));
             let mut batches =
                 Batches::new(store, BatchOptions { loss, ..options(Packing::Separated, 8) }).unwrap();
-            (0..batches.row_sizes(0).len()).map(|_| batches.next_row().ids[0]).collect::<Vec<_>>()
+            (0..batches.row_sizes(0, None).len()).map(|_| batches.next_row().ids[0]).collect::<Vec<_>>()
         };
         assert_eq!(pieces(Kind::Conversations, RowLoss::Answers(AnswerLoss::Last)), [1]);
         let mut starts = pieces(Kind::Pretrain, RowLoss::Text);

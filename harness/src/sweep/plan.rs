@@ -134,7 +134,7 @@ pub fn memory_mb(config: &TrialConfig) -> f64 {
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if config.threads == 0 { cores } else { config.threads };
-    let (d, qkv) = (model.d_model, model.qkv_dim());
+    let (d, qkv) = (model.d_model, model.heads().qkv_width());
     let kept = model.n_layers * (3 * d + qkv + 2 * hidden);
     let passing = 4 * d + 2 * qkv + 3 * hidden;
     let stage = |(stage, training): (TrainStage, &Training)| {

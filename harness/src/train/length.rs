@@ -152,7 +152,7 @@ mod tests {
     /// packing has it. A row costs 12 and 144 operations.
     fn length(rows: usize, training: &Training) -> Length {
         let row = RowSize { tokens: 10, positions: 12, squares: 144 };
-        let cost = Cost { linear: 1.0, quadratic: 1.0 };
+        let cost = Cost { linear: 1.0, quadratic: 1.0, window: None };
         Length::new(training, cost, |epoch| vec![row; rows + epoch as usize % 2])
     }
 

@@ -105,7 +105,7 @@ pub fn run(request: &TrainRequest) -> Result<Option<Results>> {
 /// be looked at.
 pub fn length(stage: TrainStage, trial: &TrialConfig, data: &Objective, most_rows: f64) -> Option<Length> {
     let (training, cost) = (training_of(trial, stage), trial.cost(stage));
-    let first = data.row_sizes(0);
+    let first = data.row_sizes(0, cost.window);
     let pass: RowSize = first.iter().copied().sum();
     let rows = match (training.steps, training.flops, training.tokens) {
         (Some(steps), ..) => steps as f64 * (training.batch_size * training.accumulation) as f64,
@@ -113,7 +113,7 @@ pub fn length(stage: TrainStage, trial: &TrialConfig, data: &Objective, most_row
         (None, None, Some(tokens)) => tokens as f64 / pass.tokens.max(1) as f64 * first.len() as f64,
         (None, None, None) => training.epochs * first.len() as f64,
     };
-    (rows <= most_rows).then(|| Length::new(training, cost, |epoch| data.row_sizes(epoch)))
+    (rows <= most_rows).then(|| Length::new(training, cost, |epoch| data.row_sizes(epoch, cost.window)))
 }
 
 /// How a stage updates weights.
@@ -226,7 +226,7 @@ impl<'a> Loop<'a> {
         let saved = saved.map(|saved| saved.about);
         let resumed = saved.map(|saved| saved.step);
         let cost = request.trial.cost(request.stage);
-        let length = Length::new(training, cost, |epoch| objective.row_sizes(epoch));
+        let length = Length::new(training, cost, |epoch| objective.row_sizes(epoch, cost.window));
         let (stage, warmup) = (request.stage.name(), training.warmup_steps);
         if warmup > length.steps {
             bail!(

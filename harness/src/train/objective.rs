@@ -91,11 +91,11 @@ impl Objective {
         [lost.notices(stage.name()), held_out].concat()
     }
 
-    /// What every row, or pair, of a pass over the data holds, in order.
-    pub fn row_sizes(&self, epoch: u64) -> Vec<RowSize> {
+    /// What every row, or pair, of a pass over the data holds, in order, for a model that attends to a `window`.
+    pub fn row_sizes(&self, epoch: u64, window: Option<usize>) -> Vec<RowSize> {
         match self {
-            Self::Tokens { batches, .. } => batches.row_sizes(epoch),
-            Self::Preferences { batches, .. } => batches.pair_sizes(epoch),
+            Self::Tokens { batches, .. } => batches.row_sizes(epoch, window),
+            Self::Preferences { batches, .. } => batches.pair_sizes(epoch, window),
         }
     }
 
@@ -229,7 +229,7 @@ pub fn next_tokens(trainer: &mut Trainer, rows: &[Sequence]) -> Result<Sums> {
                 counted,
                 tokens: counted as u64,
                 positions: pass.batch().len() as u64,
-                squares: pass.batch().squares(),
+                squares: pass.squares(),
                 rewards: None,
                 router: pass.router_stats(),
             })
@@ -252,7 +252,7 @@ fn preferences(trainer: &mut Trainer, pairs: &[(&Pair, [f64; 2])], config: &DpoC
             Ok(Sums {
                 tokens: rows.iter().map(|row| row.counted as u64).sum(),
                 positions: pass.batch().len() as u64,
-                squares: pass.batch().squares(),
+                squares: pass.squares(),
                 router: pass.router_stats(),
                 ..of_pairs(&outcome.pairs)
             })

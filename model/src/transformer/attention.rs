@@ -40,7 +40,7 @@ pub fn plain(context: &Context, layer: usize, x: &Tensor) -> Result<Tensor> {
     let (pad, unpad) = (Tensor::new(pad, x.device())?, Tensor::new(unpad, x.device())?);
 
     let normed = rms_norm::plain(x, &context.plain(&block.attention_norm)?, context.config.norm_eps)?;
-    let qkv = normed.matmul(&context.plain(&block.wqkv)?.t()?)?; // (n, qkv_width)
+    let qkv = normed.matmul(&context.plain(&block.wqkv.range)?.t()?)?; // (n, qkv_width)
     let (cos, sin) = context.rotations.tensors(0..seq, x.device())?;
     let split = |start: usize, count_heads: usize| {
         qkv.narrow(1, start * head_dim, count_heads * head_dim)?
@@ -58,7 +58,7 @@ pub fn plain(context: &Context, layer: usize, x: &Tensor) -> Result<Tensor> {
         .transpose(1, 2)?
         .reshape((count * seq, heads.width()))?
         .index_select(&unpad, 0)?; // (n, width)
-    let out = out.matmul(&context.plain(&block.wo)?.t()?)?;
+    let out = out.matmul(&context.plain(&block.wo.range)?.t()?)?;
     match drop_residual {
         Some(dropout) => x + (&out * dropout.mask(out.shape(), out.device())?)?,
         None => x + out,
@@ -91,7 +91,7 @@ impl Saved {
 pub fn forward(context: &Context, layer: usize, y: &mut [f32], x: &[f32], weights: &[f32]) -> Saved {
     let (n, width) = (context.batch.len(), heads(context).width());
     let saved = attend(context, layer, x, weights);
-    let wo = &weights[context.layout().blocks[layer].wo.clone()];
+    let wo = &weights[context.layout().blocks[layer].wo.range.clone()];
     y.copy_from_slice(x);
     if let Some(dropout) = dropouts(context, layer).1 {
         let mut branch = Buffer::dirty(y.len());
@@ -113,7 +113,7 @@ fn attend(context: &Context, layer: usize, x: &[f32], weights: &[f32]) -> Saved 
     let norm = &weights[block.attention_norm.clone()];
     rms_norm::forward(&mut normed, &mut inverse, x, norm, context.config.norm_eps as f32);
     let mut qkv = Buffer::dirty(n * heads.qkv_width());
-    linear(&mut qkv, &normed, &weights[block.wqkv.clone()], n, d, false);
+    linear(&mut qkv, &normed, &weights[block.wqkv.range.clone()], n, d, false);
     let mut saved = Saved {
         inverse,
         q: Buffer::dirty(n * heads.width()),
@@ -202,9 +202,9 @@ pub fn backward(
         dropout.apply(dropped.insert(Buffer::copy_of(grad)));
     }
     let dy = dropped.as_deref().unwrap_or(grad);
-    linear_weight_grad(&mut grads[block.wo.clone()], dy, &saved.out, n, width);
+    linear_weight_grad(&mut grads[block.wo.range.clone()], dy, &saved.out, n, width);
     let mut dout = Buffer::dirty(n * width);
-    linear_input_grad(&mut dout, dy, &weights[block.wo.clone()], n, width, false);
+    linear_input_grad(&mut dout, dy, &weights[block.wo.range.clone()], n, width, false);
 
     let mut dq = Buffer::dirty(saved.q.len());
     let (mut dk, mut dv) = (Buffer::zeros(saved.k.len()), Buffer::zeros(saved.v.len()));
@@ -217,9 +217,9 @@ pub fn backward(
     let norm = &weights[block.attention_norm.clone()];
     let mut normed = saved.out; // no longer needed: its room serves the norm
     rms_norm::again(&mut normed, &saved.inverse, x, norm);
-    linear_weight_grad(&mut grads[block.wqkv.clone()], &dqkv, &normed, n, d);
+    linear_weight_grad(&mut grads[block.wqkv.range.clone()], &dqkv, &normed, n, d);
     let mut dnormed = dout;
-    linear_input_grad(&mut dnormed, &dqkv, &weights[block.wqkv.clone()], n, d, false);
+    linear_input_grad(&mut dnormed, &dqkv, &weights[block.wqkv.range.clone()], n, d, false);
     let dnorm = &mut grads[block.attention_norm.clone()];
     rms_norm::backward(grad, dnorm, &dnormed, x, norm, &saved.inverse);
 }

@@ -312,6 +312,11 @@ impl Pass {
         &self.context.batch
     }
 
+    /// What its attention costs; see [`Ragged::squares`].
+    pub fn squares(&self) -> u64 {
+        self.context.batch.squares(self.context.config.window)
+    }
+
     /// The states after the embedding and after each block, `(n, d_model)` each. Without gradient.
     pub fn states(&self) -> Result<Vec<Tensor>> {
         match self.form {

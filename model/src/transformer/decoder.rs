@@ -118,7 +118,7 @@ fn attend(
     let norm = &weights[block.attention_norm.clone()];
     rms_norm::forward(&mut normed, &mut inverse, x, norm, context.config.norm_eps as f32);
     let mut qkv = Buffer::dirty(n * heads.qkv_width());
-    linear(&mut qkv, &normed, &weights[block.wqkv.clone()], n, d, false);
+    linear(&mut qkv, &normed, &weights[block.wqkv.range.clone()], n, d, false);
 
     let scale = 1.0 / (hd as f32).sqrt();
     let mut q = Buffer::dirty(n * heads.width());
@@ -142,7 +142,7 @@ fn attend(
         })
     })??;
     y.copy_from_slice(x);
-    linear(y, &out, &weights[block.wo.clone()], n, heads.width(), true);
+    linear(y, &out, &weights[block.wo.range.clone()], n, heads.width(), true);
     Ok(())
 }
 
@@ -157,7 +157,7 @@ fn attend_plain(
     let (block, heads) = (&context.layout().blocks[layer], heads(context));
     let (n, hd) = (context.batch.len(), heads.head_dim);
     let normed = rms_norm::plain(x, &context.plain(&block.attention_norm)?, context.config.norm_eps)?;
-    let qkv = normed.matmul(&context.plain(&block.wqkv)?.t()?)?; // (n, qkv_width)
+    let qkv = normed.matmul(&context.plain(&block.wqkv.range)?.t()?)?; // (n, qkv_width)
     let (cos, sin) = context.rotations.tensors(start..start + n, x.device())?;
     let split = |first: usize, count: usize| {
         qkv.narrow(1, first * hd, count * hd)?.reshape((n, count, hd))?.transpose(0, 1)?.contiguous()
@@ -172,5 +172,5 @@ fn attend_plain(
         .squeeze(0)?
         .transpose(0, 1)?
         .reshape((n, heads.width()))?;
-    x + out.matmul(&context.plain(&block.wo)?.t()?)?
+    x + out.matmul(&context.plain(&block.wo.range)?.t()?)?
 }

@@ -1,7 +1,7 @@
 //! The feed-forward half of a block: `x + ffn(norm(x))`, dense or a mixture of experts.
 
 use super::context::Context;
-use crate::layout::{FeedForwardLayout, FeedForwardRange};
+use crate::layout::FeedForwardLayout;
 use crate::ops::gemm::{linear, linear_input_grad, linear_weight_grad};
 use crate::ops::router::{self, Routes};
 use crate::ops::scratch::Buffer;
@@ -16,14 +16,16 @@ fn dropout(context: &Context, layer: usize) -> Option<Dropout> {
 pub fn plain(context: &Context, layer: usize, x: &Tensor) -> Result<Tensor> {
     let block = &context.layout().blocks[layer];
     let normed = rms_norm::plain(x, &context.plain(&block.ffn_norm)?, context.config.norm_eps)?;
-    let apply = |range: &FeedForwardRange, x: &Tensor| {
-        let hidden = swiglu::plain(&x.matmul(&context.plain(&range.w13)?.t()?)?)?;
-        hidden.matmul(&context.plain(&range.w2)?.t()?)
+    let apply = |range: &FeedForwardLayout, x: &Tensor| {
+        let hidden = swiglu::plain(&x.matmul(&context.plain(&range.w13.range)?.t()?)?)?;
+        hidden.matmul(&context.plain(&range.w2.range)?.t()?)
     };
-    let y = match &block.feed_forward {
-        FeedForwardLayout::Dense(range) => apply(range, &normed)?,
-        FeedForwardLayout::Moe { gate, experts, shared } => {
-            let logits = normed.matmul(&context.plain(gate)?.t()?)?; // (n, n_experts)
+    let y = match &block.experts {
+        None => block.dense.as_ref().map_or_else(|| normed.zeros_like(), |range| apply(range, &normed))?,
+        Some(layout) => {
+            let experts: Vec<_> = layout.each().collect();
+            let shared = &block.dense;
+            let logits = normed.matmul(&context.plain(&layout.router.range)?.t()?)?; // (n, n_experts)
             let host = logits.flatten_all()?.to_vec1::<f32>()?;
             let routes = Routes::new(host, context.config.n_experts, context.config.top_k);
             let (weights, scores) = router::plain_weights(&logits, &routes)?;
@@ -53,12 +55,12 @@ pub fn plain(context: &Context, layer: usize, x: &Tensor) -> Result<Tensor> {
 }
 
 /// `y += w2 swiglu(w13 x)`; returns the values before the activation, `(n, 2 hidden)`.
-fn feed(y: &mut [f32], x: &[f32], weights: &[f32], range: &FeedForwardRange, n: usize, d: usize) -> Buffer {
+fn feed(y: &mut [f32], x: &[f32], weights: &[f32], range: &FeedForwardLayout, n: usize, d: usize) -> Buffer {
     let mut inner = Buffer::dirty(n * 2 * range.hidden);
-    linear(&mut inner, x, &weights[range.w13.clone()], n, d, false);
+    linear(&mut inner, x, &weights[range.w13.range.clone()], n, d, false);
     let mut active = Buffer::dirty(n * range.hidden);
     swiglu::forward(&mut active, &inner, range.hidden);
-    linear(y, &active, &weights[range.w2.clone()], n, range.hidden, true);
+    linear(y, &active, &weights[range.w2.range.clone()], n, range.hidden, true);
     inner
 }
 
@@ -80,17 +82,17 @@ fn feed_backward(
     rows: Rows,
     weights: &[f32],
     grads: &mut [f32],
-    range: &FeedForwardRange,
+    range: &FeedForwardLayout,
 ) -> Buffer {
     let n = rows.weights.len();
-    let d = range.w2.len() / range.hidden;
+    let d = range.w2.d_out;
     let mut active = Buffer::dirty(n * range.hidden);
-    linear_input_grad(&mut active, rows.dy, &weights[range.w2.clone()], n, range.hidden, false);
+    linear_input_grad(&mut active, rows.dy, &weights[range.w2.range.clone()], n, range.hidden, false);
     let mut dweights = Buffer::dirty(n);
     swiglu::backward_in_place(&mut active, rows.inner, rows.weights, &mut dweights, range.hidden);
-    linear_weight_grad(&mut grads[range.w2.clone()], rows.dy, &active, n, range.hidden);
-    linear_weight_grad(&mut grads[range.w13.clone()], rows.inner, rows.x, n, d);
-    linear_input_grad(dx, rows.inner, &weights[range.w13.clone()], n, d, true);
+    linear_weight_grad(&mut grads[range.w2.range.clone()], rows.dy, &active, n, range.hidden);
+    linear_weight_grad(&mut grads[range.w13.range.clone()], rows.inner, rows.x, n, d);
+    linear_input_grad(dx, rows.inner, &weights[range.w13.range.clone()], n, d, true);
     dweights
 }
 
@@ -140,13 +142,11 @@ fn add_branch(context: &Context, layer: usize, y: &mut [f32], x: &[f32], weights
     let mut normed = Buffer::dirty(n * d);
     let norm = &weights[block.ffn_norm.clone()];
     rms_norm::forward(&mut normed, &mut inverse, x, norm, context.config.norm_eps as f32);
-    match &block.feed_forward {
-        FeedForwardLayout::Dense(range) => {
-            let inner = feed(y, &normed, weights, range, n, d);
-            Saved { inverse, whole: Some(inner), routed: None }
-        }
-        FeedForwardLayout::Moe { gate, experts, shared } => {
-            let whole = shared.as_ref().map(|range| feed(y, &normed, weights, range, n, d));
+    let whole = block.dense.as_ref().map(|range| feed(y, &normed, weights, range, n, d));
+    match &block.experts {
+        None => Saved { inverse, whole, routed: None },
+        Some(layout) => {
+            let (gate, experts) = (&layout.router.range, layout.each().collect::<Vec<_>>());
             let mut logits = vec![0.0; n * experts.len()];
             linear(&mut logits, &normed, &weights[gate.clone()], n, d, false);
             let routes = Routes::new(logits, experts.len(), context.config.top_k);
@@ -191,19 +191,14 @@ pub fn backward(
     let mut normed = Buffer::dirty(n * d);
     rms_norm::again(&mut normed, &saved.inverse, x, norm);
     let mut dnormed = Buffer::zeros(n * d);
-    let range = match &block.feed_forward {
-        FeedForwardLayout::Dense(range) => Some(range),
-        FeedForwardLayout::Moe { shared, .. } => shared.as_ref(),
-    };
-    if let (Some(mut inner), Some(range)) = (saved.whole, range) {
+    if let (Some(mut inner), Some(range)) = (saved.whole, &block.dense) {
         let mut ones = Buffer::dirty(n);
         ones.fill(1.0);
         let rows = Rows { x: &normed, inner: &mut inner, weights: &ones, dy };
         feed_backward(&mut dnormed, rows, weights, grads, range);
     }
-    if let (Some((routes, mut inner)), FeedForwardLayout::Moe { gate, experts, .. }) =
-        (saved.routed, &block.feed_forward)
-    {
+    if let (Some((routes, mut inner)), Some(layout)) = (saved.routed, &block.experts) {
+        let (gate, experts) = (&layout.router.range, layout.each().collect::<Vec<_>>());
         let mut dweights = vec![0.0; routes.weights.len()];
         for ((range, group), inner) in experts.iter().zip(routes.by_expert()).zip(&mut inner) {
             let (rows, dy) = (gather(&normed, &group, d), gather(dy, &group, d));

@@ -30,7 +30,7 @@ fn plain_log_probs(context: &Context, hidden: &Tensor) -> Result<Tensor> {
     let x = rms_norm::plain(hidden, &norm, context.config.norm_eps)?;
     let targets = Tensor::new(context.batch.targets.as_slice(), x.device())?;
     let weights = Tensor::new(context.batch.weights.as_slice(), x.device())?;
-    let nll = op::plain(&x, &context.plain(&context.layout().embedding)?, &targets)?;
+    let nll = op::plain(&x, &context.plain(&context.layout().head.range)?, &targets)?;
     (nll * weights)?.neg()
 }
 
@@ -41,12 +41,12 @@ pub fn logits(context: &Context, hidden: &Tensor, positions: &[usize]) -> Result
     let norm = context.plain(&context.layout().norm)?;
     let x = rms_norm::plain(&rows, &norm, context.config.norm_eps)?;
     if !x.device().is_cpu() {
-        return x.matmul(&context.plain(&context.layout().embedding)?.t()?);
+        return x.matmul(&context.plain(&context.layout().head.range)?.t()?);
     }
     let (n, d, vocab) = (positions.len(), context.config.d_model, context.config.vocab_size);
     let mut logits = vec![0.0; n * vocab];
     with_slice(&x, |x| {
-        context.with_weights(|w| linear(&mut logits, x, &w[context.layout().embedding.clone()], n, d, false))
+        context.with_weights(|w| linear(&mut logits, x, &w[context.layout().head.range.clone()], n, d, false))
     })??;
     Tensor::from_vec(logits, (n, vocab), x.device())
 }
@@ -88,7 +88,7 @@ impl Head {
     /// Adds weight gradients of `sum of loss_weights * -log p` and returns the loss values and `dx`, `(n, d_model)`.
     fn backward(&self, x: &[f32], loss_weights: &[f32]) -> Result<(Buffer, Vec<f32>)> {
         let (context, d) = (&self.context, self.context.config.d_model);
-        let (embedding, norm) = (context.layout().embedding.clone(), context.layout().norm.clone());
+        let (embedding, norm) = (context.layout().head.range.clone(), context.layout().norm.clone());
         let rows = self.gather(x);
         let mut nll = Buffer::dirty(self.active.len());
         let mut drows = Buffer::zeros(rows.len());
@@ -120,7 +120,7 @@ impl Head {
         let mut nll = Buffer::dirty(self.active.len());
         self.context.with_weights(|w| {
             let (normed, _) = self.norm(&self.gather(x), w);
-            let embedding = &w[self.context.layout().embedding.clone()];
+            let embedding = &w[self.context.layout().head.range.clone()];
             op::forward(&mut nll, &normed, embedding, &self.targets, self.context.config.d_model);
         })?;
         Ok(nll)

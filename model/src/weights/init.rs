@@ -3,6 +3,7 @@
 use crate::config::{Init, ModelConfig};
 use crate::layout::Layout;
 use crate::random::{self, Purpose};
+use crate::spec::Role;
 use rand_distr::{Distribution, Normal, Uniform};
 
 /// Draws every weight in the order of the layout.
@@ -11,7 +12,7 @@ pub fn draw(config: &ModelConfig, layout: &Layout, seed: u64) -> Vec<f32> {
     let mut flat = vec![1.0f32; layout.len()]; // norms stay at one
     for param in layout.params.iter().filter(|p| p.shape.len() == 2) {
         let values = &mut flat[param.range.clone()];
-        match spread(config, &param.name) {
+        match spread(config, param.role) {
             Spread::Normal(deviation) => {
                 let normal = Normal::new(0.0f32, deviation as f32).expect("a finite deviation");
                 values.iter_mut().for_each(|v| *v = normal.sample(&mut rng));
@@ -30,18 +31,17 @@ enum Spread {
     Uniform(f64),
 }
 
-fn spread(config: &ModelConfig, name: &str) -> Spread {
+fn spread(config: &ModelConfig, role: Role) -> Spread {
     let depth = (2.0 * config.n_layers as f64).sqrt();
     let width = 1.0 / (config.d_model as f64).sqrt();
-    let is = |suffix: &str| name.ends_with(suffix);
-    match config.init {
+    match (config.init, role) {
         // Quirk of v1: the residual scaling goes to the up projection w3 instead of w2.
-        Init::Minimind if is("wo.weight") || is("w3.weight") => Spread::Normal(0.02 / depth),
+        (Init::Minimind, Role::AttentionOutput | Role::Up) => Spread::Normal(0.02 / depth),
         // Kaiming-uniform with a = sqrt 5, PyTorch's default for a bare linear weight.
-        Init::Minimind if is("gate.weight") => Spread::Uniform(width),
-        Init::Minimind => Spread::Normal(0.02),
-        Init::Width if is("wo.weight") || is("w2.weight") => Spread::Normal(width / depth),
-        Init::Width => Spread::Normal(width),
+        (Init::Minimind, Role::Router) => Spread::Uniform(width),
+        (Init::Minimind, _) => Spread::Normal(0.02),
+        (Init::Width, Role::AttentionOutput | Role::Down) => Spread::Normal(width / depth),
+        (Init::Width, _) => Spread::Normal(width),
     }
 }
 

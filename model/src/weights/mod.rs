@@ -47,7 +47,7 @@ impl Weights {
     ) -> Result<Self> {
         let layout = Arc::new(Layout::new(config));
         let fail = |tensor: &str, problem: String| Error::weights(source, tensor, problem);
-        let output = tensors.remove("output.weight");
+        let output = if config.tie_embeddings { tensors.remove("output.weight") } else { None };
         let mut flat = Vec::with_capacity(layout.len());
         for param in &layout.params {
             let tensor = tensors
@@ -61,8 +61,8 @@ impl Weights {
         if let Some(output) = output {
             let embedding = &layout.params[0];
             let output = checked(&output, embedding).map_err(|problem| fail("output.weight", problem))?;
-            if output != flat[layout.embedding.clone()] {
-                let problem = "differs from tok_embeddings.weight, but this model ties the two";
+            if output != flat[layout.embedding.range.clone()] {
+                let problem = "differs from tok_embeddings.weight, but this model ties the two; is tie_word_embeddings false?";
                 return Err(fail("output.weight", problem.into()));
             }
         }

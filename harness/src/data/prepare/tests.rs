@@ -262,7 +262,7 @@ fn a_conversation_has_loss_on_its_answers() {
         let mut batches = Batches::new(store.clone(), options).unwrap();
         let row = batches.next_batch(1).remove(0);
         assert_eq!(
-            batches.row_sizes(0).iter().map(|size| size.tokens).collect::<Vec<_>>(),
+            batches.row_sizes(0, None).iter().map(|size| size.tokens).collect::<Vec<_>>(),
             [row.counted as u64]
         );
         let ids =
@@ -494,7 +494,7 @@ fn rows_of_cut_questions_are_left_out_and_counted() {
              tokens; raise seq_len or shorten the rows"
         );
         let one = of_case("02_rows_dropped_silently", answers).unwrap().unwrap();
-        assert_eq!((one.row_sizes(0).len(), one.lost().nothing_left, one.lost().of), (1, 20, 21));
+        assert_eq!((one.row_sizes(0, None).len(), one.lost().nothing_left, one.lost().of), (1, 20, 21));
     }
 }
 

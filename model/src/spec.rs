@@ -1,0 +1,377 @@
+//! What a model is made of: the one description from which layout, counts, operations, initial weights and names derive.
+//!
+//! A [`ModelSpec`] lists the parameters of one block and those around the blocks. A variant of the architecture adds
+//! its parameters here; everything that goes over parameters then knows them.
+
+use crate::config::ModelConfig;
+
+/// What a parameter does. Initial weights, weight decay and groups of the optimizer go by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// The token embedding; also the head where the two are tied.
+    Embedding,
+    /// The head that is not tied to the embedding.
+    Head,
+    /// The scale of a norm.
+    Norm,
+    /// `wq`, `wk`, `wv`.
+    AttentionInput,
+    /// `wo`, which writes to the residual stream.
+    AttentionOutput,
+    /// `w1`, which the activation goes over.
+    Gate,
+    /// `w3`, what the gate is multiplied by.
+    Up,
+    /// `w2`, which writes to the residual stream.
+    Down,
+    /// The router of a mixture of experts.
+    Router,
+}
+
+/// How often a parameter occurs in a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copies {
+    /// Once; every token passes through it.
+    One,
+    /// Once for each routed expert, `{}` in the name being its number; a token passes through `active` of them.
+    Experts {
+        /// Routed experts.
+        count: usize,
+        /// Experts of a token.
+        active: usize,
+    },
+}
+
+/// A parameter before it has a place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParamSpec {
+    /// MiniMind's name without `layers.N.` and `.weight`, such as `attention.wq`.
+    pub name: &'static str,
+    /// `(out, in)` for matrices, `(width,)` for norms.
+    pub shape: Vec<usize>,
+    /// What it does.
+    pub role: Role,
+    /// How often it occurs.
+    pub copies: Copies,
+}
+
+impl ParamSpec {
+    fn new(name: &'static str, shape: &[usize], role: Role) -> Self {
+        Self { name, shape: shape.to_vec(), role, copies: Copies::One }
+    }
+
+    /// Numbers of all copies.
+    pub fn len(&self) -> usize {
+        self.size() * if let Copies::Experts { count, .. } = self.copies { count } else { 1 }
+    }
+
+    /// Whether there are none; a valid shape has some.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Numbers that one token passes through.
+    pub fn active_len(&self) -> usize {
+        self.size() * if let Copies::Experts { active, .. } = self.copies { active } else { 1 }
+    }
+
+    /// Whether it is a matrix that a token's state is multiplied with: what floating-point operations are counted of.
+    pub fn is_product(&self) -> bool {
+        self.shape.len() == 2 && self.role != Role::Embedding
+    }
+
+    fn size(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// Sizes of an attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key-value heads.
+    pub n_kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+}
+
+impl Heads {
+    /// Query heads of one key-value head.
+    pub fn repeats(self) -> usize {
+        self.n_heads / self.n_kv_heads
+    }
+
+    /// Width of all query heads together.
+    pub fn width(self) -> usize {
+        self.n_heads * self.head_dim
+    }
+
+    /// Width of all key heads together, and of all value heads.
+    pub fn kv_width(self) -> usize {
+        self.n_kv_heads * self.head_dim
+    }
+
+    /// Width of queries, keys and values together.
+    pub fn qkv_width(self) -> usize {
+        self.width() + 2 * self.kv_width()
+    }
+}
+
+/// The feed-forward half of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FeedForwardSpec {
+    /// One feed-forward of this hidden size.
+    Dense {
+        /// Hidden size.
+        hidden: usize,
+    },
+    /// Routed experts, and shared experts that stand side by side in one wide feed-forward.
+    Moe {
+        /// Routed experts.
+        n_experts: usize,
+        /// Experts of a token.
+        top_k: usize,
+        /// Hidden size of an expert.
+        hidden: usize,
+        /// Hidden size of all shared experts together; 0 without.
+        shared_hidden: usize,
+    },
+}
+
+/// One block: attention and feed-forward, each behind a norm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockSpec {
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// Sizes of the attention.
+    pub heads: Heads,
+    /// Whether queries and keys are normalised head by head.
+    pub qk_norm: bool,
+    /// Last positions that a query sees, its own among them; `None`: all.
+    pub window: Option<usize>,
+    /// The feed-forward.
+    pub feed_forward: FeedForwardSpec,
+}
+
+impl BlockSpec {
+    /// A block's parameters in the order of the flat buffer; consecutive ones of experts are laid out expert by expert.
+    pub fn params(&self) -> Vec<ParamSpec> {
+        let (d, heads) = (self.d_model, self.heads);
+        let mut params = vec![
+            ParamSpec::new("attention_norm", &[d], Role::Norm),
+            ParamSpec::new("attention.wq", &[heads.width(), d], Role::AttentionInput),
+            ParamSpec::new("attention.wk", &[heads.kv_width(), d], Role::AttentionInput),
+            ParamSpec::new("attention.wv", &[heads.kv_width(), d], Role::AttentionInput),
+            ParamSpec::new("attention.wo", &[d, heads.width()], Role::AttentionOutput),
+        ];
+        if self.qk_norm {
+            params.push(ParamSpec::new("attention.q_norm", &[heads.head_dim], Role::Norm));
+            params.push(ParamSpec::new("attention.k_norm", &[heads.head_dim], Role::Norm));
+        }
+        params.push(ParamSpec::new("ffn_norm", &[d], Role::Norm));
+        match self.feed_forward {
+            FeedForwardSpec::Dense { hidden } => {
+                let names = ["feed_forward.w1", "feed_forward.w3", "feed_forward.w2"];
+                params.extend(gated(names, d, hidden));
+            }
+            FeedForwardSpec::Moe { n_experts, top_k, hidden, shared_hidden } => {
+                params.push(ParamSpec::new("feed_forward.gate", &[n_experts, d], Role::Router));
+                let names = [
+                    "feed_forward.experts.{}.w1",
+                    "feed_forward.experts.{}.w3",
+                    "feed_forward.experts.{}.w2",
+                ];
+                let copies = Copies::Experts { count: n_experts, active: top_k };
+                params.extend(gated(names, d, hidden).map(|param| ParamSpec { copies, ..param }));
+                if shared_hidden > 0 {
+                    let names = [
+                        "feed_forward.shared_experts.w1",
+                        "feed_forward.shared_experts.w3",
+                        "feed_forward.shared_experts.w2",
+                    ];
+                    params.extend(gated(names, d, shared_hidden));
+                }
+            }
+        }
+        params
+    }
+}
+
+/// `w1`, `w3` and `w2` of a gated feed-forward, of these names.
+fn gated(names: [&'static str; 3], d: usize, hidden: usize) -> [ParamSpec; 3] {
+    [
+        ParamSpec::new(names[0], &[hidden, d], Role::Gate),
+        ParamSpec::new(names[1], &[hidden, d], Role::Up),
+        ParamSpec::new(names[2], &[d, hidden], Role::Down),
+    ]
+}
+
+/// A whole model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelSpec {
+    /// Entries of the vocabulary.
+    pub vocab_size: usize,
+    /// Number of blocks.
+    pub n_layers: usize,
+    /// What each block is.
+    pub block: BlockSpec,
+    /// Whether the head is the embedding.
+    pub tied: bool,
+}
+
+impl ModelSpec {
+    /// The embedding, which stands before the blocks.
+    pub fn embedding(&self) -> ParamSpec {
+        ParamSpec::new("tok_embeddings", &[self.vocab_size, self.block.d_model], Role::Embedding)
+    }
+
+    /// What stands after the blocks: the last norm and, where it is not the embedding, the head.
+    pub fn tail(&self) -> Vec<ParamSpec> {
+        let mut tail = vec![ParamSpec::new("norm", &[self.block.d_model], Role::Norm)];
+        if !self.tied {
+            tail.push(ParamSpec::new("output", &[self.vocab_size, self.block.d_model], Role::Head));
+        }
+        tail
+    }
+
+    /// A sum over all parameters of the model.
+    fn sum(&self, of: impl Fn(&ParamSpec) -> usize) -> usize {
+        let block: usize = self.block.params().iter().map(&of).sum();
+        of(&self.embedding()) + self.n_layers * block + self.tail().iter().map(&of).sum::<usize>()
+    }
+
+    /// Number of weights, a tied head counted once.
+    pub fn params(&self) -> usize {
+        self.sum(ParamSpec::len)
+    }
+
+    /// Number of weights that one token passes through: `top_k` of the routed experts.
+    pub fn active_params(&self) -> usize {
+        self.sum(ParamSpec::active_len)
+    }
+
+    /// Multiply-adds of one token with weights; the look-up of its embedding is none, the head is one.
+    pub fn products(&self) -> usize {
+        let tied_head = if self.tied { self.embedding().len() } else { 0 };
+        tied_head + self.sum(|param| if param.is_product() { param.active_len() } else { 0 })
+    }
+}
+
+impl ModelConfig {
+    /// Sizes of the attention.
+    pub fn heads(&self) -> Heads {
+        Heads { n_heads: self.n_heads, n_kv_heads: self.n_kv_heads, head_dim: self.head_dim() }
+    }
+
+    /// What a model of this shape is made of.
+    pub fn spec(&self) -> ModelSpec {
+        let feed_forward = match self.is_moe() {
+            false => FeedForwardSpec::Dense { hidden: self.ffn_dim() },
+            true => FeedForwardSpec::Moe {
+                n_experts: self.n_experts,
+                top_k: self.top_k,
+                hidden: self.expert_dim(),
+                shared_hidden: self.n_shared_experts * self.expert_dim(),
+            },
+        };
+        let block = BlockSpec {
+            d_model: self.d_model,
+            heads: self.heads(),
+            qk_norm: self.qk_norm,
+            window: self.window,
+            feed_forward,
+        };
+        ModelSpec { vocab_size: self.vocab_size, n_layers: self.n_layers, block, tied: self.tie_embeddings }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::Layout;
+    use proptest::prelude::*;
+
+    /// Shapes that differ in everything that changes the parameters.
+    fn shapes() -> impl Strategy<Value = ModelConfig> {
+        let heads = (1usize..4, 1usize..4, prop::option::of(1usize..5));
+        let experts = (0usize..5, 1usize..3, 0usize..3, prop::option::of(1usize..9));
+        (1usize..4, heads, experts, any::<[bool; 2]>(), prop::option::of(1usize..20)).prop_map(
+            |(
+                n_layers,
+                (kv, repeats, half),
+                (n_experts, top_k, n_shared_experts, hidden),
+                [a, b],
+                window,
+            )| {
+                ModelConfig {
+                    d_model: 4 * kv * repeats,
+                    n_layers,
+                    n_heads: kv * repeats,
+                    n_kv_heads: kv,
+                    head_dim: half.map(|half| 2 * half),
+                    qk_norm: a,
+                    tie_embeddings: b,
+                    window,
+                    vocab_size: 11,
+                    hidden_dim: hidden,
+                    multiple_of: 8,
+                    n_experts,
+                    top_k: top_k.min(n_experts.max(1)),
+                    n_shared_experts,
+                    ..ModelConfig::default()
+                }
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn layout_counts_and_names_agree(config in shapes()) {
+            prop_assert!(config.validate().is_ok());
+            let (spec, layout) = (config.spec(), Layout::new(&config));
+            prop_assert_eq!(layout.len(), spec.params());
+            let mut end = 0;
+            for param in &layout.params {
+                prop_assert_eq!(param.range.start, end);
+                prop_assert_eq!(param.range.len(), param.shape.iter().product::<usize>());
+                prop_assert_eq!(layout.find(&param.name), Some(param));
+                end = param.range.end;
+            }
+            let idle = |param: &&crate::layout::Param| {
+                let expert = param.name.split("experts.").nth(1).and_then(|rest| rest.split('.').next());
+                expert.and_then(|number| number.parse::<usize>().ok()).is_some_and(|number| number >= config.top_k)
+            };
+            let unused: usize = layout.params.iter().filter(idle).map(|param| param.range.len()).sum();
+            prop_assert_eq!(spec.active_params(), spec.params() - unused);
+            // Multiply-adds: all that is active, but for the scales of norms and an embedding that is only looked up.
+            let of = |role| -> usize {
+                layout.params.iter().filter(|param| param.role == role).map(|param| param.range.len()).sum()
+            };
+            let looked_up = if config.tie_embeddings { 0 } else { of(Role::Embedding) };
+            prop_assert_eq!(spec.products(), spec.active_params() - of(Role::Norm) - looked_up);
+        }
+
+        #[test]
+        fn the_matrices_of_a_layout_are_those_of_the_specification(config in shapes()) {
+            let (layout, heads, d) = (Layout::new(&config), config.heads(), config.d_model);
+            prop_assert_eq!(layout.head == layout.embedding, config.tie_embeddings);
+            for matrix in [&layout.embedding, &layout.head] {
+                prop_assert_eq!((matrix.d_out, matrix.d_in), (config.vocab_size, d));
+            }
+            for block in &layout.blocks {
+                prop_assert_eq!((block.wqkv.d_out, block.wqkv.d_in), (heads.qkv_width(), d));
+                prop_assert_eq!((block.wo.d_out, block.wo.d_in), (d, heads.width()));
+                prop_assert_eq!(block.qk_norms.is_some(), config.qk_norm);
+                prop_assert_eq!(block.dense.is_some(), !config.is_moe() || config.n_shared_experts > 0);
+                let experts = block.experts.iter().flat_map(|experts| experts.each());
+                for part in experts.chain(block.dense.clone()) {
+                    prop_assert_eq!((part.w13.d_out, part.w13.d_in), (2 * part.hidden, d));
+                    prop_assert_eq!((part.w2.d_out, part.w2.d_in), (d, part.hidden));
+                }
+            }
+        }
+    }
+}
