@@ -7,7 +7,7 @@
 mod common;
 
 use common::{TINY, mindscale, only};
-use model::ops::gemm::Path;
+use model::backend::cpu::gemm::Path;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 use std::fs;

@@ -1,11 +1,11 @@
 //! A model folder: `config.json` with MiniMind's keys and `model.safetensors`, `pytorch_model.bin` or `*.pth`.
 
+use crate::backend::Backend;
 use crate::computed;
 use crate::config::{AuxLoss, Init, ModelConfig};
 use crate::transformer::Transformer;
 use crate::weights::{self, Weights};
 use crate::{Error, Result};
-use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -258,12 +258,21 @@ pub fn read_weights(path: &Path) -> Result<weights::NamedTensors> {
     }
 }
 
-impl Transformer {
-    /// Reads a model folder.
-    pub fn load(dir: &Path, device: &Device) -> Result<Self> {
-        let config = read_config(&dir.join("config.json"))?;
-        let path = weights_file(dir)?;
-        let weights = Weights::from_tensors(&config, read_weights(&path)?, &path, device)?;
-        Ok(Self::from_weights(&config, weights))
+/// Reads the shape and the weights of a model folder.
+///
+/// # Errors
+/// Where a file is missing, damaged, or asks for what is not computed here.
+pub fn read(dir: &Path) -> Result<(ModelConfig, Weights)> {
+    let config = read_config(&dir.join("config.json"))?;
+    let path = weights_file(dir)?;
+    let weights = Weights::from_tensors(&config, read_weights(&path)?, &path)?;
+    Ok((config, weights))
+}
+
+impl<B: Backend> Transformer<B> {
+    /// Reads a model folder; see [`read`].
+    pub fn load(dir: &Path, backend: &B) -> Result<Self> {
+        let (config, weights) = read(dir)?;
+        Self::from_weights(&config, weights, backend)
     }
 }

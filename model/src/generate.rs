@@ -1,8 +1,9 @@
 //! Writing on: the prompt is read at once, then one token at a time.
 
 use crate::Result;
+use crate::backend::Backend;
 use crate::sampling::{Sampler, Sampling};
-use crate::transformer::{Decoder, Form, Transformer};
+use crate::transformer::Transformer;
 use std::ops::ControlFlow;
 
 /// How a text is written on.
@@ -18,29 +19,17 @@ pub struct GenerateOptions {
     pub stop: Vec<u32>,
 }
 
-impl Transformer {
+impl<B: Backend> Transformer<B> {
     /// Writes on after `prompt` and returns the new tokens; `on_token` gets each as it comes and may end it.
     pub fn generate(
         &self,
         prompt: &[u32],
         options: &GenerateOptions,
-        on_token: impl FnMut(u32) -> ControlFlow<()>,
-    ) -> Result<Vec<u32>> {
-        let form = if self.device().is_cpu() { Form::Fused } else { Form::Plain };
-        self.generate_as(form, prompt, options, on_token)
-    }
-
-    /// [`Self::generate`] in the given form.
-    pub fn generate_as(
-        &self,
-        form: Form,
-        prompt: &[u32],
-        options: &GenerateOptions,
         mut on_token: impl FnMut(u32) -> ControlFlow<()>,
     ) -> Result<Vec<u32>> {
         let mut sampler = Sampler::new(options.sampling, options.seed, self.config.vocab_size, prompt)?;
-        let mut decoder = Decoder::new(self, form, prompt.len() + options.max_tokens)?;
-        let mut logits = decoder.read(prompt)?;
+        let mut cache = self.cache(prompt.len() + options.max_tokens)?;
+        let mut logits = self.read(&mut cache, prompt)?;
         let mut written = Vec::with_capacity(options.max_tokens);
         while written.len() < options.max_tokens {
             let id = sampler.next(&logits)?;
@@ -51,7 +40,7 @@ impl Transformer {
             if on_token(id).is_break() || written.len() == options.max_tokens {
                 break;
             }
-            logits = decoder.read(&[id])?;
+            logits = self.read(&mut cache, &[id])?;
         }
         Ok(written)
     }

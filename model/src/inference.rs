@@ -1,10 +1,10 @@
 //! Results without gradients, over many sequences at once.
 
+use crate::backend::Backend;
 use crate::tokens::{Ragged, Sequence};
 use crate::trainer::groups;
 use crate::transformer::{Mode, Transformer};
 use crate::{Error, Result};
-use candle_core::{D, Device};
 use rayon::prelude::*;
 
 /// Positions that go through the model together.
@@ -25,7 +25,7 @@ impl AsRef<[u32]> for NextToken<'_> {
     }
 }
 
-impl Transformer {
+impl<B: Backend> Transformer<B> {
     /// `weight * log p(target)` of every position of every sequence.
     ///
     /// Sequences are shared out over the current rayon threads; each result depends on its sequence alone.
@@ -36,7 +36,7 @@ impl Transformer {
         let groups = groups(sequences, Sequence::len, GROUP_POSITIONS);
         let results = groups.into_par_iter().map(|group| {
             let pass = self.pass(Ragged::new(group), Mode::Infer)?;
-            let values = pass.log_probs(&pass.hidden()?)?.to_device(&Device::Cpu)?.to_vec1::<f32>()?;
+            let values = pass.log_probs(&pass.forward()?.0)?;
             check_finite(values.iter().copied())?;
             Ok(pass.batch().rows.windows(2).map(|r| values[r[0]..r[1]].to_vec()).collect())
         });
@@ -62,19 +62,26 @@ impl Transformer {
         let results = groups.into_par_iter().map(|group| {
             let pass = self.pass(Ragged::prompts(group), Mode::Infer)?;
             let last: Vec<usize> = pass.batch().rows[1..].iter().map(|end| end - 1).collect();
-            let logits = pass.logits(&pass.hidden()?, &last)?;
-            let probabilities = candle_nn::ops::softmax(&logits, D::Minus1)?.to_device(&Device::Cpu)?;
-            let rows = probabilities.to_vec2::<f32>()?;
-            let wanted =
-                rows.iter().zip(group).flat_map(|(row, asked)| asked.ids.iter().map(|&id| row[id as usize]));
-            check_finite(wanted)?;
-            let of =
-                |row: &Vec<f32>, ids: &[u32]| ids.iter().map(|&id| f64::from(row[id as usize])).collect();
-            Ok(rows.iter().zip(group).map(|(row, asked)| of(row, asked.ids)).collect())
+            let logits = pass.logits(&pass.forward()?.0, &last)?;
+            let rows = logits.chunks_exact(self.config.vocab_size).zip(group);
+            rows.map(|(row, asked)| {
+                let total = log_sum_exp(row);
+                let found: Vec<f64> =
+                    asked.ids.iter().map(|&id| (f64::from(row[id as usize]) - total).exp()).collect();
+                check_finite(found.iter().map(|&p| p as f32))?;
+                Ok(found)
+            })
+            .collect()
         });
         let results: Vec<Vec<Vec<f64>>> = results.collect::<Result<_>>()?;
         Ok(results.into_iter().flatten().collect())
     }
+}
+
+/// `log sum e^x`.
+fn log_sum_exp(row: &[f32]) -> f64 {
+    let max = row.iter().fold(f64::NEG_INFINITY, |max, &x| max.max(f64::from(x)));
+    max + row.iter().map(|&x| (f64::from(x) - max).exp()).sum::<f64>().ln()
 }
 
 fn check_finite(mut values: impl Iterator<Item = f32>) -> Result<()> {

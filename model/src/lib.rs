@@ -3,18 +3,21 @@
 //! Data flows in as token ids and weights and out as hidden states, losses, gradients and log-probabilities.
 //! *Invariant:* this crate knows tensors; it knows nothing of files called sweeps, trials or results.
 
+pub mod backend;
 mod computed;
 pub mod config;
 pub mod cost;
+pub mod decode;
 mod error;
 pub mod folder;
 pub mod generate;
 pub mod inference;
 pub mod layout;
 pub mod lora;
-pub mod ops;
+pub mod optimizer;
 pub mod preference;
 pub mod random;
+mod rotations;
 pub mod sampling;
 pub mod section;
 pub mod spec;
@@ -23,13 +26,15 @@ pub mod trainer;
 pub mod transformer;
 pub mod weights;
 
+pub use backend::{Backend, Cpu, Device, Portable, RouterStats, Work};
 pub use config::{AuxLoss, Init, ModelConfig, ShapeError};
 pub use cost::Cost;
+pub use decode::KvCache;
 pub use error::{Error, Result};
 pub use generate::GenerateOptions;
 pub use lora::{Lora, LoraConfig};
 pub use sampling::Sampling;
 pub use tokens::{Ragged, Sequence};
 pub use trainer::{LaneConfig, OptimizerConfig, Trainer};
-pub use transformer::{AuxShare, Decoder, Form, Gradients, Mode, Pass, RouterStats, Transformer};
+pub use transformer::{AuxShare, Mode, Pass, Recompute, Tape, Transformer};
 pub use weights::Weights;

@@ -3,14 +3,14 @@
 //! An adapter is a second way to write a weight, so the model needs no change: it always runs with the merged
 //! weight, and the gradient of the merged weight is carried over to `A` and `B` by the chain rule.
 
-use crate::ops::gemm::{Mat, matmul};
+use crate::backend::{Adapter, Backend, Cpu};
+use crate::layout::Matrix;
 use crate::random::{self, Purpose};
-use crate::transformer::context::with_slice;
-use crate::weights::{NamedTensors, Weights};
+use crate::transformer::Transformer;
+use crate::weights::NamedTensors;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use rand_distr::{Distribution, Uniform};
-use std::ops::Range;
 
 /// Projections that can carry an adapter.
 pub const TARGETS: [&str; 7] = ["wq", "wk", "wv", "wo", "w1", "w2", "w3"];
@@ -26,35 +26,26 @@ pub struct LoraConfig {
     pub targets: Vec<String>,
 }
 
-/// The adapter of one weight.
-#[derive(Debug, Clone)]
-struct Adapter {
-    /// Name of the weight.
-    name: String,
-    /// `W` in the model's flat buffer, `(out, in)`.
-    weight: Range<usize>,
-    /// `A` in the adapters' flat buffer, `(rank, in)`.
-    a: Range<usize>,
-    /// `B` in the adapters' flat buffer, `(out, rank)`.
-    b: Range<usize>,
-    d_out: usize,
-    d_in: usize,
-}
-
 /// The adapters of a model, beside the frozen weights they add to.
-#[derive(Debug, Clone)]
-pub struct Lora {
+#[derive(Debug)]
+pub struct Lora<B: Backend = Cpu> {
     config: LoraConfig,
+    /// Names of the weights that carry one.
+    names: Vec<String>,
     adapters: Vec<Adapter>,
     /// Every `A` and `B`: the trained parameters.
-    pub flat: Tensor,
+    pub(crate) weights: B::Weights,
     /// The frozen weights that carry adapters, in the order of the adapters.
-    base: Vec<Tensor>,
+    base: B::Floats,
+    len: usize,
 }
 
-impl Lora {
+impl<B: Backend> Lora<B> {
     /// Fresh adapters: `A` Kaiming-uniform (a = sqrt 5, as peft draws it), `B` zero, so that nothing changes yet.
-    pub fn new(weights: &Weights, config: &LoraConfig, seed: u64) -> Result<Self> {
+    ///
+    /// # Errors
+    /// Where the rank is 0 or a target is not a projection.
+    pub fn new(model: &Transformer<B>, config: &LoraConfig, seed: u64) -> Result<Self> {
         if config.rank == 0 {
             return Err(Error::Input("lora.rank is 0, expected at least 1".into()));
         }
@@ -67,119 +58,97 @@ impl Lora {
             let projection = name.strip_suffix(".weight").and_then(|n| n.rsplit('.').next());
             projection.is_some_and(|p| config.targets.iter().any(|t| t == p))
         };
-        let (mut adapters, mut len) = (vec![], 0);
-        for param in weights.layout.params.iter().filter(|p| p.shape.len() == 2 && carries(&p.name)) {
-            let (d_out, d_in) = (param.shape[0], param.shape[1]);
-            let a = len..len + config.rank * d_in;
-            let b = a.end..a.end + d_out * config.rank;
-            len = b.end;
-            adapters.push(Adapter {
-                name: param.name.clone(),
-                weight: param.range.clone(),
-                a,
-                b,
-                d_out,
-                d_in,
-            });
+        let (mut names, mut adapters, mut len, mut frozen) = (vec![], vec![], 0, vec![]);
+        let (flat, rank) = (model.flat()?, config.rank);
+        for param in model.layout.params.iter().filter(|p| carries(&p.name)) {
+            let &[d_out, d_in] = param.shape.as_slice() else { continue };
+            let a = Matrix { range: len..len + rank * d_in, d_out: rank, d_in };
+            let b = Matrix { range: a.range.end..a.range.end + d_out * rank, d_out, d_in: rank };
+            len = b.range.end;
+            let base = frozen.len()..frozen.len() + param.range.len();
+            frozen.extend_from_slice(&flat[param.range.clone()]);
+            let weight = Matrix { range: param.range.clone(), d_out, d_in };
+            adapters.push(Adapter { weight, base, a, b });
+            names.push(param.name.trim_end_matches(".weight").to_owned());
         }
         let mut rng = random::stream(seed, Purpose::Adapters, 0);
         let mut flat = vec![0.0f32; len];
-        for adapter in &adapters {
-            let bound = 1.0 / (adapter.d_in as f32).sqrt();
+        for Adapter { a, .. } in &adapters {
+            let bound = 1.0 / (a.d_in as f32).sqrt();
             let uniform = Uniform::new(-bound, bound).map_err(|e| Error::Input(e.to_string()))?;
-            flat[adapter.a.clone()].iter_mut().for_each(|v| *v = uniform.sample(&mut rng));
+            flat[a.range.clone()].iter_mut().for_each(|v| *v = uniform.sample(&mut rng));
         }
-        let flat = Tensor::from_vec(flat, len, weights.flat.device())?;
-        let base = adapters.iter().map(|a| weight(&weights.flat, a)?.copy());
-        let base = base.collect::<candle_core::Result<_>>()?;
-        Ok(Self { config: config.clone(), adapters, flat, base })
+        let (weights, base) = (model.backend.weights(flat)?, model.backend.floats(frozen)?);
+        Ok(Self { config: config.clone(), names, adapters, weights, base, len })
+    }
+
+    /// Numbers in all adapters.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no projection carries one.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Both matrices of every adapter with their names in peft's files, without its prefix.
+    fn parts(&self) -> impl Iterator<Item = (String, &Matrix)> + '_ {
+        self.names.iter().zip(&self.adapters).flat_map(|(name, adapter)| {
+            [(format!("{name}.lora_A.weight"), &adapter.a), (format!("{name}.lora_B.weight"), &adapter.b)]
+        })
     }
 
     /// Takes `A` and `B` from named tensors `<prefix><weight>.lora_A.weight` and `.lora_B.weight`, peft's names.
-    pub fn load(&mut self, tensors: &NamedTensors) -> Result<()> {
-        let mut parts = vec![];
-        for adapter in &self.adapters {
-            let name = adapter.name.trim_end_matches(".weight");
-            for (part, shape) in
-                [("lora_A", (self.config.rank, adapter.d_in)), ("lora_B", (adapter.d_out, self.config.rank))]
-            {
-                let suffix = format!("{name}.{part}.weight");
-                let tensor = tensors.iter().find(|(n, _)| n.ends_with(&suffix)).map(|(_, t)| t);
-                let tensor =
-                    tensor.ok_or_else(|| Error::Input(format!("adapter tensor {suffix} is missing")))?;
-                if tensor.dims2().ok() != Some(shape) {
-                    let dims = tensor.dims();
-                    return Err(Error::Input(format!(
-                        "adapter tensor {suffix} has shape {dims:?}, expected {shape:?}"
-                    )));
-                }
-                parts.push(tensor.to_dtype(DType::F32)?.flatten_all()?);
+    ///
+    /// # Errors
+    /// Where one is missing or of another shape.
+    pub fn load(&mut self, tensors: &NamedTensors, backend: &B) -> Result<()> {
+        let mut flat = Vec::with_capacity(self.len);
+        for (suffix, m) in self.parts() {
+            let tensor = tensors.iter().find(|(n, _)| n.ends_with(&suffix)).map(|(_, t)| t);
+            let tensor = tensor.ok_or_else(|| Error::Input(format!("adapter tensor {suffix} is missing")))?;
+            if tensor.dims2().ok() != Some((m.d_out, m.d_in)) {
+                let (dims, expected) = (tensor.dims(), (m.d_out, m.d_in));
+                return Err(Error::Input(format!(
+                    "adapter tensor {suffix} has shape {dims:?}, expected {expected:?}"
+                )));
             }
+            flat.extend(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?);
         }
-        self.flat = Tensor::cat(&parts, 0)?.to_device(self.flat.device())?;
+        self.weights = backend.weights(flat)?;
         Ok(())
     }
 
-    /// All adapters by peft's names, in host memory.
-    pub fn tensors(&self) -> Result<NamedTensors> {
-        let mut all = NamedTensors::new();
-        for adapter in &self.adapters {
-            let name = adapter.name.trim_end_matches(".weight");
-            let (a, b) = self.matrices(adapter)?;
-            all.insert(format!("base_model.model.{name}.lora_A.weight"), a.to_device(&Device::Cpu)?);
-            all.insert(format!("base_model.model.{name}.lora_B.weight"), b.to_device(&Device::Cpu)?);
-        }
-        Ok(all)
+    /// All adapters by peft's names.
+    pub fn tensors(&self, backend: &B) -> Result<NamedTensors> {
+        let flat = backend.read_weights(&self.weights)?;
+        let tensor = |(name, m): (String, &Matrix)| {
+            let values = Tensor::from_slice(&flat[m.range.clone()], (m.d_out, m.d_in), &Device::Cpu)?;
+            Ok((format!("base_model.model.{name}"), values))
+        };
+        self.parts().map(tensor).collect()
     }
 
     /// Writes `W + (alpha / rank) B A` into the model's weights.
-    pub fn merge_into(&self, weights: &Weights) -> Result<()> {
-        for (adapter, base) in self.adapters.iter().zip(&self.base) {
-            let (a, b) = self.matrices(adapter)?;
-            let merged = (base + (product(&b, &a)? * self.scale())?)?;
-            weights.flat.slice_set(&merged.flatten_all()?, 0, adapter.weight.start)?;
+    pub fn merge_into(&self, model: &mut Transformer<B>) -> Result<()> {
+        for adapter in &self.adapters {
+            let Transformer { backend, weights, .. } = model;
+            backend.adapt(weights, &self.base, &self.weights, adapter, self.scale())?;
         }
         Ok(())
     }
 
     /// The gradient of every `A` and `B` from that of every weight, `(weights,)`: the chain rule of the merge.
-    pub fn pull_back(&self, gradient: &Tensor) -> Result<Tensor> {
-        let mut parts = vec![];
+    pub fn pull_back(&self, backend: &B, gradient: &B::Floats) -> Result<B::Floats> {
+        let mut grads = backend.zeros(self.len)?;
         for adapter in &self.adapters {
-            let dw = (weight(gradient, adapter)? * self.scale())?;
-            let (a, b) = self.matrices(adapter)?;
-            parts.push(product(&b.t()?, &dw)?.flatten_all()?);
-            parts.push(product(&dw, &a.t()?)?.flatten_all()?);
+            backend.adapt_backward(&mut grads, gradient, &self.weights, adapter, self.scale())?;
         }
-        Ok(Tensor::cat(&parts, 0)?)
+        Ok(grads)
     }
 
     fn scale(&self) -> f64 {
         self.config.alpha / self.config.rank as f64
     }
-
-    fn matrices(&self, adapter: &Adapter) -> Result<(Tensor, Tensor)> {
-        let part = |range: &Range<usize>, rows: usize| {
-            self.flat.narrow(0, range.start, range.len())?.reshape((rows, range.len() / rows))
-        };
-        Ok((part(&adapter.a, self.config.rank)?, part(&adapter.b, adapter.d_out)?))
-    }
-}
-
-/// `a b`; on a CPU with the same bits on every machine.
-fn product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    if !a.device().is_cpu() {
-        return Ok(a.matmul(b)?);
-    }
-    let ((m, k), n) = (a.dims2()?, b.dim(1)?);
-    let mut out = vec![0.0; m * n];
-    let (a, b) = (a.contiguous()?, b.contiguous()?);
-    with_slice(&a, |a| {
-        with_slice(&b, |b| matmul(&mut out, n, Mat::new(a, m, k), Mat::new(b, k, n), false))
-    })??;
-    Ok(Tensor::from_vec(out, (m, n), &Device::Cpu)?)
-}
-
-fn weight(flat: &Tensor, adapter: &Adapter) -> candle_core::Result<Tensor> {
-    flat.narrow(0, adapter.weight.start, adapter.weight.len())?.reshape((adapter.d_out, adapter.d_in))
 }

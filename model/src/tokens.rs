@@ -54,13 +54,21 @@ pub struct Ragged {
     pub documents: Vec<usize>,
     /// Offsets of the sequences, `(sequences + 1,)`.
     pub rows: Vec<usize>,
+    /// Position of each document's first token: 0 but where it goes on from a cache, `(documents,)`.
+    pub starts: Vec<usize>,
 }
 
 impl Ragged {
     /// Lays sequences end to end.
     pub fn new<'a>(sequences: impl IntoIterator<Item = &'a Sequence>) -> Self {
-        let mut all =
-            Self { ids: vec![], targets: vec![], weights: vec![], documents: vec![0], rows: vec![0] };
+        let mut all = Self {
+            ids: vec![],
+            targets: vec![],
+            weights: vec![],
+            documents: vec![0],
+            rows: vec![0],
+            starts: vec![],
+        };
         for sequence in sequences {
             for &len in sequence.documents.iter().filter(|&&len| len > 0) {
                 all.documents.push(all.documents.last().copied().unwrap_or(0) + len as usize);
@@ -71,6 +79,7 @@ impl Ragged {
             all.rows.push(all.ids.len());
         }
         debug_assert_eq!(all.documents.last(), all.rows.last());
+        all.starts = vec![0; all.documents.len() - 1];
         all
     }
 
@@ -88,6 +97,18 @@ impl Ragged {
     /// Whether there is no position.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
+    }
+
+    /// The position of every token in its document, `(n,)`.
+    pub fn positions(&self) -> impl Iterator<Item = usize> + '_ {
+        let documents = self.documents.windows(2).zip(&self.starts);
+        documents.flat_map(|(bounds, start)| *start..start + bounds[1] - bounds[0])
+    }
+
+    /// Positions that a table of rotations must have.
+    pub fn reach(&self) -> usize {
+        let documents = self.documents.windows(2).zip(&self.starts);
+        documents.map(|(bounds, start)| start + bounds[1] - bounds[0]).max().unwrap_or(0)
     }
 
     /// The [`crate::cost::squares`] of the documents, in sum.

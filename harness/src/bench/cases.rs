@@ -10,23 +10,22 @@ use crate::run::manifest::peak_rss_mb;
 use crate::run::stage::training_of;
 use crate::train::{next_tokens, optimizer};
 use anyhow::Result;
-use candle_core::Device;
 use model::inference::NextToken;
-use model::{Cost, LaneConfig, Sequence, Trainer, Transformer};
+use model::{Cost, Cpu, LaneConfig, Recompute, Sequence, Trainer, Transformer};
 use std::path::Path;
 
 /// The learning rate of steps whose result nobody wants.
 const LR: f64 = 1e-4;
 
 fn transformer(case: &Case) -> Result<Transformer> {
-    Ok(Transformer::new(&case.model, 1, &Device::Cpu)?)
+    Ok(Transformer::new(&case.model, 1, &Cpu)?)
 }
 
 /// Optimizer steps over full rows: forward, backward, clipping, AdamW.
 pub fn train(case: &Case) -> Result<Report> {
     let trial = TrialConfig::default();
     let optimizer = optimizer(training_of(&trial, TrainStage::Pretrain));
-    let lanes = LaneConfig { lanes: case.lanes, micro_batch: case.batch_size, recompute: false, seed: 1 };
+    let lanes = LaneConfig { lanes: case.lanes, recompute: Recompute::None, seed: 1 };
     let mut trainer = Trainer::new(transformer(case)?, None, optimizer, lanes)?;
     let rows: Vec<Sequence> = (0..case.batch_size).map(|i| row(case, i as u64)).collect();
     let seconds = time_steps(case, || {
@@ -85,10 +84,10 @@ pub fn exam(case: &Case) -> Result<Report> {
 pub fn generate(case: &Case) -> Result<Report> {
     let transformer = transformer(case)?;
     let steps = case.warmup + case.steps.max(1);
-    let mut decoder = transformer.decoder(case.seq_len + steps)?;
-    decoder.read(&synthetic_ids(case.seq_len, case.model.vocab_size, 1))?;
+    let mut cache = transformer.cache(case.seq_len + steps)?;
+    transformer.read(&mut cache, &synthetic_ids(case.seq_len, case.model.vocab_size, 1))?;
     let seconds = time_steps(case, || {
-        decoder.read(&[1])?;
+        transformer.read(&mut cache, &[1])?;
         Ok(())
     })?;
     let peak_rss_mb = peak_rss_mb();

@@ -122,7 +122,7 @@ fn time_steps(case: &Case, mut step: impl FnMut() -> anyhow::Result<()>) -> anyh
 
 /// Token ids without meaning, the same every time.
 fn synthetic_ids(count: usize, vocab_size: usize, salt: u64) -> Vec<u32> {
-    let ids = (0..count as u64).map(|i| model::ops::dropout::mix(i ^ (salt << 32)) % vocab_size as u64);
+    let ids = (0..count as u64).map(|i| model::backend::mix(i ^ (salt << 32)) % vocab_size as u64);
     ids.map(|id| id as u32).collect()
 }
 

@@ -2,7 +2,7 @@
 
 use crate::threads::on_threads;
 use anyhow::Result;
-use model::ops::gemm::{Mat, matmul};
+use model::backend::cpu::gemm::{Mat, matmul};
 use std::time::Instant;
 
 /// Rows and columns of the matrices.

@@ -12,9 +12,8 @@ use crate::exam::{Prompter, Questions, Sheet, letters, notices, scores};
 use crate::run::files::{create_dir, write_atomic};
 use crate::run::inputs::expand;
 use anyhow::{Context, Result, bail};
-use candle_core::Device;
 use clap::{Args, Subcommand, ValueEnum};
-use model::{Transformer, Weights, folder};
+use model::{Cpu, Transformer, Weights, folder};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -67,7 +66,7 @@ pub fn exam(args: &ExamArgs) -> Result<bool> {
     let Questions { sheets, shots } = Questions::read(&args.sheets, args.dev.as_deref(), args.shots)?;
     let dir = model_folder(&args.model);
     let tokenizer = Tokenizer::load(args.tokenizer.as_deref().unwrap_or(&dir))?;
-    let transformer = Transformer::load(&dir, &Device::Cpu)?;
+    let transformer = Transformer::load(&dir, &Cpu)?;
     let answer = match args.answer {
         AnswerArg::Letter => Answer::Letter,
         AnswerArg::Cloze => Answer::Cloze,
@@ -426,10 +425,10 @@ pub fn import(args: &ImportArgs) -> Result<bool> {
     let transformer = match &args.weights {
         Some(path) => {
             let config = folder::read_config(&args.from.join("config.json"))?;
-            let weights = Weights::from_tensors(&config, folder::read_weights(path)?, path, &Device::Cpu)?;
-            Transformer::from_weights(&config, weights)
+            let weights = Weights::from_tensors(&config, folder::read_weights(path)?, path)?;
+            Transformer::from_weights(&config, weights, &Cpu)?
         }
-        None => Transformer::load(&args.from, &Device::Cpu)?,
+        None => Transformer::load(&args.from, &Cpu)?,
     };
     let tokenizer = args.tokenizer.as_deref().unwrap_or(&args.from);
     crate::train::save_model(&transformer, &args.to, tokenizer).context("the model folder")?;

@@ -5,9 +5,8 @@ use super::say;
 use crate::data::stream::TextStream;
 use crate::data::{Message, SpecialText, Tokenizer};
 use anyhow::Result;
-use candle_core::Device;
 use clap::Args;
-use model::{GenerateOptions, Sampling, Transformer};
+use model::{Cpu, GenerateOptions, Sampling, Transformer};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -54,7 +53,7 @@ pub struct GenerateArgs {
 pub fn generate(args: &GenerateArgs) -> Result<bool> {
     let dir = model_folder(&args.model);
     let tokenizer = Tokenizer::load(args.tokenizer.as_deref().unwrap_or(&dir))?;
-    let transformer = Transformer::load(&dir, &Device::Cpu)?;
+    let transformer = Transformer::load(&dir, &Cpu)?;
     let prompt = if args.chat {
         tokenizer.conversation(&[Message::new("user", args.prompt.as_str())], SpecialText::Characters)?.ids
     } else {

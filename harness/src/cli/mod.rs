@@ -210,7 +210,7 @@ pub fn main() -> ExitCode {
         .with_target(false)
         .init();
     let cli = Cli::parse();
-    if let Err(error) = model::ops::gemm::Path::asked() {
+    if let Err(error) = model::backend::cpu::gemm::Path::asked() {
         return end(Err(error.into()));
     }
     let outcome = match cli.verb {

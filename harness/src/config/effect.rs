@@ -112,7 +112,11 @@ fn model(config: &TrialConfig, found: &mut Found) {
     let why = format!("{what} is {width} wide either way");
     found.comes_to(key, width, &why);
     found.add(&["model.multiple_of"], &why);
-    found.comes_to("model.head_dim", model.head_dim(), format!("a head is {} wide either way", model.head_dim()));
+    found.comes_to(
+        "model.head_dim",
+        model.head_dim(),
+        format!("a head is {} wide either way", model.head_dim()),
+    );
     if model.is_moe() {
         found.add(&["model.hidden_dim"], &why);
         if model.aux_loss_alpha == 0.0 {
@@ -127,7 +131,7 @@ fn model(config: &TrialConfig, found: &mut Found) {
 /// Keys of a training stage that say how it is watched and written down.
 ///
 /// `max_loss_rise` is among them: it can only keep a stage from being finished.
-const CADENCE: [&str; 7] = [
+const CADENCE: [&str; 8] = [
     "enabled",
     "checkpoint_every",
     "keep_checkpoints",
@@ -135,6 +139,7 @@ const CADENCE: [&str; 7] = [
     "keep_best",
     "max_loss_rise",
     "log_every",
+    "recompute",
 ];
 
 fn of_training(config: &TrialConfig, stage: TrainStage, t: &Training, found: &mut Found) {
@@ -156,7 +161,14 @@ fn of_training(config: &TrialConfig, stage: TrainStage, t: &Training, found: &mu
         add(&["decay_share"], format!("only {name}.schedule = \"wsd\" decays by it"));
     }
     if t.optimizer == OptimizerKind::Adam {
-        add(&["weight_decay"], format!("{name}.optimizer = \"adam\" decays no weights"));
+        let keys = ["weight_decay", "embedding_decay", "hidden_decay", "head_decay"];
+        add(&keys, format!("{name}.optimizer = \"adam\" decays no weights"));
+    }
+    if t.optimizer != OptimizerKind::Muon {
+        add(&["momentum"], format!("only {name}.optimizer = \"muon\" has it"));
+    }
+    if config.model.tie_embeddings {
+        add(&["head_lr", "head_decay"], "model.tie_embeddings = true makes the embedding the head".into());
     }
     if config.data.val_share == 0.0 {
         add(&["val_tokens", "val_every_tokens"], "data.val_share = 0 holds nothing out".into());

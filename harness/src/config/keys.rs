@@ -3,7 +3,7 @@
 use super::document::{Content, Node};
 use super::*;
 use model::section::Key;
-use model::{AuxLoss, Init};
+use model::{AuxLoss, Init, Recompute};
 use serde::de::value::Error as Plain;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
 use serde_json::Value;
@@ -110,6 +110,7 @@ fn kind_of(name: &str) -> Option<Kind> {
         "f64" => Kind::Number,
         "String" => Kind::Text,
         "Init" => Kind::Choice(words::<Init>()),
+        "Recompute" => Kind::Choice(words::<Recompute>()),
         "AuxLoss" => Kind::Choice(words::<AuxLoss>()),
         "Source" => Kind::Choice(words::<Source>()),
         "BadRow" => Kind::Choice(words::<BadRow>()),

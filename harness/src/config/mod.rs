@@ -26,7 +26,7 @@ pub use validate::{Problem, largest};
 pub(crate) use document::parse;
 pub(crate) use layers::{config_of, get, leaves, not_a_key, set, settings};
 
-use model::{Cost, LoraConfig, ModelConfig, section};
+use model::{Cost, LoraConfig, ModelConfig, Recompute, section};
 use serde::{Deserialize, Serialize};
 
 /// Where the training data comes from.
@@ -97,6 +97,9 @@ pub enum OptimizerKind {
     Adamw,
     /// Adam without weight decay, as MiniMind trains.
     Adam,
+    /// Muon for the matrices of blocks, with the same learning rate (Jordan et al. 2024; Liu et al. 2025), and AdamW for
+    /// embedding, head, router and norms.
+    Muon,
 }
 
 /// The course of the learning rate after warm-up.
@@ -170,7 +173,7 @@ section! {
         pub accumulation: usize = 1,
         /// How documents become rows: `separated` packs several into a row, `single` is MiniMind's one a row.
         pub packing: Packing = Packing::Separated,
-        /// `adamw` or `adam`.
+        /// `adamw`, `adam` or `muon`.
         pub optimizer: OptimizerKind = OptimizerKind::Adamw,
         /// Peak learning rate.
         pub lr: f64 = 1e-3,
@@ -188,12 +191,31 @@ section! {
         pub beta2: f64 = 0.95,
         /// Added to the root of the second moment.
         pub eps: f64 = 1e-8,
-        /// Decoupled weight decay on matrices (`adamw` only); norms are left alone.
+        /// Decay of Muon's momentum.
+        pub momentum: f64 = 0.95,
+        /// Decoupled weight decay (not of `adam`); norms are left alone.
         pub weight_decay: f64 = 0.1,
+        /// Multiplier of `lr` for the token embedding.
+        pub embedding_lr: f64 = 1.0,
+        /// Multiplier of `lr` for the matrices of blocks, and for adapters.
+        pub hidden_lr: f64 = 1.0,
+        /// Multiplier of `lr` for a head that is not tied to the embedding.
+        pub head_lr: f64 = 1.0,
+        /// Multiplier of `lr` for the scales of norms.
+        pub norm_lr: f64 = 1.0,
+        /// Multiplier of `weight_decay` for the token embedding.
+        pub embedding_decay: f64 = 1.0,
+        /// Multiplier of `weight_decay` for the matrices of blocks, and for adapters.
+        pub hidden_decay: f64 = 1.0,
+        /// Multiplier of `weight_decay` for a head that is not tied to the embedding.
+        pub head_decay: f64 = 1.0,
         /// Largest gradient norm; 0 leaves gradients as they are.
         pub clip: f64 = 1.0,
         /// Shares into which a batch is cut for parallel work; at most as many threads as lanes serve a trial.
         pub lanes: usize = 4,
+        /// What the backward pass computes again instead of keeping it: `none`, `activations`, or whole `blocks`, which
+        /// takes the least memory and a third more time. No result depends on it.
+        pub recompute: Recompute = Recompute::None,
         /// Tokens between validations; 0 validates at the end only.
         pub val_every_tokens: u64 = 0,
         /// Most held-out tokens that one validation reads.
@@ -211,6 +233,21 @@ section! {
         pub max_loss_rise: f64 = 0.0,
         /// Steps between rows of metrics.csv.
         pub log_every: u64 = 10,
+    }
+}
+
+impl Training {
+    /// The multipliers of groups of parameters, by their keys.
+    pub fn multipliers(&self) -> [(&'static str, f64); 7] {
+        [
+            ("embedding_lr", self.embedding_lr),
+            ("hidden_lr", self.hidden_lr),
+            ("head_lr", self.head_lr),
+            ("norm_lr", self.norm_lr),
+            ("embedding_decay", self.embedding_decay),
+            ("hidden_decay", self.hidden_decay),
+            ("head_decay", self.head_decay),
+        ]
     }
 }
 

@@ -183,7 +183,11 @@ impl Checks {
         self.below_one(&key("beta1"), t.beta1);
         self.below_one(&key("beta2"), t.beta2);
         self.positive(&key("eps"), t.eps);
+        self.below_one(&key("momentum"), t.momentum);
         self.not_negative(&key("weight_decay"), t.weight_decay);
+        for (name, multiplier) in t.multipliers() {
+            self.not_negative(&key(name), multiplier);
+        }
         self.not_negative(&key("clip"), t.clip);
         self.not_negative(&key("max_loss_rise"), t.max_loss_rise);
     }

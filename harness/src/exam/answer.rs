@@ -8,7 +8,7 @@ use crate::stop::check;
 use anyhow::{Result, ensure};
 use model::inference::{GROUP_POSITIONS, NextToken};
 use model::trainer::groups;
-use model::{Sequence, Transformer};
+use model::{Backend, Sequence, Transformer};
 use rayon::prelude::*;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
@@ -18,8 +18,8 @@ use std::sync::{Mutex, PoisonError};
 /// # Errors
 /// Where a probability is not a finite number; [`crate::stop::Stopped`] once `stop` is set, which is looked at between
 /// groups of questions that go through the model together.
-pub fn sit(
-    transformer: &Transformer,
+pub fn sit<B: Backend>(
+    transformer: &Transformer<B>,
     sheets: &[Sheet],
     prompts: &[Prompt],
     answer: Answer,
@@ -77,7 +77,7 @@ fn best(probabilities: &[f64; 4]) -> char {
 }
 
 /// The probability of each letter as the next token.
-fn letters(transformer: &Transformer, prompts: &[&Prompt]) -> Result<Vec<[f64; 4]>> {
+fn letters<B: Backend>(transformer: &Transformer<B>, prompts: &[&Prompt]) -> Result<Vec<[f64; 4]>> {
     let letters: Vec<Vec<u32>> = prompts.iter().map(|p| p.answers.concat()).collect();
     let asked: Vec<NextToken> =
         prompts.iter().zip(&letters).map(|(prompt, ids)| NextToken { prompt: &prompt.ids, ids }).collect();
@@ -88,8 +88,8 @@ fn letters(transformer: &Transformer, prompts: &[&Prompt]) -> Result<Vec<[f64; 4
 /// For each option the geometric mean, per byte of it, of the probability of its text as the answer.
 ///
 /// By bytes and not by tokens, so that a word counts the same whether the tokenizer has learned it whole or not.
-fn cloze<'a>(
-    transformer: &Transformer,
+fn cloze<'a, B: Backend>(
+    transformer: &Transformer<B>,
     prompts: &[&Prompt],
     questions: impl Iterator<Item = &'a SheetQuestion>,
 ) -> Result<Vec<[f64; 4]>> {

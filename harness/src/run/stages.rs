@@ -18,6 +18,7 @@ use crate::threads::on_threads;
 use crate::track::{Progress, number};
 use crate::train::{self, TrainRequest};
 use anyhow::{Context, Result, anyhow};
+use model::{Backend, Device, Work};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -41,7 +42,10 @@ impl StageBody for Recipe {
         let ended = on_threads(config.threads, || match request.stage {
             Stage::Tokenizer => tokenizer(request, config, stop, progress).map(Some),
             Stage::Data => data(request, config, stop, progress).map(Some),
-            Stage::Exam => sit(request, config, stop, progress).map(Some),
+            Stage::Exam => {
+                let device: Device = config.device.parse()?;
+                device.run(Sitting { request, config, stop, progress })?.map(Some)
+            }
             Stage::Pretrain => training(TrainStage::Pretrain, request, config, stop, progress),
             Stage::Sft => training(TrainStage::Sft, request, config, stop, progress),
             Stage::Lora => training(TrainStage::Lora, request, config, stop, progress),
@@ -224,16 +228,27 @@ fn training(
     })
 }
 
-fn sit(
-    request: &StageRequest,
-    config: &TrialConfig,
-    stop: &AtomicBool,
-    progress: &dyn Progress,
-) -> Result<Results> {
+/// An exam that is to be sat.
+struct Sitting<'a> {
+    request: &'a StageRequest,
+    config: &'a TrialConfig,
+    stop: &'a AtomicBool,
+    progress: &'a dyn Progress,
+}
+
+impl Work for Sitting<'_> {
+    type Outcome = Result<Results>;
+
+    fn run<B: Backend>(self, backend: &B) -> Result<Results> {
+        sit(&self, backend)
+    }
+}
+
+fn sit<B: Backend>(sitting: &Sitting, backend: &B) -> Result<Results> {
+    let Sitting { request, config, stop, progress } = *sitting;
     let tokenizer = Tokenizer::load(&given(&request.tokenizer, "tokenizer")?.join("model"))?;
-    let device = train::device(&config.device)?;
     let model = given(&request.model, "model")?.join("model");
-    let transformer = model::Transformer::load(&model, &device)?;
+    let transformer = model::Transformer::load(&model, backend)?;
     check(stop)?;
     let Questions { sheets, shots } = Questions::of(config)?;
     let answer = config.exam.answer;

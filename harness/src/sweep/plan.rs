@@ -2,8 +2,8 @@
 
 use super::Trial;
 use crate::config::{TrainStage, Training, TrialConfig};
-use model::ops::cross_entropy::BLOCK;
-use model::trainer::GROUP_POSITIONS;
+use model::backend::cpu::cross_entropy::BLOCK;
+use model::{Backend, Cpu};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
@@ -123,7 +123,7 @@ fn at_most(config: &TrialConfig, stage: TrainStage, training: &Training) -> Exte
 /// Estimated peak memory of training on a CPU, in MiB; the largest stage counts.
 ///
 /// In f32: weights, two moments, a gradient for each lane, and weights and moments once more while a checkpoint is
-/// written; and for every thread the group of rows that it works on ([`model::trainer::GROUP_POSITIONS`]): what each
+/// written; and for every thread the group of rows that it works on ([`Backend::GROUP_POSITIONS`]): what each
 /// block keeps for the backward pass (its two inputs, queries, keys, values, attention, the values before the
 /// activation), what one block needs beside that, and a block of the head's logits.
 pub fn memory_mb(config: &TrialConfig) -> f64 {
@@ -142,7 +142,7 @@ pub fn memory_mb(config: &TrialConfig) -> f64 {
         let rows_of_step = training.batch_size.saturating_mul(training.accumulation.max(1));
         let rows_of_lane = rows_of_step.div_ceil(training.lanes.max(1));
         let row = training.seq_len.saturating_mul(answers);
-        let group = rows_of_lane.saturating_mul(row).min(GROUP_POSITIONS.max(row)) as f64;
+        let group = rows_of_lane.saturating_mul(row).min(Cpu::GROUP_POSITIONS.max(row)) as f64;
         let lane = group * (kept + passing) as f64 + group.min(BLOCK as f64) * model.vocab_size as f64;
         let copies = (6 + training.lanes) as f64;
         let floats = model.params() as f64 * copies + threads.min(training.lanes) as f64 * lane;

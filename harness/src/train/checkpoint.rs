@@ -4,9 +4,11 @@ use super::trend::Trend;
 use crate::data::Position;
 use crate::run::files::{create_dir, hex, write_atomic_with};
 use anyhow::{Context, Result, bail};
-use model::weights::NamedTensors;
+use safetensors::{Dtype, SafeTensors, View, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -46,8 +48,8 @@ pub enum Keep {
 pub struct Saved {
     /// Where training stood.
     pub about: Checkpoint,
-    /// The trainer's state.
-    pub state: NamedTensors,
+    /// The trainer's state: numbers by name.
+    pub state: BTreeMap<String, Vec<f32>>,
 }
 
 /// The checkpoints of a stage run; a file is its checksum, a length, where training stood, and the state.
@@ -69,12 +71,15 @@ impl Checkpoints {
     }
 
     /// Writes one and removes those that are too many.
-    pub fn write(&self, about: &Checkpoint, state: &NamedTensors, keep: Keep) -> Result<()> {
+    ///
+    /// `state`: the trainer's, numbers by name.
+    pub fn write(&self, about: &Checkpoint, state: &[(&str, Cow<'_, [f32]>)], keep: Keep) -> Result<()> {
         create_dir(&self.dir)?;
         let about_bytes = serde_json::to_vec(about)?;
         let mut head = (about_bytes.len() as u64).to_le_bytes().to_vec();
         head.extend(about_bytes);
-        let tensors = safetensors::serialize(state, None).context("the state of training")?;
+        let numbers = state.iter().map(|(name, numbers)| (*name, Numbers(numbers, numbers.len())));
+        let tensors = safetensors::serialize(numbers, None).context("the state of training")?;
         let digest = Sha256::new().chain_update(&head).chain_update(&tensors).finalize();
         let name = match keep {
             Keep::AsBest => BEST.into(),
@@ -148,15 +153,39 @@ fn read(path: &Path) -> Result<Saved> {
     let (length, rest) = body.split_first_chunk::<8>().context("is cut off")?;
     let (about, state) = rest.split_at_checked(u64::from_le_bytes(*length) as usize).context("is cut off")?;
     let about = serde_json::from_slice(about).context("is of another version")?;
-    let state = candle_core::safetensors::load_buffer(state, &candle_core::Device::Cpu)?;
-    Ok(Saved { about, state: state.into_iter().collect() })
+    let state = SafeTensors::deserialize(state)?;
+    let numbers = |(name, view): (String, TensorView)| {
+        let (numbers, _) = view.data().as_chunks::<4>();
+        (name, numbers.iter().map(|number| f32::from_le_bytes(*number)).collect())
+    };
+    Ok(Saved { about, state: state.tensors().into_iter().map(numbers).collect() })
+}
+
+/// Numbers as a safetensors file holds them, and their number, which is their shape.
+struct Numbers<'a>(&'a [f32], usize);
+
+impl View for Numbers<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        std::array::from_ref(&self.1)
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(self.0.iter().flat_map(|number| number.to_le_bytes()).collect())
+    }
+
+    fn data_len(&self) -> usize {
+        size_of_val(self.0)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use candle_core::{Device, Tensor};
 
     fn about(step: u64) -> Checkpoint {
         let position = Position { epoch: 1, row: 7 };
@@ -164,8 +193,8 @@ mod tests {
         Checkpoint { step, position, tokens: 9, flops: 1e9, seconds: 0.5, trend, best_val: None }
     }
 
-    fn state(value: f32) -> NamedTensors {
-        [("weights".to_string(), Tensor::new(&[value, 2.0], &Device::Cpu).unwrap())].into()
+    fn state(value: f32) -> [(&'static str, Cow<'static, [f32]>); 1] {
+        [("weights", Cow::Owned(vec![value, 2.0]))]
     }
 
     fn names(checkpoints: &Checkpoints) -> Vec<String> {
@@ -184,7 +213,7 @@ mod tests {
         assert_eq!(checkpoints.files().unwrap().len(), 2);
         let saved = checkpoints.newest().unwrap().unwrap();
         assert_eq!(saved.about, about(30));
-        assert_eq!(saved.state["weights"].to_vec1::<f32>().unwrap(), [30.0, 2.0]);
+        assert_eq!(saved.state["weights"], [30.0, 2.0]);
     }
 
     #[test]

@@ -22,9 +22,11 @@ use crate::run::manifest::Results;
 use crate::run::stage::training_of;
 use crate::track::{Metrics, MetricsRow, Progress, Split, number};
 use anyhow::{Context, Result, anyhow, bail};
-use candle_core::Device;
-use checkpoint::{Checkpoint, Checkpoints, Keep};
-use model::{Cost, LaneConfig, Lora, OptimizerConfig, RouterStats, Trainer, Transformer};
+use checkpoint::{Checkpoint, Checkpoints, Keep, Saved};
+use model::trainer::{Groups, Multipliers, Rule};
+use model::{
+    Backend, Cost, Device, LaneConfig, Lora, OptimizerConfig, RouterStats, Trainer, Transformer, Work,
+};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -53,27 +55,25 @@ pub struct TrainRequest<'a> {
     pub progress: &'a dyn Progress,
 }
 
-/// `cpu` or `cuda:N` as a device.
-pub fn device(name: &str) -> Result<Device> {
-    match name.split_once(':') {
-        None if name == "cpu" => Ok(Device::Cpu),
-        None if name == "cuda" => Ok(Device::new_cuda(0)?),
-        Some(("cuda", number)) => {
-            let ordinal = number.parse().with_context(|| format!("device = \"{name}\": expected cuda:N"))?;
-            Device::new_cuda(ordinal).with_context(|| format!("device = \"{name}\": not available"))
-        }
-        _ => bail!("device = \"{name}\": expected cpu or cuda:N"),
+/// Trains one stage to its end, or until `stop`: then `None`. Its threads are those of the caller's rayon pool.
+pub fn run(request: &TrainRequest) -> Result<Option<Results>> {
+    request.trial.device.parse::<Device>()?.run(request)?
+}
+
+impl Work for &TrainRequest<'_> {
+    type Outcome = Result<Option<Results>>;
+
+    fn run<B: Backend>(self, backend: &B) -> Self::Outcome {
+        run_on(self, backend)
     }
 }
 
-/// Trains one stage to its end, or until `stop`: then `None`. Its threads are those of the caller's rayon pool.
-pub fn run(request: &TrainRequest) -> Result<Option<Results>> {
+fn run_on<B: Backend>(request: &TrainRequest, backend: &B) -> Result<Option<Results>> {
     let (trial, training) = (request.trial, training_of(request.trial, request.stage));
     let tokenizer = Tokenizer::load(request.tokenizer)?;
-    let device = device(&trial.device)?;
     let transformer = match request.start_from {
-        Some(dir) => Transformer::load(dir, &device)?,
-        None => Transformer::new(&trial.model, trial.seed, &device)?,
+        Some(dir) => Transformer::load(dir, backend)?,
+        None => Transformer::new(&trial.model, trial.seed, backend)?,
     };
     if tokenizer.vocab_size() > transformer.config.vocab_size {
         bail!(
@@ -87,15 +87,10 @@ pub fn run(request: &TrainRequest) -> Result<Option<Results>> {
     }
     let mut objective = Objective::new(request.stage, trial, request.data)?;
     let lora = match request.stage {
-        TrainStage::Lora => Some(Lora::new(&transformer.weights, &trial.lora.adapters(), trial.seed)?),
+        TrainStage::Lora => Some(Lora::new(&transformer, &trial.lora.adapters(), trial.seed)?),
         _ => None,
     };
-    let lanes = LaneConfig {
-        lanes: training.lanes,
-        micro_batch: training.batch_size,
-        recompute: false,
-        seed: trial.seed,
-    };
+    let lanes = LaneConfig { lanes: training.lanes, recompute: training.recompute, seed: trial.seed };
     let trainer = Trainer::new(transformer, lora, optimizer(training), lanes)?;
     objective.look_up_references(&trainer, request)?;
     Loop::new(request, training, trainer, objective)?.run()
@@ -122,8 +117,16 @@ pub fn optimizer(training: &Training) -> OptimizerConfig {
         beta1: training.beta1,
         beta2: training.beta2,
         eps: training.eps,
-        weight_decay: if training.optimizer == OptimizerKind::Adamw { training.weight_decay } else { 0.0 },
+        rule: if training.optimizer == OptimizerKind::Muon { Rule::Muon } else { Rule::AdamW },
+        momentum: training.momentum,
+        weight_decay: if training.optimizer == OptimizerKind::Adam { 0.0 } else { training.weight_decay },
         clip: training.clip,
+        groups: Groups {
+            embedding: Multipliers { lr: training.embedding_lr, weight_decay: training.embedding_decay },
+            hidden: Multipliers { lr: training.hidden_lr, weight_decay: training.hidden_decay },
+            head: Multipliers { lr: training.head_lr, weight_decay: training.head_decay },
+            norm: Multipliers { lr: training.norm_lr, ..Multipliers::default() },
+        },
     }
 }
 
@@ -191,10 +194,10 @@ impl Sums {
     }
 }
 
-struct Loop<'a> {
+struct Loop<'a, B: Backend> {
     request: &'a TrainRequest<'a>,
     training: &'a Training,
-    trainer: Trainer,
+    trainer: Trainer<B>,
     objective: Objective,
     metrics: Metrics,
     checkpoints: Checkpoints,
@@ -210,20 +213,20 @@ struct Loop<'a> {
     began: Instant,
 }
 
-impl<'a> Loop<'a> {
+impl<'a, B: Backend> Loop<'a, B> {
     fn new(
         request: &'a TrainRequest<'a>,
         training: &'a Training,
-        mut trainer: Trainer,
+        mut trainer: Trainer<B>,
         mut objective: Objective,
     ) -> Result<Self> {
         let checkpoints = checkpoints(request.out, training);
-        let saved = checkpoints.newest()?;
-        if let Some(saved) = &saved {
-            trainer.restore(&saved.state, saved.about.step)?;
-            objective.seek(saved.about.position);
-        }
-        let saved = saved.map(|saved| saved.about);
+        let saved = checkpoints.newest()?.map(|Saved { about, state }| {
+            trainer.restore(state, about.step)?;
+            objective.seek(about.position);
+            Ok::<_, model::Error>(about)
+        });
+        let saved = saved.transpose()?;
         let resumed = saved.map(|saved| saved.step);
         let cost = request.trial.cost(request.stage);
         let length = Length::new(training, cost, |epoch| objective.row_sizes(epoch, cost.window));
@@ -403,7 +406,7 @@ impl<'a> Loop<'a> {
         let dir = self.request.out.join("model");
         save_model(&self.trainer.transformer, &dir, self.request.tokenizer)?;
         if let Some(lora) = self.trainer.lora() {
-            let adapters = lora.tensors()?;
+            let adapters = lora.tensors(&self.trainer.transformer.backend)?;
             let path = dir.join("adapter_model.safetensors");
             write_atomic(&path, &safetensors::serialize(&adapters, None).context("the adapters")?)?;
         }
@@ -437,16 +440,16 @@ pub fn tidy(out: &Path, training: &Training) -> Result<()> {
 }
 
 /// Writes a model folder with its tokenizer.
-pub fn save_model(transformer: &Transformer, dir: &Path, tokenizer: &Path) -> Result<()> {
+pub fn save_model<B: Backend>(transformer: &Transformer<B>, dir: &Path, tokenizer: &Path) -> Result<()> {
     create_dir(dir)?;
     write_atomic(&dir.join("config.json"), &model::folder::write_config(&transformer.config))?;
     Tokenizer::load(tokenizer)?.save(dir)?;
-    let weights = model::weights::write_safetensors(&transformer.weights)?;
+    let weights = model::weights::write_safetensors(&transformer.layout, &transformer.flat()?)?;
     write_atomic(&dir.join("model.safetensors"), &weights)
 }
 
 /// Columns that the objective adds to metrics.csv.
-fn extras(request: &TrainRequest, trainer: &Trainer) -> Vec<String> {
+fn extras<B: Backend>(request: &TrainRequest, trainer: &Trainer<B>) -> Vec<String> {
     let mut extras = vec![];
     if request.stage == TrainStage::Dpo {
         extras.extend(["reward_margin", "reward_accuracy"].map(String::from));

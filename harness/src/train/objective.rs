@@ -10,7 +10,7 @@ use crate::run::files::write_atomic;
 use crate::run::stage::training_of;
 use anyhow::{Context, Result};
 use model::preference::{DpoConfig, PairOutcome, answer_log_prob, dpo_loss, pair_loss};
-use model::{Sequence, Trainer, Transformer};
+use model::{Backend, Sequence, Trainer, Transformer};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -116,7 +116,7 @@ impl Objective {
     }
 
     /// Takes the next rows, or pairs, those of one optimizer step, forward and backward.
-    pub fn accumulate(&mut self, trainer: &mut Trainer, rows: usize) -> Result<Sums> {
+    pub fn accumulate<B: Backend>(&mut self, trainer: &mut Trainer<B>, rows: usize) -> Result<Sums> {
         match self {
             Self::Tokens { batches, .. } => next_tokens(trainer, &batches.next_batch(rows)),
             Self::Preferences { batches, references, config, .. } => {
@@ -129,7 +129,7 @@ impl Objective {
     }
 
     /// The loss on held-out rows and, for whole texts, their bytes; `None` where nothing is held out.
-    pub fn validate(&self, trainer: &Trainer) -> Result<Option<(Sums, Option<f64>)>> {
+    pub fn validate<B: Backend>(&self, trainer: &Trainer<B>) -> Result<Option<(Sums, Option<f64>)>> {
         match self {
             Self::Tokens { held_out, whole_text, .. } => {
                 if held_out.is_empty() {
@@ -160,7 +160,7 @@ impl Objective {
     }
 
     /// Where nothing is held out: whether the trained model has finite results, on the row, or pair, that would be next.
-    pub fn probe(&mut self, trainer: &Trainer) -> Result<()> {
+    pub fn probe<B: Backend>(&mut self, trainer: &Trainer<B>) -> Result<()> {
         match self {
             Self::Tokens { batches, .. } => {
                 trainer.transformer.token_log_probs(&batches.next_batch(1))?;
@@ -173,7 +173,11 @@ impl Objective {
     }
 
     /// Computes the reference's log-probabilities once and stores them beside the stage's results.
-    pub fn look_up_references(&mut self, trainer: &Trainer, request: &TrainRequest) -> Result<()> {
+    pub fn look_up_references<B: Backend>(
+        &mut self,
+        trainer: &Trainer<B>,
+        request: &TrainRequest,
+    ) -> Result<()> {
         let Self::Preferences { batches, held_out, references, held_out_references, config, .. } = self
         else {
             return Ok(());
@@ -205,7 +209,11 @@ fn read_references(path: &Path, pairs: usize) -> Option<Vec<[f64; 2]>> {
 }
 
 /// Log-probabilities of both answers of each pair.
-fn answer_log_probs(transformer: &Transformer, pairs: &[Pair], config: &DpoConfig) -> Result<Vec<[f64; 2]>> {
+fn answer_log_probs<B: Backend>(
+    transformer: &Transformer<B>,
+    pairs: &[Pair],
+    config: &DpoConfig,
+) -> Result<Vec<[f64; 2]>> {
     let rows: Vec<Sequence> = pairs.iter().flat_map(|p| [p.chosen.clone(), p.rejected.clone()]).collect();
     let log_probs = transformer.token_log_probs(&rows)?;
     let answers: Vec<f64> =
@@ -214,46 +222,54 @@ fn answer_log_probs(transformer: &Transformer, pairs: &[Pair], config: &DpoConfi
 }
 
 /// Takes rows forward and backward by the mean cross-entropy of their targets.
-pub fn next_tokens(trainer: &mut Trainer, rows: &[Sequence]) -> Result<Sums> {
+pub fn next_tokens<B: Backend>(trainer: &mut Trainer<B>, rows: &[Sequence]) -> Result<Sums> {
     let counted: f64 = rows.iter().map(|r| f64::from(r.counted)).sum();
     let scale = 1.0 / counted.max(1.0);
     let parts = trainer.accumulate(
         rows,
         |row| vec![row],
-        |pass, rows| {
-            let loss = pass.cross_entropy(&pass.hidden()?, scale)?;
-            pass.backward(&loss)?;
+        |pass, gradients, rows| {
+            let (hidden, tape) = pass.forward()?;
+            let (loss, dhidden) = pass.cross_entropy(&hidden, scale, gradients)?;
+            let routing = pass.backward(tape, dhidden, gradients)?;
             let counted = rows.iter().map(|r| f64::from(r.counted)).sum();
             Ok(Sums {
-                loss: f64::from(loss.to_scalar::<f32>()?) / scale,
+                loss: pass.value(&loss)? / scale,
                 counted,
                 tokens: counted as u64,
                 positions: pass.batch().len() as u64,
                 squares: pass.squares(),
                 rewards: None,
-                router: pass.router_stats(),
+                router: pass.router_stats(&routing)?,
             })
         },
     );
     total(parts.context("training step")?)
 }
 
-fn preferences(trainer: &mut Trainer, pairs: &[(&Pair, [f64; 2])], config: &DpoConfig) -> Result<Sums> {
+fn preferences<B: Backend>(
+    trainer: &mut Trainer<B>,
+    pairs: &[(&Pair, [f64; 2])],
+    config: &DpoConfig,
+) -> Result<Sums> {
     let scale = 1.0 / pairs.len().max(1) as f64;
     let parts = trainer.accumulate(
         pairs,
         |(pair, _)| vec![&pair.chosen, &pair.rejected],
-        |pass, pairs| {
-            let log_probs = pass.log_probs(&pass.hidden()?)?;
+        |pass, gradients, pairs| {
+            let (hidden, tape) = pass.forward()?;
+            let log_probs = pass.log_probs(&hidden)?;
             let rows: Vec<&Sequence> = pairs.iter().flat_map(|(p, _)| [&p.chosen, &p.rejected]).collect();
             let references: Vec<[f64; 2]> = pairs.iter().map(|(_, reference)| *reference).collect();
-            let outcome = dpo_loss(&log_probs, &rows, &references, config)?;
-            pass.backward(&(outcome.surrogate * scale)?)?;
+            let outcome = dpo_loss(&log_probs, &rows, &references, config);
+            let slopes: Vec<f32> = outcome.slopes.iter().map(|slope| slope * scale as f32).collect();
+            let dhidden = pass.log_probs_backward(&hidden, &slopes, gradients)?;
+            let routing = pass.backward(tape, dhidden, gradients)?;
             Ok(Sums {
                 tokens: rows.iter().map(|row| row.counted as u64).sum(),
                 positions: pass.batch().len() as u64,
                 squares: pass.squares(),
-                router: pass.router_stats(),
+                router: pass.router_stats(&routing)?,
                 ..of_pairs(&outcome.pairs)
             })
         },

@@ -1,225 +1,179 @@
 //! The attention half of a block: `x + wo attention(rope(wqkv norm(x)))`.
 
-use super::context::Context;
-use crate::ops::attention::{self as op, Heads, Qkv, QkvGrad};
-use crate::ops::dropout::Dropout;
-use crate::ops::gemm::{linear, linear_input_grad, linear_weight_grad};
-use crate::ops::scratch::Buffer;
-use crate::ops::{math, rms_norm, rope};
-use candle_core::{Result, Tensor};
+use super::pass::Pass;
+use crate::Result;
+use crate::backend::{Attention, Backend, Columns, Dropout, Qkv};
+use crate::layout::BlockLayout;
+use std::ops::Range;
 
-pub(super) fn heads(context: &Context) -> Heads {
-    let config = &context.config;
-    Heads { n_heads: config.n_heads, n_kv_heads: config.n_kv_heads, head_dim: config.head_dim() }
+/// What the backward pass needs of the forward pass.
+pub struct Saved<B: Backend> {
+    /// `1 / rms` of each position, `(n,)`.
+    inverse: B::Floats,
+    /// What head norms had before and found, where queries and keys are normalised.
+    heads: Option<HeadNorms<B>>,
+    qkv: Qkv<B>,
+    /// Log-sum-exp of each row of scores, `(n_kv_heads, n, repeats)`.
+    lse: B::Floats,
+    /// Attention's result, `(n, n_heads head_dim)`.
+    out: B::Buffer,
+}
+
+struct HeadNorms<B: Backend> {
+    /// Queries, keys and values before, `(n, qkv_width)`.
+    qkv: B::Buffer,
+    /// `1 / rms` of every query and of every key.
+    inverse: [B::Floats; 2],
+}
+
+/// The cache of a document of the batch in one layer, with the positions read before.
+pub struct KeyValues<'a, B: Backend> {
+    /// Where its keys and values are.
+    pub cache: &'a mut B::Cache,
+    /// Positions read.
+    pub read: usize,
+    /// Rows of the batch.
+    pub rows: Range<usize>,
 }
 
 /// Dropout of the probabilities and of the residual branch.
-fn dropouts(context: &Context, layer: usize) -> (Option<Dropout>, Option<Dropout>) {
+fn dropouts<B: Backend>(pass: &Pass<B>, layer: usize) -> (Option<Dropout>, Option<Dropout>) {
     let place = 1 + 3 * layer as u64;
-    (context.dropout(place), context.dropout(place + 1))
+    (pass.dropout(place), pass.dropout(place + 1))
 }
 
-/// The plain form. `x`: `(n, d_model)`; returns the same shape.
-pub fn plain(context: &Context, layer: usize, x: &Tensor) -> Result<Tensor> {
-    let block = &context.layout().blocks[layer];
-    let heads = heads(context);
-    let (n, head_dim) = (x.dim(0)?, heads.head_dim);
-    let documents = &context.batch.documents;
-    let (count, seq) = (documents.len() - 1, context.batch.longest());
-    let (drop_probabilities, drop_residual) = dropouts(context, layer);
+fn spec<B: Backend>(pass: &Pass<B>, layer: usize) -> Attention {
+    Attention { dropout: dropouts(pass, layer).0, ..Attention::of(&pass.model.config) }
+}
 
-    // Documents become the rows of a padded batch; causal attention never looks at the padding behind them.
-    let mut pad = vec![0u32; count * seq];
-    let mut unpad = vec![0u32; n];
-    for (i, bounds) in documents.windows(2).enumerate() {
-        for (place, position) in (i * seq..).zip(bounds[0]..bounds[1]) {
-            pad[place] = position as u32;
-            unpad[position] = place as u32;
+fn block<'a, B: Backend>(pass: &Pass<'a, B>, layer: usize) -> &'a BlockLayout {
+    &pass.model.layout.blocks[layer]
+}
+
+/// Where queries and keys stand in the rows of the `wqkv` product.
+fn columns<B: Backend>(pass: &Pass<B>) -> [Columns; 2] {
+    let heads = pass.model.config.heads();
+    let (width, head_dim) = (heads.qkv_width(), heads.head_dim);
+    [(0, heads.n_heads), (heads.width(), heads.n_kv_heads)].map(|(first, heads)| Columns {
+        width,
+        first,
+        heads,
+        head_dim,
+    })
+}
+
+/// `x + wo attention(..)`; both `(n, d_model)`.
+pub fn forward<B: Backend>(pass: &Pass<B>, layer: usize, x: &B::Buffer) -> Result<(B::Buffer, Saved<B>)> {
+    let saved = attend(pass, layer, x)?;
+    Ok((residual(pass, layer, x, &saved.out)?, saved))
+}
+
+/// [`forward`] over caches, to which the batch's keys and values are added.
+pub fn forward_cached<B: Backend>(
+    pass: &Pass<B>,
+    layer: usize,
+    x: &B::Buffer,
+    caches: &mut [KeyValues<'_, B>],
+) -> Result<B::Buffer> {
+    let (backend, attention) = (pass.backend(), spec(pass, layer));
+    let (_, _, qkv) = project(pass, layer, x)?;
+    for document in caches.iter_mut() {
+        let KeyValues { cache, read, rows } = document;
+        backend.cache_append(cache, &qkv, rows.clone(), *read, attention.heads)?;
+    }
+    let caches: Vec<&B::Cache> = caches.iter().map(|document| &*document.cache).collect();
+    let out = backend.attention_cached(&qkv, &caches, &pass.batch, &attention)?;
+    residual(pass, layer, x, &out)
+}
+
+/// `x + wo out`.
+fn residual<B: Backend>(pass: &Pass<B>, layer: usize, x: &B::Buffer, out: &B::Buffer) -> Result<B::Buffer> {
+    let (backend, w, wo) = (pass.backend(), &pass.model.weights, &block(pass, layer).wo);
+    let mut y = backend.copy(x)?;
+    match dropouts(pass, layer).1 {
+        Some(dropout) => {
+            let mut branch = backend.linear(out, w, wo)?;
+            backend.dropout(&mut branch, dropout)?;
+            backend.add(&mut y, &branch)?;
         }
+        None => backend.linear_add(&mut y, out, w, wo)?,
     }
-    let (pad, unpad) = (Tensor::new(pad, x.device())?, Tensor::new(unpad, x.device())?);
+    Ok(y)
+}
 
-    let normed = rms_norm::plain(x, &context.plain(&block.attention_norm)?, context.config.norm_eps)?;
-    let qkv = normed.matmul(&context.plain(&block.wqkv.range)?.t()?)?; // (n, qkv_width)
-    let (cos, sin) = context.rotations.tensors(0..seq, x.device())?;
-    let split = |start: usize, count_heads: usize| {
-        qkv.narrow(1, start * head_dim, count_heads * head_dim)?
-            .contiguous()?
-            .index_select(&pad, 0)?
-            .reshape((count, seq, count_heads, head_dim))?
-            .transpose(1, 2) // (documents, heads, seq, head_dim)
+/// Queries, keys and values of `x`, rotated, with what the backward pass needs of their making.
+#[allow(clippy::type_complexity)] // three parts of `Saved`
+fn project<B: Backend>(
+    pass: &Pass<B>,
+    layer: usize,
+    x: &B::Buffer,
+) -> Result<(B::Floats, Option<HeadNorms<B>>, Qkv<B>)> {
+    let (backend, model, block) = (pass.backend(), pass.model, block(pass, layer));
+    let (w, eps, heads) = (&model.weights, model.config.norm_eps, model.config.heads());
+    let (normed, inverse) = backend.rms_norm(x, w, &block.attention_norm, eps)?;
+    let mut qkv = backend.linear(&normed, w, &block.wqkv)?;
+    drop(normed);
+    let norms = match &block.qk_norms {
+        Some([q, k]) => {
+            let before = backend.copy(&qkv)?;
+            let [queries, keys] = columns(pass);
+            let q = backend.head_norm(&mut qkv, queries, w, q, eps)?;
+            let k = backend.head_norm(&mut qkv, keys, w, k, eps)?;
+            Some(HeadNorms { qkv: before, inverse: [q, k] })
+        }
+        None => None,
     };
-    let q = rope::plain(&split(0, heads.n_heads)?, &cos, &sin)?;
-    let k = rope::plain(&split(heads.n_heads, heads.n_kv_heads)?, &cos, &sin)?;
-    let v = split(heads.n_heads + heads.n_kv_heads, heads.n_kv_heads)?;
-    let mask =
-        drop_probabilities.map(|d| op::dropout_mask(d, documents, heads, seq, x.device())).transpose()?;
-    let out = op::plain(&q, &k, &v, mask.as_ref())?
-        .transpose(1, 2)?
-        .reshape((count * seq, heads.width()))?
-        .index_select(&unpad, 0)?; // (n, width)
-    let out = out.matmul(&context.plain(&block.wo.range)?.t()?)?;
-    match drop_residual {
-        Some(dropout) => x + (&out * dropout.mask(out.shape(), out.device())?)?,
-        None => x + out,
-    }
-}
-
-/// What the backward pass needs of the forward pass.
-pub struct Saved {
-    /// `1 / rms` of each position, `(n,)`.
-    inverse: Buffer,
-    /// Rotated and scaled queries, `(n_kv_heads, n, repeats, head_dim)`.
-    q: Buffer,
-    /// Rotated keys, `(n_kv_heads, n, head_dim)`.
-    k: Buffer,
-    /// Values, `(n_kv_heads, n, head_dim)`.
-    v: Buffer,
-    /// Log-sum-exp of each row of scores, `(n_kv_heads, n, repeats)`.
-    lse: Buffer,
-    /// Attention's result, `(n, n_heads head_dim)`.
-    out: Buffer,
-}
-
-impl Saved {
-    fn qkv(&self) -> Qkv<'_> {
-        Qkv { q: &self.q, k: &self.k, v: &self.v }
-    }
-}
-
-/// Writes `x + wo attention(..)` to `y`; both `(n, d_model)`.
-pub fn forward(context: &Context, layer: usize, y: &mut [f32], x: &[f32], weights: &[f32]) -> Saved {
-    let (n, width) = (context.batch.len(), heads(context).width());
-    let saved = attend(context, layer, x, weights);
-    let wo = &weights[context.layout().blocks[layer].wo.range.clone()];
-    y.copy_from_slice(x);
-    if let Some(dropout) = dropouts(context, layer).1 {
-        let mut branch = Buffer::dirty(y.len());
-        linear(&mut branch, &saved.out, wo, n, width, false);
-        dropout.apply(&mut branch);
-        math::add_assign(y, &branch);
-    } else {
-        linear(y, &saved.out, wo, n, width, true);
-    }
-    saved
+    Ok((inverse, norms, backend.split_heads(&qkv, &pass.batch, heads)?))
 }
 
 /// Everything up to the attention's result.
-fn attend(context: &Context, layer: usize, x: &[f32], weights: &[f32]) -> Saved {
-    let (block, heads) = (&context.layout().blocks[layer], heads(context));
-    let (d, n, kv) = (context.config.d_model, context.batch.len(), heads.n_kv_heads * heads.head_dim);
-    let mut inverse = Buffer::dirty(n);
-    let mut normed = Buffer::dirty(n * d);
-    let norm = &weights[block.attention_norm.clone()];
-    rms_norm::forward(&mut normed, &mut inverse, x, norm, context.config.norm_eps as f32);
-    let mut qkv = Buffer::dirty(n * heads.qkv_width());
-    linear(&mut qkv, &normed, &weights[block.wqkv.range.clone()], n, d, false);
-    let mut saved = Saved {
-        inverse,
-        q: Buffer::dirty(n * heads.width()),
-        k: Buffer::dirty(n * kv),
-        v: Buffer::dirty(n * kv),
-        lse: Buffer::dirty(n * heads.n_heads),
-        out: normed, // its room is free now: width and d_model are equal
-    };
-    split(context, &mut saved, &qkv);
-    drop(qkv);
-    let qkv = Qkv { q: &saved.q, k: &saved.k, v: &saved.v };
-    let dropout = dropouts(context, layer).0;
-    op::forward(&mut saved.out, &mut saved.lse, qkv, &context.batch.documents, heads, dropout);
-    saved
-}
-
-/// Rotates queries and keys and lays everything out head by head.
-fn split(context: &Context, saved: &mut Saved, qkv: &[f32]) {
-    let heads = heads(context);
-    let (hd, repeats, n) = (heads.head_dim, heads.repeats(), context.batch.len());
-    let scale = 1.0 / (hd as f32).sqrt();
-    each_position(context, |t, angles| {
-        let row = &qkv[t * heads.qkv_width()..][..heads.qkv_width()];
-        for (h, x) in row[..heads.width()].chunks_exact(hd).enumerate() {
-            let place = ((h / repeats * n + t) * repeats + h % repeats) * hd;
-            rope::rotate(&mut saved.q[place..place + hd], x, angles, scale);
-        }
-        let (k, v) = row[heads.width()..].split_at(heads.n_kv_heads * hd);
-        for (h, (k, v)) in k.chunks_exact(hd).zip(v.chunks_exact(hd)).enumerate() {
-            let place = (h * n + t) * hd;
-            rope::rotate(&mut saved.k[place..place + hd], k, angles, 1.0);
-            saved.v[place..place + hd].copy_from_slice(v);
-        }
-    });
-}
-
-/// The gradient of [`split`].
-fn join(context: &Context, qkv: &mut [f32], dq: &[f32], dk: &[f32], dv: &[f32]) {
-    let heads = heads(context);
-    let (hd, repeats, n) = (heads.head_dim, heads.repeats(), context.batch.len());
-    let scale = 1.0 / (hd as f32).sqrt();
-    each_position(context, |t, angles| {
-        let row = &mut qkv[t * heads.qkv_width()..][..heads.qkv_width()];
-        let (q, kv) = row.split_at_mut(heads.width());
-        for (h, x) in q.chunks_exact_mut(hd).enumerate() {
-            let place = ((h / repeats * n + t) * repeats + h % repeats) * hd;
-            rope::rotate_back(x, &dq[place..place + hd], angles, scale);
-        }
-        let (k, v) = kv.split_at_mut(heads.n_kv_heads * hd);
-        for (h, (k, v)) in k.chunks_exact_mut(hd).zip(v.chunks_exact_mut(hd)).enumerate() {
-            let place = (h * n + t) * hd;
-            rope::rotate_back(k, &dk[place..place + hd], angles, 1.0);
-            v.copy_from_slice(&dv[place..place + hd]);
-        }
-    });
-}
-
-/// Calls `f` with every position of the batch and the rotation of its place in its document.
-fn each_position(context: &Context, mut f: impl FnMut(usize, (&[f32], &[f32]))) {
-    for bounds in context.batch.documents.windows(2) {
-        for t in bounds[0]..bounds[1] {
-            f(t, context.rotations.at(t - bounds[0]));
-        }
-    }
+fn attend<B: Backend>(pass: &Pass<B>, layer: usize, x: &B::Buffer) -> Result<Saved<B>> {
+    let (inverse, heads, qkv) = project(pass, layer, x)?;
+    let (out, lse) = pass.backend().attention(&qkv, &pass.batch, &spec(pass, layer))?;
+    Ok(Saved { inverse, heads, qkv, lse, out })
 }
 
 /// Turns `grad`, the gradient of the half's result, into that of its input `x`, and adds those of its weights.
 ///
 /// Without `saved` the forward pass is run again.
-pub fn backward(
-    context: &Context,
+pub fn backward<B: Backend>(
+    pass: &Pass<B>,
     layer: usize,
-    grad: &mut [f32],
-    x: &[f32],
-    saved: Option<Saved>,
-    weights: &[f32],
-    grads: &mut [f32],
-) {
-    let (block, heads) = (&context.layout().blocks[layer], heads(context));
-    let (d, n, width) = (context.config.d_model, context.batch.len(), heads.width());
-    let saved = saved.unwrap_or_else(|| attend(context, layer, x, weights));
-    let (drop_probabilities, drop_residual) = dropouts(context, layer);
+    grad: &mut B::Buffer,
+    x: &B::Buffer,
+    saved: Option<Saved<B>>,
+    grads: &mut B::Floats,
+) -> Result<()> {
+    let (backend, w, block) = (pass.backend(), &pass.model.weights, block(pass, layer));
+    let Saved { inverse, heads, qkv, lse, out } = match saved {
+        Some(saved) => saved,
+        None => attend(pass, layer, x)?,
+    };
 
-    let mut dropped = None;
-    if let Some(dropout) = drop_residual {
-        dropout.apply(dropped.insert(Buffer::copy_of(grad)));
+    let dropped = match dropouts(pass, layer).1 {
+        Some(dropout) => {
+            let mut dropped = backend.copy(grad)?;
+            backend.dropout(&mut dropped, dropout)?;
+            Some(dropped)
+        }
+        None => None,
+    };
+    let dy = dropped.as_ref().unwrap_or(grad);
+    backend.linear_weight_grad(grads, dy, &out, &block.wo)?;
+    let dout = backend.linear_input_grad(dy, w, &block.wo)?;
+    let dqkv = backend.attention_backward(&dout, &out, &lse, &qkv, &pass.batch, &spec(pass, layer))?;
+    drop((dout, out, qkv, lse));
+
+    let mut dqkv = backend.join_heads(&dqkv, &pass.batch, pass.model.config.heads())?;
+    if let (Some([q, k]), Some(heads)) = (&block.qk_norms, heads) {
+        let [queries, keys] = columns(pass);
+        let [of_queries, of_keys] = &heads.inverse;
+        backend.head_norm_backward(&mut dqkv, grads, &heads.qkv, of_queries, queries, w, q)?;
+        backend.head_norm_backward(&mut dqkv, grads, &heads.qkv, of_keys, keys, w, k)?;
     }
-    let dy = dropped.as_deref().unwrap_or(grad);
-    linear_weight_grad(&mut grads[block.wo.range.clone()], dy, &saved.out, n, width);
-    let mut dout = Buffer::dirty(n * width);
-    linear_input_grad(&mut dout, dy, &weights[block.wo.range.clone()], n, width, false);
-
-    let mut dq = Buffer::dirty(saved.q.len());
-    let (mut dk, mut dv) = (Buffer::zeros(saved.k.len()), Buffer::zeros(saved.v.len()));
-    let qkv_grad = QkvGrad { q: &mut dq, k: &mut dk, v: &mut dv };
-    let documents = &context.batch.documents;
-    op::backward(qkv_grad, &dout, &saved.out, &saved.lse, saved.qkv(), documents, heads, drop_probabilities);
-    let mut dqkv = Buffer::dirty(n * heads.qkv_width());
-    join(context, &mut dqkv, &dq, &dk, &dv);
-
-    let norm = &weights[block.attention_norm.clone()];
-    let mut normed = saved.out; // no longer needed: its room serves the norm
-    rms_norm::again(&mut normed, &saved.inverse, x, norm);
-    linear_weight_grad(&mut grads[block.wqkv.range.clone()], &dqkv, &normed, n, d);
-    let mut dnormed = dout;
-    linear_input_grad(&mut dnormed, &dqkv, &weights[block.wqkv.range.clone()], n, d, false);
-    let dnorm = &mut grads[block.attention_norm.clone()];
-    rms_norm::backward(grad, dnorm, &dnormed, x, norm, &saved.inverse);
+    let normed = backend.rms_norm_again(x, &inverse, w, &block.attention_norm)?;
+    backend.linear_weight_grad(grads, &dqkv, &normed, &block.wqkv)?;
+    drop(normed);
+    let dnormed = backend.linear_input_grad(&dqkv, w, &block.wqkv)?;
+    backend.rms_norm_backward(grad, grads, &dnormed, x, &inverse, w, &block.attention_norm)
 }

@@ -1,199 +1,120 @@
-//! The last norm and the tied head: losses, log-probabilities and logits, never all logits at once.
+//! The last norm and the head: losses, log-probabilities and logits, never all logits at once.
 
-use super::context::{Context, Form, apply, argument, with_slice};
-use crate::ops::scratch::Buffer;
-use crate::ops::{cross_entropy as op, gemm::linear, rms_norm};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
-use std::sync::{Arc, Mutex, PoisonError};
+use super::pass::Pass;
+use crate::backend::Backend;
+use crate::{Error, Result};
 
-/// `scale * sum of weights * -log p(target)`, a scalar.
-pub fn cross_entropy(context: &Arc<Context>, form: Form, hidden: &Tensor, scale: f64) -> Result<Tensor> {
-    match form {
-        Form::Fused => {
-            let op = CrossEntropy { head: Head::new(context), scale: scale as f32, dx: Mutex::default() };
-            apply(context, hidden, op)
-        }
-        Form::Plain => plain_log_probs(context, hidden)?.sum_all()?.affine(-scale, 0.0),
-    }
-}
-
-/// `weight * log p(target)` of each position: `(n,)`.
-pub fn log_probs(context: &Arc<Context>, form: Form, hidden: &Tensor) -> Result<Tensor> {
-    match form {
-        Form::Fused => apply(context, hidden, LogProbs { head: Head::new(context) }),
-        Form::Plain => plain_log_probs(context, hidden),
-    }
-}
-
-fn plain_log_probs(context: &Context, hidden: &Tensor) -> Result<Tensor> {
-    let norm = context.plain(&context.layout().norm)?;
-    let x = rms_norm::plain(hidden, &norm, context.config.norm_eps)?;
-    let targets = Tensor::new(context.batch.targets.as_slice(), x.device())?;
-    let weights = Tensor::new(context.batch.weights.as_slice(), x.device())?;
-    let nll = op::plain(&x, &context.plain(&context.layout().head.range)?, &targets)?;
-    (nll * weights)?.neg()
-}
-
-/// Logits of the given positions: `(positions, vocab_size)`.
-pub fn logits(context: &Context, hidden: &Tensor, positions: &[usize]) -> Result<Tensor> {
-    let ids: Vec<u32> = positions.iter().map(|&p| p as u32).collect();
-    let rows = hidden.index_select(&Tensor::new(ids, hidden.device())?, 0)?;
-    let norm = context.plain(&context.layout().norm)?;
-    let x = rms_norm::plain(&rows, &norm, context.config.norm_eps)?;
-    if !x.device().is_cpu() {
-        return x.matmul(&context.plain(&context.layout().head.range)?.t()?);
-    }
-    let (n, d, vocab) = (positions.len(), context.config.d_model, context.config.vocab_size);
-    let mut logits = vec![0.0; n * vocab];
-    with_slice(&x, |x| {
-        context.with_weights(|w| linear(&mut logits, x, &w[context.layout().head.range.clone()], n, d, false))
-    })??;
-    Tensor::from_vec(logits, (n, vocab), x.device())
-}
-
-/// The positions that carry loss; the others never reach the head.
-struct Head {
-    context: Arc<Context>,
-    active: Vec<usize>,
+/// The positions of a batch that carry loss; the others never reach the head.
+struct Active {
+    /// Their places in the batch.
+    rows: Vec<u32>,
     targets: Vec<u32>,
+    /// Their weights of the loss.
+    weights: Vec<f32>,
 }
 
-impl Head {
-    fn new(context: &Arc<Context>) -> Self {
-        let batch = &context.batch;
-        let active: Vec<usize> = (0..batch.len()).filter(|&i| batch.weights[i] != 0.0).collect();
-        let targets = active.iter().map(|&i| batch.targets[i]).collect();
-        Self { context: context.clone(), active, targets }
-    }
-
-    /// The active rows of `x`, side by side: `(active, d_model)`.
-    fn gather(&self, x: &[f32]) -> Buffer {
-        let d = self.context.config.d_model;
-        let mut rows = Buffer::dirty(self.active.len() * d);
-        for (row, &i) in rows.chunks_exact_mut(d).zip(&self.active) {
-            row.copy_from_slice(&x[i * d..][..d]);
-        }
-        rows
-    }
-
-    /// The active rows normalised, with their `1 / rms`.
-    fn norm(&self, rows: &[f32], weights: &[f32]) -> (Buffer, Buffer) {
-        let mut inverse = Buffer::dirty(self.active.len());
-        let mut normed = Buffer::dirty(rows.len());
-        let norm = &weights[self.context.layout().norm.clone()];
-        rms_norm::forward(&mut normed, &mut inverse, rows, norm, self.context.config.norm_eps as f32);
-        (normed, inverse)
-    }
-
-    /// Adds weight gradients of `sum of loss_weights * -log p` and returns the loss values and `dx`, `(n, d_model)`.
-    fn backward(&self, x: &[f32], loss_weights: &[f32]) -> Result<(Buffer, Vec<f32>)> {
-        let (context, d) = (&self.context, self.context.config.d_model);
-        let (embedding, norm) = (context.layout().head.range.clone(), context.layout().norm.clone());
-        let rows = self.gather(x);
-        let mut nll = Buffer::dirty(self.active.len());
-        let mut drows = Buffer::zeros(rows.len());
-        context.with_weights(|w| {
-            context.with_gradients(|g| {
-                let (normed, inverse) = self.norm(&rows, w);
-                let mut dnormed = Buffer::dirty(rows.len());
-                op::forward_backward(
-                    &mut nll,
-                    &mut dnormed,
-                    &mut g[embedding.clone()],
-                    &normed,
-                    &w[embedding],
-                    &self.targets,
-                    loss_weights,
-                );
-                rms_norm::backward(&mut drows, &mut g[norm.clone()], &dnormed, &rows, &w[norm], &inverse);
-            })
-        })??;
-        let mut dx = vec![0.0; x.len()];
-        for (row, &i) in drows.chunks_exact(d).zip(&self.active) {
-            dx[i * d..][..d].copy_from_slice(row);
-        }
-        Ok((nll, dx))
-    }
-
+/// The loss of a pass, still on the device.
+pub struct Loss<B: Backend> {
     /// `-log p(target)` of the active positions.
-    fn nll(&self, x: &[f32]) -> Result<Buffer> {
-        let mut nll = Buffer::dirty(self.active.len());
-        self.context.with_weights(|w| {
-            let (normed, _) = self.norm(&self.gather(x), w);
-            let embedding = &w[self.context.layout().head.range.clone()];
-            op::forward(&mut nll, &normed, embedding, &self.targets, self.context.config.d_model);
-        })?;
-        Ok(nll)
-    }
-
-    fn weights(&self) -> impl Iterator<Item = f32> + '_ {
-        self.active.iter().map(|&i| self.context.batch.weights[i])
-    }
+    nll: B::Floats,
+    weights: Vec<f32>,
+    scale: f64,
 }
 
-/// Loss and gradient in one go: the logits are made once.
-struct CrossEntropy {
-    head: Head,
-    scale: f32,
-    /// The gradient of the hidden states for a loss gradient of one.
-    dx: Mutex<Option<Vec<f32>>>,
-}
-
-impl CustomOp1 for CrossEntropy {
-    fn name(&self) -> &'static str {
-        "cross-entropy"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = argument(storage, layout)?;
-        let nll = if self.head.context.trains() {
-            let weights: Vec<f32> = self.head.weights().map(|w| w * self.scale).collect();
-            let (nll, dx) = self.head.backward(x, &weights)?;
-            *self.dx.lock().unwrap_or_else(PoisonError::into_inner) = Some(dx);
-            nll
-        } else {
-            self.head.nll(x)?
-        };
-        let sum: f64 = nll.iter().zip(self.head.weights()).map(|(l, w)| f64::from(*l) * f64::from(w)).sum();
-        Ok((CpuStorage::F32(vec![(sum * f64::from(self.scale)) as f32]), Shape::from(())))
-    }
-
-    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        // The weight gradients are already added, so only a total loss that contains this one as it is fits.
-        if grad.to_scalar::<f32>()? != 1.0 {
-            candle_core::bail!("the fused cross-entropy cannot be scaled afterwards; pass its scale instead");
+impl<B: Backend> Pass<'_, B> {
+    fn active(&self) -> Active {
+        let batch = self.batch();
+        let rows: Vec<u32> = (0..batch.len() as u32).filter(|&i| batch.weights[i as usize] != 0.0).collect();
+        Active {
+            targets: rows.iter().map(|&i| batch.targets[i as usize]).collect(),
+            weights: rows.iter().map(|&i| batch.weights[i as usize]).collect(),
+            rows,
         }
-        let dx = self.dx.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let dx = dx.ok_or_else(|| candle_core::Error::Msg("cross-entropy went backward twice".into()))?;
-        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
-    }
-}
-
-/// Log-probabilities whose gradient is known only later: the backward pass makes the logits again.
-struct LogProbs {
-    head: Head,
-}
-
-impl CustomOp1 for LogProbs {
-    fn name(&self) -> &'static str {
-        "log-probabilities"
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let n = self.head.context.batch.len();
-        let mut out = vec![0.0; n];
-        let nll = self.head.nll(argument(storage, layout)?)?;
-        for ((&i, nll), weight) in self.head.active.iter().zip(nll.iter()).zip(self.head.weights()) {
-            out[i] = -nll * weight;
+    /// The loss `scale * sum of weights * -log p(target)` and the gradient of `hidden`, `(n, d_model)`; adds those of the
+    /// head and the last norm.
+    ///
+    /// `scale` is usually one over the positions counted in the whole batch.
+    pub fn cross_entropy(
+        &self,
+        hidden: &B::Buffer,
+        scale: f64,
+        grads: &mut B::Floats,
+    ) -> Result<(Loss<B>, B::Buffer)> {
+        let active = self.active();
+        let weights: Vec<f32> = active.weights.iter().map(|w| w * scale as f32).collect();
+        let (nll, dhidden) = self.head_backward(hidden, &active, &weights, grads)?;
+        Ok((Loss { nll, weights: active.weights, scale }, dhidden))
+    }
+
+    /// The value of a loss. This waits for the device.
+    pub fn value(&self, loss: &Loss<B>) -> Result<f64> {
+        let nll = self.backend().read(&loss.nll)?;
+        let sum: f64 = nll.iter().zip(&loss.weights).map(|(l, w)| f64::from(*l) * f64::from(*w)).sum();
+        Ok(f64::from((sum * f64::from(loss.scale as f32)) as f32))
+    }
+
+    /// `weight * log p(target)` of each position, 0 where its weight is 0: `(n,)`.
+    pub fn log_probs(&self, hidden: &B::Buffer) -> Result<Vec<f32>> {
+        let (backend, model, active) = (self.backend(), self.model, self.active());
+        let rows = backend.select(hidden, &active.rows, model.config.d_model)?;
+        let (normed, _) =
+            backend.rms_norm(&rows, &model.weights, &model.layout.norm, model.config.norm_eps)?;
+        let nll = backend.cross_entropy(&normed, &model.weights, &model.layout.head, &active.targets)?;
+        let mut out = vec![0.0; self.batch().len()];
+        for ((&i, nll), weight) in active.rows.iter().zip(backend.read(&nll)?.iter()).zip(&active.weights) {
+            out[i as usize] = -nll * weight;
         }
-        Ok((CpuStorage::F32(out), Shape::from(n)))
+        Ok(out)
     }
 
-    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let weights: Vec<f32> = with_slice(grad, |grad| {
-            self.head.active.iter().zip(self.head.weights()).map(|(&i, w)| -grad[i] * w).collect()
-        })?;
-        let (_, dx) = with_slice(x, |x| self.head.backward(x, &weights))??;
-        Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
+    /// The gradient of `hidden` from that of [`Self::log_probs`], `(n,)`; adds those of the head and the last norm. The
+    /// logits are made again.
+    pub fn log_probs_backward(
+        &self,
+        hidden: &B::Buffer,
+        dlog_probs: &[f32],
+        grads: &mut B::Floats,
+    ) -> Result<B::Buffer> {
+        let active = self.active();
+        let weighted = active.rows.iter().zip(&active.weights);
+        let weights: Vec<f32> = weighted.map(|(&i, w)| -dlog_probs[i as usize] * w).collect();
+        Ok(self.head_backward(hidden, &active, &weights, grads)?.1)
+    }
+
+    /// `-log p(target)` of the active positions, and the gradient of `hidden` for the sum of those times `weights`.
+    fn head_backward(
+        &self,
+        hidden: &B::Buffer,
+        active: &Active,
+        weights: &[f32],
+        grads: &mut B::Floats,
+    ) -> Result<(B::Floats, B::Buffer)> {
+        let (backend, model, w) = (self.backend(), self.model, &self.model.weights);
+        let (norm, head, d) = (&model.layout.norm, &model.layout.head, model.config.d_model);
+        let rows = backend.select(hidden, &active.rows, d)?;
+        let (normed, inverse) = backend.rms_norm(&rows, w, norm, model.config.norm_eps)?;
+        let (nll, dnormed) =
+            backend.cross_entropy_backward(grads, &normed, w, head, &active.targets, weights)?;
+        let mut drows = backend.zeros_like(&rows)?;
+        backend.rms_norm_backward(&mut drows, grads, &dnormed, &rows, &inverse, w, norm)?;
+        Ok((nll, backend.scatter(&drows, &active.rows, self.batch().len(), d)?))
+    }
+
+    /// Logits of the given positions: `(positions, vocab_size)`. This waits for the device.
+    ///
+    /// # Errors
+    /// Where a position is not in the batch.
+    pub fn logits(&self, hidden: &B::Buffer, positions: &[usize]) -> Result<Vec<f32>> {
+        let (backend, model, n) = (self.backend(), self.model, self.batch().len());
+        if let Some(position) = positions.iter().find(|&&position| position >= n) {
+            return Err(Error::Input(format!("position {position} is not in a batch of {n}")));
+        }
+        let rows: Vec<u32> = positions.iter().map(|&position| position as u32).collect();
+        let rows = backend.select(hidden, &rows, model.config.d_model)?;
+        let (normed, _) =
+            backend.rms_norm(&rows, &model.weights, &model.layout.norm, model.config.norm_eps)?;
+        backend.read_buffer(&backend.linear(&normed, &model.weights, &model.layout.head)?)
     }
 }

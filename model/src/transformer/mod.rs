@@ -1,85 +1,82 @@
-//! MiniMind v1's decoder: embedding, blocks of attention and feed-forward, a last norm, the tied head.
+//! MiniMind v1's decoder over a [`Backend`]: embedding, blocks of attention and feed-forward, a last norm, the head.
 //!
-//! A [`Pass`] takes a ragged batch through the model. On a CPU its fused form runs, where embedding and blocks are
-//! one node of candle's graph and the head is another; elsewhere its plain form, from one source of weights.
+//! A [`Pass`] takes a ragged batch through the model: [`Pass::forward`] returns the last states and a [`Tape`],
+//! [`Pass::backward`] takes the tape and the gradient of those states and adds the gradients of all weights. What a
+//! loss does between the two is in [`head`]. The decoder goes the same way with a [`KvCache`](crate::decode::KvCache).
 
 mod attention;
-pub(crate) mod context;
-mod decoder;
-mod embedding;
 mod feed_forward;
-mod head;
-mod stack;
+pub mod head;
+mod pass;
 
-pub use context::{AuxShare, Form, Gradients, Mode, Pass, RouterStats};
-pub use decoder::Decoder;
+pub use pass::{AuxShare, Mode, Pass, Recompute, Routing, Tape};
 
-use crate::ops::rope::Rotations;
+pub(crate) use attention::KeyValues;
+
+use crate::backend::{Backend, Cpu};
+use crate::layout::Layout;
+use crate::rotations::Rotations;
 use crate::tokens::Ragged;
 use crate::weights::Weights;
-use crate::{ModelConfig, Result};
-use candle_core::Device;
+use crate::{Error, ModelConfig, Result};
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A model: its shape, its weights, its position table.
 #[derive(Debug)]
-pub struct Transformer {
+pub struct Transformer<B: Backend = Cpu> {
     /// The shape.
     pub config: Arc<ModelConfig>,
-    /// The weights.
-    pub weights: Weights,
-    form: Form,
+    /// Where each parameter lies.
+    pub layout: Arc<Layout>,
+    /// What it is computed with.
+    pub backend: B,
+    pub(crate) weights: B::Weights,
     rotations: Mutex<Arc<Rotations>>,
 }
 
-impl Clone for Transformer {
-    fn clone(&self) -> Self {
-        Self::from_weights(&self.config, self.weights.clone()).in_form(self.form)
-    }
-}
-
-impl Transformer {
+impl<B: Backend> Transformer<B> {
     /// A model with random weights.
-    pub fn new(config: &ModelConfig, seed: u64, device: &Device) -> Result<Self> {
+    pub fn new(config: &ModelConfig, seed: u64, backend: &B) -> Result<Self> {
         config.validate()?;
-        Ok(Self::from_weights(config, Weights::random(config, seed, device)?))
+        Self::from_weights(config, Weights::random(config, seed), backend)
     }
 
     /// A model with the given weights, which must be of this shape.
-    pub fn from_weights(config: &ModelConfig, weights: Weights) -> Self {
+    pub fn from_weights(config: &ModelConfig, weights: Weights, backend: &B) -> Result<Self> {
         let rotations = Rotations::new(config.max_seq_len, config.head_dim(), config.rope_theta);
-        let form = if weights.flat.device().is_cpu() { Form::Fused } else { Form::Plain };
-        Self { config: Arc::new(config.clone()), weights, form, rotations: Mutex::new(Arc::new(rotations)) }
+        Ok(Self {
+            config: Arc::new(config.clone()),
+            layout: weights.layout,
+            weights: backend.weights(weights.flat)?,
+            backend: backend.clone(),
+            rotations: Mutex::new(Arc::new(rotations)),
+        })
     }
 
-    /// The same model, run in another form than the one that suits its device.
-    pub fn in_form(self, form: Form) -> Self {
-        Self { form, ..self }
+    /// Every weight, in the order of the layout.
+    pub fn flat(&self) -> Result<Cow<'_, [f32]>> {
+        self.backend.read_weights(&self.weights)
     }
 
-    /// The form in which it is run.
-    pub fn form(&self) -> Form {
-        self.form
+    /// Its weights on the host.
+    pub fn to_weights(&self) -> Result<Weights> {
+        Ok(Weights { layout: self.layout.clone(), flat: self.flat()?.into_owned() })
     }
 
-    /// The device of the weights.
-    pub fn device(&self) -> &Device {
-        self.weights.flat.device()
-    }
-
-    /// A pass of `batch`, in the model's form.
-    pub fn pass(&self, batch: Ragged, mode: Mode) -> Result<Pass> {
-        self.pass_as(self.form, batch, mode)
-    }
-
-    /// A pass of `batch` in the given form.
-    pub fn pass_as(&self, form: Form, batch: Ragged, mode: Mode) -> Result<Pass> {
-        Pass::new(self, form, batch, mode)
-    }
-
-    /// Reads sequences token by token, in the model's form; there is room for `capacity` positions.
-    pub fn decoder(&self, capacity: usize) -> Result<Decoder<'_>> {
-        Decoder::new(self, self.form, capacity)
+    /// A pass of `batch`.
+    ///
+    /// # Errors
+    /// Where a token is outside the vocabulary.
+    pub fn pass(&self, batch: Ragged, mode: Mode) -> Result<Pass<'_, B>> {
+        let vocab = self.config.vocab_size as u32;
+        if let Some(id) = batch.ids.iter().chain(&batch.targets).find(|&&id| id >= vocab) {
+            return Err(Error::Input(format!(
+                "token id {id} is outside the model's vocabulary of {vocab}; is this the model's own tokenizer?"
+            )));
+        }
+        let rotations = self.rotations(batch.reach());
+        Ok(Pass { model: self, batch: self.backend.batch(batch, &rotations)?, mode })
     }
 
     /// The rotary table for at least `positions`.

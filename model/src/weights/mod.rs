@@ -6,9 +6,8 @@ mod pth;
 mod safetensors;
 
 use crate::layout::{Layout, Param};
-use crate::transformer::context::with_slice;
 use crate::{Error, ModelConfig, Result};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,32 +18,29 @@ pub use safetensors::{read_safetensors, write_safetensors};
 /// Tensors by name, in MiniMind's layout `(out, in)`.
 pub type NamedTensors = BTreeMap<String, Tensor>;
 
-/// All weights of a model, on its device.
+/// All weights of a model, on the host.
 #[derive(Debug, Clone)]
 pub struct Weights {
     /// Where each parameter lies.
     pub layout: Arc<Layout>,
-    /// Every weight: `(layout.len(),)` of f32.
-    pub flat: Tensor,
+    /// Every weight: `(layout.len(),)`.
+    pub flat: Vec<f32>,
 }
 
 impl Weights {
     /// Weights drawn as `config.init` says.
-    pub fn random(config: &ModelConfig, seed: u64, device: &Device) -> Result<Self> {
+    pub fn random(config: &ModelConfig, seed: u64) -> Self {
         let layout = Arc::new(Layout::new(config));
-        let flat = Tensor::from_vec(init::draw(config, &layout, seed), layout.len(), device)?;
-        Ok(Self { layout, flat })
+        Self { flat: init::draw(config, &layout, seed), layout }
     }
 
     /// Weights taken from named tensors; `source` names where they come from in errors.
     ///
-    /// `output.weight`, MiniMind's second name of the tied embedding, must equal `tok_embeddings.weight`.
-    pub fn from_tensors(
-        config: &ModelConfig,
-        mut tensors: NamedTensors,
-        source: &Path,
-        device: &Device,
-    ) -> Result<Self> {
+    /// `output.weight`, MiniMind's second name of the tied embedding, must then equal `tok_embeddings.weight`.
+    ///
+    /// # Errors
+    /// Where a tensor is missing, of another shape or type, not finite, or one too many.
+    pub fn from_tensors(config: &ModelConfig, mut tensors: NamedTensors, source: &Path) -> Result<Self> {
         let layout = Arc::new(Layout::new(config));
         let fail = |tensor: &str, problem: String| Error::weights(source, tensor, problem);
         let output = if config.tie_embeddings { tensors.remove("output.weight") } else { None };
@@ -61,39 +57,27 @@ impl Weights {
         if let Some(output) = output {
             let embedding = &layout.params[0];
             let output = checked(&output, embedding).map_err(|problem| fail("output.weight", problem))?;
-            if output != flat[layout.embedding.range.clone()] {
-                let problem = "differs from tok_embeddings.weight, but this model ties the two; is tie_word_embeddings false?";
+            if output != flat[embedding.range.clone()] {
+                let problem = "differs from tok_embeddings.weight, but this model ties the two; \
+                               is tie_word_embeddings false?";
                 return Err(fail("output.weight", problem.into()));
             }
         }
-        let flat = Tensor::from_vec(flat, layout.len(), device)?;
         Ok(Self { layout, flat })
     }
+}
 
-    /// The parameter of that name in its shape, without a copy.
-    pub fn tensor(&self, param: &Param) -> Result<Tensor> {
-        let flat = self.flat.narrow(0, param.range.start, param.range.len())?;
-        Ok(flat.reshape(param.shape.as_slice())?)
-    }
-
-    /// Fails where a weight is NaN or infinite.
+impl Layout {
+    /// Fails where a weight, one of `flat`, is NaN or infinite.
     ///
     /// # Errors
     /// Names the first parameter with such values.
-    pub fn check_finite(&self) -> Result<()> {
-        let flat = self.flat.to_device(&Device::Cpu)?;
-        with_slice(&flat, |values| {
-            for param in &self.layout.params {
-                finite(&values[param.range.clone()])
-                    .map_err(|problem| Error::Input(format!("tensor {}: {problem}", param.name)))?;
-            }
-            Ok(())
-        })?
-    }
-
-    /// All weights by name.
-    pub fn tensors(&self) -> Result<NamedTensors> {
-        self.layout.params.iter().map(|p| Ok((p.name.clone(), self.tensor(p)?))).collect()
+    pub fn check_finite(&self, flat: &[f32]) -> Result<()> {
+        for param in &self.params {
+            finite(&flat[param.range.clone()])
+                .map_err(|problem| Error::Input(format!("tensor {}: {problem}", param.name)))?;
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Weights as `model.safetensors`.
 
-use super::{NamedTensors, Weights};
+use super::NamedTensors;
+use crate::layout::Layout;
 use crate::{Error, Result};
 use candle_core::Device;
 use std::path::Path;
@@ -17,11 +18,10 @@ pub fn read_safetensors(path: &Path) -> Result<NamedTensors> {
 ///
 /// # Errors
 /// Weights that are not finite are not written.
-pub fn write_safetensors(weights: &Weights) -> Result<Vec<u8>> {
-    weights.check_finite()?;
-    let values = weights.flat.to_device(&Device::Cpu)?.to_vec1::<f32>()?;
-    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    let views = weights.layout.params.iter().map(|p| {
+pub fn write_safetensors(layout: &Layout, flat: &[f32]) -> Result<Vec<u8>> {
+    layout.check_finite(flat)?;
+    let bytes: Vec<u8> = flat.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let views = layout.params.iter().map(|p| {
         let data = &bytes[p.range.start * 4..p.range.end * 4];
         safetensors::tensor::TensorView::new(safetensors::Dtype::F32, p.shape.clone(), data)
             .map(|view| (p.name.as_str(), view))

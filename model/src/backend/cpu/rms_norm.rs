@@ -1,14 +1,8 @@
 //! Root-mean-square normalisation over the last dimension (Zhang & Sennrich 2019, eq. 4).
 
 use super::math::{dot, dot3};
-use candle_core::{D, Result, Tensor};
+use crate::backend::Columns;
 use multiversion::multiversion;
-
-/// The plain form. `x`: `(.., d_model)`; `weight`: `(d_model,)`; returns the shape of `x`.
-pub fn plain(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
-    x.broadcast_div(&(mean_square + eps)?.sqrt()?)?.broadcast_mul(weight)
-}
 
 /// Writes the normalised rows to `y` and `1 / rms` of each row to `inverse`.
 ///
@@ -47,6 +41,46 @@ pub fn backward(dx: &mut [f32], dweight: &mut [f32], dy: &[f32], x: &[f32], weig
         for i in 0..d {
             dx[i] += r * weight[i] * dy[i] - pull * x[i];
             dweight[i] += r * x[i] * dy[i];
+        }
+    }
+}
+
+/// Normalises heads of every row in place and writes `1 / rms` of each to `inverse`, `(n, heads)`.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
+pub fn heads_in_place(x: &mut [f32], inverse: &mut [f32], columns: Columns, weight: &[f32], eps: f32) {
+    let Columns { width, first, heads, head_dim } = columns;
+    for (row, inverse) in x.chunks_exact_mut(width).zip(inverse.chunks_exact_mut(heads)) {
+        let row = &mut row[first..first + heads * head_dim];
+        for (x, inverse) in row.chunks_exact_mut(head_dim).zip(inverse) {
+            *inverse = 1.0 / (dot(x, x) / head_dim as f32 + eps).sqrt();
+            for (x, w) in x.iter_mut().zip(weight) {
+                *x = *x * *inverse * w;
+            }
+        }
+    }
+}
+
+/// Turns the gradient `dx` of normalised heads into that of the heads `x` before, in place; adds that of the weight.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
+pub fn heads_backward(
+    dx: &mut [f32],
+    dweight: &mut [f32],
+    x: &[f32],
+    columns: Columns,
+    weight: &[f32],
+    inverse: &[f32],
+) {
+    let Columns { width, first, heads, head_dim } = columns;
+    let rows = dx.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(inverse.chunks_exact(heads));
+    for ((dx, x), inverse) in rows {
+        let part = first..first + heads * head_dim;
+        let heads = dx[part.clone()].chunks_exact_mut(head_dim).zip(x[part].chunks_exact(head_dim));
+        for ((dx, x), &r) in heads.zip(inverse) {
+            let pull = r * r * r * dot3(x, weight, dx) / head_dim as f32;
+            for i in 0..head_dim {
+                dweight[i] += r * x[i] * dx[i];
+                dx[i] = r * weight[i] * dx[i] - pull * x[i];
+            }
         }
     }
 }

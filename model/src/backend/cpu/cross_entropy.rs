@@ -1,22 +1,12 @@
 //! Softmax with cross-entropy over blocks of positions: the full logits never exist.
 
+use super::Buffer;
 use super::gemm::{linear, linear_input_grad, linear_weight_grad};
 use super::math;
-use super::scratch::Buffer;
-use candle_core::{D, Result, Tensor};
 use multiversion::multiversion;
 
 /// Positions whose logits exist at one time.
 pub const BLOCK: usize = 256;
-
-/// The plain form: `-log softmax(x embeddingᵀ)[target]` of each position, `(n,)`.
-///
-/// `x`: `(n, d_model)`, normalised; `embedding`: `(vocab, d_model)`; `targets`: `(n,)` of u32.
-pub fn plain(x: &Tensor, embedding: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    let logits = x.matmul(&embedding.t()?)?;
-    let log_probs = candle_nn::ops::log_softmax(&logits, D::Minus1)?;
-    log_probs.gather(&targets.unsqueeze(1)?, 1)?.squeeze(1)?.neg()
-}
 
 /// Writes `-log p(target)` of each position to `nll`. `x`: `(n, d)`; `embedding`: `(vocab, d)`.
 pub fn forward(nll: &mut [f32], x: &[f32], embedding: &[f32], targets: &[u32], d: usize) {

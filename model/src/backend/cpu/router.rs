@@ -3,8 +3,9 @@
 //! MiniMind v1's `MoEGate`; the balancing loss is that of Switch Transformers (Fedus et al. 2021, eq. 4) over a
 //! sequence or over all tokens (DeepSeek-MoE, eq. 12-14).
 
+use super::Buffer;
 use super::math;
-use candle_core::{D, Result, Tensor};
+use crate::backend::{Balancing, RouterStats};
 use std::ops::Range;
 
 /// Which experts every token goes to, and with which weight.
@@ -19,25 +20,15 @@ pub struct Routes {
     pub n_experts: usize,
     /// Experts of a token.
     pub top_k: usize,
+    /// Rows expert by expert, each named by its place in `experts`: token times `top_k` and slot, `(n top_k,)`.
+    pub order: Vec<u32>,
+    /// Where the rows of each expert begin, and the end: `(experts + 1,)`.
+    pub offsets: Vec<usize>,
 }
 
-/// Over which tokens the router is balanced, and how strongly.
-#[derive(Debug, Clone, Default)]
-pub struct Balancing {
-    /// Offsets of spans of tokens, each with a balance of its own.
-    pub spans: Vec<usize>,
-    /// Weight of each span's balance.
-    pub weight: f32,
-    /// Where the spans are parts of a larger batch that is balanced as a whole: each expert's share of its load times
-    /// their number, `(experts,)`. Loads carry no gradient, so that the parts then sum to the balance of the whole.
-    pub load: Option<Vec<f32>>,
-}
-
-impl Balancing {
-    /// The offsets of spans that hold a token.
-    fn filled(&self) -> impl Iterator<Item = Range<usize>> + '_ {
-        self.spans.windows(2).filter(|s| s[1] > s[0]).map(|s| s[0]..s[1])
-    }
+/// The offsets of spans that hold a token.
+fn filled(balancing: &Balancing) -> impl Iterator<Item = Range<usize>> + '_ {
+    balancing.spans.windows(2).filter(|s| s[1] > s[0]).map(|s| s[0]..s[1])
 }
 
 /// Keeps a sum of scores from being zero, as v1 does.
@@ -62,31 +53,48 @@ impl Routes {
             let total = if top_k > 1 { chosen.clone().sum::<f32>() + TINY } else { 1.0 };
             weights.extend(chosen.map(|s| s / total));
         }
-        Self { scores: logits, experts, weights, n_experts, top_k }
+        let mut offsets = vec![0; n_experts + 1];
+        experts.iter().for_each(|&e| offsets[e as usize + 1] += 1);
+        (0..n_experts).for_each(|e| offsets[e + 1] += offsets[e]);
+        let (mut next, mut order) = (offsets.clone(), vec![0; experts.len()]);
+        for (place, &e) in (0..).zip(&experts) {
+            order[next[e as usize]] = place;
+            next[e as usize] += 1;
+        }
+        Self { scores: logits, experts, weights, n_experts, top_k, order, offsets }
     }
 
-    /// The tokens of each expert as `(token, slot)`, in order.
-    pub fn by_expert(&self) -> Vec<Vec<(usize, usize)>> {
-        let mut groups = vec![Vec::new(); self.n_experts];
-        for (token, chosen) in self.experts.chunks_exact(self.top_k).enumerate() {
-            for (slot, &expert) in chosen.iter().enumerate() {
-                groups[expert as usize].push((token, slot));
-            }
-        }
-        groups
+    /// The rows of each expert.
+    pub fn groups(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        self.offsets.windows(2).map(|rows| rows[0]..rows[1])
     }
 
-    /// Tokens that each expert got, `(experts,)`.
-    pub fn load(&self) -> Vec<u64> {
-        let mut load = vec![0; self.n_experts];
-        for &e in &self.experts {
-            load[e as usize] += 1;
+    /// The token of every row, expert by expert.
+    pub fn tokens(&self) -> impl Iterator<Item = usize> + '_ {
+        self.order.iter().map(|&place| place as usize / self.top_k)
+    }
+
+    /// Weights of the rows, expert by expert: `(n top_k,)`.
+    pub fn row_weights(&self) -> Buffer {
+        let mut weights = Buffer::dirty(self.order.len());
+        for (weight, &place) in weights.iter_mut().zip(&self.order) {
+            *weight = self.weights[place as usize];
         }
-        load
+        weights
+    }
+
+    /// What the router did.
+    pub fn stats(&self, balancing: &Balancing) -> RouterStats {
+        RouterStats {
+            load: self.offsets.windows(2).map(|rows| (rows[1] - rows[0]) as u64).collect(),
+            entropy_sum: self.entropy_sum(),
+            tokens: (self.experts.len() / self.top_k) as u64,
+            aux_loss: f64::from(self.aux_loss(balancing)),
+        }
     }
 
     /// Sum over tokens of the entropy of their scores, in nats.
-    pub fn entropy_sum(&self) -> f64 {
+    fn entropy_sum(&self) -> f64 {
         self.scores.iter().filter(|&&s| s > 0.0).map(|&s| -f64::from(s) * f64::from(s).ln()).sum()
     }
 
@@ -115,17 +123,22 @@ impl Routes {
     }
 
     /// The balancing loss: the sum over spans of `weight * balance`.
-    pub fn aux_loss(&self, balancing: &Balancing) -> f32 {
-        balancing.filled().map(|span| balancing.weight * self.balance(span, balancing)).sum()
+    fn aux_loss(&self, balancing: &Balancing) -> f32 {
+        filled(balancing).map(|span| balancing.weight * self.balance(span, balancing)).sum()
     }
 
-    /// The gradient of the logits `(n, experts)`, from that of the weights `(n, top_k)` and the balancing loss.
-    pub fn backward(&self, dweights: &[f32], balancing: &Balancing) -> Vec<f32> {
+    /// The gradient of the logits `(n, experts)`, from that of the rows' weights, expert by expert, `(n top_k,)`, and the
+    /// balancing loss.
+    pub fn backward(&self, dweights: &[f32], balancing: &Balancing) -> Buffer {
         let (e, k) = (self.n_experts, self.top_k);
-        let mut grad = vec![0.0f32; self.scores.len()];
+        let mut by_token = Buffer::dirty(dweights.len()); // (n, top_k)
+        for (dw, &place) in dweights.iter().zip(&self.order) {
+            by_token[place as usize] = *dw;
+        }
+        let mut grad = Buffer::zeros(self.scores.len());
         let rows = grad.chunks_exact_mut(e).zip(self.scores.chunks_exact(e));
         let chosen = self.experts.chunks_exact(k).zip(self.weights.chunks_exact(k));
-        for (((grad, scores), (experts, weights)), dw) in rows.zip(chosen).zip(dweights.chunks_exact(k)) {
+        for (((grad, scores), (experts, weights)), dw) in rows.zip(chosen).zip(by_token.chunks_exact(k)) {
             let (total, mean) = if k > 1 {
                 let total = experts.iter().map(|&x| scores[x as usize]).sum::<f32>() + TINY;
                 (total, dw.iter().zip(weights).map(|(d, w)| d * w).sum::<f32>())
@@ -136,7 +149,7 @@ impl Routes {
                 grad[expert as usize] += (d - mean) / total;
             }
         }
-        for span in balancing.filled().filter(|_| balancing.weight != 0.0) {
+        for span in filled(balancing).filter(|_| balancing.weight != 0.0) {
             let load = self.share(span.clone(), balancing);
             let weight = balancing.weight / span.len() as f32;
             for grad in grad[span.start * e..span.end * e].chunks_exact_mut(e) {
@@ -151,38 +164,4 @@ impl Routes {
         }
         grad
     }
-}
-
-/// The plain form of the weights: `(n, experts)`, zero for experts that a token does not visit.
-///
-/// Which experts are visited is read off `routes`, as it carries no gradient.
-pub fn plain_weights(logits: &Tensor, routes: &Routes) -> Result<(Tensor, Tensor)> {
-    let scores = candle_nn::ops::softmax(logits, D::Minus1)?; // (n, experts)
-    let mut visited = vec![0.0f32; routes.scores.len()];
-    for (row, experts) in
-        visited.chunks_exact_mut(routes.n_experts).zip(routes.experts.chunks_exact(routes.top_k))
-    {
-        for &e in experts {
-            row[e as usize] = 1.0;
-        }
-    }
-    let visited = Tensor::from_vec(visited, scores.shape(), scores.device())?;
-    let chosen = (&scores * visited)?;
-    let weights = if routes.top_k > 1 {
-        chosen.broadcast_div(&(chosen.sum_keepdim(D::Minus1)? + f64::from(TINY))?)?
-    } else {
-        chosen
-    };
-    Ok((weights, scores))
-}
-
-/// The plain form of the balancing loss, a scalar.
-pub fn plain_aux_loss(scores: &Tensor, routes: &Routes, balancing: &Balancing) -> Result<Tensor> {
-    let mut total = Tensor::zeros((), scores.dtype(), scores.device())?;
-    for span in balancing.filled() {
-        let load = Tensor::new(routes.share(span.clone(), balancing), scores.device())?;
-        let mean = scores.narrow(0, span.start, span.len())?.mean(0)?;
-        total = (total + ((mean * load)?.sum_all()? * f64::from(balancing.weight))?)?;
-    }
-    Ok(total)
 }

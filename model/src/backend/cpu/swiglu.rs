@@ -1,15 +1,7 @@
 //! The gated activation of the feed-forward: `silu(a) b` (Shazeer 2020, eq. 6).
 
 use super::math::{LANES, sigmoid};
-use candle_core::{D, Result, Tensor};
 use multiversion::multiversion;
-
-/// The plain form. `x`: `(.., 2 hidden)`, the gate first; returns `(.., hidden)`.
-pub fn plain(x: &Tensor) -> Result<Tensor> {
-    let hidden = x.dim(D::Minus1)? / 2;
-    let gate = x.narrow(D::Minus1, 0, hidden)?.silu()?;
-    gate * x.narrow(D::Minus1, hidden, hidden)?
-}
 
 /// `x`: `(n, 2 hidden)`, the gate first; `y`: `(n, hidden)`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]

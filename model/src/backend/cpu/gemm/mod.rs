@@ -10,7 +10,7 @@ mod simd;
 
 pub use simd::Path;
 
-use super::scratch::Buffer;
+use crate::backend::cpu::Buffer;
 use kernel::Kernel;
 
 /// Inner positions that are worked on together, so that a panel of `b` stays in the first cache.

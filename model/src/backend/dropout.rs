@@ -1,8 +1,6 @@
 //! Dropout by a counter-based generator: whether element `i` is kept is a function of seed and `i` alone,
 //! so that the backward pass repeats the forward pass and threads do not matter.
 
-use candle_core::{Device, Result, Shape, Tensor};
-
 /// A stream of keep-or-drop decisions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dropout {
@@ -21,6 +19,12 @@ pub fn mix(x: u64) -> u64 {
 }
 
 impl Dropout {
+    /// The element number of an attention probability: its place in `(n_heads, n, n)`.
+    #[inline(always)]
+    pub fn probability(head: usize, position: usize, key: usize, n: usize) -> u64 {
+        ((head * n + position) * n + key) as u64
+    }
+
     /// The stream of one use inside a model.
     pub fn at(self, place: u64) -> Self {
         Self { seed: mix(self.seed ^ mix(place.wrapping_add(0x9e37_79b9_7f4a_7c15))), ..self }
@@ -36,16 +40,9 @@ impl Dropout {
 
     /// Multiplies every element by its factor.
     pub fn apply(self, x: &mut [f32]) {
-        for (i, v) in x.iter_mut().enumerate() {
-            *v *= self.factor(i as u64);
+        for (i, v) in (0..).zip(x) {
+            *v *= self.factor(i);
         }
-    }
-
-    /// The factors as a tensor, for the plain form.
-    pub fn mask(self, shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
-        let shape = shape.into();
-        let factors: Vec<f32> = (0..shape.elem_count() as u64).map(|i| self.factor(i)).collect();
-        Tensor::from_vec(factors, shape, device)
     }
 }
 

@@ -48,15 +48,20 @@ impl Pool {
     }
 }
 
-/// A buffer of `len` numbers that returns to its thread's pool when dropped.
-pub struct Buffer(Vec<f32>);
+/// Numbers in host memory; what an operation works with returns to its thread's pool when dropped.
+#[derive(Debug)]
+pub struct Buffer {
+    data: Vec<f32>,
+    /// Whether it is of a pool; what lives as long as a model is not.
+    pooled: bool,
+}
 
 impl Buffer {
     /// A buffer whose contents are unspecified (whatever was left in it).
     pub fn dirty(len: usize) -> Self {
         let mut data = POOL.with_borrow_mut(|pool| pool.take(room(len)));
         data.resize(len, 0.0);
-        Self(data)
+        Self { data, pooled: true }
     }
 
     /// A buffer of zeros.
@@ -72,13 +77,6 @@ impl Buffer {
         buffer.copy_from_slice(data);
         buffer
     }
-
-    /// The numbers themselves; they leave the pool.
-    pub fn into_vec(mut self) -> Vec<f32> {
-        let data = std::mem::take(&mut self.0);
-        POOL.with_borrow_mut(|pool| pool.leave(data.capacity()));
-        data
-    }
 }
 
 /// Room for `len` numbers: one of 16 sizes or fewer for each doubling, so that rows of all lengths share few sizes.
@@ -86,23 +84,29 @@ fn room(len: usize) -> usize {
     len.next_multiple_of((len.next_power_of_two() / 32).max(64))
 }
 
+impl From<Vec<f32>> for Buffer {
+    fn from(data: Vec<f32>) -> Self {
+        Self { data, pooled: false }
+    }
+}
+
 impl Deref for Buffer {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
-        &self.0
+        &self.data
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.0
+        &mut self.data
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let data = std::mem::take(&mut self.0);
-        if data.capacity() == 0 {
+        let data = std::mem::take(&mut self.data);
+        if !self.pooled || data.capacity() == 0 {
             return;
         }
         // The pool is gone while its thread ends; the buffer is then simply freed.

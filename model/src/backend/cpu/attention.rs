@@ -1,0 +1,283 @@
+//! Causal grouped-query attention by tiles: no `seq x seq` matrix, no work across documents.
+//!
+//! Queries and keys come head by head, already rotated, the queries already scaled by `1 / sqrt(head_dim)`.
+//! A tile is 64 positions of one key-value head's queries against all keys that they see; the log-sum-exp of each row
+//! is kept and the backward pass computes the probabilities again (Dao et al. 2022, algorithm 4).
+
+use super::gemm::{Mat, matmul};
+use super::{Buffer, Cpu, math};
+use crate::backend::{Attention, Dropout, Qkv};
+use crate::spec::Heads;
+use crate::tokens::Ragged;
+use multiversion::multiversion;
+use std::ops::Range;
+
+/// Positions of a query tile.
+const TILE: usize = 64;
+
+/// Keys and values of what a sequence has read.
+pub struct Cache {
+    /// Rotated keys, `(n_kv_heads, capacity, head_dim)`.
+    pub k: Vec<f32>,
+    /// Values, `(n_kv_heads, capacity, head_dim)`.
+    pub v: Vec<f32>,
+}
+
+/// Copies a range of positions behind the first `at` ones, head by head. Both: `(n_kv_heads, positions, head_dim)`.
+pub fn copy_positions(to: &mut [f32], at: usize, from: &[f32], range: Range<usize>, heads: Heads) {
+    let (hd, room, there) = (heads.head_dim, to.len() / heads.n_kv_heads, from.len() / heads.n_kv_heads);
+    for (to, from) in to.chunks_exact_mut(room).zip(from.chunks_exact(there)) {
+        to[at * hd..(at + range.len()) * hd].copy_from_slice(&from[range.start * hd..range.end * hd]);
+    }
+}
+
+/// A tile of queries of one document and one key-value head.
+struct Tile {
+    /// Number of the document.
+    document: usize,
+    /// Rows of the batch.
+    rows: Range<usize>,
+    /// Position of the first query in its sequence.
+    first: usize,
+    /// Positions of the keys: from the first that a query sees to the last query.
+    keys: Range<usize>,
+    repeats: usize,
+    window: usize,
+}
+
+impl Tile {
+    fn len(&self) -> usize {
+        self.rows.len() * self.repeats
+    }
+
+    /// Keys of the tile that a row may see.
+    fn visible(&self, row: usize) -> Range<usize> {
+        let end = self.first + row / self.repeats + 1;
+        end.saturating_sub(self.window).max(self.keys.start) - self.keys.start..end - self.keys.start
+    }
+
+    /// Element ranges of the tile's rows in a `(n, repeats, width)` array.
+    fn rows_of(&self, width: usize) -> Range<usize> {
+        self.rows.start * self.repeats * width..self.rows.end * self.repeats * width
+    }
+
+    /// Elements from one row of scores to the next: whole vectors, so that no row ends in a scalar loop.
+    fn stride(&self) -> usize {
+        self.keys.len().next_multiple_of(math::LANES)
+    }
+}
+
+/// The tiles of a batch, document by document.
+fn tiles(batch: &Ragged, repeats: usize, window: Option<usize>) -> impl Iterator<Item = Tile> + '_ {
+    let window = window.unwrap_or(usize::MAX);
+    batch.documents.windows(2).zip(&batch.starts).enumerate().flat_map(move |(document, (bounds, &start))| {
+        (bounds[0]..bounds[1]).step_by(TILE).map(move |row| {
+            let rows = row..(row + TILE).min(bounds[1]);
+            let first = start + row - bounds[0];
+            let keys = (first + 1).saturating_sub(window)..first + rows.len();
+            Tile { document, rows, first, keys, repeats, window }
+        })
+    })
+}
+
+/// Keys and values of a tile: `(keys, head_dim)` each.
+type Keys<'a> = (&'a [f32], &'a [f32]);
+
+/// Those of a batch, `(n_kv_heads, n, head_dim)`, where every document begins with its first position.
+fn of_batch<'a>(qkv: &'a Qkv<Cpu>, batch: &Ragged, heads: Heads, head: usize, tile: &Tile) -> Keys<'a> {
+    let (n, hd, start) = (batch.len(), heads.head_dim, batch.documents[tile.document]);
+    let range = (head * n + start + tile.keys.start) * hd..(head * n + start + tile.keys.end) * hd;
+    (&qkv.k[range.clone()], &qkv.v[range])
+}
+
+/// `out`: `(n, n_heads head_dim)`; returns the log-sum-exp of each row, `(n_kv_heads, n, repeats)`.
+pub fn forward(out: &mut [f32], qkv: &Qkv<Cpu>, batch: &Ragged, attention: &Attention) -> Buffer {
+    debug_assert!(batch.starts.iter().all(|&start| start == 0));
+    let keys = |head: usize, tile: &Tile| of_batch(qkv, batch, attention.heads, head, tile);
+    forward_over(out, &qkv.q, keys, batch, attention)
+}
+
+/// [`forward`] where each document's keys and values are in its cache.
+pub fn forward_cached(out: &mut [f32], q: &[f32], caches: &[&Cache], batch: &Ragged, attention: &Attention) {
+    let heads = attention.heads;
+    let keys = |head: usize, tile: &Tile| -> Keys {
+        let cache = caches[tile.document];
+        let capacity = cache.k.len() / heads.kv_width();
+        let of = |position: usize| (head * capacity + position) * heads.head_dim;
+        let range = of(tile.keys.start)..of(tile.keys.end);
+        (&cache.k[range.clone()], &cache.v[range])
+    };
+    forward_over(out, q, keys, batch, attention);
+}
+
+fn forward_over<'a>(
+    out: &mut [f32],
+    q: &[f32],
+    keys_of: impl Fn(usize, &Tile) -> Keys<'a>,
+    batch: &Ragged,
+    attention: &Attention,
+) -> Buffer {
+    let (heads, n) = (attention.heads, batch.len());
+    let (hd, repeats, width) = (heads.head_dim, heads.repeats(), heads.width());
+    let mut all_lse = Buffer::dirty(n * heads.n_heads);
+    for head in 0..heads.n_kv_heads {
+        let q = &q[head * n * repeats * hd..(head + 1) * n * repeats * hd];
+        let lse = &mut all_lse[head * n * repeats..(head + 1) * n * repeats];
+        for tile in tiles(batch, repeats, attention.window) {
+            let (rows, keys, stride) = (tile.len(), tile.keys.len(), tile.stride());
+            let (k, v) = keys_of(head, &tile);
+            let q = Mat::new(&q[tile.rows_of(hd)], rows, hd);
+            let mut scores = Buffer::dirty(rows * stride);
+            matmul(&mut scores, stride, q, Mat::new(k, keys, hd).t(), false);
+            softmax_rows(&mut scores, &mut lse[tile.rows_of(1)], &tile);
+            if let Some(dropout) = attention.dropout {
+                drop_probabilities(&mut scores, &tile, head, n, dropout);
+            }
+            let mut tile_out = Buffer::dirty(rows * hd);
+            let p = Mat::strided(&scores, rows, keys, stride);
+            matmul(&mut tile_out, hd, p, Mat::new(v, keys, hd), false);
+            let first = head * repeats * hd;
+            for (t, values) in tile.rows.clone().zip(tile_out.chunks_exact(repeats * hd)) {
+                out[t * width + first..][..repeats * hd].copy_from_slice(values);
+            }
+        }
+    }
+    all_lse
+}
+
+/// The gradients of queries, keys and values, given the result `out` and its gradient `dout`, `(n, width)`.
+pub fn backward(
+    dout: &[f32],
+    out: &[f32],
+    lse: &[f32],
+    qkv: &Qkv<Cpu>,
+    batch: &Ragged,
+    attention: &Attention,
+) -> Qkv<Cpu> {
+    let (heads, n) = (attention.heads, batch.len());
+    let (hd, repeats, width) = (heads.head_dim, heads.repeats(), heads.width());
+    let mut grad = Qkv::<Cpu> {
+        q: Buffer::dirty(qkv.q.len()),
+        k: Buffer::zeros(qkv.k.len()),
+        v: Buffer::zeros(qkv.v.len()),
+    };
+    for head in 0..heads.n_kv_heads {
+        let (queries, keys) =
+            (head * n * repeats * hd..(head + 1) * n * repeats * hd, head * n * hd..(head + 1) * n * hd);
+        let q = &qkv.q[queries.clone()];
+        let lse = &lse[head * n * repeats..(head + 1) * n * repeats];
+        let dq = &mut grad.q[queries];
+        let (dk, dv) = (&mut grad.k[keys.clone()], &mut grad.v[keys]);
+        for tile in tiles(batch, repeats, attention.window) {
+            let (rows, keys, stride) = (tile.len(), tile.keys.len(), tile.stride());
+            let start = batch.documents[tile.document];
+            let keys_of = (start + tile.keys.start) * hd..(start + tile.keys.end) * hd;
+            let q = Mat::new(&q[tile.rows_of(hd)], rows, hd);
+            let (k, v) = of_batch(qkv, batch, heads, head, &tile);
+            let (k, v) = (Mat::new(k, keys, hd), Mat::new(v, keys, hd));
+
+            let mut do_tile = Buffer::dirty(rows * hd);
+            let mut inner = Buffer::dirty(rows); // sum over the head of dout * out
+            let first = head * repeats * hd;
+            for (i, t) in tile.rows.clone().enumerate() {
+                let place = t * width + first..t * width + first + repeats * hd;
+                do_tile[i * repeats * hd..(i + 1) * repeats * hd].copy_from_slice(&dout[place.clone()]);
+                row_dots(&mut inner[i * repeats..(i + 1) * repeats], &dout[place.clone()], &out[place], hd);
+            }
+
+            let mut p = Buffer::dirty(rows * stride);
+            matmul(&mut p, stride, q, k.t(), false);
+            probability_rows(&mut p, &lse[tile.rows_of(1)], &tile);
+            let mut dp = Buffer::dirty(rows * stride);
+            let do_mat = Mat::new(&do_tile, rows, hd);
+            matmul(&mut dp, stride, do_mat, v.t(), false);
+            if let Some(dropout) = attention.dropout {
+                drop_probabilities(&mut dp, &tile, head, n, dropout);
+                let mut dropped = Buffer::copy_of(&p);
+                drop_probabilities(&mut dropped, &tile, head, n, dropout);
+                let dropped = Mat::strided(&dropped, rows, keys, stride);
+                matmul(&mut dv[keys_of.clone()], hd, dropped.t(), do_mat, true);
+            } else {
+                let p = Mat::strided(&p, rows, keys, stride);
+                matmul(&mut dv[keys_of.clone()], hd, p.t(), do_mat, true);
+            }
+            score_grads(&mut dp, &p, &inner, &tile);
+            let ds = Mat::strided(&dp, rows, keys, stride);
+            matmul(&mut dq[tile.rows_of(hd)], hd, ds, k, false);
+            matmul(&mut dk[keys_of], hd, ds.t(), q, true);
+        }
+    }
+    grad
+}
+
+/// Softmax of each row over its visible keys; the others get probability 0.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
+fn softmax_rows(scores: &mut [f32], lse: &mut [f32], tile: &Tile) {
+    for (row, (scores, lse)) in scores.chunks_exact_mut(tile.stride()).zip(lse).enumerate() {
+        let (seen, unseen) = hide(scores, tile.visible(row));
+        let max = math::max(seen);
+        let sum = math::exp_shifted_sum(seen, max);
+        let inverse = 1.0 / sum;
+        for p in seen {
+            *p *= inverse;
+        }
+        unseen.fill(0.0);
+        *lse = max + sum.ln();
+    }
+}
+
+/// `p = e^(score - lse)` over each row's visible keys, 0 elsewhere.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
+fn probability_rows(scores: &mut [f32], lse: &[f32], tile: &Tile) {
+    for (row, (scores, &lse)) in scores.chunks_exact_mut(tile.stride()).zip(lse).enumerate() {
+        let (seen, unseen) = hide(scores, tile.visible(row));
+        for p in seen {
+            *p = math::exp(*p - lse);
+        }
+        unseen.fill(0.0);
+    }
+}
+
+/// Cuts a row of scores after the vector in which its visible keys end; what is hidden before that end, or in that
+/// vector, gets a score of negative infinity.
+#[inline(always)]
+fn hide(scores: &mut [f32], visible: Range<usize>) -> (&mut [f32], &mut [f32]) {
+    let (seen, unseen) = scores.split_at_mut(visible.end.next_multiple_of(math::LANES));
+    seen[..visible.start].fill(f32::NEG_INFINITY);
+    seen[visible.end..].fill(f32::NEG_INFINITY);
+    (seen, unseen)
+}
+
+/// Replaces `dp` by `p (dp - inner)`, the gradient of the scores.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
+fn score_grads(dp: &mut [f32], p: &[f32], inner: &[f32], tile: &Tile) {
+    let stride = tile.stride();
+    let rows = dp.chunks_exact_mut(stride).zip(p.chunks_exact(stride)).zip(inner);
+    for (row, ((dp, p), inner)) in rows.enumerate() {
+        let (seen, unseen) = dp.split_at_mut(tile.visible(row).end.next_multiple_of(math::LANES));
+        for (dp, p) in seen.iter_mut().zip(p) {
+            *dp = p * (*dp - inner);
+        }
+        unseen.fill(0.0);
+    }
+}
+
+/// Inner products of consecutive vectors of `width` elements.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
+fn row_dots(out: &mut [f32], a: &[f32], b: &[f32], width: usize) {
+    for ((out, a), b) in out.iter_mut().zip(a.chunks_exact(width)).zip(b.chunks_exact(width)) {
+        *out = math::dot(a, b);
+    }
+}
+
+fn drop_probabilities(p: &mut [f32], tile: &Tile, kv_head: usize, n: usize, dropout: Dropout) {
+    // Dropout belongs to training, where the first key of a document is its first row.
+    let start = tile.rows.start - tile.first;
+    for (row, p) in p.chunks_exact_mut(tile.stride()).enumerate() {
+        let head = kv_head * tile.repeats + row % tile.repeats;
+        let position = tile.rows.start + row / tile.repeats;
+        for (p, key) in p.iter_mut().zip(tile.keys.clone()) {
+            *p *= dropout.factor(Dropout::probability(head, position, start + key, n));
+        }
+    }
+}

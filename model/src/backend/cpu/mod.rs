@@ -1,0 +1,531 @@
+//! The CPU: fused operations on slices, single-threaded, each with a fixed order of summation.
+//!
+//! Parallel work is over lanes and groups of sequences, above the operations; only what goes over all weights at once,
+//! between the passes, is shared out over the current rayon threads, in pieces of a fixed size.
+//!
+//! *Invariant:* every result has the same bits by every [`gemm::Path`], for any number of threads.
+
+pub(super) mod adamw;
+mod adapter;
+pub mod attention;
+mod buffer;
+pub mod cross_entropy;
+pub mod gemm;
+pub mod math;
+mod muon;
+pub mod rms_norm;
+mod rope;
+pub mod router;
+pub mod swiglu;
+
+pub use buffer::Buffer;
+
+use super::{Adapter, Attention, Backend, Balancing, Columns, Dropout, Qkv, RouterStats, sealed::Sealed};
+use crate::Result;
+use crate::layout::{ExpertsLayout, Matrix};
+use crate::optimizer::{AdamW, Muon};
+use crate::rotations::Rotations;
+use crate::spec::Heads;
+use crate::tokens::Ragged;
+use rayon::prelude::*;
+use std::borrow::Cow;
+use std::ops::{Deref, Range};
+use std::sync::Arc;
+
+/// Elements of one piece of the work over all weights; fixed, so that sums keep their order.
+const PIECE: usize = 1 << 16;
+
+/// The processor's cores.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Cpu;
+
+/// A batch with the table of rotations.
+pub struct Batch {
+    ragged: Ragged,
+    rotations: Arc<Rotations>,
+}
+
+impl Deref for Batch {
+    type Target = Ragged;
+    fn deref(&self) -> &Ragged {
+        &self.ragged
+    }
+}
+
+impl Sealed for Cpu {}
+
+impl Backend for Cpu {
+    type Weights = Vec<f32>;
+    type Floats = Buffer;
+    type Buffer = Buffer;
+    type Batch = Batch;
+    type Routes = router::Routes;
+    type Cache = attention::Cache;
+
+    const LANES: bool = true;
+    const GROUP_POSITIONS: usize = 512;
+
+    fn weights(&self, host: Vec<f32>) -> Result<Vec<f32>> {
+        Ok(host)
+    }
+
+    fn read_weights<'a>(&self, weights: &'a Vec<f32>) -> Result<Cow<'a, [f32]>> {
+        Ok(Cow::Borrowed(weights))
+    }
+
+    fn floats(&self, host: Vec<f32>) -> Result<Buffer> {
+        Ok(Buffer::from(host))
+    }
+
+    fn zeros(&self, len: usize) -> Result<Buffer> {
+        Ok(Buffer::from(vec![0.0; len]))
+    }
+
+    fn read<'a>(&self, floats: &'a Buffer) -> Result<Cow<'a, [f32]>> {
+        Ok(Cow::Borrowed(floats))
+    }
+
+    fn buffer(&self, host: &[f32], _: usize) -> Result<Buffer> {
+        Ok(Buffer::copy_of(host))
+    }
+
+    fn read_buffer(&self, x: &Buffer) -> Result<Vec<f32>> {
+        Ok(x.to_vec())
+    }
+
+    fn batch(&self, ragged: Ragged, rotations: &Arc<Rotations>) -> Result<Batch> {
+        Ok(Batch { ragged, rotations: rotations.clone() })
+    }
+
+    fn copy(&self, x: &Buffer) -> Result<Buffer> {
+        Ok(Buffer::copy_of(x))
+    }
+
+    fn zeros_like(&self, x: &Buffer) -> Result<Buffer> {
+        Ok(Buffer::zeros(x.len()))
+    }
+
+    fn add(&self, y: &mut Buffer, x: &Buffer) -> Result<()> {
+        math::add_assign(y, x);
+        Ok(())
+    }
+
+    fn dropout(&self, x: &mut Buffer, dropout: Dropout) -> Result<()> {
+        dropout.apply(x);
+        Ok(())
+    }
+
+    fn select(&self, x: &Buffer, rows: &[u32], width: usize) -> Result<Buffer> {
+        Ok(gather(x, rows.iter().map(|&row| row as usize), rows.len(), width))
+    }
+
+    fn scatter(&self, dy: &Buffer, rows: &[u32], n: usize, width: usize) -> Result<Buffer> {
+        let mut dx = Buffer::zeros(n * width);
+        for (dy, &row) in dy.chunks_exact(width).zip(rows) {
+            dx[row as usize * width..][..width].copy_from_slice(dy);
+        }
+        Ok(dx)
+    }
+
+    fn embed(&self, w: &Vec<f32>, table: &Matrix, batch: &Batch) -> Result<Buffer> {
+        let ids = batch.ids.iter().map(|&id| id as usize);
+        Ok(gather(&w[table.range.clone()], ids, batch.len(), table.d_in))
+    }
+
+    fn embed_backward(&self, grads: &mut Buffer, table: &Matrix, dx: &Buffer, batch: &Batch) -> Result<()> {
+        let (dtable, d) = (&mut grads[table.range.clone()], table.d_in);
+        for (&id, dx) in batch.ids.iter().zip(dx.chunks_exact(d)) {
+            math::add_assign(&mut dtable[id as usize * d..][..d], dx);
+        }
+        Ok(())
+    }
+
+    fn rms_norm(&self, x: &Buffer, w: &Vec<f32>, scale: &Range<usize>, eps: f64) -> Result<(Buffer, Buffer)> {
+        let scale = &w[scale.clone()];
+        let (mut y, mut inverse) = (Buffer::dirty(x.len()), Buffer::dirty(x.len() / scale.len()));
+        rms_norm::forward(&mut y, &mut inverse, x, scale, eps as f32);
+        Ok((y, inverse))
+    }
+
+    fn rms_norm_again(
+        &self,
+        x: &Buffer,
+        inverse: &Buffer,
+        w: &Vec<f32>,
+        scale: &Range<usize>,
+    ) -> Result<Buffer> {
+        let mut y = Buffer::dirty(x.len());
+        rms_norm::again(&mut y, inverse, x, &w[scale.clone()]);
+        Ok(y)
+    }
+
+    fn rms_norm_backward(
+        &self,
+        dx: &mut Buffer,
+        grads: &mut Buffer,
+        dy: &Buffer,
+        x: &Buffer,
+        inverse: &Buffer,
+        w: &Vec<f32>,
+        scale: &Range<usize>,
+    ) -> Result<()> {
+        rms_norm::backward(dx, &mut grads[scale.clone()], dy, x, &w[scale.clone()], inverse);
+        Ok(())
+    }
+
+    fn head_norm(
+        &self,
+        x: &mut Buffer,
+        columns: Columns,
+        w: &Vec<f32>,
+        scale: &Range<usize>,
+        eps: f64,
+    ) -> Result<Buffer> {
+        let mut inverse = Buffer::dirty(x.len() / columns.width * columns.heads);
+        rms_norm::heads_in_place(x, &mut inverse, columns, &w[scale.clone()], eps as f32);
+        Ok(inverse)
+    }
+
+    fn head_norm_backward(
+        &self,
+        dx: &mut Buffer,
+        grads: &mut Buffer,
+        x: &Buffer,
+        inverse: &Buffer,
+        columns: Columns,
+        w: &Vec<f32>,
+        scale: &Range<usize>,
+    ) -> Result<()> {
+        rms_norm::heads_backward(dx, &mut grads[scale.clone()], x, columns, &w[scale.clone()], inverse);
+        Ok(())
+    }
+
+    fn linear(&self, x: &Buffer, w: &Vec<f32>, m: &Matrix) -> Result<Buffer> {
+        let n = x.len() / m.d_in;
+        let mut y = Buffer::dirty(n * m.d_out);
+        gemm::linear(&mut y, x, &w[m.range.clone()], n, m.d_in, false);
+        Ok(y)
+    }
+
+    fn linear_add(&self, y: &mut Buffer, x: &Buffer, w: &Vec<f32>, m: &Matrix) -> Result<()> {
+        gemm::linear(y, x, &w[m.range.clone()], x.len() / m.d_in, m.d_in, true);
+        Ok(())
+    }
+
+    fn linear_input_grad(&self, dy: &Buffer, w: &Vec<f32>, m: &Matrix) -> Result<Buffer> {
+        let n = dy.len() / m.d_out;
+        let mut dx = Buffer::dirty(n * m.d_in);
+        gemm::linear_input_grad(&mut dx, dy, &w[m.range.clone()], n, m.d_in, false);
+        Ok(dx)
+    }
+
+    fn linear_input_grad_add(&self, dx: &mut Buffer, dy: &Buffer, w: &Vec<f32>, m: &Matrix) -> Result<()> {
+        gemm::linear_input_grad(dx, dy, &w[m.range.clone()], dy.len() / m.d_out, m.d_in, true);
+        Ok(())
+    }
+
+    fn linear_weight_grad(&self, grads: &mut Buffer, dy: &Buffer, x: &Buffer, m: &Matrix) -> Result<()> {
+        gemm::linear_weight_grad(&mut grads[m.range.clone()], dy, x, x.len() / m.d_in, m.d_in);
+        Ok(())
+    }
+
+    fn split_heads(&self, qkv: &Buffer, batch: &Batch, heads: Heads) -> Result<Qkv<Self>> {
+        Ok(rope::split(qkv, batch, &batch.rotations, heads))
+    }
+
+    fn join_heads(&self, grad: &Qkv<Self>, batch: &Batch, heads: Heads) -> Result<Buffer> {
+        Ok(rope::join(grad, batch, &batch.rotations, heads))
+    }
+
+    fn attention(&self, qkv: &Qkv<Self>, batch: &Batch, attention: &Attention) -> Result<(Buffer, Buffer)> {
+        let mut out = Buffer::dirty(batch.len() * attention.heads.width());
+        let lse = attention::forward(&mut out, qkv, batch, attention);
+        Ok((out, lse))
+    }
+
+    fn attention_backward(
+        &self,
+        dout: &Buffer,
+        out: &Buffer,
+        lse: &Buffer,
+        qkv: &Qkv<Self>,
+        batch: &Batch,
+        attention: &Attention,
+    ) -> Result<Qkv<Self>> {
+        Ok(attention::backward(dout, out, lse, qkv, batch, attention))
+    }
+
+    fn cache(&self, heads: Heads, capacity: usize) -> Result<attention::Cache> {
+        let room = || vec![0.0; capacity * heads.kv_width()];
+        Ok(attention::Cache { k: room(), v: room() })
+    }
+
+    fn cache_append(
+        &self,
+        cache: &mut attention::Cache,
+        qkv: &Qkv<Self>,
+        rows: Range<usize>,
+        read: usize,
+        heads: Heads,
+    ) -> Result<()> {
+        for (to, from) in [(&mut cache.k, &qkv.k), (&mut cache.v, &qkv.v)] {
+            attention::copy_positions(to, read, from, rows.clone(), heads);
+        }
+        Ok(())
+    }
+
+    fn cache_copy(
+        &self,
+        to: &mut attention::Cache,
+        from: &attention::Cache,
+        read: usize,
+        heads: Heads,
+    ) -> Result<()> {
+        for (to, from) in [(&mut to.k, &from.k), (&mut to.v, &from.v)] {
+            attention::copy_positions(to, 0, from, 0..read, heads);
+        }
+        Ok(())
+    }
+
+    fn attention_cached(
+        &self,
+        qkv: &Qkv<Self>,
+        caches: &[&attention::Cache],
+        batch: &Batch,
+        attention: &Attention,
+    ) -> Result<Buffer> {
+        let mut out = Buffer::dirty(batch.len() * attention.heads.width());
+        attention::forward_cached(&mut out, &qkv.q, caches, batch, attention);
+        Ok(out)
+    }
+
+    fn swiglu(&self, x: &Buffer, hidden: usize) -> Result<Buffer> {
+        let mut y = Buffer::dirty(x.len() / 2);
+        swiglu::forward(&mut y, x, hidden);
+        Ok(y)
+    }
+
+    fn swiglu_backward(
+        &self,
+        y: &mut Buffer,
+        x: &mut Buffer,
+        weights: Option<&Buffer>,
+        hidden: usize,
+    ) -> Result<Buffer> {
+        let n = y.len() / hidden;
+        let mut dweights = Buffer::dirty(n);
+        match weights {
+            Some(weights) => swiglu::backward_in_place(y, x, weights, &mut dweights, hidden),
+            None => {
+                let mut ones = Buffer::dirty(n);
+                ones.fill(1.0);
+                swiglu::backward_in_place(y, x, &ones, &mut dweights, hidden);
+            }
+        }
+        Ok(dweights)
+    }
+
+    fn route(&self, logits: &Buffer, experts: &ExpertsLayout) -> Result<router::Routes> {
+        Ok(router::Routes::new(logits.to_vec(), experts.router.d_out, experts.top_k))
+    }
+
+    fn route_backward(
+        &self,
+        dweights: &Buffer,
+        routes: &router::Routes,
+        balancing: &Balancing,
+    ) -> Result<Buffer> {
+        Ok(routes.backward(dweights, balancing))
+    }
+
+    fn route_stats(&self, routes: &router::Routes, balancing: &Balancing) -> Result<RouterStats> {
+        Ok(routes.stats(balancing))
+    }
+
+    fn route_weights(&self, routes: &router::Routes) -> Result<Buffer> {
+        Ok(routes.row_weights())
+    }
+
+    fn permute(&self, x: &Buffer, routes: &router::Routes, width: usize) -> Result<Buffer> {
+        Ok(gather(x, routes.tokens(), routes.order.len(), width))
+    }
+
+    fn unpermute_add(
+        &self,
+        y: &mut Buffer,
+        x: &Buffer,
+        routes: &router::Routes,
+        weighted: bool,
+        width: usize,
+    ) -> Result<()> {
+        let rows = x.chunks_exact(width).zip(routes.tokens()).zip(&routes.order);
+        for ((x, token), &place) in rows {
+            let y = &mut y[token * width..][..width];
+            match weighted {
+                true => math::add_scaled(y, routes.weights[place as usize], x),
+                false => math::add_assign(y, x),
+            }
+        }
+        Ok(())
+    }
+
+    fn grouped_linear(
+        &self,
+        x: &Buffer,
+        w: &Vec<f32>,
+        experts: &[Matrix],
+        routes: &router::Routes,
+    ) -> Result<Buffer> {
+        let Some(first) = experts.first() else { return Ok(Buffer::dirty(0)) };
+        let (d_in, d_out) = (first.d_in, first.d_out);
+        let mut y = Buffer::dirty(routes.order.len() * d_out);
+        for (m, rows) in experts.iter().zip(routes.groups()) {
+            let (x, y) = (&x[of(&rows, d_in)], &mut y[of(&rows, d_out)]);
+            gemm::linear(y, x, &w[m.range.clone()], rows.len(), d_in, false);
+        }
+        Ok(y)
+    }
+
+    fn grouped_input_grad(
+        &self,
+        dy: &Buffer,
+        w: &Vec<f32>,
+        experts: &[Matrix],
+        routes: &router::Routes,
+    ) -> Result<Buffer> {
+        let Some(first) = experts.first() else { return Ok(Buffer::dirty(0)) };
+        let (d_in, d_out) = (first.d_in, first.d_out);
+        let mut dx = Buffer::dirty(routes.order.len() * d_in);
+        for (m, rows) in experts.iter().zip(routes.groups()) {
+            let (dy, dx) = (&dy[of(&rows, d_out)], &mut dx[of(&rows, d_in)]);
+            gemm::linear_input_grad(dx, dy, &w[m.range.clone()], rows.len(), d_in, false);
+        }
+        Ok(dx)
+    }
+
+    fn grouped_weight_grad(
+        &self,
+        grads: &mut Buffer,
+        dy: &Buffer,
+        x: &Buffer,
+        experts: &[Matrix],
+        routes: &router::Routes,
+    ) -> Result<()> {
+        for (m, rows) in experts.iter().zip(routes.groups()) {
+            let (dy, x) = (&dy[of(&rows, m.d_out)], &x[of(&rows, m.d_in)]);
+            gemm::linear_weight_grad(&mut grads[m.range.clone()], dy, x, rows.len(), m.d_in);
+        }
+        Ok(())
+    }
+
+    fn cross_entropy(&self, x: &Buffer, w: &Vec<f32>, head: &Matrix, targets: &[u32]) -> Result<Buffer> {
+        let mut nll = Buffer::dirty(targets.len());
+        cross_entropy::forward(&mut nll, x, &w[head.range.clone()], targets, head.d_in);
+        Ok(nll)
+    }
+
+    fn cross_entropy_backward(
+        &self,
+        grads: &mut Buffer,
+        x: &Buffer,
+        w: &Vec<f32>,
+        head: &Matrix,
+        targets: &[u32],
+        weights: &[f32],
+    ) -> Result<(Buffer, Buffer)> {
+        let (mut nll, mut dx) = (Buffer::dirty(targets.len()), Buffer::dirty(x.len()));
+        let (dhead, head) = (&mut grads[head.range.clone()], &w[head.range.clone()]);
+        cross_entropy::forward_backward(&mut nll, &mut dx, dhead, x, head, targets, weights);
+        Ok((nll, dx))
+    }
+
+    fn sum_lanes(&self, lanes: &mut [Buffer]) -> Result<()> {
+        let Some((first, rest)) = lanes.split_first_mut() else { return Ok(()) };
+        let others: Vec<&[f32]> = rest.iter().map(|lane| &lane[..]).collect();
+        first.par_chunks_mut(PIECE).enumerate().for_each(|(i, piece)| {
+            for lane in &others {
+                math::add_assign(piece, &lane[i * PIECE..][..piece.len()]);
+            }
+        });
+        rest.par_iter_mut().for_each(|lane| lane.fill(0.0));
+        Ok(())
+    }
+
+    fn clear(&self, floats: &mut Buffer) -> Result<()> {
+        floats.par_chunks_mut(PIECE).for_each(|piece| piece.fill(0.0));
+        Ok(())
+    }
+
+    fn sum_of_squares(&self, floats: &Buffer) -> Result<f64> {
+        let pieces: Vec<f64> = floats.par_chunks(PIECE).map(math::sum_of_squares).collect();
+        Ok(pieces.iter().sum())
+    }
+
+    fn adamw(
+        &self,
+        w: &mut Vec<f32>,
+        moments: &mut [Buffer; 2],
+        grads: &Buffer,
+        range: Range<usize>,
+        step: &AdamW,
+    ) -> Result<()> {
+        let [m, v] = moments;
+        let pieces = w[range.clone()]
+            .par_chunks_mut(PIECE)
+            .zip(m[range.clone()].par_chunks_mut(PIECE))
+            .zip(v[range.clone()].par_chunks_mut(PIECE))
+            .zip(grads[range].par_chunks(PIECE));
+        pieces.for_each(|(((w, m), v), g)| adamw::update(step, w, m, v, g));
+        Ok(())
+    }
+
+    fn muon(
+        &self,
+        w: &mut Vec<f32>,
+        moments: &mut [Buffer; 2],
+        grads: &Buffer,
+        matrices: &[Matrix],
+        step: &Muon,
+    ) -> Result<()> {
+        muon::update(w, &mut moments[0], grads, matrices, step);
+        Ok(())
+    }
+
+    fn adapt(
+        &self,
+        w: &mut Vec<f32>,
+        base: &Buffer,
+        adapters: &Vec<f32>,
+        adapter: &Adapter,
+        scale: f64,
+    ) -> Result<()> {
+        adapter::merge(w, base, adapters, adapter, scale as f32);
+        Ok(())
+    }
+
+    fn adapt_backward(
+        &self,
+        grads: &mut Buffer,
+        dw: &Buffer,
+        adapters: &Vec<f32>,
+        adapter: &Adapter,
+        scale: f64,
+    ) -> Result<()> {
+        adapter::pull_back(grads, dw, adapters, adapter, scale as f32);
+        Ok(())
+    }
+}
+
+/// Elements of rows of this width.
+fn of(rows: &Range<usize>, width: usize) -> Range<usize> {
+    rows.start * width..rows.end * width
+}
+
+/// Rows side by side: `(n, width)`.
+fn gather(x: &[f32], rows: impl Iterator<Item = usize>, n: usize, width: usize) -> Buffer {
+    let mut out = Buffer::dirty(n * width);
+    for (out, row) in out.chunks_exact_mut(width).zip(rows) {
+        out.copy_from_slice(&x[row * width..][..width]);
+    }
+    out
+}

@@ -1,0 +1,273 @@
+//! Optimizer steps: accumulate the gradients of a batch, reduce them, update the weights.
+//!
+//! A batch is cut into a fixed number of lanes; lane `i` takes items `i, i + lanes, ...` through the whole model into
+//! its own gradient buffer, a few at a time, so that memory does not grow with the batch. [`reduce`] sums the lanes in
+//! order, wherever they were computed, and [`update`] changes the weights. Which thread runs a lane does not matter, so
+//! the result is the same to the last bit for any number of threads. The threads are those of the rayon pool that the
+//! caller has installed.
+
+pub mod reduce;
+pub mod update;
+
+pub use reduce::{Here, Reduce};
+pub use update::{Groups, Multipliers, OptimizerConfig, Rule};
+
+use crate::backend::{Backend, Cpu, RouterStats, mix};
+use crate::lora::Lora;
+use crate::random::{Purpose, derived_seed};
+use crate::tokens::{Ragged, Sequence};
+use crate::transformer::{AuxShare, Mode, Pass, Recompute, Transformer};
+use crate::weights::finite;
+use crate::{AuxLoss, Error, Result};
+use rayon::prelude::*;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use update::Optimizer;
+
+/// How a batch is worked on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneConfig {
+    /// Lanes of a batch; part of the result, unlike the threads.
+    pub lanes: usize,
+    /// What is computed again in the backward pass.
+    pub recompute: Recompute,
+    /// Seed of dropout.
+    pub seed: u64,
+}
+
+/// A model in training: weights, moments, gradients.
+pub struct Trainer<B: Backend = Cpu> {
+    /// The model; its weights change with every step.
+    pub transformer: Transformer<B>,
+    lora: Option<Lora<B>>,
+    optimizer: Optimizer<B>,
+    recompute: Recompute,
+    dropout_seed: u64,
+    /// One gradient of all weights for each lane.
+    lanes: Vec<B::Floats>,
+    reduce: Box<dyn Reduce<B>>,
+    steps: u64,
+    /// Passes since the last step, so that dropout differs between accumulated batches.
+    passes: u64,
+}
+
+impl<B: Backend> Trainer<B> {
+    /// Trains all weights, or the adapters if there are any.
+    pub fn new(
+        mut transformer: Transformer<B>,
+        lora: Option<Lora<B>>,
+        optimizer: OptimizerConfig,
+        lane_config: LaneConfig,
+    ) -> Result<Self> {
+        let (backend, len) = (transformer.backend.clone(), transformer.layout.len());
+        let optimizer = match &lora {
+            Some(lora) => Optimizer::of_adapters(&backend, lora.len(), optimizer)?,
+            None => Optimizer::of_model(&backend, &transformer.layout, optimizer)?,
+        };
+        if let Some(lora) = &lora {
+            lora.merge_into(&mut transformer)?;
+        }
+        let lanes = if B::LANES { lane_config.lanes.max(1) } else { 1 };
+        Ok(Self {
+            lanes: (0..lanes).map(|_| backend.zeros(len)).collect::<Result<_>>()?,
+            reduce: Box::new(Here),
+            transformer,
+            lora,
+            optimizer,
+            dropout_seed: derived_seed(lane_config.seed, Purpose::Dropout),
+            recompute: lane_config.recompute,
+            steps: 0,
+            passes: 0,
+        })
+    }
+
+    /// Optimizer steps taken.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// The adapters, where they are what is trained.
+    pub fn lora(&self) -> Option<&Lora<B>> {
+        self.lora.as_ref()
+    }
+
+    /// Takes a batch through the model and adds its gradient.
+    ///
+    /// `rows` names the sequences of an item. `work` gets a pass over some items and the gradient to add to; its
+    /// results come back in a fixed order. The batch is what the routers are balanced over with
+    /// `aux_loss_per = "batch"`: their loads are then counted first, in a forward pass more.
+    pub fn accumulate<T: Sync, S: Send>(
+        &mut self,
+        items: &[T],
+        rows: impl Fn(&T) -> Vec<&Sequence> + Sync,
+        work: impl Fn(&Pass<B>, &mut B::Floats, &[&T]) -> Result<S> + Sync,
+    ) -> Result<Vec<S>> {
+        let seed = mix(self.dropout_seed ^ mix(self.steps) ^ mix(self.passes.wrapping_mul(0x9e37)));
+        self.passes += 1;
+        let mut aux = AuxShare::of(items.iter().flat_map(&rows));
+        let config = &self.transformer.config;
+        if config.is_moe() && config.aux_loss_alpha > 0.0 && config.aux_loss_per == AuxLoss::Batch {
+            let mode = |dropout_seed| Mode::Route { dropout_seed };
+            let count = |pass: &Pass<B>, _: &mut B::Floats, _: &[&T]| pass.routes_of(&pass.forward()?.1);
+            aux.loads = Some(Arc::new(loads(&self.each_pass(items, &rows, seed, mode, count)?)));
+        }
+        let recompute = self.recompute;
+        let mode = |dropout_seed| Mode::Train { dropout_seed, aux: aux.clone(), recompute };
+        self.each_pass(items, &rows, seed, mode, work)
+    }
+
+    /// Works on a batch pass by pass, each with its own stream of dropout.
+    fn each_pass<T: Sync, S: Send>(
+        &mut self,
+        items: &[T],
+        rows: &(impl Fn(&T) -> Vec<&Sequence> + Sync),
+        seed: u64,
+        mode: impl Fn(u64) -> Mode + Sync,
+        work: impl Fn(&Pass<B>, &mut B::Floats, &[&T]) -> Result<S> + Sync,
+    ) -> Result<Vec<S>> {
+        let (transformer, lanes) = (&self.transformer, self.lanes.len());
+        let run_lane = |(lane, gradients): (usize, &mut B::Floats)| -> Result<Vec<S>> {
+            let items: Vec<&T> = items.iter().skip(lane).step_by(lanes).collect();
+            let positions = |item: &&T| rows(item).iter().map(|row| row.len()).sum();
+            let groups = groups(&items, positions, B::GROUP_POSITIONS);
+            let results = groups.into_iter().enumerate().map(|(group, items)| {
+                let place = (lane as u64) << 32 | group as u64;
+                let batch = Ragged::new(items.iter().flat_map(|item| rows(item)));
+                let pass = transformer.pass(batch, mode(mix(seed ^ mix(place))))?;
+                work(&pass, gradients, items)
+            });
+            results.collect()
+        };
+        let results: Vec<Result<Vec<S>>> = self.lanes.par_iter_mut().enumerate().map(run_lane).collect();
+        let results: Vec<Vec<S>> = results.into_iter().collect::<Result<_>>()?;
+        Ok(results.into_iter().flatten().collect())
+    }
+
+    /// One optimizer step with what was accumulated; returns the gradient norm before clipping.
+    ///
+    /// Gradients are zero afterwards.
+    pub fn step(&mut self, lr: f64) -> Result<f64> {
+        let backend = &self.transformer.backend;
+        self.reduce.sum(backend, &mut self.lanes)?;
+        let sum = &mut self.lanes[0];
+        self.steps += 1;
+        let norm = match &mut self.lora {
+            Some(lora) => {
+                let gradient = lora.pull_back(backend, sum)?;
+                let norm = self.optimizer.update(backend, &mut lora.weights, &gradient, self.steps, lr)?;
+                backend.clear(sum)?;
+                lora.merge_into(&mut self.transformer)?;
+                norm
+            }
+            None => {
+                let backend = backend.clone();
+                let weights = &mut self.transformer.weights;
+                let norm = self.optimizer.update(&backend, weights, sum, self.steps, lr)?;
+                backend.clear(sum)?;
+                norm
+            }
+        };
+        self.passes = 0;
+        Ok(norm)
+    }
+
+    /// All that [`Self::restore`] needs to go on as if never stopped, by name: weights, moments, adapters.
+    pub fn state(&self) -> Result<Vec<(&'static str, Cow<'_, [f32]>)>> {
+        let backend = &self.transformer.backend;
+        let [first, second] = &self.optimizer.moments;
+        let mut state = vec![
+            ("weights", self.transformer.flat()?),
+            ("first_moment", backend.read(first)?),
+            ("second_moment", backend.read(second)?),
+        ];
+        if let Some(lora) = &self.lora {
+            state.push(("adapters", backend.read_weights(&lora.weights)?));
+        }
+        Ok(state)
+    }
+
+    /// Takes over a state saved after `steps` steps.
+    ///
+    /// # Errors
+    /// Where a part is missing or of another length.
+    pub fn restore(&mut self, mut state: BTreeMap<String, Vec<f32>>, steps: u64) -> Result<()> {
+        let sizes: Vec<(&str, usize)> =
+            self.state()?.iter().map(|(name, part)| (*name, part.len())).collect();
+        let mut parts = sizes.into_iter().map(|(name, len)| {
+            let saved =
+                state.remove(name).ok_or_else(|| Error::Input(format!("the saved state lacks {name}")))?;
+            if saved.len() == len {
+                return Ok(saved);
+            }
+            Err(Error::Input(format!("the saved {name} has {} numbers, expected {len}", saved.len())))
+        });
+        let backend = self.transformer.backend.clone();
+        let mut next = || parts.next().unwrap_or_else(|| Ok(vec![]));
+        self.transformer.weights = backend.weights(next()?)?;
+        self.optimizer.moments = [backend.floats(next()?)?, backend.floats(next()?)?];
+        if let Some(lora) = &mut self.lora {
+            lora.weights = backend.weights(next()?)?;
+        }
+        self.steps = steps;
+        Ok(())
+    }
+
+    /// Fails where a weight, an adapter or a moment is NaN or infinite: an update can overflow though loss and gradient
+    /// do not.
+    ///
+    /// # Errors
+    /// Names what is not finite.
+    pub fn check_finite(&self) -> Result<()> {
+        for (name, numbers) in self.state()? {
+            match name {
+                "weights" => self.transformer.layout.check_finite(&numbers)?,
+                _ => finite(&numbers)
+                    .map_err(|problem| Error::Input(format!("the {}s: {problem}", name.replace('_', " "))))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The summed gradient of every weight, `(weights,)`, before a step; for tests and inspection.
+    pub fn gradient(&self) -> Result<Vec<f32>> {
+        let mut sum = vec![0.0; self.transformer.layout.len()];
+        for lane in &self.lanes {
+            for (sum, g) in sum.iter_mut().zip(self.transformer.backend.read(lane)?.iter()) {
+                *sum += g;
+            }
+        }
+        Ok(sum)
+    }
+}
+
+/// Each expert's share of its load times their number, layer by layer, over passes that make up a batch.
+fn loads(passes: &[Vec<RouterStats>]) -> Vec<Vec<f32>> {
+    let mut sums: Vec<RouterStats> = vec![];
+    for pass in passes {
+        sums.resize(pass.len(), RouterStats::default());
+        sums.iter_mut().zip(pass).for_each(|(sum, layer)| sum.merge(layer));
+    }
+    let share = |layer: &RouterStats| {
+        let all = layer.load.iter().sum::<u64>().max(1) as f64;
+        layer.load.iter().map(|&of| (of as f64 * layer.load.len() as f64 / all) as f32).collect()
+    };
+    sums.iter().map(share).collect()
+}
+
+/// Cuts items into runs of at most `limit` positions, at least one item each.
+pub fn groups<T>(items: &[T], positions: impl Fn(&T) -> usize, limit: usize) -> Vec<&[T]> {
+    let (mut groups, mut start, mut filled) = (vec![], 0, 0usize);
+    for (i, item) in items.iter().enumerate() {
+        let len = positions(item);
+        if i > start && filled.saturating_add(len) > limit {
+            groups.push(&items[start..i]);
+            (start, filled) = (i, 0);
+        }
+        filled += len;
+    }
+    if start < items.len() {
+        groups.push(&items[start..]);
+    }
+    groups
+}
