@@ -1,26 +1,23 @@
-//! Every fused operation at the sizes of a 256-wide model: `cargo bench -p mindscale-model`.
+//! Every operation of the CPU at the sizes of a 256-wide model: `cargo bench -p mindscale-model`.
 //!
 //! One core each. `linear` is the yardstick: an operation whose time is far above its share of a product's is worth
 //! a look.
-#![allow(missing_docs)] // what criterion's macros generate
+#![allow(missing_docs, clippy::unwrap_used)] // what criterion's macros generate; operations of the CPU do not fail
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use model::ops::adamw::AdamW;
-use model::ops::attention::{self, Heads, Qkv, QkvGrad};
-use model::ops::gemm::{linear, linear_input_grad, linear_weight_grad};
-use model::ops::rope::{Rotations, rotate};
-use model::ops::router::{Balancing, Routes};
-use model::ops::{cross_entropy, math, rms_norm, swiglu};
+use model::backend::cpu::gemm::{linear, linear_input_grad, linear_weight_grad};
+use model::backend::{Attention, Balancing};
+use model::layout::Layout;
+use model::optimizer::AdamW;
+use model::{Backend, Cpu, Mode, ModelConfig, Ragged, Sequence, Transformer};
 use std::time::Duration;
 
 /// Positions of a call.
 const N: usize = 512;
-/// Width of the residual stream.
-const D: usize = 256;
-/// Hidden size of the feed-forward.
-const HIDDEN: usize = 704;
-const VOCAB: usize = 6400;
-const HEADS: Heads = Heads { n_heads: 8, n_kv_heads: 4, head_dim: 32 };
+
+fn config() -> ModelConfig {
+    ModelConfig { d_model: 256, n_layers: 1, n_heads: 8, n_kv_heads: 4, ..ModelConfig::default() }
+}
 
 /// Numbers without meaning in [-1, 1).
 fn values(len: usize) -> Vec<f32> {
@@ -29,7 +26,7 @@ fn values(len: usize) -> Vec<f32> {
 
 fn products(c: &mut Criterion) {
     let mut group = c.benchmark_group("linear");
-    for (d_in, d_out) in [(D, D), (D, 2 * HIDDEN), (HIDDEN, D)] {
+    for (d_in, d_out) in [(256, 256), (256, 1408), (704, 256), (64, 64), (64, 384), (192, 64)] {
         group.throughput(Throughput::Elements((2 * N * d_in * d_out) as u64)); // floating-point operations
         let (x, w, dy) = (values(N * d_in), values(d_in * d_out), values(N * d_out));
         let (mut y, mut dx, mut dw) = (values(N * d_out), values(N * d_in), values(d_in * d_out));
@@ -47,103 +44,110 @@ fn products(c: &mut Criterion) {
     group.finish();
 }
 
+/// The model's weights, a gradient and activations of some width.
+fn memory(config: &ModelConfig) -> (Layout, Vec<f32>, <Cpu as Backend>::Floats) {
+    let layout = Layout::new(config);
+    let (w, grads) = (values(layout.len()), Cpu.zeros(layout.len()).unwrap());
+    (layout, w, grads)
+}
+
+fn activations(width: usize) -> <Cpu as Backend>::Buffer {
+    Cpu.buffer(&values(N * width), width).unwrap()
+}
+
 fn norms_and_activations(c: &mut Criterion) {
-    let (x, weight, dy) = (values(N * D), values(D), values(N * D));
-    let (mut y, mut inverse) = (values(N * D), values(N));
-    c.bench_function("rms_norm/forward", |b| {
-        b.iter(|| rms_norm::forward(&mut y, &mut inverse, &x, &weight, 1e-5));
-    });
-    let (mut dx, mut dweight) = (values(N * D), values(D));
+    let config = config();
+    let (layout, w, mut grads) = memory(&config);
+    let (norm, hidden) = (&layout.norm, config.ffn_dim());
+    let (x, dy, mut dx) = (activations(256), activations(256), activations(256));
+    c.bench_function("rms_norm/forward", |b| b.iter(|| Cpu.rms_norm(&x, &w, norm, 1e-5)));
+    let inverse = Cpu.rms_norm(&x, &w, norm, 1e-5).unwrap().1;
     c.bench_function("rms_norm/backward", |b| {
-        b.iter(|| rms_norm::backward(&mut dx, &mut dweight, &dy, &x, &weight, &inverse));
+        b.iter(|| Cpu.rms_norm_backward(&mut dx, &mut grads, &dy, &x, &inverse, &w, norm));
     });
-
-    let (inner, mut hidden) = (values(N * 2 * HIDDEN), values(N * HIDDEN));
-    c.bench_function("swiglu/forward", |b| b.iter(|| swiglu::forward(&mut hidden, &inner, HIDDEN)));
-    let (ones, mut dweights) = (vec![1.0; N], vec![0.0; N]);
-    let (mut dhidden, mut dinner) = (hidden, inner);
+    let (mut inner, mut active) = (activations(2 * hidden), activations(hidden));
+    c.bench_function("swiglu/forward", |b| b.iter(|| Cpu.swiglu(&inner, hidden)));
     c.bench_function("swiglu/backward", |b| {
-        b.iter(|| swiglu::backward_in_place(&mut dhidden, &mut dinner, &ones, &mut dweights, HIDDEN));
+        b.iter(|| Cpu.swiglu_backward(&mut active, &mut inner, None, hidden));
     });
+}
 
-    let rotations = Rotations::new(N, HEADS.head_dim, 10_000.0);
-    let mut rotated = values(N * D);
-    c.bench_function("rope", |b| {
-        b.iter(|| {
-            for (t, (y, x)) in rotated.chunks_exact_mut(D).zip(x.chunks_exact(D)).enumerate() {
-                let heads = y.chunks_exact_mut(HEADS.head_dim).zip(x.chunks_exact(HEADS.head_dim));
-                heads.for_each(|(y, x)| rotate(y, x, rotations.at(t), 0.2));
-            }
-        });
-    });
+/// A batch of `N` positions in so many documents.
+fn batch(model: &Transformer, documents: usize) -> <Cpu as Backend>::Batch {
+    let row = Sequence {
+        documents: vec![(N / documents) as u32; documents],
+        ..Sequence::document(&(0..N as u32).collect::<Vec<_>>())
+    };
+    model.pass(Ragged::new([&row]), Mode::Infer).unwrap().into_batch()
 }
 
 fn attentions(c: &mut Criterion) {
-    let kv = N * HEADS.n_kv_heads * HEADS.head_dim;
-    let (q, k, v) = (values(N * D), values(kv), values(kv));
-    let (mut out, mut lse) = (values(N * D), values(N * HEADS.n_heads));
-    let qkv = || Qkv { q: &q, k: &k, v: &v };
+    let config = config();
+    let (model, attention) = (Transformer::new(&config, 1, &Cpu).unwrap(), Attention::of(&config));
+    let heads = attention.heads;
+    let (qkv, dout) = (activations(heads.qkv_width()), activations(heads.width()));
     let mut group = c.benchmark_group("attention");
-    for (name, documents) in
-        [("one document", vec![0, N]), ("eight documents", (0..=8).map(|i| i * N / 8).collect())]
-    {
-        group.bench_function(BenchmarkId::new("forward", name), |b| {
-            b.iter(|| attention::forward(&mut out, &mut lse, qkv(), &documents, HEADS, None));
+    for (name, documents) in [("one document", 1), ("eight documents", 8), ("32 documents", 32)] {
+        let batch = batch(&model, documents);
+        let split = Cpu.split_heads(&qkv, &batch, heads).unwrap();
+        group.bench_function(BenchmarkId::new("split", name), |b| {
+            b.iter(|| Cpu.split_heads(&qkv, &batch, heads));
         });
-        let (mut dq, mut dk, mut dv) = (vec![0.0; N * D], vec![0.0; kv], vec![0.0; kv]);
+        group.bench_function(BenchmarkId::new("forward", name), |b| {
+            b.iter(|| Cpu.attention(&split, &batch, &attention));
+        });
+        let (out, lse) = Cpu.attention(&split, &batch, &attention).unwrap();
         group.bench_function(BenchmarkId::new("backward", name), |b| {
-            b.iter(|| {
-                let grad = QkvGrad { q: &mut dq, k: &mut dk, v: &mut dv };
-                attention::backward(grad, &q, &out, &lse, qkv(), &documents, HEADS, None);
-            });
+            b.iter(|| Cpu.attention_backward(&dout, &out, &lse, &split, &batch, &attention));
         });
     }
-    // One new token after N - 1 others.
-    let (one, mut one_out) = (values(D), values(D));
-    group.bench_function("cached, one token", |b| {
-        b.iter(|| attention::forward_cached(&mut one_out, Qkv { q: &one, k: &k, v: &v }, N - 1, HEADS));
-    });
     group.finish();
+    // One new token after N - 1 others.
+    let mut cache = model.cache(N).unwrap();
+    model.read(&mut cache, &(0..N as u32 - 1).collect::<Vec<_>>()).unwrap();
+    c.bench_function("one token", |b| {
+        b.iter(|| {
+            cache.truncate(N - 1);
+            model.read(&mut cache, &[1])
+        });
+    });
 }
 
 fn heads(c: &mut Criterion) {
-    let (x, embedding) = (values(N * D), values(VOCAB * D));
-    let targets: Vec<u32> = (0..N).map(|i| (i * 7 % VOCAB) as u32).collect();
-    let (mut nll, weights) = (values(N), vec![1.0; N]);
+    let (layout, w, mut grads) = memory(&config());
+    let (x, vocab) = (activations(256), layout.head.d_out);
+    let targets: Vec<u32> = (0..N).map(|i| (i * 7 % vocab) as u32).collect();
     c.bench_function("cross_entropy/forward", |b| {
-        b.iter(|| cross_entropy::forward(&mut nll, &x, &embedding, &targets, D));
+        b.iter(|| Cpu.cross_entropy(&x, &w, &layout.head, &targets));
     });
-    let (mut dx, mut dembedding) = (values(N * D), values(VOCAB * D));
     c.bench_function("cross_entropy/forward and backward", |b| {
-        b.iter(|| {
-            let gradients = (&mut dx[..], &mut dembedding[..]);
-            let (nll, targets) = (&mut nll[..], &targets[..]);
-            cross_entropy::forward_backward(nll, gradients.0, gradients.1, &x, &embedding, targets, &weights);
-        });
+        b.iter(|| Cpu.cross_entropy_backward(&mut grads, &x, &w, &layout.head, &targets, &[1.0; N]));
     });
-    let mut logits = values(VOCAB);
-    c.bench_function("log_sum_exp/6400", |b| b.iter(|| math::log_sum_exp_in_place(&mut logits)));
 }
 
 fn routers(c: &mut Criterion) {
-    let (experts, top_k) = (4, 2);
-    let logits = values(N * experts);
-    c.bench_function("router/forward", |b| {
-        b.iter(|| Routes::new(logits.clone(), experts, top_k).by_expert());
-    });
-    let (routes, dweights) = (Routes::new(logits, experts, top_k), values(N * top_k));
+    let layout = Layout::new(&ModelConfig { n_experts: 4, ..config() });
+    let experts = layout.blocks[0].experts.as_ref().unwrap();
+    let logits = activations(4);
+    c.bench_function("router/forward", |b| b.iter(|| Cpu.route(&logits, experts)));
+    let routes = Cpu.route(&logits, experts).unwrap();
+    let dweights = Cpu.floats(values(N * experts.top_k)).unwrap();
     let balancing = Balancing { spans: vec![0, N], weight: 0.01, load: None };
-    c.bench_function("router/backward", |b| b.iter(|| routes.backward(&dweights, &balancing)));
+    c.bench_function("router/backward", |b| {
+        b.iter(|| Cpu.route_backward(&dweights, &routes, &balancing));
+    });
 }
 
 fn optimizer(c: &mut Criterion) {
     let n = 1 << 20;
-    let (mut w, mut m, mut v, grad) = (values(n), vec![0.0; n], vec![0.0; n], values(n));
-    let adam =
+    let mut w = values(n);
+    let (mut moments, grad) =
+        ([Cpu.zeros(n).unwrap(), Cpu.zeros(n).unwrap()], Cpu.floats(values(n)).unwrap());
+    let step =
         AdamW { lr: 1e-9, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step: 10, grad_scale: 1.0 };
     let mut group = c.benchmark_group("adamw");
     group.throughput(Throughput::Elements(n as u64));
-    group.bench_function("update", |b| b.iter(|| adam.update(&mut w, &mut m, &mut v, &grad)));
+    group.bench_function("update", |b| b.iter(|| Cpu.adamw(&mut w, &mut moments, &grad, 0..n, &step)));
     group.finish();
 }
 

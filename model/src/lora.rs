@@ -122,7 +122,11 @@ impl<B: Backend> Lora<B> {
 
     /// All adapters by peft's names.
     pub fn tensors(&self, backend: &B) -> Result<NamedTensors> {
-        let flat = backend.read_weights(&self.weights)?;
+        self.named(&backend.read_weights(&self.weights)?)
+    }
+
+    /// Numbers of all adapters, such as their gradients, by peft's names.
+    pub fn named(&self, flat: &[f32]) -> Result<NamedTensors> {
         let tensor = |(name, m): (String, &Matrix)| {
             let values = Tensor::from_slice(&flat[m.range.clone()], (m.d_out, m.d_in), &Device::Cpu)?;
             Ok((format!("base_model.model.{name}"), values))

@@ -1,11 +1,11 @@
-//! Generation: MiniMind v1's tokens, the cache against no cache, the fused form against the plain form.
+//! Generation: MiniMind v1's tokens, caches against no cache, sequences together against each alone, by every backend.
 //! Reference and tolerances are those of `golden/generate`.
 #![allow(clippy::unwrap_used)]
 
 mod common;
 
-use common::{distance, flat, model, model_x8, shared};
-use model::{Decoder, Form, GenerateOptions, Mode, ModelConfig, Ragged, Sampling, Transformer};
+use common::{PORTABLE, distance, model, model_x8, shared};
+use model::{Backend, Cpu, GenerateOptions, KvCache, Mode, ModelConfig, Ragged, Sampling, Transformer};
 use std::ops::ControlFlow;
 
 fn reference() -> Option<serde_json::Value> {
@@ -17,9 +17,9 @@ fn ids(value: &serde_json::Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
-fn greedy(model: &Transformer, form: Form, prompt: &[u32], max_tokens: usize) -> Vec<u32> {
+fn greedy<B: Backend>(model: &Transformer<B>, prompt: &[u32], max_tokens: usize) -> Vec<u32> {
     let options = GenerateOptions { max_tokens, sampling: Sampling::default(), seed: 0, stop: vec![2] };
-    model.generate_as(form, prompt, &options, |_| ControlFlow::Continue(())).unwrap()
+    model.generate(prompt, &options, |_| ControlFlow::Continue(())).unwrap()
 }
 
 /// The place of the largest logit.
@@ -30,10 +30,10 @@ fn best(logits: &[f32]) -> u32 {
 
 /// v1 divides the logits of every token seen so far, whatever their sign.
 fn greedy_with_v1_penalty(model: &Transformer, prompt: &[u32], max_tokens: usize) -> Vec<u32> {
-    let mut decoder = model.decoder(prompt.len() + max_tokens).unwrap();
+    let mut cache = model.cache(prompt.len() + max_tokens).unwrap();
     let (mut seen, mut written, mut piece) = (prompt.to_vec(), vec![], prompt.to_vec());
     for _ in 0..max_tokens {
-        let mut logits = decoder.read(&piece).unwrap();
+        let mut logits = model.read(&mut cache, &piece).unwrap();
         seen.sort_unstable();
         seen.dedup();
         seen.iter().for_each(|&id| logits[id as usize] /= 1.3);
@@ -53,18 +53,18 @@ fn tokens_and_distributions_are_minimind_s() {
         ("dense_x8", "dense", true),
         ("moe_x8", "moe", true),
     ] {
-        let Some(model) = (if x8 { model_x8(folder) } else { model(folder) }) else { return };
+        let Some(reference_model) = (if x8 { model_x8(folder) } else { model(folder) }) else { return };
+        let (model, portable) = (reference_model.on(&Cpu), reference_model.on(&PORTABLE));
         for case in reference[name].as_array().unwrap() {
             let (prompt, want) = (ids(&case["prompt_ids"]), ids(&case["greedy_kv"]));
-            for form in [Form::Fused, Form::Plain] {
-                assert_eq!(greedy(&model, form, &prompt, want.len()), want, "{name} {form:?}");
-            }
+            assert_eq!(greedy(&model, &prompt, want.len()), want, "{name}");
+            assert_eq!(greedy(&portable, &prompt, want.len()), want, "{name}, portable");
             let want = ids(&case["greedy_kv_rp1.3"]);
             assert_eq!(greedy_with_v1_penalty(&model, &prompt, want.len()), want, "{name}");
 
             let first = &case["first_step_sampling_T0.7_k8"];
             let sampling = Sampling { temperature: 0.7, top_k: 8, ..Sampling::default() };
-            let logits = model.decoder(prompt.len()).unwrap().read(&prompt).unwrap();
+            let logits = model.read(&mut model.cache(prompt.len()).unwrap(), &prompt).unwrap();
             let found = sampling.distribution(&logits, &vec![false; logits.len()]);
             assert_eq!(found.iter().map(|t| t.0).collect::<Vec<_>>(), ids(&first["ids"]), "{name}");
             for (found, want) in found.iter().zip(first["probs"].as_array().unwrap()) {
@@ -75,49 +75,128 @@ fn tokens_and_distributions_are_minimind_s() {
     }
 }
 
-fn shapes() -> [ModelConfig; 3] {
+fn shapes() -> [ModelConfig; 4] {
     let dense = ModelConfig { d_model: 24, n_layers: 2, vocab_size: 50, ..ModelConfig::default() };
     let one_group = ModelConfig { n_heads: 3, n_kv_heads: 1, ..dense.clone() };
     let moe = ModelConfig { n_experts: 3, ..dense.clone() };
-    [dense, one_group, moe]
+    let other = ModelConfig {
+        head_dim: Some(10),
+        qk_norm: true,
+        window: Some(13),
+        tie_embeddings: false,
+        n_experts: 3,
+        top_k: 1,
+        ..dense.clone()
+    };
+    [dense, one_group, moe, other]
+}
+
+fn ids_of(n: u32, salt: u32) -> Vec<u32> {
+    (0..n).map(|i| (i * i * 7 + 3 + salt) % 50).collect()
+}
+
+/// Logits of every position without a cache, `(n, 50)`.
+fn whole<B: Backend>(model: &Transformer<B>, ids: &[u32]) -> Vec<f32> {
+    let pass = model.pass(Ragged::prompts(&[ids]), Mode::Infer).unwrap();
+    pass.logits(&pass.forward().unwrap().0, &(0..ids.len()).collect::<Vec<_>>()).unwrap()
+}
+
+fn a_cache_changes_nothing<B: Backend>(backend: &B) {
+    let ids = ids_of(150, 0);
+    for config in shapes() {
+        let model = Transformer::new(&config, 5, backend).unwrap();
+        let want = whole(&model, &ids);
+        let mut cache = model.cache(ids.len()).unwrap();
+        // A prompt longer than a tile of queries, a second piece, then one token at a time.
+        for piece in [0..70, 70..140, 140..141, 141..142, 142..150] {
+            let logits = model.read(&mut cache, &ids[piece.clone()]).unwrap();
+            let off = distance(&logits, &want[(piece.end - 1) * 50..piece.end * 50]);
+            assert!(off < 2e-5, "{backend:?} up to {}: {off:e}", piece.end);
+        }
+        assert_eq!(cache.len(), ids.len());
+        let error = model.read(&mut cache, &[1]).unwrap_err().to_string();
+        assert!(error.contains("a cache of 150"), "{error}");
+    }
+}
+
+fn sequences_read_together_are_those_read_alone<B: Backend>(backend: &B) {
+    for config in shapes() {
+        let model = Transformer::new(&config, 5, backend).unwrap();
+        let texts = [ids_of(90, 0), ids_of(33, 5), ids_of(70, 11)];
+        let cache = || model.cache(90).unwrap();
+        // One is read already, one reads its prompt in two pieces, one begins when the others write token by token.
+        let mut caches = [cache(), cache(), cache()];
+        let mut read = [0; 3];
+        for pieces in [[80, 0, 20], [1, 0, 1], [1, 30, 1], [1, 1, 40], [7, 2, 8]] {
+            let taking: Vec<usize> = (0..3).filter(|&i| pieces[i] > 0).collect();
+            let mut together: Vec<(&mut KvCache<B>, &[u32])> = (caches.iter_mut().enumerate())
+                .filter(|(i, _)| pieces[*i] > 0)
+                .map(|(i, cache)| (cache, &texts[i][read[i]..read[i] + pieces[i]]))
+                .collect();
+            let found = model.extend(&mut together).unwrap();
+            for (&i, found) in taking.iter().zip(found) {
+                read[i] += pieces[i];
+                let want = whole(&model, &texts[i][..read[i]]);
+                let off = distance(&found, &want[want.len() - 50..]);
+                assert!(off < 2e-5, "{backend:?} sequence {i} up to {}: {off:e}", read[i]);
+            }
+        }
+        assert_eq!(read, [90, 33, 70]);
+    }
+}
+
+fn a_beginning_is_read_once<B: Backend>(backend: &B) {
+    for config in shapes() {
+        let model = Transformer::new(&config, 5, backend).unwrap();
+        let beginning = ids_of(40, 2);
+        let mut shared = model.cache(40).unwrap();
+        model.read(&mut shared, &beginning).unwrap();
+        for (salt, more) in [(1, 3), (4, 20)] {
+            let mut own = shared.fork(40 + more).unwrap();
+            let rest = ids_of(more as u32, salt);
+            let found = model.read(&mut own, &rest).unwrap();
+            let want = whole(&model, &[beginning.clone(), rest].concat());
+            assert!(distance(&found, &want[want.len() - 50..]) < 2e-5, "{backend:?}");
+        }
+        assert!(shared.fork(39).is_err());
+        // What was forgotten is as if never read.
+        shared.truncate(10);
+        let found = model.read(&mut shared, &[7]).unwrap();
+        let want = whole(&model, &[&beginning[..10], &[7]].concat());
+        assert!(distance(&found, &want[want.len() - 50..]) < 2e-5, "{backend:?}");
+    }
 }
 
 #[test]
-fn a_cache_changes_nothing() {
-    let ids: Vec<u32> = (0..150).map(|i| (i * i * 7 + 3) % 50).collect();
-    for config in shapes() {
-        let model = Transformer::new(&config, 5, &candle_core::Device::Cpu).unwrap();
-        let pass = model.pass(Ragged::prompts(&[&ids]), Mode::Infer).unwrap();
-        let all: Vec<usize> = (0..ids.len()).collect();
-        let want = flat(&pass.logits(&pass.hidden().unwrap(), &all).unwrap());
-        for form in [Form::Fused, Form::Plain] {
-            let mut decoder = Decoder::new(&model, form, ids.len()).unwrap();
-            // A prompt longer than a tile of queries, a second piece, then one token at a time.
-            for piece in [0..70, 70..140, 140..141, 141..142, 142..150] {
-                let logits = decoder.read(&ids[piece.clone()]).unwrap();
-                let off = distance(&logits, &want[(piece.end - 1) * 50..piece.end * 50]);
-                assert!(off < 2e-5, "{form:?} up to {}: {off:e}", piece.end);
-            }
-            assert_eq!(decoder.len(), ids.len());
-            assert!(decoder.read(&[1]).unwrap_err().to_string().contains("a cache of 150"));
-        }
-    }
+fn caches_give_what_whole_passes_give() {
+    a_cache_changes_nothing(&Cpu);
+    sequences_read_together_are_those_read_alone(&Cpu);
+    a_beginning_is_read_once(&Cpu);
+}
+
+#[test]
+fn portable_caches_give_what_whole_passes_give() {
+    a_cache_changes_nothing(&PORTABLE);
+    sequences_read_together_are_those_read_alone(&PORTABLE);
+    a_beginning_is_read_once(&PORTABLE);
 }
 
 #[test]
 fn seeds_and_stops_decide() {
     let [config, ..] = shapes();
-    let model = Transformer::new(&config, 5, &candle_core::Device::Cpu).unwrap();
+    let model = Transformer::new(&config, 5, &Cpu).unwrap();
     let sampling = Sampling { temperature: 1.0, top_k: 20, top_p: 0.9, repetition_penalty: 1.1 };
     let options = |seed, stop| GenerateOptions { max_tokens: 40, sampling, seed, stop };
-    let write = |form, options: &GenerateOptions| {
-        model.generate_as(form, &[1, 2, 3], options, |_| ControlFlow::Continue(())).unwrap()
+    let write = |options: &GenerateOptions| {
+        model.generate(&[1, 2, 3], options, |_| ControlFlow::Continue(())).unwrap()
     };
-    let text = write(Form::Fused, &options(1, vec![]));
-    assert_eq!(text, write(Form::Plain, &options(1, vec![])));
-    assert_ne!(text, write(Form::Fused, &options(2, vec![])));
+    let text = write(&options(1, vec![]));
+    let portable = Transformer::new(&config, 5, &PORTABLE).unwrap();
+    let same = portable.generate(&[1, 2, 3], &options(1, vec![]), |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(text, same);
+    assert_ne!(text, write(&options(2, vec![])));
     let first = text.iter().position(|&id| id == text[20]).unwrap();
-    assert_eq!(write(Form::Fused, &options(1, vec![text[20]])), text[..first]);
+    assert_eq!(write(&options(1, vec![text[20]])), text[..first]);
 
     let mut heard = 0;
     let some = model.generate(&[1], &options(1, vec![]), |_| {

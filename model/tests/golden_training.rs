@@ -3,33 +3,30 @@
 
 mod common;
 
-use candle_core::{Device, Tensor};
 use common::*;
-use model::weights::{NamedTensors, read_pth};
+use model::backend::cpu::math;
+use model::weights::read_pth;
 use model::{
-    AuxShare, Form, LaneConfig, Lora, LoraConfig, Mode, ModelConfig, OptimizerConfig, Sequence, Trainer,
-    Transformer, Weights,
+    AuxShare, Backend, Cpu, LaneConfig, Lora, LoraConfig, Mode, ModelConfig, OptimizerConfig, Recompute,
+    Sequence, Trainer, Transformer, Weights,
 };
 
-const ADAM: OptimizerConfig =
-    OptimizerConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, clip: 1.0 };
-const LANES: LaneConfig = LaneConfig { lanes: 3, micro_batch: 2, recompute: false, seed: 0 };
-
-/// v1 forgets the balancing loss, so its references are without.
-fn without_aux(model: &Transformer) -> Transformer {
-    let config = ModelConfig { aux_loss_alpha: 0.0, ..(*model.config).clone() };
-    Transformer::from_weights(&config, model.weights.clone())
+fn adam() -> OptimizerConfig {
+    OptimizerConfig { beta2: 0.999, weight_decay: 0.0, ..OptimizerConfig::default() }
 }
 
-fn lm_pass(trainer: &mut Trainer, rows: &[Sequence]) -> f64 {
+const LANES: LaneConfig = LaneConfig { lanes: 3, recompute: Recompute::None, seed: 0 };
+
+fn lm_pass<B: Backend>(trainer: &mut Trainer<B>, rows: &[Sequence]) -> f64 {
     let scale = 1.0 / counted(rows);
     let losses = trainer.accumulate(
         rows,
         |row| vec![row],
-        |pass, _| {
-            let loss = pass.cross_entropy(&pass.hidden()?, scale)?;
-            pass.backward(&loss)?;
-            Ok(f64::from(loss.to_scalar::<f32>()?))
+        |pass, gradients, _| {
+            let (hidden, tape) = pass.forward()?;
+            let (loss, dhidden) = pass.cross_entropy(&hidden, scale, gradients)?;
+            pass.backward(tape, dhidden, gradients)?;
+            pass.value(&loss)
         },
     );
     losses.unwrap().iter().sum()
@@ -42,11 +39,11 @@ fn batches(folder: &str) -> Vec<Vec<Sequence>> {
     (0..10).map(batch).collect()
 }
 
-fn assert_parameters(model: &Transformer, want: &serde_json::Value, lr: f64, what: &str) {
-    let flat = model.weights.flat.to_vec1::<f32>().unwrap();
+fn assert_parameters<B: Backend>(model: &Transformer<B>, want: &serde_json::Value, lr: f64, what: &str) {
+    let flat = model.flat().unwrap();
     let mut outliers = 0;
     for (name, want) in want.as_object().unwrap() {
-        let values = &flat[model.weights.layout.find(name).unwrap().range.clone()];
+        let values = &flat[model.layout.find(name).unwrap().range.clone()];
         let l2 = values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
         let want_l2 = want["l2"].as_f64().unwrap();
         assert!(
@@ -64,14 +61,19 @@ fn assert_parameters(model: &Transformer, want: &serde_json::Value, lr: f64, wha
 
 #[test]
 fn ten_steps_match() {
+    ten_steps_match_on(&Cpu);
+    ten_steps_match_on(&PORTABLE);
+}
+
+fn ten_steps_match_on<B: Backend>(backend: &B) {
     for folder in ["dense", "moe"] {
         let Some(path) = shared(&format!("golden/{folder}/train10.json")) else { return };
         let json: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         for (run, weight_decay) in
             [("pretrain_acc1", 0.0), ("sft_acc1_lr1e-4", 0.0), ("adamw_const_lr2e-4_wd0.1_not_v1", 0.1)]
         {
-            let model = without_aux(&model(folder).unwrap());
-            let optimizer = OptimizerConfig { weight_decay, ..ADAM };
+            let model = model(folder).unwrap().without_aux().on(backend);
+            let optimizer = OptimizerConfig { weight_decay, ..adam() };
             // torch's AdamW decays norms as well; its run is compared by loss only.
             let mut trainer = Trainer::new(model, None, optimizer, LANES).unwrap();
             let steps = &json[run]["steps"];
@@ -101,11 +103,10 @@ fn ten_steps_match() {
 fn pytorch_checkpoints_are_read() {
     let Some(path) = shared("golden/dense/model.pth") else { return };
     let model = model("dense").unwrap();
-    let weights =
-        Weights::from_tensors(&model.config, read_pth(&path).unwrap(), &path, &Device::Cpu).unwrap();
-    assert_eq!(flat(&weights.flat), flat(&model.weights.flat));
-    let narrower = ModelConfig { d_model: 32, ..(*model.config).clone() };
-    let error = Weights::from_tensors(&narrower, read_pth(&path).unwrap(), &path, &Device::Cpu).unwrap_err();
+    let weights = Weights::from_tensors(&model.config, read_pth(&path).unwrap(), &path).unwrap();
+    assert_eq!(weights.flat, model.weights.flat);
+    let narrower = ModelConfig { d_model: 32, ..model.config };
+    let error = Weights::from_tensors(&narrower, read_pth(&path).unwrap(), &path).unwrap_err();
     assert!(
         error
             .to_string()
@@ -115,12 +116,18 @@ fn pytorch_checkpoints_are_read() {
 
 #[test]
 fn adapters_match() {
+    adapters_match_on(&Cpu);
+    adapters_match_on(&PORTABLE);
+}
+
+fn adapters_match_on<B: Backend>(backend: &B) {
     let Some(model) = dense_x8() else { return };
+    let mut model = model.on(backend);
     let config = LoraConfig { rank: 8, alpha: 8.0, targets: vec!["wq".into(), "wk".into()] };
-    let mut lora = Lora::new(&model.weights, &config, 1).unwrap();
-    assert_eq!(lora.flat.elem_count(), 5376);
-    lora.load(&tensors("lora/adapter_model.safetensors").unwrap()).unwrap();
-    lora.merge_into(&model.weights).unwrap();
+    let mut lora = Lora::new(&model, &config, 1).unwrap();
+    assert_eq!(lora.len(), 5376);
+    lora.load(&tensors("lora/adapter_model.safetensors").unwrap(), backend).unwrap();
+    lora.merge_into(&mut model).unwrap();
 
     let (io, want) = (tensors("dense/io.safetensors").unwrap(), tensors("lora/io.safetensors").unwrap());
     let rows = rows(&io["input_ids"], &io["targets"], &io["loss_mask"]);
@@ -128,17 +135,17 @@ fn adapters_match() {
         want["positions"].to_vec1::<i64>().unwrap().iter().map(|&p| p as usize).collect();
     let positions: Vec<usize> = (0..2).flat_map(|r| positions.iter().map(move |p| r * 64 + p)).collect();
     let pass = model.pass(ragged(&rows), Mode::Infer).unwrap();
-    let logits = pass.logits(&pass.hidden().unwrap(), &positions).unwrap();
-    let off = distance(&flat(&logits), &flat(&want["logits_at_positions"]));
-    assert!(off < 2e-5, "merged logits: {off:e}");
+    let logits = pass.logits(&pass.forward().unwrap().0, &positions).unwrap();
+    let off = distance(&logits, &flat(&want["logits_at_positions"]));
+    assert!(off < 2e-5, "{backend:?} merged logits: {off:e}");
 
-    let mut trainer = Trainer::new(model, None, ADAM, LANES).unwrap();
-    lm_pass(&mut trainer, &rows);
-    let gradient = Tensor::new(trainer.gradient(), &Device::Cpu).unwrap();
-    lora.flat = lora.pull_back(&gradient).unwrap();
+    let learned = learn(&model, &rows, 1.0 / counted(&rows), Recompute::None);
+    let gradient = backend.floats(learned.gradient).unwrap();
+    let found = backend.read(&lora.pull_back(backend, &gradient).unwrap()).unwrap().into_owned();
+    let found = lora.named(&found).unwrap();
     for (name, want) in tensors("lora/grads.safetensors").unwrap() {
-        let off = relative_distance(&flat(&lora.tensors().unwrap()[&name]), &flat(&want));
-        assert!(off < 2e-5, "gradient of {name}: {off:e}");
+        let off = relative_distance(&flat(&found[&name]), &flat(&want));
+        assert!(off < 2e-5, "{backend:?} gradient of {name}: {off:e}");
     }
 }
 
@@ -160,17 +167,20 @@ fn answered(prompt: &serde_json::Value, answer: &serde_json::Value) -> Sequence 
 
 #[test]
 fn dpo_matches() {
+    dpo_matches_on(&Cpu);
+    dpo_matches_on(&PORTABLE);
+}
+
+fn dpo_matches_on<B: Backend>(backend: &B) {
     let Some(reference) = dense_x8() else { return };
     let json = std::fs::read(shared("golden/dpo/dpo.json").unwrap()).unwrap();
     let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
-    let deltas = tensors("dpo/policy_delta.safetensors").unwrap();
-    let mut weights = reference.weights.flat.to_vec1::<f32>().unwrap();
-    for (name, delta) in &deltas {
+    let mut policy = reference.clone();
+    for (name, delta) in &tensors("dpo/policy_delta.safetensors").unwrap() {
         let range = reference.weights.layout.find(name).unwrap().range.clone();
-        model::ops::math::add_assign(&mut weights[range], &flat(delta));
+        math::add_assign(&mut policy.weights.flat[range], &flat(delta));
     }
-    let weights = Weights { flat: Tensor::new(weights, &Device::Cpu).unwrap(), ..reference.weights.clone() };
-    let policy = Transformer::from_weights(&reference.config, weights);
+    let (policy, reference) = (policy.on(backend), reference.on(backend));
 
     let mut rows = vec![];
     let mut want_logps = vec![];
@@ -186,32 +196,29 @@ fn dpo_matches() {
             assert!((got - want[which]).abs() < 1e-4, "{got} instead of {}", want[which]);
         }
     }
-    let grads: NamedTensors = tensors("dpo/grads.safetensors").unwrap();
-    for form in [Form::Fused, Form::Plain] {
-        let gradients = model::Gradients::zeros(policy.weights.layout.len(), policy.device());
-        let aux = AuxShare::of(&rows);
-        let mode = Mode::Train { gradients: gradients.clone(), dropout_seed: 0, aux, recompute: false };
-        let pass = policy.pass_as(form, ragged(&rows), mode).unwrap();
-        let log_probs = pass.log_probs(&pass.hidden().unwrap()).unwrap();
-        let references: Vec<[f64; 2]> = want_logps.chunks(2).map(|w| [w[0][1], w[1][1]]).collect();
-        let outcome = model::preference::dpo_loss(
-            &log_probs,
-            &rows.iter().collect::<Vec<_>>(),
-            &references,
-            &model::preference::DpoConfig { beta: 0.1, ipo: false, length_normalised: false },
-        )
-        .unwrap();
-        let mean = outcome.pairs.iter().map(|pair| pair.loss).sum::<f64>() / 8.0;
-        let off = (mean - json["loss"].as_f64().unwrap()).abs();
-        assert!(off < 2e-6, "{form:?} loss: {off:e}");
-        pass.backward(&(outcome.surrogate / 8.0).unwrap()).unwrap();
-        let gradients = gradients.host();
-        let norm = model::ops::math::sum_of_squares(&gradients).sqrt();
-        assert!((norm / json["grad_norm"].as_f64().unwrap() - 1.0).abs() < 5e-5, "{form:?} norm {norm}");
-        for (name, want) in &grads {
-            let range = policy.weights.layout.find(name).unwrap().range.clone();
-            let off = relative_distance(&gradients[range], &flat(want));
-            assert!(off < 1e-4, "{form:?} gradient of {name}: {off:e}");
-        }
+    let mode = Mode::Train { dropout_seed: 0, aux: AuxShare::of(&rows), recompute: Recompute::None };
+    let pass = policy.pass(ragged(&rows), mode).unwrap();
+    let (hidden, tape) = pass.forward().unwrap();
+    let references: Vec<[f64; 2]> = want_logps.chunks(2).map(|w| [w[0][1], w[1][1]]).collect();
+    let outcome = model::preference::dpo_loss(
+        &pass.log_probs(&hidden).unwrap(),
+        &rows.iter().collect::<Vec<_>>(),
+        &references,
+        &model::preference::DpoConfig { beta: 0.1, ipo: false, length_normalised: false },
+    );
+    let mean = outcome.pairs.iter().map(|pair| pair.loss).sum::<f64>() / 8.0;
+    let off = (mean - json["loss"].as_f64().unwrap()).abs();
+    assert!(off < 2e-6, "{backend:?} loss: {off:e}");
+    let mut gradient = backend.zeros(policy.layout.len()).unwrap();
+    let slopes: Vec<f32> = outcome.slopes.iter().map(|slope| slope / 8.0).collect();
+    let dhidden = pass.log_probs_backward(&hidden, &slopes, &mut gradient).unwrap();
+    pass.backward(tape, dhidden, &mut gradient).unwrap();
+    let norm = backend.sum_of_squares(&gradient).unwrap().sqrt();
+    assert!((norm / json["grad_norm"].as_f64().unwrap() - 1.0).abs() < 5e-5, "{backend:?} norm {norm}");
+    let gradient = backend.read(&gradient).unwrap();
+    for (name, want) in &tensors("dpo/grads.safetensors").unwrap() {
+        let range = policy.layout.find(name).unwrap().range.clone();
+        let off = relative_distance(&gradient[range], &flat(want));
+        assert!(off < 1e-4, "{backend:?} gradient of {name}: {off:e}");
     }
 }

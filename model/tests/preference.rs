@@ -1,9 +1,10 @@
 //! Preferences start from equal models: policy and reference agree to the last bit.
 #![allow(clippy::unwrap_used)]
 
-use candle_core::{Device, Tensor};
 use model::preference::{DpoConfig, answer_log_prob, dpo_loss};
-use model::{LaneConfig, ModelConfig, OptimizerConfig, Sequence, Trainer, Transformer, Weights};
+use model::{
+    Cpu, LaneConfig, ModelConfig, OptimizerConfig, Recompute, Sequence, Trainer, Transformer, Weights,
+};
 
 /// A prompt of `prompt` tokens and an answer of `answer` tokens.
 fn answered(prompt: usize, answer: usize, salt: u32) -> Sequence {
@@ -21,12 +22,11 @@ fn answered(prompt: usize, answer: usize, salt: u32) -> Sequence {
 fn certain() -> Transformer {
     let config =
         ModelConfig { d_model: 16, n_heads: 2, n_kv_heads: 1, vocab_size: 20, ..ModelConfig::default() };
-    let drawn = Transformer::new(&config, 3, &Device::Cpu).unwrap();
-    let mut weights = drawn.weights.flat.to_vec1::<f32>().unwrap();
+    let mut weights = Weights::random(&config, 3);
     // The last norm scales what reaches the head.
-    weights[drawn.weights.layout.norm.clone()].iter_mut().for_each(|w| *w *= 200.0);
-    let flat = Tensor::new(weights, &Device::Cpu).unwrap();
-    Transformer::from_weights(&config, Weights { flat, ..drawn.weights })
+    let norm = weights.layout.norm.clone();
+    weights.flat[norm].iter_mut().for_each(|w| *w *= 200.0);
+    Transformer::from_weights(&config, weights, &Cpu).unwrap()
 }
 
 #[test]
@@ -49,17 +49,17 @@ fn equal_models_have_no_margin_whatever_the_lengths() {
         let items: Vec<(&[Sequence; 2], [f64; 2])> =
             pairs.iter().zip(reference.as_chunks::<2>().0).map(|(pair, of)| (pair, *of)).collect();
 
-        let optimizer = OptimizerConfig { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.0, clip: 1.0 };
-        let lanes = LaneConfig { lanes: 3, micro_batch: 4, recompute: false, seed: 1 };
+        let optimizer = OptimizerConfig { weight_decay: 0.0, ..OptimizerConfig::default() };
+        let lanes = LaneConfig { lanes: 3, recompute: Recompute::None, seed: 1 };
         let mut trainer = Trainer::new(model, None, optimizer, lanes).unwrap();
         let outcomes = trainer.accumulate(
             &items,
             |(pair, _)| pair.iter().collect(),
-            |pass, items| {
-                let log_probs = pass.log_probs(&pass.hidden()?)?;
+            |pass, _, items| {
+                let log_probs = pass.log_probs(&pass.forward()?.0)?;
                 let rows: Vec<&Sequence> = items.iter().flat_map(|(pair, _)| *pair).collect();
                 let references: Vec<[f64; 2]> = items.iter().map(|(_, reference)| *reference).collect();
-                Ok(dpo_loss(&log_probs, &rows, &references, &config)?.pairs)
+                Ok(dpo_loss(&log_probs, &rows, &references, &config).pairs)
             },
         );
         for pair in outcomes.unwrap().into_iter().flatten() {

@@ -122,8 +122,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::stop::Stopped;
-    use candle_core::{Device, Tensor};
-    use model::{ModelConfig, Weights};
+    use model::{Cpu, ModelConfig, Weights};
     use std::sync::atomic::Ordering;
 
     fn model() -> Transformer {
@@ -135,7 +134,7 @@ mod tests {
             vocab_size: 40,
             ..ModelConfig::default()
         };
-        Transformer::new(&config, 1, &Device::Cpu).unwrap()
+        Transformer::new(&config, 1, &Cpu).unwrap()
     }
 
     /// Questions of the subject `s`, each with its options.
@@ -214,12 +213,9 @@ mod tests {
         let whole = model();
         let prompt = prompt(&[3, 4, 5], [&[7], &[8], &[9], &[10]]);
         for broken in [f32::NAN, f32::INFINITY] {
-            let mut flat = whole.weights.flat.to_vec1::<f32>().unwrap();
-            let at = flat.len() - 1;
-            flat[at] = broken;
-            let flat = Tensor::new(flat, &Device::Cpu).unwrap();
-            let weights = Weights { flat, ..whole.weights.clone() };
-            let model = Transformer::from_weights(&whole.config, weights);
+            let mut weights: Weights = whole.to_weights().unwrap();
+            *weights.flat.last_mut().unwrap() = broken;
+            let model = Transformer::from_weights(&whole.config, weights, &Cpu).unwrap();
             for answer in [Answer::Letter, Answer::Cloze] {
                 let stop = AtomicBool::new(false);
                 let sheets = [sheet(vec![["a", "b", "c", "d"]])];

@@ -7,25 +7,21 @@ use crate::config::Answer;
 use crate::data::Tokenizer;
 use crate::run::files::hex;
 use crate::testing::shared;
-use candle_core::{Device, Tensor};
-use model::{Transformer, Weights};
+use model::{Cpu, Transformer, folder};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::sync::atomic::AtomicBool;
 
 /// The model of a folder, its attention and feed-forward matrices times `factor`; the router stays as it is.
 fn scaled(folder: &str, factor: f32) -> Option<Transformer> {
-    let model = Transformer::load(&shared(&format!("golden/{folder}"))?, &Device::Cpu).unwrap();
-    let mut flat = model.weights.flat.to_vec1::<f32>().unwrap();
-    for param in &model.weights.layout.params {
+    let (config, mut weights) = folder::read(&shared(&format!("golden/{folder}"))?).unwrap();
+    for param in &weights.layout.params {
         let inside = param.name.contains(".attention.") || param.name.contains(".feed_forward.");
         if inside && !param.name.contains(".gate.") {
-            flat[param.range.clone()].iter_mut().for_each(|v| *v *= factor);
+            weights.flat[param.range.clone()].iter_mut().for_each(|v| *v *= factor);
         }
     }
-    let flat = Tensor::new(flat, &Device::Cpu).unwrap();
-    let weights = Weights { flat, ..model.weights.clone() };
-    Some(Transformer::from_weights(&model.config, weights))
+    Some(Transformer::from_weights(&config, weights, &Cpu).unwrap())
 }
 
 /// Sits the six subjects and holds every question against the reference, to `tolerance` relative.

@@ -94,6 +94,11 @@ impl<'a, B: Backend> Pass<'a, B> {
         &self.batch
     }
 
+    /// The batch as it is on the device.
+    pub fn into_batch(self) -> B::Batch {
+        self.batch
+    }
+
     /// What its attention costs; see [`Ragged::squares`].
     pub fn squares(&self) -> u64 {
         self.batch.squares(self.model.config.window)

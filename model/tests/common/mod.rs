@@ -1,9 +1,12 @@
 //! Reference numbers computed with PyTorch, and how far apart two arrays are.
 #![allow(dead_code, clippy::unwrap_used, missing_docs)] // each test file uses its part
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use model::weights::{NamedTensors, read_safetensors};
-use model::{ModelConfig, Ragged, Sequence, Transformer, Weights};
+use model::{
+    AuxShare, Backend, Mode, ModelConfig, Portable, Ragged, Recompute, RouterStats, Sequence, Transformer,
+    Weights,
+};
 use std::path::PathBuf;
 
 /// A file of the shared folder beside the project; `None`, with a message, where there is no such folder.
@@ -43,33 +46,88 @@ pub fn tensors(file: &str) -> Option<NamedTensors> {
     Some(read_safetensors(&shared(&format!("golden/{file}"))?).unwrap())
 }
 
-pub fn model(folder: &str) -> Option<Transformer> {
+/// candle's tensors on the processor.
+pub const PORTABLE: Portable = Portable(candle_core::Device::Cpu);
+
+/// A shape with its weights.
+#[derive(Clone)]
+pub struct Reference {
+    pub config: ModelConfig,
+    pub weights: Weights,
+}
+
+impl Reference {
+    pub fn on<B: Backend>(&self, backend: &B) -> Transformer<B> {
+        Transformer::from_weights(&self.config, self.weights.clone(), backend).unwrap()
+    }
+
+    /// v1 forgets the balancing loss, so most of its references are without.
+    pub fn without_aux(&self) -> Self {
+        self.with_aux(0.0)
+    }
+
+    pub fn with_aux(&self, aux_loss_alpha: f64) -> Self {
+        Self { config: ModelConfig { aux_loss_alpha, ..self.config.clone() }, ..self.clone() }
+    }
+}
+
+pub fn model(folder: &str) -> Option<Reference> {
     let (config, json) = config(folder)?;
     assert_eq!(config.params() as u64, json["n_params"].as_u64().unwrap());
     let path = shared(&format!("golden/{folder}/model.safetensors"))?;
-    let weights = read_safetensors(&path).unwrap();
-    let weights = Weights::from_tensors(&config, weights, &path, &Device::Cpu).unwrap();
-    Some(Transformer::from_weights(&config, weights))
+    let weights = Weights::from_tensors(&config, read_safetensors(&path).unwrap(), &path).unwrap();
+    Some(Reference { config, weights })
 }
 
 /// `golden/dense` with every attention and feed-forward matrix times 8, where the other folders start from.
-pub fn dense_x8() -> Option<Transformer> {
+pub fn dense_x8() -> Option<Reference> {
     model_x8("dense")
 }
 
 /// A model with every attention and feed-forward matrix times 8; routers stay as they are.
-pub fn model_x8(folder: &str) -> Option<Transformer> {
-    let model = model(folder)?;
-    let mut flat = model.weights.flat.to_vec1::<f32>().unwrap();
-    for param in model.weights.layout.params.iter() {
+pub fn model_x8(folder: &str) -> Option<Reference> {
+    let mut model = model(folder)?;
+    let Weights { layout, flat } = &mut model.weights;
+    for param in &layout.params {
         let inside = param.name.contains(".attention.") || param.name.contains(".feed_forward.");
         if inside && !param.name.contains(".gate.") {
             flat[param.range.clone()].iter_mut().for_each(|v| *v *= 8.0);
         }
     }
-    let flat = Tensor::new(flat, &Device::Cpu).unwrap();
-    let weights = Weights { flat, ..model.weights.clone() };
-    Some(Transformer::from_weights(&model.config, weights))
+    Some(model)
+}
+
+/// What one training pass over rows comes to.
+pub struct Learned {
+    pub loss: f64,
+    pub gradient: Vec<f32>,
+    pub routers: Vec<RouterStats>,
+}
+
+/// Takes rows forward and backward in one pass.
+pub fn learn<B: Backend>(
+    model: &Transformer<B>,
+    rows: &[Sequence],
+    scale: f64,
+    recompute: Recompute,
+) -> Learned {
+    let mode = Mode::Train { dropout_seed: 9, aux: AuxShare::of(rows), recompute };
+    let pass = model.pass(Ragged::new(rows), mode).unwrap();
+    let mut gradient = model.backend.zeros(model.layout.len()).unwrap();
+    let (hidden, tape) = pass.forward().unwrap();
+    let (loss, dhidden) = pass.cross_entropy(&hidden, scale, &mut gradient).unwrap();
+    let routing = pass.backward(tape, dhidden, &mut gradient).unwrap();
+    Learned {
+        loss: pass.value(&loss).unwrap(),
+        gradient: model.backend.read(&gradient).unwrap().into_owned(),
+        routers: pass.router_stats(&routing).unwrap(),
+    }
+}
+
+/// Log-probabilities of the targets of rows.
+pub fn log_probs<B: Backend>(model: &Transformer<B>, rows: &[Sequence]) -> Vec<f32> {
+    let pass = model.pass(Ragged::new(rows), Mode::Infer).unwrap();
+    pass.log_probs(&pass.forward().unwrap().0).unwrap()
 }
 
 /// Rows of `X, Y, mask`, each `(rows, len)`, padding and all; a target of 0 has no loss but is counted.

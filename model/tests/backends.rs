@@ -1,0 +1,327 @@
+//! The backends agree, in value and gradient, over many shapes; gradients are those of finite differences; a step is the
+//! same however it is cut; and the same bytes come out for any number of threads.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{PORTABLE, distance, learn, log_probs, relative_distance};
+use model::trainer::Rule;
+use model::{
+    AuxLoss, Backend, Cpu, LaneConfig, ModelConfig, OptimizerConfig, Pass, Recompute, Sequence, Trainer,
+    Transformer, Weights,
+};
+use proptest::prelude::*;
+
+/// A row whose documents have the given lengths; every third position carries no loss.
+fn row(lengths: &[u32], salt: u32) -> Sequence {
+    let n: u32 = lengths.iter().sum();
+    let weights = (0..n).map(|i| if i % 3 == 1 { 0.0 } else { 1.0 });
+    Sequence {
+        ids: (0..n).map(|i| (i * 7 + salt) % 50).collect(),
+        targets: (0..n).map(|i| (i * 11 + salt + 1) % 50).collect(),
+        weights: weights.clone().collect(),
+        documents: lengths.to_vec(),
+        counted: weights.sum(),
+    }
+}
+
+fn model<B: Backend>(config: &ModelConfig, backend: &B) -> Transformer<B> {
+    Transformer::new(config, 5, backend).unwrap()
+}
+
+fn shapes() -> impl Strategy<Value = ModelConfig> {
+    let heads = (1usize..3, 1usize..4, 1usize..5, any::<bool>(), any::<bool>(), prop::option::of(1usize..70));
+    let experts = (0usize..4, 1usize..3, 0usize..3, any::<bool>());
+    let rest = (1usize..3, 1usize..40, any::<bool>(), prop::sample::select(vec![0.0, 0.3]));
+    (heads, experts, rest).prop_map(|(heads, experts, (n_layers, hidden, tie_embeddings, dropout))| {
+        let (kv, repeats, half_head, own_head_dim, qk_norm, window) = heads;
+        let (n_experts, top_k, n_shared_experts, per_batch) = experts;
+        ModelConfig {
+            d_model: 2 * half_head * kv * repeats,
+            n_heads: kv * repeats,
+            n_kv_heads: kv,
+            head_dim: own_head_dim.then_some(6),
+            qk_norm,
+            window,
+            tie_embeddings,
+            n_layers,
+            hidden_dim: Some(hidden),
+            vocab_size: 50,
+            n_experts,
+            top_k: top_k.min(n_experts.max(1)),
+            n_shared_experts,
+            aux_loss_per: if per_batch { AuxLoss::Batch } else { AuxLoss::Sequence },
+            dropout,
+            ..ModelConfig::default()
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_backends_agree(
+        config in shapes(),
+        recompute in prop::sample::select(vec![Recompute::None, Recompute::Activations, Recompute::Blocks]),
+        lengths in prop::collection::vec(1u32..90, 1..4),
+    ) {
+        let (cpu, portable) = (model(&config, &Cpu), model(&config, &PORTABLE));
+        let rows = [row(&lengths, 3), row(&[5], 8)];
+        let a = learn(&cpu, &rows, 0.1, recompute);
+        let b = learn(&portable, &rows, 0.1, Recompute::None);
+        prop_assert!((a.loss - b.loss).abs() < 2e-5 * b.loss.abs().max(1.0), "loss {} {}", a.loss, b.loss);
+        // A norm of a state near zero, as narrow widths and dropout leave it, multiplies rounding (6e-8) by up to
+        // 1 / sqrt(norm_eps) = 316, and there are up to nine norms.
+        let bound = if config.d_model < 8 || config.qk_norm { 2e-4 } else { 5e-5 };
+        let off = distance(&log_probs(&cpu, &rows), &log_probs(&portable, &rows));
+        prop_assert!(off < bound, "log-probabilities off by {off:e}");
+        let off = relative_distance(&a.gradient, &b.gradient);
+        prop_assert!(off < bound, "gradients off by {off:e}");
+        for (a, b) in a.routers.iter().zip(&b.routers) {
+            prop_assert_eq!(&a.load, &b.load);
+        }
+        // What is computed again is the same to the last bit.
+        let kept = learn(&cpu, &rows, 0.1, Recompute::None);
+        prop_assert!(kept.gradient == a.gradient && kept.loss == a.loss && kept.routers == a.routers);
+    }
+}
+
+#[test]
+fn gradients_equal_finite_differences() {
+    let dense = ModelConfig {
+        d_model: 8,
+        n_heads: 2,
+        n_kv_heads: 1,
+        n_layers: 2,
+        hidden_dim: Some(6),
+        vocab_size: 50,
+        ..ModelConfig::default()
+    };
+    let variants = [
+        dense.clone(),
+        ModelConfig { qk_norm: true, ..dense.clone() },
+        ModelConfig { tie_embeddings: false, ..dense.clone() },
+        ModelConfig { window: Some(3), ..dense.clone() },
+        ModelConfig { head_dim: Some(6), ..dense.clone() },
+        // A small step must not change the choice of experts: all of them, or the only one.
+        ModelConfig { n_experts: 3, top_k: 3, ..dense.clone() },
+        ModelConfig { n_experts: 1, top_k: 1, n_shared_experts: 0, ..dense.clone() },
+    ];
+    for config in variants {
+        let start = model(&config, &Cpu);
+        let rows = [row(&[7, 3], 1)];
+        let gradient = learn(&start, &rows, 0.1, Recompute::None).gradient;
+        let weights = start.flat().unwrap().into_owned();
+        // The balancing loss is part of the gradient but not of the returned loss.
+        let total = |flat: Vec<f32>| {
+            let moved = Weights { flat, layout: start.layout.clone() };
+            let moved = Transformer::from_weights(&config, moved, &Cpu).unwrap();
+            let learned = learn(&moved, &rows, 0.1, Recompute::None);
+            learned.loss + learned.routers.iter().map(|r| r.aux_loss).sum::<f64>()
+        };
+        // Of each parameter the few weights with the largest gradients: there a wrong one shows.
+        for param in &start.layout.params {
+            let of_param = &gradient[param.range.clone()];
+            let mut places: Vec<usize> = (0..of_param.len()).collect();
+            places.sort_by(|&a, &b| of_param[b].abs().total_cmp(&of_param[a].abs()));
+            let largest = of_param[places[0]].abs();
+            for i in places.into_iter().take(3).map(|place| param.range.start + place) {
+                let h = 2e-3;
+                let at = |sign: f32| {
+                    let mut moved = weights.clone();
+                    moved[i] += sign * h;
+                    total(moved)
+                };
+                let want = (at(1.0) - at(-1.0)) / f64::from(2.0 * h);
+                let off = (f64::from(gradient[i]) - want).abs();
+                // The loss is f32, about 3: rounding leaves 3 * 6e-8 / 4e-3.
+                let bound = 0.03 * f64::from(largest) + 2e-4;
+                assert!(off < bound, "{} {i}: {} instead of {want} ({config:?})", param.name, gradient[i]);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_router_of_a_single_expert_a_token_learns() {
+    let config =
+        ModelConfig { vocab_size: 50, n_experts: 4, top_k: 1, aux_loss_alpha: 0.0, ..ModelConfig::default() };
+    let model = model(&config, &Cpu);
+    let learned = learn(&model, &[row(&[40], 1)], 0.1, Recompute::None);
+    for layer in 0..config.n_layers {
+        let name = format!("layers.{layer}.feed_forward.gate.weight");
+        let range = model.layout.find(&name).unwrap().range.clone();
+        assert!(learned.gradient[range].iter().any(|g| g.abs() > 1e-5), "{name} has no gradient");
+    }
+}
+
+#[test]
+fn documents_do_not_see_each_other() {
+    for window in [None, Some(4)] {
+        let config = ModelConfig { vocab_size: 50, window, ..ModelConfig::default() };
+        let model = model(&config, &Cpu);
+        let (alone, mut packed) = (row(&[9], 4), row(&[70, 9], 4));
+        packed.ids[70..].copy_from_slice(&alone.ids);
+        packed.targets[70..].copy_from_slice(&alone.targets);
+        packed.weights[70..].copy_from_slice(&alone.weights);
+        let log_probs = model.token_log_probs(&[alone, packed]).unwrap();
+        assert!(distance(&log_probs[0], &log_probs[1][70..]) < 1e-6);
+    }
+}
+
+#[test]
+fn a_window_hides_what_is_further_back() {
+    // One layer sees a window back, two layers twice as far.
+    let config = ModelConfig { vocab_size: 50, window: Some(5), n_layers: 2, ..ModelConfig::default() };
+    let last = |model: &Transformer, first: u32| {
+        let mut row = row(&[100], 4);
+        row.ids[99 - 9] = first;
+        let all = log_probs(model, &[row]);
+        *all.last().unwrap()
+    };
+    let near = model(&config, &Cpu);
+    let far = model(&ModelConfig { window: Some(6), ..config.clone() }, &Cpu);
+    assert_eq!(last(&near, 1), last(&near, 2)); // 9 positions back: two layers of 4 reach 8
+    assert_ne!(last(&far, 1), last(&far, 2));
+}
+
+fn work<B: Backend>(
+    pass: &Pass<B>,
+    gradients: &mut B::Floats,
+    _: &[&Sequence],
+) -> model::Result<(usize, f64)> {
+    let (hidden, tape) = pass.forward()?;
+    let (_, dhidden) = pass.cross_entropy(&hidden, 0.01, gradients)?;
+    let routing = pass.backward(tape, dhidden, gradients)?;
+    Ok((pass.batch().len(), pass.router_stats(&routing)?.iter().map(|layer| layer.aux_loss).sum()))
+}
+
+/// The gradient of one step, cut into passes as lanes have it; with the positions of the longest pass and the balancing
+/// loss.
+fn step<B: Backend>(
+    config: &ModelConfig,
+    backend: &B,
+    lanes: usize,
+    rows: &[Sequence],
+) -> (Vec<f32>, usize, f64) {
+    let lanes = LaneConfig { lanes, recompute: Recompute::None, seed: 1 };
+    let mut trainer = Trainer::new(model(config, backend), None, OptimizerConfig::default(), lanes).unwrap();
+    let passes = trainer.accumulate(rows, |row| vec![row], work).unwrap();
+    let longest = passes.iter().map(|(positions, _)| *positions).max().unwrap();
+    (trainer.gradient().unwrap(), longest, passes.iter().map(|(_, aux)| aux).sum())
+}
+
+#[test]
+fn a_step_is_the_same_however_it_is_cut_into_passes() {
+    let rows: Vec<Sequence> = (0..9).map(|i| row(&[60 + 9 * i, 3], i)).collect();
+    for aux_loss_per in [AuxLoss::Sequence, AuxLoss::Batch] {
+        // A large share of the balancing loss, so that a wrong balance shows.
+        let config = ModelConfig {
+            vocab_size: 50,
+            n_experts: 4,
+            aux_loss_alpha: 1.0,
+            aux_loss_per,
+            ..ModelConfig::default()
+        };
+        // All rows in one pass: the definition.
+        let (whole, positions, aux) = step(&config, &PORTABLE, 1, &rows);
+        assert_eq!(positions, rows.iter().map(Sequence::len).sum::<usize>());
+        for lanes in [1, 3, 9] {
+            let (cut, longest, aux_of_cut) = step(&config, &Cpu, lanes, &rows);
+            let off = relative_distance(&cut, &whole);
+            assert!(off < 2e-5, "{aux_loss_per:?} {lanes} lanes: gradient off by {off:e}");
+            assert!((aux_of_cut / aux - 1.0).abs() < 1e-5, "{lanes}: {aux_of_cut} instead of {aux}");
+            assert!(longest <= Cpu::GROUP_POSITIONS, "{lanes}: a pass of {longest} positions");
+        }
+    }
+}
+
+#[test]
+fn loads_are_counted_under_the_dropout_of_training() {
+    // Of a batch of one row both balances are the same number, if the counted loads are those of the training pass.
+    fn aux<B: Backend>(backend: &B, aux_loss_per: AuxLoss) -> f64 {
+        let config = ModelConfig {
+            vocab_size: 50,
+            n_experts: 4,
+            dropout: 0.4,
+            aux_loss_per,
+            ..ModelConfig::default()
+        };
+        step(&config, backend, 1, &[row(&[90], 1)]).2
+    }
+    let aux = [
+        [aux(&Cpu, AuxLoss::Sequence), aux(&Cpu, AuxLoss::Batch)],
+        [aux(&PORTABLE, AuxLoss::Sequence), aux(&PORTABLE, AuxLoss::Batch)],
+    ];
+    for [sequence, batch] in aux {
+        assert!((sequence / batch - 1.0).abs() < 1e-6, "{aux:?}");
+    }
+}
+
+fn trained<B: Backend>(backend: &B, rule: Rule, recompute: Recompute) -> Vec<f32> {
+    let config = ModelConfig {
+        vocab_size: 50,
+        n_experts: 3,
+        dropout: 0.1,
+        aux_loss_per: AuxLoss::Batch,
+        ..ModelConfig::default()
+    };
+    let rows: Vec<Sequence> = (0..7).map(|i| row(&[20 + i, 3], i)).collect();
+    let lanes = LaneConfig { lanes: 4, recompute, seed: 1 };
+    let optimizer = OptimizerConfig { rule, ..OptimizerConfig::default() };
+    let mut trainer = Trainer::new(model(&config, backend), None, optimizer, lanes).unwrap();
+    for _ in 0..3 {
+        trainer.accumulate(&rows, |row| vec![row], work).unwrap();
+        trainer.step(1e-2).unwrap();
+    }
+    trainer.transformer.flat().unwrap().into_owned()
+}
+
+#[test]
+fn threads_and_what_is_kept_do_not_change_a_bit() {
+    for rule in [Rule::AdamW, Rule::Muon] {
+        let on = |threads, recompute| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| trained(&Cpu, rule, recompute))
+        };
+        let one = on(1, Recompute::None);
+        assert!(one == on(2, Recompute::None) && one == on(3, Recompute::Activations));
+        assert!(one == on(1, Recompute::Blocks));
+    }
+}
+
+#[test]
+fn the_backends_update_alike() {
+    use model::layout::Matrix;
+    use model::optimizer::{AdamW, Muon};
+
+    /// Weights and both moments after five updates by each rule, of two matrices with a norm's scale between them.
+    fn updated<B: Backend>(backend: &B) -> [Vec<f32>; 3] {
+        let n = 12 * 7 + 5 + 6 * 20;
+        let wave = |rate: f32| (0..n).map(|i| (i as f32 * rate).sin()).collect::<Vec<f32>>();
+        let mut weights = backend.weights(wave(0.37)).unwrap();
+        let mut moments = [backend.zeros(n).unwrap(), backend.zeros(n).unwrap()];
+        let matrices = [
+            Matrix { range: 0..84, d_out: 12, d_in: 7 },
+            Matrix { range: 89..209, d_out: 6, d_in: 20 },
+        ];
+        for step in 1..=5 {
+            let grads = backend.floats(wave(0.1 + 0.01 * step as f32)).unwrap();
+            let (lr, weight_decay, grad_scale) = (1e-2, 0.1, 0.5);
+            let adamw = AdamW { lr, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay, step, grad_scale };
+            backend.adamw(&mut weights, &mut moments, &grads, 84..89, &adamw).unwrap();
+            let muon = Muon { lr, momentum: 0.95, weight_decay, grad_scale };
+            backend.muon(&mut weights, &mut moments, &grads, &matrices, &muon).unwrap();
+        }
+        let [first, second] = &moments;
+        [backend.read_weights(&weights), backend.read(first), backend.read(second)]
+            .map(|numbers| numbers.unwrap().into_owned())
+    }
+
+    let (cpu, portable) = (updated(&Cpu), updated(&PORTABLE));
+    for (a, b) in cpu.iter().zip(&portable) {
+        assert!(distance(a, b) < 2e-6, "{}", distance(a, b));
+    }
+    assert_eq!(cpu[2][0], 0.0); // Muon has no second moment
+}
