@@ -36,6 +36,9 @@ pub struct LaneConfig {
     pub seed: u64,
 }
 
+/// What a training goes on from, by name: numbers of f32.
+pub type State<'a> = Vec<(&'static str, Cow<'a, [f32]>)>;
+
 /// A model in training: weights, moments, gradients.
 pub struct Trainer<B: Backend = Cpu> {
     /// The model; its weights change with every step.
@@ -173,7 +176,7 @@ impl<B: Backend> Trainer<B> {
     }
 
     /// All that [`Self::restore`] needs to go on as if never stopped, by name: weights, moments, adapters.
-    pub fn state(&self) -> Result<Vec<(&'static str, Cow<'_, [f32]>)>> {
+    pub fn state(&self) -> Result<State<'_>> {
         let backend = &self.transformer.backend;
         let [first, second] = &self.optimizer.moments;
         let mut state = vec![
