@@ -17,6 +17,7 @@ pub mod lora;
 pub mod optimizer;
 pub mod preference;
 pub mod random;
+pub mod reference;
 mod rotations;
 pub mod sampling;
 pub mod section;
