@@ -13,6 +13,7 @@ import statsmodels
 import statsmodels.api as sm
 from scipy import stats
 from statsmodels.formula.api import ols
+from statsmodels.stats import power as power_tests
 from statsmodels.stats import proportion, weightstats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
@@ -155,6 +156,57 @@ def effects():
     yield "hedges_g_of_pairs", rows
 
 
+def detectable():
+    rows = []
+    for n, sd, alpha, wanted, paired in [(5, 0.01, 0.05, 0.8, False), (3, 0.02, 0.05, 0.9, False), (2, 1.0, 0.05, 0.8, False),
+                                         (5, 0.01, 0.05, 0.8, True), (2, 1.0, 0.05, 0.8, True), (52, 0.1, 0.01, 0.8, True)]:
+        # statsmodels' own root finding is loose; its power is held to the noncentral t's.
+        df = n - 1 if paired else 2 * n - 2
+        unit = sd * np.sqrt((1 if paired else 2) / n)
+        t = stats.t.ppf(1 - alpha / 2, df)
+        power = lambda delta: 1 - noncentral_t(t, df, delta) + noncentral_t(-t, df, delta)
+        delta = scipy.optimize.brentq(lambda delta: power(delta) - wanted, 0.1, 200, xtol=1e-12)
+        by = power_tests.TTestPower() if paired else power_tests.TTestIndPower()
+        own = by.power(delta * unit / sd, n, alpha)
+        assert abs(own - wanted) < 1e-6, own
+        rows.append(dict(n=n, sd=sd, alpha=alpha, power=wanted, paired=paired, detectable=delta * unit))
+    yield "power", rows
+
+
+def parabolas():
+    rows = []
+    for size, loss in [([1e6, 2e6, 4e6, 8e6, 1.6e7], [3.21, 3.12, 3.10, 3.14, 3.27]),
+                       ([3e5, 1e6, 2e6, 7e6], [4.02, 3.80, 3.79, 3.95])]:
+        c, cov = np.polyfit(np.log(size), loss, 2, cov=True)
+        lowest = -c[1] / (2 * c[0])
+        by = np.array([c[1] / (2 * c[0] ** 2), -1 / (2 * c[0]), 0])
+        half = stats.t.ppf(0.975, len(size) - 3) * np.sqrt(by @ cov @ by)
+        rows.append(dict(size=size, loss=loss, lowest=np.exp(lowest), least=np.polyval(c, lowest), low=np.exp(lowest - half),
+                         high=np.exp(lowest + half)))
+    yield "parabola", rows
+
+
+def laws():
+    """Least Huber loss of ln L by Nelder and Mead's search, from the law that made the losses."""
+    random = np.random.default_rng(7)
+    n, d = (x.ravel() for x in np.meshgrid(np.geomspace(1e6, 3e8, 6), np.geomspace(2e7, 6e9, 5)))
+    loss = np.round((1.9 + 300 / n**0.33 + 900 / d**0.34) * np.exp(0.006 * random.standard_t(3, len(n))), 4)
+    n, d = np.round(n), np.round(d)
+
+    def objective(p):
+        r = np.abs(np.log(np.exp(p[0]) + np.exp(p[1] - p[2] * np.log(n)) + np.exp(p[3] - p[4] * np.log(d))) - np.log(loss))
+        return 1e3 * np.where(r <= 1e-3, 0.5 * r**2, 1e-3 * (r - 5e-4)).sum()
+
+    start = [np.log(1.9), np.log(300), 0.33, np.log(900), 0.34]
+    for _ in range(5):
+        found = scipy.optimize.minimize(objective, start, method="Nelder-Mead",
+                                        options=dict(maxiter=1e5, maxfev=1e5, xatol=1e-12, fatol=1e-15))
+        start = found.x
+    e, a, alpha, b, beta = found.x
+    yield "law", [dict(n=list(n), d=list(d), loss=list(loss), E=np.exp(e), A=np.exp(a), alpha=alpha, B=np.exp(b), beta=beta,
+                       objective=found.fun / 1e3)]
+
+
 def satterthwaite(seeds, question, rests):
     """Variance and degrees of freedom of the seeds' mean squares and what the question's is above the rests', each
     given with its degrees of freedom."""
@@ -203,7 +255,7 @@ def crossed():
 
 def main():
     found = {"made_by": f"scripts/stats_references.py with SciPy {scipy.__version__}, statsmodels {statsmodels.__version__}"}
-    for part in (shares, t_family, randomisations, corrections, effects, crossed):
+    for part in (shares, t_family, randomisations, corrections, effects, detectable, parabolas, laws, crossed):
         found |= dict(part())
     plain = lambda x: x.item() if isinstance(x, np.generic) else str(x)
     lines = []

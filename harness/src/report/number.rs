@@ -2,7 +2,7 @@
 
 use super::columns::{Column, Format};
 use super::observation::Cell;
-use crate::stats::Spread;
+use crate::stats::{Fit, FitKind, Spread};
 
 /// What stands where there is nothing.
 pub const NOTHING: &str = "–";
@@ -59,6 +59,32 @@ pub fn plain(value: f64) -> String {
     rounded.to_string()
 }
 
+/// Three significant digits: `12.3`, `0.00123`, `4.56e-7`.
+pub fn digits3(x: f64) -> String {
+    let text = if x == 0.0 || !x.is_finite() {
+        x.to_string()
+    } else {
+        let size = x.abs().log10().floor() as i32;
+        match size {
+            -4..=5 => format!("{x:.*}", (2 - size).max(0) as usize),
+            _ => format!("{x:.2e}"),
+        }
+    };
+    text.replacen('-', "−", usize::from(x < 0.0))
+}
+
+/// The equation of a fit in three digits: `y = 12.3 x^−0.076`.
+pub fn equation(fit: &Fit) -> String {
+    let slope = fit.b.value;
+    let (a, b) = (digits3(fit.a), digits3(slope.abs()));
+    let sign = if slope < 0.0 { '−' } else { '+' };
+    match fit.kind {
+        FitKind::Power => format!("y = {a} x^{}{b}", if slope < 0.0 { "−" } else { "" }),
+        FitKind::Linear => format!("y = {a} {sign} {b} x"),
+        FitKind::Log => format!("y = {a} {sign} {b} ln x"),
+    }
+}
+
 /// A p-value for reading.
 pub fn p_text(p: f64) -> String {
     if !p.is_finite() {
@@ -83,6 +109,7 @@ pub fn shuffled_p(p: f64, is_bound: bool) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -91,6 +118,22 @@ mod tests {
             [4.0, 3e-4, 0.1 + 0.2, 1e15, 1.234e15, 999_999.0, 1e-5].map(plain),
             ["4", "0.0003", "0.3", "1e15", "1.23e15", "999999", "1e-5"]
         );
+    }
+
+    #[test]
+    fn three_digits_are_shown() {
+        assert_eq!([12.34, 0.001_234, -5.0, 123_456.0].map(digits3), ["12.3", "0.00123", "−5.00", "123456"]);
+        assert_eq!(digits3(4.56e-7), "4.56e-7");
+    }
+
+    #[test]
+    fn equations_are_written_with_their_signs() {
+        let of = |kind, y: fn(f64) -> f64| {
+            equation(&crate::stats::fit(kind, &[1.0, 2.0, 4.0].map(|x| (x, y(x))), 0.95).unwrap())
+        };
+        assert_eq!(of(FitKind::Power, |x| 3.0 * x.powf(-0.5)), "y = 3.00 x^−0.500");
+        assert_eq!(of(FitKind::Log, |x| 2.0 - 0.25 * x.ln()), "y = 2.00 − 0.250 ln x");
+        assert_eq!(of(FitKind::Linear, |x| 2.0 + 0.25 * x), "y = 2.00 + 0.250 x");
     }
 
     #[test]

@@ -3,11 +3,11 @@
 use super::columns::{Better, Column, Format};
 use super::curves;
 use super::figure::{Axis, Content, Figure, Mark, Point, Series};
-use super::number::{cell, number};
+use super::number::{cell, digits3, equation, number};
 use super::observation::{Cell, Observation, Pooled, Results, distinct, grouped, over_seeds};
 use super::wanted::{ErrorBar, FigureSpec, Over, Plot, Style};
 use crate::records::GUESSING;
-use crate::stats::{digits3, fit};
+use crate::stats::fit;
 use uuid::Uuid;
 
 /// Points of a fitted curve.
@@ -181,10 +181,13 @@ fn add_fits(over: &Over, series: &mut Vec<Series>, notes: &mut Vec<String>) {
     let mut curves = vec![];
     for Series { label, colour, points, .. } in series.iter() {
         let numbers: Vec<(f64, f64)> = points.iter().map(|p| (p.x, p.y)).collect();
-        let Some(fit) = fit(kind, &numbers) else {
-            let of = if label.is_empty() { String::new() } else { format!(" for {label}") };
-            notes.push(format!("no fit{of}: {} points, 3 of different x are needed", numbers.len()));
-            continue;
+        let fit = match fit(kind, &numbers, 0.95) {
+            Ok(fit) => fit,
+            Err(error) => {
+                let of = if label.is_empty() { String::new() } else { format!(" for {label}") };
+                notes.push(format!("no fit{of}: {error}"));
+                continue;
+            }
         };
         let (low, high) =
             numbers.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), p| (l.min(p.0), h.max(p.0)));
@@ -200,8 +203,8 @@ fn add_fits(over: &Over, series: &mut Vec<Series>, notes: &mut Vec<String>) {
         curves.push(Series {
             label: format!(
                 "{} ({name} ± {} at 95 %, R²={:.3}, n={})",
-                fit.equation(),
-                digits3(fit.b_t95),
+                equation(&fit),
+                digits3(fit.b.high - fit.b.value),
                 fit.r2,
                 fit.n
             ),

@@ -15,6 +15,7 @@ mod guessing;
 mod interval;
 mod mean;
 mod noncentral;
+mod power;
 #[cfg(test)]
 mod references;
 mod resample;
@@ -26,12 +27,18 @@ pub use components::{Components, crossed_difference, differences};
 pub use correction::{benjamini_hochberg, holm};
 pub use effect::{cohens_h, hedges_g, hedges_g_of_pairs};
 pub use error::StatsError;
-pub use fit::{Fit, FitKind, digits3, fit};
+pub use fit::{
+    Budget, Fit, FitKind, HeldOut, IsoFlop, Law, LawFit, Optimum, Term, fit, fit_law, held_out, isoflop,
+};
 pub use guessing::{Answered, PERMUTATIONS, Randomised, guessing};
 pub use interval::{
     clopper_pearson, difference_of_paired_shares, difference_of_shares, wilson, wilson_of_share, wilson95,
 };
 pub use mean::{Equivalence, Mean, Spread, spread};
+pub use power::{
+    SignalToNoise, Sureness, detectable, detectable_by_pairs, detectable_by_questions, detectable_by_seeds,
+    detectable_crossed, power, signal_to_noise,
+};
 pub use resample::{DRAWS, Draws, bootstrap, cluster_bootstrap, paired_bootstrap, pigeonhole_bootstrap};
 pub use test::{binomial_p, mcnemar, permutation, sign_flip, smallest_permutation_p, smallest_sign_flip_p};
 

@@ -1,0 +1,203 @@
+//! Iso-FLOP curves: for each budget of compute the size with the least loss, and how it grows with the budget.
+
+use super::{Fit, FitKind, fit};
+use crate::stats::{Estimate, StatsError, t_quantile};
+
+/// The size with the least loss under a budget.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Optimum {
+    /// The size.
+    pub size: f64,
+    /// The loss there by the parabola.
+    pub loss: f64,
+    /// The size with its interval; `None` where three points leave no error to tell it by.
+    pub interval: Option<Estimate>,
+}
+
+/// One budget.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Budget {
+    /// Its compute.
+    pub flops: f64,
+    /// Its runs.
+    pub n: usize,
+    /// Its optimum, or why it has none.
+    pub optimum: Result<Optimum, StatsError>,
+}
+
+/// Optima over budgets.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IsoFlop {
+    /// The budgets, the smallest first.
+    pub budgets: Vec<Budget>,
+    /// `size = a C^b` through the optima, by least squares in logarithms.
+    pub law: Fit,
+    /// Whether each budget came with its optimum alone, so that no parabola was fitted.
+    pub is_given: bool,
+}
+
+/// Budgets that are the same but for this share of them are one.
+const SAME: f64 = 1e-3;
+
+/// Fits a parabola of the loss over the logarithm of the size to the runs of each budget, and a power law through their
+/// lowest points (Hoffmann et al. 2022, approach 2). Where every budget has one run, it is taken for its optimum.
+///
+/// A budget whose losses have no minimum within its sizes has no optimum, and is left out of the power law.
+///
+/// # Errors
+/// With fewer than three budgets with an optimum; a number that is not above 0; and where some budgets have one run and
+/// others several.
+pub fn isoflop(flops: &[f64], size: &[f64], loss: &[f64], level: f64) -> Result<IsoFlop, StatsError> {
+    StatsError::unless_share("the level", level)?;
+    for (what, values) in [("a budget", flops), ("a size", size), ("a loss", loss)] {
+        StatsError::unless_equal("the columns", values.len(), flops.len())?;
+        if let Some(&value) = values.iter().find(|value| !(**value > 0.0 && value.is_finite())) {
+            return Err(StatsError::Value { what, value, expected: "a number above 0" });
+        }
+    }
+    let mut order: Vec<usize> = (0..flops.len()).collect();
+    order.sort_by(|&a, &b| flops[a].total_cmp(&flops[b]));
+    let groups: Vec<&[usize]> = order.chunk_by(|&a, &b| flops[b] <= flops[a] * (1.0 + SAME)).collect();
+    let is_given = groups.iter().all(|group| group.len() == 1);
+    let of_group = |group: &&[usize]| {
+        let points: Vec<(f64, f64)> = group.iter().map(|&i| (size[i], loss[i])).collect();
+        let optimum = match points.as_slice() {
+            [(size, loss)] if is_given => Ok(Optimum { size: *size, loss: *loss, interval: None }),
+            several => parabola(several, level),
+        };
+        Budget { flops: flops[group[0]], n: group.len(), optimum }
+    };
+    let budgets: Vec<Budget> = groups.iter().map(of_group).collect();
+    let optima: Vec<(f64, f64)> =
+        budgets.iter().filter_map(|b| Some((b.flops, b.optimum.as_ref().ok()?.size))).collect();
+    StatsError::unless_enough("the growth of the optimum", "budgets with an optimum", optima.len(), 3)?;
+    Ok(IsoFlop { law: fit(FitKind::Power, &optima, level)?, budgets, is_given })
+}
+
+/// The lowest point of `loss = c0 + c1 u + c2 u^2` in `u = ln size`, with its interval by the delta method.
+fn parabola(points: &[(f64, f64)], level: f64) -> Result<Optimum, StatsError> {
+    let n = points.len();
+    StatsError::unless_enough("a parabola", "runs of a budget", n, 3)?;
+    let logs: Vec<f64> = points.iter().map(|p| p.0.ln()).collect();
+    let middle = logs.iter().sum::<f64>() / n as f64;
+    let scale = logs.iter().fold(0.0f64, |scale, log| scale.max((log - middle).abs()));
+    let undetermined = |text: &str| StatsError::Undetermined(text.into());
+    if scale < 1e-9 {
+        return Err(undetermined("all runs of the budget have one size"));
+    }
+    let u: Vec<f64> = logs.iter().map(|log| (log - middle) / scale).collect();
+    // Normal equations of three numbers.
+    let moment = |k: i32| u.iter().map(|u| u.powi(k)).sum::<f64>();
+    let with = |k: i32| u.iter().zip(points).map(|(u, p)| u.powi(k) * p.1).sum::<f64>();
+    let matrix = [
+        [moment(0), moment(1), moment(2)],
+        [moment(1), moment(2), moment(3)],
+        [moment(2), moment(3), moment(4)],
+    ];
+    let inverse =
+        inverse(matrix).ok_or_else(|| undetermined("the runs of the budget have fewer than three sizes"))?;
+    let right = [with(0), with(1), with(2)];
+    let [c0, c1, c2] = [0, 1, 2].map(|i| (0..3).map(|j| inverse[i][j] * right[j]).sum::<f64>());
+    let left: f64 = u.iter().zip(points).map(|(u, p)| (p.1 - c0 - c1 * u - c2 * u * u).powi(2)).sum();
+    if c2 <= 0.0 {
+        return Err(undetermined("the losses of the budget have no minimum"));
+    }
+    let lowest = -c1 / (2.0 * c2);
+    let ends = u.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), u| (l.min(*u), h.max(*u)));
+    if lowest < ends.0 || lowest > ends.1 {
+        return Err(undetermined("the minimum of the budget lies outside the sizes that were run"));
+    }
+    let size = |u: f64| (middle + scale * u).exp();
+    let interval = (n > 3).then(|| {
+        let df = (n - 3) as f64;
+        // Of lowest = -c1 / 2 c2 by c1 and by c2.
+        let (by1, by2) = (-1.0 / (2.0 * c2), c1 / (2.0 * c2 * c2));
+        let shape = by1 * by1 * inverse[1][1] + 2.0 * by1 * by2 * inverse[1][2] + by2 * by2 * inverse[2][2];
+        let half = t_quantile(0.5 + level / 2.0, df) * (left / df * shape).sqrt();
+        let (low, high) = (size(lowest - half), size(lowest + half));
+        Estimate { value: size(lowest), low, high, level, n, df: Some(df) }
+    });
+    Ok(Optimum { size: size(lowest), loss: c0 - c1 * c1 / (4.0 * c2), interval })
+}
+
+/// The inverse of a symmetric matrix by its cofactors; `None` where it has none.
+fn inverse(m: [[f64; 3]; 3]) -> Option<[[f64; 3]; 3]> {
+    let minor = |i: usize, j: usize| {
+        let (r, c) = ([(i + 1) % 3, (i + 2) % 3], [(j + 1) % 3, (j + 2) % 3]);
+        m[r[0]][c[0]] * m[r[1]][c[1]] - m[r[0]][c[1]] * m[r[1]][c[0]]
+    };
+    let determinant: f64 = (0..3).map(|j| m[0][j] * minor(0, j)).sum();
+    let size = m[0][0] * m[1][1] * m[2][2];
+    (determinant.abs() > 1e-12 * size.abs())
+        .then(|| [0, 1, 2].map(|i| [0, 1, 2].map(|j| minor(j, i) / determinant)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::stats::references::{cases, check, numbers};
+    use crate::testing::shared;
+
+    #[test]
+    fn published_optima_have_the_published_exponents() {
+        let Some(path) = shared("references/iso_flop.csv") else { return };
+        let text = std::fs::read_to_string(path).unwrap();
+        let rows: Vec<Vec<&str>> = text.lines().skip(1).map(|line| line.split(',').collect()).collect();
+        // By least squares in logarithms; nanochat's log rounds them to 0.54, 0.49, 0.37 and 0.50.
+        for (counting, params, tokens) in [("kaplan", 0.524, 0.479), ("chinchilla", 0.366, 0.490)] {
+            let of = |column: usize| -> Vec<f64> {
+                let own = rows.iter().filter(|row| row[0] == counting);
+                own.map(|row| row[column].parse().unwrap()).collect()
+            };
+            for (column, expected) in [(2, params), (3, tokens)] {
+                let found = isoflop(&of(1), &of(column), &of(4), 0.95).unwrap();
+                assert!(found.is_given && found.budgets.len() == 4);
+                let b = found.law.b.value;
+                assert!((b - expected).abs() < 1e-3, "{counting}, column {column}: {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn parabolas_agree_with_numpy() {
+        for case in cases("parabola") {
+            let points: Vec<(f64, f64)> =
+                numbers(&case["size"]).into_iter().zip(numbers(&case["loss"])).collect();
+            let found = parabola(&points, 0.95).unwrap();
+            let interval = found.interval.unwrap();
+            let found = [found.size, found.loss, interval.low, interval.high];
+            check(&case, &["lowest", "least", "low", "high"], &found, 1e-6);
+        }
+    }
+
+    #[test]
+    fn runs_of_several_budgets_have_their_growth() {
+        let (mut flops, mut size, mut loss) = (vec![], vec![], vec![]);
+        for c in [1e15f64, 1e16, 1e17, 1e18] {
+            let best = 0.1 * c.powf(0.5);
+            for factor in [0.25, 0.5, 1.0, 2.0, 4.0f64] {
+                flops.push(c * (1.0 + 1e-5 * factor));
+                size.push(best * factor);
+                loss.push(3.0 - 0.05 * c.ln() + 0.02 * factor.ln().powi(2));
+            }
+        }
+        // The largest budget falls to its last size, and counts no more.
+        loss[15..].iter_mut().enumerate().for_each(|(i, loss)| *loss = 2.0 - 0.05 * i as f64);
+        let found = isoflop(&flops, &size, &loss, 0.95).unwrap();
+        assert!((found.law.b.value - 0.5).abs() < 1e-4 && !found.is_given, "{found:?}");
+        assert_eq!(found.budgets.iter().map(|b| b.n).collect::<Vec<_>>(), [5; 4]);
+        let left_out = found.budgets[3].optimum.as_ref().unwrap_err().to_string();
+        assert!(left_out.contains("no minimum") || left_out.contains("outside"), "{left_out}");
+        assert!(isoflop(&flops[..10], &size[..10], &loss[..10], 0.95).is_err());
+    }
+
+    #[test]
+    fn too_few_sizes_are_no_parabola() {
+        assert!(parabola(&[(1.0, 3.0), (2.0, 2.0)], 0.95).is_err());
+        assert!(parabola(&[(1.0, 3.0), (2.0, 2.0), (2.0, 2.1), (1.0, 3.1)], 0.95).is_err());
+        assert!(parabola(&[(1.0, 1.0), (2.0, 2.0), (4.0, 1.0)], 0.95).is_err());
+        let three = parabola(&[(1.0, 1.0), (2.0, 0.5), (4.0, 1.0)], 0.95).unwrap();
+        assert!((three.size - 2.0).abs() < 1e-12 && three.interval.is_none());
+    }
+}

@@ -1,0 +1,150 @@
+//! Least-squares fits of one number over another.
+
+use crate::stats::{Estimate, StatsError, t_quantile};
+
+/// The curve that is fitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FitKind {
+    /// `y = a x^b`, as a line in log x and log y.
+    Power,
+    /// `y = a + b x`.
+    Linear,
+    /// `y = a + b ln x`.
+    Log,
+}
+
+/// A fitted curve.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Fit {
+    /// Its form.
+    pub kind: FitKind,
+    /// `a` of the form.
+    pub a: f64,
+    /// `b` of the form, the slope or the exponent, with its interval by Student's t with `n - 2` degrees of freedom.
+    pub b: Estimate,
+    /// Share of the variance explained, where the line was fitted: in log y for a power law.
+    pub r2: f64,
+    /// Number of points.
+    pub n: usize,
+}
+
+/// Fewest points of a fit: two lie on a line whatever they are.
+const FEWEST: usize = 3;
+
+/// Fits a curve by least squares, of a power law in both logarithms, of [`FitKind::Log`] in that of `x`.
+///
+/// Assumes errors of one size there; the interval of `b` holds for normal ones.
+///
+/// # Errors
+/// With fewer than three points, one value of `x` only, and where a logarithm has no value.
+pub fn fit(kind: FitKind, points: &[(f64, f64)], level: f64) -> Result<Fit, StatsError> {
+    let straight = |&(x, y): &(f64, f64)| match kind {
+        FitKind::Power => (x.ln(), y.ln()),
+        FitKind::Linear => (x, y),
+        FitKind::Log => (x.ln(), y),
+    };
+    let points: Vec<(f64, f64)> = points.iter().map(straight).collect();
+    let n = points.len();
+    StatsError::unless_share("the level", level)?;
+    StatsError::unless_enough("a fit", "points", n, FEWEST)?;
+    if points.iter().any(|(x, y)| !x.is_finite() || !y.is_finite()) {
+        return Err(StatsError::Undetermined("a number is not finite, or has no logarithm".into()));
+    }
+    let mean = |f: fn(&(f64, f64)) -> f64| points.iter().map(f).sum::<f64>() / n as f64;
+    let (x_mean, y_mean) = (mean(|p| p.0), mean(|p| p.1));
+    let sum = |f: &dyn Fn(f64, f64) -> f64| points.iter().map(|p| f(p.0 - x_mean, p.1 - y_mean)).sum::<f64>();
+    let (xx, xy, yy) = (sum(&|x, _| x * x), sum(&|x, y| x * y), sum(&|_, y| y * y));
+    if xx <= 0.0 {
+        return Err(StatsError::Undetermined("all points have one x".into()));
+    }
+    let b = xy / xx;
+    let a = y_mean - b * x_mean;
+    let left = (yy - b * xy).max(0.0);
+    let df = (n - 2) as f64;
+    let half = t_quantile(0.5 + level / 2.0, df) * (left / df / xx).sqrt();
+    Ok(Fit {
+        kind,
+        a: if kind == FitKind::Power { a.exp() } else { a },
+        b: Estimate { value: b, low: b - half, high: b + half, level, n, df: Some(df) },
+        r2: if yy > 0.0 { 1.0 - left / yy } else { 1.0 },
+        n,
+    })
+}
+
+impl Fit {
+    /// The curve at `x`.
+    pub fn at(&self, x: f64) -> f64 {
+        match self.kind {
+            FitKind::Power => self.a * x.powf(self.b.value),
+            FitKind::Linear => self.a + self.b.value * x,
+            FitKind::Log => self.a + self.b.value * x.ln(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn close(got: f64, want: f64) {
+        assert!((got - want).abs() < 1e-9 * want.abs().max(1.0), "{got} instead of {want}");
+    }
+
+    fn half(fit: &Fit) -> f64 {
+        fit.b.high - fit.b.value
+    }
+
+    #[test]
+    fn a_line_is_found_as_by_hand() {
+        // x - 2 = -1, 0, 1; y - 3 = -2, 1, 1: b = 3 / 2, left = 6 - 4.5, r2 = 0.75.
+        let fit = fit(FitKind::Linear, &[(1.0, 1.0), (2.0, 4.0), (3.0, 4.0)], 0.95).unwrap();
+        close(fit.b.value, 1.5);
+        close(fit.a, 0.0);
+        close(fit.r2, 0.75);
+        // t at 0.975 with one degree of freedom is 12.7062047; the error of b is sqrt(1.5 / 1 / 2).
+        assert!((half(&fit) - 12.706_204_7 * 0.75f64.sqrt()).abs() < 1e-5);
+        close(fit.at(4.0), 6.0);
+    }
+
+    #[test]
+    fn a_power_law_is_a_line_in_logarithms() {
+        let points = [1.0, 2.0, 4.0, 8.0].map(|x: f64| (x, 3.0 * x.powf(-0.5)));
+        let fit = fit(FitKind::Power, &points, 0.95).unwrap();
+        close(fit.a, 3.0);
+        close(fit.b.value, -0.5);
+        close(fit.r2, 1.0);
+    }
+
+    #[test]
+    fn logarithms_grow_by_the_natural_one() {
+        let points = [1.0, 10.0, 100.0].map(|x: f64| (x, 2.0 - 0.25 * x.ln()));
+        let fit = fit(FitKind::Log, &points, 0.95).unwrap();
+        close(fit.a, 2.0);
+        close(fit.b.value, -0.25);
+    }
+
+    #[test]
+    fn fits_agree_with_scipy() {
+        let points = [(1e5, 4.1), (3e5, 3.6), (1e6, 3.05), (3e6, 2.75)];
+        // r = scipy.stats.linregress(log(x), log(y)): exp(intercept), slope, rvalue ** 2, stderr * t.ppf(0.975, 2).
+        let power = fit(FitKind::Power, &points, 0.95).unwrap();
+        close(power.a, 16.217_705_881_429_193);
+        close(power.b.value, -0.119_683_269_355_441_9);
+        close(power.r2, 0.995_296_466_858_354_7);
+        assert!((half(&power) - 0.025_031_715_528_939_9).abs() < 1e-8);
+        // The same of linregress(log(x), y).
+        let log = fit(FitKind::Log, &points, 0.95).unwrap();
+        close(log.a, 8.707_836_397_168_181);
+        close(log.b.value, -0.403_589_257_058_786_73);
+        assert!((half(&log) - 0.132_317_496_987_405_7).abs() < 1e-7);
+    }
+
+    #[test]
+    fn what_cannot_be_fitted_is_not() {
+        assert!(fit(FitKind::Linear, &[(1.0, 1.0), (2.0, 2.0)], 0.95).is_err());
+        assert!(fit(FitKind::Linear, &[(1.0, 1.0), (1.0, 2.0), (1.0, 3.0)], 0.95).is_err());
+        assert!(fit(FitKind::Power, &[(1.0, 1.0), (2.0, 0.0), (3.0, 3.0)], 0.95).is_err());
+        assert!(fit(FitKind::Log, &[(0.0, 1.0), (2.0, 0.0), (3.0, 3.0)], 0.95).is_err());
+    }
+}
