@@ -13,7 +13,7 @@ use std::fmt::Write;
 use std::fs;
 
 /// Recipes that together go through every operation of the engine.
-const RECIPES: [(&str, &str); 6] = [
+const RECIPES: [(&str, &str); 9] = [
     ("dense", ""),
     ("experts", "[axes]\n\"model.n_experts\" = [4]\n"),
     ("dropout", "[axes]\n\"model.dropout\" = [0.1]\n"),
@@ -22,6 +22,15 @@ const RECIPES: [(&str, &str); 6] = [
         "passes",
         "[axes]\n\"pretrain.steps\" = [\"unset\"]\n\"pretrain.epochs\" = [2.5]\n\"pretrain.batch_size\" = [5]\n",
     ),
+    (
+        "variants",
+        "[axes]\n\"model.head_dim\" = [10]\n\"model.qk_norm\" = [true]\n\"model.window\" = [9]\n\"model.tie_embeddings\" = [false]\n",
+    ),
+    (
+        "switch",
+        "[axes]\n\"model.n_experts\" = [3]\n\"model.top_k\" = [1]\n\"pretrain.recompute\" = [\"blocks\"]\n",
+    ),
+    ("muon", "[axes]\n\"pretrain.optimizer\" = [\"muon\"]\n\"pretrain.embedding_lr\" = [0.5]\n"),
     ("heads", "[axes]\n\"model.n_kv_heads\" = [2]\n\"model.d_model\" = [24]\n\"model.n_layers\" = [2]\n"),
 ];
 

@@ -9,7 +9,7 @@ use model::backend::cpu::gemm::{linear, linear_input_grad, linear_weight_grad};
 use model::backend::{Attention, Balancing};
 use model::layout::Layout;
 use model::optimizer::AdamW;
-use model::{Backend, Cpu, Mode, ModelConfig, Ragged, Sequence, Transformer};
+use model::{Backend, Cpu, Memory, Mode, ModelConfig, Ragged, Sequence, Transformer};
 use std::time::Duration;
 
 /// Positions of a call.
@@ -45,13 +45,13 @@ fn products(c: &mut Criterion) {
 }
 
 /// The model's weights, a gradient and activations of some width.
-fn memory(config: &ModelConfig) -> (Layout, Vec<f32>, <Cpu as Backend>::Floats) {
+fn memory(config: &ModelConfig) -> (Layout, Vec<f32>, <Cpu as Memory>::Floats) {
     let layout = Layout::new(config);
     let (w, grads) = (values(layout.len()), Cpu.zeros(layout.len()).unwrap());
     (layout, w, grads)
 }
 
-fn activations(width: usize) -> <Cpu as Backend>::Buffer {
+fn activations(width: usize) -> <Cpu as Memory>::Buffer {
     Cpu.buffer(&values(N * width), width).unwrap()
 }
 
@@ -73,7 +73,7 @@ fn norms_and_activations(c: &mut Criterion) {
 }
 
 /// A batch of `N` positions in so many documents.
-fn batch(model: &Transformer, documents: usize) -> <Cpu as Backend>::Batch {
+fn batch(model: &Transformer, documents: usize) -> <Cpu as Memory>::Batch {
     let row = Sequence {
         documents: vec![(N / documents) as u32; documents],
         ..Sequence::document(&(0..N as u32).collect::<Vec<_>>())

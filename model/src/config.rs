@@ -59,6 +59,12 @@ section! {
         pub dropout: f64 = 0.0,
         /// How weights are drawn: `minimind` (exactly v1's) or `width`.
         pub init: Init = Init::Width,
+        /// Multiplier of the initial token embedding.
+        pub embedding_init: f64 = 1.0,
+        /// Multiplier of the initial matrices of blocks.
+        pub hidden_init: f64 = 1.0,
+        /// Multiplier of the initial head, where it is not tied to the embedding.
+        pub head_init: f64 = 1.0,
         /// Routed experts per feed-forward; 0 is a dense model.
         pub n_experts: usize = 0,
         /// Routed experts that each token passes through, their weights renormalised to sum to one.
@@ -196,6 +202,16 @@ impl ModelConfig {
         for (key, value) in [("norm_eps", self.norm_eps), ("rope_theta", self.rope_theta)] {
             if !(value.is_finite() && value > 0.0) {
                 return fail(key, format!("is {value}, expected a positive number"));
+            }
+        }
+        let multipliers = [
+            ("embedding_init", self.embedding_init),
+            ("hidden_init", self.hidden_init),
+            ("head_init", self.head_init),
+        ];
+        for (key, value) in multipliers {
+            if !(value.is_finite() && value >= 0.0) {
+                return fail(key, format!("is {value}, expected 0 or more"));
             }
         }
         if !(self.aux_loss_alpha.is_finite() && self.aux_loss_alpha >= 0.0) {

@@ -204,6 +204,7 @@ impl ConfigFile {
             expert_hidden_dim: self.expert_hidden_dim,
             aux_loss_alpha: self.aux_loss_alpha,
             aux_loss_per: if self.seq_aux { AuxLoss::Sequence } else { AuxLoss::Batch },
+            ..ModelConfig::default()
         };
         config.validate().map_err(|e| Error::file(path, e.to_string()))?;
         Ok(config)

@@ -27,7 +27,7 @@ pub mod trainer;
 pub mod transformer;
 pub mod weights;
 
-pub use backend::{Backend, Cpu, Device, Portable, RouterStats, Work};
+pub use backend::{Backend, Cpu, Device, Memory, Portable, RouterStats, Work};
 pub use config::{AuxLoss, Init, ModelConfig, ShapeError};
 pub use cost::Cost;
 pub use decode::KvCache;

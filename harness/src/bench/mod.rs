@@ -4,12 +4,12 @@
 //! stages. *Invariant:* floating-point operations are counted by [`model::Cost`] alone.
 
 mod cases;
-mod peak;
 
 pub use cases::{exam, generate, tokenize, train};
-pub use peak::matrix_peak;
 
+use crate::threads::on_threads;
 use model::ModelConfig;
+use model::backend::cpu::matrix_peak;
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
@@ -99,7 +99,7 @@ pub struct Compute {
 impl Compute {
     /// `flops_per_token` is the cost of one of the tokens that `rate` counts.
     fn new(rate: Rate, flops_per_token: f64, threads: usize) -> anyhow::Result<Self> {
-        let peak_gflops = matrix_peak(threads)?;
+        let peak_gflops = on_threads(threads, || Ok(matrix_peak()))?;
         let gflops = rate.median * flops_per_token / 1e9;
         let mfu_max = rate.max * flops_per_token / 1e9 / peak_gflops;
         Ok(Self { gflops, peak_gflops, mfu: gflops / peak_gflops, mfu_max })

@@ -117,6 +117,9 @@ fn model(config: &TrialConfig, found: &mut Found) {
         model.head_dim(),
         format!("a head is {} wide either way", model.head_dim()),
     );
+    if model.tie_embeddings {
+        found.add(&["model.head_init"], "model.tie_embeddings = true makes the embedding the head");
+    }
     if model.is_moe() {
         found.add(&["model.hidden_dim"], &why);
         if model.aux_loss_alpha == 0.0 {

@@ -3,7 +3,7 @@
 use super::Trial;
 use crate::config::{TrainStage, Training, TrialConfig};
 use model::backend::cpu::cross_entropy::BLOCK;
-use model::{Backend, Cpu};
+use model::{Backend, Cpu, Recompute};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
@@ -122,10 +122,10 @@ fn at_most(config: &TrialConfig, stage: TrainStage, training: &Training) -> Exte
 
 /// Estimated peak memory of training on a CPU, in MiB; the largest stage counts.
 ///
-/// In f32: weights, two moments, a gradient for each lane, and weights and moments once more while a checkpoint is
-/// written; and for every thread the group of rows that it works on ([`Backend::GROUP_POSITIONS`]): what each
-/// block keeps for the backward pass (its two inputs, queries, keys, values, attention, the values before the
-/// activation), what one block needs beside that, and a block of the head's logits.
+/// In f32: weights, two moments, a gradient for each lane, and one of these once more while a checkpoint is written; and
+/// for every thread the group of rows that it works on ([`Backend::GROUP_POSITIONS`]): what each block keeps for the
+/// backward pass (its inputs, queries, keys, values, attention, the values before the activation, as far as `recompute`
+/// lets it), what one block needs beside that, and a block of the head's logits.
 pub fn memory_mb(config: &TrialConfig) -> f64 {
     let model = &config.model;
     let hidden = match model.is_moe() {
@@ -134,8 +134,8 @@ pub fn memory_mb(config: &TrialConfig) -> f64 {
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if config.threads == 0 { cores } else { config.threads };
-    let (d, qkv) = (model.d_model, model.heads().qkv_width());
-    let kept = model.n_layers * (3 * d + qkv + 2 * hidden);
+    let (d, width, qkv) = (model.d_model, model.heads().width(), model.heads().qkv_width());
+    let activations = width + qkv + 2 * hidden;
     let passing = 4 * d + 2 * qkv + 3 * hidden;
     let stage = |(stage, training): (TrainStage, &Training)| {
         let answers = if stage == TrainStage::Dpo { 2 } else { 1 };
@@ -143,6 +143,11 @@ pub fn memory_mb(config: &TrialConfig) -> f64 {
         let rows_of_lane = rows_of_step.div_ceil(training.lanes.max(1));
         let row = training.seq_len.saturating_mul(answers);
         let group = rows_of_lane.saturating_mul(row).min(Cpu::GROUP_POSITIONS.max(row)) as f64;
+        let kept = match training.recompute {
+            Recompute::None => model.n_layers * (2 * d + activations),
+            Recompute::Activations => model.n_layers * 2 * d + activations,
+            Recompute::Blocks => model.n_layers * d + d + activations,
+        };
         let lane = group * (kept + passing) as f64 + group.min(BLOCK as f64) * model.vocab_size as f64;
         let copies = (6 + training.lanes) as f64;
         let floats = model.params() as f64 * copies + threads.min(training.lanes) as f64 * lane;

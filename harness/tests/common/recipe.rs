@@ -11,6 +11,9 @@ pub fn draw(random: &mut ChaCha8Rng) -> String {
     let mut text = "name = \"drawn\"\n[axes]\nseed = [1, 2]\n".to_owned();
     text += "[base.model]\nd_model = 32\nn_layers = 2\nn_heads = 2\nn_kv_heads = 1\nvocab_size = 300\n";
     let _ = writeln!(text, "dropout = {:?}", one_of(random, &[0.0, 0.1]));
+    let (qk_norm, tied): (bool, bool) = (random.random(), random.random());
+    let _ = writeln!(text, "qk_norm = {qk_norm}\ntie_embeddings = {tied}");
+    text += one_of(random, &["", "window = 20\n", "head_dim = 10\n", "window = 7\nhead_dim = 18\n"]);
     if random.random() {
         let (top_k, per) = (one_of(random, &[1, 2]), one_of(random, &["sequence", "batch"]));
         let _ = writeln!(
@@ -42,10 +45,12 @@ fn training(random: &mut ChaCha8Rng, stage: &str, steps: u64) -> String {
     let schedule = one_of(random, &["cosine", "linear", "constant", "wsd"]);
     let packing = one_of(random, &["separated", "single"]);
     let warmup = one_of(random, &[0, 2]);
+    let optimizer = one_of(random, &["adamw", "adam", "muon"]);
+    let recompute = one_of(random, &["none", "activations", "blocks"]);
     let _ = write!(
         keys,
         "{length}\nbatch_size = {batch_size}\naccumulation = {accumulation}\npacking = \"{packing}\"\n\
-         schedule = \"{schedule}\"\nwarmup_steps = {warmup}\ncheckpoint_every = {}\nkeep_every = {}\n\
+         optimizer = \"{optimizer}\"\nrecompute = \"{recompute}\"\nschedule = \"{schedule}\"\nwarmup_steps = {warmup}\ncheckpoint_every = {}\nkeep_every = {}\n\
          keep_best = {}\nval_every_tokens = {}\n",
         random.random_range(1..8),
         one_of(random, &[0, 16]),

@@ -14,24 +14,21 @@
 pub mod cpu;
 mod device;
 mod dropout;
+mod memory;
 mod portable;
 
 pub use cpu::Cpu;
 pub use device::{Device, Work};
 pub use dropout::{Dropout, mix};
+pub use memory::Memory;
 pub use portable::Portable;
 
 use crate::Result;
 use crate::config::ModelConfig;
 use crate::layout::{ExpertsLayout, Matrix};
 use crate::optimizer::{AdamW, Muon};
-use crate::rotations::Rotations;
 use crate::spec::Heads;
-use crate::tokens::Ragged;
-use std::borrow::Cow;
-use std::fmt::Debug;
-use std::ops::{Deref, Range};
-use std::sync::Arc;
+use std::ops::Range;
 
 mod sealed {
     /// Backends are those of this crate.
@@ -39,7 +36,7 @@ mod sealed {
 }
 
 /// Queries, keys and values of a batch, or their gradients, key-value head by key-value head.
-pub struct Qkv<B: Backend> {
+pub struct Qkv<B: Memory> {
     /// Rotated queries times `1 / sqrt(head_dim)`: `(n_kv_heads, n, repeats, head_dim)`.
     pub q: B::Buffer,
     /// Rotated keys: `(n_kv_heads, n, head_dim)`.
@@ -130,53 +127,17 @@ pub struct Adapter {
     pub b: Matrix,
 }
 
-/// Memory and operations of a device.
+/// Operations of a device.
 ///
 /// `n` is the number of positions of a batch, `d` the width of the residual stream.
-pub trait Backend: sealed::Sealed + Clone + Debug + Send + Sync + 'static {
-    /// Weights: master copies of f32 and, where activations have another type, working copies in theirs.
-    type Weights: Debug + Send + Sync;
-    /// Numbers of f32: gradients of weights, moments, one number for each row.
-    type Floats: Debug + Send + Sync;
-    /// Activations in the backend's own type.
-    type Buffer: Send + Sync;
-    /// A batch with its positions' rotations.
-    type Batch: Deref<Target = Ragged> + Send + Sync;
-    /// Which tokens go to which experts, with which weight.
-    type Routes: Send + Sync;
-    /// Keys and values of what one sequence has read, in one layer.
-    type Cache: Send + Sync;
-
+pub trait Backend: Memory {
     /// Whether lanes are worked on in parallel, each with a gradient of its own; otherwise there is a single lane.
     const LANES: bool;
     /// A lane takes items together until they reach this many positions: tall products, bounded memory.
     const GROUP_POSITIONS: usize;
 
-    // Memory.
-
-    /// Takes weights from the host.
-    fn weights(&self, host: Vec<f32>) -> Result<Self::Weights>;
-    /// The master copies, all of them.
-    fn read_weights<'a>(&self, weights: &'a Self::Weights) -> Result<Cow<'a, [f32]>>;
-    /// Takes numbers from the host.
-    fn floats(&self, host: Vec<f32>) -> Result<Self::Floats>;
-    /// So many zeros.
-    fn zeros(&self, len: usize) -> Result<Self::Floats>;
-    /// The numbers on the host.
-    fn read<'a>(&self, floats: &'a Self::Floats) -> Result<Cow<'a, [f32]>>;
-    /// Takes activations of this width from the host.
-    fn buffer(&self, host: &[f32], width: usize) -> Result<Self::Buffer>;
-    /// Activations on the host.
-    fn read_buffer(&self, x: &Self::Buffer) -> Result<Vec<f32>>;
-    /// Takes a batch to the device; `rotations` reach its last position.
-    fn batch(&self, batch: Ragged, rotations: &Arc<Rotations>) -> Result<Self::Batch>;
-
     // Activations.
 
-    /// A copy.
-    fn copy(&self, x: &Self::Buffer) -> Result<Self::Buffer>;
-    /// Zeros of the same shape.
-    fn zeros_like(&self, x: &Self::Buffer) -> Result<Self::Buffer>;
     /// `y += x`.
     fn add(&self, y: &mut Self::Buffer, x: &Self::Buffer) -> Result<()>;
     /// Multiplies every element by its factor of dropout, forward and backward alike.
@@ -419,8 +380,6 @@ pub trait Backend: sealed::Sealed + Clone + Debug + Send + Sync + 'static {
 
     /// Adds the gradients of all lanes in order into the first, and makes the others zero.
     fn sum_lanes(&self, lanes: &mut [Self::Floats]) -> Result<()>;
-    /// Makes numbers zero.
-    fn clear(&self, floats: &mut Self::Floats) -> Result<()>;
     /// The sum of squares in f64. This waits for the device.
     fn sum_of_squares(&self, floats: &Self::Floats) -> Result<f64>;
     /// Updates the weights of `range` and their moments `[first, second]`.

@@ -12,18 +12,29 @@ pub fn draw(config: &ModelConfig, layout: &Layout, seed: u64) -> Vec<f32> {
     let mut flat = vec![1.0f32; layout.len()]; // norms stay at one
     for param in layout.params.iter().filter(|p| p.shape.len() == 2) {
         let values = &mut flat[param.range.clone()];
+        let times = multiplier(config, param.role) as f32;
         match spread(config, param.role) {
             Spread::Normal(deviation) => {
                 let normal = Normal::new(0.0f32, deviation as f32).expect("a finite deviation");
-                values.iter_mut().for_each(|v| *v = normal.sample(&mut rng));
+                values.iter_mut().for_each(|v| *v = times * normal.sample(&mut rng));
             }
             Spread::Uniform(bound) => {
                 let uniform = Uniform::new(-bound as f32, bound as f32).expect("a positive bound");
-                values.iter_mut().for_each(|v| *v = uniform.sample(&mut rng));
+                values.iter_mut().for_each(|v| *v = times * uniform.sample(&mut rng));
             }
         }
     }
     flat
+}
+
+/// What a group's initial weights are multiplied by.
+fn multiplier(config: &ModelConfig, role: Role) -> f64 {
+    match role {
+        Role::Embedding => config.embedding_init,
+        Role::Head => config.head_init,
+        Role::Norm => 1.0,
+        _ => config.hidden_init,
+    }
 }
 
 enum Spread {
@@ -82,6 +93,25 @@ mod tests {
         let width = 1.0 / 128f64.sqrt();
         assert!((deviation("layers.0.attention.wk.weight") / width - 1.0).abs() < 0.05);
         assert!((deviation("layers.0.feed_forward.w2.weight") / (width / 8f64.sqrt()) - 1.0).abs() < 0.05);
+    }
+
+    #[test]
+    fn groups_are_multiplied() {
+        let plain = ModelConfig { tie_embeddings: false, n_experts: 2, ..Default::default() };
+        let scaled = ModelConfig { embedding_init: 4.0, hidden_init: 0.5, head_init: 0.0, ..plain.clone() };
+        let layout = Layout::new(&plain);
+        let (plain, scaled) = (draw(&plain, &layout, 3), draw(&scaled, &layout, 3));
+        for param in &layout.params {
+            let times = match param.role {
+                Role::Embedding => 4.0,
+                Role::Head => 0.0,
+                Role::Norm => 1.0,
+                _ => 0.5,
+            };
+            for (plain, scaled) in plain[param.range.clone()].iter().zip(&scaled[param.range.clone()]) {
+                assert!((plain * times - scaled).abs() < 1e-6, "{}: {plain} {scaled}", param.name);
+            }
+        }
     }
 
     #[test]

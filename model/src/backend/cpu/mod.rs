@@ -12,25 +12,25 @@ mod buffer;
 pub mod cross_entropy;
 pub mod gemm;
 pub mod math;
+mod memory;
 mod muon;
+mod peak;
 pub mod rms_norm;
 mod rope;
 pub mod router;
 pub mod swiglu;
 
 pub use buffer::Buffer;
+pub use memory::Batch;
+pub use peak::matrix_peak;
 
 use super::{Adapter, Attention, Backend, Balancing, Columns, Dropout, Qkv, RouterStats, sealed::Sealed};
 use crate::Result;
 use crate::layout::{ExpertsLayout, Matrix};
 use crate::optimizer::{AdamW, Muon};
-use crate::rotations::Rotations;
 use crate::spec::Heads;
-use crate::tokens::Ragged;
 use rayon::prelude::*;
-use std::borrow::Cow;
-use std::ops::{Deref, Range};
-use std::sync::Arc;
+use std::ops::Range;
 
 /// Elements of one piece of the work over all weights; fixed, so that sums keep their order.
 const PIECE: usize = 1 << 16;
@@ -39,71 +39,11 @@ const PIECE: usize = 1 << 16;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Cpu;
 
-/// A batch with the table of rotations.
-pub struct Batch {
-    ragged: Ragged,
-    rotations: Arc<Rotations>,
-}
-
-impl Deref for Batch {
-    type Target = Ragged;
-    fn deref(&self) -> &Ragged {
-        &self.ragged
-    }
-}
-
 impl Sealed for Cpu {}
 
 impl Backend for Cpu {
-    type Weights = Vec<f32>;
-    type Floats = Buffer;
-    type Buffer = Buffer;
-    type Batch = Batch;
-    type Routes = router::Routes;
-    type Cache = attention::Cache;
-
     const LANES: bool = true;
     const GROUP_POSITIONS: usize = 512;
-
-    fn weights(&self, host: Vec<f32>) -> Result<Vec<f32>> {
-        Ok(host)
-    }
-
-    fn read_weights<'a>(&self, weights: &'a Vec<f32>) -> Result<Cow<'a, [f32]>> {
-        Ok(Cow::Borrowed(weights))
-    }
-
-    fn floats(&self, host: Vec<f32>) -> Result<Buffer> {
-        Ok(Buffer::from(host))
-    }
-
-    fn zeros(&self, len: usize) -> Result<Buffer> {
-        Ok(Buffer::from(vec![0.0; len]))
-    }
-
-    fn read<'a>(&self, floats: &'a Buffer) -> Result<Cow<'a, [f32]>> {
-        Ok(Cow::Borrowed(floats))
-    }
-
-    fn buffer(&self, host: &[f32], _: usize) -> Result<Buffer> {
-        Ok(Buffer::copy_of(host))
-    }
-
-    fn read_buffer(&self, x: &Buffer) -> Result<Vec<f32>> {
-        Ok(x.to_vec())
-    }
-
-    fn batch(&self, ragged: Ragged, rotations: &Arc<Rotations>) -> Result<Batch> {
-        Ok(Batch { ragged, rotations: rotations.clone() })
-    }
-
-    fn copy(&self, x: &Buffer) -> Result<Buffer> {
-        Ok(Buffer::copy_of(x))
-    }
-
-    fn zeros_like(&self, x: &Buffer) -> Result<Buffer> {
-        Ok(Buffer::zeros(x.len()))
-    }
 
     fn add(&self, y: &mut Buffer, x: &Buffer) -> Result<()> {
         math::add_assign(y, x);
@@ -448,11 +388,6 @@ impl Backend for Cpu {
             }
         });
         rest.par_iter_mut().for_each(|lane| lane.fill(0.0));
-        Ok(())
-    }
-
-    fn clear(&self, floats: &mut Buffer) -> Result<()> {
-        floats.par_chunks_mut(PIECE).for_each(|piece| piece.fill(0.0));
         Ok(())
     }
 

@@ -6,19 +6,20 @@
 
 mod attention;
 mod experts;
+mod memory;
 mod update;
 
-use super::{Adapter, Attention, Backend, Balancing, Columns, Dropout, Qkv, RouterStats, sealed::Sealed};
+pub use memory::Batch;
+
+use super::{
+    Adapter, Attention, Backend, Balancing, Columns, Dropout, Memory, Qkv, RouterStats, sealed::Sealed,
+};
 use crate::Result;
 use crate::layout::{ExpertsLayout, Matrix};
 use crate::optimizer::{AdamW, Muon};
-use crate::rotations::Rotations;
 use crate::spec::Heads;
-use crate::tokens::Ragged;
 use candle_core::{D, DType, Device, Tensor};
-use std::borrow::Cow;
-use std::ops::{Deref, Range};
-use std::sync::Arc;
+use std::ops::Range;
 
 /// Positions whose logits exist at one time.
 const HEAD_ROWS: usize = 1024;
@@ -26,23 +27,6 @@ const HEAD_ROWS: usize = 1024;
 /// A device of candle's.
 #[derive(Debug, Clone)]
 pub struct Portable(pub Device);
-
-/// A batch and what of it is on the device.
-pub struct Batch {
-    ragged: Ragged,
-    /// Token ids, `(n,)`.
-    ids: Tensor,
-    /// Cosines and sines of every position, `(n, 1, head_dim / 2)`.
-    angles: [Tensor; 2],
-    padding: attention::Padding,
-}
-
-impl Deref for Batch {
-    type Target = Ragged;
-    fn deref(&self) -> &Ragged {
-        &self.ragged
-    }
-}
 
 /// The part of a flat tensor that is a matrix.
 fn matrix(flat: &Tensor, m: &Matrix) -> candle_core::Result<Tensor> {
@@ -63,69 +47,8 @@ fn add_to(flat: &Tensor, range: &Range<usize>, more: &Tensor) -> candle_core::Re
 impl Sealed for Portable {}
 
 impl Backend for Portable {
-    type Weights = Tensor;
-    type Floats = Tensor;
-    type Buffer = Tensor;
-    type Batch = Batch;
-    type Routes = experts::Routes;
-    type Cache = attention::Cache;
-
     const LANES: bool = false;
     const GROUP_POSITIONS: usize = 8192;
-
-    fn weights(&self, host: Vec<f32>) -> Result<Tensor> {
-        self.floats(host)
-    }
-
-    fn read_weights<'a>(&self, weights: &'a Tensor) -> Result<Cow<'a, [f32]>> {
-        self.read(weights)
-    }
-
-    fn floats(&self, host: Vec<f32>) -> Result<Tensor> {
-        let len = host.len();
-        Ok(Tensor::from_vec(host, len, &self.0)?)
-    }
-
-    fn zeros(&self, len: usize) -> Result<Tensor> {
-        Ok(Tensor::zeros(len, DType::F32, &self.0)?)
-    }
-
-    fn read<'a>(&self, floats: &'a Tensor) -> Result<Cow<'a, [f32]>> {
-        Ok(Cow::Owned(floats.flatten_all()?.to_vec1()?))
-    }
-
-    fn buffer(&self, host: &[f32], width: usize) -> Result<Tensor> {
-        Ok(Tensor::from_slice(host, (host.len() / width, width), &self.0)?)
-    }
-
-    fn read_buffer(&self, x: &Tensor) -> Result<Vec<f32>> {
-        Ok(x.flatten_all()?.to_vec1()?)
-    }
-
-    fn batch(&self, ragged: Ragged, rotations: &Arc<Rotations>) -> Result<Batch> {
-        let (n, half) = (ragged.len(), rotations.at(0).0.len());
-        let (mut cos, mut sin) = (Vec::with_capacity(n * half), Vec::with_capacity(n * half));
-        for position in ragged.positions() {
-            let (c, s) = rotations.at(position);
-            cos.extend_from_slice(c);
-            sin.extend_from_slice(s);
-        }
-        let table = |values: Vec<f32>| Tensor::from_vec(values, (n, 1, half), &self.0);
-        Ok(Batch {
-            ids: Tensor::new(ragged.ids.as_slice(), &self.0)?,
-            angles: [table(cos)?, table(sin)?],
-            padding: attention::Padding::new(&ragged, &self.0)?,
-            ragged,
-        })
-    }
-
-    fn copy(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(x.clone())
-    }
-
-    fn zeros_like(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(x.zeros_like()?)
-    }
 
     fn add(&self, y: &mut Tensor, x: &Tensor) -> Result<()> {
         *y = (&*y + x)?;
@@ -453,11 +376,6 @@ impl Backend for Portable {
 
     fn sum_lanes(&self, _: &mut [Tensor]) -> Result<()> {
         Ok(()) // there is a single one
-    }
-
-    fn clear(&self, floats: &mut Tensor) -> Result<()> {
-        *floats = floats.zeros_like()?;
-        Ok(())
     }
 
     fn sum_of_squares(&self, floats: &Tensor) -> Result<f64> {

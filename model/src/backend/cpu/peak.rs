@@ -1,8 +1,6 @@
 //! The ceiling: bare matrix products, one on each thread at the same time.
 
-use crate::threads::on_threads;
-use anyhow::Result;
-use model::backend::cpu::gemm::{Mat, matmul};
+use super::gemm::{Mat, matmul};
 use std::time::Instant;
 
 /// Rows and columns of the matrices.
@@ -11,8 +9,8 @@ const SIDE: usize = 1024;
 /// Products of which the fastest counts.
 const ROUNDS: usize = 12;
 
-/// 10^9 floating-point operations a second of single-threaded products on `threads` threads; 0 takes all cores.
-pub fn matrix_peak(threads: usize) -> Result<f64> {
+/// 10^9 floating-point operations a second of single-threaded products, one on each thread of the current rayon pool.
+pub fn matrix_peak() -> f64 {
     let (a, b) = (vec![0.5f32; SIDE * SIDE], vec![0.25f32; SIDE * SIDE]);
     let measure = |_: rayon::BroadcastContext| {
         let mut out = vec![0.0f32; SIDE * SIDE];
@@ -24,9 +22,9 @@ pub fn matrix_peak(threads: usize) -> Result<f64> {
         // The faster of two implementations, so that a slow one of ours does not look like a low ceiling.
         (0..ROUNDS).map(|_| product(ours).min(product(theirs))).fold(f64::INFINITY, f64::min)
     };
-    let seconds = on_threads(threads, || Ok(rayon::broadcast(measure)))?;
+    let seconds = rayon::broadcast(measure);
     let flops = 2.0 * (SIDE as f64).powi(3);
-    Ok(seconds.into_iter().map(|s| flops / s.max(1e-9) / 1e9).sum())
+    seconds.into_iter().map(|s| flops / s.max(1e-9) / 1e9).sum()
 }
 
 fn ours(out: &mut [f32], a: &[f32], b: &[f32]) {

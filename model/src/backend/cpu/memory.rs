@@ -1,0 +1,78 @@
+//! Host memory. Activations come from pools; what lives as long as a model does not.
+
+use super::{Buffer, Cpu, PIECE, attention, router};
+use crate::Result;
+use crate::backend::Memory;
+use crate::rotations::Rotations;
+use crate::tokens::Ragged;
+use rayon::prelude::*;
+use std::borrow::Cow;
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// A batch with the table of rotations.
+pub struct Batch {
+    ragged: Ragged,
+    pub(super) rotations: Arc<Rotations>,
+}
+
+impl Deref for Batch {
+    type Target = Ragged;
+    fn deref(&self) -> &Ragged {
+        &self.ragged
+    }
+}
+
+impl Memory for Cpu {
+    type Weights = Vec<f32>;
+    type Floats = Buffer;
+    type Buffer = Buffer;
+    type Batch = Batch;
+    type Routes = router::Routes;
+    type Cache = attention::Cache;
+
+    fn weights(&self, host: Vec<f32>) -> Result<Vec<f32>> {
+        Ok(host)
+    }
+
+    fn read_weights<'a>(&self, weights: &'a Vec<f32>) -> Result<Cow<'a, [f32]>> {
+        Ok(Cow::Borrowed(weights))
+    }
+
+    fn floats(&self, host: Vec<f32>) -> Result<Buffer> {
+        Ok(Buffer::from(host))
+    }
+
+    fn zeros(&self, len: usize) -> Result<Buffer> {
+        Ok(Buffer::from(vec![0.0; len]))
+    }
+
+    fn read<'a>(&self, floats: &'a Buffer) -> Result<Cow<'a, [f32]>> {
+        Ok(Cow::Borrowed(floats))
+    }
+
+    fn buffer(&self, host: &[f32], _: usize) -> Result<Buffer> {
+        Ok(Buffer::copy_of(host))
+    }
+
+    fn read_buffer(&self, x: &Buffer) -> Result<Vec<f32>> {
+        Ok(x.to_vec())
+    }
+
+    fn batch(&self, ragged: Ragged, rotations: &Arc<Rotations>) -> Result<Batch> {
+        Ok(Batch { ragged, rotations: rotations.clone() })
+    }
+
+    fn copy(&self, x: &Buffer) -> Result<Buffer> {
+        Ok(Buffer::copy_of(x))
+    }
+
+    fn zeros_like(&self, x: &Buffer) -> Result<Buffer> {
+        Ok(Buffer::zeros(x.len()))
+    }
+
+    fn clear(&self, floats: &mut Buffer) -> Result<()> {
+        floats.par_chunks_mut(PIECE).for_each(|piece| piece.fill(0.0));
+        Ok(())
+    }
+}
