@@ -322,4 +322,21 @@ fn the_backends_update_alike() {
         assert!(distance(a, b) < 2e-6, "{}", distance(a, b));
     }
     assert_eq!(cpu[2][0], 0.0); // Muon has no second moment
+    // torch.optim.Muon and AdamW on the same numbers: `scripts/muon_torch.py`.
+    let torch = [
+        (0, -0.0007483),
+        (1, 0.3619777),
+        (13, -0.9976129),
+        (83, -0.6458154),
+        (84, -0.3103675),
+        (88, 0.9470131),
+        (89, 1.0096043),
+        (90, 0.9574405),
+        (150, -0.8543212),
+        (208, 0.9944088),
+    ];
+    for (place, want) in torch {
+        let off: f32 = cpu[0][place] - want;
+        assert!(off.abs() < 1e-5, "{place}: {} instead of {want}", cpu[0][place]);
+    }
 }

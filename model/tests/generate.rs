@@ -182,6 +182,31 @@ fn portable_caches_give_what_whole_passes_give() {
 }
 
 #[test]
+fn texts_written_together_are_those_written_alone() {
+    for config in shapes() {
+        let model = Transformer::new(&config, 5, &Cpu).unwrap();
+        let sampling = Sampling { temperature: 1.0, top_p: 0.95, ..Sampling::default() };
+        let options: Vec<GenerateOptions> = (0..4)
+            .map(|i| GenerateOptions { max_tokens: 5 * i, sampling, seed: i as u64, stop: vec![i as u32] })
+            .collect();
+        let prompts: Vec<Vec<u32>> = (0..4).map(|i| ids_of(3 + 30 * i, i)).collect();
+        let asked: Vec<(&[u32], &GenerateOptions)> =
+            prompts.iter().map(Vec::as_slice).zip(&options).collect();
+        let mut heard = vec![vec![]; 4];
+        let together = model.generate_together(&asked, |number, id| {
+            heard[number].push(id);
+            ControlFlow::Continue(())
+        });
+        assert_eq!(together.unwrap(), heard);
+        for ((prompt, options), heard) in asked.iter().zip(&heard) {
+            let alone = model.generate(prompt, options, |_| ControlFlow::Continue(())).unwrap();
+            assert_eq!(&alone, heard);
+            assert!(alone.len() <= options.max_tokens && !alone.contains(&options.stop[0]));
+        }
+    }
+}
+
+#[test]
 fn seeds_and_stops_decide() {
     let [config, ..] = shapes();
     let model = Transformer::new(&config, 5, &Cpu).unwrap();

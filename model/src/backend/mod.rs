@@ -7,7 +7,8 @@
 //! Three rules hold for every operation. Activations are whole buffers, `(rows, width)` row by row; weights and their
 //! gradients are places of one flat memory. *Gradients of weights are added to what is there; gradients of activations
 //! are new buffers*, but for the residual stream, to which each half of a block adds. And nothing comes back to the host
-//! between the begin of a forward and the end of its backward pass, so that a device may run behind.
+//! between the begin of a forward and the end of its backward pass, so that a device may run behind: but for the
+//! log-probabilities that a preference loss is made of, and the routes of [`Portable`].
 //!
 //! *Invariant:* `unsafe` occurs in this folder only.
 
