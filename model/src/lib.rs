@@ -8,6 +8,7 @@ mod computed;
 pub mod config;
 pub mod cost;
 pub mod decode;
+pub mod doctor;
 mod error;
 pub mod folder;
 pub mod generate;

@@ -1,0 +1,79 @@
+//! Every backend computes what the reference computes, over many shapes.
+#![allow(clippy::unwrap_used)]
+
+use model::backend::{Backend, Cpu, Portable};
+use model::doctor::{Case, checks, worst};
+use model::{AuxLoss, ModelConfig};
+use proptest::prelude::*;
+
+/// All checks of a backend are well; the deviations are told where one is not.
+fn assert_well<B: Backend>(backend: &B, case: &Case) {
+    let checks = worst(checks(backend, case));
+    let failed: Vec<_> = checks.iter().filter(|check| !check.is_ok()).collect();
+    assert!(failed.is_empty(), "{backend:?}, {case:?}:\n{failed:#?}");
+}
+
+/// Candle's tensors on the processor.
+fn portable() -> Portable {
+    Portable(candle_core::Device::Cpu)
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let heads = (1usize..3, 1usize..4, 1usize..5, prop::option::of(1usize..5));
+    let feed_forward = (1usize..40, 0usize..4, 1usize..3, 0usize..3);
+    let variants = (any::<[bool; 3]>(), prop::option::of(1usize..100), prop::sample::select(vec![0.0, 0.3]));
+    let lengths = prop::collection::vec(1u32..90, 1..4);
+    (heads, 1usize..3, feed_forward, variants, lengths, 0u64..1000).prop_map(
+        |(
+            (n_kv_heads, repeats, half, own_half),
+            n_layers,
+            (hidden, n_experts, top_k, n_shared_experts),
+            ([qk_norm, tie_embeddings, per_batch], window, dropout),
+            lengths,
+            seed,
+        )| Case {
+            config: ModelConfig {
+                d_model: 2 * half * n_kv_heads * repeats,
+                n_heads: n_kv_heads * repeats,
+                n_kv_heads,
+                head_dim: own_half.map(|half| 2 * half),
+                qk_norm,
+                window,
+                tie_embeddings,
+                n_layers,
+                hidden_dim: Some(hidden),
+                vocab_size: 50,
+                n_experts,
+                top_k: n_experts.clamp(1, top_k),
+                n_shared_experts,
+                aux_loss_per: if per_batch { AuxLoss::Batch } else { AuxLoss::Sequence },
+                dropout,
+                ..ModelConfig::default()
+            },
+            rows: vec![lengths, vec![5]],
+            seed,
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_processor_computes_what_the_reference_computes(case in cases()) {
+        assert_well(&Cpu, &case);
+    }
+
+    #[test]
+    fn the_portable_backend_computes_what_the_reference_computes(case in cases()) {
+        assert_well(&portable(), &case);
+    }
+}
+
+#[test]
+fn the_usual_cases_are_well() {
+    for case in Case::usual() {
+        assert_well(&Cpu, &case);
+        assert_well(&portable(), &case);
+    }
+}
