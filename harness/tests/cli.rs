@@ -251,3 +251,29 @@ fn a_stage_costs_what_was_solved_for_and_the_plan_tells_it_beforehand() {
         ["pretrain", "sft", "lora", "dpo"].map(|s| results(s)["flops"].as_f64().unwrap()).iter().sum();
     assert!((cell("train_flops").parse::<f64>().unwrap() / all - 1.0).abs() < 1e-12);
 }
+
+#[test]
+fn the_doctor_tells_of_the_machine_and_finds_it_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let told = mindscale(dir.path()).arg("doctor").assert().code(0).get_output().stdout.clone();
+    let told = String::from_utf8(told).unwrap();
+    for part in [
+        "cpu ",
+        "memory ",
+        "GFLOP/s",
+        "disk ",
+        "attention_backward",
+        "gradient of the loss",
+        "checks are well",
+    ] {
+        assert!(told.contains(part), "{part} in {told}");
+    }
+    assert!(!told.contains("FAILED"), "{told}");
+    assert!(!dir.path().join("runs").exists(), "nothing is left behind");
+    let json = mindscale(dir.path()).args(["doctor", "--json"]).assert().code(0).get_output().stdout.clone();
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(json["ok"], true);
+    assert_eq!(json["devices"][0]["device"], "cpu");
+    assert!(json["devices"][0]["checks"].as_array().unwrap().len() > 40);
+    assert!(json["machine"]["matrix_gflops"].as_f64().unwrap() > 0.0);
+}

@@ -3,6 +3,7 @@
 
 mod bench;
 mod clean;
+mod doctor;
 mod files;
 mod generate;
 mod sweeps;
@@ -188,6 +189,13 @@ Examples:
         #[command(subcommand)]
         verb: bench::BenchVerb,
     },
+    /// Tell what this machine is, and whether it computes what is expected
+    #[command(after_help = "\
+Every operation of training and of inference is compared with a second, plain implementation, on the processor and on
+each GPU. Exit code 1 where one is off.
+
+Example: mindscale doctor --json")]
+    Doctor(doctor::DoctorArgs),
     /// Work on one stage run, as a child of `run`
     #[command(hide = true, name = crate::run::child::VERB)]
     StageRun {
@@ -222,6 +230,7 @@ pub fn main() -> ExitCode {
         Verb::Exam(args) => files::exam(&args),
         Verb::Generate(args) => generate::generate(&args),
         Verb::Bench { verb } => bench::bench(&verb),
+        Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Tokenizer { verb } => files::tokenizer(&verb),
         Verb::Data { verb } => files::data(&verb),
         Verb::Import(args) => files::import(&args),

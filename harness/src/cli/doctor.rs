@@ -1,0 +1,211 @@
+//! The verb `doctor`: what this machine is, and whether every operation computes here what is expected.
+
+use super::say;
+use crate::run::gpus::Gpus;
+use crate::run::limits::{available_memory, proc_bytes, size};
+use anyhow::Result;
+use clap::Args;
+use model::backend::cpu::{gemm, matrix_peak};
+use model::doctor::{Case, Check, checks, worst};
+use model::{Backend, Device, Work};
+use serde::Serialize;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What `doctor` is told.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Folder of stage runs, whose disk is looked at
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    runs: PathBuf,
+    /// Print JSON for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// What there is to work with.
+#[derive(Debug, Serialize)]
+struct Machine {
+    /// This program.
+    version: &'static str,
+    /// The processor's name for itself.
+    cpu: String,
+    /// Cores that this program may use.
+    cores: usize,
+    /// How wide the vectors of its products are: `avx512`, `avx2` or `portable`.
+    vectors: &'static str,
+    /// Bytes of memory; absent where the system does not tell.
+    memory: Option<u64>,
+    /// Bytes of it that new processes could have.
+    memory_available: Option<u64>,
+    /// 10^9 floating-point operations a second of bare matrix products on all cores.
+    matrix_gflops: f64,
+    /// GPUs that this program could use.
+    gpus: usize,
+    /// Whether it was built to use them.
+    cuda: bool,
+    /// Bytes free on the disk of the runs; absent where the system does not tell.
+    disk_free: Option<u64>,
+}
+
+impl Machine {
+    /// This one.
+    fn this(runs: &Path) -> Self {
+        let told = |file: &str| fs::read_to_string(file).unwrap_or_default();
+        let info = told("/proc/cpuinfo");
+        let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            cpu: name.map_or(std::env::consts::ARCH, |(_, name)| name).trim().into(),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            vectors: gemm::Path::this().name(),
+            memory: proc_bytes(&told("/proc/meminfo"), "MemTotal:"),
+            memory_available: available_memory(),
+            matrix_gflops: matrix_peak(),
+            gpus: Gpus::of_this_machine(1).count(),
+            cuda: cfg!(feature = "cuda"),
+            disk_free: free_at(runs),
+        }
+    }
+
+    fn lines(&self, runs: &Path) -> [String; 6] {
+        let bytes = |bytes: Option<u64>| bytes.map_or("unknown".into(), size);
+        let gpus = match (self.gpus, self.cuda) {
+            (0, _) => "none".into(),
+            (count, true) => format!("{count}"),
+            (count, false) => format!("{count}, not used: this program was built without CUDA"),
+        };
+        [
+            format!("program   mindscale {}", self.version),
+            format!("cpu       {}, {} cores, {} vectors", self.cpu, self.cores, self.vectors),
+            format!("memory    {}, {} available", bytes(self.memory), bytes(self.memory_available)),
+            format!("products  {:.0} GFLOP/s of f32 on all cores", self.matrix_gflops),
+            format!("gpus      {gpus}"),
+            format!("disk      {} free at {}", bytes(self.disk_free), runs.display()),
+        ]
+    }
+}
+
+/// Bytes free on the disk that holds a folder, or would hold it.
+fn free_at(dir: &Path) -> Option<u64> {
+    let absolute = std::path::absolute(dir).ok()?;
+    absolute.ancestors().find_map(|dir| fs4::available_space(dir).ok())
+}
+
+/// The checks of one device.
+#[derive(Debug, Serialize)]
+struct Checked {
+    /// `cpu` or `cuda:N`.
+    device: String,
+    checks: Vec<Check>,
+}
+
+impl Checked {
+    /// Compares everything that the device can with the reference.
+    fn on(device: Device) -> Self {
+        let checks = device.run(Usual).unwrap_or_else(|error| {
+            vec![Check { name: "device", off: f64::NAN, bound: 0.0, problem: Some(error.to_string()) }]
+        });
+        Self { device: device.to_string(), checks }
+    }
+
+    fn failed(&self) -> usize {
+        self.checks.iter().filter(|check| !check.is_ok()).count()
+    }
+
+    /// What to do where a check has failed.
+    fn advice(&self) -> &'static str {
+        match (self.device.as_str(), gemm::Path::this()) {
+            ("cpu", gemm::Path::Portable) => {
+                "trust no result of this build; report the output of mindscale doctor --json"
+            }
+            ("cpu", _) => {
+                "run MINDSCALE_SIMD=portable mindscale doctor; if that is well, train with the same, slower setting; \
+                 report the output of mindscale doctor --json"
+            }
+            _ => {
+                "train with device = \"cpu\"; look at the driver with nvidia-smi; \
+                 report the output of mindscale doctor --json"
+            }
+        }
+    }
+
+    fn line(&self, check: &Check) -> String {
+        let state = match (check.is_ok(), &check.problem) {
+            (true, _) => "ok".into(),
+            (false, None) => format!("FAILED: {}", self.advice()),
+            (false, Some(problem)) => format!("FAILED: {problem}; {}", self.advice()),
+        };
+        format!("  {:<32} {:>8.1e} {:>8.1e}  {state}", check.name, check.off, check.bound)
+    }
+}
+
+/// The usual cases, the worst deviation of each operation.
+struct Usual;
+
+impl Work for Usual {
+    type Outcome = Vec<Check>;
+
+    fn run<B: Backend>(self, backend: &B) -> Vec<Check> {
+        worst(Case::usual().iter().flat_map(|case| checks(backend, case)))
+    }
+}
+
+/// Tells of the machine, then of its arithmetic; whether that is well.
+pub fn doctor(args: &DoctorArgs) -> Result<bool> {
+    let machine = Machine::this(&args.runs);
+    let gpus = if machine.cuda { machine.gpus } else { 0 };
+    let devices = [Device::Cpu].into_iter().chain((0..gpus).map(Device::Cuda));
+    let mut failed = 0;
+    if args.json {
+        let devices: Vec<Checked> = devices.map(Checked::on).collect();
+        failed += devices.iter().map(Checked::failed).sum::<usize>();
+        say(serde_json::json!({ "machine": machine, "devices": devices, "ok": failed == 0 }))?;
+        return Ok(failed == 0);
+    }
+    for line in machine.lines(&args.runs) {
+        say(line)?;
+    }
+    let mut count = 0;
+    for device in devices.map(Checked::on) {
+        say(format!("\n{:<34} {:>8} {:>8}", device.device, "off", "allowed"))?;
+        for check in &device.checks {
+            say(device.line(check))?;
+        }
+        (failed, count) = (failed + device.failed(), count + device.checks.len());
+    }
+    say(match failed {
+        0 => format!("\nall {count} checks are well"),
+        failed => format!("\n{failed} of {count} checks FAILED"),
+    })?;
+    Ok(failed == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_check_says_what_to_do() {
+        let check = |off, problem: Option<&str>| Check {
+            name: "attention_backward",
+            off,
+            bound: 3e-6,
+            problem: problem.map(Into::into),
+        };
+        let checks = vec![check(1e-7, None), check(0.5, None), check(f64::NAN, Some("out of memory"))];
+        let gpu = Checked { device: "cuda:1".into(), checks };
+        assert_eq!(gpu.failed(), 2);
+        let lines: Vec<String> = gpu.checks.iter().map(|check| gpu.line(check)).collect();
+        assert_eq!(lines[0], "  attention_backward                 1.0e-7   3.0e-6  ok");
+        assert!(lines[1].contains("5.0e-1   3.0e-6  FAILED: train with device = \"cpu\""), "{}", lines[1]);
+        assert!(lines[2].contains("FAILED: out of memory; train with"), "{}", lines[2]);
+        let cpu = Checked { device: "cpu".into(), ..gpu };
+        assert!(cpu.line(&cpu.checks[1]).contains("report the output of mindscale doctor --json"));
+    }
+
+    #[test]
+    fn the_disk_of_a_folder_that_is_not_there_is_that_of_its_parent() {
+        assert!(free_at(Path::new("/nowhere/at/all")).is_some());
+    }
+}
