@@ -6,6 +6,7 @@ mod clean;
 mod doctor;
 mod files;
 mod generate;
+mod stats;
 mod sweeps;
 mod watch;
 mod work;
@@ -184,6 +185,11 @@ Examples:
     /// Turn a MiniMind checkpoint into a model folder
     #[command(after_help = "Example: mindscale import MiniMind2-V1 my-model --tokenizer minimind_tokenizer")]
     Import(files::ImportArgs),
+    /// Compare, test and fit tables of scores
+    Stats {
+        #[command(subcommand)]
+        verb: stats::StatsVerb,
+    },
     /// Measure how fast this machine trains, examines, tokenizes and writes
     Bench {
         #[command(subcommand)]
@@ -229,6 +235,7 @@ pub fn main() -> ExitCode {
         Verb::Report { sweep, force } => sweeps::report(&sweep, force.force),
         Verb::Exam(args) => files::exam(&args),
         Verb::Generate(args) => generate::generate(&args),
+        Verb::Stats { verb } => stats::stats(&verb),
         Verb::Bench { verb } => bench::bench(&verb),
         Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Tokenizer { verb } => files::tokenizer(&verb),

@@ -3,6 +3,7 @@
 use super::work::{Layers, Work, note};
 use super::{Executor, HowArgs, SweepArgs, say};
 use crate::config::TrainStage;
+use crate::exam::Questions;
 use crate::records::{Status, TrialRecord};
 use crate::report::{Experiment, TrialQuestion};
 use crate::run::child::{Processes, stage_run as sit};
@@ -18,7 +19,7 @@ use crate::run::records::collect;
 use crate::run::stage::Stage;
 use crate::run::stages::Recipe;
 use crate::run::{files::create_dir, files::shell_word, pool, slurm};
-use crate::sweep::Trial;
+use crate::sweep::{Detectable, Trial};
 use crate::track::{Board, counted};
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::{BTreeMap, BTreeSet};
@@ -169,6 +170,9 @@ pub fn plan(args: &SweepArgs, explained: bool) -> Result<bool> {
         stages.find(|&&node| graph.nodes[node].stage() == stage.into()).and_then(|&node| extents[node])
     };
     let rows = crate::sweep::plan(&work.trials, known);
+    let examined = work.trials.iter().find(|trial| trial.config.exam.enabled);
+    let questions = examined.and_then(|trial| Some(Questions::of(&trial.config).ok()?.count()));
+    let detectable = Detectable::of(&work.trials, questions);
     let state = |node: &crate::run::graph::StageNode| match &node.state {
         State::Done => "done".to_string(),
         State::Spare => "not needed".into(),
@@ -181,10 +185,15 @@ pub fn plan(args: &SweepArgs, explained: bool) -> Result<bool> {
         let stages = graph.nodes.iter().map(|n| {
             serde_json::json!({ "stage": n.short(), "trials": n.trials.len(), "state": state(n), "dir": n.dir })
         });
-        say(serde_json::json!({ "trials": rows, "stages": stages.collect::<Vec<_>>() }))?;
+        say(serde_json::json!({
+            "trials": rows, "stages": stages.collect::<Vec<_>>(), "detectable": detectable,
+        }))?;
         return Ok(true);
     }
     say(crate::sweep::render_table(&rows))?;
+    if let Some(detectable) = detectable {
+        say(format!("{}\n", detectable.sentence()))?;
+    }
     for node in &graph.nodes {
         let why = if explained && node.state.is_open() { explain(node, &work.runs) } else { None };
         let why = why.map_or(String::new(), |why| format!("; {why}"));

@@ -4,7 +4,7 @@ use super::columns::{Better, Column};
 use super::condition::Condition;
 use super::observation::{Cell, Observation, Results, distinct, grouped, mean, per_seed};
 use super::wanted::CompareSpec;
-use crate::stats::{Mean, StatsError, holm};
+use crate::stats::{Estimate, Mean, StatsError, hedges_g, hedges_g_of_pairs, holm};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Largest p that decides.
@@ -36,8 +36,14 @@ pub struct Tested {
     pub interval: (f64, f64),
     /// Two-sided p of no difference.
     pub p: f64,
-    /// The same after Holm's correction over all tested claims of the experiment.
+    /// The same after Holm's correction over all tested claims of its family.
     pub p_holm: f64,
+    /// Hedges' g, or of pairs the same in standard deviations of their differences, with its 95 % interval.
+    pub g: Option<Estimate>,
+    /// p of no equivalence within the claim's margin, where it names one.
+    pub p_equivalence: Option<f64>,
+    /// The same after Holm's correction over the claims of its family that name one.
+    pub p_equivalence_holm: Option<f64>,
 }
 
 /// What may be said of a claim.
@@ -47,6 +53,8 @@ pub enum Verdict {
     Supported,
     /// The difference is the opposite one.
     Contradicted,
+    /// No difference is told, and none as large as the margin is left.
+    Equivalent,
     /// Neither, and why.
     NotDecided(String),
 }
@@ -57,6 +65,7 @@ impl Verdict {
         match self {
             Self::Supported => "supported",
             Self::Contradicted => "contradicted",
+            Self::Equivalent => "equivalent",
             Self::NotDecided(_) => "not decided",
         }
     }
@@ -81,24 +90,39 @@ impl Compared<'_> {
     }
 }
 
-/// Tests every claim of an experiment.
+/// Tests every claim of an experiment; p-values are corrected within the families that its claims name.
 pub fn compare<'a>(specs: &'a [CompareSpec], results: &Results) -> Vec<Compared<'a>> {
     let mut compared: Vec<Compared> = specs.iter().map(|spec| compare_one(spec, results)).collect();
-    let tested: Vec<usize> = (0..compared.len()).filter(|&i| compared[i].tested.is_some()).collect();
-    let p: Vec<f64> = tested.iter().filter_map(|&i| compared[i].tested.map(|t| t.p)).collect();
-    for (&i, p_holm) in tested.iter().zip(holm(&p)) {
-        if let Some(tested) = &mut compared[i].tested {
-            tested.p_holm = p_holm;
-        }
-        compared[i].verdict = verdict(&compared[i], tested.len());
+    let families: BTreeSet<Option<&str>> = specs.iter().map(|spec| spec.family.as_deref()).collect();
+    for family in families {
+        let mut own: Vec<&mut Compared> = compared
+            .iter_mut()
+            .filter(|c| c.spec.family.as_deref() == family && c.tested.is_some())
+            .collect();
+        correct(&mut own, |tested| Some(tested.p), |tested, p| tested.p_holm = p);
+        correct(&mut own, |tested| tested.p_equivalence, |tested, p| tested.p_equivalence_holm = Some(p));
+        let tests = own.len();
+        own.iter_mut().for_each(|compared| compared.verdict = verdict(compared, tests));
     }
     compared
+}
+
+/// Holm's correction of the p-values that some comparisons have.
+fn correct(own: &mut [&mut Compared], read: fn(&Tested) -> Option<f64>, write: fn(&mut Tested, f64)) {
+    let mut tested: Vec<&mut Tested> =
+        own.iter_mut().filter_map(|c| c.tested.as_mut()).filter(|tested| read(tested).is_some()).collect();
+    let p: Vec<f64> = tested.iter().filter_map(|tested| read(tested)).collect();
+    tested.iter_mut().zip(holm(&p)).for_each(|(tested, p)| write(tested, p));
 }
 
 fn verdict(compared: &Compared, tests: usize) -> Verdict {
     let (Some(tested), Some(effect)) = (compared.tested, compared.effect()) else {
         return compared.verdict.clone();
     };
+    let is_different = tested.p < ALPHA && tested.p_holm < ALPHA;
+    if !is_different && tested.p_equivalence_holm.is_some_and(|p| p < ALPHA) {
+        return Verdict::Equivalent;
+    }
     if tested.p >= ALPHA {
         return Verdict::NotDecided("interval covers 0".into());
     }
@@ -125,18 +149,26 @@ fn compare_one<'a>(spec: &'a CompareSpec, results: &Results) -> Compared<'a> {
         verdict: Verdict::NotDecided(String::new()),
     };
     match test(&mut compared, &counted) {
-        Ok(found) => {
+        Ok((found, g)) => {
             compared.test = if spec.paired_by.is_empty() { "Welch t" } else { "paired t" };
             let (interval, p) = (found.interval(1.0 - ALPHA), found.test(0.0).p);
-            compared.tested = Some(Tested { interval: (interval.low, interval.high), p, p_holm: p });
+            let p_equivalence = spec.margin.and_then(|margin| Some(found.equivalence(margin, ALPHA).ok()?.p));
+            compared.tested = Some(Tested {
+                interval: (interval.low, interval.high),
+                p,
+                p_holm: p,
+                g,
+                p_equivalence,
+                p_equivalence_holm: p_equivalence,
+            });
         }
         Err(reason) => compared.verdict = Verdict::NotDecided(reason),
     }
     compared
 }
 
-/// Fills in sides and means; the difference, or why there can be no test of it.
-fn test(compared: &mut Compared, observations: &[&Observation]) -> Result<Mean, String> {
+/// Fills in sides and means; the difference with its size in standard deviations, or why there can be no test of it.
+fn test(compared: &mut Compared, observations: &[&Observation]) -> Result<(Mean, Option<Estimate>), String> {
     let spec = compared.spec;
     let side = |condition: &Condition| -> Vec<&Observation> {
         distinct(&observations.iter().copied().filter(|o| condition.holds(o)).collect::<Vec<_>>())
@@ -159,7 +191,8 @@ fn test(compared: &mut Compared, observations: &[&Observation]) -> Result<Mean, 
         let (a, b) = (values(&a), values(&b));
         compared.n = (a.len(), b.len());
         compared.means = Some((mean(&a), mean(&b)));
-        Mean::of_difference(&a, &b)
+        let g = hedges_g(&a, &b, 1.0 - ALPHA).ok();
+        Mean::of_difference(&a, &b).map(|mean| (mean, g))
     } else {
         let (pairs, unpaired) = seed_pairs(&a, &b, spec);
         (compared.n, compared.unpaired) = ((pairs.len(), pairs.len()), unpaired);
@@ -168,7 +201,9 @@ fn test(compared: &mut Compared, observations: &[&Observation]) -> Result<Mean, 
             0 => return Err("no pairs: the sides share no seed with equal values of paired_by".into()),
             _ => compared.means = Some((mean(&a), mean(&b))),
         }
-        Mean::of_pairs(&a, &b)
+        let differences: Vec<f64> = pairs.iter().map(|(a, b)| a - b).collect();
+        let g = hedges_g_of_pairs(&differences, 1.0 - ALPHA).ok();
+        Mean::of_pairs(&a, &b).map(|mean| (mean, g))
     };
     found.map_err(|error| match error {
         StatsError::TooFew { n, .. } => format!("too few seeds: n={n}"),

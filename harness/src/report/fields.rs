@@ -81,6 +81,16 @@ impl Fields<'_> {
         truth
     }
 
+    /// A number above 0, where the key is there.
+    pub fn positive(&mut self, key: &str) -> Option<f64> {
+        let node = self.node(key)?;
+        let number = node.json().as_f64().filter(|number| *number > 0.0 && number.is_finite());
+        if number.is_none() {
+            self.problem(key, format!("is {}, expected a number above 0", node.shown));
+        }
+        number
+    }
+
     /// One of some words, where the key is there.
     pub fn choice<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> Option<T> {
         let text = self.text(key)?;

@@ -127,6 +127,10 @@ pub struct CompareSpec {
     pub b: Condition,
     /// What makes two values a pair; nothing for independent samples.
     pub paired_by: Vec<Column>,
+    /// The largest difference that would not matter, above 0.
+    pub margin: Option<f64>,
+    /// The claims that p-values are corrected over together; all that name none are one family.
+    pub family: Option<String>,
 }
 
 const FIGURE_KEYS: [&str; 14] = [
@@ -318,13 +322,14 @@ impl TableSpec {
 impl CompareSpec {
     /// Reads a `[[compare]]`; `None` where something is wrong with it.
     pub fn read(fields: &mut Fields) -> Option<Self> {
-        fields.only(&["claim", "metric", "a", "b", "paired_by", "better"], &[], "");
+        fields.only(&["claim", "metric", "a", "b", "paired_by", "better", "margin", "family"], &[], "");
         let claim = fields.need_text("claim", "\"deep models beat wide ones\"");
         let metric = fields.need_number("metric", "\"exam.accuracy\"");
         let a = fields.need_condition("a", "\"model.n_layers >= 8\"");
         let b = fields.need_condition("b", "\"model.n_layers <= 4\"");
         let better = fields.choice("better", &[("higher", Better::Higher), ("lower", Better::Lower)]);
         let paired_by = fields.columns("paired_by");
+        let (margin, family) = (fields.positive("margin"), fields.text("family"));
         let (claim, metric, a, b) = (claim?, metric?, a?, b?);
         let Some(better) = better.or(metric.better()) else {
             let problem = format!(
@@ -334,7 +339,7 @@ impl CompareSpec {
             fields.problem("better", problem);
             return None;
         };
-        Some(Self { claim, metric, better, a, b, paired_by })
+        Some(Self { claim, metric, better, a, b, paired_by, margin, family })
     }
 
     /// The columns that it speaks of.

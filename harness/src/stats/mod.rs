@@ -42,11 +42,12 @@ pub use power::{
 pub use resample::{DRAWS, Draws, bootstrap, cluster_bootstrap, paired_bootstrap, pigeonhole_bootstrap};
 pub use test::{binomial_p, mcnemar, permutation, sign_flip, smallest_permutation_p, smallest_sign_flip_p};
 
+use serde::Serialize;
 use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 use std::collections::BTreeMap;
 
 /// A number with its interval.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Estimate {
     /// The best single number.
     pub value: f64,
@@ -63,7 +64,7 @@ pub struct Estimate {
 }
 
 /// What came out of a test.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct TestResult {
     /// The statistic, as the test's documentation names it.
     pub statistic: f64,

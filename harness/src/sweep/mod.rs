@@ -5,6 +5,7 @@
 //! the same trials in the same order on every machine.
 
 mod axis;
+mod detect;
 mod draw;
 mod expand;
 mod grammar;
@@ -15,6 +16,7 @@ mod solve;
 mod tests;
 
 pub use crate::config::Overrides;
+pub use detect::Detectable;
 pub use plan::{Extent, PlanRow, memory_mb, plan, render_table};
 
 use crate::config::{Settings, TrainStage, TrialConfig};

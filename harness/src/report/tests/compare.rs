@@ -15,6 +15,8 @@ fn spec(a: &str, b: &str, paired_by: &[&str]) -> CompareSpec {
         a: Condition::parse(a).unwrap(),
         b: Condition::parse(b).unwrap(),
         paired_by: paired_by.iter().map(|name| Column::find(name).unwrap()).collect(),
+        margin: None,
+        family: None,
     }
 }
 
@@ -120,6 +122,39 @@ fn holm_counts_the_claims_that_could_be_tested() {
             found[2].sentence(),
             "not decided: no finished trial of b (model.n_layers == 9) has exam_accuracy"
         );
+    });
+}
+
+#[test]
+fn families_are_corrected_apart() {
+    let trials = trials(&[(8, &[30, 34, 40]), (2, &[20, 26, 27]), (4, &[24, 22, 27])]);
+    let own = |family: &str| CompareSpec {
+        family: Some(family.into()),
+        ..spec("model.n_layers == 8", "model.n_layers <= 4", &["seed"])
+    };
+    with(&trials, &[own("depth"), own("width"), own("width")], |found| {
+        close(found[0].tested.unwrap().p_holm, 0.019_203_404);
+        close(found[1].tested.unwrap().p_holm, 2.0 * 0.019_203_404);
+    });
+}
+
+#[test]
+fn no_difference_is_found_within_a_margin() {
+    let trials = trials(&[(8, &[300, 303, 301, 299]), (2, &[301, 302, 301, 301])]);
+    let within = |margin: f64| CompareSpec {
+        margin: Some(margin),
+        ..spec("model.n_layers == 8", "model.n_layers == 2", &["seed"])
+    };
+    with(&trials, &[within(0.05), within(0.001)], |found| {
+        // statsmodels: ttost_paired([3, 3.03, 3.01, 2.99], [3.01, 3.02, 3.01, 3.01], -0.05, 0.05): p = 0.003028424.
+        let (wide, narrow) = (found[0].tested.unwrap(), found[1].tested.unwrap());
+        close(wide.p_equivalence.unwrap(), 0.003_028_424);
+        close(wide.p_equivalence_holm.unwrap(), 2.0 * 0.003_028_424);
+        assert_eq!((&found[0].verdict, found[0].sentence().as_str()), (&Verdict::Equivalent, "equivalent"));
+        assert!(narrow.p_equivalence.unwrap() > 0.3);
+        assert_eq!(found[1].sentence(), "not decided: interval covers 0");
+        // Mean -0.005, standard deviation 0.0129099; the correction with 3 degrees of freedom is 0.7236013.
+        close(wide.g.unwrap().value, -0.005 / 0.012_909_944 * 0.723_601_3);
     });
 }
 

@@ -1,0 +1,210 @@
+//! `stats compare`: two models, or two settings over their seeds, on the questions that both answered.
+
+use super::scores::{Columns, Question, Scores};
+use super::table::wanted;
+use super::{Finding, How, number, say, say_findings};
+use crate::stats::{
+    Components, Draws, Mean, bootstrap, cluster_bootstrap, crossed_difference, difference_of_paired_shares,
+    differences, hedges_g, hedges_g_of_pairs, mcnemar, permutation, pigeonhole_bootstrap, sign_flip,
+};
+use anyhow::{Result, ensure};
+use clap::Args;
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Arguments of `compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// Scores of the first
+    a: PathBuf,
+    /// Scores of the second
+    b: PathBuf,
+    #[command(flatten)]
+    columns: Columns,
+    /// Only rows whose COLUMN is VALUE; may be repeated, and several values of one column add up
+    #[arg(long, value_name = "COLUMN=VALUE")]
+    r#where: Vec<String>,
+    /// The same for the first alone
+    #[arg(long, value_name = "COLUMN=VALUE")]
+    where_a: Vec<String>,
+    /// The same for the second alone
+    #[arg(long, value_name = "COLUMN=VALUE")]
+    where_b: Vec<String>,
+    #[command(flatten)]
+    how: How,
+}
+
+/// Both sides on their common questions: a row for each seed.
+struct Sides {
+    questions: Vec<Question>,
+    a: Vec<Vec<f64>>,
+    b: Vec<Vec<f64>>,
+    /// Whether the seeds of both have the same names, in one order.
+    is_paired: bool,
+}
+
+/// Compares.
+pub fn compare(args: &CompareArgs) -> Result<()> {
+    args.how.check()?;
+    let read = |path: &PathBuf, own: &[String]| {
+        Scores::read(path, &args.columns, &wanted(&[&args.r#where, own].concat())?)
+    };
+    let (a, b) = (read(&args.a, &args.where_a)?, read(&args.b, &args.where_b)?);
+    let of_b = b.questions();
+    let questions: Vec<Question> =
+        a.questions().into_iter().filter(|q| of_b.binary_search(q).is_ok()).collect();
+    ensure!(
+        !questions.is_empty(),
+        "{} and {} have no question in common; name the column of questions with --question",
+        a.file,
+        b.file
+    );
+    let is_paired = a.seeds.len() > 1 && a.seeds.keys().eq(b.seeds.keys());
+    let sides = Sides { a: a.table(&questions), b: b.table(&questions), questions, is_paired };
+    let findings = sides.findings(&args.how)?;
+    let components = sides.components().filter(|parts| parts.iter().sum::<f64>() > 0.0);
+    let means = [&sides.a, &sides.b].map(|side| mean(&of_seeds(side)));
+    let left_out = a.asked().max(b.asked()) - sides.questions.len();
+    if args.how.json {
+        return say(serde_json::to_string_pretty(&json!({
+            "a": { "file": a.file, "seeds": sides.a.len(), "mean": means[0] },
+            "b": { "file": b.file, "seeds": sides.b.len(), "mean": means[1] },
+            "questions": sides.questions.len(), "questions_left_out": left_out,
+            "paired_seeds": sides.is_paired, "difference": means[0] - means[1], "level": args.how.level,
+            "findings": findings, "variance_of_difference": components,
+        }))?);
+    }
+    for (name, scores, side, mean) in [("a", &a, &sides.a, means[0]), ("b", &b, &sides.b, means[1])] {
+        let by = scores.seeds_by.as_ref().map_or(String::new(), |by| format!(" by {by}"));
+        say(format!("{name}  {}: mean {}, seeds: {}{by}", scores.file, number(mean), side.len()))?;
+    }
+    let note =
+        if left_out > 0 { format!(", {left_out} that not all answered left out") } else { String::new() };
+    say(format!("{} questions{note}; a - b = {}", sides.questions.len(), number(means[0] - means[1])))?;
+    say_findings(&findings)?;
+    if let Some(parts) = components {
+        let total: f64 = parts.iter().sum();
+        let [seed, question, rest] = parts.map(|part| 100.0 * part / total);
+        say(format!(
+            "variance of the difference: {seed:.0} % by seeds, {question:.0} % by questions, {rest:.0} % by single answers"
+        ))?;
+    }
+    Ok(())
+}
+
+impl Sides {
+    fn findings(&self, how: &How) -> Result<Vec<Finding>> {
+        let (a, b) = (self.a.len(), self.b.len());
+        let mut findings = if a == 1 && b == 1 { self.of_models(how) } else { vec![] };
+        findings
+            .extend(self.by_questions(how, if a == 1 && b == 1 { "these models" } else { "these seeds" })?);
+        if a.min(b) > 1 {
+            findings.extend(self.by_seeds(how)?);
+        }
+        Ok(findings)
+    }
+
+    /// Scores of questions, each the mean of all seeds.
+    fn of_questions(side: &[Vec<f64>]) -> Vec<f64> {
+        (0..side[0].len()).map(|q| mean(&side.iter().map(|row| row[q]).collect::<Vec<_>>())).collect()
+    }
+
+    /// Two single models whose answers are right or wrong.
+    fn of_models(&self, how: &How) -> Vec<Finding> {
+        let (a, b) = (&self.a[0], &self.b[0]);
+        let is_binary = a.iter().chain(b).all(|score| *score == 0.0 || *score == 1.0);
+        if !is_binary {
+            return vec![];
+        }
+        let only = |x: &[f64], y: &[f64]| x.iter().zip(y).filter(|(x, y)| x > y).count() as u64;
+        let (only_a, only_b) = (only(a, b), only(b, a));
+        let share = difference_of_paired_shares(only_a, only_b, a.len() as u64, how.level);
+        let found =
+            Finding::new("McNemar, exact; interval of Bonett & Price", "these models, other questions");
+        vec![found.estimate(share).test(Ok(mcnemar(only_a, only_b)))]
+    }
+
+    fn by_questions(&self, how: &How, who: &str) -> Result<Vec<Finding>> {
+        let (a, b) = (Self::of_questions(&self.a), Self::of_questions(&self.b));
+        let of = format!("{who}, other questions");
+        let difference: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
+        let draws = Draws::default();
+        let mut findings = vec![
+            Finding::new("paired t over questions", &of).mean(Mean::of_pairs(&a, &b), 0.0, how)?,
+            Finding::new("paired bootstrap", &of).estimate(bootstrap(&difference, how.level, draws)),
+        ];
+        let subjects = self.subjects();
+        if subjects.iter().any(|subject| *subject > 0) {
+            let of = format!("{who}, other subjects");
+            let t = Mean::of_clusters(&difference, &subjects);
+            findings.push(Finding::new("t over subjects", &of).mean(t, 0.0, how)?);
+            let drawn = cluster_bootstrap(&difference, &subjects, how.level, draws);
+            findings.push(Finding::new("cluster bootstrap", &of).estimate(drawn));
+        }
+        Ok(findings)
+    }
+
+    /// A number for each question's subject.
+    fn subjects(&self) -> Vec<usize> {
+        let mut names: Vec<&str> = self.questions.iter().map(|(subject, _)| subject.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let place = |(subject, _): &Question| names.binary_search(&subject.as_str()).unwrap_or(0);
+        self.questions.iter().map(place).collect()
+    }
+
+    fn by_seeds(&self, how: &How) -> Result<Vec<Finding>> {
+        let (a, b) = (of_seeds(&self.a), of_seeds(&self.b));
+        let these = "other seeds, these questions";
+        let (both, alpha) = ("other seeds, other questions", how.alpha());
+        if !self.is_paired {
+            let crossed = crossed_difference(&self.a, &self.b);
+            return Ok(vec![
+                Finding::new("Welch's t over seeds", these).mean(Mean::of_difference(&a, &b), 0.0, how)?,
+                Finding::new("permutation of seeds", these).test(permutation(&a, &b, alpha)),
+                Finding::new("Hedges' g over seeds", these).estimate(hedges_g(&a, &b, how.level)),
+                Finding::new("variance components, Satterthwaite", both).mean(crossed, 0.0, how)?,
+            ]);
+        }
+        let pairs: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
+        let table = differences(&self.a, &self.b)?;
+        let crossed = Components::of(&table).and_then(|components| components.mean());
+        let mut findings = vec![
+            Finding::new("paired t over seeds", these).mean(Mean::of_pairs(&a, &b), 0.0, how)?,
+            Finding::new("sign-flip of seeds", these).test(sign_flip(&pairs, alpha)),
+            Finding::new("Hedges' g of pairs", these).estimate(hedges_g_of_pairs(&pairs, how.level)),
+            Finding::new("variance components, Satterthwaite", both).mean(crossed, 0.0, how)?,
+        ];
+        if pairs.len() >= 10 {
+            let drawn = pigeonhole_bootstrap(&table, how.level, Draws::default());
+            findings.push(Finding::new("pigeonhole bootstrap", both).estimate(drawn));
+        }
+        Ok(findings)
+    }
+
+    /// The parts of the variance of the difference that come from seeds, questions and single answers.
+    fn components(&self) -> Option<[f64; 3]> {
+        if self.a.len().min(self.b.len()) < 2 {
+            return None;
+        }
+        if self.is_paired {
+            let found = Components::of(&differences(&self.a, &self.b).ok()?).ok()?;
+            return Some(found.variance_of_mean());
+        }
+        let [a, b] =
+            [&self.a, &self.b].map(|side| Components::of(side).map(|found| found.variance_of_mean()));
+        let ([seed_a, _, rest_a], [seed_b, _, rest_b]) = (a.ok()?, b.ok()?);
+        let rest = rest_a + rest_b;
+        let (of_a, of_b) = (Self::of_questions(&self.a), Self::of_questions(&self.b));
+        let question = Mean::of_pairs(&of_a, &of_b).map_or(0.0, |mean| mean.error.powi(2));
+        Some([seed_a + seed_b, (question - rest).max(0.0), rest])
+    }
+}
+
+fn of_seeds(side: &[Vec<f64>]) -> Vec<f64> {
+    side.iter().map(|row| mean(row)).collect()
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}

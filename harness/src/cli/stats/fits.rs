@@ -1,0 +1,328 @@
+//! `stats fit`: laws of loss, iso-FLOP optima and plain curves through the points of a table.
+
+use super::table::{Table, wanted};
+use super::{number, say};
+use crate::stats::{
+    Draws, Estimate, Fit, FitKind, HeldOut, IsoFlop, LawFit, fit as fit_line, fit_law, held_out, isoflop,
+};
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Map, Value, json};
+use std::path::PathBuf;
+
+/// What is fitted.
+#[derive(Debug, Subcommand)]
+pub enum FitVerb {
+    /// L = E + A N^-alpha + B D^-beta, or without --d L = E + A N^-alpha
+    #[command(
+        after_help = "Example: mindscale stats fit chinchilla points.csv --n N --d D --loss loss --json"
+    )]
+    Chinchilla(LawArgs),
+    /// The size with the least loss of each budget, and how it grows with the budget
+    #[command(after_help = "\
+Where every budget has one row, that row is taken for its optimum.
+
+Examples:
+  mindscale stats fit isoflop runs.csv --flops train_flops --n params --loss val_loss
+  mindscale stats fit isoflop optima.csv --flops flops --n params --d tokens --by counting")]
+    Isoflop(IsoFlopArgs),
+    /// A power law, a line or a logarithm through points
+    #[command(
+        after_help = "Example: mindscale stats fit line trials.csv --x params --y val_loss --kind power"
+    )]
+    Line(LineArgs),
+}
+
+/// The table, and how it is told.
+#[derive(Debug, Args)]
+struct Points {
+    /// A table with a row for each run
+    file: PathBuf,
+    /// Only rows whose COLUMN is VALUE; may be repeated, and several values of one column add up
+    #[arg(long, value_name = "COLUMN=VALUE")]
+    r#where: Vec<String>,
+    /// How often intervals shall hold the truth
+    #[arg(long, default_value_t = 0.95)]
+    level: f64,
+    /// Print JSON for programs
+    #[arg(long)]
+    json: bool,
+}
+
+impl Points {
+    fn table(&self) -> Result<Table> {
+        let mut table = Table::read(&self.file)?;
+        table.keep(&wanted(&self.r#where)?)?;
+        Ok(table)
+    }
+}
+
+/// Arguments of `fit chinchilla`.
+#[derive(Debug, Args)]
+pub struct LawArgs {
+    #[command(flatten)]
+    points: Points,
+    /// Column of parameters
+    #[arg(long, value_name = "COLUMN")]
+    n: String,
+    /// Column of tokens
+    #[arg(long, value_name = "COLUMN")]
+    d: Option<String>,
+    /// Column of losses
+    #[arg(long, value_name = "COLUMN")]
+    loss: String,
+    /// How often the points are drawn again for the intervals
+    #[arg(long, default_value_t = 1_000)]
+    draws: u32,
+    /// Seed of the draws
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Share of the points with most compute that a second fit is held to; 0 for none
+    #[arg(long, default_value_t = 0.2)]
+    hold_out: f64,
+}
+
+/// Arguments of `fit isoflop`.
+#[derive(Debug, Args)]
+pub struct IsoFlopArgs {
+    #[command(flatten)]
+    points: Points,
+    /// Column of budgets
+    #[arg(long, value_name = "COLUMN")]
+    flops: String,
+    /// Column of parameters
+    #[arg(long, value_name = "COLUMN")]
+    n: Option<String>,
+    /// Column of tokens
+    #[arg(long, value_name = "COLUMN")]
+    d: Option<String>,
+    /// Column of losses; not needed where every budget has one row
+    #[arg(long, value_name = "COLUMN")]
+    loss: Option<String>,
+    /// Column that sets families of budgets apart, each with fits of its own
+    #[arg(long, value_name = "COLUMN")]
+    by: Option<String>,
+}
+
+/// Arguments of `fit line`.
+#[derive(Debug, Args)]
+pub struct LineArgs {
+    #[command(flatten)]
+    points: Points,
+    /// Column across
+    #[arg(long, value_name = "COLUMN")]
+    x: String,
+    /// Column up
+    #[arg(long, value_name = "COLUMN")]
+    y: String,
+    /// The curve
+    #[arg(long, value_enum, default_value = "power")]
+    kind: Kind,
+}
+
+/// A plain curve.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Kind {
+    /// y = a x^b, by least squares in logarithms
+    Power,
+    /// y = a + b x
+    Linear,
+    /// y = a + b ln x
+    Log,
+}
+
+/// Fits.
+pub fn fit(verb: &FitVerb) -> Result<()> {
+    match verb {
+        FitVerb::Chinchilla(args) => law(args),
+        FitVerb::Isoflop(args) => budgets(args),
+        FitVerb::Line(args) => line(args),
+    }
+}
+
+fn told(estimate: &Estimate) -> String {
+    let Estimate { value, low, high, .. } = estimate;
+    format!("{} [{}, {}]", number(*value), number(*low), number(*high))
+}
+
+fn json_of(estimate: &Estimate) -> Value {
+    json!({ "value": estimate.value, "low": estimate.low, "high": estimate.high })
+}
+
+fn law(args: &LawArgs) -> Result<()> {
+    let table = args.points.table()?;
+    let loss = table.numbers(&args.loss)?;
+    let sizes: Vec<Vec<f64>> = [Some(&args.n), args.d.as_ref()]
+        .into_iter()
+        .flatten()
+        .map(|name| table.numbers(name))
+        .collect::<Result<_>>()?;
+    let x: Vec<&[f64]> = sizes.iter().map(Vec::as_slice).collect();
+    let draws = Draws { count: args.draws, seed: args.seed };
+    let found = fit_law(&x, &loss, args.points.level, draws).with_context(|| table.file.clone())?;
+    let held = match args.hold_out {
+        0.0 => None,
+        share => Some(held_out(&x, &loss, share).map_err(|error| error.to_string())),
+    };
+    let LawFit { e, terms, exponent, objective, rms, .. } = &found;
+    let mut parameters: Vec<(&str, &Estimate)> = vec![("E", e)];
+    for ((a, alpha), names) in terms.iter().zip([["A", "alpha"], ["B", "beta"]]) {
+        parameters.extend([(names[0], a), (names[1], alpha)]);
+    }
+    if args.points.json {
+        let mut all: Map<String, Value> =
+            parameters.iter().map(|(name, estimate)| (name.to_string(), json_of(estimate))).collect();
+        if let Some(exponent) = exponent {
+            all.insert("n_exponent".into(), json_of(exponent));
+        }
+        let rest = json!({
+            "points": loss.len(), "level": args.points.level, "draws": draws.count, "huber_delta": 1e-3,
+            "objective": objective, "rms_log_error": rms,
+            "held_out": held.as_ref().map(|held| match held {
+                Ok(h) => json!({ "fitted": h.fitted, "held": h.held, "rms_log_error": h.rms, "bias": h.bias }),
+                Err(reason) => json!({ "refused": reason }),
+            }),
+        });
+        all.extend(rest.as_object().cloned().unwrap_or_default());
+        return say(serde_json::to_string_pretty(&all)?);
+    }
+    let form = if args.d.is_some() { "E + A N^-alpha + B D^-beta" } else { "E + A N^-alpha" };
+    say(format!(
+        "L = {form} through {} points, {} intervals by {} draws",
+        loss.len(),
+        args.points.level,
+        draws.count
+    ))?;
+    for (name, estimate) in parameters {
+        say(format!("{name:<6} {}", told(estimate)))?;
+    }
+    if let Some(exponent) = exponent {
+        say(format!("best N grows as C^{}", told(exponent)))?;
+    }
+    say(format!(
+        "off by {:.2} % (root mean square of ln L), Huber loss {}",
+        100.0 * rms,
+        number(*objective)
+    ))?;
+    match held {
+        None => Ok(()),
+        Some(Ok(HeldOut { fitted, held, rms, bias, .. })) => say(format!(
+            "the {held} points with most compute, told by the other {fitted}: off by {:.2} %, on average {:+.2} %",
+            100.0 * rms,
+            100.0 * bias
+        )),
+        Some(Err(reason)) => say(format!("larger runs are not told: {reason}")),
+    }
+}
+
+fn budgets(args: &IsoFlopArgs) -> Result<()> {
+    let sizes: Vec<(&str, &String)> = [("N", &args.n), ("D", &args.d)]
+        .into_iter()
+        .filter_map(|(name, column)| Some((name, column.as_ref()?)))
+        .collect();
+    if sizes.is_empty() {
+        bail!("--n or --d: expected a column of sizes");
+    }
+    let whole = args.points.table()?;
+    let families: Vec<String> = match &args.by {
+        None => vec![String::new()],
+        Some(by) => {
+            let column = whole.column(by)?;
+            let mut seen: Vec<String> = vec![];
+            for (_, row) in whole.rows() {
+                if !seen.contains(&row[column]) {
+                    seen.push(row[column].clone());
+                }
+            }
+            seen
+        }
+    };
+    let mut all = vec![];
+    for family in &families {
+        let mut table = whole.clone();
+        if let Some(by) = &args.by {
+            table.keep(&[(by.clone(), vec![family.clone()])].into())?;
+        }
+        let flops = table.numbers(&args.flops)?;
+        let loss = match &args.loss {
+            Some(loss) => table.numbers(loss)?,
+            // A budget's only row is its optimum, whatever its loss.
+            None => vec![1.0; flops.len()],
+        };
+        for (name, column) in &sizes {
+            let place = || {
+                format!(
+                    "{}{}: {column}",
+                    table.file,
+                    if family.is_empty() { String::new() } else { format!(", {family}") }
+                )
+            };
+            let found =
+                isoflop(&flops, &table.numbers(column)?, &loss, args.points.level).with_context(place)?;
+            if args.loss.is_none() && !found.is_given {
+                bail!("{}: budgets have several rows, expected --loss to find their optimum by", place());
+            }
+            all.push((family.clone(), *name, found));
+        }
+    }
+    if args.points.json {
+        let found =
+            all.iter().map(|(family, name, found)| isoflop_json(family, name, found, args.loss.is_some()));
+        return say(serde_json::to_string_pretty(&found.collect::<Vec<_>>())?);
+    }
+    for (family, name, found) in &all {
+        let family = if family.is_empty() { String::new() } else { format!("{family}: ") };
+        let how = if found.is_given { "optima as given" } else { "optima of parabolas" };
+        let Fit { a, b, n, .. } = &found.law;
+        say(format!("{family}{name} = {} C^{}, through {n} {how}", number(*a), told(b)))?;
+        for budget in found.budgets.iter().filter(|_| !found.is_given) {
+            let optimum = match &budget.optimum {
+                Ok(o) => {
+                    o.interval.as_ref().map_or_else(|| number(o.size), told)
+                        + &format!(", loss {}", number(o.loss))
+                }
+                Err(reason) => format!("left out: {reason}"),
+            };
+            say(format!("  C = {}, {} runs: {optimum}", number(budget.flops), budget.n))?;
+        }
+    }
+    Ok(())
+}
+
+fn isoflop_json(family: &str, name: &str, found: &IsoFlop, has_loss: bool) -> Value {
+    let budgets = found.budgets.iter().map(|budget| match &budget.optimum {
+        Ok(o) => json!({
+            "flops": budget.flops, "runs": budget.n, "optimum": o.size, "loss": has_loss.then_some(o.loss),
+            "interval": o.interval.as_ref().map(json_of),
+        }),
+        Err(reason) => json!({ "flops": budget.flops, "runs": budget.n, "refused": reason.to_string() }),
+    });
+    let budgets: Vec<Value> = budgets.collect();
+    json!({
+        "by": family, "size": name, "coefficient": found.law.a, "exponent": json_of(&found.law.b),
+        "r2": found.law.r2, "optima_given": found.is_given, "budgets": budgets,
+    })
+}
+
+fn line(args: &LineArgs) -> Result<()> {
+    let table = args.points.table()?;
+    let (x, y) = (table.numbers(&args.x)?, table.numbers(&args.y)?);
+    let points: Vec<(f64, f64)> = x.into_iter().zip(y).collect();
+    let (kind, form) = match args.kind {
+        Kind::Power => (FitKind::Power, "y = a x^b"),
+        Kind::Linear => (FitKind::Linear, "y = a + b x"),
+        Kind::Log => (FitKind::Log, "y = a + b ln x"),
+    };
+    let found = fit_line(kind, &points, args.points.level).with_context(|| table.file.clone())?;
+    if args.points.json {
+        let all = json!({ "form": form, "a": found.a, "b": json_of(&found.b), "r2": found.r2, "n": found.n });
+        return say(serde_json::to_string_pretty(&all)?);
+    }
+    say(format!(
+        "{form} through {} points: a = {}, b = {}, R2 = {:.4}",
+        found.n,
+        number(found.a),
+        told(&found.b),
+        found.r2
+    ))
+}

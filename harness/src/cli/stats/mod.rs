@@ -1,0 +1,193 @@
+//! The verb `stats`: the statistics of reports on any table of scores.
+
+mod compare;
+mod fits;
+mod power;
+mod scores;
+mod signal;
+mod single;
+mod table;
+
+use super::say;
+use crate::stats::{Estimate, StatsError, TestResult};
+use anyhow::{Result, ensure};
+use clap::Subcommand;
+use serde::Serialize;
+
+/// Statistics on tables of scores.
+#[derive(Debug, Subcommand)]
+pub enum StatsVerb {
+    /// Compare two models, or two settings over their seeds, on the questions that both answered
+    #[command(after_help = "\
+Files are CSV with a header or JSON lines: questions.csv of this program, samples_*.jsonl of lm-evaluation-harness,
+the tables of nanochat's evaluations, or your own. docs/statistics.md says which line answers what.
+
+Examples:
+  mindscale stats compare a.csv b.csv
+  mindscale stats compare samples_a.jsonl samples_b.jsonl --score acc_norm --margin 0.02
+  mindscale stats compare q.csv q.csv --where-a trial=0a1b --where-b trial=2c3d --where stage=dpo")]
+    Compare(compare::CompareArgs),
+    /// Tell whether answers are better than guessing
+    #[command(after_help = "\
+Examples:
+  mindscale stats guess questions.csv --where stage=dpo
+  mindscale stats guess --correct 316,344,351 --questions 1346")]
+    Guess(single::GuessArgs),
+    /// Compare one sample with a number
+    #[command(after_help = "Example: mindscale stats one-sample seeds.csv --value accuracy --null 0.25")]
+    OneSample(single::OneSampleArgs),
+    /// Tell which metric tells models apart: its signal over its noise
+    #[command(after_help = "\
+Example: mindscale stats signal trials.csv --model model.n_layers --metric val_bpb --metric exam_accuracy")]
+    Signal(signal::SignalArgs),
+    /// Fit a curve to points
+    Fit {
+        /// The curve
+        #[command(subcommand)]
+        curve: fits::FitVerb,
+    },
+    /// Tell the smallest difference that a design is likely to detect
+    #[command(after_help = "\
+Examples:
+  mindscale stats power --seeds 5 --sd 0.012
+  mindscale stats power --seeds 5 --questions 1346 --accuracy 0.3
+  mindscale stats power --questions 1346 --disagreement 0.4
+  mindscale stats power --seeds 8 --questions 1346 --pilot a.csv b.csv")]
+    Power(power::PowerArgs),
+}
+
+/// Runs a verb.
+pub fn stats(verb: &StatsVerb) -> Result<bool> {
+    match verb {
+        StatsVerb::Compare(args) => compare::compare(args)?,
+        StatsVerb::Guess(args) => single::guess(args)?,
+        StatsVerb::OneSample(args) => single::one_sample(args)?,
+        StatsVerb::Signal(args) => signal::signal(args)?,
+        StatsVerb::Fit { curve } => fits::fit(curve)?,
+        StatsVerb::Power(args) => power::power(args)?,
+    }
+    Ok(true)
+}
+
+/// One way to look at the data: an interval, a test, or why there is none.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+struct Finding {
+    /// The method.
+    method: String,
+    /// What it speaks of: `other seeds, these questions`.
+    speaks_of: String,
+    /// The number with its interval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    estimate: Option<Estimate>,
+    /// The test.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    test: Option<TestResult>,
+    /// p of no equivalence within the margin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    p_equivalence: Option<f64>,
+    /// Why the method cannot say anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<String>,
+}
+
+impl Finding {
+    fn new(method: &str, speaks_of: &str) -> Self {
+        Self { method: method.into(), speaks_of: speaks_of.into(), ..Self::default() }
+    }
+
+    fn estimate(self, found: Result<Estimate, StatsError>) -> Self {
+        match found {
+            Ok(estimate) => Self { estimate: Some(estimate), ..self },
+            Err(error) => Self { refused: Some(error.to_string()), ..self },
+        }
+    }
+
+    fn test(self, found: Result<TestResult, StatsError>) -> Self {
+        match found {
+            Ok(test) => Self { test: Some(test), ..self },
+            Err(error) => Self { refused: Some(error.to_string()), ..self },
+        }
+    }
+
+    /// Interval, test and equivalence of a mean.
+    fn mean(self, found: Result<crate::stats::Mean, StatsError>, null: f64, how: &How) -> Result<Self> {
+        let mean = match found {
+            Ok(mean) => mean,
+            Err(error) => return Ok(Self { refused: Some(error.to_string()), ..self }),
+        };
+        let p_equivalence = match how.margin {
+            Some(margin) => Some(mean.equivalence(margin, how.alpha())?.p),
+            None => None,
+        };
+        let (estimate, test) = (Some(mean.interval(how.level)), Some(mean.test(null)));
+        Ok(Self { estimate, test, p_equivalence, ..self })
+    }
+
+    fn line(&self) -> String {
+        let mut parts = vec![];
+        if let Some(Estimate { value, low, high, .. }) = self.estimate {
+            parts.push(format!("{} [{}, {}]", number(value), number(low), number(high)));
+        }
+        if let Some(test) = self.test {
+            let df = test.df.map_or(String::new(), |df| format!(", df = {}", number(df)));
+            parts.push(format!("p = {}{df}, n = {}", number(test.p), test.n));
+        } else if let Some(estimate) = self.estimate {
+            parts.push(format!("n = {}", estimate.n));
+        }
+        if let Some(p) = self.p_equivalence {
+            parts.push(format!("p of no equivalence = {}", number(p)));
+        }
+        if let Some(reason) = &self.refused {
+            parts.push(format!("none: {reason}"));
+        }
+        format!("    {}: {}", self.method, parts.join(", "))
+    }
+}
+
+/// Says the findings, each under what it speaks of.
+fn say_findings(findings: &[Finding]) -> Result<()> {
+    for same in findings.chunk_by(|a, b| a.speaks_of == b.speaks_of) {
+        say(format!("{}:", same[0].speaks_of))?;
+        same.iter().try_for_each(|finding| say(finding.line()))?;
+    }
+    Ok(())
+}
+
+/// Level and margin of what is told.
+#[derive(Debug, Clone, Copy, clap::Args)]
+struct How {
+    /// How often intervals shall hold the truth; tests are at 1 minus it
+    #[arg(long, default_value_t = 0.95)]
+    level: f64,
+    /// Largest difference that would not matter, chosen beforehand: adds tests of equivalence within it
+    #[arg(long)]
+    margin: Option<f64>,
+    /// Print JSON for programs
+    #[arg(long)]
+    json: bool,
+}
+
+impl How {
+    fn check(&self) -> Result<()> {
+        let Self { level, .. } = self;
+        ensure!(*level > 0.5 && *level < 1.0, "--level {level}: expected a number between 0.5 and 1");
+        Ok(())
+    }
+
+    /// The level of tests, 0.05 for 0.95: without the rounding of the difference.
+    fn alpha(&self) -> f64 {
+        (1e12 * (1.0 - self.level)).round() / 1e12
+    }
+}
+
+/// Four significant digits, as short as they can be.
+fn number(x: f64) -> String {
+    if x == 0.0 || !x.is_finite() {
+        return x.to_string();
+    }
+    let rounded: f64 = format!("{x:.3e}").parse().unwrap_or(x);
+    match rounded.abs() {
+        size if !(1e-4..1e7).contains(&size) => format!("{rounded:e}"),
+        _ => rounded.to_string(),
+    }
+}

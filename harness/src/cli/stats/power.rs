@@ -1,0 +1,115 @@
+//! `stats power`: the smallest difference that a design is likely to detect.
+
+use super::scores::{Columns, Question, Scores};
+use super::table::Wanted;
+use super::{number, say};
+use crate::stats::{
+    Components, Sureness, detectable_by_pairs, detectable_by_questions, detectable_by_seeds,
+    detectable_crossed, differences,
+};
+use anyhow::{Result, bail, ensure};
+use clap::Args;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// Arguments of `power`.
+#[derive(Debug, Args)]
+pub struct PowerArgs {
+    /// Seeds of each setting
+    #[arg(long)]
+    seeds: Option<usize>,
+    /// Questions of the exam
+    #[arg(long)]
+    questions: Option<usize>,
+    /// Standard deviation of a setting's value between seeds; with --paired that of the differences
+    #[arg(long, requires = "seeds")]
+    sd: Option<f64>,
+    /// Compare seed by seed
+    #[arg(long)]
+    paired: bool,
+    /// Accuracy, where the seeds' answers are as if drawn on their own
+    #[arg(long, requires = "questions", requires = "seeds")]
+    accuracy: Option<f64>,
+    /// Share of the questions on which two single models disagree
+    #[arg(long, requires = "questions")]
+    disagreement: Option<f64>,
+    /// Scores of two settings to take the variances from
+    #[arg(long, num_args = 2, value_names = ["A", "B"], requires = "seeds", requires = "questions")]
+    pilot: Vec<PathBuf>,
+    #[command(flatten)]
+    columns: Columns,
+    /// Two-sided level of the test
+    #[arg(long, default_value_t = 0.05)]
+    alpha: f64,
+    /// Chance of detecting the difference
+    #[arg(long, default_value_t = 0.8)]
+    power: f64,
+    /// Print JSON for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// Tells what a design detects.
+pub fn power(args: &PowerArgs) -> Result<()> {
+    let sure = Sureness { alpha: args.alpha, power: args.power };
+    let test = if args.paired { "paired t over seeds" } else { "Welch's t over seeds" };
+    let by_seeds = |sd: f64, seeds: usize| match args.paired {
+        true => detectable_by_pairs(sd, seeds, sure),
+        false => detectable_by_seeds(sd, seeds, sure),
+    };
+    let (design, found): (String, f64) = match (args.seeds, args.questions, args.pilot.as_slice()) {
+        (Some(seeds), Some(questions), [a, b]) => {
+            let found = detectable_crossed(&pilot(a, b, &args.columns)?, seeds, questions, sure)?;
+            (
+                format!(
+                    "{seeds} seeds x {questions} questions, variances of the pilot, other seeds and questions"
+                ),
+                found,
+            )
+        }
+        (_, Some(questions), _) if args.disagreement.is_some() => {
+            let share = args.disagreement.unwrap_or_default();
+            let found = detectable_by_questions(share, questions, sure)?;
+            (
+                format!("two models that disagree on {} of {questions} questions, McNemar", number(share)),
+                found,
+            )
+        }
+        (Some(seeds), Some(questions), _) if args.accuracy.is_some() => {
+            let p = args.accuracy.unwrap_or_default();
+            ensure!(p > 0.0 && p < 1.0, "--accuracy {p}: expected a number between 0 and 1");
+            let sd = (p * (1.0 - p) / questions as f64).sqrt() * if args.paired { 2f64.sqrt() } else { 1.0 };
+            (
+                format!("{seeds} seeds a setting, {questions} questions at {}, {test}, at least", number(p)),
+                by_seeds(sd, seeds)?,
+            )
+        }
+        (Some(seeds), _, _) => {
+            let sd = args.sd.unwrap_or(1.0);
+            let unit = if args.sd.is_some() { "" } else { ", in standard deviations between seeds" };
+            (format!("{seeds} seeds a setting, {test}{unit}"), by_seeds(sd, seeds)?)
+        }
+        _ => bail!("expected --seeds with --sd, --accuracy or --pilot, or --questions with --disagreement"),
+    };
+    if args.json {
+        let all: Value = json!({
+            "design": design, "minimal_detectable_difference": found, "alpha": args.alpha, "power": args.power,
+            "seeds": args.seeds, "questions": args.questions,
+        });
+        return say(serde_json::to_string_pretty(&all)?);
+    }
+    say(format!("{design}: {} (power {}, level {})", number(found), args.power, args.alpha))
+}
+
+/// The components of the differences of a pilot's seeds, paired in the order of their names.
+fn pilot(a: &PathBuf, b: &PathBuf, columns: &Columns) -> Result<Components> {
+    let read = |path: &PathBuf| Scores::read(path, columns, &Wanted::new());
+    let (a, b) = (read(a)?, read(b)?);
+    let of_b = b.questions();
+    let questions: Vec<Question> =
+        a.questions().into_iter().filter(|q| of_b.binary_search(q).is_ok()).collect();
+    ensure!(questions.len() > 1, "{} and {} have fewer than two questions in common", a.file, b.file);
+    let seeds = a.seeds.len().min(b.seeds.len());
+    let (a, b) = (a.table(&questions), b.table(&questions));
+    Ok(Components::of(&differences(&a[..seeds], &b[..seeds])?)?)
+}

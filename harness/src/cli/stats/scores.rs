@@ -1,0 +1,213 @@
+//! Scores of seeds and questions out of a table.
+
+use super::table::{Table, Wanted};
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Which columns hold what; those that are not named are found by the usual names.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Columns {
+    /// Column of scores; unset: prediction equal to answer, or the first of score, correct, acc, accuracy, exact_match, acc_norm
+    #[arg(long, value_name = "COLUMN")]
+    pub score: Option<String>,
+    /// Column that names a question; unset: the first of id, doc_id, question, task
+    #[arg(long, value_name = "COLUMN")]
+    pub question: Option<String>,
+    /// Column that names what questions come in; unset: subject, if there is one
+    #[arg(long, value_name = "COLUMN")]
+    pub subject: Option<String>,
+    /// Column that names a seed; unset: the first of seed, trial, if there is one
+    #[arg(long, value_name = "COLUMN")]
+    pub seed: Option<String>,
+}
+
+/// A question: its subject, empty where there are none, and its name.
+pub type Question = (String, String);
+
+/// Scores by seed and question.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scores {
+    /// The file, for messages.
+    pub file: String,
+    /// What names seeds, if anything does.
+    pub seeds_by: Option<String>,
+    /// Scores of each seed, by question.
+    pub seeds: BTreeMap<String, BTreeMap<Question, f64>>,
+    /// Rows without a score, such as a total.
+    pub without: usize,
+}
+
+impl Scores {
+    /// Reads a file's rows that are wanted.
+    pub fn read(path: &Path, columns: &Columns, wanted: &Wanted) -> Result<Self> {
+        let mut table = Table::read(path)?;
+        table.keep(wanted)?;
+        let named = |name: &Option<String>, usual: &[&str]| match name {
+            Some(name) => table.column(name).map(Some),
+            None => Ok(table.first_of(usual)),
+        };
+        let question = named(&columns.question, &["id", "doc_id", "question", "task"])?;
+        let question = question.with_context(|| none(&table, "--question", "names a question"))?;
+        let subject = named(&columns.subject, &["subject"])?;
+        let seed = named(&columns.seed, &["seed", "trial"])?;
+        let score = Score::find(&table, columns)?;
+        let mut seeds: BTreeMap<String, BTreeMap<Question, f64>> = BTreeMap::new();
+        let mut lines = BTreeMap::new();
+        let mut without = 0;
+        for (line, row) in table.rows() {
+            let Some(value) = score.of(&table, line, row)? else {
+                without += 1;
+                continue;
+            };
+            let text = |column: Option<usize>| column.map_or(String::new(), |column| row[column].clone());
+            let key = (text(subject), row[question].clone());
+            let seed = text(seed);
+            if let Some((earlier, other)) = lines.insert((seed.clone(), key.clone()), (line, row)) {
+                bail!("{}", twice(&table, &key.1, earlier, other, line, row));
+            }
+            seeds.entry(seed).or_default().insert(key, value);
+        }
+        ensure!(!seeds.is_empty(), "{}: no row has a score", table.file);
+        Ok(Self {
+            file: table.file.clone(),
+            seeds_by: seed.map(|column| table.names()[column].clone()),
+            seeds,
+            without,
+        })
+    }
+
+    /// The questions that every seed answered.
+    pub fn questions(&self) -> Vec<Question> {
+        let mut seeds = self.seeds.values();
+        let first =
+            seeds.next().map(|answers| answers.keys().cloned().collect::<Vec<_>>()).unwrap_or_default();
+        first
+            .into_iter()
+            .filter(|question| seeds.clone().all(|answers| answers.contains_key(question)))
+            .collect()
+    }
+
+    /// Questions that some seed answered.
+    pub fn asked(&self) -> usize {
+        let mut all: Vec<&Question> = self.seeds.values().flat_map(BTreeMap::keys).collect();
+        all.sort();
+        all.dedup();
+        all.len()
+    }
+
+    /// A row for each seed with its scores of some questions.
+    pub fn table(&self, questions: &[Question]) -> Vec<Vec<f64>> {
+        let row = |answers: &BTreeMap<Question, f64>| {
+            questions.iter().filter_map(|question| answers.get(question).copied()).collect()
+        };
+        self.seeds.values().map(row).collect()
+    }
+}
+
+fn none(table: &Table, option: &str, what: &str) -> String {
+    format!(
+        "{}: no column that {what}; name it with {option}, one of {}",
+        table.file,
+        table.names().join(", ")
+    )
+}
+
+/// Two rows of one question: the columns that tell them apart are what is to be chosen by.
+fn twice(table: &Table, question: &str, earlier: u64, other: &[String], line: u64, row: &[String]) -> String {
+    let differ: Vec<String> = (0..row.len())
+        .filter(|&i| row[i] != other[i] && row[i].len() < 40 && row[i].parse::<f64>().is_err())
+        .map(|i| format!("--where {}={}", table.names()[i], row[i]))
+        .collect();
+    let hint = match differ.is_empty() {
+        true => "name the column of seeds with --seed, or of questions with --question".to_string(),
+        false => format!("choose some rows, such as by {}", differ.join(" or ")),
+    };
+    format!("{}:{line}: question {question:?} again, as in line {earlier}; {hint}", table.file)
+}
+
+/// How a row is scored.
+enum Score {
+    Column(usize),
+    Equal(usize, usize),
+}
+
+impl Score {
+    fn find(table: &Table, columns: &Columns) -> Result<Self> {
+        if let Some(name) = &columns.score {
+            return Ok(Self::Column(table.column(name)?));
+        }
+        if let (Some(prediction), Some(answer)) = (table.find("prediction"), table.find("answer")) {
+            return Ok(Self::Equal(prediction, answer));
+        }
+        let usual = ["score", "correct", "acc", "accuracy", "exact_match", "acc_norm"];
+        let found = table.first_of(&usual).map(Self::Column);
+        found.with_context(|| none(table, "--score", "holds scores"))
+    }
+
+    fn of(&self, table: &Table, line: u64, row: &[String]) -> Result<Option<f64>> {
+        match *self {
+            Self::Column(column) if row[column].is_empty() => Ok(None),
+            Self::Column(column) => table.number(line, row, column).map(Some),
+            Self::Equal(prediction, answer) => Ok(Some(f64::from(row[prediction] == row[answer]))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::table::wanted;
+    use super::*;
+
+    fn scores(text: &str, columns: &Columns) -> Result<Scores> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        std::fs::write(&path, text).unwrap();
+        Scores::read(&path, columns, &wanted(&[]).unwrap())
+    }
+
+    #[test]
+    fn our_answers_are_scored_by_the_key() {
+        let text = "trial,stage,subject,id,prediction,answer\nx,sft,law,0,A,A\nx,sft,law,1,B,A\ny,sft,law,0,A,A\n\
+                    y,sft,law,1,A,A\n";
+        let found = scores(text, &Columns::default()).unwrap();
+        assert_eq!(found.questions().len(), 2);
+        assert_eq!(found.table(&found.questions()), [[1.0, 0.0], [1.0, 1.0]]);
+        assert_eq!(found.seeds_by.as_deref(), Some("trial"));
+    }
+
+    #[test]
+    fn totals_without_a_score_are_left_out() {
+        let found = scores(
+            "Task , Accuracy , Centered\na , 0.5 , 0.1\nb , 0.25 , 0\nCORE , , 0.1\n",
+            &Columns::default(),
+        );
+        let found = found.unwrap();
+        assert_eq!((found.without, found.table(&found.questions())), (1, vec![vec![0.5, 0.25]]));
+    }
+
+    #[test]
+    fn a_question_that_comes_twice_is_told_with_what_to_do() {
+        let text = "subject,id,stage,prediction,answer\nlaw,0,sft,A,B\nlaw,0,dpo,A,B\n";
+        let problem = scores(text, &Columns::default()).unwrap_err().to_string();
+        assert!(
+            problem.ends_with(
+                ":3: question \"0\" again, as in line 2; choose some rows, such as by --where stage=dpo"
+            ),
+            "{problem}"
+        );
+        let problem = scores("id,x\n0,1\n", &Columns::default()).unwrap_err().to_string();
+        assert!(
+            problem.ends_with("no column that holds scores; name it with --score, one of id, x"),
+            "{problem}"
+        );
+    }
+
+    #[test]
+    fn questions_that_a_seed_lacks_do_not_count() {
+        let found = scores("seed,id,acc\n1,a,1\n1,b,0\n2,a,0\n", &Columns::default()).unwrap();
+        assert_eq!((found.questions().len(), found.asked()), (1, 2));
+    }
+}

@@ -1,0 +1,226 @@
+//! Tables of scores as they come: CSV files and JSON lines, one row a line.
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// A table whose values are text until they are asked for as numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Table {
+    /// The file, for messages.
+    pub file: String,
+    columns: Vec<String>,
+    /// Rows with their lines.
+    rows: Vec<(u64, Vec<String>)>,
+}
+
+/// A condition on rows: a column and the values that are let through.
+pub type Wanted = BTreeMap<String, Vec<String>>;
+
+/// Conditions of the form `COLUMN=VALUE`; several of one column let any of their values through.
+pub fn wanted(texts: &[String]) -> Result<Wanted> {
+    let mut wanted = Wanted::new();
+    for text in texts {
+        let Some((column, value)) = text.split_once('=') else {
+            bail!("{text:?}: expected COLUMN=VALUE, such as stage=dpo");
+        };
+        wanted.entry(column.trim().into()).or_default().push(value.trim().into());
+    }
+    Ok(wanted)
+}
+
+impl Table {
+    /// Reads a file: JSON where its first character opens an object or a list, else CSV with a header.
+    ///
+    /// Of a JSON object the fields that are numbers, truths and text become columns, as in the sample files of
+    /// lm-evaluation-harness. Spaces around CSV values do not count, as nanochat pads them.
+    pub fn read(path: &Path) -> Result<Self> {
+        let file = path.display().to_string();
+        let bytes = std::fs::read(path).with_context(|| format!("{file}: cannot be read"))?;
+        let text = String::from_utf8(bytes).ok().with_context(|| format!("{file}: is not UTF-8 text"))?;
+        let text = text.trim_start_matches('\u{feff}');
+        let table = match text.trim_start().chars().next() {
+            None => bail!("{file}: is empty, expected a header and rows"),
+            Some('{') => Self::of_lines(&file, text)?,
+            Some('[') => Self::of_list(&file, text)?,
+            Some(_) => Self::of_csv(&file, text)?,
+        };
+        ensure!(!table.rows.is_empty(), "{file}: has no rows");
+        Ok(table)
+    }
+
+    fn of_csv(file: &str, text: &str) -> Result<Self> {
+        let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(text.as_bytes());
+        let told = |error: csv::Error| match error.position() {
+            Some(at) => anyhow::anyhow!("{file}:{}: {error}", at.line()),
+            None => anyhow::anyhow!("{file}: {error}"),
+        };
+        let columns: Vec<String> = reader.headers().map_err(told)?.iter().map(Into::into).collect();
+        let mut rows = vec![];
+        for record in reader.records() {
+            let record = record.map_err(told)?;
+            let line = record.position().map_or(0, |at| at.line());
+            rows.push((line, record.iter().map(Into::into).collect()));
+        }
+        Ok(Self { file: file.into(), columns, rows })
+    }
+
+    fn of_lines(file: &str, text: &str) -> Result<Self> {
+        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+        let parsed = lines.map(|(i, line)| -> Result<(u64, Value)> {
+            let value = serde_json::from_str(line).with_context(|| format!("{file}:{}", i + 1))?;
+            Ok((i as u64 + 1, value))
+        });
+        Self::of_objects(file, parsed.collect::<Result<Vec<_>>>()?)
+    }
+
+    fn of_list(file: &str, text: &str) -> Result<Self> {
+        let list: Vec<Value> = serde_json::from_str(text).with_context(|| file.to_string())?;
+        Self::of_objects(file, list.into_iter().enumerate().map(|(i, value)| (i as u64 + 1, value)).collect())
+    }
+
+    fn of_objects(file: &str, objects: Vec<(u64, Value)>) -> Result<Self> {
+        let mut columns: Vec<String> = vec![];
+        let mut found: Vec<(u64, BTreeMap<usize, String>)> = vec![];
+        for (line, object) in objects {
+            let Value::Object(fields) = object else {
+                bail!("{file}:{line}: expected a JSON object");
+            };
+            let mut row = BTreeMap::new();
+            for (name, value) in fields {
+                let text = match value {
+                    Value::Number(number) => number.to_string(),
+                    Value::Bool(truth) => u8::from(truth).to_string(),
+                    Value::String(text) => text,
+                    _ => continue,
+                };
+                let column = columns.iter().position(|column| *column == name).unwrap_or_else(|| {
+                    columns.push(name);
+                    columns.len() - 1
+                });
+                row.insert(column, text);
+            }
+            found.push((line, row));
+        }
+        let full = |row: BTreeMap<usize, String>| {
+            (0..columns.len()).map(|i| row.get(&i).cloned().unwrap_or_default()).collect()
+        };
+        let rows = found.into_iter().map(|(line, row)| (line, full(row))).collect();
+        Ok(Self { file: file.into(), columns, rows })
+    }
+
+    /// The place of a column, by its name or, where that is one column's alone, by its name in other letter case.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        let by = |is: &dyn Fn(&str) -> bool| self.columns.iter().position(|column| is(column));
+        by(&|column| column == name).or_else(|| by(&|column| column.eq_ignore_ascii_case(name)))
+    }
+
+    /// The place of a column.
+    pub fn column(&self, name: &str) -> Result<usize> {
+        let found = self.find(name);
+        found
+            .with_context(|| format!("{}: no column {name:?}, it has {}", self.file, self.columns.join(", ")))
+    }
+
+    /// The first of some columns that is there.
+    pub fn first_of(&self, names: &[&str]) -> Option<usize> {
+        names.iter().find_map(|name| self.find(name))
+    }
+
+    /// The names of the columns.
+    pub fn names(&self) -> &[String] {
+        &self.columns
+    }
+
+    /// The rows with their lines.
+    pub fn rows(&self) -> impl Iterator<Item = (u64, &[String])> {
+        self.rows.iter().map(|(line, row)| (*line, row.as_slice()))
+    }
+
+    /// Leaves the rows that meet every condition.
+    pub fn keep(&mut self, wanted: &Wanted) -> Result<()> {
+        for (name, values) in wanted {
+            let column = self.column(name)?;
+            self.rows.retain(|(_, row)| values.contains(&row[column]));
+            ensure!(!self.rows.is_empty(), "{}: no row has {name} = {}", self.file, values.join(" or "));
+        }
+        Ok(())
+    }
+
+    /// A number of a row.
+    pub fn number(&self, line: u64, row: &[String], column: usize) -> Result<f64> {
+        let text = &row[column];
+        let number = match text.as_str() {
+            "true" | "True" => Some(1.0),
+            "false" | "False" => Some(0.0),
+            _ => text.parse::<f64>().ok().filter(|number| number.is_finite()),
+        };
+        number.with_context(|| {
+            format!("{}:{line}: {}: expected a number, found {text:?}", self.file, self.columns[column])
+        })
+    }
+
+    /// A column of numbers.
+    pub fn numbers(&self, name: &str) -> Result<Vec<f64>> {
+        let column = self.column(name)?;
+        self.rows().map(|(line, row)| self.number(line, row, column)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn table(text: &str) -> Result<Table> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t");
+        std::fs::write(&path, text).unwrap();
+        let mut table = Table::read(&path)?;
+        table.file = "t".into();
+        Ok(table)
+    }
+
+    #[test]
+    fn padded_columns_are_those_without_spaces() {
+        let found =
+            table("Task      , Accuracy  , Centered\narc_easy  , 0.5       , 0.33\nCORE, , 0.2\n").unwrap();
+        assert_eq!(found.names(), ["Task", "Accuracy", "Centered"]);
+        assert_eq!(found.find("task"), Some(0));
+        let problem = found.numbers("accuracy").unwrap_err().to_string();
+        assert_eq!(problem, "t:3: Accuracy: expected a number, found \"\"");
+    }
+
+    #[test]
+    fn lines_of_json_have_their_plain_fields() {
+        let text = "{\"doc_id\": 0, \"doc\": {\"q\": 1}, \"acc\": 1.0}\n\n{\"doc_id\": 1, \"acc\": 0.0, \"filter\": \"none\"}\n";
+        let found = table(text).unwrap();
+        assert_eq!(found.names(), ["doc_id", "acc", "filter"]);
+        assert_eq!(found.numbers("acc").unwrap(), [1.0, 0.0]);
+        let list = table("[{\"acc\": true}, {\"acc\": false}]").unwrap();
+        assert_eq!(list.numbers("acc").unwrap(), [1.0, 0.0]);
+        assert!(
+            table("{\"acc\": 1}\n[1]\n").unwrap_err().to_string().contains("t:2: expected a JSON object")
+        );
+    }
+
+    #[test]
+    fn rows_are_chosen_by_their_values() {
+        let mut found = table("seed,stage,x\n1,sft,2\n1,dpo,3\n2,dpo,4\n3,dpo,5\n").unwrap();
+        found.keep(&wanted(&["stage=dpo".into(), "seed=1".into(), "seed=3".into()]).unwrap()).unwrap();
+        assert_eq!(found.numbers("x").unwrap(), [3.0, 5.0]);
+        let none = found.keep(&wanted(&["seed=9".into()]).unwrap()).unwrap_err();
+        assert_eq!(none.to_string(), "t: no row has seed = 9");
+        assert!(wanted(&["seed".into()]).is_err());
+    }
+
+    #[test]
+    fn what_is_no_table_is_told() {
+        assert!(table("").unwrap_err().to_string().ends_with("is empty, expected a header and rows"));
+        assert!(table("a,b\n").unwrap_err().to_string().ends_with("has no rows"));
+        assert!(table("a,b\n1\n").unwrap_err().to_string().contains(":2: "));
+        let missing = table("a,b\n1,2\n").unwrap().numbers("c").unwrap_err();
+        assert_eq!(missing.to_string(), "t: no column \"c\", it has a, b");
+    }
+}

@@ -1,0 +1,100 @@
+//! What a sweep can show, before anything runs: the smallest difference between two settings that its seeds are likely
+//! to detect.
+
+use super::Trial;
+use crate::config::{TrialConfig, identity};
+use crate::records::GUESSING;
+use crate::stats::{Sureness, detectable_by_seeds};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use uuid::Uuid;
+
+/// The minimal detectable differences of a sweep, with 80 % power at the 5 % level by Welch's t over seeds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Detectable {
+    /// Seeds of the setting that has fewest.
+    pub seeds: usize,
+    /// The smallest difference in standard deviations between seeds; `None` for a single seed.
+    pub in_sd: Option<f64>,
+    /// Questions of the exam; `None` where none is sat.
+    pub questions: Option<u64>,
+    /// The smallest difference of accuracies near guessing: of seeds that differ by the luck of their answers alone, and
+    /// seeds differ by more.
+    pub accuracy: Option<f64>,
+}
+
+impl Detectable {
+    /// Of some trials that sit an exam of so many questions; `None` where they are of one setting, so that nothing is
+    /// compared.
+    pub fn of(trials: &[Trial], questions: Option<u64>) -> Option<Self> {
+        let mut settings: BTreeMap<Uuid, BTreeSet<u64>> = BTreeMap::new();
+        for trial in trials {
+            let setting = identity(&TrialConfig { seed: 0, ..trial.config.clone() });
+            settings.entry(setting).or_default().insert(trial.config.seed);
+        }
+        if settings.len() < 2 {
+            return None;
+        }
+        let seeds = settings.values().map(BTreeSet::len).min()?;
+        let with = |sd: f64| detectable_by_seeds(sd, seeds, Sureness::default()).ok();
+        let luck = |questions: u64| (GUESSING * (1.0 - GUESSING) / questions as f64).sqrt();
+        let accuracy =
+            questions.filter(|questions| *questions > 0).and_then(|questions| with(luck(questions)));
+        Some(Self { seeds, in_sd: with(1.0), questions, accuracy })
+    }
+
+    /// In a sentence.
+    pub fn sentence(&self) -> String {
+        let (Some(in_sd), seeds) = (self.in_sd, self.seeds) else {
+            return "1 seed a setting: differences between settings cannot be told from luck; add seeds"
+                .into();
+        };
+        let exam = match (self.accuracy, self.questions) {
+            (Some(accuracy), Some(questions)) => format!(
+                "; of accuracy over {} at least {:.1} points",
+                crate::track::counted(questions as usize, "question"),
+                100.0 * accuracy
+            ),
+            _ => String::new(),
+        };
+        format!(
+            "{seeds} seeds a setting detect differences from {in_sd:.1} standard deviations between seeds on{exam} \
+             (Welch's t, 80 % power, 5 % level)"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::sweep::{Overrides, Sweep};
+
+    fn trials(axes: &str) -> Vec<Trial> {
+        let text =
+            format!("name = \"a\"\n[base.model]\nd_model = 16\nn_heads = 2\nn_kv_heads = 1\n[axes]\n{axes}");
+        Sweep::read_str("a.toml", &text, &Overrides::default()).unwrap().expand().unwrap()
+    }
+
+    #[test]
+    fn seeds_and_questions_set_what_is_seen() {
+        let found = Detectable::of(&trials("seed = [1, 2, 3, 4, 5]\n\"model.n_layers\" = [1, 2]"), Some(300))
+            .unwrap();
+        // statsmodels: TTestIndPower().solve_power(power=0.8, nobs1=5, alpha=0.05) = 2.0244; times sqrt(0.1875 / 300).
+        assert!((found.in_sd.unwrap() - 2.0244).abs() < 1e-4);
+        assert!((found.accuracy.unwrap() - 2.0244 * 0.025).abs() < 1e-5);
+        assert_eq!(
+            found.sentence(),
+            "5 seeds a setting detect differences from 2.0 standard deviations between seeds on; of accuracy over 300 \
+             questions at least 5.1 points (Welch's t, 80 % power, 5 % level)"
+        );
+    }
+
+    #[test]
+    fn one_seed_shows_nothing_and_one_setting_compares_nothing() {
+        let single = Detectable::of(&trials("\"model.n_layers\" = [1, 2]"), None).unwrap();
+        assert_eq!((single.seeds, single.in_sd, single.accuracy), (1, None, None));
+        assert!(single.sentence().starts_with("1 seed a setting: "));
+        assert_eq!(Detectable::of(&trials("seed = [1, 2]"), Some(300)), None);
+    }
+}
