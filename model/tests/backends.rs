@@ -150,7 +150,7 @@ fn step<B: Backend>(
     let mut trainer = Trainer::new(model(config, backend), None, OptimizerConfig::default(), lanes).unwrap();
     let passes = trainer.accumulate(rows, |row| vec![row], work).unwrap();
     let longest = passes.iter().map(|(positions, _)| *positions).max().unwrap();
-    (trainer.gradient().unwrap(), longest, passes.iter().map(|(_, aux)| aux).sum())
+    (trainer.take_gradient().unwrap(), longest, passes.iter().map(|(_, aux)| aux).sum())
 }
 
 #[test]

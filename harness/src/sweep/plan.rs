@@ -122,8 +122,8 @@ fn at_most(config: &TrialConfig, stage: TrainStage, training: &Training) -> Exte
 
 /// Estimated peak memory of training on a CPU, in MiB; the largest stage counts.
 ///
-/// In f32: weights, two moments, a gradient for each lane, and one of these once more while a checkpoint is written; and
-/// for every thread the group of rows that it works on ([`Backend::GROUP_POSITIONS`]): what each block keeps for the
+/// In f32: weights, two moments, a gradient for each lane under way and one for those that are done, and all but the
+/// gradients once more while a checkpoint is written; and for every thread the group of rows that it works on ([`Backend::GROUP_POSITIONS`]): what each block keeps for the
 /// backward pass (its inputs, queries, keys, values, attention, the values before the activation, as far as `recompute`
 /// lets it), what one block needs beside that, and a block of the head's logits.
 pub fn memory_mb(config: &TrialConfig) -> f64 {
@@ -149,7 +149,7 @@ pub fn memory_mb(config: &TrialConfig) -> f64 {
             Recompute::Blocks => model.n_layers * d + d + activations,
         };
         let lane = group * (kept + passing) as f64 + group.min(BLOCK as f64) * model.vocab_size as f64;
-        let copies = (6 + training.lanes) as f64;
+        let copies = (6 + training.lanes.min(threads + 1)) as f64;
         let floats = model.params() as f64 * copies + threads.min(training.lanes) as f64 * lane;
         PROGRAM + FLOAT * floats / MIB
     };

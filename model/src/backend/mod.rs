@@ -379,8 +379,8 @@ pub trait Backend: Memory {
 
     // Updates.
 
-    /// Adds the gradients of all lanes in order into the first, and makes the others zero.
-    fn sum_lanes(&self, lanes: &mut [Self::Floats]) -> Result<()>;
+    /// Adds the gradient of a lane to a sum, and makes it zero.
+    fn accumulate(&self, sum: &mut Self::Floats, gradient: &mut Self::Floats) -> Result<()>;
     /// The sum of squares in f64. This waits for the device.
     fn sum_of_squares(&self, floats: &Self::Floats) -> Result<f64>;
     /// Updates the weights of `range` and their moments `[first, second]`.

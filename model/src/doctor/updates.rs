@@ -23,15 +23,16 @@ fn sums<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
         want = (want + tensor(lane, len)?)?;
     }
     let mut lanes = lanes.into_iter().map(|lane| backend.floats(lane)).collect::<Result<Vec<_>>>()?;
-    backend.sum_lanes(&mut lanes)?;
-    probe.compare_floats("sum_lanes", ROUNDING, &lanes[0], &want)?;
-    for lane in &lanes[1..] {
-        probe.compare_floats("sum_lanes", EXACT, lane, &want.zeros_like()?)?;
+    let mut sum = lanes.remove(0);
+    for lane in &mut lanes {
+        backend.accumulate(&mut sum, lane)?;
+        probe.compare_floats("accumulate", EXACT, lane, &want.zeros_like()?)?;
     }
-    let squares = backend.sum_of_squares(&lanes[0])? as f32;
+    probe.compare_floats("accumulate", ROUNDING, &sum, &want)?;
+    let squares = backend.sum_of_squares(&sum)? as f32;
     probe.compare("sum_of_squares", ROUNDING, &[squares], &want.sqr()?.sum_all()?)?;
-    backend.clear(&mut lanes[0])?;
-    probe.compare_floats("clear", EXACT, &lanes[0], &want.zeros_like()?)?;
+    backend.clear(&mut sum)?;
+    probe.compare_floats("clear", EXACT, &sum, &want.zeros_like()?)?;
     probe.compare_floats("zeros", EXACT, &backend.zeros(len)?, &want.zeros_like()?)
 }
 

@@ -1,7 +1,7 @@
 //! Optimizer steps: accumulate the gradients of a batch, reduce them, update the weights.
 //!
 //! A batch is cut into a fixed number of lanes; lane `i` takes items `i, i + lanes, ...` through the whole model into
-//! its own gradient buffer, a few at a time, so that memory does not grow with the batch. [`reduce`] sums the lanes in
+//! a gradient of its own, a few at a time, so that memory does not grow with the batch. [`reduce`] sums the lanes in
 //! order, wherever they were computed, and [`update`] changes the weights. Which thread runs a lane does not matter, so
 //! the result is the same to the last bit for any number of threads. The threads are those of the rayon pool that the
 //! caller has installed.
@@ -22,7 +22,9 @@ use crate::{AuxLoss, Error, Result};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use update::Optimizer;
 
 /// How a batch is worked on.
@@ -47,8 +49,7 @@ pub struct Trainer<B: Backend = Cpu> {
     optimizer: Optimizer<B>,
     recompute: Recompute,
     dropout_seed: u64,
-    /// One gradient of all weights for each lane.
-    lanes: Vec<B::Floats>,
+    lanes: usize,
     reduce: Box<dyn Reduce<B>>,
     steps: u64,
     /// Passes since the last step, so that dropout differs between accumulated batches.
@@ -63,7 +64,7 @@ impl<B: Backend> Trainer<B> {
         optimizer: OptimizerConfig,
         lane_config: LaneConfig,
     ) -> Result<Self> {
-        let (backend, len) = (transformer.backend.clone(), transformer.layout.len());
+        let backend = transformer.backend.clone();
         let optimizer = match &lora {
             Some(lora) => Optimizer::of_adapters(&backend, lora.len(), optimizer)?,
             None => Optimizer::of_model(&backend, &transformer.layout, optimizer)?,
@@ -73,8 +74,8 @@ impl<B: Backend> Trainer<B> {
         }
         let lanes = if B::LANES { lane_config.lanes.max(1) } else { 1 };
         Ok(Self {
-            lanes: (0..lanes).map(|_| backend.zeros(len)).collect::<Result<_>>()?,
-            reduce: Box::new(Here),
+            lanes,
+            reduce: Box::new(Here::new(lanes)),
             transformer,
             lora,
             optimizer,
@@ -129,8 +130,14 @@ impl<B: Backend> Trainer<B> {
         mode: impl Fn(u64) -> Mode + Sync,
         work: impl Fn(&Pass<B>, &mut B::Floats, &[&T]) -> Result<S> + Sync,
     ) -> Result<Vec<S>> {
-        let (transformer, lanes) = (&self.transformer, self.lanes.len());
-        let run_lane = |(lane, gradients): (usize, &mut B::Floats)| -> Result<Vec<S>> {
+        let Self { transformer, reduce, lanes, .. } = self;
+        let (backend, lanes) = (&transformer.backend, *lanes);
+        let learns = matches!(mode(seed), Mode::Train { .. });
+        let run_lane = |lane: usize| -> Result<Vec<S>> {
+            let mut gradients = match learns {
+                true => reduce.lend(backend, transformer.layout.len())?,
+                false => backend.zeros(0)?,
+            };
             let items: Vec<&T> = items.iter().skip(lane).step_by(lanes).collect();
             let positions = |item: &&T| rows(item).iter().map(|row| row.len()).sum();
             let groups = groups(&items, positions, B::GROUP_POSITIONS);
@@ -138,12 +145,15 @@ impl<B: Backend> Trainer<B> {
                 let place = (lane as u64) << 32 | group as u64;
                 let batch = Ragged::new(items.iter().flat_map(|item| rows(item)));
                 let pass = transformer.pass(batch, mode(mix(seed ^ mix(place))))?;
-                work(&pass, gradients, items)
+                work(&pass, &mut gradients, items)
             });
-            results.collect()
+            let results = results.collect::<Result<_>>()?;
+            if learns {
+                reduce.take(backend, lane, gradients)?;
+            }
+            Ok(results)
         };
-        let results: Vec<Result<Vec<S>>> = self.lanes.par_iter_mut().enumerate().map(run_lane).collect();
-        let results: Vec<Vec<S>> = results.into_iter().collect::<Result<_>>()?;
+        let results = in_order(reduce.lanes(), run_lane).into_iter().collect::<Result<Vec<Vec<S>>>>()?;
         Ok(results.into_iter().flatten().collect())
     }
 
@@ -151,26 +161,25 @@ impl<B: Backend> Trainer<B> {
     ///
     /// Gradients are zero afterwards.
     pub fn step(&mut self, lr: f64) -> Result<f64> {
-        let backend = &self.transformer.backend;
-        self.reduce.sum(backend, &mut self.lanes)?;
-        let sum = &mut self.lanes[0];
+        let backend = &self.transformer.backend.clone();
+        let sum = match self.reduce.sum(backend)? {
+            Some(sum) => sum,
+            None => backend.zeros(self.transformer.layout.len())?,
+        };
         self.steps += 1;
         let norm = match &mut self.lora {
             Some(lora) => {
-                let gradient = lora.pull_back(backend, sum)?;
+                let gradient = lora.pull_back(backend, &sum)?;
                 let norm = self.optimizer.update(backend, &mut lora.weights, &gradient, self.steps, lr)?;
-                backend.clear(sum)?;
                 lora.merge_into(&mut self.transformer)?;
                 norm
             }
             None => {
-                let backend = backend.clone();
                 let weights = &mut self.transformer.weights;
-                let norm = self.optimizer.update(&backend, weights, sum, self.steps, lr)?;
-                backend.clear(sum)?;
-                norm
+                self.optimizer.update(backend, weights, &sum, self.steps, lr)?
             }
         };
+        self.reduce.give_back(backend, sum)?;
         self.passes = 0;
         Ok(norm)
     }
@@ -232,16 +241,28 @@ impl<B: Backend> Trainer<B> {
         Ok(())
     }
 
-    /// The summed gradient of every weight, `(weights,)`, before a step; for tests and inspection.
-    pub fn gradient(&self) -> Result<Vec<f32>> {
-        let mut sum = vec![0.0; self.transformer.layout.len()];
-        for lane in &self.lanes {
-            for (sum, g) in sum.iter_mut().zip(self.transformer.backend.read(lane)?.iter()) {
-                *sum += g;
-            }
+    /// Takes out the summed gradient of every weight, `(weights,)`, instead of a step; for tests and inspection.
+    pub fn take_gradient(&mut self) -> Result<Vec<f32>> {
+        let backend = &self.transformer.backend;
+        match self.reduce.sum(backend)? {
+            Some(sum) => Ok(backend.read(&sum)?.into_owned()),
+            None => Ok(vec![0.0; self.transformer.layout.len()]),
         }
-        Ok(sum)
     }
+}
+
+/// Runs lanes on the current threads, each thread taking the next one, so that those before it are done or under way.
+fn in_order<R: Send>(lanes: Range<usize>, run: impl Fn(usize) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(lanes.start);
+    let take = |_| {
+        let lane = next.fetch_add(1, Ordering::Relaxed);
+        lanes.contains(&lane).then(|| (lane, run(lane)))
+    };
+    let threads = rayon::current_num_threads().min(lanes.len());
+    let work = |thread: usize| std::iter::repeat(thread).map_while(take);
+    let mut done: Vec<(usize, R)> = (0..threads).into_par_iter().flat_map_iter(work).collect();
+    done.sort_unstable_by_key(|(lane, _)| *lane);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Each expert's share of its load times their number, layer by layer, over passes that make up a batch.

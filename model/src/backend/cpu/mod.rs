@@ -379,15 +379,10 @@ impl Backend for Cpu {
         Ok((nll, dx))
     }
 
-    fn sum_lanes(&self, lanes: &mut [Buffer]) -> Result<()> {
-        let Some((first, rest)) = lanes.split_first_mut() else { return Ok(()) };
-        let others: Vec<&[f32]> = rest.iter().map(|lane| &lane[..]).collect();
-        first.par_chunks_mut(PIECE).enumerate().for_each(|(i, piece)| {
-            for lane in &others {
-                math::add_assign(piece, &lane[i * PIECE..][..piece.len()]);
-            }
-        });
-        rest.par_iter_mut().for_each(|lane| lane.fill(0.0));
+    fn accumulate(&self, sum: &mut Buffer, gradient: &mut Buffer) -> Result<()> {
+        // On this thread alone: the others are at work on other lanes.
+        math::add_assign(sum, gradient);
+        gradient.fill(0.0);
         Ok(())
     }
 

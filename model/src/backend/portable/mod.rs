@@ -374,13 +374,9 @@ impl Backend for Portable {
         Ok((Tensor::cat(&losses, 0)?, Tensor::cat(&dx, 0)?))
     }
 
-    fn sum_lanes(&self, lanes: &mut [Tensor]) -> Result<()> {
-        let Some((first, rest)) = lanes.split_first_mut() else { return Ok(()) };
-        for lane in rest {
-            *first = (&*first + &*lane)?;
-            *lane = lane.zeros_like()?;
-        }
-        Ok(())
+    fn accumulate(&self, sum: &mut Tensor, gradient: &mut Tensor) -> Result<()> {
+        *sum = (&*sum + &*gradient)?;
+        self.clear(gradient)
     }
 
     fn sum_of_squares(&self, floats: &Tensor) -> Result<f64> {
