@@ -1,46 +1,105 @@
 //! The innermost loops of a product: tiles of the result that live in registers.
 
-use super::Mat;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
 use super::simd::{Path, Portable, Simd};
+use super::{Mat, pack};
 
-/// Vectors that a panel of `b` is wide.
-const VECTORS: usize = 2;
-
-/// Most rows of a tile, on any path.
-const MOST_ROWS: usize = 14;
-
-/// Most columns of a panel, on any path.
-const MOST_WIDTH: usize = 32;
-
-/// Places of a block of `a`, `(m, k)`: element `(i, j)` is `i * row + j * col` behind `start`.
+/// A block of `a`, `(m, k)`, tile after tile: element `(i, j)` of a tile is `i * row + j * col` behind its start.
 #[derive(Clone, Copy)]
-struct Left {
-    start: *const f32,
+pub(super) struct Left<'a> {
+    data: &'a [f32],
+    /// From the start of one tile to the next.
+    tile: usize,
     row: usize,
     col: usize,
     m: usize,
     k: usize,
+    /// Rows of a tile; the last one may have fewer.
+    height: usize,
 }
 
-/// A panel of the result: rows `stride` apart, of which `width` columns count.
+/// Where a tile is written.
 #[derive(Clone, Copy)]
 struct Out {
     start: *mut f32,
     stride: usize,
+    /// Columns that count.
     width: usize,
     accumulate: bool,
 }
 
 /// Multiplies a block of `a` with one packed panel of `b`.
-type PanelProduct = unsafe fn(Out, Left, *const f32);
+type Panel = unsafe fn(Out, Left, *const f32);
 
 /// The loops of one path.
 #[derive(Clone, Copy)]
 pub(super) struct Kernel {
-    product: PanelProduct,
+    /// [`multiply`] for panels of one vector, two and three: with rows anywhere, side by side, [`pack::STRIDE`] apart.
+    multiply: [[Panel; 3]; 3],
+    /// [`pack::rows`].
+    rows: unsafe fn(&mut [f32], Mat, usize),
+    /// [`pack::panels`].
+    panels: unsafe fn(&mut [f32], Mat),
+    /// Numbers of a vector.
     lanes: usize,
+    /// Most rows of a tile.
+    height: usize,
+}
+
+/// What a path is compiled to. Each loop is a function of its own: one that held them all would take minutes to compile.
+macro_rules! path {
+    ($name:ident, $simd:ty $(, $features:literal)?) => {
+        mod $name {
+            use super::*;
+            $(#[target_feature(enable = $features)])?
+            unsafe fn panel<const VECTORS: usize, const ROW: usize>(out: Out, a: Left, b: *const f32) {
+                // SAFETY: passed on from the caller, here and below.
+                unsafe { multiply::<$simd, VECTORS, ROW>(out, a, b) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn rows(to: &mut [f32], a: Mat, height: usize) {
+                // SAFETY: see above.
+                unsafe { pack::rows::<$simd>(to, a, height) }
+            }
+            $(#[target_feature(enable = $features)])?
+            unsafe fn panels(to: &mut [f32], b: Mat) {
+                // SAFETY: see above.
+                unsafe { pack::panels::<$simd>(to, b) }
+            }
+            pub const KERNEL: Kernel = Kernel {
+                multiply: [
+                    [panel::<1, 0>, panel::<1, 1>, panel::<1, 0>],
+                    [panel::<2, 0>, panel::<2, 1>, panel::<2, { pack::STRIDE }>],
+                    [panel::<3, 0>, panel::<3, 1>, panel::<3, 0>],
+                ],
+                rows,
+                panels,
+                lanes: <$simd>::LANES,
+                height: <$simd>::HEIGHT,
+            };
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+path!(avx512, Avx512, "avx512f,avx2,fma");
+#[cfg(target_arch = "x86_64")]
+path!(avx2, Avx2, "avx2,fma");
+path!(portable, Portable);
+
+impl<'a> Left<'a> {
+    /// A block as it lies.
+    pub fn of(a: Mat<'a>, height: usize) -> Self {
+        let Mat { data, rows, cols, row_stride, col_stride } = a;
+        Self { data, tile: height * row_stride, row: row_stride, col: col_stride, m: rows, k: cols, height }
+    }
+
+    /// A block that [`Kernel::pack_rows`] has laid out.
+    pub fn packed(data: &'a [f32], a: Mat, height: usize) -> Self {
+        let (row, col) = if a.row_stride == 1 { (1, height) } else { (pack::STRIDE, 1) };
+        let tile = height * if row == 1 { a.cols } else { row };
+        Self { data, tile, row, col, m: a.rows, k: a.cols, height }
+    }
 }
 
 impl Kernel {
@@ -48,169 +107,208 @@ impl Kernel {
     pub fn of(path: Path) -> Self {
         match path {
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512 => Self { product: avx512, lanes: Avx512::LANES },
+            Path::Avx512 => avx512::KERNEL,
             #[cfg(target_arch = "x86_64")]
-            Path::Avx2 => Self { product: avx2, lanes: Avx2::LANES },
-            _ => Self { product: portable, lanes: Portable::LANES },
+            Path::Avx2 => avx2::KERNEL,
+            _ => portable::KERNEL,
         }
     }
 
-    /// Columns of a panel of `b`.
-    pub fn panel_width(self) -> usize {
-        VECTORS * self.lanes
+    /// Columns of a panel of `b`, but for the last one.
+    pub fn width(self) -> usize {
+        2 * self.lanes
+    }
+
+    /// Columns that panels of `n` columns take with their padding.
+    pub fn room(self, n: usize) -> usize {
+        n.next_multiple_of(self.lanes)
+    }
+
+    /// Rows of the tiles of a block of `m` rows: as many as fit, or fewer so that no tile is left with few.
+    pub fn height(self, m: usize) -> usize {
+        m.div_ceil(m.div_ceil(self.height).max(1)).next_multiple_of(2).min(self.height)
+    }
+
+    /// Lays out a block of `a` for tiles of `height` rows.
+    pub fn pack_rows(self, to: &mut [f32], a: Mat, height: usize) {
+        assert!(height <= self.height);
+        // SAFETY: whoever makes a kernel has checked that the processor has its instructions, here and below.
+        unsafe { (self.rows)(to, a, height) }
+    }
+
+    /// Lays out the panels of a block of `b`.
+    pub fn pack_panels(self, to: &mut [f32], b: Mat) {
+        // SAFETY: see above.
+        unsafe { (self.panels)(to, b) }
     }
 
     /// `out = a b` or `out += a b`, where `panels` holds the packed panels of `b`, `n` columns in all.
-    pub fn product(self, out: &mut [f32], stride: usize, a: Mat, panels: &[f32], n: usize, accumulate: bool) {
-        let (width, left) = (self.panel_width(), Left::of(a));
-        assert!(a.rows == 0 || out.len() >= (a.rows - 1) * stride + n);
-        assert!(panels.len() >= n.next_multiple_of(width) * a.cols);
-        for (first, panel) in (0..n).step_by(width).zip(panels.chunks(width * a.cols.max(1))) {
-            // SAFETY: both were checked above to reach as far as the panel does, `Left::of` checked `a`; whoever
-            // makes a kernel has checked that the processor has its instructions.
-            unsafe {
-                let start = out.as_mut_ptr().add(first);
-                let out = Out { start, stride, width: width.min(n - first), accumulate };
-                (self.product)(out, left, panel.as_ptr());
-            }
+    pub fn product(
+        self,
+        out: &mut [f32],
+        stride: usize,
+        a: Left,
+        panels: &[f32],
+        n: usize,
+        accumulate: bool,
+    ) {
+        let (tiles, rest) = (a.m / a.height, a.m % a.height);
+        let reach = |rows: usize| (rows - 1) * a.row + (a.k - 1) * a.col;
+        let last =
+            if rest > 0 { tiles * a.tile + reach(rest) } else { (tiles - 1) * a.tile + reach(a.height) };
+        assert!(a.row == 1 || a.col == 1);
+        assert!(a.height <= self.height && last < a.data.len());
+        assert!(out.len() >= (a.m - 1) * stride + n && panels.len() >= self.room(n) * a.k);
+        let (mut first, mut panel) = (0, panels.as_ptr());
+        while first < n {
+            let width = panel_width(self.lanes, n - first);
+            let vectors = width.div_ceil(self.lanes);
+            let multiply = self.multiply[vectors - 1][match a.row {
+                1 => 1,
+                pack::STRIDE => 2,
+                _ => 0,
+            }];
+            let out = Out { start: out[first..].as_mut_ptr(), stride, width, accumulate };
+            // SAFETY: all three were checked to reach as far as the tiles do.
+            unsafe { multiply(out, a, panel) };
+            first += width;
+            panel = panel.wrapping_add(vectors * self.lanes * a.k);
         }
     }
 }
 
-impl Left {
-    fn of(a: Mat) -> Self {
-        let Mat { data, rows, cols, row_stride, col_stride } = a;
-        let last = (rows.max(1) - 1) * row_stride + (cols.max(1) - 1) * col_stride;
-        assert!(rows == 0 || cols == 0 || last < data.len());
-        Self { start: data.as_ptr(), row: row_stride, col: col_stride, m: rows, k: cols }
-    }
+/// The columns of the next panel where `n` are left: two vectors, or what is left where that fits into three.
+pub(super) fn panel_width(lanes: usize, n: usize) -> usize {
+    if n > 3 * lanes { 2 * lanes } else { n }
+}
 
-    /// What is below the first `rows` rows.
-    unsafe fn below(self, rows: usize) -> Self {
-        // SAFETY: the caller has more rows than that, or as many; one past the end is a pointer all the same.
-        Self { start: self.start.wrapping_add(rows * self.row), m: self.m - rows, ..self }
+/// All tiles of a panel of `VECTORS` vectors, of which three leave registers for half of a tile only. Rows of a tile are
+/// `ROW` apart: a stride that the compiler knows becomes part of the instructions; 0 is any.
+#[inline(always)]
+unsafe fn multiply<S: Simd, const VECTORS: usize, const ROW: usize>(out: Out, a: Left, b: *const f32) {
+    let a = match ROW {
+        0 if VECTORS == 1 => Left { col: 1, ..a },
+        0 => a,
+        1 => Left { row: 1, ..a },
+        _ => Left { row: ROW, col: 1, ..a },
+    };
+    for (i, first) in (0..a.m).step_by(a.height).enumerate() {
+        let (mut rows, mut below) = (a.height.min(a.m - first), 0);
+        while rows > 0 {
+            let part = match rows {
+                _ if VECTORS == 3 => rows.min(a.height.div_ceil(2)),
+                1 => 1,
+                _ => rows & !1,
+            };
+            let out = Out { start: out.start.wrapping_add((first + below) * out.stride), ..out };
+            let start = a.data.as_ptr().wrapping_add(i * a.tile + below * a.row);
+            // SAFETY: passed on from the caller.
+            unsafe { tile_of::<S, VECTORS>(part, out, start, a, b) };
+            (rows, below) = (rows - part, below + part);
+        }
     }
 }
 
-/// A tile of `ROWS` rows and one panel's columns: `(ROWS, VECTORS * LANES)`.
+/// A tile of so many rows: 1 or an even number; any of half a tile where there are three vectors.
 #[inline(always)]
-unsafe fn tile<S: Simd, const ROWS: usize>(
-    out: *mut f32,
-    stride: usize,
+unsafe fn tile_of<S: Simd, const VECTORS: usize>(
+    rows: usize,
+    out: Out,
+    start: *const f32,
     a: Left,
     b: *const f32,
-    accumulate: bool,
 ) {
+    macro_rules! tiles {
+        ($($rows:literal)*) => {
+            match rows {
+                $($rows if const { has_tile::<S>($rows, VECTORS) } => {
+                    // SAFETY: passed on from the caller.
+                    unsafe { tile::<S, $rows, VECTORS>(out, start, a, b) }
+                })*
+                _ => {}
+            }
+        };
+    }
+    tiles!(1 2 3 4 5 6 7 8 10 12 14);
+}
+
+/// Whether a panel of so many vectors is cut into tiles of so many rows.
+const fn has_tile<S: Simd>(rows: usize, vectors: usize) -> bool {
+    let most = if vectors < 3 { S::HEIGHT } else { S::HEIGHT.div_ceil(2) };
+    rows <= most && (vectors == 3 || rows == 1 || rows.is_multiple_of(2))
+}
+
+/// A tile of `ROWS` rows and one panel's columns: `(ROWS, VECTORS * LANES)`.
+///
+/// Here and below, arithmetic wraps and pointers are read as unaligned ones, though none does or is: with the checks of
+/// an unoptimised build in each of the many unrolled steps, that build takes ten times as long.
+#[inline(always)]
+unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    out: Out,
+    mut left: *const f32,
+    a: Left,
+    mut right: *const f32,
+) {
+    let Out { start, stride, width, accumulate } = out;
+    let last = width.wrapping_sub((VECTORS - 1) * S::LANES);
+    let place = |i: usize, j: usize| start.wrapping_add(i.wrapping_mul(stride).wrapping_add(j * S::LANES));
     // SAFETY: the caller's places reach as far as the tile does.
     unsafe {
         let mut sums = [[S::zero(); VECTORS]; ROWS];
         if accumulate {
-            // The tile below is next.
-            for i in ROWS..2 * ROWS {
-                for j in 0..VECTORS {
-                    S::prefetch(out.wrapping_add(i * stride + j * S::LANES));
-                }
-            }
             for (i, sums) in sums.iter_mut().enumerate() {
                 for (j, sum) in sums.iter_mut().enumerate() {
-                    *sum = S::load(out.add(i * stride + j * S::LANES));
+                    S::prefetch(place(ROWS + i, j)); // the tile below is next
+                    *sum =
+                        if j + 1 < VECTORS { S::load(place(i, j)) } else { S::load_some(place(i, j), last) };
                 }
             }
         }
-        let (mut left, mut right) = (a.start, b);
-        for _ in 0..a.k {
-            let mut columns = [S::zero(); VECTORS];
-            for (j, columns) in columns.iter_mut().enumerate() {
-                *columns = S::load(right.add(j * S::LANES));
-            }
-            for (i, sums) in sums.iter_mut().enumerate() {
-                let factor = S::splat(*left.add(i * a.row));
-                for (sum, &columns) in sums.iter_mut().zip(&columns) {
-                    *sum = S::fma(factor, columns, *sum);
-                }
-            }
+        let pairs = if S::PLAIN { 0 } else { a.k / 2 };
+        for _ in 0..pairs {
+            step::<S, ROWS, VECTORS>(&mut sums, left, a.row, right);
+            left = left.wrapping_add(a.col);
+            right = right.wrapping_add(VECTORS * S::LANES);
+            step::<S, ROWS, VECTORS>(&mut sums, left, a.row, right);
+            left = left.wrapping_add(a.col);
+            right = right.wrapping_add(VECTORS * S::LANES);
+        }
+        for _ in 2 * pairs..a.k {
+            step::<S, ROWS, VECTORS>(&mut sums, left, a.row, right);
             left = left.wrapping_add(a.col);
             right = right.wrapping_add(VECTORS * S::LANES);
         }
         for (i, sums) in sums.iter().enumerate() {
             for (j, &sum) in sums.iter().enumerate() {
-                S::store(out.add(i * stride + j * S::LANES), sum);
-            }
-        }
-    }
-}
-
-/// A tile of whole or of cut columns; what is cut goes through a tile of its own.
-#[inline(always)]
-unsafe fn fit<S: Simd, const ROWS: usize>(out: Out, a: Left, b: *const f32) {
-    let Out { start, stride, width, accumulate } = out;
-    // SAFETY: the caller's places reach as far as the tile does; the temporary one is large enough for any tile.
-    unsafe {
-        if width == VECTORS * S::LANES {
-            return match (a.row, a.col) {
-                // Strides that the compiler knows become part of the instructions.
-                (1, _) => tile::<S, ROWS>(start, stride, Left { row: 1, ..a }, b, accumulate),
-                (super::pack::STRIDE, 1) => tile::<S, ROWS>(
-                    start,
-                    stride,
-                    Left { row: super::pack::STRIDE, col: 1, ..a },
-                    b,
-                    accumulate,
-                ),
-                _ => tile::<S, ROWS>(start, stride, a, b, accumulate),
-            };
-        }
-        let mut whole = [0.0f32; MOST_ROWS * MOST_WIDTH];
-        let place = whole.as_mut_ptr();
-        for i in 0..if accumulate { ROWS } else { 0 } {
-            place.add(i * MOST_WIDTH).copy_from_nonoverlapping(start.add(i * stride), width);
-        }
-        tile::<S, ROWS>(place, MOST_WIDTH, a, b, accumulate);
-        for i in 0..ROWS {
-            start.add(i * stride).copy_from_nonoverlapping(place.add(i * MOST_WIDTH), width);
-        }
-    }
-}
-
-/// All rows of a block, in tiles of `ROWS` and then of fewer.
-#[inline(always)]
-unsafe fn panel<S: Simd, const ROWS: usize>(mut out: Out, mut a: Left, b: *const f32) {
-    macro_rules! tiles {
-        ($rows:expr) => {
-            while a.m >= $rows {
-                // SAFETY: so many rows are left, and the caller's places reach as far as they do.
-                unsafe {
-                    fit::<S, { $rows }>(out, a, b);
-                    a = a.below($rows);
+                if j + 1 < VECTORS {
+                    S::store(place(i, j), sum);
+                } else {
+                    S::store_some(place(i, j), sum, last);
                 }
-                out.start = out.start.wrapping_add($rows * out.stride);
             }
-        };
+        }
     }
-    tiles!(ROWS);
-    if ROWS > 8 {
-        tiles!(8);
+}
+
+/// Adds the products of one column of a tile, its rows `stride` apart, and one row of a panel.
+#[inline(always)]
+unsafe fn step<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    sums: &mut [[S::V; VECTORS]; ROWS],
+    left: *const f32,
+    stride: usize,
+    right: *const f32,
+) {
+    // SAFETY: the caller's places reach as far as the tile does.
+    unsafe {
+        let mut columns = [S::zero(); VECTORS];
+        for (j, column) in columns.iter_mut().enumerate() {
+            *column = S::load(right.wrapping_add(j * S::LANES));
+        }
+        for (i, sums) in sums.iter_mut().enumerate() {
+            let factor = S::splat(left.wrapping_add(i.wrapping_mul(stride)));
+            for (sum, &column) in sums.iter_mut().zip(&columns) {
+                *sum = S::fma(factor, column, *sum);
+            }
+        }
     }
-    tiles!(4);
-    tiles!(2);
-    tiles!(1);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx2,fma")]
-unsafe fn avx512(out: Out, a: Left, b: *const f32) {
-    // SAFETY: passed on from the caller.
-    unsafe { panel::<Avx512, 14>(out, a, b) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn avx2(out: Out, a: Left, b: *const f32) {
-    // SAFETY: passed on from the caller.
-    unsafe { panel::<Avx2, 6>(out, a, b) }
-}
-
-unsafe fn portable(out: Out, a: Left, b: *const f32) {
-    // SAFETY: passed on from the caller.
-    unsafe { panel::<Portable, 4>(out, a, b) }
 }

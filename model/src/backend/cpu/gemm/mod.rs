@@ -10,8 +10,8 @@ mod simd;
 
 pub use simd::Path;
 
-use crate::backend::cpu::Buffer;
-use kernel::Kernel;
+use kernel::{Kernel, Left};
+use std::cell::RefCell;
 
 /// Inner positions that are worked on together, so that a panel of `b` stays in the first cache.
 const INNER: usize = 256;
@@ -20,12 +20,18 @@ const INNER: usize = 256;
 /// the rows of a tile on every path, and more than most groups of positions have.
 const ROWS: usize = 546;
 
-/// Columns of `b` from which on copying `a` side by side pays, as each element is used so often: of a transpose, whose
-/// rows lie apart, and of any other.
-const COPY_FROM: [usize; 2] = [96, 384];
+/// Columns of `b` from which on laying out `a` anew pays, as each element is used so often: of a transpose, whose columns
+/// lie side by side, of one whose columns lie far apart, and of any other.
+const PACK_FROM: [usize; 3] = [200, 96, 384];
+
+/// From here on columns lie far apart: a tile would touch too many pages.
+const FAR: usize = 1024;
 
 /// Panels that are cut from rows of `b` at a time.
 const CUT: usize = 8;
+
+/// Panels that are kept while several blocks of rows pass.
+const KEPT: usize = 32;
 
 /// A row-major matrix inside a slice: `rows x cols`, rows `stride` elements apart.
 #[derive(Clone, Copy)]
@@ -90,30 +96,66 @@ pub fn matmul_on(path: Path, out: &mut [f32], stride: usize, a: Mat, b: Mat, acc
         return;
     }
     let kernel = Kernel::of(path);
-    let width = kernel.panel_width();
-    // Panels that serve one block of rows only need not outlive it; where rows of `b` are copied, several are cut from
-    // each at a time.
-    let together = if b.col_stride == 1 { CUT * width } else { width };
-    let columns = if m > ROWS { n } else { together.min(n) };
-    let mut panels = Buffer::dirty(k.min(INNER) * columns.next_multiple_of(width));
-    let copies = m > 1 && n >= COPY_FROM[usize::from(a.col_stride == 1)];
-    let mut copied = Buffer::dirty(if copies { pack::room(m.min(ROWS), k.min(INNER)) } else { 0 });
-    for first in (0..k).step_by(INNER) {
-        let inner = INNER.min(k - first);
-        let accumulate = accumulate || first > 0;
-        for left in (0..n).step_by(columns) {
-            let columns = columns.min(n - left);
-            pack::panels(path, &mut panels, b.block(first, inner, left, columns), width);
-            for top in (0..m).step_by(ROWS) {
-                let mut block = a.block(top, ROWS.min(m - top), first, inner);
-                if copies {
-                    block = pack::copy(&mut copied, block, left == 0 || m > ROWS);
+    // Panels that serve one block of rows only are used at once; where rows of `b` are cut, several at a time.
+    let together = kernel.width()
+        * match b.col_stride {
+            _ if m > ROWS => KEPT,
+            1 => CUT,
+            _ => 1,
+        };
+    let pack = n >= PACK_FROM[if a.col_stride == 1 { 2 } else { usize::from(a.col_stride > FAR) }];
+    WORKPLACE.with_borrow_mut(|Workplace { rows, panels }| {
+        for first in (0..k).step_by(INNER) {
+            let inner = INNER.min(k - first);
+            let accumulate = accumulate || first > 0;
+            let mut left = 0;
+            while left < n {
+                let columns = if n - left > together + kernel.width() / 2 { together } else { n - left };
+                let panels = at_least(panels, kernel.room(columns) * inner);
+                kernel.pack_panels(panels, b.block(first, inner, left, columns));
+                for top in (0..m).step_by(ROWS) {
+                    let block = a.block(top, ROWS.min(m - top), first, inner);
+                    let height = kernel.height(block.rows);
+                    let block = if pack {
+                        let rows = at_least(rows, pack::room(block.rows, height));
+                        if left == 0 || m > ROWS {
+                            kernel.pack_rows(rows, block, height);
+                        }
+                        Left::packed(rows, block, height)
+                    } else {
+                        Left::of(block, height)
+                    };
+                    kernel.product(
+                        &mut out[top * stride + left..],
+                        stride,
+                        block,
+                        panels,
+                        columns,
+                        accumulate,
+                    );
                 }
-                let out = &mut out[top * stride + left..];
-                kernel.product(out, stride, block, &panels, columns, accumulate);
+                left += columns;
             }
         }
+    });
+}
+
+/// Where the operands of a thread's products are laid out.
+struct Workplace {
+    rows: Vec<f32>,
+    panels: Vec<f32>,
+}
+
+thread_local! {
+    static WORKPLACE: RefCell<Workplace> = const { RefCell::new(Workplace { rows: vec![], panels: vec![] }) };
+}
+
+/// The first `len` numbers of a buffer that grows where it has to.
+fn at_least(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
     }
+    &mut buffer[..len]
 }
 
 /// `y = x wᵀ`: a linear layer forward. `x`: `(n, in)`; `w`: `(out, in)`; `y`: `(n, out)`.

@@ -82,14 +82,25 @@ pub(super) trait Simd {
     type V: Copy;
     /// Its numbers.
     const LANES: usize;
+    /// Rows of a tile two vectors wide that the registers hold.
+    const HEIGHT: usize;
+    /// Whether the innermost loop is left to the compiler.
+    const PLAIN: bool = false;
     /// Asks for the line of the cache around a place that will be read soon; any place will do.
     fn prefetch(_place: *const f32) {}
     unsafe fn zero() -> Self::V;
     unsafe fn load(from: *const f32) -> Self::V;
     unsafe fn store(to: *mut f32, v: Self::V);
-    unsafe fn splat(value: f32) -> Self::V;
+    /// The number at a place in all lanes.
+    unsafe fn splat(from: *const f32) -> Self::V;
     /// `a b + c`, rounded once.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The first `count` numbers, at least one, then zeros.
+    unsafe fn load_some(from: *const f32, count: usize) -> Self::V;
+    /// Writes the first `count` numbers, at least one.
+    unsafe fn store_some(to: *mut f32, v: Self::V, count: usize);
+    /// `to[j * stride + i] = from[i * line + j]` for 8 lines `i` and whole vectors of 8 `j` below `k`.
+    unsafe fn turn(to: *mut f32, stride: usize, from: *const f32, line: usize, k: usize);
 }
 
 /// Arrays of 8; a chain of fused multiply-adds has the same bits everywhere.
@@ -98,6 +109,8 @@ pub(super) struct Portable;
 impl Simd for Portable {
     type V = [f32; 8];
     const LANES: usize = 8;
+    const HEIGHT: usize = 4;
+    const PLAIN: bool = true;
 
     #[inline(always)]
     unsafe fn zero() -> Self::V {
@@ -117,13 +130,38 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    unsafe fn splat(value: f32) -> Self::V {
-        [value; 8]
+    unsafe fn splat(from: *const f32) -> Self::V {
+        // SAFETY: the caller's pointer is to a number.
+        [unsafe { from.read_unaligned() }; 8]
     }
 
     #[inline(always)]
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         std::array::from_fn(|i| a[i].mul_add(b[i], c[i]))
+    }
+
+    #[inline(always)]
+    unsafe fn load_some(from: *const f32, count: usize) -> Self::V {
+        let number = |i: usize| {
+            // SAFETY: the caller's pointer is to `count` numbers.
+            if i < count { unsafe { from.wrapping_add(i).read_unaligned() } } else { 0.0 }
+        };
+        std::array::from_fn(number)
+    }
+
+    #[inline(always)]
+    unsafe fn store_some(to: *mut f32, v: Self::V, count: usize) {
+        // SAFETY: the caller's pointer is to `count` numbers.
+        unsafe { to.copy_from_nonoverlapping(v.as_ptr(), count) }
+    }
+
+    unsafe fn turn(to: *mut f32, stride: usize, from: *const f32, line: usize, k: usize) {
+        for j in 0..k / 8 * 8 {
+            for i in 0..8 {
+                // SAFETY: the caller's lines and rows hold as many numbers.
+                unsafe { *to.add(j * stride + i) = *from.add(i * line + j) };
+            }
+        }
     }
 }
 
@@ -132,12 +170,47 @@ mod x86 {
     use super::Simd;
     use std::arch::x86_64::*;
 
+    /// [`Simd::turn`] by squares of 8 in registers; with wider vectors the compiler makes slower shuffles of it.
+    #[inline(never)]
+    #[target_feature(enable = "avx2")]
+    unsafe fn turn(to: *mut f32, stride: usize, from: *const f32, line: usize, k: usize) {
+        for j in (0..k / 8 * 8).step_by(8) {
+            // SAFETY: the caller's lines and rows hold as many numbers.
+            unsafe {
+                let line = |i: usize| _mm256_loadu_ps(from.add(i * line + j));
+                let pairs = |a, b| (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+                let ((a0, a1), (a2, a3)) = (pairs(line(0), line(1)), pairs(line(2), line(3)));
+                let ((a4, a5), (a6, a7)) = (pairs(line(4), line(5)), pairs(line(6), line(7)));
+                let fours = |a, b| (_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b));
+                let ((b0, b1), (b2, b3)) = (fours(a0, a2), fours(a1, a3));
+                let ((b4, b5), (b6, b7)) = (fours(a4, a6), fours(a5, a7));
+                for (row, (low, high)) in [(b0, b4), (b1, b5), (b2, b6), (b3, b7)].into_iter().enumerate() {
+                    _mm256_storeu_ps(to.add((j + row) * stride), _mm256_permute2f128_ps::<0x20>(low, high));
+                    _mm256_storeu_ps(
+                        to.add((j + row + 4) * stride),
+                        _mm256_permute2f128_ps::<0x31>(low, high),
+                    );
+                }
+            }
+        }
+    }
+
+    /// Whose highest bit is set in the first `count` of 8 numbers.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn first(count: usize) -> __m256i {
+        static MASKS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+        // SAFETY: 8 of the 16 numbers from `8 - count` on, where `count` is 8 at most.
+        unsafe { _mm256_loadu_si256(MASKS.as_ptr().add(8 - count.min(8)).cast()) }
+    }
+
     /// Vectors of AVX-512.
     pub struct Avx512;
 
     impl Simd for Avx512 {
         type V = __m512;
         const LANES: usize = 16;
+        const HEIGHT: usize = 14;
 
         #[inline(always)]
         fn prefetch(place: *const f32) {
@@ -164,15 +237,33 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn splat(value: f32) -> __m512 {
+        unsafe fn splat(from: *const f32) -> __m512 {
             // SAFETY: see above.
-            unsafe { _mm512_set1_ps(value) }
+            unsafe { _mm512_set1_ps(from.read_unaligned()) }
         }
 
         #[inline(always)]
         unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
             // SAFETY: see above.
             unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_some(from: *const f32, count: usize) -> __m512 {
+            // SAFETY: see above.
+            unsafe { _mm512_maskz_loadu_ps(u16::MAX >> (16 - count), from) }
+        }
+
+        #[inline(always)]
+        unsafe fn store_some(to: *mut f32, v: __m512, count: usize) {
+            // SAFETY: see above.
+            unsafe { _mm512_mask_storeu_ps(to, u16::MAX >> (16 - count), v) }
+        }
+
+        #[inline(always)]
+        unsafe fn turn(to: *mut f32, stride: usize, from: *const f32, line: usize, k: usize) {
+            // SAFETY: see above.
+            unsafe { turn(to, stride, from, line, k) }
         }
     }
 
@@ -182,6 +273,7 @@ mod x86 {
     impl Simd for Avx2 {
         type V = __m256;
         const LANES: usize = 8;
+        const HEIGHT: usize = 6;
 
         #[inline(always)]
         fn prefetch(place: *const f32) {
@@ -208,15 +300,33 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn splat(value: f32) -> __m256 {
+        unsafe fn splat(from: *const f32) -> __m256 {
             // SAFETY: see above.
-            unsafe { _mm256_set1_ps(value) }
+            unsafe { _mm256_set1_ps(from.read_unaligned()) }
         }
 
         #[inline(always)]
         unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
             // SAFETY: see above.
             unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_some(from: *const f32, count: usize) -> __m256 {
+            // SAFETY: see above.
+            unsafe { _mm256_maskload_ps(from, first(count)) }
+        }
+
+        #[inline(always)]
+        unsafe fn store_some(to: *mut f32, v: __m256, count: usize) {
+            // SAFETY: see above.
+            unsafe { _mm256_maskstore_ps(to, first(count), v) }
+        }
+
+        #[inline(always)]
+        unsafe fn turn(to: *mut f32, stride: usize, from: *const f32, line: usize, k: usize) {
+            // SAFETY: see above.
+            unsafe { turn(to, stride, from, line, k) }
         }
     }
 }

@@ -34,21 +34,28 @@ fn nothing_between_makes_zero_or_leaves_what_is_there() {
     assert_eq!(out, [0.0; 4]);
 }
 
-/// A matrix or the transpose of one, in the middle of numbers that must not be touched.
+/// Numbers in [-1, 1) without meaning.
 fn numbers(rows: usize, cols: usize, seed: u64) -> Vec<f32> {
     let mix = |i: u64| (i ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
     (0..(rows * cols) as u64).map(|i| mix(i) as f32 / (1 << 23) as f32 - 1.0).collect()
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+/// A product in the middle of numbers that must not be touched.
+#[derive(Debug, Clone, Copy)]
+struct Product {
+    m: usize,
+    k: usize,
+    n: usize,
+    a_t: bool,
+    b_t: bool,
+    accumulate: bool,
+    gap: usize,
+}
 
-    /// Element by element a chain of fused multiply-adds in order, to the last bit, on every path.
-    #[test]
-    fn products_are_chains_of_fused_multiply_adds(
-        m in 1usize..70, k in prop_oneof![1usize..70, 250usize..530], n in prop_oneof![1usize..70, 90usize..200],
-        a_t: bool, b_t: bool, accumulate: bool, gap in 0usize..3, seed: u64,
-    ) {
+impl Product {
+    /// Whether each element is on every path a chain of fused multiply-adds in order, to the last bit.
+    fn is_a_chain_everywhere(self, seed: u64) -> bool {
+        let Product { m, k, n, a_t, b_t, accumulate, gap } = self;
         let (a, b) = (numbers(m, k, seed), numbers(k, n, seed ^ 1));
         let a = if a_t { Mat::new(&a, k, m).t() } else { Mat::new(&a, m, k) };
         let b = if b_t { Mat::new(&b, n, k).t() } else { Mat::new(&b, k, n) };
@@ -59,14 +66,51 @@ proptest! {
         for i in 0..m {
             for j in 0..n {
                 let sum = &mut want[i * stride + j];
-                *sum = (0..k).fold(if accumulate { *sum } else { 0.0 }, |sum, l| at(a, i, l).mul_add(at(b, l, j), sum));
+                let begin = if accumulate { *sum } else { 0.0 };
+                *sum = (0..k).fold(begin, |sum, l| at(a, i, l).mul_add(at(b, l, j), sum));
             }
         }
-        for path in Path::ALL.into_iter().filter(|path| path.is_here()) {
+        Path::ALL.into_iter().filter(|path| path.is_here()).all(|path| {
             let mut out = before.clone();
             matmul_on(path, &mut out, stride, a, b, accumulate);
-            let same = out.iter().zip(&want).all(|(x, y)| x.to_bits() == y.to_bits());
-            prop_assert!(same, "{path:?} {m} x {k} x {n}");
+            out.iter().zip(&want).all(|(x, y)| x.to_bits() == y.to_bits())
+        })
+    }
+}
+
+#[test]
+fn every_height_and_width_of_a_tile_is_a_chain() {
+    for m in 1..=30 {
+        for n in 1..=50 {
+            let product = Product { m, k: 3, n, a_t: n % 2 == 0, b_t: false, accumulate: true, gap: 1 };
+            assert!(product.is_a_chain_everywhere(7), "{product:?}");
         }
+    }
+}
+
+#[test]
+fn every_way_to_cut_a_product_is_a_chain() {
+    // More rows, inner positions, columns than one block has; operands that are laid out anew and such that are not.
+    for (m, k, n) in
+        [(550, 5, 9), (1100, 2, 20), (40, 257, 383), (15, 20, 600), (600, 3, 1300), (29, 513, 201)]
+    {
+        for way in 0..8 {
+            let (a_t, b_t, accumulate) = (way & 1 == 1, way & 2 == 2, way & 4 == 4);
+            let product = Product { m, k, n, a_t, b_t, accumulate, gap: 0 };
+            assert!(product.is_a_chain_everywhere(way), "{product:?}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn products_are_chains_of_fused_multiply_adds(
+        m in 1usize..70, k in prop_oneof![1usize..70, 250usize..530], n in prop_oneof![1usize..70, 90usize..200],
+        a_t: bool, b_t: bool, accumulate: bool, gap in 0usize..3, seed: u64,
+    ) {
+        let product = Product { m, k, n, a_t, b_t, accumulate, gap };
+        prop_assert!(product.is_a_chain_everywhere(seed), "{product:?}");
     }
 }
