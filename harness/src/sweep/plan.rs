@@ -303,9 +303,9 @@ device = "cpu"
         assert_eq!((row.tokens, row.exact), (Some(1015 + 3 * 2 * 8), false));
         assert_eq!(row.flops, Some(1063.0 * 3.0 * 2.0 * (48.0 + 72.0 + 40.0 + 32.0)));
         assert_eq!(row.open, [TrainStage::Dpo]);
-        // dpo, with its four lanes: 172 weights ten times; a lane has two answers of 8 tokens, each of which leaves
+        // dpo, on one thread: 172 weights eight times; a lane has two answers of 8 tokens, each of which leaves
         // 12 + 8 + 12 floats, has 16 + 16 + 18 in passing and 10 logits.
-        let floats = 172.0 * 10.0 + 16.0 * (32.0 + 50.0 + 10.0);
+        let floats = 172.0 * 8.0 + 16.0 * (32.0 + 50.0 + 10.0);
         assert_eq!(row.memory_mb, PROGRAM + 4.0 * floats / 1024.0 / 1024.0);
         let json = serde_json::to_value(row).unwrap();
         assert_eq!(json["keys"], serde_json::json!({ "seed": 1, "device": "cpu", "model.n_experts": 0 }));
