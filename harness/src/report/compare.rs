@@ -206,7 +206,7 @@ fn test(compared: &mut Compared, observations: &[&Observation]) -> Result<(Mean,
         Mean::of_pairs(&a, &b).map(|mean| (mean, g))
     };
     found.map_err(|error| match error {
-        StatsError::TooFew { n, .. } => format!("too few seeds: n={n}"),
+        StatsError::TooFew { n: n @ ..2, .. } => format!("too few seeds: n={n}"),
         StatsError::NoVariance => "the values do not vary between seeds, so that no interval is known".into(),
         other => other.to_string(),
     })

@@ -77,11 +77,16 @@ impl Mean {
     /// the degrees of freedom of Satterthwaite (1946).
     ///
     /// # Errors
-    /// With fewer than two values on a side, one that is not finite, and where neither side varies.
+    /// With fewer than two values on a side; with two against more, where the test rejects up to twice as often as its
+    /// level says; with a value that is not finite; and where neither side varies.
     pub fn of_difference(a: &[f64], b: &[f64]) -> Result<Self, StatsError> {
         StatsError::unless_finite("a value", a)?;
         StatsError::unless_finite("a value", b)?;
-        StatsError::unless_enough("Welch's t", "values", a.len().min(b.len()), 2)?;
+        let (fewer, more) = (a.len().min(b.len()), a.len().max(b.len()));
+        StatsError::unless_enough("Welch's t", "values", fewer, 2)?;
+        if more > fewer {
+            StatsError::unless_enough("Welch's t against a larger sample", "values", fewer, 3)?;
+        }
         let size = a.iter().chain(b).fold(0.0f64, |size, value| size.max(value.abs()));
         let ((mean_a, a_variance), (mean_b, b_variance)) = (moments(a), moments(b));
         let (na, nb) = (a.len() as f64, b.len() as f64);
@@ -293,6 +298,8 @@ mod tests {
         assert_eq!(Mean::of(&[2.0, 2.0, 2.0]), Err(StatsError::NoVariance));
         // Equal but for rounding.
         assert_eq!(Mean::of_pairs(&[0.3, 0.4, 0.5], &[0.2, 0.3 + 1e-16, 0.4]), Err(StatsError::NoVariance));
+        let uneven = Mean::of_difference(&[1.0, 2.0], &[1.0, 2.0, 4.0]).unwrap_err().to_string();
+        assert_eq!(uneven, "too few values: n=2, Welch's t against a larger sample needs 3");
         assert!(Mean::of(&[1.0, f64::NAN]).is_err());
         assert!(Mean::of_pairs(&[1.0, 2.0], &[1.0]).is_err());
         // One subject with nearly all questions is no sample of subjects.

@@ -83,6 +83,37 @@ fn t_over_seeds_covers_and_keeps_its_level() {
 }
 
 #[test]
+fn welch_of_uneven_samples_keeps_its_level() {
+    // Where the smaller sample varies more, a little above it, as is known of Welch's test: to 7 %.
+    for (a, b, sd, most) in [(3, 5, 1.0, 0.05), (4, 5, 1.0, 0.05), (3, 4, 2.0, 0.07), (4, 5, 2.0, 0.06)] {
+        let rejected = share(53, TRIALS, |random| {
+            let (a, b) = (normals(random, a, sd), normals(random, b, 1.0));
+            Mean::of_difference(&a, &b).unwrap().test(0.0).p <= 0.05
+        });
+        keeps_level(&format!("Welch of {a} and {b}"), most, rejected);
+    }
+    // Two against five would reject 6 % with equal spreads and 10 % with others: refused.
+    assert!(matches!(Mean::of_difference(&[0.0, 1.0], &[0.0, 1.0, 2.0]), Err(StatsError::TooFew { .. })));
+}
+
+#[test]
+fn slopes_of_lines_cover() {
+    for n in [3, 5, 12] {
+        let covered = share(59, TRIALS, |random| {
+            let points: Vec<(f64, f64)> = (0..n)
+                .map(|i| {
+                    let x = 1e5 * 2f64.powi(i);
+                    (x, 30.0 * x.powf(-0.2) * (0.05 * normal(random)).exp())
+                })
+                .collect();
+            let b = fit(FitKind::Power, &points, 0.95).unwrap().b;
+            b.low <= -0.2 && b.high >= -0.2
+        });
+        covers(&format!("a power law through {n}"), covered);
+    }
+}
+
+#[test]
 fn seeds_and_questions_crossed_cover() {
     // Standard deviations between seeds and between questions beside single answers.
     for (seeds, questions, sd_seed, sd_question) in
