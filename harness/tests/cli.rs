@@ -140,7 +140,26 @@ fn a_trained_model_writes_on() {
         .assert()
         .code(1)
         .stderr(contains("top_p is 2, expected above 0 and at most 1"));
-    generate(&["--temperature", "-1"]).assert().code(2);
+    generate(&["--temperature", "-1"])
+        .assert()
+        .code(1)
+        .stderr(contains("the temperature is -1, expected 0 (the likeliest token) or more"));
+    // By the name that is shown, as by the folder.
+    let short = &model.file_name().unwrap().to_string_lossy()[.."sft-cedd4909".len()].to_owned();
+    let mut by_name = mindscale(dir.path());
+    by_name.args([
+        "generate",
+        short,
+        "--prompt",
+        "你好",
+        "--max-tokens",
+        "12",
+        "--json",
+        "--chat",
+        "--seed",
+        "3",
+    ]);
+    assert_eq!(json(&mut by_name)["text"], found["text"]);
 }
 
 #[test]

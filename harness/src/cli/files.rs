@@ -1,5 +1,6 @@
 //! The verbs over single files: exam, tokenizer, data, import.
 
+use super::model_arg::ModelArg;
 use super::say;
 use crate::config::{Answer, BadRow, DataConfig, ExamConfig, RowStyle, UnknownKeys, WorldConfig, largest};
 use crate::data::chat::ChatTemplate;
@@ -27,8 +28,8 @@ enum AnswerArg {
 /// Arguments of `exam`.
 #[derive(Debug, Args)]
 pub struct ExamArgs {
-    /// A stage run or a model folder
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArg,
     /// Folder of <subject>_val.csv sheets
     #[arg(long)]
     sheets: PathBuf,
@@ -55,16 +56,10 @@ pub struct ExamArgs {
     json: bool,
 }
 
-/// The model folder of a stage run, or the folder itself.
-pub(super) fn model_folder(path: &Path) -> PathBuf {
-    let inner = path.join("model");
-    if inner.join("config.json").is_file() { inner } else { path.to_path_buf() }
-}
-
 /// Examines a model.
 pub fn exam(args: &ExamArgs) -> Result<bool> {
     let Questions { sheets, shots } = Questions::read(&args.sheets, args.dev.as_deref(), args.shots)?;
-    let dir = model_folder(&args.model);
+    let dir = args.model.folder()?;
     let tokenizer = Tokenizer::load(args.tokenizer.as_deref().unwrap_or(&dir))?;
     let transformer = Transformer::load(&dir, &Cpu)?;
     let answer = match args.answer {

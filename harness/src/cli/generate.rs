@@ -1,6 +1,6 @@
 //! The verb `generate`: a model writes on, token by token.
 
-use super::files::model_folder;
+use super::model_arg::ModelArg;
 use super::say;
 use crate::data::stream::TextStream;
 use crate::data::{Message, SpecialText, Tokenizer};
@@ -15,8 +15,8 @@ use std::time::Instant;
 /// Arguments of `generate`. The defaults are those of MiniMind's chat.
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
-    /// A stage run or a model folder
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArg,
     /// The beginning of a document, or with --chat a question
     #[arg(long)]
     prompt: String,
@@ -24,16 +24,16 @@ pub struct GenerateArgs {
     #[arg(long, default_value_t = 128)]
     max_tokens: usize,
     /// Logits are divided by it; 0 always takes the likeliest token
-    #[arg(long, default_value_t = 0.7)]
+    #[arg(long, default_value_t = 0.7, allow_negative_numbers = true)]
     temperature: f64,
     /// Choose among so many of the likeliest tokens; 0 is all
     #[arg(long, default_value_t = 8)]
     top_k: usize,
     /// Choose among the likeliest tokens that together reach this probability; 1 is all
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     top_p: f64,
     /// Makes tokens that were seen less likely; 1 changes nothing
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     repetition_penalty: f64,
     /// Equal seeds write equal texts
     #[arg(long, default_value_t = 1)]
@@ -51,7 +51,7 @@ pub struct GenerateArgs {
 
 /// Writes on after a prompt.
 pub fn generate(args: &GenerateArgs) -> Result<bool> {
-    let dir = model_folder(&args.model);
+    let dir = args.model.folder()?;
     let tokenizer = Tokenizer::load(args.tokenizer.as_deref().unwrap_or(&dir))?;
     let transformer = Transformer::load(&dir, &Cpu)?;
     let prompt = if args.chat {

@@ -6,6 +6,7 @@ mod clean;
 mod doctor;
 mod files;
 mod generate;
+mod model_arg;
 mod stats;
 mod sweeps;
 mod watch;
