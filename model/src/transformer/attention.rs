@@ -3,7 +3,6 @@
 use super::pass::Pass;
 use crate::Result;
 use crate::backend::{Attention, Backend, Columns, Dropout, Qkv};
-use crate::layout::BlockLayout;
 use std::ops::Range;
 
 /// What the backward pass needs of the forward pass.
@@ -46,10 +45,6 @@ fn spec<B: Backend>(pass: &Pass<B>, layer: usize) -> Attention {
     Attention { dropout: dropouts(pass, layer).0, ..Attention::of(&pass.model.config) }
 }
 
-fn block<'a, B: Backend>(pass: &Pass<'a, B>, layer: usize) -> &'a BlockLayout {
-    &pass.model.layout.blocks[layer]
-}
-
 /// Where queries and keys stand in the rows of the `wqkv` product.
 fn columns<B: Backend>(pass: &Pass<B>) -> [Columns; 2] {
     let heads = pass.model.config.heads();
@@ -88,7 +83,7 @@ pub fn forward_cached<B: Backend>(
 
 /// `x + wo out`.
 fn residual<B: Backend>(pass: &Pass<B>, layer: usize, x: &B::Buffer, out: &B::Buffer) -> Result<B::Buffer> {
-    let (backend, w, wo) = (pass.backend(), &pass.model.weights, &block(pass, layer).wo);
+    let (backend, w, wo) = (pass.backend(), &pass.model.weights, &pass.block(layer).wo);
     let mut y = backend.copy(x)?;
     match dropouts(pass, layer).1 {
         Some(dropout) => {
@@ -108,7 +103,7 @@ fn project<B: Backend>(
     layer: usize,
     x: &B::Buffer,
 ) -> Result<(B::Floats, Option<HeadNorms<B>>, Qkv<B>)> {
-    let (backend, model, block) = (pass.backend(), pass.model, block(pass, layer));
+    let (backend, model, block) = (pass.backend(), pass.model, pass.block(layer));
     let (w, eps, heads) = (&model.weights, model.config.norm_eps, model.config.heads());
     let (normed, inverse) = backend.rms_norm(x, w, &block.attention_norm, eps)?;
     let mut qkv = backend.linear(&normed, w, &block.wqkv)?;
@@ -144,20 +139,13 @@ pub fn backward<B: Backend>(
     saved: Option<Saved<B>>,
     grads: &mut B::Floats,
 ) -> Result<()> {
-    let (backend, w, block) = (pass.backend(), &pass.model.weights, block(pass, layer));
+    let (backend, w, block) = (pass.backend(), &pass.model.weights, pass.block(layer));
     let Saved { inverse, heads, qkv, lse, out } = match saved {
         Some(saved) => saved,
         None => attend(pass, layer, x)?,
     };
 
-    let dropped = match dropouts(pass, layer).1 {
-        Some(dropout) => {
-            let mut dropped = backend.copy(grad)?;
-            backend.dropout(&mut dropped, dropout)?;
-            Some(dropped)
-        }
-        None => None,
-    };
+    let dropped = pass.dropped(grad, dropouts(pass, layer).1)?;
     let dy = dropped.as_ref().unwrap_or(grad);
     backend.linear_weight_grad(grads, dy, &out, &block.wo)?;
     let dout = backend.linear_input_grad(dy, w, &block.wo)?;

@@ -3,7 +3,6 @@
 use super::pass::Pass;
 use crate::Result;
 use crate::backend::{Backend, Dropout};
-use crate::layout::BlockLayout;
 
 /// What the backward pass needs of the forward pass, beside the routes.
 pub struct Saved<B: Backend> {
@@ -17,10 +16,6 @@ pub struct Saved<B: Backend> {
 
 fn dropout<B: Backend>(pass: &Pass<B>, layer: usize) -> Option<Dropout> {
     pass.dropout(3 + 3 * layer as u64)
-}
-
-fn block<'a, B: Backend>(pass: &Pass<'a, B>, layer: usize) -> &'a BlockLayout {
-    &pass.model.layout.blocks[layer]
 }
 
 /// `x + ffn(norm(x))`, what the backward pass needs, and where tokens went; both `(n, d_model)`.
@@ -48,7 +43,7 @@ pub fn forward<B: Backend>(
 
 fn norm<B: Backend>(pass: &Pass<B>, layer: usize, x: &B::Buffer) -> Result<(B::Buffer, B::Floats)> {
     let (w, eps) = (&pass.model.weights, pass.model.config.norm_eps);
-    pass.backend().rms_norm(x, w, &block(pass, layer).ffn_norm, eps)
+    pass.backend().rms_norm(x, w, &pass.block(layer).ffn_norm, eps)
 }
 
 /// `y += ffn(normed)`.
@@ -59,7 +54,7 @@ fn add_branch<B: Backend>(
     y: &mut B::Buffer,
     normed: &B::Buffer,
 ) -> Result<(Option<B::Buffer>, Option<B::Buffer>, Option<B::Routes>)> {
-    let (backend, w, block) = (pass.backend(), &pass.model.weights, block(pass, layer));
+    let (backend, w, block) = (pass.backend(), &pass.model.weights, pass.block(layer));
     let mut saved = (None, None, None);
     if let Some(dense) = &block.dense {
         let inner = backend.linear(normed, w, &dense.w13)?;
@@ -88,7 +83,7 @@ fn again<B: Backend>(
     x: &B::Buffer,
     routes: Option<&B::Routes>,
 ) -> Result<Saved<B>> {
-    let (backend, w, block) = (pass.backend(), &pass.model.weights, block(pass, layer));
+    let (backend, w, block) = (pass.backend(), &pass.model.weights, pass.block(layer));
     let (normed, inverse) = norm(pass, layer, x)?;
     let dense = block.dense.as_ref().map(|dense| backend.linear(&normed, w, &dense.w13)).transpose()?;
     let routed = match (&block.experts, routes) {
@@ -113,20 +108,13 @@ pub fn backward<B: Backend>(
     routes: Option<&B::Routes>,
     grads: &mut B::Floats,
 ) -> Result<()> {
-    let (backend, w, block) = (pass.backend(), &pass.model.weights, block(pass, layer));
+    let (backend, w, block) = (pass.backend(), &pass.model.weights, pass.block(layer));
     let Saved { inverse, dense: inner, routed } = match saved {
         Some(saved) => saved,
         None => again(pass, layer, x, routes)?,
     };
 
-    let dropped = match dropout(pass, layer) {
-        Some(dropout) => {
-            let mut dropped = backend.copy(grad)?;
-            backend.dropout(&mut dropped, dropout)?;
-            Some(dropped)
-        }
-        None => None,
-    };
+    let dropped = pass.dropped(grad, dropout(pass, layer))?;
     let dy = dropped.as_ref().unwrap_or(grad);
     let normed = backend.rms_norm_again(x, &inverse, w, &block.ffn_norm)?;
     let mut dnormed = backend.zeros_like(x)?;

@@ -4,6 +4,7 @@ use super::{Transformer, attention, feed_forward};
 use crate::Result;
 use crate::backend::{Backend, Balancing, Dropout, RouterStats};
 use crate::config::AuxLoss;
+use crate::layout::BlockLayout;
 use crate::tokens::{Ragged, Sequence};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -211,6 +212,19 @@ impl<'a, B: Backend> Pass<'a, B> {
             }
             _ => None,
         }
+    }
+
+    /// The gradient behind the dropout of a residual branch; `None` where there is none, and it is `grad` itself.
+    pub(super) fn dropped(&self, grad: &B::Buffer, dropout: Option<Dropout>) -> Result<Option<B::Buffer>> {
+        let Some(dropout) = dropout else { return Ok(None) };
+        let mut dropped = self.backend().copy(grad)?;
+        self.backend().dropout(&mut dropped, dropout)?;
+        Ok(Some(dropped))
+    }
+
+    /// Where the weights of a layer lie.
+    pub(super) fn block(&self, layer: usize) -> &'a BlockLayout {
+        &self.model.layout.blocks[layer]
     }
 
     /// Over which positions the router of a layer is balanced.

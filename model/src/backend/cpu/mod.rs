@@ -316,14 +316,7 @@ impl Backend for Cpu {
         experts: &[Matrix],
         routes: &router::Routes,
     ) -> Result<Buffer> {
-        let Some(first) = experts.first() else { return Ok(Buffer::dirty(0)) };
-        let (d_in, d_out) = (first.d_in, first.d_out);
-        let mut y = Buffer::dirty(routes.order.len() * d_out);
-        for (m, rows) in experts.iter().zip(routes.groups()) {
-            let (x, y) = (&x[of(&rows, d_in)], &mut y[of(&rows, d_out)]);
-            gemm::linear(y, x, &w[m.range.clone()], rows.len(), d_in, false);
-        }
-        Ok(y)
+        Ok(grouped(gemm::linear, x, w, experts, routes, |m| [m.d_in, m.d_out]))
     }
 
     fn grouped_input_grad(
@@ -333,14 +326,7 @@ impl Backend for Cpu {
         experts: &[Matrix],
         routes: &router::Routes,
     ) -> Result<Buffer> {
-        let Some(first) = experts.first() else { return Ok(Buffer::dirty(0)) };
-        let (d_in, d_out) = (first.d_in, first.d_out);
-        let mut dx = Buffer::dirty(routes.order.len() * d_in);
-        for (m, rows) in experts.iter().zip(routes.groups()) {
-            let (dy, dx) = (&dy[of(&rows, d_out)], &mut dx[of(&rows, d_in)]);
-            gemm::linear_input_grad(dx, dy, &w[m.range.clone()], rows.len(), d_in, false);
-        }
-        Ok(dx)
+        Ok(grouped(gemm::linear_input_grad, dy, w, experts, routes, |m| [m.d_out, m.d_in]))
     }
 
     fn grouped_weight_grad(
@@ -444,6 +430,27 @@ impl Backend for Cpu {
         adapter::pull_back(grads, dw, adapters, adapter, scale as f32);
         Ok(())
     }
+}
+
+/// A product with a weight: `(out, x, w, n, d_in, accumulate)`.
+type Product = fn(&mut [f32], &[f32], &[f32], usize, usize, bool);
+
+/// What a product makes of each expert's rows with its own weight; `widths` are those of `x` and of the result.
+fn grouped(
+    product: Product,
+    x: &[f32],
+    w: &[f32],
+    experts: &[Matrix],
+    routes: &router::Routes,
+    widths: fn(&Matrix) -> [usize; 2],
+) -> Buffer {
+    let mut out = Buffer::dirty(experts.first().map_or(0, |m| routes.order.len() * widths(m)[1]));
+    for (m, rows) in experts.iter().zip(routes.groups()) {
+        let [from, to] = widths(m);
+        let (x, out) = (&x[of(&rows, from)], &mut out[of(&rows, to)]);
+        product(out, x, &w[m.range.clone()], rows.len(), m.d_in, false);
+    }
+    out
 }
 
 /// Elements of rows of this width.
