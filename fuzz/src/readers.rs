@@ -6,7 +6,7 @@ use harness::data::read::{ReadOptions, rows};
 use harness::data::{Kind, Message, SpecialText, Tokenizer};
 use harness::exam::read_sheets;
 use harness::report::Experiment;
-use harness::run::manifest::Manifest;
+use harness::runs::manifest::Manifest;
 use harness::sweep::Sweep;
 use std::path::Path;
 

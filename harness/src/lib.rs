@@ -1,6 +1,8 @@
 //! The harness around the models: sweeps, data, training, exams, results.
 //!
-//! Dependencies point one way: `cli -> report, run -> train, exam, data -> config, model`.
+//! A room is a module here, and none knows of those above it (`tests/rooms.rs` holds that):
+//! `cli -> run -> bench, status, report -> execute -> recipe -> plan -> train, exam -> data -> runs -> sweep -> config`,
+//! and at the bottom `records`, `track`, `fsutil`, `system` and `stats`.
 //! *Invariant:* `stats` and `report` read recorded results only; they never touch a tensor.
 
 pub mod bench;
@@ -8,14 +10,22 @@ pub mod cli;
 pub mod config;
 pub mod data;
 pub mod exam;
+pub mod execute;
+pub mod fsutil;
+pub mod plan;
+pub mod recipe;
 pub mod records;
 pub mod report;
 pub mod run;
+pub mod runs;
 pub mod stats;
+pub mod status;
 pub mod stop;
 pub mod sweep;
+pub mod system;
 #[cfg(test)]
 pub mod testing;
-mod threads;
 pub mod track;
 pub mod train;
+
+pub use run::{Outcome, ReadOptions, RunOptions, Work, run};

@@ -119,7 +119,7 @@ fn check(name: &str) {
     if let Err(error) = tested {
         panic!("{name}: {error}");
     }
-    assert!(harness::run::manifest::peak_rss_mb() < MOST_MB, "{name} took too much memory");
+    assert!(harness::system::peak_rss_mb() < MOST_MB, "{name} took too much memory");
 }
 
 macro_rules! robust {

@@ -1,13 +1,12 @@
 //! What is measured: a training step, questions of an exam, texts to tokenize, tokens to write.
 
 use super::{Case, Compute, Rate, Report, synthetic_ids, time_steps};
-use crate::config::{TrainStage, TrialConfig, WorldConfig};
+use crate::config::{TrainStage, TrialConfig, WorldConfig, training_of};
 use crate::data::Tokenizer;
 use crate::data::chat::ChatTemplate;
 use crate::data::world::World;
-use crate::run::files::read_text;
-use crate::run::manifest::peak_rss_mb;
-use crate::run::stage::training_of;
+use crate::fsutil::read_text;
+use crate::system::peak_rss_mb;
 use crate::train::{next_tokens, optimizer};
 use anyhow::Result;
 use model::inference::NextToken;

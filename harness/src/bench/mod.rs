@@ -7,7 +7,7 @@ mod cases;
 
 pub use cases::{exam, generate, tokenize, train};
 
-use crate::threads::on_threads;
+use crate::system::on_threads;
 use model::ModelConfig;
 use model::backend::cpu::matrix_peak;
 use serde::Serialize;

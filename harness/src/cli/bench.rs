@@ -2,7 +2,7 @@
 
 use super::say;
 use crate::bench::{self, Case};
-use crate::threads::on_threads;
+use crate::system::on_threads;
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 use model::ModelConfig;

@@ -1,8 +1,9 @@
 //! The verb `doctor`: what this machine is, and whether every operation computes here what is expected.
 
 use super::say;
-use crate::run::gpus::Gpus;
-use crate::run::limits::{available_memory, proc_bytes, size};
+use crate::execute::gpus::Gpus;
+use crate::execute::limits::size;
+use crate::system::{available_memory, proc_bytes};
 use anyhow::Result;
 use clap::Args;
 use model::backend::cpu::{gemm, matrix_peak};

@@ -2,17 +2,24 @@
 #![allow(clippy::print_stdout)] // the command line's own output
 
 mod bench;
-mod clean;
+mod cancel;
+mod data;
 mod doctor;
-mod files;
+mod exam;
+mod gc;
 mod generate;
+mod import;
 mod model_arg;
+mod plan;
+mod report;
+mod run;
+mod stage_run;
 mod stats;
-mod sweeps;
-mod watch;
-mod work;
+mod status;
+mod tokenizer;
 
-use crate::run::limits::{parse_size, parse_time};
+use crate::execute::limits::{parse_size, parse_time};
+use crate::run::{Layers, ReadOptions, Work};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -42,7 +49,7 @@ struct SweepArgs {
 }
 
 /// What sweeps and experiments are read with.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct ReadArgs {
     /// Folder of stage runs; unset: runs, or where an earlier run is looked at, that of it
     #[arg(long, value_name = "DIR")]
@@ -61,6 +68,20 @@ struct ReadArgs {
     json: bool,
 }
 
+impl SweepArgs {
+    /// The sweep or experiment, with these layers.
+    fn read(&self, layers: Layers) -> anyhow::Result<Work> {
+        Work::read(&self.file, &self.with.options(), layers)
+    }
+}
+
+impl ReadArgs {
+    fn options(&self) -> ReadOptions {
+        let Self { runs, results, set, preset, json: _ } = self.clone();
+        ReadOptions { runs, results, set, preset, note }
+    }
+}
+
 /// What may be lost.
 #[derive(Debug, Clone, Copy, Args)]
 struct ForceArg {
@@ -72,6 +93,9 @@ struct ForceArg {
 /// Where each stage run is worked on, what it may use, and how often it is tried again.
 #[derive(Debug, Clone, Args)]
 struct HowArgs {
+    /// Stage runs at a time; unset: as many as cores and memory allow, at most as many as trials
+    #[arg(long)]
+    jobs: Option<usize>,
     /// Longest time of a trial, its stages and exams together, such as 30m; it then writes a checkpoint and counts as failed
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     time_limit: Option<Duration>,
@@ -85,8 +109,8 @@ struct HowArgs {
     #[arg(long, value_name = "N", default_value_t = 2)]
     retries: u32,
     /// Where stage runs are worked on: in processes here, or as jobs of Slurm
-    #[arg(long, value_enum, default_value_t = Executor::Local)]
-    executor: Executor,
+    #[arg(long, value_enum, default_value_t = ExecutorArg::Local)]
+    executor: ExecutorArg,
     /// Option for every Slurm job, such as --sbatch=--partition=gpu; may be repeated
     #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
     sbatch: Vec<String>,
@@ -94,7 +118,7 @@ struct HowArgs {
 
 /// Where stage runs are worked on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Executor {
+enum ExecutorArg {
     /// In processes on this machine
     Local,
     /// As jobs of Slurm
@@ -110,9 +134,6 @@ enum Verb {
         sweep: SweepArgs,
         #[command(flatten)]
         force: ForceArg,
-        /// Stage runs at a time; unset: as many as cores and memory allow, at most as many as trials
-        #[arg(long)]
-        jobs: Option<usize>,
         #[command(flatten)]
         how: HowArgs,
     },
@@ -151,7 +172,7 @@ Example: mindscale cancel sweeps/deep_vs_wide_1m.toml")]
 What a record.json in a folder of results refers to is kept as well: remove results/<name> to let it go.
 
 Example: mindscale gc experiments/quickstart.toml sweeps/smoke.toml --delete")]
-    Gc(clean::GcArgs),
+    Gc(gc::GcArgs),
     /// Write figures, tables and report again from recorded runs
     #[command(after_help = "\
 Without --set, --preset and MINDSCALE_* the layers of the last run are taken, as results/<name>/record.json has them;
@@ -169,23 +190,23 @@ Examples:
     },
     /// Examine a model on a folder of question sheets
     #[command(after_help = "Example: mindscale exam runs/dpo-... --sheets ceval/val --out questions.csv")]
-    Exam(files::ExamArgs),
+    Exam(exam::ExamArgs),
     /// Have a model write on
     #[command(after_help = "Example: mindscale generate runs/sft-... --chat --prompt '你好' --max-tokens 64")]
     Generate(generate::GenerateArgs),
     /// Train, show and try tokenizers
     Tokenizer {
         #[command(subcommand)]
-        verb: files::TokenizerVerb,
+        verb: tokenizer::TokenizerVerb,
     },
     /// Prepare and look at training data
     Data {
         #[command(subcommand)]
-        verb: files::DataVerb,
+        verb: data::DataVerb,
     },
     /// Turn a MiniMind checkpoint into a model folder
     #[command(after_help = "Example: mindscale import MiniMind2-V1 my-model --tokenizer minimind_tokenizer")]
-    Import(files::ImportArgs),
+    Import(import::ImportArgs),
     /// Compare, test and fit tables of scores
     Stats {
         #[command(subcommand)]
@@ -204,7 +225,7 @@ each GPU. Exit code 1 where one is off.
 Example: mindscale doctor --json")]
     Doctor(doctor::DoctorArgs),
     /// Work on one stage run, as a child of `run`
-    #[command(hide = true, name = crate::run::child::VERB)]
+    #[command(hide = true, name = crate::execute::child::VERB)]
     StageRun {
         /// The request
         request: PathBuf,
@@ -229,21 +250,21 @@ pub fn main() -> ExitCode {
         return end(Err(error.into()));
     }
     let outcome = match cli.verb {
-        Verb::Run { sweep, force, jobs, how } => sweeps::run(&sweep, force.force, jobs, &how),
-        Verb::Plan { sweep, explain } => sweeps::plan(&sweep, explain),
-        Verb::Status { sweep, watch } => watch::status(&sweep, watch),
-        Verb::Gc(args) => clean::gc(&args),
-        Verb::Report { sweep, force } => sweeps::report(&sweep, force.force),
-        Verb::Exam(args) => files::exam(&args),
+        Verb::Run { sweep, force, how } => run::run(&sweep, force.force, &how),
+        Verb::Plan { sweep, explain } => plan::plan(&sweep, explain),
+        Verb::Status { sweep, watch } => status::status(&sweep, watch),
+        Verb::Gc(args) => gc::gc(&args),
+        Verb::Report { sweep, force } => report::report(&sweep, force.force),
+        Verb::Exam(args) => exam::exam(&args),
         Verb::Generate(args) => generate::generate(&args),
         Verb::Stats { verb } => stats::stats(&verb),
         Verb::Bench { verb } => bench::bench(&verb),
         Verb::Doctor(args) => doctor::doctor(&args),
-        Verb::Tokenizer { verb } => files::tokenizer(&verb),
-        Verb::Data { verb } => files::data(&verb),
-        Verb::Import(args) => files::import(&args),
-        Verb::Cancel { sweep } => sweeps::cancel(&sweep),
-        Verb::StageRun { request, alone } => return end(sweeps::stage_run(&request, alone)),
+        Verb::Tokenizer { verb } => tokenizer::tokenizer(&verb),
+        Verb::Data { verb } => data::data(&verb),
+        Verb::Import(args) => import::import(&args),
+        Verb::Cancel { sweep } => cancel::cancel(&sweep),
+        Verb::StageRun { request, alone } => return end(stage_run::stage_run(&request, alone)),
     };
     end(outcome.map(|is_well| if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
 }
@@ -262,6 +283,11 @@ fn end(outcome: anyhow::Result<ExitCode>) -> ExitCode {
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Says something beside the output, which programs may read.
+fn note(text: &str) {
+    eprintln!("note: {text}");
 }
 
 /// Prints a line; a reader that has gone away is an error that ends the program quietly.

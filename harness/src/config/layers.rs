@@ -4,7 +4,7 @@ use super::document::{self, Entry, Node};
 use super::errors::{ConfigError, ConfigErrors};
 use super::keys::{self, Kind};
 use super::{TrialConfig, presets};
-use crate::run::files::shell_word;
+use crate::fsutil::shell_word;
 use anyhow::Result;
 use figment::providers::Serialized;
 use figment::value::{Dict, Map, Value as FigmentValue};

@@ -11,6 +11,7 @@ mod keys;
 mod layers;
 mod presets;
 mod reference;
+mod stage;
 mod validate;
 
 pub use document::{Content, Entry, Node};
@@ -21,6 +22,7 @@ pub use keys::{KeySpec, Kind, UNSET, did_you_mean, find, keys, unknown_key};
 pub use layers::{Layer, Overrides, Setting, Settings, load, load_layers};
 pub use presets::PRESETS;
 pub use reference::reference_markdown;
+pub use stage::{Stage, history_chars, patterns, recipe, training_of};
 pub use validate::{Problem, largest};
 
 pub(crate) use document::parse;
@@ -466,6 +468,16 @@ section! {
         /// What a trial's jobs ask of Slurm, where it is the executor. No result depends on it.
         pub slurm: SlurmConfig = SlurmConfig::default(),
     }
+}
+
+impl TokenizerConfig {
+    /// The smallest vocabulary that can be trained: three special tokens and one entry for each byte.
+    pub const SMALLEST_VOCAB: usize = 259;
+}
+
+impl WorldConfig {
+    /// Most people that a world can have: every surname with every given name.
+    pub const MOST_PEOPLE: usize = 144;
 }
 
 impl SlurmConfig {

@@ -1,8 +1,6 @@
 //! Whether a trial can be run at all: everything wrong with it, found before anything starts.
 
-use super::{AnswerLoss, RowStyle, Source, Training, TrialConfig};
-use crate::data::tokenizer::SMALLEST_VOCAB;
-use crate::data::world::World;
+use super::{AnswerLoss, RowStyle, Source, TokenizerConfig, Training, TrialConfig, WorldConfig};
 use model::ModelConfig;
 use model::config::{LARGEST, ShapeError};
 use model::lora::TARGETS;
@@ -195,10 +193,11 @@ impl Checks {
     fn tokenizer(&mut self, config: &TrialConfig) {
         self.at_least("tokenizer.train_chars", config.tokenizer.train_chars, 1);
         let entries = config.model.vocab_size;
-        if config.tokenizer.path.is_none() && entries < SMALLEST_VOCAB {
+        let least = TokenizerConfig::SMALLEST_VOCAB;
+        if config.tokenizer.path.is_none() && entries < least {
             let problem = format!(
-                "is {entries}, expected at least {SMALLEST_VOCAB} for a tokenizer that is trained: 256 bytes and {} special tokens",
-                SMALLEST_VOCAB - 256
+                "is {entries}, expected at least {least} for a tokenizer that is trained: 256 bytes and {} special tokens",
+                least - 256
             );
             self.fail("model.vocab_size", problem);
         }
@@ -270,8 +269,8 @@ impl Checks {
     fn world(&mut self, config: &TrialConfig) {
         let world = &config.world;
         self.at_least("world.people", world.people as u64, 4);
-        if world.people > World::MOST_PEOPLE {
-            let problem = format!("is {}, expected at most {}", world.people, World::MOST_PEOPLE);
+        if world.people > WorldConfig::MOST_PEOPLE {
+            let problem = format!("is {}, expected at most {}", world.people, WorldConfig::MOST_PEOPLE);
             self.fail("world.people", problem);
         }
         if !(world.seen_share > 0.0 && world.seen_share < 1.0) {

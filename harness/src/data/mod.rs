@@ -7,6 +7,7 @@ pub mod batches;
 mod bpe;
 pub mod chat;
 mod control;
+pub mod files;
 pub mod loss;
 pub mod prepare;
 pub mod read;

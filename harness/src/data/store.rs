@@ -10,7 +10,7 @@
 //! | `store.json` | counts, kind, tokenizer, and the SHA-256 of the other files |
 
 use super::row::Kind;
-use crate::run::files::{hex, write_atomic};
+use crate::fsutil::{hex, write_atomic};
 use anyhow::{Context, Result, bail, ensure};
 use memmap2::Mmap;
 use model::Sequence;
@@ -169,7 +169,7 @@ impl Store {
     pub fn verify(&self) -> Result<()> {
         for (name, expected) in &self.info.sha256 {
             let path = self.dir.join(name);
-            let found = crate::run::files::sha256(&path)?;
+            let found = crate::fsutil::sha256(&path)?;
             ensure!(
                 found == *expected,
                 "{}: its SHA-256 is not that of store.json; the store is damaged, prepare the data again",
@@ -279,7 +279,7 @@ pub struct StoreWriter {
 impl StoreWriter {
     /// Begins a store in a folder, which is made.
     pub fn create(dir: &Path, head: StoreHead) -> Result<Self> {
-        crate::run::files::create_dir(dir)?;
+        crate::fsutil::create_dir(dir)?;
         let mut writer = Self {
             id_bytes: if head.token_bytes.len() <= 1 << 16 { 2 } else { 4 },
             head,

@@ -5,8 +5,8 @@ use super::chat::{ChatTemplate, MINIMIND};
 use super::control::{Control, Encoded};
 use super::row::Message;
 use super::turns::Rendered;
-use crate::config::largest;
-use crate::run::files::{create_dir, hex, read_text, write_atomic};
+use crate::config::{TokenizerConfig, largest};
+use crate::fsutil::{create_dir, hex, read_text, write_atomic};
 use crate::stop::check;
 use anyhow::{Context, Result, anyhow, ensure};
 use rayon::prelude::*;
@@ -31,8 +31,8 @@ const SPECIAL: [&str; 3] = ["<unk>", "<s>", "</s>"];
 /// Space, line feed, carriage return and tab, as the byte-level alphabet writes them.
 const BLANKS: [char; 4] = ['\u{120}', '\u{10a}', '\u{10d}', '\u{109}'];
 
-/// The special tokens and one entry for each byte: the smallest vocabulary that can be trained.
-pub const SMALLEST_VOCAB: usize = SPECIAL.len() + 256;
+const SMALLEST_VOCAB: usize = TokenizerConfig::SMALLEST_VOCAB;
+const _: () = assert!(SMALLEST_VOCAB == SPECIAL.len() + 256);
 
 /// What becomes of a special token, such as `</s>`, that a text spells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 use super::{Prompter, Sheet, Shots, read_sheets, sit};
 use crate::config::Answer;
 use crate::data::Tokenizer;
-use crate::run::files::hex;
+use crate::fsutil::hex;
 use crate::testing::shared;
 use model::{Cpu, Transformer, folder};
 use serde_json::Value;

@@ -3,7 +3,7 @@
 use super::columns::Column;
 use super::condition::Condition;
 use crate::config::{ConfigError, ConfigErrors, Entry, Node, did_you_mean};
-use crate::run::files::file_name_problem;
+use crate::fsutil::file_name_problem;
 
 /// The keys of a table, and where problems with them go.
 pub struct Fields<'a> {

@@ -1,7 +1,7 @@
 //! The folder that a report is written into. It remembers what was written, so that the next report can clear away what
 //! an earlier version of the experiment left behind, and nothing else.
 
-use crate::run::files::{create_dir, read_text, sha256, write_atomic};
+use crate::fsutil::{create_dir, read_text, sha256, write_atomic};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

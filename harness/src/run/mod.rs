@@ -1,31 +1,148 @@
-//! Stage runs: what is to run, under which name, where, and how it went.
+//! A sweep or an experiment from its file to its report: what `mindscale run` does, for programs.
 //!
-//! Trials flow in; folders `runs/<stage>-<uuid>/` come out. *Invariant:* a stage run is complete or resumable,
-//! never in between, and equal work is done once.
+//! A file flows in through [`Work::read`], an [`Outcome`] flows out of [`run`]; what is kept is in the folders of stage
+//! runs and of results. *Invariant:* nothing is started before everything that can be known to be wrong is known.
 
-mod check;
-pub mod child;
-pub mod claim;
-pub mod extents;
-pub mod files;
-mod forecast;
-pub mod gc;
-pub mod gpus;
-pub mod graph;
-pub mod inputs;
-pub mod limits;
-pub mod machine;
-pub mod manifest;
-mod pace;
-pub mod pool;
-pub mod recorded;
-pub mod records;
-pub mod retry;
-pub mod slurm;
-pub mod stage;
-pub mod stages;
-pub mod status;
-pub mod worker;
+mod report;
+mod work;
 
-#[cfg(test)]
-mod tests;
+pub use report::write as write_report;
+pub use work::{Layers, ReadOptions, Work};
+
+use crate::execute::child::Processes;
+use crate::execute::gpus::{Gpus, VISIBLE};
+use crate::execute::limits::Limits;
+use crate::execute::machine::Machine;
+use crate::execute::pool::{self, Stop};
+use crate::execute::slurm;
+use crate::fsutil::create_dir;
+use crate::plan::StageGraph;
+use crate::runs::recorded::finished;
+use crate::sweep::Trial;
+use crate::track::Board;
+use anyhow::{Result, ensure};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Where stage runs are worked on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Executor {
+    /// In processes on this machine.
+    Local {
+        /// Stage runs at a time; `None`: as many as cores and memory allow, at most as many as trials.
+        jobs: Option<usize>,
+        /// Stage runs at a time on each GPU.
+        per_gpu: usize,
+        /// Bounds on trials.
+        limits: Limits,
+        /// How often a stage run is tried again that was cut off.
+        retries: u32,
+    },
+    /// As job arrays of Slurm, with these options of `sbatch`.
+    Slurm(Vec<String>),
+}
+
+impl Default for Executor {
+    fn default() -> Self {
+        Self::Local { jobs: None, per_gpu: 1, limits: Limits::default(), retries: 2 }
+    }
+}
+
+/// How a sweep or an experiment is run.
+#[derive(Clone, Default)]
+pub struct RunOptions {
+    /// Who works.
+    pub executor: Executor,
+    /// Whether results that show more finished trials may be replaced by these, which show fewer.
+    pub force: bool,
+    /// The wish to stop.
+    pub stop: Arc<Stop>,
+    /// Where progress is shown.
+    pub board: Board,
+}
+
+/// What came of a run.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The stage runs as they were planned.
+    pub graph: StageGraph,
+    /// What came of them; `None` where everything was finished before.
+    pub executed: Option<pool::Outcome>,
+    /// The report.
+    pub report: PathBuf,
+    /// Why an earlier report, which shows more, was left as it is.
+    pub report_kept: Option<String>,
+}
+
+impl Outcome {
+    /// Whether everything is finished.
+    pub fn is_complete(&self) -> bool {
+        self.executed.as_ref().is_none_or(|executed| executed.failed.is_empty() && !executed.stopped)
+    }
+}
+
+/// Trains, examines and reports every trial.
+///
+/// A trial that fails is part of the [`Outcome`].
+///
+/// # Errors
+/// Where something is wrong that can be known before anything starts, or a record or report cannot be written.
+pub fn run(work: &Work, options: &RunOptions) -> Result<Outcome> {
+    work.may_write()?;
+    let (planned, shown) = (work.trials.len(), finished(&work.out).len());
+    ensure!(
+        options.force || planned >= shown,
+        "{} shows {shown} finished trials, and this run has {planned} in all; keep its results elsewhere with --results DIR, or --force to replace what is shown there{}",
+        work.out.display(),
+        work.other_layers().map_or(String::new(), |other| format!(" ({other})"))
+    );
+    let graph = work.graph()?;
+    graph.check()?;
+    let report = work.out.join("report.html");
+    if graph.is_finished() && report.is_file() {
+        work.begin(&graph)?;
+        work.end()?;
+        // What the experiment asks to be shown may have changed.
+        write_report(work, &graph, true)?;
+        return Ok(Outcome { graph, executed: None, report, report_kept: None });
+    }
+    let gpus = match &options.executor {
+        Executor::Local { per_gpu, .. } => gpus(&work.trials, *per_gpu)?,
+        Executor::Slurm(_) => Gpus::default(),
+    };
+    create_dir(&work.runs)?;
+    work.begin(&graph)?;
+    let executed = match &options.executor {
+        Executor::Slurm(sbatch) => slurm::execute(&graph, sbatch, &options.stop, &options.board)?,
+        Executor::Local { jobs, limits, retries, .. } => {
+            let children = Processes::of_this_program(*limits)?;
+            let machine = Machine::this(gpus, *jobs, graph.trials.len());
+            pool::execute(&graph, machine, *retries, &children, &options.stop, &options.board)?
+        }
+    };
+    work.end()?;
+    // By the names of this run: its data may have changed meanwhile.
+    let report_kept = write_report(work, &graph.looked_at_again(), options.force)?;
+    Ok(Outcome { graph, executed: Some(executed), report, report_kept })
+}
+
+/// The GPUs that the trials will share, once it is known that each finds one that it can use.
+fn gpus(trials: &[Trial], per_gpu: usize) -> Result<Gpus> {
+    if trials.iter().all(|trial| trial.config.device == "cpu") {
+        return Ok(Gpus::default());
+    }
+    ensure!(
+        cfg!(feature = "cuda"),
+        "device = \"cuda\": this program was built without CUDA; build it with --features cuda, or --set device=cpu"
+    );
+    let gpus = Gpus::of_this_machine(per_gpu);
+    for trial in trials {
+        let device = &trial.config.device;
+        ensure!(
+            gpus.have(device),
+            "device = \"{device}\": nvidia-smi and {VISIBLE} name {} GPUs here; set {VISIBLE}, or --set device=cpu",
+            gpus.count()
+        );
+    }
+    Ok(gpus)
+}

@@ -5,7 +5,7 @@ use super::{Overrides, Sweep, draw, solve};
 use crate::config::{
     ConfigError, ConfigErrors, Entry, Layer, Node, Setting, did_you_mean, find, load_layers, parse, settings,
 };
-use crate::run::files::file_name_problem;
+use crate::fsutil::file_name_problem;
 use std::collections::BTreeMap;
 
 const SECTIONS: [&str; 10] =

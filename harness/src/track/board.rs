@@ -13,13 +13,14 @@ const LINE_EVERY: Duration = Duration::from_secs(60);
 const PARTS: u64 = 100_000;
 
 /// The place where all that runs at the same time is shown.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub enum Board {
     /// Bars, one a task and one for the total below them, on a terminal.
     Bars(MultiProgress, ProgressBar),
     /// Plain lines on the standard error stream.
     Lines,
     /// Nothing at all.
+    #[default]
     Silent,
 }
 

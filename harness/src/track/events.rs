@@ -3,7 +3,7 @@
 //! The crate's own writer can neither write text nor go on after an interruption, and panics on a full disk,
 //! so only its record format and its messages are used.
 
-use crate::run::files::write_atomic_with;
+use crate::fsutil::write_atomic_with;
 use anyhow::{Context, Result};
 use protobuf::{Message, RepeatedField};
 use std::fs::{self, File, OpenOptions};

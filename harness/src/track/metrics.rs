@@ -1,7 +1,7 @@
 //! `metrics.csv` of a stage run, with the same scalars as TensorBoard events beside it.
 
 use super::Events;
-use crate::run::files::{create_dir, write_atomic};
+use crate::fsutil::{create_dir, write_atomic};
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};

@@ -2,7 +2,7 @@
 
 use super::trend::Trend;
 use crate::data::Position;
-use crate::run::files::{create_dir, hex, write_atomic_with};
+use crate::fsutil::{create_dir, hex, write_atomic_with};
 use anyhow::{Context, Result, bail};
 use safetensors::{Dtype, SafeTensors, View, tensor::TensorView};
 use serde::{Deserialize, Serialize};

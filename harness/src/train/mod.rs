@@ -15,11 +15,11 @@ pub use length::{Length, describe};
 pub use objective::{Objective, next_tokens};
 pub use schedule::learning_rate;
 
+use crate::config::training_of;
 use crate::config::{OptimizerKind, TrainStage, Training, TrialConfig};
 use crate::data::{RowSize, Store, Tokenizer};
-use crate::run::files::{create_dir, write_atomic};
-use crate::run::manifest::Results;
-use crate::run::stage::training_of;
+use crate::fsutil::{create_dir, write_atomic};
+use crate::runs::manifest::Results;
 use crate::track::{Metrics, MetricsRow, Progress, Split, number};
 use anyhow::{Context, Result, anyhow, bail};
 use checkpoint::{Checkpoint, Checkpoints, Keep, Saved};

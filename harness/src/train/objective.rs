@@ -1,13 +1,12 @@
 //! What a stage learns from: next tokens, or preferences.
 
 use super::{Sums, TrainRequest};
-use crate::config::{DpoLoss, Packing, TrainStage, TrialConfig};
+use crate::config::{DpoLoss, Packing, TrainStage, TrialConfig, training_of};
 use crate::data::{
     BatchOptions, Batches, Lost, Pair, Position, PreferenceBatches, RowLoss, RowSize, Store, sequential,
 };
+use crate::fsutil::write_atomic;
 use crate::records::Notice;
-use crate::run::files::write_atomic;
-use crate::run::stage::training_of;
 use anyhow::{Context, Result};
 use model::preference::{DpoConfig, PairOutcome, answer_log_prob, dpo_loss, pair_loss};
 use model::{Backend, Sequence, Trainer, Transformer};

@@ -27,6 +27,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeSet;
 
+const _: () = assert!(WorldConfig::MOST_PEOPLE == SURNAMES.len() * GIVEN_NAMES.len());
+
 /// One inhabitant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Person {
@@ -76,9 +78,6 @@ enum Stream {
 }
 
 impl World {
-    /// Most people that a world can have: every surname with every given name.
-    pub const MOST_PEOPLE: usize = SURNAMES.len() * GIVEN_NAMES.len();
-
     /// The world of a configuration.
     pub fn generate(config: &WorldConfig) -> Self {
         let size = WorldSize {
@@ -95,7 +94,7 @@ impl World {
         let mut names: Vec<String> =
             SURNAMES.iter().flat_map(|s| GIVEN_NAMES.iter().map(move |g| format!("{s}{g}"))).collect();
         names.shuffle(&mut rng);
-        let count = config.people.clamp(2, Self::MOST_PEOPLE);
+        let count = config.people.clamp(2, WorldConfig::MOST_PEOPLE);
         let people = names.into_iter().take(count).enumerate().map(|(i, name)| {
             let values = ATTRIBUTES.map(|a| rng.random_range(0..a.values.len()));
             let teacher = (i + rng.random_range(1..count)) % count;

@@ -1,0 +1,218 @@
+//! The verbs over training data.
+
+use super::say;
+use crate::config::{BadRow, DataConfig, RowStyle, UnknownKeys, WorldConfig};
+use crate::data::files::expand;
+use crate::data::prepare::{Preparation, prepare};
+use crate::data::read::{ReadOptions, rows};
+use crate::data::world::World;
+use crate::data::{Kind, Message, Row, Tokenizer};
+use crate::exam::Sheet;
+use crate::fsutil::{create_dir, write_atomic};
+use anyhow::{Result, bail};
+use clap::{Subcommand, ValueEnum};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+/// What files are read for.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum KindArg {
+    /// Pretraining text
+    Pretrain,
+    /// Conversations
+    Sft,
+    /// Preference pairs
+    Dpo,
+}
+
+impl From<KindArg> for Kind {
+    fn from(kind: KindArg) -> Self {
+        match kind {
+            KindArg::Pretrain => Self::Pretrain,
+            KindArg::Sft => Self::Conversations,
+            KindArg::Dpo => Self::Preferences,
+        }
+    }
+}
+
+/// Verbs over data.
+#[derive(Debug, Subcommand)]
+pub enum DataVerb {
+    /// Tokenize files into a store
+    #[command(
+        after_help = "Example: mindscale data prepare --kind pretrain --tokenizer my-tokenizer --out store data/*.jsonl"
+    )]
+    Prepare {
+        /// Files or globs
+        #[arg(required = true)]
+        files: Vec<String>,
+        /// What the files are read for
+        #[arg(long, value_enum)]
+        kind: KindArg,
+        /// A tokenizer.json or its folder
+        #[arg(long)]
+        tokenizer: PathBuf,
+        /// Folder to write
+        #[arg(long)]
+        out: PathBuf,
+        /// Leave out rows that cannot be read
+        #[arg(long)]
+        skip_bad_rows: bool,
+        /// Read on without content under keys or in columns that are not used
+        #[arg(long)]
+        ignore_unknown_keys: bool,
+        /// Make control tokens of special tokens such as </s> that texts spell
+        #[arg(long)]
+        special_tokens_in_text: bool,
+        /// Make the rows of conversations exactly as MiniMind v1 does
+        #[arg(long)]
+        minimind_rows: bool,
+    },
+    /// Show the first rows of files
+    Show {
+        /// Files or globs
+        #[arg(required = true)]
+        files: Vec<String>,
+        /// What the files are read for
+        #[arg(long, value_enum)]
+        kind: KindArg,
+        /// Rows to show
+        #[arg(long, default_value_t = 3)]
+        rows: usize,
+        /// Leave out rows that cannot be read
+        #[arg(long)]
+        skip_bad_rows: bool,
+        /// Read on without content under keys or in columns that are not used
+        #[arg(long)]
+        ignore_unknown_keys: bool,
+    },
+    /// Write the built-in world as files
+    #[command(after_help = "Example: mindscale data world my-world --people 60")]
+    World {
+        /// Folder to write
+        out: PathBuf,
+        /// Invented people
+        #[arg(long)]
+        people: Option<usize>,
+        /// Seed of the world
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+}
+
+/// Prepares and shows data.
+pub fn data(verb: &DataVerb) -> Result<bool> {
+    match verb {
+        DataVerb::Prepare {
+            files,
+            kind,
+            tokenizer,
+            out,
+            skip_bad_rows,
+            ignore_unknown_keys,
+            special_tokens_in_text,
+            minimind_rows,
+        } => {
+            let files = named(files)?;
+            let config = DataConfig {
+                special_tokens_in_text: *special_tokens_in_text,
+                rows: if *minimind_rows { RowStyle::Minimind } else { RowStyle::Turns },
+                ..read_config(*skip_bad_rows, *ignore_unknown_keys)
+            };
+            let (options, kind) = (ReadOptions::new(&config), Kind::from(*kind));
+            let tokenizer = Tokenizer::load(tokenizer)?;
+            let preparation = Preparation::new(kind, &tokenizer, &config, &options.log);
+            let stop = AtomicBool::new(false);
+            let prepared = prepare(rows(&files, kind, &options), &preparation, out, &stop, &|_| ())?;
+            let read = options.log.report();
+            let summary = serde_json::json!({ "prepared": prepared, "read": read });
+            write_atomic(&out.join("summary.json"), &serde_json::to_vec_pretty(&summary)?)?;
+            read.problems.iter().try_for_each(|problem| say(format!("left out: {problem}")))?;
+            read.notices("data").iter().try_for_each(say)?;
+            prepared.notices("data", &preparation).iter().try_for_each(say)?;
+            say(format!(
+                "{} rows to train on, {} held out, {} tokens, {} rows left out",
+                prepared.train_rows,
+                prepared.val_rows,
+                prepared.tokens,
+                read.left_out() + prepared.equal
+            ))?;
+        }
+        DataVerb::Show { files, kind, rows: count, skip_bad_rows, ignore_unknown_keys } => {
+            let files = named(files)?;
+            let options = ReadOptions::new(&read_config(*skip_bad_rows, *ignore_unknown_keys));
+            for row in rows(&files, (*kind).into(), &options).take(*count) {
+                say(format!("{:#?}", row?))?;
+            }
+            let read = options.log.report();
+            read.notices("rows read").iter().try_for_each(say)?;
+        }
+        DataVerb::World { out, people, seed } => {
+            let mut config = WorldConfig::default();
+            config.people = people.unwrap_or(config.people);
+            config.seed = seed.unwrap_or(config.seed);
+            if !(4..=WorldConfig::MOST_PEOPLE).contains(&config.people) {
+                bail!("--people {}: expected 4 to {}", config.people, WorldConfig::MOST_PEOPLE);
+            }
+            write_world(&World::generate(&config), out)?;
+            say(out.display())?;
+        }
+    }
+    Ok(true)
+}
+
+/// The files that arguments name; what was named twice is told.
+pub fn named(patterns: &[String]) -> Result<Vec<PathBuf>> {
+    let named = expand(patterns, "files")?;
+    if let Some(notice) = named.notice("files") {
+        say(notice)?;
+    }
+    Ok(named.files)
+}
+
+fn read_config(skip_bad_rows: bool, ignore_unknown_keys: bool) -> DataConfig {
+    DataConfig {
+        on_bad_row: if skip_bad_rows { BadRow::Skip } else { BadRow::Error },
+        unknown_keys: if ignore_unknown_keys { UnknownKeys::Ignore } else { UnknownKeys::Error },
+        ..DataConfig::default()
+    }
+}
+
+fn write_world(world: &World, out: &Path) -> Result<()> {
+    create_dir(&out.join("sheets"))?;
+    let turn = |message: &Message| {
+        let mut turn = serde_json::json!(message);
+        if let Some(trained) = message.trained {
+            turn["train"] = trained.into();
+        }
+        turn
+    };
+    let json = |row: Row| match row {
+        Row::Text(text) => serde_json::json!({ "text": text }),
+        Row::Chat(turns) => {
+            serde_json::json!({ "conversations": turns.iter().map(turn).collect::<Vec<_>>() })
+        }
+        Row::Preference { prompt, chosen, rejected } => {
+            let with = |answer| [prompt.clone(), vec![Message::new("assistant", answer)]].concat();
+            serde_json::json!({ "chosen": with(chosen), "rejected": with(rejected) })
+        }
+    };
+    let lines =
+        |rows: &mut dyn Iterator<Item = Row>| rows.map(|row| format!("{}\n", json(row))).collect::<String>();
+    // One file has one layout.
+    let is_text = |row: &Row| matches!(row, Row::Text(_));
+    let mut texts = world.pretrain_rows().filter(is_text);
+    let mut told = world.pretrain_rows().filter(|row| !is_text(row));
+    write_atomic(&out.join("pretrain.jsonl"), lines(&mut texts).as_bytes())?;
+    write_atomic(&out.join("pretrain_conversations.jsonl"), lines(&mut told).as_bytes())?;
+    write_atomic(&out.join("sft.jsonl"), lines(&mut world.sft_rows()).as_bytes())?;
+    write_atomic(&out.join("dpo.jsonl"), lines(&mut world.dpo_rows()).as_bytes())?;
+    let write = |sheet: &Sheet, split: &str| {
+        write_atomic(&out.join("sheets").join(format!("{}_{split}.csv", sheet.subject)), &sheet.csv()?)
+    };
+    world.sheets().iter().try_for_each(|sheet| write(sheet, "val"))?;
+    world.dev_sheets(SOLVED).iter().try_for_each(|sheet| write(sheet, "dev"))
+}
+
+/// Solved questions of each subject that are written out, as many as C-Eval's sheets have.
+const SOLVED: usize = 5;

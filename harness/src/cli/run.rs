@@ -1,0 +1,96 @@
+//! The verb `run`.
+
+use super::{ExecutorArg, HowArgs, SweepArgs, say};
+use crate::execute::limits::Limits;
+use crate::execute::pool::{Failure, Stop};
+use crate::fsutil::shell_word;
+use crate::run::{self, Executor, Layers, Outcome, RunOptions, Work};
+use crate::track::{Board, counted};
+use anyhow::{Context, Result, ensure};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Trains, examines and reports every trial.
+pub fn run(args: &SweepArgs, force: bool, how: &HowArgs) -> Result<bool> {
+    let executor = executor(how)?;
+    let work = args.read(Layers::Given)?;
+    let options = RunOptions { executor, force, board: Board::for_stderr(), stop: Arc::default() };
+    stop_on_ctrl_c(&options)?;
+    let outcome = run::run(&work, &options)?;
+    match args.with.json {
+        true => print_json(&work, &outcome)?,
+        false => print(&work, &outcome)?,
+    }
+    Ok(outcome.is_complete())
+}
+
+fn executor(how: &HowArgs) -> Result<Executor> {
+    let HowArgs { jobs, time_limit, memory_limit, per_gpu, retries, ref sbatch, .. } = *how;
+    let has_limits = time_limit.is_some() || memory_limit.is_some();
+    match how.executor {
+        ExecutorArg::Local => {
+            let limits = Limits { time: time_limit, memory: memory_limit };
+            Ok(Executor::Local { jobs, per_gpu, limits, retries })
+        }
+        ExecutorArg::Slurm => {
+            ensure!(
+                !has_limits,
+                "--time-limit and --memory-limit are kept by the local executor; Slurm's jobs have slurm.time and slurm.memory, as in --set slurm.time=2:00:00"
+            );
+            Ok(Executor::Slurm(sbatch.clone()))
+        }
+    }
+}
+
+fn stop_on_ctrl_c(options: &RunOptions) -> Result<()> {
+    let (stop, board): (Arc<Stop>, Board) = (Arc::clone(&options.stop), options.board.clone());
+    ctrlc::set_handler(move || {
+        stop.ask();
+        board.line(match stop.now() {
+            true => "stopping at once",
+            false => {
+                "stopping: trainings finish their step and write a checkpoint, other stages are given up; again to stop at once"
+            }
+        });
+    })
+    .context("Ctrl-C cannot be caught")
+}
+
+fn print_json(work: &Work, outcome: &Outcome) -> Result<()> {
+    let Outcome { graph, executed, report, report_kept } = outcome;
+    let executed = executed.clone().unwrap_or_default();
+    let failed = executed
+        .failed
+        .iter()
+        .map(|f| serde_json::json!({ "stage": graph.nodes[f.node].short(), "reason": f.reason }));
+    say(serde_json::json!({
+        "name": work.name, "trials": graph.trials.len(), "ran": executed.ran, "found": executed.found,
+        "failed": failed.collect::<Vec<_>>(), "stopped": executed.stopped, "report": report, "report_kept": report_kept,
+    }))
+}
+
+fn print(work: &Work, outcome: &Outcome) -> Result<()> {
+    let Outcome { graph, executed, report, report_kept } = outcome;
+    let Some(executed) = executed else {
+        // A trial that several sweeps hold is one.
+        let all = match graph.trials.iter().map(|trial| trial.uuid).collect::<BTreeSet<_>>().len() {
+            1 => "its trial is finished".into(),
+            n => format!("all {n} trials are finished"),
+        };
+        return say(format!("{}: {all}; see {}", work.name, report.display()));
+    };
+    let ran = counted(executed.ran, "stage run");
+    say(format!("{}: {ran} done here, {} found done", work.name, executed.found))?;
+    for Failure { node, reason } in &executed.failed {
+        let node = &graph.nodes[*node];
+        say(format!("failed: {} ({}): {reason}", node.short(), graph.trials[node.trials[0]].label()))?;
+    }
+    if executed.stopped {
+        let given: Vec<String> = std::env::args().skip(1).map(|word| shell_word(&word)).collect();
+        say(format!("stopped; resume with: mindscale {}", given.join(" ")))?;
+    }
+    match report_kept {
+        Some(why) => say(format!("the report is not written: {why}")),
+        None => say(format!("report: {}", report.display())),
+    }
+}

@@ -1,0 +1,172 @@
+//! The verb `status`: how a sweep stands, for people: once, or drawn anew every second.
+
+use super::{SweepArgs, say};
+use crate::run::Layers;
+use crate::status::{Overview, StageStatus, TrialStatus, overview};
+use crate::track::{number, time};
+use anyhow::Result;
+use std::io::{self, IsTerminal};
+use std::time::Duration;
+
+/// How often the live view is drawn.
+const DRAW_EVERY: Duration = Duration::from_secs(1);
+
+/// Most trials of the live view; the others are counted.
+const SHOWN: usize = 40;
+
+/// Goes to the upper left corner of the terminal and clears what is below.
+const CLEAR: &str = "\x1b[H\x1b[J";
+
+/// Shows how a sweep stands.
+pub fn status(args: &SweepArgs, watch: bool) -> Result<bool> {
+    let sweep = args.read(Layers::Last)?;
+    let graph = sweep.look()?;
+    let look = || overview(&graph(&sweep)?);
+    if watch {
+        return live(look);
+    }
+    let found = look()?;
+    if args.with.json {
+        say(serde_json::to_string_pretty(&found)?)?;
+        return Ok(true);
+    }
+    say(headline(&found))?;
+    for trial in &found.trials {
+        say(format!("{:?} {}", trial.status, trial.label))?;
+        for stage in trial.stages.iter().filter(|s| !["done", "spare"].contains(&s.state)) {
+            let last = stage.last.as_ref().map_or(String::new(), |l| {
+                format!(", step {}, loss {}", l.step, l.loss.map_or("?".into(), |l| format!("{l:.4}")))
+            });
+            let detail = stage.detail.as_ref().map_or(String::new(), |d| format!(": {d}"));
+            say(format!("    {} {}{last}{detail}", stage.stage, stage.state))?;
+            for line in &stage.log {
+                say(format!("        {line}"))?;
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Draws until nothing is left to run; where there is no terminal, only what has changed.
+fn live(look: impl Fn() -> Result<Overview>) -> Result<bool> {
+    let is_terminal = io::stdout().is_terminal();
+    let mut drawn = String::new();
+    loop {
+        let found = look()?;
+        let page = page(&found);
+        if is_terminal {
+            say(format!("{CLEAR}{page}"))?;
+        } else if page != drawn {
+            say(&page)?;
+        }
+        drawn = page;
+        let counts = found.counts;
+        if counts.running + counts.stopped + counts.pending == 0 {
+            return Ok(counts.failed == 0);
+        }
+        std::thread::sleep(DRAW_EVERY);
+    }
+}
+
+fn headline(found: &Overview) -> String {
+    let c = found.counts;
+    format!(
+        "{} done, {} running, {} failed, {} stopped, {} pending",
+        c.done, c.running, c.failed, c.stopped, c.pending
+    )
+}
+
+/// The live view: the sweep's total, then its trials, those at work first.
+fn page(found: &Overview) -> String {
+    let mut lines = vec![match found.seconds_left {
+        Some(seconds) if seconds > 0.0 => format!("{}; {} left", headline(found), time(seconds)),
+        _ => headline(found),
+    }];
+    let mut trials: Vec<&TrialStatus> = found.trials.iter().collect();
+    let is_running = |trial: &TrialStatus| trial.stages.iter().any(|stage| stage.state == "running");
+    trials.sort_by_key(|trial| !is_running(trial));
+    lines.extend(trials.iter().take(SHOWN).map(|trial| trial_line(trial)));
+    if trials.len() > SHOWN {
+        lines.push(format!("and {} more", trials.len() - SHOWN));
+    }
+    lines.join("\n")
+}
+
+fn trial_line(trial: &TrialStatus) -> String {
+    let now = trial.stages.iter().find(|stage| stage.state == "running");
+    let now = now.or_else(|| trial.stages.iter().find(|s| !["done", "spare"].contains(&s.state)));
+    match now {
+        None => format!("{:<32} done", trial.label),
+        Some(stage) => format!("{:<32} {}", trial.label, stage_line(stage)),
+    }
+}
+
+fn stage_line(stage: &StageStatus) -> String {
+    let mut line = format!("{:<9} {:<8}", stage.stage.name(), stage.state);
+    if let (Some(reason), "failed") = (&stage.detail, stage.state) {
+        return format!("{line} {reason}");
+    }
+    if let Some(last) = &stage.last {
+        let total = stage.total_steps.map_or("?".into(), number);
+        line += &format!(" {:>15}", format!("{}/{total}", number(last.step)));
+        line += &last.loss.map_or(String::new(), |loss| format!("  loss {loss:.4}"));
+        line += &last.tokens_per_second.map_or(String::new(), |s| format!("  {} tokens/s", number(s as u64)));
+    }
+    let left = stage.seconds_left.map_or(String::new(), |seconds| format!("  {} left", time(seconds)));
+    format!("{line}{left}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Stage;
+    use crate::records::Status;
+    use crate::status::{Counts, LastRow};
+    use uuid::Uuid;
+
+    #[test]
+    fn a_page_shows_where_each_trial_is_and_the_total() {
+        let stage = |stage, state, last| StageStatus {
+            stage,
+            uuid: Uuid::nil(),
+            dir: "runs/x".into(),
+            state,
+            detail: None,
+            last,
+            total_steps: Some(2000),
+            seconds_left: Some(150.0),
+            log: vec![],
+        };
+        let last = LastRow {
+            step: 1200,
+            tokens: 7,
+            loss: Some(2.5),
+            tokens_per_second: Some(12_345.6),
+            elapsed_seconds: Some(9.0),
+        };
+        let trial = |label: &str, stages| TrialStatus {
+            trial: Uuid::nil(),
+            sweep: "s".into(),
+            label: label.into(),
+            status: Status::Stopped,
+            reason: None,
+            stages,
+        };
+        let found = Overview {
+            counts: Counts { running: 1, pending: 1, ..Counts::default() },
+            trials: vec![
+                trial("seed=1", vec![stage(Stage::Sft, "pending", None)]),
+                trial(
+                    "seed=2",
+                    vec![stage(Stage::Pretrain, "done", None), stage(Stage::Sft, "running", Some(last))],
+                ),
+            ],
+            seconds_left: Some(7300.0),
+        };
+        insta::assert_snapshot!(page(&found), @r"
+        0 done, 1 running, 0 failed, 0 stopped, 1 pending; 2 h 2 min left
+        seed=2                           sft       running      1,200/2,000  loss 2.5000  12,345 tokens/s  3 min left
+        seed=1                           sft       pending   3 min left
+        ");
+    }
+}

@@ -1,0 +1,111 @@
+//! The verbs over tokenizers.
+
+use super::data::named;
+use super::say;
+use crate::config::{DataConfig, TokenizerConfig, largest};
+use crate::data::chat::ChatTemplate;
+use crate::data::read::{ReadOptions, rows};
+use crate::data::{Kind, Message, Tokenizer};
+use crate::exam::letters;
+use crate::fsutil::create_dir;
+use anyhow::Result;
+use clap::Subcommand;
+use std::path::PathBuf;
+
+/// Verbs over tokenizers.
+#[derive(Debug, Subcommand)]
+pub enum TokenizerVerb {
+    /// Train byte-level BPE on text files
+    #[command(
+        after_help = "Example: mindscale tokenizer train --vocab-size 6400 --out my-tokenizer data/*.jsonl"
+    )]
+    Train {
+        /// Files or globs of text
+        #[arg(required = true)]
+        files: Vec<String>,
+        /// Entries, special tokens included
+        #[arg(long, default_value_t = 6400, value_parser = vocab_size)]
+        vocab_size: usize,
+        /// Folder to write
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Show a tokenizer's size, special tokens and letters
+    Show {
+        /// A tokenizer.json or its folder
+        path: PathBuf,
+    },
+    /// Text to ids
+    Encode {
+        /// A tokenizer.json or its folder
+        path: PathBuf,
+        /// The text
+        text: String,
+        /// Print JSON for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ids to text
+    Decode {
+        /// A tokenizer.json or its folder
+        path: PathBuf,
+        /// The ids
+        ids: Vec<u32>,
+    },
+}
+
+/// A size that a vocabulary can have.
+fn vocab_size(text: &str) -> std::result::Result<usize, String> {
+    let most = largest("model.vocab_size").unwrap_or(usize::MAX);
+    let least = TokenizerConfig::SMALLEST_VOCAB;
+    let size = text.parse().ok().filter(|size| (least..=most).contains(size));
+    size.ok_or_else(|| format!("expected {least} (3 special tokens and 256 bytes) to {most}"))
+}
+
+/// Trains, shows and tries tokenizers.
+pub fn tokenizer(verb: &TokenizerVerb) -> Result<bool> {
+    match verb {
+        TokenizerVerb::Train { files, vocab_size, out } => {
+            let (files, options) = (named(files)?, ReadOptions::new(&DataConfig::default()));
+            let template = ChatTemplate::minimind()?;
+            let texts: Vec<String> = rows(&files, Kind::Pretrain, &options)
+                .map(|row| template.text(&row?))
+                .collect::<Result<_>>()?;
+            let tokenizer = Tokenizer::train(texts.into_iter(), *vocab_size)?;
+            create_dir(out)?;
+            tokenizer.save(out)?;
+            options.log.report().notices("text").iter().try_for_each(say)?;
+            if tokenizer.vocab_size() < *vocab_size {
+                say(format!(
+                    "the text is too small for {vocab_size} entries: the tokenizer has {}",
+                    tokenizer.vocab_size()
+                ))?;
+            }
+            say(out.join("tokenizer.json").display())?;
+        }
+        TokenizerVerb::Show { path } => {
+            let tokenizer = Tokenizer::load(path)?;
+            say(format!("{} entries", tokenizer.vocab_size()))?;
+            match letters(&tokenizer) {
+                Ok(ids) => say(format!("A B C D as answers: {ids:?}"))?,
+                Err(error) => say(format!("A B C D as answers: {error:#}"))?,
+            }
+            say(format!("answers begin after {:?}", tokenizer.answer_marker()?))?;
+            let example = [Message::new("user", "你好"), Message::new("assistant", "你好！")];
+            say(format!("a conversation: {:?}", tokenizer.render(&example)?))?;
+        }
+        TokenizerVerb::Encode { path, text, json } => {
+            let tokenizer = Tokenizer::load(path)?;
+            let ids = tokenizer.encode(text)?;
+            if *json {
+                say(serde_json::to_string(&ids)?)?;
+            } else {
+                for id in ids {
+                    say(format!("{id}\t{:?}", tokenizer.decode(&[id], false)?))?;
+                }
+            }
+        }
+        TokenizerVerb::Decode { path, ids } => say(Tokenizer::load(path)?.decode(ids, false)?)?,
+    }
+    Ok(true)
+}

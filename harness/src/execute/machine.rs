@@ -1,0 +1,165 @@
+//! What this machine has for stage runs (cores, memory, GPUs), and how much of it is given away.
+
+use super::gpus::{Gpus, Place};
+use crate::plan::StageNode;
+use crate::sweep::memory_mb;
+use crate::system::available_memory;
+use std::collections::BTreeMap;
+
+/// A machine that stage runs share.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    cores: usize,
+    /// Stage runs at a time.
+    jobs: usize,
+    /// MiB for all stage runs together; nothing is weighed where the user says how many run at a time.
+    memory_mb: f64,
+    gpus: Gpus,
+    given: BTreeMap<usize, Share>,
+}
+
+/// What one stage run may use.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Share {
+    /// Threads to work with.
+    pub threads: usize,
+    /// Where its model runs.
+    pub place: Place,
+    /// MiB that it is expected to take.
+    memory_mb: f64,
+}
+
+impl Machine {
+    /// So many cores, so much memory and these GPUs, for the stage runs of `trials`; unless told, as many run at a
+    /// time as there are cores and trials, and as memory has room for by the forecast of `plan`.
+    pub fn new(cores: usize, memory_mb: f64, gpus: Gpus, jobs: Option<usize>, trials: usize) -> Self {
+        let (jobs, memory_mb) = match jobs {
+            Some(jobs) => (jobs, f64::INFINITY),
+            None => (cores.min(trials), memory_mb),
+        };
+        Self { cores, jobs: jobs.max(1), memory_mb, gpus, given: BTreeMap::new() }
+    }
+
+    /// This machine as it is now.
+    pub fn this(gpus: Gpus, jobs: Option<usize>, trials: usize) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let free = available_memory().map_or(f64::INFINITY, |bytes| bytes as f64 / (1 << 20) as f64);
+        Self::new(cores, free, gpus, jobs, trials)
+    }
+
+    /// Whether nothing more can be started, whatever it is.
+    pub fn is_full(&self) -> bool {
+        self.given.len() >= self.jobs
+    }
+
+    /// The part of the machine for a stage run, where there is room; `waiting` others could run beside it.
+    pub fn take(&mut self, index: usize, node: &StageNode, waiting: usize) -> Option<Share> {
+        let memory_mb = memory_mb(&node.config);
+        let used: f64 = self.given.values().map(|share| share.memory_mb).sum();
+        let is_too_much = !self.given.is_empty() && used + memory_mb > self.memory_mb;
+        if self.is_full() || is_too_much {
+            return None;
+        }
+        let computes = node.stage().computes();
+        let place = if computes { self.gpus.take(&node.config.device)? } else { Place::Cpu };
+        // Work side by side, one thread each, is fastest; what runs alone takes all cores.
+        let at_once = (self.given.len() + 1 + waiting).min(self.jobs);
+        let threads = match node.config.threads {
+            0 => self.cores / at_once,
+            threads if computes => threads,
+            // What trials share is made with the cores of all of them.
+            threads => (threads * self.jobs).min(self.cores).max(threads) / at_once,
+        };
+        let share = Share { threads: threads.max(1), place, memory_mb };
+        self.given.insert(index, share);
+        Some(share)
+    }
+
+    /// Takes back what a stage run was given.
+    pub fn take_back(&mut self, index: usize) {
+        if let Some(share) = self.given.remove(&index) {
+            self.gpus.take_back(share.place);
+        }
+    }
+
+    /// The name of a share's GPU, as `CUDA_VISIBLE_DEVICES` takes it.
+    pub fn gpu(&self, share: Share) -> Option<&str> {
+        self.gpus.name(share.place)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::TrialConfig;
+    use crate::plan::StageGraph;
+    use crate::plan::testing::{plan, trial};
+    use std::path::Path;
+
+    fn graph(seeds: u64, change: impl Fn(&mut TrialConfig)) -> StageGraph {
+        let trial = |seed| {
+            trial(|config| {
+                config.seed = seed;
+                change(config);
+            })
+        };
+        plan(&(0..seeds).map(trial).collect::<Vec<_>>(), Path::new("nowhere"))
+    }
+
+    fn gpus(count: usize) -> Gpus {
+        Gpus::new((0..count).map(|i| i.to_string()).collect(), 1)
+    }
+
+    /// Threads of each stage run of `stage` that finds a place.
+    fn threads(machine: &mut Machine, graph: &StageGraph, stage: &str) -> Vec<Option<usize>> {
+        let nodes: Vec<usize> =
+            (0..graph.nodes.len()).filter(|&n| graph.nodes[n].stage().name() == stage).collect();
+        let take = |(i, &n): (usize, &usize)| machine.take(n, &graph.nodes[n], nodes.len() - 1 - i);
+        nodes.iter().enumerate().map(take).map(|share| share.map(|s| s.threads)).collect()
+    }
+
+    #[test]
+    fn what_runs_alone_takes_all_cores() {
+        let four = graph(4, |_| {});
+        let machine = |jobs| Machine::new(8, f64::INFINITY, gpus(0), jobs, 4);
+        assert_eq!(threads(&mut machine(None), &four, "tokenizer"), [Some(8)]);
+        assert_eq!(threads(&mut machine(None), &four, "pretrain"), [Some(2); 4]);
+        assert_eq!(threads(&mut machine(Some(2)), &four, "pretrain"), [Some(4), Some(4), None, None]);
+        // One thread for a trial: the tokenizer of four that run at a time has four.
+        let thin = graph(4, |config| config.threads = 1);
+        assert_eq!(threads(&mut machine(None), &thin, "tokenizer"), [Some(4)]);
+        assert_eq!(threads(&mut machine(Some(1)), &thin, "tokenizer"), [Some(1)]);
+        assert_eq!(threads(&mut machine(None), &thin, "pretrain"), [Some(1); 4]);
+    }
+
+    #[test]
+    fn trials_start_as_long_as_there_is_memory() {
+        let four = graph(4, |_| {});
+        let each = memory_mb(&four.trials[0].trial.config);
+        let started = |memory, jobs| {
+            let mut machine = Machine::new(8, memory, gpus(0), jobs, 4);
+            threads(&mut machine, &four, "pretrain").iter().flatten().count()
+        };
+        assert_eq!(started(each * 2.5, None), 2);
+        // One runs in any case; and who says how many knows better.
+        assert_eq!((started(1.0, None), started(1.0, Some(3))), (1, 3));
+        let mut machine = Machine::new(8, each * 1.5, gpus(0), None, 4);
+        assert!(machine.take(0, &four.nodes[0], 0).is_some() && machine.take(1, &four.nodes[1], 0).is_none());
+        machine.take_back(0);
+        assert!(machine.take(1, &four.nodes[1], 0).is_some());
+    }
+
+    #[test]
+    fn trials_share_the_gpus_and_the_rest_runs_on_the_processor() {
+        let three = graph(3, |config| config.device = "cuda".into());
+        let mut machine = Machine::new(8, f64::INFINITY, gpus(2), None, 3);
+        let mut place = |stage: &str, nth: usize| {
+            let named = |n: &usize| three.nodes[*n].stage().name() == stage;
+            let node = (0..three.nodes.len()).filter(named).nth(nth).unwrap();
+            machine.take(node, &three.nodes[node], 0).map(|share| share.place)
+        };
+        assert_eq!(place("tokenizer", 0), Some(Place::Cpu));
+        assert_eq!([0, 1, 2].map(|n| place("pretrain", n)), [Some(Place::Gpu(0)), Some(Place::Gpu(1)), None]);
+    }
+}

@@ -1,0 +1,126 @@
+//! How much of a sweep is done, and how long the rest will take at the pace of this sitting.
+
+use crate::plan::StageGraph;
+use crate::track::Progress;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+/// What has been done of each stage run since this sitting began.
+pub struct Pace {
+    began: Instant,
+    shares: Mutex<Vec<Option<Share>>>,
+}
+
+/// How far a stage run has come, from 0 to 1.
+#[derive(Debug, Clone, Copy)]
+struct Share {
+    /// Where it was when it was first heard of: it may have been gone on with.
+    first: f64,
+    now: f64,
+}
+
+impl Pace {
+    /// Of so many stage runs, from now on.
+    pub fn new(stage_runs: usize) -> Self {
+        Self { began: Instant::now(), shares: Mutex::new(vec![None; stage_runs]) }
+    }
+
+    fn note(&self, index: usize, now: f64) {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        shares[index].get_or_insert(Share { first: now, now }).now = now;
+    }
+
+    /// The share of all work that is done, and the seconds that the rest will take; work that is lost is left out.
+    ///
+    /// `None` where no work is known, no seconds where nothing has been done in this sitting.
+    pub fn total(
+        &self,
+        graph: &StageGraph,
+        is_done: impl Fn(usize) -> bool,
+        is_lost: impl Fn(usize) -> bool,
+    ) -> Option<(f64, Option<f64>)> {
+        let shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut all, mut done, mut done_here) = (0.0, 0.0, 0.0);
+        for (index, node) in graph.nodes.iter().enumerate().filter(|(index, _)| !is_lost(*index)) {
+            let now = match shares[index] {
+                _ if is_done(index) => 1.0,
+                share => share.map_or(0.0, |share| share.now),
+            };
+            all += node.weight;
+            done += node.weight * now;
+            done_here += shares[index].map_or(0.0, |share| node.weight * (now - share.first));
+        }
+        let seconds = self.began.elapsed().as_secs_f64();
+        let left = (done_here > 0.0).then(|| (all - done) * seconds / done_here);
+        (all > 0.0).then(|| (done / all, left))
+    }
+}
+
+/// Passes a stage run's progress on, and notes it.
+pub struct Counted {
+    /// Who shows it.
+    pub shown: Box<dyn Progress>,
+    /// Steps of the present phase.
+    pub total: AtomicU64,
+    /// The stage run, by index.
+    pub node: usize,
+    /// Where it is noted.
+    pub pace: Arc<Pace>,
+}
+
+impl Progress for Counted {
+    fn start(&self, label: &str, total: u64, unit: &str) {
+        self.total.store(total, Ordering::Relaxed);
+        self.shown.start(label, total, unit);
+    }
+
+    fn update(&self, done: u64, message: &str) {
+        let total = self.total.load(Ordering::Relaxed);
+        if total > 0 {
+            self.pace.note(self.node, done.min(total) as f64 / total as f64);
+        }
+        self.shown.update(done, message);
+    }
+
+    fn finish(&self, message: &str) {
+        self.shown.finish(message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::Stage;
+    use crate::plan::testing::{plan, trial};
+    use std::path::Path;
+
+    #[test]
+    fn what_was_done_before_does_not_count_for_the_pace() {
+        let trial = |seed| {
+            trial(|config| {
+                config.seed = seed;
+                (config.sft.training.enabled, config.dpo.training.enabled) = (false, false);
+            })
+        };
+        let graph = plan(&[trial(1), trial(2)], Path::new("nowhere"));
+        let trained: Vec<usize> =
+            (0..graph.nodes.len()).filter(|&n| graph.nodes[n].stage() == Stage::Pretrain).collect();
+        let pace = Pace::new(graph.nodes.len());
+        assert_eq!(pace.total(&graph, |_| false, |_| false), Some((0.0, None)));
+        // Both weigh the same; one is gone on with from its middle, and half of what was left is done.
+        pace.note(trained[0], 0.5);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        pace.note(trained[0], 0.75);
+        let (share, left) = pace.total(&graph, |_| false, |_| false).unwrap();
+        let spent = pace.began.elapsed().as_secs_f64();
+        assert_eq!(share, 0.375);
+        // A quarter took what was spent; five are left.
+        assert!((spent * 4.0..spent * 5.01).contains(&left.unwrap()), "{left:?} after {spent}");
+        let (share, _) = pace.total(&graph, |index| index == trained[0], |_| false).unwrap();
+        assert_eq!(share, 0.5);
+        let (share, _) = pace.total(&graph, |_| false, |index| index == trained[1]).unwrap();
+        assert_eq!(share, 0.75);
+    }
+}

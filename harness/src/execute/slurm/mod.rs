@@ -1,0 +1,290 @@
+//! The Slurm executor: the stage runs that are left become job arrays, whose tasks wait for what they need.
+//!
+//! A task works on a request file as a child of the local executor does. What it needs beyond that (partition,
+//! memory, time) stands in the configuration's `[slurm]`, in options of `sbatch` on the command line, which win, or
+//! in its variables, `SBATCH_PARTITION` and the like. *Invariant:* a task that is told to end writes a checkpoint and
+//! queues again, unless that has come to nothing several times.
+
+mod arrays;
+
+use crate::execute::child::{HUGE_PAGES, LOG, REQUEST, VERB, write_request};
+use crate::execute::pool::{Failure, Outcome, Stop, request_of};
+use crate::fsutil::{absolute, hand_in, read_text, shell_word};
+use crate::plan::{StageGraph, StageNode};
+use crate::runs::manifest::{Manifest, RunStatus};
+use crate::track::Board;
+use anyhow::{Context, Result, bail};
+use arrays::{After, Array, arrays};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// The file in the folder of a stage run that names its job, as `array_task`.
+const JOB: &str = "job.txt";
+
+/// The size of arrays that Slurm allows where its administrator does not say otherwise.
+const MOST_TASKS: usize = 1001;
+
+/// The exit code of a job that has written a checkpoint and is to be queued again.
+pub const AGAIN: u8 = 75;
+
+/// How often Slurm has put the job of this process back into the queue.
+pub fn restarts() -> u32 {
+    std::env::var("SLURM_RESTART_COUNT").ok().and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+}
+
+/// How often the queue and the manifests are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Looks after which a job that has left the queue without a record counts as lost: records travel over networks.
+const PATIENCE: u32 = 5;
+
+/// Hands the graph to Slurm and waits until all is finished or failed; asked to stop, it leaves the jobs alone.
+pub fn execute(graph: &StageGraph, options: &[String], stop: &Stop, board: &Board) -> Result<Outcome> {
+    let jobs = hand_over(graph, options, board)?;
+    let mut outcome = Outcome { found: graph.nodes.len() - jobs.len(), ..Outcome::default() };
+    let mut open: Vec<(usize, u32)> = jobs.keys().map(|&index| (index, 0)).collect();
+    let mut is_away = false;
+    while !open.is_empty() && !stop.soon() {
+        std::thread::sleep(LOOK_EVERY);
+        let queued = match queue() {
+            Ok(queued) => queued,
+            Err(error) => {
+                // Controllers are restarted and networks fail; the jobs run on.
+                if !is_away {
+                    board.line(&format!("{error:#}; asking again every {} s", LOOK_EVERY.as_secs()));
+                }
+                is_away = true;
+                continue;
+            }
+        };
+        is_away = false;
+        let mut left = Vec::new();
+        for (index, lost) in open {
+            let node = &graph.nodes[index];
+            let is_queued = queued.contains(&jobs[&index]);
+            let found = Manifest::read(&node.dir).ok().flatten();
+            let found = found.filter(|manifest| manifest.uuid == node.uuid);
+            match found.map(|manifest| (manifest.status, manifest.sittings, manifest.reason)) {
+                Some((RunStatus::Done, ..)) => {
+                    outcome.ran += 1;
+                    board.line(&format!("{} done", node.short()));
+                }
+                Some((RunStatus::Failed, sittings, reason)) if sittings > node.sittings && !is_queued => {
+                    fail(&mut outcome, board, node, index, reason.unwrap_or_default());
+                }
+                _ if is_queued => left.push((index, 0)),
+                _ if needs_failed(&outcome, node) => outcome.blocked.push(index),
+                _ if lost < PATIENCE => left.push((index, lost + 1)),
+                found => {
+                    let reason = found.and_then(|(.., reason)| reason);
+                    let reason = reason.unwrap_or_else(|| left_early(&jobs[&index], node));
+                    fail(&mut outcome, board, node, index, reason);
+                }
+            }
+        }
+        open = left;
+    }
+    outcome.stopped = !open.is_empty();
+    Ok(outcome)
+}
+
+/// Puts what is left into the queue, where it is not yet; the job of each stage run that is left.
+fn hand_over(graph: &StageGraph, options: &[String], board: &Board) -> Result<BTreeMap<usize, String>> {
+    let program = std::env::current_exe().context("the path of this program is not known")?;
+    let in_queue = queue()?;
+    let place = |node: &StageNode| {
+        let job = job_of(&node.dir).filter(|job| node.state.is_open() && in_queue.contains(job))?;
+        let (array, task) = job.split_once('_')?;
+        Some((array.to_string(), task.parse().ok()?))
+    };
+    let queued: Vec<_> = graph.nodes.iter().map(place).collect();
+    let mut arrays = arrays(graph, &queued, most_tasks());
+    let mut jobs = BTreeMap::new();
+    for index in 0..arrays.len() {
+        let array = &arrays[index];
+        let job = match &array.job {
+            Some(job) => job.clone(),
+            None => {
+                for &node in array.tasks.values() {
+                    write_request(&request_of(graph, node, 0)?)?;
+                }
+                let dirs = array.tasks.iter().map(|(&task, &node)| (task, graph.nodes[node].dir.as_path()));
+                let after = dependency(&arrays, array.after);
+                let job = submit(array, after, &script(&program, &dirs.collect::<Vec<_>>()), options)?;
+                for (task, &node) in &array.tasks {
+                    hand_in(&graph.nodes[node].dir, JOB, format!("{job}_{task}").as_bytes())?;
+                }
+                board.line(&format!("{}: job {job}, {} tasks", array.stage, array.tasks.len()));
+                job
+            }
+        };
+        jobs.extend(array.tasks.iter().map(|(task, &node)| (node, format!("{job}_{task}"))));
+        arrays[index].job = Some(job);
+    }
+    Ok(jobs)
+}
+
+/// What is known of a stage run whose job has gone without a record of its end.
+fn left_early(job: &str, node: &StageNode) -> String {
+    let log = node.dir.join(LOG);
+    // Slurm remembers a job for some minutes.
+    let told = run(Command::new("scontrol").args(["--oneliner", "show", "job", job]), "");
+    let state = told.ok().and_then(|told| Some(field(&told, "JobState=")?.to_string()));
+    let state = state.map_or(String::new(), |state| format!(" as {state}"));
+    format!("job {job} left the queue{state} before its end; run again to go on; its log: {}", log.display())
+}
+
+/// The value of `name` in a line such as `JobId=7 JobState=TIMEOUT Reason=TimeLimit`.
+fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    line.split_whitespace().find_map(|word| word.strip_prefix(name))
+}
+
+/// The size of arrays that this Slurm allows: their numbers are below it.
+fn most_tasks() -> usize {
+    let told = run(Command::new("scontrol").args(["show", "config"]), "").unwrap_or_default();
+    let line = told.lines().find(|line| line.starts_with("MaxArraySize"));
+    let most = line.and_then(|line| line.split('=').nth(1)?.trim().parse().ok());
+    most.unwrap_or(MOST_TASKS)
+}
+
+/// Takes the jobs of a graph out of the queue; their names.
+pub fn cancel(graph: &StageGraph) -> Result<Vec<String>> {
+    let queued = queue()?;
+    let open = graph.nodes.iter().filter(|node| node.state.is_open());
+    let jobs: Vec<String> =
+        open.filter_map(|node| job_of(&node.dir)).filter(|job| queued.contains(job)).collect();
+    if !jobs.is_empty() {
+        // The batch shell's processes get the signal as well, so that what runs writes a checkpoint.
+        run(Command::new("scancel").arg("--full").args(&jobs), "")?;
+    }
+    Ok(jobs)
+}
+
+/// The job that was last made for a stage run.
+fn job_of(dir: &Path) -> Option<String> {
+    Some(read_text(&dir.join(JOB)).ok()?.trim().to_string())
+}
+
+fn fail(outcome: &mut Outcome, board: &Board, node: &StageNode, index: usize, reason: String) {
+    board.line(&format!("{} FAILED: {reason}", node.short()));
+    outcome.failed.push(Failure { node: index, reason });
+}
+
+fn needs_failed(outcome: &Outcome, node: &StageNode) -> bool {
+    let is_lost = |need| outcome.failed.iter().any(|f| f.node == need) || outcome.blocked.contains(&need);
+    node.needs().any(is_lost)
+}
+
+/// The user's jobs that wait or run.
+fn queue() -> Result<BTreeSet<String>> {
+    let listed = run(Command::new("squeue").args(["--me", "--array", "--noheader", "--format=%i"]), "")?;
+    Ok(listed.lines().map(|line| line.trim().to_string()).collect())
+}
+
+/// What an array waits for, as `sbatch --dependency` takes it; arrays before it have their jobs.
+fn dependency(arrays: &[Array], after: After) -> Option<String> {
+    let job = |array: usize| arrays[array].job.as_deref().unwrap_or_default();
+    match after {
+        After::Nothing => None,
+        After::Same(array) => Some(format!("aftercorr:{}", job(array))),
+        After::One(array, task) => Some(format!("afterok:{}_{task}", job(array))),
+    }
+}
+
+fn submit(array: &Array, after: Option<String>, script: &str, options: &[String]) -> Result<String> {
+    let mut command = Command::new("sbatch");
+    command.args(["--parsable", "--requeue", "--kill-on-invalid-dep=yes", "--output=/dev/null"]);
+    // A minute before the time is up, the batch shell is told.
+    command.arg("--signal=B:TERM@60");
+    command.arg(format!("--job-name=mindscale-{}", array.stage));
+    let tasks: Vec<String> = array.tasks.keys().map(ToString::to_string).collect();
+    let at_once = array.at_once.map_or(String::new(), |most| format!("%{most}"));
+    command.arg(format!("--array={}{at_once}", tasks.join(",")));
+    command.args(after.map(|after| format!("--dependency={after}")));
+    let answer = run(command.args(&array.options).args(options), script)?;
+    // `job` or `job;cluster`.
+    let job = answer.trim().split(';').next().unwrap_or_default();
+    match job.parse::<u64>() {
+        Ok(_) => Ok(job.to_string()),
+        Err(_) => bail!("sbatch answered \"{}\", expected the number of a job", answer.trim()),
+    }
+}
+
+/// What the batch shell of each task does: its work in its folder, and the way back into the queue after a checkpoint.
+fn script(program: &Path, dirs: &[(usize, &Path)]) -> String {
+    let quoted = |path: &Path| shell_word(&absolute(path).to_string_lossy());
+    let cases: Vec<String> =
+        dirs.iter().map(|(task, dir)| format!("{task}) dir={} ;;\n", quoted(dir))).collect();
+    format!(
+        "#!/bin/sh\n\
+         case $SLURM_ARRAY_TASK_ID in\n\
+         {}\
+         esac\n\
+         exec >> \"$dir/{LOG}\" 2>&1\n\
+         export {}={}\n\
+         {} {VERB} --alone \"$dir/{REQUEST}\" &\n\
+         work=$!\n\
+         trap 'kill -TERM $work 2>/dev/null' TERM\n\
+         wait $work; code=$?\n\
+         # A signal ends the first wait, not the work.\n\
+         while kill -0 $work 2>/dev/null; do wait $work; code=$?; done\n\
+         # A job that was cancelled is told to end as well, and stays away.\n\
+         # SLURM_JOB_ID of the last task is that of the whole array.\n\
+         job=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID\n\
+         state() {{ squeue --noheader --jobs=$job --format=%T; }}\n\
+         if [ $code -eq {AGAIN} ] && [ \"$(state)\" = RUNNING ]; then scontrol requeue $job && sleep 60; fi\n\
+         exit $code\n",
+        cases.concat(),
+        HUGE_PAGES.0,
+        HUGE_PAGES.1,
+        quoted(program),
+    )
+}
+
+/// Runs a program of Slurm's and returns what it says.
+fn run(command: &mut Command, input: &str) -> Result<String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let started = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child =
+        started.with_context(|| format!("{name} cannot be started; is this a login node of Slurm?"))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(input.as_bytes()).with_context(|| format!("{name} does not listen"))?;
+    }
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!("{name}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn each_task_of_a_script_works_in_its_folder_whatever_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let folders = ["it's", "a b $HOME \"x\""].map(|name| dir.path().join(name));
+        folders.iter().for_each(|folder| fs::create_dir(folder).unwrap());
+        let script = script(Path::new("/bin/echo"), &[(0, &folders[0]), (7, &folders[1])]);
+        for (task, folder) in [("0", &folders[0]), ("7", &folders[1])] {
+            let mut shell = Command::new("sh");
+            let ended = shell.args(["-c", &script]).env("SLURM_ARRAY_TASK_ID", task).status().unwrap();
+            assert!(ended.success());
+            let said = fs::read_to_string(folder.join(LOG)).unwrap();
+            assert_eq!(said, format!("stage-run --alone {}/request.json\n", folder.display()));
+        }
+    }
+
+    #[test]
+    fn the_state_of_a_job_is_read() {
+        let line = "JobId=9 ArrayJobId=8 ArrayTaskId=1 JobState=OUT_OF_MEMORY Reason=OutOfMemory";
+        assert_eq!(field(line, "JobState="), Some("OUT_OF_MEMORY"));
+        assert_eq!(field(line, "Nothing="), None);
+    }
+}

@@ -1,0 +1,270 @@
+//! Files that are whole or absent: written beside their place, synced and renamed.
+
+pub mod digests;
+
+use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
+use std::fs::{self, File};
+use std::io::{BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// How the names of files begin that are being written.
+const DRAFT: &str = ".writing-";
+
+/// Writes `bytes` to `path` so that a reader, or a crash, sees the old file or the new one and nothing between.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomic_with(path, |out| Ok(out.write_all(bytes)?))
+}
+
+/// As [`write_atomic`], for content that is produced piece by piece.
+pub fn write_atomic_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
+    let whole = || -> Result<()> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(DRAFT);
+        #[cfg(unix)]
+        {
+            // Temporary files are private by default; ours become ordinary files, so the umask decides.
+            use std::os::unix::fs::PermissionsExt;
+            builder.permissions(fs::Permissions::from_mode(0o666));
+        }
+        let mut file = BufWriter::new(builder.tempfile_in(parent(path))?);
+        fill(&mut file)?;
+        let file = file.into_inner().map_err(|error| error.into_error())?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)?;
+        sync_dir(parent(path))?;
+        Ok(())
+    };
+    whole().with_context(|| format!("{}: cannot be written", path.display()))
+}
+
+/// As [`write_atomic`], for those who write into the folder of a stage run without its claim: the draft is made
+/// beside the folder, where the owner of the claim does not clear it away.
+pub fn hand_in(dir: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf> {
+    let folder = dir.file_name().unwrap_or_default().to_string_lossy();
+    let draft = dir.with_file_name(format!(".{folder}.{name}.{}", std::process::id()));
+    let path = dir.join(name);
+    write_atomic(&draft, bytes)?;
+    fs::rename(&draft, &path).with_context(|| format!("{}: cannot be written", path.display()))?;
+    Ok(path)
+}
+
+/// How the names of folders begin that are being filled or replaced, as `data::prepare` gives them.
+const FOLDER_DRAFTS: [&str; 2] = [".preparing-", ".replaced-"];
+
+/// Removes what writers that were killed left behind in a stage run's folder; to be called by the owner of its claim.
+pub fn remove_drafts(dir: &Path) -> Result<()> {
+    let entries = fs::read_dir(dir).with_context(|| format!("{}: cannot be read", dir.display()))?;
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if FOLDER_DRAFTS.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    for (path, _) in files_below(dir)? {
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(DRAFT)) {
+            // What vanishes meanwhile need not be removed.
+            let _ = fs::remove_file(path);
+        }
+    }
+    Ok(())
+}
+
+/// Every file in a folder and in the folders inside it, with its size; what vanishes meanwhile is left out.
+pub fn files_below(dir: &Path) -> Result<Vec<(PathBuf, u64)>> {
+    let mut found = Vec::new();
+    let mut folders = vec![dir.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        let entries =
+            fs::read_dir(&folder).with_context(|| format!("{}: cannot be read", folder.display()))?;
+        for entry in entries {
+            let entry = entry?;
+            match entry.metadata() {
+                Ok(about) if about.is_dir() => folders.push(entry.path()),
+                Ok(about) => found.push((entry.path(), about.len())),
+                Err(_) => {}
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Makes a folder and those above it.
+pub fn create_dir(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("{}: the folder cannot be made", path.display()))
+}
+
+/// Reads a text file; the error names it.
+pub fn read_text(path: &Path) -> Result<String> {
+    let bytes = fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    String::from_utf8(bytes).with_context(|| format!("{}: is not UTF-8 text", path.display()))
+}
+
+/// SHA-256 of a file's content in lower-case hexadecimal, read in constant memory.
+pub fn sha256(path: &Path) -> Result<String> {
+    let digest = || -> std::io::Result<String> {
+        let mut file = File::open(path)?;
+        let mut hasher = Sha256::new();
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            let read = file.read(&mut buffer)?;
+            if read == 0 {
+                break;
+            }
+            hasher.update(&buffer[..read]);
+        }
+        Ok(hex(&hasher.finalize()))
+    };
+    digest().with_context(|| format!("{}: cannot be read", path.display()))
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The last `count` lines of a log; empty where there is none.
+pub fn last_lines(path: &Path, count: usize) -> Vec<String> {
+    let Ok(bytes) = fs::read(path) else {
+        return Vec::new();
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let from = lines.len().saturating_sub(count);
+    lines[from..].iter().map(ToString::to_string).collect()
+}
+
+/// A path that does not depend on the current folder.
+pub fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
+}
+
+/// A word as a shell takes it.
+pub fn shell_word(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_=./,:+@%".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_string(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
+/// Longest name of a file or folder, in bytes, that common file systems take.
+const LONGEST_NAME: usize = 255;
+
+/// Why a name does not fit a folder, or a file with this `extension`, on any common system; `None` where it does.
+pub fn file_name_problem(name: &str, extension: &str) -> Option<String> {
+    let longest = LONGEST_NAME - extension.len();
+    if name.len() > longest {
+        return Some(format!(
+            "is {} bytes long, expected at most {longest} for the name of a file",
+            name.len()
+        ));
+    }
+    let is_reserved = |c: char| c.is_control() || "/\\:*?\"<>|".contains(c);
+    let is_unfit = name.trim().is_empty()
+        || name.starts_with('.')
+        || name.ends_with(['.', ' '])
+        || name.contains(is_reserved);
+    is_unfit.then(|| {
+        "does not fit a file: expected no / \\ : * ? \" < > | in it, no dot at its beginning, no dot or space at its end".into()
+    })
+}
+
+/// A rename is durable once its folder is synced; file systems that cannot sync folders are left alone.
+fn sync_dir(path: &Path) -> Result<()> {
+    if let Ok(dir) = File::open(path) {
+        let _ = dir.sync_all();
+    }
+    Ok(())
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn words_can_be_given_to_a_shell() {
+        let given = ["run", "a b.toml", "--set", "exam.system=it's", ""].map(shell_word);
+        assert_eq!(given.join(" "), r"run 'a b.toml' --set 'exam.system=it'\''s' ''");
+    }
+
+    #[test]
+    fn names_fit_files_on_any_system() {
+        let longest = "x".repeat(255);
+        for name in ["deep-vs-wide", "深与宽", "a b", "v1.2", longest.as_str()] {
+            assert_eq!(file_name_problem(name, ""), None, "{name}");
+        }
+        for name in ["", " ", ".", "..", ".a", "a/b", "a\\b", "a:", "a.", "a ", "a\nb"] {
+            assert!(file_name_problem(name, "").is_some_and(|why| why.starts_with("does not fit")), "{name}");
+        }
+        let problem = file_name_problem(&longest, ".svg").unwrap();
+        assert_eq!(problem, "is 255 bytes long, expected at most 251 for the name of a file");
+    }
+
+    #[test]
+    fn a_write_replaces_the_whole_file_and_leaves_nothing_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        write_atomic(&path, b"a long first version").unwrap();
+        write_atomic(&path, b"second").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"second");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_write_that_fails_keeps_the_old_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        write_atomic(&path, b"old").unwrap();
+        let error = write_atomic_with(&path, |out| {
+            out.write_all(b"half")?;
+            anyhow::bail!("the source broke")
+        })
+        .unwrap_err();
+        assert!(format!("{error:#}").contains("the source broke"));
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn drafts_of_killed_writers_are_removed() {
+        let runs = tempfile::tempdir().unwrap();
+        let dir = runs.path().join("sft-1");
+        fs::create_dir_all(dir.join("model")).unwrap();
+        fs::create_dir_all(dir.join(".preparing-c/train")).unwrap();
+        for name in [".writing-a", "model/.writing-b", "model/w", ".preparing-c/train/tokens"] {
+            fs::write(dir.join(name), "").unwrap();
+        }
+        assert_eq!(fs::read(hand_in(&dir, "request.json", b"{}").unwrap()).unwrap(), b"{}");
+        remove_drafts(&dir).unwrap();
+        let left = |dir: &Path| fs::read_dir(dir).unwrap().count();
+        assert_eq!([left(runs.path()), left(&dir), left(&dir.join("model"))], [1, 2, 1]);
+    }
+
+    #[test]
+    fn errors_name_the_file() {
+        let error = write_atomic(Path::new("/nowhere/at/all.json"), b"").unwrap_err();
+        assert!(error.to_string().starts_with("/nowhere/at/all.json"));
+        assert!(sha256(Path::new("/nowhere")).is_err());
+    }
+
+    #[test]
+    fn digests_are_sha256() {
+        // FIPS 180-2, appendix B.1.
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("abc");
+        fs::write(&path, "abc").unwrap();
+        assert_eq!(
+            sha256(&path).unwrap(),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+    }
+}

@@ -1,0 +1,45 @@
+//! What would come out only after hours of training, looked at before anything starts.
+
+use super::graph::{StageGraph, StageNode};
+use crate::config::Stage;
+use crate::data::Tokenizer;
+use crate::exam::{Prompter, Questions};
+use anyhow::{Context, Result};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+impl StageGraph {
+    /// Reads the questions of every exam that is still to be sat, and puts some where the tokenizer is there already.
+    ///
+    /// # Errors
+    /// Where a sheet is broken, a subject has too few solved questions, or a tokenizer cannot put or answer a question.
+    pub fn check(&self) -> Result<()> {
+        let mut seen = BTreeSet::new();
+        for node in self.nodes.iter().filter(|node| node.stage() == Stage::Exam && node.state.is_open()) {
+            let config = &node.config;
+            if seen.insert(serde_json::to_string(&(&config.exam, &config.world, &config.tokenizer))?) {
+                let trial = &self.trials[node.trials[0]].trial.sweep;
+                check(node).with_context(|| format!("sweep {trial}, trial {}", node.trials[0] + 1))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check(node: &StageNode) -> Result<()> {
+    let config = &node.config;
+    let Questions { mut sheets, shots } = Questions::of(config)?;
+    let Some(path) = &config.tokenizer.path else {
+        return Ok(());
+    };
+    sheets.iter_mut().for_each(|sheet| sheet.questions.truncate(1));
+    let prompter = Prompter {
+        system: config.exam.system.clone(),
+        max_len: config.model.max_seq_len,
+        shots,
+        answer: config.exam.answer,
+    };
+    prompter.prompts(&Tokenizer::load(Path::new(path))?, &sheets, &AtomicBool::new(false)).context("exam")?;
+    Ok(())
+}

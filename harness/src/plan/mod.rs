@@ -1,0 +1,17 @@
+//! What is to be run: the facts that results depend on, the names that follow from them, and the graph of stage runs.
+//!
+//! Trials flow in, a [`StageGraph`] flows out. *Invariant:* planning changes nothing but the memory of digests, and
+//! equal facts have equal names on every machine.
+
+mod check;
+mod explain;
+pub mod extents;
+pub mod facts;
+pub mod graph;
+mod record;
+#[cfg(test)]
+pub mod testing;
+
+pub use explain::explain;
+pub use facts::Facts;
+pub use graph::{PlannedTrial, StageGraph, StageNode, State, short_name};

@@ -1,0 +1,31 @@
+//! A plan as it is recorded in a folder of results.
+
+use super::{PlannedTrial, StageGraph};
+use crate::runs::recorded::{RecordedStage, RecordedTrial};
+use anyhow::{Context, Result};
+
+impl StageGraph {
+    /// The trials with the names of their stage runs.
+    ///
+    /// # Errors
+    /// Where a configuration cannot be written as TOML.
+    pub fn recorded(&self) -> Result<Vec<RecordedTrial>> {
+        self.trials.iter().map(|planned| self.recorded_trial(planned)).collect()
+    }
+
+    fn recorded_trial(&self, planned: &PlannedTrial) -> Result<RecordedTrial> {
+        let stage = |&index: &usize| {
+            let node = &self.nodes[index];
+            let model = node.model.map(|model| self.nodes[model].uuid);
+            RecordedStage { stage: node.stage(), uuid: node.uuid, model }
+        };
+        let config = &planned.trial.config;
+        Ok(RecordedTrial {
+            trial: planned.uuid,
+            sweep: planned.trial.sweep.clone(),
+            keys: planned.trial.keys.clone(),
+            config: toml::to_string(config).with_context(|| format!("trial {}", planned.uuid))?,
+            stages: planned.stages.iter().map(stage).collect(),
+        })
+    }
+}

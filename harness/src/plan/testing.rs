@@ -1,0 +1,21 @@
+//! For tests: trials and their plans.
+#![allow(clippy::unwrap_used)]
+
+use super::StageGraph;
+use crate::config::TrialConfig;
+use crate::sweep::Trial;
+use serde_json::json;
+use std::path::Path;
+
+/// A trial of the defaults, changed.
+pub fn trial(change: impl FnOnce(&mut TrialConfig)) -> Trial {
+    let mut config = TrialConfig::default();
+    change(&mut config);
+    let id = crate::config::identity(&config);
+    Trial { sweep: "test".into(), id, keys: vec![("seed".into(), json!(config.seed))], config }
+}
+
+/// The graph of trials.
+pub fn plan(trials: &[Trial], runs: &Path) -> StageGraph {
+    StageGraph::plan(trials, runs).unwrap()
+}

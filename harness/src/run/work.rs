@@ -1,0 +1,299 @@
+//! A sweep or an experiment as it is to be run, or as it was run last: its layers, its trials, its folders.
+
+use crate::config::Overrides;
+use crate::fsutil::{file_name_problem, hex, read_text};
+use crate::plan::StageGraph;
+use crate::report::Experiment;
+use crate::runs::recorded::{self, About, Owner, Record, RecordedRun};
+use crate::status::records::collect;
+use crate::sweep::{Sweep, Trial};
+use anyhow::{Result, bail};
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+
+/// The folder of stage runs where nothing says otherwise.
+const RUNS: &str = "runs";
+
+/// What a file is read with.
+#[derive(Debug, Clone)]
+pub struct ReadOptions {
+    /// Folder of stage runs; `None` takes that of the last run, or `runs`.
+    pub runs: Option<PathBuf>,
+    /// Folder of results, in which each sweep and experiment has a folder of its name.
+    pub results: PathBuf,
+    /// Keys that are set over the sweep file, such as `pretrain.lr=1e-3`.
+    pub set: Vec<String>,
+    /// The preset to start from.
+    pub preset: Option<String>,
+    /// Hears what a person should know beside the outcome.
+    pub note: fn(&str),
+}
+
+impl Default for ReadOptions {
+    fn default() -> Self {
+        Self { runs: None, results: "results".into(), set: Vec::new(), preset: None, note: |_| () }
+    }
+}
+
+/// Which layers lie over the sweep file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layers {
+    /// Those of the command line and the environment.
+    Given,
+    /// The same, or those of the last run where nothing is given.
+    Last,
+}
+
+/// A sweep or an experiment, expanded.
+pub struct Work {
+    /// Its file.
+    file: PathBuf,
+    /// The experiment; `None` where a sweep was named.
+    pub experiment: Option<Experiment>,
+    /// The text of the experiment's file.
+    text: Option<String>,
+    /// Its name, which is that of its folder of results.
+    pub name: String,
+    /// What is set over the sweep files.
+    layers: Overrides,
+    /// SHA-256 of the sweep files; empty where one is not there.
+    sweeps: String,
+    /// The trials.
+    pub trials: Vec<Trial>,
+    /// The folder of stage runs.
+    pub runs: PathBuf,
+    /// The folder of results.
+    pub out: PathBuf,
+    /// What is recorded there, of this file.
+    record: Option<Record>,
+    /// Whose that folder is.
+    owner: Owner,
+    /// Hears what a person should know.
+    note: fn(&str),
+}
+
+impl Work {
+    /// Reads and expands one file.
+    pub fn read(file: &Path, with: &ReadOptions, which: Layers) -> Result<Self> {
+        let given = Overrides::from_env(with.preset.clone(), with.set.clone());
+        let head = match Head::read(file, &given) {
+            Err(_) if which == Layers::Last && !file.exists() => Head::recorded(file, with)?,
+            head => head?,
+        };
+        if let Some(problem) = file_name_problem(&head.name, "") {
+            bail!("{}: the name {:?} {problem}", file.display(), head.name);
+        }
+        let out = with.results.join(&head.name);
+        let mut record = Record::read(&out)?;
+        let owner = record.as_ref().map_or(Owner::Same, |record| record.owner(&out, file));
+        if matches!(owner, Owner::Other(_)) {
+            // What another file has run says nothing about this one.
+            record = None;
+        }
+        let last = record.as_ref().and_then(Record::last);
+        let layers = choose(given, last, which, with.note);
+        let run = record.as_ref().filter(|_| which == Layers::Last).and_then(|record| record.with(&layers));
+        let sweeps = digest(&head.sweeps).unwrap_or_default();
+        let is_same = |run: &&RecordedRun| sweeps.is_empty() || run.sweeps == sweeps;
+        let trials = match run.filter(is_same).and_then(RecordedRun::trials) {
+            Some(trials) => trials,
+            None => expand(&head.sweeps, &layers)?,
+        };
+        let runs = folder_of_runs(with, run, &out);
+        let Head { experiment, text, name, .. } = head;
+        let file = file.to_path_buf();
+        Ok(Self {
+            file,
+            experiment,
+            text,
+            name,
+            layers,
+            sweeps,
+            trials,
+            runs,
+            out,
+            record,
+            owner,
+            note: with.note,
+        })
+    }
+
+    /// The graph of stage runs, named by the files as they are now.
+    pub fn graph(&self) -> Result<StageGraph> {
+        self.checked(StageGraph::plan(&self.trials, &self.runs)?)
+    }
+
+    /// The graph of stage runs, with the names that are recorded: it takes no file of a recorded trial.
+    pub fn recorded_graph(&self) -> Result<StageGraph> {
+        let known = |trial: &Trial| self.record.as_ref()?.trial(&self.layers, trial);
+        self.checked(StageGraph::plan_with(&self.trials, known, &self.runs)?)
+    }
+
+    /// A way to look at the stage runs: by the files as they are, or by the record where these are not there.
+    pub fn look(&self) -> Result<fn(&Self) -> Result<StageGraph>> {
+        match self.graph() {
+            Ok(_) => Ok(Self::graph),
+            Err(error) if self.record.is_some() && self.recorded_graph().is_ok() => {
+                (self.note)(&format!("{error:#}; told as the last run recorded it"));
+                Ok(Self::recorded_graph)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The graph, once what the experiment asks for is known to fit its trials.
+    fn checked(&self, graph: StageGraph) -> Result<StageGraph> {
+        if let Some(experiment) = &self.experiment {
+            experiment.check(&collect(&graph)?)?;
+        }
+        Ok(graph)
+    }
+
+    /// Makes sure that the folder of results may be written: another file's may not.
+    pub fn may_write(&self) -> Result<()> {
+        let (file, out) = (self.file.display(), self.out.display());
+        match &self.owner {
+            Owner::Same => {}
+            Owner::Gone(earlier) => {
+                (self.note)(&format!(
+                    "{out} was that of {}, which is not there any more; it is {file}'s now",
+                    earlier.display()
+                ));
+            }
+            Owner::Other(other) => bail!(
+                "{out} holds the results of {}, and {file} has the same name, {:?}; give {file} another name, or its results another folder with --results DIR",
+                other.display(),
+                self.name
+            ),
+        }
+        Ok(())
+    }
+
+    /// Records that a run begins.
+    pub fn begin(&self, graph: &StageGraph) -> Result<()> {
+        if let Some(last) = self.record.as_ref().and_then(Record::last)
+            && last.layers != self.layers
+        {
+            (self.note)(&format!("the last run had other layers: {}", shown(&last.layers)));
+        }
+        let Self { file, name, layers, sweeps, runs, .. } = self;
+        let about = About { name, file, experiment: self.text.as_deref(), layers, sweeps, runs };
+        recorded::begin(&self.out, about, graph.recorded()?)
+    }
+
+    /// Records that it has ended.
+    pub fn end(&self) -> Result<()> {
+        recorded::end(&self.out, &self.layers)
+    }
+
+    /// Records that the folder of results is this file's.
+    pub fn own(&self) -> Result<()> {
+        match self.owner {
+            Owner::Gone(_) if self.file.is_file() => recorded::hand_over(&self.out, &self.file),
+            _ => Ok(()),
+        }
+    }
+
+    /// The layers of the last run, where they are not those of this one, as a hint.
+    pub fn other_layers(&self) -> Option<String> {
+        let last = self.record.as_ref()?.last()?;
+        (last.layers != self.layers).then(|| format!("the last run had {}", shown(&last.layers)))
+    }
+}
+
+/// What a file says before any layer lies over it.
+struct Head {
+    name: String,
+    experiment: Option<Experiment>,
+    text: Option<String>,
+    sweeps: Vec<PathBuf>,
+}
+
+impl Head {
+    fn read(file: &Path, layers: &Overrides) -> Result<Self> {
+        let experiment = Experiment::read_if_experiment(file)?;
+        let Some(experiment) = experiment else {
+            let (name, sweeps) = (Sweep::name_of(file, layers)?, vec![file.to_path_buf()]);
+            return Ok(Self { name, experiment: None, text: None, sweeps });
+        };
+        let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let (text, sweeps) = (Some(read_text(file)?), experiment.sweeps.clone());
+        Ok(Self { name, experiment: Some(experiment), text, sweeps })
+    }
+
+    /// From the record of a file that is not there: the same path, or else the same name of a file.
+    fn recorded(file: &Path, with: &ReadOptions) -> Result<Self> {
+        let results = &with.results;
+        let records = Record::all(results)?;
+        let is_same = |(out, record): &&(PathBuf, Record)| record.owner(out, file) == Owner::Same;
+        let is_called_so = |(_, record): &&(PathBuf, Record)| record.file.file_name() == file.file_name();
+        let found = records.iter().find(is_same).or_else(|| records.iter().find(is_called_so));
+        let Some((out, record)) = found else {
+            bail!("{}: cannot be read, and no record in {} is of it", file.display(), results.display());
+        };
+        (with.note)(&format!("{} is not there; taken from the record in {}", file.display(), out.display()));
+        let experiment = record.experiment.as_ref().map(|text| Experiment::read_text(file, text));
+        let experiment = experiment.transpose()?.flatten();
+        Ok(Self { name: record.name.clone(), experiment, text: record.experiment.clone(), sweeps: vec![] })
+    }
+}
+
+/// The layers that lie over the sweep files.
+fn choose(given: Overrides, last: Option<&RecordedRun>, which: Layers, note: fn(&str)) -> Overrides {
+    let Some(last) = last.filter(|last| which == Layers::Last && last.layers != given) else { return given };
+    let is_env_kept = given.env.is_empty() || given.env == last.layers.env;
+    if given.preset.is_none() && given.set.is_empty() && is_env_kept {
+        note(&format!("with the layers of the last run: {}", last.layers));
+        return last.layers.clone();
+    }
+    note(&format!("with other layers than the last run, which had {}", shown(&last.layers)));
+    given
+}
+
+fn expand(sweeps: &[PathBuf], layers: &Overrides) -> Result<Vec<Trial>> {
+    let mut trials = Vec::new();
+    for file in sweeps {
+        trials.extend(Sweep::read(file, layers)?.expand()?);
+    }
+    Ok(trials)
+}
+
+/// SHA-256 of all sweep files; `None` where there is none, or one is not there.
+fn digest(sweeps: &[PathBuf]) -> Option<String> {
+    let mut digest = Sha256::new();
+    for file in sweeps {
+        let bytes = std::fs::read(file).ok()?;
+        digest.update((bytes.len() as u64).to_le_bytes());
+        digest.update(bytes);
+    }
+    (!sweeps.is_empty()).then(|| hex(&digest.finalize()))
+}
+
+/// The folder of stage runs: the given one, that of the recorded run, or the usual one.
+fn folder_of_runs(with: &ReadOptions, run: Option<&RecordedRun>, out: &Path) -> PathBuf {
+    let usual = || PathBuf::from(RUNS);
+    if let Some(runs) = &with.runs {
+        return runs.clone();
+    }
+    let Some(recorded) = run.map(|run| run.runs(out)).filter(|runs| runs.is_dir()) else { return usual() };
+    if recorded != usual() {
+        (with.note)(&format!("with the stage runs of the last run: --runs {}", recorded.display()));
+    }
+    recorded
+}
+
+fn shown(layers: &Overrides) -> String {
+    if layers.is_empty() { "none".into() } else { layers.to_string() }
+}
+
+impl ReadOptions {
+    /// Whether layers are given.
+    pub fn has_layers(&self) -> bool {
+        self.preset.is_some() || !self.set.is_empty()
+    }
+
+    /// The folder of stage runs, where no record says otherwise.
+    pub fn runs(&self) -> PathBuf {
+        self.runs.clone().unwrap_or_else(|| RUNS.into())
+    }
+}

@@ -1,0 +1,418 @@
+//! Who works on a stage run: one owner at a time, on this machine or on another that shares the folder.
+//!
+//! A claim is the file `claim.json` in the folder of a stage run. Its owner counts up its `beat` every few seconds.
+//! On the owner's own machine the system is asked whether the owner lives; on another, an owner whose beat stands still
+//! by the watcher's clock is dead. *Invariant:* no decision compares clocks of two machines.
+
+use crate::fsutil::{create_dir, read_text, write_atomic};
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Name of the claim in the folder of a stage run.
+pub const CLAIM: &str = "claim.json";
+
+/// How often an owner shows that it lives.
+const BEAT_EVERY: Duration = Duration::from_secs(3);
+
+/// An owner on another machine that stands still for this long is dead.
+const DEAD_AFTER: Duration = Duration::from_secs(45);
+
+/// Who holds a claim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// The machine's name, for people.
+    pub host: String,
+    /// The machine since its start, and the process space in it.
+    pub machine: String,
+    /// The process.
+    pub pid: u32,
+    /// When the process started, in the machine's ticks: process numbers are used again.
+    pub process_started: u64,
+    /// Tells claims of one process apart.
+    pub number: u64,
+    /// Counts up while the owner lives.
+    pub beat: u64,
+}
+
+impl Owner {
+    fn this_process() -> Self {
+        static CLAIMS: AtomicU64 = AtomicU64::new(0);
+        let pid = std::process::id();
+        Self {
+            host: host(),
+            machine: machine(),
+            pid,
+            process_started: process_started(pid).unwrap_or(0),
+            number: CLAIMS.fetch_add(1, Ordering::Relaxed),
+            beat: 0,
+        }
+    }
+
+    /// Whether both are the same claim, at whatever beat.
+    fn is(&self, other: &Owner) -> bool {
+        let beat = self.beat;
+        *self == Owner { beat, ..other.clone() }
+    }
+
+    /// Whether the system here can be asked about the owner.
+    fn is_near(&self) -> bool {
+        self.machine == machine() && Path::new("/proc/self/stat").exists()
+    }
+
+    /// Whether the owner is known to be gone.
+    fn known_dead(&self) -> bool {
+        self.is_near() && process_started(self.pid) != Some(self.process_started)
+    }
+
+    /// As shown to people.
+    pub fn describe(&self) -> String {
+        format!("process {} on {}", self.pid, self.host)
+    }
+}
+
+/// What a look at a claim found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Held {
+    /// Nobody works here.
+    Free,
+    /// Nobody works here any more, but the claim is still there.
+    Dead(Owner),
+    /// Somebody works here, as far as is known.
+    By(Owner),
+}
+
+/// A watcher of one claim: it learns over time whether a far owner lives.
+#[derive(Debug, Default)]
+pub struct Watch {
+    seen: Option<(Owner, Instant)>,
+}
+
+impl Watch {
+    /// Looks at the claim of a stage run.
+    pub fn look(&mut self, dir: &Path) -> Held {
+        self.look_with(dir, DEAD_AFTER)
+    }
+
+    fn look_with(&mut self, dir: &Path, dead_after: Duration) -> Held {
+        let Some(owner) = read(dir) else {
+            return Held::Free;
+        };
+        if owner.known_dead() {
+            return Held::Dead(owner);
+        }
+        match &self.seen {
+            Some((seen, since)) if *seen == owner => {
+                if !owner.is_near() && since.elapsed() >= dead_after {
+                    return Held::Dead(owner);
+                }
+            }
+            _ => self.seen = Some((owner.clone(), Instant::now())),
+        }
+        Held::By(owner)
+    }
+}
+
+/// The right to work on a stage run, given back when dropped.
+#[derive(Debug)]
+pub struct Claim {
+    path: PathBuf,
+    owner: Owner,
+    /// How long the dead owner before us lived, as far as its beats tell.
+    taken_over: Duration,
+    lost: Arc<AtomicBool>,
+    beating: Option<(Sender<()>, JoinHandle<()>)>,
+}
+
+/// Whether a claim was to be had.
+#[derive(Debug)]
+pub enum Attempt {
+    /// It is ours.
+    Ours(Claim),
+    /// Somebody else holds it.
+    Busy(Owner),
+}
+
+impl Claim {
+    /// Claims the stage run in `dir`, and takes over from an owner that is dead.
+    ///
+    /// `dead` is a far owner that a [`Watch`] found dead; it is believed only if it has not beaten since.
+    pub fn take(dir: &Path, dead: Option<&Owner>) -> Result<Attempt> {
+        create_dir(dir)?;
+        let path = dir.join(CLAIM);
+        let runs = dir.parent().unwrap_or(dir);
+        // Looking and taking are one act: two that see the same dead owner must not both take over.
+        let guard_path = runs.join(".claims");
+        let guard = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&guard_path)
+            .with_context(|| format!("{}: cannot be written", guard_path.display()))?;
+        // Not every shared file system has locks; there, making the file below is what decides.
+        let _guarded = guard.lock();
+        let mut taken_over = Duration::ZERO;
+        if let Some(owner) = read(dir) {
+            if !owner.known_dead() && dead != Some(&owner) {
+                return Ok(Attempt::Busy(owner));
+            }
+            taken_over = BEAT_EVERY.saturating_mul(owner.beat.try_into().unwrap_or(u32::MAX));
+            fs::remove_file(&path).with_context(|| format!("{}: cannot be removed", path.display()))?;
+        }
+        let owner = Owner::this_process();
+        // Made whole under another name, then linked: a claim is never seen half-written, and one link wins.
+        let draft = dir.join(format!(".writing-{CLAIM}.{}.{}", owner.pid, owner.number));
+        write_atomic(&draft, &text(&owner))?;
+        let linked = fs::hard_link(&draft, &path);
+        let file = OpenOptions::new().write(true).open(&draft);
+        let removed = fs::remove_file(&draft);
+        if let Err(error) = linked {
+            if let Some(other) = read(dir) {
+                return Ok(Attempt::Busy(other));
+            }
+            return Err(error).with_context(|| format!("{}: cannot be written", path.display()));
+        }
+        let file = file.and_then(|file| removed.map(|()| file));
+        let file = file.with_context(|| format!("{}: cannot be opened", path.display()))?;
+        let lost = Arc::new(AtomicBool::new(false));
+        let beating = beat(dir.to_path_buf(), owner.clone(), file, Arc::clone(&lost));
+        Ok(Attempt::Ours(Claim { path, owner, taken_over, lost, beating: Some(beating) }))
+    }
+
+    /// How long the dead owner lived that we took over from; zero where there was none.
+    pub fn taken_over(&self) -> Duration {
+        self.taken_over
+    }
+
+    /// Whether somebody took over in the belief that we were dead: a machine that slept, say. Nothing may be written then.
+    pub fn lost(&self) -> bool {
+        self.lost.load(Ordering::SeqCst) || !self.is_ours()
+    }
+
+    /// Works, and sets `stop` as soon as the claim is lost.
+    pub fn while_ours<T>(&self, stop: &AtomicBool, work: impl FnOnce() -> T) -> T {
+        let (over, ended) = channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                while ended.recv_timeout(BEAT_EVERY / 10) == Err(RecvTimeoutError::Timeout) {
+                    stop.fetch_or(self.lost.load(Ordering::SeqCst), Ordering::SeqCst);
+                }
+            });
+            let done = work();
+            drop(over);
+            done
+        })
+    }
+
+    fn is_ours(&self) -> bool {
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        read(dir).is_some_and(|owner| owner.is(&self.owner))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.beating.take() {
+            drop(stop);
+            let _ = thread.join();
+        }
+        if self.is_ours() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Removes the claim of an owner that was killed after the end of its work was recorded.
+pub fn clear_dead(dir: &Path) -> Result<()> {
+    if let Held::Dead(owner) = Watch::default().look(dir) {
+        // Taken, and given back at once.
+        Claim::take(dir, Some(&owner))?;
+    }
+    Ok(())
+}
+
+/// Counts up the beat in the open claim until the sender is dropped.
+fn beat(
+    dir: PathBuf,
+    mut owner: Owner,
+    mut file: File,
+    lost: Arc<AtomicBool>,
+) -> (Sender<()>, JoinHandle<()>) {
+    let (stop, stopped) = channel::<()>();
+    let thread = std::thread::spawn(move || {
+        while stopped.recv_timeout(BEAT_EVERY) == Err(RecvTimeoutError::Timeout) {
+            owner.beat += 1;
+            // Written in place, through the file that was opened at the start: were the claim taken over,
+            // the new owner's file would be another one.
+            let _ = file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&text(&owner)));
+            if !read(&dir).is_some_and(|found| found.is(&owner)) {
+                lost.store(true, Ordering::SeqCst);
+                return;
+            }
+        }
+    });
+    (stop, thread)
+}
+
+/// An owner as text of one length, whatever the beat.
+fn text(owner: &Owner) -> Vec<u8> {
+    let json = serde_json::to_string(owner).unwrap_or_default();
+    format!("{json:<512}\n").into_bytes()
+}
+
+/// The owner in the claim of a stage run.
+fn read(dir: &Path) -> Option<Owner> {
+    let text = read_text(&dir.join(CLAIM)).ok()?;
+    serde_json::from_str(text.trim_end()).ok()
+}
+
+/// The machine's name.
+pub fn host() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let name = name.or_else(|| std::env::var("HOSTNAME").ok());
+    name.map_or_else(|| "unknown".into(), |name| name.trim().to_string())
+}
+
+/// This start of this machine, and the process space in it: containers number their processes anew.
+fn machine() -> String {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let space = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    format!("{}/{}/{}", host(), boot.trim(), space.display())
+}
+
+/// When a process of this machine started (proc(5), field 22 of `stat`); `None` where there is none.
+fn process_started(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in brackets, which may hold anything.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace();
+    // A process that has ended but was not waited for works no more.
+    if matches!(fields.next(), Some("Z" | "X")) {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn ours(dir: &Path) -> Claim {
+        match Claim::take(dir, None).unwrap() {
+            Attempt::Ours(claim) => claim,
+            Attempt::Busy(owner) => panic!("held by {owner:?}"),
+        }
+    }
+
+    fn leave(dir: &Path, owner: &Owner) {
+        fs::create_dir_all(dir).unwrap();
+        fs::write(dir.join(CLAIM), text(owner)).unwrap();
+    }
+
+    #[test]
+    fn a_claim_is_held_by_one_and_given_back() {
+        let runs = tempfile::tempdir().unwrap();
+        let dir = runs.path().join("pretrain-1");
+        let claim = ours(&dir);
+        assert!(matches!(Claim::take(&dir, None).unwrap(), Attempt::Busy(_)));
+        assert!(matches!(Watch::default().look(&dir), Held::By(_)));
+        assert!(!claim.lost());
+        drop(claim);
+        assert_eq!(Watch::default().look(&dir), Held::Free);
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+        drop(ours(&dir));
+    }
+
+    #[test]
+    fn of_many_that_try_at_once_one_wins() {
+        let runs = tempfile::tempdir().unwrap();
+        let dir = runs.path().join("pretrain-1");
+        // A dead owner's claim is there to be fought for.
+        leave(&dir, &Owner { process_started: 1, ..Owner::this_process() });
+        let attempts: Vec<Attempt> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| Claim::take(&dir, None).unwrap())).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let won = attempts.iter().filter(|a| matches!(a, Attempt::Ours(_))).count();
+        assert_eq!(won, 1);
+    }
+
+    #[test]
+    fn a_dead_owner_of_this_machine_is_replaced_at_once() {
+        let runs = tempfile::tempdir().unwrap();
+        let dir = runs.path().join("pretrain-1");
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        let started = process_started(pid).unwrap_or(1);
+        child.wait().unwrap();
+        leave(&dir, &Owner { pid, process_started: started, ..Owner::this_process() });
+        assert!(matches!(Watch::default().look(&dir), Held::Dead(_)));
+        drop(ours(&dir));
+
+        leave(&dir, &Owner { pid, process_started: started, ..Owner::this_process() });
+        clear_dead(&dir).unwrap();
+        assert_eq!(Watch::default().look(&dir), Held::Free);
+        let mine = ours(&dir);
+        clear_dead(&dir).unwrap();
+        assert!(!mine.lost());
+    }
+
+    #[test]
+    fn a_far_owner_is_dead_only_when_its_beat_stands_still() {
+        let runs = tempfile::tempdir().unwrap();
+        let dir = runs.path().join("pretrain-1");
+        let far = Owner { machine: "elsewhere".into(), ..Owner::this_process() };
+        leave(&dir, &far);
+        assert!(matches!(Claim::take(&dir, None).unwrap(), Attempt::Busy(_)));
+
+        let (mut watch, soon) = (Watch::default(), Duration::from_millis(20));
+        assert!(matches!(watch.look_with(&dir, soon), Held::By(_)));
+        std::thread::sleep(soon);
+        let beaten = Owner { beat: 1, ..far.clone() };
+        leave(&dir, &beaten);
+        assert!(matches!(watch.look_with(&dir, soon), Held::By(_)));
+        std::thread::sleep(soon);
+        assert_eq!(watch.look_with(&dir, soon), Held::Dead(beaten.clone()));
+
+        // Had it beaten since, it would be believed alive.
+        assert!(matches!(Claim::take(&dir, Some(&far)).unwrap(), Attempt::Busy(_)));
+        let Attempt::Ours(claim) = Claim::take(&dir, Some(&beaten)).unwrap() else { panic!("it is dead") };
+        assert_eq!(claim.taken_over(), BEAT_EVERY);
+    }
+
+    #[test]
+    fn work_under_a_lost_claim_is_told_to_stop() {
+        let runs = tempfile::tempdir().unwrap();
+        let dir = runs.path().join("pretrain-1");
+        let claim = ours(&dir);
+        fs::remove_file(dir.join(CLAIM)).unwrap();
+        let (stop, since) = (AtomicBool::new(false), Instant::now());
+        claim.while_ours(&stop, || {
+            while !stop.load(Ordering::SeqCst) && since.elapsed() < 5 * BEAT_EVERY {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        assert!(stop.load(Ordering::SeqCst));
+    }
+
+    #[test]
+    fn an_owner_that_was_replaced_knows_it() {
+        let runs = tempfile::tempdir().unwrap();
+        let dir = runs.path().join("pretrain-1");
+        let claim = ours(&dir);
+        fs::remove_file(dir.join(CLAIM)).unwrap();
+        let other = Owner { machine: "elsewhere".into(), ..Owner::this_process() };
+        leave(&dir, &other);
+        assert!(claim.lost());
+        drop(claim);
+        assert_eq!(read(&dir), Some(other));
+    }
+}

@@ -1,0 +1,234 @@
+//! `manifest.json`: what is needed to believe and repeat a stage run, and how it ended.
+
+use crate::config::{Stage, TrialConfig};
+use crate::fsutil::digests::FileDigest;
+use crate::fsutil::{files_below, read_text, write_atomic};
+use crate::records::{Notice, QuestionRecord};
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
+
+/// Name of the manifest in the folder of a stage run.
+pub const MANIFEST: &str = "manifest.json";
+
+/// How a stage run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunStatus {
+    /// Begun; being worked on, or interrupted where nobody holds its claim.
+    Running,
+    /// Complete.
+    Done,
+    /// Ended in an error.
+    Failed,
+    /// Stopped on request; it goes on from its last checkpoint.
+    Stopped,
+}
+
+/// A stage run that another one started from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Input {
+    /// Its stage.
+    pub stage: Stage,
+    /// Its name.
+    pub uuid: Uuid,
+}
+
+/// The program that worked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// Its version.
+    pub version: String,
+    /// The git commit that it was built from, where it was built from one.
+    pub commit: Option<String>,
+}
+
+impl Program {
+    /// This program.
+    pub fn this() -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            commit: option_env!("MINDSCALE_COMMIT").filter(|commit| !commit.is_empty()).map(Into::into),
+        }
+    }
+}
+
+/// A file that a stage run left behind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    /// Where, inside the folder of the stage run.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// What a stage came to. Fields that do not apply to a stage stay at zero or empty.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// Optimizer steps taken.
+    pub steps: u64,
+    /// Target tokens trained on.
+    pub tokens: u64,
+    /// Passes over the training rows; one that is cut counts by the share of its rows.
+    #[serde(default)]
+    pub passes: f64,
+    /// Floating-point operations of training.
+    pub flops: f64,
+    /// Held-out loss at the end, in nats per token.
+    pub val_loss: Option<f64>,
+    /// Held-out bits per byte at the end.
+    pub val_bpb: Option<f64>,
+    /// The stage whose model sat the exam.
+    pub exam_after: Option<Stage>,
+    /// Exam questions answered correctly.
+    pub correct: Option<u64>,
+    /// Exam questions asked.
+    pub questions: Option<u64>,
+    /// What was dropped, cut, skipped or reduced.
+    #[serde(default)]
+    pub notices: Vec<Notice>,
+}
+
+/// The record of a stage run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The stage.
+    pub stage: Stage,
+    /// Its name, which follows from `facts`.
+    pub uuid: Uuid,
+    /// How it stands.
+    pub status: RunStatus,
+    /// Why it failed.
+    pub reason: Option<String>,
+    /// What it came to.
+    pub results: Results,
+    /// The program that worked on it last.
+    pub program: Program,
+    /// The machine.
+    pub host: String,
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    /// Threads of the last sitting.
+    pub threads: usize,
+    /// Seeds of the trial and of the built-in world.
+    pub seeds: Vec<(String, u64)>,
+    /// When it was first begun (UTC).
+    pub started: String,
+    /// When it last ended (UTC).
+    pub ended: Option<String>,
+    /// How often it was begun or gone on with.
+    pub sittings: u32,
+    /// How many sittings in a row, this one among them, have left nothing to go on from.
+    #[serde(default)]
+    pub idle_sittings: u32,
+    /// Seconds of all sittings, by no clock that can be set; of one that was killed, as far as its claim's beats tell.
+    pub wall_seconds: f64,
+    /// Largest resident set of any sitting, in MiB.
+    pub peak_rss_mb: f64,
+    /// Stage runs that it started from.
+    pub inputs: Vec<Input>,
+    /// Files that its results depend on.
+    pub data: Vec<FileDigest>,
+    /// All that its results depend on.
+    pub facts: Value,
+    /// What it left behind.
+    pub outputs: Vec<Output>,
+    /// The resolved configuration of the trial that it was first run for.
+    pub config: TrialConfig,
+}
+
+impl Manifest {
+    /// Reads the manifest of a stage run; `None` where there is none yet.
+    pub fn read(dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join(MANIFEST);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = read_text(&path)?;
+        let manifest = serde_json::from_str(&text).with_context(|| {
+            format!("{}: is not a manifest; move the folder away to run the stage again", path.display())
+        })?;
+        Ok(Some(manifest))
+    }
+
+    /// Writes the manifest into the folder of its stage run.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        let mut text = serde_json::to_string_pretty(self)?;
+        text.push('\n');
+        write_atomic(&dir.join(MANIFEST), text.as_bytes())
+    }
+
+    /// What is wrong with the outputs of a finished stage run, where something is.
+    pub fn damage(&self, dir: &Path) -> Option<String> {
+        let is_there = |output: &&Output| {
+            fs::metadata(dir.join(&output.path)).is_ok_and(|about| about.len() == output.bytes)
+        };
+        if let Some(missing) = self.outputs.iter().find(|output| !is_there(output)) {
+            return Some(format!("{} is missing or cut off", missing.path.display()));
+        }
+        // Reports are made of the answers: they are held to be whole only once they have been read.
+        let has_answers = self.stage == Stage::Exam && dir.join(QUESTIONS).exists();
+        has_answers.then(|| questions(dir).err()).flatten().map(|error| format!("{error:#}"))
+    }
+}
+
+/// The answers in the folder of an exam's stage run.
+pub const QUESTIONS: &str = "questions.json";
+
+/// Reads what was answered in an exam.
+pub fn questions(dir: &Path) -> Result<Vec<QuestionRecord>> {
+    let path = dir.join(QUESTIONS);
+    serde_json::from_str(&read_text(&path)?)
+        .with_context(|| format!("{}: is damaged; run again to sit the exam again", path.display()))
+}
+
+/// Every file of a finished stage run but those that are about the running: log, manifest, claim, checkpoints.
+pub fn outputs(dir: &Path) -> Result<Vec<Output>> {
+    let mut found = Vec::new();
+    for (path, bytes) in files_below(dir)? {
+        let inside = path.strip_prefix(dir)?.to_path_buf();
+        let names: Vec<_> = inside.iter().map(|name| name.to_string_lossy()).collect();
+        let is_hidden = names.iter().any(|name| name.starts_with('.'));
+        if !is_hidden && !RUNNING.contains(&names[0].as_ref()) {
+            found.push(Output { path: inside, bytes });
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(found)
+}
+
+/// What belongs to the running of a stage, not to its results.
+const RUNNING: [&str; 8] = [
+    MANIFEST,
+    "config.toml",
+    "log.txt",
+    "request.json",
+    "job.txt",
+    "claim.json",
+    "length.txt",
+    "checkpoints",
+];
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn outputs_leave_out_what_is_about_the_running() {
+        let dir = tempfile::tempdir().unwrap();
+        for folder in ["model", "checkpoints"] {
+            fs::create_dir(dir.path().join(folder)).unwrap();
+        }
+        for file in ["log.txt", "checkpoints/a", "model/w", "metrics.csv", ".writing-1"] {
+            fs::write(dir.path().join(file), "12345").unwrap();
+        }
+        let found = outputs(dir.path()).unwrap();
+        let paths: Vec<_> = found.iter().map(|o| o.path.to_str().unwrap()).collect();
+        assert_eq!(paths, ["metrics.csv", "model/w"]);
+        assert!(found.iter().all(|o| o.bytes == 5));
+    }
+}

@@ -1,0 +1,8 @@
+//! The folder of stage runs and what is recorded of them: manifests, claims, records, clearing away.
+//!
+//! *Invariant:* a stage run is complete or resumable, never in between; one attempt at a time works on it.
+
+pub mod claim;
+pub mod gc;
+pub mod manifest;
+pub mod recorded;

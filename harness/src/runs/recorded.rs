@@ -1,0 +1,359 @@
+//! `record.json` in a folder of results: whose folder it is, and what was run for it: layers, trials, stage runs.
+//!
+//! With it a report can be written again without the flags of its run and without its data. *Invariant:* a folder of
+//! results belongs to one file, and what it shows of finished trials is not replaced by less in silence.
+
+use super::manifest::Program;
+use crate::config::{Overrides, Stage, TrialConfig};
+use crate::fsutil::{absolute, create_dir, read_text, write_atomic};
+use crate::records::Status;
+use crate::sweep::Trial;
+use crate::system::{now, utc};
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+use uuid::Uuid;
+
+/// Name of the record in a folder of results.
+pub const RECORD: &str = "record.json";
+
+/// What is recorded of a folder of results.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Name of the sweep or of the experiment.
+    pub name: String,
+    /// Its file, seen from the folder of results.
+    pub file: PathBuf,
+    /// The text of an experiment file.
+    pub experiment: Option<String>,
+    /// What was run: the newest last, and of each choice of layers the newest only.
+    pub runs: Vec<RecordedRun>,
+}
+
+/// One call of `run`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RecordedRun {
+    /// The layers over the sweep file.
+    pub layers: Overrides,
+    /// SHA-256 of the sweep files.
+    pub sweeps: String,
+    /// The program.
+    pub program: Program,
+    /// The folder of stage runs, seen from the folder of results.
+    pub runs: PathBuf,
+    /// When it was begun (UTC).
+    pub started: String,
+    /// When it ended (UTC).
+    pub ended: Option<String>,
+    /// Its trials, in order.
+    pub trials: Vec<RecordedTrial>,
+}
+
+/// A trial of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RecordedTrial {
+    /// Its name.
+    pub trial: Uuid,
+    /// Its sweep.
+    pub sweep: String,
+    /// Swept and solved keys with their values.
+    pub keys: Vec<(String, serde_json::Value)>,
+    /// The resolved configuration as TOML, which keeps every number exactly.
+    pub config: String,
+    /// Its stage runs, in order.
+    pub stages: Vec<RecordedStage>,
+}
+
+/// A stage run of a trial.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedStage {
+    /// Its stage.
+    pub stage: Stage,
+    /// Its name.
+    pub uuid: Uuid,
+    /// The stage run whose model it starts from or examines.
+    pub model: Option<Uuid>,
+}
+
+/// Whose a folder of results is, for a file that would write into it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// That file's, or nobody's yet.
+    Same,
+    /// That of a file which is not there any more.
+    Gone(PathBuf),
+    /// That of another file.
+    Other(PathBuf),
+}
+
+impl Record {
+    /// Reads the record of a folder of results; `None` where there is none.
+    pub fn read(out: &Path) -> Result<Option<Self>> {
+        let path = out.join(RECORD);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = read_text(&path)?;
+        let record = serde_json::from_str(&text).with_context(|| {
+            format!(
+                "{}: is damaged; move it away to go on without the record of earlier runs",
+                path.display()
+            )
+        })?;
+        Ok(Some(record))
+    }
+
+    /// Every record below a folder of results, with its folder.
+    pub fn all(results: &Path) -> Result<Vec<(PathBuf, Self)>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(results).into_iter().flatten().flatten() {
+            let out = entry.path();
+            found.extend(Self::read(&out)?.map(|record| (out, record)));
+        }
+        found.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(found)
+    }
+
+    /// Whose the folder `out` is, for `file`.
+    pub fn owner(&self, out: &Path, file: &Path) -> Owner {
+        let owner = seen_from_here(out, &self.file);
+        match (canonical(&owner) == canonical(file), owner.is_file()) {
+            (true, _) => Owner::Same,
+            (false, false) => Owner::Gone(owner),
+            (false, true) => Owner::Other(owner),
+        }
+    }
+
+    /// The last run.
+    pub fn last(&self) -> Option<&RecordedRun> {
+        self.runs.last()
+    }
+
+    /// The last run with these layers.
+    pub fn with(&self, layers: &Overrides) -> Option<&RecordedRun> {
+        self.runs.iter().rev().find(|run| run.layers == *layers)
+    }
+
+    /// The record of a trial: that of a run with these layers, or else of the newest that had the trial.
+    pub fn trial(&self, layers: &Overrides, trial: &Trial) -> Option<&RecordedTrial> {
+        let (like, unlike): (Vec<_>, Vec<_>) = self.runs.iter().rev().partition(|run| run.layers == *layers);
+        let mut trials = like.into_iter().chain(unlike).flat_map(|run| &run.trials);
+        trials.find(|known| known.trial == trial.id && known.config().is_some_and(|c| c == trial.config))
+    }
+
+    /// The names of all stage runs that it refers to.
+    pub fn stage_runs(&self) -> BTreeSet<Uuid> {
+        let trials = self.runs.iter().flat_map(|run| &run.trials);
+        trials.flat_map(|trial| trial.stages.iter().map(|stage| stage.uuid)).collect()
+    }
+}
+
+impl RecordedRun {
+    /// The trials as they were resolved; `None` where this program does not know one of their keys.
+    pub fn trials(&self) -> Option<Vec<Trial>> {
+        let trial = |known: &RecordedTrial| {
+            let (sweep, keys) = (known.sweep.clone(), known.keys.clone());
+            Some(Trial { sweep, id: known.trial, config: known.config()?, keys })
+        };
+        self.trials.iter().map(trial).collect()
+    }
+
+    /// The folder of stage runs, for one of results.
+    pub fn runs(&self, out: &Path) -> PathBuf {
+        seen_from_here(out, &self.runs)
+    }
+}
+
+impl RecordedTrial {
+    fn config(&self) -> Option<TrialConfig> {
+        toml::from_str(&self.config).ok()
+    }
+}
+
+/// What a call of `run` is about.
+#[derive(Debug, Clone, Copy)]
+pub struct About<'a> {
+    /// Name of the sweep or of the experiment.
+    pub name: &'a str,
+    /// Its file.
+    pub file: &'a Path,
+    /// The text of an experiment file.
+    pub experiment: Option<&'a str>,
+    /// The layers over the sweep files.
+    pub layers: &'a Overrides,
+    /// SHA-256 of the sweep files.
+    pub sweeps: &'a str,
+    /// The folder of stage runs.
+    pub runs: &'a Path,
+}
+
+/// Records in the folder `out` that a run of `trials` begins.
+pub fn begin(out: &Path, about: About, trials: Vec<RecordedTrial>) -> Result<()> {
+    create_dir(out)?;
+    let run = RecordedRun {
+        layers: about.layers.clone(),
+        sweeps: about.sweeps.into(),
+        program: Program::this(),
+        runs: seen_from(out, about.runs),
+        started: utc(now()),
+        ended: None,
+        trials,
+    };
+    let mut runs = Record::read(out)?.map_or(Vec::new(), |record| record.runs);
+    runs.retain(|earlier| earlier.layers != run.layers);
+    runs.push(run);
+    let (name, file) = (about.name.into(), seen_from(out, about.file));
+    write(out, &Record { name, file, experiment: about.experiment.map(Into::into), runs })
+}
+
+/// Records in the folder `out` that the run with these layers has ended.
+pub fn end(out: &Path, layers: &Overrides) -> Result<()> {
+    let Some(mut record) = Record::read(out)? else { return Ok(()) };
+    if let Some(run) = record.runs.iter_mut().rev().find(|run| run.layers == *layers) {
+        run.ended = Some(utc(now()));
+    }
+    write(out, &record)
+}
+
+/// Records that the folder `out` is that of `file` from now on.
+pub fn hand_over(out: &Path, file: &Path) -> Result<()> {
+    let Some(mut record) = Record::read(out)? else { return Ok(()) };
+    record.file = seen_from(out, file);
+    write(out, &record)
+}
+
+fn write(out: &Path, record: &Record) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(record)?;
+    text.push('\n');
+    write_atomic(&out.join(RECORD), text.as_bytes())
+}
+
+/// What would be lost if `trials` took the place of what is shown in the folder `out`: how many finished trials are
+/// shown there and how many would be, where these are fewer. A trial that has failed since is told, not lost.
+pub fn fewer(out: &Path, trials: &BTreeMap<Uuid, Status>) -> Option<(usize, usize)> {
+    let shown = finished(out);
+    let done = trials.values().filter(|&&status| status == Status::Done).count();
+    let failed = shown.iter().filter(|trial| trials.get(trial) == Some(&Status::Failed)).count();
+    (done + failed < shown.len()).then_some((shown.len(), done))
+}
+
+/// The trials that `trials.csv` in a folder of results shows as finished.
+pub fn finished(out: &Path) -> BTreeSet<Uuid> {
+    let mut found = BTreeSet::new();
+    let Ok(mut reader) = csv::Reader::from_path(out.join("trials.csv")) else { return found };
+    let column = |reader: &mut csv::Reader<fs::File>, name: &str| {
+        reader.headers().ok().and_then(|names| names.iter().position(|n| n == name))
+    };
+    let (Some(trial), Some(status)) = (column(&mut reader, "trial"), column(&mut reader, "status")) else {
+        return found;
+    };
+    for row in reader.records().flatten() {
+        let is_done = row.get(status) == Some("done");
+        found.extend(row.get(trial).filter(|_| is_done).and_then(|trial| Uuid::try_parse(trial).ok()));
+    }
+    found
+}
+
+/// A path as seen from a folder that exists: both may be moved together.
+fn seen_from(folder: &Path, path: &Path) -> PathBuf {
+    let (folder, path) = (canonical(folder), canonical(path));
+    let shared = folder.components().zip(path.components()).take_while(|(a, b)| a == b).count();
+    let up = folder.components().skip(shared).map(|_| Component::ParentDir);
+    up.chain(path.components().skip(shared)).collect()
+}
+
+/// The path that [`seen_from`] gave, seen from the current folder.
+fn seen_from_here(folder: &Path, path: &Path) -> PathBuf {
+    let mut found = canonical(folder);
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(found.pop()),
+            part => found.push(part),
+        }
+    }
+    // Short where it can be: it is shown to people.
+    let here = canonical(Path::new("."));
+    found.strip_prefix(&here).map_or(found.clone(), Path::to_path_buf)
+}
+
+fn canonical(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| absolute(path))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::plan::testing::{plan, trial};
+
+    fn layers(set: &str) -> Overrides {
+        Overrides { set: vec![set.into()], ..Overrides::default() }
+    }
+
+    fn about<'a>(file: &'a Path, layers: &'a Overrides, runs: &'a Path) -> About<'a> {
+        About { name: "a", file, experiment: None, layers, sweeps: "0", runs }
+    }
+
+    #[test]
+    fn a_record_gives_back_the_trials_and_their_stage_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let [out, runs, file] = ["results/a", "runs", "a.toml"].map(|name| dir.path().join(name));
+        let trials =
+            [1, 2].map(|seed| trial(|c| (c.seed, c.pretrain.training.lr) = (seed, 0.1 + 0.2 * seed as f64)));
+        let graph = plan(&trials, &runs);
+        for set in ["seed=1", "seed=2", "seed=1"] {
+            begin(&out, about(&file, &layers(set), &runs), graph.recorded().unwrap()).unwrap();
+        }
+        end(&out, &layers("seed=1")).unwrap();
+        let record = Record::read(&out).unwrap().unwrap();
+        let sets: Vec<_> = record.runs.iter().map(|run| run.layers.set[0].as_str()).collect();
+        assert_eq!(sets, ["seed=2", "seed=1"]);
+        let last = record.last().unwrap();
+        assert!(last.ended.is_some() && record.runs[0].ended.is_none());
+        assert_eq!(last.trials().unwrap(), trials);
+        assert_eq!(canonical(&last.runs(&out)), canonical(&runs));
+        assert_eq!(record.stage_runs(), graph.nodes.iter().map(|node| node.uuid).collect());
+        let known = record.trial(&Overrides::default(), &trials[1]).unwrap();
+        assert_eq!(known.stages.len(), graph.trials[1].stages.len());
+        let slower = trial(|config| config.pretrain.training.lr = 7.0);
+        assert_eq!(record.trial(&Overrides::default(), &slower), None);
+    }
+
+    #[test]
+    fn a_folder_of_results_belongs_to_one_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = |name: &str| dir.path().join(name);
+        let (out, runs) = (place("results/a"), place("runs"));
+        let [file, other] = ["a.toml", "b.toml"].map(place);
+        for path in [&file, &other] {
+            fs::write(path, "").unwrap();
+        }
+        begin(&out, about(&file, &layers("x=1"), &runs), plan(&[trial(|_| {})], &runs).recorded().unwrap())
+            .unwrap();
+        let record = Record::read(&out).unwrap().unwrap();
+        assert_eq!(record.file, Path::new("../../a.toml"));
+        assert_eq!(record.owner(&out, &file), Owner::Same);
+        assert!(matches!(record.owner(&out, &other), Owner::Other(path) if path.ends_with("a.toml")));
+        fs::remove_file(&file).unwrap();
+        assert!(matches!(record.owner(&out, &other), Owner::Gone(_)));
+    }
+
+    #[test]
+    fn a_report_of_fewer_finished_trials_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let [a, b, c] = [1, 2, 3].map(Uuid::from_u128);
+        // Two exams of one trial are two rows.
+        let rows = [(a, "done"), (a, "done"), (b, "done"), (c, "failed")];
+        let rows: String = rows.iter().map(|(trial, status)| format!("{trial},{status}\n")).collect();
+        fs::write(dir.path().join("trials.csv"), format!("trial,status\n{rows}")).unwrap();
+        let with = |trials: &[(Uuid, Status)]| fewer(dir.path(), &trials.iter().copied().collect());
+        assert_eq!(with(&[(a, Status::Done), (b, Status::Done)]), None);
+        assert_eq!(with(&[(a, Status::Done), (c, Status::Done)]), None);
+        assert_eq!(with(&[(a, Status::Done), (b, Status::Failed)]), None);
+        assert_eq!(with(&[(a, Status::Done), (b, Status::Pending)]), Some((2, 1)));
+        assert_eq!(with(&[(c, Status::Failed)]), Some((2, 0)));
+        assert_eq!(fewer(&dir.path().join("nowhere"), &BTreeMap::new()), None);
+    }
+}

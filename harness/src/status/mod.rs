@@ -1,0 +1,197 @@
+//! What ran, runs, failed and is left: read from the folders of stage runs, without starting anything.
+
+mod forecast;
+pub mod records;
+
+use crate::config::{Stage, training_of};
+use crate::execute::child::LOG;
+use crate::fsutil::{last_lines, read_text};
+use crate::plan::{StageGraph, State};
+use crate::records::Status;
+use crate::runs::manifest::Manifest;
+use crate::train::LENGTH;
+use anyhow::Result;
+use records::standing;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
+
+/// Lines of a failed stage run's log that are shown.
+const LOG_LINES: usize = 5;
+
+/// How a sweep stands.
+#[derive(Debug, Clone, Serialize)]
+pub struct Overview {
+    /// Trials by how they stand.
+    pub counts: Counts,
+    /// Every trial.
+    pub trials: Vec<TrialStatus>,
+    /// Seconds until the whole sweep is finished at the present pace; `None` where nothing tells.
+    pub seconds_left: Option<f64>,
+}
+
+/// Numbers of trials.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Finished.
+    pub done: usize,
+    /// Being worked on right now.
+    pub running: usize,
+    /// Ended in an error.
+    pub failed: usize,
+    /// Begun and not at work.
+    pub stopped: usize,
+    /// Not begun.
+    pub pending: usize,
+}
+
+/// How a trial stands.
+#[derive(Debug, Clone, Serialize)]
+pub struct TrialStatus {
+    /// Its name.
+    pub trial: Uuid,
+    /// Its sweep.
+    pub sweep: String,
+    /// Its keys.
+    pub label: String,
+    /// How it stands.
+    pub status: Status,
+    /// Why it failed.
+    pub reason: Option<String>,
+    /// Its stage runs.
+    pub stages: Vec<StageStatus>,
+}
+
+/// How a stage run stands.
+#[derive(Debug, Clone, Serialize)]
+pub struct StageStatus {
+    /// The stage.
+    pub stage: Stage,
+    /// Its name.
+    pub uuid: Uuid,
+    /// Its folder.
+    pub dir: PathBuf,
+    /// `done`, `spare`, `pending`, `stopped`, `failed` or `running`.
+    pub state: &'static str,
+    /// Who works on it, or why it failed.
+    pub detail: Option<String>,
+    /// The last training row of its `metrics.csv`.
+    pub last: Option<LastRow>,
+    /// Optimizer steps of the whole stage, once it has begun or where the configuration says.
+    pub total_steps: Option<u64>,
+    /// Seconds that it will still take; `None` where nothing tells.
+    pub seconds_left: Option<f64>,
+    /// The end of its log, where it failed.
+    pub log: Vec<String>,
+}
+
+/// The last measurement of a stage run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LastRow {
+    /// Optimizer steps taken.
+    pub step: u64,
+    /// Target tokens trained on.
+    pub tokens: u64,
+    /// Loss.
+    pub loss: Option<f64>,
+    /// Speed.
+    pub tokens_per_second: Option<f64>,
+    /// Seconds of training so far.
+    pub elapsed_seconds: Option<f64>,
+}
+
+/// Looks at every trial of a plan.
+pub fn overview(graph: &StageGraph) -> Result<Overview> {
+    let mut counts = Counts::default();
+    let mut trials = Vec::new();
+    let mut nodes: Vec<StageStatus> =
+        (0..graph.nodes.len()).map(|index| stage_status(graph, index)).collect();
+    let seconds_left = forecast::fill(graph, &mut nodes);
+    for planned in &graph.trials {
+        let stages: Vec<StageStatus> = planned.stages.iter().map(|&index| nodes[index].clone()).collect();
+        let (status, reason) = standing(graph, planned);
+        let runs = stages.iter().any(|stage| stage.state == "running");
+        let count = match status {
+            Status::Done => &mut counts.done,
+            _ if runs => &mut counts.running,
+            Status::Failed => &mut counts.failed,
+            Status::Stopped => &mut counts.stopped,
+            Status::Pending => &mut counts.pending,
+        };
+        *count += 1;
+        trials.push(TrialStatus {
+            trial: planned.uuid,
+            sweep: planned.trial.sweep.clone(),
+            label: planned.label(),
+            status,
+            reason,
+            stages,
+        });
+    }
+    Ok(Overview { counts, trials, seconds_left })
+}
+
+fn stage_status(graph: &StageGraph, index: usize) -> StageStatus {
+    let node = &graph.nodes[index];
+    let (state, detail) = match &node.state {
+        State::Done => ("done", None),
+        State::Spare => ("spare", None),
+        State::Fresh => ("pending", None),
+        State::Unfinished => ("stopped", None),
+        State::Again(reason) => ("failed", Some(reason.clone())),
+        State::Running(owner) => ("running", Some(owner.clone())),
+    };
+    let training = node.stage().training();
+    let told = read_text(&node.dir.join(LENGTH)).ok().and_then(|text| text.trim().parse().ok());
+    StageStatus {
+        stage: node.stage(),
+        uuid: node.uuid,
+        dir: node.dir.clone(),
+        state,
+        detail,
+        last: training.and_then(|_| last_row(&node.dir)),
+        total_steps: training.and_then(|stage| told.or(training_of(&node.config, stage).steps)),
+        seconds_left: None,
+        log: match state {
+            "failed" => last_lines(&node.dir.join(LOG), LOG_LINES),
+            _ => Vec::new(),
+        },
+    }
+}
+
+fn last_row(dir: &Path) -> Option<LastRow> {
+    let text = read_text(&dir.join("metrics.csv")).ok()?;
+    // The last row may be in the middle of being written.
+    let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    let names: Vec<&str> = lines.next()?.trim_end().split(',').collect();
+    let split = names.iter().position(|&n| n == "split")?;
+    let mut rows = lines.rev().map(|line| line.trim_end().split(',').collect::<Vec<&str>>());
+    let row = rows.find(|row| row.get(split) == Some(&"train"))?;
+    let field = |name: &str| -> Option<&str> {
+        let column = names.iter().position(|&n| n == name)?;
+        row.get(column).copied()
+    };
+    Some(LastRow {
+        step: field("step")?.parse().ok()?,
+        tokens: field("tokens")?.parse().ok()?,
+        loss: field("loss").and_then(|text| text.parse().ok()),
+        tokens_per_second: field("tokens_per_second").and_then(|text| text.parse().ok()),
+        elapsed_seconds: field("elapsed_seconds").and_then(|text| text.parse().ok()),
+    })
+}
+
+/// Every stage run of a folder, in order of names; those whose manifest cannot be read are left out.
+pub fn all_runs(runs: &Path) -> Result<Vec<(PathBuf, Manifest)>> {
+    let Ok(entries) = std::fs::read_dir(runs) else {
+        return Ok(Vec::new());
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let dir = entry?.path();
+        if let Ok(Some(manifest)) = Manifest::read(&dir) {
+            found.push((dir, manifest));
+        }
+    }
+    found.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(found)
+}

@@ -1,0 +1,110 @@
+//! From stage runs to the records that a report is made of.
+
+use crate::config::{Stage, TrialConfig, identity};
+use crate::plan::{PlannedTrial, StageGraph, State};
+use crate::records::{ExamScore, StageRecord, Status, TrialRecord};
+use crate::runs::manifest::Manifest;
+use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// One record for each trial of the plan, in order, whatever became of it. A trial that several sweeps hold has one.
+pub fn collect(graph: &StageGraph) -> Result<Vec<TrialRecord>> {
+    let mut records: Vec<TrialRecord> = Vec::new();
+    let mut places: BTreeMap<Uuid, usize> = BTreeMap::new();
+    for planned in &graph.trials {
+        let Some(&place) = places.get(&planned.uuid) else {
+            places.insert(planned.uuid, records.len());
+            records.push(trial_record(graph, planned)?);
+            continue;
+        };
+        let record = &mut records[place];
+        if !record.sweeps.contains(&planned.trial.sweep) {
+            record.sweeps.push(planned.trial.sweep.clone());
+        }
+        for (key, value) in &planned.trial.keys {
+            if !record.keys.iter().any(|(known, _)| known == key) {
+                record.keys.push((key.clone(), value.clone()));
+            }
+        }
+    }
+    Ok(records)
+}
+
+fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecord> {
+    let config = &planned.trial.config;
+    let (status, reason) = standing(graph, planned);
+    let mut record = TrialRecord {
+        trial: planned.uuid,
+        setting: identity(&TrialConfig { seed: 0, ..config.clone() }),
+        sweeps: vec![planned.trial.sweep.clone()],
+        seed: config.seed,
+        keys: planned.trial.keys.clone(),
+        params: config.model.params() as u64,
+        active_params: config.model.active_params() as u64,
+        train_tokens: 0,
+        train_flops: 0.0,
+        val_loss: None,
+        val_bpb: None,
+        exams: Vec::new(),
+        wall_seconds: 0.0,
+        peak_rss_mb: 0.0,
+        status,
+        reason,
+        stages: Vec::new(),
+        notices: Vec::new(),
+        config: toml::to_string(config).with_context(|| format!("trial {}", planned.uuid))?,
+    };
+    for &index in &planned.stages {
+        let node = &graph.nodes[index];
+        // One that cannot be read is why the trial has failed.
+        let Some(manifest) = Manifest::read(&node.dir).ok().flatten() else {
+            continue;
+        };
+        record.stages.push(StageRecord { stage: node.stage().name().into(), dir: node.dir.clone() });
+        record.wall_seconds += manifest.wall_seconds;
+        record.peak_rss_mb = record.peak_rss_mb.max(manifest.peak_rss_mb);
+        if node.state != State::Done {
+            continue;
+        }
+        let results = manifest.results;
+        record.notices.extend(results.notices);
+        record.train_tokens += results.tokens;
+        let stage = node.stage().training();
+        if let Some(value) = stage.and_then(|s| planned.trial.tokens_that_follow(s, &mut record.keys)) {
+            *value = results.tokens.into();
+        }
+        record.train_flops += results.flops;
+        if node.stage() == Stage::Pretrain {
+            (record.val_loss, record.val_bpb) = (results.val_loss, results.val_bpb);
+        }
+        if let (Some(correct), Some(questions)) = (results.correct, results.questions) {
+            let after = node.model.map(|model| graph.nodes[model].stage());
+            record.exams.push(ExamScore { stage: after.map_or("", Stage::name).into(), correct, questions });
+        }
+    }
+    Ok(record)
+}
+
+/// How a trial stands, and why, where it failed.
+pub fn standing(graph: &StageGraph, planned: &PlannedTrial) -> (Status, Option<String>) {
+    let nodes = || planned.stages.iter().map(|&index| &graph.nodes[index]);
+    let failed = nodes().find_map(|node| match &node.state {
+        State::Again(reason) => Some(format!("{}: {reason}", node.stage())),
+        _ => None,
+    });
+    if let Some(reason) = failed {
+        return (Status::Failed, Some(reason));
+    }
+    if !nodes().any(|node| node.state.is_open()) {
+        return (Status::Done, None);
+    }
+    let begun = |state: &State| matches!(state, State::Unfinished | State::Running(_));
+    // Between two stages, while somebody works on other trials, it waits for its turn.
+    let is_driven = graph.nodes.iter().any(|node| matches!(node.state, State::Running(_)));
+    let trained = nodes().any(|node| node.state == State::Done && node.stage().training().is_some());
+    match trained && !is_driven || nodes().any(|node| begun(&node.state)) {
+        true => (Status::Stopped, None),
+        false => (Status::Pending, None),
+    }
+}

@@ -1,0 +1,77 @@
+//! What the operating system gives and tells: threads, memory, time.
+
+use anyhow::{Context, Result};
+use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Runs `work` with a number of threads, this many for all that it does in parallel; 0 takes all cores.
+pub fn on_threads<R: Send>(threads: usize, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
+    let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    let pool = builder.build().with_context(|| format!("{threads} threads cannot be started"))?;
+    pool.install(work)
+}
+
+/// Bytes that a process holds for itself, files that it maps left out; `None` where the system does not tell.
+pub fn memory_of(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Some(proc_bytes(&status, "RssAnon:")? + proc_bytes(&status, "RssShmem:").unwrap_or(0))
+}
+
+/// Bytes of memory that this machine could give to new processes; `None` where the system does not tell.
+pub fn available_memory() -> Option<u64> {
+    proc_bytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
+}
+
+/// The value of a line such as `VmHWM:   1024 kB`, in bytes.
+pub fn proc_bytes(told: &str, name: &str) -> Option<u64> {
+    let kib = told.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(kib.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
+}
+
+/// Largest resident set of this process so far, in MiB; 0 where the system does not tell.
+pub fn peak_rss_mb() -> f64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    proc_bytes(&status, "VmHWM:").unwrap_or(0) as f64 / (1 << 20) as f64
+}
+
+/// Seconds since 1970.
+pub fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// A time as `2025-01-31T23:59:59Z`.
+pub fn utc(seconds: f64) -> String {
+    let seconds = seconds.max(0.0) as i64;
+    let (days, time) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // Days since 1970 to a date: Howard Hinnant, "chrono-compatible low-level date algorithms", civil_from_days.
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = (month_from_march + 2) % 12 + 1;
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (hour, minute, second) = (time / 3_600, time / 60 % 60, time % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_in_utc() {
+        // From `date -u -d @N +%FT%TZ`.
+        assert_eq!(utc(0.0), "1970-01-01T00:00:00Z");
+        assert_eq!(utc(951_782_399.9), "2000-02-28T23:59:59Z");
+        assert_eq!(utc(951_868_799.0), "2000-02-29T23:59:59Z");
+        assert_eq!(utc(1_767_225_599.0), "2025-12-31T23:59:59Z");
+    }
+
+    #[test]
+    fn the_peak_of_memory_is_known_on_linux() {
+        assert!(!cfg!(target_os = "linux") || peak_rss_mb() > 1.0);
+    }
+}
