@@ -83,6 +83,86 @@ fn a_trained_model_is_examined_as_asked() {
     refused(&["--sheets", "s", "--answer", "cloze"], 1, "error: s/law_val.csv:2: the option B is empty");
 }
 
+/// `scripts/make_references.py` has sat this exam, with PyTorch and Hugging Face's tokenizer.
+#[test]
+fn answers_are_those_of_pytorch() {
+    let (dir, written) =
+        (tempfile::tempdir().unwrap(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/references"));
+    let file: Value = serde_json::from_slice(&fs::read(written.join("answers.json")).unwrap()).unwrap();
+    let ways = file["ways"].as_object().unwrap();
+    assert_eq!(ways.keys().collect::<Vec<_>>(), ["letter", "letter_shots", "cloze", "cloze_shots"]);
+    for (way, wanted) in ways {
+        let mut command = mindscale(&written);
+        command.args(["exam", "model", "--sheets", "sheets", "--dev", "dev", "--json"]);
+        command.args(["--answer", wanted["answer"].as_str().unwrap()]);
+        command.args(["--shots", &wanted["shots"].to_string()]);
+        let out = dir.path().join(way);
+        let done = command.arg("--out").arg(&out).assert().code(0);
+        let scores: Vec<Value> = serde_json::from_slice(&done.get_output().stdout).unwrap();
+
+        let wanted = wanted["answers"].as_array().unwrap();
+        let rows: Vec<csv::StringRecord> =
+            csv::Reader::from_path(out).unwrap().records().map(Result::unwrap).collect();
+        assert_eq!(rows.len(), wanted.len());
+        for (row, want) in rows.iter().zip(wanted) {
+            let text = |key: &str| want[key].as_str().unwrap();
+            assert_eq!([&row[0], &row[1]], [text("subject"), text("id")], "{way}");
+            assert_eq!([&row[6], &row[7]], [text("prediction"), text("answer")], "{way} {row:?}");
+            for (place, want) in want["probabilities"].as_array().unwrap().iter().enumerate() {
+                let (got, want) = (row[2 + place].parse::<f64>().unwrap(), want.as_f64().unwrap());
+                assert!((got / want - 1.0).abs() < 1e-4, "{way} {row:?}: {got} instead of {want}");
+            }
+        }
+        for score in &scores {
+            let count = |is: &dyn Fn(&Value) -> bool| {
+                let subject =
+                    |want: &&Value| [&want["subject"], &json!("total")].contains(&&score["subject"]);
+                json!(wanted.iter().filter(subject).filter(|want| is(want)).count())
+            };
+            assert_eq!(score["questions"], count(&|_| true), "{way}");
+            assert_eq!(score["correct"], count(&|want| want["prediction"] == want["answer"]), "{way}");
+            assert_eq!(score["prompts_cut"], count(&|want| want["cut"] == true), "{way}");
+            let fewer = count(&|want| want["fewer_shots"] == true);
+            assert_eq!(score["prompts_with_fewer_shots"], fewer, "{way}");
+        }
+        assert_eq!(scores.len(), 3);
+    }
+}
+
+#[test]
+fn a_sweep_asks_as_the_verb_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = trained(dir.path());
+    let ways = "[axes]\n\"exam.answer\" = [\"letter\", \"cloze\"]\n\"exam.shots\" = [0, 1]\n[base.exam]\nsheets = \"s\"\n\
+         dev_sheets = \"dev\"\n";
+    let sweep = fs::read_to_string(dir.path().join("tiny.toml")).unwrap();
+    let sweep = format!("{}{ways}", sweep.split("[base.exam]").next().unwrap());
+    fs::write(dir.path().join("ways.toml"), sweep.replace("\"tiny\"", "\"ways\"")).unwrap();
+    // All four ask the model that is there already.
+    let done = "4 stage runs done here, 5 found done";
+    mindscale(dir.path()).args(["run", "ways.toml"]).assert().code(0).stdout(contains(done));
+    let mut exams = stage_runs(&dir.path().join("runs"));
+    exams.retain(|run| run.file_name().unwrap().to_string_lossy().starts_with("exam-"));
+    let mut seen = vec![];
+    for exam in exams {
+        let config: toml::Table = fs::read_to_string(exam.join("config.toml")).unwrap().parse().unwrap();
+        let (answer, shots) =
+            (config["exam"]["answer"].as_str().unwrap(), config["exam"]["shots"].to_string());
+        let out = dir.path().join("alone.csv");
+        let mut command = mindscale(dir.path());
+        command.arg("exam").arg(&model).args(["--sheets", "s", "--dev", "dev"]);
+        command.args(["--answer", answer, "--shots", &shots]).arg("--out").arg(&out).assert().code(0);
+        let read = |path: PathBuf| fs::read_to_string(path).unwrap();
+        assert_eq!(read(exam.join("questions.csv")), read(out), "{answer}, {shots} shots");
+        seen.push((answer.to_owned(), shots));
+    }
+    seen.sort();
+    let want = [("cloze", "0"), ("cloze", "1"), ("letter", "0"), ("letter", "1")];
+    assert_eq!(seen, want.map(|(answer, shots)| (answer.to_owned(), shots.to_owned())));
+    let trials = fs::read_to_string(dir.path().join("results/ways/trials.csv")).unwrap();
+    assert_eq!(trials.matches(",done,").count(), 4, "{trials}");
+}
+
 #[test]
 fn shots_and_sheets_are_checked_before_anything_is_trained() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! The reference itself: its gradients against finite differences, its numbers against those of PyTorch.
+//! The reference itself: its gradients against finite differences, its numbers against those of MiniMind.
+//! `pytorch.rs` holds its variants against PyTorch.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -237,57 +238,6 @@ fn choices_and_balancing_losses_are_those_of_minimind() {
         for (expert, &tokens) in load.iter().enumerate() {
             let want = chosen.iter().filter(|&&chosen| chosen == expert as i64).count();
             assert_eq!(tokens as usize, want, "layer {layer}, expert {expert}");
-        }
-    }
-}
-
-/// What `scripts/reference_torch.py` has written: transformers' Qwen3 and Qwen3-MoE, in `f32`.
-#[test]
-fn variants_are_those_of_transformers() {
-    let file: serde_json::Value = serde_json::from_str(include_str!("reference_torch.json")).unwrap();
-    let ids = |key: &str| serde_json::from_value::<Vec<u32>>(file[key].clone()).unwrap();
-    let n = ids("ids").len();
-    let row = Sequence {
-        ids: ids("ids"),
-        targets: ids("targets"),
-        weights: vec![1.0; n],
-        documents: vec![n as u32],
-        counted: n as f32,
-    };
-    let batch = Ragged::new([&row]);
-    for (name, case) in file["cases"].as_object().unwrap() {
-        let config: ModelConfig = serde_json::from_value(case["config"].clone()).unwrap();
-        let config = ModelConfig { aux_loss_alpha: 0.0, ..config };
-        let layout = Layout::new(&config);
-        let weight = |number: usize, i: usize, scale: bool| {
-            let i = i as f64;
-            let x = 0.5 * (0.7 * i + 0.3 * i * i / 7.0 + number as f64).sin();
-            (if scale { 1.0 + 0.5 * x } else { x }) as f32
-        };
-        let params = layout.params.iter().enumerate();
-        let weights: Vec<f32> = params
-            .flat_map(|(number, p)| (0..p.range.len()).map(move |i| weight(number, i, p.shape.len() == 1)))
-            .collect();
-        let reference = Reference::new(&config, &weights, DType::F64, &Device::Cpu).unwrap();
-        let pass = reference.pass(&batch, None).unwrap();
-
-        let logits = reference.logits(pass.hidden()).unwrap().to_vec2::<f64>().unwrap();
-        let want: Vec<f64> = serde_json::from_value(case["logits_of_last"].clone()).unwrap();
-        for (got, want) in logits[n - 1].iter().zip(&want) {
-            assert!((got - want).abs() < 1e-5, "{name}, logits: {:?} instead of {want:?}", logits[n - 1]);
-        }
-        let loss = reference.loss(&batch, &pass, 1.0 / n as f64).unwrap();
-        let off = loss.to_scalar::<f64>().unwrap() - case["loss"].as_f64().unwrap();
-        assert!(off.abs() < 5e-6, "{name}, loss: {off:e}");
-
-        let gradient = reference.gradient(&loss).unwrap();
-        assert_eq!(case["gradient_along_cosines"].as_object().unwrap().len(), layout.params.len());
-        for param in &layout.params {
-            let part = &gradient[param.range.clone()];
-            let got: f64 = part.iter().enumerate().map(|(i, g)| f64::from(*g) * (i as f64).cos()).sum();
-            let key = param.name.strip_suffix(".weight").unwrap();
-            let want = case["gradient_along_cosines"][key].as_f64().unwrap();
-            assert!((got - want).abs() < 2e-5, "{name}, {key}: {got} instead of {want}");
         }
     }
 }
