@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::driver::{Driver, PATIENCE};
 use common::{leftovers, manifests, mindscale, only, stage_runs, timeless, two_seeds};
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
@@ -108,20 +109,22 @@ fn a_folder_that_cannot_be_written_is_named() {
 #[test]
 fn runs_that_vanish_are_an_error_and_made_again() {
     let dir = tempfile::tempdir().unwrap();
-    let text = two_seeds().replace("steps = 6", "steps = 300");
+    let text = two_seeds().replace("steps = 6", "steps = 1000").replace("every = 2", "every = 500");
     fs::write(dir.path().join("s.toml"), text).unwrap();
-    let mut driver = Command::new(assert_cmd::cargo::cargo_bin("mindscale"))
-        .args(["run", "s.toml", "--retries", "0"])
-        .current_dir(dir.path())
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
     let runs = dir.path().join("runs");
-    while !stage_runs(&runs).iter().any(|run| run.join("checkpoints").exists()) {
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
-    let _ = fs::remove_dir_all(&runs);
-    assert!(driver.wait().unwrap().code().is_some(), "the driver ended by itself");
+    let is_training = || {
+        let of_pretrain = manifests(&runs).into_iter().filter(|(name, _)| name.starts_with("pretrain-"));
+        let mut at_work = of_pretrain.filter(|(_, manifest)| manifest["status"] == "running");
+        at_work.any(|(name, _)| runs.join(name).join("metrics.csv").exists())
+    };
+    let mut driver = Driver::start(dir.path(), &["run", "s.toml", "--retries", "0"]);
+    assert!(driver.works_until(is_training), "the sweep was over too soon");
+    // What is being written into a folder can keep it from being removed at once.
+    while fs::remove_dir_all(&runs).is_err() {}
+    let code = driver.wait(PATIENCE).code();
+    let said = driver.said();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("failed: pretrain-") && said.contains("No such file or directory"), "{said}");
     mindscale(dir.path()).args(["run", "s.toml"]).assert().code(0);
     mindscale(dir.path()).args(["status", "s.toml"]).assert().stdout(contains("2 done, 0 running, 0 failed"));
 }

@@ -4,16 +4,12 @@
 
 mod common;
 
+use common::driver::{Driver, PATIENCE};
 use common::{leftovers, manifests, mindscale, stage_runs};
 use predicates::str::contains;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
-
-/// Longest that anything here may take, on a machine with other work.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A sweep over `text.jsonl` without an exam.
 const SLOW: &str = r#"
@@ -54,30 +50,19 @@ fn write_text(path: &Path, lines: usize) {
     fs::write(path, text).unwrap();
 }
 
-/// Runs the sweep in `dir`, sends SIGINT once a stage run of `stage` is at work, and returns what was said on standard
-/// output, the exit code and how that stage run stands.
-fn interrupt(dir: &Path, stage: &str) -> (String, Option<i32>, String) {
-    let mut driver = Command::new(assert_cmd::cargo::cargo_bin("mindscale"));
-    driver.args(["run", "s.toml"]).current_dir(dir).stdout(Stdio::piped()).stderr(Stdio::null());
-    let driver = driver.spawn().unwrap();
+/// Runs the sweep in `dir` and sends SIGINT once a stage run of `stage` is at work, which then ends and says so.
+fn assert_stopped(dir: &Path, stage: &str) {
     let status = || {
         let found = manifests(&dir.join("runs")).into_iter().find(|(name, _)| name.starts_with(stage));
         found.map_or(String::new(), |(_, manifest)| manifest["status"].as_str().unwrap().into())
     };
-    let began = Instant::now();
-    while status() != "running" {
-        assert!(began.elapsed() < PATIENCE && status() != "done", "no {stage} stage run was seen at work");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Command::new("kill").args(["-INT", &driver.id().to_string()]).status().unwrap();
-    let output = driver.wait_with_output().unwrap();
-    (String::from_utf8(output.stdout).unwrap(), output.status.code(), status())
-}
-
-fn assert_stopped(dir: &Path, stage: &str) {
-    let (said, code, status) = interrupt(dir, stage);
+    let mut driver = Driver::start(dir, &["run", "s.toml"]);
+    assert!(driver.works_until(|| status() == "running"), "no {stage} stage run was seen at work");
+    driver.send("INT");
+    let code = driver.wait(PATIENCE).code();
+    let said = driver.said();
     assert!(said.contains("stopped; go on with: mindscale run s.toml"), "{said}");
-    assert_eq!((code, status.as_str()), (Some(1), "stopped"));
+    assert_eq!((code, status().as_str()), (Some(1), "stopped"));
     assert_eq!(leftovers(&dir.join("runs")), Vec::<std::path::PathBuf>::new());
 }
 

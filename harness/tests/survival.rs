@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::driver::{Driver, PATIENCE, send};
 use common::{leftovers, manifests, mindscale, stage_runs, timeless, two_seeds};
 use predicates::str::contains;
 use protobuf::Message;
@@ -10,8 +11,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
-use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tensorboard_proto::event::Event;
 
@@ -47,49 +47,6 @@ enabled = false
 /// A number from the environment.
 fn given(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
-}
-
-fn start(dir: &Path, file: &str) -> Child {
-    let program = assert_cmd::cargo::cargo_bin("mindscale");
-    let log = fs::File::options().create(true).append(true).open(dir.join("drivers.log")).unwrap();
-    Command::new(program)
-        .args(["run", file])
-        .current_dir(dir)
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .unwrap()
-}
-
-/// The processes that work for a driver.
-fn children(driver: u32) -> Vec<u32> {
-    let parent = format!("PPid:\t{driver}");
-    let is_child = |pid: &u32| {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        status.lines().any(|line| line == parent)
-    };
-    let processes = fs::read_dir("/proc").unwrap();
-    processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).filter(is_child).collect()
-}
-
-fn send(signal: &str, pid: u32) {
-    let sent = Command::new("kill").args([signal, &pid.to_string()]).stderr(Stdio::null()).status();
-    assert!(sent.is_ok());
-}
-
-fn kill(pid: u32) {
-    send("-KILL", pid);
-}
-
-fn wait(driver: &mut Child, longest: Duration) -> ExitStatus {
-    let since = Instant::now();
-    loop {
-        if let Some(status) = driver.try_wait().unwrap() {
-            return status;
-        }
-        assert!(since.elapsed() < longest, "the sweep did not end");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// How often each finished stage run was sat.
@@ -155,7 +112,7 @@ fn assert_same_results(undisturbed: &Path, killed: &Path) {
             assert_eq!(event_steps(&dir), event_steps(&other), "{name:?}");
         }
         assert!(compared > 0 || name.to_string_lossy().starts_with("data-"), "{name:?}");
-        assert_eq!(leftovers(&other), Vec::<std::path::PathBuf>::new());
+        assert_eq!(leftovers(&other), Vec::<PathBuf>::new());
     }
 }
 
@@ -186,11 +143,11 @@ fn survive(recipe: &str, random: &mut ChaCha8Rng) {
     let whole = began.elapsed().as_secs_f64();
 
     let runs = disturbed.join("runs");
-    let mut driver = start(&disturbed, "drawn.toml");
+    let mut driver = Driver::start(&disturbed, &["run", "drawn.toml"]);
     let (mut landed, mut lives, mut done) = (0, 1, BTreeMap::new());
     while landed < given("SURVIVAL_SIGNALS").unwrap_or(SIGNALS) {
         std::thread::sleep(Duration::from_secs_f64(whole * random.random_range(0.02..0.14)));
-        if let Some(status) = driver.try_wait().unwrap() {
+        if let Some(status) = driver.ended() {
             // It came through, or gave up on a child that was killed again and again. A whole one begins anew.
             if status.success() {
                 assert_same_results(&undisturbed.join("runs"), &runs);
@@ -198,31 +155,28 @@ fn survive(recipe: &str, random: &mut ChaCha8Rng) {
                 done.clear();
                 lives += 1;
             }
-            driver = start(&disturbed, "drawn.toml");
+            driver = Driver::start(&disturbed, &["run", "drawn.toml"]);
             continue;
         }
-        let workers = children(driver.id());
+        let workers = driver.children();
         if workers.is_empty() {
             continue;
         }
         let signal = random.random_range(0..5);
         match signal {
             // Ctrl-C, and what a batch system sends: the step is finished and a checkpoint written.
-            0 => send("-INT", driver.id()),
-            1 => send("-TERM", driver.id()),
+            0 => driver.send("INT"),
+            1 => driver.send("TERM"),
             // The driver alone: its children notice, write a checkpoint and end.
-            2 => kill(driver.id()),
+            2 => driver.send("KILL"),
             // Everything at once, as a machine that loses its power.
-            3 => {
-                kill(driver.id());
-                workers.iter().for_each(|&pid| kill(pid));
-            }
+            3 => driver.kill_all(),
             // A child alone, as the out-of-memory killer does: the driver tries again.
-            _ => kill(workers[0]),
+            _ => send("KILL", workers[0]),
         }
         if signal < 4 {
-            wait(&mut driver, Duration::from_secs(60));
-            driver = start(&disturbed, "drawn.toml");
+            driver.wait(PATIENCE);
+            driver = Driver::start(&disturbed, &["run", "drawn.toml"]);
         }
         landed += 1;
         let now = sittings_of_done(&runs);
@@ -231,13 +185,13 @@ fn survive(recipe: &str, random: &mut ChaCha8Rng) {
         }
         done = now;
     }
-    let mut status = wait(&mut driver, Duration::from_secs(120));
+    let mut status = driver.wait(PATIENCE);
     if !status.success() {
         // A child that was killed more often than it is tried again has failed; running again repairs it.
-        driver = start(&disturbed, "drawn.toml");
-        status = wait(&mut driver, Duration::from_secs(120));
+        driver = Driver::start(&disturbed, &["run", "drawn.toml"]);
+        status = driver.wait(PATIENCE);
     }
-    assert!(status.success(), "{}", fs::read_to_string(disturbed.join("drivers.log")).unwrap());
+    assert!(status.success(), "{}", driver.said());
     let last = sittings_of_done(&runs);
     assert!(done.iter().all(|(name, sittings)| last.get(name) == Some(sittings)));
     assert_same_results(&undisturbed.join("runs"), &runs);
@@ -249,10 +203,10 @@ fn survive(recipe: &str, random: &mut ChaCha8Rng) {
 fn two_drivers_of_one_sweep_do_nothing_twice() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("tiny.toml"), two_seeds()).unwrap();
-    let mut drivers = [start(dir.path(), "tiny.toml"), start(dir.path(), "tiny.toml")];
+    let mut drivers = [(); 2].map(|()| Driver::start(dir.path(), &["run", "tiny.toml"]));
     for driver in &mut drivers {
-        let status = wait(driver, Duration::from_secs(60));
-        assert!(status.success(), "{}", fs::read_to_string(dir.path().join("drivers.log")).unwrap());
+        let status = driver.wait(PATIENCE);
+        assert!(status.success(), "{}", driver.said());
     }
     let manifests = manifests(&dir.path().join("runs"));
     assert_eq!(manifests.len(), 10);
@@ -270,9 +224,9 @@ fn a_damaged_checkpoint_is_told_and_the_one_before_serves() {
     }
     let (whole, damaged) = (dir.path().join("whole"), dir.path().join("damaged"));
     mindscale(&whole).args(["run", "s.toml"]).assert().code(0);
-    let mut driver = start(&damaged, "s.toml");
+    let mut driver = Driver::start(&damaged, &["run", "s.toml"]);
     let runs = damaged.join("runs");
-    let checkpoints = || -> Vec<std::path::PathBuf> {
+    let checkpoints = || -> Vec<PathBuf> {
         let pretrain = stage_runs(&runs).into_iter().find(|run| run.join("checkpoints").exists());
         let entries =
             pretrain.and_then(|run| fs::read_dir(run.join("checkpoints")).ok()).into_iter().flatten();
@@ -281,14 +235,8 @@ fn a_damaged_checkpoint_is_told_and_the_one_before_serves() {
         files.sort();
         files
     };
-    while checkpoints().len() < 2 {
-        assert!(driver.try_wait().unwrap().is_none(), "the sweep was over too soon");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let workers = children(driver.id());
-    kill(driver.id());
-    driver.wait().unwrap();
-    workers.into_iter().for_each(kill);
+    assert!(driver.works_until(|| checkpoints().len() >= 2), "the sweep was over too soon");
+    driver.kill_all();
     let newest = checkpoints().pop().unwrap();
     let mut bytes = fs::read(&newest).unwrap();
     let middle = bytes.len() / 2;
@@ -299,4 +247,62 @@ fn a_damaged_checkpoint_is_told_and_the_one_before_serves() {
     assert!(log.contains("is damaged: its checksum is"), "{log}");
     assert!(log.contains("taking the checkpoint before it"), "{log}");
     assert_same_results(&whole.join("runs"), &runs);
+}
+
+/// Every file below a folder with its bytes.
+fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path).into_iter().map(|(below, bytes)| (path.join(below), bytes)));
+        } else {
+            found.insert(path.clone(), fs::read(&path).unwrap());
+        }
+    }
+    found.into_iter().map(|(path, bytes)| (path.strip_prefix(dir).unwrap().into(), bytes)).collect()
+}
+
+#[test]
+fn token_stores_that_are_killed_half_written_end_in_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    // Enough rows that a store takes a while, and the exam is none of our business.
+    let text = common::TINY
+        .replace("pretrain_rows = 60", "pretrain_rows = 4000")
+        .replace("sft_rows = 60", "sft_rows = 4000")
+        .replace("dpo_pairs = 20", "dpo_pairs = 2000");
+    fs::write(dir.path().join("s.toml"), format!("{text}[base.data]\nval_share = 0.1\n")).unwrap();
+    mindscale(dir.path()).args(["run", "s.toml", "--runs", "undisturbed"]).assert().code(0);
+    let undisturbed = common::only(&dir.path().join("undisturbed"), "data");
+
+    let disturbed = dir.path().join("disturbed");
+    let data = disturbed.join(undisturbed.file_name().unwrap());
+    let half_written = || -> Vec<PathBuf> {
+        let entries = fs::read_dir(&data).into_iter().flatten();
+        let folders = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        folders
+            .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(".preparing-"))
+            .collect()
+    };
+    let is_writing = || {
+        let stores = half_written().into_iter().map(|dir| dir.join("train/tokens.bin"));
+        stores.into_iter().any(|tokens| fs::metadata(tokens).is_ok_and(|about| about.len() > 0))
+    };
+    // In the middle of each of the three stores, those before it being whole.
+    for whole in [None, Some("pretrain"), Some("sft")] {
+        let mut driver = Driver::start(dir.path(), &["run", "s.toml", "--runs", "disturbed"]);
+        let is_there = || whole.is_none_or(|store| data.join(store).exists());
+        assert!(driver.works_until(|| is_there() && is_writing()), "the data were ready too soon");
+        driver.kill_all();
+        assert_eq!(half_written().len(), 1, "{}", driver.said());
+        assert!(manifests(&disturbed)[data.file_name().unwrap().to_str().unwrap()]["status"] == "running");
+    }
+    mindscale(dir.path()).args(["run", "s.toml", "--runs", "disturbed"]).assert().code(0);
+    for store in ["pretrain", "sft", "dpo"] {
+        let (whole, other) = (files(&undisturbed.join(store)), files(&data.join(store)));
+        assert_eq!(whole.len(), 13, "{:?}", whole.keys());
+        assert!(whole == other, "{store}");
+    }
+    assert_eq!(leftovers(&disturbed), Vec::<PathBuf>::new());
+    assert_same_results(&dir.path().join("undisturbed"), &disturbed);
 }

@@ -1,6 +1,7 @@
 //! For tests of the binary: a small sweep, and looks into the folders that it leaves behind.
 #![allow(clippy::unwrap_used, dead_code)] // each test file uses its own part
 
+pub mod driver;
 pub mod recipe;
 
 use assert_cmd::Command;
@@ -90,16 +91,16 @@ pub fn timeless(metrics: &Path) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// Files that were being written when their writer was killed, and claims that nobody gave back.
+/// Files and token stores that were being written when their writer was killed, and claims that nobody gave back.
 pub fn leftovers(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if path.is_dir() {
-            found.extend(leftovers(&path));
-        } else if name.starts_with(".writing-") || name == "claim.json" {
+        if name.starts_with(".writing-") || name.starts_with(".preparing-") || name == "claim.json" {
             found.push(path);
+        } else if path.is_dir() {
+            found.extend(leftovers(&path));
         }
     }
     found
