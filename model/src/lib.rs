@@ -1,6 +1,8 @@
 //! What is trained: the shape of a model, its weights, its operations forward and backward.
 //!
 //! Data flows in as token ids and weights and out as hidden states, losses, gradients and log-probabilities.
+//! `examples/count.rs` trains a model and lets it write: `cargo run -p mindscale-model --example count`.
+//!
 //! *Invariant:* this crate knows tensors; it knows nothing of files called sweeps, trials or results.
 
 pub mod backend;
