@@ -111,20 +111,43 @@ mod tests {
             has_fewer_shots,
             is_cut,
         };
-        let records = [record("b", 'A', 'A'), record("a", 'A', 'B'), record("b", 'C', 'A')];
-        let scores = scores(&records, &[prompt(true, true), prompt(false, false), prompt(true, false)]);
-        let short: Vec<(&str, u64, u64)> =
-            scores.iter().map(|s| (s.subject.as_str(), s.correct, s.questions)).collect();
-        assert_eq!(short, [("b", 1, 2), ("a", 0, 1), ("total", 1, 3)]);
-        // One of three right: no outcome is likelier than it and all others count, which are 0 (27/64), 2 (9/64) and
-        // 3 (1/64) right; as 0 is as likely as 1 (27/64), p is 1. None of one right: 3/4 and 1/4, p is 1.
-        assert_eq!(scores[2].p_guess, 1.0);
+        // Of b 5 of 6 are right, of a 2 of 4; they take turns.
+        let answered = ["bAA", "aAB", "bBB", "aCC", "bCC", "aDD", "bDD", "bAA", "aBA", "bAD"];
+        let records: Vec<QuestionRecord> = answered
+            .iter()
+            .map(|of| {
+                let letters: Vec<char> = of.chars().collect();
+                record(&of[..1], letters[1], letters[2])
+            })
+            .collect();
+        // Shots are missing in every third prompt, the beginning in the first.
+        let prompts: Vec<Prompt> = (0..10).map(|i| prompt(i % 3 == 0, i == 0)).collect();
+        let scores = scores(&records, &prompts);
+        // Intervals and p of scipy 1.17: binomtest(k, n, 0.25) and its proportion_ci(method="wilson").
+        let wanted = [
+            ("b", 5, 6, (0.43649717781352976, 0.9699466302516933), 0.004638671875, 1, 3),
+            ("a", 2, 4, (0.15003898915214953, 0.8499610108478505), 0.26171875, 0, 1),
+            ("total", 7, 10, (0.39677814746114526, 0.892208732593699), 0.003505706787109375, 1, 4),
+        ];
+        assert_eq!(scores.len(), wanted.len());
+        for (score, (subject, correct, questions, interval, p, cut, fewer)) in scores.iter().zip(wanted) {
+            assert_eq!(
+                (score.subject.as_str(), score.correct, score.questions),
+                (subject, correct, questions)
+            );
+            assert_eq!(score.accuracy, correct as f64 / questions as f64);
+            assert!((score.interval.0 - interval.0).abs() < 1e-12, "{score:?}");
+            assert!((score.interval.1 - interval.1).abs() < 1e-12, "{score:?}");
+            assert!((score.p_guess - p).abs() < 1e-12, "{score:?}");
+            assert_eq!((score.prompts_cut, score.prompts_with_fewer_shots), (cut, fewer), "{subject}");
+        }
         let notices: Vec<String> = notices(&scores, 64).iter().map(Notice::to_string).collect();
         assert_eq!(
             notices,
             [
-                "exam, b: 2 of 2 prompts with fewer shots, to fit 64 tokens",
-                "exam, b: 1 of 2 prompts cut to 64 tokens, their last ones"
+                "exam, b: 3 of 6 prompts with fewer shots, to fit 64 tokens",
+                "exam, b: 1 of 6 prompts cut to 64 tokens, their last ones",
+                "exam, a: 1 of 4 prompts with fewer shots, to fit 64 tokens",
             ]
         );
     }

@@ -74,41 +74,85 @@ fn answers(trials: &[TrialRecord]) -> Vec<TrialQuestion> {
     trials.iter().flat_map(of).collect()
 }
 
+/// Holds a CSV file against its lines, cell by cell; numbers that are not whole to seven digits.
+fn assert_csv(path: &Path, wanted: &[&str]) {
+    let text = std::fs::read_to_string(path).unwrap();
+    assert_eq!(text.lines().count(), wanted.len(), "{text}");
+    for (line, want) in text.lines().zip(wanted) {
+        let (cells, wanted): (Vec<&str>, Vec<&str>) = (line.split(',').collect(), want.split(',').collect());
+        assert_eq!(cells.len(), wanted.len(), "{line}");
+        for (cell, want) in cells.iter().zip(&wanted) {
+            let is_equal = match (cell.parse::<f64>(), want.parse::<f64>()) {
+                (Ok(got), Ok(want)) if want.fract() != 0.0 => (got / want - 1.0).abs() < 1e-7,
+                _ => cell == want,
+            };
+            assert!(is_equal, "{cell} instead of {want} in {line}");
+        }
+    }
+}
+
 #[test]
 fn tables_hold_the_numbers() {
     let (dir, trials) = written();
+    // Exams by themselves: scipy 1.17, binomtest(k, 100, 0.25) and its proportion_ci(method="wilson").
+    assert_csv(
+        &dir.path().join("trials.csv"),
+        &[
+            "trial,sweep,seed,model.n_layers,params,active_params,train_tokens,train_flops,val_loss,val_bpb,stage,\
+             exam_correct,exam_questions,exam_accuracy,exam_low,exam_high,exam_p_guess,wall_seconds,peak_rss_mb,\
+             status,reason",
+            "00000000-0000-0000-0000-000000000066,s,1,2,2000,2000,10,2000000000,2.5,1.25,sft,\
+             24,100,0.24,0.16691325556948777,0.3323233634981448,0.908200308233164,1.5,10,done,",
+            "00000000-0000-0000-0000-0000000000ca,s,2,2,2000,2000,10,2000000000,2.5,1.25,sft,\
+             26,100,0.26,0.18404698464748132,0.3537098944918718,0.8176085071474697,1.5,10,done,",
+            "00000000-0000-0000-0000-000000000068,s,1,4,4000,4000,10,4000000000,2.5,1.25,sft,\
+             60,100,0.6,0.5020025867910618,0.6905987135675411,1.3268346743587464e-13,1.5,10,done,",
+            "00000000-0000-0000-0000-0000000000cc,s,2,4,4000,4000,10,4000000000,2.5,1.25,sft,\
+             64,100,0.64,0.5423540245160874,0.7272877959859567,2.2601471726567073e-16,1.5,10,done,",
+            "00000000-0000-0000-0000-000000000130,s,3,4,4000,4000,10,4000000000,2.5,1.25,sft,\
+             0,100,0,0,0.03699349820698568,4.53403685974026e-13,1.5,10,failed,sft: <loss> is NaN & gone",
+        ],
+    );
+    // Mean and deviation of 0.24 and 0.26, of 0.60 and 0.64; t95 is 12.7062 deviations / sqrt(2). As many answers are right
+    // as by chance, or more than by any of 9,999 shuffled keys; two settings are corrected for.
+    assert_csv(
+        &dir.path().join("summary.csv"),
+        &[
+            "setting,seeds,params,active_params,accuracy_mean,accuracy_sd,accuracy_t95,exam_correct,exam_questions,\
+             exam_p_guess,exam_p_holm,val_loss_mean,val_loss_t95,val_bpb_mean,val_bpb_t95,questions,shuffled_keys,\
+             shuffled_accuracy",
+            "n_layers=2,2,2000,2000,0.25,0.01414213562373,0.12706204736175,50,200,1,1,2.5,0,1.25,0,100,9999,0.25",
+            "n_layers=4,2,4000,4000,0.62,0.02828427124746,0.25412409472349,124,200,0.0001,0.0002,2.5,0,1.25,0,100,\
+             9999,0.25",
+        ],
+    );
     let read = |file: &str| std::fs::read_to_string(dir.path().join(file)).unwrap();
-    let csv = read("trials.csv");
-    let mut lines = csv.lines();
-    assert!(
-        lines
-            .next()
-            .unwrap()
-            .starts_with("trial,sweep,seed,model.n_layers,params,active_params,train_tokens")
+    // The first trial's answers, of which 24 are right, then those of the next; trials that failed have theirs too.
+    let questions = read("questions.csv");
+    let questions: Vec<&str> = questions.lines().collect();
+    assert_eq!(questions.len(), 1 + trials.len() * 100);
+    let of = |i: usize| format!("{},sft,law,", trials[i].trial);
+    assert_eq!(questions[0], "trial,stage,subject,id,p_a,p_b,p_c,p_d,prediction,answer");
+    assert_eq!(questions[24], format!("{}23,0.5,0.25,0.125,1e-130,D,D", of(0)));
+    assert_eq!(questions[25], format!("{}24,0.5,0.25,0.125,1e-130,B,A", of(0)));
+    assert_eq!(questions[101], format!("{}0,0.5,0.25,0.125,1e-130,A,A", of(1)));
+    assert_eq!(
+        read("tables/summary.md"),
+        "| setting | seeds | parameters | active | validation loss | bits per byte | questions | accuracy (%) | p of guessing (Holm) |\n\
+         | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n\
+         | n_layers=2 | 2 | 2,000 | 2,000 | 2.500 ± 0.000 | 1.250 ± 0.000 | 100 | 25.0 ± 12.7 | 1.000 |\n\
+         | n_layers=4 | 2 | 4,000 | 4,000 | 2.500 ± 0.000 | 1.250 ± 0.000 | 100 | 62.0 ± 25.4 | < 0.0002 |\n"
     );
-    let want = format!("{},s,1,2,2000,2000,10,2000000000,2.5,1.25,sft,24,100,0.24,", trials[0].trial);
-    assert!(lines.next().unwrap().starts_with(&want));
-    assert!(csv.lines().last().unwrap().ends_with(",failed,sft: <loss> is NaN & gone"));
-    let questions = format!("{},sft,law,0,0.5,0.25,0.125,1e-130,A,A", trials[0].trial);
-    assert_eq!(read("questions.csv").lines().nth(1).unwrap(), questions);
-    // Seeds 24 and 26 of 100: mean 25, t95 = 12.706 * sqrt(2) / sqrt(2).
-    let md = read("tables/summary.md");
-    assert!(
-        md.contains(
-            "| n_layers=2 | 2 | 2,000 | 2,000 | 2.500 ± 0.000 | 1.250 ± 0.000 | 100 | 25.0 ± 12.7 | 1.000 |"
-        ),
-        "{md}"
+    let tex = read("tables/summary.tex");
+    assert_eq!(
+        tex.lines().skip(4).collect::<Vec<_>>(),
+        [
+            "n\\_layers=2 & 2 & 2,000 & 2,000 & 2.500 $\\pm$ 0.000 & 1.250 $\\pm$ 0.000 & 100 & 25.0 $\\pm$ 12.7 & 1.000 \\\\",
+            "n\\_layers=4 & 2 & 4,000 & 4,000 & 2.500 $\\pm$ 0.000 & 1.250 $\\pm$ 0.000 & 100 & 62.0 $\\pm$ 25.4 & \\textless{} 0.0002 \\\\",
+            "\\bottomrule",
+            "\\end{tabular}",
+        ]
     );
-    assert!(read("tables/summary.tex").contains("n\\_layers=2 & 2 & 2,000"));
-    assert!(md.contains(" | 100 | 62.0 ± 25.4 | < 0.0002 |"), "{md}");
-    // No shuffled key of 9,999 comes near; two settings are corrected for.
-    let summary = read("summary.csv");
-    let row = summary.lines().nth(2).unwrap();
-    assert!(row.starts_with("n_layers=4,2,4000,4000,0.62,0.02828427124746"), "{row}");
-    assert!(row.contains(",124,200,0.0001,0.0002,2.5,0,1.25,0,") && row.ends_with(",100,9999,0.25"), "{row}");
-    // The exact p of each exam by itself: scipy.stats.binomtest(64, 100, 0.25).
-    let p: f64 = csv.lines().nth(4).unwrap().split(',').nth(16).unwrap().parse().unwrap();
-    assert!((p / 2.260_147e-16 - 1.0).abs() < 1e-3, "{p}");
 }
 
 #[test]
