@@ -98,11 +98,9 @@ fn a_folder_that_cannot_be_written_is_named() {
     // A file where the folder should be stops root as well.
     fs::write(dir.path().join("occupied"), "").unwrap();
     for folder in ["--runs", "--results"] {
-        mindscale(dir.path())
-            .args(["run", "s.toml", folder, "occupied/here"])
-            .assert()
-            .code(1)
-            .stderr(contains("occupied/here: the folder cannot be made").and(contains("Not a directory")));
+        mindscale(dir.path()).args(["run", "s.toml", folder, "occupied/here"]).assert().code(1).stderr(
+            contains("error: occupied/here").and(contains("the folder cannot be made: Not a directory")),
+        );
     }
 }
 

@@ -61,7 +61,7 @@ fn assert_stopped(dir: &Path, stage: &str) {
     driver.send("INT");
     let code = driver.wait(PATIENCE).code();
     let said = driver.said();
-    assert!(said.contains("stopped; go on with: mindscale run s.toml"), "{said}");
+    assert!(said.contains("stopped; resume with: mindscale run s.toml"), "{said}");
     assert_eq!((code, status().as_str()), (Some(1), "stopped"));
     assert_eq!(leftovers(&dir.join("runs")), Vec::<std::path::PathBuf>::new());
 }
