@@ -114,7 +114,7 @@ for job in $(squeue --me --array --noheader --states=running --format=%i); do sc
 sitting 2
 sbatch --quiet --wait --partition=urgent --exclusive --output=/dev/null --wrap='sleep 1'
 sitting 3
-"$program" cancel "${long[@]}" --runs "$folder/cut" | grep -q 'jobs cancelled'
+"$program" cancel "${long[@]}" --runs "$folder/cut" | grep -Eq 'jobs? cancelled'
 wait "$driver" && { echo "the driver of cancelled jobs ended well"; exit 1; }
 grep -h '"status"' "$folder"/cut/pretrain-*/manifest.json | grep -q stopped || { echo "nothing was cut off"; exit 1; }
 slurm "${long[@]}" --runs "$folder/cut"
