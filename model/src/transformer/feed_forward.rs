@@ -117,15 +117,17 @@ pub fn backward<B: Backend>(
     let dropped = pass.dropped(grad, dropout(pass, layer))?;
     let dy = dropped.as_ref().unwrap_or(grad);
     let normed = backend.rms_norm_again(x, &inverse, w, &block.ffn_norm)?;
-    let mut dnormed = backend.zeros_like(x)?;
-    if let (Some(dense), Some(mut inner)) = (&block.dense, inner) {
-        let mut active = backend.linear_input_grad(dy, w, &dense.w2)?;
-        backend.swiglu_backward(&mut active, &mut inner, None, dense.hidden)?;
-        backend.linear_weight_grad(grads, dy, &active, &dense.w2)?;
-        drop(active);
-        backend.linear_weight_grad(grads, &inner, &normed, &dense.w13)?;
-        backend.linear_input_grad_add(&mut dnormed, &inner, w, &dense.w13)?;
-    }
+    let mut dnormed = match (&block.dense, inner) {
+        (Some(dense), Some(mut inner)) => {
+            let mut active = backend.linear_input_grad(dy, w, &dense.w2)?;
+            backend.swiglu_backward(&mut active, &mut inner, None, dense.hidden)?;
+            backend.linear_weight_grad(grads, dy, &active, &dense.w2)?;
+            drop(active);
+            backend.linear_weight_grad(grads, &inner, &normed, &dense.w13)?;
+            backend.linear_input_grad(&inner, w, &dense.w13)?
+        }
+        _ => backend.zeros_like(x)?,
+    };
     if let (Some(experts), Some(mut inner), Some(routes)) = (&block.experts, routed, routes) {
         let d = experts.router.d_in;
         let (rows, dy) = (backend.permute(&normed, routes, d)?, backend.permute(dy, routes, d)?);

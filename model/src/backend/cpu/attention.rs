@@ -4,8 +4,9 @@
 //! A tile is 64 positions of one key-value head's queries against all keys that they see; the log-sum-exp of each row
 //! is kept and the backward pass computes the probabilities again (Dao et al. 2022, algorithm 4).
 
-use super::gemm::{Mat, matmul};
-use super::{Buffer, Cpu, math};
+use super::gemm::{Mat, Part, Sight, matmul_part};
+use super::math::{self, LANES};
+use super::{Buffer, Cpu};
 use crate::backend::{Attention, Dropout, Qkv};
 use crate::spec::Heads;
 use crate::tokens::Ragged;
@@ -56,6 +57,11 @@ impl Tile {
         end.saturating_sub(self.window).max(self.keys.start) - self.keys.start..end - self.keys.start
     }
 
+    /// The same for products, but for the lower end of a window.
+    fn sight(&self) -> Sight {
+        Sight { lead: self.first - self.keys.start, repeats: self.repeats }
+    }
+
     /// Element ranges of the tile's rows in a `(n, repeats, width)` array.
     fn rows_of(&self, width: usize) -> Range<usize> {
         self.rows.start * self.repeats * width..self.rows.end * self.repeats * width
@@ -63,7 +69,7 @@ impl Tile {
 
     /// Elements from one row of scores to the next: whole vectors, so that no row ends in a scalar loop.
     fn stride(&self) -> usize {
-        self.keys.len().next_multiple_of(math::LANES)
+        self.keys.len().next_multiple_of(LANES)
     }
 }
 
@@ -128,14 +134,15 @@ fn forward_over<'a>(
             let (k, v) = keys_of(head, &tile);
             let q = Mat::new(&q[tile.rows_of(hd)], rows, hd);
             let mut scores = Buffer::dirty(rows * stride);
-            matmul(&mut scores, stride, q, Mat::new(k, keys, hd).t(), false);
+            let k = Mat::new(k, keys, hd);
+            matmul_part(&mut scores, stride, q, k.t(), false, Part::Visible(tile.sight()));
             softmax_rows(&mut scores, &mut lse[tile.rows_of(1)], &tile);
             if let Some(dropout) = attention.dropout {
                 drop_probabilities(&mut scores, &tile, head, n, dropout);
             }
             let mut tile_out = Buffer::dirty(rows * hd);
             let p = Mat::strided(&scores, rows, keys, stride);
-            matmul(&mut tile_out, hd, p, Mat::new(v, keys, hd), false);
+            matmul_part(&mut tile_out, hd, p, Mat::new(v, keys, hd), false, Part::OfVisible(tile.sight()));
             let first = head * repeats * hd;
             for (t, values) in tile.rows.clone().zip(tile_out.chunks_exact(repeats * hd)) {
                 out[t * width + first..][..repeats * hd].copy_from_slice(values);
@@ -179,49 +186,58 @@ pub fn backward(
             let mut do_tile = Buffer::dirty(rows * hd);
             let mut inner = Buffer::dirty(rows); // sum over the head of dout * out
             let first = head * repeats * hd;
-            for (i, t) in tile.rows.clone().enumerate() {
-                let place = t * width + first..t * width + first + repeats * hd;
-                do_tile[i * repeats * hd..(i + 1) * repeats * hd].copy_from_slice(&dout[place.clone()]);
-                row_dots(&mut inner[i * repeats..(i + 1) * repeats], &dout[place.clone()], &out[place], hd);
+            let columns = |t: usize| t * width + first..t * width + first + repeats * hd;
+            for (t, gradient) in tile.rows.clone().zip(do_tile.chunks_exact_mut(repeats * hd)) {
+                gradient.copy_from_slice(&dout[columns(t)]);
             }
+            row_dots(&mut inner, &do_tile, &out[columns(tile.rows.start).start..], width, &tile);
 
+            let (visible, transposed) =
+                (Part::Visible(tile.sight()), Part::OfVisibleTransposed(tile.sight()));
             let mut p = Buffer::dirty(rows * stride);
-            matmul(&mut p, stride, q, k.t(), false);
+            matmul_part(&mut p, stride, q, k.t(), false, visible);
             probability_rows(&mut p, &lse[tile.rows_of(1)], &tile);
             let mut dp = Buffer::dirty(rows * stride);
             let do_mat = Mat::new(&do_tile, rows, hd);
-            matmul(&mut dp, stride, do_mat, v.t(), false);
+            matmul_part(&mut dp, stride, do_mat, v.t(), false, visible);
             if let Some(dropout) = attention.dropout {
                 drop_probabilities(&mut dp, &tile, head, n, dropout);
                 let mut dropped = Buffer::copy_of(&p);
                 drop_probabilities(&mut dropped, &tile, head, n, dropout);
                 let dropped = Mat::strided(&dropped, rows, keys, stride);
-                matmul(&mut dv[keys_of.clone()], hd, dropped.t(), do_mat, true);
+                matmul_part(&mut dv[keys_of.clone()], hd, dropped.t(), do_mat, true, transposed);
             } else {
                 let p = Mat::strided(&p, rows, keys, stride);
-                matmul(&mut dv[keys_of.clone()], hd, p.t(), do_mat, true);
+                matmul_part(&mut dv[keys_of.clone()], hd, p.t(), do_mat, true, transposed);
             }
             score_grads(&mut dp, &p, &inner, &tile);
             let ds = Mat::strided(&dp, rows, keys, stride);
-            matmul(&mut dq[tile.rows_of(hd)], hd, ds, k, false);
-            matmul(&mut dk[keys_of], hd, ds.t(), q, true);
+            matmul_part(&mut dq[tile.rows_of(hd)], hd, ds, k, false, Part::OfVisible(tile.sight()));
+            matmul_part(&mut dk[keys_of], hd, ds.t(), q, true, transposed);
         }
     }
     grad
 }
 
+/// Numbers that are worked on together.
+type Vector = [f32; LANES];
+
 /// Softmax of each row over its visible keys; the others get probability 0.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
 fn softmax_rows(scores: &mut [f32], lse: &mut [f32], tile: &Tile) {
     for (row, (scores, lse)) in scores.chunks_exact_mut(tile.stride()).zip(lse).enumerate() {
-        let (seen, unseen) = hide(scores, tile.visible(row));
-        let max = math::max(seen);
-        let sum = math::exp_shifted_sum(seen, max);
+        let visible = tile.visible(row);
+        let (seen, unseen) = split(scores, &visible);
+        hide(seen, &visible, f32::NEG_INFINITY);
+        let max = math::max(seen.as_flattened());
+        let sum = math::exp_shifted_sum(seen.as_flattened_mut(), max);
         let inverse = 1.0 / sum;
-        for p in seen {
-            *p *= inverse;
+        for vector in seen {
+            for p in vector {
+                *p *= inverse;
+            }
         }
-        unseen.fill(0.0);
+        unseen.fill([0.0; LANES]);
         *lse = max + sum.ln();
     }
 }
@@ -230,43 +246,63 @@ fn softmax_rows(scores: &mut [f32], lse: &mut [f32], tile: &Tile) {
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
 fn probability_rows(scores: &mut [f32], lse: &[f32], tile: &Tile) {
     for (row, (scores, &lse)) in scores.chunks_exact_mut(tile.stride()).zip(lse).enumerate() {
-        let (seen, unseen) = hide(scores, tile.visible(row));
-        for p in seen {
-            *p = math::exp(*p - lse);
+        let visible = tile.visible(row);
+        let (seen, unseen) = split(scores, &visible);
+        for vector in seen.iter_mut() {
+            for p in vector {
+                *p = math::exp(*p - lse);
+            }
         }
-        unseen.fill(0.0);
+        hide(seen, &visible, 0.0);
+        unseen.fill([0.0; LANES]);
     }
 }
 
-/// Cuts a row of scores after the vector in which its visible keys end; what is hidden before that end, or in that
-/// vector, gets a score of negative infinity.
-#[inline(always)]
-fn hide(scores: &mut [f32], visible: Range<usize>) -> (&mut [f32], &mut [f32]) {
-    let (seen, unseen) = scores.split_at_mut(visible.end.next_multiple_of(math::LANES));
-    seen[..visible.start].fill(f32::NEG_INFINITY);
-    seen[visible.end..].fill(f32::NEG_INFINITY);
-    (seen, unseen)
-}
-
-/// Replaces `dp` by `p (dp - inner)`, the gradient of the scores.
+/// Replaces `dp` by `p (dp - inner)`, the gradient of the scores: 0 where a key is hidden, as `p` is there.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
 fn score_grads(dp: &mut [f32], p: &[f32], inner: &[f32], tile: &Tile) {
     let stride = tile.stride();
     let rows = dp.chunks_exact_mut(stride).zip(p.chunks_exact(stride)).zip(inner);
-    for (row, ((dp, p), inner)) in rows.enumerate() {
-        let (seen, unseen) = dp.split_at_mut(tile.visible(row).end.next_multiple_of(math::LANES));
-        for (dp, p) in seen.iter_mut().zip(p) {
+    for (row, ((dp, p), &inner)) in rows.enumerate() {
+        let (seen, unseen) = split(dp, &tile.visible(row));
+        for (dp, p) in seen.as_flattened_mut().iter_mut().zip(p) {
             *dp = p * (*dp - inner);
         }
-        unseen.fill(0.0);
+        unseen.fill([0.0; LANES]);
     }
 }
 
-/// Inner products of consecutive vectors of `width` elements.
+/// Cuts a row of scores after the vector in which its visible keys end.
+#[inline(always)]
+fn split<'a>(scores: &'a mut [f32], visible: &Range<usize>) -> (&'a mut [Vector], &'a mut [Vector]) {
+    scores.as_chunks_mut().0.split_at_mut(visible.end.div_ceil(LANES))
+}
+
+/// Writes `value` over what is not visible: before the visible keys, and in the vector in which they end.
+#[inline(always)]
+fn hide(seen: &mut [Vector], visible: &Range<usize>, value: f32) {
+    if visible.start > 0 {
+        seen.as_flattened_mut()[..visible.start].fill(value);
+    }
+    let (whole, end) = (visible.end / LANES, visible.end % LANES);
+    if let Some(last) = seen.get_mut(whole) {
+        for (i, score) in last.iter_mut().enumerate() {
+            *score = if i >= end { value } else { *score };
+        }
+    }
+}
+
+/// Inner products of the tile's rows `a`, `(rows, head_dim)`, with those that `b` holds in its first columns, position
+/// after position `width` apart.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
-fn row_dots(out: &mut [f32], a: &[f32], b: &[f32], width: usize) {
-    for ((out, a), b) in out.iter_mut().zip(a.chunks_exact(width)).zip(b.chunks_exact(width)) {
-        *out = math::dot(a, b);
+fn row_dots(out: &mut [f32], a: &[f32], b: &[f32], width: usize, tile: &Tile) {
+    let hd = a.len() / out.len();
+    let positions =
+        out.chunks_exact_mut(tile.repeats).zip(a.chunks_exact(tile.repeats * hd)).zip(b.chunks(width));
+    for ((out, a), b) in positions {
+        for ((out, a), b) in out.iter_mut().zip(a.chunks_exact(hd)).zip(b.chunks_exact(hd)) {
+            *out = math::dot(a, b);
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
 use super::simd::{Path, Portable, Simd};
-use super::{Mat, pack};
+use super::{Mat, Part, pack};
+use std::ops::Range;
 
 /// A block of `a`, `(m, k)`, tile after tile: element `(i, j)` of a tile is `i * row + j * col` behind its start.
 #[derive(Clone, Copy)]
@@ -27,6 +28,37 @@ struct Out {
     /// Columns that count.
     width: usize,
     accumulate: bool,
+    place: Place,
+}
+
+/// Where a block lies in its product.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub part: Part,
+    /// First row of the result.
+    pub row: usize,
+    /// First inner position.
+    pub inner: usize,
+    /// First column of the result.
+    pub column: usize,
+}
+
+impl Place {
+    /// Inner positions, of `k` in the block, that count for rows of a tile; none: the tile is left as it is.
+    #[inline(always)]
+    fn inner(self, rows: Range<usize>, k: usize) -> Range<usize> {
+        match self.part {
+            Part::Whole => 0..k,
+            Part::Visible(sight) if self.column < sight.keys(self.row + rows.end - 1) => 0..k,
+            Part::Visible(_) => 0..0,
+            Part::OfVisible(sight) => {
+                0..sight.keys(self.row + rows.end - 1).saturating_sub(self.inner).min(k)
+            }
+            Part::OfVisibleTransposed(sight) => {
+                sight.first_query(self.row + rows.start).saturating_sub(self.inner).min(k)..k
+            }
+        }
+    }
 }
 
 /// Multiplies a block of `a` with one packed panel of `b`.
@@ -143,6 +175,7 @@ impl Kernel {
     }
 
     /// `out = a b` or `out += a b`, where `panels` holds the packed panels of `b`, `n` columns in all.
+    #[allow(clippy::too_many_arguments)] // the two operands, the result, and which part of it
     pub fn product(
         self,
         out: &mut [f32],
@@ -151,6 +184,7 @@ impl Kernel {
         panels: &[f32],
         n: usize,
         accumulate: bool,
+        place: Place,
     ) {
         let (tiles, rest) = (a.m / a.height, a.m % a.height);
         let reach = |rows: usize| (rows - 1) * a.row + (a.k - 1) * a.col;
@@ -168,7 +202,8 @@ impl Kernel {
                 pack::STRIDE => 2,
                 _ => 0,
             }];
-            let out = Out { start: out[first..].as_mut_ptr(), stride, width, accumulate };
+            let place = Place { column: place.column + first, ..place };
+            let out = Out { start: out[first..].as_mut_ptr(), stride, width, accumulate, place };
             // SAFETY: all three were checked to reach as far as the tiles do.
             unsafe { multiply(out, a, panel) };
             first += width;
@@ -200,10 +235,15 @@ unsafe fn multiply<S: Simd, const VECTORS: usize, const ROW: usize>(out: Out, a:
                 1 => 1,
                 _ => rows & !1,
             };
-            let out = Out { start: out.start.wrapping_add((first + below) * out.stride), ..out };
-            let start = a.data.as_ptr().wrapping_add(i * a.tile + below * a.row);
-            // SAFETY: passed on from the caller.
-            unsafe { tile_of::<S, VECTORS>(part, out, start, a, b) };
+            let row = first + below;
+            let inner = out.place.inner(row..row + part, a.k);
+            if !inner.is_empty() {
+                let out = Out { start: out.start.wrapping_add(row * out.stride), ..out };
+                let start = a.data.as_ptr().wrapping_add(i * a.tile + below * a.row + inner.start * a.col);
+                let (a, b) = (Left { k: inner.len(), ..a }, b.wrapping_add(inner.start * VECTORS * S::LANES));
+                // SAFETY: passed on from the caller.
+                unsafe { tile_of::<S, VECTORS>(part, out, start, a, b) };
+            }
             (rows, below) = (rows - part, below + part);
         }
     }
@@ -249,7 +289,7 @@ unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
     a: Left,
     mut right: *const f32,
 ) {
-    let Out { start, stride, width, accumulate } = out;
+    let Out { start, stride, width, accumulate, .. } = out;
     let last = width.wrapping_sub((VECTORS - 1) * S::LANES);
     let place = |i: usize, j: usize| start.wrapping_add(i.wrapping_mul(stride).wrapping_add(j * S::LANES));
     // SAFETY: the caller's places reach as far as the tile does.

@@ -10,7 +10,7 @@ mod simd;
 
 pub use simd::Path;
 
-use kernel::{Kernel, Left};
+use kernel::{Kernel, Left, Place};
 use std::cell::RefCell;
 
 /// Inner positions that are worked on together, so that a panel of `b` stays in the first cache.
@@ -75,17 +75,57 @@ impl<'a> Mat<'a> {
     }
 }
 
+/// Which keys are visible: to row `i` of the queries the first `lead + i / repeats + 1`.
+#[derive(Debug, Clone, Copy)]
+pub struct Sight {
+    /// Keys before the first query's own.
+    pub lead: usize,
+    /// Queries of a position.
+    pub repeats: usize,
+}
+
+impl Sight {
+    /// Keys that a query and those before it see.
+    fn keys(self, query: usize) -> usize {
+        self.lead + query / self.repeats + 1
+    }
+
+    /// The first query that sees a key.
+    fn first_query(self, key: usize) -> usize {
+        key.saturating_sub(self.lead) * self.repeats
+    }
+}
+
+/// What of a product is computed, where one of its matrices is `(queries, keys)`.
+#[derive(Debug, Clone, Copy)]
+pub enum Part {
+    /// Everything.
+    Whole,
+    /// The result is `(queries, keys)`: tiles of which nothing is visible are left as they were.
+    Visible(Sight),
+    /// `a` is `(queries, keys)`, zero where a key is not visible: those zeros are passed over.
+    OfVisible(Sight),
+    /// `a` is the transpose of such a matrix. Only with `accumulate`.
+    OfVisibleTransposed(Sight),
+}
+
 /// `out = a b`, or `out += a b` where `accumulate`; `out` is row-major with rows `stride` apart.
 ///
 /// `a`: `(m, k)`; `b`: `(k, n)`; `out`: `(m, n)`.
 pub fn matmul(out: &mut [f32], stride: usize, a: Mat, b: Mat, accumulate: bool) {
-    matmul_on(Path::this(), out, stride, a, b, accumulate);
+    matmul_part(out, stride, a, b, accumulate, Part::Whole);
 }
 
-/// [`matmul`] by the vectors of `path`, which this machine must have.
-pub fn matmul_on(path: Path, out: &mut [f32], stride: usize, a: Mat, b: Mat, accumulate: bool) {
+/// What [`matmul`] has to compute of a product.
+pub fn matmul_part(out: &mut [f32], stride: usize, a: Mat, b: Mat, accumulate: bool, part: Part) {
+    matmul_on(Path::this(), out, stride, a, b, accumulate, part);
+}
+
+/// [`matmul_part`] by the vectors of `path`, which this machine must have.
+pub fn matmul_on(path: Path, out: &mut [f32], stride: usize, a: Mat, b: Mat, accumulate: bool, part: Part) {
     let (m, k, n) = (a.rows, a.cols, b.cols);
     assert_eq!(b.rows, k, "inner dimensions of a matrix product");
+    assert!(accumulate || !matches!(part, Part::OfVisibleTransposed(_)));
     if m == 0 || n == 0 {
         return;
     }
@@ -125,14 +165,9 @@ pub fn matmul_on(path: Path, out: &mut [f32], stride: usize, a: Mat, b: Mat, acc
                     } else {
                         Left::of(block, height)
                     };
-                    kernel.product(
-                        &mut out[top * stride + left..],
-                        stride,
-                        block,
-                        panels,
-                        columns,
-                        accumulate,
-                    );
+                    let out = &mut out[top * stride + left..];
+                    let place = Place { part, row: top, inner: first, column: left };
+                    kernel.product(out, stride, block, panels, columns, accumulate, place);
                 }
                 left += columns;
             }

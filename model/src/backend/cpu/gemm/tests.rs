@@ -72,7 +72,7 @@ impl Product {
         }
         Path::ALL.into_iter().filter(|path| path.is_here()).all(|path| {
             let mut out = before.clone();
-            matmul_on(path, &mut out, stride, a, b, accumulate);
+            matmul_on(path, &mut out, stride, a, b, accumulate, Part::Whole);
             out.iter().zip(&want).all(|(x, y)| x.to_bits() == y.to_bits())
         })
     }
@@ -98,6 +98,43 @@ fn every_way_to_cut_a_product_is_a_chain() {
             let (a_t, b_t, accumulate) = (way & 1 == 1, way & 2 == 2, way & 4 == 4);
             let product = Product { m, k, n, a_t, b_t, accumulate, gap: 0 };
             assert!(product.is_a_chain_everywhere(way), "{product:?}");
+        }
+    }
+}
+
+/// A matrix `(queries, keys)` with zeros where a key is not visible.
+fn visible_of(full: &[f32], keys: usize, sight: Sight) -> Vec<f32> {
+    let element = |(i, &x)| if i % keys < sight.keys(i / keys) { x } else { 0.0 };
+    full.iter().enumerate().map(element).collect()
+}
+
+#[test]
+fn what_is_not_visible_is_passed_over_without_a_change_of_the_rest() {
+    for (positions, repeats, lead) in
+        [(1, 1, 0), (20, 2, 0), (33, 1, 31), (64, 2, 192), (70, 9, 0), (40, 3, 300)]
+    {
+        let (queries, keys, width) = (positions * repeats, lead + positions, 12);
+        let sight = Sight { lead, repeats };
+        assert_eq!((sight.keys(queries - 1), sight.first_query(keys - 1)), (keys, queries - repeats));
+        let (q, k) = (numbers(queries, width, 1), numbers(keys, width, 2));
+        let (q, k) = (Mat::new(&q, queries, width), Mat::new(&k, keys, width));
+        for path in Path::ALL.into_iter().filter(|path| path.is_here()) {
+            let (mut scores, mut whole) = (vec![f32::NAN; queries * keys], vec![0.0; queries * keys]);
+            matmul_on(path, &mut scores, keys, q, k.t(), false, Part::Visible(sight));
+            matmul_on(path, &mut whole, keys, q, k.t(), false, Part::Whole);
+            let p = visible_of(&whole, keys, sight);
+            assert_eq!(visible_of(&scores, keys, sight), p);
+            let untouched = scores.iter().filter(|x| x.is_nan()).count();
+            assert!(positions < 64 || untouched > queries * positions / 8, "{untouched} were left out");
+
+            let p = Mat::new(&p, queries, keys);
+            let of = |a: Mat, b: Mat, part: Part| {
+                let mut out = numbers(a.rows, width, 3);
+                matmul_on(path, &mut out, width, a, b, true, part);
+                out
+            };
+            assert_eq!(of(p, k, Part::OfVisible(sight)), of(p, k, Part::Whole));
+            assert_eq!(of(p.t(), q, Part::OfVisibleTransposed(sight)), of(p.t(), q, Part::Whole));
         }
     }
 }
