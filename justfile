@@ -12,6 +12,10 @@ lint:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
 
+# The documentation of both crates
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
 # Generated texts anew: the page of all keys
 docs:
     UPDATE_DOCS=1 cargo test -p mindscale --lib reference

@@ -94,15 +94,15 @@ slurm "${long[@]}" --runs "$folder/cut" &
 driver=$!
 started+=($driver)
 # How often both pretrainings have sat down at least.
-sittings() {
+attempts() {
     local counts
-    counts=$(grep -h '"sittings"' "$folder"/cut/pretrain-*/manifest.json 2>/dev/null | tr -dc '0-9\n' | sort -n)
+    counts=$(grep -h '"attempts"' "$folder"/cut/pretrain-*/manifest.json 2>/dev/null | tr -dc '0-9\n' | sort -n)
     [ "$(wc -l <<< "$counts")" -eq 2 ] && head -n 1 <<< "$counts" || echo 0
 }
 # Waits until both have sat down for the Nth time, and there is a checkpoint.
 sitting() {
     for _ in $(seq 1800); do
-        [ "$(sittings)" -ge "$1" ] && compgen -G "$folder/cut/pretrain-*/checkpoints/*.ckpt" > "$folder/found" && return
+        [ "$(attempts)" -ge "$1" ] && compgen -G "$folder/cut/pretrain-*/checkpoints/*.ckpt" > "$folder/found" && return
         sleep 0.1
     done
     echo "no pretraining came to its sitting $1"
@@ -149,7 +149,7 @@ driver=$!
 started+=($driver)
 for attempt in 1 2 3; do
     for _ in $(seq 1800); do
-        grep -qs "\"sittings\": $attempt," "$folder"/slow/data-*/manifest.json && break
+        grep -qs "\"attempts\": $attempt," "$folder"/slow/data-*/manifest.json && break
         sleep 0.1
     done
     for job in $(squeue --me --array --noheader --states=running --format=%i); do scancel --batch --signal=TERM "$job"; done

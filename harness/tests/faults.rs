@@ -80,7 +80,7 @@ fn a_stage_run_out_of_time_goes_on_with_more() {
         .assert()
         .code(1)
         .stdout(contains("of the 3 s allowed; raise --time-limit"));
-    // The limit is the trial's, whatever the number of sittings.
+    // The limit is the trial's, whatever the number of attempts.
     let began = std::time::Instant::now();
     mindscale(dir.path())
         .args(["run", "s.toml", "--time-limit", "3s"])

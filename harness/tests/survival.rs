@@ -50,9 +50,9 @@ fn given(name: &str) -> Option<u64> {
 }
 
 /// How often each finished stage run was sat.
-fn sittings_of_done(runs: &Path) -> BTreeMap<String, u64> {
+fn attempts_of_done(runs: &Path) -> BTreeMap<String, u64> {
     let done = manifests(runs).into_iter().filter(|(_, manifest)| manifest["status"] == "done");
-    done.map(|(name, manifest)| (name, manifest["sittings"].as_u64().unwrap())).collect()
+    done.map(|(name, manifest)| (name, manifest["attempts"].as_u64().unwrap())).collect()
 }
 
 /// The step of every scalar in the TensorBoard files of a stage run; panics where one is there twice.
@@ -179,9 +179,9 @@ fn survive(recipe: &str, random: &mut ChaCha8Rng) {
             driver = Driver::start(&disturbed, &["run", "drawn.toml"]);
         }
         landed += 1;
-        let now = sittings_of_done(&runs);
-        for (name, sittings) in &done {
-            assert_eq!(now.get(name), Some(sittings), "{name} was done and ran again");
+        let now = attempts_of_done(&runs);
+        for (name, attempts) in &done {
+            assert_eq!(now.get(name), Some(attempts), "{name} was done and ran again");
         }
         done = now;
     }
@@ -192,8 +192,8 @@ fn survive(recipe: &str, random: &mut ChaCha8Rng) {
         status = driver.wait(PATIENCE);
     }
     assert!(status.success(), "{}", driver.said());
-    let last = sittings_of_done(&runs);
-    assert!(done.iter().all(|(name, sittings)| last.get(name) == Some(sittings)));
+    let last = attempts_of_done(&runs);
+    assert!(done.iter().all(|(name, attempts)| last.get(name) == Some(attempts)));
     assert_same_results(&undisturbed.join("runs"), &runs);
     eprintln!("{landed} signals over {lives} lives of the sweep; undisturbed it takes {whole:.1} s");
     mindscale(&disturbed).args(["run", "drawn.toml"]).assert().code(0).stdout(contains("are finished"));
@@ -211,7 +211,7 @@ fn two_drivers_of_one_sweep_do_nothing_twice() {
     let manifests = manifests(&dir.path().join("runs"));
     assert_eq!(manifests.len(), 10);
     for (name, manifest) in manifests {
-        assert_eq!((&manifest["status"], &manifest["sittings"]), (&"done".into(), &1.into()), "{name}");
+        assert_eq!((&manifest["status"], &manifest["attempts"]), (&"done".into(), &1.into()), "{name}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is measured: a training step, questions of an exam, texts to tokenize, tokens to write.
 
 use super::{Case, Compute, Rate, Report, synthetic_ids, time_steps};
-use crate::config::{TrainStage, TrialConfig, WorldConfig, training_of};
+use crate::config::{TrainStage, TrialConfig, WorldConfig};
 use crate::data::Tokenizer;
 use crate::data::chat::ChatTemplate;
 use crate::data::world::World;
@@ -23,7 +23,7 @@ fn transformer(case: &Case) -> Result<Transformer> {
 /// Optimizer steps over full rows: forward, backward, clipping, AdamW.
 pub fn train(case: &Case) -> Result<Report> {
     let trial = TrialConfig::default();
-    let optimizer = optimizer(training_of(&trial, TrainStage::Pretrain));
+    let optimizer = optimizer(TrainStage::Pretrain.training(&trial));
     let lanes = LaneConfig { lanes: case.lanes, recompute: Recompute::None, seed: 1 };
     let mut trainer = Trainer::new(transformer(case)?, None, optimizer, lanes)?;
     let rows: Vec<Sequence> = (0..case.batch_size).map(|i| row(case, i as u64)).collect();

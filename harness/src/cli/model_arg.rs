@@ -1,18 +1,67 @@
-//! Which model a verb is about: a folder, or a stage run by the name that is shown.
+//! Which model a verb is about: a folder, a stage run by the name that is shown, or a trial of a sweep.
 
-use anyhow::{Result, bail};
-use clap::Args;
+use super::note;
+use crate::config::Stage;
+use crate::plan::{StageGraph, State, short_id};
+use crate::records::{Status, TrialRecord};
+use crate::run::{Layers, ReadOptions, Work};
+use crate::status::records::collect;
+use anyhow::{Context, Result, anyhow, bail};
+use clap::{Args, ValueEnum};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A model by its folder or its name.
+/// What the best trial of a file is best at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Best {
+    /// Lowest held-out loss after pretraining
+    ValLoss,
+    /// Fewest held-out bits per byte after pretraining
+    ValBpb,
+    /// Highest share of right answers in its last exam
+    ExamAccuracy,
+}
+
+impl Best {
+    /// Less is better.
+    fn of(self, trial: &TrialRecord) -> Option<f64> {
+        match self {
+            Best::ValLoss => trial.val_loss,
+            Best::ValBpb => trial.val_bpb,
+            Best::ExamAccuracy => {
+                trial.exams.last().map(|exam| -(exam.correct as f64) / exam.questions.max(1) as f64)
+            }
+        }
+    }
+}
+
+/// A model by its folder, its name, or the trial that made it.
 #[derive(Debug, Args)]
 pub struct ModelArg {
-    /// A model folder, or a stage run: its folder, or its name as it is shown, such as sft-cedd4909
+    /// A model folder; a stage run: its folder, or its name as it is shown, such as sft-cedd4909; or a sweep or
+    /// experiment file, with --trial or --best where it has several trials
     model: PathBuf,
-    /// Folder of stage runs, where names are looked up
-    #[arg(long, value_name = "DIR", default_value = "runs")]
-    runs: PathBuf,
+    /// The trial of the file, by its name as it is shown, such as 76f0bbd6
+    #[arg(long, value_name = "ID", conflicts_with = "best")]
+    trial: Option<String>,
+    /// The trial of the file that is best at this
+    #[arg(long, value_name = "METRIC", value_enum)]
+    best: Option<Best>,
+    /// The stage of the trial whose model it is; unset: the last one that is finished
+    #[arg(long, value_name = "STAGE", value_parser = stage)]
+    stage: Option<Stage>,
+    /// Folder of stage runs, where names are looked up; unset: runs, or that of the file's last run
+    #[arg(long, value_name = "DIR")]
+    runs: Option<PathBuf>,
+    /// Folder of results, where a file's last run is looked up
+    #[arg(long, value_name = "DIR", default_value = "results")]
+    results: PathBuf,
+}
+
+fn stage(name: &str) -> Result<Stage, String> {
+    let found = Stage::named(name).filter(|stage| stage.training().is_some());
+    found.ok_or_else(|| "expected a stage that trains, such as sft".into())
 }
 
 impl ModelArg {
@@ -21,7 +70,14 @@ impl ModelArg {
     /// # Errors
     /// Where it is no folder and the beginning of no stage run's name, of several, or of one without a model.
     pub fn folder(&self) -> Result<PathBuf> {
-        let Self { model, runs } = self;
+        let model = &self.model;
+        if model.is_file() && model.extension().is_some_and(|extension| extension == "toml") {
+            return self.of_file();
+        }
+        if self.trial.is_some() || self.best.is_some() || self.stage.is_some() {
+            bail!("{}: --trial, --best and --stage choose from a sweep or experiment file", model.display());
+        }
+        let runs = &self.runs.clone().unwrap_or_else(|| "runs".into());
         if model.exists() {
             let inner = model.join("model");
             return Ok(if inner.join("config.json").is_file() { inner } else { model.clone() });
@@ -46,6 +102,58 @@ impl ModelArg {
                 )
             }
         }
+    }
+}
+
+impl ModelArg {
+    /// The model of a trial of a file.
+    fn of_file(&self) -> Result<PathBuf> {
+        let options = ReadOptions {
+            runs: self.runs.clone(),
+            results: self.results.clone(),
+            note,
+            ..ReadOptions::default()
+        };
+        let work = Work::read(&self.model, &options, Layers::Last)?;
+        let graph = work.look()?(&work)?;
+        let records = collect(&graph)?;
+        let chosen = self.choose(&records).with_context(|| self.model.display().to_string())?;
+        let dir = self.model_of(chosen, &graph)?;
+        note(&format!("trial {}: {}", short_id(chosen.trial), dir.display()));
+        Ok(dir.join("model"))
+    }
+
+    fn choose<'a>(&self, records: &'a [TrialRecord]) -> Result<&'a TrialRecord> {
+        if let Some(best) = self.best {
+            let done = records.iter().filter(|trial| trial.status == Status::Done);
+            let rated = done.filter_map(|trial| Some((best.of(trial)?, trial)));
+            let first = rated.min_by(|a, b| a.0.total_cmp(&b.0));
+            return first.map(|(_, trial)| trial).ok_or_else(|| anyhow!("no finished trial has this metric"));
+        }
+        let beginning = self.trial.clone().unwrap_or_default().to_lowercase().replace('-', "");
+        let is_meant = |trial: &&TrialRecord| trial.trial.simple().to_string().starts_with(&beginning);
+        let found: Vec<_> = records.iter().filter(is_meant).collect();
+        match found.as_slice() {
+            [only] => Ok(only),
+            [] => bail!("no trial's name begins with {beginning}; `mindscale plan` names them"),
+            several => bail!(
+                "{} of its trials are meant; choose one with --trial ID, as `mindscale plan` names them, or --best val_bpb",
+                several.len()
+            ),
+        }
+    }
+
+    fn model_of(&self, trial: &TrialRecord, graph: &StageGraph) -> Result<PathBuf> {
+        let planned = graph.trials.iter().find(|planned| planned.uuid == trial.trial);
+        let stages = planned.map(|planned| planned.stages.as_slice()).unwrap_or_default();
+        let nodes = stages.iter().rev().map(|&index| &graph.nodes[index]);
+        let is_wanted =
+            |stage: Stage| self.stage.map_or(stage.training().is_some(), |wanted| stage == wanted);
+        let mut wanted = nodes.filter(|node| is_wanted(node.stage) && node.state == State::Done);
+        wanted.next().map(|node| node.dir.clone()).ok_or_else(|| {
+            let stage = self.stage.map_or("training", Stage::name);
+            anyhow!("trial {}: no {stage} stage is finished; run the file first", short_id(trial.trial))
+        })
     }
 }
 
@@ -77,7 +185,11 @@ mod tests {
             fs::create_dir(runs.join(run).join("model")).unwrap();
             fs::write(runs.join(run).join("model/config.json"), "{}").unwrap();
         }
-        let folder = |model: &Path| ModelArg { model: model.into(), runs: runs.clone() }.folder();
+        let folder = |model: &Path| {
+            let (model, runs) = (model.into(), Some(runs.clone()));
+            let (trial, best, stage, results) = (None, None, None, "results".into());
+            ModelArg { model, trial, best, stage, runs, results }.folder()
+        };
         let inner = runs.join("sft-0f/model");
         assert_eq!(folder(&runs.join("sft-0f")).unwrap(), inner);
         assert_eq!(folder(&inner).unwrap(), inner);

@@ -4,7 +4,7 @@ use super::{SweepArgs, note, say};
 use crate::config::TrainStage;
 use crate::exam::Questions;
 use crate::plan::extents::extents;
-use crate::plan::{StageNode, State, explain};
+use crate::plan::{StageNode, State, explain, short_id};
 use crate::run::Layers;
 use crate::sweep::Detectable;
 use crate::track::counted;
@@ -24,17 +24,18 @@ pub fn plan(args: &SweepArgs, explained: bool) -> Result<bool> {
     let extents = extents(&graph);
     let known = |trial: usize, stage: TrainStage| {
         let mut stages = graph.trials[trial].stages.iter();
-        stages.find(|&&node| graph.nodes[node].stage() == stage.into()).and_then(|&node| extents[node])
+        stages.find(|&&node| graph.nodes[node].stage == stage.into()).and_then(|&node| extents[node])
     };
-    let rows = crate::sweep::plan(&work.trials, known);
+    let name = |trial: usize| short_id(graph.trials[trial].uuid);
+    let rows = crate::sweep::plan(&work.trials, name, known);
     let examined = work.trials.iter().find(|trial| trial.config.exam.enabled);
     let questions = examined.and_then(|trial| Some(Questions::of(&trial.config).ok()?.count()));
     let detectable = Detectable::of(&work.trials, questions);
     let state = |node: &StageNode| match &node.state {
         State::Done => "done".to_string(),
-        State::Spare => "not needed".into(),
+        State::Unneeded => "not needed".into(),
         State::Fresh => "to run".into(),
-        State::Unfinished => "to go on".into(),
+        State::Unfinished => "to resume".into(),
         State::Again(reason) => format!("to run again: {reason}"),
         State::Running(owner) => format!("running: {owner}"),
     };
@@ -51,8 +52,8 @@ pub fn plan(args: &SweepArgs, explained: bool) -> Result<bool> {
     if let Some(detectable) = detectable {
         say(format!("{}\n", detectable.sentence()))?;
     }
-    for node in &graph.nodes {
-        let why = if explained && node.state.is_open() { explain(node, &work.runs) } else { None };
+    for (index, node) in graph.nodes.iter().enumerate() {
+        let why = if explained && node.state.is_open() { explain(&graph, index, &work.runs) } else { None };
         let why = why.map_or(String::new(), |why| format!("; {why}"));
         say(format!(
             "{:<24} for {}: {}{why}",

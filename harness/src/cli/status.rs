@@ -1,6 +1,7 @@
 //! The verb `status`: how a sweep stands, for people: once, or drawn anew every second.
 
 use super::{SweepArgs, say};
+use crate::plan::{short_id, short_name};
 use crate::run::Layers;
 use crate::status::{Overview, StageStatus, TrialStatus, overview};
 use crate::track::{number, time};
@@ -32,13 +33,13 @@ pub fn status(args: &SweepArgs, watch: bool) -> Result<bool> {
     }
     say(headline(&found))?;
     for trial in &found.trials {
-        say(format!("{:?} {}", trial.status, trial.label))?;
-        for stage in trial.stages.iter().filter(|s| !["done", "spare"].contains(&s.state)) {
+        say(format!("{:?} {} {}", trial.status, short_id(trial.trial), trial.label))?;
+        for stage in trial.stages.iter().filter(|s| !["done", "unneeded"].contains(&s.state)) {
             let last = stage.last.as_ref().map_or(String::new(), |l| {
                 format!(", step {}, loss {}", l.step, l.loss.map_or("?".into(), |l| format!("{l:.4}")))
             });
             let detail = stage.detail.as_ref().map_or(String::new(), |d| format!(": {d}"));
-            say(format!("    {} {}{last}{detail}", stage.stage, stage.state))?;
+            say(format!("    {} {}{last}{detail}", short_name(stage.stage, stage.uuid), stage.state))?;
             for line in &stage.log {
                 say(format!("        {line}"))?;
             }
@@ -94,7 +95,7 @@ fn page(found: &Overview) -> String {
 
 fn trial_line(trial: &TrialStatus) -> String {
     let now = trial.stages.iter().find(|stage| stage.state == "running");
-    let now = now.or_else(|| trial.stages.iter().find(|s| !["done", "spare"].contains(&s.state)));
+    let now = now.or_else(|| trial.stages.iter().find(|s| !["done", "unneeded"].contains(&s.state)));
     match now {
         None => format!("{:<32} done", trial.label),
         Some(stage) => format!("{:<32} {}", trial.label, stage_line(stage)),
@@ -119,7 +120,7 @@ fn stage_line(stage: &StageStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Stage;
+    use crate::config::{Stage, TrainStage};
     use crate::records::Status;
     use crate::status::{Counts, LastRow};
     use uuid::Uuid;
@@ -155,10 +156,13 @@ mod tests {
         let found = Overview {
             counts: Counts { running: 1, pending: 1, ..Counts::default() },
             trials: vec![
-                trial("seed=1", vec![stage(Stage::Sft, "pending", None)]),
+                trial("seed=1", vec![stage(Stage::Train(TrainStage::Sft), "pending", None)]),
                 trial(
                     "seed=2",
-                    vec![stage(Stage::Pretrain, "done", None), stage(Stage::Sft, "running", Some(last))],
+                    vec![
+                        stage(Stage::Train(TrainStage::Pretrain), "done", None),
+                        stage(Stage::Train(TrainStage::Sft), "running", Some(last)),
+                    ],
                 ),
             ],
             seconds_left: Some(7300.0),

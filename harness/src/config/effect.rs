@@ -5,7 +5,7 @@
 
 use super::keys::keys;
 use super::layers::get;
-use super::{OptimizerKind, RowStyle, Schedule, Source, TrainStage, Training, TrialConfig};
+use super::{OptimizerKind, RowStyle, Schedule, Source, TRAINING, TrainStage, Training, TrialConfig, recipe};
 use serde_json::{Value, json};
 
 /// A key that changes no result of a configuration as it stands there.
@@ -63,6 +63,10 @@ impl Found {
     fn add_in(&mut self, section: &str, keys: &[&str], why: impl Into<String>) {
         let keys: Vec<String> = keys.iter().map(|key| format!("{section}.{key}")).collect();
         self.add(&keys.iter().map(String::as_str).collect::<Vec<_>>(), why);
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.0.iter().any(|idle| idle.key == key)
     }
 
     fn section(&mut self, name: &str, why: &str) {
@@ -176,7 +180,7 @@ fn of_training(config: &TrialConfig, stage: TrainStage, t: &Training, found: &mu
     if config.data.val_share == 0.0 {
         add(&["val_tokens", "val_every_tokens"], "data.val_share = 0 holds nothing out".into());
     }
-    if stage == TrainStage::Dpo {
+    if stage.compares_answers() {
         add(
             &["packing", "val_tokens"],
             "preference pairs are neither packed nor left out of a validation".into(),
@@ -208,45 +212,40 @@ fn of_trials(config: &TrialConfig, found: &mut Found) {
 }
 
 fn of_data(config: &TrialConfig, trains_tokenizer: bool, found: &mut Found) {
-    let [pretrain, sft, lora, dpo] = config.stages().map(|(_, training)| training.enabled);
-    let left_out = |name: &str| format!("{name}.enabled = false leaves the stage out");
     let data = &config.data;
     if data.rows == RowStyle::Minimind {
         found.add(&["data.special_tokens_in_text"], "data.rows = \"minimind\" makes control tokens of them");
     }
-    match data.source {
-        Source::Files => {
-            found.section("world", "data.source = \"files\" has no world");
-            let own = !data.lora.is_empty();
-            if !pretrain && !trains_tokenizer {
-                found.add(&["data.pretrain"], left_out("pretrain"));
-            }
-            let reads_sft = sft || lora && !own;
-            if !reads_sft {
-                found.add(&["data.sft"], left_out("sft"));
-            }
-            match lora {
-                false => found.add(&["data.lora"], left_out("lora")),
-                true if !own => {
-                    found.comes_to("data.lora", json!(data.sft), "it comes to data.sft where it is empty")
-                }
-                true => {}
-            }
-            if !dpo {
-                found.add(&["data.dpo"], left_out("dpo"));
-            }
+    let enabled = recipe(config);
+    let left_out = |stage: TrainStage| format!("{}.enabled = false leaves the stage out", stage.name());
+    if data.source == Source::World {
+        // A tokenizer is trained on texts and conversations.
+        let of_tokenizer = [TrainStage::Pretrain, TrainStage::Sft].into_iter().filter(|_| trains_tokenizer);
+        let read: Vec<&str> = enabled
+            .iter()
+            .copied()
+            .chain(of_tokenizer)
+            .flat_map(|stage| stage.spec().world)
+            .copied()
+            .collect();
+        for spec in &TRAINING {
+            let unread = spec.world.iter().filter(|key| !read.contains(key) && !found.has(key));
+            let unread: Vec<&str> = unread.copied().collect();
+            found.add(&unread, left_out(spec.stage));
         }
-        Source::World => {
-            // A tokenizer is trained on texts and conversations.
-            if !trains_tokenizer && !pretrain {
-                found.add(&["world.pretrain_rows", "world.pretrain_drills"], left_out("pretrain"));
-            }
-            if !trains_tokenizer && !sft && !lora {
-                found.add(&["world.sft_rows", "world.sft_drills"], left_out("sft"));
-            }
-            if !dpo {
-                found.add(&["world.dpo_pairs"], left_out("dpo"));
-            }
+        return;
+    }
+    found.section("world", "data.source = \"files\" has no world");
+    let of_tokenizer = Some(TrainStage::Pretrain).filter(|_| trains_tokenizer);
+    let read: Vec<&str> =
+        enabled.iter().copied().chain(of_tokenizer).map(|stage| stage.files(data).0).collect();
+    for spec in &TRAINING {
+        let (key, _) = spec.files[0];
+        let (serving, patterns) = spec.stage.files(data);
+        if enabled.contains(&spec.stage) && serving != key {
+            found.comes_to(key, json!(patterns), format!("it comes to {serving} where it is empty"));
+        } else if !read.contains(&key) {
+            found.add(&[key], left_out(spec.stage));
         }
     }
 }

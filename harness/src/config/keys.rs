@@ -244,7 +244,7 @@ fn nearest_keys(key: &str) -> Vec<&'static str> {
     let Some(name) = nearest(key.rsplit('.').next().unwrap_or(key), paths().map(last)) else {
         return Vec::new();
     };
-    paths().filter(|path| last(path) == name).take(4).collect()
+    paths().filter(|path| last(path) == name).take(TRAINING.len()).collect()
 }
 
 /// The nearest of `names` as a question that ends a message, if one is near.
@@ -311,7 +311,10 @@ mod tests {
         assert_eq!(message("model.n_layer"), "unknown key; did you mean model.n_layers?");
         assert_eq!(message("modle"), "unknown key; did you mean model?");
         assert_eq!(message("n_layers"), "unknown key; did you mean model.n_layers?");
-        assert_eq!(message("lr"), "unknown key; did you mean pretrain.lr, sft.lr, lora.lr or dpo.lr?");
+        assert_eq!(
+            message("lr"),
+            "unknown key; did you mean pretrain.lr, sft.lr, sft_multi.lr, lora.lr or dpo.lr?"
+        );
         assert_eq!(message("model.val_shares"), "unknown key; did you mean data.val_share?");
         assert_eq!(message("qqqqqqq"), "unknown key; docs/configuration.md lists every key");
     }

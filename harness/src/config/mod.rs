@@ -22,7 +22,7 @@ pub use keys::{KeySpec, Kind, UNSET, did_you_mean, find, keys, unknown_key};
 pub use layers::{Layer, Overrides, Setting, Settings, load, load_layers};
 pub use presets::PRESETS;
 pub use reference::reference_markdown;
-pub use stage::{Stage, history_chars, patterns, recipe, training_of};
+pub use stage::{RowKind, Stage, TRAINING, TrainSpec, TrainStage, WORLD, recipe};
 pub use validate::{Problem, largest};
 
 pub(crate) use document::parse;
@@ -138,22 +138,8 @@ pub enum Answer {
     Cloze,
 }
 
-/// A stage that trains.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TrainStage {
-    /// Next-token prediction over text.
-    Pretrain,
-    /// Next-token prediction over answers.
-    Sft,
-    /// The same with low-rank adapters, merged at the end.
-    Lora,
-    /// Direct preference optimisation against a frozen reference.
-    Dpo,
-}
-
 section! {
-    /// Keys that every training stage has: `[pretrain]`, `[sft]`, `[lora]`, `[dpo]`.
+    /// Keys that every training stage has.
     pub struct Training {
         /// Whether the stage is part of the recipe.
         pub enabled: bool = true,
@@ -288,7 +274,7 @@ stage_section! {
 }
 
 stage_section! {
-    /// `[sft]`: supervised fine-tuning on conversations.
+    /// `[sft]` and `[sft_multi]`: supervised fine-tuning on conversations.
     pub struct Sft {
         /// Which answers carry loss: `last`, of which words are left within `seq_len`, or `every`. A turn may say otherwise.
         pub answer_loss: AnswerLoss = AnswerLoss::Last,
@@ -340,6 +326,8 @@ section! {
         pub pretrain: Vec<String> = vec![],
         /// Files or globs of conversations.
         pub sft: Vec<String> = vec![],
+        /// Files or globs of conversations of several turns for `[sft_multi]`.
+        pub sft_multi: Vec<String> = vec![],
         /// Files or globs of conversations for `[lora]`; empty: those of `sft`.
         pub lora: Vec<String> = vec![],
         /// Files or globs of preference pairs.
@@ -387,6 +375,8 @@ section! {
         pub pretrain_rows: u64 = 74_000,
         /// Conversations.
         pub sft_rows: u64 = 34_000,
+        /// Conversations of several turns, for `[sft_multi]`.
+        pub sft_multi_rows: u64 = 8_000,
         /// Share of the pretraining rows that drill finding an option's letter.
         pub pretrain_drills: f64 = 0.6,
         /// Share of the conversations that drill the same.
@@ -459,6 +449,8 @@ section! {
         pub pretrain: Pretrain = Pretrain::with(Training::default()),
         /// Supervised fine-tuning on conversations.
         pub sft: Sft = Sft::with(Training::fine_tuning()),
+        /// Supervised fine-tuning on the conversations of several turns of `data.sft_multi`, after `[sft]`.
+        pub sft_multi: Sft = Sft::with(Training { enabled: false, ..Training::fine_tuning() }),
         /// Fine-tuning of low-rank adapters on the conversations of `data.lora`, or those of `data.sft`.
         pub lora: Lora = Lora::with(Training { enabled: false, ..Training::fine_tuning() }),
         /// Direct preference optimisation.
@@ -511,19 +503,13 @@ impl Lora {
 
 impl TrialConfig {
     /// The training stages in the order of the recipe, each with the keys that all stages have.
-    pub fn stages(&self) -> [(TrainStage, &Training); 4] {
-        [
-            (TrainStage::Pretrain, &self.pretrain.training),
-            (TrainStage::Sft, &self.sft.training),
-            (TrainStage::Lora, &self.lora.training),
-            (TrainStage::Dpo, &self.dpo.training),
-        ]
+    pub fn stages(&self) -> impl DoubleEndedIterator<Item = (TrainStage, &Training)> {
+        TrainStage::all().map(|stage| (stage, stage.training(self)))
     }
 
     /// The stages after which the trial sits the exam, in order.
     pub fn exams(&self) -> Vec<TrainStage> {
-        let trained = self.stages().into_iter().filter(|(_, training)| training.enabled);
-        let trained: Vec<TrainStage> = trained.map(|(stage, _)| stage).collect();
+        let trained = recipe(self);
         match (self.exam.enabled, self.exam.after.as_slice()) {
             (false, _) => Vec::new(),
             (true, []) => trained.last().copied().into_iter().collect(),
@@ -533,27 +519,15 @@ impl TrialConfig {
 
     /// What a training stage costs, by the document.
     pub fn cost(&self, stage: TrainStage) -> Cost {
-        match stage {
-            TrainStage::Pretrain | TrainStage::Sft => Cost::training(&self.model),
-            TrainStage::Lora => Cost::adapters(&self.model, &self.lora.adapters()),
-            TrainStage::Dpo => Cost::preferences(&self.model),
+        match (stage.spec().adapters)(self) {
+            Some(adapters) => Cost::adapters(&self.model, &adapters),
+            None if stage.compares_answers() => Cost::preferences(&self.model),
+            None => Cost::training(&self.model),
         }
     }
 
     /// `cpu` or `cuda`.
     pub fn device_kind(&self) -> &str {
         self.device.split(':').next().unwrap_or_default()
-    }
-}
-
-impl TrainStage {
-    /// The stage's section of the configuration, such as `pretrain`.
-    pub fn name(self) -> &'static str {
-        match self {
-            TrainStage::Pretrain => "pretrain",
-            TrainStage::Sft => "sft",
-            TrainStage::Lora => "lora",
-            TrainStage::Dpo => "dpo",
-        }
     }
 }

@@ -2,10 +2,8 @@
 
 use super::keys::{KeySpec, Kind, find, sections};
 use super::layers::get;
-use super::{PRESETS, Training, TrialConfig};
+use super::{PRESETS, TrainStage, Training, TrialConfig};
 use serde_json::Value;
-
-const STAGES: [&str; 4] = ["pretrain", "sft", "lora", "dpo"];
 
 const HEAD: &str = "\
 # Configuration
@@ -25,11 +23,12 @@ pub fn reference_markdown() -> String {
     let presets: Vec<String> = PRESETS.iter().map(|preset| format!("`{}`", preset.0)).collect();
     let mut page = format!("{HEAD}Presets: {}.\n", presets.join(", "));
     for (name, about, keys) in sections() {
-        if name == STAGES[0] {
-            page +=
-                "\n## Every training stage\n\nKeys of `[pretrain]`, `[sft]`, `[lora]` and `[dpo]` alike.\n";
+        if name == TrainStage::Pretrain.name() {
+            let sections: Vec<String> =
+                TrainStage::all().map(|stage| format!("`[{}]`", stage.name())).collect();
+            page += &format!("\n## Every training stage\n\nKeys of {} alike.\n", sections.join(", "));
             page += &table(Training::KEYS.iter().filter_map(|key| {
-                let spec = find(&format!("{}.{}", STAGES[0], key.name))?;
+                let spec = find(&format!("{name}.{}", key.name))?;
                 Some((key.name, spec, stage_defaults(&defaults, key.name)))
             }));
         }
@@ -37,7 +36,8 @@ pub fn reference_markdown() -> String {
             "" => "\n## The trial\n".to_string(),
             _ => format!("\n## `[{name}]`\n\n{about}\n"),
         };
-        let is_common = |key: &str| STAGES.contains(&name) && Training::KEYS.iter().any(|k| k.name == key);
+        let is_common =
+            |key: &str| TrainStage::named(name).is_some() && Training::KEYS.iter().any(|k| k.name == key);
         let own: Vec<_> = keys
             .iter()
             .filter(|key| !is_common(key.name))
@@ -89,7 +89,7 @@ fn default_of(defaults: &Value, path: &str) -> String {
 /// One default where all stages agree, else each with its stages.
 fn stage_defaults(defaults: &Value, key: &str) -> String {
     let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
-    for stage in STAGES {
+    for stage in TrainStage::all().map(TrainStage::name) {
         let default = default_of(defaults, &format!("{stage}.{key}"));
         match groups.iter_mut().find(|group| group.0 == default) {
             Some(group) => group.1.push(stage),
@@ -132,7 +132,9 @@ mod tests {
             let name = key.path.rsplit('.').next().unwrap();
             assert!(page.contains(&format!("\n| `{name}` | ")), "{}", key.path);
         }
-        assert!(page.contains("| `lr` | number | `0.001` (pretrain), `0.0001` (sft, lora), `4e-5` (dpo) |"));
+        assert!(page.contains(
+            "| `lr` | number | `0.001` (pretrain), `0.0001` (sft, sft_multi, lora), `4e-5` (dpo) |"
+        ));
         assert!(page.contains("| `hidden_dim` | whole number, or `unset` | unset |"));
     }
 }

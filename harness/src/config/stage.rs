@@ -1,25 +1,211 @@
-//! The stages of the recipe.
+//! The stages of the recipe: one table of all that the program knows of a stage that trains.
+//!
+//! A new one is a variant of [`TrainStage`], a row of [`TRAINING`], a section of the configuration and, for the
+//! built-in world, its rows.
 
-use super::{DataConfig, RowStyle, TrainStage, Training, TrialConfig};
-use serde::{Deserialize, Serialize};
+use super::{AnswerLoss, DataConfig, RowStyle, Training, TrialConfig};
+use model::LoraConfig;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
 
-/// One step of the recipe.
+/// A stage that trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+pub enum TrainStage {
+    /// Next-token prediction over text.
+    Pretrain,
+    /// Next-token prediction over answers.
+    Sft,
+    /// The same over conversations of several turns, after those of one.
+    SftMulti,
+    /// The same with low-rank adapters, merged at the end.
+    Lora,
+    /// Direct preference optimisation against a frozen reference.
+    Dpo,
+}
+
+/// What the rows of a stage's data are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RowKind {
+    /// Pretraining text.
+    Pretrain,
+    /// Conversations.
+    Conversations,
+    /// Preference pairs.
+    Preferences,
+}
+
+impl fmt::Display for RowKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pretrain => "pretraining text",
+            Self::Conversations => "conversations",
+            Self::Preferences => "preference pairs",
+        })
+    }
+}
+
+/// A key that names files, and what it holds.
+pub type Files = (&'static str, fn(&DataConfig) -> &[String]);
+
+/// What the program knows of a training stage.
+pub struct TrainSpec {
+    /// The stage.
+    pub stage: TrainStage,
+    /// Its section of the configuration, the folder of its data, and its name everywhere.
+    pub name: &'static str,
+    /// What the rows of its data are.
+    pub rows: RowKind,
+    /// The keys of its files: its own, then the one that serves where that is empty.
+    pub files: &'static [Files],
+    /// The keys of `[world]` that its rows of the built-in world follow from, beside [`WORLD`].
+    pub world: &'static [&'static str],
+    /// The keys that all training stages have.
+    pub training: fn(&TrialConfig) -> &Training,
+    /// The same, to be changed.
+    pub training_mut: fn(&mut TrialConfig) -> &mut Training,
+    /// Which answers of a conversation carry loss.
+    pub answers: fn(&TrialConfig) -> AnswerLoss,
+    /// The adapters that it trains; `None` trains the whole model.
+    pub adapters: fn(&TrialConfig) -> Option<LoraConfig>,
+}
+
+/// The keys of `[world]` on which all of the built-in world depends.
+pub const WORLD: [&str; 4] =
+    ["world.seed", "world.people", "world.seen_share", "world.questions_per_subject"];
+
+const PRETRAIN_FILES: Files = ("data.pretrain", |data| &data.pretrain);
+const SFT_FILES: Files = ("data.sft", |data| &data.sft);
+
+/// The training stages, in the order of the recipe.
+pub const TRAINING: [TrainSpec; 5] = [
+    TrainSpec {
+        stage: TrainStage::Pretrain,
+        name: "pretrain",
+        rows: RowKind::Pretrain,
+        files: &[PRETRAIN_FILES],
+        world: &["world.paraphrases", "world.pretrain_rows", "world.pretrain_drills"],
+        training: |config| &config.pretrain.training,
+        training_mut: |config| &mut config.pretrain.training,
+        answers: |_| AnswerLoss::Last,
+        adapters: |_| None,
+    },
+    TrainSpec {
+        stage: TrainStage::Sft,
+        name: "sft",
+        rows: RowKind::Conversations,
+        files: &[SFT_FILES],
+        world: &["world.sft_rows", "world.sft_drills"],
+        training: |config| &config.sft.training,
+        training_mut: |config| &mut config.sft.training,
+        answers: |config| config.sft.answer_loss,
+        adapters: |_| None,
+    },
+    TrainSpec {
+        stage: TrainStage::SftMulti,
+        name: "sft_multi",
+        rows: RowKind::Conversations,
+        files: &[("data.sft_multi", |data| &data.sft_multi)],
+        world: &["world.sft_multi_rows"],
+        training: |config| &config.sft_multi.training,
+        training_mut: |config| &mut config.sft_multi.training,
+        answers: |config| config.sft_multi.answer_loss,
+        adapters: |_| None,
+    },
+    TrainSpec {
+        stage: TrainStage::Lora,
+        name: "lora",
+        rows: RowKind::Conversations,
+        files: &[("data.lora", |data| &data.lora), SFT_FILES],
+        world: &["world.sft_rows", "world.sft_drills"],
+        training: |config| &config.lora.training,
+        training_mut: |config| &mut config.lora.training,
+        answers: |config| config.lora.answer_loss,
+        adapters: |config| Some(config.lora.adapters()),
+    },
+    TrainSpec {
+        stage: TrainStage::Dpo,
+        name: "dpo",
+        rows: RowKind::Preferences,
+        files: &[("data.dpo", |data| &data.dpo)],
+        world: &["world.dpo_pairs"],
+        training: |config| &config.dpo.training,
+        training_mut: |config| &mut config.dpo.training,
+        answers: |_| AnswerLoss::Last,
+        adapters: |_| None,
+    },
+];
+
+impl TrainStage {
+    /// All of them, in the order of the recipe.
+    pub fn all() -> impl DoubleEndedIterator<Item = Self> {
+        TRAINING.iter().map(|spec| spec.stage)
+    }
+
+    /// The stage with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::all().find(|stage| stage.name() == name)
+    }
+
+    /// All that is known of it.
+    pub fn spec(self) -> &'static TrainSpec {
+        &TRAINING[self as usize]
+    }
+
+    /// The stage's section of the configuration, such as `pretrain`.
+    pub fn name(self) -> &'static str {
+        self.spec().name
+    }
+
+    /// What the rows of its data are.
+    pub fn rows(self) -> RowKind {
+        self.spec().rows
+    }
+
+    /// Whether it trains on preference pairs: two answers a row, a reference beside the model.
+    pub fn compares_answers(self) -> bool {
+        self.rows() == RowKind::Preferences
+    }
+
+    /// Sequences that a row is trained on as.
+    pub fn sequences_per_row(self) -> usize {
+        if self.compares_answers() { 2 } else { 1 }
+    }
+
+    /// The key of the files that it reads, and what that names: its own, or the one that serves instead.
+    pub fn files(self, data: &DataConfig) -> (&'static str, &[String]) {
+        let files = self.spec().files;
+        let named = files.iter().find(|(_, patterns)| !patterns(data).is_empty());
+        let (key, patterns) = named.unwrap_or(&files[0]);
+        (key, patterns(data))
+    }
+
+    /// The keys that all training stages have, of this one.
+    pub fn training(self, config: &TrialConfig) -> &Training {
+        (self.spec().training)(config)
+    }
+
+    /// Characters that each turn of a conversation's history is cut to, 0 for none; MiniMind's rows have half of
+    /// `seq_len`. Texts, and the conversations among them, are told in full.
+    pub fn history_chars(self, config: &TrialConfig) -> usize {
+        match (self.rows(), config.data.rows, config.data.history_chars) {
+            (RowKind::Pretrain | RowKind::Preferences, ..) => 0,
+            (_, RowStyle::Minimind, 0) => self.training(config).seq_len / 2,
+            (.., chars) => chars,
+        }
+    }
+}
+
+/// One step of the recipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
     /// Trains or takes over a tokenizer.
     Tokenizer,
     /// Turns text into token stores.
     Data,
-    /// Next-token prediction over text.
-    Pretrain,
-    /// Next-token prediction over answers.
-    Sft,
-    /// The same with adapters.
-    Lora,
-    /// Preference optimisation.
-    Dpo,
+    /// Trains a model.
+    Train(TrainStage),
     /// The exam.
     Exam,
 }
@@ -30,12 +216,15 @@ impl Stage {
         match self {
             Stage::Tokenizer => "tokenizer",
             Stage::Data => "data",
-            Stage::Pretrain => "pretrain",
-            Stage::Sft => "sft",
-            Stage::Lora => "lora",
-            Stage::Dpo => "dpo",
+            Stage::Train(stage) => stage.name(),
             Stage::Exam => "exam",
         }
+    }
+
+    /// The stage with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        let others = [Stage::Tokenizer, Stage::Data, Stage::Exam].into_iter();
+        others.chain(TrainStage::all().map(Stage::Train)).find(|stage| stage.name() == name)
     }
 
     /// Whether a model runs in it, on the trial's device.
@@ -43,13 +232,10 @@ impl Stage {
         !matches!(self, Stage::Tokenizer | Stage::Data)
     }
 
-    /// The training stage of this name, where it is one.
+    /// The training stage, where it is one.
     pub fn training(self) -> Option<TrainStage> {
         match self {
-            Stage::Pretrain => Some(TrainStage::Pretrain),
-            Stage::Sft => Some(TrainStage::Sft),
-            Stage::Lora => Some(TrainStage::Lora),
-            Stage::Dpo => Some(TrainStage::Dpo),
+            Stage::Train(stage) => Some(stage),
             Stage::Tokenizer | Stage::Data | Stage::Exam => None,
         }
     }
@@ -57,12 +243,7 @@ impl Stage {
 
 impl From<TrainStage> for Stage {
     fn from(stage: TrainStage) -> Self {
-        match stage {
-            TrainStage::Pretrain => Stage::Pretrain,
-            TrainStage::Sft => Stage::Sft,
-            TrainStage::Lora => Stage::Lora,
-            TrainStage::Dpo => Stage::Dpo,
-        }
+        Stage::Train(stage)
     }
 }
 
@@ -72,54 +253,70 @@ impl fmt::Display for Stage {
     }
 }
 
-/// The keys that all training stages share, of one of them.
-pub fn training_of(config: &TrialConfig, stage: TrainStage) -> &Training {
-    match stage {
-        TrainStage::Pretrain => &config.pretrain.training,
-        TrainStage::Sft => &config.sft.training,
-        TrainStage::Lora => &config.lora.training,
-        TrainStage::Dpo => &config.dpo.training,
+impl Serialize for Stage {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for Stage {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        Self::named(&name).ok_or_else(|| de::Error::custom(format!("{name:?} is no stage")))
     }
 }
 
 /// The training stages of a trial, in the order of the recipe.
 pub fn recipe(config: &TrialConfig) -> Vec<TrainStage> {
-    [TrainStage::Pretrain, TrainStage::Sft, TrainStage::Lora, TrainStage::Dpo]
-        .into_iter()
-        .filter(|&stage| training_of(config, stage).enabled)
-        .collect()
-}
-
-/// The key that names a training stage's files, and what it names.
-pub fn patterns(data: &DataConfig, stage: TrainStage) -> (&'static str, &[String]) {
-    match stage {
-        TrainStage::Pretrain => ("data.pretrain", &data.pretrain),
-        TrainStage::Lora if !data.lora.is_empty() => ("data.lora", &data.lora),
-        TrainStage::Sft | TrainStage::Lora => ("data.sft", &data.sft),
-        TrainStage::Dpo => ("data.dpo", &data.dpo),
-    }
-}
-
-/// Characters that each turn of a conversation's history is cut to; MiniMind's rows have half of `seq_len`.
-pub fn history_chars(config: &TrialConfig, stage: TrainStage) -> usize {
-    match (config.data.rows, config.data.history_chars) {
-        (RowStyle::Minimind, 0) => training_of(config, stage).seq_len / 2,
-        (_, chars) => chars,
-    }
+    TrainStage::all().filter(|stage| stage.training(config).enabled).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_table_stands_in_the_order_of_the_stages_and_has_their_names() {
+        for (index, spec) in TRAINING.iter().enumerate() {
+            assert_eq!((spec.stage as usize, json!(spec.stage)), (index, json!(spec.name)));
+            assert_eq!(serde_json::from_value::<Stage>(json!(spec.name)).unwrap(), Stage::Train(spec.stage));
+            let mut config = TrialConfig::default();
+            (spec.training_mut)(&mut config).steps = Some(7);
+            assert_eq!(spec.stage.training(&config).steps, Some(7));
+            assert_eq!(json!(config)[spec.name]["steps"], 7);
+        }
+        assert!(serde_json::from_value::<Stage>(json!("ppo")).is_err());
+    }
+
+    #[test]
+    fn every_key_of_the_table_is_one_of_the_configuration() {
+        for spec in &TRAINING {
+            for key in spec.world.iter().chain(&WORLD).chain(spec.files.iter().map(|(key, _)| key)) {
+                assert!(super::super::find(key).is_some(), "{key}");
+            }
+        }
+    }
+
+    #[test]
+    fn files_of_fine_tuning_serve_adapters_that_have_none() {
+        let mut data = DataConfig { sft: vec!["a".into()], ..DataConfig::default() };
+        assert_eq!(TrainStage::Lora.files(&data), ("data.sft", &["a".to_string()][..]));
+        data.lora = vec!["b".into()];
+        assert_eq!(TrainStage::Lora.files(&data), ("data.lora", &["b".to_string()][..]));
+        assert_eq!(TrainStage::Dpo.files(&data), ("data.dpo", &[][..]));
+    }
 
     #[test]
     fn minimind_rows_cut_a_history_to_half_of_seq_len() {
         let mut config = TrialConfig::default();
         config.sft.training.seq_len = 96;
-        assert_eq!(history_chars(&config, TrainStage::Sft), 0);
+        let cut = |config: &TrialConfig| TrainStage::Sft.history_chars(config);
+        assert_eq!(cut(&config), 0);
         config.data.rows = RowStyle::Minimind;
-        assert_eq!(history_chars(&config, TrainStage::Sft), 48);
+        assert_eq!(cut(&config), 48);
         config.data.history_chars = 7;
-        assert_eq!(history_chars(&config, TrainStage::Sft), 7);
+        assert_eq!((cut(&config), TrainStage::Pretrain.history_chars(&config)), (7, 0));
     }
 }

@@ -1,6 +1,8 @@
 //! Whether a trial can be run at all: everything wrong with it, found before anything starts.
 
-use super::{AnswerLoss, RowStyle, Source, TokenizerConfig, Training, TrialConfig, WorldConfig};
+use super::{
+    AnswerLoss, RowStyle, Source, TRAINING, TokenizerConfig, Training, TrialConfig, WorldConfig, recipe,
+};
 use model::ModelConfig;
 use model::config::{LARGEST, ShapeError};
 use model::lora::TARGETS;
@@ -228,38 +230,29 @@ impl Checks {
             let problem = format!("is {}, less than data.min_chars = {}", data.max_chars, data.min_chars);
             self.fail_at_odds("data.max_chars", "data.min_chars", problem);
         }
-        let loss = [("sft", config.sft.answer_loss, config.sft.training.enabled)];
-        let loss = loss.into_iter().chain([("lora", config.lora.answer_loss, config.lora.training.enabled)]);
-        for (stage, answers, is_enabled) in loss {
-            if data.rows == RowStyle::Minimind && is_enabled && answers == AnswerLoss::Every {
+        for spec in &TRAINING {
+            let (name, is_enabled) = (spec.name, spec.stage.training(config).enabled);
+            if data.rows == RowStyle::Minimind && is_enabled && (spec.answers)(config) == AnswerLoss::Every {
                 let problem = "is \"every\", but data.rows = \"minimind\" has loss on the last answer only; set data.rows = \"turns\"";
-                self.fail_at_odds(&format!("{stage}.answer_loss"), "data.rows", problem.into());
+                self.fail_at_odds(&format!("{name}.answer_loss"), "data.rows", problem.into());
+            }
+            let (key, own) = spec.files[0];
+            match data.source {
+                Source::World if !own(data).is_empty() => {
+                    let problem = "names files, but data.source = \"world\"; set data.source = \"files\"";
+                    self.fail(key, problem.into());
+                }
+                Source::Files if is_enabled && spec.stage.files(data).1.is_empty() => {
+                    let problem = format!("is empty, expected files or globs, or {name}.enabled = false");
+                    self.fail(key, problem);
+                }
+                Source::World | Source::Files => {}
             }
         }
         if data.source == Source::World {
-            let named = [("pretrain", &data.pretrain), ("sft", &data.sft), ("dpo", &data.dpo)];
-            for (name, files) in named.into_iter().chain([("lora", &data.lora)]) {
-                if !files.is_empty() {
-                    let problem = "names files, but data.source = \"world\"; set data.source = \"files\"";
-                    self.fail(&format!("data.{name}"), problem.into());
-                }
-            }
             return;
         }
         let trains_tokenizer = config.tokenizer.path.is_none();
-        let lora = if data.lora.is_empty() { &data.sft } else { &data.lora };
-        let needs = [
-            ("pretrain", &data.pretrain, config.pretrain.training.enabled, "pretrain.enabled"),
-            ("sft", &data.sft, config.sft.training.enabled, "sft.enabled"),
-            ("lora", lora, config.lora.training.enabled, "lora.enabled"),
-            ("dpo", &data.dpo, config.dpo.training.enabled, "dpo.enabled"),
-        ];
-        for (name, files, is_needed, switch) in needs {
-            if is_needed && files.is_empty() {
-                let problem = format!("is empty, expected files or globs, or {switch} = false");
-                self.fail(&format!("data.{name}"), problem);
-            }
-        }
         if trains_tokenizer && data.pretrain.is_empty() && !config.pretrain.training.enabled {
             let problem = "is empty, expected text to train the tokenizer from, or tokenizer.path";
             self.fail("data.pretrain", problem.into());
@@ -279,7 +272,12 @@ impl Checks {
         }
         self.within("world.pretrain_drills", world.pretrain_drills, 0.0..=1.0);
         self.within("world.sft_drills", world.sft_drills, 0.0..=1.0);
-        for (key, rows) in [("pretrain_rows", world.pretrain_rows), ("sft_rows", world.sft_rows)] {
+        let rows = [
+            ("pretrain_rows", world.pretrain_rows),
+            ("sft_rows", world.sft_rows),
+            ("sft_multi_rows", world.sft_multi_rows),
+        ];
+        for (key, rows) in rows {
             self.at_least(&format!("world.{key}"), rows, 1);
         }
         self.at_least("world.paraphrases", world.paraphrases as u64, 1);
@@ -288,8 +286,7 @@ impl Checks {
 
     fn exam(&mut self, config: &TrialConfig) {
         let exam = &config.exam;
-        let enabled: Vec<_> =
-            config.stages().into_iter().filter(|stage| stage.1.enabled).map(|stage| stage.0).collect();
+        let enabled = recipe(config);
         if enabled.is_empty() {
             self.fail("pretrain.enabled", "is false for every stage, expected at least one to train".into());
         }

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The files that patterns name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -105,12 +106,14 @@ fn identity(path: &Path) -> Result<PathBuf> {
 pub struct Inputs {
     digests: Digests,
     vocab_sizes: BTreeMap<PathBuf, usize>,
+    /// What patterns name, with their digests.
+    expanded: BTreeMap<Vec<String>, Arc<[FileDigest]>>,
 }
 
 impl Inputs {
     /// With the digests that the folder of stage runs remembers.
     pub fn remembered(runs: &Path) -> Self {
-        Self { digests: Digests::remembered(runs), vocab_sizes: BTreeMap::new() }
+        Self { digests: Digests::remembered(runs), vocab_sizes: BTreeMap::new(), expanded: BTreeMap::new() }
     }
 
     /// The digests of files, in their order.
@@ -119,6 +122,19 @@ impl Inputs {
     /// Where one cannot be read.
     pub fn digests(&mut self, paths: &[PathBuf]) -> Result<Vec<FileDigest>> {
         self.digests.all(paths)
+    }
+
+    /// The digests of the files that patterns name; `key` holds the patterns, for messages.
+    ///
+    /// # Errors
+    /// As of [`expand`], or where a file cannot be read.
+    pub fn expanded(&mut self, patterns: &[String], key: &str) -> Result<Arc<[FileDigest]>> {
+        if let Some(known) = self.expanded.get(patterns) {
+            return Ok(Arc::clone(known));
+        }
+        let digests: Arc<[FileDigest]> = self.digests(&expand(patterns, key)?.files)?.into();
+        self.expanded.insert(patterns.to_vec(), Arc::clone(&digests));
+        Ok(digests)
     }
 
     /// Entries of the tokenizer in a file or a folder.

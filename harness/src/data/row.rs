@@ -1,7 +1,7 @@
 //! One example of training data, whatever file it came from.
 
+pub use crate::config::RowKind as Kind;
 use serde::{Deserialize, Serialize};
-use std::fmt;
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,27 +57,5 @@ impl Row {
     /// The characters of the row.
     pub fn chars(&self) -> impl Iterator<Item = char> + '_ {
         self.texts().flat_map(str::chars)
-    }
-}
-
-/// What a set of files is read for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// Pretraining text.
-    Pretrain,
-    /// Conversations.
-    Conversations,
-    /// Preference pairs.
-    Preferences,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Pretrain => "pretraining text",
-            Self::Conversations => "conversations",
-            Self::Preferences => "preference pairs",
-        })
     }
 }

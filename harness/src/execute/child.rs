@@ -286,6 +286,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::config::Stage;
+    use crate::config::TrainStage;
     use crate::config::TrialConfig;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
@@ -297,7 +298,7 @@ mod tests {
         fs::write(&program, format!("#!/bin/sh\necho \"$1 ${VISIBLE}\" > \"$2.seen\"\n")).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let request = StageRequest {
-            stage: Stage::Pretrain,
+            stage: Stage::Train(TrainStage::Pretrain),
             uuid: uuid::Uuid::nil(),
             dir: dir.path().join("pretrain-1"),
             config: toml::to_string(&TrialConfig::default()).unwrap(),

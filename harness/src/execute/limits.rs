@@ -14,7 +14,7 @@ const GIVE_UP: Duration = Duration::from_secs(2);
 /// Bounds on trials.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Longest time of a trial, all its stages and sittings together.
+    /// Longest time of a trial, all its stages and attempts together.
     pub time: Option<Duration>,
     /// Most memory of a stage run in bytes, mapped files left out.
     pub memory: Option<u64>,
@@ -157,6 +157,7 @@ fn scaled(text: &str, units: &[(&str, f64)]) -> Option<f64> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::config::TrainStage;
 
     #[test]
     fn times_and_sizes_are_read_with_their_units() {
@@ -184,17 +185,19 @@ mod tests {
         let me = std::process::id();
         let within = Limits { time: Some(Duration::from_secs(3600)), memory: Some(1 << 40) };
         let watch = |limits, spent, stage| Watched::new(limits, spent, stage, me);
-        assert_eq!(watch(within, Duration::ZERO, Stage::Sft).look(false), Verdict::Within);
+        assert_eq!(watch(within, Duration::ZERO, Stage::Train(TrainStage::Sft)).look(false), Verdict::Within);
         if cfg!(target_os = "linux") {
-            let mut watched = watch(Limits { memory: Some(1), time: None }, Duration::ZERO, Stage::Sft);
+            let mut watched =
+                watch(Limits { memory: Some(1), time: None }, Duration::ZERO, Stage::Train(TrainStage::Sft));
             assert_eq!(watched.look(false), Verdict::Kill);
             assert!(watched.excess.unwrap().contains("of the 1 B of memory allowed"));
         }
         let hour = Duration::from_secs(3600);
         let told = "the trial used 7200 s of the 3600 s allowed; raise --time-limit; running again";
-        for (stage, again) in
-            [(Stage::Sft, "goes on from the last checkpoint"), (Stage::Exam, "starts this stage anew")]
-        {
+        for (stage, again) in [
+            (Stage::Train(TrainStage::Sft), "goes on from the last checkpoint"),
+            (Stage::Exam, "starts this stage anew"),
+        ] {
             let mut watched = watch(within, 2 * hour, stage);
             assert_eq!(watched.look(false), Verdict::End);
             assert_eq!(watched.excess.unwrap(), format!("{told} {again}"));
@@ -216,7 +219,7 @@ mod tests {
             assert_eq!(verdict(stage, over, Some(long_ago)), Verdict::Kill);
         }
         // A training may write its checkpoint.
-        assert_eq!(verdict(Stage::Sft, Limits::default(), Some(long_ago)), Verdict::End);
-        assert_eq!(verdict(Stage::Sft, over, Some(long_ago)), Verdict::End);
+        assert_eq!(verdict(Stage::Train(TrainStage::Sft), Limits::default(), Some(long_ago)), Verdict::End);
+        assert_eq!(verdict(Stage::Train(TrainStage::Sft), over, Some(long_ago)), Verdict::End);
     }
 }

@@ -60,7 +60,7 @@ impl Machine {
         if self.is_full() || is_too_much {
             return None;
         }
-        let computes = node.stage().computes();
+        let computes = node.stage.computes();
         let place = if computes { self.gpus.take(&node.config.device)? } else { Place::Cpu };
         // Work side by side, one thread each, is fastest; what runs alone takes all cores.
         let at_once = (self.given.len() + 1 + waiting).min(self.jobs);
@@ -114,7 +114,7 @@ mod tests {
     /// Threads of each stage run of `stage` that finds a place.
     fn threads(machine: &mut Machine, graph: &StageGraph, stage: &str) -> Vec<Option<usize>> {
         let nodes: Vec<usize> =
-            (0..graph.nodes.len()).filter(|&n| graph.nodes[n].stage().name() == stage).collect();
+            (0..graph.nodes.len()).filter(|&n| graph.nodes[n].stage.name() == stage).collect();
         let take = |(i, &n): (usize, &usize)| machine.take(n, &graph.nodes[n], nodes.len() - 1 - i);
         nodes.iter().enumerate().map(take).map(|share| share.map(|s| s.threads)).collect()
     }
@@ -155,7 +155,7 @@ mod tests {
         let three = graph(3, |config| config.device = "cuda".into());
         let mut machine = Machine::new(8, f64::INFINITY, gpus(2), None, 3);
         let mut place = |stage: &str, nth: usize| {
-            let named = |n: &usize| three.nodes[*n].stage().name() == stage;
+            let named = |n: &usize| three.nodes[*n].stage.name() == stage;
             let node = (0..three.nodes.len()).filter(named).nth(nth).unwrap();
             machine.take(node, &three.nodes[node], 0).map(|share| share.place)
         };

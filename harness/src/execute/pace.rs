@@ -1,4 +1,4 @@
-//! How much of a sweep is done, and how long the rest will take at the pace of this sitting.
+//! How much of a sweep is done, and how long the rest will take at the pace of this attempt.
 
 use crate::plan::StageGraph;
 use crate::track::Progress;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-/// What has been done of each stage run since this sitting began.
+/// What has been done of each stage run since this attempt began.
 pub struct Pace {
     began: Instant,
     shares: Mutex<Vec<Option<Share>>>,
@@ -33,7 +33,7 @@ impl Pace {
 
     /// The share of all work that is done, and the seconds that the rest will take; work that is lost is left out.
     ///
-    /// `None` where no work is known, no seconds where nothing has been done in this sitting.
+    /// `None` where no work is known, no seconds where nothing has been done in this attempt.
     pub fn total(
         &self,
         graph: &StageGraph,
@@ -93,6 +93,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::config::Stage;
+    use crate::config::TrainStage;
     use crate::plan::testing::{plan, trial};
     use std::path::Path;
 
@@ -105,8 +106,9 @@ mod tests {
             })
         };
         let graph = plan(&[trial(1), trial(2)], Path::new("nowhere"));
-        let trained: Vec<usize> =
-            (0..graph.nodes.len()).filter(|&n| graph.nodes[n].stage() == Stage::Pretrain).collect();
+        let trained: Vec<usize> = (0..graph.nodes.len())
+            .filter(|&n| graph.nodes[n].stage == Stage::Train(TrainStage::Pretrain))
+            .collect();
         let pace = Pace::new(graph.nodes.len());
         assert_eq!(pace.total(&graph, |_| false, |_| false), Some((0.0, None)));
         // Both weigh the same; one is gone on with from its middle, and half of what was left is done.

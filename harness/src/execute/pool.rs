@@ -47,7 +47,7 @@ impl Stop {
     }
 }
 
-/// A way to have a stage run worked on; returns when that sitting has ended.
+/// A way to have a stage run worked on; returns when that attempt has ended.
 pub trait Launch: Sync {
     /// Works on the request.
     fn launch(&self, request: &StageRequest, stop: &Stop, progress: &dyn Progress) -> Ended;
@@ -291,7 +291,7 @@ impl<'a> Pool<'a> {
         };
         if let Some(manifest) = found
             && manifest.uuid == planned.uuid
-            && manifest.sittings > planned.sittings
+            && manifest.attempts > planned.attempts
         {
             match manifest.status {
                 RunStatus::Done => {
@@ -389,10 +389,10 @@ impl<'a> Pool<'a> {
         let node = &self.graph.nodes[node];
         match node.trials.as_slice() {
             [only] if self.graph.trials.len() > 1 => {
-                format!("{} {}", node.stage(), self.graph.trials[*only].label())
+                format!("{} {}", node.stage, self.graph.trials[*only].label())
             }
-            [_] => node.stage().to_string(),
-            trials => format!("{} of {} trials", node.stage(), trials.len()),
+            [_] => node.stage.to_string(),
+            trials => format!("{} of {} trials", node.stage, trials.len()),
         }
     }
 }
@@ -415,19 +415,19 @@ pub fn request_of(graph: &StageGraph, node: usize, threads: usize) -> Result<Sta
     let planned = &graph.nodes[node];
     let dir_of = |index: Option<usize>| -> Option<PathBuf> { Some(graph.nodes[index?].dir.clone()) };
     Ok(StageRequest {
-        stage: planned.stage(),
+        stage: planned.stage,
         uuid: planned.uuid,
         dir: planned.dir.clone(),
-        config: toml::to_string(&planned.config)
+        config: toml::to_string(&*planned.config)
             .with_context(|| format!("configuration of {}", planned.short()))?,
         tokenizer: dir_of(planned.tokenizer),
         data: dir_of(planned.data),
         model: dir_of(planned.model),
-        model_stage: planned.model.map(|model| graph.nodes[model].stage()),
+        model_stage: planned.model.map(|model| graph.nodes[model].stage),
         threads,
         inputs: graph.inputs(node),
-        files: planned.facts.files.clone(),
-        facts: planned.facts.facts.clone(),
+        files: planned.files.iter().flat_map(|(_, files)| files.iter().cloned()).collect(),
+        facts: serde_json::to_value(graph.facts(node))?,
         spent: 0.0,
         gpu: None,
         dead: None,

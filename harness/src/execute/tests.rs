@@ -8,10 +8,10 @@ use super::worker::{Ended, work};
 use crate::config::{Stage, TrainStage, TrialConfig};
 use crate::plan::facts::Facts;
 use crate::plan::testing::{plan, trial};
-use crate::plan::{StageGraph, StageNode, State, explain};
+use crate::plan::{StageGraph, State, explain};
 use crate::recipe::{StageBody, StageRequest};
 use crate::records::Status;
-use crate::runs::claim::{Attempt, CLAIM, Claim};
+use crate::runs::claim::{CLAIM, Claim, Taking};
 use crate::runs::gc::{Garbage, find, remove};
 use crate::runs::manifest::{Manifest, Results, RunStatus};
 use crate::status::overview;
@@ -86,7 +86,7 @@ impl StageBody for Fake {
         let exam = request.stage == Stage::Exam;
         Ok(Some(Results {
             tokens: if request.stage.training().is_some() { 10 } else { 0 },
-            val_loss: (request.stage == Stage::Pretrain).then_some(2.5),
+            val_loss: (request.stage == Stage::Train(TrainStage::Pretrain)).then_some(2.5),
             correct: exam.then_some(3),
             questions: exam.then_some(4),
             ..Results::default()
@@ -140,7 +140,7 @@ fn run(graph: &StageGraph, body: &Fake) -> Outcome {
 fn names(change: impl FnOnce(&mut TrialConfig)) -> BTreeMap<Stage, uuid::Uuid> {
     let runs = tempfile::tempdir().unwrap();
     let graph = plan(&[trial(change)], runs.path());
-    graph.nodes.iter().map(|node| (node.stage(), node.uuid)).collect()
+    graph.nodes.iter().map(|node| (node.stage, node.uuid)).collect()
 }
 
 /// The stages whose names differ from those of the default trial.
@@ -152,17 +152,18 @@ fn changed(change: impl FnOnce(&mut TrialConfig)) -> Vec<Stage> {
 
 #[test]
 fn names_follow_from_what_results_depend_on() {
-    use Stage::{Data, Dpo, Exam, Pretrain, Sft, Tokenizer};
-    assert_eq!(changed(|c| c.dpo.training.lr = 1e-3), [Dpo, Exam]);
-    assert_eq!(changed(|c| c.sft.training.seq_len = 64), [Sft, Dpo, Exam]);
-    assert_eq!(changed(|c| c.seed = 2), [Pretrain, Sft, Dpo, Exam]);
-    assert_eq!(changed(|c| c.model.n_layers = 5), [Pretrain, Sft, Dpo, Exam]);
+    use Stage::{Data, Exam, Tokenizer};
+    let [pretrain, sft, dpo] = [TrainStage::Pretrain, TrainStage::Sft, TrainStage::Dpo].map(Stage::Train);
+    assert_eq!(changed(|c| c.dpo.training.lr = 1e-3), [dpo, Exam]);
+    assert_eq!(changed(|c| c.sft.training.seq_len = 64), [sft, dpo, Exam]);
+    assert_eq!(changed(|c| c.seed = 2), [pretrain, sft, dpo, Exam]);
+    assert_eq!(changed(|c| c.model.n_layers = 5), [pretrain, sft, dpo, Exam]);
     assert_eq!(changed(|c| c.exam.system = "?".into()), [Exam]);
-    assert_eq!(changed(|c| c.device = "cuda:1".into()), [Pretrain, Sft, Dpo, Exam]);
+    assert_eq!(changed(|c| c.device = "cuda:1".into()), [pretrain, sft, dpo, Exam]);
     // A stage that is left out needs no data.
     let data = |change: fn(&mut TrialConfig)| names(change)[&Data];
     assert_ne!(data(|_| {}), data(|c| c.dpo.training.enabled = false));
-    let all = [Tokenizer, Data, Pretrain, Sft, Dpo, Exam];
+    let all = [Tokenizer, Data, pretrain, sft, dpo, Exam];
     assert_eq!(changed(|c| c.world.people = 41), all);
     assert_eq!(changed(|c| c.model.vocab_size = 512), all);
 }
@@ -177,7 +178,7 @@ fn names_do_not_follow_from_how_the_work_is_done() {
     assert_eq!(changed(|c| c.pretrain.training.max_loss_rise = 2.0), []);
     // Keys of a stage that is left out.
     assert_eq!(changed(|c| c.lora.rank = 2), []);
-    let of = |change: fn(&mut TrialConfig)| trial(change).id;
+    let of = |change: fn(&mut TrialConfig)| plan(&[trial(change)], Path::new("nowhere")).trials[0].uuid;
     assert_eq!(of(|_| {}), of(|c| (c.threads, c.sft.training.log_every) = (3, 3)));
     assert_ne!(of(|_| {}), of(|c| c.sft.training.lr = 3.0));
 }
@@ -196,22 +197,27 @@ fn a_comment_in_a_sweep_file_runs_nothing_again() {
         assert!(read(&changed).is_finished(), "{changed}");
     }
     let graph = read(&format!("{text}[base.dpo]\nlr = 0.5\n"));
-    let open: Vec<Stage> = graph.nodes.iter().filter(|n| n.state.is_open()).map(StageNode::stage).collect();
-    assert_eq!(open, [Stage::Dpo, Stage::Exam, Stage::Dpo, Stage::Exam]);
+    let open: Vec<Stage> = graph.nodes.iter().filter(|n| n.state.is_open()).map(|n| n.stage).collect();
+    assert_eq!(
+        open,
+        [Stage::Train(TrainStage::Dpo), Stage::Exam, Stage::Train(TrainStage::Dpo), Stage::Exam]
+    );
 }
 
 #[test]
 fn names_stay_from_one_version_to_the_next() {
     // A change here makes every finished stage run of every user useless.
     let of = |text: &str| Facts {
-        stage: Stage::Sft,
-        facts: serde_json::from_str(text).unwrap(),
-        files: Vec::new(),
+        stage: Stage::Train(TrainStage::Sft),
+        keys: serde_json::from_str(text).unwrap(),
+        tokenizer: Some(uuid::Uuid::nil()),
+        model: None,
+        files: BTreeMap::new(),
     };
-    let one = of(r#"{"b": {"y": 1.5e-5, "x": [1, "甲"]}, "a": null}"#).uuid();
-    let same = of(r#"{"a": null, "b": {"x": [1, "甲"], "y": 0.000015}}"#).uuid();
+    let one = of(r#"{"b": {"y": 1.5e-5, "x": [1, "甲"]}, "a": null}"#).name();
+    let same = of(r#"{"a": null, "b": {"x": [1, "甲"], "y": 0.000015}}"#).name();
     assert_eq!(one, same);
-    assert_eq!(one.to_string(), "84d00003-9194-5eac-ba08-b8d7a5c912a8");
+    assert_eq!(one.to_string(), "a7a775b0-2941-5e37-a46f-db1f25b26279");
 }
 
 #[test]
@@ -231,18 +237,24 @@ fn names_follow_the_content_of_files_not_their_folder() {
             (config.data.pretrain, config.data.sft) = (at("*xt.jsonl"), at("sft.jsonl"));
         })
     };
-    let trials = [files(&write("a", "1")), files(&write("b", "1")), files(&write("c", "2"))];
+    let mut trials = [files(&write("a", "1")), files(&write("b", "1")), files(&write("c", "2"))];
+    let same = StageGraph::plan(&trials, runs.path()).unwrap_err().to_string();
+    assert_eq!(
+        same,
+        "sweep test: trials 1 and 2 come to the same, as data.pretrain, data.sft name the same content; expected each once"
+    );
+    trials[1].sweep = "other".into();
     let graph = plan(&trials, runs.path());
     let of = |trial: usize, stage: Stage| -> usize {
         let stages = &graph.trials[trial].stages;
-        *stages.iter().find(|&&n| graph.nodes[n].stage() == stage).unwrap()
+        *stages.iter().find(|&&n| graph.nodes[n].stage == stage).unwrap()
     };
     assert_eq!(graph.trials[0].stages, graph.trials[1].stages);
     // Other conversations: other stores and another SFT, but the same tokenizer and pretraining.
-    for same in [Stage::Tokenizer, Stage::Pretrain] {
+    for same in [Stage::Tokenizer, Stage::Train(TrainStage::Pretrain)] {
         assert_eq!(of(0, same), of(2, same));
     }
-    for other in [Stage::Data, Stage::Sft, Stage::Exam] {
+    for other in [Stage::Data, Stage::Train(TrainStage::Sft), Stage::Exam] {
         assert_ne!(of(0, other), of(2, other));
     }
     let missing = trial(|config| {
@@ -268,7 +280,7 @@ fn an_edited_sheet_names_another_exam_whatever_lies_beside_its_folder() {
     let exam = |folder: &str| {
         let folder = Some(folder.to_string());
         let graph = plan(&[trial(|config| config.exam.sheets.clone_from(&folder))], runs.path());
-        graph.nodes.iter().find(|node| node.stage() == Stage::Exam).unwrap().uuid
+        graph.nodes.iter().find(|node| node.stage == Stage::Exam).unwrap().uuid
     };
     let before = exam(&folder);
     fs::write(runs.path().join("sh[1]/notes.csv"), "no sheet").unwrap();
@@ -308,7 +320,10 @@ fn a_stage_that_trials_share_runs_once() {
     let body = Fake::default();
     let outcome = run(&graph, &body);
     assert_eq!((outcome.ran, outcome.found, outcome.failed.len()), (12, 0, 0));
-    assert_eq!((body.count(Stage::Pretrain), body.count(Stage::Sft)), (1, 3));
+    assert_eq!(
+        (body.count(Stage::Train(TrainStage::Pretrain)), body.count(Stage::Train(TrainStage::Sft))),
+        (1, 3)
+    );
 
     let again = plan(&variants, runs.path());
     assert!(again.is_finished());
@@ -325,18 +340,25 @@ fn exams_are_sat_where_asked() {
     let after = |stages: &[TrainStage]| {
         let trial = trial(|config| config.exam.after = stages.to_vec());
         let graph = plan(&[trial], runs.path());
-        let exams = graph.nodes.iter().filter(|node| node.stage() == Stage::Exam);
-        exams.map(|node| graph.nodes[node.model.unwrap()].stage()).collect::<Vec<_>>()
+        let exams = graph.nodes.iter().filter(|node| node.stage == Stage::Exam);
+        exams.map(|node| graph.nodes[node.model.unwrap()].stage).collect::<Vec<_>>()
     };
-    assert_eq!(after(&[]), [Stage::Dpo]);
-    assert_eq!(after(&[TrainStage::Sft, TrainStage::Pretrain]), [Stage::Pretrain, Stage::Sft]);
+    assert_eq!(after(&[]), [Stage::Train(TrainStage::Dpo)]);
+    assert_eq!(
+        after(&[TrainStage::Sft, TrainStage::Pretrain]),
+        [Stage::Train(TrainStage::Pretrain), Stage::Train(TrainStage::Sft)]
+    );
 }
 
 #[test]
 fn a_failure_takes_its_dependants_and_no_others() {
     let runs = tempfile::tempdir().unwrap();
     let trials = seeds(&[1, 2, 3]);
-    let body = Fake { fail: Some((Stage::Sft, 2)), panic: Some((Stage::Pretrain, 3)), ..Fake::default() };
+    let body = Fake {
+        fail: Some((Stage::Train(TrainStage::Sft), 2)),
+        panic: Some((Stage::Train(TrainStage::Pretrain), 3)),
+        ..Fake::default()
+    };
     let outcome = run(&plan(&trials, runs.path()), &body);
     assert_eq!((outcome.failed.len(), outcome.blocked.len()), (2, 2 + 3));
 
@@ -357,7 +379,7 @@ fn a_failure_takes_its_dependants_and_no_others() {
     // What failed is tried again; what was finished is not.
     let repaired = Fake::default();
     assert!(run(&graph, &repaired).failed.is_empty());
-    assert_eq!((repaired.count(Stage::Pretrain), repaired.count(Stage::Exam)), (1, 2));
+    assert_eq!((repaired.count(Stage::Train(TrainStage::Pretrain)), repaired.count(Stage::Exam)), (1, 2));
 }
 
 #[test]
@@ -419,7 +441,7 @@ fn what_computes_gets_a_gpu_of_its_own() {
     assert_eq!(most, BTreeMap::from(expected));
     let graph = plan(&trials, runs.path());
     assert!(graph.is_finished());
-    let trained = graph.nodes.iter().find(|node| node.stage() == Stage::Pretrain).unwrap();
+    let trained = graph.nodes.iter().find(|node| node.stage == Stage::Train(TrainStage::Pretrain)).unwrap();
     let device = Manifest::read(&trained.dir).unwrap().unwrap().device;
     assert!(["cuda:4", "cuda:6"].contains(&device.as_str()), "{device}");
 }
@@ -431,7 +453,7 @@ fn an_interrupted_stage_run_is_taken_over() {
     run(&plan(&trials, runs.path()), &Fake::default());
     // As a killed process leaves it: a manifest that says running, and a claim whose owner is gone.
     let graph = plan(&trials, runs.path());
-    let dpo = graph.nodes.iter().find(|node| node.stage() == Stage::Dpo).unwrap();
+    let dpo = graph.nodes.iter().find(|node| node.stage == Stage::Train(TrainStage::Dpo)).unwrap();
     let mut manifest = Manifest::read(&dpo.dir).unwrap().unwrap();
     manifest.status = RunStatus::Running;
     manifest.write(&dpo.dir).unwrap();
@@ -440,9 +462,10 @@ fn an_interrupted_stage_run_is_taken_over() {
     drop(claim);
     let mut owner: serde_json::Value = serde_json::from_str(held.trim()).unwrap();
     owner["process_started"] = json!(1);
-    owner["beat"] = json!(20);
+    owner["heartbeat"] = json!(20);
     // Its predecessor was killed after its end was recorded: nothing but its claim is left to clear away.
-    let sft = graph.nodes.iter().find(|node| node.stage() == Stage::Sft).unwrap().dir.join(CLAIM);
+    let sft =
+        graph.nodes.iter().find(|node| node.stage == Stage::Train(TrainStage::Sft)).unwrap().dir.join(CLAIM);
     fs::write(&sft, owner.to_string()).unwrap();
     fs::write(dpo.dir.join(CLAIM), owner.to_string()).unwrap();
 
@@ -451,9 +474,9 @@ fn an_interrupted_stage_run_is_taken_over() {
     assert_eq!((open.len(), &open[0].state), (1, &State::Unfinished));
     let body = Fake::default();
     run(&graph, &body);
-    assert_eq!(*body.ran.lock().unwrap(), [(Stage::Dpo, 1)]);
+    assert_eq!(*body.ran.lock().unwrap(), [(Stage::Train(TrainStage::Dpo), 1)]);
     let manifest = Manifest::read(&dpo.dir).unwrap().unwrap();
-    assert_eq!((manifest.status, manifest.sittings), (RunStatus::Done, 2));
+    assert_eq!((manifest.status, manifest.attempts), (RunStatus::Done, 2));
     assert!(!sft.exists());
     // The one who was killed had shown for a minute that it lived.
     assert!((60.0..70.0).contains(&manifest.wall_seconds), "{}", manifest.wall_seconds);
@@ -463,11 +486,11 @@ fn an_interrupted_stage_run_is_taken_over() {
 fn a_stopped_sweep_goes_on_where_it_was() {
     let runs = tempfile::tempdir().unwrap();
     let trials = seeds(&[1, 2]);
-    let body = Fake { wait_for_stop: Some(Stage::Sft), ..Fake::default() };
+    let body = Fake { wait_for_stop: Some(Stage::Train(TrainStage::Sft)), ..Fake::default() };
     let stop = Stop::default();
     let outcome = std::thread::scope(|scope| {
         scope.spawn(|| {
-            while body.count(Stage::Sft) < 2 {
+            while body.count(Stage::Train(TrainStage::Sft)) < 2 {
                 std::thread::sleep(Duration::from_millis(5));
             }
             stop.ask();
@@ -480,7 +503,14 @@ fn a_stopped_sweep_goes_on_where_it_was() {
     assert_eq!(overview(&graph).unwrap().counts.stopped, 2);
     let on = Fake::default();
     run(&graph, &on);
-    assert_eq!((on.count(Stage::Pretrain), on.count(Stage::Sft), on.count(Stage::Exam)), (0, 2, 2));
+    assert_eq!(
+        (
+            on.count(Stage::Train(TrainStage::Pretrain)),
+            on.count(Stage::Train(TrainStage::Sft)),
+            on.count(Stage::Exam)
+        ),
+        (0, 2, 2)
+    );
 }
 
 #[test]
@@ -490,7 +520,7 @@ fn results_that_vanished_are_made_again() {
     run(&plan(&trials, runs.path()), &Fake::default());
     let graph = plan(&trials, runs.path());
     for node in &graph.nodes {
-        match node.stage() {
+        match node.stage {
             Stage::Data => fs::remove_dir_all(&node.dir).unwrap(),
             Stage::Exam => fs::write(node.dir.join("result.txt"), "cut").unwrap(),
             _ => {}
@@ -503,7 +533,7 @@ fn results_that_vanished_are_made_again() {
 
     fs::remove_dir_all(&graph.nodes[1].dir).unwrap();
     let spared = plan(&trials, runs.path());
-    assert_eq!(spared.nodes[1].state, State::Spare);
+    assert_eq!(spared.nodes[1].state, State::Unneeded);
     assert!(spared.is_finished());
 }
 
@@ -513,29 +543,29 @@ fn a_plan_says_why_something_is_stale() {
     run(&plan(&seeds(&[1]), runs.path()), &Fake::default());
     let other = trial(|config| config.dpo.training.lr = 0.5);
     let graph = plan(&[other], runs.path());
-    let dpo = graph.nodes.iter().find(|node| node.stage() == Stage::Dpo).unwrap();
-    let why = explain(dpo, runs.path()).unwrap();
-    assert!(why.contains("training.lr (0.00004, now 0.5)"), "{why}");
+    let dpo = graph.nodes.iter().position(|node| node.stage == Stage::Train(TrainStage::Dpo)).unwrap();
+    let why = explain(&graph, dpo, runs.path()).unwrap();
+    assert!(why.ends_with("in dpo.lr (0.00004, now 0.5)"), "{why}");
     assert!(graph.nodes[..4].iter().all(|node| node.state == State::Done));
 }
 
 #[test]
 fn what_may_pass_is_tried_again_and_what_cannot_is_not() {
     let runs = tempfile::tempdir().unwrap();
-    let body = Fake { no_room: Mutex::new(Some((Stage::Sft, 1))), ..Fake::default() };
+    let body = Fake { no_room: Mutex::new(Some((Stage::Train(TrainStage::Sft), 1))), ..Fake::default() };
     let outcome = run(&plan(&seeds(&[1]), runs.path()), &body);
-    assert_eq!((outcome.failed.len(), body.count(Stage::Sft)), (0, 2));
+    assert_eq!((outcome.failed.len(), body.count(Stage::Train(TrainStage::Sft))), (0, 2));
 
-    let full = Fake { no_room: Mutex::new(Some((Stage::Sft, 9))), ..Fake::default() };
+    let full = Fake { no_room: Mutex::new(Some((Stage::Train(TrainStage::Sft), 9))), ..Fake::default() };
     let graph = plan(&seeds(&[2]), runs.path());
     let outcome = execute(&graph, two_cores(), 1, &full, &Stop::default(), &Board::Silent).unwrap();
-    assert_eq!((outcome.failed.len(), full.count(Stage::Sft)), (1, 2));
+    assert_eq!((outcome.failed.len(), full.count(Stage::Train(TrainStage::Sft))), (1, 2));
     let counts = overview(&plan(&seeds(&[2]), runs.path())).unwrap().counts;
     assert_eq!(counts.failed, 1);
 
-    let wrong = Fake { fail: Some((Stage::Sft, 3)), ..Fake::default() };
+    let wrong = Fake { fail: Some((Stage::Train(TrainStage::Sft), 3)), ..Fake::default() };
     run(&plan(&seeds(&[3]), runs.path()), &wrong);
-    assert_eq!(wrong.count(Stage::Sft), 1);
+    assert_eq!(wrong.count(Stage::Train(TrainStage::Sft)), 1);
 }
 
 #[test]
@@ -557,8 +587,8 @@ fn what_no_sweep_refers_to_is_found_and_removed() {
     assert!(garbage.iter().all(|g| g.bytes > 0 && g.stays.is_none() && g.status == Some(RunStatus::Done)));
 
     // Somebody works on the SFT: it stays, and so does the model it starts from.
-    let sft = old.nodes.iter().find(|node| node.stage() == Stage::Sft).unwrap();
-    let Attempt::Ours(claim) = Claim::take(&sft.dir, None).unwrap() else { panic!("nobody holds it") };
+    let sft = old.nodes.iter().find(|node| node.stage == Stage::Train(TrainStage::Sft)).unwrap();
+    let Taking::Ours(claim) = Claim::take(&sft.dir, None).unwrap() else { panic!("nobody holds it") };
     let garbage = find(runs.path(), &kept).unwrap();
     let stay: Vec<Garbage> = garbage.into_iter().filter(|g| g.stays.is_some()).collect();
     assert_eq!(stages(&stay), ["pre", "sft"]);

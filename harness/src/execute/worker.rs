@@ -4,7 +4,7 @@ use super::retry::may_pass;
 use crate::config::TrialConfig;
 use crate::fsutil::{create_dir, remove_drafts, write_atomic};
 use crate::recipe::{StageBody, StageRequest};
-use crate::runs::claim::{Attempt, Claim, host};
+use crate::runs::claim::{Claim, Taking, host};
 use crate::runs::manifest::{Manifest, Program, Results, RunStatus, outputs};
 use crate::system::{now, peak_rss_mb, utc};
 use crate::track::Progress;
@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// How a sitting ended.
+/// How an attempt ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ended {
@@ -52,8 +52,8 @@ pub fn work(
     let dir = &request.dir;
     create_dir(dir)?;
     let claim = match Claim::take(dir, request.dead.as_ref())? {
-        Attempt::Ours(claim) => claim,
-        Attempt::Busy(_) => return Ok(Ended::Busy),
+        Taking::Ours(claim) => claim,
+        Taking::Busy(_) => return Ok(Ended::Busy),
     };
     let before = Manifest::read(dir)?.filter(|manifest| manifest.uuid == request.uuid);
     if let Some(before) = &before
@@ -89,7 +89,7 @@ pub fn work(
         Ended::Stopped | Ended::Busy => manifest.end(RunStatus::Stopped, None, began.elapsed()),
     }
     if manifest.status == RunStatus::Done || newest_checkpoint(dir) != before {
-        manifest.idle_sittings = 0;
+        manifest.idle_attempts = 0;
     }
     manifest.peak_rss_mb = manifest.peak_rss_mb.max(peak_rss_mb());
     manifest.write(dir)?;
@@ -99,7 +99,7 @@ pub fn work(
     Ok(ended)
 }
 
-/// Records from outside how a sitting of `sat` ended that could not do so itself, or whose end is judged otherwise.
+/// Records from outside how an attempt of `sat` ended that could not do so itself, or whose end is judged otherwise.
 ///
 /// What is finished stays finished, and what somebody else works on is left to them.
 pub fn record_end(
@@ -108,7 +108,7 @@ pub fn record_end(
     reason: Option<&str>,
     sat: Duration,
 ) -> Result<()> {
-    let Attempt::Ours(claim) = Claim::take(&request.dir, None)? else {
+    let Taking::Ours(claim) = Claim::take(&request.dir, None)? else {
         return Ok(());
     };
     let before = Manifest::read(&request.dir)?.filter(|manifest| manifest.uuid == request.uuid);
@@ -127,14 +127,14 @@ pub fn record_end(
     remove_drafts(&request.dir)
 }
 
-/// Sittings in a row that came to nothing, after which another like them would as well.
+/// Attempts in a row that came to nothing, after which another like them would as well.
 const MOST_IDLE: u32 = 3;
 
 /// Why another job like the last ones would not finish a stage run that was told to end; `None` where it may.
 ///
 /// `restarts` is how often the present job was queued again: what people stopped before does not count.
 pub fn hopeless(request: &StageRequest, restarts: u32) -> Result<Option<String>> {
-    let idle = Manifest::read(&request.dir)?.map_or(0, |manifest| manifest.idle_sittings);
+    let idle = Manifest::read(&request.dir)?.map_or(0, |manifest| manifest.idle_attempts);
     if idle.min(restarts.saturating_add(1)) < MOST_IDLE {
         return Ok(None);
     }
@@ -163,14 +163,14 @@ impl Manifest {
     }
 }
 
-/// The manifest of a sitting that begins.
+/// The manifest of an attempt that begins.
 fn begun(request: &StageRequest, config: &TrialConfig, before: Option<Manifest>) -> Manifest {
-    let (started, sittings, idle_sittings, wall_seconds, peak_rss_mb) = match before {
+    let (started, attempts, idle_attempts, wall_seconds, peak_rss_mb) = match before {
         None => (utc(now()), 0, 0, 0.0, 0.0),
         Some(before) => {
             // Whoever runs a failed one again has changed something.
-            let idle = if before.status == RunStatus::Failed { 0 } else { before.idle_sittings };
-            (before.started, before.sittings, idle, before.wall_seconds, before.peak_rss_mb)
+            let idle = if before.status == RunStatus::Failed { 0 } else { before.idle_attempts };
+            (before.started, before.attempts, idle, before.wall_seconds, before.peak_rss_mb)
         }
     };
     Manifest {
@@ -186,8 +186,8 @@ fn begun(request: &StageRequest, config: &TrialConfig, before: Option<Manifest>)
         seeds: vec![("trial".into(), config.seed), ("world".into(), config.world.seed)],
         started,
         ended: None,
-        sittings: sittings + 1,
-        idle_sittings: idle_sittings + 1,
+        attempts: attempts + 1,
+        idle_attempts: idle_attempts + 1,
         wall_seconds,
         peak_rss_mb,
         inputs: request.inputs.clone(),

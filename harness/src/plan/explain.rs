@@ -1,13 +1,20 @@
 //! Why a stage run is to be run.
 
-use super::{StageNode, short_name};
+use super::{StageGraph, short_name};
 use crate::runs::manifest::{Manifest, RunStatus};
+use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
-/// Why a stage run that is to be run is not there: the finished one of its stage that is most like it, and what differs.
-pub fn explain(node: &StageNode, runs: &Path) -> Option<String> {
+/// Most differences that are told of.
+const SHOWN: usize = 4;
+
+/// Why a stage run that is to be run is not there: the finished one of its stage that is most like it, and what differs,
+/// by the keys of the configuration.
+pub fn explain(graph: &StageGraph, node: usize, runs: &Path) -> Option<String> {
+    let facts = json!(graph.facts(node));
+    let node = &graph.nodes[node];
     let entries = std::fs::read_dir(runs).ok()?;
-    let prefix = format!("{}-", node.stage());
+    let prefix = format!("{}-", node.stage);
     let mut dirs: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&prefix)))
@@ -19,8 +26,7 @@ pub fn explain(node: &StageNode, runs: &Path) -> Option<String> {
     });
     let (manifest, differences) = finished
         .map(|manifest| {
-            let mut differences = Vec::new();
-            differ("", &manifest.facts, &node.facts.facts, &mut differences);
+            let differences = differences(&manifest.facts, &facts);
             (manifest, differences)
         })
         .min_by_key(|(_, differences)| differences.len())?;
@@ -28,39 +34,39 @@ pub fn explain(node: &StageNode, runs: &Path) -> Option<String> {
     if differences.is_empty() {
         return Some(format!("{other} was made by a program whose results differ"));
     }
-    let shown = differences.len().min(4);
-    let more = match differences.len() - shown {
+    let more = match differences.len().saturating_sub(SHOWN) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    let shown = differences[..shown].join(", ");
+    let shown = differences[..differences.len().min(SHOWN)].join(", ");
     Some(format!("unlike {other} in {shown}{more}"))
 }
 
-/// Collects the keys in which two values differ, as `training.lr (0.001, now 0.002)`.
-fn differ(key: &str, old: &serde_json::Value, new: &serde_json::Value, found: &mut Vec<String>) {
-    use serde_json::Value::Object;
-    if old == new {
-        return;
-    }
-    if let (Object(a), Object(b)) = (old, new) {
-        let mut names: Vec<&String> = a.keys().chain(b.keys()).collect();
-        names.sort();
-        names.dedup();
-        for name in names {
-            let inner = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
-            let null = serde_json::Value::Null;
-            let side = |map: &serde_json::Map<_, _>| map.get(name).cloned().unwrap_or(null.clone());
-            differ(&inner, &side(a), &side(b), found);
+/// What two facts differ in, such as `pretrain.lr (0.001, now 0.002)`.
+fn differences(old: &Value, new: &Value) -> Vec<String> {
+    let none = Map::new();
+    let inside = |facts: &Value, part: &str| facts[part].as_object().unwrap_or(&none).clone();
+    let mut found: Vec<String> = [("tokenizer", "the tokenizer"), ("model", "the model it starts from")]
+        .into_iter()
+        .filter(|(part, _)| old[part] != new[part])
+        .map(|(_, name)| name.into())
+        .collect();
+    for part in ["keys", "files"] {
+        let (old, new) = (inside(old, part), inside(new, part));
+        let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
+        keys.sort();
+        keys.dedup();
+        for key in keys {
+            match (old.get(key), new.get(key)) {
+                (old, new) if old == new => {}
+                _ if part == "files" => found.push(format!("what {key} names")),
+                (old, new) => found.push(format!("{key} ({}, now {})", shown(old), shown(new))),
+            }
         }
-        return;
     }
-    let shown = |value: &serde_json::Value| match value {
-        Object(_) | serde_json::Value::Array(_) => "other content".to_string(),
-        other => other.to_string(),
-    };
-    found.push(match (shown(old), shown(new)) {
-        (a, b) if a == b => key.to_string(),
-        (a, b) => format!("{key} ({a}, now {b})"),
-    });
+    found
+}
+
+fn shown(value: Option<&Value>) -> String {
+    value.map_or("nothing".into(), ToString::to_string)
 }

@@ -16,7 +16,7 @@ const MOST_ROWS: f64 = 5e7;
 pub fn extents(graph: &StageGraph) -> Vec<Option<Extent>> {
     let (mut open, mut left) = (Open::default(), MOST_ROWS);
     let mut extent = |node: &StageNode| -> Option<Extent> {
-        let stage = node.stage().training()?;
+        let stage = node.stage.training()?;
         if node.state == State::Done {
             let results = Manifest::read(&node.dir).ok()??.results;
             return Some(Extent { tokens: Some(results.tokens), flops: Some(results.flops) });
@@ -50,7 +50,7 @@ impl Open {
 
 /// All that the rows of a stage follow from.
 fn rows_of(stage: TrainStage, config: &TrialConfig, data: &StageNode) -> String {
-    let training = crate::config::training_of(config, stage);
+    let training = stage.training(config);
     let loss = [config.sft.answer_loss, config.lora.answer_loss];
     json!([data.uuid, training.seq_len, training.packing, loss, config.seed]).to_string()
 }

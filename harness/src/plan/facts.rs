@@ -1,165 +1,220 @@
-//! What a stage run depends on, and the name that follows.
+//! What a stage run depends on, and the names that follow from it.
+//!
+//! *Invariant:* facts hold exactly what a stage reads: a key that changes nothing leaves the name alone, and one that
+//! changes something does not. A test runs every key through the stages that make data.
 
-use crate::config::{Source, Stage, TrainStage, TrialConfig, effective, history_chars, patterns, recipe};
-use crate::data::files::{Inputs, expand};
+use crate::config::{
+    RowKind, RowStyle, Source, Stage, TRAINING, TrainStage, TrialConfig, WORLD, canonical_json, effective,
+    recipe,
+};
+use crate::data::files::Inputs;
+use crate::data::read::extension;
 use crate::exam::sheet_files;
 use crate::fsutil::digests::FileDigest;
 use anyhow::{Context, Result, ensure};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// Raised when a stage's results change though its inputs do not: old stage runs are then left alone.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 /// Namespace of all names given here.
 const NAMESPACE: Uuid = Uuid::from_u128(0x8d1b_4c5e_52c3_4f0f_9a3e_6d69_6e64_7363);
 
 /// All that a stage run depends on: equal facts, equal results, equal name.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Facts {
     /// The stage.
     pub stage: Stage,
-    /// What its results depend on, as a JSON object.
-    pub facts: Value,
-    /// The files among it.
-    pub files: Vec<FileDigest>,
+    /// The keys of the configuration that it reads, with their values.
+    pub keys: BTreeMap<String, Value>,
+    /// The tokenizer that it reads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<Uuid>,
+    /// The model that it starts from or examines.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<Uuid>,
+    /// What is in the files that it reads, in their order, under the key that names them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<&'static str, Vec<Content>>,
 }
+
+/// What is in a file, wherever it lies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Content {
+    /// SHA-256.
+    pub sha256: String,
+    /// The part of its name that says how it is read: of data the extension, of sheets and tokenizers the name.
+    pub read_as: String,
+}
+
+/// The files that a stage reads, by the key that names them.
+pub type Files = Vec<(&'static str, Arc<[FileDigest]>)>;
 
 impl Facts {
-    /// The name that follows from the facts: UUID v5 of their canonical JSON.
-    pub fn uuid(&self) -> Uuid {
-        let whole = json!({ "stage": self.stage, "format": FORMAT, "facts": self.facts });
-        named(&whole)
-    }
-
-    /// The files that a stage other than training reads, with the digests that they have now.
-    pub fn files_of(stage: Stage, config: &TrialConfig, inputs: &mut Inputs) -> Result<Vec<FileDigest>> {
-        let no = Uuid::nil();
-        let facts = match stage {
-            Stage::Tokenizer => Self::of_tokenizer(config, inputs)?,
-            Stage::Data => Self::of_data(config, no, inputs)?,
-            Stage::Exam => Self::of_exam(config, no, no, inputs)?,
-            Stage::Pretrain | Stage::Sft | Stage::Lora | Stage::Dpo => return Ok(Vec::new()),
-        };
-        Ok(facts.files)
-    }
-
-    /// What a tokenizer depends on: its file, or the text it is trained on.
-    pub fn of_tokenizer(config: &TrialConfig, inputs: &mut Inputs) -> Result<Self> {
-        let stage = Stage::Tokenizer;
-        if let Some(path) = &config.tokenizer.path {
-            let shown = || format!("tokenizer.path = \"{path}\"");
-            let files = tokenizer_files(Path::new(path), inputs).with_context(shown)?;
-            let (entries, most) =
-                (inputs.vocab_size(Path::new(path)).with_context(shown)?, config.model.vocab_size);
-            ensure!(
-                entries <= most,
-                "model.vocab_size is {most}, expected at least {entries}, the entries of {}",
-                shown()
-            );
-            let facts = json!({ "given": contents(&files) });
-            return Ok(Self { stage, facts, files });
-        }
-        let (text, files) = data_of(config, TrainStage::Pretrain, inputs)?;
-        let facts = json!({
-            "text": text,
-            "vocab_size": config.model.vocab_size,
-            "train_chars": config.tokenizer.train_chars,
-        });
-        Ok(Self { stage, facts, files })
-    }
-
-    /// What the token stores depend on: the tokenizer and every file.
-    pub fn of_data(config: &TrialConfig, tokenizer: Uuid, inputs: &mut Inputs) -> Result<Self> {
-        let mut facts = Map::from_iter([("tokenizer".to_string(), json!(tokenizer))]);
-        let mut files = Vec::new();
-        for stage in recipe(config) {
-            let (text, read) = data_of(config, stage, inputs)?;
-            facts.insert(Stage::from(stage).name().into(), text);
-            files.extend(read);
-        }
-        Ok(Self { stage: Stage::Data, facts: facts.into(), files })
-    }
-
-    /// What a training stage depends on: its own keys, its own part of the data, and the model it starts from.
-    pub fn of_training(
-        config: &TrialConfig,
-        stage: TrainStage,
-        tokenizer: Uuid,
-        start_from: Option<Uuid>,
-        inputs: &mut Inputs,
-    ) -> Result<Self> {
-        let mut keys = effective(config);
-        let (text, files) = data_of(config, stage, inputs)?;
-        // A model that is given has its shape; one that is drawn is drawn in this.
-        let model = match start_from {
-            Some(uuid) => json!({ "start_from": uuid }),
-            None => keys["model"].take(),
-        };
-        let facts = json!({
-            "training": keys[stage.name()].take(),
-            "model": model,
-            "data": text,
-            "tokenizer": tokenizer,
-            "seed": config.seed,
-            "device": config.device_kind(),
-        });
-        Ok(Self { stage: stage.into(), facts, files })
-    }
-
-    /// What an exam depends on: the model, the sheets, and how questions are put.
-    pub fn of_exam(config: &TrialConfig, tokenizer: Uuid, model: Uuid, inputs: &mut Inputs) -> Result<Self> {
-        let exam = &config.exam;
-        let mut files = Vec::new();
-        let mut sheets_of = |folder: &Option<String>, split: &str, key: &str| -> Result<Value> {
-            let Some(folder) = folder else {
-                return Ok(json!({ "world": config.world }));
-            };
-            let read = sheet_files(Path::new(folder), split).and_then(|files| inputs.digests(&files));
-            let read = read.with_context(|| format!("{key} = \"{folder}\""))?;
-            let value = contents(&read);
-            files.extend(read);
-            Ok(value)
-        };
-        let facts = json!({
-            "model": model,
-            "tokenizer": tokenizer,
-            "sheets": sheets_of(&exam.sheets, "val", "exam.sheets")?,
-            "dev_sheets": match exam.shots {
-                0 => Value::Null,
-                _ => sheets_of(&exam.dev_sheets, "dev", "exam.dev_sheets")?,
-            },
-            "answer": exam.answer,
-            "shots": exam.shots,
-            "system": exam.system,
-            "device": config.device_kind(),
-        });
-        Ok(Self { stage: Stage::Exam, facts, files })
+    /// The name that follows: UUID v5 of the canonical JSON.
+    pub fn name(&self) -> Uuid {
+        Uuid::new_v5(&NAMESPACE, canonical_json(&json!({ "format": FORMAT, "facts": self })).as_bytes())
     }
 }
 
-/// What one stage's data is made of, and its files.
-fn data_of(config: &TrialConfig, stage: TrainStage, inputs: &mut Inputs) -> Result<(Value, Vec<FileDigest>)> {
-    // Every key of `[data]` that is not a list of files says how rows are chosen.
-    let mut choice = effective(config)["data"].take();
-    if let Some(keys) = choice.as_object_mut() {
-        for list in ["pretrain", "sft", "lora", "dpo"] {
-            keys.remove(list);
+/// A name made of names, as that of a trial is of its stage runs'.
+pub fn name_of(parts: impl Iterator<Item = Uuid>) -> Uuid {
+    let bytes: Vec<u8> = parts.flat_map(Uuid::into_bytes).collect();
+    Uuid::new_v5(&NAMESPACE, &bytes)
+}
+
+/// A trial's configuration as its stages read it.
+pub struct Reading<'a> {
+    config: &'a TrialConfig,
+    /// Every key that has an effect, with its value.
+    keys: BTreeMap<String, Value>,
+}
+
+impl<'a> Reading<'a> {
+    /// Of one trial.
+    pub fn new(config: &'a TrialConfig) -> Self {
+        let mut keys = BTreeMap::new();
+        if let Value::Object(tree) = effective(config) {
+            for (section, value) in tree {
+                match value {
+                    Value::Object(inner) => {
+                        keys.extend(
+                            inner.into_iter().map(|(key, value)| (format!("{section}.{key}"), value)),
+                        );
+                    }
+                    value => drop(keys.insert(section, value)),
+                }
+            }
         }
-        keys.insert("history_chars".into(), history_chars(config, stage).into());
+        keys.insert("device".into(), config.device_kind().into());
+        Self { config, keys }
     }
-    match config.data.source {
-        Source::World => Ok((json!({ "world": config.world, "choice": choice }), Vec::new())),
-        Source::Files => {
-            let (key, patterns) = patterns(&config.data, stage);
-            let files = inputs.digests(&expand(patterns, key)?.files)?;
-            Ok((json!({ "files": contents(&files), "choice": choice }), files))
+
+    /// The facts of a stage that reads this tokenizer, this model and these files.
+    pub fn facts(&self, stage: Stage, tokenizer: Option<Uuid>, model: Option<Uuid>, files: &Files) -> Facts {
+        let mut keys = BTreeMap::new();
+        match stage {
+            Stage::Tokenizer if self.config.tokenizer.path.is_some() => {}
+            Stage::Tokenizer => self.of_tokenizer(&mut keys),
+            Stage::Data => {
+                for stage in recipe(self.config) {
+                    keys.insert(format!("{}.enabled", stage.name()), true.into());
+                    self.of_rows(stage, &mut keys);
+                }
+            }
+            Stage::Train(stage) => {
+                self.take_section(stage.name(), &mut keys);
+                self.take(&["seed", "device"], &mut keys);
+                self.of_rows(stage, &mut keys);
+                // A model that is given has its shape; one that is drawn is drawn in this.
+                if model.is_none() {
+                    self.take_section("model", &mut keys);
+                }
+            }
+            Stage::Exam => self.of_exam(&mut keys),
         }
+        let files = files.iter().map(|(key, files)| (*key, contents(key, files))).collect();
+        Facts { stage, keys, tokenizer, model, files }
+    }
+
+    fn of_tokenizer(&self, keys: &mut BTreeMap<String, Value>) {
+        self.take(&["model.vocab_size", "tokenizer.train_chars"], keys);
+        self.of_source(TrainStage::Pretrain, keys);
+        if self.config.data.source == Source::World {
+            // The words of questions count as well.
+            self.of_source(TrainStage::Sft, keys);
+        }
+    }
+
+    /// What the rows of a stage follow from, and which of them are held out.
+    fn of_rows(&self, stage: TrainStage, keys: &mut BTreeMap<String, Value>) {
+        self.of_source(stage, keys);
+        self.take(&["data.rows", "data.val_share"], keys);
+        if self.config.data.rows == RowStyle::Turns {
+            self.take(&["data.special_tokens_in_text"], keys);
+        }
+    }
+
+    /// What the texts of a stage follow from.
+    fn of_source(&self, stage: TrainStage, keys: &mut BTreeMap<String, Value>) {
+        self.take(&["data.source"], keys);
+        match self.config.data.source {
+            Source::World => {
+                self.take(&WORLD, keys);
+                self.take(stage.spec().world, keys);
+            }
+            Source::Files => {
+                let filters =
+                    ["on_bad_row", "unknown_keys", "min_chars", "max_chars", "min_chinese_share", "max_rows"];
+                filters.iter().for_each(|key| self.take(&[&format!("data.{key}")], keys));
+                if stage.rows() == RowKind::Conversations {
+                    // By the stage: MiniMind's rows have that of their length.
+                    let key = format!("data.history_chars ({})", stage.name());
+                    keys.insert(key, stage.history_chars(self.config).into());
+                }
+            }
+        }
+    }
+
+    fn of_exam(&self, keys: &mut BTreeMap<String, Value>) {
+        let exam = &self.config.exam;
+        self.take(&["exam.answer", "exam.shots", "exam.system", "device"], keys);
+        if exam.sheets.is_none() || exam.shots > 0 && exam.dev_sheets.is_none() {
+            self.take(&WORLD, keys);
+        }
+    }
+
+    fn take(&self, names: &[&str], keys: &mut BTreeMap<String, Value>) {
+        for &name in names {
+            if let Some(value) = self.keys.get(name) {
+                keys.insert(name.into(), value.clone());
+            }
+        }
+    }
+
+    fn take_section(&self, section: &str, keys: &mut BTreeMap<String, Value>) {
+        let (start, end) = (format!("{section}."), format!("{section}/"));
+        keys.extend(self.keys.range(start..end).map(|(key, value)| (key.clone(), value.clone())));
     }
 }
 
-fn tokenizer_files(path: &Path, inputs: &mut Inputs) -> Result<Vec<FileDigest>> {
+/// The files that a stage reads, with the digests that they have now.
+///
+/// # Errors
+/// Where a key names no file, one cannot be read, or a tokenizer does not fit the model.
+pub fn files_of(stage: Stage, config: &TrialConfig, inputs: &mut Inputs) -> Result<Files> {
+    match stage {
+        Stage::Tokenizer => match &config.tokenizer.path {
+            Some(path) => tokenizer_files(path, config, inputs),
+            None => data_files(&[TrainStage::Pretrain], config, inputs),
+        },
+        Stage::Data => data_files(&recipe(config), config, inputs),
+        Stage::Train(stage) => data_files(&[stage], config, inputs),
+        Stage::Exam => exam_files(config, inputs),
+    }
+}
+
+fn data_files(stages: &[TrainStage], config: &TrialConfig, inputs: &mut Inputs) -> Result<Files> {
+    let mut files = Files::new();
+    if config.data.source == Source::Files {
+        for stage in stages {
+            let (key, patterns) = stage.files(&config.data);
+            if files.iter().all(|(known, _)| *known != key) {
+                files.push((key, inputs.expanded(patterns, key)?));
+            }
+        }
+    }
+    Ok(files)
+}
+
+fn tokenizer_files(path: &str, config: &TrialConfig, inputs: &mut Inputs) -> Result<Files> {
+    let shown = || format!("tokenizer.path = \"{path}\"");
+    let path = Path::new(path);
     let (file, folder) = match path.is_dir() {
         true => (path.join("tokenizer.json"), path),
         false => (path.to_path_buf(), path.parent().unwrap_or(Path::new("."))),
@@ -167,27 +222,40 @@ fn tokenizer_files(path: &Path, inputs: &mut Inputs) -> Result<Vec<FileDigest>> 
     let mut files = vec![file];
     let beside = ["tokenizer_config.json", "chat_template.jinja"].map(|name| folder.join(name));
     files.extend(beside.into_iter().filter(|path| path.is_file()));
-    inputs.digests(&files)
+    let digests = inputs.digests(&files).with_context(shown)?;
+    let (entries, most) = (inputs.vocab_size(path).with_context(shown)?, config.model.vocab_size);
+    ensure!(
+        entries <= most,
+        "model.vocab_size is {most}, expected at least {entries}, the entries of {}",
+        shown()
+    );
+    Ok(vec![("tokenizer.path", digests.into())])
 }
 
-/// Names and digests of files, without the folders they happen to be in.
-fn contents(files: &[FileDigest]) -> Value {
-    files.iter().map(|file| json!({ "name": file.name(), "sha256": file.sha256 })).collect()
-}
-
-fn named(value: &Value) -> Uuid {
-    Uuid::new_v5(&NAMESPACE, canonical(value).to_string().as_bytes())
-}
-
-/// The same value with the keys of every object in alphabetical order.
-fn canonical(value: &Value) -> Value {
-    match value {
-        Value::Object(keys) => {
-            let mut sorted: Vec<_> = keys.iter().collect();
-            sorted.sort_by_key(|(key, _)| *key);
-            sorted.into_iter().map(|(key, value)| (key.clone(), canonical(value))).collect()
+fn exam_files(config: &TrialConfig, inputs: &mut Inputs) -> Result<Files> {
+    let exam = &config.exam;
+    let mut files = Files::new();
+    let dev = exam.dev_sheets.as_ref().filter(|_| exam.shots > 0);
+    for (folder, split, key) in
+        [(exam.sheets.as_ref(), "val", "exam.sheets"), (dev, "dev", "exam.dev_sheets")]
+    {
+        if let Some(folder) = folder {
+            let read = sheet_files(Path::new(folder), split).and_then(|files| inputs.digests(&files));
+            files.push((key, read.with_context(|| format!("{key} = \"{folder}\""))?.into()));
         }
-        Value::Array(items) => items.iter().map(canonical).collect(),
-        other => other.clone(),
     }
+    Ok(files)
+}
+
+fn contents(key: &str, files: &[FileDigest]) -> Vec<Content> {
+    let is_data = TRAINING.iter().flat_map(|spec| spec.files).any(|(name, _)| *name == key);
+    let content = |(index, file): (usize, &FileDigest)| {
+        let read_as = match (is_data, key, index) {
+            (true, ..) => extension(&file.path),
+            (_, "tokenizer.path", 0) => "tokenizer.json".into(),
+            _ => file.name(),
+        };
+        Content { sha256: file.sha256.clone(), read_as }
+    };
+    files.iter().enumerate().map(content).collect()
 }

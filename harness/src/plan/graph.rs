@@ -1,15 +1,17 @@
 //! The stage graph: the stage runs that trials need, each once, in an order in which they can run.
 
-use super::facts::Facts;
-use crate::config::{Stage, TrainStage, TrialConfig, recipe, training_of};
+use super::facts::{Facts, Files, Reading, files_of, name_of};
+use crate::config::{Stage, TrainStage, TrialConfig, differing, recipe};
 use crate::data::files::Inputs;
 use crate::runs::claim::{Held, Watch};
 use crate::runs::manifest::{Input, Manifest, RunStatus};
 use crate::runs::recorded::{RecordedStage, RecordedTrial};
 use crate::sweep::Trial;
-use anyhow::{Context, Result};
-use std::collections::BTreeMap;
+use anyhow::{Context, Result, bail};
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// How a planned stage run stands.
@@ -18,10 +20,10 @@ pub enum State {
     /// Finished; its results are used.
     Done,
     /// Not there, and not needed: all that would be made from it is finished.
-    Spare,
+    Unneeded,
     /// To be run from the start.
     Fresh,
-    /// To be gone on with: it was stopped or interrupted.
+    /// To be resumed: it was stopped or interrupted.
     Unfinished,
     /// To be run again: it failed, or its results are no longer whole.
     Again(String),
@@ -32,21 +34,25 @@ pub enum State {
 impl State {
     /// Whether it is still to be worked on.
     pub fn is_open(&self) -> bool {
-        !matches!(self, State::Done | State::Spare)
+        !matches!(self, State::Done | State::Unneeded)
     }
 }
 
 /// A stage run of the plan.
 #[derive(Debug, Clone)]
 pub struct StageNode {
-    /// All that its results depend on.
-    pub facts: Facts,
-    /// Its name.
+    /// The stage.
+    pub stage: Stage,
+    /// Its name, which follows from all that its results depend on.
     pub uuid: Uuid,
+    /// The name that it would have without a seed.
+    pub setting: Uuid,
+    /// The files that it reads, by the keys that name them.
+    pub files: Files,
     /// Its folder.
     pub dir: PathBuf,
     /// The configuration of the first trial that needs it.
-    pub config: TrialConfig,
+    pub config: Arc<TrialConfig>,
     /// The tokenizer's stage run, by index.
     pub tokenizer: Option<usize>,
     /// The data's stage run, by index.
@@ -58,17 +64,12 @@ pub struct StageNode {
     /// How it stood when the plan was made.
     pub state: State,
     /// How often it had been worked on when the plan was made.
-    pub sittings: u32,
+    pub attempts: u32,
     /// Floating-point operations that it will take, as far as can be told beforehand.
     pub weight: f64,
 }
 
 impl StageNode {
-    /// The stage.
-    pub fn stage(&self) -> Stage {
-        self.facts.stage
-    }
-
     /// Stage runs that must be finished first, by index.
     pub fn needs(&self) -> impl Iterator<Item = usize> {
         [self.tokenizer, self.data, self.model].into_iter().flatten()
@@ -76,21 +77,27 @@ impl StageNode {
 
     /// As shown to people: `pretrain-0b1c2d3e`.
     pub fn short(&self) -> String {
-        short_name(self.stage(), self.uuid)
+        short_name(self.stage, self.uuid)
     }
 }
 
 /// A stage run's name as shown to people; the folder has the whole UUID.
 pub fn short_name(stage: Stage, uuid: Uuid) -> String {
-    let uuid = uuid.simple().to_string();
-    format!("{stage}-{}", &uuid[..8])
+    format!("{stage}-{}", short_id(uuid))
+}
+
+/// The part of a name that is shown to people.
+pub fn short_id(uuid: Uuid) -> String {
+    uuid.simple().to_string()[..8].to_string()
 }
 
 /// A trial of the plan.
 #[derive(Debug, Clone)]
 pub struct PlannedTrial {
-    /// Its name.
+    /// Its name, made of those of its stage runs.
     pub uuid: Uuid,
+    /// The same without a seed: what is compared.
+    pub setting: Uuid,
     /// The trial.
     pub trial: Trial,
     /// Its stage runs in the order of the recipe, by index.
@@ -140,25 +147,59 @@ impl StageGraph {
         known: impl Fn(&Trial) -> Option<&'a RecordedTrial>,
         runs: &Path,
     ) -> Result<Self> {
-        let mut planner =
-            Planner { runs, inputs: Inputs::remembered(runs), nodes: Vec::new(), by_name: BTreeMap::new() };
+        let mut planner = Planner {
+            runs,
+            there: names_in(runs),
+            inputs: Inputs::remembered(runs),
+            nodes: Vec::new(),
+            by_name: HashMap::new(),
+        };
         let one = |(index, trial): (usize, &Trial)| match known(trial) {
-            Some(recorded) => planner.recorded(index, trial, recorded),
+            Some(recorded) => Ok(planner.recorded(index, trial, recorded)),
             None => planner.trial(index, trial),
         };
         let planned: Result<Vec<_>> = trials.iter().enumerate().map(one).collect();
         // What was read is worth remembering even if a later file is missing.
         planner.inputs.save()?;
         let mut graph = Self { trials: planned?, nodes: planner.nodes };
+        graph.ensure_different()?;
         graph.drop_what_nothing_needs();
         Ok(graph)
+    }
+
+    /// Two trials of one sweep that come to the same would be compared with themselves.
+    fn ensure_different(&self) -> Result<()> {
+        let mut first: HashMap<(&str, Uuid), usize> = HashMap::new();
+        for (index, planned) in self.trials.iter().enumerate() {
+            let earlier = *first.entry((&planned.trial.sweep, planned.uuid)).or_insert(index);
+            let keys = differing(&self.trials[earlier].trial.config, &planned.trial.config);
+            // An experiment may name one sweep twice.
+            if !keys.is_empty() {
+                bail!(
+                    "sweep {}: trials {} and {} come to the same, as {} {} the same content; expected each once",
+                    planned.trial.sweep,
+                    earlier + 1,
+                    index + 1,
+                    keys.join(", "),
+                    if keys.len() == 1 { "names" } else { "name" },
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// All that the results of a stage run depend on.
+    pub fn facts(&self, node: usize) -> Facts {
+        let node = &self.nodes[node];
+        let name = |index: Option<usize>| Some(self.nodes[index?].uuid);
+        Reading::new(&node.config).facts(node.stage, name(node.tokenizer), name(node.model), &node.files)
     }
 
     /// The same stage runs as they stand now.
     pub fn looked_at_again(&self) -> Self {
         let mut graph = self.clone();
         for node in &mut graph.nodes {
-            (node.state, node.sittings) = standing(&node.dir, node.uuid);
+            (node.state, node.attempts) = standing(&node.dir, node.uuid);
         }
         graph.drop_what_nothing_needs();
         graph
@@ -171,131 +212,183 @@ impl StageGraph {
 
     /// The inputs of a stage run, as its manifest names them.
     pub fn inputs(&self, node: usize) -> Vec<Input> {
-        let input = |index: usize| Input { stage: self.nodes[index].stage(), uuid: self.nodes[index].uuid };
+        let input = |index: usize| Input { stage: self.nodes[index].stage, uuid: self.nodes[index].uuid };
         self.nodes[node].needs().map(input).collect()
     }
 
     /// Tokenizers and data are needed only where something is made from them.
     fn drop_what_nothing_needs(&mut self) {
+        let mut is_used = vec![false; self.nodes.len()];
         for index in (0..self.nodes.len()).rev() {
-            let node = &self.nodes[index];
-            let is_material = matches!(node.stage(), Stage::Tokenizer | Stage::Data);
-            let is_used =
-                self.nodes.iter().any(|user| user.state.is_open() && user.needs().any(|need| need == index));
-            if is_material && node.state.is_open() && !is_used {
-                self.nodes[index].state = State::Spare;
+            let node = &mut self.nodes[index];
+            if !node.state.is_open() {
+                continue;
+            }
+            if matches!(node.stage, Stage::Tokenizer | Stage::Data) && !is_used[index] {
+                node.state = State::Unneeded;
+            } else {
+                node.needs().for_each(|need| is_used[need] = true);
             }
         }
     }
+}
+
+/// The names of all that is in a folder.
+fn names_in(folder: &Path) -> HashSet<OsString> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name()).collect()
 }
 
 struct Planner<'a> {
     runs: &'a Path,
+    /// What is there: most stage runs of a new sweep are not, and need not be looked at.
+    there: HashSet<OsString>,
     inputs: Inputs,
     nodes: Vec<StageNode>,
-    by_name: BTreeMap<Uuid, usize>,
+    by_name: HashMap<Uuid, usize>,
+}
+
+/// The stage runs that one reads, by index: tokenizer, data, model.
+#[derive(Debug, Clone, Copy, Default)]
+struct Needs {
+    tokenizer: Option<usize>,
+    data: Option<usize>,
+    model: Option<usize>,
 }
 
 impl Planner<'_> {
     fn trial(&mut self, index: usize, trial: &Trial) -> Result<PlannedTrial> {
-        let mut stages = Vec::new();
-        self.stages(index, &trial.config, &mut stages)
+        let stages = self
+            .stages(index, &trial.config)
             .with_context(|| format!("sweep {}, trial {}", trial.sweep, index + 1))?;
-        Ok(PlannedTrial { uuid: trial.id, trial: trial.clone(), stages })
+        let nodes = || stages.iter().map(|&stage| &self.nodes[stage]);
+        let uuid = name_of(nodes().map(|node| node.uuid));
+        let setting = name_of(nodes().map(|node| node.setting));
+        Ok(PlannedTrial { uuid, setting, trial: trial.clone(), stages })
     }
 
     /// A trial whose stage runs have their names from a record.
-    fn recorded(&mut self, index: usize, trial: &Trial, recorded: &RecordedTrial) -> Result<PlannedTrial> {
+    fn recorded(&mut self, index: usize, trial: &Trial, recorded: &RecordedTrial) -> PlannedTrial {
         let mut stages: Vec<usize> = Vec::new();
         for RecordedStage { stage, uuid, model } in &recorded.stages {
-            let of = |wanted: Stage| stages.iter().copied().find(|&s| self.nodes[s].stage() == wanted);
-            let needs = match stage {
-                Stage::Tokenizer => [None; 3],
-                Stage::Data => [of(Stage::Tokenizer), None, None],
-                _ => {
-                    let model = stages.iter().copied().find(|&s| Some(self.nodes[s].uuid) == *model);
-                    [of(Stage::Tokenizer), of(Stage::Data), model]
-                }
-            };
-            let facts = Facts { stage: *stage, facts: serde_json::Value::Null, files: Vec::new() };
-            stages.push(self.named(index, &trial.config, facts, *uuid, needs)?);
+            let of = |wanted: Stage| stages.iter().copied().find(|&s| self.nodes[s].stage == wanted);
+            let mut needs = Needs::default();
+            if *stage != Stage::Tokenizer {
+                needs.tokenizer = of(Stage::Tokenizer);
+            }
+            if stage.computes() {
+                needs.data = of(Stage::Data);
+                needs.model = stages.iter().copied().find(|&s| Some(self.nodes[s].uuid) == *model);
+            }
+            let known = self.known(index, *uuid);
+            // Nobody asks for the setting of a stage run that is not planned anew.
+            let new = || Names { uuid: *uuid, setting: Uuid::nil() };
+            stages.push(
+                known.unwrap_or_else(|| self.add(index, &trial.config, *stage, new(), Files::new(), needs)),
+            );
         }
-        Ok(PlannedTrial { uuid: trial.id, trial: trial.clone(), stages })
+        let (uuid, setting) = (recorded.trial, recorded.setting);
+        PlannedTrial { uuid, setting, trial: trial.clone(), stages }
     }
 
-    fn stages(&mut self, trial: usize, config: &TrialConfig, stages: &mut Vec<usize>) -> Result<()> {
-        let facts = Facts::of_tokenizer(config, &mut self.inputs)?;
-        let tokenizer = self.node(trial, config, facts, [None; 3])?;
-        let tokenizer_uuid = self.nodes[tokenizer].uuid;
-        let facts = Facts::of_data(config, tokenizer_uuid, &mut self.inputs)?;
-        let data = self.node(trial, config, facts, [Some(tokenizer), None, None])?;
-        stages.extend([tokenizer, data]);
-
+    fn stages(&mut self, trial: usize, config: &Arc<TrialConfig>) -> Result<Vec<usize>> {
+        let reading = Reading::new(config);
+        let mut needs = Needs::default();
+        let tokenizer = self.node(trial, config, &reading, Stage::Tokenizer, needs)?;
+        needs.tokenizer = Some(tokenizer);
+        let data = self.node(trial, config, &reading, Stage::Data, needs)?;
+        needs.data = Some(data);
+        let mut stages = vec![tokenizer, data];
         let exams = config.exams();
-        let mut model = None;
         for stage in recipe(config) {
-            let start_from = model.map(|model: usize| self.nodes[model].uuid);
-            let facts = Facts::of_training(config, stage, tokenizer_uuid, start_from, &mut self.inputs)?;
-            let trained = self.node(trial, config, facts, [Some(tokenizer), Some(data), model])?;
+            let trained = self.node(trial, config, &reading, stage.into(), needs)?;
             stages.push(trained);
-            model = Some(trained);
+            needs.model = Some(trained);
             if exams.contains(&stage) {
-                let uuid = self.nodes[trained].uuid;
-                let facts = Facts::of_exam(config, tokenizer_uuid, uuid, &mut self.inputs)?;
-                let needs = [Some(tokenizer), Some(data), Some(trained)];
-                stages.push(self.node(trial, config, facts, needs)?);
+                stages.push(self.node(trial, config, &reading, Stage::Exam, needs)?);
             }
         }
-        Ok(())
+        Ok(stages)
     }
 
     fn node(
         &mut self,
         trial: usize,
-        config: &TrialConfig,
-        facts: Facts,
-        needs: [Option<usize>; 3],
+        config: &Arc<TrialConfig>,
+        reading: &Reading,
+        stage: Stage,
+        needs: Needs,
     ) -> Result<usize> {
-        let uuid = facts.uuid();
-        self.named(trial, config, facts, uuid, needs)
+        let files = files_of(stage, config, &mut self.inputs)?;
+        let of = |index: Option<usize>, name: fn(&StageNode) -> Uuid| Some(name(&self.nodes[index?]));
+        let facts = |name: fn(&StageNode) -> Uuid| {
+            reading.facts(stage, of(needs.tokenizer, name), of(needs.model, name), &files)
+        };
+        let uuid = facts(|node| node.uuid).name();
+        let setting = || {
+            let mut seedless = facts(|node| node.setting);
+            seedless.keys.remove("seed");
+            seedless.name()
+        };
+        let setting = if self.by_name.contains_key(&uuid) { Uuid::nil() } else { setting() };
+        if let Some(known) = self.known(trial, uuid) {
+            return Ok(known);
+        }
+        let names = Names { uuid, setting };
+        Ok(self.add(trial, config, stage, names, files, needs))
     }
 
-    fn named(
+    /// The stage run with this name, where an earlier trial needs it as well.
+    fn known(&mut self, trial: usize, uuid: Uuid) -> Option<usize> {
+        let index = *self.by_name.get(&uuid)?;
+        let trials = &mut self.nodes[index].trials;
+        if trials.last() != Some(&trial) {
+            trials.push(trial);
+        }
+        Some(index)
+    }
+
+    fn add(
         &mut self,
         trial: usize,
-        config: &TrialConfig,
-        facts: Facts,
-        uuid: Uuid,
-        [tokenizer, data, model]: [Option<usize>; 3],
-    ) -> Result<usize> {
-        if let Some(&index) = self.by_name.get(&uuid) {
-            if !self.nodes[index].trials.contains(&trial) {
-                self.nodes[index].trials.push(trial);
-            }
-            return Ok(index);
-        }
-        let dir = self.runs.join(format!("{}-{uuid}", facts.stage));
-        let (state, sittings) = standing(&dir, uuid);
-        let weight = match facts.stage.training() {
-            Some(stage) => training_flops(config, stage),
-            None => 0.0,
-        };
+        config: &Arc<TrialConfig>,
+        stage: Stage,
+        Names { uuid, setting }: Names,
+        files: Files,
+        Needs { tokenizer, data, model }: Needs,
+    ) -> usize {
+        let folder = format!("{stage}-{uuid}");
+        let dir = self.runs.join(&folder);
+        let is_there = self.there.contains(OsStr::new(&folder));
+        let (state, attempts) = if is_there { standing(&dir, uuid) } else { (State::Fresh, 0) };
+        let weight = stage.training().map_or(0.0, |stage| training_flops(config, stage));
+        let (config, trials) = (Arc::clone(config), vec![trial]);
+        let index = self.nodes.len();
+        self.by_name.insert(uuid, index);
         self.nodes.push(StageNode {
-            facts,
+            stage,
             uuid,
+            setting,
+            files,
             dir,
-            config: config.clone(),
+            config,
             tokenizer,
             data,
             model,
-            trials: vec![trial],
+            trials,
             state,
-            sittings,
+            attempts,
             weight,
         });
-        self.by_name.insert(uuid, self.nodes.len() - 1);
-        Ok(self.nodes.len() - 1)
+        index
     }
+}
+
+/// The names of a stage run.
+struct Names {
+    uuid: Uuid,
+    /// Without a seed.
+    setting: Uuid,
 }
 
 /// How the stage run in `dir` stands, and how often it was worked on.
@@ -323,14 +416,14 @@ fn standing(dir: &Path, uuid: Uuid) -> (State, u32) {
         (RunStatus::Failed, _) => State::Again(manifest.reason.unwrap_or_else(|| "it failed".into())),
         (RunStatus::Running | RunStatus::Stopped, _) => State::Unfinished,
     };
-    (state, manifest.sittings)
+    (state, manifest.attempts)
 }
 
 /// What a training stage will cost, about: by its length where it is given, else by that of one pass.
 fn training_flops(config: &TrialConfig, stage: TrainStage) -> f64 {
-    let training = training_of(config, stage);
-    let answers = if stage == TrainStage::Dpo { 2 } else { 1 };
-    let step = (training.seq_len * training.batch_size * training.accumulation * answers) as f64;
+    let training = stage.training(config);
+    let step =
+        (training.seq_len * training.batch_size * training.accumulation * stage.sequences_per_row()) as f64;
     let tokens = match (training.steps, training.flops, training.tokens) {
         (Some(steps), ..) => steps as f64 * step,
         (None, Some(flops), _) => return flops,

@@ -14,4 +14,4 @@ pub mod testing;
 
 pub use explain::explain;
 pub use facts::Facts;
-pub use graph::{PlannedTrial, StageGraph, StageNode, State, short_name};
+pub use graph::{PlannedTrial, StageGraph, StageNode, State, short_id, short_name};

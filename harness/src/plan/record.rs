@@ -17,14 +17,15 @@ impl StageGraph {
         let stage = |&index: &usize| {
             let node = &self.nodes[index];
             let model = node.model.map(|model| self.nodes[model].uuid);
-            RecordedStage { stage: node.stage(), uuid: node.uuid, model }
+            RecordedStage { stage: node.stage, uuid: node.uuid, model }
         };
         let config = &planned.trial.config;
         Ok(RecordedTrial {
             trial: planned.uuid,
+            setting: planned.setting,
             sweep: planned.trial.sweep.clone(),
             keys: planned.trial.keys.clone(),
-            config: toml::to_string(config).with_context(|| format!("trial {}", planned.uuid))?,
+            config: toml::to_string(&**config).with_context(|| format!("trial {}", planned.uuid))?,
             stages: planned.stages.iter().map(stage).collect(),
         })
     }

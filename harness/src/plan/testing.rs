@@ -11,8 +11,7 @@ use std::path::Path;
 pub fn trial(change: impl FnOnce(&mut TrialConfig)) -> Trial {
     let mut config = TrialConfig::default();
     change(&mut config);
-    let id = crate::config::identity(&config);
-    Trial { sweep: "test".into(), id, keys: vec![("seed".into(), json!(config.seed))], config }
+    Trial { sweep: "test".into(), keys: vec![("seed".into(), json!(config.seed))], config: config.into() }
 }
 
 /// The graph of trials.

@@ -4,18 +4,17 @@ mod request;
 
 pub use request::{StageBody, StageRequest};
 
-use crate::config::{DataConfig, Source, TrainStage, TrialConfig};
-use crate::config::{Stage, history_chars, patterns, recipe, training_of};
+use crate::config::{DataConfig, Source, Stage, TrainStage, TrialConfig, recipe};
 use crate::data::chat::ChatTemplate;
 use crate::data::files::{Inputs, Named, expand};
 use crate::data::prepare::{Preparation, prepare};
 use crate::data::read::{ReadOptions, rows};
 use crate::data::world::World;
-use crate::data::{Kind, Row, Tokenizer};
+use crate::data::{Row, Tokenizer};
 use crate::exam::{self, Prompter, Questions};
 use crate::fsutil::digests::unchanged;
 use crate::fsutil::{create_dir, write_atomic};
-use crate::plan::facts::Facts;
+use crate::plan::facts::files_of;
 use crate::records::Notice;
 use crate::runs::manifest::Results;
 use crate::stop::{Stopped, check};
@@ -41,7 +40,8 @@ impl StageBody for Recipe {
     ) -> Result<Option<Results>> {
         if request.stage.training().is_none() {
             let runs = request.dir.parent().unwrap_or(Path::new("."));
-            let now = Facts::files_of(request.stage, config, &mut Inputs::remembered(runs))?;
+            let now = files_of(request.stage, config, &mut Inputs::remembered(runs))?;
+            let now: Vec<_> = now.iter().flat_map(|(_, files)| files.iter().cloned()).collect();
             unchanged(&request.files, &now)?;
         }
         let ended = on_threads(config.threads, || match request.stage {
@@ -49,12 +49,9 @@ impl StageBody for Recipe {
             Stage::Data => data(request, config, stop, progress).map(Some),
             Stage::Exam => {
                 let device: Device = config.device.parse()?;
-                device.run(Sitting { request, config, stop, progress })?.map(Some)
+                device.run(ExamWork { request, config, stop, progress })?.map(Some)
             }
-            Stage::Pretrain => training(TrainStage::Pretrain, request, config, stop, progress),
-            Stage::Sft => training(TrainStage::Sft, request, config, stop, progress),
-            Stage::Lora => training(TrainStage::Lora, request, config, stop, progress),
-            Stage::Dpo => training(TrainStage::Dpo, request, config, stop, progress),
+            Stage::Train(stage) => training(stage, request, config, stop, progress),
         });
         match ended {
             Err(error) if error.is::<Stopped>() => Ok(None),
@@ -64,7 +61,7 @@ impl StageBody for Recipe {
 
     fn tidy(&self, request: &StageRequest, config: &TrialConfig) -> Result<()> {
         match request.stage.training() {
-            Some(stage) => train::tidy(&request.dir, training_of(config, stage)),
+            Some(stage) => train::tidy(&request.dir, stage.training(config)),
             None => Ok(()),
         }
     }
@@ -84,40 +81,18 @@ fn source<'a>(
     stop: &'a AtomicBool,
 ) -> Box<dyn Iterator<Item = Result<Row>> + Send + 'a> {
     let rows: Box<dyn Iterator<Item = Result<Row>> + Send> = match config.data.source {
-        Source::World => match stage {
-            TrainStage::Pretrain => Box::new(world.pretrain_rows().map(Ok)),
-            TrainStage::Sft | TrainStage::Lora => Box::new(world.sft_rows().map(Ok)),
-            TrainStage::Dpo => Box::new(world.dpo_rows().map(Ok)),
-        },
-        Source::Files => Box::new(rows(files, kind(stage), options).until(stop)),
+        Source::World => Box::new(world.rows(stage).map(Ok)),
+        Source::Files => Box::new(rows(files, stage.rows(), options).until(stop)),
     };
     Box::new(rows.map(|row| check(stop).and(row)))
-}
-
-fn kind(stage: TrainStage) -> Kind {
-    match stage {
-        TrainStage::Pretrain => Kind::Pretrain,
-        TrainStage::Sft | TrainStage::Lora => Kind::Conversations,
-        TrainStage::Dpo => Kind::Preferences,
-    }
 }
 
 fn files(config: &TrialConfig, stage: TrainStage) -> Result<Named> {
     if config.data.source == Source::World {
         return Ok(Named::default());
     }
-    let (key, patterns) = patterns(&config.data, stage);
+    let (key, patterns) = stage.files(&config.data);
     expand(patterns, key)
-}
-
-/// The folder of a stage's stores inside the data's stage run.
-fn store_folder(stage: TrainStage) -> &'static str {
-    match stage {
-        TrainStage::Pretrain => "pretrain",
-        TrainStage::Sft => "sft",
-        TrainStage::Lora => "lora",
-        TrainStage::Dpo => "dpo",
-    }
 }
 
 fn tokenizer(
@@ -182,15 +157,15 @@ fn data(
     let world = World::generate(&config.world);
     let mut results = Results::default();
     for stage in recipe(config) {
-        let history_chars = history_chars(config, stage);
+        let history_chars = stage.history_chars(config);
         let options = ReadOptions::new(&DataConfig { history_chars, ..config.data.clone() });
         let named = files(config, stage)?;
-        let name = store_folder(stage);
+        let name = stage.name();
         progress.start(name, 0, "rows");
         let rows = source(config, stage, &world, &named.files, &options, stop);
         let out = request.dir.join(name);
         let told = |done: u64| progress.update(done, "");
-        let preparation = Preparation::new(kind(stage), &tokenizer, &config.data, &options.log);
+        let preparation = Preparation::new(stage.rows(), &tokenizer, &config.data, &options.log);
         let prepared = prepare(rows, &preparation, &out, stop, &told)?;
         let read = options.log.report();
         for problem in &read.problems {
@@ -219,7 +194,7 @@ fn training(
     stop: &AtomicBool,
     progress: &dyn Progress,
 ) -> Result<Option<Results>> {
-    let data = given(&request.data, "data")?.join(store_folder(stage));
+    let data = given(&request.data, "data")?.join(stage.name());
     let start_from = request.model.as_ref().map(|dir| dir.join("model"));
     train::run(&TrainRequest {
         stage,
@@ -234,14 +209,14 @@ fn training(
 }
 
 /// An exam that is to be sat.
-struct Sitting<'a> {
+struct ExamWork<'a> {
     request: &'a StageRequest,
     config: &'a TrialConfig,
     stop: &'a AtomicBool,
     progress: &'a dyn Progress,
 }
 
-impl Work for Sitting<'_> {
+impl Work for ExamWork<'_> {
     type Outcome = Result<Results>;
 
     fn run<B: Backend>(self, backend: &B) -> Result<Results> {
@@ -249,8 +224,8 @@ impl Work for Sitting<'_> {
     }
 }
 
-fn sit<B: Backend>(sitting: &Sitting, backend: &B) -> Result<Results> {
-    let Sitting { request, config, stop, progress } = *sitting;
+fn sit<B: Backend>(work: &ExamWork, backend: &B) -> Result<Results> {
+    let ExamWork { request, config, stop, progress } = *work;
     let tokenizer = Tokenizer::load(&given(&request.tokenizer, "tokenizer")?.join("model"))?;
     let model = given(&request.model, "model")?.join("model");
     let transformer = model::Transformer::load(&model, backend)?;
@@ -280,77 +255,4 @@ fn sit<B: Backend>(sitting: &Sitting, backend: &B) -> Result<Results> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::plan::testing::{plan, trial};
-    use crate::track::Silent;
-
-    #[test]
-    fn tokenizers_and_data_are_given_up_when_somebody_asks_to_stop() {
-        let runs = tempfile::tempdir().unwrap();
-        let graph = plan(&[trial(|_| {})], runs.path());
-        let work = |index: usize, is_asked: bool| {
-            let request = crate::execute::pool::request_of(&graph, index, 1).unwrap();
-            let config = request.trial_config().unwrap();
-            create_dir(&request.dir).unwrap();
-            Recipe.run(&request, &config, &AtomicBool::new(is_asked), &Silent).unwrap()
-        };
-        assert_eq!(graph.nodes[0].stage(), Stage::Tokenizer);
-        assert_eq!(work(0, true), None);
-        assert!(!graph.nodes[0].dir.join("model/tokenizer.json").exists());
-        assert!(work(0, false).is_some());
-        assert_eq!(graph.nodes[1].stage(), Stage::Data);
-        assert_eq!(work(1, true), None);
-        assert_eq!(std::fs::read_dir(&graph.nodes[1].dir).unwrap().count(), 0, "nothing half-made is left");
-        assert!(work(1, false).is_some());
-    }
-
-    #[test]
-    fn files_that_change_after_the_plan_are_noticed() {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
-        let write = |name: &str, text: &str| std::fs::write(at(name), text).unwrap();
-        write("a.jsonl", "{\"text\":\"one\"}\n");
-        std::fs::create_dir(at("sheets")).unwrap();
-        write("sheets/law_val.csv", "id,question,A,B,C,D,answer\n0,q,a,b,c,d,A\n");
-        let graph = plan(
-            &[trial(|config| {
-                config.data.source = Source::Files;
-                config.data.pretrain = vec![at("*.jsonl")];
-                (config.sft.training.enabled, config.dpo.training.enabled) = (false, false);
-                config.exam.sheets = Some(at("sheets"));
-            })],
-            dir.path(),
-        );
-        let error = |index: usize| {
-            let request = crate::execute::pool::request_of(&graph, index, 1).unwrap();
-            let config = request.trial_config().unwrap();
-            create_dir(&request.dir).unwrap();
-            let ended = Recipe.run(&request, &config, &AtomicBool::new(false), &Silent);
-            ended.map_or_else(|error| format!("{error:#}"), |_| String::new())
-        };
-        let stages: Vec<Stage> = graph.nodes.iter().map(|node| node.stage()).collect();
-        assert_eq!(stages, [Stage::Tokenizer, Stage::Data, Stage::Pretrain, Stage::Exam]);
-        assert_eq!(error(0), "");
-        write("b.jsonl", "{\"text\":\"two\"}\n");
-        for index in [0, 1] {
-            assert_eq!(
-                error(index),
-                format!(
-                    "{}: was not there when the run was planned; run again, with what the files hold now",
-                    at("b.jsonl")
-                )
-            );
-        }
-        std::fs::remove_file(at("b.jsonl")).unwrap();
-        write("a.jsonl", "{\"text\":\"two\"}\n");
-        assert!(
-            error(1).contains("a.jsonl: has changed since the run was planned (SHA-256 "),
-            "{}",
-            error(1)
-        );
-        write("sheets/law_val.csv", "id,question,A,B,C,D,answer\n0,q,a,b,c,d,B\n");
-        assert!(error(3).contains("law_val.csv: has changed since the run was planned"), "{}", error(3));
-    }
-}
+mod tests;

@@ -48,7 +48,7 @@ pub struct StageRequest {
 }
 
 impl StageRequest {
-    /// The configuration, with the threads and the device of this sitting.
+    /// The configuration, with the threads and the device of this attempt.
     pub fn trial_config(&self) -> Result<TrialConfig> {
         let mut config: TrialConfig = toml::from_str(&self.config)
             .with_context(|| format!("{}: configuration of the request", self.dir.display()))?;

@@ -95,7 +95,7 @@ pub fn charts(settings: &[Setting], results: &Results) -> Vec<Figure> {
             }
         }
     }
-    for stage in [TrainStage::Pretrain, TrainStage::Sft, TrainStage::Lora, TrainStage::Dpo] {
+    for stage in TrainStage::all() {
         if results.trials().flat_map(|(t, _)| &t.stages).any(|s| s.stage == stage.name()) {
             figures.push(plots::figure(&curves(stage), results));
         }

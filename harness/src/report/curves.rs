@@ -4,7 +4,6 @@ use super::figure::{Axis, Content, Figure, Mark, Point, Series};
 use super::observation::{Observation, mean};
 use super::plots::group_label;
 use super::wanted::Loss;
-use crate::config::TrainStage;
 use crate::records::TrialRecord;
 use std::path::Path;
 
@@ -55,7 +54,7 @@ pub fn figure(loss: &Loss, observations: &[&Observation]) -> Figure {
         "elapsed_seconds" => "training time (s)",
         _ => "target tokens",
     };
-    let per = if loss.stage == TrainStage::Dpo { "loss (nats per pair)" } else { "loss (nats per token)" };
+    let per = if loss.stage.compares_answers() { "loss (nats per pair)" } else { "loss (nats per token)" };
     let mut notes = match loss.splits {
         [_, _] => vec!["solid: training, smoothed; dashed or a marker: held out".to_string()],
         ["val"] => vec!["held-out loss".into()],

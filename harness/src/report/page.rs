@@ -86,7 +86,7 @@ impl Page<'_> {
             .collect();
         let configurations: Vec<_> = trials
         .iter()
-        .map(|t| context! { trial => t.trial.to_string(), label => results.label(t), seed => t.seed, config => t.config.clone() })
+        .map(|t| context! { trial => t.trial.to_string(), label => results.label(t), seed => t.seed, config => t.config.clone(), folders => t.stages.iter().map(|s| s.dir.display().to_string()).collect::<Vec<_>>() })
         .collect();
         let figures: Vec<_> =
             self.figures.iter().map(|f| context! { svg => f.svg, remark => f.remark }).collect();

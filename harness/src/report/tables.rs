@@ -33,6 +33,8 @@ pub fn trials_csv(rows: &[Row], results: &Results) -> Result<Vec<u8>> {
     let keys = results.keys();
     let configs: BTreeMap<Uuid, &Value> =
         results.trials().map(|(trial, config)| (trial.trial, config)).collect();
+    let stages = stage_names(rows);
+    let run_columns: Vec<String> = stages.iter().map(|stage| format!("run.{stage}")).collect();
     let mut csv = csv::Writer::from_writer(vec![]);
     let after = "params active_params train_tokens train_flops val_loss val_bpb stage exam_correct exam_questions \
                  exam_accuracy exam_low exam_high exam_p_guess wall_seconds peak_rss_mb status reason";
@@ -40,7 +42,8 @@ pub fn trials_csv(rows: &[Row], results: &Results) -> Result<Vec<u8>> {
         ["trial", "sweep", "seed"]
             .into_iter()
             .chain(keys.iter().map(String::as_str))
-            .chain(after.split(' ').filter(|s| !s.is_empty())),
+            .chain(after.split(' ').filter(|s| !s.is_empty()))
+            .chain(run_columns.iter().map(String::as_str)),
     )?;
     for row in rows {
         let t = row.trial;
@@ -63,10 +66,36 @@ pub fn trials_csv(rows: &[Row], results: &Results) -> Result<Vec<u8>> {
         cells.extend([t.wall_seconds, t.peak_rss_mb].map(csv_number));
         cells.push(serde_json::to_value(t.status).map_or(String::new(), |s| cell(&s)));
         cells.push(t.reason.clone().unwrap_or_default());
+        cells.extend(stages.iter().map(|stage| folder_of(row, stage).unwrap_or_default()));
         csv.write_record(cells)?;
     }
     Ok(csv.into_inner()?)
 }
+
+/// The stages of all trials, in the order in which they are met.
+fn stage_names(rows: &[Row]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for record in rows.iter().flat_map(|row| &row.trial.stages) {
+        if !names.contains(&record.stage) {
+            names.push(record.stage.clone());
+        }
+    }
+    names
+}
+
+/// The name of a stage run's folder; of an exam, that of the row's.
+fn folder_of(row: &Row, stage: &str) -> Option<String> {
+    let stages = &row.trial.stages;
+    let after = row.exam.filter(|_| stage == EXAM).and_then(|exam| {
+        let examined = stages.iter().position(|record| record.stage == exam.stage)?;
+        stages[examined..].iter().find(|record| record.stage == EXAM)
+    });
+    let found = after.or_else(|| stages.iter().find(|record| record.stage == stage))?;
+    Some(found.dir.file_name()?.to_string_lossy().into_owned())
+}
+
+/// The stage in which exams are sat.
+const EXAM: &str = "exam";
 
 /// questions.csv: one row per trial, exam and question.
 pub fn questions_csv(questions: &[TrialQuestion]) -> Result<Vec<u8>> {

@@ -244,12 +244,7 @@ fn heatmap(fields: &mut Fields) -> Option<Plot> {
 }
 
 fn loss(fields: &mut Fields) -> Option<Loss> {
-    let stages = [
-        ("pretrain", TrainStage::Pretrain),
-        ("sft", TrainStage::Sft),
-        ("lora", TrainStage::Lora),
-        ("dpo", TrainStage::Dpo),
-    ];
+    let stages: Vec<_> = TrainStage::all().map(|stage| (stage.name(), stage)).collect();
     let splits: [(&str, &[&str]); 3] =
         [("train", &["train"]), ("val", &["val"]), ("both", &["train", "val"])];
     let stage = fields.choice("stage", &stages);

@@ -38,10 +38,10 @@ fn answers(graph: &StageGraph, records: &mut [TrialRecord]) -> Vec<TrialQuestion
     for record in records {
         let Some(planned) = planned.get(&record.trial) else { continue };
         for node in planned.stages.iter().map(|&index| &graph.nodes[index]) {
-            if node.stage() != Stage::Exam || node.state != State::Done {
+            if node.stage != Stage::Exam || node.state != State::Done {
                 continue;
             }
-            let stage = node.model.map_or("", |m| graph.nodes[m].stage().name());
+            let stage = node.model.map_or("", |m| graph.nodes[m].stage.name());
             match questions(&node.dir) {
                 Ok(answered) => found.extend(answered.into_iter().map(|record| TrialQuestion {
                     trial: planned.uuid,

@@ -125,7 +125,8 @@ impl Work {
 
     /// The graph of stage runs, with the names that are recorded: it takes no file of a recorded trial.
     pub fn recorded_graph(&self) -> Result<StageGraph> {
-        let known = |trial: &Trial| self.record.as_ref()?.trial(&self.layers, trial);
+        let recorded = self.record.as_ref().map(|record| record.by_config(&self.layers)).unwrap_or_default();
+        let known = |trial: &Trial| Some(*recorded.get(toml::to_string(&*trial.config).ok()?.as_str())?);
         self.checked(StageGraph::plan_with(&self.trials, known, &self.runs)?)
     }
 

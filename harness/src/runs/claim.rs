@@ -1,7 +1,7 @@
 //! Who works on a stage run: one owner at a time, on this machine or on another that shares the folder.
 //!
-//! A claim is the file `claim.json` in the folder of a stage run. Its owner counts up its `beat` every few seconds.
-//! On the owner's own machine the system is asked whether the owner lives; on another, an owner whose beat stands still
+//! A claim is the file `claim.json` in the folder of a stage run. Its owner counts up its `heartbeat` every few seconds.
+//! On the owner's own machine the system is asked whether the owner lives; on another, an owner whose heartbeat stands still
 //! by the watcher's clock is dead. *Invariant:* no decision compares clocks of two machines.
 
 use crate::fsutil::{create_dir, read_text, write_atomic};
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 pub const CLAIM: &str = "claim.json";
 
 /// How often an owner shows that it lives.
-const BEAT_EVERY: Duration = Duration::from_secs(3);
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(3);
 
 /// An owner on another machine that stands still for this long is dead.
 const DEAD_AFTER: Duration = Duration::from_secs(45);
@@ -39,7 +39,8 @@ pub struct Owner {
     /// Tells claims of one process apart.
     pub number: u64,
     /// Counts up while the owner lives.
-    pub beat: u64,
+    #[serde(alias = "beat")]
+    pub heartbeat: u64,
 }
 
 impl Owner {
@@ -52,14 +53,14 @@ impl Owner {
             pid,
             process_started: process_started(pid).unwrap_or(0),
             number: CLAIMS.fetch_add(1, Ordering::Relaxed),
-            beat: 0,
+            heartbeat: 0,
         }
     }
 
-    /// Whether both are the same claim, at whatever beat.
+    /// Whether both are the same claim, at whatever heartbeat.
     fn is(&self, other: &Owner) -> bool {
-        let beat = self.beat;
-        *self == Owner { beat, ..other.clone() }
+        let heartbeat = self.heartbeat;
+        *self == Owner { heartbeat, ..other.clone() }
     }
 
     /// Whether the system here can be asked about the owner.
@@ -125,7 +126,7 @@ impl Watch {
 pub struct Claim {
     path: PathBuf,
     owner: Owner,
-    /// How long the dead owner before us lived, as far as its beats tell.
+    /// How long the dead owner before us lived, as far as its heartbeats tell.
     taken_over: Duration,
     lost: Arc<AtomicBool>,
     beating: Option<(Sender<()>, JoinHandle<()>)>,
@@ -133,7 +134,7 @@ pub struct Claim {
 
 /// Whether a claim was to be had.
 #[derive(Debug)]
-pub enum Attempt {
+pub enum Taking {
     /// It is ours.
     Ours(Claim),
     /// Somebody else holds it.
@@ -144,7 +145,7 @@ impl Claim {
     /// Claims the stage run in `dir`, and takes over from an owner that is dead.
     ///
     /// `dead` is a far owner that a [`Watch`] found dead; it is believed only if it has not beaten since.
-    pub fn take(dir: &Path, dead: Option<&Owner>) -> Result<Attempt> {
+    pub fn take(dir: &Path, dead: Option<&Owner>) -> Result<Taking> {
         create_dir(dir)?;
         let path = dir.join(CLAIM);
         let runs = dir.parent().unwrap_or(dir);
@@ -161,9 +162,9 @@ impl Claim {
         let mut taken_over = Duration::ZERO;
         if let Some(owner) = read(dir) {
             if !owner.known_dead() && dead != Some(&owner) {
-                return Ok(Attempt::Busy(owner));
+                return Ok(Taking::Busy(owner));
             }
-            taken_over = BEAT_EVERY.saturating_mul(owner.beat.try_into().unwrap_or(u32::MAX));
+            taken_over = HEARTBEAT_EVERY.saturating_mul(owner.heartbeat.try_into().unwrap_or(u32::MAX));
             fs::remove_file(&path).with_context(|| format!("{}: cannot be removed", path.display()))?;
         }
         let owner = Owner::this_process();
@@ -175,15 +176,15 @@ impl Claim {
         let removed = fs::remove_file(&draft);
         if let Err(error) = linked {
             if let Some(other) = read(dir) {
-                return Ok(Attempt::Busy(other));
+                return Ok(Taking::Busy(other));
             }
             return Err(error).with_context(|| format!("{}: cannot be written", path.display()));
         }
         let file = file.and_then(|file| removed.map(|()| file));
         let file = file.with_context(|| format!("{}: cannot be opened", path.display()))?;
         let lost = Arc::new(AtomicBool::new(false));
-        let beating = beat(dir.to_path_buf(), owner.clone(), file, Arc::clone(&lost));
-        Ok(Attempt::Ours(Claim { path, owner, taken_over, lost, beating: Some(beating) }))
+        let beating = heartbeat(dir.to_path_buf(), owner.clone(), file, Arc::clone(&lost));
+        Ok(Taking::Ours(Claim { path, owner, taken_over, lost, beating: Some(beating) }))
     }
 
     /// How long the dead owner lived that we took over from; zero where there was none.
@@ -201,7 +202,7 @@ impl Claim {
         let (over, ended) = channel::<()>();
         std::thread::scope(|scope| {
             scope.spawn(move || {
-                while ended.recv_timeout(BEAT_EVERY / 10) == Err(RecvTimeoutError::Timeout) {
+                while ended.recv_timeout(HEARTBEAT_EVERY / 10) == Err(RecvTimeoutError::Timeout) {
                     stop.fetch_or(self.lost.load(Ordering::SeqCst), Ordering::SeqCst);
                 }
             });
@@ -238,8 +239,8 @@ pub fn clear_dead(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Counts up the beat in the open claim until the sender is dropped.
-fn beat(
+/// Counts up the heartbeat in the open claim until the sender is dropped.
+fn heartbeat(
     dir: PathBuf,
     mut owner: Owner,
     mut file: File,
@@ -247,8 +248,8 @@ fn beat(
 ) -> (Sender<()>, JoinHandle<()>) {
     let (stop, stopped) = channel::<()>();
     let thread = std::thread::spawn(move || {
-        while stopped.recv_timeout(BEAT_EVERY) == Err(RecvTimeoutError::Timeout) {
-            owner.beat += 1;
+        while stopped.recv_timeout(HEARTBEAT_EVERY) == Err(RecvTimeoutError::Timeout) {
+            owner.heartbeat += 1;
             // Written in place, through the file that was opened at the start: were the claim taken over,
             // the new owner's file would be another one.
             let _ = file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&text(&owner)));
@@ -261,7 +262,7 @@ fn beat(
     (stop, thread)
 }
 
-/// An owner as text of one length, whatever the beat.
+/// An owner as text of one length, whatever the heartbeat.
 fn text(owner: &Owner) -> Vec<u8> {
     let json = serde_json::to_string(owner).unwrap_or_default();
     format!("{json:<512}\n").into_bytes()
@@ -307,8 +308,8 @@ mod tests {
 
     fn ours(dir: &Path) -> Claim {
         match Claim::take(dir, None).unwrap() {
-            Attempt::Ours(claim) => claim,
-            Attempt::Busy(owner) => panic!("held by {owner:?}"),
+            Taking::Ours(claim) => claim,
+            Taking::Busy(owner) => panic!("held by {owner:?}"),
         }
     }
 
@@ -322,7 +323,7 @@ mod tests {
         let runs = tempfile::tempdir().unwrap();
         let dir = runs.path().join("pretrain-1");
         let claim = ours(&dir);
-        assert!(matches!(Claim::take(&dir, None).unwrap(), Attempt::Busy(_)));
+        assert!(matches!(Claim::take(&dir, None).unwrap(), Taking::Busy(_)));
         assert!(matches!(Watch::default().look(&dir), Held::By(_)));
         assert!(!claim.lost());
         drop(claim);
@@ -337,11 +338,11 @@ mod tests {
         let dir = runs.path().join("pretrain-1");
         // A dead owner's claim is there to be fought for.
         leave(&dir, &Owner { process_started: 1, ..Owner::this_process() });
-        let attempts: Vec<Attempt> = std::thread::scope(|scope| {
+        let attempts: Vec<Taking> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| Claim::take(&dir, None).unwrap())).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
-        let won = attempts.iter().filter(|a| matches!(a, Attempt::Ours(_))).count();
+        let won = attempts.iter().filter(|a| matches!(a, Taking::Ours(_))).count();
         assert_eq!(won, 1);
     }
 
@@ -371,21 +372,21 @@ mod tests {
         let dir = runs.path().join("pretrain-1");
         let far = Owner { machine: "elsewhere".into(), ..Owner::this_process() };
         leave(&dir, &far);
-        assert!(matches!(Claim::take(&dir, None).unwrap(), Attempt::Busy(_)));
+        assert!(matches!(Claim::take(&dir, None).unwrap(), Taking::Busy(_)));
 
         let (mut watch, soon) = (Watch::default(), Duration::from_millis(20));
         assert!(matches!(watch.look_with(&dir, soon), Held::By(_)));
         std::thread::sleep(soon);
-        let beaten = Owner { beat: 1, ..far.clone() };
+        let beaten = Owner { heartbeat: 1, ..far.clone() };
         leave(&dir, &beaten);
         assert!(matches!(watch.look_with(&dir, soon), Held::By(_)));
         std::thread::sleep(soon);
         assert_eq!(watch.look_with(&dir, soon), Held::Dead(beaten.clone()));
 
         // Had it beaten since, it would be believed alive.
-        assert!(matches!(Claim::take(&dir, Some(&far)).unwrap(), Attempt::Busy(_)));
-        let Attempt::Ours(claim) = Claim::take(&dir, Some(&beaten)).unwrap() else { panic!("it is dead") };
-        assert_eq!(claim.taken_over(), BEAT_EVERY);
+        assert!(matches!(Claim::take(&dir, Some(&far)).unwrap(), Taking::Busy(_)));
+        let Taking::Ours(claim) = Claim::take(&dir, Some(&beaten)).unwrap() else { panic!("it is dead") };
+        assert_eq!(claim.taken_over(), HEARTBEAT_EVERY);
     }
 
     #[test]
@@ -396,7 +397,7 @@ mod tests {
         fs::remove_file(dir.join(CLAIM)).unwrap();
         let (stop, since) = (AtomicBool::new(false), Instant::now());
         claim.while_ours(&stop, || {
-            while !stop.load(Ordering::SeqCst) && since.elapsed() < 5 * BEAT_EVERY {
+            while !stop.load(Ordering::SeqCst) && since.elapsed() < 5 * HEARTBEAT_EVERY {
                 std::thread::sleep(Duration::from_millis(10));
             }
         });

@@ -2,7 +2,7 @@
 //!
 //! *Invariant:* what somebody works on stays, and so does all that it was made from.
 
-use super::claim::{Attempt, Claim, Held, Watch};
+use super::claim::{Claim, Held, Taking, Watch};
 use super::manifest::{Manifest, RunStatus};
 use crate::fsutil::files_below;
 use anyhow::{Context, Result};
@@ -68,7 +68,7 @@ pub fn names(runs: &Path) -> Vec<Uuid> {
 /// Its folder is renamed first: a removal that is cut off leaves nothing that looks like a stage run.
 pub fn remove(garbage: &Garbage) -> Result<bool> {
     let dir = &garbage.dir;
-    let Attempt::Ours(_claim) = Claim::take(dir, None)? else {
+    let Taking::Ours(_claim) = Claim::take(dir, None)? else {
         return Ok(false);
     };
     let name = dir.file_name().unwrap_or_default().to_string_lossy();

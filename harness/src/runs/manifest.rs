@@ -24,7 +24,7 @@ pub enum RunStatus {
     Done,
     /// Ended in an error.
     Failed,
-    /// Stopped on request; it goes on from its last checkpoint.
+    /// Stopped on request; it is resumed from its last checkpoint.
     Stopped,
 }
 
@@ -111,7 +111,7 @@ pub struct Manifest {
     pub host: String,
     /// `cpu` or `cuda:N`.
     pub device: String,
-    /// Threads of the last sitting.
+    /// Threads of the last attempt.
     pub threads: usize,
     /// Seeds of the trial and of the built-in world.
     pub seeds: Vec<(String, u64)>,
@@ -119,14 +119,15 @@ pub struct Manifest {
     pub started: String,
     /// When it last ended (UTC).
     pub ended: Option<String>,
-    /// How often it was begun or gone on with.
-    pub sittings: u32,
-    /// How many sittings in a row, this one among them, have left nothing to go on from.
-    #[serde(default)]
-    pub idle_sittings: u32,
-    /// Seconds of all sittings, by no clock that can be set; of one that was killed, as far as its claim's beats tell.
+    /// How many attempts were made.
+    #[serde(alias = "sittings")]
+    pub attempts: u32,
+    /// How many attempts in a row, this one among them, have left nothing to resume from.
+    #[serde(default, alias = "idle_sittings")]
+    pub idle_attempts: u32,
+    /// Seconds of all attempts, by no clock that can be set; of one that was killed, as far as its claim's heartbeats tell.
     pub wall_seconds: f64,
-    /// Largest resident set of any sitting, in MiB.
+    /// Largest resident set of any attempt, in MiB.
     pub peak_rss_mb: f64,
     /// Stage runs that it started from.
     pub inputs: Vec<Input>,

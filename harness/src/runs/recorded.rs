@@ -11,7 +11,7 @@ use crate::sweep::Trial;
 use crate::system::{now, utc};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 use uuid::Uuid;
@@ -56,6 +56,8 @@ pub struct RecordedRun {
 pub struct RecordedTrial {
     /// Its name.
     pub trial: Uuid,
+    /// The same without a seed.
+    pub setting: Uuid,
     /// Its sweep.
     pub sweep: String,
     /// Swept and solved keys with their values.
@@ -136,11 +138,11 @@ impl Record {
         self.runs.iter().rev().find(|run| run.layers == *layers)
     }
 
-    /// The record of a trial: that of a run with these layers, or else of the newest that had the trial.
-    pub fn trial(&self, layers: &Overrides, trial: &Trial) -> Option<&RecordedTrial> {
-        let (like, unlike): (Vec<_>, Vec<_>) = self.runs.iter().rev().partition(|run| run.layers == *layers);
-        let mut trials = like.into_iter().chain(unlike).flat_map(|run| &run.trials);
-        trials.find(|known| known.trial == trial.id && known.config().is_some_and(|c| c == trial.config))
+    /// Recorded trials by their configuration: those of a run with these layers, or else the newest.
+    pub fn by_config(&self, layers: &Overrides) -> HashMap<&str, &RecordedTrial> {
+        let (like, unlike): (Vec<_>, Vec<_>) = self.runs.iter().partition(|run| run.layers == *layers);
+        let trials = unlike.into_iter().chain(like).flat_map(|run| &run.trials);
+        trials.map(|trial| (trial.config.as_str(), trial)).collect()
     }
 
     /// The names of all stage runs that it refers to.
@@ -155,7 +157,7 @@ impl RecordedRun {
     pub fn trials(&self) -> Option<Vec<Trial>> {
         let trial = |known: &RecordedTrial| {
             let (sweep, keys) = (known.sweep.clone(), known.keys.clone());
-            Some(Trial { sweep, id: known.trial, config: known.config()?, keys })
+            Some(Trial { sweep, config: known.config()?.into(), keys })
         };
         self.trials.iter().map(trial).collect()
     }
@@ -315,10 +317,13 @@ mod tests {
         assert_eq!(last.trials().unwrap(), trials);
         assert_eq!(canonical(&last.runs(&out)), canonical(&runs));
         assert_eq!(record.stage_runs(), graph.nodes.iter().map(|node| node.uuid).collect());
-        let known = record.trial(&Overrides::default(), &trials[1]).unwrap();
-        assert_eq!(known.stages.len(), graph.trials[1].stages.len());
+        let known = record.by_config(&Overrides::default());
+        let of = |trial: &Trial| known.get(toml::to_string(&*trial.config).unwrap().as_str()).copied();
+        let second = of(&trials[1]).unwrap();
+        assert_eq!((second.trial, second.setting), (graph.trials[1].uuid, graph.trials[1].setting));
+        assert_eq!(second.stages.len(), graph.trials[1].stages.len());
         let slower = trial(|config| config.pretrain.training.lr = 7.0);
-        assert_eq!(record.trial(&Overrides::default(), &slower), None);
+        assert_eq!(of(&slower), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 mod forecast;
 pub mod records;
 
-use crate::config::{Stage, training_of};
+use crate::config::Stage;
 use crate::execute::child::LOG;
 use crate::fsutil::{last_lines, read_text};
 use crate::plan::{StageGraph, State};
@@ -71,7 +71,7 @@ pub struct StageStatus {
     pub uuid: Uuid,
     /// Its folder.
     pub dir: PathBuf,
-    /// `done`, `spare`, `pending`, `stopped`, `failed` or `running`.
+    /// `done`, `unneeded`, `pending`, `stopped`, `failed` or `running`.
     pub state: &'static str,
     /// Who works on it, or why it failed.
     pub detail: Option<String>,
@@ -135,22 +135,22 @@ fn stage_status(graph: &StageGraph, index: usize) -> StageStatus {
     let node = &graph.nodes[index];
     let (state, detail) = match &node.state {
         State::Done => ("done", None),
-        State::Spare => ("spare", None),
+        State::Unneeded => ("unneeded", None),
         State::Fresh => ("pending", None),
         State::Unfinished => ("stopped", None),
         State::Again(reason) => ("failed", Some(reason.clone())),
         State::Running(owner) => ("running", Some(owner.clone())),
     };
-    let training = node.stage().training();
+    let training = node.stage.training();
     let told = read_text(&node.dir.join(LENGTH)).ok().and_then(|text| text.trim().parse().ok());
     StageStatus {
-        stage: node.stage(),
+        stage: node.stage,
         uuid: node.uuid,
         dir: node.dir.clone(),
         state,
         detail,
         last: training.and_then(|_| last_row(&node.dir)),
-        total_steps: training.and_then(|stage| told.or(training_of(&node.config, stage).steps)),
+        total_steps: training.and_then(|stage| told.or(stage.training(&node.config).steps)),
         seconds_left: None,
         log: match state {
             "failed" => last_lines(&node.dir.join(LOG), LOG_LINES),

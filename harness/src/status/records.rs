@@ -1,6 +1,6 @@
 //! From stage runs to the records that a report is made of.
 
-use crate::config::{Stage, TrialConfig, identity};
+use crate::config::{Stage, TrainStage};
 use crate::plan::{PlannedTrial, StageGraph, State};
 use crate::records::{ExamScore, StageRecord, Status, TrialRecord};
 use crate::runs::manifest::Manifest;
@@ -36,7 +36,7 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
     let (status, reason) = standing(graph, planned);
     let mut record = TrialRecord {
         trial: planned.uuid,
-        setting: identity(&TrialConfig { seed: 0, ..config.clone() }),
+        setting: planned.setting,
         sweeps: vec![planned.trial.sweep.clone()],
         seed: config.seed,
         keys: planned.trial.keys.clone(),
@@ -53,7 +53,7 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
         reason,
         stages: Vec::new(),
         notices: Vec::new(),
-        config: toml::to_string(config).with_context(|| format!("trial {}", planned.uuid))?,
+        config: toml::to_string(&**config).with_context(|| format!("trial {}", planned.uuid))?,
     };
     for &index in &planned.stages {
         let node = &graph.nodes[index];
@@ -61,7 +61,7 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
         let Some(manifest) = Manifest::read(&node.dir).ok().flatten() else {
             continue;
         };
-        record.stages.push(StageRecord { stage: node.stage().name().into(), dir: node.dir.clone() });
+        record.stages.push(StageRecord { stage: node.stage.name().into(), dir: node.dir.clone() });
         record.wall_seconds += manifest.wall_seconds;
         record.peak_rss_mb = record.peak_rss_mb.max(manifest.peak_rss_mb);
         if node.state != State::Done {
@@ -70,16 +70,16 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
         let results = manifest.results;
         record.notices.extend(results.notices);
         record.train_tokens += results.tokens;
-        let stage = node.stage().training();
+        let stage = node.stage.training();
         if let Some(value) = stage.and_then(|s| planned.trial.tokens_that_follow(s, &mut record.keys)) {
             *value = results.tokens.into();
         }
         record.train_flops += results.flops;
-        if node.stage() == Stage::Pretrain {
+        if node.stage == Stage::Train(TrainStage::Pretrain) {
             (record.val_loss, record.val_bpb) = (results.val_loss, results.val_bpb);
         }
         if let (Some(correct), Some(questions)) = (results.correct, results.questions) {
-            let after = node.model.map(|model| graph.nodes[model].stage());
+            let after = node.model.map(|model| graph.nodes[model].stage);
             record.exams.push(ExamScore { stage: after.map_or("", Stage::name).into(), correct, questions });
         }
     }
@@ -90,7 +90,7 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
 pub fn standing(graph: &StageGraph, planned: &PlannedTrial) -> (Status, Option<String>) {
     let nodes = || planned.stages.iter().map(|&index| &graph.nodes[index]);
     let failed = nodes().find_map(|node| match &node.state {
-        State::Again(reason) => Some(format!("{}: {reason}", node.stage())),
+        State::Again(reason) => Some(format!("{}: {reason}", node.stage)),
         _ => None,
     });
     if let Some(reason) = failed {
@@ -102,7 +102,7 @@ pub fn standing(graph: &StageGraph, planned: &PlannedTrial) -> (Status, Option<S
     let begun = |state: &State| matches!(state, State::Unfinished | State::Running(_));
     // Between two stages, while somebody works on other trials, it waits for its turn.
     let is_driven = graph.nodes.iter().any(|node| matches!(node.state, State::Running(_)));
-    let trained = nodes().any(|node| node.state == State::Done && node.stage().training().is_some());
+    let trained = nodes().any(|node| node.state == State::Done && node.stage.training().is_some());
     match trained && !is_driven || nodes().any(|node| begun(&node.state)) {
         true => (Status::Stopped, None),
         false => (Status::Pending, None),

@@ -29,7 +29,7 @@ impl Detectable {
     pub fn of(trials: &[Trial], questions: Option<u64>) -> Option<Self> {
         let mut settings: BTreeMap<Uuid, BTreeSet<u64>> = BTreeMap::new();
         for trial in trials {
-            let setting = identity(&TrialConfig { seed: 0, ..trial.config.clone() });
+            let setting = identity(&TrialConfig { seed: 0, ..TrialConfig::clone(&trial.config) });
             settings.entry(setting).or_default().insert(trial.config.seed);
         }
         if settings.len() < 2 {

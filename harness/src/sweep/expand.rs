@@ -7,7 +7,7 @@ use crate::config::{
     ConfigError, ConfigErrors, Idle, Problem, Setting, config_of, differing, identity, idle, set,
 };
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use uuid::Uuid;
 
 /// Draws for each wanted trial after which no new one is hoped for.
@@ -37,10 +37,10 @@ pub fn trials(sweep: &Sweep) -> Result<Vec<Trial>, ConfigErrors> {
 
 /// Trials that are one setting, since what sets them apart has no effect: one error for each key and reason.
 fn same_settings(sweep: &Sweep, points: &[Point], trials: &[(usize, Trial)]) -> Vec<ConfigError> {
-    let mut first: BTreeMap<Uuid, &(usize, Trial)> = BTreeMap::new();
+    let mut first: HashMap<Uuid, &(usize, Trial)> = HashMap::new();
     let mut found: BTreeMap<(String, String), (ConfigError, usize)> = BTreeMap::new();
     for trial in trials {
-        let earlier = *first.entry(trial.1.id).or_insert(trial);
+        let earlier = *first.entry(identity(&trial.1.config)).or_insert(trial);
         if earlier.0 == trial.0 {
             continue;
         }
@@ -183,7 +183,7 @@ fn trial(sweep: &Sweep, point: &Point) -> Result<Trial, Vec<ConfigError>> {
         problems = placed(config.validate());
     }
     match problems.is_empty() {
-        true => Ok(Trial { sweep: sweep.name.clone(), id: identity(&config), config, keys }),
+        true => Ok(Trial { sweep: sweep.name.clone(), config: config.into(), keys }),
         false => Err(problems),
     }
 }

@@ -25,7 +25,7 @@ use axis::{Axis, Exclude};
 use draw::Sample;
 use solve::Solve;
 use std::path::Path;
-use uuid::Uuid;
+use std::sync::Arc;
 
 /// A sweep file, read and checked, its trials not made yet.
 #[derive(Debug, Clone)]
@@ -53,10 +53,8 @@ pub struct Sweep {
 pub struct Trial {
     /// Name of the sweep.
     pub sweep: String,
-    /// UUID v5 of the configuration, without the keys that change no result.
-    pub id: Uuid,
     /// Everything that is set.
-    pub config: TrialConfig,
+    pub config: Arc<TrialConfig>,
     /// Swept and solved keys with their values, in the sweep's order.
     pub keys: Vec<(String, serde_json::Value)>,
 }
@@ -69,7 +67,7 @@ impl Trial {
         stage: TrainStage,
         keys: &'a mut [(String, serde_json::Value)],
     ) -> Option<&'a mut serde_json::Value> {
-        let (_, training) = self.config.stages().into_iter().find(|entry| entry.0 == stage)?;
+        let training = stage.training(&self.config);
         let key = format!("{}.tokens", stage.name());
         let found = keys.iter_mut().find(|(name, value)| *name == key && value.is_null())?;
         (training.flops.is_some() && training.steps.is_none()).then_some(&mut found.1)

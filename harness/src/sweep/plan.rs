@@ -1,7 +1,7 @@
 //! What trials will cost, before anything runs.
 
 use super::Trial;
-use crate::config::{TrainStage, Training, TrialConfig};
+use crate::config::{RowKind, TrainStage, Training, TrialConfig};
 use model::backend::cpu::cross_entropy::BLOCK;
 use model::{Backend, Cpu, Recompute};
 use serde::{Serialize, Serializer};
@@ -19,7 +19,7 @@ const MIB: f64 = 1024.0 * 1024.0;
 /// The expected cost of one trial.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PlanRow {
-    /// First eight digits of the trial's UUID.
+    /// The name of the trial, as shown to people.
     pub trial: String,
     /// Swept and solved keys with their values, in the sweep's order.
     #[serde(serialize_with = "as_map")]
@@ -51,14 +51,22 @@ pub struct Extent {
 
 /// The expected cost of every trial; `known` tells what a stage of a trial, by its index, will train on exactly, where
 /// its data is prepared.
-pub fn plan(trials: &[Trial], known: impl Fn(usize, TrainStage) -> Option<Extent>) -> Vec<PlanRow> {
-    trials.iter().enumerate().map(|(index, trial)| row(trial, |stage| known(index, stage))).collect()
+pub fn plan(
+    trials: &[Trial],
+    name: impl Fn(usize) -> String,
+    known: impl Fn(usize, TrainStage) -> Option<Extent>,
+) -> Vec<PlanRow> {
+    trials
+        .iter()
+        .enumerate()
+        .map(|(index, trial)| row(trial, name(index), |stage| known(index, stage)))
+        .collect()
 }
 
-fn row(trial: &Trial, known: impl Fn(TrainStage) -> Option<Extent>) -> PlanRow {
+fn row(trial: &Trial, name: String, known: impl Fn(TrainStage) -> Option<Extent>) -> PlanRow {
     let config = &trial.config;
     let mut row = PlanRow {
-        trial: trial.id.simple().to_string()[..8].to_string(),
+        trial: name,
         keys: trial.keys.clone(),
         params: config.model.params() as u64,
         active_params: config.model.active_params() as u64,
@@ -68,7 +76,7 @@ fn row(trial: &Trial, known: impl Fn(TrainStage) -> Option<Extent>) -> PlanRow {
         open: Vec::new(),
         memory_mb: memory_mb(config),
     };
-    for (stage, training) in config.stages().into_iter().filter(|(_, training)| training.enabled) {
+    for (stage, training) in config.stages().filter(|(_, training)| training.enabled) {
         let exact = known(stage);
         row.exact &= exact.is_some();
         let extent = exact.unwrap_or_else(|| at_most(config, stage, training));
@@ -94,8 +102,7 @@ fn row(trial: &Trial, known: impl Fn(TrainStage) -> Option<Extent>) -> PlanRow {
 /// What a stage trains on at most, as far as its configuration tells: every row full and one document.
 fn at_most(config: &TrialConfig, stage: TrainStage, training: &Training) -> Extent {
     let cost = config.cost(stage);
-    let answers = if stage == TrainStage::Dpo { 2 } else { 1 };
-    let rows = [training.batch_size, training.accumulation, answers];
+    let rows = [training.batch_size, training.accumulation, stage.sequences_per_row()];
     let rows = rows.into_iter().fold(1u64, |rows, factor| rows.saturating_mul(factor as u64));
     let len = training.seq_len as u64;
     let step = rows.saturating_mul(len);
@@ -112,7 +119,7 @@ fn at_most(config: &TrialConfig, stage: TrainStage, training: &Training) -> Exte
         (None, None, Some(tokens)) => {
             let tokens = tokens.saturating_add(step - 1);
             // Positions without loss are unknown where only answers are targets.
-            let all_targets = stage == TrainStage::Pretrain;
+            let all_targets = stage.rows() == RowKind::Pretrain;
             let flops = all_targets.then(|| tokens as f64 * cost.per_token(training.seq_len));
             Extent { tokens: Some(tokens), flops }
         }
@@ -138,10 +145,9 @@ pub fn memory_mb(config: &TrialConfig) -> f64 {
     let activations = width + qkv + 2 * hidden;
     let passing = 4 * d + 2 * qkv + 3 * hidden;
     let stage = |(stage, training): (TrainStage, &Training)| {
-        let answers = if stage == TrainStage::Dpo { 2 } else { 1 };
         let rows_of_step = training.batch_size.saturating_mul(training.accumulation.max(1));
         let rows_of_lane = rows_of_step.div_ceil(training.lanes.max(1));
-        let row = training.seq_len.saturating_mul(answers);
+        let row = training.seq_len.saturating_mul(stage.sequences_per_row());
         let group = rows_of_lane.saturating_mul(row).min(Cpu::GROUP_POSITIONS.max(row)) as f64;
         let kept = match training.recompute {
             Recompute::None => model.n_layers * (2 * d + activations),
@@ -153,7 +159,7 @@ pub fn memory_mb(config: &TrialConfig) -> f64 {
         let floats = model.params() as f64 * copies + threads.min(training.lanes) as f64 * lane;
         PROGRAM + FLOAT * floats / MIB
     };
-    config.stages().into_iter().filter(|entry| entry.1.enabled).map(stage).fold(0.0, f64::max)
+    config.stages().filter(|entry| entry.1.enabled).map(stage).fold(0.0, f64::max)
 }
 
 /// The rows as a table for a terminal.
@@ -295,7 +301,7 @@ device = "cpu"
     #[test]
     fn costs_are_those_of_the_shape() {
         let trials = Sweep::read_str("a.toml", SWEEP, &Overrides::default()).unwrap().expand().unwrap();
-        let rows = plan(&trials, |_, _| None);
+        let rows = plan(&trials, |_| "1".into(), |_, _| None);
         let row = &rows[0];
         // As in the model's own test: 48 products of attention, 72 of the feed-forward, 40 of the head, and two norms.
         assert_eq!((row.params, row.active_params), (48 + 72 + 40 + 3 * 4, 48 + 72 + 40 + 3 * 4));
@@ -315,7 +321,7 @@ device = "cpu"
     #[test]
     fn the_table_is_aligned() {
         let trials = Sweep::read_str("a.toml", SWEEP, &Overrides::default()).unwrap().expand().unwrap();
-        let mut rows = plan(&trials, |_, _| None);
+        let mut rows = plan(&trials, |_| "1".into(), |_, _| None);
         for row in &mut rows {
             row.trial = "0123abcd".into();
         }
@@ -335,13 +341,13 @@ device = "cpu"
     fn what_follows_from_the_data_is_a_bound_until_it_is_there() {
         let text = SWEEP.replace("[axes]", "[solve]\n\"dpo.tokens\" = { flops = 1e6 }\n[axes]");
         let trials = Sweep::read_str("a.toml", &text, &Overrides::default()).unwrap().expand().unwrap();
-        let before = &plan(&trials, |_, _| None)[0];
+        let before = &plan(&trials, |_| "1".into(), |_, _| None)[0];
         assert_eq!(before.open, []);
         // 4 forward passes of 2 * 160 operations a token, and a step of two answers of 8 tokens.
         assert_eq!(before.keys.last().unwrap(), &("dpo.tokens".into(), "<= 797".into()));
         assert_eq!(before.tokens, Some(1063 + 797));
         let extent = Extent { tokens: Some(10), flops: Some(99.0) };
-        let after = &plan(&trials, |trial, _| (trial == 0).then_some(extent));
+        let after = &plan(&trials, |_| "1".into(), |trial, _| (trial == 0).then_some(extent));
         assert_eq!((after[0].tokens, after[0].flops, after[0].exact), (Some(30), Some(297.0), true));
         assert_eq!(after[0].keys.last().unwrap().1, 10);
         let table = render_table(after);
@@ -352,7 +358,7 @@ device = "cpu"
         // Half of an answer's tokens may be without loss.
         let text = SWEEP.replace("steps = 3", "tokens = 100");
         let trials = Sweep::read_str("a.toml", &text, &Overrides::default()).unwrap().expand().unwrap();
-        assert_eq!(plan(&trials, |_, _| None)[0].open, [TrainStage::Sft, TrainStage::Dpo]);
+        assert_eq!(plan(&trials, |_| "1".into(), |_, _| None)[0].open, [TrainStage::Sft, TrainStage::Dpo]);
     }
 
     #[test]

@@ -139,12 +139,7 @@ impl Weights {
 /// Makes a stage so long that it takes so many operations. Its tokens follow once its data is there.
 fn length_for(stage: TrainStage, flops: f64, config: &mut TrialConfig) -> Result<Value, String> {
     let (name, cost) = (stage.name(), config.cost(stage));
-    let training = match stage {
-        TrainStage::Pretrain => &mut config.pretrain.training,
-        TrainStage::Sft => &mut config.sft.training,
-        TrainStage::Lora => &mut config.lora.training,
-        TrainStage::Dpo => &mut config.dpo.training,
-    };
+    let training = (stage.spec().training_mut)(config);
     if !training.enabled {
         return Err(format!("the stage is left out; set {name}.enabled = true"));
     }
@@ -207,9 +202,7 @@ fn read_key(key: &str, node: &Node) -> Result<Goal, String> {
     if find(key).is_none() {
         return Err(not_a_key(key));
     }
-    let stage = [TrainStage::Pretrain, TrainStage::Sft, TrainStage::Lora, TrainStage::Dpo]
-        .into_iter()
-        .find(|stage| key == format!("{}.tokens", stage.name()));
+    let stage = key.strip_suffix(".tokens").and_then(TrainStage::named);
     if stage.is_none() && !SIZES.contains(&key) {
         return Err(format!("cannot be solved, expected {} or the tokens of a stage", SIZES.join(", ")));
     }

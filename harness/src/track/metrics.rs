@@ -46,7 +46,7 @@ pub struct MetricsRow {
     pub grad_norm: Option<f64>,
     /// Speed since the row before.
     pub tokens_per_second: Option<f64>,
-    /// Seconds since the stage began, those of earlier sittings included.
+    /// Seconds since the stage began, those of earlier attempts included.
     pub elapsed_seconds: f64,
     /// What the objective adds, by column name; each name declared when the table was opened.
     pub extras: Vec<(String, f64)>,

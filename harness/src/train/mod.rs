@@ -15,7 +15,6 @@ pub use length::{Length, describe};
 pub use objective::{Objective, next_tokens};
 pub use schedule::learning_rate;
 
-use crate::config::training_of;
 use crate::config::{OptimizerKind, TrainStage, Training, TrialConfig};
 use crate::data::{RowSize, Store, Tokenizer};
 use crate::fsutil::{create_dir, write_atomic};
@@ -69,7 +68,7 @@ impl Work for &TrainRequest<'_> {
 }
 
 fn run_on<B: Backend>(request: &TrainRequest, backend: &B) -> Result<Option<Results>> {
-    let (trial, training) = (request.trial, training_of(request.trial, request.stage));
+    let (trial, training) = (request.trial, request.stage.training(request.trial));
     let tokenizer = Tokenizer::load(request.tokenizer)?;
     let transformer = match request.start_from {
         Some(dir) => Transformer::load(dir, backend)?,
@@ -86,10 +85,8 @@ fn run_on<B: Backend>(request: &TrainRequest, backend: &B) -> Result<Option<Resu
         Store::open(&request.data.join(store))?.verify()?;
     }
     let mut objective = Objective::new(request.stage, trial, request.data)?;
-    let lora = match request.stage {
-        TrainStage::Lora => Some(Lora::new(&transformer, &trial.lora.adapters(), trial.seed)?),
-        _ => None,
-    };
+    let adapters = (request.stage.spec().adapters)(trial);
+    let lora = adapters.map(|adapters| Lora::new(&transformer, &adapters, trial.seed)).transpose()?;
     let lanes = LaneConfig { lanes: training.lanes, recompute: training.recompute, seed: trial.seed };
     let trainer = Trainer::new(transformer, lora, optimizer(training), lanes)?;
     objective.look_up_references(&trainer, request)?;
@@ -99,7 +96,7 @@ fn run_on<B: Backend>(request: &TrainRequest, backend: &B) -> Result<Option<Resu
 /// How long a stage will train on its data, without training it; `None` where more than `most_rows` rows would have to
 /// be looked at.
 pub fn length(stage: TrainStage, trial: &TrialConfig, data: &Objective, most_rows: f64) -> Option<Length> {
-    let (training, cost) = (training_of(trial, stage), trial.cost(stage));
+    let (training, cost) = (stage.training(trial), trial.cost(stage));
     let first = data.row_sizes(0, cost.window);
     let pass: RowSize = first.iter().copied().sum();
     let rows = match (training.steps, training.flops, training.tokens) {
@@ -208,7 +205,7 @@ struct Loop<'a, B: Backend> {
     trend: Trend,
     /// The lowest validation loss so far.
     best_val: Option<f64>,
-    /// Seconds of earlier sittings.
+    /// Seconds of earlier attempts.
     earlier_seconds: f64,
     began: Instant,
 }
@@ -451,7 +448,7 @@ pub fn save_model<B: Backend>(transformer: &Transformer<B>, dir: &Path, tokenize
 /// Columns that the objective adds to metrics.csv.
 fn extras<B: Backend>(request: &TrainRequest, trainer: &Trainer<B>) -> Vec<String> {
     let mut extras = vec![];
-    if request.stage == TrainStage::Dpo {
+    if request.stage.compares_answers() {
         extras.extend(["reward_margin", "reward_accuracy"].map(String::from));
     } else {
         extras.push("bpb".into());

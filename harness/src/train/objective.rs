@@ -1,7 +1,7 @@
 //! What a stage learns from: next tokens, or preferences.
 
 use super::{Sums, TrainRequest};
-use crate::config::{DpoLoss, Packing, TrainStage, TrialConfig, training_of};
+use crate::config::{DpoLoss, Packing, TrainStage, TrialConfig};
 use crate::data::{
     BatchOptions, Batches, Lost, Pair, Position, PreferenceBatches, RowLoss, RowSize, Store, sequential,
 };
@@ -46,11 +46,11 @@ pub enum Objective {
 impl Objective {
     /// Opens the stores of a stage.
     pub fn new(stage: TrainStage, trial: &TrialConfig, data: &Path) -> Result<Self> {
-        let training = training_of(trial, stage);
+        let training = stage.training(trial);
         let (train, val) = (data.join("train"), data.join("val"));
         let (train, val) = (Arc::new(Store::open(&train)?), Store::open(&val)?);
         let (seq_len, seed) = (training.seq_len, trial.seed);
-        if stage == TrainStage::Dpo {
+        if stage.compares_answers() {
             let section = &trial.dpo;
             let batches = PreferenceBatches::new(&train, seq_len, seed)?;
             batches.ensure_any()?;
@@ -68,11 +68,7 @@ impl Objective {
                 },
             });
         }
-        let answers = match stage {
-            TrainStage::Lora => trial.lora.answer_loss,
-            _ => trial.sft.answer_loss,
-        };
-        let loss = RowLoss::of(&train, answers);
+        let loss = RowLoss::of(&train, (stage.spec().answers)(trial));
         let whole_text = loss == RowLoss::Text;
         let options = BatchOptions { seq_len, packing: training.packing, loss, seed };
         let single = BatchOptions { packing: Packing::Single, ..options.clone() };

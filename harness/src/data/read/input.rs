@@ -30,6 +30,18 @@ impl Compression {
     }
 }
 
+/// What is left of a name's extension, in lower case, after `.gz` or `.zst`: with it, content is read in one way.
+pub fn extension(path: &Path) -> String {
+    match last_extension(path).as_str() {
+        "gz" | "gzip" | "zst" | "zstd" => last_extension(&path.with_extension("")),
+        plain => plain.into(),
+    }
+}
+
+fn last_extension(path: &Path) -> String {
+    path.extension().map(|text| text.to_string_lossy().to_lowercase()).unwrap_or_default()
+}
+
 /// Opens a file; the extension returned is what is left of its name's, in lower case, after `.gz` or `.zst`.
 pub(super) fn open(path: &Path) -> Result<(Input, Compression, String)> {
     let shown = path.display();
@@ -42,19 +54,13 @@ pub(super) fn open(path: &Path) -> Result<(Input, Compression, String)> {
         [] => bail!("{shown}: the file is empty"),
         _ => Compression::Plain,
     };
-    let mut name = path.to_path_buf();
-    let extension =
-        |path: &Path| path.extension().map(|text| text.to_string_lossy().to_lowercase()).unwrap_or_default();
-    let named = match extension(&name).as_str() {
+    let named = match last_extension(path).as_str() {
         "gz" | "gzip" => Compression::Gzip,
         "zst" | "zstd" => Compression::Zstd,
         _ => Compression::Plain,
     };
-    if named != Compression::Plain {
-        if named != compression {
-            bail!("{shown}: the name says {named:?} and the content says {compression:?}; name it as it is");
-        }
-        name.set_extension("");
+    if named != Compression::Plain && named != compression {
+        bail!("{shown}: the name says {named:?} and the content says {compression:?}; name it as it is");
     }
     let mut input: Input = match compression {
         Compression::Plain => Box::new(raw),
@@ -74,7 +80,7 @@ pub(super) fn open(path: &Path) -> Result<(Input, Compression, String)> {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => bail!("{shown}: is UTF-16, expected UTF-8"),
         _ => {}
     }
-    Ok((input, compression, extension(&name)))
+    Ok((input, compression, extension(path)))
 }
 
 /// Reads a line without its end into `line`; `false` at the end of the input. The bound on rows is an error.

@@ -23,6 +23,7 @@ mod turns;
 
 pub(crate) use csv::CsvRows;
 use file::{FileReader, Found, Problem};
+pub use input::extension;
 pub use literal::{Pairs, history};
 pub use report::{FileReport, ReadLog, ReadReport};
 

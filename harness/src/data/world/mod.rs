@@ -59,6 +59,7 @@ struct WorldSize {
     paraphrases: usize,
     pretrain_rows: u64,
     sft_rows: u64,
+    sft_multi_rows: u64,
     dpo_pairs: u64,
     questions_per_subject: usize,
     pretrain_drills: f64,
@@ -75,6 +76,7 @@ enum Stream {
     Exam = 4,
     /// Solved questions of the first subject; each further subject has the stream behind.
     Solved = 5,
+    SftMulti = 100,
 }
 
 impl World {
@@ -85,6 +87,7 @@ impl World {
             paraphrases: config.paraphrases,
             pretrain_rows: config.pretrain_rows,
             sft_rows: config.sft_rows,
+            sft_multi_rows: config.sft_multi_rows,
             dpo_pairs: config.dpo_pairs,
             questions_per_subject: config.questions_per_subject,
             pretrain_drills: config.pretrain_drills.clamp(0.0, 1.0),

@@ -3,6 +3,7 @@
 use super::lexicon::{ATTRIBUTES, NUMBERS, SUMMANDS};
 use super::questions::{Question, fact, guests, letter, listed};
 use super::{Stream, World};
+use crate::config::TrainStage;
 use crate::data::row::{Message, Row};
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -36,6 +37,16 @@ impl World {
         })
     }
 
+    /// The rows that a training stage learns from.
+    pub fn rows(&self, stage: TrainStage) -> Box<dyn Iterator<Item = Row> + Send + '_> {
+        match stage {
+            TrainStage::Pretrain => Box::new(self.pretrain_rows()),
+            TrainStage::Sft | TrainStage::Lora => Box::new(self.sft_rows()),
+            TrainStage::SftMulti => Box::new(self.sft_multi_rows()),
+            TrainStage::Dpo => Box::new(self.dpo_rows()),
+        }
+    }
+
     /// Rows of conversations.
     pub fn sft_rows(&self) -> impl Iterator<Item = Row> + Send + '_ {
         let mut rng = self.rng(Stream::Sft);
@@ -45,6 +56,20 @@ impl World {
             }
             let question = self.practice_question(&mut rng);
             Row::Chat(if rng.random_bool(0.45) { open(&question) } else { quizzed(&question) })
+        })
+    }
+
+    /// Conversations of several turns: two to four questions, some of them open.
+    pub fn sft_multi_rows(&self) -> impl Iterator<Item = Row> + Send + '_ {
+        let mut rng = self.rng(Stream::SftMulti);
+        (0..self.config.sft_multi_rows).map(move |_| {
+            let mut turns = vec![Message::new("system", SYSTEM)];
+            for _ in 0..rng.random_range(2..=4) {
+                let question = self.practice_question(&mut rng);
+                let turn = if rng.random_bool(0.45) { open(&question) } else { quizzed(&question) };
+                turns.extend(turn.into_iter().filter(|message| message.role != "system"));
+            }
+            Row::Chat(turns)
         })
     }
 

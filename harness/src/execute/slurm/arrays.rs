@@ -49,7 +49,7 @@ pub fn arrays(graph: &StageGraph, queued: &[Option<(String, usize)>], most: usiz
         let array = known.unwrap_or_else(|| {
             arrays.push(Array {
                 job: Some(job.clone()),
-                stage: node.stage(),
+                stage: node.stage,
                 options: Vec::new(),
                 at_once: None,
                 tasks: BTreeMap::new(),
@@ -69,7 +69,7 @@ pub fn arrays(graph: &StageGraph, queued: &[Option<(String, usize)>], most: usiz
         for index in left {
             let node = &graph.nodes[index];
             let slurm = &node.config.slurm;
-            let asked = || (node.stage(), slurm.sbatch(node.stage().computes()), slurm.at_once);
+            let asked = || (node.stage, slurm.sbatch(node.stage.computes()), slurm.at_once);
             match last_need(graph, node) {
                 None => alike.entry((asked(), None)).or_default().entry(0).or_default().push(index),
                 Some(need) => match places[need] {
@@ -233,7 +233,7 @@ mod tests {
         let graph = graph(&[(1, 1e-3), (2, 1e-3)]);
         let mut queued = none_queued(&graph);
         let of = |name: &str| {
-            (0..graph.nodes.len()).filter(|&n| graph.nodes[n].stage().name() == name).collect::<Vec<_>>()
+            (0..graph.nodes.len()).filter(|&n| graph.nodes[n].stage.name() == name).collect::<Vec<_>>()
         };
         for (name, job) in [("tokenizer", "7"), ("data", "8")] {
             queued[of(name)[0]] = Some((job.into(), 0));

@@ -67,12 +67,12 @@ pub fn execute(graph: &StageGraph, options: &[String], stop: &Stop, board: &Boar
             let is_queued = queued.contains(&jobs[&index]);
             let found = Manifest::read(&node.dir).ok().flatten();
             let found = found.filter(|manifest| manifest.uuid == node.uuid);
-            match found.map(|manifest| (manifest.status, manifest.sittings, manifest.reason)) {
+            match found.map(|manifest| (manifest.status, manifest.attempts, manifest.reason)) {
                 Some((RunStatus::Done, ..)) => {
                     outcome.ran += 1;
                     board.line(&format!("{} done", node.short()));
                 }
-                Some((RunStatus::Failed, sittings, reason)) if sittings > node.sittings && !is_queued => {
+                Some((RunStatus::Failed, attempts, reason)) if attempts > node.attempts && !is_queued => {
                     fail(&mut outcome, board, node, index, reason.unwrap_or_default());
                 }
                 _ if is_queued => left.push((index, 0)),

@@ -8,10 +8,10 @@ use crate::execute::worker::hopeless;
 fn what_is_stopped_again_and_again_without_progress_is_given_up() {
     let runs = tempfile::tempdir().unwrap();
     let graph = plan(&seeds(&[1]), runs.path());
-    let of = |stage| graph.nodes.iter().position(|node| node.stage() == stage).unwrap();
+    let of = |stage| graph.nodes.iter().position(|node| node.stage == stage).unwrap();
     let data = request_of(&graph, of(Stage::Data), 1).unwrap();
     let asked = AtomicBool::new(true);
-    let idle = || Manifest::read(&data.dir).unwrap().unwrap().idle_sittings;
+    let idle = || Manifest::read(&data.dir).unwrap().unwrap().idle_attempts;
     for times in 1..=3 {
         let body = Fake { wait_for_stop: Some(Stage::Data), ..Fake::default() };
         assert_eq!(work(&data, &body, &asked, &Silent).unwrap(), Ended::Stopped);
@@ -24,16 +24,25 @@ fn what_is_stopped_again_and_again_without_progress_is_given_up() {
     assert!(reason.starts_with("the data stage needs more than the job's time limit: "), "{reason}");
     assert!(reason.contains("its progress cannot be kept; raise slurm.time"), "{reason}");
     // A training that comes to a new checkpoint each time goes on.
-    let sft = request_of(&graph, of(Stage::Sft), 1).unwrap();
+    let sft = request_of(&graph, of(Stage::Train(TrainStage::Sft)), 1).unwrap();
     fs::create_dir_all(sft.dir.join("checkpoints")).unwrap();
     for step in 1..=4 {
-        let body =
-            Fake { wait_for_stop: Some(Stage::Sft), checkpoint: Mutex::new(Some(step)), ..Fake::default() };
+        let body = Fake {
+            wait_for_stop: Some(Stage::Train(TrainStage::Sft)),
+            checkpoint: Mutex::new(Some(step)),
+            ..Fake::default()
+        };
         work(&sft, &body, &asked, &Silent).unwrap();
         assert_eq!(hopeless(&sft, 9).unwrap(), None);
     }
     for _ in 0..3 {
-        work(&sft, &Fake { wait_for_stop: Some(Stage::Sft), ..Fake::default() }, &asked, &Silent).unwrap();
+        work(
+            &sft,
+            &Fake { wait_for_stop: Some(Stage::Train(TrainStage::Sft)), ..Fake::default() },
+            &asked,
+            &Silent,
+        )
+        .unwrap();
     }
     assert!(hopeless(&sft, 9).unwrap().unwrap().contains("without a new checkpoint"));
 }

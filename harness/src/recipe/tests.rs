@@ -1,0 +1,254 @@
+//! Stages on small data, and what their names promise.
+#![allow(clippy::unwrap_used)]
+use super::*;
+use crate::config::{KeySpec, Kind, get, keys, set};
+use crate::data::Message;
+use crate::fsutil::files_below;
+use crate::plan::testing::{plan, trial};
+use crate::track::Silent;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+#[test]
+fn tokenizers_and_data_are_given_up_when_somebody_asks_to_stop() {
+    let runs = tempfile::tempdir().unwrap();
+    let graph = plan(&[trial(|_| {})], runs.path());
+    let work = |index: usize, is_asked: bool| {
+        let request = crate::execute::pool::request_of(&graph, index, 1).unwrap();
+        let config = request.trial_config().unwrap();
+        create_dir(&request.dir).unwrap();
+        Recipe.run(&request, &config, &AtomicBool::new(is_asked), &Silent).unwrap()
+    };
+    assert_eq!(graph.nodes[0].stage, Stage::Tokenizer);
+    assert_eq!(work(0, true), None);
+    assert!(!graph.nodes[0].dir.join("model/tokenizer.json").exists());
+    assert!(work(0, false).is_some());
+    assert_eq!(graph.nodes[1].stage, Stage::Data);
+    assert_eq!(work(1, true), None);
+    assert_eq!(std::fs::read_dir(&graph.nodes[1].dir).unwrap().count(), 0, "nothing half-made is left");
+    assert!(work(1, false).is_some());
+}
+
+#[test]
+fn files_that_change_after_the_plan_are_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let write = |name: &str, text: &str| std::fs::write(at(name), text).unwrap();
+    write("a.jsonl", "{\"text\":\"one\"}\n");
+    std::fs::create_dir(at("sheets")).unwrap();
+    write("sheets/law_val.csv", "id,question,A,B,C,D,answer\n0,q,a,b,c,d,A\n");
+    let graph = plan(
+        &[trial(|config| {
+            config.data.source = Source::Files;
+            config.data.pretrain = vec![at("*.jsonl")];
+            (config.sft.training.enabled, config.dpo.training.enabled) = (false, false);
+            config.exam.sheets = Some(at("sheets"));
+        })],
+        dir.path(),
+    );
+    let error = |index: usize| {
+        let request = crate::execute::pool::request_of(&graph, index, 1).unwrap();
+        let config = request.trial_config().unwrap();
+        create_dir(&request.dir).unwrap();
+        let ended = Recipe.run(&request, &config, &AtomicBool::new(false), &Silent);
+        ended.map_or_else(|error| format!("{error:#}"), |_| String::new())
+    };
+    let stages: Vec<Stage> = graph.nodes.iter().map(|node| node.stage).collect();
+    assert_eq!(stages, [Stage::Tokenizer, Stage::Data, Stage::Train(TrainStage::Pretrain), Stage::Exam]);
+    assert_eq!(error(0), "");
+    write("b.jsonl", "{\"text\":\"two\"}\n");
+    for index in [0, 1] {
+        assert_eq!(
+            error(index),
+            format!(
+                "{}: was not there when the run was planned; run again, with what the files hold now",
+                at("b.jsonl")
+            )
+        );
+    }
+    std::fs::remove_file(at("b.jsonl")).unwrap();
+    write("a.jsonl", "{\"text\":\"two\"}\n");
+    assert!(error(1).contains("a.jsonl: has changed since the run was planned (SHA-256 "), "{}", error(1));
+    write("sheets/law_val.csv", "id,question,A,B,C,D,answer\n0,q,a,b,c,d,B\n");
+    assert!(error(3).contains("law_val.csv: has changed since the run was planned"), "{}", error(3));
+}
+
+/// Every file of a stage run, by its path inside.
+fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let files = files_below(dir).unwrap().into_iter();
+    files.map(|(path, _)| (path.strip_prefix(dir).unwrap().into(), std::fs::read(&path).unwrap())).collect()
+}
+
+/// Another value of a key, where there is one that may be tried.
+fn another(key: &KeySpec, now: &Value) -> Option<Value> {
+    Some(match (&key.kind, now) {
+        (Kind::Bool, Value::Bool(is)) => json!(!is),
+        (Kind::Whole, Value::Null) => json!(7),
+        (Kind::Whole, now) => json!(now.as_u64()? + 1),
+        (Kind::Number, Value::Null) => json!(1e9),
+        (Kind::Number, now) => json!(now.as_f64()? * 0.75 + 0.1),
+        (Kind::Choice(words), Value::String(now)) => json!(words.iter().find(|word| *word != now)?),
+        _ => return None,
+    })
+}
+
+/// The configuration with another value of a key, where that is valid.
+fn changed(config: &TrialConfig, key: &KeySpec) -> Option<TrialConfig> {
+    let mut tree = json!(config);
+    let value = another(key, get(&tree, &key.path)?)?;
+    set(&mut tree, &key.path, value);
+    let config: TrialConfig = serde_json::from_value(tree).ok()?;
+    config.validate().is_empty().then_some(config)
+}
+
+/// The files of a stage run that ended well.
+type Content = Option<BTreeMap<PathBuf, Vec<u8>>>;
+
+/// The names of tokenizer and data, and what they come to.
+fn made(config: &TrialConfig, runs: &Path) -> [(Uuid, Content); 2] {
+    let graph = plan(&[trial(|fresh| *fresh = config.clone())], runs);
+    [0, 1].map(|index| {
+        let request = crate::execute::pool::request_of(&graph, index, 1).unwrap();
+        create_dir(&request.dir).unwrap();
+        let config = request.trial_config().unwrap();
+        let is_done = Recipe.run(&request, &config, &AtomicBool::new(false), &Silent).is_ok();
+        (request.uuid, is_done.then(|| content(&request.dir)))
+    })
+}
+
+/// Runs every key, once changed, through tokenizer and data; each run has its own folder. Keys that are `read_in_vain`
+/// have an effect on other data than this.
+fn names_tell_contents_apart(config: &TrialConfig, read_in_vain: &[&str]) {
+    let runs = || tempfile::tempdir().unwrap();
+    let first = runs();
+    let base = made(config, first.path());
+    assert!(base.iter().all(|(_, made)| made.is_some()));
+    let (mut tried, mut in_vain) = (0, Vec::new());
+    // The keys of one training stage stand for those of all.
+    let is_tried = |key: &&KeySpec| match key.path.split_once('.') {
+        Some((section, _)) => section == "sft" || TrainStage::named(section).is_none(),
+        None => true,
+    };
+    for key in keys().iter().filter(is_tried) {
+        let Some(config) = changed(config, key) else { continue };
+        tried += 1;
+        let folder = runs();
+        let made = made(&config, folder.path());
+        for ((name, now), (old_name, old)) in made.iter().zip(&base) {
+            assert!(name != old_name || now == old, "{} makes other data under the same name", key.path);
+        }
+        if made[1].0 != base[1].0 && made.iter().zip(&base).all(|(now, old)| now.1 == old.1) {
+            in_vain.push(key.path.clone());
+        }
+    }
+    assert!(tried > 60, "{tried} keys");
+    in_vain.retain(|key| !read_in_vain.contains(&key.as_str()));
+    assert_eq!(in_vain, Vec::<String>::new(), "keys that rename what they do not change");
+}
+
+fn small() -> TrialConfig {
+    let mut config = TrialConfig { threads: 1, ..TrialConfig::default() };
+    config.model.vocab_size = 300;
+    (config.world.people, config.world.questions_per_subject) = (8, 4);
+    (config.world.pretrain_rows, config.world.sft_rows) = (40, 24);
+    (config.world.sft_multi_rows, config.world.dpo_pairs) = (12, 12);
+    config.data.val_share = 0.2;
+    (config.sft_multi.training.enabled, config.lora.training.enabled) = (true, true);
+    config
+}
+
+#[test]
+fn data_of_the_world_has_another_name_exactly_where_it_is_other_data() {
+    let read_in_vain = [
+        "data.special_tokens_in_text",
+        "tokenizer.train_chars",
+        "world.seen_share",
+        "world.paraphrases",
+        "world.sft_drills",
+        "world.questions_per_subject",
+    ];
+    names_tell_contents_apart(&small(), &read_in_vain);
+}
+
+#[test]
+fn data_of_files_has_another_name_exactly_where_it_is_other_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = World::generate(&small().world);
+    let mut config = small();
+    config.data.source = Source::Files;
+    config.exam.enabled = false;
+    let write = |name: &str, text: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        vec![path.to_string_lossy().into_owned()]
+    };
+    let chat = |row: Row| match row {
+        Row::Chat(turns) => format!("{}\n", json!({ "conversations": turns })),
+        _ => String::new(),
+    };
+    // Some as short, some with as few Chinese characters as the filters let through, and some with a special token.
+    let text = |i: usize| {
+        let text = match i % 8 {
+            0 => format!("一 english {i}"),
+            1 => format!("第{i}篇文章，</s>"),
+            _ => format!("第{i}篇文章，{}", "陈明 的 家乡 是 青石 。".repeat(i % 5)),
+        };
+        format!("{}\n", json!({ "text": text }))
+    };
+    config.data.pretrain = write("pretrain.jsonl", (0..60).map(text).collect());
+    config.data.sft = write("sft.jsonl", world.sft_rows().map(chat).collect());
+    config.data.sft_multi = write("multi.jsonl", world.sft_multi_rows().map(chat).collect());
+    let pair = |row: Row| match row {
+        Row::Preference { prompt, chosen, rejected } => {
+            let with = |answer: String| [prompt.clone(), vec![Message::new("assistant", answer)]].concat();
+            format!("{}\n", json!({ "chosen": with(chosen), "rejected": with(rejected) }))
+        }
+        _ => String::new(),
+    };
+    config.data.dpo = write("dpo.jsonl", world.dpo_rows().map(pair).collect());
+    (config.data.min_chars, config.data.max_chars, config.data.max_rows) = (7, 4000, 20);
+    (config.data.min_chinese_share, config.data.history_chars) = (0.05, 5);
+    let read_in_vain = [
+        "data.max_chars",
+        "data.on_bad_row",
+        "data.unknown_keys",
+        "tokenizer.train_chars",
+        "model.vocab_size",
+    ];
+    names_tell_contents_apart(&config, &read_in_vain);
+}
+
+#[test]
+fn a_copy_of_a_file_is_the_same_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    for name in ["a.jsonl", "b.JSONL", "c.txt"] {
+        std::fs::write(path(name), "{\"text\":\"one\"}\n").unwrap();
+    }
+    let names = |name: &str| {
+        let trial = trial(|config| {
+            *config = small();
+            (config.data.source, config.exam.enabled) = (Source::Files, false);
+            for stage in TrainStage::all().filter(|stage| *stage != TrainStage::Pretrain) {
+                (stage.spec().training_mut)(config).enabled = false;
+            }
+            config.data.pretrain = vec![path(name)];
+        });
+        let graph = plan(&[trial], dir.path());
+        (graph.trials[0].uuid, graph.trials[0].setting)
+    };
+    assert_eq!(names("a.jsonl"), names("b.JSONL"));
+    assert_ne!(names("a.jsonl"), names("c.txt"), "lines of text are read otherwise");
+}
+
+#[test]
+fn a_setting_is_a_trial_without_its_seed() {
+    let named = |seed: u64, lr: f64| {
+        let trial = trial(|config| (config.seed, config.sft.training.lr) = (seed, lr));
+        let graph = plan(&[trial], Path::new("nowhere"));
+        (graph.trials[0].uuid, graph.trials[0].setting)
+    };
+    let (one, two, other) = (named(1, 1e-3), named(2, 1e-3), named(1, 2e-3));
+    assert!(one.0 != two.0 && one.1 == two.1 && one.1 != other.1);
+}
