@@ -72,6 +72,14 @@ fn several_sweeps_share_their_trials_and_are_compared() {
         let mean = format!("{:.3} ±", (bpb[a] + bpb[b]) / 2.0);
         assert!(row.last().unwrap().trim_start_matches('*').starts_with(&mean), "{mean} is not in {row:?}");
     }
+    // Width 16 is one setting of three seeds, whatever sweep they are in.
+    let summary = rows(&dir.join("results/x/summary.csv"));
+    let seeds = |row: &BTreeMap<String, String>| (row["params"].clone(), row["seeds"].clone());
+    let params = |trial: usize| trials[trial]["params"].clone();
+    assert_eq!(
+        summary.iter().map(seeds).collect::<Vec<_>>(),
+        [(params(0), "3".into()), (params(2), "2".into())]
+    );
     let compared = &rows(&dir.join("results/x/comparisons.csv"))[0];
     assert_eq!([&compared["test"], &compared["n_a"], &compared["n_b"]], ["paired t", "2", "2"]);
     let effect = (bpb[2] - bpb[1] + bpb[4] - bpb[3]) / 2.0;

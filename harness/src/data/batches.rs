@@ -524,6 +524,28 @@ mod tests {
     }
 
     #[test]
+    fn every_pass_has_an_order_of_its_own() {
+        let documents: Vec<Vec<u32>> = (0..30).map(|d| vec![10 + d, 50, 51]).collect();
+        let (_dir, rows) = store(&documents);
+        let mut batches = Batches::new(rows, options(Packing::Single, 8)).unwrap();
+        // Of each pair the chosen answer is 7 and the rejected one 8.
+        let pairs = (0..30).flat_map(|pair| [7, 8].map(|answer| vec![10 + pair, 5, answer]));
+        let (_dir, pairs) = store_as(Kind::Preferences, &pairs.collect::<Vec<_>>());
+        let mut preferences = PreferenceBatches::new(&pairs, 8, 3).unwrap();
+        let of_rows = [(); 2].map(|()| (0..30).map(|_| batches.next_row().ids[0] as usize - 10).collect());
+        let of_pairs = [(); 2].map(|()| preferences.next_batch(30));
+        let all: Vec<usize> = (0..30).collect();
+        for [first, second] in [of_rows, of_pairs] as [[Vec<usize>; 2]; 2] {
+            assert_ne!(first, second);
+            for mut pass in [first, second] {
+                assert_ne!(pass, all);
+                pass.sort_unstable();
+                assert_eq!(pass, all);
+            }
+        }
+    }
+
+    #[test]
     fn long_pairs_keep_their_answers() {
         let documents = [vec![1, 2, 3, 4, 6, 5, 7, 8], vec![1, 2, 3, 4, 6, 5, 9]];
         let (_dir, store) = store_as(Kind::Preferences, &documents);

@@ -2,16 +2,18 @@
 #![allow(clippy::unwrap_used)]
 
 use super::{LENGTH, TrainRequest, run};
-use crate::config::{Packing, TrainStage, Training, TrialConfig};
+use crate::config::{Packing, Schedule, TrainStage, Training, TrialConfig};
 use crate::data::store::tests::store_of;
 use crate::data::{Kind, Tokenizer};
 use crate::runs::manifest::Results;
 use crate::system::on_threads;
 use crate::track::Progress;
 use anyhow::Result;
-use model::ModelConfig;
+use model::inference::NextToken;
+use model::{Cpu, ModelConfig, Transformer};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -224,4 +226,65 @@ fn a_store_whose_bytes_have_changed_is_not_trained_on() {
     fs::write(&tokens, bytes).unwrap();
     let error = format!("{:#}", try_train(dir.path(), "damaged", &trial, u64::MAX).unwrap_err());
     assert!(error.contains("tokens.bin: its SHA-256 is not that of store.json"), "{error}");
+}
+
+#[test]
+fn validation_is_the_loss_and_the_bits_of_held_out_texts() {
+    let dir = tempfile::tempdir().unwrap();
+    prepared(dir.path(), 40, 9..=30);
+    let results = train(dir.path(), "run", &trial(Training::default()), u64::MAX).unwrap();
+    let model = Transformer::load(&dir.path().join("run/model"), &Cpu).unwrap();
+    let store = crate::data::Store::open(&dir.path().join("data/val")).unwrap();
+    let (mut loss, mut targets) = (0.0, 0.0);
+    for ids in (0..store.len()).map(|document| store.document(document)) {
+        for end in 1..ids.len() {
+            let asked = NextToken { prompt: &ids[..end], ids: &ids[end..=end] };
+            loss -= model.next_token_probabilities(&[asked]).unwrap()[0][0].ln();
+            targets += 1.0;
+        }
+    }
+    let (val_loss, val_bpb) = (results.val_loss.unwrap(), results.val_bpb.unwrap());
+    assert!((val_loss - loss / targets).abs() < 1e-5, "{val_loss} instead of {}", loss / targets);
+    // Every token that is not special stands for three bytes.
+    let bits = loss / 2f64.ln() / (3.0 * targets);
+    assert!((val_bpb - bits).abs() < 1e-5, "{val_bpb} instead of {bits}");
+}
+
+#[test]
+fn the_best_checkpoint_and_every_third_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    prepared(dir.path(), 40, 9..=9);
+    // At such a rate the loss soon rises.
+    let training = Training {
+        steps: Some(10),
+        lr: 0.3,
+        schedule: Schedule::Constant,
+        packing: Packing::Single,
+        keep_every: 3,
+        keep_best: true,
+        val_every_tokens: 1,
+        ..Training::default()
+    };
+    train(dir.path(), "run", &trial(training), u64::MAX).unwrap();
+    let run = dir.path().join("run");
+    let files = fs::read_dir(run.join("checkpoints")).unwrap();
+    let mut files: Vec<String> =
+        files.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    files.sort();
+    assert_eq!(files, ["best.ckpt", "step-0000000003.ckpt", "step-0000000006.ckpt", "step-0000000009.ckpt"]);
+    let mut metrics = csv::Reader::from_path(run.join("metrics.csv")).unwrap();
+    let rows = metrics.deserialize::<BTreeMap<String, String>>().map(|row| row.unwrap());
+    let validations: Vec<(u64, f64)> = rows
+        .filter(|row| row["split"] == "val")
+        .map(|row| (row["step"].parse().unwrap(), row["loss"].parse().unwrap()))
+        .collect();
+    assert_eq!(validations.len(), 10);
+    let (step, loss) = *validations.iter().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+    assert!(step < 10, "{validations:?}");
+    // Behind the checksum and its length.
+    let best = fs::read(run.join("checkpoints/best.ckpt")).unwrap();
+    let length = u64::from_le_bytes(best[32..40].try_into().unwrap()) as usize;
+    let about: serde_json::Value = serde_json::from_slice(&best[40..40 + length]).unwrap();
+    assert_eq!(about["step"], step);
+    assert!((about["best_val"].as_f64().unwrap() - loss).abs() < 1e-6, "{about} {validations:?}");
 }
