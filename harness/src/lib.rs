@@ -4,6 +4,8 @@
 //! `cli -> run -> bench, status, report -> execute -> recipe -> plan -> train, exam -> data -> runs -> sweep -> config`,
 //! and at the bottom `records`, `track`, `fsutil`, `system` and `stats`.
 //! *Invariant:* `stats` and `report` read recorded results only; they never touch a tensor.
+//!
+//! `examples/trials.rs` plans a sweep by the library: `cargo run -p mindscale --example trials -- sweeps/smoke.toml`.
 
 pub mod bench;
 pub mod cli;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 const NAMESPACE: Uuid = Uuid::from_u128(0x3f7a_9c52_0d1e_4b86_a5c4_6d73_6361_6c65);
 
 /// UUID v5 of the configuration, without the keys that have no effect in it: where it runs, how often it is written
-/// down, and whatever would serve a stage that is left out. See [`super::effect`].
+/// down, and whatever would serve a stage that is left out. See `effect.rs`.
 pub fn identity(config: &TrialConfig) -> Uuid {
     Uuid::new_v5(&NAMESPACE, canonical_json(&effective_in_trial(config)).as_bytes())
 }
