@@ -73,11 +73,21 @@ fn train(dir: &Path, name: &str, trial: &TrialConfig, stop_at: u64) -> Option<Re
 }
 
 fn try_train(dir: &Path, name: &str, trial: &TrialConfig, stop_at: u64) -> Result<Option<Results>> {
+    try_stage(TrainStage::Pretrain, dir, name, trial, stop_at)
+}
+
+fn try_stage(
+    stage: TrainStage,
+    dir: &Path,
+    name: &str,
+    trial: &TrialConfig,
+    stop_at: u64,
+) -> Result<Option<Results>> {
     let stop = AtomicBool::new(false);
     let out = dir.join(name);
     fs::create_dir_all(&out).unwrap();
     let request = TrainRequest {
-        stage: TrainStage::Pretrain,
+        stage,
         trial,
         tokenizer: &dir.join("tokenizer"),
         data: &dir.join("data"),
@@ -228,26 +238,53 @@ fn a_store_whose_bytes_have_changed_is_not_trained_on() {
     assert!(error.contains("tokens.bin: its SHA-256 is not that of store.json"), "{error}");
 }
 
-#[test]
-fn validation_is_the_loss_and_the_bits_of_held_out_texts() {
-    let dir = tempfile::tempdir().unwrap();
-    prepared(dir.path(), 40, 9..=30);
-    let results = train(dir.path(), "run", &trial(Training::default()), u64::MAX).unwrap();
-    let model = Transformer::load(&dir.path().join("run/model"), &Cpu).unwrap();
-    let store = crate::data::Store::open(&dir.path().join("data/val")).unwrap();
+/// The loss of a trained model on the tokens of held-out documents that `is_learned` says by their places, and
+/// their number.
+fn held_out_loss(dir: &Path, is_learned: impl Fn(usize) -> bool) -> (f64, f64) {
+    let model = Transformer::load(&dir.join("run/model"), &Cpu).unwrap();
+    let store = crate::data::Store::open(&dir.join("data/val")).unwrap();
     let (mut loss, mut targets) = (0.0, 0.0);
     for ids in (0..store.len()).map(|document| store.document(document)) {
-        for end in 1..ids.len() {
+        for end in (1..ids.len()).filter(|&end| is_learned(end)) {
             let asked = NextToken { prompt: &ids[..end], ids: &ids[end..=end] };
             loss -= model.next_token_probabilities(&[asked]).unwrap()[0][0].ln();
             targets += 1.0;
         }
     }
+    (loss, targets)
+}
+
+#[test]
+fn validation_is_the_loss_and_the_bits_of_held_out_texts() {
+    let dir = tempfile::tempdir().unwrap();
+    prepared(dir.path(), 40, 9..=30);
+    let results = train(dir.path(), "run", &trial(Training::default()), u64::MAX).unwrap();
+    let (loss, targets) = held_out_loss(dir.path(), |_| true);
     let (val_loss, val_bpb) = (results.val_loss.unwrap(), results.val_bpb.unwrap());
     assert!((val_loss - loss / targets).abs() < 1e-5, "{val_loss} instead of {}", loss / targets);
     // Every token that is not special stands for three bytes.
     let bits = loss / 2f64.ln() / (3.0 * targets);
     assert!((val_bpb - bits).abs() < 1e-5, "{val_bpb} instead of {bits}");
+}
+
+#[test]
+fn validation_of_conversations_is_the_loss_of_their_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    prepared(dir.path(), 1, 9..=9);
+    // All from behind the 5 is the answer.
+    let chats: Vec<Vec<u32>> = (0..30).map(|i| vec![10 + i, 11, 12, 5, 20 + i, 21, 2]).collect();
+    let chats: Vec<&[u32]> = chats.iter().map(Vec::as_slice).collect();
+    for side in ["train", "val"] {
+        let folder = dir.path().join("data").join(side);
+        fs::remove_dir_all(&folder).unwrap();
+        store_of(&folder, Kind::Conversations, VOCAB, &chats);
+    }
+    let trial = trial(Training::default());
+    let results = try_stage(TrainStage::Sft, dir.path(), "run", &trial, u64::MAX).unwrap().unwrap();
+    let (loss, targets) = held_out_loss(dir.path(), |end| end > 3);
+    assert_eq!((targets, results.val_bpb), (90.0, None));
+    let val_loss = results.val_loss.unwrap();
+    assert!((val_loss - loss / targets).abs() < 1e-5, "{val_loss} instead of {}", loss / targets);
 }
 
 #[test]
