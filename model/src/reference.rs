@@ -362,10 +362,14 @@ pub fn visits(scores: &Tensor, top_k: usize) -> CandleResult<Tensor> {
 }
 
 /// The least distance between the score of a visited expert and that of one that is not, over all tokens.
+///
+/// Scores that are exactly equal are those of a state of zeros, all of which dropout has dropped; every backend computes
+/// them without rounding and visits the lower expert, so they are no distance.
 pub fn margin(scores: &Tensor, top_k: usize) -> CandleResult<f64> {
     let margin = |mut row: Vec<f64>| {
         row.sort_by(|a, b| b.total_cmp(a));
-        row.get(top_k).map_or(f64::INFINITY, |next| row[top_k - 1] - next)
+        let distance = row.get(top_k).map(|next| row[top_k - 1] - next);
+        distance.filter(|&distance| distance > 0.0).unwrap_or(f64::INFINITY)
     };
     Ok(scores.to_dtype(DType::F64)?.to_vec2::<f64>()?.into_iter().map(margin).fold(f64::INFINITY, f64::min))
 }

@@ -151,6 +151,19 @@ const EXACT: f64 = 0.0;
 /// Sums of some hundred products of f32.
 const ROUNDING: f64 = 3e-6;
 
+/// Scores of experts that lie this far apart are ranked alike however they are rounded.
+const CLEAR: f64 = 1e-5;
+
+/// Draws of numbers in search of clear ones.
+const TRIES: usize = 100;
+
+fn unclear() -> crate::Error {
+    crate::Error::Input(format!(
+        "in each of {TRIES} draws some token has two experts whose scores are within {CLEAR} of one another; \
+         compare shorter rows"
+    ))
+}
+
 /// What the checks of a part share.
 struct Probe<'a, B: Backend> {
     backend: &'a B,
