@@ -1,11 +1,15 @@
 //! The shape of a model: its keys, their validation, and its exact numbers of weights.
 
 use crate::section;
+use crate::section::{Range, schema_of};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::sync::OnceLock;
 use thiserror::Error;
 
 /// How weights are drawn before training.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Init {
     /// MiniMind v1: normal 0.02; `wo` and `w3` 0.02 / sqrt(2 n_layers); router Kaiming-uniform.
@@ -15,7 +19,7 @@ pub enum Init {
 }
 
 /// Over which tokens the router's balance is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AuxLoss {
     /// Per sequence, then averaged (MiniMind's `seq_aux = True`).
@@ -28,76 +32,79 @@ section! {
     /// The shape of a transformer: MiniMind v1 with every dimension free.
     pub struct ModelConfig {
         /// Width of the residual stream.
+        #[schemars(range(min = 1, max = 1 << 16))]
         pub d_model: usize = 128,
         /// Number of blocks, each attention and feed-forward.
+        #[schemars(range(min = 1, max = 1 << 12))]
         pub n_layers: usize = 4,
         /// Query heads; `d_model` must be divisible by it, into an even head size, unless `head_dim` says another.
+        #[schemars(range(min = 1, max = 1 << 16))]
         pub n_heads: usize = 4,
         /// Key-value heads, each shared by `n_heads / n_kv_heads` query heads.
+        #[schemars(range(min = 1, max = 1 << 16))]
         pub n_kv_heads: usize = 2,
         /// Width of a head; unset: `d_model / n_heads`.
+        #[schemars(range(min = 1, max = 1 << 16))]
         pub head_dim: Option<usize> = None,
         /// Normalise queries and keys head by head before they are rotated (Dehghani et al. 2023, section 2).
         pub qk_norm: bool = false,
         /// Last positions that a query attends to, its own among them; unset: all of its document.
+        #[schemars(range(min = 1, max = 1 << 24))]
         pub window: Option<usize> = None,
         /// Entries of the vocabulary; also the size of a tokenizer that is trained.
+        #[schemars(range(min = 4, max = 1 << 24))]
         pub vocab_size: usize = 6400,
         /// Whether the head is the token embedding, as in MiniMind, or a matrix of its own.
         pub tie_embeddings: bool = true,
         /// Hidden size of the feed-forward; unset: `multiple_of * ceil(int(8 d_model / 3) / multiple_of)`.
+        #[schemars(range(min = 1, max = 1 << 20))]
         pub hidden_dim: Option<usize> = None,
         /// The derived hidden size is rounded up to a multiple of this.
+        #[schemars(range(min = 1, max = 1 << 20))]
         pub multiple_of: usize = 64,
         /// Longest sequence in tokens that the model is meant for; exam prompts lose shots, then their beginning, to fit.
+        #[schemars(range(min = 1, max = 1 << 24))]
         pub max_seq_len: usize = 512,
         /// Epsilon of RMSNorm.
+        #[schemars(extend("exclusiveMinimum" = 0))]
         pub norm_eps: f64 = 1e-5,
         /// Base of the rotary position frequencies.
+        #[schemars(extend("exclusiveMinimum" = 0))]
         pub rope_theta: f64 = 10000.0,
         /// Dropout on the embedding, attention probabilities and both residual branches while training.
+        #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
         pub dropout: f64 = 0.0,
         /// How weights are drawn: `minimind` (exactly v1's) or `width`.
         pub init: Init = Init::Width,
         /// Multiplier of the initial token embedding.
+        #[schemars(range(min = 0))]
         pub embedding_init: f64 = 1.0,
         /// Multiplier of the initial matrices of blocks.
+        #[schemars(range(min = 0))]
         pub hidden_init: f64 = 1.0,
         /// Multiplier of the initial head, where it is not tied to the embedding.
+        #[schemars(range(min = 0))]
         pub head_init: f64 = 1.0,
         /// Routed experts per feed-forward; 0 is a dense model.
+        #[schemars(range(max = 1 << 12))]
         pub n_experts: usize = 0,
         /// Routed experts that each token passes through, their weights renormalised to sum to one.
+        #[schemars(range(max = 1 << 12))]
         pub top_k: usize = 2,
         /// Experts that every token passes through, beside the routed ones.
+        #[schemars(range(max = 1 << 12))]
         pub n_shared_experts: usize = 1,
         /// Hidden size of each expert; unset: that of the dense feed-forward.
+        #[schemars(range(min = 1, max = 1 << 20))]
         pub expert_hidden_dim: Option<usize> = None,
         /// Weight of the router's balancing loss; 0 leaves it out.
+        #[schemars(range(min = 0))]
         pub aux_loss_alpha: f64 = 0.01,
         /// Tokens over which balance is measured: `sequence`, or `batch`, all rows of an optimizer step. `batch` takes
         /// one forward pass more, a third of a step's work; counts of operations leave it out.
         pub aux_loss_per: AuxLoss = AuxLoss::Sequence,
     }
 }
-
-/// Largest values of the keys that multiply into sizes, so that no count of weights or operations overflows.
-pub const LARGEST: [(&str, usize); 14] = [
-    ("d_model", 1 << 16),
-    ("n_layers", 1 << 12),
-    ("n_heads", 1 << 16),
-    ("n_kv_heads", 1 << 16),
-    ("vocab_size", 1 << 24),
-    ("hidden_dim", 1 << 20),
-    ("multiple_of", 1 << 20),
-    ("max_seq_len", 1 << 24),
-    ("n_experts", 1 << 12),
-    ("top_k", 1 << 12),
-    ("n_shared_experts", 1 << 12),
-    ("expert_hidden_dim", 1 << 20),
-    ("head_dim", 1 << 16),
-    ("window", 1 << 24),
-];
 
 /// A shape that cannot be built.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -112,58 +119,28 @@ pub struct ShapeError {
 }
 
 impl ModelConfig {
-    /// The keys that multiply into sizes and are too large to count with, each with what is wrong.
-    pub fn out_of_bounds(&self) -> Vec<ShapeError> {
-        let values = [
-            self.d_model,
-            self.n_layers,
-            self.n_heads,
-            self.n_kv_heads,
-            self.vocab_size,
-            self.hidden_dim.unwrap_or(0),
-            self.multiple_of,
-            self.max_seq_len,
-            self.n_experts,
-            self.top_k,
-            self.n_shared_experts,
-            self.expert_hidden_dim.unwrap_or(0),
-            self.head_dim.unwrap_or(0),
-            self.window.unwrap_or(0),
-        ];
-        let sizes = LARGEST.into_iter().zip(values).filter(|((_, most), value)| value > most);
-        let problem = |((key, most), value): ((&'static str, usize), usize)| ShapeError {
-            key,
-            problem: format!("is {value}, expected at most {most}"),
-            at_odds: &[],
+    /// The keys whose numbers lie outside their ranges, each with what is wrong. The largest sizes are such that no count
+    /// of weights or operations overflows.
+    pub fn out_of_range(&self) -> Vec<ShapeError> {
+        static RANGES: OnceLock<Vec<(String, Range)>> = OnceLock::new();
+        let ranges = RANGES.get_or_init(|| {
+            let schema = schema_of::<Self>();
+            let keys = schema["properties"].as_object().into_iter().flatten();
+            keys.filter_map(|(key, schema)| Some((key.clone(), Range::of(schema)?))).collect()
+        });
+        let values = json!(self);
+        let problem = |(key, range): &'static (String, Range)| {
+            Some(ShapeError { key, problem: range.problem(&values[key])?, at_odds: &[] })
         };
-        sizes.map(problem).collect()
+        ranges.iter().filter_map(problem).collect()
     }
 
     /// Checks that the shape can be built; the first problem found is returned.
     pub fn validate(&self) -> Result<(), ShapeError> {
         let fail = |key, problem: String| Err(ShapeError { key, problem, at_odds: &[] });
         let at_odds = |key, with, problem: String| Err(ShapeError { key, problem, at_odds: with });
-        if let Some(error) = self.out_of_bounds().into_iter().next() {
+        if let Some(error) = self.out_of_range().into_iter().next() {
             return Err(error);
-        }
-        for (key, value) in [
-            ("d_model", self.d_model),
-            ("n_layers", self.n_layers),
-            ("n_heads", self.n_heads),
-            ("n_kv_heads", self.n_kv_heads),
-            ("multiple_of", self.multiple_of),
-            ("max_seq_len", self.max_seq_len),
-            ("hidden_dim", self.hidden_dim.unwrap_or(1)),
-            ("expert_hidden_dim", self.expert_hidden_dim.unwrap_or(1)),
-            ("head_dim", self.head_dim.unwrap_or(1)),
-            ("window", self.window.unwrap_or(1)),
-        ] {
-            if value == 0 {
-                return fail(key, "is 0, expected at least 1".into());
-            }
-        }
-        if self.vocab_size < 4 {
-            return fail("vocab_size", format!("is {}, expected at least 4", self.vocab_size));
         }
         if let Some(head_dim) = self.head_dim.filter(|head_dim| !head_dim.is_multiple_of(2)) {
             return fail("head_dim", format!("is {head_dim}, but rotary positions need an even head size"));
@@ -195,27 +172,6 @@ impl ModelConfig {
         if self.is_moe() && !(1..=self.n_experts).contains(&self.top_k) {
             let problem = format!("is {}, expected 1 to n_experts = {}", self.top_k, self.n_experts);
             return at_odds("top_k", &["n_experts"], problem);
-        }
-        if !(0.0..1.0).contains(&self.dropout) {
-            return fail("dropout", format!("is {}, expected 0 or more and below 1", self.dropout));
-        }
-        for (key, value) in [("norm_eps", self.norm_eps), ("rope_theta", self.rope_theta)] {
-            if !(value.is_finite() && value > 0.0) {
-                return fail(key, format!("is {value}, expected a positive number"));
-            }
-        }
-        let multipliers = [
-            ("embedding_init", self.embedding_init),
-            ("hidden_init", self.hidden_init),
-            ("head_init", self.head_init),
-        ];
-        for (key, value) in multipliers {
-            if !(value.is_finite() && value >= 0.0) {
-                return fail(key, format!("is {value}, expected 0 or more"));
-            }
-        }
-        if !(self.aux_loss_alpha.is_finite() && self.aux_loss_alpha >= 0.0) {
-            return fail("aux_loss_alpha", format!("is {}, expected 0 or more", self.aux_loss_alpha));
         }
         Ok(())
     }

@@ -1,33 +1,28 @@
-//! One declaration per configuration key: name, type, default and documentation.
+//! One declaration per configuration key: name, type, range, default and documentation.
 
-/// A documented configuration key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Key {
-    /// Name inside its table, such as `n_layers`.
-    pub name: &'static str,
-    /// Rust type, such as `usize` or `Option<String>`.
-    pub kind: &'static str,
-    /// What the key does.
-    pub doc: &'static str,
-}
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
+use serde_json::Value;
+use std::fmt;
 
 /// Declares a table of configuration keys.
 ///
-/// Every field carries its documentation and its default; the struct gets `Default`, serde and `KEYS`,
-/// from which the reference page and the error messages are made.
+/// Every field carries its documentation and its default, and its range as an attribute of `schemars`
+/// (`range(min = 1)`; `extend("exclusiveMinimum" = 0)` where an end does not belong to it). The struct gets `Default`,
+/// serde and a JSON Schema, from which the keys, their checks, the reference page and the error messages are made.
 #[macro_export]
 macro_rules! section {
     (
-        $(#[doc = $about:literal])+
+        $(#[$about:meta])+
         pub struct $name:ident {
-            $( $(#[doc = $doc:literal])+ pub $field:ident : $kind:ty = $default:expr, )*
+            $( $(#[$attr:meta])+ pub $field:ident : $kind:ty = $default:expr, )*
         }
     ) => {
-        $(#[doc = $about])+
-        #[derive(Debug, Clone, PartialEq, ::serde::Serialize, ::serde::Deserialize)]
+        $(#[$about])+
+        #[derive(Debug, Clone, PartialEq, ::serde::Serialize, ::serde::Deserialize, ::schemars::JsonSchema)]
         #[serde(default, deny_unknown_fields)]
         pub struct $name {
-            $( $(#[doc = $doc])+ pub $field: $kind, )*
+            $( $(#[$attr])+ pub $field: $kind, )*
         }
 
         impl Default for $name {
@@ -35,16 +30,132 @@ macro_rules! section {
                 Self { $( $field: $default, )* }
             }
         }
-
-        impl $name {
-            /// Every key of this table with its documentation.
-            pub const KEYS: &'static [$crate::section::Key] = &[
-                $( $crate::section::Key {
-                    name: stringify!($field),
-                    kind: stringify!($kind),
-                    doc: concat!($($doc, "\n"),+),
-                }, )*
-            ];
-        }
     };
+}
+
+/// The JSON Schema of a type, with those of its parts in their places.
+pub fn schema_of<T: JsonSchema>() -> Value {
+    let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    settings.into_generator().into_root_schema_for::<T>().to_value()
+}
+
+/// The values that a key which holds a number may have.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Range {
+    /// Whether it holds whole numbers, of 0 or more in any case.
+    pub is_whole: bool,
+    /// Whether it may hold none.
+    pub is_optional: bool,
+    /// The smallest, and whether it belongs to them.
+    pub min: Option<(f64, bool)>,
+    /// The largest, and whether it belongs to them.
+    pub max: Option<(f64, bool)>,
+}
+
+impl Range {
+    /// As a key's schema has it; `None` for a key that holds no number, or any number.
+    pub fn of(schema: &Value) -> Option<Self> {
+        let has_type = |name: &str| match &schema["type"] {
+            Value::Array(names) => names.iter().any(|found| found == name),
+            found => found == name,
+        };
+        let end = |closed: &str, open: &str| {
+            let end = |key: &str, belongs: bool| Some((schema.get(key)?.as_f64()?, belongs));
+            end(open, false).or(end(closed, true))
+        };
+        let is_whole = has_type("integer");
+        let min = end("minimum", "exclusiveMinimum").filter(|min| !is_whole || min.0 > 0.0);
+        let max = end("maximum", "exclusiveMaximum");
+        let is_number = is_whole || has_type("number");
+        let range = Self { is_whole, is_optional: has_type("null"), min, max };
+        (is_number && (min.is_some() || max.is_some())).then_some(range)
+    }
+
+    /// Whether a number lies above it.
+    pub fn is_too_large(&self, number: f64) -> bool {
+        self.max.is_some_and(|(max, belongs)| if belongs { number > max } else { number >= max })
+    }
+
+    /// What is wrong with a value, as JSON holds it; `null` is no number, or one that is not finite.
+    pub fn problem(&self, value: &Value) -> Option<String> {
+        let Some(number) = value.as_f64() else {
+            return (!self.is_optional).then(|| format!("is NaN, expected {self}"));
+        };
+        let is_too_small =
+            self.min.is_some_and(|(min, belongs)| if belongs { number < min } else { number <= min });
+        let is_too_large = self.is_too_large(number);
+        if !is_too_small && !is_too_large {
+            return None;
+        }
+        // Of two bounds of a count, the one that matters.
+        let shown = match (self.is_whole, self.min, self.max) {
+            (true, Some(_), Some((max, _))) if is_too_large => format!("at most {max}"),
+            (true, Some((min, _)), Some(_)) => format!("at least {min}"),
+            _ => self.to_string(),
+        };
+        let number = if self.is_whole { value.to_string() } else { number.to_string() };
+        Some(format!("is {number}, expected {shown}"))
+    }
+}
+
+/// As what is expected: `at least 1`, `1 to 8`, `a positive number`, `0 or more and below 1`.
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match (self.is_whole, self.min, self.max) {
+            (_, Some((min, true)), Some((max, true))) => write!(f, "{min} to {max}"),
+            (true, Some((min, _)), None) => write!(f, "at least {min}"),
+            (_, None, Some((max, true))) => write!(f, "at most {max}"),
+            (false, Some((0.0, false)), None) => write!(f, "a positive number"),
+            (_, min, max) => {
+                match min {
+                    Some((min, true)) => write!(f, "{min} or more")?,
+                    Some((min, false)) => write!(f, "above {min}")?,
+                    None => {}
+                }
+                let and = if min.is_some() { " and " } else { "" };
+                match max {
+                    Some((max, true)) => write!(f, "{and}at most {max}"),
+                    Some((max, false)) => write!(f, "{and}below {max}"),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn ranges_say_what_is_wrong() {
+        let problem =
+            |schema: Value, value: Value| Range::of(&schema).and_then(|range| range.problem(&value));
+        let whole = json!({ "type": ["integer", "null"], "minimum": 1, "maximum": 8 });
+        assert_eq!(problem(whole.clone(), json!(0)).as_deref(), Some("is 0, expected at least 1"));
+        assert_eq!(problem(whole.clone(), json!(9)).as_deref(), Some("is 9, expected at most 8"));
+        assert_eq!(
+            [json!(1), json!(8), json!(null)].map(|value| problem(whole.clone(), value)),
+            [None, None, None]
+        );
+        let share = json!({ "type": "number", "minimum": 0, "exclusiveMaximum": 1 });
+        assert_eq!(
+            problem(share.clone(), json!(1.0)).as_deref(),
+            Some("is 1, expected 0 or more and below 1")
+        );
+        assert_eq!(problem(share, json!(0.0)), None);
+        let positive = json!({ "type": "number", "exclusiveMinimum": 0 });
+        assert_eq!(
+            problem(positive.clone(), json!(0.0)).as_deref(),
+            Some("is 0, expected a positive number")
+        );
+        assert_eq!(problem(positive, json!(f64::NAN)).as_deref(), Some("is NaN, expected a positive number"));
+        let inside = json!({ "type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1 });
+        assert_eq!(problem(inside, json!(0.0)).as_deref(), Some("is 0, expected above 0 and below 1"));
+        let closed = json!({ "type": "number", "minimum": 0.0, "maximum": 1.0 });
+        assert_eq!(problem(closed, json!(1.5)).as_deref(), Some("is 1.5, expected 0 to 1"));
+        assert_eq!(Range::of(&json!({ "type": "integer", "minimum": 0 })), None);
+        assert_eq!(Range::of(&json!({ "type": "string" })), None);
+    }
 }

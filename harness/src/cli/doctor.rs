@@ -96,8 +96,7 @@ fn free_at(dir: &Path) -> Option<u64> {
 /// The checks of one device.
 #[derive(Debug, Serialize)]
 struct Checked {
-    /// `cpu` or `cuda:N`.
-    device: String,
+    device: Device,
     checks: Vec<Check>,
 }
 
@@ -107,7 +106,7 @@ impl Checked {
         let checks = device.run(Usual).unwrap_or_else(|error| {
             vec![Check { name: "device", off: f64::NAN, bound: 0.0, problem: Some(error.to_string()) }]
         });
-        Self { device: device.to_string(), checks }
+        Self { device, checks }
     }
 
     fn failed(&self) -> usize {
@@ -116,11 +115,11 @@ impl Checked {
 
     /// What to do where a check has failed.
     fn advice(&self) -> &'static str {
-        match (self.device.as_str(), gemm::Path::this()) {
-            ("cpu", gemm::Path::Portable) => {
+        match (self.device, gemm::Path::this()) {
+            (Device::Cpu, gemm::Path::Portable) => {
                 "trust no result of this build; report the output of mindscale doctor --json"
             }
-            ("cpu", _) => {
+            (Device::Cpu, _) => {
                 "run MINDSCALE_SIMD=portable mindscale doctor; if that is well, train with the same, slower setting; \
                  report the output of mindscale doctor --json"
             }
@@ -156,7 +155,7 @@ impl Work for Usual {
 pub fn doctor(args: &DoctorArgs) -> Result<bool> {
     let machine = Machine::this(&args.runs);
     let gpus = if machine.cuda { machine.gpus } else { 0 };
-    let devices = [Device::Cpu].into_iter().chain((0..gpus).map(Device::Cuda));
+    let devices = [Device::Cpu].into_iter().chain((0..gpus).map(|gpu| Device::Cuda(Some(gpu))));
     let mut failed = 0;
     if args.json {
         let devices: Vec<Checked> = devices.map(Checked::on).collect();
@@ -169,7 +168,7 @@ pub fn doctor(args: &DoctorArgs) -> Result<bool> {
     }
     let mut count = 0;
     for device in devices.map(Checked::on) {
-        say(format!("\n{:<34} {:>8} {:>8}", device.device, "off", "allowed"))?;
+        say(format!("\n{:<34} {:>8} {:>8}", device.device.to_string(), "off", "allowed"))?;
         for check in &device.checks {
             say(device.line(check))?;
         }
@@ -195,13 +194,13 @@ mod tests {
             problem: problem.map(Into::into),
         };
         let checks = vec![check(1e-7, None), check(0.5, None), check(f64::NAN, Some("out of memory"))];
-        let gpu = Checked { device: "cuda:1".into(), checks };
+        let gpu = Checked { device: Device::Cuda(Some(1)), checks };
         assert_eq!(gpu.failed(), 2);
         let lines: Vec<String> = gpu.checks.iter().map(|check| gpu.line(check)).collect();
         assert_eq!(lines[0], "  attention_backward                 1.0e-7   3.0e-6  ok");
         assert!(lines[1].contains("5.0e-1   3.0e-6  FAILED: train with device = \"cpu\""), "{}", lines[1]);
         assert!(lines[2].contains("FAILED: out of memory; train with"), "{}", lines[2]);
-        let cpu = Checked { device: "cpu".into(), ..gpu };
+        let cpu = Checked { device: Device::Cpu, ..gpu };
         assert!(cpu.line(&cpu.checks[1]).contains("report the output of mindscale doctor --json"));
     }
 

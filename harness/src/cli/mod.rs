@@ -13,6 +13,7 @@ mod model_arg;
 mod plan;
 mod report;
 mod run;
+mod schema;
 mod stage_run;
 mod stats;
 mod status;
@@ -217,6 +218,16 @@ Examples:
         #[command(subcommand)]
         verb: bench::BenchVerb,
     },
+    /// Print the JSON Schema by which editors complete and check sweep and experiment files
+    #[command(after_help = "\
+With Taplo, or Even Better TOML in VS Code, write #:schema sweep.schema.json as the first line of a sweep file.
+
+Example: mindscale schema sweep > sweep.schema.json")]
+    Schema {
+        /// The kind of file
+        #[arg(value_enum, default_value_t = schema::FileKind::Sweep)]
+        kind: schema::FileKind,
+    },
     /// Tell what this machine is, and whether it computes what is expected
     #[command(after_help = "\
 Every operation of training and of inference is compared with a second, plain implementation, on the processor and on
@@ -259,6 +270,7 @@ pub fn main() -> ExitCode {
         Verb::Generate(args) => generate::generate(&args),
         Verb::Stats { verb } => stats::stats(&verb),
         Verb::Bench { verb } => bench::bench(&verb),
+        Verb::Schema { kind } => schema::schema(kind),
         Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Tokenizer { verb } => tokenizer::tokenizer(&verb),
         Verb::Data { verb } => data::data(&verb),

@@ -56,7 +56,7 @@ pub enum TokenizerVerb {
 
 /// A size that a vocabulary can have.
 fn vocab_size(text: &str) -> std::result::Result<usize, String> {
-    let most = largest("model.vocab_size").unwrap_or(usize::MAX);
+    let most = largest("model.vocab_size").map_or(usize::MAX, |most| most as usize);
     let least = TokenizerConfig::SMALLEST_VOCAB;
     let size = text.parse().ok().filter(|size| (least..=most).contains(size));
     size.ok_or_else(|| format!("expected {least} (3 special tokens and 256 bytes) to {most}"))

@@ -71,7 +71,7 @@ impl Found {
 
     fn section(&mut self, name: &str, why: &str) {
         let inside = |key: &str| key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
-        let keys: Vec<&str> = keys().iter().map(|key| key.path.as_str()).filter(|key| inside(key)).collect();
+        let keys: Vec<&str> = keys().map(|key| key.path.as_str()).filter(|key| inside(key)).collect();
         self.add(&keys, why);
     }
 
@@ -189,7 +189,7 @@ fn of_training(config: &TrialConfig, stage: TrainStage, t: &Training, found: &mu
 }
 
 fn of_trials(config: &TrialConfig, found: &mut Found) {
-    let kind = config.device_kind();
+    let kind = config.device.kind();
     found.comes_to("device", kind, format!("results are the same on every {kind} device"));
     found.add(&["threads"], "results do not depend on the number of threads");
     found.section("slurm", "it says where a trial runs, not what it learns");
@@ -253,5 +253,5 @@ fn of_data(config: &TrialConfig, trains_tokenizer: bool, found: &mut Found) {
 /// The keys in which two configurations differ.
 pub fn differing(a: &TrialConfig, b: &TrialConfig) -> Vec<&'static str> {
     let (a, b) = (json!(a), json!(b));
-    keys().iter().map(|key| key.path.as_str()).filter(|key| get(&a, key) != get(&b, key)).collect()
+    keys().map(|key| key.path.as_str()).filter(|key| get(&a, key) != get(&b, key)).collect()
 }

@@ -38,6 +38,7 @@ pub fn canonical_json(value: &Value) -> String {
 mod tests {
     use super::*;
     use crate::config::SlurmConfig;
+    use model::Device;
     use serde_json::json;
 
     #[test]
@@ -51,7 +52,7 @@ mod tests {
         let config = TrialConfig::default();
         let slurm = SlurmConfig { gres: Some("gpu:1".into()), ..SlurmConfig::default() };
         let elsewhere = TrialConfig { threads: 7, slurm, ..config.clone() };
-        let on = |device: &str| TrialConfig { device: device.into(), ..config.clone() };
+        let on = |device: Device| TrialConfig { device, ..config.clone() };
         let other = TrialConfig { seed: 2, ..config.clone() };
         let mut chattier = config.clone();
         (chattier.sft.training.log_every, chattier.lora.rank) = (1, 3); // lora is left out
@@ -59,8 +60,8 @@ mod tests {
         slower.sft.training.lr /= 2.0;
         assert_eq!(identity(&config), identity(&elsewhere));
         // Results are exact on each kind of device, not between them.
-        assert_eq!(identity(&on("cuda")), identity(&on("cuda:1")));
-        assert_ne!(identity(&config), identity(&on("cuda")));
+        assert_eq!(identity(&on(Device::Cuda(None))), identity(&on(Device::Cuda(Some(1)))));
+        assert_ne!(identity(&config), identity(&on(Device::Cuda(None))));
         assert_eq!(identity(&config), identity(&chattier));
         assert_ne!(identity(&config), identity(&slower));
         assert_ne!(identity(&config), identity(&other));

@@ -1,12 +1,11 @@
 //! Every key of a trial as a flat list, made from the declarations: kinds, checks and the nearest name.
 
 use super::document::{Content, Node};
-use super::*;
-use model::section::Key;
-use model::{AuxLoss, Init, Recompute};
-use serde::de::value::Error as Plain;
-use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
-use serde_json::Value;
+use super::{TRAINING, TrialConfig, get};
+use model::Device;
+use model::section::{Range, schema_of};
+use schemars::JsonSchema;
+use serde_json::{Value, json};
 use std::sync::OnceLock;
 
 /// Word that stands for "no value", which TOML cannot say.
@@ -23,14 +22,16 @@ pub enum Kind {
     Number,
     /// Text.
     Text,
+    /// The name of a [`Device`].
+    Device,
     /// One of these words.
-    Choice(&'static [&'static str]),
+    Choice(Vec<String>),
     /// Several of one kind.
     List(Box<Kind>),
 }
 
 /// A key of a trial.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct KeySpec {
     /// The whole key, such as `model.n_layers`.
     pub path: String,
@@ -38,126 +39,110 @@ pub struct KeySpec {
     pub kind: Kind,
     /// Whether it may be left without a value.
     pub optional: bool,
+    /// Which of the numbers it may hold, where not all.
+    pub range: Option<Range>,
+    /// What it holds unless it is set; null for no value.
+    pub default: Value,
     /// What it does.
     pub doc: String,
+    /// The JSON Schema of its values.
+    pub schema: Value,
 }
 
-/// Every section of a trial, in order: its name, what it is for, and its keys. The first is the trial itself.
-pub fn sections() -> Vec<(&'static str, String, Vec<Key>)> {
-    let mut sections = vec![("", String::new(), Vec::new())];
-    for key in TrialConfig::KEYS {
-        let stage = |own: &[Key]| Training::KEYS.iter().chain(own).copied().collect();
-        let keys: Vec<Key> = match key.kind {
-            "ModelConfig" => ModelConfig::KEYS.to_vec(),
-            "TokenizerConfig" => TokenizerConfig::KEYS.to_vec(),
-            "DataConfig" => DataConfig::KEYS.to_vec(),
-            "WorldConfig" => WorldConfig::KEYS.to_vec(),
-            "ExamConfig" => ExamConfig::KEYS.to_vec(),
-            "SlurmConfig" => SlurmConfig::KEYS.to_vec(),
-            "Pretrain" => stage(Pretrain::KEYS),
-            "Sft" => stage(Sft::KEYS),
-            "Lora" => stage(Lora::KEYS),
-            "Dpo" => stage(Dpo::KEYS),
-            _ => {
-                sections[0].2.push(*key);
+/// A table of keys.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Section {
+    /// Its name, such as `model`; that of the trial itself is empty.
+    pub name: String,
+    /// What it is for.
+    pub doc: String,
+    /// Its keys, in order.
+    pub keys: Vec<KeySpec>,
+}
+
+/// Every section of a trial, in order. The first is the trial itself.
+pub fn sections() -> &'static [Section] {
+    static SECTIONS: OnceLock<Vec<Section>> = OnceLock::new();
+    SECTIONS.get_or_init(|| {
+        let (schema, defaults) = (schema_of::<TrialConfig>(), json!(TrialConfig::default()));
+        let mut sections = vec![Section { name: String::new(), doc: String::new(), keys: Vec::new() }];
+        for (name, schema) in properties(&schema) {
+            let mut inside = properties(schema).peekable();
+            if inside.peek().is_none() {
+                sections[0].keys.extend(spec(name, schema, &defaults));
                 continue;
             }
-        };
-        sections.push((key.name, one_line(key.doc), keys));
-    }
-    sections
+            let keys = inside.filter_map(|(key, schema)| spec(&format!("{name}.{key}"), schema, &defaults));
+            sections.push(Section { name: name.clone(), doc: doc_of(schema), keys: keys.collect() });
+        }
+        sections
+    })
 }
 
 /// Every key of a trial, in the order of declaration.
-pub fn keys() -> &'static [KeySpec] {
-    static KEYS: OnceLock<Vec<KeySpec>> = OnceLock::new();
-    KEYS.get_or_init(|| {
-        let spec = |section: &str, key: &Key| {
-            let whole = key.kind.replace(' ', "");
-            let inner = whole.strip_prefix("Option<").and_then(|rest| rest.strip_suffix('>'));
-            Some(KeySpec {
-                path: if section.is_empty() { key.name.into() } else { format!("{section}.{}", key.name) },
-                kind: kind_of(inner.unwrap_or(&whole))?,
-                optional: inner.is_some(),
-                doc: one_line(key.doc),
-            })
-        };
-        let of_section = |(name, _, keys): (&str, String, Vec<Key>)| -> Vec<KeySpec> {
-            keys.iter().filter_map(|key| spec(name, key)).collect()
-        };
-        sections().into_iter().flat_map(of_section).collect()
-    })
+pub fn keys() -> impl DoubleEndedIterator<Item = &'static KeySpec> + Clone {
+    sections().iter().flat_map(|section| &section.keys)
+}
+
+/// The names of a table's keys, in the order of declaration.
+pub(super) fn names_of<T: JsonSchema>() -> Vec<String> {
+    properties(&schema_of::<T>()).map(|(name, _)| name.clone()).collect()
 }
 
 /// The key with this name.
 pub fn find(path: &str) -> Option<&'static KeySpec> {
-    keys().iter().find(|key| key.path == path)
+    keys().find(|key| key.path == path)
 }
 
 /// Whether `path` names a section, such as `model`.
 pub fn is_section(path: &str) -> bool {
-    let inside = |key: &KeySpec| key.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'));
-    !path.is_empty() && keys().iter().any(inside)
+    !path.is_empty() && sections().iter().any(|section| section.name == path)
 }
 
-fn kind_of(name: &str) -> Option<Kind> {
-    if let Some(item) = name.strip_prefix("Vec<").and_then(|rest| rest.strip_suffix('>')) {
-        return Some(Kind::List(Box::new(kind_of(item)?)));
-    }
-    Some(match name {
-        "bool" => Kind::Bool,
-        "usize" | "u64" => Kind::Whole,
-        "f64" => Kind::Number,
-        "String" => Kind::Text,
-        "Init" => Kind::Choice(words::<Init>()),
-        "Recompute" => Kind::Choice(words::<Recompute>()),
-        "AuxLoss" => Kind::Choice(words::<AuxLoss>()),
-        "Source" => Kind::Choice(words::<Source>()),
-        "BadRow" => Kind::Choice(words::<BadRow>()),
-        "UnknownKeys" => Kind::Choice(words::<UnknownKeys>()),
-        "RowStyle" => Kind::Choice(words::<RowStyle>()),
-        "Packing" => Kind::Choice(words::<Packing>()),
-        "AnswerLoss" => Kind::Choice(words::<AnswerLoss>()),
-        "OptimizerKind" => Kind::Choice(words::<OptimizerKind>()),
-        "Schedule" => Kind::Choice(words::<Schedule>()),
-        "DpoLoss" => Kind::Choice(words::<DpoLoss>()),
-        "Answer" => Kind::Choice(words::<Answer>()),
-        "TrainStage" => Kind::Choice(words::<TrainStage>()),
-        _ => return None,
+/// The largest value of a key of whole numbers that has one.
+pub fn largest(key: &str) -> Option<u64> {
+    find(key)?.range?.max.map(|(max, _)| max as u64)
+}
+
+fn properties(schema: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    schema["properties"].as_object().into_iter().flatten()
+}
+
+fn doc_of(schema: &Value) -> String {
+    one_line(schema["description"].as_str().unwrap_or_default())
+}
+
+fn spec(path: &str, schema: &Value, defaults: &Value) -> Option<KeySpec> {
+    let is_null = |kind: &Value| kind == "null";
+    Some(KeySpec {
+        path: path.into(),
+        kind: kind_of(schema)?,
+        optional: schema["type"].as_array().is_some_and(|kinds| kinds.iter().any(is_null)),
+        range: Range::of(schema),
+        default: get(defaults, path).cloned().unwrap_or_default(),
+        doc: doc_of(schema),
+        schema: schema.clone(),
     })
 }
 
-/// The words of an enum, as serde knows them, so that they are declared once.
-fn words<T: DeserializeOwned>() -> &'static [&'static str] {
-    struct Listener(&'static [&'static str]);
-
-    impl<'de> Deserializer<'de> for &mut Listener {
-        type Error = Plain;
-
-        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Plain> {
-            Err(Plain::custom("not an enum"))
-        }
-
-        fn deserialize_enum<V: Visitor<'de>>(
-            self,
-            _: &'static str,
-            words: &'static [&'static str],
-            _: V,
-        ) -> Result<V::Value, Plain> {
-            self.0 = words;
-            Err(Plain::custom("heard enough"))
-        }
-
-        serde::forward_to_deserialize_any! {
-            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
-            unit_struct newtype_struct seq tuple tuple_struct map struct identifier ignored_any
-        }
+fn kind_of(schema: &Value) -> Option<Kind> {
+    if let Some(variants) = schema["oneOf"].as_array() {
+        let words = variants.iter().map(|variant| Some(variant["const"].as_str()?.to_string()));
+        return words.collect::<Option<_>>().map(Kind::Choice);
     }
-
-    let mut listener = Listener(&[]);
-    let refused = T::deserialize(&mut listener);
-    debug_assert!(refused.is_err());
-    listener.0
+    let kind = match &schema["type"] {
+        Value::Array(kinds) => kinds.iter().find(|kind| *kind != "null")?,
+        kind => kind,
+    };
+    Some(match kind.as_str()? {
+        "boolean" => Kind::Bool,
+        "integer" => Kind::Whole,
+        "number" => Kind::Number,
+        "array" => Kind::List(Box::new(kind_of(&schema["items"])?)),
+        "string" if schema["format"] == Device::FORMAT => Kind::Device,
+        "string" => Kind::Text,
+        _ => return None,
+    })
 }
 
 /// Documentation as one line.
@@ -173,6 +158,7 @@ impl Kind {
             Kind::Whole => "a whole number of 0 or more".into(),
             Kind::Number => "a number".into(),
             Kind::Text => "text in quotes".into(),
+            Kind::Device => Device::EXPECTED.into(),
             Kind::Choice(words) => any_of(words),
             Kind::List(item) => match &**item {
                 Kind::Choice(words) => format!("a list of {}", any_of(words)),
@@ -193,8 +179,11 @@ impl Kind {
                 value.as_f64().filter(|number| number.is_finite()).map(Value::from)
             }
             (Kind::Text, Content::Scalar(value)) => value.as_str().map(Value::from),
+            (Kind::Device, Content::Scalar(value)) => {
+                value.as_str()?.parse::<Device>().ok().map(|device| json!(device))
+            }
             (Kind::Choice(words), Content::Scalar(value)) => {
-                value.as_str().filter(|word| words.contains(word)).map(Value::from)
+                value.as_str().filter(|word| words.iter().any(|known| known == word)).map(Value::from)
             }
             _ => None,
         }
@@ -215,7 +204,7 @@ impl KeySpec {
         }
         self.kind.accept(node).ok_or_else(|| {
             let hint = match (&self.kind, node.str()) {
-                (Kind::Choice(words), Some(word)) => did_you_mean(word, words.iter().copied()),
+                (Kind::Choice(words), Some(word)) => did_you_mean(word, words.iter().map(String::as_str)),
                 _ => String::new(),
             };
             format!("is {}, expected {}{hint}", node.shown, self.expected())
@@ -235,8 +224,8 @@ pub fn unknown_key(key: &str) -> String {
 
 fn nearest_keys(key: &str) -> Vec<&'static str> {
     let last = |path: &'static str| path.rsplit('.').next().unwrap_or(path);
-    let sections = sections().into_iter().map(|section| section.0).filter(|name| !name.is_empty());
-    let paths = || keys().iter().map(|spec| spec.path.as_str());
+    let sections = sections()[1..].iter().map(|section| section.name.as_str());
+    let paths = || keys().map(|spec| spec.path.as_str());
     if let Some(path) = nearest(key, paths().chain(sections)) {
         return vec![path];
     }
@@ -264,8 +253,8 @@ pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
 }
 
 /// `"a", "b" or "c"`.
-pub(super) fn any_of(words: &[&str]) -> String {
-    let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
+pub(super) fn any_of(words: &[impl AsRef<str>]) -> String {
+    let quoted: Vec<String> = words.iter().map(|word| format!("\"{}\"", word.as_ref())).collect();
     match quoted.split_last() {
         Some((last, others)) if !others.is_empty() => format!("{} or {last}", others.join(", ")),
         _ => quoted.concat(),
@@ -279,7 +268,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn the_list_has_exactly_the_keys_that_a_trial_has() {
+    fn the_list_has_exactly_the_keys_that_a_trial_has_in_their_order() {
         let mut held = Vec::new();
         for (name, value) in json!(TrialConfig::default()).as_object().unwrap() {
             match value.as_object() {
@@ -287,9 +276,7 @@ mod tests {
                 None => held.push(name.clone()),
             }
         }
-        let mut listed: Vec<String> = keys().iter().map(|key| key.path.clone()).collect();
-        listed.sort();
-        held.sort();
+        let listed: Vec<String> = keys().map(|key| key.path.clone()).collect();
         assert_eq!(listed, held);
     }
 
@@ -300,9 +287,25 @@ mod tests {
         assert_eq!(kind("pretrain.tokens"), (Kind::Whole, true));
         assert_eq!(kind("tokenizer.path"), (Kind::Text, true));
         assert_eq!(kind("lora.targets"), (Kind::List(Box::new(Kind::Text)), false));
-        assert_eq!(kind("dpo.loss"), (Kind::Choice(&["sigmoid", "ipo"]), false));
-        assert_eq!(kind("model.init"), (Kind::Choice(&["minimind", "width"]), false));
+        let choice = |words: [&str; 2]| Kind::Choice(words.map(String::from).into());
+        assert_eq!(kind("dpo.loss"), (choice(["sigmoid", "ipo"]), false));
+        assert_eq!(kind("model.init"), (choice(["minimind", "width"]), false));
+        assert_eq!(kind("device"), (Kind::Device, false));
+        assert!(matches!(kind("exam.after").0, Kind::List(item) if matches!(*item, Kind::Choice(_))));
         assert!(is_section("model") && !is_section("mod") && !is_section("model.n_layers"));
+    }
+
+    #[test]
+    fn documentation_range_and_default_follow_the_declarations() {
+        let key = |path: &str| find(path).unwrap();
+        assert_eq!(key("model.n_layers").doc, "Number of blocks, each attention and feed-forward.");
+        assert_eq!(key("model.n_layers").range.unwrap().to_string(), "1 to 4096");
+        assert_eq!(key("dpo.lr").range.unwrap().to_string(), "a positive number");
+        assert_eq!(key("slurm.at_once").range.unwrap().to_string(), "at least 1");
+        assert_eq!((key("seed").range, key("threads").range), (None, None));
+        assert_eq!((&key("dpo.lr").default, &key("sft.tokens").default), (&json!(4e-5), &json!(null)));
+        assert_eq!((largest("model.vocab_size"), largest("seed")), (Some(1 << 24), None));
+        assert!(sections().iter().all(|section| section.keys.iter().all(|key| !key.doc.is_empty())));
     }
 
     #[test]
@@ -334,6 +337,8 @@ mod tests {
             problem("pretrain.tokens", "1e6"),
             "is 1e6, expected a whole number of 0 or more, or \"unset\""
         );
+        assert_eq!(problem("device", "'gpu'"), "is 'gpu', expected \"cpu\", \"cuda\" or \"cuda:N\"");
+        assert_eq!(problem("device", "1"), "is 1, expected \"cpu\", \"cuda\" or \"cuda:N\"");
         assert_eq!(problem("exam.enabled", "1"), "is 1, expected true or false");
         assert_eq!(
             problem("dpo.loss", "'sigmod'"),

@@ -215,8 +215,8 @@ pub fn not_a_key(key: &str) -> String {
 }
 
 fn first_key_of(section: &str) -> &'static str {
-    let inside = |path: &str| path.split('.').next() == Some(section) && path != section;
-    keys::keys().iter().map(|key| key.path.as_str()).find(|path| inside(path)).unwrap_or_default()
+    let inside = |path: &&str| path.split('.').next() == Some(section) && *path != section;
+    keys::keys().map(|key| key.path.as_str()).find(inside).unwrap_or_default()
 }
 
 /// The settings of a table of keys.
@@ -353,7 +353,10 @@ mod tests {
         let settings = load_layers(Layer::default(), &overrides, &mut errors).unwrap();
         assert_eq!(errors, ConfigErrors::default());
         let config = settings.config().unwrap();
-        assert_eq!((config.device.as_str(), config.tokenizer.path.as_deref()), ("cuda:1", Some("123")));
+        assert_eq!(
+            (config.device.to_string().as_str(), config.tokenizer.path.as_deref()),
+            ("cuda:1", Some("123"))
+        );
         assert_eq!((config.data.sft, config.lora.targets), (vec!["a.jsonl".to_string()], vec!["wv".into()]));
         assert_eq!(config.exam.after, [crate::config::TrainStage::Sft]);
     }

@@ -3,6 +3,7 @@
 //! Flows in: layers of TOML, environment and `--set`. Flows out: a [`TrialConfig`], complete and validated.
 //! *Invariant:* nothing downstream reads a TOML file or an environment variable for settings.
 
+mod choices;
 mod document;
 mod effect;
 mod errors;
@@ -11,132 +12,31 @@ mod keys;
 mod layers;
 mod presets;
 mod reference;
+mod schema;
 mod stage;
 mod validate;
 
+pub use choices::{
+    Answer, AnswerLoss, BadRow, DpoLoss, OptimizerKind, Packing, RowStyle, Schedule, Source, UnknownKeys,
+};
 pub use document::{Content, Entry, Node};
 pub use effect::{Idle, differing, effective, idle};
 pub use errors::{ConfigError, ConfigErrors};
 pub use identity::{canonical_json, identity};
-pub use keys::{KeySpec, Kind, UNSET, did_you_mean, find, keys, unknown_key};
+pub use keys::{KeySpec, Kind, Section, UNSET, did_you_mean, find, keys, largest, sections, unknown_key};
 pub use layers::{Layer, Overrides, Setting, Settings, load, load_layers};
 pub use presets::PRESETS;
 pub use reference::reference_markdown;
+pub use schema::{closed, definitions, document, refer, table_of, trial_schema, value_of};
 pub use stage::{RowKind, Stage, TRAINING, TrainSpec, TrainStage, WORLD, recipe};
-pub use validate::{Problem, largest};
+pub use validate::Problem;
 
 pub(crate) use document::parse;
 pub(crate) use layers::{config_of, get, leaves, not_a_key, set, settings};
 
-use model::{Cost, LoraConfig, ModelConfig, Recompute, section};
+use model::{Cost, Device, LoraConfig, ModelConfig, Recompute, section};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-/// Where the training data comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Source {
-    /// The built-in world: generated text, questions, preference pairs and exam sheets.
-    World,
-    /// The files named by `data.pretrain`, `data.sft` and `data.dpo`.
-    Files,
-}
-
-/// What happens to a row that cannot be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum BadRow {
-    /// Stop with file, line and reason.
-    Error,
-    /// Leave it out, count it and list it in the log.
-    Skip,
-}
-
-/// What happens to content under a key, or in a column, that the layout of a data file has no place for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum UnknownKeys {
-    /// Stop with file, line and key.
-    Error,
-    /// Read on without it, count the rows and tell the keys of each file.
-    Ignore,
-}
-
-/// Which tokens of a conversation a row holds, and which of them carry loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RowStyle {
-    /// The loss falls on answers, as the turns tell them; rows without a word of them are left out.
-    Turns,
-    /// As MiniMind v1: the loss falls on all that follows the last `<s>assistant` of the cut ids, or their fourth.
-    Minimind,
-}
-
-/// How documents become rows of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Packing {
-    /// Several documents a row, attention and positions separated per document.
-    Separated,
-    /// One document a row, cut at `seq_len` as MiniMind does (padding is never computed).
-    Single,
-}
-
-/// Which answers of a conversation carry loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AnswerLoss {
-    /// The last answer of the cut conversation of which words are left.
-    Last,
-    /// Every assistant turn.
-    Every,
-}
-
-/// How a first-order optimizer updates weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OptimizerKind {
-    /// Adam with decoupled weight decay (Loshchilov & Hutter 2019).
-    Adamw,
-    /// Adam without weight decay, as MiniMind trains.
-    Adam,
-    /// Muon for the matrices of blocks, with the same learning rate (Jordan et al. 2024; Liu et al. 2025), and AdamW for
-    /// embedding, head, router and norms.
-    Muon,
-}
-
-/// The course of the learning rate after warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Schedule {
-    /// Half a cosine from `lr` to `min_lr_ratio * lr`.
-    Cosine,
-    /// A straight line from `lr` to `min_lr_ratio * lr`.
-    Linear,
-    /// `lr` throughout.
-    Constant,
-    /// Warm-up, stable, decay: `lr` until the last `decay_share` of the steps, then a line to `min_lr_ratio * lr`.
-    Wsd,
-}
-
-/// The preference loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DpoLoss {
-    /// `-log sigmoid(beta * margin)` (Rafailov et al. 2023, eq. 7).
-    Sigmoid,
-    /// `(margin - 1 / (2 beta))^2` (Azar et al. 2023, eq. 17).
-    Ipo,
-}
-
-/// How an exam question is answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Answer {
-    /// The letter of A, B, C, D with the highest next-token probability, as MiniMind's.
-    Letter,
-    /// The option whose text has the highest mean log-probability per byte as the answer.
-    Cloze,
-}
 
 section! {
     /// Keys that every training stage has.
@@ -144,62 +44,86 @@ section! {
         /// Whether the stage is part of the recipe.
         pub enabled: bool = true,
         /// Length of the stage in trained target tokens, by as many full batches as reach them; wins over `epochs`.
+        #[schemars(range(min = 1))]
         pub tokens: Option<u64> = None,
         /// Length of the stage in floating-point operations, by the number of full batches that comes nearest to them;
         /// wins over `tokens` and `epochs`.
+        #[schemars(extend("exclusiveMinimum" = 0))]
         pub flops: Option<f64> = None,
         /// Length of the stage in optimizer steps of full batches; wins over `flops`, `tokens` and `epochs`.
+        #[schemars(range(min = 1))]
         pub steps: Option<u64> = None,
         /// Length of the stage in passes over its data: exactly their rows, the last batch with what is left. Of a
         /// part of a pass, that part of its rows.
+        #[schemars(extend("exclusiveMinimum" = 0))]
         pub epochs: f64 = 1.0,
         /// Longest row in tokens.
+        #[schemars(range(min = 2, max = 1 << 24))]
         pub seq_len: usize = 512,
         /// Rows of a micro-batch; an optimizer step takes `batch_size * accumulation` rows.
+        #[schemars(range(min = 1))]
         pub batch_size: usize = 16,
         /// Micro-batches of one optimizer step.
+        #[schemars(range(min = 1))]
         pub accumulation: usize = 1,
         /// How documents become rows: `separated` packs several into a row, `single` is MiniMind's one a row.
         pub packing: Packing = Packing::Separated,
         /// `adamw`, `adam` or `muon`.
         pub optimizer: OptimizerKind = OptimizerKind::Adamw,
         /// Peak learning rate.
+        #[schemars(extend("exclusiveMinimum" = 0))]
         pub lr: f64 = 1e-3,
         /// The last step has this share of `lr`; MiniMind's rates, those of a stage one step longer, end above it.
+        #[schemars(range(min = 0, max = 1))]
         pub min_lr_ratio: f64 = 0.1,
         /// `cosine`, `linear`, `constant` or `wsd`.
         pub schedule: Schedule = Schedule::Cosine,
         /// Steps over which the learning rate rises to `lr`; the first step after them has all of `lr`.
         pub warmup_steps: u64 = 0,
         /// Share of the steps in which the `wsd` schedule decays.
+        #[schemars(range(min = 0, max = 1))]
         pub decay_share: f64 = 0.2,
         /// Decay of the first moment.
+        #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
         pub beta1: f64 = 0.9,
         /// Decay of the second moment.
+        #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
         pub beta2: f64 = 0.95,
         /// Added to the root of the second moment.
+        #[schemars(extend("exclusiveMinimum" = 0))]
         pub eps: f64 = 1e-8,
         /// Decay of Muon's momentum.
+        #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
         pub momentum: f64 = 0.95,
         /// Decoupled weight decay (not of `adam`); norms are left alone.
+        #[schemars(range(min = 0))]
         pub weight_decay: f64 = 0.1,
         /// Multiplier of `lr` for the token embedding.
+        #[schemars(range(min = 0))]
         pub embedding_lr: f64 = 1.0,
         /// Multiplier of `lr` for the matrices of blocks, and for adapters.
+        #[schemars(range(min = 0))]
         pub hidden_lr: f64 = 1.0,
         /// Multiplier of `lr` for a head that is not tied to the embedding.
+        #[schemars(range(min = 0))]
         pub head_lr: f64 = 1.0,
         /// Multiplier of `lr` for the scales of norms.
+        #[schemars(range(min = 0))]
         pub norm_lr: f64 = 1.0,
         /// Multiplier of `weight_decay` for the token embedding.
+        #[schemars(range(min = 0))]
         pub embedding_decay: f64 = 1.0,
         /// Multiplier of `weight_decay` for the matrices of blocks, and for adapters.
+        #[schemars(range(min = 0))]
         pub hidden_decay: f64 = 1.0,
         /// Multiplier of `weight_decay` for a head that is not tied to the embedding.
+        #[schemars(range(min = 0))]
         pub head_decay: f64 = 1.0,
         /// Largest gradient norm; 0 leaves gradients as they are.
+        #[schemars(range(min = 0))]
         pub clip: f64 = 1.0,
         /// Shares into which a batch is cut for parallel work; at most as many threads as lanes serve a trial.
+        #[schemars(range(min = 1))]
         pub lanes: usize = 4,
         /// What the backward pass computes again instead of keeping it: `none`, `activations`, or whole `blocks`, which
         /// takes the least memory and a third more time. No result depends on it.
@@ -207,10 +131,12 @@ section! {
         /// Tokens between validations; 0 validates at the end only.
         pub val_every_tokens: u64 = 0,
         /// Most held-out tokens that one validation reads.
+        #[schemars(range(min = 1))]
         pub val_tokens: u64 = 100_000,
         /// Steps between checkpoints; 0 writes the final one only.
         pub checkpoint_every: u64 = 500,
         /// Checkpoints kept, the newest ones, until the stage is done.
+        #[schemars(range(min = 1))]
         pub keep_checkpoints: usize = 2,
         /// Steps between checkpoints that are kept for good; 0 keeps none.
         pub keep_every: u64 = 0,
@@ -218,49 +144,27 @@ section! {
         pub keep_best: bool = false,
         /// Stop as failed once the smoothed loss is so far above its best, in nats; 0 lets it rise. Smoothed over
         /// about 20 steps.
+        #[schemars(range(min = 0))]
         pub max_loss_rise: f64 = 0.0,
         /// Steps between rows of metrics.csv.
+        #[schemars(range(min = 1))]
         pub log_every: u64 = 10,
-    }
-}
-
-impl Training {
-    /// The multipliers of groups of parameters, by their keys.
-    pub fn multipliers(&self) -> [(&'static str, f64); 7] {
-        [
-            ("embedding_lr", self.embedding_lr),
-            ("hidden_lr", self.hidden_lr),
-            ("head_lr", self.head_lr),
-            ("norm_lr", self.norm_lr),
-            ("embedding_decay", self.embedding_decay),
-            ("hidden_decay", self.hidden_decay),
-            ("head_decay", self.head_decay),
-        ]
     }
 }
 
 /// A training stage's own keys beside the common ones.
 macro_rules! stage_section {
-    ($(#[doc = $about:literal])+ pub struct $name:ident { $( $(#[doc = $doc:literal])+ pub $field:ident : $kind:ty = $default:expr, )* }) => {
-        $(#[doc = $about])+
-        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    ($(#[$about:meta])+ pub struct $name:ident { $( $(#[$attr:meta])+ pub $field:ident : $kind:ty = $default:expr, )* }) => {
+        $(#[$about])+
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
         pub struct $name {
             /// The keys common to every training stage.
             #[serde(flatten)]
             pub training: Training,
-            $( $(#[doc = $doc])+ pub $field: $kind, )*
+            $( $(#[$attr])+ pub $field: $kind, )*
         }
 
         impl $name {
-            /// The keys of this stage alone, with their documentation.
-            pub const KEYS: &'static [model::section::Key] = &[
-                $( model::section::Key {
-                    name: stringify!($field),
-                    kind: stringify!($kind),
-                    doc: concat!($($doc, "\n"),+),
-                }, )*
-            ];
-
             fn with(training: Training) -> Self {
                 Self { training, $( $field: $default, )* }
             }
@@ -287,8 +191,10 @@ stage_section! {
         /// Which answers carry loss: `last`, of which words are left within `seq_len`, or `every`. A turn may say otherwise.
         pub answer_loss: AnswerLoss = AnswerLoss::Last,
         /// Rank of the adapters.
+        #[schemars(range(min = 1))]
         pub rank: usize = 8,
         /// Adapters are scaled by `alpha / rank`.
+        #[schemars(extend("exclusiveMinimum" = 0))]
         pub alpha: f64 = 8.0,
         /// Projections that get an adapter, of `wq`, `wk`, `wv`, `wo`, `w1`, `w2`, `w3`.
         pub targets: Vec<String> = vec!["wq".into(), "wk".into()],
@@ -299,6 +205,7 @@ stage_section! {
     /// `[dpo]`: direct preference optimisation.
     pub struct Dpo {
         /// Strength of the pull towards the reference.
+        #[schemars(extend("exclusiveMinimum" = 0))]
         pub beta: f64 = 0.1,
         /// `sigmoid` or `ipo`.
         pub loss: DpoLoss = DpoLoss::Sigmoid,
@@ -313,6 +220,7 @@ section! {
         /// A `tokenizer.json` or the folder that holds it; unset: trained to `model.vocab_size` entries.
         pub path: Option<String> = None,
         /// Characters of text that training reads at most.
+        #[schemars(range(min = 1))]
         pub train_chars: u64 = 50_000_000,
     }
 }
@@ -345,12 +253,14 @@ section! {
         /// text, the ids of its characters. Either way such texts are counted.
         pub special_tokens_in_text: bool = false,
         /// Share of the documents held out for validation, chosen by hash, never trained on.
+        #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
         pub val_share: f64 = 0.01,
         /// Texts with fewer characters are left out (MiniMind's data_process).
         pub min_chars: usize = 0,
         /// Texts with more characters are left out; 0 is no limit.
         pub max_chars: usize = 0,
         /// Texts with a smaller share of Chinese characters are left out.
+        #[schemars(range(min = 0, max = 1))]
         pub min_chinese_share: f64 = 0.0,
         /// Turns of a conversation before its last question are cut to so many characters each; 0 leaves them
         /// whole. MiniMind cuts them to half of `seq_len`.
@@ -366,24 +276,33 @@ section! {
         /// Seed of the world; independent of the trial's seed, so that trials share one world.
         pub seed: u64 = 1,
         /// Invented people.
+        #[schemars(range(min = 4, max = WorldConfig::MOST_PEOPLE))]
         pub people: usize = 40,
         /// Share of the people whose questions are shown in training; the exam asks about the others only.
+        #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
         pub seen_share: f64 = 0.5,
         /// Paraphrases of each fact in the lives that are told in many ways, 1 to 8.
+        #[schemars(range(min = 1))]
         pub paraphrases: usize = 8,
         /// Rows of pretraining text.
+        #[schemars(range(min = 1))]
         pub pretrain_rows: u64 = 74_000,
         /// Conversations.
+        #[schemars(range(min = 1))]
         pub sft_rows: u64 = 34_000,
         /// Conversations of several turns, for `[sft_multi]`.
+        #[schemars(range(min = 1))]
         pub sft_multi_rows: u64 = 8_000,
         /// Share of the pretraining rows that drill finding an option's letter.
+        #[schemars(range(min = 0, max = 1))]
         pub pretrain_drills: f64 = 0.6,
         /// Share of the conversations that drill the same.
+        #[schemars(range(min = 0, max = 1))]
         pub sft_drills: f64 = 0.15,
         /// Preference pairs.
         pub dpo_pairs: u64 = 800,
         /// Exam questions of each subject.
+        #[schemars(range(min = 1))]
         pub questions_per_subject: usize = 300,
     }
 }
@@ -400,6 +319,7 @@ section! {
         /// By the most likely letter, or by the option whose text is most likely per byte.
         pub answer: Answer = Answer::Letter,
         /// Solved questions of the dev sheets before each question; a prompt too long loses the first of them.
+        #[schemars(range(max = 1000))]
         pub shots: usize = 0,
         /// Stages whose model sits the exam; empty: the last one only.
         pub after: Vec<TrainStage> = vec![],
@@ -422,6 +342,7 @@ section! {
         /// Generic resources such as `gpu:1` (`sbatch --gres`), for jobs that train or examine.
         pub gres: Option<String> = None,
         /// Most jobs of one array that run at a time (`%N` of `sbatch --array`); unset: as many as Slurm finds room for.
+        #[schemars(range(min = 1))]
         pub at_once: Option<usize> = None,
         /// Further options of `sbatch`, such as `["--qos=low"]`.
         pub options: Vec<String> = vec![],
@@ -434,7 +355,7 @@ section! {
         /// Seed of weights, data order and dropout.
         pub seed: u64 = 1,
         /// `cpu`, `cuda` or `cuda:N`. Results are exact on each kind of device, not between them.
-        pub device: String = "cpu".into(),
+        pub device: Device = Device::Cpu,
         /// Threads of one trial; 0 takes all cores. Results do not depend on it.
         pub threads: usize = 0,
         /// The shape of the model.
@@ -524,10 +445,5 @@ impl TrialConfig {
             None if stage.compares_answers() => Cost::preferences(&self.model),
             None => Cost::training(&self.model),
         }
-    }
-
-    /// `cpu` or `cuda`.
-    pub fn device_kind(&self) -> &str {
-        self.device.split(':').next().unwrap_or_default()
     }
 }

@@ -1,8 +1,7 @@
 //! The reference page of all keys, made from their declarations.
 
-use super::keys::{KeySpec, Kind, find, sections};
-use super::layers::get;
-use super::{PRESETS, TrainStage, Training, TrialConfig};
+use super::keys::{KeySpec, Kind, find, names_of, sections};
+use super::{PRESETS, TrainStage, Training};
 use serde_json::Value;
 
 const HEAD: &str = "\
@@ -15,52 +14,57 @@ environment variables, `--set key=value`; what a sweep varies or solves takes th
 The variable of `pretrain.lr` is `MINDSCALE_PRETRAIN__LR`. A value for `--set` or a variable is written as in TOML;
 quotes around text, and brackets around a list of one, may be left out. `\"unset\"` takes a value away.
 Paths are seen from the current folder.
+
+`mindscale schema > sweep.schema.json` writes these keys as a JSON Schema, by which an editor completes, explains and
+checks sweep files: with Taplo, or Even Better TOML in VS Code, `#:schema sweep.schema.json` as a file's first line.
+`mindscale schema experiment` is that of experiment files, `mindscale schema trial` that of a trial's keys alone.
+
 ";
 
 /// The page `docs/configuration.md`.
 pub fn reference_markdown() -> String {
-    let defaults = serde_json::json!(TrialConfig::default());
     let presets: Vec<String> = PRESETS.iter().map(|preset| format!("`{}`", preset.0)).collect();
     let mut page = format!("{HEAD}Presets: {}.\n", presets.join(", "));
-    for (name, about, keys) in sections() {
-        if name == TrainStage::Pretrain.name() {
+    let common = names_of::<Training>();
+    for section in sections() {
+        let is_stage = TrainStage::named(&section.name).is_some();
+        let is_common = |key: &&KeySpec| is_stage && common.iter().any(|name| name == name_of(key));
+        if section.name == TrainStage::Pretrain.name() {
             let sections: Vec<String> =
                 TrainStage::all().map(|stage| format!("`[{}]`", stage.name())).collect();
             page += &format!("\n## Every training stage\n\nKeys of {} alike.\n", sections.join(", "));
-            page += &table(Training::KEYS.iter().filter_map(|key| {
-                let spec = find(&format!("{name}.{}", key.name))?;
-                Some((key.name, spec, stage_defaults(&defaults, key.name)))
-            }));
+            let keys = section.keys.iter().filter(is_common);
+            page += &table(keys.map(|key| (key, stage_defaults(name_of(key)))));
         }
-        page += &match name {
+        page += &match section.name.as_str() {
             "" => "\n## The trial\n".to_string(),
-            _ => format!("\n## `[{name}]`\n\n{about}\n"),
+            name => format!("\n## `[{name}]`\n\n{}\n", section.doc),
         };
-        let is_common =
-            |key: &str| TrainStage::named(name).is_some() && Training::KEYS.iter().any(|k| k.name == key);
-        let own: Vec<_> = keys
-            .iter()
-            .filter(|key| !is_common(key.name))
-            .filter_map(|key| {
-                let path = if name.is_empty() { key.name.into() } else { format!("{name}.{}", key.name) };
-                let spec = find(&path)?;
-                Some((key.name, spec, default_of(&defaults, &path)))
-            })
-            .collect();
-        page += &match own.is_empty() {
-            true => "No keys but those of every training stage.\n".to_string(),
-            false => table(own.into_iter()),
+        let mut own = section.keys.iter().filter(|key| !is_common(key)).peekable();
+        page += &match own.peek() {
+            None => "No keys but those of every training stage.\n".to_string(),
+            Some(_) => table(own.map(|key| (key, shown(&key.default)))),
         };
     }
     page
 }
 
-fn table<'a>(rows: impl Iterator<Item = (&'a str, &'a KeySpec, String)>) -> String {
+fn name_of(key: &KeySpec) -> &str {
+    key.path.rsplit('.').next().unwrap_or(&key.path)
+}
+
+fn table<'a>(rows: impl Iterator<Item = (&'a KeySpec, String)>) -> String {
     let mut table = String::from("\n| key | value | default | meaning |\n|---|---|---|---|\n");
-    for (name, spec, default) in rows {
-        let optional = if spec.optional { ", or `unset`" } else { "" };
-        let doc = spec.doc.replace('|', "\\|");
-        table += &format!("| `{name}` | {}{optional} | {default} | {doc} |\n", value_of(&spec.kind));
+    for (key, default) in rows {
+        let (value, name, doc) = (value_of(&key.kind), name_of(key), key.doc.replace('|', "\\|"));
+        let value = match key.range.map(|range| range.to_string()) {
+            // Which says that it is a number.
+            Some(range) if range.ends_with(" number") => range.trim_start_matches("a ").into(),
+            Some(range) => format!("{value}, {range}"),
+            None => value,
+        };
+        let optional = if key.optional { ", or `unset`" } else { "" };
+        table += &format!("| `{name}` | {value}{optional} | {default} | {doc} |\n");
     }
     table
 }
@@ -71,26 +75,25 @@ fn value_of(kind: &Kind) -> String {
         Kind::Whole => "whole number".into(),
         Kind::Number => "number".into(),
         Kind::Text => "text".into(),
+        Kind::Device => "`cpu`, `cuda`, `cuda:N`".into(),
         Kind::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
         Kind::List(item) => format!("list of {}", value_of(item)),
     }
 }
 
-fn default_of(defaults: &Value, path: &str) -> String {
-    match get(defaults, path) {
-        None | Some(Value::Null) => "unset".into(),
-        Some(Value::Number(number)) if number.is_f64() => {
-            format!("`{:?}`", number.as_f64().unwrap_or_default())
-        }
-        Some(value) => format!("`{value}`"),
+fn shown(default: &Value) -> String {
+    match default {
+        Value::Null => "unset".into(),
+        Value::Number(number) if number.is_f64() => format!("`{:?}`", number.as_f64().unwrap_or_default()),
+        value => format!("`{value}`"),
     }
 }
 
 /// One default where all stages agree, else each with its stages.
-fn stage_defaults(defaults: &Value, key: &str) -> String {
+fn stage_defaults(name: &str) -> String {
     let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
     for stage in TrainStage::all().map(TrainStage::name) {
-        let default = default_of(defaults, &format!("{stage}.{key}"));
+        let default = find(&format!("{stage}.{name}")).map_or(String::new(), |key| shown(&key.default));
         match groups.iter_mut().find(|group| group.0 == default) {
             Some(group) => group.1.push(stage),
             None => groups.push((default, vec![stage])),
@@ -99,9 +102,8 @@ fn stage_defaults(defaults: &Value, key: &str) -> String {
     match groups.as_slice() {
         [(default, _)] => default.clone(),
         _ => {
-            let shown =
-                |(default, stages): &(String, Vec<&str>)| format!("{default} ({})", stages.join(", "));
-            groups.iter().map(shown).collect::<Vec<_>>().join(", ")
+            let one = |(default, stages): &(String, Vec<&str>)| format!("{default} ({})", stages.join(", "));
+            groups.iter().map(one).collect::<Vec<_>>().join(", ")
         }
     }
 }
@@ -133,8 +135,8 @@ mod tests {
             assert!(page.contains(&format!("\n| `{name}` | ")), "{}", key.path);
         }
         assert!(page.contains(
-            "| `lr` | number | `0.001` (pretrain), `0.0001` (sft, sft_multi, lora), `4e-5` (dpo) |"
+            "| `lr` | positive number | `0.001` (pretrain), `0.0001` (sft, sft_multi, lora), `4e-5` (dpo) |"
         ));
-        assert!(page.contains("| `hidden_dim` | whole number, or `unset` | unset |"));
+        assert!(page.contains("| `hidden_dim` | whole number, 1 to 1048576, or `unset` | unset |"));
     }
 }

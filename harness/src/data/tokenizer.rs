@@ -149,7 +149,7 @@ impl Tokenizer {
         vocab_size: usize,
         stop: &AtomicBool,
     ) -> Result<Self> {
-        let most = largest("model.vocab_size").unwrap_or(usize::MAX);
+        let most = largest("model.vocab_size").map_or(usize::MAX, |most| most as usize);
         ensure!(
             (SMALLEST_VOCAB..=most).contains(&vocab_size),
             "a vocabulary of {vocab_size} entries, expected {SMALLEST_VOCAB} (3 special tokens and 256 bytes) to {most}"
@@ -183,7 +183,7 @@ impl Tokenizer {
         inner.with_padding(None);
         // Tables are made up to the largest id, here and in the library.
         let vocab_size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
-        let most = largest("model.vocab_size").unwrap_or(usize::MAX);
+        let most = largest("model.vocab_size").map_or(usize::MAX, |most| most as usize);
         ensure!(vocab_size <= most, "its largest id is {}, expected less than {most}", vocab_size - 1);
         let named = |key: &str| -> Option<String> {
             let value = config.get(key)?;

@@ -288,6 +288,7 @@ mod tests {
     use crate::config::Stage;
     use crate::config::TrainStage;
     use crate::config::TrialConfig;
+    use model::Device;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
@@ -320,6 +321,6 @@ mod tests {
         assert!(matches!(ended, Ended::Failed(_)), "{ended:?}");
         let seen = fs::read_to_string(request.dir.join(format!("{REQUEST}.seen"))).unwrap();
         assert_eq!(seen.trim(), format!("{VERB} GPU-7"));
-        assert_eq!(request.trial_config().unwrap().device, "cuda");
+        assert_eq!(request.trial_config().unwrap().device, Device::Cuda(None));
     }
 }

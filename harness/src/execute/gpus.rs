@@ -2,6 +2,8 @@
 //!
 //! A child sees one GPU: the one that `CUDA_VISIBLE_DEVICES` names to it.
 
+use model::Device;
+use std::ops::Range;
 use std::process::Command;
 
 /// Names which GPUs a process sees, and in which order.
@@ -42,9 +44,12 @@ impl Gpus {
         Self::new(names, places)
     }
 
-    /// Whether there is a GPU that `device` (`cpu`, `cuda`, `cuda:N`) can mean.
-    pub fn have(&self, device: &str) -> bool {
-        device == "cpu" || self.meant(device).next().is_some()
+    /// Whether there is what `device` can mean.
+    pub fn have(&self, device: Device) -> bool {
+        match device {
+            Device::Cpu => true,
+            Device::Cuda(number) => self.meant(number).next().is_some(),
+        }
     }
 
     /// How many there are.
@@ -53,11 +58,9 @@ impl Gpus {
     }
 
     /// A free place on `device`, the emptiest GPU first; `None` while there is none.
-    pub fn take(&mut self, device: &str) -> Option<Place> {
-        if device == "cpu" {
-            return Some(Place::Cpu);
-        }
-        let free = self.meant(device).filter(|&gpu| self.taken[gpu] < self.places);
+    pub fn take(&mut self, device: Device) -> Option<Place> {
+        let Device::Cuda(number) = device else { return Some(Place::Cpu) };
+        let free = self.meant(number).filter(|&gpu| self.taken[gpu] < self.places);
         let gpu = free.min_by_key(|&gpu| self.taken[gpu])?;
         self.taken[gpu] += 1;
         Some(Place::Gpu(gpu))
@@ -78,15 +81,13 @@ impl Gpus {
         }
     }
 
-    /// The GPUs that `device` can mean, by index: `cuda` any, `cuda:N` the Nth.
-    fn meant(&self, device: &str) -> std::ops::Range<usize> {
+    /// The GPUs that a number can mean, by index: `None` any.
+    fn meant(&self, number: Option<usize>) -> Range<usize> {
         let all = 0..self.names.len();
-        match device.split_once(':') {
+        match number {
             None => all,
-            Some((_, number)) => match number.parse::<usize>() {
-                Ok(index) if all.contains(&index) => index..index + 1,
-                _ => 0..0,
-            },
+            Some(index) if all.contains(&index) => index..index + 1,
+            Some(_) => 0..0,
         }
     }
 }
@@ -123,24 +124,27 @@ mod tests {
     #[test]
     fn places_are_given_out_on_the_emptiest_gpu_and_taken_back() {
         let mut gpus = gpus(&["3", "5"], 2);
-        let mut take = |device: &str| gpus.take(device).and_then(|place| gpus.name(place).map(String::from));
-        assert_eq!(take("cuda").as_deref(), Some("3"));
-        assert_eq!(take("cuda").as_deref(), Some("5"));
-        assert_eq!(take("cuda:0").as_deref(), Some("3"));
-        assert_eq!(take("cuda:0"), None);
-        assert_eq!(take("cuda").as_deref(), Some("5"));
-        assert_eq!(take("cuda"), None);
+        let mut take = |number: Option<usize>| {
+            gpus.take(Device::Cuda(number)).and_then(|place| gpus.name(place).map(String::from))
+        };
+        assert_eq!(take(None).as_deref(), Some("3"));
+        assert_eq!(take(None).as_deref(), Some("5"));
+        assert_eq!(take(Some(0)).as_deref(), Some("3"));
+        assert_eq!(take(Some(0)), None);
+        assert_eq!(take(None).as_deref(), Some("5"));
+        assert_eq!(take(None), None);
         gpus.take_back(Place::Gpu(0));
-        assert_eq!(gpus.take("cuda:1"), None);
-        assert_eq!(gpus.take("cuda"), Some(Place::Gpu(0)));
-        assert_eq!(gpus.take("cpu"), Some(Place::Cpu));
+        assert_eq!(gpus.take(Device::Cuda(Some(1))), None);
+        assert_eq!(gpus.take(Device::Cuda(None)), Some(Place::Gpu(0)));
+        assert_eq!(gpus.take(Device::Cpu), Some(Place::Cpu));
     }
 
     #[test]
     fn a_gpu_that_is_not_there_is_known_beforehand() {
         let two = gpus(&["0", "1"], 1);
-        assert!(["cpu", "cuda", "cuda:1"].iter().all(|device| two.have(device)));
-        assert!(!two.have("cuda:2"));
-        assert!(!gpus(&[], 1).have("cuda"));
+        let there = [Device::Cpu, Device::Cuda(None), Device::Cuda(Some(1))];
+        assert!(there.into_iter().all(|device| two.have(device)));
+        assert!(!two.have(Device::Cuda(Some(2))));
+        assert!(!gpus(&[], 1).have(Device::Cuda(None)));
     }
 }

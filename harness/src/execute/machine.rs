@@ -61,7 +61,7 @@ impl Machine {
             return None;
         }
         let computes = node.stage.computes();
-        let place = if computes { self.gpus.take(&node.config.device)? } else { Place::Cpu };
+        let place = if computes { self.gpus.take(node.config.device)? } else { Place::Cpu };
         // Work side by side, one thread each, is fastest; what runs alone takes all cores.
         let at_once = (self.given.len() + 1 + waiting).min(self.jobs);
         let threads = match node.config.threads {
@@ -95,6 +95,7 @@ mod tests {
     use crate::config::TrialConfig;
     use crate::plan::StageGraph;
     use crate::plan::testing::{plan, trial};
+    use model::Device;
     use std::path::Path;
 
     fn graph(seeds: u64, change: impl Fn(&mut TrialConfig)) -> StageGraph {
@@ -152,7 +153,7 @@ mod tests {
 
     #[test]
     fn trials_share_the_gpus_and_the_rest_runs_on_the_processor() {
-        let three = graph(3, |config| config.device = "cuda".into());
+        let three = graph(3, |config| config.device = Device::Cuda(None));
         let mut machine = Machine::new(8, f64::INFINITY, gpus(2), None, 3);
         let mut place = |stage: &str, nth: usize| {
             let named = |n: &usize| three.nodes[*n].stage.name() == stage;

@@ -19,6 +19,7 @@ use crate::status::records::collect;
 use crate::sweep::Trial;
 use crate::track::{Board, Progress, Silent};
 use anyhow::{Result, bail};
+use model::Device;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
@@ -159,7 +160,7 @@ fn names_follow_from_what_results_depend_on() {
     assert_eq!(changed(|c| c.seed = 2), [pretrain, sft, dpo, Exam]);
     assert_eq!(changed(|c| c.model.n_layers = 5), [pretrain, sft, dpo, Exam]);
     assert_eq!(changed(|c| c.exam.system = "?".into()), [Exam]);
-    assert_eq!(changed(|c| c.device = "cuda:1".into()), [pretrain, sft, dpo, Exam]);
+    assert_eq!(changed(|c| c.device = Device::Cuda(Some(1))), [pretrain, sft, dpo, Exam]);
     // A stage that is left out needs no data.
     let data = |change: fn(&mut TrialConfig)| names(change)[&Data];
     assert_ne!(data(|_| {}), data(|c| c.dpo.training.enabled = false));
@@ -427,8 +428,9 @@ impl Launch for OnGpus {
 #[test]
 fn what_computes_gets_a_gpu_of_its_own() {
     let runs = tempfile::tempdir().unwrap();
-    let trials: Vec<Trial> =
-        (1..=5).map(|seed| trial(|config| (config.seed, config.device) = (seed, "cuda".into()))).collect();
+    let trials: Vec<Trial> = (1..=5)
+        .map(|seed| trial(|config| (config.seed, config.device) = (seed, Device::Cuda(None))))
+        .collect();
     let gpus = Gpus::new(vec!["4".into(), "6".into()], 1);
     let launch =
         OnGpus { body: Fake { takes: Duration::from_millis(10), ..Fake::default() }, ..OnGpus::default() };

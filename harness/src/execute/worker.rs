@@ -181,7 +181,7 @@ fn begun(request: &StageRequest, config: &TrialConfig, before: Option<Manifest>)
         results: Results::default(),
         program: Program::this(),
         host: host(),
-        device: request.gpu.as_ref().map_or(config.device.clone(), |gpu| format!("cuda:{gpu}")),
+        device: request.gpu.as_ref().map_or_else(|| config.device.to_string(), |gpu| format!("cuda:{gpu}")),
         threads: request.threads,
         seeds: vec![("trial".into(), config.seed), ("world".into(), config.world.seed)],
         started,

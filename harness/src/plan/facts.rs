@@ -91,7 +91,7 @@ impl<'a> Reading<'a> {
                 }
             }
         }
-        keys.insert("device".into(), config.device_kind().into());
+        keys.insert("device".into(), config.device.kind().into());
         Self { config, keys }
     }
 

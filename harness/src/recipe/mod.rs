@@ -22,7 +22,7 @@ use crate::system::on_threads;
 use crate::track::{Progress, number};
 use crate::train::{self, TrainRequest};
 use anyhow::{Context, Result, anyhow};
-use model::{Backend, Device, Work};
+use model::{Backend, Work};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -47,10 +47,7 @@ impl StageBody for Recipe {
         let ended = on_threads(config.threads, || match request.stage {
             Stage::Tokenizer => tokenizer(request, config, stop, progress).map(Some),
             Stage::Data => data(request, config, stop, progress).map(Some),
-            Stage::Exam => {
-                let device: Device = config.device.parse()?;
-                device.run(ExamWork { request, config, stop, progress })?.map(Some)
-            }
+            Stage::Exam => config.device.run(ExamWork { request, config, stop, progress })?.map(Some),
             Stage::Train(stage) => training(stage, request, config, stop, progress),
         });
         match ended {

@@ -6,6 +6,7 @@ use crate::runs::claim::Owner;
 use crate::runs::manifest::{Input, Results};
 use crate::track::Progress;
 use anyhow::{Context, Result};
+use model::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -58,7 +59,7 @@ impl StageRequest {
         };
         if self.gpu.is_some() {
             // The one that it sees is the first for it, whichever it is for others.
-            config.device = "cuda".into();
+            config.device = Device::Cuda(None);
         }
         Ok(config)
     }

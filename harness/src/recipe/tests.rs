@@ -130,7 +130,7 @@ fn names_tell_contents_apart(config: &TrialConfig, read_in_vain: &[&str]) {
         Some((section, _)) => section == "sft" || TrainStage::named(section).is_none(),
         None => true,
     };
-    for key in keys().iter().filter(is_tried) {
+    for key in keys().filter(is_tried) {
         let Some(config) = changed(config, key) else { continue };
         tried += 1;
         let folder = runs();

@@ -138,8 +138,7 @@ impl Column {
         if let Some(key) = find(name) {
             return Ok(Self::Key(key));
         }
-        let columns = QUANTITIES.iter().flat_map(|q| [dotted(q), q.name.to_string()]);
-        let names: Vec<String> = columns.chain(keys().iter().map(|k| k.path.clone())).collect();
+        let names = Self::names();
         let hint = match did_you_mean(name, names.iter().map(String::as_str)) {
             hint if !hint.is_empty() => hint,
             _ => match unknown_key(name).strip_prefix("unknown key; did you mean ") {
@@ -150,6 +149,15 @@ impl Column {
             },
         };
         Err(format!("there is no {name:?}{hint}"))
+    }
+
+    /// Every name that [`Self::find`] knows.
+    pub fn names() -> Vec<String> {
+        let columns = QUANTITIES.iter().flat_map(|q| [dotted(q), q.name.to_string()]);
+        let mut names: Vec<String> = columns.chain(keys().map(|k| k.path.clone())).collect();
+        let mut seen = std::collections::BTreeSet::new();
+        names.retain(|name| seen.insert(name.clone()));
+        names
     }
 
     /// The name as in trials.csv.

@@ -188,13 +188,13 @@ fn value(column: &Column, token: &Token) -> Result<Cell, String> {
             .map(Cell::Number)
             .ok_or_else(|| format!("compares {} with {}, expected a number", column.name(), token.shown()));
     }
-    let words: &[&str] = match column {
-        Column::Key(key) => match key.kind {
-            Kind::Choice(words) => words,
-            Kind::Bool => &["true", "false"],
-            _ => &[],
+    let words: Vec<&str> = match column {
+        Column::Key(key) => match &key.kind {
+            Kind::Choice(words) => words.iter().map(String::as_str).collect(),
+            Kind::Bool => vec!["true", "false"],
+            _ => vec![],
         },
-        Column::Quantity(_) => &[],
+        Column::Quantity(_) => vec![],
     };
     if !words.is_empty() && !words.contains(&text.as_str()) {
         let hint = did_you_mean(text, words.iter().copied());

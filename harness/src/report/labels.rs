@@ -123,8 +123,7 @@ fn tell_apart(named: &mut [Named], group: &[usize], all_keys: &mut Vec<String>) 
         };
         key != "seed" && group.windows(2).any(matters)
     };
-    let differing: Vec<&str> =
-        keys().iter().map(|key| key.path.as_str()).filter(|key| differs(key)).collect();
+    let differing: Vec<&str> = keys().map(|key| key.path.as_str()).filter(|key| differs(key)).collect();
     let sweeps: Vec<String> = group.iter().map(|&i| named[i].trial.sweeps.join("+")).collect();
     if differing.is_empty() || differing.len() > MOST_FURTHER && is_distinct(&sweeps) {
         for (&i, sweep) in group.iter().zip(&sweeps) {

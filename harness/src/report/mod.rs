@@ -16,11 +16,13 @@ mod observation;
 mod output;
 mod page;
 mod plots;
+mod schema;
 mod summary;
 mod tables;
 mod wanted;
 
 pub use experiment::Experiment;
+pub use schema::experiment_schema;
 
 use crate::records::{QuestionRecord, TrialRecord};
 use anyhow::Result;

@@ -138,7 +138,8 @@ const FIGURE_KEYS: [&str; 14] = [
     "split",
 ];
 
-fn figure_keys(kind: &str) -> &'static [&'static str] {
+/// The keys of a figure of this kind.
+pub(super) fn figure_keys(kind: &str) -> &'static [&'static str] {
     match kind {
         "scatter" => &["kind", "x", "y", "group", "error", "fit", "log_x", "log_y", "name", "title", "where"],
         "heatmap" => &["kind", "x", "y", "value", "name", "title", "where"],
@@ -148,7 +149,8 @@ fn figure_keys(kind: &str) -> &'static [&'static str] {
     }
 }
 
-const KINDS: [(&str, &str); 6] = [
+/// The kinds of figures.
+pub(super) const KINDS: [(&str, &str); 6] = [
     ("line", "line"),
     ("scatter", "scatter"),
     ("heatmap", "heatmap"),
@@ -156,6 +158,32 @@ const KINDS: [(&str, &str); 6] = [
     ("loss", "loss"),
     ("pareto", "pareto"),
 ];
+
+/// What error bars show.
+pub(super) const ERRORS: [(&str, ErrorBar); 4] =
+    [("t95", ErrorBar::T95), ("sd", ErrorBar::Sd), ("wilson", ErrorBar::Wilson), ("none", ErrorBar::None)];
+
+/// The curves that are fitted.
+pub(super) const FITS: [(&str, FitKind); 3] =
+    [("power", FitKind::Power), ("linear", FitKind::Linear), ("log", FitKind::Log)];
+
+/// The losses of a stage.
+pub(super) const SPLITS: [(&str, &[&str]); 3] =
+    [("train", &["train"]), ("val", &["val"]), ("both", &["train", "val"])];
+
+/// What losses are drawn over.
+pub(super) const LOSS_X: [(&str, &str); 3] =
+    [("tokens", "tokens"), ("step", "step"), ("elapsed_seconds", "elapsed_seconds")];
+
+/// Which values a claim calls better.
+pub(super) const BETTER: [(&str, Better); 2] = [("higher", Better::Higher), ("lower", Better::Lower)];
+
+/// The keys of a `[[table]]`.
+pub(super) const TABLE_KEYS: [&str; 5] = ["rows", "columns", "name", "title", "where"];
+
+/// The keys of a `[[compare]]`.
+pub(super) const COMPARE_KEYS: [&str; 8] =
+    ["claim", "metric", "a", "b", "paired_by", "better", "margin", "family"];
 
 impl FigureSpec {
     /// Reads a `[[figure]]`; `None` where something is wrong with it.
@@ -207,15 +235,8 @@ fn over(fields: &mut Fields, style: Style) -> Option<Over> {
     };
     let y = fields.need_number("y", "\"exam.accuracy\"");
     let group = fields.column("group");
-    let errors = [
-        ("t95", ErrorBar::T95),
-        ("sd", ErrorBar::Sd),
-        ("wilson", ErrorBar::Wilson),
-        ("none", ErrorBar::None),
-    ];
-    let error = fields.choice("error", &errors).unwrap_or(ErrorBar::T95);
-    let fits = [("power", FitKind::Power), ("linear", FitKind::Linear), ("log", FitKind::Log)];
-    let fit = fields.choice("fit", &fits);
+    let error = fields.choice("error", &ERRORS).unwrap_or(ErrorBar::T95);
+    let fit = fields.choice("fit", &FITS);
     let log = [fields.truth("log_x"), fields.truth("log_y")];
     let (x, y) = (x?, y?);
     if error == ErrorBar::Wilson && y.name() != "exam_accuracy" {
@@ -245,12 +266,9 @@ fn heatmap(fields: &mut Fields) -> Option<Plot> {
 
 fn loss(fields: &mut Fields) -> Option<Loss> {
     let stages: Vec<_> = TrainStage::all().map(|stage| (stage.name(), stage)).collect();
-    let splits: [(&str, &[&str]); 3] =
-        [("train", &["train"]), ("val", &["val"]), ("both", &["train", "val"])];
     let stage = fields.choice("stage", &stages);
-    let splits = fields.choice("split", &splits).unwrap_or(&["train", "val"]);
-    let xs = [("tokens", "tokens"), ("step", "step"), ("elapsed_seconds", "elapsed_seconds")];
-    let x = fields.choice("x", &xs).unwrap_or("tokens");
+    let splits = fields.choice("split", &SPLITS).unwrap_or(&["train", "val"]);
+    let x = fields.choice("x", &LOSS_X).unwrap_or("tokens");
     let group = fields.column("group");
     if group.is_some_and(|column| matches!(column.name(), "subject" | "stage")) {
         fields.problem("group", "belongs to an exam, expected a key or a column of a trial");
@@ -291,7 +309,7 @@ fn default_title(plot: &Plot) -> String {
 impl TableSpec {
     /// Reads a `[[table]]`; `None` where something is wrong with it.
     pub fn read(fields: &mut Fields, default_name: String) -> Option<Self> {
-        fields.only(&["rows", "columns", "name", "title", "where"], &[], "");
+        fields.only(&TABLE_KEYS, &[], "");
         let (name, title) = (fields.file_name("name"), fields.text("title"));
         let rows = fields.need_columns("rows", "[\"model.n_layers\"]");
         let columns = fields.need_columns("columns", "[\"val.bpb\", \"exam.accuracy\"]");
@@ -317,12 +335,12 @@ impl TableSpec {
 impl CompareSpec {
     /// Reads a `[[compare]]`; `None` where something is wrong with it.
     pub fn read(fields: &mut Fields) -> Option<Self> {
-        fields.only(&["claim", "metric", "a", "b", "paired_by", "better", "margin", "family"], &[], "");
+        fields.only(&COMPARE_KEYS, &[], "");
         let claim = fields.need_text("claim", "\"deep models beat wide ones\"");
         let metric = fields.need_number("metric", "\"exam.accuracy\"");
         let a = fields.need_condition("a", "\"model.n_layers >= 8\"");
         let b = fields.need_condition("b", "\"model.n_layers <= 4\"");
-        let better = fields.choice("better", &[("higher", Better::Higher), ("lower", Better::Lower)]);
+        let better = fields.choice("better", &BETTER);
         let paired_by = fields.columns("paired_by");
         let (margin, family) = (fields.positive("margin"), fields.text("family"));
         let (claim, metric, a, b) = (claim?, metric?, a?, b?);

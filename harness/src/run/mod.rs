@@ -21,6 +21,7 @@ use crate::runs::recorded::finished;
 use crate::sweep::Trial;
 use crate::track::Board;
 use anyhow::{Result, ensure};
+use model::Device;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -128,7 +129,7 @@ pub fn run(work: &Work, options: &RunOptions) -> Result<Outcome> {
 
 /// The GPUs that the trials will share, once it is known that each finds one that it can use.
 fn gpus(trials: &[Trial], per_gpu: usize) -> Result<Gpus> {
-    if trials.iter().all(|trial| trial.config.device == "cpu") {
+    if trials.iter().all(|trial| trial.config.device == Device::Cpu) {
         return Ok(Gpus::default());
     }
     ensure!(
@@ -137,7 +138,7 @@ fn gpus(trials: &[Trial], per_gpu: usize) -> Result<Gpus> {
     );
     let gpus = Gpus::of_this_machine(per_gpu);
     for trial in trials {
-        let device = &trial.config.device;
+        let device = trial.config.device;
         ensure!(
             gpus.have(device),
             "device = \"{device}\": nvidia-smi and {VISIBLE} name {} GPUs here; set {VISIBLE}, or --set device=cpu",

@@ -148,7 +148,8 @@ fn primes(count: usize) -> Vec<u64> {
     primes
 }
 
-const DISTRIBUTIONS: [&str; 4] = ["uniform", "log_uniform", "int_uniform", "choice"];
+/// The ways to draw.
+pub(super) const DISTRIBUTIONS: [&str; 4] = ["uniform", "log_uniform", "int_uniform", "choice"];
 
 /// Reads `[sample]`.
 pub fn read(place: &str, entries: &[Entry], errors: &mut ConfigErrors) -> Sample {

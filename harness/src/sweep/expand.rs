@@ -163,15 +163,12 @@ fn trial(sweep: &Sweep, point: &Point) -> Result<Trial, Vec<ConfigError>> {
         problems.into_iter().map(|problem| place(sweep, point, problem)).collect()
     };
     let mut keys: Vec<_> = point.iter().map(|s| (s.key.clone(), s.value.clone())).collect();
-    let too_large = config.out_of_bounds();
-    if !too_large.is_empty() {
-        return Err(placed(too_large));
-    }
     let mut problems = Vec::new();
-    for solve in &sweep.solve {
-        // A shape without heads or layers cannot be counted; validation says so.
-        let countable = config.model.n_heads > 0 && config.model.multiple_of > 0;
-        if !countable || (!solve.is_shape() && config.model.validate().is_err()) {
+    // Sizes out of their ranges cannot be counted; validation says so.
+    let solved =
+        if sweep.solve.is_empty() || config.out_of_range().is_empty() { &sweep.solve[..] } else { &[] };
+    for solve in solved {
+        if !solve.is_shape() && config.model.validate().is_err() {
             continue;
         }
         match solve.apply(&mut config) {

@@ -10,6 +10,7 @@ mod draw;
 mod expand;
 mod grammar;
 mod plan;
+mod schema;
 mod solve;
 
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod tests;
 pub use crate::config::Overrides;
 pub use detect::Detectable;
 pub use plan::{Extent, PlanRow, memory_mb, plan, render_table};
+pub use schema::sweep_schema;
 
 use crate::config::{Settings, TrainStage, TrialConfig};
 use anyhow::{Context, Result, anyhow};

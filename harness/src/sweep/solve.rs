@@ -14,8 +14,11 @@ const TOLERANCE: f64 = 0.02;
 const MOST_TOKENS: f64 = 1e15;
 
 /// Sizes of the shape that can be solved for; the number of weights grows with each.
-const SIZES: [&str; 5] =
+pub(super) const SIZES: [&str; 5] =
     ["model.d_model", "model.n_layers", "model.hidden_dim", "model.expert_hidden_dim", "model.vocab_size"];
+
+/// The largest `multiple_of`.
+pub(super) const MOST_MULTIPLE: u64 = 1 << 20;
 
 /// A key computed so that a constraint holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,7 +82,7 @@ impl Weights {
             "model.d_model" => lcm(self.multiple_of, heads),
             _ => self.multiple_of,
         };
-        let most = largest(key).unwrap_or(usize::MAX) as u64 / step;
+        let most = largest(key).unwrap_or(u64::MAX) / step;
         let what = if step == 1 { "value".into() } else { format!("multiple of {step}") };
         if most == 0 {
             return Err(format!(
@@ -222,7 +225,7 @@ fn read_key(key: &str, node: &Node) -> Result<Goal, String> {
             "multiple_of" if stage.is_none() => {
                 multiple_of = node
                     .whole()
-                    .filter(|number| (1..=1 << 20).contains(number))
+                    .filter(|number| (1..=MOST_MULTIPLE).contains(number))
                     .ok_or_else(|| wrong("a whole number of 1 to 1048576"))?;
             }
             "tolerance" if stage.is_none() => {

@@ -23,9 +23,7 @@ use crate::track::{Metrics, MetricsRow, Progress, Split, number};
 use anyhow::{Context, Result, anyhow, bail};
 use checkpoint::{Checkpoint, Checkpoints, Keep, Saved};
 use model::trainer::{Groups, Multipliers, Rule};
-use model::{
-    Backend, Cost, Device, LaneConfig, Lora, OptimizerConfig, RouterStats, Trainer, Transformer, Work,
-};
+use model::{Backend, Cost, LaneConfig, Lora, OptimizerConfig, RouterStats, Trainer, Transformer, Work};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -56,7 +54,7 @@ pub struct TrainRequest<'a> {
 
 /// Trains one stage to its end, or until `stop`: then `None`. Its threads are those of the caller's rayon pool.
 pub fn run(request: &TrainRequest) -> Result<Option<Results>> {
-    request.trial.device.parse::<Device>()?.run(request)?
+    request.trial.device.run(request)?
 }
 
 impl Work for &TrainRequest<'_> {

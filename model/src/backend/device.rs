@@ -2,28 +2,53 @@
 
 use super::{Cpu, Portable};
 use crate::{Error, Result};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
 /// A device, as configurations name it: `cpu`, `cuda` or `cuda:N`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Device {
     /// The processor's cores.
     Cpu,
-    /// The GPU of this number.
-    Cuda(usize),
+    /// The GPU of this number; `None` is any, of those that a process sees the first.
+    Cuda(Option<usize>),
+}
+
+impl Device {
+    /// What may be written for one, as messages say it.
+    pub const EXPECTED: &str = "\"cpu\", \"cuda\" or \"cuda:N\"";
+
+    /// The names of devices as a regular expression.
+    pub const PATTERN: &str = "^(cpu|cuda(:[0-9]{1,4})?)$";
+
+    /// The `format` of the JSON Schema, by which its keys are told from other texts.
+    pub const FORMAT: &str = "device";
+
+    /// `cpu` or `cuda`: results are exact on each kind of device, not between them.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda(_) => "cuda",
+        }
+    }
 }
 
 impl FromStr for Device {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        let number = name.strip_prefix("cuda:").map(str::parse);
+        let is_number = |number: &&str| {
+            (1..=4).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit())
+        };
+        let number = name.strip_prefix("cuda:").filter(is_number).and_then(|number| number.parse().ok());
         match (name, number) {
             ("cpu", _) => Ok(Self::Cpu),
-            ("cuda", _) => Ok(Self::Cuda(0)),
-            (_, Some(Ok(number))) => Ok(Self::Cuda(number)),
-            _ => Err(Error::Input(format!("device = \"{name}\": expected cpu, cuda or cuda:N"))),
+            ("cuda", _) => Ok(Self::Cuda(None)),
+            (_, Some(number)) => Ok(Self::Cuda(Some(number))),
+            _ => Err(Error::Input(format!("is {name:?}, expected {}", Self::EXPECTED))),
         }
     }
 }
@@ -31,9 +56,31 @@ impl FromStr for Device {
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Self::Cpu => write!(f, "cpu"),
-            Self::Cuda(number) => write!(f, "cuda:{number}"),
+            Self::Cpu | Self::Cuda(None) => f.write_str(self.kind()),
+            Self::Cuda(Some(number)) => write!(f, "cuda:{number}"),
         }
+    }
+}
+
+impl Serialize for Device {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Device {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for Device {
+    fn schema_name() -> Cow<'static, str> {
+        "Device".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": Self::FORMAT, "pattern": Self::PATTERN })
     }
 }
 
@@ -55,7 +102,7 @@ impl Device {
         match self {
             Self::Cpu => Ok(work.run(&Cpu)),
             Self::Cuda(number) => {
-                let device = candle_core::Device::new_cuda(number)
+                let device = candle_core::Device::new_cuda(number.unwrap_or(0))
                     .map_err(|e| Error::Input(format!("device = \"{self}\": not available: {e}")))?;
                 Ok(work.run(&Portable(device)))
             }
@@ -69,14 +116,22 @@ mod tests {
 
     #[test]
     fn names_are_read_and_written() {
-        for (name, device) in [("cpu", Device::Cpu), ("cuda:0", Device::Cuda(0)), ("cuda:3", Device::Cuda(3))]
-        {
+        let devices = [
+            ("cpu", Device::Cpu),
+            ("cuda", Device::Cuda(None)),
+            ("cuda:0", Device::Cuda(Some(0))),
+            ("cuda:13", Device::Cuda(Some(13))),
+        ];
+        for (name, device) in devices {
             assert_eq!(name.parse::<Device>().ok(), Some(device));
             assert_eq!(device.to_string(), name);
+            assert_eq!(serde_json::json!(device), name);
+            assert_eq!(serde_json::from_value::<Device>(name.into()).ok(), Some(device));
         }
-        assert_eq!("cuda".parse::<Device>().ok(), Some(Device::Cuda(0)));
-        for bad in ["", "gpu", "cuda:", "cuda:x", "cpu:0", "cuda:-1"] {
+        for bad in ["", "gpu", "cuda:", "cuda:x", "cpu:0", "cuda:-1", "cuda:+1", "cuda:12345"] {
             assert!(bad.parse::<Device>().is_err(), "{bad}");
         }
+        let error = serde_json::from_value::<Device>("gpu".into()).map_err(|error| error.to_string());
+        assert_eq!(error, Err("is \"gpu\", expected \"cpu\", \"cuda\" or \"cuda:N\"".into()));
     }
 }

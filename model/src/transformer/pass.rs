@@ -6,11 +6,12 @@ use crate::backend::{Backend, Balancing, Dropout, RouterStats};
 use crate::config::AuxLoss;
 use crate::layout::BlockLayout;
 use crate::tokens::{Ragged, Sequence};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// What the backward pass computes again instead of keeping it; no result depends on it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Recompute {
     /// Nothing: all activations are kept.

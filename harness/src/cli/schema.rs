@@ -1,0 +1,230 @@
+//! The verb `schema`.
+
+use super::say;
+use crate::config::trial_schema;
+use crate::report::experiment_schema;
+use crate::sweep::sweep_schema;
+use anyhow::Result;
+use clap::ValueEnum;
+
+/// The files that have a schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FileKind {
+    /// A sweep file
+    Sweep,
+    /// An experiment file
+    Experiment,
+    /// The keys of a trial, as presets have them
+    Trial,
+}
+
+impl FileKind {
+    fn schema(self) -> serde_json::Value {
+        match self {
+            Self::Sweep => sweep_schema(),
+            Self::Experiment => experiment_schema(),
+            Self::Trial => trial_schema(),
+        }
+    }
+}
+
+/// Prints the JSON Schema of a kind of file.
+pub fn schema(kind: FileKind) -> Result<bool> {
+    say(serde_json::to_string_pretty(&kind.schema())?)?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::{PRESETS, keys};
+    use model::Device;
+    use serde_json::{Value, json};
+    use std::path::Path;
+
+    /// What is wrong with a value by a schema, whose keywords are those that are used here.
+    fn fault(root: &Value, schema: &Value, value: &Value, at: &str) -> Option<String> {
+        let fails = |schema: &Value| fault(root, schema, value, at);
+        let inside =
+            |key: &str, schema: &Value, value: &Value| fault(root, schema, value, &format!("{at}/{key}"));
+        let (number, list, table) = (value.as_f64(), value.as_array(), value.as_object());
+        let count = list.map(Vec::len).or(table.map(|table| table.len())).unwrap_or_default() as u64;
+        schema.as_object().unwrap().iter().find_map(|(keyword, told)| {
+            let bound = told.as_f64().unwrap_or_default();
+            let holds = match keyword.as_str() {
+                "$schema" | "$defs" | "title" | "description" | "default" => true,
+                "$ref" => {
+                    let name = told.as_str().unwrap().strip_prefix("#/$defs/").unwrap();
+                    return fails(root["$defs"].get(name).expect(name));
+                }
+                "properties" => {
+                    let keys = || table.into_iter().flatten();
+                    return keys().find_map(|(key, value)| inside(key, told.get(key)?, value));
+                }
+                "items" => {
+                    return list
+                        .into_iter()
+                        .flatten()
+                        .enumerate()
+                        .find_map(|(i, item)| inside(&i.to_string(), told, item));
+                }
+                "anyOf" => told.as_array().unwrap().iter().any(|one| fails(one).is_none()),
+                "oneOf" => told.as_array().unwrap().iter().filter(|one| fails(one).is_none()).count() == 1,
+                "const" => told == value,
+                "enum" => told.as_array().unwrap().contains(value),
+                "type" => match told.as_str().unwrap() {
+                    "object" => table.is_some(),
+                    "array" => list.is_some(),
+                    "string" => value.is_string(),
+                    "boolean" => value.is_boolean(),
+                    "integer" => value.is_i64() || value.is_u64(),
+                    "number" => value.is_number(),
+                    other => panic!("type {other}"),
+                },
+                "pattern" => {
+                    assert_eq!(told, Device::PATTERN);
+                    value.as_str().unwrap().parse::<Device>().is_ok()
+                }
+                "required" => told
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .all(|key| table.unwrap().contains_key(key.as_str().unwrap())),
+                "additionalProperties" => {
+                    assert_eq!(told, false);
+                    table.is_none_or(|table| table.keys().all(|key| schema["properties"].get(key).is_some()))
+                }
+                "minimum" => number.is_none_or(|number| number >= bound),
+                "maximum" => number.is_none_or(|number| number <= bound),
+                "exclusiveMinimum" => number.is_none_or(|number| number > bound),
+                "exclusiveMaximum" => number.is_none_or(|number| number < bound),
+                "minItems" | "minProperties" => count as f64 >= bound,
+                "maxItems" | "maxProperties" => count as f64 <= bound,
+                "uniqueItems" => {
+                    list.is_none_or(|list| (1..list.len()).all(|i| !list[..i].contains(&list[i])))
+                }
+                other => panic!("the keyword {other}"),
+            };
+            (!holds).then(|| format!("{at}: {value} is not of {keyword} {told}"))
+        })
+    }
+
+    fn fault_of(kind: FileKind, text: &str) -> Option<String> {
+        let schema = kind.schema();
+        let value = json!(toml::from_str::<toml::Value>(text).unwrap());
+        fault(&schema, &schema, &value, "")
+    }
+
+    #[test]
+    fn every_file_that_is_shipped_is_valid() {
+        for (folder, kind, least) in
+            [("sweeps", FileKind::Sweep, 5), ("experiments", FileKind::Experiment, 3)]
+        {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);
+            let files: Vec<_> =
+                std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+            let files: Vec<_> =
+                files.iter().filter(|file| file.extension().is_some_and(|end| end == "toml")).collect();
+            assert!(files.len() >= least);
+            for file in files {
+                assert_eq!(
+                    fault_of(kind, &std::fs::read_to_string(file).unwrap()),
+                    None,
+                    "{}",
+                    file.display()
+                );
+            }
+        }
+        for (name, text) in PRESETS {
+            assert_eq!(fault_of(FileKind::Trial, text), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn whatever_a_sweep_may_hold_is_valid() {
+        let text = "\
+name = 'a'
+description = 'b'
+preset = 'small'
+[base]
+seed = 2
+device = 'cuda:1'
+model.n_layers = 4
+'model.d_model' = 64
+pretrain.tokens = 'unset'
+exam.after = ['sft']
+[axes]
+seed = [1, 2]
+'model.n_heads' = [2, 4]
+[axes.sft]
+lr = [1e-3, 1]
+[[zip]]
+'dpo.loss' = ['ipo', 'sigmoid']
+dpo.beta = [0.1, 0.2]
+[solve]
+'model.d_model' = { params = 1e6, multiple_of = 8, tolerance = 0.05 }
+pretrain.tokens = { flops = 1e12 }
+[[exclude]]
+seed = 1
+[sample]
+count = 5
+method = 'halton'
+seed = { int_uniform = [1, 9] }
+'model.n_experts' = { choice = [0, 4] }
+pretrain.lr = { log_uniform = [1e-4, 1e-2] }
+[slurm]
+at_once = 2
+";
+        assert_eq!(fault_of(FileKind::Sweep, text), None);
+    }
+
+    #[test]
+    fn misspelt_keys_and_values_that_do_not_fit_are_refused() {
+        let name = "name = 'a'\n";
+        for wrong in [
+            "[base]\nmodel.n_layer = 1",
+            "[base]\nmodel.n_layers = 'four'",
+            "[base]\nmodel.n_layers = 0",
+            "[base]\nsft.beta2 = 1.0",
+            "[base]\ndpo.loss = 'sigmod'",
+            "[base]\ndevice = 'gpu'",
+            "[base]\nseed = 'unset'",
+            "[axes]\nseed = 1",
+            "[axes]\nseed = []",
+            "[axes]\nseed = [1, 1]",
+            "[axis]\nseed = [1]",
+            "[[zip]]\n'model.n_layers' = [1, 'x']",
+            "[solve]\nseed = { params = 1 }",
+            "[solve]\n'model.d_model' = { params = 1, active_params = 2 }",
+            "[[exclude]]",
+            "[sample]\nseed = 1",
+            "[sample]\ncount = 1\nseed = { uniform = [1] }",
+            "preset = 'smal'",
+        ] {
+            assert!(fault_of(FileKind::Sweep, &format!("{name}{wrong}")).is_some(), "{wrong}");
+        }
+        assert!(fault_of(FileKind::Sweep, "").is_some_and(|fault| fault.contains("required")));
+        let figure =
+            |keys: &str| fault_of(FileKind::Experiment, &format!("sweeps = ['a']\n[[figure]]\n{keys}"));
+        assert_eq!(figure("kind = 'line'\nx = 'model.n_layers'\ny = 'val.bpb'"), None);
+        assert!(figure("kind = 'line'\nx = 'model.n_layers'").is_some());
+        assert!(figure("kynd = 'line'").is_some());
+        assert!(figure("kind = 'line'\nx = 'model.n_layer'\ny = 'val.bpb'").is_some());
+        assert!(figure("kind = 'loss'\ny = 'val.bpb'").is_some());
+    }
+
+    #[test]
+    fn every_key_has_its_values_with_documentation_and_default() {
+        let schema = trial_schema();
+        for key in keys() {
+            let value = &schema["$defs"][format!("value.{}", key.path)];
+            assert_eq!(value["description"], key.doc.as_str());
+            let default = (!key.default.is_null()).then_some(&key.default);
+            assert_eq!(value.get("default"), default);
+            if let Some(default) = default {
+                assert_eq!(fault(&schema, value, default, &key.path), None);
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The JSON Schema of experiment files.
+
+use super::columns::Column;
+use super::wanted::{BETTER, COMPARE_KEYS, ERRORS, FITS, KINDS, LOSS_X, SPLITS, TABLE_KEYS, figure_keys};
+use crate::config::{TrainStage, closed, document};
+use serde_json::{Map, Value, json};
+
+/// The schema of an experiment file.
+pub fn experiment_schema() -> Value {
+    let list_of = |items: Value, what: &str| json!({ "type": "array", "items": items, "description": what });
+    let figures: Vec<Value> = KINDS.iter().map(|(kind, _)| figure(kind)).collect();
+    let mut sweeps = list_of(text(), "Sweep files, seen from this file's folder.");
+    sweeps["minItems"] = 1.into();
+    let rows = table(&TABLE_KEYS, &["rows", "columns"], |_| None);
+    let compare = table(&COMPARE_KEYS, &["claim", "metric", "a", "b"], |_| None);
+    let properties = json!({
+        "title": { "type": "string", "description": "Title of the report." },
+        "question": { "type": "string", "description": "What is asked." },
+        "sweeps": sweeps,
+        "figure": list_of(json!({ "oneOf": figures }), "Figures; none asks for the usual ones."),
+        "table": list_of(rows, "Tables beside the summary."),
+        "compare": list_of(compare, "Claims, tested together."),
+    });
+    let mut body = closed(properties.as_object().cloned().unwrap_or_default());
+    body["required"] = json!(["sweeps"]);
+    let names = |of: fn(&Column) -> bool| {
+        let is_one = |name: &String| Column::find(name).is_ok_and(|column| of(&column));
+        Column::names().into_iter().filter(is_one).collect::<Vec<_>>()
+    };
+    let definitions = Map::from_iter([
+        ("column".to_string(), json!({ "enum": names(|_| true) })),
+        ("number".to_string(), json!({ "enum": names(Column::is_number) })),
+    ]);
+    document("An experiment of Mindscale", definitions, body)
+}
+
+fn text() -> Value {
+    json!({ "type": "string" })
+}
+
+fn column() -> Value {
+    json!({ "$ref": "#/$defs/column" })
+}
+
+fn number() -> Value {
+    json!({ "$ref": "#/$defs/number" })
+}
+
+fn words<T>(words: &[(&str, T)]) -> Value {
+    json!({ "enum": words.iter().map(|(word, _)| *word).collect::<Vec<_>>() })
+}
+
+/// A table with these keys; `own` says what it has for some of them, others hold the same everywhere.
+fn table(keys: &[&str], required: &[&str], own: impl Fn(&str) -> Option<Value>) -> Value {
+    let mut properties = Map::new();
+    for key in keys {
+        properties.insert(key.to_string(), own(key).unwrap_or_else(|| usual(key)));
+    }
+    let mut table = closed(properties);
+    table["required"] = json!(required);
+    table
+}
+
+fn usual(key: &str) -> Value {
+    let columns = |items: Value| json!({ "type": "array", "items": items, "minItems": 1 });
+    match key {
+        "x" | "group" => column(),
+        "y" | "value" | "metric" => number(),
+        "rows" | "paired_by" => columns(column()),
+        "columns" => columns(number()),
+        "error" => words(&ERRORS),
+        "fit" => words(&FITS),
+        "split" => words(&SPLITS),
+        "better" => words(&BETTER),
+        "log_x" | "log_y" => json!({ "type": "boolean" }),
+        "stage" => json!({ "enum": TrainStage::all().map(TrainStage::name).collect::<Vec<_>>() }),
+        "margin" => json!({ "type": "number", "exclusiveMinimum": 0 }),
+        _ => text(),
+    }
+}
+
+fn figure(kind: &str) -> Value {
+    let required: &[&str] = match kind {
+        "loss" => &["kind"],
+        "heatmap" => &["kind", "x", "y", "value"],
+        _ => &["kind", "x", "y"],
+    };
+    table(figure_keys(kind), required, |key| match (kind, key) {
+        (_, "kind") => Some(json!({ "const": kind })),
+        ("scatter" | "pareto", "x") => Some(number()),
+        ("heatmap", "y") => Some(column()),
+        ("loss", "x") => Some(words(&LOSS_X)),
+        _ => None,
+    })
+}

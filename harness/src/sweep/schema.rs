@@ -1,0 +1,126 @@
+//! The JSON Schema of sweep files.
+
+use super::draw::{DISTRIBUTIONS, MOST_TRIALS};
+use super::solve::{MOST_MULTIPLE, SIZES};
+use crate::config::{
+    KeySpec, Kind, PRESETS, TrainStage, closed, definitions, document, refer, table_of, value_of,
+};
+use serde_json::{Map, Value, json};
+
+/// The schema of a sweep file.
+pub fn sweep_schema() -> Value {
+    let presets: Vec<&str> = PRESETS.iter().map(|preset| preset.0).collect();
+    let values = table_of(|key| Some(refer("value", key)));
+    let mut excluded = values.clone();
+    excluded["minProperties"] = 1.into();
+    let mut axes = table_of(|key| {
+        let mut list = refer("list", key);
+        list["uniqueItems"] = true.into();
+        Some(list)
+    });
+    axes["description"] = "What varies: each key takes its values in turn, in all combinations.".into();
+    let mut zip = table_of(|key| Some(refer("list", key)));
+    zip["minProperties"] = 1.into();
+    let slurm = values["properties"]["slurm"].clone();
+    let properties = json!({
+        "name": { "type": "string", "description": "Name of the sweep and of its folder of results." },
+        "description": { "type": "string", "description": "What it is for." },
+        "preset": { "enum": presets, "description": "A recipe that comes with the program, under [base]." },
+        "base": described(values, "What all trials have in common."),
+        "axes": axes,
+        "zip": tables(zip, "Keys that move together, with lists of equal length."),
+        "solve": described(table_of(solved), "Keys computed so that a constraint holds."),
+        "exclude": tables(excluded, "Combinations to leave out: trials in which all of these hold."),
+        "sample": sample(),
+        "slurm": slurm,
+    });
+    let mut body = closed(properties.as_object().cloned().unwrap_or_default());
+    body["required"] = json!(["name"]);
+    let mut all: Map<String, Value> = definitions("value", value_of).collect();
+    all.extend(definitions("list", list_of));
+    all.extend(definitions("draw", draw_of));
+    document("A sweep of Mindscale", all, body)
+}
+
+fn described(mut schema: Value, what: &str) -> Value {
+    schema["description"] = what.into();
+    schema
+}
+
+fn tables(table: Value, what: &str) -> Value {
+    json!({ "type": "array", "items": table, "description": what })
+}
+
+/// Values that a key takes in turn.
+fn list_of(key: &KeySpec) -> Value {
+    json!({ "type": "array", "items": refer("value", key), "minItems": 1, "description": key.doc })
+}
+
+/// What the values of a key are drawn from.
+fn draw_of(key: &KeySpec) -> Value {
+    let pair = |item: Value| json!({ "type": "array", "items": item, "minItems": 2, "maxItems": 2 });
+    let is_number = matches!(key.kind, Kind::Whole | Kind::Number);
+    let mut ways = Map::new();
+    for way in DISTRIBUTIONS {
+        let from = match way {
+            "choice" => refer("list", key),
+            _ if !is_number => continue,
+            "int_uniform" => pair(json!({ "type": "integer", "minimum": 0 })),
+            "log_uniform" => pair(json!({ "type": "number", "exclusiveMinimum": 0 })),
+            _ => pair(json!({ "type": "number" })),
+        };
+        ways.insert(way.into(), from);
+    }
+    let mut table = closed(ways);
+    (table["minProperties"], table["maxProperties"]) = (1.into(), 1.into());
+    described(table, &key.doc)
+}
+
+fn sample() -> Value {
+    let mut table = table_of(|key| Some(refer("draw", key)));
+    let draws = table["properties"]["seed"].take();
+    let seed = json!({
+        "anyOf": [{ "type": "integer", "minimum": 0 }, draws],
+        "default": 1,
+        "description": "Seed of the draws; a table draws the seed of the trial.",
+    });
+    let own = json!({
+        "count": {
+            "type": "integer", "minimum": 1, "maximum": MOST_TRIALS, "description": "Number of different trials.",
+        },
+        "method": {
+            "enum": ["random", "halton"],
+            "default": "random",
+            "description": "Independent draws, or Halton's sequence, which fills the room evenly.",
+        },
+        "seed": seed,
+    });
+    if let (Some(all), Value::Object(own)) = (table["properties"].as_object_mut(), own) {
+        all.extend(own);
+    }
+    table["required"] = json!(["count"]);
+    described(table, "Draws of the axes, and of keys from ranges, instead of every combination.")
+}
+
+/// The constraints that a key can be solved for.
+fn solved(key: &KeySpec) -> Option<Value> {
+    let number = json!({ "type": "number", "minimum": 1 });
+    let stage = key.path.strip_suffix(".tokens").and_then(TrainStage::named);
+    if stage.is_some() {
+        let flops = closed(Map::from_iter([("flops".to_string(), number)]));
+        let mut table = described(flops, "As long as so many floating-point operations.");
+        table["required"] = json!(["flops"]);
+        return Some(table);
+    }
+    SIZES.contains(&key.path.as_str()).then(|| {
+        let properties = json!({
+            "params": number,
+            "active_params": number,
+            "multiple_of": { "type": "integer", "minimum": 1, "maximum": MOST_MULTIPLE },
+            "tolerance": { "type": "number", "minimum": 0, "exclusiveMaximum": 1 },
+        });
+        let mut table = closed(properties.as_object().cloned().unwrap_or_default());
+        table["oneOf"] = json!([{ "required": ["params"] }, { "required": ["active_params"] }]);
+        described(table, "So large that the model has so many weights.")
+    })
+}
