@@ -5,6 +5,9 @@ use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Runs `work` with a number of threads, this many for all that it does in parallel; 0 takes all cores.
+///
+/// # Errors
+/// What `work` fails with, and where threads cannot be started.
 pub fn on_threads<R: Send>(threads: usize, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
     let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
     let pool = builder.build().with_context(|| format!("{threads} threads cannot be started"))?;

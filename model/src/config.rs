@@ -136,6 +136,9 @@ impl ModelConfig {
     }
 
     /// Checks that the shape can be built; the first problem found is returned.
+    ///
+    /// # Errors
+    /// The first key found whose value cannot be, with what was expected.
     pub fn validate(&self) -> Result<(), ShapeError> {
         let fail = |key, problem: String| Err(ShapeError { key, problem, at_odds: &[] });
         let at_odds = |key, with, problem: String| Err(ShapeError { key, problem, at_odds: with });

@@ -66,6 +66,9 @@ impl<B: Backend> KvCache<B> {
 
 impl<B: Backend> Transformer<B> {
     /// An empty cache for `capacity` positions.
+    ///
+    /// # Errors
+    /// Where the device has no room for it.
     pub fn cache(&self, capacity: usize) -> Result<KvCache<B>> {
         let (heads, backend) = (self.config.heads(), self.backend.clone());
         let layers = (0..self.config.n_layers).map(|_| backend.cache(heads, capacity));
@@ -114,6 +117,9 @@ impl<B: Backend> Transformer<B> {
     }
 
     /// [`Self::extend`] of a single sequence.
+    ///
+    /// # Errors
+    /// As [`Self::extend`].
     pub fn read(&self, cache: &mut KvCache<B>, ids: &[u32]) -> Result<Vec<f32>> {
         Ok(self.extend(&mut [(cache, ids)])?.swap_remove(0))
     }

@@ -212,6 +212,9 @@ impl ConfigFile {
 }
 
 /// Reads the shape from a `config.json`; what it asks for and is not computed here is refused.
+///
+/// # Errors
+/// Where the file cannot be read, lacks a key, or asks for what is not computed here.
 pub fn read_config(path: &Path) -> Result<ModelConfig> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e.to_string()))?;
     if let Ok(Value::Object(keys)) = serde_json::from_str(&text) {
@@ -251,6 +254,9 @@ fn weights_file(dir: &Path) -> Result<PathBuf> {
 }
 
 /// Reads named tensors from a weights file by its extension.
+///
+/// # Errors
+/// Where the file has another extension, cannot be read or is damaged.
 pub fn read_weights(path: &Path) -> Result<weights::NamedTensors> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("safetensors") => weights::read_safetensors(path),
@@ -272,6 +278,9 @@ pub fn read(dir: &Path) -> Result<(ModelConfig, Weights)> {
 
 impl<B: Backend> Transformer<B> {
     /// Reads a model folder; see [`read`].
+    ///
+    /// # Errors
+    /// As [`read`].
     pub fn load(dir: &Path, backend: &B) -> Result<Self> {
         let (config, weights) = read(dir)?;
         Self::from_weights(&config, weights, backend)

@@ -68,6 +68,9 @@ impl<B: Backend> Transformer<B> {
 
     /// [`Self::generate`] of several texts at once, each with a sampler of its own; `on_token` gets the number of the
     /// text as well. What one text becomes does not depend on the others.
+    ///
+    /// # Errors
+    /// As [`Self::generate`], for any of the texts.
     pub fn generate_together(
         &self,
         prompts: &[(&[u32], &GenerateOptions)],

@@ -121,11 +121,17 @@ impl<B: Backend> Lora<B> {
     }
 
     /// All adapters by peft's names.
+    ///
+    /// # Errors
+    /// Where the device fails, as by running out of memory.
     pub fn tensors(&self, backend: &B) -> Result<NamedTensors> {
         self.named(&backend.read_weights(&self.weights)?)
     }
 
     /// Numbers of all adapters, such as their gradients, by peft's names.
+    ///
+    /// # Errors
+    /// Where candle cannot make a tensor of them.
     pub fn named(&self, flat: &[f32]) -> Result<NamedTensors> {
         let tensor = |(name, m): (String, &Matrix)| {
             let values = Tensor::from_slice(&flat[m.range.clone()], (m.d_out, m.d_in), &Device::Cpu)?;
@@ -135,6 +141,9 @@ impl<B: Backend> Lora<B> {
     }
 
     /// Writes `W + (alpha / rank) B A` into the model's weights.
+    ///
+    /// # Errors
+    /// Where the device fails, as by running out of memory.
     pub fn merge_into(&self, model: &mut Transformer<B>) -> Result<()> {
         for adapter in &self.adapters {
             let Transformer { backend, weights, .. } = model;
@@ -144,6 +153,9 @@ impl<B: Backend> Lora<B> {
     }
 
     /// The gradient of every `A` and `B` from that of every weight, `(weights,)`: the chain rule of the merge.
+    ///
+    /// # Errors
+    /// Where the device fails, as by running out of memory.
     pub fn pull_back(&self, backend: &B, gradient: &B::Floats) -> Result<B::Floats> {
         let mut grads = backend.zeros(self.len)?;
         for adapter in &self.adapters {

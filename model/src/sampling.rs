@@ -27,6 +27,9 @@ impl Default for Sampling {
 
 impl Sampling {
     /// Checks that every value makes sense.
+    ///
+    /// # Errors
+    /// Names the first value that makes no sense, and what was expected.
     pub fn validate(&self) -> Result<()> {
         let Self { repetition_penalty, temperature, top_p, .. } = *self;
         let fail = |text: String| Err(Error::Input(text));
@@ -104,6 +107,9 @@ pub struct Sampler {
 
 impl Sampler {
     /// A sampler that has seen `prompt`. Equal seeds draw equal tokens.
+    ///
+    /// # Errors
+    /// As [`Sampling::validate`].
     pub fn new(sampling: Sampling, seed: u64, vocab_size: usize, prompt: &[u32]) -> Result<Self> {
         sampling.validate()?;
         let mut sampler =
@@ -119,6 +125,9 @@ impl Sampler {
     }
 
     /// The next token. `logits`: `(vocab_size,)`.
+    ///
+    /// # Errors
+    /// Where there are no logits, or they are not finite.
     pub fn next(&mut self, logits: &[f32]) -> Result<u32> {
         let tokens = self.sampling.distribution(logits, &self.seen);
         let mut left = self.random.random_range(0.0..1.0);

@@ -21,6 +21,9 @@ fn transformer(case: &Case) -> Result<Transformer> {
 }
 
 /// Optimizer steps over full rows: forward, backward, clipping, AdamW.
+///
+/// # Errors
+/// Where the shape cannot be built, or the model fails.
 pub fn train(case: &Case) -> Result<Report> {
     let trial = TrialConfig::default();
     let optimizer = optimizer(TrainStage::Pretrain.training(&trial));
@@ -54,6 +57,9 @@ fn row(case: &Case, salt: u64) -> Sequence {
 }
 
 /// Questions answered by letter, `batch_size` at a time.
+///
+/// # Errors
+/// Where the shape cannot be built, or the model fails.
 pub fn exam(case: &Case) -> Result<Report> {
     let transformer = transformer(case)?;
     let vocab = case.model.vocab_size;
@@ -80,6 +86,9 @@ pub fn exam(case: &Case) -> Result<Report> {
 }
 
 /// One token at a time after a prompt of `seq_len` tokens; a step is a token.
+///
+/// # Errors
+/// Where the shape cannot be built, or the model fails.
 pub fn generate(case: &Case) -> Result<Report> {
     let transformer = transformer(case)?;
     let steps = case.warmup + case.steps.max(1);
@@ -103,6 +112,9 @@ pub fn generate(case: &Case) -> Result<Report> {
 /// `batch_size` texts at a time, in parallel: lines of a file, or those of the built-in world.
 ///
 /// Without a tokenizer one of `vocab_size` entries is trained on the texts.
+///
+/// # Errors
+/// Where tokenizer or text cannot be read, or there is no text.
 pub fn tokenize(case: &Case, tokenizer: Option<&Path>, text: Option<&Path>) -> Result<Report> {
     let mut texts: Vec<String> = match text {
         Some(path) => read_text(path)?.lines().map(str::to_owned).collect(),

@@ -65,6 +65,9 @@ impl ConfigErrors {
     }
 
     /// `value` if nothing was wrong, else everything that was.
+    ///
+    /// # Errors
+    /// Everything that was wrong.
     pub fn or<T>(mut self, value: T) -> Result<T, Self> {
         if self.errors.is_empty() {
             return Ok(value);

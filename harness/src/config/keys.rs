@@ -198,6 +198,9 @@ impl KeySpec {
     }
 
     /// The value as a trial holds it, or what is wrong with it.
+    ///
+    /// # Errors
+    /// Says what was expected, and what to do.
     pub fn check(&self, node: &Node) -> Result<Value, String> {
         if self.optional && node.str() == Some(UNSET) {
             return Ok(Value::Null);

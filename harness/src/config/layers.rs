@@ -109,12 +109,18 @@ pub struct Settings {
 
 impl Settings {
     /// The configuration, or why it is none.
+    ///
+    /// # Errors
+    /// Names the key whose value does not fit.
     pub fn config(&self) -> Result<TrialConfig, ConfigError> {
         config_of(self.tree.clone())
     }
 }
 
 /// The configuration that a complete tree describes.
+///
+/// # Errors
+/// Names the key whose value does not fit.
 pub fn config_of(tree: Value) -> Result<TrialConfig, ConfigError> {
     serde_json::from_value(tree).map_err(|error| ConfigError::new("", "", error.to_string()))
 }
@@ -136,6 +142,9 @@ pub fn get<'a>(tree: &'a Value, key: &str) -> Option<&'a Value> {
 /// Merges the layers: defaults, preset, `base` (the sweep file), environment, `--set`.
 ///
 /// A preset of the command line takes the place of the file's.
+///
+/// # Errors
+/// What the layers say that is wrong, all at once, each with its place.
 pub fn load_layers(base: Layer, overrides: &Overrides, errors: &mut ConfigErrors) -> Result<Settings> {
     let preset = match &overrides.preset {
         Some(name) => presets::layer(name, &format!("--preset {name}"), errors),
@@ -162,6 +171,9 @@ pub fn load_layers(base: Layer, overrides: &Overrides, errors: &mut ConfigErrors
 }
 
 /// A single trial without a sweep file: defaults, preset, environment, `--set`, validated.
+///
+/// # Errors
+/// What the layers say that is wrong, all at once, each with its place.
 pub fn load(overrides: &Overrides) -> Result<TrialConfig> {
     let mut errors = ConfigErrors::default();
     let settings = load_layers(Layer::default(), overrides, &mut errors)?;

@@ -143,6 +143,9 @@ struct Pass {
 
 impl Batches {
     /// Batches from the start; documents without anything to learn are left out.
+    ///
+    /// # Errors
+    /// Where nothing is left to learn from, or a row would not fit.
     pub fn new(store: Arc<Store>, options: BatchOptions) -> Result<Self> {
         ensure!(options.seq_len >= 2, "seq_len is {}, expected at least 2", options.seq_len);
         let (pieces, lost) = pieces(&store, &options);
@@ -348,6 +351,9 @@ impl PreferenceBatches {
     /// All pairs, cut to `seq_len` ids so that answers survive: the prompt loses its beginning first.
     ///
     /// Both answers stand behind the same part of the prompt, what the longer one leaves of it.
+    ///
+    /// # Errors
+    /// Where nothing is left to learn from, or a row would not fit.
     pub fn new(store: &Store, seq_len: usize, seed: u64) -> Result<Self> {
         let kind = store.info().kind;
         ensure!(kind == Kind::Preferences, "the store holds {kind}, expected {}", Kind::Preferences);

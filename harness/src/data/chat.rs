@@ -30,6 +30,9 @@ pub struct ChatTemplate {
 
 impl ChatTemplate {
     /// Compiles a Jinja template as Hugging Face's `apply_chat_template` does.
+    ///
+    /// # Errors
+    /// Where it is not valid Jinja, too long, or breaks its compiler.
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self> {
         let mut environment = Environment::new();
         environment.set_trim_blocks(true);
@@ -65,11 +68,17 @@ impl ChatTemplate {
     }
 
     /// MiniMind's own.
+    ///
+    /// # Errors
+    /// Never, as it is valid.
     pub fn minimind() -> Result<Self> {
         Self::new(MINIMIND, "<s>", "</s>")
     }
 
     /// A row as a text to train a tokenizer on: a conversation in the template's form, all else as it is.
+    ///
+    /// # Errors
+    /// Where the chat template refuses the conversation.
     pub fn text(&self, row: &Row) -> Result<String> {
         match row {
             Row::Chat(messages) => self.render(messages),
@@ -88,6 +97,9 @@ impl ChatTemplate {
     }
 
     /// The text of a conversation, with the opening of the answer where the last turn is not the assistant's.
+    ///
+    /// # Errors
+    /// Where the chat template refuses the conversation.
     pub fn render(&self, messages: &[Message]) -> Result<String> {
         ensure!(!messages.is_empty(), "a conversation has no turn, expected at least one");
         let add_generation_prompt = messages.last().is_some_and(|last| last.role != "assistant");
@@ -101,6 +113,9 @@ impl ChatTemplate {
 
     /// What opens an answer, up to where the loss begins in MiniMind's rows (`<s>assistant`), found by rendering two
     /// turns; `special` are the special tokens.
+    ///
+    /// # Errors
+    /// Where the template drops turns, or opens answers as it opens questions.
     pub fn marker(&self, special: &[String]) -> Result<String> {
         let [first, answer, second] = ["FIRST-QUESTION", "FIRST-ANSWER", "SECOND-QUESTION"];
         let turns =

@@ -39,6 +39,9 @@ impl Named {
 /// What exists under a name is meant by it, whatever signs of a glob are in it, and so are the folders in which a glob
 /// begins. A file is taken once, however many patterns and links name it. `key` is the configuration key that holds
 /// the patterns, for messages.
+///
+/// # Errors
+/// Names the patterns that match no file, or name what is none.
 pub fn expand(patterns: &[String], key: &str) -> Result<Named> {
     let mut named = Named::default();
     let mut known = BTreeSet::new();

@@ -109,6 +109,9 @@ pub struct Store {
 
 impl Store {
     /// Opens a store and checks that its files have the sizes that `store.json` promises.
+    ///
+    /// # Errors
+    /// Where a file is missing, of another size or format than `store.json` says.
     pub fn open(dir: &Path) -> Result<Self> {
         let about = dir.join(ABOUT);
         let text = fs::read(&about)
@@ -166,6 +169,9 @@ impl Store {
     }
 
     /// Compares every file with its SHA-256.
+    ///
+    /// # Errors
+    /// Names the first file whose digest is another.
     pub fn verify(&self) -> Result<()> {
         for (name, expected) in &self.info.sha256 {
             let path = self.dir.join(name);
@@ -278,6 +284,9 @@ pub struct StoreWriter {
 
 impl StoreWriter {
     /// Begins a store in a folder, which is made.
+    ///
+    /// # Errors
+    /// Where the folder or a file cannot be made.
     pub fn create(dir: &Path, head: StoreHead) -> Result<Self> {
         crate::fsutil::create_dir(dir)?;
         let mut writer = Self {
@@ -298,6 +307,9 @@ impl StoreWriter {
     }
 
     /// Adds a document.
+    ///
+    /// # Errors
+    /// Where a file cannot be written, or an id does not fit.
     pub fn push(&mut self, document: &Document) -> Result<()> {
         let Document { ids, marks, bytes } = document;
         let vocab = self.head.token_bytes.len();
@@ -319,6 +331,9 @@ impl StoreWriter {
     }
 
     /// Ends the store; `store.json` comes last, so that a folder with it is whole.
+    ///
+    /// # Errors
+    /// Where a file cannot be written.
     pub fn finish(self) -> Result<StoreInfo> {
         let mut token_bytes = Hashed::create(&self.dir, TOKEN_BYTES)?;
         for bytes in &self.head.token_bytes {

@@ -24,6 +24,9 @@ impl<'a> TextStream<'a> {
     }
 
     /// The text that `id` completes, which may be empty.
+    ///
+    /// # Errors
+    /// Where the tokenizer fails on the text.
     pub fn push(&mut self, id: u32) -> Result<String> {
         self.ids.push(id);
         let rest = self.rest()?;
@@ -35,6 +38,9 @@ impl<'a> TextStream<'a> {
     }
 
     /// What is left at the end, whole or not.
+    ///
+    /// # Errors
+    /// Where the tokenizer fails on the text.
     pub fn finish(self) -> Result<String> {
         self.rest()
     }

@@ -98,6 +98,9 @@ impl Tokenizer {
     ///
     /// The chat template is that of `tokenizer_config.json` or `chat_template.jinja`; without one it is MiniMind's, if the
     /// vocabulary has its `<s>` and `</s>`.
+    ///
+    /// # Errors
+    /// Where a file cannot be read or is none of a tokenizer.
     pub fn load(path: &Path) -> Result<Self> {
         let file = if path.is_dir() { path.join(FILE) } else { path.to_path_buf() };
         let shown = file.display();
@@ -139,11 +142,17 @@ impl Tokenizer {
     /// Trains byte-level BPE as MiniMind does: special tokens 0, 1, 2, the 256 bytes, then merges.
     ///
     /// A text too small for `vocab_size` entries yields fewer; [`Tokenizer::vocab_size`] tells how many.
+    ///
+    /// # Errors
+    /// Where the vocabulary is too small or too large, or the text cannot fill it.
     pub fn train(texts: impl Iterator<Item = String> + Send, vocab_size: usize) -> Result<Self> {
         Self::train_until(texts, vocab_size, &AtomicBool::new(false))
     }
 
     /// As [`Tokenizer::train`], given up as [`crate::stop::Stopped`] soon after `stop` is set.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::train`], and [`crate::stop::Stopped`].
     pub fn train_until(
         texts: impl Iterator<Item = String> + Send,
         vocab_size: usize,
@@ -227,6 +236,9 @@ impl Tokenizer {
     }
 
     /// Writes `tokenizer.json` and `tokenizer_config.json` into a folder.
+    ///
+    /// # Errors
+    /// Where a file cannot be written.
     pub fn save(&self, dir: &Path) -> Result<()> {
         create_dir(dir)?;
         let text = self.inner.to_string(true).map_err(|error| anyhow!("{error}"))?;
@@ -239,6 +251,9 @@ impl Tokenizer {
     }
 
     /// The ids of a text; special tokens in it become their ids, and none is added.
+    ///
+    /// # Errors
+    /// Where the tokenizer fails on the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false);
         Ok(encoding
@@ -248,6 +263,9 @@ impl Tokenizer {
     }
 
     /// The ids of many texts, in parallel.
+    ///
+    /// # Errors
+    /// Where the tokenizer fails on the text.
     pub fn encode_batch(&self, texts: &[String]) -> Result<Vec<Vec<u32>>> {
         texts.par_iter().map(|text| self.encode(text)).collect()
     }
@@ -278,12 +296,18 @@ impl Tokenizer {
     }
 
     /// The ids of `<s>text</s>`, a document to pretrain on, and the number of special tokens that the text spells.
+    ///
+    /// # Errors
+    /// Where the tokenizer fails on the text.
     pub fn document(&self, text: &str, special: SpecialText) -> Result<(Vec<u32>, u64)> {
         let said = self.bos.len()..self.bos.len() + text.len();
         self.enclosed(text, &[said], special)
     }
 
     /// The same of a conversation: `<s>`, its text in the chat template's form, `</s>`.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::render`], or where the tokenizer fails on the text.
     pub fn conversation_document(
         &self,
         messages: &[Message],
@@ -315,11 +339,17 @@ impl Tokenizer {
     }
 
     /// The ids of the beginning of a document: the begin-of-text token in front, unless it is there.
+    ///
+    /// # Errors
+    /// Where the tokenizer fails on the text.
     pub fn encode_opening(&self, text: &str) -> Result<Vec<u32>> {
         if text.starts_with(&self.bos) { self.encode(text) } else { self.encode(&[&self.bos, text].concat()) }
     }
 
     /// The text of ids; special tokens are left out where `skip_special` is set.
+    ///
+    /// # Errors
+    /// Where an id is none of the vocabulary.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         self.inner
             .decode(ids, skip_special)
@@ -327,11 +357,17 @@ impl Tokenizer {
     }
 
     /// A conversation as text, with the opening of the answer where the last turn is not the assistant's.
+    ///
+    /// # Errors
+    /// Where there is no chat template, or it refuses the conversation.
     pub fn render(&self, messages: &[Message]) -> Result<String> {
         self.template()?.render(messages).with_context(|| self.from.clone())
     }
 
     /// Ids of the marker after which an answer begins, `<s>assistant`.
+    ///
+    /// # Errors
+    /// Where there is no chat template, or no marker is found in it.
     pub fn answer_marker(&self) -> Result<Vec<u32>> {
         let marker = self.template()?.marker(&self.special_tokens()).with_context(|| self.from.clone())?;
         self.encode(&marker)

@@ -44,6 +44,9 @@ enum Piece {
 
 impl ChatTemplate {
     /// The text of a conversation as [`Self::render`] gives it, and where each turn's words are in it.
+    ///
+    /// # Errors
+    /// Where the chat template refuses the conversation.
     pub fn locate(&self, messages: &[Message]) -> Result<Rendered> {
         let text = self.render(messages)?;
         let pieces = pieces(&self.render(&marked(messages))?);

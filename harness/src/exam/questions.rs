@@ -38,6 +38,9 @@ impl Questions {
     }
 
     /// The questions of two folders, with `count` shots.
+    ///
+    /// # Errors
+    /// Where a sheet is not sound, or a subject has too few solved questions.
     pub fn read(sheets: &Path, dev: Option<&Path>, count: usize) -> Result<Self> {
         let sheets = read_sheets(sheets, "val")?;
         let (dev, from) = match dev {

@@ -80,6 +80,9 @@ pub fn notices(scores: &[Score], max_len: usize) -> Vec<Notice> {
 }
 
 /// questions.csv: one row per question.
+///
+/// # Errors
+/// Where the rows cannot be written as CSV.
 pub fn questions_csv(records: &[QuestionRecord]) -> Result<Vec<u8>> {
     let mut csv = csv::Writer::from_writer(vec![]);
     csv.write_record(["subject", "id", "p_a", "p_b", "p_c", "p_d", "prediction", "answer"])?;

@@ -35,12 +35,18 @@ pub struct SheetQuestion {
 }
 
 /// Reads every `*_<split>.csv` of a folder, in order of subjects.
+///
+/// # Errors
+/// Where there is no sheet, or one is not sound, with its line.
 pub fn read_sheets(dir: &Path, split: &str) -> Result<Vec<Sheet>> {
     let suffix = format!("_{split}.csv");
     sheet_files(dir, split)?.iter().map(|path| read_sheet(path, &suffix)).collect()
 }
 
 /// Every `*_<split>.csv` of a folder, in order of subjects.
+///
+/// # Errors
+/// Where the folder cannot be read, or has no sheet.
 pub fn sheet_files(dir: &Path, split: &str) -> Result<Vec<PathBuf>> {
     let suffix = format!("_{split}.csv");
     let entries = std::fs::read_dir(dir)
@@ -173,6 +179,9 @@ impl World {
 
 impl Sheet {
     /// The sheet as it is read.
+    ///
+    /// # Errors
+    /// Where the rows cannot be written as CSV.
     pub fn csv(&self) -> Result<Vec<u8>> {
         let mut csv = csv::Writer::from_writer(vec![]);
         csv.write_record(&KNOWN[..7])?;

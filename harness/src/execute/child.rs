@@ -62,6 +62,9 @@ pub struct Processes {
 
 impl Processes {
     /// Children of the running program, each of which may use so much.
+    ///
+    /// # Errors
+    /// Where the system does not say what the running program is.
     pub fn of_this_program(limits: Limits) -> Result<Self> {
         let program = std::env::current_exe().context("the path of this program is not known")?;
         Ok(Self { program, limits })
@@ -139,6 +142,9 @@ impl Processes {
 }
 
 /// Writes a request into the folder of its stage run; its place.
+///
+/// # Errors
+/// Where the file cannot be written.
 pub fn write_request(request: &StageRequest) -> Result<PathBuf> {
     create_dir(&request.dir)?;
     hand_in(&request.dir, REQUEST, &serde_json::to_vec_pretty(request)?)
@@ -206,6 +212,9 @@ fn describe(status: ExitStatus) -> (String, bool) {
 ///
 /// `stop` is set when the standard input ends, unless nobody holds it: a child that is `alone`, in a job that was queued
 /// again so often, ends by a signal only, and tells its progress to its log.
+///
+/// # Errors
+/// Where the request cannot be read, or the stage fails.
 pub fn stage_run(
     request: &Path,
     alone: Option<u32>,

@@ -124,6 +124,9 @@ pub fn size(bytes: u64) -> String {
 }
 
 /// Reads `90`, `90s`, `30m`, `2h` or `1d`.
+///
+/// # Errors
+/// Says what was expected.
 pub fn parse_time(text: &str) -> Result<Duration> {
     let seconds = scaled(text, &[("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86_400.0)]);
     match seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
@@ -133,6 +136,9 @@ pub fn parse_time(text: &str) -> Result<Duration> {
 }
 
 /// Reads `1048576`, `512K`, `300M` or `2G`; units are powers of 1024.
+///
+/// # Errors
+/// Says what was expected.
 pub fn parse_size(text: &str) -> Result<u64> {
     let (kib, bare) = (1024.0, text.trim_end_matches("iB").trim_end_matches('B'));
     match scaled(bare, &[("K", kib), ("M", kib * kib), ("G", kib * kib * kib), ("T", kib.powi(4))]) {

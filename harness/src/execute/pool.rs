@@ -80,6 +80,9 @@ pub struct Outcome {
 /// Works through `graph` until everything is finished or failed, or `stop` is asked.
 ///
 /// A stage run that was cut off is tried again `retries` times.
+///
+/// # Errors
+/// Where a process cannot be started, or its stage run not be looked at.
 pub fn execute(
     graph: &StageGraph,
     machine: Machine,
@@ -411,6 +414,9 @@ fn downstream(graph: &StageGraph) -> Vec<f64> {
 }
 
 /// What a process needs to know to work on a stage run of the plan; 0 threads are all that it finds.
+///
+/// # Errors
+/// Where a configuration cannot be written down.
 pub fn request_of(graph: &StageGraph, node: usize, threads: usize) -> Result<StageRequest> {
     let planned = &graph.nodes[node];
     let dir_of = |index: Option<usize>| -> Option<PathBuf> { Some(graph.nodes[index?].dir.clone()) };

@@ -43,6 +43,9 @@ impl Ended {
 }
 
 /// Works on a stage run, and records how it went.
+///
+/// # Errors
+/// Where the folder of the stage run cannot be read or written; what the stage itself fails with is recorded.
 pub fn work(
     request: &StageRequest,
     body: &dyn StageBody,
@@ -102,6 +105,9 @@ pub fn work(
 /// Records from outside how an attempt of `sat` ended that could not do so itself, or whose end is judged otherwise.
 ///
 /// What is finished stays finished, and what somebody else works on is left to them.
+///
+/// # Errors
+/// Where the manifest cannot be read or written.
 pub fn record_end(
     request: &StageRequest,
     status: RunStatus,
@@ -133,6 +139,9 @@ const MOST_IDLE: u32 = 3;
 /// Why another job like the last ones would not finish a stage run that was told to end; `None` where it may.
 ///
 /// `restarts` is how often the present job was queued again: what people stopped before does not count.
+///
+/// # Errors
+/// Where the manifest cannot be read.
 pub fn hopeless(request: &StageRequest, restarts: u32) -> Result<Option<String>> {
     let idle = Manifest::read(&request.dir)?.map_or(0, |manifest| manifest.idle_attempts);
     if idle.min(restarts.saturating_add(1)) < MOST_IDLE {

@@ -34,6 +34,9 @@ impl FileDigest {
 }
 
 /// Checks that files are those that were there when the run was planned.
+///
+/// # Errors
+/// Names the files that have changed.
 pub fn unchanged(planned: &[FileDigest], now: &[FileDigest]) -> Result<()> {
     let again = "run again, with what the files hold now";
     for (i, file) in now.iter().enumerate() {
@@ -87,11 +90,17 @@ impl Digests {
     }
 
     /// The digests of files, in their order.
+    ///
+    /// # Errors
+    /// Where a file cannot be read.
     pub fn all(&mut self, paths: &[PathBuf]) -> Result<Vec<FileDigest>> {
         paths.iter().map(|path| self.of(path)).collect()
     }
 
     /// The digest of one file.
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
     pub fn of(&mut self, path: &Path) -> Result<FileDigest> {
         let about = fs::metadata(path).with_context(|| format!("{}: cannot be read", path.display()))?;
         let modified = about.modified().unwrap_or(UNIX_EPOCH);
@@ -114,6 +123,9 @@ impl Digests {
     }
 
     /// Remembers what was read. Without a folder of stage runs there is nothing to remember for.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
     pub fn save(&mut self) -> Result<()> {
         match &self.file {
             Some(file) if self.changed && file.parent().is_some_and(Path::is_dir) => {

@@ -12,11 +12,17 @@ use std::path::{Path, PathBuf};
 const DRAFT: &str = ".writing-";
 
 /// Writes `bytes` to `path` so that a reader, or a crash, sees the old file or the new one and nothing between.
+///
+/// # Errors
+/// Where the file cannot be written.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomic_with(path, |out| Ok(out.write_all(bytes)?))
 }
 
 /// As [`write_atomic`], for content that is produced piece by piece.
+///
+/// # Errors
+/// What `fill` fails with, and where the file cannot be written.
 pub fn write_atomic_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let whole = || -> Result<()> {
         let mut builder = tempfile::Builder::new();
@@ -40,6 +46,9 @@ pub fn write_atomic_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Resul
 
 /// As [`write_atomic`], for those who write into the folder of a stage run without its claim: the draft is made
 /// beside the folder, where the owner of the claim does not clear it away.
+///
+/// # Errors
+/// Where the file cannot be written.
 pub fn hand_in(dir: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf> {
     let folder = dir.file_name().unwrap_or_default().to_string_lossy();
     let draft = dir.with_file_name(format!(".{folder}.{name}.{}", std::process::id()));
@@ -53,6 +62,9 @@ pub fn hand_in(dir: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf> {
 const FOLDER_DRAFTS: [&str; 2] = [".preparing-", ".replaced-"];
 
 /// Removes what writers that were killed left behind in a stage run's folder; to be called by the owner of its claim.
+///
+/// # Errors
+/// Where the folder cannot be read, or a file not be removed.
 pub fn remove_drafts(dir: &Path) -> Result<()> {
     let entries = fs::read_dir(dir).with_context(|| format!("{}: cannot be read", dir.display()))?;
     for entry in entries.flatten() {
@@ -71,6 +83,9 @@ pub fn remove_drafts(dir: &Path) -> Result<()> {
 }
 
 /// Every file in a folder and in the folders inside it, with its size; what vanishes meanwhile is left out.
+///
+/// # Errors
+/// Where a folder cannot be read.
 pub fn files_below(dir: &Path) -> Result<Vec<(PathBuf, u64)>> {
     let mut found = Vec::new();
     let mut folders = vec![dir.to_path_buf()];
@@ -90,17 +105,26 @@ pub fn files_below(dir: &Path) -> Result<Vec<(PathBuf, u64)>> {
 }
 
 /// Makes a folder and those above it.
+///
+/// # Errors
+/// Where it cannot be made.
 pub fn create_dir(path: &Path) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("{}: the folder cannot be made", path.display()))
 }
 
 /// Reads a text file; the error names it.
+///
+/// # Errors
+/// Where it cannot be read, or is not UTF-8.
 pub fn read_text(path: &Path) -> Result<String> {
     let bytes = fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
     String::from_utf8(bytes).with_context(|| format!("{}: is not UTF-8 text", path.display()))
 }
 
 /// SHA-256 of a file's content in lower-case hexadecimal, read in constant memory.
+///
+/// # Errors
+/// Where the file cannot be read.
 pub fn sha256(path: &Path) -> Result<String> {
     let digest = || -> std::io::Result<String> {
         let mut file = File::open(path)?;

@@ -136,12 +136,18 @@ pub struct StageGraph {
 
 impl StageGraph {
     /// Plans the stage runs of `trials` in the folder `runs`. Reads files to name them; changes nothing but the memory of digests.
+    ///
+    /// # Errors
+    /// Where a file that a name depends on cannot be read.
     pub fn plan(trials: &[Trial], runs: &Path) -> Result<Self> {
         Self::plan_with(trials, |_| None, runs)
     }
 
     /// As [`Self::plan`], with the names of stage runs from the record of a trial, where `known` has one: that needs
     /// none of its files.
+    ///
+    /// # Errors
+    /// As [`Self::plan`].
     pub fn plan_with<'a>(
         trials: &[Trial],
         known: impl Fn(&Trial) -> Option<&'a RecordedTrial>,

@@ -50,6 +50,9 @@ pub struct StageRequest {
 
 impl StageRequest {
     /// The configuration, with the threads and the device of this attempt.
+    ///
+    /// # Errors
+    /// Where the configuration is none of this version.
     pub fn trial_config(&self) -> Result<TrialConfig> {
         let mut config: TrialConfig = toml::from_str(&self.config)
             .with_context(|| format!("{}: configuration of the request", self.dir.display()))?;
@@ -70,6 +73,9 @@ impl StageRequest {
 /// A stage that was interrupted is run again in the same folder and goes on from what it finds there.
 pub trait StageBody: Sync {
     /// Works until the end, or until `stop` is set: then what is needed to go on is written, and `None` returned.
+    ///
+    /// # Errors
+    /// What the stage fails with.
     fn run(
         &self,
         request: &StageRequest,
@@ -79,5 +85,8 @@ pub trait StageBody: Sync {
     ) -> Result<Option<Results>>;
 
     /// Clears away what only an unfinished stage run needs; called once its end is recorded.
+    ///
+    /// # Errors
+    /// Where a file cannot be removed.
     fn tidy(&self, request: &StageRequest, config: &TrialConfig) -> Result<()>;
 }

@@ -32,6 +32,9 @@ const KEYS: [&str; 6] = ["title", "question", "sweeps", "figure", "table", "comp
 
 impl Experiment {
     /// Reads an experiment file, with all its errors at once; `None` for a file with no key of one, such as a sweep.
+    ///
+    /// # Errors
+    /// All that is wrong with it, each with its line.
     pub fn read_if_experiment(path: &Path) -> Result<Option<Self>> {
         let name = path.display().to_string();
         let text = std::fs::read(path).with_context(|| format!("{name}: cannot be read"))?;
@@ -40,6 +43,9 @@ impl Experiment {
     }
 
     /// As [`Self::read_if_experiment`], of the text of the file at `path`.
+    ///
+    /// # Errors
+    /// All that is wrong with it, each with its line.
     pub fn read_text(path: &Path, text: &str) -> Result<Option<Self>> {
         let name = path.display().to_string();
         let Ok(entries) = parse(&name, text) else { return Ok(None) };
@@ -146,6 +152,9 @@ impl Experiment {
     }
 
     /// Holds every condition against the trials, which need not have run: one that no trial can meet is a mistake.
+    ///
+    /// # Errors
+    /// Names the conditions that no trial can meet.
     pub fn check(&self, trials: &[TrialRecord]) -> Result<(), ConfigErrors> {
         let results = Results::new(trials, &[]);
         let planned = results.planned();

@@ -47,6 +47,9 @@ pub struct TrialQuestion {
 /// Writes tables, figures and the page of an experiment into `out`, and removes what an earlier report left there.
 ///
 /// `trials` and `questions` hold each trial and each answer once, however many sweeps they belong to.
+///
+/// # Errors
+/// Where a file cannot be written, or a figure not be drawn.
 pub fn write(
     experiment: &Experiment,
     trials: &[TrialRecord],

@@ -12,6 +12,9 @@ use anyhow::Result;
 use std::collections::BTreeMap;
 
 /// Writes the report of a graph as it stands; why not, where a better one is there and nobody forces it.
+///
+/// # Errors
+/// Where answers cannot be read, or a file cannot be written.
 pub fn write(work: &Work, graph: &StageGraph, force: bool) -> Result<Option<String>> {
     let mut records = collect(graph)?;
     let answers = answers(graph, &mut records);

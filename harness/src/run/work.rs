@@ -74,6 +74,9 @@ pub struct Work {
 
 impl Work {
     /// Reads and expands one file.
+    ///
+    /// # Errors
+    /// All that is wrong with the file, or with a sweep that it names, each with its line.
     pub fn read(file: &Path, with: &ReadOptions, which: Layers) -> Result<Self> {
         let given = Overrides::from_env(with.preset.clone(), with.set.clone());
         let head = match Head::read(file, &given) {
@@ -119,11 +122,17 @@ impl Work {
     }
 
     /// The graph of stage runs, named by the files as they are now.
+    ///
+    /// # Errors
+    /// Where a file that a name depends on cannot be read.
     pub fn graph(&self) -> Result<StageGraph> {
         self.checked(StageGraph::plan(&self.trials, &self.runs)?)
     }
 
     /// The graph of stage runs, with the names that are recorded: it takes no file of a recorded trial.
+    ///
+    /// # Errors
+    /// Where a file that a name depends on and no record tells cannot be read.
     pub fn recorded_graph(&self) -> Result<StageGraph> {
         let recorded = self.record.as_ref().map(|record| record.by_config(&self.layers)).unwrap_or_default();
         let known = |trial: &Trial| Some(*recorded.get(toml::to_string(&*trial.config).ok()?.as_str())?);
@@ -131,6 +140,9 @@ impl Work {
     }
 
     /// A way to look at the stage runs: by the files as they are, or by the record where these are not there.
+    ///
+    /// # Errors
+    /// Where neither the files nor a record tell the names.
     pub fn look(&self) -> Result<fn(&Self) -> Result<StageGraph>> {
         match self.graph() {
             Ok(_) => Ok(Self::graph),
@@ -151,6 +163,9 @@ impl Work {
     }
 
     /// Makes sure that the folder of results may be written: another file's may not.
+    ///
+    /// # Errors
+    /// Names the file whose results they are, and what to do.
     pub fn may_write(&self) -> Result<()> {
         let (file, out) = (self.file.display(), self.out.display());
         match &self.owner {
@@ -171,6 +186,9 @@ impl Work {
     }
 
     /// Records that a run begins.
+    ///
+    /// # Errors
+    /// Where the record cannot be read or written.
     pub fn begin(&self, graph: &StageGraph) -> Result<()> {
         if let Some(last) = self.record.as_ref().and_then(Record::last)
             && last.layers != self.layers
@@ -183,11 +201,17 @@ impl Work {
     }
 
     /// Records that it has ended.
+    ///
+    /// # Errors
+    /// Where the record cannot be read or written.
     pub fn end(&self) -> Result<()> {
         recorded::end(&self.out, &self.layers)
     }
 
     /// Records that the folder of results is this file's.
+    ///
+    /// # Errors
+    /// Where the record cannot be read or written.
     pub fn own(&self) -> Result<()> {
         match self.owner {
             Owner::Gone(_) if self.file.is_file() => recorded::hand_over(&self.out, &self.file),

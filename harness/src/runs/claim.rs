@@ -145,6 +145,9 @@ impl Claim {
     /// Claims the stage run in `dir`, and takes over from an owner that is dead.
     ///
     /// `dead` is a far owner that a [`Watch`] found dead; it is believed only if it has not beaten since.
+    ///
+    /// # Errors
+    /// Where the folder cannot be read or written.
     pub fn take(dir: &Path, dead: Option<&Owner>) -> Result<Taking> {
         create_dir(dir)?;
         let path = dir.join(CLAIM);
@@ -231,6 +234,9 @@ impl Drop for Claim {
 }
 
 /// Removes the claim of an owner that was killed after the end of its work was recorded.
+///
+/// # Errors
+/// Where the folder cannot be read or written.
 pub fn clear_dead(dir: &Path) -> Result<()> {
     if let Held::Dead(owner) = Watch::default().look(dir) {
         // Taken, and given back at once.

@@ -31,6 +31,9 @@ pub struct Garbage {
 }
 
 /// Every stage run in `runs` that is not among `kept`, the largest first.
+///
+/// # Errors
+/// Where a folder cannot be read.
 pub fn find(runs: &Path, kept: &BTreeSet<Uuid>) -> Result<Vec<Garbage>> {
     let mut others = BTreeMap::new();
     for entry in fs::read_dir(runs).with_context(|| format!("{}: cannot be read", runs.display()))? {
@@ -66,6 +69,9 @@ pub fn names(runs: &Path) -> Vec<Uuid> {
 /// Removes a stage run; `false` where somebody has begun to work on it.
 ///
 /// Its folder is renamed first: a removal that is cut off leaves nothing that looks like a stage run.
+///
+/// # Errors
+/// Where a file cannot be removed.
 pub fn remove(garbage: &Garbage) -> Result<bool> {
     let dir = &garbage.dir;
     let Taking::Ours(_claim) = Claim::take(dir, None)? else {
@@ -79,6 +85,9 @@ pub fn remove(garbage: &Garbage) -> Result<bool> {
 }
 
 /// Removes what removals that were cut off left behind.
+///
+/// # Errors
+/// Where a file cannot be removed.
 pub fn finish_removals(runs: &Path) -> Result<()> {
     for entry in fs::read_dir(runs).with_context(|| format!("{}: cannot be read", runs.display()))? {
         let path = entry?.path();

@@ -143,6 +143,9 @@ pub struct Manifest {
 
 impl Manifest {
     /// Reads the manifest of a stage run; `None` where there is none yet.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or is not a manifest.
     pub fn read(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(MANIFEST);
         if !path.exists() {
@@ -156,6 +159,9 @@ impl Manifest {
     }
 
     /// Writes the manifest into the folder of its stage run.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
         let mut text = serde_json::to_string_pretty(self)?;
         text.push('\n');
@@ -180,6 +186,9 @@ impl Manifest {
 pub const QUESTIONS: &str = "questions.json";
 
 /// Reads what was answered in an exam.
+///
+/// # Errors
+/// Where the file cannot be read, or is damaged.
 pub fn questions(dir: &Path) -> Result<Vec<QuestionRecord>> {
     let path = dir.join(QUESTIONS);
     serde_json::from_str(&read_text(&path)?)
@@ -187,6 +196,9 @@ pub fn questions(dir: &Path) -> Result<Vec<QuestionRecord>> {
 }
 
 /// Every file of a finished stage run but those that are about the running: log, manifest, claim, checkpoints.
+///
+/// # Errors
+/// Where the folder cannot be read.
 pub fn outputs(dir: &Path) -> Result<Vec<Output>> {
     let mut found = Vec::new();
     for (path, bytes) in files_below(dir)? {

@@ -92,6 +92,9 @@ pub enum Owner {
 
 impl Record {
     /// Reads the record of a folder of results; `None` where there is none.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or is damaged.
     pub fn read(out: &Path) -> Result<Option<Self>> {
         let path = out.join(RECORD);
         if !path.exists() {
@@ -108,6 +111,9 @@ impl Record {
     }
 
     /// Every record below a folder of results, with its folder.
+    ///
+    /// # Errors
+    /// Where a folder or a record cannot be read.
     pub fn all(results: &Path) -> Result<Vec<(PathBuf, Self)>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(results).into_iter().flatten().flatten() {
@@ -192,6 +198,9 @@ pub struct About<'a> {
 }
 
 /// Records in the folder `out` that a run of `trials` begins.
+///
+/// # Errors
+/// Where the record cannot be read or written.
 pub fn begin(out: &Path, about: About, trials: Vec<RecordedTrial>) -> Result<()> {
     create_dir(out)?;
     let run = RecordedRun {
@@ -211,6 +220,9 @@ pub fn begin(out: &Path, about: About, trials: Vec<RecordedTrial>) -> Result<()>
 }
 
 /// Records in the folder `out` that the run with these layers has ended.
+///
+/// # Errors
+/// Where the record cannot be read or written.
 pub fn end(out: &Path, layers: &Overrides) -> Result<()> {
     let Some(mut record) = Record::read(out)? else { return Ok(()) };
     if let Some(run) = record.runs.iter_mut().rev().find(|run| run.layers == *layers) {
@@ -220,6 +232,9 @@ pub fn end(out: &Path, layers: &Overrides) -> Result<()> {
 }
 
 /// Records that the folder `out` is that of `file` from now on.
+///
+/// # Errors
+/// Where the record cannot be read or written.
 pub fn hand_over(out: &Path, file: &Path) -> Result<()> {
     let Some(mut record) = Record::read(out)? else { return Ok(()) };
     record.file = seen_from(out, file);

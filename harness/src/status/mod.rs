@@ -101,6 +101,9 @@ pub struct LastRow {
 }
 
 /// Looks at every trial of a plan.
+///
+/// # Errors
+/// Where a manifest cannot be read.
 pub fn overview(graph: &StageGraph) -> Result<Overview> {
     let mut counts = Counts::default();
     let mut trials = Vec::new();
@@ -181,6 +184,9 @@ fn last_row(dir: &Path) -> Option<LastRow> {
 }
 
 /// Every stage run of a folder, in order of names; those whose manifest cannot be read are left out.
+///
+/// # Errors
+/// Where the folder cannot be read.
 pub fn all_runs(runs: &Path) -> Result<Vec<(PathBuf, Manifest)>> {
     let Ok(entries) = std::fs::read_dir(runs) else {
         return Ok(Vec::new());

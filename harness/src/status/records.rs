@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// One record for each trial of the plan, in order, whatever became of it. A trial that several sweeps hold has one.
+///
+/// # Errors
+/// Where a configuration cannot be written down.
 pub fn collect(graph: &StageGraph) -> Result<Vec<TrialRecord>> {
     let mut records: Vec<TrialRecord> = Vec::new();
     let mut places: BTreeMap<Uuid, usize> = BTreeMap::new();

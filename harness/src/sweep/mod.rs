@@ -78,11 +78,17 @@ impl Trial {
 
 impl Sweep {
     /// Reads a sweep file; all its errors are reported together, as [`crate::config::ConfigErrors`].
+    ///
+    /// # Errors
+    /// Where the file cannot be read, and all that is wrong in it.
     pub fn read(path: &Path, overrides: &Overrides) -> Result<Self> {
         Self::read_str(&path.display().to_string(), &text_of(path)?, overrides)
     }
 
     /// The name in a sweep file, whatever its trials are; `overrides` only help to tell all errors at once.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
     pub fn name_of(path: &Path, overrides: &Overrides) -> Result<String> {
         match grammar::name(&path.display().to_string(), &text_of(path)?) {
             Ok(name) => Ok(name),
@@ -92,11 +98,17 @@ impl Sweep {
     }
 
     /// Reads the text of a sweep file; `name` is how messages call it.
+    ///
+    /// # Errors
+    /// All that is wrong in it, each with its line.
     pub fn read_str(name: &str, text: &str, overrides: &Overrides) -> Result<Self> {
         grammar::read(name, text, overrides)
     }
 
     /// Every trial, solved and validated; all errors of all trials are reported together.
+    ///
+    /// # Errors
+    /// All that is wrong with any trial.
     pub fn expand(&self) -> Result<Vec<Trial>> {
         Ok(expand::trials(self)?)
     }

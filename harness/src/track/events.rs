@@ -35,6 +35,9 @@ impl Events {
     ///
     /// `None` starts anew. `Some(step)` carries the events up to `step` over into a fresh file, which replaces the
     /// one before: no step is ever there twice, and a TensorBoard that is watching starts over with the new file.
+    ///
+    /// # Errors
+    /// Where the folder cannot be read, or a file not be made.
     pub fn open(dir: &Path, resume_after_step: Option<u64>) -> Result<Self> {
         let before = event_files(dir)?;
         let kept = match resume_after_step {
@@ -80,6 +83,9 @@ impl Events {
     }
 
     /// Adds one number; TensorBoard keeps scalars in single precision.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
     pub fn scalar(&mut self, tag: &str, value: f64, step: u64) -> Result<()> {
         let mut scalar = Summary_Value::new();
         scalar.set_tag(tag.into());
@@ -88,6 +94,9 @@ impl Events {
     }
 
     /// Adds a text in Markdown at step 0, unless the tag has one already.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
     pub fn text(&mut self, tag: &str, markdown: &str) -> Result<()> {
         if self.texts.iter().any(|held| held == tag) {
             return Ok(());
@@ -108,6 +117,9 @@ impl Events {
     }
 
     /// Brings all events to the disk.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
     pub fn flush(&mut self) -> Result<()> {
         let flushed = self.out.flush().and_then(|()| self.file.sync_data());
         flushed.with_context(|| self.problem())

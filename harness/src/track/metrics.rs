@@ -75,6 +75,9 @@ impl Metrics {
     ///
     /// `None` starts anew. `Some(step)` goes on after `step`: later rows, and a half-written last one, are cut off.
     /// `extras` names every further column that any row may fill.
+    ///
+    /// # Errors
+    /// Where a file cannot be read or written.
     pub fn open(path: &Path, resume_after_step: Option<u64>, extras: &[String]) -> Result<Self> {
         let dir = path.parent().unwrap_or(Path::new("."));
         create_dir(dir)?;
@@ -97,6 +100,9 @@ impl Metrics {
     }
 
     /// Appends a row and the same numbers as TensorBoard scalars.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
     pub fn row(&mut self, row: &MetricsRow) -> Result<()> {
         if let Some((unknown, _)) = row.extras.iter().find(|(name, _)| !self.extras.contains(name)) {
             bail!("metrics column {unknown} was not declared when the table was opened");
@@ -136,11 +142,17 @@ impl Metrics {
     }
 
     /// Adds a text to the TensorBoard events, such as the configuration. A tag keeps its first text.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
     pub fn text(&mut self, tag: &str, markdown: &str) -> Result<()> {
         self.events.text(tag, markdown)
     }
 
     /// Brings all rows to the disk. To be called before a checkpoint is written, so that no row up to it can be lost.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
     pub fn flush(&mut self) -> Result<()> {
         let synced = self.out.flush().and_then(|()| self.out.get_ref().sync_data());
         synced.with_context(|| format!("{}: cannot be written", self.path.display()))?;

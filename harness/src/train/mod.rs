@@ -53,6 +53,9 @@ pub struct TrainRequest<'a> {
 }
 
 /// Trains one stage to its end, or until `stop`: then `None`. Its threads are those of the caller's rayon pool.
+///
+/// # Errors
+/// Where data or checkpoints cannot be read, a file cannot be written, or the training goes astray.
 pub fn run(request: &TrainRequest) -> Result<Option<Results>> {
     request.trial.device.run(request)?
 }
@@ -430,11 +433,17 @@ fn checkpoints(out: &Path, training: &Training) -> Checkpoints {
 }
 
 /// Removes the checkpoints of a finished stage run that are not to be kept for good.
+///
+/// # Errors
+/// Where a checkpoint cannot be removed.
 pub fn tidy(out: &Path, training: &Training) -> Result<()> {
     checkpoints(out, training).clear()
 }
 
 /// Writes a model folder with its tokenizer.
+///
+/// # Errors
+/// Where a file cannot be written.
 pub fn save_model<B: Backend>(transformer: &Transformer<B>, dir: &Path, tokenizer: &Path) -> Result<()> {
     create_dir(dir)?;
     write_atomic(&dir.join("config.json"), &model::folder::write_config(&transformer.config))?;

@@ -45,6 +45,9 @@ pub enum Objective {
 
 impl Objective {
     /// Opens the stores of a stage.
+    ///
+    /// # Errors
+    /// Where a store cannot be read, or nothing is left to learn from.
     pub fn new(stage: TrainStage, trial: &TrialConfig, data: &Path) -> Result<Self> {
         let training = stage.training(trial);
         let (train, val) = (data.join("train"), data.join("val"));
@@ -111,6 +114,9 @@ impl Objective {
     }
 
     /// Takes the next rows, or pairs, those of one optimizer step, forward and backward.
+    ///
+    /// # Errors
+    /// Where the model fails.
     pub fn accumulate<B: Backend>(&mut self, trainer: &mut Trainer<B>, rows: usize) -> Result<Sums> {
         match self {
             Self::Tokens { batches, .. } => next_tokens(trainer, &batches.next_batch(rows)),
@@ -124,6 +130,9 @@ impl Objective {
     }
 
     /// The loss on held-out rows and, for whole texts, their bytes; `None` where nothing is held out.
+    ///
+    /// # Errors
+    /// Where the model has no finite results.
     pub fn validate<B: Backend>(&self, trainer: &Trainer<B>) -> Result<Option<(Sums, Option<f64>)>> {
         match self {
             Self::Tokens { held_out, whole_text, .. } => {
@@ -155,6 +164,9 @@ impl Objective {
     }
 
     /// Where nothing is held out: whether the trained model has finite results, on the row, or pair, that would be next.
+    ///
+    /// # Errors
+    /// Where it has none.
     pub fn probe<B: Backend>(&mut self, trainer: &Trainer<B>) -> Result<()> {
         match self {
             Self::Tokens { batches, .. } => {
@@ -168,6 +180,9 @@ impl Objective {
     }
 
     /// Computes the reference's log-probabilities once and stores them beside the stage's results.
+    ///
+    /// # Errors
+    /// Where the model has no finite results, or the file cannot be written.
     pub fn look_up_references<B: Backend>(
         &mut self,
         trainer: &Trainer<B>,
@@ -217,6 +232,9 @@ fn answer_log_probs<B: Backend>(
 }
 
 /// Takes rows forward and backward by the mean cross-entropy of their targets.
+///
+/// # Errors
+/// Where the model fails.
 pub fn next_tokens<B: Backend>(trainer: &mut Trainer<B>, rows: &[Sequence]) -> Result<Sums> {
     let counted: f64 = rows.iter().map(|r| f64::from(r.counted)).sum();
     let scale = 1.0 / counted.max(1.0);

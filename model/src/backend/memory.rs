@@ -9,7 +9,8 @@ use std::fmt::Debug;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// Memory of a device.
+/// Memory of a device, all of which fails where the device does, as by running out.
+#[allow(clippy::missing_errors_doc)] // said once, above
 pub trait Memory: Sealed + Clone + Debug + Send + Sync + 'static {
     /// Weights: master copies of f32 and, where activations have another type, working copies in theirs.
     type Weights: Debug + Send + Sync;

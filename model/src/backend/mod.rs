@@ -130,7 +130,9 @@ pub struct Adapter {
 
 /// Operations of a device.
 ///
-/// `n` is the number of positions of a batch, `d` the width of the residual stream.
+/// `n` is the number of positions of a batch, `d` the width of the residual stream. Every operation fails where its device
+/// does, as by running out of memory.
+#[allow(clippy::missing_errors_doc)] // said once, above
 pub trait Backend: Memory {
     /// Whether lanes are worked on in parallel, each with a gradient of its own; otherwise there is a single lane.
     const LANES: bool;

@@ -58,6 +58,9 @@ pub struct Trainer<B: Backend = Cpu> {
 
 impl<B: Backend> Trainer<B> {
     /// Trains all weights, or the adapters if there are any.
+    ///
+    /// # Errors
+    /// Where the device has no room for the moments, or adapters are not of this model.
     pub fn new(
         mut transformer: Transformer<B>,
         lora: Option<Lora<B>>,
@@ -101,6 +104,9 @@ impl<B: Backend> Trainer<B> {
     /// `rows` names the sequences of an item. `work` gets a pass over some items and the gradient to add to; its
     /// results come back in a fixed order. The batch is what the routers are balanced over with
     /// `aux_loss_per = "batch"`: their loads are then counted first, in a forward pass more.
+    ///
+    /// # Errors
+    /// What `work` fails with; where a token is outside the vocabulary; where the device fails.
     pub fn accumulate<T: Sync, S: Send>(
         &mut self,
         items: &[T],
@@ -160,6 +166,9 @@ impl<B: Backend> Trainer<B> {
     /// One optimizer step with what was accumulated; returns the gradient norm before clipping.
     ///
     /// Gradients are zero afterwards.
+    ///
+    /// # Errors
+    /// Where the device fails, as by running out of memory.
     pub fn step(&mut self, lr: f64) -> Result<f64> {
         let backend = &self.transformer.backend.clone();
         let sum = match self.reduce.sum(backend)? {
@@ -185,6 +194,9 @@ impl<B: Backend> Trainer<B> {
     }
 
     /// All that [`Self::restore`] needs to go on as if never stopped, by name: weights, moments, adapters.
+    ///
+    /// # Errors
+    /// Where the device fails, as by running out of memory.
     pub fn state(&self) -> Result<State<'_>> {
         let backend = &self.transformer.backend;
         let [first, second] = &self.optimizer.moments;
@@ -242,6 +254,9 @@ impl<B: Backend> Trainer<B> {
     }
 
     /// Takes out the summed gradient of every weight, `(weights,)`, instead of a step; for tests and inspection.
+    ///
+    /// # Errors
+    /// Where the device fails, as by running out of memory.
     pub fn take_gradient(&mut self) -> Result<Vec<f32>> {
         let backend = &self.transformer.backend;
         match self.reduce.sum(backend)? {

@@ -8,7 +8,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Sums the gradients of all lanes in the order of their numbers, wherever they were computed.
 ///
 /// Where several processes share the lanes of a batch, each computes some of them and every one ends with the same sum:
-/// that of lane 0, lane 1 and so on, the order of a single process, so that the bits are the same for any number of them.
+/// that of lane 0, lane 1 and so on, the order of a single process, so that the bits are the same for any number of them. Everything
+/// fails where the backend does, and where another process cannot be reached.
+#[allow(clippy::missing_errors_doc)] // said once, above
 pub trait Reduce<B: Backend>: Send + Sync {
     /// Lanes of a batch, by their numbers, that are computed in this process.
     fn lanes(&self) -> std::ops::Range<usize>;

@@ -111,6 +111,9 @@ pub(super) struct Optimizer<B: Backend> {
 
 impl<B: Backend> Optimizer<B> {
     /// For all weights of a model.
+    ///
+    /// # Errors
+    /// Where the device has no room for the moments.
     pub fn of_model(backend: &B, layout: &Layout, config: OptimizerConfig) -> Result<Self> {
         let is_muon = |role| {
             !matches!(role, Role::Embedding | Role::Head | Role::Norm | Role::Router)
@@ -132,6 +135,9 @@ impl<B: Backend> Optimizer<B> {
     }
 
     /// For adapters, which are matrices of blocks.
+    ///
+    /// # Errors
+    /// Where the device has no room for the moments.
     pub fn of_adapters(backend: &B, len: usize, config: OptimizerConfig) -> Result<Self> {
         Self::new(backend, len, config, vec![Span { range: 0..len, of: config.groups.hidden }], vec![])
     }
@@ -147,6 +153,9 @@ impl<B: Backend> Optimizer<B> {
     }
 
     /// One update, the `step`-th; returns the gradient norm before clipping.
+    ///
+    /// # Errors
+    /// Where the device fails, as by running out of memory.
     pub fn update(
         &mut self,
         backend: &B,

@@ -36,6 +36,9 @@ impl<B: Backend> Pass<'_, B> {
     /// head and the last norm.
     ///
     /// `scale` is usually one over the positions counted in the whole batch.
+    ///
+    /// # Errors
+    /// Where the device fails, as by running out of memory.
     pub fn cross_entropy(
         &self,
         hidden: &B::Buffer,
@@ -49,6 +52,9 @@ impl<B: Backend> Pass<'_, B> {
     }
 
     /// The value of a loss. This waits for the device.
+    ///
+    /// # Errors
+    /// Where the device fails, as by running out of memory.
     pub fn value(&self, loss: &Loss<B>) -> Result<f64> {
         let nll = self.backend().read(&loss.nll)?;
         let sum: f64 = nll.iter().zip(&loss.weights).map(|(l, w)| f64::from(*l) * f64::from(*w)).sum();
@@ -56,6 +62,9 @@ impl<B: Backend> Pass<'_, B> {
     }
 
     /// `weight * log p(target)` of each position, 0 where its weight is 0: `(n,)`.
+    ///
+    /// # Errors
+    /// Where the device fails, as by running out of memory.
     pub fn log_probs(&self, hidden: &B::Buffer) -> Result<Vec<f32>> {
         let (backend, model, active) = (self.backend(), self.model, self.active());
         let rows = backend.select(hidden, &active.rows, model.config.d_model)?;
@@ -71,6 +80,9 @@ impl<B: Backend> Pass<'_, B> {
 
     /// The gradient of `hidden` from that of [`Self::log_probs`], `(n,)`; adds those of the head and the last norm. The
     /// logits are made again.
+    ///
+    /// # Errors
+    /// Where the device fails, as by running out of memory.
     pub fn log_probs_backward(
         &self,
         hidden: &B::Buffer,

@@ -37,12 +37,18 @@ pub struct Transformer<B: Backend = Cpu> {
 
 impl<B: Backend> Transformer<B> {
     /// A model with random weights.
+    ///
+    /// # Errors
+    /// Where the shape cannot be built, or the device has no room for it.
     pub fn new(config: &ModelConfig, seed: u64, backend: &B) -> Result<Self> {
         config.validate()?;
         Self::from_weights(config, Weights::random(config, seed), backend)
     }
 
     /// A model with the given weights, which must be of this shape.
+    ///
+    /// # Errors
+    /// Where the device has no room for them.
     pub fn from_weights(config: &ModelConfig, weights: Weights, backend: &B) -> Result<Self> {
         let rotations = Rotations::new(config.max_seq_len, config.head_dim(), config.rope_theta);
         Ok(Self {
@@ -55,11 +61,17 @@ impl<B: Backend> Transformer<B> {
     }
 
     /// Every weight, in the order of the layout.
+    ///
+    /// # Errors
+    /// Where the device fails, as by running out of memory.
     pub fn flat(&self) -> Result<Cow<'_, [f32]>> {
         self.backend.read_weights(&self.weights)
     }
 
     /// Its weights on the host.
+    ///
+    /// # Errors
+    /// Where the device fails, as by running out of memory.
     pub fn to_weights(&self) -> Result<Weights> {
         Ok(Weights { layout: self.layout.clone(), flat: self.flat()?.into_owned() })
     }

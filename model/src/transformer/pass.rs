@@ -111,6 +111,9 @@ impl<'a, B: Backend> Pass<'a, B> {
     }
 
     /// The states after the last block, before the last norm, `(n, d_model)`, and the tape.
+    ///
+    /// # Errors
+    /// Where the device fails, as by running out of memory.
     pub fn forward(&self) -> Result<(B::Buffer, Tape<B>)> {
         let (keep, routes_wanted) = match self.mode {
             Mode::Infer => (None, false),
@@ -138,6 +141,9 @@ impl<'a, B: Backend> Pass<'a, B> {
     }
 
     /// Adds the gradients of all weights below the last states, given theirs, and those of the balancing losses.
+    ///
+    /// # Errors
+    /// Where the device fails, as by running out of memory.
     pub fn backward(&self, tape: Tape<B>, dhidden: B::Buffer, grads: &mut B::Floats) -> Result<Routing<B>> {
         let Tape { blocks, routing } = tape;
         let mut dx = dhidden; // the residual stream's: each half of a block adds to it
@@ -163,6 +169,9 @@ impl<'a, B: Backend> Pass<'a, B> {
     }
 
     /// The states after the embedding and after each block, `(n, d_model)` each.
+    ///
+    /// # Errors
+    /// Where the device fails, as by running out of memory.
     pub fn states(&self) -> Result<Vec<B::Buffer>> {
         let mut states = vec![self.embed()?];
         for layer in 0..self.model.config.n_layers {
@@ -194,12 +203,18 @@ impl<'a, B: Backend> Pass<'a, B> {
     }
 
     /// What the routers did, layer by layer; empty for dense models. This waits for the device.
+    ///
+    /// # Errors
+    /// Where the device fails, as by running out of memory.
     pub fn router_stats(&self, routing: &Routing<B>) -> Result<Vec<RouterStats>> {
         let layers = routing.0.iter().enumerate();
         layers.map(|(layer, routes)| self.backend().route_stats(routes, &self.balancing(layer))).collect()
     }
 
     /// [`Self::router_stats`] of a forward pass alone.
+    ///
+    /// # Errors
+    /// Where the device fails, as by running out of memory.
     pub fn routes_of(&self, tape: &Tape<B>) -> Result<Vec<RouterStats>> {
         self.router_stats(&tape.routing)
     }

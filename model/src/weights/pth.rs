@@ -18,6 +18,9 @@ const MOST_BYTES: u64 = 8;
 type Archive = ZipArchive<BufReader<File>>;
 
 /// Reads every tensor of a `.pth` or `.bin` file.
+///
+/// # Errors
+/// Where there is no such file, it is damaged, or it holds no state dict.
 pub fn read_pth(path: &Path) -> Result<NamedTensors> {
     if !path.is_file() {
         return Err(Error::file(path, "no such file".into()));

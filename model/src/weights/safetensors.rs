@@ -7,6 +7,9 @@ use candle_core::Device;
 use std::path::Path;
 
 /// Reads every tensor of a safetensors file.
+///
+/// # Errors
+/// Where the file cannot be read or is damaged.
 pub fn read_safetensors(path: &Path) -> Result<NamedTensors> {
     let fail = |e: &dyn std::fmt::Display| Error::file(path, format!("not a readable safetensors file: {e}"));
     let bytes = std::fs::read(path).map_err(|e| Error::file(path, e.to_string()))?;

@@ -29,6 +29,9 @@ pub enum Pairs {
 }
 
 /// The turns of a `history` cell; empty and missing ones (`nan`, `None`) have none.
+///
+/// # Errors
+/// Says where the cell is no list of turns.
 pub fn history(cell: &str, pairs: Pairs) -> Result<Vec<Message>, String> {
     if matches!(cell.trim(), "" | "nan" | "NaN" | "None" | "null") {
         return Ok(Vec::new());

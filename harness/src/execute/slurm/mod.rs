@@ -42,6 +42,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 const PATIENCE: u32 = 5;
 
 /// Hands the graph to Slurm and waits until all is finished or failed; asked to stop, it leaves the jobs alone.
+///
+/// # Errors
+/// Where Slurm is not there, or refuses a job.
 pub fn execute(graph: &StageGraph, options: &[String], stop: &Stop, board: &Board) -> Result<Outcome> {
     let jobs = hand_over(graph, options, board)?;
     let mut outcome = Outcome { found: graph.nodes.len() - jobs.len(), ..Outcome::default() };
@@ -151,6 +154,9 @@ fn most_tasks() -> usize {
 }
 
 /// Takes the jobs of a graph out of the queue; their names.
+///
+/// # Errors
+/// Where Slurm is not there, or refuses.
 pub fn cancel(graph: &StageGraph) -> Result<Vec<String>> {
     let queued = queue()?;
     let open = graph.nodes.iter().filter(|node| node.state.is_open());
