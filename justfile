@@ -5,7 +5,7 @@ _default:
 
 # All tests, with the doc tests
 test *ARGS:
-    cargo test --workspace {{ARGS}}
+    cargo test --release --workspace {{ARGS}}
 
 # Formatting and lints, as CI asks for them
 lint:

@@ -139,7 +139,7 @@ fn a_sweep_asks_as_the_verb_does() {
     let sweep = format!("{}{ways}", sweep.split("[base.exam]").next().unwrap());
     fs::write(dir.path().join("ways.toml"), sweep.replace("\"tiny\"", "\"ways\"")).unwrap();
     // All four ask the model that is there already.
-    let done = "4 stage runs done here, 5 found done";
+    let done = "4 stage runs done here, 5 already done";
     mindscale(dir.path()).args(["run", "ways.toml"]).assert().code(0).stdout(contains(done));
     let mut exams = stage_runs(&dir.path().join("runs"));
     exams.retain(|run| run.file_name().unwrap().to_string_lossy().starts_with("exam-"));

@@ -46,7 +46,7 @@ fn several_sweeps_share_their_trials_and_are_compared() {
     fs::write(dir.join("experiments/x.toml"), EXPERIMENT).unwrap();
     let run = |file: &str| mindscale(dir).args(["run", file]).assert().code(0);
     // Tokenizer and data are shared; each of five trials has three trainings and an exam.
-    run("experiments/x.toml").stdout(contains("22 stage runs done here, 0 found done"));
+    run("experiments/x.toml").stdout(contains("22 stage runs done here, 0 already done"));
     mindscale(dir)
         .args(["status", "experiments/x.toml"])
         .assert()
@@ -86,7 +86,7 @@ fn several_sweeps_share_their_trials_and_are_compared() {
     assert!((compared["effect"].parse::<f64>().unwrap() - effect).abs() < 1e-12, "{compared:?}");
 
     // A sweep by itself finds its trials done, with the same numbers.
-    run("sweeps/narrow.toml").stdout(contains("0 stage runs done here, 10 found done"));
+    run("sweeps/narrow.toml").stdout(contains("0 stage runs done here, 10 already done"));
     let alone = rows(&dir.join("results/narrow/trials.csv"));
     for (alone, shared) in alone.iter().zip(&trials) {
         for name in ["trial", "seed", "params", "train_tokens", "val_bpb", "exam_correct", "wall_seconds"] {

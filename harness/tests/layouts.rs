@@ -146,7 +146,7 @@ fn a_file_is_read_once_and_what_is_left_out_is_told() {
     );
     prepare("pretrain", &["--ignore-unknown-keys", counts.to_str().unwrap()]).assert().code(0).stdout(
         contains("data: 2 of 3 rows left out: no text")
-            .and(contains("1 rows to train on"))
+            .and(contains("1 row to train on"))
             .and(contains("2 rows left out")),
     );
     mindscale(&dir)

@@ -73,7 +73,7 @@ fn assert_out_of_time(dir: &Path, stage: &str) {
         .assert()
         .code(1)
         .stdout(contains(format!("failed: {stage}-")))
-        .stdout(contains("of the 1 s allowed; raise --time-limit; running again starts this stage anew"));
+        .stdout(contains("of the 1 s allowed; raise --time-limit; running again restarts this stage"));
 }
 
 #[test]

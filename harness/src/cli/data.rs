@@ -9,6 +9,7 @@ use crate::data::world::World;
 use crate::data::{Kind, Message, Row, Tokenizer};
 use crate::exam::Sheet;
 use crate::fsutil::{create_dir, write_atomic};
+use crate::track::{counted, number};
 use anyhow::{Result, bail};
 use clap::{Subcommand, ValueEnum};
 use std::path::{Path, PathBuf};
@@ -131,11 +132,11 @@ pub fn data(verb: &DataVerb) -> Result<bool> {
             read.notices("data").iter().try_for_each(say)?;
             prepared.notices("data", &preparation).iter().try_for_each(say)?;
             say(format!(
-                "{} rows to train on, {} held out, {} tokens, {} rows left out",
-                prepared.train_rows,
-                prepared.val_rows,
-                prepared.tokens,
-                read.left_out() + prepared.equal
+                "{} to train on, {} held out, {} tokens, {} left out",
+                counted(prepared.train_rows as usize, "row"),
+                number(prepared.val_rows),
+                number(prepared.tokens),
+                number(read.left_out() + prepared.equal)
             ))?;
         }
         DataVerb::Show { files, kind, rows: count, skip_bad_rows, ignore_unknown_keys } => {

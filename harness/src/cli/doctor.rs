@@ -175,7 +175,7 @@ pub fn doctor(args: &DoctorArgs) -> Result<bool> {
         (failed, count) = (failed + device.failed(), count + device.checks.len());
     }
     say(match failed {
-        0 => format!("\nall {count} checks are well"),
+        0 => format!("\nall {count} checks passed"),
         failed => format!("\n{failed} of {count} checks FAILED"),
     })?;
     Ok(failed == 0)

@@ -6,6 +6,7 @@ use crate::config::{Answer, ExamConfig};
 use crate::data::Tokenizer;
 use crate::exam::{Prompter, Questions, notices, scores};
 use crate::fsutil::write_atomic;
+use crate::track::table;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use model::{Cpu, Transformer};
@@ -78,18 +79,24 @@ pub fn exam(args: &ExamArgs) -> Result<bool> {
         say(serde_json::to_string_pretty(&scores)?)?;
         return Ok(true);
     }
-    for s in &scores {
-        let (low, high) = s.interval;
-        let share = [s.accuracy, low, high].map(|v| format!("{:.1}", 100.0 * v));
-        let [share, low, high] = share;
-        let row = format!(
-            "{:<44} {:>5}/{:<5} {share:>5} %  [{low}, {high}]  p = {:.3}",
-            s.subject, s.correct, s.questions, s.p_guess
-        );
-        say(row)?;
-    }
+    let rows = scores.iter().map(|s| {
+        let [share, low, high] =
+            [s.accuracy, s.interval.0, s.interval.1].map(|v| format!("{:.1}", 100.0 * v));
+        let counts = [s.correct, s.questions].map(|n| n.to_string());
+        let [correct, questions] = counts;
+        vec![
+            s.subject.clone(),
+            correct,
+            questions,
+            share,
+            format!("[{low}, {high}]"),
+            format!("{:.3}", s.p_guess),
+        ]
+    });
+    let rows: Vec<_> = rows.collect();
+    say(table(&["subject", "correct", "of", "%", "95 % interval", "p of guessing"], &rows))?;
     let total = &scores[scores.len() - 1];
-    let verdict = if total.p_guess < 0.05 { "differs from" } else { "cannot be told from" };
+    let verdict = if total.p_guess < 0.05 { "differs from" } else { "is not distinguishable from" };
     say(format!("the total {verdict} guessing (exact binomial test, p = {:.3})", total.p_guess))?;
     Ok(true)
 }

@@ -6,7 +6,7 @@ use crate::plan::StageGraph;
 use crate::run::{Layers, Work};
 use crate::runs::gc::{Garbage, find, finish_removals, names, remove};
 use crate::runs::recorded::{Owner, RECORD, Record};
-use crate::track::counted;
+use crate::track::{counted, table};
 use anyhow::Result;
 use clap::Args;
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,8 +65,9 @@ pub fn gc(args: &GcArgs) -> Result<bool> {
         }))?;
         return Ok(true);
     }
-    for item in &garbage {
-        say(line(item))?;
+    if !garbage.is_empty() {
+        let rows: Vec<_> = garbage.iter().map(row).collect();
+        say(table(&["folder", "size", "status", "ended", ""], &rows))?;
     }
     let what = format!("{}, {}", counted(removed.len(), "stage run"), size(bytes));
     say(match (args.delete, removed.is_empty()) {
@@ -95,9 +96,9 @@ fn kept_by(records: &[(PathBuf, Record)], kept: &mut BTreeSet<Uuid>, runs: &Path
     kept_by
 }
 
-fn line(item: &Garbage) -> String {
+fn row(item: &Garbage) -> Vec<String> {
     let status = item.status.map_or("unknown".into(), |status| format!("{status:?}").to_lowercase());
     let ended = item.ended.as_deref().unwrap_or("-");
-    let stays = item.stays.as_ref().map_or(String::new(), |why| format!("  stays: {why}"));
-    format!("{:>10}  {status:<8} {ended:<20} {}{stays}", size(item.bytes), item.dir.display())
+    let stays = item.stays.as_ref().map_or(String::new(), |why| format!("stays: {why}"));
+    vec![item.dir.display().to_string(), size(item.bytes), status, ended.into(), stays]
 }

@@ -100,13 +100,13 @@ struct HowArgs {
     /// Longest time of a trial, its stages and exams together, such as 30m; it then writes a checkpoint and counts as failed
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     time_limit: Option<Duration>,
-    /// Most memory of a stage run, such as 2G; one that takes more is killed and counts as failed
+    /// Most memory of a stage run, such as 2GiB; one that takes more is killed and counts as failed
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory_limit: Option<u64>,
     /// Stage runs at a time on each GPU, where device is cuda; the GPUs are those of CUDA_VISIBLE_DEVICES, or all
     #[arg(long, value_name = "N", default_value_t = 1)]
     per_gpu: usize,
-    /// Try a stage run again so often when it is killed or the disk fails, with growing pauses
+    /// Retries of a stage run that is killed or whose disk fails, with increasing delays
     #[arg(long, value_name = "N", default_value_t = 2)]
     retries: u32,
     /// Where stage runs are worked on: in processes here, or as jobs of Slurm
@@ -155,7 +155,7 @@ Example: mindscale status experiments/quickstart.toml --watch")]
     Status {
         #[command(flatten)]
         sweep: SweepArgs,
-        /// Draw anew every second until nothing is left to run
+        /// Refresh every second until nothing is left to run
         #[arg(long, conflicts_with = "json")]
         watch: bool,
     },
@@ -192,7 +192,7 @@ Examples:
     /// Examine a model on a folder of question sheets
     #[command(after_help = "Example: mindscale exam runs/dpo-... --sheets ceval/val --out questions.csv")]
     Exam(exam::ExamArgs),
-    /// Have a model write on
+    /// Generate text with a model
     #[command(after_help = "Example: mindscale generate runs/sft-... --chat --prompt '你好' --max-tokens 64")]
     Generate(generate::GenerateArgs),
     /// Train, show and try tokenizers
@@ -228,7 +228,7 @@ Example: mindscale schema sweep > sweep.schema.json")]
         #[arg(value_enum, default_value_t = schema::FileKind::Sweep)]
         kind: schema::FileKind,
     },
-    /// Tell what this machine is, and whether it computes what is expected
+    /// Describe this machine and check its arithmetic
     #[command(after_help = "\
 Every operation of training and of inference is compared with a second, plain implementation, on the processor and on
 each GPU. Exit code 1 where one is off.

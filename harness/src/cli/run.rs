@@ -49,7 +49,7 @@ fn stop_on_ctrl_c(options: &RunOptions) -> Result<()> {
         board.line(match stop.now() {
             true => "stopping at once",
             false => {
-                "stopping: trainings finish their step and write a checkpoint, other stages are given up; again to stop at once"
+                "stopping: trainings finish their step and write a checkpoint, other stages are aborted; press Ctrl-C again to stop at once"
             }
         });
     })
@@ -80,7 +80,7 @@ fn print(work: &Work, outcome: &Outcome) -> Result<()> {
         return say(format!("{}: {all}; see {}", work.name, report.display()));
     };
     let ran = counted(executed.ran, "stage run");
-    say(format!("{}: {ran} done here, {} found done", work.name, executed.found))?;
+    say(format!("{}: {ran} done here, {} already done", work.name, executed.found))?;
     for Failure { node, reason } in &executed.failed {
         let node = &graph.nodes[*node];
         say(format!("failed: {} ({}): {reason}", node.short(), graph.trials[node.trials[0]].label()))?;

@@ -4,7 +4,7 @@ use super::{SweepArgs, say};
 use crate::plan::{short_id, short_name};
 use crate::run::Layers;
 use crate::status::{Overview, StageStatus, TrialStatus, overview};
-use crate::track::{number, time};
+use crate::track::{number, table, time};
 use anyhow::Result;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
@@ -86,35 +86,37 @@ fn page(found: &Overview) -> String {
     let mut trials: Vec<&TrialStatus> = found.trials.iter().collect();
     let is_running = |trial: &TrialStatus| trial.stages.iter().any(|stage| stage.state == "running");
     trials.sort_by_key(|trial| !is_running(trial));
-    lines.extend(trials.iter().take(SHOWN).map(|trial| trial_line(trial)));
+    let rows: Vec<_> = trials.iter().take(SHOWN).map(|trial| row(trial)).collect();
+    lines.push(table(&["trial", "stage", "state", "step", "loss", "tokens/s", "left", ""], &rows));
     if trials.len() > SHOWN {
         lines.push(format!("and {} more", trials.len() - SHOWN));
     }
     lines.join("\n")
 }
 
-fn trial_line(trial: &TrialStatus) -> String {
+/// Where a trial is: the stage at work, or the first that is not done.
+fn row(trial: &TrialStatus) -> Vec<String> {
     let now = trial.stages.iter().find(|stage| stage.state == "running");
     let now = now.or_else(|| trial.stages.iter().find(|s| !["done", "unneeded"].contains(&s.state)));
-    match now {
-        None => format!("{:<32} done", trial.label),
-        Some(stage) => format!("{:<32} {}", trial.label, stage_line(stage)),
-    }
+    let cells = match now {
+        None => ["", "done", "", "", "", "", ""].map(String::from),
+        Some(stage) => stage_cells(stage),
+    };
+    [trial.label.clone()].into_iter().chain(cells).collect()
 }
 
-fn stage_line(stage: &StageStatus) -> String {
-    let mut line = format!("{:<9} {:<8}", stage.stage.name(), stage.state);
-    if let (Some(reason), "failed") = (&stage.detail, stage.state) {
-        return format!("{line} {reason}");
-    }
-    if let Some(last) = &stage.last {
-        let total = stage.total_steps.map_or("?".into(), number);
-        line += &format!(" {:>15}", format!("{}/{total}", number(last.step)));
-        line += &last.loss.map_or(String::new(), |loss| format!("  loss {loss:.4}"));
-        line += &last.tokens_per_second.map_or(String::new(), |s| format!("  {} tokens/s", number(s as u64)));
-    }
-    let left = stage.seconds_left.map_or(String::new(), |seconds| format!("  {} left", time(seconds)));
-    format!("{line}{left}")
+fn stage_cells(stage: &StageStatus) -> [String; 7] {
+    let last = stage.last.as_ref();
+    let total = stage.total_steps.map_or("?".into(), number);
+    [
+        stage.stage.name().into(),
+        stage.state.into(),
+        last.map_or(String::new(), |last| format!("{}/{total}", number(last.step))),
+        last.and_then(|last| last.loss).map_or(String::new(), |loss| format!("{loss:.4}")),
+        last.and_then(|last| last.tokens_per_second).map_or(String::new(), |speed| number(speed as u64)),
+        stage.seconds_left.map_or(String::new(), time),
+        stage.detail.clone().filter(|_| stage.state == "failed").unwrap_or_default(),
+    ]
 }
 
 #[cfg(test)]

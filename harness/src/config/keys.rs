@@ -4,7 +4,6 @@ use super::document::{Content, Node};
 use super::{TRAINING, TrialConfig, get};
 use model::Device;
 use model::section::{Range, schema_of};
-use schemars::JsonSchema;
 use serde_json::{Value, json};
 use std::sync::OnceLock;
 
@@ -85,7 +84,8 @@ pub fn keys() -> impl DoubleEndedIterator<Item = &'static KeySpec> + Clone {
 }
 
 /// The names of a table's keys, in the order of declaration.
-pub(super) fn names_of<T: JsonSchema>() -> Vec<String> {
+#[cfg(test)] // for the reference page
+pub(super) fn names_of<T: schemars::JsonSchema>() -> Vec<String> {
     properties(&schema_of::<T>()).map(|(name, _)| name.clone()).collect()
 }
 

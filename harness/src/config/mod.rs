@@ -11,6 +11,7 @@ mod identity;
 mod keys;
 mod layers;
 mod presets;
+#[cfg(test)]
 mod reference;
 mod schema;
 mod stage;
@@ -26,7 +27,6 @@ pub use identity::{canonical_json, identity};
 pub use keys::{KeySpec, Kind, Section, UNSET, did_you_mean, find, keys, largest, sections, unknown_key};
 pub use layers::{Layer, Overrides, Setting, Settings, load, load_layers};
 pub use presets::PRESETS;
-pub use reference::reference_markdown;
 pub use schema::{closed, definitions, document, refer, table_of, trial_schema, value_of};
 pub use stage::{RowKind, Stage, TRAINING, TrainSpec, TrainStage, WORLD, recipe};
 pub use validate::Problem;
@@ -243,7 +243,7 @@ section! {
         /// A row that cannot be read: `error` stops, `skip` leaves it out and counts it.
         pub on_bad_row: BadRow = BadRow::Error,
         /// Content under a key or in a column that the file's layout has no place for, such as `source` or a misspelt
-        /// `histroy`: `error` stops, `ignore` reads on without it and tells which keys of each file are not used.
+        /// `histroy`: `error` stops, `ignore` reads on without it and reports which keys of each file are not used.
         pub unknown_keys: UnknownKeys = UnknownKeys::Error,
         /// Rows of conversations: `turns`, or `minimind` exactly as v1 makes them, with its faults: where an answer is cut
         /// away the question carries loss, a special token that somebody writes is a control token, and the loss begins

@@ -74,7 +74,7 @@ fn read_sheet(path: &Path, suffix: &str) -> Result<Sheet> {
     let columns = Columns::of(rows.columns()).map_err(|why| anyhow!("{shown}:1: {why}"))?;
     let mut questions = vec![];
     let mut lines = BTreeMap::new();
-    while let Some(row) = rows.next().with_context(|| format!("{shown}: cannot be read on"))? {
+    while let Some(row) = rows.next().with_context(|| format!("{shown}: cannot be read further"))? {
         let question = row.value.and_then(|cells| {
             let question = columns.question(&cells)?;
             match lines.insert(question.id.clone(), row.line) {

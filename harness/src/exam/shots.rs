@@ -1,6 +1,7 @@
 //! Solved questions, shown before the one that is asked.
 
 use super::sheet::{Sheet, SheetQuestion};
+use crate::track::counted;
 use anyhow::{Result, ensure};
 use std::collections::BTreeMap;
 
@@ -26,10 +27,12 @@ pub fn shots(dev: Vec<Sheet>, count: usize, sheets: &[Sheet], from: &str) -> Res
         shots.insert(subject.clone(), questions);
     }
     let (shown, more) = missing.split_at(missing.len().min(5));
-    let more = if more.is_empty() { String::new() } else { format!(" and {} more subjects", more.len()) };
+    let more =
+        if more.is_empty() { String::new() } else { format!(" and {}", counted(more.len(), "more subject")) };
     ensure!(
         missing.is_empty(),
-        "{from}: too few solved questions for {count} shots: {}{more}; ask for fewer shots or give more questions",
+        "{from}: too few solved questions for {}: {}{more}; ask for fewer shots or give more questions",
+        counted(count, "shot"),
         shown.join(", ")
     );
     Ok(shots)

@@ -3,6 +3,7 @@
 use crate::config::Stage;
 use crate::system::memory_of;
 use anyhow::{Result, bail};
+use bytesize::ByteSize;
 use std::time::{Duration, Instant};
 
 /// How long a training that used up its time may take to write a checkpoint.
@@ -83,8 +84,8 @@ impl Watched {
         let taken = self.spent + self.began.elapsed();
         if let Some(most) = self.limits.time.filter(|&most| taken > most) {
             let again = match self.stage.training() {
-                Some(_) => "goes on from the last checkpoint",
-                None => "starts this stage anew",
+                Some(_) => "resumes from the last checkpoint",
+                None => "restarts this stage",
             };
             self.excess.get_or_insert_with(|| {
                 format!(
@@ -112,51 +113,30 @@ impl Watched {
 
 /// A size for people: `1.5 GiB`.
 pub fn size(bytes: u64) -> String {
-    let (mut value, mut units) = (bytes as f64, ["B", "KiB", "MiB", "GiB", "TiB"].into_iter());
-    let mut unit = units.next().unwrap_or_default();
-    for next in units {
-        if value < 1024.0 {
-            break;
-        }
-        (value, unit) = (value / 1024.0, next);
-    }
-    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+    ByteSize(bytes).display().iec().to_string()
 }
 
-/// Reads `90`, `90s`, `30m`, `2h` or `1d`.
+/// Reads `90` (seconds), `30m`, `2h` or `1h 30m`.
 ///
 /// # Errors
 /// Says what was expected.
 pub fn parse_time(text: &str) -> Result<Duration> {
-    let seconds = scaled(text, &[("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86_400.0)]);
-    match seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
-        Some(time) => Ok(time),
-        None => bail!("expected a time such as 90s, 30m or 2h"),
+    let seconds = || text.trim().parse().ok().map(Duration::from_secs);
+    match seconds().or_else(|| humantime::parse_duration(text).ok()) {
+        Some(time) if !time.is_zero() => Ok(time),
+        _ => bail!("expected a time such as 90s, 30m or 1h 30m"),
     }
 }
 
-/// Reads `1048576`, `512K`, `300M` or `2G`; units are powers of 1024.
+/// Reads `1048576` (bytes), `300MB`, `300MiB` or `2GiB`.
 ///
 /// # Errors
 /// Says what was expected.
 pub fn parse_size(text: &str) -> Result<u64> {
-    let (kib, bare) = (1024.0, text.trim_end_matches("iB").trim_end_matches('B'));
-    match scaled(bare, &[("K", kib), ("M", kib * kib), ("G", kib * kib * kib), ("T", kib.powi(4))]) {
-        Some(bytes) if bytes < u64::MAX as f64 => Ok(bytes as u64),
-        _ => bail!("expected a size such as 300M or 2G"),
+    match text.parse::<ByteSize>() {
+        Ok(ByteSize(bytes)) if bytes > 0 && bytes < u64::MAX => Ok(bytes),
+        _ => bail!("expected a size such as 300MB or 2GiB"),
     }
-}
-
-/// A positive number with one of these units, or none.
-fn scaled(text: &str, units: &[(&str, f64)]) -> Option<f64> {
-    let lower = text.trim().to_lowercase();
-    let unit = units.iter().find(|(name, _)| lower.ends_with(&name.to_lowercase()));
-    let (number, scale) = match unit {
-        Some((name, scale)) => (&lower[..lower.len() - name.len()], *scale),
-        None => (lower.as_str(), 1.0),
-    };
-    let value = number.trim().parse::<f64>().ok()? * scale;
-    (value.is_finite() && value > 0.0).then_some(value)
 }
 
 #[cfg(test)]
@@ -169,14 +149,14 @@ mod tests {
     fn times_and_sizes_are_read_with_their_units() {
         let seconds = |text: &str| parse_time(text).ok().map(|t| t.as_secs_f64());
         assert_eq!(
-            ["90", "1.5s", "30m", "2h", "1d"].map(seconds),
-            [Some(90.0), Some(1.5), Some(1800.0), Some(7200.0), Some(86_400.0)]
+            ["90", "1.5s", "30m", "1h 30m", "1d"].map(seconds),
+            [Some(90.0), Some(1.5), Some(1800.0), Some(5400.0), Some(86_400.0)]
         );
         assert!(["", "m", "-1s", "0", "nan", "1e300h", "3x"].iter().all(|text| seconds(text).is_none()));
         let bytes = |text: &str| parse_size(text).ok();
         assert_eq!(
-            ["7", "512K", "300MB", "2G", "1GiB"].map(bytes),
-            [Some(7), Some(512 << 10), Some(300 << 20), Some(2 << 30), Some(1 << 30)]
+            ["7", "512KiB", "300MB", "2G", "1.5 GiB"].map(bytes),
+            [Some(7), Some(512 << 10), Some(300_000_000), Some(2_000_000_000), Some(3 << 29)]
         );
         assert!(["", "G", "-1G", "1e30T", "two"].iter().all(|text| bytes(text).is_none()));
     }
@@ -201,8 +181,8 @@ mod tests {
         let hour = Duration::from_secs(3600);
         let told = "the trial used 7200 s of the 3600 s allowed; raise --time-limit; running again";
         for (stage, again) in [
-            (Stage::Train(TrainStage::Sft), "goes on from the last checkpoint"),
-            (Stage::Exam, "starts this stage anew"),
+            (Stage::Train(TrainStage::Sft), "resumes from the last checkpoint"),
+            (Stage::Exam, "restarts this stage"),
         ] {
             let mut watched = watch(within, 2 * hour, stage);
             assert_eq!(watched.look(false), Verdict::End);

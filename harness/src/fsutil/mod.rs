@@ -4,6 +4,7 @@ pub mod digests;
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -165,11 +166,8 @@ pub fn absolute(path: &Path) -> PathBuf {
 
 /// A word as a shell takes it.
 pub fn shell_word(word: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "-_=./,:+@%".contains(c);
-    match !word.is_empty() && word.chars().all(is_plain) {
-        true => word.to_string(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
+    // What cannot be quoted holds a zero byte, which no argument does.
+    shlex::try_quote(word).map_or_else(|_| word.into(), Cow::into_owned)
 }
 
 /// Longest name of a file or folder, in bytes, that common file systems take.
@@ -217,7 +215,7 @@ mod tests {
     #[test]
     fn words_can_be_given_to_a_shell() {
         let given = ["run", "a b.toml", "--set", "exam.system=it's", ""].map(shell_word);
-        assert_eq!(given.join(" "), r"run 'a b.toml' --set 'exam.system=it'\''s' ''");
+        assert_eq!(given.join(" "), "run 'a b.toml' --set \"exam.system=it's\" ''");
     }
 
     #[test]

@@ -178,6 +178,9 @@ impl StageGraph {
         let mut first: HashMap<(&str, Uuid), usize> = HashMap::new();
         for (index, planned) in self.trials.iter().enumerate() {
             let earlier = *first.entry((&planned.trial.sweep, planned.uuid)).or_insert(index);
+            if earlier == index {
+                continue;
+            }
             let keys = differing(&self.trials[earlier].trial.config, &planned.trial.config);
             // An experiment may name one sweep twice.
             if !keys.is_empty() {

@@ -19,7 +19,7 @@ use crate::records::Notice;
 use crate::runs::manifest::Results;
 use crate::stop::{Stopped, check};
 use crate::system::on_threads;
-use crate::track::{Progress, number};
+use crate::track::{Progress, counted, number};
 use crate::train::{self, TrainRequest};
 use anyhow::{Context, Result, anyhow};
 use model::{Backend, Work};
@@ -176,8 +176,8 @@ fn data(
         results.tokens += prepared.tokens;
         let rows = prepared.train_rows + prepared.val_rows;
         progress.finish(&format!(
-            "{} rows, {} left out",
-            number(rows),
+            "{}, {} left out",
+            counted(rows as usize, "row"),
             number(read.left_out() + prepared.equal)
         ));
     }

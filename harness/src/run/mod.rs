@@ -19,7 +19,7 @@ use crate::fsutil::create_dir;
 use crate::plan::StageGraph;
 use crate::runs::recorded::finished;
 use crate::sweep::Trial;
-use crate::track::Board;
+use crate::track::{Board, counted};
 use anyhow::{Result, ensure};
 use model::Device;
 use std::path::PathBuf;
@@ -141,8 +141,8 @@ fn gpus(trials: &[Trial], per_gpu: usize) -> Result<Gpus> {
         let device = trial.config.device;
         ensure!(
             gpus.have(device),
-            "device = \"{device}\": nvidia-smi and {VISIBLE} name {} GPUs here; set {VISIBLE}, or --set device=cpu",
-            gpus.count()
+            "device = \"{device}\": nvidia-smi and {VISIBLE} name {} here; set {VISIBLE}, or --set device=cpu",
+            counted(gpus.count(), "GPU")
         );
     }
     Ok(gpus)

@@ -103,7 +103,7 @@ impl Record {
         let text = read_text(&path)?;
         let record = serde_json::from_str(&text).with_context(|| {
             format!(
-                "{}: is damaged; move it away to go on without the record of earlier runs",
+                "{}: is damaged; move it away to continue without the record of earlier runs",
                 path.display()
             )
         })?;

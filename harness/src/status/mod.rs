@@ -8,7 +8,6 @@ use crate::execute::child::LOG;
 use crate::fsutil::{last_lines, read_text};
 use crate::plan::{StageGraph, State};
 use crate::records::Status;
-use crate::runs::manifest::Manifest;
 use crate::train::LENGTH;
 use anyhow::Result;
 use records::standing;
@@ -181,23 +180,4 @@ fn last_row(dir: &Path) -> Option<LastRow> {
         tokens_per_second: field("tokens_per_second").and_then(|text| text.parse().ok()),
         elapsed_seconds: field("elapsed_seconds").and_then(|text| text.parse().ok()),
     })
-}
-
-/// Every stage run of a folder, in order of names; those whose manifest cannot be read are left out.
-///
-/// # Errors
-/// Where the folder cannot be read.
-pub fn all_runs(runs: &Path) -> Result<Vec<(PathBuf, Manifest)>> {
-    let Ok(entries) = std::fs::read_dir(runs) else {
-        return Ok(Vec::new());
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let dir = entry?.path();
-        if let Ok(Some(manifest)) = Manifest::read(&dir) {
-            found.push((dir, manifest));
-        }
-    }
-    found.sort_by(|(a, _), (b, _)| a.cmp(b));
-    Ok(found)
 }

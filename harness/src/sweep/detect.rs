@@ -46,7 +46,7 @@ impl Detectable {
     /// In a sentence.
     pub fn sentence(&self) -> String {
         let (Some(in_sd), seeds) = (self.in_sd, self.seeds) else {
-            return "1 seed a setting: differences between settings cannot be told from luck; add seeds"
+            return "1 seed a setting: differences between settings cannot be distinguished from chance; add seeds"
                 .into();
         };
         let exam = match (self.accuracy, self.questions) {

@@ -6,6 +6,7 @@ use super::{Sweep, Trial};
 use crate::config::{
     ConfigError, ConfigErrors, Idle, Problem, Setting, config_of, differing, identity, idle, set,
 };
+use rayon::prelude::*;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use uuid::Uuid;
@@ -24,8 +25,9 @@ pub fn trials(sweep: &Sweep) -> Result<Vec<Trial>, ConfigErrors> {
     let points = points(sweep).map_err(|error| ConfigErrors { errors: vec![error] })?;
     let mut problems = Problems { total: points.len(), found: Vec::new(), index: BTreeMap::new() };
     let mut trials = Vec::new();
-    for (index, point) in points.iter().enumerate() {
-        match trial(sweep, point) {
+    let made: Vec<_> = points.par_iter().map(|point| trial(sweep, point)).collect();
+    for (index, made) in made.into_iter().enumerate() {
+        match made {
             Ok(trial) => trials.push((index, trial)),
             Err(found) => problems.note(index, found),
         }
@@ -39,8 +41,9 @@ pub fn trials(sweep: &Sweep) -> Result<Vec<Trial>, ConfigErrors> {
 fn same_settings(sweep: &Sweep, points: &[Point], trials: &[(usize, Trial)]) -> Vec<ConfigError> {
     let mut first: HashMap<Uuid, &(usize, Trial)> = HashMap::new();
     let mut found: BTreeMap<(String, String), (ConfigError, usize)> = BTreeMap::new();
-    for trial in trials {
-        let earlier = *first.entry(identity(&trial.1.config)).or_insert(trial);
+    let identities: Vec<Uuid> = trials.par_iter().map(|(_, trial)| identity(&trial.config)).collect();
+    for (trial, identity) in trials.iter().zip(identities) {
+        let earlier = *first.entry(identity).or_insert(trial);
         if earlier.0 == trial.0 {
             continue;
         }

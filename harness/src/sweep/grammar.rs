@@ -15,17 +15,19 @@ const SECTIONS: [&str; 10] =
 pub fn read(file: &str, text: &str, overrides: &Overrides) -> anyhow::Result<Sweep> {
     let entries = parse(file, text)?;
     let mut errors = ConfigErrors::default();
-    let (mut name, mut description) = (None, None);
+    let mut name = None;
     let mut base = Layer { name: file.into(), ..Layer::default() };
     let mut sweep = Parts::default();
     for entry @ Entry { key, place, node, .. } in &entries {
         let mut tables = |what: &str| tables(key, place, node, what, &mut errors);
         match key.as_str() {
             "name" => name = label(key, place, node, &mut errors),
-            "description" => match node.str() {
-                Some(text) => description = Some(text.to_string()),
-                None => errors.push(wrong(key, place, node, "text in quotes")),
-            },
+            // For whoever reads the file.
+            "description" => {
+                if node.str().is_none() {
+                    errors.push(wrong(key, place, node, "text in quotes"));
+                }
+            }
             "preset" => match node.str() {
                 Some(name) => base.preset = Some((name.into(), place.clone())),
                 None => errors.push(wrong(key, place, node, "the name of a preset in quotes")),
@@ -76,7 +78,6 @@ pub fn read(file: &str, text: &str, overrides: &Overrides) -> anyhow::Result<Swe
     axes.extend(sweep.zips);
     let sweep = Sweep {
         name: name.unwrap_or_default(),
-        description,
         file: file.into(),
         base,
         axes,

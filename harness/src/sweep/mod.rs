@@ -34,8 +34,6 @@ use std::sync::Arc;
 pub struct Sweep {
     /// Its name, as in `trials.csv`.
     pub name: String,
-    /// What it is for.
-    pub description: Option<String>,
     /// How messages call the file.
     file: String,
     /// What all trials have in common.

@@ -2,6 +2,7 @@
 
 use super::Trial;
 use crate::config::{RowKind, TrainStage, Training, TrialConfig};
+use crate::track::table;
 use model::backend::cpu::cross_entropy::BLOCK;
 use model::{Backend, Cpu, Recompute};
 use serde::{Serialize, Serializer};
@@ -173,7 +174,7 @@ pub fn render_table(rows: &[PlanRow]) -> String {
     let mut header = vec!["trial"];
     header.extend(&keys);
     header.extend(["params", "active", "tokens", "FLOPs", "memory MiB"]);
-    let mut lines: Vec<Vec<String>> = vec![header.into_iter().map(Into::into).collect()];
+    let mut lines = Vec::new();
     for row in rows {
         let more = if row.open.is_empty() { "" } else { "+" };
         let bound = if row.exact { "" } else { "<= " };
@@ -191,43 +192,14 @@ pub fn render_table(rows: &[PlanRow]) -> String {
         ]);
         lines.push(cells);
     }
-    let mut table = aligned(&lines);
+    let mut text = table(&header, &lines) + "\n";
     let mut open: Vec<&str> = rows.iter().flat_map(|row| &row.open).map(|stage| stage.name()).collect();
     open.sort_unstable();
     open.dedup();
     if !open.is_empty() {
-        table += &format!("+ and more of {}, which is known once the data is prepared\n", open.join(", "));
+        text += &format!("+ and more of {}, which is known once the data is prepared\n", open.join(", "));
     }
-    table
-}
-
-/// Columns two spaces apart; numbers to the right, text to the left.
-fn aligned(lines: &[Vec<String>]) -> String {
-    let columns = lines.first().map_or(0, Vec::len);
-    let width_of = |column: usize| lines.iter().map(|line| width(&line[column])).max().unwrap_or(0);
-    let is_number = |cell: &str| {
-        cell.is_empty() || cell == "?" || cell.starts_with(|c: char| c.is_ascii_digit() || c == '-')
-    };
-    let is_right = |column: usize| column > 0 && lines[1..].iter().all(|line| is_number(&line[column]));
-    let layout: Vec<(usize, bool)> =
-        (0..columns).map(|column| (width_of(column), is_right(column))).collect();
-    let mut table = String::new();
-    for line in lines {
-        let mut text = String::new();
-        for (cell, (wide, is_right)) in line.iter().zip(&layout) {
-            let room = " ".repeat(wide - width(cell));
-            text += &if *is_right { format!("{room}{cell}  ") } else { format!("{cell}{room}  ") };
-        }
-        table += text.trim_end();
-        table.push('\n');
-    }
-    table
-}
-
-/// Places of a terminal that a text takes: two for each glyph of East Asia.
-fn width(text: &str) -> usize {
-    let is_wide = |c: char| matches!(c as u32, 0x1100..=0x115f | 0x2e80..=0xa4cf | 0xac00..=0xd7a3 | 0xf900..=0xfaff | 0xfe30..=0xfe6f | 0xff00..=0xff60 | 0x20000..=0x3fffd);
-    text.chars().map(|c| if is_wide(c) { 2 } else { 1 }).sum()
+    text
 }
 
 /// A value as people write it.
@@ -362,9 +334,8 @@ device = "cpu"
     }
 
     #[test]
-    fn numbers_are_short_and_wide_glyphs_counted() {
+    fn numbers_are_short() {
         assert_eq!([short(9999.0), short(12_345.0), short(998_600.0)], ["9999", "12.35K", "998.6K"]);
         assert_eq!([short(1.01e6), short(2e9)], ["1.01M", "2.00B"]);
-        assert_eq!(width("a题目"), 5);
     }
 }

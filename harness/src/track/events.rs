@@ -4,12 +4,12 @@
 //! so only its record format and its messages are used.
 
 use crate::fsutil::write_atomic_with;
+use crate::system::now;
 use anyhow::{Context, Result};
 use protobuf::{Message, RepeatedField};
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 use tensorboard_proto::event::{Event, SessionLog, SessionLog_SessionStatus};
 use tensorboard_proto::summary::{Summary, Summary_Value, SummaryMetadata, SummaryMetadata_PluginData};
 use tensorboard_proto::tensor::TensorProto;
@@ -142,10 +142,6 @@ impl Events {
 fn write<W: Write>(out: &mut RecordWriter<W>, mut event: Event) -> Result<()> {
     event.set_wall_time(now());
     Ok(out.write(&event.write_to_bytes()?)?)
-}
-
-fn now() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// The events files of a folder, in the order in which TensorBoard reads them.

@@ -7,8 +7,10 @@ mod board;
 mod events;
 mod metrics;
 mod progress;
+mod table;
 
 pub use board::Board;
 pub use events::Events;
 pub use metrics::{Metrics, MetricsRow, Split, csv_number};
 pub use progress::{Progress, Silent, counted, number, time};
+pub use table::table;

@@ -207,11 +207,11 @@ fn law(args: &LawArgs) -> Result<()> {
     match held {
         None => Ok(()),
         Some(Ok(HeldOut { fitted, held, rms, bias, .. })) => say(format!(
-            "the {held} points with most compute, told by the other {fitted}: off by {:.2} %, on average {:+.2} %",
+            "the {held} points with most compute, predicted from the other {fitted}: off by {:.2} %, on average {:+.2} %",
             100.0 * rms,
             100.0 * bias
         )),
-        Some(Err(reason)) => say(format!("larger runs are not told: {reason}")),
+        Some(Err(reason)) => say(format!("cannot extrapolate to larger runs: {reason}")),
     }
 }
 

@@ -36,7 +36,7 @@ Examples:
     /// Compare one sample with a number
     #[command(after_help = "Example: mindscale stats one-sample seeds.csv --value accuracy --null 0.25")]
     OneSample(single::OneSampleArgs),
-    /// Tell which metric tells models apart: its signal over its noise
+    /// Rank metrics by how well they distinguish models: signal over noise
     #[command(after_help = "\
 Example: mindscale stats signal trials.csv --model model.n_layers --metric val_bpb --metric exam_accuracy")]
     Signal(signal::SignalArgs),

@@ -159,7 +159,7 @@ impl FileReader {
 
     fn broken(&self, error: std::io::Error) -> Problem {
         Problem::File(
-            anyhow::Error::new(error).context(format!("{}: cannot be read on", self.path.display())),
+            anyhow::Error::new(error).context(format!("{}: cannot be read further", self.path.display())),
         )
     }
 }

@@ -1,6 +1,7 @@
 //! The bytes of a file: decompressed, a byte order mark left out.
 
 use super::MAX_ROW_BYTES;
+use super::zstd::Frames;
 use anyhow::{Context, Result, bail};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -67,11 +68,7 @@ pub(super) fn open(path: &Path) -> Result<(Input, Compression, String)> {
         Compression::Gzip => {
             Box::new(BufReader::with_capacity(BUFFER, flate2::bufread::MultiGzDecoder::new(raw)))
         }
-        Compression::Zstd => {
-            let decoder = zstd::stream::read::Decoder::with_buffer(raw)
-                .with_context(|| format!("{shown}: cannot be decompressed"))?;
-            Box::new(BufReader::with_capacity(BUFFER, decoder))
-        }
+        Compression::Zstd => Box::new(BufReader::with_capacity(BUFFER, Frames::new(raw))),
     };
     let start = input.fill_buf().with_context(|| format!("{shown}: cannot be decompressed"))?;
     match start {

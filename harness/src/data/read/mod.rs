@@ -20,6 +20,7 @@ mod report;
 mod shape;
 mod text;
 mod turns;
+mod zstd;
 
 pub(crate) use csv::CsvRows;
 use file::{FileReader, Found, Problem};

@@ -4,7 +4,7 @@ use super::shape::{Shaped, Unused};
 use crate::config::did_you_mean;
 use crate::data::row::Kind;
 use crate::records::Notice;
-use crate::track::number;
+use crate::track::{counted, number};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -147,8 +147,11 @@ impl ReadReport {
             bail!("{path}: has no row of {kind}{first}");
         }
         if !file.unused.is_empty() {
-            let unused: Vec<String> =
-                file.unused.iter().map(|(key, rows)| format!("\"{key}\" ({} rows)", number(*rows))).collect();
+            let unused: Vec<String> = file
+                .unused
+                .iter()
+                .map(|(key, rows)| format!("\"{key}\" ({})", counted(*rows as usize, "row")))
+                .collect();
             tracing::warn!("{path}: keys that are not used: {}", unused.join(", "));
         }
         Ok(())

@@ -12,7 +12,7 @@ use crate::execute::pool::{Failure, Outcome, Stop, request_of};
 use crate::fsutil::{absolute, hand_in, read_text, shell_word};
 use crate::plan::{StageGraph, StageNode};
 use crate::runs::manifest::{Manifest, RunStatus};
-use crate::track::Board;
+use crate::track::{Board, counted};
 use anyhow::{Context, Result, bail};
 use arrays::{After, Array, arrays};
 use std::collections::{BTreeMap, BTreeSet};
@@ -120,7 +120,7 @@ fn hand_over(graph: &StageGraph, options: &[String], board: &Board) -> Result<BT
                 for (task, &node) in &array.tasks {
                     hand_in(&graph.nodes[node].dir, JOB, format!("{job}_{task}").as_bytes())?;
                 }
-                board.line(&format!("{}: job {job}, {} tasks", array.stage, array.tasks.len()));
+                board.line(&format!("{}: job {job}, {}", array.stage, counted(array.tasks.len(), "task")));
                 job
             }
         };
@@ -137,7 +137,7 @@ fn left_early(job: &str, node: &StageNode) -> String {
     let told = run(Command::new("scontrol").args(["--oneliner", "show", "job", job]), "");
     let state = told.ok().and_then(|told| Some(field(&told, "JobState=")?.to_string()));
     let state = state.map_or(String::new(), |state| format!(" as {state}"));
-    format!("job {job} left the queue{state} before its end; run again to go on; its log: {}", log.display())
+    format!("job {job} left the queue{state} before its end; run again to resume; its log: {}", log.display())
 }
 
 /// The value of `name` in a line such as `JobId=7 JobState=TIMEOUT Reason=TimeLimit`.
