@@ -53,7 +53,7 @@ fn each_failure_is_named_and_the_other_trials_complete() {
     fs::write(dir.path().join("bad.jsonl"), rows + "{\"text\": 7}\n").unwrap();
     fs::write(dir.path().join("s.toml"), FAILING).unwrap();
     mindscale(dir.path())
-        .args(["run", "s.toml", "--memory-limit", "200M", "--time-limit", "10m"])
+        .args(["run", "s.toml", "--memory-limit", "200MiB", "--time-limit", "10m"])
         .assert()
         .code(1)
         .stdout(contains("failed: pretrain-"));

@@ -138,7 +138,7 @@ fn a_file_is_read_once_and_what_is_left_out_is_told() {
     };
     std::os::unix::fs::symlink("a.jsonl", dir.join("d/b.jsonl")).unwrap();
     prepare("pretrain", &["d/*.jsonl", "./d/a.jsonl", "d/a.jsonl"]).assert().code(0).stdout(
-        contains("files: 3 of 4 names are of files that were named before").and(contains("0 rows left out")),
+        contains("files: 3 of 4 names are of files that were named before").and(contains("0 left out")),
     );
     let counts = shared("cases/26_counts").unwrap().join("empty.csv");
     prepare("pretrain", &[counts.to_str().unwrap()]).assert().code(1).stderr(
@@ -147,7 +147,7 @@ fn a_file_is_read_once_and_what_is_left_out_is_told() {
     prepare("pretrain", &["--ignore-unknown-keys", counts.to_str().unwrap()]).assert().code(0).stdout(
         contains("data: 2 of 3 rows left out: no text")
             .and(contains("1 row to train on"))
-            .and(contains("2 rows left out")),
+            .and(contains("2 left out")),
     );
     mindscale(&dir)
         .args(["data", "show", "--kind", "pretrain", "--ignore-unknown-keys", counts.to_str().unwrap()])

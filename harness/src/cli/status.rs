@@ -171,8 +171,9 @@ mod tests {
         };
         insta::assert_snapshot!(page(&found), @r"
         0 done, 1 running, 0 failed, 0 stopped, 1 pending; 2 h 2 min left
-        seed=2                           sft       running      1,200/2,000  loss 2.5000  12,345 tokens/s  3 min left
-        seed=1                           sft       pending   3 min left
+        trial   stage  state           step    loss  tokens/s   left
+        seed=2  sft    running  1,200/2,000  2.5000    12,345  3 min
+        seed=1  sft    pending                                 3 min
         ");
     }
 }

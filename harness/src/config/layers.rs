@@ -54,7 +54,10 @@ impl fmt::Display for Overrides {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let env = self.env.iter().map(|(name, value)| format!("{name}={}", shell_word(value)));
         let preset = self.preset.iter().map(|name| format!("--preset {}", shell_word(name)));
-        let set = self.set.iter().map(|text| format!("--set {}", shell_word(text)));
+        let set = self.set.iter().map(|text| match text.split_once('=') {
+            Some((key, value)) => format!("--set {key}={}", shell_word(value)),
+            None => format!("--set {}", shell_word(text)),
+        });
         f.write_str(&env.chain(preset).chain(set).collect::<Vec<_>>().join(" "))
     }
 }
@@ -352,7 +355,7 @@ mod tests {
     fn layers_are_shown_as_they_are_typed() {
         let over =
             overrides(Some("small"), &[("MINDSCALE_SEED", "3")], &["pretrain.lr=1e-3", "exam.system=a b"]);
-        let shown = "MINDSCALE_SEED=3 --preset small --set pretrain.lr=1e-3 --set 'exam.system=a b'";
+        let shown = "MINDSCALE_SEED=3 --preset small --set pretrain.lr=1e-3 --set exam.system='a b'";
         assert_eq!(over.to_string(), shown);
         assert!(!over.is_empty() && Overrides::default().is_empty());
     }

@@ -244,7 +244,10 @@ fn a_truncated_archive_is_an_error_even_when_skipping() {
     {
         bytes.truncate(bytes.len() - 9);
         let found = read_as(Kind::Pretrain, name, &bytes, BadRow::Skip).2.unwrap();
-        assert!(found.starts_with(name) && found.contains("cannot be read further"), "{found}");
+        assert!(found.starts_with(name), "{found}");
+        // Where the first block is cut off, nothing is read at all.
+        let told = ["cannot be read further", "cannot be decompressed"];
+        assert!(told.iter().any(|told| found.contains(told)), "{found}");
     }
 }
 

@@ -31,7 +31,7 @@ impl<R: BufRead> Frames<R> {
                         return Err(io::ErrorKind::UnexpectedEof.into());
                     }
                 }
-                Err(error) => return Err(io::Error::other(error)),
+                Err(error) => return Err(told(&error)),
             }
         }
         Ok(false)
@@ -48,6 +48,11 @@ impl<R: BufRead> Frames<R> {
     }
 }
 
+/// Without the chain of its causes, each of which its text has already.
+fn told(error: &FrameDecoderError) -> io::Error {
+    io::Error::other(error.to_string())
+}
+
 impl<R: BufRead> Read for Frames<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         while !out.is_empty() {
@@ -60,7 +65,7 @@ impl<R: BufRead> Read for Frames<R> {
             if self.decoder.can_collect() == 0 && !self.decoder.is_finished() {
                 self.decoder
                     .decode_blocks(&mut self.source, BlockDecodingStrategy::UptoBlocks(1))
-                    .map_err(io::Error::other)?;
+                    .map_err(|error| told(&error))?;
             }
             match self.decoder.read(out)? {
                 0 if self.decoder.is_finished() => self.close()?,
