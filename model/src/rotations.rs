@@ -1,4 +1,10 @@
-//! The table of rotary positions, on interleaved pairs (Su et al. 2021, eq. 34; MiniMind's `apply_rotary_emb`).
+//! The table of rotary positions, on interleaved pairs (Su et al. 2021, eq. 34; MiniMind's `apply_rotary_emb`), and ways
+//! to reach beyond the positions that a model was trained with.
+
+use crate::{Error, Result};
+use std::f64::consts::PI;
+use std::fmt;
+use std::str::FromStr;
 
 /// Cosines and sines of every position: `(positions, head_dim / 2)` each.
 #[derive(Debug, Clone)]
@@ -13,12 +19,30 @@ pub struct Rotations {
 impl Rotations {
     /// The table for positions below `positions`.
     pub fn new(positions: usize, head_dim: usize, theta: f64) -> Self {
-        let half = head_dim / 2;
-        let frequencies: Vec<f32> =
-            (0..half).map(|i| (1.0 / theta.powf((2 * i) as f64 / head_dim as f64)) as f32).collect();
+        Self::of(positions, &frequencies(head_dim, theta), 1.0)
+    }
+
+    /// The table of a model that was trained with `trained` positions and reaches further by `scaling`.
+    pub fn scaled(
+        positions: usize,
+        head_dim: usize,
+        theta: f64,
+        scaling: RopeScaling,
+        trained: usize,
+    ) -> Self {
+        let (frequencies, magnitude) = scaling.frequencies(head_dim, theta, trained);
+        Self::of(positions, &frequencies, magnitude)
+    }
+
+    fn of(positions: usize, frequencies: &[f64], magnitude: f64) -> Self {
+        let frequencies: Vec<f32> = frequencies.iter().map(|&f| f as f32).collect();
         let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
-        let (sin, cos) = angles.map(|a| f64::from(a).sin_cos()).map(|(s, c)| (s as f32, c as f32)).unzip();
-        Self { cos, sin, half }
+        let turn = |angle: f32| {
+            let (sin, cos) = f64::from(angle).sin_cos();
+            ((magnitude * sin) as f32, (magnitude * cos) as f32)
+        };
+        let (sin, cos) = angles.map(turn).unzip();
+        Self { cos, sin, half: frequencies.len() }
     }
 
     /// Cosines and sines of one position, `(head_dim / 2,)` each.
@@ -31,5 +55,147 @@ impl Rotations {
     /// Positions in the table.
     pub fn positions(&self) -> usize {
         self.cos.len() / self.half.max(1)
+    }
+}
+
+/// Angle by which each pair of a head turns from one position to the next, `(head_dim / 2,)`.
+fn frequencies(head_dim: usize, theta: f64) -> Vec<f64> {
+    (0..head_dim / 2).map(|pair| 1.0 / theta.powf((2 * pair) as f64 / head_dim as f64)).collect()
+}
+
+/// How a model is rotated over more positions than it was trained with, without further training: by a factor above 1,
+/// that of the longest text to the trained length.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub enum RopeScaling {
+    /// As it was trained.
+    #[default]
+    Unscaled,
+    /// Positions are divided by the factor (Chen et al. 2023, eq. 4; MiniMind's `inference_rope_scaling`).
+    Linear(f64),
+    /// A larger theta, by which the slowest pair turns as in linear interpolation and the fastest as trained (bloc97
+    /// 2023, "NTK-aware scaled RoPE"; Peng et al. 2023, eq. 16).
+    Ntk(f64),
+    /// Pairs that turn often over the trained length stay, those that turn less than once are interpolated, with a ramp
+    /// between, and attention is made sharper by `0.1 ln(factor) + 1` (Peng et al. 2023, "YaRN", eq. 17-23).
+    Yarn(f64),
+}
+
+/// Turns over the trained length from which a pair is left as it is (Peng et al. 2023, section 3.4, `beta`).
+const FAST: f64 = 32.0;
+
+/// Turns over the trained length below which a pair is interpolated (`alpha` there).
+const SLOW: f64 = 1.0;
+
+impl RopeScaling {
+    /// Frequencies `(head_dim / 2,)`, and what cosines and sines are multiplied by.
+    fn frequencies(self, head_dim: usize, theta: f64, trained: usize) -> (Vec<f64>, f64) {
+        let plain = frequencies(head_dim, theta);
+        match self {
+            Self::Unscaled => (plain, 1.0),
+            Self::Linear(factor) => (plain.into_iter().map(|f| f / factor).collect(), 1.0),
+            Self::Ntk(factor) => {
+                // A head of one pair has no slowest beside the fastest.
+                let power = head_dim as f64 / (head_dim as f64 - 2.0).max(1.0);
+                (frequencies(head_dim, theta * factor.powf(power)), 1.0)
+            }
+            Self::Yarn(factor) => {
+                // The pair, counted with a fraction, that turns so often over the trained length.
+                let pair = |turns: f64| {
+                    head_dim as f64 * (trained as f64 / (turns * 2.0 * PI)).ln() / (2.0 * theta.ln())
+                };
+                let low = pair(FAST).floor().max(0.0);
+                let high = pair(SLOW).ceil().min(head_dim as f64 - 1.0);
+                let high = if high > low { high } else { low + 0.001 };
+                let mix = |(pair, f): (usize, f64)| {
+                    let interpolated = ((pair as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                    f / factor * interpolated + f * (1.0 - interpolated)
+                };
+                (plain.into_iter().enumerate().map(mix).collect(), 0.1 * factor.ln() + 1.0)
+            }
+        }
+    }
+}
+
+impl FromStr for RopeScaling {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let scaling = |(name, factor): (&str, &str)| {
+            let factor = factor.parse().ok().filter(|factor: &f64| *factor > 1.0 && factor.is_finite())?;
+            match name {
+                "linear" => Some(Self::Linear(factor)),
+                "ntk" => Some(Self::Ntk(factor)),
+                "yarn" => Some(Self::Yarn(factor)),
+                _ => None,
+            }
+        };
+        match text {
+            "none" => Some(Self::Unscaled),
+            _ => text.split_once(':').and_then(scaling),
+        }
+        .ok_or_else(|| {
+            Error::Input(format!(
+                "\"{text}\" is no scaling, expected none, linear:F, ntk:F or yarn:F with a factor F above 1, such as yarn:4"
+            ))
+        })
+    }
+}
+
+impl fmt::Display for RopeScaling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unscaled => f.write_str("none"),
+            Self::Linear(factor) => write!(f, "linear:{factor}"),
+            Self::Ntk(factor) => write!(f, "ntk:{factor}"),
+            Self::Yarn(factor) => write!(f, "yarn:{factor}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::excessive_precision)]
+    use super::*;
+
+    fn assert_close(got: &[f64], want: &[f64]) {
+        assert_eq!(got.len(), want.len());
+        for (got, want) in got.iter().zip(want) {
+            assert!((got / want - 1.0).abs() < 1e-6, "{got} is not {want}");
+        }
+    }
+
+    #[test]
+    fn frequencies_are_those_of_transformers() {
+        // transformers 5, ROPE_INIT_FUNCTIONS["linear"] and ["yarn"], theta 10000; heads of 16 and 32, trained with 512
+        // and 40 positions.
+        let linear = RopeScaling::Linear(4.0).frequencies(16, 1e4, 512);
+        let four = [0.25, 0.0790569410, 0.025, 0.0079056947, 0.0025, 7.9056947e-4, 2.5e-4, 7.9056947e-5];
+        assert_close(&linear.0, &four);
+        let yarn = RopeScaling::Yarn(4.0).frequencies(16, 1e4, 512);
+        assert_close(
+            &yarn.0,
+            &[1.0, 0.25693506, 0.0625, 0.013834965, 0.0025, 7.9056947e-4, 2.5e-4, 7.9056947e-5],
+        );
+        assert_close(&[linear.1, yarn.1], &[1.0, 1.138629436111989]);
+        let yarn = RopeScaling::Yarn(8.0).frequencies(32, 1e4, 40);
+        assert_close(&yarn.0[..6], &[1.0, 0.43932918, 0.17787811, 0.061128356, 0.0125, 0.0070292661]);
+        assert_close(&[yarn.0[15], yarn.1], &[2.2228493e-5, 1.2079441541679836]);
+    }
+
+    #[test]
+    fn a_larger_theta_leaves_the_fastest_and_interpolates_the_slowest() {
+        let (found, magnitude) = RopeScaling::Ntk(4.0).frequencies(16, 1e4, 512);
+        let plain = frequencies(16, 1e4);
+        assert_close(&[found[0], found[7], magnitude], &[plain[0], plain[7] / 4.0, 1.0]);
+    }
+
+    #[test]
+    fn scalings_are_read_and_written() {
+        for text in ["none", "linear:2", "ntk:4", "yarn:1.5"] {
+            assert_eq!(text.parse::<RopeScaling>().unwrap().to_string(), text);
+        }
+        for text in ["", "yarn", "yarn:1", "yarn:nan", "yarn:inf", "dynamic:2", "linear:-2"] {
+            assert!(text.parse::<RopeScaling>().unwrap_err().to_string().contains("expected none, linear:F"));
+        }
     }
 }

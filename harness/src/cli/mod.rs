@@ -10,6 +10,7 @@ mod gc;
 mod generate;
 mod import;
 mod model_arg;
+mod perplexity;
 mod plan;
 mod report;
 mod run;
@@ -192,6 +193,13 @@ Examples:
     /// Examine a model on a folder of question sheets
     #[command(after_help = "Example: mindscale exam runs/dpo-... --sheets ceval/val --out questions.csv")]
     Exam(exam::ExamArgs),
+    /// Measure how well a model predicts a text, behind contexts of several lengths
+    #[command(after_help = "\
+Longer contexts than the model was trained with are reached by scaling its rotary positions: linear interpolation, NTK-aware
+scaling, YaRN. All lengths predict the same tokens, so that their perplexities compare.
+
+Example: mindscale perplexity runs/pretrain-... --text books.jsonl --lengths 256,512,1024,2048 --out perplexity")]
+    Perplexity(perplexity::PerplexityArgs),
     /// Generate text with a model
     #[command(after_help = "Example: mindscale generate runs/sft-... --chat --prompt '你好' --max-tokens 64")]
     Generate(generate::GenerateArgs),
@@ -267,6 +275,7 @@ pub fn main() -> ExitCode {
         Verb::Gc(args) => gc::gc(&args),
         Verb::Report { sweep, force } => report::report(&sweep, force.force),
         Verb::Exam(args) => exam::exam(&args),
+        Verb::Perplexity(args) => perplexity::perplexity(&args),
         Verb::Generate(args) => generate::generate(&args),
         Verb::Stats { verb } => stats::stats(&verb),
         Verb::Bench { verb } => bench::bench(&verb),

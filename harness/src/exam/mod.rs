@@ -6,6 +6,7 @@
 mod answer;
 #[cfg(test)]
 mod golden;
+mod length;
 mod prompt;
 mod questions;
 mod score;
@@ -13,6 +14,7 @@ mod sheet;
 mod shots;
 
 pub use answer::sit;
+pub use length::{LengthLoss, LengthPlan, loss_by_length};
 pub use prompt::{LETTERS, Prompt, Prompter, letters};
 pub use questions::Questions;
 pub use score::{Score, notices, questions_csv, scores};

@@ -11,6 +11,7 @@ mod figure;
 mod grid;
 mod headline;
 mod labels;
+mod length;
 mod number;
 mod observation;
 mod output;
@@ -22,6 +23,7 @@ mod tables;
 mod wanted;
 
 pub use experiment::Experiment;
+pub use length::write_length_figure;
 pub use schema::experiment_schema;
 
 use crate::records::{QuestionRecord, TrialRecord};

@@ -15,7 +15,7 @@ pub(crate) use attention::KeyValues;
 
 use crate::backend::{Backend, Cpu};
 use crate::layout::Layout;
-use crate::rotations::Rotations;
+use crate::rotations::{RopeScaling, Rotations};
 use crate::tokens::Ragged;
 use crate::weights::Weights;
 use crate::{Error, ModelConfig, Result};
@@ -32,6 +32,8 @@ pub struct Transformer<B: Backend = Cpu> {
     /// What it is computed with.
     pub backend: B,
     pub(crate) weights: B::Weights,
+    /// How positions are rotated, and how many of them it was trained with.
+    scaling: (RopeScaling, usize),
     rotations: Mutex<Arc<Rotations>>,
 }
 
@@ -56,8 +58,16 @@ impl<B: Backend> Transformer<B> {
             layout: weights.layout,
             weights: backend.weights(weights.flat)?,
             backend: backend.clone(),
+            scaling: (RopeScaling::Unscaled, config.max_seq_len),
             rotations: Mutex::new(Arc::new(rotations)),
         })
+    }
+
+    /// The same model, rotated over more positions than the `trained` ones that it knows.
+    pub fn with_rope_scaling(mut self, scaling: RopeScaling, trained: usize) -> Self {
+        self.scaling = (scaling, trained);
+        self.rotations = Mutex::new(Arc::new(self.table(self.config.max_seq_len)));
+        self
     }
 
     /// Every weight, in the order of the layout.
@@ -95,9 +105,13 @@ impl<B: Backend> Transformer<B> {
     fn rotations(&self, positions: usize) -> Arc<Rotations> {
         let mut table = self.rotations.lock().unwrap_or_else(PoisonError::into_inner);
         if table.positions() < positions {
-            let (head_dim, theta) = (self.config.head_dim(), self.config.rope_theta);
-            *table = Arc::new(Rotations::new(positions.next_power_of_two(), head_dim, theta));
+            *table = Arc::new(self.table(positions.next_power_of_two()));
         }
         table.clone()
+    }
+
+    fn table(&self, positions: usize) -> Rotations {
+        let (config, (scaling, trained)) = (&self.config, self.scaling);
+        Rotations::scaled(positions, config.head_dim(), config.rope_theta, scaling, trained)
     }
 }

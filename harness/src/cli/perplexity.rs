@@ -1,0 +1,158 @@
+//! The verb `perplexity`: a model on a text, behind contexts of several lengths.
+
+use super::data::named;
+use super::model_arg::ModelArg;
+use super::say;
+use crate::config::DataConfig;
+
+use crate::data::read::{ReadOptions, rows};
+use crate::data::{Kind, Row, SpecialText, Tokenizer};
+use crate::exam::{LengthLoss, LengthPlan, loss_by_length};
+use crate::fsutil::write_atomic;
+use crate::report::write_length_figure;
+use crate::track::{number, table};
+use anyhow::{Result, ensure};
+use clap::Args;
+use model::{Cpu, RopeScaling, Transformer};
+use std::path::PathBuf;
+
+/// Arguments of `perplexity`.
+#[derive(Debug, Args)]
+pub struct PerplexityArgs {
+    #[command(flatten)]
+    model: ModelArg,
+    /// Files of pretraining texts, read as one text from end to end; patterns such as text/*.jsonl may be used
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    text: Vec<String>,
+    /// Lengths of context in tokens; unset: from a quarter of the trained length to four times it
+    #[arg(long, value_delimiter = ',', value_name = "N,...")]
+    lengths: Vec<usize>,
+    /// Ways to rotate positions: none, linear:F, ntk:F, yarn:F; unset: all of them, with the longest context over the
+    /// trained length as F
+    #[arg(long, value_delimiter = ',', value_name = "SCALING,...")]
+    rope_scaling: Vec<RopeScaling>,
+    /// Positions that the model was trained with; unset: its max_seq_len
+    #[arg(long, value_name = "N")]
+    trained: Option<usize>,
+    /// Windows of the text at most, each of the longest context
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    windows: usize,
+    /// Folder for perplexity.csv and a figure
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Print JSON for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// Measures how well a model predicts a text.
+pub fn perplexity(args: &PerplexityArgs) -> Result<bool> {
+    let dir = args.model.folder()?;
+    let tokenizer = Tokenizer::load(&dir)?;
+    let model = Transformer::load(&dir, &Cpu)?;
+    let plan = plan(args, model.config.max_seq_len)?;
+    let needed = plan.windows.saturating_mul(plan.lengths.last().copied().unwrap_or_default());
+    let ids = read(args, &tokenizer, needed)?;
+    let found = loss_by_length(model, &ids, &plan)?;
+    if let Some(out) = &args.out {
+        write_length_figure(&found, plan.trained, out)?;
+        write_atomic(&out.join("perplexity.csv"), &csv(&found)?)?;
+    }
+    if args.json {
+        say(serde_json::to_string_pretty(&found)?)?;
+        return Ok(true);
+    }
+    let rows: Vec<Vec<String>> = found.iter().map(row).collect();
+    say(table(&["scaling", "context", "perplexity", "95 % interval", "loss"], &rows))?;
+    let (windows, tokens) = found.first().map_or((0, 0), |one| (one.windows, one.tokens));
+    say(format!(
+        "the same {} tokens at every length, in {windows} windows; trained with {} positions",
+        number(tokens as u64),
+        plan.trained
+    ))?;
+    Ok(true)
+}
+
+fn plan(args: &PerplexityArgs, max_seq_len: usize) -> Result<LengthPlan> {
+    let trained = args.trained.unwrap_or(max_seq_len);
+    ensure!(trained >= 8, "--trained is {trained}, expected at least 8");
+    let mut lengths = match args.lengths.is_empty() {
+        true => [1, 2, 4, 8, 16].map(|quarters| trained * quarters / 4).into(),
+        false => args.lengths.clone(),
+    };
+    lengths.sort_unstable();
+    lengths.dedup();
+    let factor = lengths.last().copied().unwrap_or_default() as f64 / trained as f64;
+    let scalings = match args.rope_scaling.as_slice() {
+        [] if factor > 1.0 => vec![
+            RopeScaling::Unscaled,
+            RopeScaling::Linear(factor),
+            RopeScaling::Ntk(factor),
+            RopeScaling::Yarn(factor),
+        ],
+        [] => vec![RopeScaling::Unscaled],
+        given => given.to_vec(),
+    };
+    Ok(LengthPlan { lengths, scalings, trained, windows: args.windows.max(1) })
+}
+
+/// The first tokens of the text, a few more than `needed` where there are so many.
+fn read(args: &PerplexityArgs, tokenizer: &Tokenizer, needed: usize) -> Result<Vec<u32>> {
+    let files = named(&args.text)?;
+    let options = ReadOptions::new(&DataConfig::default());
+    let mut ids = vec![];
+    for row in rows(&files, Kind::Pretrain, &options) {
+        if let Row::Text(text) = row? {
+            ids.extend(tokenizer.document(&text, SpecialText::Characters)?.0);
+        }
+        if ids.len() > needed {
+            break;
+        }
+    }
+    Ok(ids)
+}
+
+fn row(one: &LengthLoss) -> Vec<String> {
+    let interval =
+        one.interval.map_or(String::new(), |(low, high)| format!("[{:.2}, {:.2}]", low.exp(), high.exp()));
+    vec![
+        one.scaling.clone(),
+        one.length.to_string(),
+        format!("{:.2}", one.perplexity()),
+        interval,
+        format!("{:.4}", one.loss),
+    ]
+}
+
+fn csv(found: &[LengthLoss]) -> Result<Vec<u8>> {
+    let mut out = csv::Writer::from_writer(vec![]);
+    out.write_record([
+        "scaling",
+        "context",
+        "windows",
+        "tokens",
+        "loss",
+        "loss_low",
+        "loss_high",
+        "perplexity",
+    ])?;
+    for one in found {
+        let bound = |of: fn((f64, f64)) -> f64| {
+            one.interval.map_or(String::new(), |interval| of(interval).to_string())
+        };
+        let numbers = [one.length, one.windows, one.tokens].map(|n| n.to_string());
+        let [length, windows, tokens] = numbers;
+        let (loss, perplexity) = (one.loss.to_string(), one.perplexity().to_string());
+        out.write_record([
+            &one.scaling,
+            &length,
+            &windows,
+            &tokens,
+            &loss,
+            &bound(|i| i.0),
+            &bound(|i| i.1),
+            &perplexity,
+        ])?;
+    }
+    Ok(out.into_inner()?)
+}

@@ -1,0 +1,182 @@
+//! Perplexity of the same tokens behind contexts of several lengths: what a model makes of more text than it was trained
+//! with, and what ways to scale its rotary positions do for it.
+
+use crate::stats::{Mean, StatsError};
+use anyhow::{Result, ensure};
+use model::{Cpu, RopeScaling, Sequence, Transformer};
+use serde::Serialize;
+
+/// What is measured.
+#[derive(Debug, Clone)]
+pub struct LengthPlan {
+    /// Lengths of context in tokens, ascending.
+    pub lengths: Vec<usize>,
+    /// Ways to rotate.
+    pub scalings: Vec<RopeScaling>,
+    /// Positions that the model was trained with.
+    pub trained: usize,
+    /// Windows at most.
+    pub windows: usize,
+}
+
+/// The loss behind contexts of one length.
+#[derive(Debug, Clone, Serialize)]
+pub struct LengthLoss {
+    /// How positions were rotated.
+    pub scaling: String,
+    /// Tokens up to and with the one before the last target.
+    pub length: usize,
+    /// Windows, the units of the interval.
+    pub windows: usize,
+    /// Tokens that were predicted.
+    pub tokens: usize,
+    /// Mean loss in nats a token.
+    pub loss: f64,
+    /// Its 95 % interval by Student's t over windows, which are taken to be independent; `None` for fewer than two.
+    pub interval: Option<(f64, f64)>,
+}
+
+impl LengthLoss {
+    /// `exp` of the loss.
+    pub fn perplexity(&self) -> f64 {
+        self.loss.exp()
+    }
+}
+
+/// Measures a model on a text, `ids`: its windows are those of the longest context, and all contexts predict the same
+/// tokens, the last half of the shortest one.
+///
+/// # Errors
+/// Where the text is shorter than the longest context, or the model has no finite results.
+pub fn loss_by_length(
+    mut model: Transformer<Cpu>,
+    ids: &[u32],
+    plan: &LengthPlan,
+) -> Result<Vec<LengthLoss>> {
+    let (Some(&shortest), Some(&longest)) = (plan.lengths.first(), plan.lengths.last()) else {
+        return Ok(vec![]);
+    };
+    ensure!(shortest >= 2, "a context of {shortest} tokens, expected at least 2");
+    ensure!(
+        ids.len() > longest,
+        "the text has {} tokens, expected at least {} for a context of {longest}",
+        ids.len(),
+        longest + 1
+    );
+    let targets = shortest / 2;
+    // The last token is a target only.
+    let count = ((ids.len() - 1) / longest).min(plan.windows);
+    let windows: Vec<&[u32]> = (0..count).map(|i| &ids[i * longest..=(i + 1) * longest]).collect();
+    let mut found = vec![];
+    for &scaling in &plan.scalings {
+        model = model.with_rope_scaling(scaling, plan.trained);
+        for &length in &plan.lengths {
+            let sequences: Vec<Sequence> =
+                windows.iter().map(|window| last_of(&window[longest - length..], targets)).collect();
+            let losses: Vec<f64> = model
+                .token_log_probs(&sequences)?
+                .iter()
+                .map(|values| -values.iter().map(|&value| f64::from(value)).sum::<f64>() / targets as f64)
+                .collect();
+            let interval = match Mean::of(&losses) {
+                Ok(mean) => Some(mean.interval(0.95)),
+                Err(StatsError::NoVariance) => None,
+                Err(_) if losses.len() < 2 => None,
+                Err(error) => return Err(error.into()),
+            };
+            found.push(LengthLoss {
+                scaling: scaling.to_string(),
+                length,
+                windows: windows.len(),
+                tokens: windows.len() * targets,
+                loss: losses.iter().sum::<f64>() / losses.len() as f64,
+                interval: interval.map(|interval| (interval.low, interval.high)),
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// The tokens of a window but the last, of which the last `targets` carry loss.
+fn last_of(window: &[u32], targets: usize) -> Sequence {
+    let n = window.len() - 1;
+    Sequence {
+        ids: window[..n].to_vec(),
+        targets: window[1..].to_vec(),
+        weights: (0..n).map(|i| if i < n - targets { 0.0 } else { 1.0 }).collect(),
+        documents: vec![n as u32],
+        counted: targets as f32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use model::ModelConfig;
+
+    fn model() -> Transformer<Cpu> {
+        let config = ModelConfig {
+            d_model: 16,
+            n_layers: 2,
+            n_heads: 2,
+            n_kv_heads: 1,
+            hidden_dim: Some(24),
+            vocab_size: 30,
+            max_seq_len: 16,
+            ..ModelConfig::default()
+        };
+        Transformer::new(&config, 3, &Cpu).unwrap()
+    }
+
+    fn plan(lengths: &[usize], scalings: &[RopeScaling]) -> LengthPlan {
+        LengthPlan { lengths: lengths.into(), scalings: scalings.into(), trained: 16, windows: 3 }
+    }
+
+    fn ids(n: u32) -> Vec<u32> {
+        (0..n).map(|i| (i * i + 3 * i) % 29).collect()
+    }
+
+    #[test]
+    fn the_same_tokens_are_predicted_at_every_length() {
+        let ids = ids(200);
+        let found = loss_by_length(model(), &ids, &plan(&[8, 32], &[RopeScaling::Unscaled])).unwrap();
+        assert_eq!(
+            found.iter().map(|l| (l.length, l.windows, l.tokens)).collect::<Vec<_>>(),
+            [(8, 3, 12), (32, 3, 12)]
+        );
+        // By hand: windows of 32 tokens, of whose last 8 the last 4 targets count.
+        let mut losses = vec![];
+        for window in 0..3 {
+            let end = 32 * (window + 1);
+            let sequence = last_of(&ids[end - 8..=end], 8);
+            let values = model().token_log_probs(&[sequence]).unwrap();
+            losses.push(-values[0][4..].iter().map(|&v| f64::from(v)).sum::<f64>() / 4.0);
+        }
+        let mean = losses.iter().sum::<f64>() / 3.0;
+        assert!((found[0].loss - mean).abs() < 1e-6, "{} {mean}", found[0].loss);
+        let (low, high) = found[0].interval.unwrap();
+        assert!(low < mean && mean < high);
+    }
+
+    #[test]
+    fn scalings_change_what_positions_mean_and_only_that() {
+        let scalings = [
+            RopeScaling::Unscaled,
+            RopeScaling::Linear(2.0),
+            RopeScaling::Ntk(2.0),
+            RopeScaling::Yarn(2.0),
+            RopeScaling::Unscaled,
+        ];
+        let found = loss_by_length(model(), &ids(100), &plan(&[32], &scalings)).unwrap();
+        let losses: Vec<f64> = found.iter().map(|l| l.loss).collect();
+        assert_eq!(losses[0], losses[4]);
+        assert!((1..4).all(|i| losses[i] != losses[0] && (losses[i] - losses[0]).abs() < 1.0), "{losses:?}");
+    }
+
+    #[test]
+    fn a_text_that_is_too_short_is_refused() {
+        let error = loss_by_length(model(), &ids(32), &plan(&[32], &[RopeScaling::Unscaled])).unwrap_err();
+        assert_eq!(error.to_string(), "the text has 32 tokens, expected at least 33 for a context of 32");
+    }
+}

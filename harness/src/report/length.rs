@@ -1,0 +1,44 @@
+//! The figure of perplexity against the length of context.
+
+use super::figure::{Axis, Content, Figure, Mark, Point, Series};
+use super::output::Output;
+use crate::exam::LengthLoss;
+use anyhow::Result;
+use std::path::Path;
+
+/// Writes `figures/perplexity_by_length.svg`, `.png` and `.csv` into a folder.
+///
+/// # Errors
+/// Where a file cannot be written, or the figure not be drawn.
+pub fn write_length_figure(found: &[LengthLoss], trained: usize, out: &Path) -> Result<()> {
+    figure(found, trained).write(&mut Output::open(out, &["figures"])?)?;
+    Ok(())
+}
+
+fn figure(found: &[LengthLoss], trained: usize) -> Figure {
+    let mut series: Vec<Series> = vec![];
+    for one in found {
+        if series.last().is_none_or(|last| last.label != one.scaling) {
+            let colour = series.len();
+            series.push(Series { label: one.scaling.clone(), mark: Mark::Joined, colour, points: vec![] });
+        }
+        let interval = one.interval.map(|(low, high)| (low.exp(), high.exp()));
+        let point = Point { x: one.length as f64, y: one.perplexity(), interval, seeds: 0 };
+        if let Some(last) = series.last_mut() {
+            last.points.push(point);
+        }
+    }
+    let (windows, tokens) = found.first().map_or((0, 0), |one| (one.windows, one.tokens));
+    Figure {
+        name: "perplexity_by_length".into(),
+        title: "Perplexity by length of context".into(),
+        x: Axis { label: "context (tokens)".into(), log: Some(true), ..Axis::default() },
+        y: Axis { label: "perplexity".into(), ..Axis::default() },
+        content: Content::Series(series),
+        level: None,
+        notes: vec![
+            format!("trained with {trained} positions; the same {tokens} tokens at every length"),
+            format!("bars: 95 % intervals over {windows} windows"),
+        ],
+    }
+}
