@@ -58,12 +58,17 @@ fuzz() {
     done
 }
 
+page() {
+    "$python" -c 'import playwright' 2>/dev/null || { missing "$python has no playwright; see scripts/check_page.py"; return; }
+    "$python" scripts/check_page.py
+}
+
 cuda() {
     command -v nvcc >/dev/null || { missing "nvcc is not installed"; return; }
     cargo check --workspace --features cuda
 }
 
-for part in "${@:-ci quickstart survival slurm peer speed fuzz cuda}"; do
+for part in "${@:-ci quickstart survival slurm peer speed fuzz page cuda}"; do
     for one in $part; do
         declare -F "$one" >/dev/null || { echo "there is no part $one; see CONTRIBUTING.md"; exit 2; }
         echo "== $one"
