@@ -73,7 +73,9 @@ export class Curves {
     this.listed = names.join();
     const chosen = this.stage.value;
     this.stage.replaceChildren(...names.map((name) => el("option", { value: name }, name)));
-    this.stage.value = names.includes(chosen) ? chosen : names[0] ?? "";
+    // One trial: what it is at; several: what all of them begin with.
+    const begun = this.trials.length === 1 ? this.trials[0].stages.filter(({ stage, state }) => names.includes(stage) && state !== "pending") : [];
+    this.stage.value = names.includes(chosen) ? chosen : begun.at(-1)?.stage ?? names[0] ?? "";
   }
 
   draw() {

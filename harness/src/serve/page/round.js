@@ -14,7 +14,7 @@ export class Round {
     this.answers = ask.models.map((model) => new Answer(model, ask));
     this.node = el("article", { class: "round" },
       el("header", {}, el("h2", {}, ask.prompt), el("span", { class: "faint" }, `seed ${ask.sampling.seed}`)),
-      el("div", { class: "answers" }, this.answers.map((answer) => answer.node)));
+      el("div", { class: ask.models.length > 4 ? "answers thirds" : "answers" }, this.answers.map((answer) => answer.node)));
   }
 
   // Streams all answers at once.
