@@ -2,8 +2,8 @@
 #![allow(clippy::print_stdout)] // what it is for
 
 use model::{
-    Cpu, GenerateOptions, LaneConfig, ModelConfig, OptimizerConfig, Recompute, Result, Sampling, Sequence,
-    Trainer, Transformer,
+    Cpu, GenerateOptions, LaneConfig, ModelConfig, OptimizerConfig, Recompute, Result, Sequence, Trainer,
+    Transformer,
 };
 use std::ops::ControlFlow;
 
@@ -42,7 +42,7 @@ fn main() -> Result<()> {
         }
     }
 
-    let options = GenerateOptions { max_tokens: 8, sampling: Sampling::default(), seed: 1, stop: vec![] };
+    let options = GenerateOptions { max_tokens: 8, seed: 1, ..GenerateOptions::default() };
     let digits = trainer.transformer.generate(&[5, 6], &options, |_| ControlFlow::Continue(()))?;
     println!("after 5 6 it says {digits:?}");
     assert_eq!(digits, [7, 8, 9, 0, 1, 2, 3, 4]);

@@ -10,6 +10,9 @@ use crate::tokens::{Ragged, Sequence};
 use crate::transformer::{KeyValues, Mode, Transformer};
 use crate::{Error, Result};
 
+/// Places whose logits are made together: all of a long prompt's would take much memory.
+const LOGIT_ROWS: usize = 64;
+
 /// What one sequence has read: rotated keys, and values, of every layer.
 pub struct KvCache<B: Backend> {
     layers: Vec<B::Cache>,
@@ -17,6 +20,16 @@ pub struct KvCache<B: Backend> {
     backend: B,
     capacity: usize,
     len: usize,
+}
+
+/// What a sequence reads next.
+pub struct Reading<'a, B: Backend> {
+    /// What it has read.
+    pub cache: &'a mut KvCache<B>,
+    /// The ids to read, one at least.
+    pub ids: &'a [u32],
+    /// The first place among these ids whose logits are wanted, with all behind it; their number wants none.
+    pub logits_from: usize,
 }
 
 impl<B: Backend> KvCache<B> {
@@ -79,10 +92,29 @@ impl<B: Backend> Transformer<B> {
     /// `(vocab_size,)` each. What comes out for one does not depend on the others.
     ///
     /// # Errors
+    /// As [`Self::extend_with`].
+    pub fn extend(&self, sequences: &mut [(&mut KvCache<B>, &[u32])]) -> Result<Vec<Vec<f32>>> {
+        let mut found = vec![vec![]; sequences.len()];
+        let mut readings: Vec<Reading<B>> = (sequences.iter_mut())
+            .map(|(cache, ids)| Reading { cache, ids, logits_from: ids.len().saturating_sub(1) })
+            .collect();
+        self.extend_with(&mut readings, |number, _, logits| found[number] = logits.to_vec())?;
+        Ok(found)
+    }
+
+    /// Reads further ids of several sequences; `on_logits` hears of each sequence's number, the place among its ids
+    /// and the logits of what follows there, `(vocab_size,)`, in order. What it hears of one sequence does not depend
+    /// on the others.
+    ///
+    /// # Errors
     /// Where a sequence has nothing to read, no room for it, or a token outside the vocabulary; then none has read
     /// anything.
-    pub fn extend(&self, sequences: &mut [(&mut KvCache<B>, &[u32])]) -> Result<Vec<Vec<f32>>> {
-        for (cache, ids) in sequences.iter() {
+    pub fn extend_with(
+        &self,
+        sequences: &mut [Reading<B>],
+        mut on_logits: impl FnMut(usize, usize, &[f32]),
+    ) -> Result<()> {
+        for Reading { cache, ids, .. } in sequences.iter() {
             let (len, more, capacity) = (cache.len, ids.len(), cache.capacity);
             if more == 0 {
                 return Err(Error::Input("nothing to read; a prompt needs at least one token".into()));
@@ -93,27 +125,36 @@ impl<B: Backend> Transformer<B> {
                 )));
             }
         }
-        let rows: Vec<Sequence> = sequences.iter().map(|(_, ids)| Sequence::document(ids)).collect();
-        let starts = sequences.iter().map(|(cache, _)| cache.len).collect();
+        let rows: Vec<Sequence> = sequences.iter().map(|reading| Sequence::document(reading.ids)).collect();
+        let starts = sequences.iter().map(|reading| reading.cache.len).collect();
         let pass = self.pass(Ragged { starts, ..Ragged::new(&rows) }, Mode::Infer)?;
         let mut x = pass.embed()?;
         for layer in 0..self.config.n_layers {
             let bounds = pass.batch().documents.windows(2);
             let mut caches: Vec<KeyValues<B>> = (sequences.iter_mut().zip(bounds))
-                .map(|((cache, _), bounds)| KeyValues {
-                    read: cache.len,
-                    cache: &mut cache.layers[layer],
+                .map(|(reading, bounds)| KeyValues {
+                    read: reading.cache.len,
+                    cache: &mut reading.cache.layers[layer],
                     rows: bounds[0]..bounds[1],
                 })
                 .collect();
             x = pass.block_cached(layer, &x, &mut caches)?;
         }
-        let last: Vec<usize> = pass.batch().documents[1..].iter().map(|end| end - 1).collect();
-        let logits = pass.logits(&x, &last)?;
-        for (cache, ids) in sequences.iter_mut() {
+        let starts = &pass.batch().documents;
+        let wanted: Vec<(usize, usize)> = (sequences.iter().enumerate())
+            .flat_map(|(number, reading)| (reading.logits_from..reading.ids.len()).map(move |i| (number, i)))
+            .collect();
+        for places in wanted.chunks(LOGIT_ROWS) {
+            let rows: Vec<usize> = places.iter().map(|(number, i)| starts[*number] + i).collect();
+            let logits = pass.logits(&x, &rows)?;
+            for (&(number, i), logits) in places.iter().zip(logits.chunks_exact(self.config.vocab_size)) {
+                on_logits(number, i, logits);
+            }
+        }
+        for Reading { cache, ids, .. } in sequences {
             cache.len += ids.len();
         }
-        Ok(logits.chunks_exact(self.config.vocab_size).map(<[f32]>::to_vec).collect())
+        Ok(())
     }
 
     /// [`Self::extend`] of a single sequence.

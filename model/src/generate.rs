@@ -2,13 +2,13 @@
 
 use crate::Result;
 use crate::backend::Backend;
-use crate::decode::KvCache;
-use crate::sampling::{Sampler, Sampling};
+use crate::sampling::{LogProbs, Sampling};
 use crate::transformer::Transformer;
+use crate::writing::{Event, TextId, Writing};
 use std::ops::ControlFlow;
 
 /// How a text is written on.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct GenerateOptions {
     /// New tokens at most.
     pub max_tokens: usize,
@@ -16,38 +16,21 @@ pub struct GenerateOptions {
     pub sampling: Sampling,
     /// Equal seeds write equal texts.
     pub seed: u64,
+    /// Which of several texts of one seed it is; the first is 0.
+    pub choice: u64,
     /// Tokens that end the text; they are not part of it.
     pub stop: Vec<u32>,
+    /// Log-probabilities of each token, with so many of the likeliest at its place.
+    pub log_probs: Option<usize>,
 }
 
-/// A text that is being written.
-struct Writing<'a, B: Backend> {
-    cache: KvCache<B>,
-    sampler: Sampler,
-    options: &'a GenerateOptions,
-    /// What the model reads next: the prompt, then each token as it was chosen.
-    next: Vec<u32>,
-    written: Vec<u32>,
-    ended: bool,
-}
-
-impl<B: Backend> Writing<'_, B> {
-    /// Chooses a token from the logits of what was read; `on_token` gets it and may end the text.
-    fn choose(&mut self, logits: &[f32], on_token: impl FnOnce(u32) -> ControlFlow<()>) -> Result<()> {
-        if self.written.len() == self.options.max_tokens {
-            self.ended = true;
-            return Ok(());
-        }
-        let id = self.sampler.next(logits)?;
-        if self.options.stop.contains(&id) {
-            self.ended = true;
-            return Ok(());
-        }
-        self.written.push(id);
-        self.next = vec![id];
-        self.ended = on_token(id).is_break() || self.written.len() == self.options.max_tokens;
-        Ok(())
-    }
+/// A token that was written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Token {
+    /// Which.
+    pub id: u32,
+    /// Log-probabilities at its place, where they were asked for.
+    pub log_probs: Option<LogProbs>,
 }
 
 impl<B: Backend> Transformer<B> {
@@ -60,9 +43,9 @@ impl<B: Backend> Transformer<B> {
         &self,
         prompt: &[u32],
         options: &GenerateOptions,
-        mut on_token: impl FnMut(u32) -> ControlFlow<()>,
+        mut on_token: impl FnMut(Token) -> ControlFlow<()>,
     ) -> Result<Vec<u32>> {
-        let texts = self.generate_together(&[(prompt, options)], |_, id| on_token(id))?;
+        let texts = self.generate_together(&[(prompt, options)], |_, token| on_token(token))?;
         Ok(texts.into_iter().flatten().collect())
     }
 
@@ -74,25 +57,30 @@ impl<B: Backend> Transformer<B> {
     pub fn generate_together(
         &self,
         prompts: &[(&[u32], &GenerateOptions)],
-        mut on_token: impl FnMut(usize, u32) -> ControlFlow<()>,
+        mut on_token: impl FnMut(usize, Token) -> ControlFlow<()>,
     ) -> Result<Vec<Vec<u32>>> {
-        let mut texts = vec![];
+        let mut writing = Writing::new(self);
+        let mut ids: Vec<TextId> = vec![];
         for &(prompt, options) in prompts {
-            let sampler = Sampler::new(options.sampling, options.seed, self.config.vocab_size, prompt)?;
-            let cache = self.cache(prompt.len() + options.max_tokens)?;
-            let next = prompt.to_vec();
-            texts.push(Writing { cache, sampler, options, next, written: vec![], ended: false });
+            ids.extend(writing.begin(prompt, std::slice::from_ref(options), None)?);
         }
-        while texts.iter().any(|text| !text.ended) {
-            let open = texts.iter_mut().filter(|text| !text.ended);
-            let mut reading: Vec<(&mut KvCache<B>, &[u32])> =
-                open.map(|text| (&mut text.cache, text.next.as_slice())).collect();
-            let logits = self.extend(&mut reading)?;
-            let open = texts.iter_mut().enumerate().filter(|(_, text)| !text.ended);
-            for ((number, text), logits) in open.zip(&logits) {
-                text.choose(logits, |id| on_token(number, id))?;
+        let mut texts = vec![vec![]; prompts.len()];
+        while !writing.is_empty() {
+            for (id, event) in writing.step() {
+                // Ids come in order.
+                let Ok(number) = ids.binary_search(&id) else { continue };
+                match event {
+                    Event::Token(token) => {
+                        texts[number].push(token.id);
+                        if on_token(number, token).is_break() {
+                            writing.leave(id);
+                        }
+                    }
+                    Event::Failed(error) => return Err(error),
+                    Event::Prompt(_) | Event::Stop(_) | Event::Length => {}
+                }
             }
         }
-        Ok(texts.into_iter().map(|text| text.written).collect())
+        Ok(texts)
     }
 }

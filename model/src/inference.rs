@@ -79,7 +79,7 @@ impl<B: Backend> Transformer<B> {
 }
 
 /// `log sum e^x`.
-fn log_sum_exp(row: &[f32]) -> f64 {
+pub(crate) fn log_sum_exp(row: &[f32]) -> f64 {
     let max = row.iter().fold(f64::NEG_INFINITY, |max, &x| max.max(f64::from(x)));
     max + row.iter().map(|&x| (f64::from(x) - max).exp()).sum::<f64>().ln()
 }

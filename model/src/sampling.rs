@@ -1,5 +1,6 @@
 //! From logits to the next token.
 
+use crate::inference::log_sum_exp;
 use crate::{Error, Result};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -17,11 +18,13 @@ pub struct Sampling {
     pub top_k: usize,
     /// Only the likeliest tokens that together reach this probability (Holtzman et al. 2020); 1 is all.
     pub top_p: f64,
+    /// Only tokens that have this share of the likeliest one's probability (Nguyen et al. 2024, equation 2); 0 is all.
+    pub min_p: f64,
 }
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { repetition_penalty: 1.0, temperature: 0.0, top_k: 0, top_p: 1.0 }
+        Self { repetition_penalty: 1.0, temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0 }
     }
 }
 
@@ -31,19 +34,22 @@ impl Sampling {
     /// # Errors
     /// Names the first value that makes no sense, and what was expected.
     pub fn validate(&self) -> Result<()> {
-        let Self { repetition_penalty, temperature, top_p, .. } = *self;
+        let Self { repetition_penalty, temperature, top_k: _, top_p, min_p } = *self;
         let fail = |text: String| Err(Error::Input(text));
         if !(temperature.is_finite() && temperature >= 0.0) {
             return fail(format!(
-                "the temperature is {temperature}, expected 0 (the likeliest token) or more"
+                "the temperature is {temperature}, expected 0 (the likeliest token) or more, such as 0.7"
             ));
         }
         if !(top_p > 0.0 && top_p <= 1.0) {
-            return fail(format!("top_p is {top_p}, expected above 0 and at most 1"));
+            return fail(format!("top_p is {top_p}, expected above 0 and at most 1 (all tokens)"));
+        }
+        if !(0.0..=1.0).contains(&min_p) {
+            return fail(format!("min_p is {min_p}, expected 0 (all tokens) to 1 (the likeliest)"));
         }
         if !(repetition_penalty.is_finite() && repetition_penalty > 0.0) {
             return fail(format!(
-                "the repetition penalty is {repetition_penalty}, expected a positive number"
+                "the repetition penalty is {repetition_penalty}, expected a positive number; 1 changes nothing, 1.1 repeats less"
             ));
         }
         Ok(())
@@ -53,6 +59,16 @@ impl Sampling {
     ///
     /// `logits`: `(vocab_size,)`; `seen` marks the tokens that the penalty applies to, `(vocab_size,)`.
     pub fn distribution(&self, logits: &[f32], seen: &[bool]) -> Vec<(u32, f64)> {
+        let mut ranked = self.ranked(logits, seen);
+        let (kept, sum) = self.cut(&mut ranked);
+        ranked.sort_up_to(kept);
+        ranked.tokens.truncate(kept);
+        ranked.tokens.iter_mut().for_each(|token| token.1 /= sum);
+        ranked.tokens
+    }
+
+    /// The tokens that `top_k` leaves, with their probabilities over that of the likeliest.
+    fn ranked(&self, logits: &[f32], seen: &[bool]) -> Ranked {
         let penalty = self.repetition_penalty;
         let penalised = |(logit, &seen): (&f32, &bool)| {
             let logit = f64::from(*logit);
@@ -62,40 +78,111 @@ impl Sampling {
                 false => logit,
             }
         };
-        let mut tokens: Vec<(u32, f64)> = (0..).zip(logits.iter().zip(seen).map(penalised)).collect();
-        let likelier = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+        let tokens: Vec<(u32, f64)> = (0..).zip(logits.iter().zip(seen).map(penalised)).collect();
+        let mut ranked = Ranked { tokens, sorted: 0 };
         let kept = match (self.temperature, self.top_k) {
             (0.0, _) => 1,
-            (_, 0) => tokens.len(),
-            (_, k) => k.min(tokens.len()),
+            (_, 0) => ranked.tokens.len(),
+            (_, k) => k.min(ranked.tokens.len()),
         };
-        if kept < tokens.len() {
-            tokens.select_nth_unstable_by(kept, likelier);
-            tokens.truncate(kept);
+        if kept < ranked.tokens.len() {
+            ranked.sort_up_to(kept);
+            ranked.tokens.truncate(kept);
         }
-        tokens.sort_unstable_by(likelier);
         let temperature = if self.temperature > 0.0 { self.temperature } else { 1.0 };
-        let largest = tokens.first().map_or(0.0, |t| t.1);
-        for (_, p) in &mut tokens {
+        let largest = ranked.tokens.iter().fold(f64::NEG_INFINITY, |max, token| max.max(token.1));
+        for (_, p) in &mut ranked.tokens {
             *p = ((*p - largest) / temperature).exp();
         }
-        normalise(&mut tokens);
+        ranked
+    }
+
+    /// How many of the tokens `top_p` and `min_p` leave, and the sum of their probabilities.
+    fn cut(&self, ranked: &mut Ranked) -> (usize, f64) {
+        let (mut kept, mut sum) = (ranked.tokens.len(), ranked.tokens.iter().map(|token| token.1).sum());
         if self.top_p < 1.0 {
-            let mut sum = 0.0;
-            let reached = tokens.iter().position(|(_, p)| {
-                sum += p;
-                sum >= self.top_p
-            });
-            tokens.truncate(reached.map_or(tokens.len(), |last| last + 1));
-            normalise(&mut tokens);
+            let enough = self.top_p * sum;
+            (kept, sum) = ranked.sum_until(kept, |sum, _| sum >= enough);
         }
-        tokens
+        if self.min_p > 0.0 {
+            (kept, sum) = ranked.sum_until(kept, |_, next| next < self.min_p);
+        }
+        (kept, sum)
     }
 }
 
-fn normalise(tokens: &mut [(u32, f64)]) {
-    let sum: f64 = tokens.iter().map(|t| t.1).sum();
-    tokens.iter_mut().for_each(|t| t.1 /= sum);
+/// Tokens with their logits or probabilities, likeliest first as far as somebody has looked: a whole vocabulary is
+/// seldom sorted for one token.
+struct Ranked {
+    tokens: Vec<(u32, f64)>,
+    sorted: usize,
+}
+
+impl Ranked {
+    fn sort_up_to(&mut self, len: usize) {
+        let likelier = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+        if len <= self.sorted {
+            return;
+        }
+        let rest = &mut self.tokens[self.sorted..];
+        let more = len - self.sorted;
+        if more < rest.len() {
+            rest.select_nth_unstable_by(more, likelier);
+        }
+        rest[..more].sort_unstable_by(likelier);
+        self.sorted = len;
+    }
+
+    fn get(&mut self, place: usize) -> (u32, f64) {
+        if place >= self.sorted {
+            self.sort_up_to((4 * place).max(32).min(self.tokens.len()));
+        }
+        self.tokens[place]
+    }
+
+    /// The first tokens up to the one with which their sum, or before which the next probability, is as wanted.
+    fn sum_until(&mut self, most: usize, is_end: impl Fn(f64, f64) -> bool) -> (usize, f64) {
+        let mut sum = 0.0;
+        for place in 0..most {
+            sum += self.get(place).1;
+            let next = if place + 1 < most { self.get(place + 1).1 } else { 0.0 };
+            if is_end(sum, next) {
+                return (place + 1, sum);
+            }
+        }
+        (most, sum)
+    }
+}
+
+/// Log-probabilities at one place of a text, by the softmax of the model's own logits: before anything of [`Sampling`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogProbs {
+    /// That of the token that stands there.
+    pub own: f64,
+    /// The likeliest tokens with theirs, likeliest first, the lowest id of equals.
+    pub top: Vec<(u32, f64)>,
+}
+
+impl LogProbs {
+    /// Those of token `id` and of the `top` likeliest. `logits`: `(vocab_size,)`, of which `id` is one.
+    pub fn new(logits: &[f32], id: u32, top: usize) -> Self {
+        let total = log_sum_exp(logits);
+        let log_prob = |logit: f32| f64::from(logit) - total;
+        let mut ranked = Ranked { tokens: vec![], sorted: 0 };
+        if top > 0 {
+            ranked.tokens = (0..).zip(logits.iter().copied().map(log_prob)).collect();
+            let top = top.min(ranked.tokens.len());
+            ranked.sort_up_to(top);
+            ranked.tokens.truncate(top);
+            ranked.tokens.shrink_to_fit();
+        }
+        Self { own: log_prob(logits[id as usize]), top: ranked.tokens }
+    }
+}
+
+/// Broken weights make broken logits.
+pub(crate) fn not_finite() -> Error {
+    Error::Input("the model's logits are not finite; did its training diverge?".into())
 }
 
 /// Draws tokens, and remembers which were seen.
@@ -106,14 +193,22 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler that has seen `prompt`. Equal seeds draw equal tokens.
+    /// A sampler that has seen `prompt`. Equal seeds and choices draw equal tokens; `choice` tells several texts of one
+    /// seed apart.
     ///
     /// # Errors
     /// As [`Sampling::validate`].
-    pub fn new(sampling: Sampling, seed: u64, vocab_size: usize, prompt: &[u32]) -> Result<Self> {
+    pub fn new(
+        sampling: Sampling,
+        seed: u64,
+        choice: u64,
+        vocab_size: usize,
+        prompt: &[u32],
+    ) -> Result<Self> {
         sampling.validate()?;
-        let mut sampler =
-            Self { sampling, random: ChaCha8Rng::seed_from_u64(seed), seen: vec![false; vocab_size] };
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        random.set_stream(choice);
+        let mut sampler = Self { sampling, random, seen: vec![false; vocab_size] };
         prompt.iter().for_each(|&id| sampler.see(id));
         Ok(sampler)
     }
@@ -129,19 +224,28 @@ impl Sampler {
     /// # Errors
     /// Where there are no logits, or they are not finite.
     pub fn next(&mut self, logits: &[f32]) -> Result<u32> {
-        let tokens = self.sampling.distribution(logits, &self.seen);
-        let mut left = self.random.random_range(0.0..1.0);
-        let chosen = tokens.iter().find(|(_, p)| {
-            left -= p;
-            left < 0.0
-        });
-        // Rounding may leave a rest after the last token; a sum that is not a number means broken weights.
-        let &(id, p) = chosen.or(tokens.last()).ok_or_else(|| Error::Input("there are no logits".into()))?;
-        if !p.is_finite() {
-            return Err(Error::Input("the model's logits are not finite; did its training diverge?".into()));
+        if logits.is_empty() {
+            return Err(Error::Input("there are no logits".into()));
         }
-        self.see(id);
-        Ok(id)
+        let mut ranked = self.sampling.ranked(logits, &self.seen);
+        let (kept, sum) = self.sampling.cut(&mut ranked);
+        // A sum that is not a number means broken weights.
+        if !sum.is_finite() {
+            return Err(not_finite());
+        }
+        let mut left = self.random.random_range(0.0..1.0) * sum;
+        let mut chosen = 0;
+        for place in 0..kept {
+            let (id, p) = ranked.get(place);
+            // Rounding may leave a rest after the last token.
+            chosen = id;
+            left -= p;
+            if left < 0.0 {
+                break;
+            }
+        }
+        self.see(chosen);
+        Ok(chosen)
     }
 }
 
@@ -168,6 +272,11 @@ mod tests {
         // Each of the two likeliest has e^3 / (2 e^3 + e + 1/e) = 0.464.
         assert_eq!(ids(Sampling { top_p: 0.46, ..warm }, [false; 4]), [1]);
         assert_eq!(ids(Sampling { top_p: 0.47, ..warm }, [false; 4]), [1, 3]);
+        // The third has e^-2 = 0.135 of the likeliest one's, the last e^-4 = 0.018.
+        assert_eq!(ids(Sampling { min_p: 0.136, ..warm }, [false; 4]), [1, 3]);
+        assert_eq!(ids(Sampling { min_p: 0.135, ..warm }, [false; 4]), [1, 3, 0]);
+        assert_eq!(ids(Sampling { min_p: 1.0, ..warm }, [false; 4]), [1, 3]);
+        assert_eq!(ids(Sampling { min_p: 0.01, top_p: 0.47, ..warm }, [false; 4]), [1, 3]);
         let all = warm.distribution(&LOGITS, &[false; 4]);
         let e = std::f64::consts::E;
         assert!((all[2].1 - e / (2.0 * e.powi(3) + e + 1.0 / e)).abs() < 1e-12);
@@ -190,7 +299,7 @@ mod tests {
         let sampling = Sampling { temperature: 1.5, ..Sampling::default() };
         let want = sampling.distribution(&LOGITS, &[false; 4]);
         let draw = |seed| -> Result<Vec<u32>> {
-            let mut sampler = Sampler::new(sampling, seed, 4, &[])?;
+            let mut sampler = Sampler::new(sampling, seed, 0, 4, &[])?;
             (0..20_000).map(|_| sampler.next(&LOGITS)).collect()
         };
         let drawn = draw(1)?;
@@ -209,10 +318,57 @@ mod tests {
             Sampling { temperature: -1.0, ..Sampling::default() },
             Sampling { top_p: 0.0, ..Sampling::default() },
             Sampling { repetition_penalty: 0.0, ..Sampling::default() },
+            Sampling { min_p: 1.5, ..Sampling::default() },
+            Sampling { min_p: f64::NAN, ..Sampling::default() },
         ] {
             assert!(bad.validate().is_err(), "{bad:?}");
         }
-        let mut sampler = Sampler::new(Sampling::default(), 1, 2, &[]).expect("a sampler");
+        let mut sampler = Sampler::new(Sampling::default(), 1, 0, 2, &[]).expect("a sampler");
         assert!(sampler.next(&[f32::NAN, 0.0]).is_err());
+    }
+
+    #[test]
+    fn log_probabilities_are_those_of_the_logits() {
+        // log(2 e^3 + e + 1/e) = 3.76727.
+        let found = LogProbs::new(&LOGITS, 0, 3);
+        let total = (2.0 * 3f64.exp() + 1f64.exp() + (-1f64).exp()).ln();
+        assert!((found.own - (1.0 - total)).abs() < 1e-12);
+        let want = [(1, 3.0 - total), (3, 3.0 - total), (0, 1.0 - total)];
+        for (found, want) in found.top.iter().zip(want) {
+            assert!(found.0 == want.0 && (found.1 - want.1).abs() < 1e-12, "{found:?} {want:?}");
+        }
+        assert_eq!(found.top.len(), 3);
+        assert_eq!(LogProbs::new(&LOGITS, 2, 9).top.len(), 4);
+        assert!(LogProbs::new(&LOGITS, 2, 0).top.is_empty());
+    }
+
+    #[test]
+    fn a_large_vocabulary_is_ranked_as_if_it_were_sorted() -> Result<()> {
+        let logits: Vec<f32> = (0..5000u32).map(|i| ((i * 7919) % 5000) as f32 / 1000.0).collect();
+        let mut sorted: Vec<(u32, f64)> =
+            (0..).zip(logits.iter().map(|&l| (f64::from(l) - 4.999).exp())).collect();
+        sorted.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let sum: f64 = sorted.iter().map(|token| token.1).sum();
+        let sampling = Sampling { temperature: 1.0, ..Sampling::default() };
+        let found = sampling.distribution(&logits, &vec![false; 5000]);
+        assert!(found.iter().zip(&sorted).all(|(a, b)| a.0 == b.0 && (a.1 - b.1 / sum).abs() < 1e-9));
+        // Draws far down the ranking come as often as they should: the likelier half by its share.
+        let half: f64 = sorted[..2500].iter().map(|token| token.1).sum::<f64>() / sum;
+        let mut sampler = Sampler::new(sampling, 3, 0, 5000, &[])?;
+        let drawn: Vec<u32> = (0..4000).map(|_| sampler.next(&logits)).collect::<Result<_>>()?;
+        let likely = drawn.iter().filter(|&&id| logits[id as usize] >= 2.5).count() as f64 / 4000.0;
+        assert!((likely - half).abs() < 0.03, "{likely} {half}");
+        Ok(())
+    }
+
+    #[test]
+    fn choices_of_one_seed_differ() -> Result<()> {
+        let sampling = Sampling { temperature: 1.5, ..Sampling::default() };
+        let draw = |choice| -> Result<Vec<u32>> {
+            let mut sampler = Sampler::new(sampling, 1, choice, 4, &[])?;
+            (0..50).map(|_| sampler.next(&LOGITS)).collect()
+        };
+        assert!(draw(0)? != draw(1)? && draw(1)? == draw(1)?);
+        Ok(())
     }
 }

@@ -18,7 +18,7 @@ fn ids(value: &serde_json::Value) -> Vec<u32> {
 }
 
 fn greedy<B: Backend>(model: &Transformer<B>, prompt: &[u32], max_tokens: usize) -> Vec<u32> {
-    let options = GenerateOptions { max_tokens, sampling: Sampling::default(), seed: 0, stop: vec![2] };
+    let options = GenerateOptions { max_tokens, stop: vec![2], ..GenerateOptions::default() };
     model.generate(prompt, &options, |_| ControlFlow::Continue(())).unwrap()
 }
 
@@ -187,14 +187,20 @@ fn texts_written_together_are_those_written_alone() {
         let model = Transformer::new(&config, 5, &Cpu).unwrap();
         let sampling = Sampling { temperature: 1.0, top_p: 0.95, ..Sampling::default() };
         let options: Vec<GenerateOptions> = (0..4)
-            .map(|i| GenerateOptions { max_tokens: 5 * i, sampling, seed: i as u64, stop: vec![i as u32] })
+            .map(|i| GenerateOptions {
+                max_tokens: 5 * i,
+                sampling,
+                seed: i as u64,
+                stop: vec![i as u32],
+                ..GenerateOptions::default()
+            })
             .collect();
         let prompts: Vec<Vec<u32>> = (0..4).map(|i| ids_of(3 + 30 * i, i)).collect();
         let asked: Vec<(&[u32], &GenerateOptions)> =
             prompts.iter().map(Vec::as_slice).zip(&options).collect();
         let mut heard = vec![vec![]; 4];
-        let together = model.generate_together(&asked, |number, id| {
-            heard[number].push(id);
+        let together = model.generate_together(&asked, |number, token| {
+            heard[number].push(token.id);
             ControlFlow::Continue(())
         });
         assert_eq!(together.unwrap(), heard);
@@ -210,8 +216,9 @@ fn texts_written_together_are_those_written_alone() {
 fn seeds_and_stops_decide() {
     let [config, ..] = shapes();
     let model = Transformer::new(&config, 5, &Cpu).unwrap();
-    let sampling = Sampling { temperature: 1.0, top_k: 20, top_p: 0.9, repetition_penalty: 1.1 };
-    let options = |seed, stop| GenerateOptions { max_tokens: 40, sampling, seed, stop };
+    let sampling = Sampling { temperature: 1.0, top_k: 20, top_p: 0.9, repetition_penalty: 1.1, min_p: 0.01 };
+    let options =
+        |seed, stop| GenerateOptions { max_tokens: 40, sampling, seed, stop, ..GenerateOptions::default() };
     let write = |options: &GenerateOptions| {
         model.generate(&[1, 2, 3], options, |_| ControlFlow::Continue(())).unwrap()
     };

@@ -1,128 +1,323 @@
-//! The verb `generate`: a model writes on, token by token.
+//! The verb `generate`: models write on, token by token.
 
 use super::model_arg::ModelArg;
+use super::sampling::SamplingArgs;
 use super::say;
-use crate::data::stream::TextStream;
+use crate::data::stream::{AnswerStream, Piece};
 use crate::data::{Message, SpecialText, Tokenizer};
-use anyhow::Result;
+use crate::fsutil::read_text;
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
-use model::{Cpu, GenerateOptions, Sampling, Transformer};
-use std::io::Write;
-use std::ops::ControlFlow;
-use std::path::PathBuf;
+use model::{Backend, Cpu, Event, GenerateOptions, TextId, Token, Transformer, Writing};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// Arguments of `generate`. The defaults are those of MiniMind's chat.
+/// Texts that are written at a time.
+const TOGETHER: usize = 64;
+
+/// Arguments of `generate`.
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
     #[command(flatten)]
     model: ModelArg,
-    /// The beginning of a document, or with --chat a question
-    #[arg(long)]
-    prompt: String,
-    /// New tokens at most
-    #[arg(long, default_value_t = 128)]
-    max_tokens: usize,
-    /// Logits are divided by it; 0 always takes the likeliest token
-    #[arg(long, default_value_t = 0.7, allow_negative_numbers = true)]
-    temperature: f64,
-    /// Choose among so many of the likeliest tokens; 0 is all
-    #[arg(long, default_value_t = 8)]
-    top_k: usize,
-    /// Choose among the likeliest tokens that together reach this probability; 1 is all
-    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
-    top_p: f64,
-    /// Makes tokens that were seen less likely; 1 changes nothing
-    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
-    repetition_penalty: f64,
-    /// Equal seeds write equal texts
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
+    #[command(flatten)]
+    prompts: PromptArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Texts for each prompt, of one seed
+    #[arg(short, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    n: u64,
     /// Put the prompt into the chat template, as a user's turn
     #[arg(long)]
     chat: bool,
     /// Folder of the tokenizer, where the model folder has none
     #[arg(long)]
     tokenizer: Option<PathBuf>,
-    /// Print JSON for programs, when the text is complete
+    /// Print JSON for programs, a line for each text once it is complete
     #[arg(long)]
     json: bool,
+    /// With --json: the log-probability of each token, and of so many of the likeliest at its place
+    #[arg(long, value_name = "K", requires = "json")]
+    log_probs: Option<usize>,
 }
 
-/// Writes on after a prompt.
+/// What the model begins with.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct PromptArgs {
+    /// The beginning of a document, or with --chat a question; - reads it from the standard input
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    prompt: Option<String>,
+    /// A file of prompts, one a line, or of JSON lines with "prompt" where it ends in .jsonl; - reads lines from the
+    /// standard input
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
+}
+
+/// Writes on after one or several prompts.
 pub fn generate(args: &GenerateArgs) -> Result<bool> {
+    let prompts = args.prompts.read()?;
     let dir = args.model.folder()?;
     let tokenizer = Tokenizer::load(args.tokenizer.as_deref().unwrap_or(&dir))?;
     let transformer = Transformer::load(&dir, &Cpu)?;
-    let prompt = if args.chat {
-        tokenizer.conversation(&[Message::new("user", args.prompt.as_str())], SpecialText::Characters)?.ids
-    } else {
-        tokenizer.encode_opening(&args.prompt)?
+    let encode = |text: &String| match args.chat {
+        true => Ok(tokenizer.conversation(&[Message::new("user", text)], SpecialText::Characters)?.ids),
+        false => tokenizer.encode_opening(text, SpecialText::Control),
     };
+    let prompts: Vec<Vec<u32>> = prompts.iter().map(encode).collect::<Result<_>>()?;
     let longest = transformer.config.max_seq_len;
-    if prompt.len() + args.max_tokens > longest {
+    let read = prompts.iter().map(Vec::len).max().unwrap_or(0);
+    if read + args.sampling.max_tokens > longest {
         tracing::warn!(
-            "{} tokens of prompt and {} new ones are more than the {longest} that the model is meant for",
-            prompt.len(),
-            args.max_tokens
+            "{read} tokens of prompt and {} new ones are more than the {longest} that the model is meant for",
+            args.sampling.max_tokens
         );
     }
     let options = GenerateOptions {
-        max_tokens: args.max_tokens,
-        sampling: Sampling {
-            repetition_penalty: args.repetition_penalty,
-            temperature: args.temperature,
-            top_k: args.top_k,
-            top_p: args.top_p,
-        },
-        seed: args.seed,
-        stop: tokenizer.eos().into_iter().collect(),
+        log_probs: args.log_probs,
+        ..args.sampling.options(tokenizer.eos().into_iter().collect())
     };
-
-    let (mut stream, mut text, mut failed) = (TextStream::new(&tokenizer), String::new(), None);
-    let began = Instant::now();
-    let mut first = None;
-    let written = transformer.generate(&prompt, &options, |id| {
-        first.get_or_insert_with(Instant::now);
-        let mut piece = || -> Result<()> {
-            let piece = stream.push(id)?;
-            text.push_str(&piece);
-            if args.json { Ok(()) } else { show(&piece) }
-        };
-        match piece() {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                failed = Some(error);
-                ControlFlow::Break(())
-            }
-        }
-    })?;
-    if let Some(error) = failed {
-        return Err(error);
-    }
-    let ended = Instant::now();
-    let rest = stream.finish()?;
-    if !args.json {
-        say(rest)?;
-        return Ok(true);
-    }
-    let first = first.unwrap_or(ended);
-    // The first token comes of reading the prompt; the others are what writing costs.
-    let per_second = written.len().saturating_sub(1) as f64 / (ended - first).as_secs_f64().max(1e-9);
-    say(serde_json::json!({
-        "text": text + &rest,
-        "tokens": written.len(),
-        "tokens_per_second": per_second,
-        "prompt_tokens": prompt.len(),
-        "seconds_to_first_token": (first - began).as_secs_f64(),
-        "stopped": written.len() < args.max_tokens,
-    }))?;
+    let shown = Shown {
+        is_alone: prompts.len() == 1 && args.n == 1,
+        is_json: args.json,
+        tokenizer: &tokenizer,
+        spellings: args.log_probs.map(|_| tokenizer.spellings()),
+        next: 0,
+        done: BTreeMap::new(),
+    };
+    let waiting = prompts.iter().enumerate();
+    write_all(&transformer, waiting, &options, args.n, &args.sampling.stop, shown)?;
     Ok(true)
 }
 
-/// Prints a piece of text at once.
-fn show(piece: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(piece.as_bytes())?;
-    Ok(out.flush()?)
+impl PromptArgs {
+    fn read(&self) -> Result<Vec<String>> {
+        match (&self.prompt, &self.prompts) {
+            (Some(text), _) if text == "-" => {
+                let text = standard_input()?;
+                // The end of the last line is the file's, not the prompt's.
+                Ok(vec![text.strip_suffix('\n').unwrap_or(&text).trim_end_matches('\r').to_owned()])
+            }
+            (Some(text), _) => Ok(vec![text.clone()]),
+            (None, Some(file)) => {
+                let is_stdin = file.as_os_str() == "-";
+                let text = if is_stdin { standard_input()? } else { read_text(file)? };
+                let name = if is_stdin { Path::new("standard input") } else { file };
+                prompts_of(&text, name)
+            }
+            (None, None) => Ok(vec![]), // clap asks for one of them
+        }
+    }
+}
+
+fn standard_input() -> Result<String> {
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).context("the standard input cannot be read as UTF-8 text")?;
+    Ok(text)
+}
+
+/// The prompts of a file: lines, or JSON lines with "prompt".
+fn prompts_of(text: &str, file: &Path) -> Result<Vec<String>> {
+    let is_json = file.extension().is_some_and(|end| end == "jsonl");
+    let mut prompts = vec![];
+    for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
+        if !is_json {
+            prompts.push(line.to_owned());
+            continue;
+        }
+        let place = || format!("{}:{number}", file.display());
+        let row: Value = serde_json::from_str(line).with_context(|| format!("{}: is not JSON", place()))?;
+        let prompt = row.get("prompt").and_then(Value::as_str);
+        let prompt = prompt
+            .ok_or_else(|| anyhow!("{}: expected an object with a text \"prompt\"", place()))?
+            .to_owned();
+        prompts.push(prompt);
+    }
+    ensure!(!prompts.is_empty(), "{}: holds no prompt, expected one a line", file.display());
+    Ok(prompts)
+}
+
+/// A text that is being written.
+struct Text<'a> {
+    /// Its place among all.
+    place: usize,
+    prompt: usize,
+    choice: u64,
+    prompt_tokens: usize,
+    stream: AnswerStream<'a>,
+    text: String,
+    tokens: Vec<Token>,
+    written: usize,
+    began: Instant,
+    first: Option<Instant>,
+    is_stopped: bool,
+}
+
+/// Writes all texts, some at a time, and shows them in order.
+fn write_all<'a, B: Backend>(
+    transformer: &Transformer<B>,
+    mut waiting: impl Iterator<Item = (usize, &'a Vec<u32>)>,
+    options: &GenerateOptions,
+    n: u64,
+    stops: &[String],
+    mut shown: Shown<'a>,
+) -> Result<()> {
+    let mut writing = Writing::new(transformer);
+    let mut texts: BTreeMap<TextId, Text> = BTreeMap::new();
+    let mut places = 0..;
+    loop {
+        while writing.len() < TOGETHER
+            && let Some((prompt, ids)) = waiting.next()
+        {
+            let choices: Vec<GenerateOptions> =
+                (0..n).map(|choice| GenerateOptions { choice, ..options.clone() }).collect();
+            let begun = writing.begin(ids, &choices, None)?;
+            for ((id, choice), place) in begun.into_iter().zip(0..).zip(&mut places) {
+                let stream = AnswerStream::new(shown.tokenizer, stops);
+                let began = Instant::now();
+                let text = Text {
+                    place,
+                    prompt,
+                    choice,
+                    prompt_tokens: ids.len(),
+                    stream,
+                    text: String::new(),
+                    tokens: vec![],
+                    written: 0,
+                    began,
+                    first: None,
+                    is_stopped: false,
+                };
+                texts.insert(id, text);
+            }
+        }
+        if writing.is_empty() {
+            return Ok(());
+        }
+        for (id, event) in writing.step() {
+            let Some(text) = texts.get_mut(&id) else { continue };
+            let (piece, is_over) = match event {
+                Event::Token(token) => {
+                    text.written += 1;
+                    text.first.get_or_insert_with(Instant::now);
+                    (text.stream.push(token)?, false)
+                }
+                Event::Stop(_) => {
+                    text.is_stopped = true;
+                    (text.stream.finish()?, true)
+                }
+                Event::Length => (text.stream.finish()?, true),
+                Event::Failed(error) => bail!(error),
+                Event::Prompt(_) => continue,
+            };
+            let is_end = is_over || piece.is_stopped;
+            text.is_stopped |= piece.is_stopped;
+            shown.piece(text, piece)?;
+            if is_end {
+                writing.leave(id);
+                if let Some(text) = texts.remove(&id) {
+                    shown.end(text)?;
+                }
+            }
+        }
+    }
+}
+
+/// What of the texts is printed, and how.
+struct Shown<'a> {
+    /// Whether there is one text only, which is printed as it comes.
+    is_alone: bool,
+    is_json: bool,
+    tokenizer: &'a Tokenizer,
+    /// What each token spells, where log-probabilities are shown.
+    spellings: Option<Vec<Vec<u8>>>,
+    /// The place of the text that is printed next.
+    next: usize,
+    /// Those that wait for one before them.
+    done: BTreeMap<usize, String>,
+}
+
+impl Shown<'_> {
+    fn piece(&self, text: &mut Text, piece: Piece) -> Result<()> {
+        if self.is_alone && !self.is_json {
+            let mut out = std::io::stdout().lock();
+            out.write_all(piece.text.as_bytes())?;
+            out.flush()?;
+        }
+        text.text += &piece.text;
+        if self.spellings.is_some() {
+            text.tokens.extend(piece.tokens);
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, text: Text) -> Result<()> {
+        let told = match (self.is_json, self.is_alone) {
+            (true, _) => self.json(&text).to_string(),
+            (false, true) => String::new(),
+            (false, false) => {
+                format!("--- prompt {}, text {}\n{}", text.prompt + 1, text.choice + 1, text.text)
+            }
+        };
+        self.done.insert(text.place, told);
+        while let Some(told) = self.done.remove(&self.next) {
+            say(told)?;
+            self.next += 1;
+        }
+        Ok(())
+    }
+
+    fn json(&self, text: &Text) -> Value {
+        let ended = Instant::now();
+        let first = text.first.unwrap_or(ended);
+        // The first token comes of reading the prompt; the others are what writing costs.
+        let per_second = text.written.saturating_sub(1) as f64 / (ended - first).as_secs_f64().max(1e-9);
+        let mut row = json!({
+            "text": text.text,
+            "tokens": text.written,
+            "tokens_per_second": per_second,
+            "prompt_tokens": text.prompt_tokens,
+            "seconds_to_first_token": (first - text.began).as_secs_f64(),
+            "stopped": text.is_stopped,
+        });
+        if !self.is_alone {
+            row["prompt"] = text.prompt.into();
+            row["choice"] = text.choice.into();
+        }
+        if let Some(spellings) = &self.spellings {
+            let name = |id: u32| spellings.get(id as usize).map(|bytes| String::from_utf8_lossy(bytes));
+            let of = |id: u32, log_prob: f64| json!({ "id": id, "token": name(id), "log_prob": log_prob });
+            let tokens = text.tokens.iter().filter_map(|token| Some((token.id, token.log_probs.as_ref()?)));
+            let rows = tokens.map(|(id, found)| {
+                let mut row = of(id, found.own);
+                row["top"] = found.top.iter().map(|&(id, log_prob)| of(id, log_prob)).collect();
+                row
+            });
+            row["log_probs"] = rows.collect();
+        }
+        row
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn prompts_are_lines_or_json_lines() {
+        let lines = |text: &str, file: &str| prompts_of(text, Path::new(file));
+        assert_eq!(lines("a b\n\n 你好\n", "p.txt").unwrap(), ["a b", " 你好"]);
+        assert_eq!(lines("{\"prompt\": \"a\\nb\", \"id\": 1}\n", "p.jsonl").unwrap(), ["a\nb"]);
+        let problem = |text: &str| lines(text, "p.jsonl").unwrap_err().to_string();
+        assert_eq!(
+            problem("{\"prompt\": \"a\"}\n\n{\"text\": 1}"),
+            "p.jsonl:3: expected an object with a text \"prompt\""
+        );
+        assert_eq!(problem("\n[1"), "p.jsonl:2: is not JSON");
+        assert_eq!(problem(" \n"), "p.jsonl: holds no prompt, expected one a line");
+    }
 }

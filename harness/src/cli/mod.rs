@@ -14,6 +14,7 @@ mod perplexity;
 mod plan;
 mod report;
 mod run;
+mod sampling;
 mod schema;
 mod stage_run;
 mod stats;
@@ -201,7 +202,13 @@ scaling, YaRN. All lengths predict the same tokens, so that their perplexities c
 Example: mindscale perplexity runs/pretrain-... --text books.jsonl --lengths 256,512,1024,2048 --out perplexity")]
     Perplexity(perplexity::PerplexityArgs),
     /// Generate text with a model
-    #[command(after_help = "Example: mindscale generate runs/sft-... --chat --prompt '你好' --max-tokens 64")]
+    #[command(after_help = "\
+One text is printed as it comes; of several prompts, or with -n, each once it is complete, in order.
+
+Examples:
+  mindscale generate sft-cedd4909 --chat --prompt '你好' --max-tokens 64
+  mindscale generate sft-cedd4909 --chat --prompts questions.txt -n 3 --stop '。' --json
+  cat letter.txt | mindscale generate sft-cedd4909 --prompt - --temperature 0")]
     Generate(generate::GenerateArgs),
     /// Train, show and try tokenizers
     Tokenizer {

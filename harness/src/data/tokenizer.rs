@@ -338,12 +338,17 @@ impl Tokenizer {
         self.control.spelled(text)
     }
 
-    /// The ids of the beginning of a document: the begin-of-text token in front, unless it is there.
+    /// The ids of the beginning of a document, the begin-of-text token in front. With [`SpecialText::Control`] a text may
+    /// bring it itself.
     ///
     /// # Errors
     /// Where the tokenizer fails on the text.
-    pub fn encode_opening(&self, text: &str) -> Result<Vec<u32>> {
-        if text.starts_with(&self.bos) { self.encode(text) } else { self.encode(&[&self.bos, text].concat()) }
+    pub fn encode_opening(&self, text: &str, special: SpecialText) -> Result<Vec<u32>> {
+        if special == SpecialText::Control && text.starts_with(&self.bos) {
+            return self.encode(text);
+        }
+        let said = self.bos.len()..self.bos.len() + text.len();
+        Ok(self.encode_said(&[&self.bos, text].concat(), &[said], special)?.ids)
     }
 
     /// The text of ids; special tokens are left out where `skip_special` is set.
@@ -397,23 +402,36 @@ impl Tokenizer {
     ///
     /// Exact for byte-level tokenizers; for others the bytes of the entry's own text.
     pub fn token_bytes(&self) -> Vec<u16> {
-        let byte_level =
-            self.inner.to_string(false).is_ok_and(|text| text.contains("\"type\":\"ByteLevel\""));
-        let special = self.special_tokens();
-        let mut bytes = vec![0; self.vocab_size];
-        for (token, id) in self.inner.get_vocab(true) {
-            let len = if special.contains(&token) {
-                0
-            } else if byte_level {
-                token.chars().count()
-            } else if token.len() == 6 && token.starts_with("<0x") {
-                1
-            } else {
-                token.replace('\u{2581}', " ").len()
-            };
-            bytes[id as usize] = u16::try_from(len).unwrap_or(u16::MAX);
-        }
+        let special: Vec<u32> = self.special_tokens().iter().filter_map(|token| self.id(token)).collect();
+        let mut bytes: Vec<u16> =
+            self.spellings().iter().map(|bytes| u16::try_from(bytes.len()).unwrap_or(u16::MAX)).collect();
+        special.into_iter().for_each(|id| bytes[id as usize] = 0);
         bytes
+    }
+
+    /// What each id spells, which may be a part of a character; special tokens spell their names.
+    ///
+    /// Exact for byte-level tokenizers; for others the entry's own text.
+    pub fn spellings(&self) -> Vec<Vec<u8>> {
+        let is_byte_level =
+            self.inner.to_string(false).is_ok_and(|text| text.contains("\"type\":\"ByteLevel\""));
+        let alphabet = if is_byte_level { byte_alphabet() } else { HashMap::new() };
+        let added = self.inner.get_added_tokens_decoder();
+        let mut spelled = vec![vec![]; self.vocab_size];
+        for (token, id) in self.inner.get_vocab(true) {
+            let byte = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+            let byte = byte.filter(|hex| hex.len() == 2).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+            spelled[id as usize] = if added.contains_key(&id) {
+                token.into_bytes()
+            } else if is_byte_level {
+                token.chars().filter_map(|c| alphabet.get(&c).copied()).collect()
+            } else if let Some(byte) = byte {
+                vec![byte]
+            } else {
+                token.replace('\u{2581}', " ").into_bytes()
+            };
+        }
+        spelled
     }
 
     fn special_tokens(&self) -> Vec<String> {
@@ -426,6 +444,21 @@ impl Tokenizer {
         special.sort_unstable();
         special.into_iter().map(|(_, token)| token).collect()
     }
+}
+
+/// The byte that each character of the byte-level alphabet stands for (GPT-2's `bytes_to_unicode`): printable ones of
+/// Latin-1 for themselves, the others in order from U+0100 on.
+fn byte_alphabet() -> HashMap<char, u8> {
+    let mut next = 0x100;
+    let character = |byte: u8| match byte {
+        b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => char::from(byte),
+        _ => {
+            next += 1;
+            char::from_u32(next - 1).unwrap_or_default()
+        }
+    };
+    let bytes: Vec<u8> = (0..=255).collect();
+    bytes.iter().copied().map(character).zip(bytes.iter().copied()).collect()
 }
 
 /// The words of texts, as the pre-tokenizer cuts them, and how often each occurs.
@@ -530,6 +563,9 @@ mod tests {
                 plain.len(),
                 "{text:?}"
             );
+            let spelled = tokenizer.spellings();
+            let spelled: Vec<u8> = expected.iter().flat_map(|&id| spelled[id as usize].clone()).collect();
+            assert_eq!(String::from_utf8(spelled).unwrap(), *text);
         }
     }
 
