@@ -1,7 +1,7 @@
 //! The harness around the models: sweeps, data, training, exams, results.
 //!
 //! A room is a module here, and none knows of those above it (`tests/rooms.rs` holds that):
-//! `cli -> run -> bench, status, report -> execute -> recipe -> plan -> train, exam -> data -> runs -> sweep -> config`,
+//! `cli -> serve -> run -> bench, status, report -> execute -> recipe -> plan -> train, exam -> data -> runs -> sweep -> config`,
 //! and at the bottom `records`, `track`, `fsutil`, `system` and `stats`.
 //! *Invariant:* `stats` and `report` read recorded results only; they never touch a tensor.
 //!
@@ -20,6 +20,7 @@ pub mod records;
 pub mod report;
 pub mod run;
 pub mod runs;
+pub mod serve;
 pub mod stats;
 pub mod status;
 pub mod stop;
