@@ -9,7 +9,7 @@ use super::row::{Kind, Message, Row};
 use super::store::{Document, StoreHead, StoreWriter};
 use super::tokenizer::{SpecialText, Tokenizer};
 use crate::config::{DataConfig, RowStyle};
-use crate::fsutil::create_dir;
+use crate::fsutil::folder;
 use crate::records::Notice;
 use crate::stop::check;
 use crate::track::{counted, number};
@@ -130,52 +130,14 @@ pub fn prepare(
 ) -> Result<Prepared> {
     let Preparation { kind, val_share, .. } = *preparation;
     ensure!((0.0..1.0).contains(&val_share), "data.val_share is {val_share}, expected 0 or more and below 1");
-    whole(out, |dir| {
+    folder::whole(out, is_ours, |dir| {
         let prepared = stores(rows, preparation, dir, stop, progress)?;
         ensure!(prepared.train_rows > 0, "no {kind} to train on: {}", prepared.reasons(preparation.log));
         Ok(prepared)
     })
 }
 
-/// Fills a folder beside `out` and gives it that name when it is complete.
-fn whole<T>(out: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    let shown = out.display();
-    let parent = match out.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    ensure!(
-        !out.exists() || is_ours(out),
-        "{shown}: exists and holds more than prepared data; choose another folder or remove it"
-    );
-    create_dir(parent)?;
-    let beside = |prefix: &str| {
-        let made = tempfile::Builder::new().prefix(prefix).tempdir_in(parent);
-        made.with_context(|| format!("{}: cannot be written", parent.display()))
-    };
-    let dir = beside(".preparing-")?;
-    let summary = fill(dir.path())?;
-    let rename = || -> Result<()> {
-        #[cfg(unix)]
-        {
-            // Temporary folders are private; this one becomes an ordinary one, like the stores in it.
-            let ordinary = fs::metadata(dir.path().join(TRAIN))?.permissions();
-            fs::set_permissions(dir.path(), ordinary)?;
-        }
-        if out.exists() {
-            let aside = beside(".replaced-")?;
-            fs::rename(out, aside.path().join("old"))?;
-        }
-        fs::rename(dir.path(), out)?;
-        Ok(fs::File::open(parent)?.sync_all()?)
-    };
-    rename().with_context(|| format!("{shown}: cannot be written"))?;
-    // The folder has its name now; there is nothing left to remove.
-    let _ = dir.keep();
-    Ok(summary)
-}
-
-/// Whether a folder is empty or holds prepared data and nothing else, so that it may be replaced.
+/// Whether a folder holds prepared data and nothing else, so that it may be replaced.
 fn is_ours(dir: &Path) -> bool {
     let ours = |name: &std::ffi::OsStr| [TRAIN, VAL, "summary.json"].iter().any(|known| name == *known);
     let whole = |entries: fs::ReadDir| entries.flatten().all(|entry| ours(&entry.file_name()));

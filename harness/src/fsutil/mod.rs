@@ -1,6 +1,7 @@
 //! Files that are whole or absent: written beside their place, synced and renamed.
 
 pub mod digests;
+pub mod folder;
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
@@ -59,9 +60,6 @@ pub fn hand_in(dir: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// How the names of folders begin that are being filled or replaced, as `data::prepare` gives them.
-const FOLDER_DRAFTS: [&str; 2] = [".preparing-", ".replaced-"];
-
 /// Removes what writers that were killed left behind in a stage run's folder; to be called by the owner of its claim.
 ///
 /// # Errors
@@ -70,7 +68,7 @@ pub fn remove_drafts(dir: &Path) -> Result<()> {
     let entries = fs::read_dir(dir).with_context(|| format!("{}: cannot be read", dir.display()))?;
     for entry in entries.flatten() {
         let name = entry.file_name();
-        if FOLDER_DRAFTS.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+        if folder::DRAFTS.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
             let _ = fs::remove_dir_all(entry.path());
         }
     }

@@ -345,7 +345,7 @@ fn what_cannot_be_prepared_is_refused() {
     assert!(error(&["x"], 0.0, Path::new("/proc/no/data")).contains("/proc/no"));
     assert!(!out.exists());
     fs::write(dir.path().join("thesis.txt"), "mine").unwrap();
-    assert!(error(&["x"], 0.0, dir.path()).contains("holds more than prepared data"));
+    assert!(error(&["x"], 0.0, dir.path()).contains("exists already; choose another folder"));
     let stuck: [PathBuf; 1] = [dir.path().join("thesis.txt")];
     assert!(error(&["x"], 0.0, &stuck[0].join("data")).contains("thesis.txt"));
 }
