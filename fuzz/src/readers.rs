@@ -23,7 +23,7 @@ pub struct Reader {
 }
 
 /// All readers.
-pub const READERS: [Reader; 14] = [
+pub const READERS: [Reader; 15] = [
     Reader { name: "sweep", file: "a.toml", valid: || SWEEP.into(), read: sweep },
     Reader { name: "experiment", file: "e.toml", valid: || EXPERIMENT.into(), read: experiment },
     Reader {
@@ -51,6 +51,7 @@ pub const READERS: [Reader; 14] = [
     Reader { name: "safetensors", file: "a.safetensors", valid: safetensors, read: weights },
     Reader { name: "pth", file: "a.pth", valid: || PTH.into(), read: weights },
     Reader { name: "shape", file: "config.json", valid: || SHAPE.into(), read: shape },
+    Reader { name: "foreign-shape", file: "config.json", valid: || FOREIGN_SHAPE.into(), read: shape },
     Reader { name: "manifest", file: "manifest.json", valid: || MANIFEST.into(), read: manifest },
     Reader { name: "store", file: "store.json", valid: || STORE.into(), read: store },
 ];
@@ -133,6 +134,7 @@ const CSV: &str = "system,history,q,a\ns,\"[['你好','好']]\",\"问, 题\",答
 const SHEET: &str = "id,question,A,B,C,D,answer\n0,谁?,甲,乙,\"丙,丁\",戊,A\n1,何?,1,2,3,4,D\n";
 const TEMPLATE: &str = r#"{"bos_token": "<s>", "eos_token": "</s>", "chat_template": "{% for m in messages %}{% if m.role == 'user' %}<s>user\n{{ m.content.strip() }}</s>\n{% else %}<s>assistant\n{{ m['content'] }}</s>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<s>assistant\n{% endif %}"}"#;
 const SHAPE: &str = r#"{"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 100, "hidden_dim": null, "multiple_of": 64, "norm_eps": 1e-5, "max_seq_len": 128, "use_moe": true, "num_experts_per_tok": 2, "n_routed_experts": 4}"#;
+const FOREIGN_SHAPE: &str = r#"{"model_type": "qwen2_moe", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 100, "intermediate_size": 192, "rms_norm_eps": 1e-5, "max_position_embeddings": 128, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, "tie_word_embeddings": true, "use_sliding_window": true, "sliding_window": 8, "layer_types": ["sliding_attention", "sliding_attention"], "num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": true, "moe_intermediate_size": 64, "shared_expert_intermediate_size": 128, "n_shared_experts": 2}"#;
 const PTH: &[u8] = include_bytes!("../seeds/a.pth");
 const MANIFEST: &str = include_str!("../seeds/manifest.json");
 const STORE: &str = include_str!("../seeds/store.json");

@@ -20,7 +20,7 @@ const SILU: Only = OneOf(&["silu", "swish"]);
 
 /// Keys of Hugging Face's configurations with the values that describe the model of this project.
 const KEYS: [(&str, Only); 40] = [
-    ("model_type", OneOf(&["minimind"])),
+    ("model_type", OneOf(&["minimind", "llama", "mistral", "qwen3", "qwen2_moe", "qwen3_moe"])),
     ("quantization_config", Absent),
     ("is_encoder_decoder", Flag(false)),
     ("add_cross_attention", Flag(false)),

@@ -1,9 +1,11 @@
-//! A model folder: `config.json` with MiniMind's keys and `model.safetensors`, `pytorch_model.bin` or `*.pth`.
+//! A model folder: `config.json` with MiniMind's keys, or those of an architecture of transformers, and
+//! `model.safetensors`, `pytorch_model.bin` or `*.pth`.
 
 use crate::backend::Backend;
 use crate::computed;
 use crate::config::{AuxLoss, Init, ModelConfig};
 use crate::transformer::Transformer;
+use crate::weights::hugging_face::{self, Architecture};
 use crate::weights::{self, Weights};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -216,8 +218,16 @@ impl ConfigFile {
 /// # Errors
 /// Where the file cannot be read, lacks a key, or asks for what is not computed here.
 pub fn read_config(path: &Path) -> Result<ModelConfig> {
+    read_either(path).map(|(config, _)| config)
+}
+
+/// The shape, and the architecture of transformers that the file is of, where it is none of MiniMind.
+fn read_either(path: &Path) -> Result<(ModelConfig, Option<Architecture>)> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e.to_string()))?;
     if let Ok(Value::Object(keys)) = serde_json::from_str(&text) {
+        if let Some(architecture) = Architecture::named(&keys) {
+            return Ok((hugging_face::read_config(architecture, &keys, path)?, Some(architecture)));
+        }
         let problems = computed::problems(&keys);
         if !problems.is_empty() {
             return Err(Error::file(path, problems.join("; ")));
@@ -225,7 +235,7 @@ pub fn read_config(path: &Path) -> Result<ModelConfig> {
     }
     let file: ConfigFile = serde_json::from_str(&text)
         .map_err(|e| Error::file(path, format!("{e}; expected the keys of MiniMind's LMConfig")))?;
-    file.into_config(path)
+    Ok((file.into_config(path)?, None))
 }
 
 /// The bytes of a `config.json`.
@@ -270,9 +280,21 @@ pub fn read_weights(path: &Path) -> Result<weights::NamedTensors> {
 /// # Errors
 /// Where a file is missing, damaged, or asks for what is not computed here.
 pub fn read(dir: &Path) -> Result<(ModelConfig, Weights)> {
-    let config = read_config(&dir.join("config.json"))?;
     let path = weights_file(dir)?;
-    let weights = Weights::from_tensors(&config, read_weights(&path)?, &path)?;
+    read_parts(&dir.join("config.json"), &path)
+}
+
+/// As [`read`], from two files.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_parts(config: &Path, weights: &Path) -> Result<(ModelConfig, Weights)> {
+    let (config, architecture) = read_either(config)?;
+    let tensors = read_weights(weights)?;
+    let weights = match architecture {
+        Some(architecture) => hugging_face::to_ours(architecture, &config, tensors, weights)?,
+        None => Weights::from_tensors(&config, tensors, weights)?,
+    };
     Ok((config, weights))
 }
 

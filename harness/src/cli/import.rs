@@ -1,18 +1,18 @@
 //! The verb `import`.
 
-use super::say;
-use crate::data::Tokenizer;
-use anyhow::{Context, Result};
+use super::{note, say};
+use anyhow::{Context, Result, bail};
 use clap::Args;
-use model::{Cpu, Transformer, Weights, folder};
-use std::path::PathBuf;
+use model::weights::minimind;
+use model::{ModelConfig, Weights, folder};
+use std::path::{Path, PathBuf};
 
 /// Arguments of `import`.
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// A folder as MiniMind publishes it: config.json and pytorch_model.bin, *.pth or model.safetensors
+    /// A folder with config.json and model.safetensors, pytorch_model.bin or *.pth; or a lone .pth file
     from: PathBuf,
-    /// The model folder to write
+    /// The model folder to write, which is not there yet
     to: PathBuf,
     /// Weights, where they lie elsewhere
     #[arg(long)]
@@ -20,27 +20,54 @@ pub struct ImportArgs {
     /// Folder of the tokenizer, where the model folder has none
     #[arg(long)]
     tokenizer: Option<PathBuf>,
+    /// Query heads of a lone .pth file, which does not tell; unset: 16, as in all that MiniMind published
+    #[arg(long, value_name = "N")]
+    n_heads: Option<usize>,
 }
 
-/// Turns a MiniMind checkpoint into a model folder.
+/// Turns a model of another program into a model folder.
 pub fn import(args: &ImportArgs) -> Result<bool> {
-    let transformer = match &args.weights {
-        Some(path) => {
-            let config = folder::read_config(&args.from.join("config.json"))?;
-            let weights = Weights::from_tensors(&config, folder::read_weights(path)?, path)?;
-            Transformer::from_weights(&config, weights, &Cpu)?
-        }
-        None => Transformer::load(&args.from, &Cpu)?,
+    let (dir, weights) = match args.from.is_file() {
+        true => (args.from.parent().unwrap_or(Path::new(".")), Some(args.from.as_path())),
+        false => (args.from.as_path(), args.weights.as_deref()),
     };
-    let tokenizer = args.tokenizer.as_deref().unwrap_or(&args.from);
-    crate::train::save_model(&transformer, &args.to, tokenizer).context("the model folder")?;
-    if let Some(why) = Tokenizer::load(&args.to)?.no_template() {
+    let config_file = dir.join("config.json");
+    if args.n_heads.is_some() && weights.is_none() {
+        bail!("--n-heads is for a lone .pth file; a folder's config.json has num_attention_heads or n_heads");
+    }
+    let (config, weights) = match weights {
+        None => folder::read(dir)?,
+        Some(weights) if config_file.is_file() && args.n_heads.is_none() => {
+            folder::read_parts(&config_file, weights)?
+        }
+        Some(weights) => lone(weights, args.n_heads)?,
+    };
+    let tokenizer = args.tokenizer.as_deref().unwrap_or(dir);
+    if args.tokenizer.is_none() && !tokenizer.join("tokenizer.json").is_file() {
+        bail!("{}: holds no tokenizer.json; --tokenizer names the folder of one", tokenizer.display());
+    }
+    let params = crate::track::number(config.params() as u64);
+    let tokenizer =
+        crate::export::import(&config, weights, tokenizer, &args.to).context("the model folder")?;
+    if let Some(why) = tokenizer.no_template() {
         say(format!("no chats, fine-tuning or exams with it: {why}"))?;
     }
-    say(format!(
-        "{} parameters in {}",
-        crate::track::number(transformer.config.params() as u64),
-        args.to.display()
-    ))?;
+    say(format!("{params} parameters in {}", args.to.display()))?;
     Ok(true)
+}
+
+/// A state dict without a config.json.
+fn lone(path: &Path, n_heads: Option<usize>) -> Result<(ModelConfig, Weights)> {
+    let tensors = folder::read_weights(path)?;
+    let config = minimind::shape_of(&tensors, n_heads.unwrap_or(minimind::HEADS), path)?;
+    if n_heads.is_none() {
+        note(&format!(
+            "{}: no config.json beside it; taken for MiniMind's {} query and {} key-value heads",
+            path.display(),
+            config.n_heads,
+            config.n_kv_heads
+        ));
+    }
+    let weights = Weights::from_tensors(&config, tensors, path)?;
+    Ok((config, weights))
 }

@@ -6,6 +6,7 @@ mod cancel;
 mod data;
 mod doctor;
 mod exam;
+mod export;
 mod gc;
 mod generate;
 mod import;
@@ -220,9 +221,20 @@ Examples:
         #[command(subcommand)]
         verb: data::DataVerb,
     },
-    /// Turn a MiniMind checkpoint into a model folder
-    #[command(after_help = "Example: mindscale import MiniMind2-V1 my-model --tokenizer minimind_tokenizer")]
+    /// Turn a model of MiniMind v1 or of transformers into a model folder
+    #[command(after_help = "\
+Read are folders as MiniMind v1 publishes them, its lone .pth files, and folders of transformers: Llama, Mistral, Qwen3,
+Qwen2-MoE and Qwen3-MoE, as far as they compute what is computed here.
+
+Examples:
+  mindscale import MiniMind2-V1 my-model --tokenizer minimind_tokenizer
+  mindscale import full_sft_512.pth my-model --tokenizer minimind_tokenizer")]
     Import(import::ImportArgs),
+    /// Write a model for other programs: transformers, llama.cpp, MiniMind v1
+    #[command(after_help = "\
+Example: mindscale export sft-cedd4909 --to hf --out my-model
+         mindscale export experiments/quickstart.toml --best exam_accuracy --to hf --out best")]
+    Export(export::ExportArgs),
     /// Compare, test and fit tables of scores
     Stats {
         #[command(subcommand)]
@@ -291,6 +303,7 @@ pub fn main() -> ExitCode {
         Verb::Tokenizer { verb } => tokenizer::tokenizer(&verb),
         Verb::Data { verb } => data::data(&verb),
         Verb::Import(args) => import::import(&args),
+        Verb::Export(args) => export::export(&args),
         Verb::Cancel { sweep } => cancel::cancel(&sweep),
         Verb::StageRun { request, alone } => return end(stage_run::stage_run(&request, alone)),
     };

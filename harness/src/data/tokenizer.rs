@@ -388,6 +388,11 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// The id of the beginning of a text, where there is one.
+    pub fn bos(&self) -> Option<u32> {
+        self.id(&self.bos)
+    }
+
     /// The id of the end of a text.
     pub fn eos(&self) -> Option<u32> {
         self.id(&self.eos)

@@ -1,6 +1,10 @@
 //! A model's weights: one flat buffer, drawn at random or read from files.
 
+pub mod gguf;
+pub mod hugging_face;
 mod init;
+pub mod minimind;
+mod names;
 mod pickle;
 mod pth;
 mod safetensors;
@@ -12,6 +16,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use hugging_face::write_hugging_face;
 pub use pth::read_pth;
 pub use safetensors::{read_safetensors, write_safetensors};
 
@@ -40,27 +45,42 @@ impl Weights {
     ///
     /// # Errors
     /// Where a tensor is missing, of another shape or type, not finite, or one too many.
-    pub fn from_tensors(config: &ModelConfig, mut tensors: NamedTensors, source: &Path) -> Result<Self> {
+    pub fn from_tensors(config: &ModelConfig, tensors: NamedTensors, source: &Path) -> Result<Self> {
+        Self::collect(config, tensors, source, str::to_owned, |_, values| values)
+    }
+
+    /// As [`Weights::from_tensors`], where tensors have other names and their numbers lie otherwise.
+    fn collect(
+        config: &ModelConfig,
+        mut tensors: NamedTensors,
+        source: &Path,
+        named: impl Fn(&str) -> String,
+        to_ours: impl Fn(&Param, Vec<f32>) -> Vec<f32>,
+    ) -> Result<Self> {
         let layout = Arc::new(Layout::new(config));
         let fail = |tensor: &str, problem: String| Error::weights(source, tensor, problem);
-        let output = if config.tie_embeddings { tensors.remove("output.weight") } else { None };
+        let head = named("output.weight");
+        let output = if config.tie_embeddings { tensors.remove(&head) } else { None };
         let mut flat = Vec::with_capacity(layout.len());
         for param in &layout.params {
+            let name = named(&param.name);
             let tensor = tensors
-                .remove(&param.name)
-                .ok_or_else(|| fail(&param.name, format!("missing, expected shape {:?}", param.shape)))?;
-            flat.extend(checked(&tensor, param).map_err(|problem| fail(&param.name, problem))?);
+                .remove(&name)
+                .ok_or_else(|| fail(&name, format!("missing, expected shape {:?}", param.shape)))?;
+            flat.extend(to_ours(param, checked(&tensor, param).map_err(|problem| fail(&name, problem))?));
         }
         if let Some(name) = tensors.keys().next() {
             return Err(fail(name, "not a tensor of this shape of model".into()));
         }
         if let Some(output) = output {
             let embedding = &layout.params[0];
-            let output = checked(&output, embedding).map_err(|problem| fail("output.weight", problem))?;
+            let output = checked(&output, embedding).map_err(|problem| fail(&head, problem))?;
             if output != flat[embedding.range.clone()] {
-                let problem = "differs from tok_embeddings.weight, but this model ties the two; \
-                               is tie_word_embeddings false?";
-                return Err(fail("output.weight", problem.into()));
+                let problem = format!(
+                    "differs from {}, but this model ties the two; is tie_word_embeddings false?",
+                    named(&embedding.name)
+                );
+                return Err(fail(&head, problem));
             }
         }
         Ok(Self { layout, flat })

@@ -4,6 +4,8 @@ use super::NamedTensors;
 use crate::layout::Layout;
 use crate::{Error, Result};
 use candle_core::Device;
+use safetensors::tensor::TensorView;
+use std::collections::HashMap;
 use std::path::Path;
 
 /// Reads every tensor of a safetensors file.
@@ -23,12 +25,22 @@ pub fn read_safetensors(path: &Path) -> Result<NamedTensors> {
 /// Weights that are not finite are not written.
 pub fn write_safetensors(layout: &Layout, flat: &[f32]) -> Result<Vec<u8>> {
     layout.check_finite(flat)?;
-    let bytes: Vec<u8> = flat.iter().flat_map(|v| v.to_le_bytes()).collect();
-    let views = layout.params.iter().map(|p| {
-        let data = &bytes[p.range.start * 4..p.range.end * 4];
-        safetensors::tensor::TensorView::new(safetensors::Dtype::F32, p.shape.clone(), data)
-            .map(|view| (p.name.as_str(), view))
+    let tensors = layout.params.iter().map(|param| (&param.name, &param.shape, &flat[param.range.clone()]));
+    serialize(tensors, false)
+}
+
+/// The bytes of a safetensors file of f32 tensors; `for_torch` marks it as transformers expects it.
+pub(super) fn serialize<'a>(
+    tensors: impl Iterator<Item = (&'a String, &'a Vec<usize>, &'a [f32])>,
+    for_torch: bool,
+) -> Result<Vec<u8>> {
+    let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+    let all: Vec<_> = tensors.map(|(name, shape, values)| (name, shape, bytes(values))).collect();
+    let views = all.iter().map(|(name, shape, data)| {
+        let view = TensorView::new(safetensors::Dtype::F32, shape.to_vec(), data);
+        view.map(|view| (name.as_str(), view))
     });
     let views: Vec<_> = views.collect::<std::result::Result<_, _>>().map_err(Error::safetensors)?;
-    safetensors::serialize(views, None).map_err(Error::safetensors)
+    let about = for_torch.then(|| HashMap::from([("format".to_owned(), "pt".to_owned())]));
+    safetensors::serialize(views, about).map_err(Error::safetensors)
 }

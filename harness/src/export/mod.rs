@@ -1,0 +1,114 @@
+//! Models for other programs: folders with weights, tokenizer, settings of generation and a card that says what it is.
+//!
+//! A model folder flows in, a folder of another kind out. What lies where in the files of other programs, and what they
+//! compute, is in `model::weights`. *Invariant:* a folder is there whole or not at all, and what no program would compute
+//! as it is computed here is refused.
+
+mod card;
+
+use crate::data::Tokenizer;
+use crate::fsutil::{folder, write_atomic};
+use anyhow::{Context, Result, ensure};
+use model::weights::hugging_face::{self, Architecture, Ends};
+use model::weights::{minimind, write_hugging_face};
+use model::{ModelConfig, Weights};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// Whose folder is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// transformers'.
+    HuggingFace,
+    /// MiniMind v1's: a state dict of PyTorch.
+    Pth,
+}
+
+/// Writes the model in `dir` as the new folder `out`; returns what it is there, such as `LlamaForCausalLM`.
+///
+/// # Errors
+/// Where the model or its tokenizer cannot be read, something is at `out`, or the other program does not compute what
+/// the model computes.
+pub fn export(dir: &Path, tokenizer: &Path, format: Format, out: &Path) -> Result<Exported> {
+    let (config, weights) = model::folder::read(dir)?;
+    let tokenizer = Tokenizer::load(tokenizer)?;
+    ensure!(
+        tokenizer.vocab_size() <= config.vocab_size,
+        "the tokenizer has {} entries and the model {}; is it the model's own?",
+        tokenizer.vocab_size(),
+        config.vocab_size
+    );
+    let kind = kind(format, &config).with_context(|| dir.display().to_string())?;
+    let card = card::write(dir, out, &config, format, &kind)?;
+    folder::whole(
+        out,
+        |_| false,
+        |draft| {
+            let ends = Ends { bos: tokenizer.bos(), eos: tokenizer.eos() };
+            let json = |name: &str, value: &Value| {
+                write_atomic(&draft.join(name), format!("{value:#}\n").as_bytes())
+            };
+            match format {
+                Format::HuggingFace => {
+                    json("config.json", &hugging_face::config_json(&config, ends)?)?;
+                    write_atomic(&draft.join("model.safetensors"), &write_hugging_face(&config, &weights)?)?;
+                }
+                Format::Pth => {
+                    json("config.json", &minimind::config_json(&config)?)?;
+                    write_atomic(&draft.join("model.pth"), &minimind::write_pth(&config, &weights)?)?;
+                }
+            }
+            tokenizer.save(draft)?;
+            json("generation_config.json", &generation(ends))?;
+            write_atomic(&draft.join("README.md"), card.as_bytes())
+        },
+    )?;
+    Ok(Exported { kind, params: config.params() as u64 })
+}
+
+/// What was written.
+#[derive(Debug)]
+pub struct Exported {
+    /// What the other program calls such a model.
+    pub kind: String,
+    /// Its weights.
+    pub params: u64,
+}
+
+/// What the other program calls such a model; an error where it has none.
+fn kind(format: Format, config: &ModelConfig) -> Result<String> {
+    Ok(match format {
+        Format::HuggingFace => Architecture::of(config)?.class().into(),
+        Format::Pth => minimind::config_json(config).map(|_| "MiniMind v1".into())?,
+    })
+}
+
+/// `generation_config.json`: the settings of `mindscale generate`.
+fn generation(ends: Ends) -> Value {
+    json!({
+        "bos_token_id": ends.bos,
+        "eos_token_id": ends.eos,
+        "do_sample": true,
+        "temperature": 0.7,
+        "top_k": 8,
+    })
+}
+
+/// Writes a model folder of ours that is there whole or not at all.
+///
+/// # Errors
+/// Where something is at `out`, the tokenizer cannot be read or a file cannot be written.
+pub fn import(config: &ModelConfig, weights: Weights, tokenizer: &Path, out: &Path) -> Result<Tokenizer> {
+    let tokenizer = Tokenizer::load(tokenizer)?;
+    let bytes = model::weights::write_safetensors(&weights.layout, &weights.flat)?;
+    folder::whole(
+        out,
+        |_| false,
+        |draft| {
+            write_atomic(&draft.join("config.json"), &model::folder::write_config(config))?;
+            tokenizer.save(draft)?;
+            write_atomic(&draft.join("model.safetensors"), &bytes)
+        },
+    )?;
+    Ok(tokenizer)
+}

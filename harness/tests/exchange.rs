@@ -1,0 +1,119 @@
+//! Models that go to other programs and come back, as a user sends and fetches them.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{TINY, mindscale, only};
+use predicates::str::contains;
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A small model folder of the kind that the program writes.
+fn reference() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/references/model")
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = entries.collect();
+    names.sort();
+    names
+}
+
+fn weights(dir: &Path) -> Vec<u32> {
+    model::folder::read(dir).unwrap().1.flat.iter().map(|value| value.to_bits()).collect()
+}
+
+#[test]
+fn a_model_goes_out_and_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |words: &[&str]| mindscale(dir.path()).args(words).assert();
+    let from = reference();
+    let from = from.to_str().unwrap();
+    run(&["export", from, "--to", "hf", "--out", "hf"])
+        .success()
+        .stdout(contains("LlamaForCausalLM, 9,040 parameters in hf"));
+    run(&["import", "hf", "back"]).success().stdout(contains("parameters in back"));
+    assert_eq!(weights(&dir.path().join("back")), weights(&reference()));
+    run(&["export", from, "--to", "pth", "--out", "pth"]).success();
+    // Alone, without its config.json; the tokenizer is named.
+    fs::rename(dir.path().join("pth/model.pth"), dir.path().join("lone.pth")).unwrap();
+    run(&["import", "lone.pth", "lone"]).code(1).stderr(contains("16 query heads; --n-heads says how many"));
+    run(&["import", "lone.pth", "lone", "--n-heads", "4"])
+        .code(1)
+        .stderr(contains("holds no tokenizer.json"));
+    run(&["import", "lone.pth", "lone", "--n-heads", "4", "--tokenizer", from]).success();
+    assert_eq!(weights(&dir.path().join("lone")), weights(&reference()));
+    // What is there already stays.
+    run(&["export", from, "--to", "hf", "--out", "hf"]).code(1).stderr(contains("hf: exists already"));
+    run(&["import", "hf", "back"]).code(1).stderr(contains("back: exists already"));
+    let folder = ["README.md", "config.json", "generation_config.json", "model.safetensors"];
+    let tokenizer = ["tokenizer.json", "tokenizer_config.json"];
+    assert_eq!(names(&dir.path().join("hf")), [&folder[..], &tokenizer].concat());
+    let read = |name: &str| fs::read_to_string(dir.path().join("hf").join(name)).unwrap();
+    let config: Value = serde_json::from_str(&read("config.json")).unwrap();
+    assert_eq!(config["architectures"][0], "LlamaForCausalLM");
+    assert_eq!([&config["bos_token_id"], &config["eos_token_id"]], [1, 2]);
+    assert!(read("tokenizer_config.json").contains("chat_template"));
+    assert!(read("README.md").contains("Nothing is recorded beside the model"));
+    // The program itself reads such a folder where a model is asked for.
+    run(&["generate", "hf", "--prompt", "他", "--max-tokens", "2", "--json"]).success();
+    assert_eq!(names(dir.path()), ["back", "hf", "lone", "lone.pth", "pth"]);
+}
+
+#[test]
+fn what_fails_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |words: &[&str]| mindscale(dir.path()).args(words).assert();
+    fs::create_dir(dir.path().join("odd")).unwrap();
+    for name in names(&reference()) {
+        fs::copy(reference().join(&name), dir.path().join("odd").join(&name)).unwrap();
+    }
+    let config = dir.path().join("odd/config.json");
+    let mut json: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+    json["sliding_window"] = 5.into();
+    fs::write(&config, json.to_string()).unwrap();
+    run(&["export", "odd", "--to", "pth", "--out", "out"])
+        .code(1)
+        .stderr(contains("odd: MiniMind v1 does not know a window (model.window)"));
+    run(&["export", "odd", "--to", "zip", "--out", "out"]).code(2).stderr(contains("possible values: hf"));
+    json["vocab_size"] = 100.into();
+    fs::write(&config, json.to_string()).unwrap();
+    run(&["export", "odd", "--to", "hf", "--out", "out"]).code(1).stderr(contains("has shape [320, 16]"));
+    run(&["import", "odd", "out"]).code(1).stderr(contains("expected [100, 16]"));
+    fs::write(dir.path().join("odd/model.safetensors"), b"no weights").unwrap();
+    run(&["import", "odd", "out"]).code(1).stderr(contains("not a readable safetensors file"));
+    fs::write(dir.path().join("a.pth"), b"no weights").unwrap();
+    run(&["import", "a.pth", "out"]).code(1).stderr(contains("not a readable PyTorch file"));
+    run(&["import", "nowhere", "out"]).code(1).stderr(contains("nowhere"));
+    assert_eq!(names(dir.path()), ["a.pth", "odd"]);
+}
+
+#[test]
+fn the_card_of_a_stage_run_tells_what_it_is_and_what_it_scored() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("tiny.toml"), TINY).unwrap();
+    mindscale(dir.path()).args(["run", "tiny.toml"]).assert().success();
+    let run = only(&dir.path().join("runs"), "dpo");
+    mindscale(dir.path()).arg("export").arg(&run).args(["--to", "hf", "--out", "tiny"]).assert().success();
+    let card = fs::read_to_string(dir.path().join("tiny/README.md")).unwrap();
+    for part in [
+        "# tiny\n",
+        "\n| pretrain | ",
+        "\n| sft | ",
+        "\n| dpo | ",
+        "built-in world",
+        "[pretrain]\n",
+        "d_model = 16\n",
+    ] {
+        assert!(card.contains(part), "{part:?} in\n{card}");
+    }
+    let trials = fs::read_to_string(dir.path().join("results/tiny/trials.csv")).unwrap();
+    let mut trials = csv::Reader::from_reader(trials.as_bytes());
+    let names = trials.headers().unwrap().clone();
+    let row = trials.records().next().unwrap().unwrap();
+    let column = |name: &str| row[names.iter().position(|known| known == name).unwrap()].to_owned();
+    let score = format!("* {} of {} questions right: ", column("exam_correct"), column("exam_questions"));
+    assert!(card.contains(&score), "{score:?} in\n{card}");
+}
