@@ -1,17 +1,19 @@
 //! The stage graph: the stage runs that trials need, each once, in an order in which they can run.
 
-use super::facts::{Facts, Files, Reading, files_of, name_of};
-use crate::config::{Stage, TrainStage, TrialConfig, differing, recipe};
+use super::facts::{Facts, Files, Reading, name_of};
+use super::names::{Named, stage_runs};
+use crate::config::{Stage, TrainStage, TrialConfig, differing};
 use crate::data::files::Inputs;
 use crate::runs::claim::{Held, Watch};
 use crate::runs::manifest::{Input, Manifest, RunStatus};
 use crate::runs::recorded::{RecordedStage, RecordedTrial};
 use crate::sweep::Trial;
 use anyhow::{Context, Result, bail};
+use rayon::prelude::*;
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use uuid::Uuid;
 
 /// How a planned stage run stands.
@@ -150,23 +152,18 @@ impl StageGraph {
     /// As [`Self::plan`].
     pub fn plan_with<'a>(
         trials: &[Trial],
-        known: impl Fn(&Trial) -> Option<&'a RecordedTrial>,
+        known: impl Fn(&Trial) -> Option<&'a RecordedTrial> + Sync,
         runs: &Path,
     ) -> Result<Self> {
-        let mut planner = Planner {
-            runs,
-            there: names_in(runs),
-            inputs: Inputs::remembered(runs),
-            nodes: Vec::new(),
-            by_name: HashMap::new(),
+        let mut planner = Planner { runs, there: names_in(runs), nodes: Vec::new(), by_name: HashMap::new() };
+        let inputs = Mutex::new(Inputs::remembered(runs));
+        let named = |trial: &Trial| match known(trial) {
+            Some(recorded) => Ok(Origin::Record(recorded)),
+            None => stage_runs(&trial.config, &inputs).map(Origin::Trial),
         };
-        let one = |(index, trial): (usize, &Trial)| match known(trial) {
-            Some(recorded) => Ok(planner.recorded(index, trial, recorded)),
-            None => planner.trial(index, trial),
-        };
-        let planned: Result<Vec<_>> = trials.iter().enumerate().map(one).collect();
+        let planned = planner.all(trials, named);
         // What was read is worth remembering even if a later file is missing.
-        planner.inputs.save()?;
+        inputs.into_inner().unwrap_or_else(PoisonError::into_inner).save()?;
         let mut graph = Self { trials: planned?, nodes: planner.nodes };
         graph.ensure_different()?;
         graph.drop_what_nothing_needs();
@@ -252,7 +249,6 @@ struct Planner<'a> {
     runs: &'a Path,
     /// What is there: most stage runs of a new sweep are not, and need not be looked at.
     there: HashSet<OsString>,
-    inputs: Inputs,
     nodes: Vec<StageNode>,
     by_name: HashMap<Uuid, usize>,
 }
@@ -265,15 +261,54 @@ struct Needs {
     model: Option<usize>,
 }
 
+/// Where the names of a trial's stage runs come from.
+enum Origin<'a> {
+    /// Its configuration and files.
+    Trial(Vec<Named>),
+    /// The record of an earlier run.
+    Record(&'a RecordedTrial),
+}
+
+/// Trials whose names are found together, by all cores.
+const AT_A_TIME: usize = 1024;
+
 impl Planner<'_> {
-    fn trial(&mut self, index: usize, trial: &Trial) -> Result<PlannedTrial> {
-        let stages = self
-            .stages(index, &trial.config)
-            .with_context(|| format!("sweep {}, trial {}", trial.sweep, index + 1))?;
-        let nodes = || stages.iter().map(|&stage| &self.nodes[stage]);
-        let uuid = name_of(nodes().map(|node| node.uuid));
-        let setting = name_of(nodes().map(|node| node.setting));
-        Ok(PlannedTrial { uuid, setting, trial: trial.clone(), stages })
+    /// Plans all trials, whose names come from `origin` and follow from each trial alone.
+    fn all<'a>(
+        &mut self,
+        trials: &[Trial],
+        origin: impl Fn(&Trial) -> Result<Origin<'a>> + Sync,
+    ) -> Result<Vec<PlannedTrial>> {
+        let mut planned = Vec::with_capacity(trials.len());
+        for part in trials.chunks(AT_A_TIME) {
+            let origins: Vec<Result<Origin>> = part.par_iter().map(&origin).collect();
+            for (trial, origin) in part.iter().zip(origins) {
+                let index = planned.len();
+                let origin = origin.with_context(|| format!("sweep {}, trial {}", trial.sweep, index + 1))?;
+                planned.push(match origin {
+                    Origin::Trial(named) => self.trial(index, trial, named),
+                    Origin::Record(recorded) => self.recorded(index, trial, recorded),
+                });
+            }
+        }
+        Ok(planned)
+    }
+
+    fn trial(&mut self, index: usize, trial: &Trial, named: Vec<Named>) -> PlannedTrial {
+        let uuid = name_of(named.iter().map(|run| run.uuid));
+        let setting = name_of(named.iter().map(|run| run.setting));
+        let mut stages: Vec<usize> = Vec::new();
+        for Named { stage, uuid, setting, files, model } in named {
+            let needs = Needs {
+                tokenizer: (stage != Stage::Tokenizer).then(|| stages[0]),
+                data: stage.computes().then(|| stages[1]),
+                model: model.map(|model| stages[model]),
+            };
+            let names = Names { uuid, setting };
+            let known = self.known(index, uuid);
+            stages.push(known.unwrap_or_else(|| self.add(index, &trial.config, stage, names, files, needs)));
+        }
+        PlannedTrial { uuid, setting, trial: trial.clone(), stages }
     }
 
     /// A trial whose stage runs have their names from a record.
@@ -298,53 +333,6 @@ impl Planner<'_> {
         }
         let (uuid, setting) = (recorded.trial, recorded.setting);
         PlannedTrial { uuid, setting, trial: trial.clone(), stages }
-    }
-
-    fn stages(&mut self, trial: usize, config: &Arc<TrialConfig>) -> Result<Vec<usize>> {
-        let reading = Reading::new(config);
-        let mut needs = Needs::default();
-        let tokenizer = self.node(trial, config, &reading, Stage::Tokenizer, needs)?;
-        needs.tokenizer = Some(tokenizer);
-        let data = self.node(trial, config, &reading, Stage::Data, needs)?;
-        needs.data = Some(data);
-        let mut stages = vec![tokenizer, data];
-        let exams = config.exams();
-        for stage in recipe(config) {
-            let trained = self.node(trial, config, &reading, stage.into(), needs)?;
-            stages.push(trained);
-            needs.model = Some(trained);
-            if exams.contains(&stage) {
-                stages.push(self.node(trial, config, &reading, Stage::Exam, needs)?);
-            }
-        }
-        Ok(stages)
-    }
-
-    fn node(
-        &mut self,
-        trial: usize,
-        config: &Arc<TrialConfig>,
-        reading: &Reading,
-        stage: Stage,
-        needs: Needs,
-    ) -> Result<usize> {
-        let files = files_of(stage, config, &mut self.inputs)?;
-        let of = |index: Option<usize>, name: fn(&StageNode) -> Uuid| Some(name(&self.nodes[index?]));
-        let facts = |name: fn(&StageNode) -> Uuid| {
-            reading.facts(stage, of(needs.tokenizer, name), of(needs.model, name), &files)
-        };
-        let uuid = facts(|node| node.uuid).name();
-        let setting = || {
-            let mut seedless = facts(|node| node.setting);
-            seedless.keys.remove("seed");
-            seedless.name()
-        };
-        let setting = if self.by_name.contains_key(&uuid) { Uuid::nil() } else { setting() };
-        if let Some(known) = self.known(trial, uuid) {
-            return Ok(known);
-        }
-        let names = Names { uuid, setting };
-        Ok(self.add(trial, config, stage, names, files, needs))
     }
 
     /// The stage run with this name, where an earlier trial needs it as well.

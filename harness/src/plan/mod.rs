@@ -8,6 +8,7 @@ mod explain;
 pub mod extents;
 pub mod facts;
 pub mod graph;
+mod names;
 mod record;
 #[cfg(test)]
 pub mod testing;

@@ -1,0 +1,56 @@
+//! The names of a trial's stage runs, which follow from its configuration and its files alone.
+
+use super::facts::{Files, Reading, files_of};
+use crate::config::{Stage, TrialConfig, recipe};
+use crate::data::files::Inputs;
+use anyhow::Result;
+use std::sync::{Mutex, PoisonError};
+use uuid::Uuid;
+
+/// A stage run of one trial, before it is known which trials share it.
+pub struct Named {
+    /// The stage.
+    pub stage: Stage,
+    /// Its name.
+    pub uuid: Uuid,
+    /// The name that it would have without a seed.
+    pub setting: Uuid,
+    /// The files that it reads.
+    pub files: Files,
+    /// The stage run whose model it starts from or examines, by its place in the recipe.
+    pub model: Option<usize>,
+}
+
+/// The stage runs of a trial in the order of its recipe: tokenizer, data, then what computes.
+///
+/// # Errors
+/// Where a file that a name depends on cannot be read.
+pub fn stage_runs(config: &TrialConfig, inputs: &Mutex<Inputs>) -> Result<Vec<Named>> {
+    let reading = Reading::new(config);
+    let mut runs: Vec<Named> = Vec::new();
+    let mut add = |stage: Stage, model: Option<usize>| -> Result<usize> {
+        let files = files_of(stage, config, &mut inputs.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let tokenizer = (stage != Stage::Tokenizer).then_some(0);
+        let facts = |name: fn(&Named) -> Uuid| {
+            let of = |index: Option<usize>| Some(name(&runs[index?]));
+            reading.facts(stage, of(tokenizer), of(model), &files)
+        };
+        let uuid = facts(|run| run.uuid).name();
+        let mut seedless = facts(|run| run.setting);
+        seedless.keys.remove("seed");
+        let setting = seedless.name();
+        runs.push(Named { stage, uuid, setting, files, model });
+        Ok(runs.len() - 1)
+    };
+    add(Stage::Tokenizer, None)?;
+    add(Stage::Data, None)?;
+    let exams = config.exams();
+    let mut model = None;
+    for stage in recipe(config) {
+        model = Some(add(stage.into(), model)?);
+        if exams.contains(&stage) {
+            add(Stage::Exam, model)?;
+        }
+    }
+    Ok(runs)
+}
