@@ -3,7 +3,7 @@
 //! Every key counts unless it is listed here. *Invariant:* what is said of `[model]`, of a training stage and of
 //! `[data]` depends on keys that the stage runs' own facts hold, so that their names can leave out the same.
 
-use super::keys::keys;
+use super::keys::{keys, sections};
 use super::layers::get;
 use super::{OptimizerKind, RowStyle, Schedule, Source, TRAINING, TrainStage, Training, TrialConfig, recipe};
 use serde_json::{Value, json};
@@ -70,8 +70,9 @@ impl Found {
     }
 
     fn section(&mut self, name: &str, why: &str) {
-        let inside = |key: &str| key.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
-        let keys: Vec<&str> = keys().map(|key| key.path.as_str()).filter(|key| inside(key)).collect();
+        let section = sections().iter().find(|section| section.name == name);
+        let keys: Vec<&str> =
+            section.into_iter().flat_map(|section| &section.keys).map(|key| key.path.as_str()).collect();
         self.add(&keys, why);
     }
 

@@ -16,21 +16,42 @@ pub fn identity(config: &TrialConfig) -> Uuid {
 
 /// JSON without spaces, the keys of every object in alphabetical order, fractions as `1.5e-3`.
 pub fn canonical_json(value: &Value) -> String {
+    let mut text = String::new();
+    write(value, &mut text);
+    text
+}
+
+fn write(value: &Value, text: &mut String) {
     match value {
         Value::Object(keys) => {
             let mut sorted: Vec<_> = keys.iter().collect();
-            sorted.sort_by_key(|(key, _)| *key);
-            let pair = |(key, value): (&String, &Value)| {
-                format!("{}:{}", Value::from(key.as_str()), canonical_json(value))
-            };
-            format!("{{{}}}", sorted.into_iter().map(pair).collect::<Vec<_>>().join(","))
+            sorted.sort_unstable_by_key(|(key, _)| *key);
+            text.push('{');
+            for (i, (key, value)) in sorted.into_iter().enumerate() {
+                if i > 0 {
+                    text.push(',');
+                }
+                *text += &Value::from(key.as_str()).to_string();
+                text.push(':');
+                write(value, text);
+            }
+            text.push('}');
         }
         Value::Array(items) => {
-            format!("[{}]", items.iter().map(canonical_json).collect::<Vec<_>>().join(","))
+            text.push('[');
+            for (i, item) in items.iter().enumerate() {
+                if i > 0 {
+                    text.push(',');
+                }
+                write(item, text);
+            }
+            text.push(']');
         }
         // Written here, so that a name does not change with a library's taste.
-        Value::Number(number) if number.is_f64() => format!("{:e}", number.as_f64().unwrap_or_default()),
-        scalar => scalar.to_string(),
+        Value::Number(number) if number.is_f64() => {
+            *text += &format!("{:e}", number.as_f64().unwrap_or_default());
+        }
+        scalar => *text += &scalar.to_string(),
     }
 }
 

@@ -31,14 +31,14 @@ pub fn stage_runs(config: &TrialConfig, inputs: &Mutex<Inputs>) -> Result<Vec<Na
     let mut add = |stage: Stage, model: Option<usize>| -> Result<usize> {
         let files = files_of(stage, config, &mut inputs.lock().unwrap_or_else(PoisonError::into_inner))?;
         let tokenizer = (stage != Stage::Tokenizer).then_some(0);
-        let facts = |name: fn(&Named) -> Uuid| {
-            let of = |index: Option<usize>| Some(name(&runs[index?]));
-            reading.facts(stage, of(tokenizer), of(model), &files)
-        };
-        let uuid = facts(|run| run.uuid).name();
-        let mut seedless = facts(|run| run.setting);
-        seedless.keys.remove("seed");
-        let setting = seedless.name();
+        let named = |index: Option<usize>, name: fn(&Named) -> Uuid| Some(name(&runs[index?]));
+        let of_run = |index| named(index, |run| run.uuid);
+        let of_setting = |index| named(index, |run| run.setting);
+        let mut facts = reading.facts(stage, of_run(tokenizer), of_run(model), &files);
+        let uuid = facts.name();
+        facts.keys.remove("seed");
+        (facts.tokenizer, facts.model) = (of_setting(tokenizer), of_setting(model));
+        let setting = facts.name();
         runs.push(Named { stage, uuid, setting, files, model });
         Ok(runs.len() - 1)
     };

@@ -8,7 +8,7 @@ use crate::config::{
 };
 use rayon::prelude::*;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use uuid::Uuid;
 
 /// Draws for each wanted trial after which no new one is hoped for.
@@ -33,8 +33,20 @@ pub fn trials(sweep: &Sweep) -> Result<Vec<Trial>, ConfigErrors> {
         }
     }
     let mut errors = problems.report(&points);
-    errors.errors.extend(same_settings(sweep, &points, &trials));
+    if may_be_the_same(&points, &trials) {
+        errors.errors.extend(same_settings(sweep, &points, &trials));
+    }
     errors.or(trials.into_iter().map(|(_, trial)| trial).collect())
+}
+
+/// Whether two trials may be one setting at all: where all that varies has an effect, and varies, none are.
+fn may_be_the_same(points: &[Point], trials: &[(usize, Trial)]) -> bool {
+    let has_idle = |(index, trial): &(usize, Trial)| {
+        let idle = idle(&trial.config);
+        points[*index].iter().any(|setting| idle.iter().any(|idle| idle.key == setting.key))
+    };
+    let mut seen = HashSet::new();
+    !points.iter().all(|point| seen.insert(label(point))) || trials.par_iter().any(has_idle)
 }
 
 /// Trials that are one setting, since what sets them apart has no effect: one error for each key and reason.
