@@ -3,6 +3,7 @@
 
 mod bench;
 mod cancel;
+mod chat;
 mod data;
 mod doctor;
 mod exam;
@@ -17,6 +18,7 @@ mod report;
 mod run;
 mod sampling;
 mod schema;
+mod serve;
 mod stage_run;
 mod stats;
 mod status;
@@ -211,6 +213,21 @@ Examples:
   mindscale generate sft-cedd4909 --chat --prompts questions.txt -n 3 --stop '。' --json
   cat letter.txt | mindscale generate sft-cedd4909 --prompt - --temperature 0")]
     Generate(generate::GenerateArgs),
+    /// Talk to a model in the terminal
+    #[command(after_help = "\
+A line that ends in \\ goes on in the next one; /help tells the commands; Ctrl-C stops an answer.
+
+Example: mindscale chat sft-cedd4909 --temperature 0.5 --system '你是助手'")]
+    Chat(chat::ChatArgs),
+    /// Serve models over HTTP: OpenAI's endpoints and a web page
+    #[command(after_help = "\
+docs/serve.md has the endpoints. Ctrl-C lets answers finish first.
+
+Examples:
+  mindscale serve sft-cedd4909
+  mindscale serve small=sft-cedd4909 deep=runs/dpo-... --port 9000 --api-key-file key.txt
+  mindscale serve experiments/quickstart.toml")]
+    Serve(serve::ServeArgs),
     /// Train, show and try tokenizers
     Tokenizer {
         #[command(subcommand)]
@@ -296,6 +313,8 @@ pub fn main() -> ExitCode {
         Verb::Exam(args) => exam::exam(&args),
         Verb::Perplexity(args) => perplexity::perplexity(&args),
         Verb::Generate(args) => generate::generate(&args),
+        Verb::Chat(args) => chat::chat(&args),
+        Verb::Serve(args) => serve::serve(&args),
         Verb::Stats { verb } => stats::stats(&verb),
         Verb::Bench { verb } => bench::bench(&verb),
         Verb::Schema { kind } => schema::schema(kind),

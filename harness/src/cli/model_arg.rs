@@ -71,7 +71,7 @@ impl ModelArg {
     /// Where it is no folder and the beginning of no stage run's name, of several, or of one without a model.
     pub fn folder(&self) -> Result<PathBuf> {
         let model = &self.model;
-        if model.is_file() && model.extension().is_some_and(|extension| extension == "toml") {
+        if self.is_file() {
             return self.of_file();
         }
         if self.trial.is_some() || self.best.is_some() || self.stage.is_some() {
@@ -108,6 +108,19 @@ impl ModelArg {
 impl ModelArg {
     /// The model of a trial of a file.
     fn of_file(&self) -> Result<PathBuf> {
+        let (records, graph) = self.trials()?;
+        let chosen = self.choose(&records).with_context(|| self.model.display().to_string())?;
+        let dir = self.model_of(chosen, &graph)?;
+        note(&format!("trial {}: {}", short_id(chosen.trial), dir.display()));
+        Ok(dir.join("model"))
+    }
+
+    fn is_file(&self) -> bool {
+        self.model.is_file() && self.model.extension().is_some_and(|extension| extension == "toml")
+    }
+
+    /// The trials of a file, and the graph of their stage runs.
+    fn trials(&self) -> Result<(Vec<TrialRecord>, StageGraph)> {
         let options = ReadOptions {
             runs: self.runs.clone(),
             results: self.results.clone(),
@@ -116,11 +129,7 @@ impl ModelArg {
         };
         let work = Work::read(&self.model, &options, Layers::Last)?;
         let graph = work.look()?(&work)?;
-        let records = collect(&graph)?;
-        let chosen = self.choose(&records).with_context(|| self.model.display().to_string())?;
-        let dir = self.model_of(chosen, &graph)?;
-        note(&format!("trial {}: {}", short_id(chosen.trial), dir.display()));
-        Ok(dir.join("model"))
+        Ok((collect(&graph)?, graph))
     }
 
     fn choose<'a>(&self, records: &'a [TrialRecord]) -> Result<&'a TrialRecord> {
@@ -154,6 +163,46 @@ impl ModelArg {
             let stage = self.stage.map_or("training", Stage::name);
             anyhow!("trial {}: no {stage} stage is finished; run the file first", short_id(trial.trial))
         })
+    }
+}
+
+/// A model that was found.
+pub struct Found {
+    /// The folder of its files.
+    pub dir: PathBuf,
+    /// Where it comes from, for people.
+    pub source: String,
+}
+
+impl ModelArg {
+    /// A model by its folder, its name, or a file whose trials made several.
+    pub fn named(model: PathBuf, runs: Option<PathBuf>, results: PathBuf) -> Self {
+        Self { model, trial: None, best: None, stage: None, runs, results }
+    }
+
+    /// The model, or those of all trials of a file that have trained one; one that several trials share is there once.
+    ///
+    /// # Errors
+    /// As [`Self::folder`], and where no trial has trained yet.
+    pub fn all(&self) -> Result<Vec<Found>> {
+        if !self.is_file() {
+            let dir = self.folder()?;
+            return Ok(vec![Found { source: dir.display().to_string(), dir }]);
+        }
+        let (records, graph) = self.trials()?;
+        let mut found: Vec<Found> = vec![];
+        for trial in &records {
+            let Ok(dir) = self.model_of(trial, &graph).map(|dir| dir.join("model")) else { continue };
+            if found.iter().all(|known| known.dir != dir) {
+                let keys = trial.keys.iter().map(|(key, value)| format!("{key}={value}"));
+                let source = format!("{}, {}", dir.display(), keys.collect::<Vec<_>>().join(" "));
+                found.push(Found { dir, source });
+            }
+        }
+        if found.is_empty() {
+            bail!("{}: no trial has trained a model yet; run the file first", self.model.display());
+        }
+        Ok(found)
     }
 }
 

@@ -1,4 +1,4 @@
-//! How tokens are chosen, as options.
+//! How tokens are chosen: the options that `generate` and `chat` have in common.
 
 use clap::Args;
 use model::{GenerateOptions, Sampling};
@@ -39,7 +39,42 @@ impl SamplingArgs {
         let sampling = Sampling { repetition_penalty, temperature, top_k, top_p, min_p };
         GenerateOptions { max_tokens, sampling, seed, stop, ..GenerateOptions::default() }
     }
+
+    /// Sets an option by its name, such as `temperature` or `top-p`.
+    ///
+    /// # Errors
+    /// Where there is no such option, or it cannot have this value.
+    pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let count = || value.parse().map_err(|_| format!("{value:?}: expected a whole number"));
+        match name.replace('_', "-").as_str() {
+            "max-tokens" => self.max_tokens = count()?,
+            "temperature" => self.temperature = temperature(value)?,
+            "top-k" => self.top_k = count()?,
+            "top-p" => self.top_p = top_p(value)?,
+            "min-p" => self.min_p = min_p(value)?,
+            "repetition-penalty" => self.repetition_penalty = repetition_penalty(value)?,
+            "seed" => self.seed = value.parse().map_err(|_| format!("{value:?}: expected a whole number"))?,
+            _ => {
+                let names = NAMES.join(", ");
+                let hint = crate::config::did_you_mean(name, NAMES);
+                return Err(format!("there is no option {name:?}, expected {names}{hint}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every option with its value.
+    pub fn show(&self) -> String {
+        let Self { max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, .. } = self;
+        format!(
+            "max-tokens {max_tokens}, temperature {temperature}, top-k {top_k}, top-p {top_p}, min-p {min_p}, \
+             repetition-penalty {repetition_penalty}, seed {seed}"
+        )
+    }
 }
+
+const NAMES: [&str; 7] =
+    ["max-tokens", "temperature", "top-k", "top-p", "min-p", "repetition-penalty", "seed"];
 
 /// A number with which `set` makes sense of sampling.
 fn checked(text: &str, set: impl Fn(f64) -> Sampling) -> Result<f64, String> {

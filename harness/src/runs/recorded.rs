@@ -134,6 +134,11 @@ impl Record {
         }
     }
 
+    /// The file that was run, for this folder of results.
+    pub fn file(&self, out: &Path) -> PathBuf {
+        seen_from_here(out, &self.file)
+    }
+
     /// The last run.
     pub fn last(&self) -> Option<&RecordedRun> {
         self.runs.last()

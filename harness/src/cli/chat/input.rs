@@ -1,0 +1,177 @@
+//! What the user says: edited lines at a terminal, plain ones from a pipe; several lines as one text.
+
+use anyhow::Result;
+use rustyline::error::ReadlineError;
+use rustyline::{
+    Cmd, ConditionalEventHandler, DefaultEditor, Event, EventContext, EventHandler, KeyEvent, Movement,
+    RepeatCount,
+};
+use std::io::{BufRead, IsTerminal};
+
+/// Begins and ends a text of several lines.
+const BLOCK: &str = "\"\"\"";
+
+/// What was said.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Said {
+    /// A text, without blanks at its ends.
+    Text(String),
+    /// An empty line, or one that was given up.
+    Nothing,
+    /// No more will be said.
+    End,
+}
+
+/// A line.
+enum Line {
+    Text(String),
+    GivenUp,
+    End,
+}
+
+/// Ctrl-C clears a line in which something stands; an empty one it gives up.
+struct CtrlC;
+
+impl ConditionalEventHandler for CtrlC {
+    fn handle(&self, _: &Event, _: RepeatCount, _: bool, context: &EventContext) -> Option<Cmd> {
+        Some(match context.line().is_empty() {
+            true => Cmd::Interrupt,
+            false => Cmd::Kill(Movement::WholeBuffer),
+        })
+    }
+}
+
+/// Where lines come from.
+pub struct Input {
+    /// `None` where the standard input is no terminal.
+    editor: Option<DefaultEditor>,
+}
+
+impl Input {
+    /// The standard input.
+    ///
+    /// # Errors
+    /// Where the terminal cannot be used.
+    pub fn new() -> Result<Self> {
+        if !(std::io::stdin().is_terminal() && std::io::stdout().is_terminal()) {
+            return Ok(Self { editor: None });
+        }
+        let mut editor = DefaultEditor::new()?;
+        editor.bind_sequence(KeyEvent::ctrl('C'), EventHandler::Conditional(Box::new(CtrlC)));
+        Ok(Self { editor: Some(editor) })
+    }
+
+    /// Whether somebody sits at a terminal.
+    pub fn is_terminal(&self) -> bool {
+        self.editor.is_some()
+    }
+
+    /// The next text.
+    ///
+    /// # Errors
+    /// Where the standard input cannot be read.
+    pub fn next(&mut self) -> Result<Said> {
+        let said = text(|prompt| self.line(prompt))?;
+        if let (Some(editor), Said::Text(text)) = (&mut self.editor, &said) {
+            editor.add_history_entry(text)?;
+        }
+        Ok(said)
+    }
+
+    fn line(&mut self, prompt: &str) -> Result<Line> {
+        let Some(editor) = &mut self.editor else {
+            let mut line = String::new();
+            return Ok(match std::io::stdin().lock().read_line(&mut line)? {
+                0 => Line::End,
+                _ => Line::Text(line.trim_end_matches(['\n', '\r']).to_owned()),
+            });
+        };
+        match editor.readline(prompt) {
+            Ok(line) => Ok(Line::Text(line)),
+            Err(ReadlineError::Interrupted) => Ok(Line::GivenUp),
+            Err(ReadlineError::Eof) => Ok(Line::End),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Puts lines together to a text; `line` is given what stands before it.
+fn text(mut line: impl FnMut(&str) -> Result<Line>) -> Result<Said> {
+    let mut lines: Vec<String> = vec![];
+    let mut is_block = false;
+    loop {
+        let more = match line(if lines.is_empty() && !is_block { "> " } else { ". " })? {
+            Line::Text(more) => more,
+            Line::GivenUp if lines.is_empty() && !is_block => return Ok(Said::End),
+            Line::GivenUp => return Ok(Said::Nothing),
+            Line::End if lines.is_empty() => return Ok(Said::End),
+            Line::End => break,
+        };
+        let mut rest = more.as_str();
+        if !is_block
+            && lines.is_empty()
+            && let Some(begun) = rest.trim_start().strip_prefix(BLOCK)
+        {
+            (is_block, rest) = (true, begun);
+        }
+        if is_block {
+            match rest.trim_end().strip_suffix(BLOCK) {
+                Some(last) => {
+                    lines.push(last.to_owned());
+                    break;
+                }
+                None => lines.push(rest.to_owned()),
+            }
+            continue;
+        }
+        match rest.strip_suffix('\\') {
+            Some(begun) => lines.push(begun.to_owned()),
+            None => {
+                lines.push(rest.to_owned());
+                break;
+            }
+        }
+    }
+    let text = lines.join("\n").trim().to_owned();
+    Ok(if text.is_empty() { Said::Nothing } else { Said::Text(text) })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn said(lines: &[&str]) -> (Said, usize) {
+        let mut left = lines.iter();
+        let mut taken = 0;
+        let said = text(|_| {
+            taken += 1;
+            Ok(left.next().map_or(Line::End, |line| match *line {
+                "^C" => Line::GivenUp,
+                line => Line::Text(line.to_owned()),
+            }))
+        });
+        (said.unwrap(), taken)
+    }
+
+    #[test]
+    fn lines_make_a_text() {
+        let text = |text: &str| Said::Text(text.to_owned());
+        assert_eq!(said(&[" 你好 ", "b"]), (text("你好"), 1));
+        assert_eq!(said(&["a\\", "b \\", "c", "d"]), (text("a\nb \nc"), 3));
+        assert_eq!(said(&["\"\"\"a", "", "  b\\", "c\"\"\" ", "d"]), (text("a\n\n  b\\\nc"), 4));
+        assert_eq!(said(&["\"\"\"a\"\"\""]), (text("a"), 1));
+        assert_eq!(said(&["\"\"\"", "\"\"\""]), (Said::Nothing, 2));
+        assert_eq!(said(&["  "]), (Said::Nothing, 1));
+        // A text that is cut off by the end of the input is what there is of it.
+        assert_eq!(said(&["a\\"]), (text("a"), 2));
+        assert_eq!(said(&[]), (Said::End, 1));
+    }
+
+    #[test]
+    fn giving_up_ends_a_begun_text_or_all() {
+        assert_eq!(said(&["^C"]), (Said::End, 1));
+        assert_eq!(said(&["a\\", "^C", "b"]), (Said::Nothing, 2));
+        assert_eq!(said(&["\"\"\"", "^C"]), (Said::Nothing, 2));
+    }
+}

@@ -1,0 +1,251 @@
+//! The verb `chat`: a conversation in the terminal.
+
+mod input;
+
+use super::model_arg::ModelArg;
+use super::sampling::SamplingArgs;
+use super::{note, say};
+use crate::data::stream::AnswerStream;
+use crate::data::{Message, SpecialText, Tokenizer};
+use crate::fsutil::write_atomic;
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use input::{Input, Said};
+use model::{Cpu, GenerateOptions, Transformer};
+use serde_json::json;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Tokens that an answer has room for at least, before the first turns are forgotten.
+const ROOM: usize = 32;
+
+const HELP: &str = "\
+/help             this
+/reset            forget the conversation; the system text stays
+/system TEXT      begin anew with this system text; without TEXT, with none
+/set NAME VALUE   set an option, such as /set temperature 0.5; /set alone shows them
+/save FILE        write the conversation: as Markdown where FILE ends in .md, else as JSON
+/quit             end; so does Ctrl-D, and Ctrl-C at an empty line
+A line that ends in \\ goes on in the next one; \"\"\" begins and ends a text of several lines. Ctrl-C stops an answer.";
+
+/// Arguments of `chat`.
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    #[command(flatten)]
+    model: ModelArg,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// System text in front of the conversation
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Folder of the tokenizer, where the model folder has none
+    #[arg(long)]
+    tokenizer: Option<PathBuf>,
+}
+
+/// Talks until the user has enough.
+pub fn chat(args: &ChatArgs) -> Result<bool> {
+    let dir = args.model.folder()?;
+    let tokenizer = Tokenizer::load(args.tokenizer.as_deref().unwrap_or(&dir))?;
+    if let Some(why) = tokenizer.no_template() {
+        bail!("{}: {why}; `mindscale generate` writes without one", dir.display());
+    }
+    let transformer = Transformer::load(&dir, &Cpu)?;
+    let stop = Arc::new(Interrupt::default());
+    let own = Arc::clone(&stop);
+    ctrlc::set_handler(move || own.interrupt()).context("Ctrl-C cannot be caught")?;
+    let mut talk = Talk {
+        transformer: &transformer,
+        tokenizer: &tokenizer,
+        sampling: args.sampling.clone(),
+        messages: system(args.system.as_deref()),
+        name: dir.display().to_string(),
+    };
+    let mut input = Input::new()?;
+    if input.is_terminal() {
+        say(format!(
+            "{}: {} parameters. /help tells what can be done.",
+            talk.name,
+            transformer.config.params()
+        ))?;
+    }
+    loop {
+        match input.next()? {
+            Said::End => return Ok(true),
+            Said::Nothing => {}
+            Said::Text(text) => {
+                if let Some(command) = text.strip_prefix('/') {
+                    match talk.command(command) {
+                        Ok(ControlFlow::Break(())) => return Ok(true),
+                        Ok(ControlFlow::Continue(())) => {}
+                        Err(error) => note(&format!("{error:#}")),
+                    }
+                } else if let Err(error) = talk.answer(text, &stop) {
+                    // A pipe that is closed ends the program; a text that the template refuses does not.
+                    if super::is_broken_pipe(&error) {
+                        return Err(error);
+                    }
+                    note(&format!("{error:#}"));
+                }
+            }
+        }
+    }
+}
+
+/// What Ctrl-C means: the end of an answer, or of the program while there is none.
+#[derive(Default)]
+struct Interrupt {
+    is_answering: AtomicBool,
+    is_asked: AtomicBool,
+}
+
+impl Interrupt {
+    fn interrupt(&self) {
+        if self.is_answering.load(Ordering::SeqCst) {
+            self.is_asked.store(true, Ordering::SeqCst);
+        } else {
+            std::process::exit(130); // as a program that the signal ends
+        }
+    }
+
+    /// Runs `work`, during which Ctrl-C only sets the flag.
+    fn during<T>(&self, work: impl FnOnce(&AtomicBool) -> T) -> T {
+        self.is_asked.store(false, Ordering::SeqCst);
+        self.is_answering.store(true, Ordering::SeqCst);
+        let done = work(&self.is_asked);
+        self.is_answering.store(false, Ordering::SeqCst);
+        done
+    }
+}
+
+fn system(text: Option<&str>) -> Vec<Message> {
+    text.map(str::trim)
+        .filter(|text| !text.is_empty())
+        .map(|text| Message::new("system", text))
+        .into_iter()
+        .collect()
+}
+
+/// A conversation.
+struct Talk<'a> {
+    transformer: &'a Transformer,
+    tokenizer: &'a Tokenizer,
+    sampling: SamplingArgs,
+    messages: Vec<Message>,
+    /// The model's name.
+    name: String,
+}
+
+impl Talk<'_> {
+    fn has_system(&self) -> bool {
+        self.messages.first().is_some_and(|first| first.role == "system")
+    }
+
+    /// Does what a line behind `/` says; `Break` ends the program.
+    fn command(&mut self, line: &str) -> Result<ControlFlow<()>> {
+        let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let rest = rest.trim();
+        match name {
+            "help" | "?" => say(HELP)?,
+            "reset" => self.messages.truncate(usize::from(self.has_system())),
+            "system" => self.messages = system(Some(rest)),
+            "set" if rest.is_empty() => say(self.sampling.show())?,
+            "set" => {
+                let (option, value) = rest.split_once([' ', '=']).unwrap_or((rest, ""));
+                self.sampling.set(option, value.trim()).map_err(anyhow::Error::msg)?;
+            }
+            "save" if rest.is_empty() => bail!("/save FILE: expected the name of a file"),
+            "save" => {
+                let file = Path::new(rest);
+                write_atomic(file, self.saved(file).as_bytes())?;
+                note(&format!("{} turns written to {rest}", self.messages.len()));
+            }
+            "quit" | "exit" | "q" => return Ok(ControlFlow::Break(())),
+            _ => {
+                let hint =
+                    crate::config::did_you_mean(name, ["help", "reset", "system", "set", "save", "quit"]);
+                bail!("there is no command /{name}{hint}; /help tells which there are");
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// The conversation as the text of a file.
+    fn saved(&self, file: &Path) -> String {
+        if file.extension().is_some_and(|end| end == "md") {
+            let turn = |message: &Message| format!("**{}**\n\n{}\n", message.role, message.content);
+            return self.messages.iter().map(turn).collect::<Vec<_>>().join("\n");
+        }
+        let whole = json!({ "model": self.name, "messages": self.messages });
+        format!("{whole:#}\n")
+    }
+
+    /// Answers, and keeps question and answer.
+    fn answer(&mut self, question: String, interrupt: &Interrupt) -> Result<()> {
+        let mut messages = self.messages.clone();
+        messages.push(Message::new("user", question));
+        let prompt = self.fitting(&mut messages)?;
+        let room = self.transformer.config.max_seq_len - prompt.len();
+        let options = self.sampling.options(self.tokenizer.eos().into_iter().collect());
+        // Each answer draws from a stream of its own.
+        let choice = messages.iter().filter(|message| message.role == "user").count() as u64 - 1;
+        let options = GenerateOptions { choice, max_tokens: options.max_tokens.min(room), ..options };
+        let (mut text, mut failed) = (String::new(), None);
+        let mut stream = AnswerStream::new(self.tokenizer, &self.sampling.stop);
+        interrupt.during(|is_asked| {
+            let mut show = |piece: &str| -> Result<()> {
+                let mut out = std::io::stdout().lock();
+                out.write_all(piece.as_bytes())?;
+                text.push_str(piece);
+                Ok(out.flush()?)
+            };
+            let written = self.transformer.generate(&prompt, &options, |token| {
+                let piece = stream.push(token).and_then(|piece| show(&piece.text).map(|()| piece.is_stopped));
+                match piece {
+                    Ok(false) if !is_asked.load(Ordering::SeqCst) => ControlFlow::Continue(()),
+                    Ok(_) => ControlFlow::Break(()),
+                    Err(error) => {
+                        failed = Some(error);
+                        ControlFlow::Break(())
+                    }
+                }
+            });
+            let rest = stream.finish()?;
+            show(&rest.text)?;
+            written.map_err(anyhow::Error::from)
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        say("")?;
+        messages.push(Message::new("assistant", text));
+        self.messages = messages;
+        Ok(())
+    }
+
+    /// The ids of a conversation, whose first turns are left out where they do not fit.
+    fn fitting(&self, messages: &mut Vec<Message>) -> Result<Vec<u32>> {
+        let longest = self.transformer.config.max_seq_len;
+        let first = usize::from(self.has_system());
+        let mut forgotten = 0;
+        loop {
+            let prompt = self.tokenizer.conversation(messages, SpecialText::Characters)?.ids;
+            if prompt.len() + ROOM.min(self.sampling.max_tokens).max(1) <= longest {
+                if forgotten > 0 {
+                    note(&format!("{forgotten} turns are forgotten: the model reads {longest} tokens"));
+                }
+                return Ok(prompt);
+            }
+            if messages.len() <= first + 1 {
+                bail!("this is {} tokens long, and the model reads {longest}; shorten it", prompt.len());
+            }
+            // A question goes with its answer.
+            let gone = (messages.len() - first - 1).min(2);
+            messages.drain(first..first + gone);
+            forgotten += gone;
+        }
+    }
+}

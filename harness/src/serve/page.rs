@@ -1,0 +1,93 @@
+//! The web page: files that are part of the program.
+
+use super::error::{ApiError, wrong_method};
+use axum::extract::Request;
+use axum::http::{HeaderValue, Method, header};
+use axum::response::{IntoResponse, Response};
+
+/// A file of the page: its name, its kind, what it holds.
+type File = (&'static str, &'static str, &'static [u8]);
+
+const HTML: &str = "text/html; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const STYLE: &str = "text/css; charset=utf-8";
+const TEXT: &str = "text/plain; charset=utf-8";
+const PICTURE: &str = "image/svg+xml";
+
+/// Files of `page/`, all of them.
+macro_rules! files {
+    ($($name:literal $kind:ident,)*) => {
+        &[$(($name, $kind, include_bytes!(concat!("page/", $name)))),*]
+    };
+}
+
+const FILES: &[File] = files![
+    "LICENSE-marked.txt" TEXT,
+    "api.js" SCRIPT,
+    "app.js" SCRIPT,
+    "catalog.js" SCRIPT,
+    "charts.js" SCRIPT,
+    "chat.js" SCRIPT,
+    "compare.js" SCRIPT,
+    "csv.js" SCRIPT,
+    "curves.js" SCRIPT,
+    "dom.js" SCRIPT,
+    "history.js" SCRIPT,
+    "i18n.js" SCRIPT,
+    "icon.svg" PICTURE,
+    "index.html" HTML,
+    "markdown.js" SCRIPT,
+    "marked.js" SCRIPT,
+    "message.js" SCRIPT,
+    "pages.css" STYLE,
+    "poll.js" SCRIPT,
+    "progress.js" SCRIPT,
+    "questions.js" SCRIPT,
+    "results.js" SCRIPT,
+    "round.js" SCRIPT,
+    "settings.js" SCRIPT,
+    "store.js" SCRIPT,
+    "style.css" STYLE,
+    "sweep.js" SCRIPT,
+    "sweeps.css" STYLE,
+    "sweeps.js" SCRIPT,
+    "table.js" SCRIPT,
+    "tokens.js" SCRIPT,
+    "trial.js" SCRIPT,
+    "words.js" SCRIPT,
+];
+
+/// Answers whatever has no endpoint: a file of the page, or that there is none.
+pub async fn page(request: Request) -> Result<Response, ApiError> {
+    let path = request.uri().path();
+    let name = if path == "/" { "index.html" } else { path.trim_start_matches('/') };
+    let found = FILES.iter().find(|(file, ..)| *file == name);
+    let (_, kind, bytes) = found.ok_or_else(|| ApiError::missing(format!("there is nothing at {path}")))?;
+    if ![Method::GET, Method::HEAD].contains(request.method()) {
+        return Err(wrong_method(request.method(), path));
+    }
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
+        // A newer program may have a newer page.
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+    ];
+    Ok((headers, *bytes).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_file_of_the_page_is_served() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/serve/page");
+        let there: BTreeSet<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        let served: BTreeSet<String> = FILES.iter().map(|(name, ..)| name.to_string()).collect();
+        assert_eq!(served, there, "the table of the page's files");
+    }
+}

@@ -1,0 +1,195 @@
+#!/usr/bin/env python3
+"""Many clients at once on `mindscale serve`, for a minute: nothing is lost, memory is bounded, and bad clients do no harm.
+
+    mindscale serve MODEL --port 8000 &
+    python scripts/load_serve.py --pid $! [--port 8000] [--clients 64] [--seconds 60] [--model NAME]
+
+Python alone. First one client streams for a few seconds, then all of them, while others vanish, send garbage, bodies
+that are too long and bodies that come byte by byte. Every text is held to the whole answer of the same seed, so that a
+token that is lost, doubled or another one's is found. Prints one line of JSON; exit code 1 where there is an error, a
+text is not the same, the server's memory grows on, or throughput is less than `--ratio` times that of one client.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import time
+
+PROMPTS = ["天空是什么颜色？", "你好", "请介绍一下你自己", "What is the sky?", "一加一等于几？", "水在多少度结冰？", "讲一个故事", "谁写了这本书？"]
+
+
+class Load:
+    def __init__(self, options, model):
+        self.options, self.model = options, model
+        self.known = {}  # (prompt, seed) -> (text, tokens)
+        self.errors = []
+        self.tokens = self.answers = self.bad = 0
+
+    def body(self, prompt, seed, stream):
+        more = {"stream_options": {"include_usage": True}} if stream else {}
+        return {"model": self.model, "messages": [{"role": "user", "content": prompt}], "seed": seed, "stream": stream,
+                "temperature": 1.0, "max_tokens": self.options.max_tokens, **more}  # fmt: skip
+
+    async def open(self):
+        return await asyncio.open_connection("127.0.0.1", self.options.port)
+
+    def request(self, method, path, data=b"", more=""):
+        return f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(data)}\r\n{more}\r\n".encode() + data
+
+    async def head(self, reader):
+        lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        return int(lines[0].split()[1]), {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines[1:])}
+
+    async def ask(self, method, path, body=None):
+        """A whole answer as JSON or text."""
+        reader, writer = await self.open()
+        writer.write(self.request(method, path, json.dumps(body).encode() if body else b"", "Connection: close\r\n"))
+        status, _ = await self.head(reader)
+        data = await reader.read()
+        writer.close()
+        assert status == 200, f"{status}: {data[:200]}"
+        return data
+
+    async def stream(self, prompt, seed):
+        """The text of a stream, and its tokens as the server counts them."""
+        reader, writer = await self.open()
+        writer.write(self.request("POST", "/v1/chat/completions", json.dumps(self.body(prompt, seed, True)).encode()))
+        status, _ = await self.head(reader)
+        assert status == 200, status
+        text, usage, finish, rest = [], None, None, b""
+        while True:
+            size = int(await reader.readline(), 16)
+            rest += (await reader.readexactly(size + 2))[:-2]
+            *events, rest = rest.split(b"\n\n")
+            for event in events:
+                data = event.removeprefix(b"data: ")
+                if data == b"[DONE]":
+                    writer.close()
+                    assert finish and usage, "no end"
+                    return "".join(text), usage["completion_tokens"]
+                chunk = json.loads(data)
+                assert "error" not in chunk, chunk
+                usage = chunk.get("usage") or usage
+                for choice in chunk["choices"]:
+                    text.append(choice["delta"].get("content") or "")
+                    finish = choice["finish_reason"] or finish
+
+    async def learn(self):
+        for prompt in PROMPTS:
+            for seed in range(self.options.seeds):
+                answer = json.loads(await self.ask("POST", "/v1/chat/completions", self.body(prompt, seed, False)))
+                self.known[prompt, seed] = answer["choices"][0]["message"]["content"], answer["usage"]["completion_tokens"]
+
+    async def client(self, number, until):
+        draw = random.Random(number)
+        while time.monotonic() < until:
+            key = draw.choice(list(self.known))
+            try:
+                found = await self.stream(*key)
+            except Exception as error:  # whatever it is, it is counted
+                self.errors.append(f"{key}: {error!r}")
+                await asyncio.sleep(0.1)
+                continue
+            if found != self.known[key]:
+                self.errors.append(f"{key}: {found} instead of {self.known[key]}")
+            self.tokens += found[1]
+            self.answers += 1
+
+    async def nuisance(self, until):
+        """Clients that nobody wants, one after the other."""
+        draw, number = random.Random(0), 0
+        slow = [asyncio.create_task(self.slow(until)) for _ in range(8)]
+        while time.monotonic() < until:
+            number += 1
+            reader, writer = await self.open()
+            good = json.dumps(self.body("讲一个故事", draw.randrange(1000), number % 2 == 0) | {"max_tokens": -1}).encode()
+            kind = number % 4
+            if kind == 0:  # vanishes in the middle of a stream
+                writer.write(self.request("POST", "/v1/chat/completions", good))
+                await reader.read(200)
+            elif kind == 1:  # vanishes before the answer
+                writer.write(self.request("POST", "/v1/chat/completions", good))
+                await asyncio.sleep(0.02)
+            elif kind == 2:  # garbage, in the head or in the body
+                data = draw.randbytes(2000)
+                writer.write(data if number % 8 == 2 else self.request("POST", "/v1/completions", data))
+                await reader.read(100)
+            else:  # too long
+                try:
+                    writer.write(self.request("POST", "/v1/completions", b" " * 8_000_000))
+                    await writer.drain()
+                    await reader.read(100)
+                except ConnectionError:
+                    pass  # the server need not read it all
+            writer.transport.abort()
+            self.bad += 1
+            await asyncio.sleep(0.05)
+        for task in slow:
+            task.cancel()
+
+    async def slow(self, until):
+        """A body that comes byte by byte."""
+        while time.monotonic() < until:
+            _, writer = await self.open()
+            data = self.request("POST", "/v1/completions", b" " * 10_000)
+            try:
+                for byte in data:
+                    writer.write(bytes([byte]))
+                    await writer.drain()
+                    await asyncio.sleep(0.5)
+            except ConnectionError:
+                pass  # the server's time was over
+            finally:
+                writer.transport.abort()
+
+    async def run(self, clients, seconds, with_bad):
+        before, count, began = self.tokens, self.answers, time.monotonic()
+        until = began + seconds
+        work = [self.client(number, until) for number in range(clients)] + ([self.nuisance(until)] if with_bad else [])
+        await asyncio.gather(*work)
+        took = time.monotonic() - began
+        return {"clients": clients, "answers": self.answers - count, "tokens_per_second": round((self.tokens - before) / took, 1)}
+
+
+def memory(pid):
+    with open(f"/proc/{pid}/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS")) / 1024 if pid else None
+
+
+async def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--pid", type=int, help="the server's process, to look at its memory")
+    parser.add_argument("--model")
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--seeds", type=int, default=8, help="answers for each prompt")
+    parser.add_argument("--ratio", type=float, default=4, help="throughput of all clients over that of one")
+    options = parser.parse_args()
+    load = Load(options, options.model)
+    load.model = load.model or json.loads(await load.ask("GET", "/v1/models"))["data"][0]["id"]
+    await load.learn()
+    one = await load.run(1, 8, False)
+    quiet = await load.run(options.clients, 10, False)
+    early = memory(options.pid) if options.pid else None
+    many = await load.run(options.clients, options.seconds, True)
+    late = memory(options.pid) if options.pid else None
+    await asyncio.sleep(1)
+    metrics = (await load.ask("GET", "/metrics")).decode().splitlines()
+    writing = [float(line.split()[-1]) for line in metrics if line.startswith("mindscale_texts_writing{")]
+    health = json.loads(await load.ask("GET", "/health"))
+    ratio = max(quiet["tokens_per_second"], many["tokens_per_second"]) / max(one["tokens_per_second"], 1e-9)
+    grows = bool(early and late > 1.3 * early + 32)
+    print(json.dumps({"one": one, "many": quiet, "many_with_bad_clients": many, "bad_clients": load.bad, "ratio": round(ratio, 2),
+                      "errors": len(load.errors), "memory_mib": [early and round(early), late and round(late)],
+                      "still_writing": sum(writing), "health": health["status"]}))  # fmt: skip
+    for error in load.errors[:5]:
+        print(error, file=sys.stderr)
+    sys.exit(bool(load.errors) or grows or ratio < options.ratio or sum(writing) > 0)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
