@@ -138,11 +138,11 @@ fn a_trained_model_writes_on() {
     assert_eq!(String::from_utf8(streamed).unwrap(), format!("{}\n", found["text"].as_str().unwrap()));
     generate(&["--top-p", "2"])
         .assert()
-        .code(1)
+        .code(2)
         .stderr(contains("top_p is 2, expected above 0 and at most 1"));
     generate(&["--temperature", "-1"])
         .assert()
-        .code(1)
+        .code(2)
         .stderr(contains("the temperature is -1, expected 0 (the likeliest token) or more"));
     // By the name that is shown, as by the folder.
     let short = &model.file_name().unwrap().to_string_lossy()[.."sft-cedd4909".len()].to_owned();

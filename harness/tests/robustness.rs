@@ -154,6 +154,7 @@ robust! {
     safetensors_files: "safetensors",
     pytorch_files: "pth",
     model_shapes: "shape",
+    foreign_shapes: "foreign-shape",
     manifests: "manifest",
     stores: "store",
 }

@@ -87,6 +87,16 @@ const FAST: f64 = 32.0;
 const SLOW: f64 = 1.0;
 
 impl RopeScaling {
+    /// The longest text, in positions, of a model that was trained with `trained`.
+    pub fn reach(self, trained: usize) -> usize {
+        match self {
+            Self::Unscaled => trained,
+            Self::Linear(factor) | Self::Ntk(factor) | Self::Yarn(factor) => {
+                (trained as f64 * factor) as usize
+            }
+        }
+    }
+
     /// Frequencies `(head_dim / 2,)`, and what cosines and sines are multiplied by.
     fn frequencies(self, head_dim: usize, theta: f64, trained: usize) -> (Vec<f64>, f64) {
         let plain = frequencies(head_dim, theta);

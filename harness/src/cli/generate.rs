@@ -1,6 +1,7 @@
 //! The verb `generate`: models write on, token by token.
 
 use super::model_arg::ModelArg;
+use super::rope_arg::RopeArgs;
 use super::sampling::SamplingArgs;
 use super::say;
 use crate::data::stream::{AnswerStream, Piece};
@@ -27,6 +28,8 @@ pub struct GenerateArgs {
     prompts: PromptArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    rope: RopeArgs,
     /// Texts for each prompt, of one seed
     #[arg(short, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
     n: u64,
@@ -62,13 +65,13 @@ pub fn generate(args: &GenerateArgs) -> Result<bool> {
     let prompts = args.prompts.read()?;
     let dir = args.model.folder()?;
     let tokenizer = Tokenizer::load(args.tokenizer.as_deref().unwrap_or(&dir))?;
-    let transformer = Transformer::load(&dir, &Cpu)?;
+    let transformer = args.rope.apply(Transformer::load(&dir, &Cpu)?);
     let encode = |text: &String| match args.chat {
         true => Ok(tokenizer.conversation(&[Message::new("user", text)], SpecialText::Characters)?.ids),
         false => tokenizer.encode_opening(text, SpecialText::Control),
     };
     let prompts: Vec<Vec<u32>> = prompts.iter().map(encode).collect::<Result<_>>()?;
-    let longest = transformer.config.max_seq_len;
+    let longest = transformer.context_len();
     let read = prompts.iter().map(Vec::len).max().unwrap_or(0);
     if read + args.sampling.max_tokens > longest {
         tracing::warn!(

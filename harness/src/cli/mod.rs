@@ -15,6 +15,7 @@ mod model_arg;
 mod perplexity;
 mod plan;
 mod report;
+mod rope_arg;
 mod run;
 mod sampling;
 mod schema;

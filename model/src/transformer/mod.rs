@@ -70,6 +70,14 @@ impl<B: Backend> Transformer<B> {
         self
     }
 
+    /// The longest text that it is meant for, in positions.
+    pub fn context_len(&self) -> usize {
+        match self.scaling {
+            (RopeScaling::Unscaled, _) => self.config.max_seq_len,
+            (scaling, trained) => scaling.reach(trained),
+        }
+    }
+
     /// Every weight, in the order of the layout.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 mod input;
 
 use super::model_arg::ModelArg;
+use super::rope_arg::RopeArgs;
 use super::sampling::SamplingArgs;
 use super::{note, say};
 use crate::data::stream::AnswerStream;
@@ -38,6 +39,8 @@ pub struct ChatArgs {
     model: ModelArg,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    rope: RopeArgs,
     /// System text in front of the conversation
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
@@ -53,7 +56,7 @@ pub fn chat(args: &ChatArgs) -> Result<bool> {
     if let Some(why) = tokenizer.no_template() {
         bail!("{}: {why}; `mindscale generate` writes without one", dir.display());
     }
-    let transformer = Transformer::load(&dir, &Cpu)?;
+    let transformer = args.rope.apply(Transformer::load(&dir, &Cpu)?);
     let stop = Arc::new(Interrupt::default());
     let own = Arc::clone(&stop);
     ctrlc::set_handler(move || own.interrupt()).context("Ctrl-C cannot be caught")?;
@@ -188,7 +191,7 @@ impl Talk<'_> {
         let mut messages = self.messages.clone();
         messages.push(Message::new("user", question));
         let prompt = self.fitting(&mut messages)?;
-        let room = self.transformer.config.max_seq_len - prompt.len();
+        let room = self.transformer.context_len() - prompt.len();
         let options = self.sampling.options(self.tokenizer.eos().into_iter().collect());
         // Each answer draws from a stream of its own.
         let choice = messages.iter().filter(|message| message.role == "user").count() as u64 - 1;
@@ -228,7 +231,7 @@ impl Talk<'_> {
 
     /// The ids of a conversation, whose first turns are left out where they do not fit.
     fn fitting(&self, messages: &mut Vec<Message>) -> Result<Vec<u32>> {
-        let longest = self.transformer.config.max_seq_len;
+        let longest = self.transformer.context_len();
         let first = usize::from(self.has_system());
         let mut forgotten = 0;
         loop {

@@ -1,0 +1,23 @@
+//! How a model is rotated over texts that are longer than those it was trained with.
+
+use clap::Args;
+use model::{RopeScaling, Transformer};
+
+/// Longer texts than the trained ones.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct RopeArgs {
+    /// Write longer texts than were trained by a factor F: linear:F, ntk:F or yarn:F scales the rotary positions
+    #[arg(long, value_name = "SCALING", default_value_t = RopeScaling::Unscaled)]
+    rope_scaling: RopeScaling,
+    /// Positions that the model was trained with; unset: its max_seq_len
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    trained: Option<u32>,
+}
+
+impl RopeArgs {
+    /// The model as it is asked for.
+    pub fn apply(&self, model: Transformer) -> Transformer {
+        let trained = self.trained.map_or(model.config.max_seq_len, |trained| trained as usize);
+        model.with_rope_scaling(self.rope_scaling, trained)
+    }
+}
