@@ -30,7 +30,7 @@ class Load:
     def body(self, prompt, seed, stream):
         more = {"stream_options": {"include_usage": True}} if stream else {}
         return {"model": self.model, "messages": [{"role": "user", "content": prompt}], "seed": seed, "stream": stream,
-                "temperature": 1.0, "max_tokens": self.options.max_tokens, **more}  # fmt: skip
+                "temperature": 1.0, "max_tokens": self.options.max_tokens, "ignore_eos": True, **more}  # fmt: skip
 
     async def open(self):
         return await asyncio.open_connection("127.0.0.1", self.options.port)

@@ -247,6 +247,12 @@ fn options_of_a_chat_mean_what_openai_says() {
     let (_, stopped) = server.chat(json!({ "max_tokens": -1, "stop": [stop, "\u{1}never"] }));
     assert_eq!(stopped["choices"][0]["finish_reason"], "stop");
     assert_eq!(content(&stopped), &content(&long)[..content(&long).find(&stop).unwrap()]);
+    // Behind the end of a text it writes on.
+    let (_, on) = server.chat(json!({ "max_tokens": -1, "ignore_eos": true }));
+    assert_eq!(
+        (&on["usage"]["total_tokens"], &on["choices"][0]["finish_reason"]),
+        (&json!(CONTEXT), &json!("length"))
+    );
     // Without a seed each answer is another.
     let unseeded = json!({ "seed": null, "max_tokens": -1 });
     assert_ne!(content(&server.chat(unseeded.clone()).1), content(&server.chat(unseeded).1));

@@ -235,8 +235,10 @@ impl Sampler {
         }
         let mut left = self.random.random_range(0.0..1.0) * sum;
         let mut chosen = 0;
+        // Where nothing is cut off, any order does, and none has to be made.
+        let is_all = kept == ranked.tokens.len();
         for place in 0..kept {
-            let (id, p) = ranked.get(place);
+            let (id, p) = if is_all { ranked.tokens[place] } else { ranked.get(place) };
             // Rounding may leave a rest after the last token.
             chosen = id;
             left -= p;

@@ -60,6 +60,8 @@ pub struct Ask {
     sampling: Sampling,
     seed: Option<u64>,
     stop: Vec<String>,
+    /// Whether the end of text is a token like others, as for measuring speed.
+    ignore_eos: bool,
 }
 
 /// What goes to the scheduler, and the prompts as they may be told.
@@ -84,6 +86,7 @@ impl Ask {
         let sampling = sampling(&mut fields)?;
         let seed = fields.integer("seed", i64::MIN..=i64::MAX)?.map(|seed| seed as u64);
         let stop = stops(fields.take("stop"))?;
+        let ignore_eos = fields.flag("ignore_eos")?;
         let (prompts, max_tokens, log_probs, echo) = match endpoint {
             Endpoint::Chat => {
                 let prompts = Prompts::Chat(messages(fields.take("messages"))?);
@@ -120,6 +123,7 @@ impl Ask {
             sampling,
             seed,
             stop,
+            ignore_eos,
         })
     }
 
@@ -137,7 +141,7 @@ impl Ask {
     /// # Errors
     /// Where a prompt cannot be tokenized, is too long, or has ids that the model does not know.
     pub fn prepare(self, served: &Served, deadline: Instant) -> Result<Prepared, ApiError> {
-        let Self { n, log_probs, echo, prompts, max_tokens, sampling, seed, stop, .. } = self;
+        let Self { n, log_probs, echo, prompts, max_tokens, sampling, seed, stop, ignore_eos, .. } = self;
         let tokenizer = &served.tokenizer;
         let bad = |name: &str, error: anyhow::Error| ApiError::param(name, format_args!("{error:#}"));
         let prompts: Vec<(Vec<u32>, Option<String>)> = match prompts {
@@ -161,7 +165,7 @@ impl Ask {
             }
         };
         let seed = seed.unwrap_or_else(|| RandomState::new().build_hasher().finish());
-        let end: Vec<u32> = tokenizer.eos().into_iter().collect();
+        let end: Vec<u32> = tokenizer.eos().into_iter().filter(|_| !ignore_eos).collect();
         let (mut requests, mut echoes) = (vec![], vec![]);
         for (number, (prompt, text)) in prompts.into_iter().enumerate() {
             let room = served.room(&prompt)?;
