@@ -199,7 +199,12 @@ pub fn shape_of(
     let (hidden, _) = matrix(first)?;
     let has_shared = tensors.contains_key("layers.0.feed_forward.shared_experts.w1.weight");
     let head_dim = width / n_heads.max(1);
-    if head_dim == 0 || head_dim * n_heads != width || !kv_width.is_multiple_of(head_dim) || kv_width == 0 {
+    if head_dim == 0
+        || !head_dim.is_multiple_of(2)
+        || head_dim * n_heads != width
+        || !kv_width.is_multiple_of(head_dim)
+        || kv_width == 0
+    {
         let problem = format!(
             "its {width} and {kv_width} rows of queries and keys are not those of {n_heads} query heads; \
              --n-heads says how many there are, or a config.json beside it"
