@@ -63,12 +63,19 @@ page() {
     "$python" scripts/check_page.py
 }
 
+exports() {
+    with_peer || return
+    local formats="hf pth"
+    "$python" -c 'import llama_cpp' 2>/dev/null && formats="$formats gguf"
+    cargo build -p mindscale && cargo build -p mindscale-model --example logits && "$python" scripts/check_exports.py $formats
+}
+
 cuda() {
     command -v nvcc >/dev/null || { missing "nvcc is not installed"; return; }
     cargo check --workspace --features cuda
 }
 
-for part in "${@:-ci quickstart survival slurm peer speed fuzz page cuda}"; do
+for part in "${@:-ci quickstart survival slurm peer speed fuzz page exports cuda}"; do
     for one in $part; do
         declare -F "$one" >/dev/null || { echo "there is no part $one; see CONTRIBUTING.md"; exit 2; }
         echo "== $one"

@@ -51,7 +51,7 @@ pub const READERS: [Reader; 15] = [
     Reader { name: "safetensors", file: "a.safetensors", valid: safetensors, read: weights },
     Reader { name: "pth", file: "a.pth", valid: || PTH.into(), read: weights },
     Reader { name: "shape", file: "config.json", valid: || SHAPE.into(), read: shape },
-    Reader { name: "foreign-shape", file: "config.json", valid: || FOREIGN_SHAPE.into(), read: shape },
+    Reader { name: "foreign", file: "config.json", valid: || FOREIGN_SHAPE.into(), read: shape },
     Reader { name: "manifest", file: "manifest.json", valid: || MANIFEST.into(), read: manifest },
     Reader { name: "store", file: "store.json", valid: || STORE.into(), read: store },
 ];

@@ -45,6 +45,15 @@ fn a_model_goes_out_and_comes_back() {
         .stderr(contains("holds no tokenizer.json"));
     run(&["import", "lone.pth", "lone", "--n-heads", "4", "--tokenizer", from]).success();
     assert_eq!(weights(&dir.path().join("lone")), weights(&reference()));
+    run(&["export", from, "--to", "gguf", "--type", "f32", "--out", "gguf"])
+        .success()
+        .stdout(contains("llama of llama.cpp, 9,040 parameters in gguf"));
+    assert_eq!(names(&dir.path().join("gguf")), ["README.md", "generation_config.json", "model-f32.gguf"]);
+    let quantised = run(&["export", from, "--to", "gguf", "--type", "q8_0", "--out", "q8"]);
+    quantised.code(1).stderr(contains("its rows have 16 numbers, and q8_0 takes multiples of 32"));
+    run(&["export", from, "--to", "hf", "--type", "f16", "--out", "x"])
+        .code(1)
+        .stderr(contains("--type is for --to gguf"));
     // What is there already stays.
     run(&["export", from, "--to", "hf", "--out", "hf"]).code(1).stderr(contains("hf: exists already"));
     run(&["import", "hf", "back"]).code(1).stderr(contains("back: exists already"));
@@ -59,7 +68,7 @@ fn a_model_goes_out_and_comes_back() {
     assert!(read("README.md").contains("Nothing is recorded beside the model"));
     // The program itself reads such a folder where a model is asked for.
     run(&["generate", "hf", "--prompt", "他", "--max-tokens", "2", "--json"]).success();
-    assert_eq!(names(dir.path()), ["back", "hf", "lone", "lone.pth", "pth"]);
+    assert_eq!(names(dir.path()), ["back", "gguf", "hf", "lone", "lone.pth", "pth"]);
 }
 
 #[test]

@@ -250,8 +250,10 @@ Examples:
     Import(import::ImportArgs),
     /// Write a model for other programs: transformers, llama.cpp, MiniMind v1
     #[command(after_help = "\
-Example: mindscale export sft-cedd4909 --to hf --out my-model
-         mindscale export experiments/quickstart.toml --best exam_accuracy --to hf --out best")]
+Examples:
+  mindscale export sft-cedd4909 --to hf --out my-model
+  mindscale export sft-cedd4909 --to gguf --type q8_0 --out my-model
+  mindscale export experiments/quickstart.toml --best exam_accuracy --to hf --out best")]
     Export(export::ExportArgs),
     /// Compare, test and fit tables of scores
     Stats {

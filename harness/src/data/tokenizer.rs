@@ -241,13 +241,25 @@ impl Tokenizer {
     /// Where a file cannot be written.
     pub fn save(&self, dir: &Path) -> Result<()> {
         create_dir(dir)?;
-        let text = self.inner.to_string(true).map_err(|error| anyhow!("{error}"))?;
-        write_atomic(&dir.join(FILE), text.as_bytes())?;
+        write_atomic(&dir.join(FILE), self.json()?.as_bytes())?;
         let mut config = self.config.clone();
         if let Some(config) = config.as_object_mut().filter(|_| self.no_template.is_none()) {
             config.insert("chat_template".into(), self.template.source().into());
         }
         write_atomic(&dir.join(CONFIG), &serde_json::to_vec_pretty(&config)?)
+    }
+
+    /// The content of `tokenizer.json`.
+    ///
+    /// # Errors
+    /// Where it cannot be written as JSON.
+    pub fn json(&self) -> Result<String> {
+        self.inner.to_string(true).map_err(|error| anyhow!("{error}"))
+    }
+
+    /// The chat template, where it is to be used.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.no_template.is_none().then(|| self.template.source())
     }
 
     /// The ids of a text; special tokens in it become their ids, and none is added.

@@ -1,6 +1,6 @@
 //! The card of a model: what it is, how to use it, what it was trained on, what it scores. Markdown.
 
-use super::Format;
+use super::{Format, gguf_file};
 use crate::records::GUESSING;
 use crate::runs::manifest::{Manifest, RunStatus};
 use crate::stats::wilson95;
@@ -32,8 +32,13 @@ pub fn write(dir: &Path, out: &Path, config: &ModelConfig, format: Format, kind:
     let _ = writeln!(text, "Here as {kind}, exported by Mindscale {}.\n", env!("CARGO_PKG_VERSION"));
     text += "## Use\n\n";
     text += &usage(format);
-    text += "\nText begins with the token that begins documents (`<s>` in MiniMind's tokenizer), which the tokenizer does not add; \
-             conversations go through the chat template.\n";
+    text += match format {
+        Format::Gguf(_) => "\nThe token that begins documents is put before every prompt.\n",
+        Format::HuggingFace | Format::Pth => {
+            "\nDocuments begin with a token that the tokenizer does not add (`<s>` in MiniMind's); conversations go \
+             through the chat template.\n"
+        }
+    };
     match training(dir)? {
         Some(training) => describe(&mut text, &training)?,
         None => text += "\n## Training\n\nNothing is recorded beside the model that was exported.\n",
@@ -47,6 +52,7 @@ fn front_matter(format: Format) -> &'static str {
         Format::HuggingFace => {
             "library_name: transformers\npipeline_tag: text-generation\ntags: [mindscale]\n"
         }
+        Format::Gguf(_) => "pipeline_tag: text-generation\ntags: [mindscale, gguf]\n",
         Format::Pth => "pipeline_tag: text-generation\ntags: [mindscale, minimind]\n",
     }
 }
@@ -74,6 +80,10 @@ fn usage(format: Format) -> String {
             print(tokenizer.decode(model.generate(**ids, max_new_tokens=64)[0]))\n\
             ```\n"
         .into(),
+        Format::Gguf(precision) => {
+            let file = gguf_file(precision);
+            format!("```\nllama-completion -m {file} -no-cnv -p '你好' --temp 0.7 --top-k 8\nllama-server -m {file}\n```\n")
+        }
         Format::Pth => "`model.pth` is a state dict of MiniMind v1's `Transformer(LMConfig(...))`, `config.json` has the keys of its \
             `LMConfig`:\n\n```python\nmodel.load_state_dict(torch.load(\"model.pth\", weights_only=True))\n```\n"
         .into(),

@@ -5,10 +5,12 @@
 //! as it is computed here is refused.
 
 mod card;
+mod vocabulary;
 
 use crate::data::Tokenizer;
 use crate::fsutil::{folder, write_atomic};
 use anyhow::{Context, Result, ensure};
+use model::weights::gguf::{self, Precision};
 use model::weights::hugging_face::{self, Architecture, Ends};
 use model::weights::{minimind, write_hugging_face};
 use model::{ModelConfig, Weights};
@@ -20,6 +22,8 @@ use std::path::Path;
 pub enum Format {
     /// transformers'.
     HuggingFace,
+    /// llama.cpp's: one file for all.
+    Gguf(Precision),
     /// MiniMind v1's: a state dict of PyTorch.
     Pth,
 }
@@ -40,6 +44,7 @@ pub fn export(dir: &Path, tokenizer: &Path, format: Format, out: &Path) -> Resul
     );
     let kind = kind(format, &config).with_context(|| dir.display().to_string())?;
     let card = card::write(dir, out, &config, format, &kind)?;
+    let name = out.file_name().map_or("model".into(), |name| name.to_string_lossy());
     folder::whole(
         out,
         |_| false,
@@ -53,12 +58,19 @@ pub fn export(dir: &Path, tokenizer: &Path, format: Format, out: &Path) -> Resul
                     json("config.json", &hugging_face::config_json(&config, ends)?)?;
                     write_atomic(&draft.join("model.safetensors"), &write_hugging_face(&config, &weights)?)?;
                 }
+                Format::Gguf(precision) => {
+                    let vocabulary = vocabulary::of(&tokenizer, config.vocab_size)?;
+                    let bytes = gguf::write(&name, &config, &weights, precision, &vocabulary)?;
+                    write_atomic(&draft.join(gguf_file(precision)), &bytes)?;
+                }
                 Format::Pth => {
                     json("config.json", &minimind::config_json(&config)?)?;
                     write_atomic(&draft.join("model.pth"), &minimind::write_pth(&config, &weights)?)?;
                 }
             }
-            tokenizer.save(draft)?;
+            if !matches!(format, Format::Gguf(_)) {
+                tokenizer.save(draft)?; // llama.cpp's is in its file
+            }
             json("generation_config.json", &generation(ends))?;
             write_atomic(&draft.join("README.md"), card.as_bytes())
         },
@@ -79,8 +91,14 @@ pub struct Exported {
 fn kind(format: Format, config: &ModelConfig) -> Result<String> {
     Ok(match format {
         Format::HuggingFace => Architecture::of(config)?.class().into(),
+        Format::Gguf(_) => format!("{} of llama.cpp", gguf::Architecture::of(config)?.name()),
         Format::Pth => minimind::config_json(config).map(|_| "MiniMind v1".into())?,
     })
+}
+
+/// The name of the one file for llama.cpp.
+fn gguf_file(precision: Precision) -> String {
+    format!("model-{}.gguf", precision.name())
 }
 
 /// `generation_config.json`: the settings of `mindscale generate`.
