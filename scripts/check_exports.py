@@ -9,10 +9,13 @@
     venv/bin/python scripts/check_exports.py hf pth                # without llama.cpp
     venv/bin/python scripts/check_exports.py gguf --model FOLDER   # of a trained model, where it says something of q8_0
 
-Without --model the models are drawn at random, one for each variant of the architecture. transformers' logits must lie
-within 1e-4 of the range of ours, llama.cpp's f32 ones within 1e-3, since it keeps keys and values in half precision unless
-asked otherwise and sums in another order; both must write the same greedy text. For f16 and q8_0 it prints the mean KL
-divergence of the distributions of the next token from ours. Exit code 1 where something is off.
+Without --model the models are drawn at random, one for each variant of the architecture. Logits of transformers, and of
+llama.cpp with f32 (keys and values in f32 as well), must lie within 1e-4 of the range of ours, and the greedy text must be
+the same. For f16 and q8_0 the mean KL divergence of the distributions of the next token from ours must be below 1e-4 and
+1e-1 nats: a random mixture of experts sends a token elsewhere at the least rounding. Exit code 1 where something is off.
+
+Made with torch 2.15, transformers 5.24 and llama-cpp-python 0.3.36: all within 2e-6; KL up to 6e-6 (f16) and 4e-2 (q8_0,
+without experts 5e-3).
 """
 
 import argparse
@@ -184,9 +187,10 @@ def check_gguf(folder, out, precision):
     arch = model.metadata["general.architecture"]
     if precision == "f32":
         distance = off(theirs, mine)
-        assert distance < 1e-3, f"logits are off by {distance:.1e} of their range"
+        assert distance < 1e-4, f"logits are off by {distance:.1e} of their range"
         assert written == greedy, f"another greedy text: {written} where ours is {greedy}"
         return f"{arch}, logits within {distance:.1e}"
+    assert divergence < {"f16": 1e-4, "q8_0": 1e-1}[precision], f"KL {divergence:.1e} nats"
     same = next((i for i, (a, b) in enumerate(zip(written, greedy)) if a != b), TOKENS)
     return f"{arch}, KL {divergence:.1e} nats, {same} of {TOKENS} greedy tokens the same"
 
