@@ -70,12 +70,17 @@ exports() {
     cargo build -p mindscale && cargo build -p mindscale-model --example logits && "$python" scripts/check_exports.py $formats
 }
 
+deny() {
+    cargo deny --version >/dev/null 2>&1 || { missing "cargo-deny is not installed"; return; }
+    cargo deny check licenses bans sources
+}
+
 cuda() {
     command -v nvcc >/dev/null || { missing "nvcc is not installed"; return; }
     cargo check --workspace --features cuda
 }
 
-for part in "${@:-ci quickstart survival slurm peer speed fuzz page exports cuda}"; do
+for part in "${@:-ci quickstart survival slurm peer speed fuzz page exports deny cuda}"; do
     for one in $part; do
         declare -F "$one" >/dev/null || { echo "there is no part $one; see CONTRIBUTING.md"; exit 2; }
         echo "== $one"
