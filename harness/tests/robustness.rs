@@ -154,7 +154,7 @@ robust! {
     safetensors_files: "safetensors",
     pytorch_files: "pth",
     model_shapes: "shape",
-    foreign_shapes: "foreign-shape",
+    foreign_shapes: "foreign",
     manifests: "manifest",
     stores: "store",
 }
