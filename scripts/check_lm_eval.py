@@ -74,7 +74,8 @@ def main():
         folder = Path(folder)
         asked = list(questions(options.sheets, options.limit))
         context = json.loads(Path(options.model, "config.json").read_text())["max_seq_len"]
-        fits = [(s, r) for s, r in asked if len(tokenizer.encode(prompt_of(tokenizer, r, options.system), add_special_tokens=False)) < context]
+        # Behind prompt and letter the harness asks for one token more, which it throws away.
+        fits = [(s, r) for s, r in asked if len(tokenizer.encode(prompt_of(tokenizer, r, options.system), add_special_tokens=False)) + 2 <= context]
         print(f"{len(fits)} of {len(asked)} questions fit the context of {context}")
         subjects = {}
         for subject, row in fits:
@@ -103,7 +104,7 @@ def main():
                     time.sleep(0.1)
             model = lm_eval.api.registry.get_model("local-completions")(
                 model="exam", base_url=f"{url}/v1/completions", tokenizer=options.model, tokenizer_backend="huggingface",
-                num_concurrent=8, batch_size=8, max_length=context + 2, max_retries=1,
+                num_concurrent=8, batch_size=8, max_length=context, max_retries=1,
             )  # fmt: skip
             manager = TaskManager(include_path=str(folder), include_defaults=False)
             found = lm_eval.simple_evaluate(model, tasks=["sheets"], task_manager=manager, log_samples=True, bootstrap_iters=0)

@@ -387,6 +387,17 @@ fn what_is_wrong_is_told_in_openai_s_shape() {
     let long = "天空".repeat(CONTEXT);
     let (status, answer) = server.chat(json!({ "messages": [{ "role": "user", "content": long }] }));
     assert_eq!((status, &answer["error"]["code"]), (400, &json!("context_length_exceeded")));
+    // Where no token fits behind the prompt, one cannot be asked for; the prompt alone can be scored.
+    let full = vec![70; CONTEXT];
+    for (max_tokens, want) in [(1, 400), (-1, 400), (0, 200)] {
+        let ask = json!({ "prompt": full, "max_tokens": max_tokens, "echo": true, "logprobs": 1 });
+        let (status, answer) = server.complete(ask);
+        assert_eq!(status, want, "{answer}");
+        let code = if want == 400 { json!("context_length_exceeded") } else { Value::Null };
+        assert_eq!(answer["error"]["code"], code);
+    }
+    let (_, one) = server.complete(json!({ "prompt": full[1..], "max_tokens": 9 }));
+    assert_eq!(one["usage"]["completion_tokens"], 1);
     let (status, answer) = server.complete(json!({ "prompt": [1, 5000] }));
     assert_eq!(status, 400);
     assert!(answer["error"]["message"].as_str().unwrap().contains("has the id 5000"), "{answer}");

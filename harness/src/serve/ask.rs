@@ -169,6 +169,15 @@ impl Ask {
         let (mut requests, mut echoes) = (vec![], vec![]);
         for (number, (prompt, text)) in prompts.into_iter().enumerate() {
             let room = served.room(&prompt)?;
+            // Cut to none in silence, a score that counts on its one token would be wrong.
+            if room == 0 && max_tokens != Some(0) {
+                let problem = format!(
+                    "the prompt fills this model's maximum context length of {} tokens, which leaves no room for a token; \
+                     shorten it, or score it with max_tokens = 0",
+                    served.context
+                );
+                return Err(ApiError::bad(problem).with_code("context_length_exceeded"));
+            }
             let max_tokens = max_tokens.map_or(room, |most| most.min(room));
             let options =
                 GenerateOptions { max_tokens, sampling, seed, choice: 0, stop: end.clone(), log_probs };
