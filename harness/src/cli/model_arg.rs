@@ -195,7 +195,9 @@ impl ModelArg {
             let Ok(dir) = self.model_of(trial, &graph).map(|dir| dir.join("model")) else { continue };
             if found.iter().all(|known| known.dir != dir) {
                 let keys = trial.keys.iter().map(|(key, value)| format!("{key}={value}"));
-                let source = format!("{}, {}", dir.display(), keys.collect::<Vec<_>>().join(" "));
+                let parts: Vec<String> =
+                    [dir.display().to_string(), keys.collect::<Vec<_>>().join(" ")].into();
+                let source = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
                 found.push(Found { dir, source });
             }
         }

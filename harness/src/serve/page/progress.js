@@ -16,7 +16,7 @@ export function progress() {
       for (const state of STATES) parts[state].style.flexGrow = counts?.[state] ?? 0;
       const told = STATES.filter((state) => counts?.[state]).map((state) => text(`count.${state}`, { n: counts[state] }));
       const left = Number.isFinite(secondsLeft) && secondsLeft > 0 && text("left", { time: duration(secondsLeft) });
-      const line = [text("count.trials", { n: total }), ...told, left].filter(Boolean).join(" · ");
+      const line = [text(total === 1 ? "count.trial" : "count.trials", { n: total }), ...told, left].filter(Boolean).join(" · ");
       write(words, line);
       bar.setAttribute("aria-label", line);
     },

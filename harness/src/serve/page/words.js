@@ -96,6 +96,7 @@ export const WORDS = {
   "compare.unserved": ["Fewer than two of the ticked trials have a model that is served", "所选试验中已提供服务的模型不足两个"],
 
   "sweeps.none": ["There is no sweep here yet. `mindscale run sweeps/smoke.toml` makes one.", "还没有参数扫描。运行 `mindscale run sweeps/smoke.toml` 即可创建。"],
+  "count.trial": ["1 trial", "1 个试验"],
   "count.trials": ["{n} trials", "{n} 个试验"],
   "count.done": ["{n} done", "{n} 完成"],
   "count.running": ["{n} running", "{n} 运行中"],
