@@ -66,8 +66,12 @@ fn shape(config: &ModelConfig) -> String {
         false => String::new(),
     };
     format!(
-        "{} layers, {} wide{experts}; {} tokens of vocabulary, texts of up to {} tokens.",
-        config.n_layers, config.d_model, config.vocab_size, config.max_seq_len
+        "{} {}, {} wide{experts}; {} tokens of vocabulary, texts of up to {} tokens.",
+        config.n_layers,
+        if config.n_layers == 1 { "layer" } else { "layers" },
+        config.d_model,
+        config.vocab_size,
+        config.max_seq_len
     )
 }
 

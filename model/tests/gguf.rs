@@ -1,0 +1,183 @@
+//! Models in llama.cpp's files: which architecture computes them, and where their numbers lie.
+#![allow(clippy::unwrap_used)]
+
+use candle_core::quantized::{GgmlDType, gguf_file};
+use candle_core::{Device, Tensor};
+use model::weights::gguf::{self, Precision, TokenKind, Vocabulary};
+use model::{ModelConfig, Weights};
+use std::collections::HashMap;
+use std::io::Cursor;
+
+/// A tokenizer of as many entries as a shape has.
+fn vocabulary(config: &ModelConfig) -> Vocabulary {
+    Vocabulary {
+        tokens: (0..config.vocab_size).map(|id| (format!("t{id}"), TokenKind::Normal)).collect(),
+        merges: vec!["t 1".into()],
+        pre: "gpt-2",
+        bos: Some(1),
+        eos: Some(2),
+        chat_template: None,
+    }
+}
+
+/// A GGUF file read again: its content and its tensors as f32.
+fn gguf(
+    config: &ModelConfig,
+    weights: &Weights,
+    precision: Precision,
+) -> (gguf_file::Content, HashMap<String, Tensor>) {
+    let bytes = gguf::write("a", config, weights, precision, &vocabulary(config)).unwrap();
+    let mut reader = Cursor::new(bytes);
+    let content = gguf_file::Content::read(&mut reader).unwrap();
+    let tensors = content.tensor_infos.keys().map(|name| {
+        let tensor = content.tensor(&mut reader, name, &Device::Cpu).unwrap();
+        (name.clone(), tensor.dequantize(&Device::Cpu).unwrap())
+    });
+    let tensors = tensors.collect();
+    (content, tensors)
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn each_shape_goes_to_the_architecture_of_llama_cpp_that_computes_it() {
+    let arch = |change: fn(&mut ModelConfig)| {
+        let mut config = ModelConfig::default();
+        change(&mut config);
+        config.validate().unwrap();
+        gguf::Architecture::of(&config).map(gguf::Architecture::name).map_err(|error| error.to_string())
+    };
+    assert_eq!(arch(|_| ()), Ok("llama"));
+    assert_eq!(arch(|c| c.window = Some(7)), Ok("granite_swa"));
+    assert_eq!(arch(|c| c.qk_norm = true), Ok("qwen3"));
+    assert_eq!(arch(|c| c.n_experts = 4), Ok("ernie4_5-moe"));
+    assert_eq!(arch(|c| (c.n_experts, c.n_shared_experts) = (4, 0)), Ok("ernie4_5-moe"));
+    assert_eq!(arch(|c| (c.n_experts, c.top_k) = (4, 1)), Ok("bailingmoe"));
+    assert_eq!(arch(|c| (c.n_experts, c.qk_norm, c.n_shared_experts) = (4, true, 0)), Ok("qwen3moe"));
+    assert_eq!(arch(|c| (c.n_experts, c.qk_norm) = (4, true)), Ok("bailingmoe2"));
+    assert_eq!(
+        arch(|c| (c.n_experts, c.top_k, c.qk_norm, c.n_shared_experts) = (4, 1, true, 0)),
+        Ok("bailingmoe2")
+    );
+    for (change, problem) in [
+        (
+            (|c: &mut ModelConfig| (c.qk_norm, c.window) = (true, Some(3))) as fn(&mut ModelConfig),
+            "a window in every layer (model.window) and normalised queries and keys (model.qk_norm)",
+        ),
+        (
+            |c| (c.n_experts, c.window) = (4, Some(3)),
+            "a window in every layer (model.window) and experts (model.n_experts)",
+        ),
+        (
+            |c| (c.n_experts, c.qk_norm, c.head_dim) = (4, true, Some(16)),
+            "shared experts or a single expert of a token beside normalised queries and keys (model.qk_norm), unless all heads \
+             together are as wide as the model; here they are 64 and it is 128",
+        ),
+        (|c| c.n_layers = 513, "513 layers and 0 experts, expected at most 512"),
+    ] {
+        assert_eq!(arch(change), Err(format!("no architecture of llama.cpp has {problem}")));
+    }
+}
+
+#[test]
+fn a_gguf_file_holds_the_weights_in_llama_cpps_order() {
+    let plain = ModelConfig {
+        d_model: 8,
+        n_layers: 2,
+        n_heads: 2,
+        n_kv_heads: 1,
+        vocab_size: 11,
+        hidden_dim: Some(6),
+        ..ModelConfig::default()
+    };
+    let weights_of = |name: &str, weights: &Weights| {
+        weights.flat[weights.layout.find(name).unwrap().range.clone()].to_vec()
+    };
+
+    // Neighbours are turned against each other, as here.
+    let weights = Weights::random(&plain, 3);
+    let (content, tensors) = gguf(&plain, &weights, Precision::F32);
+    assert_eq!(tensors.len(), weights.layout.params.len());
+    for (theirs, ours) in [
+        ("blk.1.attn_q", "layers.1.attention.wq"),
+        ("blk.0.ffn_down", "layers.0.feed_forward.w2"),
+        ("token_embd", "tok_embeddings"),
+        ("output_norm", "norm"),
+    ] {
+        assert_eq!(
+            values(&tensors[&format!("{theirs}.weight")]),
+            weights_of(&format!("{ours}.weight"), &weights),
+            "{theirs}"
+        );
+    }
+    assert_eq!(content.metadata["general.architecture"].to_string().unwrap(), "llama");
+    assert_eq!(content.metadata["llama.attention.head_count_kv"].to_u32().unwrap(), 1);
+    assert_eq!(content.metadata["tokenizer.ggml.tokens"].to_vec().unwrap().len(), 11);
+    assert_eq!(content.metadata["tokenizer.ggml.pre"].to_string().unwrap(), "gpt-2");
+
+    // Halves, and experts one above the other; queries, keys and values are one.
+    let moe = ModelConfig { n_experts: 3, qk_norm: true, ..plain.clone() };
+    let weights = Weights::random(&moe, 4);
+    let (content, tensors) = gguf(&moe, &weights, Precision::F32);
+    let expert =
+        |number: usize| weights_of(&format!("layers.1.feed_forward.experts.{number}.w3.weight"), &weights);
+    let up = &tensors["blk.1.ffn_up_exps.weight"];
+    assert_eq!((up.dims(), values(up)), ([3, 6, 8].as_slice(), [expert(0), expert(1), expert(2)].concat()));
+    let joined = &tensors["blk.0.attn_qkv.weight"];
+    assert_eq!(joined.dims(), [16, 8]);
+    let wq = weights_of("layers.0.attention.wq.weight", &weights);
+    let row = |row: usize| wq[row * 8..][..8].to_vec();
+    assert_eq!(values(joined)[..64], [0, 2, 1, 3, 4, 6, 5, 7].map(row).concat());
+    let q_norm = weights_of("layers.0.attention.q_norm.weight", &weights);
+    assert_eq!(values(&tensors["blk.0.attn_q_norm.weight"]), [0, 2, 1, 3].map(|i| q_norm[i]));
+    // This architecture always has a head.
+    assert_eq!(values(&tensors["output.weight"]), weights_of("tok_embeddings.weight", &weights));
+    assert!(content.metadata["bailingmoe2.expert_weights_norm"].to_bool().unwrap());
+}
+
+#[test]
+fn precision_is_that_asked_for_or_refused() {
+    let config = ModelConfig {
+        d_model: 32,
+        n_layers: 1,
+        vocab_size: 11,
+        hidden_dim: Some(64),
+        n_experts: 2,
+        ..ModelConfig::default()
+    };
+    let weights = Weights::random(&config, 3);
+    let ours = &weights.flat[weights.layout.find("layers.0.attention.wo.weight").unwrap().range.clone()];
+    let largest = ours.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+    for (precision, dtype, error) in
+        [(Precision::F16, GgmlDType::F16, 1e-3), (Precision::Q8_0, GgmlDType::Q8_0, 5e-3)]
+    {
+        let (content, tensors) = gguf(&config, &weights, precision);
+        assert_eq!(content.tensor_infos["blk.0.attn_output.weight"].ggml_dtype, dtype);
+        for exact in ["blk.0.attn_norm.weight", "blk.0.ffn_gate_inp.weight"] {
+            assert_eq!(content.tensor_infos[exact].ggml_dtype, GgmlDType::F32);
+        }
+        let found = values(&tensors["blk.0.attn_output.weight"]);
+        assert!(
+            found.iter().zip(ours).all(|(a, b)| (a - b).abs() <= error * largest) && found != ours,
+            "{precision:?}"
+        );
+    }
+    let problem = |config: &ModelConfig, weights: &Weights, precision| {
+        gguf::write("a", config, weights, precision, &vocabulary(config)).unwrap_err().to_string()
+    };
+    let narrow = ModelConfig { hidden_dim: Some(48), ..config.clone() };
+    assert_eq!(
+        problem(&narrow, &Weights::random(&narrow, 3), Precision::Q8_0),
+        "tensor blk.0.ffn_down_exps.weight: its rows have 48 numbers, and q8_0 takes multiples of 32; --type f16 takes any"
+    );
+    let mut large = weights.clone();
+    large.flat[5] = 7e4;
+    assert_eq!(
+        problem(&config, &large, Precision::F16),
+        "tensor token_embd.weight: holds 70000, too large for f16; --type f32 takes any"
+    );
+    large.flat[5] = f32::NAN;
+    assert!(problem(&config, &large, Precision::F32).contains("1 of 352 values are NaN"));
+}
