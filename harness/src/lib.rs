@@ -2,7 +2,7 @@
 //!
 //! A room is a module here, and none knows of those above it (`tests/rooms.rs` holds that):
 //! `cli -> serve -> run -> bench, status, report -> execute -> recipe -> plan -> export, exam, train -> data -> runs -> sweep -> config`,
-//! and at the bottom `records`, `track`, `fsutil`, `system` and `stats`.
+//! and at the bottom `records`, `track`, `fsutil`, `net`, `system` and `stats`.
 //! *Invariant:* `stats` and `report` read recorded results only; they never touch a tensor.
 //!
 //! `examples/trials.rs` plans a sweep by the library: `cargo run -p mindscale --example trials -- sweeps/smoke.toml`.
@@ -15,6 +15,7 @@ pub mod exam;
 pub mod execute;
 pub mod export;
 pub mod fsutil;
+pub mod net;
 pub mod plan;
 pub mod recipe;
 pub mod records;

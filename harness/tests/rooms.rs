@@ -6,9 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms from the ground up; each may import those before it.
-const ROOMS: [&str; 21] = [
-    "stats", "stop", "fsutil", "system", "track", "records", "config", "sweep", "runs", "data", "train",
-    "exam", "export", "plan", "recipe", "execute", "status", "report", "bench", "run", "serve",
+const ROOMS: [&str; 22] = [
+    "stats", "stop", "fsutil", "net", "system", "track", "records", "config", "sweep", "runs", "data",
+    "train", "exam", "export", "plan", "recipe", "execute", "status", "report", "bench", "run", "serve",
 ];
 
 /// Above all rooms.
