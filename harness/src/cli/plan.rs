@@ -30,7 +30,8 @@ pub fn plan(args: &SweepArgs, explained: bool) -> Result<bool> {
     let rows = crate::sweep::plan(&work.trials, name, known);
     let examined = work.trials.iter().find(|trial| trial.config.exam.enabled);
     let questions = examined.and_then(|trial| Some(Questions::of(&trial.config).ok()?.count()));
-    let detectable = Detectable::of(&work.trials, questions);
+    let settings = graph.trials.iter().map(|planned| (planned.setting, planned.trial.config.seed));
+    let detectable = Detectable::of(settings, questions);
     let state = |node: &StageNode| match &node.state {
         State::Done => "done".to_string(),
         State::Unneeded => "not needed".into(),

@@ -7,6 +7,7 @@ use super::keys::{keys, sections};
 use super::layers::get;
 use super::{OptimizerKind, RowStyle, Schedule, Source, TRAINING, TrainStage, Training, TrialConfig, recipe};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// A key that changes no result of a configuration as it stands there.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,7 +15,7 @@ pub struct Idle {
     /// The key, such as `model.top_k`.
     pub key: String,
     /// Why, as the end of a sentence: `model.n_experts = 0 is a dense model`.
-    pub why: String,
+    pub why: Arc<str>,
     /// What it comes to, where several of its values come to the same; otherwise it comes to nothing.
     comes_to: Option<Value>,
 }
@@ -55,12 +56,12 @@ fn without(mut tree: Value, idle: Found) -> Value {
 struct Found(Vec<Idle>);
 
 impl Found {
-    fn add(&mut self, keys: &[&str], why: impl Into<String>) {
+    fn add(&mut self, keys: &[&str], why: impl Into<Arc<str>>) {
         let why = why.into();
         self.0.extend(keys.iter().map(|&key| Idle { key: key.into(), why: why.clone(), comes_to: None }));
     }
 
-    fn add_in(&mut self, section: &str, keys: &[&str], why: impl Into<String>) {
+    fn add_in(&mut self, section: &str, keys: &[&str], why: impl Into<Arc<str>>) {
         let keys: Vec<String> = keys.iter().map(|key| format!("{section}.{key}")).collect();
         self.add(&keys.iter().map(String::as_str).collect::<Vec<_>>(), why);
     }
@@ -76,7 +77,7 @@ impl Found {
         self.add(&keys, why);
     }
 
-    fn comes_to(&mut self, key: &str, value: impl Into<Value>, why: impl Into<String>) {
+    fn comes_to(&mut self, key: &str, value: impl Into<Value>, why: impl Into<Arc<str>>) {
         self.0.push(Idle { key: key.into(), why: why.into(), comes_to: Some(value.into()) });
     }
 }
@@ -114,9 +115,9 @@ fn model(config: &TrialConfig, found: &mut Found) {
         false => ("model.hidden_dim", model.ffn_dim(), "the feed-forward"),
         true => ("model.expert_hidden_dim", model.expert_dim(), "each expert"),
     };
-    let why = format!("{what} is {width} wide either way");
-    found.comes_to(key, width, &why);
-    found.add(&["model.multiple_of"], &why);
+    let why: Arc<str> = format!("{what} is {width} wide either way").into();
+    found.comes_to(key, width, why.clone());
+    found.add(&["model.multiple_of"], why.clone());
     found.comes_to(
         "model.head_dim",
         model.head_dim(),
@@ -126,7 +127,7 @@ fn model(config: &TrialConfig, found: &mut Found) {
         found.add(&["model.head_init"], "model.tie_embeddings = true makes the embedding the head");
     }
     if model.is_moe() {
-        found.add(&["model.hidden_dim"], &why);
+        found.add(&["model.hidden_dim"], why);
         if model.aux_loss_alpha == 0.0 {
             found.add(&["model.aux_loss_per"], "model.aux_loss_alpha = 0 leaves the balancing loss out");
         }

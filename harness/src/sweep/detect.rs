@@ -1,8 +1,6 @@
 //! What a sweep can show, before anything runs: the smallest difference between two settings that its seeds are likely
 //! to detect.
 
-use super::Trial;
-use crate::config::{TrialConfig, identity};
 use crate::records::GUESSING;
 use crate::stats::{Sureness, detectable_by_seeds};
 use serde::Serialize;
@@ -24,13 +22,12 @@ pub struct Detectable {
 }
 
 impl Detectable {
-    /// Of some trials that sit an exam of so many questions; `None` where they are of one setting, so that nothing is
-    /// compared.
-    pub fn of(trials: &[Trial], questions: Option<u64>) -> Option<Self> {
+    /// Of trials, each by its setting and seed, that sit an exam of so many questions; `None` where they are of one
+    /// setting, so that nothing is compared.
+    pub fn of(trials: impl IntoIterator<Item = (Uuid, u64)>, questions: Option<u64>) -> Option<Self> {
         let mut settings: BTreeMap<Uuid, BTreeSet<u64>> = BTreeMap::new();
-        for trial in trials {
-            let setting = identity(&TrialConfig { seed: 0, ..TrialConfig::clone(&trial.config) });
-            settings.entry(setting).or_default().insert(trial.config.seed);
+        for (setting, seed) in trials {
+            settings.entry(setting).or_default().insert(seed);
         }
         if settings.len() < 2 {
             return None;
@@ -68,18 +65,16 @@ impl Detectable {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::sweep::{Overrides, Sweep};
 
-    fn trials(axes: &str) -> Vec<Trial> {
-        let text =
-            format!("name = \"a\"\n[base.model]\nd_model = 16\nn_heads = 2\nn_kv_heads = 1\n[axes]\n{axes}");
-        Sweep::read_str("a.toml", &text, &Overrides::default()).unwrap().expand().unwrap()
+    /// `seeds` of each of `settings`.
+    fn trials(settings: u128, seeds: u64) -> impl Iterator<Item = (Uuid, u64)> {
+        let of = move |setting| (1..=seeds).map(move |seed| (Uuid::from_u128(setting), seed));
+        (0..settings).flat_map(of)
     }
 
     #[test]
     fn seeds_and_questions_set_what_is_seen() {
-        let found = Detectable::of(&trials("seed = [1, 2, 3, 4, 5]\n\"model.n_layers\" = [1, 2]"), Some(300))
-            .unwrap();
+        let found = Detectable::of(trials(2, 5), Some(300)).unwrap();
         // statsmodels: TTestIndPower().solve_power(power=0.8, nobs1=5, alpha=0.05) = 2.0244; times sqrt(0.1875 / 300).
         assert!((found.in_sd.unwrap() - 2.0244).abs() < 1e-4);
         assert!((found.accuracy.unwrap() - 2.0244 * 0.025).abs() < 1e-5);
@@ -92,9 +87,9 @@ mod tests {
 
     #[test]
     fn one_seed_shows_nothing_and_one_setting_compares_nothing() {
-        let single = Detectable::of(&trials("\"model.n_layers\" = [1, 2]"), None).unwrap();
+        let single = Detectable::of(trials(2, 1), None).unwrap();
         assert_eq!((single.seeds, single.in_sd, single.accuracy), (1, None, None));
         assert!(single.sentence().starts_with("1 seed a setting: "));
-        assert_eq!(Detectable::of(&trials("seed = [1, 2]"), Some(300)), None);
+        assert_eq!(Detectable::of(trials(1, 2), Some(300)), None);
     }
 }

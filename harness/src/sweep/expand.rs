@@ -9,6 +9,7 @@ use crate::config::{
 use rayon::prelude::*;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// Draws for each wanted trial after which no new one is hoped for.
@@ -45,14 +46,15 @@ fn may_be_the_same(points: &[Point], trials: &[(usize, Trial)]) -> bool {
         let idle = idle(&trial.config);
         points[*index].iter().any(|setting| idle.iter().any(|idle| idle.key == setting.key))
     };
+    let labels: Vec<String> = points.par_iter().map(label).collect();
     let mut seen = HashSet::new();
-    !points.iter().all(|point| seen.insert(label(point))) || trials.par_iter().any(has_idle)
+    !labels.iter().all(|label| seen.insert(label)) || trials.par_iter().any(has_idle)
 }
 
 /// Trials that are one setting, since what sets them apart has no effect: one error for each key and reason.
 fn same_settings(sweep: &Sweep, points: &[Point], trials: &[(usize, Trial)]) -> Vec<ConfigError> {
     let mut first: HashMap<Uuid, &(usize, Trial)> = HashMap::new();
-    let mut found: BTreeMap<(String, String), (ConfigError, usize)> = BTreeMap::new();
+    let mut found: BTreeMap<(String, Arc<str>), (ConfigError, usize)> = BTreeMap::new();
     let identities: Vec<Uuid> = trials.par_iter().map(|(_, trial)| identity(&trial.config)).collect();
     for (trial, identity) in trials.iter().zip(identities) {
         let earlier = *first.entry(identity).or_insert(trial);
@@ -67,7 +69,7 @@ fn same_settings(sweep: &Sweep, points: &[Point], trials: &[(usize, Trial)]) -> 
         let mut reasons: Vec<_> =
             differing.into_iter().filter_map(|key| Some((key.to_string(), reason(key)?))).collect();
         if reasons.is_empty() {
-            reasons.push((String::new(), String::new()));
+            reasons.push((String::new(), "".into()));
         }
         for (key, why) in reasons {
             let error = || match key.as_str() {

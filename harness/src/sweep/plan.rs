@@ -5,6 +5,7 @@ use crate::config::{RowKind, TrainStage, Training, TrialConfig};
 use crate::track::table;
 use model::backend::cpu::cross_entropy::BLOCK;
 use model::{Backend, Cpu, Recompute};
+use rayon::prelude::*;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
@@ -54,11 +55,11 @@ pub struct Extent {
 /// its data is prepared.
 pub fn plan(
     trials: &[Trial],
-    name: impl Fn(usize) -> String,
-    known: impl Fn(usize, TrainStage) -> Option<Extent>,
+    name: impl Fn(usize) -> String + Sync,
+    known: impl Fn(usize, TrainStage) -> Option<Extent> + Sync,
 ) -> Vec<PlanRow> {
     trials
-        .iter()
+        .par_iter()
         .enumerate()
         .map(|(index, trial)| row(trial, name(index), |stage| known(index, stage)))
         .collect()
