@@ -72,7 +72,9 @@ exports() {
 
 deny() {
     cargo deny --version >/dev/null 2>&1 || { missing "cargo-deny is not installed"; return; }
-    cargo deny check licenses bans sources
+    cargo deny --all-features check --hide-inclusion-graph bans licenses sources || return 1
+    timeout 120 cargo deny fetch db || { echo "advisories: their database cannot be reached"; return 0; }
+    cargo deny --all-features check --hide-inclusion-graph advisories
 }
 
 cuda() {
