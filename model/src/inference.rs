@@ -84,7 +84,7 @@ pub(crate) fn log_sum_exp(row: &[f32]) -> f64 {
     max + row.iter().map(|&x| (f64::from(x) - max).exp()).sum::<f64>().ln()
 }
 
-fn check_finite(mut values: impl Iterator<Item = f32>) -> Result<()> {
+pub(crate) fn check_finite(mut values: impl Iterator<Item = f32>) -> Result<()> {
     match values.find(|value| !value.is_finite()) {
         Some(value) => Err(Error::Input(format!(
             "the model's probabilities are not finite numbers but {value}: its weights have grown too large, or are damaged"

@@ -8,6 +8,7 @@
 pub mod backend;
 mod computed;
 pub mod config;
+pub mod continuations;
 pub mod cost;
 pub mod decode;
 pub mod doctor;
@@ -33,6 +34,7 @@ pub mod writing;
 
 pub use backend::{Backend, Cpu, Device, Memory, Portable, RouterStats, Work};
 pub use config::{AuxLoss, Init, ModelConfig, ShapeError};
+pub use continuations::{Continuation, Continuations, Shared};
 pub use cost::Cost;
 pub use decode::{KvCache, Reading};
 pub use error::{Error, Result};

@@ -30,6 +30,20 @@ impl Sequence {
         }
     }
 
+    /// One document of a prompt and an answer, of which the answer is to be predicted; its last token is not read.
+    /// Neither is empty.
+    pub fn answered(prompt: &[u32], answer: &[u32]) -> Self {
+        let all = [prompt, answer].concat();
+        let read = all.len() - 1;
+        let is_answer = |i: usize| if i + 1 >= prompt.len() { 1.0 } else { 0.0 };
+        Self {
+            targets: all[1..].to_vec(),
+            weights: (0..read).map(is_answer).collect(),
+            counted: answer.len() as f32,
+            ..Self::document(&all[..read])
+        }
+    }
+
     /// Number of positions.
     pub fn len(&self) -> usize {
         self.ids.len()

@@ -1,6 +1,6 @@
 //! What is measured: a training step, questions of an exam, texts to tokenize, tokens to write.
 
-use super::{Case, Compute, Rate, Report, synthetic_ids, time_steps};
+use super::{Case, Compute, ExamCase, OPTIONS, Rate, Report, Sharing, synthetic_ids, time_steps};
 use crate::config::{TrainStage, TrialConfig, WorldConfig};
 use crate::data::Tokenizer;
 use crate::data::chat::ChatTemplate;
@@ -10,8 +10,11 @@ use crate::system::peak_rss_mb;
 use crate::train::{next_tokens, optimizer};
 use anyhow::Result;
 use model::inference::NextToken;
-use model::{Cost, Cpu, LaneConfig, Recompute, Sequence, Trainer, Transformer};
+use model::{
+    Continuation, Continuations, Cost, Cpu, LaneConfig, Recompute, Sequence, Shared, Trainer, Transformer,
+};
 use std::path::Path;
+use std::time::Instant;
 
 /// The learning rate of steps whose result nobody wants.
 const LR: f64 = 1e-4;
@@ -56,30 +59,72 @@ fn row(case: &Case, salt: u64) -> Sequence {
     }
 }
 
-/// Questions answered by letter, `batch_size` at a time.
+/// Questions with [`OPTIONS`] answers each, `batch_size` at a time: as exams read them, then each prompt by itself.
 ///
 /// # Errors
 /// Where the shape cannot be built, or the model fails.
-pub fn exam(case: &Case) -> Result<Report> {
+pub fn exam(case: &Case, exam: ExamCase) -> Result<Report> {
     let transformer = transformer(case)?;
     let vocab = case.model.vocab_size;
-    let prompts: Vec<Vec<u32>> =
-        (0..case.batch_size).map(|i| synthetic_ids(case.seq_len, vocab, i as u64)).collect();
+    let shared = synthetic_ids(exam.shared, vocab, u64::MAX >> 32);
+    let prompts: Vec<Vec<u32>> = (0..case.batch_size)
+        .map(|i| [&shared[..], &synthetic_ids(case.seq_len - exam.shared, vocab, i as u64)].concat())
+        .collect();
+    let answers: Vec<Vec<u32>> = (0..(case.batch_size * OPTIONS) as u64)
+        .map(|i| synthetic_ids(exam.answer_len, vocab, i | 1 << 31))
+        .collect();
+    let asked: Vec<Continuation> = answers
+        .iter()
+        .enumerate()
+        .map(|(i, ids)| Continuation { prompt: &prompts[i / OPTIONS], ids })
+        .collect();
+    let by_letter = exam.answer_len == 1;
+    let rows: Vec<Sequence> = asked.iter().map(|c| Sequence::answered(c.prompt, c.ids)).collect();
+    let letters: Vec<Vec<u32>> = answers.chunks_exact(OPTIONS).map(<[Vec<u32>]>::concat).collect();
+    let next: Vec<NextToken> =
+        prompts.iter().zip(&letters).map(|(prompt, ids)| NextToken { prompt, ids }).collect();
+    let alone = match by_letter {
+        true => prompts.iter().map(Vec::len).sum(),
+        false => rows.iter().map(Sequence::len).sum(),
+    };
+    let laid_out = Continuations::new(&asked)?;
+    let Shared { distinct, read } = laid_out.shared();
+    let mut by_themselves = vec![];
     let seconds = time_steps(case, || {
-        let asked: Vec<NextToken> =
-            prompts.iter().map(|prompt| NextToken { prompt, ids: &[0, 1, 2, 3] }).collect();
-        transformer.next_token_probabilities(&asked)?;
+        transformer.log_probs(&Continuations::new(&asked)?, &|_| true)?;
+        // In turn, so that what else runs on the machine disturbs both.
+        let began = Instant::now();
+        match by_letter {
+            true => drop(transformer.next_token_probabilities(&next)?),
+            false => drop(transformer.token_log_probs(&rows)?),
+        }
+        by_themselves.push(began.elapsed().as_secs_f64());
         Ok(())
     })?;
+    by_themselves.drain(..case.warmup);
+    let seconds: Vec<f64> = seconds.iter().zip(&by_themselves).map(|(both, alone)| both - alone).collect();
     let peak_rss_mb = peak_rss_mb();
     let questions = Rate::new(case.batch_size as f64, seconds.clone());
-    let tokens = Rate::new((case.batch_size * case.seq_len) as f64, seconds);
-    // Only the last position of a prompt reaches the head.
+    let tokens = Rate::new(read as f64, seconds);
+    let alone_questions = Rate::new(case.batch_size as f64, by_themselves);
+    let speedup = questions.median / alone_questions.median;
+    let ceiling = alone as f64 / distinct as f64;
+    // Of a prompt only the last position reaches the head, of an answer all but the last.
     let head = 2.0 * (case.model.vocab_size * case.model.d_model) as f64;
-    let headless = head * (1.0 - 1.0 / case.seq_len as f64);
+    let headless =
+        head * (1.0 - (case.batch_size * (1 + OPTIONS * (exam.answer_len - 1))) as f64 / read as f64);
     let flops = Cost::forward(&case.model).per_token(case.seq_len) - headless;
     Ok(Report {
         questions_per_second: Some(questions),
+        sharing: Some(Sharing {
+            exam,
+            tokens_alone: alone,
+            tokens_distinct: distinct,
+            tokens_read: read,
+            ceiling,
+            speedup,
+            of_ceiling: speedup / ceiling,
+        }),
         compute: Some(Compute::new(tokens, flops, case.threads)?),
         ..report("exam", case, tokens, peak_rss_mb)
     })
@@ -153,6 +198,7 @@ fn report(name: &'static str, case: &Case, tokens_per_second: Rate, peak_rss_mb:
         params: Some(case.model.params()),
         tokens_per_second,
         questions_per_second: None,
+        sharing: None,
         megabytes_per_second: None,
         compute: None,
         peak_rss_mb,

@@ -33,6 +33,38 @@ pub struct Case {
     pub warmup: usize,
 }
 
+/// Answers of each question of an exam.
+pub const OPTIONS: usize = 4;
+
+/// What the questions of an exam have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ExamCase {
+    /// Tokens that all prompts begin with, fewer than they have.
+    pub shared: usize,
+    /// Tokens of each answer; 1 is a letter.
+    pub answer_len: usize,
+}
+
+/// What reading common beginnings once is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Sharing {
+    /// What was asked.
+    #[serde(flatten)]
+    pub exam: ExamCase,
+    /// Tokens of the questions, each prompt read by itself: once for its letters, once for each longer answer.
+    pub tokens_alone: usize,
+    /// Tokens where every common beginning is read once.
+    pub tokens_distinct: usize,
+    /// Tokens that were read.
+    pub tokens_read: usize,
+    /// `tokens_alone` over `tokens_distinct`.
+    pub ceiling: f64,
+    /// The median time with each prompt by itself over that of exams, measured in turn.
+    pub speedup: f64,
+    /// `speedup` over `ceiling`.
+    pub of_ceiling: f64,
+}
+
 /// The median, slowest and fastest step, in units a second.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Rate {
@@ -68,11 +100,14 @@ pub struct Report {
     /// Weights in total.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub params: Option<usize>,
-    /// Tokens a second; of an exam those of its prompts.
+    /// Tokens a second; of an exam those that it reads.
     pub tokens_per_second: Rate,
     /// Questions a second of an exam.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub questions_per_second: Option<Rate>,
+    /// What sharing is worth in an exam.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub sharing: Option<Sharing>,
     /// Megabytes of text a second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub megabytes_per_second: Option<Rate>,
@@ -159,9 +194,14 @@ mod tests {
 
     #[test]
     fn every_case_yields_a_report() {
-        let questions = exam(&small()).unwrap();
+        let questions = exam(&small(), ExamCase { shared: 0, answer_len: 1 }).unwrap();
         let per_token = questions.tokens_per_second.median / questions.questions_per_second.unwrap().median;
         assert!((per_token - 12.0).abs() < 1e-6);
+        let case = Case { seq_len: 40, ..small() };
+        let sharing = exam(&case, ExamCase { shared: 20, answer_len: 3 }).unwrap().sharing.unwrap();
+        // Three questions of 20 + 20 tokens with four answers of which two tokens are read.
+        assert_eq!((sharing.tokens_alone, sharing.tokens_read), (12 * 42, 20 + 3 * 20 + 12 * 2));
+        assert!(sharing.tokens_distinct <= sharing.tokens_read && sharing.speedup > 0.0);
         assert!(generate(&small()).unwrap().tokens_per_second.median > 0.0);
         let report = tokenize(&small(), None, None).unwrap();
         assert!(report.megabytes_per_second.unwrap().median > 0.0 && report.compute.is_none());

@@ -1,7 +1,7 @@
 //! The verb `bench`: one line of JSON a case.
 
 use super::say;
-use crate::bench::{self, Case};
+use crate::bench::{self, Case, ExamCase};
 use crate::system::on_threads;
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
@@ -16,9 +16,18 @@ pub enum BenchVerb {
         after_help = "Example: mindscale bench train --d-model 512 --n-layers 8 --n-heads 16 --n-kv-heads 8 --seq-len 512 --batch-size 8"
     )]
     Train(CaseArgs),
-    /// Questions answered by letter, --batch-size at a time
-    #[command(after_help = "Example: mindscale bench exam --seq-len 96 --batch-size 1")]
-    Exam(CaseArgs),
+    /// Questions of an exam, --batch-size at a time, with their common beginnings read once and each by itself
+    #[command(after_help = "Example: mindscale bench exam --seq-len 480 --shared 400 --answer-len 6")]
+    Exam {
+        #[command(flatten)]
+        case: CaseArgs,
+        /// Tokens that all prompts begin with, as few-shot prompts of a subject do
+        #[arg(long, default_value_t = 0)]
+        shared: usize,
+        /// Tokens of each of four answers; 1 is a letter
+        #[arg(long, default_value_t = 1)]
+        answer_len: usize,
+    },
     /// Texts to tokenize, --batch-size at a time
     #[command(after_help = "Example: mindscale bench tokenize --tokenizer my-tokenizer --text lines.txt")]
     Tokenize {
@@ -115,12 +124,21 @@ impl CaseArgs {
 /// Measures one case and prints it.
 pub fn bench(verb: &BenchVerb) -> Result<bool> {
     let case = match verb {
-        BenchVerb::Train(args) | BenchVerb::Exam(args) | BenchVerb::Generate(args) => args.case()?,
-        BenchVerb::Tokenize { case, .. } => case.case()?,
+        BenchVerb::Train(args) | BenchVerb::Generate(args) => args.case()?,
+        BenchVerb::Exam { case, .. } | BenchVerb::Tokenize { case, .. } => case.case()?,
     };
     let report = on_threads(case.threads, || match verb {
         BenchVerb::Train(_) => bench::train(&case),
-        BenchVerb::Exam(_) => bench::exam(&case),
+        BenchVerb::Exam { shared, answer_len, .. } => {
+            let (shared, answer_len) = (*shared, *answer_len);
+            ensure!(answer_len > 0, "--answer-len is 0, expected at least 1");
+            ensure!(
+                shared < case.seq_len,
+                "--shared is {shared}, expected fewer than --seq-len = {}",
+                case.seq_len
+            );
+            bench::exam(&case, ExamCase { shared, answer_len })
+        }
         BenchVerb::Generate(_) => bench::generate(&case),
         BenchVerb::Tokenize { tokenizer, text, .. } => {
             bench::tokenize(&case, tokenizer.as_deref(), text.as_deref())

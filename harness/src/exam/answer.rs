@@ -4,20 +4,19 @@ use super::prompt::{LETTERS, Prompt};
 use super::sheet::{Sheet, SheetQuestion};
 use crate::config::Answer;
 use crate::records::QuestionRecord;
-use crate::stop::check;
+use crate::stop::{Stopped, check};
 use anyhow::{Result, ensure};
-use model::inference::{GROUP_POSITIONS, NextToken};
-use model::trainer::groups;
-use model::{Backend, Sequence, Transformer};
-use rayon::prelude::*;
-use std::sync::atomic::AtomicBool;
+use model::{Backend, Continuation, Continuations, Transformer};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Has a model answer every question, by the prompts made of `sheets`; `progress` is told the number answered.
 ///
+/// What prompts have in common, and the prompt that the answers to a question have in common, is read once.
+///
 /// # Errors
-/// Where a probability is not a finite number; [`crate::stop::Stopped`] once `stop` is set, which is looked at between
-/// groups of questions that go through the model together.
+/// Where a probability is not a finite number; [`Stopped`] once `stop` is set, which is looked at between groups of
+/// prompts that go through the model together.
 pub fn sit<B: Backend>(
     transformer: &Transformer<B>,
     sheets: &[Sheet],
@@ -29,40 +28,44 @@ pub fn sit<B: Backend>(
     let questions: Vec<(&Sheet, &SheetQuestion)> =
         sheets.iter().flat_map(|sheet| sheet.questions.iter().map(move |q| (sheet, q))).collect();
     ensure!(questions.len() == prompts.len(), "{} questions and {} prompts", questions.len(), prompts.len());
-    let positions = |&i: &usize| match answer {
-        Answer::Letter => prompts[i].ids.len(),
-        Answer::Cloze => prompts[i].answers.iter().map(|ids| prompts[i].ids.len() + ids.len() - 1).sum(),
+    let asked = continuations(prompts);
+    let read = Mutex::new(0);
+    let go_on = |done: usize| {
+        let mut read = read.lock().unwrap_or_else(PoisonError::into_inner);
+        *read += done;
+        progress((*read * questions.len() / asked.len().max(1)) as u64);
+        !stop.load(Ordering::SeqCst)
     };
-    // Alike lengths go together; each answer depends on its own prompt only.
-    let mut order: Vec<usize> = (0..questions.len()).collect();
-    order.sort_by_key(positions);
-    let answered = Mutex::new(0);
-    let found = groups(&order, positions, GROUP_POSITIONS).into_par_iter().map(|group| {
-        check(stop)?;
-        let asked: Vec<&Prompt> = group.iter().map(|&i| &prompts[i]).collect();
-        let found = match answer {
-            Answer::Letter => letters(transformer, &asked)?,
-            Answer::Cloze => cloze(transformer, &asked, group.iter().map(|&i| questions[i].1))?,
-        };
-        let mut answered = answered.lock().unwrap_or_else(PoisonError::into_inner);
-        *answered += group.len() as u64;
-        progress(*answered);
-        Ok(found)
-    });
-    let found: Vec<Vec<[f64; 4]>> = found.collect::<Result<_>>()?;
-    let mut probabilities = vec![[0.0; 4]; questions.len()];
-    for (&i, found) in order.iter().zip(found.into_iter().flatten()) {
-        probabilities[i] = found;
-    }
-    let records =
-        questions.iter().zip(probabilities).map(|((sheet, question), probabilities)| QuestionRecord {
+    check(stop)?;
+    let found = transformer.log_probs(&Continuations::new(&asked)?, &go_on)?.ok_or(Stopped)?;
+    let records = questions.iter().zip(found.chunks_exact(4)).map(|((sheet, question), found)| {
+        let probabilities = std::array::from_fn(|i| {
+            let sum: f64 = found[i].iter().sum();
+            match answer {
+                Answer::Letter => sum.exp(),
+                // By bytes and not by tokens, so that a word counts the same whether the tokenizer has learned it
+                // whole or not.
+                Answer::Cloze => (sum / question.options[i].len() as f64).exp(),
+            }
+        });
+        QuestionRecord {
             subject: sheet.subject.clone(),
             id: question.id.clone(),
             probabilities,
             prediction: best(&probabilities),
             answer: question.answer,
-        });
+        }
+    });
     Ok(records.collect())
+}
+
+/// The four answers behind each prompt.
+fn continuations(prompts: &[Prompt]) -> Vec<Continuation<'_>> {
+    let of = |prompt| {
+        let Prompt { ids, answers, .. }: &Prompt = prompt;
+        answers.iter().map(|answer| Continuation { prompt: ids, ids: answer })
+    };
+    prompts.iter().flat_map(of).collect()
 }
 
 /// The letter of the highest probability, the first of equals.
@@ -76,54 +79,12 @@ fn best(probabilities: &[f64; 4]) -> char {
     LETTERS[best]
 }
 
-/// The probability of each letter as the next token.
-fn letters<B: Backend>(transformer: &Transformer<B>, prompts: &[&Prompt]) -> Result<Vec<[f64; 4]>> {
-    let letters: Vec<Vec<u32>> = prompts.iter().map(|p| p.answers.concat()).collect();
-    let asked: Vec<NextToken> =
-        prompts.iter().zip(&letters).map(|(prompt, ids)| NextToken { prompt: &prompt.ids, ids }).collect();
-    let found = transformer.next_token_probabilities(&asked)?;
-    Ok(found.into_iter().map(|found| std::array::from_fn(|i| found[i])).collect())
-}
-
-/// For each option the geometric mean, per byte of it, of the probability of its text as the answer.
-///
-/// By bytes and not by tokens, so that a word counts the same whether the tokenizer has learned it whole or not.
-fn cloze<'a, B: Backend>(
-    transformer: &Transformer<B>,
-    prompts: &[&Prompt],
-    questions: impl Iterator<Item = &'a SheetQuestion>,
-) -> Result<Vec<[f64; 4]>> {
-    let rows = prompts.iter().flat_map(|prompt| prompt.answers.iter().map(|answer| row(&prompt.ids, answer)));
-    let log_probs = transformer.token_log_probs(&rows.collect::<Vec<_>>())?;
-    let of = |(log_probs, question): (&[Vec<f32>], &SheetQuestion)| {
-        std::array::from_fn(|i| {
-            let sum: f64 = log_probs[i].iter().map(|&l| f64::from(l)).sum();
-            (sum / question.options[i].len() as f64).exp()
-        })
-    };
-    Ok(log_probs.chunks_exact(4).zip(questions).map(of).collect())
-}
-
-/// A prompt and the answer that is to be predicted behind it.
-fn row(prompt: &[u32], answer: &[u32]) -> Sequence {
-    let all = [prompt, answer].concat();
-    let read = all.len() - 1;
-    let is_answer = |i: usize| if i + 1 >= prompt.len() { 1.0 } else { 0.0 };
-    Sequence {
-        targets: all[1..].to_vec(),
-        weights: (0..read).map(is_answer).collect(),
-        counted: answer.len() as f32,
-        ..Sequence::document(&all[..read])
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::stop::Stopped;
+    use model::inference::NextToken;
     use model::{Cpu, ModelConfig, Weights};
-    use std::sync::atomic::Ordering;
 
     fn model() -> Transformer {
         let config = ModelConfig {
