@@ -33,7 +33,9 @@ pub fn sit<B: Backend>(
     let go_on = |done: usize| {
         let mut read = read.lock().unwrap_or_else(PoisonError::into_inner);
         *read += done;
-        progress((*read * questions.len() / asked.len().max(1)) as u64);
+        if done > 0 {
+            progress((*read * questions.len() / asked.len().max(1)) as u64);
+        }
         !stop.load(Ordering::SeqCst)
     };
     check(stop)?;
@@ -190,8 +192,9 @@ mod tests {
     #[test]
     fn an_exam_stops_between_groups_of_questions() {
         let model = model();
-        let long: Vec<u32> = (0..600).map(|i| 3 + i % 30).collect();
-        let prompts = vec![prompt(&long, [&[7], &[8], &[9], &[10]]); 20];
+        // They begin differently: each is read by itself.
+        let long = |first: u32| (0..600).map(|i| 3 + (first + i) % 30).collect::<Vec<_>>();
+        let prompts: Vec<Prompt> = (0..20).map(|i| prompt(&long(i), [&[7], &[8], &[9], &[10]])).collect();
         let stop = AtomicBool::new(false);
         let answered = Mutex::new(0);
         // Asked to stop once the first of 20 groups is through.
