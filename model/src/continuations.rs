@@ -5,8 +5,9 @@
 //! it, so that what is found is what reading each continuation by itself finds, but for rounding.
 
 use crate::backend::Backend;
+use crate::backend::cpu::math::log_sum_exp;
 use crate::decode::{KvCache, Reading};
-use crate::inference::{GROUP_POSITIONS, check_finite, log_sum_exp};
+use crate::inference::{GROUP_POSITIONS, check_finite};
 use crate::tokens::Ragged;
 use crate::trainer::groups;
 use crate::transformer::{Mode, Transformer};
@@ -375,7 +376,7 @@ mod tests {
         let asked = [&a[..], &b, &b[..1]].map(|ids| Continuation { prompt: &prompt, ids });
         // The prompt and its answers without their last ids; two that begin with one id alike read it twice.
         assert_eq!(Continuations::new(&asked).unwrap().shared(), Shared { distinct: 53, read: 54 });
-        let short = &prompt[..SHARED_FROM - 1];
+        let short = &prompt[..SHARED_FROM - 2];
         let asked = [&a[..], &b].map(|ids| Continuation { prompt: short, ids });
         let (distinct, read) = (short.len() + 3, 2 * (short.len() + 2));
         assert_eq!(Continuations::new(&asked).unwrap().shared(), Shared { distinct, read });

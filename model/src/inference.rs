@@ -1,6 +1,7 @@
 //! Results without gradients, over many sequences at once.
 
 use crate::backend::Backend;
+use crate::backend::cpu::math::log_sum_exp;
 use crate::tokens::{Ragged, Sequence};
 use crate::trainer::groups;
 use crate::transformer::{Mode, Transformer};
@@ -76,12 +77,6 @@ impl<B: Backend> Transformer<B> {
         let results: Vec<Vec<Vec<f64>>> = results.collect::<Result<_>>()?;
         Ok(results.into_iter().flatten().collect())
     }
-}
-
-/// `log sum e^x`.
-pub(crate) fn log_sum_exp(row: &[f32]) -> f64 {
-    let max = row.iter().fold(f64::NEG_INFINITY, |max, &x| max.max(f64::from(x)));
-    max + row.iter().map(|&x| (f64::from(x) - max).exp()).sum::<f64>().ln()
 }
 
 pub(crate) fn check_finite(mut values: impl Iterator<Item = f32>) -> Result<()> {

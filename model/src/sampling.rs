@@ -1,6 +1,6 @@
 //! From logits to the next token.
 
-use crate::inference::log_sum_exp;
+use crate::backend::cpu::math::log_sum_exp;
 use crate::{Error, Result};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;

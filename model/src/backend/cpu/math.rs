@@ -132,6 +132,23 @@ pub fn log_sum_exp_in_place(row: &mut [f32]) -> f32 {
     max + sum.ln()
 }
 
+/// `log sum e^x` of one row, summed in f64.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
+pub fn log_sum_exp(row: &[f32]) -> f64 {
+    let max = max(row);
+    let mut lanes = [0.0f64; LANES];
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] += f64::from(exp(chunk[i] - max));
+        }
+    }
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
+        *lane += f64::from(exp(x - max));
+    }
+    f64::from(max) + lanes.iter().sum::<f64>().ln()
+}
+
 /// `y += x`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
 pub fn add_assign(y: &mut [f32], x: &[f32]) {
@@ -189,6 +206,17 @@ mod tests {
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
         assert_eq!(exp(0.0), 1.0);
         assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn log_sum_exp_is_accurate() {
+        for n in [1, 15, 16, 17, 6400] {
+            let row: Vec<f32> = (0..n).map(|i| 20.0 * (i as f32 * 0.7).sin()).collect();
+            let max = row.iter().fold(f64::NEG_INFINITY, |max, &x| max.max(f64::from(x)));
+            let want = max + row.iter().map(|&x| (f64::from(x) - max).exp()).sum::<f64>().ln();
+            assert!((log_sum_exp(&row) - want).abs() < 1e-7, "{n}: {}", log_sum_exp(&row) - want);
+        }
+        assert!(log_sum_exp(&[1.0, f32::NAN]).is_nan() && log_sum_exp(&[1.0, f32::INFINITY]).is_nan());
     }
 
     #[test]
