@@ -8,6 +8,7 @@ mod data;
 mod doctor;
 mod exam;
 mod export;
+mod fetch;
 mod gc;
 mod generate;
 mod import;
@@ -239,6 +240,16 @@ Examples:
         #[command(subcommand)]
         verb: data::DataVerb,
     },
+    /// Download a model, a data set or an exam from the Hugging Face Hub
+    #[command(after_help = "\
+A download that was stopped goes on where it broke off, and every file is checked by its digest. HF_ENDPOINT names a
+mirror, HF_TOKEN opens what is private or gated.
+
+Examples:
+  mindscale fetch minimind
+  mindscale fetch ceval --out exams/ceval
+  mindscale fetch hf:jingyaogong/minimind-v1 --include '*.json' --include '*.bin'")]
+    Fetch(fetch::FetchArgs),
     /// Turn a model of MiniMind v1 or of transformers into a model folder
     #[command(after_help = "\
 Read are folders as MiniMind v1 publishes them, its lone .pth files, and folders of transformers: Llama, Mistral, Qwen3,
@@ -324,6 +335,7 @@ pub fn main() -> ExitCode {
         Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Tokenizer { verb } => tokenizer::tokenizer(&verb),
         Verb::Data { verb } => data::data(&verb),
+        Verb::Fetch(args) => fetch::fetch(&args),
         Verb::Import(args) => import::import(&args),
         Verb::Export(args) => export::export(&args),
         Verb::Cancel { sweep } => cancel::cancel(&sweep),
