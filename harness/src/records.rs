@@ -44,6 +44,28 @@ impl fmt::Display for Notice {
     }
 }
 
+/// How much of a training stage was of one source.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SourceUse {
+    /// The source's name.
+    pub name: String,
+    /// Target tokens of it that were trained on, each as often as it was.
+    pub tokens: u64,
+    /// Passes over it: those tokens over the ones that it has.
+    pub passes: f64,
+}
+
+/// The loss on one named validation set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SetLoss {
+    /// The set's name.
+    pub name: String,
+    /// Held-out loss in nats per token, of pairs in nats per pair.
+    pub loss: f64,
+    /// Held-out bits per byte, of whole texts.
+    pub bpb: Option<f64>,
+}
+
 /// One stage run of a trial.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StageRecord {
@@ -62,6 +84,27 @@ pub struct ExamScore {
     pub correct: u64,
     /// Questions asked.
     pub questions: u64,
+    /// Questions that stand in training text, and those of the others that were answered correctly; `None` where they
+    /// were not looked for.
+    #[serde(default)]
+    pub contaminated: Option<Contaminated>,
+}
+
+/// Questions of an exam that stand in training text, and how the others were answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contaminated {
+    /// Questions that stand in training text.
+    pub questions: u64,
+    /// Questions that do not and were answered correctly.
+    pub correct_clean: u64,
+}
+
+impl Contaminated {
+    /// Counts one more question.
+    pub fn add(&mut self, is_contaminated: bool, record: &QuestionRecord) {
+        self.questions += u64::from(is_contaminated);
+        self.correct_clean += u64::from(!is_contaminated && record.prediction == record.answer);
+    }
 }
 
 /// Everything a report needs to know of one trial.
@@ -89,6 +132,9 @@ pub struct TrialRecord {
     pub val_loss: Option<f64>,
     /// Held-out bits per byte after pretraining.
     pub val_bpb: Option<f64>,
+    /// The same for each named validation set.
+    #[serde(default)]
+    pub val_sets: Vec<SetLoss>,
     /// Exams in the order they were sat.
     pub exams: Vec<ExamScore>,
     /// Seconds of all stage runs of this trial.
@@ -122,4 +168,7 @@ pub struct QuestionRecord {
     pub prediction: char,
     /// The right letter.
     pub answer: char,
+    /// Whether it stands in training text, where that was looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contaminated: Option<bool>,
 }

@@ -153,7 +153,9 @@ fn a_sweep_asks_as_the_verb_does() {
         command.arg("exam").arg(&model).args(["--sheets", "s", "--dev", "dev"]);
         command.args(["--answer", answer, "--shots", &shots]).arg("--out").arg(&out).assert().code(0);
         let read = |path: PathBuf| fs::read_to_string(path).unwrap();
-        assert_eq!(read(exam.join("questions.csv")), read(out), "{answer}, {shots} shots");
+        // What the model was trained on, and whether a question stands there, the verb does not know.
+        let found = read(exam.join("questions.csv")).replace(",false\n", ",\n");
+        assert_eq!(found, read(out), "{answer}, {shots} shots");
         seen.push((answer.to_owned(), shots));
     }
     seen.sort();

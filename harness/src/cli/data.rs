@@ -3,16 +3,19 @@
 use super::say;
 use crate::config::{BadRow, DataConfig, RowStyle, UnknownKeys, WorldConfig};
 use crate::data::files::expand;
-use crate::data::prepare::{Preparation, prepare};
+use crate::data::prepare::{Part, Preparation, prepare};
 use crate::data::read::{ReadOptions, rows};
 use crate::data::world::World;
 use crate::data::{Kind, Message, Row, Tokenizer};
-use crate::exam::Sheet;
+use crate::exam::contamination::{Contamination, Index, Place};
+use crate::exam::{Sheet, read_sheets};
 use crate::fsutil::{create_dir, write_atomic};
-use crate::track::{counted, number};
+use crate::track::{counted, number, table};
 use anyhow::{Result, bail};
 use clap::{Subcommand, ValueEnum};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// What files are read for.
@@ -87,6 +90,36 @@ pub enum DataVerb {
         #[arg(long)]
         ignore_unknown_keys: bool,
     },
+    /// Look for exam questions in text
+    ///
+    /// A question is found where 13 words of it in a row, or all of one of 8 to 12 words, stand in a row of the files.
+    /// Chinese characters count as words.
+    #[command(
+        after_help = "Example: mindscale data contamination --sheets ceval/val --kind pretrain --text 'data/*.jsonl' --out found.csv"
+    )]
+    Contamination {
+        /// Folder of <subject>_val.csv sheets
+        #[arg(long)]
+        sheets: PathBuf,
+        /// Files or globs
+        #[arg(long, required = true, num_args = 1..)]
+        text: Vec<String>,
+        /// What the files are read for
+        #[arg(long, value_enum)]
+        kind: KindArg,
+        /// Write what was found, question by question and file by file, to this CSV file
+        #[arg(long)]
+        out: Option<PathBuf>,
+        /// Leave out rows that cannot be read
+        #[arg(long)]
+        skip_bad_rows: bool,
+        /// Read on without content under keys or in columns that are not used
+        #[arg(long)]
+        ignore_unknown_keys: bool,
+        /// Print JSON for programs
+        #[arg(long)]
+        json: bool,
+    },
     /// Write the built-in world as files
     #[command(after_help = "Example: mindscale data world my-world --people 60")]
     World {
@@ -124,7 +157,8 @@ pub fn data(verb: &DataVerb) -> Result<bool> {
             let tokenizer = Tokenizer::load(tokenizer)?;
             let preparation = Preparation::new(kind, &tokenizer, &config, &options.log);
             let stop = AtomicBool::new(false);
-            let prepared = prepare(rows(&files, kind, &options), &preparation, out, &stop, &|_| ())?;
+            let parts = Part::all(rows(&files, kind, &options));
+            let prepared = prepare(parts, &preparation, out, &stop, &|_| ())?;
             let read = options.log.report();
             let summary = serde_json::json!({ "prepared": prepared, "read": read });
             write_atomic(&out.join("summary.json"), &serde_json::to_vec_pretty(&summary)?)?;
@@ -148,6 +182,17 @@ pub fn data(verb: &DataVerb) -> Result<bool> {
             let read = options.log.report();
             read.notices("rows read").iter().try_for_each(say)?;
         }
+        DataVerb::Contamination { sheets, text, kind, out, skip_bad_rows, ignore_unknown_keys, json } => {
+            let options = ReadOptions::new(&read_config(*skip_bad_rows, *ignore_unknown_keys));
+            let found = contamination(sheets, text, (*kind).into(), &options)?;
+            if let Some(out) = out {
+                write_atomic(out, &found.csv()?)?;
+            }
+            match json {
+                true => say(serde_json::to_string_pretty(&found)?)?,
+                false => told(&found)?,
+            }
+        }
         DataVerb::World { out, people, seed } => {
             let mut config = WorldConfig::default();
             config.people = people.unwrap_or(config.people);
@@ -169,6 +214,49 @@ pub fn named(patterns: &[String]) -> Result<Vec<PathBuf>> {
         say(notice)?;
     }
     Ok(named.files)
+}
+
+/// Looks for the questions of a folder in files.
+fn contamination(
+    sheets: &Path,
+    patterns: &[String],
+    kind: Kind,
+    options: &ReadOptions,
+) -> Result<Contamination> {
+    let sheets = read_sheets(sheets, "val")?;
+    let files = expand(patterns, "--text")?.files;
+    let texts = files.iter().flat_map(|file| {
+        let place = Place { file: file.display().to_string(), ..Place::default() };
+        let place = Arc::new(place);
+        let rows = rows(std::slice::from_ref(file), kind, options);
+        rows.map(move |row| Ok((Arc::clone(&place), row?.texts().collect::<Vec<_>>().join("\n"))))
+    });
+    Index::new(&sheets).search(texts, &AtomicBool::new(false))
+}
+
+/// Prints what was found: by subject and file, and in all.
+fn told(found: &Contamination) -> Result<()> {
+    let mut by_place: BTreeMap<(&str, &str), (u64, u64)> = BTreeMap::new();
+    for met in &found.met {
+        let (questions, texts) = by_place.entry((&met.subject, &met.place.file)).or_default();
+        *questions += 1;
+        *texts += met.texts;
+    }
+    let row = |((subject, file), (questions, texts)): (&(&str, &str), &(u64, u64))| {
+        vec![subject.to_string(), file.to_string(), questions.to_string(), texts.to_string()]
+    };
+    if !by_place.is_empty() {
+        let rows: Vec<_> = by_place.iter().map(row).collect();
+        say(table(&["subject", "file", "questions", "rows"], &rows))?;
+    }
+    let share = 100.0 * found.contaminated as f64 / found.questions.max(1) as f64;
+    say(format!(
+        "{} of {} ({share:.2} %) {} in the text; {} too short to tell",
+        number(found.contaminated),
+        counted(found.questions as usize, "question"),
+        if found.contaminated == 1 { "stands" } else { "stand" },
+        number(found.too_short)
+    ))
 }
 
 fn read_config(skip_bad_rows: bool, ignore_unknown_keys: bool) -> DataConfig {

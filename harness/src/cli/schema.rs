@@ -38,10 +38,18 @@ pub fn schema(kind: FileKind) -> Result<bool> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::config::{PRESETS, keys};
+    use crate::config::{PRESETS, is_source_name, keys};
+    use crate::report::{Column, NAMED};
     use model::Device;
     use serde_json::{Value, json};
     use std::path::Path;
+
+    /// Matches the keys of the weights of `data.mix`.
+    const MIX: &str = "^data\\.mix\\.[A-Za-z0-9_-]+$";
+
+    fn is_weight(key: &str) -> bool {
+        key.strip_prefix("data.mix.").is_some_and(is_source_name)
+    }
 
     /// What is wrong with a value by a schema, whose keywords are those that are used here.
     fn fault(root: &Value, schema: &Value, value: &Value, at: &str) -> Option<String> {
@@ -61,6 +69,11 @@ mod tests {
                 "properties" => {
                     let keys = || table.into_iter().flatten();
                     return keys().find_map(|(key, value)| inside(key, told.get(key)?, value));
+                }
+                "patternProperties" => {
+                    assert_eq!(told.as_object().unwrap().keys().collect::<Vec<_>>(), [MIX]);
+                    let mut weights = table.into_iter().flatten().filter(|(key, _)| is_weight(key));
+                    return weights.find_map(|(key, value)| inside(key, &told[MIX], value));
                 }
                 "items" => {
                     return list
@@ -82,9 +95,14 @@ mod tests {
                     "number" => value.is_number(),
                     other => panic!("type {other}"),
                 },
+                "additionalProperties" if told.is_object() => {
+                    return table.into_iter().flatten().find_map(|(key, value)| inside(key, told, value));
+                }
                 "pattern" => {
-                    assert_eq!(told, Device::PATTERN);
-                    value.as_str().unwrap().parse::<Device>().is_ok()
+                    let text = value.as_str().unwrap_or_default();
+                    let is_column = || Column::find(text).is_ok() && text.contains('.');
+                    assert!(told == Device::PATTERN || told == NAMED);
+                    if told == NAMED { is_column() } else { text.parse::<Device>().is_ok() }
                 }
                 "required" => told
                     .as_array()
@@ -93,7 +111,11 @@ mod tests {
                     .all(|key| table.unwrap().contains_key(key.as_str().unwrap())),
                 "additionalProperties" => {
                     assert_eq!(told, false);
-                    table.is_none_or(|table| table.keys().all(|key| schema["properties"].get(key).is_some()))
+                    let is_known = |key: &str| {
+                        let is_weight = schema.get("patternProperties").is_some() && is_weight(key);
+                        is_weight || schema["properties"].get(key).is_some()
+                    };
+                    table.is_none_or(|table| table.keys().all(|key| is_known(key)))
                 }
                 "minimum" => number.is_none_or(|number| number >= bound),
                 "maximum" => number.is_none_or(|number| number <= bound),
@@ -154,8 +176,13 @@ model.n_layers = 4
 'model.d_model' = 64
 pretrain.tokens = 'unset'
 exam.after = ['sft']
+data.pretrain = { web = ['a.txt'], books = ['b.txt', 'c.txt'] }
+data.sft = ['d.jsonl']
+data.mix.web = 0.5
 [axes]
 seed = [1, 2]
+'data.mix.books' = [0.5, 1]
+'data.pretrain_val' = [['e.txt'], { wiki = ['f.txt'] }]
 'model.n_heads' = [2, 4]
 [axes.sft]
 lr = [1e-3, 1]
@@ -169,6 +196,7 @@ pretrain.tokens = { flops = 1e12 }
 seed = 1
 [sample]
 count = 5
+'data.mix.code' = { uniform = [0, 1] }
 method = 'halton'
 seed = { int_uniform = [1, 9] }
 'model.n_experts' = { choice = [0, 4] }
@@ -189,6 +217,11 @@ at_once = 2
             "[base]\nsft.beta2 = 1.0",
             "[base]\ndpo.loss = 'sigmod'",
             "[base]\ndevice = 'gpu'",
+            "[base]\ndata.pretrain = 'a.txt'",
+            "[base]\ndata.pretrain = { web = 'a.txt' }",
+            "[base]\ndata.mix = { web = 'much' }",
+            "[base]\n'data.mix.web' = 'much'",
+            "[axes]\n'data.mix.web' = 1",
             "[base]\nseed = 'unset'",
             "[axes]\nseed = 1",
             "[axes]\nseed = []",
@@ -208,6 +241,8 @@ at_once = 2
         let figure =
             |keys: &str| fault_of(FileKind::Experiment, &format!("sweeps = ['a']\n[[figure]]\n{keys}"));
         assert_eq!(figure("kind = 'line'\nx = 'model.n_layers'\ny = 'val.bpb'"), None);
+        assert_eq!(figure("kind = 'line'\nx = 'data.mix.web'\ny = 'val_bpb.wiki'"), None);
+        assert_eq!(figure("kind = 'loss'\nsplit = 'sets'"), None);
         assert!(figure("kind = 'line'\nx = 'model.n_layers'").is_some());
         assert!(figure("kynd = 'line'").is_some());
         assert!(figure("kind = 'line'\nx = 'model.n_layer'\ny = 'val.bpb'").is_some());

@@ -5,7 +5,10 @@
 
 use super::keys::{keys, sections};
 use super::layers::get;
-use super::{OptimizerKind, RowStyle, Schedule, Source, TRAINING, TrainStage, Training, TrialConfig, recipe};
+use super::{
+    OptimizerKind, RowStyle, Schedule, Source, TRAINING, TrainStage, Training, TrialConfig, recipe,
+    source_key,
+};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -41,8 +44,9 @@ pub(super) fn effective_in_trial(config: &TrialConfig) -> Value {
 
 fn without(mut tree: Value, idle: Found) -> Value {
     for Idle { key, comes_to, .. } in idle.0 {
-        let (section, name) = key.rsplit_once('.').unwrap_or(("", &key));
-        let table = if section.is_empty() { Some(&mut tree) } else { tree.get_mut(section) };
+        let mut parts = key.split('.').collect::<Vec<_>>();
+        let Some(name) = parts.pop() else { continue };
+        let table = parts.into_iter().try_fold(&mut tree, |table, part| table.get_mut(part));
         let Some(keys) = table.and_then(Value::as_object_mut) else { continue };
         match comes_to {
             Some(value) => keys.insert(name.into(), value),
@@ -179,7 +183,7 @@ fn of_training(config: &TrialConfig, stage: TrainStage, t: &Training, found: &mu
     if config.model.tie_embeddings {
         add(&["head_lr", "head_decay"], "model.tie_embeddings = true makes the embedding the head".into());
     }
-    if config.data.val_share == 0.0 {
+    if config.data.val_share == 0.0 && stage.val_files(&config.data).is_none() {
         add(&["val_tokens", "val_every_tokens"], "data.val_share = 0 holds nothing out".into());
     }
     if stage.compares_answers() {
@@ -208,6 +212,9 @@ fn of_trials(config: &TrialConfig, found: &mut Found) {
     }
     let sat: Vec<&str> = config.exams().into_iter().map(TrainStage::name).collect();
     found.comes_to("exam.after", json!(sat), format!("the exam is sat after {} either way", sat.join(", ")));
+    if exam.sheets.is_none() {
+        found.add(&["exam.contamination"], "the built-in world's questions are not looked for in its text");
+    }
     if exam.shots == 0 {
         found.add(&["exam.dev_sheets"], "exam.shots = 0 shows no solved question");
     }
@@ -241,14 +248,32 @@ fn of_data(config: &TrialConfig, trains_tokenizer: bool, found: &mut Found) {
     let of_tokenizer = Some(TrainStage::Pretrain).filter(|_| trains_tokenizer);
     let read: Vec<&str> =
         enabled.iter().copied().chain(of_tokenizer).map(|stage| stage.files(data).0).collect();
+    let validated: Vec<&str> =
+        enabled.iter().filter_map(|stage| stage.val_files(data)).map(|(key, _)| key).collect();
     for spec in &TRAINING {
-        let (key, _) = spec.files[0];
-        let (serving, patterns) = spec.stage.files(data);
-        if enabled.contains(&spec.stage) && serving != key {
-            found.comes_to(key, json!(patterns), format!("it comes to {serving} where it is empty"));
-        } else if !read.contains(&key) {
-            found.add(&[key], left_out(spec.stage));
+        let own = &spec.files[0];
+        let (serving, sources) = spec.stage.files(data);
+        if enabled.contains(&spec.stage) && serving != own.key {
+            found.comes_to(own.key, json!(sources), format!("it comes to {serving} where it is empty"));
+        } else if !read.contains(&own.key) {
+            found.add(&[own.key], left_out(spec.stage));
         }
+        match spec.stage.val_files(data).filter(|_| enabled.contains(&spec.stage)) {
+            Some((serving, sets)) if serving != own.val_key => {
+                found.comes_to(own.val_key, json!(sets), format!("it comes to {serving} where it is empty"));
+            }
+            None if !enabled.contains(&spec.stage) && !validated.contains(&own.val_key) => {
+                found.add(&[own.val_key], left_out(spec.stage));
+            }
+            _ => {}
+        }
+    }
+    if enabled.iter().all(|stage| stage.val_files(data).is_some()) {
+        found.add(&["data.val_share"], "every stage has files to validate on");
+    }
+    let mixed: Vec<&str> = enabled.iter().flat_map(|stage| stage.files(data).1.names()).collect();
+    for name in data.mix.keys().filter(|name| !mixed.contains(&name.as_str())) {
+        found.add(&[&source_key("data.mix", Some(name))], "no stage that is trained has this source");
     }
 }
 

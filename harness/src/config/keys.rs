@@ -1,11 +1,12 @@
 //! Every key of a trial as a flat list, made from the declarations: kinds, checks and the nearest name.
 
-use super::document::{Content, Node};
-use super::{TRAINING, TrialConfig, get};
+use super::document::{Content, Entry, Node};
+use super::{Sources, TRAINING, TrialConfig, get, is_source_name};
 use model::Device;
 use model::section::{Range, schema_of};
 use serde_json::{Value, json};
-use std::sync::OnceLock;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Word that stands for "no value", which TOML cannot say.
 pub const UNSET: &str = "unset";
@@ -27,6 +28,10 @@ pub enum Kind {
     Choice(Vec<String>),
     /// Several of one kind.
     List(Box<Kind>),
+    /// [`Sources`].
+    Sources,
+    /// Numbers by names that the user gives, each of them a key of its own.
+    Weights,
 }
 
 /// A key of a trial.
@@ -89,9 +94,27 @@ pub(super) fn names_of<T: schemars::JsonSchema>() -> Vec<String> {
     properties(&schema_of::<T>()).map(|(name, _)| name.clone()).collect()
 }
 
-/// The key with this name.
+/// The key with this name, among them those of weights such as `data.mix.web`.
 pub fn find(path: &str) -> Option<&'static KeySpec> {
-    keys().find(|key| key.path == path)
+    keys().find(|key| key.path == path).or_else(|| weight(path))
+}
+
+/// The key of one weight, by the name that the user gives it; each is made once and kept.
+fn weight(path: &str) -> Option<&'static KeySpec> {
+    static MADE: Mutex<BTreeMap<String, &'static KeySpec>> = Mutex::new(BTreeMap::new());
+    let (table, name) = path.rsplit_once('.')?;
+    let table = keys().find(|key| key.path == table && key.kind == Kind::Weights)?;
+    if !is_source_name(name) {
+        return None;
+    }
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let key = made.entry(path.into()).or_insert_with(|| Box::leak(Box::new(table.weight(path))));
+    Some(key)
+}
+
+/// Whether `path` names a table of weights, whose entries are keys of their own.
+pub fn is_weights(path: &str) -> bool {
+    keys().any(|key| key.path == path && key.kind == Kind::Weights)
 }
 
 /// Whether `path` names a section, such as `model`.
@@ -126,6 +149,9 @@ fn spec(path: &str, schema: &Value, defaults: &Value) -> Option<KeySpec> {
 }
 
 fn kind_of(schema: &Value) -> Option<Kind> {
+    if schema["format"] == Sources::FORMAT {
+        return Some(Kind::Sources);
+    }
     if let Some(variants) = schema["oneOf"].as_array() {
         let words = variants.iter().map(|variant| Some(variant["const"].as_str()?.to_string()));
         return words.collect::<Option<_>>().map(Kind::Choice);
@@ -141,6 +167,7 @@ fn kind_of(schema: &Value) -> Option<Kind> {
         "array" => Kind::List(Box::new(kind_of(&schema["items"])?)),
         "string" if schema["format"] == Device::FORMAT => Kind::Device,
         "string" => Kind::Text,
+        "object" if schema["additionalProperties"]["type"] == "number" => Kind::Weights,
         _ => return None,
     })
 }
@@ -164,12 +191,27 @@ impl Kind {
                 Kind::Choice(words) => format!("a list of {}", any_of(words)),
                 _ => "a list of texts in quotes".into(),
             },
+            Kind::Sources => "a list of texts in quotes, or a table of such lists by name".into(),
+            Kind::Weights => "a table of numbers by name".into(),
+        }
+    }
+
+    /// A value of a table of sources or weights.
+    fn accept_part(&self, node: &Node) -> Option<Value> {
+        match self {
+            Kind::Sources => Kind::List(Box::new(Kind::Text)).accept(node),
+            _ => Kind::Number.accept(node),
         }
     }
 
     fn accept(&self, node: &Node) -> Option<Value> {
         match (self, &node.content) {
             (Kind::List(kind), Content::Array(items)) => items.iter().map(|item| kind.accept(item)).collect(),
+            (Kind::Sources, Content::Array(_)) => self.accept_part(node),
+            (Kind::Sources | Kind::Weights, Content::Table(entries)) if !entries.is_empty() => {
+                let part = |entry: &Entry| Some((entry.key.clone(), self.accept_part(&entry.node)?));
+                entries.iter().map(part).collect()
+            }
             (Kind::Bool, Content::Scalar(value)) => value.is_boolean().then(|| value.clone()),
             // TOML, in which trials are recorded, ends there.
             (Kind::Whole, Content::Scalar(value)) => {
@@ -191,6 +233,17 @@ impl Kind {
 }
 
 impl KeySpec {
+    /// The key of one of its weights.
+    pub(super) fn weight(&self, path: &str) -> Self {
+        Self {
+            path: path.into(),
+            kind: Kind::Number,
+            default: Value::Null,
+            schema: self.schema["additionalProperties"].clone(),
+            ..self.clone()
+        }
+    }
+
     /// What may be written for this key.
     pub fn expected(&self) -> String {
         let unset = if self.optional { format!(", or \"{UNSET}\"") } else { String::new() };
@@ -210,7 +263,15 @@ impl KeySpec {
                 (Kind::Choice(words), Some(word)) => did_you_mean(word, words.iter().map(String::as_str)),
                 _ => String::new(),
             };
-            format!("is {}, expected {}{hint}", node.shown, self.expected())
+            let found = match (self.kind.clone(), node.table()) {
+                (Kind::Sources | Kind::Weights, Some([])) => "is an empty table".into(),
+                (Kind::Sources | Kind::Weights, Some(entries)) => {
+                    let wrong = entries.iter().find(|entry| self.kind.accept_part(&entry.node).is_none());
+                    wrong.map_or("is a table".into(), |e| format!("holds {} = {}", e.key, e.node.shown))
+                }
+                _ => format!("is {}", node.shown),
+            };
+            format!("{found}, expected {}{hint}", self.expected())
         })
     }
 }
@@ -295,6 +356,9 @@ mod tests {
         assert_eq!(kind("model.init"), (choice(["minimind", "width"]), false));
         assert_eq!(kind("device"), (Kind::Device, false));
         assert!(matches!(kind("exam.after").0, Kind::List(item) if matches!(*item, Kind::Choice(_))));
+        assert_eq!(kind("data.sft"), (Kind::Sources, false));
+        assert_eq!((kind("data.mix"), kind("data.mix.web")), ((Kind::Weights, false), (Kind::Number, false)));
+        assert!(find("data.mix.a b").is_none() && find("data.pretrain.web").is_none());
         assert!(is_section("model") && !is_section("mod") && !is_section("model.n_layers"));
     }
 
@@ -347,7 +411,14 @@ mod tests {
             problem("dpo.loss", "'sigmod'"),
             "is 'sigmod', expected \"sigmoid\" or \"ipo\"; did you mean sigmoid?"
         );
-        assert_eq!(problem("data.sft", "'a.csv'"), "is 'a.csv', expected a list of texts in quotes");
-        assert_eq!(problem("data.sft", "{ a = 1 }"), "is a table, expected a list of texts in quotes");
+        let lists = "expected a list of texts in quotes, or a table of such lists by name";
+        assert_eq!(problem("data.sft", "'a.csv'"), format!("is 'a.csv', {lists}"));
+        assert_eq!(problem("data.sft", "{ a = ['b'], c = 'd' }"), format!("holds c = 'd', {lists}"));
+        assert_eq!(problem("data.sft", "{}"), format!("is an empty table, {lists}"));
+        assert_eq!(check("data.sft", "{ a = ['b'] }"), Ok(json!({ "a": ["b"] })));
+        assert_eq!(check("data.mix", "{ a = 1 }"), Ok(json!({ "a": 1.0 })));
+        assert_eq!(problem("data.mix", "{ a = 'b' }"), "holds a = 'b', expected a table of numbers by name");
+        assert_eq!(check("data.mix.web", "1"), Ok(json!(1.0)));
+        assert_eq!(problem("data.mix.web", "'x'"), "is 'x', expected a number");
     }
 }

@@ -6,11 +6,8 @@ use super::keys::{self, Kind};
 use super::{TrialConfig, presets};
 use crate::fsutil::shell_word;
 use anyhow::Result;
-use figment::providers::Serialized;
-use figment::value::{Dict, Map, Value as FigmentValue};
-use figment::{Figment, Metadata, Profile, Provider};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -84,21 +81,6 @@ pub struct Layer {
     pub settings: Vec<Setting>,
 }
 
-impl Provider for Layer {
-    fn metadata(&self) -> Metadata {
-        Metadata::named(self.name.clone())
-    }
-
-    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
-        let mut tree = Value::Object(Default::default());
-        for setting in &self.settings {
-            set(&mut tree, &setting.key, setting.value.clone());
-        }
-        let dict = FigmentValue::serialize(&tree)?.into_dict().unwrap_or_default();
-        Ok(Profile::Default.collect(dict))
-    }
-}
-
 /// All layers merged.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -148,7 +130,7 @@ pub fn get<'a>(tree: &'a Value, key: &str) -> Option<&'a Value> {
 ///
 /// # Errors
 /// What the layers say that is wrong, all at once, each with its place.
-pub fn load_layers(base: Layer, overrides: &Overrides, errors: &mut ConfigErrors) -> Result<Settings> {
+pub fn load_layers(base: Layer, overrides: &Overrides, errors: &mut ConfigErrors) -> Settings {
     let preset = match &overrides.preset {
         Some(name) => presets::layer(name, &format!("--preset {name}"), errors),
         None => match &base.preset {
@@ -157,20 +139,20 @@ pub fn load_layers(base: Layer, overrides: &Overrides, errors: &mut ConfigErrors
         },
     };
     let env = env_layer(&overrides.env, errors);
-    let set = set_layer(&overrides.set, errors);
-    let mut figment = Figment::from(Serialized::defaults(TrialConfig::default()));
+    let by_hand = set_layer(&overrides.set, errors);
+    let mut tree = json!(TrialConfig::default());
     let mut places = BTreeMap::new();
     let mut fixed = BTreeMap::new();
-    for (layer, fixes) in [(preset, false), (base, false), (env, true), (set, true)] {
-        for Setting { key, place, .. } in &layer.settings {
-            places.insert(key.clone(), place.clone());
+    for (layer, fixes) in [(preset, false), (base, false), (env, true), (by_hand, true)] {
+        for Setting { key, place, value } in layer.settings {
+            set(&mut tree, &key, value);
             if fixes {
                 fixed.insert(key.clone(), place.clone());
             }
+            places.insert(key, place);
         }
-        figment = figment.merge(layer);
     }
-    Ok(Settings { tree: figment.extract()?, places, fixed })
+    Settings { tree, places, fixed }
 }
 
 /// A single trial without a sweep file: defaults, preset, environment, `--set`, validated.
@@ -179,7 +161,7 @@ pub fn load_layers(base: Layer, overrides: &Overrides, errors: &mut ConfigErrors
 /// What the layers say that is wrong, all at once, each with its place.
 pub fn load(overrides: &Overrides) -> Result<TrialConfig> {
     let mut errors = ConfigErrors::default();
-    let settings = load_layers(Layer::default(), overrides, &mut errors)?;
+    let settings = load_layers(Layer::default(), overrides, &mut errors);
     // Values that were refused are not in the tree: what stands there instead is not at fault.
     errors.or(())?;
     let mut errors = ConfigErrors::default();
@@ -197,7 +179,7 @@ pub fn leaves(entries: &[Entry], errors: &mut ConfigErrors) -> Vec<(String, Stri
         for Entry { key, place, start, node } in entries {
             let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
             match node.table() {
-                Some(inner) if keys::is_section(&key) => walk(&key, inner, leaves),
+                Some(inner) if keys::is_section(&key) || keys::is_weights(&key) => walk(&key, inner, leaves),
                 _ => leaves.push((*start, key, place.clone(), node.clone())),
             }
         }
@@ -292,7 +274,9 @@ fn typed(key: &str, text: &str, place: &str, errors: &mut ConfigErrors) -> Vec<S
     let mut node = Node::parse(text, place);
     match keys::find(key).map(|spec| &spec.kind) {
         Some(Kind::Text) if node.str().is_none() => node = Node::text(text, place),
-        Some(Kind::List(_)) if node.array().is_none() && node.str() != Some("") => {
+        Some(Kind::List(_) | Kind::Sources)
+            if node.array().is_none() && node.table().is_none() && node.str() != Some("") =>
+        {
             let item = match node.str() {
                 Some(_) => node,
                 None => Node::text(text, place),
@@ -338,7 +322,7 @@ mod tests {
             &[("MINDSCALE_PRETRAIN__LR", "0.25"), ("MINDSCALE_SEED", "3"), ("MINDSCALE_SHARED", "/x")],
             &["seed=4", "pretrain.tokens=unset"],
         );
-        let settings = load_layers(base, &over, &mut errors).unwrap();
+        let settings = load_layers(base, &over, &mut errors);
         assert_eq!(errors, ConfigErrors::default());
         let config = settings.config().unwrap();
         assert_eq!((config.seed, config.pretrain.training.lr), (4, 0.25));
@@ -365,14 +349,15 @@ mod tests {
         let set = ["device=cuda:1", "tokenizer.path=123", "data.sft=a.jsonl", "lora.targets=[\"wv\"]"];
         let overrides = overrides(None, &[("MINDSCALE_EXAM__AFTER", "sft")], &set);
         let mut errors = ConfigErrors::default();
-        let settings = load_layers(Layer::default(), &overrides, &mut errors).unwrap();
+        let settings = load_layers(Layer::default(), &overrides, &mut errors);
         assert_eq!(errors, ConfigErrors::default());
         let config = settings.config().unwrap();
         assert_eq!(
             (config.device.to_string().as_str(), config.tokenizer.path.as_deref()),
             ("cuda:1", Some("123"))
         );
-        assert_eq!((config.data.sft, config.lora.targets), (vec!["a.jsonl".to_string()], vec!["wv".into()]));
+        assert_eq!(config.data.sft, vec!["a.jsonl".to_string()].into());
+        assert_eq!(config.lora.targets, ["wv"]);
         assert_eq!(config.exam.after, [crate::config::TrainStage::Sft]);
     }
 
@@ -380,6 +365,21 @@ mod tests {
     fn a_table_sets_several_keys() {
         let config = load(&overrides(None, &[], &["model={ n_layers = 3, d_model = 64 }"])).unwrap();
         assert_eq!((config.model.n_layers, config.model.d_model), (3, 64));
+    }
+
+    #[test]
+    fn weights_are_keys_and_named_sources_one_value() {
+        let mut errors = ConfigErrors::default();
+        let text = "[data]\npretrain = { web = ['w'], books = ['b'] }\n[data.mix]\nweb = 1\nbooks = 2\n";
+        let base = document_layer("base", text, &mut errors);
+        let set = ["data.mix.web=3", "data.pretrain={ web = ['x'] }"];
+        let over = overrides(None, &[("MINDSCALE_DATA__MIX__BOOKS", "0.5")], &set);
+        let settings = load_layers(base, &over, &mut errors);
+        assert_eq!(errors, ConfigErrors::default());
+        assert_eq!(settings.places["data.mix.books"], "MINDSCALE_DATA__MIX__BOOKS");
+        let data = settings.config().unwrap().data;
+        assert_eq!(data.mix, [("books".to_string(), 0.5), ("web".to_string(), 3.0)].into());
+        assert_eq!(data.pretrain.names().collect::<Vec<_>>(), ["web"]);
     }
 
     #[test]

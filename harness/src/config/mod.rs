@@ -14,6 +14,7 @@ mod presets;
 #[cfg(test)]
 mod reference;
 mod schema;
+mod sources;
 mod stage;
 mod validate;
 
@@ -28,7 +29,8 @@ pub use keys::{KeySpec, Kind, Section, UNSET, did_you_mean, find, keys, largest,
 pub use layers::{Layer, Overrides, Setting, Settings, load, load_layers};
 pub use presets::PRESETS;
 pub use schema::{closed, definitions, document, refer, table_of, trial_schema, value_of};
-pub use stage::{RowKind, Stage, TRAINING, TrainSpec, TrainStage, WORLD, recipe};
+pub use sources::{Sources, is_source_name, source_key};
+pub use stage::{RowKind, Stage, StageFiles, TRAINING, TrainSpec, TrainStage, WORLD, recipe};
 pub use validate::Problem;
 
 pub(crate) use document::parse;
@@ -37,6 +39,7 @@ pub(crate) use layers::{config_of, get, leaves, not_a_key, set, settings};
 use model::{Cost, Device, LoraConfig, ModelConfig, Recompute, section};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 section! {
     /// Keys that every training stage has.
@@ -130,7 +133,7 @@ section! {
         pub recompute: Recompute = Recompute::None,
         /// Tokens between validations; 0 validates at the end only.
         pub val_every_tokens: u64 = 0,
-        /// Most held-out tokens that one validation reads.
+        /// Most held-out tokens that one validation reads; of each set, where they are named.
         #[schemars(range(min = 1))]
         pub val_tokens: u64 = 100_000,
         /// Steps between checkpoints; 0 writes the final one only.
@@ -230,16 +233,32 @@ section! {
     pub struct DataConfig {
         /// `world` (built in) or `files`.
         pub source: Source = Source::World,
-        /// Files or globs of pretraining text.
-        pub pretrain: Vec<String> = vec![],
-        /// Files or globs of conversations.
-        pub sft: Vec<String> = vec![],
-        /// Files or globs of conversations of several turns for `[sft_multi]`.
-        pub sft_multi: Vec<String> = vec![],
-        /// Files or globs of conversations for `[lora]`; empty: those of `sft`.
-        pub lora: Vec<String> = vec![],
-        /// Files or globs of preference pairs.
-        pub dpo: Vec<String> = vec![],
+        /// Files or globs of pretraining text: a list, or lists by the names of their sources, as in
+        /// `{ web = ["web/*.jsonl"], books = ["books.txt"] }`.
+        pub pretrain: Sources = Sources::default(),
+        /// Files or globs of conversations; a list, or lists by name.
+        pub sft: Sources = Sources::default(),
+        /// Files or globs of conversations of several turns for `[sft_multi]`; a list, or lists by name.
+        pub sft_multi: Sources = Sources::default(),
+        /// Files or globs of conversations for `[lora]`; a list, or lists by name; empty: those of `sft`.
+        pub lora: Sources = Sources::default(),
+        /// Files or globs of preference pairs; a list, or lists by name.
+        pub dpo: Sources = Sources::default(),
+        /// Files or globs of text that pretraining is validated on, in place of `val_share`: a list, or lists by the
+        /// names of several sets, each of which has its own loss (`val_loss.NAME`).
+        pub pretrain_val: Sources = Sources::default(),
+        /// The same for `[sft]`.
+        pub sft_val: Sources = Sources::default(),
+        /// The same for `[sft_multi]`.
+        pub sft_multi_val: Sources = Sources::default(),
+        /// The same for `[lora]`; empty: those of `sft_val` where its files are those of `sft`.
+        pub lora_val: Sources = Sources::default(),
+        /// The same for `[dpo]`.
+        pub dpo_val: Sources = Sources::default(),
+        /// Weight of each named source in the tokens that a stage trains on, as in `{ web = 0.7, books = 0.3 }`; what
+        /// counts is their share of the sum, and 0 leaves a source out. Each is a key, such as `data.mix.web`, which a
+        /// sweep can vary. Empty: every row once in a pass.
+        pub mix: BTreeMap<String, f64> = BTreeMap::new(),
         /// A row that cannot be read: `error` stops, `skip` leaves it out and counts it.
         pub on_bad_row: BadRow = BadRow::Error,
         /// Content under a key or in a column that the file's layout has no place for, such as `source` or a misspelt
@@ -252,7 +271,8 @@ section! {
         /// Whether a special token that a text spells, such as `</s>`, becomes the control token; otherwise text stays
         /// text, the ids of its characters. Either way such texts are counted.
         pub special_tokens_in_text: bool = false,
-        /// Share of the documents held out for validation, chosen by hash, never trained on.
+        /// Share of the documents held out for validation, chosen by hash, never trained on; of each source, where they
+        /// are named. A stage with validation files of its own holds nothing out.
         #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
         pub val_share: f64 = 0.01,
         /// Texts with fewer characters are left out (MiniMind's data_process).
@@ -265,7 +285,7 @@ section! {
         /// Turns of a conversation before its last question are cut to so many characters each; 0 leaves them
         /// whole. MiniMind cuts them to half of `seq_len`.
         pub history_chars: usize = 0,
-        /// Read at most this many rows of each kind; 0 reads all.
+        /// Read at most this many rows of each kind, and of each of its named sources and validation sets; 0 reads all.
         pub max_rows: u64 = 0,
     }
 }
@@ -323,6 +343,9 @@ section! {
         pub shots: usize = 0,
         /// Stages whose model sits the exam; empty: the last one only.
         pub after: Vec<TrainStage> = vec![],
+        /// Look for the questions of `sheets` in the text that the model was trained on, 13 words in a row of them, and
+        /// score it without those that are found as well.
+        pub contamination: bool = true,
         /// System text of the prompt; empty: none.
         pub system: String = "开始回答问题".into(),
     }

@@ -78,6 +78,8 @@ fn value_of(kind: &Kind) -> String {
         Kind::Device => "`cpu`, `cuda`, `cuda:N`".into(),
         Kind::Choice(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
         Kind::List(item) => format!("list of {}", value_of(item)),
+        Kind::Sources => "list of text, or such lists by name".into(),
+        Kind::Weights => "numbers by name".into(),
     }
 }
 

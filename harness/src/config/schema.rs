@@ -1,6 +1,6 @@
 //! JSON Schemas of the files that hold keys, by which editors complete, explain and check them.
 
-use super::keys::{KeySpec, UNSET, sections};
+use super::keys::{KeySpec, Kind, UNSET, sections};
 use serde_json::{Map, Value, json};
 
 /// A schema of draft 2020-12, with what it refers to.
@@ -43,7 +43,9 @@ pub fn value_of(key: &KeySpec) -> Value {
 
 /// A schema for each key, under a name to which [`refer`] refers.
 pub fn definitions(family: &str, of: impl Fn(&KeySpec) -> Value) -> impl Iterator<Item = (String, Value)> {
-    super::keys().map(move |key| (format!("{family}.{}", key.path), of(key)))
+    let weights = super::keys().filter_map(weight);
+    let keys: Vec<KeySpec> = super::keys().cloned().chain(weights).collect();
+    keys.into_iter().map(move |key| (format!("{family}.{}", key.path), of(&key)))
 }
 
 /// The schema of a family of [`definitions`] for a key.
@@ -53,7 +55,7 @@ pub fn refer(family: &str, key: &KeySpec) -> Value {
 
 /// A table of keys, written as tables of their sections or in full in quotes; `of` says what stands for each.
 pub fn table_of(of: impl Fn(&KeySpec) -> Option<Value>) -> Value {
-    let (mut properties, mut in_full) = (Map::new(), Map::new());
+    let (mut properties, mut in_full, mut patterns) = (Map::new(), Map::new(), Map::new());
     for section in sections() {
         let mut inside = Map::new();
         for key in &section.keys {
@@ -63,8 +65,13 @@ pub fn table_of(of: impl Fn(&KeySpec) -> Option<Value>) -> Value {
                     properties.insert(key.path.clone(), schema);
                 }
                 Some((_, name)) => {
-                    inside.insert(name.into(), schema.clone());
+                    let weight = weight(key).and_then(|weight| of(&weight));
+                    let table = weight.as_ref().map(|weight| {
+                        json!({ "anyOf": [{ "type": "object", "additionalProperties": weight }, schema] })
+                    });
+                    inside.insert(name.into(), table.unwrap_or_else(|| schema.clone()));
                     in_full.insert(key.path.clone(), schema);
+                    patterns.extend(weight.map(|weight| (pattern(&key.path), weight)));
                 }
             }
         }
@@ -75,7 +82,21 @@ pub fn table_of(of: impl Fn(&KeySpec) -> Option<Value>) -> Value {
         }
     }
     properties.extend(in_full);
-    closed(properties)
+    let mut table = closed(properties);
+    if !patterns.is_empty() {
+        table["patternProperties"] = patterns.into();
+    }
+    table
+}
+
+/// The key that stands for each weight of a table of them, where it is one.
+fn weight(key: &KeySpec) -> Option<KeySpec> {
+    (key.kind == Kind::Weights).then(|| key.weight(&format!("{}.NAME", key.path)))
+}
+
+/// What matches the keys of a table of weights.
+fn pattern(table: &str) -> String {
+    format!("^{}\\.[A-Za-z0-9_-]+$", table.replace('.', "\\."))
 }
 
 /// A table with these keys and no others.

@@ -3,7 +3,7 @@
 //! A new one is a variant of [`TrainStage`], a row of [`TRAINING`], a section of the configuration and, for the
 //! built-in world, its rows.
 
-use super::{AnswerLoss, DataConfig, RowStyle, Training, TrialConfig};
+use super::{AnswerLoss, DataConfig, RowStyle, Sources, Training, TrialConfig};
 use model::LoraConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -47,8 +47,17 @@ impl fmt::Display for RowKind {
     }
 }
 
-/// A key that names files, and what it holds.
-pub type Files = (&'static str, fn(&DataConfig) -> &[String]);
+/// A key that names files to train on, with the one that names files to validate on.
+pub struct StageFiles {
+    /// The key of the files to train on.
+    pub key: &'static str,
+    /// What it holds.
+    pub train: fn(&DataConfig) -> &Sources,
+    /// The key of the files to validate on.
+    pub val_key: &'static str,
+    /// What it holds.
+    pub val: fn(&DataConfig) -> &Sources,
+}
 
 /// What the program knows of a training stage.
 pub struct TrainSpec {
@@ -59,7 +68,7 @@ pub struct TrainSpec {
     /// What the rows of its data are.
     pub rows: RowKind,
     /// The keys of its files: its own, then the one that serves where that is empty.
-    pub files: &'static [Files],
+    pub files: &'static [StageFiles],
     /// The keys of `[world]` that its rows of the built-in world follow from, beside [`WORLD`].
     pub world: &'static [&'static str],
     /// The keys that all training stages have.
@@ -76,8 +85,17 @@ pub struct TrainSpec {
 pub const WORLD: [&str; 4] =
     ["world.seed", "world.people", "world.seen_share", "world.questions_per_subject"];
 
-const PRETRAIN_FILES: Files = ("data.pretrain", |data| &data.pretrain);
-const SFT_FILES: Files = ("data.sft", |data| &data.sft);
+/// The keys of a section's files in `[data]`.
+macro_rules! files {
+    ($train:ident, $val:ident) => {
+        StageFiles {
+            key: concat!("data.", stringify!($train)),
+            train: |data| &data.$train,
+            val_key: concat!("data.", stringify!($val)),
+            val: |data| &data.$val,
+        }
+    };
+}
 
 /// The training stages, in the order of the recipe.
 pub const TRAINING: [TrainSpec; 5] = [
@@ -85,7 +103,7 @@ pub const TRAINING: [TrainSpec; 5] = [
         stage: TrainStage::Pretrain,
         name: "pretrain",
         rows: RowKind::Pretrain,
-        files: &[PRETRAIN_FILES],
+        files: &[files!(pretrain, pretrain_val)],
         world: &["world.paraphrases", "world.pretrain_rows", "world.pretrain_drills"],
         training: |config| &config.pretrain.training,
         training_mut: |config| &mut config.pretrain.training,
@@ -96,7 +114,7 @@ pub const TRAINING: [TrainSpec; 5] = [
         stage: TrainStage::Sft,
         name: "sft",
         rows: RowKind::Conversations,
-        files: &[SFT_FILES],
+        files: &[files!(sft, sft_val)],
         world: &["world.sft_rows", "world.sft_drills"],
         training: |config| &config.sft.training,
         training_mut: |config| &mut config.sft.training,
@@ -107,7 +125,7 @@ pub const TRAINING: [TrainSpec; 5] = [
         stage: TrainStage::SftMulti,
         name: "sft_multi",
         rows: RowKind::Conversations,
-        files: &[("data.sft_multi", |data| &data.sft_multi)],
+        files: &[files!(sft_multi, sft_multi_val)],
         world: &["world.sft_multi_rows"],
         training: |config| &config.sft_multi.training,
         training_mut: |config| &mut config.sft_multi.training,
@@ -118,7 +136,7 @@ pub const TRAINING: [TrainSpec; 5] = [
         stage: TrainStage::Lora,
         name: "lora",
         rows: RowKind::Conversations,
-        files: &[("data.lora", |data| &data.lora), SFT_FILES],
+        files: &[files!(lora, lora_val), files!(sft, sft_val)],
         world: &["world.sft_rows", "world.sft_drills"],
         training: |config| &config.lora.training,
         training_mut: |config| &mut config.lora.training,
@@ -129,7 +147,7 @@ pub const TRAINING: [TrainSpec; 5] = [
         stage: TrainStage::Dpo,
         name: "dpo",
         rows: RowKind::Preferences,
-        files: &[("data.dpo", |data| &data.dpo)],
+        files: &[files!(dpo, dpo_val)],
         world: &["world.dpo_pairs"],
         training: |config| &config.dpo.training,
         training_mut: |config| &mut config.dpo.training,
@@ -174,12 +192,23 @@ impl TrainStage {
         if self.compares_answers() { 2 } else { 1 }
     }
 
-    /// The key of the files that it reads, and what that names: its own, or the one that serves instead.
-    pub fn files(self, data: &DataConfig) -> (&'static str, &[String]) {
+    /// The keys of the files that it reads: its own, or those that serve instead.
+    fn serving(self, data: &DataConfig) -> &'static StageFiles {
         let files = self.spec().files;
-        let named = files.iter().find(|(_, patterns)| !patterns(data).is_empty());
-        let (key, patterns) = named.unwrap_or(&files[0]);
-        (key, patterns(data))
+        files.iter().find(|files| !(files.train)(data).is_empty()).unwrap_or(&files[0])
+    }
+
+    /// The key of the files that it trains on, and what that names: its own, or the one that serves instead.
+    pub fn files(self, data: &DataConfig) -> (&'static str, &Sources) {
+        let serving = self.serving(data);
+        (serving.key, (serving.train)(data))
+    }
+
+    /// The key of the files that it validates on, and what that names: its own, or the one beside the files that it
+    /// trains on; `None` where a share of those is held out instead.
+    pub fn val_files(self, data: &DataConfig) -> Option<(&'static str, &Sources)> {
+        let keys = [&self.spec().files[0], self.serving(data)];
+        keys.into_iter().map(|files| (files.val_key, (files.val)(data))).find(|(_, sets)| !sets.is_empty())
     }
 
     /// The keys that all training stages have, of this one.
@@ -294,7 +323,8 @@ mod tests {
     #[test]
     fn every_key_of_the_table_is_one_of_the_configuration() {
         for spec in &TRAINING {
-            for key in spec.world.iter().chain(&WORLD).chain(spec.files.iter().map(|(key, _)| key)) {
+            let files = spec.files.iter().flat_map(|files| [&files.key, &files.val_key]);
+            for key in spec.world.iter().chain(&WORLD).chain(files) {
                 assert!(super::super::find(key).is_some(), "{key}");
             }
         }
@@ -302,11 +332,18 @@ mod tests {
 
     #[test]
     fn files_of_fine_tuning_serve_adapters_that_have_none() {
-        let mut data = DataConfig { sft: vec!["a".into()], ..DataConfig::default() };
-        assert_eq!(TrainStage::Lora.files(&data), ("data.sft", &["a".to_string()][..]));
-        data.lora = vec!["b".into()];
-        assert_eq!(TrainStage::Lora.files(&data), ("data.lora", &["b".to_string()][..]));
-        assert_eq!(TrainStage::Dpo.files(&data), ("data.dpo", &[][..]));
+        let sources = |name: &str| Sources::from(vec![name.to_string()]);
+        let mut data = DataConfig { sft: sources("a"), ..DataConfig::default() };
+        assert_eq!(TrainStage::Lora.files(&data), ("data.sft", &sources("a")));
+        assert_eq!(TrainStage::Lora.val_files(&data), None);
+        data.sft_val = sources("v");
+        assert_eq!(TrainStage::Lora.val_files(&data), Some(("data.sft_val", &sources("v"))));
+        data.lora = sources("b");
+        assert_eq!(TrainStage::Lora.files(&data), ("data.lora", &sources("b")));
+        // What serves other files does not serve these.
+        assert_eq!(TrainStage::Lora.val_files(&data), None);
+        assert_eq!(TrainStage::Sft.val_files(&data), Some(("data.sft_val", &sources("v"))));
+        assert_eq!(TrainStage::Dpo.files(&data), ("data.dpo", &Sources::default()));
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! Whether a trial can be run at all: everything wrong with it, found before anything starts.
 
 use super::keys::{KeySpec, Section, sections};
-use super::{AnswerLoss, RowStyle, Source, TRAINING, TokenizerConfig, Training, TrialConfig, recipe};
+use super::{
+    AnswerLoss, DataConfig, RowStyle, Source, Sources, TRAINING, TokenizerConfig, TrainSpec, Training,
+    TrialConfig, did_you_mean, is_source_name, recipe, source_key,
+};
 use model::ModelConfig;
 use model::config::ShapeError;
 use model::lora::TARGETS;
@@ -153,19 +156,9 @@ impl Checks {
                 let problem = "is \"every\", but data.rows = \"minimind\" has loss on the last answer only; set data.rows = \"turns\"";
                 self.fail_at_odds(&format!("{name}.answer_loss"), "data.rows", problem.into());
             }
-            let (key, own) = spec.files[0];
-            match data.source {
-                Source::World if !own(data).is_empty() => {
-                    let problem = "names files, but data.source = \"world\"; set data.source = \"files\"";
-                    self.fail(key, problem.into());
-                }
-                Source::Files if is_enabled && spec.stage.files(data).1.is_empty() => {
-                    let problem = format!("is empty, expected files or globs, or {name}.enabled = false");
-                    self.fail(key, problem);
-                }
-                Source::World | Source::Files => {}
-            }
+            self.files(data, spec, is_enabled);
         }
+        self.mix(config);
         if data.source == Source::World {
             return;
         }
@@ -173,6 +166,68 @@ impl Checks {
         if trains_tokenizer && data.pretrain.is_empty() && !config.pretrain.training.enabled {
             let problem = "is empty, expected text to train the tokenizer from, or tokenizer.path";
             self.fail("data.pretrain", problem.into());
+        }
+    }
+
+    /// The files of a stage, to train and to validate on.
+    fn files(&mut self, data: &DataConfig, spec: &TrainSpec, is_enabled: bool) {
+        let own = &spec.files[0];
+        for (key, sources) in [(own.key, (own.train)(data)), (own.val_key, (own.val)(data))] {
+            if data.source == Source::World && !sources.is_empty() {
+                let problem = "names files, but data.source = \"world\"; set data.source = \"files\"";
+                self.fail(key, problem.into());
+            } else {
+                self.sources(key, sources);
+            }
+        }
+        if data.source == Source::Files && is_enabled && spec.stage.files(data).1.is_empty() {
+            let problem = format!("is empty, expected files or globs, or {}.enabled = false", spec.name);
+            self.fail(own.key, problem);
+        }
+    }
+
+    fn sources(&mut self, key: &str, sources: &Sources) {
+        for name in sources.names().filter(|name| !is_source_name(name)) {
+            self.fail(key, format!("names a source {name:?}, expected letters, digits, _ and - in its name"));
+        }
+        for (name, _) in sources.lists().into_iter().filter(|(_, patterns)| patterns.is_empty()) {
+            self.fail(key, format!("{} is empty, expected files or globs", name.unwrap_or_default()));
+        }
+    }
+
+    fn mix(&mut self, config: &TrialConfig) {
+        let data = &config.data;
+        let weight = |name: &str| source_key("data.mix", Some(name));
+        let of_files = TRAINING.iter().map(|spec| (spec.files[0].train)(data));
+        let known: Vec<&str> = of_files.flat_map(Sources::names).collect();
+        for (name, value) in &data.mix {
+            if !value.is_finite() || *value < 0.0 {
+                self.fail(&weight(name), format!("is {value}, expected 0 or more"));
+            }
+            if !known.contains(&name.as_str()) {
+                let problem = match known.as_slice() {
+                    [] => "is the weight of a source, but none has a name; expected data.pretrain = { NAME = [\"FILE\"], ... } or the like".into(),
+                    names => match did_you_mean(name, names.iter().copied()).as_str() {
+                        "" => format!("is the weight of no source, expected {}", names.join(", ")),
+                        hint => format!("is the weight of no source{hint}"),
+                    },
+                };
+                self.fail(&weight(name), problem);
+            }
+        }
+        for stage in recipe(config) {
+            let (key, sources) = stage.files(data);
+            if !sources.names().any(|name| data.mix.contains_key(name)) {
+                continue;
+            }
+            for name in sources.names().filter(|name| !data.mix.contains_key(*name)) {
+                let problem =
+                    format!("is missing, expected a weight for every source of {key}; 0 leaves one out");
+                self.fail_at_odds(&weight(name), "data.mix", problem);
+            }
+            if sources.names().all(|name| data.mix.get(name) == Some(&0.0)) {
+                self.fail("data.mix", format!("leaves nothing of {key}, expected a weight above 0"));
+            }
         }
     }
 
@@ -262,7 +317,7 @@ mod tests {
                 "data.max_chars: is 5, less than data.min_chars = 9",
             ),
             (
-                |c| c.data.sft = vec!["a.csv".into()],
+                |c| c.data.sft = vec!["a.csv".to_string()].into(),
                 "data.sft: names files, but data.source = \"world\"; set data.source = \"files\"",
             ),
             (|c| c.exam.shots = 1 << 40, "exam.shots: is 1099511627776, expected at most 1000"),
@@ -295,7 +350,7 @@ mod tests {
         let files = |c: &mut TrialConfig| {
             c.data.source = Source::Files;
             c.pretrain.training.enabled = false;
-            (c.data.sft, c.data.dpo) = (vec!["a.csv".into()], vec!["b.json".into()]);
+            (c.data.sft, c.data.dpo) = (vec!["a.csv".to_string()].into(), vec!["b.json".to_string()].into());
             c.exam.sheets = Some("sheets".into());
         };
         assert_eq!(
@@ -309,6 +364,66 @@ mod tests {
                 c.exam.shots = 5;
             }),
             ["exam.dev_sheets: is unset, expected a folder of sheets for exam.shots = 5"]
+        );
+    }
+
+    #[test]
+    fn sources_and_their_weights_fit_together() {
+        let named = |names: &[&str]| {
+            Sources::Named(names.iter().map(|name| (name.to_string(), vec!["f.txt".to_string()])).collect())
+        };
+        let mixed = |weights: &[(&str, f64)]| {
+            let mut config = TrialConfig::default();
+            config.data.source = Source::Files;
+            config.data.pretrain = named(&["web", "books"]);
+            (config.sft.training.enabled, config.dpo.training.enabled) = (false, false);
+            config.exam.enabled = false;
+            config.data.mix = weights.iter().map(|(name, weight)| (name.to_string(), *weight)).collect();
+            config
+        };
+        let of = |config: &TrialConfig| -> Vec<String> {
+            config.validate().into_iter().map(|p| format!("{}: {}", p.key, p.problem)).collect()
+        };
+        let none: [&str; 0] = [];
+        assert_eq!(of(&mixed(&[("web", 1.0), ("books", 0.0)])), none);
+        assert_eq!(
+            of(&mixed(&[("web", -1.0), ("books", 1.0), ("wbe", 2.0)])),
+            [
+                "data.mix.wbe: is the weight of no source; did you mean web?",
+                "data.mix.web: is -1, expected 0 or more",
+            ]
+        );
+        assert_eq!(
+            of(&mixed(&[("web", 1.0)])),
+            [
+                "data.mix.books: is missing, expected a weight for every source of data.pretrain; 0 leaves one out"
+            ]
+        );
+        assert_eq!(
+            of(&mixed(&[("web", 0.0), ("books", 0.0)])),
+            ["data.mix: leaves nothing of data.pretrain, expected a weight above 0"]
+        );
+        let mut config = mixed(&[("web", 1.0)]);
+        config.data.pretrain = vec!["f.txt".to_string()].into();
+        assert_eq!(
+            of(&config),
+            [
+                "data.mix.web: is the weight of a source, but none has a name; expected data.pretrain = { NAME = [\"FILE\"], ... } or the like"
+            ]
+        );
+        let mut config = mixed(&[]);
+        config.data.pretrain_val =
+            Sources::Named([("a b".to_string(), vec!["f".to_string()]), ("wiki".to_string(), vec![])].into());
+        assert_eq!(
+            of(&config),
+            [
+                "data.pretrain_val: names a source \"a b\", expected letters, digits, _ and - in its name",
+                "data.pretrain_val: wiki is empty, expected files or globs",
+            ]
+        );
+        assert_eq!(
+            problems(|c| c.data.sft_val = vec!["v.csv".to_string()].into()),
+            ["data.sft_val: names files, but data.source = \"world\"; set data.source = \"files\""]
         );
     }
 

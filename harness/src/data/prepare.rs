@@ -3,6 +3,8 @@
 //! A reading thread, the calling thread with its pool of tokenizing threads, and a writing thread work at the same
 //! time on chunks that keep their order, so memory is constant and the stores do not depend on the threads.
 
+mod writing;
+
 use super::loss::marks;
 use super::read::ReadLog;
 use super::row::{Kind, Message, Row};
@@ -20,8 +22,9 @@ use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
+use writing::{About, Chunk, Tokenized, Writing};
 
 /// Where trained-on documents lie in the folder of prepared data.
 pub const TRAIN: &str = "train";
@@ -61,8 +64,27 @@ impl<'a> Preparation<'a> {
     }
 }
 
+/// Rows of one source, and what becomes of them.
+pub struct Part<'a> {
+    /// The key that names its files, for messages: `data.pretrain.web`.
+    pub key: String,
+    /// The name of the source, or of the validation set.
+    pub name: Option<String>,
+    /// Whether all of its rows are held out, as those of validation files; otherwise a share of them.
+    pub is_held_out: bool,
+    /// The rows.
+    pub rows: Box<dyn Iterator<Item = Result<Row>> + Send + 'a>,
+}
+
+impl<'a> Part<'a> {
+    /// Rows of a source without a name, of which a share is held out.
+    pub fn all(rows: impl Iterator<Item = Result<Row>> + Send + 'a) -> Vec<Self> {
+        vec![Self { key: String::new(), name: None, is_held_out: false, rows: Box::new(rows) }]
+    }
+}
+
 /// What was written, and what was not.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prepared {
     /// Rows to train on.
     pub train_rows: u64,
@@ -76,6 +98,32 @@ pub struct Prepared {
     pub equal: u64,
     /// Rows whose texts spell special tokens.
     pub special: u64,
+    /// The validation files' rows that are trained on as well, of all, by the names of their sets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overlaps: Vec<Overlap>,
+    /// The documents to train on of each file, in the order of the store.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<FileDocuments>,
+}
+
+/// Documents of one file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileDocuments {
+    /// The file.
+    pub path: String,
+    /// How many; of a preference pair two.
+    pub documents: u64,
+}
+
+/// Rows of validation files that are among the training rows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overlap {
+    /// The name of the set; empty where it has none.
+    pub set: String,
+    /// Rows that a training row is equal to: in its text, of a pair in its prompt.
+    pub rows: u64,
+    /// All rows of the set.
+    pub of: u64,
 }
 
 impl Prepared {
@@ -88,20 +136,35 @@ impl Prepared {
         let rows = self.train_rows + self.val_rows + self.equal;
         let counts = [
             (self.equal, "pairs left out: chosen and rejected are equal".to_string()),
-            (self.val_rows, "rows held out for validation (data.val_share)".to_string()),
+            (self.by_share(), "rows held out for validation (data.val_share)".to_string()),
             (self.special, format!("texts hold special tokens, encoded {encoded}")),
         ];
         let told = counts.into_iter().filter(|(count, _)| *count > 0);
-        told.map(|(count, reason)| Notice { place: place.into(), reason, count, of: rows }).collect()
+        let told = told.map(|(count, reason)| Notice { place: place.into(), reason, count, of: rows });
+        let overlap = |Overlap { set, rows, of }: &Overlap| Notice {
+            place: match set.as_str() {
+                "" => format!("{place}, held out"),
+                name => format!("{place}, held out ({name})"),
+            },
+            reason: "validation rows are equal to rows that are trained on".into(),
+            count: *rows,
+            of: *of,
+        };
+        told.chain(self.overlaps.iter().filter(|overlap| overlap.rows > 0).map(overlap)).collect()
     }
 }
 
 impl Prepared {
+    /// Rows held out of those to train on.
+    fn by_share(&self) -> u64 {
+        self.val_rows - self.overlaps.iter().map(|set| set.of).sum::<u64>()
+    }
+
     /// Where rows went that are not trained on.
     fn reasons(&self, log: &ReadLog) -> String {
-        let mut reasons = vec![format!("{} came", counted((self.val_rows + self.equal) as usize, "row"))];
-        if self.val_rows > 0 {
-            reasons.push(format!("{} held out by data.val_share", number(self.val_rows)));
+        let mut reasons = vec![format!("{} came", counted((self.by_share() + self.equal) as usize, "row"))];
+        if self.by_share() > 0 {
+            reasons.push(format!("{} held out by data.val_share", number(self.by_share())));
         }
         if self.equal > 0 {
             reasons.push(format!("{} with chosen equal to rejected", counted(self.equal as usize, "pair")));
@@ -115,14 +178,15 @@ impl Prepared {
 }
 
 /// Tokenizes rows on all cores into the stores `train` and `val` of the folder `out`, which appears when both are
-/// complete; an earlier preparation in it is replaced. Memory does not grow with the number of rows.
+/// complete; an earlier preparation in it is replaced. Memory does not grow with the number of rows to train on.
 ///
-/// `progress` is told the number of rows done.
+/// `parts`: those that are held out come first, so that training rows equal to theirs are found. `progress` is told
+/// the number of rows done.
 ///
 /// # Errors
-/// Where nothing is left to train on; [`crate::stop::Stopped`] once `stop` is set, which is looked at with every row.
+/// Where nothing is left to train on, or nothing of a part that has a name or is held out; [`crate::stop::Stopped`] once `stop` is set, which is looked at with every row.
 pub fn prepare(
-    rows: impl Iterator<Item = Result<Row>> + Send,
+    parts: Vec<Part>,
     preparation: &Preparation,
     out: &Path,
     stop: &AtomicBool,
@@ -131,8 +195,24 @@ pub fn prepare(
     let Preparation { kind, val_share, .. } = *preparation;
     ensure!((0.0..1.0).contains(&val_share), "data.val_share is {val_share}, expected 0 or more and below 1");
     folder::whole(out, is_ours, |dir| {
-        let prepared = stores(rows, preparation, dir, stop, progress)?;
+        let about: Vec<About> = parts.iter().map(About::of).collect();
+        let (mut prepared, written) = stores(parts, &about, preparation, dir, stop, progress)?;
+        let files = preparation.log.report().files;
+        for (file, of_file) in files.into_iter().zip(&mut prepared.files) {
+            of_file.path = file.path.display().to_string();
+        }
+        prepared.files.retain(|file| file.documents > 0 && !file.path.is_empty());
         ensure!(prepared.train_rows > 0, "no {kind} to train on: {}", prepared.reasons(preparation.log));
+        for (part, _) in about.iter().zip(written).filter(|(_, rows)| *rows == 0) {
+            let purpose = if part.is_held_out { "validate" } else { "train" };
+            let read = preparation.log.report();
+            let left_out = if read.left_out() > 0 { format!(": {}", read.reasons()) } else { String::new() };
+            ensure!(
+                part.name.is_none() && !part.is_held_out,
+                "{}: no {kind} to {purpose} on{left_out}",
+                part.key
+            );
+        }
         Ok(prepared)
     })
 }
@@ -144,24 +224,15 @@ fn is_ours(dir: &Path) -> bool {
     fs::read_dir(dir).is_ok_and(whole)
 }
 
-/// A row as documents.
-#[derive(Default)]
-struct Tokenized {
-    held_out: bool,
-    /// A pair with equal answers has none.
-    documents: Vec<Document>,
-    /// Special tokens that its texts spell.
-    spelled: u64,
-}
-
-/// Writes the stores `train` and `val` into `dir`.
+/// Writes the stores `train` and `val` into `dir`; with how many rows were written of each part.
 fn stores(
-    rows: impl Iterator<Item = Result<Row>> + Send,
+    parts: Vec<Part>,
+    about: &[About],
     preparation: &Preparation,
     dir: &Path,
     stop: &AtomicBool,
     progress: &(dyn Fn(u64) + Sync),
-) -> Result<Prepared> {
+) -> Result<(Prepared, Vec<u64>)> {
     let Preparation { kind, tokenizer, rows: style, .. } = *preparation;
     let head = StoreHead {
         kind,
@@ -174,21 +245,23 @@ fn stores(
     };
     let train = StoreWriter::create(&dir.join(TRAIN), head.clone())?;
     let val = StoreWriter::create(&dir.join(VAL), head)?;
-    let (to_tokenize, chunks) = sync_channel::<Result<Vec<Row>>>(WAITING);
-    let (to_write, prepared) = sync_channel::<Vec<Tokenized>>(WAITING);
+    let (to_tokenize, chunks) = sync_channel::<Result<Chunk<Row>>>(WAITING);
+    let (to_write, prepared) = sync_channel::<Chunk<Tokenized>>(WAITING);
+    let writing = Writing::new(train, val, about, preparation.val_share);
     thread::scope(|scope| {
-        scope.spawn(move || read(rows, &to_tokenize));
-        let writer = scope.spawn(move || write(train, val, &prepared));
+        scope.spawn(move || read(parts, preparation.log, &to_tokenize));
+        let writer = scope.spawn(move || writing.all(&prepared));
         // Takes the channels with it when it returns, which ends the threads on both sides.
         let tokenize = move || -> Result<()> {
             let mut done = 0;
             for chunk in chunks {
-                let chunk = chunk?.into_par_iter();
-                let chunk: Result<Vec<Tokenized>> =
-                    chunk.map(|row| check(stop).and_then(|()| preparation.documents(row))).collect();
-                let chunk = chunk?;
-                done += chunk.len() as u64;
-                if to_write.send(chunk).is_err() {
+                let Chunk { part, file, rows } = chunk?;
+                let rows = rows.into_par_iter();
+                let rows: Result<Vec<Tokenized>> =
+                    rows.map(|row| check(stop).and_then(|()| preparation.documents(row))).collect();
+                let rows = rows?;
+                done += rows.len() as u64;
+                if to_write.send(Chunk { part, file, rows }).is_err() {
                     break;
                 }
                 progress(done);
@@ -202,59 +275,47 @@ fn stores(
     })
 }
 
-/// Sends rows in chunks.
-fn read(rows: impl Iterator<Item = Result<Row>>, chunks: &SyncSender<Result<Vec<Row>>>) {
-    let (mut chunk, mut bytes) = (Vec::new(), 0);
-    for row in rows {
-        match row {
-            Ok(row) => {
-                bytes += row.texts().map(str::len).sum::<usize>();
-                chunk.push(row);
+/// Sends rows in chunks, each of one file of one part; `log` is that of the reading.
+fn read(parts: Vec<Part>, log: &ReadLog, chunks: &SyncSender<Result<Chunk<Row>>>) {
+    for (part, Part { rows: from, .. }) in parts.into_iter().enumerate() {
+        let (mut rows, mut bytes, mut file) = (Vec::new(), 0, 0);
+        for row in from {
+            match row {
+                Ok(row) => {
+                    let now = log.files_begun();
+                    if now != file && !rows.is_empty() {
+                        bytes = 0;
+                        if chunks.send(Ok(Chunk { part, file, rows: std::mem::take(&mut rows) })).is_err() {
+                            return;
+                        }
+                    }
+                    file = now;
+                    bytes += row.texts().map(str::len).sum::<usize>();
+                    rows.push(row);
+                }
+                Err(error) => {
+                    // Nobody listens after an error on the other side, and then this one does not matter.
+                    let _ = chunks.send(Err(error));
+                    return;
+                }
             }
-            Err(error) => {
-                // Nobody listens after an error on the other side, and then this one does not matter.
-                let _ = chunks.send(Err(error));
-                return;
+            if rows.len() >= CHUNK_ROWS || bytes >= CHUNK_BYTES {
+                bytes = 0;
+                if chunks.send(Ok(Chunk { part, file, rows: std::mem::take(&mut rows) })).is_err() {
+                    return;
+                }
             }
         }
-        if chunk.len() >= CHUNK_ROWS || bytes >= CHUNK_BYTES {
-            bytes = 0;
-            if chunks.send(Ok(std::mem::take(&mut chunk))).is_err() {
-                return;
-            }
+        // Also of a part without rows, which is a source without documents.
+        if chunks.send(Ok(Chunk { part, file, rows })).is_err() {
+            return;
         }
     }
-    let _ = chunks.send(Ok(chunk));
-}
-
-fn write(
-    mut train: StoreWriter,
-    mut val: StoreWriter,
-    chunks: &Receiver<Vec<Tokenized>>,
-) -> Result<Prepared> {
-    let mut prepared = Prepared::default();
-    for row in chunks.iter().flatten() {
-        prepared.special += u64::from(row.spelled > 0);
-        let (store, rows) = match (row.documents.is_empty(), row.held_out) {
-            (true, _) => (&mut train, &mut prepared.equal),
-            (false, true) => (&mut val, &mut prepared.val_rows),
-            (false, false) => (&mut train, &mut prepared.train_rows),
-        };
-        *rows += 1;
-        for document in &row.documents {
-            store.push(document)?;
-        }
-    }
-    for info in [train.finish()?, val.finish()?] {
-        prepared.tokens += info.tokens;
-        prepared.bytes += info.bytes;
-    }
-    Ok(prepared)
 }
 
 impl Preparation<'_> {
     fn documents(&self, row: Row) -> Result<Tokenized> {
-        let (key, documents, spelled) = match row {
+        let (content, documents, spelled) = match row {
             Row::Text(text) => {
                 let (ids, spelled) = self.tokenizer.document(&text, self.special)?;
                 (hash(&text), vec![Document { ids, marks: vec![], bytes: text.len() }], spelled)
@@ -262,20 +323,20 @@ impl Preparation<'_> {
             Row::Chat(messages) => self.chat(&messages).with_context(|| about(&messages))?,
             Row::Preference { prompt, chosen, rejected } => {
                 // Pairs of one prompt stay on one side, whatever their answers.
-                let key = hash(&self.tokenizer.render(&prompt)?);
+                let content = hash(&self.tokenizer.render(&prompt)?);
                 let answered = |answer: String| -> Result<(Document, u64)> {
                     let messages = [&prompt[..], &[Message::new("assistant", answer)]].concat();
                     self.conversation(&messages).with_context(|| about(&messages))
                 };
                 let ((chosen, one), (rejected, other)) = (answered(chosen)?, answered(rejected)?);
                 let documents = if chosen.ids == rejected.ids { vec![] } else { vec![chosen, rejected] };
-                (key, documents, one + other)
+                (content, documents, one + other)
             }
         };
-        Ok(Tokenized { held_out: key < self.val_share, documents, spelled })
+        Ok(Tokenized { content, documents, spelled })
     }
 
-    fn chat(&self, messages: &[Message]) -> Result<(f64, Vec<Document>, u64)> {
+    fn chat(&self, messages: &[Message]) -> Result<(u128, Vec<Document>, u64)> {
         let rendered = self.tokenizer.render(messages)?;
         let bytes = said(messages);
         let (document, spelled) = match (self.kind, self.rows) {
@@ -312,11 +373,10 @@ fn about(messages: &[Message]) -> String {
     format!("a conversation that asks {start:?}")
 }
 
-/// A number from 0 to 1 that depends on the content alone.
-fn hash(content: &str) -> f64 {
+/// What stands for a content.
+fn hash(content: &str) -> u128 {
     let digest = Sha256::new().chain_update("mindscale held-out 1\0").chain_update(content).finalize();
-    let first = digest.iter().take(8).fold(0u64, |value, &byte| value << 8 | u64::from(byte));
-    (first >> 11) as f64 / (1u64 << 53) as f64
+    digest.iter().take(16).fold(0, |value, &byte| value << 8 | u128::from(byte))
 }
 
 #[cfg(test)]

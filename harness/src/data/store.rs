@@ -52,11 +52,35 @@ pub struct StoreInfo {
     pub marker: Vec<u32>,
     /// Digest of the tokenizer and its chat template.
     pub tokenizer: String,
+    /// Where the documents come from, one source after the other; empty where the sources have no names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<SourceInfo>,
     /// SHA-256 of each of the store's files.
     pub sha256: BTreeMap<String, String>,
 }
 
+/// The documents of one source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceInfo {
+    /// Its name.
+    pub name: String,
+    /// How many there are.
+    pub documents: u64,
+}
+
 impl StoreInfo {
+    /// The documents of each source, by its name.
+    pub fn ranges(&self) -> Vec<(&str, std::ops::Range<usize>)> {
+        let mut end = 0;
+        let range = |source: &'_ SourceInfo| {
+            let begin = end;
+            end += source.documents as usize;
+            begin..end
+        };
+        let ranges: Vec<_> = self.sources.iter().map(range).collect();
+        self.sources.iter().map(|source| source.name.as_str()).zip(ranges).collect()
+    }
+
     /// Whether each id is marked as what it is of an answer.
     pub fn has_marks(&self) -> bool {
         has_marks(self.kind, &self.marker)
@@ -165,6 +189,13 @@ impl Store {
             );
             before = offset;
         }
+        let of_sources: u64 = store.info.sources.iter().map(|source| source.documents).sum();
+        ensure!(
+            store.info.sources.is_empty() || of_sources == store.info.documents,
+            "{}: its sources have {of_sources} documents of {}; prepare the data again",
+            about.display(),
+            store.info.documents
+        );
         Ok(store)
     }
 
@@ -279,6 +310,7 @@ pub struct StoreWriter {
     documents: u64,
     total_tokens: u64,
     total_bytes: u64,
+    sources: Vec<SourceInfo>,
     buffer: Vec<u8>,
 }
 
@@ -300,10 +332,21 @@ impl StoreWriter {
             documents: 0,
             total_tokens: 0,
             total_bytes: 0,
+            sources: Vec::new(),
             buffer: Vec::new(),
         };
         writer.offsets.write(&0u64.to_le_bytes())?;
         Ok(writer)
+    }
+
+    /// Says that the documents that follow are those of a source.
+    pub fn begin(&mut self, name: &str) {
+        self.sources.push(SourceInfo { name: name.into(), documents: 0 });
+    }
+
+    /// Documents so far.
+    pub fn documents(&self) -> u64 {
+        self.documents
     }
 
     /// Adds a document.
@@ -324,6 +367,9 @@ impl StoreWriter {
         self.tokens.write(&self.buffer)?;
         self.marks.write(marks)?;
         self.documents += 1;
+        if let Some(source) = self.sources.last_mut() {
+            source.documents += 1;
+        }
         self.total_tokens += ids.len() as u64;
         self.total_bytes += *bytes as u64;
         self.offsets.write(&self.total_tokens.to_le_bytes())?;
@@ -354,6 +400,7 @@ impl StoreWriter {
             vocab_size: u32::try_from(self.head.token_bytes.len()).context("a vocabulary of over 2^32")?,
             marker: self.head.marker,
             tokenizer: self.head.tokenizer,
+            sources: self.sources,
             sha256,
         };
         write_atomic(&self.dir.join(ABOUT), &serde_json::to_vec_pretty(&info)?)?;

@@ -56,6 +56,7 @@ pub fn sit<B: Backend>(
             probabilities,
             prediction: best(&probabilities),
             answer: question.answer,
+            contaminated: None,
         }
     });
     Ok(records.collect())

@@ -4,6 +4,7 @@
 //! and tokenizer the letter probabilities are MiniMind's.
 
 mod answer;
+pub mod contamination;
 #[cfg(test)]
 mod golden;
 mod length;
@@ -17,6 +18,6 @@ pub use answer::sit;
 pub use length::{LengthLoss, LengthPlan, loss_by_length};
 pub use prompt::{LETTERS, Prompt, Prompter, letters};
 pub use questions::Questions;
-pub use score::{Score, notices, questions_csv, scores};
+pub use score::{Score, contaminated, notices, questions_csv, scores};
 pub use sheet::{Sheet, SheetQuestion, read_sheets, sheet_files};
 pub use shots::{Shots, shots};

@@ -1,7 +1,7 @@
 //! From answers to scores, and to questions.csv.
 
 use super::prompt::Prompt;
-use crate::records::{GUESSING, Notice, QuestionRecord};
+use crate::records::{Contaminated, GUESSING, Notice, QuestionRecord};
 use crate::stats::{binomial_p, wilson95};
 use crate::track::csv_number;
 use anyhow::Result;
@@ -26,6 +26,20 @@ pub struct Score {
     pub prompts_cut: u64,
     /// Questions whose prompt lost some of its shots.
     pub prompts_with_fewer_shots: u64,
+    /// Questions that stand in training text, and how the others were answered; absent where they were not looked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub contaminated: Option<Contaminated>,
+}
+
+/// How many of some questions stand in training text; `None` where none was looked for.
+pub fn contaminated<'a>(records: impl Iterator<Item = &'a QuestionRecord>) -> Option<Contaminated> {
+    let mut found: Option<Contaminated> = None;
+    for record in records {
+        if let Some(is_met) = record.contaminated {
+            found.get_or_insert_default().add(is_met, record);
+        }
+    }
+    found
 }
 
 /// A score for each subject in order of appearance, and the total last; each record has its prompt at the same place.
@@ -51,6 +65,7 @@ pub fn scores(records: &[QuestionRecord], prompts: &[Prompt]) -> Vec<Score> {
             p_guess: binomial_p(correct, questions, GUESSING),
             prompts_cut: count(&|(_, prompt)| prompt.is_cut),
             prompts_with_fewer_shots: count(&|(_, prompt)| prompt.has_fewer_shots),
+            contaminated: contaminated(asked.iter().map(|(record, _)| *record)),
         }
     };
     let mut all: Vec<Score> = subjects.iter().map(|s| score(s, &|r| r.subject == *s)).collect();
@@ -85,11 +100,12 @@ pub fn notices(scores: &[Score], max_len: usize) -> Vec<Notice> {
 /// Where the rows cannot be written as CSV.
 pub fn questions_csv(records: &[QuestionRecord]) -> Result<Vec<u8>> {
     let mut csv = csv::Writer::from_writer(vec![]);
-    csv.write_record(["subject", "id", "p_a", "p_b", "p_c", "p_d", "prediction", "answer"])?;
+    csv.write_record(["subject", "id", "p_a", "p_b", "p_c", "p_d", "prediction", "answer", "contaminated"])?;
     for r in records {
         let mut row = vec![r.subject.clone(), r.id.clone()];
         row.extend(r.probabilities.iter().map(|p| csv_number(*p)));
         row.extend([r.prediction.to_string(), r.answer.to_string()]);
+        row.push(r.contaminated.map_or(String::new(), |is| is.to_string()));
         csv.write_record(row)?;
     }
     Ok(csv.into_inner()?)
@@ -107,6 +123,7 @@ mod tests {
             probabilities: [0.25; 4],
             prediction,
             answer,
+            contaminated: None,
         };
         let prompt = |has_fewer_shots, is_cut| Prompt {
             ids: vec![1],
@@ -163,6 +180,7 @@ mod tests {
             probabilities: [0.25; 4],
             prediction: if right { 'A' } else { 'B' },
             answer: 'A',
+            contaminated: None,
         };
         let prompt =
             Prompt { ids: vec![1], answers: Default::default(), has_fewer_shots: false, is_cut: false };

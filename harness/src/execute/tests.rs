@@ -235,7 +235,7 @@ fn names_follow_the_content_of_files_not_their_folder() {
         let at = |name: &str| vec![dir.join(name).to_string_lossy().into_owned()];
         trial(|config| {
             config.data.source = crate::config::Source::Files;
-            (config.data.pretrain, config.data.sft) = (at("*xt.jsonl"), at("sft.jsonl"));
+            (config.data.pretrain, config.data.sft) = (at("*xt.jsonl").into(), at("sft.jsonl").into());
         })
     };
     let mut trials = [files(&write("a", "1")), files(&write("b", "1")), files(&write("c", "2"))];
@@ -260,7 +260,7 @@ fn names_follow_the_content_of_files_not_their_folder() {
     }
     let missing = trial(|config| {
         config.data.source = crate::config::Source::Files;
-        config.data.dpo = vec!["nowhere/*.jsonl".into()];
+        config.data.dpo = vec!["nowhere/*.jsonl".to_string()].into();
     });
     let error = format!("{:#}", StageGraph::plan(&[missing], runs.path()).unwrap_err());
     assert!(error.contains("data.dpo: no file matches \"nowhere/*.jsonl\""), "{error}");

@@ -52,5 +52,6 @@ impl Open {
 fn rows_of(stage: TrainStage, config: &TrialConfig, data: &StageNode) -> String {
     let training = stage.training(config);
     let loss = [config.sft.answer_loss, config.lora.answer_loss];
-    json!([data.uuid, training.seq_len, training.packing, loss, config.seed]).to_string()
+    let shares = config.data.shares(stage);
+    json!([data.uuid, training.seq_len, training.packing, loss, config.seed, shares]).to_string()
 }

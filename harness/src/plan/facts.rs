@@ -4,8 +4,8 @@
 //! changes something does not. A test runs every key through the stages that make data.
 
 use crate::config::{
-    RowKind, RowStyle, Source, Stage, TRAINING, TrainStage, TrialConfig, WORLD, canonical_json, effective,
-    recipe,
+    RowKind, RowStyle, Source, Stage, TrainStage, TrialConfig, WORLD, canonical_json, effective, recipe,
+    source_key,
 };
 use crate::data::files::Inputs;
 use crate::data::read::extension;
@@ -40,7 +40,7 @@ pub struct Facts {
     pub model: Option<Uuid>,
     /// What is in the files that it reads, in their order, under the key that names them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub files: BTreeMap<&'static str, Vec<Content>>,
+    pub files: BTreeMap<String, Vec<Content>>,
 }
 
 /// What is in a file, wherever it lies.
@@ -52,8 +52,8 @@ pub struct Content {
     pub read_as: String,
 }
 
-/// The files that a stage reads, by the key that names them.
-pub type Files = Vec<(&'static str, Arc<[FileDigest]>)>;
+/// The files that a stage reads, by the key that names them, such as `data.sft`, or `data.sft.web` for a named source.
+pub type Files = Vec<(String, Arc<[FileDigest]>)>;
 
 impl Facts {
     /// The name that follows: UUID v5 of the canonical JSON.
@@ -111,6 +111,9 @@ impl<'a> Reading<'a> {
                 self.take_section(stage.name(), &mut keys);
                 self.take(&["seed", "device"], &mut keys);
                 self.of_rows(stage, &mut keys);
+                if let Some(shares) = self.config.data.shares(stage) {
+                    keys.insert("data.mix".into(), json!(shares.into_iter().collect::<BTreeMap<_, _>>()));
+                }
                 // A model that is given has its shape; one that is drawn is drawn in this.
                 if model.is_none() {
                     self.take_section("model", &mut keys);
@@ -118,7 +121,7 @@ impl<'a> Reading<'a> {
             }
             Stage::Exam => self.of_exam(&mut keys),
         }
-        let files = files.iter().map(|(key, files)| (*key, contents(key, files))).collect();
+        let files = files.iter().map(|(key, files)| (key.clone(), contents(key, files))).collect();
         Facts { stage, keys, tokenizer, model, files }
     }
 
@@ -134,7 +137,10 @@ impl<'a> Reading<'a> {
     /// What the rows of a stage follow from, and which of them are held out.
     fn of_rows(&self, stage: TrainStage, keys: &mut BTreeMap<String, Value>) {
         self.of_source(stage, keys);
-        self.take(&["data.rows", "data.val_share"], keys);
+        self.take(&["data.rows"], keys);
+        if stage.val_files(&self.config.data).is_none() {
+            self.take(&["data.val_share"], keys);
+        }
         if self.config.data.rows == RowStyle::Turns {
             self.take(&["data.special_tokens_in_text"], keys);
         }
@@ -164,6 +170,10 @@ impl<'a> Reading<'a> {
     fn of_exam(&self, keys: &mut BTreeMap<String, Value>) {
         let exam = &self.config.exam;
         self.take(&["exam.answer", "exam.shots", "exam.system", "device"], keys);
+        // Exams that were sat before there was the key were sat without; what they lack is left empty.
+        if exam.sheets.is_some() && !exam.contamination {
+            self.take(&["exam.contamination"], keys);
+        }
         if exam.sheets.is_none() || exam.shots > 0 && exam.dev_sheets.is_none() {
             self.take(&WORLD, keys);
         }
@@ -191,7 +201,7 @@ pub fn files_of(stage: Stage, config: &TrialConfig, inputs: &mut Inputs) -> Resu
     match stage {
         Stage::Tokenizer => match &config.tokenizer.path {
             Some(path) => tokenizer_files(path, config, inputs),
-            None => data_files(&[TrainStage::Pretrain], config, inputs),
+            None => text_files(config, inputs),
         },
         Stage::Data => data_files(&recipe(config), config, inputs),
         Stage::Train(stage) => data_files(&[stage], config, inputs),
@@ -202,14 +212,33 @@ pub fn files_of(stage: Stage, config: &TrialConfig, inputs: &mut Inputs) -> Resu
 fn data_files(stages: &[TrainStage], config: &TrialConfig, inputs: &mut Inputs) -> Result<Files> {
     let mut files = Files::new();
     if config.data.source == Source::Files {
-        for stage in stages {
-            let (key, patterns) = stage.files(&config.data);
-            if files.iter().all(|(known, _)| *known != key) {
-                files.push((key, inputs.expanded(patterns, key)?));
+        let of_stage = |stage: &TrainStage| {
+            std::iter::once(stage.files(&config.data)).chain(stage.val_files(&config.data))
+        };
+        for (key, sources) in stages.iter().flat_map(of_stage) {
+            for (name, patterns) in sources.lists() {
+                let key = source_key(key, name);
+                if files.iter().all(|(known, _)| *known != key) {
+                    let expanded = inputs.expanded(patterns, &key)?;
+                    files.push((key, expanded));
+                }
             }
         }
     }
     Ok(files)
+}
+
+/// The text that a tokenizer is trained on: what its sources are called is nothing to it.
+fn text_files(config: &TrialConfig, inputs: &mut Inputs) -> Result<Files> {
+    if config.data.source == Source::World {
+        return Ok(Files::new());
+    }
+    let (key, sources) = TrainStage::Pretrain.files(&config.data);
+    let mut files = Vec::new();
+    for (name, patterns) in sources.lists() {
+        files.extend(inputs.expanded(patterns, &source_key(key, name))?.iter().cloned());
+    }
+    Ok(vec![(key.into(), files.into())])
 }
 
 fn tokenizer_files(path: &str, config: &TrialConfig, inputs: &mut Inputs) -> Result<Files> {
@@ -229,7 +258,7 @@ fn tokenizer_files(path: &str, config: &TrialConfig, inputs: &mut Inputs) -> Res
         "model.vocab_size is {most}, expected at least {entries}, the entries of {}",
         shown()
     );
-    Ok(vec![("tokenizer.path", digests.into())])
+    Ok(vec![("tokenizer.path".into(), digests.into())])
 }
 
 fn exam_files(config: &TrialConfig, inputs: &mut Inputs) -> Result<Files> {
@@ -241,14 +270,14 @@ fn exam_files(config: &TrialConfig, inputs: &mut Inputs) -> Result<Files> {
     {
         if let Some(folder) = folder {
             let read = sheet_files(Path::new(folder), split).and_then(|files| inputs.digests(&files));
-            files.push((key, read.with_context(|| format!("{key} = \"{folder}\""))?.into()));
+            files.push((key.into(), read.with_context(|| format!("{key} = \"{folder}\""))?.into()));
         }
     }
     Ok(files)
 }
 
 fn contents(key: &str, files: &[FileDigest]) -> Vec<Content> {
-    let is_data = TRAINING.iter().flat_map(|spec| spec.files).any(|(name, _)| *name == key);
+    let is_data = key.starts_with("data.");
     let content = |(index, file): (usize, &FileDigest)| {
         let read_as = match (is_data, key, index) {
             (true, ..) => extension(&file.path),

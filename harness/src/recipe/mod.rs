@@ -4,14 +4,14 @@ mod request;
 
 pub use request::{StageBody, StageRequest};
 
-use crate::config::{DataConfig, Source, Stage, TrainStage, TrialConfig, recipe};
+use crate::config::{DataConfig, Source, Stage, TrainStage, TrialConfig, recipe, source_key};
 use crate::data::chat::ChatTemplate;
 use crate::data::files::{Inputs, Named, expand};
-use crate::data::prepare::{Preparation, prepare};
+use crate::data::prepare::{Part, Preparation, prepare};
 use crate::data::read::{ReadOptions, rows};
 use crate::data::world::World;
 use crate::data::{Row, Tokenizer};
-use crate::exam::{self, Prompter, Questions};
+use crate::exam::{self, Prompter, Questions, contamination};
 use crate::fsutil::digests::unchanged;
 use crate::fsutil::{create_dir, write_atomic};
 use crate::plan::facts::files_of;
@@ -68,7 +68,38 @@ fn given(folder: &Option<PathBuf>, what: &str) -> Result<PathBuf> {
     folder.clone().ok_or_else(|| anyhow!("the request names no {what}"))
 }
 
-/// The rows of one stage's data, until somebody asks to stop.
+/// Files of one source, or of one validation set.
+struct SourceFiles {
+    /// The key that names them.
+    key: String,
+    /// The name of the source, or of the set.
+    name: Option<String>,
+    /// Whether they are to validate on.
+    is_held_out: bool,
+    named: Named,
+}
+
+/// The sources of a stage in their order, those to validate on first; the built-in world is one without files.
+fn sources(config: &TrialConfig, stage: TrainStage) -> Result<Vec<SourceFiles>> {
+    let data = &config.data;
+    if data.source == Source::World {
+        let (key, named) = ("data.source".into(), Named::default());
+        return Ok(vec![SourceFiles { key, name: None, is_held_out: false, named }]);
+    }
+    let held_out = stage.val_files(data).into_iter().map(|(key, sets)| (key, sets, true));
+    let (key, files) = stage.files(data);
+    let mut found = vec![];
+    for (key, sources, is_held_out) in held_out.chain([(key, files, false)]) {
+        for (name, patterns) in sources.lists() {
+            let key = source_key(key, name);
+            let named = expand(patterns, &key)?;
+            found.push(SourceFiles { key, name: name.map(Into::into), is_held_out, named });
+        }
+    }
+    Ok(found)
+}
+
+/// The rows of one source of a stage, until somebody asks to stop.
 fn source<'a>(
     config: &'a TrialConfig,
     stage: TrainStage,
@@ -84,14 +115,6 @@ fn source<'a>(
     Box::new(rows.map(|row| check(stop).and(row)))
 }
 
-fn files(config: &TrialConfig, stage: TrainStage) -> Result<Named> {
-    if config.data.source == Source::World {
-        return Ok(Named::default());
-    }
-    let (key, patterns) = stage.files(&config.data);
-    expand(patterns, key)
-}
-
 fn tokenizer(
     request: &StageRequest,
     config: &TrialConfig,
@@ -105,7 +128,7 @@ fn tokenizer(
         None => {
             progress.start("tokenizer", 0, "characters");
             let world = World::generate(&config.world);
-            let (named, options) = (files(config, TrainStage::Pretrain)?, ReadOptions::new(&config.data));
+            let (sources, options) = (sources(config, TrainStage::Pretrain)?, ReadOptions::new(&config.data));
             // The words of questions count as well, where the world asks them.
             let asked: Box<dyn Iterator<Item = Result<Row>> + Send> = match config.data.source {
                 Source::World => Box::new(world.sft_rows().map(Ok)),
@@ -115,7 +138,10 @@ fn tokenizer(
             let mut left = config.tokenizer.train_chars;
             // A conversation to pretrain on is told in full, with what the template sets.
             let template = ChatTemplate::minimind()?;
-            let told = source(config, TrainStage::Pretrain, &world, &named.files, &options, stop);
+            let told = sources
+                .iter()
+                .filter(|of| !of.is_held_out)
+                .flat_map(|of| source(config, TrainStage::Pretrain, &world, &of.named.files, &options, stop));
             let told = told.map(|row| template.text(&row?));
             let asked = asked.map(|row| Ok(row?.chars().collect()));
             for text in told.chain(asked) {
@@ -156,19 +182,24 @@ fn data(
     for stage in recipe(config) {
         let history_chars = stage.history_chars(config);
         let options = ReadOptions::new(&DataConfig { history_chars, ..config.data.clone() });
-        let named = files(config, stage)?;
+        let sources = sources(config, stage)?;
         let name = stage.name();
         progress.start(name, 0, "rows");
-        let rows = source(config, stage, &world, &named.files, &options, stop);
+        let parts = sources.iter().map(|SourceFiles { key, name, is_held_out, named }| Part {
+            key: key.clone(),
+            name: name.clone(),
+            is_held_out: *is_held_out,
+            rows: source(config, stage, &world, &named.files, &options, stop),
+        });
         let out = request.dir.join(name);
         let told = |done: u64| progress.update(done, "");
         let preparation = Preparation::new(stage.rows(), &tokenizer, &config.data, &options.log);
-        let prepared = prepare(rows, &preparation, &out, stop, &told)?;
+        let prepared = prepare(parts.collect(), &preparation, &out, stop, &told)?;
         let read = options.log.report();
         for problem in &read.problems {
             tracing::warn!("left out: {problem}");
         }
-        results.notices.extend(named.notice(name));
+        results.notices.extend(sources.iter().filter_map(|of| of.named.notice(name)));
         results.notices.extend(read.notices(name));
         results.notices.extend(prepared.notices(name, &preparation));
         let summary = serde_json::json!({ "prepared": prepared, "read": read });
@@ -234,8 +265,21 @@ fn sit<B: Backend>(work: &ExamWork, backend: &B) -> Result<Results> {
     let prompts = prompter.prompts(&tokenizer, &sheets, stop)?;
     progress.start("exam", prompts.len() as u64, "questions");
     let told = |done| progress.update(done, "");
-    let records = exam::sit(&transformer, &sheets, &prompts, answer, stop, &told)
+    let mut records = exam::sit(&transformer, &sheets, &prompts, answer, stop, &told)
         .with_context(|| model.display().to_string())?;
+    let mut found = vec![];
+    if let Some(stage) = request.model_stage.and_then(Stage::training)
+        && config.exam.sheets.is_some()
+        && config.exam.contamination
+    {
+        let data = given(&request.data, "data")?;
+        let contamination = contamination::of_trial(config, stage, &data, &tokenizer, &sheets, stop)?;
+        for (record, is_met) in records.iter_mut().zip(&contamination.is_met) {
+            record.contaminated = Some(*is_met);
+        }
+        write_atomic(&request.dir.join("contamination.csv"), &contamination.csv()?)?;
+        found = contamination.notices();
+    }
     write_atomic(&request.dir.join("questions.csv"), &exam::questions_csv(&records)?)?;
     write_atomic(&request.dir.join("questions.json"), &serde_json::to_vec(&records)?)?;
     let scores = exam::scores(&records, &prompts);
@@ -246,7 +290,8 @@ fn sit<B: Backend>(work: &ExamWork, backend: &B) -> Result<Results> {
         correct: Some(correct),
         questions: Some(records.len() as u64),
         exam_after: request.model_stage,
-        notices: exam::notices(&scores, max_len),
+        contaminated: exam::contaminated(records.iter()),
+        notices: exam::notices(&scores, max_len).into_iter().chain(found).collect(),
         ..Results::default()
     })
 }

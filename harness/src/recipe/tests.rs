@@ -41,7 +41,7 @@ fn files_that_change_after_the_plan_are_noticed() {
     let graph = plan(
         &[trial(|config| {
             config.data.source = Source::Files;
-            config.data.pretrain = vec![at("*.jsonl")];
+            config.data.pretrain = vec![at("*.jsonl")].into();
             (config.sft.training.enabled, config.dpo.training.enabled) = (false, false);
             config.exam.sheets = Some(at("sheets"));
         })],
@@ -196,9 +196,9 @@ fn data_of_files_has_another_name_exactly_where_it_is_other_data() {
         };
         format!("{}\n", json!({ "text": text }))
     };
-    config.data.pretrain = write("pretrain.jsonl", (0..60).map(text).collect());
-    config.data.sft = write("sft.jsonl", world.sft_rows().map(chat).collect());
-    config.data.sft_multi = write("multi.jsonl", world.sft_multi_rows().map(chat).collect());
+    config.data.pretrain = write("pretrain.jsonl", (0..60).map(text).collect()).into();
+    config.data.sft = write("sft.jsonl", world.sft_rows().map(chat).collect()).into();
+    config.data.sft_multi = write("multi.jsonl", world.sft_multi_rows().map(chat).collect()).into();
     let pair = |row: Row| match row {
         Row::Preference { prompt, chosen, rejected } => {
             let with = |answer: String| [prompt.clone(), vec![Message::new("assistant", answer)]].concat();
@@ -206,7 +206,7 @@ fn data_of_files_has_another_name_exactly_where_it_is_other_data() {
         }
         _ => String::new(),
     };
-    config.data.dpo = write("dpo.jsonl", world.dpo_rows().map(pair).collect());
+    config.data.dpo = write("dpo.jsonl", world.dpo_rows().map(pair).collect()).into();
     (config.data.min_chars, config.data.max_chars, config.data.max_rows) = (7, 4000, 20);
     (config.data.min_chinese_share, config.data.history_chars) = (0.05, 5);
     let read_in_vain = [
@@ -233,7 +233,7 @@ fn a_copy_of_a_file_is_the_same_data() {
             for stage in TrainStage::all().filter(|stage| *stage != TrainStage::Pretrain) {
                 (stage.spec().training_mut)(config).enabled = false;
             }
-            config.data.pretrain = vec![path(name)];
+            config.data.pretrain = vec![path(name)].into();
         });
         let graph = plan(&[trial], dir.path());
         (graph.trials[0].uuid, graph.trials[0].setting)
@@ -251,4 +251,55 @@ fn a_setting_is_a_trial_without_its_seed() {
     };
     let (one, two, other) = (named(1, 1e-3), named(2, 1e-3), named(1, 2e-3));
     assert!(one.0 != two.0 && one.1 == two.1 && one.1 != other.1);
+}
+
+#[test]
+fn names_follow_sources_sets_and_mixes_where_a_stage_reads_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    for name in ["a", "b", "v"] {
+        std::fs::write(path(&format!("{name}.txt")), format!("{name} of it")).unwrap();
+    }
+    let named = |names: &[(&str, &str)]| {
+        let files = names.iter().map(|(name, file)| (name.to_string(), vec![path(file)]));
+        crate::config::Sources::Named(files.collect())
+    };
+    // Tokenizer, data, pretraining.
+    let names = |change: &dyn Fn(&mut DataConfig)| -> Vec<Uuid> {
+        let trial = trial(|config| {
+            *config = small();
+            config.exam.enabled = false;
+            for stage in TrainStage::all().filter(|stage| *stage != TrainStage::Pretrain) {
+                (stage.spec().training_mut)(config).enabled = false;
+            }
+            config.data.source = Source::Files;
+            config.data.pretrain = vec![path("a.txt"), path("b.txt")].into();
+            change(&mut config.data);
+        });
+        plan(&[trial], dir.path()).nodes.iter().map(|node| node.uuid).collect()
+    };
+    let same = |a: &[Uuid], b: &[Uuid]| a.iter().zip(b).map(|(a, b)| a == b).collect::<Vec<_>>();
+    let plain = names(&|_| {});
+    let sources = |data: &mut DataConfig| data.pretrain = named(&[("x", "a.txt"), ("y", "b.txt")]);
+    let by_name = names(&sources);
+    assert_eq!(same(&plain, &by_name), [true, false, false]);
+    let other = |data: &mut DataConfig| data.pretrain = named(&[("x", "a.txt"), ("z", "b.txt")]);
+    assert_eq!(same(&names(&other), &by_name), [true, false, false]);
+    let mixed = |x: f64, y: f64| {
+        names(&move |data| {
+            data.pretrain = named(&[("x", "a.txt"), ("y", "b.txt")]);
+            data.mix = [("x".to_string(), x), ("y".to_string(), y)].into();
+        })
+    };
+    assert_eq!(same(&mixed(1.0, 3.0), &by_name), [true, true, false]);
+    assert_eq!(same(&mixed(1.0, 3.0), &mixed(2.0, 3.0)), [true, true, false]);
+    assert_eq!(mixed(1.0, 3.0), mixed(0.5, 1.5));
+    let validated = |share: f64, file: &'static str| {
+        names(&move |data| (data.val_share, data.pretrain_val) = (share, vec![path(file)].into()))
+    };
+    assert_eq!(same(&validated(0.1, "v.txt"), &plain), [true, false, false]);
+    assert_eq!(same(&validated(0.1, "v.txt"), &validated(0.1, "a.txt")), [true, false, false]);
+    assert_eq!(validated(0.1, "v.txt"), validated(0.2, "v.txt"), "nothing is held out by a share");
+    // Files for a stage that is left out.
+    assert_eq!(names(&|data| data.sft_val = vec![path("v.txt")].into()), plain);
 }

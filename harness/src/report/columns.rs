@@ -1,7 +1,10 @@
 //! What an experiment file may name: columns of trials.csv, and any key of a trial.
 
 use super::observation::{Cell, Observation};
-use crate::config::{KeySpec, Kind, did_you_mean, find, keys, unknown_key};
+use crate::config::{KeySpec, Kind, did_you_mean, find, is_source_name, keys, unknown_key};
+use crate::records::{Contaminated, SetLoss};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 /// Which of two values is the better one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +48,7 @@ pub enum Format {
     Text,
 }
 
-static QUANTITIES: [Quantity; 18] = {
+static QUANTITIES: [Quantity; 22] = {
     use Better::{Higher, Lower};
     use Format::{Count, Fixed, PValue, Percent, Plain, Text};
     const fn quantity(
@@ -101,6 +104,31 @@ static QUANTITIES: [Quantity; 18] = {
         quantity("exam_p_guess", "p of guessing", None, PValue, false, |o| {
             o.score.as_ref().map(|s| Cell::Number(s.p_guess()))
         }),
+        quantity("exam_contaminated", "questions in training text", None, Count, false, |o| {
+            clean(o).and_then(|(found, _)| count(found.questions))
+        }),
+        quantity(
+            "exam_correct_clean",
+            "correct answers, of clean questions",
+            Some(Higher),
+            Count,
+            false,
+            |o| clean(o).and_then(|(found, _)| count(found.correct_clean)),
+        ),
+        quantity("exam_questions_clean", "clean questions", None, Count, false, |o| {
+            clean(o).and_then(|(_, questions)| count(questions))
+        }),
+        quantity(
+            "exam_accuracy_clean",
+            "exam accuracy, clean questions (%)",
+            Some(Higher),
+            Percent,
+            false,
+            |o| {
+                let (found, questions) = clean(o)?;
+                (questions > 0).then(|| Cell::Number(found.correct_clean as f64 / questions as f64))
+            },
+        ),
         quantity("wall_seconds", "wall time (s)", Some(Lower), Fixed(1), false, |o| {
             Some(Cell::Number(o.trial.wall_seconds))
         }),
@@ -110,8 +138,62 @@ static QUANTITIES: [Quantity; 18] = {
     ]
 };
 
+/// Questions that stand in training text, and the number of the others; `None` where they were not looked for.
+fn clean(observation: &Observation) -> Option<(Contaminated, u64)> {
+    let score = observation.score.as_ref()?;
+    let found = score.contaminated?;
+    Some((found, score.questions - found.questions))
+}
+
 fn count(count: u64) -> Option<Cell> {
     Some(Cell::Number(count as f64))
+}
+
+/// A loss on one named validation set: `val_bpb.wiki`.
+#[derive(Debug)]
+pub struct OfSet {
+    name: String,
+    label: String,
+    set: String,
+    read: fn(&SetLoss) -> Option<f64>,
+}
+
+/// What a named validation set has a column of: the start of its name, another way to write that, what it is called,
+/// and how it is read.
+type OfEverySet = (&'static str, &'static str, &'static str, fn(&SetLoss) -> Option<f64>);
+
+const OF_EVERY_SET: [OfEverySet; 2] = [
+    ("val_loss", "val.loss", "validation loss (nats per token)", |set| Some(set.loss)),
+    ("val_bpb", "val.bpb", "validation bits per byte", |set| set.bpb),
+];
+
+impl OfSet {
+    /// The columns of a set, as in trials.csv.
+    pub fn names(set: &str) -> impl Iterator<Item = String> {
+        OF_EVERY_SET.iter().map(move |(name, ..)| format!("{name}.{set}"))
+    }
+
+    /// The values of those columns.
+    pub fn values(set: Option<&SetLoss>) -> impl Iterator<Item = Option<f64>> {
+        OF_EVERY_SET.iter().map(move |(.., read)| set.and_then(*read))
+    }
+
+    /// The column of this name, which is made once and kept.
+    fn find(name: &str) -> Option<&'static Self> {
+        static MADE: Mutex<BTreeMap<String, &'static OfSet>> = Mutex::new(BTreeMap::new());
+        let (start, set) = name.rsplit_once('.')?;
+        let (plain, _, label, read) = OF_EVERY_SET.iter().find(|of| of.0 == start || of.1 == start)?;
+        if !is_source_name(set) {
+            return None;
+        }
+        let name = format!("{plain}.{set}");
+        let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_set = || {
+            let (name, label) = (name.clone(), format!("{label} on {set}"));
+            &*Box::leak(Box::new(OfSet { name, label, set: set.into(), read: *read }))
+        };
+        Some(made.entry(name.clone()).or_insert_with(of_set))
+    }
 }
 
 /// A column of the results, checked to exist.
@@ -119,6 +201,8 @@ fn count(count: u64) -> Option<Cell> {
 pub enum Column {
     /// A column of trials.csv.
     Quantity(&'static Quantity),
+    /// A column of trials.csv that belongs to a named validation set.
+    OfSet(&'static OfSet),
     /// A key of the configuration, whether it varies or not.
     Key(&'static KeySpec),
 }
@@ -134,6 +218,9 @@ impl Column {
     pub fn find(name: &str) -> Result<Self, String> {
         if let Some(quantity) = QUANTITIES.iter().find(|q| q.name == name || dotted(q) == name) {
             return Ok(Self::Quantity(quantity));
+        }
+        if let Some(column) = OfSet::find(name) {
+            return Ok(Self::OfSet(column));
         }
         if let Some(key) = find(name) {
             return Ok(Self::Key(key));
@@ -164,6 +251,7 @@ impl Column {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Quantity(quantity) => quantity.name,
+            Self::OfSet(column) => &column.name,
             Self::Key(key) => &key.path,
         }
     }
@@ -172,6 +260,7 @@ impl Column {
     pub fn label(&self) -> &'static str {
         match self {
             Self::Quantity(quantity) => quantity.label,
+            Self::OfSet(column) => &column.label,
             Self::Key(key) => &key.path,
         }
     }
@@ -180,6 +269,7 @@ impl Column {
     pub fn short(&self) -> &'static str {
         match self {
             Self::Quantity(quantity) => quantity.label,
+            Self::OfSet(column) => &column.label,
             Self::Key(key) => key.path.rsplit('.').next().unwrap_or(&key.path),
         }
     }
@@ -188,6 +278,7 @@ impl Column {
     pub fn better(&self) -> Option<Better> {
         match self {
             Self::Quantity(quantity) => quantity.better,
+            Self::OfSet(_) => Some(Better::Lower),
             Self::Key(_) => None,
         }
     }
@@ -196,6 +287,7 @@ impl Column {
     pub fn format(&self) -> Format {
         match self {
             Self::Quantity(quantity) => quantity.format,
+            Self::OfSet(_) => Format::Fixed(3),
             Self::Key(key) if matches!(key.kind, Kind::Whole | Kind::Number) => Format::Plain,
             Self::Key(_) => Format::Text,
         }
@@ -210,6 +302,7 @@ impl Column {
     pub fn is_known(&self) -> bool {
         match self {
             Self::Quantity(quantity) => quantity.known,
+            Self::OfSet(_) => false,
             Self::Key(_) => true,
         }
     }
@@ -233,6 +326,10 @@ impl Column {
     pub fn read(&self, observation: &Observation) -> Option<Cell> {
         match self {
             Self::Quantity(quantity) => (quantity.read)(observation),
+            Self::OfSet(column) => {
+                let set = observation.trial.val_sets.iter().find(|set| set.name == column.set)?;
+                (column.read)(set).map(Cell::Number)
+            }
             Self::Key(key) => observation.key(&key.path),
         }
     }
@@ -270,6 +367,7 @@ mod tests {
             ("exam.subject", "subject"),
             ("exam.stage", "stage"),
             ("train.flops", "train_flops"),
+            ("val.bpb.wiki", "val_bpb.wiki"),
         ] {
             assert_eq!(Column::find(dotted).unwrap(), Column::find(plain).unwrap());
         }
@@ -284,6 +382,10 @@ mod tests {
         let problem = |name: &str| Column::find(name).unwrap_err();
         assert_eq!(problem("exam.acuracy"), "there is no \"exam.acuracy\"; did you mean exam.accuracy?");
         assert_eq!(problem("n_layers"), "there is no \"n_layers\"; did you mean model.n_layers?");
+        assert_eq!(
+            problem("val_bpd.wiki"),
+            "there is no \"val_bpd.wiki\", expected a column of trials.csv such as exam.accuracy, or a key of docs/configuration.md"
+        );
         assert!(problem("qqqqqqq").contains("expected a column of trials.csv such as exam.accuracy"));
     }
 }

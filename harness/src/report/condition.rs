@@ -194,7 +194,7 @@ fn value(column: &Column, token: &Token) -> Result<Cell, String> {
             Kind::Bool => vec!["true", "false"],
             _ => vec![],
         },
-        Column::Quantity(_) => vec![],
+        Column::Quantity(_) | Column::OfSet(_) => vec![],
     };
     if !words.is_empty() && !words.contains(&text.as_str()) {
         let hint = did_you_mean(text, words.iter().copied());

@@ -3,7 +3,7 @@
 use super::figure::{Axis, Content, Figure, Mark, Point, Series};
 use super::observation::{Observation, mean};
 use super::plots::group_label;
-use super::wanted::Loss;
+use super::wanted::{Loss, SETS};
 use crate::records::TrialRecord;
 use std::path::Path;
 
@@ -25,29 +25,30 @@ pub fn figure(loss: &Loss, observations: &[&Observation]) -> Figure {
             Some(column) => group_label(column, &column.read(observation)),
             None => observation.label.to_string(),
         };
-        let colour = groups.iter().position(|g| *g == group).unwrap_or(groups.len());
-        let is_new = colour == groups.len();
-        let curves: Vec<Series> = loss
-            .splits
-            .iter()
-            .filter_map(|split| {
-                let is_second = loss.splits.first() != Some(split);
-                let points = curve(observation.trial, loss, split)?;
-                let mark = match points.len() {
-                    1 => Mark::Points,
-                    _ if is_second => Mark::Dashed,
-                    _ => Mark::Line,
-                };
-                Some(Series { label: String::new(), mark, colour, points })
-            })
-            .collect();
-        if is_new && !curves.is_empty() {
-            groups.push(group.clone());
+        let splits: Vec<String> = match loss.splits {
+            SETS => sets(observation.trial, loss),
+            splits => splits.iter().map(ToString::to_string).collect(),
+        };
+        for (place, split) in splits.iter().enumerate() {
+            let Some(points) = curve(observation.trial, loss, split) else { continue };
+            // Every set has a colour of its own.
+            let group = match split.strip_prefix(SETS[0]) {
+                Some(set) => format!("{group}{}{set}", if group.is_empty() { "" } else { ", " }),
+                None => group.clone(),
+            };
+            let colour = groups.iter().position(|g| *g == group).unwrap_or(groups.len());
+            let is_new = colour == groups.len();
+            let mark = match points.len() {
+                1 => Mark::Points,
+                _ if place > 0 && loss.splits != SETS => Mark::Dashed,
+                _ => Mark::Line,
+            };
+            let label = if is_new { group.clone() } else { String::new() };
+            series.push(Series { label, mark, colour, points });
+            if is_new {
+                groups.push(group);
+            }
         }
-        series.extend(curves.into_iter().enumerate().map(|(i, curve)| Series {
-            label: if is_new && i == 0 { group.clone() } else { String::new() },
-            ..curve
-        }));
     }
     let x_label = match loss.x {
         "step" => "optimizer steps",
@@ -57,7 +58,7 @@ pub fn figure(loss: &Loss, observations: &[&Observation]) -> Figure {
     let per = if loss.stage.compares_answers() { "loss (nats per pair)" } else { "loss (nats per token)" };
     let mut notes = match loss.splits {
         [_, _] => vec!["solid: training, smoothed; dashed or a marker: held out".to_string()],
-        ["val"] => vec!["held-out loss".into()],
+        ["val"] | SETS => vec!["held-out loss".into()],
         _ => vec!["training loss, smoothed".into()],
     };
     if series.len() > groups.len() * loss.splits.len() {
@@ -70,6 +71,22 @@ pub fn figure(loss: &Loss, observations: &[&Observation]) -> Figure {
         notes,
         ..Figure::default()
     }
+}
+
+/// The splits of the named validation sets of a trial's stage.
+fn sets(trial: &TrialRecord, loss: &Loss) -> Vec<String> {
+    let record = trial.stages.iter().find(|s| s.stage == loss.stage.name());
+    let csv = record.and_then(|record| csv::Reader::from_path(record.dir.join("metrics.csv")).ok());
+    let Some(mut csv) = csv else { return vec![] };
+    let column = csv.headers().ok().and_then(|headers| headers.iter().position(|name| name == "split"));
+    let mut found = vec![];
+    for row in csv.records().map_while(Result::ok) {
+        let split = column.and_then(|column| row.get(column)).unwrap_or_default();
+        if split.starts_with(SETS[0]) && !found.iter().any(|known| known == split) {
+            found.push(split.to_string());
+        }
+    }
+    found
 }
 
 /// Points of a split; `None` where the stage did not run, or recorded none.

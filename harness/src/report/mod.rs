@@ -25,6 +25,8 @@ mod wanted;
 pub use experiment::Experiment;
 pub use length::write_length_figure;
 pub use schema::experiment_schema;
+#[cfg(test)]
+pub(crate) use {columns::Column, schema::NAMED};
 
 use crate::records::{QuestionRecord, TrialRecord};
 use anyhow::Result;

@@ -6,7 +6,7 @@
 use super::TrialQuestion;
 use super::columns::Column;
 use super::labels::{self, Labels};
-use crate::records::{GUESSING, QuestionRecord, Status, TrialRecord};
+use crate::records::{Contaminated, GUESSING, QuestionRecord, Status, TrialRecord};
 use crate::stats::{
     Answered, PERMUTATIONS, Randomised, Spread, binomial_p, guessing, spread, wilson_of_share, wilson95,
 };
@@ -46,6 +46,8 @@ pub struct Score<'a> {
     pub correct: u64,
     /// Questions asked.
     pub questions: u64,
+    /// Those of them that stand in training text, where they were looked for.
+    pub contaminated: Option<Contaminated>,
     /// Which exam it was: equal for equal questions.
     exam: u64,
     /// Its answers by their place in the exam; none where only the counts are known.
@@ -177,6 +179,7 @@ impl<'a> Results<'a> {
                     subject: None,
                     correct: exam.correct,
                     questions: exam.questions,
+                    contaminated: exam.contaminated,
                     exam: answers.map_or(0, |answers| fingerprint(answers)),
                     answers: answers.cloned().unwrap_or_default(),
                 };
@@ -208,11 +211,15 @@ fn by_subjects<'a>(exam: &Score<'a>) -> Vec<Score<'a>> {
             subject: Some(record.subject.clone()),
             correct: 0,
             questions: 0,
+            contaminated: None,
             answers: vec![],
             ..exam.clone()
         });
         score.correct += u64::from(record.prediction == record.answer);
         score.questions += 1;
+        if let Some(is_met) = record.contaminated {
+            score.contaminated.get_or_insert_default().add(is_met, record);
+        }
         score.answers.push((place, record));
     }
     subjects.into_values().collect()

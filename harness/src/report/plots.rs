@@ -44,8 +44,8 @@ pub fn group_label(column: &Column, value: &Option<Cell>) -> String {
     let text = cell(value, column);
     match column {
         Column::Key(_) => format!("{}={text}", column.short()),
-        Column::Quantity(quantity) if column.is_number() => format!("{} {text}", quantity.label),
-        Column::Quantity(_) => text,
+        Column::Quantity(_) | Column::OfSet(_) if column.is_number() => format!("{} {text}", column.label()),
+        Column::Quantity(_) | Column::OfSet(_) => text,
     }
 }
 

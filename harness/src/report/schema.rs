@@ -28,10 +28,17 @@ pub fn experiment_schema() -> Value {
         Column::names().into_iter().filter(is_one).collect::<Vec<_>>()
     };
     let definitions = Map::from_iter([
-        ("column".to_string(), json!({ "enum": names(|_| true) })),
-        ("number".to_string(), json!({ "enum": names(Column::is_number) })),
+        ("column".to_string(), json!({ "anyOf": [{ "enum": names(|_| true) }, named()] })),
+        ("number".to_string(), json!({ "anyOf": [{ "enum": names(Column::is_number) }, named()] })),
     ]);
     document("An experiment of Mindscale", definitions, body)
+}
+
+/// Columns of named validation sets and weights of named sources.
+pub(crate) const NAMED: &str = "^(val[._](loss|bpb)|data\\.mix)\\.[A-Za-z0-9_-]+$";
+
+fn named() -> Value {
+    json!({ "type": "string", "pattern": NAMED })
 }
 
 fn text() -> Value {

@@ -1,7 +1,7 @@
 //! The tables of every report: for programs (CSV) and for reading.
 
 use super::TrialQuestion;
-use super::columns::Format;
+use super::columns::{Format, OfSet};
 use super::compare::Compared;
 use super::grid::{Grid, GridCell, questions};
 use super::labels;
@@ -12,7 +12,7 @@ use crate::stats::Spread;
 use crate::track::csv_number;
 use anyhow::Result;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// A value of JSON as the cell of a table.
@@ -28,6 +28,10 @@ fn number(value: Option<f64>) -> String {
     value.map_or(String::new(), csv_number)
 }
 
+/// The columns of an exam whose questions were looked for in training text.
+const CLEAN: [&str; 4] =
+    ["exam_contaminated", "exam_correct_clean", "exam_questions_clean", "exam_accuracy_clean"];
+
 /// trials.csv: one row per trial and exam. A trial of several sweeps names them all: `a; b`.
 pub fn trials_csv(rows: &[Row], results: &Results) -> Result<Vec<u8>> {
     let keys = results.keys();
@@ -36,6 +40,9 @@ pub fn trials_csv(rows: &[Row], results: &Results) -> Result<Vec<u8>> {
     let stages = stage_names(rows);
     let run_columns: Vec<String> = stages.iter().map(|stage| format!("run.{stage}")).collect();
     let mut csv = csv::Writer::from_writer(vec![]);
+    let sets: BTreeSet<&str> =
+        rows.iter().flat_map(|row| &row.trial.val_sets).map(|set| set.name.as_str()).collect();
+    let set_columns: Vec<String> = sets.iter().flat_map(|set| OfSet::names(set)).collect();
     let after = "params active_params train_tokens train_flops val_loss val_bpb stage exam_correct exam_questions \
                  exam_accuracy exam_low exam_high exam_p_guess wall_seconds peak_rss_mb status reason";
     csv.write_record(
@@ -43,6 +50,8 @@ pub fn trials_csv(rows: &[Row], results: &Results) -> Result<Vec<u8>> {
             .into_iter()
             .chain(keys.iter().map(String::as_str))
             .chain(after.split(' ').filter(|s| !s.is_empty()))
+            .chain(set_columns.iter().map(String::as_str))
+            .chain(CLEAN)
             .chain(run_columns.iter().map(String::as_str)),
     )?;
     for row in rows {
@@ -66,6 +75,15 @@ pub fn trials_csv(rows: &[Row], results: &Results) -> Result<Vec<u8>> {
         cells.extend([t.wall_seconds, t.peak_rss_mb].map(csv_number));
         cells.push(serde_json::to_value(t.status).map_or(String::new(), |s| cell(&s)));
         cells.push(t.reason.clone().unwrap_or_default());
+        let of_set = |name: &&str| OfSet::values(t.val_sets.iter().find(|set| set.name == **name));
+        cells.extend(sets.iter().flat_map(of_set).map(number));
+        let found = row.exam.and_then(|exam| Some((exam.contaminated?, exam.questions)));
+        let clean = found.map(|(found, questions)| (found.correct_clean, questions - found.questions));
+        let count = |count: Option<u64>| count.map_or(String::new(), |count| count.to_string());
+        cells.push(count(found.map(|(found, _)| found.questions)));
+        cells.extend([clean.map(|clean| clean.0), clean.map(|clean| clean.1)].map(count));
+        let share = clean.filter(|clean| clean.1 > 0).map(|(correct, of)| correct as f64 / of as f64);
+        cells.push(number(share));
         cells.extend(stages.iter().map(|stage| folder_of(row, stage).unwrap_or_default()));
         csv.write_record(cells)?;
     }
@@ -111,12 +129,14 @@ pub fn questions_csv(questions: &[TrialQuestion]) -> Result<Vec<u8>> {
         "p_d",
         "prediction",
         "answer",
+        "contaminated",
     ])?;
     for q in questions {
         let r = &q.record;
         let mut row = vec![q.trial.to_string(), q.stage.clone(), r.subject.clone(), r.id.clone()];
         row.extend(r.probabilities.map(csv_number));
         row.extend([r.prediction.to_string(), r.answer.to_string()]);
+        row.push(r.contaminated.map_or(String::new(), |is| is.to_string()));
         csv.write_record(row)?;
     }
     Ok(csv.into_inner()?)

@@ -168,8 +168,11 @@ pub(super) const FITS: [(&str, FitKind); 3] =
     [("power", FitKind::Power), ("linear", FitKind::Linear), ("log", FitKind::Log)];
 
 /// The losses of a stage.
-pub(super) const SPLITS: [(&str, &[&str]); 3] =
-    [("train", &["train"]), ("val", &["val"]), ("both", &["train", "val"])];
+pub(super) const SPLITS: [(&str, &[&str]); 4] =
+    [("train", &["train"]), ("val", &["val"]), ("both", &["train", "val"]), ("sets", SETS)];
+
+/// Stands for every named validation set.
+pub(super) const SETS: &[&str] = &["val:"];
 
 /// What losses are drawn over.
 pub(super) const LOSS_X: [(&str, &str); 3] =

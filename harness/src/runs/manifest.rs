@@ -3,7 +3,7 @@
 use crate::config::{Stage, TrialConfig};
 use crate::fsutil::digests::FileDigest;
 use crate::fsutil::{files_below, read_text, write_atomic};
-use crate::records::{Notice, QuestionRecord};
+use crate::records::{Contaminated, Notice, QuestionRecord, SetLoss, SourceUse};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -81,12 +81,21 @@ pub struct Results {
     pub val_loss: Option<f64>,
     /// Held-out bits per byte at the end.
     pub val_bpb: Option<f64>,
+    /// The same for each named validation set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub val_sets: Vec<SetLoss>,
+    /// How much was trained of each named source.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<SourceUse>,
     /// The stage whose model sat the exam.
     pub exam_after: Option<Stage>,
     /// Exam questions answered correctly.
     pub correct: Option<u64>,
     /// Exam questions asked.
     pub questions: Option<u64>,
+    /// Those that stand in training text, where they were looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contaminated: Option<Contaminated>,
     /// What was dropped, cut, skipped or reduced.
     #[serde(default)]
     pub notices: Vec<Notice>,

@@ -49,6 +49,7 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
         train_flops: 0.0,
         val_loss: None,
         val_bpb: None,
+        val_sets: vec![],
         exams: Vec::new(),
         wall_seconds: 0.0,
         peak_rss_mb: 0.0,
@@ -80,10 +81,12 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
         record.train_flops += results.flops;
         if node.stage == Stage::Train(TrainStage::Pretrain) {
             (record.val_loss, record.val_bpb) = (results.val_loss, results.val_bpb);
+            record.val_sets = results.val_sets.clone();
         }
         if let (Some(correct), Some(questions)) = (results.correct, results.questions) {
             let after = node.model.map(|model| graph.nodes[model].stage);
-            record.exams.push(ExamScore { stage: after.map_or("", Stage::name).into(), correct, questions });
+            let stage = after.map_or("", Stage::name).into();
+            record.exams.push(ExamScore { stage, correct, questions, contaminated: results.contaminated });
         }
     }
     Ok(record)

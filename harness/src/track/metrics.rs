@@ -3,6 +3,7 @@
 use super::Events;
 use crate::fsutil::{create_dir, write_atomic};
 use anyhow::{Context, Result, bail};
+use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 
@@ -11,20 +12,23 @@ const COLUMNS: [&str; 8] =
     ["step", "tokens", "split", "loss", "lr", "grad_norm", "tokens_per_second", "elapsed_seconds"];
 
 /// Which documents a row was measured on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Split {
     /// Those trained on.
     Train,
-    /// Those held out.
+    /// All that are held out, whatever set they are of.
     Val,
+    /// The named set of those held out.
+    ValSet(String),
 }
 
 impl Split {
     /// As written in the column `split`.
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> Cow<'static, str> {
         match self {
-            Split::Train => "train",
-            Split::Val => "val",
+            Split::Train => "train".into(),
+            Split::Val => "val".into(),
+            Split::ValSet(name) => format!("val:{name}").into(),
         }
     }
 }

@@ -12,12 +12,13 @@ mod tests;
 mod trend;
 
 pub use length::{Length, describe};
-pub use objective::{Objective, next_tokens};
+pub use objective::{Measured, Objective, next_tokens};
 pub use schedule::learning_rate;
 
 use crate::config::{OptimizerKind, TrainStage, Training, TrialConfig};
 use crate::data::{RowSize, Store, Tokenizer};
 use crate::fsutil::{create_dir, write_atomic};
+use crate::records::{Notice, SetLoss, SourceUse};
 use crate::runs::manifest::Results;
 use crate::track::{Metrics, MetricsRow, Progress, Split, number};
 use anyhow::{Context, Result, anyhow, bail};
@@ -200,6 +201,8 @@ struct Loop<'a, B: Backend> {
     metrics: Metrics,
     checkpoints: Checkpoints,
     length: Length,
+    /// What all steps take of each source that has a name.
+    sources: Vec<SourceUse>,
     cost: Cost,
     tokens: u64,
     flops: f64,
@@ -236,6 +239,10 @@ impl<'a, B: Backend> Loop<'a, B> {
             );
         }
         tracing::info!("{}: {}", request.stage.name(), describe(length.steps, length.passes));
+        let sources = objective.used(length.rows);
+        for notice in of_sources(&sources, request.stage.name()) {
+            tracing::info!("{notice}");
+        }
         write_atomic(&request.out.join(LENGTH), length.steps.to_string().as_bytes())?;
         let metrics = Metrics::open(&request.out.join("metrics.csv"), resumed, &extras(request, &trainer))?;
         Ok(Self {
@@ -246,6 +253,7 @@ impl<'a, B: Backend> Loop<'a, B> {
             metrics,
             checkpoints,
             length,
+            sources,
             cost,
             tokens: saved.map_or(0, |saved| saved.tokens),
             flops: saved.map_or(0.0, |saved| saved.flops),
@@ -339,14 +347,16 @@ impl<'a, B: Backend> Loop<'a, B> {
     fn validate(&mut self) -> Result<()> {
         let validation = self.objective.validate(&self.trainer);
         let validation = validation.with_context(|| self.went_astray(self.trainer.steps()))?;
-        let Some((sums, bytes)) = validation else { return Ok(()) };
-        // Bits of the text's tokens over its bytes: comparable between tokenizers.
-        let bpb = bytes.map(|bytes| sums.loss / std::f64::consts::LN_2 / bytes);
-        let mut extras = sums.extras();
-        extras.extend(bpb.map(|bpb| ("bpb".to_string(), bpb)));
-        self.record(Split::Val, sums.mean(), None, extras)?;
-        if self.best_val.is_none_or(|best| sums.mean() < best) {
-            self.best_val = Some(sums.mean());
+        let Some(validation) = validation else { return Ok(()) };
+        let loss = validation.all.sums.mean();
+        let sets = validation.sets.into_iter().map(|(name, measured)| (Split::ValSet(name), measured));
+        for (split, measured) in std::iter::once((Split::Val, validation.all)).chain(sets) {
+            let mut extras = measured.sums.extras();
+            extras.extend(measured.bpb().map(|bpb| ("bpb".to_string(), bpb)));
+            self.record(split, measured.sums.mean(), None, extras)?;
+        }
+        if self.best_val.is_none_or(|best| loss < best) {
+            self.best_val = Some(loss);
             if self.training.keep_best {
                 self.save(Keep::AsBest)?;
             }
@@ -413,19 +423,38 @@ impl<'a, B: Backend> Loop<'a, B> {
             steps: self.trainer.steps(),
             tokens: self.tokens,
             flops: self.flops,
-            val_loss: validation.as_ref().map(|(sums, _)| sums.mean()),
-            val_bpb: validation.and_then(|(sums, bytes)| Some(sums.loss / std::f64::consts::LN_2 / bytes?)),
+            val_loss: validation.as_ref().map(|found| found.all.sums.mean()),
+            val_bpb: validation.as_ref().and_then(|found| found.all.bpb()),
+            val_sets: validation.map_or(vec![], |found| found.sets.into_iter().map(set_loss).collect()),
             passes: self.length.passes,
             notices: {
                 let mut notices = self.objective.notices(self.request.stage);
                 notices.extend(self.length.notice(self.request.stage.name()));
+                notices.extend(of_sources(&self.sources, self.request.stage.name()));
                 notices
             },
+            sources: self.sources,
             ..Results::default()
         };
         self.request.progress.finish(&describe(results.steps, results.passes));
         Ok(results)
     }
+}
+
+fn set_loss((name, measured): (String, Measured)) -> SetLoss {
+    SetLoss { name, loss: measured.sums.mean(), bpb: measured.bpb() }
+}
+
+/// What is to be told of sources that have names: the share of each, and how often it is passed.
+fn of_sources(sources: &[SourceUse], stage: &str) -> Vec<Notice> {
+    let of = sources.iter().map(|source| source.tokens).sum();
+    let told = |source: &SourceUse| Notice {
+        place: stage.into(),
+        reason: format!("target tokens are of {}, in {:.2} passes over it", source.name, source.passes),
+        count: source.tokens,
+        of,
+    };
+    sources.iter().map(told).collect()
 }
 
 fn checkpoints(out: &Path, training: &Training) -> Checkpoints {

@@ -6,10 +6,11 @@ use crate::data::{
     BatchOptions, Batches, Lost, Pair, Position, PreferenceBatches, RowLoss, RowSize, Store, sequential,
 };
 use crate::fsutil::write_atomic;
-use crate::records::Notice;
+use crate::records::{Notice, SourceUse};
 use anyhow::{Context, Result};
 use model::preference::{DpoConfig, PairOutcome, answer_log_prob, dpo_loss, pair_loss};
 use model::{Backend, Sequence, Trainer, Transformer};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,9 +21,7 @@ pub enum Objective {
         /// Rows to train on.
         batches: Batches,
         /// Held-out rows, with the bytes of their texts.
-        held_out: Vec<(Sequence, f64)>,
-        /// Held-out rows that are not read, or not whole.
-        held_out_lost: Lost,
+        held_out: HeldOut<(Sequence, f64)>,
         /// Whether the loss is that of whole texts, so that bits per byte mean something.
         whole_text: bool,
     },
@@ -31,9 +30,7 @@ pub enum Objective {
         /// Pairs to train on.
         batches: PreferenceBatches,
         /// Held-out pairs.
-        held_out: Vec<Pair>,
-        /// Held-out pairs that are not read, or not whole.
-        held_out_lost: Lost,
+        held_out: HeldOut<Pair>,
         /// The reference's log-probabilities of both answers of each pair.
         references: Vec<[f64; 2]>,
         /// The same for held-out pairs.
@@ -41,6 +38,41 @@ pub enum Objective {
         /// The loss.
         config: DpoConfig,
     },
+}
+
+/// What a stage is validated on.
+pub struct HeldOut<T> {
+    /// The rows, or pairs, of all sets.
+    pub rows: Vec<T>,
+    /// Those of each set that has a name.
+    pub sets: Vec<(String, Range<usize>)>,
+    /// Rows, or pairs, that are not read, or not whole; each with the name of its set, where it has one.
+    pub lost: Vec<(Option<String>, Lost)>,
+}
+
+/// A loss on held-out rows.
+#[derive(Debug, Clone)]
+pub struct Measured {
+    /// Losses and what they are averaged over.
+    pub sums: Sums,
+    /// Bytes of the texts, where all of a text is learned, so that bits per byte mean something.
+    pub bytes: Option<f64>,
+}
+
+impl Measured {
+    /// Bits of the text's tokens over its bytes: comparable between tokenizers.
+    pub fn bpb(&self) -> Option<f64> {
+        Some(self.sums.loss / std::f64::consts::LN_2 / self.bytes?)
+    }
+}
+
+/// What a validation found.
+#[derive(Debug, Clone)]
+pub struct Validation {
+    /// On all that is held out.
+    pub all: Measured,
+    /// On each set that has a name.
+    pub sets: Vec<(String, Measured)>,
 }
 
 impl Objective {
@@ -53,15 +85,14 @@ impl Objective {
         let (train, val) = (data.join("train"), data.join("val"));
         let (train, val) = (Arc::new(Store::open(&train)?), Store::open(&val)?);
         let (seq_len, seed) = (training.seq_len, trial.seed);
+        let shares = trial.data.shares(stage);
         if stage.compares_answers() {
             let section = &trial.dpo;
-            let batches = PreferenceBatches::new(&train, seq_len, seed)?;
+            let batches = PreferenceBatches::new(&train, seq_len, seed, shares.as_deref())?;
             batches.ensure_any()?;
-            let held_out = PreferenceBatches::new(&val, seq_len, seed)?;
             return Ok(Self::Preferences {
                 batches,
-                held_out: held_out.pairs().to_vec(),
-                held_out_lost: held_out.lost().clone(),
+                held_out: held_out_pairs(&val, seq_len, seed)?,
                 references: vec![],
                 held_out_references: vec![],
                 config: DpoConfig {
@@ -73,20 +104,39 @@ impl Objective {
         }
         let loss = RowLoss::of(&train, (stage.spec().answers)(trial));
         let whole_text = loss == RowLoss::Text;
-        let options = BatchOptions { seq_len, packing: training.packing, loss, seed };
-        let single = BatchOptions { packing: Packing::Single, ..options.clone() };
-        let (held_out, held_out_lost) = sequential(&val, &single, training.val_tokens);
-        Ok(Self::Tokens { held_out, held_out_lost, batches: Batches::new(train, options)?, whole_text })
+        let options = BatchOptions { seq_len, packing: training.packing, loss, seed, shares };
+        let held_out = held_out_rows(&val, &options, training.val_tokens);
+        Ok(Self::Tokens { held_out, batches: Batches::new(train, options)?, whole_text })
     }
 
     /// Rows, or pairs, that the stage leaves out or cuts.
     pub fn notices(&self, stage: TrainStage) -> Vec<Notice> {
         let (lost, held_out) = match self {
-            Self::Tokens { batches, held_out_lost, .. } => (batches.lost(), held_out_lost),
-            Self::Preferences { batches, held_out_lost, .. } => (batches.lost(), held_out_lost),
+            Self::Tokens { batches, held_out, .. } => (batches.lost(), &held_out.lost),
+            Self::Preferences { batches, held_out, .. } => (batches.lost(), &held_out.lost),
         };
-        let held_out = held_out.notices(&format!("{}, held out", stage.name()));
-        [lost.notices(stage.name()), held_out].concat()
+        let of_set = |(name, lost): &(Option<String>, Lost)| {
+            let set = name.as_ref().map_or(String::new(), |name| format!(" ({name})"));
+            lost.notices(&format!("{}, held out{set}", stage.name()))
+        };
+        lost.notices(stage.name()).into_iter().chain(held_out.iter().flat_map(of_set)).collect()
+    }
+
+    /// What the first rows, or pairs, take of each source that has a name.
+    pub fn used(&self, rows: u64) -> Vec<SourceUse> {
+        match self {
+            Self::Tokens { batches, .. } => batches.used(rows),
+            Self::Preferences { batches, .. } => batches.used(rows),
+        }
+    }
+
+    /// The names of the validation sets that have some.
+    pub fn set_names(&self) -> Vec<String> {
+        let sets = match self {
+            Self::Tokens { held_out, .. } => &held_out.sets,
+            Self::Preferences { held_out, .. } => &held_out.sets,
+        };
+        sets.iter().map(|(name, _)| name.clone()).collect()
     }
 
     /// What every row, or pair, of a pass over the data holds, in order, for a model that attends to a `window`.
@@ -129,37 +179,34 @@ impl Objective {
         }
     }
 
-    /// The loss on held-out rows and, for whole texts, their bytes; `None` where nothing is held out.
+    /// The loss on held-out rows; `None` where nothing is held out.
     ///
     /// # Errors
     /// Where the model has no finite results.
-    pub fn validate<B: Backend>(&self, trainer: &Trainer<B>) -> Result<Option<(Sums, Option<f64>)>> {
+    pub fn validate<B: Backend>(&self, trainer: &Trainer<B>) -> Result<Option<Validation>> {
         match self {
             Self::Tokens { held_out, whole_text, .. } => {
-                if held_out.is_empty() {
-                    return Ok(None);
-                }
-                let rows: Vec<Sequence> = held_out.iter().map(|(row, _)| row.clone()).collect();
-                let log_probs = trainer.transformer.token_log_probs(&rows)?;
-                let mut sums = Sums::default();
-                for (row, log_probs) in rows.iter().zip(log_probs) {
-                    sums.loss -= log_probs.iter().map(|&l| f64::from(l)).sum::<f64>();
-                    sums.counted += f64::from(row.counted);
-                }
-                let bytes = whole_text.then(|| held_out.iter().map(|(_, bytes)| bytes).sum());
-                Ok(Some((sums, bytes)))
+                let rows: Vec<Sequence> = held_out.rows.iter().map(|(row, _)| row.clone()).collect();
+                held_out.measure(|| {
+                    let log_probs = trainer.transformer.token_log_probs(&rows)?;
+                    let measured = rows.iter().zip(log_probs).zip(&held_out.rows);
+                    let of_row =
+                        |((row, log_probs), (_, bytes)): ((&Sequence, Vec<f32>), &(Sequence, f64))| {
+                            let loss = -log_probs.iter().map(|&l| f64::from(l)).sum::<f64>();
+                            let sums = Sums { loss, counted: f64::from(row.counted), ..Sums::default() };
+                            Measured { sums, bytes: whole_text.then_some(*bytes) }
+                        };
+                    Ok(measured.map(of_row).collect())
+                })
             }
-            Self::Preferences { held_out, held_out_references, config, .. } => {
-                if held_out.is_empty() {
-                    return Ok(None);
-                }
-                let policy = answer_log_probs(&trainer.transformer, held_out, config)?;
-                let mut sums = Sums::default();
-                for (policy, reference) in policy.iter().zip(held_out_references) {
-                    sums.add(&of_pairs(&[pair_loss(*policy, *reference, config)]));
-                }
-                Ok(Some((sums, None)))
-            }
+            Self::Preferences { held_out, held_out_references, config, .. } => held_out.measure(|| {
+                let policy = answer_log_probs(&trainer.transformer, &held_out.rows, config)?;
+                let of_pair = |(policy, reference): (&[f64; 2], &[f64; 2])| {
+                    let sums = of_pairs(&[pair_loss(*policy, *reference, config)]);
+                    Measured { sums, bytes: None }
+                };
+                Ok(policy.iter().zip(held_out_references).map(of_pair).collect())
+            }),
         }
     }
 
@@ -204,8 +251,58 @@ impl Objective {
             Ok(found)
         };
         *references = look_up(batches.pairs(), "references.bin")?;
-        *held_out_references = look_up(held_out, "references_val.bin")?;
+        *held_out_references = look_up(&held_out.rows, "references_val.bin")?;
         Ok(())
+    }
+}
+
+/// The documents of each validation set, with its name where it has one.
+fn sets_of(val: &Store) -> Vec<(Option<String>, Range<usize>)> {
+    match val.info().ranges() {
+        sets if sets.is_empty() => vec![(None, 0..val.len())],
+        sets => sets.into_iter().map(|(name, documents)| (Some(name.to_string()), documents)).collect(),
+    }
+}
+
+fn held_out_rows(val: &Store, options: &BatchOptions, most_tokens: u64) -> HeldOut<(Sequence, f64)> {
+    let single = BatchOptions { packing: Packing::Single, ..options.clone() };
+    let mut held_out = HeldOut { rows: vec![], sets: vec![], lost: vec![] };
+    for (name, documents) in sets_of(val) {
+        let begin = held_out.rows.len();
+        let (rows, lost) = sequential(val, documents, &single, most_tokens);
+        held_out.rows.extend(rows);
+        held_out.sets.extend(name.clone().map(|name| (name, begin..held_out.rows.len())));
+        held_out.lost.push((name, lost));
+    }
+    held_out
+}
+
+fn held_out_pairs(val: &Store, seq_len: usize, seed: u64) -> Result<HeldOut<Pair>> {
+    let batches = PreferenceBatches::new(val, seq_len, seed, None)?;
+    let pairs = batches.pairs();
+    let index = |document: usize| pairs.partition_point(|pair| 2 * pair.index < document);
+    let of_set = |(name, documents): (Option<String>, Range<usize>)| {
+        Some((name?, index(documents.start)..index(documents.end)))
+    };
+    let sets = sets_of(val).into_iter().filter_map(of_set).collect();
+    Ok(HeldOut { rows: pairs.to_vec(), sets, lost: vec![(None, batches.lost().clone())] })
+}
+
+impl<T> HeldOut<T> {
+    /// Sums up what `rows` measures of every row: over all of them and over each set.
+    fn measure(&self, rows: impl FnOnce() -> Result<Vec<Measured>>) -> Result<Option<Validation>> {
+        if self.rows.is_empty() {
+            return Ok(None);
+        }
+        let rows = rows()?;
+        let sum = |rows: &[Measured]| {
+            let mut all = Measured { sums: Sums::default(), bytes: rows.iter().map(|row| row.bytes).sum() };
+            rows.iter().for_each(|row| all.sums.add(&row.sums));
+            all
+        };
+        let sets = self.sets.iter().filter(|(_, range)| !range.is_empty());
+        let sets = sets.map(|(name, range)| (name.clone(), sum(&rows[range.clone()]))).collect();
+        Ok(Some(Validation { all: sum(&rows), sets }))
     }
 }
 

@@ -325,3 +325,82 @@ fn the_best_checkpoint_and_every_third_are_kept() {
     assert_eq!(about["step"], step);
     assert!((about["best_val"].as_f64().unwrap() - loss).abs() < 1e-6, "{about} {validations:?}");
 }
+
+#[test]
+fn mixed_sources_that_are_stopped_are_the_same_training_and_have_losses_of_their_own() {
+    use crate::config::Sources;
+    use crate::data::store::{Document, StoreHead, StoreWriter};
+    let dir = tempfile::tempdir().unwrap();
+    prepared(dir.path(), 1, 9..=9);
+    let mut random = ChaCha8Rng::seed_from_u64(11);
+    for (side, sources) in
+        [("train", [("books", 9, 60), ("web", 70, 12)]), ("val", [("code", 3, 30), ("wiki", 5, 9)])]
+    {
+        let head = StoreHead {
+            kind: Kind::Pretrain,
+            token_bytes: vec![1; VOCAB],
+            marker: vec![],
+            tokenizer: "hand-made".into(),
+        };
+        let folder = dir.path().join("data").join(side);
+        fs::remove_dir_all(&folder).unwrap();
+        let mut writer = StoreWriter::create(&folder, head).unwrap();
+        for (name, documents, len) in sources {
+            writer.begin(name);
+            for _ in 0..documents {
+                let ids = (0..len).map(|_| random.random_range(3..VOCAB as u32)).collect();
+                writer.push(&Document { ids, marks: vec![], bytes: len }).unwrap();
+            }
+        }
+        writer.finish().unwrap();
+    }
+    let training = Training {
+        steps: Some(120),
+        batch_size: 3,
+        seq_len: 64,
+        packing: Packing::Separated,
+        lanes: 2,
+        val_every_tokens: 3000,
+        log_every: 5,
+        ..Training::default()
+    };
+    let mut trial = trial(training);
+    let files = |name: &str| (name.to_string(), vec!["f".to_string()]);
+    trial.data.pretrain = Sources::Named([files("books"), files("web")].into());
+    trial.data.mix = [("books".to_string(), 3.0), ("web".to_string(), 1.0)].into();
+    let undisturbed = train(dir.path(), "undisturbed", &trial, u64::MAX).unwrap();
+    for stop_at in [10, 50, 55, 100] {
+        assert_eq!(train(dir.path(), "stopped", &trial, stop_at), None);
+    }
+    assert_eq!(train(dir.path(), "stopped", &trial, u64::MAX).unwrap(), undisturbed);
+    let file = |run: &str, name: &str| fs::read(dir.path().join(run).join(name)).unwrap();
+    assert!(file("undisturbed", "model/model.safetensors") == file("stopped", "model/model.safetensors"));
+    let rows = |run: &str| -> Vec<(String, String, String)> {
+        let mut csv = csv::Reader::from_path(dir.path().join(run).join("metrics.csv")).unwrap();
+        let rows = csv.records().map(|row| row.unwrap());
+        rows.map(|row| (row[0].to_string(), row[2].to_string(), row[3].to_string())).collect()
+    };
+    assert_eq!(rows("undisturbed"), rows("stopped"));
+    // Books are 540 tokens of 1,380 and three quarters of what is trained on.
+    let [books, web] = undisturbed.sources.as_slice() else { panic!("{:?}", undisturbed.sources) };
+    assert_eq!(books.tokens + web.tokens, undisturbed.tokens);
+    assert!((books.tokens as f64 / undisturbed.tokens as f64 - 0.75).abs() < 0.02, "{books:?} {web:?}");
+    assert!((books.passes - books.tokens as f64 / 531.0).abs() < 1e-12, "{books:?}");
+    let told: Vec<String> = undisturbed.notices.iter().map(ToString::to_string).collect();
+    assert!(
+        told[0].ends_with(&format!("target tokens are of books, in {:.2} passes over it", books.passes)),
+        "{told:?}"
+    );
+    // The whole is the mean of its sets over their target tokens: 3 x 29 and 5 x 8.
+    let [code, wiki] = undisturbed.val_sets.as_slice() else { panic!("{:?}", undisturbed.val_sets) };
+    let whole = (code.loss * 87.0 + wiki.loss * 40.0) / 127.0;
+    assert!((undisturbed.val_loss.unwrap() - whole).abs() < 1e-12);
+    let bits =
+        |set: &crate::records::SetLoss, targets: f64| set.loss * targets / std::f64::consts::LN_2 / targets;
+    assert!((code.bpb.unwrap() - bits(code, 87.0)).abs() < 1e-12);
+    let splits: Vec<String> = rows("stopped").into_iter().map(|row| row.1).filter(|s| s != "train").collect();
+    assert!(
+        splits.len() > 6 && splits.chunks(3).all(|all| all == ["val", "val:code", "val:wiki"]),
+        "{splits:?}"
+    );
+}

@@ -33,7 +33,7 @@ fn made(
 ) -> Result<Prepared> {
     let (log, stop) = (ReadLog::default(), AtomicBool::new(false));
     let preparation = Preparation::new(kind, tokenizer, config, &log);
-    prepare(rows.into_iter().map(Ok), &preparation, &dir.join("data"), &stop, &|_| ())
+    prepare(Part::all(rows.into_iter().map(Ok)), &preparation, &dir.join("data"), &stop, &|_| ())
 }
 
 fn held_out(val_share: f64) -> DataConfig {
@@ -51,8 +51,8 @@ fn store(dir: &Path, side: &str) -> Arc<Store> {
 /// The rows of a store in its order, one document each.
 fn single_rows(store: &Arc<Store>, seq_len: usize) -> Vec<Sequence> {
     let loss = RowLoss::of(store, AnswerLoss::Last);
-    let options = BatchOptions { seq_len, packing: Packing::Single, loss, seed: 1 };
-    sequential(store, &options, u64::MAX).0.into_iter().map(|(row, _)| row).collect()
+    let options = BatchOptions { seq_len, packing: Packing::Single, loss, seed: 1, shares: None };
+    sequential(store, 0..store.len(), &options, u64::MAX).0.into_iter().map(|(row, _)| row).collect()
 }
 
 fn matrix(tensors: &SafeTensors, name: &str, width: usize) -> Vec<Vec<u32>> {
@@ -210,7 +210,7 @@ fn real_files_become_stores_whatever_the_threads() {
             let progress = |rows: u64| *done.lock().unwrap() = rows;
             let preparation = Preparation::new(kind, &tokenizer, &config, &options.log);
             let stop = AtomicBool::new(false);
-            pool.install(|| prepare(rows, &preparation, &out, &stop, &progress)).unwrap();
+            pool.install(|| prepare(Part::all(rows), &preparation, &out, &stop, &progress)).unwrap();
             assert_eq!(*done.lock().unwrap(), count);
             let sides = [TRAIN, VAL].map(|side| {
                 let store = store(dir.path(), side);
@@ -260,7 +260,7 @@ fn a_conversation_has_loss_on_its_answers() {
     let store = store(dir.path(), TRAIN);
     let under_loss = |answers| {
         let loss = RowLoss::of(&store, answers);
-        let options = BatchOptions { seq_len: 512, packing: Packing::Separated, loss, seed: 1 };
+        let options = BatchOptions { seq_len: 512, packing: Packing::Separated, loss, seed: 1, shares: None };
         let mut batches = Batches::new(store.clone(), options).unwrap();
         let row = batches.next_batch(1).remove(0);
         assert_eq!(
@@ -288,7 +288,7 @@ fn a_preference_pair_is_prompt_and_answers_in_the_chat_template() {
     assert_eq!(prepared.train_rows, 1);
     let store = store(dir.path(), TRAIN);
     assert_eq!([0, 1].map(|index| store.bytes(index)), [6, 9]);
-    let pair = PreferenceBatches::new(&store, 512, 1).unwrap().pairs()[0].clone();
+    let pair = PreferenceBatches::new(&store, 512, 1, None).unwrap().pairs()[0].clone();
     for (row, answer) in [(&pair.chosen, "好"), (&pair.rejected, "坏坏")] {
         let mut ids = vec![row.ids[0]];
         ids.extend(&row.targets);
@@ -312,18 +312,18 @@ fn a_failed_preparation_leaves_the_earlier_one_and_nothing_else() {
     let (config, log, stop) = (held_out(0.0), ReadLog::default(), AtomicBool::new(false));
     let preparation = Preparation::new(Kind::Pretrain, &tokenizer, &config, &log);
     let broken = good().chain([Err(anyhow!("a.jsonl:3001: is not whole JSON"))]);
-    let error = prepare(broken, &preparation, &out, &stop, &|_| ()).unwrap_err();
+    let error = prepare(Part::all(broken), &preparation, &out, &stop, &|_| ()).unwrap_err();
     assert_eq!(error.to_string(), "a.jsonl:3001: is not whole JSON");
     assert_eq!(store(dir.path(), TRAIN).len(), 1);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     // So does one that is asked to stop.
     let told = |_| stop.store(true, Ordering::SeqCst);
-    let error = prepare(good(), &preparation, &out, &stop, &told).unwrap_err();
+    let error = prepare(Part::all(good()), &preparation, &out, &stop, &told).unwrap_err();
     assert!(error.is::<Stopped>(), "{error}");
     assert_eq!(store(dir.path(), TRAIN).len(), 1);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     stop.store(false, Ordering::SeqCst);
-    prepare(good(), &preparation, &out, &stop, &|_| ()).unwrap();
+    prepare(Part::all(good()), &preparation, &out, &stop, &|_| ()).unwrap();
     assert_eq!(store(dir.path(), TRAIN).len(), 3000);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
@@ -337,7 +337,7 @@ fn what_cannot_be_prepared_is_refused() {
         let rows: Vec<Row> = rows.iter().map(|text| Row::Text(text.to_string())).collect();
         let (config, log, stop) = (held_out(val_share), ReadLog::default(), AtomicBool::new(false));
         let preparation = Preparation::new(Kind::Pretrain, &tokenizer, &config, &log);
-        let prepared = prepare(rows.into_iter().map(Ok), &preparation, out, &stop, &|_| ());
+        let prepared = prepare(Part::all(rows.into_iter().map(Ok)), &preparation, out, &stop, &|_| ());
         format!("{:#}", prepared.unwrap_err())
     };
     assert!(error(&["x"], 1.0, &out).contains("data.val_share is 1"));
@@ -357,8 +357,8 @@ fn chat(question: &str, answer: &str) -> Vec<Message> {
 /// The text under loss of the rows of a store.
 fn under_loss(tokenizer: &Tokenizer, store: &Arc<Store>, answers: AnswerLoss) -> Vec<String> {
     let loss = RowLoss::of(store, answers);
-    let options = BatchOptions { seq_len: 512, packing: Packing::Single, loss, seed: 1 };
-    let rows = sequential(store, &options, u64::MAX).0;
+    let options = BatchOptions { seq_len: 512, packing: Packing::Single, loss, seed: 1, shares: None };
+    let rows = sequential(store, 0..store.len(), &options, u64::MAX).0;
     let text = |row: &Sequence| {
         let on = row.targets.iter().zip(&row.weights).filter(|(_, weight)| **weight > 0.0);
         tokenizer.decode(&on.map(|(&id, _)| id).collect::<Vec<_>>(), false).unwrap()
@@ -418,7 +418,7 @@ fn every_stage_tokenizes_the_same_text_the_same_way() {
     }
     let letter = tokenizer.id("C").unwrap();
     assert!(pairs.document(0).contains(&letter));
-    let pair = PreferenceBatches::new(&pairs, 64, 1).unwrap().pairs()[0].clone();
+    let pair = PreferenceBatches::new(&pairs, 64, 1, None).unwrap().pairs()[0].clone();
     let on =
         |row: &Sequence| row.targets.iter().zip(&row.weights).find(|(_, w)| **w > 0.0).map(|(&id, _)| id);
     assert_eq!((on(&pair.chosen), on(&pair.rejected)), (Some(letter), tokenizer.id("B")));
@@ -483,7 +483,10 @@ fn of_case(name: &str, answers: AnswerLoss) -> Option<Result<Batches>> {
     from_rows(conversations, Kind::Conversations, 0.0, &tokenizer, dir.path());
     let store = store(dir.path(), TRAIN);
     let loss = RowLoss::of(&store, answers);
-    Some(Batches::new(store, BatchOptions { seq_len: 64, packing: Packing::Single, loss, seed: 1 }))
+    Some(Batches::new(
+        store,
+        BatchOptions { seq_len: 64, packing: Packing::Single, loss, seed: 1, shares: None },
+    ))
 }
 
 #[test]
@@ -522,7 +525,7 @@ fn nothing_left_names_what_was_read_and_held_out() {
     let options = ReadOptions::new(&config);
     let preparation = Preparation::new(Kind::Pretrain, &tokenizer, &config, &options.log);
     let found = rows(&[file], Kind::Pretrain, &options);
-    let error = prepare(found, &preparation, &dir.path().join("out"), &stop, &|_| ()).unwrap_err();
+    let error = prepare(Part::all(found), &preparation, &dir.path().join("out"), &stop, &|_| ()).unwrap_err();
     assert_eq!(
         error.to_string(),
         "no pretraining text to train on: 1 row came, 1 held out by data.val_share, 1 of 2 rows left out, \
@@ -542,4 +545,98 @@ fn a_turn_says_whether_it_carries_loss() {
     for answers in [AnswerLoss::Last, AnswerLoss::Every] {
         assert_eq!(under_loss(&tokenizer, &store, answers), ["\n二</s>\n"]);
     }
+}
+
+/// A part of texts.
+fn part(name: Option<&str>, is_held_out: bool, texts: &[String]) -> Part<'static> {
+    let rows: Vec<Result<Row>> = texts.iter().cloned().map(Row::Text).map(Ok).collect();
+    let key = format!("data.{}", name.unwrap_or("val"));
+    Part { key, name: name.map(Into::into), is_held_out, rows: Box::new(rows.into_iter()) }
+}
+
+fn parted(parts: Vec<Part>, val_share: f64, dir: &Path) -> Result<Prepared> {
+    let (log, stop, tokenizer, config) =
+        (ReadLog::default(), AtomicBool::new(false), small(), held_out(val_share));
+    let preparation = Preparation::new(Kind::Pretrain, &tokenizer, &config, &log);
+    prepare(parts, &preparation, &dir.join("data"), &stop, &|_| ())
+}
+
+fn numbered(word: &str, numbers: std::ops::Range<usize>) -> Vec<String> {
+    numbers.map(|i| format!("{word} {i}")).collect()
+}
+
+#[test]
+fn validation_files_take_the_place_of_the_share_and_rows_in_both_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let parts = vec![
+        part(Some("code"), true, &numbered("code", 0..3)),
+        part(
+            Some("wiki"),
+            true,
+            &[numbered("text", 0..3), numbered("text", 0..1), numbered("wiki", 0..6)].concat(),
+        ),
+        part(None, false, &numbered("text", 0..50)),
+    ];
+    let prepared = parted(parts, 0.5, dir.path()).unwrap();
+    assert_eq!((prepared.train_rows, prepared.val_rows), (50, 13));
+    let overlap = |set: &str, rows, of| Overlap { set: set.into(), rows, of };
+    // The first text stands twice in the set, and each counts.
+    assert_eq!(prepared.overlaps, [overlap("code", 0, 3), overlap("wiki", 4, 10)]);
+    let (log, tokenizer, config) = (ReadLog::default(), small(), held_out(0.5));
+    let notices = prepared.notices("pretrain", &Preparation::new(Kind::Pretrain, &tokenizer, &config, &log));
+    let told: Vec<String> = notices.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        ["pretrain, held out (wiki): 4 of 10 validation rows are equal to rows that are trained on"]
+    );
+    let (train, val) = (store(dir.path(), "train"), store(dir.path(), "val"));
+    assert_eq!((train.len(), train.info().ranges()), (50, vec![]));
+    assert_eq!(val.info().ranges(), [("code", 0..3), ("wiki", 3..13)]);
+}
+
+#[test]
+fn a_share_is_held_out_of_every_source_and_is_its_own_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let parts = || {
+        vec![
+            part(Some("books"), false, &numbered("book", 0..100)),
+            part(Some("web"), false, &numbered("web", 0..200)),
+        ]
+    };
+    let prepared = parted(parts(), 0.2, dir.path()).unwrap();
+    let (train, val) = (store(dir.path(), "train"), store(dir.path(), "val"));
+    for (name, rows) in [("books", 100), ("web", 200)] {
+        let documents = |store: &Store| {
+            let range = store.info().ranges().into_iter().find(|(of, _)| *of == name).unwrap().1;
+            range.len()
+        };
+        assert_eq!(documents(&train) + documents(&val), rows);
+        assert!((rows / 10..rows * 3 / 10).contains(&documents(&val)), "{}", documents(&val));
+    }
+    assert_eq!(prepared.overlaps, []);
+    // The same rows in one list are the same documents in the same order.
+    let one = tempfile::tempdir().unwrap();
+    let texts = [numbered("book", 0..100), numbered("web", 0..200)].concat();
+    parted(vec![part(None, false, &texts)], 0.2, one.path()).unwrap();
+    for side in ["train", "val"] {
+        assert_eq!(store(one.path(), side).info().sha256, store(dir.path(), side).info().sha256);
+    }
+    parted(parts(), 0.0, one.path()).unwrap();
+    assert_eq!(store(one.path(), "val").info().ranges(), []);
+}
+
+#[test]
+fn sources_and_sets_without_rows_are_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = |parts| parted(parts, 0.1, dir.path()).unwrap_err().to_string();
+    let full = || part(Some("full"), false, &numbered("a", 0..20));
+    assert_eq!(
+        error(vec![part(Some("wiki"), true, &[]), full()]),
+        "data.wiki: no pretraining text to validate on"
+    );
+    assert_eq!(error(vec![part(None, true, &[]), full()]), "data.val: no pretraining text to validate on");
+    assert_eq!(
+        error(vec![full(), part(Some("web"), false, &[])]),
+        "data.web: no pretraining text to train on"
+    );
 }

@@ -186,6 +186,11 @@ impl ReadLog {
         self.lock().clone()
     }
 
+    /// How many files reading has begun with.
+    pub fn files_begun(&self) -> usize {
+        self.lock().files.len()
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, ReadReport> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

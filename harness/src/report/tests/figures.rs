@@ -80,6 +80,7 @@ fn made_up() -> (Vec<TrialRecord>, Vec<TrialQuestion>) {
                 probabilities: [0.25; 4],
                 prediction: if is_right { 'A' } else { 'B' },
                 answer: 'A',
+                contaminated: None,
             };
             questions.push(TrialQuestion { trial: trial.trial, stage: "sft".into(), record });
         }

@@ -1,0 +1,134 @@
+//! Files by the names of their sources, and the weights by which sources are mixed.
+
+use super::{DataConfig, TrainStage};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+/// Files or globs: one list of them, or a list for each of several named sources, in the order of their names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Sources {
+    /// One list.
+    Plain(Vec<String>),
+    /// Lists by name.
+    Named(BTreeMap<String, Vec<String>>),
+}
+
+impl Sources {
+    /// The mark of the type in a JSON Schema.
+    pub const FORMAT: &str = "sources";
+
+    /// Whether no source is named.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Plain(patterns) => patterns.is_empty(),
+            Self::Named(sources) => sources.is_empty(),
+        }
+    }
+
+    /// Each list with the name of its source; that of a plain list has none.
+    pub fn lists(&self) -> Vec<(Option<&str>, &[String])> {
+        match self {
+            Self::Plain(patterns) if patterns.is_empty() => vec![],
+            Self::Plain(patterns) => vec![(None, patterns)],
+            Self::Named(sources) => {
+                sources.iter().map(|(name, patterns)| (Some(name.as_str()), patterns.as_slice())).collect()
+            }
+        }
+    }
+
+    /// The names of the sources, where they have some.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.lists().into_iter().filter_map(|(name, _)| name)
+    }
+
+    /// The files or globs of all lists.
+    pub fn patterns(&self) -> Vec<String> {
+        self.lists().into_iter().flat_map(|(_, patterns)| patterns).cloned().collect()
+    }
+}
+
+impl Default for Sources {
+    fn default() -> Self {
+        Self::Plain(Vec::new())
+    }
+}
+
+impl From<Vec<String>> for Sources {
+    fn from(patterns: Vec<String>) -> Self {
+        Self::Plain(patterns)
+    }
+}
+
+impl JsonSchema for Sources {
+    fn schema_name() -> Cow<'static, str> {
+        "Sources".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let list = serde_json::json!({ "type": "array", "items": { "type": "string" } });
+        json_schema!({
+            "anyOf": [list, { "type": "object", "additionalProperties": list, "minProperties": 1 }],
+            "format": Self::FORMAT,
+        })
+    }
+}
+
+/// The key of one of several named lists: `data.pretrain.web`; of a plain list that of the files.
+pub fn source_key(key: &str, name: Option<&str>) -> String {
+    name.map_or_else(|| key.into(), |name| format!("{key}.{name}"))
+}
+
+/// What a source may be called, so that keys and columns can name it.
+pub fn is_source_name(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+}
+
+impl DataConfig {
+    /// The share of each source in the tokens that a stage trains on, by name, those of `data.mix` over their sum;
+    /// `None` where the stage's sources are not mixed but read to their ends.
+    pub fn shares(&self, stage: TrainStage) -> Option<Vec<(String, f64)>> {
+        let (_, sources) = stage.files(self);
+        let weights: Vec<(String, f64)> = sources
+            .names()
+            .map(|name| (name.to_string(), self.mix.get(name).copied().unwrap_or_default()))
+            .collect();
+        let is_mixed = sources.names().any(|name| self.mix.contains_key(name));
+        let sum: f64 = weights.iter().map(|(_, weight)| weight).sum();
+        is_mixed.then(|| weights.into_iter().map(|(name, weight)| (name, weight / sum)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::TrialConfig;
+
+    #[test]
+    fn sources_are_a_list_or_lists_by_name_and_come_back_from_a_recorded_trial() {
+        let mut config = TrialConfig::default();
+        config.data.pretrain =
+            toml::from_str::<BTreeMap<String, Sources>>("a = { web = ['b'], books = ['c', 'd'] }")
+                .unwrap()
+                .remove("a")
+                .unwrap();
+        config.data.sft = vec!["e".into()].into();
+        config.data.mix = [("web".to_string(), 3.0), ("books".to_string(), 1.0)].into();
+        let told: TrialConfig = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
+        assert_eq!(told, config);
+        assert_eq!(config.data.pretrain.names().collect::<Vec<_>>(), ["books", "web"]);
+        assert_eq!(config.data.pretrain.patterns(), ["c", "d", "b"]);
+        assert_eq!((config.data.sft.names().count(), config.data.sft.patterns()), (0, vec!["e".into()]));
+        assert!(Sources::default().is_empty() && Sources::default().lists().is_empty());
+        let shares = config.data.shares(TrainStage::Pretrain).unwrap();
+        assert_eq!(shares, [("books".to_string(), 0.25), ("web".to_string(), 0.75)]);
+        assert_eq!(config.data.shares(TrainStage::Sft), None);
+    }
+}

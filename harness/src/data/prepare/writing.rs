@@ -1,0 +1,147 @@
+//! Rows as documents into their stores, and which of them are held out.
+
+use super::super::store::{Document, StoreWriter};
+use super::{FileDocuments, Overlap, Part, Prepared};
+use anyhow::Result;
+use std::collections::HashMap;
+use std::sync::mpsc::Receiver;
+
+/// A part without its rows.
+pub struct About {
+    /// The key that names its files.
+    pub key: String,
+    /// The name of the source, or of the validation set.
+    pub name: Option<String>,
+    /// Whether all of its rows are held out.
+    pub is_held_out: bool,
+}
+
+impl About {
+    /// Of a part.
+    pub fn of(part: &Part) -> Self {
+        Self { key: part.key.clone(), name: part.name.clone(), is_held_out: part.is_held_out }
+    }
+}
+
+/// Rows of one file of one part that stand one after the other.
+pub struct Chunk<T> {
+    /// The number of their part.
+    pub part: usize,
+    /// Files that reading had begun with; theirs is the last.
+    pub file: usize,
+    /// The rows.
+    pub rows: Vec<T>,
+}
+
+/// A row as documents.
+#[derive(Default)]
+pub struct Tokenized {
+    /// What stands for its text, of a pair for its prompt.
+    pub content: u128,
+    /// A pair with equal answers has none.
+    pub documents: Vec<Document>,
+    /// Special tokens that its texts spell.
+    pub spelled: u64,
+}
+
+/// The stores while they are written.
+pub struct Writing<'a> {
+    train: StoreWriter,
+    val: StoreWriter,
+    parts: &'a [About],
+    val_share: f64,
+    /// The part that is being written.
+    part: Option<usize>,
+    /// Rows written of each part.
+    written: Vec<u64>,
+    /// Rows of validation files by what stands for their text: in which part they are, how many, and whether one is
+    /// trained on as well.
+    held_out: HashMap<u128, Vec<(usize, u64, bool)>>,
+    prepared: Prepared,
+}
+
+impl<'a> Writing<'a> {
+    /// Of stores without documents.
+    pub fn new(train: StoreWriter, val: StoreWriter, parts: &'a [About], val_share: f64) -> Self {
+        let written = vec![0; parts.len()];
+        let (part, held_out, prepared) = (None, HashMap::new(), Prepared::default());
+        // Validation files take the place of the share.
+        let val_share = if parts.iter().any(|part| part.is_held_out) { 0.0 } else { val_share };
+        Self { train, val, parts, val_share, part, written, held_out, prepared }
+    }
+
+    /// Writes all chunks, to the end of the stores; with how many rows were written of each part.
+    ///
+    /// # Errors
+    /// Where a file cannot be written.
+    pub fn all(mut self, chunks: &Receiver<Chunk<Tokenized>>) -> Result<(Prepared, Vec<u64>)> {
+        for Chunk { part, file, rows } in chunks {
+            self.begin(part);
+            let before = self.train.documents();
+            rows.into_iter().try_for_each(|row| self.row(part, &row))?;
+            if let Some(index) = file.checked_sub(1) {
+                let files = &mut self.prepared.files;
+                files.resize(files.len().max(file), FileDocuments::default());
+                files[index].documents += self.train.documents() - before;
+            }
+        }
+        for info in [self.train.finish()?, self.val.finish()?] {
+            self.prepared.tokens += info.tokens;
+            self.prepared.bytes += info.bytes;
+        }
+        for (part, about) in self.parts.iter().enumerate().filter(|(_, about)| about.is_held_out) {
+            let of_part = self.held_out.values().flatten().filter(|(of, ..)| *of == part);
+            let rows = of_part.filter(|(.., is_trained)| *is_trained).map(|(_, count, _)| count).sum();
+            let set = about.name.clone().unwrap_or_default();
+            self.prepared.overlaps.push(Overlap { set, rows, of: self.written[part] });
+        }
+        Ok((self.prepared, self.written))
+    }
+
+    fn begin(&mut self, part: usize) {
+        if self.part.replace(part) == Some(part) {
+            return;
+        }
+        let About { name: Some(name), is_held_out, .. } = &self.parts[part] else { return };
+        if *is_held_out {
+            self.val.begin(name);
+        } else {
+            self.train.begin(name);
+            if self.val_share > 0.0 {
+                self.val.begin(name);
+            }
+        }
+    }
+
+    fn row(&mut self, part: usize, row: &Tokenized) -> Result<()> {
+        let prepared = &mut self.prepared;
+        prepared.special += u64::from(row.spelled > 0);
+        if row.documents.is_empty() {
+            prepared.equal += 1;
+            return Ok(());
+        }
+        let is_file = self.parts[part].is_held_out;
+        let (store, rows) = match is_file || share(row.content) < self.val_share {
+            true => (&mut self.val, &mut prepared.val_rows),
+            false => (&mut self.train, &mut prepared.train_rows),
+        };
+        *rows += 1;
+        self.written[part] += 1;
+        row.documents.iter().try_for_each(|document| store.push(document))?;
+        if is_file {
+            let sets = self.held_out.entry(row.content).or_default();
+            match sets.iter_mut().find(|(of, ..)| *of == part) {
+                Some((_, count, _)) => *count += 1,
+                None => sets.push((part, 1, false)),
+            }
+        } else if let Some(sets) = self.held_out.get_mut(&row.content) {
+            sets.iter_mut().for_each(|(.., is_trained)| *is_trained = true);
+        }
+        Ok(())
+    }
+}
+
+/// A number from 0 to 1 that depends on the content alone.
+fn share(hash: u128) -> f64 {
+    ((hash >> 64) as u64 >> 11) as f64 / (1u64 << 53) as f64
+}

@@ -1,0 +1,117 @@
+//! The text that a trial's model was trained on, from its prepared data.
+
+use super::{Contamination, Index, Place};
+use crate::config::{TrainStage, TrialConfig, recipe};
+use crate::data::prepare::{Prepared, TRAIN};
+use crate::data::{Store, Tokenizer};
+use crate::exam::Sheet;
+use crate::fsutil::read_text;
+use anyhow::Result;
+use serde::Deserialize;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// What is read of `summary.json`.
+#[derive(Deserialize)]
+struct Summary {
+    prepared: Prepared,
+}
+
+/// Looks for the questions of an exam in all rows to train on of the stages up to `last`, whether or not those were
+/// long enough to reach every row. `data` is the folder of the prepared data. Held-out rows, and sources that are mixed
+/// in with nothing, were not trained on.
+///
+/// # Errors
+/// Where the prepared data cannot be read; [`crate::stop::Stopped`] once `stop` is set.
+pub fn of_trial(
+    config: &TrialConfig,
+    last: TrainStage,
+    data: &Path,
+    tokenizer: &Tokenizer,
+    sheets: &[Sheet],
+    stop: &AtomicBool,
+) -> Result<Contamination> {
+    let spelled = Spelled::of(tokenizer);
+    let stages: Vec<Stage> = recipe(config)
+        .into_iter()
+        .filter(|stage| *stage <= last)
+        .map(|stage| Stage::open(config, stage, &data.join(stage.name())))
+        .collect::<Result<_>>()?;
+    let texts = stages.iter().flat_map(|stage| stage.texts(&spelled)).map(Ok);
+    Index::new(sheets).search(texts, stop)
+}
+
+/// What each token spells; special ones set texts apart.
+struct Spelled(Vec<Vec<u8>>);
+
+impl Spelled {
+    fn of(tokenizer: &Tokenizer) -> Self {
+        let spelled = tokenizer.spellings().into_iter().zip(tokenizer.token_bytes());
+        Self(spelled.map(|(bytes, count)| if count == 0 { b"\n".to_vec() } else { bytes }).collect())
+    }
+
+    fn text(&self, ids: &[u32]) -> String {
+        let bytes = ids.iter().filter_map(|&id| self.0.get(id as usize)).flatten().copied();
+        String::from_utf8_lossy(&bytes.collect::<Vec<u8>>()).into_owned()
+    }
+}
+
+/// The documents that a stage trains on.
+struct Stage {
+    store: Store,
+    /// Those of each place that are trained on.
+    places: Vec<(Arc<Place>, Range<usize>)>,
+}
+
+impl Stage {
+    fn open(config: &TrialConfig, stage: TrainStage, dir: &Path) -> Result<Self> {
+        let store = Store::open(&dir.join(TRAIN))?;
+        // Data that was prepared by earlier versions does not tell its files.
+        let summary = read_text(&dir.join("summary.json"));
+        let prepared = summary
+            .ok()
+            .and_then(|text| serde_json::from_str::<Summary>(&text).ok())
+            .map(|found| found.prepared);
+        let shares = config.data.shares(stage);
+        let has_share = |name: &str| {
+            shares.as_ref().is_none_or(|shares| shares.iter().any(|(of, share)| of == name && *share > 0.0))
+        };
+        let place = |source: &str, file: &str| {
+            Arc::new(Place { stage: stage.name().into(), source: source.into(), file: file.into() })
+        };
+        let mut sources: Vec<(&str, u64)> =
+            store.info().ranges().into_iter().map(|(name, range)| (name, range.len() as u64)).collect();
+        if sources.is_empty() {
+            sources.push(("", store.len() as u64));
+        }
+        let mut files = prepared.map_or(vec![], |prepared| prepared.files).into_iter().peekable();
+        let (mut places, mut begin) = (vec![], 0);
+        for (source, mut left) in sources {
+            while left > 0 {
+                let (file, documents) = match files.peek_mut() {
+                    Some(file) if file.documents > left => {
+                        file.documents -= left;
+                        (file.path.clone(), left)
+                    }
+                    Some(_) => files.next().map(|file| (file.path, file.documents)).unwrap_or_default(),
+                    None => (String::new(), left),
+                };
+                left -= documents;
+                let end = begin + documents as usize;
+                if source.is_empty() || has_share(source) {
+                    places.push((place(source, &file), begin..end));
+                }
+                begin = end;
+            }
+        }
+        Ok(Self { places, store })
+    }
+
+    fn texts<'a>(&'a self, spelled: &'a Spelled) -> impl Iterator<Item = (Arc<Place>, String)> + 'a {
+        self.places.iter().flat_map(move |(place, documents)| {
+            documents.clone().map(move |i| (Arc::clone(place), spelled.text(&self.store.document(i))))
+        })
+    }
+}

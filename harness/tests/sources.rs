@@ -1,0 +1,145 @@
+//! Named sources, their mix as an axis, and validation files, as a user has them.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{manifests, mindscale, only};
+use predicates::str::contains;
+use std::fs;
+use std::path::Path;
+
+const SWEEP: &str = r#"
+name = "mixed"
+[base]
+data.source = "files"
+data.pretrain = { web = ["web.jsonl"], books = ["books.txt"] }
+data.mix = { web = 1.0, books = 1.0 }
+data.pretrain_val = { wiki = ["wiki.jsonl"], code = ["code.txt"] }
+exam.enabled = false
+sft.enabled = false
+dpo.enabled = false
+[base.model]
+d_model = 16
+n_layers = 1
+n_heads = 2
+n_kv_heads = 1
+vocab_size = 300
+[base.pretrain]
+steps = 12
+batch_size = 4
+seq_len = 64
+[axes]
+"data.mix.web" = [1.0, 3.0]
+"#;
+
+const EXPERIMENT: &str = r#"
+sweeps = ["mixed.toml"]
+[[figure]]
+kind = "line"
+x = "data.mix.web"
+y = "val_bpb.wiki"
+name = "by_mix"
+[[figure]]
+kind = "loss"
+split = "sets"
+name = "sets"
+[[table]]
+rows = ["data.mix.web"]
+columns = ["val.loss.code", "val_bpb.wiki"]
+"#;
+
+fn write_files(dir: &Path) {
+    let line = |word: &str, i: usize| format!("{{\"text\": \"{word} {i}: {}\"}}\n", word.repeat(1 + i % 5));
+    let lines = |word: &str, n: usize| (0..n).map(|i| line(word, i)).collect::<String>();
+    fs::write(dir.join("web.jsonl"), lines("web", 90)).unwrap();
+    fs::write(
+        dir.join("books.txt"),
+        (0..12).map(|i| format!("book {i} {}\n\n", "long ".repeat(30))).collect::<String>(),
+    )
+    .unwrap();
+    // Two of the rows are trained on as well.
+    fs::write(dir.join("wiki.jsonl"), lines("wiki", 20) + &lines("web", 2)).unwrap();
+    fs::write(dir.join("code.txt"), "let x = 1;\n\nlet y = 2;\n").unwrap();
+    fs::write(dir.join("mixed.toml"), SWEEP).unwrap();
+    fs::write(dir.join("asked.toml"), EXPERIMENT).unwrap();
+}
+
+#[test]
+fn a_mix_is_an_axis_and_every_set_has_its_losses() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    write_files(dir);
+    mindscale(dir).args(["run", "asked.toml"]).assert().code(0).stderr(contains(
+        "pretrain, held out (wiki): 2 of 22 validation rows are equal to rows that are trained on",
+    ));
+    let mut csv = csv::Reader::from_path(dir.join("results/asked/trials.csv")).unwrap();
+    let headers = csv.headers().unwrap().clone();
+    let rows: Vec<csv::StringRecord> = csv.records().map(Result::unwrap).collect();
+    let cell =
+        |row: usize, name: &str| rows[row][headers.iter().position(|h| h == name).unwrap()].to_string();
+    assert_eq!((cell(0, "data.mix.web"), cell(1, "data.mix.web")), ("1.0".into(), "3.0".into()));
+    for name in ["val_loss.wiki", "val_loss.code", "val_bpb.wiki", "val_bpb.code"] {
+        let values = [0, 1].map(|row| cell(row, name).parse::<f64>().unwrap());
+        assert!(values[0] > 0.0 && values[0] != values[1], "{name} {values:?}");
+    }
+    // The same data serves both; the trained stages differ in the mix alone.
+    let runs = manifests(&dir.join("runs"));
+    only(&dir.join("runs"), "data");
+    let trained: Vec<_> = runs.iter().filter(|(name, _)| name.starts_with("pretrain-")).collect();
+    assert_eq!(trained.len(), 2);
+    let mut shares: Vec<f64> = trained
+        .iter()
+        .map(|(_, manifest)| {
+            let sources = manifest["results"]["sources"].as_array().unwrap();
+            let tokens: Vec<f64> = sources.iter().map(|s| s["tokens"].as_f64().unwrap()).collect();
+            assert_eq!(
+                (sources[0]["name"].as_str(), sources[1]["name"].as_str()),
+                (Some("books"), Some("web"))
+            );
+            tokens[1] / (tokens[0] + tokens[1])
+        })
+        .collect();
+    shares.sort_by(f64::total_cmp);
+    assert!((shares[0] - 0.5).abs() < 0.05 && (shares[1] - 0.75).abs() < 0.05, "{shares:?}");
+    for name in ["by_mix", "sets"] {
+        let svg = fs::read_to_string(dir.join(format!("results/asked/figures/{name}.svg"))).unwrap();
+        assert!(!svg.contains("NaN") && (name != "sets" || svg.contains("wiki")), "{name}");
+    }
+    // The same weights in other numbers are the same training.
+    let same =
+        SWEEP.replace("web = 1.0, books = 1.0", "web = 1.0, books = 2.0").replace("[1.0, 3.0]", "[2.0]");
+    fs::write(dir.join("same.toml"), same).unwrap();
+    mindscale(dir).args(["run", "same.toml"]).assert().code(0);
+    assert_eq!(manifests(&dir.join("runs")).len(), runs.len());
+}
+
+#[test]
+fn what_does_not_fit_is_one_clear_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    write_files(dir);
+    for (set, expected) in [
+        (
+            "data.mix.wbe=1",
+            "--set data.mix.wbe=1: data.mix.wbe: is the weight of no source; did you mean web?",
+        ),
+        ("data.mix.books=-1", "--set data.mix.books=-1: data.mix.books: is -1, expected 0 or more"),
+        (
+            "data.pretrain_val={ wiki = [\"none.txt\"] }",
+            "data.pretrain_val.wiki: no file matches \"none.txt\"; expected a file or a glob",
+        ),
+        ("data.pretrain_val={ wiki = [] }", "data.pretrain_val: wiki is empty, expected files or globs"),
+        (
+            "data.pretrain_val={ wiki = \"a\" }",
+            "data.pretrain_val: holds wiki = \"a\", expected a list of texts in quotes, or a table of such lists by name",
+        ),
+    ] {
+        mindscale(dir).args(["plan", "mixed.toml", "--set", set]).assert().code(1).stderr(contains(expected));
+    }
+    fs::write(dir.join("empty.txt"), "\n\n").unwrap();
+    mindscale(dir)
+        .args(["run", "mixed.toml", "--set", "data.pretrain_val=empty.txt"])
+        .assert()
+        .code(1)
+        .stderr(contains("empty.txt: has no row of pretraining text"));
+}
