@@ -1,7 +1,7 @@
 //! The harness around the models: sweeps, data, training, exams, results.
 //!
 //! A room is a module here, and none knows of those above it (`tests/rooms.rs` holds that):
-//! `cli -> serve -> run -> bench, status, report -> execute -> recipe -> plan -> fetch, export, exam, train -> data -> runs -> sweep -> config`,
+//! `cli -> serve -> run -> bench, compare, report, status -> execute -> recipe -> models -> plan -> fetch, export, exam, train -> data -> runs -> sweep -> config`,
 //! and at the bottom `records`, `track`, `fsutil`, `net`, `system` and `stats`.
 //! *Invariant:* `stats` and `report` read recorded results only; they never touch a tensor.
 //!
@@ -9,6 +9,7 @@
 
 pub mod bench;
 pub mod cli;
+pub mod compare;
 pub mod config;
 pub mod data;
 pub mod exam;
@@ -16,6 +17,7 @@ pub mod execute;
 pub mod export;
 pub mod fetch;
 pub mod fsutil;
+pub mod models;
 pub mod net;
 pub mod plan;
 pub mod recipe;

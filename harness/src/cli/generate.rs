@@ -4,20 +4,17 @@ use super::model_arg::ModelArg;
 use super::rope_arg::RopeArgs;
 use super::sampling::SamplingArgs;
 use super::say;
-use crate::data::stream::{AnswerStream, Piece};
+use crate::data::together::{Text, Told, write_together};
 use crate::data::{Message, SpecialText, Tokenizer};
 use crate::fsutil::read_text;
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
-use model::{Backend, Cpu, Event, GenerateOptions, TextId, Token, Transformer, Writing};
+use model::{Cpu, GenerateOptions, Transformer};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-
-/// Texts that are written at a time.
-const TOGETHER: usize = 64;
 
 /// Arguments of `generate`.
 #[derive(Debug, Args)]
@@ -83,16 +80,20 @@ pub fn generate(args: &GenerateArgs) -> Result<bool> {
         log_probs: args.log_probs,
         ..args.sampling.options(tokenizer.eos().into_iter().collect())
     };
-    let shown = Shown {
+    let mut shown = Shown {
         is_alone: prompts.len() == 1 && args.n == 1,
         is_json: args.json,
-        tokenizer: &tokenizer,
         spellings: args.log_probs.map(|_| tokenizer.spellings()),
         next: 0,
         done: BTreeMap::new(),
     };
-    let waiting = prompts.iter().enumerate();
-    write_all(&transformer, waiting, &options, args.n, &args.sampling.stop, shown)?;
+    let choices: Vec<GenerateOptions> =
+        (0..args.n).map(|choice| GenerateOptions { choice, ..options.clone() }).collect();
+    let waiting = prompts.iter().map(|ids| (ids.as_slice(), choices.clone()));
+    write_together(&transformer, &tokenizer, waiting, &args.sampling.stop, |told| match told {
+        Told::Piece(text) => shown.piece(text),
+        Told::End(text) => shown.end(&text),
+    })?;
     Ok(true)
 }
 
@@ -105,12 +106,7 @@ impl PromptArgs {
                 Ok(vec![text.strip_suffix('\n').unwrap_or(&text).trim_end_matches('\r').to_owned()])
             }
             (Some(text), _) => Ok(vec![text.clone()]),
-            (None, Some(file)) => {
-                let is_stdin = file.as_os_str() == "-";
-                let text = if is_stdin { standard_input()? } else { read_text(file)? };
-                let name = if is_stdin { Path::new("standard input") } else { file };
-                prompts_of(&text, name)
-            }
+            (None, Some(file)) => read_prompts(file),
             (None, None) => Ok(vec![]), // clap asks for one of them
         }
     }
@@ -122,7 +118,15 @@ fn standard_input() -> Result<String> {
     Ok(text)
 }
 
-/// The prompts of a file: lines, or JSON lines with "prompt".
+/// The prompts of a file; `-` is the standard input.
+pub fn read_prompts(file: &Path) -> Result<Vec<String>> {
+    match file.as_os_str() == "-" {
+        true => prompts_of(&standard_input()?, Path::new("standard input")),
+        false => prompts_of(&read_text(file)?, file),
+    }
+}
+
+/// The prompts of a text: lines, or JSON lines with "prompt".
 fn prompts_of(text: &str, file: &Path) -> Result<Vec<String>> {
     let is_json = file.extension().is_some_and(|end| end == "jsonl");
     let mut prompts = vec![];
@@ -143,98 +147,11 @@ fn prompts_of(text: &str, file: &Path) -> Result<Vec<String>> {
     Ok(prompts)
 }
 
-/// A text that is being written.
-struct Text<'a> {
-    /// Its place among all.
-    place: usize,
-    prompt: usize,
-    choice: u64,
-    prompt_tokens: usize,
-    stream: AnswerStream<'a>,
-    text: String,
-    tokens: Vec<Token>,
-    written: usize,
-    began: Instant,
-    first: Option<Instant>,
-    is_stopped: bool,
-}
-
-/// Writes all texts, some at a time, and shows them in order.
-fn write_all<'a, B: Backend>(
-    transformer: &Transformer<B>,
-    mut waiting: impl Iterator<Item = (usize, &'a Vec<u32>)>,
-    options: &GenerateOptions,
-    n: u64,
-    stops: &[String],
-    mut shown: Shown<'a>,
-) -> Result<()> {
-    let mut writing = Writing::new(transformer);
-    let mut texts: BTreeMap<TextId, Text> = BTreeMap::new();
-    let mut places = 0..;
-    loop {
-        while writing.len() < TOGETHER
-            && let Some((prompt, ids)) = waiting.next()
-        {
-            let choices: Vec<GenerateOptions> =
-                (0..n).map(|choice| GenerateOptions { choice, ..options.clone() }).collect();
-            let begun = writing.begin(ids, &choices, None)?;
-            for ((id, choice), place) in begun.into_iter().zip(0..).zip(&mut places) {
-                let stream = AnswerStream::new(shown.tokenizer, stops);
-                let began = Instant::now();
-                let text = Text {
-                    place,
-                    prompt,
-                    choice,
-                    prompt_tokens: ids.len(),
-                    stream,
-                    text: String::new(),
-                    tokens: vec![],
-                    written: 0,
-                    began,
-                    first: None,
-                    is_stopped: false,
-                };
-                texts.insert(id, text);
-            }
-        }
-        if writing.is_empty() {
-            return Ok(());
-        }
-        for (id, event) in writing.step() {
-            let Some(text) = texts.get_mut(&id) else { continue };
-            let (piece, is_over) = match event {
-                Event::Token(token) => {
-                    text.written += 1;
-                    text.first.get_or_insert_with(Instant::now);
-                    (text.stream.push(token)?, false)
-                }
-                Event::Stop(_) => {
-                    text.is_stopped = true;
-                    (text.stream.finish()?, true)
-                }
-                Event::Length => (text.stream.finish()?, true),
-                Event::Failed(error) => bail!(error),
-                Event::Prompt(_) => continue,
-            };
-            let is_end = is_over || piece.is_stopped;
-            text.is_stopped |= piece.is_stopped;
-            shown.piece(text, piece)?;
-            if is_end {
-                writing.leave(id);
-                if let Some(text) = texts.remove(&id) {
-                    shown.end(text)?;
-                }
-            }
-        }
-    }
-}
-
 /// What of the texts is printed, and how.
-struct Shown<'a> {
+struct Shown {
     /// Whether there is one text only, which is printed as it comes.
     is_alone: bool,
     is_json: bool,
-    tokenizer: &'a Tokenizer,
     /// What each token spells, where log-probabilities are shown.
     spellings: Option<Vec<Vec<u8>>>,
     /// The place of the text that is printed next.
@@ -243,23 +160,19 @@ struct Shown<'a> {
     done: BTreeMap<usize, String>,
 }
 
-impl Shown<'_> {
-    fn piece(&self, text: &mut Text, piece: Piece) -> Result<()> {
+impl Shown {
+    fn piece(&self, piece: &str) -> Result<()> {
         if self.is_alone && !self.is_json {
             let mut out = std::io::stdout().lock();
-            out.write_all(piece.text.as_bytes())?;
+            out.write_all(piece.as_bytes())?;
             out.flush()?;
-        }
-        text.text += &piece.text;
-        if self.spellings.is_some() {
-            text.tokens.extend(piece.tokens);
         }
         Ok(())
     }
 
-    fn end(&mut self, text: Text) -> Result<()> {
+    fn end(&mut self, text: &Text) -> Result<()> {
         let told = match (self.is_json, self.is_alone) {
-            (true, _) => self.json(&text).to_string(),
+            (true, _) => self.json(text).to_string(),
             (false, true) => String::new(),
             (false, false) => {
                 format!("--- prompt {}, text {}\n{}", text.prompt + 1, text.choice + 1, text.text)

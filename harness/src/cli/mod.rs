@@ -4,6 +4,7 @@
 mod bench;
 mod cancel;
 mod chat;
+mod compare;
 mod data;
 mod doctor;
 mod exam;
@@ -13,6 +14,7 @@ mod gc;
 mod generate;
 mod import;
 mod model_arg;
+mod models_arg;
 mod perplexity;
 mod plan;
 mod report;
@@ -221,6 +223,15 @@ A line that ends in \\ goes on in the next one; /help tells the commands; Ctrl-C
 
 Example: mindscale chat sft-cedd4909 --temperature 0.5 --system '你是助手'")]
     Chat(chat::ChatArgs),
+    /// Put answers of several models side by side
+    #[command(after_help = "\
+A judge reads every two answers to a prompt in both orders, without names. Its key is taken from OPENAI_API_KEY.
+
+Examples:
+  mindscale compare pretrain-3edf6050 sft-cedd4909 dpo-77aa10fe --temperature 0
+  mindscale compare experiments/quickstart.toml --prompts questions.txt --out answers.html --out answers.csv
+  mindscale compare old=sft-cedd4909 new=sft-0f12ab34 --judge https://api.openai.com/v1 --judge-model NAME")]
+    Compare(compare::CompareArgs),
     /// Serve models over HTTP: OpenAI's endpoints and a web page
     #[command(after_help = "\
 docs/serve.md has the endpoints. Ctrl-C lets answers finish first.
@@ -328,6 +339,7 @@ pub fn main() -> ExitCode {
         Verb::Perplexity(args) => perplexity::perplexity(&args),
         Verb::Generate(args) => generate::generate(&args),
         Verb::Chat(args) => chat::chat(&args),
+        Verb::Compare(args) => compare::compare(&args),
         Verb::Serve(args) => serve::serve(&args),
         Verb::Stats { verb } => stats::stats(&verb),
         Verb::Bench { verb } => bench::bench(&verb),

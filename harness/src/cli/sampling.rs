@@ -2,9 +2,10 @@
 
 use clap::Args;
 use model::{GenerateOptions, Sampling};
+use serde::Serialize;
 
 /// The defaults are those of MiniMind's chat.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Args, Serialize)]
 pub struct SamplingArgs {
     /// New tokens at most
     #[arg(long, value_name = "N", default_value_t = 128)]

@@ -1,10 +1,10 @@
 //! The verb `serve`: models over HTTP, until Ctrl-C.
 
-use super::model_arg::{Found, ModelArg};
+use super::models_arg::ModelsArg;
 use super::{note, say};
 use crate::execute::limits::{parse_size, parse_time};
 use crate::fsutil::read_text;
-use crate::serve::{Limits, ModelFiles, Options, Served, Server, Stop};
+use crate::serve::{Limits, Options, Served, Server, Stop};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use std::path::PathBuf;
@@ -14,10 +14,8 @@ use tokio::sync::watch;
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Model folders, or stage runs by folder or name; NAME=MODEL gives one another name; a sweep or experiment file is
-    /// the last model of each of its trials
-    #[arg(required = true, value_name = "MODEL")]
-    models: Vec<String>,
+    #[command(flatten)]
+    models: ModelsArg,
     /// The address to listen at; 0.0.0.0 is all of this machine's, where others can reach it
     #[arg(long, default_value = "127.0.0.1")]
     host: String,
@@ -45,15 +43,6 @@ pub struct ServeArgs {
     /// Threads that a model computes with; 0 is all cores
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
-    /// Folder of the tokenizer, where a model folder has none
-    #[arg(long)]
-    tokenizer: Option<PathBuf>,
-    /// Folder of stage runs, where names are looked up; unset: runs, or that of a file's last run
-    #[arg(long, value_name = "DIR")]
-    runs: Option<PathBuf>,
-    /// Folder of results, which the page shows
-    #[arg(long, value_name = "DIR", default_value = "results")]
-    results: PathBuf,
 }
 
 /// Serves models until it is asked to stop.
@@ -66,17 +55,13 @@ pub fn serve(args: &ServeArgs) -> Result<bool> {
         limits: Limits { texts: args.concurrency.into(), waiting: args.queue.into() },
         time_limit: args.time_limit,
         body_limit: usize::try_from(args.body_limit).unwrap_or(usize::MAX),
-        results: args.results.clone(),
-        runs: args.runs.clone().unwrap_or_else(|| defaults.runs.clone()),
+        results: args.models.results.clone(),
+        runs: args.models.runs.clone().unwrap_or_else(|| defaults.runs.clone()),
         ..defaults
     };
     let mut models = vec![];
-    for model in &args.models {
-        for files in args.files(model)? {
-            let served = Served::load(&files, options.limits, args.threads)
-                .with_context(|| files.dir.display().to_string())?;
-            models.push(served);
-        }
+    for files in args.models.files()? {
+        models.push(Served::new(files.load()?, options.limits, args.threads)?);
     }
     if !options.is_local() && options.api_key.is_none() {
         note("whoever reaches this machine may ask: --api-key KEY lets in those only who have it");
@@ -105,31 +90,5 @@ impl ServeArgs {
         let key = read_text(file)?.trim().to_owned();
         ensure!(!key.is_empty(), "{}: is empty, expected a key", file.display());
         Ok(Some(key))
-    }
-
-    /// The models that an argument means.
-    fn files(&self, model: &str) -> Result<Vec<ModelFiles>> {
-        let (name, model) = match model.split_once('=') {
-            Some((name, rest)) if !PathBuf::from(model).exists() && !name.contains('/') => {
-                ensure!(!name.is_empty(), "{model}: expected a name before =");
-                (Some(name.to_owned()), rest)
-            }
-            _ => (None, model),
-        };
-        let arg = ModelArg::named(model.into(), self.runs.clone(), self.results.clone());
-        let found = arg.all()?;
-        ensure!(
-            name.is_none() || found.len() == 1,
-            "{model}: is {} models, which cannot have one name",
-            found.len()
-        );
-        let tokenizer = self.tokenizer.clone();
-        let files = found.into_iter().map(|Found { dir, source }| ModelFiles {
-            name: name.clone(),
-            dir,
-            source,
-            tokenizer: tokenizer.clone(),
-        });
-        Ok(files.collect())
     }
 }

@@ -14,6 +14,7 @@ pub mod read;
 pub mod row;
 pub mod store;
 pub mod stream;
+pub mod together;
 pub mod tokenizer;
 pub mod turns;
 pub mod world;

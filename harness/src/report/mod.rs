@@ -23,6 +23,7 @@ mod tables;
 mod wanted;
 
 pub use experiment::Experiment;
+pub use grid::Grid;
 pub use length::write_length_figure;
 pub use schema::experiment_schema;
 #[cfg(test)]
@@ -30,7 +31,6 @@ pub(crate) use {columns::Column, schema::NAMED};
 
 use crate::records::{QuestionRecord, TrialRecord};
 use anyhow::Result;
-use grid::Grid;
 use observation::Results;
 use output::Output;
 use page::Page;

@@ -19,7 +19,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub use models::{ModelFiles, Served};
+pub use models::Served;
 pub use scheduler::{Counts, Ending, Failure, Limits, Refusal, Request, Scheduler, Told};
 pub use server::{Server, Stop};
 

@@ -2,27 +2,12 @@
 
 use super::error::ApiError;
 use super::scheduler::{Limits, Scheduler};
+use crate::config::Stage;
 use crate::data::Tokenizer;
-use crate::plan::short_name;
-use crate::runs::manifest::Manifest;
+use crate::models::Model;
 use crate::system::now;
-use anyhow::{Result, ensure};
-use model::{Cpu, Transformer};
-use std::path::{Path, PathBuf};
+use anyhow::Result;
 use std::sync::Arc;
-
-/// A model to serve.
-#[derive(Debug, Clone)]
-pub struct ModelFiles {
-    /// Its name for clients; `None` takes the name of its stage run, or of its folder.
-    pub name: Option<String>,
-    /// The folder of its files.
-    pub dir: PathBuf,
-    /// Where it comes from, for people.
-    pub source: String,
-    /// Folder of the tokenizer, where the model folder has none.
-    pub tokenizer: Option<PathBuf>,
-}
 
 /// What a token is for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,41 +43,13 @@ pub struct Served {
 }
 
 impl Served {
-    /// Loads a model and starts its scheduler; `threads` 0 takes all cores.
+    /// Starts the scheduler of a model; `threads` 0 takes all cores.
     ///
     /// # Errors
-    /// Where the folder holds no model or no tokenizer, or they do not fit together.
-    pub fn load(files: &ModelFiles, limits: Limits, threads: usize) -> Result<Self> {
-        let ModelFiles { name, dir, source, tokenizer } = files;
-        let tokenizer = Tokenizer::load(tokenizer.as_deref().unwrap_or(dir))?;
-        let transformer = Transformer::load(dir, &Cpu)?;
-        let manifest = dir.parent().and_then(|run| Manifest::read(run).ok().flatten());
-        let run = manifest.as_ref().map(|manifest| short_name(manifest.stage, manifest.uuid));
-        let name = name.clone().or(run).unwrap_or_else(|| name_of(dir));
-        let stage = manifest.map(|manifest| manifest.stage.name());
-        Self::new(name, source.clone(), stage, transformer, tokenizer, limits, threads)
-    }
-
-    /// Serves a model that is loaded.
-    ///
-    /// # Errors
-    /// Where the tokenizer has ids that the model does not know, or no thread can be started.
-    pub fn new(
-        name: String,
-        source: String,
-        stage: Option<&'static str>,
-        transformer: Transformer,
-        tokenizer: Tokenizer,
-        limits: Limits,
-        threads: usize,
-    ) -> Result<Self> {
+    /// Where no thread can be started.
+    pub fn new(model: Model, limits: Limits, threads: usize) -> Result<Self> {
+        let Model { name, source, stage, transformer, tokenizer } = model;
         let config = Arc::clone(&transformer.config);
-        ensure!(
-            tokenizer.vocab_size() <= config.vocab_size,
-            "{source}: the tokenizer has {} entries and the model {}; expected the model's own tokenizer",
-            tokenizer.vocab_size(),
-            config.vocab_size
-        );
         let tokenizer = Arc::new(tokenizer);
         let shown = tokenizer.spellings().into_iter().zip(tokenizer.token_bytes());
         let spellings = shown.map(|(bytes, len)| {
@@ -104,7 +61,7 @@ impl Served {
         Ok(Self {
             name,
             source,
-            stage,
+            stage: stage.map(Stage::name),
             params: config.params(),
             context: config.max_seq_len,
             vocab_size: config.vocab_size,
@@ -136,11 +93,4 @@ impl Served {
             .with_code("context_length_exceeded")
         })
     }
-}
-
-/// The last part of a folder's name.
-fn name_of(dir: &Path) -> String {
-    let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
-    let name = whole.file_name().map(|name| name.to_string_lossy().into_owned());
-    name.unwrap_or_else(|| "model".into())
 }

@@ -14,10 +14,17 @@ const STYLE: &str = "text/css; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
 const PICTURE: &str = "image/svg+xml";
 
-/// Files of `page/`, all of them.
+/// A script with the questions that `compare` asks, so that there is one list of them.
+const QUESTIONS: File = (
+    "questions.js",
+    SCRIPT,
+    concat!("export const QUESTIONS = ", include_str!("../compare/questions.json"), ";").as_bytes(),
+);
+
+/// Files of `page/`, all of them, behind one that is made.
 macro_rules! files {
     ($($name:literal $kind:ident,)*) => {
-        &[$(($name, $kind, include_bytes!(concat!("page/", $name)))),*]
+        &[QUESTIONS, $(($name, $kind, include_bytes!(concat!("page/", $name)))),*]
     };
 }
 
@@ -42,7 +49,6 @@ const FILES: &[File] = files![
     "pages.css" STYLE,
     "poll.js" SCRIPT,
     "progress.js" SCRIPT,
-    "questions.js" SCRIPT,
     "results.js" SCRIPT,
     "round.js" SCRIPT,
     "settings.js" SCRIPT,
@@ -87,7 +93,9 @@ mod tests {
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
-        let served: BTreeSet<String> = FILES.iter().map(|(name, ..)| name.to_string()).collect();
+        let (made, files) = FILES.split_first().unwrap();
+        assert!(made.2.starts_with("export const QUESTIONS = [\n  \"你叫什么名字\",".as_bytes()));
+        let served: BTreeSet<String> = files.iter().map(|(name, ..)| name.to_string()).collect();
         assert_eq!(served, there, "the table of the page's files");
     }
 }

@@ -3,6 +3,8 @@
 
 pub mod driver;
 pub mod recipe;
+pub mod server;
+pub mod tiny;
 
 use assert_cmd::Command;
 use serde_json::Value;

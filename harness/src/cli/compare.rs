@@ -1,0 +1,190 @@
+//! The verb `compare`: answers of several models side by side.
+
+use super::generate::read_prompts;
+use super::models_arg::ModelsArg;
+use super::rope_arg::RopeArgs;
+use super::sampling::SamplingArgs;
+use super::{note, say};
+use crate::compare::{Ask, Client, Comparison, Form, Format, Judge, answer, questions};
+use crate::fsutil::{create_dir, write_atomic};
+use crate::models::{Model, ModelFiles};
+use crate::track::{Board, counted};
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, ValueEnum};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Arguments of `compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    #[command(flatten)]
+    models: ModelsArg,
+    /// A file of prompts, one a line, or of JSON lines with "prompt" where it ends in .jsonl; - reads lines from the
+    /// standard input; unset: MiniMind's questions
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
+    /// What models write behind; unset: the chat template, but the bare prompt for those that were only pretrained or
+    /// have no template
+    #[arg(long, value_enum, value_name = "FORM")]
+    form: Option<FormArg>,
+    /// System text in front of conversations
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    rope: RopeArgs,
+    /// Write FILE in place of printing Markdown: a name that ends in .md, .html, .csv or .json; may be repeated
+    #[arg(long, value_name = "FILE", value_parser = out)]
+    out: Vec<PathBuf>,
+    /// Print JSON for programs
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    judge: JudgeArgs,
+}
+
+/// Who judges the answers.
+#[derive(Debug, Args)]
+struct JudgeArgs {
+    /// Have a model judge which answer is better: the beginning of the endpoints of a server that speaks OpenAI's
+    /// protocol, such as https://api.openai.com/v1
+    #[arg(long, value_name = "URL", requires = "judge_model")]
+    judge: Option<String>,
+    /// The judge's name there
+    #[arg(long, value_name = "NAME", requires = "judge")]
+    judge_model: Option<String>,
+    /// The environment variable with the key for it
+    #[arg(long, value_name = "VARIABLE", default_value = "OPENAI_API_KEY")]
+    judge_key: String,
+    /// Judgements that are asked for at a time
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..))]
+    judge_concurrency: u8,
+}
+
+/// What models write behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FormArg {
+    /// The prompt as a user's turn, in the chat template
+    Chat,
+    /// The prompt as the beginning of a document
+    Continuation,
+}
+
+fn out(file: &str) -> Result<PathBuf> {
+    Format::of(Path::new(file)).map(|_| file.into())
+}
+
+/// Has models answer, and shows the answers.
+pub fn compare(args: &CompareArgs) -> Result<bool> {
+    let prompts = match &args.prompts {
+        Some(file) => read_prompts(file)?,
+        None => questions()?,
+    };
+    let judge = args.judge.read(args.sampling.seed)?;
+    let files = args.models.files()?;
+    ensure!(judge.is_none() || files.len() > 1, "a judge compares models: name two or more");
+    let models = load(&files, &args.rope)?;
+    let mut sampling = serde_json::to_value(&args.sampling)?;
+    if let Some(system) = &args.system {
+        sampling["system"] = system.as_str().into();
+    }
+    let ask = Ask {
+        prompts: &prompts,
+        system: args.system.as_deref(),
+        form: args.form.map(|form| match form {
+            FormArg::Chat => Form::Chat,
+            FormArg::Continuation => Form::Continuation,
+        }),
+        options: args.sampling.options(vec![]),
+        stop: &args.sampling.stop,
+        sampling,
+    };
+    let board = Board::for_stderr();
+    let progress = board.task("compare");
+    let mut comparison = answer(&models, &ask, &*progress)?;
+    drop(models);
+    if let Some(judge) = &judge {
+        judge.judge(&mut comparison, &*until_interrupted()?, &*progress);
+    }
+    drop(progress);
+    board.finish();
+    args.show(&comparison)?;
+    Ok(well_judged(&comparison))
+}
+
+/// Loads the models, and scales their positions.
+fn load(files: &[ModelFiles], rope: &RopeArgs) -> Result<Vec<Model>> {
+    let mut models: Vec<Model> = vec![];
+    for (place, file) in files.iter().enumerate() {
+        let same = |other: &&ModelFiles| other.dir.canonicalize().ok() == file.dir.canonicalize().ok();
+        if let Some(other) = files[..place].iter().find(same) {
+            bail!("{} is named twice, the second time as {}; leave one out", other.source, file.source);
+        }
+        let mut model = file.load()?;
+        if models.iter().any(|other| other.name == model.name) {
+            bail!("two models are called {}; name one as in other={}", model.name, file.dir.display());
+        }
+        model.transformer = rope.apply(model.transformer);
+        models.push(model);
+    }
+    Ok(models)
+}
+
+/// A flag that Ctrl-C sets; a second one ends the program.
+fn until_interrupted() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
+    let handler = move || {
+        if asked.swap(true, Ordering::SeqCst) {
+            std::process::exit(130); // as a program that the signal ends
+        }
+        note("no more judgements are asked for; what there is will be shown; again to end at once");
+    };
+    ctrlc::set_handler(handler).context("Ctrl-C cannot be caught")?;
+    Ok(stop)
+}
+
+/// Whether there is a verdict, where a judge was asked; what is missing is told.
+fn well_judged(comparison: &Comparison) -> bool {
+    let Some(judged) = &comparison.judge else { return true };
+    let missing = judged.planned - judged.valid;
+    if missing > 0 {
+        let most = judged.first_problems().next();
+        let why = most.map_or(String::new(), |(problem, count)| format!("; {count} × {problem}"));
+        let why = match judged.not_asked {
+            0 => why,
+            count => format!("{why}; {count} were not asked for"),
+        };
+        note(&format!("{missing} of {} have no verdict{why}", counted(judged.planned, "judgement")));
+    }
+    judged.valid > 0
+}
+
+impl CompareArgs {
+    fn show(&self, comparison: &Comparison) -> Result<()> {
+        for file in &self.out {
+            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+            folder.map_or(Ok(()), create_dir)?;
+            write_atomic(file, comparison.render(Format::of(file)?)?.as_bytes())?;
+            note(&format!("answers written to {}", file.display()));
+        }
+        let format = match (self.json, self.out.is_empty()) {
+            (true, _) => Format::Json,
+            (false, true) => Format::Markdown,
+            (false, false) => return Ok(()),
+        };
+        let text = comparison.render(format)?;
+        say(text.strip_suffix('\n').unwrap_or(&text))
+    }
+}
+
+impl JudgeArgs {
+    fn read(&self, seed: u64) -> Result<Option<Judge>> {
+        let (Some(url), Some(model)) = (&self.judge, &self.judge_model) else { return Ok(None) };
+        let key = std::env::var(&self.judge_key).ok().filter(|key| !key.is_empty());
+        let client = Client::new(url, model, key.as_deref())?;
+        Ok(Some(Judge { client, seed, at_once: self.judge_concurrency.into() }))
+    }
+}

@@ -1,0 +1,188 @@
+//! Asks a model of a server that speaks OpenAI's protocol.
+
+use crate::net::{agent, trouble};
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::Duration;
+use ureq::Agent;
+use ureq::http::{HeaderValue, StatusCode, Uri, header};
+
+/// How often a question is asked at most.
+const TRIES: u32 = 4;
+
+/// Longest time of a request, its answer included.
+const TIMEOUT: Duration = Duration::from_secs(180);
+
+/// The first wait before a question is asked again; each later one is twice as long.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// Longest wait, whatever a server asks for.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// Bytes of an answer that are read at most.
+const LONGEST: u64 = 1 << 20;
+
+/// Looks whether to stop this often while it waits.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A model at a server.
+pub struct Client {
+    agent: Agent,
+    url: String,
+    model: String,
+    key: Option<HeaderValue>,
+    wait: Duration,
+    /// Some models have one temperature only, and say so.
+    has_temperature: AtomicBool,
+}
+
+/// Why there is no reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// For people.
+    pub text: String,
+    /// What it says of other questions.
+    pub reach: Reach,
+}
+
+/// Whom a problem is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// This question alone, which is too long, say.
+    Question,
+    /// The network or the server, which may get well.
+    Server,
+    /// All questions: a wrong key, a model that is not there.
+    All,
+}
+
+/// A reply that did not come at once.
+struct Missed {
+    problem: Problem,
+    /// Whether it may come if it is asked for again.
+    may_pass: bool,
+    /// Whether the model cannot have this temperature.
+    is_temperature: bool,
+    /// When the server wants to be asked again.
+    retry_after: Option<Duration>,
+}
+
+impl Client {
+    /// `model` at the server whose endpoints begin with `url`, such as `http://127.0.0.1:8000/v1`.
+    ///
+    /// # Errors
+    /// Where `url` is none that can be asked, or the key cannot be sent.
+    pub fn new(url: &str, model: &str, key: Option<&str>) -> Result<Self> {
+        let base = url.trim_end_matches('/').trim_end_matches("/chat/completions");
+        let expected = "expected the beginning of a server's endpoints, such as https://api.openai.com/v1";
+        let uri: Uri = base.parse().with_context(|| format!("{url}: is no URL, {expected}"))?;
+        let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
+        let host = uri.host().filter(|_| is_http && uri.query().is_none());
+        ensure!(host.is_some(), "{url}: {expected}");
+        let key = key.map(|key| HeaderValue::try_from(format!("Bearer {key}")));
+        let mut key = key.transpose().context("the judge's key has characters that no header may have")?;
+        key.iter_mut().for_each(|key| key.set_sensitive(true));
+        let (agent, url) = (agent(TIMEOUT), format!("{base}/chat/completions"));
+        Ok(Self { agent, url, model: model.into(), key, wait: WAIT, has_temperature: true.into() })
+    }
+
+    /// The model's name there.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// Another first wait, for tests.
+    #[cfg(test)]
+    pub fn waiting(self, wait: Duration) -> Self {
+        Self { wait, ..self }
+    }
+
+    /// What the model replies to a system text and a user's, at temperature 0; where the network or the server fails, it
+    /// is asked again, up to four times in all.
+    ///
+    /// # Errors
+    /// Where there is no reply, or one in another form.
+    pub fn reply(&self, system: &str, user: &str, stop: &AtomicBool) -> Result<String, Problem> {
+        let messages = json!([{ "role": "system", "content": system }, { "role": "user", "content": user }]);
+        let mut body = json!({ "model": self.model, "messages": messages });
+        let mut wait = self.wait;
+        let mut tries = 1;
+        loop {
+            let has_temperature = self.has_temperature.load(Ordering::Relaxed);
+            match body.as_object_mut() {
+                Some(body) if !has_temperature => drop(body.remove("temperature")),
+                _ => body["temperature"] = 0.into(),
+            }
+            let missed = match self.once(&body.to_string()) {
+                Ok(reply) => return Ok(reply),
+                Err(missed) if missed.is_temperature && has_temperature => {
+                    self.has_temperature.store(false, Ordering::Relaxed);
+                    continue;
+                }
+                Err(missed) => missed,
+            };
+            if !missed.may_pass || tries == TRIES || stop.load(Ordering::Relaxed) {
+                return Err(missed.problem);
+            }
+            let mut left = missed.retry_after.unwrap_or(wait).min(LONGEST_WAIT);
+            while !left.is_zero() && !stop.load(Ordering::Relaxed) {
+                let now = left.min(LOOK);
+                sleep(now);
+                left -= now;
+            }
+            (wait, tries) = (2 * wait, tries + 1);
+        }
+    }
+
+    fn once(&self, body: &str) -> Result<String, Missed> {
+        let network = |error: ureq::Error| Missed {
+            problem: Problem { text: trouble(&error), reach: Reach::Server },
+            may_pass: true,
+            is_temperature: false,
+            retry_after: None,
+        };
+        let request = self.agent.post(&self.url).config().timeout_global(Some(TIMEOUT)).build();
+        let mut request = request.content_type("application/json");
+        if let Some(key) = &self.key {
+            request = request.header(header::AUTHORIZATION, key);
+        }
+        let mut response = request.send(body).map_err(network)?;
+        let status = response.status();
+        let retry_after = response.headers().get(header::RETRY_AFTER);
+        let retry_after = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let retry_after = retry_after.map(Duration::from_secs);
+        let text = response.body_mut().with_config().limit(LONGEST).read_to_string().map_err(network)?;
+        let answer: Value = serde_json::from_str(&text).unwrap_or_default();
+        if status == StatusCode::OK {
+            let content = answer["choices"][0]["message"]["content"].as_str();
+            return content.map(str::to_owned).ok_or_else(|| Missed {
+                problem: Problem {
+                    text: "the answer has no choices[0].message.content".into(),
+                    reach: Reach::Question,
+                },
+                may_pass: false,
+                is_temperature: false,
+                retry_after: None,
+            });
+        }
+        let error = &answer["error"];
+        let said: String =
+            error["message"].as_str().or(error.as_str()).unwrap_or_default().chars().take(300).collect();
+        let colon = if said.is_empty() { "" } else { ": " };
+        let status = status.as_u16();
+        let may_pass = matches!(status, 408 | 409 | 425 | 429 | 500..);
+        let reach = match status {
+            300..=399 | 401 | 403 | 404 | 405 => Reach::All,
+            _ if may_pass => Reach::Server,
+            _ => Reach::Question,
+        };
+        Err(Missed {
+            problem: Problem { text: format!("status {status}{colon}{said}"), reach },
+            may_pass,
+            is_temperature: status == 400 && error["param"] == "temperature",
+            retry_after,
+        })
+    }
+}

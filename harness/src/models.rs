@@ -1,0 +1,69 @@
+//! Models that are put to use: where their files are, what they are called, which stage made them.
+
+use crate::config::Stage;
+use crate::data::Tokenizer;
+use crate::plan::short_name;
+use crate::runs::manifest::Manifest;
+use anyhow::{Context, Result, ensure};
+use model::{Cpu, Transformer};
+use std::path::{Path, PathBuf};
+
+/// Where a model is.
+#[derive(Debug, Clone)]
+pub struct ModelFiles {
+    /// Its name; `None` takes the name of its stage run, or of its folder.
+    pub name: Option<String>,
+    /// The folder of its files.
+    pub dir: PathBuf,
+    /// Where it comes from, for people.
+    pub source: String,
+    /// Folder of the tokenizer, where the model folder has none.
+    pub tokenizer: Option<PathBuf>,
+}
+
+/// A model that is ready to write.
+pub struct Model {
+    /// Its name.
+    pub name: String,
+    /// Where it comes from, for people.
+    pub source: String,
+    /// The stage that made it, where one of ours did.
+    pub stage: Option<Stage>,
+    /// Its weights.
+    pub transformer: Transformer,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+}
+
+impl ModelFiles {
+    /// Loads the model.
+    ///
+    /// # Errors
+    /// Where the folder holds no model or no tokenizer, or they do not fit together.
+    pub fn load(&self) -> Result<Model> {
+        self.read().with_context(|| self.dir.display().to_string())
+    }
+
+    fn read(&self) -> Result<Model> {
+        let Self { name, dir, source, tokenizer } = self;
+        let tokenizer = Tokenizer::load(tokenizer.as_deref().unwrap_or(dir))?;
+        let transformer = Transformer::load(dir, &Cpu)?;
+        let (entries, vocab_size) = (tokenizer.vocab_size(), transformer.config.vocab_size);
+        ensure!(
+            entries <= vocab_size,
+            "the tokenizer has {entries} entries and the model {vocab_size}; expected the model's own tokenizer"
+        );
+        let manifest = dir.parent().and_then(|run| Manifest::read(run).ok().flatten());
+        let run = manifest.as_ref().map(|manifest| short_name(manifest.stage, manifest.uuid));
+        let name = name.clone().or(run).unwrap_or_else(|| name_of(dir));
+        let stage = manifest.map(|manifest| manifest.stage);
+        Ok(Model { name, source: source.clone(), stage, transformer, tokenizer })
+    }
+}
+
+/// The last part of a folder's name.
+fn name_of(dir: &Path) -> String {
+    let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
+    let name = whole.file_name().map(|name| name.to_string_lossy().into_owned());
+    name.unwrap_or_else(|| "model".into())
+}

@@ -1,0 +1,220 @@
+//! Models in the terminal: `chat`, `generate`, `compare`.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::server::Running;
+use common::tiny::folder;
+use serde_json::Value;
+use std::fs;
+
+fn mindscale(words: &[&str], input: &str) -> (i32, String, String) {
+    let mut command = assert_cmd::Command::cargo_bin("mindscale").unwrap();
+    let output = command.args(words).write_stdin(input).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn a_chat_in_the_terminal_follows_its_commands() {
+    let dir = tempfile::tempdir().unwrap();
+    folder(dir.path(), 4);
+    let path = dir.path().to_str().unwrap();
+    let saved = dir.path().join("talk.json");
+    let input = format!(
+        "/set temperature 0\n/set temprature 1\n/set top-p 7\n/nowhere\n你\\\n好\n\"\"\"one\ntwo\"\"\"\n/save {0}\n/reset\n/system 系统\n/save {0}.md\n/quit\nnever read\n",
+        saved.display()
+    );
+    let (code, answers, told) = mindscale(&["chat", path, "--max-tokens", "8"], &input);
+    assert_eq!(code, 0, "{told}");
+    for problem in [
+        "did you mean temperature?",
+        "top_p is 7, expected",
+        "there is no command /nowhere",
+        "4 turns written to",
+    ] {
+        assert!(told.contains(problem), "{problem}: {told}");
+    }
+    let talk: Value = serde_json::from_slice(&fs::read(&saved).unwrap()).unwrap();
+    let said: Vec<&str> =
+        talk["messages"].as_array().unwrap().iter().map(|m| m["content"].as_str().unwrap()).collect();
+    assert_eq!((said[0], said[2]), ("你\n好", "one\ntwo"));
+    assert_eq!(answers, format!("{}\n{}\n", said[1], said[3]));
+    assert_eq!(fs::read_to_string(saved.with_extension("json.md")).unwrap(), "**system**\n\n系统\n");
+    // A conversation that outgrows the model loses its first turns, and says so.
+    let long: String = (0..12).map(|i| format!("{i} {}\n", "天空".repeat(10))).collect();
+    let (code, answers, told) = mindscale(&["chat", path, "--max-tokens", "8", "--system", "系统"], &long);
+    assert!(
+        code == 0
+            && answers.lines().count() >= 12
+            && told.contains("turns are forgotten: the model reads 256 tokens"),
+        "{told}"
+    );
+}
+
+#[test]
+fn prompts_come_from_files_and_from_the_standard_input() {
+    let dir = tempfile::tempdir().unwrap();
+    folder(dir.path(), 4);
+    let path = dir.path().to_str().unwrap();
+    let file = dir.path().join("prompts.jsonl");
+    fs::write(&file, "{\"prompt\": \"天空\"}\n{\"prompt\": \"ab\"}\n").unwrap();
+    let usual = ["generate", path, "--max-tokens", "9", "--json"];
+    let rows = |more: &[&str], input: &str| -> Vec<Value> {
+        let (code, text, told) = mindscale(&[&usual, more].concat(), input);
+        assert_eq!(code, 0, "{told}");
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let many = rows(&["--prompts", file.to_str().unwrap(), "-n", "3", "--log-probs", "2"], "");
+    let places: Vec<_> = many.iter().map(|row| (row["prompt"].as_u64(), row["choice"].as_u64())).collect();
+    let want: Vec<_> =
+        (0..2).flat_map(|prompt| (0..3).map(move |choice| (Some(prompt), Some(choice)))).collect();
+    assert_eq!(places, want);
+    let one = rows(&["--prompt", "-"], "ab\n");
+    assert_eq!(one[0]["text"], many[3]["text"]);
+    assert_eq!(many[3]["log_probs"].as_array().unwrap().len(), 9);
+    assert_eq!(many[3]["log_probs"][0]["top"].as_array().unwrap().len(), 2);
+    // What is printed is what JSON has.
+    let (_, text, _) = mindscale(&["generate", path, "--max-tokens", "9", "--prompt", "ab"], "");
+    assert_eq!(text, format!("{}\n", one[0]["text"].as_str().unwrap()));
+    let stop: String = one[0]["text"].as_str().unwrap().chars().skip(2).take(1).collect();
+    let cut = rows(&["--prompt", "ab", "--stop", &stop], "");
+    assert!(!cut[0]["text"].as_str().unwrap().contains(&stop) && cut[0]["stopped"] == true);
+    for (options, problem) in [
+        (
+            &["--prompt", "a", "--temperature", "-1"][..],
+            "expected 0 (the likeliest token) or more, such as 0.7",
+        ),
+        (&["--prompt", "a", "--top-p", "2"], "expected above 0 and at most 1"),
+        (&["--prompt", "a", "--min-p", "hot"], "expected a number"),
+        (&["--prompt", "a", "-n", "0"], "0 is not in 1..=1024"),
+        (&["--prompt", "a", "--stop", ""], "at least one character"),
+        (&["--prompt", "a", "--prompts", "b"], "cannot be used with"),
+        (&[], "--prompt <TEXT>|--prompts <FILE>"),
+    ] {
+        let (code, _, told) = mindscale(&[&usual, options].concat(), "");
+        assert!(code == 2 && told.contains(problem), "{options:?}: {told}");
+    }
+}
+
+#[test]
+fn answers_are_put_side_by_side() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (one, two, prompts) = (at("one"), at("two"), at("prompts.txt"));
+    folder(one.as_ref(), 1);
+    folder(two.as_ref(), 2);
+    fs::write(&prompts, "天空是\na</s>b\n").unwrap();
+    let named = format!("second={two}");
+    let usual = ["compare", &one, &named, "--prompts", &prompts, "--max-tokens", "12"];
+    let (code, text, told) = mindscale(&usual, "");
+    assert!(code == 0 && text.starts_with("# Answers side by side\n") && told.is_empty(), "{text}{told}");
+    for part in
+        ["| A | one |", "| B | second |", "max_tokens 12, temperature 0.7", "## 2. a\\</s>b", "**B** · "]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let files = ["new/a.md", "new/a.html", "new/a.csv", "new/a.json"].map(at);
+    let out: Vec<&str> = files.iter().flat_map(|file| ["--out", file]).collect();
+    let (code, text_again, told) = mindscale(&[&usual, &out[..]].concat(), "");
+    assert!(code == 0 && text_again.is_empty() && told.matches("answers written to ").count() == 4, "{told}");
+    let read = |file: &str| fs::read_to_string(file).unwrap();
+    assert_eq!(read(&files[0]), text, "one seed, one text");
+    let (_, json, _) = mindscale(&[&usual, &["--json"][..]].concat(), "");
+    assert_eq!(read(&files[3]), json);
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let of_generate = ["generate", &one, "--chat", "--prompt", "天空是", "--max-tokens", "12"];
+    let answer = json["prompts"][0]["answers"][0]["text"].as_str().unwrap();
+    assert_eq!(mindscale(&of_generate, "").1, format!("{answer}\n"), "as `generate --chat` has it");
+    assert_eq!(
+        read(&files[2]).lines().next().unwrap(),
+        "prompt_number,prompt,model,stage,form,answer,finish_reason,tokens,score"
+    );
+    // MiniMind's questions, greedily, bare.
+    let (code, text, told) = mindscale(
+        &["compare", &one, "--temperature", "0", "--form", "continuation", "--max-tokens", "2"],
+        "",
+    );
+    assert!(
+        code == 0 && text.contains("## 1. 你叫什么名字") && text.contains("| continuation |"),
+        "{text}{told}"
+    );
+}
+
+#[test]
+fn comparisons_that_cannot_be_made_say_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (one, bare, empty) = (at("one"), at("bare"), at("empty.txt"));
+    folder(one.as_ref(), 1);
+    folder(bare.as_ref(), 2);
+    fs::remove_file(at("bare/tokenizer.json")).unwrap();
+    fs::write(&empty, "\n\n").unwrap();
+    let same = format!("{one}/../one");
+    for (words, expected, problem) in [
+        (&[][..], 2, "<MODEL>..."),
+        (&["nowhere"], 1, "nowhere: neither a folder nor a stage run in runs"),
+        (&[&bare], 1, "tokenizer.json"),
+        (&[&one, &same], 1, "is named twice, the second time as"),
+        (&[&one, "--prompts", "none.txt"], 1, "none.txt: cannot be read"),
+        (&[&one, "--prompts", &empty], 1, "empty.txt: holds no prompt, expected one a line"),
+        (&[&one, "--out", "a.docx"], 2, "a.docx: expected a name that ends in .md, .html, .csv or .json"),
+        (&[&one, "--temperature", "-1"], 2, "expected 0 (the likeliest token) or more"),
+        (&[&one, "--judge", "http://a/v1"], 2, "--judge-model <NAME>"),
+        (
+            &[&one, "--judge", "http://a/v1", "--judge-model", "j"],
+            1,
+            "a judge compares models: name two or more",
+        ),
+        (
+            &[&one, "--judge", "a/v1", "--judge-model", "j"],
+            1,
+            "a/v1: is no URL, expected the beginning of a server's endpoints",
+        ),
+    ] {
+        let (code, text, told) = mindscale(&[&["compare"], words].concat(), "");
+        assert!(code == expected && told.contains(problem) && text.is_empty(), "{words:?}: {code} {told}");
+    }
+}
+
+#[test]
+fn a_model_of_ours_may_judge_and_its_babble_is_no_verdict() {
+    let server = Running::usual();
+    let dir = tempfile::tempdir().unwrap();
+    let [one, two, prompts] =
+        ["one", "two", "prompts.txt"].map(|name| dir.path().join(name).to_str().unwrap().to_owned());
+    folder(one.as_ref(), 1);
+    folder(two.as_ref(), 2);
+    fs::write(&prompts, "天\n").unwrap();
+    let url = format!("http://{}/v1", server.address);
+    let words = [
+        "compare",
+        &one,
+        &two,
+        "--prompts",
+        &prompts,
+        "--max-tokens",
+        "4",
+        "--form",
+        "continuation",
+        "--json",
+    ];
+    let judge = |model: &str| {
+        let (code, text, told) =
+            mindscale(&[&words[..], &["--judge", &url, "--judge-model", model]].concat(), "");
+        (code, serde_json::from_str::<Value>(&text).unwrap()["judge"].clone(), told)
+    };
+    // More than the tiny model reads.
+    let (code, found, told) = judge("tiny");
+    assert!(
+        code == 1 && told.contains("2 of 2 judgements have no verdict; 2 × status 400: the prompt has"),
+        "{told}"
+    );
+    assert_eq!(
+        (&found["valid"], &found["failed"], &found["agreement"]),
+        (&0.into(), &2.into(), &Value::Null)
+    );
+    let (code, found, told) = judge("nowhere");
+    assert!(code == 1 && told.contains("status 404: there is no model \"nowhere\" here"), "{told}");
+    assert_eq!(found["planned"], 2);
+}
