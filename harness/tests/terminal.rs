@@ -218,3 +218,32 @@ fn a_model_of_ours_may_judge_and_its_babble_is_no_verdict() {
     assert!(code == 1 && told.contains("status 404: there is no model \"nowhere\" here"), "{told}");
     assert_eq!(found["planned"], 2);
 }
+
+#[test]
+fn perplexity_counts_conversations_among_texts() {
+    let dir = tempfile::tempdir().unwrap();
+    folder(dir.path(), 1);
+    let path = dir.path().to_str().unwrap();
+    let text = dir.path().join("talk.jsonl");
+    let row = |i: u32| {
+        let turns = serde_json::json!([
+            { "role": "user", "content": format!("天空 {i}") }, { "role": "assistant", "content": "是蓝色的" }]);
+        serde_json::json!({ "messages": turns }).to_string() + "\n"
+    };
+    fs::write(&text, (0..40).map(row).collect::<String>()).unwrap();
+    let words = [
+        "perplexity",
+        path,
+        "--text",
+        text.to_str().unwrap(),
+        "--lengths",
+        "16,32",
+        "--trained",
+        "32",
+        "--json",
+    ];
+    let (code, found, told) = mindscale(&words, "");
+    assert_eq!(code, 0, "{told}");
+    let found: Value = serde_json::from_str(&found).unwrap();
+    assert!(found.as_array().unwrap().len() == 2 && found[0]["tokens"].as_u64().unwrap() > 100, "{found}");
+}

@@ -2,9 +2,9 @@
 
 use super::data::named;
 use super::model_arg::ModelArg;
+use super::rope_arg::TrainedArg;
 use super::say;
 use crate::config::DataConfig;
-
 use crate::data::read::{ReadOptions, rows};
 use crate::data::{Kind, Row, SpecialText, Tokenizer};
 use crate::exam::{LengthLoss, LengthPlan, loss_by_length};
@@ -21,7 +21,7 @@ use std::path::PathBuf;
 pub struct PerplexityArgs {
     #[command(flatten)]
     model: ModelArg,
-    /// Files of pretraining texts, read as one text from end to end; patterns such as text/*.jsonl may be used
+    /// Files of pretraining texts, conversations among them in the chat template, read as one text from end to end; patterns such as text/*.jsonl may be used
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     text: Vec<String>,
     /// Lengths of context in tokens; unset: from a quarter of the trained length to four times it
@@ -31,9 +31,8 @@ pub struct PerplexityArgs {
     /// trained length as F
     #[arg(long, value_delimiter = ',', value_name = "SCALING,...")]
     rope_scaling: Vec<RopeScaling>,
-    /// Positions that the model was trained with; unset: its max_seq_len
-    #[arg(long, value_name = "N")]
-    trained: Option<usize>,
+    #[command(flatten)]
+    trained: TrainedArg,
     /// Windows of the text at most, each of the longest context
     #[arg(long, default_value_t = 64, value_name = "N")]
     windows: usize,
@@ -74,7 +73,7 @@ pub fn perplexity(args: &PerplexityArgs) -> Result<bool> {
 }
 
 fn plan(args: &PerplexityArgs, max_seq_len: usize) -> Result<LengthPlan> {
-    let trained = args.trained.unwrap_or(max_seq_len);
+    let trained = args.trained.positions(max_seq_len);
     ensure!(trained >= 8, "--trained is {trained}, expected at least 8");
     let mut lengths = match args.lengths.is_empty() {
         true => [1, 2, 4, 8, 16].map(|quarters| trained * quarters / 4).into(),
@@ -102,9 +101,13 @@ fn read(args: &PerplexityArgs, tokenizer: &Tokenizer, needed: usize) -> Result<V
     let options = ReadOptions::new(&DataConfig::default());
     let mut ids = vec![];
     for row in rows(&files, Kind::Pretrain, &options) {
-        if let Row::Text(text) = row? {
-            ids.extend(tokenizer.document(&text, SpecialText::Characters)?.0);
-        }
+        let special = SpecialText::Characters;
+        let (document, _) = match row? {
+            Row::Text(text) => tokenizer.document(&text, special)?,
+            Row::Chat(messages) => tokenizer.conversation_document(&messages, special)?,
+            Row::Preference { .. } => continue, // files of pretraining texts have none
+        };
+        ids.extend(document);
         if ids.len() > needed {
             break;
         }

@@ -2,9 +2,10 @@
 
 use super::data::named;
 use super::say;
-use crate::config::{DataConfig, TokenizerConfig, largest};
+use crate::config::{DataConfig, TokenizerConfig};
 use crate::data::chat::ChatTemplate;
 use crate::data::read::{ReadOptions, rows};
+use crate::data::tokenizer::largest_vocab;
 use crate::data::{Kind, Message, Tokenizer};
 use crate::exam::letters;
 use crate::fsutil::create_dir;
@@ -56,8 +57,7 @@ pub enum TokenizerVerb {
 
 /// A size that a vocabulary can have.
 fn vocab_size(text: &str) -> std::result::Result<usize, String> {
-    let most = largest("model.vocab_size").map_or(usize::MAX, |most| most as usize);
-    let least = TokenizerConfig::SMALLEST_VOCAB;
+    let (least, most) = (TokenizerConfig::SMALLEST_VOCAB, largest_vocab());
     let size = text.parse().ok().filter(|size| (least..=most).contains(size));
     size.ok_or_else(|| format!("expected {least} (3 special tokens and 256 bytes) to {most}"))
 }

@@ -34,6 +34,11 @@ const BLANKS: [char; 4] = ['\u{120}', '\u{10a}', '\u{10d}', '\u{109}'];
 const SMALLEST_VOCAB: usize = TokenizerConfig::SMALLEST_VOCAB;
 const _: () = assert!(SMALLEST_VOCAB == SPECIAL.len() + 256);
 
+/// The largest vocabulary that a model may have.
+pub fn largest_vocab() -> usize {
+    largest("model.vocab_size").map_or(usize::MAX, |most| most as usize)
+}
+
 /// What becomes of a special token, such as `</s>`, that a text spells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpecialText {
@@ -158,7 +163,7 @@ impl Tokenizer {
         vocab_size: usize,
         stop: &AtomicBool,
     ) -> Result<Self> {
-        let most = largest("model.vocab_size").map_or(usize::MAX, |most| most as usize);
+        let most = largest_vocab();
         ensure!(
             (SMALLEST_VOCAB..=most).contains(&vocab_size),
             "a vocabulary of {vocab_size} entries, expected {SMALLEST_VOCAB} (3 special tokens and 256 bytes) to {most}"
@@ -192,7 +197,7 @@ impl Tokenizer {
         inner.with_padding(None);
         // Tables are made up to the largest id, here and in the library.
         let vocab_size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
-        let most = largest("model.vocab_size").map_or(usize::MAX, |most| most as usize);
+        let most = largest_vocab();
         ensure!(vocab_size <= most, "its largest id is {}, expected less than {most}", vocab_size - 1);
         let named = |key: &str| -> Option<String> {
             let value = config.get(key)?;
