@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::{manifests, mindscale, only};
+use common::{manifests, mindscale, only, stage_runs};
+use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use std::fs;
 use std::path::Path;
@@ -142,4 +143,78 @@ fn what_does_not_fit_is_one_clear_error() {
         .assert()
         .code(1)
         .stderr(contains("empty.txt: has no row of pretraining text"));
+}
+
+#[test]
+fn exam_questions_in_training_text_are_listed_and_left_out_of_a_second_score() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    write_files(dir);
+    let words = |start: usize| (start..start + 20).map(|i| format!("w{i}")).collect::<Vec<_>>().join(" ");
+    // Of five questions the first stands in web, the second in books, the third in nothing that is trained on.
+    let rows: String =
+        (0..5).map(|i| format!("{i},What is {}?,one,two,three,four,A\n", words(100 * i))).collect();
+    fs::create_dir(dir.join("s")).unwrap();
+    fs::write(dir.join("s/law_val.csv"), format!("id,question,A,B,C,D,answer\n{rows}6,Why?,a,b,c,d,B\n"))
+        .unwrap();
+    let add = |file: &str, text: String| {
+        let before = fs::read_to_string(dir.join(file)).unwrap();
+        fs::write(dir.join(file), before + &text).unwrap();
+    };
+    let line = |start: usize| format!("{{\"text\": \"so: {}\"}}\n", words(start).to_uppercase());
+    add("web.jsonl", line(3) + &line(4));
+    add("books.txt", format!("he says {} and goes\n", words(105)));
+    add("wiki.jsonl", line(200));
+    let sheets = ["--set", "exam.enabled=true", "--set", "exam.sheets=s"];
+    let run =
+        |more: &[&str]| mindscale(dir).args(["run", "mixed.toml"]).args(sheets).args(more).assert().code(0);
+    run(&[])
+        .stderr(contains("exam: 2 of 6 questions share 13 words in a row with training text of pretrain"))
+        .stderr(contains("exam: 1 of 6 questions have fewer than 8 words, too few to look for"));
+    let found = stage_runs(&dir.join("runs")).into_iter().find(|run| run.join("contamination.csv").exists());
+    assert_eq!(
+        fs::read_to_string(found.unwrap().join("contamination.csv")).unwrap(),
+        "subject,id,stage,source,file,texts\nlaw,0,pretrain,web,web.jsonl,2\nlaw,1,pretrain,books,books.txt,1\n"
+    );
+    let column = |file: &str, name: &str| -> Vec<String> {
+        let mut csv = csv::Reader::from_path(dir.join("results/mixed").join(file)).unwrap();
+        let column = csv.headers().unwrap().iter().position(|h| h == name).unwrap();
+        csv.records().map(|row| row.unwrap()[column].to_string()).collect()
+    };
+    let told = column("questions.csv", "contaminated");
+    assert_eq!(told[..6], ["true", "true", "false", "false", "false", "false"]);
+    for trial in 0..2 {
+        let of = |name: &str| column("trials.csv", name)[trial].clone();
+        assert_eq!((of("exam_contaminated"), of("exam_questions_clean")), ("2".into(), "4".into()));
+        let (right, answer) = (column("questions.csv", "prediction"), column("questions.csv", "answer"));
+        let clean = (6 * trial + 2..6 * trial + 6).filter(|&i| right[i] == answer[i]).count();
+        assert_eq!(of("exam_correct_clean"), clean.to_string());
+        assert_eq!(of("exam_accuracy_clean").parse::<f64>().unwrap(), clean as f64 / 4.0);
+    }
+    // A source that is left out is not trained on, and nothing is looked for where nobody asks.
+    let alone = SWEEP.replace("books = 1.0 }", "books = 0 }").replace("[1.0, 3.0]", "[1.0]");
+    fs::write(dir.join("alone.toml"), alone.replace("\"mixed\"", "\"alone\"")).unwrap();
+    mindscale(dir)
+        .args(["run", "alone.toml"])
+        .args(sheets)
+        .assert()
+        .code(0)
+        .stderr(contains("exam: 1 of 6 questions share 13 words in a row with training text of pretrain"));
+    let asked = run(&["--set", "exam.contamination=false", "--results", "third"]);
+    asked.stderr(contains("share 13 words").not());
+    mindscale(dir)
+        .args([
+            "data",
+            "contamination",
+            "--sheets",
+            "s",
+            "--kind",
+            "pretrain",
+            "--text",
+            "web.jsonl",
+            "*.txt",
+        ])
+        .assert()
+        .code(0)
+        .stdout(contains("2 of 6 questions (33.33 %) stand in the text; 1 too short to tell"));
 }

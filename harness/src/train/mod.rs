@@ -445,12 +445,18 @@ fn set_loss((name, measured): (String, Measured)) -> SetLoss {
     SetLoss { name, loss: measured.sums.mean(), bpb: measured.bpb() }
 }
 
+/// A number of passes to two digits behind the point, or two that are not 0.
+fn shown(passes: f64) -> String {
+    let zeros = if passes > 0.0 { -passes.log10().floor() } else { 0.0 };
+    format!("{passes:.0$}", 2.max(zeros as usize + 1))
+}
+
 /// What is to be told of sources that have names: the share of each, and how often it is passed.
 fn of_sources(sources: &[SourceUse], stage: &str) -> Vec<Notice> {
     let of = sources.iter().map(|source| source.tokens).sum();
     let told = |source: &SourceUse| Notice {
         place: stage.into(),
-        reason: format!("target tokens are of {}, in {:.2} passes over it", source.name, source.passes),
+        reason: format!("target tokens are of {}, in {} passes over it", source.name, shown(source.passes)),
         count: source.tokens,
         of,
     };

@@ -79,15 +79,28 @@ impl Order {
 
     /// The items of a pass, in the order in which they are trained on.
     pub fn pass(&self, epoch: u64) -> Vec<u32> {
-        let mut order: Vec<u32> = match self.is_mixed {
-            false => (0..self.items).collect(),
-            true => {
-                let of = |(index, source): (usize, &Source)| self.of_source(index as u64, source, epoch);
-                self.sources.iter().enumerate().flat_map(of).collect()
-            }
-        };
+        if self.is_mixed {
+            return self.mixed(epoch);
+        }
+        let mut order: Vec<u32> = (0..self.items).collect();
         order.shuffle(&mut stream(self.seed, Purpose::Order, epoch));
         order
+    }
+
+    /// A pass over a mix: at any place in it every source has given the same part of its tokens, to about an item.
+    fn mixed(&self, epoch: u64) -> Vec<u32> {
+        let mut placed: Vec<(f64, u32)> = vec![];
+        for (index, source) in self.sources.iter().enumerate() {
+            let items = self.of_source(index as u64, source, epoch);
+            let tokens = |item: u32| f64::from(self.tokens[item as usize]);
+            let (all, mut before): (f64, f64) = (items.iter().map(|&item| tokens(item)).sum(), 0.0);
+            for item in items {
+                placed.push(((before + tokens(item) / 2.0) / all, item));
+                before += tokens(item);
+            }
+        }
+        placed.sort_by(|a, b| a.0.total_cmp(&b.0));
+        placed.into_iter().map(|(_, item)| item).collect()
     }
 
     /// What a pass takes of a source, whose items are shuffled anew each time that they have all been taken.

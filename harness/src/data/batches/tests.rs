@@ -248,6 +248,15 @@ fn shares_hold_for_any_weights_and_a_place_is_found_again() {
             assert!((found - share).abs() < 0.005, "{}: {found} instead of {share}", source.name);
             assert!(share > 0.0 || source.tokens == 0);
         }
+        // And at any place in the first pass, to the length of the longest rows.
+        for rows in 1..batches.row_sizes(0, None).len() as u64 {
+            let used = batches.used(rows);
+            let all: u64 = used.iter().map(|source| source.tokens).sum();
+            for (source, share) in used.iter().zip(shares) {
+                let off = source.tokens as f64 - share * all as f64;
+                assert!(off.abs() < 46.0, "{} after {rows} rows: {off} tokens", source.name);
+            }
+        }
         (0..50).for_each(|_| drop(batches.next_batch(3)));
         let place = batches.position();
         let want: Vec<_> = (0..20).map(|_| batches.next_batch(3)).collect();
