@@ -9,6 +9,7 @@
     venv/bin/python scripts/bench_pytorch.py train --shapes 128x4 --threads 1 --copies 2    # two trials side by side
     venv/bin/python scripts/bench_pytorch.py epoch --tokenizer DIR --text rows.jsonl        # real rows, useful tokens
     venv/bin/python scripts/bench_pytorch.py exam                    # the probability of a letter after a prompt
+    venv/bin/python scripts/bench_pytorch.py generate                # greedy, 1 and 8 texts at a time
     venv/bin/python scripts/bench_pytorch.py tokenize --tokenizer DIR --text lines.txt
 
 The models are those of transformers: Llama, and for mixtures of experts Qwen2-MoE, whose router and shared expert
@@ -141,6 +142,39 @@ def exam_step(shape, compiled):
     return step, 1
 
 
+def generate_times(shape, tokens, bare):
+    """A function that writes `tokens` tokens greedily behind the prompts of a batch, and the seconds of each but the first."""
+    import torch
+
+    model = build(shape).eval()
+    model.generation_config.eos_token_id = None
+    ids = torch.randint(shape.vocab_size, (1, shape.seq_len)).repeat(shape.batch_size, 1)
+    times = []
+
+    def seen(ids, scores, **_):
+        times.append(time.perf_counter())
+        return torch.zeros(len(ids), dtype=torch.bool)
+
+    @torch.inference_mode()
+    def loop():
+        out = model(input_ids=ids, use_cache=True, logits_to_keep=1)
+        for _ in range(tokens + 1):
+            times.append(time.perf_counter())
+            following = out.logits[:, -1].argmax(-1, keepdim=True)
+            out = model(input_ids=following, past_key_values=out.past_key_values, use_cache=True)
+
+    def write():
+        times.clear()
+        if bare:
+            loop()
+        else:
+            more = dict(max_new_tokens=tokens + 1, do_sample=False, use_cache=True, stopping_criteria=[seen])
+            model.generate(ids, attention_mask=torch.ones_like(ids), **more)
+        return [after - before for before, after in itertools.pairwise(times)]
+
+    return write
+
+
 def epoch_step(shape, tokenizer, text):
     """One batch after another of real rows, each padded to the row's length as MiniMind pads them."""
     import torch
@@ -170,6 +204,12 @@ def tokenize_step(tokenizer, text, batch_size):
     return lambda: fast(texts, add_special_tokens=False), tokens
 
 
+def timed(step):
+    began = time.perf_counter()
+    step()
+    return time.perf_counter() - began
+
+
 def worker(task):
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     shape, threads = Shape(**task["shape"]), task["threads"]
@@ -183,6 +223,8 @@ def worker(task):
         torch.manual_seed(1)
         if task["case"] == "epoch":
             step, units = epoch_step(shape, task["tokenizer"], task["text"])
+        elif task["case"] == "generate":
+            step, units = generate_times(shape, task["steps"], task["bare"]), shape.batch_size
         else:
             make = train_step if task["case"] == "train" else exam_step
             step, units = make(shape, task["compile"])
@@ -190,11 +232,8 @@ def worker(task):
         step()
     print("ready", flush=True)
     for _ in sys.stdin:
-        seconds = []
-        for _ in range(task["steps"]):
-            began = time.perf_counter()
-            step()
-            seconds.append(time.perf_counter() - began)
+        # A text is all steps of its tokens.
+        seconds = step() if task["case"] == "generate" else [timed(step) for _ in range(task["steps"])]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps({"rate": units / statistics.median(seconds), "peak_rss_mb": peak}), flush=True)
 
@@ -367,6 +406,18 @@ def exam(args):
             compare(f"{shape.name}, ours {label}", rounds, lambda ours: ours["questions_per_second"]["median"], 1)
 
 
+def generate(args):
+    table(["shape", "transformers", "Mindscale, tokens/s", "transformers, tokens/s", "ratio", "MFU", "MiB, both"])
+    for name in args.shapes:
+        for batch in [1, 8]:
+            shape = Shape(**{**SHAPES[name].__dict__, "seq_len": args.prompt, "batch_size": batch})
+            task = dict(case="generate", shape=shape.__dict__, threads=args.threads, steps=args.steps, warmup=args.warmup)
+            programs = {"generate": PyTorch(**task, bare=False), "forward in a loop": PyTorch(**task, bare=True)}
+            rounds = in_turn(args, lambda: mindscale(args, "generate", shape), programs)
+            label = f"{shape.name}, {batch} at a time"
+            compare(label, rounds, lambda ours: ours["tokens_per_second"]["median"])
+
+
 def tokenize(args):
     table(["texts", "PyTorch", "Mindscale, tokens/s", "transformers, tokens/s", "ratio", "MFU", "MiB, both"])
     shape = Shape(**{**SHAPES["128x4"].__dict__, "batch_size": args.texts})
@@ -382,7 +433,7 @@ def main():
     if sys.argv[1:2] == ["worker"]:
         return worker(json.loads(sys.argv[2]))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("case", choices=["train", "epoch", "exam", "tokenize"])
+    parser.add_argument("case", choices=["train", "epoch", "exam", "generate", "tokenize"])
     parser.add_argument("--mindscale", default="target/release/mindscale", help="the program")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -391,7 +442,7 @@ def main():
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
     parser.add_argument("--copies", type=int, default=1, help="programs side by side, for train")
-    parser.add_argument("--prompt", type=int, default=96, help="tokens of an exam's prompt")
+    parser.add_argument("--prompt", type=int, default=96, help="tokens of a prompt, for exam and generate")
     parser.add_argument("--tokenizer", help="a folder with tokenizer.json")
     parser.add_argument("--text", help="a file of one text a line; for epoch, of JSON lines with the key text")
     parser.add_argument("--texts", type=int, default=20000, help="lines to tokenize at a time")
@@ -400,7 +451,7 @@ def main():
         parser.error(f"{args.case} needs --tokenizer and --text")
     if args.case != "train" and args.copies != 1:
         parser.error("--copies is for train")
-    {"train": train, "epoch": epoch, "exam": exam, "tokenize": tokenize}[args.case](args)
+    {"train": train, "epoch": epoch, "exam": exam, "generate": generate, "tokenize": tokenize}[args.case](args)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ use crate::train::{next_tokens, optimizer};
 use anyhow::Result;
 use model::inference::NextToken;
 use model::{
-    Continuation, Continuations, Cost, Cpu, LaneConfig, Recompute, Sequence, Shared, Trainer, Transformer,
+    Continuation, Continuations, Cost, Cpu, Event, GenerateOptions, LaneConfig, Recompute, Sampling,
+    Sequence, Shared, Trainer, Transformer, Writing,
 };
 use std::path::Path;
 use std::time::Instant;
@@ -130,21 +131,38 @@ pub fn exam(case: &Case, exam: ExamCase) -> Result<Report> {
     })
 }
 
-/// One token at a time after a prompt of `seq_len` tokens; a step is a token.
+/// A token of each of `batch_size` texts that are written at a time, greedily, behind one prompt of `seq_len` tokens.
 ///
 /// # Errors
-/// Where the shape cannot be built, or the model fails.
+/// Where the shape cannot be built, or its logits are not finite.
 pub fn generate(case: &Case) -> Result<Report> {
     let transformer = transformer(case)?;
-    let steps = case.warmup + case.steps.max(1);
-    let mut cache = transformer.cache(case.seq_len + steps)?;
-    transformer.read(&mut cache, &synthetic_ids(case.seq_len, case.model.vocab_size, 1))?;
-    let seconds = time_steps(case, || {
-        transformer.read(&mut cache, &[1])?;
-        Ok(())
-    })?;
+    let mut writing = Writing::new(&transformer);
+    let options = GenerateOptions {
+        max_tokens: 1 + case.warmup + case.steps.max(1),
+        sampling: Sampling::default(),
+        seed: 1,
+        choice: 0,
+        stop: vec![],
+        log_probs: None,
+    };
+    let prompt = synthetic_ids(case.seq_len, case.model.vocab_size, 1);
+    writing.begin(&prompt, &vec![options; case.batch_size], None)?;
+    let mut step = || -> Result<usize> {
+        let events = writing.step();
+        let tokens = events.len();
+        for (_, event) in events {
+            if let Event::Failed(problem) = event {
+                return Err(problem.into());
+            }
+        }
+        Ok(tokens)
+    };
+    // The first token comes with the last piece of the prompt.
+    while step()? == 0 {}
+    let seconds = time_steps(case, || step().map(drop))?;
     let peak_rss_mb = peak_rss_mb();
-    let rate = Rate::new(1.0, seconds);
+    let rate = Rate::new(case.batch_size as f64, seconds);
     // A token sees all before it, where the mean token of a document sees half of it.
     let seen = case.seq_len + case.warmup + case.steps / 2;
     let flops = Cost::forward(&case.model).per_token(2 * seen);

@@ -40,8 +40,10 @@ pub enum BenchVerb {
         #[arg(long)]
         text: Option<PathBuf>,
     },
-    /// Tokens written after a prompt of --seq-len tokens; a step is a token
-    #[command(after_help = "Example: mindscale bench generate --d-model 512 --n-layers 8 --steps 64")]
+    /// Texts written behind a prompt of --seq-len tokens, --batch-size at a time; a step is a token of each
+    #[command(
+        after_help = "Example: mindscale bench generate --d-model 512 --n-layers 8 --batch-size 1 --steps 64"
+    )]
     Generate(CaseArgs),
 }
 
