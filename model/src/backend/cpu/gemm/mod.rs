@@ -1,4 +1,5 @@
-//! Single-threaded matrix products on slices. One core, one product: lanes are what runs in parallel.
+//! Matrix products on slices. One core, one product, as lanes are what runs in parallel; but for those of a single row,
+//! as a text that is written alone has them, which wait for memory.
 //!
 //! *Invariant:* every element of a product is one chain of fused multiply-adds over the inner dimension, in order,
 //! begun at zero or at what the element was. So a product has the same bits whatever the width of the vectors, the
@@ -11,6 +12,7 @@ mod simd;
 pub use simd::Path;
 
 use kernel::{Kernel, Left, Place};
+use rayon::prelude::*;
 use std::cell::RefCell;
 
 /// Inner positions that are worked on together, so that a panel of `b` stays in the first cache.
@@ -32,6 +34,9 @@ const CUT: usize = 8;
 
 /// Panels that are kept while several blocks of rows pass.
 const KEPT: usize = 32;
+
+/// Numbers of `b` that are worth a core of their own where `a` is one row: what takes longer to fetch than a thread to wake.
+const ALONE: usize = 1 << 17;
 
 /// A row-major matrix inside a slice: `rows x cols`, rows `stride` elements apart.
 #[derive(Clone, Copy)]
@@ -136,6 +141,21 @@ pub fn matmul_on(path: Path, out: &mut [f32], stride: usize, a: Mat, b: Mat, acc
         return;
     }
     let kernel = Kernel::of(path);
+    let cores = if m == 1 && matches!(part, Part::Whole) { n * k / ALONE } else { 1 };
+    let cores = cores.min(rayon::current_num_threads());
+    if cores < 2 {
+        return on_one_core(kernel, out, stride, a, b, accumulate, part);
+    }
+    let columns = n.div_ceil(cores).next_multiple_of(kernel.width());
+    out[..n].par_chunks_mut(columns).enumerate().for_each(|(i, out)| {
+        let b = b.block(0, k, i * columns, out.len());
+        on_one_core(kernel, out, stride, a, b, accumulate, part);
+    });
+}
+
+/// [`matmul_on`], where there is something to compute.
+fn on_one_core(kernel: Kernel, out: &mut [f32], stride: usize, a: Mat, b: Mat, accumulate: bool, part: Part) {
+    let (m, k, n) = (a.rows, a.cols, b.cols);
     // Panels that serve one block of rows only are used at once; where rows of `b` are cut, several at a time.
     let together = kernel.width()
         * match b.col_stride {

@@ -1,3 +1,4 @@
+#![allow(clippy::unwrap_used)]
 use super::*;
 use proptest::prelude::*;
 
@@ -99,6 +100,17 @@ fn every_way_to_cut_a_product_is_a_chain() {
             let product = Product { m, k, n, a_t, b_t, accumulate, gap: 0 };
             assert!(product.is_a_chain_everywhere(way), "{product:?}");
         }
+    }
+}
+
+#[test]
+fn a_row_that_cores_share_is_a_chain() {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+    for (k, n, b_t, accumulate) in
+        [(700, 1001, true, false), (513, 775, false, true), (ALONE, 33, true, true)]
+    {
+        let product = Product { m: 1, k, n, a_t: false, b_t, accumulate, gap: 2 };
+        assert!(n * k / ALONE >= 2 && pool.install(|| product.is_a_chain_everywhere(5)), "{product:?}");
     }
 }
 
