@@ -6,8 +6,11 @@ use super::keys::{self, Kind};
 use super::{TrialConfig, presets};
 use crate::fsutil::shell_word;
 use anyhow::Result;
+use figment::providers::Serialized;
+use figment::value::{Dict, Map, Value as FigmentValue};
+use figment::{Figment, Metadata, Profile, Provider};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -81,6 +84,35 @@ pub struct Layer {
     pub settings: Vec<Setting>,
 }
 
+impl Provider for Layer {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.name.clone())
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        let mut tree = Value::Object(Default::default());
+        for setting in &self.settings {
+            set(&mut tree, &setting.key, boxed(setting.value.clone()));
+        }
+        let dict = FigmentValue::serialize(&tree)?.into_dict().unwrap_or_default();
+        Ok(Profile::Default.collect(dict))
+    }
+}
+
+/// A value as layers are merged: tables would be mixed with those of the layer below, where lists take their place.
+fn boxed(value: Value) -> Value {
+    if value.is_object() { Value::Array(vec![value]) } else { value }
+}
+
+/// What [`boxed`] was given.
+fn unboxed(value: &mut Value) {
+    if let Value::Array(items) = value
+        && let [Value::Object(_)] = items.as_slice()
+    {
+        *value = items.remove(0);
+    }
+}
+
 /// All layers merged.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -130,7 +162,7 @@ pub fn get<'a>(tree: &'a Value, key: &str) -> Option<&'a Value> {
 ///
 /// # Errors
 /// What the layers say that is wrong, all at once, each with its place.
-pub fn load_layers(base: Layer, overrides: &Overrides, errors: &mut ConfigErrors) -> Settings {
+pub fn load_layers(base: Layer, overrides: &Overrides, errors: &mut ConfigErrors) -> Result<Settings> {
     let preset = match &overrides.preset {
         Some(name) => presets::layer(name, &format!("--preset {name}"), errors),
         None => match &base.preset {
@@ -139,20 +171,23 @@ pub fn load_layers(base: Layer, overrides: &Overrides, errors: &mut ConfigErrors
         },
     };
     let env = env_layer(&overrides.env, errors);
-    let by_hand = set_layer(&overrides.set, errors);
-    let mut tree = json!(TrialConfig::default());
+    let set = set_layer(&overrides.set, errors);
+    let mut figment = Figment::from(Serialized::defaults(TrialConfig::default()));
     let mut places = BTreeMap::new();
     let mut fixed = BTreeMap::new();
-    for (layer, fixes) in [(preset, false), (base, false), (env, true), (by_hand, true)] {
-        for Setting { key, place, value } in layer.settings {
-            set(&mut tree, &key, value);
+    for (layer, fixes) in [(preset, false), (base, false), (env, true), (set, true)] {
+        for Setting { key, place, .. } in &layer.settings {
+            places.insert(key.clone(), place.clone());
             if fixes {
                 fixed.insert(key.clone(), place.clone());
             }
-            places.insert(key, place);
         }
+        figment = figment.merge(layer);
     }
-    Settings { tree, places, fixed }
+    let mut tree: Value = figment.extract()?;
+    let sections = tree.as_object_mut().into_iter().flat_map(|tree| tree.values_mut());
+    sections.filter_map(Value::as_object_mut).flat_map(|section| section.values_mut()).for_each(unboxed);
+    Ok(Settings { tree, places, fixed })
 }
 
 /// A single trial without a sweep file: defaults, preset, environment, `--set`, validated.
@@ -161,7 +196,7 @@ pub fn load_layers(base: Layer, overrides: &Overrides, errors: &mut ConfigErrors
 /// What the layers say that is wrong, all at once, each with its place.
 pub fn load(overrides: &Overrides) -> Result<TrialConfig> {
     let mut errors = ConfigErrors::default();
-    let settings = load_layers(Layer::default(), overrides, &mut errors);
+    let settings = load_layers(Layer::default(), overrides, &mut errors)?;
     // Values that were refused are not in the tree: what stands there instead is not at fault.
     errors.or(())?;
     let mut errors = ConfigErrors::default();
@@ -322,7 +357,7 @@ mod tests {
             &[("MINDSCALE_PRETRAIN__LR", "0.25"), ("MINDSCALE_SEED", "3"), ("MINDSCALE_SHARED", "/x")],
             &["seed=4", "pretrain.tokens=unset"],
         );
-        let settings = load_layers(base, &over, &mut errors);
+        let settings = load_layers(base, &over, &mut errors).unwrap();
         assert_eq!(errors, ConfigErrors::default());
         let config = settings.config().unwrap();
         assert_eq!((config.seed, config.pretrain.training.lr), (4, 0.25));
@@ -349,7 +384,7 @@ mod tests {
         let set = ["device=cuda:1", "tokenizer.path=123", "data.sft=a.jsonl", "lora.targets=[\"wv\"]"];
         let overrides = overrides(None, &[("MINDSCALE_EXAM__AFTER", "sft")], &set);
         let mut errors = ConfigErrors::default();
-        let settings = load_layers(Layer::default(), &overrides, &mut errors);
+        let settings = load_layers(Layer::default(), &overrides, &mut errors).unwrap();
         assert_eq!(errors, ConfigErrors::default());
         let config = settings.config().unwrap();
         assert_eq!(
@@ -374,7 +409,7 @@ mod tests {
         let base = document_layer("base", text, &mut errors);
         let set = ["data.mix.web=3", "data.pretrain={ web = ['x'] }"];
         let over = overrides(None, &[("MINDSCALE_DATA__MIX__BOOKS", "0.5")], &set);
-        let settings = load_layers(base, &over, &mut errors);
+        let settings = load_layers(base, &over, &mut errors).unwrap();
         assert_eq!(errors, ConfigErrors::default());
         assert_eq!(settings.places["data.mix.books"], "MINDSCALE_DATA__MIX__BOOKS");
         let data = settings.config().unwrap().data;

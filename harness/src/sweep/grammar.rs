@@ -73,7 +73,7 @@ pub fn read(file: &str, text: &str, overrides: &Overrides) -> anyhow::Result<Swe
     if !entries.iter().any(|entry| entry.key == "name") {
         errors.push(no_name(file));
     }
-    let base = load_layers(base, overrides, &mut errors);
+    let base = load_layers(base, overrides, &mut errors)?;
     let mut axes = sweep.axes;
     axes.extend(sweep.zips);
     let sweep = Sweep {
