@@ -191,6 +191,9 @@ fn exam_questions_in_training_text_are_listed_and_left_out_of_a_second_score() {
         assert_eq!(of("exam_correct_clean"), clean.to_string());
         assert_eq!(of("exam_accuracy_clean").parse::<f64>().unwrap(), clean as f64 / 4.0);
     }
+    let summary = fs::read_to_string(dir.join("results/mixed/tables/summary.md")).unwrap();
+    assert!(summary.contains("| accuracy, clean (%) |"), "{summary}");
+    assert_eq!(column("summary.csv", "accuracy_clean_mean"), column("trials.csv", "exam_accuracy_clean"));
     // A source that is left out is not trained on, and nothing is looked for where nobody asks.
     let alone = SWEEP.replace("books = 1.0 }", "books = 0 }").replace("[1.0, 3.0]", "[1.0]");
     fs::write(dir.join("alone.toml"), alone.replace("\"mixed\"", "\"alone\"")).unwrap();

@@ -136,6 +136,7 @@ fn survive(recipe: &str, random: &mut ChaCha8Rng) {
     for folder in ["undisturbed", "disturbed"] {
         fs::create_dir(dir.path().join(folder)).unwrap();
         fs::write(dir.path().join(folder).join("drawn.toml"), recipe).unwrap();
+        common::recipe::write_files(&dir.path().join(folder));
     }
     let (undisturbed, disturbed) = (dir.path().join("undisturbed"), dir.path().join("disturbed"));
     let began = Instant::now();

@@ -2,7 +2,7 @@
 
 use super::observation::{Cell, Observation};
 use crate::config::{KeySpec, Kind, did_you_mean, find, is_source_name, keys, unknown_key};
-use crate::records::{Contaminated, SetLoss};
+use crate::records::SetLoss;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -105,7 +105,7 @@ static QUANTITIES: [Quantity; 22] = {
             o.score.as_ref().map(|s| Cell::Number(s.p_guess()))
         }),
         quantity("exam_contaminated", "questions in training text", None, Count, false, |o| {
-            clean(o).and_then(|(found, _)| count(found.questions))
+            count(o.score.as_ref()?.contaminated?.questions)
         }),
         quantity(
             "exam_correct_clean",
@@ -113,10 +113,10 @@ static QUANTITIES: [Quantity; 22] = {
             Some(Higher),
             Count,
             false,
-            |o| clean(o).and_then(|(found, _)| count(found.correct_clean)),
+            |o| count(o.score.as_ref()?.clean()?.1),
         ),
         quantity("exam_questions_clean", "clean questions", None, Count, false, |o| {
-            clean(o).and_then(|(_, questions)| count(questions))
+            count(o.score.as_ref()?.clean()?.0)
         }),
         quantity(
             "exam_accuracy_clean",
@@ -124,10 +124,7 @@ static QUANTITIES: [Quantity; 22] = {
             Some(Higher),
             Percent,
             false,
-            |o| {
-                let (found, questions) = clean(o)?;
-                (questions > 0).then(|| Cell::Number(found.correct_clean as f64 / questions as f64))
-            },
+            |o| o.score.as_ref()?.clean_accuracy().map(Cell::Number),
         ),
         quantity("wall_seconds", "wall time (s)", Some(Lower), Fixed(1), false, |o| {
             Some(Cell::Number(o.trial.wall_seconds))
@@ -137,13 +134,6 @@ static QUANTITIES: [Quantity; 22] = {
         }),
     ]
 };
-
-/// Questions that stand in training text, and the number of the others; `None` where they were not looked for.
-fn clean(observation: &Observation) -> Option<(Contaminated, u64)> {
-    let score = observation.score.as_ref()?;
-    let found = score.contaminated?;
-    Some((found, score.questions - found.questions))
-}
 
 fn count(count: u64) -> Option<Cell> {
     Some(Cell::Number(count as f64))

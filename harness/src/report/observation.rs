@@ -60,6 +60,19 @@ impl Score<'_> {
         (self.questions > 0).then(|| self.correct as f64 / self.questions as f64)
     }
 
+    /// The questions that do not stand in training text, and how many of them were answered correctly; `None` where they
+    /// were not looked for.
+    pub fn clean(&self) -> Option<(u64, u64)> {
+        let found = self.contaminated?;
+        Some((self.questions - found.questions, found.correct_clean))
+    }
+
+    /// Share of correct answers to them.
+    pub fn clean_accuracy(&self) -> Option<f64> {
+        let (questions, correct) = self.clean()?;
+        (questions > 0).then(|| correct as f64 / questions as f64)
+    }
+
     /// Wilson's 95 % interval of the share.
     pub fn wilson(&self) -> (f64, f64) {
         wilson95(self.correct, self.questions)

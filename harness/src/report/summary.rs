@@ -58,6 +58,8 @@ pub struct Setting<'a> {
     pub answers: Option<Pooled>,
     /// Accuracy over seeds.
     pub accuracy: Option<Spread>,
+    /// Accuracy on the questions that do not stand in training text, over seeds; `None` where they were not looked for.
+    pub clean: Option<Spread>,
     /// Bits per byte over seeds.
     pub bpb: Option<Spread>,
     /// Validation loss over seeds.
@@ -83,6 +85,12 @@ impl Guessing {
 }
 
 impl Setting<'_> {
+    /// Whether questions of its exams stand in training text.
+    pub fn is_contaminated(&self) -> bool {
+        let of = |o: &Observation| o.score.as_ref().and_then(|score| score.contaminated);
+        self.observations.iter().filter_map(of).any(|found| found.questions > 0)
+    }
+
     /// The accuracy with the interval that a figure shows: Student's t over seeds, or Wilson's for a single seed.
     pub fn accuracy_interval(&self) -> Option<(f64, (f64, f64))> {
         let accuracy = self.accuracy?;
@@ -133,6 +141,7 @@ fn setting(observations: Vec<Observation<'_>>) -> Setting<'_> {
         trials: seen.iter().map(|o| o.trial).collect(),
         answers: Pooled::of(&seen),
         accuracy: over(&|o| o.score.as_ref()?.accuracy()),
+        clean: over(&|o| o.score.as_ref()?.clean_accuracy()),
         bpb: over(&|o| o.trial.val_bpb),
         val_loss: over(&|o| o.trial.val_loss),
         guessing: p_of_guessing(&seen).map(|test| Guessing { test, p_holm: test.p }),

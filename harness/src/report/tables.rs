@@ -164,6 +164,8 @@ pub fn summary_csv(settings: &[Setting]) -> Result<Vec<u8>> {
         "questions",
         "shuffled_keys",
         "shuffled_accuracy",
+        "accuracy_clean_mean",
+        "accuracy_clean_t95",
     ])?;
     for s in settings {
         let mean = |spread: Option<Spread>| number(spread.map(|s| s.mean));
@@ -188,6 +190,8 @@ pub fn summary_csv(settings: &[Setting]) -> Result<Vec<u8>> {
             count(s.answers.map(|a| a.questions)),
             count(s.guessing.map(|g| u64::from(g.test.n))),
             number(s.guessing.and_then(|g| Some(g.test.expected / s.answers?.asked as f64))),
+            mean(s.clean),
+            t95(s.clean),
         ])?;
     }
     Ok(csv.into_inner()?)
@@ -199,6 +203,11 @@ pub fn summary(settings: &[Setting]) -> Grid {
     let mut heads = vec!["setting", "seeds", "parameters", "active", "validation loss", "bits per byte"];
     if has_exams {
         heads.extend(["questions", "accuracy (%)", "p of guessing (Holm)"]);
+    }
+    // Without the questions that stand in training text, where there are some.
+    let is_contaminated = settings.iter().any(Setting::is_contaminated);
+    if is_contaminated {
+        heads.push("accuracy, clean (%)");
     }
     let row = |s: &Setting| -> Vec<GridCell> {
         let mut cells = vec![
@@ -216,6 +225,9 @@ pub fn summary(settings: &[Setting]) -> Grid {
                 with_error(s.accuracy, 100.0, 1, s.trials.len()),
                 p.unwrap_or_else(|| NOTHING.into()),
             ]);
+        }
+        if is_contaminated {
+            cells.push(with_error(s.clean, 100.0, 1, s.trials.len()));
         }
         cells.into_iter().map(GridCell::from).collect()
     };

@@ -122,10 +122,10 @@ fn tables_hold_the_numbers() {
         &[
             "setting,seeds,params,active_params,accuracy_mean,accuracy_sd,accuracy_t95,exam_correct,exam_questions,\
              exam_p_guess,exam_p_holm,val_loss_mean,val_loss_t95,val_bpb_mean,val_bpb_t95,questions,shuffled_keys,\
-             shuffled_accuracy",
-            "n_layers=2,2,2000,2000,0.25,0.01414213562373,0.12706204736175,50,200,1,1,2.5,0,1.25,0,100,9999,0.25",
+             shuffled_accuracy,accuracy_clean_mean,accuracy_clean_t95",
+            "n_layers=2,2,2000,2000,0.25,0.01414213562373,0.12706204736175,50,200,1,1,2.5,0,1.25,0,100,9999,0.25,,",
             "n_layers=4,2,4000,4000,0.62,0.02828427124746,0.25412409472349,124,200,0.0001,0.0002,2.5,0,1.25,0,100,\
-             9999,0.25",
+             9999,0.25,,",
         ],
     );
     let read = |file: &str| std::fs::read_to_string(dir.path().join(file)).unwrap();

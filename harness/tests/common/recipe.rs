@@ -4,6 +4,8 @@ use rand::Rng;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 use std::fmt::Write;
+use std::fs;
+use std::path::Path;
 
 /// A sweep of two seeds through every training stage, small enough to be run in seconds and long enough to be
 /// killed in the middle, with checkpoints, validations and rows of metrics all along.
@@ -22,11 +24,58 @@ pub fn draw(random: &mut ChaCha8Rng) -> String {
         );
     }
     text += "[base.world]\npeople = 8\npretrain_rows = 200\nsft_rows = 200\ndpo_pairs = 60\n";
-    text += "questions_per_subject = 10\n[base.data]\nval_share = 0.1\n";
+    text += "questions_per_subject = 10\n";
     for (stage, steps) in [("pretrain", 150), ("sft", 80), ("lora", 40), ("dpo", 40)] {
         text += &training(random, stage, steps);
     }
+    text + &data(random)
+}
+
+/// The built-in world, or the sources of [`write_files`] in some mixture.
+fn data(random: &mut ChaCha8Rng) -> String {
+    if random.random() {
+        return "[base.data]\nval_share = 0.1\n".into();
+    }
+    let mut text = "[base.exam]\nsheets = \"sheets\"\n[base.data]\nsource = \"files\"\n".to_owned();
+    text += "pretrain = { web = [\"web.jsonl\"], books = [\"books.jsonl\"] }\n";
+    text += "sft = { one = [\"one.jsonl\"], two = [\"two.jsonl\"] }\n";
+    text += "dpo = { good = [\"good.jsonl\"], bad = [\"bad.jsonl\"] }\n";
+    text += one_of(random, &["val_share = 0.1\n", "pretrain_val = { wiki = [\"wiki.jsonl\"] }\n"]);
+    text += "[base.data.mix]\n";
+    for name in ["web", "books", "one", "two", "good", "bad"] {
+        let _ = writeln!(text, "{name} = {}", one_of(random, &[0.1, 0.5, 2.0]));
+    }
     text
+}
+
+/// The files that a recipe may name, in a folder.
+pub fn write_files(dir: &Path) {
+    let lines = |name: &str, count: usize, line: &dyn Fn(usize) -> serde_json::Value| {
+        let text: String = (0..count).map(|i| format!("{}\n", line(i))).collect();
+        fs::write(dir.join(name), text).unwrap();
+    };
+    let text = |word: &'static str, length: usize| move |i: usize| serde_json::json!({ "text": format!("{word} {i} {}", "of a text ".repeat(1 + i % length)) });
+    lines("web.jsonl", 120, &text("web", 3));
+    lines("books.jsonl", 30, &text("book", 12));
+    lines("wiki.jsonl", 9, &text("wiki", 4));
+    let turn = |role: &str, content: String| serde_json::json!({ "role": role, "content": content });
+    let chat = |i: usize, answer: &str| {
+        let answer = answer.repeat(1 + i % 4);
+        serde_json::json!([turn("user", format!("{i} and {}?", i * 3)), turn("assistant", answer)])
+    };
+    for (name, count, answer) in [("one.jsonl", 90, "It is so. "), ("two.jsonl", 40, "No, by no means. ")] {
+        lines(name, count, &|i| serde_json::json!({ "conversations": chat(i, answer) }));
+    }
+    for (name, count) in [("good.jsonl", 40), ("bad.jsonl", 25)] {
+        lines(
+            name,
+            count,
+            &|i| serde_json::json!({ "chosen": chat(i, "yes "), "rejected": chat(i, "never ") }),
+        );
+    }
+    fs::create_dir(dir.join("sheets")).unwrap();
+    let rows: String = (0..6).map(|i| format!("{i},what is {i} of it,one,two,three,four,A\n")).collect();
+    fs::write(dir.join("sheets/art_val.csv"), format!("id,question,A,B,C,D,answer\n{rows}")).unwrap();
 }
 
 /// One training stage of about so many steps.

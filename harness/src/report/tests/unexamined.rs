@@ -46,7 +46,7 @@ fn without_exams_the_report_is_about_what_was_measured() {
     let summary = read("summary.csv");
     assert_eq!(
         summary.lines().nth(1).unwrap(),
-        "n_layers=2,2,2000,2000,,,,,,,,3,0,1.5150000000000001,0.0635310236808735,,,",
+        "n_layers=2,2,2000,2000,,,,,,,,3,0,1.5150000000000001,0.0635310236808735,,,,,",
         "{summary}"
     );
     for figure in ["bpb_params", "bpb_flops", "bpb_model_n_layers"] {
