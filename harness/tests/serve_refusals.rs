@@ -23,6 +23,7 @@ fn what_is_wrong_is_told_in_openai_s_shape() {
         (json!({ "temperature": "hot" }), 400, "temperature", "is \"hot\", expected a number"),
         (json!({ "top_p": 0 }), 400, "top_p", "top_p is 0, expected above 0"),
         (json!({ "min_p": 2 }), 400, "min_p", "min_p is 2, expected 0"),
+        (json!({ "repetition_penalty": 1e-320 }), 400, "repetition_penalty", "expected 0.01 to 100"),
         (json!({ "n": 0 }), 400, "n", "is 0, expected a whole number from 1 to 64"),
         (json!({ "n": 1.5 }), 400, "n", "is 1.5, expected a whole number"),
         (json!({ "max_tokens": 0 }), 400, "max_tokens", "expected 1 or more, or -1 for no limit"),

@@ -47,9 +47,10 @@ impl Sampling {
         if !(0.0..=1.0).contains(&min_p) {
             return fail(format!("min_p is {min_p}, expected 0 (all tokens) to 1 (the likeliest)"));
         }
-        if !(repetition_penalty.is_finite() && repetition_penalty > 0.0) {
+        // Far beyond these, no logit would be finite.
+        if !(0.01..=100.0).contains(&repetition_penalty) {
             return fail(format!(
-                "the repetition penalty is {repetition_penalty}, expected a positive number; 1 changes nothing, 1.1 repeats less"
+                "the repetition penalty is {repetition_penalty}, expected 0.01 to 100; 1 changes nothing, 1.1 repeats less"
             ));
         }
         Ok(())
@@ -320,6 +321,8 @@ mod tests {
             Sampling { temperature: -1.0, ..Sampling::default() },
             Sampling { top_p: 0.0, ..Sampling::default() },
             Sampling { repetition_penalty: 0.0, ..Sampling::default() },
+            Sampling { repetition_penalty: 1e-320, ..Sampling::default() },
+            Sampling { repetition_penalty: 1e300, ..Sampling::default() },
             Sampling { min_p: 1.5, ..Sampling::default() },
             Sampling { min_p: f64::NAN, ..Sampling::default() },
         ] {
