@@ -86,6 +86,8 @@ fn what_is_wrong_is_told_in_openai_s_shape() {
         ("POST", "/v1/nowhere", 404),
         ("GET", "/nowhere", 404),
         ("PUT", "/v1/models", 405),
+        ("GET", "/v1/models/%ff", 400),
+        ("GET", "/results/%ff", 400),
     ] {
         let (status, _, body) = server.request(method, path, "", b"");
         let answer: Value = serde_json::from_slice(&body).unwrap();

@@ -1,13 +1,13 @@
 //! What the page shows of sweeps: how they stand, their tables, curves and figures. Everything is read, nothing written.
 
-use super::error::ApiError;
+use super::error::{ApiError, Name};
 use super::http::{App, json_response};
 use crate::fsutil::read_text;
 use crate::run::{Layers, ReadOptions, Work};
 use crate::runs::recorded::Record;
 use crate::status::{Counts, Overview, overview};
 use anyhow::{Context, Result};
-use axum::extract::{Path as UrlPath, State};
+use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
@@ -71,10 +71,7 @@ pub async fn sweeps(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
 }
 
 /// `/api/sweeps/{name}`: how it stands, its table of trials, the files of its report.
-pub async fn sweep(
-    State(app): State<Arc<App>>,
-    UrlPath(name): UrlPath<String>,
-) -> Result<Response, ApiError> {
+pub async fn sweep(State(app): State<Arc<App>>, Name(name): Name) -> Result<Response, ApiError> {
     apart(move || {
         let missing =
             || ApiError::missing(format!("there is no sweep {name:?} in {}", app.options.results.display()));
@@ -94,10 +91,7 @@ pub async fn sweep(
 }
 
 /// `/api/runs/{run}/metrics`: the curves of a stage run, by the beginning of its name.
-pub async fn run_metrics(
-    State(app): State<Arc<App>>,
-    UrlPath(run): UrlPath<String>,
-) -> Result<Response, ApiError> {
+pub async fn run_metrics(State(app): State<Arc<App>>, Name(run): Name) -> Result<Response, ApiError> {
     apart(move || {
         let missing = || ApiError::missing(format!("there is no stage run {run:?} with metrics"));
         let name = single(&run).ok_or_else(missing)?;
@@ -112,7 +106,7 @@ pub async fn run_metrics(
 }
 
 /// `/results/...`: a file of the folder of results, and of nowhere else.
-pub async fn file(State(app): State<Arc<App>>, UrlPath(path): UrlPath<String>) -> Result<Response, ApiError> {
+pub async fn file(State(app): State<Arc<App>>, Name(path): Name) -> Result<Response, ApiError> {
     apart(move || {
         let missing = || ApiError::missing(format!("there is no file {path:?} among the results"));
         let inside = Path::new(&path);

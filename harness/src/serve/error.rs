@@ -1,6 +1,8 @@
 //! Errors in OpenAI's shape, with the status codes that its clients expect.
 
 use super::scheduler::{Failure, Refusal};
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
@@ -16,6 +18,18 @@ pub struct ApiError {
     pub param: Option<String>,
     /// A word for programs.
     pub code: Option<&'static str>,
+}
+
+/// What a path has in the place of a name; bytes that are no text are an error in OpenAI's shape too.
+pub struct Name(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let found = Path::from_request_parts(parts, state).await;
+        found.map(|Path(name)| Self(name)).map_err(|problem| ApiError::bad(problem.body_text()))
+    }
 }
 
 impl ApiError {

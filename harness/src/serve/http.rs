@@ -2,13 +2,13 @@
 
 use super::answer::{About, Answer, error_event};
 use super::ask::{Ask, Endpoint, Prepared};
-use super::error::{ApiError, wrong_method};
+use super::error::{ApiError, Name, wrong_method};
 use super::models::Served;
 use super::scheduler::{Refusal, Told};
 use super::{Options, browse, door, metrics, page};
 use crate::system::now;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -103,7 +103,7 @@ async fn models(State(app): State<Arc<App>>) -> Response {
     json_response(&json!({ "object": "list", "data": data }))
 }
 
-async fn model(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, ApiError> {
+async fn model(State(app): State<Arc<App>>, Name(name): Name) -> Result<Response, ApiError> {
     Ok(json_response(&about(app.named(Some(&name))?)))
 }
 
