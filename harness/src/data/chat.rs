@@ -18,6 +18,10 @@ const LONGEST: usize = 64 << 10;
 /// Stack for each byte of a template while it is compiled.
 const STACK_PER_BYTE: usize = 4 << 10;
 
+/// Steps that a template may take for a conversation, so that a loop without an end has one: two hundred for each of
+/// a hundred thousand turns.
+const STEPS: u64 = 20_000_000;
+
 /// A compiled chat template.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
@@ -39,6 +43,7 @@ impl ChatTemplate {
         environment.set_lstrip_blocks(true);
         // Templates are written for Python's Jinja and call methods of its strings and lists.
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_fuel(Some(STEPS));
         environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
