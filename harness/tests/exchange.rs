@@ -49,6 +49,9 @@ fn a_model_goes_out_and_comes_back() {
         .success()
         .stdout(contains("llama of llama.cpp, 9,040 parameters in gguf"));
     assert_eq!(names(&dir.path().join("gguf")), ["README.md", "generation_config.json", "model-f32.gguf"]);
+    run(&["import", "gguf/model-f32.gguf", "of-gguf"]).code(1).stderr(contains("holds no tokenizer.json"));
+    run(&["import", "gguf/model-f32.gguf", "of-gguf", "--tokenizer", from]).success();
+    assert_eq!(weights(&dir.path().join("of-gguf")), weights(&reference()));
     let quantised = run(&["export", from, "--to", "gguf", "--type", "q8_0", "--out", "q8"]);
     quantised.code(1).stderr(contains("its rows have 16 numbers, and q8_0 takes multiples of 32"));
     run(&["export", from, "--to", "hf", "--type", "f16", "--out", "x"])
@@ -68,7 +71,7 @@ fn a_model_goes_out_and_comes_back() {
     assert!(read("README.md").contains("Nothing is recorded beside the model"));
     // The program itself reads such a folder where a model is asked for.
     run(&["generate", "hf", "--prompt", "他", "--max-tokens", "2", "--json"]).success();
-    assert_eq!(names(dir.path()), ["back", "gguf", "hf", "lone", "lone.pth", "pth"]);
+    assert_eq!(names(dir.path()), ["back", "gguf", "hf", "lone", "lone.pth", "of-gguf", "pth"]);
 }
 
 #[test]

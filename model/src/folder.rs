@@ -1,12 +1,12 @@
 //! A model folder: `config.json` with MiniMind's keys, or those of an architecture of transformers, and
-//! `model.safetensors`, `pytorch_model.bin` or `*.pth`.
+//! `model.safetensors`, `pytorch_model.bin` (either in several files with an index), or `*.pth`.
 
 use crate::backend::Backend;
 use crate::computed;
 use crate::config::{AuxLoss, Init, ModelConfig};
 use crate::transformer::Transformer;
 use crate::weights::hugging_face::{self, Architecture};
-use crate::weights::{self, Weights};
+use crate::weights::{self, INDEX, Weights};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -245,11 +245,14 @@ pub fn write_config(config: &ModelConfig) -> Vec<u8> {
     text
 }
 
-/// The weights file of a model folder: `model.safetensors`, `pytorch_model.bin`, or the only `*.pth`.
+/// The weights file of a model folder: `model.safetensors`, `pytorch_model.bin`, the index of either in several files, or
+/// the only `*.pth`.
 fn weights_file(dir: &Path) -> Result<PathBuf> {
     for name in ["model.safetensors", "pytorch_model.bin"] {
-        if dir.join(name).is_file() {
-            return Ok(dir.join(name));
+        for name in [name.to_owned(), format!("{name}{INDEX}")] {
+            if dir.join(&name).is_file() {
+                return Ok(dir.join(name));
+            }
         }
     }
     let entries = std::fs::read_dir(dir).map_err(|e| Error::file(dir, e.to_string()))?;
@@ -268,10 +271,16 @@ fn weights_file(dir: &Path) -> Result<PathBuf> {
 /// # Errors
 /// Where the file has another extension, cannot be read or is damaged.
 pub fn read_weights(path: &Path) -> Result<weights::NamedTensors> {
+    if path.to_string_lossy().ends_with(INDEX) {
+        return weights::read_shards(path);
+    }
     match path.extension().and_then(|e| e.to_str()) {
         Some("safetensors") => weights::read_safetensors(path),
         Some("pth" | "bin" | "pt") => weights::read_pth(path),
-        _ => Err(Error::file(path, "expected a .safetensors, .pth, .pt or .bin file".into())),
+        _ => Err(Error::file(
+            path,
+            "expected a .safetensors, .pth, .pt or .bin file, or the .index.json of several".into(),
+        )),
     }
 }
 

@@ -335,3 +335,59 @@ fn a_lone_state_dict_must_fit_its_heads() {
         "a.pth: tensor tok_embeddings.weight: missing, expected the names of MiniMind's state dicts"
     );
 }
+
+#[test]
+fn weights_in_several_files_are_those_of_one() {
+    let config = ModelConfig {
+        d_model: 8,
+        n_layers: 2,
+        n_heads: 2,
+        n_kv_heads: 1,
+        vocab_size: 11,
+        ..ModelConfig::default()
+    };
+    let (weights, ends) = (weights(&config), Ends { bos: Some(1), eos: Some(2) });
+    let (dir, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let about = hugging_face::config_json(&config, ends).unwrap();
+    write(whole.path(), &about, "model.safetensors", &write_hugging_face(&config, &weights).unwrap());
+    let tensors = read_safetensors(&whole.path().join("model.safetensors")).unwrap();
+    let mut files: [std::collections::HashMap<String, Tensor>; 2] = Default::default();
+    let mut map = serde_json::Map::new();
+    for (i, (name, tensor)) in tensors.into_iter().enumerate() {
+        map.insert(name.clone(), format!("model-{}.safetensors", i % 2).into());
+        files[i % 2].insert(name, tensor);
+    }
+    for (i, file) in files.iter().enumerate() {
+        candle_core::safetensors::save(file, dir.path().join(format!("model-{i}.safetensors"))).unwrap();
+    }
+    let index = |map: &serde_json::Map<String, Value>| {
+        json!({ "metadata": { "total_size": 1 }, "weight_map": map }).to_string()
+    };
+    write(dir.path(), &about, "model.safetensors.index.json", index(&map).as_bytes());
+    let (read, found) = folder::read(dir.path()).unwrap();
+    assert_eq!(computed(&read), computed(&config));
+    assert_eq!(bits(&found), bits(&weights));
+
+    let refused = |change: &dyn Fn(&mut serde_json::Map<String, Value>)| {
+        let mut map = map.clone();
+        change(&mut map);
+        fs::write(dir.path().join("model.safetensors.index.json"), index(&map)).unwrap();
+        folder::read(dir.path()).unwrap_err().to_string()
+    };
+    let name = "model.norm.weight";
+    for (to, problem) in [
+        (json!("model-7.safetensors"), "model-7.safetensors"),
+        (
+            json!("../model-0.safetensors"),
+            "names \"../model-0.safetensors\", expected a file in its own folder",
+        ),
+        (Value::Null, "expected a weight_map from tensors to files"),
+    ] {
+        let error = refused(&|map| drop(map.insert(name.into(), to.clone())));
+        assert!(error.contains(problem), "{error}");
+    }
+    let error = refused(&|map| drop(map.remove(name)));
+    assert!(error.contains("model.norm.weight") && error.contains("lists it nowhere"), "{error}");
+    let error = refused(&|map| drop(map.insert("extra".into(), json!("model-0.safetensors"))));
+    assert!(error.contains("extra") && error.contains("missing"), "{error}");
+}

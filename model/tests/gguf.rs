@@ -6,6 +6,7 @@ use candle_core::{Device, Tensor};
 use model::weights::gguf::{self, Precision, TokenKind, Vocabulary};
 use model::{ModelConfig, Weights};
 use std::collections::HashMap;
+use std::fs;
 use std::io::Cursor;
 
 /// A tokenizer of as many entries as a shape has.
@@ -180,4 +181,57 @@ fn precision_is_that_asked_for_or_refused() {
     );
     large.flat[5] = f32::NAN;
     assert!(problem(&config, &large, Precision::F32).contains("1 of 352 values are NaN"));
+}
+
+#[test]
+fn a_gguf_file_comes_back() {
+    let plain = ModelConfig {
+        d_model: 64,
+        n_layers: 2,
+        n_heads: 4,
+        n_kv_heads: 2,
+        vocab_size: 11,
+        ..ModelConfig::default()
+    };
+    let moe = ModelConfig { n_experts: 3, expert_hidden_dim: Some(32), ..plain.clone() };
+    for config in [
+        plain.clone(),
+        ModelConfig { window: Some(7), tie_embeddings: false, ..plain.clone() },
+        ModelConfig { qk_norm: true, head_dim: Some(32), ..plain },
+        ModelConfig { n_shared_experts: 2, ..moe.clone() },
+        ModelConfig { n_shared_experts: 0, ..moe.clone() },
+        ModelConfig { top_k: 1, n_shared_experts: 0, ..moe.clone() },
+        ModelConfig { top_k: 1, tie_embeddings: false, ..moe.clone() },
+        ModelConfig { qk_norm: true, n_shared_experts: 0, ..moe.clone() },
+        ModelConfig { qk_norm: true, ..moe },
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.gguf");
+        let weights = Weights::random(&config, 3);
+        let read = |precision: Precision| {
+            fs::write(&path, gguf::write("a", &config, &weights, precision, &vocabulary(&config)).unwrap())
+                .unwrap();
+            gguf::read(&path).unwrap()
+        };
+        let (found, again) = read(Precision::F32);
+        assert_eq!(found.params(), config.params(), "{found:?}");
+        let what = |c: &ModelConfig| {
+            (c.window, c.qk_norm, c.tie_embeddings, c.norm_eps, c.rope_theta, c.max_seq_len)
+        };
+        assert_eq!(what(&found), what(&config));
+        assert_eq!(again.flat, weights.flat, "{found:?}");
+        // Half precision has 11 bits; 8 bits and a scale for 32 numbers are within half a step of the largest of them.
+        for (precision, within) in [(Precision::F16, 1.0 / 2048.0), (Precision::Q8_0, 0.5 / 127.0)] {
+            let (_, again) = read(precision);
+            let largest = weights.flat.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+            let off = again.flat.iter().zip(&weights.flat).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(off <= 1.01 * within * largest && off > 0.0, "{precision:?}: {off} of {largest}");
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.gguf");
+    for bytes in [b"GGUF".as_slice(), b"", &[7; 100]] {
+        fs::write(&path, bytes).unwrap();
+        assert!(gguf::read(&path).unwrap_err().to_string().contains("not a readable GGUF file"));
+    }
 }

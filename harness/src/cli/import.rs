@@ -3,14 +3,15 @@
 use super::{note, say};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use model::weights::minimind;
+use model::weights::{gguf, minimind};
 use model::{ModelConfig, Weights, folder};
 use std::path::{Path, PathBuf};
 
 /// Arguments of `import`.
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// A folder with config.json and model.safetensors, pytorch_model.bin or *.pth; or a lone .pth file
+    /// A folder with config.json and model.safetensors, pytorch_model.bin (either in several files with an index) or *.pth;
+    /// or a lone .pth or .gguf file
     from: PathBuf,
     /// The model folder to write, which is not there yet
     to: PathBuf,
@@ -32,10 +33,14 @@ pub fn import(args: &ImportArgs) -> Result<bool> {
         false => (args.from.as_path(), args.weights.as_deref()),
     };
     let config_file = dir.join("config.json");
-    if args.n_heads.is_some() && weights.is_none() {
-        bail!("--n-heads is for a lone .pth file; a folder's config.json has num_attention_heads or n_heads");
+    let is_gguf = |path: &Path| path.extension().is_some_and(|end| end == "gguf");
+    if args.n_heads.is_some() && weights.is_none_or(is_gguf) {
+        bail!(
+            "--n-heads is for a lone .pth file; a folder's config.json and a GGUF file tell the number of heads"
+        );
     }
     let (config, weights) = match weights {
+        Some(weights) if is_gguf(weights) => gguf::read(weights)?,
         None => folder::read(dir)?,
         Some(weights) if config_file.is_file() && args.n_heads.is_none() => {
             folder::read_parts(&config_file, weights)?

@@ -263,8 +263,9 @@ Examples:
     Fetch(fetch::FetchArgs),
     /// Turn a model of MiniMind v1 or of transformers into a model folder
     #[command(after_help = "\
-Read are folders as MiniMind v1 publishes them, its lone .pth files, and folders of transformers: Llama, Mistral, Qwen3,
-Qwen2-MoE and Qwen3-MoE, as far as they compute what is computed here.
+Read are folders as MiniMind v1 publishes them, its lone .pth files, folders of transformers: Llama, Mistral, Qwen3,
+Qwen2-MoE and Qwen3-MoE, as far as they compute what is computed here, in one file or in several; and GGUF files of f32,
+f16 and q8_0 as `export` writes them, with the tokenizer beside.
 
 Examples:
   mindscale import MiniMind2-V1 my-model --tokenizer minimind_tokenizer

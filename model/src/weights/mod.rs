@@ -8,6 +8,7 @@ mod names;
 mod pickle;
 mod pth;
 mod safetensors;
+mod shards;
 
 use crate::layout::{Layout, Param};
 use crate::{Error, ModelConfig, Result};
@@ -19,6 +20,8 @@ use std::sync::Arc;
 pub use hugging_face::write_hugging_face;
 pub use pth::read_pth;
 pub use safetensors::{read_safetensors, write_safetensors};
+pub(crate) use shards::INDEX;
+pub use shards::read_shards;
 
 /// Tensors by name, in MiniMind's layout `(out, in)`.
 pub type NamedTensors = BTreeMap<String, Tensor>;

@@ -3,7 +3,10 @@
 //! [`Architecture::of`] says which of llama.cpp's architectures computes a model, after its `src/models/*.cpp` of October
 //! 2026. *Invariant:* what none computes is refused.
 
+mod read;
 mod tensors;
+
+pub use read::read;
 
 use super::Weights;
 use crate::{Error, ModelConfig, Result};
@@ -75,6 +78,9 @@ pub enum Architecture {
 use Architecture::{BailingMoe, BailingMoe2, Ernie45Moe, GraniteSwa, Llama, Qwen3, Qwen3Moe};
 
 impl Architecture {
+    /// All of them.
+    const ALL: [Self; 7] = [Llama, GraniteSwa, Qwen3, Ernie45Moe, BailingMoe, Qwen3Moe, BailingMoe2];
+
     /// The one that computes a model.
     ///
     /// # Errors

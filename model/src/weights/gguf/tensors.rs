@@ -2,6 +2,7 @@
 //! wants beside.
 
 use super::{Architecture, Precision};
+use crate::layout::{Layout, Param};
 use crate::weights::names::{self, Convention};
 use crate::weights::{Weights, finite};
 use crate::{Error, ModelConfig, Result};
@@ -10,7 +11,7 @@ use candle_core::{Device, Tensor};
 use std::collections::HashMap;
 
 /// A sink that takes no share of any attention.
-const NO_SINK: f32 = -1e30;
+pub const NO_SINK: f32 = -1e30;
 
 /// The largest number of half precision.
 const LARGEST_F16: f32 = 65504.0;
@@ -51,23 +52,38 @@ impl Plain {
     }
 }
 
+/// How numbers lie in the files of an architecture, and the tensor in which each parameter lies, in the layout's order.
+pub fn layout_of(
+    architecture: Architecture,
+    config: &ModelConfig,
+    layout: &Layout,
+) -> (Convention, Vec<String>) {
+    let halves = architecture.turns_halves();
+    let name = |param: &Param| {
+        let name = names::gguf(&param.name);
+        match architecture == Architecture::BailingMoe2 {
+            true => [".attn_q.", ".attn_k.", ".attn_v."]
+                .iter()
+                .fold(name, |n, part| n.replace(part, ".attn_qkv.")),
+            false => name,
+        }
+    };
+    (
+        Convention { halves, shared_expert: 1.0, head_dim: config.head_dim() },
+        layout.params.iter().map(name).collect(),
+    )
+}
+
 /// All tensors of a model.
 pub fn all(architecture: Architecture, config: &ModelConfig, weights: &Weights) -> Result<Vec<Plain>> {
     let Weights { layout, flat } = weights;
     layout.check_finite(flat)?;
-    let convention =
-        Convention { halves: architecture.turns_halves(), shared_expert: 1.0, head_dim: config.head_dim() };
+    let (convention, names) = layout_of(architecture, config, layout);
     let (mut found, mut places) = (Vec::<Plain>::new(), HashMap::<String, usize>::new());
-    for param in &layout.params {
-        let mut name = names::gguf(&param.name);
+    for (param, name) in layout.params.iter().zip(names) {
         let values = convention.to_theirs(param, &flat[param.range.clone()]);
         debug_assert!(finite(&values).is_ok());
         let is_expert = param.name.contains(".experts.");
-        let is_joined = architecture == Architecture::BailingMoe2 && is_qkv(&name);
-        if is_joined {
-            name = name.replace(".attn_q.", ".attn_qkv.").replace(".attn_k.", ".attn_qkv.");
-            name = name.replace(".attn_v.", ".attn_qkv.");
-        }
         // What has one name in common lies one above the other: the rows of queries, keys and values, or experts.
         match places.get(&name) {
             Some(&place) => {
@@ -91,10 +107,6 @@ pub fn all(architecture: Architecture, config: &ModelConfig, weights: &Weights) 
         add_missing(config, weights, &mut found);
     }
     Ok(found)
-}
-
-fn is_qkv(name: &str) -> bool {
-    [".attn_q.", ".attn_k.", ".attn_v."].iter().any(|part| name.contains(part))
 }
 
 /// The head and the shared expert that an architecture always has, where a model has none of its own.

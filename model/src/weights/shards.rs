@@ -1,0 +1,55 @@
+//! Weights in several files, with an index that says which tensor is where, as transformers writes large models.
+
+use super::{NamedTensors, read_pth, read_safetensors};
+use crate::{Error, Result};
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// How the name of an index ends.
+pub const INDEX: &str = ".index.json";
+
+/// `model.safetensors.index.json` or `pytorch_model.bin.index.json`.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// Reads every tensor that an index lists.
+///
+/// # Errors
+/// Where the index or a file cannot be read, a file lies outside the index's folder, or a tensor is not where the index
+/// says, or not in the index.
+pub fn read_shards(index: &Path) -> Result<NamedTensors> {
+    let text = std::fs::read_to_string(index).map_err(|e| Error::file(index, e.to_string()))?;
+    let Index { weight_map } = serde_json::from_str(&text)
+        .map_err(|e| Error::file(index, format!("{e}; expected a weight_map from tensors to files")))?;
+    let files: BTreeSet<&String> = weight_map.values().collect();
+    let mut found = NamedTensors::new();
+    for file in files {
+        let path = index.with_file_name(file);
+        if Path::new(file).file_name().is_none_or(|name| name != file.as_str()) {
+            return Err(Error::file(index, format!("names {file:?}, expected a file in its own folder")));
+        }
+        let tensors = match path.extension().and_then(|end| end.to_str()) {
+            Some("safetensors") => read_safetensors(&path)?,
+            _ => read_pth(&path)?,
+        };
+        for (name, tensor) in tensors {
+            if weight_map.get(&name) != Some(file) {
+                let wanted =
+                    weight_map.get(&name).map_or("lists it nowhere".into(), |at| format!("has it in {at}"));
+                return Err(Error::weights(
+                    &path,
+                    &name,
+                    format!("is here, but {} {wanted}", index.display()),
+                ));
+            }
+            found.insert(name, tensor);
+        }
+    }
+    match weight_map.iter().find(|(name, _)| !found.contains_key(*name)) {
+        Some((name, file)) => Err(Error::weights(&index.with_file_name(file), name, "missing".into())),
+        None => Ok(found),
+    }
+}
