@@ -76,10 +76,19 @@ pub struct StageRecord {
 }
 
 /// The score of one exam sat after one stage.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ExamScore {
     /// The stage whose model sat the exam.
     pub stage: String,
+    /// Which weights of that stage.
+    #[serde(default)]
+    pub taken: Taken,
+    /// Target tokens that they had been trained on, over all stages.
+    #[serde(default)]
+    pub tokens: u64,
+    /// The name of the exam's folder.
+    #[serde(default)]
+    pub run: String,
     /// Questions answered correctly.
     pub correct: u64,
     /// Questions asked.
@@ -104,6 +113,21 @@ impl Contaminated {
     pub fn add(&mut self, is_contaminated: bool, record: &QuestionRecord) {
         self.questions += u64::from(is_contaminated);
         self.correct_clean += u64::from(!is_contaminated && record.prediction == record.answer);
+    }
+}
+
+/// Which weights of a stage sat an exam: those after a share of its steps, or the mean of the last ones up to there.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
+pub struct Taken {
+    /// Above 0 and at most 1, the end.
+    pub at: f64,
+    /// Over how many the mean is; 1 is none.
+    pub averaged: usize,
+}
+
+impl Default for Taken {
+    fn default() -> Self {
+        Self { at: 1.0, averaged: 1 }
     }
 }
 
@@ -152,6 +176,25 @@ pub struct TrialRecord {
     pub notices: Vec<Notice>,
     /// The resolved configuration as TOML.
     pub config: String,
+}
+
+impl ExamScore {
+    /// After what it was sat, for people: `sft`, `sft, at 25 %`, `sft, mean of 3 up to 100 %`.
+    pub fn after(&self) -> String {
+        let (stage, percent) = (&self.stage, 100.0 * self.taken.at);
+        match self.taken {
+            Taken { averaged: 1, at: 1.0 } => stage.clone(),
+            Taken { averaged: 1, .. } => format!("{stage}, at {percent} %"),
+            Taken { averaged, .. } => format!("{stage}, mean of {averaged} up to {percent} %"),
+        }
+    }
+}
+
+impl TrialRecord {
+    /// The exam by which the trial is judged: the last one after its last stage, means left out.
+    pub fn last_exam(&self) -> Option<&ExamScore> {
+        self.exams.iter().rfind(|exam| exam.taken.averaged == 1)
+    }
 }
 
 /// One exam question as one model answered it.

@@ -293,6 +293,26 @@ pub fn read(dir: &Path) -> Result<(ModelConfig, Weights)> {
     read_parts(&dir.join("config.json"), &path)
 }
 
+/// The mean of the weights of several folders, all of one shape, each weight's taken in double precision.
+///
+/// # Errors
+/// As [`read`], and where shapes differ or there is no folder.
+pub fn read_mean(dirs: &[PathBuf]) -> Result<(ModelConfig, Weights)> {
+    let [first, others @ ..] = dirs else { return Err(Error::Input("no model to take the mean of".into())) };
+    let (config, mut weights) = read(first)?;
+    let mut sums: Vec<f64> = weights.flat.iter().map(|&weight| f64::from(weight)).collect();
+    for dir in others {
+        let (other, more) = read(dir)?;
+        if other != config {
+            return Err(Error::file(dir, format!("is of another shape than {}", first.display())));
+        }
+        sums.iter_mut().zip(more.flat).for_each(|(sum, weight)| *sum += f64::from(weight));
+    }
+    let count = dirs.len() as f64;
+    weights.flat = sums.into_iter().map(|sum| (sum / count) as f32).collect();
+    Ok((config, weights))
+}
+
 /// As [`read`], from two files.
 ///
 /// # Errors

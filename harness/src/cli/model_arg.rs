@@ -30,7 +30,7 @@ impl Best {
             Best::ValLoss => trial.val_loss,
             Best::ValBpb => trial.val_bpb,
             Best::ExamAccuracy => {
-                trial.exams.last().map(|exam| -(exam.correct as f64) / exam.questions.max(1) as f64)
+                trial.last_exam().map(|exam| -(exam.correct as f64) / exam.questions.max(1) as f64)
             }
         }
     }

@@ -215,6 +215,12 @@ fn of_trials(config: &TrialConfig, found: &mut Found) {
     if exam.sheets.is_none() {
         found.add(&["exam.contamination"], "the built-in world's questions are not looked for in its text");
     }
+    let shares = exam.shares();
+    let shown = shares.iter().map(f64::to_string).collect::<Vec<_>>().join(", ");
+    found.comes_to("exam.at", json!(shares), format!("the exam is sat at {shown} either way"));
+    if exam.average_last < 2 {
+        found.comes_to("exam.average_last", 0, "the mean of less than 2 is none");
+    }
     if exam.shots == 0 {
         found.add(&["exam.dev_sheets"], "exam.shots = 0 shows no solved question");
     }

@@ -3,6 +3,7 @@
 //! Flows in: layers of TOML, environment and `--set`. Flows out: a [`TrialConfig`], complete and validated.
 //! *Invariant:* nothing downstream reads a TOML file or an environment variable for settings.
 
+mod at;
 mod choices;
 mod document;
 mod effect;
@@ -18,6 +19,7 @@ mod sources;
 mod stage;
 mod validate;
 
+pub use at::At;
 pub use choices::{
     Answer, AnswerLoss, BadRow, DpoLoss, OptimizerKind, Packing, RowStyle, Schedule, Source, UnknownKeys,
 };
@@ -346,6 +348,11 @@ section! {
         /// Look for the questions of `sheets` in the text that the model was trained on, 13 words in a row of them, and
         /// score it without those that are found as well.
         pub contamination: bool = true,
+        /// Shares of an examined stage's steps after which its model sits the exam; 1 is the end. The weights after other
+        /// shares are kept beside the model, in `snapshots/`.
+        pub at: Vec<f64> = vec![1.0],
+        /// Examine the mean of the weights after the last so many shares of `exam.at`, too; below 2 none.
+        pub average_last: usize = 0,
         /// System text of the prompt; empty: none.
         pub system: String = "开始回答问题".into(),
     }

@@ -25,6 +25,9 @@ pub fn value_of(key: &KeySpec) -> Value {
     for made in ["description", "default", "format"] {
         schema.shift_remove(made);
     }
+    if let Some(Value::Object(items)) = schema.get_mut("items") {
+        items.shift_remove("format");
+    }
     if let Some(Value::Array(kinds)) = schema.get_mut("type") {
         // TOML has no null.
         kinds.retain(|kind| kind != "null");

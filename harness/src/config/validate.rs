@@ -247,6 +247,22 @@ impl Checks {
         if !exam.enabled {
             return;
         }
+        let shares = exam.shares();
+        if let Some(share) = exam.at.iter().find(|&&share| !(share > 0.0 && share <= 1.0)) {
+            self.fail(
+                "exam.at",
+                format!("holds {share}, expected shares of a stage's steps, above 0 and at most 1"),
+            );
+        } else if shares.is_empty() {
+            self.fail(
+                "exam.at",
+                "is empty, expected shares of a stage's steps, or exam.enabled = false".into(),
+            );
+        } else if exam.average_last > shares.len() {
+            let problem =
+                format!("is {}, expected at most {}, the shares of exam.at", exam.average_last, shares.len());
+            self.fail_at_odds("exam.average_last", "exam.at", problem);
+        }
         if config.data.source == Source::Files && exam.sheets.is_none() {
             let problem =
                 "is unset, expected a folder of sheets for data.source = \"files\", or exam.enabled = false";
@@ -319,6 +335,18 @@ mod tests {
             (
                 |c| c.data.sft = vec!["a.csv".to_string()].into(),
                 "data.sft: names files, but data.source = \"world\"; set data.source = \"files\"",
+            ),
+            (
+                |c| c.exam.at = vec![0.5, 1.5],
+                "exam.at: holds 1.5, expected shares of a stage's steps, above 0 and at most 1",
+            ),
+            (
+                |c| c.exam.at = vec![],
+                "exam.at: is empty, expected shares of a stage's steps, or exam.enabled = false",
+            ),
+            (
+                |c| (c.exam.at, c.exam.average_last) = (vec![0.5, 1.0, 0.5], 3),
+                "exam.average_last: is 3, expected at most 2, the shares of exam.at",
             ),
             (|c| c.exam.shots = 1 << 40, "exam.shots: is 1099511627776, expected at most 1000"),
             (|c| c.world.people = 0, "world.people: is 0, expected at least 4"),

@@ -316,6 +316,7 @@ mod tests {
             data: None,
             model: None,
             model_stage: None,
+            at: crate::config::At::default(),
             threads: 1,
             inputs: vec![],
             files: vec![],

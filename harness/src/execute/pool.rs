@@ -430,6 +430,7 @@ pub fn request_of(graph: &StageGraph, node: usize, threads: usize) -> Result<Sta
         data: dir_of(planned.data),
         model: dir_of(planned.model),
         model_stage: planned.model.map(|model| graph.nodes[model].stage),
+        at: planned.at.clone(),
         threads,
         inputs: graph.inputs(node),
         files: planned.files.iter().flat_map(|(_, files)| files.iter().cloned()).collect(),

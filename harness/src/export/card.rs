@@ -114,7 +114,8 @@ fn training(dir: &Path) -> Result<Option<Training>> {
     for folder in named(runs, "exam-") {
         // A record that is damaged is told where its sweep is reported.
         let Ok(Some(exam)) = Manifest::read(&folder) else { continue };
-        let is_of_it = exam.inputs.iter().any(|input| input.uuid == of);
+        // Of the model itself, not of weights on the way to it.
+        let is_of_it = exam.inputs.iter().any(|input| input.uuid == of) && exam.results.exam_at.is_none();
         if is_of_it && exam.status == RunStatus::Done {
             exams.push(exam);
         }

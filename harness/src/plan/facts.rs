@@ -4,7 +4,7 @@
 //! changes something does not. A test runs every key through the stages that make data.
 
 use crate::config::{
-    RowKind, RowStyle, Source, Stage, TrainStage, TrialConfig, WORLD, canonical_json, effective, recipe,
+    At, RowKind, RowStyle, Source, Stage, TrainStage, TrialConfig, WORLD, canonical_json, effective, recipe,
     source_key,
 };
 use crate::data::files::Inputs;
@@ -95,8 +95,16 @@ impl<'a> Reading<'a> {
         Self { config, keys }
     }
 
-    /// The facts of a stage that reads this tokenizer, this model and these files.
-    pub fn facts(&self, stage: Stage, tokenizer: Option<Uuid>, model: Option<Uuid>, files: &Files) -> Facts {
+    /// The facts of a stage that reads this tokenizer, this model and these files; an exam reads the model's weights
+    /// `at` some of its steps.
+    pub fn facts(
+        &self,
+        stage: Stage,
+        at: &At,
+        tokenizer: Option<Uuid>,
+        model: Option<Uuid>,
+        files: &Files,
+    ) -> Facts {
         let mut keys = BTreeMap::new();
         match stage {
             Stage::Tokenizer if self.config.tokenizer.path.is_some() => {}
@@ -114,12 +122,21 @@ impl<'a> Reading<'a> {
                 if let Some(shares) = self.config.data.shares(stage) {
                     keys.insert("data.mix".into(), json!(shares.into_iter().collect::<BTreeMap<_, _>>()));
                 }
+                let kept = self.config.snapshots(stage);
+                if !kept.is_empty() {
+                    keys.insert("exam.at".into(), json!(kept));
+                }
                 // A model that is given has its shape; one that is drawn is drawn in this.
                 if model.is_none() {
                     self.take_section("model", &mut keys);
                 }
             }
-            Stage::Exam => self.of_exam(&mut keys),
+            Stage::Exam => {
+                self.of_exam(&mut keys);
+                if !at.is_end() {
+                    keys.insert("exam.at".into(), json!(at.shares));
+                }
+            }
         }
         let files = files.iter().map(|(key, files)| (key.clone(), contents(key, files))).collect();
         Facts { stage, keys, tokenizer, model, files }

@@ -2,7 +2,7 @@
 
 use super::facts::{Facts, Files, Reading, name_of};
 use super::names::{Named, stage_runs};
-use crate::config::{Stage, TrainStage, TrialConfig, differing};
+use crate::config::{At, Stage, TrainStage, TrialConfig, differing};
 use crate::data::files::Inputs;
 use crate::runs::claim::{Held, Watch};
 use crate::runs::manifest::{Input, Manifest, RunStatus};
@@ -61,6 +61,8 @@ pub struct StageNode {
     pub data: Option<usize>,
     /// The stage run whose model it starts from or examines, by index.
     pub model: Option<usize>,
+    /// The weights that sit an exam.
+    pub at: At,
     /// Trials that need it, by index.
     pub trials: Vec<usize>,
     /// How it stood when the plan was made.
@@ -198,7 +200,13 @@ impl StageGraph {
     pub fn facts(&self, node: usize) -> Facts {
         let node = &self.nodes[node];
         let name = |index: Option<usize>| Some(self.nodes[index?].uuid);
-        Reading::new(&node.config).facts(node.stage, name(node.tokenizer), name(node.model), &node.files)
+        Reading::new(&node.config).facts(
+            node.stage,
+            &node.at,
+            name(node.tokenizer),
+            name(node.model),
+            &node.files,
+        )
     }
 
     /// The same stage runs as they stand now.
@@ -298,13 +306,13 @@ impl Planner<'_> {
         let uuid = name_of(named.iter().map(|run| run.uuid));
         let setting = name_of(named.iter().map(|run| run.setting));
         let mut stages: Vec<usize> = Vec::new();
-        for Named { stage, uuid, setting, files, model } in named {
+        for Named { stage, uuid, setting, files, model, at } in named {
             let needs = Needs {
                 tokenizer: (stage != Stage::Tokenizer).then(|| stages[0]),
                 data: stage.computes().then(|| stages[1]),
                 model: model.map(|model| stages[model]),
             };
-            let names = Names { uuid, setting };
+            let names = Names { uuid, setting, at };
             let known = self.known(index, uuid);
             stages.push(known.unwrap_or_else(|| self.add(index, &trial.config, stage, names, files, needs)));
         }
@@ -314,7 +322,7 @@ impl Planner<'_> {
     /// A trial whose stage runs have their names from a record.
     fn recorded(&mut self, index: usize, trial: &Trial, recorded: &RecordedTrial) -> PlannedTrial {
         let mut stages: Vec<usize> = Vec::new();
-        for RecordedStage { stage, uuid, model } in &recorded.stages {
+        for RecordedStage { stage, uuid, model, at } in &recorded.stages {
             let of = |wanted: Stage| stages.iter().copied().find(|&s| self.nodes[s].stage == wanted);
             let mut needs = Needs::default();
             if *stage != Stage::Tokenizer {
@@ -326,7 +334,7 @@ impl Planner<'_> {
             }
             let known = self.known(index, *uuid);
             // Nobody asks for the setting of a stage run that is not planned anew.
-            let new = || Names { uuid: *uuid, setting: Uuid::nil() };
+            let new = || Names { uuid: *uuid, setting: Uuid::nil(), at: at.clone() };
             stages.push(
                 known.unwrap_or_else(|| self.add(index, &trial.config, *stage, new(), Files::new(), needs)),
             );
@@ -350,7 +358,7 @@ impl Planner<'_> {
         trial: usize,
         config: &Arc<TrialConfig>,
         stage: Stage,
-        Names { uuid, setting }: Names,
+        Names { uuid, setting, at }: Names,
         files: Files,
         Needs { tokenizer, data, model }: Needs,
     ) -> usize {
@@ -372,6 +380,7 @@ impl Planner<'_> {
             tokenizer,
             data,
             model,
+            at,
             trials,
             state,
             attempts,
@@ -381,11 +390,12 @@ impl Planner<'_> {
     }
 }
 
-/// The names of a stage run.
+/// The names of a stage run, and the weights that sit an exam.
 struct Names {
     uuid: Uuid,
     /// Without a seed.
     setting: Uuid,
+    at: At,
 }
 
 /// How the stage run in `dir` stands, and how often it was worked on.

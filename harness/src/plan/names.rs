@@ -1,7 +1,7 @@
 //! The names of a trial's stage runs, which follow from its configuration and its files alone.
 
 use super::facts::{Files, Reading, files_of};
-use crate::config::{Stage, TrialConfig, recipe};
+use crate::config::{At, Stage, TrialConfig, recipe};
 use crate::data::files::Inputs;
 use anyhow::Result;
 use std::sync::{Mutex, PoisonError};
@@ -19,6 +19,8 @@ pub struct Named {
     pub files: Files,
     /// The stage run whose model it starts from or examines, by its place in the recipe.
     pub model: Option<usize>,
+    /// The weights that sit an exam.
+    pub at: At,
 }
 
 /// The stage runs of a trial in the order of its recipe: tokenizer, data, then what computes.
@@ -28,28 +30,28 @@ pub struct Named {
 pub fn stage_runs(config: &TrialConfig, inputs: &Mutex<Inputs>) -> Result<Vec<Named>> {
     let reading = Reading::new(config);
     let mut runs: Vec<Named> = Vec::new();
-    let mut add = |stage: Stage, model: Option<usize>| -> Result<usize> {
+    let mut add = |stage: Stage, model: Option<usize>, at: At| -> Result<usize> {
         let files = files_of(stage, config, &mut inputs.lock().unwrap_or_else(PoisonError::into_inner))?;
         let tokenizer = (stage != Stage::Tokenizer).then_some(0);
         let named = |index: Option<usize>, name: fn(&Named) -> Uuid| Some(name(&runs[index?]));
         let of_run = |index| named(index, |run| run.uuid);
         let of_setting = |index| named(index, |run| run.setting);
-        let mut facts = reading.facts(stage, of_run(tokenizer), of_run(model), &files);
+        let mut facts = reading.facts(stage, &at, of_run(tokenizer), of_run(model), &files);
         let uuid = facts.name();
         facts.keys.remove("seed");
         (facts.tokenizer, facts.model) = (of_setting(tokenizer), of_setting(model));
         let setting = facts.name();
-        runs.push(Named { stage, uuid, setting, files, model });
+        runs.push(Named { stage, uuid, setting, files, model, at });
         Ok(runs.len() - 1)
     };
-    add(Stage::Tokenizer, None)?;
-    add(Stage::Data, None)?;
-    let exams = config.exams();
+    add(Stage::Tokenizer, None, At::default())?;
+    add(Stage::Data, None, At::default())?;
+    let (exams, examined) = (config.exams(), config.examined());
     let mut model = None;
     for stage in recipe(config) {
-        model = Some(add(stage.into(), model)?);
-        if exams.contains(&stage) {
-            add(Stage::Exam, model)?;
+        model = Some(add(stage.into(), model, At::default())?);
+        for at in examined.iter().filter(|_| exams.contains(&stage)) {
+            add(Stage::Exam, model, at.clone())?;
         }
     }
     Ok(runs)

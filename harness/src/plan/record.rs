@@ -17,7 +17,7 @@ impl StageGraph {
         let stage = |&index: &usize| {
             let node = &self.nodes[index];
             let model = node.model.map(|model| self.nodes[model].uuid);
-            RecordedStage { stage: node.stage, uuid: node.uuid, model }
+            RecordedStage { stage: node.stage, uuid: node.uuid, model, at: node.at.clone() }
         };
         let config = &planned.trial.config;
         Ok(RecordedTrial {

@@ -16,7 +16,7 @@ use crate::fsutil::digests::unchanged;
 use crate::fsutil::{create_dir, write_atomic};
 use crate::plan::facts::files_of;
 use crate::records::Notice;
-use crate::runs::manifest::Results;
+use crate::runs::manifest::{Examined, Results};
 use crate::stop::{Stopped, check};
 use crate::system::on_threads;
 use crate::track::{Progress, counted, number};
@@ -255,8 +255,17 @@ impl Work for ExamWork<'_> {
 fn sit<B: Backend>(work: &ExamWork, backend: &B) -> Result<Results> {
     let ExamWork { request, config, stop, progress } = *work;
     let tokenizer = Tokenizer::load(&given(&request.tokenizer, "tokenizer")?.join("model"))?;
-    let model = given(&request.model, "model")?.join("model");
-    let transformer = model::Transformer::load(&model, backend)?;
+    let (run, at) = (given(&request.model, "model")?, &request.at);
+    let model = train::snapshot::folder(&run, at.share());
+    let taken = train::snapshot::read(&run, at.share())?;
+    let folders: Vec<PathBuf> = at.shares.iter().map(|&share| train::snapshot::folder(&run, share)).collect();
+    let transformer = match folders.as_slice() {
+        [only] => model::Transformer::load(only, backend)?,
+        several => {
+            let (config, weights) = model::folder::read_mean(several)?;
+            model::Transformer::from_weights(&config, weights, backend)?
+        }
+    };
     check(stop)?;
     let Questions { sheets, shots } = Questions::of(config)?;
     let answer = config.exam.answer;
@@ -290,6 +299,10 @@ fn sit<B: Backend>(work: &ExamWork, backend: &B) -> Result<Results> {
         correct: Some(correct),
         questions: Some(records.len() as u64),
         exam_after: request.model_stage,
+        exam_at: (!at.is_end()).then(|| {
+            let tokens = taken.map(|taken| taken.tokens);
+            Box::new(Examined { at: at.clone(), tokens })
+        }),
         contaminated: exam::contaminated(records.iter()),
         notices: exam::notices(&scores, max_len).into_iter().chain(found).collect(),
         ..Results::default()

@@ -1,6 +1,6 @@
 //! What one process is asked to do, and who does it.
 
-use crate::config::{Stage, TrialConfig};
+use crate::config::{At, Stage, TrialConfig};
 use crate::fsutil::digests::FileDigest;
 use crate::runs::claim::Owner;
 use crate::runs::manifest::{Input, Results};
@@ -32,6 +32,9 @@ pub struct StageRequest {
     pub model: Option<PathBuf>,
     /// The stage that made that model.
     pub model_stage: Option<Stage>,
+    /// The weights of that stage that sit an exam.
+    #[serde(default)]
+    pub at: At,
     /// Threads to work with; 0 takes all that there are.
     pub threads: usize,
     /// The names of the inputs.

@@ -303,3 +303,78 @@ fn names_follow_sources_sets_and_mixes_where_a_stage_reads_them() {
     // Files for a stage that is left out.
     assert_eq!(names(&|data| data.sft_val = vec![path("v.txt")].into()), plain);
 }
+
+/// Runs every stage of a trial, in order, and gives the graph.
+fn run_all(change: impl Fn(&mut TrialConfig), runs: &Path) -> crate::plan::StageGraph {
+    let graph = plan(
+        &[trial(|config| {
+            (config.model.vocab_size, config.model.d_model, config.model.n_layers) = (300, 16, 1);
+            (config.model.n_heads, config.model.n_kv_heads) = (2, 1);
+            (config.world.people, config.world.questions_per_subject) = (6, 3);
+            (config.world.pretrain_rows, config.world.sft_rows) = (60, 60);
+            for training in [&mut config.pretrain.training, &mut config.sft.training] {
+                (training.steps, training.seq_len, training.lr) = (Some(6), 64, 0.01);
+            }
+            config.dpo.training.enabled = false;
+            change(config);
+        })],
+        runs,
+    );
+    for index in 0..graph.nodes.len() {
+        let request = crate::execute::pool::request_of(&graph, index, 1).unwrap();
+        create_dir(&request.dir).unwrap();
+        let config = request.trial_config().unwrap();
+        let results = Recipe.run(&request, &config, &AtomicBool::new(false), &Silent).unwrap().unwrap();
+        let results = json!({ "tokens": results.tokens, "exam_tokens": results.exam_at.and_then(|examined| examined.tokens) });
+        std::fs::write(request.dir.join("told.json"), results.to_string()).unwrap();
+    }
+    graph
+}
+
+#[test]
+fn exams_are_sat_on_the_way_of_a_stage() {
+    let runs = tempfile::tempdir().unwrap();
+    let plain = run_all(|_| {}, runs.path());
+    // The end is what is examined anyway, under the same name; and the mean of one is the last.
+    let same = run_all(|config| (config.exam.at, config.exam.average_last) = (vec![1.0], 1), runs.path());
+    let names =
+        |graph: &crate::plan::StageGraph| graph.nodes.iter().map(|node| node.uuid).collect::<Vec<_>>();
+    assert_eq!(names(&plain), names(&same));
+
+    let on_the_way =
+        run_all(|config| (config.exam.at, config.exam.average_last) = (vec![1.0, 0.5], 2), runs.path());
+    let [before, after] = [&plain, &on_the_way].map(|graph| {
+        let of =
+            |stage: Stage| graph.nodes.iter().filter(move |node| node.stage == stage).collect::<Vec<_>>();
+        (of(Stage::Train(TrainStage::Pretrain)), of(Stage::Train(TrainStage::Sft)), of(Stage::Exam))
+    });
+    assert_eq!((before.0[0].uuid, before.2.len(), after.2.len()), (after.0[0].uuid, 1, 3));
+    let read = |dir: &Path, name: &str| std::fs::read(dir.join(name)).unwrap();
+    // Weights that are kept change nothing of those that come out.
+    let [old, new] = [&before.1[0].dir, &after.1[0].dir];
+    assert_ne!(old, new);
+    assert_eq!(read(old, "model/model.safetensors"), read(new, "model/model.safetensors"));
+    let exam = |at: usize| &after.2[at].dir;
+    assert_eq!(read(&before.2[0].dir, "questions.json"), read(exam(1), "questions.json"));
+    assert_ne!(read(exam(0), "questions.json"), read(exam(1), "questions.json"));
+    let told = |dir: &Path| serde_json::from_slice::<Value>(&read(dir, "told.json")).unwrap();
+    let (half, all) = (told(exam(0))["exam_tokens"].as_u64().unwrap(), told(new)["tokens"].as_u64().unwrap());
+    assert!(half > 0 && half < all, "{half} of {all}");
+    assert!(told(exam(1))["exam_tokens"].is_null());
+
+    // The mean by hand, as a model of its own.
+    let folders = [new.join("snapshots/0.5"), new.join("model")];
+    let parts = folders.clone().map(|dir| model::folder::read(&dir).unwrap().1);
+    let (config, mean) = model::folder::read_mean(&folders).unwrap();
+    let halfway = |i: usize| ((f64::from(parts[0].flat[i]) + f64::from(parts[1].flat[i])) / 2.0) as f32;
+    assert!((0..mean.flat.len()).all(|i| mean.flat[i] == halfway(i)));
+    assert!(mean.flat != parts[0].flat && mean.flat != parts[1].flat);
+    let by_hand = runs.path().join("by-hand");
+    crate::export::import(&config, mean, &folders[1], &by_hand.join("model")).unwrap();
+    let index = on_the_way.nodes.iter().rposition(|node| node.stage == Stage::Exam).unwrap();
+    let mut request = crate::execute::pool::request_of(&on_the_way, index, 1).unwrap();
+    assert_eq!(request.at.shares, [0.5, 1.0]);
+    (request.model, request.at, request.dir) = (Some(by_hand.clone()), Default::default(), by_hand.clone());
+    Recipe.run(&request, &request.trial_config().unwrap(), &AtomicBool::new(false), &Silent).unwrap();
+    assert_eq!(read(&by_hand, "questions.json"), read(exam(2), "questions.json"));
+}

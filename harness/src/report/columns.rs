@@ -48,7 +48,7 @@ pub enum Format {
     Text,
 }
 
-static QUANTITIES: [Quantity; 22] = {
+static QUANTITIES: [Quantity; 25] = {
     use Better::{Higher, Lower};
     use Format::{Count, Fixed, PValue, Percent, Plain, Text};
     const fn quantity(
@@ -82,6 +82,15 @@ static QUANTITIES: [Quantity; 22] = {
         }),
         quantity("stage", "exam after", None, Text, false, |o| {
             o.score.as_ref().map(|s| Cell::Text(s.stage.clone()))
+        }),
+        quantity("at", "share of the stage's steps", None, Plain, false, |o| {
+            o.score.as_ref().map(|s| Cell::Number(s.taken.at))
+        }),
+        quantity("averaged", "weights averaged", None, Count, false, |o| {
+            o.score.as_ref().and_then(|s| count(s.taken.averaged as u64))
+        }),
+        quantity("exam_tokens", "training tokens before the exam", None, Count, false, |o| {
+            o.score.as_ref().and_then(|s| count(s.tokens))
         }),
         quantity("subject", "subject", None, Text, false, |o| {
             o.score.as_ref().and_then(|s| s.subject.clone()).map(Cell::Text)

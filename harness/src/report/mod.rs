@@ -29,7 +29,7 @@ pub use schema::experiment_schema;
 #[cfg(test)]
 pub(crate) use {columns::Column, schema::NAMED};
 
-use crate::records::{QuestionRecord, TrialRecord};
+use crate::records::{QuestionRecord, Taken, TrialRecord};
 use anyhow::Result;
 use observation::Results;
 use output::Output;
@@ -44,6 +44,8 @@ pub struct TrialQuestion {
     pub trial: Uuid,
     /// The stage whose model sat the exam.
     pub stage: String,
+    /// Which weights of that stage.
+    pub taken: Taken,
     /// The answer.
     pub record: QuestionRecord,
 }

@@ -6,7 +6,7 @@
 use super::TrialQuestion;
 use super::columns::Column;
 use super::labels::{self, Labels};
-use crate::records::{Contaminated, GUESSING, QuestionRecord, Status, TrialRecord};
+use crate::records::{Contaminated, ExamScore, GUESSING, QuestionRecord, Status, Taken, TrialRecord};
 use crate::stats::{
     Answered, PERMUTATIONS, Randomised, Spread, binomial_p, guessing, spread, wilson_of_share, wilson95,
 };
@@ -40,6 +40,10 @@ impl Cell {
 pub struct Score<'a> {
     /// The stage whose model sat the exam.
     pub stage: String,
+    /// Which weights of that stage.
+    pub taken: Taken,
+    /// Target tokens that they had been trained on.
+    pub tokens: u64,
     /// The subject; `None` for the exam as a whole.
     pub subject: Option<String>,
     /// Questions answered correctly.
@@ -112,11 +116,18 @@ impl Observation<'_> {
     }
 
     /// What makes it one result: the same in every sweep.
-    pub fn identity(&self) -> (Uuid, &str, Option<&str>) {
+    pub fn identity(&self) -> (Uuid, Exam<'_>, Option<&str>) {
         let score = self.score.as_ref();
-        let stage = score.map_or("", |score| score.stage.as_str());
-        (self.trial.trial, stage, score.and_then(|score| score.subject.as_deref()))
+        let exam = score.map_or(("", 0, 0), |score| exam(&score.stage, score.taken));
+        (self.trial.trial, exam, score.and_then(|score| score.subject.as_deref()))
     }
+}
+
+/// Which exam of a trial: its stage, and which weights of it.
+type Exam<'a> = (&'a str, u64, usize);
+
+fn exam(stage: &str, taken: Taken) -> Exam<'_> {
+    (stage, taken.at.to_bits(), taken.averaged)
 }
 
 /// All trials with their configurations, and what they answered.
@@ -124,7 +135,7 @@ impl Observation<'_> {
 pub struct Results<'a> {
     trials: Vec<(&'a TrialRecord, Value)>,
     labels: Labels,
-    answers: BTreeMap<(Uuid, &'a str), Vec<(usize, &'a QuestionRecord)>>,
+    answers: BTreeMap<(Uuid, Exam<'a>), Vec<(usize, &'a QuestionRecord)>>,
 }
 
 impl<'a> Results<'a> {
@@ -135,8 +146,9 @@ impl<'a> Results<'a> {
         let trials: Vec<(&TrialRecord, Value)> = trials.iter().map(|t| (t, config(t))).collect();
         let mut answers: BTreeMap<_, Vec<(usize, &QuestionRecord)>> = BTreeMap::new();
         for question in questions {
-            let exam = answers.entry((question.trial, question.stage.as_str())).or_default();
-            exam.push((exam.len(), &question.record));
+            let exam = exam(&question.stage, question.taken);
+            let answered = answers.entry((question.trial, exam)).or_default();
+            answered.push((answered.len(), &question.record));
         }
         Self { labels: Labels::of(&trials), trials, answers }
     }
@@ -174,21 +186,24 @@ impl<'a> Results<'a> {
         self.trials.iter().flat_map(of).collect()
     }
 
-    /// The observations that `columns` speak of: those of finished trials by their last exam; by every exam where a
-    /// column is `exam.stage`; by every subject where a column is `exam.subject`; in each of their sweeps where a
-    /// column is `sweep`.
+    /// The observations that `columns` speak of: those of finished trials by their last exam; by every stage's where a
+    /// column is `exam.stage`, by those on the way of a stage where one is `at` or `exam.tokens`, and by those of
+    /// means where one is `averaged`; by every subject where a column is `exam.subject`; in each of their sweeps where
+    /// a column is `sweep`.
     pub fn observations(&self, columns: &[Column]) -> Vec<Observation<'_>> {
         let names = |name: &str| columns.iter().any(|column| column.name() == name);
         let (by_stage, by_subject, by_sweep) = (names("stage"), names("subject"), names("sweep"));
+        let (by_share, by_mean) = (names("at") || names("exam_tokens"), names("averaged"));
         let mut found = vec![];
         for known in self.trials.iter().filter(|(t, _)| t.status == Status::Done) {
             let trial = known.0;
-            let skip = if by_stage { 0 } else { trial.exams.len().saturating_sub(1) };
             let mut scores: Vec<Score> = vec![];
-            for exam in trial.exams.iter().skip(skip) {
-                let answers = self.answers.get(&(trial.trial, exam.stage.as_str()));
+            for exam in asked(trial, by_stage, by_share, by_mean) {
+                let answers = self.answers.get(&(trial.trial, self::exam(&exam.stage, exam.taken)));
                 let score = Score {
                     stage: exam.stage.clone(),
+                    taken: exam.taken,
+                    tokens: exam.tokens,
                     subject: None,
                     correct: exam.correct,
                     questions: exam.questions,
@@ -207,6 +222,20 @@ impl<'a> Results<'a> {
         }
         found
     }
+}
+
+/// The exams of a trial that are asked for: of its last stage or of each, at the last share or at each, without the
+/// means or with them.
+fn asked(trial: &TrialRecord, by_stage: bool, by_share: bool, by_mean: bool) -> Vec<&ExamScore> {
+    let last = trial.exams.last().map(|exam| exam.stage.as_str());
+    let of_stage = |exam: &&ExamScore| by_stage || Some(exam.stage.as_str()) == last;
+    let is_wanted = |exam: &&ExamScore| by_mean || exam.taken.averaged == 1;
+    let found: Vec<&ExamScore> = trial.exams.iter().filter(of_stage).filter(is_wanted).collect();
+    let is_last = |exam: &ExamScore| {
+        let later = |other: &&ExamScore| other.stage == exam.stage && other.taken.at > exam.taken.at;
+        !found.iter().any(later)
+    };
+    found.iter().copied().filter(|exam| by_share || is_last(exam)).collect()
 }
 
 /// A number for the questions of an exam: equal questions with equal right letters, equal numbers.

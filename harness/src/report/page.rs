@@ -65,7 +65,7 @@ impl Page<'_> {
                 Some(vec![
                     results.label(row.trial).into(),
                     row.trial.seed.to_string(),
-                    exam.stage.clone(),
+                    exam.after(),
                     format!("{} of {}", exam.correct, exam.questions),
                     percent(row.accuracy()?),
                     format!("{} – {}", percent(row.interval?.0), percent(row.interval?.1)),

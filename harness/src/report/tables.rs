@@ -44,7 +44,7 @@ pub fn trials_csv(rows: &[Row], results: &Results) -> Result<Vec<u8>> {
         rows.iter().flat_map(|row| &row.trial.val_sets).map(|set| set.name.as_str()).collect();
     let set_columns: Vec<String> = sets.iter().flat_map(|set| OfSet::names(set)).collect();
     let after = "params active_params train_tokens train_flops val_loss val_bpb stage exam_correct exam_questions \
-                 exam_accuracy exam_low exam_high exam_p_guess wall_seconds peak_rss_mb status reason";
+                 exam_accuracy exam_low exam_high exam_p_guess wall_seconds peak_rss_mb status reason at averaged exam_tokens";
     csv.write_record(
         ["trial", "sweep", "seed"]
             .into_iter()
@@ -75,6 +75,9 @@ pub fn trials_csv(rows: &[Row], results: &Results) -> Result<Vec<u8>> {
         cells.extend([t.wall_seconds, t.peak_rss_mb].map(csv_number));
         cells.push(serde_json::to_value(t.status).map_or(String::new(), |s| cell(&s)));
         cells.push(t.reason.clone().unwrap_or_default());
+        cells.push(row.exam.map_or(String::new(), |e| csv_number(e.taken.at)));
+        cells.push(row.exam.map_or(String::new(), |e| e.taken.averaged.to_string()));
+        cells.push(row.exam.map_or(String::new(), |e| e.tokens.to_string()));
         let of_set = |name: &&str| OfSet::values(t.val_sets.iter().find(|set| set.name == **name));
         cells.extend(sets.iter().flat_map(of_set).map(number));
         let found = row.exam.and_then(|exam| Some((exam.contaminated?, exam.questions)));
@@ -104,6 +107,9 @@ fn stage_names(rows: &[Row]) -> Vec<String> {
 /// The name of a stage run's folder; of an exam, that of the row's.
 fn folder_of(row: &Row, stage: &str) -> Option<String> {
     let stages = &row.trial.stages;
+    if let Some(exam) = row.exam.filter(|exam| stage == EXAM && !exam.run.is_empty()) {
+        return Some(exam.run.clone());
+    }
     let after = row.exam.filter(|_| stage == EXAM).and_then(|exam| {
         let examined = stages.iter().position(|record| record.stage == exam.stage)?;
         stages[examined..].iter().find(|record| record.stage == EXAM)
@@ -130,6 +136,8 @@ pub fn questions_csv(questions: &[TrialQuestion]) -> Result<Vec<u8>> {
         "prediction",
         "answer",
         "contaminated",
+        "at",
+        "averaged",
     ])?;
     for q in questions {
         let r = &q.record;
@@ -137,6 +145,7 @@ pub fn questions_csv(questions: &[TrialQuestion]) -> Result<Vec<u8>> {
         row.extend(r.probabilities.map(csv_number));
         row.extend([r.prediction.to_string(), r.answer.to_string()]);
         row.push(r.contaminated.map_or(String::new(), |is| is.to_string()));
+        row.extend([csv_number(q.taken.at), q.taken.averaged.to_string()]);
         csv.write_record(row)?;
     }
     Ok(csv.into_inner()?)

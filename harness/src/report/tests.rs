@@ -9,7 +9,7 @@ mod shared_trials;
 mod unexamined;
 
 use super::*;
-use crate::records::{ExamScore, Notice, StageRecord, Status};
+use crate::records::{ExamScore, Notice, StageRecord, Status, Taken};
 
 pub(super) fn trial(seed: u64, n_layers: u64, correct: u64, status: Status) -> TrialRecord {
     TrialRecord {
@@ -25,7 +25,7 @@ pub(super) fn trial(seed: u64, n_layers: u64, correct: u64, status: Status) -> T
         val_loss: Some(2.5),
         val_bpb: Some(1.25),
         val_sets: vec![],
-        exams: vec![ExamScore { stage: "sft".into(), correct, questions: 100, contaminated: None }],
+        exams: vec![ExamScore { stage: "sft".into(), correct, questions: 100, ..ExamScore::default() }],
         wall_seconds: 1.5,
         peak_rss_mb: 10.0,
         status,
@@ -62,6 +62,7 @@ fn answers(trials: &[TrialRecord]) -> Vec<TrialQuestion> {
         let answer = |(exam, id): (&ExamScore, u64)| TrialQuestion {
             trial: trial.trial,
             stage: exam.stage.clone(),
+            taken: exam.taken,
             record: QuestionRecord {
                 subject: "law".into(),
                 id: id.to_string(),
@@ -102,17 +103,17 @@ fn tables_hold_the_numbers() {
         &[
             "trial,sweep,seed,model.n_layers,params,active_params,train_tokens,train_flops,val_loss,val_bpb,stage,\
              exam_correct,exam_questions,exam_accuracy,exam_low,exam_high,exam_p_guess,wall_seconds,peak_rss_mb,\
-             status,reason,exam_contaminated,exam_correct_clean,exam_questions_clean,exam_accuracy_clean,run.pretrain",
+             status,reason,at,averaged,exam_tokens,exam_contaminated,exam_correct_clean,exam_questions_clean,exam_accuracy_clean,run.pretrain",
             "00000000-0000-0000-0000-000000000066,s,1,2,2000,2000,10,2000000000,2.5,1.25,sft,\
-             24,100,0.24,0.16691325556948777,0.3323233634981448,0.908200308233164,1.5,10,done,,,,,,nonexistent",
+             24,100,0.24,0.16691325556948777,0.3323233634981448,0.908200308233164,1.5,10,done,,1,1,0,,,,,nonexistent",
             "00000000-0000-0000-0000-0000000000ca,s,2,2,2000,2000,10,2000000000,2.5,1.25,sft,\
-             26,100,0.26,0.18404698464748132,0.3537098944918718,0.8176085071474697,1.5,10,done,,,,,,nonexistent",
+             26,100,0.26,0.18404698464748132,0.3537098944918718,0.8176085071474697,1.5,10,done,,1,1,0,,,,,nonexistent",
             "00000000-0000-0000-0000-000000000068,s,1,4,4000,4000,10,4000000000,2.5,1.25,sft,\
-             60,100,0.6,0.5020025867910618,0.6905987135675411,1.3268346743587464e-13,1.5,10,done,,,,,,nonexistent",
+             60,100,0.6,0.5020025867910618,0.6905987135675411,1.3268346743587464e-13,1.5,10,done,,1,1,0,,,,,nonexistent",
             "00000000-0000-0000-0000-0000000000cc,s,2,4,4000,4000,10,4000000000,2.5,1.25,sft,\
-             64,100,0.64,0.5423540245160874,0.7272877959859567,2.2601471726567073e-16,1.5,10,done,,,,,,nonexistent",
+             64,100,0.64,0.5423540245160874,0.7272877959859567,2.2601471726567073e-16,1.5,10,done,,1,1,0,,,,,nonexistent",
             "00000000-0000-0000-0000-000000000130,s,3,4,4000,4000,10,4000000000,2.5,1.25,sft,\
-             0,100,0,0,0.03699349820698568,4.53403685974026e-13,1.5,10,failed,sft: <loss> is NaN & gone,,,,,nonexistent",
+             0,100,0,0,0.03699349820698568,4.53403685974026e-13,1.5,10,failed,sft: <loss> is NaN & gone,1,1,0,,,,,nonexistent",
         ],
     );
     // Mean and deviation of 0.24 and 0.26, of 0.60 and 0.64; t95 is 12.7062 deviations / sqrt(2). As many answers are right
@@ -134,10 +135,13 @@ fn tables_hold_the_numbers() {
     let questions: Vec<&str> = questions.lines().collect();
     assert_eq!(questions.len(), 1 + trials.len() * 100);
     let of = |i: usize| format!("{},sft,law,", trials[i].trial);
-    assert_eq!(questions[0], "trial,stage,subject,id,p_a,p_b,p_c,p_d,prediction,answer,contaminated");
-    assert_eq!(questions[24], format!("{}23,0.5,0.25,0.125,1e-130,D,D,", of(0)));
-    assert_eq!(questions[25], format!("{}24,0.5,0.25,0.125,1e-130,B,A,", of(0)));
-    assert_eq!(questions[101], format!("{}0,0.5,0.25,0.125,1e-130,A,A,", of(1)));
+    assert_eq!(
+        questions[0],
+        "trial,stage,subject,id,p_a,p_b,p_c,p_d,prediction,answer,contaminated,at,averaged"
+    );
+    assert_eq!(questions[24], format!("{}23,0.5,0.25,0.125,1e-130,D,D,,1,1", of(0)));
+    assert_eq!(questions[25], format!("{}24,0.5,0.25,0.125,1e-130,B,A,,1,1", of(0)));
+    assert_eq!(questions[101], format!("{}0,0.5,0.25,0.125,1e-130,A,A,,1,1", of(1)));
     assert_eq!(
         read("tables/summary.md"),
         "| setting | seeds | parameters | active | validation loss | bits per byte | questions | accuracy (%) | p of guessing (Holm) |\n\
@@ -187,4 +191,42 @@ fn nothing_finished_is_a_report_too() {
     assert!(
         std::fs::read_to_string(dir.path().join("report.html")).unwrap().contains("No trial has finished.")
     );
+}
+
+#[test]
+fn exams_on_the_way_count_where_they_are_asked_for() {
+    let exam = |stage: &str, (at, averaged), tokens, correct| {
+        let (stage, run) = (stage.to_owned(), String::new());
+        ExamScore {
+            stage,
+            taken: Taken { at, averaged },
+            tokens,
+            run,
+            correct,
+            questions: 100,
+            contaminated: None,
+        }
+    };
+    let mut trial = trial(1, 2, 50, Status::Done);
+    trial.exams = vec![
+        exam("pretrain", (0.5, 1), 5, 10),
+        exam("pretrain", (1.0, 1), 10, 20),
+        exam("sft", (0.5, 1), 15, 30),
+        exam("sft", (1.0, 1), 20, 40),
+        exam("sft", (1.0, 2), 20, 50),
+    ];
+    let trials = [trial];
+    let results = Results::new(&trials, &[]);
+    let correct = |names: &[&str]| -> Vec<u64> {
+        let columns: Vec<Column> = names.iter().map(|name| Column::find(name).unwrap()).collect();
+        results.observations(&columns).iter().map(|o| o.score.as_ref().unwrap().correct).collect()
+    };
+    assert_eq!(correct(&[]), [40]);
+    assert_eq!(correct(&["exam.stage"]), [20, 40]);
+    assert_eq!(correct(&["exam.tokens"]), [30, 40]);
+    assert_eq!(correct(&["at", "exam.stage"]), [10, 20, 30, 40]);
+    assert_eq!(correct(&["averaged"]), [40, 50]);
+    assert_eq!(trials[0].last_exam().unwrap().correct, 40);
+    let after = trials[0].exams.iter().map(ExamScore::after).collect::<Vec<_>>();
+    assert_eq!(after[2..], ["sft, at 50 %", "sft", "sft, mean of 2 up to 100 %"]);
 }

@@ -7,7 +7,7 @@ use crate::records::{Status, TrialRecord};
 use crate::report::{Experiment, TrialQuestion};
 use crate::runs::manifest::questions;
 use crate::runs::recorded::fewer;
-use crate::status::records::collect;
+use crate::status::records::{collect, taken};
 use anyhow::Result;
 use std::collections::BTreeMap;
 
@@ -49,11 +49,12 @@ fn answers(graph: &StageGraph, records: &mut [TrialRecord]) -> Vec<TrialQuestion
                 Ok(answered) => found.extend(answered.into_iter().map(|record| TrialQuestion {
                     trial: planned.uuid,
                     stage: stage.into(),
+                    taken: taken(node),
                     record,
                 })),
                 Err(error) => {
                     (record.status, record.reason) = (Status::Failed, Some(format!("exam: {error:#}")));
-                    record.exams.retain(|exam| exam.stage != stage);
+                    record.exams.retain(|exam| (exam.stage.as_str(), exam.taken) != (stage, taken(node)));
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! `manifest.json`: what is needed to believe and repeat a stage run, and how it ended.
 
-use crate::config::{Stage, TrialConfig};
+use crate::config::{At, Stage, TrialConfig};
 use crate::fsutil::digests::FileDigest;
 use crate::fsutil::{files_below, read_text, write_atomic};
 use crate::records::{Contaminated, Notice, QuestionRecord, SetLoss, SourceUse};
@@ -65,6 +65,15 @@ pub struct Output {
     pub bytes: u64,
 }
 
+/// The weights that sat an exam on the way of a stage, or the mean of several.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Examined {
+    /// Which ones.
+    pub at: At,
+    /// Target tokens of the stage that they had been trained on; unset: all.
+    pub tokens: Option<u64>,
+}
+
 /// What a stage came to. Fields that do not apply to a stage stay at zero or empty.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Results {
@@ -89,6 +98,9 @@ pub struct Results {
     pub sources: Vec<SourceUse>,
     /// The stage whose model sat the exam.
     pub exam_after: Option<Stage>,
+    /// The weights of that stage that sat it; unset: those of its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exam_at: Option<Box<Examined>>,
     /// Exam questions answered correctly.
     pub correct: Option<u64>,
     /// Exam questions asked.

@@ -4,7 +4,7 @@
 //! results belongs to one file, and what it shows of finished trials is not replaced by less in silence.
 
 use super::manifest::Program;
-use crate::config::{Overrides, Stage, TrialConfig};
+use crate::config::{At, Overrides, Stage, TrialConfig};
 use crate::fsutil::{absolute, create_dir, read_text, write_atomic};
 use crate::records::Status;
 use crate::sweep::Trial;
@@ -77,6 +77,9 @@ pub struct RecordedStage {
     pub uuid: Uuid,
     /// The stage run whose model it starts from or examines.
     pub model: Option<Uuid>,
+    /// The weights that sit an exam.
+    #[serde(default, skip_serializing_if = "At::is_end")]
+    pub at: At,
 }
 
 /// Whose a folder of results is, for a file that would write into it.

@@ -1,8 +1,8 @@
 //! From stage runs to the records that a report is made of.
 
 use crate::config::{Stage, TrainStage};
-use crate::plan::{PlannedTrial, StageGraph, State};
-use crate::records::{ExamScore, StageRecord, Status, TrialRecord};
+use crate::plan::{PlannedTrial, StageGraph, StageNode, State};
+use crate::records::{ExamScore, StageRecord, Status, Taken, TrialRecord};
 use crate::runs::manifest::Manifest;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
@@ -59,6 +59,7 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
         notices: Vec::new(),
         config: toml::to_string(&**config).with_context(|| format!("trial {}", planned.uuid))?,
     };
+    let mut before = 0; // target tokens of the stages before the one that trained last
     for &index in &planned.stages {
         let node = &graph.nodes[index];
         // One that cannot be read is why the trial has failed.
@@ -73,8 +74,11 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
         }
         let results = manifest.results;
         record.notices.extend(results.notices);
-        record.train_tokens += results.tokens;
         let stage = node.stage.training();
+        if stage.is_some() {
+            before = record.train_tokens;
+        }
+        record.train_tokens += results.tokens;
         if let Some(value) = stage.and_then(|s| planned.trial.tokens_that_follow(s, &mut record.keys)) {
             *value = results.tokens.into();
         }
@@ -85,11 +89,24 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
         }
         if let (Some(correct), Some(questions)) = (results.correct, results.questions) {
             let after = node.model.map(|model| graph.nodes[model].stage);
-            let stage = after.map_or("", Stage::name).into();
-            record.exams.push(ExamScore { stage, correct, questions, contaminated: results.contaminated });
+            let tokens = results.exam_at.and_then(|examined| examined.tokens);
+            record.exams.push(ExamScore {
+                stage: after.map_or("", Stage::name).into(),
+                taken: taken(node),
+                tokens: tokens.map_or(record.train_tokens, |tokens| before + tokens),
+                run: node.dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                contaminated: results.contaminated,
+                correct,
+                questions,
+            });
         }
     }
     Ok(record)
+}
+
+/// Which weights sit an exam.
+pub fn taken(node: &StageNode) -> Taken {
+    Taken { at: node.at.share(), averaged: node.at.shares.len() }
 }
 
 /// How a trial stands, and why, where it failed.

@@ -7,6 +7,7 @@ mod checkpoint;
 mod length;
 mod objective;
 mod schedule;
+pub mod snapshot;
 #[cfg(test)]
 mod tests;
 mod trend;
@@ -25,6 +26,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use checkpoint::{Checkpoint, Checkpoints, Keep, Saved};
 use model::trainer::{Groups, Multipliers, Rule};
 use model::{Backend, Cost, LaneConfig, Lora, OptimizerConfig, RouterStats, Trainer, Transformer, Work};
+use snapshot::Snapshot;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -209,6 +211,8 @@ struct Loop<'a, B: Backend> {
     trend: Trend,
     /// The lowest validation loss so far.
     best_val: Option<f64>,
+    /// Shares of the steps after which weights are kept for exams.
+    kept: Vec<f64>,
     /// Seconds of earlier attempts.
     earlier_seconds: f64,
     began: Instant,
@@ -259,6 +263,7 @@ impl<'a, B: Backend> Loop<'a, B> {
             flops: saved.map_or(0.0, |saved| saved.flops),
             trend: saved.map_or_else(Trend::default, |saved| saved.trend),
             best_val: saved.and_then(|saved| saved.best_val),
+            kept: request.trial.snapshots(request.stage),
             earlier_seconds: saved.map_or(0.0, |saved| saved.seconds),
             began: Instant::now(),
         })
@@ -303,6 +308,7 @@ impl<'a, B: Backend> Loop<'a, B> {
                     .update(step, &format!("loss {:.4}, {} tokens/s", sums.mean(), number(speed as u64)));
                 self.record(Split::Train, sums.mean(), Some((lr, norm, speed)), sums.extras())?;
             }
+            self.take_snapshots(step)?;
             let every = training.val_every_tokens;
             if last || (every > 0 && before / every != self.tokens / every) {
                 self.validate()?;
@@ -404,6 +410,18 @@ impl<'a, B: Backend> Loop<'a, B> {
             best_val: self.best_val,
         };
         self.checkpoints.write(&about, &self.trainer.state()?, keep)
+    }
+
+    /// Keeps the weights for exams that are sat after this step.
+    fn take_snapshots(&self, step: u64) -> Result<()> {
+        for &share in self.kept.iter().filter(|&&share| snapshot::step_of(share, self.length.steps) == step) {
+            self.check_finite(step)?;
+            let dir = snapshot::folder(self.request.out, share);
+            save_model(&self.trainer.transformer, &dir, self.request.tokenizer)?;
+            let about = Snapshot { step, tokens: self.tokens };
+            write_atomic(&dir.join(snapshot::FILE), &serde_json::to_vec(&about)?)?;
+        }
+        Ok(())
     }
 
     fn finish(mut self) -> Result<Results> {

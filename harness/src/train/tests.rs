@@ -404,3 +404,43 @@ fn mixed_sources_that_are_stopped_are_the_same_training_and_have_losses_of_their
         "{splits:?}"
     );
 }
+
+#[test]
+fn weights_on_the_way_are_the_same_however_often_training_was_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    prepared(dir.path(), 40, 9..=9);
+    let training = Training {
+        steps: Some(12),
+        batch_size: 4,
+        log_every: 1,
+        val_every_tokens: 64,
+        keep_best: true,
+        ..Training::default()
+    };
+    let mut trial = trial(training);
+    (trial.sft.training.enabled, trial.dpo.training.enabled) = (false, false);
+    let plain = train(dir.path(), "plain", &trial, u64::MAX).unwrap();
+    trial.exam.at = vec![0.25, 0.5, 0.75, 1.0];
+    assert_eq!(train(dir.path(), "kept", &trial, u64::MAX).unwrap(), plain);
+    // Stopped at the step of a snapshot, right behind one, and elsewhere.
+    for stop_at in [3, 4, 6, 8] {
+        assert_eq!(train(dir.path(), "stopped", &trial, stop_at), None);
+    }
+    // A killed writer leaves a part of a snapshot, of which no checkpoint knows.
+    fs::create_dir_all(dir.path().join("stopped/snapshots/0.75")).unwrap();
+    fs::write(dir.path().join("stopped/snapshots/0.75/model.safetensors"), "half").unwrap();
+    assert_eq!(train(dir.path(), "stopped", &trial, u64::MAX).unwrap(), plain);
+    let file = |run: &str, name: &str| fs::read(dir.path().join(run).join(name)).unwrap();
+    for share in ["0.25", "0.5", "0.75"] {
+        for name in ["model.safetensors", "config.json", "tokenizer.json", "snapshot.json"] {
+            let name = format!("snapshots/{share}/{name}");
+            assert!(file("kept", &name) == file("stopped", &name), "{name}");
+        }
+    }
+    let name = "model/model.safetensors";
+    assert!(file("kept", name) == file("plain", name) && file("kept", name) == file("stopped", name));
+    let about: super::snapshot::Snapshot =
+        serde_json::from_slice(&file("kept", "snapshots/0.5/snapshot.json")).unwrap();
+    assert_eq!((about.step, about.tokens), (6, plain.tokens / 2));
+    assert!(!dir.path().join("plain/snapshots").exists() && !dir.path().join("kept/snapshots/1").exists());
+}

@@ -82,7 +82,12 @@ fn made_up() -> (Vec<TrialRecord>, Vec<TrialQuestion>) {
                 answer: 'A',
                 contaminated: None,
             };
-            questions.push(TrialQuestion { trial: trial.trial, stage: "sft".into(), record });
+            questions.push(TrialQuestion {
+                trial: trial.trial,
+                stage: "sft".into(),
+                taken: Taken::default(),
+                record,
+            });
         }
     }
     (trials, questions)
