@@ -256,3 +256,45 @@ fn letters_are_asked_for_as_they_follow_the_prompt() {
     let scores: Value = serde_json::from_slice(&fs::read(exam.join("scores.json")).unwrap()).unwrap();
     assert_eq!((&scores[1]["correct"], &scores[1]["questions"]), (&json!(20), &json!(20)));
 }
+
+#[test]
+fn exams_on_the_way_are_rows_and_learning_curves() {
+    let dir = tempfile::tempdir().unwrap();
+    let sweep = format!(
+        "{TINY}[base.exam]\nat = [0.5, 1.0]\naverage_last = 2\nafter = ['pretrain', 'dpo']\n[axes]\nseed = [1, 2]\n"
+    );
+    fs::write(dir.path().join("t.toml"), sweep).unwrap();
+    fs::write(
+        dir.path().join("x.toml"),
+        "title = 'x'\nsweeps = ['t.toml']\n[[figure]]\nkind = 'line'\nname = 'curve'\nx = 'exam.tokens'\ny = 'exam.accuracy'\n\
+         [[table]]\nname = 'ways'\nrows = ['exam.stage', 'at', 'averaged']\ncolumns = ['exam.accuracy']\n",
+    )
+    .unwrap();
+    mindscale(dir.path()).args(["run", "x.toml"]).assert().success();
+    let mut reader = csv::Reader::from_path(dir.path().join("results/x/trials.csv")).unwrap();
+    let rows: Vec<std::collections::BTreeMap<String, String>> =
+        reader.deserialize().map(Result::unwrap).collect();
+    let ways: Vec<[&str; 4]> =
+        rows.iter().map(|row| ["seed", "stage", "at", "averaged"].map(|name| row[name].as_str())).collect();
+    let of = |seed| {
+        let way = move |stage, at, averaged| [seed, stage, at, averaged];
+        ["pretrain", "dpo"]
+            .map(|stage| [way(stage, "0.5", "1"), way(stage, "1", "1"), way(stage, "1", "2")])
+            .concat()
+    };
+    assert_eq!(ways, [of("1"), of("2")].concat());
+    let tokens: Vec<u64> = rows.iter().map(|row| row["exam_tokens"].parse().unwrap()).collect();
+    assert!(
+        tokens[0] < tokens[1] && tokens[1] == tokens[2] && tokens[2] < tokens[3] && tokens[3] < tokens[4]
+    );
+    assert_eq!(rows[4]["exam_tokens"], rows[4]["train_tokens"]);
+    let curve = fs::read_to_string(dir.path().join("results/x/figures/curve.csv")).unwrap();
+    assert!(curve.lines().count() > 2, "{curve}");
+    let table = fs::read_to_string(dir.path().join("results/x/tables/ways.md")).unwrap();
+    assert_eq!(table.lines().count(), 2 + 6, "{table}");
+    // What is kept is a model like any other.
+    let runs = stage_runs(&dir.path().join("runs"));
+    let run = runs.iter().find(|run| run.file_name().unwrap().to_string_lossy().starts_with("dpo-")).unwrap();
+    let kept = run.join("snapshots/0.5").display().to_string();
+    mindscale(dir.path()).args(["generate", &kept, "--prompt", "他", "--max-tokens", "2"]).assert().success();
+}
