@@ -16,8 +16,11 @@ use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Common ids from which on a copy of a cache and a pass of its own pay.
-const SHARED_FROM: usize = 16;
+/// Ids that a common beginning must save for a pass of its own to pay.
+const SAVED_FROM: usize = 16;
+
+/// And how small a part of what would be read otherwise they may be: going on from copies of caches takes time.
+const SAVED_SHARE: usize = 8;
 
 /// Positions that the caches of a group may hold for each that it reads: they take memory.
 const HELD: usize = 8;
@@ -106,11 +109,13 @@ impl<'a> Continuations<'a> {
         for (i, row) in self.rows.iter().enumerate() {
             distinct += row.read() - if i > 0 { common(&self.rows[i - 1], row) } else { 0 };
         }
-        fn read(nodes: &[Node]) -> usize {
-            nodes.iter().map(|node| node.places.len() + read(&node.children)).sum()
-        }
-        Shared { distinct, read: read(&self.roots) }
+        Shared { distinct, read: read_by(&self.roots) }
     }
+}
+
+/// Ids that are read by nodes and all below them.
+fn read_by(nodes: &[Node]) -> usize {
+    nodes.iter().map(|node| node.places.len() + read_by(&node.children)).sum()
 }
 
 /// How many ids two rows begin with in common.
@@ -130,13 +135,20 @@ fn branch(rows: &[Continuation], range: Range<usize>, read: usize, known: usize,
         let all = common(&rows[first], &rows[end - 1]);
         if rows[end - 1].read() == all {
             nodes.push(Node { rows: at..end, places: read..all, children: vec![] });
-        } else if all - read >= SHARED_FROM {
+        } else {
             let mut children = vec![];
             let longer = first + rows[first..end].partition_point(|row| row.read() <= all);
             branch(rows, longer..end, all, all, &mut children);
-            nodes.push(Node { rows: at..end, places: read..all, children });
-        } else {
-            branch(rows, at..end, read, all, nodes);
+            let saved = (all - read) * (children.len() - 1);
+            let otherwise = read_by(&children) + (all - read) * children.len();
+            if saved >= SAVED_FROM && saved * SAVED_SHARE >= otherwise {
+                nodes.push(Node { rows: at..end, places: read..all, children });
+            } else {
+                // Each reads the beginning itself, the first of them also for rows that end with it.
+                children.iter_mut().for_each(|child| child.places.start = read);
+                children[0].rows.start = at;
+                nodes.append(&mut children);
+            }
         }
         at = end;
     }
@@ -376,10 +388,17 @@ mod tests {
         let asked = [&a[..], &b, &b[..1]].map(|ids| Continuation { prompt: &prompt, ids });
         // The prompt and its answers without their last ids; two that begin with one id alike read it twice.
         assert_eq!(Continuations::new(&asked).unwrap().shared(), Shared { distinct: 53, read: 54 });
-        let short = &prompt[..SHARED_FROM - 2];
-        let asked = [&a[..], &b].map(|ids| Continuation { prompt: short, ids });
-        let (distinct, read) = (short.len() + 3, 2 * (short.len() + 2));
-        assert_eq!(Continuations::new(&asked).unwrap().shared(), Shared { distinct, read });
+        // Too little is saved for a pass of its own: 15 ids with the answers' first one, then a small part of the whole.
+        let asked = [&a[..], &b].map(|ids| Continuation { prompt: &prompt[..14], ids });
+        assert_eq!(Continuations::new(&asked).unwrap().shared(), Shared { distinct: 17, read: 32 });
+        let long = [ids(200, 2), ids(200, 3)].map(|own| [&prompt[..30], &own].concat());
+        let asked = [&long[0], &long[1]].map(|prompt| Continuation { prompt, ids: &a[..1] });
+        assert_eq!(Continuations::new(&asked).unwrap().shared(), Shared { distinct: 430, read: 460 });
+        // An empty question with many answers has few ids, but most of them.
+        let answers: Vec<[u32; 4]> = (0..30).map(|i| [i, 1, 2, 3]).collect();
+        let asked: Vec<Continuation> =
+            answers.iter().map(|ids| Continuation { prompt: &prompt[..7], ids }).collect();
+        assert_eq!(Continuations::new(&asked).unwrap().shared(), Shared { distinct: 97, read: 97 });
     }
 
     #[test]
