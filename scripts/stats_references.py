@@ -16,6 +16,7 @@ from statsmodels.formula.api import ols
 from statsmodels.stats import power as power_tests
 from statsmodels.stats import proportion, weightstats
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.multitest import multipletests
 
 OUT = Path("harness/src/stats/references.json")
@@ -253,9 +254,34 @@ def crossed():
     yield "crossed_difference", rows
 
 
+def choices():
+    random = np.random.default_rng(11)
+    rows = []
+    for n, same in [(5, 0.5), (60, 0.3), (300, 0.8)]:
+        a = random.integers(0, 4, n)
+        b = np.where(random.random(n) < same, a, random.integers(0, 4, n))
+        table = np.zeros((4, 4))
+        np.add.at(table, (a, b), 1)
+        letters = lambda answers: "".join("ABCD"[i] for i in answers)
+        rows.append(dict(a=letters(a), b=letters(b), equal=np.mean(a == b), kappa=cohens_kappa(table, return_results=False)))
+    yield "cohens_kappa", rows
+    rows = []
+    for n, bins in [(7, 10), (200, 10), (200, 15)]:
+        confidences = random.random(n)
+        right = random.random(n) < confidences**2
+        bin_of = np.digitize(confidences, np.linspace(0, 1, bins + 1)[1:-1], right=True)
+        inside = [bin_of == i for i in range(bins) if np.any(bin_of == i)]
+        mean = lambda values: [values[where].mean() for where in inside]
+        confidence, accuracy, count = mean(confidences), mean(right), [where.sum() for where in inside]
+        ece = np.average(np.abs(np.array(accuracy) - confidence), weights=count)
+        rows.append(dict(confidences=list(confidences), right=[int(r) for r in right], bins=bins, ece=ece,
+                         confidence=confidence, accuracy=accuracy, n=count))
+    yield "calibration", rows
+
+
 def main():
     found = {"made_by": f"scripts/stats_references.py with SciPy {scipy.__version__}, statsmodels {statsmodels.__version__}"}
-    for part in (shares, t_family, randomisations, corrections, effects, detectable, parabolas, laws, crossed):
+    for part in (shares, t_family, randomisations, corrections, effects, detectable, parabolas, laws, crossed, choices):
         found |= dict(part())
     plain = lambda x: x.item() if isinstance(x, np.generic) else str(x)
     lines = []

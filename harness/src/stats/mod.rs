@@ -6,6 +6,7 @@
 //! `scripts/stats_references.py` computes what the tests hold them to. *Invariant:* this folder uses nothing else of
 //! the crate.
 
+mod choice;
 mod components;
 mod correction;
 mod effect;
@@ -23,6 +24,7 @@ mod resample;
 mod simulations;
 mod test;
 
+pub use choice::{Agreement, Calibration, Reliability, agreement, calibration, shares, without_prior};
 pub use components::{Components, crossed_difference, differences};
 pub use correction::{benjamini_hochberg, holm};
 pub use effect::{cohens_h, hedges_g, hedges_g_of_pairs};
