@@ -87,6 +87,16 @@ impl Control {
         self.find(text, std::slice::from_ref(&all)).1
     }
 
+    /// How many special tokens the words of a text spell.
+    pub fn spelled_in(&self, text: &str, said: &[Range<usize>]) -> u64 {
+        self.find(text, said).1
+    }
+
+    /// Where the last control token outside the words of a text begins; 0 where there is none.
+    pub fn last_set(&self, text: &str, said: &[Range<usize>]) -> usize {
+        self.find(text, said).0.last().map_or(0, |found| found.at.start)
+    }
+
     /// The ids of a text of which `said` are the words, with their offsets; `as_control` makes control tokens of
     /// special tokens in the words.
     pub fn encode(

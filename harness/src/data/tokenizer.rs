@@ -4,7 +4,7 @@ use super::bpe::{self, Learned};
 use super::chat::{ChatTemplate, MINIMIND};
 use super::control::{Control, Encoded};
 use super::row::Message;
-use super::turns::Rendered;
+use super::turns::{Rendered, common};
 use crate::config::{TokenizerConfig, largest};
 use crate::fsutil::{create_dir, hex, read_text, write_atomic};
 use crate::stop::check;
@@ -59,6 +59,27 @@ pub struct Conversation {
     pub answers: Vec<Answer>,
     /// Special tokens that its words spell.
     pub spelled: u64,
+}
+
+impl Conversation {
+    fn new(rendered: Rendered, encoded: Encoded) -> Self {
+        let (Rendered { text, answers, .. }, Encoded { ids, offsets, spelled }) = (rendered, encoded);
+        let answers = answers.into_iter().map(|answer| {
+            let words = &text[answer.words.clone()];
+            let trimmed = answer.words.start + words.len() - words.trim_start().len();
+            let trimmed = trimmed..trimmed + words.trim().len();
+            let within = |range: &Range<usize>| {
+                let is_in = |&(start, end): &(usize, usize)| {
+                    range.contains(&start) || start < trimmed.end && trimmed.start < end
+                };
+                let first = offsets.iter().position(is_in).unwrap_or(offsets.len());
+                let last = offsets.iter().rposition(is_in);
+                first..last.map_or(first, |last| last + 1)
+            };
+            Answer { turn: answer.turn, whole: within(&answer.whole), words: within(&answer.words) }
+        });
+        Self { answers: answers.collect(), text, ids, spelled }
+    }
 }
 
 /// An answer inside a conversation, as ranges of ids.
@@ -293,23 +314,57 @@ impl Tokenizer {
     /// # Errors
     /// Where the chat template refuses the conversation, drops a turn or changes what is said in it.
     pub fn conversation(&self, messages: &[Message], special: SpecialText) -> Result<Conversation> {
-        let Rendered { text, said, answers } = self.locate(messages)?;
-        let Encoded { ids, offsets, spelled } = self.encode_said(&text, &said, special)?;
-        let answers = answers.into_iter().map(|answer| {
-            let words = &text[answer.words.clone()];
-            let trimmed = answer.words.start + words.len() - words.trim_start().len();
-            let trimmed = trimmed..trimmed + words.trim().len();
-            let within = |range: &Range<usize>| {
-                let is_in = |&(start, end): &(usize, usize)| {
-                    range.contains(&start) || start < trimmed.end && trimmed.start < end
-                };
-                let first = offsets.iter().position(is_in).unwrap_or(offsets.len());
-                let last = offsets.iter().rposition(is_in);
-                first..last.map_or(first, |last| last + 1)
-            };
-            Answer { turn: answer.turn, whole: within(&answer.whole), words: within(&answer.words) }
-        });
-        Ok(Conversation { answers: answers.collect(), text, ids, spelled })
+        let rendered = self.locate(messages)?;
+        let encoded = self.encode_said(&rendered.text, &rendered.said, special)?;
+        Ok(Conversation::new(rendered, encoded))
+    }
+
+    /// [`Self::conversation`] of some turns with each of several last ones. What they have in common is tokenized once, up
+    /// to its last control token, where the tokenizer takes what follows that by itself.
+    ///
+    /// # Errors
+    /// As [`Self::conversation`].
+    pub fn conversations(
+        &self,
+        messages: &[Message],
+        last: &[Message],
+        special: SpecialText,
+    ) -> Result<Vec<Conversation>> {
+        let with = |last: &Message| self.locate(&[messages, std::slice::from_ref(last)].concat());
+        let all: Vec<Rendered> = last.iter().map(with).collect::<Result<_>>()?;
+        let Some(first) = all.first() else { return Ok(vec![]) };
+        let whole = self.encode_said(&first.text, &first.said, special)?;
+        let same = all.iter().map(|other| common(&first.text, &other.text)).min().unwrap_or(0);
+        let cut = self.control.last_set(&first.text[..same], &first.said);
+        let behind = |rendered: &Rendered| {
+            let said = rendered.said.iter().filter(|words| words.start >= cut);
+            let said: Vec<Range<usize>> = said.map(|words| words.start - cut..words.end - cut).collect();
+            let mut tail = self.encode_said(&rendered.text[cut..], &said, special)?;
+            tail.offsets.iter_mut().for_each(|(start, end)| (*start, *end) = (*start + cut, *end + cut));
+            Ok::<_, anyhow::Error>(tail)
+        };
+        let kept = whole.offsets.partition_point(|(start, _)| *start < cut);
+        let tail = behind(first)?;
+        let is_apart = tail.ids == whole.ids[kept..] && tail.offsets == whole.offsets[kept..];
+        let encode = |rendered: &Rendered| match is_apart {
+            true => {
+                let tail = behind(rendered)?;
+                let ids = [&whole.ids[..kept], &tail.ids].concat();
+                let offsets = [&whole.offsets[..kept], &tail.offsets].concat();
+                Ok(Encoded { ids, offsets, spelled: self.control.spelled_in(&rendered.text, &rendered.said) })
+            }
+            false => self.encode_said(&rendered.text, &rendered.said, special),
+        };
+        let mut encoded = vec![];
+        for rendered in &all[1..] {
+            encoded.push(encode(rendered)?);
+        }
+        encoded.insert(0, whole);
+        Ok(all
+            .into_iter()
+            .zip(encoded)
+            .map(|(rendered, encoded)| Conversation::new(rendered, encoded))
+            .collect())
     }
 
     /// The ids of `<s>text</s>`, a document to pretrain on, and the number of special tokens that the text spells.
@@ -601,6 +656,29 @@ mod tests {
             let rendered = tokenizer.render(&messages).unwrap();
             assert_eq!(rendered, row["rendered"].as_str().unwrap());
             assert_eq!(tokenizer.encode(&rendered).unwrap(), ids(&row["ids"]));
+        }
+    }
+
+    #[test]
+    fn conversations_with_several_ends_are_what_each_is_by_itself() {
+        let mut all = vec![];
+        all.extend(minimind());
+        all.extend(shared("cases/15_letter_ids/pfx").map(|dir| Tokenizer::load(&dir).unwrap()));
+        let turns = [("system", "s"), ("user", "天空 是 </s> 蓝"), ("assistant", "A"), ("user", "q")];
+        let turns = turns.map(|(role, content)| Message::new(role, content));
+        let ends =
+            ["A", "B", " 蓝 色", "</s>", "<s>assistant\nA", "A B"].map(|end| Message::new("assistant", end));
+        for tokenizer in all {
+            for special in [SpecialText::Characters, SpecialText::Control] {
+                for turns in [&turns[..], &turns[1..2], &[]] {
+                    let found = tokenizer.conversations(turns, &ends, special).unwrap();
+                    for (found, end) in found.iter().zip(&ends) {
+                        let alone = [turns, std::slice::from_ref(end)].concat();
+                        assert_eq!(*found, tokenizer.conversation(&alone, special).unwrap(), "{alone:?}");
+                    }
+                }
+            }
+            assert!(tokenizer.conversations(&turns, &[], SpecialText::Characters).unwrap().is_empty());
         }
     }
 

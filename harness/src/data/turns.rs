@@ -158,7 +158,7 @@ fn place(text: &str, pieces: &[Piece], messages: &[Message]) -> Result<Vec<(usiz
 }
 
 /// Bytes in which two texts begin alike.
-fn common(a: &str, b: &str) -> usize {
+pub(super) fn common(a: &str, b: &str) -> usize {
     a.chars().zip(b.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum()
 }
 
