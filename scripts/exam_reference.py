@@ -6,6 +6,7 @@ probabilities of every question. Prompts are worded and cut as docs/exams.md say
 
 import csv
 import json
+import math
 
 import tokenizers
 import torch
@@ -47,6 +48,12 @@ WAYS = {
     "letter_shots": dict(answer="letter", shots=2),
     "cloze": dict(answer="cloze", shots=0),
     "cloze_shots": dict(answer="cloze", shots=1),
+    "letter_rotated": dict(answer="letter", shots=0, rotate=True),
+    "cloze_raw": dict(answer="cloze", shots=0, norm="raw"),
+    "cloze_pmi": dict(answer="cloze", shots=1, norm="pmi"),
+    "continuation": dict(answer="continuation", shots=0),
+    "continuation_token": dict(answer="continuation", shots=2, norm="token"),
+    "continuation_pmi": dict(answer="continuation", shots=0, norm="pmi"),
 }
 
 
@@ -67,8 +74,10 @@ def tokenizer():
     return transformers.PreTrainedTokenizerFast(tokenizer_object=found, chat_template=TEMPLATE, **special)
 
 
-def worded(row):
+def worded(row, answer):
     _, question, *options, _ = row
+    if answer == "continuation":
+        return question
     return question + "。选择 " + ", ".join(f"{letter}: {option}" for letter, option in zip(LETTERS, options))
 
 
@@ -76,12 +85,8 @@ def said(row, place, answer):
     return LETTERS[place] if answer == "letter" else row[2 + place]
 
 
-def conversation(tokens, row, shots, place, answer):
+def conversation(tokens, turns):
     """The ids of a conversation, and where those of its last answer begin and end."""
-    turns = [("system", SYSTEM)]
-    for shot in shots:
-        turns += [("user", worded(shot)), ("assistant", said(shot, LETTERS.index(shot[-1]), answer))]
-    turns += [("user", worded(row)), ("assistant", said(row, place, answer))]
     text = tokens.apply_chat_template([dict(role=role, content=content) for role, content in turns], tokenize=False)
     end = len(text) - len("</s>\n")
     start = end - len(turns[-1][1])
@@ -91,25 +96,57 @@ def conversation(tokens, row, shots, place, answer):
     return encoded["input_ids"], inside[0], inside[-1] + 1
 
 
-def ask(tokens, weights, row, shots, answer):
-    """The probabilities of the four answers, and what the prompt lost to fit."""
+def asked(row, shots, answer):
+    turns = [("system", SYSTEM)]
+    for shot in shots:
+        turns += [("user", worded(shot, answer)), ("assistant", said(shot, LETTERS.index(shot[-1]), answer))]
+    return [*turns, ("user", worded(row, answer))]
+
+
+def log_probs_of(tokens, weights, row, shots, answer):
+    """The log-probability and the tokens of each answer, and what the prompt lost to fit."""
     for first in range(len(shots) + 1):
-        found = [conversation(tokens, row, shots[first:], place, answer) for place in range(4)]
+        turns = asked(row, shots[first:], answer)
+        found = [conversation(tokens, [*turns, ("assistant", said(row, place, answer))]) for place in range(4)]
         longest = max(end - start for _, start, end in found)
         excess = found[0][1] - (CONFIG["max_seq_len"] + 1 - longest)
         if excess <= 0:
             break
-    probabilities = []
-    for place, (ids, start, end) in enumerate(found):
-        cut = max(excess, 0)
-        with torch.no_grad():
-            log_probs = log_softmax(document(CONFIG, weights, ids[cut : end - 1])[0], -1)
-        of_answer = sum(log_probs[i - 1 - cut, ids[i]] for i in range(start, end))
-        length = 1 if answer == "letter" else len(row[2 + place].encode())
-        probabilities.append((of_answer / length).exp().item())
+    sums = [sum_of(weights, *one, cut=max(excess, 0)) for one in found]
+    return sums, [end - start for _, start, end in found], dict(fewer_shots=first > 0, cut=excess > 0)
+
+
+def sum_of(weights, ids, start, end, cut=0):
+    with torch.no_grad():
+        log_probs = log_softmax(document(CONFIG, weights, ids[cut : end - 1])[0], -1)
+    return sum(log_probs[i - 1 - cut, ids[i]] for i in range(start, end)).item()
+
+
+def ask(tokens, weights, row, shots, answer, norm="byte", rotate=False):
+    """The probabilities of the four answers, and what the prompt lost to fit."""
+    identity, question, *options, right = row
+    sums, lengths, lost = log_probs_of(tokens, weights, row, shots, answer)
+    if rotate:
+        probabilities = [0.0] * 4
+        for by in range(4):
+            turned = (identity, question, *options[by:], *options[:by], right)
+            found, _, more = log_probs_of(tokens, weights, turned, shots, answer)
+            lost = {key: lost[key] or more[key] for key in lost}
+            for place in range(4):
+                probabilities[(place + by) % 4] += math.exp(found[place]) / 4
+    elif answer == "letter":
+        probabilities = [math.exp(log_prob) for log_prob in sums]
+    else:
+        alone = [sum_of(weights, *conversation(tokens, [("user", ""), ("assistant", option)])) for option in options]
+        scores = {
+            "raw": sums,
+            "token": [log_prob / length for log_prob, length in zip(sums, lengths)],
+            "byte": [log_prob / len(option.encode()) for log_prob, option in zip(sums, options)],
+            "pmi": [log_prob - unconditional for log_prob, unconditional in zip(sums, alone)],
+        }
+        probabilities = [math.exp(score) for score in scores[norm]]
     best = sorted(probabilities)
     assert best[3] / best[2] > 1.001, "a near tie says nothing of predictions"
-    lost = dict(fewer_shots=first > 0, cut=excess > 0)
     prediction = LETTERS[probabilities.index(best[3])]
     return dict(id=row[0], probabilities=probabilities, prediction=prediction, answer=row[-1]) | lost
 
@@ -136,10 +173,11 @@ def write_exam(folder, source):
     write_sheets(folder / "dev", "dev", SOLVED)
     weights, ways = trainable(weights), {}
     for way, how in WAYS.items():
-        asked = [(subject, row) for subject, rows in QUESTIONS.items() for row in rows]
+        ways_to_ask = {key: value for key, value in how.items() if key != "shots"}
         answers = [
-            dict(subject=subject) | ask(tokens, weights, row, SOLVED[subject][: how["shots"]], how["answer"])
-            for subject, row in asked
+            dict(subject=subject) | ask(tokens, weights, row, SOLVED[subject][: how["shots"]], **ways_to_ask)
+            for subject, rows in QUESTIONS.items()
+            for row in rows
         ]
         ways[way] = how | {"answers": answers}
     (folder / "answers.json").write_text(json.dumps({"source": source, "ways": ways}, indent=1) + "\n")

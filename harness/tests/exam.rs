@@ -57,8 +57,11 @@ fn a_trained_model_is_examined_as_asked() {
     let (_, told) = scores(&["--sheets", "s", "--shots", "1", "--dev", "dev", "--out", "shots.csv"]);
     assert!(told.contains("exam, law: 1 of 2 prompts with fewer shots, to fit 256 tokens\n"), "{told}");
     exam(&["--sheets", "s", "--system", "", "--out", "silent.csv"]).assert().success();
+    exam(&["--sheets", "s", "--rotate", "--out", "rotated.csv"]).assert().success();
     exam(&["--sheets", "s", "--answer", "cloze", "--out", "cloze.csv"]).assert().success();
-    let answers = ["plain", "shots", "silent", "cloze"]
+    exam(&["--sheets", "s", "--answer", "cloze", "--norm", "pmi", "--out", "pmi.csv"]).assert().success();
+    exam(&["--sheets", "s", "--answer", "continuation", "--out", "continuation.csv"]).assert().success();
+    let answers = ["plain", "shots", "silent", "rotated", "cloze", "pmi", "continuation"]
         .map(|name| fs::read_to_string(dir.path().join(format!("{name}.csv"))).unwrap());
     for (i, one) in answers.iter().enumerate() {
         assert_eq!(one.lines().count(), 4);
@@ -79,6 +82,34 @@ fn a_trained_model_is_examined_as_asked() {
         "error: nowhere: expected a folder of <subject>_dev.csv sheets",
     );
     refused(&["--sheets", "s", "--shots", "2"], 2, "--dev");
+    refused(
+        &["--sheets", "s", "--rotate", "--answer", "cloze"],
+        1,
+        "--rotate goes with --answer letter only",
+    );
+
+    // law is a subject of C-Eval; art is none of its names.
+    let total = plain.last().unwrap();
+    assert_eq!(total["groups"][0]["group"], "humanities");
+    let of = |i: usize| plain[i]["accuracy"].as_f64().unwrap();
+    assert!((total["macro_accuracy"].as_f64().unwrap() - (of(0) + of(1)) / 2.0).abs() < 1e-12);
+    let counts = total["confusion"].as_array().unwrap().iter().flat_map(|row| row.as_array().unwrap());
+    assert_eq!(counts.map(|count| count.as_u64().unwrap()).sum::<u64>(), 3);
+
+    // The same questions as JSON, and one of three options.
+    fs::create_dir(dir.path().join("j")).unwrap();
+    let art = json!({"id": 0, "question": "谁画了它", "choices": ["甲", "乙", "丙", "丁"], "answer": 0});
+    fs::write(dir.path().join("j/art_val.jsonl"), format!("{art}\n")).unwrap();
+    exam(&["--sheets", "j", "--out", "json.csv"]).assert().success();
+    let line =
+        |name: &str| fs::read_to_string(dir.path().join(name)).unwrap().lines().nth(1).unwrap().to_string();
+    let upto_answer = |name: &str| line(name).split(',').take(8).collect::<Vec<_>>().join(",");
+    assert_eq!(upto_answer("json.csv"), upto_answer("plain.csv"));
+    let three = json!({"question": "谁画了它", "choices": ["甲", "乙", "丙"], "answer": "C"});
+    fs::write(dir.path().join("j/art_val.jsonl"), format!("{three}\n")).unwrap();
+    let (found, _) = scores(&["--sheets", "j", "--rotate", "--out", "three.csv"]);
+    assert!((found[1]["guessing"].as_f64().unwrap() - 1.0 / 3.0).abs() < 1e-12, "{found:?}");
+    assert_eq!(line("three.csv").split(',').nth(5), Some(""), "there is no option D");
     fs::write(dir.path().join("s/law_val.csv"), format!("{HEAD}0,q,a,,c,d,A\n")).unwrap();
     refused(&["--sheets", "s", "--answer", "cloze"], 1, "error: s/law_val.csv:2: the option B is empty");
 }
@@ -90,12 +121,18 @@ fn answers_are_those_of_pytorch() {
         (tempfile::tempdir().unwrap(), Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/references"));
     let file: Value = serde_json::from_slice(&fs::read(written.join("answers.json")).unwrap()).unwrap();
     let ways = file["ways"].as_object().unwrap();
-    assert_eq!(ways.keys().collect::<Vec<_>>(), ["letter", "letter_shots", "cloze", "cloze_shots"]);
+    assert_eq!(ways.len(), 10);
     for (way, wanted) in ways {
         let mut command = mindscale(&written);
         command.args(["exam", "model", "--sheets", "sheets", "--dev", "dev", "--json"]);
         command.args(["--answer", wanted["answer"].as_str().unwrap()]);
         command.args(["--shots", &wanted["shots"].to_string()]);
+        if let Some(norm) = wanted["norm"].as_str() {
+            command.args(["--norm", norm]);
+        }
+        if wanted["rotate"] == true {
+            command.arg("--rotate");
+        }
         let out = dir.path().join(way);
         let done = command.arg("--out").arg(&out).assert().code(0);
         let scores: Vec<Value> = serde_json::from_slice(&done.get_output().stdout).unwrap();
@@ -154,7 +191,7 @@ fn a_sweep_asks_as_the_verb_does() {
         command.args(["--answer", answer, "--shots", &shots]).arg("--out").arg(&out).assert().code(0);
         let read = |path: PathBuf| fs::read_to_string(path).unwrap();
         // What the model was trained on, and whether a question stands there, the verb does not know.
-        let found = read(exam.join("questions.csv")).replace(",false\n", ",\n");
+        let found = read(exam.join("questions.csv")).replace(",false,", ",,");
         assert_eq!(found, read(out), "{answer}, {shots} shots");
         seen.push((answer.to_owned(), shots));
     }

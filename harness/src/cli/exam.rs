@@ -2,30 +2,24 @@
 
 use super::model_arg::ModelArg;
 use super::say;
-use crate::config::{Answer, ExamConfig};
+use crate::config::{Answer, ExamConfig, Norm};
 use crate::data::Tokenizer;
 use crate::exam::{Prompter, Questions, notices, scores};
 use crate::fsutil::write_atomic;
+use crate::records::Analysis;
 use crate::track::table;
-use anyhow::{Context, Result};
-use clap::{Args, ValueEnum};
+use anyhow::{Context, Result, ensure};
+use clap::Args;
 use model::{Cpu, Transformer};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-
-/// How questions are answered.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum AnswerArg {
-    Letter,
-    Cloze,
-}
 
 /// Arguments of `exam`.
 #[derive(Debug, Args)]
 pub struct ExamArgs {
     #[command(flatten)]
     model: ModelArg,
-    /// Folder of <subject>_val.csv sheets
+    /// Folder of <subject>_val.csv or <subject>_val.jsonl sheets
     #[arg(long)]
     sheets: PathBuf,
     /// Folder of the tokenizer, where the model folder has none
@@ -33,11 +27,17 @@ pub struct ExamArgs {
     tokenizer: Option<PathBuf>,
     /// How questions are answered
     #[arg(long, value_enum, default_value = "letter")]
-    answer: AnswerArg,
+    answer: Answer,
+    /// How the texts of options are compared, by cloze and continuation
+    #[arg(long, value_enum, default_value = "byte")]
+    norm: Norm,
+    /// Put options into each position by turns, by letter
+    #[arg(long)]
+    rotate: bool,
     /// Solved questions before each question, from the sheets of --dev
     #[arg(long, default_value_t = 0, requires = "dev")]
     shots: usize,
-    /// Folder of <subject>_dev.csv sheets
+    /// Folder of <subject>_dev.csv or <subject>_dev.jsonl sheets
     #[arg(long)]
     dev: Option<PathBuf>,
     /// System text in front of each prompt; empty leaves it out
@@ -53,20 +53,21 @@ pub struct ExamArgs {
 
 /// Examines a model.
 pub fn exam(args: &ExamArgs) -> Result<bool> {
+    ensure!(
+        !args.rotate || args.answer == Answer::Letter,
+        "--rotate goes with --answer letter only: the texts of options have no letter to be freed from"
+    );
     let Questions { sheets, shots } = Questions::read(&args.sheets, args.dev.as_deref(), args.shots)?;
     let dir = args.model.folder()?;
     let tokenizer = Tokenizer::load(args.tokenizer.as_deref().unwrap_or(&dir))?;
     let transformer = Transformer::load(&dir, &Cpu)?;
-    let answer = match args.answer {
-        AnswerArg::Letter => Answer::Letter,
-        AnswerArg::Cloze => Answer::Cloze,
-    };
     let max_len = transformer.config.max_seq_len;
-    let prompter = Prompter { system: args.system.clone(), max_len, shots, answer };
+    let (system, answer, rotate) = (args.system.clone(), args.answer, args.rotate);
+    let prompter = Prompter { system, max_len, shots, answer, rotate };
     // Ctrl-C ends the program: nothing is written before the end.
     let stop = AtomicBool::new(false);
     let prompts = prompter.prompts(&tokenizer, &sheets, &stop)?;
-    let records = crate::exam::sit(&transformer, &sheets, &prompts, answer, &stop, &|_| ())
+    let records = crate::exam::sit(&transformer, &sheets, &prompts, args.norm, &stop, &|_| ())
         .with_context(|| dir.display().to_string())?;
     if let Some(out) = &args.out {
         write_atomic(out, &crate::exam::questions_csv(&records)?)?;
@@ -79,17 +80,14 @@ pub fn exam(args: &ExamArgs) -> Result<bool> {
         say(serde_json::to_string_pretty(&scores)?)?;
         return Ok(true);
     }
+    let percent = |share: f64| format!("{:.1}", 100.0 * share);
     let rows = scores.iter().map(|s| {
-        let [share, low, high] =
-            [s.accuracy, s.interval.0, s.interval.1].map(|v| format!("{:.1}", 100.0 * v));
-        let counts = [s.correct, s.questions].map(|n| n.to_string());
-        let [correct, questions] = counts;
         vec![
             s.subject.clone(),
-            correct,
-            questions,
-            share,
-            format!("[{low}, {high}]"),
+            s.tally.correct.to_string(),
+            s.tally.questions.to_string(),
+            percent(s.accuracy),
+            format!("[{}, {}]", percent(s.interval.0), percent(s.interval.1)),
             format!("{:.3}", s.p_guess),
         ]
     });
@@ -98,5 +96,35 @@ pub fn exam(args: &ExamArgs) -> Result<bool> {
     let total = &scores[scores.len() - 1];
     let verdict = if total.p_guess < 0.05 { "differs from" } else { "is not distinguishable from" };
     say(format!("the total {verdict} guessing (exact binomial test, p = {:.3})", total.p_guess))?;
+    if let Some(analysis) = &total.analysis {
+        say(beyond(analysis, total.accuracy))?;
+    }
     Ok(true)
+}
+
+/// What answers say beyond right and wrong, line by line.
+fn beyond(analysis: &Analysis, accuracy: f64) -> String {
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let mut lines = vec![format!(
+        "micro average (all questions) {}, macro average (mean over subjects) {}",
+        percent(accuracy),
+        percent(analysis.macro_accuracy)
+    )];
+    let groups = analysis.groups.iter().map(|group| {
+        let (micro, mean) = (percent(group.accuracy), percent(group.macro_accuracy));
+        format!("{}: {micro} of {} questions, macro {mean}", group.group, group.tally.questions)
+    });
+    lines.extend(groups);
+    lines.push(format!(
+        "mean log-probability of the right option {:.4}; without the prior of letters {} right",
+        analysis.log_prob,
+        percent(analysis.accuracy_without_prior)
+    ));
+    let bias = analysis
+        .letters
+        .iter()
+        .map(|of| format!("{} {} ({})", of.letter, percent(of.chosen), percent(of.right)));
+    lines.push(format!("letters chosen (in the key): {}", bias.collect::<Vec<_>>().join(", ")));
+    lines.extend(analysis.calibration.as_ref().map(|c| format!("expected calibration error {:.3}", c.ece)));
+    lines.join("\n")
 }

@@ -29,9 +29,7 @@ impl Best {
         match self {
             Best::ValLoss => trial.val_loss,
             Best::ValBpb => trial.val_bpb,
-            Best::ExamAccuracy => {
-                trial.last_exam().map(|exam| -(exam.correct as f64) / exam.questions.max(1) as f64)
-            }
+            Best::ExamAccuracy => trial.last_exam().map(|exam| -exam.tally.accuracy()),
         }
     }
 }

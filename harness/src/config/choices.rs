@@ -1,5 +1,6 @@
 //! The keys that hold one of some words.
 
+use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -101,11 +102,27 @@ pub enum DpoLoss {
 }
 
 /// How an exam question is answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
-    /// The letter of A, B, C, D with the highest next-token probability, as MiniMind's.
+    /// The letter with the highest next-token probability behind the listed options, as MiniMind's.
     Letter,
-    /// The option whose text has the highest mean log-probability per byte as the answer.
+    /// The option whose text is most likely as the answer, behind the listed options.
     Cloze,
+    /// The option whose text is most likely as the answer to the question alone: OLMES's cloze formulation (Gu et al. 2024).
+    Continuation,
+}
+
+/// How the log-likelihoods of the texts of options are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Norm {
+    /// As they are.
+    Raw,
+    /// Over the option's tokens.
+    Token,
+    /// Over its bytes in UTF-8.
+    Byte,
+    /// Minus that of the option as the answer to an empty question (Brown et al. 2020, section 2.4).
+    Pmi,
 }

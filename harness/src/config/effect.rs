@@ -6,7 +6,7 @@
 use super::keys::{keys, sections};
 use super::layers::get;
 use super::{
-    OptimizerKind, RowStyle, Schedule, Source, TRAINING, TrainStage, Training, TrialConfig, recipe,
+    Answer, OptimizerKind, RowStyle, Schedule, Source, TRAINING, TrainStage, Training, TrialConfig, recipe,
     source_key,
 };
 use serde_json::{Value, json};
@@ -220,6 +220,11 @@ fn of_trials(config: &TrialConfig, found: &mut Found) {
     found.comes_to("exam.at", json!(shares), format!("the exam is sat at {shown} either way"));
     if exam.average_last < 2 {
         found.comes_to("exam.average_last", 0, "the mean of less than 2 is none");
+    }
+    if exam.answer == Answer::Letter {
+        found.add(&["exam.norm"], "exam.answer = \"letter\" compares no texts");
+    } else {
+        found.add(&["exam.rotate"], "only exam.answer = \"letter\" rotates options");
     }
     if exam.shots == 0 {
         found.add(&["exam.dev_sheets"], "exam.shots = 0 shows no solved question");

@@ -430,7 +430,7 @@ mod tests {
              MINDSCALE_PRETRAIN__LR: pretrain.lr: is \"fast\", expected a number\n\
              --set seed: expected key=value, such as --set seed=2\n\
              --set model=3: model: is a section, expected a table of its keys or a key such as model.d_model\n\
-             --set exam.answer=essay: exam.answer: is \"essay\", expected \"letter\" or \"cloze\""
+             --set exam.answer=essay: exam.answer: is \"essay\", expected \"letter\", \"cloze\" or \"continuation\""
         );
         assert_eq!(
             failure(&overrides(None, &[], &["model.d_model=130"])),

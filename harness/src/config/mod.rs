@@ -21,7 +21,8 @@ mod validate;
 
 pub use at::At;
 pub use choices::{
-    Answer, AnswerLoss, BadRow, DpoLoss, OptimizerKind, Packing, RowStyle, Schedule, Source, UnknownKeys,
+    Answer, AnswerLoss, BadRow, DpoLoss, Norm, OptimizerKind, Packing, RowStyle, Schedule, Source,
+    UnknownKeys,
 };
 pub use document::{Content, Entry, Node};
 pub use effect::{Idle, differing, effective, idle};
@@ -334,12 +335,18 @@ section! {
     pub struct ExamConfig {
         /// Whether trained models sit the exam.
         pub enabled: bool = true,
-        /// Folder of `<subject>_val.csv` sheets; unset: those of the built-in world.
+        /// Folder of `<subject>_val.csv` or `.jsonl` sheets; unset: those of the built-in world.
         pub sheets: Option<String> = None,
-        /// Folder of `<subject>_dev.csv` sheets for few-shot prompts; unset: those of the built-in world.
+        /// Folder of `<subject>_dev.csv` or `.jsonl` sheets for few-shot prompts; unset: those of the built-in world.
         pub dev_sheets: Option<String> = None,
-        /// By the most likely letter, or by the option whose text is most likely per byte.
+        /// By the most likely letter, or by the option whose text is most likely, behind the listed options (`cloze`) or
+        /// behind the question alone (`continuation`).
         pub answer: Answer = Answer::Letter,
+        /// How texts of options are compared, for `cloze` and `continuation`: by log-likelihood as it is, per token, per
+        /// byte, or minus that of the text by itself (`pmi`).
+        pub norm: Norm = Norm::Byte,
+        /// For `letter`: put options into each position by turns; the answer is by the mean over the rotations.
+        pub rotate: bool = false,
         /// Solved questions of the dev sheets before each question; a prompt too long loses the first of them.
         #[schemars(range(max = 1000))]
         pub shots: usize = 0,

@@ -1,16 +1,17 @@
 //! What a model answers.
 
-use super::prompt::{LETTERS, Prompt};
+use super::prompt::{Asked, Prompt};
 use super::sheet::{Sheet, SheetQuestion};
-use crate::config::Answer;
-use crate::records::QuestionRecord;
+use crate::config::Norm;
+use crate::records::{OptionScore, QuestionRecord, best, letter};
 use crate::stop::{Stopped, check};
 use anyhow::{Result, ensure};
-use model::{Backend, Continuation, Continuations, Transformer};
+use model::{Backend, Continuation, Continuations, Shared, Transformer};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Has a model answer every question, by the prompts made of `sheets`; `progress` is told the number answered.
+/// Has a model answer every question, by the prompts made of `sheets`; `progress` is told the number answered. `norm` is
+/// how the texts of options are compared.
 ///
 /// What prompts have in common, and the prompt that the answers to a question have in common, is read once.
 ///
@@ -21,7 +22,7 @@ pub fn sit<B: Backend>(
     transformer: &Transformer<B>,
     sheets: &[Sheet],
     prompts: &[Prompt],
-    answer: Answer,
+    norm: Norm,
     stop: &AtomicBool,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Vec<QuestionRecord>> {
@@ -29,57 +30,103 @@ pub fn sit<B: Backend>(
         sheets.iter().flat_map(|sheet| sheet.questions.iter().map(move |q| (sheet, q))).collect();
     ensure!(questions.len() == prompts.len(), "{} questions and {} prompts", questions.len(), prompts.len());
     let asked = continuations(prompts);
+    let answers = asked.len().max(1);
     let read = Mutex::new(0);
     let go_on = |done: usize| {
         let mut read = read.lock().unwrap_or_else(PoisonError::into_inner);
         *read += done;
         if done > 0 {
-            progress((*read * questions.len() / asked.len().max(1)) as u64);
+            progress((*read * questions.len() / answers) as u64);
         }
         !stop.load(Ordering::SeqCst)
     };
     check(stop)?;
-    let found = transformer.log_probs(&Continuations::new(&asked)?, &go_on)?.ok_or(Stopped)?;
-    let records = questions.iter().zip(found.chunks_exact(4)).map(|((sheet, question), found)| {
-        let probabilities = std::array::from_fn(|i| {
-            let sum: f64 = found[i].iter().sum();
-            match answer {
-                Answer::Letter => sum.exp(),
-                // By bytes and not by tokens, so that a word counts the same whether the tokenizer has learned it
-                // whole or not.
-                Answer::Cloze => (sum / question.options[i].len() as f64).exp(),
-            }
-        });
-        QuestionRecord {
+    let asked = Continuations::new(&asked)?;
+    let Shared { distinct, read: tokens } = asked.shared();
+    let alone: usize = prompts.iter().map(alone).sum();
+    tracing::info!(
+        "exam: {tokens} tokens are read, {distinct} at least, {alone} if every prompt were read by itself"
+    );
+    let found = transformer.log_probs(&asked, &go_on)?.ok_or(Stopped)?;
+    let mut sums = found.into_iter().map(|log_probs| log_probs.into_iter().sum::<f64>());
+    let mut records = vec![];
+    for ((sheet, question), prompt) in questions.into_iter().zip(prompts) {
+        let mut of = |asked: &Asked| sums.by_ref().take(asked.answers.len()).collect::<Vec<f64>>();
+        let rotations: Vec<Vec<f64>> = prompt.rotations.iter().map(&mut of).collect();
+        let unconditional = prompt.unconditional.as_ref().map(of);
+        let options = match unconditional {
+            Some(unconditional) => texts(question, &prompt.rotations[0], &rotations[0], &unconditional),
+            None => vec![],
+        };
+        let probabilities: Vec<f64> = match options.is_empty() {
+            true => mean_over_rotations(&rotations),
+            false => options.iter().map(|option| score(option, norm).exp()).collect(),
+        };
+        records.push(QuestionRecord {
             subject: sheet.subject.clone(),
             id: question.id.clone(),
+            prediction: letter(best(&probabilities)),
             probabilities,
-            prediction: best(&probabilities),
             answer: question.answer,
             contaminated: None,
-        }
-    });
-    Ok(records.collect())
+            options,
+        });
+    }
+    Ok(records)
 }
 
-/// The four answers behind each prompt.
+/// All answers behind each prompt, then those behind the empty question.
 fn continuations(prompts: &[Prompt]) -> Vec<Continuation<'_>> {
-    let of = |prompt| {
-        let Prompt { ids, answers, .. }: &Prompt = prompt;
+    let asked = prompts.iter().flat_map(|prompt| prompt.rotations.iter().chain(&prompt.unconditional));
+    let answers = |asked| {
+        let Asked { ids, answers }: &Asked = asked;
         answers.iter().map(|answer| Continuation { prompt: ids, ids: answer })
     };
-    prompts.iter().flat_map(of).collect()
+    asked.flat_map(answers).collect()
 }
 
-/// The letter of the highest probability, the first of equals.
-fn best(probabilities: &[f64; 4]) -> char {
-    let mut best = 0;
-    for i in 1..4 {
-        if probabilities[i] > probabilities[best] {
-            best = i;
-        }
+/// Tokens of a prompt that is read by itself: once for all of its letters, once for each text.
+fn alone(prompt: &Prompt) -> usize {
+    let texts =
+        |asked: &Asked| asked.answers.iter().map(|ids| asked.ids.len() + ids.len() - 1).sum::<usize>();
+    match prompt.unconditional {
+        None => prompt.rotations.iter().map(|asked| asked.ids.len()).sum(),
+        Some(_) => prompt.rotations.iter().chain(&prompt.unconditional).map(texts).sum(),
     }
-    LETTERS[best]
+}
+
+/// The probability of each option, from the log-probabilities at each position of each rotation.
+fn mean_over_rotations(rotations: &[Vec<f64>]) -> Vec<f64> {
+    let options = rotations[0].len();
+    let of = |option: usize| {
+        let at = |(by, found): (usize, &Vec<f64>)| found[(option + options - by) % options].exp();
+        rotations.iter().enumerate().map(at).sum::<f64>() / rotations.len() as f64
+    };
+    (0..options).map(of).collect()
+}
+
+fn texts(
+    question: &SheetQuestion,
+    asked: &Asked,
+    log_probs: &[f64],
+    unconditional: &[f64],
+) -> Vec<OptionScore> {
+    let option = |i: usize| OptionScore {
+        log_prob: log_probs[i],
+        unconditional: unconditional[i],
+        tokens: asked.answers[i].len() as u32,
+        bytes: question.options[i].len() as u32,
+    };
+    (0..log_probs.len()).map(option).collect()
+}
+
+fn score(option: &OptionScore, norm: Norm) -> f64 {
+    match norm {
+        Norm::Raw => option.log_prob,
+        Norm::Token => option.per_token(),
+        Norm::Byte => option.per_byte(),
+        Norm::Pmi => option.pmi(),
+    }
 }
 
 #[cfg(test)]
@@ -106,15 +153,24 @@ mod tests {
         let question = |(i, options): (usize, [&str; 4])| SheetQuestion {
             id: i.to_string(),
             question: "q".into(),
-            options: options.map(String::from),
+            options: options.map(String::from).into(),
             answer: 'A',
         };
         Sheet { subject: "s".into(), questions: questions.into_iter().enumerate().map(question).collect() }
     }
 
+    fn asked(ids: &[u32], answers: [&[u32]; 4]) -> Asked {
+        Asked { ids: ids.to_vec(), answers: answers.map(<[u32]>::to_vec).into() }
+    }
+
     fn prompt(ids: &[u32], answers: [&[u32]; 4]) -> Prompt {
-        let answers = answers.map(<[u32]>::to_vec);
-        Prompt { ids: ids.to_vec(), answers, has_fewer_shots: false, is_cut: false }
+        let rotations = vec![asked(ids, answers)];
+        Prompt { rotations, unconditional: None, has_fewer_shots: false, is_cut: false }
+    }
+
+    /// The same by the texts of options, which are behind 31 by themselves.
+    fn with_texts(ids: &[u32], answers: [&[u32]; 4]) -> Prompt {
+        Prompt { unconditional: Some(asked(&[31], answers)), ..prompt(ids, answers) }
     }
 
     /// p of `next` behind `ids`, by a pass of its own.
@@ -122,15 +178,25 @@ mod tests {
         model.next_token_probabilities(&[NextToken { prompt: ids, ids: &[next] }]).unwrap()[0][0]
     }
 
-    fn answers(model: &Transformer, sheet: Sheet, prompts: &[Prompt], answer: Answer) -> Vec<QuestionRecord> {
-        sit(model, &[sheet], prompts, answer, &AtomicBool::new(false), &|_| ()).unwrap()
+    fn log_p(model: &Transformer, ids: &[u32], answer: &[u32]) -> f64 {
+        let mut read = ids.to_vec();
+        let mut sum = 0.0;
+        for &id in answer {
+            sum += p(model, &read, id).ln();
+            read.push(id);
+        }
+        sum
+    }
+
+    fn answers(model: &Transformer, sheet: Sheet, prompts: &[Prompt], norm: Norm) -> Vec<QuestionRecord> {
+        sit(model, &[sheet], prompts, norm, &AtomicBool::new(false), &|_| ()).unwrap()
     }
 
     #[test]
     fn the_first_of_equals_wins() {
-        assert_eq!(best(&[0.1, 0.3, 0.3, 0.2]), 'B');
-        assert_eq!(best(&[0.0; 4]), 'A');
-        assert_eq!(best(&[0.0, 0.0, 0.0, 1e-9]), 'D');
+        assert_eq!(best(&[0.1, 0.3, 0.3, 0.2]), 1);
+        assert_eq!(best(&[0.0; 4]), 0);
+        assert_eq!(best(&[0.0, 0.0, 0.0, 1e-9]), 3);
     }
 
     #[test]
@@ -138,52 +204,79 @@ mod tests {
         let model = model();
         let prompts =
             [prompt(&[3, 4, 5], [&[7], &[8], &[9], &[10]]), prompt(&[6], [&[17], &[18], &[19], &[20]])];
-        let found = answers(&model, sheet(vec![["a", "b", "c", "d"]; 2]), &prompts, Answer::Letter);
+        let found = answers(&model, sheet(vec![["a", "b", "c", "d"]; 2]), &prompts, Norm::Byte);
         for (record, prompt) in found.iter().zip(&prompts) {
-            for (got, id) in record.probabilities.iter().zip(&prompt.answers) {
-                let want = p(&model, &prompt.ids, id[0]);
+            for (got, id) in record.probabilities.iter().zip(&prompt.rotations[0].answers) {
+                let want = p(&model, &prompt.rotations[0].ids, id[0]);
                 assert!((got - want).abs() < 1e-7, "{got} instead of {want}");
             }
         }
     }
 
     #[test]
-    fn cloze_takes_the_mean_over_the_bytes_of_an_option() {
+    fn each_option_counts_as_the_mean_over_its_places() {
+        let model = model();
+        let letters: [&[u32]; 4] = [&[7], &[8], &[9], &[10]];
+        let ids = [[3, 4, 5], [3, 4, 6], [3, 5, 6], [4, 5, 6]];
+        let rotations = ids.iter().map(|ids| asked(ids, letters)).collect();
+        let prompt = Prompt { rotations, ..prompt(&ids[0], letters) };
+        let found = answers(&model, sheet(vec![["a", "b", "c", "d"]]), &[prompt], Norm::Byte).remove(0);
+        for (option, found) in found.probabilities.iter().enumerate() {
+            // In rotation r option i stands at the place i - r.
+            let want =
+                (0..4).map(|by| p(&model, &ids[by], letters[(option + 4 - by) % 4][0])).sum::<f64>() / 4.0;
+            assert!((found - want).abs() < 1e-7, "{found} instead of {want}");
+        }
+        assert!(found.options.is_empty());
+    }
+
+    #[test]
+    fn texts_of_options_are_compared_by_each_norm() {
         let model = model();
         // Options of one, two, three and one token, and of as many bytes as their texts have.
         let options = ["青", "ab", "青石 x", "longer"];
-        let prompt = prompt(&[3, 4, 5], [&[7], &[8, 9], &[10, 11, 12], &[13]]);
-        let found = answers(&model, sheet(vec![options]), std::slice::from_ref(&prompt), Answer::Cloze);
-        let mut want = [0.0; 4];
-        for (want, (answer, option)) in want.iter_mut().zip(prompt.answers.iter().zip(options)) {
-            let mut read = prompt.ids.clone();
-            let mut log_prob = 0.0;
-            for &id in answer {
-                log_prob += p(&model, &read, id).ln();
-                read.push(id);
+        let ids: [&[u32]; 4] = [&[7], &[8, 9], &[10, 11, 12], &[13]];
+        let prompt = with_texts(&[3, 4, 5], ids);
+        let log_prob = ids.map(|ids| log_p(&model, &[3, 4, 5], ids));
+        let unconditional = ids.map(|ids| log_p(&model, &[31], ids));
+        let of = |score: &dyn Fn(usize) -> f64| (0..4).map(score).collect::<Vec<f64>>();
+        for (norm, want) in [
+            (Norm::Raw, of(&|i| log_prob[i])),
+            (Norm::Token, of(&|i| log_prob[i] / ids[i].len() as f64)),
+            (Norm::Byte, of(&|i| log_prob[i] / options[i].len() as f64)),
+            (Norm::Pmi, of(&|i| log_prob[i] - unconditional[i])),
+        ] {
+            let found = answers(&model, sheet(vec![options]), std::slice::from_ref(&prompt), norm).remove(0);
+            for (got, want) in found.probabilities.iter().zip(&want) {
+                assert!(
+                    (got - want.exp()).abs() < 1e-6 * want.exp(),
+                    "{norm:?}: {got} instead of {}",
+                    want.exp()
+                );
             }
-            *want = (log_prob / option.len() as f64).exp();
+            assert_eq!(found.prediction, letter(best(&want)), "{norm:?}");
+            // One token in six bytes against one in three: by bytes it is the longer word that is likelier.
+            assert!(norm != Norm::Byte || found.prediction == 'D');
+            for (i, option) in found.options.iter().enumerate() {
+                assert_eq!((option.tokens as usize, option.bytes as usize), (ids[i].len(), options[i].len()));
+                assert!((option.log_prob - log_prob[i]).abs() < 1e-5);
+                assert!((option.unconditional - unconditional[i]).abs() < 1e-5);
+            }
         }
-        for (got, want) in found[0].probabilities.iter().zip(want) {
-            assert!((got - want).abs() < 1e-6 * want, "{got} instead of {want}");
-        }
-        assert_eq!(found[0].prediction, best(&want));
-        // One token in six bytes against one in three: by bytes it is the longer word that is likelier.
-        assert_eq!(found[0].prediction, 'D');
     }
 
     #[test]
     fn a_model_that_is_not_finite_answers_nothing() {
         let whole = model();
-        let prompt = prompt(&[3, 4, 5], [&[7], &[8], &[9], &[10]]);
+        let letters: [&[u32]; 4] = [&[7], &[8], &[9], &[10]];
         for broken in [f32::NAN, f32::INFINITY] {
             let mut weights: Weights = whole.to_weights().unwrap();
             *weights.flat.last_mut().unwrap() = broken;
             let model = Transformer::from_weights(&whole.config, weights, &Cpu).unwrap();
-            for answer in [Answer::Letter, Answer::Cloze] {
+            for prompt in [prompt(&[3, 4, 5], letters), with_texts(&[3, 4, 5], letters)] {
                 let stop = AtomicBool::new(false);
                 let sheets = [sheet(vec![["a", "b", "c", "d"]])];
-                let error = sit(&model, &sheets, std::slice::from_ref(&prompt), answer, &stop, &|_| ());
+                let error = sit(&model, &sheets, &[prompt], Norm::Byte, &stop, &|_| ());
                 let error = error.unwrap_err().to_string();
                 assert!(error.starts_with("the model's probabilities are not finite"), "{error}");
             }
@@ -204,7 +297,7 @@ mod tests {
             stop.store(true, Ordering::SeqCst);
         };
         let sheets = [sheet(vec![["a", "b", "c", "d"]; 20])];
-        let sat = || sit(&model, &sheets, &prompts, Answer::Letter, &stop, &progress);
+        let sat = || sit(&model, &sheets, &prompts, Norm::Byte, &stop, &progress);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
         assert!(pool.install(sat).unwrap_err().is::<Stopped>());
         assert!((1..=2).contains(&*answered.lock().unwrap()), "{answered:?}");

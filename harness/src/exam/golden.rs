@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::{Prompter, Sheet, Shots, read_sheets, sit};
-use crate::config::Answer;
+use crate::config::{Answer, Norm};
 use crate::data::Tokenizer;
 use crate::fsutil::hex;
 use crate::testing::shared;
@@ -42,14 +42,17 @@ fn compare(folder: &str, factor: f32, max_len: usize, file: &str, tolerance: f64
         .filter(|sheet| reference.get(&sheet.subject).is_some())
         .collect();
     assert_eq!(sheets.len(), 6);
-    let prompter =
-        Prompter {
-            system: "开始回答问题".into(), max_len, shots: Shots::new(), answer: Answer::Letter
-        };
+    let prompter = Prompter {
+        system: "开始回答问题".into(),
+        max_len,
+        shots: Shots::new(),
+        answer: Answer::Letter,
+        rotate: false,
+    };
     let stop = AtomicBool::new(false);
     let prompts = prompter.prompts(&tokenizer, &sheets, &stop).unwrap();
     let whole = Prompter { max_len: 1 << 20, ..prompter }.prompts(&tokenizer, &sheets, &stop).unwrap();
-    let records = sit(&model, &sheets, &prompts, Answer::Letter, &stop, &|_| ()).unwrap();
+    let records = sit(&model, &sheets, &prompts, Norm::Byte, &stop, &|_| ()).unwrap();
     assert_eq!(records.len(), 151);
     let asked = sheets.iter().flat_map(|s| (0..s.questions.len()).map(move |i| (s, i)));
     for ((record, (sheet, i)), (prompt, whole)) in records.iter().zip(asked).zip(prompts.iter().zip(&whole)) {
@@ -57,10 +60,10 @@ fn compare(folder: &str, factor: f32, max_len: usize, file: &str, tolerance: f64
         let name = format!("{file}, {} {}", record.subject, record.id);
         assert_eq!(record.id, want["id"].to_string(), "{name}");
 
-        let ids = &whole.ids;
+        let ids = &whole.rotations[0].ids;
         assert_eq!(Some(ids.len() as u64), want["n_tokens"].as_u64(), "{name}");
         assert_eq!(Some(prompt.is_cut), want["truncated"].as_bool(), "{name}");
-        assert_eq!(prompt.ids, ids[ids.len().saturating_sub(max_len)..], "{name}");
+        assert_eq!(prompt.rotations[0].ids, ids[ids.len().saturating_sub(max_len)..], "{name}");
         let prompt = tokenizer.decode(ids, false).unwrap();
         assert_eq!(hex(&Sha256::digest(&prompt))[..16], *want["sha256_prompt"].as_str().unwrap(), "{name}");
         if let Some(text) = want["prompt"].as_str() {

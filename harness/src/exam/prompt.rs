@@ -3,11 +3,11 @@
 use super::sheet::{Sheet, SheetQuestion};
 use super::shots::Shots;
 use crate::config::Answer;
-use crate::data::{Message, SpecialText, Tokenizer};
+use crate::data::{Conversation, Message, SpecialText, Tokenizer};
+use crate::records::letter;
 use crate::stop::check;
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
-use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
 /// Puts questions.
@@ -21,19 +21,31 @@ pub struct Prompter {
     pub shots: Shots,
     /// How questions are answered.
     pub answer: Answer,
+    /// Whether each option stands in each position by turns, to be answered by letter.
+    pub rotate: bool,
 }
 
-/// A question as a model reads it, with its four answers.
+/// A question as a model reads it, with its answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
-    /// Ids up to where the answer begins.
-    pub ids: Vec<u32>,
-    /// The ids of each answer as they follow the prompt: of a letter, which is one, or of an option's text.
-    pub answers: [Vec<u32>; 4],
+    /// It once, or once for each rotation of its options: at the place `i` of rotation `r` stands option `i + r`, counted
+    /// round.
+    pub rotations: Vec<Asked>,
+    /// An empty question with the texts of the options as its answers; `None` by letter.
+    pub unconditional: Option<Asked>,
     /// Whether some of the shots were left out to make room for the question.
     pub has_fewer_shots: bool,
     /// Whether its beginning was cut away.
     pub is_cut: bool,
+}
+
+/// What is read, and the answers behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// Ids up to where the answer begins.
+    pub ids: Vec<u32>,
+    /// The ids of each answer as they follow: of a letter, which is one, or of an option's text.
+    pub answers: Vec<Vec<u32>>,
 }
 
 impl Prompter {
@@ -61,41 +73,55 @@ impl Prompter {
         shots: &[SheetQuestion],
         question: &SheetQuestion,
     ) -> Result<Prompt> {
-        let mut shown = shots;
-        loop {
-            let mut prompt = self.whole(tokenizer, shown, question)?;
-            let longest = prompt.answers.iter().map(Vec::len).max().unwrap_or(0);
-            // The last token of an answer is not read.
-            let room = (self.max_len + 1).saturating_sub(longest).max(1);
-            let excess = prompt.ids.len().saturating_sub(room);
-            if excess == 0 || shown.is_empty() {
-                prompt.ids.drain(..excess);
-                return Ok(Prompt {
-                    has_fewer_shots: shown.len() < shots.len(),
-                    is_cut: excess > 0,
-                    ..prompt
-                });
+        let unconditional = match self.answer {
+            Answer::Letter => None,
+            Answer::Cloze | Answer::Continuation => {
+                Some(self.asked(tokenizer, &[Message::new("user", "")], question)?)
             }
-            shown = &shown[1..];
+        };
+        let count = if self.rotate { question.options.len() } else { 1 };
+        let mut prompt = Prompt { rotations: vec![], unconditional, has_fewer_shots: false, is_cut: false };
+        for by in 0..count {
+            let mut question = question.clone();
+            question.options.rotate_left(by);
+            let mut shown = shots;
+            let (mut asked, excess) = loop {
+                let asked = self.asked(tokenizer, &self.messages(shown, &question), &question)?;
+                let longest = asked.answers.iter().map(Vec::len).max().unwrap_or(0);
+                // The last token of an answer is not read.
+                let room = (self.max_len + 1).saturating_sub(longest).max(1);
+                let excess = asked.ids.len().saturating_sub(room);
+                if excess == 0 || shown.is_empty() {
+                    break (asked, excess);
+                }
+                shown = &shown[1..];
+            };
+            asked.ids.drain(..excess);
+            prompt.has_fewer_shots |= shown.len() < shots.len();
+            prompt.is_cut |= excess > 0;
+            prompt.rotations.push(asked);
         }
+        Ok(prompt)
     }
 
-    /// The prompt and its answers, however long.
-    fn whole(
-        &self,
-        tokenizer: &Tokenizer,
-        shots: &[SheetQuestion],
-        question: &SheetQuestion,
-    ) -> Result<Prompt> {
-        let messages = self.messages(shots, question);
-        let all: Vec<(Vec<u32>, Range<usize>)> = (0..4)
-            .map(|place| answered(tokenizer, &messages, &self.answer_of(question, place)))
-            .collect::<Result<_>>()?;
+    /// What is said, and the answers to `question` behind it, however long.
+    fn asked(&self, tokenizer: &Tokenizer, messages: &[Message], question: &SheetQuestion) -> Result<Asked> {
+        let options = question.options.len();
+        let answers: Vec<Message> =
+            (0..options).map(|place| Message::new("assistant", self.answer_of(question, place))).collect();
+        let all = tokenizer.conversations(messages, &answers, SpecialText::Characters)?;
+        let words = |(told, answer): (&Conversation, &Message)| {
+            let words = told.answers.last().filter(|found| found.turn == messages.len());
+            let left_out = || format!("the chat template leaves out the answer {:?}", answer.content);
+            Ok(words.with_context(left_out)?.words.clone())
+        };
+        let words: Vec<_> = all.iter().zip(&answers).map(words).collect::<Result<_>>()?;
         // A tokenizer may join the prompt's end with an answer's beginning: what all have in common is read.
-        let common = all.iter().map(|(_, words)| words.start).min().unwrap_or(0);
-        let answers: [Vec<u32>; 4] = std::array::from_fn(|i| all[i].0[common..all[i].1.end].to_vec());
+        let common = words.iter().map(|words| words.start).min().unwrap_or(0);
+        let answers: Vec<Vec<u32>> =
+            all.iter().zip(&words).map(|(told, words)| told.ids[common..words.end].to_vec()).collect();
         for (place, ids) in answers.iter().enumerate() {
-            let letter = LETTERS[place];
+            let letter = letter(place);
             match self.answer {
                 Answer::Letter => ensure!(
                     ids.len() == 1,
@@ -103,15 +129,14 @@ impl Prompter {
                      (exam.answer = \"cloze\", --answer cloze) or take another tokenizer",
                     ids.len()
                 ),
-                Answer::Cloze => ensure!(
+                Answer::Cloze | Answer::Continuation => ensure!(
                     !ids.is_empty(),
                     "the tokenizer leaves nothing of option {letter}, {:?}",
                     question.options[place]
                 ),
             }
         }
-        let ids = all[0].0[..common].to_vec();
-        Ok(Prompt { ids, answers, has_fewer_shots: false, is_cut: false })
+        Ok(Asked { ids: all[0].ids[..common].to_vec(), answers })
     }
 
     fn messages(&self, shots: &[SheetQuestion], question: &SheetQuestion) -> Vec<Message> {
@@ -119,31 +144,32 @@ impl Prompter {
         let system = (!self.system.is_empty()).then(|| Message::new("system", self.system.clone()));
         let mut messages: Vec<Message> = system.into_iter().collect();
         for solved in shots {
-            messages.push(Message::new("user", text(solved)));
-            let right = LETTERS.iter().position(|&letter| letter == solved.answer).unwrap_or(0);
-            messages.push(Message::new("assistant", self.answer_of(solved, right)));
+            messages.push(Message::new("user", self.text(solved)));
+            let right = match self.answer {
+                Answer::Letter => solved.answer.to_string(),
+                Answer::Cloze | Answer::Continuation => solved.right().to_string(),
+            };
+            messages.push(Message::new("assistant", right));
         }
-        messages.push(Message::new("user", text(question)));
+        messages.push(Message::new("user", self.text(question)));
         messages
+    }
+
+    /// The question as it is put: with its options, or alone.
+    fn text(&self, question: &SheetQuestion) -> String {
+        match self.answer {
+            Answer::Letter | Answer::Cloze => question.listed(),
+            Answer::Continuation => question.question.clone(),
+        }
     }
 
     /// What is said to give the answer at a place.
     fn answer_of(&self, question: &SheetQuestion, place: usize) -> String {
         match self.answer {
-            Answer::Letter => LETTERS[place].into(),
-            Answer::Cloze => question.options[place].clone(),
+            Answer::Letter => letter(place).into(),
+            Answer::Cloze | Answer::Continuation => question.options[place].clone(),
         }
     }
-}
-
-/// The ids of a conversation that ends in an answer, those that training sees, and which of them are its words.
-fn answered(tokenizer: &Tokenizer, messages: &[Message], answer: &str) -> Result<(Vec<u32>, Range<usize>)> {
-    let messages = [messages, &[Message::new("assistant", answer)]].concat();
-    let conversation = tokenizer.conversation(&messages, SpecialText::Characters)?;
-    let words = conversation.answers.last().filter(|found| found.turn + 1 == messages.len());
-    let words =
-        words.with_context(|| format!("the chat template leaves out the answer {answer:?}"))?.words.clone();
-    Ok((conversation.ids, words))
 }
 
 /// The ids of the letters as they answer a question.
@@ -151,25 +177,21 @@ fn answered(tokenizer: &Tokenizer, messages: &[Message], answer: &str) -> Result
 /// # Errors
 /// Where one of them is several tokens.
 pub fn letters(tokenizer: &Tokenizer) -> Result<[u32; 4]> {
-    let question = SheetQuestion {
-        id: String::new(),
-        question: "?".into(),
-        options: LETTERS.map(String::from),
-        answer: 'A',
+    let options: Vec<String> = LETTERS.map(String::from).into();
+    let question = SheetQuestion { id: String::new(), question: "?".into(), options, answer: 'A' };
+    let prompter = Prompter {
+        system: String::new(),
+        max_len: 512,
+        shots: Shots::new(),
+        answer: Answer::Letter,
+        rotate: false,
     };
-    let prompter =
-        Prompter { system: String::new(), max_len: 512, shots: Shots::new(), answer: Answer::Letter };
-    Ok(prompter.prompt(tokenizer, &[], &question)?.answers.map(|ids| ids[0]))
+    let asked = prompter.asked(tokenizer, &prompter.messages(&[], &question), &question)?;
+    Ok(std::array::from_fn(|i| asked.answers[i][0]))
 }
 
-/// The letters of the options.
+/// The letters of four options.
 pub const LETTERS: [char; 4] = ['A', 'B', 'C', 'D'];
-
-/// The question with its options (MiniMind's eval_ceval.py).
-fn text(question: &SheetQuestion) -> String {
-    let [a, b, c, d] = &question.options;
-    format!("{}。选择 A: {a}, B: {b}, C: {c}, D: {d}", question.question)
-}
 
 #[cfg(test)]
 mod tests {
@@ -181,14 +203,14 @@ mod tests {
         SheetQuestion {
             id: "0".into(),
             question: text.into(),
-            options: ["蓝", "红色", "绿", "黑"].map(String::from),
+            options: ["蓝", "红色", "绿", "黑"].map(String::from).into(),
             answer,
         }
     }
 
     fn prompter(shots: Vec<SheetQuestion>, answer: Answer) -> Prompter {
         let shots = Shots::from([("s".to_string(), shots)]);
-        Prompter { system: "开始回答问题".into(), max_len: 512, shots, answer }
+        Prompter { system: "开始回答问题".into(), max_len: 512, shots, answer, rotate: false }
     }
 
     fn minimind() -> Option<Tokenizer> {
@@ -198,7 +220,7 @@ mod tests {
     fn ask(prompter: &Prompter, tokenizer: &Tokenizer, question: &SheetQuestion) -> (String, Prompt) {
         let sheet = Sheet { subject: "s".into(), questions: vec![question.clone()] };
         let prompt = prompter.prompts(tokenizer, &[sheet], &AtomicBool::new(false)).unwrap().remove(0);
-        (tokenizer.decode(&prompt.ids, false).unwrap(), prompt)
+        (tokenizer.decode(&prompt.rotations[0].ids, false).unwrap(), prompt)
     }
 
     const ASKED: &str = "<s>user\n天空是。选择 A: 蓝, B: 红色, C: 绿, D: 黑</s>\n<s>assistant\n";
@@ -209,7 +231,8 @@ mod tests {
         let (text, prompt) = ask(&prompter(vec![], Answer::Letter), &tokenizer, &question("天空是", 'A'));
         assert_eq!(text, format!("开始回答问题{ASKED}"));
         // golden/tokenizer: ids of A, B, C, D.
-        assert_eq!(prompt.answers, [[35], [36], [37], [38]]);
+        assert_eq!(prompt.rotations[0].answers, [[35], [36], [37], [38]]);
+        assert_eq!(prompt.unconditional, None);
         let silent = Prompter { system: String::new(), ..prompter(vec![], Answer::Letter) };
         assert_eq!(ask(&silent, &tokenizer, &question("天空是", 'A')).0, ASKED);
     }
@@ -225,8 +248,48 @@ mod tests {
         assert!(!prompt.has_fewer_shots && !prompt.is_cut);
         let (text, prompt) = ask(Answer::Cloze);
         assert_eq!(text, format!("开始回答问题{}{}{ASKED}", shot("海", "红色"), shot("草", "绿")));
-        let options = prompt.answers.map(|ids| tokenizer.decode(&ids, false).unwrap());
-        assert_eq!(options, ["蓝", "红色", "绿", "黑"]);
+        let told = |all: &[Vec<u32>]| {
+            all.iter().map(|ids| tokenizer.decode(ids, false).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&prompt.rotations[0].answers), ["蓝", "红色", "绿", "黑"]);
+        let (text, prompt) = ask(Answer::Continuation);
+        let alone = |text: &str| text.replace("。选择 A: 蓝, B: 红色, C: 绿, D: 黑", "");
+        let shots = [shot("海", "红色"), shot("草", "绿")].map(|shot| alone(&shot));
+        assert_eq!(text, format!("开始回答问题{}{}", shots.concat(), alone(ASKED)));
+        let unconditional = prompt.unconditional.unwrap();
+        assert_eq!(tokenizer.decode(&unconditional.ids, false).unwrap(), "<s>user\n</s>\n<s>assistant\n");
+        assert_eq!(told(&unconditional.answers), ["蓝", "红色", "绿", "黑"]);
+    }
+
+    #[test]
+    fn options_are_rotated_through_the_positions() {
+        let Some(tokenizer) = minimind() else { return };
+        let prompter = Prompter { rotate: true, ..prompter(vec![question("海是", 'B')], Answer::Letter) };
+        let sheet = Sheet { subject: "s".into(), questions: vec![question("天空是", 'A')] };
+        let prompt = prompter.prompts(&tokenizer, &[sheet], &AtomicBool::new(false)).unwrap().remove(0);
+        let texts: Vec<String> =
+            prompt.rotations.iter().map(|asked| tokenizer.decode(&asked.ids, false).unwrap()).collect();
+        // The solved question stays as it is.
+        let shot = format!("开始回答问题{}B</s>\n", ASKED.replace("天空", "海"));
+        let listed = ["A: 蓝, B: 红色, C: 绿, D: 黑", "A: 红色, B: 绿, C: 黑, D: 蓝"];
+        assert_eq!(texts.len(), 4);
+        assert_eq!(texts[1], format!("{shot}{}", ASKED.replace(listed[0], listed[1])));
+        assert!(prompt.rotations.iter().all(|asked| asked.answers == [[35], [36], [37], [38]]));
+    }
+
+    #[test]
+    fn questions_may_have_other_numbers_of_options() {
+        let Some(tokenizer) = minimind() else { return };
+        let mut two = question("天空是", 'B');
+        two.options.truncate(2);
+        let (text, prompt) = ask(&prompter(vec![], Answer::Letter), &tokenizer, &two);
+        assert!(text.contains("天空是。选择 A: 蓝, B: 红色</s>"), "{text}");
+        assert_eq!(prompt.rotations[0].answers.len(), 2);
+        let mut many = question("天空是", 'Z');
+        many.options = (0..26).map(|i| i.to_string()).collect();
+        let (text, prompt) = ask(&prompter(vec![], Answer::Letter), &tokenizer, &many);
+        assert!(text.contains(", Y: 24, Z: 25</s>"), "{text}");
+        assert_eq!(prompt.rotations[0].answers[25], [60]);
     }
 
     #[test]
@@ -238,7 +301,8 @@ mod tests {
             let asked = question("天空是", 'A');
             let len = |prompter: &Prompter| {
                 let prompt = ask(prompter, &tokenizer, &asked).1;
-                prompt.ids.len() + prompt.answers.iter().map(Vec::len).max().unwrap() - 1
+                let asked = &prompt.rotations[0];
+                asked.ids.len() + asked.answers.iter().map(Vec::len).max().unwrap() - 1
             };
             let short = len(&Prompter { shots: Shots::new(), ..prompter.clone() });
             let whole = len(&prompter);
@@ -267,7 +331,7 @@ mod tests {
         let (text, prompt) = ask(&prompter(vec![], Answer::Letter), &tokenizer, &asked);
         assert_eq!(text, format!("开始回答问题{}", ASKED.replace("天空是", &asked.question)));
         // <s> and </s> are 1 and 2: once around the question and once before the answer.
-        let count = |id| prompt.ids.iter().filter(|&&i| i == id).count();
+        let count = |id| prompt.rotations[0].ids.iter().filter(|&&i| i == id).count();
         assert_eq!((count(1), count(2)), (2, 1));
     }
 
@@ -278,6 +342,9 @@ mod tests {
         let (_, prompt) = ask(&prompter(vec![], Answer::Letter), &tokenizer, &question("q", 'C'));
         // Alone a letter gets a blank in front; behind "<s>assistant\n" it does not.
         assert_eq!(tokenizer.encode("C").unwrap(), [tokenizer.id("ĠC").unwrap()]);
-        assert_eq!(prompt.answers, ["A", "B", "C", "D"].map(|letter| vec![tokenizer.id(letter).unwrap()]));
+        assert_eq!(
+            prompt.rotations[0].answers,
+            ["A", "B", "C", "D"].map(|letter| vec![tokenizer.id(letter).unwrap()])
+        );
     }
 }

@@ -1,9 +1,9 @@
 //! From answers to scores, and to questions.csv.
 
 use super::prompt::Prompt;
-use crate::records::{Contaminated, GUESSING, Notice, QuestionRecord};
-use crate::stats::{binomial_p, wilson95};
-use crate::track::csv_number;
+use crate::records::{
+    Analysis, Contaminated, Notice, QuestionRecord, QuestionTable, Tally, analyse, group_of,
+};
 use anyhow::Result;
 use serde::Serialize;
 
@@ -12,11 +12,13 @@ use serde::Serialize;
 pub struct Score {
     /// The subject, or `total`.
     pub subject: String,
-    /// Questions answered correctly.
-    pub correct: u64,
-    /// Questions asked.
-    pub questions: u64,
-    /// Share of correct answers.
+    /// C-Eval's group of the subject.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<&'static str>,
+    /// Its answers.
+    #[serde(flatten)]
+    pub tally: Tally,
+    /// Share of correct answers; in the total that of all questions, the micro average.
     pub accuracy: f64,
     /// Wilson's 95 % interval.
     pub interval: (f64, f64),
@@ -29,6 +31,9 @@ pub struct Score {
     /// Questions that stand in training text, and how the others were answered; absent where they were not looked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contaminated: Option<Contaminated>,
+    /// What the answers say beyond right and wrong; of the total.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub analysis: Option<Analysis>,
 }
 
 /// How many of some questions stand in training text; `None` where none was looked for.
@@ -52,24 +57,25 @@ pub fn scores(records: &[QuestionRecord], prompts: &[Prompt]) -> Vec<Score> {
     }
     let score = |subject: &str, of: &dyn Fn(&QuestionRecord) -> bool| {
         let asked: Vec<_> = records.iter().zip(prompts).filter(|(record, _)| of(record)).collect();
-        let count =
-            |is: &dyn Fn(&(&QuestionRecord, &Prompt)) -> bool| asked.iter().filter(|a| is(a)).count() as u64;
-        let (questions, correct) =
-            (asked.len() as u64, count(&|(record, _)| record.prediction == record.answer));
+        let lost =
+            |is: &dyn Fn(&Prompt) -> bool| asked.iter().filter(|(_, prompt)| is(prompt)).count() as u64;
+        let tally = Tally::of(asked.iter().map(|(record, _)| *record));
         Score {
             subject: subject.into(),
-            correct,
-            questions,
-            accuracy: correct as f64 / (questions as f64).max(1.0),
-            interval: wilson95(correct, questions),
-            p_guess: binomial_p(correct, questions, GUESSING),
-            prompts_cut: count(&|(_, prompt)| prompt.is_cut),
-            prompts_with_fewer_shots: count(&|(_, prompt)| prompt.has_fewer_shots),
+            group: group_of(subject),
+            tally,
+            accuracy: tally.accuracy(),
+            interval: tally.interval(),
+            p_guess: tally.p_guess(),
+            prompts_cut: lost(&|prompt| prompt.is_cut),
+            prompts_with_fewer_shots: lost(&|prompt| prompt.has_fewer_shots),
             contaminated: contaminated(asked.iter().map(|(record, _)| *record)),
+            analysis: None,
         }
     };
     let mut all: Vec<Score> = subjects.iter().map(|s| score(s, &|r| r.subject == *s)).collect();
-    all.push(score("total", &|_| true));
+    let analysis = analyse(&records.iter().collect::<Vec<_>>());
+    all.push(Score { analysis, ..score("total", &|_| true) });
     all
 }
 
@@ -81,7 +87,7 @@ pub fn notices(scores: &[Score], max_len: usize) -> Vec<Notice> {
             place: format!("exam, {}", score.subject),
             reason,
             count,
-            of: score.questions,
+            of: score.tally.questions,
         };
         [
             notice(
@@ -99,13 +105,10 @@ pub fn notices(scores: &[Score], max_len: usize) -> Vec<Notice> {
 /// # Errors
 /// Where the rows cannot be written as CSV.
 pub fn questions_csv(records: &[QuestionRecord]) -> Result<Vec<u8>> {
+    let table = QuestionTable::of(records.iter());
     let mut csv = csv::Writer::from_writer(vec![]);
-    csv.write_record(["subject", "id", "p_a", "p_b", "p_c", "p_d", "prediction", "answer", "contaminated"])?;
-    for r in records {
-        let mut row = vec![r.subject.clone(), r.id.clone()];
-        row.extend(r.probabilities.iter().map(|p| csv_number(*p)));
-        row.extend([r.prediction.to_string(), r.answer.to_string()]);
-        row.push(r.contaminated.map_or(String::new(), |is| is.to_string()));
+    csv.write_record(table.columns())?;
+    for row in table.rows(&records.iter().collect::<Vec<_>>()) {
         csv.write_record(row)?;
     }
     Ok(csv.into_inner()?)
@@ -120,14 +123,15 @@ mod tests {
         let record = |subject: &str, prediction, answer| QuestionRecord {
             subject: subject.into(),
             id: "0".into(),
-            probabilities: [0.25; 4],
+            probabilities: vec![0.25; 4],
             prediction,
             answer,
             contaminated: None,
+            options: vec![],
         };
         let prompt = |has_fewer_shots, is_cut| Prompt {
-            ids: vec![1],
-            answers: Default::default(),
+            rotations: vec![],
+            unconditional: None,
             has_fewer_shots,
             is_cut,
         };
@@ -152,7 +156,7 @@ mod tests {
         assert_eq!(scores.len(), wanted.len());
         for (score, (subject, correct, questions, interval, p, cut, fewer)) in scores.iter().zip(wanted) {
             assert_eq!(
-                (score.subject.as_str(), score.correct, score.questions),
+                (score.subject.as_str(), score.tally.correct, score.tally.questions),
                 (subject, correct, questions)
             );
             assert_eq!(score.accuracy, correct as f64 / questions as f64);
@@ -177,13 +181,13 @@ mod tests {
         let record = |right: bool| QuestionRecord {
             subject: "s".into(),
             id: "0".into(),
-            probabilities: [0.25; 4],
+            probabilities: vec![0.25; 4],
             prediction: if right { 'A' } else { 'B' },
             answer: 'A',
             contaminated: None,
+            options: vec![],
         };
-        let prompt =
-            Prompt { ids: vec![1], answers: Default::default(), has_fewer_shots: false, is_cut: false };
+        let prompt = Prompt { rotations: vec![], unconditional: None, has_fewer_shots: false, is_cut: false };
         let score = |right: usize| {
             let records: Vec<QuestionRecord> = (0..4).map(|i| record(i < right)).collect();
             scores(&records, &vec![prompt.clone(); 4]).remove(1)

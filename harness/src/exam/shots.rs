@@ -47,7 +47,7 @@ mod tests {
         let question = |id: usize| SheetQuestion {
             id: id.to_string(),
             question: format!("{subject} {id}"),
-            options: ["a", "b", "c", "d"].map(String::from),
+            options: ["a", "b", "c", "d"].map(String::from).into(),
             answer: 'A',
         };
         Sheet { subject: subject.into(), questions: (0..questions).map(question).collect() }

@@ -334,8 +334,8 @@ impl<'a> Pool<'a> {
                 if let Some(loss) = results.val_loss {
                     text += &format!(", validation loss {loss:.4}");
                 }
-                if let (Some(correct), Some(questions)) = (results.correct, results.questions) {
-                    text += &format!(", {correct} of {questions} questions right");
+                if let Some(tally) = results.tally() {
+                    text += &format!(", {} of {} questions right", tally.correct, tally.questions);
                 }
                 self.board.line(&text);
                 for notice in &results.notices {

@@ -3,7 +3,6 @@
 use super::{Format, gguf_file};
 use crate::records::GUESSING;
 use crate::runs::manifest::{Manifest, RunStatus};
-use crate::stats::wilson95;
 use crate::track::number;
 use anyhow::Result;
 use model::ModelConfig;
@@ -170,20 +169,23 @@ fn describe(text: &mut String, training: &Training) -> Result<()> {
         *text += "None is recorded.\n";
     }
     for exam in exams {
-        let (Some(correct), Some(questions)) = (exam.results.correct, exam.results.questions) else {
-            continue;
+        let Some(tally) = exam.results.tally() else { continue };
+        let (low, high) = tally.interval();
+        let among = match tally.guessing == GUESSING {
+            true => "guessing among four options",
+            false => "guessing",
         };
-        let (low, high) = wilson95(correct, questions);
-        let verdict = match (low..=high).contains(&GUESSING) {
-            true => "not distinguishable from guessing among four options, 25 %",
-            false => "guessing among four options scores 25 %",
+        let chance = 100.0 * tally.guessing;
+        let verdict = match (low..=high).contains(&tally.guessing) {
+            true => format!("not distinguishable from {among}, {chance:.0} %"),
+            false => format!("{among} scores {chance:.0} %"),
         };
         let _ = writeln!(
             text,
             "* {} of {} questions right: {:.2} %, 95 % interval of these questions {:.2} to {:.2} %; {verdict} (exam-{})",
-            number(correct),
-            number(questions),
-            100.0 * correct as f64 / questions.max(1) as f64,
+            number(tally.correct),
+            number(tally.questions),
+            100.0 * tally.accuracy(),
             100.0 * low,
             100.0 * high,
             exam.uuid

@@ -5,6 +5,7 @@ use crate::config::Stage;
 use crate::data::Tokenizer;
 use crate::exam::{Prompter, Questions};
 use anyhow::{Context, Result};
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -33,12 +34,17 @@ fn check(node: &StageNode) -> Result<()> {
     let Some(path) = &config.tokenizer.path else {
         return Ok(());
     };
-    sheets.iter_mut().for_each(|sheet| sheet.questions.truncate(1));
+    for sheet in &mut sheets {
+        // One with the most options, whose letters are all the letters.
+        sheet.questions.sort_by_key(|question| Reverse(question.options.len()));
+        sheet.questions.truncate(1);
+    }
     let prompter = Prompter {
         system: config.exam.system.clone(),
         max_len: config.model.max_seq_len,
         shots,
         answer: config.exam.answer,
+        rotate: false,
     };
     prompter.prompts(&Tokenizer::load(Path::new(path))?, &sheets, &AtomicBool::new(false)).context("exam")?;
     Ok(())

@@ -4,8 +4,8 @@
 //! changes something does not. A test runs every key through the stages that make data.
 
 use crate::config::{
-    At, RowKind, RowStyle, Source, Stage, TrainStage, TrialConfig, WORLD, canonical_json, effective, recipe,
-    source_key,
+    Answer, At, ExamConfig, RowKind, RowStyle, Source, Stage, TrainStage, TrialConfig, WORLD, canonical_json,
+    effective, recipe, source_key,
 };
 use crate::data::files::Inputs;
 use crate::data::read::extension;
@@ -191,6 +191,14 @@ impl<'a> Reading<'a> {
         if exam.sheets.is_some() && !exam.contamination {
             self.take(&["exam.contamination"], keys);
         }
+        // Exams that do not use them are named as before there were these keys.
+        match exam.answer {
+            Answer::Letter if exam.rotate => self.take(&["exam.rotate"], keys),
+            Answer::Cloze | Answer::Continuation if exam.norm != ExamConfig::default().norm => {
+                self.take(&["exam.norm"], keys);
+            }
+            _ => {}
+        }
         if exam.sheets.is_none() || exam.shots > 0 && exam.dev_sheets.is_none() {
             self.take(&WORLD, keys);
         }
@@ -304,4 +312,28 @@ fn contents(key: &str, files: &[FileDigest]) -> Vec<Content> {
         Content { sha256: file.sha256.clone(), read_as }
     };
     files.iter().enumerate().map(content).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Norm;
+
+    #[test]
+    fn an_exam_is_renamed_only_by_what_it_uses() {
+        let name = |change: &dyn Fn(&mut ExamConfig)| {
+            let mut config = TrialConfig::default();
+            change(&mut config.exam);
+            let facts = Reading::new(&config).facts(Stage::Exam, None, None, &vec![]);
+            (facts.name(), facts.keys.contains_key("exam.norm"), facts.keys.contains_key("exam.rotate"))
+        };
+        let letter = name(&|_| ());
+        let cloze = name(&|exam| exam.answer = Answer::Cloze);
+        assert_eq!((letter.1, letter.2, cloze.1, cloze.2), (false, false, false, false));
+        assert_eq!(name(&|exam| exam.norm = Norm::Pmi), letter);
+        let rotated = name(&|exam| (exam.answer, exam.rotate) = (Answer::Cloze, true));
+        assert_eq!(rotated, cloze);
+        assert!(name(&|exam| exam.rotate = true).2);
+        assert!(name(&|exam| (exam.answer, exam.norm) = (Answer::Continuation, Norm::Raw)).1);
+    }
 }

@@ -4,7 +4,7 @@ mod request;
 
 pub use request::{StageBody, StageRequest};
 
-use crate::config::{DataConfig, Source, Stage, TrainStage, TrialConfig, recipe, source_key};
+use crate::config::{Answer, DataConfig, Source, Stage, TrainStage, TrialConfig, recipe, source_key};
 use crate::data::chat::ChatTemplate;
 use crate::data::files::{Inputs, Named, expand};
 use crate::data::prepare::{Part, Preparation, prepare};
@@ -15,7 +15,7 @@ use crate::exam::{self, Prompter, Questions, contamination};
 use crate::fsutil::digests::unchanged;
 use crate::fsutil::{create_dir, write_atomic};
 use crate::plan::facts::files_of;
-use crate::records::Notice;
+use crate::records::{GUESSING, Notice, Tally};
 use crate::runs::manifest::{Examined, Results};
 use crate::stop::{Stopped, check};
 use crate::system::on_threads;
@@ -268,13 +268,14 @@ fn sit<B: Backend>(work: &ExamWork, backend: &B) -> Result<Results> {
     };
     check(stop)?;
     let Questions { sheets, shots } = Questions::of(config)?;
-    let answer = config.exam.answer;
+    let exam = &config.exam;
     let max_len = transformer.config.max_seq_len;
-    let prompter = Prompter { system: config.exam.system.clone(), max_len, shots, answer };
+    let rotate = exam.rotate && exam.answer == Answer::Letter;
+    let prompter = Prompter { system: exam.system.clone(), max_len, shots, answer: exam.answer, rotate };
     let prompts = prompter.prompts(&tokenizer, &sheets, stop)?;
     progress.start("exam", prompts.len() as u64, "questions");
     let told = |done| progress.update(done, "");
-    let mut records = exam::sit(&transformer, &sheets, &prompts, answer, stop, &told)
+    let mut records = exam::sit(&transformer, &sheets, &prompts, exam.norm, stop, &told)
         .with_context(|| model.display().to_string())?;
     let mut found = vec![];
     if let Some(stage) = request.model_stage.and_then(Stage::training)
@@ -293,11 +294,12 @@ fn sit<B: Backend>(work: &ExamWork, backend: &B) -> Result<Results> {
     write_atomic(&request.dir.join("questions.json"), &serde_json::to_vec(&records)?)?;
     let scores = exam::scores(&records, &prompts);
     write_atomic(&request.dir.join("scores.json"), &serde_json::to_vec_pretty(&scores)?)?;
-    let correct = records.iter().filter(|r| r.prediction == r.answer).count() as u64;
-    progress.finish(&format!("{correct} of {} right", records.len()));
+    let tally = Tally::of(&records);
+    progress.finish(&format!("{} of {} right", tally.correct, tally.questions));
     Ok(Results {
-        correct: Some(correct),
-        questions: Some(records.len() as u64),
+        correct: Some(tally.correct),
+        questions: Some(tally.questions),
+        guessing: Some(tally.guessing).filter(|guessing| *guessing != GUESSING),
         exam_after: request.model_stage,
         exam_at: (!at.is_end()).then(|| {
             let tokens = taken.map(|taken| taken.tokens);

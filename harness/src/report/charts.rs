@@ -7,7 +7,7 @@ use super::plots;
 use super::summary::Setting;
 use super::wanted::{FigureSpec, Loss, Plot};
 use crate::config::TrainStage;
-use crate::records::{GUESSING, TrialRecord};
+use crate::records::TrialRecord;
 use crate::stats::Spread;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -149,9 +149,16 @@ fn measured(
         x: Axis { label: x_label.into(), ..Axis::default() },
         y,
         content: Content::Series(series),
-        level: (measure == Measure::Accuracy).then_some((100.0 * GUESSING, "guessing")),
+        level: guessing(settings.iter().filter_map(|s| s.answers)).filter(|_| measure == Measure::Accuracy),
         notes: vec![measure.note().into()],
     }
+}
+
+/// The line of guessing, where that scores the same in all exams.
+pub fn guessing(answers: impl Iterator<Item = Pooled>) -> Option<(f64, &'static str)> {
+    let chances: Vec<Option<f64>> = answers.map(|answers| answers.guessing).collect();
+    let chance = chances.first().copied().flatten()?;
+    chances.iter().all(|other| *other == Some(chance)).then_some((100.0 * chance, "guessing"))
 }
 
 /// Accuracy in each subject; left out where there are too many subjects to tell apart.
@@ -181,7 +188,7 @@ fn subject_figure(settings: &[Setting]) -> Option<Figure> {
         y: accuracy_axis(),
         content: Content::Series(series.collect()),
         x: Axis { label: "subject".into(), places: names, ..Axis::default() },
-        level: Some((100.0 * GUESSING, "guessing")),
+        level: guessing(all.iter().flatten().map(|(_, answers)| *answers)),
         notes: vec!["intervals: Wilson 95 % over the questions".into()],
     })
 }

@@ -2,7 +2,7 @@
 
 use super::observation::{Cell, Observation};
 use crate::config::{KeySpec, Kind, did_you_mean, find, is_source_name, keys, unknown_key};
-use crate::records::SetLoss;
+use crate::records::{Analysis, SetLoss, group_of};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
@@ -48,7 +48,7 @@ pub enum Format {
     Text,
 }
 
-static QUANTITIES: [Quantity; 25] = {
+static QUANTITIES: [Quantity; 30] = {
     use Better::{Higher, Lower};
     use Format::{Count, Fixed, PValue, Percent, Plain, Text};
     const fn quantity(
@@ -95,23 +95,54 @@ static QUANTITIES: [Quantity; 25] = {
         quantity("subject", "subject", None, Text, false, |o| {
             o.score.as_ref().and_then(|s| s.subject.clone()).map(Cell::Text)
         }),
+        quantity("group", "group of subjects", None, Text, false, |o| {
+            let group = o.score.as_ref().and_then(|s| group_of(s.subject.as_deref()?));
+            group.map(|group| Cell::Text(group.into()))
+        }),
         quantity("exam_correct", "correct answers", Some(Higher), Count, false, |o| {
-            o.score.as_ref().and_then(|s| count(s.correct))
+            o.score.as_ref().and_then(|s| count(s.tally.correct))
         }),
         quantity("exam_questions", "questions", None, Count, false, |o| {
-            o.score.as_ref().and_then(|s| count(s.questions))
+            o.score.as_ref().and_then(|s| count(s.tally.questions))
         }),
         quantity("exam_accuracy", "exam accuracy (%)", Some(Higher), Percent, false, |o| {
             o.score.as_ref().and_then(|s| s.accuracy()).map(Cell::Number)
         }),
         quantity("exam_low", "exam accuracy, Wilson's lower bound (%)", Some(Higher), Percent, false, |o| {
-            o.score.as_ref().map(|s| Cell::Number(s.wilson().0))
+            o.score.as_ref().map(|s| Cell::Number(s.tally.interval().0))
         }),
         quantity("exam_high", "exam accuracy, Wilson's upper bound (%)", Some(Higher), Percent, false, |o| {
-            o.score.as_ref().map(|s| Cell::Number(s.wilson().1))
+            o.score.as_ref().map(|s| Cell::Number(s.tally.interval().1))
         }),
         quantity("exam_p_guess", "p of guessing", None, PValue, false, |o| {
-            o.score.as_ref().map(|s| Cell::Number(s.p_guess()))
+            o.score.as_ref().map(|s| Cell::Number(s.tally.p_guess()))
+        }),
+        quantity(
+            "exam_macro_accuracy",
+            "exam accuracy, mean over subjects (%)",
+            Some(Higher),
+            Percent,
+            false,
+            |o| analysis(o, |a| Some(a.macro_accuracy)),
+        ),
+        quantity(
+            "exam_log_prob",
+            "log-probability of the right option (nats)",
+            Some(Higher),
+            Fixed(3),
+            false,
+            |o| analysis(o, |a| Some(a.log_prob)),
+        ),
+        quantity(
+            "exam_accuracy_without_prior",
+            "exam accuracy without the prior of letters (%)",
+            Some(Higher),
+            Percent,
+            false,
+            |o| analysis(o, |a| Some(a.accuracy_without_prior)),
+        ),
+        quantity("exam_ece", "expected calibration error", Some(Lower), Fixed(3), false, |o| {
+            analysis(o, |a| Some(a.calibration.as_ref()?.ece))
         }),
         quantity("exam_contaminated", "questions in training text", None, Count, false, |o| {
             count(o.score.as_ref()?.contaminated?.questions)
@@ -143,6 +174,11 @@ static QUANTITIES: [Quantity; 25] = {
         }),
     ]
 };
+
+/// A number of the answers behind a score.
+fn analysis(observation: &Observation, read: impl Fn(&Analysis) -> Option<f64>) -> Option<Cell> {
+    read(&observation.score.as_ref()?.analysis()?).map(Cell::Number)
+}
 
 fn count(count: u64) -> Option<Cell> {
     Some(Cell::Number(count as f64))
@@ -345,7 +381,7 @@ impl Column {
 /// `val.bpb` of `val_bpb`; `exam.stage` of `stage`.
 fn dotted(quantity: &Quantity) -> String {
     match quantity.name {
-        "stage" | "subject" => format!("exam.{}", quantity.name),
+        "stage" | "subject" | "group" => format!("exam.{}", quantity.name),
         name => match name.split_once('_') {
             Some((group @ ("val" | "exam" | "train"), rest)) => format!("{group}.{rest}"),
             _ => name.into(),
@@ -364,6 +400,8 @@ mod tests {
             ("val.bpb", "val_bpb"),
             ("exam.p_guess", "exam_p_guess"),
             ("exam.subject", "subject"),
+            ("exam.group", "group"),
+            ("exam.log_prob", "exam_log_prob"),
             ("exam.stage", "stage"),
             ("train.flops", "train_flops"),
             ("val.bpb.wiki", "val_bpb.wiki"),

@@ -1,5 +1,6 @@
 //! From recorded runs to tables, figures and a page. *Invariant:* this folder never touches a tensor.
 
+mod agreement;
 mod charts;
 mod columns;
 mod compare;
@@ -68,6 +69,9 @@ pub fn write(
     out.write("trials.csv", &tables::trials_csv(&rows, &results)?)?;
     out.write("summary.csv", &tables::summary_csv(&settings)?)?;
     out.write("questions.csv", &tables::questions_csv(questions)?)?;
+    if !questions.is_empty() {
+        out.write("agreement.csv", &agreement::agreement_csv(&settings)?)?;
+    }
     let summary = tables::summary(&settings);
     write_grid(&summary, "summary", &mut out)?;
     let mut wanted = vec![];

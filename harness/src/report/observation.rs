@@ -6,10 +6,10 @@
 use super::TrialQuestion;
 use super::columns::Column;
 use super::labels::{self, Labels};
-use crate::records::{Contaminated, ExamScore, GUESSING, QuestionRecord, Status, Taken, TrialRecord};
-use crate::stats::{
-    Answered, PERMUTATIONS, Randomised, Spread, binomial_p, guessing, spread, wilson_of_share, wilson95,
+use crate::records::{
+    Analysis, Contaminated, ExamScore, QuestionRecord, Status, Taken, Tally, TrialRecord, analyse, place_of,
 };
+use crate::stats::{Answered, OPTIONS, PERMUTATIONS, Randomised, Spread, guessing, spread, wilson_of_share};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -46,11 +46,9 @@ pub struct Score<'a> {
     pub tokens: u64,
     /// The subject; `None` for the exam as a whole.
     pub subject: Option<String>,
-    /// Questions answered correctly.
-    pub correct: u64,
-    /// Questions asked.
-    pub questions: u64,
-    /// Those of them that stand in training text, where they were looked for.
+    /// Its answers, counted.
+    pub tally: Tally,
+    /// Those of the questions that stand in training text, where they were looked for.
     pub contaminated: Option<Contaminated>,
     /// Which exam it was: equal for equal questions.
     exam: u64,
@@ -61,14 +59,14 @@ pub struct Score<'a> {
 impl Score<'_> {
     /// Share of correct answers.
     pub fn accuracy(&self) -> Option<f64> {
-        (self.questions > 0).then(|| self.correct as f64 / self.questions as f64)
+        (self.tally.questions > 0).then(|| self.tally.accuracy())
     }
 
     /// The questions that do not stand in training text, and how many of them were answered correctly; `None` where they
     /// were not looked for.
     pub fn clean(&self) -> Option<(u64, u64)> {
         let found = self.contaminated?;
-        Some((self.questions - found.questions, found.correct_clean))
+        Some((self.tally.questions - found.questions, found.correct_clean))
     }
 
     /// Share of correct answers to them.
@@ -77,14 +75,14 @@ impl Score<'_> {
         (questions > 0).then(|| correct as f64 / questions as f64)
     }
 
-    /// Wilson's 95 % interval of the share.
-    pub fn wilson(&self) -> (f64, f64) {
-        wilson95(self.correct, self.questions)
+    /// Whether the other one answers the same questions.
+    pub fn is_same_exam(&self, other: &Self) -> bool {
+        self.exam == other.exam && !self.answers.is_empty() && self.answers.len() == other.answers.len()
     }
 
-    /// Exact two-sided p of guessing.
-    pub fn p_guess(&self) -> f64 {
-        binomial_p(self.correct, self.questions, GUESSING)
+    /// What its answers say beyond right and wrong; `None` where only the counts are known.
+    pub fn analysis(&self) -> Option<Analysis> {
+        analyse(&self.answers.iter().map(|(_, record)| *record).collect::<Vec<_>>())
     }
 }
 
@@ -163,6 +161,12 @@ impl<'a> Results<'a> {
         self.labels.by_setting.get(&trial.setting).map_or("", String::as_str)
     }
 
+    /// What the answers of an exam say beyond right and wrong; `None` where only the counts are known.
+    pub fn analysis(&self, trial: Uuid, of: &ExamScore) -> Option<Analysis> {
+        let answers = self.answers.get(&(trial, exam(&of.stage, of.taken)))?;
+        analyse(&answers.iter().map(|(_, record)| *record).collect::<Vec<_>>())
+    }
+
     /// Keys that tell trials apart, without the seed.
     pub fn keys(&self) -> &[String] {
         &self.labels.keys
@@ -188,11 +192,12 @@ impl<'a> Results<'a> {
 
     /// The observations that `columns` speak of: those of finished trials by their last exam; by every stage's where a
     /// column is `exam.stage`, by those on the way of a stage where one is `at` or `exam.tokens`, and by those of
-    /// means where one is `averaged`; by every subject where a column is `exam.subject`; in each of their sweeps where
+    /// means where one is `averaged`; by every subject where a column is `exam.subject` or `exam.group`; in each of their sweeps where
     /// a column is `sweep`.
     pub fn observations(&self, columns: &[Column]) -> Vec<Observation<'_>> {
         let names = |name: &str| columns.iter().any(|column| column.name() == name);
-        let (by_stage, by_subject, by_sweep) = (names("stage"), names("subject"), names("sweep"));
+        let by_subject = names("subject") || names("group");
+        let (by_stage, by_sweep) = (names("stage"), names("sweep"));
         let (by_share, by_mean) = (names("at") || names("exam_tokens"), names("averaged"));
         let mut found = vec![];
         for known in self.trials.iter().filter(|(t, _)| t.status == Status::Done) {
@@ -205,8 +210,7 @@ impl<'a> Results<'a> {
                     taken: exam.taken,
                     tokens: exam.tokens,
                     subject: None,
-                    correct: exam.correct,
-                    questions: exam.questions,
+                    tally: exam.tally,
                     contaminated: exam.contaminated,
                     exam: answers.map_or(0, |answers| fingerprint(answers)),
                     answers: answers.cloned().unwrap_or_default(),
@@ -251,20 +255,20 @@ fn by_subjects<'a>(exam: &Score<'a>) -> Vec<Score<'a>> {
     for &(place, record) in &exam.answers {
         let score = subjects.entry(&record.subject).or_insert_with(|| Score {
             subject: Some(record.subject.clone()),
-            correct: 0,
-            questions: 0,
             contaminated: None,
             answers: vec![],
             ..exam.clone()
         });
-        score.correct += u64::from(record.prediction == record.answer);
-        score.questions += 1;
         if let Some(is_met) = record.contaminated {
             score.contaminated.get_or_insert_default().add(is_met, record);
         }
         score.answers.push((place, record));
     }
-    subjects.into_values().collect()
+    let counted = |score: Score<'a>| Score {
+        tally: Tally::of(score.answers.iter().map(|(_, record)| *record)),
+        ..score
+    };
+    subjects.into_values().map(counted).collect()
 }
 
 /// Each result once, though several sweeps hold its trial.
@@ -331,7 +335,7 @@ pub fn over_seeds(observations: &[&Observation], column: &Column) -> Option<Spre
 }
 
 /// Answers of several exams together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pooled {
     /// Questions answered correctly, each as often as it was asked.
     pub correct: u64,
@@ -339,18 +343,23 @@ pub struct Pooled {
     pub asked: u64,
     /// Different questions.
     pub questions: u64,
+    /// What guessing scores; `None` where that is not the same in all of them.
+    pub guessing: Option<f64>,
 }
 
 impl Pooled {
     /// The answers of some observations; `None` where there are none.
     pub fn of(observations: &[&Observation]) -> Option<Self> {
-        let mut pooled = Self { correct: 0, asked: 0, questions: 0 };
+        let mut pooled = Self { correct: 0, asked: 0, questions: 0, guessing: None };
         let mut seen = BTreeMap::new();
         for score in observations.iter().filter_map(|o| o.score.as_ref()) {
-            pooled.correct += score.correct;
-            pooled.asked += score.questions;
+            let tally = score.tally;
+            let is_like = pooled.asked == 0 || pooled.guessing == Some(tally.guessing);
+            pooled.guessing = Some(tally.guessing).filter(|_| is_like);
+            pooled.correct += tally.correct;
+            pooled.asked += tally.questions;
             let most: &mut u64 = seen.entry((score.exam, score.subject.as_deref())).or_default();
-            *most = score.questions.max(*most);
+            *most = tally.questions.max(*most);
         }
         pooled.questions = seen.values().sum();
         (pooled.asked > 0).then_some(pooled)
@@ -371,15 +380,17 @@ impl Pooled {
 /// The joint test of guessing of all answers of some observations: every exam's key is shuffled within its subjects,
 /// once for all that sat it. `None` where no answers are recorded.
 pub fn p_of_guessing(observations: &[&Observation]) -> Option<Randomised> {
-    let letter = |c: char| "ABCD".find(c);
-    let mut strata: BTreeMap<(u64, &str), usize> = BTreeMap::new();
+    let letter = |c: char| Some(place_of(c)).filter(|place| *place < OPTIONS);
+    // Right letters are exchanged between questions of as many options only.
+    let mut strata: BTreeMap<(u64, &str, usize), usize> = BTreeMap::new();
     let mut questions: BTreeMap<(u64, usize), Answered> = BTreeMap::new();
     for score in observations.iter().filter_map(|o| o.score.as_ref()) {
         for (place, record) in &score.answers {
             let next = strata.len();
-            let stratum = *strata.entry((score.exam, &record.subject)).or_insert(next);
+            let options = record.probabilities.len();
+            let stratum = *strata.entry((score.exam, &record.subject, options)).or_insert(next);
             let Some(right) = letter(record.answer) else { continue };
-            let new = Answered { stratum, right, chosen: [0; 4] };
+            let new = Answered { stratum, right, chosen: [0; OPTIONS] };
             let question = questions.entry((score.exam, *place)).or_insert(new);
             if let Some(chosen) = letter(record.prediction) {
                 question.chosen[chosen] += 1;

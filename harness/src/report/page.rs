@@ -7,7 +7,7 @@ use super::headline::headline;
 use super::number::p_text;
 use super::observation::{Pooled, Results};
 use super::summary::{Row, Setting};
-use crate::records::{Status, TrialRecord};
+use crate::records::{Analysis, Status, TrialRecord};
 use anyhow::{Context, Result};
 use minijinja::{Environment, context};
 
@@ -24,6 +24,24 @@ fn notices(trials: &[TrialRecord]) -> Vec<minijinja::Value> {
         .into_iter()
         .map(|(text, n)| context! { text, trials => crate::track::counted(n, "trial") })
         .collect()
+}
+
+/// What the answers of a setting say beyond right and wrong.
+fn beyond(analysis: &Analysis) -> Vec<String> {
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let mut cells = vec![
+        format!("macro average {}", percent(analysis.macro_accuracy)),
+        format!("mean log-probability of the right option {:.3}", analysis.log_prob),
+        format!("without the prior of letters {}", percent(analysis.accuracy_without_prior)),
+    ];
+    cells.extend(analysis.calibration.as_ref().map(|c| format!("calibration error {:.3}", c.ece)));
+    let letters = analysis.letters.iter();
+    let letters = letters.map(|of| format!("{} {} ({})", of.letter, percent(of.chosen), percent(of.right)));
+    cells.push(format!("chosen (in the key): {}", letters.collect::<Vec<_>>().join(" ")));
+    cells.extend(analysis.groups.iter().map(|group| {
+        format!("{} {} (macro {})", group.group, percent(group.accuracy), percent(group.macro_accuracy))
+    }));
+    cells
 }
 
 /// Everything that goes onto the page.
@@ -61,15 +79,16 @@ impl Page<'_> {
             .iter()
             .filter_map(|row| {
                 let exam = row.exam?;
+                let (tally, (low, high)) = (exam.tally, exam.tally.interval());
                 let percent = |v: f64| format!("{:.1}", 100.0 * v);
                 Some(vec![
                     results.label(row.trial).into(),
                     row.trial.seed.to_string(),
                     exam.after(),
-                    format!("{} of {}", exam.correct, exam.questions),
-                    percent(row.accuracy()?),
-                    format!("{} – {}", percent(row.interval?.0), percent(row.interval?.1)),
-                    p_text(row.p_guess?),
+                    format!("{} of {}", tally.correct, tally.questions),
+                    percent(tally.accuracy()),
+                    format!("{} – {}", percent(low), percent(high)),
+                    p_text(tally.p_guess()),
                 ])
             })
             .collect();
@@ -83,6 +102,10 @@ impl Page<'_> {
                 });
                 context! { label => s.label, cells => cells.collect::<Vec<_>>() }
             })
+            .collect();
+        let beyond: Vec<_> = settings
+            .iter()
+            .filter_map(|s| Some(context! { label => s.label, cells => beyond(&s.analysis()?) }))
             .collect();
         let configurations: Vec<_> = trials
         .iter()
@@ -98,7 +121,7 @@ impl Page<'_> {
             .context("the page's template")?;
         let page = environment.get_template("report.html")?.render(context! {
         title => experiment.title, question => experiment.question, headline => headline(settings),
-        summary => self.summary.html(), tables, comparisons => self.comparisons.map(Grid::html), exams, by_subject, failed, notices => notices(trials), figures, configurations,
+        summary => self.summary.html(), tables, comparisons => self.comparisons.map(Grid::html), exams, by_subject, beyond, failed, notices => notices(trials), figures, configurations,
     });
         page.context("the page")
     }

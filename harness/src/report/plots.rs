@@ -6,7 +6,6 @@ use super::figure::{Axis, Content, Figure, Mark, Point, Series};
 use super::number::{cell, digits3, equation, number};
 use super::observation::{Cell, Observation, Pooled, Results, distinct, grouped, over_seeds};
 use super::wanted::{ErrorBar, FigureSpec, Over, Plot, Style};
-use crate::records::GUESSING;
 use crate::stats::fit;
 use uuid::Uuid;
 
@@ -81,7 +80,8 @@ fn over_figure(over: &Over, observations: &[&Observation]) -> Figure {
     let mut figure = Figure {
         x: Axis { label: over.x.label().into(), log: over.log[0], ..Axis::default() },
         y: Axis { label: over.y.label().into(), log: over.log[1].or(Some(false)), ..Axis::default() },
-        level: (over.y.name() == "exam_accuracy").then_some((100.0 * GUESSING, "guessing")),
+        level: super::charts::guessing(Pooled::of(&counted).into_iter())
+            .filter(|_| over.y.name() == "exam_accuracy"),
         ..Figure::default()
     };
     let mut names: Vec<Vec<String>> = vec![];

@@ -1,8 +1,8 @@
 //! Trials side by side: the same setting over its seeds, and the numbers that go into tables and figures.
 
 use super::observation::{Observation, Pooled, Results, p_of_guessing};
-use crate::records::{ExamScore, GUESSING, TrialRecord};
-use crate::stats::{Randomised, Spread, binomial_p, holm, spread, wilson95};
+use crate::records::{Analysis, ExamScore, TrialRecord, analyse};
+use crate::stats::{Randomised, Spread, holm, spread};
 use rayon::prelude::*;
 use uuid::Uuid;
 
@@ -13,17 +13,6 @@ pub struct Row<'a> {
     pub trial: &'a TrialRecord,
     /// The exam; `None` where none was sat.
     pub exam: Option<&'a ExamScore>,
-    /// Wilson 95 %.
-    pub interval: Option<(f64, f64)>,
-    /// Exact two-sided p of guessing.
-    pub p_guess: Option<f64>,
-}
-
-impl Row<'_> {
-    /// Share of correct answers.
-    pub fn accuracy(&self) -> Option<f64> {
-        self.exam.map(|e| e.correct as f64 / (e.questions as f64).max(1.0))
-    }
 }
 
 /// One row per trial and exam; a trial without an exam has one row.
@@ -31,16 +20,9 @@ pub fn rows(trials: &[TrialRecord]) -> Vec<Row<'_>> {
     let mut rows = vec![];
     for trial in trials {
         if trial.exams.is_empty() {
-            rows.push(Row { trial, exam: None, interval: None, p_guess: None });
+            rows.push(Row { trial, exam: None });
         }
-        for exam in &trial.exams {
-            rows.push(Row {
-                trial,
-                exam: Some(exam),
-                interval: Some(wilson95(exam.correct, exam.questions)),
-                p_guess: Some(binomial_p(exam.correct, exam.questions, GUESSING)),
-            });
-        }
+        rows.extend(trial.exams.iter().map(|exam| Row { trial, exam: Some(exam) }));
     }
     rows
 }
@@ -96,6 +78,18 @@ impl Setting<'_> {
         let accuracy = self.accuracy?;
         let around = |half: f64| (accuracy.mean - half, accuracy.mean + half);
         Some((accuracy.mean, accuracy.t95.map_or(self.answers?.wilson(), around)))
+    }
+
+    /// What its trials scored.
+    pub fn observations(&self) -> &[Observation<'_>] {
+        &self.observations
+    }
+
+    /// What all of its answers say beyond right and wrong; `None` where only their counts are known.
+    pub fn analysis(&self) -> Option<Analysis> {
+        let scores = self.observations.iter().filter_map(|o| o.score.as_ref());
+        let answers = scores.flat_map(|score| score.answers.iter().map(|(_, record)| *record));
+        analyse(&answers.collect::<Vec<_>>())
     }
 
     /// The answers in each subject, in the order of their names.

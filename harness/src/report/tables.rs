@@ -8,6 +8,7 @@ use super::labels;
 use super::number::{NOTHING, digits3, p_text, shuffled_p};
 use super::observation::Results;
 use super::summary::{Row, Setting};
+use crate::records::QuestionTable;
 use crate::stats::Spread;
 use crate::track::csv_number;
 use anyhow::Result;
@@ -32,6 +33,13 @@ fn number(value: Option<f64>) -> String {
 const CLEAN: [&str; 4] =
     ["exam_contaminated", "exam_correct_clean", "exam_questions_clean", "exam_accuracy_clean"];
 
+/// What answers say beyond right and wrong.
+const BEYOND: [&str; 4] = ["exam_macro_accuracy", "exam_log_prob", "exam_accuracy_without_prior", "exam_ece"];
+
+fn count(count: Option<u64>) -> String {
+    count.map_or(String::new(), |count| count.to_string())
+}
+
 /// trials.csv: one row per trial and exam. A trial of several sweeps names them all: `a; b`.
 pub fn trials_csv(rows: &[Row], results: &Results) -> Result<Vec<u8>> {
     let keys = results.keys();
@@ -52,6 +60,7 @@ pub fn trials_csv(rows: &[Row], results: &Results) -> Result<Vec<u8>> {
             .chain(after.split(' ').filter(|s| !s.is_empty()))
             .chain(set_columns.iter().map(String::as_str))
             .chain(CLEAN)
+            .chain(BEYOND)
             .chain(run_columns.iter().map(String::as_str)),
     )?;
     for row in rows {
@@ -67,11 +76,11 @@ pub fn trials_csv(rows: &[Row], results: &Results) -> Result<Vec<u8>> {
         ]);
         cells.extend([number(t.val_loss), number(t.val_bpb)]);
         cells.push(row.exam.map_or(String::new(), |e| e.stage.clone()));
-        cells.push(row.exam.map_or(String::new(), |e| e.correct.to_string()));
-        cells.push(row.exam.map_or(String::new(), |e| e.questions.to_string()));
-        cells.extend(
-            [row.accuracy(), row.interval.map(|i| i.0), row.interval.map(|i| i.1), row.p_guess].map(number),
-        );
+        let tally = row.exam.map(|exam| exam.tally);
+        cells.extend([tally.map(|t| t.correct), tally.map(|t| t.questions)].map(count));
+        let interval = tally.map(|t| t.interval());
+        cells.extend([tally.map(|t| t.accuracy()), interval.map(|i| i.0), interval.map(|i| i.1)].map(number));
+        cells.push(number(tally.map(|t| t.p_guess())));
         cells.extend([t.wall_seconds, t.peak_rss_mb].map(csv_number));
         cells.push(serde_json::to_value(t.status).map_or(String::new(), |s| cell(&s)));
         cells.push(t.reason.clone().unwrap_or_default());
@@ -80,13 +89,20 @@ pub fn trials_csv(rows: &[Row], results: &Results) -> Result<Vec<u8>> {
         cells.push(row.exam.map_or(String::new(), |e| e.tokens.to_string()));
         let of_set = |name: &&str| OfSet::values(t.val_sets.iter().find(|set| set.name == **name));
         cells.extend(sets.iter().flat_map(of_set).map(number));
-        let found = row.exam.and_then(|exam| Some((exam.contaminated?, exam.questions)));
+        let found = row.exam.and_then(|exam| Some((exam.contaminated?, exam.tally.questions)));
         let clean = found.map(|(found, questions)| (found.correct_clean, questions - found.questions));
-        let count = |count: Option<u64>| count.map_or(String::new(), |count| count.to_string());
         cells.push(count(found.map(|(found, _)| found.questions)));
         cells.extend([clean.map(|clean| clean.0), clean.map(|clean| clean.1)].map(count));
         let share = clean.filter(|clean| clean.1 > 0).map(|(correct, of)| correct as f64 / of as f64);
         cells.push(number(share));
+        let analysis = row.exam.and_then(|exam| results.analysis(t.trial, exam));
+        let analysis = analysis.as_ref();
+        cells.extend([
+            number(analysis.map(|a| a.macro_accuracy)),
+            number(analysis.map(|a| a.log_prob)),
+            number(analysis.map(|a| a.accuracy_without_prior)),
+            number(analysis.and_then(|a| a.calibration.as_ref()).map(|c| c.ece)),
+        ]);
         cells.extend(stages.iter().map(|stage| folder_of(row, stage).unwrap_or_default()));
         csv.write_record(cells)?;
     }
@@ -123,30 +139,20 @@ const EXAM: &str = "exam";
 
 /// questions.csv: one row per trial, exam and question.
 pub fn questions_csv(questions: &[TrialQuestion]) -> Result<Vec<u8>> {
+    let table = QuestionTable::of(questions.iter().map(|question| &question.record));
     let mut csv = csv::Writer::from_writer(vec![]);
-    csv.write_record([
-        "trial",
-        "stage",
-        "subject",
-        "id",
-        "p_a",
-        "p_b",
-        "p_c",
-        "p_d",
-        "prediction",
-        "answer",
-        "contaminated",
-        "at",
-        "averaged",
-    ])?;
-    for q in questions {
-        let r = &q.record;
-        let mut row = vec![q.trial.to_string(), q.stage.clone(), r.subject.clone(), r.id.clone()];
-        row.extend(r.probabilities.map(csv_number));
-        row.extend([r.prediction.to_string(), r.answer.to_string()]);
-        row.push(r.contaminated.map_or(String::new(), |is| is.to_string()));
-        row.extend([csv_number(q.taken.at), q.taken.averaged.to_string()]);
-        csv.write_record(row)?;
+    let mut columns = table.columns();
+    // Which weights answered stands behind what is said of the question.
+    let place = columns.iter().position(|name| name == "contaminated").map_or(columns.len(), |at| at + 1);
+    columns.splice(place..place, ["at", "averaged"].map(String::from));
+    csv.write_record(["trial", "stage"].map(String::from).into_iter().chain(columns))?;
+    let exam = |q: &TrialQuestion| (q.trial, q.stage.clone(), q.taken);
+    for answers in questions.chunk_by(|a, b| exam(a) == exam(b)) {
+        let (trial, stage, taken) = exam(&answers[0]);
+        for mut row in table.rows(&answers.iter().map(|question| &question.record).collect::<Vec<_>>()) {
+            row.splice(place..place, [csv_number(taken.at), taken.averaged.to_string()]);
+            csv.write_record([trial.to_string(), stage.clone()].into_iter().chain(row))?;
+        }
     }
     Ok(csv.into_inner()?)
 }
@@ -179,7 +185,6 @@ pub fn summary_csv(settings: &[Setting]) -> Result<Vec<u8>> {
     for s in settings {
         let mean = |spread: Option<Spread>| number(spread.map(|s| s.mean));
         let t95 = |spread: Option<Spread>| number(spread.and_then(|s| s.t95));
-        let count = |count: Option<u64>| count.map_or(String::new(), |count| count.to_string());
         csv.write_record([
             s.label.to_string(),
             s.trials.len().to_string(),

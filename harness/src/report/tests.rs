@@ -9,7 +9,7 @@ mod shared_trials;
 mod unexamined;
 
 use super::*;
-use crate::records::{ExamScore, Notice, StageRecord, Status, Taken};
+use crate::records::{ExamScore, Notice, StageRecord, Status, Taken, Tally};
 
 pub(super) fn trial(seed: u64, n_layers: u64, correct: u64, status: Status) -> TrialRecord {
     TrialRecord {
@@ -25,7 +25,11 @@ pub(super) fn trial(seed: u64, n_layers: u64, correct: u64, status: Status) -> T
         val_loss: Some(2.5),
         val_bpb: Some(1.25),
         val_sets: vec![],
-        exams: vec![ExamScore { stage: "sft".into(), correct, questions: 100, ..ExamScore::default() }],
+        exams: vec![ExamScore {
+            stage: "sft".into(),
+            tally: Tally::of_four(correct, 100),
+            ..ExamScore::default()
+        }],
         wall_seconds: 1.5,
         peak_rss_mb: 10.0,
         status,
@@ -58,7 +62,7 @@ fn written() -> (tempfile::TempDir, Vec<TrialRecord>) {
 fn answers(trials: &[TrialRecord]) -> Vec<TrialQuestion> {
     let letter = |i: u64| char::from(b'A' + (i % 4) as u8);
     let of = |trial: &TrialRecord| -> Vec<TrialQuestion> {
-        let exams = trial.exams.iter().flat_map(|exam| (0..exam.questions).map(move |id| (exam, id)));
+        let exams = trial.exams.iter().flat_map(|exam| (0..exam.tally.questions).map(move |id| (exam, id)));
         let answer = |(exam, id): (&ExamScore, u64)| TrialQuestion {
             trial: trial.trial,
             stage: exam.stage.clone(),
@@ -66,10 +70,11 @@ fn answers(trials: &[TrialRecord]) -> Vec<TrialQuestion> {
             record: QuestionRecord {
                 subject: "law".into(),
                 id: id.to_string(),
-                probabilities: [0.5, 0.25, 0.125, 1e-130],
-                prediction: letter(if id < exam.correct { id } else { id + 1 }),
+                probabilities: vec![0.5, 0.25, 0.125, 1e-130],
+                prediction: letter(if id < exam.tally.correct { id } else { id + 1 }),
                 answer: letter(id),
                 contaminated: None,
+                options: vec![],
             },
         };
         exams.map(answer).collect()
@@ -103,17 +108,23 @@ fn tables_hold_the_numbers() {
         &[
             "trial,sweep,seed,model.n_layers,params,active_params,train_tokens,train_flops,val_loss,val_bpb,stage,\
              exam_correct,exam_questions,exam_accuracy,exam_low,exam_high,exam_p_guess,wall_seconds,peak_rss_mb,\
-             status,reason,at,averaged,exam_tokens,exam_contaminated,exam_correct_clean,exam_questions_clean,exam_accuracy_clean,run.pretrain",
+             status,reason,at,averaged,exam_tokens,exam_contaminated,exam_correct_clean,exam_questions_clean,exam_accuracy_clean,\
+             exam_macro_accuracy,exam_log_prob,exam_accuracy_without_prior,exam_ece,run.pretrain",
             "00000000-0000-0000-0000-000000000066,s,1,2,2000,2000,10,2000000000,2.5,1.25,sft,\
-             24,100,0.24,0.16691325556948777,0.3323233634981448,0.908200308233164,1.5,10,done,,1,1,0,,,,,nonexistent",
+             24,100,0.24,0.16691325556948777,0.3323233634981448,0.908200308233164,1.5,10,done,,1,1,0,,,,,\
+             0.24,-75.87373629314646,0.25,0.17857142857142852,nonexistent",
             "00000000-0000-0000-0000-0000000000ca,s,2,2,2000,2000,10,2000000000,2.5,1.25,sft,\
-             26,100,0.26,0.18404698464748132,0.3537098944918718,0.8176085071474697,1.5,10,done,,1,1,0,,,,,nonexistent",
+             26,100,0.26,0.18404698464748132,0.3537098944918718,0.8176085071474697,1.5,10,done,,1,1,0,,,,,\
+             0.26,-75.87373629314646,0.25,0.16571428571428565,nonexistent",
             "00000000-0000-0000-0000-000000000068,s,1,4,4000,4000,10,4000000000,2.5,1.25,sft,\
-             60,100,0.6,0.5020025867910618,0.6905987135675411,1.3268346743587464e-13,1.5,10,done,,1,1,0,,,,,nonexistent",
+             60,100,0.6,0.5020025867910618,0.6905987135675411,1.3268346743587464e-13,1.5,10,done,,1,1,0,,,,,\
+             0.6,-75.87373629314646,0.25,0.3500000000000001,nonexistent",
             "00000000-0000-0000-0000-0000000000cc,s,2,4,4000,4000,10,4000000000,2.5,1.25,sft,\
-             64,100,0.64,0.5423540245160874,0.7272877959859567,2.2601471726567073e-16,1.5,10,done,,1,1,0,,,,,nonexistent",
+             64,100,0.64,0.5423540245160874,0.7272877959859567,2.2601471726567073e-16,1.5,10,done,,1,1,0,,,,,\
+             0.64,-75.87373629314646,0.25,0.3900000000000001,nonexistent",
             "00000000-0000-0000-0000-000000000130,s,3,4,4000,4000,10,4000000000,2.5,1.25,sft,\
-             0,100,0,0,0.03699349820698568,4.53403685974026e-13,1.5,10,failed,sft: <loss> is NaN & gone,1,1,0,,,,,nonexistent",
+             0,100,0,0,0.03699349820698568,4.53403685974026e-13,1.5,10,failed,sft: <loss> is NaN & gone,1,1,0,,,,,\
+             0,-75.87373629314646,0.25,0.24999999999999994,nonexistent",
         ],
     );
     // Mean and deviation of 0.24 and 0.26, of 0.60 and 0.64; t95 is 12.7062 deviations / sqrt(2). As many answers are right
@@ -137,11 +148,22 @@ fn tables_hold_the_numbers() {
     let of = |i: usize| format!("{},sft,law,", trials[i].trial);
     assert_eq!(
         questions[0],
-        "trial,stage,subject,id,p_a,p_b,p_c,p_d,prediction,answer,contaminated,at,averaged"
+        "trial,stage,subject,id,p_a,p_b,p_c,p_d,prediction,answer,contaminated,at,averaged,answer_log_prob,prediction_without_prior"
     );
-    assert_eq!(questions[24], format!("{}23,0.5,0.25,0.125,1e-130,D,D,,1,1", of(0)));
-    assert_eq!(questions[25], format!("{}24,0.5,0.25,0.125,1e-130,B,A,,1,1", of(0)));
-    assert_eq!(questions[101], format!("{}0,0.5,0.25,0.125,1e-130,A,A,,1,1", of(1)));
+    // All questions have the same probabilities: without the prior nothing is left, and the first of equals wins.
+    let p = "0.5,0.25,0.125,1e-130";
+    let [of_a, of_d] = [0.5f64, 1e-130].map(|p| crate::track::csv_number(p.ln()));
+    assert_eq!(questions[24], format!("{}23,{p},D,D,,1,1,{of_d},A", of(0)));
+    assert_eq!(questions[25], format!("{}24,{p},B,A,,1,1,{of_a},A", of(0)));
+    assert_eq!(questions[101], format!("{}0,{p},A,A,,1,1,{of_a},A", of(1)));
+    // By hand: the seeds of a setting differ in the two questions that one has right and the other wrong; kappa is
+    // (0.98 - e) / (1 - e), where e is the chance of both to choose the same letter.
+    let agreement = read("agreement.csv");
+    let agreement: Vec<&str> = agreement.lines().collect();
+    assert_eq!(agreement[0], "setting_a,setting_b,pairs,questions,equal,kappa");
+    assert!(agreement[1].starts_with("n_layers=2,n_layers=2,1,100,0.98,0.97"), "{}", agreement[1]);
+    assert!(agreement[2].starts_with("n_layers=2,n_layers=4,4,100,0.63,"), "{}", agreement[2]);
+    assert_eq!(agreement.len(), 4);
     assert_eq!(
         read("tables/summary.md"),
         "| setting | seeds | parameters | active | validation loss | bits per byte | questions | accuracy (%) | p of guessing (Holm) |\n\

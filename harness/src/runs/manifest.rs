@@ -3,7 +3,7 @@
 use crate::config::{At, Stage, TrialConfig};
 use crate::fsutil::digests::FileDigest;
 use crate::fsutil::{files_below, read_text, write_atomic};
-use crate::records::{Contaminated, Notice, QuestionRecord, SetLoss, SourceUse};
+use crate::records::{Contaminated, GUESSING, Notice, QuestionRecord, SetLoss, SourceUse, Tally};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -108,6 +108,9 @@ pub struct Results {
     /// Those that stand in training text, where they were looked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contaminated: Option<Contaminated>,
+    /// What guessing scores there, where that is not a quarter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guessing: Option<f64>,
     /// What was dropped, cut, skipped or reduced.
     #[serde(default)]
     pub notices: Vec<Notice>,
@@ -160,6 +163,14 @@ pub struct Manifest {
     pub outputs: Vec<Output>,
     /// The resolved configuration of the trial that it was first run for.
     pub config: TrialConfig,
+}
+
+impl Results {
+    /// The exam's answers; `None` where none was sat.
+    pub fn tally(&self) -> Option<Tally> {
+        let guessing = self.guessing.unwrap_or(GUESSING);
+        Some(Tally { correct: self.correct?, questions: self.questions?, guessing })
+    }
 }
 
 impl Manifest {

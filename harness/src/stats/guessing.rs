@@ -11,15 +11,18 @@ use rand_chacha::ChaCha8Rng;
 /// Shuffled keys of a test: the standard error of a p near 0.05 is 0.002, and no estimate is below 0.0001.
 pub const PERMUTATIONS: u32 = 9_999;
 
+/// Most options of a question: as many as there are letters.
+pub const OPTIONS: usize = 26;
+
 /// One question of an exam, as one or several models answered it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answered {
     /// Its subject, or any number that only questions share whose right letters may be exchanged.
     pub stratum: usize,
-    /// The right letter: 0 to 3.
+    /// The right letter: 0 is A.
     pub right: usize,
     /// How many models chose each letter.
-    pub chosen: [u32; 4],
+    pub chosen: [u32; OPTIONS],
 }
 
 /// What came out of a randomisation test.
@@ -48,11 +51,14 @@ pub fn guessing(questions: &[Answered], n: u32, seed: u64) -> Option<Randomised>
     let most = questions.iter().map(|q| q.chosen.iter().sum::<u32>()).max().filter(|most| *most > 0)?;
     let mut sorted = questions.to_vec();
     sorted.sort_by_key(|question| question.stratum);
-    let chosen: Vec<[u32; 4]> = sorted.iter().map(|question| question.chosen).collect();
+    // As many letters as there are, side by side.
+    let last = |q: &Answered| q.chosen.iter().rposition(|count| *count > 0).unwrap_or(0).max(q.right);
+    let letters = sorted.iter().map(last).max().unwrap_or(0) + 1;
+    let chosen: Vec<u32> = sorted.iter().flat_map(|question| question.chosen[..letters].to_vec()).collect();
     let mut key: Vec<usize> = sorted.iter().map(|question| question.right).collect();
     let sizes: Vec<usize> = sorted.chunk_by(|a, b| a.stratum == b.stratum).map(<[_]>::len).collect();
     let agreement = |key: &[usize]| -> u64 {
-        chosen.iter().zip(key).map(|(chosen, &letter)| u64::from(chosen[letter])).sum()
+        chosen.chunks_exact(letters).zip(key).map(|(chosen, &letter)| u64::from(chosen[letter])).sum()
     };
     let expected: f64 = sorted.chunk_by(|a, b| a.stratum == b.stratum).map(mean_agreement).sum();
     let statistic = agreement(&key);
@@ -84,7 +90,7 @@ fn mean_agreement(stratum: &[Answered]) -> f64 {
         let keys = stratum.iter().filter(|question| question.right == letter).count();
         answers as f64 * keys as f64 / stratum.len() as f64
     };
-    (0..4).map(of_letter).sum()
+    (0..OPTIONS).map(of_letter).sum()
 }
 
 /// Puts a slice into random order (Fisher & Yates 1938), the same on every machine.
@@ -110,7 +116,7 @@ mod tests {
     fn answered(key: &str, models: &[&str]) -> Vec<Answered> {
         let letter = |text: &str, i: usize| usize::from(text.as_bytes()[i] - b'A');
         let question = |i: usize| {
-            let mut chosen = [0; 4];
+            let mut chosen = [0; OPTIONS];
             models.iter().for_each(|answers| chosen[letter(answers, i)] += 1);
             Answered { stratum: 0, right: letter(key, i), chosen }
         };
@@ -156,8 +162,10 @@ mod tests {
     fn favouring_a_letter_is_not_knowledge() {
         // Five seeds that always say B, right 320 of 1,200 times each: a binomial test of all 6,000 has p = 0.003.
         let key = |i: usize| if i < 320 { 1 } else { [0, 2, 3][i % 3] };
+        let mut chosen = [0; OPTIONS];
+        chosen[1] = 5;
         let questions: Vec<Answered> =
-            (0..1200).map(|i| Answered { stratum: i % 4, right: key(i), chosen: [0, 5, 0, 0] }).collect();
+            (0..1200).map(|i| Answered { stratum: i % 4, right: key(i), chosen }).collect();
         let found = guessing(&questions, PERMUTATIONS, 1).unwrap();
         assert_eq!((found.statistic, found.p, found.is_bound, found.n), (1600, 1.0, false, 9_999));
         assert!((found.expected - 1600.0).abs() < 1e-6, "{}", found.expected);
@@ -169,7 +177,7 @@ mod tests {
         let mut draw = random(7);
         let one: Vec<Answered> = (0..200)
             .map(|i| {
-                let (right, mut chosen) = (draw(4), [0; 4]);
+                let (right, mut chosen) = (draw(4), [0; OPTIONS]);
                 chosen[if i % 10 == 0 { right } else { draw(4) }] = 1;
                 Answered { stratum: i % 3, right, chosen }
             })
@@ -186,7 +194,7 @@ mod tests {
         let mut draw = random(3);
         let know = |share: u32, draw: &mut dyn FnMut(u32) -> usize| -> Vec<Answered> {
             let one = |i: usize| {
-                let (right, mut chosen) = (draw(4), [0; 4]);
+                let (right, mut chosen) = (draw(4), [0; OPTIONS]);
                 for _ in 0..5 {
                     chosen[if draw(100) < share as usize { right } else { draw(4) }] += 1;
                 }
@@ -212,7 +220,7 @@ mod tests {
             let mut draw = random(seed);
             let questions: Vec<Answered> = (0..14)
                 .map(|i| {
-                    let (right, mut chosen) = (draw(4), [0; 4]);
+                    let (right, mut chosen) = (draw(4), [0; OPTIONS]);
                     for _ in 0..3 {
                         chosen[if draw(10) < seed as usize / 4 { right } else { draw(4) }] += 1;
                     }
@@ -237,7 +245,7 @@ mod tests {
             let questions: Vec<Answered> = (0..50)
                 .map(|i| {
                     let mut letter = || [1, 1, 0, 1, 2, 3][draw(6)];
-                    let (common, mut chosen) = (letter(), [0; 4]);
+                    let (common, mut chosen) = (letter(), [0; OPTIONS]);
                     for _ in 0..3 {
                         let own = letter();
                         chosen[if own % 2 == 0 { own } else { common }] += 1;
@@ -259,7 +267,7 @@ mod tests {
     #[test]
     fn nothing_answered_is_no_test() {
         assert_eq!(guessing(&[], 99, 1), None);
-        assert_eq!(guessing(&[Answered { stratum: 0, right: 1, chosen: [0; 4] }], 99, 1), None);
+        assert_eq!(guessing(&[Answered { stratum: 0, right: 1, chosen: [0; OPTIONS] }], 99, 1), None);
     }
 
     #[test]

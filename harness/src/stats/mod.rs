@@ -32,7 +32,7 @@ pub use error::StatsError;
 pub use fit::{
     Budget, Fit, FitKind, HeldOut, IsoFlop, Law, LawFit, Optimum, Term, fit, fit_law, held_out, isoflop,
 };
-pub use guessing::{Answered, PERMUTATIONS, Randomised, guessing};
+pub use guessing::{Answered, OPTIONS, PERMUTATIONS, Randomised, guessing};
 pub use interval::{
     clopper_pearson, difference_of_paired_shares, difference_of_shares, wilson, wilson_of_share, wilson95,
 };

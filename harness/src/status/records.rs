@@ -73,6 +73,7 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
             continue;
         }
         let results = manifest.results;
+        let tally = results.tally();
         record.notices.extend(results.notices);
         let stage = node.stage.training();
         if stage.is_some() {
@@ -87,7 +88,7 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
             (record.val_loss, record.val_bpb) = (results.val_loss, results.val_bpb);
             record.val_sets = results.val_sets.clone();
         }
-        if let (Some(correct), Some(questions)) = (results.correct, results.questions) {
+        if let Some(tally) = tally {
             let after = node.model.map(|model| graph.nodes[model].stage);
             let tokens = results.exam_at.and_then(|examined| examined.tokens);
             record.exams.push(ExamScore {
@@ -96,8 +97,7 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
                 tokens: tokens.map_or(record.train_tokens, |tokens| before + tokens),
                 run: node.dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
                 contaminated: results.contaminated,
-                correct,
-                questions,
+                tally,
             });
         }
     }

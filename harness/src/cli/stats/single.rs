@@ -2,10 +2,10 @@
 
 use super::table::{Table, wanted};
 use super::{Finding, How, number, say, say_findings};
-use crate::records::GUESSING;
+use crate::records::{GUESSING, place_of};
 use crate::stats::{
-    Answered, Mean, PERMUTATIONS, TestResult, binomial_p, clopper_pearson, guessing, hedges_g_of_pairs, holm,
-    sign_flip, wilson,
+    Answered, Mean, OPTIONS, PERMUTATIONS, TestResult, binomial_p, clopper_pearson, guessing,
+    hedges_g_of_pairs, holm, sign_flip, wilson,
 };
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -108,16 +108,17 @@ fn of_answers(file: &std::path::Path, args: &GuessArgs) -> Result<()> {
     for (line, row) in table.rows() {
         let place = |what: &str, text: &str| {
             let mut letters = text.chars();
-            let letter = letters.next().filter(|_| letters.next().is_none()).and_then(|c| "ABCD".find(c));
+            let letter = letters.next().filter(|_| letters.next().is_none()).map(place_of);
+            let letter = letter.filter(|place| *place < OPTIONS);
             letter.with_context(|| {
-                format!("{}:{line}: {what}: expected A, B, C or D, found {text:?}", table.file)
+                format!("{}:{line}: {what}: expected a letter from A to Z, found {text:?}", table.file)
             })
         };
         let (right, chosen) = (place("answer", &row[answer])?, place("prediction", &row[prediction])?);
         let text = |column: Option<usize>| column.map_or("", |column| row[column].as_str());
         let next = strata.len();
         let stratum = *strata.entry(text(subject)).or_insert(next);
-        let new = Answered { stratum, right, chosen: [0; 4] };
+        let new = Answered { stratum, right, chosen: [0; OPTIONS] };
         let known = asked.entry((stratum, &row[question])).or_insert(new);
         ensure!(
             known.right == right,

@@ -2,25 +2,33 @@
 
 use super::MAX_ROW_BYTES;
 use super::file::Located;
-use super::input::{Input, read_line, too_long};
+use super::input::{self, Input, read_line, too_long};
 use super::text::not_utf8;
+use anyhow::Result;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
+use std::path::Path;
 use std::{fmt, io};
 
 /// JSON with one object a line.
-pub(super) struct JsonLines {
+pub(crate) struct JsonLines {
     input: Input,
     line: u64,
     buffer: Vec<u8>,
 }
 
 impl JsonLines {
+    /// Opens a file, compressed or not.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        Ok(Self::new(input::open(path)?.0))
+    }
+
     pub(super) fn new(input: Input) -> Self {
         Self { input, line: 0, buffer: Vec::new() }
     }
 
-    pub(super) fn next(&mut self) -> io::Result<Option<Located<Value>>> {
+    /// The next value, blank lines left out; `None` at the end of the file.
+    pub(crate) fn next(&mut self) -> io::Result<Option<Located<Value>>> {
         while read_line(&mut self.input, &mut self.buffer)? {
             self.line += 1;
             if !self.buffer.trim_ascii().is_empty() {

@@ -25,6 +25,7 @@ mod zstd;
 pub(crate) use csv::CsvRows;
 use file::{FileReader, Found, Problem};
 pub use input::extension;
+pub(crate) use json::JsonLines;
 pub use literal::{Pairs, history};
 pub use report::{FileReport, ReadLog, ReadReport};
 

@@ -15,7 +15,7 @@ mod words;
 pub use trial::of_trial;
 
 use super::sheet::Sheet;
-use crate::records::Notice;
+use crate::records::{Notice, letter};
 use crate::stop::check;
 use anyhow::Result;
 use rayon::prelude::*;
@@ -123,11 +123,12 @@ impl<'a> Index<'a> {
     pub fn new(sheets: &'a [Sheet]) -> Self {
         let mut index = Self { sheets, by_length: BTreeMap::new(), questions: 0, too_short: 0 };
         for question in sheets.iter().flat_map(|sheet| &sheet.questions) {
-            let [a, b, c, d] = &question.options;
             let text = &question.question;
-            let plain = words(&format!("{text}\n{a}\n{b}\n{c}\n{d}"));
-            let lettered = words(&format!("{text}\nA. {a}\nB. {b}\nC. {c}\nD. {d}"));
-            let asked = words(&format!("{text}。选择 A: {a}, B: {b}, C: {c}, D: {d}"));
+            let options = question.options.iter().enumerate();
+            let lettered = options.map(|(i, option)| format!("\n{}. {option}", letter(i)));
+            let lettered = words(&format!("{text}{}", lettered.collect::<String>()));
+            let plain = words(&format!("{text}\n{}", question.options.join("\n")));
+            let asked = words(&question.listed());
             if plain.len() < FEWEST {
                 index.too_short += 1;
             } else {
@@ -229,7 +230,12 @@ mod tests {
     use std::collections::HashSet;
 
     fn question(id: &str, text: &str, options: [&str; 4]) -> SheetQuestion {
-        SheetQuestion { id: id.into(), question: text.into(), options: options.map(Into::into), answer: 'A' }
+        SheetQuestion {
+            id: id.into(),
+            question: text.into(),
+            options: options.map(Into::into).into(),
+            answer: 'A',
+        }
     }
 
     fn sheet(questions: Vec<SheetQuestion>) -> Vec<Sheet> {
@@ -344,7 +350,7 @@ mod tests {
             .map(|length| (length, spelled.iter().flat_map(|text| text.windows(length)).collect()))
             .collect();
         for (is_met, question) in found.is_met.iter().zip(sheets.iter().flat_map(|sheet| &sheet.questions)) {
-            let [a, b, c, d] = &question.options;
+            let [a, b, c, d] = question.options.as_slice() else { panic!("C-Eval has four options") };
             let text = &question.question;
             let forms = [
                 format!("{text}\n{a}\n{b}\n{c}\n{d}"),

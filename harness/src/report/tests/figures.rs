@@ -72,15 +72,16 @@ fn made_up() -> (Vec<TrialRecord>, Vec<TrialQuestion>) {
     }
     let mut questions = vec![];
     for trial in &trials {
-        for id in 0..trial.exams[0].questions {
-            let is_right = id < trial.exams[0].correct;
+        for id in 0..trial.exams[0].tally.questions {
+            let is_right = id < trial.exams[0].tally.correct;
             let record = QuestionRecord {
                 subject: if id < 50 { "数学".into() } else { "law".into() },
                 id: id.to_string(),
-                probabilities: [0.25; 4],
+                probabilities: vec![0.25; 4],
                 prediction: if is_right { 'A' } else { 'B' },
                 answer: 'A',
                 contaminated: None,
+                options: vec![],
             };
             questions.push(TrialQuestion {
                 trial: trial.trial,
@@ -257,7 +258,7 @@ fn wilson_intervals_do_not_shrink_with_seeds_that_answer_the_same_questions() {
     };
     let two = interval(&trials);
     trials.truncate(1);
-    trials[0].exams[0].correct = 40;
+    trials[0].exams[0].tally.correct = 40;
     let one = interval(&trials);
     assert_eq!((two.y, two.interval, two.seeds), (40.0, one.interval, 2));
 }

@@ -90,7 +90,7 @@ fn equal_labels_of_other_configurations_are_other_settings() {
 fn favoured_letters_are_not_knowledge() {
     // Five seeds that always say A, right 320 of 1,200 times, each with an exact p of 0.18.
     let mut trials: Vec<TrialRecord> = (1..=5).map(|seed| trial(seed, 2, 320, Status::Done)).collect();
-    trials.iter_mut().for_each(|t| t.exams[0].questions = 1200);
+    trials.iter_mut().for_each(|t| t.exams[0].tally.questions = 1200);
     let mut questions = answers(&trials);
     for (i, question) in questions.iter_mut().enumerate() {
         let place = i % 1200;

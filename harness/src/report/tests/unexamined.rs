@@ -59,12 +59,8 @@ fn without_exams_the_report_is_about_what_was_measured() {
 fn where_some_sat_exams_the_others_have_no_score() {
     let mut trials = trials();
     for trial in &mut trials[..2] {
-        trial.exams.push(ExamScore {
-            stage: "sft".into(),
-            correct: 90,
-            questions: 100,
-            ..ExamScore::default()
-        });
+        let tally = Tally::of_four(90, 100);
+        trial.exams.push(ExamScore { stage: "sft".into(), tally, ..ExamScore::default() });
     }
     // Of two seeds one was examined.
     trials.push(TrialRecord { exams: trials[0].exams.clone(), ..trial(1, 8, 90, Status::Done) });

@@ -1,13 +1,20 @@
-//! What a finished trial leaves behind: the plain records between running, examining and reporting.
+//! What a finished trial leaves behind: the plain records between running, examining and reporting, and what answers come to.
+
+mod analysis;
+mod csv;
+mod groups;
+mod tally;
+
+pub use analysis::{Analysis, GroupScore, LetterBias, analyse};
+pub use csv::QuestionTable;
+pub use groups::group_of;
+pub use tally::{GUESSING, Tally};
 
 use crate::track::number;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
 use uuid::Uuid;
-
-/// What guessing among four options scores.
-pub const GUESSING: f64 = 0.25;
 
 /// How a trial or a stage run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,10 +96,9 @@ pub struct ExamScore {
     /// The name of the exam's folder.
     #[serde(default)]
     pub run: String,
-    /// Questions answered correctly.
-    pub correct: u64,
-    /// Questions asked.
-    pub questions: u64,
+    /// Its answers.
+    #[serde(flatten)]
+    pub tally: Tally,
     /// Questions that stand in training text, and those of the others that were answered correctly; `None` where they
     /// were not looked for.
     #[serde(default)]
@@ -204,9 +210,10 @@ pub struct QuestionRecord {
     pub subject: String,
     /// The question's id in its sheet.
     pub id: String,
-    /// Probabilities of A, B, C, D as the next token, by softmax over the whole vocabulary; by cloze the mean one of
-    /// each option's text per byte.
-    pub probabilities: [f64; 4],
+    /// For each option, by letter the probability of its letter as the next token, by softmax over the whole vocabulary, as
+    /// mean over the rotations of options where they are rotated; otherwise the exponential of the score by which its text
+    /// is compared with the others'.
+    pub probabilities: Vec<f64>,
     /// The letter with the highest probability, the first of equals.
     pub prediction: char,
     /// The right letter.
@@ -214,4 +221,65 @@ pub struct QuestionRecord {
     /// Whether it stands in training text, where that was looked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contaminated: Option<bool>,
+    /// What each option's text scores; empty by letter, and where an older version sat the exam.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<OptionScore>,
+}
+
+/// The text of an option as the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct OptionScore {
+    /// Its log-probability behind the question: the sum over its tokens.
+    pub log_prob: f64,
+    /// The same behind an empty question.
+    pub unconditional: f64,
+    /// Its tokens behind the question.
+    pub tokens: u32,
+    /// Its bytes in UTF-8.
+    pub bytes: u32,
+}
+
+impl OptionScore {
+    /// Log-likelihood over tokens.
+    pub fn per_token(&self) -> f64 {
+        self.log_prob / f64::from(self.tokens)
+    }
+
+    /// Log-likelihood over bytes: it does not matter how many tokens the tokenizer makes of a word.
+    pub fn per_byte(&self) -> f64 {
+        self.log_prob / f64::from(self.bytes)
+    }
+
+    /// Log-likelihood minus the unconditional one: pointwise mutual information with the question (Brown et al. 2020,
+    /// section 2.4; Holtzman et al. 2021).
+    pub fn pmi(&self) -> f64 {
+        self.log_prob - self.unconditional
+    }
+}
+
+impl QuestionRecord {
+    /// Whether the answer is right.
+    pub fn is_right(&self) -> bool {
+        self.prediction == self.answer
+    }
+
+    /// Logarithm of what the right option has in [`Self::probabilities`].
+    pub fn log_prob(&self) -> f64 {
+        self.probabilities.get(place_of(self.answer)).map_or(f64::NAN, |p| p.ln())
+    }
+}
+
+/// The letter of an option: A of the first.
+pub fn letter(place: usize) -> char {
+    char::from(b'A' + place.min(25) as u8)
+}
+
+/// The way back of [`letter`].
+pub fn place_of(letter: char) -> usize {
+    (letter as usize).wrapping_sub('A' as usize)
+}
+
+/// The place of the highest number, the first of equals.
+pub fn best(of: &[f64]) -> usize {
+    (1..of.len()).fold(0, |best, i| if of[i] > of[best] { i } else { best })
 }

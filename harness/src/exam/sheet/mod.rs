@@ -1,16 +1,20 @@
-//! Question sheets: `<subject>_val.csv` with id, question, A, B, C, D, answer; `<subject>_dev.csv` solved ones.
+//! Question sheets: `<subject>_val.csv` with id, question, A, B, C, D, answer, or `.jsonl`; `<subject>_dev.*` solved ones.
 //!
-//! *Invariant:* every question has a text, four options and an answer among them; what a sheet holds beside that is
-//! refused, C-Eval's explanations aside.
+//! *Invariant:* every question has a text, two options at least and an answer among them; what a sheet holds beside that
+//! is refused, C-Eval's explanations aside.
 
-use crate::data::read::CsvRows;
+mod csv;
+mod json;
+
 use crate::data::world::{Question, World};
+use crate::records::{letter, place_of};
+use ::csv::Writer;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The columns of a sheet; the last one is for people.
-const KNOWN: [&str; 8] = ["id", "question", "A", "B", "C", "D", "answer", "explanation"];
+/// Most options: as many as there are letters.
+const MOST: usize = 26;
 
 /// The questions of one subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,140 +32,121 @@ pub struct SheetQuestion {
     pub id: String,
     /// What is asked.
     pub question: String,
-    /// The options A, B, C, D.
-    pub options: [String; 4],
+    /// The options A, B and so on.
+    pub options: Vec<String>,
     /// The right letter.
     pub answer: char,
 }
 
-/// Reads every `*_<split>.csv` of a folder, in order of subjects.
+impl SheetQuestion {
+    /// It with its options, as MiniMind puts it (eval_ceval.py).
+    pub fn listed(&self) -> String {
+        let listed = self.options.iter().enumerate().map(|(i, option)| format!("{}: {option}", letter(i)));
+        format!("{}。选择 {}", self.question, listed.collect::<Vec<_>>().join(", "))
+    }
+
+    /// The right option.
+    pub fn right(&self) -> &str {
+        self.options.get(place_of(self.answer)).map_or("", String::as_str)
+    }
+}
+
+/// The kinds of sheets, by the ends of their names.
+const KINDS: [&str; 2] = ["csv", "jsonl"];
+
+/// Reads every sheet of a folder that is named `<subject>_<split>`, in order of subjects.
 ///
 /// # Errors
 /// Where there is no sheet, or one is not sound, with its line.
 pub fn read_sheets(dir: &Path, split: &str) -> Result<Vec<Sheet>> {
-    let suffix = format!("_{split}.csv");
-    sheet_files(dir, split)?.iter().map(|path| read_sheet(path, &suffix)).collect()
+    let sheets: Vec<Sheet> =
+        sheet_files(dir, split)?.iter().map(|path| read_sheet(path, split)).collect::<Result<_>>()?;
+    for pair in sheets.windows(2) {
+        let subject = &pair[0].subject;
+        ensure!(
+            *subject != pair[1].subject,
+            "{}: {subject} has two sheets, expected one of {subject}_{split}.csv and {subject}_{split}.jsonl",
+            dir.display()
+        );
+    }
+    Ok(sheets)
 }
 
-/// Every `*_<split>.csv` of a folder, in order of subjects.
+/// Every `*_<split>.csv` and `*_<split>.jsonl` of a folder, in order of subjects.
 ///
 /// # Errors
 /// Where the folder cannot be read, or has no sheet.
 pub fn sheet_files(dir: &Path, split: &str) -> Result<Vec<PathBuf>> {
-    let suffix = format!("_{split}.csv");
     let entries = std::fs::read_dir(dir)
-        .with_context(|| format!("{}: expected a folder of <subject>{suffix} sheets", dir.display()))?;
+        .with_context(|| format!("{}: expected a folder of <subject>_{split}.csv sheets", dir.display()))?;
     let mut files: Vec<PathBuf> = vec![];
     for entry in entries {
         let path = entry.with_context(|| format!("{}: cannot be read", dir.display()))?.path();
-        if path.file_name().is_some_and(|n| n.to_string_lossy().ends_with(&suffix)) {
+        if KINDS.iter().any(|kind| subject_of(&path, split, kind).is_some()) {
             files.push(path);
         }
     }
     files.sort();
     if files.is_empty() {
-        bail!("{}: holds no <subject>{suffix} sheet", dir.display());
+        bail!("{}: holds no <subject>_{split}.csv sheet, nor <subject>_{split}.jsonl", dir.display());
     }
     Ok(files)
 }
 
-fn read_sheet(path: &Path, suffix: &str) -> Result<Sheet> {
+fn subject_of(path: &Path, split: &str, kind: &str) -> Option<String> {
+    let name = path.file_name()?.to_string_lossy();
+    Some(name.strip_suffix(&format!("_{split}.{kind}"))?.to_string())
+}
+
+fn read_sheet(path: &Path, split: &str) -> Result<Sheet> {
     let shown = path.display();
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let subject = name.strip_suffix(suffix).unwrap_or(&name).to_string();
-    ensure!(!subject.is_empty(), "{shown}: names no subject, expected <subject>{suffix}");
-    let mut rows = CsvRows::open(path)?;
-    let columns = Columns::of(rows.columns()).map_err(|why| anyhow!("{shown}:1: {why}"))?;
-    let mut questions = vec![];
-    let mut lines = BTreeMap::new();
-    while let Some(row) = rows.next().with_context(|| format!("{shown}: cannot be read further"))? {
-        let question = row.value.and_then(|cells| {
-            let question = columns.question(&cells)?;
-            match lines.insert(question.id.clone(), row.line) {
-                Some(line) => {
-                    Err(format!("the id {:?} is that of line {line}, expected another", question.id))
-                }
-                None => Ok(question),
-            }
+    let subject = |kind| subject_of(path, split, kind);
+    let (subject, is_csv) = match subject(KINDS[0]) {
+        Some(subject) => (subject, true),
+        None => (subject(KINDS[1]).unwrap_or_default(), false),
+    };
+    ensure!(!subject.is_empty(), "{shown}: names no subject, expected <subject>_{split}.csv");
+    let mut read = Read { path, questions: vec![], lines: BTreeMap::new() };
+    match is_csv {
+        true => csv::read(&mut read)?,
+        false => json::read(&mut read, &subject)?,
+    }
+    ensure!(!read.questions.is_empty(), "{shown}: has no question");
+    Ok(Sheet { subject, questions: read.questions })
+}
+
+/// What was read of a sheet.
+struct Read<'a> {
+    path: &'a Path,
+    questions: Vec<SheetQuestion>,
+    /// Where each id stands.
+    lines: BTreeMap<String, u64>,
+}
+
+impl Read<'_> {
+    /// Takes a question over, or says what is wrong with its row.
+    fn add(&mut self, line: u64, question: Result<SheetQuestion, String>) -> Result<()> {
+        let question = question.and_then(|question| match self.lines.insert(question.id.clone(), line) {
+            Some(line) => Err(format!("the id {:?} is that of line {line}, expected another", question.id)),
+            None => Ok(question),
         });
-        questions.push(question.map_err(|why| anyhow!("{shown}:{}: {why}", row.line))?);
+        self.questions.push(question.map_err(|why| anyhow!("{}:{line}: {why}", self.path.display()))?);
+        Ok(())
     }
-    ensure!(!questions.is_empty(), "{shown}: has no question");
-    Ok(Sheet { subject, questions })
 }
 
-/// Where the parts of a question stand in a row.
-struct Columns {
-    id: usize,
-    question: usize,
-    options: [usize; 4],
-    answer: usize,
-    /// Columns that must be empty, by their names.
-    unknown: Vec<(usize, String)>,
+/// The letter that a text names, of so many options.
+fn answer(text: &str, options: usize) -> Result<char, String> {
+    let found = (0..options).map(letter).find(|letter| text.trim() == letter.to_string());
+    found.ok_or_else(|| format!("the answer is {:?}, expected {}", text.trim(), expected(options)))
 }
 
-impl Columns {
-    fn of(names: &[String]) -> Result<Self, String> {
-        let column = |name: &str| {
-            let missing = || {
-                format!(
-                    "has the columns {} and no {name}, expected {}",
-                    names.join(","),
-                    KNOWN[..7].join(",")
-                )
-            };
-            names.iter().position(|n| n == name).ok_or_else(missing)
-        };
-        let unknown = names
-            .iter()
-            .enumerate()
-            .filter(|(_, name)| !KNOWN.contains(&name.as_str()))
-            .map(|(i, n)| (i, n.clone()));
-        Ok(Self {
-            id: column("id")?,
-            question: column("question")?,
-            options: [column("A")?, column("B")?, column("C")?, column("D")?],
-            answer: column("answer")?,
-            unknown: unknown.collect(),
-        })
-    }
-
-    /// The question of a row, which has as many cells as there are columns.
-    fn question(&self, cells: &[String]) -> Result<SheetQuestion, String> {
-        let filled = |place: usize, what: &str| match cells[place].trim() {
-            "" => Err(format!("the {what} is empty")),
-            _ => Ok(cells[place].clone()),
-        };
-        for (place, name) in &self.unknown {
-            let cell = cells[*place].trim();
-            if !cell.is_empty() {
-                let cell: String = cell.chars().take(40).collect();
-                return Err(match name.as_bytes() {
-                    [b'E'..=b'Z'] => {
-                        format!("has an option {name} ({cell:?}), expected four options, A to D")
-                    }
-                    _ => format!("the column {name:?} holds {cell:?}, expected {} only", KNOWN.join(",")),
-                });
-            }
-        }
-        let [a, b, c, d] = self.options;
-        Ok(SheetQuestion {
-            id: filled(self.id, "id")?,
-            question: filled(self.question, "question")?,
-            options: [
-                filled(a, "option A")?,
-                filled(b, "option B")?,
-                filled(c, "option C")?,
-                filled(d, "option D")?,
-            ],
-            answer: match cells[self.answer].trim() {
-                "A" => 'A',
-                "B" => 'B',
-                "C" => 'C',
-                "D" => 'D',
-                other => return Err(format!("the answer is {other:?}, expected A, B, C or D")),
-            },
-        })
+/// `A, B, C or D`.
+fn expected(options: usize) -> String {
+    let letters: Vec<String> = (0..options).map(|i| letter(i).to_string()).collect();
+    match letters.split_last() {
+        Some((last, rest)) if options <= 6 => format!("{} or {last}", rest.join(", ")),
+        _ => format!("A to {}", letter(options - 1)),
     }
 }
 
@@ -183,11 +168,16 @@ impl Sheet {
     /// # Errors
     /// Where the rows cannot be written as CSV.
     pub fn csv(&self) -> Result<Vec<u8>> {
-        let mut csv = csv::Writer::from_writer(vec![]);
-        csv.write_record(&KNOWN[..7])?;
+        let options = self.questions.iter().map(|q| q.options.len()).max().unwrap_or(4);
+        let mut csv = Writer::from_writer(vec![]);
+        let mut head: Vec<String> = ["id", "question"].map(String::from).into();
+        head.extend((0..options).map(|i| letter(i).to_string()));
+        csv.write_record(head.iter().map(String::as_str).chain(["answer"]))?;
         for q in &self.questions {
-            let [a, b, c, d] = &q.options;
-            csv.write_record([&q.id, &q.question, a, b, c, d, &q.answer.to_string()])?;
+            let mut row = vec![q.id.clone(), q.question.clone()];
+            row.extend((0..options).map(|i| q.options.get(i).cloned().unwrap_or_default()));
+            row.push(q.answer.to_string());
+            csv.write_record(row)?;
         }
         Ok(csv.into_inner()?)
     }
@@ -197,7 +187,7 @@ impl Sheet {
             id: i.to_string(),
             answer: q.letter(),
             question: q.question,
-            options: q.options,
+            options: q.options.into(),
         };
         Self { subject: subject.into(), questions: questions.into_iter().enumerate().map(question).collect() }
     }
@@ -247,6 +237,13 @@ mod tests {
             (after("1,q,a,b,c,d,\n"), "3: the answer is \"\", expected A, B, C or D"),
             (after("1,q,a,b,c,d,E\n"), "3: the answer is \"E\", expected A, B, C or D"),
             (after("1,q,a,b,c,d,AB\n"), "3: the answer is \"AB\", expected A, B, C or D"),
+            (error(b"id,question,A,B,answer\n0,q,a,b,C\n"), "2: the answer is \"C\", expected A or B"),
+            (error(b"id,question,A,B,C,answer\n0,q,a,b,,A\n"), "2: the option C is empty"),
+            (error(b"id,question,A,B,D,answer\n"), "1: has a column D and no C, expected options from A on"),
+            (
+                error(b"id,question,A,answer\n"),
+                "1: has the columns id,question,A,answer and no B, expected id,question,A,B,C,D,answer",
+            ),
             (after("1,,a,b,c,d,A\n"), "3: the question is empty"),
             (after("1,q,a,\" \",c,d,A\n"), "3: the option B is empty"),
             (after(",q,a,b,c,d,A\n"), "3: the id is empty"),
@@ -259,8 +256,8 @@ mod tests {
                 "3: text stands behind a closing quote; a quote inside a cell is doubled",
             ),
             (
-                error(b"id,question,A,B,C,D,E,answer\r\n0,q,a,b,c,d,,A\r\n1,q,a,b,c,d,e,A\r\n"),
-                "3: has an option E (\"e\"), expected four options, A to D",
+                error(b"id,question,A,B,C,D,E,F,answer\r\n0,q,a,b,c,d,,,A\r\n1,q,a,b,c,d,,f,A\r\n"),
+                "3: the option E is empty",
             ),
             (
                 error(b"id,question,A,B,C,D,answer,hint\n0,q,a,b,c,d,A,it is A\n"),
@@ -280,6 +277,12 @@ mod tests {
         assert_eq!(error(b""), "law_val.csv: the file is empty");
         let dir = tempfile::tempdir().unwrap();
         assert!(refused(dir.path()).contains("holds no <subject>_val.csv sheet"));
+        for (kind, sheet) in
+            [("csv", format!("{head}\n0,q,a,b,c,d,A\n")), ("jsonl", json::tests::QUESTION.to_string())]
+        {
+            std::fs::write(dir.path().join(format!("law_val.{kind}")), sheet).unwrap();
+        }
+        assert!(refused(dir.path()).contains("law has two sheets, expected one of"));
     }
 
     #[test]
@@ -298,22 +301,28 @@ mod tests {
     #[test]
     fn columns_stand_in_any_order_and_unknown_ones_may_be_empty() {
         let dir = tempfile::tempdir().unwrap();
-        let sheet = "answer,D,C,B,A,question,id,explanation,E\r\nC,d,c,\"b\nb\",a, q ,7,why,\r\n";
+        let sheet = "answer,D,C,B,A,question,id,explanation,E,\r\nC,d,c,\"b\nb\",a, q ,7,why,,\r\nE,d,c,b,a,q,8,,e,\r\n";
         std::fs::write(dir.path().join("law_val.csv"), sheet).unwrap();
         let question = SheetQuestion {
             id: "7".into(),
             question: " q ".into(),
-            options: ["a", "b\nb", "c", "d"].map(String::from),
+            options: ["a", "b\nb", "c", "d"].map(String::from).into(),
             answer: 'C',
         };
-        let expected = Sheet { subject: "law".into(), questions: vec![question] };
+        let five = SheetQuestion {
+            id: "8".into(),
+            question: "q".into(),
+            options: ["a", "b", "c", "d", "e"].map(String::from).into(),
+            answer: 'E',
+        };
+        assert_eq!((question.right(), five.right()), ("c", "e"));
+        let expected = Sheet { subject: "law".into(), questions: vec![question, five] };
         assert_eq!(read_sheets(dir.path(), "val").unwrap(), [expected]);
     }
 
     #[test]
     fn sheets_that_lost_something_are_refused() {
         for (case, expected) in [
-            ("seven", "law_val.csv:2: has an option E (\"e\"), expected four options, A to D"),
             ("unclosed", "law_val.csv:3: a quoted cell is never closed"),
             ("empty", "law_val.csv:2: the option B is empty"),
         ] {
