@@ -12,8 +12,11 @@ pub struct QuestionTable {
     has_texts: bool,
 }
 
+/// Reads something of an option's text.
+type Read<T> = fn(&OptionScore) -> T;
+
 /// How the texts of options are compared, by the names of columns.
-const NORMS: [(&str, fn(&OptionScore) -> f64); 4] = [
+const NORMS: [(&str, Read<f64>); 4] = [
     ("raw", |option| option.log_prob),
     ("token", OptionScore::per_token),
     ("byte", OptionScore::per_byte),
@@ -21,7 +24,7 @@ const NORMS: [(&str, fn(&OptionScore) -> f64); 4] = [
 ];
 
 /// What is known of an option's text, by the names of columns.
-const TEXTS: [(&str, fn(&OptionScore) -> String); 4] = [
+const TEXTS: [(&str, Read<String>); 4] = [
     ("log_prob", |o| csv_number(o.log_prob)),
     ("unconditional", |o| csv_number(o.unconditional)),
     ("tokens", |o| o.tokens.to_string()),
