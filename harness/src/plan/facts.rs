@@ -324,7 +324,7 @@ mod tests {
         let name = |change: &dyn Fn(&mut ExamConfig)| {
             let mut config = TrialConfig::default();
             change(&mut config.exam);
-            let facts = Reading::new(&config).facts(Stage::Exam, None, None, &vec![]);
+            let facts = Reading::new(&config).facts(Stage::Exam, &At::default(), None, None, &vec![]);
             (facts.name(), facts.keys.contains_key("exam.norm"), facts.keys.contains_key("exam.rotate"))
         };
         let letter = name(&|_| ());

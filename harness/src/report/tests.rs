@@ -224,8 +224,7 @@ fn exams_on_the_way_count_where_they_are_asked_for() {
             taken: Taken { at, averaged },
             tokens,
             run,
-            correct,
-            questions: 100,
+            tally: Tally::of_four(correct, 100),
             contaminated: None,
         }
     };
@@ -241,14 +240,14 @@ fn exams_on_the_way_count_where_they_are_asked_for() {
     let results = Results::new(&trials, &[]);
     let correct = |names: &[&str]| -> Vec<u64> {
         let columns: Vec<Column> = names.iter().map(|name| Column::find(name).unwrap()).collect();
-        results.observations(&columns).iter().map(|o| o.score.as_ref().unwrap().correct).collect()
+        results.observations(&columns).iter().map(|o| o.score.as_ref().unwrap().tally.correct).collect()
     };
     assert_eq!(correct(&[]), [40]);
     assert_eq!(correct(&["exam.stage"]), [20, 40]);
     assert_eq!(correct(&["exam.tokens"]), [30, 40]);
     assert_eq!(correct(&["at", "exam.stage"]), [10, 20, 30, 40]);
     assert_eq!(correct(&["averaged"]), [40, 50]);
-    assert_eq!(trials[0].last_exam().unwrap().correct, 40);
+    assert_eq!(trials[0].last_exam().unwrap().tally.correct, 40);
     let after = trials[0].exams.iter().map(ExamScore::after).collect::<Vec<_>>();
     assert_eq!(after[2..], ["sft, at 50 %", "sft", "sft, mean of 2 up to 100 %"]);
 }
