@@ -228,9 +228,9 @@ fn shots_and_sheets_are_checked_before_anything_is_trained() {
     ));
     sweep(&[named("s", &asked), named("dev", "nope")]);
     refused("exam.dev_sheets: nope: expected a folder of <subject>_dev.csv sheets");
-    let seven = path(&sheets, "seven");
-    sweep(&[named("s", &seven)]);
-    refused(&format!("exam.sheets: {seven}/law_val.csv:2: has an option E"));
+    let unclosed = path(&sheets, "unclosed");
+    sweep(&[named("s", &unclosed)]);
+    refused(&format!("exam.sheets: {unclosed}/law_val.csv:3: a quoted cell is never closed"));
 }
 
 #[test]

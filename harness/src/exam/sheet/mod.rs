@@ -330,4 +330,11 @@ mod tests {
             assert_eq!(refused(&dir), expected);
         }
     }
+
+    #[test]
+    fn all_of_seven_options_are_asked() {
+        let Some(dir) = shared("cases/16_sheets/seven") else { return };
+        let sheets = read_sheets(&dir, "val").unwrap();
+        assert_eq!(sheets[0].questions[0].options, ["a", "b", "c", "d", "e", "f", "g"]);
+    }
 }
