@@ -2,6 +2,8 @@
 
 use std::io;
 use std::time::Duration;
+use ureq::http::HeaderMap;
+use ureq::http::header::RETRY_AFTER;
 use ureq::{Agent, Error};
 
 /// Longest wait for a connection, the handshake of TLS with it.
@@ -41,6 +43,12 @@ pub fn interrupted(error: &io::Error) -> String {
         Some(inner) => trouble(inner),
         None => error.to_string(),
     }
+}
+
+/// When a server wants to be asked again, where it says so in seconds.
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
 }
 
 #[cfg(test)]

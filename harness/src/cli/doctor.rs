@@ -2,8 +2,8 @@
 
 use super::say;
 use crate::execute::gpus::Gpus;
-use crate::execute::limits::size;
 use crate::system::{available_memory, proc_bytes};
+use crate::track::size;
 use anyhow::Result;
 use clap::Args;
 use model::backend::cpu::{gemm, matrix_peak};

@@ -2,9 +2,9 @@
 
 use super::{note, say};
 use crate::exam::sheet_files;
-use crate::fetch::{Fetched, Hub, Kind, Wanted, fetch as fetch_from, parts_of, shown};
+use crate::fetch::{Fetched, Hub, Kind, Wanted, fetch as fetch_from, parts_of};
 use crate::fsutil::shell_word;
-use crate::track::{Board, counted};
+use crate::track::{Board, counted, size};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -75,7 +75,7 @@ pub fn fetch(args: &FetchArgs) -> Result<bool> {
         return Ok(true);
     }
     let Fetched { repository, commit, files, .. } = &fetched;
-    let (count, bytes) = (counted(files.len(), "file"), shown(fetched.bytes()));
+    let (count, bytes) = (counted(files.len(), "file"), size(fetched.bytes()));
     say(format!("{}: {count}, {bytes}, {repository} at {commit:.12}", out.display()))?;
     match next(&out) {
         Some(command) => say(format!("next: {command}")),

@@ -1,12 +1,11 @@
 //! The verb `gc`: clears away stage runs which no sweep and no record of a run refers to.
 
 use super::{ReadArgs, note, say};
-use crate::execute::limits::size;
 use crate::plan::StageGraph;
 use crate::run::{Layers, Work};
 use crate::runs::gc::{Garbage, find, finish_removals, names, remove};
 use crate::runs::recorded::{Owner, RECORD, Record};
-use crate::track::{counted, table};
+use crate::track::{counted, size, table};
 use anyhow::Result;
 use clap::Args;
 use std::collections::{BTreeMap, BTreeSet};

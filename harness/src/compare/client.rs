@@ -1,6 +1,6 @@
 //! Asks a model of a server that speaks OpenAI's protocol.
 
-use crate::net::{agent, trouble};
+use crate::net::{agent, retry_after, trouble};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -150,9 +150,7 @@ impl Client {
         }
         let mut response = request.send(body).map_err(network)?;
         let status = response.status();
-        let retry_after = response.headers().get(header::RETRY_AFTER);
-        let retry_after = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
-        let retry_after = retry_after.map(Duration::from_secs);
+        let retry_after = retry_after(response.headers());
         let text = response.body_mut().with_config().limit(LONGEST).read_to_string().map_err(network)?;
         let answer: Value = serde_json::from_str(&text).unwrap_or_default();
         if status == StatusCode::OK {

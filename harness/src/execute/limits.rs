@@ -2,6 +2,7 @@
 
 use crate::config::Stage;
 use crate::system::memory_of;
+use crate::track::size;
 use anyhow::{Result, bail};
 use bytesize::ByteSize;
 use std::time::{Duration, Instant};
@@ -109,11 +110,6 @@ impl Watched {
             false => Verdict::End,
         }
     }
-}
-
-/// A size for people: `1.5 GiB`.
-pub fn size(bytes: u64) -> String {
-    ByteSize(bytes).display().iec().to_string()
 }
 
 /// Reads `90` (seconds), `30m`, `2h` or `1h 30m`.

@@ -5,6 +5,7 @@
 use super::hub::{Digest, Entry, Hub, Repo, Trouble, Waits};
 use crate::fsutil::hex;
 use crate::net::interrupted;
+use crate::track::size;
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest as _, Sha256};
 use std::fs::{self, File, OpenOptions};
@@ -212,13 +213,12 @@ fn disk_is_full(error: io::Error) -> anyhow::Error {
 /// Fails before anything is downloaded where `needed` more bytes do not fit beside `dir`.
 pub fn check_room(dir: &Path, needed: u64) -> Result<()> {
     let free = fs4::available_space(dir).unwrap_or(u64::MAX);
-    let shown = |bytes: u64| bytesize::ByteSize(bytes).display().iec().to_string();
     ensure!(
         needed <= free,
         "{}: {} are free, expected {} more; make room, or name another place with --out",
         dir.display(),
-        shown(free),
-        shown(needed)
+        size(free),
+        size(needed)
     );
     Ok(())
 }

@@ -3,7 +3,7 @@
 //! *Invariant:* the token goes to the scheme, host and port of the endpoint only, and into no message.
 
 use crate::fsutil::{hex, sha256};
-use crate::net::{agent, trouble};
+use crate::net::{agent, retry_after, trouble};
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::env;
@@ -11,9 +11,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use ureq::http::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, ETAG, LOCATION, RANGE, RETRY_AFTER,
-};
+use ureq::http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, ETAG, LOCATION, RANGE};
 use ureq::http::{HeaderMap, Method, Request, Response, Uri};
 use ureq::{Agent, Body};
 
@@ -319,7 +317,7 @@ impl Hub {
         let status = response.status().as_u16();
         let header = |name: &str| response.headers().get(name).and_then(|text| text.to_str().ok());
         let code = header("x-error-code").unwrap_or_default().to_owned();
-        let seconds = header(RETRY_AFTER.as_str()).and_then(|text| text.trim().parse().ok());
+        let wait = retry_after(response.headers());
         let said = header("x-error-message").map(|said| format!(" ({})", first_line(said)));
         let said = said.unwrap_or_default();
         let datasets = if repo.kind == Kind::Dataset { "datasets/" } else { "" };
@@ -346,7 +344,7 @@ impl Hub {
                     429 => "the hub asks to come less often (429)".to_owned(),
                     _ => format!("the hub answers {status}"),
                 };
-                Trouble::Busy(why + &said, seconds.map(Duration::from_secs))
+                Trouble::Busy(why + &said, wait)
             }
             _ => {
                 let text = response.body_mut().with_config().limit(1000).read_to_string();

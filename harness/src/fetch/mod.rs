@@ -15,7 +15,7 @@ pub use hub::{Digest, Entry, Hub, Kind, Listing, Missing, Repo};
 
 use crate::fsutil::folder::whole;
 use crate::fsutil::{create_dir, read_text, write_atomic};
-use crate::track::Progress;
+use crate::track::{Progress, size};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use download::{Store, check_room, hold, rename};
 use glob::Pattern;
@@ -324,18 +324,13 @@ fn download_all(store: &Store, entries: &[Entry], progress: &dyn Progress) -> Re
         let mut tell = |bytes: u64| {
             let (done, seconds) = (before + bytes, began.elapsed().as_secs_f64());
             let speed = done.saturating_sub(here) as f64 / seconds.max(1e-3);
-            progress.update(done, &format!("{}, {}/s", entry.path, shown(speed as u64)));
+            progress.update(done, &format!("{}, {}/s", entry.path, size(speed as u64)));
         };
         places.push(store.fetch(entry, &mut tell)?);
         before += store.present(entry);
     }
     progress.finish("");
     Ok(places)
-}
-
-/// Bytes for people: `104.0 MiB`.
-pub fn shown(bytes: u64) -> String {
-    bytesize::ByteSize(bytes).display().iec().to_string()
 }
 
 /// Gives the files the names that they have in the repository.

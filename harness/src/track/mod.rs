@@ -12,5 +12,5 @@ mod table;
 pub use board::Board;
 pub use events::Events;
 pub use metrics::{Metrics, MetricsRow, Split, csv_number};
-pub use progress::{Progress, Silent, counted, number, time};
+pub use progress::{Progress, Silent, counted, number, size, time};
 pub use table::table;

@@ -51,6 +51,11 @@ pub fn time(seconds: f64) -> String {
     }
 }
 
+/// A size for people: `1.5 GiB`.
+pub fn size(bytes: u64) -> String {
+    bytesize::ByteSize(bytes).display().iec().to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
