@@ -194,6 +194,38 @@ fn exam_questions_in_training_text_are_listed_and_left_out_of_a_second_score() {
     let summary = fs::read_to_string(dir.join("results/mixed/tables/summary.md")).unwrap();
     assert!(summary.contains("| accuracy, clean (%) |"), "{summary}");
     assert_eq!(column("summary.csv", "accuracy_clean_mean"), column("trials.csv", "exam_accuracy_clean"));
+    // Both trials found it in one search, which later exams of the same data go by: on the way of a stage, in means of
+    // weights and at its end all rows of the stage count.
+    let data = only(&dir.join("runs"), "data");
+    let kept: Vec<_> = fs::read_dir(data.join("contamination")).unwrap().map(|f| f.unwrap().path()).collect();
+    let kept: Vec<_> = kept.iter().filter(|path| path.extension().is_some_and(|e| e == "json")).collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    let once = fs::read_to_string(kept[0]).unwrap();
+    fs::write(kept[0], once.replace("\"texts\":2", "\"texts\":7")).unwrap();
+    run(&["--set", "exam.at=[0.25, 0.5, 1.0]", "--set", "exam.average_last=2"]);
+    let exams: Vec<_> = stage_runs(&dir.join("runs"))
+        .into_iter()
+        .filter(|run| run.join("contamination.csv").exists())
+        .collect();
+    // Two trials: the first exam of each, then one at each share and the mean.
+    assert_eq!(exams.len(), 2 + 2 * 4);
+    let met = |run: &Path| fs::read_to_string(run.join("contamination.csv")).unwrap();
+    assert_eq!(exams.iter().filter(|run| met(run).contains("law,0,pretrain,web,web.jsonl,7\n")).count(), 8);
+    let (trials, answers) = (column("trials.csv", "trial"), column("questions.csv", "trial"));
+    let takens =
+        |file: &str| column(file, "at").into_iter().zip(column(file, "averaged")).collect::<Vec<_>>();
+    let (of_trials, of_answers) = (takens("trials.csv"), takens("questions.csv"));
+    let (right, answer) = (column("questions.csv", "prediction"), column("questions.csv", "answer"));
+    let told = column("questions.csv", "contaminated");
+    assert_eq!((trials.len(), answers.len()), (8, 48));
+    for row in 0..8 {
+        let of = |name: &str| column("trials.csv", name)[row].clone();
+        let clean = (0..48).filter(|&i| answers[i] == trials[row] && of_answers[i] == of_trials[row]);
+        let clean: Vec<usize> = clean.filter(|&i| told[i] == "false").collect();
+        let correct = clean.iter().filter(|&&i| right[i] == answer[i]).count();
+        assert_eq!((of("exam_contaminated"), clean.len()), ("2".into(), 4), "{:?}", of_trials[row]);
+        assert_eq!(of("exam_correct_clean"), correct.to_string(), "{:?}", of_trials[row]);
+    }
     // A source that is left out is not trained on, and nothing is looked for where nobody asks.
     let alone = SWEEP.replace("books = 1.0 }", "books = 0 }").replace("[1.0, 3.0]", "[1.0]");
     fs::write(dir.join("alone.toml"), alone.replace("\"mixed\"", "\"alone\"")).unwrap();

@@ -245,8 +245,11 @@ pub fn outputs(dir: &Path) -> Result<Vec<Output>> {
     Ok(found)
 }
 
-/// What belongs to the running of a stage, not to its results.
-const RUNNING: [&str; 8] = [
+/// The folder in that of prepared data in which exams keep which of their questions stand in it.
+pub const CONTAMINATION: &str = "contamination";
+
+/// What belongs to the running of a stage, or was laid beside its results later.
+const RUNNING: [&str; 9] = [
     MANIFEST,
     "config.toml",
     "log.txt",
@@ -255,6 +258,7 @@ const RUNNING: [&str; 8] = [
     "claim.json",
     "length.txt",
     "checkpoints",
+    CONTAMINATION,
 ];
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 //! Sheets and texts flow in; which questions were met, where, and in how many texts flows out. *Invariant:* time grows
 //! with the text alone; memory holds the questions' word sequences and a few rows of text.
 
+mod kept;
 mod trial;
 mod words;
 
@@ -108,6 +109,9 @@ impl Contamination {
     }
 }
 
+/// How many texts of each place met a question, by its number in the order of the sheets.
+type Found = BTreeMap<(u32, Arc<Place>), u64>;
+
 /// The word sequences of an exam's questions.
 pub struct Index<'a> {
     sheets: &'a [Sheet],
@@ -167,7 +171,15 @@ impl<'a> Index<'a> {
         texts: impl Iterator<Item = Result<(Arc<Place>, String)>>,
         stop: &AtomicBool,
     ) -> Result<Contamination> {
-        let mut found: BTreeMap<(u32, Arc<Place>), u64> = BTreeMap::new();
+        Ok(self.contamination(self.find(texts, stop)?))
+    }
+
+    fn find(
+        &self,
+        texts: impl Iterator<Item = Result<(Arc<Place>, String)>>,
+        stop: &AtomicBool,
+    ) -> Result<Found> {
+        let mut found = Found::new();
         let mut texts = texts.peekable();
         while texts.peek().is_some() {
             check(stop)?;
@@ -179,10 +191,10 @@ impl<'a> Index<'a> {
                 }
             }
         }
-        Ok(self.contamination(found))
+        Ok(found)
     }
 
-    fn contamination(&self, found: BTreeMap<(u32, Arc<Place>), u64>) -> Contamination {
+    fn contamination(&self, found: Found) -> Contamination {
         let of_sheet = |sheet: &'a Sheet| sheet.questions.iter().map(move |question| (sheet, question));
         let questions: Vec<_> = self.sheets.iter().flat_map(of_sheet).collect();
         let mut is_met = vec![false; self.questions];

@@ -1,6 +1,6 @@
 //! The text that a trial's model was trained on, from its prepared data.
 
-use super::{Contamination, Index, Place};
+use super::{Contamination, Found, Index, Place, kept};
 use crate::config::{TrainStage, TrialConfig, recipe};
 use crate::data::prepare::{Prepared, TRAIN};
 use crate::data::{Store, Tokenizer};
@@ -8,6 +8,7 @@ use crate::exam::Sheet;
 use crate::fsutil::read_text;
 use anyhow::Result;
 use serde::Deserialize;
+use std::cell::LazyCell;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,8 +21,8 @@ struct Summary {
 }
 
 /// Looks for the questions of an exam in all rows to train on of the stages up to `last`, whether or not those were
-/// long enough to reach every row. `data` is the folder of the prepared data. Held-out rows, and sources that are mixed
-/// in with nothing, were not trained on.
+/// long enough, or had come far enough, to reach every row. `data` is the folder of the prepared data, which keeps what
+/// is found. Held-out rows, and sources that are mixed in with nothing, were not trained on.
 ///
 /// # Errors
 /// Where the prepared data cannot be read; [`crate::stop::Stopped`] once `stop` is set.
@@ -33,14 +34,23 @@ pub fn of_trial(
     sheets: &[Sheet],
     stop: &AtomicBool,
 ) -> Result<Contamination> {
-    let spelled = Spelled::of(tokenizer);
-    let stages: Vec<Stage> = recipe(config)
-        .into_iter()
-        .filter(|stage| *stage <= last)
-        .map(|stage| Stage::open(config, stage, &data.join(stage.name())))
-        .collect::<Result<_>>()?;
-    let texts = stages.iter().flat_map(|stage| stage.texts(&spelled)).map(Ok);
-    Index::new(sheets).search(texts, stop)
+    let index = Index::new(sheets);
+    let spelled = LazyCell::new(|| Spelled::of(tokenizer));
+    let mut found = Found::new();
+    for stage in recipe(config).into_iter().filter(|stage| *stage <= last) {
+        let search = || {
+            let stage = Stage::open(stage, &data.join(stage.name()))?;
+            index.find(stage.texts(&spelled).map(Ok), stop)
+        };
+        let shares = config.data.shares(stage);
+        let is_trained_on = |source: &str| {
+            let has_share = |(name, share): &(String, f64)| name == source && *share > 0.0;
+            source.is_empty() || shares.as_ref().is_none_or(|shares| shares.iter().any(has_share))
+        };
+        let met = kept::of_stage(data, stage.name(), &index, stop, search)?;
+        found.extend(met.into_iter().filter(|((_, place), _)| is_trained_on(&place.source)));
+    }
+    Ok(index.contamination(found))
 }
 
 /// What each token spells; special ones set texts apart.
@@ -58,15 +68,15 @@ impl Spelled {
     }
 }
 
-/// The documents that a stage trains on.
+/// The documents that a stage may train on.
 struct Stage {
     store: Store,
-    /// Those of each place that are trained on.
+    /// Those of each place.
     places: Vec<(Arc<Place>, Range<usize>)>,
 }
 
 impl Stage {
-    fn open(config: &TrialConfig, stage: TrainStage, dir: &Path) -> Result<Self> {
+    fn open(stage: TrainStage, dir: &Path) -> Result<Self> {
         let store = Store::open(&dir.join(TRAIN))?;
         // Data that was prepared by earlier versions does not tell its files.
         let summary = read_text(&dir.join("summary.json"));
@@ -74,10 +84,6 @@ impl Stage {
             .ok()
             .and_then(|text| serde_json::from_str::<Summary>(&text).ok())
             .map(|found| found.prepared);
-        let shares = config.data.shares(stage);
-        let has_share = |name: &str| {
-            shares.as_ref().is_none_or(|shares| shares.iter().any(|(of, share)| of == name && *share > 0.0))
-        };
         let place = |source: &str, file: &str| {
             Arc::new(Place { stage: stage.name().into(), source: source.into(), file: file.into() })
         };
@@ -100,9 +106,7 @@ impl Stage {
                 };
                 left -= documents;
                 let end = begin + documents as usize;
-                if source.is_empty() || has_share(source) {
-                    places.push((place(source, &file), begin..end));
-                }
+                places.push((place(source, &file), begin..end));
                 begin = end;
             }
         }
