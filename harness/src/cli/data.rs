@@ -278,6 +278,7 @@ fn write_world(world: &World, out: &Path) -> Result<()> {
     };
     let json = |row: Row| match row {
         Row::Text(text) => serde_json::json!({ "text": text }),
+        Row::Labelled { text, labels } => serde_json::json!({ "text": text, "labels": labels }),
         Row::Chat(turns) => {
             serde_json::json!({ "conversations": turns.iter().map(turn).collect::<Vec<_>>() })
         }

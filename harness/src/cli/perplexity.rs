@@ -105,7 +105,7 @@ fn read(args: &PerplexityArgs, tokenizer: &Tokenizer, needed: usize) -> Result<V
         let (document, _) = match row? {
             Row::Text(text) => tokenizer.document(&text, special)?,
             Row::Chat(messages) => tokenizer.conversation_document(&messages, special)?,
-            Row::Preference { .. } => continue, // files of pretraining texts have none
+            Row::Preference { .. } | Row::Labelled { .. } => continue, // files of pretraining texts have none
         };
         ids.extend(document);
         if ids.len() > needed {

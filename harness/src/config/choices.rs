@@ -12,6 +12,25 @@ pub enum Source {
     World,
     /// The files named by `data.pretrain`, `data.sft` and `data.dpo`.
     Files,
+    /// A probe: k-hop induction.
+    Hops,
+    /// A probe: associative recall.
+    Recall,
+    /// A probe: knowledge capacity.
+    Capacity,
+}
+
+impl Source {
+    /// As it is written.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::World => "world",
+            Self::Files => "files",
+            Self::Hops => "hops",
+            Self::Recall => "recall",
+            Self::Capacity => "capacity",
+        }
+    }
 }
 
 /// What happens to a row that cannot be read.

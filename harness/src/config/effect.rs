@@ -6,8 +6,8 @@
 use super::keys::{keys, sections};
 use super::layers::get;
 use super::{
-    Answer, OptimizerKind, RowStyle, Schedule, Source, TRAINING, TrainStage, Training, TrialConfig, recipe,
-    source_key,
+    Answer, OptimizerKind, PROBES, ProbeSpec, RowStyle, Schedule, Source, TRAINING, TrainStage, Training,
+    TrialConfig, recipe, source_key,
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -98,7 +98,7 @@ fn of_stage_runs(config: &TrialConfig) -> Found {
             }
         }
     }
-    if config.data.source == Source::World {
+    if config.data.source != Source::Files {
         let keys = [
             "on_bad_row",
             "unknown_keys",
@@ -108,7 +108,12 @@ fn of_stage_runs(config: &TrialConfig) -> Found {
             "history_chars",
             "max_rows",
         ];
-        found.add_in("data", &keys, "data.source = \"world\" is not read from files");
+        let why = format!("data.source = \"{}\" is not read from files", config.data.source.word());
+        found.add_in("data", &keys, why);
+    }
+    if let Some(probe) = config.probe() {
+        let keys = ["rows", "special_tokens_in_text", "val_share"];
+        found.add_in("data", &keys, format!("data.source = \"{}\" makes all of its rows", probe.name));
     }
     found
 }
@@ -183,7 +188,8 @@ fn of_training(config: &TrialConfig, stage: TrainStage, t: &Training, found: &mu
     if config.model.tie_embeddings {
         add(&["head_lr", "head_decay"], "model.tie_embeddings = true makes the embedding the head".into());
     }
-    if config.data.val_share == 0.0 && stage.val_files(&config.data).is_none() {
+    let has_share = config.data.val_share > 0.0 || config.probe().is_some();
+    if !has_share && stage.val_files(&config.data).is_none() {
         add(&["val_tokens", "val_every_tokens"], "data.val_share = 0 holds nothing out".into());
     }
     if stage.compares_answers() {
@@ -221,6 +227,11 @@ fn of_trials(config: &TrialConfig, found: &mut Found) {
     if exam.average_last < 2 {
         found.comes_to("exam.average_last", 0, "the mean of less than 2 is none");
     }
+    if let Some(probe) = config.probe() {
+        let keys = ["answer", "norm", "rotate", "shots", "dev_sheets", "system"];
+        found.add_in("exam", &keys, format!("data.source = \"{}\" asks in its own words", probe.name));
+        return;
+    }
     if exam.answer == Answer::Letter {
         found.add(&["exam.norm"], "exam.answer = \"letter\" compares no texts");
     } else {
@@ -233,6 +244,12 @@ fn of_trials(config: &TrialConfig, found: &mut Found) {
 
 fn of_data(config: &TrialConfig, trains_tokenizer: bool, found: &mut Found) {
     let data = &config.data;
+    for probe in PROBES.iter().filter(|probe| probe.source != data.source) {
+        found.section(probe.name, &format!("data.source = \"{}\" has no such probe", data.source.word()));
+    }
+    if let Some(probe) = config.probe() {
+        return of_probe(config, probe, found);
+    }
     if data.rows == RowStyle::Minimind {
         found.add(&["data.special_tokens_in_text"], "data.rows = \"minimind\" makes control tokens of them");
     }
@@ -285,6 +302,17 @@ fn of_data(config: &TrialConfig, trains_tokenizer: bool, found: &mut Found) {
     let mixed: Vec<&str> = enabled.iter().flat_map(|stage| stage.files(data).1.names()).collect();
     for name in data.mix.keys().filter(|name| !mixed.contains(&name.as_str())) {
         found.add(&[&source_key("data.mix", Some(name))], "no stage that is trained has this source");
+    }
+}
+
+fn of_probe(config: &TrialConfig, probe: &ProbeSpec, found: &mut Found) {
+    let no_world = format!("data.source = \"{}\" has no world", probe.name);
+    found.section("world", &no_world);
+    found.add(&["tokenizer.train_chars"], no_world);
+    if !config.exam.enabled {
+        let is_unread = |key: &&str| !probe.rows.contains(key) && !probe.vocabulary.contains(key);
+        let unread: Vec<&str> = probe.exam.iter().copied().filter(is_unread).collect();
+        found.add(&unread, "exam.enabled = false leaves the exam out");
     }
 }
 

@@ -12,6 +12,7 @@ mod identity;
 mod keys;
 mod layers;
 mod presets;
+mod probe;
 #[cfg(test)]
 mod reference;
 mod schema;
@@ -31,6 +32,7 @@ pub use identity::{canonical_json, identity};
 pub use keys::{KeySpec, Kind, Section, UNSET, did_you_mean, find, keys, largest, sections, unknown_key};
 pub use layers::{Layer, Overrides, Setting, Settings, load, load_layers};
 pub use presets::PRESETS;
+pub use probe::{CapacityConfig, HopsConfig, PROBES, ProbeSpec, RecallConfig};
 pub use schema::{closed, definitions, document, refer, table_of, trial_schema, value_of};
 pub use sources::{Sources, is_source_name, source_key};
 pub use stage::{RowKind, Stage, StageFiles, TRAINING, TrainSpec, TrainStage, WORLD, recipe};
@@ -234,7 +236,7 @@ section! {
 section! {
     /// `[data]`: files, filters and the held-out share.
     pub struct DataConfig {
-        /// `world` (built in) or `files`.
+        /// `world` (built in), `files`, or a probe: `hops`, `recall` or `capacity`.
         pub source: Source = Source::World,
         /// Files or globs of pretraining text: a list, or lists by the names of their sources, as in
         /// `{ web = ["web/*.jsonl"], books = ["books.txt"] }`.
@@ -401,8 +403,14 @@ section! {
         pub tokenizer: TokenizerConfig = TokenizerConfig::default(),
         /// Files, filters and the held-out share.
         pub data: DataConfig = DataConfig::default(),
-        /// The built-in world.
+        /// The built-in world, for `data.source = "world"`.
         pub world: WorldConfig = WorldConfig::default(),
+        /// The probe of k-hop induction (Sanford, Hsu, Telgarsky 2024), for `data.source = "hops"`.
+        pub hops: HopsConfig = HopsConfig::default(),
+        /// The probe of associative recall (MQAR; Arora et al. 2023), for `data.source = "recall"`.
+        pub recall: RecallConfig = RecallConfig::default(),
+        /// The probe of knowledge capacity (Allen-Zhu, Li 2024), for `data.source = "capacity"`.
+        pub capacity: CapacityConfig = CapacityConfig::default(),
         /// Next-token prediction over text.
         pub pretrain: Pretrain = Pretrain::with(Training::default()),
         /// Supervised fine-tuning on conversations.
@@ -473,6 +481,11 @@ impl TrialConfig {
             (true, []) => trained.last().copied().into_iter().collect(),
             (true, after) => trained.into_iter().filter(|stage| after.contains(stage)).collect(),
         }
+    }
+
+    /// What the rows of a stage's data are.
+    pub fn rows(&self, stage: TrainStage) -> RowKind {
+        if self.probe().is_some() { RowKind::Labelled } else { stage.rows() }
     }
 
     /// What a training stage costs, by the document.

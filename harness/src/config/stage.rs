@@ -35,6 +35,8 @@ pub enum RowKind {
     Conversations,
     /// Preference pairs.
     Preferences,
+    /// Sequences of words with what is to be said behind each, as probes have them.
+    Labelled,
 }
 
 impl fmt::Display for RowKind {
@@ -43,6 +45,7 @@ impl fmt::Display for RowKind {
             Self::Pretrain => "pretraining text",
             Self::Conversations => "conversations",
             Self::Preferences => "preference pairs",
+            Self::Labelled => "labelled sequences",
         })
     }
 }

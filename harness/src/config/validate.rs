@@ -1,6 +1,7 @@
 //! Whether a trial can be run at all: everything wrong with it, found before anything starts.
 
 use super::keys::{KeySpec, Section, sections};
+use super::probe;
 use super::{
     AnswerLoss, DataConfig, RowStyle, Source, Sources, TRAINING, TokenizerConfig, TrainSpec, Training,
     TrialConfig, did_you_mean, is_source_name, recipe, source_key,
@@ -70,6 +71,8 @@ impl TrialConfig {
         checks.lora(self);
         checks.data(self);
         checks.exam(self);
+        let of_probe = probe::problems(self, &checks.0);
+        checks.0.extend(of_probe);
         checks.0
     }
 
@@ -120,7 +123,7 @@ impl Checks {
     fn tokenizer(&mut self, config: &TrialConfig) {
         let entries = config.model.vocab_size;
         let least = TokenizerConfig::SMALLEST_VOCAB;
-        if config.tokenizer.path.is_none() && entries < least {
+        if config.tokenizer.path.is_none() && config.probe().is_none() && entries < least {
             let problem = format!(
                 "is {entries}, expected at least {least} for a tokenizer that is trained: 256 bytes and {} special tokens",
                 least - 256
@@ -159,7 +162,7 @@ impl Checks {
             self.files(data, spec, is_enabled);
         }
         self.mix(config);
-        if data.source == Source::World {
+        if data.source != Source::Files {
             return;
         }
         let trains_tokenizer = config.tokenizer.path.is_none();
@@ -173,9 +176,10 @@ impl Checks {
     fn files(&mut self, data: &DataConfig, spec: &TrainSpec, is_enabled: bool) {
         let own = &spec.files[0];
         for (key, sources) in [(own.key, (own.train)(data)), (own.val_key, (own.val)(data))] {
-            if data.source == Source::World && !sources.is_empty() {
-                let problem = "names files, but data.source = \"world\"; set data.source = \"files\"";
-                self.fail(key, problem.into());
+            if data.source != Source::Files && !sources.is_empty() {
+                let is = data.source.word();
+                let problem = format!("names files, but data.source = \"{is}\"; set data.source = \"files\"");
+                self.fail(key, problem);
             } else {
                 self.sources(key, sources);
             }

@@ -87,7 +87,7 @@ impl ChatTemplate {
     pub fn text(&self, row: &Row) -> Result<String> {
         match row {
             Row::Chat(messages) => self.render(messages),
-            Row::Text(_) | Row::Preference { .. } => Ok(row.chars().collect()),
+            Row::Text(_) | Row::Preference { .. } | Row::Labelled { .. } => Ok(row.chars().collect()),
         }
     }
 

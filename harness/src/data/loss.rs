@@ -1,7 +1,7 @@
 //! Which ids of a document carry loss: all of a text, or answers, which each id of a conversation tells by a mark.
 
 use super::store::Store;
-use super::{Conversation, Message};
+use super::{Conversation, Kind, Message};
 use crate::config::AnswerLoss;
 use model::Sequence;
 
@@ -57,11 +57,16 @@ pub enum RowLoss {
         /// Ids of `<s>assistant`.
         marker: Vec<u32>,
     },
+    /// None as such: of a labelled sequence what is to be said stands beside its ids.
+    Labels,
 }
 
 impl RowLoss {
     /// The loss on the documents of a store.
     pub fn of(store: &Store, answers: AnswerLoss) -> Self {
+        if store.info().kind == Kind::Labelled {
+            return Self::Labels;
+        }
         if store.info().has_marks() {
             return Self::Answers(answers);
         }
@@ -75,6 +80,7 @@ impl RowLoss {
     pub fn mask(&self, ids: &[u32], marks: &[u8]) -> Vec<bool> {
         match self {
             Self::Text => vec![true; ids.len()],
+            Self::Labels => vec![false; ids.len()],
             Self::Answers(answers) => answer_mask(marks, *answers),
             Self::Minimind { marker } => {
                 let found = (0..ids.len()).rfind(|&at| ids[at..].starts_with(marker));
@@ -85,10 +91,13 @@ impl RowLoss {
         }
     }
 
-    /// A document of at least two ids as a sequence.
-    pub fn sequence(&self, ids: &[u32], marks: &[u8]) -> Sequence {
-        let mask = &self.mask(ids, marks)[1..];
-        let (n, targets) = (ids.len() - 1, &ids[1..]);
+    /// A document of at least two ids as a sequence; `labels` are those of the ids.
+    pub fn sequence(&self, ids: &[u32], marks: &[u8], labels: &[u32]) -> Sequence {
+        let (mask, said) = match self {
+            Self::Labels => (labels.iter().map(|&label| label != 0).collect(), labels),
+            _ => (self.mask(ids, marks), ids),
+        };
+        let (n, mask, targets) = (ids.len() - 1, &mask[1..], &said[1..]);
         Sequence {
             ids: ids[..n].to_vec(),
             targets: targets.to_vec(),

@@ -10,6 +10,7 @@ mod control;
 pub mod files;
 pub mod loss;
 pub mod prepare;
+pub mod probes;
 pub mod read;
 pub mod row;
 pub mod store;

@@ -7,7 +7,7 @@ mod writing;
 
 use super::loss::marks;
 use super::read::ReadLog;
-use super::row::{Kind, Message, Row};
+use super::row::{Kind, Message, NO_LABEL, Row};
 use super::store::{Document, StoreHead, StoreWriter};
 use super::tokenizer::{SpecialText, Tokenizer};
 use crate::config::{DataConfig, RowStyle};
@@ -318,9 +318,13 @@ impl Preparation<'_> {
         let (content, documents, spelled) = match row {
             Row::Text(text) => {
                 let (ids, spelled) = self.tokenizer.document(&text, self.special)?;
-                (hash(&text), vec![Document { ids, marks: vec![], bytes: text.len() }], spelled)
+                (hash(&text), vec![Document { ids, bytes: text.len(), ..Document::default() }], spelled)
             }
             Row::Chat(messages) => self.chat(&messages).with_context(|| about(&messages))?,
+            Row::Labelled { text, labels } => {
+                let document = self.labelled(&text, &labels)?;
+                (hash(&format!("{text}\n{labels}")), vec![document], 0)
+            }
             Row::Preference { prompt, chosen, rejected } => {
                 // Pairs of one prompt stay on one side, whatever their answers.
                 let content = hash(&self.tokenizer.render(&prompt)?);
@@ -342,22 +346,39 @@ impl Preparation<'_> {
         let (document, spelled) = match (self.kind, self.rows) {
             (Kind::Pretrain, _) => {
                 let (ids, spelled) = self.tokenizer.conversation_document(messages, self.special)?;
-                (Document { ids, marks: vec![], bytes }, spelled)
+                (Document { ids, bytes, ..Document::default() }, spelled)
             }
             (_, RowStyle::Minimind) => {
                 let spelled = messages.iter().map(|message| self.tokenizer.spelled(&message.content)).sum();
-                (Document { ids: self.tokenizer.encode(&rendered)?, marks: vec![], bytes }, spelled)
+                let ids = self.tokenizer.encode(&rendered)?;
+                (Document { ids, bytes, ..Document::default() }, spelled)
             }
             (_, RowStyle::Turns) => self.conversation(messages)?,
         };
         Ok((hash(&rendered), vec![document], spelled))
     }
 
+    /// A sequence with its labels, and behind it the end of text, so that what is said behind its last word has a place.
+    fn labelled(&self, text: &str, labels: &str) -> Result<Document> {
+        let mut ids = self.tokenizer.words(text)?;
+        ids.extend(self.tokenizer.eos());
+        let label = |label: &str| match label {
+            NO_LABEL => Ok(0),
+            label => Ok(self.tokenizer.words(label)?[0]),
+        };
+        let labels = std::iter::once(Ok(0)).chain(labels.split_ascii_whitespace().map(label));
+        let labels = labels.collect::<Result<Vec<u32>>>()?;
+        let (of_words, of_labels) = (ids.len() - 1, labels.len() - 1);
+        ensure!(of_words == of_labels, "a sequence of {of_words} words has {of_labels} labels: {text}");
+        Ok(Document { ids, labels, bytes: text.len(), ..Document::default() })
+    }
+
     /// A conversation with its marks, and how many special tokens its texts spell.
     fn conversation(&self, messages: &[Message]) -> Result<(Document, u64)> {
         let found = self.tokenizer.conversation(messages, self.special)?;
         let marks = marks(&found, messages);
-        Ok((Document { ids: found.ids, marks, bytes: said(messages) }, found.spelled))
+        let document = Document { ids: found.ids, marks, bytes: said(messages), ..Document::default() };
+        Ok((document, found.spelled))
     }
 }
 

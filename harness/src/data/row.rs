@@ -38,13 +38,23 @@ pub enum Row {
         /// The worse answer.
         rejected: String,
     },
+    /// A sequence of words, each a token, with what is to be said behind each.
+    Labelled {
+        /// The words, blanks between them.
+        text: String,
+        /// For each word the one that is to be said behind it, or [`NO_LABEL`] where nothing is.
+        labels: String,
+    },
 }
+
+/// Stands in the labels of a row for nothing.
+pub const NO_LABEL: &str = "-";
 
 impl Row {
     /// The texts of the row, in order.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
         let parts: Vec<&str> = match self {
-            Self::Text(text) => vec![text],
+            Self::Text(text) | Self::Labelled { text, .. } => vec![text],
             Self::Chat(turns) => turns.iter().map(|m| m.content.as_str()).collect(),
             Self::Preference { prompt, chosen, rejected } => {
                 let prompt = prompt.iter().map(|m| m.content.as_str());

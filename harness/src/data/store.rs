@@ -5,6 +5,7 @@
 //! | `tokens.bin` | the documents' token ids end to end, `u16` or `u32` |
 //! | `offsets.bin` | `u64` for each document and one more: where it starts in `tokens.bin`, in ids |
 //! | `marks.bin` | for conversations and pairs `u8` for each id: what it is of an answer, see [`super::loss::mark`]; else empty |
+//! | `labels.bin` | of labelled sequences for each id, as wide, what is to be said in its place, 0 for nothing; else missing |
 //! | `bytes.bin` | `u32` for each document: bytes of its text, special tokens left out |
 //! | `token_bytes.bin` | `u16` for each entry of the vocabulary: bytes of text that the token stands for |
 //! | `store.json` | counts, kind, tokenizer, and the SHA-256 of the other files |
@@ -26,6 +27,7 @@ pub const FORMAT: u32 = 2;
 
 const TOKENS: &str = "tokens.bin";
 const MARKS: &str = "marks.bin";
+const LABELS: &str = "labels.bin";
 const OFFSETS: &str = "offsets.bin";
 const BYTES: &str = "bytes.bin";
 const TOKEN_BYTES: &str = "token_bytes.bin";
@@ -93,6 +95,7 @@ fn has_marks(kind: Kind, marker: &[u32]) -> bool {
         Kind::Pretrain => false,
         Kind::Conversations => marker.is_empty(),
         Kind::Preferences => true,
+        Kind::Labelled => false,
     }
 }
 
@@ -103,6 +106,8 @@ pub struct Document {
     pub ids: Vec<u32>,
     /// What each id is of an answer; empty where a store has no marks.
     pub marks: Vec<u8>,
+    /// Of labelled sequences what is to be said in the place of each id, 0 for nothing; else empty.
+    pub labels: Vec<u32>,
     /// Bytes of its text, special tokens left out.
     pub bytes: usize,
 }
@@ -126,6 +131,8 @@ pub struct Store {
     info: StoreInfo,
     tokens: Mmap,
     marks: Mmap,
+    /// Of labelled sequences only.
+    labels: Option<Mmap>,
     offsets: Mmap,
     bytes: Mmap,
     token_bytes: Vec<u16>,
@@ -170,6 +177,10 @@ impl Store {
             dir: dir.to_path_buf(),
             tokens: expect(TOKENS, info.tokens, info.id_bytes)?,
             marks: expect(MARKS, if info.has_marks() { info.tokens } else { 0 }, 1)?,
+            labels: match info.kind {
+                Kind::Labelled => Some(expect(LABELS, info.tokens, info.id_bytes)?),
+                Kind::Pretrain | Kind::Conversations | Kind::Preferences => None,
+            },
             offsets: expect(OFFSETS, info.documents.saturating_add(1), 8)?,
             bytes: expect(BYTES, info.documents, 4)?,
             token_bytes: expect(TOKEN_BYTES, u64::from(info.vocab_size), 2)?
@@ -243,11 +254,20 @@ impl Store {
 
     /// At most `len` ids of a document, from its id number `start` on.
     pub fn slice(&self, index: usize, start: usize, len: usize) -> Vec<u32> {
+        self.ids_in(&self.tokens, index, start, len)
+    }
+
+    /// What is to be said in the place of each of these ids, 0 for nothing; empty where the store has no labels.
+    pub fn labels(&self, index: usize, start: usize, len: usize) -> Vec<u32> {
+        self.labels.as_ref().map_or(vec![], |labels| self.ids_in(labels, index, start, len))
+    }
+
+    fn ids_in(&self, file: &Mmap, index: usize, start: usize, len: usize) -> Vec<u32> {
         let document = self.document_len(index);
         let start = start.min(document);
         let width = self.info.id_bytes as usize;
         let from = (self.offset(index) as usize + start) * width;
-        let ids = &self.tokens[from..from + len.min(document - start) * width];
+        let ids = &file[from..from + len.min(document - start) * width];
         if width == 2 {
             ids.chunks_exact(2).map(|id| u32::from(u16::from_le_bytes([id[0], id[1]]))).collect()
         } else {
@@ -305,6 +325,7 @@ pub struct StoreWriter {
     id_bytes: u32,
     tokens: Hashed,
     marks: Hashed,
+    labels: Option<Hashed>,
     offsets: Hashed,
     bytes: Hashed,
     documents: u64,
@@ -321,11 +342,13 @@ impl StoreWriter {
     /// Where the folder or a file cannot be made.
     pub fn create(dir: &Path, head: StoreHead) -> Result<Self> {
         crate::fsutil::create_dir(dir)?;
+        let kind = head.kind;
         let mut writer = Self {
             id_bytes: if head.token_bytes.len() <= 1 << 16 { 2 } else { 4 },
             head,
             tokens: Hashed::create(dir, TOKENS)?,
             marks: Hashed::create(dir, MARKS)?,
+            labels: (kind == Kind::Labelled).then(|| Hashed::create(dir, LABELS)).transpose()?,
             offsets: Hashed::create(dir, OFFSETS)?,
             bytes: Hashed::create(dir, BYTES)?,
             dir: dir.to_path_buf(),
@@ -354,17 +377,24 @@ impl StoreWriter {
     /// # Errors
     /// Where a file cannot be written, or an id does not fit.
     pub fn push(&mut self, document: &Document) -> Result<()> {
-        let Document { ids, marks, bytes } = document;
+        let Document { ids, marks, labels, bytes } = document;
         let vocab = self.head.token_bytes.len();
         let marked = if has_marks(self.head.kind, &self.head.marker) { ids.len() } else { 0 };
         ensure!(marks.len() == marked, "{} marks for {} ids", marks.len(), ids.len());
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
+        let labelled = if self.labels.is_some() { ids.len() } else { 0 };
+        ensure!(labels.len() == labelled, "{} labels for {} ids", labels.len(), ids.len());
+        if let Some(id) = ids.iter().chain(labels).find(|&&id| id as usize >= vocab) {
             bail!("token id {id} is not in the vocabulary of {vocab} entries");
         }
         let width = self.id_bytes as usize;
         self.buffer.clear();
         self.buffer.extend(ids.iter().flat_map(|id| id.to_le_bytes().into_iter().take(width)));
         self.tokens.write(&self.buffer)?;
+        if let Some(file) = &mut self.labels {
+            self.buffer.clear();
+            self.buffer.extend(labels.iter().flat_map(|id| id.to_le_bytes().into_iter().take(width)));
+            file.write(&self.buffer)?;
+        }
         self.marks.write(marks)?;
         self.documents += 1;
         if let Some(source) = self.sources.last_mut() {
@@ -386,7 +416,8 @@ impl StoreWriter {
             token_bytes.write(&bytes.to_le_bytes())?;
         }
         let mut sha256 = BTreeMap::new();
-        for file in [self.tokens, self.marks, self.offsets, self.bytes, token_bytes] {
+        let files = [self.tokens, self.marks, self.offsets, self.bytes, token_bytes];
+        for file in files.into_iter().chain(self.labels) {
             let (name, digest) = file.finish()?;
             sha256.insert(name.to_owned(), digest);
         }
@@ -460,7 +491,8 @@ pub(crate) mod tests {
                 let first = if is_first { mark::FIRST } else { 0 };
                 *mark = if inside { mark::ANSWER | words | first } else { 0 };
             }
-            writer.push(&Document { ids: ids.to_vec(), marks, bytes: ids.len() * 3 }).unwrap();
+            let bytes = ids.len() * 3;
+            writer.push(&Document { ids: ids.to_vec(), marks, bytes, ..Document::default() }).unwrap();
         }
         writer.finish().unwrap();
         Store::open(dir).unwrap()

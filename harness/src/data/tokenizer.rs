@@ -1,5 +1,7 @@
 //! From text to token ids and back: an existing `tokenizer.json` or byte-level BPE trained here.
 
+mod words;
+
 use super::bpe::{self, Learned};
 use super::chat::{ChatTemplate, MINIMIND};
 use super::control::{Control, Encoded};

@@ -172,6 +172,20 @@ impl Prompter {
     }
 }
 
+/// A prompt for every question of a probe: its words as they stand, and each option as the next one.
+///
+/// # Errors
+/// Where a word is not in the vocabulary.
+pub fn prompts_of_words(tokenizer: &Tokenizer, sheets: &[Sheet]) -> Result<Vec<Prompt>> {
+    let prompt = |question: &SheetQuestion| {
+        let ids = tokenizer.words(&question.question)?;
+        let answers = question.options.iter().map(|option| tokenizer.words(option)).collect::<Result<_>>()?;
+        let rotations = vec![Asked { ids, answers }];
+        Ok(Prompt { rotations, unconditional: None, has_fewer_shots: false, is_cut: false })
+    };
+    sheets.iter().flat_map(|sheet| &sheet.questions).map(prompt).collect()
+}
+
 /// The ids of the letters as they answer a question.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 use super::sheet::{Sheet, read_sheets};
 use super::shots::{Shots, shots};
 use crate::config::TrialConfig;
+use crate::data::probes::probe;
 use crate::data::world::World;
 use anyhow::{Context, Result};
 use std::path::Path;
@@ -23,6 +24,9 @@ impl Questions {
     /// Where a sheet is broken or a subject has too few solved questions; `dev_sheets` are read wherever they are named.
     pub fn of(config: &TrialConfig) -> Result<Self> {
         let exam = &config.exam;
+        if let Some(probe) = probe(config) {
+            return Ok(Self { sheets: Sheet::of_probe(probe.as_ref()), shots: Shots::new() });
+        }
         let world = || World::generate(&config.world);
         let sheets = match &exam.sheets {
             Some(dir) => read_sheets(Path::new(dir), "val").context("exam.sheets")?,

@@ -1,7 +1,7 @@
 //! One stage run, worked on in one process: claim, manifest, the stage itself, manifest again.
 
 use super::retry::may_pass;
-use crate::config::TrialConfig;
+use crate::config::{Source, TrialConfig};
 use crate::fsutil::{create_dir, remove_drafts, write_atomic};
 use crate::recipe::{StageBody, StageRequest};
 use crate::runs::claim::{Claim, Taking, host};
@@ -182,6 +182,12 @@ fn begun(request: &StageRequest, config: &TrialConfig, before: Option<Manifest>)
             (before.started, before.attempts, idle, before.wall_seconds, before.peak_rss_mb)
         }
     };
+    let of_data = match config.data.source {
+        Source::World | Source::Files => ("world".into(), config.world.seed),
+        Source::Hops => ("hops".into(), config.hops.seed),
+        Source::Recall => ("recall".into(), config.recall.seed),
+        Source::Capacity => ("capacity".into(), config.capacity.seed),
+    };
     Manifest {
         stage: request.stage,
         uuid: request.uuid,
@@ -192,7 +198,7 @@ fn begun(request: &StageRequest, config: &TrialConfig, before: Option<Manifest>)
         host: host(),
         device: request.gpu.as_ref().map_or_else(|| config.device.to_string(), |gpu| format!("cuda:{gpu}")),
         threads: request.threads,
-        seeds: vec![("trial".into(), config.seed), ("world".into(), config.world.seed)],
+        seeds: vec![("trial".into(), config.seed), of_data],
         started,
         ended: None,
         attempts: attempts + 1,

@@ -157,7 +157,7 @@ fn describe(text: &mut String, training: &Training) -> Result<()> {
     files.sort_by(|a, b| (&a.path, &a.sha256).cmp(&(&b.path, &b.sha256)));
     files.dedup();
     if files.is_empty() {
-        *text += "The built-in world, as the configuration below draws it.\n";
+        *text += "Made here (`data.source`), as the configuration below draws it.\n";
     } else {
         *text += "| file | bytes | SHA-256 |\n|---|---:|---|\n";
         for file in files {

@@ -19,7 +19,8 @@ impl StageGraph {
         let mut seen = BTreeSet::new();
         for node in self.nodes.iter().filter(|node| node.stage == Stage::Exam && node.state.is_open()) {
             let config = &node.config;
-            if seen.insert(serde_json::to_string(&(&config.exam, &config.world, &config.tokenizer))?) {
+            let sources = (config.data.source, &config.world, &config.hops, &config.recall, &config.capacity);
+            if seen.insert(serde_json::to_string(&(&config.exam, sources, &config.tokenizer))?) {
                 let trial = &self.trials[node.trials[0]].trial.sweep;
                 check(node).with_context(|| format!("sweep {trial}, trial {}", node.trials[0] + 1))?;
             }

@@ -143,6 +143,11 @@ impl<'a> Reading<'a> {
     }
 
     fn of_tokenizer(&self, keys: &mut BTreeMap<String, Value>) {
+        if let Some(probe) = self.config.probe() {
+            self.take(&["data.source"], keys);
+            self.take(probe.vocabulary, keys);
+            return;
+        }
         self.take(&["model.vocab_size", "tokenizer.train_chars"], keys);
         self.of_source(TrainStage::Pretrain, keys);
         if self.config.data.source == Source::World {
@@ -154,6 +159,9 @@ impl<'a> Reading<'a> {
     /// What the rows of a stage follow from, and which of them are held out.
     fn of_rows(&self, stage: TrainStage, keys: &mut BTreeMap<String, Value>) {
         self.of_source(stage, keys);
+        if self.config.probe().is_some() {
+            return;
+        }
         self.take(&["data.rows"], keys);
         if stage.val_files(&self.config.data).is_none() {
             self.take(&["data.val_share"], keys);
@@ -166,6 +174,9 @@ impl<'a> Reading<'a> {
     /// What the texts of a stage follow from.
     fn of_source(&self, stage: TrainStage, keys: &mut BTreeMap<String, Value>) {
         self.take(&["data.source"], keys);
+        if let Some(probe) = self.config.probe() {
+            self.take(probe.rows, keys);
+        }
         match self.config.data.source {
             Source::World => {
                 self.take(&WORLD, keys);
@@ -181,11 +192,17 @@ impl<'a> Reading<'a> {
                     keys.insert(key, stage.history_chars(self.config).into());
                 }
             }
+            Source::Hops | Source::Recall | Source::Capacity => {}
         }
     }
 
     fn of_exam(&self, keys: &mut BTreeMap<String, Value>) {
         let exam = &self.config.exam;
+        if let Some(probe) = self.config.probe() {
+            self.take(&["data.source", "device"], keys);
+            self.take(probe.exam, keys);
+            return;
+        }
         self.take(&["exam.answer", "exam.shots", "exam.system", "device"], keys);
         // Exams that were sat before there was the key were sat without; what they lack is left empty.
         if exam.sheets.is_some() && !exam.contamination {
@@ -255,7 +272,7 @@ fn data_files(stages: &[TrainStage], config: &TrialConfig, inputs: &mut Inputs) 
 
 /// The text that a tokenizer is trained on: what its sources are called is nothing to it.
 fn text_files(config: &TrialConfig, inputs: &mut Inputs) -> Result<Files> {
-    if config.data.source == Source::World {
+    if config.data.source != Source::Files {
         return Ok(Files::new());
     }
     let (key, sources) = TrainStage::Pretrain.files(&config.data);

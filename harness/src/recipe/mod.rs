@@ -8,6 +8,7 @@ use crate::config::{Answer, DataConfig, Source, Stage, TrainStage, TrialConfig, 
 use crate::data::chat::ChatTemplate;
 use crate::data::files::{Inputs, Named, expand};
 use crate::data::prepare::{Part, Preparation, prepare};
+use crate::data::probes::{Probe, Rows, probe};
 use crate::data::read::{ReadOptions, rows};
 use crate::data::world::World;
 use crate::data::{Row, Tokenizer};
@@ -82,7 +83,7 @@ struct SourceFiles {
 /// The sources of a stage in their order, those to validate on first; the built-in world is one without files.
 fn sources(config: &TrialConfig, stage: TrainStage) -> Result<Vec<SourceFiles>> {
     let data = &config.data;
-    if data.source == Source::World {
+    if data.source != Source::Files {
         let (key, named) = ("data.source".into(), Named::default());
         return Ok(vec![SourceFiles { key, name: None, is_held_out: false, named }]);
     }
@@ -110,9 +111,18 @@ fn source<'a>(
 ) -> Box<dyn Iterator<Item = Result<Row>> + Send + 'a> {
     let rows: Box<dyn Iterator<Item = Result<Row>> + Send> = match config.data.source {
         Source::World => Box::new(world.rows(stage).map(Ok)),
-        Source::Files => Box::new(rows(files, stage.rows(), options).until(stop)),
+        _ => Box::new(rows(files, stage.rows(), options).until(stop)),
     };
     Box::new(rows.map(|row| check(stop).and(row)))
+}
+
+/// The rows of a probe, those to validate on first.
+fn of_probe(probe: &dyn Probe) -> Vec<Part<'_>> {
+    fn part(name: Option<String>, is_held_out: bool, rows: Rows<'_>) -> Part<'_> {
+        Part { key: "data.source".into(), name, is_held_out, rows: Box::new(rows.map(Ok)) }
+    }
+    let held_out = probe.held_out().into_iter().map(|(name, rows)| part(Some(name), true, rows));
+    held_out.chain([part(None, false, probe.train())]).collect()
 }
 
 fn tokenizer(
@@ -123,16 +133,17 @@ fn tokenizer(
 ) -> Result<Results> {
     let out = request.dir.join("model");
     create_dir(&out)?;
-    let tokenizer = match &config.tokenizer.path {
-        Some(path) => Tokenizer::load(Path::new(path))?,
-        None => {
+    let tokenizer = match (&config.tokenizer.path, probe(config)) {
+        (Some(path), _) => Tokenizer::load(Path::new(path))?,
+        (None, Some(probe)) => Tokenizer::of_words(&probe.words())?,
+        (None, None) => {
             progress.start("tokenizer", 0, "characters");
             let world = World::generate(&config.world);
             let (sources, options) = (sources(config, TrainStage::Pretrain)?, ReadOptions::new(&config.data));
             // The words of questions count as well, where the world asks them.
             let asked: Box<dyn Iterator<Item = Result<Row>> + Send> = match config.data.source {
                 Source::World => Box::new(world.sft_rows().map(Ok)),
-                Source::Files => Box::new(std::iter::empty()),
+                _ => Box::new(std::iter::empty()),
             };
             let mut texts = vec![];
             let mut left = config.tokenizer.train_chars;
@@ -159,7 +170,7 @@ fn tokenizer(
     let (entries, wanted) = (tokenizer.vocab_size() as u64, config.model.vocab_size as u64);
     progress.finish(&format!("{} entries", number(entries)));
     let mut results = Results::default();
-    if config.tokenizer.path.is_none() && entries < wanted {
+    if config.tokenizer.path.is_none() && config.probe().is_none() && entries < wanted {
         results.notices.push(Notice {
             place: "tokenizer".into(),
             reason: "entries of the vocabulary stay unused: the text is too small for so many merges".into(),
@@ -177,7 +188,7 @@ fn data(
     progress: &dyn Progress,
 ) -> Result<Results> {
     let tokenizer = Tokenizer::load(&given(&request.tokenizer, "tokenizer")?.join("model"))?;
-    let world = World::generate(&config.world);
+    let (world, probe) = (World::generate(&config.world), probe(config));
     let mut results = Results::default();
     for stage in recipe(config) {
         let history_chars = stage.history_chars(config);
@@ -185,16 +196,22 @@ fn data(
         let sources = sources(config, stage)?;
         let name = stage.name();
         progress.start(name, 0, "rows");
-        let parts = sources.iter().map(|SourceFiles { key, name, is_held_out, named }| Part {
-            key: key.clone(),
-            name: name.clone(),
-            is_held_out: *is_held_out,
-            rows: source(config, stage, &world, &named.files, &options, stop),
-        });
+        let parts = match &probe {
+            Some(probe) => of_probe(probe.as_ref()),
+            None => sources
+                .iter()
+                .map(|SourceFiles { key, name, is_held_out, named }| Part {
+                    key: key.clone(),
+                    name: name.clone(),
+                    is_held_out: *is_held_out,
+                    rows: source(config, stage, &world, &named.files, &options, stop),
+                })
+                .collect(),
+        };
         let out = request.dir.join(name);
         let told = |done: u64| progress.update(done, "");
-        let preparation = Preparation::new(stage.rows(), &tokenizer, &config.data, &options.log);
-        let prepared = prepare(parts.collect(), &preparation, &out, stop, &told)?;
+        let preparation = Preparation::new(config.rows(stage), &tokenizer, &config.data, &options.log);
+        let prepared = prepare(parts, &preparation, &out, stop, &told)?;
         let read = options.log.report();
         for problem in &read.problems {
             tracing::warn!("left out: {problem}");
@@ -272,7 +289,10 @@ fn sit<B: Backend>(work: &ExamWork, backend: &B) -> Result<Results> {
     let max_len = transformer.config.max_seq_len;
     let rotate = exam.rotate && exam.answer == Answer::Letter;
     let prompter = Prompter { system: exam.system.clone(), max_len, shots, answer: exam.answer, rotate };
-    let prompts = prompter.prompts(&tokenizer, &sheets, stop)?;
+    let prompts = match config.probe() {
+        Some(_) => exam::prompts_of_words(&tokenizer, &sheets)?,
+        None => prompter.prompts(&tokenizer, &sheets, stop)?,
+    };
     progress.start("exam", prompts.len() as u64, "questions");
     let told = |done| progress.update(done, "");
     let mut records = exam::sit(&transformer, &sheets, &prompts, exam.norm, stop, &told)

@@ -74,6 +74,8 @@ fn files_that_change_after_the_plan_are_noticed() {
     assert!(error(3).contains("law_val.csv: has changed since the run was planned"), "{}", error(3));
 }
 
+mod probes;
+
 /// Every file of a stage run, by its path inside.
 fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let files = files_below(dir).unwrap().into_iter();

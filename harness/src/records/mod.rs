@@ -165,6 +165,9 @@ pub struct TrialRecord {
     /// The same for each named validation set.
     #[serde(default)]
     pub val_sets: Vec<SetLoss>,
+    /// Bits of knowledge that the model has stored, where its data is the probe of knowledge capacity.
+    #[serde(default)]
+    pub capacity_bits: Option<f64>,
     /// Exams in the order they were sat.
     pub exams: Vec<ExamScore>,
     /// Seconds of all stage runs of this trial.
@@ -197,6 +200,11 @@ impl ExamScore {
 }
 
 impl TrialRecord {
+    /// [`Self::capacity_bits`] over all weights, those of the embedding and of every expert among them.
+    pub fn capacity_ratio(&self) -> Option<f64> {
+        Some(self.capacity_bits? / self.params as f64)
+    }
+
     /// The exam by which the trial is judged: the last one after its last stage, means left out.
     pub fn last_exam(&self) -> Option<&ExamScore> {
         self.exams.iter().rfind(|exam| exam.taken.averaged == 1)

@@ -48,7 +48,7 @@ pub enum Format {
     Text,
 }
 
-static QUANTITIES: [Quantity; 30] = {
+static QUANTITIES: [Quantity; 32] = {
     use Better::{Higher, Lower};
     use Format::{Count, Fixed, PValue, Percent, Plain, Text};
     const fn quantity(
@@ -80,6 +80,17 @@ static QUANTITIES: [Quantity; 30] = {
         quantity("val_bpb", "validation bits per byte", Some(Lower), Fixed(3), false, |o| {
             o.trial.val_bpb.map(Cell::Number)
         }),
+        quantity("capacity_bits", "learned knowledge (bits)", Some(Higher), Count, false, |o| {
+            o.trial.capacity_bits.map(Cell::Number)
+        }),
+        quantity(
+            "capacity_ratio",
+            "learned knowledge (bits per parameter)",
+            Some(Higher),
+            Fixed(3),
+            false,
+            |o| o.trial.capacity_ratio().map(Cell::Number),
+        ),
         quantity("stage", "exam after", None, Text, false, |o| {
             o.score.as_ref().map(|s| Cell::Text(s.stage.clone()))
         }),

@@ -33,6 +33,9 @@ fn number(value: Option<f64>) -> String {
 const CLEAN: [&str; 4] =
     ["exam_contaminated", "exam_correct_clean", "exam_questions_clean", "exam_accuracy_clean"];
 
+/// The columns of the probe of knowledge capacity, which are there where a trial has them.
+const CAPACITY: [&str; 2] = ["capacity_bits", "capacity_ratio"];
+
 /// What answers say beyond right and wrong.
 const BEYOND: [&str; 4] = ["exam_macro_accuracy", "exam_log_prob", "exam_accuracy_without_prior", "exam_ece"];
 
@@ -51,6 +54,8 @@ pub fn trials_csv(rows: &[Row], results: &Results) -> Result<Vec<u8>> {
     let sets: BTreeSet<&str> =
         rows.iter().flat_map(|row| &row.trial.val_sets).map(|set| set.name.as_str()).collect();
     let set_columns: Vec<String> = sets.iter().flat_map(|set| OfSet::names(set)).collect();
+    let has_capacity = rows.iter().any(|row| row.trial.capacity_bits.is_some());
+    let capacity = if has_capacity { CAPACITY.as_slice() } else { &[] };
     let after = "params active_params train_tokens train_flops val_loss val_bpb stage exam_correct exam_questions \
                  exam_accuracy exam_low exam_high exam_p_guess wall_seconds peak_rss_mb status reason at averaged exam_tokens";
     csv.write_record(
@@ -59,6 +64,7 @@ pub fn trials_csv(rows: &[Row], results: &Results) -> Result<Vec<u8>> {
             .chain(keys.iter().map(String::as_str))
             .chain(after.split(' ').filter(|s| !s.is_empty()))
             .chain(set_columns.iter().map(String::as_str))
+            .chain(capacity.iter().copied())
             .chain(CLEAN)
             .chain(BEYOND)
             .chain(run_columns.iter().map(String::as_str)),
@@ -89,6 +95,7 @@ pub fn trials_csv(rows: &[Row], results: &Results) -> Result<Vec<u8>> {
         cells.push(row.exam.map_or(String::new(), |e| e.tokens.to_string()));
         let of_set = |name: &&str| OfSet::values(t.val_sets.iter().find(|set| set.name == **name));
         cells.extend(sets.iter().flat_map(of_set).map(number));
+        cells.extend([t.capacity_bits, t.capacity_ratio()].into_iter().take(capacity.len()).map(number));
         let found = row.exam.and_then(|exam| Some((exam.contaminated?, exam.tally.questions)));
         let clean = found.map(|(found, questions)| (found.correct_clean, questions - found.questions));
         cells.push(count(found.map(|(found, _)| found.questions)));

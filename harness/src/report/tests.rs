@@ -25,6 +25,7 @@ pub(super) fn trial(seed: u64, n_layers: u64, correct: u64, status: Status) -> T
         val_loss: Some(2.5),
         val_bpb: Some(1.25),
         val_sets: vec![],
+        capacity_bits: None,
         exams: vec![ExamScore {
             stage: "sft".into(),
             tally: Tally::of_four(correct, 100),

@@ -137,7 +137,7 @@ pub struct Manifest {
     pub device: String,
     /// Threads of the last attempt.
     pub threads: usize,
-    /// Seeds of the trial and of the built-in world.
+    /// Seeds of the trial and of the built-in world or the probe.
     pub seeds: Vec<(String, u64)>,
     /// When it was first begun (UTC).
     pub started: String,

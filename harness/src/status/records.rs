@@ -1,6 +1,7 @@
 //! From stage runs to the records that a report is made of.
 
 use crate::config::{Stage, TrainStage};
+use crate::data::probes::capacity;
 use crate::plan::{PlannedTrial, StageGraph, StageNode, State};
 use crate::records::{ExamScore, StageRecord, Status, Taken, TrialRecord};
 use crate::runs::manifest::Manifest;
@@ -50,6 +51,7 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
         val_loss: None,
         val_bpb: None,
         val_sets: vec![],
+        capacity_bits: None,
         exams: Vec::new(),
         wall_seconds: 0.0,
         peak_rss_mb: 0.0,
@@ -86,6 +88,7 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
         record.train_flops += results.flops;
         if node.stage == Stage::Train(TrainStage::Pretrain) {
             (record.val_loss, record.val_bpb) = (results.val_loss, results.val_bpb);
+            record.capacity_bits = capacity::bits(config, &results.val_sets);
             record.val_sets = results.val_sets.clone();
         }
         if let Some(tally) = tally {

@@ -121,7 +121,7 @@ fn at_most(config: &TrialConfig, stage: TrainStage, training: &Training) -> Exte
         (None, None, Some(tokens)) => {
             let tokens = tokens.saturating_add(step - 1);
             // Positions without loss are unknown where only answers are targets.
-            let all_targets = stage.rows() == RowKind::Pretrain;
+            let all_targets = config.rows(stage) == RowKind::Pretrain;
             let flops = all_targets.then(|| tokens as f64 * cost.per_token(training.seq_len));
             Extent { tokens: Some(tokens), flops }
         }

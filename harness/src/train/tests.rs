@@ -349,7 +349,7 @@ fn mixed_sources_that_are_stopped_are_the_same_training_and_have_losses_of_their
             writer.begin(name);
             for _ in 0..documents {
                 let ids = (0..len).map(|_| random.random_range(3..VOCAB as u32)).collect();
-                writer.push(&Document { ids, marks: vec![], bytes: len }).unwrap();
+                writer.push(&Document { ids, bytes: len, ..Document::default() }).unwrap();
             }
         }
         writer.finish().unwrap();

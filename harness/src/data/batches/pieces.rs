@@ -74,7 +74,8 @@ fn loss_of(store: &Store, loss: &RowLoss, piece: Piece) -> Result<(), NoLoss> {
 /// A piece as a row.
 pub fn sequence(store: &Store, loss: &RowLoss, piece: Piece) -> Sequence {
     let (document, start, len) = (piece.document as usize, piece.start as usize, piece.len as usize);
-    loss.sequence(&store.slice(document, start, len), store.marks(document, start, len))
+    let (marks, labels) = (store.marks(document, start, len), store.labels(document, start, len));
+    loss.sequence(&store.slice(document, start, len), marks, &labels)
 }
 
 /// Pieces as one row.

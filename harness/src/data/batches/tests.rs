@@ -191,7 +191,7 @@ fn sources_of(kind: Kind, sources: &[(&str, usize, usize)]) -> (tempfile::TempDi
         writer.begin(name);
         for _ in 0..*documents {
             let ids = std::iter::once(10 + number).chain(std::iter::repeat_n(5, *tokens)).collect();
-            writer.push(&Document { ids, marks: vec![], bytes: 3 }).unwrap();
+            writer.push(&Document { ids, bytes: 3, ..Document::default() }).unwrap();
             number += 1;
         }
     }

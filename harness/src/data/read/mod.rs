@@ -93,7 +93,7 @@ fn is_empty(row: &Row) -> bool {
     let asks_nothing =
         |turns: &[Message]| turns.iter().all(|turn| turn.role != "user" || blank(&turn.content));
     match row {
-        Row::Text(text) => blank(text),
+        Row::Text(text) | Row::Labelled { text, .. } => blank(text),
         Row::Chat(turns) => {
             asks_nothing(turns) || turns.iter().any(|turn| turn.role == "assistant" && blank(&turn.content))
         }

@@ -88,6 +88,7 @@ impl Shape {
                 let is_there = has("chosen") && has("rejected") && (has("prompt") || !is_csv);
                 (is_there.then_some(shape), "prompt,chosen,rejected")
             }
+            Kind::Labelled => (None, "a probe (data.source), as no file holds them"),
         };
         let found = if is_csv { "columns" } else { "keys" };
         shape.ok_or_else(|| format!("has the {found} {}; for {kind} expected {expected}", listed(keys)))

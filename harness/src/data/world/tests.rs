@@ -46,7 +46,7 @@ fn conversations_to_pretrain_on_are_told_as_the_exam_tells_them() {
                 conversations += 1;
                 tokenizer.conversation_document(&messages, SpecialText::Characters).unwrap()
             }
-            Row::Preference { .. } => panic!("a pair in pretraining text"),
+            Row::Preference { .. } | Row::Labelled { .. } => panic!("no pretraining text"),
         };
         assert_eq!((ids, spelled), (tokenizer.encode(&format!("<s>{text}</s>")).unwrap(), 0));
     }
@@ -83,7 +83,7 @@ fn questions_about_unseen_people_are_never_shown() {
     let mut asked = BTreeSet::new();
     for row in world.pretrain_rows().chain(world.sft_rows()).chain(world.dpo_rows()) {
         match row {
-            Row::Text(text) => assert!(!text.contains("<s>"), "{text}"),
+            Row::Text(text) | Row::Labelled { text, .. } => assert!(!text.contains("<s>"), "{text}"),
             Row::Chat(messages) | Row::Preference { prompt: messages, .. } => {
                 asked.extend(messages.into_iter().map(|message| message.content));
             }

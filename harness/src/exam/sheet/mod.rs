@@ -6,6 +6,7 @@
 mod csv;
 mod json;
 
+use crate::data::probes::{Item, Probe};
 use crate::data::world::{Question, World};
 use crate::records::{letter, place_of};
 use ::csv::Writer;
@@ -180,6 +181,21 @@ impl Sheet {
             csv.write_record(row)?;
         }
         Ok(csv.into_inner()?)
+    }
+
+    /// The exam of a probe as sheets.
+    pub fn of_probe(probe: &dyn Probe) -> Vec<Self> {
+        let question = |(i, item): (usize, Item)| SheetQuestion {
+            id: i.to_string(),
+            question: item.prompt,
+            options: item.options,
+            answer: letter(item.answer),
+        };
+        let sheet = |(subject, items): (String, Vec<Item>)| Self {
+            subject,
+            questions: items.into_iter().enumerate().map(question).collect(),
+        };
+        probe.exam().into_iter().map(sheet).collect()
     }
 
     fn of_world((subject, questions): (&'static str, Vec<Question>)) -> Self {

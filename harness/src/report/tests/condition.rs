@@ -51,7 +51,7 @@ fn malformed_conditions_say_what_was_expected() {
         ("(params < 3)", "has \"(\", expected comparisons joined by and, or, such as model.n_layers >= 8"),
         (
             "data.source == wrld",
-            "compares data.source with \"wrld\", expected world, files; did you mean world?",
+            "compares data.source with \"wrld\", expected world, files, hops, recall, capacity; did you mean world?",
         ),
     ];
     for (text, expected) in cases {

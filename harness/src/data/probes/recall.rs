@@ -1,0 +1,141 @@
+//! Associative recall of several queries, MQAR (Arora et al. 2023, "Zoology: measuring and improving recall in efficient
+//! language models", section 3.2; drawn as their program draws it, with a filler between queries).
+//!
+//! A row begins with pairs of a key and a value, all different; behind them stands each key once more, at even places whose
+//! distances follow a power law, and the value is to be said behind it. Only there is loss:
+//! `k2 v8 k4 v7 _ _ k4 _ _ _ k2 _`.
+
+use super::{Item, Probe, Rows, Stream, joined, rng};
+use crate::config::RecallConfig;
+use crate::data::row::{NO_LABEL, Row};
+use rand::Rng;
+use rand::seq::{SliceRandom, index};
+use rand_chacha::ChaCha8Rng;
+use std::collections::HashSet;
+
+/// Options of a question at most, as there are letters.
+const MOST_OPTIONS: usize = 26;
+
+/// The task with its exam.
+pub struct Recall {
+    config: RecallConfig,
+    exam: Vec<Item>,
+    /// Sequences of the exam.
+    examined: HashSet<Drawn>,
+}
+
+/// A sequence.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Drawn {
+    /// For each pair its key, its value, and where the key is asked for.
+    pairs: Vec<(usize, usize, usize)>,
+}
+
+impl Recall {
+    /// The task of a valid configuration.
+    pub fn new(config: &RecallConfig) -> Self {
+        let mut probe = Self { config: config.clone(), exam: vec![], examined: HashSet::new() };
+        let mut rng = rng(config.seed, Stream::Exam);
+        while probe.exam.len() < config.questions {
+            let drawn = probe.draw(&mut rng);
+            if probe.examined.insert(drawn.clone()) {
+                probe.exam.push(probe.item(&drawn, &mut rng));
+            }
+        }
+        probe
+    }
+
+    fn draw(&self, rng: &mut ChaCha8Rng) -> Drawn {
+        let RecallConfig { vocabulary, length, pairs, power, .. } = self.config;
+        let keys = index::sample(rng, vocabulary / 2 - 1, pairs).into_iter().map(|key| key + 1);
+        let values = index::sample(rng, vocabulary - vocabulary / 2, pairs);
+        let values = values.into_iter().map(|value| value + vocabulary / 2);
+        let keys_and_values: Vec<(usize, usize)> = keys.zip(values).collect();
+        let begin = 2 * pairs;
+        let mut weights: Vec<f64> =
+            (1..=(length - begin) / 2).map(|gap| (gap as f64).powf(power - 1.0)).collect();
+        let mut place = || {
+            let mut left = rng.random_range(0.0..1.0) * weights.iter().sum::<f64>();
+            let reached = |weight: &f64| {
+                left -= weight;
+                *weight > 0.0 && left < 0.0
+            };
+            // By rounding nothing may be reached: then the last one that is left.
+            let last = || weights.iter().rposition(|weight| *weight > 0.0).unwrap_or(0);
+            let gap = weights.iter().position(reached).unwrap_or_else(last);
+            weights[gap] = 0.0;
+            begin + 2 * gap
+        };
+        Drawn { pairs: keys_and_values.into_iter().map(|(key, value)| (key, value, place())).collect() }
+    }
+
+    /// The words of a sequence, and what is to be said behind each.
+    fn told(&self, drawn: &Drawn) -> (Vec<String>, Vec<Option<String>>) {
+        let mut words = vec![0; self.config.length];
+        let mut labels = vec![None; self.config.length];
+        for (index, &(key, value, at)) in drawn.pairs.iter().enumerate() {
+            (words[2 * index], words[2 * index + 1], words[at]) = (key, value, key);
+            labels[at] = Some(self.word(value));
+        }
+        (words.into_iter().map(|word| self.word(word)).collect(), labels)
+    }
+
+    fn word(&self, number: usize) -> String {
+        match number {
+            0 => "_".into(),
+            key if key < self.config.vocabulary / 2 => format!("k{key}"),
+            value => format!("v{value}"),
+        }
+    }
+
+    /// A question about one of the keys of a sequence; the values of the others are among the options.
+    fn item(&self, drawn: &Drawn, rng: &mut ChaCha8Rng) -> Item {
+        let (_, right, at) = drawn.pairs[rng.random_range(0..drawn.pairs.len())];
+        let mut options: Vec<usize> =
+            drawn.pairs.iter().map(|pair| pair.1).filter(|value| *value != right).collect();
+        options.shuffle(rng);
+        options.truncate(MOST_OPTIONS - 1);
+        let answer = self.exam.len() % (options.len() + 1);
+        options.insert(answer, right);
+        let (words, _) = self.told(drawn);
+        Item {
+            prompt: joined(&words[..=at]),
+            options: options.into_iter().map(|value| self.word(value)).collect(),
+            answer,
+        }
+    }
+
+    /// A row that is none of the exam's sequences.
+    fn row(&self, rng: &mut ChaCha8Rng) -> Row {
+        loop {
+            let drawn = self.draw(rng);
+            if self.examined.contains(&drawn) {
+                continue;
+            }
+            let (words, labels) = self.told(&drawn);
+            let labels = joined(labels.iter().map(|label| label.as_deref().unwrap_or(NO_LABEL)));
+            return Row::Labelled { text: joined(words), labels };
+        }
+    }
+}
+
+impl Probe for Recall {
+    fn words(&self) -> Vec<String> {
+        (0..self.config.vocabulary).map(|number| self.word(number)).collect()
+    }
+
+    fn train(&self) -> Rows<'_> {
+        let mut rng = rng(self.config.seed, Stream::Train);
+        Box::new((0..self.config.rows).map(move |_| self.row(&mut rng)))
+    }
+
+    fn held_out(&self) -> Vec<(String, Rows<'_>)> {
+        let mut rng = rng(self.config.seed, Stream::HeldOut);
+        let rows = (0..self.config.questions).map(move |_| self.row(&mut rng));
+        vec![("recall".into(), Box::new(rows))]
+    }
+
+    fn exam(&self) -> Vec<(String, Vec<Item>)> {
+        vec![("recall".into(), self.exam.clone())]
+    }
+}
