@@ -35,6 +35,13 @@ CASES = {
     "moe_batch": {**MOE, "n_shared_experts": 2, "aux_loss_per": "batch"},
     "single_expert": {**MOE, "top_k": 1, "n_shared_experts": 0, "qk_norm": True},
 }
+# Shapes beside their base: twice as wide with heads of twice the size, and of completep twice as deep.
+BASE = dict(base_width=8, base_head_dim=2, base_depth=1)
+PARAMETRIZED = {
+    "mup": dict(parametrization="mup", tie_embeddings=False, **BASE),
+    "completep": dict(parametrization="completep", **BASE),
+    "completep_experts": dict(parametrization="completep", qk_norm=True, **BASE, **MOE),
+}
 
 
 def rows_of(random, lengths):
@@ -107,6 +114,48 @@ def training(name, cases, arrays):
         steps.append(dict(rows=rows, lr=lr, loss=loss.item(), norm=norm))
     add(arrays, f"{name}/trained", weights)
     return dict(case=name, weight_decay=0.1, steps=steps)
+
+
+def multipliers(config):
+    """What the papers put into the forward pass, over what the base shape has there."""
+    m, depth = config["d_model"] / config["base_width"], config["n_layers"] / config["base_depth"]
+    head = config["d_model"] // config["n_heads"] / config["base_head_dim"]
+    residual = 1 / depth if config["parametrization"] == "completep" else 1.0
+    return dict(attention=head**-0.5, residual=residual, router=1 / m, logits=1 / m)
+
+
+def groups(config, weights, lr, decay, eps):
+    """The optimizer's groups as those of EleutherAI/nanoGPT-mup, branch completep, whose rates of depth are for alpha = 1."""
+    m, residual = config["d_model"] / config["base_width"], multipliers(config)["residual"]
+    found = []
+    for name, weight in weights.items():
+        is_hidden = ".attention.w" in name or ".w1." in name or ".w2." in name or ".w3." in name
+        is_outer = name in ("tok_embeddings.weight", "output.weight", "norm.weight")
+        group = dict(params=[weight], lr=lr / m if is_hidden else lr, eps=eps / m * (1.0 if is_outer else residual))
+        group["weight_decay"] = 0.0 if weight.dim() == 1 else decay * m if is_hidden else decay
+        found.append(group)
+    return found
+
+
+def parametrized(name, changes, arrays):
+    """Six steps of AdamW with multipliers in the forward pass; an epsilon that matters, and gradients that are clipped."""
+    config, random = SMALL | changes, torch.Generator().manual_seed(15)
+    drawn = draw(config, 40)
+    weights = trainable(drawn)
+    found = dict(config=config, lr=5e-3, weight_decay=0.3, eps=1e-3, clip=0.5, steps=[])
+    optimizer = torch.optim.AdamW(groups(config, weights, found["lr"], found["weight_decay"], found["eps"]), betas=(0.9, 0.95))
+    for _ in range(6):
+        rows = rows_of(random, [[6, 4], [8], [5]])
+        loss, auxiliary, _, margin = losses(config | {"multipliers": multipliers(config)}, weights, rows)
+        assert margin > 1e-4, f"{name}: a token is as near to one expert as to another ({margin})"
+        optimizer.zero_grad()
+        (loss + sum(auxiliary)).backward()
+        norm = torch.nn.utils.clip_grad_norm_(weights.values(), found["clip"])
+        optimizer.step()
+        found["steps"].append(dict(rows=rows, loss=loss.item(), norm=float(norm)))
+    add(arrays, f"{name}/weights", drawn)
+    add(arrays, f"{name}/trained", weights)
+    return found
 
 
 def answer(prompt, words):
@@ -198,6 +247,15 @@ def model_references():
     save_file(arrays, folder / "arrays.safetensors")
 
 
+def parametrization_references():
+    arrays = {}
+    cases = {name: parametrized(name, changes, arrays) for name, changes in PARAMETRIZED.items()}
+    folder = ROOT / "model/tests/references"
+    write(folder, "parametrizations.json", dict(cases=cases))
+    save_file(arrays, folder / "parametrizations.safetensors")
+
+
 if __name__ == "__main__":
     model_references()
+    parametrization_references()
     write_exam(ROOT / "harness/tests/references", SOURCE)

@@ -1,7 +1,8 @@
 """MiniMind v1's model and the variants that Mindscale adds, in plain PyTorch, and the same by transformers.
 
 For make_references.py. Token ids and named weights in, logits and balancing losses out; one document at a time, nothing
-fast. A configuration is a dictionary with the keys of Mindscale's `[model]`.
+fast. A configuration is a dictionary with the keys of Mindscale's `[model]`; `multipliers` are those that a parametrization
+puts into the forward pass, by `attention`, `residual`, `router` and `logits`.
 """
 
 import math
@@ -53,6 +54,10 @@ def draw(config, seed):
     return {name: one(shape) for name, shape in shapes(config).items()}
 
 
+def multiplier(config, of):
+    return config.get("multipliers", {}).get(of, 1.0)
+
+
 def trainable(weights):
     return {name: weight.double().requires_grad_() for name, weight in weights.items()}
 
@@ -79,7 +84,7 @@ def attention(config, w, x):
         k = rms_norm(k, w["attention.k_norm.weight"], config["norm_eps"])
     q, k = rotate(q, config["rope_theta"]), rotate(k, config["rope_theta"])
     k, v = (x.repeat_interleave(heads // kv, dim=1) for x in (k, v))
-    scores = torch.einsum("qhw,khw->hqk", q, k) / math.sqrt(q.shape[-1])
+    scores = torch.einsum("qhw,khw->hqk", q, k) / math.sqrt(q.shape[-1]) * multiplier(config, "attention")
     back = torch.arange(n)[:, None] - torch.arange(n)
     unseen = (back < 0) | (back >= (config["window"] or n))
     probabilities = scores.masked_fill(unseen, -torch.inf).softmax(-1)
@@ -94,7 +99,7 @@ def feed_forward(w, prefix, x):
 def experts(config, w, x, routing):
     """MiniMind's MOEFeedForward; scores and choices of the tokens are added to `routing`."""
     k = config["top_k"]
-    scores = linear(x, w["feed_forward.gate.weight"]).softmax(-1)  # (n, experts)
+    scores = (linear(x, w["feed_forward.gate.weight"]) * multiplier(config, "router")).softmax(-1)  # (n, experts)
     best, chosen = scores.topk(k)
     shares = best / (best.sum(-1, keepdim=True) + 1e-20) if k > 1 else best
     visits = torch.zeros_like(scores).scatter(1, chosen, 1.0)
@@ -115,11 +120,13 @@ def document(config, weights, ids):
     for layer in range(config["n_layers"]):
         prefix = f"layers.{layer}."
         w = {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
-        x = x + attention(config, w, rms_norm(x, w["attention_norm.weight"], config["norm_eps"]))
+        branch = multiplier(config, "residual")
+        x = x + branch * attention(config, w, rms_norm(x, w["attention_norm.weight"], config["norm_eps"]))
         inner = rms_norm(x, w["ffn_norm.weight"], config["norm_eps"])
-        x = x + (experts(config, w, inner, routing) if config["n_experts"] else feed_forward(w, "", inner))
+        x = x + branch * (experts(config, w, inner, routing) if config["n_experts"] else feed_forward(w, "", inner))
     head = weights["tok_embeddings.weight" if config["tie_embeddings"] else "output.weight"]
-    return linear(rms_norm(x, weights["norm.weight"], config["norm_eps"]), head), routing
+    logits = linear(rms_norm(x, weights["norm.weight"], config["norm_eps"]), head)
+    return logits * multiplier(config, "logits"), routing
 
 
 def logits_of(config, weights, row):

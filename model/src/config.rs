@@ -1,5 +1,6 @@
 //! The shape of a model: its keys, their validation, and its exact numbers of weights.
 
+use crate::parametrization::Parametrization;
 use crate::section;
 use crate::section::{Range, schema_of};
 use schemars::JsonSchema;
@@ -76,6 +77,21 @@ section! {
         pub dropout: f64 = 0.0,
         /// How weights are drawn: `minimind` (exactly v1's) or `width`.
         pub init: Init = Init::Width,
+        /// How the learning rate and the other hyperparameters of the base shape carry over to this one: `standard`, not
+        /// at all; `mup`, over widths (Yang et al. 2022); `completep`, over widths and depths (Dey et al. 2025). At the
+        /// base shape all three are the same. docs/parametrization.md has every factor.
+        pub parametrization: Parametrization = Parametrization::Standard,
+        /// Width of the base shape of `mup` and `completep`: that for which the hyperparameters were found. Heads together,
+        /// and the feed-forward, are to grow as the width does.
+        #[schemars(range(min = 1, max = 1 << 16))]
+        pub base_width: Option<usize> = None,
+        /// Width of a head of the base shape: that of every shape where heads become more, and `base_width` over `n_heads`
+        /// where they become larger.
+        #[schemars(range(min = 1, max = 1 << 16))]
+        pub base_head_dim: Option<usize> = None,
+        /// Blocks of the base shape of `completep`.
+        #[schemars(range(min = 1, max = 1 << 12))]
+        pub base_depth: Option<usize> = None,
         /// Multiplier of the initial token embedding.
         #[schemars(range(min = 0))]
         pub embedding_init: f64 = 1.0,
@@ -176,7 +192,28 @@ impl ModelConfig {
             let problem = format!("is {}, expected 1 to n_experts = {}", self.top_k, self.n_experts);
             return at_odds("top_k", &["n_experts"], problem);
         }
+        if let Some(key) =
+            self.base_keys().into_iter().find_map(|(key, value)| value.is_none().then_some(key))
+        {
+            let problem = "is unset, but model.parametrization relates shapes to a base shape, at which it is \"standard\"";
+            return at_odds(key, &["parametrization"], problem.into());
+        }
         Ok(())
+    }
+
+    /// The keys of the base shape that the parametrization goes by.
+    fn base_keys(&self) -> Vec<(&'static str, Option<usize>)> {
+        let keys = [
+            ("base_width", self.base_width),
+            ("base_head_dim", self.base_head_dim),
+            ("base_depth", self.base_depth),
+        ];
+        let count = match self.parametrization {
+            Parametrization::Standard => 0,
+            Parametrization::Mup => 2,
+            Parametrization::Completep => 3,
+        };
+        keys[..count].to_vec()
     }
 
     /// Whether the feed-forward is a mixture of experts.
@@ -253,6 +290,12 @@ mod tests {
         assert_eq!(bad(|c| c.hidden_dim = Some(0)), "hidden_dim");
         assert_eq!(bad(|c| (c.n_experts, c.expert_hidden_dim) = (2, Some(0))), "expert_hidden_dim");
         assert!(ModelConfig::default().validate().is_ok());
+        assert_eq!(bad(|c| c.parametrization = Parametrization::Mup), "base_width");
+        let without_depth = |c: &mut ModelConfig| {
+            c.parametrization = Parametrization::Completep;
+            (c.base_width, c.base_head_dim) = (Some(64), Some(32));
+        };
+        assert_eq!(bad(without_depth), "base_depth");
         // A head size of its own frees the width from the heads.
         let free = ModelConfig { d_model: 130, head_dim: Some(16), ..ModelConfig::default() };
         assert!(free.validate().is_ok());

@@ -4,6 +4,7 @@
 use crate::backend::Backend;
 use crate::computed;
 use crate::config::{AuxLoss, Init, ModelConfig};
+use crate::parametrization::Parametrization;
 use crate::transformer::Transformer;
 use crate::weights::hugging_face::{self, Architecture};
 use crate::weights::{self, INDEX, Weights};
@@ -61,6 +62,14 @@ struct ConfigFile {
     tie_word_embeddings: bool,
     #[serde(default = "default_init")]
     init: Init,
+    #[serde(default = "default_parametrization", skip_serializing_if = "is_standard")]
+    parametrization: Parametrization,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    base_width: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    base_head_dim: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    base_depth: Option<usize>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
@@ -70,6 +79,10 @@ fn is_false(value: &bool) -> bool {
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
 fn is_true(value: &bool) -> bool {
     *value
+}
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+fn is_standard(value: &Parametrization) -> bool {
+    *value == Parametrization::Standard
 }
 /// A number of positions; `null` and `false`, as some configurations write it, are none.
 fn window<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<usize>, D::Error> {
@@ -117,6 +130,9 @@ fn default_theta() -> f64 {
 fn default_init() -> Init {
     Init::Minimind
 }
+fn default_parametrization() -> Parametrization {
+    Parametrization::Standard
+}
 
 /// v1 writes a flag, and builds one shared expert whatever it says; here it is a count.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -145,6 +161,7 @@ impl SharedExperts {
 
 impl ConfigFile {
     fn from_config(c: &ModelConfig) -> Self {
+        let base = |size: Option<usize>| size.filter(|_| c.parametrization != Parametrization::Standard);
         Self {
             dim: c.d_model,
             n_layers: c.n_layers,
@@ -172,6 +189,10 @@ impl ConfigFile {
             use_sliding_window: None,
             tie_word_embeddings: c.tie_embeddings,
             init: c.init,
+            parametrization: c.parametrization,
+            base_width: base(c.base_width),
+            base_head_dim: base(c.base_head_dim),
+            base_depth: base(c.base_depth),
         }
     }
 
@@ -200,6 +221,10 @@ impl ConfigFile {
             rope_theta: self.rope_theta,
             dropout: self.dropout,
             init: self.init,
+            parametrization: self.parametrization,
+            base_width: self.base_width,
+            base_head_dim: self.base_head_dim,
+            base_depth: self.base_depth,
             n_experts: if self.use_moe { self.n_routed_experts } else { 0 },
             top_k: self.num_experts_per_tok,
             n_shared_experts: self.n_shared_experts.count(),

@@ -6,6 +6,7 @@
 use crate::backend::{Adapter, Backend, Cpu};
 use crate::layout::Matrix;
 use crate::random::{self, Purpose};
+use crate::spec::Role;
 use crate::transformer::Transformer;
 use crate::weights::NamedTensors;
 use crate::{Error, Result};
@@ -32,7 +33,8 @@ pub struct Lora<B: Backend = Cpu> {
     config: LoraConfig,
     /// Names of the weights that carry one.
     names: Vec<String>,
-    adapters: Vec<Adapter>,
+    /// Each with what the weight does that carries it.
+    adapters: Vec<(Role, Adapter)>,
     /// Every `A` and `B`: the trained parameters.
     pub(crate) weights: B::Weights,
     /// The frozen weights that carry adapters, in the order of the adapters.
@@ -68,12 +70,12 @@ impl<B: Backend> Lora<B> {
             let base = frozen.len()..frozen.len() + param.range.len();
             frozen.extend_from_slice(&flat[param.range.clone()]);
             let weight = Matrix { range: param.range.clone(), d_out, d_in };
-            adapters.push(Adapter { weight, base, a, b });
+            adapters.push((param.role, Adapter { weight, base, a, b }));
             names.push(param.name.trim_end_matches(".weight").to_owned());
         }
         let mut rng = random::stream(seed, Purpose::Adapters, 0);
         let mut flat = vec![0.0f32; len];
-        for Adapter { a, .. } in &adapters {
+        for (_, Adapter { a, .. }) in &adapters {
             let bound = 1.0 / (a.d_in as f32).sqrt();
             let uniform = Uniform::new(-bound, bound).map_err(|e| Error::Input(e.to_string()))?;
             flat[a.range.clone()].iter_mut().for_each(|v| *v = uniform.sample(&mut rng));
@@ -92,9 +94,14 @@ impl<B: Backend> Lora<B> {
         self.len == 0
     }
 
+    /// Every adapter, with what the weight does that carries it.
+    pub(crate) fn adapters(&self) -> impl Iterator<Item = (Role, &Adapter)> {
+        self.adapters.iter().map(|(role, adapter)| (*role, adapter))
+    }
+
     /// Both matrices of every adapter with their names in peft's files, without its prefix.
     fn parts(&self) -> impl Iterator<Item = (String, &Matrix)> + '_ {
-        self.names.iter().zip(&self.adapters).flat_map(|(name, adapter)| {
+        self.names.iter().zip(&self.adapters).flat_map(|(name, (_, adapter))| {
             [(format!("{name}.lora_A.weight"), &adapter.a), (format!("{name}.lora_B.weight"), &adapter.b)]
         })
     }
@@ -145,7 +152,7 @@ impl<B: Backend> Lora<B> {
     /// # Errors
     /// Where the device fails, as by running out of memory.
     pub fn merge_into(&self, model: &mut Transformer<B>) -> Result<()> {
-        for adapter in &self.adapters {
+        for (_, adapter) in &self.adapters {
             let Transformer { backend, weights, .. } = model;
             backend.adapt(weights, &self.base, &self.weights, adapter, self.scale())?;
         }
@@ -158,7 +165,7 @@ impl<B: Backend> Lora<B> {
     /// Where the device fails, as by running out of memory.
     pub fn pull_back(&self, backend: &B, gradient: &B::Floats) -> Result<B::Floats> {
         let mut grads = backend.zeros(self.len)?;
-        for adapter in &self.adapters {
+        for (_, adapter) in &self.adapters {
             backend.adapt_backward(&mut grads, gradient, &self.weights, adapter, self.scale())?;
         }
         Ok(grads)

@@ -5,17 +5,23 @@
 
 use crate::config::ModelConfig;
 
-/// What a parameter does. Initial weights, weight decay and groups of the optimizer go by it.
+/// What a parameter does. Initial weights, weight decay, groups of the optimizer and parametrizations go by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// The token embedding; also the head where the two are tied.
     Embedding,
     /// The head that is not tied to the embedding.
     Head,
-    /// The scale of a norm.
+    /// The scale of a norm, other than the next two.
     Norm,
-    /// `wq`, `wk`, `wv`.
-    AttentionInput,
+    /// The scale of the norm before the head.
+    LastNorm,
+    /// The scale of the norm of queries.
+    QueryNorm,
+    /// `wq`.
+    Query,
+    /// `wk`, `wv`.
+    KeyValue,
     /// `wo`, which writes to the residual stream.
     AttentionOutput,
     /// `w1`, which the activation goes over.
@@ -26,6 +32,13 @@ pub enum Role {
     Down,
     /// The router of a mixture of experts.
     Router,
+}
+
+impl Role {
+    /// Whether it is the scale of a norm.
+    pub fn is_norm(self) -> bool {
+        matches!(self, Self::Norm | Self::LastNorm | Self::QueryNorm)
+    }
 }
 
 /// How often a parameter occurs in a block.
@@ -160,13 +173,13 @@ impl BlockSpec {
         let (d, heads) = (self.d_model, self.heads);
         let mut params = vec![
             ParamSpec::new("attention_norm", &[d], Role::Norm),
-            ParamSpec::new("attention.wq", &[heads.width(), d], Role::AttentionInput),
-            ParamSpec::new("attention.wk", &[heads.kv_width(), d], Role::AttentionInput),
-            ParamSpec::new("attention.wv", &[heads.kv_width(), d], Role::AttentionInput),
+            ParamSpec::new("attention.wq", &[heads.width(), d], Role::Query),
+            ParamSpec::new("attention.wk", &[heads.kv_width(), d], Role::KeyValue),
+            ParamSpec::new("attention.wv", &[heads.kv_width(), d], Role::KeyValue),
             ParamSpec::new("attention.wo", &[d, heads.width()], Role::AttentionOutput),
         ];
         if self.qk_norm {
-            params.push(ParamSpec::new("attention.q_norm", &[heads.head_dim], Role::Norm));
+            params.push(ParamSpec::new("attention.q_norm", &[heads.head_dim], Role::QueryNorm));
             params.push(ParamSpec::new("attention.k_norm", &[heads.head_dim], Role::Norm));
         }
         params.push(ParamSpec::new("ffn_norm", &[d], Role::Norm));
@@ -228,7 +241,7 @@ impl ModelSpec {
 
     /// What stands after the blocks: the last norm and, where it is not the embedding, the head.
     pub fn tail(&self) -> Vec<ParamSpec> {
-        let mut tail = vec![ParamSpec::new("norm", &[self.block.d_model], Role::Norm)];
+        let mut tail = vec![ParamSpec::new("norm", &[self.block.d_model], Role::LastNorm)];
         if !self.tied {
             tail.push(ParamSpec::new("output", &[self.vocab_size, self.block.d_model], Role::Head));
         }
@@ -351,7 +364,8 @@ mod tests {
                 layout.params.iter().filter(|param| param.role == role).map(|param| param.range.len()).sum()
             };
             let looked_up = if config.tie_embeddings { 0 } else { of(Role::Embedding) };
-            prop_assert_eq!(spec.products(), spec.active_params() - of(Role::Norm) - looked_up);
+            let norms: usize = [Role::Norm, Role::LastNorm, Role::QueryNorm].into_iter().map(of).sum();
+            prop_assert_eq!(spec.products(), spec.active_params() - norms - looked_up);
         }
 
         #[test]

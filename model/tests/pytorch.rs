@@ -10,6 +10,7 @@ use common::{PORTABLE, counted, distance, flat, relative_distance};
 use model::layout::Layout;
 use model::preference::{DpoConfig, answer_log_prob, dpo_loss};
 use model::reference::Reference;
+use model::trainer::Rule;
 use model::weights::{NamedTensors, read_safetensors};
 use model::{
     Backend, Cpu, LaneConfig, Lora, LoraConfig, Mode, ModelConfig, OptimizerConfig, Ragged, Recompute,
@@ -27,9 +28,14 @@ struct Written {
 
 impl Written {
     fn read() -> Self {
+        Self::of("numbers", "arrays")
+    }
+
+    fn of(numbers: &str, arrays: &str) -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/references");
-        let numbers = serde_json::from_slice(&std::fs::read(folder.join("numbers.json")).unwrap()).unwrap();
-        let path = folder.join("arrays.safetensors");
+        let numbers = std::fs::read(folder.join(format!("{numbers}.json"))).unwrap();
+        let numbers = serde_json::from_slice(&numbers).unwrap();
+        let path = folder.join(format!("{arrays}.safetensors"));
         Self { numbers, arrays: read_safetensors(&path).unwrap(), path }
     }
 
@@ -205,6 +211,47 @@ fn ten_steps_match<B: Backend>(backend: &B) {
 fn ten_steps_are_those_of_pytorch() {
     ten_steps_match(&Cpu);
     ten_steps_match(&PORTABLE);
+}
+
+/// The papers' weights, which a forward pass multiplies, and those of a model, which hold the multipliers.
+fn parametrizations_match<B: Backend>(backend: &B) {
+    let written = Written::of("parametrizations", "parametrizations");
+    for (name, case) in written.numbers["cases"].as_object().unwrap() {
+        let (config, number) = (written.config(name), |key: &str| case[key].as_f64().unwrap());
+        let mut weights = written.weights(name, &format!("{name}/weights"));
+        let layout = weights.layout.clone();
+        let held = |flat: &mut [f32], power: i32| {
+            for param in &layout.params {
+                let multiplier = config.scales(param.role, Rule::AdamW).multiplier.powi(power) as f32;
+                flat[param.range.clone()].iter_mut().for_each(|weight| *weight *= multiplier);
+            }
+        };
+        held(&mut weights.flat, 1);
+        let optimizer = OptimizerConfig {
+            weight_decay: number("weight_decay"),
+            eps: number("eps"),
+            clip: number("clip"),
+            ..OptimizerConfig::default()
+        };
+        let lanes = LaneConfig { lanes: 2, recompute: Recompute::None, seed: 0 };
+        let model = Transformer::from_weights(&config, weights, backend).unwrap();
+        let mut trainer = Trainer::new(model, None, optimizer, lanes).unwrap();
+        for (i, step) in case["steps"].as_array().unwrap().iter().enumerate() {
+            let what = format!("{name} on {backend:?}, step {i}");
+            close(learn(&mut trainer, &rows(&step["rows"])).0, &step["loss"], 1e-5, &what);
+            close(trainer.step(number("lr")).unwrap(), &step["norm"], 1e-5, &what);
+        }
+        let mut trained = trainer.transformer.flat().unwrap().into_owned();
+        held(&mut trained, -1);
+        let what = format!("{name} on {backend:?}, trained");
+        close_to_all(&trained, &layout, &written.folder(&format!("{name}/trained")), 1e-5, &what);
+    }
+}
+
+#[test]
+fn parametrizations_are_those_of_pytorch_with_multipliers() {
+    parametrizations_match(&Cpu);
+    parametrizations_match(&PORTABLE);
 }
 
 /// The losses of pairs under a policy that trains, by a formula; `references` are the other model's log-probabilities.

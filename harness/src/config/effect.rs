@@ -9,6 +9,7 @@ use super::{
     Answer, OptimizerKind, PROBES, ProbeSpec, RowStyle, Schedule, Source, TRAINING, TrainStage, Training,
     TrialConfig, recipe, source_key,
 };
+use model::Parametrization;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -52,6 +53,12 @@ fn without(mut tree: Value, idle: Found) -> Value {
             Some(value) => keys.insert(name.into(), value),
             None => keys.remove(name),
         };
+    }
+    // Names from before there was the key are those of its default.
+    if tree["model"]["parametrization"] == json!(Parametrization::Standard)
+        && let Some(model) = tree["model"].as_object_mut()
+    {
+        model.remove("parametrization");
     }
     tree
 }
@@ -134,6 +141,16 @@ fn model(config: &TrialConfig, found: &mut Found) {
     );
     if model.tie_embeddings {
         found.add(&["model.head_init"], "model.tie_embeddings = true makes the embedding the head");
+    }
+    match model.parametrization {
+        Parametrization::Standard => {
+            let keys = ["base_width", "base_head_dim", "base_depth"];
+            found.add_in("model", &keys, "model.parametrization = \"standard\" has no base shape");
+        }
+        Parametrization::Mup => {
+            found.add(&["model.base_depth"], "model.parametrization = \"mup\" has no rule for depths");
+        }
+        Parametrization::Completep => {}
     }
     if model.is_moe() {
         found.add(&["model.hidden_dim"], why);

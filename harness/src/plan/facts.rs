@@ -335,6 +335,7 @@ fn contents(key: &str, files: &[FileDigest]) -> Vec<Content> {
 mod tests {
     use super::*;
     use crate::config::Norm;
+    use model::Parametrization;
 
     #[test]
     fn an_exam_is_renamed_only_by_what_it_uses() {
@@ -352,5 +353,28 @@ mod tests {
         assert_eq!(rotated, cloze);
         assert!(name(&|exam| exam.rotate = true).2);
         assert!(name(&|exam| (exam.answer, exam.norm) = (Answer::Continuation, Norm::Raw)).1);
+    }
+
+    #[test]
+    fn a_parametrization_is_named_by_what_it_reads() {
+        let facts = |of: Parametrization, base: Option<usize>| {
+            let mut config = TrialConfig::default();
+            let model = &mut config.model;
+            (model.parametrization, model.base_width, model.base_head_dim) = (of, base, base);
+            model.base_depth = base;
+            let stage = Stage::Train(TrainStage::Pretrain);
+            Reading::new(&config).facts(stage, &At::default(), None, None, &vec![])
+        };
+        let read = |facts: &Facts| {
+            let is_new = |key: &&String| key.contains(".base_") || key.ends_with("parametrization");
+            facts.keys.keys().filter(is_new).cloned().collect::<Vec<_>>()
+        };
+        // As before there was the key.
+        let standard = facts(Parametrization::Standard, None);
+        assert_eq!(standard.name(), facts(Parametrization::Standard, Some(8)).name());
+        assert!(read(&standard).is_empty());
+        let mup = ["model.base_head_dim", "model.base_width", "model.parametrization"];
+        assert_eq!(read(&facts(Parametrization::Mup, Some(8))), mup);
+        assert_eq!(read(&facts(Parametrization::Completep, Some(8))).len(), 4);
     }
 }

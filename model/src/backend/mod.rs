@@ -383,8 +383,8 @@ pub trait Backend: Memory {
 
     /// Adds the gradient of a lane to a sum, and makes it zero.
     fn accumulate(&self, sum: &mut Self::Floats, gradient: &mut Self::Floats) -> Result<()>;
-    /// The sum of squares in f64. This waits for the device.
-    fn sum_of_squares(&self, floats: &Self::Floats) -> Result<f64>;
+    /// The sum of squares of some numbers in f64. This waits for the device.
+    fn sum_of_squares(&self, floats: &Self::Floats, range: Range<usize>) -> Result<f64>;
     /// Updates the weights of `range` and their moments `[first, second]`.
     fn adamw(
         &self,

@@ -29,8 +29,11 @@ fn sums<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
         probe.compare_floats("accumulate", EXACT, lane, &want.zeros_like()?)?;
     }
     probe.compare_floats("accumulate", ROUNDING, &sum, &want)?;
-    let squares = backend.sum_of_squares(&sum)? as f32;
-    probe.compare("sum_of_squares", ROUNDING, &[squares], &want.sqr()?.sum_all()?)?;
+    for range in [0..len, probe.layout.embedding.range.clone()] {
+        let squares = backend.sum_of_squares(&sum, range.clone())? as f32;
+        let want = want.narrow(0, range.start, range.len())?.sqr()?.sum_all()?;
+        probe.compare("sum_of_squares", ROUNDING, &[squares], &want)?;
+    }
     backend.clear(&mut sum)?;
     probe.compare_floats("clear", EXACT, &sum, &want.zeros_like()?)?;
     probe.compare_floats("zeros", EXACT, &backend.zeros(len)?, &want.zeros_like()?)

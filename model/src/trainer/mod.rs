@@ -69,8 +69,8 @@ impl<B: Backend> Trainer<B> {
     ) -> Result<Self> {
         let backend = transformer.backend.clone();
         let optimizer = match &lora {
-            Some(lora) => Optimizer::of_adapters(&backend, lora.len(), optimizer)?,
-            None => Optimizer::of_model(&backend, &transformer.layout, optimizer)?,
+            Some(lora) => Optimizer::of_adapters(&backend, &transformer.config, lora, optimizer)?,
+            None => Optimizer::of_model(&backend, &transformer.config, &transformer.layout, optimizer)?,
         };
         if let Some(lora) = &lora {
             lora.merge_into(&mut transformer)?;

@@ -1,10 +1,12 @@
 //! The update of weights: a rule for each parameter, and multipliers for groups of them.
 
-use crate::Result;
 use crate::backend::Backend;
 use crate::layout::{Layout, Matrix};
+use crate::lora::Lora;
 use crate::optimizer::{AdamW, Muon};
+use crate::parametrization::Scales;
 use crate::spec::Role;
+use crate::{ModelConfig, Result};
 use std::ops::Range;
 
 /// Which rule the matrices of blocks are updated by; embedding, head, router and norms always take AdamW.
@@ -49,7 +51,7 @@ impl Groups {
         match role {
             Role::Embedding => self.embedding,
             Role::Head => self.head,
-            Role::Norm => Multipliers { weight_decay: 0.0, ..self.norm },
+            role if role.is_norm() => Multipliers { weight_decay: 0.0, ..self.norm },
             _ => self.hidden,
         }
     }
@@ -91,20 +93,46 @@ impl Default for OptimizerConfig {
     }
 }
 
-/// Parameters side by side that are updated alike.
+/// What the rule of some parameters is multiplied by: by their group, and by the parametrization of the model.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Factors {
+    lr: f64,
+    weight_decay: f64,
+    eps: f64,
+}
+
+impl Factors {
+    fn of(group: Multipliers, scales: &Scales) -> Self {
+        Self {
+            lr: group.lr * scales.lr,
+            weight_decay: group.weight_decay * scales.weight_decay,
+            eps: scales.eps,
+        }
+    }
+}
+
+/// Places of parameters, with something that they have in common; what lies side by side is one.
 #[derive(Debug, Clone, PartialEq)]
-struct Span {
-    range: Range<usize>,
-    of: Multipliers,
+struct Spans<T>(Vec<(Range<usize>, T)>);
+
+impl<T: PartialEq> Spans<T> {
+    fn push(&mut self, range: Range<usize>, of: T) {
+        match self.0.last_mut() {
+            Some((last, same)) if *same == of && last.end == range.start => last.end = range.end,
+            _ => self.0.push((range, of)),
+        }
+    }
 }
 
 /// Moments of the trained parameters, and who takes which rule.
 pub(super) struct Optimizer<B: Backend> {
     config: OptimizerConfig,
     /// Parameters that AdamW updates.
-    adamw: Vec<Span>,
-    /// Matrices that Muon updates.
-    muon: Vec<Matrix>,
+    adamw: Spans<Factors>,
+    /// Matrices that Muon updates, in the order of the layout.
+    muon: Vec<(Factors, Vec<Matrix>)>,
+    /// What gradients are multiplied by in their norm: see [`crate::parametrization`].
+    multipliers: Spans<f64>,
     /// First and second moments; of a matrix of Muon's the first is its momentum and the second stays zero.
     pub moments: [B::Floats; 2],
 }
@@ -114,42 +142,55 @@ impl<B: Backend> Optimizer<B> {
     ///
     /// # Errors
     /// Where the device has no room for the moments.
-    pub fn of_model(backend: &B, layout: &Layout, config: OptimizerConfig) -> Result<Self> {
-        let is_muon = |role| {
-            !matches!(role, Role::Embedding | Role::Head | Role::Norm | Role::Router)
-                && config.rule == Rule::Muon
-        };
-        let (mut adamw, mut muon): (Vec<Span>, _) = (vec![], vec![]);
+    pub fn of_model(
+        backend: &B,
+        model: &ModelConfig,
+        layout: &Layout,
+        config: OptimizerConfig,
+    ) -> Result<Self> {
+        let mut found = Self::new(backend, layout.len(), config)?;
         for param in &layout.params {
-            let (range, of) = (param.range.clone(), config.groups.of(param.role));
-            if let (true, &[d_out, d_in]) = (is_muon(param.role), param.shape.as_slice()) {
-                muon.push(Matrix { range, d_out, d_in });
+            let is_outer = matches!(param.role, Role::Embedding | Role::Head | Role::Router);
+            let rule = if is_outer || param.role.is_norm() { Rule::AdamW } else { config.rule };
+            let scales = model.scales(param.role, rule);
+            let (range, factors) = (param.range.clone(), Factors::of(config.groups.of(param.role), &scales));
+            found.multipliers.push(range.clone(), scales.multiplier);
+            let (Rule::Muon, &[d_out, d_in]) = (rule, param.shape.as_slice()) else {
+                found.adamw.push(range, factors);
                 continue;
-            }
-            match adamw.last_mut() {
-                Some(last) if last.of == of && last.range.end == range.start => last.range.end = range.end,
-                _ => adamw.push(Span { range, of }),
+            };
+            let matrix = Matrix { range, d_out, d_in };
+            match found.muon.iter_mut().find(|(same, _)| *same == factors) {
+                Some((_, matrices)) => matrices.push(matrix),
+                None => found.muon.push((factors, vec![matrix])),
             }
         }
-        Self::new(backend, layout.len(), config, adamw, muon)
+        Ok(found)
     }
 
     /// For adapters, which are matrices of blocks.
     ///
     /// # Errors
     /// Where the device has no room for the moments.
-    pub fn of_adapters(backend: &B, len: usize, config: OptimizerConfig) -> Result<Self> {
-        Self::new(backend, len, config, vec![Span { range: 0..len, of: config.groups.hidden }], vec![])
+    pub fn of_adapters(
+        backend: &B,
+        model: &ModelConfig,
+        lora: &Lora<B>,
+        config: OptimizerConfig,
+    ) -> Result<Self> {
+        let mut found = Self::new(backend, lora.len(), config)?;
+        for (role, adapter) in lora.adapters() {
+            for (part, scales) in [&adapter.a, &adapter.b].into_iter().zip(model.adapter_scales(role)) {
+                found.multipliers.push(part.range.clone(), scales.multiplier);
+                found.adamw.push(part.range.clone(), Factors::of(config.groups.hidden, &scales));
+            }
+        }
+        Ok(found)
     }
 
-    fn new(
-        backend: &B,
-        len: usize,
-        config: OptimizerConfig,
-        adamw: Vec<Span>,
-        muon: Vec<Matrix>,
-    ) -> Result<Self> {
-        Ok(Self { config, adamw, muon, moments: [backend.zeros(len)?, backend.zeros(len)?] })
+    fn new(backend: &B, len: usize, config: OptimizerConfig) -> Result<Self> {
+        let moments = [backend.zeros(len)?, backend.zeros(len)?];
+        Ok(Self { config, adamw: Spans(vec![]), muon: vec![], multipliers: Spans(vec![]), moments })
     }
 
     /// One update, the `step`-th; returns the gradient norm before clipping.
@@ -164,19 +205,23 @@ impl<B: Backend> Optimizer<B> {
         step: u64,
         lr: f64,
     ) -> Result<f64> {
-        let norm = backend.sum_of_squares(gradient)?.sqrt();
-        let OptimizerConfig { beta1, beta2, eps, momentum, weight_decay, clip, groups, .. } = self.config;
+        let mut squares = 0.0;
+        for (range, multiplier) in &self.multipliers.0 {
+            squares += multiplier.powi(2) * backend.sum_of_squares(gradient, range.clone())?;
+        }
+        let norm = squares.sqrt();
+        let OptimizerConfig { beta1, beta2, eps, momentum, weight_decay, clip, .. } = self.config;
         // torch.nn.utils.clip_grad_norm_ adds the same 1e-6.
         let grad_scale = if clip > 0.0 { (clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
-        for Span { range, of } in &self.adamw {
-            let (lr, weight_decay) = (lr * of.lr, weight_decay * of.weight_decay);
+        for (range, of) in &self.adamw.0 {
+            let (lr, weight_decay, eps) = (lr * of.lr, weight_decay * of.weight_decay, eps * of.eps);
             let rule = AdamW { lr, beta1, beta2, eps, weight_decay, step, grad_scale };
             backend.adamw(weights, &mut self.moments, gradient, range.clone(), &rule)?;
         }
-        if !self.muon.is_empty() {
-            let (lr, weight_decay) = (lr * groups.hidden.lr, weight_decay * groups.hidden.weight_decay);
+        for (of, matrices) in &self.muon {
+            let (lr, weight_decay) = (lr * of.lr, weight_decay * of.weight_decay);
             let rule = Muon { lr, momentum, weight_decay, grad_scale };
-            backend.muon(weights, &mut self.moments, gradient, &self.muon, &rule)?;
+            backend.muon(weights, &mut self.moments, gradient, matrices, &rule)?;
         }
         Ok(norm)
     }

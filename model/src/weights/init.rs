@@ -1,18 +1,25 @@
-//! Initial weights, a function of configuration and seed alone.
+//! Initial weights, a function of configuration and seed alone. What a parametrization changes of them is in
+//! [`crate::parametrization`].
 
 use crate::config::{Init, ModelConfig};
 use crate::layout::Layout;
 use crate::random::{self, Purpose};
 use crate::spec::Role;
+use crate::trainer::Rule;
 use rand_distr::{Distribution, Normal, Uniform};
 
 /// Draws every weight in the order of the layout.
 pub fn draw(config: &ModelConfig, layout: &Layout, seed: u64) -> Vec<f32> {
     let mut rng = random::stream(seed, Purpose::Weights, 0);
-    let mut flat = vec![1.0f32; layout.len()]; // norms stay at one
-    for param in layout.params.iter().filter(|p| p.shape.len() == 2) {
+    let mut flat = vec![0.0f32; layout.len()];
+    for param in &layout.params {
         let values = &mut flat[param.range.clone()];
-        let times = multiplier(config, param.role) as f32;
+        // The rule of updates is nothing to initial weights.
+        let times = (multiplier(config, param.role) * config.scales(param.role, Rule::AdamW).init) as f32;
+        if param.role.is_norm() {
+            values.fill(times);
+            continue;
+        }
         match spread(config, param.role) {
             Spread::Normal(deviation) => {
                 let normal = Normal::new(0.0f32, deviation as f32).expect("a finite deviation");
@@ -32,7 +39,7 @@ fn multiplier(config: &ModelConfig, role: Role) -> f64 {
     match role {
         Role::Embedding => config.embedding_init,
         Role::Head => config.head_init,
-        Role::Norm => 1.0,
+        role if role.is_norm() => 1.0,
         _ => config.hidden_init,
     }
 }
@@ -43,8 +50,9 @@ enum Spread {
 }
 
 fn spread(config: &ModelConfig, role: Role) -> Spread {
-    let depth = (2.0 * config.n_layers as f64).sqrt();
-    let width = 1.0 / (config.d_model as f64).sqrt();
+    let (d_model, n_layers) = config.drawn_as();
+    let depth = (2.0 * n_layers as f64).sqrt();
+    let width = 1.0 / (d_model as f64).sqrt();
     match (config.init, role) {
         // Quirk of v1: the residual scaling goes to the up projection w3 instead of w2.
         (Init::Minimind, Role::AttentionOutput | Role::Up) => Spread::Normal(0.02 / depth),
@@ -105,7 +113,7 @@ mod tests {
             let times = match param.role {
                 Role::Embedding => 4.0,
                 Role::Head => 0.0,
-                Role::Norm => 1.0,
+                role if role.is_norm() => 1.0,
                 _ => 0.5,
             };
             for (plain, scaled) in plain[param.range.clone()].iter().zip(&scaled[param.range.clone()]) {

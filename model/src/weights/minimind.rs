@@ -1,7 +1,7 @@
 //! Models as MiniMind v1 publishes them: a state dict saved by `torch.save`, and the `config.json` of its `LMConfig`.
 
 use super::Weights;
-use crate::{Error, ModelConfig, Result, folder};
+use crate::{Error, ModelConfig, Parametrization, Result, folder};
 use serde_json::{Value, json};
 use std::io::{Cursor, Write};
 use zip::write::SimpleFileOptions;
@@ -44,7 +44,13 @@ pub fn config_json(config: &ModelConfig) -> Result<Value> {
     }
     // There all experts are as wide as the feed-forward of a dense model.
     let hidden_dim = if config.is_moe() { Some(config.expert_dim()) } else { config.hidden_dim };
-    let config = ModelConfig { hidden_dim, expert_hidden_dim: None, head_dim: None, ..config.clone() };
+    let config = ModelConfig {
+        hidden_dim,
+        expert_hidden_dim: None,
+        head_dim: None,
+        parametrization: Parametrization::Standard, // nothing to a forward pass
+        ..config.clone()
+    };
     let mut json: Value = serde_json::from_slice(&folder::write_config(&config)).unwrap_or_default();
     json["model_type"] = "minimind".into();
     json["architectures"] = json!(["Transformer"]);

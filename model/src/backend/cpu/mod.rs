@@ -372,8 +372,8 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn sum_of_squares(&self, floats: &Buffer) -> Result<f64> {
-        let pieces: Vec<f64> = floats.par_chunks(PIECE).map(math::sum_of_squares).collect();
+    fn sum_of_squares(&self, floats: &Buffer, range: Range<usize>) -> Result<f64> {
+        let pieces: Vec<f64> = floats[range].par_chunks(PIECE).map(math::sum_of_squares).collect();
         Ok(pieces.iter().sum())
     }
 

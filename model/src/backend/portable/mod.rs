@@ -379,7 +379,8 @@ impl Backend for Portable {
         self.clear(gradient)
     }
 
-    fn sum_of_squares(&self, floats: &Tensor) -> Result<f64> {
+    fn sum_of_squares(&self, floats: &Tensor, range: Range<usize>) -> Result<f64> {
+        let floats = floats.narrow(0, range.start, range.len())?;
         Ok(f64::from(floats.sqr()?.sum_all()?.to_scalar::<f32>()?))
     }
 
