@@ -44,6 +44,10 @@ name = "by_mix"
 kind = "loss"
 split = "sets"
 name = "sets"
+[[figure]]
+kind = "loss"
+split = "sources"
+name = "sources"
 [[table]]
 rows = ["data.mix.web"]
 columns = ["val.loss.code", "val_bpb.wiki"]
@@ -102,9 +106,9 @@ fn a_mix_is_an_axis_and_every_set_has_its_losses() {
         .collect();
     shares.sort_by(f64::total_cmp);
     assert!((shares[0] - 0.5).abs() < 0.05 && (shares[1] - 0.75).abs() < 0.05, "{shares:?}");
-    for name in ["by_mix", "sets"] {
+    for (name, curves) in [("by_mix", &[][..]), ("sets", &["code", "wiki"]), ("sources", &["books", "web"])] {
         let svg = fs::read_to_string(dir.join(format!("results/asked/figures/{name}.svg"))).unwrap();
-        assert!(!svg.contains("NaN") && (name != "sets" || svg.contains("wiki")), "{name}");
+        assert!(!svg.contains("NaN") && curves.iter().all(|curve| svg.contains(curve)), "{name}");
     }
     // The same weights in other numbers are the same training.
     let same =

@@ -2,9 +2,9 @@
 
 use super::{Case, Compute, ExamCase, OPTIONS, Rate, Report, Sharing, synthetic_ids, time_steps};
 use crate::config::{TrainStage, TrialConfig, WorldConfig};
-use crate::data::Tokenizer;
 use crate::data::chat::ChatTemplate;
 use crate::data::world::World;
+use crate::data::{Tokenizer, TrainRow};
 use crate::fsutil::read_text;
 use crate::system::peak_rss_mb;
 use crate::train::{next_tokens, optimizer};
@@ -33,7 +33,7 @@ pub fn train(case: &Case) -> Result<Report> {
     let optimizer = optimizer(TrainStage::Pretrain.training(&trial));
     let lanes = LaneConfig { lanes: case.lanes, recompute: Recompute::None, seed: 1 };
     let mut trainer = Trainer::new(transformer(case)?, None, optimizer, lanes)?;
-    let rows: Vec<Sequence> = (0..case.batch_size).map(|i| row(case, i as u64)).collect();
+    let rows: Vec<TrainRow> = (0..case.batch_size).map(|i| row(case, i as u64).into()).collect();
     let seconds = time_steps(case, || {
         next_tokens(&mut trainer, &rows)?;
         trainer.step(LR)?;

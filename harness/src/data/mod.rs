@@ -20,7 +20,9 @@ pub mod tokenizer;
 pub mod turns;
 pub mod world;
 
-pub use batches::{BatchOptions, Batches, Lost, Pair, Position, PreferenceBatches, RowSize, sequential};
+pub use batches::{
+    BatchOptions, Batches, Lost, Pair, Position, PreferenceBatches, RowSize, TrainRow, sequential,
+};
 pub use loss::RowLoss;
 pub use row::{Kind, Message, Row};
 pub use store::Store;

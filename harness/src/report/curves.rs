@@ -3,7 +3,7 @@
 use super::figure::{Axis, Content, Figure, Mark, Point, Series};
 use super::observation::{Observation, mean};
 use super::plots::group_label;
-use super::wanted::{Loss, SETS};
+use super::wanted::{Loss, SETS, SOURCES};
 use crate::records::TrialRecord;
 use std::path::Path;
 
@@ -20,27 +20,29 @@ pub fn figure(loss: &Loss, observations: &[&Observation]) -> Figure {
     }
     let mut groups: Vec<String> = vec![];
     let mut series: Vec<Series> = vec![];
+    let named = if let SETS | SOURCES = loss.splits { Some(loss.splits[0]) } else { None };
     for observation in trials {
         let group = match &loss.group {
             Some(column) => group_label(column, &column.read(observation)),
             None => observation.label.to_string(),
         };
-        let splits: Vec<String> = match loss.splits {
-            SETS => sets(observation.trial, loss),
-            splits => splits.iter().map(ToString::to_string).collect(),
+        let measured = measured(observation.trial, loss);
+        let is_drawn = |split: &str| match named {
+            Some(start) => split.starts_with(start),
+            None => loss.splits.contains(&split),
         };
-        for (place, split) in splits.iter().enumerate() {
-            let Some(points) = curve(observation.trial, loss, split) else { continue };
-            // Every set has a colour of its own.
-            let group = match split.strip_prefix(SETS[0]) {
-                Some(set) => format!("{group}{}{set}", if group.is_empty() { "" } else { ", " }),
+        for (split, rows) in measured.iter().filter(|(split, _)| is_drawn(split)) {
+            let Some(points) = curve(loss, split, rows) else { continue };
+            // Every set, and every source, has a colour of its own.
+            let group = match named.and_then(|start| split.strip_prefix(start)) {
+                Some(name) => format!("{group}{}{name}", if group.is_empty() { "" } else { ", " }),
                 None => group.clone(),
             };
             let colour = groups.iter().position(|g| *g == group).unwrap_or(groups.len());
             let is_new = colour == groups.len();
             let mark = match points.len() {
                 1 => Mark::Points,
-                _ if place > 0 && loss.splits != SETS => Mark::Dashed,
+                _ if named.is_none() && loss.splits.first() != Some(&split.as_str()) => Mark::Dashed,
                 _ => Mark::Line,
             };
             let label = if is_new { group.clone() } else { String::new() };
@@ -59,6 +61,7 @@ pub fn figure(loss: &Loss, observations: &[&Observation]) -> Figure {
     let mut notes = match loss.splits {
         [_, _] => vec!["solid: training, smoothed; dashed or a marker: held out".to_string()],
         ["val"] | SETS => vec!["held-out loss".into()],
+        SOURCES => vec!["training loss by source, smoothed".into()],
         _ => vec!["training loss, smoothed".into()],
     };
     if series.len() > groups.len() * loss.splits.len() {
@@ -73,29 +76,11 @@ pub fn figure(loss: &Loss, observations: &[&Observation]) -> Figure {
     }
 }
 
-/// The splits of the named validation sets of a trial's stage.
-fn sets(trial: &TrialRecord, loss: &Loss) -> Vec<String> {
-    let record = trial.stages.iter().find(|s| s.stage == loss.stage.name());
-    let csv = record.and_then(|record| csv::Reader::from_path(record.dir.join("metrics.csv")).ok());
-    let Some(mut csv) = csv else { return vec![] };
-    let column = csv.headers().ok().and_then(|headers| headers.iter().position(|name| name == "split"));
-    let mut found = vec![];
-    for row in csv.records().map_while(Result::ok) {
-        let split = column.and_then(|column| row.get(column)).unwrap_or_default();
-        if split.starts_with(SETS[0]) && !found.iter().any(|known| known == split) {
-            found.push(split.to_string());
-        }
-    }
-    found
-}
-
-/// Points of a split; `None` where the stage did not run, or recorded none.
-fn curve(trial: &TrialRecord, loss: &Loss, split: &str) -> Option<Vec<Point>> {
-    let record = trial.stages.iter().find(|s| s.stage == loss.stage.name())?;
-    let rows = read(&record.dir.join("metrics.csv"), loss.x, split)?;
-    let rows: Vec<(f64, f64)> = rows.into_iter().filter(|row| !loss.log[0] || row.0 > 0.0).collect();
+/// Points of a split; `None` where none was recorded.
+fn curve(loss: &Loss, split: &str, rows: &[(f64, f64)]) -> Option<Vec<Point>> {
+    let rows: Vec<(f64, f64)> = rows.iter().copied().filter(|row| !loss.log[0] || row.0 > 0.0).collect();
     // Neighbouring rows of training are averaged, so that every row counts.
-    let width = if split == "train" { rows.len().div_ceil(CURVE_POINTS).max(1) } else { 1 };
+    let width = if split.starts_with("train") { rows.len().div_ceil(CURVE_POINTS).max(1) } else { 1 };
     let point = |part: &[(f64, f64)]| {
         let (x, y): (Vec<f64>, Vec<f64>) = part.iter().copied().unzip();
         Point { x: mean(&x), y: mean(&y), ..Point::default() }
@@ -104,15 +89,29 @@ fn curve(trial: &TrialRecord, loss: &Loss, split: &str) -> Option<Vec<Point>> {
     (!points.is_empty()).then_some(points)
 }
 
-/// A column and the loss of a metrics.csv, for the rows of a split.
-fn read(path: &Path, x: &str, split: &str) -> Option<Vec<(f64, f64)>> {
+/// What was measured on each split, as pairs of a column and the loss.
+type Measured = Vec<(String, Vec<(f64, f64)>)>;
+
+/// A column and the loss of the metrics.csv of a trial's stage, split by split, as each first comes; none where the stage
+/// did not run.
+fn measured(trial: &TrialRecord, loss: &Loss) -> Measured {
+    let record = trial.stages.iter().find(|s| s.stage == loss.stage.name());
+    record.and_then(|record| read(&record.dir.join("metrics.csv"), loss.x)).unwrap_or_default()
+}
+
+fn read(path: &Path, x: &str) -> Option<Measured> {
     let mut csv = csv::Reader::from_path(path).ok()?;
     let headers = csv.headers().ok()?.clone();
     let column = |name: &str| headers.iter().position(|h| h == name);
-    let (x, splits, loss) = (column(x)?, column("split")?, column("loss")?);
-    let row = |row: csv::StringRecord| {
+    let (x, split, loss) = (column(x)?, column("split")?, column("loss")?);
+    let mut found = Measured::new();
+    for row in csv.records().filter_map(Result::ok) {
         let number = |i: usize| row.get(i)?.parse::<f64>().ok().filter(|n| n.is_finite());
-        (row.get(splits)? == split).then_some((number(x)?, number(loss)?))
-    };
-    Some(csv.records().filter_map(|r| row(r.ok()?)).collect())
+        let (Some(split), Some(x), Some(loss)) = (row.get(split), number(x), number(loss)) else { continue };
+        match found.iter_mut().find(|(known, _)| known == split) {
+            Some((_, rows)) => rows.push((x, loss)),
+            None => found.push((split.into(), vec![(x, loss)])),
+        }
+    }
+    Some(found)
 }

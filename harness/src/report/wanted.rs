@@ -87,7 +87,7 @@ pub enum ErrorBar {
 pub struct Loss {
     /// The stage.
     pub stage: TrainStage,
-    /// `train`, `val` or both.
+    /// `train`, `val` or both; or what the splits begin with that are drawn, [`SETS`] or [`SOURCES`].
     pub splits: &'static [&'static str],
     /// The column of metrics.csv across.
     pub x: &'static str,
@@ -168,11 +168,19 @@ pub(super) const FITS: [(&str, FitKind); 3] =
     [("power", FitKind::Power), ("linear", FitKind::Linear), ("log", FitKind::Log)];
 
 /// The losses of a stage.
-pub(super) const SPLITS: [(&str, &[&str]); 4] =
-    [("train", &["train"]), ("val", &["val"]), ("both", &["train", "val"]), ("sets", SETS)];
+pub(super) const SPLITS: [(&str, &[&str]); 5] = [
+    ("train", &["train"]),
+    ("val", &["val"]),
+    ("both", &["train", "val"]),
+    ("sets", SETS),
+    ("sources", SOURCES),
+];
 
 /// Stands for every named validation set.
 pub(super) const SETS: &[&str] = &["val:"];
+
+/// Stands for every named source.
+pub(super) const SOURCES: &[&str] = &["train:"];
 
 /// What losses are drawn over.
 pub(super) const LOSS_X: [(&str, &str); 3] =

@@ -16,6 +16,8 @@ const COLUMNS: [&str; 8] =
 pub enum Split {
     /// Those trained on.
     Train,
+    /// Those trained on of the named source.
+    TrainSource(String),
     /// All that are held out, whatever set they are of.
     Val,
     /// The named set of those held out.
@@ -27,6 +29,7 @@ impl Split {
     pub fn name(&self) -> Cow<'static, str> {
         match self {
             Split::Train => "train".into(),
+            Split::TrainSource(name) => format!("train:{name}").into(),
             Split::Val => "val".into(),
             Split::ValSet(name) => format!("val:{name}").into(),
         }

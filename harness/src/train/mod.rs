@@ -8,6 +8,7 @@ mod length;
 mod objective;
 mod schedule;
 pub mod snapshot;
+mod sums;
 #[cfg(test)]
 mod tests;
 mod trend;
@@ -15,6 +16,7 @@ mod trend;
 pub use length::{Length, describe};
 pub use objective::{Measured, Objective, next_tokens};
 pub use schedule::learning_rate;
+pub use sums::Sums;
 
 use crate::config::{OptimizerKind, TrainStage, Training, TrialConfig};
 use crate::data::{RowSize, Store, Tokenizer};
@@ -25,7 +27,7 @@ use crate::track::{Metrics, MetricsRow, Progress, Split, number};
 use anyhow::{Context, Result, anyhow, bail};
 use checkpoint::{Checkpoint, Checkpoints, Keep, Saved};
 use model::trainer::{Groups, Multipliers, Rule};
-use model::{Backend, Cost, LaneConfig, Lora, OptimizerConfig, RouterStats, Trainer, Transformer, Work};
+use model::{Backend, Cost, LaneConfig, Lora, OptimizerConfig, Trainer, Transformer, Work};
 use snapshot::Snapshot;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -128,70 +130,6 @@ pub fn optimizer(training: &Training) -> OptimizerConfig {
             head: Multipliers { lr: training.head_lr, weight_decay: training.head_decay },
             norm: Multipliers { lr: training.norm_lr, ..Multipliers::default() },
         },
-    }
-}
-
-/// Sums of one optimizer step or of one validation.
-#[derive(Debug, Clone, Default)]
-pub struct Sums {
-    /// Loss summed over what it is averaged over.
-    pub loss: f64,
-    /// Positions, or pairs, that the loss is averaged over.
-    pub counted: f64,
-    /// Target tokens.
-    pub tokens: u64,
-    /// Positions that went through the model.
-    pub positions: u64,
-    /// Squares of the lengths of their documents, in sum.
-    pub squares: u64,
-    /// Sum of reward margins and number of pairs with a positive one.
-    pub rewards: Option<(f64, f64)>,
-    /// What the routers did, layer by layer.
-    pub router: Vec<RouterStats>,
-}
-
-impl Sums {
-    fn add(&mut self, other: &Self) {
-        self.loss += other.loss;
-        self.counted += other.counted;
-        self.tokens += other.tokens;
-        self.positions += other.positions;
-        self.squares += other.squares;
-        if let Some((margin, right)) = other.rewards {
-            let (sum, count) = self.rewards.get_or_insert((0.0, 0.0));
-            *sum += margin;
-            *count += right;
-        }
-        self.router.resize(self.router.len().max(other.router.len()), RouterStats::default());
-        for (mine, theirs) in self.router.iter_mut().zip(&other.router) {
-            mine.merge(theirs);
-        }
-    }
-
-    /// The mean loss.
-    pub fn mean(&self) -> f64 {
-        self.loss / self.counted.max(1.0)
-    }
-
-    /// What the objective adds to a row of metrics.
-    fn extras(&self) -> Vec<(String, f64)> {
-        let mut extras = vec![];
-        if let Some((margin, right)) = self.rewards {
-            extras.push(("reward_margin".into(), margin / self.counted.max(1.0)));
-            extras.push(("reward_accuracy".into(), right / self.counted.max(1.0)));
-        }
-        if !self.router.is_empty() {
-            extras.push(("aux_loss".into(), self.router.iter().map(|r| r.aux_loss).sum()));
-            let tokens: u64 = self.router.iter().map(|r| r.tokens).sum();
-            let entropy: f64 = self.router.iter().map(|r| r.entropy_sum).sum();
-            extras.push(("router_entropy".into(), entropy / tokens.max(1) as f64));
-            let total: u64 = self.router.iter().flat_map(|r| &r.load).sum();
-            for expert in 0..self.router[0].load.len() {
-                let load: u64 = self.router.iter().map(|r| r.load[expert]).sum();
-                extras.push((format!("expert_load_{expert}"), load as f64 / total.max(1) as f64));
-            }
-        }
-        extras
     }
 }
 
@@ -307,6 +245,7 @@ impl<'a, B: Backend> Loop<'a, B> {
                     .progress
                     .update(step, &format!("loss {:.4}, {} tokens/s", sums.mean(), number(speed as u64)));
                 self.record(Split::Train, sums.mean(), Some((lr, norm, speed)), sums.extras())?;
+                self.record_sources(&sums)?;
             }
             self.take_snapshots(step)?;
             let every = training.val_every_tokens;
@@ -347,6 +286,15 @@ impl<'a, B: Backend> Loop<'a, B> {
             elapsed_seconds: self.elapsed(),
             extras,
         })
+    }
+
+    /// Records the training loss of a step on each source that has a name and a part in it.
+    fn record_sources(&mut self, sums: &Sums) -> Result<()> {
+        for (source, (loss, counted)) in sums.sources.iter().enumerate().filter(|(_, sums)| sums.1 > 0.0) {
+            let name = self.sources[source].name.clone();
+            self.record(Split::TrainSource(name), loss / counted, None, vec![])?;
+        }
+        Ok(())
     }
 
     /// Records the held-out loss, and bits per byte where it is that of whole texts.

@@ -3,7 +3,8 @@
 use super::{Sums, TrainRequest};
 use crate::config::{DpoLoss, Packing, TrainStage, TrialConfig};
 use crate::data::{
-    BatchOptions, Batches, Lost, Pair, Position, PreferenceBatches, RowLoss, RowSize, Store, sequential,
+    BatchOptions, Batches, Lost, Pair, Position, PreferenceBatches, RowLoss, RowSize, Store, TrainRow,
+    sequential,
 };
 use crate::fsutil::write_atomic;
 use crate::records::{Notice, SourceUse};
@@ -169,12 +170,15 @@ impl Objective {
     /// Where the model fails.
     pub fn accumulate<B: Backend>(&mut self, trainer: &mut Trainer<B>, rows: usize) -> Result<Sums> {
         match self {
-            Self::Tokens { batches, .. } => next_tokens(trainer, &batches.next_batch(rows)),
+            Self::Tokens { batches, .. } => next_tokens(trainer, &batches.next_rows(rows)),
             Self::Preferences { batches, references, config, .. } => {
                 let chosen = batches.next_batch(rows);
-                let pairs: Vec<(&Pair, [f64; 2])> =
-                    chosen.iter().map(|&i| (&batches.pairs()[i], references[i])).collect();
-                preferences(trainer, &pairs, config)
+                let pair = |&i: &usize| TrainPair {
+                    pair: &batches.pairs()[i],
+                    reference: references[i],
+                    source: batches.source_of(i),
+                };
+                preferences(trainer, &chosen.iter().map(pair).collect::<Vec<_>>(), config)
             }
         }
     }
@@ -332,18 +336,25 @@ fn answer_log_probs<B: Backend>(
 ///
 /// # Errors
 /// Where the model fails.
-pub fn next_tokens<B: Backend>(trainer: &mut Trainer<B>, rows: &[Sequence]) -> Result<Sums> {
-    let counted: f64 = rows.iter().map(|r| f64::from(r.counted)).sum();
+pub fn next_tokens<B: Backend>(trainer: &mut Trainer<B>, rows: &[TrainRow]) -> Result<Sums> {
+    let counted_of = |row: &TrainRow| f64::from(row.sequence.counted);
+    let counted: f64 = rows.iter().map(counted_of).sum();
     let scale = 1.0 / counted.max(1.0);
     let parts = trainer.accumulate(
         rows,
-        |row| vec![row],
+        |row| vec![&row.sequence],
         |pass, gradients, rows| {
             let (hidden, tape) = pass.forward()?;
             let (loss, dhidden) = pass.cross_entropy(&hidden, scale, gradients)?;
             let routing = pass.backward(tape, dhidden, gradients)?;
-            let counted = rows.iter().map(|r| f64::from(r.counted)).sum();
+            let counted = rows.iter().map(|row| counted_of(row)).sum();
+            let parts: Vec<(usize, f64)> = rows
+                .iter()
+                .flat_map(|row| row.sources.iter().map(|(source, counted)| (*source, f64::from(*counted))))
+                .collect();
+            let losses = if parts.is_empty() { vec![] } else { pass.by_document(&loss)? };
             Ok(Sums {
+                sources: by_source(losses.into_iter().zip(parts)),
                 loss: pass.value(&loss)? / scale,
                 counted,
                 tokens: counted as u64,
@@ -357,25 +368,49 @@ pub fn next_tokens<B: Backend>(trainer: &mut Trainer<B>, rows: &[Sequence]) -> R
     total(parts.context("training step")?)
 }
 
+/// Losses and what they are averaged over, summed up by the number of their source.
+fn by_source(parts: impl Iterator<Item = (f64, (usize, f64))>) -> Vec<(f64, f64)> {
+    let mut sums: Vec<(f64, f64)> = vec![];
+    for (loss, (source, counted)) in parts {
+        sums.resize(sums.len().max(source + 1), (0.0, 0.0));
+        sums[source].0 += loss;
+        sums[source].1 += counted;
+    }
+    sums
+}
+
+/// A pair that is trained on.
+struct TrainPair<'a> {
+    pair: &'a Pair,
+    /// The reference's log-probabilities of both answers.
+    reference: [f64; 2],
+    /// The number of its source, where it has a name.
+    source: Option<usize>,
+}
+
 fn preferences<B: Backend>(
     trainer: &mut Trainer<B>,
-    pairs: &[(&Pair, [f64; 2])],
+    pairs: &[TrainPair],
     config: &DpoConfig,
 ) -> Result<Sums> {
     let scale = 1.0 / pairs.len().max(1) as f64;
     let parts = trainer.accumulate(
         pairs,
-        |(pair, _)| vec![&pair.chosen, &pair.rejected],
+        |of| vec![&of.pair.chosen, &of.pair.rejected],
         |pass, gradients, pairs| {
             let (hidden, tape) = pass.forward()?;
             let log_probs = pass.log_probs(&hidden)?;
-            let rows: Vec<&Sequence> = pairs.iter().flat_map(|(p, _)| [&p.chosen, &p.rejected]).collect();
-            let references: Vec<[f64; 2]> = pairs.iter().map(|(_, reference)| *reference).collect();
+            let rows: Vec<&Sequence> =
+                pairs.iter().flat_map(|of| [&of.pair.chosen, &of.pair.rejected]).collect();
+            let references: Vec<[f64; 2]> = pairs.iter().map(|of| of.reference).collect();
             let outcome = dpo_loss(&log_probs, &rows, &references, config);
             let slopes: Vec<f32> = outcome.slopes.iter().map(|slope| slope * scale as f32).collect();
             let dhidden = pass.log_probs_backward(&hidden, &slopes, gradients)?;
             let routing = pass.backward(tape, dhidden, gradients)?;
+            let parts = outcome.pairs.iter().zip(pairs);
+            let parts = parts.filter_map(|(outcome, of)| Some((outcome.loss, (of.source?, 1.0))));
             Ok(Sums {
+                sources: by_source(parts),
                 tokens: rows.iter().map(|row| row.counted as u64).sum(),
                 positions: pass.batch().len() as u64,
                 squares: pass.squares(),

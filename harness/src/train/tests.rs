@@ -326,34 +326,36 @@ fn the_best_checkpoint_and_every_third_are_kept() {
     assert!((about["best_val"].as_f64().unwrap() - loss).abs() < 1e-6, "{about} {validations:?}");
 }
 
+/// Writes one side of the store anew: sources by name, each with so many documents of so many ids.
+fn write_sources(dir: &Path, side: &str, sources: [(&str, usize, usize); 2]) {
+    use crate::data::store::{Document, StoreHead, StoreWriter};
+    let head = StoreHead {
+        kind: Kind::Pretrain,
+        token_bytes: vec![1; VOCAB],
+        marker: vec![],
+        tokenizer: "hand-made".into(),
+    };
+    let folder = dir.join("data").join(side);
+    fs::remove_dir_all(&folder).unwrap();
+    let mut writer = StoreWriter::create(&folder, head).unwrap();
+    let mut random = ChaCha8Rng::seed_from_u64(11);
+    for (name, documents, len) in sources {
+        writer.begin(name);
+        for _ in 0..documents {
+            let ids = (0..len).map(|_| random.random_range(3..VOCAB as u32)).collect();
+            writer.push(&Document { ids, bytes: len, ..Document::default() }).unwrap();
+        }
+    }
+    writer.finish().unwrap();
+}
+
 #[test]
 fn mixed_sources_that_are_stopped_are_the_same_training_and_have_losses_of_their_own() {
     use crate::config::Sources;
-    use crate::data::store::{Document, StoreHead, StoreWriter};
     let dir = tempfile::tempdir().unwrap();
     prepared(dir.path(), 1, 9..=9);
-    let mut random = ChaCha8Rng::seed_from_u64(11);
-    for (side, sources) in
-        [("train", [("books", 9, 60), ("web", 70, 12)]), ("val", [("code", 3, 30), ("wiki", 5, 9)])]
-    {
-        let head = StoreHead {
-            kind: Kind::Pretrain,
-            token_bytes: vec![1; VOCAB],
-            marker: vec![],
-            tokenizer: "hand-made".into(),
-        };
-        let folder = dir.path().join("data").join(side);
-        fs::remove_dir_all(&folder).unwrap();
-        let mut writer = StoreWriter::create(&folder, head).unwrap();
-        for (name, documents, len) in sources {
-            writer.begin(name);
-            for _ in 0..documents {
-                let ids = (0..len).map(|_| random.random_range(3..VOCAB as u32)).collect();
-                writer.push(&Document { ids, bytes: len, ..Document::default() }).unwrap();
-            }
-        }
-        writer.finish().unwrap();
-    }
+    write_sources(dir.path(), "train", [("books", 9, 60), ("web", 70, 12)]);
+    write_sources(dir.path(), "val", [("code", 3, 30), ("wiki", 5, 9)]);
     let training = Training {
         steps: Some(120),
         batch_size: 3,
@@ -398,11 +400,66 @@ fn mixed_sources_that_are_stopped_are_the_same_training_and_have_losses_of_their
     let bits =
         |set: &crate::records::SetLoss, targets: f64| set.loss * targets / std::f64::consts::LN_2 / targets;
     assert!((code.bpb.unwrap() - bits(code, 87.0)).abs() < 1e-12);
-    let splits: Vec<String> = rows("stopped").into_iter().map(|row| row.1).filter(|s| s != "train").collect();
+    // The loss of a step is the mean of its sources' over their target tokens.
+    let mut both_told = 0;
+    for step in rows("stopped").chunk_by(|a, b| a.0 == b.0) {
+        let loss =
+            |split: &str| step.iter().find(|row| row.1 == split).map(|row| row.2.parse::<f64>().unwrap());
+        let Some(all) = loss("train") else { continue };
+        match (loss("train:books"), loss("train:web")) {
+            (Some(books), Some(web)) => {
+                both_told += 1;
+                assert!((books.min(web)..=books.max(web)).contains(&all), "{step:?}");
+            }
+            (one, other) => assert!((one.or(other).unwrap() - all).abs() < 1e-6, "{step:?}"),
+        }
+    }
+    assert!(both_told > 10, "{both_told}");
+    let splits = rows("stopped").into_iter().map(|row| row.1);
+    let splits: Vec<String> = splits.filter(|split| !split.starts_with("train")).collect();
     assert!(
         splits.len() > 6 && splits.chunks(3).all(|all| all == ["val", "val:code", "val:wiki"]),
         "{splits:?}"
     );
+}
+
+#[test]
+fn the_loss_of_a_step_is_told_by_source() {
+    use super::{Objective, next_tokens, optimizer};
+    use crate::config::Sources;
+    use model::{LaneConfig, Recompute, Sequence, Trainer};
+    let dir = tempfile::tempdir().unwrap();
+    prepared(dir.path(), 1, 9..=9);
+    write_sources(dir.path(), "train", [("books", 9, 60), ("web", 70, 12)]);
+    let mut trial =
+        trial(Training { seq_len: 64, packing: Packing::Separated, lanes: 2, ..Training::default() });
+    let files = |name: &str| (name.to_string(), vec!["f".to_string()]);
+    trial.data.pretrain = Sources::Named([files("books"), files("web")].into());
+    let data = Objective::new(TrainStage::Pretrain, &trial, &dir.path().join("data")).unwrap();
+    let Objective::Tokens { mut batches, .. } = data else { panic!("text") };
+    let rows = batches.next_rows(15);
+    let lanes = LaneConfig { lanes: 2, recompute: Recompute::None, seed: 1 };
+    let model = Transformer::new(&trial.model, 1, &Cpu).unwrap();
+    let mut trainer = Trainer::new(model, None, optimizer(&trial.pretrain.training), lanes).unwrap();
+    let sums = next_tokens(&mut trainer, &rows).unwrap();
+    // Books are known by their length.
+    let sequences: Vec<Sequence> = rows.into_iter().map(|row| row.sequence).collect();
+    let mut expected = [(0.0, 0.0); 2];
+    for (row, log_probs) in sequences.iter().zip(trainer.transformer.token_log_probs(&sequences).unwrap()) {
+        let mut log_probs = log_probs.into_iter();
+        for &len in &row.documents {
+            let source = usize::from(len != 59);
+            expected[source].0 -= log_probs.by_ref().take(len as usize).map(f64::from).sum::<f64>();
+            expected[source].1 += f64::from(len);
+        }
+    }
+    assert!(sums.sources.len() == 2 && expected.iter().all(|of| of.1 > 50.0), "{expected:?}");
+    for (found, expected) in sums.sources.iter().zip(expected) {
+        assert_eq!(found.1, expected.1);
+        assert!((found.0 / expected.0 - 1.0).abs() < 1e-6, "{found:?} {expected:?}");
+    }
+    let all = sums.sources.iter().map(|of| of.0).sum::<f64>();
+    assert!((all / sums.loss - 1.0).abs() < 1e-6, "{all} {}", sums.loss);
 }
 
 #[test]

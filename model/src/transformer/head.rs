@@ -17,6 +17,8 @@ struct Active {
 pub struct Loss<B: Backend> {
     /// `-log p(target)` of the active positions.
     nll: B::Floats,
+    /// Their places in the batch.
+    rows: Vec<u32>,
     weights: Vec<f32>,
     scale: f64,
 }
@@ -48,7 +50,7 @@ impl<B: Backend> Pass<'_, B> {
         let active = self.active();
         let weights: Vec<f32> = active.weights.iter().map(|w| w * scale as f32).collect();
         let (nll, dhidden) = self.head_backward(hidden, &active, &weights, grads)?;
-        Ok((Loss { nll, weights: active.weights, scale }, dhidden))
+        Ok((Loss { nll, rows: active.rows, weights: active.weights, scale }, dhidden))
     }
 
     /// The value of a loss. This waits for the device.
@@ -59,6 +61,22 @@ impl<B: Backend> Pass<'_, B> {
         let nll = self.backend().read(&loss.nll)?;
         let sum: f64 = nll.iter().zip(&loss.weights).map(|(l, w)| f64::from(*l) * f64::from(*w)).sum();
         Ok(f64::from((sum * f64::from(loss.scale as f32)) as f32))
+    }
+
+    /// The sum of `weight * -log p(target)` over each document, `(documents,)`, without the scale of the loss. This waits
+    /// for the device.
+    ///
+    /// # Errors
+    /// Where the device fails, as by running out of memory.
+    pub fn by_document(&self, loss: &Loss<B>) -> Result<Vec<f64>> {
+        let nll = self.backend().read(&loss.nll)?;
+        let ends = &self.batch().documents[1..];
+        let mut sums = vec![0.0; ends.len()];
+        for ((&row, nll), weight) in loss.rows.iter().zip(nll.iter()).zip(&loss.weights) {
+            let document = ends.partition_point(|&end| end <= row as usize);
+            sums[document] += f64::from(*nll) * f64::from(*weight);
+        }
+        Ok(sums)
     }
 
     /// `weight * log p(target)` of each position, 0 where its weight is 0: `(n,)`.

@@ -82,6 +82,21 @@ impl std::iter::Sum for RowSize {
     }
 }
 
+/// A row as it is trained on.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TrainRow {
+    /// What the model reads and predicts.
+    pub sequence: Sequence,
+    /// Of each of its documents the number of its source, and its positions with loss; empty where sources have no names.
+    pub sources: Vec<(usize, u32)>,
+}
+
+impl From<Sequence> for TrainRow {
+    fn from(sequence: Sequence) -> Self {
+        Self { sequence, sources: vec![] }
+    }
+}
+
 /// An endless sequence of batches, reshuffled with every pass.
 pub struct Batches {
     store: Arc<Store>,
@@ -157,18 +172,28 @@ impl Batches {
     }
 
     /// The next rows; a batch may run across the end of a pass.
-    pub fn next_batch(&mut self, rows: usize) -> Vec<Sequence> {
+    pub fn next_rows(&mut self, rows: usize) -> Vec<TrainRow> {
         (0..rows).map(|_| self.next_row()).collect()
     }
 
-    fn next_row(&mut self) -> Sequence {
+    /// The sequences of the next rows.
+    pub fn next_batch(&mut self, rows: usize) -> Vec<Sequence> {
+        self.next_rows(rows).into_iter().map(|row| row.sequence).collect()
+    }
+
+    fn next_row(&mut self) -> TrainRow {
         if self.position.row >= self.pass.rows.len() as u64 {
             self.seek(Position { epoch: self.position.epoch + 1, row: 0 });
         }
         let row = self.pass.rows[self.position.row as usize].clone();
         self.position.row += 1;
-        let pieces = self.pass.order[row].iter().map(|&i| self.pieces[i as usize]);
-        join(pieces.map(|piece| sequence(&self.store, &self.options.loss, piece)))
+        let order = &self.pass.order[row];
+        let pieces = order.iter().map(|&i| self.pieces[i as usize]);
+        let of = |&i: &u32| Some((self.order.source_of(i)?, self.counted[i as usize]));
+        TrainRow {
+            sequence: join(pieces.map(|piece| sequence(&self.store, &self.options.loss, piece))),
+            sources: order.iter().filter_map(of).collect(),
+        }
     }
 
     /// What the first rows take of each source that has a name.

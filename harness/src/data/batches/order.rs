@@ -124,9 +124,8 @@ impl Order {
     pub fn used(&self, items: impl Iterator<Item = u32>) -> Vec<SourceUse> {
         let mut tokens = vec![0; self.sources.len()];
         for item in items {
-            let source = self.sources.partition_point(|source| source.items.end <= item);
-            if let Some(tokens) = tokens.get_mut(source) {
-                *tokens += u64::from(self.tokens[item as usize]);
+            if let Some(source) = self.source_of(item) {
+                tokens[source] += u64::from(self.tokens[item as usize]);
             }
         }
         let used = |(source, tokens): (&Source, u64)| SourceUse {
@@ -135,6 +134,12 @@ impl Order {
             passes: tokens as f64 / source.tokens.max(1) as f64,
         };
         self.sources.iter().zip(tokens).map(used).collect()
+    }
+
+    /// The number of an item's source among those of [`Self::used`], where it has a name.
+    pub fn source_of(&self, item: u32) -> Option<usize> {
+        let source = self.sources.partition_point(|source| source.items.end <= item);
+        (source < self.sources.len()).then_some(source)
     }
 
     /// Whether sources have names.

@@ -100,6 +100,11 @@ impl PreferenceBatches {
         &self.pairs
     }
 
+    /// The number of the source of a pair among those of [`Self::used`], where it has a name.
+    pub fn source_of(&self, pair: usize) -> Option<usize> {
+        self.order.source_of(pair as u32)
+    }
+
     /// Where the next batch begins.
     pub fn position(&self) -> Position {
         self.position

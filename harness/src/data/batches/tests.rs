@@ -27,7 +27,7 @@ fn packed_rows_hold_whole_documents_and_every_target_once() {
     let mut batches = Batches::new(store, options(Packing::Separated, 16)).unwrap();
     let mut targets = vec![];
     for _ in 0..batches.row_sizes(0, None).len() {
-        let row = batches.next_row();
+        let row = batches.next_row().sequence;
         assert!(row.len() <= 16);
         assert_eq!(row.documents.iter().sum::<u32>() as usize, row.len());
         let mut start = 0;
@@ -69,7 +69,8 @@ fn every_pass_has_an_order_of_its_own() {
     let pairs = (0..30).flat_map(|pair| [7, 8].map(|answer| vec![10 + pair, 5, answer]));
     let (_dir, pairs) = store_as(Kind::Preferences, &pairs.collect::<Vec<_>>());
     let mut preferences = PreferenceBatches::new(&pairs, 8, 3, None).unwrap();
-    let of_rows = [(); 2].map(|()| (0..30).map(|_| batches.next_row().ids[0] as usize - 10).collect());
+    let of_rows =
+        [(); 2].map(|()| (0..30).map(|_| batches.next_row().sequence.ids[0] as usize - 10).collect());
     let of_pairs = [(); 2].map(|()| preferences.next_batch(30));
     let all: Vec<usize> = (0..30).collect();
     for [first, second] in [of_rows, of_pairs] as [[Vec<usize>; 2]; 2] {
@@ -160,7 +161,7 @@ fn a_long_conversation_is_cut_and_a_long_text_goes_on() {
         let (_dir, store) = store_as(kind, std::slice::from_ref(&document));
         let mut batches =
             Batches::new(store, BatchOptions { loss, ..options(Packing::Separated, 8) }).unwrap();
-        (0..batches.row_sizes(0, None).len()).map(|_| batches.next_row().ids[0]).collect::<Vec<_>>()
+        (0..batches.row_sizes(0, None).len()).map(|_| batches.next_row().sequence.ids[0]).collect::<Vec<_>>()
     };
     assert_eq!(pieces(Kind::Conversations, RowLoss::Answers(AnswerLoss::Last)), [1]);
     let mut starts = pieces(Kind::Pretrain, RowLoss::Text);
