@@ -131,17 +131,3 @@ pub enum Answer {
     /// The option whose text is most likely as the answer to the question alone: OLMES's cloze formulation (Gu et al. 2024).
     Continuation,
 }
-
-/// How the log-likelihoods of the texts of options are compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum Norm {
-    /// As they are.
-    Raw,
-    /// Over the option's tokens.
-    Token,
-    /// Over its bytes in UTF-8.
-    Byte,
-    /// Minus that of the option as the answer to an empty question (Brown et al. 2020, section 2.4).
-    Pmi,
-}

@@ -20,10 +20,10 @@ mod sources;
 mod stage;
 mod validate;
 
+pub use crate::records::Norm;
 pub use at::At;
 pub use choices::{
-    Answer, AnswerLoss, BadRow, DpoLoss, Norm, OptimizerKind, Packing, RowStyle, Schedule, Source,
-    UnknownKeys,
+    Answer, AnswerLoss, BadRow, DpoLoss, OptimizerKind, Packing, RowStyle, Schedule, Source, UnknownKeys,
 };
 pub use document::{Content, Entry, Node};
 pub use effect::{Idle, differing, effective, idle};

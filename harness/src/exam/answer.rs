@@ -2,8 +2,7 @@
 
 use super::prompt::{Asked, Prompt};
 use super::sheet::{Sheet, SheetQuestion};
-use crate::config::Norm;
-use crate::records::{OptionScore, QuestionRecord, best, letter};
+use crate::records::{Norm, OptionScore, QuestionRecord, best, letter};
 use crate::stop::{Stopped, check};
 use anyhow::{Result, ensure};
 use model::{Backend, Continuation, Continuations, Shared, Transformer};
@@ -60,7 +59,7 @@ pub fn sit<B: Backend>(
         };
         let probabilities: Vec<f64> = match options.is_empty() {
             true => mean_over_rotations(&rotations),
-            false => options.iter().map(|option| score(option, norm).exp()).collect(),
+            false => options.iter().map(|option| norm.score(option).exp()).collect(),
         };
         records.push(QuestionRecord {
             subject: sheet.subject.clone(),
@@ -118,15 +117,6 @@ fn texts(
         bytes: question.options[i].len() as u32,
     };
     (0..log_probs.len()).map(option).collect()
-}
-
-fn score(option: &OptionScore, norm: Norm) -> f64 {
-    match norm {
-        Norm::Raw => option.log_prob,
-        Norm::Token => option.per_token(),
-        Norm::Byte => option.per_byte(),
-        Norm::Pmi => option.pmi(),
-    }
 }
 
 #[cfg(test)]

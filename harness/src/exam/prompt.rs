@@ -48,6 +48,12 @@ pub struct Asked {
     pub answers: Vec<Vec<u32>>,
 }
 
+/// What is read, and where in it the answer of each shot ends.
+struct Told {
+    asked: Asked,
+    ends: Vec<usize>,
+}
+
 impl Prompter {
     /// A prompt for every question, sheet by sheet.
     ///
@@ -86,7 +92,8 @@ impl Prompter {
             question.options.rotate_left(by);
             let mut shown = shots;
             let (mut asked, excess) = loop {
-                let asked = self.asked(tokenizer, &self.messages(shown, &question), &question)?;
+                let told = self.told(tokenizer, &self.messages(shown, &question), &question)?;
+                let asked = told.asked;
                 let longest = asked.answers.iter().map(Vec::len).max().unwrap_or(0);
                 // The last token of an answer is not read.
                 let room = (self.max_len + 1).saturating_sub(longest).max(1);
@@ -94,7 +101,10 @@ impl Prompter {
                 if excess == 0 || shown.is_empty() {
                     break (asked, excess);
                 }
-                shown = &shown[1..];
+                // Shots that end before so many tokens cannot make room for them: at least the next one goes as well.
+                let ends = told.ends.iter().filter(|_| told.ends.len() == shown.len());
+                let too_few = ends.take_while(|end| **end < excess).count();
+                shown = &shown[(too_few + 1).min(shown.len())..];
             };
             asked.ids.drain(..excess);
             prompt.has_fewer_shots |= shown.len() < shots.len();
@@ -104,8 +114,12 @@ impl Prompter {
         Ok(prompt)
     }
 
-    /// What is said, and the answers to `question` behind it, however long.
     fn asked(&self, tokenizer: &Tokenizer, messages: &[Message], question: &SheetQuestion) -> Result<Asked> {
+        Ok(self.told(tokenizer, messages, question)?.asked)
+    }
+
+    /// What is said, and the answers to `question` behind it, however long.
+    fn told(&self, tokenizer: &Tokenizer, messages: &[Message], question: &SheetQuestion) -> Result<Told> {
         let options = question.options.len();
         let answers: Vec<Message> =
             (0..options).map(|place| Message::new("assistant", self.answer_of(question, place))).collect();
@@ -136,7 +150,9 @@ impl Prompter {
                 ),
             }
         }
-        Ok(Asked { ids: all[0].ids[..common].to_vec(), answers })
+        let before = all[0].answers.iter().filter(|answer| answer.turn < messages.len());
+        let ends = before.map(|answer| answer.whole.end).collect();
+        Ok(Told { asked: Asked { ids: all[0].ids[..common].to_vec(), answers }, ends })
     }
 
     fn messages(&self, shots: &[SheetQuestion], question: &SheetQuestion) -> Vec<Message> {
@@ -335,6 +351,32 @@ mod tests {
             assert!(ASKED.ends_with(&text) || text.ends_with(ASKED), "{text}");
             assert_eq!(len(&prompter), short - 5);
             assert!(prompt.has_fewer_shots && prompt.is_cut);
+        }
+    }
+
+    #[test]
+    fn as_few_shots_go_as_make_room() {
+        let Some(tokenizer) = minimind() else { return };
+        // Shots of unlike length, some of them longer than all behind them.
+        let shots: Vec<SheetQuestion> =
+            [3, 40, 1, 25, 7].iter().map(|n| question(&"海是".repeat(*n), 'B')).collect();
+        let asked = question("天空是", 'A');
+        for (answer, system) in [(Answer::Letter, "开始回答问题"), (Answer::Cloze, "")] {
+            let mut prompter = Prompter { system: system.into(), ..prompter(shots.clone(), answer) };
+            let len = |prompter: &Prompter, shots: &[SheetQuestion]| {
+                let asked = prompter.asked(&tokenizer, &prompter.messages(shots, &asked), &asked).unwrap();
+                asked.ids.len() + asked.answers.iter().map(Vec::len).max().unwrap() - 1
+            };
+            let lens: Vec<usize> = (0..=5).map(|gone| len(&prompter, &shots[gone..])).collect();
+            for max_len in lens[5] - 3..lens[0] + 3 {
+                prompter.max_len = max_len;
+                let gone = lens.iter().position(|len| *len <= max_len).unwrap_or(5);
+                let (text, prompt) = ask(&prompter, &tokenizer, &asked);
+                let whole = prompter.asked(&tokenizer, &prompter.messages(&shots[gone..], &asked), &asked);
+                let whole = tokenizer.decode(&whole.unwrap().ids, false).unwrap();
+                assert!(whole.ends_with(&text) && (prompt.is_cut || whole == text), "{max_len}");
+                assert_eq!((prompt.has_fewer_shots, prompt.is_cut), (gone > 0, lens[5] > max_len));
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 //! what is worked out from the answers, stands behind them.
 
 use super::analysis::predictions_without_prior;
-use super::{OptionScore, QuestionRecord, best, letter};
+use super::{Norm, OptionScore, QuestionRecord, best, letter};
 use crate::track::csv_number;
 
 /// The columns that some records need.
@@ -12,19 +12,11 @@ pub struct QuestionTable {
     has_texts: bool,
 }
 
-/// Reads something of an option's text.
-type Read<T> = fn(&OptionScore) -> T;
-
-/// How the texts of options are compared, by the names of columns.
-const NORMS: [(&str, Read<f64>); 4] = [
-    ("raw", |option| option.log_prob),
-    ("token", OptionScore::per_token),
-    ("byte", OptionScore::per_byte),
-    ("pmi", OptionScore::pmi),
-];
+/// The cell of an option's text.
+type Cell = fn(&OptionScore) -> String;
 
 /// What is known of an option's text, by the names of columns.
-const TEXTS: [(&str, Read<String>); 4] = [
+const TEXTS: [(&str, Cell); 4] = [
     ("log_prob", |o| csv_number(o.log_prob)),
     ("unconditional", |o| csv_number(o.unconditional)),
     ("tokens", |o| o.tokens.to_string()),
@@ -47,7 +39,7 @@ impl QuestionTable {
         names.extend((4..self.options).map(|i| format!("p_{}", lower(i))));
         names.extend(["answer_log_prob", "prediction_without_prior"].map(String::from));
         if self.has_texts {
-            names.extend(NORMS.map(|(norm, _)| format!("prediction_{norm}")));
+            names.extend(Norm::ALL.map(|(_, norm)| format!("prediction_{norm}")));
             for (name, _) in TEXTS {
                 names.extend((0..self.options).map(|i| format!("{name}_{}", lower(i))));
             }
@@ -71,8 +63,8 @@ impl QuestionTable {
         cells.extend([csv_number(record.log_prob()), without_prior.into()]);
         if self.has_texts {
             let is_known = !record.options.is_empty();
-            cells.extend(NORMS.map(|(_, score)| {
-                let scores: Vec<f64> = record.options.iter().map(score).collect();
+            cells.extend(Norm::ALL.map(|(norm, _)| {
+                let scores: Vec<f64> = record.options.iter().map(|option| norm.score(option)).collect();
                 if is_known { letter(best(&scores)).into() } else { String::new() }
             }));
             for (_, text) in TEXTS {

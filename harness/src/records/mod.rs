@@ -3,11 +3,13 @@
 mod analysis;
 mod csv;
 mod groups;
+mod options;
 mod tally;
 
 pub use analysis::{Analysis, GroupScore, LetterBias, analyse};
 pub use csv::QuestionTable;
 pub use groups::group_of;
+pub use options::{Norm, OptionScore};
 pub use tally::{GUESSING, Tally};
 
 use crate::track::number;
@@ -232,37 +234,6 @@ pub struct QuestionRecord {
     /// What each option's text scores; empty by letter, and where an older version sat the exam.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<OptionScore>,
-}
-
-/// The text of an option as the answer.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct OptionScore {
-    /// Its log-probability behind the question: the sum over its tokens.
-    pub log_prob: f64,
-    /// The same behind an empty question.
-    pub unconditional: f64,
-    /// Its tokens behind the question.
-    pub tokens: u32,
-    /// Its bytes in UTF-8.
-    pub bytes: u32,
-}
-
-impl OptionScore {
-    /// Log-likelihood over tokens.
-    pub fn per_token(&self) -> f64 {
-        self.log_prob / f64::from(self.tokens)
-    }
-
-    /// Log-likelihood over bytes: it does not matter how many tokens the tokenizer makes of a word.
-    pub fn per_byte(&self) -> f64 {
-        self.log_prob / f64::from(self.bytes)
-    }
-
-    /// Log-likelihood minus the unconditional one: pointwise mutual information with the question (Brown et al. 2020,
-    /// section 2.4; Holtzman et al. 2021).
-    pub fn pmi(&self) -> f64 {
-        self.log_prob - self.unconditional
-    }
 }
 
 impl QuestionRecord {
