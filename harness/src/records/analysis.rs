@@ -14,6 +14,8 @@ const BINS: usize = 10;
 pub struct Analysis {
     /// Mean over subjects of their accuracies; the accuracy of all questions is the micro average.
     pub macro_accuracy: f64,
+    /// Over how many subjects.
+    pub subjects: usize,
     /// C-Eval's groups, as far as subjects belong to one.
     pub groups: Vec<GroupScore>,
     /// Mean log-probability of the right letter; by the text of options, their mean score.
@@ -85,6 +87,7 @@ pub fn analyse(records: &[&QuestionRecord]) -> Option<Analysis> {
     let free = free.iter().zip(records).filter(|(free, record)| **free == record.answer).count();
     Some(Analysis {
         macro_accuracy: macro_average(tallies.iter().map(|(_, tally)| tally)),
+        subjects: tallies.len(),
         groups: groups().filter_map(|group| score(group, &tallies)).collect(),
         log_prob: records.iter().map(|record| record.log_prob()).sum::<f64>() / n,
         accuracy_without_prior: free as f64 / n,

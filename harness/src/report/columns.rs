@@ -188,7 +188,7 @@ static QUANTITIES: [Quantity; 32] = {
 
 /// A number of the answers behind a score.
 fn analysis(observation: &Observation, read: impl Fn(&Analysis) -> Option<f64>) -> Option<Cell> {
-    read(&observation.score.as_ref()?.analysis()?).map(Cell::Number)
+    read(observation.score.as_ref()?.analysis()?).map(Cell::Number)
 }
 
 fn count(count: u64) -> Option<Cell> {

@@ -1,6 +1,7 @@
 //! From recorded runs to tables, figures and a page. *Invariant:* this folder never touches a tensor.
 
 mod agreement;
+mod beyond;
 mod charts;
 mod columns;
 mod compare;
@@ -74,6 +75,8 @@ pub fn write(
     }
     let summary = tables::summary(&settings);
     write_grid(&summary, "summary", &mut out)?;
+    let beyond = beyond::tables(&settings);
+    beyond.iter().try_for_each(|(name, grid)| write_grid(grid, name, &mut out))?;
     let mut wanted = vec![];
     for spec in &experiment.tables {
         let grid = grid::table(spec, &results);
@@ -101,6 +104,7 @@ pub fn write(
         rows: &rows,
         settings: &settings,
         summary: &summary,
+        beyond: &beyond,
         tables: &wanted,
         comparisons: (!compared.is_empty()).then_some(&comparisons),
         figures: &drawn,

@@ -13,6 +13,7 @@ use crate::stats::{Answered, OPTIONS, PERMUTATIONS, Randomised, Spread, guessing
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::OnceLock;
 use uuid::Uuid;
 
 /// A value of a column.
@@ -54,6 +55,8 @@ pub struct Score<'a> {
     exam: u64,
     /// Its answers by their place in the exam; none where only the counts are known.
     pub answers: Vec<(usize, &'a QuestionRecord)>,
+    /// What they say, once somebody has asked.
+    analysis: OnceLock<Option<Analysis>>,
 }
 
 impl Score<'_> {
@@ -81,8 +84,9 @@ impl Score<'_> {
     }
 
     /// What its answers say beyond right and wrong; `None` where only the counts are known.
-    pub fn analysis(&self) -> Option<Analysis> {
-        analyse(&self.answers.iter().map(|(_, record)| *record).collect::<Vec<_>>())
+    pub fn analysis(&self) -> Option<&Analysis> {
+        let answers = || self.answers.iter().map(|(_, record)| *record).collect::<Vec<_>>();
+        self.analysis.get_or_init(|| analyse(&answers())).as_ref()
     }
 }
 
@@ -214,6 +218,7 @@ impl<'a> Results<'a> {
                     contaminated: exam.contaminated,
                     exam: answers.map_or(0, |answers| fingerprint(answers)),
                     answers: answers.cloned().unwrap_or_default(),
+                    analysis: OnceLock::new(),
                 };
                 if by_subject { scores.extend(by_subjects(&score)) } else { scores.push(score) }
             }
@@ -257,6 +262,7 @@ fn by_subjects<'a>(exam: &Score<'a>) -> Vec<Score<'a>> {
             subject: Some(record.subject.clone()),
             contaminated: None,
             answers: vec![],
+            analysis: OnceLock::new(),
             ..exam.clone()
         });
         if let Some(is_met) = record.contaminated {

@@ -7,7 +7,7 @@ use super::headline::headline;
 use super::number::p_text;
 use super::observation::{Pooled, Results};
 use super::summary::{Row, Setting};
-use crate::records::{Analysis, Status, TrialRecord};
+use crate::records::{Status, TrialRecord};
 use anyhow::{Context, Result};
 use minijinja::{Environment, context};
 
@@ -26,24 +26,6 @@ fn notices(trials: &[TrialRecord]) -> Vec<minijinja::Value> {
         .collect()
 }
 
-/// What the answers of a setting say beyond right and wrong.
-fn beyond(analysis: &Analysis) -> Vec<String> {
-    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
-    let mut cells = vec![
-        format!("macro average {}", percent(analysis.macro_accuracy)),
-        format!("mean log-probability of the right option {:.3}", analysis.log_prob),
-        format!("without the prior of letters {}", percent(analysis.accuracy_without_prior)),
-    ];
-    cells.extend(analysis.calibration.as_ref().map(|c| format!("calibration error {:.3}", c.ece)));
-    let letters = analysis.letters.iter();
-    let letters = letters.map(|of| format!("{} {} ({})", of.letter, percent(of.chosen), percent(of.right)));
-    cells.push(format!("chosen (in the key): {}", letters.collect::<Vec<_>>().join(" ")));
-    cells.extend(analysis.groups.iter().map(|group| {
-        format!("{} {} (macro {})", group.group, percent(group.accuracy), percent(group.macro_accuracy))
-    }));
-    cells
-}
-
 /// Everything that goes onto the page.
 pub struct Page<'a> {
     /// What was asked.
@@ -58,6 +40,8 @@ pub struct Page<'a> {
     pub settings: &'a [Setting<'a>],
     /// The summary.
     pub summary: &'a Grid,
+    /// What answers say beyond right and wrong, each table with its name.
+    pub beyond: &'a [(&'static str, Grid)],
     /// The tables that were asked for.
     pub tables: &'a [Grid],
     /// The comparisons, where some were asked for.
@@ -103,10 +87,7 @@ impl Page<'_> {
                 context! { label => s.label, cells => cells.collect::<Vec<_>>() }
             })
             .collect();
-        let beyond: Vec<_> = settings
-            .iter()
-            .filter_map(|s| Some(context! { label => s.label, cells => beyond(&s.analysis()?) }))
-            .collect();
+        let beyond: Vec<_> = self.beyond.iter().map(|(_, table)| table.html()).collect();
         let configurations: Vec<_> = trials
         .iter()
         .map(|t| context! { trial => t.trial.to_string(), label => results.label(t), seed => t.seed, config => t.config.clone(), folders => t.stages.iter().map(|s| s.dir.display().to_string()).collect::<Vec<_>>() })

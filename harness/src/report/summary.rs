@@ -1,7 +1,7 @@
 //! Trials side by side: the same setting over its seeds, and the numbers that go into tables and figures.
 
 use super::observation::{Observation, Pooled, Results, p_of_guessing};
-use crate::records::{Analysis, ExamScore, TrialRecord, analyse};
+use crate::records::{Analysis, ExamScore, TrialRecord};
 use crate::stats::{Randomised, Spread, holm, spread};
 use rayon::prelude::*;
 use uuid::Uuid;
@@ -85,11 +85,9 @@ impl Setting<'_> {
         &self.observations
     }
 
-    /// What all of its answers say beyond right and wrong; `None` where only their counts are known.
-    pub fn analysis(&self) -> Option<Analysis> {
-        let scores = self.observations.iter().filter_map(|o| o.score.as_ref());
-        let answers = scores.flat_map(|score| score.answers.iter().map(|(_, record)| *record));
-        analyse(&answers.collect::<Vec<_>>())
+    /// What the answers of each seed say beyond right and wrong; none where only their counts are known.
+    pub fn analyses(&self) -> Vec<&Analysis> {
+        self.observations.iter().filter_map(|o| o.score.as_ref()?.analysis()).collect()
     }
 
     /// The answers in each subject, in the order of their names.

@@ -261,7 +261,7 @@ pub fn summary(settings: &[Setting]) -> Grid {
 }
 
 /// `41.2 ± 1.3`, times `scale`, or the mean alone for a single seed; with its n where not all `seeds` have a value.
-fn with_error(spread: Option<Spread>, scale: f64, digits: usize, seeds: usize) -> String {
+pub fn with_error(spread: Option<Spread>, scale: f64, digits: usize, seeds: usize) -> String {
     let Some(Spread { n, mean, t95, .. }) = spread else { return NOTHING.into() };
     let half = t95.map_or(String::new(), |half| format!(" ± {:.digits$}", half * scale));
     let count = if n < seeds { format!(" (n={n})") } else { String::new() };

@@ -172,6 +172,27 @@ fn tables_hold_the_numbers() {
          | n_layers=2 | 2 | 2,000 | 2,000 | 2.500 ± 0.000 | 1.250 ± 0.000 | 100 | 25.0 ± 12.7 | 1.000 |\n\
          | n_layers=4 | 2 | 4,000 | 4,000 | 2.500 ± 0.000 | 1.250 ± 0.000 | 100 | 62.0 ± 25.4 | < 0.0002 |\n"
     );
+    // Calibration errors of 0.17857 and 0.16571; of the two seeds' 200 answers, 51 are A, 13 of which where A is the key.
+    assert_eq!(
+        read("tables/beyond.md").lines().nth(2).unwrap(),
+        "| n_layers=2 | 2 | 100 | 25.0 ± 12.7 | 1 | 25.0 ± 12.7 | −75.874 ± 0.000 | 25.0 ± 0.0 | 0.172 ± 0.082 |"
+    );
+    assert_eq!(
+        read("tables/beyond_groups.md").lines().skip(2).collect::<Vec<_>>(),
+        [
+            "| n_layers=2 | humanities | 2 | 100 | 25.0 ± 12.7 | 1 | 25.0 ± 12.7 |",
+            "| n_layers=4 | humanities | 2 | 100 | 62.0 ± 25.4 | 1 | 62.0 ± 25.4 |",
+        ]
+    );
+    assert_eq!(
+        read("tables/beyond_letters.md").lines().skip(2).take(4).collect::<Vec<_>>(),
+        [
+            "| n_layers=2 | A | 200 | 25.5 | 25.0 | 26.0 (n=50) |",
+            "| n_layers=2 | B | 200 | 25.0 | 25.0 | 26.0 (n=50) |",
+            "| n_layers=2 | C | 200 | 24.5 | 25.0 | 24.0 (n=50) |",
+            "| n_layers=2 | D | 200 | 25.0 | 25.0 | 24.0 (n=50) |",
+        ]
+    );
     let tex = read("tables/summary.tex");
     assert_eq!(
         tex.lines().skip(4).collect::<Vec<_>>(),
@@ -192,6 +213,7 @@ fn the_page_is_honest_whole_and_alone() {
     assert!(page.contains("Not distinguishable from guessing: n_layers=2 (25.0 %, p = 1.000)"));
     assert!(page.contains("randomisation test") && page.contains("Holm over 2 settings."));
     assert!(page.contains("sft: &lt;loss&gt; is NaN &amp; gone"));
+    assert!(page.contains("<td class=\"text\">humanities</td><td>2</td><td>100</td><td>25.0 ± 12.7</td>"));
     assert!(page.contains("x = &quot;&lt;b&gt;&quot;"));
     assert!(page.contains("<li>sft: 1,200 of 3,400 rows left out: empty <small>(5 trials)</small></li>"));
     assert!(

@@ -1,0 +1,133 @@
+//! What the answers of settings say beyond right and wrong, as tables: means over seeds, each with what it is over.
+
+use super::grid::{Grid, questions};
+use super::number::NOTHING;
+use super::summary::Setting;
+use super::tables::with_error;
+use crate::records::{Analysis, GroupScore};
+use crate::stats::{Spread, spread};
+use crate::track::number;
+
+/// Names of the tables that every report of exams writes.
+pub const NAMES: [&str; 3] = ["beyond", "beyond_groups", "beyond_letters"];
+
+/// The tables of [`NAMES`]: averages, prior and calibration; groups of subjects; letters. One without rows is left out.
+pub fn tables(settings: &[Setting]) -> Vec<(&'static str, Grid)> {
+    let of = |rows: fn(&Setting, &[&Analysis]) -> Vec<Vec<String>>| {
+        settings.iter().flat_map(move |setting| rows(setting, &setting.analyses())).collect::<Vec<_>>()
+    };
+    let grids = [
+        grid(
+            "setting,seeds,questions,accuracy (%),subjects,mean over subjects (%),\
+             log-probability of the right option,without the prior of letters (%),calibration error",
+            1,
+            of(averages),
+        ),
+        grid(
+            "setting,group,seeds,questions,accuracy (%),subjects,mean over subjects (%)",
+            2,
+            of(|setting, analyses| groups(setting.label, analyses)),
+        ),
+        grid(
+            "setting,letter,answers,chosen (%),in the key (%),right of the times it is the key (%)",
+            2,
+            of(|setting, analyses| letters(setting.label, analyses)),
+        ),
+    ];
+    NAMES.into_iter().zip(grids).filter(|(_, grid)| !grid.rows.is_empty()).collect()
+}
+
+fn grid(heads: &str, text_columns: usize, rows: Vec<Vec<String>>) -> Grid {
+    Grid {
+        title: String::new(),
+        heads: heads.split(',').map(String::from).collect(),
+        text_columns,
+        rows: rows.into_iter().map(|row| row.into_iter().map(Into::into).collect()).collect(),
+    }
+}
+
+/// A number of each seed's answers over the seeds.
+fn over(analyses: &[&Analysis], read: impl Fn(&Analysis) -> Option<f64>) -> Option<Spread> {
+    spread(&analyses.iter().filter_map(|of| read(of)).filter(|value| value.is_finite()).collect::<Vec<_>>())
+}
+
+/// Numbers that the seeds of a setting have in common, or all of them.
+fn common(values: impl Iterator<Item = u64>) -> String {
+    let mut values: Vec<u64> = values.collect();
+    values.sort_unstable();
+    values.dedup();
+    values.into_iter().map(number).collect::<Vec<_>>().join(" or ")
+}
+
+fn averages(setting: &Setting, analyses: &[&Analysis]) -> Vec<Vec<String>> {
+    let seeds = analyses.len();
+    if seeds == 0 {
+        return vec![];
+    }
+    let cell = |scale: f64, digits: usize, read: &dyn Fn(&Analysis) -> Option<f64>| {
+        with_error(over(analyses, read), scale, digits, seeds)
+    };
+    vec![vec![
+        setting.label.into(),
+        seeds.to_string(),
+        questions(setting.answers),
+        with_error(setting.accuracy, 100.0, 1, seeds),
+        common(analyses.iter().map(|of| of.subjects as u64)),
+        cell(100.0, 1, &|of| Some(of.macro_accuracy)),
+        cell(1.0, 3, &|of| Some(of.log_prob)).replace('-', "−"),
+        cell(100.0, 1, &|of| Some(of.accuracy_without_prior)),
+        cell(1.0, 3, &|of| Some(of.calibration.as_ref()?.ece)),
+    ]]
+}
+
+fn groups(label: &str, analyses: &[&Analysis]) -> Vec<Vec<String>> {
+    let mut names: Vec<&str> = vec![];
+    for group in analyses.iter().flat_map(|of| &of.groups) {
+        if !names.contains(&group.group) {
+            names.push(group.group);
+        }
+    }
+    let row = |name: &str| {
+        let of = |analysis: &Analysis| analysis.groups.iter().find(|group| group.group == name).cloned();
+        let found: Vec<GroupScore> = analyses.iter().filter_map(|analysis| of(analysis)).collect();
+        let cell = |read: fn(&GroupScore) -> f64| {
+            with_error(over(analyses, |analysis| of(analysis).as_ref().map(read)), 100.0, 1, found.len())
+        };
+        vec![
+            label.into(),
+            name.into(),
+            found.len().to_string(),
+            common(found.iter().map(|group| group.tally.questions)),
+            cell(|group| group.accuracy),
+            common(found.iter().map(|group| group.subjects as u64)),
+            cell(|group| group.macro_accuracy),
+        ]
+    };
+    names.into_iter().map(row).collect()
+}
+
+/// Counts of the answers of all seeds together.
+fn letters(label: &str, analyses: &[&Analysis]) -> Vec<Vec<String>> {
+    let Some(most) = analyses.iter().max_by_key(|of| of.letters.len()) else { return vec![] };
+    let count = |right: Option<usize>, chosen: Option<usize>| -> u64 {
+        let is = |wanted: Option<usize>, place: usize| wanted.is_none_or(|wanted| wanted == place);
+        let rows = analyses.iter().flat_map(|of| of.confusion.iter().enumerate());
+        let cells = rows.filter(|(i, _)| is(right, *i)).flat_map(|(_, row)| row.iter().enumerate());
+        cells.filter(|(j, _)| is(chosen, *j)).map(|(_, count)| count).sum()
+    };
+    let all = count(None, None);
+    let share = |part: u64, of: u64| match of {
+        0 => NOTHING.into(),
+        _ => format!("{:.1}", 100.0 * part as f64 / of as f64),
+    };
+    let row = |(i, letter): (usize, char)| {
+        let in_key = count(Some(i), None);
+        let right = match in_key {
+            0 => NOTHING.into(),
+            _ => format!("{} (n={})", share(count(Some(i), Some(i)), in_key), number(in_key)),
+        };
+        let (chosen, key) = (share(count(None, Some(i)), all), share(in_key, all));
+        vec![label.into(), letter.to_string(), number(all), chosen, key, right]
+    };
+    most.letters.iter().map(|of| of.letter).enumerate().map(row).collect()
+}
