@@ -88,6 +88,37 @@ fn a_trained_model_is_examined_as_asked() {
         "--rotate goes with --answer letter only",
     );
 
+    // Several models stand side by side, each as by itself; a model is named once.
+    let copy = dir.path().join("copy");
+    fs::create_dir(&copy).unwrap();
+    for file in fs::read_dir(model.join("model")).unwrap().map(Result::unwrap) {
+        fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+    }
+    let name = model.file_name().unwrap().to_str().unwrap().to_string();
+    let base = only(&dir.path().join("runs"), "pretrain").display().to_string();
+    let several = ["copy", &format!("base={base}"), "--sheets", "s"];
+    let Output { stdout, stderr, .. } =
+        exam(&several).args(["--json", "--out", "all.csv"]).assert().success().get_output().clone();
+    let found: Value = serde_json::from_slice(&stdout).unwrap();
+    let of = |i: usize| &found["models"][i];
+    assert!(name.starts_with(of(0)["model"].as_str().unwrap()), "{found}");
+    assert_eq!((&of(1)["model"], &of(2)["model"]), (&json!("copy"), &json!("base")));
+    assert_eq!((&of(0)["scores"], &of(1)["scores"]), (&json!(plain), &json!(plain)));
+    assert!(String::from_utf8(stderr).unwrap().contains("copy: exam, law: 1 of 2 prompts cut to 256 tokens"));
+    let pairs = found["agreement"].as_array().unwrap();
+    let ends = |pair: &Value| [pair["model_a"].clone(), pair["model_b"].clone()];
+    assert_eq!(pairs.iter().map(ends).collect::<Vec<_>>()[2], [json!("copy"), json!("base")]);
+    assert_eq!((&pairs[0]["equal"], &pairs[0]["n"]), (&json!(1.0), &json!(3)));
+    let rows: Vec<csv::StringRecord> =
+        csv::Reader::from_path(dir.path().join("all.csv")).unwrap().records().map(Result::unwrap).collect();
+    let same = (0..3).filter(|&i| rows[i][7] == rows[6 + i][7]).count();
+    assert!((pairs[1]["equal"].as_f64().unwrap() - same as f64 / 3.0).abs() < 1e-12, "{pairs:?}");
+    assert_eq!((rows.len(), &rows[3][0], &rows[8][0]), (9, "copy", "base"));
+    exam(&several).assert().success().stdout(contains("p (Holm)")).stdout(contains("equal answers (%)"));
+    refused(&["copy", "copy", "--sheets", "s"], 1, "two models are called copy; name one as in other=");
+    let sweep = exam(&[]).arg("tiny.toml").args(["--sheets", "s", "--best", "val_loss"]).assert();
+    sweep.code(1).stderr(contains("--trial, --best and --stage choose from a sweep or experiment file"));
+
     // law is a subject of C-Eval; art is none of its names.
     let total = plain.last().unwrap();
     assert_eq!(total["groups"][0]["group"], "humanities");

@@ -1,16 +1,17 @@
 //! The verb `exam`.
 
-use super::model_arg::ModelArg;
+use super::models_arg::ModelsArg;
 use super::say;
 use crate::config::{Answer, ExamConfig, Norm};
-use crate::data::Tokenizer;
-use crate::exam::{Prompter, Questions, notices, scores};
+use crate::exam::{Prompter, Questions, Score, notices, questions_csv, scores};
 use crate::fsutil::write_atomic;
-use crate::records::Analysis;
+use crate::models::Model;
+use crate::records::{Analysis, QuestionRecord, QuestionTable};
+use crate::stats::{Agreement, agreement, holm};
 use crate::track::table;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use model::{Cpu, Transformer};
+use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
@@ -18,13 +19,10 @@ use std::sync::atomic::AtomicBool;
 #[derive(Debug, Args)]
 pub struct ExamArgs {
     #[command(flatten)]
-    model: ModelArg,
+    models: ModelsArg,
     /// Folder of <subject>_val.csv or <subject>_val.jsonl sheets
     #[arg(long)]
     sheets: PathBuf,
-    /// Folder of the tokenizer, where the model folder has none
-    #[arg(long)]
-    tokenizer: Option<PathBuf>,
     /// How questions are answered
     #[arg(long, value_enum, default_value = "letter")]
     answer: Answer,
@@ -43,7 +41,7 @@ pub struct ExamArgs {
     /// System text in front of each prompt; empty leaves it out
     #[arg(long, default_value_t = ExamConfig::default().system)]
     system: String,
-    /// Write the answers to this CSV file
+    /// Write the answers to this CSV file; of several models with a column of their names
     #[arg(long)]
     out: Option<PathBuf>,
     /// Print JSON for programs
@@ -51,55 +49,180 @@ pub struct ExamArgs {
     json: bool,
 }
 
-/// Examines a model.
+/// What a model answered.
+#[derive(Serialize)]
+struct Sat {
+    /// What the model is called.
+    model: String,
+    /// Where it comes from.
+    source: String,
+    /// Its score in each subject, and the total last.
+    scores: Vec<Score>,
+    #[serde(skip)]
+    answers: Vec<QuestionRecord>,
+}
+
+impl Sat {
+    fn total(&self) -> &Score {
+        &self.scores[self.scores.len() - 1]
+    }
+}
+
+/// How far two models give the same answers.
+#[derive(Serialize)]
+struct Agreed<'a> {
+    model_a: &'a str,
+    model_b: &'a str,
+    #[serde(flatten)]
+    agreement: Agreement,
+}
+
+/// Examines models, one after the other.
 pub fn exam(args: &ExamArgs) -> Result<bool> {
     ensure!(
         !args.rotate || args.answer == Answer::Letter,
         "--rotate goes with --answer letter only: the texts of options have no letter to be freed from"
     );
-    let Questions { sheets, shots } = Questions::read(&args.sheets, args.dev.as_deref(), args.shots)?;
-    let dir = args.model.folder()?;
-    let tokenizer = Tokenizer::load(args.tokenizer.as_deref().unwrap_or(&dir))?;
-    let transformer = Transformer::load(&dir, &Cpu)?;
-    let max_len = transformer.config.max_seq_len;
-    let (system, answer, rotate) = (args.system.clone(), args.answer, args.rotate);
-    let prompter = Prompter { system, max_len, shots, answer, rotate };
-    // Ctrl-C ends the program: nothing is written before the end.
-    let stop = AtomicBool::new(false);
-    let prompts = prompter.prompts(&tokenizer, &sheets, &stop)?;
-    let records = crate::exam::sit(&transformer, &sheets, &prompts, args.norm, &stop, &|_| ())
-        .with_context(|| dir.display().to_string())?;
+    let questions = Questions::read(&args.sheets, args.dev.as_deref(), args.shots)?;
+    let files = args.models.files()?;
+    let mut all: Vec<Sat> = vec![];
+    for of in &files {
+        let model = of.load()?;
+        let is_new = all.iter().all(|known| known.model != model.name);
+        ensure!(is_new, "two models are called {}; name one as in other={}", model.name, of.dir.display());
+        all.push(sit(args, &questions, model, files.len() > 1)?);
+    }
+    let agreed = agreed(&all)?;
     if let Some(out) = &args.out {
-        write_atomic(out, &crate::exam::questions_csv(&records)?)?;
+        let csv = if let [one] = all.as_slice() { questions_csv(&one.answers)? } else { csv(&all)? };
+        write_atomic(out, &csv)?;
     }
-    let scores = scores(&records, &prompts);
-    for notice in notices(&scores, max_len) {
-        eprintln!("{notice}");
-    }
-    if args.json {
-        say(serde_json::to_string_pretty(&scores)?)?;
-        return Ok(true);
-    }
-    let percent = |share: f64| format!("{:.1}", 100.0 * share);
-    let rows = scores.iter().map(|s| {
-        vec![
-            s.subject.clone(),
-            s.tally.correct.to_string(),
-            s.tally.questions.to_string(),
-            percent(s.accuracy),
-            format!("[{}, {}]", percent(s.interval.0), percent(s.interval.1)),
-            format!("{:.3}", s.p_guess),
-        ]
-    });
-    let rows: Vec<_> = rows.collect();
-    say(table(&["subject", "correct", "of", "%", "95 % interval", "p of guessing"], &rows))?;
-    let total = &scores[scores.len() - 1];
-    let verdict = if total.p_guess < 0.05 { "differs from" } else { "is not distinguishable from" };
-    say(format!("the total {verdict} guessing (exact binomial test, p = {:.3})", total.p_guess))?;
-    if let Some(analysis) = &total.analysis {
-        say(beyond(analysis, total.accuracy))?;
+    match (all.as_slice(), args.json) {
+        ([one], true) => say(serde_json::to_string_pretty(&one.scores)?)?,
+        (all, true) => {
+            say(serde_json::to_string_pretty(&serde_json::json!({ "models": all, "agreement": agreed }))?)?;
+        }
+        ([one], false) => say(by_subject(&one.scores))?,
+        (all, false) => say(side_by_side(all, &agreed))?,
     }
     Ok(true)
+}
+
+fn sit(args: &ExamArgs, questions: &Questions, model: Model, is_one_of_several: bool) -> Result<Sat> {
+    let Model { name, source, transformer, tokenizer, .. } = model;
+    let Questions { sheets, shots } = questions;
+    let max_len = transformer.config.max_seq_len;
+    let (system, answer, rotate) = (args.system.clone(), args.answer, args.rotate);
+    let prompter = Prompter { system, max_len, shots: shots.clone(), answer, rotate };
+    // Ctrl-C ends the program: nothing is written before the end.
+    let stop = AtomicBool::new(false);
+    let shown = || source.clone();
+    let prompts = prompter.prompts(&tokenizer, sheets, &stop).with_context(shown)?;
+    let answers =
+        crate::exam::sit(&transformer, sheets, &prompts, args.norm, &stop, &|_| ()).with_context(shown)?;
+    let scores = scores(&answers, &prompts);
+    for notice in notices(&scores, max_len) {
+        if is_one_of_several {
+            eprintln!("{name}: {notice}");
+        } else {
+            eprintln!("{notice}");
+        }
+    }
+    Ok(Sat { model: name, source, scores, answers })
+}
+
+/// Every two models.
+fn agreed(all: &[Sat]) -> Result<Vec<Agreed<'_>>> {
+    let letters = |sat: &Sat| sat.answers.iter().map(|record| record.prediction as u8).collect::<Vec<u8>>();
+    let chosen: Vec<Vec<u8>> = all.iter().map(letters).collect();
+    let mut found = vec![];
+    for (i, a) in all.iter().enumerate() {
+        for (j, b) in all.iter().enumerate().skip(i + 1) {
+            let agreement = agreement(&chosen[i], &chosen[j])?;
+            found.push(Agreed { model_a: &a.model, model_b: &b.model, agreement });
+        }
+    }
+    Ok(found)
+}
+
+/// questions.csv with the model's name in front.
+fn csv(all: &[Sat]) -> Result<Vec<u8>> {
+    let records = QuestionTable::of(all.iter().flat_map(|sat| &sat.answers));
+    let mut csv = csv::Writer::from_writer(vec![]);
+    csv.write_record(std::iter::once("model".into()).chain(records.columns()))?;
+    for sat in all {
+        for row in records.rows(&sat.answers.iter().collect::<Vec<_>>()) {
+            csv.write_record(std::iter::once(sat.model.clone()).chain(row))?;
+        }
+    }
+    Ok(csv.into_inner()?)
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1}", 100.0 * share)
+}
+
+/// Counts, interval and p of a score, as a row.
+fn row(name: &str, score: &Score) -> Vec<String> {
+    vec![
+        name.into(),
+        score.tally.correct.to_string(),
+        score.tally.questions.to_string(),
+        percent(score.accuracy),
+        format!("[{}, {}]", percent(score.interval.0), percent(score.interval.1)),
+        format!("{:.3}", score.p_guess),
+    ]
+}
+
+/// One model, subject by subject.
+fn by_subject(scores: &[Score]) -> String {
+    let rows: Vec<_> = scores.iter().map(|score| row(&score.subject, score)).collect();
+    let mut told = vec![table(&["subject", "correct", "of", "%", "95 % interval", "p of guessing"], &rows)];
+    let total = &scores[scores.len() - 1];
+    let verdict = if total.p_guess < 0.05 { "differs from" } else { "is not distinguishable from" };
+    told.push(format!("the total {verdict} guessing (exact binomial test, p = {:.3})", total.p_guess));
+    told.extend(total.analysis.as_ref().map(|analysis| beyond(analysis, total.accuracy)));
+    told.join("\n")
+}
+
+/// Several models by their totals, and every two of them.
+fn side_by_side(all: &[Sat], agreed: &[Agreed]) -> String {
+    let p: Vec<f64> = all.iter().map(|sat| sat.total().p_guess).collect();
+    let rows = all.iter().zip(holm(&p)).map(|(sat, p)| {
+        let of = |read: &dyn Fn(&Analysis) -> Option<String>| {
+            sat.total().analysis.as_ref().and_then(read).unwrap_or_default()
+        };
+        let mut cells = row(&sat.model, sat.total());
+        cells.extend([
+            format!("{p:.3}"),
+            of(&|a| Some(percent(a.macro_accuracy))),
+            of(&|a| Some(format!("{:.3}", a.log_prob))),
+            of(&|a| Some(percent(a.accuracy_without_prior))),
+            of(&|a| Some(format!("{:.3}", a.calibration.as_ref()?.ece))),
+        ]);
+        cells
+    });
+    let heads = [
+        "model",
+        "correct",
+        "of",
+        "%",
+        "95 % interval",
+        "p of guessing",
+        "p (Holm)",
+        "macro %",
+        "log-probability",
+        "without prior %",
+        "calibration error",
+    ];
+    let kappa = |kappa: f64| if kappa.is_finite() { format!("{kappa:.3}") } else { "?".into() };
+    let pairs =
+        agreed.iter().map(|Agreed { model_a, model_b, agreement: Agreement { n, equal, kappa: k } }| {
+            vec![(*model_a).into(), (*model_b).into(), n.to_string(), percent(*equal), kappa(*k)]
+        });
+    let pairs =
+        table(&["model", "and", "questions", "equal answers (%)", "kappa"], &pairs.collect::<Vec<_>>());
+    format!("{}\n\n{pairs}", table(&heads, &rows.collect::<Vec<_>>()))
 }
 
 /// What answers say beyond right and wrong, line by line.

@@ -34,12 +34,9 @@ impl Best {
     }
 }
 
-/// A model by its folder, its name, or the trial that made it.
-#[derive(Debug, Args)]
-pub struct ModelArg {
-    /// A model folder; a stage run: its folder, or its name as it is shown, such as sft-cedd4909; or a sweep or
-    /// experiment file, with --trial or --best where it has several trials
-    model: PathBuf,
+/// Which model of a sweep or experiment file is meant.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Choice {
     /// The trial of the file, by its name as it is shown, such as 76f0bbd6
     #[arg(long, value_name = "ID", conflicts_with = "best")]
     trial: Option<String>,
@@ -49,6 +46,16 @@ pub struct ModelArg {
     /// The stage of the trial whose model it is; unset: the last one that is finished
     #[arg(long, value_name = "STAGE", value_parser = stage)]
     stage: Option<Stage>,
+}
+
+/// A model by its folder, its name, or the trial that made it.
+#[derive(Debug, Args)]
+pub struct ModelArg {
+    /// A model folder; a stage run: its folder, or its name as it is shown, such as sft-cedd4909; or a sweep or
+    /// experiment file, with --trial or --best where it has several trials
+    model: PathBuf,
+    #[command(flatten)]
+    choice: Choice,
     /// Folder of stage runs, where names are looked up; unset: runs, or that of the file's last run
     #[arg(long, value_name = "DIR")]
     runs: Option<PathBuf>,
@@ -72,7 +79,7 @@ impl ModelArg {
         if self.is_file() {
             return self.of_file();
         }
-        if self.trial.is_some() || self.best.is_some() || self.stage.is_some() {
+        if self.choice.trial.is_some() || self.choice.best.is_some() || self.choice.stage.is_some() {
             bail!("{}: --trial, --best and --stage choose from a sweep or experiment file", model.display());
         }
         let runs = &self.runs.clone().unwrap_or_else(|| "runs".into());
@@ -131,13 +138,13 @@ impl ModelArg {
     }
 
     fn choose<'a>(&self, records: &'a [TrialRecord]) -> Result<&'a TrialRecord> {
-        if let Some(best) = self.best {
+        if let Some(best) = self.choice.best {
             let done = records.iter().filter(|trial| trial.status == Status::Done);
             let rated = done.filter_map(|trial| Some((best.of(trial)?, trial)));
             let first = rated.min_by(|a, b| a.0.total_cmp(&b.0));
             return first.map(|(_, trial)| trial).ok_or_else(|| anyhow!("no finished trial has this metric"));
         }
-        let beginning = self.trial.clone().unwrap_or_default().to_lowercase().replace('-', "");
+        let beginning = self.choice.trial.clone().unwrap_or_default().to_lowercase().replace('-', "");
         let is_meant = |trial: &&TrialRecord| trial.trial.simple().to_string().starts_with(&beginning);
         let found: Vec<_> = records.iter().filter(is_meant).collect();
         match found.as_slice() {
@@ -155,10 +162,10 @@ impl ModelArg {
         let stages = planned.map(|planned| planned.stages.as_slice()).unwrap_or_default();
         let nodes = stages.iter().rev().map(|&index| &graph.nodes[index]);
         let is_wanted =
-            |stage: Stage| self.stage.map_or(stage.training().is_some(), |wanted| stage == wanted);
+            |stage: Stage| self.choice.stage.map_or(stage.training().is_some(), |wanted| stage == wanted);
         let mut wanted = nodes.filter(|node| is_wanted(node.stage) && node.state == State::Done);
         wanted.next().map(|node| node.dir.clone()).ok_or_else(|| {
-            let stage = self.stage.map_or("training", Stage::name);
+            let stage = self.choice.stage.map_or("training", Stage::name);
             anyhow!("trial {}: no {stage} stage is finished; run the file first", short_id(trial.trial))
         })
     }
@@ -174,16 +181,17 @@ pub struct Found {
 
 impl ModelArg {
     /// A model by its folder, its name, or a file whose trials made several.
-    pub fn named(model: PathBuf, runs: Option<PathBuf>, results: PathBuf) -> Self {
-        Self { model, trial: None, best: None, stage: None, runs, results }
+    pub fn named(model: PathBuf, choice: Choice, runs: Option<PathBuf>, results: PathBuf) -> Self {
+        Self { model, choice, runs, results }
     }
 
-    /// The model, or those of all trials of a file that have trained one; one that several trials share is there once.
+    /// The model, or those of all trials of a file that have trained one, where none is chosen; one that several trials
+    /// share is there once.
     ///
     /// # Errors
     /// As [`Self::folder`], and where no trial has trained yet.
     pub fn all(&self) -> Result<Vec<Found>> {
-        if !self.is_file() {
+        if !self.is_file() || self.choice.trial.is_some() || self.choice.best.is_some() {
             let dir = self.folder()?;
             return Ok(vec![Found { source: dir.display().to_string(), dir }]);
         }
@@ -236,8 +244,7 @@ mod tests {
         }
         let folder = |model: &Path| {
             let (model, runs) = (model.into(), Some(runs.clone()));
-            let (trial, best, stage, results) = (None, None, None, "results".into());
-            ModelArg { model, trial, best, stage, runs, results }.folder()
+            ModelArg { model, choice: Choice::default(), runs, results: "results".into() }.folder()
         };
         let inner = runs.join("sft-0f/model");
         assert_eq!(folder(&runs.join("sft-0f")).unwrap(), inner);

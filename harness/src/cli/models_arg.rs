@@ -1,6 +1,6 @@
 //! Which models a verb is about that takes several.
 
-use super::model_arg::ModelArg;
+use super::model_arg::{Choice, ModelArg};
 use crate::models::ModelFiles;
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Args)]
 pub struct ModelsArg {
     /// Model folders, or stage runs by folder or name; NAME=MODEL gives one another name; a sweep or experiment file is
-    /// the last model of each of its trials
+    /// the last model of each of its trials, or of the one that --trial or --best chooses
     #[arg(required = true, value_name = "MODEL")]
     models: Vec<String>,
+    #[command(flatten)]
+    choice: Choice,
     /// Folder of the tokenizer, where a model folder has none
     #[arg(long)]
     tokenizer: Option<PathBuf>,
@@ -46,7 +48,8 @@ impl ModelsArg {
             }
             _ => (None, model),
         };
-        let found = ModelArg::named(model.into(), self.runs.clone(), self.results.clone()).all()?;
+        let (choice, runs, results) = (self.choice.clone(), self.runs.clone(), self.results.clone());
+        let found = ModelArg::named(model.into(), choice, runs, results).all()?;
         let count = found.len();
         ensure!(name.is_none() || count == 1, "{model}: is {count} models, which cannot have one name");
         let files = found.into_iter().map(|found| ModelFiles {
