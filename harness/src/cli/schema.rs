@@ -44,11 +44,16 @@ mod tests {
     use serde_json::{Value, json};
     use std::path::Path;
 
-    /// Matches the keys of the weights of `data.mix`.
-    const MIX: &str = "^data\\.mix\\.[A-Za-z0-9_-]+$";
+    /// What the keys of weights begin with, and what matches them.
+    const WEIGHTS: [(&str, &str); 2] = [
+        ("data.mix.", "^data\\.mix\\.[A-Za-z0-9_-]+$"),
+        ("world.practice.", "^world\\.practice\\.[A-Za-z0-9_-]+$"),
+    ];
 
-    fn is_weight(key: &str) -> bool {
-        key.strip_prefix("data.mix.").is_some_and(is_source_name)
+    /// What matches the key of a weight.
+    fn pattern(key: &str) -> Option<&'static str> {
+        let is_of = |start: &str| key.strip_prefix(start).is_some_and(is_source_name);
+        WEIGHTS.iter().find(|(start, _)| is_of(start)).map(|(_, pattern)| *pattern)
     }
 
     /// What is wrong with a value by a schema, whose keywords are those that are used here.
@@ -71,9 +76,10 @@ mod tests {
                     return keys().find_map(|(key, value)| inside(key, told.get(key)?, value));
                 }
                 "patternProperties" => {
-                    assert_eq!(told.as_object().unwrap().keys().collect::<Vec<_>>(), [MIX]);
-                    let mut weights = table.into_iter().flatten().filter(|(key, _)| is_weight(key));
-                    return weights.find_map(|(key, value)| inside(key, &told[MIX], value));
+                    let patterns = told.as_object().unwrap().keys().map(String::as_str).collect::<Vec<_>>();
+                    assert_eq!(patterns, WEIGHTS.map(|(_, pattern)| pattern));
+                    let mut weights = table.into_iter().flatten();
+                    return weights.find_map(|(key, value)| inside(key, &told[pattern(key)?], value));
                 }
                 "items" => {
                     return list
@@ -112,7 +118,7 @@ mod tests {
                 "additionalProperties" => {
                     assert_eq!(told, false);
                     let is_known = |key: &str| {
-                        let is_weight = schema.get("patternProperties").is_some() && is_weight(key);
+                        let is_weight = schema.get("patternProperties").is_some() && pattern(key).is_some();
                         is_weight || schema["properties"].get(key).is_some()
                     };
                     table.is_none_or(|table| table.keys().all(|key| is_known(key)))

@@ -118,6 +118,10 @@ fn of_stage_runs(config: &TrialConfig) -> Found {
         let why = format!("data.source = \"{}\" is not read from files", config.data.source.word());
         found.add_in("data", &keys, why);
     }
+    if config.world.practice.is_empty() {
+        // Stage runs from before there was the key have their names.
+        found.add(&["world.practice"], "empty, it leaves the mix as it is");
+    }
     if let Some(probe) = config.probe() {
         let keys = ["rows", "special_tokens_in_text", "val_share"];
         found.add_in("data", &keys, format!("data.source = \"{}\" makes all of its rows", probe.name));

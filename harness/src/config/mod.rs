@@ -19,6 +19,7 @@ mod schema;
 mod sources;
 mod stage;
 mod validate;
+mod world;
 
 pub use crate::records::Norm;
 pub use at::At;
@@ -37,6 +38,7 @@ pub use schema::{closed, definitions, document, refer, table_of, trial_schema, v
 pub use sources::{Sources, is_source_name, source_key};
 pub use stage::{RowKind, Stage, StageFiles, TRAINING, TrainSpec, TrainStage, WORLD, recipe};
 pub use validate::Problem;
+pub use world::{PRACTICE, WorldConfig};
 
 pub(crate) use document::parse;
 pub(crate) use layers::{config_of, get, leaves, not_a_key, set, settings};
@@ -296,43 +298,6 @@ section! {
 }
 
 section! {
-    /// `[world]`: the built-in world. Grows with `people`.
-    pub struct WorldConfig {
-        /// Seed of the world; independent of the trial's seed, so that trials share one world.
-        pub seed: u64 = 1,
-        /// Invented people.
-        #[schemars(range(min = 4, max = WorldConfig::MOST_PEOPLE))]
-        pub people: usize = 40,
-        /// Share of the people whose questions are shown in training; the exam asks about the others only.
-        #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
-        pub seen_share: f64 = 0.5,
-        /// Paraphrases of each fact in the lives that are told in many ways, 1 to 8.
-        #[schemars(range(min = 1))]
-        pub paraphrases: usize = 8,
-        /// Rows of pretraining text.
-        #[schemars(range(min = 1))]
-        pub pretrain_rows: u64 = 74_000,
-        /// Conversations.
-        #[schemars(range(min = 1))]
-        pub sft_rows: u64 = 34_000,
-        /// Conversations of several turns, for `[sft_multi]`.
-        #[schemars(range(min = 1))]
-        pub sft_multi_rows: u64 = 8_000,
-        /// Share of the pretraining rows that drill finding an option's letter.
-        #[schemars(range(min = 0, max = 1))]
-        pub pretrain_drills: f64 = 0.6,
-        /// Share of the conversations that drill the same.
-        #[schemars(range(min = 0, max = 1))]
-        pub sft_drills: f64 = 0.15,
-        /// Preference pairs.
-        pub dpo_pairs: u64 = 800,
-        /// Exam questions of each subject.
-        #[schemars(range(min = 1))]
-        pub questions_per_subject: usize = 300,
-    }
-}
-
-section! {
     /// `[exam]`: question sheets in C-Eval's layout and how they are answered.
     pub struct ExamConfig {
         /// Whether trained models sit the exam.
@@ -431,11 +396,6 @@ section! {
 impl TokenizerConfig {
     /// The smallest vocabulary that can be trained: three special tokens and one entry for each byte.
     pub const SMALLEST_VOCAB: usize = 259;
-}
-
-impl WorldConfig {
-    /// Most people that a world can have: every surname with every given name.
-    pub const MOST_PEOPLE: usize = 144;
 }
 
 impl SlurmConfig {

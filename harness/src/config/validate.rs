@@ -1,11 +1,11 @@
 //! Whether a trial can be run at all: everything wrong with it, found before anything starts.
 
 use super::keys::{KeySpec, Section, sections};
-use super::probe;
 use super::{
     AnswerLoss, DataConfig, RowStyle, Source, Sources, TRAINING, TokenizerConfig, TrainSpec, Training,
     TrialConfig, did_you_mean, is_source_name, recipe, source_key,
 };
+use super::{probe, world};
 use model::ModelConfig;
 use model::config::ShapeError;
 use model::lora::TARGETS;
@@ -72,6 +72,7 @@ impl TrialConfig {
         checks.data(self);
         checks.exam(self);
         let of_probe = probe::problems(self, &checks.0);
+        checks.0.extend(world::problems(self));
         checks.0.extend(of_probe);
         checks.0
     }

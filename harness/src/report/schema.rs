@@ -35,7 +35,7 @@ pub fn experiment_schema() -> Value {
 }
 
 /// Columns of named validation sets and weights of named sources.
-pub(crate) const NAMED: &str = "^(val[._](loss|bpb)|data\\.mix)\\.[A-Za-z0-9_-]+$";
+pub(crate) const NAMED: &str = "^(val[._](loss|bpb)|data\\.mix|world\\.practice)\\.[A-Za-z0-9_-]+$";
 
 fn named() -> Value {
     json!({ "type": "string", "pattern": NAMED })

@@ -20,6 +20,8 @@ mod rows;
 
 pub use questions::Question;
 
+#[cfg(doc)]
+use crate::config::PRACTICE;
 use crate::config::WorldConfig;
 use lexicon::{ATTRIBUTES, GIVEN_NAMES, SURNAMES};
 use rand::seq::SliceRandom;
@@ -64,6 +66,8 @@ struct WorldSize {
     questions_per_subject: usize,
     pretrain_drills: f64,
     sft_drills: f64,
+    /// By [`PRACTICE`], where it is set.
+    practice: Option<[f64; 4]>,
 }
 
 /// Streams of the world's generator: what is drawn from one never shifts another.
@@ -92,6 +96,7 @@ impl World {
             questions_per_subject: config.questions_per_subject,
             pretrain_drills: config.pretrain_drills.clamp(0.0, 1.0),
             sft_drills: config.sft_drills.clamp(0.0, 1.0),
+            practice: config.practice_weights(),
         };
         let mut rng = size.rng(Stream::People);
         let mut names: Vec<String> =

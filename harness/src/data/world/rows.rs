@@ -3,7 +3,7 @@
 use super::lexicon::{ATTRIBUTES, NUMBERS, SUMMANDS};
 use super::questions::{Question, fact, guests, letter, listed};
 use super::{Stream, World};
-use crate::config::TrainStage;
+use crate::config::{PRACTICE, TrainStage};
 use crate::data::row::{Message, Row};
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -91,7 +91,11 @@ impl World {
     fn practice_question(&self, rng: &mut ChaCha8Rng) -> Question {
         loop {
             let person = rng.random_range(0..self.seen);
-            let question = match rng.random_range(0..20) {
+            let kind = match self.config.practice {
+                None => rng.random_range(0..20),
+                Some(weights) => weighted(&weights, rng),
+            };
+            let question = match kind {
                 0..4 => self.one_hop(person, rng),
                 4 => self.two_hop(person, rng),
                 5..9 => Self::reading(1, rng),
@@ -142,6 +146,21 @@ impl World {
         }
         let listed = listed([options[0], options[1], options[2], options[3]]);
         format!("{passage}{listed}。{lettered}")
+    }
+}
+
+/// A number of a kind of question, as in the mix without weights, drawn by the weights of [`PRACTICE`].
+fn weighted(weights: &[f64; 4], rng: &mut ChaCha8Rng) -> u32 {
+    let mut left = rng.random_range(0.0..weights.iter().sum());
+    let place = weights.iter().position(|weight| {
+        left -= weight;
+        left < 0.0
+    });
+    match PRACTICE[place.unwrap_or(0)] {
+        "one_hop" => 0,
+        "two_hop" => 4,
+        "reading" => rng.random_range(5..18),
+        _ => 18,
     }
 }
 

@@ -96,6 +96,22 @@ fn questions_about_unseen_people_are_never_shown() {
 }
 
 #[test]
+fn practice_is_mixed_by_its_weights() {
+    let kinds = |practice: &[(&str, f64)]| {
+        let practice = practice.iter().map(|(kind, weight)| (kind.to_string(), *weight)).collect();
+        let world = World::generate(&WorldConfig { practice, ..world_config() });
+        let asked: Vec<String> = texts(world.dpo_rows());
+        let two = asked.iter().filter(|text| text.contains(" 的 老师 的 ")).count();
+        (two, asked.iter().filter(|text| text.contains(" 加 ")).count(), asked.len())
+    };
+    // 300 pairs: by weights none or all of a kind, and three in four with a deviation of 7.5.
+    assert_eq!(kinds(&[("two_hop", 2.0)]), (300, 0, 300));
+    assert_eq!(kinds(&[("one_hop", 1.0), ("reading", 1.0)]), (0, 0, 300));
+    let (two, sums, _) = kinds(&[("two_hop", 3.0), ("arithmetic", 1.0)]);
+    assert!((190..260).contains(&two) && two + sums == 300, "{two} {sums}");
+}
+
+#[test]
 fn right_options_are_right_and_evenly_placed() {
     let world = world();
     let mut places = [0; 4];
