@@ -264,7 +264,7 @@ fn advance<B: Backend>(model: &Transformer<B>, texts: &mut [&mut Text<B>]) -> Do
     for text in texts.iter_mut() {
         let (piece, logits_from) = (text.piece(), text.logits_from());
         let Text { cache, ids, read, is_prompt, prompt_log_probs, .. } = &mut **text;
-        readings.push(Reading { cache, ids: &ids[*read..*read + piece], logits_from });
+        readings.push(Reading { cache, after: None, ids: &ids[*read..*read + piece], logits_from });
         places.push((ids, *read, prompt_log_probs.filter(|_| *is_prompt)));
     }
     let outcome = model.extend_with(&mut readings, |number, place, logits| {

@@ -7,6 +7,7 @@ mod common;
 use common::{PORTABLE, distance, model, model_x8, shared};
 use model::{Backend, Cpu, GenerateOptions, KvCache, Mode, ModelConfig, Ragged, Sampling, Transformer};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 fn reference() -> Option<serde_json::Value> {
     let path = shared("golden/generate/generate.json")?;
@@ -151,19 +152,32 @@ fn a_beginning_is_read_once<B: Backend>(backend: &B) {
         let beginning = ids_of(40, 2);
         let mut shared = model.cache(40).unwrap();
         model.read(&mut shared, &beginning).unwrap();
-        for (salt, more) in [(1, 3), (4, 20)] {
-            let mut own = shared.fork(40 + more).unwrap();
-            let rest = ids_of(more as u32, salt);
-            let found = model.read(&mut own, &rest).unwrap();
-            let want = whole(&model, &[beginning.clone(), rest].concat());
-            assert!(distance(&found, &want[want.len() - 50..]) < 2e-5, "{backend:?}");
-        }
         assert!(shared.fork(39).is_err());
-        // What was forgotten is as if never read.
-        shared.truncate(10);
-        let found = model.read(&mut shared, &[7]).unwrap();
-        let want = whole(&model, &[&beginning[..10], &[7]].concat());
-        assert!(distance(&found, &want[want.len() - 50..]) < 2e-5, "{backend:?}");
+        let shared = Arc::new(shared);
+        let near = |found: &[f32], read: &[u32]| {
+            let want = whole(&model, read);
+            let off = distance(found, &want[want.len() - 50..]);
+            assert!(off < 2e-5, "{backend:?} {config:?} behind {} ids: {off:e}", read.len());
+        };
+        let (rests, salts) = ([3, 20, 30, 1], [1, 4, 9, 3]);
+        let rests: Vec<Vec<u32>> = rests.iter().zip(salts).map(|(&more, salt)| ids_of(more, salt)).collect();
+        let behind = || KvCache::behind(shared.clone(), 60).unwrap();
+        let mut together = [behind(), behind(), behind(), behind()];
+        let mut sequences: Vec<(&mut KvCache<B>, &[u32])> =
+            together.iter_mut().zip(&rests).map(|(cache, rest)| (cache, &rest[..])).collect();
+        for (found, rest) in model.extend(&mut sequences).unwrap().iter().zip(&rests) {
+            near(found, &[&beginning[..], rest].concat());
+        }
+        for (cache, rest) in together.into_iter().zip(&rests) {
+            let mut copy = cache.fork(110).unwrap();
+            assert_eq!((cache.len(), copy.capacity()), (40 + rest.len(), 110));
+            near(&model.read(&mut copy, &[7]).unwrap(), &[&beginning[..], rest, &[7]].concat());
+            // One more behind two others.
+            let mut last = KvCache::behind(Arc::new(cache), 5).unwrap();
+            near(&model.read(&mut last, &[8, 9]).unwrap(), &[&beginning[..], rest, &[8, 9]].concat());
+            near(&model.read(&mut last, &[3]).unwrap(), &[&beginning[..], rest, &[8, 9, 3]].concat());
+            assert!(model.read(&mut last, &[1, 2, 3]).is_err());
+        }
     }
 }
 

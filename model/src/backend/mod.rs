@@ -64,6 +64,9 @@ impl Attention {
     }
 }
 
+/// What a document sees, from its first position to its last: the first so many positions of one cache after another.
+pub type Pieces<'a, C> = Vec<(&'a C, usize)>;
+
 /// Heads that lie side by side in the rows of a buffer, such as the queries in those of the `wqkv` product.
 #[derive(Debug, Clone, Copy)]
 pub struct Columns {
@@ -279,11 +282,11 @@ pub trait Backend: Memory {
     ) -> Result<()>;
     /// The first `read` positions of `from` as the first of `to`.
     fn cache_copy(&self, to: &mut Self::Cache, from: &Self::Cache, read: usize, heads: Heads) -> Result<()>;
-    /// [`Backend::attention`] where each document of the batch goes on from its cache.
+    /// [`Backend::attention`] where the keys and values of each document of the batch, its own at the end, are in caches.
     fn attention_cached(
         &self,
         qkv: &Qkv<Self>,
-        caches: &[&Self::Cache],
+        seen: &[Pieces<'_, Self::Cache>],
         batch: &Self::Batch,
         attention: &Attention,
     ) -> Result<Self::Buffer>;

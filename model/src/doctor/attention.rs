@@ -99,7 +99,7 @@ fn over_documents<B: Backend>(probe: &mut Probe<B>, dropout: Option<Dropout>) ->
     probe.compare_buffer("attention_backward", ROUNDING, &backend.join_heads(&grad, &batch, heads)?, &dqkv)
 }
 
-/// The second half of each document, whose first half lies in a cache, and that in a copy of another.
+/// The second half of each document, whose first half lies in a cache: in a copy of it, then behind it.
 fn cached<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     let (backend, n, heads) = (probe.backend, probe.n(), probe.config.heads());
     let width = heads.qkv_width();
@@ -118,28 +118,35 @@ fn cached<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
         Ok((batch, qkv))
     };
     let middles: Vec<usize> = documents.iter().map(|d| d[0] + (d[1] - d[0]) / 2).collect();
-    let mut caches = vec![];
+    let (mut firsts, mut copies, mut owns) = (vec![], vec![], vec![]);
     for (document, middle) in documents.iter().zip(&middles) {
-        let read = middle - document[0];
-        let (mut first, mut copy) =
-            (backend.cache(heads, read.max(1))?, backend.cache(heads, document[1] - document[0] + 3)?);
+        let (read, all) = (middle - document[0], document[1] - document[0]);
+        let (mut first, mut copy) = (backend.cache(heads, read.max(1))?, backend.cache(heads, all + 3)?);
         if read > 0 {
             let (_, begin) = part(&[[document[0], *middle]], vec![0])?;
             backend.cache_append(&mut first, &begin, 0..read, 0, heads)?;
             backend.cache_copy(&mut copy, &first, read, heads)?;
         }
-        caches.push(copy);
+        firsts.push(first);
+        copies.push(copy);
+        owns.push(backend.cache(heads, all - read)?);
     }
     let ends: Vec<[usize; 2]> = documents.iter().zip(&middles).map(|(d, &middle)| [middle, d[1]]).collect();
     let read: Vec<usize> = documents.iter().zip(&middles).map(|(d, middle)| middle - d[0]).collect();
     let (batch, rest) = part(&ends, read.clone())?;
-    for ((cache, bounds), read) in caches.iter_mut().zip(batch.documents.windows(2)).zip(read) {
-        backend.cache_append(cache, &rest, bounds[0]..bounds[1], read, heads)?;
+    let lens: Vec<usize> = ends.iter().map(|end| end[1] - end[0]).collect();
+    for (i, bounds) in batch.documents.windows(2).enumerate() {
+        backend.cache_append(&mut copies[i], &rest, bounds[0]..bounds[1], read[i], heads)?;
+        backend.cache_append(&mut owns[i], &rest, bounds[0]..bounds[1], 0, heads)?;
     }
-    let out = backend.attention_cached(&rest, &caches.iter().collect::<Vec<_>>(), &batch, &attention)?;
     let rows: Vec<u32> = ends.iter().flat_map(|end| end[0] as u32..end[1] as u32).collect();
     let want = want.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
-    probe.compare_buffer("attention_cached", ROUNDING, &out, &want)
+    let whole = (0..read.len()).map(|i| vec![(&copies[i], read[i] + lens[i])]);
+    let out = backend.attention_cached(&rest, &whole.collect::<Vec<_>>(), &batch, &attention)?;
+    probe.compare_buffer("attention_cached", ROUNDING, &out, &want)?;
+    let pieces = (0..read.len()).map(|i| vec![(&firsts[i], read[i]), (&owns[i], lens[i])]);
+    let out = backend.attention_cached(&rest, &pieces.collect::<Vec<_>>(), &batch, &attention)?;
+    probe.compare_buffer("attention_cached behind a shared beginning", ROUNDING, &out, &want)
 }
 
 fn on_device<B: Backend>(probe: &Probe<B>, batch: &Ragged) -> Result<B::Batch> {

@@ -2,7 +2,7 @@
 
 use super::pass::Pass;
 use crate::Result;
-use crate::backend::{Attention, Backend, Columns, Dropout, Qkv};
+use crate::backend::{Attention, Backend, Columns, Dropout, Pieces, Qkv};
 use std::ops::Range;
 
 /// What the backward pass needs of the forward pass.
@@ -25,11 +25,15 @@ struct HeadNorms<B: Backend> {
     inverse: [B::Floats; 2],
 }
 
-/// The cache of a document of the batch in one layer, with the positions read before.
+/// The keys and values of a document of the batch in one layer.
 pub struct KeyValues<'a, B: Backend> {
-    /// Where its keys and values are.
+    /// What it goes on from, which others may share.
+    pub before: Pieces<'a, B::Cache>,
+    /// An earlier document of the batch that it goes on from.
+    pub after: Option<usize>,
+    /// Where its own are.
     pub cache: &'a mut B::Cache,
-    /// Positions read.
+    /// Positions of its own that were read before.
     pub read: usize,
     /// Rows of the batch.
     pub rows: Range<usize>,
@@ -68,16 +72,18 @@ pub fn forward_cached<B: Backend>(
     pass: &Pass<B>,
     layer: usize,
     x: &B::Buffer,
-    caches: &mut [KeyValues<'_, B>],
+    documents: Vec<KeyValues<'_, B>>,
 ) -> Result<B::Buffer> {
     let (backend, attention) = (pass.backend(), spec(pass, layer));
     let (_, _, qkv) = project(pass, layer, x)?;
-    for document in caches.iter_mut() {
-        let KeyValues { cache, read, rows } = document;
-        backend.cache_append(cache, &qkv, rows.clone(), *read, attention.heads)?;
+    let mut seen: Vec<Pieces<B::Cache>> = vec![];
+    for KeyValues { before, after, cache, read, rows } in documents {
+        backend.cache_append(cache, &qkv, rows.clone(), read, attention.heads)?;
+        let mut pieces = after.map_or(before, |after| seen[after].clone());
+        pieces.push((cache, read + rows.len()));
+        seen.push(pieces);
     }
-    let caches: Vec<&B::Cache> = caches.iter().map(|document| &*document.cache).collect();
-    let out = backend.attention_cached(&qkv, &caches, &pass.batch, &attention)?;
+    let out = backend.attention_cached(&qkv, &seen, &pass.batch, &attention)?;
     residual(pass, layer, x, &out)
 }
 

@@ -191,14 +191,14 @@ impl<'a, B: Backend> Pass<'a, B> {
         Ok(x)
     }
 
-    /// A block over a cache. `x`: `(n, d_model)`; returns the same shape.
+    /// A block over caches. `x`: `(n, d_model)`; returns the same shape.
     pub(crate) fn block_cached(
         &self,
         layer: usize,
         x: &B::Buffer,
-        caches: &mut [attention::KeyValues<'_, B>],
+        documents: Vec<attention::KeyValues<'_, B>>,
     ) -> Result<B::Buffer> {
-        let middle = attention::forward_cached(self, layer, x, caches)?;
+        let middle = attention::forward_cached(self, layer, x, documents)?;
         Ok(feed_forward::forward(self, layer, &middle)?.0)
     }
 

@@ -7,7 +7,7 @@
 use super::gemm::{Mat, Part, Sight, matmul_part};
 use super::math::{self, LANES};
 use super::{Buffer, Cpu};
-use crate::backend::{Attention, Dropout, Qkv};
+use crate::backend::{Attention, Dropout, Pieces, Qkv};
 use crate::spec::Heads;
 use crate::tokens::Ragged;
 use multiversion::multiversion;
@@ -32,21 +32,24 @@ pub fn copy_positions(to: &mut [f32], at: usize, from: &[f32], range: Range<usiz
     }
 }
 
-/// A tile of queries of one document and one key-value head.
+/// A tile of queries of one key-value head. Positions are counted from the first of the keys among which its own lie.
 struct Tile {
-    /// Number of the document.
-    document: usize,
     /// Rows of the batch.
     rows: Range<usize>,
-    /// Position of the first query in its sequence.
+    /// Position of the first query.
     first: usize,
-    /// Positions of the keys: from the first that a query sees to the last query.
+    /// Positions of the keys: from the first that a query sees to the last query, or to the last key before it.
     keys: Range<usize>,
     repeats: usize,
     window: usize,
 }
 
 impl Tile {
+    /// The row of its document's first position, where the document lies in the batch from there on.
+    fn start(&self) -> usize {
+        self.rows.start - self.first
+    }
+
     fn len(&self) -> usize {
         self.rows.len() * self.repeats
     }
@@ -54,7 +57,9 @@ impl Tile {
     /// Keys of the tile that a row may see.
     fn visible(&self, row: usize) -> Range<usize> {
         let end = self.first + row / self.repeats + 1;
-        end.saturating_sub(self.window).max(self.keys.start) - self.keys.start..end - self.keys.start
+        let [start, end] = [end.saturating_sub(self.window), end]
+            .map(|key| key.clamp(self.keys.start, self.keys.end) - self.keys.start);
+        start..end
     }
 
     /// The same for products, but for the lower end of a window.
@@ -73,83 +78,207 @@ impl Tile {
     }
 }
 
-/// The tiles of a batch, document by document.
-fn tiles(batch: &Ragged, repeats: usize, window: Option<usize>) -> impl Iterator<Item = Tile> + '_ {
-    let window = window.unwrap_or(usize::MAX);
-    batch.documents.windows(2).zip(&batch.starts).enumerate().flat_map(move |(document, (bounds, &start))| {
-        (bounds[0]..bounds[1]).step_by(TILE).map(move |row| {
-            let rows = row..(row + TILE).min(bounds[1]);
-            let first = start + row - bounds[0];
-            let keys = (first + 1).saturating_sub(window)..first + rows.len();
-            Tile { document, rows, first, keys, repeats, window }
-        })
+/// The tiles of some rows of the batch, the first of which stands at the position `first`; `keys`: how many there are.
+fn tiles(rows: Range<usize>, first: usize, keys: usize, attention: &Attention) -> impl Iterator<Item = Tile> {
+    let (repeats, window) = (attention.heads.repeats(), attention.window.unwrap_or(usize::MAX));
+    let (begin, end) = (rows.start, rows.end);
+    rows.step_by(TILE).map(move |row| {
+        let (rows, first) = (row..(row + TILE).min(end), first + row - begin);
+        let keys = (first + 1).saturating_sub(window).min(keys)..(first + rows.len()).min(keys);
+        Tile { rows, first, keys, repeats, window }
     })
+}
+
+/// The tiles of a batch, document by document.
+fn tiles_of_batch<'a>(batch: &'a Ragged, attention: &'a Attention) -> impl Iterator<Item = Tile> + 'a {
+    let documents = batch.documents.windows(2);
+    documents.flat_map(|rows| tiles(rows[0]..rows[1], 0, rows[1] - rows[0], attention))
+}
+
+/// Rows of the batch that see the same positions of one cache.
+struct Run<'a> {
+    cache: &'a Cache,
+    /// Keys of the cache.
+    keys: usize,
+    /// Rows of the batch.
+    rows: Range<usize>,
+    /// Position of the first row, counted from the cache's first.
+    first: usize,
+    /// Whether the rows have seen other keys before.
+    merges: bool,
+}
+
+/// All that the rows of a batch see, those that see the same together; earlier pieces of a document stand before later
+/// ones. Where a window hides keys, each document sees other ones.
+fn runs<'a>(seen: &[Pieces<'a, Cache>], batch: &Ragged, attention: &Attention) -> Vec<Run<'a>> {
+    let mut runs: Vec<Run> = vec![];
+    let most = seen.iter().map(Vec::len).max().unwrap_or(0);
+    for depth in 0..most {
+        for ((pieces, rows), start) in seen.iter().zip(batch.documents.windows(2)).zip(&batch.starts) {
+            let Some(&(cache, keys)) = pieces.get(depth) else { continue };
+            let before: usize = pieces[..depth].iter().map(|(_, keys)| keys).sum();
+            match runs.last_mut() {
+                Some(last)
+                    if attention.window.is_none()
+                        && std::ptr::eq(last.cache, cache)
+                        && last.rows.end == rows[0] =>
+                {
+                    last.rows.end = rows[1];
+                }
+                _ => {
+                    let (rows, first) = (rows[0]..rows[1], start - before);
+                    runs.push(Run { cache, keys, rows, first, merges: depth > 0 });
+                }
+            }
+        }
+    }
+    runs
 }
 
 /// Keys and values of a tile: `(keys, head_dim)` each.
 type Keys<'a> = (&'a [f32], &'a [f32]);
 
-/// Those of a batch, `(n_kv_heads, n, head_dim)`, where every document begins with its first position.
-fn of_batch<'a>(qkv: &'a Qkv<Cpu>, batch: &Ragged, heads: Heads, head: usize, tile: &Tile) -> Keys<'a> {
-    let (n, hd, start) = (batch.len(), heads.head_dim, batch.documents[tile.document]);
+/// Those of a batch, `(n_kv_heads, n, head_dim)`.
+fn of_batch<'a>(qkv: &'a Qkv<Cpu>, heads: Heads, head: usize, tile: &Tile) -> Keys<'a> {
+    let (n, hd, start) = (qkv.k.len() / heads.kv_width(), heads.head_dim, tile.start());
     let range = (head * n + start + tile.keys.start) * hd..(head * n + start + tile.keys.end) * hd;
     (&qkv.k[range.clone()], &qkv.v[range])
+}
+
+/// Those of a cache.
+fn of_cache<'a>(cache: &'a Cache, heads: Heads, head: usize, tile: &Tile) -> Keys<'a> {
+    let capacity = cache.k.len() / heads.kv_width();
+    let of = |position: usize| (head * capacity + position) * heads.head_dim;
+    let range = of(tile.keys.start)..of(tile.keys.end);
+    (&cache.k[range.clone()], &cache.v[range])
 }
 
 /// `out`: `(n, n_heads head_dim)`; returns the log-sum-exp of each row, `(n_kv_heads, n, repeats)`.
 pub fn forward(out: &mut [f32], qkv: &Qkv<Cpu>, batch: &Ragged, attention: &Attention) -> Buffer {
     debug_assert!(batch.starts.iter().all(|&start| start == 0));
-    let keys = |head: usize, tile: &Tile| of_batch(qkv, batch, attention.heads, head, tile);
-    forward_over(out, &qkv.q, keys, batch, attention)
+    let (heads, n) = (attention.heads, batch.len());
+    let mut lse = Buffer::dirty(n * heads.n_heads);
+    for head in 0..heads.n_kv_heads {
+        let mut queries = Queries::of(&qkv.q, out, &mut lse, head, n, attention);
+        for tile in tiles_of_batch(batch, attention) {
+            queries.attend(of_batch(qkv, heads, head, &tile), &tile, false);
+        }
+    }
+    lse
 }
 
-/// [`forward`] where each document's keys and values are in its cache.
-pub fn forward_cached(out: &mut [f32], q: &[f32], caches: &[&Cache], batch: &Ragged, attention: &Attention) {
-    let heads = attention.heads;
-    let keys = |head: usize, tile: &Tile| -> Keys {
-        let cache = caches[tile.document];
-        let capacity = cache.k.len() / heads.kv_width();
-        let of = |position: usize| (head * capacity + position) * heads.head_dim;
-        let range = of(tile.keys.start)..of(tile.keys.end);
-        (&cache.k[range.clone()], &cache.v[range])
-    };
-    forward_over(out, q, keys, batch, attention);
-}
-
-fn forward_over<'a>(
+/// [`forward`] where keys and values are in caches. A row that sees several pieces has the mean of what it finds in
+/// each, weighted by the sums of their exponentials (Dao et al. 2022, section 3.1); what rows of several documents see
+/// of one cache is looked at together.
+pub fn forward_cached(
     out: &mut [f32],
     q: &[f32],
-    keys_of: impl Fn(usize, &Tile) -> Keys<'a>,
+    seen: &[Pieces<Cache>],
     batch: &Ragged,
     attention: &Attention,
-) -> Buffer {
+) {
     let (heads, n) = (attention.heads, batch.len());
-    let (hd, repeats, width) = (heads.head_dim, heads.repeats(), heads.width());
-    let mut all_lse = Buffer::dirty(n * heads.n_heads);
+    let mut lse = Buffer::dirty(n * heads.n_heads);
+    let runs = runs(seen, batch, attention);
     for head in 0..heads.n_kv_heads {
-        let q = &q[head * n * repeats * hd..(head + 1) * n * repeats * hd];
-        let lse = &mut all_lse[head * n * repeats..(head + 1) * n * repeats];
-        for tile in tiles(batch, repeats, attention.window) {
-            let (rows, keys, stride) = (tile.len(), tile.keys.len(), tile.stride());
-            let (k, v) = keys_of(head, &tile);
-            let q = Mat::new(&q[tile.rows_of(hd)], rows, hd);
-            let mut scores = Buffer::dirty(rows * stride);
-            let k = Mat::new(k, keys, hd);
-            matmul_part(&mut scores, stride, q, k.t(), false, Part::Visible(tile.sight()));
-            softmax_rows(&mut scores, &mut lse[tile.rows_of(1)], &tile);
-            if let Some(dropout) = attention.dropout {
-                drop_probabilities(&mut scores, &tile, head, n, dropout);
-            }
-            let mut tile_out = Buffer::dirty(rows * hd);
-            let p = Mat::strided(&scores, rows, keys, stride);
-            matmul_part(&mut tile_out, hd, p, Mat::new(v, keys, hd), false, Part::OfVisible(tile.sight()));
-            let first = head * repeats * hd;
-            for (t, values) in tile.rows.clone().zip(tile_out.chunks_exact(repeats * hd)) {
-                out[t * width + first..][..repeats * hd].copy_from_slice(values);
+        let mut queries = Queries::of(q, out, &mut lse, head, n, attention);
+        for run in &runs {
+            for tile in tiles(run.rows.clone(), run.first, run.keys, attention) {
+                queries.attend(of_cache(run.cache, heads, head, &tile), &tile, run.merges);
             }
         }
     }
-    all_lse
+}
+
+/// The queries of one key-value head, and what they find.
+struct Queries<'a> {
+    /// `(n, repeats, head_dim)`.
+    q: &'a [f32],
+    /// What all heads find, `(n, n_heads head_dim)`.
+    out: &'a mut [f32],
+    /// The log-sum-exp of each row, `(n, repeats)`.
+    lse: &'a mut [f32],
+    head: usize,
+    attention: &'a Attention,
+}
+
+impl<'a> Queries<'a> {
+    fn of(
+        q: &'a [f32],
+        out: &'a mut [f32],
+        lse: &'a mut [f32],
+        head: usize,
+        n: usize,
+        attention: &'a Attention,
+    ) -> Self {
+        let rows = n * attention.heads.repeats();
+        let hd = attention.heads.head_dim;
+        let (q, lse) = (&q[head * rows * hd..][..rows * hd], &mut lse[head * rows..][..rows]);
+        Self { q, out, lse, head, attention }
+    }
+
+    /// Attends to the keys of a tile; `merge`: what is found joins what was found in keys before.
+    fn attend(&mut self, (k, v): Keys, tile: &Tile, merge: bool) {
+        let heads = self.attention.heads;
+        let (hd, repeats, width) = (heads.head_dim, heads.repeats(), heads.width());
+        let (rows, keys, stride) = (tile.len(), tile.keys.len(), tile.stride());
+        let first = self.head * repeats * hd;
+        if keys == 0 {
+            // A window hides all of them.
+            if !merge {
+                for t in tile.rows.clone() {
+                    self.out[t * width + first..][..repeats * hd].fill(0.0);
+                }
+                self.lse[tile.rows_of(1)].fill(f32::NEG_INFINITY);
+            }
+            return;
+        }
+        let q = Mat::new(&self.q[tile.rows_of(hd)], rows, hd);
+        let mut scores = Buffer::dirty(rows * stride);
+        let k = Mat::new(k, keys, hd);
+        matmul_part(&mut scores, stride, q, k.t(), false, Part::Visible(tile.sight()));
+        let lse = &mut self.lse[tile.rows_of(1)];
+        let before = merge.then(|| Buffer::copy_of(lse));
+        softmax_rows(&mut scores, lse, tile);
+        if let Some(dropout) = self.attention.dropout {
+            drop_probabilities(&mut scores, tile, self.head, self.lse.len() / repeats, dropout);
+        }
+        let mut found = Buffer::dirty(rows * hd);
+        let p = Mat::strided(&scores, rows, keys, stride);
+        matmul_part(&mut found, hd, p, Mat::new(v, keys, hd), false, Part::OfVisible(tile.sight()));
+        let places = tile.rows.clone().zip(found.chunks_exact(repeats * hd));
+        match before {
+            None => {
+                for (t, found) in places {
+                    self.out[t * width + first..][..repeats * hd].copy_from_slice(found);
+                }
+            }
+            Some(before) => {
+                let mut sums = self.lse[tile.rows_of(1)].iter_mut().zip(before.iter());
+                for (t, found) in places {
+                    let out = &mut self.out[t * width + first..][..repeats * hd];
+                    for (out, found) in out.chunks_exact_mut(hd).zip(found.chunks_exact(hd)) {
+                        let Some((lse, before)) = sums.next() else { break };
+                        merge_rows(out, lse, found, *before);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Joins what a query has found in keys before, `out` with the log-sum-exp `before`, with what it finds in others.
+fn merge_rows(out: &mut [f32], lse: &mut f32, found: &[f32], before: f32) {
+    let most = lse.max(before);
+    if most == f32::NEG_INFINITY {
+        return; // nothing is visible yet
+    }
+    let [old, new] = [before, *lse].map(|sum| (sum - most).exp());
+    let all = old + new;
+    for (out, found) in out.iter_mut().zip(found) {
+        *out = (old * *out + new * found) / all;
+    }
+    *lse = most + all.ln();
 }
 
 /// The gradients of queries, keys and values, given the result `out` and its gradient `dout`, `(n, width)`.
@@ -175,12 +304,12 @@ pub fn backward(
         let lse = &lse[head * n * repeats..(head + 1) * n * repeats];
         let dq = &mut grad.q[queries];
         let (dk, dv) = (&mut grad.k[keys.clone()], &mut grad.v[keys]);
-        for tile in tiles(batch, repeats, attention.window) {
+        for tile in tiles_of_batch(batch, attention) {
             let (rows, keys, stride) = (tile.len(), tile.keys.len(), tile.stride());
-            let start = batch.documents[tile.document];
+            let start = tile.start();
             let keys_of = (start + tile.keys.start) * hd..(start + tile.keys.end) * hd;
             let q = Mat::new(&q[tile.rows_of(hd)], rows, hd);
-            let (k, v) = of_batch(qkv, batch, heads, head, &tile);
+            let (k, v) = of_batch(qkv, heads, head, &tile);
             let (k, v) = (Mat::new(k, keys, hd), Mat::new(v, keys, hd));
 
             let mut do_tile = Buffer::dirty(rows * hd);
@@ -227,6 +356,11 @@ type Vector = [f32; LANES];
 fn softmax_rows(scores: &mut [f32], lse: &mut [f32], tile: &Tile) {
     for (row, (scores, lse)) in scores.chunks_exact_mut(tile.stride()).zip(lse).enumerate() {
         let visible = tile.visible(row);
+        if visible.is_empty() {
+            scores.fill(0.0);
+            *lse = f32::NEG_INFINITY;
+            continue;
+        }
         let (seen, unseen) = split(scores, &visible);
         hide(seen, &visible, f32::NEG_INFINITY);
         let max = math::max(seen.as_flattened());
@@ -308,7 +442,7 @@ fn row_dots(out: &mut [f32], a: &[f32], b: &[f32], width: usize, tile: &Tile) {
 
 fn drop_probabilities(p: &mut [f32], tile: &Tile, kv_head: usize, n: usize, dropout: Dropout) {
     // Dropout belongs to training, where the first key of a document is its first row.
-    let start = tile.rows.start - tile.first;
+    let start = tile.start();
     for (row, p) in p.chunks_exact_mut(tile.stride()).enumerate() {
         let head = kv_head * tile.repeats + row % tile.repeats;
         let position = tile.rows.start + row / tile.repeats;

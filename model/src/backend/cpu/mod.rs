@@ -24,7 +24,9 @@ pub use buffer::Buffer;
 pub use memory::Batch;
 pub use peak::matrix_peak;
 
-use super::{Adapter, Attention, Backend, Balancing, Columns, Dropout, Qkv, RouterStats, sealed::Sealed};
+use super::{
+    Adapter, Attention, Backend, Balancing, Columns, Dropout, Pieces, Qkv, RouterStats, sealed::Sealed,
+};
 use crate::Result;
 use crate::layout::{ExpertsLayout, Matrix};
 use crate::optimizer::{AdamW, Muon};
@@ -230,12 +232,12 @@ impl Backend for Cpu {
     fn attention_cached(
         &self,
         qkv: &Qkv<Self>,
-        caches: &[&attention::Cache],
+        seen: &[Pieces<attention::Cache>],
         batch: &Batch,
         attention: &Attention,
     ) -> Result<Buffer> {
         let mut out = Buffer::dirty(batch.len() * attention.heads.width());
-        attention::forward_cached(&mut out, &qkv.q, caches, batch, attention);
+        attention::forward_cached(&mut out, &qkv.q, seen, batch, attention);
         Ok(out)
     }
 

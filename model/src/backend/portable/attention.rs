@@ -1,7 +1,7 @@
 //! Attention over padded documents, forward and backward.
 
 use super::Portable;
-use crate::backend::{Attention, Dropout, Qkv};
+use crate::backend::{Attention, Dropout, Pieces, Qkv};
 use crate::spec::Heads;
 use crate::tokens::Ragged;
 use candle_core::{D, Device, Result, Tensor};
@@ -211,20 +211,24 @@ pub fn backward(
 /// See [`crate::Backend::attention_cached`]; document by document.
 pub fn forward_cached(
     qkv: &Qkv<Portable>,
-    caches: &[&Cache],
+    seen: &[Pieces<Cache>],
     batch: &Ragged,
     attention: &Attention,
 ) -> Result<Tensor> {
     let Heads { n_kv_heads, head_dim, .. } = attention.heads;
     let mut parts = vec![];
-    for ((bounds, start), cache) in batch.documents.windows(2).zip(&batch.starts).zip(caches) {
+    for (bounds, pieces) in batch.documents.windows(2).zip(seen) {
         let queries = bounds[1] - bounds[0];
-        let keys = start + queries;
+        let keys = pieces.iter().map(|(_, keys)| keys).sum();
         let q = qkv.q.narrow(1, bounds[0], queries)?.contiguous()?;
         let q = q.reshape((n_kv_heads, queries * attention.heads.repeats(), head_dim))?;
-        let of = |cache: &Tensor| cache.narrow(1, 0, keys)?.contiguous();
+        let of = |tensor: fn(&Cache) -> &Tensor| {
+            let pieces = pieces.iter().filter(|(_, keys)| *keys > 0);
+            let parts = pieces.map(|&(cache, keys)| tensor(cache).narrow(1, 0, keys));
+            Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 1)?.contiguous()
+        };
         let mask = mask(queries, keys, attention, q.device())?;
-        let out = probabilities(&q, &of(&cache.k)?, &mask)?.0.matmul(&of(&cache.v)?)?;
+        let out = probabilities(&q, &of(|cache| &cache.k)?, &mask)?.0.matmul(&of(|cache| &cache.v)?)?;
         let out = out.reshape((n_kv_heads, queries, attention.heads.repeats() * head_dim))?;
         parts.push(out.transpose(0, 1)?.reshape((queries, attention.heads.width()))?);
     }

@@ -12,7 +12,8 @@ mod update;
 pub use memory::Batch;
 
 use super::{
-    Adapter, Attention, Backend, Balancing, Columns, Dropout, Memory, Qkv, RouterStats, sealed::Sealed,
+    Adapter, Attention, Backend, Balancing, Columns, Dropout, Memory, Pieces, Qkv, RouterStats,
+    sealed::Sealed,
 };
 use crate::Result;
 use crate::layout::{ExpertsLayout, Matrix};
@@ -223,11 +224,11 @@ impl Backend for Portable {
     fn attention_cached(
         &self,
         qkv: &Qkv<Self>,
-        caches: &[&attention::Cache],
+        seen: &[Pieces<attention::Cache>],
         batch: &Batch,
         attention: &Attention,
     ) -> Result<Tensor> {
-        Ok(attention::forward_cached(qkv, caches, batch, attention)?)
+        Ok(attention::forward_cached(qkv, seen, batch, attention)?)
     }
 
     fn swiglu(&self, x: &Tensor, hidden: usize) -> Result<Tensor> {
