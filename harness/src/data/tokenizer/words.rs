@@ -1,6 +1,7 @@
 //! Tokenizers whose entries are whole words.
 
-use super::{SPECIAL, Tokenizer, default_config};
+use super::load::default_config;
+use super::{SPECIAL, Tokenizer};
 use anyhow::{Context, Result, anyhow};
 use tokenizers::AddedToken;
 use tokenizers::models::wordlevel::WordLevel;
