@@ -317,6 +317,8 @@ mod tests {
             model: None,
             model_stage: None,
             at: crate::config::At::default(),
+            trunk: None,
+            branches: vec![],
             threads: 1,
             inputs: vec![],
             files: vec![],

@@ -1,17 +1,19 @@
 //! The local executor: works through a stage graph, several stage runs at a time.
 //!
-//! *Invariant:* a stage run that fails takes those that need it with it, and no others.
+//! *Invariant:* a stage run that fails takes those that need it with it, and no others; a branch waits for its trunk and
+//! does without one that has failed.
 
 use super::machine::Machine;
 use super::pace::{Counted, Pace};
 use super::retry::pause;
 use super::worker::{Ended, record_end};
-use crate::plan::{StageGraph, StageNode};
+use crate::plan::{StageGraph, StageNode, Trunk};
 use crate::recipe::StageRequest;
 use crate::runs::claim::{Held, Owner, Watch, clear_dead};
 use crate::runs::manifest::{Manifest, RunStatus};
 use crate::track::{Board, Progress, time};
 use crate::train::describe;
+use crate::train::trunk::Branch;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -264,7 +266,9 @@ impl<'a> Pool<'a> {
     fn is_ready(&self, node: usize) -> bool {
         let due = matches!(&self.states[node], Doing::Open(_, at) if Instant::now() >= *at);
         let mut needs = self.graph.nodes[node].needs();
+        let is_open = |trunk: Trunk| matches!(self.states[trunk.node], Doing::Open(..) | Doing::Running(_));
         due && needs.all(|need| matches!(self.states[need], Doing::Done))
+            && !self.graph.nodes[node].trunk.is_some_and(is_open)
     }
 
     /// Whether nobody else works on a stage run: `Some`, with a far owner that has died, if any.
@@ -420,17 +424,24 @@ fn downstream(graph: &StageGraph) -> Vec<f64> {
 pub fn request_of(graph: &StageGraph, node: usize, threads: usize) -> Result<StageRequest> {
     let planned = &graph.nodes[node];
     let dir_of = |index: Option<usize>| -> Option<PathBuf> { Some(graph.nodes[index?].dir.clone()) };
+    let toml = |planned: &StageNode| {
+        toml::to_string(&*planned.config).with_context(|| format!("configuration of {}", planned.short()))
+    };
+    let is_branch = |other: &&StageNode| other.trunk.is_some_and(|trunk| trunk.node == node);
+    let branch = |other: &StageNode| Ok(Branch { uuid: other.uuid, config: toml(other)? });
+    let branches = graph.nodes.iter().filter(is_branch).map(branch).collect::<Result<_>>()?;
     Ok(StageRequest {
         stage: planned.stage,
         uuid: planned.uuid,
         dir: planned.dir.clone(),
-        config: toml::to_string(&*planned.config)
-            .with_context(|| format!("configuration of {}", planned.short()))?,
+        config: toml(planned)?,
         tokenizer: dir_of(planned.tokenizer),
         data: dir_of(planned.data),
         model: dir_of(planned.model),
         model_stage: planned.model.map(|model| graph.nodes[model].stage),
         at: planned.at.clone(),
+        trunk: dir_of(planned.trunk.map(|trunk| trunk.node)),
+        branches,
         threads,
         inputs: graph.inputs(node),
         files: planned.files.iter().flat_map(|(_, files)| files.iter().cloned()).collect(),

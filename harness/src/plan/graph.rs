@@ -2,6 +2,7 @@
 
 use super::facts::{Facts, Files, Reading, name_of};
 use super::names::{Named, stage_runs};
+use super::trunk::{self, Trunk};
 use crate::config::{At, Stage, TrainStage, TrialConfig, differing};
 use crate::data::files::Inputs;
 use crate::runs::claim::{Held, Watch};
@@ -69,7 +70,9 @@ pub struct StageNode {
     pub state: State,
     /// How often it had been worked on when the plan was made.
     pub attempts: u32,
-    /// Floating-point operations that it will take, as far as can be told beforehand.
+    /// The stage run that takes its first steps, where one does.
+    pub trunk: Option<Trunk>,
+    /// Floating-point operations that it will take itself, as far as can be told beforehand.
     pub weight: f64,
 }
 
@@ -169,6 +172,7 @@ impl StageGraph {
         let mut graph = Self { trials: planned?, nodes: planner.nodes };
         graph.ensure_different()?;
         graph.drop_what_nothing_needs();
+        trunk::share(&mut graph);
         Ok(graph)
     }
 
@@ -384,6 +388,7 @@ impl Planner<'_> {
             trials,
             state,
             attempts,
+            trunk: None,
             weight,
         });
         index

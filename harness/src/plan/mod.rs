@@ -12,7 +12,9 @@ mod names;
 mod record;
 #[cfg(test)]
 pub mod testing;
+mod trunk;
 
 pub use explain::explain;
 pub use facts::Facts;
 pub use graph::{PlannedTrial, StageGraph, StageNode, State, short_id, short_name};
+pub use trunk::Trunk;

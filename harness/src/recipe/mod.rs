@@ -59,7 +59,10 @@ impl StageBody for Recipe {
 
     fn tidy(&self, request: &StageRequest, config: &TrialConfig) -> Result<()> {
         match request.stage.training() {
-            Some(stage) => train::tidy(&request.dir, stage.training(config)),
+            Some(stage) => {
+                train::trunk::tidy(&request.dir, request.uuid)?;
+                train::tidy(&request.dir, stage.training(config))
+            }
             None => Ok(()),
         }
     }
@@ -248,6 +251,8 @@ fn training(
         data: &data,
         start_from: start_from.as_deref(),
         out: &request.dir,
+        trunk: request.trunk.as_deref().map(|trunk| (request.uuid, trunk)),
+        branches: &request.branches,
         stop,
         progress,
     })

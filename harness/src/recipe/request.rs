@@ -5,6 +5,7 @@ use crate::fsutil::digests::FileDigest;
 use crate::runs::claim::Owner;
 use crate::runs::manifest::{Input, Results};
 use crate::track::Progress;
+use crate::train::trunk::Branch;
 use anyhow::{Context, Result};
 use model::Device;
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,12 @@ pub struct StageRequest {
     /// The weights of that stage that sit an exam.
     #[serde(default)]
     pub at: At,
+    /// The folder of the stage run that takes the first steps of this one, where one does.
+    #[serde(default)]
+    pub trunk: Option<PathBuf>,
+    /// Shorter trainings that go on from a checkpoint of this one.
+    #[serde(default)]
+    pub branches: Vec<Branch>,
     /// Threads to work with; 0 takes all that there are.
     pub threads: usize,
     /// The names of the inputs.

@@ -249,7 +249,7 @@ pub fn outputs(dir: &Path) -> Result<Vec<Output>> {
 pub const CONTAMINATION: &str = "contamination";
 
 /// What belongs to the running of a stage, or was laid beside its results later.
-const RUNNING: [&str; 9] = [
+const RUNNING: [&str; 11] = [
     MANIFEST,
     "config.toml",
     "log.txt",
@@ -258,6 +258,8 @@ const RUNNING: [&str; 9] = [
     "claim.json",
     "length.txt",
     "checkpoints",
+    "branches",
+    "trunk.json",
     CONTAMINATION,
 ];
 

@@ -46,21 +46,7 @@ impl Events {
             None => Vec::new(),
         };
         let path = fresh_name(dir, &before);
-        write_atomic_with(&path, |out| {
-            let mut out = RecordWriter::new(out);
-            let mut version = Event::new();
-            version.set_file_version("brain.Event:2".into());
-            write(&mut out, version)?;
-            let mut start = SessionLog::new();
-            start.set_status(SessionLog_SessionStatus::START);
-            let mut session = Event::new();
-            session.set_session_log(start);
-            write(&mut out, session)?;
-            for event in &kept {
-                out.write(&event.write_to_bytes()?)?;
-            }
-            Ok(())
-        })?;
+        begin(&path, &kept)?;
         for old in before {
             fs::remove_file(&old).with_context(|| format!("{}: cannot be removed", old.display()))?;
         }
@@ -80,6 +66,16 @@ impl Events {
                 .map(|value| value.tag.clone())
                 .collect(),
         })
+    }
+
+    /// Lays the numbers up to `step` of the newest events file of one folder into another; texts are about their own.
+    ///
+    /// # Errors
+    /// Where a file cannot be read or written.
+    pub fn carry_over(from: &Path, to: &Path, step: u64) -> Result<()> {
+        let mut kept = events_up_to(event_files(from)?.last(), step)?;
+        kept.retain(|event| !event.get_summary().get_value().iter().any(Summary_Value::has_tensor));
+        begin(&fresh_name(to, &event_files(to)?), &kept)
     }
 
     /// Adds one number; TensorBoard keeps scalars in single precision.
@@ -137,6 +133,25 @@ impl Events {
     fn problem(&self) -> String {
         format!("{}: cannot be written", self.path.display())
     }
+}
+
+/// Writes a file that begins with these events.
+fn begin(path: &Path, kept: &[Event]) -> Result<()> {
+    write_atomic_with(path, |out| {
+        let mut out = RecordWriter::new(out);
+        let mut version = Event::new();
+        version.set_file_version("brain.Event:2".into());
+        write(&mut out, version)?;
+        let mut start = SessionLog::new();
+        start.set_status(SessionLog_SessionStatus::START);
+        let mut session = Event::new();
+        session.set_session_log(start);
+        write(&mut out, session)?;
+        for event in kept {
+            out.write(&event.write_to_bytes()?)?;
+        }
+        Ok(())
+    })
 }
 
 fn write<W: Write>(out: &mut RecordWriter<W>, mut event: Event) -> Result<()> {

@@ -171,6 +171,18 @@ impl Metrics {
     }
 }
 
+/// Lays what a stage run has told into the folder of another, which goes on after `step`; [`Metrics::open`] then leaves out
+/// what came later.
+///
+/// # Errors
+/// Where a file cannot be read or written.
+pub fn carry_over(from: &Path, to: &Path, step: u64) -> Result<()> {
+    let path = from.join("metrics.csv");
+    let rows = fs::read(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    write_atomic(&to.join("metrics.csv"), &rows)?;
+    Events::carry_over(from, to, step)
+}
+
 /// The header and every whole row of `path` whose step is at most `step`, byte for byte.
 fn rows_up_to(path: &Path, step: u64, header: &[&str]) -> Result<Vec<u8>> {
     let bytes = fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;

@@ -2,7 +2,7 @@
 
 use super::trend::Trend;
 use crate::data::Position;
-use crate::fsutil::{create_dir, hex, write_atomic_with};
+use crate::fsutil::{create_dir, hex, write_atomic, write_atomic_with};
 use anyhow::{Context, Result, bail};
 use safetensors::{Dtype, SafeTensors, View, tensor::TensorView};
 use serde::{Deserialize, Serialize};
@@ -75,21 +75,25 @@ impl Checkpoints {
     /// `state`: the trainer's, numbers by name.
     pub fn write(&self, about: &Checkpoint, state: &[(&str, Cow<'_, [f32]>)], keep: Keep) -> Result<()> {
         create_dir(&self.dir)?;
-        let about_bytes = serde_json::to_vec(about)?;
-        let mut head = (about_bytes.len() as u64).to_le_bytes().to_vec();
-        head.extend(about_bytes);
-        let numbers = state.iter().map(|(name, numbers)| (*name, Numbers(numbers, numbers.len())));
-        let tensors = safetensors::serialize(numbers, None).context("the state of training")?;
-        let digest = Sha256::new().chain_update(&head).chain_update(&tensors).finalize();
         let name = match keep {
             Keep::AsBest => BEST.into(),
-            Keep::ForNow | Keep::ForGood => format!("step-{:010}.ckpt", about.step),
+            Keep::ForNow | Keep::ForGood => name(about.step),
         };
-        write_atomic_with(&self.dir.join(name), |out| {
-            Ok([digest.as_slice(), &head, &tensors].into_iter().try_for_each(|part| out.write_all(part))?)
-        })?;
+        write(&self.dir.join(name), about, state)?;
         let passing = self.passing()?;
         remove(&passing[..passing.len().saturating_sub(self.keep)])
+    }
+
+    /// Takes a copy of another training's checkpoint of this step as one of its own.
+    pub fn adopt(&self, path: &Path, step: u64) -> Result<()> {
+        create_dir(&self.dir)?;
+        let bytes = std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+        write_atomic(&self.dir.join(name(step)), &bytes)
+    }
+
+    /// Whether there is one, whole or not.
+    pub fn any(&self) -> bool {
+        self.files().is_ok_and(|files| !files.is_empty())
     }
 
     /// The newest whole one; damaged ones are told on the log and passed over.
@@ -131,6 +135,26 @@ impl Checkpoints {
     }
 }
 
+/// The name of the checkpoint of a step.
+fn name(step: u64) -> String {
+    format!("step-{step:010}.ckpt")
+}
+
+/// Writes the file of a checkpoint.
+///
+/// `state`: the trainer's, numbers by name.
+pub fn write(path: &Path, about: &Checkpoint, state: &[(&str, Cow<'_, [f32]>)]) -> Result<()> {
+    let about = serde_json::to_vec(about)?;
+    let mut head = (about.len() as u64).to_le_bytes().to_vec();
+    head.extend(about);
+    let numbers = state.iter().map(|(name, numbers)| (*name, Numbers(numbers, numbers.len())));
+    let tensors = safetensors::serialize(numbers, None).context("the state of training")?;
+    let digest = Sha256::new().chain_update(&head).chain_update(&tensors).finalize();
+    write_atomic_with(path, |out| {
+        Ok([digest.as_slice(), &head, &tensors].into_iter().try_for_each(|part| out.write_all(part))?)
+    })
+}
+
 fn remove(files: &[PathBuf]) -> Result<()> {
     for path in files {
         match std::fs::remove_file(path) {
@@ -143,7 +167,8 @@ fn remove(files: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-fn read(path: &Path) -> Result<Saved> {
+/// Reads the file of a checkpoint.
+pub fn read(path: &Path) -> Result<Saved> {
     let file = std::fs::read(path).context("cannot be read")?;
     let Some((checksum, body)) = file.split_at_checked(CHECKSUM) else { bail!("is cut off") };
     let found = Sha256::digest(body);

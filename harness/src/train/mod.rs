@@ -12,6 +12,7 @@ mod sums;
 #[cfg(test)]
 mod tests;
 mod trend;
+pub mod trunk;
 
 pub use length::{Length, describe};
 pub use objective::{Measured, Objective, next_tokens};
@@ -33,6 +34,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use trend::Trend;
+use trunk::Branch;
+use uuid::Uuid;
 
 /// The file in the folder of a training stage that tells its optimizer steps, for whoever watches.
 pub const LENGTH: &str = "length.txt";
@@ -51,6 +54,10 @@ pub struct TrainRequest<'a> {
     pub start_from: Option<&'a Path>,
     /// The folder of the stage run.
     pub out: &'a Path,
+    /// The name of the stage run, and the folder of the one that takes its first steps.
+    pub trunk: Option<(Uuid, &'a Path)>,
+    /// Shorter trainings that go on from a checkpoint of this one.
+    pub branches: &'a [Branch],
     /// Set to end after the current step with a checkpoint.
     pub stop: &'a AtomicBool,
     /// Who watches.
@@ -141,6 +148,8 @@ struct Loop<'a, B: Backend> {
     metrics: Metrics,
     checkpoints: Checkpoints,
     length: Length,
+    /// After which step a checkpoint is left for which branch.
+    branches: Vec<(u64, Uuid)>,
     /// What all steps take of each source that has a name.
     sources: Vec<SourceUse>,
     cost: Cost,
@@ -164,6 +173,9 @@ impl<'a, B: Backend> Loop<'a, B> {
         mut objective: Objective,
     ) -> Result<Self> {
         let checkpoints = checkpoints(request.out, training);
+        if let Some((name, trunk)) = request.trunk.filter(|_| !checkpoints.any()) {
+            trunk::begin(trunk, name, request.out, &checkpoints)?;
+        }
         let saved = checkpoints.newest()?.map(|Saved { about, state }| {
             trainer.restore(state, about.step)?;
             objective.seek(about.position);
@@ -172,7 +184,12 @@ impl<'a, B: Backend> Loop<'a, B> {
         let saved = saved.transpose()?;
         let resumed = saved.map(|saved| saved.step);
         let cost = request.trial.cost(request.stage);
-        let length = Length::new(training, cost, |epoch| objective.row_sizes(epoch, cost.window));
+        let length_of = |training: &Training| {
+            Length::new(training, cost, |epoch| objective.row_sizes(epoch, cost.window))
+        };
+        let length = length_of(training);
+        let trunk = (training, length.steps);
+        let branches = trunk::branch_points(request.stage, trunk, request.branches, length_of)?;
         let (stage, warmup) = (request.stage.name(), training.warmup_steps);
         if warmup > length.steps {
             bail!(
@@ -195,6 +212,7 @@ impl<'a, B: Backend> Loop<'a, B> {
             metrics,
             checkpoints,
             length,
+            branches,
             sources,
             cost,
             tokens: saved.map_or(0, |saved| saved.tokens),
@@ -209,16 +227,15 @@ impl<'a, B: Backend> Loop<'a, B> {
 
     fn run(mut self) -> Result<Option<Results>> {
         let training = self.training;
-        if self.trainer.steps() == 0 {
-            let config = toml::to_string(self.request.trial).context("the configuration as text")?;
-            self.metrics.text("configuration", &format!("```toml\n{config}```"))?;
-        }
+        let config = toml::to_string(self.request.trial).context("the configuration as text")?;
+        self.metrics.text("configuration", &format!("```toml\n{config}```"))?;
         self.request.progress.start(self.request.stage.name(), self.length.steps, "steps");
         let due = |every: u64, step: u64| every > 0 && step.is_multiple_of(every);
         if self.trainer.steps() > 0 && due(training.keep_every, self.trainer.steps()) {
             // The best checkpoint may have been written, and this one, of the same step, no more.
             self.save(Keep::ForGood)?;
         }
+        self.leave_branches()?;
         let mut window = (Instant::now(), self.tokens);
         while self.trainer.steps() < self.length.steps {
             let step = self.trainer.steps() + 1;
@@ -252,6 +269,7 @@ impl<'a, B: Backend> Loop<'a, B> {
             if last || (every > 0 && before / every != self.tokens / every) {
                 self.validate()?;
             }
+            self.leave_branches()?;
             let stop = self.request.stop.load(Ordering::SeqCst);
             let is_kept = due(training.keep_every, step);
             if is_kept || !last && (stop || due(training.checkpoint_every, step)) {
@@ -346,9 +364,30 @@ impl<'a, B: Backend> Loop<'a, B> {
     }
 
     fn save(&mut self, keep: Keep) -> Result<()> {
+        let about = self.about()?;
+        self.checkpoints.write(&about, &self.trainer.state()?, keep)
+    }
+
+    /// Leaves a checkpoint for every branch that goes on from here.
+    fn leave_branches(&mut self) -> Result<()> {
+        let step = self.trainer.steps();
+        let here: Vec<Uuid> =
+            self.branches.iter().filter(|(at, _)| *at == step).map(|(_, name)| *name).collect();
+        for name in here {
+            let path = trunk::checkpoint_for(name, self.request.out);
+            if !path.exists() {
+                trunk::make_room(self.request.out)?;
+                checkpoint::write(&path, &self.about()?, &self.trainer.state()?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where training stands, with all that was told up to here on the disk.
+    fn about(&mut self) -> Result<Checkpoint> {
         self.check_finite(self.trainer.steps())?;
         self.metrics.flush()?;
-        let about = Checkpoint {
+        Ok(Checkpoint {
             step: self.trainer.steps(),
             position: self.objective.position(),
             tokens: self.tokens,
@@ -356,8 +395,7 @@ impl<'a, B: Backend> Loop<'a, B> {
             seconds: self.elapsed(),
             trend: self.trend,
             best_val: self.best_val,
-        };
-        self.checkpoints.write(&about, &self.trainer.state()?, keep)
+        })
     }
 
     /// Keeps the weights for exams that are sat after this step.
@@ -397,6 +435,7 @@ impl<'a, B: Backend> Loop<'a, B> {
                 let mut notices = self.objective.notices(self.request.stage);
                 notices.extend(self.length.notice(self.request.stage.name()));
                 notices.extend(of_sources(&self.sources, self.request.stage.name()));
+                notices.extend(trunk::notice(self.request.out, self.request.stage, self.length.steps)?);
                 notices
             },
             sources: self.sources,

@@ -93,6 +93,8 @@ fn try_stage(
         data: &dir.join("data"),
         start_from: None,
         out: &out,
+        trunk: None,
+        branches: &[],
         stop: &stop,
         progress: &StopAt { step: stop_at, stop: &stop },
     };

@@ -11,6 +11,7 @@ use crate::execute::child::{HUGE_PAGES, LOG, REQUEST, VERB, write_request};
 use crate::execute::pool::{Failure, Outcome, Stop, request_of};
 use crate::fsutil::{absolute, hand_in, read_text, shell_word};
 use crate::plan::{StageGraph, StageNode};
+use crate::recipe::StageRequest;
 use crate::runs::manifest::{Manifest, RunStatus};
 use crate::track::{Board, counted};
 use anyhow::{Context, Result, bail};
@@ -112,7 +113,9 @@ fn hand_over(graph: &StageGraph, options: &[String], board: &Board) -> Result<BT
             Some(job) => job.clone(),
             None => {
                 for &node in array.tasks.values() {
-                    write_request(&request_of(graph, node, 0)?)?;
+                    // Jobs wait for what they need, and each takes its own steps.
+                    let alone = StageRequest { trunk: None, branches: vec![], ..request_of(graph, node, 0)? };
+                    write_request(&alone)?;
                 }
                 let dirs = array.tasks.iter().map(|(&task, &node)| (task, graph.nodes[node].dir.as_path()));
                 let after = dependency(&arrays, array.after);

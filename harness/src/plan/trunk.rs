@@ -1,0 +1,135 @@
+//! Which stage run leaves a checkpoint for which: trainings of one stage that differ in their length alone share their
+//! first steps, see [`crate::train::trunk`].
+//!
+//! *Invariant:* a trunk is no need: names, facts and results of a stage run are the same without.
+
+use super::StageGraph;
+use crate::config::{Schedule, TrainStage, canonical_json};
+use crate::train::trunk::{checkpoint_for, has_begun, shared_steps};
+use serde_json::json;
+use std::collections::BTreeMap;
+
+/// The stage run that takes the first steps of another.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Trunk {
+    /// Its index.
+    pub node: usize,
+    /// The share of the branch's steps that it takes, about: the number of steps may follow from data that is not there yet.
+    pub share: f64,
+}
+
+/// Keys that shared steps do not depend on, as long as learning rates are the same.
+const LENGTH: [&str; 6] = ["steps", "flops", "tokens", "epochs", "decay_share", "min_lr_ratio"];
+
+/// Gives every training that is to be run the longest one to begin from, and counts only what it then takes itself.
+pub fn share(graph: &mut StageGraph) {
+    let mut alike: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for index in 0..graph.nodes.len() {
+        if let Some(key) = key(graph, index) {
+            alike.entry(key).or_default().push(index);
+        }
+    }
+    let mut found = vec![];
+    for mut group in alike.into_values().filter(|group| group.len() > 1) {
+        group.sort_by(|&a, &b| graph.nodes[b].weight.total_cmp(&graph.nodes[a].weight).then(a.cmp(&b)));
+        for &branch in &group {
+            found.extend(trunk(graph, &group, branch).map(|trunk| (branch, trunk)));
+        }
+    }
+    for (branch, trunk) in found {
+        graph.nodes[branch].weight *= 1.0 - trunk.share;
+        graph.nodes[branch].trunk = Some(trunk);
+    }
+}
+
+/// All that steps depend on but the length, and what is told of them; `None` for what shares no steps worth it.
+fn key(graph: &StageGraph, index: usize) -> Option<String> {
+    let node = &graph.nodes[index];
+    let stage = node.stage.training()?;
+    let training = stage.training(&node.config);
+    if !matches!(training.schedule, Schedule::Wsd | Schedule::Constant) {
+        return None;
+    }
+    let mut facts = graph.facts(index);
+    LENGTH.iter().for_each(|key| drop(facts.keys.remove(&format!("{}.{key}", stage.name()))));
+    facts.keys.remove("exam.at");
+    let data = node.data.map(|data| graph.nodes[data].uuid);
+    Some(canonical_json(&json!([facts, data, training.log_every])))
+}
+
+/// The stage run that a branch is to begin from: the longest of its group that is still to be run, or has left a
+/// checkpoint for it.
+fn trunk(graph: &StageGraph, group: &[usize], branch: usize) -> Option<Trunk> {
+    let node = &graph.nodes[branch];
+    let stage = node.stage.training()?;
+    let training = stage.training(&node.config);
+    // What is to be kept for good on the way is kept by whoever takes the steps.
+    if !node.state.is_open() || training.keep_every > 0 || training.keep_best || has_begun(&node.dir) {
+        return None;
+    }
+    let serves = |&&longer: &&usize| {
+        let longer = &graph.nodes[longer];
+        longer.weight > node.weight
+            && (longer.state.is_open() || checkpoint_for(node.uuid, &longer.dir).exists())
+    };
+    let longest = *group.iter().find(serves)?;
+    let steps = |index: usize| steps(graph, index, stage);
+    let other = stage.training(&graph.nodes[longest].config);
+    let shared = shared_steps((other, steps(longest)), (training, steps(branch)));
+    let share = shared as f64 / steps(branch).max(1) as f64;
+    (shared > 0).then_some(Trunk { node: longest, share })
+}
+
+/// The optimizer steps of a training, about.
+fn steps(graph: &StageGraph, index: usize, stage: TrainStage) -> u64 {
+    let node = &graph.nodes[index];
+    let training = stage.training(&node.config);
+    let rows = training.batch_size * training.accumulation * stage.sequences_per_row();
+    let step = (rows * training.seq_len) as f64 * node.config.cost(stage).per_token(training.seq_len);
+    training.steps.unwrap_or((node.weight / step).round() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::Stage;
+    use crate::plan::testing::{plan, trial};
+
+    #[test]
+    fn the_longest_training_is_the_trunk_of_those_that_differ_in_length() {
+        let dir = tempfile::tempdir().unwrap();
+        let change = |steps: u64, change: fn(&mut crate::config::Training)| {
+            trial(|config| {
+                let training = &mut config.pretrain.training;
+                (training.steps, training.schedule) = (Some(steps), Schedule::Wsd);
+                change(training);
+            })
+        };
+        let trials = [
+            change(100, |_| ()),
+            change(1000, |_| ()),
+            change(400, |_| ()),
+            change(400, |t| t.decay_share = 0.5),
+            change(400, |t| t.lr = 2e-3),
+            change(401, |t| t.log_every = 7),
+            change(500, |t| t.keep_every = 10),
+            change(300, |t| t.schedule = Schedule::Cosine),
+        ];
+        let graph = plan(&trials, dir.path());
+        let pretraining = |trial: usize| {
+            let is_it = |&&node: &&usize| graph.nodes[node].stage == Stage::Train(TrainStage::Pretrain);
+            *graph.trials[trial].stages.iter().find(is_it).unwrap()
+        };
+        let trunk = |trial: usize| graph.nodes[pretraining(trial)].trunk;
+        for (branch, share) in [(0, 0.8), (2, 0.8), (3, 0.5)] {
+            let trunk = trunk(branch).unwrap();
+            assert_eq!(trunk.node, pretraining(1));
+            assert!((trunk.share - share).abs() < 0.02, "{branch}: {}", trunk.share);
+        }
+        assert!([1, 4, 5, 6, 7].map(trunk).iter().all(Option::is_none));
+        // A branch costs what it takes itself: 20 steps of 100, of 1000.
+        let weight = |trial: usize| graph.nodes[pretraining(trial)].weight;
+        assert!((weight(0) / weight(1) - 0.02).abs() < 0.002);
+    }
+}
