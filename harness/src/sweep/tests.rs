@@ -659,6 +659,24 @@ fn the_sample_sweep_expands() {
     assert!(widths[0] > widths[6], "{widths:?}");
 }
 
+#[test]
+fn sweeps_of_probes_waste_no_words_and_repeat_no_sequence() {
+    for (name, count) in [("hops", 12), ("recall", 6), ("capacity", 18), ("hops_published", 15)] {
+        let path = format!("{}/../sweeps/probe_{name}.toml", env!("CARGO_MANIFEST_DIR"));
+        let trials = Sweep::read(Path::new(&path), &Overrides::default()).unwrap().expand().unwrap();
+        assert_eq!(trials.len(), count, "{name}");
+        for config in trials.iter().map(|trial| &trial.config) {
+            let (probe, training) = (config.probe().unwrap(), &config.pretrain.training);
+            let entries = (probe.entries)(config);
+            assert!((entries..entries + 8).contains(&config.model.vocab_size), "{name}: {entries}");
+            assert!((probe.row_tokens)(config) <= training.seq_len, "{name}");
+            let rows = if probe.name == "hops" { config.hops.rows } else { config.recall.rows };
+            let trained = training.steps.map(|steps| steps * training.batch_size as u64);
+            assert!(trained.is_none_or(|trained| trained <= rows), "{name}: {trained:?} of {rows}");
+        }
+    }
+}
+
 fn arbitrary_sweep() -> impl Strategy<Value = String> {
     let word = prop::sample::select(vec![
         "name",
