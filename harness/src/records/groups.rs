@@ -1,4 +1,6 @@
-//! C-Eval's groups of subjects (Huang et al. 2023, "C-Eval", figure 1 and `subject_mapping.json` of its repository).
+//! C-Eval's groups of subjects (Huang et al. 2023, "C-Eval: A Multi-Level Multi-Discipline Chinese Evaluation Suite for
+//! Foundation Models"), as in `subject_mapping.json` of its repository, github.com/hkust-nlp/ceval, some versions of which
+//! leave out that of `clinical_medicine`.
 
 /// The groups with their subjects.
 const GROUPS: [(&str, &[&str]); 4] = [

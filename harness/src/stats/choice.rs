@@ -90,11 +90,11 @@ pub fn agreement(a: &[u8], b: &[u8]) -> Result<Agreement, StatsError> {
 /// Probabilities of options without the prior of their letters: each question's, as shares of their sum, are divided by
 /// their means over all questions, which are those of one subject, and made to sum to 1 again.
 ///
-/// The observed distribution over a prior of the letters is the PriDe of Zheng et al. 2024 ("Large Language Models Are Not
-/// Robust Multiple Choice Selectors"); the prior as the mean over the questions of a domain, without their key, is the
-/// Batch Calibration of Zhou et al. 2024 ("Batch Calibration: Rethinking Calibration for In-Context Learning and Prompt
-/// Engineering"), where PriDe permutes options to find it. All questions have as many options; one whose probabilities
-/// are all 0 stays as it is.
+/// To divide the observed distribution by a prior of the letters is what PriDe does (Zheng et al. 2024, "Large Language
+/// Models Are Not Robust Multiple Choice Selectors"), which finds the prior by permuting the options of some questions. To
+/// take it from the answers to all questions, without their key, is the idea of Batch Calibration (Zhou et al. 2024, "Batch
+/// Calibration: Rethinking Calibration for In-Context Learning and Prompt Engineering"), which shifts scores by their
+/// means instead. All questions have as many options; one whose probabilities are all 0 stays as it is.
 pub fn without_prior(questions: &[Vec<f64>]) -> Vec<Vec<f64>> {
     let of_sum: Vec<Vec<f64>> = questions.iter().map(|of| shares(of)).collect();
     let options = of_sum.first().map_or(0, Vec::len);

@@ -64,7 +64,7 @@ fn mix(mut x: u64) -> u64 {
     x ^ x >> 31
 }
 
-/// Hashes of the sequences of some words: polynomials, so that one follows from two beginnings (Rabin and Karp 1987).
+/// Hashes of the sequences of some words: polynomials, so that one follows from two beginnings (Karp and Rabin 1987).
 pub struct Sequences {
     /// The hash of every beginning, from the empty one on.
     beginnings: Vec<u64>,
