@@ -6,7 +6,7 @@ use super::{Problem, Source, TrainStage, TrialConfig};
 use model::section;
 
 section! {
-    /// `[hops]`: k-hop induction over the letters A to D (Sanford, Hsu, Telgarsky 2024, section 4), for
+    /// `[hops]`: k-hop induction over the letters A to D (Sanford, Hsu, Telgarsky 2024, definition 4.1), for
     /// `data.source = "hops"`. Grows with `length` and `hops`.
     pub struct HopsConfig {
         /// Seed of the sequences; independent of the trial's seed.
@@ -27,7 +27,7 @@ section! {
 }
 
 section! {
-    /// `[recall]`: associative recall of several queries, MQAR (Arora et al. 2023, section 3.2), for
+    /// `[recall]`: associative recall of several queries, MQAR (Arora et al. 2023), for
     /// `data.source = "recall"`. Grows with `pairs`, `length` and `vocabulary`.
     pub struct RecallConfig {
         /// Seed of the sequences; independent of the trial's seed.

@@ -138,10 +138,10 @@ impl Probe for Capacity {
 
 /// Bits of knowledge that a model has stored: a lower bound on what any way to store it takes that has these losses.
 ///
-/// `N log2(N0 / e^p1) + N log2(S0 / e^p2)`, the numerator of the paper's capacity ratio for its set bioS (section 4),
+/// `N log2(N0 / e^p1) + N log2(S0 / e^p2)`, the numerator of the paper's capacity ratio for its set bioS (definition 4.3),
 /// which follows from its theorem 3.2. `N` people have names drawn from `N0 = names^3` and values from
 /// `S0 = values^attributes`; `p1` is the mean over people of the loss in nats summed over the words of the name, `p2` of
-/// that over all values. The theorem has `N0 - N` where this has `N0`, and a vanishing term. A model that is worse than
+/// that over all values. The theorem has `N0 - N` where this has `N0`, and terms of lower order. A model that is worse than
 /// guessing has stored less than nothing.
 ///
 /// `None` where the data is none of this probe, or was not validated.

@@ -1,4 +1,4 @@
-//! k-hop induction (Sanford, Hsu, Telgarsky 2024, "Transformers, parallel computation, and logarithmic depth", section 4).
+//! k-hop induction (Sanford, Hsu, Telgarsky 2024, "Transformers, parallel computation, and logarithmic depth", definition 4.1).
 //!
 //! A row is a number of hops k and a sequence over the letters A to D, none of them twice in a row, as the authors draw it:
 //! `2 B D A B C ..`. From a position one hop goes to the last earlier place of its letter and one letter on; the letter

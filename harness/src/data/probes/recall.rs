@@ -1,5 +1,5 @@
 //! Associative recall of several queries, MQAR (Arora et al. 2023, "Zoology: measuring and improving recall in efficient
-//! language models", section 3.2; drawn as their program draws it, with a filler between queries).
+//! language models", arXiv:2312.04927; drawn as their program draws it, with a filler between queries).
 //!
 //! A row begins with pairs of a key and a value, all different; behind them stands each key once more, at even places whose
 //! distances follow a power law, and the value is to be said behind it. Only there is loss:

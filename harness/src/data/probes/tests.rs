@@ -201,6 +201,9 @@ proptest! {
 
 #[test]
 fn a_hop_is_that_of_the_paper() {
+    // The paper's example, section 4: one hop from the end is b, two are c.
+    let example = "b a e b c a b e b d e a";
+    assert_eq!([1, 2].map(|hops| by_search(example, hops).unwrap()), ["b", "c"]);
     // By hand: A B C A D B, whose last letter stood at 1; behind it C, which stood nowhere before.
     assert_eq!([0, 1, 2].map(|hops| by_search("A B C A D B", hops).unwrap_or_default()), ["B", "C", ""]);
     // B A B C B: the last B, of 2; behind it C. A B A B: from the last B to the second A, from there to the first B.
