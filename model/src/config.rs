@@ -242,6 +242,12 @@ impl ModelConfig {
         self.spec().params()
     }
 
+    /// Number of weights without the token embedding and a head of its own: what Kaplan et al. 2020 count.
+    pub fn non_embedding_params(&self) -> usize {
+        let outer = self.vocab_size * self.d_model;
+        self.params() - if self.tie_embeddings { outer } else { 2 * outer }
+    }
+
     /// Number of weights that one token passes through: `top_k` of the routed experts.
     pub fn active_params(&self) -> usize {
         self.spec().active_params()
@@ -268,6 +274,10 @@ mod tests {
     #[test]
     fn parameter_counts_follow_minimind() {
         assert_eq!(minimind_26m().params(), 26_878_464);
+        let of_vocabulary = 6400 * 512;
+        assert_eq!(minimind_26m().non_embedding_params(), 26_878_464 - of_vocabulary);
+        let untied = ModelConfig { tie_embeddings: false, ..minimind_26m() };
+        assert_eq!(untied.non_embedding_params(), untied.params() - 2 * of_vocabulary);
         let moe = ModelConfig { n_experts: 4, ..minimind_26m() };
         assert_eq!(moe.params(), 26_878_464 + 8 * (4 * 3 * 512 * 1408 + 4 * 512));
         assert_eq!(moe.active_params(), 26_878_464 + 8 * (2 * 3 * 512 * 1408 + 4 * 512));

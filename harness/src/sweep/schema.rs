@@ -1,7 +1,7 @@
 //! The JSON Schema of sweep files.
 
 use super::draw::{DISTRIBUTIONS, MOST_TRIALS};
-use super::solve::{MOST_MULTIPLE, SIZES};
+use super::solve::{Counted, MOST_MULTIPLE, SIZES};
 use crate::config::{
     KeySpec, Kind, PRESETS, TrainStage, closed, definitions, document, refer, table_of, value_of,
 };
@@ -114,13 +114,14 @@ fn solved(key: &KeySpec) -> Option<Value> {
     }
     SIZES.contains(&key.path.as_str()).then(|| {
         let properties = json!({
-            "params": number,
-            "active_params": number,
             "multiple_of": { "type": "integer", "minimum": 1, "maximum": MOST_MULTIPLE },
             "tolerance": { "type": "number", "minimum": 0, "exclusiveMaximum": 1 },
         });
-        let mut table = closed(properties.as_object().cloned().unwrap_or_default());
-        table["oneOf"] = json!([{ "required": ["params"] }, { "required": ["active_params"] }]);
+        let counted = Counted::NAMES.map(|(_, name)| name);
+        let counts = counted.map(|name| (name.to_string(), number.clone()));
+        let properties = properties.as_object().cloned().unwrap_or_default();
+        let mut table = closed(counts.into_iter().chain(properties).collect());
+        table["oneOf"] = json!(counted.map(|name| json!({ "required": [name] })));
         described(table, "So large that the model has so many weights.")
     })
 }

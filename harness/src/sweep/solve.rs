@@ -14,8 +14,14 @@ const TOLERANCE: f64 = 0.02;
 const MOST_TOKENS: f64 = 1e15;
 
 /// Sizes of the shape that can be solved for; the number of weights grows with each.
-pub(super) const SIZES: [&str; 5] =
-    ["model.d_model", "model.n_layers", "model.hidden_dim", "model.expert_hidden_dim", "model.vocab_size"];
+pub(super) const SIZES: [&str; 6] = [
+    "model.d_model",
+    "model.n_layers",
+    "model.head_dim",
+    "model.hidden_dim",
+    "model.expert_hidden_dim",
+    "model.vocab_size",
+];
 
 /// The largest `multiple_of`.
 pub(super) const MOST_MULTIPLE: u64 = 1 << 20;
@@ -40,11 +46,47 @@ pub enum Goal {
     Flops(TrainStage, f64),
 }
 
+/// Which weights of a model are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Counted {
+    /// All.
+    All,
+    /// Those that a token passes through.
+    Active,
+    /// All but the embedding and a head of its own.
+    NonEmbedding,
+}
+
+impl Counted {
+    /// Each with its name in a constraint.
+    pub(super) const NAMES: [(Self, &str); 3] = [
+        (Self::All, "params"),
+        (Self::Active, "active_params"),
+        (Self::NonEmbedding, "non_embedding_params"),
+    ];
+
+    fn named(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(_, known)| *known == name).map(|(counted, _)| *counted)
+    }
+
+    fn name(self) -> &'static str {
+        Self::NAMES[self as usize].1
+    }
+
+    fn of(self, model: &ModelConfig) -> usize {
+        match self {
+            Self::All => model.params(),
+            Self::Active => model.active_params(),
+            Self::NonEmbedding => model.non_embedding_params(),
+        }
+    }
+}
+
 /// A number of weights to be reached.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Weights {
-    /// Only those that a token passes through.
-    active: bool,
+    /// Which of them.
+    of: Counted,
     /// How many.
     count: f64,
     /// The size must be a multiple of this.
@@ -77,9 +119,13 @@ impl Weights {
         if key == "model.hidden_dim" && model.is_moe() && model.expert_hidden_dim.is_some() {
             return Err("has no effect where model.expert_hidden_dim is set".into());
         }
+        if key == "model.vocab_size" && self.of == Counted::NonEmbedding {
+            return Err(format!("has no effect on {}, expected another size", self.of.name()));
+        }
         let heads = 2 * model.n_heads as u64;
         let step = match key {
             "model.d_model" => lcm(self.multiple_of, heads),
+            "model.head_dim" => lcm(self.multiple_of, 2), // rotary positions turn pairs
             _ => self.multiple_of,
         };
         let most = largest(key).unwrap_or(u64::MAX) / step;
@@ -109,7 +155,7 @@ impl Weights {
         if distance(counted) <= self.tolerance {
             return Ok(size.into());
         }
-        let goal = if self.active { "active_params" } else { "params" };
+        let goal = self.of.name();
         let side = if counted < self.count { "fewer" } else { "more" };
         let why = match key {
             "model.d_model" if step != self.multiple_of => {
@@ -131,11 +177,12 @@ impl Weights {
         match key {
             "model.d_model" => model.d_model = size,
             "model.n_layers" => model.n_layers = size,
+            "model.head_dim" => model.head_dim = Some(size),
             "model.hidden_dim" => model.hidden_dim = Some(size),
             "model.expert_hidden_dim" => model.expert_hidden_dim = Some(size),
             _ => model.vocab_size = size,
         }
-        (if self.active { model.active_params() } else { model.params() }) as f64
+        self.of.of(model) as f64
     }
 }
 
@@ -199,8 +246,6 @@ pub fn read(entries: &[Entry], errors: &mut ConfigErrors) -> Vec<Solve> {
     solves
 }
 
-const GOALS: [&str; 3] = ["params", "active_params", "flops"];
-
 fn read_key(key: &str, node: &Node) -> Result<Goal, String> {
     if find(key).is_none() {
         return Err(not_a_key(key));
@@ -211,14 +256,18 @@ fn read_key(key: &str, node: &Node) -> Result<Goal, String> {
     }
     let expected = match stage {
         Some(_) => "{ flops = OPERATIONS }",
-        None => "{ params = N } or { active_params = N }, with multiple_of and tolerance as needed",
+        None => {
+            "{ params = N }, { active_params = N } or { non_embedding_params = N }, with multiple_of and tolerance as needed"
+        }
     };
     let entries = node.table().ok_or_else(|| format!("is {}, expected {expected}", node.shown))?;
     let (mut goals, mut multiple_of, mut tolerance) = (Vec::new(), 1, TOLERANCE);
     for Entry { key: name, node, .. } in entries {
         let wrong = |expected: &str| format!("{name} is {}, expected {expected}", node.shown);
         match name.as_str() {
-            "params" | "active_params" | "flops" if stage.is_some() == (name == "flops") => {
+            goal if stage.is_some() == (goal == "flops")
+                && (goal == "flops" || Counted::named(goal).is_some()) =>
+            {
                 let number = node.number().filter(|number| number.is_finite() && *number >= 1.0);
                 goals.push((name.as_str(), number.ok_or_else(|| wrong("a number of 1 or more"))?));
             }
@@ -235,7 +284,8 @@ fn read_key(key: &str, node: &Node) -> Result<Goal, String> {
                     .ok_or_else(|| wrong("a share of 0 or more and below 1"))?;
             }
             _ => {
-                let names = GOALS.into_iter().chain(["multiple_of", "tolerance"]);
+                let goals = Counted::NAMES.map(|(_, name)| name).into_iter();
+                let names = goals.chain(["flops", "multiple_of", "tolerance"]);
                 let hint = did_you_mean(name, names.filter(|known| known != name));
                 return Err(format!("{name} does not belong here, expected {expected}{hint}"));
             }
@@ -244,7 +294,7 @@ fn read_key(key: &str, node: &Node) -> Result<Goal, String> {
     match (goals.as_slice(), stage) {
         ([(_, flops)], Some(stage)) => Ok(Goal::Flops(stage, *flops)),
         ([(name, count)], None) => Ok(Goal::Weights(Weights {
-            active: *name == "active_params",
+            of: Counted::named(name).unwrap_or(Counted::All),
             count: *count,
             multiple_of,
             tolerance,

@@ -121,6 +121,27 @@ fn depth_and_hidden_sizes_are_solved_as_well() {
 }
 
 #[test]
+fn heads_and_weights_without_the_embedding_are_solved_as_well() {
+    // Two query heads, one of keys and one of values, at d_model 16: 16 * 6 for each unit of the head's size. Without
+    // the 2048 of the embedding, 2304 of the feed-forward and 3 * 16 of norms beside it.
+    let base = format!("{TINY}d_model = 16\n");
+    let text = format!(
+        "{base}[solve]\n\"model.head_dim\" = {{ non_embedding_params = {}, tolerance = 0 }}\n",
+        2304 + 48 + 96 * 12
+    );
+    assert_eq!(values(&text), [[json!(12)]]);
+    let text = format!("{base}[solve]\n\"model.head_dim\" = {{ params = {} }}\n", 2048 + 2304 + 48 + 96 * 30);
+    assert_eq!(values(&text), [[json!(30)]]);
+    // 5168 of d_model 16 with the 2048.
+    let text = format!("{TINY}[solve]\n\"model.d_model\" = {{ non_embedding_params = 3120 }}\n");
+    assert_eq!(values(&text), [[json!(16)]]);
+    assert_eq!(
+        errors(&format!("{base}[solve]\n\"model.vocab_size\" = {{ non_embedding_params = 3120 }}\n")),
+        "a.toml:12: model.vocab_size: has no effect on non_embedding_params, expected another size"
+    );
+}
+
+#[test]
 fn a_length_is_solved_for_a_number_of_operations() {
     let text = format!(
         "{TINY}[base.pretrain]\nseq_len = 8\ntokens = 7\n[solve]\n\"pretrain.tokens\" = {{ flops = 1e9 }}\n\"model.d_model\" = {{ params = 5168 }}\n"
@@ -307,14 +328,14 @@ fn wrong_constraints_are_named() {
     let solve = |text: &str| errors(&format!("[solve]\n{text}\n"));
     assert_eq!(
         solve("model.n_heads = { params = 1 }"),
-        "a.toml:3: model.n_heads: cannot be solved, expected model.d_model, model.n_layers, model.hidden_dim, \
-         model.expert_hidden_dim, model.vocab_size or the tokens of a stage"
+        "a.toml:3: model.n_heads: cannot be solved, expected model.d_model, model.n_layers, model.head_dim, \
+         model.hidden_dim, model.expert_hidden_dim, model.vocab_size or the tokens of a stage"
     );
     assert_eq!(
         solve("model.d_modle = { params = 1 }"),
         "a.toml:3: model.d_modle: unknown key; did you mean model.d_model?"
     );
-    let shape = "{ params = N } or { active_params = N }, with multiple_of and tolerance as needed";
+    let shape = "{ params = N }, { active_params = N } or { non_embedding_params = N }, with multiple_of and tolerance as needed";
     assert_eq!(solve("model.d_model = 5"), format!("a.toml:3: model.d_model: is 5, expected {shape}"));
     assert_eq!(
         solve("model.d_model = { flops = 1e9 }"),
