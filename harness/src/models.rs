@@ -45,7 +45,7 @@ impl ModelFiles {
     }
 
     fn read(&self) -> Result<Model> {
-        let Self { name, dir, source, tokenizer } = self;
+        let Self { dir, source, tokenizer, .. } = self;
         let tokenizer = Tokenizer::load(tokenizer.as_deref().unwrap_or(dir))?;
         let transformer = Transformer::load(dir, &Cpu)?;
         let (entries, vocab_size) = (tokenizer.vocab_size(), transformer.config.vocab_size);
@@ -53,11 +53,19 @@ impl ModelFiles {
             entries <= vocab_size,
             "the tokenizer has {entries} entries and the model {vocab_size}; expected the model's own tokenizer"
         );
-        let manifest = dir.parent().and_then(|run| Manifest::read(run).ok().flatten());
-        let run = manifest.as_ref().map(|manifest| short_name(manifest.stage, manifest.uuid));
-        let name = name.clone().or(run).unwrap_or_else(|| name_of(dir));
-        let stage = manifest.map(|manifest| manifest.stage);
-        Ok(Model { name, source: source.clone(), stage, transformer, tokenizer })
+        let stage = self.manifest().map(|manifest| manifest.stage);
+        Ok(Model { name: self.called(), source: source.clone(), stage, transformer, tokenizer })
+    }
+
+    /// What the model is called.
+    pub fn called(&self) -> String {
+        let run = || Some(self.manifest()?).map(|manifest| short_name(manifest.stage, manifest.uuid));
+        self.name.clone().or_else(run).unwrap_or_else(|| name_of(&self.dir))
+    }
+
+    /// That of the stage run that made it.
+    fn manifest(&self) -> Option<Manifest> {
+        Manifest::read(self.dir.parent()?).ok()?
     }
 }
 

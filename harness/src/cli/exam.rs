@@ -5,13 +5,14 @@ use super::say;
 use crate::config::{Answer, ExamConfig, Norm};
 use crate::exam::{Prompter, Questions, Score, notices, questions_csv, scores};
 use crate::fsutil::write_atomic;
-use crate::models::Model;
+use crate::models::{Model, ModelFiles};
 use crate::records::{Analysis, QuestionRecord, QuestionTable};
 use crate::stats::{Agreement, agreement, holm};
 use crate::track::table;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
@@ -85,13 +86,13 @@ pub fn exam(args: &ExamArgs) -> Result<bool> {
     );
     let questions = Questions::read(&args.sheets, args.dev.as_deref(), args.shots)?;
     let files = args.models.files()?;
-    let mut all: Vec<Sat> = vec![];
+    let mut names = BTreeSet::new();
     for of in &files {
-        let model = of.load()?;
-        let is_new = all.iter().all(|known| known.model != model.name);
-        ensure!(is_new, "two models are called {}; name one as in other={}", model.name, of.dir.display());
-        all.push(sit(args, &questions, model, files.len() > 1)?);
+        let (name, dir) = (of.called(), of.dir.display());
+        ensure!(names.insert(name.clone()), "two models are called {name}; name one as in other={dir}");
     }
+    let sat = |of: &ModelFiles| sit(args, &questions, of.load()?, files.len() > 1);
+    let all: Vec<Sat> = files.iter().map(sat).collect::<Result<_>>()?;
     let agreed = agreed(&all)?;
     if let Some(out) = &args.out {
         let csv = if let [one] = all.as_slice() { questions_csv(&one.answers)? } else { csv(&all)? };
@@ -185,7 +186,7 @@ fn by_subject(scores: &[Score]) -> String {
     told.join("\n")
 }
 
-/// Several models by their totals, and every two of them.
+/// Several models by their totals, every two of them, and where they come from.
 fn side_by_side(all: &[Sat], agreed: &[Agreed]) -> String {
     let p: Vec<f64> = all.iter().map(|sat| sat.total().p_guess).collect();
     let rows = all.iter().zip(holm(&p)).map(|(sat, p)| {
@@ -222,7 +223,8 @@ fn side_by_side(all: &[Sat], agreed: &[Agreed]) -> String {
         });
     let pairs =
         table(&["model", "and", "questions", "equal answers (%)", "kappa"], &pairs.collect::<Vec<_>>());
-    format!("{}\n\n{pairs}", table(&heads, &rows.collect::<Vec<_>>()))
+    let sources = all.iter().map(|sat| format!("{}: {}", sat.model, sat.source)).collect::<Vec<_>>();
+    format!("{}\n\n{pairs}\n\n{}", table(&heads, &rows.collect::<Vec<_>>()), sources.join("\n"))
 }
 
 /// What answers say beyond right and wrong, line by line.
