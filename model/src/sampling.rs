@@ -1,6 +1,6 @@
 //! From logits to the next token.
 
-use crate::backend::cpu::math::log_sum_exp;
+use crate::backend::cpu::math::{exp_below_largest, log_sum_exp};
 use crate::{Error, Result};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -79,23 +79,25 @@ impl Sampling {
                 false => logit,
             }
         };
-        let tokens: Vec<(u32, f64)> = (0..).zip(logits.iter().zip(seen).map(penalised)).collect();
-        let mut ranked = Ranked { tokens, sorted: 0 };
+        let mut scores: Vec<f64> = logits.iter().zip(seen).map(penalised).collect();
+        let mut ids: Option<Vec<u32>> = None;
         let kept = match (self.temperature, self.top_k) {
             (0.0, _) => 1,
-            (_, 0) => ranked.tokens.len(),
-            (_, k) => k.min(ranked.tokens.len()),
+            (_, 0) => scores.len(),
+            (_, k) => k.min(scores.len()),
         };
-        if kept < ranked.tokens.len() {
+        if kept < scores.len() {
+            let mut ranked = Ranked { tokens: (0..).zip(scores).collect(), sorted: 0 };
             ranked.sort_up_to(kept);
             ranked.tokens.truncate(kept);
+            let (best, of): (Vec<u32>, Vec<f64>) = ranked.tokens.into_iter().unzip();
+            (ids, scores) = (Some(best), of);
         }
-        let temperature = if self.temperature > 0.0 { self.temperature } else { 1.0 };
-        let largest = ranked.tokens.iter().fold(f64::NEG_INFINITY, |max, token| max.max(token.1));
-        for (_, p) in &mut ranked.tokens {
-            *p = ((*p - largest) / temperature).exp();
+        exp_below_largest(&mut scores, if self.temperature > 0.0 { self.temperature } else { 1.0 });
+        match ids {
+            Some(ids) => Ranked { sorted: ids.len(), tokens: ids.into_iter().zip(scores).collect() },
+            None => Ranked { sorted: 0, tokens: (0..).zip(scores).collect() },
         }
-        ranked
     }
 
     /// How many of the tokens `top_p` and `min_p` leave, and the sum of their probabilities.

@@ -32,6 +32,59 @@ pub fn exp(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { e * scale }
 }
 
+/// `e^x` to the last bit or two for `x` in [-708, 709]; smaller arguments give 0.
+///
+/// As [`exp`], with the Taylor polynomial of degree 13, whose rest is below 2^-57.
+#[inline(always)]
+fn exp_f64(x: f64) -> f64 {
+    const LN2_HIGH: f64 = 0.693_147_180_369_123_8;
+    const LN2_LOW: f64 = 1.908_214_929_270_587_7e-10;
+    const ROUND: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52
+    const OVER_FACTORIALS: [f64; 12] = [
+        1.0 / 479_001_600.0,
+        1.0 / 39_916_800.0,
+        1.0 / 3_628_800.0,
+        1.0 / 362_880.0,
+        1.0 / 40_320.0,
+        1.0 / 5_040.0,
+        1.0 / 720.0,
+        1.0 / 120.0,
+        1.0 / 24.0,
+        1.0 / 6.0,
+        0.5,
+        1.0,
+    ];
+    let clamped = x.clamp(-708.0, 709.0);
+    let shifted = clamped.mul_add(std::f64::consts::LOG2_E, ROUND);
+    let power = shifted - ROUND;
+    let r = power.mul_add(-LN2_HIGH, clamped);
+    let r = power.mul_add(-LN2_LOW, r);
+    let mut e = 1.0 / 6_227_020_800.0;
+    for over in OVER_FACTORIALS {
+        e = r.mul_add(e, over);
+    }
+    let e = r.mul_add(e, 1.0);
+    let scale = f64::from_bits((shifted.to_bits() << 52).wrapping_add(1023 << 52));
+    if x < -708.0 { 0.0 } else { e * scale }
+}
+
+/// Replaces `x` by `e^((x - max) / temperature)`, where `max` is its largest element.
+#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
+pub fn exp_below_largest(x: &mut [f64], temperature: f64) {
+    let mut lanes = [f64::NEG_INFINITY; LANES];
+    let chunks = x.chunks_exact(LANES);
+    let rest = chunks.remainder().iter().copied();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
+        }
+    }
+    let largest = lanes.into_iter().chain(rest).fold(f64::NEG_INFINITY, f64::max);
+    for x in x {
+        *x = exp_f64((*x - largest) / temperature);
+    }
+}
+
 /// Logistic function `1 / (1 + e^-x)`.
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
@@ -206,6 +259,31 @@ mod tests {
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
         assert_eq!(exp(0.0), 1.0);
         assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn exp_of_double_precision_is_accurate_over_its_range() {
+        let mut worst = 0.0f64;
+        for i in -70_800..=70_900 {
+            let x = f64::from(i) * 0.01;
+            worst = worst.max(((exp_f64(x) - x.exp()) / x.exp()).abs());
+        }
+        assert!(worst < 5e-16, "relative error {worst:e}");
+        for n in [1, 15, 16, 17, 100] {
+            let mut x: Vec<f64> = (0..n).map(|i| f64::from(i * 7 % n) * 3.0 - 20.0).collect();
+            let largest = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let want: Vec<f64> = x.iter().map(|x| ((x - largest) / 0.7).exp()).collect();
+            exp_below_largest(&mut x, 0.7);
+            assert!(x.iter().zip(&want).all(|(x, want)| (x - want).abs() <= 5e-16 * want), "{n}");
+        }
+        let mut far = [0.0, -800.0, f64::NEG_INFINITY];
+        exp_below_largest(&mut far, 1.0);
+        assert_eq!(far, [1.0, 0.0, 0.0]);
+        for broken in [[1.0, f64::NAN], [f64::INFINITY, 0.0], [f64::NEG_INFINITY; 2]] {
+            let mut x = broken;
+            exp_below_largest(&mut x, 1.0);
+            assert!(x.iter().any(|x| x.is_nan()), "{broken:?}");
+        }
     }
 
     #[test]
