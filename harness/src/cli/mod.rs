@@ -13,6 +13,7 @@ mod fetch;
 mod gc;
 mod generate;
 mod import;
+mod init;
 mod model_arg;
 mod models_arg;
 mod perplexity;
@@ -23,6 +24,7 @@ mod run;
 mod sampling;
 mod schema;
 mod serve;
+mod shell;
 mod stage_run;
 mod stats;
 mod status;
@@ -42,7 +44,7 @@ use std::time::Duration;
     name = "mindscale",
     version,
     about,
-    after_help = "Start with: mindscale run experiments/quickstart.toml"
+    after_help = "Start with: mindscale run experiments/quickstart.toml, or with a study of your own: mindscale init my-study"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -137,6 +139,12 @@ enum ExecutorArg {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Write a first sweep and an experiment, with comments that say what to change
+    #[command(after_help = "\
+Examples:
+  mindscale init deep-or-wide
+  mindscale init my-text --pretrain 'text/*.txt'")]
+    Init(init::InitArgs),
     /// Train, examine and report every trial
     #[command(after_help = "Example: mindscale run sweeps/deep_vs_wide_1m.toml --jobs 2 --set seed=3")]
     Run {
@@ -298,6 +306,18 @@ Example: mindscale schema sweep > sweep.schema.json")]
         #[arg(value_enum, default_value_t = schema::FileKind::Sweep)]
         kind: schema::FileKind,
     },
+    /// Print the script by which a shell completes verbs and options
+    #[command(
+        after_help = "Example: mindscale completions bash > ~/.local/share/bash-completion/completions/mindscale"
+    )]
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages, one for each verb
+    #[command(after_help = "Example: mindscale man --out ~/.local/share/man/man1")]
+    Man(shell::ManArgs),
     /// Describe this machine and check its arithmetic
     #[command(after_help = "\
 Every operation of training and of inference is compared with a second, plain implementation, on the processor and on
@@ -331,6 +351,7 @@ pub fn main() -> ExitCode {
         return end(Err(error.into()));
     }
     let outcome = match cli.verb {
+        Verb::Init(args) => init::init(&args),
         Verb::Run { sweep, force, how } => run::run(&sweep, force.force, &how),
         Verb::Plan { sweep, explain } => plan::plan(&sweep, explain),
         Verb::Status { sweep, watch } => status::status(&sweep, watch),
@@ -345,6 +366,8 @@ pub fn main() -> ExitCode {
         Verb::Stats { verb } => stats::stats(&verb),
         Verb::Bench { verb } => bench::bench(&verb),
         Verb::Schema { kind } => schema::schema(kind),
+        Verb::Completions { shell } => shell::completions(shell),
+        Verb::Man(args) => shell::man(&args),
         Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Tokenizer { verb } => tokenizer::tokenizer(&verb),
         Verb::Data { verb } => data::data(&verb),
