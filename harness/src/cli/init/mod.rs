@@ -14,9 +14,9 @@ pub struct InitArgs {
     /// Text to train on instead of the built-in world: files, globs; may be repeated
     #[arg(long, value_name = "FILE")]
     pretrain: Vec<String>,
-    /// Folder in which sweeps/ and experiments/ are
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    dir: PathBuf,
+    /// Folder in which sweeps/ and experiments/ are; unset: this one
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
 }
 
 /// Writes `sweeps/<name>.toml` and `experiments/<name>.toml`, neither of which is there yet.
@@ -27,8 +27,9 @@ pub fn init(args: &InitArgs) -> Result<bool> {
         !name.is_empty() && name.chars().all(is_plain),
         "the name {name:?} is not one of files: expected letters, digits, - and _, such as deep-or-wide"
     );
+    let dir = args.dir.clone().unwrap_or_default();
     let files = [("sweeps", sweep(args)), ("experiments", experiment(args))]
-        .map(|(folder, text)| (args.dir.join(folder).join(format!("{name}.toml")), text));
+        .map(|(folder, text)| (dir.join(folder).join(format!("{name}.toml")), text));
     if let Some((path, _)) = files.iter().find(|(path, _)| path.exists()) {
         bail!("{} is there already; choose another name, or remove it first", path.display());
     }
@@ -75,7 +76,7 @@ mod tests {
 
     fn args(dir: &Path, pretrain: &[&str]) -> InitArgs {
         let pretrain = pretrain.iter().map(|&file| file.to_owned()).collect();
-        InitArgs { name: "mine".into(), pretrain, dir: dir.into() }
+        InitArgs { name: "mine".into(), pretrain, dir: Some(dir.into()) }
     }
 
     fn options(dir: &Path) -> ReadOptions {
