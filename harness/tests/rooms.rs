@@ -76,7 +76,12 @@ fn is_test_file(path: &Path) -> bool {
 
 /// A file up to the tests at its end.
 fn without_tests(text: &str) -> &str {
-    text.find("#[cfg(test)]\nmod tests {").map_or(text, |end| &text[..end])
+    let is_module = |after: &str| {
+        let line = after.lines().nth(1).unwrap_or_default();
+        line.trim_start_matches("pub ").starts_with("mod ") && line.ends_with('{')
+    };
+    let mut tests = text.match_indices("#[cfg(test)]\n").filter(|(start, _)| is_module(&text[*start..]));
+    tests.next().map_or(text, |(end, _)| &text[..end])
 }
 
 /// Every room that code names, with the line; what documentation links to does not count.

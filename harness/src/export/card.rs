@@ -157,7 +157,11 @@ fn describe(text: &mut String, training: &Training) -> Result<()> {
     files.sort_by(|a, b| (&a.path, &a.sha256).cmp(&(&b.path, &b.sha256)));
     files.dedup();
     if files.is_empty() {
-        *text += "Made here (`data.source`), as the configuration below draws it.\n";
+        let made = match stages[stages.len() - 1].config.probe() {
+            Some(probe) => format!("The probe of {}", probe.name),
+            None => "The built-in world".into(),
+        };
+        let _ = writeln!(text, "{made}, as the configuration below draws it.");
     } else {
         *text += "| file | bytes | SHA-256 |\n|---|---:|---|\n";
         for file in files {
