@@ -139,8 +139,13 @@ impl Prepared {
             (self.by_share(), "rows held out for validation (data.val_share)".to_string()),
             (self.special, format!("texts hold special tokens, encoded {encoded}")),
         ];
-        let told = counts.into_iter().filter(|(count, _)| *count > 0);
-        let told = told.map(|(count, reason)| Notice { place: place.into(), reason, count, of: rows });
+        let mut told: Vec<(u64, String)> = counts.into_iter().filter(|(count, _)| *count > 0).collect();
+        if preparation.val_share > 0.0 && self.val_rows == 0 {
+            let share = preparation.val_share;
+            told.push((0, format!("rows held out (data.val_share = {share}): there is no validation loss")));
+        }
+        let told =
+            told.into_iter().map(|(count, reason)| Notice { place: place.into(), reason, count, of: rows });
         let overlap = |Overlap { set, rows, of }: &Overlap| Notice {
             place: match set.as_str() {
                 "" => format!("{place}, held out"),

@@ -554,6 +554,26 @@ fn part(name: Option<&str>, is_held_out: bool, texts: &[String]) -> Part<'static
     Part { key, name: name.map(Into::into), is_held_out, rows: Box::new(rows.into_iter()) }
 }
 
+#[test]
+fn where_nothing_is_held_out_it_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokenizer = small();
+    for (share, told) in [
+        (0.01, vec!["x: 0 of 1 rows held out (data.val_share = 0.01): there is no validation loss"]),
+        (0.0, vec![]),
+    ] {
+        let row = Row::Text("山".into());
+        let out = dir.path().join(share.to_string());
+        fs::create_dir(&out).unwrap();
+        let prepared = from_rows(vec![row], Kind::Pretrain, share, &tokenizer, &out);
+        let (config, log) = (held_out(share), ReadLog::default());
+        let preparation = Preparation::new(Kind::Pretrain, &tokenizer, &config, &log);
+        let notices: Vec<String> =
+            prepared.notices("x", &preparation).iter().map(ToString::to_string).collect();
+        assert_eq!(notices, told);
+    }
+}
+
 fn parted(parts: Vec<Part>, val_share: f64, dir: &Path) -> Result<Prepared> {
     let (log, stop, tokenizer, config) =
         (ReadLog::default(), AtomicBool::new(false), small(), held_out(val_share));
