@@ -20,9 +20,6 @@ use std::sync::Arc;
 /// Ids that a common beginning must save to be a branch of its own.
 const SAVED_FROM: usize = 4;
 
-/// Rows of logits that are made together.
-const LOGIT_ROWS: usize = 64;
-
 /// What may follow a prompt.
 #[derive(Debug, Clone, Copy)]
 pub struct Continuation<'a> {
@@ -295,7 +292,7 @@ impl<'n, 'a, B: Backend> TreePass<'n, 'a, B> {
         let Self { model, asked, branches, caches } = self;
         let mut found: Vec<Found> = vec![];
         let mut finite = Ok(());
-        let mut on_logits = |branch: usize, place: usize, logits: &[f32]| {
+        let on_logits = |branch: usize, place: usize, logits: &[f32]| {
             let wanted = &branches[branch].wanted[place];
             if wanted.is_empty() {
                 return;
@@ -313,20 +310,12 @@ impl<'n, 'a, B: Backend> TreePass<'n, 'a, B> {
             let ids: Vec<&[u32]> = branches.iter().map(|branch| &branch.ids[..]).collect();
             let pass = model.pass(Ragged::prompts(&ids), Mode::Infer)?;
             let x = pass.forward()?.0;
-            let starts = &pass.batch().rows;
             let mut places = vec![];
             for (number, Branch { wanted, .. }) in branches.iter().enumerate() {
                 let asked = (0..wanted.len()).filter(|&place| !wanted[place].is_empty());
                 places.extend(asked.map(|place| (number, place)));
             }
-            for places in places.chunks(LOGIT_ROWS) {
-                let rows: Vec<usize> = places.iter().map(|(number, place)| starts[*number] + place).collect();
-                let logits = pass.logits(&x, &rows)?;
-                let logits = logits.chunks_exact(model.config.vocab_size);
-                for (&(number, place), logits) in places.iter().zip(logits) {
-                    on_logits(number, place, logits);
-                }
-            }
+            pass.each_logits(&x, &places, on_logits)?;
         } else {
             let mut readings: Vec<Reading<B>> = (caches.iter_mut().zip(branches.iter()))
                 .map(|(cache, Branch { ids, wanted, after, .. })| {

@@ -11,9 +11,6 @@ use crate::transformer::{KeyValues, Mode, Transformer};
 use crate::{Error, Result};
 use std::sync::Arc;
 
-/// Places whose logits are made together: all of a long prompt's would take much memory.
-const LOGIT_ROWS: usize = 64;
-
 /// What one sequence has read: rotated keys, and values, of every layer.
 pub struct KvCache<B: Backend> {
     /// What it goes on from, which others may share.
@@ -141,7 +138,7 @@ impl<B: Backend> Transformer<B> {
     pub fn extend_with(
         &self,
         sequences: &mut [Reading<B>],
-        mut on_logits: impl FnMut(usize, usize, &[f32]),
+        on_logits: impl FnMut(usize, usize, &[f32]),
     ) -> Result<()> {
         let mut starts: Vec<usize> = vec![];
         for (number, Reading { cache, after, ids, .. }) in sequences.iter().enumerate() {
@@ -184,17 +181,10 @@ impl<B: Backend> Transformer<B> {
                 .collect();
             x = pass.block_cached(layer, &x, documents)?;
         }
-        let starts = &pass.batch().documents;
         let wanted: Vec<(usize, usize)> = (sequences.iter().enumerate())
             .flat_map(|(number, reading)| (reading.logits_from..reading.ids.len()).map(move |i| (number, i)))
             .collect();
-        for places in wanted.chunks(LOGIT_ROWS) {
-            let rows: Vec<usize> = places.iter().map(|(number, i)| starts[*number] + i).collect();
-            let logits = pass.logits(&x, &rows)?;
-            for (&(number, i), logits) in places.iter().zip(logits.chunks_exact(self.config.vocab_size)) {
-                on_logits(number, i, logits);
-            }
-        }
+        pass.each_logits(&x, &wanted, on_logits)?;
         for Reading { cache, ids, .. } in sequences {
             cache.read += ids.len();
         }

@@ -17,21 +17,6 @@ fn adam() -> OptimizerConfig {
 
 const LANES: LaneConfig = LaneConfig { lanes: 3, recompute: Recompute::None, seed: 0 };
 
-fn lm_pass<B: Backend>(trainer: &mut Trainer<B>, rows: &[Sequence]) -> f64 {
-    let scale = 1.0 / counted(rows);
-    let losses = trainer.accumulate(
-        rows,
-        |row| vec![row],
-        |pass, gradients, _| {
-            let (hidden, tape) = pass.forward()?;
-            let (loss, dhidden) = pass.cross_entropy(&hidden, scale, gradients)?;
-            pass.backward(tape, dhidden, gradients)?;
-            pass.value(&loss)
-        },
-    );
-    losses.unwrap().iter().sum()
-}
-
 fn batches(folder: &str) -> Vec<Vec<Sequence>> {
     let t = tensors(&format!("{folder}/train10_batches.safetensors")).unwrap();
     let batch =

@@ -2,6 +2,9 @@
 //! states and the logits of a model, over widths and over depths. And that the base shape is the standard one.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
+use common::lm_pass;
 use model::parametrization::Parametrization::{self, Completep, Mup, Standard};
 use model::random::{Purpose, stream};
 use model::trainer::{OptimizerConfig, Rule};
@@ -44,19 +47,9 @@ fn shape(parametrization: Parametrization, d_model: usize, n_layers: usize) -> M
 }
 
 fn step<B: Backend>(trainer: &mut Trainer<B>, rows: &[Sequence], lr: f64) -> f64 {
-    let scale = 1.0 / rows.iter().map(|row| f64::from(row.counted)).sum::<f64>();
-    let losses = trainer.accumulate(
-        rows,
-        |row| vec![row],
-        |pass, gradients, _| {
-            let (hidden, tape) = pass.forward()?;
-            let (loss, dhidden) = pass.cross_entropy(&hidden, scale, gradients)?;
-            pass.backward(tape, dhidden, gradients)?;
-            pass.value(&loss)
-        },
-    );
+    let loss = lm_pass(trainer, rows);
     trainer.step(lr).unwrap();
-    losses.unwrap().iter().sum()
+    loss
 }
 
 fn trainer(config: &ModelConfig, rule: Rule, seed: u64) -> Trainer {

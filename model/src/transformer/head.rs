@@ -4,6 +4,9 @@ use super::pass::Pass;
 use crate::backend::Backend;
 use crate::{Error, Result};
 
+/// Places whose logits are made together.
+const LOGIT_ROWS: usize = 64;
+
 /// The positions of a batch that carry loss; the others never reach the head.
 struct Active {
     /// Their places in the batch.
@@ -130,6 +133,29 @@ impl<B: Backend> Pass<'_, B> {
         let mut drows = backend.zeros_like(&rows)?;
         backend.rms_norm_backward(&mut drows, grads, &dnormed, &rows, &inverse, w, norm)?;
         Ok((nll, backend.scatter(&drows, &active.rows, self.batch().len(), d)?))
+    }
+
+    /// Tells the logits of `places`, each the number of a document and a place in it, in order: `(vocab_size,)` each.
+    /// They are made some at a time: all of a long prompt's would take much memory.
+    ///
+    /// # Errors
+    /// Where a place is not in the batch.
+    pub(crate) fn each_logits(
+        &self,
+        hidden: &B::Buffer,
+        places: &[(usize, usize)],
+        mut on_logits: impl FnMut(usize, usize, &[f32]),
+    ) -> Result<()> {
+        let starts = &self.batch().documents;
+        for places in places.chunks(LOGIT_ROWS) {
+            let rows: Vec<usize> = places.iter().map(|(document, place)| starts[*document] + place).collect();
+            let logits = self.logits(hidden, &rows)?;
+            let logits = logits.chunks_exact(self.model.config.vocab_size);
+            for (&(document, place), logits) in places.iter().zip(logits) {
+                on_logits(document, place, logits);
+            }
+        }
+        Ok(())
     }
 
     /// Logits of the given positions: `(positions, vocab_size)`. This waits for the device.

@@ -4,8 +4,8 @@
 use candle_core::Tensor;
 use model::weights::{NamedTensors, read_safetensors};
 use model::{
-    AuxShare, Backend, Mode, ModelConfig, Portable, Ragged, Recompute, RouterStats, Sequence, Transformer,
-    Weights,
+    AuxShare, Backend, Mode, ModelConfig, Portable, Ragged, Recompute, RouterStats, Sequence, Trainer,
+    Transformer, Weights,
 };
 use std::path::PathBuf;
 
@@ -147,6 +147,22 @@ pub fn rows(x: &Tensor, y: &Tensor, mask: &Tensor) -> Vec<Sequence> {
 
 pub fn counted(rows: &[Sequence]) -> f64 {
     rows.iter().map(|r| f64::from(r.counted)).sum()
+}
+
+/// Gradients of the mean loss of rows that are taken one by one; returns the loss.
+pub fn lm_pass<B: Backend>(trainer: &mut Trainer<B>, rows: &[Sequence]) -> f64 {
+    let scale = 1.0 / counted(rows);
+    let losses = trainer.accumulate(
+        rows,
+        |row| vec![row],
+        |pass, gradients, _| {
+            let (hidden, tape) = pass.forward()?;
+            let (loss, dhidden) = pass.cross_entropy(&hidden, scale, gradients)?;
+            pass.backward(tape, dhidden, gradients)?;
+            pass.value(&loss)
+        },
+    );
+    losses.unwrap().iter().sum()
 }
 
 pub fn ragged(rows: &[Sequence]) -> Ragged {

@@ -46,10 +46,10 @@ fn sweep(args: &InitArgs) -> String {
     let files = toml::Value::from(args.pretrain.clone()).to_string();
     // Minutes for all trials on a laptop; texts of people need a larger vocabulary than the built-in world.
     let (data, stages, sizes) = match args.pretrain.is_empty() {
-        true => (include_str!("world.toml"), include_str!("world_stages.toml"), ["640", "200_000", "600"]),
-        false => (include_str!("files.toml"), include_str!("files_stages.toml"), ["2000", "500_000", "600"]),
+        true => (include_str!("world.toml"), include_str!("world_stages.toml"), ["640", "200_000"]),
+        false => (include_str!("files.toml"), include_str!("files_stages.toml"), ["2000", "500_000"]),
     };
-    let [vocab_size, params, steps] = sizes;
+    let [vocab_size, params] = sizes;
     let places = [
         ("{data}", data),
         ("{stages}", stages),
@@ -57,7 +57,6 @@ fn sweep(args: &InitArgs) -> String {
         ("{name}", &args.name),
         ("{vocab_size}", vocab_size),
         ("{params}", params),
-        ("{steps}", steps),
     ];
     let text = include_str!("sweep.toml").to_owned();
     places.iter().fold(text, |text, (place, value)| text.replace(place, value))
