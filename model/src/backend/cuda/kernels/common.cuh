@@ -18,7 +18,7 @@
 // Shared memory of a block, as an array of T from its start.
 #define SHARED(T, name) T* name = reinterpret_cast<T*>(shared_memory)
 extern __shared__ __align__(128) unsigned char shared_memory[];
-#define REGISTER(name)
+#define REGISTER(name, threads)
 #endif
 
 typedef __nv_bfloat16 bf16;
@@ -26,7 +26,7 @@ typedef __half f16;
 
 #define EXPORT_ONE(Kernel, name, threads)                                                  \
     extern "C" __global__ void __launch_bounds__(threads) name(const Kernel kernel) { kernel(); } \
-    REGISTER(name)
+    REGISTER(name, threads)
 
 #define EXPORT(Kernel, name, threads)              \
     EXPORT_ONE(Kernel<float>, name##_f32, threads) \

@@ -1,0 +1,559 @@
+// Runs kernels: the threads of a block as fibers that change only where they wait for each other, in random order.
+//
+// A fiber has a stack of its own and is left and entered by switch_stack, a dozen instructions. Whoever waits goes to
+// another fiber that can go on, at random; where there is none, to the launch, which then ends the block, or tells who
+// waits for whom. A fault of a kernel's becomes an error too: the handler of the signal goes on in land().
+
+#include "shim.h"
+
+#include <mutex>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+#include <utility>
+#include <vector>
+
+__thread uint3 threadIdx, blockIdx, blockDim, gridDim;
+
+namespace shim {
+
+__thread unsigned char* shared_memory;
+
+namespace {
+
+constexpr size_t STACK = 64 << 10, PAGE = 4096, MOST_THREADS = 1024;
+constexpr size_t MOST_SHARED = 163 << 10; // of an A100; an H100 has more
+constexpr size_t SIGNAL_STACK = 64 << 10;
+constexpr unsigned char POISON = 0xff; // NaN in every type, and -1
+constexpr unsigned char CANARY = 0xc5;
+
+// Saves registers on this stack, its place in `from`, and goes on at `to`.
+extern "C" void shim_switch_stack(void** from, void* to);
+
+#if defined(__x86_64__)
+asm(R"(
+.text
+.globl shim_switch_stack
+.type shim_switch_stack, @function
+shim_switch_stack:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+.size shim_switch_stack, .-shim_switch_stack
+)");
+// Above the saved registers lies where to go on, and above that a stack as it is on entry to a function.
+void* prepare(unsigned char* top, void (*entry)()) {
+    void** at = reinterpret_cast<void**>(top) - 2;
+    *at = reinterpret_cast<void*>(entry);
+    return at - 6;
+}
+#elif defined(__aarch64__)
+asm(R"(
+.text
+.globl shim_switch_stack
+.type shim_switch_stack, %function
+shim_switch_stack:
+    sub sp, sp, #160
+    stp x19, x20, [sp, #0]
+    stp x21, x22, [sp, #16]
+    stp x23, x24, [sp, #32]
+    stp x25, x26, [sp, #48]
+    stp x27, x28, [sp, #64]
+    stp x29, x30, [sp, #80]
+    stp d8, d9, [sp, #96]
+    stp d10, d11, [sp, #112]
+    stp d12, d13, [sp, #128]
+    stp d14, d15, [sp, #144]
+    mov x9, sp
+    str x9, [x0]
+    mov sp, x1
+    ldp x19, x20, [sp, #0]
+    ldp x21, x22, [sp, #16]
+    ldp x23, x24, [sp, #32]
+    ldp x25, x26, [sp, #48]
+    ldp x27, x28, [sp, #64]
+    ldp x29, x30, [sp, #80]
+    ldp d8, d9, [sp, #96]
+    ldp d10, d11, [sp, #112]
+    ldp d12, d13, [sp, #128]
+    ldp d14, d15, [sp, #144]
+    add sp, sp, #160
+    ret
+.size shim_switch_stack, .-shim_switch_stack
+)");
+void* prepare(unsigned char* top, void (*entry)()) {
+    void** at = reinterpret_cast<void**>(top - 160);
+    at[11] = reinterpret_cast<void*>(entry); // x30
+    return at;
+}
+#else
+#error "the emulation of CUDA knows x86_64 and aarch64"
+#endif
+
+// One place where lanes of a warp meet: those of one mask.
+struct Meeting {
+    unsigned mask, arrived;
+    unsigned turn; // of the two rooms, so that what lanes gave stays while others give again
+    const char *operation, *file;
+    int line;
+    size_t size;
+    alignas(16) unsigned char rooms[2][32 * LARGEST];
+};
+
+struct Fiber {
+    void* at; // its stack while it waits
+    unsigned char* top;
+};
+
+// What a block runs on. There is one for each launch at a time; they are kept.
+struct Machine {
+    Fiber fibers[MOST_THREADS];
+    unsigned ready[MOST_THREADS];
+    unsigned ready_count, threads, current, ended;
+    std::vector<std::pair<unsigned, Meeting*>> meetings[MOST_THREADS / 32]; // of each warp, by mask
+    unsigned waiting, turn; // in the barrier, and its room for votes
+    int votes[2];
+    const char* barrier_file;
+    int barrier_line;
+    uint64_t random;
+    void* launch; // its stack while fibers run
+    const Kernel* kernel;
+    const void* arguments;
+    unsigned char *stacks, *shared_pages, *signal_stack;
+    bool failed;
+    char message[768];
+    uint64_t fault; // address, or 0
+};
+
+__thread Machine* machine;
+__thread bool in_kernel;
+
+uint64_t mix(uint64_t x) {
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+    return x ^ (x >> 31);
+}
+
+unsigned pick(Machine& m, unsigned count) {
+    m.random ^= m.random << 13;
+    m.random ^= m.random >> 7;
+    m.random ^= m.random << 17;
+    return (unsigned)(((m.random >> 32) * count) >> 32);
+}
+
+void* pages(size_t bytes) {
+    void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return at == MAP_FAILED ? nullptr : at;
+}
+
+// Goes to a fiber that is ready, or to the launch. `from`: where to save this stack's place.
+void leave(void** from) {
+    Machine& m = *machine;
+    if (m.ready_count == 0) {
+        shim_switch_stack(from, m.launch);
+        return;
+    }
+    unsigned i = pick(m, m.ready_count), next = m.ready[i];
+    m.ready[i] = m.ready[--m.ready_count];
+    m.current = next;
+    threadIdx.x = next;
+    shim_switch_stack(from, m.fibers[next].at);
+}
+
+void wait() {
+    unsigned self = machine->current;
+    leave(&machine->fibers[self].at);
+}
+
+void run_thread() {
+    Machine& m = *machine;
+    m.kernel->call(m.arguments);
+    ++m.ended;
+    void* gone;
+    leave(&gone);
+    __builtin_unreachable();
+}
+
+const char* base_name(const char* path) {
+    const char* slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+Meeting* meeting_of(Machine& m, unsigned warp, unsigned mask) {
+    for (auto& entry : m.meetings[warp])
+        if (entry.first == mask) return entry.second;
+    auto* meeting = static_cast<Meeting*>(aligned_alloc(16, sizeof(Meeting)));
+    memset(meeting, 0, sizeof(Meeting) - sizeof(meeting->rooms));
+    meeting->mask = mask;
+    m.meetings[warp].push_back({mask, meeting});
+    return meeting;
+}
+
+void say(Machine& m, const char* format, va_list arguments) {
+    int n = snprintf(m.message, sizeof(m.message), "%s: block (%u, %u, %u), thread %u: ", m.kernel->name, blockIdx.x,
+                     blockIdx.y, blockIdx.z, m.current);
+    vsnprintf(m.message + n, sizeof(m.message) - n, format, arguments);
+    m.failed = true;
+}
+
+// Who waits where, once nobody can go on.
+void tell_deadlock(Machine& m) {
+    size_t used = (size_t)snprintf(m.message, sizeof(m.message), "%s: block (%u, %u, %u): threads wait for each other: ",
+                                   m.kernel->name, blockIdx.x, blockIdx.y, blockIdx.z);
+    auto add = [&](const char* format, auto... values) {
+        if (used < sizeof(m.message))
+            used += (size_t)snprintf(m.message + used, sizeof(m.message) - used, format, values...);
+    };
+    if (m.waiting) add("%u of %u in the barrier of %s:%d; ", m.waiting, m.threads, base_name(m.barrier_file), m.barrier_line);
+    unsigned shown = 0;
+    for (unsigned warp = 0; warp < m.threads / 32; ++warp)
+        for (auto& entry : m.meetings[warp]) {
+            const Meeting& meeting = *entry.second;
+            if (meeting.arrived == 0 || ++shown > 3) continue;
+            add("lanes %08x of warp %u in %s of %s:%d, whose mask is %08x; ", meeting.arrived, warp, meeting.operation,
+                base_name(meeting.file), meeting.line, meeting.mask);
+        }
+    if (shown > 3) add("%u more such; ", shown - 3);
+    add("%u have ended", m.ended);
+    m.failed = true;
+}
+
+// Faults.
+
+struct sigaction before[64];
+
+// On the stack of a thread that broke off.
+void land() {
+    void* gone;
+    shim_switch_stack(&gone, machine->launch);
+    __builtin_unreachable();
+}
+
+void on_signal(int number, siginfo_t* info, void* context) {
+    if (!in_kernel) { // somebody else's
+        struct sigaction& old = before[number];
+        if (old.sa_flags & SA_SIGINFO) return old.sa_sigaction(number, info, context);
+        if (old.sa_handler != SIG_DFL && old.sa_handler != SIG_IGN) return old.sa_handler(number);
+        sigaction(number, &old, nullptr); // what it does happens as soon as this returns
+        return;
+    }
+    Machine& m = *machine;
+    Fiber& fiber = m.fibers[m.current];
+    auto* address = static_cast<unsigned char*>(info->si_addr);
+    auto tell = [&m](const char* format, ...) {
+        va_list arguments;
+        va_start(arguments, format);
+        say(m, format, arguments);
+        va_end(arguments);
+    };
+    if (number == SIGFPE) {
+        tell("divides an integer by zero");
+    } else if (number == SIGILL) {
+        tell("does what C++ leaves undefined, such as a division by zero, at %p", (void*)address);
+    } else if (address >= m.stacks && address < m.stacks + MOST_THREADS * (STACK + PAGE)) {
+        tell("its variables need more than %zu bytes", STACK);
+    } else if (address >= m.shared_pages && address < m.shared_pages + MOST_SHARED + 3 * PAGE) {
+        tell("reads or writes shared memory %td bytes after its start", address - shared_memory);
+    } else {
+        m.fault = (uint64_t)(uintptr_t)address;
+        tell("reads or writes memory that it may not, at %p", (void*)address);
+    }
+    auto* state = static_cast<ucontext_t*>(context);
+#if defined(__x86_64__)
+    state->uc_mcontext.gregs[REG_RIP] = (greg_t)land;
+    state->uc_mcontext.gregs[REG_RSP] = (greg_t)(fiber.top - 8);
+#else
+    state->uc_mcontext.pc = (uint64_t)land;
+    state->uc_mcontext.sp = (uint64_t)fiber.top;
+#endif
+}
+
+void install_handlers() {
+    struct sigaction action = {};
+    action.sa_sigaction = on_signal;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    for (int number : {SIGSEGV, SIGBUS, SIGFPE, SIGILL}) sigaction(number, &action, &before[number]);
+}
+
+// Machines.
+
+std::mutex idle_lock;
+std::vector<Machine*> idle;
+
+Machine* take_machine() {
+    static std::once_flag handlers;
+    std::call_once(handlers, install_handlers);
+    {
+        std::lock_guard<std::mutex> hold(idle_lock);
+        if (!idle.empty()) {
+            Machine* m = idle.back();
+            idle.pop_back();
+            return m;
+        }
+    }
+    auto* m = new Machine();
+    m->stacks = static_cast<unsigned char*>(pages(MOST_THREADS * (STACK + PAGE)));
+    m->shared_pages = static_cast<unsigned char*>(pages(MOST_SHARED + 3 * PAGE));
+    m->signal_stack = static_cast<unsigned char*>(pages(SIGNAL_STACK));
+    if (!m->stacks || !m->shared_pages || !m->signal_stack) abort();
+    mprotect(m->shared_pages, PAGE, PROT_NONE);
+    mprotect(m->shared_pages + MOST_SHARED + 2 * PAGE, PAGE, PROT_NONE);
+    for (size_t i = 0; i < MOST_THREADS; ++i) {
+        unsigned char* stack = m->stacks + i * (STACK + PAGE);
+        mprotect(stack, PAGE, PROT_NONE);
+        m->fibers[i].top = stack + PAGE + STACK - (i % 37) * 64; // not all in the same lines of the cache
+    }
+    return m;
+}
+
+void give_machine(Machine* m) {
+    std::lock_guard<std::mutex> hold(idle_lock);
+    idle.push_back(m);
+}
+
+// Shared memory ends at a page that cannot be touched, but for what its size lacks to a multiple of 128.
+struct SharedMemory {
+    unsigned char *at, *end;
+    size_t bytes;
+
+    SharedMemory(Machine& m, size_t bytes) : bytes(bytes) {
+        end = m.shared_pages + MOST_SHARED + 2 * PAGE;
+        at = end - (bytes + 127) / 128 * 128;
+        memset(at - 128, CANARY, 128);
+        memset(at + bytes, CANARY, (size_t)(end - at) - bytes);
+    }
+    void poison() { memset(at, POISON, bytes); }
+    // Which byte of the surroundings was written, counted from its start, or 0: never the first.
+    long damage() const {
+        for (unsigned char* p = at - 128; p < at; ++p) if (*p != CANARY) return p - at;
+        for (unsigned char* p = at + bytes; p < end; ++p) if (*p != CANARY) return p - at;
+        return 0;
+    }
+};
+
+void run_block(Machine& m, SharedMemory& memory) {
+    memory.poison();
+    m.ready_count = m.threads;
+    m.ended = m.waiting = m.turn = 0;
+    m.votes[0] = m.votes[1] = 0;
+    for (unsigned i = 0; i < m.threads; ++i) {
+        Fiber& fiber = m.fibers[i];
+        fiber.at = prepare(fiber.top, run_thread);
+        m.ready[i] = i;
+    }
+    in_kernel = true;
+    leave(&m.launch);
+    in_kernel = false;
+    if (!m.failed && m.ended < m.threads) tell_deadlock(m);
+    if (m.failed) {
+        for (auto& warp : m.meetings)
+            for (auto& entry : warp) entry.second->arrived = 0;
+    } else if (long at = memory.damage()) {
+        snprintf(m.message, sizeof(m.message), "%s: block (%u, %u, %u): writes byte %ld of %zu of its shared memory",
+                 m.kernel->name, blockIdx.x, blockIdx.y, blockIdx.z, at, memory.bytes);
+        m.failed = true;
+    }
+}
+
+const Kernel* kernels;
+
+const Kernel* kernel_of(const char* name) {
+    for (const Kernel* kernel = kernels; kernel; kernel = kernel->next)
+        if (strcmp(kernel->name, name) == 0) return kernel;
+    return nullptr;
+}
+
+} // namespace
+
+Registration::Registration(const char* name, int threads, size_t size, void (*call)(const void*))
+    : kernel{name, threads, size, call, kernels} {
+    kernels = &kernel;
+}
+
+void fail(const char* format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    say(*machine, format, arguments);
+    va_end(arguments);
+    land();
+    __builtin_unreachable();
+}
+
+const void* meet(const char* operation, unsigned mask, const void* mine, size_t size, const char* file, int line) {
+    Machine& m = *machine;
+    unsigned self = m.current, lane = self % 32, first = self - lane;
+    if (!(mask >> lane & 1))
+        fail("%s:%d: lane %u calls %s with the mask %08x, which leaves it out", base_name(file), line, lane, operation, mask);
+    if (size > LARGEST) fail("%s:%d: %s of %zu bytes, at most %zu", base_name(file), line, operation, size, LARGEST);
+    Meeting& meeting = *meeting_of(m, self / 32, mask);
+    if (meeting.arrived == 0) {
+        meeting.operation = operation;
+        meeting.file = file;
+        meeting.line = line;
+        meeting.size = size;
+    } else if (meeting.line != line || meeting.size != size || strcmp(meeting.operation, operation) || strcmp(meeting.file, file)) {
+        fail("lane %u is in %s of %s:%d (%zu bytes) while lanes %08x of its warp are in %s of %s:%d (%zu bytes)", lane,
+             operation, base_name(file), line, size, meeting.arrived, meeting.operation, base_name(meeting.file),
+             meeting.line, meeting.size);
+    }
+    unsigned char* room = meeting.rooms[meeting.turn];
+    if (size) memcpy(room + lane * size, mine, size);
+    meeting.arrived |= 1u << lane;
+    if (meeting.arrived == mask) {
+        meeting.arrived = 0;
+        meeting.turn ^= 1;
+        for (unsigned others = mask & ~(1u << lane); others; others &= others - 1)
+            m.ready[m.ready_count++] = first + (unsigned)__builtin_ctz(others);
+    } else {
+        wait();
+    }
+    return room;
+}
+
+int barrier(int mine, const char* file, int line) {
+    Machine& m = *machine;
+    unsigned turn = m.turn;
+    if (m.waiting == 0) {
+        m.barrier_file = file;
+        m.barrier_line = line;
+        m.votes[turn] = 0;
+    } else if (m.barrier_line != line || strcmp(m.barrier_file, file)) {
+        fail("is in the barrier of %s:%d while %u others are in that of %s:%d", base_name(file), line, m.waiting,
+             base_name(m.barrier_file), m.barrier_line);
+    }
+    m.votes[turn] += mine;
+    if (++m.waiting == m.threads) {
+        m.waiting = 0;
+        m.turn ^= 1;
+        for (unsigned i = 0; i < m.threads; ++i)
+            if (i != m.current) m.ready[m.ready_count++] = i;
+    } else {
+        wait();
+    }
+    return m.votes[turn];
+}
+
+} // namespace shim
+
+// What the driver calls.
+
+using namespace shim;
+
+struct Outcome {
+    char message[sizeof(Machine::message)];
+    uint64_t fault; // the address that a thread may not touch, or 0
+};
+
+// Runs a kernel to its end; tells whether that went well, or what did not.
+extern "C" bool emulation_launch(const char* name, const uint32_t blocks[3], uint32_t threads, size_t shared,
+                                 const void* arguments, size_t bytes, uint64_t seed, Outcome* outcome) {
+    outcome->fault = 0;
+    auto refuse = [outcome](const char* format, auto... values) {
+        snprintf(outcome->message, sizeof(outcome->message), format, values...);
+        return false;
+    };
+    const Kernel* kernel = kernel_of(name);
+    if (!kernel) return refuse("there is no kernel %s", name);
+    if (bytes != kernel->size)
+        return refuse("%s: the arguments have %zu bytes, expected %zu", name, bytes, kernel->size);
+    if (threads == 0 || threads % 32 != 0 || threads > (uint32_t)kernel->threads || threads > MOST_THREADS)
+        return refuse("%s: %u threads, expected a multiple of 32, at most %d", name, threads, kernel->threads);
+    if (shared > MOST_SHARED) return refuse("%s: %zu bytes of shared memory, expected at most %zu", name, shared, MOST_SHARED);
+    if (!blocks[0] || !blocks[1] || !blocks[2] || blocks[0] > 0x7fffffffu || blocks[1] > 0xffff || blocks[2] > 0xffff)
+        return refuse("%s: (%u, %u, %u) blocks, expected at least 1 of each and at most 2^31 - 1, 65535, 65535", name,
+                      blocks[0], blocks[1], blocks[2]);
+
+    Machine& m = *take_machine();
+    stack_t signals = {}, ours = {};
+    sigaltstack(nullptr, &signals);
+    if (signals.ss_flags & SS_DISABLE) {
+        ours.ss_sp = m.signal_stack;
+        ours.ss_size = SIGNAL_STACK;
+        sigaltstack(&ours, nullptr);
+    }
+    SharedMemory memory(m, shared);
+    machine = &m;
+    shared_memory = memory.at;
+    m.kernel = kernel;
+    m.arguments = arguments;
+    m.threads = threads;
+    m.random = mix(seed + 0x9e3779b97f4a7c15ull) | 1;
+    m.failed = false;
+    m.fault = 0;
+    blockDim = {threads, 1, 1};
+    gridDim = {blocks[0], blocks[1], blocks[2]};
+    threadIdx = {0, 0, 0};
+    size_t count = (size_t)blocks[0] * blocks[1] * blocks[2];
+    std::vector<uint32_t> order(count);
+    for (size_t i = 0; i < count; ++i) { // blocks run in random order too
+        size_t j = pick(m, (unsigned)i + 1);
+        order[i] = order[j];
+        order[j] = (uint32_t)i;
+    }
+    for (size_t i = 0; i < count && !m.failed; ++i) {
+        uint32_t block = order[i];
+        blockIdx = {block % blocks[0], block / blocks[0] % blocks[1], block / blocks[0] / blocks[1]};
+        run_block(m, memory);
+    }
+    bool well = !m.failed;
+    if (!well) {
+        memcpy(outcome->message, m.message, sizeof(m.message));
+        outcome->fault = m.fault;
+    }
+    machine = nullptr;
+    if (signals.ss_flags & SS_DISABLE) sigaltstack(&signals, nullptr);
+    give_machine(&m);
+    return well;
+}
+
+// Global memory: each allocation ends, but for what its size lacks to a multiple of 256, at a page that cannot be touched.
+
+static size_t up_to(size_t bytes, size_t multiple) { return (bytes + multiple - 1) / multiple * multiple; }
+
+static unsigned char* first_page(unsigned char* at) {
+    return reinterpret_cast<unsigned char*>(reinterpret_cast<uintptr_t>(at) / PAGE * PAGE);
+}
+
+// Address of so many bytes of NaN, aligned to 256, or 0 where there is no memory.
+extern "C" uint64_t emulation_allocate(size_t bytes) {
+    size_t room = up_to(bytes, PAGE);
+    auto* start = static_cast<unsigned char*>(pages(room + 2 * PAGE));
+    if (!start) return 0;
+    unsigned char* end = start + PAGE + room;
+    mprotect(start, PAGE, PROT_NONE);
+    mprotect(end, PAGE, PROT_NONE);
+    unsigned char* at = end - up_to(bytes, 256);
+    memset(start + PAGE, CANARY, room);
+    memset(at, POISON, bytes);
+    return (uint64_t)(uintptr_t)at;
+}
+
+extern "C" void emulation_free(uint64_t address, size_t bytes) {
+    auto* end = reinterpret_cast<unsigned char*>(address) + up_to(bytes, 256);
+    size_t room = up_to(bytes, PAGE);
+    munmap(end - room - PAGE, room + 2 * PAGE);
+}
+
+// Which byte of an allocation's surroundings was written, counted from its start, or 0: never the first.
+extern "C" long emulation_damage(uint64_t address, size_t bytes) {
+    auto* at = reinterpret_cast<unsigned char*>(address);
+    unsigned char* before = first_page(at) < at - 256 ? at - 256 : first_page(at);
+    for (unsigned char* p = before; p < at; ++p) if (*p != CANARY) return p - at;
+    for (unsigned char* p = at + bytes; p < at + up_to(bytes, 256); ++p) if (*p != CANARY) return p - at;
+    return 0;
+}
