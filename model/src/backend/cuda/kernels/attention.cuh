@@ -1,0 +1,117 @@
+// What the kernels of attention share: documents and their tiles, which key a query sees, tiles on their way to shared
+// memory.
+//
+// One key-value head sees a matrix of query rows, (n repeats, head_dim): row / repeats is the position. A row's position p
+// sees the keys p + offset - window + 1 .. p + offset, offset being how many more keys than queries its document has.
+//
+// FlashAttention-2 (Dao 2023): scores exist in registers only, 16 rows of them a warp and step.
+#pragma once
+#include "mma.cuh"
+
+struct Document {
+    int q_start, q_len; // positions, of queries
+    int k_start, k_len; // of keys; the queries are the last q_len of them
+};
+
+struct Tile {
+    int document, first; // first row of queries, or first key, counted in the document
+};
+
+struct Attention {
+    const Document* documents;
+    const Tile* tiles;
+    Dropout dropout;
+    int n, n_keys; // positions of queries and of keys in the batch
+    int kv_heads, repeats, head_dim;
+    int window; // at most 2^30, which is none
+};
+
+constexpr int ATTENTION_WARPS = 4, ATTENTION_THREADS = ATTENTION_WARPS * WARP;
+constexpr float LOG2E = 1.4426950408889634f;
+
+// exp(x - from). f32 subtracts first, which is exact for near numbers; the others do all in one operation.
+template <class T> struct Exponential {
+    __device__ static float scaled(float from) { return from * LOG2E; }
+    __device__ static float of(float x, float scaled_from) { return exp2_fast(fmaf(x, LOG2E, -scaled_from)); }
+};
+template <> struct Exponential<float> {
+    __device__ static float scaled(float from) { return from; }
+    __device__ static float of(float x, float scaled_from) { return exp2_fast((x - scaled_from) * LOG2E); }
+};
+
+// What one block works on.
+struct Work {
+    Attention all;
+    Document document;
+    int head, first, rows, offset;
+
+    __device__ explicit Work(const Attention& all) : all(all) {
+        Tile tile = all.tiles[blockIdx.x / all.kv_heads];
+        head = blockIdx.x % all.kv_heads; // heads of a tile side by side: the longest tiles of all heads run first
+        document = all.documents[tile.document];
+        first = tile.first;
+        rows = document.q_len * all.repeats;
+        offset = document.k_len - document.q_len;
+    }
+
+    // Row of a document in arrays (kv_heads, n, repeats), and key in arrays (kv_heads, n_keys).
+    __device__ size_t query_row(int row) const {
+        return ((size_t)head * all.n + document.q_start) * all.repeats + row;
+    }
+    __device__ size_t key_row(int key) const { return (size_t)head * all.n_keys + document.k_start + key; }
+
+    // Where the numbers of a row lie in arrays (n, heads head_dim).
+    __device__ size_t joined(int row) const {
+        int position = row / all.repeats, repeat = row - position * all.repeats;
+        size_t heads = (size_t)(document.q_start + position) * all.kv_heads + head;
+        return (heads * all.repeats + repeat) * all.head_dim;
+    }
+
+    // The factor of dropout of a probability: see Dropout::probability of dropout.rs.
+    __device__ float factor(int row, int key) const {
+        int position = row / all.repeats, repeat = row - position * all.repeats;
+        uint64_t place = ((uint64_t)(head * all.repeats + repeat) * all.n + document.q_start + position) * all.n;
+        return all.dropout.factor(place + document.k_start + key);
+    }
+};
+
+// Brings rows of head_dim numbers to shared memory, D numbers each, with zeros behind them and for rows that are not there.
+// `from(row)` is where the numbers of a row are. They are there after copy_wait() and a barrier.
+template <class T, int D, int ROWS, class From>
+__device__ inline void bring(T* to, int rows, int head_dim, From from) {
+    constexpr int WIDE = wide<T>(), PIECES = D / WIDE, PITCH = pitch<T, D>();
+    if (head_dim % WIDE == 0) {
+#pragma unroll
+        for (int i = 0; i < (ROWS * PIECES + ATTENTION_THREADS - 1) / ATTENTION_THREADS; i++) {
+            int piece = i * ATTENTION_THREADS + threadIdx.x, row = piece / PIECES, column = piece % PIECES * WIDE;
+            if (ROWS * PIECES % ATTENTION_THREADS != 0 && row >= ROWS) break;
+            bool there = row < rows && column < head_dim;
+            copy_async(to + row * PITCH + column, there ? from(row) + column : from(0), there);
+        }
+    } else {
+#pragma unroll 1
+        for (int i = threadIdx.x; i < ROWS * D; i += ATTENTION_THREADS) {
+            int row = i / D, column = i % D;
+            bool there = row < rows && column < head_dim;
+            to[row * PITCH + column] = there ? from(row)[column] : from_float<T>(0.0f);
+        }
+    }
+}
+
+// Writes the two neighbouring numbers that a lane holds of a row, as far as the row has them.
+template <class T> __device__ inline void write_pair(T* row, int column, int head_dim, float x, float y) {
+    if (head_dim % 2 == 0) {
+        if (column < head_dim) store<T, 2>(row + column, {{from_float<T>(x), from_float<T>(y)}});
+    } else {
+        if (column < head_dim) row[column] = from_float<T>(x);
+        if (column + 1 < head_dim) row[column + 1] = from_float<T>(y);
+    }
+}
+
+template <class T, int D> struct QueryTile {
+    static constexpr bool NARROW = sizeof(T) == 2;
+    static constexpr int M = NARROW && D <= 64 ? 2 : 1;         // tiles of 16 rows a warp
+    static constexpr int ROWS = ATTENTION_WARPS * 16 * M;       // of a block
+    static constexpr int KEYS = NARROW ? 64 : D <= 64 ? 32 : 16; // of a step
+    static constexpr int STAGES = NARROW ? 2 : 1;               // steps in shared memory
+};

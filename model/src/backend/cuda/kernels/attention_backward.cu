@@ -1,0 +1,356 @@
+// The gradients of attention_forward.cu. Probabilities are made again from the log-sum-exp of each row; with ds = p (dp -
+// delta), delta being the inner product of a row of `out` and its gradient (FlashAttention-2, Dao 2023, algorithm 2):
+//
+//   dv = p^T dout,   dp = dout v^T,   dk = ds^T q,   dq = ds k.
+//
+// One kernel takes tiles of keys over the queries that see them, for dk and dv; another tiles of queries over the keys that
+// they see, for dq. Each sum has one block and a fixed order, at the price of scores made twice.
+#include "attention.cuh"
+
+// What the other two need of each row of queries: {log-sum-exp as Exponential takes it, delta}.
+template <class T> struct AttentionRows {
+    const T* out;     // (n, kv_heads repeats head_dim)
+    const T* dout;    // the same
+    const float* lse; // (kv_heads, n, repeats)
+    float2* rows;     // (kv_heads, n, repeats)
+    int n, kv_heads, repeats, head_dim;
+
+    static constexpr int LANES = 8; // a row
+
+    __device__ void operator()() const {
+        int heads = kv_heads * repeats, lane = threadIdx.x % LANES;
+        long long row = ((long long)blockIdx.x * blockDim.x + threadIdx.x) / LANES; // of (n, heads)
+        bool there = row < (long long)n * heads;
+        const T *a = out + row * head_dim, *b = dout + row * head_dim;
+        float delta = 0.0f;
+        constexpr int WIDE = wide<T>();
+        if (!there) {
+        } else if (head_dim % WIDE == 0) {
+            for (int i = lane * WIDE; i < head_dim; i += LANES * WIDE) {
+                Pack<T, WIDE> x = load<T, WIDE>(a + i), y = load<T, WIDE>(b + i);
+#pragma unroll
+                for (int j = 0; j < WIDE; j++) delta += to_float(x.at[j]) * to_float(y.at[j]);
+            }
+        } else {
+            for (int i = lane; i < head_dim; i += LANES) delta += to_float(a[i]) * to_float(b[i]);
+        }
+        for (int step = LANES / 2; step > 0; step /= 2) delta += __shfl_xor_sync(ALL_LANES, delta, step);
+        if (there && lane == 0) {
+            long long position = row / heads;
+            int head = row - position * heads, repeat = head % repeats;
+            size_t at = ((size_t)(head / repeats) * n + position) * repeats + repeat;
+            rows[at] = {Exponential<T>::scaled(lse[at]), delta};
+        }
+    }
+};
+
+template <class T, int D> struct KeyTile {
+    static constexpr bool NARROW = sizeof(T) == 2, KEPT = NARROW && D <= 64; // keys and values in registers
+    static constexpr int KEYS = ATTENTION_WARPS * 16;                        // of a block
+    static constexpr int ROWS = NARROW ? D <= 64 ? 64 : 32 : D <= 64 ? 32 : 16; // of a step
+    static constexpr int PART = ROWS < 32 ? ROWS : 32;                       // rows at once
+    static constexpr int STAGES = NARROW ? 2 : 1;
+    // Rows of shared memory: the steps, and where keys and values stay or are loaded to.
+    static constexpr int STEPS = STAGES * 2 * ROWS;
+    static constexpr int ALL = KEPT ? (STEPS > 2 * ROWS + 2 * KEYS ? STEPS : 2 * ROWS + 2 * KEYS) : STEPS + 2 * KEYS;
+};
+
+template <class T, int D> struct AttentionKeys {
+    const T *q, *k, *v;  // as in the forward pass
+    const T* dout;       // (n, kv_heads repeats head_dim)
+    const float2* rows;  // of AttentionRows
+    T *dk, *dv;          // (kv_heads, n_keys, head_dim)
+    Attention attention;
+
+    typedef KeyTile<T, D> Size;
+    static constexpr int KEYS = Size::KEYS, ROWS = Size::ROWS, PART = Size::PART, STAGES = Size::STAGES, PITCH = pitch<T, D>();
+    typedef typename Mma<T>::template Registers<D> Registers;
+    typedef typename Mma<T>::template Shared<D, PITCH> Shared;
+    typedef typename Mma<T>::template Registers<PART> Factor;
+
+    // In shared memory: the first step, the second one (which may begin where keys and values are only loaded through);
+    // keys and values; what rows are like, of two steps; what the warps need to themselves.
+    __device__ static T* step_at(T* shared, int step) { return shared + (STAGES == 1 ? 0 : step % 2) * 2 * ROWS * PITCH; }
+    __device__ static T* keys_at(T* shared) { return shared + (Size::KEPT ? 2 * ROWS : Size::STEPS) * PITCH; }
+    __device__ static float2* rows_at(T* shared, int step) {
+        return reinterpret_cast<float2*>(shared + Size::ALL * PITCH) + step % STAGES * ROWS;
+    }
+    __device__ static T* room_at(T* shared, int warp) {
+        return reinterpret_cast<T*>(rows_at(shared, 0) + STAGES * ROWS) + warp * 16 * pitch<T, PART>();
+    }
+
+    __device__ void operator()() const {
+        SHARED(T, shared);
+        const Work work(attention);
+        const int head_dim = attention.head_dim, repeats = attention.repeats;
+        const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+        const int count = min(KEYS, work.document.k_len - work.first);
+        // A key is seen by the rows from `since` to before `until`.
+        auto since = [&](int key) { return max(key - work.offset, 0) * repeats; };
+        auto until = [&](int key) {
+            return min(max(key - work.offset + attention.window, 0), work.document.q_len) * repeats;
+        };
+        const int begin = since(work.first), end = until(work.first + count - 1);
+        const int warp_key = work.first + 16 * warp;
+        const int first_since = since(warp_key), last_since = since(warp_key + 15);
+        const int first_until = until(warp_key), last_until = until(warp_key + 15);
+        const int low[2] = {since(warp_key + lane / 4), since(warp_key + lane / 4 + 8)};
+        const int high[2] = {until(warp_key + lane / 4), until(warp_key + lane / 4 + 8)};
+
+        auto bring_step = [&](int row, int step) {
+            T* to = step_at(shared, step);
+            const T* queries = q + work.query_row(row) * head_dim;
+            bring<T, D, ROWS>(to, end - row, head_dim, [=](int i) { return queries + (size_t)i * head_dim; });
+            bring<T, D, ROWS>(to + ROWS * PITCH, end - row, head_dim, [&](int i) { return dout + work.joined(row + i); });
+            // exp(x - inf) = 0 where there is no row.
+            if (threadIdx.x < ROWS) {
+                int i = threadIdx.x;
+                rows_at(shared, step)[i] = row + i < end ? rows[work.query_row(row + i)] : float2{INFINITY, 0.0f};
+            }
+        };
+        auto from = [&](const T* all) {
+            return [=](int key) { return all + (work.key_row(work.first) + key) * head_dim; };
+        };
+        bring<T, D, KEYS>(keys_at(shared), count, head_dim, from(k));
+        bring<T, D, KEYS>(keys_at(shared) + KEYS * PITCH, count, head_dim, from(v));
+        if (begin < end) bring_step(begin, 0);
+        copy_wait();
+        __syncthreads();
+        const T* keys = keys_at(shared) + 16 * warp * PITCH;
+        Registers kept_keys[1], kept_values[1];
+        Shared shared_keys[1], shared_values[1];
+        if constexpr (Size::KEPT) {
+            kept_keys[0] = Registers::template load<PITCH>(keys);
+            kept_values[0] = Registers::template load<PITCH>(keys + KEYS * PITCH);
+        } else {
+            shared_keys[0] = {keys};
+            shared_values[0] = {keys + KEYS * PITCH};
+        }
+
+        float sum_k[1][D / 8][4] = {}, sum_v[1][D / 8][4] = {};
+#pragma unroll 1
+        for (int row = begin, step = 0; row < end; row += ROWS, step++) {
+            if (STAGES == 2) {
+                copy_wait();
+                __syncthreads(); // this step is there, and nobody reads the one before, or keys and values
+                if (row + ROWS < end) bring_step(row + ROWS, step + 1);
+            } else if (step > 0) {
+                __syncthreads();
+                bring_step(row, step);
+                copy_wait();
+                __syncthreads();
+            }
+#pragma unroll 1
+            for (int part = 0; part < ROWS; part += PART) {
+                const int at = row + part;
+                if (at + PART <= first_since || at >= last_until) continue;
+                const T* queries = step_at(shared, step) + part * PITCH;
+                const T* gradients = queries + ROWS * PITCH;
+                const float2* of_rows = rows_at(shared, step) + part + 2 * (lane % 4);
+                float p[1][PART / 8][4] = {}, dp[1][PART / 8][4] = {};
+                if constexpr (Size::KEPT) {
+                    Mma<T>::template add_transposed<PITCH, D>(p, kept_keys, queries);
+                    Mma<T>::template add_transposed<PITCH, D>(dp, kept_values, gradients);
+                } else {
+                    Mma<T>::template add_transposed<PITCH, D>(p, shared_keys, queries);
+                    Mma<T>::template add_transposed<PITCH, D>(dp, shared_values, gradients);
+                }
+#pragma unroll
+                for (int i = 0; i < PART / 2; i++) {
+                    float from = of_rows[i / 4 * 8 + i % 2].x;
+                    p[0][i / 4][i % 4] = Exponential<T>::of(p[0][i / 4][i % 4], from);
+                }
+                if (at < last_since || at + PART > first_until) {
+#pragma unroll
+                    for (int i = 0; i < PART / 2; i++) {
+                        int of_row = at + i / 4 * 8 + 2 * (lane % 4) + i % 2, half = i / 2 % 2;
+                        if (of_row < low[half] || of_row >= high[half]) p[0][i / 4][i % 4] = 0.0f;
+                    }
+                }
+                if (attention.dropout.rate > 0.0f) {
+                    float dropped[PART / 8][4];
+#pragma unroll
+                    for (int i = 0; i < PART / 2; i++) {
+                        int of_row = at + i / 4 * 8 + 2 * (lane % 4) + i % 2, key = warp_key + i / 2 % 2 * 8 + lane / 4;
+                        float factor = work.factor(of_row, key);
+                        dropped[i / 4][i % 4] = p[0][i / 4][i % 4] * factor;
+                        dp[0][i / 4][i % 4] *= factor;
+                    }
+                    Factor factor[1] = {Factor::round(dropped, room_at(shared, warp))};
+                    Mma<T>::template add<PITCH, PART>(sum_v, factor, gradients);
+                } else {
+                    Factor factor[1] = {Factor::round(p[0], room_at(shared, warp))};
+                    Mma<T>::template add<PITCH, PART>(sum_v, factor, gradients);
+                }
+#pragma unroll
+                for (int i = 0; i < PART / 2; i++) {
+                    float delta = of_rows[i / 4 * 8 + i % 2].y;
+                    p[0][i / 4][i % 4] *= dp[0][i / 4][i % 4] - delta;
+                }
+                Factor factor[1] = {Factor::round(p[0], room_at(shared, warp))};
+                Mma<T>::template add<PITCH, PART>(sum_k, factor, queries);
+            }
+        }
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            int key = 16 * warp + 8 * half + lane / 4;
+            if (key >= count) continue;
+            size_t at = (work.key_row(work.first) + key) * head_dim;
+#pragma unroll
+            for (int tile = 0; tile < D / 8; tile++) {
+                int column = 8 * tile + 2 * (lane % 4);
+                write_pair(dk + at, column, head_dim, sum_k[0][tile][2 * half], sum_k[0][tile][2 * half + 1]);
+                write_pair(dv + at, column, head_dim, sum_v[0][tile][2 * half], sum_v[0][tile][2 * half + 1]);
+            }
+        }
+    }
+};
+
+template <class T, int D> struct AttentionQueries {
+    const T *q, *k, *v; // as in the forward pass
+    const T* dout;      // (n, kv_heads repeats head_dim)
+    const float2* rows; // of AttentionRows
+    T* dq;              // (kv_heads, n, repeats, head_dim)
+    Attention attention;
+
+    typedef QueryTile<T, D> Size;
+    static constexpr int M = Size::M, ROWS = Size::ROWS, KEYS = Size::KEYS, STAGES = Size::STAGES, PITCH = pitch<T, D>();
+    static constexpr int PART = KEYS < 32 ? KEYS : 32; // keys at once
+    typedef typename Mma<T>::template Registers<D> Registers;
+    typedef typename Mma<T>::template Registers<PART> Factor;
+    // Rows of shared memory.
+    static constexpr int ALL = 2 * KEYS + (STAGES == 2 && 2 * KEYS > 2 * ROWS ? 2 * KEYS : 2 * ROWS);
+
+    // In shared memory: the first step; then the second, for which queries and gradients make room once they are in
+    // registers, or those; then what the warps need to themselves.
+    __device__ static T* step_at(T* shared, int step) { return shared + (STAGES == 1 ? 0 : step % 2) * 2 * KEYS * PITCH; }
+    __device__ static T* queries_at(T* shared) { return shared + 2 * KEYS * PITCH; }
+    __device__ static T* room_at(T* shared, int warp) { return shared + ALL * PITCH + warp * 16 * pitch<T, PART>(); }
+
+    __device__ void operator()() const {
+        SHARED(T, shared);
+        const Work work(attention);
+        const int head_dim = attention.head_dim, repeats = attention.repeats, window = attention.window;
+        const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+        const int last_row = min(work.first + ROWS, work.rows) - 1;
+        const int begin = max(work.first / repeats + work.offset - window + 1, 0);
+        const int end = last_row / repeats + work.offset + 1;
+        const int warp_row = work.first + 16 * M * warp;
+        const bool working = warp_row <= last_row;
+        const int least_reach = warp_row / repeats + work.offset;
+        const int most_reach = min(warp_row + 16 * M - 1, last_row) / repeats + work.offset;
+        int reach[M][2];
+        float2 of_row[M][2];
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                int row = min(warp_row + 16 * m + 8 * half + lane / 4, last_row);
+                reach[m][half] = row / repeats + work.offset;
+                of_row[m][half] = rows[work.query_row(row)];
+            }
+        }
+
+        const T* keys = k + work.key_row(0) * head_dim;
+        const T* values = v + work.key_row(0) * head_dim;
+        auto bring_step = [&](int key, int step) {
+            T* to = step_at(shared, step);
+            auto from = [=](const T* all) { return [=](int row) { return all + (size_t)(key + row) * head_dim; }; };
+            bring<T, D, KEYS>(to, end - key, head_dim, from(keys));
+            bring<T, D, KEYS>(to + KEYS * PITCH, end - key, head_dim, from(values));
+        };
+        const T* queries = q + work.query_row(work.first) * head_dim;
+        T* const at = queries_at(shared);
+        bring<T, D, ROWS>(at, last_row + 1 - work.first, head_dim,
+                          [=](int row) { return queries + (size_t)row * head_dim; });
+        bring<T, D, ROWS>(at + ROWS * PITCH, last_row + 1 - work.first, head_dim,
+                          [&](int row) { return dout + work.joined(work.first + row); });
+        bring_step(begin, 0);
+        copy_wait();
+        __syncthreads();
+        Registers row_queries[M], row_gradients[M];
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+            row_queries[m] = Registers::template load<PITCH>(at + 16 * (M * warp + m) * PITCH);
+            row_gradients[m] = Registers::template load<PITCH>(at + (ROWS + 16 * (M * warp + m)) * PITCH);
+        }
+
+        float sum[M][D / 8][4] = {};
+#pragma unroll 1
+        for (int key = begin, step = 0; key < end; key += KEYS, step++) {
+            if (STAGES == 2) {
+                copy_wait();
+                __syncthreads(); // this step is there, and nobody reads the one before, or queries and gradients
+                if (key + KEYS < end) bring_step(key + KEYS, step + 1);
+            } else if (step > 0) {
+                __syncthreads();
+                bring_step(key, step);
+                copy_wait();
+                __syncthreads();
+            }
+#pragma unroll 1
+            for (int first = key; first < key + KEYS; first += PART) {
+                if (!working || first > most_reach || first + PART <= least_reach - window + 1) continue;
+                const T* to = step_at(shared, step) + (first - key) * PITCH;
+                float p[M][PART / 8][4] = {}, dp[M][PART / 8][4] = {};
+                Mma<T>::template add_transposed<PITCH, D>(p, row_queries, to);
+                Mma<T>::template add_transposed<PITCH, D>(dp, row_gradients, to + KEYS * PITCH);
+                if (attention.dropout.rate > 0.0f) {
+#pragma unroll
+                    for (int m = 0; m < M; m++) {
+#pragma unroll
+                        for (int i = 0; i < PART / 2; i++) {
+                            int row = warp_row + 16 * m + i / 2 % 2 * 8 + lane / 4;
+                            int column = first + i / 4 * 8 + 2 * (lane % 4) + i % 2;
+                            dp[m][i / 4][i % 4] *= work.factor(row, column);
+                        }
+                    }
+                }
+                const bool cut = first + PART - 1 > least_reach || first <= most_reach - window;
+                Factor factor[M];
+#pragma unroll
+                for (int m = 0; m < M; m++) {
+#pragma unroll
+                    for (int i = 0; i < PART / 2; i++) {
+                        const int half = i / 2 % 2;
+                        float ds = Exponential<T>::of(p[m][i / 4][i % 4], of_row[m][half].x);
+                        ds *= dp[m][i / 4][i % 4] - of_row[m][half].y;
+                        int column = first + i / 4 * 8 + 2 * (lane % 4) + i % 2, last = reach[m][half];
+                        if (cut && (column > last || column <= last - window)) ds = 0.0f;
+                        p[m][i / 4][i % 4] = ds;
+                    }
+                    factor[m] = Factor::round(p[m], room_at(shared, warp));
+                }
+                Mma<T>::template add<PITCH, PART>(sum, factor, to);
+            }
+        }
+        if (!working) return;
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                int row = warp_row + 16 * m + 8 * half + lane / 4;
+                if (row > last_row) continue;
+                T* to = dq + work.query_row(row) * head_dim;
+#pragma unroll
+                for (int tile = 0; tile < D / 8; tile++) {
+                    const float* pair = &sum[m][tile][2 * half];
+                    write_pair(to, 8 * tile + 2 * (lane % 4), head_dim, pair[0], pair[1]);
+                }
+            }
+        }
+    }
+};
+
+EXPORT(AttentionRows, attention_rows, 256)
+
+#define EXPORT_SIZE(D)                                                        \
+    template <class T> using AttentionKeys##D = AttentionKeys<T, D>;          \
+    template <class T> using AttentionQueries##D = AttentionQueries<T, D>;    \
+    EXPORT(AttentionKeys##D, attention_keys_##D, ATTENTION_THREADS)           \
+    EXPORT(AttentionQueries##D, attention_queries_##D, ATTENTION_THREADS)
+EXPORT_SIZE(16)
+EXPORT_SIZE(32)
+EXPORT_SIZE(64)
+EXPORT_SIZE(96)
+EXPORT_SIZE(128)

@@ -1,0 +1,193 @@
+// Causal grouped-query attention within ragged documents: a block takes a tile of queries of one key-value head over the
+// keys that it sees, one step of keys after the other, and keeps the largest score and the sum of each row
+// (FlashAttention-2, Dao 2023, algorithm 1).
+#include "attention.cuh"
+
+template <class T, int D> struct AttentionForward {
+    const T* q; // (kv_heads, n, repeats, head_dim), rotated and scaled
+    const T* k; // (kv_heads, n_keys, head_dim)
+    const T* v;
+    T* out;     // (n, kv_heads repeats head_dim)
+    float* lse; // (kv_heads, n, repeats), natural logarithm
+    Attention attention;
+
+    typedef QueryTile<T, D> Size;
+    static constexpr int M = Size::M, ROWS = Size::ROWS, KEYS = Size::KEYS, STAGES = Size::STAGES, PITCH = pitch<T, D>();
+    typedef typename Mma<T>::template Registers<D> Queries;
+    typedef typename Mma<T>::template Registers<KEYS> Probabilities;
+
+    // In shared memory: the first step; then the second, for which the queries make room once they are in registers, or
+    // the queries; then what the warps need to themselves.
+    __device__ static T* step_at(T* shared, int step) { return shared + (STAGES == 1 ? 0 : step % 2) * 2 * KEYS * PITCH; }
+    __device__ static T* queries_at(T* shared) { return shared + 2 * KEYS * PITCH; }
+    __device__ static T* room_at(T* shared, int warp) {
+        return shared + (2 * KEYS + ROWS) * PITCH + warp * 16 * pitch<T, KEYS>();
+    }
+
+    __device__ void operator()() const {
+        SHARED(T, shared);
+        const Work work(attention);
+        const int head_dim = attention.head_dim, repeats = attention.repeats, window = attention.window;
+        const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+        // Keys that the block sees, and its warp: `reach` is the last key that a row sees.
+        const int last_row = min(work.first + ROWS, work.rows) - 1;
+        const int begin = max(work.first / repeats + work.offset - window + 1, 0);
+        const int end = last_row / repeats + work.offset + 1;
+        const int warp_row = work.first + 16 * M * warp;
+        const bool working = warp_row <= last_row;
+        const int least_reach = warp_row / repeats + work.offset;
+        const int most_reach = min(warp_row + 16 * M - 1, last_row) / repeats + work.offset;
+        int reach[M][2];
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                int row = warp_row + 16 * m + 8 * half + lane / 4;
+                reach[m][half] = min(row, last_row) / repeats + work.offset;
+            }
+        }
+
+        const T* keys = k + work.key_row(0) * head_dim;
+        const T* values = v + work.key_row(0) * head_dim;
+        auto bring_step = [&](int key, int step) {
+            T* to = step_at(shared, step);
+            auto from = [=](const T* all) { return [=](int row) { return all + (size_t)(key + row) * head_dim; }; };
+            bring<T, D, KEYS>(to, end - key, head_dim, from(keys));
+            bring<T, D, KEYS>(to + KEYS * PITCH, end - key, head_dim, from(values));
+        };
+        const T* queries = q + work.query_row(work.first) * head_dim;
+        bring<T, D, ROWS>(queries_at(shared), last_row + 1 - work.first, head_dim,
+                          [=](int row) { return queries + (size_t)row * head_dim; });
+        bring_step(begin, 0);
+        copy_wait();
+        __syncthreads();
+        Queries rows[M];
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+            rows[m] = Queries::template load<PITCH>(queries_at(shared) + 16 * (M * warp + m) * PITCH);
+        }
+
+        float top[M][2], sum[M][2], result[M][D / 8][4];
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+            top[m][0] = top[m][1] = -INFINITY;
+            sum[m][0] = sum[m][1] = 0.0f;
+#pragma unroll
+            for (int i = 0; i < D / 2; i++) result[m][i / 4][i % 4] = 0.0f;
+        }
+#pragma unroll 1
+        for (int key = begin, step = 0; key < end; key += KEYS, step++) {
+            if (STAGES == 2) {
+                copy_wait();
+                __syncthreads(); // this step is there, and nobody reads the one before, or the queries
+                if (key + KEYS < end) bring_step(key + KEYS, step + 1);
+            } else if (step > 0) {
+                __syncthreads();
+                bring_step(key, step);
+                copy_wait();
+                __syncthreads();
+            }
+            if (!working || key > most_reach || key + KEYS <= least_reach - window + 1) continue;
+            const T* to = step_at(shared, step);
+            float scores[M][KEYS / 8][4] = {};
+            Mma<T>::template add_transposed<PITCH, D>(scores, rows, to);
+            if (key + KEYS - 1 > least_reach || key <= most_reach - window) {
+#pragma unroll
+                for (int m = 0; m < M; m++) {
+#pragma unroll
+                    for (int i = 0; i < KEYS / 2; i++) {
+                        int column = key + i / 4 * 8 + 2 * (lane % 4) + i % 2, last = reach[m][i / 2 % 2];
+                        if (column > last || column <= last - window) scores[m][i / 4][i % 4] = -INFINITY;
+                    }
+                }
+            }
+            accumulate(scores, top, sum, result);
+            if (attention.dropout.rate > 0.0f) drop(work, scores, warp_row, key);
+            Probabilities probabilities[M];
+#pragma unroll
+            for (int m = 0; m < M; m++) probabilities[m] = Probabilities::round(scores[m], room_at(shared, warp));
+            Mma<T>::template add<PITCH, KEYS>(result, probabilities, to + KEYS * PITCH);
+        }
+
+        if (!working) return;
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                float total = sum[m][half];
+                total += __shfl_xor_sync(ALL_LANES, total, 1);
+                total += __shfl_xor_sync(ALL_LANES, total, 2);
+                int row = warp_row + 16 * m + 8 * half + lane / 4;
+                if (row > last_row) continue;
+                if (lane % 4 == 0) lse[work.query_row(row)] = top[m][half] + logf(total);
+                float factor = 1.0f / total;
+                T* to = out + work.joined(row);
+#pragma unroll
+                for (int tile = 0; tile < D / 8; tile++) {
+                    const float* pair = &result[m][tile][2 * half];
+                    write_pair(to, 8 * tile + 2 * (lane % 4), head_dim, pair[0] * factor, pair[1] * factor);
+                }
+            }
+        }
+    }
+
+    // Scores become probabilities but for the sum of their row, which goes with the largest score so far.
+    __device__ static void accumulate(float (&scores)[M][KEYS / 8][4], float (&top)[M][2], float (&sum)[M][2],
+                                      float (&result)[M][D / 8][4]) {
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                float most = top[m][half];
+#pragma unroll
+                for (int tile = 0; tile < KEYS / 8; tile++) {
+                    most = fmaxf(most, fmaxf(scores[m][tile][2 * half], scores[m][tile][2 * half + 1]));
+                }
+                most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, 1));
+                most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, 2));
+                float from = most == -INFINITY ? 0.0f : most; // a row may see none of the first keys
+                float shrink = exp2_fast((top[m][half] - from) * LOG2E), scaled = Exponential<T>::scaled(from);
+                top[m][half] = most;
+                float total = sum[m][half] * shrink;
+#pragma unroll
+                for (int tile = 0; tile < KEYS / 8; tile++) {
+#pragma unroll
+                    for (int i = 2 * half; i < 2 * half + 2; i++) {
+                        float p = Exponential<T>::of(scores[m][tile][i], scaled);
+                        scores[m][tile][i] = p;
+                        total += p;
+                    }
+                }
+                sum[m][half] = total;
+#pragma unroll
+                for (int tile = 0; tile < D / 8; tile++) {
+                    result[m][tile][2 * half] *= shrink;
+                    result[m][tile][2 * half + 1] *= shrink;
+                }
+            }
+        }
+    }
+
+    __device__ static void drop(const Work& work, float (&scores)[M][KEYS / 8][4], int warp_row, int key) {
+        int lane = threadIdx.x % WARP;
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+#pragma unroll
+            for (int i = 0; i < KEYS / 2; i++) {
+                int row = warp_row + 16 * m + i / 2 % 2 * 8 + lane / 4, column = key + i / 4 * 8 + 2 * (lane % 4) + i % 2;
+                scores[m][i / 4][i % 4] *= work.factor(row, column);
+            }
+        }
+    }
+};
+
+template <class T> using AttentionForward16 = AttentionForward<T, 16>;
+template <class T> using AttentionForward32 = AttentionForward<T, 32>;
+template <class T> using AttentionForward64 = AttentionForward<T, 64>;
+template <class T> using AttentionForward96 = AttentionForward<T, 96>;
+template <class T> using AttentionForward128 = AttentionForward<T, 128>;
+EXPORT(AttentionForward16, attention_forward_16, ATTENTION_THREADS)
+EXPORT(AttentionForward32, attention_forward_32, ATTENTION_THREADS)
+EXPORT(AttentionForward64, attention_forward_64, ATTENTION_THREADS)
+EXPORT(AttentionForward96, attention_forward_96, ATTENTION_THREADS)
+EXPORT(AttentionForward128, attention_forward_128, ATTENTION_THREADS)
