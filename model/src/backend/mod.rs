@@ -13,6 +13,8 @@
 //! *Invariant:* `unsafe` occurs in this folder only.
 
 pub mod cpu;
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+pub mod cuda;
 mod device;
 mod dropout;
 mod memory;

@@ -25,7 +25,9 @@ __thread unsigned char* shared_memory;
 namespace {
 
 constexpr size_t STACK = 64 << 10, PAGE = 4096, MOST_THREADS = 1024;
+constexpr size_t GUARD = 1 << 20; // that cannot be touched, on both sides of memory: costs addresses only
 constexpr size_t MOST_SHARED = 163 << 10; // of an A100; an H100 has more
+constexpr size_t SHARED_PAGES = GUARD + (MOST_SHARED + 2 * PAGE) / PAGE * PAGE + GUARD;
 constexpr size_t SIGNAL_STACK = 64 << 10;
 constexpr unsigned char POISON = 0xff; // NaN in every type, and -1
 constexpr unsigned char CANARY = 0xc5;
@@ -156,10 +158,14 @@ unsigned pick(Machine& m, unsigned count) {
     return (unsigned)(((m.random >> 32) * count) >> 32);
 }
 
-void* pages(size_t bytes) {
+// So many bytes, whole pages; none where there are none.
+unsigned char* pages(size_t bytes) {
     void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return at == MAP_FAILED ? nullptr : at;
+    return at == MAP_FAILED ? nullptr : static_cast<unsigned char*>(at);
 }
+
+// Makes pages such that touching them is a fault.
+bool close(unsigned char* at, size_t bytes) { return mprotect(at, bytes, PROT_NONE) == 0; }
 
 // Goes to a fiber that is ready, or to the launch. `from`: where to save this stack's place.
 void leave(void** from) {
@@ -267,7 +273,7 @@ void on_signal(int number, siginfo_t* info, void* context) {
         tell("does what C++ leaves undefined, such as a division by zero, at %p", (void*)address);
     } else if (address >= m.stacks && address < m.stacks + MOST_THREADS * (STACK + PAGE)) {
         tell("its variables need more than %zu bytes", STACK);
-    } else if (address >= m.shared_pages && address < m.shared_pages + MOST_SHARED + 3 * PAGE) {
+    } else if (address >= m.shared_pages && address < m.shared_pages + SHARED_PAGES) {
         tell("reads or writes shared memory %td bytes after its start", address - shared_memory);
     } else {
         m.fault = (uint64_t)(uintptr_t)address;
@@ -293,7 +299,7 @@ void install_handlers() {
 // Machines.
 
 std::mutex idle_lock;
-std::vector<Machine*> idle;
+std::vector<Machine*>& idle = *new std::vector<Machine*>; // never destroyed: threads may outlive main
 
 Machine* take_machine() {
     static std::once_flag handlers;
@@ -307,16 +313,19 @@ Machine* take_machine() {
         }
     }
     auto* m = new Machine();
-    m->stacks = static_cast<unsigned char*>(pages(MOST_THREADS * (STACK + PAGE)));
-    m->shared_pages = static_cast<unsigned char*>(pages(MOST_SHARED + 3 * PAGE));
-    m->signal_stack = static_cast<unsigned char*>(pages(SIGNAL_STACK));
-    if (!m->stacks || !m->shared_pages || !m->signal_stack) abort();
-    mprotect(m->shared_pages, PAGE, PROT_NONE);
-    mprotect(m->shared_pages + MOST_SHARED + 2 * PAGE, PAGE, PROT_NONE);
+    m->stacks = pages(MOST_THREADS * (STACK + PAGE));
+    m->shared_pages = pages(SHARED_PAGES);
+    m->signal_stack = pages(SIGNAL_STACK);
+    bool well = m->stacks && m->shared_pages && m->signal_stack && close(m->shared_pages, GUARD)
+        && close(m->shared_pages + SHARED_PAGES - GUARD, GUARD);
     for (size_t i = 0; i < MOST_THREADS; ++i) {
         unsigned char* stack = m->stacks + i * (STACK + PAGE);
-        mprotect(stack, PAGE, PROT_NONE);
+        well = well && close(stack, PAGE);
         m->fibers[i].top = stack + PAGE + STACK - (i % 37) * 64; // not all in the same lines of the cache
+    }
+    if (!well) {
+        fputs("the emulation of CUDA gets no memory for the stacks of a block\n", stderr);
+        abort();
     }
     return m;
 }
@@ -332,7 +341,7 @@ struct SharedMemory {
     size_t bytes;
 
     SharedMemory(Machine& m, size_t bytes) : bytes(bytes) {
-        end = m.shared_pages + MOST_SHARED + 2 * PAGE;
+        end = m.shared_pages + SHARED_PAGES - GUARD;
         at = end - (bytes + 127) / 128 * 128;
         memset(at - 128, CANARY, 128);
         memset(at + bytes, CANARY, (size_t)(end - at) - bytes);
@@ -532,13 +541,15 @@ static unsigned char* first_page(unsigned char* at) {
 // Address of so many bytes of NaN, aligned to 256, or 0 where there is no memory.
 extern "C" uint64_t emulation_allocate(size_t bytes) {
     size_t room = up_to(bytes, PAGE);
-    auto* start = static_cast<unsigned char*>(pages(room + 2 * PAGE));
+    unsigned char* start = pages(room + 2 * GUARD);
     if (!start) return 0;
-    unsigned char* end = start + PAGE + room;
-    mprotect(start, PAGE, PROT_NONE);
-    mprotect(end, PAGE, PROT_NONE);
+    unsigned char* end = start + GUARD + room;
+    if (!close(start, GUARD) || !close(end, GUARD)) {
+        munmap(start, room + 2 * GUARD);
+        return 0;
+    }
     unsigned char* at = end - up_to(bytes, 256);
-    memset(start + PAGE, CANARY, room);
+    memset(start + GUARD, CANARY, room);
     memset(at, POISON, bytes);
     return (uint64_t)(uintptr_t)at;
 }
@@ -546,7 +557,7 @@ extern "C" uint64_t emulation_allocate(size_t bytes) {
 extern "C" void emulation_free(uint64_t address, size_t bytes) {
     auto* end = reinterpret_cast<unsigned char*>(address) + up_to(bytes, 256);
     size_t room = up_to(bytes, PAGE);
-    munmap(end - room - PAGE, room + 2 * PAGE);
+    munmap(end - room - GUARD, room + 2 * GUARD);
 }
 
 // Which byte of an allocation's surroundings was written, counted from its start, or 0: never the first.

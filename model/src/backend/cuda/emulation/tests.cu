@@ -1,0 +1,147 @@
+// Small kernels, right and wrong on purpose, by which model/tests/emulation.rs sees that the emulation works.
+
+#include "common.cuh"
+
+// The sum of each row of `n` numbers.
+struct TestSum {
+    const float* x;
+    float* sums;
+    int n;
+
+    __device__ void operator()() const {
+        SHARED(float, room);
+        float sum = 0.0f;
+        for (int i = threadIdx.x; i < n; i += blockDim.x) sum += x[(size_t)blockIdx.x * n + i];
+        sum = block_sum(sum, room);
+        if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+    }
+};
+EXPORT_ONE(TestSum, test_sum, 256)
+
+// The same by a tree in shared memory, with and without what its threads must wait for.
+template <bool WAITS> struct TestTree {
+    const float* x;
+    float* sums;
+    int n;
+
+    __device__ void operator()() const {
+        SHARED(float, sum);
+        sum[threadIdx.x] = 0.0f;
+        for (int i = threadIdx.x; i < n; i += blockDim.x) sum[threadIdx.x] += x[(size_t)blockIdx.x * n + i];
+        for (int half = blockDim.x / 2; half > 0; half /= 2) {
+            if (WAITS || half != 16) __syncthreads();
+            if ((int)threadIdx.x < half) sum[threadIdx.x] += sum[threadIdx.x + half];
+        }
+        if (threadIdx.x == 0) sums[blockIdx.x] = sum[0];
+    }
+};
+EXPORT_ONE(TestTree<true>, test_tree, 256)
+EXPORT_ONE(TestTree<false>, test_tree_without_a_barrier, 256)
+
+// Threads meet: those below `first` in a barrier, the others in another one, below `second`.
+struct TestBarrier {
+    int first, second;
+
+    __device__ void operator()() const {
+        int i = threadIdx.x;
+        if (i < first) __syncthreads();
+        else if (i < second) __syncthreads_count(1);
+    }
+};
+EXPORT_ONE(TestBarrier, test_barrier, 256)
+
+// Lanes meet, those from `first` to `last`, with a mask.
+struct TestLanes {
+    int* result;
+    int first, last;
+    unsigned mask;
+
+    __device__ void operator()() const {
+        int lane = threadIdx.x % WARP;
+        if (first <= lane && lane <= last) result[threadIdx.x] = __shfl_sync(mask, lane * lane, first);
+    }
+};
+EXPORT_ONE(TestLanes, test_lanes, 64)
+
+// Every operation of a warp, in eight results a lane.
+struct TestWarp {
+    int* results;
+
+    __device__ void operator()() const {
+        int lane = threadIdx.x % WARP;
+        int* at = results + threadIdx.x * 8;
+        float x = 1000.0f + lane;
+        at[0] = (int)__shfl_sync(ALL_LANES, x, lane + 3, 8);
+        at[1] = (int)__shfl_xor_sync(ALL_LANES, x, 5);
+        at[2] = (int)__shfl_down_sync(ALL_LANES, x, 7);
+        at[3] = (int)__shfl_up_sync(ALL_LANES, x, 7, 16);
+        at[4] = (int)__ballot_sync(ALL_LANES, lane % 3 == 0);
+        at[5] = __any_sync(ALL_LANES, lane == 9) + 2 * __all_sync(ALL_LANES, lane < 31) + 4 * __all_sync(ALL_LANES, lane < 32);
+        at[6] = __syncthreads_count(lane < 5);
+        int all[WARP], sum = 0;
+        shim::exchange(&lane, all, sizeof(lane));
+        for (int i = 0; i < WARP; ++i) sum += all[i] * (i + 1);
+        at[7] = sum;
+    }
+};
+EXPORT_ONE(TestWarp, test_warp, 64)
+
+// Each thread writes the number of the thread to a place of `floats`, counted from the address or in shared memory.
+struct TestWrite {
+    float* floats;
+    int shift;
+    int shared;
+
+    __device__ void operator()() const {
+        SHARED(float, room);
+        (shared ? room : floats)[(int)threadIdx.x + shift] = (float)threadIdx.x;
+    }
+};
+EXPORT_ONE(TestWrite, test_write, 64)
+
+// Copies shared memory that nobody wrote, but for the first number.
+struct TestShared {
+    float* floats;
+
+    __device__ void operator()() const {
+        SHARED(float, room);
+        if (threadIdx.x == 0) room[0] = 7.0f;
+        __syncthreads();
+        floats[blockIdx.x * blockDim.x + threadIdx.x] = room[threadIdx.x];
+    }
+};
+EXPORT_ONE(TestShared, test_shared, 64)
+
+// Counts multiples of 7, without an order.
+struct TestCount {
+    int* count;
+    unsigned* largest;
+    int divisor;
+
+    __device__ void operator()() const {
+        int i = blockIdx.x * blockDim.x + threadIdx.x;
+        if (i % divisor == 0) atomicAdd(count, 1);
+        atomicMax(largest, (unsigned)i);
+    }
+};
+EXPORT_ONE(TestCount, test_count, 64)
+
+// Numbers of one type as numbers of the other.
+template <class From, class To> struct TestConvert {
+    const From* from;
+    To* to;
+    int n;
+
+    __device__ void operator()() const {
+        int i = blockIdx.x * blockDim.x + threadIdx.x;
+        if (i < n) to[i] = from_float<To>(to_float(from[i]));
+    }
+};
+typedef TestConvert<float, bf16> TestToBf16;
+typedef TestConvert<float, f16> TestToF16;
+typedef TestConvert<bf16, float> TestFromBf16;
+typedef TestConvert<f16, float> TestFromF16;
+EXPORT_ONE(TestToBf16, test_to_bf16, 256)
+EXPORT_ONE(TestToF16, test_to_f16, 256)
+EXPORT_ONE(TestFromBf16, test_from_bf16, 256)
+EXPORT_ONE(TestFromF16, test_from_f16, 256)

@@ -1,0 +1,438 @@
+//! The emulation of a card: it computes what a card does, and tells what a kernel does wrong. The kernels are those of
+//! `src/backend/cuda/emulation/tests.cu`.
+#![cfg(feature = "emulate")]
+#![allow(clippy::unwrap_used)] // tests
+
+use model::backend::cuda::{Address, Driver, Dtype, Emulation, Factor, Grid, Product};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::ptr::from_ref;
+
+const NULL: Address = 0;
+
+fn launch<A>(card: &Emulation, kernel: &str, grid: Grid, arguments: &A) -> Result<(), String> {
+    // SAFETY: Each test gives the structure that its kernel takes; where an address is wrong, that is the test.
+    unsafe { card.launch(kernel, grid, from_ref(arguments).cast(), size_of::<A>()) }
+        .map_err(|e| e.to_string())
+}
+
+fn grid(blocks: u32, threads: u32, shared: usize) -> Grid {
+    Grid { blocks: [blocks, 1, 1], threads, shared }
+}
+
+/// Numbers as bytes, and back.
+trait Bytes: Copy {
+    fn bytes(self) -> Vec<u8>;
+    fn of(bytes: &[u8]) -> Self;
+}
+
+macro_rules! bytes {
+    ($($number:ty)*) => {$(
+        impl Bytes for $number {
+            fn bytes(self) -> Vec<u8> {
+                self.to_le_bytes().to_vec()
+            }
+            fn of(bytes: &[u8]) -> Self {
+                Self::from_le_bytes(bytes.try_into().unwrap())
+            }
+        }
+    )*};
+}
+bytes!(f32 i32 u16 u32);
+
+fn put<N: Bytes>(card: &Emulation, numbers: &[N]) -> Address {
+    let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.bytes()).collect();
+    let at = card.allocate(bytes.len()).unwrap();
+    card.upload(at, &bytes).unwrap();
+    at
+}
+
+fn get<N: Bytes>(card: &Emulation, at: Address, count: usize) -> Vec<N> {
+    let mut bytes = vec![0; count * size_of::<N>()];
+    card.download(&mut bytes, at).unwrap();
+    bytes.chunks(size_of::<N>()).map(N::of).collect()
+}
+
+#[repr(C)]
+struct Sum {
+    x: Address,
+    sums: Address,
+    n: i32,
+}
+
+/// Sums of 200 rows of 300 numbers by a kernel, and how many of them are wrong.
+fn wrong_sums(kernel: &str, shared: usize) -> usize {
+    let (rows, n) = (200, 300);
+    let card = Emulation::default();
+    let x: Vec<f32> = (0..rows * n).map(|i| (i * i % 251) as f32).collect(); // whole: any order of sums is exact
+    let (from, to) = (put(&card, &x), card.allocate(rows * 4).unwrap());
+    launch(&card, kernel, grid(rows as u32, 256, shared), &Sum { x: from, sums: to, n: n as i32 }).unwrap();
+    let sums = get::<f32>(&card, to, rows);
+    sums.iter().zip(x.chunks(n)).filter(|&(&sum, row)| sum != row.iter().sum::<f32>()).count()
+}
+
+#[test]
+fn reductions_are_right_and_without_a_barrier_they_are_wrong() {
+    assert_eq!(wrong_sums("test_sum", 8 * 4), 0);
+    assert_eq!(wrong_sums("test_tree", 256 * 4), 0);
+    let wrong = wrong_sums("test_tree_without_a_barrier", 256 * 4);
+    assert!(wrong > 100, "{wrong} of 200 sums are wrong");
+}
+
+#[test]
+fn a_barrier_that_some_threads_do_not_reach_is_told() {
+    let run = |first: i32, second: i32| {
+        launch(&Emulation::default(), "test_barrier", grid(1, 64, 0), &[first, second])
+            .map_err(|e| strip_lines(&e))
+    };
+    assert_eq!(run(64, 64), Ok(()));
+    assert_eq!(run(0, 64), Ok(()));
+    assert_eq!(
+        run(40, 40).unwrap_err(),
+        "test_barrier: block (0, 0, 0): threads wait for each other: 40 of 64 in the barrier of tests.cu; 24 have ended"
+    );
+    let error = run(40, 64).unwrap_err();
+    assert!(error.contains("is in the barrier of tests.cu while"), "{error}");
+}
+
+/// A message without the numbers of lines.
+fn strip_lines(message: &str) -> String {
+    let mut parts = message.split(".cu:");
+    let mut text = parts.next().unwrap().to_owned();
+    for part in parts {
+        text += ".cu";
+        text += part.trim_start_matches(|c: char| c.is_ascii_digit());
+    }
+    text
+}
+
+#[repr(C)]
+struct Lanes {
+    result: Address,
+    first: i32,
+    last: i32,
+    mask: u32,
+}
+
+#[test]
+fn lanes_that_are_missing_in_an_operation_of_their_warp_are_told() {
+    let card = Emulation::default();
+    let result = put(&card, &[-1i32; 64]);
+    let run = |first, last, mask| {
+        launch(&card, "test_lanes", grid(1, 64, 0), &Lanes { result, first, last, mask })
+            .map_err(|e| strip_lines(&e))
+    };
+    assert_eq!(run(3, 10, 0x7f8), Ok(()));
+    assert_eq!(get::<i32>(&card, result + 32 * 4, 12), [-1, -1, -1, 9, 9, 9, 9, 9, 9, 9, 9, -1]);
+    let error = run(3, 10, 0xff8).unwrap_err();
+    assert!(error.starts_with(
+        "test_lanes: block (0, 0, 0): threads wait for each other: lanes 000007f8 of warp 0 in "
+    ));
+    assert!(
+        error.contains("__shfl_sync of tests.cu, whose mask is 00000ff8; lanes 000007f8 of warp 1 in"),
+        "{error}"
+    );
+    assert!(error.ends_with("; 48 have ended"), "{error}");
+    let error = run(3, 10, 0x3f8).unwrap_err();
+    assert!(
+        error.contains("lane 10 calls __shfl_sync with the mask 000003f8, which leaves it out"),
+        "{error}"
+    );
+}
+
+#[test]
+fn lanes_exchange_what_they_should() {
+    let card = Emulation::default();
+    let at = card.allocate(64 * 8 * 4).unwrap();
+    launch(&card, "test_warp", grid(1, 64, 0), &at).unwrap();
+    for (i, results) in get::<i32>(&card, at, 64 * 8).chunks(8).enumerate() {
+        let lane = i as i32 % 32;
+        let expected = [
+            1000 + lane / 8 * 8 + (lane + 3) % 8,
+            1000 + (lane ^ 5),
+            1000 + if lane + 7 < 32 { lane + 7 } else { lane },
+            1000 + if lane % 16 >= 7 { lane - 7 } else { lane },
+            (0..32).filter(|lane| lane % 3 == 0).map(|lane| 1 << lane).sum(),
+            1 + 4,
+            10,
+            (0..32).map(|lane| lane * (lane + 1)).sum(),
+        ];
+        assert_eq!(results, expected, "thread {i}");
+    }
+}
+
+#[repr(C)]
+struct Write {
+    floats: Address,
+    shift: i32,
+    shared: i32,
+}
+
+#[test]
+fn accesses_out_of_bounds_are_told() {
+    let card = Emulation::default();
+    let others: Vec<_> = (0..20).map(|i| card.allocate(i * 1000).unwrap()).collect();
+    let floats = card.allocate(40 * 4).unwrap(); // 160 bytes of 256
+    let write = |threads, shift, shared: usize| {
+        launch(
+            &card,
+            "test_write",
+            grid(1, threads, shared),
+            &Write { floats, shift, shared: i32::from(shared > 0) },
+        )
+    };
+    assert_eq!(write(32, 8, 0), Ok(()));
+    assert_eq!(get::<f32>(&card, floats + 8 * 4, 32), (0..32).map(|i| i as f32).collect::<Vec<_>>());
+    let told = |problem: Result<(), String>, expected: &str| {
+        let problem = problem.unwrap_err();
+        assert!(problem.contains(expected), "{problem}");
+    };
+    told(write(64, 8, 128), "test_write: block (0, 0, 0), thread ");
+    told(
+        write(32, 1, 128),
+        "test_write: block (0, 0, 0), thread 31: reads or writes shared memory 128 bytes after",
+    );
+    told(write(32, -1, 128), "test_write: block (0, 0, 0): writes byte -4 of 128 of its shared memory");
+    told(write(32, 0, 100), "test_write: block (0, 0, 0): writes byte 100 of 100 of its shared memory");
+    told(write(64, 1_000, 0), "bytes after the start of an allocation of 160");
+    told(write(32, -100_000, 0), "reads or writes memory that it may not");
+    // The slack stays written, so that these come last.
+    told(write(32, 9, 0), "test_write: writes byte 160 of an allocation of 160 bytes");
+    card.free(floats, 160);
+    assert_eq!(write(32, 0, 128), Ok(()));
+    told(write(32, 0, 0), "test_write: block (0, 0, 0), thread "); // after it was given back
+    others.into_iter().enumerate().for_each(|(i, at)| card.free(at, i * 1000));
+}
+
+#[test]
+fn a_write_before_an_allocation_is_told() {
+    let card = Emulation::default();
+    let floats = card.allocate(256).unwrap();
+    let error =
+        launch(&card, "test_write", grid(1, 32, 0), &Write { floats, shift: -1, shared: 0 }).unwrap_err();
+    assert_eq!(error, "test_write: writes byte -4 of an allocation of 256 bytes");
+}
+
+#[test]
+fn what_was_not_written_is_nan() {
+    let card = Emulation::default();
+    let floats = card.allocate(10 * 32 * 4).unwrap();
+    assert!(get::<f32>(&card, floats, 320).iter().all(|x| x.is_nan()));
+    launch(&card, "test_shared", grid(10, 32, 128), &floats).unwrap();
+    for block in get::<f32>(&card, floats, 320).chunks(32) {
+        assert_eq!(block[0], 7.0);
+        assert!(block[1..].iter().all(|x| x.is_nan()), "{block:?}");
+    }
+}
+
+#[test]
+fn launches_that_a_card_refuses_are_refused() {
+    let card = Emulation::default();
+    let refused = |kernel: &str, grid: Grid, expected: &str| {
+        assert_eq!(launch(&card, kernel, grid, &Sum { x: NULL, sums: NULL, n: 0 }).unwrap_err(), expected);
+    };
+    refused("test_sums", grid(1, 32, 0), "there is no kernel test_sums");
+    refused("test_sum", grid(1, 288, 0), "test_sum: 288 threads, expected a multiple of 32, at most 256");
+    refused("test_sum", grid(1, 33, 0), "test_sum: 33 threads, expected a multiple of 32, at most 256");
+    refused("test_sum", grid(1, 0, 0), "test_sum: 0 threads, expected a multiple of 32, at most 256");
+    refused(
+        "test_sum",
+        grid(1, 32, 200_000),
+        "test_sum: 200000 bytes of shared memory, expected at most 166912",
+    );
+    refused("test_shared", grid(1, 32, 0), "test_shared: the arguments have 24 bytes, expected 8");
+    refused(
+        "test_sum",
+        Grid { blocks: [1, 70_000, 1], threads: 32, shared: 0 },
+        "test_sum: (1, 70000, 1) blocks, expected at least 1 of each and at most 2^31 - 1, 65535, 65535",
+    );
+}
+
+#[test]
+fn whole_numbers_are_added_atomically_in_every_block() {
+    #[repr(C)]
+    struct Count {
+        count: Address,
+        largest: Address,
+        divisor: i32,
+    }
+    let card = Emulation::default();
+    let (count, largest) = (put(&card, &[0i32]), put(&card, &[0u32]));
+    let blocks = Grid { blocks: [100, 1, 1], threads: 64, shared: 0 };
+    launch(&card, "test_count", blocks, &Count { count, largest, divisor: 7 }).unwrap();
+    assert_eq!(get::<i32>(&card, count, 1), [6400 / 7 + 1]);
+    assert_eq!(get::<u32>(&card, largest, 1), [6399]);
+}
+
+#[test]
+fn copies_stay_in_their_allocation() {
+    let card = Emulation::default();
+    let (a, b) = (put(&card, &[1.0f32, 2.0, 3.0]), card.allocate(8).unwrap());
+    card.copy(b, a + 4, 8).unwrap();
+    assert_eq!(get::<f32>(&card, b, 2), [2.0, 3.0]);
+    card.zero(b + 4, 4).unwrap();
+    assert_eq!(get::<f32>(&card, b, 2), [2.0, 0.0]);
+    assert!(card.copy(b, a, 12).is_err());
+    assert!(card.copy(a + 4, a, 8).is_err());
+    assert!(card.upload(a + 8, &[0; 5]).is_err());
+    assert!(card.download(&mut [0; 13], a).is_err());
+    assert!(card.zero(a - 1, 1).is_err());
+    assert!(card.zero(NULL, 1).is_err());
+    assert_eq!(card.zero(NULL, 0).map_err(|e| e.to_string()), Ok(()));
+}
+
+/// A format of 16 bits: its exponent's and its mantissa's.
+#[derive(Clone, Copy)]
+struct Narrow {
+    exponent: i32,
+    mantissa: i32,
+}
+
+const BF16: Narrow = Narrow { exponent: 8, mantissa: 7 };
+const F16: Narrow = Narrow { exponent: 5, mantissa: 10 };
+
+impl Narrow {
+    /// The number that bits mean, IEEE 754 as it stands; infinities as the number that would come next.
+    fn value(self, bits: u16) -> f64 {
+        let exponent = i32::from(bits & 0x7fff) >> self.mantissa;
+        let mantissa = i32::from(bits) & ((1 << self.mantissa) - 1);
+        let bias = (1 << (self.exponent - 1)) - 1;
+        let (whole, exponent) = if exponent == 0 { (0, 1) } else { (1 << self.mantissa, exponent) };
+        let size = f64::from(whole + mantissa) * f64::from(exponent - bias - self.mantissa).exp2();
+        if bits >= 0x8000 { -size } else { size }
+    }
+
+    fn infinity(self) -> u16 {
+        ((1 << self.exponent) - 1) << self.mantissa
+    }
+
+    /// Numbers of f32 and what they round to: each finite number itself, the middle between it and the next one away from
+    /// zero, and the numbers beside the middle.
+    fn cases(self) -> Vec<(f32, u16)> {
+        let mut cases = vec![(f32::NAN, 0x7fff), (-f32::NAN, 0x7fff), (f32::MAX, self.infinity())];
+        for sign in [0, 0x8000] {
+            cases.push((f32::INFINITY.copysign(self.value(sign | 1) as f32), sign | self.infinity()));
+            for size in 0..self.infinity() {
+                let bits = sign | size;
+                let middle = f64::midpoint(self.value(bits), self.value(bits + 1));
+                let (here, exact) = (self.value(bits) as f32, middle as f32);
+                assert_eq!((f64::from(here), f64::from(exact)), (self.value(bits), middle));
+                let (below, above) =
+                    (f32::from_bits(exact.to_bits() - 1), f32::from_bits(exact.to_bits() + 1));
+                let here = if size == 0 { here.copysign(exact) } else { here };
+                cases.extend([(here, bits), (below, bits), (exact, bits + bits % 2), (above, bits + 1)]);
+            }
+        }
+        cases
+    }
+}
+
+#[repr(C)]
+struct Convert {
+    from: Address,
+    to: Address,
+    n: i32,
+}
+
+#[test]
+fn every_narrow_number_converts_as_on_a_card() {
+    let card = Emulation::default();
+    for (format, narrow, widen) in
+        [(BF16, "test_to_bf16", "test_from_bf16"), (F16, "test_to_f16", "test_from_f16")]
+    {
+        let cases = format.cases();
+        let n = cases.len();
+        let from = put(&card, &cases.iter().map(|case| case.0).collect::<Vec<_>>());
+        let to = card.allocate(n * 2).unwrap();
+        launch(&card, narrow, grid(n.div_ceil(256) as u32, 256, 0), &Convert { from, to, n: n as i32 })
+            .unwrap();
+        for ((x, expected), bits) in cases.into_iter().zip(get::<u16>(&card, to, n)) {
+            assert_eq!(bits, expected, "{x:e} is {bits:#x}, expected {expected:#x}");
+        }
+        let all: Vec<u16> = (0..=u16::MAX).collect();
+        let (from, to) = (put(&card, &all), card.allocate(all.len() * 4).unwrap());
+        launch(&card, widen, grid(256, 256, 0), &Convert { from, to, n: all.len() as i32 }).unwrap();
+        for (bits, x) in all.iter().zip(get::<f32>(&card, to, all.len())) {
+            match (bits & 0x7fff).cmp(&format.infinity()) {
+                std::cmp::Ordering::Less => assert_eq!(f64::from(x), format.value(*bits), "{bits:#x}"),
+                std::cmp::Ordering::Equal => assert!(x.is_infinite(), "{bits:#x} is {x}"),
+                std::cmp::Ordering::Greater => assert!(x.is_nan(), "{bits:#x} is {x}"),
+            }
+            assert!(x.is_nan() || x.is_sign_negative() == (*bits >= 0x8000), "{bits:#x} is {x}");
+        }
+    }
+}
+
+/// Bits of a number in a type, rounded, and its value then: by what the test above holds.
+fn number(dtype: Dtype, x: f32) -> (Vec<u8>, f32) {
+    match dtype {
+        Dtype::F32 => (x.bytes(), x),
+        Dtype::Bf16 => (half::bf16::from_f32(x).to_bits().bytes(), half::bf16::from_f32(x).to_f32()),
+        Dtype::F16 => (half::f16::from_f32(x).to_bits().bytes(), half::f16::from_f32(x).to_f32()),
+    }
+}
+
+#[test]
+fn products_are_right_in_every_type_and_direction() {
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let card = Emulation::default();
+    let types = [
+        (Dtype::F32, Dtype::F32),
+        (Dtype::Bf16, Dtype::Bf16),
+        (Dtype::Bf16, Dtype::F32),
+        (Dtype::F16, Dtype::F16),
+        (Dtype::F16, Dtype::F32),
+    ];
+    for (case, (factors, result)) in types.into_iter().cycle().take(60).enumerate() {
+        let [m, n, k] = [0; 3].map(|_| random.random_range(1..20usize));
+        let (alpha, beta) = (0.5, [0.0, 1.0, -2.0][case % 3]);
+        let mut matrix = |dtype, count| {
+            let numbers: Vec<_> = (0..count).map(|_| number(dtype, random.random_range(-1.0..1.0))).collect();
+            let at = card.allocate(count * dtype.size()).unwrap();
+            card.upload(at, &numbers.iter().flat_map(|x| x.0.clone()).collect::<Vec<_>>()).unwrap();
+            (at, numbers.into_iter().map(|x| x.1).collect::<Vec<_>>())
+        };
+        let ((a, xs), (b, ys), (mut c, zs)) =
+            (matrix(factors, m * k), matrix(factors, k * n), matrix(result, m * n));
+        if beta == 0.0 {
+            c = card.allocate(m * n * result.size()).unwrap(); // NaN, which is not read
+        }
+        let (flip_a, flip_b) = (case % 2 == 0, case / 2 % 2 == 0);
+        let (left, right) = (Factor { at: a, transposed: flip_a }, Factor { at: b, transposed: flip_b });
+        card.product(&Product { a: left, b: right, c, m, n, k, factors, result, alpha, beta }).unwrap();
+        let mut bytes = vec![0; m * n * result.size()];
+        card.download(&mut bytes, c).unwrap();
+        for i in 0..m {
+            for j in 0..n {
+                let x = |l: usize| f64::from(if flip_a { xs[l * m + i] } else { xs[i * k + l] });
+                let y = |l: usize| f64::from(if flip_b { ys[j * k + l] } else { ys[l * n + j] });
+                let sum: f64 = (0..k).map(|l| x(l) * y(l)).sum();
+                let expected = f64::from(alpha) * sum + f64::from(beta) * f64::from(zs[i * n + j]);
+                let at = &bytes[(i * n + j) * result.size()..][..result.size()];
+                let value = match result {
+                    Dtype::F32 => f32::of(at),
+                    Dtype::Bf16 => half::bf16::from_bits(u16::of(at)).to_f32(),
+                    Dtype::F16 => half::f16::from_bits(u16::of(at)).to_f32(),
+                };
+                let close = match result {
+                    Dtype::F32 => 1e-5,
+                    Dtype::Bf16 => 1e-5 + expected.abs() / 256.0,
+                    Dtype::F16 => 1e-5 + expected.abs() / 2048.0,
+                };
+                assert!(
+                    (f64::from(value) - expected).abs() <= close,
+                    "case {case}: {value}, expected {expected}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_product_of_types_that_cublas_does_not_multiply_is_refused() {
+    let card = Emulation::default();
+    let a = Factor { at: put(&card, &[1.0f32]), transposed: false };
+    let (factors, result) = (Dtype::F32, Dtype::Bf16);
+    let product = Product { a, b: a, c: a.at, m: 1, n: 1, k: 1, factors, result, alpha: 1.0, beta: 0.0 };
+    assert_eq!(card.product(&product).unwrap_err().to_string(), "product: no Bf16 is made of F32");
+}
