@@ -5,16 +5,16 @@ _default:
 
 # All tests, with the doc tests
 test *ARGS:
-    cargo test --release --workspace {{ARGS}}
+    cargo test --release --workspace --features emulate {{ARGS}}
 
 # Formatting and lints, as CI asks for them
 lint:
     cargo fmt --all --check
-    cargo clippy --workspace --all-targets -- -D warnings
+    cargo clippy --workspace --all-targets --features emulate -- -D warnings
 
 # The documentation of both crates
 doc:
-    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features emulate
 
 # Generated texts anew: the page of all keys
 docs:
