@@ -7,12 +7,11 @@
 // they see, for dq. Each sum has one block and a fixed order, at the price of scores made twice.
 #include "attention.cuh"
 
-// What the other two need of each row of queries: {log-sum-exp as Exponential takes it, delta}.
-template <class T> struct AttentionRows {
-    const T* out;     // (n, kv_heads repeats head_dim)
-    const T* dout;    // the same
-    const float* lse; // (kv_heads, n, repeats)
-    float2* rows;     // (kv_heads, n, repeats)
+// The inner product of each row of `out` and its gradient.
+template <class T> struct AttentionDelta {
+    const T* out;  // (n, kv_heads repeats head_dim)
+    const T* dout; // the same
+    float* delta;  // (kv_heads, n, repeats)
     int n, kv_heads, repeats, head_dim;
 
     static constexpr int LANES = 8; // a row
@@ -22,24 +21,23 @@ template <class T> struct AttentionRows {
         long long row = ((long long)blockIdx.x * blockDim.x + threadIdx.x) / LANES; // of (n, heads)
         bool there = row < (long long)n * heads;
         const T *a = out + row * head_dim, *b = dout + row * head_dim;
-        float delta = 0.0f;
+        float sum = 0.0f;
         constexpr int WIDE = wide<T>();
         if (!there) {
         } else if (head_dim % WIDE == 0) {
             for (int i = lane * WIDE; i < head_dim; i += LANES * WIDE) {
                 Pack<T, WIDE> x = load<T, WIDE>(a + i), y = load<T, WIDE>(b + i);
 #pragma unroll
-                for (int j = 0; j < WIDE; j++) delta += to_float(x.at[j]) * to_float(y.at[j]);
+                for (int j = 0; j < WIDE; j++) sum += to_float(x.at[j]) * to_float(y.at[j]);
             }
         } else {
-            for (int i = lane; i < head_dim; i += LANES) delta += to_float(a[i]) * to_float(b[i]);
+            for (int i = lane; i < head_dim; i += LANES) sum += to_float(a[i]) * to_float(b[i]);
         }
-        for (int step = LANES / 2; step > 0; step /= 2) delta += __shfl_xor_sync(ALL_LANES, delta, step);
+        for (int step = LANES / 2; step > 0; step /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, step);
         if (there && lane == 0) {
             long long position = row / heads;
             int head = row - position * heads, repeat = head % repeats;
-            size_t at = ((size_t)(head / repeats) * n + position) * repeats + repeat;
-            rows[at] = {Exponential<T>::scaled(lse[at]), delta};
+            delta[((size_t)(head / repeats) * n + position) * repeats + repeat] = sum;
         }
     }
 };
@@ -56,10 +54,10 @@ template <class T, int D> struct KeyTile {
 };
 
 template <class T, int D> struct AttentionKeys {
-    const T *q, *k, *v;  // as in the forward pass
-    const T* dout;       // (n, kv_heads repeats head_dim)
-    const float2* rows;  // of AttentionRows
-    T *dk, *dv;          // (kv_heads, n_keys, head_dim)
+    const T *q, *k, *v;        // as in the forward pass
+    const T* dout;             // (n, kv_heads repeats head_dim)
+    const float *lse, *delta;  // (kv_heads, n, repeats)
+    T *dk, *dv;                // (kv_heads, n_keys, head_dim)
     Attention attention;
 
     typedef KeyTile<T, D> Size;
@@ -69,7 +67,7 @@ template <class T, int D> struct AttentionKeys {
     typedef typename Mma<T>::template Registers<PART> Factor;
 
     // In shared memory: the first step, the second one (which may begin where keys and values are only loaded through);
-    // keys and values; what rows are like, of two steps; what the warps need to themselves.
+    // keys and values; log-sum-exp and delta of each row, of two steps; what the warps need to themselves.
     __device__ static T* step_at(T* shared, int step) { return shared + (STAGES == 1 ? 0 : step % 2) * 2 * ROWS * PITCH; }
     __device__ static T* keys_at(T* shared) { return shared + (Size::KEPT ? 2 * ROWS : Size::STEPS) * PITCH; }
     __device__ static float2* rows_at(T* shared, int step) {
@@ -102,10 +100,11 @@ template <class T, int D> struct AttentionKeys {
             const T* queries = q + work.query_row(row) * head_dim;
             bring<T, D, ROWS>(to, end - row, head_dim, [=](int i) { return queries + (size_t)i * head_dim; });
             bring<T, D, ROWS>(to + ROWS * PITCH, end - row, head_dim, [&](int i) { return dout + work.joined(row + i); });
-            // exp(x - inf) = 0 where there is no row.
             if (threadIdx.x < ROWS) {
-                int i = threadIdx.x;
-                rows_at(shared, step)[i] = row + i < end ? rows[work.query_row(row + i)] : float2{INFINITY, 0.0f};
+                float2 of_row = {INFINITY, 0.0f}; // exp(x - inf) = 0 where there is no row
+                int i = row + (int)threadIdx.x;
+                if (i < end) of_row = {Exponential<T>::scaled(lse[work.query_row(i)]), delta[work.query_row(i)]};
+                rows_at(shared, step)[threadIdx.x] = of_row;
             }
         };
         auto from = [&](const T* all) {
@@ -207,10 +206,10 @@ template <class T, int D> struct AttentionKeys {
 };
 
 template <class T, int D> struct AttentionQueries {
-    const T *q, *k, *v; // as in the forward pass
-    const T* dout;      // (n, kv_heads repeats head_dim)
-    const float2* rows; // of AttentionRows
-    T* dq;              // (kv_heads, n, repeats, head_dim)
+    const T *q, *k, *v;       // as in the forward pass
+    const T* dout;            // (n, kv_heads repeats head_dim)
+    const float *lse, *delta; // (kv_heads, n, repeats)
+    T* dq;                    // (kv_heads, n, repeats, head_dim)
     Attention attention;
 
     typedef QueryTile<T, D> Size;
@@ -247,7 +246,8 @@ template <class T, int D> struct AttentionQueries {
             for (int half = 0; half < 2; half++) {
                 int row = min(warp_row + 16 * m + 8 * half + lane / 4, last_row);
                 reach[m][half] = row / repeats + work.offset;
-                of_row[m][half] = rows[work.query_row(row)];
+                size_t at = work.query_row(row);
+                of_row[m][half] = {Exponential<T>::scaled(lse[at]), delta[at]};
             }
         }
 
@@ -342,7 +342,7 @@ template <class T, int D> struct AttentionQueries {
     }
 };
 
-EXPORT(AttentionRows, attention_rows, 256)
+EXPORT(AttentionDelta, attention_delta, 256)
 
 #define EXPORT_SIZE(D)                                                        \
     template <class T> using AttentionKeys##D = AttentionKeys<T, D>;          \
