@@ -28,26 +28,27 @@ fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
     files
 }
 
-/// A library of all kernels, those of the tests among them, with what runs them. See `backend/cuda/emulation`.
+/// Libraries of all kernels, those of the tests among them, and of what runs them. See `backend/cuda/emulation`.
 #[cfg(feature = "emulate")]
 fn emulate() {
     let folder = "src/backend/cuda/emulation";
-    cc::Build::new()
-        .cpp(true)
-        .std("c++17")
-        .opt_level(2)
-        .debug(false)
-        .define("EMULATE", None)
-        .include(folder)
-        .include(KERNELS)
-        .flag("-fno-strict-aliasing") // kernels read numbers as others, as nvcc lets them
-        .flag("-fno-exceptions")
-        .flag("-fstack-clash-protection") // large variables must touch the page below a stack
-        .flag("-ftls-model=initial-exec")
-        .flag("-Wno-unknown-pragmas") // #pragma unroll
-        .flag("-Wno-unused-parameter")
-        .flag("-xc++") // what ends in .cu too
-        .files(files(folder, "cpp"))
+    let mut build = cc::Build::new();
+    build.cpp(true).std("c++17").opt_level(2).debug(false);
+    build.define("EMULATE", None).include(folder).include(KERNELS);
+    for flag in [
+        "-fno-strict-aliasing", // kernels read numbers as others, as nvcc lets them
+        "-fno-exceptions",
+        "-fstack-clash-protection", // large variables must touch the page below a stack
+        "-ftls-model=initial-exec",
+        "-Wno-unknown-pragmas", // #pragma unroll
+        "-Wno-unused-parameter",
+    ] {
+        build.flag(flag);
+    }
+    build.clone().files(files(folder, "cpp")).compile("mindscale_emulation");
+    build
+        .flag("-fsanitize=alignment,bounds,shift-exponent,integer-divide-by-zero,signed-integer-overflow,return")
+        .flag("-xc++") // what ends in .cu
         .files(files(folder, "cu"))
         .files(files(KERNELS, "cu"))
         .link_lib_modifier("+whole-archive") // kernels register themselves
@@ -84,7 +85,7 @@ mod cuda {
 
     fn compile_one(nvcc: &Path, file: &Path, fatbin: &Path) -> Result<(), String> {
         let mut command = Command::new(nvcc);
-        command.args(["-fatbin", "-O3", "--use_fast_math=no", "-std=c++17"]);
+        command.args(["-fatbin", "-O3", "-std=c++17"]);
         for target in TARGETS {
             command.args(["-gencode", target]);
         }
@@ -101,7 +102,7 @@ mod cuda {
 
     /// The compiler: that of `NVCC`, else of the toolkit at `CUDA_HOME` or `CUDA_PATH`, else that of `PATH`.
     fn nvcc() -> Result<PathBuf, String> {
-        for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH", "PATH"] {
+        for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH"] {
             println!("cargo:rerun-if-env-changed={variable}");
         }
         if let Some(nvcc) = env::var_os("NVCC") {

@@ -97,11 +97,15 @@ fn a_barrier_that_some_threads_do_not_reach_is_told() {
 
 /// A message without the numbers of lines.
 fn strip_lines(message: &str) -> String {
-    let mut parts = message.split(".cu:");
+    let is_line = |part: &str| part.starts_with(|c: char| c.is_ascii_digit());
+    let mut parts = message.split(':');
     let mut text = parts.next().unwrap().to_owned();
     for part in parts {
-        text += ".cu";
-        text += part.trim_start_matches(|c: char| c.is_ascii_digit());
+        if is_line(part) {
+            text += part.trim_start_matches(|c: char| c.is_ascii_digit());
+        } else {
+            text = text + ":" + part;
+        }
     }
     text
 }
@@ -211,6 +215,31 @@ fn a_write_before_an_allocation_is_told() {
     let error =
         launch(&card, "test_write", grid(1, 32, 0), &Write { floats, shift: -1, shared: 0 }).unwrap_err();
     assert_eq!(error, "test_write: writes byte -4 of an allocation of 256 bytes");
+}
+
+#[test]
+fn what_is_undefined_is_told() {
+    #[repr(C)]
+    struct Undefined {
+        floats: Address,
+        what: i32,
+        number: i32,
+    }
+    let card = Emulation::default();
+    let floats = put(&card, &[0.0f32; 64]);
+    let run = |what, number| {
+        let told = launch(&card, "test_undefined", grid(1, 32, 0), &Undefined { floats, what, number });
+        told.map_err(|e| strip_lines(&e).split_once(": ").unwrap().1.split_once(": ").unwrap().1.to_owned())
+    };
+    for (what, number) in [(0, 4), (1, 3), (2, 0), (3, 0)] {
+        assert_eq!(run(what, number), Ok(()), "{what}");
+    }
+    let place = format!("common.cuh: reads or writes at {:#x}, expected a multiple of 16", floats + 4);
+    assert!(run(0, 1).unwrap_err().ends_with(&place), "{:?}", run(0, 1));
+    assert_eq!(run(1, 4).unwrap_err(), "tests.cu: an index is out of its array");
+    assert_eq!(run(2, 1).unwrap_err(), "tests.cu: divides an integer by zero");
+    assert_eq!(run(3, 1).unwrap_err(), "tests.cu: an integer sum overflows");
+    assert_eq!(run(4, 1).unwrap_err(), "its variables need more than 65536 bytes");
 }
 
 #[test]

@@ -8,7 +8,9 @@
 //!   its mask miss, or that lanes reach in different places;
 //! * reading or writing out of bounds, of shared memory and of every allocation, which end at pages that cannot be
 //!   touched; writing into what their size lacks to a multiple of 128 or 256, where other bytes must stay as they are;
-//! * memory that was given back, a division by zero, variables too large for a thread;
+//! * memory that was given back, and variables too large for a thread;
+//! * what is undefined: a wide access whose place is no multiple of its size, an index out of its array, a division by zero,
+//!   an overflow of an integer with a sign;
 //! * more threads than the kernel was compiled for, too much shared memory, arguments of another size, and copies that
 //!   reach out of an allocation.
 //!
@@ -18,8 +20,8 @@
 //!
 //! Not caught are races that the order between two waits does not show, such as two threads that write the same number;
 //! a missing `__syncwarp` where lanes would have to stop in the middle of a statement; blocks that wait for each other,
-//! which never end here; reading (not writing) the slack of an allocation; alignment of wide accesses; what a card's
-//! approximate functions and fused multiplications round differently; and everything that is about speed.
+//! which never end here; reading (not writing) the slack of an allocation; what a card's approximate functions and fused
+//! multiplications round differently; a card's limits on registers; and everything that is about speed.
 
 use super::driver::{Address, Driver, Dtype, Factor, Grid, Product};
 use crate::{Error, Result};

@@ -4,13 +4,14 @@
 // another fiber that can go on, at random; where there is none, to the launch, which then ends the block, or tells who
 // waits for whom. A fault of a kernel's becomes an error too: the handler of the signal goes on in land().
 
+#include "pages.h"
 #include "shim.h"
+#include "switch.h"
 
 #include <mutex>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <ucontext.h>
 #include <unistd.h>
 #include <utility>
@@ -24,88 +25,10 @@ __thread unsigned char* shared_memory;
 
 namespace {
 
-constexpr size_t STACK = 64 << 10, PAGE = 4096, MOST_THREADS = 1024;
-constexpr size_t GUARD = 1 << 20; // that cannot be touched, on both sides of memory: costs addresses only
+constexpr size_t STACK = 64 << 10, MOST_THREADS = 1024;
 constexpr size_t MOST_SHARED = 163 << 10; // of an A100; an H100 has more
 constexpr size_t SHARED_PAGES = GUARD + (MOST_SHARED + 2 * PAGE) / PAGE * PAGE + GUARD;
 constexpr size_t SIGNAL_STACK = 64 << 10;
-constexpr unsigned char POISON = 0xff; // NaN in every type, and -1
-constexpr unsigned char CANARY = 0xc5;
-
-// Saves registers on this stack, its place in `from`, and goes on at `to`.
-extern "C" void shim_switch_stack(void** from, void* to);
-
-#if defined(__x86_64__)
-asm(R"(
-.text
-.globl shim_switch_stack
-.type shim_switch_stack, @function
-shim_switch_stack:
-    pushq %rbp
-    pushq %rbx
-    pushq %r12
-    pushq %r13
-    pushq %r14
-    pushq %r15
-    movq %rsp, (%rdi)
-    movq %rsi, %rsp
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbx
-    popq %rbp
-    ret
-.size shim_switch_stack, .-shim_switch_stack
-)");
-// Above the saved registers lies where to go on, and above that a stack as it is on entry to a function.
-void* prepare(unsigned char* top, void (*entry)()) {
-    void** at = reinterpret_cast<void**>(top) - 2;
-    *at = reinterpret_cast<void*>(entry);
-    return at - 6;
-}
-#elif defined(__aarch64__)
-asm(R"(
-.text
-.globl shim_switch_stack
-.type shim_switch_stack, %function
-shim_switch_stack:
-    sub sp, sp, #160
-    stp x19, x20, [sp, #0]
-    stp x21, x22, [sp, #16]
-    stp x23, x24, [sp, #32]
-    stp x25, x26, [sp, #48]
-    stp x27, x28, [sp, #64]
-    stp x29, x30, [sp, #80]
-    stp d8, d9, [sp, #96]
-    stp d10, d11, [sp, #112]
-    stp d12, d13, [sp, #128]
-    stp d14, d15, [sp, #144]
-    mov x9, sp
-    str x9, [x0]
-    mov sp, x1
-    ldp x19, x20, [sp, #0]
-    ldp x21, x22, [sp, #16]
-    ldp x23, x24, [sp, #32]
-    ldp x25, x26, [sp, #48]
-    ldp x27, x28, [sp, #64]
-    ldp x29, x30, [sp, #80]
-    ldp d8, d9, [sp, #96]
-    ldp d10, d11, [sp, #112]
-    ldp d12, d13, [sp, #128]
-    ldp d14, d15, [sp, #144]
-    add sp, sp, #160
-    ret
-.size shim_switch_stack, .-shim_switch_stack
-)");
-void* prepare(unsigned char* top, void (*entry)()) {
-    void** at = reinterpret_cast<void**>(top - 160);
-    at[11] = reinterpret_cast<void*>(entry); // x30
-    return at;
-}
-#else
-#error "the emulation of CUDA knows x86_64 and aarch64"
-#endif
 
 // One place where lanes of a warp meet: those of one mask.
 struct Meeting {
@@ -158,15 +81,6 @@ unsigned pick(Machine& m, unsigned count) {
     return (unsigned)(((m.random >> 32) * count) >> 32);
 }
 
-// So many bytes, whole pages; none where there are none.
-unsigned char* pages(size_t bytes) {
-    void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return at == MAP_FAILED ? nullptr : static_cast<unsigned char*>(at);
-}
-
-// Makes pages such that touching them is a fault.
-bool close(unsigned char* at, size_t bytes) { return mprotect(at, bytes, PROT_NONE) == 0; }
-
 // Goes to a fiber that is ready, or to the launch. `from`: where to save this stack's place.
 void leave(void** from) {
     Machine& m = *machine;
@@ -194,6 +108,8 @@ void run_thread() {
     leave(&gone);
     __builtin_unreachable();
 }
+
+bool differ(const char* a, const char* b) { return a != b && strcmp(a, b) != 0; }
 
 const char* base_name(const char* path) {
     const char* slash = strrchr(path, '/');
@@ -415,13 +331,14 @@ const void* meet(const char* operation, unsigned mask, const void* mine, size_t 
         meeting.file = file;
         meeting.line = line;
         meeting.size = size;
-    } else if (meeting.line != line || meeting.size != size || strcmp(meeting.operation, operation) || strcmp(meeting.file, file)) {
+    } else if (meeting.line != line || meeting.size != size || differ(meeting.operation, operation) || differ(meeting.file, file)) {
         fail("lane %u is in %s of %s:%d (%zu bytes) while lanes %08x of its warp are in %s of %s:%d (%zu bytes)", lane,
              operation, base_name(file), line, size, meeting.arrived, meeting.operation, base_name(meeting.file),
              meeting.line, meeting.size);
     }
     unsigned char* room = meeting.rooms[meeting.turn];
-    if (size) memcpy(room + lane * size, mine, size);
+    if (size == 4) memcpy(room + lane * 4, mine, 4); // the same, faster
+    else if (size) memcpy(room + lane * size, mine, size);
     meeting.arrived |= 1u << lane;
     if (meeting.arrived == mask) {
         meeting.arrived = 0;
@@ -441,7 +358,7 @@ int barrier(int mine, const char* file, int line) {
         m.barrier_file = file;
         m.barrier_line = line;
         m.votes[turn] = 0;
-    } else if (m.barrier_line != line || strcmp(m.barrier_file, file)) {
+    } else if (m.barrier_line != line || differ(m.barrier_file, file)) {
         fail("is in the barrier of %s:%d while %u others are in that of %s:%d", base_name(file), line, m.waiting,
              base_name(m.barrier_file), m.barrier_line);
     }
@@ -528,43 +445,4 @@ extern "C" bool emulation_launch(const char* name, const uint32_t blocks[3], uin
     if (signals.ss_flags & SS_DISABLE) sigaltstack(&signals, nullptr);
     give_machine(&m);
     return well;
-}
-
-// Global memory: each allocation ends, but for what its size lacks to a multiple of 256, at a page that cannot be touched.
-
-static size_t up_to(size_t bytes, size_t multiple) { return (bytes + multiple - 1) / multiple * multiple; }
-
-static unsigned char* first_page(unsigned char* at) {
-    return reinterpret_cast<unsigned char*>(reinterpret_cast<uintptr_t>(at) / PAGE * PAGE);
-}
-
-// Address of so many bytes of NaN, aligned to 256, or 0 where there is no memory.
-extern "C" uint64_t emulation_allocate(size_t bytes) {
-    size_t room = up_to(bytes, PAGE);
-    unsigned char* start = pages(room + 2 * GUARD);
-    if (!start) return 0;
-    unsigned char* end = start + GUARD + room;
-    if (!close(start, GUARD) || !close(end, GUARD)) {
-        munmap(start, room + 2 * GUARD);
-        return 0;
-    }
-    unsigned char* at = end - up_to(bytes, 256);
-    memset(start + GUARD, CANARY, room);
-    memset(at, POISON, bytes);
-    return (uint64_t)(uintptr_t)at;
-}
-
-extern "C" void emulation_free(uint64_t address, size_t bytes) {
-    auto* end = reinterpret_cast<unsigned char*>(address) + up_to(bytes, 256);
-    size_t room = up_to(bytes, PAGE);
-    munmap(end - room - GUARD, room + 2 * GUARD);
-}
-
-// Which byte of an allocation's surroundings was written, counted from its start, or 0: never the first.
-extern "C" long emulation_damage(uint64_t address, size_t bytes) {
-    auto* at = reinterpret_cast<unsigned char*>(address);
-    unsigned char* before = first_page(at) < at - 256 ? at - 256 : first_page(at);
-    for (unsigned char* p = before; p < at; ++p) if (*p != CANARY) return p - at;
-    for (unsigned char* p = at + bytes; p < at + up_to(bytes, 256); ++p) if (*p != CANARY) return p - at;
-    return 0;
 }

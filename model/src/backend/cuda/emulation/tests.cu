@@ -99,6 +99,29 @@ struct TestWrite {
 };
 EXPORT_ONE(TestWrite, test_write, 64)
 
+// Does what is undefined on a card or in the language, one thing or another.
+struct TestUndefined {
+    float* floats;
+    int what;
+    int number;
+
+    __device__ void operator()() const {
+        int room[4] = {1, 2, 3, (int)threadIdx.x};
+        if (what == 0) store(floats + number, load<float, 4>(floats));
+        else if (what == 1) floats[0] = (float)room[number];
+        else if (what == 2) floats[0] = (float)(7 / (number - 1));
+        else if (what == 3) floats[0] = (float)(number + 0x7fffffff);
+        else fill(number);
+    }
+
+    __device__ __noinline__ void fill(int n) const {
+        volatile float large[20000];
+        for (int i = 0; i < n; ++i) large[i] = 1.0f;
+        floats[0] = large[n - 1];
+    }
+};
+EXPORT_ONE(TestUndefined, test_undefined, 64)
+
 // Copies shared memory that nobody wrote, but for the first number.
 struct TestShared {
     float* floats;
