@@ -255,6 +255,26 @@ fn what_was_not_written_is_nan() {
 }
 
 #[test]
+fn copies_that_nobody_waited_for_are_nan() {
+    #[repr(C)]
+    struct Copy {
+        from: Address,
+        to: Address,
+        waits: i32,
+    }
+    let card = Emulation::default();
+    let (from, to) = (put(&card, &[3.0f32; 64 * 4]), card.allocate(64 * 16).unwrap());
+    let run = |from, waits| launch(&card, "test_copy", grid(1, 64, 64 * 16), &Copy { from, to, waits });
+    run(from, 0).unwrap();
+    assert!(get::<f32>(&card, to, 64 * 4).iter().all(|x| x.is_nan()));
+    run(from, 1).unwrap();
+    for (i, x) in get::<f32>(&card, to, 64 * 4).into_iter().enumerate() {
+        assert_eq!(x, if i / 4 % 2 == 0 { 3.0 } else { 0.0 });
+    }
+    assert!(run(from + 4, 1).unwrap_err().contains("expected multiples of 16"));
+}
+
+#[test]
 fn launches_that_a_card_refuses_are_refused() {
     let card = Emulation::default();
     let refused = |kernel: &str, grid: Grid, expected: &str| {

@@ -15,8 +15,8 @@
 //!   reach out of an allocation.
 //!
 //! And by wrong numbers: a missing barrier, since its threads run in the wrong order in every few blocks, and memory that
-//! is read before it is written, since new memory of an allocation, and the shared memory of each block, is all ones:
-//! NaN in every type, -1 in the integers.
+//! is read before it is written, or before a copy to it was waited for, since new memory of an allocation, and the shared
+//! memory of each block, is all ones: NaN in every type, -1 in the integers.
 //!
 //! Not caught are races that the order between two waits does not show, such as two threads that write the same number;
 //! a missing `__syncwarp` where lanes would have to stop in the middle of a statement; blocks that wait for each other,

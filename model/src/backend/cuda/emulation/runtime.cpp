@@ -40,9 +40,16 @@ struct Meeting {
     alignas(16) unsigned char rooms[2][32 * LARGEST];
 };
 
+// On its way to shared memory.
+struct Copy {
+    unsigned char* to;
+    unsigned char bytes[16];
+};
+
 struct Fiber {
     void* at; // its stack while it waits
     unsigned char* top;
+    std::vector<Copy> copies;
 };
 
 // What a block runs on. There is one for each launch at a time; they are kept.
@@ -279,6 +286,7 @@ void run_block(Machine& m, SharedMemory& memory) {
     for (unsigned i = 0; i < m.threads; ++i) {
         Fiber& fiber = m.fibers[i];
         fiber.at = prepare(fiber.top, run_thread);
+        fiber.copies.clear();
         m.ready[i] = i;
     }
     in_kernel = true;
@@ -349,6 +357,21 @@ const void* meet(const char* operation, unsigned mask, const void* mine, size_t 
         wait();
     }
     return room;
+}
+
+void copy_later(void* to, const void* from) {
+    if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % 16 != 0)
+        fail("copies 16 bytes from %p to %p, expected multiples of 16", from, to);
+    Copy copy = {static_cast<unsigned char*>(to), {}};
+    if (from) memcpy(copy.bytes, from, 16);
+    memset(to, POISON, 16);
+    machine->fibers[machine->current].copies.push_back(copy);
+}
+
+void copies_arrive() {
+    std::vector<Copy>& copies = machine->fibers[machine->current].copies;
+    for (const Copy& copy : copies) memcpy(copy.to, copy.bytes, 16);
+    copies.clear();
 }
 
 int barrier(int mine, const char* file, int line) {

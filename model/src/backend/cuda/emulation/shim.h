@@ -36,6 +36,10 @@ const void* meet(const char* operation, unsigned mask, const void* mine, size_t 
 // Waits for all threads of the block; tells the sum of what they give.
 int barrier(int mine, const char* file, int line);
 
+// Copies 16 bytes to shared memory, or zeros where `from` is null; until this thread calls copies_arrive, NaN is there.
+void copy_later(void* to, const void* from);
+void copies_arrive();
+
 // Ends the launch with an error.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 

@@ -135,6 +135,24 @@ struct TestShared {
 };
 EXPORT_ONE(TestShared, test_shared, 64)
 
+// Copies rows of 16 bytes through shared memory, every other one as zeros; waits for them, or not.
+struct TestCopy {
+    const float* from;
+    float* to;
+    int waits;
+
+    __device__ void operator()() const {
+        SHARED(float, room);
+        int i = threadIdx.x;
+        shim::copy_later(room + 4 * i, i % 2 ? nullptr : from + 4 * i);
+        if (waits) shim::copies_arrive();
+        __syncthreads();
+        int other = blockDim.x - 1 - i;
+        store(to + 4 * other, load<float, 4>(room + 4 * other));
+    }
+};
+EXPORT_ONE(TestCopy, test_copy, 64)
+
 // Counts multiples of 7, without an order.
 struct TestCount {
     int* count;
