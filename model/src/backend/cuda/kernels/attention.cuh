@@ -44,6 +44,7 @@ struct Work {
     Attention all;
     Document document;
     int head, first, rows, offset;
+    unsigned reciprocal; // of repeats, times 2^32
 
     __device__ explicit Work(const Attention& all) : all(all) {
         Tile tile = all.tiles[blockIdx.x / all.kv_heads];
@@ -52,7 +53,11 @@ struct Work {
         first = tile.first;
         rows = document.q_len * all.repeats;
         offset = document.k_len - document.q_len;
+        reciprocal = 0xffffffffu / all.repeats + 1; // exact for rows below 2^32 / repeats
     }
+
+    // The position of a row.
+    __device__ int position(int row) const { return all.repeats == 1 ? row : (int)__umulhi(row, reciprocal); }
 
     // Row of a document in arrays (kv_heads, n, repeats), and key in arrays (kv_heads, n_keys).
     __device__ size_t query_row(int row) const {
@@ -62,18 +67,43 @@ struct Work {
 
     // Where the numbers of a row lie in arrays (n, heads head_dim).
     __device__ size_t joined(int row) const {
-        int position = row / all.repeats, repeat = row - position * all.repeats;
-        size_t heads = (size_t)(document.q_start + position) * all.kv_heads + head;
-        return (heads * all.repeats + repeat) * all.head_dim;
+        int per_head = all.repeats * all.head_dim, position = this->position(row);
+        size_t start = ((size_t)document.q_start * all.kv_heads + head) * per_head;
+        return start + (size_t)(all.kv_heads - 1) * per_head * position + (size_t)all.head_dim * row;
     }
 
-    // The factor of dropout of a probability: see Dropout::probability of dropout.rs.
-    __device__ float factor(int row, int key) const {
-        int position = row / all.repeats, repeat = row - position * all.repeats;
+    // Whether dropout keeps a probability: see Dropout::probability of dropout.rs.
+    __device__ bool keeps(int row, int key) const {
+        int position = this->position(row), repeat = row - position * all.repeats;
         uint64_t place = ((uint64_t)(head * all.repeats + repeat) * all.n + document.q_start + position) * all.n;
-        return all.dropout.factor(place + document.k_start + key);
+        return all.dropout.keeps(place + document.k_start + key);
     }
+
+    // Which of the COUNT probabilities that a lane holds of 16 rows dropout keeps, a bit each; rows are queries and columns
+    // keys, or the other way round. A loop that stays one, and a place that is found again, so that sums keep their
+    // registers where there is no dropout.
+    template <int COUNT, bool KEYS_FIRST> __device__ static uint32_t kept(const Attention& all, int row, int column) {
+        const Work work(all);
+        int lane = threadIdx.x % WARP;
+        uint32_t bits = 0;
+        row += lane / 4;
+        column += 2 * (lane % 4);
+#pragma unroll 1
+        for (int i = 0; i < COUNT; i++) {
+            int r = row + i / 2 % 2 * 8, c = column + i / 4 * 8 + i % 2;
+            bits |= (uint32_t)(KEYS_FIRST ? work.keeps(c, r) : work.keeps(r, c)) << i;
+        }
+        return bits;
+    }
+
 };
+
+// Multiplies what a bit says is kept by the factor of dropout, and the others by 0.
+template <int TILES> __device__ inline void drop(float (&sums)[TILES][4], uint32_t kept, float rate) {
+    const float factor = 1.0f / (1.0f - rate);
+#pragma unroll
+    for (int i = 0; i < 4 * TILES; i++) sums[i / 4][i % 4] *= kept >> i & 1 ? factor : 0.0f;
+}
 
 // Brings rows of head_dim numbers to shared memory, D numbers each, with zeros behind them and for rows that are not there.
 // `from(row)` is where the numbers of a row are. They are there after copy_wait() and a barrier.
@@ -81,12 +111,22 @@ template <class T, int D, int ROWS, class From>
 __device__ inline void bring(T* to, int rows, int head_dim, From from) {
     constexpr int WIDE = wide<T>(), PIECES = D / WIDE, PITCH = pitch<T, D>();
     if (head_dim % WIDE == 0) {
+        // Where pieces of a row share out the threads, each thread has its own column, which the compiler sees.
+        constexpr int TOGETHER = ATTENTION_THREADS % PIECES == 0 ? ATTENTION_THREADS / PIECES : 0;
+        const int first = threadIdx.x / PIECES, column = threadIdx.x % PIECES * WIDE;
+        const Place place_of_first = place(to + first * PITCH + column);
 #pragma unroll
         for (int i = 0; i < (ROWS * PIECES + ATTENTION_THREADS - 1) / ATTENTION_THREADS; i++) {
-            int piece = i * ATTENTION_THREADS + threadIdx.x, row = piece / PIECES, column = piece % PIECES * WIDE;
-            if (ROWS * PIECES % ATTENTION_THREADS != 0 && row >= ROWS) break;
-            bool there = row < rows && column < head_dim;
-            copy_async(to + row * PITCH + column, there ? from(row) + column : from(0), there);
+            if constexpr (TOGETHER > 0) {
+                const int row = first + i * TOGETHER;
+                if (ROWS % TOGETHER != 0 && row >= ROWS) break;
+                const T* numbers = from(row) + column;
+                copy_async(place_of_first + (int)sizeof(T) * i * TOGETHER * PITCH, numbers, row < rows && column < head_dim);
+            } else {
+                const int piece = i * ATTENTION_THREADS + threadIdx.x, row = piece / PIECES, column = piece % PIECES * WIDE;
+                if (ROWS * PIECES % ATTENTION_THREADS != 0 && row >= ROWS) break;
+                copy_async(place(to + row * PITCH + column), from(row) + column, row < rows && column < head_dim);
+            }
         }
     } else {
 #pragma unroll 1

@@ -160,21 +160,20 @@ template <class T, int D> struct AttentionKeys {
                     p[0][i / 4][i % 4] = Exponential<T>::of(p[0][i / 4][i % 4], from);
                 }
                 if (at < last_since || at + PART > first_until) {
+                    const int first_row = at + 2 * (lane % 4);
 #pragma unroll
                     for (int i = 0; i < PART / 2; i++) {
-                        int of_row = at + i / 4 * 8 + 2 * (lane % 4) + i % 2, half = i / 2 % 2;
-                        if (of_row < low[half] || of_row >= high[half]) p[0][i / 4][i % 4] = 0.0f;
+                        int of_row = i / 4 * 8 + i % 2, half = i / 2 % 2;
+                        if (of_row < low[half] - first_row || of_row >= high[half] - first_row) p[0][i / 4][i % 4] = 0.0f;
                     }
                 }
                 if (attention.dropout.rate > 0.0f) {
+                    const uint32_t kept = Work::kept<PART / 2, true>(attention, warp_key, at);
                     float dropped[PART / 8][4];
 #pragma unroll
-                    for (int i = 0; i < PART / 2; i++) {
-                        int of_row = at + i / 4 * 8 + 2 * (lane % 4) + i % 2, key = warp_key + i / 2 % 2 * 8 + lane / 4;
-                        float factor = work.factor(of_row, key);
-                        dropped[i / 4][i % 4] = p[0][i / 4][i % 4] * factor;
-                        dp[0][i / 4][i % 4] *= factor;
-                    }
+                    for (int i = 0; i < PART / 2; i++) dropped[i / 4][i % 4] = p[0][i / 4][i % 4];
+                    drop(dropped, kept, attention.dropout.rate);
+                    drop(dp[0], kept, attention.dropout.rate);
                     Factor factor[1] = {Factor::round(dropped, room_at(shared, warp))};
                     Mma<T>::template add<PITCH, PART>(sum_v, factor, gradients);
                 } else {
@@ -229,15 +228,15 @@ template <class T, int D> struct AttentionQueries {
     __device__ void operator()() const {
         SHARED(T, shared);
         const Work work(attention);
-        const int head_dim = attention.head_dim, repeats = attention.repeats, window = attention.window;
+        const int head_dim = attention.head_dim, window = attention.window;
         const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
         const int last_row = min(work.first + ROWS, work.rows) - 1;
-        const int begin = max(work.first / repeats + work.offset - window + 1, 0);
-        const int end = last_row / repeats + work.offset + 1;
+        const int begin = max(work.position(work.first) + work.offset - window + 1, 0);
+        const int end = work.position(last_row) + work.offset + 1;
         const int warp_row = work.first + 16 * M * warp;
         const bool working = warp_row <= last_row;
-        const int least_reach = warp_row / repeats + work.offset;
-        const int most_reach = min(warp_row + 16 * M - 1, last_row) / repeats + work.offset;
+        const int least_reach = work.position(warp_row) + work.offset;
+        const int most_reach = work.position(min(warp_row + 16 * M - 1, last_row)) + work.offset;
         int reach[M][2];
         float2 of_row[M][2];
 #pragma unroll
@@ -245,7 +244,7 @@ template <class T, int D> struct AttentionQueries {
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 int row = min(warp_row + 16 * m + 8 * half + lane / 4, last_row);
-                reach[m][half] = row / repeats + work.offset;
+                reach[m][half] = work.position(row) + work.offset;
                 size_t at = work.query_row(row);
                 of_row[m][half] = {Exponential<T>::scaled(lse[at]), delta[at]};
             }
@@ -298,15 +297,10 @@ template <class T, int D> struct AttentionQueries {
                 if (attention.dropout.rate > 0.0f) {
 #pragma unroll
                     for (int m = 0; m < M; m++) {
-#pragma unroll
-                        for (int i = 0; i < PART / 2; i++) {
-                            int row = warp_row + 16 * m + i / 2 % 2 * 8 + lane / 4;
-                            int column = first + i / 4 * 8 + 2 * (lane % 4) + i % 2;
-                            dp[m][i / 4][i % 4] *= work.factor(row, column);
-                        }
+                        uint32_t kept = Work::kept<PART / 2, false>(attention, warp_row + 16 * m, first);
+                        drop(dp[m], kept, attention.dropout.rate);
                     }
                 }
-                const bool cut = first + PART - 1 > least_reach || first <= most_reach - window;
                 Factor factor[M];
 #pragma unroll
                 for (int m = 0; m < M; m++) {
@@ -314,13 +308,30 @@ template <class T, int D> struct AttentionQueries {
                     for (int i = 0; i < PART / 2; i++) {
                         const int half = i / 2 % 2;
                         float ds = Exponential<T>::of(p[m][i / 4][i % 4], of_row[m][half].x);
-                        ds *= dp[m][i / 4][i % 4] - of_row[m][half].y;
-                        int column = first + i / 4 * 8 + 2 * (lane % 4) + i % 2, last = reach[m][half];
-                        if (cut && (column > last || column <= last - window)) ds = 0.0f;
-                        p[m][i / 4][i % 4] = ds;
+                        p[m][i / 4][i % 4] = ds * (dp[m][i / 4][i % 4] - of_row[m][half].y);
                     }
-                    factor[m] = Factor::round(p[m], room_at(shared, warp));
                 }
+                const int column = first + 2 * (lane % 4);
+                if (first + PART - 1 > least_reach) {
+#pragma unroll
+                    for (int m = 0; m < M; m++) {
+#pragma unroll
+                        for (int i = 0; i < PART / 2; i++) {
+                            if (i / 4 * 8 + i % 2 > reach[m][i / 2 % 2] - column) p[m][i / 4][i % 4] = 0.0f;
+                        }
+                    }
+                }
+                if (first <= most_reach - window) {
+#pragma unroll
+                    for (int m = 0; m < M; m++) {
+#pragma unroll
+                        for (int i = 0; i < PART / 2; i++) {
+                            if (i / 4 * 8 + i % 2 <= reach[m][i / 2 % 2] - window - column) p[m][i / 4][i % 4] = 0.0f;
+                        }
+                    }
+                }
+#pragma unroll
+                for (int m = 0; m < M; m++) factor[m] = Factor::round(p[m], room_at(shared, warp));
                 Mma<T>::template add<PITCH, PART>(sum, factor, to);
             }
         }

@@ -27,23 +27,23 @@ template <class T, int D> struct AttentionForward {
     __device__ void operator()() const {
         SHARED(T, shared);
         const Work work(attention);
-        const int head_dim = attention.head_dim, repeats = attention.repeats, window = attention.window;
+        const int head_dim = attention.head_dim, window = attention.window;
         const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
         // Keys that the block sees, and its warp: `reach` is the last key that a row sees.
         const int last_row = min(work.first + ROWS, work.rows) - 1;
-        const int begin = max(work.first / repeats + work.offset - window + 1, 0);
-        const int end = last_row / repeats + work.offset + 1;
+        const int begin = max(work.position(work.first) + work.offset - window + 1, 0);
+        const int end = work.position(last_row) + work.offset + 1;
         const int warp_row = work.first + 16 * M * warp;
         const bool working = warp_row <= last_row;
-        const int least_reach = warp_row / repeats + work.offset;
-        const int most_reach = min(warp_row + 16 * M - 1, last_row) / repeats + work.offset;
+        const int least_reach = work.position(warp_row) + work.offset;
+        const int most_reach = work.position(min(warp_row + 16 * M - 1, last_row)) + work.offset;
         int reach[M][2];
 #pragma unroll
         for (int m = 0; m < M; m++) {
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 int row = warp_row + 16 * m + 8 * half + lane / 4;
-                reach[m][half] = min(row, last_row) / repeats + work.offset;
+                reach[m][half] = work.position(min(row, last_row)) + work.offset;
             }
         }
 
@@ -91,18 +91,33 @@ template <class T, int D> struct AttentionForward {
             const T* to = step_at(shared, step);
             float scores[M][KEYS / 8][4] = {};
             Mma<T>::template add_transposed<PITCH, D>(scores, rows, to);
-            if (key + KEYS - 1 > least_reach || key <= most_reach - window) {
+            const int column = key + 2 * (lane % 4);
+            if (key + KEYS - 1 > least_reach) {
 #pragma unroll
                 for (int m = 0; m < M; m++) {
 #pragma unroll
                     for (int i = 0; i < KEYS / 2; i++) {
-                        int column = key + i / 4 * 8 + 2 * (lane % 4) + i % 2, last = reach[m][i / 2 % 2];
-                        if (column > last || column <= last - window) scores[m][i / 4][i % 4] = -INFINITY;
+                        if (i / 4 * 8 + i % 2 > reach[m][i / 2 % 2] - column) scores[m][i / 4][i % 4] = -INFINITY;
+                    }
+                }
+            }
+            if (key <= most_reach - window) {
+#pragma unroll
+                for (int m = 0; m < M; m++) {
+#pragma unroll
+                    for (int i = 0; i < KEYS / 2; i++) {
+                        if (i / 4 * 8 + i % 2 <= reach[m][i / 2 % 2] - window - column) scores[m][i / 4][i % 4] = -INFINITY;
                     }
                 }
             }
             accumulate(scores, top, sum, result);
-            if (attention.dropout.rate > 0.0f) drop(work, scores, warp_row, key);
+            if (attention.dropout.rate > 0.0f) {
+#pragma unroll
+                for (int m = 0; m < M; m++) {
+                    uint32_t kept = Work::kept<KEYS / 2, false>(attention, warp_row + 16 * m, key);
+                    drop(scores[m], kept, attention.dropout.rate);
+                }
+            }
             Probabilities probabilities[M];
 #pragma unroll
             for (int m = 0; m < M; m++) probabilities[m] = Probabilities::round(scores[m], room_at(shared, warp));
@@ -164,18 +179,6 @@ template <class T, int D> struct AttentionForward {
                     result[m][tile][2 * half] *= shrink;
                     result[m][tile][2 * half + 1] *= shrink;
                 }
-            }
-        }
-    }
-
-    __device__ static void drop(const Work& work, float (&scores)[M][KEYS / 8][4], int warp_row, int key) {
-        int lane = threadIdx.x % WARP;
-#pragma unroll
-        for (int m = 0; m < M; m++) {
-#pragma unroll
-            for (int i = 0; i < KEYS / 2; i++) {
-                int row = warp_row + 16 * m + i / 2 % 2 * 8 + lane / 4, column = key + i / 4 * 8 + 2 * (lane % 4) + i % 2;
-                scores[m][i / 4][i % 4] *= work.factor(row, column);
             }
         }
     }

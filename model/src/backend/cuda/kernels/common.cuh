@@ -103,8 +103,9 @@ struct Dropout {
         return x ^ (x >> 31);
     }
 
-    __device__ float factor(uint64_t index) const {
-        float uniform = (float)(mix(seed + index * 0x9e3779b97f4a7c15ull) >> 40) * (1.0f / 16777216.0f);
-        return uniform < rate ? 0.0f : 1.0f / (1.0f - rate);
+    __device__ bool keeps(uint64_t index) const {
+        return (float)(mix(seed + index * 0x9e3779b97f4a7c15ull) >> 40) * (1.0f / 16777216.0f) >= rate;
     }
+
+    __device__ float factor(uint64_t index) const { return keeps(index) ? 1.0f / (1.0f - rate) : 0.0f; }
 };

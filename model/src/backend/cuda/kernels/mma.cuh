@@ -18,8 +18,8 @@ template <class T, int D> __host__ __device__ constexpr int pitch() { return D +
 #include <vector>
 
 // A place in shared memory.
-typedef const unsigned char* Place;
-__device__ inline Place place(const void* at) { return static_cast<Place>(at); }
+typedef unsigned char* Place;
+__device__ inline Place place(const void* at) { return static_cast<Place>(const_cast<void*>(at)); }
 
 // Numbers of four 8 x 8 matrices whose rows the lanes point to, eight lanes a matrix.
 template <bool TRANSPOSED> __device__ inline void load_matrices(uint32_t (&to)[4], Place row) {
@@ -59,16 +59,17 @@ template <class T> __device__ inline void multiply_add(float (&sums)[4], const u
 
 __device__ inline float exp2_fast(float x) { return exp2f(x); }
 
-// Copies 16 bytes to shared memory, or zeros where there is nothing; they arrive when they are waited for.
+// Copies 16 bytes to shared memory, or zeros where there is nothing, which is not read then; they arrive when they are
+// waited for.
 namespace arriving {
 struct Copy {
-    void* to;
+    Place to;
     unsigned char bytes[16];
 };
 inline thread_local std::vector<Copy> copies[1024]; // of every thread of a block
 } // namespace arriving
-__device__ inline void copy_async(void* to, const void* from, bool there) {
-    if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % 16 != 0) shim::fail("copies 16 bytes from %p to %p", from, to);
+__device__ inline void copy_async(Place to, const void* from, bool there) {
+    if (there && (reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % 16 != 0) shim::fail("copies 16 bytes from %p to %p", from, to);
     arriving::Copy copy = {to, {}};
     if (there) memcpy(copy.bytes, from, 16);
     arriving::copies[threadIdx.x].push_back(copy);
@@ -115,9 +116,9 @@ __device__ inline float exp2_fast(float x) {
     return y;
 }
 
-__device__ inline void copy_async(void* to, const void* from, bool there) {
+__device__ inline void copy_async(Place to, const void* from, bool there) {
     int bytes = there ? 16 : 0; // the rest of the 16 becomes zero
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(place(to)), "l"(from), "r"(bytes) : "memory");
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
 __device__ inline void copy_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
@@ -164,7 +165,7 @@ template <class T> struct Mma {
 
         __device__ void fragment(int k, uint32_t (&to)[4]) const {
             int lane = threadIdx.x % WARP;
-            load_matrices<false>(to, place(rows + lane % 16 * PITCH + lane / 16 * 8 + 16 * k));
+            load_matrices<false>(to, place(rows + lane % 16 * PITCH + lane / 16 * 8) + 32 * k);
         }
     };
 
@@ -172,7 +173,7 @@ template <class T> struct Mma {
     template <int PITCH, int K, class Left, int M, int TILES>
     __device__ static void add_transposed(float (&sums)[M][TILES][4], const Left (&left)[M], const T* right) {
         int lane = threadIdx.x % WARP;
-        right += (lane / 16 * 8 + lane % 8) * PITCH + lane / 8 % 2 * 8;
+        const Place at = place(right + (lane / 16 * 8 + lane % 8) * PITCH + lane / 8 % 2 * 8);
 #pragma unroll
         for (int k = 0; k < K / 16; k++) {
             uint32_t a[M][4];
@@ -181,7 +182,7 @@ template <class T> struct Mma {
 #pragma unroll
             for (int tile = 0; tile < TILES; tile += 2) {
                 uint32_t b[4];
-                load_matrices<false>(b, place(right + 8 * tile * PITCH + 16 * k));
+                load_matrices<false>(b, at + 16 * tile * PITCH + 32 * k);
 #pragma unroll
                 for (int m = 0; m < M; m++) {
                     multiply_add<T>(sums[m][tile], a[m], b[0], b[1]);
@@ -195,7 +196,7 @@ template <class T> struct Mma {
     template <int PITCH, int K, class Left, int M, int TILES>
     __device__ static void add(float (&sums)[M][TILES][4], const Left (&left)[M], const T* right) {
         int lane = threadIdx.x % WARP;
-        right += lane % 16 * PITCH + lane / 16 * 8;
+        const Place at = place(right + lane % 16 * PITCH + lane / 16 * 8);
 #pragma unroll
         for (int k = 0; k < K / 16; k++) {
             uint32_t a[M][4];
@@ -204,7 +205,7 @@ template <class T> struct Mma {
 #pragma unroll
             for (int tile = 0; tile < TILES; tile += 2) {
                 uint32_t b[4];
-                load_matrices<true>(b, place(right + 16 * k * PITCH + 8 * tile));
+                load_matrices<true>(b, at + 32 * k * PITCH + 16 * tile);
 #pragma unroll
                 for (int m = 0; m < M; m++) {
                     multiply_add<T>(sums[m][tile], a[m], b[0], b[1]);
