@@ -7,6 +7,7 @@
 // FlashAttention-2 (Dao 2023): scores exist in registers only, 16 rows of them a warp and step.
 #pragma once
 #include "mma.cuh"
+#include <type_traits>
 
 struct Document {
     int q_start, q_len; // positions, of queries
@@ -138,13 +139,34 @@ __device__ inline void bring(T* to, int rows, int head_dim, From from) {
     }
 }
 
-// Writes the two neighbouring numbers that a lane holds of a row, as far as the row has them.
-template <class T> __device__ inline void write_pair(T* row, int column, int head_dim, float x, float y) {
-    if (head_dim % 2 == 0) {
-        if (column < head_dim) store<T, 2>(row + column, {{from_float<T>(x), from_float<T>(y)}});
+// Writes 16 rows of a warp, times a factor for each half of them: through a room of the warp's own of 16 rows, so that
+// neighbours write together. `to(row)` is where a row of the 16 goes; there are `rows` of them.
+template <class T, int D, class To>
+__device__ inline void write_rows(const float (&sums)[D / 8][4], const float (&factors)[2], T* room, int rows, int head_dim,
+                                  To to) {
+    constexpr int WIDE = wide<T>(), PIECES = D / WIDE, PITCH = pitch<T, D>();
+    const int lane = threadIdx.x % WARP;
+    __syncwarp(); // the room may be read
+#pragma unroll
+    for (int i = 0; i < D / 4; i++) {
+        const int half = i % 2, row = lane / 4 + 8 * half, column = i / 2 * 8 + 2 * (lane % 4);
+        const float* pair = &sums[i / 2][2 * half];
+        store<T, 2>(room + row * PITCH + column,
+                    {{from_float<T>(pair[0] * factors[half]), from_float<T>(pair[1] * factors[half])}});
+    }
+    __syncwarp();
+    if (head_dim % WIDE == 0) {
+#pragma unroll
+        for (int i = 0; i < 16 * PIECES / WARP; i++) {
+            const int piece = i * WARP + lane, row = piece / PIECES, column = piece % PIECES * WIDE;
+            if (row < rows && column < head_dim) store<T, WIDE>(to(row) + column, load<T, WIDE>(room + row * PITCH + column));
+        }
     } else {
-        if (column < head_dim) row[column] = from_float<T>(x);
-        if (column + 1 < head_dim) row[column + 1] = from_float<T>(y);
+#pragma unroll 1
+        for (int i = lane; i < 16 * D; i += WARP) {
+            const int row = i / D, column = i % D;
+            if (row < rows && column < head_dim) to(row)[column] = room[row * PITCH + column];
+        }
     }
 }
 

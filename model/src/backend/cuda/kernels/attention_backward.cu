@@ -63,7 +63,7 @@ template <class T, int D> struct AttentionKeys {
     typedef KeyTile<T, D> Size;
     static constexpr int KEYS = Size::KEYS, ROWS = Size::ROWS, PART = Size::PART, STAGES = Size::STAGES, PITCH = pitch<T, D>();
     typedef typename Mma<T>::template Registers<D> Registers;
-    typedef typename Mma<T>::template Shared<D, PITCH> Shared;
+    typedef std::conditional_t<Size::KEPT, Registers, typename Mma<T>::template Shared<D, PITCH>> Kept;
     typedef typename Mma<T>::template Registers<PART> Factor;
 
     // In shared memory: the first step, the second one (which may begin where keys and values are only loaded through);
@@ -116,15 +116,8 @@ template <class T, int D> struct AttentionKeys {
         copy_wait();
         __syncthreads();
         const T* keys = keys_at(shared) + 16 * warp * PITCH;
-        Registers kept_keys[1], kept_values[1];
-        Shared shared_keys[1], shared_values[1];
-        if constexpr (Size::KEPT) {
-            kept_keys[0] = Registers::template load<PITCH>(keys);
-            kept_values[0] = Registers::template load<PITCH>(keys + KEYS * PITCH);
-        } else {
-            shared_keys[0] = {keys};
-            shared_values[0] = {keys + KEYS * PITCH};
-        }
+        const Kept kept_keys[1] = {Kept::template load<PITCH>(keys)};
+        const Kept kept_values[1] = {Kept::template load<PITCH>(keys + KEYS * PITCH)};
 
         float sum_k[1][D / 8][4] = {}, sum_v[1][D / 8][4] = {};
 #pragma unroll 1
@@ -147,13 +140,8 @@ template <class T, int D> struct AttentionKeys {
                 const T* gradients = queries + ROWS * PITCH;
                 const float2* of_rows = rows_at(shared, step) + part + 2 * (lane % 4);
                 float p[1][PART / 8][4] = {}, dp[1][PART / 8][4] = {};
-                if constexpr (Size::KEPT) {
-                    Mma<T>::template add_transposed<PITCH, D>(p, kept_keys, queries);
-                    Mma<T>::template add_transposed<PITCH, D>(dp, kept_values, gradients);
-                } else {
-                    Mma<T>::template add_transposed<PITCH, D>(p, shared_keys, queries);
-                    Mma<T>::template add_transposed<PITCH, D>(dp, shared_values, gradients);
-                }
+                Mma<T>::template add_transposed<PITCH, D>(p, kept_keys, queries);
+                Mma<T>::template add_transposed<PITCH, D>(dp, kept_values, gradients);
 #pragma unroll
                 for (int i = 0; i < PART / 2; i++) {
                     float from = of_rows[i / 4 * 8 + i % 2].x;
@@ -189,18 +177,15 @@ template <class T, int D> struct AttentionKeys {
                 Mma<T>::template add<PITCH, PART>(sum_k, factor, queries);
             }
         }
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            int key = 16 * warp + 8 * half + lane / 4;
-            if (key >= count) continue;
-            size_t at = (work.key_row(work.first) + key) * head_dim;
-#pragma unroll
-            for (int tile = 0; tile < D / 8; tile++) {
-                int column = 8 * tile + 2 * (lane % 4);
-                write_pair(dk + at, column, head_dim, sum_k[0][tile][2 * half], sum_k[0][tile][2 * half + 1]);
-                write_pair(dv + at, column, head_dim, sum_v[0][tile][2 * half], sum_v[0][tile][2 * half + 1]);
-            }
-        }
+        __syncthreads(); // nobody reads shared memory any more
+        const float ones[2] = {1.0f, 1.0f};
+        auto write = [&](const float (&sums)[D / 8][4], T* all) {
+            T* to = all + work.key_row(warp_key) * head_dim;
+            write_rows<T, D>(sums, ones, shared + 16 * warp * PITCH, count - 16 * warp, head_dim,
+                             [=](int i) { return to + (size_t)i * head_dim; });
+        };
+        write(sum_k[0], dk);
+        write(sum_v[0], dv);
     }
 };
 
@@ -215,7 +200,10 @@ template <class T, int D> struct AttentionQueries {
     static constexpr int M = Size::M, ROWS = Size::ROWS, KEYS = Size::KEYS, STAGES = Size::STAGES, PITCH = pitch<T, D>();
     static constexpr int PART = KEYS < 32 ? KEYS : 32; // keys at once
     typedef typename Mma<T>::template Registers<D> Registers;
+    // Where two tiles a warp are too much for its registers, gradients stay in shared memory, behind both steps.
+    typedef std::conditional_t<M == 1, Registers, typename Mma<T>::template Shared<D, PITCH>> Gradients;
     typedef typename Mma<T>::template Registers<PART> Factor;
+    static_assert(M == 1 || STAGES == 1 || ROWS >= 2 * KEYS, "gradients must not lie where the second step goes");
     // Rows of shared memory.
     static constexpr int ALL = 2 * KEYS + (STAGES == 2 && 2 * KEYS > 2 * ROWS ? 2 * KEYS : 2 * ROWS);
 
@@ -267,11 +255,12 @@ template <class T, int D> struct AttentionQueries {
         bring_step(begin, 0);
         copy_wait();
         __syncthreads();
-        Registers row_queries[M], row_gradients[M];
+        Registers row_queries[M];
+        Gradients row_gradients[M];
 #pragma unroll
         for (int m = 0; m < M; m++) {
             row_queries[m] = Registers::template load<PITCH>(at + 16 * (M * warp + m) * PITCH);
-            row_gradients[m] = Registers::template load<PITCH>(at + (ROWS + 16 * (M * warp + m)) * PITCH);
+            row_gradients[m] = Gradients::template load<PITCH>(at + (ROWS + 16 * (M * warp + m)) * PITCH);
         }
 
         float sum[M][D / 8][4] = {};
@@ -335,20 +324,15 @@ template <class T, int D> struct AttentionQueries {
                 Mma<T>::template add<PITCH, PART>(sum, factor, to);
             }
         }
+        __syncthreads(); // nobody reads shared memory any more
         if (!working) return;
+        const float ones[2] = {1.0f, 1.0f};
 #pragma unroll
         for (int m = 0; m < M; m++) {
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                int row = warp_row + 16 * m + 8 * half + lane / 4;
-                if (row > last_row) continue;
-                T* to = dq + work.query_row(row) * head_dim;
-#pragma unroll
-                for (int tile = 0; tile < D / 8; tile++) {
-                    const float* pair = &sum[m][tile][2 * half];
-                    write_pair(to, 8 * tile + 2 * (lane % 4), head_dim, pair[0], pair[1]);
-                }
-            }
+            const int row = warp_row + 16 * m;
+            T* to = dq + work.query_row(row) * head_dim;
+            write_rows<T, D>(sum[m], ones, shared + 16 * warp * PITCH, last_row + 1 - row, head_dim,
+                             [=](int i) { return to + (size_t)i * head_dim; });
         }
     }
 };

@@ -124,25 +124,23 @@ template <class T, int D> struct AttentionForward {
             Mma<T>::template add<PITCH, KEYS>(result, probabilities, to + KEYS * PITCH);
         }
 
+        __syncthreads(); // nobody reads shared memory any more
         if (!working) return;
 #pragma unroll
         for (int m = 0; m < M; m++) {
+            float factors[2];
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 float total = sum[m][half];
                 total += __shfl_xor_sync(ALL_LANES, total, 1);
                 total += __shfl_xor_sync(ALL_LANES, total, 2);
                 int row = warp_row + 16 * m + 8 * half + lane / 4;
-                if (row > last_row) continue;
-                if (lane % 4 == 0) lse[work.query_row(row)] = top[m][half] + logf(total);
-                float factor = 1.0f / total;
-                T* to = out + work.joined(row);
-#pragma unroll
-                for (int tile = 0; tile < D / 8; tile++) {
-                    const float* pair = &result[m][tile][2 * half];
-                    write_pair(to, 8 * tile + 2 * (lane % 4), head_dim, pair[0] * factor, pair[1] * factor);
-                }
+                if (row <= last_row && lane % 4 == 0) lse[work.query_row(row)] = top[m][half] + logf(total);
+                factors[half] = 1.0f / total;
             }
+            const int row = warp_row + 16 * m;
+            write_rows<T, D>(result[m], factors, shared + 16 * warp * PITCH, last_row + 1 - row, head_dim,
+                             [&](int i) { return out + work.joined(row + i); });
         }
     }
 

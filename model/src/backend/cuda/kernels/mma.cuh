@@ -101,7 +101,7 @@ template <bool TRANSPOSED> __device__ inline void load_matrices(uint32_t (&to)[4
 template <class T> __device__ inline void multiply_add(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 #define MULTIPLY_ADD(T, name)                                                                             \
     template <> __device__ inline void multiply_add<T>(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) { \
-        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." name "." name                               \
+        asm("mma.sync.aligned.m16n8k16.row.col.f32." name "." name                                        \
                      ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"               \
                      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])                         \
                      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));                     \
@@ -163,6 +163,8 @@ template <class T> struct Mma {
     template <int K, int PITCH> struct Shared {
         const T* rows;
 
+        template <int> __device__ static Shared load(const T* rows) { return {rows}; }
+
         __device__ void fragment(int k, uint32_t (&to)[4]) const {
             int lane = threadIdx.x % WARP;
             load_matrices<false>(to, place(rows + lane % 16 * PITCH + lane / 16 * 8) + 32 * k);
@@ -218,16 +220,6 @@ template <class T> struct Mma {
 
 // The same for f32, every factor in shared memory.
 template <> struct Mma<float> {
-    template <int K, int PITCH> struct Shared {
-        const float* rows;
-
-        __device__ void four(int row, int k, float (&to)[4]) const {
-            Pack<float, 4> pack = ::load<float, 4>(rows + row * PITCH + k);
-#pragma unroll
-            for (int i = 0; i < 4; i++) to[i] = pack.at[i];
-        }
-    };
-
     // Rows of K + 4 numbers in a room of the warp's own, or where they were loaded.
     template <int K> struct Registers {
         const float* rows;
@@ -255,6 +247,8 @@ template <> struct Mma<float> {
             for (int i = 0; i < 4; i++) to[i] = pack.at[i];
         }
     };
+
+    template <int K, int> using Shared = Registers<K>;
 
     template <int PITCH, int K, class Left, int M, int TILES>
     __device__ static void add_transposed(float (&sums)[M][TILES][4], const Left (&left)[M], const float* right) {
