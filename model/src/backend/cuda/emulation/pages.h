@@ -6,7 +6,11 @@
 
 namespace shim {
 
+#if defined(__x86_64__)
 constexpr size_t PAGE = 4096;
+#else
+constexpr size_t PAGE = 64 << 10; // the largest that processors of ARM have; others divide it
+#endif
 constexpr size_t GUARD = 1 << 20; // closed bytes on both sides of memory: they cost addresses only
 constexpr unsigned char POISON = 0xff; // what new memory is full of: NaN in every type, and -1
 constexpr unsigned char CANARY = 0xc5; // what is around it, where pages are not closed

@@ -1,6 +1,10 @@
 // Stacks of fibers: how to leave one and go on with another.
 #pragma once
 
+#if !defined(__linux__)
+#error "the emulation of CUDA needs Linux"
+#endif
+
 namespace shim {
 
 // Saves registers on this stack, its place in `from`, and goes on at `to`.
