@@ -158,7 +158,7 @@ fn lanes_exchange_what_they_should() {
             1000 + if lane % 16 >= 7 { lane - 7 } else { lane },
             (0..32).filter(|lane| lane % 3 == 0).map(|lane| 1 << lane).sum(),
             1 + 4,
-            10,
+            10 + 100 * (0..=lane).sum::<i32>(),
             (0..32).map(|lane| lane * (lane + 1)).sum(),
         ];
         assert_eq!(results, expected, "thread {i}");

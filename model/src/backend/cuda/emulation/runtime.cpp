@@ -327,7 +327,8 @@ void fail(const char* format, ...) {
     __builtin_unreachable();
 }
 
-const void* meet(const char* operation, unsigned mask, const void* mine, size_t size, const char* file, int line) {
+const void* meet(const char* operation, unsigned mask, const void* mine, size_t size, const char* file, int line,
+                 void (*combine)(void*)) {
     Machine& m = *machine;
     unsigned self = m.current, lane = self % 32, first = self - lane;
     if (!(mask >> lane & 1))
@@ -351,6 +352,7 @@ const void* meet(const char* operation, unsigned mask, const void* mine, size_t 
     if (meeting.arrived == mask) {
         meeting.arrived = 0;
         meeting.turn ^= 1;
+        if (combine) combine(room);
         for (unsigned others = mask & ~(1u << lane); others; others &= others - 1)
             m.ready[m.ready_count++] = first + (unsigned)__builtin_ctz(others);
     } else {

@@ -30,8 +30,10 @@ extern __thread unsigned char* shared_memory;
 constexpr size_t LARGEST = 256;
 
 // Waits for the lanes of `mask`, each of which gives `size` bytes, and tells where they lie, lane by lane, until this lane
-// joins in another operation. All come from the same line with the same name, mask and size.
-const void* meet(const char* operation, unsigned mask, const void* mine, size_t size, const char* file, int line);
+// joins in another operation. All come from the same line with the same name, mask and size. The last to come may change
+// what was given, by `combine`, before anybody sees it.
+const void* meet(const char* operation, unsigned mask, const void* mine, size_t size, const char* file, int line,
+                 void (*combine)(void* all) = nullptr);
 
 // Waits for all threads of the block; tells the sum of what they give.
 int barrier(int mine, const char* file, int line);
@@ -48,6 +50,12 @@ void copies_arrive();
 // Every lane of a warp gives `size` bytes, at most LARGEST, and gets those of all: `all` has room for 32 times as many.
 inline void exchange(const void* mine, void* all, size_t size, SHIM_CALLER) {
     memcpy(all, meet("exchange", 0xffffffffu, mine, size, file, line), 32 * size);
+}
+
+// What all lanes of a warp compute together: each gives an L and gets it back as COMBINE left it, of all 32.
+template <class L, void (*COMBINE)(L*)> inline L together(const L& mine, SHIM_CALLER) {
+    auto combine = [](void* all) { COMBINE(static_cast<L*>(all)); };
+    return static_cast<const L*>(meet("together", 0xffffffffu, &mine, sizeof(L), file, line, combine))[threadIdx.x % 32];
 }
 
 inline unsigned lane() { return threadIdx.x % 32; }

@@ -63,6 +63,11 @@ struct TestLanes {
 };
 EXPORT_ONE(TestLanes, test_lanes, 64)
 
+// The numbers of a warp become their sums up to there.
+inline void sum_up(int* all) {
+    for (int lane = 1; lane < WARP; ++lane) all[lane] += all[lane - 1];
+}
+
 // Every operation of a warp, in eight results a lane.
 struct TestWarp {
     int* results;
@@ -77,7 +82,7 @@ struct TestWarp {
         at[3] = (int)__shfl_up_sync(ALL_LANES, x, 7, 16);
         at[4] = (int)__ballot_sync(ALL_LANES, lane % 3 == 0);
         at[5] = __any_sync(ALL_LANES, lane == 9) + 2 * __all_sync(ALL_LANES, lane < 31) + 4 * __all_sync(ALL_LANES, lane < 32);
-        at[6] = __syncthreads_count(lane < 5);
+        at[6] = __syncthreads_count(lane < 5) + 100 * shim::together<int, sum_up>(lane);
         int all[WARP], sum = 0;
         shim::exchange(&lane, all, sizeof(lane));
         for (int i = 0; i < WARP; ++i) sum += all[i] * (i + 1);

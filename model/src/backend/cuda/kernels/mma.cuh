@@ -15,7 +15,6 @@
 template <class T, int D> __host__ __device__ constexpr int pitch() { return D + 16 / (int)sizeof(T); }
 
 #ifdef EMULATE
-#include <vector>
 
 // A place in shared memory.
 typedef unsigned char* Place;
@@ -37,47 +36,46 @@ template <bool TRANSPOSED> __device__ inline void load_matrices(uint32_t (&to)[4
     }
 }
 
-// sums += a b, where a is 16 x 16 and b is 16 x 8.
+// What a lane holds of 16 x 16, 16 x 8 and 16 x 8 numbers: sums += a b.
+template <class T> struct Lane {
+    T a[8], b[4];
+    float sums[4];
+
+    static void multiply_add(Lane* all) {
+        float left[16][16], right[16][8];
+        for (int lane = 0; lane < WARP; lane++) {
+            for (int i = 0; i < 8; i++) {
+                left[lane / 4 + 8 * (i / 2 % 2)][2 * (lane % 4) + 8 * (i / 4) + i % 2] = to_float(all[lane].a[i]);
+            }
+            for (int i = 0; i < 4; i++) right[2 * (lane % 4) + 8 * (i / 2) + i % 2][lane / 4] = to_float(all[lane].b[i]);
+        }
+        for (int row = 0; row < 16; row++) {
+            float sums[8];
+            auto sum_of = [=](int column) -> float& { return all[row % 8 * 4 + column / 2].sums[row / 8 * 2 + column % 2]; };
+            for (int column = 0; column < 8; column++) sums[column] = sum_of(column);
+            for (int k = 0; k < 16; k++) {
+                for (int column = 0; column < 8; column++) sums[column] += left[row][k] * right[k][column];
+            }
+            for (int column = 0; column < 8; column++) sum_of(column) = sums[column];
+        }
+    }
+};
 template <class T> __device__ inline void multiply_add(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-    struct Lane {
-        T a[8], b[4];
-    } mine, all[WARP];
+    Lane<T> mine;
     memcpy(mine.a, a, sizeof a);
     memcpy(mine.b, &b0, 4);
     memcpy(mine.b + 2, &b1, 4);
-    shim::exchange(&mine, all, sizeof mine);
-    int lane = threadIdx.x % WARP;
-    for (int i = 0; i < 4; i++) {
-        int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
-        for (int k = 0; k < 16; k++) {
-            T x = all[4 * (row % 8) + k % 8 / 2].a[4 * (k / 8) + 2 * (row / 8) + k % 2];
-            T y = all[4 * column + k % 8 / 2].b[2 * (k / 8) + k % 2];
-            sums[i] += to_float(x) * to_float(y);
-        }
-    }
+    memcpy(mine.sums, sums, sizeof sums);
+    mine = shim::together<Lane<T>, Lane<T>::multiply_add>(mine);
+    memcpy(sums, mine.sums, sizeof sums);
 }
 
 __device__ inline float exp2_fast(float x) { return exp2f(x); }
 
 // Copies 16 bytes to shared memory, or zeros where there is nothing, which is not read then; they arrive when they are
 // waited for.
-namespace arriving {
-struct Copy {
-    Place to;
-    unsigned char bytes[16];
-};
-inline thread_local std::vector<Copy> copies[1024]; // of every thread of a block
-} // namespace arriving
-__device__ inline void copy_async(Place to, const void* from, bool there) {
-    if (there && (reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % 16 != 0) shim::fail("copies 16 bytes from %p to %p", from, to);
-    arriving::Copy copy = {to, {}};
-    if (there) memcpy(copy.bytes, from, 16);
-    arriving::copies[threadIdx.x].push_back(copy);
-}
-__device__ inline void copy_wait() {
-    for (const arriving::Copy& copy : arriving::copies[threadIdx.x]) memcpy(copy.to, copy.bytes, 16);
-    arriving::copies[threadIdx.x].clear();
-}
+__device__ inline void copy_async(Place to, const void* from, bool there) { shim::copy_later(to, there ? from : nullptr); }
+__device__ inline void copy_wait() { shim::copies_arrive(); }
 
 #else
 
