@@ -69,7 +69,7 @@ impl Plan {
             })
         };
         let mut query_tiles: Vec<Tile> = tiles(|of, repeats| of.q_len * repeats, sizes.rows).collect();
-        let mut key_tiles: Vec<Tile> = tiles(|of, _| of.k_len, sizes.keys).collect();
+        let mut key_tiles: Vec<Tile> = tiles(|of, _| of.k_len, sizes.rows).collect();
         let of = |tile: &Tile| &documents[tile.document as usize];
         query_tiles.sort_by_key(|tile| Reverse(of(tile).k_len - of(tile).q_len + tile.first / repeats));
         key_tiles.sort_by_key(|tile| Reverse((of(tile).k_len - tile.first).min(of(tile).q_len)));
@@ -124,10 +124,8 @@ impl Shape {
 /// Rows and bytes of the kernels of one width and type: `QueryTile` and `KeyTile` of the kernels.
 #[derive(Debug, PartialEq, Eq)]
 struct Sizes {
-    /// Rows of a tile of queries.
+    /// Rows of a tile of queries, and keys of a tile of keys.
     rows: usize,
-    /// Keys of a tile of keys.
-    keys: usize,
     /// Bytes of shared memory of each kernel.
     forward: usize,
     backward_keys: usize,
@@ -138,7 +136,7 @@ impl Sizes {
     fn of(head_dim: usize, dtype: Dtype) -> Self {
         let width = WIDTHS.into_iter().find(|&width| head_dim <= width).unwrap_or(WIDTHS[WIDTHS.len() - 1]);
         let narrow = dtype.size() == 2;
-        let (rows, keys) = (16 * WARPS * if narrow && width <= 64 { 2 } else { 1 }, 16 * WARPS);
+        let rows = 16 * WARPS * if narrow && width <= 64 { 2 } else { 1 };
         // Keys of a step, or rows of a step over a tile of keys.
         let key_step = if narrow { 64 } else { step_of_f32(width) };
         let row_step = if narrow { if width <= 64 { 64 } else { 32 } } else { step_of_f32(width) };
@@ -152,17 +150,16 @@ impl Sizes {
                 (2 * step + stays) * pitch(width) + 16 * WARPS * pitch(step)
             }
         };
-        let steps_of_keys = if narrow && width > 64 {
-            (4 * row_step + 2 * keys) * pitch(width) // keys and values stay in shared memory
+        let steps_of_rows = if narrow && width > 32 {
+            (4 * row_step + 2 * rows) * pitch(width) // keys and values stay in shared memory
         } else {
-            shared(2 * keys, row_step)
+            shared(2 * rows, row_step)
         };
         let stages = if narrow { 2 } else { 1 };
         Self {
             rows,
-            keys,
             forward: shared(rows, key_step),
-            backward_keys: steps_of_keys + stages * row_step * size_of::<[f32; 2]>(),
+            backward_keys: steps_of_rows + stages * row_step * size_of::<[f32; 2]>(),
             backward_queries: shared(2 * rows, key_step),
         }
     }
@@ -321,8 +318,8 @@ mod tests {
         let tiles = |tiles: &[Tile]| tiles.iter().map(|tile| (tile.document, tile.first)).collect::<Vec<_>>();
         assert_eq!(tiles(&plan.query_tiles), [(2, 0), (0, 384), (0, 256), (0, 128), (0, 0)]);
         let keys = tiles(&plan.key_tiles);
-        assert_eq!(keys.len(), 15 + 4);
-        assert_eq!(keys[..5], [(0, 0), (0, 64), (0, 128), (0, 192), (2, 0)]);
+        assert_eq!(keys.len(), 2 + 8);
+        assert_eq!(keys[..3], [(0, 0), (0, 128), (2, 0)]);
         let mut sorted = keys.clone();
         sorted.sort_unstable();
         sorted.dedup();

@@ -81,10 +81,8 @@ struct Work {
     }
 
     // Which of the COUNT probabilities that a lane holds of 16 rows dropout keeps, a bit each; rows are queries and columns
-    // keys, or the other way round. A loop that stays one, and a place that is found again, so that sums keep their
-    // registers where there is no dropout.
-    template <int COUNT, bool KEYS_FIRST> __device__ static uint32_t kept(const Attention& all, int row, int column) {
-        const Work work(all);
+    // keys, or the other way round. A loop that stays one, so that sums keep their registers where there is no dropout.
+    template <int COUNT, bool KEYS_FIRST> __device__ uint32_t kept(int row, int column) const {
         int lane = threadIdx.x % WARP;
         uint32_t bits = 0;
         row += lane / 4;
@@ -92,7 +90,7 @@ struct Work {
 #pragma unroll 1
         for (int i = 0; i < COUNT; i++) {
             int r = row + i / 2 % 2 * 8, c = column + i / 4 * 8 + i % 2;
-            bits |= (uint32_t)(KEYS_FIRST ? work.keeps(c, r) : work.keeps(r, c)) << i;
+            bits |= (uint32_t)(KEYS_FIRST ? keeps(c, r) : keeps(r, c)) << i;
         }
         return bits;
     }

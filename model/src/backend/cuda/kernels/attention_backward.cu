@@ -43,8 +43,9 @@ template <class T> struct AttentionDelta {
 };
 
 template <class T, int D> struct KeyTile {
-    static constexpr bool NARROW = sizeof(T) == 2, KEPT = NARROW && D <= 64; // keys and values in registers
-    static constexpr int KEYS = ATTENTION_WARPS * 16;                        // of a block
+    static constexpr bool NARROW = sizeof(T) == 2, KEPT = NARROW && D <= 32; // keys and values in registers
+    static constexpr int M = NARROW && D <= 64 ? 2 : 1;                      // tiles of 16 keys a warp
+    static constexpr int KEYS = ATTENTION_WARPS * 16 * M;                    // of a block
     static constexpr int ROWS = NARROW ? D <= 64 ? 64 : 32 : D <= 64 ? 32 : 16; // of a step
     static constexpr int PART = ROWS < 32 ? ROWS : 32;                       // rows at once
     static constexpr int STAGES = NARROW ? 2 : 1;
@@ -61,7 +62,8 @@ template <class T, int D> struct AttentionKeys {
     Attention attention;
 
     typedef KeyTile<T, D> Size;
-    static constexpr int KEYS = Size::KEYS, ROWS = Size::ROWS, PART = Size::PART, STAGES = Size::STAGES, PITCH = pitch<T, D>();
+    static constexpr int M = Size::M, KEYS = Size::KEYS, ROWS = Size::ROWS, PART = Size::PART, STAGES = Size::STAGES;
+    static constexpr int PITCH = pitch<T, D>();
     typedef typename Mma<T>::template Registers<D> Registers;
     typedef std::conditional_t<Size::KEPT, Registers, typename Mma<T>::template Shared<D, PITCH>> Kept;
     typedef typename Mma<T>::template Registers<PART> Factor;
@@ -89,11 +91,9 @@ template <class T, int D> struct AttentionKeys {
             return min(max(key - work.offset + attention.window, 0), work.document.q_len) * repeats;
         };
         const int begin = since(work.first), end = until(work.first + count - 1);
-        const int warp_key = work.first + 16 * warp;
-        const int first_since = since(warp_key), last_since = since(warp_key + 15);
-        const int first_until = until(warp_key), last_until = until(warp_key + 15);
-        const int low[2] = {since(warp_key + lane / 4), since(warp_key + lane / 4 + 8)};
-        const int high[2] = {until(warp_key + lane / 4), until(warp_key + lane / 4 + 8)};
+        const int warp_key = work.first + 16 * M * warp;
+        const int first_since = since(warp_key), last_since = since(warp_key + 16 * M - 1);
+        const int first_until = until(warp_key), last_until = until(warp_key + 16 * M - 1);
 
         auto bring_step = [&](int row, int step) {
             T* to = step_at(shared, step);
@@ -115,11 +115,14 @@ template <class T, int D> struct AttentionKeys {
         if (begin < end) bring_step(begin, 0);
         copy_wait();
         __syncthreads();
-        const T* keys = keys_at(shared) + 16 * warp * PITCH;
-        const Kept kept_keys[1] = {Kept::template load<PITCH>(keys)};
-        const Kept kept_values[1] = {Kept::template load<PITCH>(keys + KEYS * PITCH)};
+        Kept kept_keys[M], kept_values[M];
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+            kept_keys[m] = Kept::template load<PITCH>(keys_at(shared) + 16 * (M * warp + m) * PITCH);
+            kept_values[m] = Kept::template load<PITCH>(keys_at(shared) + (KEYS + 16 * (M * warp + m)) * PITCH);
+        }
 
-        float sum_k[1][D / 8][4] = {}, sum_v[1][D / 8][4] = {};
+        float sum_k[M][D / 8][4] = {}, sum_v[M][D / 8][4] = {};
 #pragma unroll 1
         for (int row = begin, step = 0; row < end; row += ROWS, step++) {
             if (STAGES == 2) {
@@ -139,53 +142,72 @@ template <class T, int D> struct AttentionKeys {
                 const T* queries = step_at(shared, step) + part * PITCH;
                 const T* gradients = queries + ROWS * PITCH;
                 const float2* of_rows = rows_at(shared, step) + part + 2 * (lane % 4);
-                float p[1][PART / 8][4] = {}, dp[1][PART / 8][4] = {};
+                float p[M][PART / 8][4] = {}, dp[M][PART / 8][4] = {};
                 Mma<T>::template add_transposed<PITCH, D>(p, kept_keys, queries);
                 Mma<T>::template add_transposed<PITCH, D>(dp, kept_values, gradients);
 #pragma unroll
                 for (int i = 0; i < PART / 2; i++) {
-                    float from = of_rows[i / 4 * 8 + i % 2].x;
-                    p[0][i / 4][i % 4] = Exponential<T>::of(p[0][i / 4][i % 4], from);
+                    const float from = of_rows[i / 4 * 8 + i % 2].x;
+#pragma unroll
+                    for (int m = 0; m < M; m++) p[m][i / 4][i % 4] = Exponential<T>::of(p[m][i / 4][i % 4], from);
                 }
                 if (at < last_since || at + PART > first_until) {
                     const int first_row = at + 2 * (lane % 4);
 #pragma unroll
-                    for (int i = 0; i < PART / 2; i++) {
-                        int of_row = i / 4 * 8 + i % 2, half = i / 2 % 2;
-                        if (of_row < low[half] - first_row || of_row >= high[half] - first_row) p[0][i / 4][i % 4] = 0.0f;
+                    for (int m = 0; m < M; m++) {
+#pragma unroll
+                        for (int half = 0; half < 2; half++) {
+                            const int key = warp_key + 16 * m + 8 * half + lane / 4;
+                            const int low = since(key) - first_row, high = until(key) - first_row;
+#pragma unroll
+                            for (int i = 0; i < PART / 4; i++) {
+                                int row = i / 2 * 8 + i % 2;
+                                if (row < low || row >= high) p[m][i / 2][2 * half + i % 2] = 0.0f;
+                            }
+                        }
                     }
                 }
+                Factor factor[M];
                 if (attention.dropout.rate > 0.0f) {
-                    const uint32_t kept = Work::kept<PART / 2, true>(attention, warp_key, at);
-                    float dropped[PART / 8][4];
 #pragma unroll
-                    for (int i = 0; i < PART / 2; i++) dropped[i / 4][i % 4] = p[0][i / 4][i % 4];
-                    drop(dropped, kept, attention.dropout.rate);
-                    drop(dp[0], kept, attention.dropout.rate);
-                    Factor factor[1] = {Factor::round(dropped, room_at(shared, warp))};
-                    Mma<T>::template add<PITCH, PART>(sum_v, factor, gradients);
+                    for (int m = 0; m < M; m++) {
+                        const uint32_t kept = work.template kept<PART / 2, true>(warp_key + 16 * m, at);
+                        float dropped[PART / 8][4];
+#pragma unroll
+                        for (int i = 0; i < PART / 2; i++) dropped[i / 4][i % 4] = p[m][i / 4][i % 4];
+                        drop(dropped, kept, attention.dropout.rate);
+                        drop(dp[m], kept, attention.dropout.rate);
+                        factor[m] = Factor::round(dropped, room_at(shared, warp));
+                    }
                 } else {
-                    Factor factor[1] = {Factor::round(p[0], room_at(shared, warp))};
-                    Mma<T>::template add<PITCH, PART>(sum_v, factor, gradients);
+#pragma unroll
+                    for (int m = 0; m < M; m++) factor[m] = Factor::round(p[m], room_at(shared, warp));
                 }
+                Mma<T>::template add<PITCH, PART>(sum_v, factor, gradients);
 #pragma unroll
                 for (int i = 0; i < PART / 2; i++) {
-                    float delta = of_rows[i / 4 * 8 + i % 2].y;
-                    p[0][i / 4][i % 4] *= dp[0][i / 4][i % 4] - delta;
+                    const float delta = of_rows[i / 4 * 8 + i % 2].y;
+#pragma unroll
+                    for (int m = 0; m < M; m++) p[m][i / 4][i % 4] *= dp[m][i / 4][i % 4] - delta;
                 }
-                Factor factor[1] = {Factor::round(p[0], room_at(shared, warp))};
+#pragma unroll
+                for (int m = 0; m < M; m++) factor[m] = Factor::round(p[m], room_at(shared, warp));
                 Mma<T>::template add<PITCH, PART>(sum_k, factor, queries);
             }
         }
         __syncthreads(); // nobody reads shared memory any more
         const float ones[2] = {1.0f, 1.0f};
-        auto write = [&](const float (&sums)[D / 8][4], T* all) {
-            T* to = all + work.key_row(warp_key) * head_dim;
-            write_rows<T, D>(sums, ones, shared + 16 * warp * PITCH, count - 16 * warp, head_dim,
-                             [=](int i) { return to + (size_t)i * head_dim; });
+        auto write = [&](const float (&sums)[M][D / 8][4], T* all) {
+#pragma unroll
+            for (int m = 0; m < M; m++) {
+                const int key = 16 * (M * warp + m);
+                T* to = all + work.key_row(work.first + key) * head_dim;
+                write_rows<T, D>(sums[m], ones, shared + 16 * warp * PITCH, count - key, head_dim,
+                                 [=](int i) { return to + (size_t)i * head_dim; });
+            }
         };
-        write(sum_k[0], dk);
-        write(sum_v[0], dv);
+        write(sum_k, dk);
+        write(sum_v, dv);
     }
 };
 
@@ -286,7 +308,7 @@ template <class T, int D> struct AttentionQueries {
                 if (attention.dropout.rate > 0.0f) {
 #pragma unroll
                     for (int m = 0; m < M; m++) {
-                        uint32_t kept = Work::kept<PART / 2, false>(attention, warp_row + 16 * m, first);
+                        uint32_t kept = work.template kept<PART / 2, false>(warp_row + 16 * m, first);
                         drop(dp[m], kept, attention.dropout.rate);
                     }
                 }

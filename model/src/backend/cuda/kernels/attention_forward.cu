@@ -114,7 +114,7 @@ template <class T, int D> struct AttentionForward {
             if (attention.dropout.rate > 0.0f) {
 #pragma unroll
                 for (int m = 0; m < M; m++) {
-                    uint32_t kept = Work::kept<KEYS / 2, false>(attention, warp_row + 16 * m, key);
+                    uint32_t kept = work.template kept<KEYS / 2, false>(warp_row + 16 * m, key);
                     drop(scores[m], kept, attention.dropout.rate);
                 }
             }
