@@ -1,8 +1,8 @@
 // Runs kernels: the threads of a block as fibers that change only where they wait for each other, in random order.
 //
 // A fiber has a stack of its own and is left and entered by switch_stack, a dozen instructions. Whoever waits goes to
-// another fiber that can go on, at random; where there is none, to the launch, which then ends the block, or tells who
-// waits for whom. A fault of a kernel's becomes an error too: the handler of the signal goes on in land().
+// another fiber that can go on, at random, and whoever ends leaves its stack to one that has not begun; where there is
+// none, to the launch, which then ends the block, or tells who waits for whom. A fault of a kernel's becomes an error too: the handler of the signal goes on in land().
 
 #include "pages.h"
 #include "shim.h"
@@ -47,8 +47,8 @@ struct Copy {
 };
 
 struct Fiber {
-    void* at; // its stack while it waits
-    unsigned char* top;
+    void* at; // its stack while it waits, null before it began
+    unsigned char* top; // of its stack
     std::vector<Copy> copies;
 };
 
@@ -57,6 +57,8 @@ struct Machine {
     Fiber fibers[MOST_THREADS];
     unsigned ready[MOST_THREADS];
     unsigned ready_count, threads, current, ended;
+    unsigned char* free_stacks[MOST_THREADS]; // their tops; the one used last comes last
+    unsigned free_count;
     std::vector<std::pair<unsigned, Meeting*>> meetings[MOST_THREADS / 32]; // of each warp, by mask
     unsigned waiting, turn; // in the barrier, and its room for votes
     int votes[2];
@@ -88,32 +90,53 @@ unsigned pick(Machine& m, unsigned count) {
     return (unsigned)(((m.random >> 32) * count) >> 32);
 }
 
-// Goes to a fiber that is ready, or to the launch. `from`: where to save this stack's place.
-void leave(void** from) {
-    Machine& m = *machine;
-    if (m.ready_count == 0) {
-        shim_switch_stack(from, m.launch);
-        return;
-    }
+void run_threads();
+
+// Where a stack begins: not all in the same lines of the cache.
+unsigned char* top_of(Machine& m, unsigned i) { return m.stacks + (i + 1) * (STACK + PAGE) - i % 37 * 64; }
+
+// Makes a fiber that is ready the current one, at random.
+Fiber& next_of(Machine& m) {
     unsigned i = pick(m, m.ready_count), next = m.ready[i];
     m.ready[i] = m.ready[--m.ready_count];
     m.current = next;
     threadIdx.x = next;
-    shim_switch_stack(from, m.fibers[next].at);
+    return m.fibers[next];
+}
+
+// Goes to a fiber that is ready, or to the launch. `from`: where to save this stack's place.
+void leave(Machine& m, void** from) {
+    if (m.ready_count == 0) return shim_switch_stack(from, m.launch);
+    Fiber& next = next_of(m);
+    if (!next.at) {
+        next.top = m.free_stacks[--m.free_count];
+        next.at = prepare(next.top, run_threads);
+    }
+    shim_switch_stack(from, next.at);
 }
 
 void wait() {
-    unsigned self = machine->current;
-    leave(&machine->fibers[self].at);
+    Machine& m = *machine;
+    leave(m, &m.fibers[m.current].at);
 }
 
-void run_thread() {
+// Runs the current thread, and others after it as long as those that are picked have not begun: on this stack.
+void run_threads() {
     Machine& m = *machine;
-    m.kernel->call(m.arguments);
-    ++m.ended;
-    void* gone;
-    leave(&gone);
-    __builtin_unreachable();
+    for (;;) {
+        m.kernel->call(m.arguments);
+        ++m.ended;
+        unsigned char* top = m.fibers[m.current].top;
+        void* gone;
+        if (m.ready_count == 0) shim_switch_stack(&gone, m.launch);
+        Fiber& next = next_of(m);
+        if (next.at) {
+            m.free_stacks[m.free_count++] = top;
+            shim_switch_stack(&gone, next.at);
+        }
+        next.top = top;
+        next.at = top; // it began
+    }
 }
 
 bool differ(const char* a, const char* b) { return a != b && strcmp(a, b) != 0; }
@@ -242,9 +265,7 @@ Machine* take_machine() {
     bool well = m->stacks && m->shared_pages && m->signal_stack && close(m->shared_pages, GUARD)
         && close(m->shared_pages + SHARED_PAGES - GUARD, GUARD);
     for (size_t i = 0; i < MOST_THREADS; ++i) {
-        unsigned char* stack = m->stacks + i * (STACK + PAGE);
-        well = well && close(stack, PAGE);
-        m->fibers[i].top = stack + PAGE + STACK - (i % 37) * 64; // not all in the same lines of the cache
+        well = well && close(m->stacks + i * (STACK + PAGE), PAGE);
     }
     if (!well) {
         fputs("the emulation of CUDA gets no memory for the stacks of a block\n", stderr);
@@ -285,12 +306,14 @@ void run_block(Machine& m, SharedMemory& memory) {
     m.votes[0] = m.votes[1] = 0;
     for (unsigned i = 0; i < m.threads; ++i) {
         Fiber& fiber = m.fibers[i];
-        fiber.at = prepare(fiber.top, run_thread);
+        fiber.at = nullptr;
         fiber.copies.clear();
+        m.free_stacks[i] = top_of(m, i);
         m.ready[i] = i;
     }
+    m.free_count = m.threads;
     in_kernel = true;
-    leave(&m.launch);
+    leave(m, &m.launch);
     in_kernel = false;
     if (!m.failed && m.ended < m.threads) tell_deadlock(m);
     if (m.failed) {
