@@ -448,7 +448,8 @@ fn products_are_right_in_every_type_and_direction() {
         }
         let (flip_a, flip_b) = (case % 2 == 0, case / 2 % 2 == 0);
         let (left, right) = (Factor { at: a, transposed: flip_a }, Factor { at: b, transposed: flip_b });
-        card.product(&Product { a: left, b: right, c, m, n, k, factors, result, alpha, beta }).unwrap();
+        card.product(&Product { a: left, b: right, c, m, n, k, factors, result, tf32: false, alpha, beta })
+            .unwrap();
         let mut bytes = vec![0; m * n * result.size()];
         card.download(&mut bytes, c).unwrap();
         for i in 0..m {
@@ -482,6 +483,7 @@ fn a_product_of_types_that_cublas_does_not_multiply_is_refused() {
     let card = Emulation::default();
     let a = Factor { at: put(&card, &[1.0f32]), transposed: false };
     let (factors, result) = (Dtype::F32, Dtype::Bf16);
-    let product = Product { a, b: a, c: a.at, m: 1, n: 1, k: 1, factors, result, alpha: 1.0, beta: 0.0 };
+    let product =
+        Product { a, b: a, c: a.at, m: 1, n: 1, k: 1, factors, result, tf32: false, alpha: 1.0, beta: 0.0 };
     assert_eq!(card.product(&product).unwrap_err().to_string(), "product: no Bf16 is made of F32");
 }

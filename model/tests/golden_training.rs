@@ -188,7 +188,12 @@ fn dpo_matches_on<B: Backend>(backend: &B) {
             assert!((got - want[which]).abs() < 1e-4, "{got} instead of {}", want[which]);
         }
     }
-    let mode = Mode::Train { dropout_seed: 0, aux: AuxShare::of(&rows), recompute: Recompute::None };
+    let mode = Mode::Train {
+        dropout_seed: 0,
+        aux: AuxShare::of(&rows),
+        recompute: Recompute::None,
+        loss_scale: 1.0,
+    };
     let pass = policy.pass(ragged(&rows), mode).unwrap();
     let (hidden, tape) = pass.forward().unwrap();
     let references: Vec<[f64; 2]> = want_logps.chunks(2).map(|w| [w[0][1], w[1][1]]).collect();

@@ -11,8 +11,8 @@ use crate::train::{next_tokens, optimizer};
 use anyhow::Result;
 use model::inference::NextToken;
 use model::{
-    Continuation, Continuations, Cost, Cpu, Event, GenerateOptions, LaneConfig, Recompute, Sampling,
-    Sequence, Shared, Trainer, Transformer, Writing,
+    Backend, Continuation, Continuations, Cost, Cpu, Event, GenerateOptions, LaneConfig, Recompute, Sampling,
+    Sequence, Shared, Trainer, Transformer, Work, Writing,
 };
 use std::path::Path;
 use std::time::Instant;
@@ -29,10 +29,24 @@ fn transformer(case: &Case) -> Result<Transformer> {
 /// # Errors
 /// Where the shape cannot be built, or the model fails.
 pub fn train(case: &Case) -> Result<Report> {
+    case.device.run(case.precision, Training(case))?
+}
+
+struct Training<'a>(&'a Case);
+
+impl Work for Training<'_> {
+    type Outcome = Result<Report>;
+
+    fn run<B: Backend>(self, backend: &B) -> Result<Report> {
+        train_on(self.0, backend)
+    }
+}
+
+fn train_on<B: Backend>(case: &Case, backend: &B) -> Result<Report> {
     let trial = TrialConfig::default();
     let optimizer = optimizer(TrainStage::Pretrain.training(&trial));
     let lanes = LaneConfig { lanes: case.lanes, recompute: Recompute::None, seed: 1 };
-    let mut trainer = Trainer::new(transformer(case)?, None, optimizer, lanes)?;
+    let mut trainer = Trainer::new(Transformer::new(&case.model, 1, backend)?, None, optimizer, lanes)?;
     let rows: Vec<TrainRow> = (0..case.batch_size).map(|i| row(case, i as u64).into()).collect();
     let seconds = time_steps(case, || {
         next_tokens(&mut trainer, &rows)?;
@@ -43,10 +57,13 @@ pub fn train(case: &Case) -> Result<Report> {
     let rate = Rate::new((case.batch_size * case.seq_len) as f64, seconds);
     // More threads than lanes have nothing to do.
     let busy = if case.threads == 0 { 0 } else { case.threads.min(case.lanes) };
-    Ok(Report {
-        compute: Some(Compute::new(rate, Cost::training(&case.model).per_token(case.seq_len), busy)?),
-        ..report("train", case, rate, peak_rss_mb)
-    })
+    let flops = Cost::training(&case.model).per_token(case.seq_len);
+    let peak_device_mb = backend.peak_bytes().map(|bytes| bytes as f64 / f64::from(1 << 20));
+    let compute = match backend.matrix_peak()? {
+        Some(peak) => Compute::beside(rate, flops, peak),
+        None => Compute::new(rate, flops, busy)?,
+    };
+    Ok(Report { compute: Some(compute), peak_device_mb, ..report("train", case, rate, peak_rss_mb) })
 }
 
 /// One document that fills a row, every position trained on.
@@ -219,6 +236,7 @@ fn report(name: &'static str, case: &Case, tokens_per_second: Rate, peak_rss_mb:
         sharing: None,
         megabytes_per_second: None,
         compute: None,
+        peak_device_mb: None,
         peak_rss_mb,
     }
 }

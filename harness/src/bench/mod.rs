@@ -8,8 +8,8 @@ mod cases;
 pub use cases::{exam, generate, tokenize, train};
 
 use crate::system::on_threads;
-use model::ModelConfig;
 use model::backend::cpu::matrix_peak;
+use model::{Device, ModelConfig, Precision};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,10 @@ pub struct Case {
     pub seq_len: usize,
     /// Rows, questions or texts of a step.
     pub batch_size: usize,
+    /// Where a training step is computed, and with which numbers.
+    pub device: Device,
+    /// Those of a GPU.
+    pub precision: Precision,
     /// Lanes of a training batch.
     pub lanes: usize,
     /// Threads; 0 takes all cores.
@@ -116,6 +120,9 @@ pub struct Report {
     pub compute: Option<Compute>,
     /// Largest resident set, in MiB.
     pub peak_rss_mb: f64,
+    /// The most of a GPU's memory that was in use, in MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_device_mb: Option<f64>,
 }
 
 /// How well the machine's arithmetic is used.
@@ -134,10 +141,14 @@ pub struct Compute {
 impl Compute {
     /// `flops_per_token` is the cost of one of the tokens that `rate` counts.
     fn new(rate: Rate, flops_per_token: f64, threads: usize) -> anyhow::Result<Self> {
-        let peak_gflops = on_threads(threads, || Ok(matrix_peak()))?;
+        Ok(Self::beside(rate, flops_per_token, on_threads(threads, || Ok(matrix_peak()))?))
+    }
+
+    /// The same beside the rate of bare products, in 10^9 operations a second.
+    fn beside(rate: Rate, flops_per_token: f64, peak_gflops: f64) -> Self {
         let gflops = rate.median * flops_per_token / 1e9;
         let mfu_max = rate.max * flops_per_token / 1e9 / peak_gflops;
-        Ok(Self { gflops, peak_gflops, mfu: gflops / peak_gflops, mfu_max })
+        Self { gflops, peak_gflops, mfu: gflops / peak_gflops, mfu_max }
     }
 }
 
@@ -168,7 +179,17 @@ mod tests {
 
     fn small() -> Case {
         let model = ModelConfig { d_model: 16, n_layers: 1, vocab_size: 300, ..ModelConfig::default() };
-        Case { model, seq_len: 12, batch_size: 3, lanes: 2, threads: 1, steps: 2, warmup: 1 }
+        Case {
+            model,
+            seq_len: 12,
+            batch_size: 3,
+            device: Device::Cpu,
+            precision: Precision::F32,
+            lanes: 2,
+            threads: 1,
+            steps: 2,
+            warmup: 1,
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::bench::{self, Case, ExamCase};
 use crate::system::on_threads;
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
-use model::ModelConfig;
+use model::{Device, ModelConfig, Precision};
 use std::path::PathBuf;
 
 /// What is measured.
@@ -80,6 +80,12 @@ pub struct CaseArgs {
     /// Rows, questions or texts of a step
     #[arg(long, default_value_t = 16)]
     batch_size: usize,
+    /// Where a training step is computed: cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    device: Device,
+    /// Numbers that a GPU computes with: f32, tf32, bf16 or f16
+    #[arg(long, default_value = "f32")]
+    precision: Precision,
     /// Lanes of a training batch
     #[arg(long, default_value_t = 4)]
     lanes: usize,
@@ -118,8 +124,8 @@ impl CaseArgs {
         for (flag, amount) in amounts {
             ensure!(amount > 0, "{flag} is 0, expected at least 1");
         }
-        let Self { seq_len, batch_size, lanes, threads, steps, warmup, .. } = *self;
-        Ok(Case { model, seq_len, batch_size, lanes, threads, steps, warmup })
+        let Self { seq_len, batch_size, device, precision, lanes, threads, steps, warmup, .. } = *self;
+        Ok(Case { model, seq_len, batch_size, device, precision, lanes, threads, steps, warmup })
     }
 }
 
@@ -129,6 +135,11 @@ pub fn bench(verb: &BenchVerb) -> Result<bool> {
         BenchVerb::Train(args) | BenchVerb::Generate(args) => args.case()?,
         BenchVerb::Exam { case, .. } | BenchVerb::Tokenize { case, .. } => case.case()?,
     };
+    ensure!(
+        case.device == Device::Cpu || matches!(verb, BenchVerb::Train(_)),
+        "--device {}: only bench train is measured on a GPU",
+        case.device
+    );
     let report = on_threads(case.threads, || match verb {
         BenchVerb::Train(_) => bench::train(&case),
         BenchVerb::Exam { shared, answer_len, .. } => {

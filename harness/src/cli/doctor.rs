@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::Args;
 use model::backend::cpu::{gemm, matrix_peak};
 use model::doctor::{Case, Check, checks, worst};
-use model::{Backend, Device, Work};
+use model::{Backend, Device, Precision, Work};
 use serde::Serialize;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -103,7 +103,7 @@ struct Checked {
 impl Checked {
     /// Compares everything that the device can with the reference.
     fn on(device: Device) -> Self {
-        let checks = device.run(Usual).unwrap_or_else(|error| {
+        let checks = device.run(Precision::F32, Usual).unwrap_or_else(|error| {
             vec![Check { name: "device", off: f64::NAN, bound: 0.0, problem: Some(error.to_string()) }]
         });
         Self { device, checks }

@@ -9,7 +9,7 @@ use super::{
     Answer, OptimizerKind, PROBES, ProbeSpec, RowStyle, Schedule, Source, TRAINING, TrainStage, Training,
     TrialConfig, recipe, source_key,
 };
-use model::Parametrization;
+use model::{Device, Parametrization};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -224,6 +224,9 @@ fn of_training(config: &TrialConfig, stage: TrainStage, t: &Training, found: &mu
 fn of_trials(config: &TrialConfig, found: &mut Found) {
     let kind = config.device.kind();
     found.comes_to("device", kind, format!("results are the same on every {kind} device"));
+    if config.device == Device::Cpu {
+        found.add(&["precision"], "device = \"cpu\" computes in f32");
+    }
     found.add(&["threads"], "results do not depend on the number of threads");
     found.section("slurm", "it says where a trial runs, not what it learns");
     let trains_tokenizer = config.tokenizer.path.is_none();

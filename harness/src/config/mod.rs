@@ -43,7 +43,7 @@ pub use world::{PRACTICE, WorldConfig};
 pub(crate) use document::parse;
 pub(crate) use layers::{config_of, get, leaves, not_a_key, set, settings};
 
-use model::{Cost, Device, LoraConfig, ModelConfig, Recompute, section};
+use model::{Cost, Device, LoraConfig, ModelConfig, Precision, Recompute, section};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -360,6 +360,9 @@ section! {
         pub seed: u64 = 1,
         /// `cpu`, `cuda` or `cuda:N`. Results are exact on each kind of device, not between them.
         pub device: Device = Device::Cpu,
+        /// Numbers that a GPU computes with; the processor knows `f32` alone. Weights, moments, norms, softmax, losses and
+        /// sums are f32 in all of them.
+        pub precision: Precision = Precision::F32,
         /// Threads of one trial; 0 takes all cores. Results do not depend on it.
         pub threads: usize = 0,
         /// The shape of the model.

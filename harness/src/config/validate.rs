@@ -6,10 +6,10 @@ use super::{
     TrialConfig, did_you_mean, is_source_name, recipe, source_key,
 };
 use super::{probe, world};
-use model::ModelConfig;
 use model::config::ShapeError;
 use model::lora::TARGETS;
 use model::section::Range;
+use model::{Device, ModelConfig, Precision};
 use serde_json::json;
 use std::sync::OnceLock;
 
@@ -66,6 +66,13 @@ impl TrialConfig {
         }
         for (stage, training) in self.stages() {
             checks.training(stage.name(), training, &self.model);
+        }
+        if self.device == Device::Cpu && self.precision != Precision::F32 {
+            let problem = format!(
+                "is \"{}\", expected \"f32\", the only one of device = \"cpu\", or device = \"cuda\"",
+                self.precision
+            );
+            checks.fail_at_odds("precision", "device", problem);
         }
         checks.tokenizer(self);
         checks.lora(self);

@@ -117,7 +117,7 @@ impl<'a> Reading<'a> {
             }
             Stage::Train(stage) => {
                 self.take_section(stage.name(), &mut keys);
-                self.take(&["seed", "device"], &mut keys);
+                self.take(&["seed", "device", "precision"], &mut keys);
                 self.of_rows(stage, &mut keys);
                 if let Some(shares) = self.config.data.shares(stage) {
                     keys.insert("data.mix".into(), json!(shares.into_iter().collect::<BTreeMap<_, _>>()));
@@ -199,11 +199,11 @@ impl<'a> Reading<'a> {
     fn of_exam(&self, keys: &mut BTreeMap<String, Value>) {
         let exam = &self.config.exam;
         if let Some(probe) = self.config.probe() {
-            self.take(&["data.source", "device"], keys);
+            self.take(&["data.source", "device", "precision"], keys);
             self.take(probe.exam, keys);
             return;
         }
-        self.take(&["exam.answer", "exam.shots", "exam.system", "device"], keys);
+        self.take(&["exam.answer", "exam.shots", "exam.system", "device", "precision"], keys);
         // Exams that were sat before there was the key were sat without; what they lack is left empty.
         if exam.sheets.is_some() && !exam.contamination {
             self.take(&["exam.contamination"], keys);

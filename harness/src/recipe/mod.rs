@@ -48,7 +48,10 @@ impl StageBody for Recipe {
         let ended = on_threads(config.threads, || match request.stage {
             Stage::Tokenizer => tokenizer(request, config, stop, progress).map(Some),
             Stage::Data => data(request, config, stop, progress).map(Some),
-            Stage::Exam => config.device.run(ExamWork { request, config, stop, progress })?.map(Some),
+            Stage::Exam => {
+                let work = ExamWork { request, config, stop, progress };
+                config.device.run(config.precision, work)?.map(Some)
+            }
             Stage::Train(stage) => training(stage, request, config, stop, progress),
         });
         match ended {

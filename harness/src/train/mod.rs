@@ -69,7 +69,7 @@ pub struct TrainRequest<'a> {
 /// # Errors
 /// Where data or checkpoints cannot be read, a file cannot be written, or the training goes astray.
 pub fn run(request: &TrainRequest) -> Result<Option<Results>> {
-    request.trial.device.run(request)?
+    request.trial.device.run(request.trial.precision, request)?
 }
 
 impl Work for &TrainRequest<'_> {
@@ -242,11 +242,13 @@ impl<'a, B: Backend> Loop<'a, B> {
             let lr = learning_rate(training, step, self.length.steps);
             let rows = self.length.rows_of(step);
             let sums = self.objective.accumulate(&mut self.trainer, rows as usize)?;
+            let skipped = self.trainer.skipped_steps();
             let norm = self.trainer.step(lr)?;
+            let is_skipped = self.trainer.skipped_steps() > skipped;
             let before = self.tokens;
             self.tokens += sums.tokens;
             self.flops += self.cost.of(sums.positions, sums.squares);
-            if !sums.mean().is_finite() || !norm.is_finite() {
+            if !sums.mean().is_finite() || !norm.is_finite() && !is_skipped {
                 return Err(anyhow!("the loss is {} and the gradient norm {norm}", sums.mean()))
                     .context(self.went_astray(step));
             }

@@ -1,6 +1,6 @@
 //! Which device, and with it which backend.
 
-use super::{Cpu, Portable};
+use super::{Cpu, Precision};
 use crate::{Error, Result};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -94,18 +94,29 @@ pub trait Work {
 }
 
 impl Device {
-    /// Does work with the backend of this device.
+    /// Does work with the backend of this device, in these numbers.
     ///
     /// # Errors
-    /// Where there is no such device, or the program was built without support for it.
-    pub fn run<W: Work>(self, work: W) -> Result<W::Outcome> {
+    /// Where there is no such device, it does not know the numbers, or the program was built without support for it.
+    pub fn run<W: Work>(self, precision: Precision, work: W) -> Result<W::Outcome> {
         match self {
+            Self::Cpu if precision != Precision::F32 => Err(Error::Input(format!(
+                "precision = \"{precision}\": device = \"cpu\" computes in \"f32\"; expected precision = \"f32\", or \
+                 device = \"cuda\""
+            ))),
             Self::Cpu => Ok(work.run(&Cpu)),
+            #[cfg(feature = "cuda")]
             Self::Cuda(number) => {
-                let device = candle_core::Device::new_cuda(number.unwrap_or(0))
-                    .map_err(|e| Error::Input(format!("device = \"{self}\": not available: {e}")))?;
-                Ok(work.run(&Portable(device)))
+                let backend = super::Cuda::new(number.unwrap_or(0), precision)
+                    .map_err(|error| Error::Input(format!("device = \"{self}\": {error}")))?;
+                Ok(work.run(&backend))
             }
+            #[cfg(all(feature = "emulate", not(feature = "cuda")))]
+            Self::Cuda(_) => Ok(work.run(&super::Cuda::emulated(precision))),
+            #[cfg(not(any(feature = "cuda", feature = "emulate")))]
+            Self::Cuda(_) => Err(Error::Input(format!(
+                "device = \"{self}\": this program was built without CUDA; build it with --features cuda"
+            ))),
         }
     }
 }

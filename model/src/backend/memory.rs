@@ -25,6 +25,16 @@ pub trait Memory: Sealed + Clone + Debug + Send + Sync + 'static {
     /// Keys and values of what one sequence has read, in one layer.
     type Cache: Send + Sync;
 
+    /// The largest relative error of an activation's rounding.
+    fn rounding(&self) -> f64 {
+        2f64.powi(-24)
+    }
+
+    /// Whether losses must be scaled for small gradients not to be lost.
+    fn scales_loss(&self) -> bool {
+        false
+    }
+
     /// Takes weights from the host.
     fn weights(&self, host: Vec<f32>) -> Result<Self::Weights>;
     /// The master copies, all of them.
@@ -41,6 +51,11 @@ pub trait Memory: Sealed + Clone + Debug + Send + Sync + 'static {
     fn read_buffer(&self, x: &Self::Buffer) -> Result<Vec<f32>>;
     /// Takes a batch to the device; `rotations` reach its last position.
     fn batch(&self, batch: Ragged, rotations: &Arc<Rotations>) -> Result<Self::Batch>;
+
+    /// The most bytes of the device's own memory that were in use; `None` where it is the process's.
+    fn peak_bytes(&self) -> Option<usize> {
+        None
+    }
 
     /// A copy.
     fn copy(&self, x: &Self::Buffer) -> Result<Self::Buffer>;

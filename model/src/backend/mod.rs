@@ -1,14 +1,15 @@
 //! What a model is computed with: the memory of a device and the operations on it, forward and backward.
 //!
 //! [`Backend`] is what [`crate::transformer`] is written over. [`Cpu`] is the backend that results are quoted from:
-//! fused, single-threaded operations with a fixed order of sums. [`Portable`] composes candle's tensors, on any device
-//! that candle knows. What each operation means stands once more, independently, in [`crate::reference`].
+//! fused, single-threaded operations with a fixed order of sums. `Cuda` is for GPUs, with kernels of its own. [`Portable`]
+//! composes candle's tensors, on any device that candle knows. What each operation means stands once more,
+//! independently, in [`crate::reference`].
 //!
 //! Three rules hold for every operation. Activations are whole buffers, `(rows, width)` row by row; weights and their
 //! gradients are places of one flat memory. *Gradients of weights are added to what is there; gradients of activations
 //! are new buffers*, but for the residual stream, to which each half of a block adds. And nothing comes back to the host
 //! between the begin of a forward and the end of its backward pass, so that a device may run behind: but for the
-//! log-probabilities that a preference loss is made of, and the routes of [`Portable`].
+//! log-probabilities that a preference loss is made of, and the routes of a mixture of experts.
 //!
 //! *Invariant:* `unsafe` occurs in this folder only.
 
@@ -19,12 +20,16 @@ mod device;
 mod dropout;
 mod memory;
 mod portable;
+mod precision;
 
 pub use cpu::Cpu;
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+pub use cuda::Cuda;
 pub use device::{Device, Work};
 pub use dropout::{Dropout, mix};
 pub use memory::Memory;
 pub use portable::Portable;
+pub use precision::Precision;
 
 use crate::Result;
 use crate::config::ModelConfig;
@@ -143,6 +148,12 @@ pub trait Backend: Memory {
     const LANES: bool;
     /// A lane takes items together until they reach this many positions: tall products, bounded memory.
     const GROUP_POSITIONS: usize;
+
+    /// The rate of bare matrix products in this precision, in 10^9 operations a second; `None` where it is that of
+    /// [`cpu::matrix_peak`].
+    fn matrix_peak(&self) -> Result<Option<f64>> {
+        Ok(None)
+    }
 
     // Activations.
 

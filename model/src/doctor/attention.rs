@@ -44,7 +44,7 @@ fn heads<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
         (probe.backend, probe.n(), probe.config.heads(), probe.config.rope_theta);
     let batch = on_device(probe, &probe.batch)?;
     let width = heads.qkv_width();
-    let (qkv, other) = (probe.draw(n * width), probe.draw(n * width));
+    let (qkv, other) = (probe.draw(n * width)?, probe.draw(n * width)?);
     let of_qkv = variable(&qkv, (n, width))?;
     let [q, k, v] = split(&of_qkv, &probe.batch, heads, theta)?;
     let q = grouped(&q, heads)?;
@@ -82,7 +82,7 @@ fn over_documents<B: Backend>(probe: &mut Probe<B>, dropout: Option<Dropout>) ->
     let (backend, n, heads) = (probe.backend, probe.n(), probe.config.heads());
     let batch = on_device(probe, &probe.batch)?;
     let width = heads.qkv_width();
-    let (mut qkv, dout) = (probe.draw(n * width), probe.draw(n * heads.width()));
+    let (mut qkv, dout) = (probe.draw(n * width)?, probe.draw(n * heads.width())?);
     qkv.iter_mut().for_each(|x| *x *= 2.0); // some keys are then seen much more than others
     let of_qkv = variable(&qkv, (n, width))?;
     let [q, k, v] = split(&of_qkv, &probe.batch, heads, probe.config.rope_theta)?;
@@ -103,7 +103,7 @@ fn over_documents<B: Backend>(probe: &mut Probe<B>, dropout: Option<Dropout>) ->
 fn cached<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     let (backend, n, heads) = (probe.backend, probe.n(), probe.config.heads());
     let width = heads.qkv_width();
-    let qkv = probe.draw(n * width);
+    let qkv = probe.draw(n * width)?;
     let [q, k, v] = split(&tensor(&qkv, (n, width))?, &probe.batch, heads, probe.config.rope_theta)?;
     let want = attend(probe, [&q, &k, &v], None)?;
     let documents: Vec<[usize; 2]> = probe.batch.documents.windows(2).map(|d| [d[0], d[1]]).collect();

@@ -23,7 +23,7 @@ pub fn check<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     probe.compare_floats("route_weights", ROUNDING, &backend.route_weights(&routes)?, &of_rows)?;
 
     // The gradient of the logits, from that of the rows' weights and from a balance over spans.
-    let dweights = probe.draw(rows.places.len());
+    let dweights = probe.draw(rows.places.len())?;
     let through_weights = (&of_rows * tensor(&dweights, dweights.len())?)?.sum_all()?;
     let dweights = backend.floats(dweights)?;
     let load: Vec<f32> = (0..n_experts).map(|expert| 0.5 + expert as f32).collect();
@@ -53,7 +53,7 @@ pub fn check<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     }
 
     // Tokens to rows and back.
-    let (x, y) = (probe.draw(n * d), probe.draw(n * d));
+    let (x, y) = (probe.draw(n * d)?, probe.draw(n * d)?);
     let of_x = tensor(&x, (n, d))?;
     let picked = of_x.index_select(&rows.tokens()?, 0)?; // (rows, d)
     let permuted = backend.permute(&backend.buffer(&x, d)?, &routes, d)?;
@@ -76,7 +76,7 @@ pub fn check<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
 fn clear_logits<B: Backend>(probe: &mut Probe<B>, n_experts: usize, top_k: usize) -> Result<Vec<f32>> {
     let n = probe.n();
     for _ in 0..TRIES {
-        let logits = probe.draw(n * n_experts);
+        let logits = probe.draw(n * n_experts)?;
         let scores = reference::softmax(&tensor(&logits, (n, n_experts))?)?;
         if reference::margin(&scores, top_k)? > CLEAR {
             return Ok(logits);
@@ -133,7 +133,7 @@ fn products<B: Backend>(
 ) -> Result<()> {
     let (backend, count) = (probe.backend, rows.places.len());
     let (d_in, d_out) = (matrices[0].d_in, matrices[0].d_out);
-    let (x, dy) = (probe.draw(count * d_in), probe.draw(count * d_out));
+    let (x, dy) = (probe.draw(count * d_in)?, probe.draw(count * d_out)?);
     let of_x = variable(&x, (count, d_in))?;
     let of_w: Vec<Var> = matrices.iter().map(|m| probe.matrix(m)).collect::<candle_core::Result<_>>()?;
     let mut parts = vec![];

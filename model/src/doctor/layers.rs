@@ -27,7 +27,7 @@ pub fn check<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
 /// Copies, sums, dropout, and rows picked and put back.
 fn rows<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     let (backend, n, d) = (probe.backend, probe.n(), probe.config.d_model);
-    let (x, y) = (probe.draw(n * d), probe.draw(n * d));
+    let (x, y) = (probe.draw(n * d)?, probe.draw(n * d)?);
     let (of_x, of_y) = (tensor(&x, (n, d))?, tensor(&y, (n, d))?);
     let x = backend.buffer(&x, d)?;
     probe.compare_buffer("copy", EXACT, &backend.copy(&x)?, &of_x)?;
@@ -58,7 +58,7 @@ fn embedding<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     let want = of_table.index_select(&Tensor::new(probe.batch.ids.as_slice(), &Device::Cpu)?, 0)?;
     probe.compare_buffer("embed", EXACT, &backend.embed(&probe.w, &table, &batch)?, &want)?;
 
-    let dx = probe.draw(n * table.d_in);
+    let dx = probe.draw(n * table.d_in)?;
     let back = Gradients::through(&want, &tensor(&dx, (n, table.d_in))?)?;
     let dtable = back.by(&of_table)?;
     let (start, mut grads) = probe.some_gradients()?;
@@ -69,7 +69,7 @@ fn embedding<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
 fn norm<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     let (backend, n, d, eps) = (probe.backend, probe.n(), probe.config.d_model, probe.config.norm_eps);
     let scale = probe.layout.blocks[0].attention_norm.clone();
-    let (x, dy, start_dx) = (probe.draw(n * d), probe.draw(n * d), probe.draw(n * d));
+    let (x, dy, start_dx) = (probe.draw(n * d)?, probe.draw(n * d)?, probe.draw(n * d)?);
     let (of_x, of_scale) = (variable(&x, (n, d))?, probe.param(&scale, d)?);
     let want = reference::rms_norm(&of_x, &of_scale, eps)?;
     let back = Gradients::through(&want, &tensor(&dy, (n, d))?)?;
@@ -97,7 +97,7 @@ fn head_norm<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
         [(&scales[0], 0, heads.n_heads), (&scales[1], heads.width(), heads.n_kv_heads)]
     {
         let columns = Columns { width, first, heads: count, head_dim };
-        let (x, dy) = (probe.draw(n * width), probe.draw(n * width));
+        let (x, dy) = (probe.draw(n * width)?, probe.draw(n * width)?);
         let (of_x, of_scale) = (variable(&x, (n, width))?, probe.param(scale, head_dim)?);
         let inner = of_x.narrow(1, first, count * head_dim)?.reshape((n, count, head_dim))?;
         let inner = reference::rms_norm(&inner, &of_scale, eps)?.reshape((n, count * head_dim))?;
@@ -123,8 +123,8 @@ fn head_norm<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
 
 fn linear<B: Backend>(probe: &mut Probe<B>, m: &Matrix) -> Result<()> {
     let (backend, n) = (probe.backend, probe.n());
-    let (x, dy) = (probe.draw(n * m.d_in), probe.draw(n * m.d_out));
-    let (start_y, start_dx) = (probe.draw(n * m.d_out), probe.draw(n * m.d_in));
+    let (x, dy) = (probe.draw(n * m.d_in)?, probe.draw(n * m.d_out)?);
+    let (start_y, start_dx) = (probe.draw(n * m.d_out)?, probe.draw(n * m.d_in)?);
     let (of_x, of_w) = (variable(&x, (n, m.d_in))?, probe.matrix(m)?);
     let want = reference::linear(&of_x, &of_w)?;
     let back = Gradients::through(&want, &tensor(&dy, (n, m.d_out))?)?;
@@ -152,7 +152,7 @@ fn swiglu<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     let experts = block.experts.as_ref().map(|experts| experts.hidden);
     let hidden = block.dense.as_ref().map(|dense| dense.hidden).or(experts).unwrap_or(1);
     for weighted in [false, true] {
-        let (x, dy, weights) = (probe.draw(2 * n * hidden), probe.draw(n * hidden), probe.draw(n));
+        let (x, dy, weights) = (probe.draw(2 * n * hidden)?, probe.draw(n * hidden)?, probe.draw(n)?);
         let of_x = variable(&x, (n, 2 * hidden))?;
         let of_weights = match weighted {
             true => variable(&weights, (n, 1))?,
@@ -176,7 +176,7 @@ fn swiglu<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
 
 fn head<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     let (backend, n, head) = (probe.backend, probe.n(), probe.layout.head.clone());
-    let (x, weights, targets) = (probe.draw(n * head.d_in), probe.draw(n), probe.batch.targets.clone());
+    let (x, weights, targets) = (probe.draw(n * head.d_in)?, probe.draw(n)?, probe.batch.targets.clone());
     let (of_x, of_head) = (variable(&x, (n, head.d_in))?, probe.matrix(&head)?);
     let index = Tensor::new(targets.as_slice(), &Device::Cpu)?.unsqueeze(1)?;
     let log_probs = reference::log_softmax(&reference::linear(&of_x, &of_head)?)?;

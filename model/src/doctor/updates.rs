@@ -17,7 +17,7 @@ pub fn check<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
 
 fn sums<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     let (backend, len) = (probe.backend, probe.layout.len());
-    let lanes: Vec<Vec<f32>> = (0..3).map(|_| probe.draw(len)).collect();
+    let lanes: Vec<Vec<f32>> = (0..3).map(|_| probe.draw(len)).collect::<Result<_>>()?;
     let mut want = Tensor::zeros_like(&tensor(&lanes[0], len)?)?;
     for lane in &lanes {
         want = (want + tensor(lane, len)?)?;
@@ -42,8 +42,8 @@ fn sums<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
 /// An update of some of the weights; the others stay as they are.
 fn adamw<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     let (backend, len, range) = (probe.backend, probe.layout.len(), probe.layout.embedding.range.clone());
-    let (first, grad) = (probe.draw(len), probe.draw(len));
-    let second: Vec<f32> = probe.draw(len).iter().map(|x| x.abs()).collect();
+    let (first, grad) = (probe.draw(len)?, probe.draw(len)?);
+    let second: Vec<f32> = probe.draw(len)?.iter().map(|x| x.abs()).collect();
     let step =
         AdamW { lr: 0.03, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step: 3, grad_scale: 0.7 };
     let of = |values: &[f32]| tensor(values, len);
@@ -68,7 +68,7 @@ fn muon<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     let (backend, len, block) = (probe.backend, probe.layout.len(), &probe.layout.blocks[0]);
     let dense = block.dense.clone().into_iter().flat_map(|dense| [dense.w13, dense.w2]);
     let matrices: Vec<Matrix> = [block.wqkv.clone(), block.wo.clone()].into_iter().chain(dense).collect();
-    let (momentum, grad) = (probe.draw(len), probe.draw(len));
+    let (momentum, grad) = (probe.draw(len)?, probe.draw(len)?);
     let step = Muon { lr: 0.1, momentum: 0.95, weight_decay: 0.1, grad_scale: 0.7 };
     let of = |values: &[f32]| tensor(values, len);
     let (mut weights, mut moment) = (of(&probe.weights)?, of(&momentum)?);
@@ -93,8 +93,8 @@ fn adapter<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     let (d_in, d_out) = (weight.d_in, weight.d_out);
     let a = Matrix { range: 2..2 + rank * d_in, d_out: rank, d_in };
     let b = Matrix { range: a.range.end..a.range.end + d_out * rank, d_out, d_in: rank };
-    let (base, adapters) = (probe.draw(d_out * d_in + 1), probe.draw(b.range.end));
-    let dw = probe.draw(probe.layout.len());
+    let (base, adapters) = (probe.draw(d_out * d_in + 1)?, probe.draw(b.range.end)?);
+    let dw = probe.draw(probe.layout.len())?;
     let of_a = variable(&adapters[a.range.clone()], (rank, d_in))?;
     let of_b = variable(&adapters[b.range.clone()], (d_out, rank))?;
     let merged = (tensor(&base[1..], (d_out, d_in))? + (of_b.matmul(&of_a)? * scale)?)?;

@@ -6,9 +6,11 @@
 //! the result is the same to the last bit for any number of threads. The threads are those of the rayon pool that the
 //! caller has installed.
 
+mod loss_scale;
 pub mod reduce;
 pub mod update;
 
+use loss_scale::LossScale;
 pub use reduce::{Here, Reduce};
 pub use update::{Groups, Multipliers, OptimizerConfig, Rule};
 
@@ -25,7 +27,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use update::Optimizer;
+use update::{Optimizer, Step};
 
 /// How a batch is worked on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +54,7 @@ pub struct Trainer<B: Backend = Cpu> {
     lanes: usize,
     reduce: Box<dyn Reduce<B>>,
     steps: u64,
+    loss_scale: LossScale,
     /// Passes since the last step, so that dropout differs between accumulated batches.
     passes: u64,
 }
@@ -84,6 +87,7 @@ impl<B: Backend> Trainer<B> {
             optimizer,
             dropout_seed: derived_seed(lane_config.seed, Purpose::Dropout),
             recompute: lane_config.recompute,
+            loss_scale: LossScale::new(backend.scales_loss()),
             steps: 0,
             passes: 0,
         })
@@ -92,6 +96,11 @@ impl<B: Backend> Trainer<B> {
     /// Optimizer steps taken.
     pub fn steps(&self) -> u64 {
         self.steps
+    }
+
+    /// Steps that changed nothing, as their gradient overflowed the numbers of the device.
+    pub fn skipped_steps(&self) -> u64 {
+        self.loss_scale.skipped()
     }
 
     /// The adapters, where they are what is trained.
@@ -122,8 +131,8 @@ impl<B: Backend> Trainer<B> {
             let count = |pass: &Pass<B>, _: &mut B::Floats, _: &[&T]| pass.routes_of(&pass.forward()?.1);
             aux.loads = Some(Arc::new(loads(&self.each_pass(items, &rows, seed, mode, count)?)));
         }
-        let recompute = self.recompute;
-        let mode = |dropout_seed| Mode::Train { dropout_seed, aux: aux.clone(), recompute };
+        let (recompute, loss_scale) = (self.recompute, self.loss_scale.value());
+        let mode = |dropout_seed| Mode::Train { dropout_seed, aux: aux.clone(), recompute, loss_scale };
         self.each_pass(items, &rows, seed, mode, work)
     }
 
@@ -165,7 +174,8 @@ impl<B: Backend> Trainer<B> {
 
     /// One optimizer step with what was accumulated; returns the gradient norm before clipping.
     ///
-    /// Gradients are zero afterwards.
+    /// Gradients are zero afterwards. A step whose gradient overflowed is skipped where a smaller scale of the loss can
+    /// help, and counts as a step: see [`Self::skipped_steps`].
     ///
     /// # Errors
     /// Where the device fails, as by running out of memory.
@@ -176,18 +186,20 @@ impl<B: Backend> Trainer<B> {
             None => backend.zeros(self.transformer.layout.len())?,
         };
         self.steps += 1;
-        let norm = match &mut self.lora {
-            Some(lora) => {
-                let gradient = lora.pull_back(backend, &sum)?;
-                let norm = self.optimizer.update(backend, &mut lora.weights, &gradient, self.steps, lr)?;
-                lora.merge_into(&mut self.transformer)?;
-                norm
+        let pulled_back = self.lora.as_ref().map(|lora| lora.pull_back(backend, &sum)).transpose()?;
+        let gradient = pulled_back.as_ref().unwrap_or(&sum);
+        let scale = f64::from(self.loss_scale.value());
+        let norm = self.optimizer.norm(backend, gradient)? / scale;
+        if !self.loss_scale.hear(norm) {
+            let step = Step { number: self.steps, lr, norm, scale };
+            match &mut self.lora {
+                Some(lora) => {
+                    self.optimizer.update(backend, &mut lora.weights, gradient, step)?;
+                    lora.merge_into(&mut self.transformer)?;
+                }
+                None => self.optimizer.update(backend, &mut self.transformer.weights, gradient, step)?,
             }
-            None => {
-                let weights = &mut self.transformer.weights;
-                self.optimizer.update(backend, weights, &sum, self.steps, lr)?
-            }
-        };
+        }
         self.reduce.give_back(backend, sum)?;
         self.passes = 0;
         Ok(norm)
@@ -208,6 +220,7 @@ impl<B: Backend> Trainer<B> {
         if let Some(lora) = &self.lora {
             state.push(("adapters", backend.read_weights(&lora.weights)?));
         }
+        state.extend(self.loss_scale.state().map(|scale| ("loss_scale", Cow::Owned(scale.to_vec()))));
         Ok(state)
     }
 
@@ -233,6 +246,7 @@ impl<B: Backend> Trainer<B> {
         if let Some(lora) = &mut self.lora {
             lora.weights = backend.weights(next()?)?;
         }
+        self.loss_scale = LossScale::from_state(&next()?);
         self.steps = steps;
         Ok(())
     }

@@ -124,6 +124,19 @@ impl<T: PartialEq> Spans<T> {
     }
 }
 
+/// What an update needs to know of its step.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Step {
+    /// Its number, from 1.
+    pub number: u64,
+    /// The learning rate.
+    pub lr: f64,
+    /// The norm of the gradient, without the scale.
+    pub norm: f64,
+    /// What the gradient was multiplied by.
+    pub scale: f64,
+}
+
 /// Moments of the trained parameters, and who takes which rule.
 pub(super) struct Optimizer<B: Backend> {
     config: OptimizerConfig,
@@ -193,7 +206,19 @@ impl<B: Backend> Optimizer<B> {
         Ok(Self { config, adamw: Spans(vec![]), muon: vec![], multipliers: Spans(vec![]), moments })
     }
 
-    /// One update, the `step`-th; returns the gradient norm before clipping.
+    /// The norm of a gradient. This waits for the device.
+    ///
+    /// # Errors
+    /// Where the device fails, as by running out of memory.
+    pub fn norm(&self, backend: &B, gradient: &B::Floats) -> Result<f64> {
+        let mut squares = 0.0;
+        for (range, multiplier) in &self.multipliers.0 {
+            squares += multiplier.powi(2) * backend.sum_of_squares(gradient, range.clone())?;
+        }
+        Ok(squares.sqrt())
+    }
+
+    /// One update.
     ///
     /// # Errors
     /// Where the device fails, as by running out of memory.
@@ -202,17 +227,11 @@ impl<B: Backend> Optimizer<B> {
         backend: &B,
         weights: &mut B::Weights,
         gradient: &B::Floats,
-        step: u64,
-        lr: f64,
-    ) -> Result<f64> {
-        let mut squares = 0.0;
-        for (range, multiplier) in &self.multipliers.0 {
-            squares += multiplier.powi(2) * backend.sum_of_squares(gradient, range.clone())?;
-        }
-        let norm = squares.sqrt();
+        Step { number: step, lr, norm, scale }: Step,
+    ) -> Result<()> {
         let OptimizerConfig { beta1, beta2, eps, momentum, weight_decay, clip, .. } = self.config;
         // torch.nn.utils.clip_grad_norm_ adds the same 1e-6.
-        let grad_scale = if clip > 0.0 { (clip / (norm + 1e-6)).min(1.0) } else { 1.0 };
+        let grad_scale = if clip > 0.0 { (clip / (norm + 1e-6)).min(1.0) } else { 1.0 } / scale;
         for (range, of) in &self.adamw.0 {
             let (lr, weight_decay, eps) = (lr * of.lr, weight_decay * of.weight_decay, eps * of.eps);
             let rule = AdamW { lr, beta1, beta2, eps, weight_decay, step, grad_scale };
@@ -223,6 +242,6 @@ impl<B: Backend> Optimizer<B> {
             let rule = Muon { lr, momentum, weight_decay, grad_scale };
             backend.muon(weights, &mut self.moments, gradient, matrices, &rule)?;
         }
-        Ok(norm)
+        Ok(())
     }
 }

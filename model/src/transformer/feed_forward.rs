@@ -138,7 +138,9 @@ pub fn backward<B: Backend>(
         backend.grouped_weight_grad(grads, &inner, &rows, &experts.w13, routes)?;
         let drows = backend.grouped_input_grad(&inner, w, &experts.w13, routes)?;
         backend.unpermute_add(&mut dnormed, &drows, routes, false, d)?;
-        let dlogits = backend.route_backward(&dweights, routes, &pass.balancing(layer))?;
+        let mut balancing = pass.balancing(layer);
+        balancing.weight *= pass.loss_scale();
+        let dlogits = backend.route_backward(&dweights, routes, &balancing)?;
         backend.linear_weight_grad(grads, &dlogits, &normed, &experts.router)?;
         backend.linear_input_grad_add(&mut dnormed, &dlogits, w, &experts.router)?;
     }

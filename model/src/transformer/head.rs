@@ -51,7 +51,8 @@ impl<B: Backend> Pass<'_, B> {
         grads: &mut B::Floats,
     ) -> Result<(Loss<B>, B::Buffer)> {
         let active = self.active();
-        let weights: Vec<f32> = active.weights.iter().map(|w| w * scale as f32).collect();
+        let factor = self.loss_scale() * scale as f32;
+        let weights: Vec<f32> = active.weights.iter().map(|w| w * factor).collect();
         let (nll, dhidden) = self.head_backward(hidden, &active, &weights, grads)?;
         Ok((Loss { nll, rows: active.rows, weights: active.weights, scale }, dhidden))
     }
@@ -112,7 +113,8 @@ impl<B: Backend> Pass<'_, B> {
     ) -> Result<B::Buffer> {
         let active = self.active();
         let weighted = active.rows.iter().zip(&active.weights);
-        let weights: Vec<f32> = weighted.map(|(&i, w)| -dlog_probs[i as usize] * w).collect();
+        let factor = -self.loss_scale();
+        let weights: Vec<f32> = weighted.map(|(&i, w)| factor * dlog_probs[i as usize] * w).collect();
         Ok(self.head_backward(hidden, &active, &weights, grads)?.1)
     }
 

@@ -62,6 +62,8 @@ pub enum Mode {
         aux: AuxShare,
         /// What is computed again in the backward pass.
         recompute: Recompute,
+        /// What all gradients are multiplied by; losses are not.
+        loss_scale: f32,
     },
 }
 
@@ -236,6 +238,11 @@ impl<'a, B: Backend> Pass<'a, B> {
         let mut dropped = self.backend().copy(grad)?;
         self.backend().dropout(&mut dropped, dropout)?;
         Ok(Some(dropped))
+    }
+
+    /// What gradients are multiplied by.
+    pub(super) fn loss_scale(&self) -> f32 {
+        if let Mode::Train { loss_scale, .. } = self.mode { loss_scale } else { 1.0 }
     }
 
     /// Where the weights of a layer lie.

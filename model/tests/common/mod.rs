@@ -111,7 +111,7 @@ pub fn learn<B: Backend>(
     scale: f64,
     recompute: Recompute,
 ) -> Learned {
-    let mode = Mode::Train { dropout_seed: 9, aux: AuxShare::of(rows), recompute };
+    let mode = Mode::Train { dropout_seed: 9, aux: AuxShare::of(rows), recompute, loss_scale: 1.0 };
     let pass = model.pass(Ragged::new(rows), mode).unwrap();
     let mut gradient = model.backend.zeros(model.layout.len()).unwrap();
     let (hidden, tape) = pass.forward().unwrap();

@@ -69,6 +69,8 @@ pub struct Product {
     pub factors: Dtype,
     /// Of the result.
     pub result: Dtype,
+    /// Whether factors of f32 may be rounded to TF32, ten bits of fraction, where the device is faster so.
+    pub tf32: bool,
     /// What the product is multiplied by.
     pub alpha: f32,
     /// What the result before is multiplied by; it is not read where this is 0.
@@ -89,6 +91,11 @@ pub struct Grid {
 /// A device.
 #[allow(clippy::missing_errors_doc)] // everything fails where the device does, as by running out of memory
 pub trait Driver: Debug + Send + Sync + 'static {
+    /// Whether room that is idle is used again; otherwise every use has room of its own and of its exact size, so that
+    /// what reaches beyond it is found.
+    fn uses_again(&self) -> bool {
+        true
+    }
     /// Room for so many bytes, aligned to 256; what is in it is unspecified.
     fn allocate(&self, bytes: usize) -> Result<Address>;
     /// Gives room back that [`Self::allocate`] gave, once everything queued before is done.

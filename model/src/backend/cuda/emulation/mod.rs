@@ -136,6 +136,10 @@ impl Drop for State {
 }
 
 impl Driver for Emulation {
+    fn uses_again(&self) -> bool {
+        false
+    }
+
     fn allocate(&self, bytes: usize) -> Result<Address> {
         // SAFETY: It takes any number.
         let at = unsafe { emulation_allocate(bytes) };
@@ -223,7 +227,7 @@ impl Driver for Emulation {
     }
 
     fn product(&self, product: &Product) -> Result<()> {
-        let &Product { a, b, c, m, n, k, factors, result, alpha, beta } = product;
+        let &Product { a, b, c, m, n, k, factors, result, alpha, beta, .. } = product;
         if result != factors && (result != Dtype::F32 || factors == Dtype::F32) {
             return Err(Error::Input(format!("product: no {result:?} is made of {factors:?}")));
         }

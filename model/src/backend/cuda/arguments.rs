@@ -1,0 +1,107 @@
+//! What kernels take: the twins of the structures in `kernels/*.cu`, field by field.
+
+#![allow(missing_docs)] // said where the kernels are
+
+use super::driver::Address;
+use super::queue::Arguments;
+use crate::backend::Dropout;
+
+/// Declares structures as C lays them out.
+macro_rules! arguments {
+    ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? })*) => {$(
+        $(#[$doc])*
+        #[repr(C)]
+        #[derive(Debug, Clone, Copy)]
+        pub struct $name { $(pub $field: $type),* }
+        // SAFETY: `#[repr(C)]`, with the fields of the kernel's structure in their order and of their types.
+        unsafe impl Arguments for $name {}
+    )*};
+}
+
+/// `Dropout` of common.cuh; a rate of 0 is none.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Dropped {
+    pub seed: u64,
+    pub rate: f32,
+    pub unused: i32,
+}
+
+impl From<Option<Dropout>> for Dropped {
+    fn from(dropout: Option<Dropout>) -> Self {
+        dropout.map_or_else(Self::default, |of| Self { seed: of.seed, rate: of.rate, unused: 0 })
+    }
+}
+
+/// A piece of `CopyPositions`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Piece {
+    pub to: Address,
+    pub from: Address,
+    pub to_stride: i64,
+    pub from_stride: i64,
+    pub len: i32,
+    pub unused: i32,
+}
+
+arguments! {
+    Add { y: Address, x: Address, len: i64 }
+    Drop { x: Address, len: i64, dropout: Dropped }
+    Gather { to: Address, from: Address, places: Address, n: i32, width: i32, divisor: i32 }
+    Scatter { to: Address, from: Address, places: Address, n: i32, width: i32 }
+    /// Of `Widen` as well.
+    Narrow { to: Address, from: Address, len: i64 }
+    ColumnSum { sums: Address, partial: Address, rows: i32, width: i32 }
+    CopyPositions { pieces: Address }
+    EmbedBackward {
+        grads: Address, dx: Address, tokens: Address, starts: Address, sorted: Address, width: i32, lanes: i32,
+    }
+    RmsNorm {
+        y: Address, inverse: Address, x: Address, scale: Address,
+        rows: i32, d: i32, heads: i32, width: i32, first: i32, again: i32, eps: f32,
+    }
+    RmsNormBackward {
+        dx: Address, partial: Address, dy: Address, x: Address, inverse: Address, scale: Address,
+        rows: i32, rows_per_block: i32, d: i32, heads: i32, width: i32, first: i32, adds: i32,
+    }
+    /// Of `SplitHeads` and of `JoinHeads`.
+    SplitHeads {
+        rows: Address, q: Address, k: Address, v: Address, cos: Address, sin: Address, positions: Address,
+        n: i32, n_kv_heads: i32, repeats: i32, head_dim: i32, scale: f32,
+    }
+    SwiGlu { y: Address, x: Address, n: i32, hidden: i32 }
+    SwiGluBackward { y: Address, x: Address, dweights: Address, weights: Address, n: i32, hidden: i32 }
+    CrossEntropy {
+        nll: Address, dlogits: Address, logits: Address, targets: Address, weights: Address, vocab: i32,
+    }
+    Route {
+        scores: Address, chosen: Address, weights: Address, logits: Address, n: i32, experts: i32, top_k: i32,
+    }
+    CountRows { counts: Address, chosen: Address, n: i32, experts: i32, top_k: i32 }
+    PlaceRows { counts: Address, offsets: Address, experts: i32, blocks: i32 }
+    OrderRows {
+        order: Address, row_of: Address, row_weights: Address, firsts: Address, chosen: Address, weights: Address,
+        n: i32, experts: i32, top_k: i32,
+    }
+    RouteSpans {
+        loads: Address, means: Address, entropy: Address, scores: Address, chosen: Address, spans: Address,
+        experts: i32, top_k: i32,
+    }
+    RouteBackward {
+        dlogits: Address, dweights: Address, scores: Address, chosen: Address, weights: Address, row_of: Address,
+        loads: Address, load: Address, spans: Address, n: i32, experts: i32, top_k: i32, n_spans: i32, balance: f32,
+    }
+    Unpermute {
+        y: Address, x: Address, row_of: Address, weights: Address, n: i32, width: i32, top_k: i32,
+    }
+    SumOfSquares { parts: Address, x: Address, len: i64 }
+    Accumulate { sum: Address, x: Address, len: i64 }
+    AdamW {
+        w: Address, working: Address, m: Address, v: Address, grad: Address, len: i64,
+        beta1: f32, beta2: f32, step_size: f32, inverse_root: f32, eps: f32, keep: f32, grad_scale: f32, unused: i32,
+    }
+    MuonMomentum { update: Address, momentum: Address, grad: Address, len: i64, beta: f32, grad_scale: f32 }
+    Normalise { x: Address, parts: Address, len: i64, n_parts: i32, eps: f32 }
+    MuonStep { w: Address, working: Address, update: Address, len: i64, keep: f32, rate: f32 }
+}

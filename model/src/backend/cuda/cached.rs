@@ -1,0 +1,127 @@
+//! Attention over caches: the keys and values of each document are laid side by side first.
+
+use super::Cuda;
+use super::arguments::{CopyPositions, Piece};
+use super::attention::{self, Document, Shape};
+use super::driver::{Address, Grid};
+use super::memory::{Batch, Buffer, Cache, OnDevice};
+use super::queue::{self, THREADS};
+use crate::Result;
+use crate::backend::{Attention, Pieces, Qkv};
+use crate::spec::Heads;
+use std::ops::Range;
+
+/// Positions of one head of keys or values: where they begin, and how far it is to the next head.
+#[derive(Clone, Copy)]
+struct Positions {
+    at: Address,
+    stride: usize,
+}
+
+impl Cuda {
+    /// From the `first` position of something with room for `capacity`.
+    fn positions(&self, at: Address, first: usize, capacity: usize, heads: Heads) -> Positions {
+        let width = heads.head_dim;
+        Positions { at: at + (first * width * self.dtype().size()) as u64, stride: capacity * width }
+    }
+
+    fn copy_positions(&self, copies: &[(Positions, Positions, usize)], heads: Heads) -> Result<()> {
+        let pieces = copies.iter().filter(|(.., count)| *count > 0).map(|(to, from, count)| Piece {
+            to: to.at,
+            from: from.at,
+            to_stride: to.stride as i64,
+            from_stride: from.stride as i64,
+            len: (count * heads.head_dim) as i32,
+            unused: 0,
+        });
+        let pieces: Vec<Piece> = pieces.collect();
+        let Some(longest) = pieces.iter().map(|piece| piece.len as usize).max() else { return Ok(()) };
+        let list = self.queue.upload(&pieces)?;
+        // As many blocks as the longest needs, up to some; each goes over its piece in strides.
+        let blocks = longest.div_ceil(THREADS as usize).min(64) as u32;
+        // A grid has at most 65535 rows.
+        for first in (0..pieces.len()).step_by(65_535) {
+            let rows = (pieces.len() - first).min(65_535) as u32;
+            let grid = Grid { blocks: [blocks, rows, heads.n_kv_heads as u32], threads: THREADS, shared: 0 };
+            let arguments = CopyPositions { pieces: list.at + (first * size_of::<Piece>()) as u64 };
+            self.queue.run_in(&queue::of("copy_positions", self.dtype()), grid, &arguments)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn append(
+        &self,
+        cache: &Cache,
+        qkv: &Qkv<Self>,
+        rows: Range<usize>,
+        read: usize,
+        heads: Heads,
+    ) -> Result<()> {
+        let n = qkv.k.len / heads.kv_width();
+        let copy = |to: Address, from: Address| {
+            let to = self.positions(to, read, cache.capacity, heads);
+            (to, self.positions(from, rows.start, n, heads), rows.len())
+        };
+        let copies = [copy(cache.k.at, qkv.k.room.at), copy(cache.v.at, qkv.v.room.at)];
+        self.copy_positions(&copies, heads)
+    }
+
+    pub(super) fn copy_cache(&self, to: &Cache, from: &Cache, read: usize, heads: Heads) -> Result<()> {
+        let copy = |of: fn(&Cache) -> Address| {
+            let positions = |cache: &Cache| self.positions(of(cache), 0, cache.capacity, heads);
+            (positions(to), positions(from), read)
+        };
+        self.copy_positions(&[copy(|cache| cache.k.at), copy(|cache| cache.v.at)], heads)
+    }
+
+    pub(super) fn attend_cached(
+        &self,
+        qkv: &Qkv<Self>,
+        seen: &[Pieces<'_, Cache>],
+        batch: &Batch,
+        attention: &Attention,
+    ) -> Result<Buffer> {
+        let heads = attention.heads;
+        let (mut documents, mut n_keys) = (vec![], 0usize);
+        for (bounds, pieces) in batch.documents.windows(2).zip(seen) {
+            let keys: usize = pieces.iter().map(|(_, keys)| keys).sum();
+            documents.push(Document {
+                q_start: bounds[0] as i32,
+                q_len: (bounds[1] - bounds[0]) as i32,
+                k_start: n_keys as i32,
+                k_len: keys as i32,
+            });
+            n_keys += keys;
+        }
+        let (k, v) = (self.dirty(n_keys * heads.kv_width())?, self.dirty(n_keys * heads.kv_width())?);
+        let (mut copies, mut next) = (vec![], 0);
+        for &(cache, keys) in seen.iter().flatten() {
+            for (to, from) in [(k.room.at, cache.k.at), (v.room.at, cache.v.at)] {
+                let to = self.positions(to, next, n_keys, heads);
+                copies.push((to, self.positions(from, 0, cache.capacity, heads), keys));
+            }
+            next += keys;
+        }
+        self.copy_positions(&copies, heads)?;
+        let plan = OnDevice::new(self, &documents, heads)?;
+        let out = self.dirty(batch.len() * heads.width())?;
+        let lse = self.dirty_floats(batch.len() * heads.n_heads)?;
+        let shape = Shape {
+            heads,
+            n: batch.len(),
+            n_keys,
+            window: attention.window,
+            dropout: attention.dropout,
+            dtype: self.dtype(),
+        };
+        attention::forward(
+            &self.queue,
+            &shape,
+            &plan,
+            [&qkv.q, &k, &v].map(|part| part.room.at),
+            out.room.at,
+            lse.room.at,
+        )?;
+        Ok(out)
+    }
+}

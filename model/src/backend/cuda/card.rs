@@ -1,0 +1,308 @@
+//! A GPU through NVIDIA's driver and cuBLAS, both found when the program runs.
+
+use super::driver::{Address, Driver, Dtype, Grid, Product};
+use crate::{Error, Result};
+use cudarc::cublas::{result as blas, sys as blas_sys};
+use cudarc::driver::{result as cuda, sys as cuda_sys};
+use std::collections::HashMap;
+use std::ffi::{CString, c_int, c_void};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The kernels by the names of their files, compiled for cards.
+const MODULES: &[(&str, &[u8])] = &include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
+
+/// Bytes of each half of the memory through which copies to the card go.
+const STAGING: usize = 16 << 20;
+
+/// A GPU with a stream of its own.
+#[derive(Debug)]
+pub struct Card {
+    context: cuda_sys::CUcontext,
+    stream: cuda_sys::CUstream,
+    modules: Vec<cuda_sys::CUmodule>,
+    shared_limit: c_int,
+    kernels: Mutex<HashMap<String, Kernel>>,
+    blas: Mutex<Blas>,
+    staging: Mutex<Staging>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Kernel(cuda_sys::CUfunction);
+
+#[derive(Debug)]
+struct Blas(blas_sys::cublasHandle_t);
+
+/// Two halves of pinned memory that are filled in turn: the card copies out of one while the other is filled.
+#[derive(Debug)]
+struct Staging {
+    halves: [*mut u8; 2],
+    /// When the card has copied all of a half.
+    copied: [cuda_sys::CUevent; 2],
+    current: usize,
+    filled: usize,
+}
+
+// SAFETY: handles of the driver and of cuBLAS may be used from any thread that has made the context its own, which every
+// call here does; those that must not be used at the same time are behind locks.
+unsafe impl Send for Card {}
+// SAFETY: as above.
+unsafe impl Sync for Card {}
+// SAFETY: as above; only reached through its lock.
+unsafe impl Send for Kernel {}
+// SAFETY: as above.
+unsafe impl Send for Blas {}
+// SAFETY: as above.
+unsafe impl Send for Staging {}
+
+/// What a call of the driver fails with, as an error of ours.
+fn failed(what: &str) -> impl Fn(cuda::DriverError) -> Error + '_ {
+    move |error| {
+        let text = error.error_string().map(|text| text.to_string_lossy().into_owned());
+        Error::Input(format!("cuda: {what}: {}", text.unwrap_or_else(|_| format!("{error:?}"))))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Card {
+    /// The GPU of this number, of those that the process sees.
+    ///
+    /// # Errors
+    /// Where the driver, cuBLAS or the GPU is missing; says which.
+    pub fn new(number: usize) -> Result<Self> {
+        // SAFETY: only asks whether the library can be opened.
+        if !unsafe { cuda_sys::is_culib_present() } {
+            return Err(Error::Input(
+                "cuda: NVIDIA's driver (libcuda.so.1) is not installed on this machine".into(),
+            ));
+        }
+        // SAFETY: as above.
+        if !unsafe { blas_sys::is_culib_present() } {
+            return Err(Error::Input(
+                "cuda: cuBLAS (libcublas.so) is not found: install CUDA's libraries, or name their folder in LD_LIBRARY_PATH"
+                    .into(),
+            ));
+        }
+        cuda::init().map_err(failed("the driver does not start"))?;
+        let count = cuda::device::get_count().map_err(failed("counting GPUs"))?;
+        if number >= count.max(0) as usize {
+            return Err(Error::Input(format!("cuda: there is no GPU {number}: the driver shows {count}")));
+        }
+        let device = cuda::device::get(number as c_int).map_err(failed("opening the GPU"))?;
+        // SAFETY: the device is one that the driver gave out; its context is kept for as long as the process lives.
+        let (context, shared_limit) = unsafe {
+            let context = cuda::primary_ctx::retain(device).map_err(failed("opening the GPU"))?;
+            cuda::ctx::set_current(context).map_err(failed("opening the GPU"))?;
+            let limit = cuda_sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+            (context, cuda::device::get_attribute(device, limit).map_err(failed("asking the GPU"))?)
+        };
+        let stream =
+            cuda::stream::create(cuda::stream::StreamKind::NonBlocking).map_err(failed("making a stream"))?;
+        let modules = MODULES.iter().map(|(name, image)| {
+            // The driver reads images at addresses that are multiples of eight.
+            let mut aligned = vec![0u64; image.len().div_ceil(8)];
+            // SAFETY: a copy of as many bytes as the image has into room for as many; the driver keeps none of it.
+            unsafe {
+                std::ptr::copy_nonoverlapping(image.as_ptr(), aligned.as_mut_ptr().cast(), image.len());
+                cuda::module::load_data(aligned.as_ptr().cast())
+            }
+            .map_err(failed(&format!("loading the kernels of {name} (a GPU older than the A100?)")))
+        });
+        let modules = modules.collect::<Result<Vec<_>>>()?;
+        let handle = blas::create_handle().map_err(|e| Error::Input(format!("cuda: cuBLAS: {e:?}")))?;
+        // SAFETY: both were just made, in the same context.
+        unsafe { blas::set_stream(handle, stream.cast()) }
+            .map_err(|e| Error::Input(format!("cuda: cuBLAS: {e:?}")))?;
+        let half = || {
+            // SAFETY: asks for memory of the host; it is kept for as long as the process lives.
+            let memory = unsafe { cuda::malloc_host(STAGING, 0) };
+            memory.map(|memory| memory.cast::<u8>()).map_err(failed("pinning memory"))
+        };
+        let event = || {
+            cuda::event::create(cuda_sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+                .map_err(failed("making an event"))
+        };
+        Ok(Self {
+            context,
+            stream,
+            modules,
+            shared_limit,
+            kernels: Mutex::default(),
+            blas: Mutex::new(Blas(handle)),
+            staging: Mutex::new(Staging {
+                halves: [half()?, half()?],
+                copied: [event()?, event()?],
+                current: 0,
+                filled: 0,
+            }),
+        })
+    }
+
+    /// Makes the context this thread's.
+    fn enter(&self) -> Result<()> {
+        // SAFETY: the context is kept for as long as the process lives.
+        unsafe { cuda::ctx::set_current(self.context) }.map_err(failed("entering the context"))
+    }
+
+    fn wait(&self) -> Result<()> {
+        // SAFETY: the stream is kept for as long as the process lives.
+        unsafe { cuda::stream::synchronize(self.stream) }.map_err(failed("waiting for the GPU"))
+    }
+
+    fn kernel(&self, name: &str) -> Result<cuda_sys::CUfunction> {
+        let mut kernels = lock(&self.kernels);
+        if let Some(Kernel(function)) = kernels.get(name) {
+            return Ok(*function);
+        }
+        let c_name = CString::new(name).unwrap_or_default();
+        // SAFETY: modules are kept for as long as the process lives.
+        let find =
+            |module: &cuda_sys::CUmodule| unsafe { cuda::module::get_function(*module, c_name.clone()) }.ok();
+        let Some(function) = self.modules.iter().find_map(find) else {
+            return Err(Error::Input(format!("cuda: there is no kernel {name}")));
+        };
+        let limit = cuda_sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the function was just found.
+        unsafe { cuda::function::set_function_attribute(function, limit, self.shared_limit) }
+            .map_err(failed("giving a kernel its shared memory"))?;
+        kernels.insert(name.into(), Kernel(function));
+        Ok(function)
+    }
+}
+
+impl Driver for Card {
+    fn allocate(&self, bytes: usize) -> Result<Address> {
+        self.enter()?;
+        // SAFETY: asks for memory of the device.
+        unsafe { cuda::malloc_sync(bytes) }.map_err(|error| {
+            let (free, total) = cuda::mem_get_info().unwrap_or_default();
+            let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+            let what = format!("{} MiB, of which {} of {} are free", mib(bytes), mib(free), mib(total));
+            failed(&format!("asking for {what}; smaller batches or train.recompute take less"))(error)
+        })
+    }
+
+    fn free(&self, at: Address, _: usize) {
+        // SAFETY: the memory is of `allocate`, and the driver waits for what is queued before it frees it. An error here
+        // would be that of an earlier kernel, which the next call tells.
+        let _ = self.enter().map(|()| unsafe { cuda::free_sync(at) });
+    }
+
+    fn upload(&self, to: Address, from: &[u8]) -> Result<()> {
+        self.enter()?;
+        let mut staging = lock(&self.staging);
+        for part in from.chunks(STAGING) {
+            if staging.filled + part.len() > STAGING {
+                let (full, next) = (staging.current, 1 - staging.current);
+                // SAFETY: events and stream are kept for as long as the process lives; one that was never recorded
+                // does not wait.
+                unsafe {
+                    cuda::event::record(staging.copied[full], self.stream)
+                        .map_err(failed("copying to the GPU"))?;
+                    cuda::event::synchronize(staging.copied[next]).map_err(failed("copying to the GPU"))?;
+                }
+                (staging.current, staging.filled) = (next, 0);
+            }
+            let offset = part.as_ptr() as usize - from.as_ptr() as usize;
+            // SAFETY: the half has room for the part, and the card has copied all that was there before; the
+            // destination was allocated with room for all of `from`.
+            unsafe {
+                let pinned = staging.halves[staging.current].add(staging.filled);
+                std::ptr::copy_nonoverlapping(part.as_ptr(), pinned, part.len());
+                let pinned = std::slice::from_raw_parts(pinned, part.len());
+                cuda::memcpy_htod_async(to + offset as u64, pinned, self.stream)
+                    .map_err(failed("copying to the GPU"))?;
+            }
+            staging.filled += part.len().next_multiple_of(256);
+        }
+        Ok(())
+    }
+
+    fn download(&self, to: &mut [u8], from: Address) -> Result<()> {
+        self.enter()?;
+        // SAFETY: `from` was allocated with as many bytes; the copy is waited for below.
+        unsafe { cuda::memcpy_dtoh_async(to, from, self.stream) }.map_err(failed("copying from the GPU"))?;
+        self.wait()
+    }
+
+    fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<()> {
+        self.enter()?;
+        // SAFETY: both places were allocated with as many bytes.
+        unsafe { cuda::memcpy_dtod_async(to, from, bytes, self.stream) }.map_err(failed("copying on the GPU"))
+    }
+
+    fn zero(&self, at: Address, bytes: usize) -> Result<()> {
+        self.enter()?;
+        // SAFETY: the place was allocated with as many bytes.
+        unsafe { cuda::memset_d8_async(at, 0, bytes, self.stream) }
+            .map_err(failed("clearing memory of the GPU"))
+    }
+
+    unsafe fn launch(&self, kernel: &str, grid: Grid, arguments: *const c_void, _: usize) -> Result<()> {
+        self.enter()?;
+        let function = self.kernel(kernel)?;
+        let [x, y, z] = grid.blocks;
+        let mut parameters = [arguments.cast_mut()];
+        // SAFETY: the caller vouches for the arguments, which the driver copies before this returns.
+        unsafe {
+            cuda::launch_kernel(
+                function,
+                (x, y, z),
+                (grid.threads, 1, 1),
+                grid.shared as u32,
+                self.stream,
+                &mut parameters,
+            )
+        }
+        .map_err(failed(&format!("the kernel {kernel} with {grid:?}")))
+    }
+
+    fn product(&self, product: &Product) -> Result<()> {
+        self.enter()?;
+        let Product { a, b, m, n, k, .. } = *product;
+        let kind = |dtype| match dtype {
+            Dtype::F32 => blas_sys::cudaDataType::CUDA_R_32F,
+            Dtype::Bf16 => blas_sys::cudaDataType::CUDA_R_16BF,
+            Dtype::F16 => blas_sys::cudaDataType::CUDA_R_16F,
+        };
+        let turn = |transposed| match transposed {
+            true => blas_sys::cublasOperation_t::CUBLAS_OP_T,
+            false => blas_sys::cublasOperation_t::CUBLAS_OP_N,
+        };
+        let compute = match product.tf32 && product.factors == Dtype::F32 {
+            true => blas_sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
+            false => blas_sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+        };
+        // cuBLAS goes column by column: it sees every matrix transposed, and c transposed is b transposed times a
+        // transposed.
+        let (lda, ldb) = (if a.transposed { m } else { k }, if b.transposed { k } else { n });
+        let blas = lock(&self.blas);
+        // SAFETY: the places were allocated with room for matrices of these sizes.
+        unsafe {
+            blas::gemm_ex(
+                blas.0,
+                turn(b.transposed),
+                turn(a.transposed),
+                n as c_int,
+                m as c_int,
+                k as c_int,
+                (&raw const product.alpha).cast(),
+                b.at as *const c_void,
+                kind(product.factors),
+                ldb as c_int,
+                a.at as *const c_void,
+                kind(product.factors),
+                lda as c_int,
+                (&raw const product.beta).cast(),
+                product.c as *mut c_void,
+                kind(product.result),
+                n as c_int,
+                compute,
+                blas_sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT_TENSOR_OP,
+            )
+        }
+        .map_err(|error| Error::Input(format!("cuda: a product {m} x {n} x {k}: {error:?}")))
+    }
+}

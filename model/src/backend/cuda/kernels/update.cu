@@ -1,0 +1,121 @@
+// Between the gradient and the weights. Numbers are of f32; T is the type of the working copies of weights.
+#include "common.cuh"
+
+#define EACH(i, len)                                                                     \
+    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < (len); \
+         i += (long long)gridDim.x * blockDim.x)
+
+// Each block's part of the sum of squares, in f64.
+struct SumOfSquares {
+    double* parts; // (blocks,)
+    const float* x;
+    long long len;
+
+    __device__ void operator()() const {
+        SHARED(double, room); // (blockDim.x,)
+        double sum = 0.0;
+        EACH(i, len) sum += (double)x[i] * x[i];
+        room[threadIdx.x] = sum;
+        for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {
+            __syncthreads();
+            if (threadIdx.x < half) room[threadIdx.x] += room[threadIdx.x + half];
+        }
+        if (threadIdx.x == 0) parts[blockIdx.x] = room[0];
+    }
+};
+EXPORT_ONE(SumOfSquares, sum_of_squares, 256)
+
+// sum += x; x = 0.
+struct Accumulate {
+    float* sum;
+    float* x;
+    long long len;
+
+    __device__ void operator()() const {
+        EACH(i, len) {
+            sum[i] += x[i];
+            x[i] = 0.0f;
+        }
+    }
+};
+EXPORT_ONE(Accumulate, accumulate, 256)
+
+// Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2).
+template <class T> struct AdamW {
+    float* w;
+    T* working; // null: there are no copies
+    float* m;
+    float* v;
+    const float* grad;
+    long long len;
+    float beta1, beta2, step_size, inverse_root, eps, keep, grad_scale;
+    int unused;
+
+    __device__ void operator()() const {
+        EACH(i, len) {
+            float g = grad[i] * grad_scale;
+            float first = beta1 * m[i] + (1.0f - beta1) * g;
+            float second = beta2 * v[i] + (1.0f - beta2) * g * g;
+            float weight = w[i] * keep - step_size * first / (sqrtf(second) * inverse_root + eps);
+            m[i] = first;
+            v[i] = second;
+            w[i] = weight;
+            if (working) working[i] = from_float<T>(weight);
+        }
+    }
+};
+EXPORT(AdamW, adamw, 256)
+
+// Muon's momentum, and the update with Nesterov's step ahead.
+struct MuonMomentum {
+    float* update;
+    float* momentum;
+    const float* grad;
+    long long len;
+    float beta, grad_scale;
+
+    __device__ void operator()() const {
+        EACH(i, len) {
+            float g = grad[i] * grad_scale;
+            float velocity = beta * momentum[i] + (1.0f - beta) * g;
+            momentum[i] = velocity;
+            update[i] = (1.0f - beta) * g + beta * velocity;
+        }
+    }
+};
+EXPORT_ONE(MuonMomentum, muon_momentum, 256)
+
+// x /= the root of the sum of `parts`, and a little.
+struct Normalise {
+    float* x;
+    const double* parts;
+    long long len;
+    int n_parts;
+    float eps;
+
+    __device__ void operator()() const {
+        double squares = 0.0;
+        for (int i = 0; i < n_parts; i++) squares += parts[i];
+        float factor = 1.0f / ((float)sqrt(squares) + eps);
+        EACH(i, len) x[i] *= factor;
+    }
+};
+EXPORT_ONE(Normalise, normalise, 256)
+
+// w = keep w - rate update.
+template <class T> struct MuonStep {
+    float* w;
+    T* working; // null: there are no copies
+    const float* update;
+    long long len;
+    float keep, rate;
+
+    __device__ void operator()() const {
+        EACH(i, len) {
+            float weight = w[i] * keep - rate * update[i];
+            w[i] = weight;
+            if (working) working[i] = from_float<T>(weight);
+        }
+    }
+};
+EXPORT(MuonStep, muon_step, 256)

@@ -1,0 +1,113 @@
+//! RMSNorm: which rows, and how its backward pass is shared out.
+
+use super::memory::{Buffer, Floats, Weights};
+use super::{Cuda, Grid, WARPS, args, queue};
+use crate::Result;
+use crate::backend::Columns;
+use std::ops::Range;
+
+/// Rows of a block of the backward pass at least, and blocks at most.
+const ROWS: usize = 16;
+const BLOCKS: usize = 512;
+
+/// Rows of a norm: heads that lie side by side in rows, or one head of the full width.
+pub(super) struct Rows<'a> {
+    pub(super) n: usize,
+    columns: Columns,
+    scale: &'a Range<usize>,
+}
+
+impl<'a> Rows<'a> {
+    /// Whole rows, normalised as one head.
+    pub(super) fn whole(x: &Buffer, scale: &'a Range<usize>) -> Self {
+        let width = scale.len();
+        Self { n: x.len / width, columns: Columns { width, first: 0, heads: 1, head_dim: width }, scale }
+    }
+
+    /// Heads, each by itself.
+    pub(super) fn heads(x: &Buffer, columns: Columns, scale: &'a Range<usize>) -> Self {
+        Self { n: x.len / columns.width, columns, scale }
+    }
+}
+
+impl Cuda {
+    /// Normalises rows of `x` into those of `y`; `inverse` is written with an epsilon, and read without.
+    pub(super) fn norm(
+        &self,
+        y: &Buffer,
+        inverse: &Floats,
+        x: &Buffer,
+        w: &Weights,
+        rows: &Rows,
+        eps: Option<f64>,
+    ) -> Result<()> {
+        let Columns { width, first, heads, head_dim } = rows.columns;
+        let all = rows.n * heads;
+        let arguments = args::RmsNorm {
+            y: y.room.at,
+            inverse: inverse.room.at,
+            x: x.room.at,
+            scale: w.master.at(rows.scale.start),
+            rows: all as i32,
+            d: head_dim as i32,
+            heads: heads as i32,
+            width: width as i32,
+            first: first as i32,
+            again: i32::from(eps.is_none()),
+            eps: eps.unwrap_or(0.0) as f32,
+        };
+        self.run("rms_norm", all.div_ceil(WARPS).max(1), 0, &arguments)
+    }
+
+    /// The gradient of a norm: added to `dx`, or in the place of what is there; adds that of the scale.
+    #[allow(clippy::too_many_arguments)] // what the forward pass had, each named
+    pub(super) fn norm_backward(
+        &self,
+        dx: &Buffer,
+        grads: &Floats,
+        dy: &Buffer,
+        x: &Buffer,
+        inverse: &Floats,
+        w: &Weights,
+        rows: &Rows,
+        adds: bool,
+    ) -> Result<()> {
+        let Columns { width, first, heads, head_dim } = rows.columns;
+        let all = rows.n * heads;
+        if all == 0 {
+            return Ok(());
+        }
+        let rows_per_block = all.div_ceil(BLOCKS).max(ROWS);
+        let blocks = all.div_ceil(rows_per_block);
+        let partial = self.dirty_floats(blocks * head_dim)?;
+        let arguments = args::RmsNormBackward {
+            dx: dx.room.at,
+            partial: partial.room.at,
+            dy: dy.room.at,
+            x: x.room.at,
+            inverse: inverse.room.at,
+            scale: w.master.at(rows.scale.start),
+            rows: all as i32,
+            rows_per_block: rows_per_block as i32,
+            d: head_dim as i32,
+            heads: heads as i32,
+            width: width as i32,
+            first: first as i32,
+            adds: i32::from(adds),
+        };
+        // A sum of the scale's gradient for each warp; wide rows take fewer warps.
+        let room = 64 << 10;
+        let warps = (room / (4 * head_dim)).clamp(1, WARPS);
+        let grid =
+            Grid { blocks: [blocks as u32, 1, 1], threads: 32 * warps as u32, shared: 4 * warps * head_dim };
+        self.queue.run_in(&queue::of("rms_norm_backward", self.dtype()), grid, &arguments)?;
+        let arguments = args::ColumnSum {
+            sums: grads.at(rows.scale.start),
+            partial: partial.room.at,
+            rows: blocks as i32,
+            width: head_dim as i32,
+        };
+        let grid = Grid { blocks: [head_dim.div_ceil(32) as u32, 1, 1], threads: 1024, shared: 4 * 1024 };
+        self.queue.run_in("column_sum", grid, &arguments)
+    }
+}

@@ -1,0 +1,121 @@
+//! Matrix products with weights, and how fast they can be.
+
+use super::memory::{Floats, Weights};
+use super::queue::{plain, transposed};
+use super::{Address, Cuda, Dtype, Product};
+use crate::Result;
+use crate::backend::{Memory, mix};
+use crate::layout::Matrix;
+use std::time::Instant;
+
+impl Cuda {
+    /// `y = x wᵀ + beta y` of `n` rows.
+    pub(super) fn forward_product(
+        &self,
+        y: Address,
+        x: Address,
+        w: &Weights,
+        m: &Matrix,
+        n: usize,
+        beta: f32,
+    ) -> Result<()> {
+        let dtype = self.dtype();
+        self.queue.product(&Product {
+            a: plain(x),
+            b: transposed(w.at(&m.range)),
+            c: y,
+            m: n,
+            n: m.d_out,
+            k: m.d_in,
+            factors: dtype,
+            result: dtype,
+            tf32: self.tf32(),
+            alpha: 1.0,
+            beta,
+        })
+    }
+
+    /// `dx = dy w + beta dx` of `n` rows.
+    pub(super) fn backward_product(
+        &self,
+        dx: Address,
+        dy: Address,
+        w: &Weights,
+        m: &Matrix,
+        n: usize,
+        beta: f32,
+    ) -> Result<()> {
+        let dtype = self.dtype();
+        self.queue.product(&Product {
+            a: plain(dy),
+            b: plain(w.at(&m.range)),
+            c: dx,
+            m: n,
+            n: m.d_in,
+            k: m.d_out,
+            factors: dtype,
+            result: dtype,
+            tf32: self.tf32(),
+            alpha: 1.0,
+            beta,
+        })
+    }
+
+    /// Adds `dyᵀ x` of `n` rows to the gradient of a weight, in f32.
+    pub(super) fn weight_grad(
+        &self,
+        grads: &Floats,
+        dy: Address,
+        x: Address,
+        m: &Matrix,
+        n: usize,
+    ) -> Result<()> {
+        self.queue.product(&Product {
+            a: transposed(dy),
+            b: plain(x),
+            c: grads.at(m.range.start),
+            m: m.d_out,
+            n: m.d_in,
+            k: n,
+            factors: self.dtype(),
+            result: Dtype::F32,
+            tf32: self.tf32(),
+            alpha: 1.0,
+            beta: 1.0,
+        })
+    }
+
+    /// The rate of large products, in 10^9 operations a second.
+    pub(super) fn rate_of_products(&self) -> Result<f64> {
+        let (size, rounds) = if cfg!(feature = "cuda") { (8192, 20) } else { (32, 1) };
+        let numbers =
+            |seed: u64| (0..(size * size) as u64).map(move |i| (mix(i ^ seed << 40) % 17) as f32 / 8.0 - 1.0);
+        let factors = [1, 2].map(|seed| self.buffer(&numbers(seed).collect::<Vec<_>>(), size));
+        let [a, b] = factors;
+        let (a, b, c) = (a?, b?, self.dirty(size * size)?);
+        let product = Product {
+            a: plain(a.room.at),
+            b: plain(b.room.at),
+            c: c.room.at,
+            m: size,
+            n: size,
+            k: size,
+            factors: self.dtype(),
+            result: self.dtype(),
+            tf32: self.tf32(),
+            alpha: 1.0,
+            beta: 0.0,
+        };
+        let wait = || self.queue.download::<f32>(c.room.at, 1);
+        for _ in 0..3 {
+            self.queue.product(&product)?;
+        }
+        wait()?;
+        let began = Instant::now();
+        for _ in 0..rounds {
+            self.queue.product(&product)?;
+        }
+        wait()?;
+        Ok(f64::from(rounds) * 2.0 * (size as f64).powi(3) / began.elapsed().as_secs_f64() / 1e9)
+    }
+}

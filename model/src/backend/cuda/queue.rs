@@ -1,0 +1,204 @@
+//! Work for a device, and room on it that is used again.
+
+use super::driver::{Address, Driver, Dtype, Factor, Grid, Product};
+use crate::Result;
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Threads of a block where a kernel does not ask for a number of its own.
+pub const THREADS: u32 = 256;
+/// Blocks of kernels that go over elements in strides: enough for every card, and always the same.
+const BLOCKS: usize = 4096;
+
+/// What has an address in a structure of arguments; the kernels' own structures are its only implementors.
+///
+/// # Safety
+/// `#[repr(C)]`, laid out as the kernel's own.
+pub unsafe trait Arguments: Copy {}
+
+/// A device, and the room on it that is idle.
+#[derive(Debug)]
+pub struct Queue {
+    driver: Box<dyn Driver>,
+    pool: Mutex<Pool>,
+}
+
+/// Idle room by size. *Invariant:* as in the processor's pool, idle and used room together are little more than the most
+/// that was in use at one time.
+#[derive(Debug, Default)]
+struct Pool {
+    idle: BTreeMap<usize, Vec<Address>>,
+    /// Sizes in the order in which they became idle; some of them may be in use again.
+    oldest: VecDeque<usize>,
+    idle_bytes: usize,
+    used: usize,
+    most: usize,
+}
+
+impl Pool {
+    /// Takes out the room that has been idle for the longest.
+    fn evict(&mut self) -> Option<(Address, usize)> {
+        while let Some(bytes) = self.oldest.pop_front() {
+            if let Some(at) =
+                self.idle.get_mut(&bytes).filter(|idle| !idle.is_empty()).map(|idle| idle.remove(0))
+            {
+                self.idle_bytes -= bytes;
+                return Some((at, bytes));
+            }
+        }
+        None
+    }
+}
+
+/// One of 16 sizes or fewer for each doubling, so that rows of all lengths share few sizes.
+fn rounded(bytes: usize) -> usize {
+    bytes.max(1).next_multiple_of((bytes.next_power_of_two() / 32).max(256))
+}
+
+/// Room on a device, which is idle again when this is dropped.
+#[derive(Debug)]
+pub struct Room {
+    queue: Arc<Queue>,
+    /// Its first byte.
+    pub at: Address,
+    bytes: usize,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let mut pool = self.queue.pool();
+        pool.used -= self.bytes;
+        if !self.queue.driver.uses_again() {
+            return self.queue.driver.free(self.at, self.bytes);
+        }
+        pool.idle_bytes += self.bytes;
+        pool.idle.entry(self.bytes).or_default().push(self.at);
+        pool.oldest.push_back(self.bytes);
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        let mut pool = std::mem::take(&mut *self.pool());
+        while let Some((at, bytes)) = pool.evict() {
+            self.driver.free(at, bytes);
+        }
+    }
+}
+
+/// Blocks of so many threads for one thread each.
+pub fn blocks(threads: usize) -> usize {
+    threads.div_ceil(THREADS as usize).clamp(1, BLOCKS)
+}
+
+/// Numbers as bytes.
+pub fn bytes_of<T: Copy>(numbers: &[T]) -> &[u8] {
+    // SAFETY: any initialised memory can be read as bytes; the types in use have no padding but in the tails of argument
+    // structures, which are read by devices alone.
+    unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), size_of_val(numbers)) }
+}
+
+impl Queue {
+    /// For a device.
+    pub fn new(driver: Box<dyn Driver>) -> Arc<Self> {
+        Arc::new(Self { driver, pool: Mutex::default() })
+    }
+
+    /// The device.
+    pub fn driver(&self) -> &dyn Driver {
+        &*self.driver
+    }
+
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The most bytes that were in use at one time.
+    pub fn peak_bytes(&self) -> usize {
+        self.pool().most
+    }
+
+    /// Room for so many bytes, whose contents are unspecified.
+    pub fn room(self: &Arc<Self>, bytes: usize) -> Result<Room> {
+        let bytes = if self.driver.uses_again() { rounded(bytes) } else { bytes.max(1) };
+        let mut pool = self.pool();
+        pool.used += bytes;
+        pool.most = pool.most.max(pool.used);
+        let room = |at| Room { queue: self.clone(), at, bytes };
+        if let Some(at) = pool.idle.get_mut(&bytes).and_then(Vec::pop) {
+            pool.idle_bytes -= bytes;
+            return Ok(room(at));
+        }
+        while pool.used + pool.idle_bytes > pool.most + pool.most / 8 {
+            let Some((at, bytes)) = pool.evict() else { break };
+            self.driver.free(at, bytes);
+        }
+        loop {
+            let error = match self.driver.allocate(bytes) {
+                Ok(at) => return Ok(room(at)),
+                Err(error) => error,
+            };
+            let Some((at, bytes)) = pool.evict() else {
+                pool.used -= bytes;
+                return Err(error);
+            };
+            self.driver.free(at, bytes);
+        }
+    }
+
+    /// Room with these numbers in it.
+    pub fn upload<T: Copy>(self: &Arc<Self>, numbers: &[T]) -> Result<Room> {
+        let room = self.room(size_of_val(numbers))?;
+        self.driver.upload(room.at, bytes_of(numbers))?;
+        Ok(room)
+    }
+
+    /// Numbers on the host. This waits for the device.
+    pub fn download<T: Copy + Default>(&self, from: Address, len: usize) -> Result<Vec<T>> {
+        let mut numbers = vec![T::default(); len];
+        if len > 0 {
+            let bytes = size_of_val(&numbers[..]);
+            // SAFETY: the types in use are numbers, for which any bytes are a value.
+            let to = unsafe { std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast(), bytes) };
+            self.driver.download(to, from)?;
+        }
+        Ok(numbers)
+    }
+
+    /// Runs a kernel over blocks of [`THREADS`] threads.
+    pub fn run<A: Arguments>(&self, kernel: &str, blocks: usize, shared: usize, arguments: &A) -> Result<()> {
+        let blocks = [u32::try_from(blocks).unwrap_or(u32::MAX), 1, 1];
+        self.run_in(kernel, Grid { blocks, threads: THREADS, shared }, arguments)
+    }
+
+    /// Runs a kernel.
+    pub fn run_in<A: Arguments>(&self, kernel: &str, grid: Grid, arguments: &A) -> Result<()> {
+        // SAFETY: the structure is the kernel's own, as its implementor vouches for, and those that fill it in keep the
+        // rooms behind its addresses until they have been queued; room is given back in the order of the queue.
+        unsafe { self.driver.launch(kernel, grid, (&raw const *arguments).cast::<c_void>(), size_of::<A>()) }
+    }
+
+    /// A product; nothing where it has no element.
+    pub fn product(&self, product: &Product) -> Result<()> {
+        if product.m == 0 || product.n == 0 {
+            return Ok(());
+        }
+        self.driver.product(product)
+    }
+}
+
+/// The factor at an address, as it lies there.
+pub fn plain(at: Address) -> Factor {
+    Factor { at, transposed: false }
+}
+
+/// The transpose of what lies at an address.
+pub fn transposed(at: Address) -> Factor {
+    Factor { at, transposed: true }
+}
+
+/// The name of a kernel for activations of this type.
+pub fn of(kernel: &str, dtype: Dtype) -> String {
+    format!("{kernel}_{}", dtype.suffix())
+}
