@@ -304,45 +304,4 @@ fn run(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tiles_cover_every_row_and_key_once_and_the_longest_come_first() {
-        let documents = [
-            Document { q_start: 0, q_len: 200, k_start: 0, k_len: 200 },
-            Document { q_start: 200, q_len: 0, k_start: 200, k_len: 0 },
-            Document { q_start: 200, q_len: 1, k_start: 200, k_len: 900 },
-        ];
-        let plan = Plan::new(&documents, 2, 64, Dtype::Bf16);
-        let tiles = |tiles: &[Tile]| tiles.iter().map(|tile| (tile.document, tile.first)).collect::<Vec<_>>();
-        assert_eq!(tiles(&plan.query_tiles), [(2, 0), (0, 384), (0, 256), (0, 128), (0, 0)]);
-        let keys = tiles(&plan.key_tiles);
-        assert_eq!(keys.len(), 2 + 8);
-        assert_eq!(keys[..3], [(0, 0), (0, 128), (2, 0)]);
-        let mut sorted = keys.clone();
-        sorted.sort_unstable();
-        sorted.dedup();
-        assert_eq!(sorted.len(), keys.len());
-    }
-
-    #[test]
-    fn shared_memory_fits_every_card() {
-        for (width, dtype) in
-            WIDTHS.iter().flat_map(|&w| [Dtype::F32, Dtype::Bf16, Dtype::F16].map(|d| (w, d)))
-        {
-            let sizes = Sizes::of(width, dtype);
-            for bytes in [sizes.forward, sizes.backward_keys, sizes.backward_queries] {
-                assert!(bytes <= 99 << 10, "{width} {dtype:?}: {bytes}");
-            }
-        }
-    }
-
-    #[test]
-    fn heads_that_are_too_wide_are_refused() {
-        let heads = Heads { n_heads: 1, n_kv_heads: 1, head_dim: 129 };
-        let shape = Shape { heads, n: 1, n_keys: 1, window: None, dropout: None, dtype: Dtype::F32 };
-        let error = shape.width().unwrap_err().to_string();
-        assert_eq!(error, "attention on CUDA: head_dim is 129, expected at most 128; use more heads");
-    }
-}
+mod tests;
