@@ -112,19 +112,23 @@ __device__ inline void bring(T* to, int rows, int head_dim, From from) {
     if (head_dim % WIDE == 0) {
         // Where pieces of a row share out the threads, each thread has its own column, which the compiler sees.
         constexpr int TOGETHER = ATTENTION_THREADS % PIECES == 0 ? ATTENTION_THREADS / PIECES : 0;
+        // What is not there is not read, but a place that exists is named all the same.
         const int first = threadIdx.x / PIECES, column = threadIdx.x % PIECES * WIDE;
+        const int from_column = column < head_dim ? column : 0;
         const Place place_of_first = place(to + first * PITCH + column);
 #pragma unroll
         for (int i = 0; i < (ROWS * PIECES + ATTENTION_THREADS - 1) / ATTENTION_THREADS; i++) {
             if constexpr (TOGETHER > 0) {
                 const int row = first + i * TOGETHER;
                 if (ROWS % TOGETHER != 0 && row >= ROWS) break;
-                const T* numbers = from(row) + column;
-                copy_async(place_of_first + (int)sizeof(T) * i * TOGETHER * PITCH, numbers, row < rows && column < head_dim);
+                const T* numbers = from(min(row, rows - 1)) + from_column;
+                const bool there = row < rows && column < head_dim;
+                copy_async(place_of_first + (int)sizeof(T) * i * TOGETHER * PITCH, numbers, there);
             } else {
                 const int piece = i * ATTENTION_THREADS + threadIdx.x, row = piece / PIECES, column = piece % PIECES * WIDE;
                 if (ROWS * PIECES % ATTENTION_THREADS != 0 && row >= ROWS) break;
-                copy_async(place(to + row * PITCH + column), from(row) + column, row < rows && column < head_dim);
+                const bool there = row < rows && column < head_dim;
+                copy_async(place(to + row * PITCH + column), there ? from(row) + column : from(0), there);
             }
         }
     } else {
