@@ -5,7 +5,7 @@ use crate::data::Tokenizer;
 use crate::plan::short_name;
 use crate::runs::manifest::Manifest;
 use anyhow::{Context, Result, ensure};
-use model::{Cpu, Transformer};
+use model::{Backend, Cpu, Transformer};
 use std::path::{Path, PathBuf};
 
 /// Where a model is.
@@ -22,7 +22,7 @@ pub struct ModelFiles {
 }
 
 /// A model that is ready to write.
-pub struct Model {
+pub struct Model<B: Backend = Cpu> {
     /// Its name.
     pub name: String,
     /// Where it comes from, for people.
@@ -30,24 +30,24 @@ pub struct Model {
     /// The stage that made it, where one of ours did.
     pub stage: Option<Stage>,
     /// Its weights.
-    pub transformer: Transformer,
+    pub transformer: Transformer<B>,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
 }
 
 impl ModelFiles {
-    /// Loads the model.
+    /// Loads the model to a backend.
     ///
     /// # Errors
     /// Where the folder holds no model or no tokenizer, or they do not fit together.
-    pub fn load(&self) -> Result<Model> {
-        self.read().with_context(|| self.dir.display().to_string())
+    pub fn load<B: Backend>(&self, backend: &B) -> Result<Model<B>> {
+        self.read(backend).with_context(|| self.dir.display().to_string())
     }
 
-    fn read(&self) -> Result<Model> {
+    fn read<B: Backend>(&self, backend: &B) -> Result<Model<B>> {
         let Self { dir, source, tokenizer, .. } = self;
         let tokenizer = Tokenizer::load(tokenizer.as_deref().unwrap_or(dir))?;
-        let transformer = Transformer::load(dir, &Cpu)?;
+        let transformer = Transformer::load(dir, backend)?;
         let (entries, vocab_size) = (tokenizer.vocab_size(), transformer.config.vocab_size);
         ensure!(
             entries <= vocab_size,

@@ -35,7 +35,7 @@ fn bad_input_is_one_clear_error() {
     );
     run("name = \"s\"\n[base.model]\nd_model = 30\n", "model.d_model: 30 is not divisible by n_heads = 4");
     run("", "name: expected a name for the sweep");
-    if !cfg!(feature = "cuda") {
+    if !cfg!(any(feature = "cuda", feature = "emulate")) {
         run(&format!("{TINY}[base]\ndevice = \"cuda\"\n"), "built without CUDA");
     }
     std::fs::write(dir.path().join("s.toml"), TINY).unwrap();

@@ -1,11 +1,12 @@
 //! The verb `bench`: one line of JSON a case.
 
+use super::device_arg::DeviceArgs;
 use super::say;
 use crate::bench::{self, Case, ExamCase};
 use crate::system::on_threads;
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
-use model::{Device, ModelConfig, Precision};
+use model::{Device, ModelConfig};
 use std::path::PathBuf;
 
 /// What is measured.
@@ -80,12 +81,8 @@ pub struct CaseArgs {
     /// Rows, questions or texts of a step
     #[arg(long, default_value_t = 16)]
     batch_size: usize,
-    /// Where a training step is computed: cpu, cuda or cuda:N
-    #[arg(long, default_value = "cpu")]
-    device: Device,
-    /// Numbers that a GPU computes with: f32, tf32, bf16 or f16
-    #[arg(long, default_value = "f32")]
-    precision: Precision,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Lanes of a training batch
     #[arg(long, default_value_t = 4)]
     lanes: usize,
@@ -124,7 +121,8 @@ impl CaseArgs {
         for (flag, amount) in amounts {
             ensure!(amount > 0, "{flag} is 0, expected at least 1");
         }
-        let Self { seq_len, batch_size, device, precision, lanes, threads, steps, warmup, .. } = *self;
+        let DeviceArgs { device, precision } = self.device;
+        let Self { seq_len, batch_size, lanes, threads, steps, warmup, .. } = *self;
         Ok(Case { model, seq_len, batch_size, device, precision, lanes, threads, steps, warmup })
     }
 }

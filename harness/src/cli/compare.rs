@@ -1,5 +1,6 @@
 //! The verb `compare`: answers of several models side by side.
 
+use super::device_arg::DeviceArgs;
 use super::generate::read_prompts;
 use super::models_arg::ModelsArg;
 use super::rope_arg::RopeArgs;
@@ -11,6 +12,7 @@ use crate::models::{Model, ModelFiles};
 use crate::track::{Board, counted};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
+use model::{Backend, Work};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,6 +37,8 @@ pub struct CompareArgs {
     sampling: SamplingArgs,
     #[command(flatten)]
     rope: RopeArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Write FILE in place of printing Markdown: a name that ends in .md, .html, .csv or .json; may be repeated
     #[arg(long, value_name = "FILE", value_parser = out)]
     out: Vec<PathBuf>,
@@ -78,6 +82,18 @@ fn out(file: &str) -> Result<PathBuf> {
 
 /// Has models answer, and shows the answers.
 pub fn compare(args: &CompareArgs) -> Result<bool> {
+    args.device.run(args)
+}
+
+impl Work for &CompareArgs {
+    type Outcome = Result<bool>;
+
+    fn run<B: Backend>(self, backend: &B) -> Result<bool> {
+        compare_on(self, backend)
+    }
+}
+
+fn compare_on<B: Backend>(args: &CompareArgs, backend: &B) -> Result<bool> {
     let prompts = match &args.prompts {
         Some(file) => read_prompts(file)?,
         None => questions()?,
@@ -85,7 +101,7 @@ pub fn compare(args: &CompareArgs) -> Result<bool> {
     let judge = args.judge.read(args.sampling.seed)?;
     let files = args.models.files()?;
     ensure!(judge.is_none() || files.len() > 1, "a judge compares models: name two or more");
-    let models = load(&files, &args.rope)?;
+    let models = load(&files, &args.rope, backend)?;
     let mut sampling = serde_json::to_value(&args.sampling)?;
     if let Some(system) = &args.system {
         sampling["system"] = system.as_str().into();
@@ -115,14 +131,14 @@ pub fn compare(args: &CompareArgs) -> Result<bool> {
 }
 
 /// Loads the models, and scales their positions.
-fn load(files: &[ModelFiles], rope: &RopeArgs) -> Result<Vec<Model>> {
-    let mut models: Vec<Model> = vec![];
+fn load<B: Backend>(files: &[ModelFiles], rope: &RopeArgs, backend: &B) -> Result<Vec<Model<B>>> {
+    let mut models: Vec<Model<B>> = vec![];
     for (place, file) in files.iter().enumerate() {
         let same = |other: &&ModelFiles| other.dir.canonicalize().ok() == file.dir.canonicalize().ok();
         if let Some(other) = files[..place].iter().find(same) {
             bail!("{} is named twice, the second time as {}; leave one out", other.source, file.source);
         }
-        let mut model = file.load()?;
+        let mut model = file.load(backend)?;
         if models.iter().any(|other| other.name == model.name) {
             bail!("two models are called {}; name one as in other={}", model.name, file.dir.display());
         }

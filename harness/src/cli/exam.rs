@@ -1,5 +1,6 @@
 //! The verb `exam`.
 
+use super::device_arg::DeviceArgs;
 use super::models_arg::ModelsArg;
 use super::say;
 use crate::config::{Answer, ExamConfig, Norm};
@@ -11,6 +12,7 @@ use crate::stats::{Agreement, agreement, holm};
 use crate::track::table;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use model::{Backend, Work};
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -42,6 +44,8 @@ pub struct ExamArgs {
     /// System text in front of each prompt; empty leaves it out
     #[arg(long, default_value_t = ExamConfig::default().system)]
     system: String,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Write the answers to this CSV file; of several models with a column of their names
     #[arg(long)]
     out: Option<PathBuf>,
@@ -80,6 +84,18 @@ struct Agreed<'a> {
 
 /// Examines models, one after the other.
 pub fn exam(args: &ExamArgs) -> Result<bool> {
+    args.device.run(args)
+}
+
+impl Work for &ExamArgs {
+    type Outcome = Result<bool>;
+
+    fn run<B: Backend>(self, backend: &B) -> Result<bool> {
+        exam_on(self, backend)
+    }
+}
+
+fn exam_on<B: Backend>(args: &ExamArgs, backend: &B) -> Result<bool> {
     ensure!(
         !args.rotate || args.answer == Answer::Letter,
         "--rotate goes with --answer letter only: the texts of options have no letter to be freed from"
@@ -91,7 +107,7 @@ pub fn exam(args: &ExamArgs) -> Result<bool> {
         let (name, dir) = (of.called(), of.dir.display());
         ensure!(names.insert(name.clone()), "two models are called {name}; name one as in other={dir}");
     }
-    let sat = |of: &ModelFiles| sit(args, &questions, of.load()?, files.len() > 1);
+    let sat = |of: &ModelFiles| sit(args, &questions, of.load(backend)?, files.len() > 1);
     let all: Vec<Sat> = files.iter().map(sat).collect::<Result<_>>()?;
     let agreed = agreed(&all)?;
     if let Some(out) = &args.out {
@@ -109,7 +125,12 @@ pub fn exam(args: &ExamArgs) -> Result<bool> {
     Ok(true)
 }
 
-fn sit(args: &ExamArgs, questions: &Questions, model: Model, is_one_of_several: bool) -> Result<Sat> {
+fn sit<B: Backend>(
+    args: &ExamArgs,
+    questions: &Questions,
+    model: Model<B>,
+    is_one_of_several: bool,
+) -> Result<Sat> {
     let Model { name, source, transformer, tokenizer, .. } = model;
     let Questions { sheets, shots } = questions;
     let max_len = transformer.config.max_seq_len;

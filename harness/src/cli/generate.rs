@@ -1,5 +1,6 @@
 //! The verb `generate`: models write on, token by token.
 
+use super::device_arg::DeviceArgs;
 use super::model_arg::ModelArg;
 use super::rope_arg::RopeArgs;
 use super::sampling::SamplingArgs;
@@ -9,7 +10,7 @@ use crate::data::{Message, SpecialText, Tokenizer};
 use crate::fsutil::read_text;
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
-use model::{Cpu, GenerateOptions, Transformer};
+use model::{Backend, GenerateOptions, Transformer, Work};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -27,6 +28,8 @@ pub struct GenerateArgs {
     sampling: SamplingArgs,
     #[command(flatten)]
     rope: RopeArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Texts for each prompt, of one seed
     #[arg(short, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
     n: u64,
@@ -59,10 +62,22 @@ struct PromptArgs {
 
 /// Writes on after one or several prompts.
 pub fn generate(args: &GenerateArgs) -> Result<bool> {
+    args.device.run(args)
+}
+
+impl Work for &GenerateArgs {
+    type Outcome = Result<bool>;
+
+    fn run<B: Backend>(self, backend: &B) -> Result<bool> {
+        generate_on(self, backend)
+    }
+}
+
+fn generate_on<B: Backend>(args: &GenerateArgs, backend: &B) -> Result<bool> {
     let prompts = args.prompts.read()?;
     let dir = args.model.folder()?;
     let tokenizer = Tokenizer::load(args.tokenizer.as_deref().unwrap_or(&dir))?;
-    let transformer = args.rope.apply(Transformer::load(&dir, &Cpu)?);
+    let transformer = args.rope.apply(Transformer::load(&dir, backend)?);
     let encode = |text: &String| match args.chat {
         true => Ok(tokenizer.conversation(&[Message::new("user", text)], SpecialText::Characters)?.ids),
         false => tokenizer.encode_opening(text, SpecialText::Control),

@@ -6,6 +6,7 @@ mod cancel;
 mod chat;
 mod compare;
 mod data;
+mod device_arg;
 mod doctor;
 mod exam;
 mod export;

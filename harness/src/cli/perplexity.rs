@@ -1,6 +1,7 @@
 //! The verb `perplexity`: a model on a text, behind contexts of several lengths.
 
 use super::data::named;
+use super::device_arg::DeviceArgs;
 use super::model_arg::ModelArg;
 use super::rope_arg::TrainedArg;
 use super::say;
@@ -13,7 +14,7 @@ use crate::report::write_length_figure;
 use crate::track::{number, table};
 use anyhow::{Result, ensure};
 use clap::Args;
-use model::{Cpu, RopeScaling, Transformer};
+use model::{Backend, RopeScaling, Transformer, Work};
 use std::path::PathBuf;
 
 /// Arguments of `perplexity`.
@@ -36,6 +37,8 @@ pub struct PerplexityArgs {
     /// Windows of the text at most, each of the longest context
     #[arg(long, default_value_t = 64, value_name = "N")]
     windows: usize,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// Folder for perplexity.csv and a figure
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -46,9 +49,21 @@ pub struct PerplexityArgs {
 
 /// Measures how well a model predicts a text.
 pub fn perplexity(args: &PerplexityArgs) -> Result<bool> {
+    args.device.run(args)
+}
+
+impl Work for &PerplexityArgs {
+    type Outcome = Result<bool>;
+
+    fn run<B: Backend>(self, backend: &B) -> Result<bool> {
+        perplexity_on(self, backend)
+    }
+}
+
+fn perplexity_on<B: Backend>(args: &PerplexityArgs, backend: &B) -> Result<bool> {
     let dir = args.model.folder()?;
     let tokenizer = Tokenizer::load(&dir)?;
-    let model = Transformer::load(&dir, &Cpu)?;
+    let model = Transformer::load(&dir, backend)?;
     let plan = plan(args, model.config.max_seq_len)?;
     let needed = plan.windows.saturating_mul(plan.lengths.last().copied().unwrap_or_default());
     let ids = read(args, &tokenizer, needed)?;

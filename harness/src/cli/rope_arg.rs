@@ -1,7 +1,7 @@
 //! How a model is rotated over texts that are longer than those it was trained with.
 
 use clap::Args;
-use model::{RopeScaling, Transformer};
+use model::{Backend, RopeScaling, Transformer};
 
 /// Longer texts than the trained ones.
 #[derive(Debug, Clone, Copy, Args)]
@@ -30,7 +30,7 @@ impl TrainedArg {
 
 impl RopeArgs {
     /// The model as it is asked for.
-    pub fn apply(&self, model: Transformer) -> Transformer {
+    pub fn apply<B: Backend>(&self, model: Transformer<B>) -> Transformer<B> {
         let trained = self.trained.positions(model.config.max_seq_len);
         model.with_rope_scaling(self.rope_scaling, trained)
     }

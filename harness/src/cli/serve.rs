@@ -1,12 +1,15 @@
 //! The verb `serve`: models over HTTP, until Ctrl-C.
 
+use super::device_arg::DeviceArgs;
 use super::models_arg::ModelsArg;
 use super::{note, say};
 use crate::execute::limits::{parse_size, parse_time};
 use crate::fsutil::read_text;
+use crate::models::ModelFiles;
 use crate::serve::{Limits, Options, Served, Server, Stop};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use model::{Backend, Work};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -43,6 +46,8 @@ pub struct ServeArgs {
     /// Threads that a model computes with; 0 is all cores
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// Serves models until it is asked to stop.
@@ -52,17 +57,14 @@ pub fn serve(args: &ServeArgs) -> Result<bool> {
         host: args.host.clone(),
         port: args.port,
         api_key: args.key()?,
-        limits: Limits { texts: args.concurrency.into(), waiting: args.queue.into() },
+        limits: args.limits(),
         time_limit: args.time_limit,
         body_limit: usize::try_from(args.body_limit).unwrap_or(usize::MAX),
         results: args.models.results.clone(),
         runs: args.models.runs.clone().unwrap_or_else(|| defaults.runs.clone()),
         ..defaults
     };
-    let mut models = vec![];
-    for files in args.models.files()? {
-        models.push(Served::new(files.load()?, options.limits, args.threads)?);
-    }
+    let models = args.device.run(args)?;
     if !options.is_local() && options.api_key.is_none() {
         note("whoever reaches this machine may ask: --api-key KEY lets in those only who have it");
     }
@@ -84,7 +86,21 @@ pub fn serve(args: &ServeArgs) -> Result<bool> {
     Ok(true)
 }
 
+// Loads the models and starts their schedulers.
+impl Work for &ServeArgs {
+    type Outcome = Result<Vec<Served>>;
+
+    fn run<B: Backend>(self, backend: &B) -> Self::Outcome {
+        let serve = |files: ModelFiles| Served::new(files.load(backend)?, self.limits(), self.threads);
+        self.models.files()?.into_iter().map(serve).collect()
+    }
+}
+
 impl ServeArgs {
+    fn limits(&self) -> Limits {
+        Limits { texts: self.concurrency.into(), waiting: self.queue.into() }
+    }
+
     fn key(&self) -> Result<Option<String>> {
         let Some(file) = &self.api_key_file else { return Ok(self.api_key.clone()) };
         let key = read_text(file)?.trim().to_owned();

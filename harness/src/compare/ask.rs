@@ -7,7 +7,7 @@ use crate::data::{Message, SpecialText};
 use crate::models::Model;
 use crate::track::Progress;
 use anyhow::{Context, Result, bail, ensure};
-use model::GenerateOptions;
+use model::{Backend, GenerateOptions};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -32,7 +32,7 @@ pub struct Ask<'a> {
 /// # Errors
 /// Where a prompt does not fit a model, a chat template is asked for that is not there or refuses the prompt, or a model
 /// breaks.
-pub fn answer(models: &[Model], ask: &Ask, progress: &dyn Progress) -> Result<Comparison> {
+pub fn answer<B: Backend>(models: &[Model<B>], ask: &Ask, progress: &dyn Progress) -> Result<Comparison> {
     let mut forms = vec![];
     let mut ids = vec![];
     for model in models {
@@ -62,7 +62,7 @@ pub fn answer(models: &[Model], ask: &Ask, progress: &dyn Progress) -> Result<Co
 }
 
 /// What a model is given to write behind: one that was only pretrained, or has no chat template, goes on with a text.
-fn form_of(model: &Model, asked: Option<Form>) -> Result<Form> {
+fn form_of<B: Backend>(model: &Model<B>, asked: Option<Form>) -> Result<Form> {
     let no_template = model.tokenizer.no_template();
     match (asked, no_template) {
         (Some(Form::Chat), Some(why)) => bail!("{}: {why}", model.name),
@@ -73,7 +73,13 @@ fn form_of(model: &Model, asked: Option<Form>) -> Result<Form> {
     }
 }
 
-fn encode(model: &Model, form: Form, ask: &Ask, prompt: &str, number: usize) -> Result<Vec<u32>> {
+fn encode<B: Backend>(
+    model: &Model<B>,
+    form: Form,
+    ask: &Ask,
+    prompt: &str,
+    number: usize,
+) -> Result<Vec<u32>> {
     let ids = match form {
         Form::Continuation => model.tokenizer.encode_opening(prompt, SpecialText::Characters)?,
         Form::Chat => {
@@ -93,7 +99,12 @@ fn encode(model: &Model, form: Form, ask: &Ask, prompt: &str, number: usize) -> 
 }
 
 /// The answers of one model, in the order of the prompts.
-fn answers(model: &Model, prompts: &[Vec<u32>], ask: &Ask, progress: &dyn Progress) -> Result<Vec<Answer>> {
+fn answers<B: Backend>(
+    model: &Model<B>,
+    prompts: &[Vec<u32>],
+    ask: &Ask,
+    progress: &dyn Progress,
+) -> Result<Vec<Answer>> {
     let Model { transformer, tokenizer, .. } = model;
     let waiting = prompts.iter().map(|ids| {
         let room = transformer.context_len() - ids.len();

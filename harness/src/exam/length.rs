@@ -3,7 +3,7 @@
 
 use crate::stats::{Mean, StatsError};
 use anyhow::{Result, ensure};
-use model::{Cpu, RopeScaling, Sequence, Transformer};
+use model::{Backend, RopeScaling, Sequence, Transformer};
 use serde::Serialize;
 
 /// What is measured.
@@ -48,8 +48,8 @@ impl LengthLoss {
 ///
 /// # Errors
 /// Where the text is shorter than the longest context, or the model has no finite results.
-pub fn loss_by_length(
-    mut model: Transformer<Cpu>,
+pub fn loss_by_length<B: Backend>(
+    mut model: Transformer<B>,
     ids: &[u32],
     plan: &LengthPlan,
 ) -> Result<Vec<LengthLoss>> {
@@ -113,9 +113,9 @@ fn last_of(window: &[u32], targets: usize) -> Sequence {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use model::ModelConfig;
+    use model::{Cpu, ModelConfig};
 
-    fn model() -> Transformer<Cpu> {
+    fn model() -> Transformer {
         let config = ModelConfig {
             d_model: 16,
             n_layers: 2,

@@ -133,7 +133,7 @@ fn gpus(trials: &[Trial], per_gpu: usize) -> Result<Gpus> {
         return Ok(Gpus::default());
     }
     ensure!(
-        cfg!(feature = "cuda"),
+        cfg!(any(feature = "cuda", feature = "emulate")),
         "device = \"cuda\": this program was built without CUDA; build it with --features cuda, or --set device=cpu"
     );
     let gpus = Gpus::of_this_machine(per_gpu);

@@ -7,6 +7,7 @@ use crate::data::Tokenizer;
 use crate::models::Model;
 use crate::system::now;
 use anyhow::Result;
+use model::Backend;
 use std::sync::Arc;
 
 /// What a token is for people.
@@ -47,7 +48,7 @@ impl Served {
     ///
     /// # Errors
     /// Where no thread can be started.
-    pub fn new(model: Model, limits: Limits, threads: usize) -> Result<Self> {
+    pub fn new<B: Backend>(model: Model<B>, limits: Limits, threads: usize) -> Result<Self> {
         let Model { name, source, stage, transformer, tokenizer } = model;
         let config = Arc::clone(&transformer.config);
         let tokenizer = Arc::new(tokenizer);

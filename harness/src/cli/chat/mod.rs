@@ -2,6 +2,7 @@
 
 mod input;
 
+use super::device_arg::DeviceArgs;
 use super::model_arg::ModelArg;
 use super::rope_arg::RopeArgs;
 use super::sampling::SamplingArgs;
@@ -12,7 +13,7 @@ use crate::fsutil::write_atomic;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use input::{Input, Said};
-use model::{Cpu, GenerateOptions, Transformer};
+use model::{Backend, GenerateOptions, Transformer, Work};
 use serde_json::json;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -41,6 +42,8 @@ pub struct ChatArgs {
     sampling: SamplingArgs,
     #[command(flatten)]
     rope: RopeArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
     /// System text in front of the conversation
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
@@ -51,12 +54,24 @@ pub struct ChatArgs {
 
 /// Talks until the user has enough.
 pub fn chat(args: &ChatArgs) -> Result<bool> {
+    args.device.run(args)
+}
+
+impl Work for &ChatArgs {
+    type Outcome = Result<bool>;
+
+    fn run<B: Backend>(self, backend: &B) -> Result<bool> {
+        chat_on(self, backend)
+    }
+}
+
+fn chat_on<B: Backend>(args: &ChatArgs, backend: &B) -> Result<bool> {
     let dir = args.model.folder()?;
     let tokenizer = Tokenizer::load(args.tokenizer.as_deref().unwrap_or(&dir))?;
     if let Some(why) = tokenizer.no_template() {
         bail!("{}: {why}; `mindscale generate` writes without one", dir.display());
     }
-    let transformer = args.rope.apply(Transformer::load(&dir, &Cpu)?);
+    let transformer = args.rope.apply(Transformer::load(&dir, backend)?);
     let stop = Arc::new(Interrupt::default());
     let own = Arc::clone(&stop);
     ctrlc::set_handler(move || own.interrupt()).context("Ctrl-C cannot be caught")?;
@@ -133,8 +148,8 @@ fn system(text: Option<&str>) -> Vec<Message> {
 }
 
 /// A conversation.
-struct Talk<'a> {
-    transformer: &'a Transformer,
+struct Talk<'a, B: Backend> {
+    transformer: &'a Transformer<B>,
     tokenizer: &'a Tokenizer,
     sampling: SamplingArgs,
     messages: Vec<Message>,
@@ -142,7 +157,7 @@ struct Talk<'a> {
     name: String,
 }
 
-impl Talk<'_> {
+impl<B: Backend> Talk<'_, B> {
     fn has_system(&self) -> bool {
         self.messages.first().is_some_and(|first| first.role == "system")
     }
