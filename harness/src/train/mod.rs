@@ -412,6 +412,19 @@ impl<'a, B: Backend> Loop<'a, B> {
         Ok(())
     }
 
+    /// Tells of steps that changed nothing, where there were any.
+    fn skipped(&self) -> Option<Notice> {
+        let notice = Notice {
+            place: self.request.stage.name().into(),
+            reason: "steps changed nothing: their gradient overflowed half precision, and the scale of the loss was \
+                     halved"
+                .into(),
+            count: self.trainer.skipped_steps(),
+            of: self.trainer.steps(),
+        };
+        (notice.count > 0).then_some(notice)
+    }
+
     fn finish(mut self) -> Result<Results> {
         let validation = self.objective.validate(&self.trainer)?;
         if validation.is_none() {
@@ -437,6 +450,7 @@ impl<'a, B: Backend> Loop<'a, B> {
                 let mut notices = self.objective.notices(self.request.stage);
                 notices.extend(self.length.notice(self.request.stage.name()));
                 notices.extend(of_sources(&self.sources, self.request.stage.name()));
+                notices.extend(self.skipped());
                 notices.extend(trunk::notice(self.request.out, self.request.stage, self.length.steps)?);
                 notices
             },

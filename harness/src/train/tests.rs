@@ -1,6 +1,9 @@
 //! Training stages as wholes: their length, and that they may be stopped and resumed at any step.
 #![allow(clippy::unwrap_used)]
 
+#[cfg(feature = "emulate")]
+mod gpu;
+
 use super::{LENGTH, TrainRequest, run};
 use crate::config::{Packing, Schedule, TrainStage, Training, TrialConfig};
 use crate::data::store::tests::store_of;
@@ -84,14 +87,14 @@ fn try_stage(
     stop_at: u64,
 ) -> Result<Option<Results>> {
     let stop = AtomicBool::new(false);
-    let out = dir.join(name);
+    let (out, start) = (dir.join(name), dir.join("start"));
     fs::create_dir_all(&out).unwrap();
     let request = TrainRequest {
         stage,
         trial,
         tokenizer: &dir.join("tokenizer"),
         data: &dir.join("data"),
-        start_from: None,
+        start_from: start.exists().then_some(&start),
         out: &out,
         trunk: None,
         branches: &[],

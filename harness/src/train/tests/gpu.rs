@@ -1,0 +1,104 @@
+//! Training on the emulated card: half precision beside single, steps whose gradient overflows, and resuming.
+
+use super::*;
+use model::{Device, Precision};
+
+/// [`trial`] on the emulated card.
+fn on_gpu(precision: Precision, training: Training) -> TrialConfig {
+    TrialConfig { device: Device::Cuda(None), precision, ..trial(training) }
+}
+
+/// `metrics.csv` without the columns that tell time: step, split, loss and norm of the gradient.
+fn metrics(run: &Path) -> Vec<(u64, String, f64, Option<f64>)> {
+    let mut csv = csv::Reader::from_path(run.join("metrics.csv")).unwrap();
+    let rows = csv.deserialize::<BTreeMap<String, String>>().map(|row| row.unwrap());
+    let row = |row: BTreeMap<String, String>| {
+        let number = |name: &str| row[name].parse().ok();
+        (row["step"].parse().unwrap(), row["split"].clone(), number("loss").unwrap(), number("grad_norm"))
+    };
+    rows.map(row).collect()
+}
+
+#[test]
+fn halved_numbers_follow_those_of_single_precision() {
+    let dir = tempfile::tempdir().unwrap();
+    prepared(dir.path(), 30, 10..=20);
+    let training = Training {
+        steps: Some(20),
+        batch_size: 4,
+        lr: 5e-3,
+        packing: Packing::Single,
+        log_every: 1,
+        ..Training::default()
+    };
+    let losses = |name: &str, trial: &TrialConfig| -> Vec<f64> {
+        train(dir.path(), name, trial, u64::MAX).unwrap();
+        metrics(&dir.path().join(name)).into_iter().map(|row| row.2).collect()
+    };
+    let single = losses("single", &on_gpu(Precision::F32, training.clone()));
+    assert!(single.len() > 20 && single[0] - single[19] > 0.05, "{single:?}");
+    // Eight and eleven bits of fraction.
+    for (precision, bound) in [(Precision::Bf16, 2e-2), (Precision::F16, 4e-3)] {
+        let half = losses(precision.name(), &on_gpu(precision, training.clone()));
+        let off = single.iter().zip(&half).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        eprintln!("{precision}: losses {off:.1e} off");
+        assert!(half.len() == single.len() && off > 0.0 && off < bound, "{precision}: {single:?} {half:?}");
+    }
+}
+
+/// Has trainings begin with a model whose last scale is so large that the gradient of a loss of 65,536 times overflows half precision.
+fn steep(dir: &Path, trial: &TrialConfig) {
+    let mut weights = model::Weights::random(&trial.model, 1);
+    let scale = weights.layout.norm.clone();
+    weights.flat[scale].fill(100.0);
+    let folder = dir.join("start");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("config.json"), model::folder::write_config(&trial.model)).unwrap();
+    let bytes = model::weights::write_safetensors(&weights.layout, &weights.flat).unwrap();
+    fs::write(folder.join("model.safetensors"), bytes).unwrap();
+}
+
+#[test]
+fn steps_that_overflow_are_skipped_told_and_remembered() {
+    let dir = tempfile::tempdir().unwrap();
+    prepared(dir.path(), 1, 4..=4);
+    let training = Training {
+        steps: Some(16),
+        batch_size: 1,
+        lr: 1e-3,
+        packing: Packing::Single,
+        log_every: 1,
+        ..Training::default()
+    };
+    let trial = on_gpu(Precision::F16, training);
+    steep(dir.path(), &trial);
+    let whole = train(dir.path(), "whole", &trial, u64::MAX).unwrap();
+    let notice = whole.notices.iter().find(|notice| notice.reason.contains("overflowed half precision"));
+    let skipped = notice.unwrap().count;
+    assert!(
+        whole.notices.iter().any(|notice| notice
+            .to_string()
+            .starts_with(&format!("pretrain: {skipped} of 16 steps changed nothing"))),
+        "{:?}",
+        whole.notices
+    );
+    assert!((2..16).contains(&skipped), "{skipped}");
+    // The first of them: nothing has changed as long as the only row has the same loss.
+    let rows: Vec<_> =
+        metrics(&dir.path().join("whole")).into_iter().filter(|row| row.1 == "train").collect();
+    let overflowed = |row: &(u64, String, f64, Option<f64>)| !row.3.is_some_and(f64::is_finite);
+    assert_eq!(rows.iter().filter(|row| overflowed(row)).count() as u64, skipped);
+    let first = rows.iter().take_while(|row| overflowed(row)).count();
+    assert!(
+        first >= 2 && (1..=first).all(|step| rows[step].2 == rows[0].2) && rows[first + 1].2 != rows[0].2,
+        "{rows:?}"
+    );
+    // Stopped while steps are skipped, and behind them.
+    for stop_at in [1, 12] {
+        assert_eq!(train(dir.path(), "stopped", &trial, stop_at), None);
+    }
+    assert_eq!(train(dir.path(), "stopped", &trial, u64::MAX).unwrap(), whole);
+    let weights = |run: &str| fs::read(dir.path().join(run).join("model/model.safetensors")).unwrap();
+    assert!(weights("stopped") == weights("whole"));
+    assert_eq!(metrics(&dir.path().join("stopped")), metrics(&dir.path().join("whole")));
+}
