@@ -31,6 +31,14 @@ impl<'a> Rows<'a> {
 }
 
 impl Cuda {
+    /// The kernel whose lanes hold so many packs of 16 bytes that a warp has a row of this width, of those that there are.
+    fn in_packs(&self, kernel: &str, columns: &Columns) -> String {
+        let wide = 16 / self.dtype().size();
+        let is_wide = [columns.width, columns.first, columns.head_dim].iter().all(|n| n.is_multiple_of(wide));
+        let of_warp = 32 * if is_wide { wide } else { 1 };
+        format!("{kernel}_{}", columns.head_dim.div_ceil(of_warp).clamp(1, 4))
+    }
+
     /// Normalises rows of `x` into those of `y`; `inverse` is written with an epsilon, and read without.
     pub(super) fn norm(
         &self,
@@ -56,7 +64,7 @@ impl Cuda {
             again: i32::from(eps.is_none()),
             eps: eps.unwrap_or(0.0) as f32,
         };
-        self.run("rms_norm", all.div_ceil(WARPS).max(1), 0, &arguments)
+        self.run(&self.in_packs("rms_norm", &rows.columns), all.div_ceil(WARPS).max(1), 0, &arguments)
     }
 
     /// The gradient of a norm: added to `dx`, or in the place of what is there; adds that of the scale.
@@ -100,7 +108,8 @@ impl Cuda {
         let warps = (room / (4 * head_dim)).clamp(1, WARPS);
         let grid =
             Grid { blocks: [blocks as u32, 1, 1], threads: 32 * warps as u32, shared: 4 * warps * head_dim };
-        self.queue.run_in(&queue::of("rms_norm_backward", self.dtype()), grid, &arguments)?;
+        let kernel = self.in_packs("rms_norm_backward", &rows.columns);
+        self.queue.run_in(&queue::of(&kernel, self.dtype()), grid, &arguments)?;
         let arguments = args::ColumnSum {
             sums: grads.at(rows.scale.start),
             partial: partial.room.at,

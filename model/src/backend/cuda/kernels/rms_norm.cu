@@ -13,35 +13,48 @@ template <class T> __device__ inline bool rows_are_wide(int width, int first, in
     return width % wide<T>() == 0 && first % wide<T>() == 0 && d % wide<T>() == 0;
 }
 
-// What a lane holds of a row: PACKS times N neighbours, the next ones WARP * N further on.
+// What a lane holds of a row: PACKS times N neighbours, the next ones WARP * N further on. Zeros beyond its end.
 template <class T, int N, int PACKS> struct Part {
-    float at[PACKS][N];
+    Pack<T, N> packs[PACKS];
+
+    __device__ static int place(int p) { return (p * WARP + threadIdx.x % WARP) * N; }
+    __device__ float at(int p, int j) const { return to_float(packs[p].at[j]); }
+    __device__ void set(int p, int j, float x) { packs[p].at[j] = from_float<T>(x); }
 
     __device__ static Part read(const T* row, int d) {
-        Part part;
+        Part part = {};
 #pragma unroll
-        for (int p = 0; p < PACKS; p++) {
-            int i = (p * WARP + threadIdx.x % WARP) * N;
-            if (i < d) {
-                Pack<T, N> pack = load<T, N>(row + i);
-#pragma unroll
-                for (int j = 0; j < N; j++) part.at[p][j] = to_float(pack.at[j]);
-            } else {
-#pragma unroll
-                for (int j = 0; j < N; j++) part.at[p][j] = 0.0f;
-            }
-        }
+        for (int p = 0; p < PACKS; p++)
+            if (place(p) < d) part.packs[p] = load<T, N>(row + place(p));
         return part;
+    }
+
+    __device__ void write(T* row, int d) const {
+#pragma unroll
+        for (int p = 0; p < PACKS; p++)
+            if (place(p) < d) store(row + place(p), packs[p]);
     }
 
     // From and to a place that may not be aligned.
     __device__ static Part read_any(const T* row, int d) {
-        Part part;
+        constexpr int STEP = N * sizeof(T) > 16 ? 16 / (int)sizeof(T) : N; // 8 of f32 are two of 16 bytes
+        bool is_aligned = (uintptr_t)row % (STEP * sizeof(T)) == 0;
+        Part part = {};
 #pragma unroll
         for (int p = 0; p < PACKS; p++) {
-            int i = (p * WARP + threadIdx.x % WARP) * N;
+            if (place(p) >= d) continue;
 #pragma unroll
-            for (int j = 0; j < N; j++) part.at[p][j] = i < d ? to_float(row[i + j]) : 0.0f;
+            for (int j = 0; j < N; j += STEP) {
+                Pack<T, STEP> some = {};
+                if (is_aligned) {
+                    some = load<T, STEP>(row + place(p) + j);
+                } else {
+#pragma unroll
+                    for (int k = 0; k < STEP; k++) some.at[k] = row[place(p) + j + k];
+                }
+#pragma unroll
+                for (int k = 0; k < STEP; k++) part.packs[p].at[j + k] = some.at[k];
+            }
         }
         return part;
     }
@@ -49,38 +62,31 @@ template <class T, int N, int PACKS> struct Part {
     __device__ void write_any(T* row, int d) const {
 #pragma unroll
         for (int p = 0; p < PACKS; p++) {
-            int i = (p * WARP + threadIdx.x % WARP) * N;
-            if (i >= d) continue;
+            if (place(p) >= d) continue;
 #pragma unroll
-            for (int j = 0; j < N; j++) row[i + j] = from_float<T>(at[p][j]);
-        }
-    }
-
-    __device__ void write(T* row, int d) const {
-#pragma unroll
-        for (int p = 0; p < PACKS; p++) {
-            int i = (p * WARP + threadIdx.x % WARP) * N;
-            if (i >= d) continue;
-            Pack<T, N> pack;
-#pragma unroll
-            for (int j = 0; j < N; j++) pack.at[j] = from_float<T>(at[p][j]);
-            store(row + i, pack);
+            for (int j = 0; j < N; j++) row[place(p) + j] = packs[p].at[j];
         }
     }
 };
 
-// Calls a kernel's run<N, PACKS>(), a lane holding what it has of a row, or of so much of it at a time.
-#define RUN_IN_PARTS()                                       \
-    if (!rows_are_wide<T>(width, first, d)) {                \
-        if (d <= WARP) run<1, 1>();                          \
-        else run<1, 4>();                                    \
-    } else if (d <= WARP * wide<T>()) run<wide<T>(), 1>();   \
-    else if (d <= 2 * WARP * wide<T>()) run<wide<T>(), 2>(); \
-    else if (d <= 3 * WARP * wide<T>()) run<wide<T>(), 3>(); \
-    else run<wide<T>(), 4>();
+// A kernel's run<N>(), 16 bytes at a time where rows allow it.
+#define RUN_IN_PARTS()                                          \
+    if (rows_are_wide<T>(width, first, d)) run<wide<T>()>(); \
+    else run<1>();
+
+// A kernel for each number of packs that a lane holds: rms_norm_1_bf16 and so on. Of longer rows it holds a part at a time.
+#define EXPORT_PARTS(Kernel, name)                       \
+    template <class T> using Kernel##1 = Kernel<T, 1>;   \
+    template <class T> using Kernel##2 = Kernel<T, 2>;   \
+    template <class T> using Kernel##3 = Kernel<T, 3>;   \
+    template <class T> using Kernel##4 = Kernel<T, 4>;   \
+    EXPORT(Kernel##1, name##_1, 256)                     \
+    EXPORT(Kernel##2, name##_2, 256)                     \
+    EXPORT(Kernel##3, name##_3, 256)                     \
+    EXPORT(Kernel##4, name##_4, 256)
 
 // y = x / rms(x) * scale, a warp a row; `y` may be `x`.
-template <class T> struct RmsNorm {
+template <class T, int PACKS> struct RmsNorm {
     T* y;
     float* inverse; // 1 / rms, (rows,): written, or read where `again`
     const T* x;
@@ -88,7 +94,7 @@ template <class T> struct RmsNorm {
     int rows, d, heads, width, first, again;
     float eps;
 
-    template <int N, int PACKS> __device__ void run() const {
+    template <int N> __device__ void run() const {
         typedef Part<T, N, PACKS> Some;
         constexpr int STEP = WARP * N * PACKS;
         int row = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
@@ -105,7 +111,7 @@ template <class T> struct RmsNorm {
 #pragma unroll
                 for (int p = 0; p < PACKS; p++)
 #pragma unroll
-                    for (int j = 0; j < N; j++) squares += part.at[p][j] * part.at[p][j];
+                    for (int j = 0; j < N; j++) squares += part.at(p, j) * part.at(p, j);
             }
             r = 1.0f / sqrtf(warp_sum(squares) / d + eps);
             if (lane == 0) inverse[row] = r;
@@ -116,19 +122,19 @@ template <class T> struct RmsNorm {
 #pragma unroll
             for (int p = 0; p < PACKS; p++)
 #pragma unroll
-                for (int j = 0; j < N; j++) part.at[p][j] *= r * scales.at[p][j];
+                for (int j = 0; j < N; j++) part.set(p, j, part.at(p, j) * r * scales.at(p, j));
             part.write(y + start + i, d - i);
         }
     }
 
     __device__ void operator()() const { RUN_IN_PARTS() }
 };
-EXPORT(RmsNorm, rms_norm, 256)
+EXPORT_PARTS(RmsNorm, rms_norm)
 
 // With r = 1 / rms: dx = r w dy - r^3 x mean(x w dy), added to `dx` or instead of what is there; each block's sum over
 // its rows of dw = r x dy goes to its row of `partial`, (blocks, d). Each warp keeps its sums in registers, or where rows
 // are longer than those in shared memory, (warps, d).
-template <class T> struct RmsNormBackward {
+template <class T, int PACKS> struct RmsNormBackward {
     T* dx; // may be `dy` where it is not added to
     float* partial;
     const T* dy;
@@ -137,7 +143,7 @@ template <class T> struct RmsNormBackward {
     const float* scale;
     int rows, rows_per_block, d, heads, width, first, adds;
 
-    template <int N, int PACKS> __device__ void run() const {
+    template <int N> __device__ void run() const {
         typedef Part<T, N, PACKS> Some;
         typedef Part<float, N, PACKS> Sums;
         constexpr int STEP = WARP * N * PACKS;
@@ -153,7 +159,8 @@ template <class T> struct RmsNormBackward {
         for (int row = begin + warp; row < end; row += warps) {
             long long start = row_start<T>(row, heads, width, first, d);
             float r = inverse[row], inner = 0.0f;
-            Some of_x = {}, of_y = {};
+            Some of_x = {}, of_y = {}, sum = {};
+            if (whole && adds) sum = Some::read(dx + start, d); // on its way while the rest is computed
             for (int i = 0; i < d; i += STEP) {
                 of_x = Some::read(x + start + i, d - i);
                 of_y = Some::read(dy + start + i, d - i);
@@ -165,9 +172,9 @@ template <class T> struct RmsNormBackward {
                 for (int p = 0; p < PACKS; p++)
 #pragma unroll
                     for (int j = 0; j < N; j++) {
-                        float product = of_x.at[p][j] * of_y.at[p][j];
-                        inner += product * scales.at[p][j];
-                        sums.at[p][j] += r * product;
+                        float product = of_x.at(p, j) * of_y.at(p, j);
+                        inner += product * scales.at(p, j);
+                        sums.set(p, j, sums.at(p, j) + r * product);
                     }
                 if (!whole) sums.write_any(mine + i, d - i);
             }
@@ -177,14 +184,14 @@ template <class T> struct RmsNormBackward {
                     of_x = Some::read(x + start + i, d - i);
                     of_y = Some::read(dy + start + i, d - i);
                     scales = Sums::read_any(scale + i, d - i);
+                    sum = {};
+                    if (adds) sum = Some::read(dx + start + i, d - i);
                 }
-                Some sum = {};
-                if (adds) sum = Some::read(dx + start + i, d - i);
 #pragma unroll
                 for (int p = 0; p < PACKS; p++)
 #pragma unroll
                     for (int j = 0; j < N; j++)
-                        sum.at[p][j] += r * scales.at[p][j] * of_y.at[p][j] - pull * of_x.at[p][j];
+                        sum.set(p, j, sum.at(p, j) + r * scales.at(p, j) * of_y.at(p, j) - pull * of_x.at(p, j));
                 sum.write(dx + start + i, d - i);
             }
         }
@@ -199,4 +206,4 @@ template <class T> struct RmsNormBackward {
 
     __device__ void operator()() const { RUN_IN_PARTS() }
 };
-EXPORT(RmsNormBackward, rms_norm_backward, 256)
+EXPORT_PARTS(RmsNormBackward, rms_norm_backward)
