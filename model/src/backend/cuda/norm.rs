@@ -8,7 +8,7 @@ use std::ops::Range;
 
 /// Rows of a block of the backward pass at least, and blocks at most.
 const ROWS: usize = 16;
-const BLOCKS: usize = 512;
+const BLOCKS: usize = 1024;
 
 /// Rows of a norm: heads that lie side by side in rows, or one head of the full width.
 pub(super) struct Rows<'a> {
@@ -31,12 +31,12 @@ impl<'a> Rows<'a> {
 }
 
 impl Cuda {
-    /// The kernel whose lanes hold so many packs of 16 bytes that a warp has a row of this width, of those that there are.
-    fn in_packs(&self, kernel: &str, columns: &Columns) -> String {
+    /// Numbers that a thread reads at a time, 16 bytes where rows allow it, and threads that then make up a row.
+    fn threads_of_row(&self, columns: &Columns) -> (usize, usize) {
         let wide = 16 / self.dtype().size();
         let is_wide = [columns.width, columns.first, columns.head_dim].iter().all(|n| n.is_multiple_of(wide));
-        let of_warp = 32 * if is_wide { wide } else { 1 };
-        format!("{kernel}_{}", columns.head_dim.div_ceil(of_warp).clamp(1, 4))
+        let at_once = if is_wide { wide } else { 1 };
+        (at_once, columns.head_dim.div_ceil(at_once))
     }
 
     /// Normalises rows of `x` into those of `y`; `inverse` is written with an epsilon, and read without.
@@ -64,7 +64,11 @@ impl Cuda {
             again: i32::from(eps.is_none()),
             eps: eps.unwrap_or(0.0) as f32,
         };
-        self.run(&self.in_packs("rms_norm", &rows.columns), all.div_ceil(WARPS).max(1), 0, &arguments)
+        let kernel = match self.threads_of_row(&rows.columns).1.div_ceil(32) {
+            packs @ ..=4 => format!("rms_norm_{}", packs.max(1)),
+            _ => "rms_norm_long".into(),
+        };
+        self.run(&kernel, all.div_ceil(WARPS).max(1), 0, &arguments)
     }
 
     /// The gradient of a norm: added to `dx`, or in the place of what is there; adds that of the scale.
@@ -103,13 +107,23 @@ impl Cuda {
             first: first as i32,
             adds: i32::from(adds),
         };
-        // A sum of the scale's gradient for each warp; wide rows take fewer warps.
-        let room = 64 << 10;
-        let warps = (room / (4 * head_dim)).clamp(1, WARPS);
-        let grid =
-            Grid { blocks: [blocks as u32, 1, 1], threads: 32 * warps as u32, shared: 4 * warps * head_dim };
-        let kernel = self.in_packs("rms_norm_backward", &rows.columns);
-        self.queue.run_in(&queue::of(&kernel, self.dtype()), grid, &arguments)?;
+        let blocks_of =
+            |threads: usize, shared| Grid { blocks: [blocks as u32, 1, 1], threads: threads as u32, shared };
+        let (at_once, threads) = self.threads_of_row(&rows.columns);
+        let (kernel, grid) = match threads {
+            33..=256 if at_once > 1 => {
+                let threads = threads.next_multiple_of(32);
+                ("rms_norm_backward_wide", blocks_of(threads, 8 * (threads / 32)))
+            }
+            _ => {
+                // A sum of the scale's gradient for each warp; long rows take fewer warps.
+                let warps = (64 << 10) / (4 * head_dim);
+                let warps = warps.clamp(1, WARPS);
+                let kernel = if threads <= 32 { "rms_norm_backward_1" } else { "rms_norm_backward_long" };
+                (kernel, blocks_of(32 * warps, 4 * warps * head_dim))
+            }
+        };
+        self.queue.run_in(&queue::of(kernel, self.dtype()), grid, &arguments)?;
         let arguments = args::ColumnSum {
             sums: grads.at(rows.scale.start),
             partial: partial.room.at,

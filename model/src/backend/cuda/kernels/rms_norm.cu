@@ -74,19 +74,8 @@ template <class T, int N, int PACKS> struct Part {
     if (rows_are_wide<T>(width, first, d)) run<wide<T>()>(); \
     else run<1>();
 
-// A kernel for each number of packs that a lane holds: rms_norm_1_bf16 and so on. Of longer rows it holds a part at a time.
-#define EXPORT_PARTS(Kernel, name)                       \
-    template <class T> using Kernel##1 = Kernel<T, 1>;   \
-    template <class T> using Kernel##2 = Kernel<T, 2>;   \
-    template <class T> using Kernel##3 = Kernel<T, 3>;   \
-    template <class T> using Kernel##4 = Kernel<T, 4>;   \
-    EXPORT(Kernel##1, name##_1, 256)                     \
-    EXPORT(Kernel##2, name##_2, 256)                     \
-    EXPORT(Kernel##3, name##_3, 256)                     \
-    EXPORT(Kernel##4, name##_4, 256)
-
 // y = x / rms(x) * scale, a warp a row; `y` may be `x`.
-template <class T, int PACKS> struct RmsNorm {
+template <class T, int PACKS, bool WHOLE> struct RmsNorm {
     T* y;
     float* inverse; // 1 / rms, (rows,): written, or read where `again`
     const T* x;
@@ -100,14 +89,15 @@ template <class T, int PACKS> struct RmsNorm {
         int row = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
         if (row >= rows) return;
         long long start = row_start<T>(row, heads, width, first, d);
+        const int end = WHOLE ? 1 : d; // one part, or one after the other
         Some part = Some::read(x + start, d);
         float r;
         if (again) {
             r = inverse[row];
         } else {
             float squares = 0.0f;
-            for (int i = 0; i < d; i += STEP) {
-                if (i > 0) part = Some::read(x + start + i, d - i);
+            for (int i = 0; i < end; i += STEP) {
+                if (!WHOLE) part = Some::read(x + start + i, d - i);
 #pragma unroll
                 for (int p = 0; p < PACKS; p++)
 #pragma unroll
@@ -116,8 +106,8 @@ template <class T, int PACKS> struct RmsNorm {
             r = 1.0f / sqrtf(warp_sum(squares) / d + eps);
             if (lane == 0) inverse[row] = r;
         }
-        for (int i = 0; i < d; i += STEP) {
-            if (d > STEP) part = Some::read(x + start + i, d - i);
+        for (int i = 0; i < end; i += STEP) {
+            if (!WHOLE) part = Some::read(x + start + i, d - i);
             Part<float, N, PACKS> scales = Part<float, N, PACKS>::read_any(scale + i, d - i);
 #pragma unroll
             for (int p = 0; p < PACKS; p++)
@@ -129,12 +119,21 @@ template <class T, int PACKS> struct RmsNorm {
 
     __device__ void operator()() const { RUN_IN_PARTS() }
 };
-EXPORT_PARTS(RmsNorm, rms_norm)
+template <class T> using RmsNorm1 = RmsNorm<T, 1, true>;
+template <class T> using RmsNorm2 = RmsNorm<T, 2, true>;
+template <class T> using RmsNorm3 = RmsNorm<T, 3, true>;
+template <class T> using RmsNorm4 = RmsNorm<T, 4, true>;
+template <class T> using RmsNormLong = RmsNorm<T, 4, false>;
+EXPORT(RmsNorm1, rms_norm_1, 256)
+EXPORT(RmsNorm2, rms_norm_2, 256)
+EXPORT(RmsNorm3, rms_norm_3, 256)
+EXPORT(RmsNorm4, rms_norm_4, 256)
+EXPORT(RmsNormLong, rms_norm_long, 256)
 
 // With r = 1 / rms: dx = r w dy - r^3 x mean(x w dy), added to `dx` or instead of what is there; each block's sum over
 // its rows of dw = r x dy goes to its row of `partial`, (blocks, d). Each warp keeps its sums in registers, or where rows
 // are longer than those in shared memory, (warps, d).
-template <class T, int PACKS> struct RmsNormBackward {
+template <class T, int PACKS, bool WHOLE> struct RmsNormBackward {
     T* dx; // may be `dy` where it is not added to
     float* partial;
     const T* dy;
@@ -150,9 +149,9 @@ template <class T, int PACKS> struct RmsNormBackward {
         SHARED(float, room); // (warps, d)
         int warp = threadIdx.x / WARP, warps = blockDim.x / WARP, lane = threadIdx.x % WARP;
         float* mine = room + warp * d;
-        const bool whole = d <= STEP; // a lane holds all that it has of a row
-        Sums sums = {}, scales = Sums::read_any(scale, d);
-        if (!whole)
+        const int end_of_row = WHOLE ? 1 : d; // one part, or one after the other
+        Sums sums = {};
+        if (!WHOLE)
             for (int i = lane; i < d; i += WARP) mine[i] = 0.0f;
         __syncwarp();
         int begin = blockIdx.x * rows_per_block, end = min(begin + rows_per_block, rows);
@@ -160,14 +159,12 @@ template <class T, int PACKS> struct RmsNormBackward {
             long long start = row_start<T>(row, heads, width, first, d);
             float r = inverse[row], inner = 0.0f;
             Some of_x = {}, of_y = {}, sum = {};
-            if (whole && adds) sum = Some::read(dx + start, d); // on its way while the rest is computed
-            for (int i = 0; i < d; i += STEP) {
+            if (WHOLE && adds) sum = Some::read(dx + start, d); // on its way while the rest is computed
+            for (int i = 0; i < end_of_row; i += STEP) {
                 of_x = Some::read(x + start + i, d - i);
                 of_y = Some::read(dy + start + i, d - i);
-                if (!whole) {
-                    scales = Sums::read_any(scale + i, d - i);
-                    sums = Sums::read_any(mine + i, d - i);
-                }
+                Sums scales = Sums::read_any(scale + i, d - i); // from the nearest cache: registers are few
+                if (!WHOLE) sums = Sums::read_any(mine + i, d - i);
 #pragma unroll
                 for (int p = 0; p < PACKS; p++)
 #pragma unroll
@@ -176,17 +173,17 @@ template <class T, int PACKS> struct RmsNormBackward {
                         inner += product * scales.at(p, j);
                         sums.set(p, j, sums.at(p, j) + r * product);
                     }
-                if (!whole) sums.write_any(mine + i, d - i);
+                if (!WHOLE) sums.write_any(mine + i, d - i);
             }
             float pull = r * r * r * warp_sum(inner) / d;
-            for (int i = 0; i < d; i += STEP) {
-                if (!whole) {
+            for (int i = 0; i < end_of_row; i += STEP) {
+                if (!WHOLE) {
                     of_x = Some::read(x + start + i, d - i);
                     of_y = Some::read(dy + start + i, d - i);
-                    scales = Sums::read_any(scale + i, d - i);
                     sum = {};
                     if (adds) sum = Some::read(dx + start + i, d - i);
                 }
+                Sums scales = Sums::read_any(scale + i, d - i);
 #pragma unroll
                 for (int p = 0; p < PACKS; p++)
 #pragma unroll
@@ -195,7 +192,7 @@ template <class T, int PACKS> struct RmsNormBackward {
                 sum.write(dx + start + i, d - i);
             }
         }
-        if (whole) sums.write_any(mine, d);
+        if (WHOLE) sums.write_any(mine, d);
         __syncthreads();
         for (int i = threadIdx.x; i < d; i += blockDim.x) {
             float sum = 0.0f;
@@ -206,4 +203,77 @@ template <class T, int PACKS> struct RmsNormBackward {
 
     __device__ void operator()() const { RUN_IN_PARTS() }
 };
-EXPORT_PARTS(RmsNormBackward, rms_norm_backward)
+template <class T> using RmsNormBackward1 = RmsNormBackward<T, 1, true>;
+template <class T> using RmsNormBackwardLong = RmsNormBackward<T, 2, false>;
+EXPORT(RmsNormBackward1, rms_norm_backward_1, 256)
+EXPORT(RmsNormBackwardLong, rms_norm_backward_long, 256)
+
+// The same of wide rows whose 16 bytes are aligned, a block a row, two of them at a time: each thread has its own columns,
+// and their sums. At least d / wide<T>() threads.
+template <class T> struct RmsNormBackwardWide {
+    T* dx;
+    float* partial;
+    const T* dy;
+    const T* x;
+    const float* inverse;
+    const float* scale;
+    int rows, rows_per_block, d, heads, width, first, adds;
+
+    __device__ void operator()() const {
+        constexpr int N = wide<T>();
+        SHARED(float, room); // (2, warps)
+        int column = threadIdx.x * N, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+        bool there = column < d;
+        float scales[N], sums[N] = {};
+#pragma unroll
+        for (int j = 0; j < N; j++) scales[j] = there ? scale[column + j] : 0.0f;
+        int begin = blockIdx.x * rows_per_block, end = min(begin + rows_per_block, rows);
+        for (int row = begin; row < end; row += 2) {
+            Pack<T, N> of_x[2] = {}, of_y[2] = {}, sum[2] = {};
+            float r[2], inner[2] = {};
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                bool counts = row + i < end;
+                long long start = row_start<T>(row + i, heads, width, first, d) + column;
+                r[i] = counts ? inverse[row + i] : 0.0f;
+                if (!there || !counts) continue;
+                of_x[i] = load<T, N>(x + start);
+                of_y[i] = load<T, N>(dy + start);
+                if (adds) sum[i] = load<T, N>(dx + start);
+            }
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+#pragma unroll
+                for (int j = 0; j < N; j++) {
+                    float product = to_float(of_x[i].at[j]) * to_float(of_y[i].at[j]);
+                    inner[i] += product * scales[j];
+                    sums[j] += r[i] * product;
+                }
+                inner[i] = warp_sum(inner[i]);
+            }
+            __syncthreads(); // everybody has read the sums of the rows before
+            if (threadIdx.x % WARP == 0) {
+                room[warp] = inner[0];
+                room[warps + warp] = inner[1];
+            }
+            __syncthreads();
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                float total = 0.0f;
+                for (int w = 0; w < warps; w++) total += room[i * warps + w];
+                float pull = r[i] * r[i] * r[i] * total / d;
+                if (!there || row + i >= end) continue;
+#pragma unroll
+                for (int j = 0; j < N; j++) {
+                    float more = r[i] * scales[j] * to_float(of_y[i].at[j]) - pull * to_float(of_x[i].at[j]);
+                    sum[i].at[j] = from_float<T>(to_float(sum[i].at[j]) + more);
+                }
+                store(dx + row_start<T>(row + i, heads, width, first, d) + column, sum[i]);
+            }
+        }
+        if (!there) return;
+#pragma unroll
+        for (int j = 0; j < N; j++) partial[(long long)blockIdx.x * d + column + j] = sums[j];
+    }
+};
+EXPORT(RmsNormBackwardWide, rms_norm_backward_wide, 256)
