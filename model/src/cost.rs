@@ -12,6 +12,9 @@
 //! | adapters | no gradient of the frozen weights: forward and backward alike, attention's backward twice its forward; the adapters' own products three times |
 //! | preferences | of both answers, as for all weights, and the reference's forward |
 
+pub mod roofline;
+pub mod step;
+
 use crate::config::ModelConfig;
 use crate::lora::LoraConfig;
 

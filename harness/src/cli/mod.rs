@@ -157,13 +157,17 @@ Examples:
         how: HowArgs,
     },
     /// Show the trials and what they cost, and which stage runs are there already
-    #[command(after_help = "Example: mindscale plan sweeps/deep_vs_wide_1m.toml --explain")]
+    #[command(after_help = "\
+Examples: mindscale plan sweeps/deep_vs_wide_1m.toml --explain
+          mindscale plan sweeps/deep_vs_wide_1m.toml --device h100 --precision bf16 --price-per-hour 2.50")]
     Plan {
         #[command(flatten)]
         sweep: SweepArgs,
         /// Say why a stage run is not there yet
         #[arg(long)]
         explain: bool,
+        #[command(flatten)]
+        on: plan::OnArgs,
     },
     /// Show what ran, runs, failed and is left
     #[command(after_help = "\
@@ -354,7 +358,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.verb {
         Verb::Init(args) => init::init(&args),
         Verb::Run { sweep, force, how } => run::run(&sweep, force.force, &how),
-        Verb::Plan { sweep, explain } => plan::plan(&sweep, explain),
+        Verb::Plan { sweep, explain, on } => plan::plan(&sweep, explain, &on),
         Verb::Status { sweep, watch } => status::status(&sweep, watch),
         Verb::Gc(args) => gc::gc(&args),
         Verb::Report { sweep, force } => report::report(&sweep, force.force),

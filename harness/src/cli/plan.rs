@@ -1,14 +1,64 @@
 //! The verb `plan`.
 
 use super::{SweepArgs, note, say};
-use crate::config::TrainStage;
+use crate::config::{TrainStage, TrialConfig};
 use crate::exam::Questions;
 use crate::plan::extents::extents;
+use crate::plan::time::{DEVICES, Target, Totals, Yardstick, times};
 use crate::plan::{StageGraph, StageNode, State, explain, short_id};
-use crate::run::Layers;
-use crate::sweep::{Detectable, Extent};
+use crate::run::{Layers, Work};
+use crate::sweep::{Detectable, Extent, memory_mb};
 use crate::track::counted;
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use clap::Args;
+use model::Precision;
+
+/// What times and prices are told for.
+#[derive(Debug, Args)]
+pub struct OnArgs {
+    /// Tell times for a card by its data sheet, or for this machine's processor, which is measured for a second or two; unset:
+    /// by the pace of earlier stage runs of this machine, where there are some
+    #[arg(long, value_name = "NAME", value_parser = DEVICES)]
+    device: Option<String>,
+    /// Numbers that the card computes with: f32, tf32, bf16 or f16; unset: bf16
+    #[arg(long, requires = "device")]
+    precision: Option<Precision>,
+    /// Price of an hour of the device, in any currency
+    #[arg(long, value_name = "PRICE", value_parser = price)]
+    price_per_hour: Option<f64>,
+}
+
+fn price(text: &str) -> Result<f64, String> {
+    let price = text.parse().ok().filter(|price: &f64| price.is_finite() && *price >= 0.0);
+    price.ok_or_else(|| "expected a number from 0 on".into())
+}
+
+impl OnArgs {
+    /// The device that times are told for, where one is named.
+    fn target(&self) -> Result<Option<Target>> {
+        self.device.as_deref().map(|device| Target::of(device, self.precision)).transpose()
+    }
+
+    /// What times are told by, where there is anything to tell them by.
+    fn yardstick(
+        &self,
+        target: Option<Target>,
+        work: &Work,
+        graph: &StageGraph,
+    ) -> Result<Option<Yardstick>> {
+        match target {
+            _ if graph.is_finished() => Ok(None),
+            Some(target) => Yardstick::of(target).map(Some),
+            None => {
+                let device = work.trials.first().map_or("cpu", |trial| trial.config.device.kind());
+                let found = Yardstick::recorded(&work.runs, device);
+                let told = found.is_some() || self.price_per_hour.is_none();
+                ensure!(told, "--price-per-hour needs --device: no stage run of this machine tells its pace");
+                Ok(found)
+            }
+        }
+    }
+}
 
 /// What training costs where stage runs take the first steps of others; `None` where none does.
 fn saved(graph: &StageGraph, extents: &[Option<Extent>]) -> Option<String> {
@@ -28,7 +78,7 @@ fn saved(graph: &StageGraph, extents: &[Option<Extent>]) -> Option<String> {
 }
 
 /// Shows the trials and the stage graph.
-pub fn plan(args: &SweepArgs, explained: bool) -> Result<bool> {
+pub fn plan(args: &SweepArgs, explained: bool, on: &OnArgs) -> Result<bool> {
     let work = args.read(Layers::Given)?;
     if let Some(other) = work.other_layers() {
         note(&format!(
@@ -44,7 +94,12 @@ pub fn plan(args: &SweepArgs, explained: bool) -> Result<bool> {
         stages.find(|&&node| graph.nodes[node].stage == stage.into()).and_then(|&node| extents[node])
     };
     let name = |trial: usize| short_id(graph.trials[trial].uuid);
-    let rows = crate::sweep::plan(&work.trials, name, known);
+    let target = on.target()?;
+    let memory = |config: &TrialConfig| target.map_or_else(|| memory_mb(config), |on| on.memory_mb(config));
+    let rows = crate::sweep::plan(&work.trials, name, known, memory);
+    let by = on.yardstick(target, &work, &graph)?;
+    let times = by.as_ref().map(|by| times(&graph, &extents, by)).unwrap_or_default();
+    let totals = by.as_ref().map(|by| Totals::of(&graph, &times, by, on.price_per_hour));
     let examined = work.trials.iter().find(|trial| trial.config.exam.enabled);
     let questions = examined.and_then(|trial| Some(Questions::of(&trial.config).ok()?.count()));
     let settings = graph.trials.iter().map(|planned| (planned.setting, planned.trial.config.seed));
@@ -64,16 +119,17 @@ pub fn plan(args: &SweepArgs, explained: bool) -> Result<bool> {
         State::Running(owner) => format!("running: {owner}"),
     };
     if args.with.json {
-        let stages = graph.nodes.iter().map(|n| {
+        let stages = graph.nodes.iter().enumerate().map(|(index, n)| {
             let trunk = n.trunk.map(|trunk| graph.nodes[trunk.node].short());
             let share = n.trunk.map_or(0.0, |trunk| trunk.share);
             serde_json::json!({
                 "stage": n.short(), "trials": n.trials.len(), "state": state(n), "dir": n.dir,
-                "trunk": trunk, "shared_steps": share,
+                "trunk": trunk, "shared_steps": share, "time": times.get(index).copied().flatten(),
             })
         });
         say(serde_json::json!({
             "trials": rows, "stages": stages.collect::<Vec<_>>(), "detectable": detectable,
+            "time": totals,
         }))?;
         return Ok(true);
     }
@@ -94,6 +150,9 @@ pub fn plan(args: &SweepArgs, explained: bool) -> Result<bool> {
     }
     if let Some(saved) = saved(&graph, &extents) {
         say(format!("\n{saved}"))?;
+    }
+    if let Some(text) = totals.map(|totals| totals.render()).filter(|text| !text.is_empty()) {
+        say(format!("\n{}", text.trim_end()))?;
     }
     Ok(true)
 }

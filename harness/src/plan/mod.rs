@@ -12,6 +12,7 @@ mod names;
 mod record;
 #[cfg(test)]
 pub mod testing;
+pub mod time;
 mod trunk;
 
 pub use explain::explain;

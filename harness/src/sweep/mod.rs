@@ -18,7 +18,7 @@ mod tests;
 
 pub use crate::config::Overrides;
 pub use detect::Detectable;
-pub use plan::{Extent, PlanRow, memory_mb, plan, render_table};
+pub use plan::{Extent, PlanRow, at_most, card_memory_mb, memory_mb, plan, render_table};
 pub use schema::sweep_schema;
 
 use crate::config::{Settings, TrainStage, TrialConfig};

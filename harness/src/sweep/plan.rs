@@ -4,7 +4,9 @@ use super::Trial;
 use crate::config::{RowKind, TrainStage, Training, TrialConfig};
 use crate::track::table;
 use model::backend::cpu::cross_entropy::BLOCK;
-use model::{Backend, Cpu, Recompute};
+use model::cost::roofline::{CARD_POSITIONS, bytes};
+use model::cost::step;
+use model::{Backend, Cpu, ModelConfig, Precision};
 use rayon::prelude::*;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -14,6 +16,12 @@ const PROGRAM: f64 = 120.0;
 
 /// Bytes of one f32.
 const FLOAT: f64 = 4.0;
+
+/// MiB that CUDA and its libraries take on a card, about.
+const CUDA: f64 = 600.0;
+
+/// Positions whose logits exist at one time on a card, as the CUDA backend has them.
+const CARD_LOGITS: f64 = 4096.0;
 
 /// Bytes of one MiB.
 const MIB: f64 = 1024.0 * 1024.0;
@@ -38,7 +46,7 @@ pub struct PlanRow {
     pub exact: bool,
     /// Stages of whose length nothing, or not its operations, can be told until their data is prepared.
     pub open: Vec<TrainStage>,
-    /// Estimated peak memory of training, in MiB; see [`memory_mb`].
+    /// Estimated peak memory of training, in MiB; see [`memory_mb`] and [`card_memory_mb`].
     pub memory_mb: f64,
 }
 
@@ -57,15 +65,16 @@ pub fn plan(
     trials: &[Trial],
     name: impl Fn(usize) -> String + Sync,
     known: impl Fn(usize, TrainStage) -> Option<Extent> + Sync,
+    memory: impl Fn(&TrialConfig) -> f64 + Sync,
 ) -> Vec<PlanRow> {
     trials
         .par_iter()
         .enumerate()
-        .map(|(index, trial)| row(trial, name(index), |stage| known(index, stage)))
+        .map(|(index, trial)| row(trial, name(index), |stage| known(index, stage), memory(&trial.config)))
         .collect()
 }
 
-fn row(trial: &Trial, name: String, known: impl Fn(TrainStage) -> Option<Extent>) -> PlanRow {
+fn row(trial: &Trial, name: String, known: impl Fn(TrainStage) -> Option<Extent>, memory_mb: f64) -> PlanRow {
     let config = &trial.config;
     let mut row = PlanRow {
         trial: name,
@@ -76,7 +85,7 @@ fn row(trial: &Trial, name: String, known: impl Fn(TrainStage) -> Option<Extent>
         flops: None,
         exact: true,
         open: Vec::new(),
-        memory_mb: memory_mb(config),
+        memory_mb,
     };
     for (stage, training) in config.stages().filter(|(_, training)| training.enabled) {
         let exact = known(stage);
@@ -102,7 +111,7 @@ fn row(trial: &Trial, name: String, known: impl Fn(TrainStage) -> Option<Extent>
 }
 
 /// What a stage trains on at most, as far as its configuration tells: every row full and one document.
-fn at_most(config: &TrialConfig, stage: TrainStage, training: &Training) -> Extent {
+pub fn at_most(config: &TrialConfig, stage: TrainStage, training: &Training) -> Extent {
     let cost = config.cost(stage);
     let rows = [training.batch_size, training.accumulation, stage.sequences_per_row()];
     let rows = rows.into_iter().fold(1u64, |rows, factor| rows.saturating_mul(factor as u64));
@@ -137,31 +146,54 @@ fn at_most(config: &TrialConfig, stage: TrainStage, training: &Training) -> Exte
 /// lets it), what one block needs beside that, and a block of the head's logits.
 pub fn memory_mb(config: &TrialConfig) -> f64 {
     let model = &config.model;
-    let hidden = match model.is_moe() {
-        true => (model.top_k + model.n_shared_experts) * model.expert_dim(),
-        false => model.ffn_dim(),
-    };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if config.threads == 0 { cores } else { config.threads };
-    let (d, width, qkv) = (model.d_model, model.heads().width(), model.heads().qkv_width());
-    let activations = width + qkv + 2 * hidden;
-    let passing = 4 * d + 2 * qkv + 3 * hidden;
     let stage = |(stage, training): (TrainStage, &Training)| {
-        let rows_of_step = training.batch_size.saturating_mul(training.accumulation.max(1));
-        let rows_of_lane = rows_of_step.div_ceil(training.lanes.max(1));
+        let rows_of_lane = rows_of_step(training).div_ceil(training.lanes.max(1));
         let row = training.seq_len.saturating_mul(stage.sequences_per_row());
         let group = rows_of_lane.saturating_mul(row).min(Cpu::GROUP_POSITIONS.max(row)) as f64;
-        let kept = match training.recompute {
-            Recompute::None => model.n_layers * (2 * d + activations),
-            Recompute::Activations => model.n_layers * 2 * d + activations,
-            Recompute::Blocks => model.n_layers * d + d + activations,
-        };
-        let lane = group * (kept + passing) as f64 + group.min(BLOCK as f64) * model.vocab_size as f64;
+        let kept = step::kept(model, training.recompute) + passing(model);
+        let lane = group * kept + group.min(BLOCK as f64) * model.vocab_size as f64;
         let copies = (6 + training.lanes.min(threads + 1)) as f64;
         let floats = model.params() as f64 * copies + threads.min(training.lanes) as f64 * lane;
         PROGRAM + FLOAT * floats / MIB
     };
     config.stages().filter(|entry| entry.1.enabled).map(stage).fold(0.0, f64::max)
+}
+
+fn rows_of_step(training: &Training) -> usize {
+    training.batch_size.saturating_mul(training.accumulation.max(1))
+}
+
+/// Numbers of a position that one block needs beside those that it keeps.
+fn passing(model: &ModelConfig) -> f64 {
+    (4 * model.d_model + 2 * model.heads().qkv_width() + 3 * step::hidden(model)) as f64
+}
+
+/// Estimated peak memory of training on a card, in MiB; the largest stage counts.
+///
+/// Weights, two moments and a gradient in f32, and a copy of the weights where activations have half of its bits; with
+/// preferences the reference's weights, with adapters the frozen ones, both ways. Of the rows that pass together what they
+/// keep and what one block needs, as on a CPU; a block of logits and its gradient; what CUDA takes for itself.
+pub fn card_memory_mb(config: &TrialConfig, precision: Precision) -> f64 {
+    let model = &config.model;
+    let number = bytes(precision);
+    let copy = if number < FLOAT { number } else { 0.0 };
+    let stage = |(stage, training): (TrainStage, &Training)| {
+        let row = training.seq_len.saturating_mul(stage.sequences_per_row());
+        let group = rows_of_step(training).saturating_mul(row).min(CARD_POSITIONS.max(row)) as f64;
+        let more = if training_has_two_models(config, stage) { FLOAT + copy } else { 0.0 };
+        let weights = model.params() as f64 * (4.0 * FLOAT + copy + more);
+        let kept = step::kept(model, training.recompute) + passing(model);
+        let logits = group.min(CARD_LOGITS) * model.vocab_size as f64;
+        CUDA + (weights + number * group * kept + (FLOAT + number) * logits) / MIB
+    };
+    config.stages().filter(|entry| entry.1.enabled).map(stage).fold(0.0, f64::max)
+}
+
+/// Whether a second model's weights stand beside those that are trained.
+fn training_has_two_models(config: &TrialConfig, stage: TrainStage) -> bool {
+    stage.compares_answers() || (stage.spec().adapters)(config).is_some()
 }
 
 /// The rows as a table for a terminal.
@@ -274,7 +306,7 @@ device = "cpu"
     #[test]
     fn costs_are_those_of_the_shape() {
         let trials = Sweep::read_str("a.toml", SWEEP, &Overrides::default()).unwrap().expand().unwrap();
-        let rows = plan(&trials, |_| "1".into(), |_, _| None);
+        let rows = plan(&trials, |_| "1".into(), |_, _| None, memory_mb);
         let row = &rows[0];
         // As in the model's own test: 48 products of attention, 72 of the feed-forward, 40 of the head, and two norms.
         assert_eq!((row.params, row.active_params), (48 + 72 + 40 + 3 * 4, 48 + 72 + 40 + 3 * 4));
@@ -292,9 +324,21 @@ device = "cpu"
     }
 
     #[test]
+    fn a_card_holds_weights_twice_and_activations_in_its_numbers() {
+        let trials = Sweep::read_str("a.toml", SWEEP, &Overrides::default()).unwrap().expand().unwrap();
+        let config = &trials[0].config;
+        // dpo: master weights, moments, gradient and the reference's weights, with working copies of both; two answers of 8
+        // tokens, each with 32 and 50 numbers; logits in f32 and their gradient.
+        let bf16 = 172.0 * (4.0 * 4.0 + 4.0 + 2.0 * 2.0) + 16.0 * (2.0 * 82.0 + 6.0 * 10.0);
+        assert_eq!(card_memory_mb(config, Precision::Bf16), CUDA + bf16 / 1024.0 / 1024.0);
+        let f32 = 172.0 * 5.0 * 4.0 + 16.0 * (4.0 * 82.0 + 8.0 * 10.0);
+        assert_eq!(card_memory_mb(config, Precision::Tf32), CUDA + f32 / 1024.0 / 1024.0);
+    }
+
+    #[test]
     fn the_table_is_aligned() {
         let trials = Sweep::read_str("a.toml", SWEEP, &Overrides::default()).unwrap().expand().unwrap();
-        let mut rows = plan(&trials, |_| "1".into(), |_, _| None);
+        let mut rows = plan(&trials, |_| "1".into(), |_, _| None, memory_mb);
         for row in &mut rows {
             row.trial = "0123abcd".into();
         }
@@ -314,13 +358,13 @@ device = "cpu"
     fn what_follows_from_the_data_is_a_bound_until_it_is_there() {
         let text = SWEEP.replace("[axes]", "[solve]\n\"dpo.tokens\" = { flops = 1e6 }\n[axes]");
         let trials = Sweep::read_str("a.toml", &text, &Overrides::default()).unwrap().expand().unwrap();
-        let before = &plan(&trials, |_| "1".into(), |_, _| None)[0];
+        let before = &plan(&trials, |_| "1".into(), |_, _| None, memory_mb)[0];
         assert_eq!(before.open, []);
         // 4 forward passes of 2 * 160 operations a token, and a step of two answers of 8 tokens.
         assert_eq!(before.keys.last().unwrap(), &("dpo.tokens".into(), "<= 797".into()));
         assert_eq!(before.tokens, Some(1063 + 797));
         let extent = Extent { tokens: Some(10), flops: Some(99.0) };
-        let after = &plan(&trials, |_| "1".into(), |trial, _| (trial == 0).then_some(extent));
+        let after = &plan(&trials, |_| "1".into(), |trial, _| (trial == 0).then_some(extent), memory_mb);
         assert_eq!((after[0].tokens, after[0].flops, after[0].exact), (Some(30), Some(297.0), true));
         assert_eq!(after[0].keys.last().unwrap().1, 10);
         let table = render_table(after);
@@ -331,7 +375,10 @@ device = "cpu"
         // Half of an answer's tokens may be without loss.
         let text = SWEEP.replace("steps = 3", "tokens = 100");
         let trials = Sweep::read_str("a.toml", &text, &Overrides::default()).unwrap().expand().unwrap();
-        assert_eq!(plan(&trials, |_| "1".into(), |_, _| None)[0].open, [TrainStage::Sft, TrainStage::Dpo]);
+        assert_eq!(
+            plan(&trials, |_| "1".into(), |_, _| None, memory_mb)[0].open,
+            [TrainStage::Sft, TrainStage::Dpo]
+        );
     }
 
     #[test]

@@ -1,0 +1,403 @@
+//! How long the stage runs of a plan will take, and what that costs: by a roofline of a device, or by the pace of earlier
+//! stage runs of this machine.
+
+use super::{StageGraph, StageNode};
+use crate::config::{Answer, Stage, TrainStage, TrialConfig};
+use crate::exam::Questions;
+use crate::runs::claim::host;
+use crate::runs::manifest::{Manifest, RunStatus};
+use crate::sweep::{Extent, at_most, card_memory_mb, memory_mb};
+use crate::system::on_threads;
+use crate::track::{counted, table, time};
+use anyhow::{Context, Result, bail};
+use model::cost::roofline::{Card, Processor, Seconds, Step};
+use model::cost::step::Change;
+use model::{ModelConfig, Precision};
+use serde::Serialize;
+use std::path::Path;
+
+/// What times are told by.
+#[derive(Debug, Clone)]
+pub enum Yardstick {
+    /// A card by its data sheet.
+    Card(Card, Precision),
+    /// This machine's processor, as it was measured.
+    Processor(Processor),
+    /// The mean pace of earlier stage runs.
+    Pace {
+        /// Floating-point operations a second.
+        flops: f64,
+        /// Stage runs that it is the mean of.
+        runs: usize,
+    },
+}
+
+/// The names of devices that times can be told for.
+pub const DEVICES: [&str; 6] = ["h100", "h200", "a100", "4090", "3090", "cpu"];
+
+/// A device that times can be told for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Target {
+    /// A card.
+    Card(Card, Precision),
+    /// This machine's processor.
+    Processor,
+}
+
+impl Target {
+    /// The device of this name, computing in this precision.
+    ///
+    /// # Errors
+    /// Where there is no such device, or it does not compute so.
+    pub fn of(device: &str, precision: Option<Precision>) -> Result<Self> {
+        if device == "cpu" {
+            return match precision.filter(|&precision| precision != Precision::F32) {
+                None => Ok(Self::Processor),
+                Some(other) => bail!("--precision is {other}, expected f32 with --device cpu"),
+            };
+        }
+        let card = Card::named(device)
+            .with_context(|| format!("--device is {device:?}, expected one of {}", DEVICES.join(", ")))?;
+        Ok(Self::Card(card, precision.unwrap_or(Precision::Bf16)))
+    }
+
+    /// The memory of a trial on it, in MiB.
+    pub fn memory_mb(self, config: &TrialConfig) -> f64 {
+        match self {
+            Self::Card(_, precision) => card_memory_mb(config, precision),
+            Self::Processor => memory_mb(config),
+        }
+    }
+}
+
+impl Yardstick {
+    /// That of a device; the processor is measured now.
+    ///
+    /// # Errors
+    /// Where no threads can be started.
+    pub fn of(target: Target) -> Result<Self> {
+        match target {
+            Target::Card(card, precision) => Ok(Self::Card(card, precision)),
+            Target::Processor => on_threads(0, || Ok(Self::Processor(Processor::measure()))),
+        }
+    }
+
+    /// The pace of the training stage runs of this machine that are done in a folder; `None` where there are none.
+    pub fn recorded(runs: &Path, device: &str) -> Option<Self> {
+        let (mut flops, mut seconds, mut count, here) = (0.0, 0.0, 0, host());
+        for entry in std::fs::read_dir(runs).ok()?.flatten() {
+            let Ok(Some(manifest)) = Manifest::read(&entry.path()) else { continue };
+            let is_of_this = manifest.host == here && manifest.device.starts_with(device);
+            if manifest.status == RunStatus::Done && manifest.stage.training().is_some() && is_of_this {
+                flops += manifest.results.flops;
+                seconds += manifest.wall_seconds;
+                count += 1;
+            }
+        }
+        (flops > 0.0 && seconds > 0.0).then_some(Self::Pace { flops: flops / seconds, runs: count })
+    }
+
+    /// Seconds of a step, and the share of the device that they take; `None` by the pace of others.
+    fn step(&self, model: &ModelConfig, step: &Step, threads: usize) -> Option<(Seconds, f64)> {
+        match self {
+            Self::Card(card, precision) => Some((card.step(model, step, *precision), 1.0)),
+            Self::Processor(processor) => {
+                let all = processor.threads;
+                let threads = if threads == 0 { all } else { threads.min(all) }.clamp(1, step.lanes.max(1));
+                Some((processor.step(model, step, threads), threads as f64 / all as f64))
+            }
+            Self::Pace { .. } => None,
+        }
+    }
+
+    /// In words.
+    fn describe(&self) -> String {
+        match self {
+            Self::Card(card, precision) => {
+                format!("on one {} in {precision}, by a roofline", card.name)
+            }
+            Self::Processor(_) => "on this machine's processor, by a roofline measured just now".into(),
+            Self::Pace { runs, .. } => {
+                format!("at the pace of {} of this machine", counted(*runs, "earlier stage run"))
+            }
+        }
+    }
+}
+
+/// The time of one stage run.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct StageTime {
+    /// Of a step of full rows; absent for exams and by the pace of others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step: Option<Seconds>,
+    /// Positions a second of such a step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_per_second: Option<f64>,
+    /// Seconds of the whole stage run.
+    pub seconds: f64,
+    /// Seconds of the whole device: others may share it.
+    pub device_seconds: f64,
+}
+
+/// The time of each stage run that is still to be worked on, in the plan's order; `None` where nothing can be told.
+pub fn times(graph: &StageGraph, extents: &[Option<Extent>], by: &Yardstick) -> Vec<Option<StageTime>> {
+    let of = |(node, extent): (&StageNode, &Option<Extent>)| match node.stage {
+        _ if !node.state.is_open() => None,
+        Stage::Train(stage) => training(stage, node, *extent, by),
+        Stage::Exam => exam(&node.config, by),
+        Stage::Tokenizer | Stage::Data => None,
+    };
+    graph.nodes.iter().zip(extents).map(of).collect()
+}
+
+/// What a stage does in an optimizer step.
+pub fn step_of(config: &TrialConfig, stage: TrainStage) -> Step {
+    let training = stage.training(config);
+    let change = match () {
+        () if (stage.spec().adapters)(config).is_some() => Change::Adapters,
+        () if stage.compares_answers() => Change::Preferences,
+        () => Change::Weights,
+    };
+    Step {
+        items: training.batch_size.saturating_mul(training.accumulation.max(1)),
+        len: training.seq_len,
+        lanes: training.lanes,
+        recompute: training.recompute,
+        change,
+    }
+}
+
+fn training(
+    stage: TrainStage,
+    node: &StageNode,
+    extent: Option<Extent>,
+    by: &Yardstick,
+) -> Option<StageTime> {
+    let config = &node.config;
+    let extent = extent.unwrap_or_else(|| at_most(config, stage, stage.training(config)));
+    let flops = extent.flops? * (1.0 - node.trunk.map_or(0.0, |trunk| trunk.share));
+    if let Yardstick::Pace { flops: pace, .. } = by {
+        let seconds = flops / pace;
+        return Some(StageTime { step: None, tokens_per_second: None, seconds, device_seconds: seconds });
+    }
+    let step = step_of(config, stage);
+    let (of_step, share) = by.step(&config.model, &step, config.threads)?;
+    let positions = (step.items * step.len * stage.sequences_per_row()) as f64;
+    let steps = flops / (config.cost(stage).per_token(step.len) * positions);
+    let seconds = steps * of_step.total();
+    Some(StageTime {
+        step: Some(of_step),
+        tokens_per_second: Some(positions / of_step.total()),
+        seconds,
+        device_seconds: seconds * share,
+    })
+}
+
+/// Bytes of text that make a token, about: a Chinese character, or a short word's piece.
+const BYTES_PER_TOKEN: f64 = 3.0;
+
+/// Tokens of the chat template and the system text around a question, about.
+const AROUND: f64 = 20.0;
+
+/// The time of an exam: its questions in one forward pass each, what all of a subject begin with once. At the pace of
+/// trainings nothing is told of exams.
+fn exam(config: &TrialConfig, by: &Yardstick) -> Option<StageTime> {
+    let Questions { sheets, shots } = Questions::of(config).ok()?;
+    let tokens = |text: &str| text.len() as f64 / BYTES_PER_TOKEN;
+    let (mut asked, mut all) = (0usize, 0.0);
+    for sheet in &sheets {
+        let shown = shots.get(&sheet.subject).into_iter().flatten();
+        all += shown.map(|shot| tokens(&shot.listed()) + AROUND).sum::<f64>();
+        for question in &sheet.questions {
+            asked += 1;
+            all += tokens(&question.listed()) + AROUND;
+            if config.exam.answer != Answer::Letter {
+                all += question.options.iter().map(|option| tokens(option)).sum::<f64>();
+            }
+        }
+    }
+    let len = ((all / asked.max(1) as f64).ceil() as usize).clamp(1, config.model.max_seq_len);
+    let step = Step { items: 64, len, lanes: 4, recompute: Default::default(), change: Change::Nothing };
+    let (of_step, share) = by.step(&config.model, &step, config.threads)?;
+    let seconds = of_step.total() * all / (step.items * len) as f64;
+    Some(StageTime { step: None, tokens_per_second: None, seconds, device_seconds: seconds * share })
+}
+
+/// The times of all stage runs of one stage.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Line {
+    /// The stage, or `all`.
+    pub stage: String,
+    /// Stage runs.
+    pub runs: usize,
+    /// Those of which nothing can be told yet.
+    pub unknown: usize,
+    /// Seconds of the device, one after the other.
+    pub seconds: f64,
+    /// The price of that, where one was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub price: Option<f64>,
+}
+
+/// The times of a plan by stage, and all together.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Totals {
+    /// What they were told by, in words.
+    pub by: String,
+    /// Stage by stage in the order of the recipe, then all.
+    pub stages: Vec<Line>,
+}
+
+impl Totals {
+    /// Sums of times; `price` is that of an hour.
+    pub fn of(graph: &StageGraph, times: &[Option<StageTime>], by: &Yardstick, price: Option<f64>) -> Self {
+        let names = TrainStage::all().map(Stage::Train).chain([Stage::Exam]);
+        let mut stages: Vec<Line> = Vec::new();
+        let mut all = Line { stage: "all".into(), runs: 0, unknown: 0, seconds: 0.0, price: None };
+        for stage in names {
+            let mut line = Line { stage: stage.name().into(), ..all.clone() };
+            (line.runs, line.unknown, line.seconds) = (0, 0, 0.0);
+            for (node, time) in graph.nodes.iter().zip(times) {
+                if node.stage == stage && node.state.is_open() {
+                    line.runs += 1;
+                    line.unknown += usize::from(time.is_none());
+                    line.seconds += time.map_or(0.0, |time| time.device_seconds);
+                }
+            }
+            all.runs += line.runs;
+            all.unknown += line.unknown;
+            all.seconds += line.seconds;
+            stages.extend((line.runs > 0).then_some(line));
+        }
+        stages.push(all);
+        for line in &mut stages {
+            line.price = price.map(|price| price * line.seconds / 3600.0);
+        }
+        Self { by: by.describe(), stages }
+    }
+
+    /// As a table for a terminal; empty where nothing is left to run.
+    pub fn render(&self) -> String {
+        let Some(all) = self.stages.last().filter(|all| all.runs > 0) else { return String::new() };
+        let priced = all.price.is_some();
+        let mut header = vec!["stage", "stage runs", "time"];
+        header.extend(priced.then_some("price"));
+        let lines: Vec<Vec<String>> = self
+            .stages
+            .iter()
+            .map(|line| {
+                let (known, more) = (line.runs > line.unknown, if line.unknown > 0 { " +" } else { "" });
+                let shown = |text: String| if known { text + more } else { "?".into() };
+                let mut cells = vec![line.stage.clone(), line.runs.to_string(), shown(time(line.seconds))];
+                cells.extend(line.price.map(|price| shown(format!("{price:.2}"))));
+                cells
+            })
+            .collect();
+        let mut text =
+            format!("time {}, one stage run after the other:\n{}\n", self.by, table(&header, &lines));
+        if all.unknown > 0 {
+            let runs = counted(all.unknown, "stage run");
+            text += &format!("? and + leave out {runs} of which nothing can be told yet\n");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::plan::testing::{plan, trial};
+
+    fn graph(dir: &Path) -> StageGraph {
+        let trained = |seed| {
+            trial(|config| {
+                config.seed = seed;
+                config.pretrain.training.steps = Some(10);
+                config.sft.training.enabled = false;
+                config.dpo.training.steps = Some(3);
+                config.exam.enabled = false;
+            })
+        };
+        plan(&[trained(1), trained(2)], dir)
+    }
+
+    /// Positions and operations of the full steps of a stage.
+    fn size(config: &TrialConfig, stage: TrainStage) -> (f64, f64) {
+        let training = stage.training(config);
+        let rows = training.batch_size * training.accumulation * stage.sequences_per_row();
+        let positions = (training.steps.unwrap() as usize * rows * training.seq_len) as f64;
+        (positions, positions * config.cost(stage).per_token(training.seq_len))
+    }
+
+    #[test]
+    fn times_and_prices_are_sums_over_stage_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let graph = graph(dir.path());
+        let config = &graph.trials[0].trial.config;
+        let none = vec![None; graph.nodes.len()];
+        let by = Yardstick::Pace { flops: 1e9, runs: 2 };
+        let totals = Totals::of(&graph, &times(&graph, &none, &by), &by, Some(3600.0));
+        let names: Vec<&str> = totals.stages.iter().map(|line| line.stage.as_str()).collect();
+        assert_eq!(names, ["pretrain", "dpo", "all"]);
+        let seconds = [TrainStage::Pretrain, TrainStage::Dpo].map(|stage| 2.0 * size(config, stage).1 / 1e9);
+        for (line, want) in totals.stages.iter().zip([seconds[0], seconds[1], seconds[0] + seconds[1]]) {
+            assert!((line.seconds / want - 1.0).abs() < 1e-9, "{line:?}");
+            assert!((line.price.unwrap() / want - 1.0).abs() < 1e-9, "{line:?}");
+        }
+        assert_eq!(totals.stages.iter().map(|line| line.runs).collect::<Vec<_>>(), [2, 2, 4]);
+        assert!(totals.render().starts_with("time at the pace of 2 earlier stage runs of this machine"));
+    }
+
+    #[test]
+    fn stages_take_their_steps() {
+        let dir = tempfile::tempdir().unwrap();
+        let graph = graph(dir.path());
+        let config = &graph.trials[0].trial.config;
+        let processor =
+            Processor { threads: 8, flop: 1e-9, moves: vec![(1.0, 1e-9)], exponential: 0.0, row: 0.0 };
+        let none = vec![None; graph.nodes.len()];
+        for by in [Yardstick::of(Target::of("a100", None).unwrap()).unwrap(), Yardstick::Processor(processor)]
+        {
+            let found = times(&graph, &none, &by);
+            for (node, time) in graph.nodes.iter().zip(found) {
+                let Some(stage) = node.stage.training() else {
+                    assert_eq!(time, None);
+                    continue;
+                };
+                let (time, training) = (time.unwrap(), stage.training(config));
+                let step = time.step.unwrap().total();
+                assert!((time.seconds / (training.steps.unwrap() as f64 * step) - 1.0).abs() < 1e-9);
+                let positions = size(config, stage).0 / training.steps.unwrap() as f64;
+                assert!((time.tokens_per_second.unwrap() * step / positions - 1.0).abs() < 1e-9);
+                // No more threads than lanes: the rest of the processor serves others.
+                let share = match by {
+                    Yardstick::Processor(_) => training.lanes as f64 / 8.0,
+                    _ => 1.0,
+                };
+                assert_eq!(time.device_seconds, time.seconds * share);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let by_data = trial(|config| (config.sft.training.enabled, config.exam.enabled) = (false, false));
+        let graph = plan(&[by_data], dir.path());
+        let by = Yardstick::of(Target::of("h100", Some(Precision::F32)).unwrap()).unwrap();
+        let none = vec![None; graph.nodes.len()];
+        let totals = Totals::of(&graph, &times(&graph, &none, &by), &by, None);
+        let text = totals.render();
+        assert!(text.contains("on one h100 in f32") && text.contains("? and + leave out"), "{text}");
+        let problem = |device, precision| Target::of(device, precision).unwrap_err().to_string();
+        assert_eq!(
+            problem("v100", None),
+            "--device is \"v100\", expected one of h100, h200, a100, 4090, 3090, cpu"
+        );
+        assert_eq!(
+            problem("cpu", Some(Precision::Bf16)),
+            "--precision is bf16, expected f32 with --device cpu"
+        );
+    }
+}

@@ -1,0 +1,127 @@
+//! How long a step takes on a device that is known by a few rates: each operation takes as long as its arithmetic or its
+//! memory traffic, whichever is longer (Williams et al. 2009, "Roofline"), and on a card a launch besides.
+//!
+//! [`Card`]s are known by their data sheets, [`Processor`]s by a measurement of one or two seconds.
+
+mod card;
+mod processor;
+
+pub use card::{CARD_POSITIONS, CARDS, Card, bytes};
+pub use processor::Processor;
+
+use super::step::{self, Change, Group, Operation};
+use crate::config::ModelConfig;
+use crate::transformer::Recompute;
+
+/// A step of training, or a forward pass where nothing changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// Items: rows, or pairs of answers.
+    pub items: usize,
+    /// Positions of a row, each a document.
+    pub len: usize,
+    /// Lanes of a batch.
+    pub lanes: usize,
+    /// What is computed again.
+    pub recompute: Recompute,
+    /// What is changed.
+    pub change: Change,
+}
+
+impl Step {
+    /// Rows of an item.
+    fn rows(&self) -> usize {
+        if self.change == Change::Preferences { 2 } else { 1 }
+    }
+
+    /// The operations of so many items, in groups of at most so many positions, and how often each group occurs.
+    fn groups(&self, model: &ModelConfig, items: usize, positions: usize) -> [(f64, step::Operations); 2] {
+        let item = self.len.max(1) * self.rows();
+        let whole = (positions / item).max(1);
+        let of = |items: usize| {
+            let group = Group { rows: (items * self.rows()) as f64, len: self.len };
+            step::group(model, group, self.change, self.recompute)
+        };
+        let (groups, rest) = (items / whole, items % whole);
+        let last = if rest > 0 { (1.0, of(rest)) } else { (0.0, vec![]) };
+        [(groups as f64, if groups > 0 { of(whole) } else { vec![] }), last]
+    }
+}
+
+/// Seconds of a step, by what they go into.
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
+pub struct Seconds {
+    /// Products with weights.
+    pub products: f64,
+    /// Attention.
+    pub attention: f64,
+    /// Norms, activations, rotations, softmax and copies.
+    pub passes: f64,
+    /// What goes over all weights: sums of lanes and the update.
+    pub weights: f64,
+    /// Launches of operations.
+    pub launches: f64,
+}
+
+impl Seconds {
+    /// All of them.
+    pub fn total(&self) -> f64 {
+        self.products + self.attention + self.passes + self.weights + self.launches
+    }
+
+    /// Adds an operation that is done `count` times.
+    fn add(&mut self, count: f64, operation: &Operation, seconds: f64) {
+        let part = match operation {
+            Operation::Product { .. } => &mut self.products,
+            Operation::Attention { .. } => &mut self.attention,
+            Operation::Pass { .. } => &mut self.passes,
+            Operation::Weights { .. } => &mut self.weights,
+        };
+        *part += count * seconds;
+    }
+
+    fn plus(self, count: f64, more: Self) -> Self {
+        Self {
+            products: self.products + count * more.products,
+            attention: self.attention + count * more.attention,
+            passes: self.passes + count * more.passes,
+            weights: self.weights + count * more.weights,
+            launches: self.launches + count * more.launches,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub fn near(found: f64, want: f64) -> bool {
+        (found / want - 1.0).abs() < 1e-12
+    }
+
+    /// A small model, and a step of six rows.
+    pub fn tiny() -> (ModelConfig, Step) {
+        let model = ModelConfig { d_model: 16, n_layers: 1, vocab_size: 40, ..ModelConfig::default() };
+        let (recompute, change) = (Recompute::None, Change::Weights);
+        (model, Step { items: 6, len: 300, lanes: 4, recompute, change })
+    }
+
+    #[test]
+    fn groups_are_those_of_the_trainer() {
+        let (model, step) = tiny();
+        let rows = |items, positions| {
+            step.groups(&model, items, positions).map(|(often, operations)| {
+                let positions = operations.iter().find_map(|(_, operation)| match operation {
+                    Operation::Attention { positions, .. } => Some(*positions),
+                    _ => None,
+                });
+                (often, positions.unwrap_or(0.0))
+            })
+        };
+        assert_eq!(rows(6, 512), [(6.0, 300.0), (0.0, 0.0)]);
+        assert_eq!(rows(7, 900), [(2.0, 900.0), (1.0, 300.0)]);
+        assert_eq!(rows(1, 16_384), [(0.0, 0.0), (1.0, 300.0)]);
+        let pairs = Step { change: Change::Preferences, ..step };
+        assert_eq!(pairs.groups(&model, 3, 512)[0].0, 3.0);
+    }
+}

@@ -1,0 +1,183 @@
+//! GPUs by their data sheets.
+
+use super::{Seconds, Step};
+use crate::backend::Precision;
+use crate::config::ModelConfig;
+use crate::cost::step::{self, Change, Operation};
+
+/// Bytes of an activation.
+pub fn bytes(precision: Precision) -> f64 {
+    match precision {
+        Precision::F32 | Precision::Tf32 => 4.0,
+        Precision::Bf16 | Precision::F16 => 2.0,
+    }
+}
+
+/// A GPU by its data sheet.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Card {
+    /// As it is called.
+    pub name: &'static str,
+    /// 10^12 operations a second of dense products: f32 outside tensor cores, tf32, bf16 with f32 sums.
+    pub tflops: [f64; 3],
+    /// 10^9 bytes a second of its memory.
+    pub bandwidth: f64,
+    /// Multiprocessors.
+    pub multiprocessors: f64,
+    /// Gigabytes of memory.
+    pub memory: f64,
+}
+
+/// The cards that are known, from NVIDIA's data sheets: "H100 Tensor Core GPU" and "H200 Tensor Core GPU" (SXM), "A100 80GB
+/// Tensor Core GPU" (SXM), and the appendices of "Ada GPU Architecture" and "GA102 GPU Architecture".
+pub const CARDS: [Card; 5] = [
+    card("h100", [66.9, 494.7, 989.4], 3350.0, 132.0, 80.0),
+    card("h200", [66.9, 494.7, 989.4], 4800.0, 132.0, 141.0),
+    card("a100", [19.5, 155.9, 311.9], 2039.0, 108.0, 80.0),
+    card("4090", [82.6, 82.6, 165.2], 1008.0, 128.0, 24.0),
+    card("3090", [35.6, 35.6, 71.0], 936.0, 82.0, 24.0),
+];
+
+const fn card(
+    name: &'static str,
+    tflops: [f64; 3],
+    bandwidth: f64,
+    multiprocessors: f64,
+    memory: f64,
+) -> Card {
+    Card { name, tflops, bandwidth, multiprocessors, memory }
+}
+
+/// Rows and columns of a result that a multiprocessor works on at a time.
+const TILE: f64 = 128.0;
+
+/// Share of the sheet's rate that a large product reaches.
+const LARGE: f64 = 0.82;
+
+/// Terms of a sum at which half of that is lost to beginning and ending it.
+const SHORT: f64 = 128.0;
+
+/// Share of the sheet's rate that attention's products reach at a large head: tiles are small, exponentials stand between.
+const ATTENTION: f64 = 0.35;
+
+/// Share of the sheet's bandwidth that a pass reaches.
+const STREAM: f64 = 0.85;
+
+/// Seconds of a launch that nothing hides.
+const LAUNCH: f64 = 3e-6;
+
+/// Positions that a card takes through the model together, as the CUDA backend does.
+pub const CARD_POSITIONS: usize = 16_384;
+
+impl Card {
+    /// The card of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        CARDS.into_iter().find(|card| card.name == name)
+    }
+
+    /// Operations a second of products.
+    fn rate(&self, precision: Precision) -> f64 {
+        let [f32, tf32, half] = self.tflops;
+        1e12 * match precision {
+            Precision::F32 => f32,
+            Precision::Tf32 => tf32,
+            Precision::Bf16 | Precision::F16 => half,
+        }
+    }
+
+    /// The share of the sheet's rate that a product reaches: of its tiles, of the last wave of tiles, of short sums. Where
+    /// there are fewer tiles than multiprocessors, sums are split among them, as cuBLAS does.
+    pub fn efficiency(&self, m: f64, k: f64, n: f64) -> f64 {
+        let tiles = (m / TILE).ceil() * (n / TILE).ceil();
+        let whole = m * n / (tiles * TILE * TILE);
+        let splits = (self.multiprocessors / tiles).floor().clamp(1.0, (k / (2.0 * SHORT)).floor().max(1.0));
+        let (parts, terms) = (tiles * splits, k / splits);
+        let waves = (parts / self.multiprocessors).ceil();
+        LARGE * whole * parts / (waves * self.multiprocessors) * terms / (terms + SHORT)
+    }
+
+    fn operation(&self, operation: &Operation, precision: Precision) -> f64 {
+        let (rate, stream) = (self.rate(precision), STREAM * self.bandwidth * 1e9);
+        let bytes = bytes(precision);
+        match *operation {
+            Operation::Product { m, k, n } => {
+                let arithmetic = 2.0 * m * k * n / (rate * self.efficiency(m, k, n));
+                arithmetic.max(bytes * (m * k + k * n + m * n) / stream)
+            }
+            Operation::Attention { positions, pairs, heads, backward } => {
+                let (head_dim, count) = (heads.head_dim as f64, heads.n_heads as f64);
+                // Tiles of 64 by 64 on the diagonal are half hidden.
+                let seen = count * (pairs + 32.0 * positions);
+                let products = if backward { 5.0 } else { 2.0 };
+                let arithmetic =
+                    products * 2.0 * seen * head_dim / (rate * ATTENTION * head_dim / (head_dim + 32.0));
+                let numbers =
+                    positions * (heads.qkv_width() + heads.width()) as f64 * if backward { 2.0 } else { 1.0 };
+                arithmetic.max(bytes * numbers / stream)
+            }
+            Operation::Pass { numbers, .. } => bytes * numbers / stream,
+            Operation::Weights { numbers } => 4.0 * numbers / stream,
+        }
+    }
+
+    /// Seconds of a step on this card.
+    pub fn step(&self, model: &ModelConfig, step: &Step, precision: Precision) -> Seconds {
+        let mut seconds = Seconds::default();
+        let mut launches = 0.0;
+        let mut add = |often: f64, operations: &step::Operations| {
+            for (count, operation) in operations {
+                seconds.add(often * count, operation, self.operation(operation, precision));
+                launches += often * count;
+            }
+        };
+        for (often, operations) in step.groups(model, step.items, CARD_POSITIONS) {
+            add(often, &operations);
+        }
+        if step.change != Change::Nothing {
+            add(1.0, &step::update(model.params() as f64));
+        }
+        Seconds { launches: launches * LAUNCH, ..seconds }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::near;
+    use super::*;
+
+    const CARD: Card = card("test", [1.0, 2.0, 4.0], 100.0, 10.0, 1.0);
+
+    #[test]
+    fn a_product_loses_what_its_tiles_waves_and_short_sums_cost() {
+        // 20 whole tiles are two whole waves on 10 multiprocessors; a sum of 128 terms takes as long as one of 256.
+        assert!(near(CARD.efficiency(1280.0, 128.0, 256.0), 0.82 * 0.5));
+        // One row more is a tile more in each column: 22 tiles in three waves, of which 20 and 2 rows of 128 are wanted.
+        assert!(near(
+            CARD.efficiency(1281.0, 128.0, 256.0),
+            0.82 * 0.5 * (1281.0 * 256.0) / (30.0 * 128.0 * 128.0)
+        ));
+        // Two tiles, each sum split among 5 multiprocessors.
+        assert!(near(CARD.efficiency(128.0, 5120.0, 256.0), 0.82 * 1024.0 / (1024.0 + 128.0)));
+        // A sum of 256 terms is not split.
+        assert!(near(CARD.efficiency(128.0, 256.0, 256.0), 0.82 * 0.2 * 256.0 / 384.0));
+    }
+
+    #[test]
+    fn an_operation_takes_the_longer_of_arithmetic_and_memory() {
+        let of = |operation, precision| CARD.operation(&operation, precision);
+        let (large, thin) = (
+            Operation::Product { m: 1280.0, k: 1280.0, n: 256.0 },
+            Operation::Product { m: 1280.0, k: 1.0, n: 1280.0 },
+        );
+        let flops = 2.0 * 1280.0 * 1280.0 * 256.0;
+        let efficiency = 0.82 * 1280.0 / (1280.0 + 128.0);
+        assert!(near(of(large, Precision::F32), flops / (1e12 * efficiency)));
+        assert!(near(of(large, Precision::Bf16), flops / (4e12 * efficiency)));
+        // 1280 + 1280 + 1280^2 numbers of two bytes at 85 GB/s.
+        let bytes = 2.0 * (2.0 * 1280.0 + 1280.0 * 1280.0);
+        assert!(of(thin, Precision::Bf16) >= bytes / 85e9);
+        let pass = Operation::Pass { rows: 9.0, numbers: 85e9, exponentials: 9.0 };
+        assert_eq!([Precision::F32, Precision::Tf32, Precision::F16].map(|p| of(pass, p)), [4.0, 4.0, 2.0]);
+        assert_eq!(of(Operation::Weights { numbers: 85e9 }, Precision::Bf16), 4.0);
+    }
+}

@@ -1,0 +1,418 @@
+//! What a step asks of a device, operation by operation, as [`crate::transformer`] and [`crate::trainer`] do it: what a
+//! [`super::roofline`] is laid over.
+//!
+//! Unlike [`Cost`](super::Cost), which counts what the algorithm asks for, this counts what is done: activations that are
+//! computed again, attention's fifth backward product, logits that preferences make twice.
+
+use crate::config::ModelConfig;
+use crate::spec::Heads;
+use crate::transformer::Recompute;
+
+/// One operation on a group of positions, in numbers of its type.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Operation {
+    /// `(m, k)` by `(k, n)`.
+    Product {
+        /// Rows of the result.
+        m: f64,
+        /// Terms of each sum.
+        k: f64,
+        /// Columns of the result.
+        n: f64,
+    },
+    /// Causal attention within documents, forward (two products) or backward (five).
+    Attention {
+        /// Positions.
+        positions: f64,
+        /// Pairs of a query and a key that it sees, for each head.
+        pairs: f64,
+        /// Sizes.
+        heads: Heads,
+        /// Whether it is the backward pass.
+        backward: bool,
+    },
+    /// A pass over activations.
+    Pass {
+        /// Rows that have a sum of their own.
+        rows: f64,
+        /// Numbers read and written.
+        numbers: f64,
+        /// Exponentials.
+        exponentials: f64,
+    },
+    /// A pass over all weights, moments or gradients, which are always f32.
+    Weights {
+        /// Numbers read and written.
+        numbers: f64,
+    },
+}
+
+/// Operations with how often each is done.
+pub type Operations = Vec<(f64, Operation)>;
+
+/// What a step is to change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// All weights.
+    Weights,
+    /// Adapters: gradients are those of all weights, and pulled back.
+    Adapters,
+    /// All weights by preferences: two answers an item, and a reference's forward pass.
+    Preferences,
+    /// Nothing: a forward pass whose last positions alone reach the head.
+    Nothing,
+}
+
+/// Rows that pass through a model together, each one document and every position of it with loss.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Group {
+    /// Rows.
+    pub rows: f64,
+    /// Positions of a row.
+    pub len: usize,
+}
+
+impl Group {
+    fn positions(self) -> f64 {
+        self.rows * self.len as f64
+    }
+}
+
+/// The operations of one group's way through the model, forward and, where something changes, backward.
+pub fn group(model: &ModelConfig, group: Group, change: Change, recompute: Recompute) -> Operations {
+    let pass = Pass { model, group, n: group.positions(), d: model.d_model as f64, heads: model.heads() };
+    let layers = model.n_layers as f64;
+    let mut all = vec![(1.0, moves(2.0 * pass.n * pass.d))]; // the embedding
+    let mut block = [pass.attend(), pass.residual(), pass.feed_forward()].concat();
+    if change != Change::Nothing {
+        match recompute {
+            Recompute::None => {}
+            Recompute::Activations => block.extend([pass.attend(), pass.feed_forward_again()].concat()),
+            Recompute::Blocks => {
+                block.extend([pass.attend(), pass.residual(), pass.feed_forward_again()].concat());
+            }
+        }
+        block.extend([pass.feed_forward_backward(), pass.attention_backward()].concat());
+        all.push((1.0, moves(3.0 * pass.n * pass.d)));
+    }
+    all.extend(block.into_iter().map(|operation| (layers, operation)));
+    all.extend(pass.head(change).into_iter().map(|operation| (1.0, operation)));
+    if change == Change::Preferences {
+        let reference = [pass.attend(), pass.residual(), pass.feed_forward()].concat();
+        all.extend(reference.into_iter().map(|operation| (layers, operation)));
+        all.extend(pass.logits().into_iter().map(|operation| (1.0, operation)));
+    }
+    all
+}
+
+/// What the update does once a step: the norm of the gradient, AdamW, zeros for the next gradient.
+pub fn update(weights: f64) -> Operations {
+    vec![
+        (1.0, Operation::Weights { numbers: weights }),
+        (1.0, Operation::Weights { numbers: 7.0 * weights }),
+        (1.0, Operation::Weights { numbers: weights }),
+    ]
+}
+
+/// What adding the gradient of a lane to those before it does.
+pub fn lane_sum(weights: f64) -> Operation {
+    Operation::Weights { numbers: 4.0 * weights }
+}
+
+/// Numbers that a position leaves for the backward pass, in all blocks.
+pub fn kept(model: &ModelConfig, recompute: Recompute) -> f64 {
+    let (activations, states) = (block_activations(model) as f64, model.d_model as f64);
+    let layers = model.n_layers as f64;
+    match recompute {
+        Recompute::None => layers * (2.0 * states + activations),
+        Recompute::Activations => layers * 2.0 * states + activations,
+        Recompute::Blocks => layers * states + states + activations,
+    }
+}
+
+/// Numbers that a position leaves in one block beside the states between its halves: attention's result, queries, keys and
+/// values, what stands before the activation.
+pub fn block_activations(model: &ModelConfig) -> usize {
+    model.heads().width() + model.heads().qkv_width() + 2 * hidden(model)
+}
+
+/// Hidden numbers that a position passes through in one block.
+pub fn hidden(model: &ModelConfig) -> usize {
+    match model.is_moe() {
+        true => (model.top_k + model.n_shared_experts) * model.expert_dim(),
+        false => model.ffn_dim(),
+    }
+}
+
+/// Pairs of a query and a key that it sees in a document of `len`.
+pub fn pairs(len: usize, window: Option<usize>) -> f64 {
+    let seen = window.map_or(len, |window| window.min(len)) as f64;
+    seen * (seen + 1.0) / 2.0 + (len as f64 - seen) * seen
+}
+
+fn product(m: f64, k: f64, n: f64) -> Operation {
+    Operation::Product { m, k, n }
+}
+
+/// A pass without sums of rows or exponentials.
+fn moves(numbers: f64) -> Operation {
+    Operation::Pass { rows: 0.0, numbers, exponentials: 0.0 }
+}
+
+/// A norm of `n` rows, forward or again: reads and writes them.
+fn norm(n: f64, d: f64) -> Operation {
+    Operation::Pass { rows: 0.3 * n, numbers: 2.0 * n * d, exponentials: 0.0 }
+}
+
+/// The backward pass of a norm: reads three rows and adds to one of them.
+fn norm_backward(n: f64, d: f64) -> Operation {
+    Operation::Pass { rows: n, numbers: 4.0 * n * d, exponentials: 0.0 }
+}
+
+/// The three products of a linear layer's backward pass are two: by its input and by its weight.
+fn linear_backward(n: f64, d_in: f64, d_out: f64) -> [Operation; 2] {
+    [product(n, d_out, d_in), product(d_out, n, d_in)]
+}
+
+struct Pass<'a> {
+    model: &'a ModelConfig,
+    group: Group,
+    n: f64,
+    d: f64,
+    heads: Heads,
+}
+
+/// A gated feed-forward that stands in a block: the rows that pass through each copy of it.
+struct Gated {
+    copies: f64,
+    rows: f64,
+    hidden: f64,
+}
+
+impl Pass<'_> {
+    fn attention(&self, backward: bool) -> Operation {
+        let pairs = self.group.rows * pairs(self.group.len, self.model.window);
+        Operation::Attention { positions: self.n, pairs, heads: self.heads, backward }
+    }
+
+    /// Norm, `wqkv`, heads (norms of queries and keys), rotation, attention.
+    fn attend(&self) -> Vec<Operation> {
+        let (n, d, qkv) = (self.n, self.d, self.heads.qkv_width() as f64);
+        let mut all = vec![norm(n, d), product(n, d, qkv)];
+        if self.model.qk_norm {
+            let heads = (self.heads.n_heads + self.heads.n_kv_heads) as f64;
+            all.push(moves(2.0 * n * qkv));
+            all.push(norm(n * heads, self.heads.head_dim as f64));
+        }
+        all.extend([moves(2.0 * n * qkv), self.attention(false)]);
+        all
+    }
+
+    fn residual(&self) -> Vec<Operation> {
+        vec![moves(2.0 * self.n * self.d), product(self.n, self.heads.width() as f64, self.d)]
+    }
+
+    fn attention_backward(&self) -> Vec<Operation> {
+        let (n, d) = (self.n, self.d);
+        let (width, qkv) = (self.heads.width() as f64, self.heads.qkv_width() as f64);
+        let mut all = linear_backward(n, width, d).to_vec();
+        all.extend([self.attention(true), moves(2.0 * n * qkv)]);
+        if self.model.qk_norm {
+            let heads = (self.heads.n_heads + self.heads.n_kv_heads) as f64;
+            all.push(norm_backward(n * heads, self.heads.head_dim as f64));
+        }
+        all.push(norm(n, d));
+        all.extend(linear_backward(n, d, qkv));
+        all.push(norm_backward(n, d));
+        all
+    }
+
+    /// What every token passes through, and the experts, each with its share of the rows.
+    fn gated(&self) -> (Option<Gated>, Option<Gated>) {
+        let model = self.model;
+        if !model.is_moe() {
+            return (Some(Gated { copies: 1.0, rows: self.n, hidden: model.ffn_dim() as f64 }), None);
+        }
+        let hidden = model.expert_dim() as f64;
+        let shared = model.n_shared_experts as f64;
+        let rows = self.n * model.top_k as f64 / model.n_experts as f64;
+        let dense = (shared > 0.0).then_some(Gated { copies: 1.0, rows: self.n, hidden: shared * hidden });
+        (dense, Some(Gated { copies: model.n_experts as f64, rows, hidden }))
+    }
+
+    fn feed_forward(&self) -> Vec<Operation> {
+        let (n, d) = (self.n, self.d);
+        let mut all = vec![norm(n, d), moves(2.0 * n * d)];
+        let (dense, experts) = self.gated();
+        for of in dense.iter().chain(&experts) {
+            all.extend(of.each(product(of.rows, d, 2.0 * of.hidden)));
+            all.push(of.activation(3.0, 2.0));
+            all.extend(of.each(product(of.rows, of.hidden, d)));
+        }
+        if let Some(of) = &experts {
+            // The router, its softmax, rows to their experts and back.
+            all.extend(self.router());
+            all.extend([moves(2.0 * of.all() * d), moves(3.0 * of.all() * d)]);
+        }
+        all
+    }
+
+    fn router(&self) -> [Operation; 2] {
+        let experts = self.model.n_experts as f64;
+        let (rows, numbers) = (4.0 * self.n, 4.0 * self.n * experts);
+        [product(self.n, self.d, experts), Operation::Pass { rows, numbers, exponentials: self.n * experts }]
+    }
+
+    /// Norm and first products once more.
+    fn feed_forward_again(&self) -> Vec<Operation> {
+        let mut all = vec![norm(self.n, self.d)];
+        let (dense, experts) = self.gated();
+        for of in dense.iter().chain(&experts) {
+            all.extend(of.each(product(of.rows, self.d, 2.0 * of.hidden)));
+        }
+        all.extend(experts.map(|of| moves(2.0 * of.all() * self.d)));
+        all
+    }
+
+    fn feed_forward_backward(&self) -> Vec<Operation> {
+        let (n, d) = (self.n, self.d);
+        let mut all = vec![norm(n, d)];
+        let (dense, experts) = self.gated();
+        if dense.is_none() {
+            all.push(moves(n * d));
+        }
+        for of in dense.iter().chain(&experts) {
+            let [into, weight] = linear_backward(of.rows, of.hidden, d);
+            all.extend(of.each(into));
+            all.push(of.activation(6.0, 3.0));
+            all.extend(of.each(weight));
+            for operation in linear_backward(of.rows, d, 2.0 * of.hidden) {
+                all.extend(of.each(operation));
+            }
+        }
+        if let Some(of) = &experts {
+            let experts = self.model.n_experts as f64;
+            // Rows and their gradients to the experts, the gradient of the rows back, that of the router.
+            all.extend([moves(2.0 * of.all() * d), moves(2.0 * of.all() * d), moves(3.0 * of.all() * d)]);
+            all.push(Operation::Pass { rows: 2.0 * n, numbers: 4.0 * n * experts, exponentials: 0.0 });
+            all.extend(linear_backward(n, d, experts));
+        }
+        all.push(norm_backward(n, d));
+        all
+    }
+
+    /// Last norm, logits and their exponentials.
+    fn logits(&self) -> Vec<Operation> {
+        let (n, d, vocab) = (self.n, self.d, self.model.vocab_size as f64);
+        let softmax = Operation::Pass { rows: n, numbers: 3.0 * n * vocab, exponentials: n * vocab };
+        vec![moves(2.0 * n * d), norm(n, d), product(n, d, vocab), softmax]
+    }
+
+    fn head(&self, change: Change) -> Vec<Operation> {
+        let (n, d, vocab) = (self.n, self.d, self.model.vocab_size as f64);
+        if change == Change::Nothing {
+            let rows = self.group.rows;
+            return vec![norm(rows, d), product(rows, d, vocab), moves(3.0 * rows * vocab)];
+        }
+        let mut all = self.logits();
+        if change == Change::Preferences {
+            all.extend(self.logits());
+        }
+        all.extend(linear_backward(n, d, vocab));
+        all.extend([moves(4.0 * n * d), norm_backward(n, d), moves(3.0 * n * d)]);
+        all
+    }
+}
+
+impl Gated {
+    /// Rows of all copies.
+    fn all(&self) -> f64 {
+        self.copies * self.rows
+    }
+
+    fn each(&self, operation: Operation) -> impl Iterator<Item = Operation> {
+        std::iter::repeat_n(operation, self.copies as usize)
+    }
+
+    /// SwiGLU over the rows of all copies: so many numbers and exponentials for each hidden one. A logistic function is an
+    /// exponential and a division, which takes as long.
+    fn activation(&self, numbers: f64, exponentials: f64) -> Operation {
+        let hidden = self.all() * self.hidden;
+        Operation::Pass { rows: 0.0, numbers: numbers * hidden, exponentials: exponentials * hidden }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cost::Cost;
+
+    fn dense() -> ModelConfig {
+        ModelConfig {
+            d_model: 4,
+            n_layers: 2,
+            n_heads: 2,
+            n_kv_heads: 1,
+            vocab_size: 10,
+            hidden_dim: Some(6),
+            ..ModelConfig::default()
+        }
+    }
+
+    fn moe() -> ModelConfig {
+        ModelConfig { n_experts: 4, top_k: 2, n_shared_experts: 1, expert_hidden_dim: Some(5), ..dense() }
+    }
+
+    /// Multiply-adds of products with weights, and pairs of attention times its products.
+    fn counted(operations: &Operations) -> (f64, f64) {
+        operations.iter().fold((0.0, 0.0), |(products, attention), (count, operation)| match *operation {
+            Operation::Product { m, k, n } => (products + count * m * k * n, attention),
+            Operation::Attention { pairs, backward, .. } => {
+                (products, attention + count * pairs * if backward { 5.0 } else { 2.0 })
+            }
+            _ => (products, attention),
+        })
+    }
+
+    #[test]
+    fn products_are_those_of_the_count_of_operations() {
+        let rows = Group { rows: 3.0, len: 8 };
+        for model in [dense(), moe()] {
+            let (products, attention) = counted(&group(&model, rows, Change::Weights, Recompute::None));
+            // The same as the definition of cost counts, but for attention's fifth product of the backward pass.
+            assert_eq!(2.0 * products, 24.0 * Cost::training(&model).linear);
+            assert_eq!(attention, 2.0 * 3.0 * 36.0 * (2.0 + 5.0));
+            let (again, of_attention) =
+                counted(&group(&model, rows, Change::Weights, Recompute::Activations));
+            // wqkv of 4x8, w1 and w3 of all feed-forwards that a token passes through.
+            let hidden = if model.is_moe() { 3.0 * 5.0 } else { 6.0 };
+            assert_eq!(again - products, 2.0 * 24.0 * (32.0 + 8.0 * hidden));
+            assert_eq!(of_attention - attention, 2.0 * 3.0 * 36.0 * 2.0);
+            let (blocks, _) = counted(&group(&model, rows, Change::Weights, Recompute::Blocks));
+            assert_eq!(blocks - again, 2.0 * 24.0 * 16.0); // wo of 4x4
+            // The reference's forward pass, and the logits once more.
+            let (preferences, _) = counted(&group(&model, rows, Change::Preferences, Recompute::None));
+            let forward = Cost::forward(&model).linear / 2.0;
+            assert_eq!(preferences - products, 24.0 * (forward + 40.0));
+            // Only the last position of each row reaches the head.
+            let (nothing, _) = counted(&group(&model, rows, Change::Nothing, Recompute::None));
+            assert_eq!(nothing, 24.0 * (forward - 40.0) + 3.0 * 40.0);
+        }
+    }
+
+    #[test]
+    fn pairs_are_those_that_are_seen() {
+        for (len, window) in [(1, None), (7, None), (7, Some(1)), (7, Some(3)), (7, Some(9))] {
+            let seen = (0..len).map(|query| (query + 1).min(window.unwrap_or(len))).sum::<usize>();
+            assert_eq!(pairs(len, window), seen as f64);
+        }
+    }
+
+    #[test]
+    fn what_is_kept_follows_what_is_computed_again() {
+        // Attention's result 4, queries, keys and values 8, before the activation 12; two states of 4 between halves.
+        let kept = [Recompute::None, Recompute::Activations, Recompute::Blocks].map(|r| kept(&dense(), r));
+        assert_eq!(kept, [2.0 * 32.0, 2.0 * 8.0 + 24.0, 2.0 * 4.0 + 4.0 + 24.0]);
+        assert_eq!(hidden(&moe()), 15);
+    }
+}
