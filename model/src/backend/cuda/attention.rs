@@ -147,7 +147,7 @@ impl Sizes {
             if narrow {
                 (2 * step + stays.max(2 * step)) * pitch(width)
             } else {
-                (2 * step + stays) * pitch(width) + 16 * WARPS * pitch(step)
+                (2 * step + stays) * pitch(width) + 16 * WARPS * pitch(16)
             }
         };
         let steps_of_rows = if narrow && width > 32 {
