@@ -274,8 +274,8 @@ pub fn backward(
     let sizes = Sizes::of(shape.heads.head_dim, shape.dtype);
     let all = |tiles| shape.all(plan.documents.at, tiles);
     let All { n, kv_heads, repeats, head_dim, .. } = all(0);
-    // 8 threads a row.
-    let blocks = (shape.n * shape.heads.n_heads).div_ceil(queue::THREADS as usize / 8);
+    // 4 threads a row.
+    let blocks = (shape.n * shape.heads.n_heads).div_ceil(queue::THREADS as usize / 4);
     if blocks > 0 {
         let arguments = Delta { out, dout, delta, n, kv_heads, repeats, head_dim };
         queue.run(&queue::of("attention_delta", shape.dtype), blocks, 0, &arguments)?;

@@ -14,17 +14,18 @@ template <class T> struct AttentionDelta {
     float* delta;  // (kv_heads, n, repeats)
     int n, kv_heads, repeats, head_dim;
 
-    static constexpr int LANES = 8; // a row
+    static constexpr int LANES = 4; // a row
 
     __device__ void operator()() const {
-        int heads = kv_heads * repeats, lane = threadIdx.x % LANES;
-        long long row = ((long long)blockIdx.x * blockDim.x + threadIdx.x) / LANES; // of (n, heads)
-        bool there = row < (long long)n * heads;
-        const T *a = out + row * head_dim, *b = dout + row * head_dim;
+        const unsigned heads = kv_heads * repeats, lane = threadIdx.x % LANES;
+        const unsigned row = blockIdx.x * (blockDim.x / LANES) + threadIdx.x / LANES; // of (n, heads)
+        const bool there = row < n * heads;
+        const T *a = out + (size_t)row * head_dim, *b = dout + (size_t)row * head_dim;
         float sum = 0.0f;
         constexpr int WIDE = wide<T>();
         if (!there) {
         } else if (head_dim % WIDE == 0) {
+#pragma unroll 2
             for (int i = lane * WIDE; i < head_dim; i += LANES * WIDE) {
                 Pack<T, WIDE> x = load<T, WIDE>(a + i), y = load<T, WIDE>(b + i);
 #pragma unroll
@@ -35,8 +36,7 @@ template <class T> struct AttentionDelta {
         }
         for (int step = LANES / 2; step > 0; step /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, step);
         if (there && lane == 0) {
-            long long position = row / heads;
-            int head = row - position * heads, repeat = head % repeats;
+            const unsigned position = row / heads, head = row - position * heads, repeat = head % repeats;
             delta[((size_t)(head / repeats) * n + position) * repeats + repeat] = sum;
         }
     }
