@@ -313,24 +313,8 @@ template <class T, int D> struct AttentionQueries {
                 float scores[M][PART / 8][4] = {};
                 Mma<T>::template add_transposed<PITCH, D>(scores, row_queries, to);
                 const int column = first + 2 * (lane % 4);
-                if (first + PART - 1 > least_reach) {
-#pragma unroll
-                    for (int m = 0; m < M; m++) {
-#pragma unroll
-                        for (int i = 0; i < PART / 2; i++) {
-                            if (i / 4 * 8 + i % 2 > reach[m][i / 2 % 2] - column) scores[m][i / 4][i % 4] = -INFINITY;
-                        }
-                    }
-                }
-                if (first <= most_reach - window) {
-#pragma unroll
-                    for (int m = 0; m < M; m++) {
-#pragma unroll
-                        for (int i = 0; i < PART / 2; i++) {
-                            if (i / 4 * 8 + i % 2 <= reach[m][i / 2 % 2] - window - column) scores[m][i / 4][i % 4] = -INFINITY;
-                        }
-                    }
-                }
+                if (first + PART - 1 > least_reach) hide<true>(scores, reach, column);
+                if (first <= most_reach - window) hide<false>(scores, reach, column + window);
                 T* room = room_at(shared, warp);
                 if (attention.dropout.rate > 0.0f) {
                     add<true>(sum, scores, row_gradients, to, of_row, room, work, warp_row, first);

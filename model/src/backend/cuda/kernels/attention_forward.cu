@@ -92,24 +92,8 @@ template <class T, int D> struct AttentionForward {
             float scores[M][KEYS / 8][4] = {};
             Mma<T>::template add_transposed<PITCH, D>(scores, rows, to);
             const int column = key + 2 * (lane % 4);
-            if (key + KEYS - 1 > least_reach) {
-#pragma unroll
-                for (int m = 0; m < M; m++) {
-#pragma unroll
-                    for (int i = 0; i < KEYS / 2; i++) {
-                        if (i / 4 * 8 + i % 2 > reach[m][i / 2 % 2] - column) scores[m][i / 4][i % 4] = -INFINITY;
-                    }
-                }
-            }
-            if (key <= most_reach - window) {
-#pragma unroll
-                for (int m = 0; m < M; m++) {
-#pragma unroll
-                    for (int i = 0; i < KEYS / 2; i++) {
-                        if (i / 4 * 8 + i % 2 <= reach[m][i / 2 % 2] - window - column) scores[m][i / 4][i % 4] = -INFINITY;
-                    }
-                }
-            }
+            if (key + KEYS - 1 > least_reach) hide<true>(scores, reach, column);
+            if (key <= most_reach - window) hide<false>(scores, reach, column + window);
             const T* of_values = to + KEYS * PITCH;
             T* room = room_at(shared, warp);
             if (attention.dropout.rate > 0.0f) {
