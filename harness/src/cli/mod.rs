@@ -115,7 +115,8 @@ struct HowArgs {
     /// Most memory of a stage run, such as 2GiB; one that takes more is killed and counts as failed
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory_limit: Option<u64>,
-    /// Stage runs at a time on each GPU, where device is cuda; the GPUs are those of CUDA_VISIBLE_DEVICES, or all
+    /// Stage runs at a time on each GPU, where device is cuda, as far as its memory has room by the forecast of `plan`; 0
+    /// is as many as there is room for. The GPUs are those of CUDA_VISIBLE_DEVICES, or all
     #[arg(long, value_name = "N", default_value_t = 1)]
     per_gpu: usize,
     /// Retries of a stage run that is killed or whose disk fails, with increasing delays

@@ -1,47 +1,91 @@
 //! The GPUs of this machine, and which of them a stage run may use.
 //!
-//! A child sees one GPU: the one that `CUDA_VISIBLE_DEVICES` names to it.
+//! A child sees one GPU: the one that `CUDA_VISIBLE_DEVICES` names to it. Several share one as far as the user allows and
+//! its memory has room, by the forecast of `plan`.
 
+use crate::track::number;
 use model::Device;
+use std::fmt;
 use std::ops::Range;
 use std::process::Command;
 
 /// Names which GPUs a process sees, and in which order.
 pub const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
 
+/// A GPU.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gpu {
+    /// As [`VISIBLE`] names it: a number or a UUID.
+    pub name: String,
+    /// MiB that nobody uses as the work begins; infinite where nobody tells.
+    pub free_mb: f64,
+}
+
 /// GPUs with places for stage runs.
 #[derive(Debug, Clone, Default)]
 pub struct Gpus {
-    /// As [`VISIBLE`] names them: a number or a UUID.
-    names: Vec<String>,
+    gpus: Vec<Gpu>,
     /// Stage runs at a time on each.
     places: usize,
-    /// Stage runs that are on each now.
-    taken: Vec<usize>,
+    /// MiB that each stage run is expected to take, GPU by GPU.
+    given: Vec<Vec<f64>>,
 }
 
 /// Where a stage run may work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Place {
     /// On the processor.
     Cpu,
-    /// On the GPU of this index.
-    Gpu(usize),
+    /// On the GPU of this index, with so many MiB of its memory.
+    Gpu(usize, f64),
+}
+
+/// Why a stage run waits for others to end.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Wait {
+    /// As many work as may at a time.
+    Turn,
+    /// Those that work leave it too little memory.
+    Memory {
+        /// Of what: this machine, or GPUs by their names.
+        of: String,
+        /// MiB that it is expected to take.
+        needed_mb: f64,
+        /// MiB that are left, on the GPU that has most.
+        left_mb: f64,
+    },
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Turn => f.write_str("as many work as may at a time"),
+            Self::Memory { of, needed_mb, left_mb } => {
+                let [needed, left] = [needed_mb, left_mb].map(|mb| number(mb.max(0.0) as u64));
+                write!(
+                    f,
+                    "it is expected to take {needed} MiB, and {left} MiB of the memory of {of} are left"
+                )
+            }
+        }
+    }
 }
 
 impl Gpus {
-    /// GPUs of these names with so many places each.
-    pub fn new(names: Vec<String>, places: usize) -> Self {
-        Self { taken: vec![0; names.len()], names, places: places.max(1) }
+    /// These GPUs with so many places each; 0 is as many as their memory has room for.
+    pub fn new(gpus: Vec<Gpu>, places: usize) -> Self {
+        let places = if places == 0 { usize::MAX } else { places };
+        Self { given: vec![vec![]; gpus.len()], gpus, places }
     }
 
     /// The GPUs that this process sees.
     pub fn of_this_machine(places: usize) -> Self {
-        let names = match std::env::var(VISIBLE) {
-            Ok(told) => visible(&told),
-            Err(_) => installed(),
+        let installed = installed();
+        let gpus = match std::env::var(VISIBLE) {
+            Ok(told) => visible(&told).into_iter().map(|name| named(name, &installed)).collect(),
+            Err(_) => installed.into_iter().map(|(gpu, _)| gpu).collect(),
         };
-        Self::new(names, places)
+        Self::new(gpus, places)
     }
 
     /// Whether there is what `device` can mean.
@@ -54,22 +98,42 @@ impl Gpus {
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.names.len()
+        self.gpus.len()
     }
 
-    /// A free place on `device`, the emptiest GPU first; `None` while there is none.
-    pub fn take(&mut self, device: Device) -> Option<Place> {
-        let Device::Cuda(number) = device else { return Some(Place::Cpu) };
-        let free = self.meant(number).filter(|&gpu| self.taken[gpu] < self.places);
-        let gpu = free.min_by_key(|&gpu| self.taken[gpu])?;
-        self.taken[gpu] += 1;
-        Some(Place::Gpu(gpu))
+    /// A free place on `device` for a stage run that takes so many MiB there, the GPU of the fewest stage runs first.
+    ///
+    /// # Errors
+    /// Why it waits, where there is none. Where a GPU is idle, one is never too large.
+    pub fn take(&mut self, device: Device, needed_mb: f64) -> Result<Place, Wait> {
+        let Device::Cuda(number) = device else { return Ok(Place::Cpu) };
+        let free = self.meant(number).filter(|&gpu| self.given[gpu].len() < self.places);
+        let free: Vec<usize> = free.collect();
+        let fits = |&&gpu: &&usize| self.given[gpu].is_empty() || needed_mb <= self.left_mb(gpu);
+        if let Some(&gpu) = free.iter().filter(fits).min_by_key(|&&gpu| self.given[gpu].len()) {
+            self.given[gpu].push(needed_mb);
+            return Ok(Place::Gpu(gpu, needed_mb));
+        }
+        if free.is_empty() {
+            return Err(Wait::Turn);
+        }
+        let names: Vec<&str> = free.iter().map(|&gpu| self.gpus[gpu].name.as_str()).collect();
+        let left_mb = free.iter().map(|&gpu| self.left_mb(gpu)).fold(0.0, f64::max);
+        Err(Wait::Memory { of: format!("GPU {}", names.join(", ")), needed_mb, left_mb })
+    }
+
+    /// MiB of a GPU's memory that no stage run is expected to take.
+    fn left_mb(&self, gpu: usize) -> f64 {
+        self.gpus[gpu].free_mb - self.given[gpu].iter().sum::<f64>()
     }
 
     /// Takes a place back.
     pub fn take_back(&mut self, place: Place) {
-        if let Place::Gpu(gpu) = place {
-            self.taken[gpu] -= 1;
+        if let Place::Gpu(gpu, mb) = place {
+            let given = &mut self.given[gpu];
+            if let Some(index) = given.iter().position(|&other| other == mb) {
+                given.swap_remove(index);
+            }
         }
     }
 
@@ -77,13 +141,13 @@ impl Gpus {
     pub fn name(&self, place: Place) -> Option<&str> {
         match place {
             Place::Cpu => None,
-            Place::Gpu(gpu) => Some(&self.names[gpu]),
+            Place::Gpu(gpu, _) => Some(&self.gpus[gpu].name),
         }
     }
 
     /// The GPUs that a number can mean, by index: `None` any.
     fn meant(&self, number: Option<usize>) -> Range<usize> {
-        let all = 0..self.names.len();
+        let all = 0..self.gpus.len();
         match number {
             None => all,
             Some(index) if all.contains(&index) => index..index + 1,
@@ -98,20 +162,42 @@ fn visible(told: &str) -> Vec<String> {
     told.split(',').map(str::trim).take_while(is_gpu).map(Into::into).collect()
 }
 
-/// The GPUs of this machine, as its driver's own program lists them.
-fn installed() -> Vec<String> {
-    let asked = Command::new("nvidia-smi").args(["--query-gpu=index", "--format=csv,noheader"]).output();
+/// The GPUs of this machine with their UUIDs, as its driver's own program lists them.
+fn installed() -> Vec<(Gpu, String)> {
+    let question = ["--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits"];
+    let asked = Command::new("nvidia-smi").args(question).output();
     let told = asked.ok().filter(|output| output.status.success()).map(|output| output.stdout);
-    let told = told.and_then(|told| String::from_utf8(told).ok()).unwrap_or_default();
-    told.lines().map(|line| line.trim().to_string()).filter(|name| !name.is_empty()).collect()
+    listed(&told.and_then(|told| String::from_utf8(told).ok()).unwrap_or_default())
+}
+
+/// What `nvidia-smi` tells, a line a GPU: number, UUID, free MiB.
+fn listed(told: &str) -> Vec<(Gpu, String)> {
+    let gpu = |line: &str| {
+        let mut cells = line.split(',').map(str::trim);
+        let name = cells.next().filter(|name| !name.is_empty())?.to_owned();
+        let uuid = cells.next().unwrap_or_default().to_owned();
+        // A card that is split or too old tells no number.
+        let free_mb = cells.next().and_then(|free| free.parse().ok()).unwrap_or(f64::INFINITY);
+        Some((Gpu { name, free_mb }, uuid))
+    };
+    told.lines().filter_map(gpu).collect()
+}
+
+/// The GPU that [`VISIBLE`] names by number, or by the beginning of its UUID.
+fn named(name: String, installed: &[(Gpu, String)]) -> Gpu {
+    let is_meant = |(gpu, uuid): &&(Gpu, String)| gpu.name == name || uuid.starts_with(&name);
+    let free_mb = installed.iter().find(is_meant).map_or(f64::INFINITY, |(gpu, _)| gpu.free_mb);
+    Gpu { name, free_mb }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn gpus(names: &[&str], places: usize) -> Gpus {
-        Gpus::new(names.iter().map(ToString::to_string).collect(), places)
+    fn gpus(free: &[(&str, f64)], places: usize) -> Gpus {
+        let gpu = |&(name, free_mb): &(&str, f64)| Gpu { name: name.into(), free_mb };
+        Gpus::new(free.iter().map(gpu).collect(), places)
     }
 
     #[test]
@@ -122,26 +208,59 @@ mod tests {
     }
 
     #[test]
+    fn free_memory_is_that_of_the_gpu_that_is_named() {
+        let told = "0, GPU-8932f937-d72c-4106-c12f-20bd9faed9f6, 80994\n1, GPU-77aa0000-0000, [N/A]\n\n";
+        let installed = listed(told);
+        let free = |name: &str| named(name.into(), &installed).free_mb;
+        assert_eq!(installed[0].0, Gpu { name: "0".into(), free_mb: 80_994.0 });
+        assert_eq!([free("0"), free("GPU-8932f937")], [80_994.0; 2]);
+        assert_eq!([free("1"), free("MIG-1"), free("7")], [f64::INFINITY; 3]);
+        assert!(listed("").is_empty());
+    }
+
+    #[test]
     fn places_are_given_out_on_the_emptiest_gpu_and_taken_back() {
-        let mut gpus = gpus(&["3", "5"], 2);
+        let mut gpus = gpus(&[("3", f64::INFINITY), ("5", f64::INFINITY)], 2);
         let mut take = |number: Option<usize>| {
-            gpus.take(Device::Cuda(number)).and_then(|place| gpus.name(place).map(String::from))
+            gpus.take(Device::Cuda(number), 1.0).map(|place| gpus.name(place).unwrap().to_owned())
         };
-        assert_eq!(take(None).as_deref(), Some("3"));
-        assert_eq!(take(None).as_deref(), Some("5"));
-        assert_eq!(take(Some(0)).as_deref(), Some("3"));
-        assert_eq!(take(Some(0)), None);
-        assert_eq!(take(None).as_deref(), Some("5"));
-        assert_eq!(take(None), None);
-        gpus.take_back(Place::Gpu(0));
-        assert_eq!(gpus.take(Device::Cuda(Some(1))), None);
-        assert_eq!(gpus.take(Device::Cuda(None)), Some(Place::Gpu(0)));
-        assert_eq!(gpus.take(Device::Cpu), Some(Place::Cpu));
+        assert_eq!(take(None).as_deref(), Ok("3"));
+        assert_eq!(take(None).as_deref(), Ok("5"));
+        assert_eq!(take(Some(0)).as_deref(), Ok("3"));
+        assert_eq!(take(Some(0)), Err(Wait::Turn));
+        assert_eq!(take(None).as_deref(), Ok("5"));
+        assert_eq!(take(None), Err(Wait::Turn));
+        gpus.take_back(Place::Gpu(0, 1.0));
+        assert_eq!(gpus.take(Device::Cuda(Some(1)), 1.0), Err(Wait::Turn));
+        assert_eq!(gpus.take(Device::Cuda(None), 1.0), Ok(Place::Gpu(0, 1.0)));
+        assert_eq!(gpus.take(Device::Cpu, 1.0), Ok(Place::Cpu));
+    }
+
+    #[test]
+    fn as_many_share_a_gpu_as_its_memory_has_room_for() {
+        let mut gpus = gpus(&[("0", 1000.0), ("1", 700.0)], 0);
+        let mut take = |mb| gpus.take(Device::Cuda(None), mb);
+        let taken: Vec<_> = [300.0, 300.0, 300.0, 300.0, 300.0].map(&mut take).into();
+        let places = [0, 1, 0, 1, 0].map(|gpu| Ok(Place::Gpu(gpu, 300.0)));
+        assert_eq!(taken, places);
+        // 100 MiB are left on each.
+        let wait = take(2300.0).unwrap_err();
+        assert_eq!(
+            wait.to_string(),
+            "it is expected to take 2,300 MiB, and 100 MiB of the memory of GPU 0, 1 are left"
+        );
+        assert_eq!(take(60.0), Ok(Place::Gpu(1, 60.0)));
+        // On an idle GPU one is never too large.
+        for mb in [300.0, 300.0, 60.0] {
+            gpus.take_back(Place::Gpu(1, mb));
+        }
+        assert_eq!(gpus.take(Device::Cuda(None), 2300.0), Ok(Place::Gpu(1, 2300.0)));
+        assert!(gpus.take(Device::Cuda(Some(1)), 1.0).is_err());
     }
 
     #[test]
     fn a_gpu_that_is_not_there_is_known_beforehand() {
-        let two = gpus(&["0", "1"], 1);
+        let two = gpus(&[("0", 1.0), ("1", 1.0)], 1);
         let there = [Device::Cpu, Device::Cuda(None), Device::Cuda(Some(1))];
         assert!(there.into_iter().all(|device| two.have(device)));
         assert!(!two.have(Device::Cuda(Some(2))));

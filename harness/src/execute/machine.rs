@@ -1,9 +1,11 @@
 //! What this machine has for stage runs (cores, memory, GPUs), and how much of it is given away.
 
-use super::gpus::{Gpus, Place};
+use super::gpus::{Gpus, Place, Wait};
+use crate::config::TrialConfig;
 use crate::plan::StageNode;
-use crate::sweep::memory_mb;
+use crate::sweep::{card_memory_mb, memory_mb};
 use crate::system::available_memory;
+use model::Device;
 use std::collections::BTreeMap;
 
 /// A machine that stage runs share.
@@ -52,16 +54,25 @@ impl Machine {
         self.given.len() >= self.jobs
     }
 
-    /// The part of the machine for a stage run, where there is room; `waiting` others could run beside it.
-    pub fn take(&mut self, index: usize, node: &StageNode, waiting: usize) -> Option<Share> {
-        let memory_mb = memory_mb(&node.config);
-        let used: f64 = self.given.values().map(|share| share.memory_mb).sum();
-        let is_too_much = !self.given.is_empty() && used + memory_mb > self.memory_mb;
-        if self.is_full() || is_too_much {
-            return None;
+    /// The part of the machine for a stage run; `waiting` others could run beside it.
+    ///
+    /// # Errors
+    /// Why it waits, where there is no room.
+    pub fn take(&mut self, index: usize, node: &StageNode, waiting: usize) -> Result<Share, Wait> {
+        if self.is_full() {
+            return Err(Wait::Turn);
         }
-        let computes = node.stage.computes();
-        let place = if computes { self.gpus.take(node.config.device)? } else { Place::Cpu };
+        let (config, computes) = (&node.config, node.stage.computes());
+        let on_gpu = computes && config.device != Device::Cpu;
+        let memory_mb = if on_gpu { beside_gpu_mb(config) } else { memory_mb(config) };
+        let left_mb = self.memory_mb - self.given.values().map(|share| share.memory_mb).sum::<f64>();
+        if !self.given.is_empty() && memory_mb > left_mb {
+            return Err(Wait::Memory { of: "this machine".into(), needed_mb: memory_mb, left_mb });
+        }
+        let place = match on_gpu {
+            true => self.gpus.take(config.device, card_memory_mb(config, config.precision))?,
+            false => Place::Cpu,
+        };
         // Work side by side, one thread each, is fastest; what runs alone takes all cores.
         let at_once = (self.given.len() + 1 + waiting).min(self.jobs);
         let threads = match node.config.threads {
@@ -72,7 +83,7 @@ impl Machine {
         };
         let share = Share { threads: threads.max(1), place, memory_mb };
         self.given.insert(index, share);
-        Some(share)
+        Ok(share)
     }
 
     /// Takes back what a stage run was given.
@@ -88,14 +99,20 @@ impl Machine {
     }
 }
 
+/// MiB that a stage run takes of the machine beside its GPU: what CUDA itself takes, and weights and moments twice while a
+/// checkpoint is written.
+fn beside_gpu_mb(config: &TrialConfig) -> f64 {
+    512.0 + 6.0 * 4.0 * config.model.params() as f64 / f64::from(1 << 20)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::config::TrialConfig;
+    use crate::execute::gpus::Gpu;
     use crate::plan::StageGraph;
     use crate::plan::testing::{plan, trial};
-    use model::Device;
+    use model::Precision;
     use std::path::Path;
 
     fn graph(seeds: u64, change: impl Fn(&mut TrialConfig)) -> StageGraph {
@@ -109,7 +126,8 @@ mod tests {
     }
 
     fn gpus(count: usize) -> Gpus {
-        Gpus::new((0..count).map(|i| i.to_string()).collect(), 1)
+        let gpu = |i: usize| Gpu { name: i.to_string(), free_mb: f64::INFINITY };
+        Gpus::new((0..count).map(gpu).collect(), 1)
     }
 
     /// Threads of each stage run of `stage` that finds a place.
@@ -117,7 +135,7 @@ mod tests {
         let nodes: Vec<usize> =
             (0..graph.nodes.len()).filter(|&n| graph.nodes[n].stage.name() == stage).collect();
         let take = |(i, &n): (usize, &usize)| machine.take(n, &graph.nodes[n], nodes.len() - 1 - i);
-        nodes.iter().enumerate().map(take).map(|share| share.map(|s| s.threads)).collect()
+        nodes.iter().enumerate().map(take).map(|share| share.map(|s| s.threads).ok()).collect()
     }
 
     #[test]
@@ -146,9 +164,11 @@ mod tests {
         // One runs in any case; and who says how many knows better.
         assert_eq!((started(1.0, None), started(1.0, Some(3))), (1, 3));
         let mut machine = Machine::new(8, each * 1.5, gpus(0), None, 4);
-        assert!(machine.take(0, &four.nodes[0], 0).is_some() && machine.take(1, &four.nodes[1], 0).is_none());
+        assert!(machine.take(0, &four.nodes[0], 0).is_ok());
+        let wait = machine.take(1, &four.nodes[1], 0).unwrap_err();
+        assert!(wait.to_string().contains("MiB of the memory of this machine are left"), "{wait}");
         machine.take_back(0);
-        assert!(machine.take(1, &four.nodes[1], 0).is_some());
+        assert!(machine.take(1, &four.nodes[1], 0).is_ok());
     }
 
     #[test]
@@ -160,7 +180,29 @@ mod tests {
             let node = (0..three.nodes.len()).filter(named).nth(nth).unwrap();
             machine.take(node, &three.nodes[node], 0).map(|share| share.place)
         };
-        assert_eq!(place("tokenizer", 0), Some(Place::Cpu));
-        assert_eq!([0, 1, 2].map(|n| place("pretrain", n)), [Some(Place::Gpu(0)), Some(Place::Gpu(1)), None]);
+        let mb = card_memory_mb(&three.nodes[0].config, Precision::F32);
+        assert_eq!(place("tokenizer", 0), Ok(Place::Cpu));
+        let places = [Ok(Place::Gpu(0, mb)), Ok(Place::Gpu(1, mb)), Err(Wait::Turn)];
+        assert_eq!([0, 1, 2].map(|n| place("pretrain", n)), places);
+    }
+
+    #[test]
+    fn what_computes_on_a_gpu_takes_its_memory_and_little_of_the_machine_s() {
+        let three = graph(3, |config| {
+            config.device = Device::Cuda(None);
+            config.precision = Precision::Bf16;
+        });
+        let config = &three.trials[0].trial.config;
+        let on_gpu = card_memory_mb(config, Precision::Bf16);
+        let gpu = Gpu { name: "0".into(), free_mb: 2.5 * on_gpu };
+        let mut machine = Machine::new(8, 3.5 * beside_gpu_mb(config), Gpus::new(vec![gpu], 0), None, 3);
+        let runs: Vec<usize> =
+            (0..three.nodes.len()).filter(|&n| three.nodes[n].stage.name() == "pretrain").collect();
+        let mut take =
+            |nth: usize| machine.take(runs[nth], &three.nodes[runs[nth]], 0).map(|share| share.place);
+        assert_eq!([take(0), take(1)], [Ok(Place::Gpu(0, on_gpu)), Ok(Place::Gpu(0, on_gpu))]);
+        assert!(matches!(take(2), Err(Wait::Memory { of, .. }) if of == "GPU 0"));
+        machine.take_back(runs[0]);
+        assert!(machine.take(runs[2], &three.nodes[runs[2]], 0).is_ok());
     }
 }

@@ -3,6 +3,7 @@
 //! *Invariant:* a stage run that fails takes those that need it with it, and no others; a branch waits for its trunk and
 //! does without one that has failed.
 
+use super::gpus::Wait;
 use super::machine::Machine;
 use super::pace::{Counted, Pace};
 use super::retry::pause;
@@ -110,6 +111,7 @@ pub fn execute(
             pace: Arc::new(Pace::new(graph.nodes.len())),
             outcome: Outcome::default(),
             said_busy: false,
+            said_memory: false,
         }
         .run(scope)
     })
@@ -152,6 +154,7 @@ struct Pool<'a> {
     pace: Arc<Pace>,
     outcome: Outcome,
     said_busy: bool,
+    said_memory: bool,
 }
 
 impl<'a> Pool<'a> {
@@ -201,8 +204,12 @@ impl<'a> Pool<'a> {
             let Some(dead) = self.is_free(node) else {
                 continue;
             };
-            let Some(share) = self.machine.take(node, &self.graph.nodes[node], waiting) else {
-                continue;
+            let share = match self.machine.take(node, &self.graph.nodes[node], waiting) {
+                Ok(share) => share,
+                Err(why) => {
+                    self.tell_wait(node, &why);
+                    continue;
+                }
             };
             let gpu = self.machine.gpu(share).map(String::from);
             let spent = self.spent(node);
@@ -220,6 +227,14 @@ impl<'a> Pool<'a> {
             });
         }
         Ok(())
+    }
+
+    /// Tells of the first stage run that waits for memory, as fewer then work than one might expect.
+    fn tell_wait(&mut self, node: usize, why: &Wait) {
+        if matches!(why, Wait::Memory { .. }) && !self.said_memory {
+            self.said_memory = true;
+            self.board.line(&format!("{} waits: {why}", self.name(node)));
+        }
     }
 
     /// Seconds that the trial of a stage run has taken so far, over all its stage runs: exams as well, and what works on

@@ -1,7 +1,7 @@
 //! The stage graph and its execution, with stages that only pretend to work.
 #![allow(clippy::unwrap_used)]
 
-use super::gpus::Gpus;
+use super::gpus::{Gpu, Gpus};
 use super::machine::Machine;
 use super::pool::{Launch, Outcome, Stop, execute};
 use super::worker::{Ended, work};
@@ -431,7 +431,7 @@ fn what_computes_gets_a_gpu_of_its_own() {
     let trials: Vec<Trial> = (1..=5)
         .map(|seed| trial(|config| (config.seed, config.device) = (seed, Device::Cuda(None))))
         .collect();
-    let gpus = Gpus::new(vec!["4".into(), "6".into()], 1);
+    let gpus = Gpus::new(["4", "6"].map(|name| Gpu { name: name.into(), free_mb: f64::INFINITY }).into(), 1);
     let launch =
         OnGpus { body: Fake { takes: Duration::from_millis(10), ..Fake::default() }, ..OnGpus::default() };
     let machine = Machine::new(8, f64::INFINITY, gpus, None, trials.len());

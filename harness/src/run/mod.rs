@@ -32,7 +32,7 @@ pub enum Executor {
     Local {
         /// Stage runs at a time; `None`: as many as cores and memory allow, at most as many as trials.
         jobs: Option<usize>,
-        /// Stage runs at a time on each GPU.
+        /// Stage runs at a time on each GPU, as far as its memory has room; 0 is as many as there is room for.
         per_gpu: usize,
         /// Bounds on trials.
         limits: Limits,
