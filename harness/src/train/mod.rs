@@ -5,6 +5,7 @@
 
 mod checkpoint;
 mod length;
+mod notices;
 mod objective;
 mod schedule;
 pub mod snapshot;
@@ -22,13 +23,14 @@ pub use sums::Sums;
 use crate::config::{OptimizerKind, TrainStage, Training, TrialConfig};
 use crate::data::{RowSize, Store, Tokenizer};
 use crate::fsutil::{create_dir, write_atomic};
-use crate::records::{Notice, SetLoss, SourceUse};
+use crate::records::{SetLoss, SourceUse};
 use crate::runs::manifest::Results;
 use crate::track::{Metrics, MetricsRow, Progress, Split, number};
 use anyhow::{Context, Result, anyhow, bail};
 use checkpoint::{Checkpoint, Checkpoints, Keep, Saved};
 use model::trainer::{Groups, Multipliers, Rule};
 use model::{Backend, Cost, LaneConfig, Lora, OptimizerConfig, Trainer, Transformer, Work};
+use notices::{of_skipped, of_sources};
 use snapshot::Snapshot;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -412,19 +414,6 @@ impl<'a, B: Backend> Loop<'a, B> {
         Ok(())
     }
 
-    /// Tells of steps that changed nothing, where there were any.
-    fn skipped(&self) -> Option<Notice> {
-        let notice = Notice {
-            place: self.request.stage.name().into(),
-            reason: "steps changed nothing: their gradient overflowed half precision, and the scale of the loss was \
-                     halved"
-                .into(),
-            count: self.trainer.skipped_steps(),
-            of: self.trainer.steps(),
-        };
-        (notice.count > 0).then_some(notice)
-    }
-
     fn finish(mut self) -> Result<Results> {
         let validation = self.objective.validate(&self.trainer)?;
         if validation.is_none() {
@@ -450,7 +439,7 @@ impl<'a, B: Backend> Loop<'a, B> {
                 let mut notices = self.objective.notices(self.request.stage);
                 notices.extend(self.length.notice(self.request.stage.name()));
                 notices.extend(of_sources(&self.sources, self.request.stage.name()));
-                notices.extend(self.skipped());
+                notices.extend(of_skipped(&self.trainer, self.request.stage.name()));
                 notices.extend(trunk::notice(self.request.out, self.request.stage, self.length.steps)?);
                 notices
             },
@@ -464,24 +453,6 @@ impl<'a, B: Backend> Loop<'a, B> {
 
 fn set_loss((name, measured): (String, Measured)) -> SetLoss {
     SetLoss { name, loss: measured.sums.mean(), bpb: measured.bpb() }
-}
-
-/// A number of passes to two digits behind the point, or two that are not 0.
-fn shown(passes: f64) -> String {
-    let zeros = if passes > 0.0 { -passes.log10().floor() } else { 0.0 };
-    format!("{passes:.0$}", 2.max(zeros as usize + 1))
-}
-
-/// What is to be told of sources that have names: the share of each, and how often it is passed.
-fn of_sources(sources: &[SourceUse], stage: &str) -> Vec<Notice> {
-    let of = sources.iter().map(|source| source.tokens).sum();
-    let told = |source: &SourceUse| Notice {
-        place: stage.into(),
-        reason: format!("target tokens are of {}, in {} passes over it", source.name, shown(source.passes)),
-        count: source.tokens,
-        of,
-    };
-    sources.iter().map(told).collect()
 }
 
 fn checkpoints(out: &Path, training: &Training) -> Checkpoints {
