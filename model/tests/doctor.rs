@@ -77,3 +77,66 @@ fn the_usual_cases_are_well() {
         assert_well(&portable(), &case);
     }
 }
+
+/// Kernels for cards, run as emulated threads.
+#[cfg(feature = "emulate")]
+mod emulated {
+    use super::*;
+    use model::backend::{Cuda, Precision};
+
+    /// Checks of whole passes, where random models multiply the rounding of coarse numbers without a bound.
+    const PASSES: [&str; 7] = [
+        "loss",
+        "balancing loss",
+        "gradient of the loss",
+        "gradient of log-probabilities",
+        "states",
+        "log-probabilities",
+        "logits",
+    ];
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_card_computes_what_the_reference_computes(
+            case in cases(),
+            precision in prop::sample::select(Precision::ALL.to_vec()),
+        ) {
+            let mut checks = worst(checks(&Cuda::emulated(precision), &case));
+            checks.retain(|check| precision == Precision::F32 || !PASSES.contains(&check.name));
+            let failed: Vec<_> = checks.iter().filter(|check| !check.is_ok()).collect();
+            prop_assert!(failed.is_empty(), "{}, {:?}:\n{:#?}", precision, case, failed);
+        }
+    }
+
+    #[test]
+    fn the_usual_cases_are_well() {
+        for (case, precision) in Case::usual().iter().flat_map(|case| Precision::ALL.map(|p| (case, p))) {
+            assert_well(&Cuda::emulated(precision), case);
+        }
+    }
+
+    /// Norms go other ways for rows of every length.
+    #[test]
+    fn rows_of_every_width_are_well() {
+        let single = [6, 34, 136, 330, 520, 772].map(|width| (width, Precision::F32));
+        let narrow = [34, 136, 330, 1032, 2056].map(|width| (width, Precision::Bf16));
+        for (d_model, precision) in single.into_iter().chain(narrow) {
+            let config = ModelConfig {
+                d_model,
+                n_layers: 1,
+                n_heads: 2,
+                n_kv_heads: 1,
+                head_dim: Some(10),
+                hidden_dim: Some(9),
+                vocab_size: 20,
+                ..ModelConfig::default()
+            };
+            assert_well(
+                &Cuda::emulated(precision),
+                &Case { config, rows: vec![vec![5, 1], vec![30]], seed: 3 },
+            );
+        }
+    }
+}
