@@ -33,7 +33,7 @@ pub mod transformer;
 pub mod weights;
 pub mod writing;
 
-pub use backend::{Backend, Cpu, Device, Memory, Portable, Precision, RouterStats, Work};
+pub use backend::{About, Backend, Cpu, Device, Memory, Portable, Precision, RouterStats, Work};
 pub use config::{AuxLoss, Init, ModelConfig, ShapeError};
 pub use continuations::{Continuation, Continuations, Shared};
 pub use cost::Cost;

@@ -59,8 +59,8 @@ fn train_on<B: Backend>(case: &Case, backend: &B) -> Result<Report> {
     let busy = if case.threads == 0 { 0 } else { case.threads.min(case.lanes) };
     let flops = Cost::training(&case.model).per_token(case.seq_len);
     let peak_device_mb = backend.peak_bytes().map(|bytes| bytes as f64 / f64::from(1 << 20));
-    let compute = match backend.matrix_peak()? {
-        Some(peak) => Compute::beside(rate, flops, peak),
+    let compute = match backend.about()? {
+        Some(about) => Compute::beside(rate, flops, about.gflops),
         None => Compute::new(rate, flops, busy)?,
     };
     Ok(Report { compute: Some(compute), peak_device_mb, ..report("train", case, rate, peak_rss_mb) })

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::Args;
 use model::backend::cpu::{gemm, matrix_peak};
 use model::doctor::{Case, Check, checks, worst};
-use model::{Backend, Device, Precision, Work};
+use model::{About, Backend, Device, Precision, Work};
 use serde::Serialize;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -93,20 +93,40 @@ fn free_at(dir: &Path) -> Option<u64> {
     absolute.ancestors().find_map(|dir| fs4::available_space(dir).ok())
 }
 
-/// The checks of one device.
+/// The checks of one device in one precision.
 #[derive(Debug, Serialize)]
 struct Checked {
     device: Device,
+    precision: Precision,
+    /// What a GPU is, and how fast at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    about: Option<About>,
     checks: Vec<Check>,
 }
 
 impl Checked {
     /// Compares everything that the device can with the reference.
-    fn on(device: Device) -> Self {
-        let checks = device.run(Precision::F32, Usual).unwrap_or_else(|error| {
-            vec![Check { name: "device", off: f64::NAN, bound: 0.0, problem: Some(error.to_string()) }]
+    fn on((device, precision): (Device, Precision)) -> Self {
+        let outcome = device.run(precision, Usual).and_then(|outcome| outcome);
+        let (about, checks) = outcome.unwrap_or_else(|error| {
+            let problem = Some(error.to_string());
+            (None, vec![Check { name: "device", off: f64::NAN, bound: 0.0, problem }])
         });
-        Self { device, checks }
+        Self { device, precision, about, checks }
+    }
+
+    /// What is checked, and what it can do.
+    fn heading(&self) -> String {
+        let name = format!("{}, {}", self.device, self.precision);
+        let columns = format!("\n{name:<34} {:>8} {:>8}", "off", "allowed");
+        match &self.about {
+            None => columns,
+            Some(About { name, gflops, copied_gb }) => format!(
+                "\n{name}\nproducts {:.1} TFLOP/s in {}, copies {copied_gb:.0} GB/s, read and written{columns}",
+                gflops / 1e3,
+                self.precision
+            ),
+        }
     }
 
     fn failed(&self) -> usize {
@@ -144,10 +164,10 @@ impl Checked {
 struct Usual;
 
 impl Work for Usual {
-    type Outcome = Vec<Check>;
+    type Outcome = model::Result<(Option<About>, Vec<Check>)>;
 
-    fn run<B: Backend>(self, backend: &B) -> Vec<Check> {
-        worst(Case::usual().iter().flat_map(|case| checks(backend, case)))
+    fn run<B: Backend>(self, backend: &B) -> Self::Outcome {
+        Ok((backend.about()?, worst(Case::usual().iter().flat_map(|case| checks(backend, case)))))
     }
 }
 
@@ -155,7 +175,9 @@ impl Work for Usual {
 pub fn doctor(args: &DoctorArgs) -> Result<bool> {
     let machine = Machine::this(&args.runs);
     let gpus = if machine.cuda { machine.gpus } else { 0 };
-    let devices = [Device::Cpu].into_iter().chain((0..gpus).map(|gpu| Device::Cuda(Some(gpu))));
+    let of_gpus =
+        (0..gpus).flat_map(|gpu| Precision::ALL.map(|precision| (Device::Cuda(Some(gpu)), precision)));
+    let devices = [(Device::Cpu, Precision::F32)].into_iter().chain(of_gpus);
     let mut failed = 0;
     if args.json {
         let devices: Vec<Checked> = devices.map(Checked::on).collect();
@@ -168,7 +190,7 @@ pub fn doctor(args: &DoctorArgs) -> Result<bool> {
     }
     let mut count = 0;
     for device in devices.map(Checked::on) {
-        say(format!("\n{:<34} {:>8} {:>8}", device.device.to_string(), "off", "allowed"))?;
+        say(device.heading())?;
         for check in &device.checks {
             say(device.line(check))?;
         }
@@ -194,7 +216,7 @@ mod tests {
             problem: problem.map(Into::into),
         };
         let checks = vec![check(1e-7, None), check(0.5, None), check(f64::NAN, Some("out of memory"))];
-        let gpu = Checked { device: Device::Cuda(Some(1)), checks };
+        let gpu = Checked { device: Device::Cuda(Some(1)), precision: Precision::Bf16, about: None, checks };
         assert_eq!(gpu.failed(), 2);
         let lines: Vec<String> = gpu.checks.iter().map(|check| gpu.line(check)).collect();
         assert_eq!(lines[0], "  attention_backward                 1.0e-7   3.0e-6  ok");

@@ -36,6 +36,7 @@ use crate::config::ModelConfig;
 use crate::layout::{ExpertsLayout, Matrix};
 use crate::optimizer::{AdamW, Muon};
 use crate::spec::Heads;
+use serde::Serialize;
 use std::ops::Range;
 
 mod sealed {
@@ -138,6 +139,17 @@ pub struct Adapter {
     pub b: Matrix,
 }
 
+/// What a GPU is, and how fast at most.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct About {
+    /// Its name, memory and compute capability, and the versions of what it is driven by.
+    pub name: String,
+    /// 10^9 floating-point operations a second of large bare matrix products in the backend's precision.
+    pub gflops: f64,
+    /// 10^9 bytes a second of large copies, read and written.
+    pub copied_gb: f64,
+}
+
 /// Operations of a device.
 ///
 /// `n` is the number of positions of a batch, `d` the width of the residual stream. Every operation fails where its device
@@ -149,9 +161,8 @@ pub trait Backend: Memory {
     /// A lane takes items together until they reach this many positions: tall products, bounded memory.
     const GROUP_POSITIONS: usize;
 
-    /// The rate of bare matrix products in this precision, in 10^9 operations a second; `None` where it is that of
-    /// [`cpu::matrix_peak`].
-    fn matrix_peak(&self) -> Result<Option<f64>> {
+    /// What a GPU is, and how fast at most, measured; `None` where it is the processor: see [`cpu::matrix_peak`].
+    fn about(&self) -> Result<Option<About>> {
         Ok(None)
     }
 

@@ -17,6 +17,7 @@ const STAGING: usize = 16 << 20;
 /// A GPU with a stream of its own.
 #[derive(Debug)]
 pub struct Card {
+    device: cuda_sys::CUdevice,
     context: cuda_sys::CUcontext,
     stream: cuda_sys::CUstream,
     modules: Vec<cuda_sys::CUmodule>,
@@ -125,6 +126,7 @@ impl Card {
                 .map_err(failed("making an event"))
         };
         Ok(Self {
+            device,
             context,
             stream,
             modules,
@@ -173,6 +175,34 @@ impl Card {
 }
 
 impl Driver for Card {
+    fn name(&self) -> Result<String> {
+        self.enter()?;
+        let name = cuda::device::get_name(self.device).map_err(failed("asking the GPU"))?;
+        let attribute = |attribute| {
+            // SAFETY: the device is one that the driver gave out.
+            unsafe { cuda::device::get_attribute(self.device, attribute) }.map_err(failed("asking the GPU"))
+        };
+        let major = attribute(cuda_sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = attribute(cuda_sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        let (mut driver, mut cublas) = (0, 0);
+        // SAFETY: both write one number; the handle is kept for as long as the process lives.
+        unsafe {
+            cuda_sys::cuDriverGetVersion(&raw mut driver).result().map_err(failed("asking the driver"))?;
+            let status = blas_sys::cublasGetVersion_v2(lock(&self.blas).0, &raw mut cublas);
+            status.result().map_err(|e| Error::Input(format!("cuda: cuBLAS: {e:?}")))?;
+        }
+        let (_, memory) = cuda::mem_get_info().map_err(failed("asking the GPU"))?;
+        Ok(format!(
+            "{name}, {} GiB, compute capability {major}.{minor}; driver of CUDA {}.{}, cuBLAS {}.{}.{}",
+            memory >> 30,
+            driver / 1000,
+            driver % 1000 / 10,
+            cublas / 10_000,
+            cublas / 100 % 100,
+            cublas % 100
+        ))
+    }
+
     fn allocate(&self, bytes: usize) -> Result<Address> {
         self.enter()?;
         // SAFETY: asks for memory of the device.

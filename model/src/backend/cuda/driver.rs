@@ -91,6 +91,8 @@ pub struct Grid {
 /// A device.
 #[allow(clippy::missing_errors_doc)] // everything fails where the device does, as by running out of memory
 pub trait Driver: Debug + Send + Sync + 'static {
+    /// What it is, for people.
+    fn name(&self) -> Result<String>;
     /// Whether room that is idle is used again; otherwise every use has room of its own and of its exact size, so that
     /// what reaches beyond it is found.
     fn uses_again(&self) -> bool {

@@ -29,7 +29,9 @@ pub use emulation::Emulation;
 
 use super::precision::Precision;
 use super::sealed::Sealed;
-use super::{Adapter, Attention, Backend, Balancing, Columns, Dropout, Memory, Pieces, Qkv, RouterStats};
+use super::{
+    About, Adapter, Attention, Backend, Balancing, Columns, Dropout, Memory, Pieces, Qkv, RouterStats,
+};
 use crate::Result;
 use crate::layout::{ExpertsLayout, Matrix};
 use crate::optimizer::{AdamW, Muon};
@@ -169,8 +171,12 @@ impl Backend for Cuda {
     const LANES: bool = false;
     const GROUP_POSITIONS: usize = 16_384;
 
-    fn matrix_peak(&self) -> Result<Option<f64>> {
-        self.rate_of_products().map(Some)
+    fn about(&self) -> Result<Option<About>> {
+        Ok(Some(About {
+            name: self.queue.driver().name()?,
+            gflops: self.rate_of_products()?,
+            copied_gb: self.rate_of_copies()?,
+        }))
     }
 
     fn add(&self, y: &mut Buffer, x: &Buffer) -> Result<()> {

@@ -136,6 +136,10 @@ impl Drop for State {
 }
 
 impl Driver for Emulation {
+    fn name(&self) -> Result<String> {
+        Ok("the processor in the place of a card".into())
+    }
+
     fn uses_again(&self) -> bool {
         false
     }
