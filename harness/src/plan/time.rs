@@ -35,6 +35,9 @@ pub enum Yardstick {
 /// The names of devices that times can be told for.
 pub const DEVICES: [&str; 6] = ["h100", "h200", "a100", "4090", "3090", "cpu"];
 
+/// Earlier stage runs that a pace is taken from at most.
+const MOST_READ: usize = 1000;
+
 /// A device that times can be told for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Target {
@@ -82,13 +85,18 @@ impl Yardstick {
         }
     }
 
-    /// The pace of the training stage runs of this machine that are done in a folder; `None` where there are none.
+    /// The pace of training stage runs of this machine that are done in a folder, of so many as are quickly read; `None` where
+    /// there are none.
     pub fn recorded(runs: &Path, device: &str) -> Option<Self> {
         let (mut flops, mut seconds, mut count, here) = (0.0, 0.0, 0, host());
-        for entry in std::fs::read_dir(runs).ok()?.flatten() {
+        let is_training = |entry: &std::fs::DirEntry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            TrainStage::all().any(|stage| name.starts_with(&format!("{}-", stage.name())))
+        };
+        for entry in std::fs::read_dir(runs).ok()?.flatten().filter(is_training).take(MOST_READ) {
             let Ok(Some(manifest)) = Manifest::read(&entry.path()) else { continue };
             let is_of_this = manifest.host == here && manifest.device.starts_with(device);
-            if manifest.status == RunStatus::Done && manifest.stage.training().is_some() && is_of_this {
+            if manifest.status == RunStatus::Done && is_of_this {
                 flops += manifest.results.flops;
                 seconds += manifest.wall_seconds;
                 count += 1;
