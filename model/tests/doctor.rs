@@ -139,4 +139,28 @@ mod emulated {
             );
         }
     }
+
+    /// Attention of a single position takes its keys by turns of 256.
+    #[test]
+    fn many_keys_are_attended_in_heads_of_every_width() {
+        for (head_dim, window, precision, document) in [
+            (16, None, Precision::F32, 530),
+            (40, Some(270), Precision::F16, 530),
+            (128, None, Precision::Bf16, 90),
+        ] {
+            let config = ModelConfig {
+                d_model: 16,
+                n_layers: 1,
+                n_heads: 1,
+                n_kv_heads: 1,
+                head_dim: Some(head_dim),
+                hidden_dim: Some(8),
+                vocab_size: 20,
+                window,
+                ..ModelConfig::default()
+            };
+            let case = Case { config, rows: vec![vec![document], vec![1, 2]], seed: 4 };
+            assert_well(&Cuda::emulated(precision), &case);
+        }
+    }
 }

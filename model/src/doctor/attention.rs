@@ -141,12 +141,30 @@ fn cached<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     }
     let rows: Vec<u32> = ends.iter().flat_map(|end| end[0] as u32..end[1] as u32).collect();
     let want = want.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
+    // The last position of each document alone, as texts are written.
+    let lasts: Vec<[usize; 2]> = documents.iter().map(|d| [d[1] - 1, d[1]]).collect();
+    let (alone, last) = part(&lasts, documents.iter().map(|d| d[1] - d[0] - 1).collect())?;
     let whole = (0..read.len()).map(|i| vec![(&copies[i], read[i] + lens[i])]);
     let out = backend.attention_cached(&rest, &whole.collect::<Vec<_>>(), &batch, &attention)?;
     probe.compare_buffer("attention_cached", ROUNDING, &out, &want)?;
     let pieces = (0..read.len()).map(|i| vec![(&firsts[i], read[i]), (&owns[i], lens[i])]);
     let out = backend.attention_cached(&rest, &pieces.collect::<Vec<_>>(), &batch, &attention)?;
-    probe.compare_buffer("attention_cached behind a shared beginning", ROUNDING, &out, &want)
+    probe.compare_buffer("attention_cached behind a shared beginning", ROUNDING, &out, &want)?;
+
+    let ends: Vec<u32> = last_rows(&lens);
+    let want = want.index_select(&Tensor::new(ends, &Device::Cpu)?, 0)?;
+    let pieces = (0..read.len()).map(|i| vec![(&firsts[i], read[i]), (&owns[i], lens[i])]);
+    let out = backend.attention_cached(&last, &pieces.collect::<Vec<_>>(), &alone, &attention)?;
+    probe.compare_buffer("attention_cached of one position", ROUNDING, &out, &want)
+}
+
+/// The last row of each of several documents of these lengths.
+fn last_rows(lens: &[usize]) -> Vec<u32> {
+    let ends = lens.iter().scan(0, |end, len| {
+        *end += len;
+        Some(*end as u32 - 1)
+    });
+    ends.collect()
 }
 
 fn on_device<B: Backend>(probe: &Probe<B>, batch: &Ragged) -> Result<B::Batch> {

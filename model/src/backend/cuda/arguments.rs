@@ -45,6 +45,17 @@ pub struct Piece {
     pub unused: i32,
 }
 
+/// A span of `AttentionCached`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Span {
+    pub k: Address,
+    pub v: Address,
+    pub stride: i64,
+    pub first: i32,
+    pub end: i32,
+}
+
 arguments! {
     Add { y: Address, x: Address, len: i64 }
     Drop { x: Address, len: i64, dropout: Dropped }
@@ -54,6 +65,10 @@ arguments! {
     Narrow { to: Address, from: Address, len: i64 }
     ColumnSum { sums: Address, partial: Address, rows: i32, width: i32 }
     CopyPositions { pieces: Address }
+    AttentionCached {
+        out: Address, q: Address, spans: Address, starts: Address, rows: Address,
+        n: i32, repeats: i32, head_dim: i32, window: i32,
+    }
     EmbedBackward {
         grads: Address, dx: Address, tokens: Address, starts: Address, sorted: Address, width: i32, lanes: i32,
     }

@@ -1,7 +1,8 @@
-//! Attention over caches: the keys and values of each document are laid side by side first.
+//! Attention over caches: of documents with a single query, as texts are written, where keys and values lie; of others they
+//! are laid side by side first.
 
 use super::Cuda;
-use super::arguments::{CopyPositions, Piece};
+use super::arguments::{AttentionCached, CopyPositions, Piece, Span};
 use super::attention::{self, Document, Shape};
 use super::driver::{Address, Grid};
 use super::memory::{Batch, Buffer, Cache, OnDevice};
@@ -10,6 +11,12 @@ use crate::Result;
 use crate::backend::{Attention, Pieces, Qkv};
 use crate::spec::Heads;
 use std::ops::Range;
+
+/// The widest heads of the kernel for single queries.
+const WIDEST: usize = 128;
+
+/// Queries of a document, by their rows, and what the document sees.
+type Seen<'a> = (Range<usize>, &'a Pieces<'a, Cache>);
 
 /// Positions of one head of keys or values: where they begin, and how far it is to the next head.
 #[derive(Clone, Copy)]
@@ -82,12 +89,78 @@ impl Cuda {
         attention: &Attention,
     ) -> Result<Buffer> {
         let heads = attention.heads;
+        let out = self.dirty(batch.len() * heads.width())?;
+        let documents = batch.documents.windows(2).map(|bounds| bounds[0]..bounds[1]).zip(seen);
+        let is_written = |(rows, _): &(Range<usize>, &Pieces<'_, Cache>)| {
+            rows.len() == 1 && heads.head_dim <= WIDEST && attention.dropout.is_none()
+        };
+        let (written, read): (Vec<_>, Vec<_>) = documents.partition(is_written);
+        if !written.is_empty() {
+            self.attend_where_they_lie(&out, qkv, &written, batch.len(), attention)?;
+        }
+        if !read.is_empty() {
+            self.attend_side_by_side(&out, qkv, &read, batch.len(), attention)?;
+        }
+        Ok(out)
+    }
+
+    /// Of documents with a single query.
+    fn attend_where_they_lie(
+        &self,
+        out: &Buffer,
+        qkv: &Qkv<Self>,
+        documents: &[Seen<'_>],
+        n: usize,
+        attention: &Attention,
+    ) -> Result<()> {
+        let heads = attention.heads;
+        let (mut spans, mut starts) = (vec![], vec![0i32]);
+        for (_, pieces) in documents {
+            let mut first = 0;
+            for (cache, keys) in pieces.iter().filter(|(_, keys)| *keys > 0) {
+                let (stride, end) = ((cache.capacity * heads.head_dim) as i64, first + *keys as i32);
+                spans.push(Span { k: cache.k.at, v: cache.v.at, stride, first, end });
+                first = end;
+            }
+            starts.push(spans.len() as i32);
+        }
+        let rows: Vec<i32> = documents.iter().map(|(rows, _)| rows.start as i32).collect();
+        let (spans, starts) = (self.queue.upload(&spans)?, self.queue.upload(&starts)?);
+        let rows = self.queue.upload(&rows)?;
+        let arguments = AttentionCached {
+            out: out.room.at,
+            q: qkv.q.room.at,
+            spans: spans.at,
+            starts: starts.at,
+            rows: rows.at,
+            n: n as i32,
+            repeats: heads.repeats() as i32,
+            head_dim: heads.head_dim as i32,
+            window: attention.window.map_or(1 << 30, |window| window.min(1 << 30)) as i32,
+        };
+        let blocks = [documents.len() as u32, heads.n_heads as u32, 1];
+        // A query, 32 weights for each of 8 warps, and what each has found.
+        let shared = size_of::<f32>() * (heads.head_dim + 8 * 32 + 8 * (heads.head_dim + 2));
+        let grid = Grid { blocks, threads: THREADS, shared };
+        self.queue.run_in(&queue::of("attention_cached", self.dtype()), grid, &arguments)
+    }
+
+    /// Of any documents, whose keys and values are laid side by side first.
+    fn attend_side_by_side(
+        &self,
+        out: &Buffer,
+        qkv: &Qkv<Self>,
+        seen: &[Seen<'_>],
+        n: usize,
+        attention: &Attention,
+    ) -> Result<()> {
+        let heads = attention.heads;
         let (mut documents, mut n_keys) = (vec![], 0usize);
-        for (bounds, pieces) in batch.documents.windows(2).zip(seen) {
+        for (rows, pieces) in seen {
             let keys: usize = pieces.iter().map(|(_, keys)| keys).sum();
             documents.push(Document {
-                q_start: bounds[0] as i32,
-                q_len: (bounds[1] - bounds[0]) as i32,
+                q_start: rows.start as i32,
+                q_len: rows.len() as i32,
                 k_start: n_keys as i32,
                 k_len: keys as i32,
             });
@@ -95,7 +168,7 @@ impl Cuda {
         }
         let (k, v) = (self.dirty(n_keys * heads.kv_width())?, self.dirty(n_keys * heads.kv_width())?);
         let (mut copies, mut next) = (vec![], 0);
-        for &(cache, keys) in seen.iter().flatten() {
+        for &(cache, keys) in seen.iter().flat_map(|(_, pieces)| pieces.iter()) {
             for (to, from) in [(k.room.at, cache.k.at), (v.room.at, cache.v.at)] {
                 let to = self.positions(to, next, n_keys, heads);
                 copies.push((to, self.positions(from, 0, cache.capacity, heads), keys));
@@ -104,24 +177,10 @@ impl Cuda {
         }
         self.copy_positions(&copies, heads)?;
         let plan = OnDevice::new(self, &documents, heads)?;
-        let out = self.dirty(batch.len() * heads.width())?;
-        let lse = self.dirty_floats(batch.len() * heads.n_heads)?;
-        let shape = Shape {
-            heads,
-            n: batch.len(),
-            n_keys,
-            window: attention.window,
-            dropout: attention.dropout,
-            dtype: self.dtype(),
-        };
-        attention::forward(
-            &self.queue,
-            &shape,
-            &plan,
-            [&qkv.q, &k, &v].map(|part| part.room.at),
-            out.room.at,
-            lse.room.at,
-        )?;
-        Ok(out)
+        let lse = self.dirty_floats(n * heads.n_heads)?;
+        let (window, dropout, dtype) = (attention.window, attention.dropout, self.dtype());
+        let shape = Shape { heads, n, n_keys, window, dropout, dtype };
+        let places = [&qkv.q, &k, &v].map(|part| part.room.at);
+        attention::forward(&self.queue, &shape, &plan, places, out.room.at, lse.room.at)
     }
 }
