@@ -79,7 +79,7 @@ bench() {
         where=() steps=1 batch=4 rows=32
     fi
     timeout --kill-after 5 45 "$mindscale" bench train "${where[@]}" --d-model "$width" --n-layers "$layers" \
-        --n-heads 16 --n-kv-heads 8 "${experts[@]}" --batch-size "$batch" --seq-len "$rows" --lanes 1 --warmup 10 --steps "$steps" \
+        --n-heads 16 --n-kv-heads 8 "${experts[@]}" --batch-size "$batch" --seq-len "$rows" --lanes 1 --warmup 30 --steps "$steps" \
         2>"$out/bench.log" >"$out/bench.json"
     "$python" - "$shape" "$?" "$out/bench.json" "$out/bench.log" <<'PYTHON' | tee -a "$out/ours.jsonl"
 import json, sys

@@ -4,6 +4,7 @@ use super::driver::{Address, Driver, Dtype, Grid, Product};
 use crate::{Error, Result};
 use cudarc::cublas::{result as blas, sys as blas_sys};
 use cudarc::driver::{result as cuda, sys as cuda_sys};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{CString, c_int, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -142,10 +143,17 @@ impl Card {
         })
     }
 
-    /// Makes the context this thread's.
+    /// Makes the context this thread's, where it is not yet.
     fn enter(&self) -> Result<()> {
-        // SAFETY: the context is kept for as long as the process lives.
-        unsafe { cuda::ctx::set_current(self.context) }.map_err(failed("entering the context"))
+        thread_local! {
+            static CURRENT: Cell<cuda_sys::CUcontext> = const { Cell::new(std::ptr::null_mut()) };
+        }
+        if CURRENT.get() != self.context {
+            // SAFETY: the context is kept for as long as the process lives.
+            unsafe { cuda::ctx::set_current(self.context) }.map_err(failed("entering the context"))?;
+            CURRENT.set(self.context);
+        }
+        Ok(())
     }
 
     fn wait(&self) -> Result<()> {

@@ -119,17 +119,23 @@ impl Batch {
         if let Some(tokens) = &*kept {
             return Ok(tokens.clone());
         }
-        let mut sorted: Vec<u32> = (0..self.len() as u32).collect();
-        sorted.sort_by_key(|&i| self.ragged.ids[i as usize]); // stable: positions in order
-        let (mut tokens, mut starts) = (vec![], vec![]);
-        for (place, &position) in (0u32..).zip(&sorted) {
-            let id = self.ragged.ids[position as usize];
-            if tokens.last() != Some(&id) {
-                tokens.push(id);
-                starts.push(place);
-            }
+        // Sorted by counting: there are more positions than different tokens.
+        let ids = &self.ragged.ids;
+        let mut next = vec![0u32; ids.iter().max().map_or(0, |&id| id as usize + 1)];
+        ids.iter().for_each(|&id| next[id as usize] += 1);
+        let (mut tokens, mut starts) = (vec![], vec![0]);
+        let mut before = 0;
+        for (id, count) in (0u32..).zip(&mut next).filter(|(_, count)| **count > 0) {
+            tokens.push(id);
+            (before, *count) = (before + *count, before);
+            starts.push(before);
         }
-        starts.push(sorted.len() as u32);
+        let mut sorted = vec![0u32; ids.len()];
+        for (position, &id) in (0u32..).zip(ids) {
+            let place = &mut next[id as usize];
+            sorted[*place as usize] = position;
+            *place += 1;
+        }
         let made = Arc::new(Tokens {
             different: tokens.len(),
             tokens: backend.queue.upload(&tokens)?,
