@@ -147,7 +147,7 @@ impl Sizes {
             if narrow {
                 (2 * step + stays.max(2 * step)) * pitch(width)
             } else {
-                (2 * step + stays) * pitch(width) + 16 * WARPS * pitch(16)
+                (2 * step + stays) * pitch(width) + 16 * WARPS * pitch(step)
             }
         };
         let steps_of_rows = if narrow && width > 32 {
@@ -274,8 +274,8 @@ pub fn backward(
     let sizes = Sizes::of(shape.heads.head_dim, shape.dtype);
     let all = |tiles| shape.all(plan.documents.at, tiles);
     let All { n, kv_heads, repeats, head_dim, .. } = all(0);
-    // 4 threads a row.
-    let blocks = (shape.n * shape.heads.n_heads).div_ceil(queue::THREADS as usize / 4);
+    // 8 threads a row.
+    let blocks = (shape.n * shape.heads.n_heads).div_ceil(queue::THREADS as usize / 8);
     if blocks > 0 {
         let arguments = Delta { out, dout, delta, n, kv_heads, repeats, head_dim };
         queue.run(&queue::of("attention_delta", shape.dtype), blocks, 0, &arguments)?;

@@ -97,17 +97,11 @@ struct Work {
 
 };
 
-// Hides what rows do not see: the columns behind `last` (AFTER), or those up to it. `column` is the lane's first.
-template <bool AFTER, int M, int TILES>
-__device__ inline void hide(float (&scores)[M][TILES][4], const int (&last)[M][2], int column) {
+// Multiplies what a bit says is kept by the factor of dropout, and the others by 0.
+template <int TILES> __device__ inline void drop(float (&sums)[TILES][4], uint32_t kept, float rate) {
+    const float factor = 1.0f / (1.0f - rate);
 #pragma unroll
-    for (int m = 0; m < M; m++) {
-#pragma unroll
-        for (int i = 0; i < 4 * TILES; i++) {
-            const int place = i / 4 * 8 + i % 2, end = last[m][i / 2 % 2] - column;
-            if (AFTER ? place > end : place <= end) scores[m][i / 4][i % 4] = -INFINITY;
-        }
-    }
+    for (int i = 0; i < 4 * TILES; i++) sums[i / 4][i % 4] *= kept >> i & 1 ? factor : 0.0f;
 }
 
 // Brings rows of head_dim numbers to shared memory, D numbers each, with zeros behind them and for rows that are not there.

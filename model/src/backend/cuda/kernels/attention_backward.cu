@@ -14,18 +14,17 @@ template <class T> struct AttentionDelta {
     float* delta;  // (kv_heads, n, repeats)
     int n, kv_heads, repeats, head_dim;
 
-    static constexpr int LANES = 4; // a row
+    static constexpr int LANES = 8; // a row
 
     __device__ void operator()() const {
-        const unsigned heads = kv_heads * repeats, lane = threadIdx.x % LANES;
-        const unsigned row = blockIdx.x * (blockDim.x / LANES) + threadIdx.x / LANES; // of (n, heads)
-        const bool there = row < n * heads;
-        const T *a = out + (size_t)row * head_dim, *b = dout + (size_t)row * head_dim;
+        int heads = kv_heads * repeats, lane = threadIdx.x % LANES;
+        long long row = ((long long)blockIdx.x * blockDim.x + threadIdx.x) / LANES; // of (n, heads)
+        bool there = row < (long long)n * heads;
+        const T *a = out + row * head_dim, *b = dout + row * head_dim;
         float sum = 0.0f;
         constexpr int WIDE = wide<T>();
         if (!there) {
         } else if (head_dim % WIDE == 0) {
-#pragma unroll 2
             for (int i = lane * WIDE; i < head_dim; i += LANES * WIDE) {
                 Pack<T, WIDE> x = load<T, WIDE>(a + i), y = load<T, WIDE>(b + i);
 #pragma unroll
@@ -36,7 +35,8 @@ template <class T> struct AttentionDelta {
         }
         for (int step = LANES / 2; step > 0; step /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, step);
         if (there && lane == 0) {
-            const unsigned position = row / heads, head = row - position * heads, repeat = head % repeats;
+            long long position = row / heads;
+            int head = row - position * heads, repeat = head % repeats;
             delta[((size_t)(head / repeats) * n + position) * repeats + repeat] = sum;
         }
     }
@@ -66,7 +66,7 @@ template <class T, int D> struct AttentionKeys {
     static constexpr int PITCH = pitch<T, D>();
     typedef typename Mma<T>::template Registers<D> Registers;
     typedef std::conditional_t<Size::KEPT, Registers, typename Mma<T>::template Shared<D, PITCH>> Kept;
-    typedef typename Mma<T>::template Registers<16> Factor; // of a part of a step
+    typedef typename Mma<T>::template Registers<PART> Factor;
 
     // In shared memory: the first step, the second one (which may begin where keys and values are only loaded through);
     // keys and values; log-sum-exp and delta of each row, of two steps; what the warps need to themselves.
@@ -76,7 +76,7 @@ template <class T, int D> struct AttentionKeys {
         return reinterpret_cast<float2*>(shared + Size::ALL * PITCH) + step % STAGES * ROWS;
     }
     __device__ static T* room_at(T* shared, int warp) {
-        return reinterpret_cast<T*>(rows_at(shared, 0) + STAGES * ROWS) + warp * 16 * pitch<T, 16>();
+        return reinterpret_cast<T*>(rows_at(shared, 0) + STAGES * ROWS) + warp * 16 * pitch<T, PART>();
     }
 
     __device__ void operator()() const {
@@ -142,8 +142,15 @@ template <class T, int D> struct AttentionKeys {
                 const T* queries = step_at(shared, step) + part * PITCH;
                 const T* gradients = queries + ROWS * PITCH;
                 const float2* of_rows = rows_at(shared, step) + part + 2 * (lane % 4);
-                float scores[M][PART / 8][4] = {};
-                Mma<T>::template add_transposed<PITCH, D>(scores, kept_keys, queries);
+                float p[M][PART / 8][4] = {}, dp[M][PART / 8][4] = {};
+                Mma<T>::template add_transposed<PITCH, D>(p, kept_keys, queries);
+                Mma<T>::template add_transposed<PITCH, D>(dp, kept_values, gradients);
+#pragma unroll
+                for (int i = 0; i < PART / 2; i++) {
+                    const float from = of_rows[i / 4 * 8 + i % 2].x;
+#pragma unroll
+                    for (int m = 0; m < M; m++) p[m][i / 4][i % 4] = Exponential<T>::of(p[m][i / 4][i % 4], from);
+                }
                 if (at < last_since || at + PART > first_until) {
                     const int first_row = at + 2 * (lane % 4);
 #pragma unroll
@@ -155,17 +162,37 @@ template <class T, int D> struct AttentionKeys {
 #pragma unroll
                             for (int i = 0; i < PART / 4; i++) {
                                 int row = i / 2 * 8 + i % 2;
-                                if (row < low || row >= high) scores[m][i / 2][2 * half + i % 2] = -INFINITY;
+                                if (row < low || row >= high) p[m][i / 2][2 * half + i % 2] = 0.0f;
                             }
                         }
                     }
                 }
-                T* room = room_at(shared, warp);
+                Factor factor[M];
                 if (attention.dropout.rate > 0.0f) {
-                    add<true>(sum_k, sum_v, scores, kept_values, queries, gradients, of_rows, room, work, warp_key, at);
+#pragma unroll
+                    for (int m = 0; m < M; m++) {
+                        const uint32_t kept = work.template kept<PART / 2, true>(warp_key + 16 * m, at);
+                        float dropped[PART / 8][4];
+#pragma unroll
+                        for (int i = 0; i < PART / 2; i++) dropped[i / 4][i % 4] = p[m][i / 4][i % 4];
+                        drop(dropped, kept, attention.dropout.rate);
+                        drop(dp[m], kept, attention.dropout.rate);
+                        factor[m] = Factor::round(dropped, room_at(shared, warp));
+                    }
                 } else {
-                    add<false>(sum_k, sum_v, scores, kept_values, queries, gradients, of_rows, room, work, warp_key, at);
+#pragma unroll
+                    for (int m = 0; m < M; m++) factor[m] = Factor::round(p[m], room_at(shared, warp));
                 }
+                Mma<T>::template add<PITCH, PART>(sum_v, factor, gradients);
+#pragma unroll
+                for (int i = 0; i < PART / 2; i++) {
+                    const float delta = of_rows[i / 4 * 8 + i % 2].y;
+#pragma unroll
+                    for (int m = 0; m < M; m++) p[m][i / 4][i % 4] *= dp[m][i / 4][i % 4] - delta;
+                }
+#pragma unroll
+                for (int m = 0; m < M; m++) factor[m] = Factor::round(p[m], room_at(shared, warp));
+                Mma<T>::template add<PITCH, PART>(sum_k, factor, queries);
             }
         }
         __syncthreads(); // nobody reads shared memory any more
@@ -182,41 +209,6 @@ template <class T, int D> struct AttentionKeys {
         write(sum_k, dk);
         write(sum_v, dv);
     }
-
-    // Adds what a part of the rows gives to the gradients of keys and values.
-    template <bool DROPOUT>
-    __device__ void add(float (&sum_k)[M][D / 8][4], float (&sum_v)[M][D / 8][4], float (&scores)[M][PART / 8][4],
-                        const Kept (&values)[M], const T* queries, const T* gradients, const float2* of_rows, T* room,
-                        const Work& work, int warp_key, int at) const {
-        const float kept_factor = 1.0f / (1.0f - attention.dropout.rate);
-        float dp[M][PART / 8][4] = {};
-        Mma<T>::template add_transposed<PITCH, D>(dp, values, gradients);
-        // Each 16 rows are multiplied as soon as their factors are there, so that those of the next are made meanwhile.
-#pragma unroll
-        for (int first = 0; first < PART / 8; first += 2) {
-            Factor factors[M];
-            float ds[M][2][4];
-#pragma unroll
-            for (int m = 0; m < M; m++) {
-                uint32_t kept = 0;
-                if (DROPOUT) kept = work.template kept<8, true>(warp_key + 16 * m, at + 8 * first);
-                float p[2][4];
-#pragma unroll
-                for (int i = 0; i < 8; i++) {
-                    const float2 row = of_rows[(first + i / 4) * 8 + i % 2];
-                    const float factor = !DROPOUT ? 1.0f : kept >> i & 1 ? kept_factor : 0.0f;
-                    const float probability = Exponential<T>::of(scores[m][first + i / 4][i % 4], row.x);
-                    p[i / 4][i % 4] = probability * factor;
-                    ds[m][i / 4][i % 4] = probability * (dp[m][first + i / 4][i % 4] * factor - row.y);
-                }
-                factors[m] = Factor::round(p, room);
-            }
-            Mma<T>::template add<PITCH, 16>(sum_v, factors, gradients + 8 * first * PITCH);
-#pragma unroll
-            for (int m = 0; m < M; m++) factors[m] = Factor::round(ds[m], room);
-            Mma<T>::template add<PITCH, 16>(sum_k, factors, queries + 8 * first * PITCH);
-        }
-    }
 };
 
 template <class T, int D> struct AttentionQueries {
@@ -232,7 +224,7 @@ template <class T, int D> struct AttentionQueries {
     typedef typename Mma<T>::template Registers<D> Registers;
     // Where two tiles a warp are too much for its registers, gradients stay in shared memory, behind both steps.
     typedef std::conditional_t<M == 1, Registers, typename Mma<T>::template Shared<D, PITCH>> Gradients;
-    typedef typename Mma<T>::template Registers<16> Factor; // of a part of a step
+    typedef typename Mma<T>::template Registers<PART> Factor;
     static_assert(M == 1 || STAGES == 1 || ROWS >= 2 * KEYS, "gradients must not lie where the second step goes");
     // Rows of shared memory.
     static constexpr int ALL = 2 * KEYS + (STAGES == 2 && 2 * KEYS > 2 * ROWS ? 2 * KEYS : 2 * ROWS);
@@ -241,7 +233,7 @@ template <class T, int D> struct AttentionQueries {
     // registers, or those; then what the warps need to themselves.
     __device__ static T* step_at(T* shared, int step) { return shared + (STAGES == 1 ? 0 : step % 2) * 2 * KEYS * PITCH; }
     __device__ static T* queries_at(T* shared) { return shared + 2 * KEYS * PITCH; }
-    __device__ static T* room_at(T* shared, int warp) { return shared + ALL * PITCH + warp * 16 * pitch<T, 16>(); }
+    __device__ static T* room_at(T* shared, int warp) { return shared + ALL * PITCH + warp * 16 * pitch<T, PART>(); }
 
     __device__ void operator()() const {
         SHARED(T, shared);
@@ -310,17 +302,48 @@ template <class T, int D> struct AttentionQueries {
             for (int first = key; first < key + KEYS; first += PART) {
                 if (!working || first > most_reach || first + PART <= least_reach - window + 1) continue;
                 const T* to = step_at(shared, step) + (first - key) * PITCH;
-                float scores[M][PART / 8][4] = {};
-                Mma<T>::template add_transposed<PITCH, D>(scores, row_queries, to);
-                const int column = first + 2 * (lane % 4);
-                if (first + PART - 1 > least_reach) hide<true>(scores, reach, column);
-                if (first <= most_reach - window) hide<false>(scores, reach, column + window);
-                T* room = room_at(shared, warp);
+                float p[M][PART / 8][4] = {}, dp[M][PART / 8][4] = {};
+                Mma<T>::template add_transposed<PITCH, D>(p, row_queries, to);
+                Mma<T>::template add_transposed<PITCH, D>(dp, row_gradients, to + KEYS * PITCH);
                 if (attention.dropout.rate > 0.0f) {
-                    add<true>(sum, scores, row_gradients, to, of_row, room, work, warp_row, first);
-                } else {
-                    add<false>(sum, scores, row_gradients, to, of_row, room, work, warp_row, first);
+#pragma unroll
+                    for (int m = 0; m < M; m++) {
+                        uint32_t kept = work.template kept<PART / 2, false>(warp_row + 16 * m, first);
+                        drop(dp[m], kept, attention.dropout.rate);
+                    }
                 }
+                Factor factor[M];
+#pragma unroll
+                for (int m = 0; m < M; m++) {
+#pragma unroll
+                    for (int i = 0; i < PART / 2; i++) {
+                        const int half = i / 2 % 2;
+                        float ds = Exponential<T>::of(p[m][i / 4][i % 4], of_row[m][half].x);
+                        p[m][i / 4][i % 4] = ds * (dp[m][i / 4][i % 4] - of_row[m][half].y);
+                    }
+                }
+                const int column = first + 2 * (lane % 4);
+                if (first + PART - 1 > least_reach) {
+#pragma unroll
+                    for (int m = 0; m < M; m++) {
+#pragma unroll
+                        for (int i = 0; i < PART / 2; i++) {
+                            if (i / 4 * 8 + i % 2 > reach[m][i / 2 % 2] - column) p[m][i / 4][i % 4] = 0.0f;
+                        }
+                    }
+                }
+                if (first <= most_reach - window) {
+#pragma unroll
+                    for (int m = 0; m < M; m++) {
+#pragma unroll
+                        for (int i = 0; i < PART / 2; i++) {
+                            if (i / 4 * 8 + i % 2 <= reach[m][i / 2 % 2] - window - column) p[m][i / 4][i % 4] = 0.0f;
+                        }
+                    }
+                }
+#pragma unroll
+                for (int m = 0; m < M; m++) factor[m] = Factor::round(p[m], room_at(shared, warp));
+                Mma<T>::template add<PITCH, PART>(sum, factor, to);
             }
         }
         __syncthreads(); // nobody reads shared memory any more
@@ -332,36 +355,6 @@ template <class T, int D> struct AttentionQueries {
             T* to = dq + work.query_row(row) * head_dim;
             write_rows<T, D>(sum[m], ones, shared + 16 * warp * PITCH, last_row + 1 - row, head_dim,
                              [=](int i) { return to + (size_t)i * head_dim; });
-        }
-    }
-
-    // Adds what a part of the keys gives to the gradient of queries.
-    template <bool DROPOUT>
-    __device__ void add(float (&sum)[M][D / 8][4], float (&scores)[M][PART / 8][4], const Gradients (&gradients)[M],
-                        const T* keys, const float2 (&of_row)[M][2], T* room, const Work& work, int warp_row,
-                        int first) const {
-        const float kept_factor = 1.0f / (1.0f - attention.dropout.rate);
-        float dp[M][PART / 8][4] = {};
-        Mma<T>::template add_transposed<PITCH, D>(dp, gradients, keys + KEYS * PITCH);
-        // Each 16 keys are multiplied as soon as their factors are there, so that those of the next are made meanwhile.
-#pragma unroll
-        for (int tile = 0; tile < PART / 8; tile += 2) {
-            Factor factors[M];
-#pragma unroll
-            for (int m = 0; m < M; m++) {
-                uint32_t kept = 0;
-                if (DROPOUT) kept = work.template kept<8, false>(warp_row + 16 * m, first + 8 * tile);
-                float ds[2][4];
-#pragma unroll
-                for (int i = 0; i < 8; i++) {
-                    const float2 row = of_row[m][i / 2 % 2];
-                    const float factor = !DROPOUT ? 1.0f : kept >> i & 1 ? kept_factor : 0.0f;
-                    const float probability = Exponential<T>::of(scores[m][tile + i / 4][i % 4], row.x);
-                    ds[i / 4][i % 4] = probability * (dp[m][tile + i / 4][i % 4] * factor - row.y);
-                }
-                factors[m] = Factor::round(ds, room);
-            }
-            Mma<T>::template add<PITCH, 16>(sum, factors, keys + 8 * tile * PITCH);
         }
     }
 };

@@ -14,14 +14,14 @@ template <class T, int D> struct AttentionForward {
     typedef QueryTile<T, D> Size;
     static constexpr int M = Size::M, ROWS = Size::ROWS, KEYS = Size::KEYS, STAGES = Size::STAGES, PITCH = pitch<T, D>();
     typedef typename Mma<T>::template Registers<D> Queries;
-    typedef typename Mma<T>::template Registers<16> Probabilities; // of a part of a step
+    typedef typename Mma<T>::template Registers<KEYS> Probabilities;
 
     // In shared memory: the first step; then the second, for which the queries make room once they are in registers, or
     // the queries; then what the warps need to themselves.
     __device__ static T* step_at(T* shared, int step) { return shared + (STAGES == 1 ? 0 : step % 2) * 2 * KEYS * PITCH; }
     __device__ static T* queries_at(T* shared) { return shared + 2 * KEYS * PITCH; }
     __device__ static T* room_at(T* shared, int warp) {
-        return shared + (2 * KEYS + ROWS) * PITCH + warp * 16 * pitch<T, 16>();
+        return shared + (2 * KEYS + ROWS) * PITCH + warp * 16 * pitch<T, KEYS>();
     }
 
     __device__ void operator()() const {
@@ -92,15 +92,36 @@ template <class T, int D> struct AttentionForward {
             float scores[M][KEYS / 8][4] = {};
             Mma<T>::template add_transposed<PITCH, D>(scores, rows, to);
             const int column = key + 2 * (lane % 4);
-            if (key + KEYS - 1 > least_reach) hide<true>(scores, reach, column);
-            if (key <= most_reach - window) hide<false>(scores, reach, column + window);
-            const T* of_values = to + KEYS * PITCH;
-            T* room = room_at(shared, warp);
-            if (attention.dropout.rate > 0.0f) {
-                accumulate<true>(scores, top, sum, result, of_values, room, work, warp_row, key);
-            } else {
-                accumulate<false>(scores, top, sum, result, of_values, room, work, warp_row, key);
+            if (key + KEYS - 1 > least_reach) {
+#pragma unroll
+                for (int m = 0; m < M; m++) {
+#pragma unroll
+                    for (int i = 0; i < KEYS / 2; i++) {
+                        if (i / 4 * 8 + i % 2 > reach[m][i / 2 % 2] - column) scores[m][i / 4][i % 4] = -INFINITY;
+                    }
+                }
             }
+            if (key <= most_reach - window) {
+#pragma unroll
+                for (int m = 0; m < M; m++) {
+#pragma unroll
+                    for (int i = 0; i < KEYS / 2; i++) {
+                        if (i / 4 * 8 + i % 2 <= reach[m][i / 2 % 2] - window - column) scores[m][i / 4][i % 4] = -INFINITY;
+                    }
+                }
+            }
+            accumulate(scores, top, sum, result);
+            if (attention.dropout.rate > 0.0f) {
+#pragma unroll
+                for (int m = 0; m < M; m++) {
+                    uint32_t kept = work.template kept<KEYS / 2, false>(warp_row + 16 * m, key);
+                    drop(scores[m], kept, attention.dropout.rate);
+                }
+            }
+            Probabilities probabilities[M];
+#pragma unroll
+            for (int m = 0; m < M; m++) probabilities[m] = Probabilities::round(scores[m], room_at(shared, warp));
+            Mma<T>::template add<PITCH, KEYS>(result, probabilities, to + KEYS * PITCH);
         }
 
         __syncthreads(); // nobody reads shared memory any more
@@ -123,13 +144,9 @@ template <class T, int D> struct AttentionForward {
         }
     }
 
-    // Adds values times exponentials of scores, which are relative to the largest score so far, and their sum. Each part of
-    // 16 keys is multiplied as soon as its exponentials are there, so that those of the next are made meanwhile.
-    template <bool DROPOUT>
-    __device__ void accumulate(float (&scores)[M][KEYS / 8][4], float (&top)[M][2], float (&sum)[M][2],
-                               float (&result)[M][D / 8][4], const T* values, T* room, const Work& work, int warp_row,
-                               int key) const {
-        float from[M][2];
+    // Scores become probabilities but for the sum of their row, which goes with the largest score so far.
+    __device__ static void accumulate(float (&scores)[M][KEYS / 8][4], float (&top)[M][2], float (&sum)[M][2],
+                                      float (&result)[M][D / 8][4]) {
 #pragma unroll
         for (int m = 0; m < M; m++) {
 #pragma unroll
@@ -141,36 +158,26 @@ template <class T, int D> struct AttentionForward {
                 }
                 most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, 1));
                 most = fmaxf(most, __shfl_xor_sync(ALL_LANES, most, 2));
-                const float finite = most == -INFINITY ? 0.0f : most; // a row may see none of the first keys
-                const float shrink = exp2_fast((top[m][half] - finite) * LOG2E);
-                from[m][half] = Exponential<T>::scaled(finite);
+                float from = most == -INFINITY ? 0.0f : most; // a row may see none of the first keys
+                float shrink = exp2_fast((top[m][half] - from) * LOG2E), scaled = Exponential<T>::scaled(from);
                 top[m][half] = most;
-                sum[m][half] *= shrink;
+                float total = sum[m][half] * shrink;
+#pragma unroll
+                for (int tile = 0; tile < KEYS / 8; tile++) {
+#pragma unroll
+                    for (int i = 2 * half; i < 2 * half + 2; i++) {
+                        float p = Exponential<T>::of(scores[m][tile][i], scaled);
+                        scores[m][tile][i] = p;
+                        total += p;
+                    }
+                }
+                sum[m][half] = total;
 #pragma unroll
                 for (int tile = 0; tile < D / 8; tile++) {
                     result[m][tile][2 * half] *= shrink;
                     result[m][tile][2 * half + 1] *= shrink;
                 }
             }
-        }
-        const float factor = DROPOUT ? 1.0f / (1.0f - attention.dropout.rate) : 1.0f;
-#pragma unroll
-        for (int part = 0; part < KEYS / 16; part++) {
-            Probabilities probabilities[M];
-#pragma unroll
-            for (int m = 0; m < M; m++) {
-                float p[2][4];
-                uint32_t kept = 0;
-                if (DROPOUT) kept = work.template kept<8, false>(warp_row + 16 * m, key + 16 * part);
-#pragma unroll
-                for (int i = 0; i < 8; i++) {
-                    p[i / 4][i % 4] = Exponential<T>::of(scores[m][2 * part + i / 4][i % 4], from[m][i / 2 % 2]);
-                    sum[m][i / 2 % 2] += p[i / 4][i % 4];
-                    if (DROPOUT) p[i / 4][i % 4] *= kept >> i & 1 ? factor : 0.0f;
-                }
-                probabilities[m] = Probabilities::round(p, room);
-            }
-            Mma<T>::template add<PITCH, 16>(result, probabilities, values + 16 * part * PITCH);
         }
     }
 };
