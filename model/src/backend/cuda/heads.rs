@@ -1,0 +1,54 @@
+//! Queries, keys and values: their room, and what the kernels that rotate and attend to them take.
+
+use super::memory::{Batch, Buffer};
+use super::{Cuda, args, attention};
+use crate::Result;
+use crate::backend::{Attention, Qkv};
+use crate::spec::Heads;
+
+impl Cuda {
+    /// What `split_heads` and `join_heads` take.
+    pub(super) fn heads_arguments(
+        &self,
+        rows: &Buffer,
+        qkv: &Qkv<Self>,
+        batch: &Batch,
+        heads: Heads,
+    ) -> args::SplitHeads {
+        args::SplitHeads {
+            rows: rows.room.at,
+            q: qkv.q.room.at,
+            k: qkv.k.room.at,
+            v: qkv.v.room.at,
+            cos: batch.rotations.cos.at,
+            sin: batch.rotations.sin.at,
+            positions: batch.positions.at,
+            n: batch.len() as i32,
+            n_kv_heads: heads.n_kv_heads as i32,
+            repeats: heads.repeats() as i32,
+            head_dim: heads.head_dim as i32,
+            scale: (1.0 / (heads.head_dim as f64).sqrt()) as f32,
+        }
+    }
+
+    /// Room for those of `n` positions.
+    pub(super) fn room_for_heads(&self, n: usize, heads: Heads) -> Result<Qkv<Self>> {
+        Ok(Qkv {
+            q: self.dirty(n * heads.width())?,
+            k: self.dirty(n * heads.kv_width())?,
+            v: self.dirty(n * heads.kv_width())?,
+        })
+    }
+
+    /// What attention among a batch's own positions is like.
+    pub(super) fn shape(&self, batch: &Batch, attention: &Attention) -> attention::Shape {
+        attention::Shape {
+            heads: attention.heads,
+            n: batch.len(),
+            n_keys: batch.len(),
+            window: attention.window,
+            dropout: attention.dropout,
+            dtype: self.dtype(),
+        }
+    }
+}
