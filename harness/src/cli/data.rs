@@ -176,8 +176,8 @@ pub fn data(verb: &DataVerb) -> Result<bool> {
         DataVerb::Show { files, kind, rows: count, skip_bad_rows, ignore_unknown_keys } => {
             let files = named(files)?;
             let options = ReadOptions::new(&read_config(*skip_bad_rows, *ignore_unknown_keys));
-            for row in rows(&files, (*kind).into(), &options).take(*count) {
-                say(format!("{:#?}", row?))?;
+            for (number, row) in (1..).zip(rows(&files, (*kind).into(), &options).take(*count)) {
+                say(format!("row {number}\n{}", row?))?;
             }
             let read = options.log.report();
             read.notices("rows read").iter().try_for_each(say)?;

@@ -9,7 +9,7 @@ use crate::data::tokenizer::largest_vocab;
 use crate::data::{Kind, Message, Tokenizer};
 use crate::exam::letters;
 use crate::fsutil::create_dir;
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use std::path::PathBuf;
 
@@ -40,8 +40,8 @@ pub enum TokenizerVerb {
     Encode {
         /// A tokenizer.json or its folder
         path: PathBuf,
-        /// The text
-        text: String,
+        /// The text; left out: that of standard input
+        text: Option<String>,
         /// Print JSON for programs
         #[arg(long)]
         json: bool,
@@ -50,7 +50,7 @@ pub enum TokenizerVerb {
     Decode {
         /// A tokenizer.json or its folder
         path: PathBuf,
-        /// The ids
+        /// The ids; left out: those of standard input, with blanks, commas or lines between them
         ids: Vec<u32>,
     },
 }
@@ -96,7 +96,8 @@ pub fn tokenizer(verb: &TokenizerVerb) -> Result<bool> {
         }
         TokenizerVerb::Encode { path, text, json } => {
             let tokenizer = Tokenizer::load(path)?;
-            let ids = tokenizer.encode(text)?;
+            let text = text.clone().map_or_else(standard_input, Ok)?;
+            let ids = tokenizer.encode(&text)?;
             if *json {
                 say(serde_json::to_string(&ids)?)?;
             } else {
@@ -105,7 +106,40 @@ pub fn tokenizer(verb: &TokenizerVerb) -> Result<bool> {
                 }
             }
         }
-        TokenizerVerb::Decode { path, ids } => say(Tokenizer::load(path)?.decode(ids, false)?)?,
+        TokenizerVerb::Decode { path, ids } => {
+            let tokenizer = Tokenizer::load(path)?;
+            let ids = if ids.is_empty() { read_ids(&standard_input()?)? } else { ids.clone() };
+            if let Some(id) = ids.iter().find(|&&id| !tokenizer.knows(id)) {
+                let entries = tokenizer.vocab_size();
+                bail!("{}: the id {id} is none of its {entries} entries", path.display());
+            }
+            say(tokenizer.decode(&ids, false)?)?;
+        }
     }
     Ok(true)
+}
+
+/// All of standard input.
+fn standard_input() -> Result<String> {
+    std::io::read_to_string(std::io::stdin()).context("standard input")
+}
+
+/// Ids with blanks, commas, brackets or lines between them, as `encode --json` writes them.
+fn read_ids(text: &str) -> Result<Vec<u32>> {
+    let words = text.split(|c: char| c.is_whitespace() || ",[]".contains(c)).filter(|word| !word.is_empty());
+    words
+        .map(|word| word.parse().with_context(|| format!("standard input: {word:?}, expected ids")))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_read_as_they_are_written() {
+        assert_eq!(read_ids("[1,22, 3]\n4\n").ok(), Some(vec![1, 22, 3, 4]));
+        let error = read_ids("1 two").map_err(|error| error.to_string());
+        assert_eq!(error, Err("standard input: \"two\", expected ids".into()));
+    }
 }

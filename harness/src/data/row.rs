@@ -2,6 +2,7 @@
 
 pub use crate::config::RowKind as Kind;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +46,24 @@ pub enum Row {
         /// For each word the one that is to be said behind it, or [`NO_LABEL`] where nothing is.
         labels: String,
     },
+}
+
+/// As a person reads it: a line for each turn.
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let turns = |f: &mut fmt::Formatter, turns: &[Message]| {
+            turns.iter().try_for_each(|Message { role, content, .. }| writeln!(f, "{role}: {content}"))
+        };
+        match self {
+            Self::Text(text) => writeln!(f, "{text}"),
+            Self::Chat(messages) => turns(f, messages),
+            Self::Preference { prompt, chosen, rejected } => {
+                turns(f, prompt)?;
+                writeln!(f, "chosen: {chosen}\nrejected: {rejected}")
+            }
+            Self::Labelled { text, labels } => writeln!(f, "{text}\nlabels: {labels}"),
+        }
+    }
 }
 
 /// Stands in the labels of a row for nothing.

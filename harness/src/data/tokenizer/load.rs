@@ -13,7 +13,8 @@ pub const CONFIG: &str = "tokenizer_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
 
 impl Tokenizer {
-    /// Loads `tokenizer.json`, named itself or by its folder, with the `tokenizer_config.json` beside it.
+    /// Loads `tokenizer.json`, named itself, by its folder or by the folder of a stage run that wrote it, with the
+    /// `tokenizer_config.json` beside it.
     ///
     /// The chat template is that of `tokenizer_config.json` or `chat_template.jinja`; without one it is MiniMind's, if the
     /// vocabulary has its `<s>` and `</s>`.
@@ -21,7 +22,12 @@ impl Tokenizer {
     /// # Errors
     /// Where a file cannot be read or is none of a tokenizer.
     pub fn load(path: &Path) -> Result<Self> {
-        let file = if path.is_dir() { path.join(FILE) } else { path.to_path_buf() };
+        let of_run = path.join("model").join(FILE);
+        let file = match path.join(FILE) {
+            _ if !path.is_dir() => path.to_path_buf(),
+            file if !file.exists() && of_run.exists() => of_run,
+            file => file,
+        };
         let shown = file.display();
         let text = read_text(&file)?;
         // The library panics in the middle of a text that is not JSON.

@@ -114,10 +114,15 @@ impl Tokenizer {
         texts.par_iter().map(|text| self.encode(text)).collect()
     }
 
-    /// The text of ids; special tokens are left out where `skip_special` is set.
+    /// Whether an id is of the vocabulary.
+    pub fn knows(&self, id: u32) -> bool {
+        self.inner.id_to_token(id).is_some()
+    }
+
+    /// The text of ids; special tokens are left out where `skip_special` is set, and ids that it does not know always.
     ///
     /// # Errors
-    /// Where an id is none of the vocabulary.
+    /// Where the tokenizer fails on the ids.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         self.inner
             .decode(ids, skip_special)
