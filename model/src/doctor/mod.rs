@@ -99,7 +99,7 @@ impl Case {
         };
         let single =
             ModelConfig { n_experts: 3, top_k: 1, n_shared_experts: 0, dropout: 0.1, ..dense.clone() };
-        let case = |config| Self { config, rows: vec![vec![70, 9], vec![33]], seed: 1 };
+        let case = |config| Self { config, rows: vec![vec![71, 9], vec![33]], seed: 1 };
         [experts, variant, single, dense].map(case).into()
     }
 
