@@ -290,14 +290,20 @@ fn nearest_keys(key: &str) -> Vec<&'static str> {
     let last = |path: &'static str| path.rsplit('.').next().unwrap_or(path);
     let sections = sections()[1..].iter().map(|section| section.name.as_str());
     let paths = || keys().map(|spec| spec.path.as_str());
+    let named = |name: &str| -> Vec<&'static str> {
+        paths().filter(|path| last(path) == name).take(TRAINING.len()).collect()
+    };
+    let own_name = key.rsplit('.').next().unwrap_or(key);
+    // The section was forgotten or mistaken: every key of that name, or the one whose section is nearly right.
+    let same = named(own_name);
+    if !same.is_empty() {
+        return nearest(key, same.iter().copied()).map_or(same, |path| vec![path]);
+    }
     if let Some(path) = nearest(key, paths().chain(sections)) {
         return vec![path];
     }
-    // The section was forgotten or mistaken: every key of that name, if they are few.
-    let Some(name) = nearest(key.rsplit('.').next().unwrap_or(key), paths().map(last)) else {
-        return Vec::new();
-    };
-    paths().filter(|path| last(path) == name).take(TRAINING.len()).collect()
+    // Both are mistaken.
+    nearest(own_name, paths().map(last)).map_or(Vec::new(), named)
 }
 
 /// The nearest of `names` as a question that ends a message, if one is near.
@@ -386,6 +392,9 @@ mod tests {
             "unknown key; did you mean pretrain.lr, sft.lr, sft_multi.lr, lora.lr or dpo.lr?"
         );
         assert_eq!(message("model.val_shares"), "unknown key; did you mean data.val_share?");
+        assert_eq!(message("d_model"), "unknown key; did you mean model.d_model?");
+        assert_eq!(message("pretrain.device"), "unknown key; did you mean device?");
+        assert_eq!(message("pretrian.seq_len"), "unknown key; did you mean pretrain.seq_len?");
         assert_eq!(message("qqqqqqq"), "unknown key; docs/configuration.md lists every key");
     }
 
