@@ -27,6 +27,33 @@ impl AdamW {
         let step = i32::try_from(self.step).unwrap_or(i32::MAX);
         (1.0 - self.beta1.powi(step), 1.0 - self.beta2.powi(step))
     }
+
+    /// The same as what is multiplied with.
+    pub(crate) fn coefficients(&self) -> Coefficients {
+        let (c1, c2) = self.corrections();
+        Coefficients {
+            beta1: self.beta1 as f32,
+            beta2: self.beta2 as f32,
+            step_size: (self.lr / c1) as f32,
+            inverse_root: (1.0 / c2).sqrt() as f32,
+            eps: self.eps as f32,
+            keep: (1.0 - self.lr * self.weight_decay) as f32,
+            grad_scale: self.grad_scale as f32,
+        }
+    }
+}
+
+/// What backends multiply with in an update of [`AdamW`]: of gradient `g`, `m = beta1 m + (1 - beta1) g`,
+/// `v = beta2 v + (1 - beta2) g^2`, `w = keep w - step_size m / (inverse_root sqrt(v) + eps)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Coefficients {
+    pub beta1: f32,
+    pub beta2: f32,
+    pub step_size: f32,
+    pub inverse_root: f32,
+    pub eps: f32,
+    pub keep: f32,
+    pub grad_scale: f32,
 }
 
 /// Muon (Jordan et al. 2024): Nesterov momentum whose singular values are brought near one by a polynomial of odd

@@ -1,32 +1,11 @@
 //! Adam with decoupled weight decay in one pass over weights, moments and gradients.
 
-use crate::optimizer::AdamW;
+use crate::optimizer::{AdamW, Coefficients};
 use multiversion::multiversion;
 
 /// Updates weights and moments in place.
 pub fn update(step: &AdamW, w: &mut [f32], m: &mut [f32], v: &mut [f32], grad: &[f32]) {
-    let (c1, c2) = step.corrections();
-    let c = Coefficients {
-        beta1: step.beta1 as f32,
-        beta2: step.beta2 as f32,
-        step_size: (step.lr / c1) as f32,
-        inverse_root: (1.0 / c2).sqrt() as f32,
-        eps: step.eps as f32,
-        keep: (1.0 - step.lr * step.weight_decay) as f32,
-        grad_scale: step.grad_scale as f32,
-    };
-    update_with(w, m, v, grad, c);
-}
-
-#[derive(Clone, Copy)]
-struct Coefficients {
-    beta1: f32,
-    beta2: f32,
-    step_size: f32,
-    inverse_root: f32,
-    eps: f32,
-    keep: f32,
-    grad_scale: f32,
+    update_with(w, m, v, grad, step.coefficients());
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]

@@ -59,6 +59,11 @@ impl Routes {
     fn groups(&self) -> impl Iterator<Item = Range<usize>> + '_ {
         self.offsets.windows(2).map(|rows| rows[0] as usize..rows[1] as usize)
     }
+
+    /// The weights of experts that have rows, with those.
+    fn filled<'a>(&'a self, experts: &'a [Matrix]) -> impl Iterator<Item = (&'a Matrix, Range<usize>)> {
+        experts.iter().zip(self.groups()).filter(|(_, rows)| !rows.is_empty())
+    }
 }
 
 impl Cuda {
@@ -226,7 +231,7 @@ impl Cuda {
     }
 
     /// What a product with its own weight makes of each expert's rows, from width to width.
-    pub(super) fn grouped(
+    fn grouped(
         &self,
         x: &Buffer,
         experts: &[Matrix],
@@ -234,11 +239,10 @@ impl Cuda {
         widths: fn(&Matrix) -> [usize; 2],
         product: impl Fn(Address, Address, &Matrix, usize) -> Result<()>,
     ) -> Result<Buffer> {
-        let of = |m: &Matrix| widths(m);
-        let out = self.dirty(experts.first().map_or(0, |m| routes.rows() * of(m)[1]))?;
+        let out = self.dirty(experts.first().map_or(0, |m| routes.rows() * widths(m)[1]))?;
         let size = self.dtype().size();
-        for (m, rows) in experts.iter().zip(routes.groups()).filter(|(_, rows)| !rows.is_empty()) {
-            let [from, to] = of(m);
+        for (m, rows) in routes.filled(experts) {
+            let [from, to] = widths(m);
             let place = |room: &Room, width: usize| room.at + (rows.start * width * size) as u64;
             product(place(&out.room, to), place(&x.room, from), m, rows.len())?;
         }
@@ -254,7 +258,7 @@ impl Cuda {
         routes: &Routes,
     ) -> Result<()> {
         let size = self.dtype().size();
-        for (m, rows) in experts.iter().zip(routes.groups()).filter(|(_, rows)| !rows.is_empty()) {
+        for (m, rows) in routes.filled(experts) {
             let place = |buffer: &Buffer, width: usize| buffer.room.at + (rows.start * width * size) as u64;
             self.weight_grad(grads, place(dy, m.d_out), place(x, m.d_in), m, rows.len())?;
         }

@@ -2,7 +2,7 @@
 
 use super::Cuda;
 use super::arguments::CrossEntropy;
-use super::driver::{Dtype, Product};
+use super::driver::Dtype;
 use super::memory::{Buffer, Floats, Weights};
 use super::queue::{plain, transposed};
 use crate::Result;
@@ -39,19 +39,8 @@ impl Cuda {
         for first in (0..n).step_by(ROWS) {
             let rows = ROWS.min(n - first);
             let row = |buffer: &Buffer| buffer.room.at + (first * d * dtype.size()) as u64;
-            self.queue.product(&Product {
-                a: plain(row(x)),
-                b: transposed(of_head),
-                c: logits.room.at,
-                m: rows,
-                n: vocab,
-                k: d,
-                factors: dtype,
-                result: Dtype::F32,
-                tf32: self.tf32(),
-                alpha: 1.0,
-                beta: 0.0,
-            })?;
+            let result = (logits.room.at, Dtype::F32);
+            self.product(result, plain(row(x)), transposed(of_head), [rows, vocab, d], 0.0)?;
             let arguments = CrossEntropy {
                 nll: losses.at(first),
                 dlogits: if wanted.is_some() { dlogits.room.at } else { 0 },

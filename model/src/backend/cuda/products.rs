@@ -2,13 +2,26 @@
 
 use super::memory::{Floats, Weights};
 use super::queue::{plain, transposed};
-use super::{Address, Cuda, Dtype, Product};
+use super::{Address, Cuda, Dtype, Factor, Product};
 use crate::Result;
 use crate::backend::{Memory, mix};
 use crate::layout::Matrix;
 use std::time::Instant;
 
 impl Cuda {
+    /// `c = a b + beta c` of activations or weights in this precision: `[m, n, k]`, `c` of this type.
+    pub(super) fn product(
+        &self,
+        (c, result): (Address, Dtype),
+        a: Factor,
+        b: Factor,
+        [m, n, k]: [usize; 3],
+        beta: f32,
+    ) -> Result<()> {
+        let (factors, tf32) = (self.dtype(), self.tf32());
+        self.queue.product(&Product { a, b, c, m, n, k, factors, result, tf32, alpha: 1.0, beta })
+    }
+
     /// `y = x wᵀ + beta y` of `n` rows.
     pub(super) fn forward_product(
         &self,
@@ -19,20 +32,8 @@ impl Cuda {
         n: usize,
         beta: f32,
     ) -> Result<()> {
-        let dtype = self.dtype();
-        self.queue.product(&Product {
-            a: plain(x),
-            b: transposed(w.at(&m.range)),
-            c: y,
-            m: n,
-            n: m.d_out,
-            k: m.d_in,
-            factors: dtype,
-            result: dtype,
-            tf32: self.tf32(),
-            alpha: 1.0,
-            beta,
-        })
+        let weight = transposed(w.at(&m.range));
+        self.product((y, self.dtype()), plain(x), weight, [n, m.d_out, m.d_in], beta)
     }
 
     /// `dx = dy w + beta dx` of `n` rows.
@@ -45,20 +46,8 @@ impl Cuda {
         n: usize,
         beta: f32,
     ) -> Result<()> {
-        let dtype = self.dtype();
-        self.queue.product(&Product {
-            a: plain(dy),
-            b: plain(w.at(&m.range)),
-            c: dx,
-            m: n,
-            n: m.d_in,
-            k: m.d_out,
-            factors: dtype,
-            result: dtype,
-            tf32: self.tf32(),
-            alpha: 1.0,
-            beta,
-        })
+        let weight = plain(w.at(&m.range));
+        self.product((dx, self.dtype()), plain(dy), weight, [n, m.d_in, m.d_out], beta)
     }
 
     /// Adds `dyᵀ x` of `n` rows to the gradient of a weight, in f32.
@@ -70,19 +59,8 @@ impl Cuda {
         m: &Matrix,
         n: usize,
     ) -> Result<()> {
-        self.queue.product(&Product {
-            a: transposed(dy),
-            b: plain(x),
-            c: grads.at(m.range.start),
-            m: m.d_out,
-            n: m.d_in,
-            k: n,
-            factors: self.dtype(),
-            result: Dtype::F32,
-            tf32: self.tf32(),
-            alpha: 1.0,
-            beta: 1.0,
-        })
+        let grad = (grads.at(m.range.start), Dtype::F32);
+        self.product(grad, transposed(dy), plain(x), [m.d_out, m.d_in, n], 1.0)
     }
 
     /// The rate of large products, in 10^9 operations a second.
@@ -94,27 +72,16 @@ impl Cuda {
         let factors = [1, 2].map(|seed| self.buffer(&numbers(seed).collect::<Vec<_>>(), size));
         let [a, b] = factors;
         let (a, b, c) = (a?, b?, self.dirty(size * size)?);
-        let product = Product {
-            a: plain(a.room.at),
-            b: plain(b.room.at),
-            c: c.room.at,
-            m: size,
-            n: size,
-            k: size,
-            factors: self.dtype(),
-            result: self.dtype(),
-            tf32: self.tf32(),
-            alpha: 1.0,
-            beta: 0.0,
-        };
+        let result = (c.room.at, self.dtype());
+        let product = || self.product(result, plain(a.room.at), plain(b.room.at), [size; 3], 0.0);
         let wait = || self.queue.download::<f32>(c.room.at, 1);
         for _ in 0..3 {
-            self.queue.product(&product)?;
+            product()?;
         }
         wait()?;
         let began = Instant::now();
         for _ in 0..rounds {
-            self.queue.product(&product)?;
+            product()?;
         }
         wait()?;
         Ok(f64::from(rounds) * 2.0 * (size as f64).powi(3) / began.elapsed().as_secs_f64() / 1e9)

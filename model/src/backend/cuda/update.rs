@@ -8,7 +8,7 @@ use super::queue::{self, Room, THREADS, plain, transposed};
 use crate::Result;
 use crate::backend::Adapter;
 use crate::layout::Matrix;
-use crate::optimizer::{AdamW, Muon};
+use crate::optimizer::{AdamW, Coefficients, Muon};
 use std::ops::Range;
 
 /// Blocks that a sum of squares is shared out over; always the same, so that its bits are.
@@ -40,7 +40,8 @@ impl Cuda {
         range: &Range<usize>,
         step: &AdamW,
     ) -> Result<()> {
-        let (c1, c2) = step.corrections();
+        let Coefficients { beta1, beta2, step_size, inverse_root, eps, keep, grad_scale } =
+            step.coefficients();
         let arguments = args::AdamW {
             w: w.master.at(range.start),
             working: w.working_at(range),
@@ -48,13 +49,13 @@ impl Cuda {
             v: v.at(range.start),
             grad: grads.at(range.start),
             len: range.len() as i64,
-            beta1: step.beta1 as f32,
-            beta2: step.beta2 as f32,
-            step_size: (step.lr / c1) as f32,
-            inverse_root: (1.0 / c2).sqrt() as f32,
-            eps: step.eps as f32,
-            keep: (1.0 - step.lr * step.weight_decay) as f32,
-            grad_scale: step.grad_scale as f32,
+            beta1,
+            beta2,
+            step_size,
+            inverse_root,
+            eps,
+            keep,
+            grad_scale,
             unused: 0,
         };
         self.run("adamw", queue::blocks(range.len()), 0, &arguments)
