@@ -2,7 +2,7 @@
 
 use super::driver::{Address, Driver, Dtype, Factor, Grid, Product};
 use crate::Result;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,30 +24,30 @@ pub struct Queue {
     pool: Mutex<Pool>,
 }
 
-/// Idle room by size. *Invariant:* as in the processor's pool, idle and used room together are little more than the most
-/// that was in use at one time.
+/// Idle room. *Invariant:* as in the processor's pool, idle and used room together are little more than the most that was in
+/// use at one time.
 #[derive(Debug, Default)]
 struct Pool {
-    idle: BTreeMap<usize, Vec<Address>>,
-    /// Sizes in the order in which they became idle; some of them may be in use again.
-    oldest: VecDeque<usize>,
+    /// Where it is and how long, the longest idle first.
+    idle: VecDeque<(Address, usize)>,
     idle_bytes: usize,
     used: usize,
     most: usize,
 }
 
 impl Pool {
+    /// Takes out idle room of exactly this size, the last that became idle.
+    fn take(&mut self, bytes: usize) -> Option<Address> {
+        let place = self.idle.iter().rposition(|idle| idle.1 == bytes)?;
+        self.idle_bytes -= bytes;
+        self.idle.remove(place).map(|(at, _)| at)
+    }
+
     /// Takes out the room that has been idle for the longest.
     fn evict(&mut self) -> Option<(Address, usize)> {
-        while let Some(bytes) = self.oldest.pop_front() {
-            if let Some(at) =
-                self.idle.get_mut(&bytes).filter(|idle| !idle.is_empty()).map(|idle| idle.remove(0))
-            {
-                self.idle_bytes -= bytes;
-                return Some((at, bytes));
-            }
-        }
-        None
+        let (at, bytes) = self.idle.pop_front()?;
+        self.idle_bytes -= bytes;
+        Some((at, bytes))
     }
 }
 
@@ -73,8 +73,7 @@ impl Drop for Room {
             return self.queue.driver.free(self.at, self.bytes);
         }
         pool.idle_bytes += self.bytes;
-        pool.idle.entry(self.bytes).or_default().push(self.at);
-        pool.oldest.push_back(self.bytes);
+        pool.idle.push_back((self.at, self.bytes));
     }
 }
 
@@ -126,8 +125,7 @@ impl Queue {
         pool.used += bytes;
         pool.most = pool.most.max(pool.used);
         let room = |at| Room { queue: self.clone(), at, bytes };
-        if let Some(at) = pool.idle.get_mut(&bytes).and_then(Vec::pop) {
-            pool.idle_bytes -= bytes;
+        if let Some(at) = pool.take(bytes) {
             return Ok(room(at));
         }
         while pool.used + pool.idle_bytes > pool.most + pool.most / 8 {
@@ -201,4 +199,77 @@ pub fn transposed(at: Address) -> Factor {
 /// The name of a kernel for activations of this type.
 pub fn of(kernel: &str, dtype: Dtype) -> String {
     format!("{kernel}_{}", dtype.suffix())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// Gives out places, and counts the bytes that it has given.
+    #[derive(Debug, Default)]
+    struct Places {
+        next: AtomicU64,
+        given: Arc<AtomicU64>,
+    }
+
+    impl Driver for Places {
+        fn name(&self) -> Result<String> {
+            Ok("places".into())
+        }
+        fn allocate(&self, bytes: usize) -> Result<Address> {
+            self.given.fetch_add(bytes as u64, Ordering::Relaxed);
+            Ok(self.next.fetch_add(bytes as u64, Ordering::Relaxed))
+        }
+        fn free(&self, _: Address, bytes: usize) {
+            self.given.fetch_sub(bytes as u64, Ordering::Relaxed);
+        }
+        fn upload(&self, _: Address, _: &[u8]) -> Result<()> {
+            Ok(())
+        }
+        fn download(&self, _: &mut [u8], _: Address) -> Result<()> {
+            Ok(())
+        }
+        fn copy(&self, _: Address, _: Address, _: usize) -> Result<()> {
+            Ok(())
+        }
+        fn zero(&self, _: Address, _: usize) -> Result<()> {
+            Ok(())
+        }
+        unsafe fn launch(&self, _: &str, _: Grid, _: *const c_void, _: usize) -> Result<()> {
+            Ok(())
+        }
+        fn product(&self, _: &Product) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn idle_room_is_used_again_and_known_once() {
+        let queue = Queue::new(Box::new(Places::default()));
+        let first = queue.room(5000).unwrap();
+        let place = first.at;
+        drop(first);
+        for _ in 0..1000 {
+            assert_eq!(queue.room(4900).unwrap().at, place);
+        }
+        let pool = queue.pool();
+        assert_eq!((pool.idle.len(), pool.used), (1, 0));
+    }
+
+    #[test]
+    fn changing_sizes_do_not_pile_up_and_all_is_given_back() {
+        let places = Places::default();
+        let given = places.given.clone();
+        let queue = Queue::new(Box::new(places));
+        for bytes in (1..200).map(|i| i * 4000) {
+            drop([queue.room(bytes).unwrap(), queue.room(bytes).unwrap()]);
+        }
+        let most = queue.peak_bytes() as u64;
+        let held = given.load(Ordering::Relaxed);
+        assert!(held <= most + most / 8 && most < 2 * 880_000, "{held} of {most}");
+        drop(queue);
+        assert_eq!(given.load(Ordering::Relaxed), 0);
+    }
 }
