@@ -5,9 +5,9 @@ use crate::config::{TrainStage, TrialConfig};
 use crate::exam::Questions;
 use crate::plan::extents::extents;
 use crate::plan::time::{DEVICES, Target, Totals, Yardstick, times};
-use crate::plan::{StageGraph, StageNode, State, explain, short_id};
+use crate::plan::{PlannedTrial, StageGraph, StageNode, State, explain, short_id};
 use crate::run::{Layers, Work};
-use crate::sweep::{Detectable, Extent, memory_mb};
+use crate::sweep::{Detectable, Extent, Trial, memory_mb};
 use crate::track::counted;
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -63,9 +63,10 @@ impl OnArgs {
 /// What training costs where stage runs take the first steps of others; `None` where none does.
 fn saved(graph: &StageGraph, extents: &[Option<Extent>]) -> Option<String> {
     let (mut whole, mut taken, mut branches) = (0.0, 0.0, 0);
-    for (node, extent) in graph.nodes.iter().zip(extents).filter(|(node, _)| node.state.is_open()) {
+    for (node, extent) in graph.nodes.iter().zip(extents).filter(|(node, _)| node.state.is_left()) {
         let share = node.trunk.map_or(0.0, |trunk| trunk.share);
-        let flops = extent.and_then(|extent| extent.flops).unwrap_or(node.weight / (1.0 - share));
+        let flops =
+            extent.and_then(|extent| extent.flops).unwrap_or(node.weight / (1.0 - share)) * node.chance;
         whole += flops;
         taken += flops * (1.0 - share);
         branches += usize::from(node.trunk.is_some());
@@ -75,6 +76,43 @@ fn saved(graph: &StageGraph, extents: &[Option<Extent>]) -> Option<String> {
         "{branches} begin where a longer one has been: training takes about {taken:.2e} of {whole:.2e} FLOPs, those of trials \
          that are trained apart"
     ))
+}
+
+/// What tuning does and costs; `None` where nothing is tuned.
+fn tuning(graph: &StageGraph, extents: &[Option<Extent>]) -> Option<String> {
+    let first = graph.tunings.first()?;
+    let (mut of_tuning, mut all) = (0.0, 0.0);
+    for (node, extent) in graph.nodes.iter().zip(extents) {
+        let flops = extent.and_then(|extent| extent.flops).unwrap_or(node.weight) * node.chance;
+        let is_run = !matches!(node.state, State::Unneeded);
+        if node.stage.training().is_some() && is_run {
+            all += flops;
+            let is_of_tuning = node.trials.iter().all(|&trial| graph.trials[trial].trial.is_candidate());
+            of_tuning += if is_of_tuning { flops } else { 0.0 };
+        }
+    }
+    let trials: usize = graph.tunings.iter().map(|planned| planned.tuning.trials()).sum();
+    let rungs: Vec<String> = first.tuning.rungs.iter().map(ToString::to_string).collect();
+    let how = match first.tuning.is_halving() {
+        true => format!("successive halving, rungs of {} values", rungs.join(", ")),
+        false => format!("a grid of {} values", rungs.join("")),
+    };
+    let mut text = format!(
+        "{} is tuned {}by the validation loss of {}: {how}, {}; {}, about {of_tuning:.2e} FLOPs, {:.0} % of all training\n",
+        first.tuning.key,
+        match graph.tunings.len() {
+            1 => String::new(),
+            several => format!("for each of {several} settings "),
+        },
+        first.tuning.stage.name(),
+        counted(first.tuning.seeds.len(), "seed"),
+        counted(trials, "tuning trial"),
+        100.0 * of_tuning / if all > 0.0 { all } else { 1.0 },
+    );
+    for planned in &graph.tunings {
+        text += &format!("  {}\n", planned.sentence());
+    }
+    Some(text)
 }
 
 /// Shows the trials and the stage graph.
@@ -89,20 +127,22 @@ pub fn plan(args: &SweepArgs, explained: bool, on: &OnArgs) -> Result<bool> {
     let graph = work.graph()?;
     graph.check()?;
     let extents = extents(&graph);
+    let study: Vec<&PlannedTrial> = graph.study().collect();
+    let trials: Vec<Trial> = study.iter().map(|planned| planned.trial.clone()).collect();
     let known = |trial: usize, stage: TrainStage| {
-        let mut stages = graph.trials[trial].stages.iter();
+        let mut stages = study[trial].stages.iter();
         stages.find(|&&node| graph.nodes[node].stage == stage.into()).and_then(|&node| extents[node])
     };
-    let name = |trial: usize| short_id(graph.trials[trial].uuid);
+    let name = |trial: usize| short_id(study[trial].uuid);
     let target = on.target()?;
     let memory = |config: &TrialConfig| target.map_or_else(|| memory_mb(config), |on| on.memory_mb(config));
-    let rows = crate::sweep::plan(&work.trials, name, known, memory);
+    let rows = crate::sweep::plan(&trials, name, known, memory);
     let by = on.yardstick(target, &work, &graph)?;
     let times = by.as_ref().map(|by| times(&graph, &extents, by)).unwrap_or_default();
     let totals = by.as_ref().map(|by| Totals::of(&graph, &times, by, on.price_per_hour));
     let examined = work.trials.iter().find(|trial| trial.config.exam.enabled);
     let questions = examined.and_then(|trial| Some(Questions::of(&trial.config).ok()?.count()));
-    let settings = graph.trials.iter().map(|planned| (planned.setting, planned.trial.config.seed));
+    let settings = study.iter().map(|planned| (planned.setting, planned.trial.config.seed));
     let detectable = Detectable::of(settings, questions);
     let behind = |node: &StageNode| {
         let trunk = node.trunk.map(|trunk| (graph.nodes[trunk.node].short(), trunk.share));
@@ -117,19 +157,31 @@ pub fn plan(args: &SweepArgs, explained: bool, on: &OnArgs) -> Result<bool> {
         State::Unfinished => "to resume".into(),
         State::Again(reason) => format!("to run again: {reason}"),
         State::Running(owner) => format!("running: {owner}"),
+        State::Held if node.chance < 1.0 => {
+            format!("waits to see whether its value is among the best {:.0} %", 100.0 * node.chance)
+        }
+        State::Held => "waits for a value to be tuned".into(),
+        State::Lost(reason) => format!("lost: {reason}"),
+    };
+    // What waits for a value has another name once it is chosen.
+    let shown = |node: &StageNode| match &node.state {
+        State::Held if node.trials.iter().any(|&trial| !graph.trials[trial].trial.is_candidate()) => {
+            node.stage.to_string()
+        }
+        _ => node.short(),
     };
     if args.with.json {
         let stages = graph.nodes.iter().enumerate().map(|(index, n)| {
             let trunk = n.trunk.map(|trunk| graph.nodes[trunk.node].short());
             let share = n.trunk.map_or(0.0, |trunk| trunk.share);
             serde_json::json!({
-                "stage": n.short(), "trials": n.trials.len(), "state": state(n), "dir": n.dir,
+                "stage": shown(n), "trials": n.trials.len(), "state": state(n), "dir": n.dir,
                 "trunk": trunk, "shared_steps": share, "time": times.get(index).copied().flatten(),
             })
         });
         say(serde_json::json!({
             "trials": rows, "stages": stages.collect::<Vec<_>>(), "detectable": detectable,
-            "time": totals,
+            "time": totals, "tuning": tuning(&graph, &extents),
         }))?;
         return Ok(true);
     }
@@ -137,12 +189,15 @@ pub fn plan(args: &SweepArgs, explained: bool, on: &OnArgs) -> Result<bool> {
     if let Some(detectable) = detectable {
         say(format!("{}\n", detectable.sentence()))?;
     }
+    if let Some(tuning) = tuning(&graph, &extents) {
+        say(tuning)?;
+    }
     for (index, node) in graph.nodes.iter().enumerate() {
         let why = if explained && node.state.is_open() { explain(&graph, index, &work.runs) } else { None };
         let why = why.map_or(String::new(), |why| format!("; {why}"));
         say(format!(
             "{:<24} for {}: {}{}{why}",
-            node.short(),
+            shown(node),
             counted(node.trials.len(), "trial"),
             state(node),
             behind(node)

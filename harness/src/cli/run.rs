@@ -64,7 +64,7 @@ fn print_json(work: &Work, outcome: &Outcome) -> Result<()> {
         .iter()
         .map(|f| serde_json::json!({ "stage": graph.nodes[f.node].short(), "reason": f.reason }));
     say(serde_json::json!({
-        "name": work.name, "trials": graph.trials.len(), "ran": executed.ran, "found": executed.found,
+        "name": work.name, "trials": graph.study().count(), "untuned": outcome.untuned().collect::<Vec<_>>(), "ran": executed.ran, "found": executed.found,
         "failed": failed.collect::<Vec<_>>(), "stopped": executed.stopped, "report": report, "report_kept": report_kept,
     }))
 }
@@ -73,7 +73,7 @@ fn print(work: &Work, outcome: &Outcome) -> Result<()> {
     let Outcome { graph, executed, report, report_kept } = outcome;
     let Some(executed) = executed else {
         // A trial that several sweeps hold is one.
-        let all = match graph.trials.iter().map(|trial| trial.uuid).collect::<BTreeSet<_>>().len() {
+        let all = match graph.study().map(|trial| trial.uuid).collect::<BTreeSet<_>>().len() {
             1 => "its trial is finished".into(),
             n => format!("all {n} trials are finished"),
         };
@@ -84,6 +84,9 @@ fn print(work: &Work, outcome: &Outcome) -> Result<()> {
     for Failure { node, reason } in &executed.failed {
         let node = &graph.nodes[*node];
         say(format!("failed: {} ({}): {reason}", node.short(), graph.trials[node.trials[0]].label()))?;
+    }
+    for problem in outcome.untuned() {
+        say(format!("failed: {problem}"))?;
     }
     if executed.stopped {
         let given: Vec<String> = std::env::args().skip(1).map(|word| shell_word(&word)).collect();

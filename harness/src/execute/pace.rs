@@ -47,9 +47,10 @@ impl Pace {
                 _ if is_done(index) => 1.0,
                 share => share.map_or(0.0, |share| share.now),
             };
-            all += node.weight;
-            done += node.weight * now;
-            done_here += shares[index].map_or(0.0, |share| node.weight * (now - share.first));
+            let weight = node.weight * node.chance;
+            all += weight;
+            done += weight * now;
+            done_here += shares[index].map_or(0.0, |share| weight * (now - share.first));
         }
         let seconds = self.began.elapsed().as_secs_f64();
         let left = (done_here > 0.0).then(|| (all - done) * seconds / done_here);

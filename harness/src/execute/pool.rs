@@ -8,7 +8,7 @@ use super::machine::Machine;
 use super::pace::{Counted, Pace};
 use super::retry::pause;
 use super::worker::{Ended, record_end};
-use crate::plan::{StageGraph, StageNode, Trunk};
+use crate::plan::{StageGraph, StageNode, State, Trunk};
 use crate::recipe::StageRequest;
 use crate::runs::claim::{Held, Owner, Watch, clear_dead};
 use crate::runs::manifest::{Manifest, RunStatus};
@@ -80,6 +80,21 @@ pub struct Outcome {
     pub stopped: bool,
 }
 
+impl Outcome {
+    /// Adds what came of another round over the same stage runs, and goes over to the graph in which `place` tells where
+    /// each is now; what was finished before counts in the first round only.
+    pub fn add(&mut self, other: Self, is_first: bool, place: impl Fn(usize) -> Option<usize>) {
+        self.ran += other.ran;
+        self.found += if is_first { other.found } else { 0 };
+        self.stopped = other.stopped;
+        let failed = std::mem::take(&mut self.failed).into_iter().chain(other.failed);
+        self.failed =
+            failed.filter_map(|failure| Some(Failure { node: place(failure.node)?, ..failure })).collect();
+        let blocked = std::mem::take(&mut self.blocked).into_iter().chain(other.blocked);
+        self.blocked = blocked.filter_map(place).collect();
+    }
+}
+
 /// Works through `graph` until everything is finished or failed, or `stop` is asked.
 ///
 /// A stage run that was cut off is tried again `retries` times.
@@ -127,13 +142,16 @@ enum Doing {
     Running(Instant),
     /// Failed, or needs one that did.
     Failed,
+    /// Waits for a value that is chosen elsewhere.
+    Held,
 }
 
 impl Doing {
     fn of(node: &StageNode) -> Self {
-        match node.state.is_open() {
-            true => Doing::Open(Watch::default(), Instant::now()),
-            false => Doing::Done,
+        match node.state {
+            State::Held => Doing::Held,
+            _ if node.state.is_open() => Doing::Open(Watch::default(), Instant::now()),
+            _ => Doing::Done,
         }
     }
 }

@@ -129,6 +129,7 @@ pub fn record_end(
         _ => Duration::ZERO,
     };
     manifest.end(status, reason.map(Into::into), unrecorded);
+    manifest.cut_off = true;
     manifest.write(&request.dir)?;
     remove_drafts(&request.dir)
 }
@@ -193,6 +194,7 @@ fn begun(request: &StageRequest, config: &TrialConfig, before: Option<Manifest>)
         uuid: request.uuid,
         status: RunStatus::Running,
         reason: None,
+        cut_off: false,
         results: Results::default(),
         program: Program::this(),
         host: host(),

@@ -17,7 +17,7 @@ impl StageGraph {
     /// Where a sheet is broken, a subject has too few solved questions, or a tokenizer cannot put or answer a question.
     pub fn check(&self) -> Result<()> {
         let mut seen = BTreeSet::new();
-        for node in self.nodes.iter().filter(|node| node.stage == Stage::Exam && node.state.is_open()) {
+        for node in self.nodes.iter().filter(|node| node.stage == Stage::Exam && node.state.is_left()) {
             let config = &node.config;
             let sources = (config.data.source, &config.world, &config.hops, &config.recall, &config.capacity);
             if seen.insert(serde_json::to_string(&(&config.exam, sources, &config.tokenizer))?) {

@@ -3,12 +3,13 @@
 use super::facts::{Facts, Files, Reading, name_of};
 use super::names::{Named, stage_runs};
 use super::trunk::{self, Trunk};
+use super::tune::{PlannedTuning, Standing, tunings};
 use crate::config::{At, Stage, TrainStage, TrialConfig, differing};
 use crate::data::files::Inputs;
 use crate::runs::claim::{Held, Watch};
 use crate::runs::manifest::{Input, Manifest, RunStatus};
 use crate::runs::recorded::{RecordedStage, RecordedTrial};
-use crate::sweep::Trial;
+use crate::sweep::{Part, Trial};
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use std::collections::{HashMap, HashSet};
@@ -32,13 +33,33 @@ pub enum State {
     Again(String),
     /// Somebody works on it.
     Running(String),
+    /// It waits for a value to be chosen, and may then have another name or be unneeded.
+    Held,
+    /// A candidate of a tuning whose training failed; it counts as the worst, and is not run again.
+    Lost(String),
 }
 
 impl State {
-    /// Whether it is still to be worked on.
+    /// Whether it is to be worked on now.
     pub fn is_open(&self) -> bool {
-        !matches!(self, State::Done | State::Unneeded)
+        !matches!(self, State::Done | State::Unneeded | State::Held | State::Lost(_))
     }
+
+    /// Whether it is to be worked on, now or once a value is chosen.
+    pub fn is_left(&self) -> bool {
+        self.is_open() || *self == State::Held
+    }
+}
+
+/// Whether a trial is to be run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Play {
+    /// It is.
+    In,
+    /// Once a value is chosen, and perhaps not even then.
+    Waits,
+    /// It is a candidate for a value that has dropped out, or was never needed.
+    Out,
 }
 
 /// A stage run of the plan.
@@ -74,6 +95,8 @@ pub struct StageNode {
     pub trunk: Option<Trunk>,
     /// Floating-point operations that it will take itself, as far as can be told beforehand.
     pub weight: f64,
+    /// How likely it is to be run: below 1 where a tuning drops some of its like.
+    pub chance: f64,
 }
 
 impl StageNode {
@@ -105,13 +128,21 @@ pub struct PlannedTrial {
     pub uuid: Uuid,
     /// The same without a seed: what is compared.
     pub setting: Uuid,
-    /// The trial.
+    /// The trial; of a tuned one with the value that was chosen, as soon as one is.
     pub trial: Trial,
     /// Its stage runs in the order of the recipe, by index.
     pub stages: Vec<usize>,
+    /// Whether it is to be run.
+    pub play: Play,
 }
 
 impl PlannedTrial {
+    /// Whether every stage run of it is finished.
+    pub fn is_done(&self, graph: &StageGraph) -> bool {
+        self.stages.iter().all(|&stage| matches!(graph.nodes[stage].state, State::Done | State::Unneeded))
+            && self.stages.last().is_some_and(|&last| graph.nodes[last].state == State::Done)
+    }
+
     /// As shown to people: `n_layers=4 seed=1`.
     pub fn label(&self) -> String {
         if self.trial.keys.is_empty() {
@@ -124,10 +155,9 @@ impl PlannedTrial {
                 other => format!("{key}={other}"),
             }
         };
-        // Tokens that follow from a number of operations are not known yet.
-        let known =
-            |(key, value): &&(String, serde_json::Value)| !(value.is_null() && key.ends_with(".tokens"));
-        let keys: Vec<String> = self.trial.keys.iter().filter(known).map(short).collect();
+        // Tokens that follow from a number of operations, and values that are still to be chosen.
+        let is_known = |(_, value): &&(String, serde_json::Value)| !value.is_null();
+        let keys: Vec<String> = self.trial.keys.iter().filter(is_known).map(short).collect();
         keys.join(" ")
     }
 }
@@ -139,6 +169,8 @@ pub struct StageGraph {
     pub trials: Vec<PlannedTrial>,
     /// The stage runs; each stands after those it needs.
     pub nodes: Vec<StageNode>,
+    /// What is tuned, and how far that has come.
+    pub tunings: Vec<PlannedTuning>,
 }
 
 impl StageGraph {
@@ -162,18 +194,21 @@ impl StageGraph {
     ) -> Result<Self> {
         let mut planner = Planner { runs, there: names_in(runs), nodes: Vec::new(), by_name: HashMap::new() };
         let inputs = Mutex::new(Inputs::remembered(runs));
-        let named = |trial: &Trial| match known(trial) {
-            Some(recorded) => Ok(Origin::Record(recorded)),
-            None => stage_runs(&trial.config, &inputs).map(Origin::Trial),
-        };
-        let planned = planner.all(trials, named);
+        let planned = planner.all(trials, known, &inputs);
         // What was read is worth remembering even if a later file is missing.
         inputs.into_inner().unwrap_or_else(PoisonError::into_inner).save()?;
-        let mut graph = Self { trials: planned?, nodes: planner.nodes };
+        let (trials, tunings) = planned?;
+        let mut graph = Self { trials, nodes: planner.nodes, tunings };
         graph.ensure_different()?;
+        graph.hold_what_waits();
         graph.drop_what_nothing_needs();
         trunk::share(&mut graph);
         Ok(graph)
+    }
+
+    /// The trials of the study: all but those that only try values for them.
+    pub fn study(&self) -> impl Iterator<Item = &PlannedTrial> {
+        self.trials.iter().filter(|planned| !planned.trial.is_candidate())
     }
 
     /// Two trials of one sweep that come to the same would be compared with themselves.
@@ -185,8 +220,8 @@ impl StageGraph {
                 continue;
             }
             let keys = differing(&self.trials[earlier].trial.config, &planned.trial.config);
-            // An experiment may name one sweep twice.
-            if !keys.is_empty() {
+            // An experiment may name one sweep twice, and settings may differ behind what their candidates are tried for.
+            if !keys.is_empty() && !planned.trial.is_candidate() {
                 bail!(
                     "sweep {}: trials {} and {} come to the same, as {} {} the same content; expected each once",
                     planned.trial.sweep,
@@ -198,6 +233,11 @@ impl StageGraph {
             }
         }
         Ok(())
+    }
+
+    /// The place of the stage run with this name.
+    pub fn find(&self, uuid: Uuid) -> Option<usize> {
+        self.nodes.iter().position(|node| node.uuid == uuid)
     }
 
     /// All that the results of a stage run depend on.
@@ -219,13 +259,52 @@ impl StageGraph {
         for node in &mut graph.nodes {
             (node.state, node.attempts) = standing(&node.dir, node.uuid);
         }
+        graph.hold_what_waits();
         graph.drop_what_nothing_needs();
         graph
     }
 
     /// Whether every stage run is finished.
     pub fn is_finished(&self) -> bool {
-        !self.nodes.iter().any(|node| node.state.is_open())
+        !self.nodes.iter().any(|node| node.state.is_left())
+    }
+
+    /// What only candidates need that are out of play is not run; what only trials need that wait, not yet.
+    fn hold_what_waits(&mut self) {
+        if self.tunings.is_empty() {
+            return;
+        }
+        let mut chances: HashMap<usize, f64> = HashMap::new();
+        for tuning in &self.tunings {
+            for &candidate in &tuning.candidates {
+                if let Some(Part::Candidate { rung, .. }) = self.trials[candidate].trial.part {
+                    chances.insert(candidate, tuning.chance(rung));
+                }
+            }
+        }
+        for node in self.nodes.iter_mut().filter(|node| node.state.is_open()) {
+            let play = |play: Play| node.trials.iter().any(|&trial| self.trials[trial].play == play);
+            node.state = match std::mem::replace(&mut node.state, State::Unneeded) {
+                state if play(Play::In) => state,
+                _ if play(Play::Waits) => State::Held,
+                State::Again(reason) => State::Lost(reason),
+                _ => State::Unneeded,
+            };
+            node.chance = node
+                .trials
+                .iter()
+                .map(|trial| chances.get(trial).unwrap_or(&1.0))
+                .fold(0.0, |a, &b| a.max(b));
+        }
+    }
+
+    /// The tuning that a trial has part in, by its place, and itself.
+    pub fn tuning_of(&self, planned: &PlannedTrial) -> Option<(usize, &PlannedTuning)> {
+        let of = &planned.trial.part.as_ref()?.tuning().of;
+        let is_its = |(_, tuning): &(usize, &PlannedTuning)| {
+            tuning.sweep == planned.trial.sweep && tuning.tuning.of == *of
+        };
+        self.tunings.iter().enumerate().find(is_its)
     }
 
     /// The inputs of a stage run, as its manifest names them.
@@ -239,7 +318,7 @@ impl StageGraph {
         let mut is_used = vec![false; self.nodes.len()];
         for index in (0..self.nodes.len()).rev() {
             let node = &mut self.nodes[index];
-            if !node.state.is_open() {
+            if !node.state.is_left() {
                 continue;
             }
             if matches!(node.stage, Stage::Tokenizer | Stage::Data) && !is_used[index] {
@@ -249,6 +328,11 @@ impl StageGraph {
             }
         }
     }
+}
+
+/// Which trial a message is about.
+fn place_of(trial: &Trial, index: usize) -> String {
+    format!("sweep {}, trial {}", trial.sweep, index + 1)
 }
 
 /// The names of all that is in a folder.
@@ -285,25 +369,83 @@ enum Origin<'a> {
 const AT_A_TIME: usize = 1024;
 
 impl Planner<'_> {
-    /// Plans all trials, whose names come from `origin` and follow from each trial alone.
+    /// Plans all trials, candidates and others before those that take what is chosen; names come from the record of a trial,
+    /// where `known` has one, or else follow from each trial alone.
     fn all<'a>(
         &mut self,
         trials: &[Trial],
-        origin: impl Fn(&Trial) -> Result<Origin<'a>> + Sync,
-    ) -> Result<Vec<PlannedTrial>> {
-        let mut planned = Vec::with_capacity(trials.len());
-        for part in trials.chunks(AT_A_TIME) {
-            let origins: Vec<Result<Origin>> = part.par_iter().map(&origin).collect();
-            for (trial, origin) in part.iter().zip(origins) {
-                let index = planned.len();
-                let origin = origin.with_context(|| format!("sweep {}, trial {}", trial.sweep, index + 1))?;
-                planned.push(match origin {
+        known: impl Fn(&Trial) -> Option<&'a RecordedTrial> + Sync,
+        inputs: &Mutex<Inputs>,
+    ) -> Result<(Vec<PlannedTrial>, Vec<PlannedTuning>)> {
+        let of_trial = |trial: &Trial| stage_runs(&trial.config, trial.until(), inputs);
+        let origin = |trial: &Trial| match known(trial) {
+            Some(recorded) => Ok(Origin::Record(recorded)),
+            None => of_trial(trial).map(Origin::Trial),
+        };
+        let mut planned: Vec<Option<PlannedTrial>> = vec![None; trials.len()];
+        let is_tuned = |index: &usize| matches!(trials[*index].part, Some(Part::Tuned { .. }));
+        let (tuned, plain): (Vec<usize>, Vec<usize>) = (0..trials.len()).partition(is_tuned);
+        for part in plain.chunks(AT_A_TIME) {
+            let origins: Vec<Result<Origin>> = part.par_iter().map(|&index| origin(&trials[index])).collect();
+            for (&index, origin) in part.iter().zip(origins) {
+                let trial = &trials[index];
+                planned[index] = Some(match origin.with_context(|| place_of(trial, index))? {
                     Origin::Trial(named) => self.trial(index, trial, named),
                     Origin::Record(recorded) => self.recorded(index, trial, recorded),
                 });
             }
         }
-        Ok(planned)
+        let last = |candidate: usize| {
+            let last = planned[candidate].as_ref().and_then(|planned| planned.stages.last());
+            last.map_or((Path::new(""), Uuid::nil()), |&last| (&*self.nodes[last].dir, self.nodes[last].uuid))
+        };
+        let tunings = tunings(trials, last);
+        let mut by_trial: HashMap<usize, &PlannedTuning> = HashMap::new();
+        for tuning in &tunings {
+            by_trial.extend(tuning.tuned.iter().map(|&trial| (trial, tuning)));
+            for (place, &candidate) in tuning.candidates.iter().enumerate() {
+                if let (Some(planned), Some(Part::Candidate { value, rung, .. })) =
+                    (&mut planned[candidate], &trials[candidate].part)
+                {
+                    planned.play = tuning.play(place, *rung, *value);
+                }
+            }
+        }
+        for part in tuned.chunks(AT_A_TIME) {
+            let settle = |&index: &usize| -> Result<(Trial, [Uuid; 2], Origin)> {
+                let trial = &trials[index];
+                let recorded = known(trial);
+                let chosen = match by_trial.get(&index).map(|tuning| &tuning.standing) {
+                    Some(Standing::Chosen(value)) => Some(*value),
+                    // Its candidates may be gone by now.
+                    _ => recorded.and_then(|recorded| recorded.part.as_ref()?.chosen()),
+                };
+                let settled = trial.with_choice(chosen)?;
+                if let Some(recorded) = recorded.filter(|recorded| recorded.part == settled.part) {
+                    return Ok((settled, [recorded.trial, recorded.setting], Origin::Record(recorded)));
+                }
+                let rule = of_trial(trial)?;
+                let candidates = || by_trial.get(&index).into_iter().flat_map(|tuning| &tuning.candidates);
+                let tried = || candidates().filter_map(|&trial| Some(planned[trial].as_ref()?.uuid));
+                let uuid = name_of(tried().chain(rule.iter().map(|run| run.uuid)));
+                let setting = name_of(tried().chain(rule.iter().map(|run| run.setting)));
+                let named = if chosen.is_some() { of_trial(&settled)? } else { rule };
+                Ok((settled, [uuid, setting], Origin::Trial(named)))
+            };
+            let settled: Vec<Result<_>> = part.par_iter().map(settle).collect();
+            for (&index, settled) in part.iter().zip(settled) {
+                let (trial, [uuid, setting], origin) =
+                    settled.with_context(|| place_of(&trials[index], index))?;
+                let is_chosen = trial.part.as_ref().is_some_and(|part| part.chosen().is_some());
+                let play = if is_chosen { Play::In } else { Play::Waits };
+                let found = match origin {
+                    Origin::Trial(named) => self.trial(index, &trial, named),
+                    Origin::Record(recorded) => self.recorded(index, &trial, recorded),
+                };
+                planned[index] = Some(PlannedTrial { uuid, setting, play, ..found });
+            }
+        }
+        Ok((planned.into_iter().flatten().collect(), tunings))
     }
 
     fn trial(&mut self, index: usize, trial: &Trial, named: Vec<Named>) -> PlannedTrial {
@@ -320,7 +462,7 @@ impl Planner<'_> {
             let known = self.known(index, uuid);
             stages.push(known.unwrap_or_else(|| self.add(index, &trial.config, stage, names, files, needs)));
         }
-        PlannedTrial { uuid, setting, trial: trial.clone(), stages }
+        PlannedTrial { uuid, setting, trial: trial.clone(), stages, play: Play::In }
     }
 
     /// A trial whose stage runs have their names from a record.
@@ -344,7 +486,7 @@ impl Planner<'_> {
             );
         }
         let (uuid, setting) = (recorded.trial, recorded.setting);
-        PlannedTrial { uuid, setting, trial: trial.clone(), stages }
+        PlannedTrial { uuid, setting, trial: trial.clone(), stages, play: Play::In }
     }
 
     /// The stage run with this name, where an earlier trial needs it as well.
@@ -390,6 +532,7 @@ impl Planner<'_> {
             attempts,
             trunk: None,
             weight,
+            chance: 1.0,
         });
         index
     }

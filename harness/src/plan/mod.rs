@@ -14,8 +14,10 @@ mod record;
 pub mod testing;
 pub mod time;
 mod trunk;
+mod tune;
 
 pub use explain::explain;
 pub use facts::Facts;
-pub use graph::{PlannedTrial, StageGraph, StageNode, State, short_id, short_name};
+pub use graph::{PlannedTrial, Play, StageGraph, StageNode, State, short_id, short_name};
 pub use trunk::Trunk;
+pub use tune::{PlannedTuning, Standing, Tried};

@@ -1,7 +1,7 @@
 //! The names of a trial's stage runs, which follow from its configuration and its files alone.
 
 use super::facts::{Files, Reading, files_of};
-use crate::config::{At, Stage, TrialConfig, recipe};
+use crate::config::{At, Stage, TrainStage, TrialConfig, recipe};
 use crate::data::files::Inputs;
 use anyhow::Result;
 use std::sync::{Mutex, PoisonError};
@@ -23,11 +23,16 @@ pub struct Named {
     pub at: At,
 }
 
-/// The stage runs of a trial in the order of its recipe: tokenizer, data, then what computes.
+/// The stage runs of a trial in the order of its recipe: tokenizer, data, then what computes; those of a candidate end
+/// with the stage `until`, and sit no exam.
 ///
 /// # Errors
 /// Where a file that a name depends on cannot be read.
-pub fn stage_runs(config: &TrialConfig, inputs: &Mutex<Inputs>) -> Result<Vec<Named>> {
+pub fn stage_runs(
+    config: &TrialConfig,
+    until: Option<TrainStage>,
+    inputs: &Mutex<Inputs>,
+) -> Result<Vec<Named>> {
     let reading = Reading::new(config);
     let mut runs: Vec<Named> = Vec::new();
     let mut add = |stage: Stage, model: Option<usize>, at: At| -> Result<usize> {
@@ -50,7 +55,10 @@ pub fn stage_runs(config: &TrialConfig, inputs: &Mutex<Inputs>) -> Result<Vec<Na
     let mut model = None;
     for stage in recipe(config) {
         model = Some(add(stage.into(), model, At::default())?);
-        for at in examined.iter().filter(|_| exams.contains(&stage)) {
+        if until == Some(stage) {
+            break;
+        }
+        for at in examined.iter().filter(|_| until.is_none() && exams.contains(&stage)) {
             add(Stage::Exam, model, at.clone())?;
         }
     }

@@ -19,14 +19,16 @@ impl StageGraph {
             let model = node.model.map(|model| self.nodes[model].uuid);
             RecordedStage { stage: node.stage, uuid: node.uuid, model, at: node.at.clone() }
         };
-        let config = &planned.trial.config;
+        // As the sweep has it: what is tuned is known by what was chosen.
+        let config = planned.trial.with_choice(None)?.config;
         Ok(RecordedTrial {
             trial: planned.uuid,
             setting: planned.setting,
             sweep: planned.trial.sweep.clone(),
             keys: planned.trial.keys.clone(),
-            config: toml::to_string(&**config).with_context(|| format!("trial {}", planned.uuid))?,
+            config: toml::to_string(&*config).with_context(|| format!("trial {}", planned.uuid))?,
             stages: planned.stages.iter().map(stage).collect(),
+            part: planned.trial.part.clone(),
         })
     }
 }

@@ -11,7 +11,12 @@ use std::path::Path;
 pub fn trial(change: impl FnOnce(&mut TrialConfig)) -> Trial {
     let mut config = TrialConfig::default();
     change(&mut config);
-    Trial { sweep: "test".into(), keys: vec![("seed".into(), json!(config.seed))], config: config.into() }
+    Trial {
+        sweep: "test".into(),
+        keys: vec![("seed".into(), json!(config.seed))],
+        config: config.into(),
+        part: None,
+    }
 }
 
 /// The graph of trials.

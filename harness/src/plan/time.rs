@@ -150,7 +150,7 @@ pub struct StageTime {
 /// The time of each stage run that is still to be worked on, in the plan's order; `None` where nothing can be told.
 pub fn times(graph: &StageGraph, extents: &[Option<Extent>], by: &Yardstick) -> Vec<Option<StageTime>> {
     let of = |(node, extent): (&StageNode, &Option<Extent>)| match node.stage {
-        _ if !node.state.is_open() => None,
+        _ if !node.state.is_left() => None,
         Stage::Train(stage) => training(stage, node, *extent, by),
         Stage::Exam => exam(&node.config, by),
         Stage::Tokenizer | Stage::Data => None,
@@ -183,7 +183,7 @@ fn training(
 ) -> Option<StageTime> {
     let config = &node.config;
     let extent = extent.unwrap_or_else(|| at_most(config, stage, stage.training(config)));
-    let flops = extent.flops? * (1.0 - node.trunk.map_or(0.0, |trunk| trunk.share));
+    let flops = extent.flops? * (1.0 - node.trunk.map_or(0.0, |trunk| trunk.share)) * node.chance;
     if let Yardstick::Pace { flops: pace, .. } = by {
         let seconds = flops / pace;
         return Some(StageTime { step: None, tokens_per_second: None, seconds, device_seconds: seconds });
@@ -266,7 +266,7 @@ impl Totals {
             let mut line = Line { stage: stage.name().into(), ..all.clone() };
             (line.runs, line.unknown, line.seconds) = (0, 0, 0.0);
             for (node, time) in graph.nodes.iter().zip(times) {
-                if node.stage == stage && node.state.is_open() {
+                if node.stage == stage && node.state.is_left() {
                     line.runs += 1;
                     line.unknown += usize::from(time.is_none());
                     line.seconds += time.map_or(0.0, |time| time.device_seconds);

@@ -3,7 +3,7 @@
 //!
 //! *Invariant:* a trunk is no need: names, facts and results of a stage run are the same without.
 
-use super::StageGraph;
+use super::{StageGraph, State};
 use crate::config::{Schedule, TrainStage, canonical_json};
 use crate::train::trunk::{checkpoint_for, has_begun, shared_steps};
 use serde_json::json;
@@ -64,13 +64,14 @@ fn trunk(graph: &StageGraph, group: &[usize], branch: usize) -> Option<Trunk> {
     let stage = node.stage.training()?;
     let training = stage.training(&node.config);
     // What is to be kept for good on the way is kept by whoever takes the steps.
-    if !node.state.is_open() || training.keep_every > 0 || training.keep_best || has_begun(&node.dir) {
+    if !node.state.is_left() || training.keep_every > 0 || training.keep_best || has_begun(&node.dir) {
         return None;
     }
     let serves = |&&longer: &&usize| {
         let longer = &graph.nodes[longer];
-        longer.weight > node.weight
-            && (longer.state.is_open() || checkpoint_for(node.uuid, &longer.dir).exists())
+        // What waits for a choice leaves checkpoints only to what waits as well.
+        let will_run = longer.state.is_open() || longer.state == State::Held && node.state == State::Held;
+        longer.weight > node.weight && (will_run || checkpoint_for(node.uuid, &longer.dir).exists())
     };
     let longest = *group.iter().find(serves)?;
     let steps = |index: usize| steps(graph, index, stage);

@@ -5,12 +5,14 @@ mod csv;
 mod groups;
 mod options;
 mod tally;
+mod tuning;
 
 pub use analysis::{Analysis, GroupScore, LetterBias, analyse};
 pub use csv::QuestionTable;
 pub use groups::group_of;
 pub use options::{Norm, OptionScore};
 pub use tally::{GUESSING, Tally};
+pub use tuning::{Tried, TuningRecord};
 
 use crate::track::number;
 use serde::{Deserialize, Serialize};

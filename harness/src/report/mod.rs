@@ -22,6 +22,7 @@ mod plots;
 mod schema;
 mod summary;
 mod tables;
+mod tuning;
 mod wanted;
 
 pub use experiment::Experiment;
@@ -31,8 +32,9 @@ pub use schema::experiment_schema;
 #[cfg(test)]
 pub(crate) use {columns::Column, schema::NAMED};
 
-use crate::records::{QuestionRecord, Taken, TrialRecord};
+use crate::records::{QuestionRecord, Taken, TrialRecord, TuningRecord};
 use anyhow::Result;
+use figure::Figure;
 use observation::Results;
 use output::Output;
 use page::Page;
@@ -54,7 +56,8 @@ pub struct TrialQuestion {
 
 /// Writes tables, figures and the page of an experiment into `out`, and removes what an earlier report left there.
 ///
-/// `trials` and `questions` hold each trial and each answer once, however many sweeps they belong to.
+/// `trials` and `questions` hold each trial of the study and each answer once, however many sweeps they belong to;
+/// `tunings` what was tried before.
 ///
 /// # Errors
 /// Where a file cannot be written, or a figure not be drawn.
@@ -62,6 +65,7 @@ pub fn write(
     experiment: &Experiment,
     trials: &[TrialRecord],
     questions: &[TrialQuestion],
+    tunings: &[TuningRecord],
     out: &Path,
 ) -> Result<()> {
     let results = Results::new(trials, questions);
@@ -89,10 +93,16 @@ pub fn write(
         out.write("comparisons.csv", &tables::comparisons_csv(&compared)?)?;
         write_grid(&comparisons, "comparisons", &mut out)?;
     }
-    let figures = match experiment.figures.as_slice() {
+    let figures: Vec<Figure> = match experiment.figures.as_slice() {
         [] => charts::charts(&settings, &results),
         asked => asked.iter().map(|spec| plots::figure(spec, &results)).collect(),
     };
+    let tuned = tuning::table(tunings);
+    if !tunings.is_empty() {
+        out.write("tuning.csv", &tuning::csv(tunings)?)?;
+        write_grid(&tuned, "tuning", &mut out)?;
+    }
+    let figures: Vec<Figure> = figures.into_iter().chain(tuning::figures(tunings)).collect();
     let mut drawn = vec![];
     for figure in figures {
         drawn.push(figure.write(&mut out)?);
@@ -108,6 +118,7 @@ pub fn write(
         tables: &wanted,
         comparisons: (!compared.is_empty()).then_some(&comparisons),
         figures: &drawn,
+        tuning: (!tunings.is_empty()).then(|| (&tuned, tuning::cost(tunings))),
     };
     out.write("report.html", page.html()?.as_bytes())?;
     out.finish()

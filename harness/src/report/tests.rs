@@ -55,7 +55,7 @@ fn written() -> (tempfile::TempDir, Vec<TrialRecord>) {
         trial(3, 4, 0, Status::Failed),
     ];
     let dir = tempfile::tempdir().unwrap();
-    write(&Experiment::for_sweep("s", &trials), &trials, &answers(&trials), dir.path()).unwrap();
+    write(&Experiment::for_sweep("s", &trials), &trials, &answers(&trials), &[], dir.path()).unwrap();
     (dir, trials)
 }
 
@@ -232,7 +232,7 @@ fn nothing_finished_is_a_report_too() {
     let dir = tempfile::tempdir().unwrap();
     let mut pending = trial(1, 2, 0, Status::Pending);
     pending.exams.clear();
-    write(&Experiment::for_sweep("s", &[]), &[pending], &[], dir.path()).unwrap();
+    write(&Experiment::for_sweep("s", &[]), &[pending], &[], &[], dir.path()).unwrap();
     assert!(
         std::fs::read_to_string(dir.path().join("report.html")).unwrap().contains("No trial has finished.")
     );

@@ -16,7 +16,7 @@ use crate::execute::machine::Machine;
 use crate::execute::pool::{self, Stop};
 use crate::execute::slurm;
 use crate::fsutil::create_dir;
-use crate::plan::StageGraph;
+use crate::plan::{PlannedTuning, StageGraph, State};
 use crate::runs::recorded::finished;
 use crate::sweep::Trial;
 use crate::track::{Board, counted};
@@ -65,7 +65,7 @@ pub struct RunOptions {
 /// What came of a run.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// The stage runs as they were planned.
+    /// The stage runs as they were planned, those of tuned trials once their values were chosen.
     pub graph: StageGraph,
     /// What came of them; `None` where everything was finished before.
     pub executed: Option<pool::Outcome>,
@@ -78,7 +78,13 @@ pub struct Outcome {
 impl Outcome {
     /// Whether everything is finished.
     pub fn is_complete(&self) -> bool {
-        self.executed.as_ref().is_none_or(|executed| executed.failed.is_empty() && !executed.stopped)
+        let is_complete = |executed: &pool::Outcome| executed.failed.is_empty() && !executed.stopped;
+        self.executed.as_ref().is_none_or(is_complete) && self.untuned().next().is_none()
+    }
+
+    /// Why values were not chosen that trials wait for.
+    pub fn untuned(&self) -> impl Iterator<Item = String> {
+        self.graph.tunings.iter().filter_map(PlannedTuning::problem)
     }
 }
 
@@ -90,7 +96,8 @@ impl Outcome {
 /// Where something is wrong that can be known before anything starts, or a record or report cannot be written.
 pub fn run(work: &Work, options: &RunOptions) -> Result<Outcome> {
     work.may_write()?;
-    let (planned, shown) = (work.trials.len(), finished(&work.out).len());
+    let planned = work.trials.iter().filter(|trial| !trial.is_candidate()).count();
+    let shown = finished(&work.out).len();
     ensure!(
         options.force || planned >= shown,
         "{} shows {shown} finished trials, and this run has {planned} in all; keep its results elsewhere with --results DIR, or --force to replace what is shown there{}",
@@ -112,19 +119,52 @@ pub fn run(work: &Work, options: &RunOptions) -> Result<Outcome> {
         Executor::Slurm(_) => Gpus::default(),
     };
     create_dir(&work.runs)?;
-    work.begin(&graph)?;
-    let executed = match &options.executor {
-        Executor::Slurm(sbatch) => slurm::execute(&graph, sbatch, &options.stop, &options.board)?,
-        Executor::Local { jobs, limits, retries, .. } => {
-            let children = Processes::of_this_program(*limits)?;
-            let machine = Machine::this(gpus, *jobs, graph.trials.len());
-            pool::execute(&graph, machine, *retries, &children, &options.stop, &options.board)?
-        }
-    };
+    let (graph, executed) = execute(work, graph, gpus, options)?;
     work.end()?;
     // By the names of this run: its data may have changed meanwhile.
     let report_kept = write_report(work, &graph.looked_at_again(), options.force)?;
     Ok(Outcome { graph, executed: Some(executed), report, report_kept })
+}
+
+/// Works through a graph; where trials are tuned, again through what is left once values are chosen.
+fn execute(
+    work: &Work,
+    mut graph: StageGraph,
+    gpus: Gpus,
+    options: &RunOptions,
+) -> Result<(StageGraph, pool::Outcome)> {
+    let mut all = pool::Outcome::default();
+    for round in 0.. {
+        work.begin(&graph)?;
+        let executed = match &options.executor {
+            Executor::Slurm(sbatch) => slurm::execute(&graph, sbatch, &options.stop, &options.board)?,
+            Executor::Local { jobs, limits, retries, .. } => {
+                let children = Processes::of_this_program(*limits)?;
+                let machine = Machine::this(gpus.clone(), *jobs, graph.trials.len());
+                pool::execute(&graph, machine, *retries, &children, &options.stop, &options.board)?
+            }
+        };
+        if graph.tunings.is_empty() {
+            return Ok((graph, executed));
+        }
+        let mut next = work.graph()?;
+        // A candidate that fails has told what it is for.
+        let counts = |node: &usize| !matches!(next.nodes[*node].state, State::Lost(_));
+        all.add(executed, round == 0, |node| next.find(graph.nodes[node].uuid).filter(counts));
+        for &node in all.failed.iter().map(|failure| &failure.node).chain(&all.blocked) {
+            // Not again in this run.
+            next.nodes[node].state = State::Held;
+        }
+        let standings = graph.tunings.iter().zip(&next.tunings);
+        let moved: Vec<_> = standings.filter(|(before, now)| before.standing != now.standing).collect();
+        moved.iter().for_each(|(_, now)| options.board.line(&now.sentence()));
+        let is_over = all.stopped || moved.is_empty();
+        graph = next;
+        if is_over {
+            break;
+        }
+    }
+    Ok((graph, all))
 }
 
 /// The GPUs that the trials will share, once it is known that each finds one that it can use.

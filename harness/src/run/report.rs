@@ -7,7 +7,7 @@ use crate::records::{Status, TrialRecord};
 use crate::report::{Experiment, TrialQuestion};
 use crate::runs::manifest::questions;
 use crate::runs::recorded::fewer;
-use crate::status::records::{collect, taken};
+use crate::status::records::{collect, taken, tunings};
 use anyhow::Result;
 use std::collections::BTreeMap;
 
@@ -29,7 +29,7 @@ pub fn write(work: &Work, graph: &StageGraph, force: bool) -> Result<Option<Stri
     }
     let for_sweep = || Experiment::for_sweep(&work.name, &records);
     let experiment = work.experiment.clone().unwrap_or_else(for_sweep);
-    crate::report::write(&experiment, &records, &answers, &work.out)?;
+    crate::report::write(&experiment, &records, &answers, &tunings(graph), &work.out)?;
     Ok(None)
 }
 

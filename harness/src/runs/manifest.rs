@@ -127,6 +127,9 @@ pub struct Manifest {
     pub status: RunStatus,
     /// Why it failed.
     pub reason: Option<String>,
+    /// Whether it was cut off from outside, so that another attempt may end otherwise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cut_off: bool,
     /// What it came to.
     pub results: Results,
     /// The program that worked on it last.

@@ -7,7 +7,7 @@ use super::manifest::Program;
 use crate::config::{At, Overrides, Stage, TrialConfig};
 use crate::fsutil::{absolute, create_dir, read_text, write_atomic};
 use crate::records::Status;
-use crate::sweep::Trial;
+use crate::sweep::{Part, Trial};
 use crate::system::{now, utc};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -66,6 +66,9 @@ pub struct RecordedTrial {
     pub config: String,
     /// Its stage runs, in order.
     pub stages: Vec<RecordedStage>,
+    /// What it has to do with a tuning; a tuned trial's configuration has the first value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
 }
 
 /// A stage run of a trial.
@@ -171,7 +174,8 @@ impl RecordedRun {
     pub fn trials(&self) -> Option<Vec<Trial>> {
         let trial = |known: &RecordedTrial| {
             let (sweep, keys) = (known.sweep.clone(), known.keys.clone());
-            Some(Trial { sweep, config: known.config()?.into(), keys })
+            let part = known.part.clone();
+            Trial { sweep, config: known.config()?.into(), keys, part }.with_choice(None).ok()
         };
         self.trials.iter().map(trial).collect()
     }

@@ -47,10 +47,10 @@ pub fn fill(graph: &StageGraph, stages: &mut [StageStatus]) -> Option<f64> {
     }
     let mut all = 0.0;
     for (node, stage) in graph.nodes.iter().zip(stages.iter_mut()) {
-        if stage.stage.training().is_none() || ["done", "unneeded"].contains(&stage.state) {
+        if stage.stage.training().is_none() || ["done", "unneeded", "lost"].contains(&stage.state) {
             continue;
         }
-        stage.seconds_left = stage.seconds_left.or(pace.seconds_for(node.weight));
+        stage.seconds_left = stage.seconds_left.or(pace.seconds_for(node.weight * node.chance));
         all += stage.seconds_left?;
     }
     let at_work = stages.iter().filter(|stage| stage.state == "running").count();

@@ -6,7 +6,7 @@ pub mod records;
 use crate::config::Stage;
 use crate::execute::child::LOG;
 use crate::fsutil::{last_lines, read_text};
-use crate::plan::{StageGraph, State};
+use crate::plan::{Play, StageGraph, State};
 use crate::records::Status;
 use crate::train::LENGTH;
 use anyhow::Result;
@@ -70,7 +70,8 @@ pub struct StageStatus {
     pub uuid: Uuid,
     /// Its folder.
     pub dir: PathBuf,
-    /// `done`, `unneeded`, `pending`, `stopped`, `failed` or `running`.
+    /// `done`, `unneeded`, `pending`, `stopped`, `failed` or `running`; `waiting` for a value to be tuned, or `lost`, of a
+    /// value that is tried and fails.
     pub state: &'static str,
     /// Who works on it, or why it failed.
     pub detail: Option<String>,
@@ -109,7 +110,8 @@ pub fn overview(graph: &StageGraph) -> Result<Overview> {
     let mut nodes: Vec<StageStatus> =
         (0..graph.nodes.len()).map(|index| stage_status(graph, index)).collect();
     let seconds_left = forecast::fill(graph, &mut nodes);
-    for planned in &graph.trials {
+    // A candidate that is not run any more has nothing to show.
+    for planned in graph.trials.iter().filter(|planned| planned.play != Play::Out || planned.is_done(graph)) {
         let stages: Vec<StageStatus> = planned.stages.iter().map(|&index| nodes[index].clone()).collect();
         let (status, reason) = standing(graph, planned);
         let runs = stages.iter().any(|stage| stage.state == "running");
@@ -142,6 +144,8 @@ fn stage_status(graph: &StageGraph, index: usize) -> StageStatus {
         State::Unfinished => ("stopped", None),
         State::Again(reason) => ("failed", Some(reason.clone())),
         State::Running(owner) => ("running", Some(owner.clone())),
+        State::Held => ("waiting", None),
+        State::Lost(reason) => ("lost", Some(reason.clone())),
     };
     let training = node.stage.training();
     let told = read_text(&node.dir.join(LENGTH)).ok().and_then(|text| text.trim().parse().ok());

@@ -2,21 +2,22 @@
 
 use crate::config::{Stage, TrainStage};
 use crate::data::probes::capacity;
-use crate::plan::{PlannedTrial, StageGraph, StageNode, State};
-use crate::records::{ExamScore, StageRecord, Status, Taken, TrialRecord};
+use crate::plan::{self, PlannedTrial, PlannedTuning, Play, StageGraph, StageNode, Standing, State};
+use crate::records::{ExamScore, StageRecord, Status, Taken, TrialRecord, Tried, TuningRecord};
 use crate::runs::manifest::Manifest;
+use crate::sweep::Part;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-/// One record for each trial of the plan, in order, whatever became of it. A trial that several sweeps hold has one.
+/// One record for each trial of the study, in order, whatever became of it. A trial that several sweeps hold has one.
 ///
 /// # Errors
 /// Where a configuration cannot be written down.
 pub fn collect(graph: &StageGraph) -> Result<Vec<TrialRecord>> {
     let mut records: Vec<TrialRecord> = Vec::new();
     let mut places: BTreeMap<Uuid, usize> = BTreeMap::new();
-    for planned in &graph.trials {
+    for planned in graph.study() {
         let Some(&place) = places.get(&planned.uuid) else {
             places.insert(planned.uuid, records.len());
             records.push(trial_record(graph, planned)?);
@@ -107,6 +108,55 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
     Ok(record)
 }
 
+/// One record for each tuning of the plan, in order.
+pub fn tunings(graph: &StageGraph) -> Vec<TuningRecord> {
+    graph.tunings.iter().map(|planned| tuning_record(graph, planned)).collect()
+}
+
+fn tuning_record(graph: &StageGraph, planned: &PlannedTuning) -> TuningRecord {
+    let tuning = &planned.tuning;
+    let tried = planned.candidates.iter().zip(&planned.tried).filter_map(|(&candidate, outcome)| {
+        let trial = &graph.trials[candidate];
+        let node = &graph.nodes[*trial.stages.last()?];
+        let Some(Part::Candidate { value, rung, .. }) = trial.trial.part else { return None };
+        let (status, loss, reason) = match outcome {
+            plan::Tried::Loss(loss) => (Status::Done, Some(*loss), None),
+            plan::Tried::Lost(reason) => (Status::Failed, None, Some(reason.clone())),
+            plan::Tried::Open => (Status::Pending, None, None),
+        };
+        let manifest = Manifest::read(&node.dir).ok().flatten();
+        let (tokens, flops, wall_seconds) = manifest.map_or((0, 0.0, 0.0), |manifest| {
+            (manifest.results.tokens, manifest.results.flops, manifest.wall_seconds)
+        });
+        Some(Tried {
+            trial: trial.uuid,
+            rung: rung + 1,
+            value: tuning.values[value].clone(),
+            seed: trial.trial.config.seed,
+            status,
+            loss,
+            reason,
+            tokens,
+            flops,
+            wall_seconds,
+            run: node.dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        })
+    });
+    TuningRecord {
+        sweep: planned.sweep.clone(),
+        of: tuning.of.clone(),
+        key: tuning.key.clone(),
+        metric: format!("{}.val_loss", tuning.stage.name()),
+        chosen: match planned.standing {
+            Standing::Chosen(value) => Some(tuning.values[value].clone()),
+            _ => None,
+        },
+        warning: planned.edge().or_else(|| planned.problem()),
+        rungs: tuning.rungs.clone(),
+        tried: tried.collect(),
+    }
+}
+
 /// Which weights sit an exam.
 pub fn taken(node: &StageNode) -> Taken {
     Taken { at: node.at.share(), averaged: node.at.shares.len() }
@@ -115,6 +165,10 @@ pub fn taken(node: &StageNode) -> Taken {
 /// How a trial stands, and why, where it failed.
 pub fn standing(graph: &StageGraph, planned: &PlannedTrial) -> (Status, Option<String>) {
     let nodes = || planned.stages.iter().map(|&index| &graph.nodes[index]);
+    if planned.play == Play::Waits && !planned.trial.is_candidate() {
+        let untuned = graph.tuning_of(planned).and_then(|(_, tuning)| tuning.problem());
+        return untuned.map_or((Status::Pending, None), |problem| (Status::Failed, Some(problem)));
+    }
     let failed = nodes().find_map(|node| match &node.state {
         State::Again(reason) => Some(format!("{}: {reason}", node.stage)),
         _ => None,
@@ -122,7 +176,7 @@ pub fn standing(graph: &StageGraph, planned: &PlannedTrial) -> (Status, Option<S
     if let Some(reason) = failed {
         return (Status::Failed, Some(reason));
     }
-    if !nodes().any(|node| node.state.is_open()) {
+    if !nodes().any(|node| node.state.is_left()) {
         return (Status::Done, None);
     }
     let begun = |state: &State| matches!(state, State::Unfinished | State::Running(_));

@@ -87,7 +87,7 @@ pub fn zip(place: &str, entries: &[Entry], errors: &mut ConfigErrors) -> Option<
 }
 
 /// Keys with lists of values that fit them: key, place, one setting for each value.
-fn columns(entries: &[Entry], errors: &mut ConfigErrors) -> Vec<(String, String, Vec<Setting>)> {
+pub(super) fn columns(entries: &[Entry], errors: &mut ConfigErrors) -> Vec<(String, String, Vec<Setting>)> {
     let mut columns = Vec::new();
     for (key, place, node) in leaves(entries, errors) {
         let mut fail = |place: &str, problem: String| errors.push(ConfigError::new(place, &key, problem));

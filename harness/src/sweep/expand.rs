@@ -2,9 +2,9 @@
 
 use super::draw::{MOST_TRIALS, Points, place_in};
 use super::plan::plain;
-use super::{Sweep, Trial};
+use super::{Part, Sweep, Trial, Tune};
 use crate::config::{
-    ConfigError, ConfigErrors, Idle, Problem, Setting, config_of, differing, identity, idle, set,
+    ConfigError, ConfigErrors, Idle, Problem, Setting, TrialConfig, config_of, differing, identity, idle, set,
 };
 use rayon::prelude::*;
 use serde_json::Value;
@@ -19,25 +19,112 @@ const PATIENCE: u64 = 100;
 const MOST_MISSES: u64 = 1_000_000;
 
 /// What one trial sets over the base.
-type Point = Vec<Setting>;
+pub(super) type Point = Vec<Setting>;
 
-/// Every trial of a sweep, or everything wrong with any of them.
+/// Every trial of a sweep, those that tune before those of the study, or everything wrong with any of them.
 pub fn trials(sweep: &Sweep) -> Result<Vec<Trial>, ConfigErrors> {
     let points = points(sweep).map_err(|error| ConfigErrors { errors: vec![error] })?;
+    let (mut errors, trials) = all(&points, |point| trial(sweep, point));
+    if may_be_the_same(&points, &trials) {
+        errors.errors.extend(same_settings(sweep, &points, &trials));
+    }
+    let trials: Vec<Trial> = trials.into_iter().map(|(_, trial)| trial).collect();
+    match &sweep.tune {
+        // What is wrong with the study is as wrong with its candidates.
+        Some(tune) if errors.errors.is_empty() => tuned(sweep, tune, &points, trials),
+        _ => errors.or(trials),
+    }
+}
+
+/// The trials of points, each with its place, and all that is wrong with any.
+fn all<P: Sync + AsRef<[Setting]>>(
+    points: &[P],
+    make: impl Fn(&P) -> Result<Trial, Vec<ConfigError>> + Sync + Send,
+) -> (ConfigErrors, Vec<(usize, Trial)>) {
     let mut problems = Problems { total: points.len(), found: Vec::new(), index: BTreeMap::new() };
     let mut trials = Vec::new();
-    let made: Vec<_> = points.par_iter().map(|point| trial(sweep, point)).collect();
+    let made: Vec<_> = points.par_iter().map(make).collect();
     for (index, made) in made.into_iter().enumerate() {
         match made {
             Ok(trial) => trials.push((index, trial)),
             Err(found) => problems.note(index, found),
         }
     }
-    let mut errors = problems.report(&points);
-    if may_be_the_same(&points, &trials) {
-        errors.errors.extend(same_settings(sweep, &points, &trials));
+    (problems.report(points), trials)
+}
+
+/// The point of a candidate, and which one it is.
+struct Candidate {
+    point: Point,
+    /// Whom it is for.
+    of: String,
+    /// The place of its value.
+    value: usize,
+    rung: usize,
+}
+
+impl AsRef<[Setting]> for Candidate {
+    fn as_ref(&self) -> &[Setting] {
+        &self.point
     }
-    errors.or(trials.into_iter().map(|(_, trial)| trial).collect())
+}
+
+/// The candidates of a tuned sweep, then its trials, which take what is chosen among them.
+fn tuned(
+    sweep: &Sweep,
+    tune: &Tune,
+    points: &[Point],
+    mut trials: Vec<Trial>,
+) -> Result<Vec<Trial>, ConfigErrors> {
+    let mut errors = ConfigErrors::default();
+    errors.errors.extend(tune.check_seeds(trials.iter().map(|trial| trial.config.seed)));
+    errors.errors.extend(trials.iter().find_map(|trial| tune.problem(&trial.config)));
+    let (mut candidates, mut seen) = (Vec::new(), HashSet::new());
+    for (point, trial) in points.iter().zip(&mut trials) {
+        let of = label(tune.group(point));
+        let tuning = tune.tuning(of.clone());
+        trial.keys.push((tune.key.clone(), Value::Null));
+        trial.part = Some(Part::Tuned { tuning, chosen: None });
+        if seen.insert(of.clone()) {
+            let found = tune.candidates(point).into_iter();
+            candidates.extend(found.map(|(point, value, rung)| Candidate {
+                point,
+                of: of.clone(),
+                value,
+                rung,
+            }));
+        }
+    }
+    let total = candidates.len() + trials.len();
+    if total as u64 > MOST_TRIALS {
+        let problem = format!("makes {total} trials with those of the study, expected at most {MOST_TRIALS}");
+        errors.push(ConfigError::new(&tune.place, "tune", problem));
+        return Err(errors);
+    }
+    let (found, made) = all(&candidates, |candidate| self::candidate(sweep, tune, candidate));
+    errors.errors.extend(found.errors);
+    errors.or(made.into_iter().map(|(_, trial)| trial).chain(trials).collect())
+}
+
+fn candidate(sweep: &Sweep, tune: &Tune, candidate: &Candidate) -> Result<Trial, Vec<ConfigError>> {
+    let Candidate { point, of, value, rung } = candidate;
+    let mut trial = trial(sweep, point)?;
+    if let Some(idle) = idle(&trial.config).into_iter().find(|idle| idle.key == tune.key) {
+        let problem = format!("has no effect, as {}; expected a key to tune that has one", idle.why);
+        return Err(vec![ConfigError::new(&tune.key_place, &tune.key, problem)]);
+    }
+    let mut config = TrialConfig::clone(&trial.config);
+    if let Some((key, value)) = tune.shorten(&mut config, *rung) {
+        trial.keys.retain(|(known, _)| *known != key);
+        trial.keys.push((key, value));
+        let problems = config.validate();
+        if !problems.is_empty() {
+            return Err(problems.into_iter().map(|problem| place(sweep, point, problem)).collect());
+        }
+        trial.config = config.into();
+    }
+    trial.part = Some(Part::Candidate { tuning: tune.tuning(of.clone()), value: *value, rung: *rung });
+    Ok(trial)
 }
 
 /// Whether two trials may be one setting at all: where all that varies has an effect, and varies, none are.
@@ -168,7 +255,8 @@ fn is_excluded(sweep: &Sweep, point: &Point) -> bool {
 
 fn tree(sweep: &Sweep, point: &Point) -> Value {
     let mut tree = sweep.base.tree.clone();
-    for setting in point {
+    // What is tuned has its first value until one is chosen.
+    for setting in sweep.tune.iter().filter_map(|tune| tune.values.first()).chain(point) {
         set(&mut tree, &setting.key, setting.value.clone());
     }
     tree
@@ -197,7 +285,7 @@ fn trial(sweep: &Sweep, point: &Point) -> Result<Trial, Vec<ConfigError>> {
         problems = placed(config.validate());
     }
     match problems.is_empty() {
-        true => Ok(Trial { sweep: sweep.name.clone(), config: config.into(), keys }),
+        true => Ok(Trial { sweep: sweep.name.clone(), config: config.into(), keys, part: None }),
         false => Err(problems),
     }
 }
@@ -207,16 +295,17 @@ fn place(sweep: &Sweep, point: &Point, problem: Problem) -> ConfigError {
     let place_of = |key: &String| {
         let solved = sweep.solve.iter().find(|solve| solve.key == *key).map(|solve| &solve.place);
         let varied = point.iter().find(|setting| setting.key == *key).map(|setting| &setting.place);
-        solved.or(varied).or(sweep.base.places.get(key))
+        let tuned = sweep.tune.iter().find(|tune| tune.key == *key).map(|tune| &tune.key_place);
+        solved.or(varied).or(tuned).or(sweep.base.places.get(key))
     };
     let place = problem.keys().find_map(place_of).unwrap_or(&sweep.file);
     ConfigError::new(place, &problem.key, &problem.problem)
 }
 
 /// `seed = 1, model.n_layers = 4`.
-fn label(point: &Point) -> String {
-    let parts: Vec<String> = point.iter().map(|s| format!("{} = {}", s.key, plain(&s.value))).collect();
-    parts.join(", ")
+fn label<'a>(point: impl IntoIterator<Item = &'a Setting>) -> String {
+    let parts = point.into_iter().map(|s| format!("{} = {}", s.key, plain(&s.value)));
+    parts.collect::<Vec<String>>().join(", ")
 }
 
 /// Problems of trials, equal ones together.
@@ -240,11 +329,11 @@ impl Problems {
     }
 
     /// Says of a problem of some trials only which they are.
-    fn report(self, points: &[Point]) -> ConfigErrors {
+    fn report<P: AsRef<[Setting]>>(self, points: &[P]) -> ConfigErrors {
         let mut errors = ConfigErrors::default();
         for (mut error, first, trials) in self.found {
             if trials < self.total {
-                let which = label(&points[first]);
+                let which = label(points[first].as_ref());
                 error.problem += &match trials {
                     1 => format!(" (where {which})"),
                     _ => format!(" (in {trials} of {} trials, first where {which})", self.total),

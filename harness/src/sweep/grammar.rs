@@ -1,15 +1,15 @@
 //! Reads a sweep file: its sections, checked key by key.
 
 use super::axis::{Exclude, axes, zip};
-use super::{Overrides, Sweep, draw, solve};
+use super::{Overrides, Sweep, Tune, draw, solve};
 use crate::config::{
     ConfigError, ConfigErrors, Entry, Layer, Node, Setting, did_you_mean, find, load_layers, parse, settings,
 };
 use crate::fsutil::file_name_problem;
 use std::collections::BTreeMap;
 
-const SECTIONS: [&str; 10] =
-    ["name", "description", "preset", "base", "axes", "zip", "solve", "exclude", "sample", "slurm"];
+const SECTIONS: [&str; 11] =
+    ["name", "description", "preset", "base", "axes", "zip", "solve", "exclude", "sample", "tune", "slurm"];
 
 /// Reads the text of a sweep file.
 pub fn read(file: &str, text: &str, overrides: &Overrides) -> anyhow::Result<Sweep> {
@@ -67,6 +67,11 @@ pub fn read(file: &str, text: &str, overrides: &Overrides) -> anyhow::Result<Swe
                     sweep.sample = Some(draw::read(place, entries, &mut errors));
                 }
             }
+            "tune" => {
+                if let Some(entries) = table(key, place, node, &mut errors) {
+                    sweep.tune = Tune::read(place, entries, &mut errors);
+                }
+            }
             _ => errors.push(ConfigError::new(place, key, unknown_part(key, node))),
         }
     }
@@ -84,6 +89,7 @@ pub fn read(file: &str, text: &str, overrides: &Overrides) -> anyhow::Result<Swe
         solve: sweep.solve,
         exclude: sweep.exclude,
         sample: sweep.sample,
+        tune: sweep.tune,
     };
     check_keys(&sweep, &mut errors);
     Ok(errors.or(sweep)?)
@@ -110,6 +116,7 @@ struct Parts {
     solve: Vec<super::Solve>,
     exclude: Vec<Exclude>,
     sample: Option<super::Sample>,
+    tune: Option<Tune>,
 }
 
 /// A key varies in one way only, and not against `--set`; what is solved cannot be excluded.
@@ -118,7 +125,8 @@ fn check_keys(sweep: &Sweep, errors: &mut ConfigErrors) {
     let axes = sweep.axes.iter().flat_map(|axis| axis.keys.iter().map(|(key, place)| (key, place)));
     let drawn = sweep.sample.iter().flat_map(|sample| sample.keys.iter().map(|key| (&key.key, &key.place)));
     let solved = sweep.solve.iter().map(|solve| (&solve.key, &solve.place));
-    for (key, place) in axes.chain(drawn).chain(solved) {
+    let tuned = sweep.tune.iter().map(|tune| (&tune.key, &tune.key_place));
+    for (key, place) in axes.chain(drawn).chain(solved).chain(tuned) {
         if let Some(earlier) = varied.insert(key, place) {
             let problem = format!("varies in two ways, see {earlier}; expected one");
             errors.push(ConfigError::new(place, key, problem));
@@ -128,10 +136,19 @@ fn check_keys(sweep: &Sweep, errors: &mut ConfigErrors) {
             errors.push(ConfigError::new(fixed, key, problem));
         }
     }
-    for setting in sweep.exclude.iter().flat_map(|exclude| &exclude.settings) {
-        if sweep.solve.iter().any(|solve| solve.key == setting.key) {
-            let problem = "is solved, expected a key that is set before solving";
-            errors.push(ConfigError::new(&setting.place, &setting.key, problem));
+    let is_solved = |key: &str| sweep.solve.iter().any(|solve| solve.key == key);
+    for Setting { key, place, .. } in sweep.exclude.iter().flat_map(|exclude| &exclude.settings) {
+        let problem = match &sweep.tune {
+            _ if is_solved(key) => "is solved, expected a key that is set before solving",
+            Some(tune) if tune.key == *key => "is tuned, expected a key that is set before tuning",
+            _ => continue,
+        };
+        errors.push(ConfigError::new(place, key, problem));
+    }
+    for Setting { key, place, .. } in sweep.tune.iter().flat_map(|tune| &tune.at) {
+        if is_solved(key) {
+            let problem = "is solved for each trial, expected a key that is not";
+            errors.push(ConfigError::new(place, key, problem));
         }
     }
 }

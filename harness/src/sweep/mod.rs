@@ -12,6 +12,7 @@ mod grammar;
 mod plan;
 mod schema;
 mod solve;
+mod tune;
 
 #[cfg(test)]
 mod tests;
@@ -20,14 +21,16 @@ pub use crate::config::Overrides;
 pub use detect::Detectable;
 pub use plan::{Extent, PlanRow, at_most, card_memory_mb, memory_mb, plan, render_table};
 pub use schema::sweep_schema;
+pub use tune::{Part, Tuning};
 
-use crate::config::{Settings, TrainStage, TrialConfig};
+use crate::config::{Settings, TrainStage, Training, TrialConfig, config_of, set};
 use anyhow::{Context, Result, anyhow};
 use axis::{Axis, Exclude};
 use draw::Sample;
 use solve::Solve;
 use std::path::Path;
 use std::sync::Arc;
+use tune::Tune;
 
 /// A sweep file, read and checked, its trials not made yet.
 #[derive(Debug, Clone)]
@@ -46,6 +49,8 @@ pub struct Sweep {
     exclude: Vec<Exclude>,
     /// Draws instead of every combination.
     sample: Option<Sample>,
+    /// The key whose value is chosen beforehand.
+    tune: Option<Tune>,
 }
 
 /// One trial of a sweep.
@@ -57,9 +62,50 @@ pub struct Trial {
     pub config: Arc<TrialConfig>,
     /// Swept and solved keys with their values, in the sweep's order.
     pub keys: Vec<(String, serde_json::Value)>,
+    /// What it has to do with `[tune]`.
+    pub part: Option<Part>,
 }
 
 impl Trial {
+    /// A tuned trial with the value at this place of those that it may take, or as it is before one is chosen; others as
+    /// they are.
+    ///
+    /// # Errors
+    /// Where the value does not fit its key, which it did when the sweep was read.
+    pub fn with_choice(&self, place: Option<usize>) -> Result<Self> {
+        let mut trial = self.clone();
+        if let Some(Part::Tuned { tuning, chosen }) = &mut trial.part {
+            *chosen = place;
+            for (_, value) in trial.keys.iter_mut().filter(|(key, _)| *key == tuning.key) {
+                *value = place.map_or(serde_json::Value::Null, |place| tuning.values[place].clone());
+            }
+            let mut tree = serde_json::to_value(&*self.config)?;
+            set(&mut tree, &tuning.key, tuning.values[place.unwrap_or(0)].clone());
+            trial.config = config_of(tree)?.into();
+        }
+        Ok(trial)
+    }
+
+    /// Whether it only tries a value for others: no trial of the study.
+    pub fn is_candidate(&self) -> bool {
+        matches!(self.part, Some(Part::Candidate { .. }))
+    }
+
+    /// The stage after which a candidate has told what it is for; nothing that comes later is run of it.
+    pub fn until(&self) -> Option<TrainStage> {
+        match &self.part {
+            Some(Part::Candidate { tuning, .. }) => Some(tuning.stage),
+            _ => None,
+        }
+    }
+
+    /// The training stages that it takes, in the order of the recipe.
+    pub fn stages(&self) -> impl Iterator<Item = (TrainStage, &Training)> {
+        let until = self.until();
+        let stages = self.config.stages().filter(|(_, training)| training.enabled);
+        stages.filter(move |(stage, _)| until.is_none_or(|until| *stage <= until))
+    }
+
     /// Among keys of this trial, the value of a stage's tokens where they follow from its operations: solved, and known
     /// once the data is prepared.
     pub fn tokens_that_follow<'a>(

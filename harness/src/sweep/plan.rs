@@ -1,6 +1,6 @@
 //! What trials will cost, before anything runs.
 
-use super::Trial;
+use super::{Part, Trial};
 use crate::config::{RowKind, TrainStage, Training, TrialConfig};
 use crate::track::table;
 use model::backend::cpu::cross_entropy::BLOCK;
@@ -87,7 +87,12 @@ fn row(trial: &Trial, name: String, known: impl Fn(TrainStage) -> Option<Extent>
         open: Vec::new(),
         memory_mb,
     };
-    for (stage, training) in config.stages().filter(|(_, training)| training.enabled) {
+    if let Some(Part::Tuned { tuning, chosen: None }) = &trial.part {
+        for (_, value) in row.keys.iter_mut().filter(|(key, _)| *key == tuning.key) {
+            *value = "to be tuned".into();
+        }
+    }
+    for (stage, training) in trial.stages() {
         let exact = known(stage);
         row.exact &= exact.is_some();
         let extent = exact.unwrap_or_else(|| at_most(config, stage, training));

@@ -2,6 +2,7 @@
 
 use super::draw::{DISTRIBUTIONS, MOST_TRIALS};
 use super::solve::{Counted, MOST_MULTIPLE, SIZES};
+use super::tune::{KEEP, MOST_RUNGS, RUNGS};
 use crate::config::{
     KeySpec, Kind, PRESETS, TrainStage, closed, definitions, document, refer, table_of, value_of,
 };
@@ -32,6 +33,7 @@ pub fn sweep_schema() -> Value {
         "solve": described(table_of(solved), "Keys computed so that a constraint holds."),
         "exclude": tables(excluded, "Combinations to leave out: trials in which all of these hold."),
         "sample": sample(),
+        "tune": tune(),
         "slurm": slurm,
     });
     let mut body = closed(properties.as_object().cloned().unwrap_or_default());
@@ -100,6 +102,50 @@ fn sample() -> Value {
     }
     table["required"] = json!(["count"]);
     described(table, "Draws of the axes, and of keys from ranges, instead of every combination.")
+}
+
+fn tune() -> Value {
+    let mut table = table_of(|key| {
+        let mut list = refer("list", key);
+        (list["minItems"], list["uniqueItems"]) = (2.into(), true.into());
+        Some(list)
+    });
+    let stages: Vec<&str> = TrainStage::all().map(TrainStage::name).collect();
+    let own = json!({
+        "seeds": {
+            "type": "array", "items": { "type": "integer", "minimum": 0 }, "minItems": 1, "uniqueItems": true,
+            "description": "Seeds that values are tried with; no trial of the study has one of them.",
+        },
+        "method": {
+            "enum": ["grid", "halving"],
+            "default": "grid",
+            "description": "Every value at full length, or rungs of growing length to which the best values of the last one go on.",
+        },
+        "rungs": {
+            "type": "integer", "minimum": 2, "maximum": MOST_RUNGS, "default": RUNGS,
+            "description": "Rungs of successive halving.",
+        },
+        "keep": {
+            "type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1, "default": KEEP,
+            "description": "The share of values that go on to the next rung, and the length of a rung beside the next.",
+        },
+        "stage": {
+            "enum": stages,
+            "description": "The stage whose validation loss decides; unset: that of the key, or pretrain.",
+        },
+        "at": described(
+            table_of(|key| Some(refer("value", key))),
+            "What candidates have in place of what the sweep varies; settings that differ in these keys alone share a value.",
+        ),
+    });
+    if let (Some(all), Value::Object(own)) = (table["properties"].as_object_mut(), own) {
+        all.extend(own);
+    }
+    table["required"] = json!(["seeds"]);
+    described(
+        table,
+        "A key whose value is chosen for each setting beforehand, by validation loss on seeds of its own.",
+    )
 }
 
 /// The constraints that a key can be solved for.

@@ -7,6 +7,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::path::Path;
 
+mod tune;
+
 fn with(set: &[&str]) -> Overrides {
     Overrides { set: set.iter().map(|&text| text.into()).collect(), ..Overrides::default() }
 }

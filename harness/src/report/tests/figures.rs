@@ -105,7 +105,7 @@ fn experiment() -> Experiment {
 fn everything_asked_for_is_written() {
     let (trials, questions) = made_up();
     let dir = tempfile::tempdir().unwrap();
-    write(&experiment(), &trials, &questions, dir.path()).unwrap();
+    write(&experiment(), &trials, &questions, &[], dir.path()).unwrap();
     let read = |file: &str| std::fs::read_to_string(dir.path().join(file)).unwrap();
     for name in ["line", "scatter", "bar", "heatmap", "pareto", "loss"] {
         assert!(read(&format!("figures/{name}.svg")).starts_with("<svg"), "{name}");
@@ -208,7 +208,7 @@ fn grouped_points_stand_at_their_true_x() {
         );
         std::fs::write(&path, format!("sweeps = ['s']\n[[figure]]\n{part}\n")).unwrap();
         let experiment = Experiment::read_if_experiment(&path).unwrap().unwrap();
-        write(&experiment, &trials, &questions, dir.path()).unwrap();
+        write(&experiment, &trials, &questions, &[], dir.path()).unwrap();
         std::fs::read_to_string(dir.path().join(format!("figures/{kind}.svg"))).unwrap()
     };
     // The upright lines of intervals, by their place across.

@@ -22,7 +22,7 @@ fn written_as(part: &str, trials: &[TrialRecord]) -> tempfile::TempDir {
     let path = dir.path().join("x.toml");
     std::fs::write(&path, format!("sweeps = ['s']\n{part}")).unwrap();
     let experiment = Experiment::read_if_experiment(&path).unwrap().unwrap();
-    write(&experiment, trials, &answers(trials), dir.path()).unwrap();
+    write(&experiment, trials, &answers(trials), &[], dir.path()).unwrap();
     dir
 }
 
@@ -99,7 +99,7 @@ fn favoured_letters_are_not_knowledge() {
         question.record.subject = ["law", "art", "history"][place % 3].into();
     }
     let dir = tempfile::tempdir().unwrap();
-    write(&Experiment::for_sweep("s", &trials), &trials, &questions, dir.path()).unwrap();
+    write(&Experiment::for_sweep("s", &trials), &trials, &questions, &[], dir.path()).unwrap();
     let read = |file: &str| std::fs::read_to_string(dir.path().join(file)).unwrap();
     assert!(
         read("report.html").contains("Not distinguishable from guessing: n_layers=2 (26.7 %, p = 1.000).")

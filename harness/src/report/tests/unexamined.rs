@@ -7,7 +7,7 @@ fn report(trials: &[TrialRecord], part: &str) -> tempfile::TempDir {
     let path = dir.path().join("x.toml");
     std::fs::write(&path, format!("sweeps = ['s']\n{part}")).unwrap();
     let experiment = Experiment::read_if_experiment(&path).unwrap().unwrap();
-    write(&experiment, trials, &answers(trials), dir.path()).unwrap();
+    write(&experiment, trials, &answers(trials), &[], dir.path()).unwrap();
     dir
 }
 
