@@ -7,7 +7,7 @@ use crate::plan::extents::extents;
 use crate::plan::time::{DEVICES, Target, Totals, Yardstick, times};
 use crate::plan::{PlannedTrial, StageGraph, StageNode, State, explain, short_id};
 use crate::run::{Layers, Work};
-use crate::sweep::{Detectable, Extent, Trial, memory_mb};
+use crate::sweep::{Detectable, Extent, Trial, Tuning, memory_mb};
 use crate::track::counted;
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -60,15 +60,20 @@ impl OnArgs {
     }
 }
 
+/// Floating-point operations of a stage run by itself, and those that it takes where a trunk takes its first steps; as often
+/// as it is likely to be run.
+fn flops(node: &StageNode, extent: Option<Extent>) -> (f64, f64) {
+    let share = node.trunk.map_or(0.0, |trunk| trunk.share);
+    let whole = extent.and_then(|extent| extent.flops).unwrap_or(node.weight / (1.0 - share));
+    (node.chance * whole, node.chance * whole * (1.0 - share))
+}
+
 /// What training costs where stage runs take the first steps of others; `None` where none does.
 fn saved(graph: &StageGraph, extents: &[Option<Extent>]) -> Option<String> {
     let (mut whole, mut taken, mut branches) = (0.0, 0.0, 0);
     for (node, extent) in graph.nodes.iter().zip(extents).filter(|(node, _)| node.state.is_left()) {
-        let share = node.trunk.map_or(0.0, |trunk| trunk.share);
-        let flops =
-            extent.and_then(|extent| extent.flops).unwrap_or(node.weight / (1.0 - share)) * node.chance;
-        whole += flops;
-        taken += flops * (1.0 - share);
+        let (of_node, taken_here) = flops(node, *extent);
+        (whole, taken) = (whole + of_node, taken + taken_here);
         branches += usize::from(node.trunk.is_some());
     }
     let branches = (branches > 0).then(|| counted(branches, "stage run"))?;
@@ -80,32 +85,32 @@ fn saved(graph: &StageGraph, extents: &[Option<Extent>]) -> Option<String> {
 
 /// What tuning does and costs; `None` where nothing is tuned.
 fn tuning(graph: &StageGraph, extents: &[Option<Extent>]) -> Option<String> {
-    let first = graph.tunings.first()?;
+    let Tuning { key, stage, rungs, seeds, .. } = &graph.tunings.first()?.tuning;
     let (mut of_tuning, mut all) = (0.0, 0.0);
     for (node, extent) in graph.nodes.iter().zip(extents) {
-        let flops = extent.and_then(|extent| extent.flops).unwrap_or(node.weight) * node.chance;
-        let is_run = !matches!(node.state, State::Unneeded);
-        if node.stage.training().is_some() && is_run {
-            all += flops;
+        if node.stage.training().is_some() && node.state != State::Unneeded {
+            let (_, taken) = flops(node, *extent);
             let is_of_tuning = node.trials.iter().all(|&trial| graph.trials[trial].trial.is_candidate());
-            of_tuning += if is_of_tuning { flops } else { 0.0 };
+            all += taken;
+            of_tuning += if is_of_tuning { taken } else { 0.0 };
         }
     }
-    let trials: usize = graph.tunings.iter().map(|planned| planned.tuning.trials()).sum();
-    let rungs: Vec<String> = first.tuning.rungs.iter().map(ToString::to_string).collect();
-    let how = match first.tuning.is_halving() {
-        true => format!("successive halving, rungs of {} values", rungs.join(", ")),
-        false => format!("a grid of {} values", rungs.join("")),
+    let each = match graph.tunings.len() {
+        1 => String::new(),
+        several => format!("for each of {several} settings "),
     };
+    let how = match rungs[..] {
+        [values] => format!("a grid of {values} values"),
+        _ => {
+            let rungs: Vec<String> = rungs.iter().map(ToString::to_string).collect();
+            format!("successive halving, rungs of {} values", rungs.join(", "))
+        }
+    };
+    let trials = graph.tunings.iter().map(|planned| planned.tuning.trials()).sum();
     let mut text = format!(
-        "{} is tuned {}by the validation loss of {}: {how}, {}; {}, about {of_tuning:.2e} FLOPs, {:.0} % of all training\n",
-        first.tuning.key,
-        match graph.tunings.len() {
-            1 => String::new(),
-            several => format!("for each of {several} settings "),
-        },
-        first.tuning.stage.name(),
-        counted(first.tuning.seeds.len(), "seed"),
+        "{key} is tuned {each}by the validation loss of {}: {how}, {}; {}, about {of_tuning:.2e} FLOPs, {:.0} % of all training\n",
+        stage.name(),
+        counted(seeds.len(), "seed"),
         counted(trials, "tuning trial"),
         100.0 * of_tuning / if all > 0.0 { all } else { 1.0 },
     );
@@ -144,8 +149,15 @@ pub fn plan(args: &SweepArgs, explained: bool, on: &OnArgs) -> Result<bool> {
     let questions = examined.and_then(|trial| Some(Questions::of(&trial.config).ok()?.count()));
     let settings = study.iter().map(|planned| (planned.setting, planned.trial.config.seed));
     let detectable = Detectable::of(settings, questions);
+    // What waits for a value has another name once it is chosen.
+    let shown = |node: &StageNode| match &node.state {
+        State::Held if node.trials.iter().any(|&trial| !graph.trials[trial].trial.is_candidate()) => {
+            node.stage.to_string()
+        }
+        _ => node.short(),
+    };
     let behind = |node: &StageNode| {
-        let trunk = node.trunk.map(|trunk| (graph.nodes[trunk.node].short(), trunk.share));
+        let trunk = node.trunk.map(|trunk| (shown(&graph.nodes[trunk.node]), trunk.share));
         trunk.map_or(String::new(), |(trunk, share)| {
             format!(", its first {:.0} % of steps by {trunk}", 100.0 * share)
         })
@@ -163,16 +175,9 @@ pub fn plan(args: &SweepArgs, explained: bool, on: &OnArgs) -> Result<bool> {
         State::Held => "waits for a value to be tuned".into(),
         State::Lost(reason) => format!("lost: {reason}"),
     };
-    // What waits for a value has another name once it is chosen.
-    let shown = |node: &StageNode| match &node.state {
-        State::Held if node.trials.iter().any(|&trial| !graph.trials[trial].trial.is_candidate()) => {
-            node.stage.to_string()
-        }
-        _ => node.short(),
-    };
     if args.with.json {
         let stages = graph.nodes.iter().enumerate().map(|(index, n)| {
-            let trunk = n.trunk.map(|trunk| graph.nodes[trunk.node].short());
+            let trunk = n.trunk.map(|trunk| shown(&graph.nodes[trunk.node]));
             let share = n.trunk.map_or(0.0, |trunk| trunk.share);
             serde_json::json!({
                 "stage": shown(n), "trials": n.trials.len(), "state": state(n), "dir": n.dir,

@@ -213,7 +213,12 @@ impl PlannedTuning {
         match &self.standing {
             Standing::Trying { rung, values: left } => {
                 let left: Vec<String> = left.iter().map(|&value| values[value].to_string()).collect();
-                format!("tuning {key}{of}: rung {} of {} tries {}", rung + 1, rungs.len(), left.join(", "))
+                let rung = if rungs.len() > 1 {
+                    format!("rung {} of {} ", rung + 1, rungs.len())
+                } else {
+                    String::new()
+                };
+                format!("tuning {key}{of}: {rung}tries {}", left.join(", "))
             }
             Standing::Chosen(value) => match self.edge() {
                 Some(edge) => format!("tuned: {edge}"),

@@ -2,6 +2,7 @@
 
 use super::condition::Condition;
 use super::fields::Fields;
+use super::laws::FitSpec;
 use super::observation::Results;
 use super::wanted::{CompareSpec, FigureSpec, TableSpec};
 use crate::config::{ConfigError, ConfigErrors, Entry, Node, did_you_mean, parse};
@@ -24,11 +25,13 @@ pub struct Experiment {
     pub tables: Vec<TableSpec>,
     /// The comparisons, tested together.
     pub comparisons: Vec<CompareSpec>,
+    /// The laws that are fitted.
+    pub fits: Vec<FitSpec>,
     /// Every condition with its place and key, for [`Self::check`].
     conditions: Vec<(String, String, Condition)>,
 }
 
-const KEYS: [&str; 6] = ["title", "question", "sweeps", "figure", "table", "compare"];
+const KEYS: [&str; 7] = ["title", "question", "sweeps", "figure", "table", "compare", "fit"];
 
 impl Experiment {
     /// Reads an experiment file, with all its errors at once; `None` for a file with no key of one, such as a sweep.
@@ -82,7 +85,7 @@ impl Experiment {
                     Some(sweeps) => experiment.sweeps = sweeps,
                     None => wrong("a list of sweep files"),
                 },
-                "figure" | "table" | "compare" => match node.array() {
+                "figure" | "table" | "compare" | "fit" => match node.array() {
                     Some(tables) => {
                         tables.iter().for_each(|table| experiment.read_part(key, table, errors));
                     }
@@ -108,6 +111,7 @@ impl Experiment {
         let section = match key {
             "figure" => "figure",
             "table" => "table",
+            "fit" => "fit",
             _ => "compare",
         };
         let place = &table.place;
@@ -130,6 +134,15 @@ impl Experiment {
                 let taken: Vec<&str> = self.tables.iter().map(|t| t.name.as_str()).collect();
                 spec.name = unused(&mut fields, spec.name, &taken);
                 self.tables.push(spec);
+            }
+            "fit" => {
+                let Some(mut spec) = FitSpec::read(&mut fields, format!("fit_{}", self.fits.len() + 1))
+                else {
+                    return;
+                };
+                let taken: Vec<&str> = self.fits.iter().map(|f| f.name.as_str()).collect();
+                spec.name = unused(&mut fields, spec.name, &taken);
+                self.fits.push(spec);
             }
             _ => self.comparisons.extend(CompareSpec::read(&mut fields)),
         }

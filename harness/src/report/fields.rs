@@ -1,4 +1,4 @@
-//! Reads the keys of one `[[figure]]`, `[[table]]` or `[[compare]]`, each checked at its place.
+//! Reads the keys of one `[[figure]]`, `[[table]]`, `[[compare]]` or `[[fit]]`, each checked at its place.
 
 use super::columns::Column;
 use super::condition::Condition;
@@ -7,7 +7,7 @@ use crate::fsutil::file_name_problem;
 
 /// The keys of a table, and where problems with them go.
 pub struct Fields<'a> {
-    /// What the table is called: `figure`, `table` or `compare`.
+    /// What the table is called: `figure`, `table`, `compare` or `fit`.
     pub section: &'static str,
     /// Where it begins.
     pub place: &'a str,
@@ -87,6 +87,16 @@ impl Fields<'_> {
         let number = node.json().as_f64().filter(|number| *number > 0.0 && number.is_finite());
         if number.is_none() {
             self.problem(key, format!("is {}, expected a number above 0", node.shown));
+        }
+        number
+    }
+
+    /// A share of 0 or more and below 1, where the key is there.
+    pub fn share(&mut self, key: &str) -> Option<f64> {
+        let node = self.node(key)?;
+        let number = node.json().as_f64().filter(|number| (0.0..1.0).contains(number));
+        if number.is_none() {
+            self.problem(key, format!("is {}, expected a share of 0 or more and below 1", node.shown));
         }
         number
     }

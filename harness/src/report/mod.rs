@@ -13,6 +13,7 @@ mod figure;
 mod grid;
 mod headline;
 mod labels;
+mod laws;
 mod length;
 mod number;
 mod observation;
@@ -97,12 +98,19 @@ pub fn write(
         [] => charts::charts(&settings, &results),
         asked => asked.iter().map(|spec| plots::figure(spec, &results)).collect(),
     };
+    let fitted = laws::fit(&experiment.fits, &results);
+    let fits = laws::table(&fitted);
+    if !fitted.is_empty() {
+        out.write("fits.csv", &laws::csv(&fitted)?)?;
+        write_grid(&fits, "fits", &mut out)?;
+    }
     let tuned = tuning::table(tunings);
     if !tunings.is_empty() {
         out.write("tuning.csv", &tuning::csv(tunings)?)?;
         write_grid(&tuned, "tuning", &mut out)?;
     }
-    let figures: Vec<Figure> = figures.into_iter().chain(tuning::figures(tunings)).collect();
+    let figures: Vec<Figure> =
+        figures.into_iter().chain(laws::figures(&fitted)).chain(tuning::figures(tunings)).collect();
     let mut drawn = vec![];
     for figure in figures {
         drawn.push(figure.write(&mut out)?);
@@ -118,6 +126,7 @@ pub fn write(
         tables: &wanted,
         comparisons: (!compared.is_empty()).then_some(&comparisons),
         figures: &drawn,
+        fits: (!fitted.is_empty()).then_some(&fits),
         tuning: (!tunings.is_empty()).then(|| (&tuned, tuning::cost(tunings))),
     };
     out.write("report.html", page.html()?.as_bytes())?;

@@ -48,6 +48,8 @@ pub struct Page<'a> {
     pub comparisons: Option<&'a Grid>,
     /// The figures.
     pub figures: &'a [Drawn],
+    /// The laws that were fitted.
+    pub fits: Option<&'a Grid>,
     /// What was tuned, and what that cost.
     pub tuning: Option<(&'a Grid, String)>,
 }
@@ -104,7 +106,7 @@ impl Page<'_> {
             .context("the page's template")?;
         let page = environment.get_template("report.html")?.render(context! {
         title => experiment.title, question => experiment.question, headline => headline(settings),
-        summary => self.summary.html(), tables, comparisons => self.comparisons.map(Grid::html), exams, by_subject, beyond, failed, tuning => self.tuning.as_ref().map(|(grid, cost)| context! { html => grid.html(), cost }), notices => notices(trials), figures, configurations,
+        summary => self.summary.html(), tables, comparisons => self.comparisons.map(Grid::html), exams, by_subject, beyond, failed, fits => self.fits.map(Grid::html), tuning => self.tuning.as_ref().map(|(grid, cost)| context! { html => grid.html(), cost }), notices => notices(trials), figures, configurations,
     });
         page.context("the page")
     }

@@ -1,6 +1,7 @@
 //! The JSON Schema of experiment files.
 
 use super::columns::Column;
+use super::laws::FIT_KINDS;
 use super::wanted::{BETTER, COMPARE_KEYS, ERRORS, FITS, KINDS, LOSS_X, SPLITS, TABLE_KEYS, figure_keys};
 use crate::config::{TrainStage, closed, document};
 use serde_json::{Map, Value, json};
@@ -13,6 +14,7 @@ pub fn experiment_schema() -> Value {
     sweeps["minItems"] = 1.into();
     let rows = table(&TABLE_KEYS, &["rows", "columns"], |_| None);
     let compare = table(&COMPARE_KEYS, &["claim", "metric", "a", "b"], |_| None);
+    let fits: Vec<Value> = FIT_KINDS.iter().map(|(kind, keys)| fit(kind, keys)).collect();
     let properties = json!({
         "title": { "type": "string", "description": "Title of the report." },
         "question": { "type": "string", "description": "What is asked." },
@@ -20,6 +22,7 @@ pub fn experiment_schema() -> Value {
         "figure": list_of(json!({ "oneOf": figures }), "Figures; none asks for the usual ones."),
         "table": list_of(rows, "Tables beside the summary."),
         "compare": list_of(compare, "Claims, tested together."),
+        "fit": list_of(json!({ "oneOf": fits }), "Laws of loss through settings."),
     });
     let mut body = closed(properties.as_object().cloned().unwrap_or_default());
     body["required"] = json!(["sweeps"]);
@@ -84,6 +87,15 @@ fn usual(key: &str) -> Value {
         "margin" => json!({ "type": "number", "exclusiveMinimum": 0 }),
         _ => text(),
     }
+}
+
+fn fit(kind: &str, keys: &[&str]) -> Value {
+    table(keys, &["kind"], |key| match key {
+        "kind" => Some(json!({ "const": kind })),
+        "n" | "d" | "flops" | "loss" => Some(number()),
+        "hold_out" => Some(json!({ "type": "number", "minimum": 0, "exclusiveMaximum": 1 })),
+        _ => None,
+    })
 }
 
 fn figure(kind: &str) -> Value {

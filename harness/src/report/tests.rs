@@ -5,6 +5,7 @@ mod compare;
 mod condition;
 mod experiment;
 mod figures;
+mod laws;
 mod shared_trials;
 mod unexamined;
 

@@ -334,7 +334,9 @@ impl TableSpec {
             fields.problem("rows", "names \"seed\", over which means are taken; leave it out");
         }
         let name = name.unwrap_or(default_name);
-        if ["summary", "comparisons"].contains(&name.as_str()) || beyond::NAMES.contains(&name.as_str()) {
+        if ["summary", "comparisons", "tuning", "fits"].contains(&name.as_str())
+            || beyond::NAMES.contains(&name.as_str())
+        {
             fields.problem("name", format!("is {name:?}, which every report writes, expected another"));
         }
         if rows.is_empty() || columns.is_empty() {

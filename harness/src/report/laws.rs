@@ -1,0 +1,349 @@
+//! `[[fit]]`: laws of loss through the settings of an experiment, and how well they tell the largest runs.
+
+use super::columns::Column;
+use super::condition::Condition;
+use super::fields::Fields;
+use super::figure::{Axis, Content, Figure, Mark, Point, Series};
+use super::grid::{Grid, GridCell};
+use super::number::{digits3, plain};
+use super::observation::{Observation, Results, over_seeds};
+use crate::stats::{Draws, Estimate, IsoFlop, LawFit, StatsError, fit_law, held_out, isoflop};
+use crate::track::csv_number;
+use anyhow::Result;
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// How often intervals shall hold the truth.
+const LEVEL: f64 = 0.95;
+
+/// The share of settings with most compute that a law is held to, where the file does not say.
+const HOLD_OUT: f64 = 0.2;
+
+/// Points of a drawn curve.
+const CURVE: usize = 40;
+
+/// A fit that is asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FitSpec {
+    /// File name without extension.
+    pub name: String,
+    /// Title above.
+    pub title: String,
+    /// What is fitted.
+    pub form: Form,
+    /// The loss.
+    pub loss: Column,
+    /// Which observations count.
+    pub filter: Option<Condition>,
+}
+
+/// What is fitted.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Form {
+    /// `L = E + A N^-alpha`, and with tokens `+ B D^-beta`.
+    Law {
+        /// Parameters.
+        n: Column,
+        /// Tokens.
+        d: Option<Column>,
+        /// The share of settings with most compute that a second fit is held to; 0 for none.
+        hold_out: f64,
+    },
+    /// The size of least loss for each budget, and how it grows with it.
+    IsoFlop {
+        /// Budgets.
+        flops: Column,
+        /// Sizes: parameters or tokens.
+        n: Column,
+    },
+}
+
+/// The keys of a `[[fit]]`.
+pub(super) const FIT_KEYS: [&str; 9] =
+    ["kind", "name", "title", "where", "n", "d", "flops", "loss", "hold_out"];
+
+/// The kinds of fits, each with its keys.
+pub(super) const FIT_KINDS: [(&str, &[&str]); 2] = [
+    ("chinchilla", &["kind", "n", "d", "loss", "hold_out", "name", "title", "where"]),
+    ("isoflop", &["kind", "n", "flops", "loss", "name", "title", "where"]),
+];
+
+impl FitSpec {
+    /// Reads a `[[fit]]`; `None` where something is wrong with it.
+    pub fn read(fields: &mut Fields, default_name: String) -> Option<Self> {
+        if !fields.entries.iter().any(|entry| entry.key == "kind") {
+            fields.problem("kind", "is missing, expected kind = \"chinchilla\" or \"isoflop\"");
+            fields.only(&FIT_KEYS, &[], "");
+            return None;
+        }
+        let (kind, keys) = fields.choice("kind", &FIT_KINDS.map(|(kind, keys)| (kind, (kind, keys))))?;
+        fields.only(keys, &FIT_KEYS, &format!("kind = {kind:?}"));
+        let (name, title) = (fields.file_name("name"), fields.text("title"));
+        let filter = fields.condition("where");
+        let number = |fields: &mut Fields, key: &str, usual: &str| match fields.column(key) {
+            Some(column) if column.is_number() => Some(column),
+            Some(column) => {
+                fields.problem(key, format!("is {:?}, which holds text, expected numbers", column.name()));
+                None
+            }
+            None => Column::find(usual).ok(),
+        };
+        let n = number(fields, "n", "params");
+        let loss = number(fields, "loss", "val_loss");
+        let form = if kind == "isoflop" {
+            Form::IsoFlop { flops: number(fields, "flops", "train_flops")?, n: n? }
+        } else {
+            let has_d = fields.entries.iter().any(|entry| entry.key == "d");
+            let d = if has_d { Some(number(fields, "d", "train_tokens")?) } else { None };
+            let hold_out = fields.share("hold_out").unwrap_or(HOLD_OUT);
+            Form::Law { n: n?, d, hold_out }
+        };
+        let title = title.unwrap_or_else(|| {
+            if kind == "isoflop" { "Best size for each budget" } else { "Law of loss" }.into()
+        });
+        Some(Self { name: name.unwrap_or(default_name), title, form, loss: loss?, filter })
+    }
+
+    /// The columns that it speaks of.
+    pub fn columns(&self) -> Vec<Column> {
+        let mut columns = vec![self.loss];
+        match &self.form {
+            Form::Law { n, d, .. } => columns.extend([*n].into_iter().chain(*d)),
+            Form::IsoFlop { flops, n } => columns.extend([*flops, *n]),
+        }
+        columns.extend(self.filter.iter().flat_map(Condition::columns));
+        columns
+    }
+}
+
+/// A setting: its sizes as the fit takes them, and its loss, all means over seeds.
+struct Setting {
+    sizes: Vec<f64>,
+    loss: f64,
+    seeds: usize,
+    t95: Option<f64>,
+}
+
+/// What came of a fit.
+pub struct Fitted<'a> {
+    /// What was asked.
+    pub spec: &'a FitSpec,
+    settings: Vec<Setting>,
+    outcome: Result<Found, StatsError>,
+}
+
+enum Found {
+    Law(Box<LawFit>, Option<Result<crate::stats::HeldOut, StatsError>>),
+    IsoFlop(IsoFlop),
+}
+
+/// Fits all that is asked for; a setting counts once, by its mean over seeds.
+pub fn fit<'a>(specs: &'a [FitSpec], results: &Results) -> Vec<Fitted<'a>> {
+    specs.iter().map(|spec| fit_one(spec, results)).collect()
+}
+
+fn fit_one<'a>(spec: &'a FitSpec, results: &Results) -> Fitted<'a> {
+    let observations = results.observations(&spec.columns());
+    let mut by_setting: BTreeMap<Uuid, Vec<&Observation>> = BTreeMap::new();
+    for observation in observations.iter().filter(|o| spec.filter.as_ref().is_none_or(|f| f.holds(o))) {
+        by_setting.entry(observation.trial.setting).or_default().push(observation);
+    }
+    let sizes: Vec<Column> = match &spec.form {
+        Form::Law { n, d, .. } => [*n].into_iter().chain(*d).collect(),
+        Form::IsoFlop { flops, n } => vec![*flops, *n],
+    };
+    let setting = |of: Vec<&Observation>| {
+        let loss = over_seeds(&of, &spec.loss)?;
+        let sizes = sizes.iter().map(|column| Some(over_seeds(&of, column)?.mean)).collect::<Option<_>>()?;
+        Some(Setting { sizes, loss: loss.mean, seeds: loss.n, t95: loss.t95 })
+    };
+    let mut settings: Vec<Setting> = by_setting.into_values().filter_map(setting).collect();
+    // The draws of a bootstrap go by their order, which is not to depend on names.
+    let order = |a: &Setting, b: &Setting| {
+        let both = a.sizes.iter().zip(&b.sizes).map(|(a, b)| a.total_cmp(b));
+        both.chain([a.loss.total_cmp(&b.loss)]).fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then)
+    };
+    settings.sort_by(order);
+    let column = |k: usize| settings.iter().map(|setting| setting.sizes[k]).collect::<Vec<f64>>();
+    let loss: Vec<f64> = settings.iter().map(|setting| setting.loss).collect();
+    let columns: Vec<Vec<f64>> = (0..sizes.len()).map(column).collect();
+    let slices: Vec<&[f64]> = columns.iter().map(Vec::as_slice).collect();
+    let outcome = match spec.form {
+        Form::Law { hold_out, .. } => fit_law(&slices, &loss, LEVEL, Draws::default()).map(|law| {
+            let held = (hold_out > 0.0).then(|| held_out(&slices, &loss, hold_out));
+            Found::Law(Box::new(law), held)
+        }),
+        Form::IsoFlop { .. } => isoflop(slices[0], slices[1], &loss, LEVEL).map(Found::IsoFlop),
+    };
+    Fitted { spec, settings, outcome }
+}
+
+impl Fitted<'_> {
+    /// The parameters with their intervals, by the names of `mindscale stats fit`.
+    fn parameters(&self) -> Vec<(String, Estimate)> {
+        match &self.outcome {
+            Err(_) => vec![],
+            Ok(Found::Law(law, _)) => {
+                let mut all = vec![("E".to_string(), law.e)];
+                for ((a, alpha), [big, small]) in law.terms.iter().zip([["A", "alpha"], ["B", "beta"]]) {
+                    all.extend([(big.to_string(), *a), (small.to_string(), *alpha)]);
+                }
+                all.extend(law.exponent.map(|exponent| ("n_exponent".to_string(), exponent)));
+                all
+            }
+            Ok(Found::IsoFlop(found)) => {
+                let optima = found.budgets.iter().filter_map(|budget| {
+                    Some((
+                        format!("optimum at {}", plain(budget.flops)),
+                        budget.optimum.as_ref().ok()?.interval?,
+                    ))
+                });
+                [("exponent".to_string(), found.law.b)].into_iter().chain(optima).collect()
+            }
+        }
+    }
+
+    /// What the numbers rest on, and how far they can be believed.
+    fn note(&self) -> String {
+        let seeds = self.settings.iter().map(|setting| setting.seeds);
+        let (least, most) = (seeds.clone().min().unwrap_or(0), seeds.max().unwrap_or(0));
+        let seeds = if least == most { format!("{least}") } else { format!("{least} to {most}") };
+        let rests = format!("{} settings, means over {seeds} seeds, 95 % intervals", self.settings.len());
+        match &self.outcome {
+            Err(error) => format!("not fitted: {error}"),
+            Ok(Found::Law(law, held)) => {
+                let fits = format!(
+                    "{rests} by drawing settings again; off by {:.2} % (root mean square of ln L)",
+                    100.0 * law.rms
+                );
+                match held {
+                    None => fits,
+                    Some(Ok(held)) => format!(
+                        "{fits}; the {} settings with most compute, predicted from the other {}: off by {:.2} %, on average {:+.2} %",
+                        held.held,
+                        held.fitted,
+                        100.0 * held.rms,
+                        100.0 * held.bias
+                    ),
+                    Some(Err(error)) => format!("{fits}; not extrapolated: {error}"),
+                }
+            }
+            Ok(Found::IsoFlop(found)) => {
+                let left = found.budgets.iter().filter(|budget| budget.optimum.is_err()).count();
+                let left = if left > 0 {
+                    format!("; {left} budgets without a minimum left out")
+                } else {
+                    String::new()
+                };
+                format!("{rests}; size = {} C^{}{left}", plain(found.law.a), digits3(found.law.b.value))
+            }
+        }
+    }
+}
+
+/// fits.csv: one row for each parameter of each fit.
+pub fn csv(fitted: &[Fitted]) -> Result<Vec<u8>> {
+    let mut csv = csv::Writer::from_writer(vec![]);
+    csv.write_record(["fit", "kind", "parameter", "value", "low", "high", "settings", "note"])?;
+    for fit in fitted {
+        let kind = if matches!(fit.spec.form, Form::Law { .. }) { "chinchilla" } else { "isoflop" };
+        let (settings, note) = (fit.settings.len().to_string(), fit.note());
+        let mut write = |parameter: &str, numbers: [String; 3]| {
+            let [value, low, high] = numbers;
+            csv.write_record([&fit.spec.name, kind, parameter, &value, &low, &high, &settings, &note])
+        };
+        let parameters = fit.parameters();
+        if parameters.is_empty() {
+            write("", [(); 3].map(|()| String::new()))?;
+        }
+        for (name, Estimate { value, low, high, .. }) in parameters {
+            write(&name, [value, low, high].map(csv_number))?;
+        }
+    }
+    Ok(csv.into_inner()?)
+}
+
+/// All fits in one table.
+pub fn table(fitted: &[Fitted]) -> Grid {
+    let mut rows: Vec<Vec<GridCell>> = vec![];
+    for fit in fitted {
+        let title = fit.spec.title.clone();
+        let parameters = fit.parameters();
+        if parameters.is_empty() {
+            rows.push(
+                [title.clone(), String::new(), String::new(), String::new(), fit.note()]
+                    .map(GridCell::from)
+                    .into(),
+            );
+        }
+        for (index, (name, Estimate { value, low, high, .. })) in parameters.into_iter().enumerate() {
+            let interval = format!("{} to {}", shown(low), shown(high));
+            let (title, note) = if index == 0 { (title.clone(), fit.note()) } else { Default::default() };
+            rows.push([title, name, shown(value), interval, note].map(GridCell::from).into());
+        }
+    }
+    Grid {
+        title: "Fits".into(),
+        heads: ["fit", "parameter", "value", "95 % interval", "note"].map(String::from).into(),
+        text_columns: 2,
+        rows,
+    }
+}
+
+/// Four digits, or a power of ten.
+fn shown(value: f64) -> String {
+    if (1e-3..1e5).contains(&value.abs()) { digits3(value) } else { plain(value) }
+}
+
+/// The loss over the first size, a curve of the law for each value of the second.
+pub fn figures(fitted: &[Fitted]) -> Vec<Figure> {
+    fitted.iter().filter_map(figure).collect()
+}
+
+fn figure(fit: &Fitted) -> Option<Figure> {
+    let Form::Law { n, d, .. } = &fit.spec.form else { return None };
+    let Ok(Found::Law(law, _)) = &fit.outcome else { return None };
+    let of = |setting: &Setting| setting.sizes.get(1).copied();
+    // Lengths that differ by a batch are one.
+    let is_same = |a: Option<f64>, b: Option<f64>| match (a, b) {
+        (Some(a), Some(b)) => (a / b - 1.0).abs() < 0.05,
+        _ => true,
+    };
+    let mut groups: Vec<Vec<&Setting>> = vec![];
+    for setting in &fit.settings {
+        match groups.iter_mut().find(|group| is_same(of(group[0]), of(setting))) {
+            Some(group) => group.push(setting),
+            None => groups.push(vec![setting]),
+        }
+    }
+    groups.sort_by(|a, b| of(a[0]).unwrap_or(0.0).total_cmp(&of(b[0]).unwrap_or(0.0)));
+    let sizes = || fit.settings.iter().map(|setting| setting.sizes[0]);
+    let (low, high) = (sizes().fold(f64::INFINITY, f64::min), sizes().fold(0.0, f64::max));
+    let mut series = vec![];
+    for (colour, group) in groups.iter().enumerate() {
+        let mean = group.iter().filter_map(|setting| of(setting)).sum::<f64>() / group.len() as f64;
+        let label = d.map_or(String::new(), |d| format!("{} {}", d.label(), plain(mean)));
+        let point = |setting: &&Setting| Point {
+            x: setting.sizes[0],
+            y: setting.loss,
+            interval: setting.t95.map(|half| (setting.loss - half, setting.loss + half)),
+            seeds: setting.seeds,
+        };
+        series.push(Series { label, colour, points: group.iter().map(point).collect(), ..Series::default() });
+        let curve = (0..=CURVE).map(|i| {
+            let x = low * (high / low).powf(i as f64 / CURVE as f64);
+            let sizes: Vec<f64> = [x].into_iter().chain(d.map(|_| mean)).collect();
+            Point { x, y: law.law.at(&sizes), ..Point::default() }
+        });
+        series.push(Series { colour, points: curve.collect(), mark: Mark::Dashed, ..Series::default() });
+    }
+    Some(Figure {
+        name: format!("fit_{}", fit.spec.name),
+        title: fit.spec.title.clone(),
+        x: Axis { label: n.label().into(), log: Some(true), ..Axis::default() },
+        y: Axis { label: fit.spec.loss.label().into(), log: Some(false), ..Axis::default() },
+        content: Content::Series(series),
+        notes: vec!["points: means over seeds, 95 % t interval; dashed: the fitted law".into()],
+        ..Figure::default()
+    })
+}
