@@ -101,6 +101,10 @@ mod tests {
                     "number" => value.is_number(),
                     other => panic!("type {other}"),
                 },
+                "propertyNames" => {
+                    let mut names = table.into_iter().flatten().map(|(key, _)| key);
+                    return names.find_map(|key| inside(key, told, &json!(key)));
+                }
                 "additionalProperties" if told.is_object() => {
                     return table.into_iter().flatten().find_map(|(key, value)| inside(key, told, value));
                 }
@@ -249,6 +253,9 @@ at_once = 2
         assert_eq!(figure("kind = 'line'\nx = 'model.n_layers'\ny = 'val.bpb'"), None);
         assert_eq!(figure("kind = 'line'\nx = 'data.mix.web'\ny = 'val_bpb.wiki'"), None);
         assert_eq!(figure("kind = 'loss'\nsplit = 'sets'"), None);
+        let labels = |label: &str| figure(&format!("kind = 'loss'\n[labels]\n{label}"));
+        assert_eq!(labels("'model.n_layers' = 'Layers'\n'val_bpb.wiki' = 'BPB'"), None);
+        assert!(labels("'model.n_layer' = 'Layers'").is_some() && labels("params = 3").is_some());
         assert!(figure("kind = 'line'\nx = 'model.n_layers'").is_some());
         assert!(figure("kynd = 'line'").is_some());
         assert!(figure("kind = 'line'\nx = 'model.n_layer'\ny = 'val.bpb'").is_some());

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 #[serde(rename_all = "snake_case")]
 pub enum Ended {
     /// The stage run is complete.
-    Done(Results),
+    Done(Box<Results>),
     /// It stopped on request and can be gone on with.
     Stopped,
     /// It failed, for this reason, and would fail again.
@@ -63,7 +63,7 @@ pub fn work(
         && before.status == RunStatus::Done
         && before.damage(dir).is_none()
     {
-        return Ok(Ended::Done(before.results.clone()));
+        return Ok(Ended::Done(Box::new(before.results.clone())));
     }
     remove_drafts(dir)?;
     let config = request.trial_config()?;
@@ -83,7 +83,7 @@ pub fn work(
             for notice in &results.notices {
                 tracing::warn!("{notice}");
             }
-            manifest.results = results.clone();
+            manifest.results = (**results).clone();
             manifest.outputs = outputs(dir)?;
             manifest.end(RunStatus::Done, None, began.elapsed());
         }
@@ -224,7 +224,7 @@ fn sit(
 ) -> Ended {
     let run = || body.run(request, config, stop, progress);
     match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(Ok(Some(results))) => Ended::Done(results),
+        Ok(Ok(Some(results))) => Ended::Done(Box::new(results)),
         Ok(Ok(None)) => Ended::Stopped,
         // An error on the way out, after somebody asked to stop, is an error all the same.
         Ok(Err(error)) => Ended::of(&error),

@@ -2,6 +2,7 @@
 
 mod analysis;
 mod csv;
+mod ending;
 mod groups;
 mod options;
 mod tally;
@@ -9,6 +10,7 @@ mod tuning;
 
 pub use analysis::{Analysis, GroupScore, LetterBias, analyse};
 pub use csv::QuestionTable;
+pub use ending::Ending;
 pub use groups::group_of;
 pub use options::{Norm, OptionScore};
 pub use tally::{GUESSING, Tally};
@@ -84,6 +86,30 @@ pub struct StageRecord {
     pub stage: String,
     /// Folder of the stage run, with `metrics.csv` where the stage trains.
     pub dir: PathBuf,
+    /// What it came to, where it trains and has finished.
+    #[serde(default)]
+    pub trained: Option<Trained>,
+}
+
+/// What a stage that trains came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Trained {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Target tokens trained on.
+    pub tokens: u64,
+    /// Floating-point operations.
+    pub flops: f64,
+    /// Held-out loss at the end, in nats per token; of preferences in nats per pair.
+    pub val_loss: Option<f64>,
+    /// Held-out bits per byte at the end, of whole texts.
+    pub val_bpb: Option<f64>,
+    /// Seconds of all its attempts.
+    pub wall_seconds: f64,
+    /// Largest resident set, in MiB.
+    pub peak_rss_mb: f64,
+    /// How it ended, as far as metrics.csv tells.
+    pub ending: Ending,
 }
 
 /// The score of one exam sat after one stage.

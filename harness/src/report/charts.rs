@@ -1,5 +1,6 @@
 //! The figures of a report that asks for none.
 
+use super::columns::Names;
 use super::figure::{Axis, Content, Figure, Point, Series};
 use super::labels::value;
 use super::observation::{Pooled, Results};
@@ -71,7 +72,7 @@ impl Measure {
 }
 
 /// Loss curves, the exam against whatever varies, subjects.
-pub fn charts(settings: &[Setting], results: &Results) -> Vec<Figure> {
+pub fn charts(settings: &[Setting], results: &Results, names: &Names) -> Vec<Figure> {
     let mut figures = vec![];
     if let Some(measure) = Measure::of(settings) {
         if measure == Measure::Accuracy {
@@ -84,14 +85,14 @@ pub fn charts(settings: &[Setting], results: &Results) -> Vec<Figure> {
                 family(trial, key(trial, "model.n_experts"))
             }));
         };
-        draw("params", "parameters", &|t| Some(t.params as f64));
-        draw("flops", "training FLOPs", &|t| Some(t.train_flops));
+        draw("params", &names.label("params"), &|t| Some(t.params as f64));
+        draw("flops", &names.label("train_flops"), &|t| Some(t.train_flops));
         for path in results.keys() {
             let number = |t: &TrialRecord| key(t, path)?.as_f64();
             let mut values = results.trials().filter_map(|(trial, _)| number(trial));
             let first = values.next();
             if values.any(|value| Some(value) != first) {
-                draw(&path.replace('.', "_"), path, &number);
+                draw(&path.replace('.', "_"), &names.label(path), &number);
             }
         }
     }

@@ -1,199 +1,16 @@
 //! What an experiment file may name: columns of trials.csv, and any key of a trial.
 
 use super::observation::{Cell, Observation};
-use crate::config::{KeySpec, Kind, did_you_mean, find, is_source_name, keys, unknown_key};
-use crate::records::{Analysis, SetLoss, group_of};
+use super::of_stage::OfStage;
+pub use super::quantity::{Better, Format};
+use super::quantity::{QUANTITIES, Quantity, dotted};
+use super::words::{kept, word};
+use crate::config::{
+    ConfigError, ConfigErrors, Entry, KeySpec, Kind, did_you_mean, find, is_source_name, keys, unknown_key,
+};
+use crate::records::SetLoss;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
-
-/// Which of two values is the better one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Better {
-    /// The higher, as of an accuracy.
-    Higher,
-    /// The lower, as of a loss or a cost.
-    Lower,
-}
-
-/// A column of trials.csv, or of questions.csv where it is a subject.
-#[derive(Debug)]
-pub struct Quantity {
-    /// The name, as in trials.csv.
-    pub name: &'static str,
-    /// What axes and tables call it, with its unit.
-    pub label: &'static str,
-    /// Which values are better, where that can be said.
-    pub better: Option<Better>,
-    /// How its numbers are written.
-    pub format: Format,
-    /// Whether it is known before anything runs.
-    pub known: bool,
-    read: fn(&Observation) -> Option<Cell>,
-}
-
-/// How the numbers of a quantity are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// With this many digits after the point.
-    Fixed(usize),
-    /// A p-value, which is never written as zero.
-    PValue,
-    /// A share, shown times 100 with one digit after the point.
-    Percent,
-    /// A count, its thousands apart.
-    Count,
-    /// As short as it can be: a setting, or a number of unknown size.
-    Plain,
-    /// No number but text.
-    Text,
-}
-
-static QUANTITIES: [Quantity; 32] = {
-    use Better::{Higher, Lower};
-    use Format::{Count, Fixed, PValue, Percent, Plain, Text};
-    const fn quantity(
-        name: &'static str,
-        label: &'static str,
-        better: Option<Better>,
-        format: Format,
-        known: bool,
-        read: fn(&Observation) -> Option<Cell>,
-    ) -> Quantity {
-        Quantity { name, label, better, format, known, read }
-    }
-    [
-        quantity("trial", "trial", None, Text, true, |o| Some(Cell::Text(o.trial.trial.to_string()))),
-        quantity("sweep", "sweep", None, Text, true, |o| Some(Cell::Text(o.sweep.into()))),
-        quantity("params", "parameters", Some(Lower), Count, true, |o| count(o.trial.params)),
-        quantity("active_params", "active parameters", Some(Lower), Count, true, |o| {
-            count(o.trial.active_params)
-        }),
-        quantity("train_tokens", "training tokens", Some(Lower), Count, false, |o| {
-            count(o.trial.train_tokens)
-        }),
-        quantity("train_flops", "training FLOPs", Some(Lower), Plain, false, |o| {
-            Some(Cell::Number(o.trial.train_flops))
-        }),
-        quantity("val_loss", "validation loss (nats per token)", Some(Lower), Fixed(3), false, |o| {
-            o.trial.val_loss.map(Cell::Number)
-        }),
-        quantity("val_bpb", "validation bits per byte", Some(Lower), Fixed(3), false, |o| {
-            o.trial.val_bpb.map(Cell::Number)
-        }),
-        quantity("capacity_bits", "learned knowledge (bits)", Some(Higher), Count, false, |o| {
-            o.trial.capacity_bits.map(Cell::Number)
-        }),
-        quantity(
-            "capacity_ratio",
-            "learned knowledge (bits per parameter)",
-            Some(Higher),
-            Fixed(3),
-            false,
-            |o| o.trial.capacity_ratio().map(Cell::Number),
-        ),
-        quantity("stage", "exam after", None, Text, false, |o| {
-            o.score.as_ref().map(|s| Cell::Text(s.stage.clone()))
-        }),
-        quantity("at", "share of the stage's steps", None, Plain, false, |o| {
-            o.score.as_ref().map(|s| Cell::Number(s.taken.at))
-        }),
-        quantity("averaged", "weights averaged", None, Count, false, |o| {
-            o.score.as_ref().and_then(|s| count(s.taken.averaged as u64))
-        }),
-        quantity("exam_tokens", "training tokens before the exam", None, Count, false, |o| {
-            o.score.as_ref().and_then(|s| count(s.tokens))
-        }),
-        quantity("subject", "subject", None, Text, false, |o| {
-            o.score.as_ref().and_then(|s| s.subject.clone()).map(Cell::Text)
-        }),
-        quantity("group", "group of subjects", None, Text, false, |o| {
-            let group = o.score.as_ref().and_then(|s| group_of(s.subject.as_deref()?));
-            group.map(|group| Cell::Text(group.into()))
-        }),
-        quantity("exam_correct", "correct answers", Some(Higher), Count, false, |o| {
-            o.score.as_ref().and_then(|s| count(s.tally.correct))
-        }),
-        quantity("exam_questions", "questions", None, Count, false, |o| {
-            o.score.as_ref().and_then(|s| count(s.tally.questions))
-        }),
-        quantity("exam_accuracy", "exam accuracy (%)", Some(Higher), Percent, false, |o| {
-            o.score.as_ref().and_then(|s| s.accuracy()).map(Cell::Number)
-        }),
-        quantity("exam_low", "exam accuracy, Wilson's lower bound (%)", Some(Higher), Percent, false, |o| {
-            o.score.as_ref().map(|s| Cell::Number(s.tally.interval().0))
-        }),
-        quantity("exam_high", "exam accuracy, Wilson's upper bound (%)", Some(Higher), Percent, false, |o| {
-            o.score.as_ref().map(|s| Cell::Number(s.tally.interval().1))
-        }),
-        quantity("exam_p_guess", "p of guessing", None, PValue, false, |o| {
-            o.score.as_ref().map(|s| Cell::Number(s.tally.p_guess()))
-        }),
-        quantity(
-            "exam_macro_accuracy",
-            "exam accuracy, mean over subjects (%)",
-            Some(Higher),
-            Percent,
-            false,
-            |o| analysis(o, |a| Some(a.macro_accuracy)),
-        ),
-        quantity(
-            "exam_log_prob",
-            "log-probability of the right option (nats)",
-            Some(Higher),
-            Fixed(3),
-            false,
-            |o| analysis(o, |a| Some(a.log_prob)),
-        ),
-        quantity(
-            "exam_accuracy_without_prior",
-            "exam accuracy without the prior of letters (%)",
-            Some(Higher),
-            Percent,
-            false,
-            |o| analysis(o, |a| Some(a.accuracy_without_prior)),
-        ),
-        quantity("exam_ece", "expected calibration error", Some(Lower), Fixed(3), false, |o| {
-            analysis(o, |a| Some(a.calibration.as_ref()?.ece))
-        }),
-        quantity("exam_contaminated", "questions in training text", None, Count, false, |o| {
-            count(o.score.as_ref()?.contaminated?.questions)
-        }),
-        quantity(
-            "exam_correct_clean",
-            "correct answers, of clean questions",
-            Some(Higher),
-            Count,
-            false,
-            |o| count(o.score.as_ref()?.clean()?.1),
-        ),
-        quantity("exam_questions_clean", "clean questions", None, Count, false, |o| {
-            count(o.score.as_ref()?.clean()?.0)
-        }),
-        quantity(
-            "exam_accuracy_clean",
-            "exam accuracy, clean questions (%)",
-            Some(Higher),
-            Percent,
-            false,
-            |o| o.score.as_ref()?.clean_accuracy().map(Cell::Number),
-        ),
-        quantity("wall_seconds", "wall time (s)", Some(Lower), Fixed(1), false, |o| {
-            Some(Cell::Number(o.trial.wall_seconds))
-        }),
-        quantity("peak_rss_mb", "peak memory (MiB)", Some(Lower), Fixed(0), false, |o| {
-            Some(Cell::Number(o.trial.peak_rss_mb))
-        }),
-    ]
-};
-
-/// A number of the answers behind a score.
-fn analysis(observation: &Observation, read: impl Fn(&Analysis) -> Option<f64>) -> Option<Cell> {
-    read(observation.score.as_ref()?.analysis()?).map(Cell::Number)
-}
-
-fn count(count: u64) -> Option<Cell> {
-    Some(Cell::Number(count as f64))
-}
 
 /// A loss on one named validation set: `val_bpb.wiki`.
 #[derive(Debug)]
@@ -242,13 +59,22 @@ impl OfSet {
     }
 }
 
-/// A column of the results, checked to exist.
+/// A column of the results, checked to exist, and what it is called.
 #[derive(Debug, Clone, Copy)]
-pub enum Column {
+pub struct Column {
+    of: Of,
+    label: &'static str,
+}
+
+/// What a column is.
+#[derive(Debug, Clone, Copy)]
+enum Of {
     /// A column of trials.csv.
     Quantity(&'static Quantity),
     /// A column of trials.csv that belongs to a named validation set.
-    OfSet(&'static OfSet),
+    Set(&'static OfSet),
+    /// A column of trials.csv that belongs to a stage.
+    Stage(&'static OfStage),
     /// A key of the configuration, whether it varies or not.
     Key(&'static KeySpec),
 }
@@ -262,14 +88,17 @@ impl PartialEq for Column {
 impl Column {
     /// The column of this name; `val.bpb` and `val_bpb`, `exam.subject` and `subject` are the same.
     pub fn find(name: &str) -> Result<Self, String> {
-        if let Some(quantity) = QUANTITIES.iter().find(|q| q.name == name || dotted(q) == name) {
-            return Ok(Self::Quantity(quantity));
+        if let Some(quantity) = QUANTITIES.iter().find(|q| q.name == name || dotted(q.name) == name) {
+            return Ok(Self { of: Of::Quantity(quantity), label: quantity.label });
         }
         if let Some(column) = OfSet::find(name) {
-            return Ok(Self::OfSet(column));
+            return Ok(Self { of: Of::Set(column), label: &column.label });
+        }
+        if let Some(column) = OfStage::all().iter().find(|column| column.name == name) {
+            return Ok(Self { of: Of::Stage(column), label: &column.label });
         }
         if let Some(key) = find(name) {
-            return Ok(Self::Key(key));
+            return Ok(Self { of: Of::Key(key), label: word(&key.path).unwrap_or(&key.path) });
         }
         let names = Self::names();
         let hint = match did_you_mean(name, names.iter().map(String::as_str)) {
@@ -286,8 +115,10 @@ impl Column {
 
     /// Every name that [`Self::find`] knows.
     pub fn names() -> Vec<String> {
-        let columns = QUANTITIES.iter().flat_map(|q| [dotted(q), q.name.to_string()]);
-        let mut names: Vec<String> = columns.chain(keys().map(|k| k.path.clone())).collect();
+        let columns = QUANTITIES.iter().flat_map(|q| [dotted(q.name), q.name.to_string()]);
+        let of_stages = OfStage::all().iter().map(|column| column.name.clone());
+        let mut names: Vec<String> =
+            columns.chain(of_stages).chain(keys().map(|key| key.path.clone())).collect();
         let mut seen = std::collections::BTreeSet::new();
         names.retain(|name| seen.insert(name.clone()));
         names
@@ -295,47 +126,56 @@ impl Column {
 
     /// The name as in trials.csv.
     pub fn name(&self) -> &'static str {
-        match self {
-            Self::Quantity(quantity) => quantity.name,
-            Self::OfSet(column) => &column.name,
-            Self::Key(key) => &key.path,
+        match self.of {
+            Of::Quantity(quantity) => quantity.name,
+            Of::Set(column) => &column.name,
+            Of::Stage(column) => &column.name,
+            Of::Key(key) => &key.path,
         }
     }
 
     /// What axes and tables call it, with its unit.
     pub fn label(&self) -> &'static str {
-        match self {
-            Self::Quantity(quantity) => quantity.label,
-            Self::OfSet(column) => &column.label,
-            Self::Key(key) => &key.path,
-        }
+        self.label
     }
 
-    /// The last part of its name, or its label: what a legend has room for.
-    pub fn short(&self) -> &'static str {
-        match self {
-            Self::Quantity(quantity) => quantity.label,
-            Self::OfSet(column) => &column.label,
-            Self::Key(key) => key.path.rsplit('.').next().unwrap_or(&key.path),
+    /// The same column under another label.
+    pub fn labelled(self, label: &str) -> Self {
+        Self { label: kept(label), ..self }
+    }
+
+    /// Whether it is a key of the configuration.
+    pub fn is_key(&self) -> bool {
+        matches!(self.of, Of::Key(_))
+    }
+
+    /// The words that it may hold; none where it may hold any.
+    pub fn words(&self) -> Vec<&'static str> {
+        match self.of {
+            Of::Key(KeySpec { kind: Kind::Choice(words), .. }) => words.iter().map(String::as_str).collect(),
+            Of::Key(KeySpec { kind: Kind::Bool, .. }) => vec!["true", "false"],
+            _ => vec![],
         }
     }
 
     /// Which values are better, where that can be said.
     pub fn better(&self) -> Option<Better> {
-        match self {
-            Self::Quantity(quantity) => quantity.better,
-            Self::OfSet(_) => Some(Better::Lower),
-            Self::Key(_) => None,
+        match self.of {
+            Of::Quantity(quantity) => quantity.better,
+            Of::Set(_) => Some(Better::Lower),
+            Of::Stage(column) => column.measure.better,
+            Of::Key(_) => None,
         }
     }
 
     /// How its numbers are written.
     pub fn format(&self) -> Format {
-        match self {
-            Self::Quantity(quantity) => quantity.format,
-            Self::OfSet(_) => Format::Fixed(3),
-            Self::Key(key) if matches!(key.kind, Kind::Whole | Kind::Number) => Format::Plain,
-            Self::Key(_) => Format::Text,
+        match self.of {
+            Of::Quantity(quantity) => quantity.format,
+            Of::Set(_) => Format::Fixed(3),
+            Of::Stage(column) => column.measure.format,
+            Of::Key(key) if matches!(key.kind, Kind::Whole | Kind::Number) => Format::Plain,
+            Of::Key(_) => Format::Text,
         }
     }
 
@@ -346,16 +186,35 @@ impl Column {
 
     /// Whether it is known before anything runs.
     pub fn is_known(&self) -> bool {
-        match self {
-            Self::Quantity(quantity) => quantity.known,
-            Self::OfSet(_) => false,
-            Self::Key(_) => true,
+        match self.of {
+            Of::Quantity(quantity) => quantity.known,
+            Of::Set(_) | Of::Stage(_) => false,
+            Of::Key(_) => true,
         }
     }
 
     /// Whether it is the p of guessing, of which several seeds have one together and no mean.
     pub fn is_p_of_guessing(&self) -> bool {
         self.name() == "exam_p_guess"
+    }
+
+    /// Whether it says how good a model is, and not what it is or what it cost.
+    pub fn is_score(&self) -> bool {
+        match self.of {
+            Of::Stage(column) => column.measure.is_score,
+            Of::Quantity(_) | Of::Set(_) => {
+                ["val_", "exam_"].iter().any(|start| self.name().starts_with(start))
+            }
+            Of::Key(_) => false,
+        }
+    }
+
+    /// The stage that it is measured of, where it is of one.
+    pub fn of_stage(&self) -> Option<&'static OfStage> {
+        match self.of {
+            Of::Stage(column) => Some(column),
+            _ => None,
+        }
     }
 
     /// Whether it is known only where an exam was sat.
@@ -370,13 +229,14 @@ impl Column {
 
     /// Its value in an observation.
     pub fn read(&self, observation: &Observation) -> Option<Cell> {
-        match self {
-            Self::Quantity(quantity) => (quantity.read)(observation),
-            Self::OfSet(column) => {
+        match self.of {
+            Of::Quantity(quantity) => (quantity.read)(observation),
+            Of::Set(column) => {
                 let set = observation.trial.val_sets.iter().find(|set| set.name == column.set)?;
                 (column.read)(set).map(Cell::Number)
             }
-            Self::Key(key) => observation.key(&key.path),
+            Of::Stage(column) => column.of(observation.trial).map(Cell::Number),
+            Of::Key(key) => observation.key(&key.path),
         }
     }
 
@@ -389,14 +249,58 @@ impl Column {
     }
 }
 
-/// `val.bpb` of `val_bpb`; `exam.stage` of `stage`.
-fn dotted(quantity: &Quantity) -> String {
-    match quantity.name {
-        "stage" | "subject" | "group" => format!("exam.{}", quantity.name),
-        name => match name.split_once('_') {
-            Some((group @ ("val" | "exam" | "train"), rest)) => format!("{group}.{rest}"),
-            _ => name.into(),
-        },
+/// The labels of an experiment file, which go before those that the program has.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Names {
+    given: BTreeMap<&'static str, String>,
+}
+
+impl Names {
+    /// Reads `[labels]`: text by the names of columns.
+    pub fn read(entries: &[Entry], errors: &mut ConfigErrors) -> Self {
+        let mut names = Self::default();
+        names.read_below("", entries, errors);
+        names
+    }
+
+    fn read_below(&mut self, above: &str, entries: &[Entry], errors: &mut ConfigErrors) {
+        for Entry { key, place, node, .. } in entries {
+            let name = format!("{above}{key}");
+            // Without quotes, model.n_layers is a table.
+            if let Some(below) = node.table() {
+                self.read_below(&format!("{name}."), below, errors);
+                continue;
+            }
+            let column = match Column::find(&name) {
+                Ok(column) => column,
+                Err(problem) => {
+                    errors.push(ConfigError::new(place, format!("labels.{name}"), problem));
+                    continue;
+                }
+            };
+            let mut wrong = |problem| errors.push(ConfigError::new(place, format!("labels.{name}"), problem));
+            match node.str().map(str::trim).filter(|text| !text.is_empty()) {
+                Some(text) if text.contains(['\n', '\r']) => {
+                    wrong(format!("is {}, expected one line", node.shown));
+                }
+                Some(text) if self.given.insert(column.name(), text.into()).is_some() => {
+                    wrong(format!("labels {} a second time", column.name()));
+                }
+                Some(_) => {}
+                None => wrong(format!("is {}, expected text in quotes", node.shown)),
+            }
+        }
+    }
+
+    /// The column of this name, as it is called.
+    pub fn column(&self, name: &str) -> Result<Column, String> {
+        let column = Column::find(name)?;
+        Ok(self.given.get(column.name()).map_or(column, |label| column.labelled(label)))
+    }
+
+    /// What a key or column is called; its name where there is no such.
+    pub fn label(&self, name: &str) -> String {
+        self.column(name).map_or(name.into(), |column| column.label().into())
     }
 }
 
@@ -419,7 +323,8 @@ mod tests {
         ] {
             assert_eq!(Column::find(dotted).unwrap(), Column::find(plain).unwrap());
         }
-        assert_eq!(Column::find("model.n_layers").unwrap().short(), "n_layers");
+        assert_eq!(Column::find("model.n_layers").unwrap().label(), "layers");
+        assert_eq!(Column::find("model.norm_eps").unwrap().label(), "model.norm_eps");
         assert!(
             Column::find("seed").unwrap().is_number() && !Column::find("exam.answer").unwrap().is_number()
         );

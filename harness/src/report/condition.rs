@@ -1,25 +1,39 @@
-//! Conditions on observations: `model.n_layers >= 8`, `model.n_experts == 0 and params < 2e6`.
+//! Conditions on observations: `model.n_layers >= 8`, `not (model.n_experts == 0 or params < 2e6)`.
 //!
-//! Comparisons of a column with a number or text, joined by `and` and `or`; `and` binds closer.
+//! Comparisons of a column with a number or text, or with several (`in`), joined by `and`, `or` and `not` with
+//! parentheses; `not` binds closest, then `and`. A comparison of what has no value is neither true nor false (Kleene's
+//! strong logic of three values, as in SQL), so that neither it nor its opposite holds; `is missing` asks for that.
 
 use super::columns::Column;
 use super::observation::{Cell, Observation};
-use crate::config::{Kind, did_you_mean};
+use crate::config::did_you_mean;
 use std::cmp::Ordering;
 
-/// A condition as alternatives, each of which is comparisons that must all hold.
+/// Most parentheses and `not` within each other.
+const DEEPEST: usize = 64;
+
+/// A condition.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Condition {
     /// As it was written.
     pub text: String,
-    any: Vec<Vec<Comparison>>,
+    tree: Tree,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-struct Comparison {
-    column: Column,
-    operator: Operator,
-    value: Cell,
+enum Tree {
+    Leaf(Column, Test),
+    Not(Box<Tree>),
+    All(Vec<Tree>),
+    Any(Vec<Tree>),
+}
+
+/// What is asked of a column.
+#[derive(Debug, Clone, PartialEq)]
+enum Test {
+    Compare(Operator, Cell),
+    In(Vec<Cell>),
+    Missing,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,83 +55,163 @@ const OPERATORS: [(&str, Operator); 6] = [
     (">", Operator::Greater),
 ];
 
+/// What a condition may come to: true, false, or neither for want of a value. Of what has run it is one of the three.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Possible {
+    yes: bool,
+    no: bool,
+    neither: bool,
+}
+
+impl Possible {
+    /// What is not known before anything runs.
+    const ANYTHING: Self = Self { yes: true, no: true, neither: true };
+
+    fn of(truth: Option<bool>) -> Self {
+        Self { yes: truth == Some(true), no: truth == Some(false), neither: truth.is_none() }
+    }
+
+    fn not(self) -> Self {
+        Self { yes: self.no, no: self.yes, ..self }
+    }
+
+    /// False where one is, true where both are.
+    fn and(self, other: Self) -> Self {
+        let is_left = |one: Self, other: Self| one.neither && (other.yes || other.neither);
+        Self {
+            yes: self.yes && other.yes,
+            no: self.no || other.no,
+            neither: is_left(self, other) || is_left(other, self),
+        }
+    }
+}
+
 impl Condition {
     /// Reads a condition, or says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let tokens = tokens(text)?;
-        let mut any = vec![vec![]];
-        let mut rest = tokens.as_slice();
-        loop {
-            let (comparison, after) = comparison(rest)?;
-            if let Some(all) = any.last_mut() {
-                all.push(comparison);
+        let mut parser = Parser { tokens: tokens(text)?, at: 0, depth: 0 };
+        let tree = parser.any()?;
+        match parser.next() {
+            None => Ok(Self { text: text.trim().into(), tree }),
+            Some(found) => {
+                Err(format!("has {} where \"and\", \"or\" or the end was expected", found.shown()))
             }
-            rest = match after {
-                [] => return Ok(Self { text: text.trim().into(), any }),
-                [Token::Word(word), rest @ ..] if word == "and" => rest,
-                [Token::Word(word), rest @ ..] if word == "or" => {
-                    any.push(vec![]);
-                    rest
-                }
-                [token, ..] => {
-                    return Err(format!(
-                        "has {} where \"and\", \"or\" or the end was expected",
-                        token.shown()
-                    ));
-                }
-            };
         }
     }
 
     /// The columns it speaks of.
-    pub fn columns(&self) -> impl Iterator<Item = Column> + '_ {
-        self.any.iter().flatten().map(|comparison| comparison.column)
+    pub fn columns(&self) -> impl Iterator<Item = Column> + use<> {
+        let mut columns = vec![];
+        self.tree.columns(&mut columns);
+        columns.into_iter()
     }
 
-    /// Whether it holds; what has no value does not.
+    /// Whether it holds; a comparison of what has no value does not, nor does its opposite.
     pub fn holds(&self, observation: &Observation) -> bool {
-        self.any.iter().any(|all| all.iter().all(|c| c.holds(observation) == Some(true)))
+        self.tree.truth(&|column, test| Possible::of(test.holds(column, observation))).yes
     }
 
     /// Whether it can hold, judged by what is known before anything runs.
     pub fn may_hold(&self, observation: &Observation) -> bool {
-        let may = |c: &Comparison| !c.column.is_known() || c.holds(observation) == Some(true);
-        self.any.iter().any(|all| all.iter().all(may))
+        let leaf = |column: &Column, test: &Test| match column.is_known() {
+            true => Possible::of(test.holds(column, observation)),
+            false => Possible { neither: *test != Test::Missing, ..Possible::ANYTHING },
+        };
+        self.tree.truth(&leaf).yes
     }
 }
 
-impl Comparison {
-    fn holds(&self, observation: &Observation) -> Option<bool> {
-        let found = self.column.read(observation)?;
-        let ordering = match (&found, &self.value) {
-            (Cell::Number(a), Cell::Number(b)) => a.partial_cmp(b)?,
-            (Cell::Text(a), Cell::Text(b)) => a.cmp(b),
-            _ => return None,
-        };
-        Some(match self.operator {
-            Operator::Equal => ordering == Ordering::Equal,
-            Operator::NotEqual => ordering != Ordering::Equal,
-            Operator::Less => ordering == Ordering::Less,
-            Operator::AtMost => ordering != Ordering::Greater,
-            Operator::Greater => ordering == Ordering::Greater,
-            Operator::AtLeast => ordering != Ordering::Less,
-        })
+impl Tree {
+    fn columns(&self, found: &mut Vec<Column>) {
+        match self {
+            Self::Leaf(column, _) => found.push(*column),
+            Self::Not(part) => part.columns(found),
+            Self::All(parts) | Self::Any(parts) => parts.iter().for_each(|part| part.columns(found)),
+        }
     }
+
+    fn truth(&self, leaf: &dyn Fn(&Column, &Test) -> Possible) -> Possible {
+        match self {
+            Self::Leaf(column, test) => leaf(column, test),
+            Self::Not(part) => part.truth(leaf).not(),
+            Self::All(parts) => {
+                parts.iter().fold(Possible::of(Some(true)), |all, part| all.and(part.truth(leaf)))
+            }
+            // One of them is true unless all are false.
+            Self::Any(parts) => {
+                let none = |none: Possible, part: &Self| none.and(part.truth(leaf).not());
+                parts.iter().fold(Possible::of(Some(true)), none).not()
+            }
+        }
+    }
+}
+
+impl Test {
+    /// Whether it is so; `None` of what has no value, or one of another kind.
+    fn holds(&self, column: &Column, observation: &Observation) -> Option<bool> {
+        let found = column.read(observation);
+        match self {
+            Self::Missing => Some(found.is_none()),
+            Self::In(values) => {
+                let found = found?;
+                let equal = values.iter().map(|value| Some(order(&found, value)? == Ordering::Equal));
+                equal.collect::<Option<Vec<bool>>>().map(|equal| equal.contains(&true))
+            }
+            Self::Compare(operator, value) => {
+                let ordering = order(&found?, value)?;
+                Some(match operator {
+                    Operator::Equal => ordering == Ordering::Equal,
+                    Operator::NotEqual => ordering != Ordering::Equal,
+                    Operator::Less => ordering == Ordering::Less,
+                    Operator::AtMost => ordering != Ordering::Greater,
+                    Operator::Greater => ordering == Ordering::Greater,
+                    Operator::AtLeast => ordering != Ordering::Less,
+                })
+            }
+        }
+    }
+}
+
+fn order(found: &Cell, value: &Cell) -> Option<Ordering> {
+    match (found, value) {
+        (Cell::Number(a), Cell::Number(b)) => a.partial_cmp(b),
+        (Cell::Text(a), Cell::Text(b)) => Some(a.cmp(b)),
+        _ => None,
+    }
+}
+
+/// A piece of a condition, and the number of its first character.
+#[derive(Debug, Clone, PartialEq)]
+struct Token {
+    kind: Kind,
+    place: usize,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum Token {
+enum Kind {
     Word(String),
     Quoted(String),
     Operator(Operator, &'static str),
+    /// A parenthesis, a bracket or a comma.
+    Mark(char),
 }
 
 impl Token {
     fn shown(&self) -> String {
-        match self {
-            Self::Word(word) | Self::Quoted(word) => format!("{word:?}"),
-            Self::Operator(_, sign) => format!("\"{sign}\""),
-        }
+        let text = match &self.kind {
+            Kind::Word(word) | Kind::Quoted(word) => format!("{word:?}"),
+            Kind::Operator(_, sign) => format!("\"{sign}\""),
+            Kind::Mark(mark) => format!("\"{mark}\""),
+        };
+        format!("{text} at character {}", self.place)
+    }
+
+    fn is_word(&self, word: &str) -> bool {
+        matches!(&self.kind, Kind::Word(found) if found == word)
+    }
+
+    fn is_mark(&self, mark: char) -> bool {
+        self.kind == Kind::Mark(mark)
     }
 }
 
@@ -126,79 +220,184 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
     let mut tokens = vec![];
     let mut rest = text.trim_start();
     while let Some(first) = rest.chars().next() {
-        if let Some(&(sign, operator)) = OPERATORS.iter().find(|(sign, _)| rest.starts_with(sign)) {
-            tokens.push(Token::Operator(operator, sign));
-            rest = &rest[sign.len()..];
+        let place = text[..text.len() - rest.len()].chars().count() + 1;
+        let (kind, length) = if let Some(&(sign, operator)) =
+            OPERATORS.iter().find(|(sign, _)| rest.starts_with(sign))
+        {
+            (Kind::Operator(operator, sign), sign.len())
         } else if first == '\'' || first == '"' {
-            let Some((quoted, after)) = rest[1..].split_once(first) else {
-                return Err(format!("has no closing {first} after {:?}", &rest[1..]));
+            let Some((quoted, _)) = rest[1..].split_once(first) else {
+                return Err(format!("has no closing {first} for the one at character {place}"));
             };
-            tokens.push(Token::Quoted(quoted.into()));
-            rest = after;
+            (Kind::Quoted(quoted.into()), quoted.len() + 2)
         } else if is_word(first) {
             let end = rest.find(|c: char| !is_word(c)).unwrap_or(rest.len());
-            tokens.push(Token::Word(rest[..end].into()));
-            rest = &rest[end..];
+            (Kind::Word(rest[..end].into()), end)
+        } else if matches!(first, '(' | ')' | '[' | ']' | ',') {
+            (Kind::Mark(first), 1)
         } else if first == '=' {
-            return Err("has \"=\", expected ==, !=, <, <=, > or >=".into());
+            return Err(format!("has \"=\" at character {place}, expected ==, !=, <, <=, > or >="));
         } else {
+            let first = first.to_string();
             return Err(format!(
-                "has {:?}, expected comparisons joined by and, or, such as model.n_layers >= 8",
-                first.to_string()
+                "has {first:?} at character {place}, expected comparisons such as model.n_layers >= 8, joined by and, or and not"
             ));
-        }
-        rest = rest.trim_start();
+        };
+        tokens.push(Token { kind, place });
+        rest = rest[length..].trim_start();
     }
     Ok(tokens)
 }
 
-fn comparison(tokens: &[Token]) -> Result<(Comparison, &[Token]), String> {
-    let (name, rest) = match tokens {
-        [] => return Err("ends where a comparison was expected, such as model.n_layers >= 8".into()),
-        [Token::Word(name), rest @ ..] => (name, rest),
-        [token, ..] => return Err(format!("has {} where a column was expected", token.shown())),
-    };
-    let column = Column::find(name)?;
-    let (operator, rest) = match rest {
-        [Token::Operator(operator, _), rest @ ..] => (*operator, rest),
-        other => {
-            let found = other.first().map_or("the end".into(), Token::shown);
-            return Err(format!("has {found} after {name}, expected ==, !=, <, <=, > or >="));
-        }
-    };
-    let (value, rest) = match rest {
-        [token @ (Token::Word(_) | Token::Quoted(_)), rest @ ..] => (value(&column, token)?, rest),
-        other => {
-            let found = other.first().map_or("the end".into(), Token::shown);
-            return Err(format!("has {found} where a value for {name} was expected"));
-        }
-    };
-    if matches!(value, Cell::Text(_)) && !matches!(operator, Operator::Equal | Operator::NotEqual) {
-        return Err(format!("orders {name}, which holds text; expected == or !="));
-    }
-    Ok((Comparison { column, operator, value }, rest))
+/// What is left to read.
+struct Parser {
+    tokens: Vec<Token>,
+    at: usize,
+    depth: usize,
 }
 
-fn value(column: &Column, token: &Token) -> Result<Cell, String> {
-    let (Token::Word(text) | Token::Quoted(text)) = token else { return Err("has no value".into()) };
-    if column.is_number() {
-        let number = text.replace('_', "").parse::<f64>().ok().filter(|n| n.is_finite());
-        let number = number.filter(|_| matches!(token, Token::Word(_)));
-        return number
-            .map(Cell::Number)
-            .ok_or_else(|| format!("compares {} with {}, expected a number", column.name(), token.shown()));
+impl Parser {
+    fn next(&mut self) -> Option<Token> {
+        let token = self.tokens.get(self.at).cloned();
+        self.at += 1;
+        token
     }
-    let words: Vec<&str> = match column {
-        Column::Key(key) => match &key.kind {
-            Kind::Choice(words) => words.iter().map(String::as_str).collect(),
-            Kind::Bool => vec!["true", "false"],
-            _ => vec![],
-        },
-        Column::Quantity(_) | Column::OfSet(_) => vec![],
-    };
-    if !words.is_empty() && !words.contains(&text.as_str()) {
-        let hint = did_you_mean(text, words.iter().copied());
-        return Err(format!("compares {} with {text:?}, expected {}{hint}", column.name(), words.join(", ")));
+
+    /// Steps over the next token where it is the one that is asked for.
+    fn takes(&mut self, is_it: impl Fn(&Token) -> bool) -> bool {
+        let takes = self.tokens.get(self.at).is_some_and(is_it);
+        self.at += usize::from(takes);
+        takes
     }
-    Ok(Cell::Text(text.clone()))
+
+    fn any(&mut self) -> Result<Tree, String> {
+        let mut parts = vec![self.all()?];
+        while self.takes(|token| token.is_word("or")) {
+            parts.push(self.all()?);
+        }
+        Ok(if parts.len() == 1 { parts.remove(0) } else { Tree::Any(parts) })
+    }
+
+    fn all(&mut self) -> Result<Tree, String> {
+        let mut parts = vec![self.one()?];
+        while self.takes(|token| token.is_word("and")) {
+            parts.push(self.one()?);
+        }
+        Ok(if parts.len() == 1 { parts.remove(0) } else { Tree::All(parts) })
+    }
+
+    fn one(&mut self) -> Result<Tree, String> {
+        self.depth += 1;
+        if self.depth > DEEPEST {
+            return Err(format!("has more than {DEEPEST} parentheses and \"not\" within each other"));
+        }
+        let open = self.tokens.get(self.at).map_or(0, |token| token.place);
+        let tree = if self.takes(|token| token.is_word("not")) {
+            Tree::Not(Box::new(self.one()?))
+        } else if self.takes(|token| token.is_mark('(')) {
+            let inside = self.any()?;
+            match self.next() {
+                Some(token) if token.is_mark(')') => inside,
+                Some(token) => {
+                    return Err(format!("has {} where \"and\", \"or\" or \")\" was expected", token.shown()));
+                }
+                None => return Err(format!("has no \")\" for the \"(\" at character {open}")),
+            }
+        } else {
+            self.leaf()?
+        };
+        self.depth -= 1;
+        Ok(tree)
+    }
+
+    fn leaf(&mut self) -> Result<Tree, String> {
+        let name = match self.next() {
+            None => return Err("ends where a comparison was expected, such as model.n_layers >= 8".into()),
+            Some(Token { kind: Kind::Word(name), .. }) => name,
+            Some(token) => return Err(format!("has {} where a column was expected", token.shown())),
+        };
+        let column = Column::find(&name)?;
+        let expected = "expected ==, !=, <, <=, > or >=, in (...), or is missing";
+        let is_not = self.takes(|token| token.is_word("not"));
+        let test = match self.next() {
+            Some(Token { kind: Kind::Operator(operator, _), .. }) if !is_not => {
+                let value = self.value(&name, &column)?;
+                let is_order = !matches!(operator, Operator::Equal | Operator::NotEqual);
+                if matches!(value, Cell::Text(_)) && is_order {
+                    return Err(format!("orders {name}, which holds text; expected == or !="));
+                }
+                Test::Compare(operator, value)
+            }
+            Some(token) if token.is_word("in") => Test::In(self.values(&name, &column)?),
+            Some(token) if token.is_word("is") && !is_not => {
+                let is_not = self.takes(|token| token.is_word("not"));
+                if !self.takes(|token| token.is_word("missing")) {
+                    let found = self.next().map_or("the end".into(), |token| token.shown());
+                    return Err(format!("has {found} after {name} is, expected missing or not missing"));
+                }
+                let missing = Tree::Leaf(column, Test::Missing);
+                return Ok(if is_not { Tree::Not(Box::new(missing)) } else { missing });
+            }
+            found => {
+                let found = found.map_or("the end".into(), |token| token.shown());
+                let (not, expected) = if is_not { (" not", "expected in (...)") } else { ("", expected) };
+                return Err(format!("has {found} after {name}{not}, {expected}"));
+            }
+        };
+        let leaf = Tree::Leaf(column, test);
+        Ok(if is_not { Tree::Not(Box::new(leaf)) } else { leaf })
+    }
+
+    /// `(2, 4)` or `[2, 4]`.
+    fn values(&mut self, name: &str, column: &Column) -> Result<Vec<Cell>, String> {
+        let close = match self.next() {
+            Some(token) if token.is_mark('(') => ')',
+            Some(token) if token.is_mark('[') => ']',
+            found => {
+                let found = found.map_or("the end".into(), |token| token.shown());
+                return Err(format!("has {found} after {name} in, expected values such as (2, 4)"));
+            }
+        };
+        let mut values = vec![];
+        loop {
+            values.push(self.value(name, column)?);
+            match self.next() {
+                Some(token) if token.is_mark(close) => return Ok(values),
+                Some(token) if token.is_mark(',') => {}
+                found => {
+                    let found = found.map_or("the end".into(), |token| token.shown());
+                    return Err(format!("has {found} where \",\" or \"{close}\" was expected"));
+                }
+            }
+        }
+    }
+
+    fn value(&mut self, name: &str, column: &Column) -> Result<Cell, String> {
+        let token = self.next();
+        let (text, is_quoted) = match token.as_ref().map(|token| &token.kind) {
+            Some(Kind::Word(text)) => (text, false),
+            Some(Kind::Quoted(text)) => (text, true),
+            _ => {
+                let found = token.map_or("the end".into(), |token| token.shown());
+                return Err(format!("has {found} where a value for {name} was expected"));
+            }
+        };
+        let shown = token.as_ref().map_or(String::new(), Token::shown);
+        if column.is_number() {
+            let number = text.replace('_', "").parse::<f64>().ok().filter(|n| n.is_finite() && !is_quoted);
+            return number
+                .map(Cell::Number)
+                .ok_or_else(|| format!("compares {} with {shown}, expected a number", column.name()));
+        }
+        let words = column.words();
+        if !words.is_empty() && !words.contains(&text.as_str()) {
+            let hint = did_you_mean(text, words.iter().copied());
+            return Err(format!(
+                "compares {} with {shown}, expected {}{hint}",
+                column.name(),
+                words.join(", ")
+            ));
+        }
+        Ok(Cell::Text(text.clone()))
+    }
 }

@@ -1,5 +1,6 @@
 //! Experiment files: a question, the sweeps that answer it, and what the report shows.
 
+use super::columns::{Column, Names};
 use super::condition::Condition;
 use super::fields::Fields;
 use super::laws::FitSpec;
@@ -8,6 +9,7 @@ use super::wanted::{CompareSpec, FigureSpec, TableSpec};
 use crate::config::{ConfigError, ConfigErrors, Entry, Node, did_you_mean, parse};
 use crate::records::TrialRecord;
 use anyhow::{Context, Result, bail};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// An experiment: what is asked, of which sweeps, and what is to be shown.
@@ -19,6 +21,8 @@ pub struct Experiment {
     pub question: String,
     /// Sweep files.
     pub sweeps: Vec<PathBuf>,
+    /// What columns are called.
+    pub names: Names,
     /// The figures; none asks for the usual ones.
     pub figures: Vec<FigureSpec>,
     /// The tables beside the summary.
@@ -29,9 +33,28 @@ pub struct Experiment {
     pub fits: Vec<FitSpec>,
     /// Every condition with its place and key, for [`Self::check`].
     conditions: Vec<(String, String, Condition)>,
+    /// Every column of a stage that is named, likewise.
+    of_stages: Vec<(String, String, Column)>,
 }
 
-const KEYS: [&str; 7] = ["title", "question", "sweeps", "figure", "table", "compare", "fit"];
+const KEYS: [&str; 8] = ["title", "question", "sweeps", "labels", "figure", "table", "compare", "fit"];
+
+/// The keys of figures, tables, comparisons and fits that name columns.
+const COLUMN_KEYS: [&str; 13] = [
+    "x",
+    "y",
+    "group",
+    "value",
+    "rows",
+    "columns",
+    "across",
+    "metric",
+    "paired_by",
+    "n",
+    "d",
+    "flops",
+    "loss",
+];
 
 impl Experiment {
     /// Reads an experiment file, with all its errors at once; `None` for a file with no key of one, such as a sweep.
@@ -70,6 +93,10 @@ impl Experiment {
         errors: &mut ConfigErrors,
     ) -> Self {
         let mut experiment = Self { title: stem.into(), ..Self::default() };
+        let labels = entries.iter().find(|entry| entry.key == "labels");
+        if let Some(labels) = labels.and_then(|entry| entry.node.table()) {
+            experiment.names = Names::read(labels, errors);
+        }
         for Entry { key, place, node, .. } in entries {
             let mut wrong = |expected: &str| {
                 let problem = format!("is {}, expected {expected}", node.shown);
@@ -85,6 +112,8 @@ impl Experiment {
                     Some(sweeps) => experiment.sweeps = sweeps,
                     None => wrong("a list of sweep files"),
                 },
+                "labels" if node.table().is_some() => {}
+                "labels" => wrong("a table of labels by name, such as \"model.n_layers\" = \"Layers\""),
                 "figure" | "table" | "compare" | "fit" => match node.array() {
                     Some(tables) => {
                         tables.iter().for_each(|table| experiment.read_part(key, table, errors));
@@ -120,7 +149,8 @@ impl Experiment {
             errors.push(ConfigError::new(place, key, problem));
             return;
         };
-        let mut fields = Fields { section, place, entries, errors };
+        let names = &self.names.clone();
+        let mut fields = Fields { section, place, names, entries, errors };
         match section {
             "figure" => {
                 let Some(mut figure) = FigureSpec::read(&mut fields) else { return };
@@ -149,9 +179,17 @@ impl Experiment {
         for Entry { key, place, node, .. } in entries {
             let is_condition = ["where", "a", "b"].contains(&key.as_str());
             let condition = node.str().filter(|_| is_condition).map(Condition::parse);
+            let is_column = COLUMN_KEYS.contains(&key.as_str());
+            let items = node.array().into_iter().flatten();
+            let names = [node].into_iter().chain(items).filter_map(Node::str).filter(|_| is_column);
+            let mut named: Vec<Column> = names.filter_map(|name| Column::find(name).ok()).collect();
             if let Some(Ok(condition)) = condition {
+                named.extend(condition.columns());
                 self.conditions.push((place.clone(), format!("{section}.{key}"), condition));
             }
+            let of_stages = named.into_iter().filter(|column| column.of_stage().is_some());
+            self.of_stages
+                .extend(of_stages.map(|column| (place.clone(), format!("{section}.{key}"), column)));
         }
     }
 
@@ -164,10 +202,11 @@ impl Experiment {
         Self { title: name.into(), question, ..Self::default() }
     }
 
-    /// Holds every condition against the trials, which need not have run: one that no trial can meet is a mistake.
+    /// Holds every condition against the trials, which need not have run: one that no trial can meet is a mistake, and so
+    /// is a column of a stage that none of them trains.
     ///
     /// # Errors
-    /// Names the conditions that no trial can meet.
+    /// Names the conditions that no trial can meet, and the columns that none can have.
     pub fn check(&self, trials: &[TrialRecord]) -> Result<(), ConfigErrors> {
         let results = Results::new(trials, &[]);
         let planned = results.planned();
@@ -179,6 +218,22 @@ impl Experiment {
                     condition.text,
                     crate::track::counted(trials.len(), "trial")
                 );
+                errors.push(ConfigError::new(place, key, problem));
+            }
+        }
+        let mut told = BTreeSet::new();
+        for (place, key, column) in
+            self.of_stages.iter().filter_map(|(place, key, column)| Some((place, key, column.of_stage()?)))
+        {
+            // A configuration that cannot be read may have it.
+            let lack = |trial: &TrialRecord| column.lack(&toml::from_str(&trial.config).ok()?);
+            let lacks: Vec<Option<String>> = trials.iter().map(lack).collect();
+            let Some(Some(reason)) = lacks.first().filter(|_| lacks.iter().all(Option::is_some)) else {
+                continue;
+            };
+            if told.insert(reason.clone()) {
+                let trials = crate::track::counted(trials.len(), "trial");
+                let problem = format!("names {}, which none of the {trials} has: {reason}", column.name);
                 errors.push(ConfigError::new(place, key, problem));
             }
         }

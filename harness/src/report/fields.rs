@@ -1,6 +1,6 @@
 //! Reads the keys of one `[[figure]]`, `[[table]]`, `[[compare]]` or `[[fit]]`, each checked at its place.
 
-use super::columns::Column;
+use super::columns::{Column, Names};
 use super::condition::Condition;
 use crate::config::{ConfigError, ConfigErrors, Entry, Node, did_you_mean};
 use crate::fsutil::file_name_problem;
@@ -11,6 +11,8 @@ pub struct Fields<'a> {
     pub section: &'static str,
     /// Where it begins.
     pub place: &'a str,
+    /// What columns are called.
+    pub names: &'a Names,
     /// Its keys.
     pub entries: &'a [Entry],
     /// Everything wrong so far.
@@ -132,7 +134,7 @@ impl Fields<'_> {
     /// A column, where the key is there.
     pub fn column(&mut self, key: &str) -> Option<Column> {
         let text = self.text(key)?;
-        Column::find(&text).map_err(|problem| self.problem(key, problem)).ok()
+        self.names.column(&text).map_err(|problem| self.problem(key, problem)).ok()
     }
 
     /// A column that the table cannot do without.
@@ -164,7 +166,8 @@ impl Fields<'_> {
             self.problem(key, format!("is {}, expected a list such as [\"seed\"]", node.shown));
             return vec![];
         };
-        let found: Vec<Result<Column, String>> = names.into_iter().map(Column::find).collect();
+        let found: Vec<Result<Column, String>> =
+            names.into_iter().map(|name| self.names.column(name)).collect();
         found.into_iter().filter_map(|c| c.map_err(|problem| self.problem(key, problem)).ok()).collect()
     }
 

@@ -182,8 +182,7 @@ pub fn questions(answers: Option<Pooled>) -> String {
 
 /// The best mean of a metric; `None` of a cost, and where none is better than another.
 fn best(column: &Column, rows: &[Vec<Option<Spread>>], index: usize) -> Option<f64> {
-    let is_metric = ["val_", "exam_"].iter().any(|start| column.name().starts_with(start));
-    let better = column.better().filter(|_| is_metric)?;
+    let better = column.better().filter(|_| column.is_score())?;
     let means: Vec<f64> = rows.iter().filter_map(|row| row[index].map(|s| s.mean)).collect();
     let (low, high) =
         means.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), m| (l.min(*m), h.max(*m)));

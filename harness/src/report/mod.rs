@@ -17,18 +17,23 @@ mod laws;
 mod length;
 mod number;
 mod observation;
+mod of_stage;
 mod output;
 mod page;
 mod plots;
+mod quantity;
+mod reference;
 mod schema;
 mod summary;
 mod tables;
 mod tuning;
 mod wanted;
+mod words;
 
 pub use experiment::Experiment;
 pub use grid::Grid;
 pub use length::write_length_figure;
+pub use reference::columns_markdown;
 pub use schema::experiment_schema;
 #[cfg(test)]
 pub(crate) use {columns::Column, schema::NAMED};
@@ -95,7 +100,7 @@ pub fn write(
         write_grid(&comparisons, "comparisons", &mut out)?;
     }
     let figures: Vec<Figure> = match experiment.figures.as_slice() {
-        [] => charts::charts(&settings, &results),
+        [] => charts::charts(&settings, &results, &experiment.names),
         asked => asked.iter().map(|spec| plots::figure(spec, &results)).collect(),
     };
     let fitted = laws::fit(&experiment.fits, &results);

@@ -6,6 +6,7 @@ use super::figure::{Axis, Content, Figure, Mark, Point, Series};
 use super::number::{cell, digits3, equation, number};
 use super::observation::{Cell, Observation, Pooled, Results, distinct, grouped, over_seeds};
 use super::wanted::{ErrorBar, FigureSpec, Over, Plot, Style};
+use super::words::unit_apart;
 use crate::stats::fit;
 use uuid::Uuid;
 
@@ -41,11 +42,11 @@ impl Figure {
 /// What a legend calls a group.
 pub fn group_label(column: &Column, value: &Option<Cell>) -> String {
     let text = cell(value, column);
-    match column {
-        Column::Key(_) => format!("{}={text}", column.short()),
-        Column::Quantity(_) | Column::OfSet(_) if column.is_number() => format!("{} {text}", column.label()),
-        Column::Quantity(_) | Column::OfSet(_) => text,
+    if !column.is_number() && !column.is_key() {
+        return text;
     }
+    let (label, unit) = unit_apart(column.label());
+    format!("{label} {text}{}", unit.map_or(String::new(), |unit| format!(" {unit}")))
 }
 
 /// A mean with its interval, in the units of the axis.

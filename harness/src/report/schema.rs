@@ -19,6 +19,12 @@ pub fn experiment_schema() -> Value {
         "title": { "type": "string", "description": "Title of the report." },
         "question": { "type": "string", "description": "What is asked." },
         "sweeps": sweeps,
+        "labels": {
+            "type": "object",
+            "description": "What tables and figures call columns and keys, with their units in parentheses.",
+            "propertyNames": column(),
+            "additionalProperties": text(),
+        },
         "figure": list_of(json!({ "oneOf": figures }), "Figures; none asks for the usual ones."),
         "table": list_of(rows, "Tables beside the summary."),
         "compare": list_of(compare, "Claims, tested together."),

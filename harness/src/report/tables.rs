@@ -7,6 +7,7 @@ use super::grid::{Grid, GridCell, questions};
 use super::labels;
 use super::number::{NOTHING, digits3, p_text, shuffled_p};
 use super::observation::Results;
+use super::of_stage::OfStage;
 use super::summary::{Row, Setting};
 use crate::records::QuestionTable;
 use crate::stats::Spread;
@@ -55,6 +56,10 @@ pub fn trials_csv(rows: &[Row], results: &Results) -> Result<Vec<u8>> {
         rows.iter().flat_map(|row| &row.trial.val_sets).map(|set| set.name.as_str()).collect();
     let set_columns: Vec<String> = sets.iter().flat_map(|set| OfSet::names(set)).collect();
     let has_capacity = rows.iter().any(|row| row.trial.capacity_bits.is_some());
+    let of_stages: Vec<&OfStage> = OfStage::all()
+        .iter()
+        .filter(|column| rows.iter().any(|row| column.of(row.trial).is_some()))
+        .collect();
     let capacity = if has_capacity { CAPACITY.as_slice() } else { &[] };
     let after = "params active_params train_tokens train_flops val_loss val_bpb stage exam_correct exam_questions \
                  exam_accuracy exam_low exam_high exam_p_guess wall_seconds peak_rss_mb status reason at averaged exam_tokens";
@@ -67,7 +72,8 @@ pub fn trials_csv(rows: &[Row], results: &Results) -> Result<Vec<u8>> {
             .chain(capacity.iter().copied())
             .chain(CLEAN)
             .chain(BEYOND)
-            .chain(run_columns.iter().map(String::as_str)),
+            .chain(run_columns.iter().map(String::as_str))
+            .chain(of_stages.iter().map(|column| column.name.as_str())),
     )?;
     for row in rows {
         let t = row.trial;
@@ -111,6 +117,7 @@ pub fn trials_csv(rows: &[Row], results: &Results) -> Result<Vec<u8>> {
             number(analysis.and_then(|a| a.calibration.as_ref()).map(|c| c.ece)),
         ]);
         cells.extend(stages.iter().map(|stage| folder_of(row, stage).unwrap_or_default()));
+        cells.extend(of_stages.iter().map(|column| number(column.of(t))));
         csv.write_record(cells)?;
     }
     Ok(csv.into_inner()?)

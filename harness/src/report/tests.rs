@@ -36,7 +36,7 @@ pub(super) fn trial(seed: u64, n_layers: u64, correct: u64, status: Status) -> T
         peak_rss_mb: 10.0,
         status,
         reason: (status == Status::Failed).then(|| "sft: <loss> is NaN & gone".into()),
-        stages: vec![StageRecord { stage: "pretrain".into(), dir: "/nonexistent".into() }],
+        stages: vec![StageRecord { stage: "pretrain".into(), dir: "/nonexistent".into(), trained: None }],
         notices: vec![Notice {
             place: "sft".into(),
             reason: "rows left out: empty".into(),
@@ -129,6 +129,10 @@ fn tables_hold_the_numbers() {
              0,-75.87373629314646,0.25,0.24999999999999994,nonexistent",
         ],
     );
+    let heads = std::fs::read_to_string(dir.path().join("trials.csv")).unwrap();
+    for column in heads.lines().next().unwrap().split(',') {
+        assert!(reference::tells_of(column), "docs/columns.md says nothing of {column}");
+    }
     // Mean and deviation of 0.24 and 0.26, of 0.60 and 0.64; t95 is 12.7062 deviations / sqrt(2). As many answers are right
     // as by chance, or more than by any of 9,999 shuffled keys; two settings are corrected for.
     assert_csv(

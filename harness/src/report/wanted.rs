@@ -4,6 +4,7 @@ use super::beyond;
 use super::columns::{Better, Column};
 use super::condition::Condition;
 use super::fields::Fields;
+use super::words::unit_apart;
 use crate::config::TrainStage;
 use crate::stats::FitKind;
 
@@ -300,7 +301,7 @@ fn default_name(kind: &str, plot: &Plot) -> String {
 }
 
 fn default_title(plot: &Plot) -> String {
-    let plain = |column: &Column| column.label().split(" (").next().unwrap_or_default().to_string();
+    let plain = |column: &Column| unit_apart(column.label()).0.to_string();
     let title = match plot {
         Plot::Over(Over { style: Style::Pareto, x, y, .. }) => format!("{} against {}", plain(y), plain(x)),
         Plot::Over(o) => match &o.group {

@@ -3,7 +3,7 @@
 use crate::config::{At, Stage, TrialConfig};
 use crate::fsutil::digests::FileDigest;
 use crate::fsutil::{files_below, read_text, write_atomic};
-use crate::records::{Contaminated, GUESSING, Notice, QuestionRecord, SetLoss, SourceUse, Tally};
+use crate::records::{Contaminated, Ending, GUESSING, Notice, QuestionRecord, SetLoss, SourceUse, Tally};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -93,6 +93,9 @@ pub struct Results {
     /// The same for each named validation set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub val_sets: Vec<SetLoss>,
+    /// How training ended; older manifests have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Box<Ending>>,
     /// How much was trained of each named source.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<SourceUse>,

@@ -3,11 +3,14 @@
 use crate::config::{Stage, TrainStage};
 use crate::data::probes::capacity;
 use crate::plan::{self, PlannedTrial, PlannedTuning, Play, StageGraph, StageNode, Standing, State};
-use crate::records::{ExamScore, StageRecord, Status, Taken, TrialRecord, Tried, TuningRecord};
+use crate::records::{
+    Ending, ExamScore, StageRecord, Status, Taken, Trained, TrialRecord, Tried, TuningRecord,
+};
 use crate::runs::manifest::Manifest;
 use crate::sweep::Part;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
+use std::path::Path;
 use uuid::Uuid;
 
 /// One record for each trial of the study, in order, whatever became of it. A trial that several sweeps hold has one.
@@ -69,7 +72,12 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
         let Some(manifest) = Manifest::read(&node.dir).ok().flatten() else {
             continue;
         };
-        record.stages.push(StageRecord { stage: node.stage.name().into(), dir: node.dir.clone() });
+        let is_trained = node.state == State::Done && node.stage.training().is_some();
+        record.stages.push(StageRecord {
+            stage: node.stage.name().into(),
+            dir: node.dir.clone(),
+            trained: is_trained.then(|| trained(&manifest, &node.dir)),
+        });
         record.wall_seconds += manifest.wall_seconds;
         record.peak_rss_mb = record.peak_rss_mb.max(manifest.peak_rss_mb);
         if node.state != State::Done {
@@ -154,6 +162,22 @@ fn tuning_record(graph: &StageGraph, planned: &PlannedTuning) -> TuningRecord {
         warning: planned.edge().or_else(|| planned.problem()),
         rungs: tuning.rungs.clone(),
         tried: tried.collect(),
+    }
+}
+
+/// What a stage run that trains came to; how it ended, an older one tells by its metrics.csv alone.
+fn trained(manifest: &Manifest, dir: &Path) -> Trained {
+    let results = &manifest.results;
+    let ending = results.ending.as_deref().copied().or_else(|| Ending::read(&dir.join("metrics.csv")));
+    Trained {
+        steps: results.steps,
+        tokens: results.tokens,
+        flops: results.flops,
+        val_loss: results.val_loss,
+        val_bpb: results.val_bpb,
+        wall_seconds: manifest.wall_seconds,
+        peak_rss_mb: manifest.peak_rss_mb,
+        ending: ending.unwrap_or_default(),
     }
 }
 

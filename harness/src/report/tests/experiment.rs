@@ -42,6 +42,25 @@ fn a_whole_file_is_read() {
 }
 
 #[test]
+fn labels_serve_tables_and_figures_wherever_they_stand() {
+    let (trials, questions) = (vec![trial(1, 2, 24, Status::Done)], vec![]);
+    let written = |text: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        write(&read(text).unwrap(), &trials, &questions, &[], dir.path()).unwrap();
+        ["figures/a.svg", "tables/table_1.md"].map(|f| std::fs::read_to_string(dir.path().join(f)).unwrap())
+    };
+    let parts = "[[table]]\nrows = ['model.n_layers']\ncolumns = ['exam.accuracy']\n\
+                 [[figure]]\nkind = 'line'\nname = 'a'\nx = 'params'\ny = 'exam_accuracy'\ngroup = 'model.n_layers'\n";
+    let labels = "[labels]\nmodel.n_layers = 'Layers'\n\"exam.accuracy\" = 'C-Eval (%)'\n";
+    let [svg, md] = written(&format!("sweeps = ['s']\n{parts}{labels}"));
+    assert!(md.starts_with("| Layers | seeds | questions | C-Eval (%) |"), "{md}");
+    assert!(svg.contains("C-Eval (%)") && svg.contains("C-Eval by parameters and Layers"), "{svg}");
+    let [svg, md] = written(&format!("sweeps = ['s']\n{parts}"));
+    assert!(md.starts_with("| layers | seeds | questions | exam accuracy (%) |"), "{md}");
+    assert!(svg.contains("Exam accuracy by parameters and layers"), "{svg}");
+}
+
+#[test]
 fn a_sweep_is_no_experiment() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.toml");
@@ -99,11 +118,22 @@ fn every_mistake_has_its_line_and_the_nearest_name() {
         (
             "[[compare]]\nclaim = 'c'\nmetric = 'val.bpb'\na = 'params => 3'",
             "x.toml:2: compare.b: is missing, expected b = \"model.n_layers <= 4\"\n\
-             x.toml:5: compare.a: has \"=\", expected ==, !=, <, <=, > or >=",
+             x.toml:5: compare.a: has \"=\" at character 8, expected ==, !=, <, <=, > or >=",
         ),
         (
             "[[compare]]\nclaim = 'c'\nmetric = 'model.n_layers'\na = 'seed == 1'\nb = 'seed == 2'",
             "x.toml:2: compare.better: is missing, expected \"higher\" or \"lower\": of model.n_layers neither is better by itself",
+        ),
+        (
+            "[labels]\n\"model.n_layer\" = \"Layers\"\nparams = 3\nval.bpb = \"B\"\nval_bpb = \"C\"\nseed = \"\"",
+            "x.toml:3: labels.model.n_layer: there is no \"model.n_layer\"; did you mean model.n_layers?\n\
+             x.toml:4: labels.params: is 3, expected text in quotes\n\
+             x.toml:6: labels.val_bpb: labels val_bpb a second time\n\
+             x.toml:7: labels.seed: is \"\", expected text in quotes",
+        ),
+        (
+            "labels = ['a']",
+            "x.toml:2: labels: is ['a'], expected a table of labels by name, such as \"model.n_layers\" = \"Layers\"",
         ),
         ("figure = 3", "x.toml:2: figure: is 3, expected tables, each under [[figure]]"),
         ("[[figures]]\nkind = 'line'", "x.toml:2: figures: unknown key; did you mean figure?"),
@@ -133,4 +163,27 @@ fn a_condition_that_no_trial_can_meet_is_a_mistake() {
         error.ends_with("x.toml:5: table.where: \"model.n_layers == 3\" holds for none of the 2 trials"),
         "{error}"
     );
+}
+
+#[test]
+fn a_column_of_a_stage_that_no_trial_trains_is_a_mistake() {
+    let text = "sweeps = ['s']\n[[table]]\nrows = ['sweep']\ncolumns = ['lora.val_loss', 'sft.val_loss']\n\
+                [[compare]]\nclaim = 'c'\nmetric = 'lora.perplexity'\na = 'seed == 1'\nb = 'sft.dead_experts == 0'\n";
+    let mut trials = [trial(1, 2, 24, Status::Pending), trial(1, 4, 24, Status::Pending)];
+    let config = crate::config::TrialConfig::default();
+    trials.iter_mut().for_each(|trial| trial.config = toml::to_string(&config).unwrap());
+    let errors = read(text).unwrap().check(&trials).unwrap_err().to_string();
+    let errors: Vec<&str> = errors.lines().map(|line| line.rsplit_once('/').unwrap().1).collect();
+    assert_eq!(
+        errors,
+        [
+            "x.toml:4: table.columns: names lora.val_loss, which none of the 2 trials has: lora is not part of the recipe; set lora.enabled = true",
+            "x.toml:9: compare.b: names sft.dead_experts, which none of the 2 trials has: the models have no experts; set model.n_experts",
+        ]
+    );
+    // One that trains it is enough.
+    let mut with = config.clone();
+    (with.lora.training.enabled, with.model.n_experts) = (true, 4);
+    trials[1].config = toml::to_string(&with).unwrap();
+    assert!(read(text).unwrap().check(&trials).is_ok());
 }

@@ -116,7 +116,7 @@ fn everything_asked_for_is_written() {
     assert_eq!(
         read("tables/depth.md"),
         "**Depth_1 & 100 %**\n\n\
-         | model.n_layers | seeds | questions | parameters | validation bits per byte | exam accuracy (%) |\n\
+         | layers | seeds | questions | parameters | validation bits per byte | exam accuracy (%) |\n\
          | --- | ---: | ---: | ---: | ---: | ---: |\n\
          | 2 | 2 | 100 | 2,000 | 1.250 ± 0.000 | 25.0 ± 12.7 |\n\
          | 4 | 2 | 100 | 4,000 | 1.250 ± 0.000 | 41.0 ± 0.0 |\n\
@@ -124,7 +124,7 @@ fn everything_asked_for_is_written() {
     );
     let tex = read("tables/depth.tex");
     assert!(
-        tex.starts_with("% Depth_1 & 100 %\n\\begin{tabular}{lrrrrr}\n\\toprule\nmodel.n\\_layers & seeds"),
+        tex.starts_with("% Depth_1 & 100 %\n\\begin{tabular}{lrrrrr}\n\\toprule\nlayers & seeds"),
         "{tex}"
     );
     assert!(
@@ -229,7 +229,7 @@ fn grouped_points_stand_at_their_true_x() {
         assert_eq!(found.len(), 4, "{kind}: {found:?}");
         assert!(found[0] == found[1] && found[2] == found[3] && found[1] < found[2], "{kind}: {found:?}");
         let csv = std::fs::read_to_string(dir.path().join(format!("figures/{kind}.csv"))).unwrap();
-        assert!(csv.contains("n_experts=0,2000,36,") && csv.contains("n_experts=4,2000,46,"), "{csv}");
+        assert!(csv.contains("experts 0,2000,36,") && csv.contains("experts 4,2000,46,"), "{csv}");
     }
     // Means that lines join step aside, so that their intervals are seen.
     let found = places(&figure("line"));

@@ -1,0 +1,114 @@
+//! How a training ended, as the last rows of its metrics.csv tell.
+
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// How a training ended: means over the recorded steps among the last tenth of all steps, the last one always among them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ending {
+    /// Loss of the batches trained on, in nats per target token; of preferences in nats per pair.
+    pub train_loss: Option<f64>,
+    /// Target tokens a second, over the whole training with its validations.
+    pub tokens_per_second: Option<f64>,
+    /// Of preferences, the margin of rewards at the last validation; of the last steps where nothing is held out.
+    pub reward_margin: Option<f64>,
+    /// The share of pairs whose chosen answer has the higher reward, likewise.
+    pub reward_accuracy: Option<f64>,
+    /// Of experts, entropy of the router's probabilities in nats, over tokens and layers.
+    pub router_entropy: Option<f64>,
+    /// Share of the routes that lead to the expert with the most, over all layers.
+    pub max_expert_load: Option<f64>,
+    /// Experts that no route leads to, in any layer.
+    pub dead_experts: Option<u64>,
+}
+
+/// A row of metrics.csv, column by column; `None` where a cell is empty.
+type Row = Vec<Option<f64>>;
+
+impl Ending {
+    /// Reads a metrics.csv; `None` where there is none, or no step in it.
+    pub fn read(path: &Path) -> Option<Self> {
+        let mut csv = csv::Reader::from_path(path).ok()?;
+        let heads: Vec<String> = csv.headers().ok()?.iter().map(String::from).collect();
+        let place = |name: &str| heads.iter().position(|head| head == name);
+        let (step, split) = (place("step")?, place("split")?);
+        let (mut train, mut held_out): (Vec<Row>, Option<Row>) = (vec![], None);
+        for row in csv.records().filter_map(Result::ok) {
+            let numbers = || row.iter().map(|cell| cell.parse().ok()).collect::<Row>();
+            match row.get(split) {
+                Some("train") => train.push(numbers()),
+                Some("val") => held_out = Some(numbers()),
+                _ => {}
+            }
+        }
+        let last = train.last()?.get(step).copied()??;
+        let is_late = |row: &&Row| row[step].is_some_and(|at| at > 0.9 * last);
+        let late: Vec<&Row> = train.iter().filter(is_late).collect();
+        let at_end = |name: &str| {
+            let column = place(name)?;
+            let values: Vec<f64> =
+                late.iter().filter_map(|row| row[column]).filter(|v| v.is_finite()).collect();
+            (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+        };
+        let held_out_at_end = |name: &str| held_out.as_ref()?[place(name)?];
+        let loads: Vec<f64> = (0..).map_while(|expert| at_end(&format!("expert_load_{expert}"))).collect();
+        let total = |name: &str| train.last()?[place(name)?];
+        Some(Self {
+            train_loss: at_end("loss"),
+            tokens_per_second: total("tokens").zip(total("elapsed_seconds")).map(|(t, s)| t / s.max(1e-9)),
+            reward_margin: held_out_at_end("reward_margin").or_else(|| at_end("reward_margin")),
+            reward_accuracy: held_out_at_end("reward_accuracy").or_else(|| at_end("reward_accuracy")),
+            router_entropy: at_end("router_entropy"),
+            max_expert_load: loads.iter().copied().reduce(f64::max),
+            dead_experts: (!loads.is_empty())
+                .then(|| loads.iter().filter(|load| **load == 0.0).count() as u64),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_ending_is_the_mean_of_the_last_tenth_and_the_last_validation() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.csv");
+        assert_eq!(Ending::read(&path), None);
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            Ending::read(&path)
+        };
+        let heads = "step,tokens,split,loss,lr,grad_norm,tokens_per_second,elapsed_seconds";
+        assert_eq!(read(&format!("{heads}\n")), None);
+        let found = read(&format!(
+            "{heads},reward_margin,reward_accuracy\n1,100,train,9,,,5,1,0,0.1\n90,9000,train,5,,,5,80,0,0.1\n\
+             95,9500,train,3,,,5,90,0.5,0.2\n95,9500,val,2,,,,91,0.75,0.3\n100,10000,train,2,,,5,100,1,0.4\n\
+             100,10000,train:web,7,,,,100,,\n100,10000,val,2,,,,101,1.25,0.625\n"
+        ));
+        let expected = Ending {
+            train_loss: Some(2.5),
+            tokens_per_second: Some(100.0),
+            reward_margin: Some(1.25),
+            reward_accuracy: Some(0.625),
+            ..Ending::default()
+        };
+        assert_eq!(found, Some(expected));
+        // Nothing is held out, and three experts, of which one has no work.
+        let found = read(&format!(
+            "{heads},reward_margin,router_entropy,expert_load_0,expert_load_1,expert_load_2\n\
+             1,10,train,2,,,5,0.5,0.25,1,0.5,0.5,0\n2,20,train,1,,,5,1,0.5,0.75,0.25,0.75,0\n"
+        ));
+        let expected = Ending {
+            train_loss: Some(1.0),
+            tokens_per_second: Some(20.0),
+            reward_margin: Some(0.5),
+            router_entropy: Some(0.75),
+            max_expert_load: Some(0.75),
+            dead_experts: Some(1),
+            ..Ending::default()
+        };
+        assert_eq!(found, Some(expected));
+    }
+}
