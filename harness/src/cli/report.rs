@@ -2,13 +2,16 @@
 
 use super::{SweepArgs, say};
 use crate::run::{Layers, write_report};
+use crate::runs::kept::unpack;
 use anyhow::{Result, bail};
 
-/// Writes the report from recorded runs.
+/// Writes the report from recorded runs, or from what is kept of them in the folder of results.
 pub fn report(args: &SweepArgs, force: bool) -> Result<bool> {
     let work = args.read(Layers::Last)?;
     work.may_write()?;
-    if let Some(why) = write_report(&work, &work.recorded_graph()?, force)? {
+    let kept = unpack(&work.out)?;
+    let graph = work.graph_with(kept.as_ref().map(|kept| kept.path()))?;
+    if let Some(why) = write_report(&work, &graph, force)? {
         bail!(why);
     }
     work.own()?;

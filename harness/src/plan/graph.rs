@@ -75,6 +75,8 @@ pub struct StageNode {
     pub files: Files,
     /// Its folder.
     pub dir: PathBuf,
+    /// Where its manifest, metrics and answers are, if not in its folder.
+    pub kept: Option<PathBuf>,
     /// The configuration of the first trial that needs it.
     pub config: Arc<TrialConfig>,
     /// The tokenizer's stage run, by index.
@@ -103,6 +105,11 @@ impl StageNode {
     /// Stage runs that must be finished first, by index.
     pub fn needs(&self) -> impl Iterator<Item = usize> {
         [self.tokenizer, self.data, self.model].into_iter().flatten()
+    }
+
+    /// Where its manifest, metrics and answers are: in its folder, or where they are kept without it.
+    pub fn record(&self) -> &Path {
+        self.kept.as_deref().unwrap_or(&self.dir)
     }
 
     /// As shown to people: `pretrain-0b1c2d3e`.
@@ -179,11 +186,12 @@ impl StageGraph {
     /// # Errors
     /// Where a file that a name depends on cannot be read.
     pub fn plan(trials: &[Trial], runs: &Path) -> Result<Self> {
-        Self::plan_with(trials, |_| None, runs)
+        Self::plan_with(trials, |_| None, runs, None)
     }
 
     /// As [`Self::plan`], with the names of stage runs from the record of a trial, where `known` has one: that needs
-    /// none of its files.
+    /// none of its files. What is `kept` of stage runs stands for those that are not there: to be shown, not to be built
+    /// upon.
     ///
     /// # Errors
     /// As [`Self::plan`].
@@ -191,8 +199,10 @@ impl StageGraph {
         trials: &[Trial],
         known: impl Fn(&Trial) -> Option<&'a RecordedTrial> + Sync,
         runs: &Path,
+        kept: Option<&Path>,
     ) -> Result<Self> {
-        let mut planner = Planner { runs, there: names_in(runs), nodes: Vec::new(), by_name: HashMap::new() };
+        let (nodes, by_name) = (Vec::new(), HashMap::new());
+        let mut planner = Planner { runs, there: names_in(runs), kept, nodes, by_name };
         let inputs = Mutex::new(Inputs::remembered(runs));
         let planned = planner.all(trials, known, &inputs);
         // What was read is worth remembering even if a later file is missing.
@@ -256,7 +266,7 @@ impl StageGraph {
     /// The same stage runs as they stand now.
     pub fn looked_at_again(&self) -> Self {
         let mut graph = self.clone();
-        for node in &mut graph.nodes {
+        for node in graph.nodes.iter_mut().filter(|node| node.kept.is_none()) {
             (node.state, node.attempts) = standing(&node.dir, node.uuid);
         }
         graph.hold_what_waits();
@@ -345,6 +355,8 @@ struct Planner<'a> {
     runs: &'a Path,
     /// What is there: most stage runs of a new sweep are not, and need not be looked at.
     there: HashSet<OsString>,
+    /// Where something is kept of stage runs, whether they are there or not.
+    kept: Option<&'a Path>,
     nodes: Vec<StageNode>,
     by_name: HashMap<Uuid, usize>,
 }
@@ -397,7 +409,9 @@ impl Planner<'_> {
         }
         let last = |candidate: usize| {
             let last = planned[candidate].as_ref().and_then(|planned| planned.stages.last());
-            last.map_or((Path::new(""), Uuid::nil()), |&last| (&*self.nodes[last].dir, self.nodes[last].uuid))
+            last.map_or((Path::new(""), Uuid::nil()), |&last| {
+                (self.nodes[last].record(), self.nodes[last].uuid)
+            })
         };
         let tunings = tunings(trials, last);
         let mut by_trial: HashMap<usize, &PlannedTuning> = HashMap::new();
@@ -512,6 +526,9 @@ impl Planner<'_> {
         let dir = self.runs.join(&folder);
         let is_there = self.there.contains(OsStr::new(&folder));
         let (state, attempts) = if is_there { standing(&dir, uuid) } else { (State::Fresh, 0) };
+        let kept =
+            self.kept.filter(|_| !is_there).map(|kept| kept.join(&folder)).filter(|kept| kept.is_dir());
+        let state = kept.as_deref().map_or(state, ended);
         let weight = stage.training().map_or(0.0, |stage| training_flops(config, stage));
         let (config, trials) = (Arc::clone(config), vec![trial]);
         let index = self.nodes.len();
@@ -522,6 +539,7 @@ impl Planner<'_> {
             setting,
             files,
             dir,
+            kept,
             config,
             tokenizer,
             data,
@@ -544,6 +562,15 @@ struct Names {
     /// Without a seed.
     setting: Uuid,
     at: At,
+}
+
+/// How a stage run ended whose record alone is kept.
+fn ended(kept: &Path) -> State {
+    match Manifest::read(kept) {
+        Ok(Some(manifest)) if manifest.status == RunStatus::Done => State::Done,
+        Ok(manifest) => State::Again(manifest.and_then(|m| m.reason).unwrap_or_else(|| "it failed".into())),
+        Err(error) => State::Again(format!("{error:#}")),
+    }
 }
 
 /// How the stage run in `dir` stands, and how often it was worked on.

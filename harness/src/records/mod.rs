@@ -84,8 +84,10 @@ pub struct SetLoss {
 pub struct StageRecord {
     /// `tokenizer`, `data`, `pretrain`, `sft`, `lora`, `dpo` or `exam`.
     pub stage: String,
-    /// Folder of the stage run, with `metrics.csv` where the stage trains.
+    /// Folder of the stage run.
     pub dir: PathBuf,
+    /// Where its `metrics.csv` is, where the stage trains: there, or where it is kept.
+    pub record: PathBuf,
     /// What it came to, where it trains and has finished.
     #[serde(default)]
     pub trained: Option<Trained>,

@@ -96,7 +96,7 @@ type Measured = Vec<(String, Vec<(f64, f64)>)>;
 /// did not run.
 fn measured(trial: &TrialRecord, loss: &Loss) -> Measured {
     let record = trial.stages.iter().find(|s| s.stage == loss.stage.name());
-    record.and_then(|record| read(&record.dir.join("metrics.csv"), loss.x)).unwrap_or_default()
+    record.and_then(|record| read(&record.record.join("metrics.csv"), loss.x)).unwrap_or_default()
 }
 
 fn read(path: &Path, x: &str) -> Option<Measured> {

@@ -36,7 +36,12 @@ pub(super) fn trial(seed: u64, n_layers: u64, correct: u64, status: Status) -> T
         peak_rss_mb: 10.0,
         status,
         reason: (status == Status::Failed).then(|| "sft: <loss> is NaN & gone".into()),
-        stages: vec![StageRecord { stage: "pretrain".into(), dir: "/nonexistent".into(), trained: None }],
+        stages: vec![StageRecord {
+            stage: "pretrain".into(),
+            dir: "/nonexistent".into(),
+            record: "/nonexistent".into(),
+            trained: None,
+        }],
         notices: vec![Notice {
             place: "sft".into(),
             reason: "rows left out: empty".into(),

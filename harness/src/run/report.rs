@@ -2,9 +2,10 @@
 
 use super::Work;
 use crate::config::Stage;
-use crate::plan::{StageGraph, State};
+use crate::plan::{StageGraph, StageNode, State};
 use crate::records::{Status, TrialRecord};
 use crate::report::{Experiment, TrialQuestion};
+use crate::runs::kept::keep;
 use crate::runs::manifest::questions;
 use crate::runs::recorded::fewer;
 use crate::status::records::{collect, taken, tunings};
@@ -30,6 +31,7 @@ pub fn write(work: &Work, graph: &StageGraph, force: bool) -> Result<Option<Stri
     let for_sweep = || Experiment::for_sweep(&work.name, &records);
     let experiment = work.experiment.clone().unwrap_or_else(for_sweep);
     crate::report::write(&experiment, &records, &answers, &tunings(graph), &work.out)?;
+    keep(&work.out, graph.nodes.iter().map(StageNode::record))?;
     Ok(None)
 }
 
@@ -45,7 +47,7 @@ fn answers(graph: &StageGraph, records: &mut [TrialRecord]) -> Vec<TrialQuestion
                 continue;
             }
             let stage = node.model.map_or("", |m| graph.nodes[m].stage.name());
-            match questions(&node.dir) {
+            match questions(node.record()) {
                 Ok(answered) => found.extend(answered.into_iter().map(|record| TrialQuestion {
                     trial: planned.uuid,
                     stage: stage.into(),

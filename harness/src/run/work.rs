@@ -134,9 +134,17 @@ impl Work {
     /// # Errors
     /// Where a file that a name depends on and no record tells cannot be read.
     pub fn recorded_graph(&self) -> Result<StageGraph> {
+        self.graph_with(None)
+    }
+
+    /// As [`Self::recorded_graph`], with what is kept of stage runs in an unpacked folder, see [`crate::runs::kept`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn graph_with(&self, kept: Option<&Path>) -> Result<StageGraph> {
         let recorded = self.record.as_ref().map(|record| record.by_config(&self.layers)).unwrap_or_default();
         let known = |trial: &Trial| Some(*recorded.get(toml::to_string(&*trial.config).ok()?.as_str())?);
-        self.checked(StageGraph::plan_with(&self.trials, known, &self.runs)?)
+        self.checked(StageGraph::plan_with(&self.trials, known, &self.runs, kept)?)
     }
 
     /// A way to look at the stage runs: by the files as they are, or by the record where these are not there.

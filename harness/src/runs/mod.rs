@@ -4,5 +4,6 @@
 
 pub mod claim;
 pub mod gc;
+pub mod kept;
 pub mod manifest;
 pub mod recorded;

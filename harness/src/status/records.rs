@@ -69,14 +69,15 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
     for &index in &planned.stages {
         let node = &graph.nodes[index];
         // One that cannot be read is why the trial has failed.
-        let Some(manifest) = Manifest::read(&node.dir).ok().flatten() else {
+        let Some(manifest) = Manifest::read(node.record()).ok().flatten() else {
             continue;
         };
         let is_trained = node.state == State::Done && node.stage.training().is_some();
         record.stages.push(StageRecord {
             stage: node.stage.name().into(),
             dir: node.dir.clone(),
-            trained: is_trained.then(|| trained(&manifest, &node.dir)),
+            record: node.record().into(),
+            trained: is_trained.then(|| trained(&manifest, node.record())),
         });
         record.wall_seconds += manifest.wall_seconds;
         record.peak_rss_mb = record.peak_rss_mb.max(manifest.peak_rss_mb);
@@ -132,7 +133,7 @@ fn tuning_record(graph: &StageGraph, planned: &PlannedTuning) -> TuningRecord {
             plan::Tried::Lost(reason) => (Status::Failed, None, Some(reason.clone())),
             plan::Tried::Open => (Status::Pending, None, None),
         };
-        let manifest = Manifest::read(&node.dir).ok().flatten();
+        let manifest = Manifest::read(node.record()).ok().flatten();
         let (tokens, flops, wall_seconds) = manifest.map_or((0, 0.0, 0.0), |manifest| {
             (manifest.results.tokens, manifest.results.flops, manifest.wall_seconds)
         });
