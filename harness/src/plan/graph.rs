@@ -1,19 +1,17 @@
 //! The stage graph: the stage runs that trials need, each once, in an order in which they can run.
 
-use super::facts::{Facts, Files, Reading, name_of};
-use super::names::{Named, stage_runs};
+use super::facts::{Facts, Files, Reading};
+use super::planner::Planner;
 use super::trunk::{self, Trunk};
-use super::tune::{PlannedTuning, Standing, tunings};
-use crate::config::{At, Stage, TrainStage, TrialConfig, differing};
+use super::tune::PlannedTuning;
+use crate::config::{At, Stage, TrialConfig, differing};
 use crate::data::files::Inputs;
 use crate::runs::claim::{Held, Watch};
 use crate::runs::manifest::{Input, Manifest, RunStatus};
-use crate::runs::recorded::{RecordedStage, RecordedTrial};
+use crate::runs::recorded::RecordedTrial;
 use crate::sweep::{Part, Trial};
-use anyhow::{Context, Result, bail};
-use rayon::prelude::*;
-use std::collections::{HashMap, HashSet};
-use std::ffi::{OsStr, OsString};
+use anyhow::{Result, bail};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use uuid::Uuid;
@@ -201,14 +199,11 @@ impl StageGraph {
         runs: &Path,
         kept: Option<&Path>,
     ) -> Result<Self> {
-        let (nodes, by_name) = (Vec::new(), HashMap::new());
-        let mut planner = Planner { runs, there: names_in(runs), kept, nodes, by_name };
         let inputs = Mutex::new(Inputs::remembered(runs));
-        let planned = planner.all(trials, known, &inputs);
+        let planned = Planner::new(runs, kept).plan(trials, known, &inputs);
         // What was read is worth remembering even if a later file is missing.
         inputs.into_inner().unwrap_or_else(PoisonError::into_inner).save()?;
-        let (trials, tunings) = planned?;
-        let mut graph = Self { trials, nodes: planner.nodes, tunings };
+        let mut graph = planned?;
         graph.ensure_different()?;
         graph.hold_what_waits();
         graph.drop_what_nothing_needs();
@@ -340,241 +335,8 @@ impl StageGraph {
     }
 }
 
-/// Which trial a message is about.
-fn place_of(trial: &Trial, index: usize) -> String {
-    format!("sweep {}, trial {}", trial.sweep, index + 1)
-}
-
-/// The names of all that is in a folder.
-fn names_in(folder: &Path) -> HashSet<OsString> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name()).collect()
-}
-
-struct Planner<'a> {
-    runs: &'a Path,
-    /// What is there: most stage runs of a new sweep are not, and need not be looked at.
-    there: HashSet<OsString>,
-    /// Where something is kept of stage runs, whether they are there or not.
-    kept: Option<&'a Path>,
-    nodes: Vec<StageNode>,
-    by_name: HashMap<Uuid, usize>,
-}
-
-/// The stage runs that one reads, by index: tokenizer, data, model.
-#[derive(Debug, Clone, Copy, Default)]
-struct Needs {
-    tokenizer: Option<usize>,
-    data: Option<usize>,
-    model: Option<usize>,
-}
-
-/// Where the names of a trial's stage runs come from.
-enum Origin<'a> {
-    /// Its configuration and files.
-    Trial(Vec<Named>),
-    /// The record of an earlier run.
-    Record(&'a RecordedTrial),
-}
-
-/// Trials whose names are found together, by all cores.
-const AT_A_TIME: usize = 1024;
-
-impl Planner<'_> {
-    /// Plans all trials, candidates and others before those that take what is chosen; names come from the record of a trial,
-    /// where `known` has one, or else follow from each trial alone.
-    fn all<'a>(
-        &mut self,
-        trials: &[Trial],
-        known: impl Fn(&Trial) -> Option<&'a RecordedTrial> + Sync,
-        inputs: &Mutex<Inputs>,
-    ) -> Result<(Vec<PlannedTrial>, Vec<PlannedTuning>)> {
-        let of_trial = |trial: &Trial| stage_runs(&trial.config, trial.until(), inputs);
-        let origin = |trial: &Trial| match known(trial) {
-            Some(recorded) => Ok(Origin::Record(recorded)),
-            None => of_trial(trial).map(Origin::Trial),
-        };
-        let mut planned: Vec<Option<PlannedTrial>> = vec![None; trials.len()];
-        let is_tuned = |index: &usize| matches!(trials[*index].part, Some(Part::Tuned { .. }));
-        let (tuned, plain): (Vec<usize>, Vec<usize>) = (0..trials.len()).partition(is_tuned);
-        for part in plain.chunks(AT_A_TIME) {
-            let origins: Vec<Result<Origin>> = part.par_iter().map(|&index| origin(&trials[index])).collect();
-            for (&index, origin) in part.iter().zip(origins) {
-                let trial = &trials[index];
-                planned[index] = Some(match origin.with_context(|| place_of(trial, index))? {
-                    Origin::Trial(named) => self.trial(index, trial, named),
-                    Origin::Record(recorded) => self.recorded(index, trial, recorded),
-                });
-            }
-        }
-        let last = |candidate: usize| {
-            let last = planned[candidate].as_ref().and_then(|planned| planned.stages.last());
-            last.map_or((Path::new(""), Uuid::nil()), |&last| {
-                (self.nodes[last].record(), self.nodes[last].uuid)
-            })
-        };
-        let tunings = tunings(trials, last);
-        let mut by_trial: HashMap<usize, &PlannedTuning> = HashMap::new();
-        for tuning in &tunings {
-            by_trial.extend(tuning.tuned.iter().map(|&trial| (trial, tuning)));
-            for (place, &candidate) in tuning.candidates.iter().enumerate() {
-                if let (Some(planned), Some(Part::Candidate { value, rung, .. })) =
-                    (&mut planned[candidate], &trials[candidate].part)
-                {
-                    planned.play = tuning.play(place, *rung, *value);
-                }
-            }
-        }
-        for part in tuned.chunks(AT_A_TIME) {
-            let settle = |&index: &usize| -> Result<(Trial, [Uuid; 2], Origin)> {
-                let trial = &trials[index];
-                let recorded = known(trial);
-                let chosen = match by_trial.get(&index).map(|tuning| &tuning.standing) {
-                    Some(Standing::Chosen(value)) => Some(*value),
-                    // Its candidates may be gone by now.
-                    _ => recorded.and_then(|recorded| recorded.part.as_ref()?.chosen()),
-                };
-                let settled = trial.with_choice(chosen)?;
-                if let Some(recorded) = recorded.filter(|recorded| recorded.part == settled.part) {
-                    return Ok((settled, [recorded.trial, recorded.setting], Origin::Record(recorded)));
-                }
-                let rule = of_trial(trial)?;
-                let candidates = || by_trial.get(&index).into_iter().flat_map(|tuning| &tuning.candidates);
-                let tried = || candidates().filter_map(|&trial| Some(planned[trial].as_ref()?.uuid));
-                let uuid = name_of(tried().chain(rule.iter().map(|run| run.uuid)));
-                let setting = name_of(tried().chain(rule.iter().map(|run| run.setting)));
-                let named = if chosen.is_some() { of_trial(&settled)? } else { rule };
-                Ok((settled, [uuid, setting], Origin::Trial(named)))
-            };
-            let settled: Vec<Result<_>> = part.par_iter().map(settle).collect();
-            for (&index, settled) in part.iter().zip(settled) {
-                let (trial, [uuid, setting], origin) =
-                    settled.with_context(|| place_of(&trials[index], index))?;
-                let is_chosen = trial.part.as_ref().is_some_and(|part| part.chosen().is_some());
-                let play = if is_chosen { Play::In } else { Play::Waits };
-                let found = match origin {
-                    Origin::Trial(named) => self.trial(index, &trial, named),
-                    Origin::Record(recorded) => self.recorded(index, &trial, recorded),
-                };
-                planned[index] = Some(PlannedTrial { uuid, setting, play, ..found });
-            }
-        }
-        Ok((planned.into_iter().flatten().collect(), tunings))
-    }
-
-    fn trial(&mut self, index: usize, trial: &Trial, named: Vec<Named>) -> PlannedTrial {
-        let uuid = name_of(named.iter().map(|run| run.uuid));
-        let setting = name_of(named.iter().map(|run| run.setting));
-        let mut stages: Vec<usize> = Vec::new();
-        for Named { stage, uuid, setting, files, model, at } in named {
-            let needs = Needs {
-                tokenizer: (stage != Stage::Tokenizer).then(|| stages[0]),
-                data: stage.computes().then(|| stages[1]),
-                model: model.map(|model| stages[model]),
-            };
-            let names = Names { uuid, setting, at };
-            let known = self.known(index, uuid);
-            stages.push(known.unwrap_or_else(|| self.add(index, &trial.config, stage, names, files, needs)));
-        }
-        PlannedTrial { uuid, setting, trial: trial.clone(), stages, play: Play::In }
-    }
-
-    /// A trial whose stage runs have their names from a record.
-    fn recorded(&mut self, index: usize, trial: &Trial, recorded: &RecordedTrial) -> PlannedTrial {
-        let mut stages: Vec<usize> = Vec::new();
-        for RecordedStage { stage, uuid, model, at } in &recorded.stages {
-            let of = |wanted: Stage| stages.iter().copied().find(|&s| self.nodes[s].stage == wanted);
-            let mut needs = Needs::default();
-            if *stage != Stage::Tokenizer {
-                needs.tokenizer = of(Stage::Tokenizer);
-            }
-            if stage.computes() {
-                needs.data = of(Stage::Data);
-                needs.model = stages.iter().copied().find(|&s| Some(self.nodes[s].uuid) == *model);
-            }
-            let known = self.known(index, *uuid);
-            // Nobody asks for the setting of a stage run that is not planned anew.
-            let new = || Names { uuid: *uuid, setting: Uuid::nil(), at: at.clone() };
-            stages.push(
-                known.unwrap_or_else(|| self.add(index, &trial.config, *stage, new(), Files::new(), needs)),
-            );
-        }
-        let (uuid, setting) = (recorded.trial, recorded.setting);
-        PlannedTrial { uuid, setting, trial: trial.clone(), stages, play: Play::In }
-    }
-
-    /// The stage run with this name, where an earlier trial needs it as well.
-    fn known(&mut self, trial: usize, uuid: Uuid) -> Option<usize> {
-        let index = *self.by_name.get(&uuid)?;
-        let trials = &mut self.nodes[index].trials;
-        if trials.last() != Some(&trial) {
-            trials.push(trial);
-        }
-        Some(index)
-    }
-
-    fn add(
-        &mut self,
-        trial: usize,
-        config: &Arc<TrialConfig>,
-        stage: Stage,
-        Names { uuid, setting, at }: Names,
-        files: Files,
-        Needs { tokenizer, data, model }: Needs,
-    ) -> usize {
-        let folder = format!("{stage}-{uuid}");
-        let dir = self.runs.join(&folder);
-        let is_there = self.there.contains(OsStr::new(&folder));
-        let (state, attempts) = if is_there { standing(&dir, uuid) } else { (State::Fresh, 0) };
-        let kept =
-            self.kept.filter(|_| !is_there).map(|kept| kept.join(&folder)).filter(|kept| kept.is_dir());
-        let state = kept.as_deref().map_or(state, ended);
-        let weight = stage.training().map_or(0.0, |stage| training_flops(config, stage));
-        let (config, trials) = (Arc::clone(config), vec![trial]);
-        let index = self.nodes.len();
-        self.by_name.insert(uuid, index);
-        self.nodes.push(StageNode {
-            stage,
-            uuid,
-            setting,
-            files,
-            dir,
-            kept,
-            config,
-            tokenizer,
-            data,
-            model,
-            at,
-            trials,
-            state,
-            attempts,
-            trunk: None,
-            weight,
-            chance: 1.0,
-        });
-        index
-    }
-}
-
-/// The names of a stage run, and the weights that sit an exam.
-struct Names {
-    uuid: Uuid,
-    /// Without a seed.
-    setting: Uuid,
-    at: At,
-}
-
-/// How a stage run ended whose record alone is kept.
-fn ended(kept: &Path) -> State {
-    match Manifest::read(kept) {
-        Ok(Some(manifest)) if manifest.status == RunStatus::Done => State::Done,
-        Ok(manifest) => State::Again(manifest.and_then(|m| m.reason).unwrap_or_else(|| "it failed".into())),
-        Err(error) => State::Again(format!("{error:#}")),
-    }
-}
-
 /// How the stage run in `dir` stands, and how often it was worked on.
-fn standing(dir: &Path, uuid: Uuid) -> (State, u32) {
+pub fn standing(dir: &Path, uuid: Uuid) -> (State, u32) {
     let held = Watch::default().look(dir);
     let manifest = match Manifest::read(dir) {
         Ok(Some(manifest)) => manifest,
@@ -599,18 +361,4 @@ fn standing(dir: &Path, uuid: Uuid) -> (State, u32) {
         (RunStatus::Running | RunStatus::Stopped, _) => State::Unfinished,
     };
     (state, manifest.attempts)
-}
-
-/// What a training stage will cost, about: by its length where it is given, else by that of one pass.
-fn training_flops(config: &TrialConfig, stage: TrainStage) -> f64 {
-    let training = stage.training(config);
-    let step =
-        (training.seq_len * training.batch_size * training.accumulation * stage.sequences_per_row()) as f64;
-    let tokens = match (training.steps, training.flops, training.tokens) {
-        (Some(steps), ..) => steps as f64 * step,
-        (None, Some(flops), _) => return flops,
-        (None, None, Some(tokens)) => tokens as f64,
-        (None, None, None) => training.epochs * 1e6,
-    };
-    tokens * config.cost(stage).per_token(training.seq_len)
 }

@@ -9,6 +9,7 @@ pub mod extents;
 pub mod facts;
 pub mod graph;
 mod names;
+mod planner;
 mod record;
 #[cfg(test)]
 pub mod testing;
