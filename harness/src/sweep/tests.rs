@@ -293,7 +293,7 @@ fn sections_of_another_form_are_named() {
          a.toml:3: description: is 2, expected text in quotes\n\
          a.toml:4: zip: is a table, expected tables, each under [[zip]]\n\
          a.toml:5: exclude: is 3, expected a table under [[exclude]]\n\
-         a.toml:6: qqqqqqqqqq: unknown key, expected name, description, preset, base, axes, zip, solve, exclude, sample, slurm"
+         a.toml:6: qqqqqqqqqq: unknown key, expected name, description, preset, base, axes, zip, solve, exclude, sample, tune, slurm"
     );
     assert!(read("name = \n").starts_with("a.toml:1: not valid TOML: "), "{}", read("name = \n"));
 }
