@@ -4,7 +4,8 @@
 #     scripts/check_all.sh                  # all parts
 #     scripts/check_all.sh survival peer    # some
 #
-# PYTHON names a Python with torch, transformers and scipy, TEXT a file of JSON lines with the key text.
+# PYTHON names a Python with torch, transformers and scipy, TEXT a file of JSON lines with the key text,
+# RESULTS the folders of results whose tables are set (all in results/).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python="${PYTHON:-python3}"
@@ -29,6 +30,14 @@ ci() { .ci/run; }
 quickstart() {
     "$(program)" run experiments/quickstart.toml --runs "$folder/runs" --results results \
         && echo "look at results/quickstart/report.html"
+}
+
+tables() {
+    for program in pdflatex xelatex pdftotext; do
+        command -v "$program" >/dev/null || { missing "$program is not installed"; return; }
+    done
+    # shellcheck disable=SC2086 # several folders
+    "$python" scripts/check_tables.py ${RESULTS:-results/*/}
 }
 
 survival() { SURVIVAL_ROUNDS=20 cargo test -p mindscale --test survival; }
@@ -82,7 +91,7 @@ cuda() {
     cargo check --workspace --features cuda
 }
 
-for part in "${@:-ci quickstart survival slurm peer speed fuzz page exports deny cuda}"; do
+for part in "${@:-ci quickstart tables survival slurm peer speed fuzz page exports deny cuda}"; do
     for one in $part; do
         declare -F "$one" >/dev/null || { echo "there is no part $one; see CONTRIBUTING.md"; exit 2; }
         echo "== $one"

@@ -253,6 +253,17 @@ at_once = 2
         assert_eq!(figure("kind = 'line'\nx = 'model.n_layers'\ny = 'val.bpb'"), None);
         assert_eq!(figure("kind = 'line'\nx = 'data.mix.web'\ny = 'val_bpb.wiki'"), None);
         assert_eq!(figure("kind = 'loss'\nsplit = 'sets'"), None);
+        let table =
+            |keys: &str| fault_of(FileKind::Experiment, &format!("sweeps = ['a']\n[[table]]\n{keys}"));
+        assert_eq!(
+            table("rows = ['seed']\ncolumns = ['sft.val_loss']\nacross = 'sweep'\nbest = 'row'"),
+            None
+        );
+        assert_eq!(table("layout = 'minimind'\nwidth = 'column'"), None);
+        assert!(
+            table("layout = 'minimind'\ncolumns = ['params']").is_some()
+                && table("rows = ['seed']").is_some()
+        );
         let labels = |label: &str| figure(&format!("kind = 'loss'\n[labels]\n{label}"));
         assert_eq!(labels("'model.n_layers' = 'Layers'\n'val_bpb.wiki' = 'BPB'"), None);
         assert!(labels("'model.n_layer' = 'Layers'").is_some() && labels("params = 3").is_some());

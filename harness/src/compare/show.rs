@@ -203,10 +203,10 @@ fn escaped(text: &str) -> String {
 
 fn grid(heads: &[&str], text_columns: usize, rows: impl Iterator<Item = Vec<String>>) -> Grid {
     Grid {
-        title: String::new(),
         heads: heads.iter().map(ToString::to_string).collect(),
         text_columns,
         rows: rows.map(|row| row.into_iter().map(Into::into).collect()).collect(),
+        ..Grid::default()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the answers of settings say beyond right and wrong, as tables: means over seeds, each with what it is over.
 
-use super::grid::{Grid, questions};
+use super::grid::Grid;
 use super::number::NOTHING;
 use super::summary::Setting;
 use super::tables::with_error;
@@ -39,10 +39,10 @@ pub fn tables(settings: &[Setting]) -> Vec<(&'static str, Grid)> {
 
 fn grid(heads: &str, text_columns: usize, rows: Vec<Vec<String>>) -> Grid {
     Grid {
-        title: String::new(),
         heads: heads.split(',').map(String::from).collect(),
         text_columns,
         rows: rows.into_iter().map(|row| row.into_iter().map(Into::into).collect()).collect(),
+        ..Grid::default()
     }
 }
 
@@ -70,7 +70,7 @@ fn averages(setting: &Setting, analyses: &[&Analysis]) -> Vec<Vec<String>> {
     vec![vec![
         setting.label.into(),
         seeds.to_string(),
-        questions(setting.answers),
+        setting.answers.map_or(NOTHING.into(), |answers| number(answers.questions)),
         with_error(setting.accuracy, 100.0, 1, seeds),
         common(analyses.iter().map(|of| of.subjects as u64)),
         cell(100.0, 1, &|of| Some(of.macro_accuracy)),

@@ -5,7 +5,7 @@ use super::condition::Condition;
 use super::fields::Fields;
 use super::laws::FitSpec;
 use super::observation::Results;
-use super::wanted::{CompareSpec, FigureSpec, TableSpec};
+use super::wanted::{CompareSpec, FigureSpec, Layout, TableSpec};
 use crate::config::{ConfigError, ConfigErrors, Entry, Node, did_you_mean, parse};
 use crate::records::TrialRecord;
 use anyhow::{Context, Result, bail};
@@ -161,7 +161,11 @@ impl Experiment {
             "table" => {
                 let number = self.tables.len() + 1;
                 let Some(mut spec) = TableSpec::read(&mut fields, format!("table_{number}")) else { return };
-                let taken: Vec<&str> = self.tables.iter().map(|t| t.name.as_str()).collect();
+                // A layout of several tables has another file beside its own.
+                let subjects = self.tables.iter().filter(|t| t.layout != Layout::Means);
+                let subjects: Vec<String> = subjects.map(|t| format!("{}_subjects", t.name)).collect();
+                let taken = self.tables.iter().map(|t| &t.name).chain(&subjects);
+                let taken: Vec<&str> = taken.map(String::as_str).collect();
                 spec.name = unused(&mut fields, spec.name, &taken);
                 self.tables.push(spec);
             }

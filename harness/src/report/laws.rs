@@ -287,6 +287,7 @@ pub fn table(fitted: &[Fitted]) -> Grid {
         heads: ["fit", "parameter", "value", "95 % interval", "note"].map(String::from).into(),
         text_columns: 2,
         rows,
+        ..Grid::default()
     }
 }
 

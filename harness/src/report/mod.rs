@@ -1,6 +1,7 @@
 //! From recorded runs to tables, figures and a page. *Invariant:* this folder never touches a tensor.
 
 mod agreement;
+mod asked;
 mod beyond;
 mod charts;
 mod columns;
@@ -10,11 +11,15 @@ mod curves;
 mod experiment;
 mod fields;
 mod figure;
+mod fit;
+mod glyphs;
 mod grid;
 mod headline;
 mod labels;
+mod latex;
 mod laws;
 mod length;
+mod minimind;
 mod number;
 mod observation;
 mod of_stage;
@@ -41,6 +46,7 @@ pub(crate) use {columns::Column, schema::NAMED};
 use crate::records::{QuestionRecord, Taken, TrialRecord, TuningRecord};
 use anyhow::Result;
 use figure::Figure;
+use fit::Width;
 use observation::Results;
 use output::Output;
 use page::Page;
@@ -89,9 +95,13 @@ pub fn write(
     beyond.iter().try_for_each(|(name, grid)| write_grid(grid, name, &mut out))?;
     let mut wanted = vec![];
     for spec in &experiment.tables {
-        let grid = grid::table(spec, &results);
-        write_grid(&grid, &spec.name, &mut out)?;
-        wanted.push(grid);
+        let mut grids = asked::tables(spec, &results);
+        let subjects = grids.split_off(1);
+        write_grids(&grids, &spec.name, spec.width, &mut out)?;
+        if !subjects.is_empty() {
+            write_grids(&subjects, &format!("{}_subjects", spec.name), spec.width, &mut out)?;
+        }
+        wanted.append(&mut grids);
     }
     let compared = compare::compare(&experiment.comparisons, &results);
     let comparisons = tables::comparisons(&compared);
@@ -138,9 +148,16 @@ pub fn write(
     out.finish()
 }
 
+/// Writes a table of every report.
 fn write_grid(grid: &Grid, name: &str, out: &mut Output) -> Result<()> {
-    out.write(&format!("tables/{name}.md"), grid.markdown().as_bytes())?;
-    out.write(&format!("tables/{name}.tex"), grid.latex().as_bytes())
+    write_grids(std::slice::from_ref(grid), name, Width::Page, out)
+}
+
+/// Writes tables into one file of Markdown and one of LaTeX.
+fn write_grids(grids: &[Grid], name: &str, width: Width, out: &mut Output) -> Result<()> {
+    let markdown: Vec<String> = grids.iter().map(Grid::markdown).collect();
+    out.write(&format!("tables/{name}.md"), markdown.join("\n").as_bytes())?;
+    out.write(&format!("tables/{name}.tex"), latex::latex(grids, name, width).as_bytes())
 }
 
 #[cfg(test)]

@@ -9,10 +9,11 @@ pub const NOTHING: &str = "–";
 
 /// A number of a column, scaled to its unit.
 pub fn number(value: f64, column: &Column) -> String {
+    let minus = |text: String| text.replacen('-', "−", 1);
     match column.format() {
-        Format::Fixed(digits) => format!("{value:.digits$}"),
+        Format::Fixed(digits) => minus(format!("{value:.digits$}")),
         Format::PValue => p_text(value),
-        Format::Percent => format!("{:.1}", 100.0 * value),
+        Format::Percent => minus(format!("{:.1}", 100.0 * value)),
         Format::Count if value >= 0.0 && value.fract() == 0.0 => crate::track::number(value as u64),
         Format::Count => format!("{value:.1}"),
         Format::Plain | Format::Text => plain(value),

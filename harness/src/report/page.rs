@@ -99,7 +99,7 @@ impl Page<'_> {
         let figures: Vec<_> =
             self.figures.iter().map(|f| context! { svg => f.svg, remark => f.remark }).collect();
         let tables: Vec<_> =
-            self.tables.iter().map(|t| context! { title => t.title, html => t.html() }).collect();
+            self.tables.iter().map(|t| context! { title => t.title, html => t.html_with_note() }).collect();
         let mut environment = Environment::new();
         environment
             .add_template("report.html", include_str!("report.html"))

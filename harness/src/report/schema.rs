@@ -2,7 +2,10 @@
 
 use super::columns::Column;
 use super::laws::FIT_KINDS;
-use super::wanted::{BETTER, COMPARE_KEYS, ERRORS, FITS, KINDS, LOSS_X, SPLITS, TABLE_KEYS, figure_keys};
+use super::wanted::{
+    BEST, BETTER, COMPARE_KEYS, ERRORS, FITS, KINDS, LAYOUT_KEYS, LAYOUTS, LOSS_X, SPLITS, TABLE_KEYS,
+    WIDTHS, figure_keys,
+};
 use crate::config::{TrainStage, closed, document};
 use serde_json::{Map, Value, json};
 
@@ -12,7 +15,9 @@ pub fn experiment_schema() -> Value {
     let figures: Vec<Value> = KINDS.iter().map(|(kind, _)| figure(kind)).collect();
     let mut sweeps = list_of(text(), "Sweep files, seen from this file's folder.");
     sweeps["minItems"] = 1.into();
-    let rows = table(&TABLE_KEYS, &["rows", "columns"], |_| None);
+    let by_layout = |key: &str| (key == "layout").then(|| words(&LAYOUTS));
+    let tables =
+        [table(&TABLE_KEYS, &["rows", "columns"], |_| None), table(&LAYOUT_KEYS, &["layout"], by_layout)];
     let compare = table(&COMPARE_KEYS, &["claim", "metric", "a", "b"], |_| None);
     let fits: Vec<Value> = FIT_KINDS.iter().map(|(kind, keys)| fit(kind, keys)).collect();
     let properties = json!({
@@ -26,7 +31,7 @@ pub fn experiment_schema() -> Value {
             "additionalProperties": text(),
         },
         "figure": list_of(json!({ "oneOf": figures }), "Figures; none asks for the usual ones."),
-        "table": list_of(rows, "Tables beside the summary."),
+        "table": list_of(json!({ "oneOf": tables }), "Tables beside the summary."),
         "compare": list_of(compare, "Claims, tested together."),
         "fit": list_of(json!({ "oneOf": fits }), "Laws of loss through settings."),
     });
@@ -80,7 +85,7 @@ fn table(keys: &[&str], required: &[&str], own: impl Fn(&str) -> Option<Value>) 
 fn usual(key: &str) -> Value {
     let columns = |items: Value| json!({ "type": "array", "items": items, "minItems": 1 });
     match key {
-        "x" | "group" => column(),
+        "x" | "group" | "across" => column(),
         "y" | "value" | "metric" => number(),
         "rows" | "paired_by" => columns(column()),
         "columns" => columns(number()),
@@ -88,6 +93,8 @@ fn usual(key: &str) -> Value {
         "fit" => words(&FITS),
         "split" => words(&SPLITS),
         "better" => words(&BETTER),
+        "best" => words(&BEST),
+        "width" => words(&WIDTHS),
         "log_x" | "log_y" => json!({ "type": "boolean" }),
         "stage" => json!({ "enum": TrainStage::all().map(TrainStage::name).collect::<Vec<_>>() }),
         "margin" => json!({ "type": "number", "exclusiveMinimum": 0 }),

@@ -3,7 +3,7 @@
 use super::TrialQuestion;
 use super::columns::{Format, OfSet};
 use super::compare::Compared;
-use super::grid::{Grid, GridCell, questions};
+use super::grid::{Grid, GridCell};
 use super::labels;
 use super::number::{NOTHING, digits3, p_text, shuffled_p};
 use super::observation::Results;
@@ -249,7 +249,7 @@ pub fn summary(settings: &[Setting]) -> Grid {
         if has_exams {
             let p = s.guessing.map(|g| shuffled_p(g.p_holm, g.test.is_bound));
             cells.extend([
-                questions(s.answers),
+                s.answers.map_or(NOTHING.into(), |answers| crate::track::number(answers.questions)),
                 with_error(s.accuracy, 100.0, 1, s.trials.len()),
                 p.unwrap_or_else(|| NOTHING.into()),
             ]);
@@ -259,11 +259,16 @@ pub fn summary(settings: &[Setting]) -> Grid {
         }
         cells.into_iter().map(GridCell::from).collect()
     };
+    let mut note = "± 95 % interval over seeds (Student's t).".to_string();
+    if has_exams {
+        note += " p of guessing: Fisher's randomisation test, corrected by Holm over the settings.";
+    }
     Grid {
-        title: String::new(),
+        note,
         heads: heads.into_iter().map(String::from).collect(),
         text_columns: 1,
         rows: settings.iter().map(row).collect(),
+        ..Grid::default()
     }
 }
 
@@ -375,9 +380,10 @@ pub fn comparisons(compared: &[Compared]) -> Grid {
         cells.map(GridCell::from).to_vec()
     };
     Grid {
-        title: String::new(),
+        note: "p is two-sided, and corrected by Holm over the claims of one family.".into(),
         heads: heads.map(String::from).to_vec(),
         text_columns: 3,
         rows: compared.iter().map(row).collect(),
+        ..Grid::default()
     }
 }

@@ -90,6 +90,7 @@ pub fn table(tunings: &[TuningRecord]) -> Grid {
         heads: heads.map(String::from).into(),
         text_columns: 4,
         rows: tunings.iter().map(row).collect(),
+        ..Grid::default()
     }
 }
 

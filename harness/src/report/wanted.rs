@@ -4,6 +4,7 @@ use super::beyond;
 use super::columns::{Better, Column};
 use super::condition::Condition;
 use super::fields::Fields;
+use super::fit::Width;
 use super::words::unit_apart;
 use crate::config::TrainStage;
 use crate::stats::FitKind;
@@ -106,12 +107,38 @@ pub struct TableSpec {
     pub name: String,
     /// Title above; empty where the file names none.
     pub title: String,
-    /// What sets rows apart.
+    /// What its cells are.
+    pub layout: Layout,
+    /// What sets rows apart; of MiniMind's layout models, none for settings.
     pub rows: Vec<Column>,
-    /// The metrics.
+    /// What sets columns apart, beside the metrics.
+    pub across: Option<Column>,
+    /// The metrics; none in MiniMind's layout.
     pub columns: Vec<Column>,
+    /// What the best is the best of.
+    pub best: Among,
+    /// How wide it may be on paper.
+    pub width: Width,
     /// Which observations count.
     pub filter: Option<Condition>,
+}
+
+/// What the cells of a table are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// Means over seeds.
+    Means,
+    /// Right answers, as MiniMind counts them.
+    Minimind,
+}
+
+/// What the best is the best of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Among {
+    /// Its column: all rows.
+    Column,
+    /// Its row: all values of `across`.
+    Row,
 }
 
 /// A comparison that is asked for.
@@ -192,7 +219,20 @@ pub(super) const LOSS_X: [(&str, &str); 3] =
 pub(super) const BETTER: [(&str, Better); 2] = [("higher", Better::Higher), ("lower", Better::Lower)];
 
 /// The keys of a `[[table]]`.
-pub(super) const TABLE_KEYS: [&str; 5] = ["rows", "columns", "name", "title", "where"];
+pub(super) const TABLE_KEYS: [&str; 8] =
+    ["rows", "across", "columns", "best", "width", "name", "title", "where"];
+
+/// The keys of a `[[table]]` in a layout by name.
+pub(super) const LAYOUT_KEYS: [&str; 6] = ["layout", "rows", "width", "name", "title", "where"];
+
+/// Layouts by name.
+pub(super) const LAYOUTS: [(&str, Layout); 1] = [("minimind", Layout::Minimind)];
+
+/// What the best is the best of.
+pub(super) const BEST: [(&str, Among); 2] = [("column", Among::Column), ("row", Among::Row)];
+
+/// How wide tables may be.
+pub(super) const WIDTHS: [(&str, Width); 2] = [("column", Width::Column), ("page", Width::Page)];
 
 /// The keys of a `[[compare]]`.
 pub(super) const COMPARE_KEYS: [&str; 8] =
@@ -322,28 +362,68 @@ fn default_title(plot: &Plot) -> String {
 impl TableSpec {
     /// Reads a `[[table]]`; `None` where something is wrong with it.
     pub fn read(fields: &mut Fields, default_name: String) -> Option<Self> {
-        fields.only(&TABLE_KEYS, &[], "");
+        let layout = fields.choice("layout", &LAYOUTS).unwrap_or(Layout::Means);
+        let is_named = fields.entries.iter().any(|entry| entry.key == "layout");
+        let mut known = TABLE_KEYS.to_vec();
+        match is_named {
+            true => fields.only(&LAYOUT_KEYS, &TABLE_KEYS, "a layout by name"),
+            false => {
+                known.push("layout");
+                fields.only(&known, &[], "");
+            }
+        }
         let (name, title) = (fields.file_name("name"), fields.text("title"));
-        let rows = fields.need_columns("rows", "[\"model.n_layers\"]");
-        let columns = fields.need_columns("columns", "[\"val.bpb\", \"exam.accuracy\"]");
+        let width = fields.choice("width", &WIDTHS).unwrap_or_default();
         let filter = fields.condition("where");
-        for column in columns.iter().filter(|column| !column.is_number()) {
-            let problem = format!("names {:?}, which holds text, expected it among rows", column.name());
-            fields.problem("columns", problem);
-        }
-        if rows.iter().any(|column| column.name() == "seed") {
-            fields.problem("rows", "names \"seed\", over which means are taken; leave it out");
-        }
         let name = name.unwrap_or(default_name);
         if ["summary", "comparisons", "tuning", "fits"].contains(&name.as_str())
             || beyond::NAMES.contains(&name.as_str())
         {
             fields.problem("name", format!("is {name:?}, which every report writes, expected another"));
         }
+        let title = title.unwrap_or_default();
+        if is_named {
+            let (rows, columns) = (fields.columns("rows"), vec![]);
+            no_seed(fields, "rows", &rows);
+            return Some(Self {
+                name,
+                title,
+                layout,
+                rows,
+                across: None,
+                columns,
+                best: Among::Column,
+                width,
+                filter,
+            });
+        }
+        let rows = fields.need_columns("rows", "[\"model.n_layers\"]");
+        let across = fields.column("across");
+        let columns = fields.need_columns("columns", "[\"val.bpb\", \"exam.accuracy\"]");
+        let best = fields.choice("best", &BEST);
+        for column in columns.iter().filter(|column| !column.is_number()) {
+            let problem = format!("names {:?}, which holds text, expected it among rows", column.name());
+            fields.problem("columns", problem);
+        }
+        no_seed(fields, "rows", &rows);
+        no_seed(fields, "across", across.as_slice());
+        if let Some(twice) = across.filter(|column| rows.contains(column)) {
+            fields.problem("across", format!("names {:?}, as rows do, expected another", twice.name()));
+        }
+        if best == Some(Among::Row) && across.is_none() {
+            fields.problem("best", "is \"row\", expected it with across only, whose values are compared");
+        }
+        let best = best.unwrap_or(if across.is_some() { Among::Row } else { Among::Column });
         if rows.is_empty() || columns.is_empty() {
             return None;
         }
-        Some(Self { name, title: title.unwrap_or_default(), rows, columns, filter })
+        Some(Self { name, title, layout, rows, across, columns, best, width, filter })
+    }
+}
+
+fn no_seed(fields: &mut Fields, key: &str, columns: &[Column]) {
+    if columns.iter().any(|column| column.name() == "seed") {
+        fields.problem(key, "names \"seed\", over which means are taken; leave it out");
     }
 }
 

@@ -53,10 +53,10 @@ fn labels_serve_tables_and_figures_wherever_they_stand() {
                  [[figure]]\nkind = 'line'\nname = 'a'\nx = 'params'\ny = 'exam_accuracy'\ngroup = 'model.n_layers'\n";
     let labels = "[labels]\nmodel.n_layers = 'Layers'\n\"exam.accuracy\" = 'C-Eval (%)'\n";
     let [svg, md] = written(&format!("sweeps = ['s']\n{parts}{labels}"));
-    assert!(md.starts_with("| Layers | seeds | questions | C-Eval (%) |"), "{md}");
+    assert!(md.starts_with("| Layers | C-Eval (%) |"), "{md}");
     assert!(svg.contains("C-Eval (%)") && svg.contains("C-Eval by parameters and Layers"), "{svg}");
     let [svg, md] = written(&format!("sweeps = ['s']\n{parts}"));
-    assert!(md.starts_with("| layers | seeds | questions | exam accuracy (%) |"), "{md}");
+    assert!(md.starts_with("| layers | exam accuracy (%) |"), "{md}");
     assert!(svg.contains("Exam accuracy by parameters and layers"), "{svg}");
 }
 
@@ -110,6 +110,22 @@ fn every_mistake_has_its_line_and_the_nearest_name() {
             "[[table]]\nrows = 'seed'\ncolumns = ['sweep']",
             "x.toml:3: table.rows: is 'seed', expected a list such as [\"seed\"]\n\
              x.toml:4: table.columns: names \"sweep\", which holds text, expected it among rows",
+        ),
+        (
+            "[[table]]\nrows = ['sweep']\nacross = 'sweep'\nbest = 'rows'\ncolumns = ['val.bpb']\nwidth = 3",
+            "x.toml:4: table.across: names \"sweep\", as rows do, expected another\n\
+             x.toml:5: table.best: is \"rows\", expected column, row; did you mean row?\n\
+             x.toml:7: table.width: is 3, expected text in quotes",
+        ),
+        (
+            "[[table]]\nlayout = 'minimind'\nrows = ['seed']\ncolumns = ['val.bpb']",
+            "x.toml:4: table.rows: names \"seed\", over which means are taken; leave it out\n\
+             x.toml:5: table.columns: has no meaning for a layout by name, expected layout, rows, width, name, title, where",
+        ),
+        (
+            "[[table]]\nrows = ['sweep']\nbest = 'row'\ncolumns = ['val.bpb']\nlayuot = 'minimind'",
+            "x.toml:4: table.best: is \"row\", expected it with across only, whose values are compared\n\
+             x.toml:6: table.layuot: unknown key; did you mean layout?",
         ),
         (
             "[[table]]\nname = 'summary'\nrows = ['sweep']\ncolumns = ['val.bpb']",
