@@ -1,7 +1,7 @@
 //! Experiment files: a question, the sweeps that answer it, and what the report shows.
 
-use super::columns::{Column, Names};
-use super::condition::Condition;
+use super::check::{Asked, Outlook};
+use super::columns::Names;
 use super::fields::Fields;
 use super::laws::FitSpec;
 use super::observation::Results;
@@ -9,7 +9,6 @@ use super::wanted::{CompareSpec, FigureSpec, Layout, TableSpec};
 use crate::config::{ConfigError, ConfigErrors, Entry, Node, did_you_mean, parse};
 use crate::records::TrialRecord;
 use anyhow::{Context, Result, bail};
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// An experiment: what is asked, of which sweeps, and what is to be shown.
@@ -31,30 +30,11 @@ pub struct Experiment {
     pub comparisons: Vec<CompareSpec>,
     /// The laws that are fitted.
     pub fits: Vec<FitSpec>,
-    /// Every condition with its place and key, for [`Self::check`].
-    conditions: Vec<(String, String, Condition)>,
-    /// Every column of a stage that is named, likewise.
-    of_stages: Vec<(String, String, Column)>,
+    /// What all of these ask of the trials, for [`Self::check`].
+    asked: Vec<Asked>,
 }
 
 const KEYS: [&str; 8] = ["title", "question", "sweeps", "labels", "figure", "table", "compare", "fit"];
-
-/// The keys of figures, tables, comparisons and fits that name columns.
-const COLUMN_KEYS: [&str; 13] = [
-    "x",
-    "y",
-    "group",
-    "value",
-    "rows",
-    "columns",
-    "across",
-    "metric",
-    "paired_by",
-    "n",
-    "d",
-    "flops",
-    "loss",
-];
 
 impl Experiment {
     /// Reads an experiment file, with all its errors at once; `None` for a file with no key of one, such as a sweep.
@@ -180,21 +160,7 @@ impl Experiment {
             }
             _ => self.comparisons.extend(CompareSpec::read(&mut fields)),
         }
-        for Entry { key, place, node, .. } in entries {
-            let is_condition = ["where", "a", "b"].contains(&key.as_str());
-            let condition = node.str().filter(|_| is_condition).map(Condition::parse);
-            let is_column = COLUMN_KEYS.contains(&key.as_str());
-            let items = node.array().into_iter().flatten();
-            let names = [node].into_iter().chain(items).filter_map(Node::str).filter(|_| is_column);
-            let mut named: Vec<Column> = names.filter_map(|name| Column::find(name).ok()).collect();
-            if let Some(Ok(condition)) = condition {
-                named.extend(condition.columns());
-                self.conditions.push((place.clone(), format!("{section}.{key}"), condition));
-            }
-            let of_stages = named.into_iter().filter(|column| column.of_stage().is_some());
-            self.of_stages
-                .extend(of_stages.map(|column| (place.clone(), format!("{section}.{key}"), column)));
-        }
+        self.asked.push(Asked::read(section, place, entries));
     }
 
     /// What is asked of a sweep that is run by itself.
@@ -206,41 +172,16 @@ impl Experiment {
         Self { title: name.into(), question, ..Self::default() }
     }
 
-    /// Holds every condition against the trials, which need not have run: one that no trial can meet is a mistake, and so
-    /// is a column of a stage that none of them trains.
+    /// Holds all that is asked for against the trials, which need not have run: what none of them can give is a mistake.
     ///
     /// # Errors
-    /// Names the conditions that no trial can meet, and the columns that none can have.
+    /// Names every condition that no trial can meet, every name that none will have, and the claims whose sides have
+    /// trials in common or no pairs.
     pub fn check(&self, trials: &[TrialRecord]) -> Result<(), ConfigErrors> {
         let results = Results::new(trials, &[]);
-        let planned = results.planned();
+        let outlook = Outlook::of(&results);
         let mut errors = ConfigErrors::default();
-        for (place, key, condition) in &self.conditions {
-            if !planned.iter().any(|observation| condition.may_hold(observation)) {
-                let problem = format!(
-                    "{:?} holds for none of the {}",
-                    condition.text,
-                    crate::track::counted(trials.len(), "trial")
-                );
-                errors.push(ConfigError::new(place, key, problem));
-            }
-        }
-        let mut told = BTreeSet::new();
-        for (place, key, column) in
-            self.of_stages.iter().filter_map(|(place, key, column)| Some((place, key, column.of_stage()?)))
-        {
-            // A configuration that cannot be read may have it.
-            let lack = |trial: &TrialRecord| column.lack(&toml::from_str(&trial.config).ok()?);
-            let lacks: Vec<Option<String>> = trials.iter().map(lack).collect();
-            let Some(Some(reason)) = lacks.first().filter(|_| lacks.iter().all(Option::is_some)) else {
-                continue;
-            };
-            if told.insert(reason.clone()) {
-                let trials = crate::track::counted(trials.len(), "trial");
-                let problem = format!("names {}, which none of the {trials} has: {reason}", column.name);
-                errors.push(ConfigError::new(place, key, problem));
-            }
-        }
+        self.asked.iter().for_each(|asked| asked.check(&outlook, &mut errors));
         errors.or(())
     }
 }

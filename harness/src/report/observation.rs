@@ -6,6 +6,7 @@
 use super::TrialQuestion;
 use super::columns::Column;
 use super::labels::{self, Labels};
+use crate::config::{TrainStage, TrialConfig};
 use crate::records::{
     Analysis, Contaminated, ExamScore, QuestionRecord, Status, Taken, Tally, TrialRecord, analyse, place_of,
 };
@@ -185,13 +186,19 @@ impl<'a> Results<'a> {
         Observation { trial, config, label: self.label(trial), sweep, score }
     }
 
-    /// One observation of each trial and sweep, finished or not, without its outcomes.
+    /// One observation of each trial and sweep, finished or not, and of each exam that it is to sit, without its outcomes.
     pub fn planned(&self) -> Vec<Observation<'_>> {
-        let of = |known| {
-            let (trial, _): &(&TrialRecord, Value) = known;
-            trial.sweeps.iter().map(|sweep| self.observation(known, sweep, None))
-        };
-        self.trials.iter().flat_map(of).collect()
+        let mut found = vec![];
+        for known in &self.trials {
+            let exams = toml::from_str(&known.0.config).map_or(vec![], |config| to_sit(&config));
+            for sweep in &known.0.sweeps {
+                if exams.is_empty() {
+                    found.push(self.observation(known, sweep, None));
+                }
+                found.extend(exams.iter().map(|score| self.observation(known, sweep, Some(score.clone()))));
+            }
+        }
+        found
     }
 
     /// The observations that `columns` speak of: those of finished trials by their last exam; by every stage's where a
@@ -231,6 +238,24 @@ impl<'a> Results<'a> {
         }
         found
     }
+}
+
+/// The exams that a trial is to sit, not one question of them answered.
+fn to_sit(config: &TrialConfig) -> Vec<Score<'static>> {
+    let of = |stage: TrainStage| {
+        config.examined().into_iter().map(move |at| Score {
+            stage: stage.name().into(),
+            taken: Taken { at: at.share(), averaged: at.shares.len() },
+            tokens: 0,
+            subject: None,
+            tally: Tally::of_four(0, 0),
+            contaminated: None,
+            exam: 0,
+            answers: vec![],
+            analysis: OnceLock::new(),
+        })
+    };
+    config.exams().into_iter().flat_map(of).collect()
 }
 
 /// The exams of a trial that are asked for: of its last stage or of each, at the last share or at each, without the

@@ -25,7 +25,7 @@ pub struct Quantity {
     pub better: Option<Better>,
     /// How its numbers are written.
     pub format: Format,
-    /// Whether it is known before anything runs.
+    /// Whether it is known before anything runs, of an exam that is to be sat as well.
     pub known: bool,
     /// Its value in an observation.
     pub read: fn(&Observation) -> Option<Cell>,
@@ -141,7 +141,7 @@ pub static QUANTITIES: [Quantity; 32] = {
             false,
             |o| o.trial.capacity_ratio().map(Cell::Number),
         ),
-        quantity("stage", "stage whose model sat the exam", "exam after", None, Text, false, |o| {
+        quantity("stage", "stage whose model sat the exam", "exam after", None, Text, true, |o| {
             o.score.as_ref().map(|s| Cell::Text(s.stage.clone()))
         }),
         quantity(
@@ -150,7 +150,7 @@ pub static QUANTITIES: [Quantity; 32] = {
             "share of the stage's steps",
             None,
             Plain,
-            false,
+            true,
             |o| o.score.as_ref().map(|s| Cell::Number(s.taken.at)),
         ),
         quantity(
@@ -159,7 +159,7 @@ pub static QUANTITIES: [Quantity; 32] = {
             "weights averaged",
             None,
             Count,
-            false,
+            true,
             |o| o.score.as_ref().and_then(|s| count(s.taken.averaged as u64)),
         ),
         quantity(

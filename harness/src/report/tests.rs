@@ -1,6 +1,7 @@
 //! Reports of a small set of made-up trials.
 #![allow(clippy::unwrap_used)]
 
+mod check;
 mod compare;
 mod condition;
 mod experiment;

@@ -193,8 +193,8 @@ fn a_column_of_a_stage_that_no_trial_trains_is_a_mistake() {
     assert_eq!(
         errors,
         [
-            "x.toml:4: table.columns: names lora.val_loss, which none of the 2 trials has: lora is not part of the recipe; set lora.enabled = true",
-            "x.toml:9: compare.b: names sft.dead_experts, which none of the 2 trials has: the models have no experts; set model.n_experts",
+            "x.toml:4: table.columns: names lora.val_loss, which no trial will have: lora is not part of the recipe; set lora.enabled = true",
+            "x.toml:9: compare.b: \"sft.dead_experts == 0\" names sft.dead_experts, which no trial will have: the models have no experts; set model.n_experts",
         ]
     );
     // One that trains it is enough.

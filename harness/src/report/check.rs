@@ -1,0 +1,287 @@
+//! Whether trials can give what an experiment asks for, told before any of them is trained.
+
+use super::columns::Column;
+use super::condition::Condition;
+use super::lack;
+use super::observation::{Cell, Observation, Results, distinct};
+use crate::config::{ConfigError, ConfigErrors, Entry, Node, TrainStage, TrialConfig};
+use crate::records::TrialRecord;
+use crate::track::counted;
+use std::collections::{BTreeMap, BTreeSet};
+use uuid::Uuid;
+
+/// The keys of figures, tables, claims and fits that name columns.
+const NAMING: [&str; 13] = [
+    "x",
+    "y",
+    "group",
+    "value",
+    "rows",
+    "columns",
+    "across",
+    "metric",
+    "paired_by",
+    "n",
+    "d",
+    "flops",
+    "loss",
+];
+
+/// Most values that a message lists.
+const LISTED: usize = 6;
+
+/// What a `[[figure]]`, `[[table]]` or `[[compare]]` asks of the trials.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Asked {
+    section: &'static str,
+    columns: Vec<Part<Column>>,
+    conditions: Vec<Part<Condition>>,
+    curves: Option<Part<(TrainStage, String)>>,
+}
+
+/// Something that is asked for, with its key and the place where it was written.
+#[derive(Debug, Clone, PartialEq)]
+struct Part<T> {
+    key: String,
+    place: String,
+    what: T,
+}
+
+impl Asked {
+    /// What the keys of a table ask for; those that are wrong in themselves are told by others.
+    pub fn read(section: &'static str, place: &str, entries: &[Entry]) -> Self {
+        let mut asked = Self { section, columns: vec![], conditions: vec![], curves: None };
+        for Entry { key, place, node, .. } in entries {
+            let texts: Vec<&str> = match node.array() {
+                Some(items) => items.iter().filter_map(Node::str).collect(),
+                None => node.str().into_iter().collect(),
+            };
+            if NAMING.contains(&key.as_str()) {
+                let columns = texts.iter().filter_map(|text| Column::find(text).ok());
+                asked.columns.extend(columns.map(|column| Part::new(key, place, column)));
+            } else if ["where", "a", "b"].contains(&key.as_str()) {
+                let conditions = texts.iter().filter_map(|text| Condition::parse(text).ok());
+                asked.conditions.extend(conditions.map(|condition| Part::new(key, place, condition)));
+            }
+        }
+        let entry = |key: &str| entries.iter().find(|entry| entry.key == key);
+        let word = |key: &str| entry(key).and_then(|entry| entry.node.str());
+        if word("kind") == Some("loss") {
+            let stage = word("stage").map_or(Some(TrainStage::Pretrain), TrainStage::named);
+            let place = entry("stage").map_or(place, |entry| &entry.place);
+            let split = word("split").unwrap_or_default().to_string();
+            asked.curves = stage.map(|stage| Part::new("stage", place, (stage, split)));
+        }
+        asked
+    }
+
+    /// Tells what the trials cannot give.
+    pub fn check(&self, outlook: &Outlook, errors: &mut ConfigErrors) {
+        let before = errors.errors.len();
+        for condition in &self.conditions {
+            self.check_condition(condition, outlook, errors);
+        }
+        // Whatever else is wrong follows from a side without trials.
+        if errors.errors.len() > before {
+            return;
+        }
+        let scopes: Vec<(String, Vec<&Observation>)> = match self.section {
+            "compare" => {
+                let side = |of: &Part<Condition>| (format!(" of {}", of.key), outlook.held(&of.what));
+                self.conditions.iter().map(side).collect()
+            }
+            _ => vec![(
+                String::new(),
+                match self.conditions.first() {
+                    Some(condition) => outlook.held(&condition.what),
+                    None => outlook.planned.iter().collect(),
+                },
+            )],
+        };
+        for column in &self.columns {
+            let why = |config: &TrialConfig| lack::of_column(&column.what, config);
+            let name = column.what.name();
+            let told = scopes.iter().find_map(|(whose, trials)| match outlook.lack(trials, why) {
+                Some(why) => Some(format!("names {name}, which no trial{whose} will have: {why}")),
+                None if outlook.unset(trials, &column.what) => {
+                    Some(format!("names {name}, which is unset in every trial{whose}"))
+                }
+                None => None,
+            });
+            if let Some(problem) = told {
+                self.fail(column, problem, errors);
+            }
+        }
+        if let (Some(curves), Some((_, trials))) = (&self.curves, scopes.first()) {
+            let (stage, split) = &curves.what;
+            if let Some(why) = outlook.lack(trials, |config| lack::of_curves(*stage, split, config)) {
+                let problem = format!("asks for curves of {}, which no trial will have: {why}", stage.name());
+                self.fail(curves, problem, errors);
+            }
+        }
+        if self.section == "compare" && errors.errors.len() == before {
+            self.check_sides(outlook, errors);
+        }
+    }
+
+    fn fail<T>(&self, part: &Part<T>, problem: String, errors: &mut ConfigErrors) {
+        errors.push(ConfigError::new(&part.place, format!("{}.{}", self.section, part.key), problem));
+    }
+
+    /// A condition that no trial can meet is a mistake.
+    fn check_condition(&self, condition: &Part<Condition>, outlook: &Outlook, errors: &mut ConfigErrors) {
+        let all: Vec<&Observation> = outlook.planned.iter().collect();
+        let text = &condition.what.text;
+        let unknown = condition.what.columns().into_iter().filter(|column| !column.is_known());
+        let lacking: Vec<String> = unknown
+            .filter_map(|column| {
+                let why = outlook.lack(&all, |config| lack::of_column(&column, config))?;
+                Some(format!("{text:?} names {}, which no trial will have: {why}", column.name()))
+            })
+            .collect();
+        if let Some(problem) = lacking.into_iter().next() {
+            self.fail(condition, problem, errors);
+        } else if outlook.held(&condition.what).is_empty() {
+            let trials = counted(outlook.trials, "trial");
+            self.fail(condition, format!("{text:?} holds for none of the {trials}"), errors);
+        }
+    }
+
+    /// The sides of a claim have no result in common, and pairs can be made where they are asked for.
+    fn check_sides(&self, outlook: &Outlook, errors: &mut ConfigErrors) {
+        let side = |key: &str| self.conditions.iter().find(|condition| condition.key == key);
+        let (Some(a), Some(b)) = (side("a"), side("b")) else { return };
+        if ![a, b].iter().all(|side| side.what.columns().into_iter().all(|column| column.is_known())) {
+            return;
+        }
+        let (left, right) = (distinct(&outlook.held(&a.what)), distinct(&outlook.held(&b.what)));
+        let of_a: BTreeSet<_> = left.iter().map(|o| o.identity()).collect();
+        let both: Vec<&&Observation> = right.iter().filter(|o| of_a.contains(&o.identity())).collect();
+        if let Some(first) = both.first() {
+            let trials = counted(both.iter().map(|o| o.trial.trial).collect::<BTreeSet<_>>().len(), "trial");
+            let text = &b.what.text;
+            let problem = if (both.len(), both.len()) == (left.len(), right.len()) {
+                format!("{text:?} holds for the very {trials} of a; expected other trials")
+            } else {
+                let such = format!("{}, seed {}", first.label, first.trial.seed);
+                format!(
+                    "{text:?} holds for {trials} of a as well, such as {such}; expected none on both sides"
+                )
+            };
+            return self.fail(b, problem, errors);
+        }
+        self.check_pairs(&left, &right, errors);
+    }
+
+    fn check_pairs(&self, a: &[&Observation], b: &[&Observation], errors: &mut ConfigErrors) {
+        let named: Vec<&Part<Column>> = self.columns.iter().filter(|part| part.key == "paired_by").collect();
+        let Some(first) = named.first() else { return };
+        let matched: Vec<&Part<Column>> =
+            named.iter().copied().filter(|part| part.what.is_known() && part.what.name() != "seed").collect();
+        let values = |o: &Observation| -> String {
+            let cells: Vec<Option<Cell>> = matched.iter().map(|part| part.what.read(o)).collect();
+            format!("{} {cells:?}", o.trial.seed)
+        };
+        let of_b: BTreeSet<String> = b.iter().map(|o| values(o)).collect();
+        if a.iter().any(|o| of_b.contains(&values(o))) {
+            return;
+        }
+        for part in &matched {
+            let [left, right] = [a, b].map(|side| cells(side, |o| part.what.read(o).as_ref().map(shown)));
+            if left.is_disjoint(&right) {
+                let problem = format!(
+                    "names {}, by which nothing is paired: it is {} in a and {} in b; leave it out",
+                    part.what.name(),
+                    listed(&left),
+                    listed(&right)
+                );
+                return self.fail(part, problem, errors);
+            }
+        }
+        let [left, right] = [a, b].map(|side| cells(side, |o| Some(o.trial.seed.to_string())));
+        let problem = match left.is_disjoint(&right) {
+            true => format!(
+                "pairs results of one seed, and no seed is on both sides: a has {}, b has {}",
+                listed(&left),
+                listed(&right)
+            ),
+            false => {
+                "pairs nothing: no result of a has a partner of the same seed and equal values in b".into()
+            }
+        };
+        self.fail(first, problem, errors);
+    }
+}
+
+fn cells(side: &[&Observation], read: impl Fn(&Observation) -> Option<String>) -> BTreeSet<String> {
+    side.iter().filter_map(|o| read(o)).collect()
+}
+
+/// A value as a condition would have it.
+pub fn shown(cell: &Cell) -> String {
+    match cell {
+        Cell::Number(number) => number.to_string(),
+        Cell::Text(text) => text.clone(),
+    }
+}
+
+/// Values one after the other, numbers in their order.
+pub fn listed(values: &BTreeSet<String>) -> String {
+    let mut sorted: Vec<&String> = values.iter().collect();
+    let number = |text: &String| text.parse::<f64>().unwrap_or(f64::INFINITY);
+    sorted.sort_by(|a, b| number(a).total_cmp(&number(b)));
+    let mut text = sorted.iter().take(LISTED).map(|text| text.as_str()).collect::<Vec<_>>().join(", ");
+    if let Some(more) = sorted.len().checked_sub(LISTED).filter(|more| *more > 0) {
+        text += &format!(" and {more} more");
+    }
+    if text.is_empty() { "nothing".into() } else { text }
+}
+
+impl<T> Part<T> {
+    fn new(key: &str, place: &str, what: T) -> Self {
+        Self { key: key.into(), place: place.into(), what }
+    }
+}
+
+/// What is known of trials before they are trained.
+pub struct Outlook<'a> {
+    /// The number of trials.
+    trials: usize,
+    planned: Vec<Observation<'a>>,
+    configs: BTreeMap<Uuid, TrialConfig>,
+}
+
+impl<'a> Outlook<'a> {
+    /// Of trials whose `results` are these.
+    pub fn of(results: &'a Results<'a>) -> Self {
+        let read = |trial: &TrialRecord| Some((trial.trial, toml::from_str(&trial.config).ok()?));
+        Self {
+            trials: results.trials().count(),
+            planned: results.planned(),
+            configs: results.trials().filter_map(|(trial, _)| read(trial)).collect(),
+        }
+    }
+
+    /// The results for which a condition may hold.
+    fn held(&self, condition: &Condition) -> Vec<&Observation<'a>> {
+        self.planned.iter().filter(|observation| condition.may_hold(observation)).collect()
+    }
+
+    /// Why none of the results will have something; `None` where one may have it.
+    fn lack(&self, results: &[&Observation], why: impl Fn(&TrialConfig) -> Option<String>) -> Option<String> {
+        let mut reasons = vec![];
+        for result in results {
+            reasons.push(why(self.configs.get(&result.trial.trial)?)?);
+        }
+        reasons.into_iter().next()
+    }
+
+    /// Whether a key has no value in any of the results, nor will have one that follows.
+    fn unset(&self, results: &[&Observation], column: &Column) -> bool {
+        let follows = |o: &Observation| o.trial.keys.iter().any(|(name, _)| name == column.name());
+        let has = |o: &&Observation| {
+            column.read(o).is_some() || follows(o) || !self.configs.contains_key(&o.trial.trial)
+        };
+        column.is_key() && !results.is_empty() && !results.iter().any(has)
+    }
+}
