@@ -34,6 +34,7 @@ mod reference;
 mod schema;
 mod summary;
 mod tables;
+mod tensorboard;
 mod tuning;
 mod wanted;
 mod words;
@@ -134,6 +135,7 @@ pub fn write(
     for figure in figures {
         drawn.push(figure.write(&mut out)?);
     }
+    tensorboard::write(&experiment.question, &results, &mut out)?;
     let page = Page {
         experiment,
         results: &results,

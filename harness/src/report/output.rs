@@ -38,9 +38,10 @@ impl Output {
         &self.dir
     }
 
-    /// Writes a file, such as `figures/loss.svg`.
+    /// Writes a file, such as `figures/loss.svg`, in a folder that is made where it is not there.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.dir.join(name);
+        path.parent().map_or(Ok(()), create_dir)?;
         write_atomic(&path, bytes)?;
         self.written.files.insert(name.into(), sha256(&path)?);
         Ok(())
@@ -63,6 +64,8 @@ impl Output {
             if is_file && sha256(&path)? == *digest {
                 std::fs::remove_file(&path)
                     .with_context(|| format!("{}: cannot be removed", path.display()))?;
+                // A folder that is empty now; one with something in it stays.
+                let _ = path.parent().filter(|parent| *parent != self.dir).map(std::fs::remove_dir);
             }
         }
         write_atomic(&list, &serde_json::to_vec_pretty(&self.written)?)

@@ -200,7 +200,7 @@ fn events_up_to(file: Option<&PathBuf>, step: u64) -> Result<Vec<Event>> {
 }
 
 /// The data of the first record of `bytes` and what follows it; `None` at the end or where checksums do not hold.
-fn next_record(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn next_record(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (header, rest) = bytes.split_at_checked(12)?;
     let (length, length_sum) = header.split_at(8);
     if masked_crc32c(length).to_le_bytes() != length_sum {

@@ -5,6 +5,7 @@
 
 mod board;
 mod events;
+pub mod hparams;
 mod metrics;
 mod progress;
 mod table;
