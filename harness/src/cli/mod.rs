@@ -30,6 +30,7 @@ mod stage_run;
 mod stats;
 mod status;
 mod tokenizer;
+mod web;
 
 use crate::execute::limits::{parse_size, parse_time};
 use crate::run::{Layers, ReadOptions, Work};
@@ -73,7 +74,7 @@ struct ReadArgs {
     /// Set a key, such as pretrain.lr=1e-3; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Start from a preset, such as minimind
+    /// Start from a preset, such as minimind; `mindscale schema presets` prints them
     #[arg(long)]
     preset: Option<String>,
     /// Print JSON for programs
@@ -86,13 +87,26 @@ impl SweepArgs {
     fn read(&self, layers: Layers) -> anyhow::Result<Work> {
         Work::read(&self.file, &self.with.options(), layers)
     }
+
+    /// The same, about some of its trials.
+    fn read_only(&self, layers: Layers, only: &OnlyArg) -> anyhow::Result<Work> {
+        Work::read(&self.file, &ReadOptions { only: only.only.clone(), ..self.with.options() }, layers)
+    }
 }
 
 impl ReadArgs {
     fn options(&self) -> ReadOptions {
         let Self { runs, results, set, preset, json: _ } = self.clone();
-        ReadOptions { runs, results, set, preset, note }
+        ReadOptions { runs, results, set, preset, only: None, note }
     }
+}
+
+/// Some of the trials.
+#[derive(Debug, Clone, Args)]
+struct OnlyArg {
+    /// The trials for which a condition holds, such as 'model.n_layers == 4 and seed <= 2'; the others are left as they are
+    #[arg(long, value_name = "CONDITION")]
+    only: Option<String>,
 }
 
 /// What may be lost.
@@ -148,10 +162,15 @@ Examples:
   mindscale init my-text --pretrain 'text/*.txt'")]
     Init(init::InitArgs),
     /// Train, examine and report every trial
-    #[command(after_help = "Example: mindscale run sweeps/deep_vs_wide_1m.toml --jobs 2 --set seed=3")]
+    #[command(after_help = "\
+Examples:
+  mindscale run sweeps/deep_vs_wide_1m.toml --jobs 2
+  mindscale run experiments/deep_vs_wide.toml --only 'model.n_layers == 4 and seed == 1'")]
     Run {
         #[command(flatten)]
         sweep: SweepArgs,
+        #[command(flatten)]
+        only: OnlyArg,
         #[command(flatten)]
         force: ForceArg,
         #[command(flatten)]
@@ -164,6 +183,8 @@ Examples: mindscale plan sweeps/deep_vs_wide_1m.toml --explain
     Plan {
         #[command(flatten)]
         sweep: SweepArgs,
+        #[command(flatten)]
+        only: OnlyArg,
         /// Say why a stage run is not there yet
         #[arg(long)]
         explain: bool,
@@ -174,13 +195,19 @@ Examples: mindscale plan sweeps/deep_vs_wide_1m.toml --explain
     #[command(after_help = "\
 Without --set, --preset and MINDSCALE_* the layers of the last run are taken, as results/<name>/record.json has them.
 
-Example: mindscale status experiments/quickstart.toml --watch")]
+Examples:
+  mindscale status experiments/quickstart.toml --watch
+  mindscale status experiments/quickstart.toml --web")]
     Status {
         #[command(flatten)]
         sweep: SweepArgs,
+        #[command(flatten)]
+        only: OnlyArg,
         /// Refresh every second until nothing is left to run
         #[arg(long, conflicts_with = "json")]
         watch: bool,
+        #[command(flatten)]
+        web: web::WebArgs,
     },
     /// Take a sweep's jobs out of Slurm's queue
     #[command(after_help = "\
@@ -302,13 +329,15 @@ Examples:
         #[command(subcommand)]
         verb: bench::BenchVerb,
     },
-    /// Print the JSON Schema by which editors complete and check sweep and experiment files
+    /// Print the JSON Schema by which editors complete and check sweep and experiment files, or what presets hold
     #[command(after_help = "\
 With Taplo, or Even Better TOML in VS Code, write #:schema sweep.schema.json as the first line of a sweep file.
 
-Example: mindscale schema sweep > sweep.schema.json")]
+Examples:
+  mindscale schema sweep > sweep.schema.json
+  mindscale schema presets")]
     Schema {
-        /// The kind of file
+        /// What is printed
         #[arg(value_enum, default_value_t = schema::FileKind::Sweep)]
         kind: schema::FileKind,
     },
@@ -358,9 +387,9 @@ pub fn main() -> ExitCode {
     }
     let outcome = match cli.verb {
         Verb::Init(args) => init::init(&args),
-        Verb::Run { sweep, force, how } => run::run(&sweep, force.force, &how),
-        Verb::Plan { sweep, explain, on } => plan::plan(&sweep, explain, &on),
-        Verb::Status { sweep, watch } => status::status(&sweep, watch),
+        Verb::Run { sweep, only, force, how } => run::run(&sweep, &only, force.force, &how),
+        Verb::Plan { sweep, only, explain, on } => plan::plan(&sweep, &only, explain, &on),
+        Verb::Status { sweep, only, watch, web } => status::status(&sweep, &only, watch, web),
         Verb::Gc(args) => gc::gc(&args),
         Verb::Report { sweep, force } => report::report(&sweep, force.force),
         Verb::Exam(args) => exam::exam(&args),

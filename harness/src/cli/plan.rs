@@ -1,6 +1,6 @@
 //! The verb `plan`.
 
-use super::{SweepArgs, note, say};
+use super::{OnlyArg, SweepArgs, note, say};
 use crate::config::{TrainStage, TrialConfig};
 use crate::exam::Questions;
 use crate::plan::extents::extents;
@@ -50,7 +50,7 @@ impl OnArgs {
             _ if graph.is_finished() => Ok(None),
             Some(target) => Yardstick::of(target).map(Some),
             None => {
-                let device = work.trials.first().map_or("cpu", |trial| trial.config.device.kind());
+                let device = graph.trials.first().map_or("cpu", |planned| planned.trial.config.device.kind());
                 let found = Yardstick::recorded(&work.runs, device);
                 let told = found.is_some() || self.price_per_hour.is_none();
                 ensure!(told, "--price-per-hour needs --device: no stage run of this machine tells its pace");
@@ -121,15 +121,15 @@ fn tuning(graph: &StageGraph, extents: &[Option<Extent>]) -> Option<String> {
 }
 
 /// Shows the trials and the stage graph.
-pub fn plan(args: &SweepArgs, explained: bool, on: &OnArgs) -> Result<bool> {
-    let work = args.read(Layers::Given)?;
+pub fn plan(args: &SweepArgs, only: &OnlyArg, explained: bool, on: &OnArgs) -> Result<bool> {
+    let work = args.read_only(Layers::Given, only)?;
     if let Some(other) = work.other_layers() {
         note(&format!(
             "{other}; this is the plan {}",
             if args.with.options().has_layers() { "with those given" } else { "without" }
         ));
     }
-    let graph = work.graph()?;
+    let graph = work.chosen(work.graph()?)?;
     graph.check()?;
     let extents = extents(&graph);
     let study: Vec<&PlannedTrial> = graph.study().collect();
@@ -145,7 +145,7 @@ pub fn plan(args: &SweepArgs, explained: bool, on: &OnArgs) -> Result<bool> {
     let by = on.yardstick(target, &work, &graph)?;
     let times = by.as_ref().map(|by| times(&graph, &extents, by)).unwrap_or_default();
     let totals = by.as_ref().map(|by| Totals::of(&graph, &times, by, on.price_per_hour));
-    let examined = work.trials.iter().find(|trial| trial.config.exam.enabled);
+    let examined = trials.iter().find(|trial| trial.config.exam.enabled);
     let questions = examined.and_then(|trial| Some(Questions::of(&trial.config).ok()?.count()));
     let settings = study.iter().map(|planned| (planned.setting, planned.trial.config.seed));
     let detectable = Detectable::of(settings, questions);

@@ -1,6 +1,6 @@
 //! The verb `run`.
 
-use super::{ExecutorArg, HowArgs, SweepArgs, say};
+use super::{ExecutorArg, HowArgs, OnlyArg, SweepArgs, say};
 use crate::execute::limits::Limits;
 use crate::execute::pool::{Failure, Stop};
 use crate::fsutil::shell_word;
@@ -10,10 +10,13 @@ use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+/// Most notices that are told at the end.
+const NOTICES: usize = 20;
+
 /// Trains, examines and reports every trial.
-pub fn run(args: &SweepArgs, force: bool, how: &HowArgs) -> Result<bool> {
+pub fn run(args: &SweepArgs, only: &OnlyArg, force: bool, how: &HowArgs) -> Result<bool> {
     let executor = executor(how)?;
-    let work = args.read(Layers::Given)?;
+    let work = args.read_only(Layers::Given, only)?;
     let options = RunOptions { executor, force, board: Board::for_stderr(), stop: Arc::default() };
     stop_on_ctrl_c(&options)?;
     let outcome = run::run(&work, &options)?;
@@ -57,27 +60,44 @@ fn stop_on_ctrl_c(options: &RunOptions) -> Result<()> {
 }
 
 fn print_json(work: &Work, outcome: &Outcome) -> Result<()> {
-    let Outcome { graph, executed, report, report_kept } = outcome;
+    let Outcome { graph, left_out, executed, notices, report, report_kept } = outcome;
     let executed = executed.clone().unwrap_or_default();
     let failed = executed
         .failed
         .iter()
         .map(|f| serde_json::json!({ "stage": graph.nodes[f.node].short(), "reason": f.reason }));
     say(serde_json::json!({
-        "name": work.name, "trials": graph.study().count(), "untuned": outcome.untuned().collect::<Vec<_>>(), "ran": executed.ran, "found": executed.found,
-        "failed": failed.collect::<Vec<_>>(), "stopped": executed.stopped, "report": report, "report_kept": report_kept,
+        "name": work.name, "trials": graph.study().count(), "left_out": left_out, "untuned": outcome.untuned().collect::<Vec<_>>(),
+        "ran": executed.ran, "found": executed.found, "failed": failed.collect::<Vec<_>>(), "stopped": executed.stopped,
+        "notices": notices, "report": report, "report_kept": report_kept,
     }))
 }
 
 fn print(work: &Work, outcome: &Outcome) -> Result<()> {
-    let Outcome { graph, executed, report, report_kept } = outcome;
+    let Outcome { graph, left_out, executed, notices, report, report_kept } = outcome;
+    if !notices.is_empty() {
+        say("noticed:")?;
+    }
+    for (text, trials) in notices.iter().take(NOTICES) {
+        say(format!("  {text} ({})", counted(*trials, "trial")))?;
+    }
+    if let Some(more) = notices.len().checked_sub(NOTICES).filter(|more| *more > 0) {
+        say(format!("  and {more} more, in the report"))?;
+    }
+    if let Some(only) = work.only.as_ref().filter(|_| *left_out > 0) {
+        say(format!("{} left out by --only {}", counted(*left_out, "trial"), shell_word(only)))?;
+    }
     let Some(executed) = executed else {
         // A trial that several sweeps hold is one.
         let all = match graph.study().map(|trial| trial.uuid).collect::<BTreeSet<_>>().len() {
             1 => "its trial is finished".into(),
-            n => format!("all {n} trials are finished"),
+            n if *left_out == 0 => format!("all {n} trials are finished"),
+            n => format!("these {n} trials are finished"),
         };
-        return say(format!("{}: {all}; see {}", work.name, report.display()));
+        return match report_kept {
+            Some(why) => say(format!("{}: {all}; the report is not written: {why}", work.name)),
+            None => say(format!("{}: {all}; see {}", work.name, report.display())),
+        };
     };
     let ran = counted(executed.ran, "stage run");
     say(format!("{}: {ran} done here, {} already done", work.name, executed.found))?;

@@ -1,7 +1,7 @@
-//! The verb `schema`.
+//! The verb `schema`: what files may hold.
 
 use super::say;
-use crate::config::trial_schema;
+use crate::config::{PRESETS, trial_schema};
 use crate::report::experiment_schema;
 use crate::sweep::sweep_schema;
 use anyhow::Result;
@@ -16,29 +16,42 @@ pub enum FileKind {
     Experiment,
     /// The keys of a trial, as presets have them
     Trial,
+    /// The presets themselves, as TOML
+    Presets,
 }
 
 impl FileKind {
-    fn schema(self) -> serde_json::Value {
+    /// The schema; `None` of what has none.
+    fn schema(self) -> Option<serde_json::Value> {
         match self {
-            Self::Sweep => sweep_schema(),
-            Self::Experiment => experiment_schema(),
-            Self::Trial => trial_schema(),
+            Self::Sweep => Some(sweep_schema()),
+            Self::Experiment => Some(experiment_schema()),
+            Self::Trial => Some(trial_schema()),
+            Self::Presets => None,
         }
     }
 }
 
-/// Prints the JSON Schema of a kind of file.
+/// Prints the JSON Schema of a kind of file, or what presets hold.
 pub fn schema(kind: FileKind) -> Result<bool> {
-    say(serde_json::to_string_pretty(&kind.schema())?)?;
+    match kind.schema() {
+        Some(schema) => say(serde_json::to_string_pretty(&schema)?)?,
+        None => say(presets().join("\n"))?,
+    }
     Ok(true)
+}
+
+/// Each preset as a sweep file would have it.
+fn presets() -> Vec<String> {
+    let of = |(name, text): &(&str, &str)| format!("### preset = {name:?}\n{text}");
+    PRESETS.iter().map(of).collect()
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::config::{PRESETS, is_source_name, keys};
+    use crate::config::{is_source_name, keys};
     use crate::report::{Column, NAMED};
     use model::Device;
     use serde_json::{Value, json};
@@ -143,7 +156,7 @@ mod tests {
     }
 
     fn fault_of(kind: FileKind, text: &str) -> Option<String> {
-        let schema = kind.schema();
+        let schema = kind.schema().unwrap();
         let value = json!(toml::from_str::<toml::Value>(text).unwrap());
         fault(&schema, &schema, &value, "")
     }
@@ -158,6 +171,8 @@ mod tests {
                 std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
             let files: Vec<_> =
                 files.iter().filter(|file| file.extension().is_some_and(|end| end == "toml")).collect();
+            let files: Vec<_> =
+                files.into_iter().filter(|file| !file.to_string_lossy().ends_with("local.toml")).collect();
             assert!(files.len() >= least);
             for file in files {
                 assert_eq!(

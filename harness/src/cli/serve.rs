@@ -70,6 +70,14 @@ pub fn serve(args: &ServeArgs) -> Result<bool> {
     }
     let names: Vec<String> = models.iter().map(|served| served.name.clone()).collect();
     let server = Server::bind(models, options)?;
+    let stop = until_ctrl_c()?;
+    say(format!("serving {} at http://{}", names.join(", "), server.address()))?;
+    server.run(stop)?;
+    Ok(true)
+}
+
+/// The wish to stop: Ctrl-C asks for it, twice at once.
+pub fn until_ctrl_c() -> Result<watch::Receiver<Stop>> {
     let (ask, stop) = watch::channel(Stop::No);
     ctrlc::set_handler(move || {
         ask.send_modify(|stop| {
@@ -81,9 +89,7 @@ pub fn serve(args: &ServeArgs) -> Result<bool> {
         });
     })
     .context("Ctrl-C cannot be caught")?;
-    say(format!("serving {} at http://{}", names.join(", "), server.address()))?;
-    server.run(stop)?;
-    Ok(true)
+    Ok(stop)
 }
 
 // Loads the models and starts their schedulers.

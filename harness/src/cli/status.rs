@@ -1,6 +1,7 @@
 //! The verb `status`: how a sweep stands, for people: once, or drawn anew every second.
 
-use super::{SweepArgs, say};
+use super::web::WebArgs;
+use super::{OnlyArg, SweepArgs, say};
 use crate::plan::{short_id, short_name};
 use crate::run::Layers;
 use crate::status::{Overview, StageStatus, TrialStatus, overview};
@@ -19,10 +20,13 @@ const SHOWN: usize = 40;
 const CLEAR: &str = "\x1b[H\x1b[J";
 
 /// Shows how a sweep stands.
-pub fn status(args: &SweepArgs, watch: bool) -> Result<bool> {
-    let sweep = args.read(Layers::Last)?;
+pub fn status(args: &SweepArgs, only: &OnlyArg, watch: bool, web: WebArgs) -> Result<bool> {
+    let sweep = args.read_only(Layers::Last, only)?;
+    if web.web {
+        return super::web::watch(&sweep, &args.with.results, web.port);
+    }
     let graph = sweep.look()?;
-    let look = || overview(&graph(&sweep)?);
+    let look = || overview(&sweep.chosen(graph(&sweep)?)?);
     if watch {
         return live(look);
     }

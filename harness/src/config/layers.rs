@@ -1,8 +1,9 @@
-//! The layers of a configuration, later wins: defaults, preset, sweep file, environment, `--set`.
+//! The layers of a configuration, later wins: defaults, preset, sweep file, `local.toml`, environment, `--set`.
 
 use super::document::{self, Entry, Node};
 use super::errors::{ConfigError, ConfigErrors};
 use super::keys::{self, Kind};
+use super::local::Local;
 use super::{TrialConfig, presets};
 use crate::fsutil::shell_word;
 use anyhow::Result;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 /// Begins the name of every environment variable that sets a key: `MINDSCALE_PRETRAIN__LR`.
 const ENV_PREFIX: &str = "MINDSCALE_";
@@ -20,11 +22,14 @@ const ENV_PREFIX: &str = "MINDSCALE_";
 /// Variables with that beginning which are no keys of a trial.
 const ENV_RESERVED: [&str; 4] = ["MINDSCALE_SHARED", "MINDSCALE_COMMIT", "MINDSCALE_FONT", "MINDSCALE_SIMD"];
 
-/// What the command line and the environment change about a sweep file.
+/// What this machine, the environment and the command line change about a sweep file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overrides {
     /// Name of a preset, under the file.
     pub preset: Option<String>,
+    /// The files of this machine beside sweeps, over those.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub local: Vec<Local>,
     /// `key=value`, over everything.
     pub set: Vec<String>,
     /// Environment variables `MINDSCALE_*`, over the file.
@@ -40,7 +45,18 @@ impl Overrides {
             .filter(|(name, _)| name.starts_with(ENV_PREFIX) && !ENV_RESERVED.contains(&name.as_str()))
             .collect();
         env.sort();
-        Self { preset, set, env }
+        Self { preset, local: vec![], set, env }
+    }
+
+    /// The files of this machine that lie over a sweep file.
+    fn local_of(&self, sweep: &Path) -> impl Iterator<Item = &Local> {
+        let is_exact = self.local.iter().any(|local| local.sweep == sweep);
+        // A record may have been written from another folder.
+        let is_of = move |local: &&Local| match is_exact {
+            true => local.sweep == sweep,
+            false => local.sweep.file_name() == sweep.file_name(),
+        };
+        self.local.iter().filter(is_of)
     }
 
     /// Whether nothing is changed.
@@ -49,7 +65,7 @@ impl Overrides {
     }
 }
 
-/// As a shell takes it: `MINDSCALE_SEED=2 --preset small --set pretrain.lr=1e-3`.
+/// As a shell takes it, behind the files of this machine: `[sweeps/local.toml] MINDSCALE_SEED=2 --set pretrain.lr=1e-3`.
 impl fmt::Display for Overrides {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let env = self.env.iter().map(|(name, value)| format!("{name}={}", shell_word(value)));
@@ -58,7 +74,8 @@ impl fmt::Display for Overrides {
             Some((key, value)) => format!("--set {key}={}", shell_word(value)),
             None => format!("--set {}", shell_word(text)),
         });
-        f.write_str(&env.chain(preset).chain(set).collect::<Vec<_>>().join(" "))
+        let local = self.local.iter().map(|local| format!("[{}]", local.file.display()));
+        f.write_str(&local.chain(env).chain(preset).chain(set).collect::<Vec<_>>().join(" "))
     }
 }
 
@@ -120,7 +137,7 @@ pub struct Settings {
     pub tree: Value,
     /// Where each key that is not at its default was set last.
     pub places: BTreeMap<String, String>,
-    /// Keys that environment or `--set` fixed, and by what.
+    /// Keys that `local.toml`, environment or `--set` fixed, and by what.
     pub fixed: BTreeMap<String, String>,
 }
 
@@ -156,7 +173,7 @@ pub fn get<'a>(tree: &'a Value, key: &str) -> Option<&'a Value> {
     key.split('.').try_fold(tree, |tree, part| tree.get(part))
 }
 
-/// Merges the layers: defaults, preset, `base` (the sweep file), environment, `--set`.
+/// Merges the layers: defaults, preset, `base` (the sweep file), `local.toml`, environment, `--set`.
 ///
 /// A preset of the command line takes the place of the file's.
 ///
@@ -170,12 +187,16 @@ pub fn load_layers(base: Layer, overrides: &Overrides, errors: &mut ConfigErrors
             None => Layer::default(),
         },
     };
+    let local: Vec<Layer> =
+        overrides.local_of(Path::new(&base.name)).map(|local| local.layer(errors)).collect();
     let env = env_layer(&overrides.env, errors);
     let set = set_layer(&overrides.set, errors);
     let mut figment = Figment::from(Serialized::defaults(TrialConfig::default()));
     let mut places = BTreeMap::new();
     let mut fixed = BTreeMap::new();
-    for (layer, fixes) in [(preset, false), (base, false), (env, true), (set, true)] {
+    let under = [preset, base].map(|layer| (layer, false));
+    let over = local.into_iter().chain([env, set]).map(|layer| (layer, true));
+    for (layer, fixes) in under.into_iter().chain(over) {
         for Setting { key, place, .. } in &layer.settings {
             places.insert(key.clone(), place.clone());
             if fixes {
@@ -335,6 +356,7 @@ mod tests {
             preset: preset.map(Into::into),
             set: set.iter().map(|&s| s.into()).collect(),
             env: env.iter().map(|&(k, v)| (k.into(), v.into())).collect(),
+            local: vec![],
         }
     }
 
@@ -368,6 +390,35 @@ mod tests {
         assert_eq!(settings.places["pretrain.batch_size"], "base:5");
         assert_eq!(settings.places["pretrain.lr"], "MINDSCALE_PRETRAIN__LR");
         assert_eq!(settings.places["seed"], "--set seed=4");
+    }
+
+    #[test]
+    fn files_of_the_machine_lie_between_a_sweep_and_the_environment() {
+        let text = "threads = 2\n[tokenizer]\npath = 'x'\n[data]\nsource = 'files'\n";
+        let local = |file: &str, text: &str| Local {
+            sweep: "sweeps/a.toml".into(),
+            file: file.into(),
+            text: text.into(),
+        };
+        let all = "threads = 3\ndevice = 'cuda'\ntokenizer.path = 'tok'\n";
+        let over = Overrides {
+            local: vec![local("sweeps/local.toml", all), local("sweeps/a.local.toml", "threads = 4")],
+            ..overrides(None, &[("MINDSCALE_DEVICE", "cpu")], &[])
+        };
+        let of = |sweep: &str| {
+            let mut errors = ConfigErrors::default();
+            let base = document_layer(sweep, text, &mut errors);
+            let settings = load_layers(base, &over, &mut errors).unwrap();
+            errors.or(settings).unwrap()
+        };
+        let settings = of("sweeps/a.toml");
+        let config = settings.config().unwrap();
+        assert_eq!((config.threads, config.device.to_string().as_str()), (4, "cpu"));
+        assert_eq!(config.tokenizer.path.as_deref(), Some("sweeps/tok"));
+        assert_eq!(settings.places["threads"], "sweeps/a.local.toml:1");
+        assert_eq!(settings.fixed["tokenizer.path"], "sweeps/local.toml:3");
+        assert_eq!(of("sweeps/b.toml").config().unwrap().threads, 2);
+        assert_eq!(over.to_string(), "[sweeps/local.toml] [sweeps/a.local.toml] MINDSCALE_DEVICE=cpu");
     }
 
     #[test]

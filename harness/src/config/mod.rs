@@ -11,6 +11,7 @@ mod errors;
 mod identity;
 mod keys;
 mod layers;
+mod local;
 mod presets;
 mod probe;
 #[cfg(test)]
@@ -32,6 +33,7 @@ pub use errors::{ConfigError, ConfigErrors};
 pub use identity::{canonical_json, identity};
 pub use keys::{KeySpec, Kind, Section, UNSET, did_you_mean, find, keys, largest, sections, unknown_key};
 pub use layers::{Layer, Overrides, Setting, Settings, load, load_layers};
+pub use local::Local;
 pub use presets::PRESETS;
 pub use probe::{CapacityConfig, HopsConfig, PROBES, ProbeSpec, RecallConfig};
 pub use schema::{closed, definitions, document, refer, table_of, trial_schema, value_of};

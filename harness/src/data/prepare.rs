@@ -126,6 +126,9 @@ pub struct Overlap {
     pub of: u64,
 }
 
+/// A validation set of fewer rows is told of.
+const FEW: u64 = 20;
+
 impl Prepared {
     /// What was left out at `place`, such as `sft`, beside what was not read; and which texts are special.
     pub fn notices(&self, place: &str, preparation: &Preparation) -> Vec<Notice> {
@@ -143,6 +146,10 @@ impl Prepared {
         if preparation.val_share > 0.0 && self.val_rows == 0 {
             let share = preparation.val_share;
             told.push((0, format!("rows held out (data.val_share = {share}): there is no validation loss")));
+        }
+        if (1..FEW).contains(&self.val_rows) {
+            let reason = "rows are held out, too few to tell models apart by their losses; data.val_share or files to validate on give more";
+            told.push((self.val_rows, reason.into()));
         }
         let told =
             told.into_iter().map(|(count, reason)| Notice { place: place.into(), reason, count, of: rows });

@@ -16,7 +16,7 @@ use crate::track::{Board, Progress, time};
 use crate::train::describe;
 use crate::train::trunk::Branch;
 use anyhow::{Context, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -127,6 +127,7 @@ pub fn execute(
             outcome: Outcome::default(),
             said_busy: false,
             said_memory: false,
+            noticed: BTreeSet::new(),
         }
         .run(scope)
     })
@@ -173,6 +174,8 @@ struct Pool<'a> {
     outcome: Outcome,
     said_busy: bool,
     said_memory: bool,
+    /// The notices that were told.
+    noticed: BTreeSet<String>,
 }
 
 impl<'a> Pool<'a> {
@@ -375,8 +378,11 @@ impl<'a> Pool<'a> {
                     text += &format!(", {} of {} questions right", tally.correct, tally.questions);
                 }
                 self.board.line(&text);
-                for notice in &results.notices {
-                    self.board.line(&format!("  {notice}"));
+                for notice in results.notices.iter().map(ToString::to_string) {
+                    // Trials have much in common: once is enough.
+                    if self.noticed.insert(notice.clone()) {
+                        self.board.line(&format!("  {notice}"));
+                    }
                 }
             }
             Ended::Failed(reason) => self.fail(node, reason),

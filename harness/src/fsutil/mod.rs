@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// How the names of files begin that are being written.
 const DRAFT: &str = ".writing-";
@@ -162,6 +162,18 @@ pub fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
+/// A path below the current folder without its detours, as in `sweeps/a.toml` for `experiments/../sweeps/a.toml`; others
+/// as they are.
+pub fn without_detours(path: &Path) -> PathBuf {
+    let straight = || {
+        let folder = path.parent()?.canonicalize().ok()?;
+        let below = folder.strip_prefix(Path::new(".").canonicalize().ok()?).ok()?.to_path_buf();
+        Some(below.join(path.file_name()?))
+    };
+    let has_detours = path.components().any(|part| part == Component::ParentDir);
+    has_detours.then(straight).flatten().unwrap_or_else(|| path.into())
+}
+
 /// A word as a shell takes it.
 pub fn shell_word(word: &str) -> String {
     // What cannot be quoted holds a zero byte, which no argument does.
@@ -214,6 +226,19 @@ mod tests {
     fn words_can_be_given_to_a_shell() {
         let given = ["run", "a b.toml", "--set", "exam.system=it's", ""].map(shell_word);
         assert_eq!(given.join(" "), "run 'a b.toml' --set \"exam.system=it's\" ''");
+    }
+
+    #[test]
+    fn paths_below_the_current_folder_lose_their_detours() {
+        for (path, plain) in [
+            ("src/../Cargo.toml", "Cargo.toml"),
+            ("src/cli/../lib.rs", "src/lib.rs"),
+            ("src/lib.rs", "src/lib.rs"),
+            ("../README.md", "../README.md"),
+            ("nowhere/../Cargo.toml", "nowhere/../Cargo.toml"),
+        ] {
+            assert_eq!(without_detours(Path::new(path)), Path::new(plain), "{path}");
+        }
     }
 
     #[test]

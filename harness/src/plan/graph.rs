@@ -275,7 +275,7 @@ impl StageGraph {
     }
 
     /// What only candidates need that are out of play is not run; what only trials need that wait, not yet.
-    fn hold_what_waits(&mut self) {
+    pub(super) fn hold_what_waits(&mut self) {
         if self.tunings.is_empty() {
             return;
         }
@@ -319,7 +319,7 @@ impl StageGraph {
     }
 
     /// Tokenizers and data are needed only where something is made from them.
-    fn drop_what_nothing_needs(&mut self) {
+    pub(super) fn drop_what_nothing_needs(&mut self) {
         let mut is_used = vec![false; self.nodes.len()];
         for index in (0..self.nodes.len()).rev() {
             let node = &mut self.nodes[index];

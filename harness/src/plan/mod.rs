@@ -9,6 +9,7 @@ pub mod extents;
 pub mod facts;
 pub mod graph;
 mod names;
+mod part;
 mod planner;
 mod record;
 #[cfg(test)]

@@ -289,7 +289,7 @@ fn ended(kept: &Path) -> State {
 }
 
 /// What a training stage will cost, about: by its length where it is given, else by that of one pass.
-fn training_flops(config: &TrialConfig, stage: TrainStage) -> f64 {
+pub(super) fn training_flops(config: &TrialConfig, stage: TrainStage) -> f64 {
     let training = stage.training(config);
     let step =
         (training.seq_len * training.batch_size * training.accumulation * stage.sequences_per_row()) as f64;

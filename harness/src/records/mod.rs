@@ -18,6 +18,7 @@ pub use tuning::{Tried, TuningRecord};
 
 use crate::track::number;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 use uuid::Uuid;
@@ -55,6 +56,20 @@ impl fmt::Display for Notice {
         let Self { place, reason, count, of } = self;
         write!(f, "{place}: {} of {} {reason}", number(*count), number(*of))
     }
+}
+
+/// The notices of some trials, each once, with the number of trials that it is of.
+pub fn notices(trials: &[TrialRecord]) -> Vec<(String, usize)> {
+    let mut found: Vec<(String, usize)> = vec![];
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for text in trials.iter().flat_map(|trial| trial.notices.iter().map(ToString::to_string)) {
+        let place = *places.entry(text.clone()).or_insert(found.len());
+        match found.get_mut(place) {
+            Some((_, trials)) => *trials += 1,
+            None => found.push((text, 1)),
+        }
+    }
+    found
 }
 
 /// How much of a training stage was of one source.

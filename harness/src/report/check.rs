@@ -30,7 +30,7 @@ const NAMING: [&str; 13] = [
 /// Most values that a message lists.
 const LISTED: usize = 6;
 
-/// What a `[[figure]]`, `[[table]]` or `[[compare]]` asks of the trials.
+/// What a `[[figure]]`, `[[table]]`, `[[compare]]` or `[[fit]]` asks of the trials.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Asked {
     section: &'static str,
@@ -132,7 +132,7 @@ impl Asked {
     fn check_condition(&self, condition: &Part<Condition>, outlook: &Outlook, errors: &mut ConfigErrors) {
         let all: Vec<&Observation> = outlook.planned.iter().collect();
         let text = &condition.what.text;
-        let unknown = condition.what.columns().into_iter().filter(|column| !column.is_known());
+        let unknown = condition.what.columns().filter(|column| !column.is_known());
         let lacking: Vec<String> = unknown
             .filter_map(|column| {
                 let why = outlook.lack(&all, |config| lack::of_column(&column, config))?;
@@ -151,7 +151,7 @@ impl Asked {
     fn check_sides(&self, outlook: &Outlook, errors: &mut ConfigErrors) {
         let side = |key: &str| self.conditions.iter().find(|condition| condition.key == key);
         let (Some(a), Some(b)) = (side("a"), side("b")) else { return };
-        if ![a, b].iter().all(|side| side.what.columns().into_iter().all(|column| column.is_known())) {
+        if ![a, b].iter().all(|side| side.what.columns().all(|column| column.is_known())) {
             return;
         }
         let (left, right) = (distinct(&outlook.held(&a.what)), distinct(&outlook.held(&b.what)));

@@ -14,7 +14,7 @@ use uuid::Uuid;
 /// Where it is none, names what is known only of trials that have run, or holds for no trial: with the values that there are.
 pub fn choose(condition: &str, trials: &[TrialRecord]) -> Result<BTreeSet<Uuid>, String> {
     let condition = Condition::parse(condition)?;
-    if let Some(column) = condition.columns().into_iter().find(|column| !column.is_known()) {
+    if let Some(column) = condition.columns().find(|column| !column.is_known()) {
         return Err(format!(
             "names {}, which is known once a trial has run; expected a key such as model.n_layers, or params, active_params, sweep, trial",
             column.name()

@@ -7,6 +7,7 @@ use super::laws::FitSpec;
 use super::observation::Results;
 use super::wanted::{CompareSpec, FigureSpec, Layout, TableSpec};
 use crate::config::{ConfigError, ConfigErrors, Entry, Node, did_you_mean, parse};
+use crate::fsutil::without_detours;
 use crate::records::TrialRecord;
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -187,7 +188,7 @@ impl Experiment {
 }
 
 fn sweeps(node: &Node, folder: &Path) -> Option<Vec<PathBuf>> {
-    let files = node.array()?.iter().map(|file| file.str().map(|file| folder.join(file)));
+    let files = node.array()?.iter().map(|file| file.str().map(|file| without_detours(&folder.join(file))));
     files.collect::<Option<Vec<_>>>().filter(|files| !files.is_empty())
 }
 

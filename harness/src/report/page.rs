@@ -7,24 +7,10 @@ use super::headline::headline;
 use super::number::p_text;
 use super::observation::{Pooled, Results};
 use super::summary::{Row, Setting};
-use crate::records::{Status, TrialRecord};
+use crate::records::{Status, TrialRecord, notices};
+use crate::track::counted;
 use anyhow::{Context, Result};
 use minijinja::{Environment, context};
-
-/// What stages dropped, cut, skipped or reduced: each once, with the number of trials that it happened to.
-fn notices(trials: &[TrialRecord]) -> Vec<minijinja::Value> {
-    let mut found: Vec<(String, usize)> = vec![];
-    for text in trials.iter().flat_map(|trial| trial.notices.iter().map(ToString::to_string)) {
-        match found.iter_mut().find(|(known, _)| *known == text) {
-            Some((_, trials)) => *trials += 1,
-            None => found.push((text, 1)),
-        }
-    }
-    found
-        .into_iter()
-        .map(|(text, n)| context! { text, trials => crate::track::counted(n, "trial") })
-        .collect()
-}
 
 /// Everything that goes onto the page.
 pub struct Page<'a> {
@@ -100,13 +86,17 @@ impl Page<'_> {
             self.figures.iter().map(|f| context! { svg => f.svg, remark => f.remark }).collect();
         let tables: Vec<_> =
             self.tables.iter().map(|t| context! { title => t.title, html => t.html_with_note() }).collect();
+        let notices: Vec<_> = notices(trials)
+            .into_iter()
+            .map(|(text, n)| context! { text, trials => counted(n, "trial") })
+            .collect();
         let mut environment = Environment::new();
         environment
             .add_template("report.html", include_str!("report.html"))
             .context("the page's template")?;
         let page = environment.get_template("report.html")?.render(context! {
         title => experiment.title, question => experiment.question, headline => headline(settings),
-        summary => self.summary.html(), tables, comparisons => self.comparisons.map(Grid::html), exams, by_subject, beyond, failed, fits => self.fits.map(Grid::html), tuning => self.tuning.as_ref().map(|(grid, cost)| context! { html => grid.html(), cost }), notices => notices(trials), figures, configurations,
+        summary => self.summary.html(), tables, comparisons => self.comparisons.map(Grid::html), exams, by_subject, beyond, failed, fits => self.fits.map(Grid::html), tuning => self.tuning.as_ref().map(|(grid, cost)| context! { html => grid.html(), cost }), notices, figures, configurations,
     });
         page.context("the page")
     }

@@ -17,11 +17,14 @@ use crate::execute::pool::{self, Stop};
 use crate::execute::slurm;
 use crate::fsutil::create_dir;
 use crate::plan::{PlannedTuning, StageGraph, State};
+use crate::records::notices;
 use crate::runs::recorded::finished;
+use crate::status::records::collect;
 use crate::sweep::Trial;
 use crate::track::{Board, counted};
 use anyhow::{Result, ensure};
 use model::Device;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -65,10 +68,14 @@ pub struct RunOptions {
 /// What came of a run.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// The stage runs as they were planned, those of tuned trials once their values were chosen.
+    /// The stage runs of the trials that were to be worked on, those of tuned trials once their values were chosen.
     pub graph: StageGraph,
+    /// Trials that were left out, by the condition on those that were wanted.
+    pub left_out: usize,
     /// What came of them; `None` where everything was finished before.
     pub executed: Option<pool::Outcome>,
+    /// What stages dropped, cut, skipped or reduced, each once, with the number of trials that it is of.
+    pub notices: Vec<(String, usize)>,
     /// The report.
     pub report: PathBuf,
     /// Why an earlier report, which shows more, was left as it is.
@@ -104,38 +111,51 @@ pub fn run(work: &Work, options: &RunOptions) -> Result<Outcome> {
         work.out.display(),
         work.other_layers().map_or(String::new(), |other| format!(" ({other})"))
     );
-    let graph = work.graph()?;
+    let all = work.graph()?;
+    let graph = work.chosen(all.clone())?;
+    let left_out = distinct(&all) - distinct(&graph);
     graph.check()?;
     let report = work.out.join("report.html");
     if graph.is_finished() && report.is_file() {
-        work.begin(&graph)?;
+        work.begin(&all)?;
         work.end()?;
         // What the experiment asks to be shown may have changed.
-        write_report(work, &graph, true)?;
-        return Ok(Outcome { graph, executed: None, report, report_kept: None });
+        let report_kept = write_report(work, &all, options.force || all.is_finished())?;
+        let notices = notices(&collect(&graph)?);
+        return Ok(Outcome { graph, left_out, executed: None, notices, report, report_kept });
     }
     let gpus = match &options.executor {
-        Executor::Local { per_gpu, .. } => gpus(&work.trials, *per_gpu)?,
+        Executor::Local { per_gpu, .. } => gpus(graph.trials.iter().map(|planned| &planned.trial), *per_gpu)?,
         Executor::Slurm(_) => Gpus::default(),
     };
     create_dir(&work.runs)?;
-    let (graph, executed) = execute(work, graph, gpus, options)?;
+    let (all, graph, executed) = execute(work, all, gpus, options)?;
     work.end()?;
     // By the names of this run: its data may have changed meanwhile.
-    let report_kept = write_report(work, &graph.looked_at_again(), options.force)?;
-    Ok(Outcome { graph, executed: Some(executed), report, report_kept })
+    let report_kept = write_report(work, &all.looked_at_again(), options.force)?;
+    let notices = notices(&collect(&graph.looked_at_again())?);
+    Ok(Outcome { graph, left_out, executed: Some(executed), notices, report, report_kept })
+}
+
+/// The trials of the study in a graph: one that several sweeps hold counts once.
+fn distinct(graph: &StageGraph) -> usize {
+    graph.study().map(|planned| planned.uuid).collect::<BTreeSet<_>>().len()
 }
 
 /// Works through a graph; where trials are tuned, again through what is left once values are chosen.
+///
+/// The record is of the whole sweep, of which a part may be worked on now and the rest another time: `all`, which is given
+/// back as it is planned at the end, with the part, and what came of that.
 fn execute(
     work: &Work,
-    mut graph: StageGraph,
+    mut all: StageGraph,
     gpus: Gpus,
     options: &RunOptions,
-) -> Result<(StageGraph, pool::Outcome)> {
-    let mut all = pool::Outcome::default();
+) -> Result<(StageGraph, StageGraph, pool::Outcome)> {
+    let mut outcome = pool::Outcome::default();
+    let mut graph = work.chosen(all.clone())?;
     for round in 0.. {
-        work.begin(&graph)?;
+        work.begin(&all)?;
         let executed = match &options.executor {
             Executor::Slurm(sbatch) => slurm::execute(&graph, sbatch, &options.stop, &options.board)?,
             Executor::Local { jobs, limits, retries, .. } => {
@@ -145,31 +165,32 @@ fn execute(
             }
         };
         if graph.tunings.is_empty() {
-            return Ok((graph, executed));
+            return Ok((all, graph, executed));
         }
-        let mut next = work.graph()?;
+        all = work.graph()?;
+        let mut next = work.chosen(all.clone())?;
         // A candidate that fails has told what it is for.
         let counts = |node: &usize| !matches!(next.nodes[*node].state, State::Lost(_));
-        all.add(executed, round == 0, |node| next.find(graph.nodes[node].uuid).filter(counts));
-        for &node in all.failed.iter().map(|failure| &failure.node).chain(&all.blocked) {
+        outcome.add(executed, round == 0, |node| next.find(graph.nodes[node].uuid).filter(counts));
+        for &node in outcome.failed.iter().map(|failure| &failure.node).chain(&outcome.blocked) {
             // Not again in this run.
             next.nodes[node].state = State::Held;
         }
         let standings = graph.tunings.iter().zip(&next.tunings);
         let moved: Vec<_> = standings.filter(|(before, now)| before.standing != now.standing).collect();
         moved.iter().for_each(|(_, now)| options.board.line(&now.sentence()));
-        let is_over = all.stopped || moved.is_empty();
+        let is_over = outcome.stopped || moved.is_empty();
         graph = next;
         if is_over {
             break;
         }
     }
-    Ok((graph, all))
+    Ok((all, graph, outcome))
 }
 
 /// The GPUs that the trials will share, once it is known that each finds one that it can use.
-fn gpus(trials: &[Trial], per_gpu: usize) -> Result<Gpus> {
-    if trials.iter().all(|trial| trial.config.device == Device::Cpu) {
+fn gpus<'a>(trials: impl Iterator<Item = &'a Trial> + Clone, per_gpu: usize) -> Result<Gpus> {
+    if trials.clone().all(|trial| trial.config.device == Device::Cpu) {
         return Ok(Gpus::default());
     }
     ensure!(

@@ -1,13 +1,13 @@
 //! A sweep or an experiment as it is to be run, or as it was run last: its layers, its trials, its folders.
 
-use crate::config::Overrides;
+use crate::config::{Local, Overrides};
 use crate::fsutil::{file_name_problem, hex, read_text};
 use crate::plan::StageGraph;
-use crate::report::Experiment;
+use crate::report::{Experiment, choose};
 use crate::runs::recorded::{self, About, Owner, Record, RecordedRun};
 use crate::status::records::collect;
 use crate::sweep::{Sweep, Trial};
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
@@ -25,13 +25,22 @@ pub struct ReadOptions {
     pub set: Vec<String>,
     /// The preset to start from.
     pub preset: Option<String>,
+    /// The condition that says which trials it is about, where it is not about all of them.
+    pub only: Option<String>,
     /// Hears what a person should know beside the outcome.
     pub note: fn(&str),
 }
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        Self { runs: None, results: "results".into(), set: Vec::new(), preset: None, note: |_| () }
+        Self {
+            runs: None,
+            results: "results".into(),
+            set: Vec::new(),
+            preset: None,
+            only: None,
+            note: |_| (),
+        }
     }
 }
 
@@ -58,8 +67,10 @@ pub struct Work {
     layers: Overrides,
     /// SHA-256 of the sweep files; empty where one is not there.
     sweeps: String,
-    /// The trials.
+    /// The trials, all of them.
     pub trials: Vec<Trial>,
+    /// The condition that says which of them it is about.
+    pub only: Option<String>,
     /// The folder of stage runs.
     pub runs: PathBuf,
     /// The folder of results.
@@ -78,13 +89,16 @@ impl Work {
     /// # Errors
     /// All that is wrong with the file, or with a sweep that it names, each with its line.
     pub fn read(file: &Path, with: &ReadOptions, which: Layers) -> Result<Self> {
-        let given = Overrides::from_env(with.preset.clone(), with.set.clone());
+        let mut given = Overrides::from_env(with.preset.clone(), with.set.clone());
         let head = match Head::read(file, &given) {
             Err(_) if which == Layers::Last && !file.exists() => Head::recorded(file, with)?,
             head => head?,
         };
         if let Some(problem) = file_name_problem(&head.name, "") {
             bail!("{}: the name {:?} {problem}", file.display(), head.name);
+        }
+        for sweep in &head.sweeps {
+            given.local.extend(Local::beside(sweep)?);
         }
         let out = with.results.join(&head.name);
         let mut record = Record::read(&out)?;
@@ -94,7 +108,12 @@ impl Work {
             record = None;
         }
         let last = record.as_ref().and_then(Record::last);
-        let layers = choose(given, last, which, with.note);
+        let layers = over(given, last, which, with.note);
+        for (file, keys) in layers.local.iter().map(|local| (local.file.display(), local.keys())) {
+            if !keys.is_empty() {
+                (with.note)(&format!("{file} sets {}", keys.join(", ")));
+            }
+        }
         let run = record.as_ref().filter(|_| which == Layers::Last).and_then(|record| record.with(&layers));
         let sweeps = digest(&head.sweeps).unwrap_or_default();
         let is_same = |run: &&RecordedRun| sweeps.is_empty() || run.sweeps == sweeps;
@@ -113,6 +132,7 @@ impl Work {
             layers,
             sweeps,
             trials,
+            only: with.only.clone(),
             runs,
             out,
             record,
@@ -145,6 +165,16 @@ impl Work {
         let recorded = self.record.as_ref().map(|record| record.by_config(&self.layers)).unwrap_or_default();
         let known = |trial: &Trial| Some(*recorded.get(toml::to_string(&*trial.config).ok()?.as_str())?);
         self.checked(StageGraph::plan_with(&self.trials, known, &self.runs, kept)?)
+    }
+
+    /// The part of a graph that it is about: the trials for which [`Self::only`] holds, or all of them.
+    ///
+    /// # Errors
+    /// Where it holds for none, or cannot be told before they have run.
+    pub fn chosen(&self, graph: StageGraph) -> Result<StageGraph> {
+        let Some(only) = &self.only else { return Ok(graph) };
+        let chosen = choose(only, &collect(&graph)?).map_err(|problem| anyhow!("--only: {problem}"))?;
+        Ok(graph.part(|planned| chosen.contains(&planned.uuid)))
     }
 
     /// A way to look at the stage runs: by the files as they are, or by the record where these are not there.
@@ -206,6 +236,11 @@ impl Work {
         let Self { file, name, layers, sweeps, runs, .. } = self;
         let about = About { name, file, experiment: self.text.as_deref(), layers, sweeps, runs };
         recorded::begin(&self.out, about, graph.recorded()?)
+    }
+
+    /// Whether a run of it is recorded.
+    pub fn is_begun(&self) -> bool {
+        self.record.is_some()
     }
 
     /// Records that it has ended.
@@ -272,11 +307,11 @@ impl Head {
 }
 
 /// The layers that lie over the sweep files.
-fn choose(given: Overrides, last: Option<&RecordedRun>, which: Layers, note: fn(&str)) -> Overrides {
+fn over(given: Overrides, last: Option<&RecordedRun>, which: Layers, note: fn(&str)) -> Overrides {
     let Some(last) = last.filter(|last| which == Layers::Last && last.layers != given) else { return given };
     let is_env_kept = given.env.is_empty() || given.env == last.layers.env;
     if given.preset.is_none() && given.set.is_empty() && is_env_kept {
-        note(&format!("with the layers of the last run: {}", last.layers));
+        note(&format!("with the layers of the last run: {}", shown(&last.layers)));
         return last.layers.clone();
     }
     note(&format!("with other layers than the last run, which had {}", shown(&last.layers)));

@@ -126,7 +126,6 @@ fn file(values: Vec<Summary_Value>) -> Result<Vec<u8>> {
         event.set_summary(summary);
         out.write(&event.write_to_bytes()?)?;
     }
-    drop(out);
     Ok(bytes)
 }
 

@@ -85,6 +85,7 @@ mod tests {
             results: folder("results"),
             set: vec![],
             preset: None,
+            only: None,
             note: |_| (),
         }
     }

@@ -4,6 +4,7 @@
 // another page is shown, answers go on; sweeps are looked at anew.
 
 import { onKeyWanted } from "./api.js";
+import { catalog } from "./catalog.js";
 import { Chat } from "./chat.js";
 import { Compare } from "./compare.js";
 import { bind, button, el, isTyping, translate } from "./dom.js";
@@ -42,6 +43,13 @@ function route() {
     if (!isFirst) view.node.querySelector("h1").focus({ preventScroll: true });
     scrollTo(0, 0);
   }
+}
+
+// Without models there is nobody to talk to: the page is then about sweeps alone.
+function onlySweeps() {
+  links.chat.hidden = links.compare.hidden = true;
+  document.querySelector("#head .mark").href = "#/sweeps";
+  if (view instanceof Chat || view instanceof Compare) location.hash = "#/sweeps";
 }
 
 function header() {
@@ -117,3 +125,4 @@ header();
 translate(document);
 addEventListener("hashchange", route);
 route();
+catalog().then((list) => list.length || onlySweeps()).catch(() => {});

@@ -1,0 +1,180 @@
+//! `local.toml` and `NAME.local.toml` beside a sweep file: where things are on this machine, kept out of what is shared.
+
+use super::document;
+use super::errors::{ConfigError, ConfigErrors};
+use super::keys::{self, Kind};
+use super::layers::{Layer, settings};
+use crate::fsutil::read_text;
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// The keys that such files may hold beside those of `[slurm]` and the files of `[data]`.
+const KEYS: [&str; 6] =
+    ["device", "precision", "threads", "tokenizer.path", "exam.sheets", "exam.dev_sheets"];
+
+/// Sections of a sweep file that it has in place of keys of a trial.
+const SECTIONS: [&str; 10] =
+    ["name", "description", "preset", "base", "axes", "zip", "solve", "exclude", "sample", "tune"];
+
+/// What is told of every other key.
+const ALLOWED: &str = "device, precision, threads, tokenizer.path, exam.sheets, exam.dev_sheets, the files of [data] and [slurm]";
+
+/// A file beside a sweep that says where things are on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Local {
+    /// The sweep file that it lies over.
+    pub sweep: PathBuf,
+    /// The file.
+    pub file: PathBuf,
+    /// Its text.
+    pub text: String,
+}
+
+impl Local {
+    /// The files beside a sweep file that are there, the one for all sweeps of the folder first.
+    ///
+    /// # Errors
+    /// Where one cannot be read.
+    pub fn beside(sweep: &Path) -> Result<Vec<Self>> {
+        let stem = sweep.file_stem().unwrap_or_default().to_string_lossy();
+        let mut found = vec![];
+        for name in ["local.toml".to_string(), format!("{stem}.local.toml")] {
+            let file = sweep.with_file_name(name);
+            if file != sweep && file.is_file() {
+                let text = read_text(&file)?;
+                found.push(Self { sweep: sweep.into(), file, text });
+            }
+        }
+        Ok(found)
+    }
+
+    /// The keys that it sets, as far as they can be read.
+    pub fn keys(&self) -> Vec<String> {
+        let layer = self.layer(&mut ConfigErrors::default());
+        layer.settings.into_iter().map(|setting| setting.key).collect()
+    }
+
+    /// Its settings; files and folders are seen from its own folder.
+    pub(super) fn layer(&self, errors: &mut ConfigErrors) -> Layer {
+        let name = self.file.display().to_string();
+        let mut layer = Layer { name: name.clone(), ..Layer::default() };
+        let entries = match document::parse(&name, &self.text) {
+            Ok(entries) => entries,
+            Err(error) => {
+                errors.push(error);
+                return layer;
+            }
+        };
+        let (foreign, own): (Vec<_>, Vec<_>) =
+            entries.into_iter().partition(|entry| SECTIONS.contains(&entry.key.as_str()));
+        for entry in foreign {
+            let problem = match entry.key.as_str() {
+                "base" => "is not needed here: keys stand by themselves, as in [data] for [base.data]".into(),
+                _ => format!("belongs to the sweep, {}; expected {ALLOWED}", self.sweep.display()),
+            };
+            errors.push(ConfigError::new(entry.place, entry.key, problem));
+        }
+        let folder = self.file.parent().unwrap_or(Path::new(""));
+        for mut setting in settings(&own, errors) {
+            let kind = keys::find(&setting.key).map(|spec| &spec.kind);
+            let is_of_files = matches!(kind, Some(Kind::Sources));
+            if !is_of_files && !KEYS.contains(&setting.key.as_str()) && !setting.key.starts_with("slurm.") {
+                let problem = format!(
+                    "is no matter of this machine: what it changes belongs into the sweep, {}; expected {ALLOWED}",
+                    self.sweep.display()
+                );
+                errors.push(ConfigError::new(setting.place, setting.key, problem));
+                continue;
+            }
+            if is_of_files || setting.key.contains('.') && !setting.key.starts_with("slurm.") {
+                see_from(folder, &mut setting.value);
+            }
+            layer.settings.push(setting);
+        }
+        layer
+    }
+}
+
+/// Puts a folder before every path of a value that is not absolute.
+fn see_from(folder: &Path, value: &mut Value) {
+    match value {
+        Value::String(path) => *path = folder.join(&path).display().to_string(),
+        Value::Array(items) => items.iter_mut().for_each(|item| see_from(folder, item)),
+        Value::Object(table) => table.values_mut().for_each(|item| see_from(folder, item)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use serde_json::json;
+
+    fn local(text: &str) -> Local {
+        Local { sweep: "sweeps/a.toml".into(), file: "sweeps/local.toml".into(), text: text.into() }
+    }
+
+    fn read(text: &str) -> Result<Vec<(String, Value)>, String> {
+        let mut errors = ConfigErrors::default();
+        let layer = local(text).layer(&mut errors);
+        let settings = layer.settings.into_iter().map(|setting| (setting.key, setting.value)).collect();
+        errors.or(settings).map_err(|errors| errors.to_string())
+    }
+
+    #[test]
+    fn paths_are_seen_from_the_folder_of_the_file() {
+        let text = "threads = 4\ndevice = 'cuda'\ntokenizer.path = '/t'\n[data]\npretrain = ['../text/*.txt', '/b']\n\
+                    pretrain_val = { wiki = ['w.txt'] }\n[exam]\nsheets = 'ceval/val'\n[slurm]\npartition = 'gpu'\n";
+        let found = read(text).unwrap();
+        let wanted = [
+            ("threads", json!(4)),
+            ("device", json!("cuda")),
+            ("tokenizer.path", json!("/t")),
+            ("data.pretrain", json!(["sweeps/../text/*.txt", "/b"])),
+            ("data.pretrain_val", json!({ "wiki": ["sweeps/w.txt"] })),
+            ("exam.sheets", json!("sweeps/ceval/val")),
+            ("slurm.partition", json!("gpu")),
+        ];
+        assert_eq!(found, wanted.map(|(key, value)| (key.to_string(), value)));
+        assert_eq!(local(text).keys()[..2], ["threads", "device"]);
+    }
+
+    #[test]
+    fn what_is_no_matter_of_the_machine_is_refused() {
+        let wrong = |text: &str| read(text).unwrap_err();
+        assert_eq!(
+            wrong("threads = 2\n[pretrain]\nlr = 1e-3\n[data]\nval_share = 0.1\n"),
+            format!(
+                "sweeps/local.toml:3: pretrain.lr: is no matter of this machine: what it changes belongs into the sweep, sweeps/a.toml; expected {ALLOWED}\n\
+                 sweeps/local.toml:5: data.val_share: is no matter of this machine: what it changes belongs into the sweep, sweeps/a.toml; expected {ALLOWED}"
+            )
+        );
+        assert_eq!(
+            wrong("[base.data]\npretrain = ['a']\n[axes]\nseed = [1]"),
+            format!(
+                "sweeps/local.toml:1: base: is not needed here: keys stand by themselves, as in [data] for [base.data]\n\
+                 sweeps/local.toml:3: axes: belongs to the sweep, sweeps/a.toml; expected {ALLOWED}"
+            )
+        );
+        assert_eq!(wrong("thread = 2"), "sweeps/local.toml:1: thread: unknown key; did you mean threads?");
+        assert!(wrong("threads = = 2").starts_with("sweeps/local.toml:1: not valid TOML"));
+        assert!(wrong("threads = 'many'").starts_with("sweeps/local.toml:1: threads: is 'many'"));
+    }
+
+    #[test]
+    fn the_files_beside_a_sweep_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let sweep = dir.path().join("a.toml");
+        assert_eq!(Local::beside(&sweep).unwrap(), []);
+        for name in ["a.local.toml", "b.local.toml", "local.toml"] {
+            std::fs::write(dir.path().join(name), "threads = 1").unwrap();
+        }
+        let found = Local::beside(&sweep).unwrap();
+        let names: Vec<_> = found.iter().map(|local| local.file.file_name().unwrap().to_owned()).collect();
+        assert_eq!(names, ["local.toml", "a.local.toml"]);
+        assert_eq!(Local::beside(&dir.path().join("local.toml")).unwrap(), []);
+    }
+}

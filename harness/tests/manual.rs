@@ -1,0 +1,131 @@
+//! The manual's examples, each read as its reader would have it read.
+#![allow(clippy::unwrap_used)]
+
+use harness::config::{Overrides, PRESETS};
+use harness::report::Experiment;
+use harness::run::{Layers, ReadOptions, Work};
+use harness::sweep::Sweep;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A sweep that parts of experiments are asked of: whatever they name is there.
+const ASKED: &str = "name = 'asked'\n[base.exam]\nat = [0.5, 1.0]\naverage_last = 2\n[axes]\nseed = [1, 2]\n\
+                     'model.n_layers' = [2, 4, 8]\n'pretrain.flops' = [1e12, 2e12]\n";
+
+/// What parts of sweeps leave out, so that they need no files.
+const REST: [&str; 4] = ["sft.enabled=false", "dpo.enabled=false", "exam.enabled=false", "data.sft=[]"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Every block of TOML in the manual, by its place.
+fn blocks() -> Vec<(String, String)> {
+    let mut pages = vec![root().join("README.md")];
+    pages.extend(fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+    pages.sort();
+    let mut found = vec![];
+    for page in pages.iter().filter(|page| page.extension().is_some_and(|end| end == "md")) {
+        let text = fs::read_to_string(page).unwrap();
+        let name = page.file_name().unwrap().to_string_lossy();
+        let mut open: Option<(usize, String)> = None;
+        for (number, line) in text.lines().enumerate() {
+            match (&mut open, line.trim_end()) {
+                (None, "```toml") => open = Some((number + 1, String::new())),
+                (Some((from, block)), "```") => {
+                    found.push((format!("{name}:{from}"), std::mem::take(block)));
+                    open = None;
+                }
+                (Some((_, block)), line) => *block += &format!("{line}\n"),
+                (None, _) => {}
+            }
+        }
+        assert!(open.is_none(), "{name}: a block has no end");
+    }
+    found
+}
+
+/// Whether it has a key of an experiment.
+fn is_experiment(text: &str) -> bool {
+    !matches!(Experiment::read_text(Path::new("example.toml"), text), Ok(None))
+}
+
+/// Reads an experiment as if it stood in `experiments/`, against the trials of its sweeps.
+fn experiment(text: &str) -> anyhow::Result<usize> {
+    let dir = tempfile::tempdir()?;
+    fs::create_dir(dir.path().join("experiments"))?;
+    fs::create_dir(dir.path().join("sweeps"))?;
+    for entry in fs::read_dir(root().join("sweeps"))? {
+        let path = entry?.path();
+        if !path.to_string_lossy().ends_with("local.toml") {
+            fs::copy(&path, dir.path().join("sweeps").join(path.file_name().unwrap()))?;
+        }
+    }
+    fs::write(dir.path().join("sweeps/asked.toml"), ASKED)?;
+    let file = dir.path().join("experiments/example.toml");
+    let is_part = !text.lines().any(|line| line.starts_with("sweeps"));
+    fs::write(
+        &file,
+        if is_part { format!("sweeps = [\"../sweeps/asked.toml\"]\n{text}") } else { text.into() },
+    )?;
+    let (runs, results) = (dir.path().join("runs"), dir.path().join("results"));
+    let options = ReadOptions { runs: Some(runs), results, ..ReadOptions::default() };
+    let work = Work::read(&file, &options, Layers::Given)?;
+    Ok(work.graph()?.trials.len())
+}
+
+/// Reads a sweep, or a part of one.
+fn sweep(text: &str) -> anyhow::Result<usize> {
+    let is_whole = text.lines().any(|line| line.starts_with("name ="));
+    let named = if is_whole { text.into() } else { format!("name = \"example\"\n{text}") };
+    let is_set = |key: &str| {
+        let (section, name) = key.split_once('.').unwrap();
+        text.contains(&format!("[base.{section}]")) && text.contains(&format!("{name} ="))
+            || text.contains(&format!("{key}\""))
+    };
+    let rest = REST.iter().filter(|set| !is_whole && !is_set(set.split_once('=').unwrap().0));
+    let overrides = Overrides { set: rest.map(ToString::to_string).collect(), ..Overrides::default() };
+    Ok(Sweep::read_str("example.toml", &named, &overrides)?.expand()?.len())
+}
+
+/// Reads a file of this machine as if it stood beside a sweep.
+fn local(text: &str) -> anyhow::Result<usize> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("a.toml");
+    let stages = ["sft", "dpo", "exam"].map(|stage| format!("[base.{stage}]\nenabled = false\n")).concat();
+    fs::write(&file, format!("name = \"a\"\n[base.data]\nsource = \"files\"\n{stages}"))?;
+    fs::write(dir.path().join("local.toml"), text)?;
+    let options = ReadOptions { results: dir.path().join("results"), ..ReadOptions::default() };
+    Ok(Work::read(&file, &options, Layers::Given)?.trials.len())
+}
+
+#[test]
+fn every_example_can_be_read_expanded_and_checked() {
+    let mut wrong = vec![];
+    let mut read: BTreeMap<&str, usize> = BTreeMap::new();
+    for (place, text) in blocks() {
+        let (kind, found) = if PRESETS.iter().any(|(_, preset)| preset.trim_end() == text.trim_end()) {
+            ("preset", Ok(1))
+        } else if text
+            .lines()
+            .next()
+            .is_some_and(|line| line.starts_with('#') && line.ends_with("local.toml"))
+        {
+            ("local", local(&text))
+        } else if is_experiment(&text) {
+            ("experiment", experiment(&text))
+        } else {
+            ("sweep", sweep(&text))
+        };
+        *read.entry(kind).or_default() += 1;
+        match found {
+            Ok(trials) if trials > 0 => {}
+            Ok(_) => wrong.push(format!("{place}: no trials")),
+            Err(error) => wrong.push(format!("{place}: as {kind}: {error:#}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!((read["preset"], read["local"]), (PRESETS.len(), 1), "{read:?}");
+    assert!(read["sweep"] > 8 && read["experiment"] >= 1, "{read:?}");
+}
