@@ -30,7 +30,8 @@ pub use correction::{benjamini_hochberg, holm};
 pub use effect::{cohens_h, hedges_g, hedges_g_of_pairs};
 pub use error::StatsError;
 pub use fit::{
-    Budget, Fit, FitKind, HeldOut, IsoFlop, Law, LawFit, Optimum, Term, fit, fit_law, held_out, isoflop,
+    Budget, Fit, FitKind, HeldOut, IsoFlop, Law, LawFit, Optimum, Term, budgets, fit, fit_law, growth,
+    held_out, isoflop,
 };
 pub use guessing::{Answered, OPTIONS, PERMUTATIONS, Randomised, guessing};
 pub use interval::{

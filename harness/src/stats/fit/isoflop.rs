@@ -12,6 +12,16 @@ pub struct Optimum {
     pub loss: f64,
     /// The size with its interval; `None` where three points leave no error to tell it by.
     pub interval: Option<Estimate>,
+    /// By how much the loss rises with the square of the logarithm of the size over the best one; `None` where the
+    /// budget came with its optimum alone.
+    pub curvature: Option<f64>,
+}
+
+impl Optimum {
+    /// The loss of another size by the parabola.
+    pub fn loss_at(&self, size: f64) -> Option<f64> {
+        Some(self.loss + self.curvature? * (size / self.size).ln().powi(2))
+    }
 }
 
 /// One budget.
@@ -48,6 +58,27 @@ const SAME: f64 = 1e-3;
 /// With fewer than three budgets with an optimum; a number that is not above 0; and where some budgets have one run and
 /// others several.
 pub fn isoflop(flops: &[f64], size: &[f64], loss: &[f64], level: f64) -> Result<IsoFlop, StatsError> {
+    let budgets = budgets(flops, size, loss, level)?;
+    let is_given = budgets.iter().all(|budget| budget.n == 1);
+    Ok(IsoFlop { law: growth(&budgets, level)?, budgets, is_given })
+}
+
+/// How the optimum grows with the budget: a power law through the optima of [`budgets`].
+///
+/// # Errors
+/// With fewer than three budgets with an optimum.
+pub fn growth(budgets: &[Budget], level: f64) -> Result<Fit, StatsError> {
+    let optima: Vec<(f64, f64)> =
+        budgets.iter().filter_map(|b| Some((b.flops, b.optimum.as_ref().ok()?.size))).collect();
+    StatsError::unless_enough("the growth of the optimum", "budgets with an optimum", optima.len(), 3)?;
+    fit(FitKind::Power, &optima, level)
+}
+
+/// The budgets of [`isoflop`], the smallest first, each with its optimum or why it has none.
+///
+/// # Errors
+/// Where a number is not above 0, and with columns of unequal length.
+pub fn budgets(flops: &[f64], size: &[f64], loss: &[f64], level: f64) -> Result<Vec<Budget>, StatsError> {
     StatsError::unless_share("the level", level)?;
     for (what, values) in [("a budget", flops), ("a size", size), ("a loss", loss)] {
         StatsError::unless_equal("the columns", values.len(), flops.len())?;
@@ -62,16 +93,14 @@ pub fn isoflop(flops: &[f64], size: &[f64], loss: &[f64], level: f64) -> Result<
     let of_group = |group: &&[usize]| {
         let points: Vec<(f64, f64)> = group.iter().map(|&i| (size[i], loss[i])).collect();
         let optimum = match points.as_slice() {
-            [(size, loss)] if is_given => Ok(Optimum { size: *size, loss: *loss, interval: None }),
+            [(size, loss)] if is_given => {
+                Ok(Optimum { size: *size, loss: *loss, interval: None, curvature: None })
+            }
             several => parabola(several, level),
         };
         Budget { flops: flops[group[0]], n: group.len(), optimum }
     };
-    let budgets: Vec<Budget> = groups.iter().map(of_group).collect();
-    let optima: Vec<(f64, f64)> =
-        budgets.iter().filter_map(|b| Some((b.flops, b.optimum.as_ref().ok()?.size))).collect();
-    StatsError::unless_enough("the growth of the optimum", "budgets with an optimum", optima.len(), 3)?;
-    Ok(IsoFlop { law: fit(FitKind::Power, &optima, level)?, budgets, is_given })
+    Ok(groups.iter().map(of_group).collect())
 }
 
 /// The lowest point of `loss = c0 + c1 u + c2 u^2` in `u = ln size`, with its interval by the delta method.
@@ -117,7 +146,8 @@ fn parabola(points: &[(f64, f64)], level: f64) -> Result<Optimum, StatsError> {
         let (low, high) = (size(lowest - half), size(lowest + half));
         Estimate { value: size(lowest), low, high, level, n, df: Some(df) }
     });
-    Ok(Optimum { size: size(lowest), loss: c0 - c1 * c1 / (4.0 * c2), interval })
+    let curvature = Some(c2 / (scale * scale));
+    Ok(Optimum { size: size(lowest), loss: c0 - c1 * c1 / (4.0 * c2), interval, curvature })
 }
 
 /// The inverse of a symmetric matrix by its cofactors; `None` where it has none.
@@ -199,5 +229,9 @@ mod tests {
         assert!(parabola(&[(1.0, 1.0), (2.0, 2.0), (4.0, 1.0)], 0.95).is_err());
         let three = parabola(&[(1.0, 1.0), (2.0, 0.5), (4.0, 1.0)], 0.95).unwrap();
         assert!((three.size - 2.0).abs() < 1e-12 && three.interval.is_none());
+        // The parabola goes through its points.
+        for (size, loss) in [(1.0, 1.0), (2.0, 0.5), (4.0, 1.0)] {
+            assert!((three.loss_at(size).unwrap() - loss).abs() < 1e-12);
+        }
     }
 }

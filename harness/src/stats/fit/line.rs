@@ -26,6 +26,10 @@ pub struct Fit {
     pub r2: f64,
     /// Number of points.
     pub n: usize,
+    /// Mean of `x` and sum of its squared deviations, where the line was fitted.
+    pub x: (f64, f64),
+    /// Standard deviation of the points about the line, where it was fitted.
+    pub residual: f64,
 }
 
 /// Fewest points of a fit: two lie on a line whatever they are.
@@ -68,6 +72,8 @@ pub fn fit(kind: FitKind, points: &[(f64, f64)], level: f64) -> Result<Fit, Stat
         b: Estimate { value: b, low: b - half, high: b + half, level, n, df: Some(df) },
         r2: if yy > 0.0 { 1.0 - left / yy } else { 1.0 },
         n,
+        x: (x_mean, xx),
+        residual: (left / df).sqrt(),
     })
 }
 
@@ -78,6 +84,19 @@ impl Fit {
             FitKind::Power => self.a * x.powf(self.b.value),
             FitKind::Linear => self.a + self.b.value * x,
             FitKind::Log => self.a + self.b.value * x.ln(),
+        }
+    }
+
+    /// The confidence band of the mean at `x` (Draper & Smith 1998, section 1.4), of a power law in both logarithms.
+    pub fn band(&self, x: f64, level: f64) -> (f64, f64) {
+        let at = if self.kind == FitKind::Linear { x } else { x.ln() };
+        let n = self.n as f64;
+        let share = 1.0 / n + (at - self.x.0).powi(2) / self.x.1;
+        let half = t_quantile(0.5 + level / 2.0, n - 2.0) * self.residual * share.sqrt();
+        let y = self.at(x);
+        match self.kind {
+            FitKind::Power => (y * (-half).exp(), y * half.exp()),
+            _ => (y - half, y + half),
         }
     }
 }
@@ -105,6 +124,12 @@ mod tests {
         // t at 0.975 with one degree of freedom is 12.7062047; the error of b is sqrt(1.5 / 1 / 2).
         assert!((half(&fit) - 12.706_204_7 * 0.75f64.sqrt()).abs() < 1e-5);
         close(fit.at(4.0), 6.0);
+        // At the mean of x the error is that of a mean of three, sqrt(1.5 / 3); at 3, one from it, sqrt(1.5 (1/3 + 1/2)).
+        for (x, error) in [(2.0, 0.5f64.sqrt()), (3.0, 1.25f64.sqrt())] {
+            let (low, high) = fit.band(x, 0.95);
+            assert!((high - low - 2.0 * 12.706_204_7 * error).abs() < 1e-5, "{x}: {low} {high}");
+            close((low + high) / 2.0, fit.at(x));
+        }
     }
 
     #[test]

@@ -6,6 +6,6 @@ mod law;
 mod line;
 mod minimize;
 
-pub use isoflop::{Budget, IsoFlop, Optimum, isoflop};
+pub use isoflop::{Budget, IsoFlop, Optimum, budgets, growth, isoflop};
 pub use law::{HeldOut, Law, LawFit, Term, fit_law, held_out};
 pub use line::{Fit, FitKind, fit};
