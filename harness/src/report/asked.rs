@@ -3,10 +3,10 @@
 
 use super::columns::{Better, Column};
 use super::grid::{Grid, GridCell};
+use super::kind::group_label;
 use super::minimind;
 use super::number::{NOTHING, cell, shuffled_p, with_error};
 use super::observation::{Cell, Observation, Pooled, Results, grouped, over_seeds, p_of_guessing, per_seed};
-use super::plots::group_label;
 use super::wanted::{Among, Layout, TableSpec};
 use crate::stats::{Mean, Spread, StatsError, holm};
 use crate::track::{counted, number};

@@ -2,16 +2,16 @@
 
 use super::columns::Names;
 use super::figure::{Axis, Content, Figure, Point, Series};
+use super::kind::{self, FigureSpec, Loss};
 use super::labels::value;
 use super::observation::{Pooled, Results};
-use super::plots;
 use super::summary::Setting;
-use super::wanted::{FigureSpec, Loss, Plot};
 use crate::config::TrainStage;
 use crate::records::TrialRecord;
 use crate::stats::Spread;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// What is drawn over whatever varies: the exam where one was sat, else what was measured on held-out text.
@@ -98,7 +98,9 @@ pub fn charts(settings: &[Setting], results: &Results, names: &Names) -> Vec<Fig
     }
     for stage in TrainStage::all() {
         if results.trials().flat_map(|(t, _)| &t.stages).any(|s| s.stage == stage.name()) {
-            figures.push(plots::figure(&curves(stage), results));
+            let (name, title) = (format!("loss_{}", stage.name()), format!("Loss of {}", stage.name()));
+            let loss = FigureSpec::of(&name, &title, Arc::new(Loss::of(stage)));
+            figures.push(kind::draw(&loss, results, &[]));
         }
     }
     figures
@@ -136,7 +138,7 @@ fn measured(
             continue;
         };
         let label = family(setting.trials[0]);
-        let point = Point { x, y, interval, seeds: setting.trials.len() };
+        let point = Point { x, y, interval, seeds: setting.trials.len(), n: None };
         let colour = series.len();
         match series.iter_mut().find(|s| s.label == label) {
             Some(found) => found.points.push(point),
@@ -152,6 +154,7 @@ fn measured(
         content: Content::Series(series),
         level: guessing(settings.iter().filter_map(|s| s.answers)).filter(|_| measure == Measure::Accuracy),
         notes: vec![measure.note().into()],
+        ..Figure::default()
     }
 }
 
@@ -162,50 +165,39 @@ pub fn guessing(answers: impl Iterator<Item = Pooled>) -> Option<(f64, &'static 
     chances.iter().all(|other| *other == Some(chance)).then_some((100.0 * chance, "guessing"))
 }
 
-/// Accuracy in each subject; left out where there are too many subjects to tell apart.
+/// Settings side by side from which on nobody can tell their dots apart.
+const MANY: usize = 8;
+
+/// Accuracy in each subject, a row each; left out where there are too many settings to tell apart.
 fn subject_figure(settings: &[Setting]) -> Option<Figure> {
     let all: Vec<Vec<(String, Pooled)>> = settings.iter().map(Setting::subjects).collect();
     let names: Vec<String> = all.iter().max_by_key(|s| s.len())?.iter().map(|s| s.0.clone()).collect();
-    if !(2..=8).contains(&names.len()) {
+    if names.len() < 2 || settings.len() > MANY {
         return None;
     }
-    let spread = 0.7 / settings.len() as f64;
-    let series = settings.iter().zip(&all).enumerate().map(|(i, (setting, subjects))| {
+    let series = settings.iter().zip(&all).enumerate().map(|(colour, (setting, subjects))| {
         let points = subjects.iter().filter_map(|(subject, answers)| {
-            let place = names.iter().position(|n| n == subject)? as f64;
             let (low, high) = answers.wilson();
             Some(Point {
-                x: place + (i as f64 - (settings.len() - 1) as f64 / 2.0) * spread,
-                y: 100.0 * answers.share(),
+                x: 100.0 * answers.share(),
+                y: names.iter().position(|n| n == subject)? as f64,
                 interval: Some((100.0 * low, 100.0 * high)),
                 seeds: setting.trials.len(),
+                ..Point::default()
             })
         });
-        Series { label: setting.label.into(), colour: i, points: points.collect(), ..Series::default() }
+        Series { label: setting.label.into(), colour, points: points.collect(), ..Series::default() }
     });
+    let content = Content::Series(series.collect());
     Some(Figure {
         name: "subjects".into(),
         title: "Exam accuracy by subject".into(),
-        y: accuracy_axis(),
-        content: Content::Series(series.collect()),
-        x: Axis { label: "subject".into(), places: names, ..Axis::default() },
+        x: accuracy_axis(),
+        y: Axis { places: names, ..Axis::default() },
+        is_sideways: true,
+        content,
         level: guessing(all.iter().flatten().map(|(_, answers)| *answers)),
         notes: vec!["intervals: Wilson 95 % over the questions".into()],
+        ..Figure::default()
     })
-}
-
-/// Training and held-out loss of every setting over tokens.
-fn curves(stage: TrainStage) -> FigureSpec {
-    FigureSpec {
-        name: format!("loss_{}", stage.name()),
-        title: format!("Loss of {}", stage.name()),
-        plot: Plot::Loss(Loss {
-            stage,
-            splits: &["train", "val"],
-            x: "tokens",
-            group: None,
-            log: [false, false],
-        }),
-        filter: None,
-    }
 }

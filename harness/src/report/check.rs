@@ -11,11 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// The keys of figures, tables, claims and fits that name columns.
-const NAMING: [&str; 13] = [
+const NAMING: [&str; 14] = [
     "x",
     "y",
     "group",
     "value",
+    "budget",
     "rows",
     "columns",
     "across",
@@ -66,7 +67,7 @@ impl Asked {
         }
         let entry = |key: &str| entries.iter().find(|entry| entry.key == key);
         let word = |key: &str| entry(key).and_then(|entry| entry.node.str());
-        if word("kind") == Some("loss") {
+        if matches!(word("kind"), Some("loss" | "experts")) {
             let stage = word("stage").map_or(Some(TrainStage::Pretrain), TrainStage::named);
             let place = entry("stage").map_or(place, |entry| &entry.place);
             let split = word("split").unwrap_or_default().to_string();

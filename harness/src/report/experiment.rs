@@ -3,9 +3,10 @@
 use super::check::{Asked, Outlook};
 use super::columns::Names;
 use super::fields::Fields;
+use super::kind::FigureSpec;
 use super::laws::FitSpec;
 use super::observation::Results;
-use super::wanted::{CompareSpec, FigureSpec, Layout, TableSpec};
+use super::wanted::{CompareSpec, Layout, TableSpec};
 use crate::config::{ConfigError, ConfigErrors, Entry, Node, did_you_mean, parse};
 use crate::fsutil::without_detours;
 use crate::records::TrialRecord;
@@ -13,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 
 /// An experiment: what is asked, of which sweeps, and what is to be shown.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct Experiment {
     /// Title of the report.
     pub title: String,
@@ -78,6 +79,7 @@ impl Experiment {
         if let Some(labels) = labels.and_then(|entry| entry.node.table()) {
             experiment.names = Names::read(labels, errors);
         }
+        let has_claims = entries.iter().any(|entry| entry.key == "compare");
         for Entry { key, place, node, .. } in entries {
             let mut wrong = |expected: &str| {
                 let problem = format!("is {}, expected {expected}", node.shown);
@@ -97,7 +99,7 @@ impl Experiment {
                 "labels" => wrong("a table of labels by name, such as \"model.n_layers\" = \"Layers\""),
                 "figure" | "table" | "compare" | "fit" => match node.array() {
                     Some(tables) => {
-                        tables.iter().for_each(|table| experiment.read_part(key, table, errors));
+                        tables.iter().for_each(|table| experiment.read_part(key, table, has_claims, errors));
                     }
                     None => wrong(&format!("tables, each under [[{key}]]")),
                 },
@@ -117,7 +119,7 @@ impl Experiment {
         experiment
     }
 
-    fn read_part(&mut self, key: &str, table: &Node, errors: &mut ConfigErrors) {
+    fn read_part(&mut self, key: &str, table: &Node, has_claims: bool, errors: &mut ConfigErrors) {
         let section = match key {
             "figure" => "figure",
             "table" => "table",
@@ -131,7 +133,7 @@ impl Experiment {
             return;
         };
         let names = &self.names.clone();
-        let mut fields = Fields { section, place, names, entries, errors };
+        let mut fields = Fields { section, place, names, entries, has_claims, errors };
         match section {
             "figure" => {
                 let Some(mut figure) = FigureSpec::read(&mut fields) else { return };

@@ -4,6 +4,7 @@ use super::columns::{Column, Names};
 use super::condition::Condition;
 use crate::config::{ConfigError, ConfigErrors, Entry, Node, did_you_mean};
 use crate::fsutil::file_name_problem;
+use std::ops::RangeInclusive;
 
 /// The keys of a table, and where problems with them go.
 pub struct Fields<'a> {
@@ -15,6 +16,8 @@ pub struct Fields<'a> {
     pub names: &'a Names,
     /// Its keys.
     pub entries: &'a [Entry],
+    /// Whether the file has claims, under `[[compare]]`.
+    pub has_claims: bool,
     /// Everything wrong so far.
     pub errors: &'a mut ConfigErrors,
 }
@@ -83,6 +86,39 @@ impl Fields<'_> {
         truth
     }
 
+    /// Whether the key is there and true.
+    pub fn is_true(&self, key: &str) -> bool {
+        self.node(key).is_some_and(|node| node.json().as_bool() == Some(true))
+    }
+
+    /// A number of a range, where the key is there.
+    pub fn within(&mut self, key: &str, range: RangeInclusive<f64>, unit: &str) -> Option<f64> {
+        let node = self.node(key)?;
+        let number = node.json().as_f64().filter(|number| range.contains(number));
+        if number.is_none() {
+            let (low, high) = (range.start(), range.end());
+            self.problem(key, format!("is {}, expected {low} to {high} {unit}", node.shown));
+        }
+        number
+    }
+
+    /// Two numbers, the smaller first, where the key is there.
+    pub fn limits(&mut self, key: &str) -> Option<(f64, f64)> {
+        let node = self.node(key)?;
+        let numbers: Option<Vec<f64>> =
+            node.json().as_array().and_then(|items| items.iter().map(|item| item.as_f64()).collect());
+        match numbers.as_deref() {
+            Some(&[low, high]) if low < high && (high - low).is_finite() => Some((low, high)),
+            _ => {
+                self.problem(
+                    key,
+                    format!("is {}, expected two numbers such as [0, 1], the smaller first", node.shown),
+                );
+                None
+            }
+        }
+    }
+
     /// A number above 0, where the key is there.
     pub fn positive(&mut self, key: &str) -> Option<f64> {
         let node = self.node(key)?;
@@ -147,7 +183,23 @@ impl Fields<'_> {
 
     /// A column of numbers that the table cannot do without.
     pub fn need_number(&mut self, key: &str, example: &str) -> Option<Column> {
-        let column = self.need_column(key, example)?;
+        if self.entry(key).is_none() {
+            self.missing(key, example);
+        }
+        self.number(key, example)
+    }
+
+    /// A column of numbers, where the key is there; else that of another name.
+    pub fn number_or(&mut self, key: &str, name: &str) -> Option<Column> {
+        match self.entry(key) {
+            Some(_) => self.number(key, &format!("{name:?}")),
+            None => self.names.column(name).ok(),
+        }
+    }
+
+    /// A column of numbers, where the key is there.
+    pub fn number(&mut self, key: &str, example: &str) -> Option<Column> {
+        let column = self.column(key)?;
         if !column.is_number() {
             let problem =
                 format!("is {:?}, which holds text, expected numbers as in {example}", column.name());

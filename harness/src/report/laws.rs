@@ -329,6 +329,7 @@ fn figure(fit: &Fitted) -> Option<Figure> {
             y: setting.loss,
             interval: setting.t95.map(|half| (setting.loss - half, setting.loss + half)),
             seeds: setting.seeds,
+            ..Point::default()
         };
         series.push(Series { label, colour, points: group.iter().map(point).collect(), ..Series::default() });
         let curve = (0..=CURVE).map(|i| {

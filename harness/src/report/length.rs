@@ -20,10 +20,11 @@ fn figure(found: &[LengthLoss], trained: usize) -> Figure {
     for one in found {
         if series.last().is_none_or(|last| last.label != one.scaling) {
             let colour = series.len();
-            series.push(Series { label: one.scaling.clone(), mark: Mark::Joined, colour, points: vec![] });
+            let label = one.scaling.clone();
+            series.push(Series { label, mark: Mark::Joined, colour, ..Series::default() });
         }
         let interval = one.interval.map(|(low, high)| (low.exp(), high.exp()));
-        let point = Point { x: one.length as f64, y: one.perplexity(), interval, seeds: 0 };
+        let point = Point { x: one.length as f64, y: one.perplexity(), interval, ..Point::default() };
         if let Some(last) = series.last_mut() {
             last.points.push(point);
         }
@@ -35,10 +36,10 @@ fn figure(found: &[LengthLoss], trained: usize) -> Figure {
         x: Axis { label: "context (tokens)".into(), log: Some(true), ..Axis::default() },
         y: Axis { label: "perplexity".into(), ..Axis::default() },
         content: Content::Series(series),
-        level: None,
         notes: vec![
             format!("trained with {trained} positions; the same {tokens} tokens at every length"),
-            format!("bars: 95 % intervals over {windows} windows"),
+            format!("bands: 95 % intervals over {windows} windows"),
         ],
+        ..Figure::default()
     }
 }

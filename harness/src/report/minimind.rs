@@ -1,8 +1,8 @@
 //! The tables by which MiniMind tells of C-Eval: right answers of each model, and of each model in each subject.
 
 use super::grid::{Grid, GridCell};
+use super::kind::group_label;
 use super::observation::{Observation, Pooled, distinct, grouped, p_of_guessing};
-use super::plots::group_label;
 use super::wanted::TableSpec;
 use crate::stats::holm;
 

@@ -9,7 +9,6 @@ mod choose;
 mod columns;
 mod compare;
 mod condition;
-mod curves;
 mod experiment;
 mod fields;
 mod figure;
@@ -17,6 +16,7 @@ mod fit;
 mod glyphs;
 mod grid;
 mod headline;
+mod kind;
 mod labels;
 mod lack;
 mod latex;
@@ -28,7 +28,6 @@ mod observation;
 mod of_stage;
 mod output;
 mod page;
-mod plots;
 mod quantity;
 mod reference;
 mod schema;
@@ -116,7 +115,7 @@ pub fn write(
     }
     let figures: Vec<Figure> = match experiment.figures.as_slice() {
         [] => charts::charts(&settings, &results, &experiment.names),
-        asked => asked.iter().map(|spec| plots::figure(spec, &results)).collect(),
+        asked => asked.iter().map(|spec| kind::draw(spec, &results, &compared)).collect(),
     };
     let fitted = laws::fit(&experiment.fits, &results);
     let fits = laws::table(&fitted);

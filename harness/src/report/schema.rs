@@ -1,24 +1,20 @@
 //! The JSON Schema of experiment files.
 
 use super::columns::Column;
+use super::kind::{KINDS, Kind};
 use super::laws::FIT_KINDS;
-use super::wanted::{
-    BEST, BETTER, COMPARE_KEYS, ERRORS, FITS, KINDS, LAYOUT_KEYS, LAYOUTS, LOSS_X, SPLITS, TABLE_KEYS,
-    WIDTHS, figure_keys,
-};
-use crate::config::{TrainStage, closed, document};
+use super::wanted::{BEST, BETTER, COMPARE_KEYS, LAYOUT_KEYS, LAYOUTS, TABLE_KEYS, WIDTHS};
+use crate::config::{closed, document};
 use serde_json::{Map, Value, json};
 
 /// The schema of an experiment file.
 pub fn experiment_schema() -> Value {
     let list_of = |items: Value, what: &str| json!({ "type": "array", "items": items, "description": what });
-    let figures: Vec<Value> = KINDS.iter().map(|(kind, _)| figure(kind)).collect();
+    let figures: Vec<Value> = KINDS.iter().map(Kind::schema).collect();
     let mut sweeps = list_of(text(), "Sweep files, seen from this file's folder.");
     sweeps["minItems"] = 1.into();
-    let by_layout = |key: &str| (key == "layout").then(|| words(&LAYOUTS));
-    let tables =
-        [table(&TABLE_KEYS, &["rows", "columns"], |_| None), table(&LAYOUT_KEYS, &["layout"], by_layout)];
-    let compare = table(&COMPARE_KEYS, &["claim", "metric", "a", "b"], |_| None);
+    let tables = [table(&TABLE_KEYS, &["rows", "columns"]), table(&LAYOUT_KEYS, &["layout"])];
+    let compare = table(&COMPARE_KEYS, &["claim", "metric", "a", "b"]);
     let fits: Vec<Value> = FIT_KINDS.iter().map(|(kind, keys)| fit(kind, keys)).collect();
     let properties = json!({
         "title": { "type": "string", "description": "Title of the report." },
@@ -71,57 +67,36 @@ fn words<T>(words: &[(&str, T)]) -> Value {
     json!({ "enum": words.iter().map(|(word, _)| *word).collect::<Vec<_>>() })
 }
 
-/// A table with these keys; `own` says what it has for some of them, others hold the same everywhere.
-fn table(keys: &[&str], required: &[&str], own: impl Fn(&str) -> Option<Value>) -> Value {
+/// A table with these keys.
+fn table(keys: &[&str], required: &[&str]) -> Value {
     let mut properties = Map::new();
     for key in keys {
-        properties.insert(key.to_string(), own(key).unwrap_or_else(|| usual(key)));
+        properties.insert(key.to_string(), holds(key));
     }
     let mut table = closed(properties);
     table["required"] = json!(required);
     table
 }
 
-fn usual(key: &str) -> Value {
+fn holds(key: &str) -> Value {
     let columns = |items: Value| json!({ "type": "array", "items": items, "minItems": 1 });
     match key {
-        "x" | "group" | "across" => column(),
-        "y" | "value" | "metric" => number(),
+        "across" => column(),
+        "metric" | "n" | "d" | "flops" | "loss" => number(),
+        "hold_out" => json!({ "type": "number", "minimum": 0, "exclusiveMaximum": 1 }),
         "rows" | "paired_by" => columns(column()),
         "columns" => columns(number()),
-        "error" => words(&ERRORS),
-        "fit" => words(&FITS),
-        "split" => words(&SPLITS),
         "better" => words(&BETTER),
         "best" => words(&BEST),
         "width" => words(&WIDTHS),
-        "log_x" | "log_y" => json!({ "type": "boolean" }),
-        "stage" => json!({ "enum": TrainStage::all().map(TrainStage::name).collect::<Vec<_>>() }),
+        "layout" => words(&LAYOUTS),
         "margin" => json!({ "type": "number", "exclusiveMinimum": 0 }),
         _ => text(),
     }
 }
 
 fn fit(kind: &str, keys: &[&str]) -> Value {
-    table(keys, &["kind"], |key| match key {
-        "kind" => Some(json!({ "const": kind })),
-        "n" | "d" | "flops" | "loss" => Some(number()),
-        "hold_out" => Some(json!({ "type": "number", "minimum": 0, "exclusiveMaximum": 1 })),
-        _ => None,
-    })
-}
-
-fn figure(kind: &str) -> Value {
-    let required: &[&str] = match kind {
-        "loss" => &["kind"],
-        "heatmap" => &["kind", "x", "y", "value"],
-        _ => &["kind", "x", "y"],
-    };
-    table(figure_keys(kind), required, |key| match (kind, key) {
-        (_, "kind") => Some(json!({ "const": kind })),
-        ("scatter" | "pareto", "x") => Some(number()),
-        ("heatmap", "y") => Some(column()),
-        ("loss", "x") => Some(words(&LOSS_X)),
-        _ => None,
-    })
+    let mut fit = table(keys, &["kind"]);
+    fit["properties"]["kind"] = json!({ "const": kind });
+    fit
 }

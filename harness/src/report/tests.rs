@@ -6,6 +6,7 @@ mod compare;
 mod condition;
 mod experiment;
 mod figures;
+mod kinds;
 mod laws;
 mod shared_trials;
 mod tables;

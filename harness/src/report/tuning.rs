@@ -145,7 +145,7 @@ fn figure(sweep: &str, key: &str, tunings: &[&TuningRecord]) -> Figure {
                 let losses: Vec<f64> = losses.filter_map(|tried| tried.loss).collect();
                 let interval =
                     spread(&losses).and_then(|spread| spread.t95).map(|half| (mean - half, mean + half));
-                let point = Point { x: x(&value)?, y: mean, interval, seeds };
+                let point = Point { x: x(&value)?, y: mean, interval, seeds, n: None };
                 if rung == last_rung(tuning) && tuning.chosen.as_ref() == Some(&value) {
                     chosen.push(Point { interval: None, ..point });
                 }
@@ -153,16 +153,14 @@ fn figure(sweep: &str, key: &str, tunings: &[&TuningRecord]) -> Figure {
             });
             let mut points: Vec<Point> = points.collect();
             points.sort_by(|a, b| a.x.total_cmp(&b.x));
-            series.push(Series { label, colour, points, mark: Mark::Joined });
+            series.push(Series { label, colour, points, mark: Mark::Joined, ..Series::default() });
         }
     }
+    let mut notes =
+        vec!["means over the seeds of tuning, 95 % t interval where there are several".to_string()];
     if !chosen.is_empty() {
-        series.push(Series {
-            label: "chosen".into(),
-            colour: tunings.len(),
-            points: chosen,
-            mark: Mark::Points,
-        });
+        notes.push("ring: chosen".into());
+        series.push(Series { mark: Mark::Best, points: chosen, ..Series::default() });
     }
     let metric = tunings.first().map_or("", |tuning| &tuning.metric);
     let name: String =
@@ -173,7 +171,7 @@ fn figure(sweep: &str, key: &str, tunings: &[&TuningRecord]) -> Figure {
         x: Axis { label: key.into(), log: is_numeric.then_some(true), places, ..Axis::default() },
         y: Axis { label: format!("{metric} (nats per token)"), log: Some(false), ..Axis::default() },
         content: Content::Series(series),
-        notes: vec!["means over the seeds of tuning, 95 % t interval where there are several".into()],
+        notes,
         ..Figure::default()
     }
 }

@@ -1,15 +1,12 @@
 //! From the numbers of an axis to its range, its ticks and their labels.
 
-use super::Axis;
-
-/// About as many ticks as an axis has room for.
-const TICKS: f64 = 6.0;
+use super::{Axis, font};
 
 /// Most distinct values that get a tick each.
-const MOST_VALUES: usize = 8;
+const MOST_VALUES: usize = 10;
 
 /// An axis chooses to be logarithmic from this ratio of its ends on.
-const LOG_FROM: f64 = 20.0;
+const LOG_FROM: f64 = 5.0;
 
 /// An axis with its range: places from 0 to 1, and labelled ticks.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,9 +19,40 @@ pub struct Scale {
     pub ticks: Vec<(f64, String)>,
 }
 
+/// The room of the ticks of an axis.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// Points from end to end.
+    pub length: f64,
+    /// Points of an em of their labels.
+    pub size: f64,
+    /// Whether labels stand side by side.
+    pub is_across: bool,
+}
+
+impl Room {
+    /// What a label takes of the axis.
+    fn of(&self, label: &str) -> f64 {
+        if self.is_across { font::width(label, self.size) + 0.9 * self.size } else { 1.4 * self.size }
+    }
+
+    /// About as many round numbers as there is room for.
+    fn count(&self) -> f64 {
+        (self.length / (self.size * if self.is_across { 6.0 } else { 3.5 })).clamp(2.0, 7.0)
+    }
+
+    /// Whether labels at these places do not touch.
+    fn fits(&self, ticks: &[(f64, String)]) -> bool {
+        ticks.windows(2).all(|pair| {
+            let apart = (pair[1].0 - pair[0].0) * self.length;
+            apart >= (self.of(&pair[0].1) + self.of(&pair[1].1)) / 2.0
+        })
+    }
+}
+
 impl Scale {
     /// The scale of an axis that holds these numbers. Settings get a tick each where there are few.
-    pub fn new(axis: &Axis, values: &[f64], are_settings: bool) -> Self {
+    pub fn new(axis: &Axis, values: &[f64], are_settings: bool, room: Room) -> Self {
         if !axis.places.is_empty() {
             let count = axis.places.len() as f64;
             let tick = |(i, name): (usize, &String)| ((i as f64 + 0.5) / count, name.clone());
@@ -34,14 +62,24 @@ impl Scale {
         let (least, most) = axis.limits.unwrap_or((f64::NEG_INFINITY, f64::INFINITY));
         let finite = values.iter().copied().chain(axis.include).filter(|value| value.is_finite());
         let values: Vec<f64> = finite.map(|value| value.clamp(least, most)).collect();
-        let (low, high) = bounds(&values);
-        let log = axis.log.unwrap_or(are_settings && high / low > LOG_FROM) && low > 0.0;
+        let is_log = |low: f64, high: f64| {
+            let is_wide = axis.limits.is_none() && high / low > LOG_FROM;
+            low > 0.0 && axis.log.unwrap_or(is_wide)
+        };
+        let (low, high) = axis.view.unwrap_or_else(|| bounds(&values));
+        let log = is_log(low, high);
         let place = |value: f64| if log { value.log10() } else { value };
-        let ends = [axis.include, axis.limits.map(|l| l.0), axis.limits.map(|l| l.1)];
-        let (from, to) = widened(place(low), place(high), &ends.map(|end| end.map(place)));
+        let (from, to) = match axis.view {
+            Some(_) => (place(low), place(high)),
+            None => {
+                let ends = [axis.include, axis.limits.map(|l| l.0), axis.limits.map(|l| l.1)];
+                widened(place(low), place(high), &ends.map(|end| end.map(place)))
+            }
+        };
         let mut scale = Self { low: from, high: to, log, ticks: vec![] };
-        let own = if are_settings { scale.own_ticks(&values) } else { None };
-        scale.ticks = own.unwrap_or_else(|| if log { scale.log_ticks() } else { scale.round_ticks() });
+        let own = if are_settings { scale.own_ticks(&values, room) } else { None };
+        scale.ticks =
+            own.unwrap_or_else(|| if log { scale.log_ticks(room) } else { scale.round_ticks(room) });
         scale
     }
 
@@ -58,11 +96,15 @@ impl Scale {
     }
 
     /// The values themselves as ticks, where they are few, short and apart.
-    fn own_ticks(&self, values: &[f64]) -> Option<Vec<(f64, String)>> {
-        let mut distinct = values.to_vec();
+    fn own_ticks(&self, values: &[f64], room: Room) -> Option<Vec<(f64, String)>> {
+        let mut distinct: Vec<f64> = values
+            .iter()
+            .copied()
+            .filter(|value| (-1e-9..=1.0 + 1e-9).contains(&self.place(*value)))
+            .collect();
         distinct.sort_by(f64::total_cmp);
         distinct.dedup();
-        let is_short = |value: &f64| short(*value).trim_end_matches(['k', 'M', 'G']).len() <= 4;
+        let is_short = |value: &f64| short(*value).trim_end_matches(['k', 'M', 'G']).len() <= 6;
         let is_exact = |value: &f64| {
             exact(&short(*value)).is_some_and(|shown| (shown - value).abs() <= 1e-9 * value.abs())
         };
@@ -70,39 +112,54 @@ impl Scale {
             return None;
         }
         let ticks: Vec<(f64, String)> = distinct.iter().map(|v| (self.place(*v), short(*v))).collect();
-        ticks.windows(2).all(|pair| pair[1].0 - pair[0].0 > 0.055).then_some(ticks)
+        room.fits(&ticks).then_some(ticks)
     }
 
-    /// 1, 2 or 5 times a power of ten apart.
-    fn round_ticks(&self) -> Vec<(f64, String)> {
-        let step = round_step((self.high - self.low) / TICKS);
-        let first = (self.low / step).ceil() as i64;
-        let ticks = (first..).map(|i| i as f64 * step).take_while(|tick| *tick <= self.high);
-        let largest = self.low.abs().max(self.high.abs());
-        ticks.map(|tick| (self.place(tick), with_step(tick, step, largest))).collect()
-    }
-
-    /// 1, 2 and 5 times powers of ten; powers alone where there are many.
-    fn log_ticks(&self) -> Vec<(f64, String)> {
-        let factors: &[f64] = match self.high - self.low {
-            wide if wide > 4.0 => &[1.0],
-            wide if wide > 0.7 => &[1.0, 2.0, 5.0],
-            _ => &[1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0],
-        };
-        let powers = self.low.floor() as i32..=self.high.ceil() as i32;
-        let ticks = powers.flat_map(|power| factors.iter().map(move |factor| factor * 10f64.powi(power)));
-        let inside = ticks.filter(|tick| (0.0..=1.0).contains(&self.place(*tick)));
-        let ticks: Vec<(f64, String)> = inside.map(|tick| (self.place(tick), short(tick))).collect();
-        if ticks.len() >= 4 {
-            return ticks;
-        }
-        // Less than one step of these: round numbers are as good.
+    /// 1, 2 or 5 times a power of ten apart: as many as there is room for.
+    fn round_ticks(&self, room: Room) -> Vec<(f64, String)> {
         let (low, high) = self.ends();
-        let linear = Self { low, high, log: false, ticks: vec![] };
-        let step = round_step((high - low) / TICKS);
-        let first = (low / step).ceil() as i64;
-        let numbers = (first..).map(|i| i as f64 * step).take_while(|tick| *tick <= linear.high);
-        numbers.map(|tick| (self.place(tick), with_step(tick, step, high))).collect()
+        let mut step = round_step((high - low) / room.count());
+        for _ in 0..4 {
+            let slack = 1e-9 * (high - low);
+            let first = ((low - slack) / step).ceil() as i64;
+            let numbers = (first..).map(|i| i as f64 * step).take_while(|tick| *tick <= high + slack);
+            let largest = low.abs().max(high.abs());
+            let ticks: Vec<(f64, String)> =
+                numbers.map(|tick| (self.place(tick), with_step(tick, step, largest))).collect();
+            if room.fits(&ticks) || ticks.len() <= 2 {
+                return ticks;
+            }
+            step = round_step(step * 1.5);
+        }
+        vec![]
+    }
+
+    /// 1, 2 and 5 times powers of ten, or powers alone, or some of them: the most that there is room for.
+    fn log_ticks(&self, room: Room) -> Vec<(f64, String)> {
+        let powers = self.low.floor() as i32..=self.high.ceil() as i32;
+        let ticks = |factors: &[f64], every: i32| -> Vec<(f64, String)> {
+            let chosen = powers.clone().filter(|power| power.rem_euclid(every) == 0);
+            let numbers =
+                chosen.flat_map(|power| factors.iter().map(move |factor| factor * 10f64.powi(power)));
+            let inside = numbers.filter(|tick| (-1e-9..=1.0 + 1e-9).contains(&self.place(*tick)));
+            inside.map(|tick| (self.place(tick), short(tick))).collect()
+        };
+        const FINE: [f64; 10] = [1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0];
+        let sets: [(&[f64], i32); 7] = [
+            (&FINE, 1),
+            (&[1.0, 1.5, 2.0, 3.0, 5.0], 1),
+            (&[1.0, 2.0, 5.0], 1),
+            (&[1.0, 3.0], 1),
+            (&[1.0], 1),
+            (&[1.0], 2),
+            (&[1.0], 3),
+        ];
+        // Fine ones only where coarse ones would leave the axis bare.
+        let most = room.count() + 2.0;
+        let fitting = sets.iter().map(|(factors, every)| ticks(factors, *every));
+        let found = fitting.into_iter().find(|ticks| ticks.len() as f64 <= most && room.fits(ticks));
+        // Less than one step of these: round numbers are as good.
+        found.filter(|ticks| ticks.len() >= 2).unwrap_or_else(|| self.round_ticks(room))
     }
 }
 
@@ -124,9 +181,12 @@ fn bounds(values: &[f64]) -> (f64, f64) {
 
 /// A margin on both sides, but none beyond a number that must be in sight at an end.
 fn widened(low: f64, high: f64, ends: &[Option<f64>]) -> (f64, f64) {
-    let margin = if high > low { 0.07 * (high - low) } else { 0.05 * low.abs().max(1.0) };
+    let margin = if high > low { 0.05 * (high - low) } else { 0.05 * low.abs().max(1.0) };
     let is_end = |value: f64| ends.contains(&Some(value));
-    (if is_end(low) { low } else { low - margin }, if is_end(high) { high } else { high + margin })
+    let from = if is_end(low) { low } else { low - margin };
+    let to = if is_end(high) { high } else { high + margin };
+    // A single number that is both ends: there is nothing to show but that.
+    if to > from { (from, to) } else { (from, from + 1.0) }
 }
 
 fn unit_of(size: f64) -> (f64, &'static str) {
@@ -146,11 +206,18 @@ fn with_step(value: f64, step: f64, largest: f64) -> String {
     let (unit, name) = unit_of(largest);
     let digits = (-(step / unit).log10()).ceil().clamp(0.0, 6.0) as usize;
     let text = format!("{:.digits$}", value / unit);
+    let text = text.strip_prefix('-').map_or(text.clone(), |size| format!("−{size}"));
     if value == 0.0 { "0".into() } else { format!("{text}{name}") }
 }
 
 /// A number for an axis in at most three digits: `850k`, `1.2M`, `3e-4`, `2e13`.
 pub fn short(x: f64) -> String {
+    let text = plain(x);
+    // A power of ten keeps its sign as it is typed.
+    text.strip_prefix('-').map_or(text.clone(), |size| format!("−{size}"))
+}
+
+fn plain(x: f64) -> String {
     let size = x.abs();
     let trimmed = |text: String| match text.contains('.') {
         true => text.trim_end_matches('0').trim_end_matches('.').to_string(),
@@ -180,12 +247,14 @@ fn exact(text: &str) -> Option<f64> {
         'G' => (&text[..text.len() - 1], 1e9),
         _ => (text, 1.0),
     };
-    digits.parse::<f64>().ok().map(|number| number * unit)
+    digits.replace('−', "-").parse::<f64>().ok().map(|number| number * unit)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const ACROSS: Room = Room { length: 400.0, size: 8.0, is_across: true };
 
     fn labels(scale: &Scale) -> Vec<&str> {
         scale.ticks.iter().map(|(_, label)| label.as_str()).collect()
@@ -194,33 +263,68 @@ mod tests {
     #[test]
     fn numbers_on_axes_are_short() {
         assert_eq!([0.25, 64.0, 1500.0, 2_250_000.0, 3e9].map(short), ["0.25", "64", "1.5k", "2.25M", "3G"]);
-        assert_eq!([3e-4, 1.234e13, 0.0, -0.5].map(short), ["3e-4", "1.23e13", "0", "-0.5"]);
+        assert_eq!([3e-4, 1.234e13, 0.0, -0.5].map(short), ["3e-4", "1.23e13", "0", "−0.5"]);
     }
 
     #[test]
     fn few_settings_get_a_tick_each_and_others_round_numbers() {
         let plain = Axis::default();
-        assert_eq!(labels(&Scale::new(&plain, &[2.0, 4.0, 8.0, 16.0], true)), ["2", "4", "8", "16"]);
-        let params = Scale::new(&plain, &[998_656.0, 1_012_000.0, 1_034_000.0], true);
+        assert_eq!(labels(&Scale::new(&plain, &[2.0, 4.0, 8.0, 16.0], true, ACROSS)), ["2", "4", "8", "16"]);
+        let params = Scale::new(&plain, &[998_656.0, 1_012_000.0, 1_034_000.0], true, ACROSS);
         assert_eq!(labels(&params), ["1.00M", "1.01M", "1.02M", "1.03M"]);
-        let loss = Scale::new(&plain, &[2.001, 2.019], false);
-        assert_eq!(labels(&loss), ["2.000", "2.005", "2.010", "2.015", "2.020"]);
+        let up = Room { length: 120.0, is_across: false, ..ACROSS };
+        let loss = Scale::new(&plain, &[2.001, 2.019], false, up);
+        assert_eq!(labels(&loss), ["2.005", "2.010", "2.015"]);
     }
 
     #[test]
     fn an_axis_of_many_sizes_is_logarithmic() {
-        let scale = Scale::new(&Axis::default(), &[1e6, 3.345_67e7, 1e9], true);
-        assert!(scale.log);
-        assert_eq!(labels(&scale), ["1M", "2M", "5M", "10M", "20M", "50M", "100M", "200M", "500M", "1G"]);
-        assert!((scale.place(1e9) - scale.place(1e6) - 3.0 / (3.0 * 1.14)).abs() < 1e-9);
-        assert!(!Scale::new(&Axis { log: Some(true), ..Axis::default() }, &[0.0, 1.0], false).log);
+        let scale = |values: &[f64]| Scale::new(&Axis::default(), values, true, ACROSS);
+        assert_eq!(
+            [&[2.0, 9.9][..], &[2.0, 10.1], &[0.0, 9.0], &[-1.0, 30.0]].map(|v| scale(v).log),
+            [false, true, false, false]
+        );
+        let wide = scale(&[1e6, 3.345_67e7, 1e9]);
+        assert_eq!(labels(&wide), ["1M", "3M", "10M", "30M", "100M", "300M", "1G"]);
+        assert!((wide.place(1e9) - wide.place(1e6) - 3.0 / (3.0 * 1.1)).abs() < 1e-9);
+        // In a column there is less room.
+        let narrow = Scale::new(&Axis::default(), &[1e6, 1e9], false, Room { length: 120.0, ..ACROSS });
+        assert_eq!(labels(&narrow), ["1M", "10M", "100M", "1G"]);
+        // A share never is, and a file may say otherwise.
+        let share = Axis { limits: Some((0.0, 100.0)), ..Axis::default() };
+        assert!(!Scale::new(&share, &[1.0, 90.0], false, ACROSS).log);
+        let said = |log| Axis { log: Some(log), ..Axis::default() };
+        assert!(!Scale::new(&said(true), &[0.0, 1.0], false, ACROSS).log);
+        assert!(!Scale::new(&said(false), &[1.0, 1e9], false, ACROSS).log);
     }
 
     #[test]
     fn bars_stand_on_the_axis_and_shares_stay_in_theirs() {
         let axis = Axis { include: Some(0.0), ..Axis::default() };
-        assert_eq!(Scale::new(&axis, &[20.0, 40.0], false).ends().0, 0.0);
+        assert_eq!(Scale::new(&axis, &[20.0, 40.0], false, ACROSS).ends().0, 0.0);
         let share = Axis { limits: Some((0.0, 100.0)), ..Axis::default() };
-        assert_eq!(Scale::new(&share, &[-30.0, 140.0], false).ends(), (0.0, 100.0));
+        assert_eq!(Scale::new(&share, &[-30.0, 140.0], false, ACROSS).ends(), (0.0, 100.0));
+    }
+
+    #[test]
+    fn ends_that_are_given_are_kept() {
+        let axis = Axis { view: Some((1.0, 3.0)), ..Axis::default() };
+        let scale = Scale::new(&axis, &[0.5, 40.0], false, ACROSS);
+        assert_eq!((scale.ends(), scale.log, scale.place(2.0)), ((1.0, 3.0), false, 0.5));
+    }
+
+    #[test]
+    fn labels_do_not_touch() {
+        for high in [1.0, 3.0, 7e3, 1e6, 1e13] {
+            for (length, is_across) in [(60.0, true), (400.0, true), (40.0, false)] {
+                let room = Room { length, size: 8.0, is_across };
+                let scale = Scale::new(&Axis::default(), &[high / 70.0, high], false, room);
+                assert!(
+                    room.fits(&scale.ticks) && scale.ticks.len() >= 2,
+                    "{high} {length}: {:?}",
+                    scale.ticks
+                );
+            }
+        }
     }
 }

@@ -1,14 +1,13 @@
 //! The font of figures: DejaVu Sans, which is part of the program, or one of the system's where text needs more.
 
-use ab_glyph::{Font, FontRef};
-use plotters::style::{FontStyle, register_font};
+use ab_glyph::{Font, FontRef, GlyphId};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-/// The family of the embedded font.
-const PLAIN: &str = "sans-serif";
+/// What an SVG asks its reader for: the embedded font, or one as wide.
+const PLAIN: &str = "DejaVu Sans, Verdana, sans-serif";
 
-/// The family of the system's font; also what an SVG asks its reader for.
+/// The same for text that the embedded font cannot show.
 const EAST_ASIAN: &str =
     "Noto Sans CJK SC, Source Han Sans SC, WenQuanYi Micro Hei, PingFang SC, Microsoft YaHei, sans-serif";
 
@@ -34,61 +33,164 @@ const PLACES: [&str; 16] = [
     "C:/Windows/Fonts/simhei.ttf",
 ];
 
-/// A font to draw with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Chosen {
-    /// Its family.
+/// A font.
+pub struct Face {
+    /// The family that an SVG asks for.
     pub family: &'static str,
-    /// Whether it has every glyph.
-    pub is_whole: bool,
+    /// Its file.
+    pub bytes: &'static [u8],
+    /// Its outlines and measures.
+    pub font: FontRef<'static>,
 }
 
-/// The font that shows these texts: the embedded one if it can, else the system's.
-pub fn for_texts(texts: &[&str]) -> Chosen {
-    let family = if texts.iter().all(|text| shows(embedded(), text)) { PLAIN } else { EAST_ASIAN };
-    Chosen { family, is_whole: texts.iter().all(|text| can_show(text)) }
+/// A glyph of a line of text.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Placed {
+    /// The glyph.
+    pub glyph: GlyphId,
+    /// What it shows.
+    pub letter: char,
+    /// Where it begins, in ems from the start of the line.
+    pub at: f64,
+}
+
+impl Face {
+    /// Whether it has every glyph of a text.
+    fn shows(&self, text: &str) -> bool {
+        text.chars().all(|c| c.is_control() || self.font.glyph_id(c).0 != 0)
+    }
+
+    /// Units of an em.
+    pub fn units(&self) -> f64 {
+        self.font.units_per_em().map_or(1000.0, f64::from)
+    }
+
+    /// The advance of a glyph in ems.
+    pub fn advance(&self, glyph: GlyphId) -> f64 {
+        f64::from(self.font.h_advance_unscaled(glyph)) / self.units()
+    }
+
+    /// The glyphs of a line of text, pairs as close as the font wants them, and the width in ems.
+    pub fn set(&self, text: &str) -> (Vec<Placed>, f64) {
+        let (mut placed, mut at): (Vec<Placed>, f64) = (vec![], 0.0);
+        for letter in text.chars().filter(|c| !c.is_control()) {
+            let glyph = self.font.glyph_id(letter);
+            if let Some(before) = placed.last() {
+                at += f64::from(self.font.kern_unscaled(before.glyph, glyph)) / self.units();
+            }
+            placed.push(Placed { glyph, letter, at });
+            at += self.advance(glyph);
+        }
+        (placed, at)
+    }
+}
+
+/// The font that shows a text: the embedded one if it can, else the system's.
+pub fn face(text: &str) -> Option<&'static Face> {
+    let faces = [embedded, system];
+    let can = faces.iter().filter_map(|face| face()).find(|face| face.shows(text));
+    can.or_else(embedded)
 }
 
 /// Whether a font here has every glyph of a text.
 pub fn can_show(text: &str) -> bool {
-    shows(embedded(), text) || shows(system(), text)
+    face(text).is_some_and(|face| face.shows(text))
 }
 
-fn shows(font: Option<&FontRef>, text: &str) -> bool {
-    font.is_some_and(|font| text.chars().all(|c| c.is_control() || font.glyph_id(c).0 != 0))
+/// The family that an SVG asks for to show a text.
+pub fn family(text: &str) -> &'static str {
+    if embedded().is_some_and(|face| face.shows(text)) { PLAIN } else { EAST_ASIAN }
 }
 
-fn embedded() -> Option<&'static FontRef<'static>> {
-    static FONT: OnceLock<Option<FontRef>> = OnceLock::new();
-    FONT.get_or_init(|| registered(PLAIN, DEJAVU)).as_ref()
+/// The width of a line of text.
+pub fn width(text: &str, size: f64) -> f64 {
+    face(text).map_or(0.0, |face| size * face.set(text).1)
 }
 
-/// The system's font; the embedded one stands in where there is none.
-fn system() -> Option<&'static FontRef<'static>> {
-    static FONT: OnceLock<Option<FontRef>> = OnceLock::new();
+/// Lines of at most `room`, broken at blanks where there are any.
+pub fn wrapped(text: &str, size: f64, room: f64) -> Vec<String> {
+    let fits = |line: &str| width(line, size) <= room;
+    let mut lines: Vec<String> = vec![];
+    for word in text.split(' ') {
+        if let Some(line) = lines.last_mut() {
+            let longer = format!("{line} {word}");
+            if fits(&longer) {
+                *line = longer;
+                continue;
+            }
+        }
+        let mut line = String::new();
+        for letter in word.chars() {
+            let longer = format!("{line}{letter}");
+            if !line.is_empty() && !fits(&longer) {
+                lines.push(std::mem::take(&mut line));
+            }
+            line.push(letter);
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+/// A text cut to a width.
+pub fn shortened(text: &str, size: f64, room: f64) -> String {
+    if width(text, size) <= room {
+        return text.into();
+    }
+    let mut cut: String = text.into();
+    while cut.pop().is_some() && width(&format!("{}…", cut.trim_end()), size) > room {}
+    format!("{}…", cut.trim_end())
+}
+
+fn embedded() -> Option<&'static Face> {
+    static FACE: OnceLock<Option<Face>> = OnceLock::new();
+    FACE.get_or_init(|| read(PLAIN, DEJAVU)).as_ref()
+}
+
+fn system() -> Option<&'static Face> {
+    static FACE: OnceLock<Option<Face>> = OnceLock::new();
     let find = || {
         let named = std::env::var_os("MINDSCALE_FONT").map(PathBuf::from);
         let places = named.into_iter().chain(PLACES.map(PathBuf::from));
-        let mut read = places.filter_map(|place| std::fs::read(place).ok());
-        // Read once and kept for the life of the program, as plotters asks.
-        read.find_map(|bytes| registered(EAST_ASIAN, bytes.leak())).or_else(|| registered(EAST_ASIAN, DEJAVU))
+        let mut files = places.filter_map(|place| std::fs::read(place).ok());
+        // Read once and kept for the life of the program.
+        files.find_map(|bytes| read(EAST_ASIAN, bytes.leak()))
     };
-    FONT.get_or_init(find).as_ref()
+    FACE.get_or_init(find).as_ref()
 }
 
-fn registered(family: &str, bytes: &'static [u8]) -> Option<FontRef<'static>> {
-    register_font(family, FontStyle::Normal, bytes).ok()?;
-    FontRef::try_from_slice(bytes).ok()
+fn read(family: &'static str, bytes: &'static [u8]) -> Option<Face> {
+    Some(Face { family, bytes, font: FontRef::try_from_slice(bytes).ok()? })
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
     fn the_embedded_font_serves_what_it_can_show() {
-        assert_eq!(for_texts(&["d_model ± 3 %", "Größe"]), Chosen { family: PLAIN, is_whole: true });
-        assert_eq!(for_texts(&["law", "数学"]).family, EAST_ASIAN);
-        assert!(!shows(embedded(), "数学"));
+        assert_eq!([family("d_model ± 3 %"), family("Größe"), family("数学")], [PLAIN, PLAIN, EAST_ASIAN]);
+        assert!(!embedded().unwrap().shows("数学"));
+    }
+
+    #[test]
+    fn text_is_as_wide_as_its_glyphs_and_pairs_stand_close() {
+        // Of DejaVuSans.ttf, in units of 2048 an em: A 1401, V 1401, n 1298; the pair AV -131.
+        let ems = |text: &str| embedded().unwrap().set(text).1 * 2048.0;
+        assert_eq!([ems("A"), ems("n"), ems("nn"), ems("AV")], [1401.0, 1298.0, 2596.0, 2671.0]);
+        let (glyphs, _) = embedded().unwrap().set("AV");
+        assert_eq!(glyphs[1].at, 1270.0 / 2048.0);
+        assert!((width("n", 8.0) - 8.0 * 1298.0 / 2048.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn text_is_broken_at_blanks_and_where_it_must() {
+        let room = width("n_layers=2 d_model=64", 8.0) + 0.01;
+        assert_eq!(wrapped("n_layers=2 d_model=64 top_k=1", 8.0, room), ["n_layers=2 d_model=64", "top_k=1"]);
+        assert_eq!(wrapped("aaaaabb dd", 8.0, width("aaaaa", 8.0) + 0.01), ["aaaaa", "bb dd"]);
+        assert_eq!(wrapped("", 8.0, 6.0), [""]);
+        assert_eq!(shortened("a long name", 8.0, width("a long…", 8.0) + 0.01), "a long…");
+        assert_eq!(shortened("short", 8.0, 100.0), "short");
     }
 }

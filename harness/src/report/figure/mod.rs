@@ -1,14 +1,21 @@
-//! Figures as data, and their way into SVG, PNG and CSV.
+//! Figures as data, and their way into SVG, PNG, PDF and CSV.
+//!
+//! [`Figure`] says what is drawn, `layout` and `paint` make a `Scene` of lines, areas and text in points of it, and
+//! `plotted` and `pdf` write that.
 
 mod axis;
-mod canvas;
 mod font;
+mod ink;
+mod layout;
+mod legend;
 mod paint;
+mod pdf;
+mod plotted;
+mod scene;
 
 use super::output::Output;
 use crate::track::csv_number;
 use anyhow::{Context, Result};
-use plotters::prelude::*;
 
 /// One figure.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -19,14 +26,57 @@ pub struct Figure {
     pub title: String,
     /// Across.
     pub x: Axis,
-    /// Up.
+    /// Up; down where the figure is sideways.
     pub y: Axis,
+    /// Whether names stand down the side and values go across, with their intervals.
+    pub is_sideways: bool,
     /// What is drawn.
     pub content: Content,
-    /// A level to compare with, and its name.
+    /// A level to compare values with, and its name.
     pub level: Option<(f64, &'static str)>,
-    /// Lines below the legend: what bars mean, how many seeds.
+    /// What series are called together, above a legend.
+    pub legend_title: String,
+    /// Whether joined points have an error bar each, and no band.
+    pub has_error_bars: bool,
+    /// Lines below: what bars mean, how many seeds.
     pub notes: Vec<String>,
+    /// Its size, and where series are named.
+    pub frame: Frame,
+}
+
+/// The size of a figure, and where its series are named.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Frame {
+    /// How wide.
+    pub size: Size,
+    /// How wide in inches, where that is chosen.
+    pub width: Option<f64>,
+    /// How high in inches; made for what is drawn where it is not chosen.
+    pub height: Option<f64>,
+    /// Where series are named.
+    pub legend: Legend,
+}
+
+/// Widths of a figure.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Size {
+    /// One column of two: 3.25 inches.
+    Column,
+    /// Both columns: 6.75 inches.
+    #[default]
+    Page,
+}
+
+/// Where series are named.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Legend {
+    /// At the ends of curves where there is room for all names, else in a list beside or below.
+    #[default]
+    Auto,
+    /// Nowhere.
+    None,
+    /// In a list on the right.
+    Right,
 }
 
 /// An axis.
@@ -42,6 +92,8 @@ pub struct Axis {
     pub include: Option<f64>,
     /// Numbers beyond which nothing is shown: 0 and 100 for a share.
     pub limits: Option<(f64, f64)>,
+    /// Its ends; what lies outside is cut off.
+    pub view: Option<(f64, f64)>,
 }
 
 /// What is drawn.
@@ -67,12 +119,14 @@ impl Default for Content {
 /// Points that belong together.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Series {
-    /// Its name in the legend; empty for none.
+    /// What it is called; empty for nothing.
     pub label: String,
     /// How it is drawn.
     pub mark: Mark,
     /// Which colour and marker: series of one colour belong together.
     pub colour: usize,
+    /// The seed, where it is of one.
+    pub seed: Option<u64>,
     /// Its points.
     pub points: Vec<Point>,
 }
@@ -83,16 +137,31 @@ pub enum Mark {
     /// Markers with error bars.
     #[default]
     Points,
-    /// Markers with error bars, joined.
+    /// Markers, joined, with the band of their intervals.
     Joined,
     /// Bars from 0 with error bars.
     Bars,
-    /// A line without markers.
+    /// A line without markers, with the band of its intervals.
     Line,
-    /// A dashed line without markers.
+    /// The same, dashed.
     Dashed,
+    /// A thin pale line: one seed behind the mean of several.
+    Faint,
     /// Numbers beside points, for the legend to name.
     Numbers,
+    /// Intervals as shaded areas.
+    Shade,
+    /// A ring about the best point of a curve.
+    Best,
+    /// A square about one that lies at the curve's end.
+    Edge,
+}
+
+impl Mark {
+    /// Whether it is a curve, which may be named at its end.
+    fn is_curve(self) -> bool {
+        matches!(self, Self::Joined | Self::Line | Self::Dashed)
+    }
 }
 
 /// A point with its interval.
@@ -102,10 +171,20 @@ pub struct Point {
     pub x: f64,
     /// Up.
     pub y: f64,
-    /// The interval of `y`, where there is one.
+    /// The interval of the value, where there is one: of `y`, or of `x` where the figure is sideways.
     pub interval: Option<(f64, f64)>,
     /// Seeds behind it, where it is a mean.
     pub seeds: usize,
+    /// Answers behind it, where these are counted: its marker grows with them.
+    pub n: Option<u64>,
+}
+
+impl Series {
+    /// The same with `x` and `y` exchanged.
+    pub fn turned(mut self) -> Self {
+        self.points.iter_mut().for_each(|p| (p.x, p.y) = (p.y, p.x));
+        self
+    }
 }
 
 /// A figure as it was drawn.
@@ -113,58 +192,66 @@ pub struct Point {
 pub struct Drawn {
     /// The SVG.
     pub svg: String,
-    /// What the PNG could not show as written, for want of a font; empty as a rule.
+    /// What PNG and PDF could not show as written, for want of a font; empty as a rule.
     pub remark: String,
 }
 
 impl Figure {
-    /// Writes `figures/<name>.svg`, `.png` and `.csv`.
+    /// Writes `figures/<name>.svg`, `.png`, `.pdf` and `.csv`.
     pub fn write(&self, out: &mut Output) -> Result<Drawn> {
+        self.write_all(out).with_context(|| format!("figure {}", self.name))
+    }
+
+    fn write_all(&self, out: &mut Output) -> Result<Drawn> {
         let name = |extension: &str| format!("figures/{}.{extension}", self.name);
-        let texts = self.texts();
-        let font = font::for_texts(&texts);
-        let mut svg = String::new();
-        let size = self.size();
-        paint::paint(self, font.family, SVGBackend::with_string(&mut svg, size).into_drawing_area())?;
+        let svg = plotted::svg(&paint::scene(self))?;
         out.write(&name("svg"), svg.as_bytes())?;
-        // The SVG is drawn with the reader's fonts; in the PNG what no font has goes under a number.
-        let (coded, remark) = if font.is_whole { (None, String::new()) } else { self.coded(font::can_show) };
+        // The SVG is drawn with the reader's fonts; elsewhere what no font has goes under a number.
+        let (coded, remark) = self.coded(font::can_show);
+        let scene = paint::scene(coded.as_ref().unwrap_or(self));
         // Drawn beside its place under a name that still ends in .png.
         let beside = out.dir().join(format!("figures/.{}.png", self.name));
-        let root = BitMapBackend::new(&beside, size).into_drawing_area();
-        paint::paint(coded.as_ref().unwrap_or(self), font.family, root)?;
-        let drawn = || -> std::io::Result<Vec<u8>> {
-            let bytes = std::fs::read(&beside)?;
-            std::fs::remove_file(&beside)?;
-            Ok(bytes)
-        };
-        let png = drawn().with_context(|| format!("{}: cannot be drawn", beside.display()))?;
+        let png = plotted::png(&scene, &beside)?;
         out.write(&name("png"), &png)?;
+        out.write(&name("pdf"), &pdf::pdf(&scene, &self.title)?)?;
         out.write(&name("csv"), &self.csv()?)?;
         Ok(Drawn { svg, remark })
     }
 
-    /// The points as drawn: `series`, `x`, `y`, `low`, `high`, `seeds`.
+    /// What is drawn: `series`, `x`, `y`, `low`, `high`, `seeds`, then the `seed` of a curve of one, and `n`, the answers
+    /// behind a point.
     fn csv(&self) -> Result<Vec<u8>> {
         let mut csv = csv::Writer::from_writer(vec![]);
-        csv.write_record(["series", "x", "y", "low", "high", "seeds"])?;
+        csv.write_record(["series", "x", "y", "low", "high", "seeds", "seed", "n"])?;
         let place = |axis: &Axis, value: f64| match axis.places.get(value.round() as usize) {
             Some(name) => name.clone(),
             None => csv_number(value),
         };
         match &self.content {
             Content::Series(series) => {
+                // A curve without a name of its own has that of its colour.
+                let named = |s: &Series| {
+                    let of_colour = || {
+                        series
+                            .iter()
+                            .find(|o| o.colour == s.colour && !o.label.is_empty() && o.mark != Mark::Numbers)
+                    };
+                    if s.label.is_empty() { of_colour().map_or("", |o| &o.label) } else { &s.label }
+                        .to_string()
+                };
                 for (series, point) in series.iter().flat_map(|s| s.points.iter().map(move |p| (s, p))) {
                     let bound =
                         |f: fn((f64, f64)) -> f64| point.interval.map(f).map_or(String::new(), csv_number);
-                    let seeds = if point.seeds > 0 { point.seeds.to_string() } else { String::new() };
+                    let some = |n: Option<u64>| n.map_or(String::new(), |n| n.to_string());
                     csv.write_record([
-                        series.label.clone(),
+                        named(series),
                         place(&self.x, point.x),
-                        csv_number(point.y),
+                        place(&self.y, point.y),
                         bound(|i| i.0),
                         bound(|i| i.1),
-                        seeds,
+                        some(Some(point.seeds as u64).filter(|n| *n > 0)),
+                        some(series.seed),
+                        some(point.n),
                     ])?;
                 }
             }
@@ -173,30 +260,14 @@ impl Figure {
                     for (x, cell) in row.iter().enumerate() {
                         let Some((value, _)) = cell else { continue };
                         let (x, y) = (place(&self.x, x as f64), place(&self.y, y as f64));
-                        csv.write_record([
-                            y,
-                            x,
-                            csv_number(*value),
-                            String::new(),
-                            String::new(),
-                            String::new(),
-                        ])?;
+                        let mut record = vec![y, x, csv_number(*value)];
+                        record.resize(8, String::new());
+                        csv.write_record(record)?;
                     }
                 }
             }
         }
         Ok(csv.into_inner()?)
-    }
-
-    /// All text of the figure.
-    fn texts(&self) -> Vec<&str> {
-        let mut texts: Vec<&str> = vec![&self.title, &self.x.label, &self.y.label];
-        texts.extend(self.notes.iter().chain(&self.x.places).chain(&self.y.places).map(String::as_str));
-        match &self.content {
-            Content::Series(series) => texts.extend(series.iter().map(|s| s.label.as_str())),
-            Content::Cells { label, .. } => texts.push(label),
-        }
-        texts
     }
 
     /// The figure with a number for each name that no font can show, and a sentence that says which is which.
@@ -220,10 +291,13 @@ impl Figure {
         let others = figure.notes.iter_mut().chain(&mut x.places).chain(&mut y.places);
         others.for_each(&mut code);
         [&mut figure.title, &mut x.label, &mut y.label].into_iter().for_each(&mut code);
+        if names.is_empty() {
+            return (None, String::new());
+        }
         let named = names.iter().enumerate().map(|(i, name)| format!("#{} = {name}", i + 1));
         let named = named.collect::<Vec<_>>().join(", ");
         let remark = format!(
-            "{}.png has numbers for names that no font here can show: {named}. MINDSCALE_FONT=file.ttf names a font.",
+            "{}.png and .pdf have numbers for names that no font here can show: {named}. MINDSCALE_FONT=file.ttf names a font.",
             self.name
         );
         figure.notes.push("names by number: see report.html".into());
@@ -232,25 +306,4 @@ impl Figure {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_that_no_font_has_get_numbers() {
-        let series = |label: &str| Series { label: label.into(), ..Series::default() };
-        let figure = Figure {
-            name: "f".into(),
-            x: Axis { places: vec!["数学".into(), "law".into()], ..Axis::default() },
-            content: Content::Series(vec![series("法律"), series("数学"), series("wide")]),
-            ..Figure::default()
-        };
-        let (coded, remark) = figure.coded(str::is_ascii);
-        let labels = coded.map(|f| match f.content {
-            Content::Series(series) => (series.into_iter().map(|s| s.label).collect(), f.x.places),
-            Content::Cells { .. } => (vec![], vec![]),
-        });
-        let text = |words: &[&str]| words.iter().map(|w| w.to_string()).collect::<Vec<_>>();
-        assert_eq!(labels, Some((text(&["#1", "#2", "wide"]), text(&["#2", "law"]))));
-        assert!(remark.contains("#1 = 法律, #2 = 数学."), "{remark}");
-    }
-}
+mod tests;

@@ -1,422 +1,408 @@
-//! Paints a figure: axes, what is drawn, and the legend beside it, never over the data.
+//! Paints a figure: axes, what is drawn, names, notes.
 
-use super::axis::Scale;
-use super::canvas::{Canvas, GRID, INK, Pixel, Side, colour, shade};
-use super::{Content, Figure, Mark, Point, Series};
-use anyhow::{Context, Result};
-use plotters::coord::Shift;
-use plotters::prelude::*;
-use std::collections::BTreeMap;
+use super::axis::short;
+use super::ink::{BLACK, GREY, GRID, Ink, WHITE, colour, shade};
+use super::layout::{LINE, Layout, NOTE, TEXT, TITLE, lanes};
+use super::scene::{Anchor, At, Rect, Scene};
+use super::{Content, Figure, Mark, Point, Series, font, legend};
 
-const WIDTH: i32 = 1000;
-const LEAST_HEIGHT: i32 = 560;
-const LEGEND: i32 = 290;
-/// Characters of a line of the legend, and of the title.
-const LEGEND_CHARS: usize = 30;
-const TITLE_CHARS: usize = 74;
-/// Longest name of a place, in characters.
-const PLACE_CHARS: usize = 24;
-const TEXT: i32 = 15;
-/// Curves in one figure from which on they are thin.
-const MANY: usize = 8;
-const LINE: i32 = 19;
+/// Width of a curve.
+const CURVE: f64 = 1.2;
 
-/// Paints a figure with a font of this family.
-pub fn paint<B: DrawingBackend>(
-    figure: &Figure,
-    family: &'static str,
-    area: DrawingArea<B, Shift>,
-) -> Result<()>
-where
-    B::ErrorType: 'static,
-{
-    let painted = || {
-        let canvas = Canvas::new(area, family)?;
-        let plot = Plot::new(figure, &canvas);
-        plot.axes(&canvas)?;
-        match &figure.content {
-            Content::Series(series) => plot.series(&canvas, series)?,
-            Content::Cells { cells, .. } => plot.cells(&canvas, cells)?,
+/// Of axes and intervals.
+const THIN: f64 = 0.7;
+
+/// Radius of a marker.
+const MARKER: f64 = 2.1;
+
+/// Half the width of a cap of an interval.
+const CAP: f64 = 1.8;
+
+/// Paints a figure.
+pub fn scene(figure: &Figure) -> Scene {
+    let layout = Layout::of(figure);
+    let mut scene = Scene::new(layout.size.0, layout.size.1);
+    let painter = Painter { layout: &layout, plot: layout.plot };
+    painter.grid(&mut scene);
+    match &figure.content {
+        Content::Series(series) => painter.series(&mut scene, series),
+        Content::Cells { label, cells } => {
+            painter.cells(&mut scene, cells);
+            painter.colour_bar(&mut scene, label, cells);
         }
-        legend(figure, &canvas, plot.top)?;
-        canvas.finish()
-    };
-    painted().with_context(|| format!("figure {}", figure.name))
+    }
+    painter.axes(&mut scene);
+    legend::draw(&mut scene, &layout.names);
+    painter.texts(&mut scene);
+    scene
 }
 
-impl Figure {
-    /// Width and height in pixels: as high as the legend needs.
-    pub(super) fn size(&self) -> (u32, u32) {
-        let lines = |text: &str| wrapped(text, LEGEND_CHARS).len() as i32;
-        let notes: i32 = self.notes.iter().map(|note| LINE * lines(note) + 7).sum();
-        let legend = match &self.content {
-            Content::Series(series) => {
-                let named = series.iter().filter(|s| !s.label.is_empty());
-                named.map(|s| LINE * lines(&s.label) + 7).sum()
-            }
-            Content::Cells { label, .. } => LINE * lines(label) + 260,
-        };
-        let level = if self.level.is_some() { LINE + 7 } else { 0 };
-        (WIDTH as u32, (60 + legend + level + notes + 40).max(LEAST_HEIGHT) as u32)
+/// Draws a curve.
+pub fn stroke(scene: &mut Scene, points: &[At], ink: Ink) {
+    scene.line(points.to_vec(), ink, CURVE);
+}
+
+/// Draws the marker of a series, so many times as large as usual: its shape tells what its colour may not.
+pub fn marker(scene: &mut Scene, index: usize, at: At, scale: f64) {
+    let (ink, r) = (colour(index), MARKER * scale);
+    let corner = |x: f64, y: f64| (at.0 + r * x, at.1 + r * y);
+    match index % 7 {
+        0 | 4 => scene.disc(at, r, ink),
+        1 | 5 => scene.area(vec![corner(0.0, -1.25), corner(1.15, 0.85), corner(-1.15, 0.85)], ink),
+        2 => scene.rectangle(corner(-0.9, -0.9), corner(0.9, 0.9), ink),
+        _ => scene.area(vec![corner(0.0, -1.3), corner(1.3, 0.0), corner(0.0, 1.3), corner(-1.3, 0.0)], ink),
     }
 }
 
-/// The place of the data on the canvas.
-struct Plot<'a> {
-    figure: &'a Figure,
-    x: Scale,
-    y: Scale,
-    left: i32,
-    right: i32,
-    top: i32,
-    bottom: i32,
-    /// Whether names of places across are written upwards for want of room.
-    is_upright: bool,
+struct Painter<'a> {
+    layout: &'a Layout<'a>,
+    plot: Rect,
 }
 
-impl<'a> Plot<'a> {
-    fn new<B: DrawingBackend>(figure: &'a Figure, canvas: &Canvas<B>) -> Self
-    where
-        B::ErrorType: 'static,
-    {
-        let (xs, ys, are_settings) = numbers(figure);
-        let (x, y) = (Scale::new(&figure.x, &xs, are_settings), Scale::new(&figure.y, &ys, false));
-        let widest = |scale: &Scale| {
-            scale.ticks.iter().map(|(_, label)| canvas.width(&shortened(label), TEXT)).max().unwrap_or(0)
-        };
-        let left = 52 + widest(&y);
-        let right = WIDTH - LEGEND - 24;
-        let room = (right - left) / x.ticks.len().max(1) as i32;
-        let is_upright = !figure.x.places.is_empty() && widest(&x) + 8 > room;
-        let below = if is_upright { widest(&x) } else { LINE };
-        let height = figure.size().1 as i32;
-        let top = 24 + 27 * wrapped(&figure.title, TITLE_CHARS).len() as i32;
-        Self { figure, x, y, left, right, top, bottom: height - 52 - below, is_upright }
+impl Painter<'_> {
+    fn figure(&self) -> &Figure {
+        self.layout.figure
     }
 
-    fn x_pixel(&self, x: f64) -> i32 {
-        self.left + (self.x.place(x) * f64::from(self.right - self.left)).round() as i32
+    fn share_across(&self, share: f64) -> f64 {
+        self.plot.left + share * (self.plot.right - self.plot.left)
     }
 
-    fn y_pixel(&self, y: f64) -> i32 {
-        self.bottom - (self.y.place(y) * f64::from(self.bottom - self.top)).round() as i32
-    }
-
-    fn axes<B: DrawingBackend>(&self, canvas: &Canvas<B>) -> Result<()>
-    where
-        B::ErrorType: 'static,
-    {
-        for (i, line) in wrapped(&self.figure.title, TITLE_CHARS).iter().enumerate() {
-            canvas.text(line, (self.left, 14 + 27 * i as i32), 22, INK, Side::RightBelow)?;
+    fn share_up(&self, share: f64) -> f64 {
+        let height = self.plot.bottom - self.plot.top;
+        if self.figure().is_sideways {
+            self.plot.top + share * height
+        } else {
+            self.plot.bottom - share * height
         }
-        let has_grid = matches!(self.figure.content, Content::Series(_));
-        for (place, label) in &self.x.ticks {
-            let x = self.left + (place * f64::from(self.right - self.left)).round() as i32;
-            if has_grid && self.figure.x.places.is_empty() {
-                canvas.line(vec![(x, self.top), (x, self.bottom)], GRID, 1)?;
+    }
+
+    fn grid(&self, scene: &mut Scene) {
+        if !matches!(self.figure().content, Content::Series(_)) {
+            return;
+        }
+        let Rect { left, top, right, bottom } = self.plot;
+        if self.figure().x.places.is_empty() {
+            for (share, _) in &self.layout.x.ticks {
+                let x = self.share_across(*share);
+                scene.line(vec![(x, top), (x, bottom)], GRID, 0.5);
             }
-            canvas.line(vec![(x, self.bottom), (x, self.bottom + 5)], INK, 1)?;
-            let side = if self.is_upright { Side::Upwards } else { Side::Below };
-            canvas.text(&shortened(label), (x, self.bottom + 9), TEXT, INK, side)?;
         }
-        for (place, label) in &self.y.ticks {
-            let y = self.bottom - (place * f64::from(self.bottom - self.top)).round() as i32;
-            if has_grid {
-                canvas.line(vec![(self.left, y), (self.right, y)], GRID, 1)?;
+        for (share, _) in &self.layout.y.ticks {
+            let y = self.share_up(*share);
+            scene.line(vec![(left, y), (right, y)], GRID, 0.5);
+        }
+    }
+
+    fn axes(&self, scene: &mut Scene) {
+        let Rect { left, top, right, bottom } = self.plot;
+        for (share, label) in &self.layout.x.ticks {
+            let x = self.share_across(*share);
+            scene.line(vec![(x, bottom), (x, bottom + 2.5)], BLACK, THIN);
+            match self.layout.is_upright {
+                true => {
+                    let label = font::shortened(label, TEXT, 110.0);
+                    scene.text_upwards(&label, (x, bottom + 5.0), TEXT, BLACK, Anchor::End);
+                }
+                false => scene.text(label, (x, bottom + 4.0 + 0.8 * TEXT), TEXT, BLACK, Anchor::Middle),
             }
-            canvas.line(vec![(self.left - 5, y), (self.left, y)], INK, 1)?;
-            canvas.text(&shortened(label), (self.left - 9, y), TEXT, INK, Side::Left)?;
         }
-        let corner = vec![(self.left, self.top), (self.left, self.bottom), (self.right, self.bottom)];
-        canvas.line(corner, INK, 1)?;
-        let named = |label: &str, log: bool| match label.strip_suffix(')') {
-            Some(start) if log => format!("{start}, log scale)"),
-            None if log => format!("{label} (log scale)"),
+        for (i, (share, label)) in self.layout.y.ticks.iter().enumerate() {
+            let y = self.share_up(*share);
+            scene.line(vec![(left - 2.5, y), (left, y)], BLACK, THIN);
+            let lines = self.layout.rows.get(i).cloned().unwrap_or_else(|| vec![label.clone()]);
+            let first = y - (lines.len() - 1) as f64 * TEXT * LINE / 2.0;
+            for (i, line) in lines.iter().enumerate() {
+                let at = (left - 4.5, first + i as f64 * TEXT * LINE);
+                scene.text_beside(line, at, TEXT, BLACK, Anchor::End);
+            }
+        }
+        scene.line(vec![(left, top), (left, bottom), (right, bottom)], BLACK, THIN);
+    }
+
+    fn texts(&self, scene: &mut Scene) {
+        let (layout, edge) = (self.layout, 4.0);
+        for (i, line) in layout.title.iter().enumerate() {
+            let y = edge + TITLE * (0.8 + LINE * i as f64);
+            scene.text(line, (edge, y), TITLE, BLACK, Anchor::Start);
+        }
+        let middle = ((self.plot.left + self.plot.right) / 2.0, (self.plot.top + self.plot.bottom) / 2.0);
+        let named = |label: &str, is_log: bool| match label.strip_suffix(')') {
+            Some(start) if is_log => format!("{start}, log scale)"),
+            None if is_log && !label.is_empty() => format!("{label} (log scale)"),
             _ => label.into(),
         };
-        let height = self.figure.size().1 as i32;
-        let middle = ((self.left + self.right) / 2, (self.top + self.bottom) / 2);
-        let (x, y) = (&self.figure.x.label, &self.figure.y.label);
-        canvas.text(&named(x, self.x.log), (middle.0, height - 30), 17, INK, Side::Below)?;
-        canvas.text(&named(y, self.y.log), (20, middle.1), 17, INK, Side::UpwardsCentre)
+        let x = named(&self.figure().x.label, layout.x.log);
+        let x = font::shortened(&x, TEXT, layout.size.0 - 2.0 * edge);
+        // Where it would stick out on the left or right it moves in.
+        let half = font::width(&x, TEXT) / 2.0;
+        let at = middle.0.min(layout.size.0 - edge - half).max(edge + half);
+        scene.text(&x, (at, layout.x_label), TEXT, BLACK, Anchor::Middle);
+        let y = named(&self.figure().y.label, layout.y.log);
+        let y = font::shortened(&y, TEXT, layout.size.1 - 2.0 * edge);
+        let half = font::width(&y, TEXT) / 2.0;
+        let at = middle.1.min(layout.size.1 - edge - half).max(edge + half);
+        scene.text_upwards(&y, (edge + TEXT / 2.0, at), TEXT, BLACK, Anchor::Middle);
+        let first = layout.size.1 - edge - NOTE * LINE * layout.notes.len() as f64;
+        for (i, line) in layout.notes.iter().enumerate() {
+            let y = first + NOTE * (1.0 + LINE * i as f64);
+            scene.text(line, (edge, y), NOTE, GREY, Anchor::Start);
+        }
     }
 
-    fn series<B: DrawingBackend>(&self, canvas: &Canvas<B>, series: &[Series]) -> Result<()>
-    where
-        B::ErrorType: 'static,
-    {
+    fn series(&self, scene: &mut Scene, series: &[Series]) {
         let shifts = self.shifts(series);
-        for (series, shift) in series.iter().zip(&shifts).filter(|(s, _)| s.mark == Mark::Bars) {
-            for point in series.points.iter().filter(|p| p.y.is_finite()) {
-                let x = self.x_pixel(point.x) + shift.0;
-                let base = self.y_pixel(self.figure.y.include.unwrap_or(0.0));
-                canvas.fill(
-                    (x - shift.1, self.y_pixel(point.y)),
-                    (x + shift.1, base),
-                    colour(series.colour),
-                )?;
-                self.interval(canvas, point, x, INK)?;
+        for (series, shift) in series.iter().zip(&shifts).filter(|(s, _)| s.mark == Mark::Shade) {
+            self.shade(scene, series, *shift);
+        }
+        for (series, _) in series.iter().zip(&shifts).filter(|(s, _)| self.has_band(s)) {
+            self.band(scene, series);
+        }
+        self.level(scene);
+        for (series, shift) in series.iter().zip(&shifts) {
+            if series.mark == Mark::Bars {
+                self.bars(scene, series, *shift);
             }
         }
-        if let Some((level, _)) = self.figure.level {
-            let y = self.y_pixel(level);
-            canvas.dashed(&[(self.left, y), (self.right, y)], INK, 1)?;
-        }
-        let thin = if series.len() > MANY { 1 } else { 2 };
         let mut number = 0;
+        let most = series.iter().flat_map(|s| &s.points).filter_map(|p| p.n).max();
+        // Thin lines first, then curves, then markers, so that nothing hides what is smaller.
+        for (series, shift) in series.iter().zip(&shifts) {
+            let line = self.line_of(series, *shift);
+            let parts = self.plot.cut_line(&line);
+            let ink = colour(series.colour);
+            match series.mark {
+                Mark::Faint => parts.into_iter().for_each(|part| scene.line(part, ink.pale(), 0.5)),
+                Mark::Line | Mark::Joined => parts.iter().for_each(|part| stroke(scene, part, ink)),
+                Mark::Dashed => parts.iter().for_each(|part| scene.dashed(part, ink, 1.0)),
+                _ => {}
+            }
+        }
         for (series, shift) in series.iter().zip(&shifts) {
             let ink = colour(series.colour);
-            let at = |p: &Point| (self.x_pixel(p.x) + shift.0, self.y_pixel(p.y));
-            let points = || series.points.iter().filter(|p| p.x.is_finite() && p.y.is_finite());
+            let points: Vec<&Point> =
+                series.points.iter().filter(|p| p.x.is_finite() && p.y.is_finite()).collect();
+            let seen =
+                points.into_iter().map(|p| (p, self.place(p, *shift))).filter(|(_, at)| self.plot.holds(*at));
             match series.mark {
-                Mark::Bars => {}
-                Mark::Line => canvas.line(points().map(at).collect(), ink, thin)?,
-                Mark::Dashed => canvas.dashed(&points().map(at).collect::<Vec<Pixel>>(), ink, thin)?,
                 Mark::Points | Mark::Joined => {
-                    if series.mark == Mark::Joined {
-                        canvas.line(points().map(at).collect(), ink, 2)?;
-                    }
-                    for point in points() {
-                        self.interval(canvas, point, at(point).0, ink)?;
-                        canvas.marker(series.colour, at(point))?;
+                    for (point, at) in seen {
+                        if !self.has_band(series) {
+                            self.interval(scene, point, at, ink);
+                        }
+                        let share = point.n.zip(most).map(|(n, most)| n as f64 / most.max(1) as f64);
+                        let is_small = series.mark == Mark::Joined && self.has_band(series);
+                        let scale =
+                            share.map_or(if is_small { 0.8 } else { 1.0 }, |share| 0.5 + 1.5 * share.sqrt());
+                        marker(scene, series.colour, at, scale);
                     }
                 }
                 Mark::Numbers => {
                     number += 1;
-                    for point in points() {
-                        let (x, y) = at(point);
-                        canvas.text(&number.to_string(), (x + 9, y - 12), TEXT, INK, Side::Right)?;
+                    for (_, at) in seen {
+                        let at = (at.0 + 3.0, at.1 - 5.0);
+                        scene.text_beside(&number.to_string(), at, TEXT - 1.0, BLACK, Anchor::Start);
                     }
                 }
+                Mark::Best => seen.for_each(|(_, at)| scene.ring(at, 4.2, 32, BLACK, 0.9)),
+                Mark::Edge => seen.for_each(|(_, at)| scene.ring(at, 5.2, 4, BLACK, 0.9)),
+                _ => {}
             }
         }
-        Ok(())
     }
 
-    fn interval<B: DrawingBackend>(
-        &self,
-        canvas: &Canvas<B>,
-        point: &Point,
-        x: i32,
-        ink: RGBColor,
-    ) -> Result<()>
-    where
-        B::ErrorType: 'static,
-    {
-        let Some((low, high)) = point.interval else { return Ok(()) };
-        // Where an interval leaves the axis it has no cap.
-        let end = |value: f64| match self.y.place(value) {
-            place if place < -1e-9 || place.is_nan() => (self.bottom, false),
-            place if place > 1.0 + 1e-9 => (self.top, false),
-            _ => (self.y_pixel(value), true),
+    fn place(&self, point: &Point, shift: f64) -> At {
+        let (x, y) = self.layout.at(point.x, point.y);
+        if self.figure().is_sideways { (x, y + shift) } else { (x + shift, y) }
+    }
+
+    fn line_of(&self, series: &Series, shift: f64) -> Vec<At> {
+        let is_seen = |at: &At| at.0.is_finite() && at.1.is_finite();
+        series.points.iter().map(|p| self.place(p, shift)).filter(is_seen).collect()
+    }
+
+    /// Whether a series has a band in the place of error bars: where it is a curve over numbers.
+    fn has_band(&self, series: &Series) -> bool {
+        matches!(series.mark, Mark::Joined | Mark::Line | Mark::Dashed)
+            && !self.figure().has_error_bars
+            && self.figure().x.places.is_empty()
+            && series.points.iter().filter(|p| p.interval.is_some()).count() > 1
+    }
+
+    fn band(&self, scene: &mut Scene, series: &Series) {
+        // What lies beyond a logarithmic axis is far below.
+        let far = |y: f64| if y.is_finite() { y.clamp(-1e5, 1e5) } else { 1e5 };
+        for part in series.points.split(|p| p.interval.is_none()) {
+            let side = |of: fn((f64, f64)) -> f64| {
+                part.iter().filter_map(move |p| {
+                    Some((self.layout.across(p.x), far(self.layout.up(of(p.interval?)))))
+                })
+            };
+            let edge: Vec<At> =
+                side(|i| i.1).chain(side(|i| i.0).collect::<Vec<_>>().into_iter().rev()).collect();
+            scene.area(self.plot.cut_area(&edge), colour(series.colour).clear(0.17));
+        }
+    }
+
+    fn shade(&self, scene: &mut Scene, series: &Series, shift: f64) {
+        let half = 0.42 * (self.plot.bottom - self.plot.top) / self.figure().y.places.len().max(1) as f64;
+        for point in &series.points {
+            let Some((low, high)) = point.interval else { continue };
+            let y = self.place(point, shift).1;
+            let clamped = |x: f64| self.layout.across(x).clamp(self.plot.left, self.plot.right);
+            scene.rectangle((clamped(low), y - half), (clamped(high), y + half), GREY.clear(0.2));
+        }
+    }
+
+    fn bars(&self, scene: &mut Scene, series: &Series, shift: f64) {
+        let half = self.bar_width() / 2.0 - 0.4;
+        for point in series.points.iter().filter(|p| p.y.is_finite()) {
+            let (x, y) = self.place(point, shift);
+            let clamped = |y: f64| y.clamp(self.plot.top, self.plot.bottom);
+            let base = clamped(self.layout.up(self.figure().y.include.unwrap_or(0.0)));
+            scene.rectangle((x - half, clamped(y)), (x + half, base), colour(series.colour));
+            self.interval(scene, point, (x, y), BLACK);
+        }
+    }
+
+    /// The level that values are compared with, and its name.
+    fn level(&self, scene: &mut Scene) {
+        let Some((level, name)) = self.figure().level else { return };
+        let Rect { left, top, right, bottom } = self.plot;
+        let size = TEXT - 1.0;
+        if self.figure().is_sideways {
+            let x = self.layout.across(level);
+            if self.plot.holds((x, top)) {
+                scene.dashed(&[(x, top), (x, bottom)], GREY, THIN);
+                let half = font::width(name, size) / 2.0;
+                let at = x.min(self.layout.size.0 - 4.0 - half).max(4.0 + half);
+                scene.text(name, (at, top - 2.0), size, GREY, Anchor::Middle);
+            }
+            return;
+        }
+        let y = self.layout.up(level);
+        if self.plot.holds((left, y)) {
+            scene.dashed(&[(left, y), (right, y)], GREY, THIN);
+            let above = if y - 1.3 * size > top { y - 2.5 } else { y + size };
+            scene.text(name, (left + 3.0, above), size, GREY, Anchor::Start);
+        }
+    }
+
+    /// Draws an interval, with a cap where it ends within the axis.
+    fn interval(&self, scene: &mut Scene, point: &Point, at: At, ink: Ink) {
+        let Some((low, high)) = point.interval else { return };
+        let is_sideways = self.figure().is_sideways;
+        let scale = if is_sideways { &self.layout.x } else { &self.layout.y };
+        let end = |value: f64| {
+            let share = scale.place(value);
+            let is_inside = (-1e-9..=1.0 + 1e-9).contains(&share);
+            let share = if share.is_nan() { 0.0 } else { share.clamp(0.0, 1.0) };
+            (if is_sideways { self.share_across(share) } else { self.share_up(share) }, is_inside)
         };
-        canvas.interval(x, [end(low), end(high)], ink)
+        let ends = [end(low), end(high)];
+        let along = |place: f64| if is_sideways { (place, at.1) } else { (at.0, place) };
+        scene.line(vec![along(ends[0].0), along(ends[1].0)], ink, THIN);
+        for (place, _) in ends.into_iter().filter(|(_, is_inside)| *is_inside) {
+            let (x, y) = along(place);
+            let cap = if is_sideways { [(x, y - CAP), (x, y + CAP)] } else { [(x - CAP, y), (x + CAP, y)] };
+            scene.line(cap.into(), ink, THIN);
+        }
     }
 
-    /// How far each series stands aside, in pixels, so that intervals at one place are seen; and half a bar's width.
-    fn shifts(&self, series: &[Series]) -> Vec<(i32, i32)> {
-        let bars = series.iter().filter(|s| s.mark == Mark::Bars).count() as i32;
-        // Points of a scatter stand where they are: only means at the places that lines share step aside.
-        let marked = |s: &&Series| s.mark == Mark::Joined;
-        let count = series.iter().filter(marked).count() as i32;
-        let mut at: BTreeMap<u64, usize> = BTreeMap::new();
-        for point in series.iter().filter(marked).flat_map(|s| &s.points).filter(|p| p.interval.is_some()) {
-            *at.entry(point.x.to_bits()).or_default() += 1;
-        }
-        let apart = if at.values().any(|n| *n > 1) { (30 / count.max(1)).clamp(3, 8) } else { 0 };
-        let room = (self.right - self.left) / self.figure.x.places.len().max(1) as i32 * 4 / 5;
-        let bar = (room / bars.max(1)).clamp(2, 90);
-        let (mut bars_before, mut marked_before) = (0, 0);
-        let shift = |s: &Series| match s.mark {
-            Mark::Bars => {
-                bars_before += 1;
-                ((2 * bars_before - 1 - bars) * bar / 2, (bar / 2 - 1).max(1))
+    fn bar_width(&self) -> f64 {
+        let bars = match &self.figure().content {
+            Content::Series(series) => series.iter().filter(|s| s.mark == Mark::Bars).count(),
+            Content::Cells { .. } => 1,
+        };
+        let room = (self.plot.right - self.plot.left) / self.figure().x.places.len().max(1) as f64;
+        (0.8 * room / bars.max(1) as f64).clamp(1.0, 40.0)
+    }
+
+    /// How far each series stands aside at a named place, so that intervals there are seen. At numbers all stand where
+    /// they are.
+    fn shifts(&self, series: &[Series]) -> Vec<f64> {
+        let figure = self.figure();
+        let stands = |s: &Series| match s.mark {
+            Mark::Bars => true,
+            Mark::Points | Mark::Joined => !s.points.is_empty(),
+            _ => false,
+        };
+        let count = series.iter().filter(|s| stands(s)).count();
+        let apart = if series.iter().any(|s| s.mark == Mark::Bars) {
+            self.bar_width()
+        } else if figure.is_sideways {
+            let pitch = (self.plot.bottom - self.plot.top) / figure.y.places.len().max(1) as f64;
+            if lanes(series) > 1 { (0.75 * pitch / count.max(1) as f64).min(6.0) } else { 0.0 }
+        } else if !figure.x.places.is_empty() {
+            (24.0 / count.max(1) as f64).clamp(2.0, 5.0)
+        } else {
+            0.0
+        };
+        let mut before = 0;
+        let shift = |s: &Series| {
+            if !stands(s) {
+                return 0.0;
             }
-            Mark::Joined => {
-                marked_before += 1;
-                ((2 * marked_before - 1 - count) * apart / 2, 0)
-            }
-            _ => (0, 0),
+            before += 1;
+            (before as f64 - (count + 1) as f64 / 2.0) * apart
         };
         series.iter().map(shift).collect()
     }
 
-    fn cells<B: DrawingBackend>(&self, canvas: &Canvas<B>, cells: &[Vec<Option<(f64, String)>>]) -> Result<()>
-    where
-        B::ErrorType: 'static,
-    {
+    fn cells(&self, scene: &mut Scene, cells: &[Vec<Option<(f64, String)>>]) {
         let (low, high) = ends(cells);
         for (y, row) in cells.iter().enumerate() {
             for (x, cell) in row.iter().enumerate() {
                 let (x, y) = (x as f64, y as f64);
-                let from = (self.x_pixel(x - 0.5), self.y_pixel(y + 0.5));
-                let to = (self.x_pixel(x + 0.5), self.y_pixel(y - 0.5));
+                let (from, to) = (self.layout.at(x - 0.5, y + 0.5), self.layout.at(x + 0.5, y - 0.5));
                 let Some((value, text)) = cell else {
-                    canvas.line(vec![(from.0, to.1), (to.0, from.1)], GRID, 1)?;
+                    scene.line(vec![(from.0, to.1), (to.0, from.1)], GRID, THIN);
                     continue;
                 };
                 let share = if high > low { (value - low) / (high - low) } else { 0.5 };
-                canvas.fill((from.0 + 1, from.1 + 1), (to.0 - 1, to.1 - 1), shade(share))?;
-                if canvas.width(text, TEXT) < to.0 - from.0 - 4 {
-                    let ink = if share > 0.55 { INK } else { WHITE };
-                    canvas.text(text, ((from.0 + to.0) / 2, (from.1 + to.1) / 2), TEXT, ink, Side::Centre)?;
+                scene.rectangle((from.0 + 0.4, from.1 + 0.4), (to.0 - 0.4, to.1 - 0.4), shade(share));
+                let size = TEXT - 1.0;
+                if font::width(text, size) < to.0 - from.0 - 2.0 && to.1 - from.1 > size {
+                    let ink = if share > 0.55 { BLACK } else { WHITE };
+                    let middle = ((from.0 + to.0) / 2.0, (from.1 + to.1) / 2.0);
+                    scene.text_beside(text, middle, size, ink, Anchor::Middle);
                 }
             }
         }
-        Ok(())
     }
-}
 
-fn legend<B: DrawingBackend>(figure: &Figure, canvas: &Canvas<B>, top: i32) -> Result<()>
-where
-    B::ErrorType: 'static,
-{
-    let left = WIDTH - LEGEND;
-    let mut y = top;
-    let lines = |text: &str, at: i32, mut y: i32| -> Result<i32> {
-        for line in wrapped(text, LEGEND_CHARS) {
-            canvas.text(&line, (at, y), TEXT, INK, Side::RightBelow)?;
-            y += LINE;
+    /// A bar of colours with the numbers of its ends and its middle.
+    fn colour_bar(&self, scene: &mut Scene, label: &str, cells: &[Vec<Option<(f64, String)>>]) {
+        const STEPS: usize = 64;
+        let (low, high) = ends(cells);
+        let (left, top) = (self.plot.right + 10.0, self.plot.top);
+        let height = (self.plot.bottom - top).min(150.0);
+        let step = height / STEPS as f64;
+        for i in 0..STEPS {
+            let y = top + i as f64 * step;
+            // A little more than a step, so that no paper is seen between two.
+            let end = (y + step + 0.2).min(top + height);
+            scene.rectangle((left, y), (left + 9.0, end), shade(1.0 - (i as f64 + 0.5) / STEPS as f64));
         }
-        Ok(y + 7)
-    };
-    match &figure.content {
-        Content::Series(series) => {
-            let mut number = 0;
-            for series in series {
-                number += usize::from(series.mark == Mark::Numbers);
-                if series.label.is_empty() {
-                    continue;
-                }
-                let (ink, middle) = (colour(series.colour), y + 7);
-                match series.mark {
-                    Mark::Points => canvas.marker(series.colour, (left + 14, middle))?,
-                    Mark::Joined => {
-                        canvas.line(vec![(left, middle), (left + 28, middle)], ink, 2)?;
-                        canvas.marker(series.colour, (left + 14, middle))?;
-                    }
-                    Mark::Bars => canvas.fill((left + 4, middle - 7), (left + 24, middle + 7), ink)?,
-                    Mark::Line => canvas.line(vec![(left, middle), (left + 28, middle)], ink, 2)?,
-                    Mark::Dashed => canvas.dashed(&[(left, middle), (left + 28, middle)], ink, 2)?,
-                    Mark::Numbers => {
-                        canvas.text(&number.to_string(), (left + 14, middle), TEXT, INK, Side::Centre)?;
-                    }
-                }
-                y = lines(&series.label, left + 36, y)?;
-            }
+        for (share, value) in [(1.0, high), (0.5, (low + high) / 2.0), (0.0, low)] {
+            let y = top + (1.0 - share) * (height - TEXT) + TEXT / 2.0;
+            scene.text_beside(&short(value), (left + 12.0, y), TEXT - 1.0, BLACK, Anchor::Start);
         }
-        Content::Cells { label, cells } => {
-            let (low, high) = ends(cells);
-            y = lines(label, left, y)?;
-            canvas.colour_bar((left + 4, y + 8), 220, low, high)?;
-            y += 253;
-        }
+        let text = font::shortened(label, TEXT, self.layout.size.1 - top - 4.0);
+        let half = font::width(&text, TEXT) / 2.0;
+        let middle = (top + height / 2.0).max(top + half).min(self.layout.size.1 - 4.0 - half);
+        scene.text_upwards(
+            &text,
+            (self.layout.size.0 - 4.0 - TEXT / 2.0, middle),
+            TEXT,
+            BLACK,
+            Anchor::Middle,
+        );
     }
-    if let Some((_, name)) = figure.level {
-        canvas.dashed(&[(left, y + 7), (left + 28, y + 7)], INK, 1)?;
-        y = lines(name, left + 36, y)?;
-    }
-    for note in &figure.notes {
-        y = lines(note, left, y)?;
-    }
-    Ok(())
-}
-
-/// The numbers across and up, and whether those across are settings, which may get a tick each: so they are where no
-/// line goes beyond the markers.
-fn numbers(figure: &Figure) -> (Vec<f64>, Vec<f64>, bool) {
-    let Content::Series(series) = &figure.content else { return (vec![], vec![], false) };
-    let is_line = |s: &Series| matches!(s.mark, Mark::Line | Mark::Dashed);
-    let points = |s: &Series| s.points.clone();
-    let across = |lines: bool| -> Vec<f64> {
-        let chosen = series.iter().filter(|s| is_line(s) == lines).flat_map(points);
-        chosen.map(|p| p.x).filter(|x| x.is_finite()).collect()
-    };
-    let (marked, drawn) = (across(false), across(true));
-    let low = marked.iter().copied().fold(f64::INFINITY, f64::min);
-    let high = marked.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    // The ends of a fitted curve are those of its points but for rounding.
-    let slack = 1e-6 * (high - low);
-    let are_settings = drawn.iter().all(|x| *x >= low - slack && *x <= high + slack);
-    let xs = if are_settings { marked } else { marked.into_iter().chain(drawn).collect() };
-    let up = series.iter().flat_map(points).flat_map(|p| match p.interval {
-        Some((low, high)) => [p.y, low, high],
-        None => [p.y; 3],
-    });
-    let level = figure.level.map(|(level, _)| level);
-    let is_log = figure.y.log == Some(true);
-    let ys = up.chain(level).filter(|y| y.is_finite() && (!is_log || *y > 0.0)).collect();
-    (xs, ys, are_settings)
 }
 
 fn ends(cells: &[Vec<Option<(f64, String)>>]) -> (f64, f64) {
     let values = cells.iter().flatten().flatten().map(|(value, _)| *value);
     let ends = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
     if ends.0 <= ends.1 { ends } else { (0.0, 1.0) }
-}
-
-/// Places of a line that a character takes: two for the glyphs of East Asia.
-fn room(c: char) -> usize {
-    if matches!(c as u32, 0x1100..=0x115f | 0x2e80..=0xa4cf | 0xac00..=0xd7a3 | 0xf900..=0xfaff | 0xff00..=0xff60)
-    {
-        2
-    } else {
-        1
-    }
-}
-
-fn rooms(text: &str) -> usize {
-    text.chars().map(room).sum()
-}
-
-/// Lines of at most `width` characters, broken at blanks where there are any.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = vec![];
-    for word in text.split(' ') {
-        match lines.last_mut() {
-            Some(line) if rooms(line) + rooms(word) < width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(String::new()),
-        }
-        let Some(line) = lines.last_mut().filter(|line| line.is_empty()) else { continue };
-        let mut rest = String::new();
-        for c in word.chars() {
-            if rooms(line) + room(c) > width || !rest.is_empty() { rest.push(c) } else { line.push(c) }
-        }
-        if !rest.is_empty() {
-            lines.extend(wrapped(&rest, width));
-        }
-    }
-    lines
-}
-
-/// A name of a place, cut to what an axis has room for.
-fn shortened(text: &str) -> String {
-    if rooms(text) <= PLACE_CHARS {
-        return text.into();
-    }
-    let mut cut = String::new();
-    for c in text.chars() {
-        if rooms(&cut) + room(c) >= PLACE_CHARS {
-            break;
-        }
-        cut.push(c);
-    }
-    cut + "…"
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_is_broken_at_blanks_and_where_it_must() {
-        assert_eq!(wrapped("n_layers=2 d_model=64 top_k=1", 22), ["n_layers=2 d_model=64", "top_k=1"]);
-        assert_eq!(wrapped("aaaaabbbbbcc dd", 5), ["aaaaa", "bbbbb", "cc dd"]);
-        assert_eq!(wrapped("数学物理", 6), ["数学物", "理"]);
-        assert_eq!(wrapped("", 6), [""]);
-        assert_eq!(shortened("a_very_long_name_of_a_subject"), "a_very_long_name_of_a_s…");
-    }
 }

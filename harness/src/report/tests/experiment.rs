@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::report::columns::Better;
-use crate::report::wanted::{Over, Plot, Style};
 use std::path::Path;
 
 fn read(text: &str) -> Result<Experiment, String> {
@@ -34,8 +33,7 @@ fn a_whole_file_is_read() {
     assert!(experiment.sweeps[0].ends_with("../s.toml") && experiment.sweeps[0] != Path::new("../s.toml"));
     let figure = &experiment.figures[0];
     assert_eq!(figure.name, "line_exam_accuracy_by_model_n_layers_per_subject");
-    let Plot::Over(Over { style, x, y, .. }) = &figure.plot else { panic!("{figure:?}") };
-    assert_eq!((*style, x.name(), y.name()), (Style::Line, "model.n_layers", "exam_accuracy"));
+    assert_eq!(figure.title, "Exam accuracy by layers and subject");
     assert_eq!(experiment.tables[0].name, "table_1");
     // Of bits per byte the lower are better.
     assert_eq!(experiment.comparisons[0].better, Better::Lower);
@@ -65,7 +63,7 @@ fn a_sweep_is_no_experiment() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s.toml");
     std::fs::write(&path, "name = 's'\n[axes]\nseed = [1]\n").unwrap();
-    assert_eq!(Experiment::read_if_experiment(&path).unwrap(), None);
+    assert!(Experiment::read_if_experiment(&path).unwrap().is_none());
 }
 
 #[test]
@@ -73,12 +71,12 @@ fn every_mistake_has_its_line_and_the_nearest_name() {
     let cases = [
         (
             "[[figure]]\nkynd = 'line'",
-            "x.toml:2: figure.kind: is missing, expected kind = \"line\", or scatter, heatmap, bar, loss, pareto\n\
+            "x.toml:2: figure.kind: is missing, expected kind = \"line\", or scatter, pareto, sensitivity, isoflop, dots, bar, heatmap, loss, experts, reliability, forest\n\
              x.toml:3: figure.kynd: unknown key; did you mean kind?",
         ),
         (
             "[[figure]]\nkind = 'lien'",
-            "x.toml:3: figure.kind: is \"lien\", expected line, scatter, heatmap, bar, loss, pareto; did you mean line?",
+            "x.toml:3: figure.kind: is \"lien\", expected line, scatter, pareto, sensitivity, isoflop, dots, bar, heatmap, loss, experts, reliability, forest; did you mean line?",
         ),
         (
             "[[figure]]\nkind = 'line'\nx = 'model.n_layer'\ny = 'exam.acuracy'",
@@ -92,11 +90,11 @@ fn every_mistake_has_its_line_and_the_nearest_name() {
         ),
         (
             "[[figure]]\nkind = 'bar'\nx = 'seed'\ny = 'val.bpb'\nfit = 'power'",
-            "x.toml:6: figure.fit: has no meaning for kind = \"bar\", expected kind, x, y, group, error, name, title, where",
+            "x.toml:6: figure.fit: has no meaning for kind = \"bar\", expected kind, x, y, group, error, y_limits, name, title, where, size, width, height, legend, x_label, y_label",
         ),
         (
             "[[figure]]\nkind = 'bar'\nx = 'seed'\ny = 'val.bpb'\nerror = 'wilson'",
-            "x.toml:6: figure.error: is \"wilson\", expected it with y = \"exam.accuracy\" only; use t95 or sd",
+            "x.toml:6: figure.error: is \"wilson\", expected it with \"exam.accuracy\" only; use t95 or sd",
         ),
         (
             "[[figure]]\nkind = 'heatmap'\nx = 'seed'\ny = 'seed'",
@@ -105,6 +103,27 @@ fn every_mistake_has_its_line_and_the_nearest_name() {
         (
             "[[figure]]\nkind = 'pareto'\nx = 'model.n_layers'\ny = 'val.bpb'",
             "x.toml:4: figure.x: is \"model.n_layers\", of which neither more nor less is better, expected a cost such as params or a metric",
+        ),
+        (
+            "[[figure]]\nkind = 'line'\nx = 'seed'\ny = 'val.bpb'\nsize = 'wide'\nwidth = 0\nx_limits = [3, 1]\nlegend = 'left'",
+            "x.toml:6: figure.size: is \"wide\", expected column, page\n\
+             x.toml:7: figure.width: is 0, expected 1 to 20 inches\n\
+             x.toml:8: figure.x_limits: is [3, 1], expected two numbers such as [0, 1], the smaller first\n\
+             x.toml:9: figure.legend: is \"left\", expected auto, none, right",
+        ),
+        (
+            "[[figure]]\nkind = 'line'\nx = 'sweep'\ny = 'val.bpb'\nlog_x = true\ny_limits = [0, 1]\nlog_y = true",
+            "x.toml:6: figure.log_x: is true, but sweep holds text\n\
+             x.toml:7: figure.y_limits: begins at or below 0, expected numbers above 0 with log_y = true",
+        ),
+        (
+            "[[figure]]\nkind = 'sensitivity'\nx = 'pretrain.lr'\ny = 'seed'",
+            "x.toml:5: figure.y: is \"seed\", of which neither more nor less is better, expected a metric",
+        ),
+        (
+            "[[figure]]\nkind = 'forest'\nmetric = 'val.bbp'",
+            "x.toml:3: figure.kind: is \"forest\", which shows claims, expected a [[compare]] in this file\n\
+             x.toml:4: figure.metric: there is no \"val.bbp\"; did you mean val.bpb?",
         ),
         (
             "[[table]]\nrows = 'seed'\ncolumns = ['sweep']",

@@ -1,8 +1,8 @@
 //! Tables and figures that an experiment asks for, from made-up trials to files.
 
 use super::*;
-use crate::report::figure::{Content, Mark};
-use crate::report::plots;
+use crate::report::figure::{Content, Figure, Mark};
+use crate::report::kind::{KINDS, draw};
 
 const EXPERIMENT: &str = r#"
 title = "Depth & width"
@@ -42,6 +42,30 @@ y = "exam.accuracy"
 [[figure]]
 kind = "loss"
 name = "loss"
+[[figure]]
+kind = "dots"
+name = "dots"
+x = "exam.accuracy"
+y = "exam.subject"
+group = "model.n_layers"
+size = "column"
+[[figure]]
+kind = "sensitivity"
+name = "sensitivity"
+x = "model.n_layers"
+y = "val.loss"
+[[figure]]
+kind = "isoflop"
+name = "isoflop"
+[[figure]]
+kind = "experts"
+name = "experts"
+[[figure]]
+kind = "reliability"
+name = "reliability"
+[[figure]]
+kind = "forest"
+name = "forest"
 [[table]]
 name = "depth"
 title = "Depth_1 & 100 %"
@@ -107,9 +131,16 @@ fn everything_asked_for_is_written() {
     let dir = tempfile::tempdir().unwrap();
     write(&experiment(), &trials, &questions, &[], dir.path()).unwrap();
     let read = |file: &str| std::fs::read_to_string(dir.path().join(file)).unwrap();
-    for name in ["line", "scatter", "bar", "heatmap", "pareto", "loss"] {
+    for name in KINDS.map(|kind| kind.name) {
         assert!(read(&format!("figures/{name}.svg")).starts_with("<svg"), "{name}");
-        assert!(dir.path().join(format!("figures/{name}.png")).is_file(), "{name}");
+        let starts = |extension: &str, with: &[u8]| {
+            std::fs::read(dir.path().join(format!("figures/{name}.{extension}"))).unwrap().starts_with(with)
+        };
+        assert!(starts("png", b"\x89PNG") && starts("pdf", b"%PDF-1.7"), "{name}");
+        assert!(
+            read(&format!("figures/{name}.csv")).starts_with("series,x,y,low,high,seeds,seed,n\n"),
+            "{name}"
+        );
     }
     assert!(!dir.path().join("figures/accuracy_params.svg").exists());
     // Means of 24 and 26 are 25 ± 12.706 * 1 percent; 41 and 41 do not vary.
@@ -158,22 +189,23 @@ fn a_fit_is_drawn_with_its_equation_and_the_front_is_marked() {
     let (trials, questions) = made_up();
     let results = Results::new(&trials, &questions);
     let experiment = experiment();
-    let series = |name: &str| {
-        let spec = experiment.figures.iter().find(|f| f.name == name).unwrap();
-        match plots::figure(spec, &results).content {
-            Content::Series(series) => series,
-            Content::Cells { .. } => vec![],
-        }
+    let figure = |name: &str| -> Figure {
+        draw(experiment.figures.iter().find(|f| f.name == name).unwrap(), &results, &[])
     };
-    let scatter = series("scatter");
-    assert_eq!(scatter[0].points.len(), 3);
-    let label = &scatter[1].label;
-    assert!(
-        label.starts_with("y = 3.00 x^−0.250 (exponent ± ") && label.ends_with("R²=1.000, n=3)"),
-        "{label}"
-    );
+    let series = |figure: &Figure| match &figure.content {
+        Content::Series(series) => series.clone(),
+        Content::Cells { .. } => vec![],
+    };
+    let scatter = figure("scatter");
+    let [points, curve] = &series(&scatter)[..] else { panic!("{scatter:?}") };
+    assert_eq!((points.points.len(), curve.mark), (3, Mark::Dashed));
+    let note = &scatter.notes[1];
+    assert!(note.starts_with("y = 3.00 x^−0.250 (exponent ± ") && note.ends_with("R²=1.000, n=3)"), "{note}");
+    // The curve has the band of its mean, which is narrow here: the points lie on it.
+    let (low, high) = curve.points[0].interval.unwrap();
+    assert!(low <= curve.points[0].y && curve.points[0].y <= high && high - low < 1e-6, "{low} {high}");
     // More layers cost more and score more: every setting is on the front.
-    let pareto = series("pareto");
+    let pareto = series(&figure("pareto"));
     let numbered: Vec<&str> =
         pareto.iter().filter(|s| s.mark == Mark::Numbers).map(|s| s.label.as_str()).collect();
     assert_eq!(numbered, ["n_layers=2", "n_layers=4", "n_layers=8"]);
@@ -209,16 +241,17 @@ fn grouped_points_stand_at_their_true_x() {
         write(&experiment, &trials, &questions, &[], dir.path()).unwrap();
         std::fs::read_to_string(dir.path().join(format!("figures/{kind}.svg"))).unwrap()
     };
-    // The upright lines of intervals, by their place across.
+    // The upright lines of intervals, in twentieths of a point, by their place across; ticks are short.
     let places = |svg: &str| -> Vec<i32> {
-        let lines =
-            svg.lines().filter(|line| line.starts_with("<polyline") && line.contains("stroke-width=\"2\""));
-        let ends = |line: &str| -> Vec<i32> {
+        let lines = svg.lines().filter(|l| l.starts_with("<polyline") && l.contains("stroke-width=\"14\""));
+        let ends = |line: &str| -> Vec<Vec<i32>> {
             let points = line.split("points=\"").nth(1).unwrap().split('"').next().unwrap();
-            points.split_whitespace().map(|p| p.split(',').next().unwrap().parse().unwrap()).collect()
+            let place = |p: &str| p.split(',').map(|n| n.parse().unwrap()).collect();
+            points.split_whitespace().map(place).collect()
         };
-        let mut found: Vec<i32> =
-            lines.map(ends).filter(|x| x.len() == 2 && x[0] == x[1]).map(|x| x[0]).collect();
+        let is_upright =
+            |p: &Vec<Vec<i32>>| p.len() == 2 && p[0][0] == p[1][0] && (p[0][1] - p[1][1]).abs() > 160;
+        let mut found: Vec<i32> = lines.map(ends).filter(is_upright).map(|p| p[0][0]).collect();
         found.sort_unstable();
         found
     };
@@ -229,9 +262,10 @@ fn grouped_points_stand_at_their_true_x() {
         let csv = std::fs::read_to_string(dir.path().join(format!("figures/{kind}.csv"))).unwrap();
         assert!(csv.contains("experts 0,2000,36,") && csv.contains("experts 4,2000,46,"), "{csv}");
     }
-    // Means that lines join step aside, so that their intervals are seen.
-    let found = places(&figure("line"));
-    assert!(found[0] < found[1], "{found:?}");
+    // Lines have bands in the place of bars, and stand where they are as well.
+    let line = figure("line");
+    assert_eq!(places(&line), Vec::<i32>::new());
+    assert_eq!(line.matches("<polygon opacity=\"0.17\"").count(), 2, "{line}");
     // What an earlier version of the experiment drew is gone.
     let left: Vec<bool> =
         ["scatter.svg", "pareto.png", "line.svg"].map(|f| dir.path().join("figures").join(f).exists()).into();
@@ -249,7 +283,7 @@ fn wilson_intervals_do_not_shrink_with_seeds_that_answer_the_same_questions() {
         let path = dir.path().join("x.toml");
         std::fs::write(&path, format!("sweeps = ['s']\n{spec}\n")).unwrap();
         let experiment = Experiment::read_if_experiment(&path).unwrap().unwrap();
-        match plots::figure(&experiment.figures[0], &results).content {
+        match draw(&experiment.figures[0], &results, &[]).content {
             Content::Series(series) => series[0].points[0],
             Content::Cells { .. } => panic!("a bar"),
         }

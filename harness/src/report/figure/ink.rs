@@ -1,0 +1,80 @@
+//! The colours of figures.
+
+use plotters::prelude::ViridisRGB;
+use plotters::style::{Color, RGBColor};
+
+/// A colour, and how much of what lies below it covers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ink {
+    /// Red, green and blue.
+    pub rgb: [u8; 3],
+    /// From 0, which covers nothing, to 1.
+    pub alpha: f64,
+}
+
+const fn solid(r: u8, g: u8, b: u8) -> Ink {
+    Ink { rgb: [r, g, b], alpha: 1.0 }
+}
+
+/// Text, axes and intervals.
+pub const BLACK: Ink = solid(38, 38, 38);
+
+/// Notes and levels.
+pub const GREY: Ink = solid(100, 100, 100);
+
+/// Lines of the grid.
+pub const GRID: Ink = solid(228, 228, 228);
+
+/// Paper.
+pub const WHITE: Ink = solid(255, 255, 255);
+
+/// Okabe and Ito's colours, which colour-blind people can tell apart; yellow is left out on white paper.
+const COLOURS: [Ink; 7] = [
+    solid(0, 114, 178),
+    solid(213, 94, 0),
+    solid(0, 158, 115),
+    solid(204, 121, 167),
+    solid(86, 180, 233),
+    solid(230, 159, 0),
+    solid(90, 90, 90),
+];
+
+/// The colour of a series.
+pub fn colour(index: usize) -> Ink {
+    COLOURS[index % COLOURS.len()]
+}
+
+impl Ink {
+    /// The same, covering less.
+    pub fn clear(self, alpha: f64) -> Self {
+        Self { alpha, ..self }
+    }
+
+    /// Paler, as a line of one seed.
+    pub fn pale(self) -> Self {
+        self.mixed(255.0, 0.6)
+    }
+
+    /// Darker, as text must be to be read.
+    pub fn dark(self) -> Self {
+        self.mixed(0.0, 0.25)
+    }
+
+    fn mixed(self, with: f64, share: f64) -> Self {
+        let mix = |value: u8| (f64::from(value) * (1.0 - share) + with * share).round() as u8;
+        Self { rgb: self.rgb.map(mix), ..self }
+    }
+}
+
+/// Viridis, from 0 dark to 1 bright.
+pub fn shade(share: f64) -> Ink {
+    let RGBColor(r, g, b) = ViridisRGB::get_color(share.clamp(0.0, 1.0));
+    solid(r, g, b)
+}
+
+impl From<Ink> for plotters::style::RGBAColor {
+    fn from(ink: Ink) -> Self {
+        let [r, g, b] = ink.rgb;
+        RGBColor(r, g, b).mix(ink.alpha)
+    }
+}

@@ -1,0 +1,200 @@
+//! Pictures by their numbers: where things stand, what is cut off, and that no text lies over another.
+#![allow(clippy::unwrap_used)]
+
+use super::scene::{Scene, Shape, Text};
+use super::*;
+use crate::report::figure::layout::{Layout, TEXT};
+use crate::report::figure::legend::Names;
+
+fn curve(label: &str, colour: usize, ys: &[f64]) -> Series {
+    let points = ys.iter().enumerate().map(|(x, y)| Point { x: 1.0 + x as f64, y: *y, ..Point::default() });
+    Series { label: label.into(), mark: Mark::Joined, colour, points: points.collect(), ..Series::default() }
+}
+
+fn of(series: Vec<Series>) -> Figure {
+    Figure {
+        name: "f".into(),
+        title: "Loss by depth".into(),
+        x: Axis { label: "depth (layers)".into(), ..Axis::default() },
+        y: Axis { label: "loss (nats)".into(), ..Axis::default() },
+        content: Content::Series(series),
+        notes: vec!["band: 95 % t, 3 seeds".into(), "faint: each seed".into()],
+        ..Figure::default()
+    }
+}
+
+fn column(figure: Figure) -> Figure {
+    Figure { frame: Frame { size: Size::Column, ..figure.frame }, ..figure }
+}
+
+fn texts(scene: &Scene) -> Vec<&Text> {
+    let mut found = vec![];
+    for shape in &scene.shapes {
+        if let Shape::Text(text) = shape {
+            found.push(text);
+        }
+    }
+    found
+}
+
+/// Left, top, right, bottom of a text: from the foot of letters to the top of capitals.
+fn bounds(text: &Text) -> (f64, f64, f64, f64) {
+    let ((x, y), width, height) = (text.start(), font::width(&text.text, text.size), 0.73 * text.size);
+    if text.is_upwards { (x - height, y - width, x, y) } else { (x, y - height, x + width, y) }
+}
+
+/// Fails where a text leaves the paper or lies over another.
+fn assert_readable(figure: &Figure) {
+    let scene = paint::scene(figure);
+    let found: Vec<_> = texts(&scene).into_iter().map(|text| (text, bounds(text))).collect();
+    for (i, (text, (left, top, right, bottom))) in found.iter().enumerate() {
+        let is_inside = *left >= 0.0 && *top >= 0.0 && *right <= scene.width && *bottom <= scene.height;
+        assert!(is_inside, "{:?} leaves the paper of {} by {}", text, scene.width, scene.height);
+        for (other, (l, t, r, b)) in &found[i + 1..] {
+            let is_over = left < r && l < right && top < b && t < bottom;
+            assert!(!is_over, "{:?} and {:?} lie over each other", text.text, other.text);
+        }
+    }
+}
+
+#[test]
+fn points_stand_at_their_numbers() {
+    let figure = of(vec![curve("", 0, &[1.0, 2.0, 4.0])]);
+    let scene = paint::scene(&figure);
+    let plot = Layout::of(&figure).plot;
+    let disc = |shape: &Shape| if let Shape::Disc { at, .. } = shape { Some(*at) } else { None };
+    let discs: Vec<_> = scene.shapes.iter().filter_map(disc).collect();
+    // 1 to 3 with a margin of a twentieth on both sides; 1 to 4 alike.
+    let across = |x: f64| plot.left + (x - 0.9) / 2.2 * (plot.right - plot.left);
+    let up = |y: f64| plot.bottom - (y - 0.85) / 3.3 * (plot.bottom - plot.top);
+    for ((x, y), at) in [(1.0, 1.0), (2.0, 2.0), (3.0, 4.0)].into_iter().zip(&discs) {
+        assert!((at.0 - across(x)).abs() < 1e-9 && (at.1 - up(y)).abs() < 1e-9, "{x} {y}: {at:?}");
+    }
+    assert_eq!(discs.len(), 3);
+}
+
+#[test]
+fn sizes_are_those_of_a_paper() {
+    let figure = of(vec![curve("", 0, &[1.0, 2.0])]);
+    assert_eq!(paint::scene(&figure).width, 486.0);
+    assert_eq!(paint::scene(&column(figure.clone())).width, 234.0);
+    let frame = Frame { width: Some(5.0), height: Some(2.5), ..Frame::default() };
+    let scene = paint::scene(&Figure { frame, ..figure });
+    assert_eq!((scene.width, scene.height), (360.0, 180.0));
+}
+
+#[test]
+fn curves_are_named_at_their_ends_where_there_is_room() {
+    let figure = of(vec![curve("deep", 0, &[3.0, 2.0, 1.0]), curve("wide", 1, &[3.0, 2.5, 1.01])]);
+    let layout = Layout::of(&figure);
+    let Names::Ends(labels) = &layout.names else { panic!("a list") };
+    for label in labels {
+        assert!(label.at.0 > layout.plot.right && (label.end.0 - layout.across(3.0)).abs() < 1e-9);
+    }
+    // Their ends are closer than a line is high; their names are not.
+    assert!((labels[0].end.1 - labels[1].end.1).abs() < 2.0);
+    assert!(labels[0].at.1 - labels[1].at.1 >= TEXT, "{labels:?}");
+    // Twenty ends at one place are too many, and a curve that ends early has no end there.
+    let many = (0..20).map(|i| curve(&format!("setting {i}"), i, &[3.0, 2.0])).collect();
+    let early = vec![curve("a", 0, &[3.0, 2.0]), curve("b", 1, &[3.0, 2.0, 1.0, 1.0, 1.0, 1.0])];
+    for series in [many, early] {
+        assert!(matches!(Layout::of(&of(series)).names, Names::List(..)));
+    }
+    let chosen = |legend| {
+        let frame = Frame { legend, ..Frame::default() };
+        Figure { frame, ..figure.clone() }
+    };
+    assert!(matches!(Layout::of(&chosen(Legend::None)).names, Names::None));
+    assert!(matches!(Layout::of(&chosen(Legend::Right)).names, Names::List(..)));
+}
+
+#[test]
+fn what_lies_beyond_the_limits_is_cut_off() {
+    let mut wide = curve("", 0, &[90.0, 2.0, 1.0]);
+    wide.points.iter_mut().for_each(|p| p.interval = Some((p.y - 0.5, p.y + 0.5)));
+    let mut figure = of(vec![wide]);
+    figure.y.view = Some((0.0, 3.0));
+    let (scene, plot) = (paint::scene(&figure), Layout::of(&figure).plot);
+    let curves = scene.shapes.iter().filter_map(|shape| match shape {
+        Shape::Line { points, width, .. } if *width == 1.2 => Some(points),
+        Shape::Area { points, ink } if ink.alpha < 1.0 => Some(points),
+        _ => None,
+    });
+    let curves: Vec<_> = curves.collect();
+    assert_eq!(curves.len(), 2);
+    assert!(curves.iter().all(|points| points.iter().all(|at| plot.holds(*at))), "{curves:?}");
+    assert!(curves.iter().all(|points| points.iter().any(|at| (at.1 - plot.top).abs() < 1e-6)));
+}
+
+#[test]
+fn no_text_leaves_the_paper_or_lies_over_another() {
+    let names = ["n_layers=2 d_model=96", "n_layers=4 d_model=64", "n_layers=8 d_model=48"];
+    let curves: Vec<Series> =
+        names.iter().enumerate().map(|(i, name)| curve(name, i, &[4.0, 2.0 + 0.01 * i as f64])).collect();
+    let mut level = of(curves.clone());
+    level.level = Some((2.5, "guessing"));
+    let many: Vec<Series> =
+        (0..16).map(|i| curve(&format!("{} {i}", names[i % 3]), i, &[3.0, 2.0])).collect();
+    let mut places = of(vec![curve("a", 0, &[1.0, 2.0]), curve("b", 1, &[2.0, 1.0])]);
+    places.x.places = (0..12).map(|i| format!("a subject with a name {i}")).collect();
+    let subjects: Vec<String> =
+        (0..52).map(|i| format!("environmental_impact_assessment_engineer_{i}")).collect();
+    let dots = |label: &str, colour| Series {
+        label: label.into(),
+        colour,
+        points: (0..52).map(|i| Point { x: f64::from(i), y: f64::from(i), ..Point::default() }).collect(),
+        ..Series::default()
+    };
+    let mut rows = of(vec![dots("dense", 0), dots("4 experts", 1)]);
+    (rows.is_sideways, rows.y.places, rows.level) = (true, subjects, Some((25.0, "guessing")));
+    let mut claims = of(vec![]);
+    (claims.is_sideways, claims.y.places) =
+        (true, vec!["at equal active parameters experts answer more questions than a dense model".into(); 3]);
+    let cells = (0..3).map(|y| (0..4).map(|x| Some((f64::from(x * y), format!("{}.000", x * y)))).collect());
+    let mut heat = of(vec![]);
+    heat.content = Content::Cells { label: "validation bits per byte".into(), cells: cells.collect() };
+    (heat.x.places, heat.y.places) =
+        (["2", "4", "8", "16"].map(String::from).into(), ["0", "4", "8"].map(String::from).into());
+    let empty = Figure { notes: vec!["no finished trial has these values".into()], ..of(vec![]) };
+    for figure in [of(curves), level, of(many), places, rows, claims, heat, empty] {
+        assert_readable(&figure);
+        assert_readable(&column(figure));
+    }
+}
+
+#[test]
+fn every_subject_of_c_eval_has_a_row_that_can_be_read() {
+    let points = (0..52).map(|i| Point { x: 25.0, y: f64::from(i), ..Point::default() }).collect();
+    let mut figure = of(vec![Series { points, ..Series::default() }]);
+    (figure.is_sideways, figure.y.places) = (true, (0..52).map(|i| format!("subject {i}")).collect());
+    let scene = paint::scene(&figure);
+    let rows: Vec<_> = texts(&scene).into_iter().filter(|text| text.text.starts_with("subject ")).collect();
+    assert_eq!(rows.len(), 52);
+    // The first above, each as high as its text at least.
+    assert!(rows.windows(2).all(|pair| pair[1].at.1 - pair[0].at.1 >= TEXT), "{}", scene.height);
+}
+
+#[test]
+fn curves_of_seeds_are_in_the_csv_with_the_name_of_their_colour() {
+    let mut mean = curve("deep", 0, &[2.0]);
+    mean.points[0] = Point { interval: Some((1.5, 2.5)), seeds: 2, ..mean.points[0] };
+    let faint = Series { mark: Mark::Faint, seed: Some(7), ..curve("", 0, &[1.75]) };
+    let csv = String::from_utf8(of(vec![faint, mean]).csv().unwrap()).unwrap();
+    assert_eq!(csv, "series,x,y,low,high,seeds,seed,n\ndeep,1,1.75,,,,7,\ndeep,1,2,1.5,2.5,2,,\n");
+}
+
+#[test]
+fn names_that_no_font_has_get_numbers() {
+    let series = |label: &str| Series { label: label.into(), ..Series::default() };
+    let figure = Figure {
+        x: Axis { places: vec!["数学".into(), "law".into()], ..Axis::default() },
+        ..of(vec![series("法律"), series("数学"), series("wide")])
+    };
+    let (coded, remark) = figure.coded(str::is_ascii);
+    let coded = coded.unwrap();
+    let Content::Series(found) = coded.content else { panic!() };
+    assert_eq!(found.iter().map(|s| s.label.as_str()).collect::<Vec<_>>(), ["#1", "#2", "wide"]);
+    assert_eq!(coded.x.places, ["#2", "law"]);
+    assert!(remark.contains("#1 = 法律, #2 = 数学."), "{remark}");
+    assert_eq!(figure.coded(|_| true), (None, String::new()));
+}

@@ -1,0 +1,144 @@
+//! The claims of an experiment: each effect with its interval, and what may be said of it.
+
+use super::key::{Holds, Key, LIMITS_X, words_of};
+use super::{Found, Kind, Plot, plain_label};
+use crate::report::columns::Column;
+use crate::report::compare::{Compared, Verdict};
+use crate::report::fields::Fields;
+use crate::report::figure::{Axis, Content, Figure, Mark, Point, Series};
+use std::sync::Arc;
+
+/// What an effect is measured in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    /// The unit of the metric.
+    Difference,
+    /// Standard deviations: Hedges' g.
+    G,
+}
+
+const EFFECTS: [(&str, Effect); 2] = [("difference", Effect::Difference), ("g", Effect::G)];
+
+/// The kind.
+pub const KIND: Kind = Kind {
+    name: "forest",
+    shows: "the claims of every `[[compare]]`: the effect with its 95 % interval, the margin of equivalence shaded, and the verdict by colour and shape",
+    keys: &[
+        Key::optional("metric", Holds::Number),
+        Key::optional("effect", Holds::Words(|| words_of(&EFFECTS))),
+        LIMITS_X,
+    ],
+    read,
+};
+
+#[derive(Debug)]
+struct Forest {
+    metric: Option<Column>,
+    effect: Option<Effect>,
+}
+
+fn read(fields: &mut Fields) -> Option<Arc<dyn Plot>> {
+    if !fields.has_claims {
+        fields.problem("kind", "is \"forest\", which shows claims, expected a [[compare]] in this file");
+    }
+    let metric = fields.number("metric", "\"val.bpb\"");
+    let effect = fields.choice("effect", &EFFECTS);
+    Some(Arc::new(Forest { metric, effect }))
+}
+
+impl Plot for Forest {
+    fn columns(&self) -> Vec<Column> {
+        vec![]
+    }
+
+    fn names(&self) -> (String, String) {
+        let of = self.metric.map_or(String::new(), |metric| format!("_{}", metric.name()));
+        let title = match &self.metric {
+            Some(metric) => format!("Claims of {}", plain_label(metric)),
+            None => "Claims".into(),
+        };
+        (format!("{}{of}", KIND.name), title)
+    }
+
+    fn figure(&self, found: &Found) -> Figure {
+        let is_wanted = |c: &&Compared| self.metric.is_none_or(|metric| c.spec.metric == metric);
+        let claims: Vec<&Compared> = found.compared.iter().filter(is_wanted).collect();
+        let Some(first) = claims.first() else { return Figure::default() };
+        // Effects of several metrics have no unit in common.
+        let is_one = claims.iter().all(|claim| claim.spec.metric == first.spec.metric);
+        let effect = self.effect.unwrap_or(if is_one { Effect::Difference } else { Effect::G });
+        let verdicts = ["supported", "contradicted", "equivalent", "not decided"];
+        let mut series: Vec<Series> = [0, 1, 2, 3]
+            .map(|i| Series { label: verdicts[i].into(), colour: [2, 1, 0, 6][i], ..Series::default() })
+            .into();
+        let mut margins = Series { label: "margin".into(), mark: Mark::Shade, ..Series::default() };
+        let mut without = 0;
+        for (place, claim) in claims.iter().enumerate() {
+            let y = place as f64;
+            let scale = if effect == Effect::Difference { claim.spec.metric.scale() } else { 1.0 };
+            let margin = claim.spec.margin.filter(|_| effect == Effect::Difference).map(|m| scale * m);
+            margins.points.extend(margin.map(|m| Point {
+                x: 0.0,
+                y,
+                interval: Some((-m, m)),
+                ..Point::default()
+            }));
+            let Some((x, interval)) = measured(claim, effect) else {
+                without += 1;
+                continue;
+            };
+            let point = Point {
+                x: scale * x,
+                y,
+                interval: interval.map(|(low, high)| (scale * low, scale * high)),
+                seeds: claim.n.0.min(claim.n.1),
+                ..Point::default()
+            };
+            series[place_of(&claim.verdict)].points.push(point);
+        }
+        series.retain(|s| !s.points.is_empty());
+        series.extend((!margins.points.is_empty()).then_some(margins));
+        let label = match effect {
+            Effect::Difference if is_one => format!("a − b: {}", first.spec.metric.label()),
+            Effect::Difference => "a − b".into(),
+            Effect::G => "a − b in standard deviations (Hedges' g)".into(),
+        };
+        let mut notes =
+            vec!["intervals: 95 %, of each claim by itself; verdicts by p after Holm's correction".into()];
+        if without > 0 {
+            notes.push(format!(
+                "without a mark: no effect is known of {}",
+                crate::track::counted(without, "claim")
+            ));
+        }
+        Figure {
+            x: Axis { label, include: Some(0.0), log: Some(false), ..Axis::default() },
+            y: Axis {
+                places: claims.iter().map(|claim| claim.spec.claim.clone()).collect(),
+                ..Axis::default()
+            },
+            is_sideways: true,
+            level: Some((0.0, "no difference")),
+            content: Content::Series(series),
+            notes,
+            ..Figure::default()
+        }
+    }
+}
+
+/// An effect with its interval.
+fn measured(claim: &Compared, effect: Effect) -> Option<(f64, Option<(f64, f64)>)> {
+    match effect {
+        Effect::Difference => Some((claim.effect()?, claim.tested.map(|tested| tested.interval))),
+        Effect::G => claim.tested?.g.map(|g| (g.value, Some((g.low, g.high)))),
+    }
+}
+
+fn place_of(verdict: &Verdict) -> usize {
+    match verdict {
+        Verdict::Supported => 0,
+        Verdict::Contradicted => 1,
+        Verdict::Equivalent => 2,
+        Verdict::NotDecided(_) => 3,
+    }
+}

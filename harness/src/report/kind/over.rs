@@ -1,0 +1,202 @@
+//! A metric over another column: what lines, scatters, bars and dots have in common.
+
+use super::key::{Holds, Key, words_of};
+use super::{Found, plain_label, sentence};
+use crate::report::charts::guessing;
+use crate::report::columns::{Column, Format};
+use crate::report::fields::Fields;
+use crate::report::figure::{Axis, Figure, Point, Series};
+use crate::report::number::cell;
+use crate::report::observation::{Cell, Observation, Pooled, grouped, over_seeds};
+use crate::report::words::unit_apart;
+use crate::track::counted;
+
+/// What error bars show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorBar {
+    /// 95 % interval of the mean over seeds by Student's t.
+    T95,
+    /// Standard deviation over seeds.
+    Sd,
+    /// Wilson's 95 % interval of all answers together.
+    Wilson,
+    /// Nothing.
+    None,
+}
+
+const ERRORS: [(&str, ErrorBar); 4] =
+    [("t95", ErrorBar::T95), ("sd", ErrorBar::Sd), ("wilson", ErrorBar::Wilson), ("none", ErrorBar::None)];
+
+/// What sets series apart.
+pub const GROUP: Key = Key::optional("group", Holds::Column);
+
+/// What intervals are.
+pub const ERROR: Key = Key::optional("error", Holds::Words(|| words_of(&ERRORS)));
+
+/// A metric over another column.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Over {
+    /// What the metric is over.
+    pub by: Column,
+    /// The metric.
+    pub metric: Column,
+    /// What sets series apart.
+    pub group: Option<Column>,
+    /// What intervals show.
+    pub error: ErrorBar,
+}
+
+/// Observations of one series with what it is called.
+pub type Group<'o, 'a> = (String, Vec<&'o Observation<'a>>);
+
+impl Over {
+    /// Reads `group` and `error` of a figure whose columns are read already.
+    pub fn read(fields: &mut Fields, by: Option<Column>, metric: Option<Column>) -> Option<Self> {
+        let group = fields.column("group");
+        let error = fields.choice("error", &ERRORS).unwrap_or(ErrorBar::T95);
+        let (by, metric) = (by?, metric?);
+        if error == ErrorBar::Wilson && metric.name() != "exam_accuracy" {
+            let problem = "is \"wilson\", expected it with \"exam.accuracy\" only; use t95 or sd";
+            fields.problem("error", problem);
+        }
+        Some(Self { by, metric, group, error })
+    }
+
+    /// The columns that it speaks of.
+    pub fn columns(&self) -> Vec<Column> {
+        [self.by, self.metric].into_iter().chain(self.group).collect()
+    }
+
+    /// The name of files, and the title.
+    pub fn names(&self, kind: &str) -> (String, String) {
+        let Self { by, metric, group, .. } = self;
+        let per = group.map_or(String::new(), |group| format!("_per_{}", group.name()));
+        let and = group.map_or(String::new(), |group| format!(" and {}", plain_label(&group)));
+        (
+            format!("{kind}_{}_by_{}{per}", metric.name(), by.name()),
+            sentence(&format!("{} by {}{and}", plain_label(metric), plain_label(by))),
+        )
+    }
+
+    /// The observations that have both values.
+    pub fn counted<'o, 'a>(&self, found: &'o Found<'a>) -> Vec<&'o Observation<'a>> {
+        let has_values =
+            |o: &&Observation| self.by.read(o).is_some() && self.metric.number(o).is_some_and(f64::is_finite);
+        found.observations.iter().copied().filter(has_values).collect()
+    }
+
+    /// Observations by group.
+    pub fn groups<'o, 'a>(&self, counted: &[&'o Observation<'a>]) -> Vec<Group<'o, 'a>> {
+        match &self.group {
+            None => vec![(String::new(), counted.to_vec())],
+            Some(column) => grouped(counted, &[*column])
+                .into_iter()
+                .map(|(key, group)| (group_label(column, &key[0]), group))
+                .collect(),
+        }
+    }
+
+    /// The mean of some observations with its interval, in the units of the axis.
+    pub fn point(&self, x: f64, observations: &[&Observation]) -> Option<Point> {
+        let spread = over_seeds(observations, &self.metric)?;
+        let around = |half: f64| (spread.mean - half, spread.mean + half);
+        let interval = match self.error {
+            ErrorBar::T95 => spread.t95.map(around),
+            ErrorBar::Sd => spread.sd.map(around),
+            ErrorBar::Wilson => Pooled::of(observations).map(|answers| answers.wilson()),
+            ErrorBar::None => None,
+        };
+        let scale = self.metric.scale();
+        Some(Point {
+            x,
+            y: scale * spread.mean,
+            interval: interval.map(|(low, high)| (scale * low, scale * high)),
+            seeds: spread.n,
+            ..Point::default()
+        })
+    }
+
+    /// The axis of the metric.
+    pub fn metric_axis(&self) -> Axis {
+        let is_share = self.metric.format() == Format::Percent;
+        Axis {
+            label: self.metric.label().to_string(),
+            limits: is_share.then_some((0.0, 100.0)),
+            ..Axis::default()
+        }
+    }
+
+    /// A figure with both axes and the level of guessing, and nothing drawn yet.
+    pub fn bare(&self, counted: &[&Observation]) -> Figure {
+        let level = guessing(Pooled::of(counted).into_iter());
+        Figure {
+            x: Axis { label: self.by.label().to_string(), ..Axis::default() },
+            y: self.metric_axis(),
+            level: level.filter(|_| self.metric.name() == "exam_accuracy"),
+            ..Figure::default()
+        }
+    }
+
+    /// One series a group, its points at the numbers of `by`.
+    pub fn at_numbers(&self, counted: &[&Observation]) -> Vec<Series> {
+        let series = |(colour, (label, group)): (usize, Group)| {
+            let points = grouped(&group, &[self.by]).into_iter().filter_map(|(key, group)| match key[0] {
+                Some(Cell::Number(x)) => self.point(self.by.scale() * x, &group),
+                _ => None,
+            });
+            Series { label, colour, points: points.collect(), ..Series::default() }
+        };
+        self.groups(counted).into_iter().enumerate().map(series).collect()
+    }
+
+    /// The names of the values of `by`, and one series a group, its points at their places.
+    pub fn at_places(&self, counted: &[&Observation]) -> (Vec<String>, Vec<Series>) {
+        let places: Vec<Option<Cell>> =
+            grouped(counted, &[self.by]).into_iter().map(|(mut key, _)| key.swap_remove(0)).collect();
+        let place = |key: &Option<Cell>| places.iter().position(|p| p == key).map(|p| p as f64);
+        let series = |(colour, (label, group)): (usize, Group)| {
+            let points = grouped(&group, &[self.by]).into_iter();
+            let points = points.filter_map(|(key, group)| self.point(place(&key[0])?, &group));
+            Series { label, colour, points: points.collect(), ..Series::default() }
+        };
+        let series = self.groups(counted).into_iter().enumerate().map(series).collect();
+        (places.iter().map(|place| cell(place, &self.by)).collect(), series)
+    }
+
+    /// What intervals mean, and of how many seeds; `what` is what they are drawn as.
+    pub fn notes(&self, what: &str, series: &[Series]) -> Vec<String> {
+        let seeds = || series.iter().filter(|s| s.seed.is_none()).flat_map(|s| &s.points).map(|p| p.seeds);
+        let (Some(fewest), Some(most)) = (seeds().min(), seeds().max()) else { return vec![] };
+        let count = match (fewest, most) {
+            (a, b) if a == b => counted(a, "seed"),
+            (a, b) => format!("{a} to {b} seeds"),
+        };
+        let note = match self.error {
+            ErrorBar::T95 | ErrorBar::Sd if most < 2 => format!("{count}: no interval is known"),
+            ErrorBar::T95 => format!("{what}: 95 % t, {count}"),
+            ErrorBar::Sd => format!("{what}: ± 1 sd, {count}"),
+            ErrorBar::Wilson => format!("{what}: Wilson 95 % over the questions, {count}"),
+            ErrorBar::None => format!("means of {count}"),
+        };
+        let mut notes = vec![note];
+        if fewest == 1 && most > 1 && matches!(self.error, ErrorBar::T95 | ErrorBar::Sd) {
+            notes.push("without an interval: 1 seed".into());
+        }
+        let beyond = |p: &Point| p.interval.is_some_and(|(low, high)| low < 0.0 || high > 100.0);
+        let is_share = self.metric.format() == Format::Percent;
+        if is_share && series.iter().flat_map(|s| &s.points).any(beyond) {
+            notes.push("no cap: the interval goes on beyond 0 or 100 %".into());
+        }
+        notes
+    }
+}
+
+/// What a legend calls a group.
+pub fn group_label(column: &Column, value: &Option<Cell>) -> String {
+    let text = cell(value, column);
+    if !column.is_number() && !column.is_key() {
+        return text;
+    }
+    let (label, unit) = unit_apart(column.label());
+    format!("{label} {text}{}", unit.map_or(String::new(), |unit| format!(" {unit}")))
+}
