@@ -20,7 +20,6 @@ mod spec;
 pub use key::{FRAME, Key};
 pub use loss::Loss;
 pub use over::group_label;
-pub use over::group_label;
 pub use spec::{FigureSpec, draw};
 
 use super::columns::Column;
