@@ -175,7 +175,7 @@ fn compare(spec: &TableSpec, metrics: &[Column], values: usize, slots: &mut [Vec
             "Best of each {among} in bold; † marks what is not significantly worse: paired t-test over seeds against the \
              best, p ≥ {ALPHA} after Holm's correction within the {among}."
         ),
-        false => format!("Best of each {among} in bold; no {FEWEST} seeds that vary to test it by."),
+        false => format!("Best of each {among} in bold, untested: a test takes {FEWEST} seeds that vary."),
     })
 }
 

@@ -152,8 +152,8 @@ fn everything_asked_for_is_written() {
          | 2 | 2,000 | 1.250 ± 0.000 | 25.0 ± 12.7 |\n\
          | 4 | 4,000 | 1.250 ± 0.000 | 41.0 ± 0.0 |\n\
          | 8 | 8,000 | 1.250 ± 0.000 | **62.0 ± 25.4** |\n\
-         \nMeans over 2 seeds ± 95 % interval (Student's t). 100 questions. Best of each column in bold; no 3 \
-         seeds that vary to test it by.\n"
+         \nMeans over 2 seeds ± 95 % interval (Student's t). 100 questions. Best of each column in bold, untested: \
+         a test takes 3 seeds that vary.\n"
     );
     let tex = read("tables/depth.tex");
     assert!(
