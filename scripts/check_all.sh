@@ -72,6 +72,13 @@ page() {
     "$python" scripts/check_page.py
 }
 
+notebooks() {
+    local results="${RESULTS:-results/quickstart}" # the first of several
+    results="${results%% *}"
+    [ -f "$results/trials.csv" ] || { missing "$results has no trials.csv; run the part quickstart, or set RESULTS"; return; }
+    scripts/run_notebooks.sh "$results" "$folder"
+}
+
 exports() {
     with_peer || return
     local formats="hf pth"
@@ -91,7 +98,7 @@ cuda() {
     cargo check --workspace --features cuda
 }
 
-for part in "${@:-ci quickstart tables survival slurm peer speed fuzz page exports deny cuda}"; do
+for part in "${@:-ci quickstart tables survival slurm peer speed fuzz page notebooks exports deny cuda}"; do
     for one in $part; do
         declare -F "$one" >/dev/null || { echo "there is no part $one; see CONTRIBUTING.md"; exit 2; }
         echo "== $one"

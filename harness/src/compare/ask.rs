@@ -1,15 +1,12 @@
 //! Has every model answer every prompt.
 
-use super::{Answer, Asked, Compared, Comparison, Finish, Form, letter};
-use crate::config::{Stage, TrainStage};
-use crate::data::together::{Told, write_together};
-use crate::data::{Message, SpecialText};
-use crate::models::Model;
+use super::{Answer, Asked, Compared, Comparison, Finish, letter};
+use crate::config::Stage;
+use crate::models::{Form, Model, Written};
 use crate::track::Progress;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use model::{Backend, GenerateOptions};
 use serde_json::Value;
-use std::collections::BTreeMap;
 
 /// What the models are asked, and how they write.
 pub struct Ask<'a> {
@@ -36,7 +33,7 @@ pub fn answer<B: Backend>(models: &[Model<B>], ask: &Ask, progress: &dyn Progres
     let mut forms = vec![];
     let mut ids = vec![];
     for model in models {
-        let form = form_of(model, ask.form)?;
+        let form = model.form(ask.form)?;
         let encoded =
             ask.prompts.iter().zip(1..).map(|(prompt, number)| encode(model, form, ask, prompt, number));
         ids.push(encoded.collect::<Result<Vec<_>>>()?);
@@ -61,18 +58,6 @@ pub fn answer<B: Backend>(models: &[Model<B>], ask: &Ask, progress: &dyn Progres
     Ok(Comparison { models: models.collect(), sampling: ask.sampling.clone(), prompts, judge: None })
 }
 
-/// What a model is given to write behind: one that was only pretrained, or has no chat template, goes on with a text.
-fn form_of<B: Backend>(model: &Model<B>, asked: Option<Form>) -> Result<Form> {
-    let no_template = model.tokenizer.no_template();
-    match (asked, no_template) {
-        (Some(Form::Chat), Some(why)) => bail!("{}: {why}", model.name),
-        (Some(form), _) => Ok(form),
-        (None, Some(_)) => Ok(Form::Continuation),
-        (None, None) if model.stage == Some(TrainStage::Pretrain.into()) => Ok(Form::Continuation),
-        (None, None) => Ok(Form::Chat),
-    }
-}
-
 fn encode<B: Backend>(
     model: &Model<B>,
     form: Form,
@@ -80,14 +65,7 @@ fn encode<B: Backend>(
     prompt: &str,
     number: usize,
 ) -> Result<Vec<u32>> {
-    let ids = match form {
-        Form::Continuation => model.tokenizer.encode_opening(prompt, SpecialText::Characters)?,
-        Form::Chat => {
-            let system = ask.system.map(|text| Message::new("system", text));
-            let messages: Vec<Message> = system.into_iter().chain([Message::new("user", prompt)]).collect();
-            model.tokenizer.conversation(&messages, SpecialText::Characters)?.ids
-        }
-    };
+    let ids = model.prompt(form, ask.system, prompt)?;
     let longest = model.transformer.context_len();
     ensure!(
         ids.len() < longest,
@@ -105,25 +83,11 @@ fn answers<B: Backend>(
     ask: &Ask,
     progress: &dyn Progress,
 ) -> Result<Vec<Answer>> {
-    let Model { transformer, tokenizer, .. } = model;
-    let waiting = prompts.iter().map(|ids| {
-        let room = transformer.context_len() - ids.len();
-        let max_tokens = ask.options.max_tokens.min(room);
-        let stop = tokenizer.eos().into_iter().collect();
-        (ids.as_slice(), vec![GenerateOptions { max_tokens, stop, ..ask.options.clone() }])
-    });
-    let mut done = BTreeMap::new();
-    write_together(transformer, tokenizer, waiting, ask.stop, |told| {
-        if let Told::End(text) = told {
-            let finish_reason = if text.is_stopped { Finish::Stop } else { Finish::Length };
-            let (tokens, prompt_tokens) = (text.written, text.prompt_tokens);
-            done.insert(
-                text.prompt,
-                Answer { text: text.text, finish_reason, tokens, prompt_tokens, score: None },
-            );
-            progress.update(done.len() as u64, &model.name);
-        }
-        Ok(())
-    })?;
-    Ok(done.into_values().collect())
+    let told = |done| progress.update(done, &model.name);
+    let written = model.write(prompts, &ask.options, ask.stop, &told)?;
+    let answer = |Written { text, is_stopped, tokens, prompt_tokens }| {
+        let finish_reason = if is_stopped { Finish::Stop } else { Finish::Length };
+        Answer { text, finish_reason, tokens, prompt_tokens, score: None }
+    };
+    Ok(written.into_iter().map(answer).collect())
 }

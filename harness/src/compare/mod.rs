@@ -19,19 +19,9 @@ pub use judge::{Judge, Judgement, Verdict};
 pub use show::Format;
 pub use tally::{Judged, Pair, Share};
 
+use crate::models::Form;
 use serde::Serialize;
 use serde_json::Value;
-
-/// What MiniMind asks its models when it compares them by eye.
-const QUESTIONS: &str = include_str!("questions.json");
-
-/// MiniMind's questions.
-///
-/// # Errors
-/// Never: the list is part of the program, and a test reads it.
-pub fn questions() -> anyhow::Result<Vec<String>> {
-    Ok(serde_json::from_str(QUESTIONS)?)
-}
 
 /// The answers of several models to some prompts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -61,16 +51,6 @@ pub struct Compared {
     pub params: usize,
     /// What it is given to write behind.
     pub form: Form,
-}
-
-/// What a model is given to write behind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Form {
-    /// The prompt as a user's turn, in the chat template.
-    Chat,
-    /// The prompt as the beginning of a document.
-    Continuation,
 }
 
 /// A prompt and the answers to it.

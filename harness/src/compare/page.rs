@@ -1,7 +1,8 @@
 //! A comparison as a page that needs nothing else, in English and Chinese.
 
 use super::show::percent;
-use super::{Comparison, Finish, Form};
+use super::{Comparison, Finish};
+use crate::models::Form;
 use crate::report::Grid;
 use crate::track::number;
 use anyhow::{Context, Result};

@@ -1,6 +1,6 @@
 //! A comparison as Markdown, CSV and JSON; `page.rs` has HTML.
 
-use super::{Answer, Comparison, Finish, Form, Judged, Share};
+use super::{Answer, Comparison, Finish, Judged, Share};
 use crate::report::Grid;
 use crate::track::{counted, number};
 use anyhow::{Result, bail};
@@ -184,16 +184,6 @@ const PROBLEMS: usize = 3;
 /// How verdicts are counted.
 const RULE: &str = "an answer wins where it does in both orders, else it is a tie; ties count half; 95 % intervals of \
                     Student's t over prompts; p of the sign-flip test over prompts, corrected by Holm";
-
-impl Form {
-    /// As files have it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Form::Chat => "chat",
-            Form::Continuation => "continuation",
-        }
-    }
-}
 
 /// A text that is no HTML in Markdown, and moves nothing on a terminal.
 fn escaped(text: &str) -> String {

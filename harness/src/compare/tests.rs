@@ -3,7 +3,7 @@
 
 use super::judge::{UNREADABLE, verdict};
 use super::*;
-use crate::models::Model;
+use crate::models::{Model, questions};
 use crate::track::Silent;
 use model::{Cpu, GenerateOptions, ModelConfig, Sampling, Transformer};
 use serde_json::json;

@@ -6,8 +6,8 @@
 use super::keys::{keys, sections};
 use super::layers::get;
 use super::{
-    Answer, OptimizerKind, PROBES, ProbeSpec, RowStyle, Schedule, Source, TRAINING, TrainStage, Training,
-    TrialConfig, recipe, source_key,
+    Answer, ExamConfig, OptimizerKind, PROBES, ProbeSpec, RowStyle, Schedule, Source, TRAINING, TrainStage,
+    Training, TrialConfig, recipe, source_key,
 };
 use model::{Device, Parametrization};
 use serde_json::{Value, json};
@@ -59,6 +59,11 @@ fn without(mut tree: Value, idle: Found) -> Value {
         && let Some(model) = tree["model"].as_object_mut()
     {
         model.remove("parametrization");
+    }
+    if tree["exam"]["samples"] == json!(ExamConfig::default().samples)
+        && let Some(exam) = tree["exam"].as_object_mut()
+    {
+        exam.remove("samples");
     }
     tree
 }
@@ -252,7 +257,7 @@ fn of_trials(config: &TrialConfig, found: &mut Found) {
         found.comes_to("exam.average_last", 0, "the mean of less than 2 is none");
     }
     if let Some(probe) = config.probe() {
-        let keys = ["answer", "norm", "rotate", "shots", "dev_sheets", "system"];
+        let keys = ["answer", "norm", "rotate", "shots", "dev_sheets", "system", "samples"];
         found.add_in("exam", &keys, format!("data.source = \"{}\" asks in its own words", probe.name));
         return;
     }

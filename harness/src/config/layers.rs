@@ -63,19 +63,26 @@ impl Overrides {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
-}
 
-/// As a shell takes it, behind the files of this machine: `[sweeps/local.toml] MINDSCALE_SEED=2 --set pretrain.lr=1e-3`.
-impl fmt::Display for Overrides {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+    /// A command with these layers: `MINDSCALE_SEED=2 mindscale run FILE --set pretrain.lr=1e-3`.
+    pub fn command(&self, command: &str) -> String {
         let env = self.env.iter().map(|(name, value)| format!("{name}={}", shell_word(value)));
         let preset = self.preset.iter().map(|name| format!("--preset {}", shell_word(name)));
         let set = self.set.iter().map(|text| match text.split_once('=') {
             Some((key, value)) => format!("--set {key}={}", shell_word(value)),
             None => format!("--set {}", shell_word(text)),
         });
+        let command = Some(command.to_owned()).filter(|command| !command.is_empty());
+        env.chain(command).chain(preset).chain(set).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// As a shell takes it, behind the files of this machine: `[sweeps/local.toml] MINDSCALE_SEED=2 --set pretrain.lr=1e-3`.
+impl fmt::Display for Overrides {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let local = self.local.iter().map(|local| format!("[{}]", local.file.display()));
-        f.write_str(&local.chain(env).chain(preset).chain(set).collect::<Vec<_>>().join(" "))
+        let command = Some(self.command("")).filter(|command| !command.is_empty());
+        f.write_str(&local.chain(command).collect::<Vec<_>>().join(" "))
     }
 }
 

@@ -331,6 +331,10 @@ section! {
         pub average_last: usize = 0,
         /// System text of the prompt; empty: none.
         pub system: String = "开始回答问题".into(),
+        /// Prompts that an examined model answers greedily, in up to 64 tokens each, for the report to show the answers of
+        /// all trials side by side: MiniMind's questions, or the built-in world's without their options; 0 for none.
+        #[schemars(range(max = 24))]
+        pub samples: usize = 4,
     }
 }
 

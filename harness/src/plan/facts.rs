@@ -133,7 +133,10 @@ impl<'a> Reading<'a> {
             }
             Stage::Exam => {
                 self.of_exam(&mut keys);
-                if !at.is_end() {
+                if at.is_end() {
+                    // Left out at its default, as before there was the key.
+                    self.take(&["exam.samples"], &mut keys);
+                } else {
                     keys.insert("exam.at".into(), json!(at.shares));
                 }
             }

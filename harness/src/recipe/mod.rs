@@ -1,6 +1,7 @@
 //! What each stage does with its inputs.
 
 mod request;
+mod samples;
 
 pub use request::{StageBody, StageRequest};
 
@@ -15,9 +16,10 @@ use crate::data::{Row, Tokenizer};
 use crate::exam::{self, Prompter, Questions, contamination};
 use crate::fsutil::digests::unchanged;
 use crate::fsutil::{create_dir, write_atomic};
+use crate::models::Model;
 use crate::plan::facts::files_of;
 use crate::records::{GUESSING, Notice, Tally};
-use crate::runs::manifest::{Examined, Results};
+use crate::runs::manifest::{Examined, Results, SAMPLES};
 use crate::stop::{Stopped, check};
 use crate::system::on_threads;
 use crate::track::{Progress, counted, number};
@@ -322,6 +324,12 @@ fn sit<B: Backend>(work: &ExamWork, backend: &B) -> Result<Results> {
     write_atomic(&request.dir.join("questions.json"), &serde_json::to_vec(&records)?)?;
     let scores = exam::scores(&records, &prompts);
     write_atomic(&request.dir.join("scores.json"), &serde_json::to_vec_pretty(&scores)?)?;
+    if at.is_end() && exam.samples > 0 && config.probe().is_none() {
+        let stage = request.model_stage;
+        let model = Model { name: String::new(), source: String::new(), stage, transformer, tokenizer };
+        let samples = samples::write(&model, config).context("samples")?;
+        write_atomic(&request.dir.join(SAMPLES), &serde_json::to_vec_pretty(&samples)?)?;
+    }
     let tally = Tally::of(&records);
     progress.finish(&format!("{} of {} right", tally.correct, tally.questions));
     Ok(Results {

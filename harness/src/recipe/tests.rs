@@ -380,3 +380,38 @@ fn exams_are_sat_on_the_way_of_a_stage() {
     Recipe.run(&request, &request.trial_config().unwrap(), &AtomicBool::new(false), &Silent).unwrap();
     assert_eq!(read(&by_hand, "questions.json"), read(exam(2), "questions.json"));
 }
+
+#[test]
+fn the_last_examined_model_answers_a_few_prompts() {
+    let runs = tempfile::tempdir().unwrap();
+    let exam = |graph: &crate::plan::StageGraph| {
+        let exams = graph.nodes.iter().filter(|node| node.stage == Stage::Exam);
+        exams.last().map(|node| (node.uuid, node.dir.clone())).unwrap()
+    };
+    let (name, dir) = exam(&run_all(|_| {}, runs.path()));
+    let samples = crate::runs::manifest::samples(&dir).unwrap();
+    let config = toml::from_str::<TrialConfig>("[world]\npeople = 6\nquestions_per_subject = 3").unwrap();
+    let asked = World::generate(&config.world).first_questions(5);
+    let wanted: Vec<(&str, Option<&str>)> =
+        asked.iter().take(4).map(|asked| (asked.question.as_str(), Some(asked.right()))).collect();
+    let found: Vec<(&str, Option<&str>)> =
+        samples.iter().map(|sample| (sample.prompt.as_str(), sample.right.as_deref())).collect();
+    assert_eq!(found, wanted);
+    // One of each subject, and then the next of the first.
+    let exam_asked = World::generate(&config.world).exam();
+    assert_eq!((&asked[3], &asked[4]), (&exam_asked[3].1[0], &exam_asked[0].1[1]));
+    assert!(samples.iter().any(|sample| !sample.text.is_empty()));
+    // Greedily: the same again.
+    let again = tempfile::tempdir().unwrap();
+    let same = exam(&run_all(|_| {}, again.path())).1;
+    assert_eq!(crate::runs::manifest::samples(&same).unwrap(), samples);
+
+    // The key renames the exam, and may switch it off.
+    let (none, dir) = exam(&run_all(|config| config.exam.samples = 0, runs.path()));
+    assert_ne!(none, name);
+    assert_eq!(crate::runs::manifest::samples(&dir).unwrap(), []);
+    // On the way nothing is written.
+    let graph = run_all(|config| config.exam.at = vec![0.5, 1.0], runs.path());
+    let written = graph.nodes.iter().filter(|node| node.dir.join("samples.json").exists()).count();
+    assert_eq!(written, 1);
+}

@@ -84,7 +84,7 @@ pub fn group_of(subject: &str) -> Option<&'static str> {
 }
 
 /// The groups, in C-Eval's order.
-pub(super) fn groups() -> impl Iterator<Item = &'static str> {
+pub fn groups() -> impl Iterator<Item = &'static str> {
     GROUPS.iter().map(|(group, _)| *group)
 }
 

@@ -11,7 +11,7 @@ mod tuning;
 pub use analysis::{Analysis, GroupScore, LetterBias, analyse};
 pub use csv::QuestionTable;
 pub use ending::Ending;
-pub use groups::group_of;
+pub use groups::{group_of, groups};
 pub use options::{Norm, OptionScore};
 pub use tally::{GUESSING, Tally};
 pub use tuning::{Tried, TuningRecord};
@@ -95,7 +95,7 @@ pub struct SetLoss {
 }
 
 /// One stage run of a trial.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct StageRecord {
     /// `tokenizer`, `data`, `pretrain`, `sft`, `lora`, `dpo` or `exam`.
     pub stage: String,
@@ -103,6 +103,27 @@ pub struct StageRecord {
     pub dir: PathBuf,
     /// Where its `metrics.csv` is, where the stage trains: there, or where it is kept.
     pub record: PathBuf,
+    /// How it stands, as its manifest has it: `done`, `failed`, `stopped` or `running`.
+    #[serde(default)]
+    pub status: String,
+    /// Seconds of all its attempts.
+    #[serde(default)]
+    pub wall_seconds: f64,
+    /// Largest resident set of any attempt, in MiB.
+    #[serde(default)]
+    pub peak_rss_mb: f64,
+    /// The program that worked on it last: version and commit.
+    #[serde(default)]
+    pub program: String,
+    /// Where: host, device and threads.
+    #[serde(default)]
+    pub machine: String,
+    /// When it was first begun (UTC).
+    #[serde(default)]
+    pub started: String,
+    /// When it last ended (UTC).
+    #[serde(default)]
+    pub ended: Option<String>,
     /// What it came to, where it trains and has finished.
     #[serde(default)]
     pub trained: Option<Trained>,
@@ -127,6 +148,20 @@ pub struct Trained {
     pub peak_rss_mb: f64,
     /// How it ended, as far as metrics.csv tells.
     pub ending: Ending,
+}
+
+/// What a model wrote behind a fixed prompt, each token the most likely one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// The prompt.
+    pub prompt: String,
+    /// What is right, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub right: Option<String>,
+    /// What was written, without the prompt.
+    pub text: String,
+    /// Whether it was cut, as it came to no end of its own.
+    pub is_cut: bool,
 }
 
 /// The score of one exam sat after one stage.
@@ -217,6 +252,9 @@ pub struct TrialRecord {
     pub capacity_bits: Option<f64>,
     /// Exams in the order they were sat.
     pub exams: Vec<ExamScore>,
+    /// What the model of its last exam wrote behind fixed prompts.
+    #[serde(default)]
+    pub samples: Vec<Sample>,
     /// Seconds of all stage runs of this trial.
     pub wall_seconds: f64,
     /// Largest resident set of any stage, in MiB.

@@ -71,7 +71,7 @@ impl Measure {
     }
 }
 
-/// Loss curves, the exam against whatever varies, subjects.
+/// The exam against whatever varies, subjects.
 pub fn charts(settings: &[Setting], results: &Results, names: &Names) -> Vec<Figure> {
     let mut figures = vec![];
     if let Some(measure) = Measure::of(settings) {
@@ -96,14 +96,18 @@ pub fn charts(settings: &[Setting], results: &Results, names: &Names) -> Vec<Fig
             }
         }
     }
-    for stage in TrainStage::all() {
-        if results.trials().flat_map(|(t, _)| &t.stages).any(|s| s.stage == stage.name()) {
-            let (name, title) = (format!("loss_{}", stage.name()), format!("Loss of {}", stage.name()));
-            let loss = FigureSpec::of(&name, &title, Arc::new(Loss::of(stage)));
-            figures.push(kind::draw(&loss, results, &[]));
-        }
-    }
     figures
+}
+
+/// Loss curves of every stage that was trained.
+pub fn curves(results: &Results) -> Vec<Figure> {
+    let is_trained =
+        |stage: &TrainStage| results.trials().flat_map(|(t, _)| &t.stages).any(|s| s.stage == stage.name());
+    let curves_of = |stage: TrainStage| {
+        let (name, title) = (format!("loss_{}", stage.name()), format!("Loss of {}", stage.name()));
+        kind::draw(&FigureSpec::of(&name, &title, Arc::new(Loss::of(stage))), results, &[])
+    };
+    TrainStage::all().filter(is_trained).map(curves_of).collect()
 }
 
 /// `dense`, or the number of experts.

@@ -4,7 +4,7 @@ use super::columns::{Better, Column};
 use super::condition::Condition;
 use super::observation::{Cell, Observation, Results, distinct, grouped, mean, per_seed};
 use super::wanted::CompareSpec;
-use crate::stats::{Estimate, Mean, StatsError, hedges_g, hedges_g_of_pairs, holm};
+use crate::stats::{Estimate, Mean, StatsError, Sureness, detectable, hedges_g, hedges_g_of_pairs, holm};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Largest p that decides.
@@ -40,6 +40,8 @@ pub struct Tested {
     pub p_holm: f64,
     /// Hedges' g, or of pairs the same in standard deviations of their differences, with its 95 % interval.
     pub g: Option<Estimate>,
+    /// The smallest difference that such a test detects with a power of 80 %, where seeds differ as much as these.
+    pub detectable: Option<f64>,
     /// p of no equivalence within the claim's margin, where it names one.
     pub p_equivalence: Option<f64>,
     /// The same after Holm's correction over the claims of its family that name one.
@@ -158,6 +160,7 @@ fn compare_one<'a>(spec: &'a CompareSpec, results: &Results) -> Compared<'a> {
                 p,
                 p_holm: p,
                 g,
+                detectable: detectable(found.error, found.df, Sureness::default()).ok(),
                 p_equivalence,
                 p_equivalence_holm: p_equivalence,
             });

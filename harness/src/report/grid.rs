@@ -1,6 +1,4 @@
-//! A table of text in Markdown and HTML; `latex.rs` writes it for papers.
-
-use minijinja::HtmlEscape;
+//! A table of text, in Markdown; `latex.rs` writes it for papers, `page/` for browsers.
 
 /// What follows a value that is not told from the best.
 pub const CLOSE: &str = "†";
@@ -69,41 +67,6 @@ impl Grid {
         }
         table
     }
-
-    /// In HTML, without its note.
-    pub fn html(&self) -> String {
-        let side = |column| if column < self.text_columns { " class=\"text\"" } else { "" };
-        let cells = |name: &str, cells: Vec<String>| -> String {
-            let cell = |(column, text): (usize, String)| format!("<{name}{}>{text}</{name}>", side(column));
-            cells.into_iter().enumerate().map(cell).collect()
-        };
-        let span = |(text, columns): &(String, usize)| {
-            format!("<th class=\"span\" colspan=\"{columns}\">{}</th>", HtmlEscape(text))
-        };
-        let spans = match self.spans.as_slice() {
-            [] => String::new(),
-            spans => format!("<tr>{}</tr>", spans.iter().map(span).collect::<String>()),
-        };
-        let heads = cells("th", self.heads.iter().map(|head| HtmlEscape(head).to_string()).collect());
-        let mut table = format!("<div class=\"scroll\"><table><thead>{spans}<tr>{heads}</tr></thead><tbody>");
-        for row in &self.rows {
-            let text = |cell: &GridCell| match (cell.is_best, cell.is_close) {
-                (true, _) => format!("<b>{}</b>", HtmlEscape(&cell.text)),
-                (_, true) => format!("{} {CLOSE}", HtmlEscape(&cell.text)),
-                _ => HtmlEscape(&cell.text).to_string(),
-            };
-            table += &format!("<tr>{}</tr>", cells("td", row.iter().map(text).collect()));
-        }
-        table + "</tbody></table></div>"
-    }
-
-    /// In HTML, with its note below.
-    pub fn html_with_note(&self) -> String {
-        match self.note.as_str() {
-            "" => self.html(),
-            note => format!("{}<p class=\"note\">{}</p>", self.html(), HtmlEscape(note)),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -111,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn heads_above_heads_join_them_in_markdown_and_span_them_in_html() {
+    fn heads_above_heads_join_them_in_markdown() {
         let cell = |text: &str, is_best, is_close| GridCell { text: text.into(), is_best, is_close };
         let grid = Grid {
             title: "T|".into(),
@@ -124,13 +87,6 @@ mod tests {
         assert_eq!(
             grid.markdown(),
             "**T\\|**\n\n| a | score, x | score, y |\n| --- | ---: | ---: |\n| <r> | 1 † | **2** |\n\nTwo <seeds>.\n"
-        );
-        assert_eq!(
-            grid.html_with_note(),
-            "<div class=\"scroll\"><table><thead><tr><th class=\"span\" colspan=\"1\"></th>\
-             <th class=\"span\" colspan=\"2\">score</th></tr><tr><th class=\"text\">a</th><th>x</th><th>y</th></tr></thead>\
-             <tbody><tr><td class=\"text\">&lt;r&gt;</td><td>1 †</td><td><b>2</b></td></tr></tbody></table></div>\
-             <p class=\"note\">Two &lt;seeds&gt;.</p>"
         );
     }
 }

@@ -42,6 +42,7 @@ pub use choose::choose;
 pub use experiment::Experiment;
 pub use grid::Grid;
 pub use length::write_length_figure;
+pub use page::Origin;
 pub use reference::columns_markdown;
 pub use schema::experiment_schema;
 #[cfg(test)]
@@ -49,8 +50,9 @@ pub(crate) use {columns::Column, schema::NAMED};
 
 use crate::records::{QuestionRecord, Taken, TrialRecord, TuningRecord};
 use anyhow::Result;
-use figure::Figure;
+use figure::{Drawn, Figure};
 use fit::Width;
+use kind::FigureSpec;
 use observation::Results;
 use output::Output;
 use page::Page;
@@ -73,7 +75,7 @@ pub struct TrialQuestion {
 /// Writes tables, figures and the page of an experiment into `out`, and removes what an earlier report left there.
 ///
 /// `trials` and `questions` hold each trial of the study and each answer once, however many sweeps they belong to;
-/// `tunings` what was tried before.
+/// `tunings` what was tried before; `origin` says how to make all of it again.
 ///
 /// # Errors
 /// Where a file cannot be written, or a figure not be drawn.
@@ -82,6 +84,7 @@ pub fn write(
     trials: &[TrialRecord],
     questions: &[TrialQuestion],
     tunings: &[TuningRecord],
+    origin: &Origin,
     out: &Path,
 ) -> Result<()> {
     let results = Results::new(trials, questions);
@@ -108,13 +111,14 @@ pub fn write(
         wanted.append(&mut grids);
     }
     let compared = compare::compare(&experiment.comparisons, &results);
-    let comparisons = tables::comparisons(&compared);
     if !compared.is_empty() {
         out.write("comparisons.csv", &tables::comparisons_csv(&compared)?)?;
-        write_grid(&comparisons, "comparisons", &mut out)?;
+        write_grid(&tables::comparisons(&compared), "comparisons", &mut out)?;
     }
-    let figures: Vec<Figure> = match experiment.figures.as_slice() {
-        [] => charts::charts(&settings, &results, &experiment.names),
+    let (curves, figures): (Vec<&FigureSpec>, Vec<&FigureSpec>) =
+        experiment.figures.iter().partition(|spec| spec.is_curve());
+    let draw = |asked: &[&FigureSpec], usual: &dyn Fn() -> Vec<Figure>| match asked {
+        [] => usual(),
         asked => asked.iter().map(|spec| kind::draw(spec, &results, &compared)).collect(),
     };
     let fitted = laws::fit(&experiment.fits, &results);
@@ -128,15 +132,16 @@ pub fn write(
         out.write("tuning.csv", &tuning::csv(tunings)?)?;
         write_grid(&tuned, "tuning", &mut out)?;
     }
-    let figures: Vec<Figure> =
-        figures.into_iter().chain(laws::figures(&fitted)).chain(tuning::figures(tunings)).collect();
-    let mut drawn = vec![];
-    for figure in figures {
-        drawn.push(figure.write(&mut out)?);
-    }
+    let mut written = |figures: Vec<Figure>| -> Result<Vec<Drawn>> {
+        figures.iter().map(|figure| figure.write(&mut out)).collect()
+    };
+    let figures = written(draw(&figures, &|| charts::charts(&settings, &results, &experiment.names)))?;
+    let curves = written(draw(&curves, &|| charts::curves(&results)))?;
+    let (of_fits, of_tuning) = (written(laws::figures(&fitted))?, written(tuning::figures(tunings))?);
     tensorboard::write(&experiment.question, &results, &mut out)?;
     let page = Page {
         experiment,
+        origin,
         results: &results,
         trials,
         rows: &rows,
@@ -144,10 +149,11 @@ pub fn write(
         summary: &summary,
         beyond: &beyond,
         tables: &wanted,
-        comparisons: (!compared.is_empty()).then_some(&comparisons),
-        figures: &drawn,
-        fits: (!fitted.is_empty()).then_some(&fits),
-        tuning: (!tunings.is_empty()).then(|| (&tuned, tuning::cost(tunings))),
+        compared: &compared,
+        figures: &figures,
+        curves: &curves,
+        fits: (!fitted.is_empty()).then_some((&fits, of_fits.as_slice())),
+        tuning: (!tunings.is_empty()).then(|| (&tuned, tuning::cost(tunings), of_tuning.as_slice())),
     };
     out.write("report.html", page.html()?.as_bytes())?;
     out.finish()

@@ -20,6 +20,15 @@ pub fn number(value: f64, column: &Column) -> String {
     }
 }
 
+/// A value or a difference of a metric, in its unit: percent with a digit, others with three in all.
+pub fn difference(value: f64, metric: &Column) -> String {
+    let scaled = metric.scale() * value;
+    match metric.format() {
+        Format::Percent => format!("{scaled:.1}").replace('-', "−"),
+        _ => digits3(scaled),
+    }
+}
+
 /// A value of a column: what sets rows and series apart.
 pub fn cell(value: &Option<Cell>, column: &Column) -> String {
     match value {

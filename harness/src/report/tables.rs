@@ -1,11 +1,11 @@
 //! The tables of every report: for programs (CSV) and for reading.
 
 use super::TrialQuestion;
-use super::columns::{Format, OfSet};
+use super::columns::OfSet;
 use super::compare::Compared;
 use super::grid::{Grid, GridCell};
 use super::labels;
-use super::number::{NOTHING, digits3, p_text, shuffled_p};
+use super::number::{NOTHING, difference, p_text, shuffled_p};
 use super::observation::Results;
 use super::of_stage::OfStage;
 use super::summary::{Row, Setting};
@@ -309,6 +309,7 @@ pub fn comparisons_csv(compared: &[Compared]) -> Result<Vec<u8>> {
         "family",
         "verdict",
         "sentence",
+        "detectable",
     ])?;
     for c in compared {
         let spec = c.spec;
@@ -339,6 +340,7 @@ pub fn comparisons_csv(compared: &[Compared]) -> Result<Vec<u8>> {
             spec.family.clone().unwrap_or_default(),
             c.verdict.word().into(),
             c.sentence(),
+            number(c.tested.and_then(|t| t.detectable)),
         ])?;
     }
     Ok(csv.into_inner()?)
@@ -350,14 +352,7 @@ pub fn comparisons(compared: &[Compared]) -> Grid {
         ["claim", "verdict", "metric", "a", "b", "a − b", "95 % interval", "n", "test", "p", "p (Holm)"];
     let row = |c: &Compared| -> Vec<GridCell> {
         let metric = &c.spec.metric;
-        let value = |value: f64| {
-            let scaled = metric.scale() * value;
-            if metric.format() == Format::Percent {
-                format!("{scaled:.1}").replace('-', "−")
-            } else {
-                digits3(scaled)
-            }
-        };
+        let value = |value: f64| difference(value, metric);
         let or_nothing = |text: Option<String>| text.unwrap_or_else(|| NOTHING.into());
         let n = match (c.n, c.spec.paired_by.is_empty()) {
             ((0, 0), _) => NOTHING.into(),

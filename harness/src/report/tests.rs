@@ -8,6 +8,7 @@ mod experiment;
 mod figures;
 mod kinds;
 mod laws;
+mod page;
 mod shared_trials;
 mod tables;
 mod unexamined;
@@ -39,11 +40,12 @@ pub(super) fn trial(seed: u64, n_layers: u64, correct: u64, status: Status) -> T
         peak_rss_mb: 10.0,
         status,
         reason: (status == Status::Failed).then(|| "sft: <loss> is NaN & gone".into()),
+        samples: vec![],
         stages: vec![StageRecord {
             stage: "pretrain".into(),
             dir: "/nonexistent".into(),
             record: "/nonexistent".into(),
-            trained: None,
+            ..StageRecord::default()
         }],
         notices: vec![Notice {
             place: "sft".into(),
@@ -53,6 +55,17 @@ pub(super) fn trial(seed: u64, n_layers: u64, correct: u64, status: Status) -> T
         }],
         config: "seed = 1\n[model]\nx = \"<b>\"".into(),
     }
+}
+
+/// A report without an origin.
+pub(super) fn write(
+    experiment: &Experiment,
+    trials: &[TrialRecord],
+    questions: &[TrialQuestion],
+    tunings: &[TuningRecord],
+    out: &Path,
+) -> Result<()> {
+    super::write(experiment, trials, questions, tunings, &Origin::default(), out)
 }
 
 fn written() -> (tempfile::TempDir, Vec<TrialRecord>) {
@@ -230,14 +243,14 @@ fn the_page_is_honest_whole_and_alone() {
     assert!(page.contains("Not distinguishable from guessing: n_layers=2 (25.0 %, p = 1.000)"));
     assert!(page.contains("randomisation test") && page.contains("Holm over 2 settings."));
     assert!(page.contains("sft: &lt;loss&gt; is NaN &amp; gone"));
-    assert!(page.contains("<td class=\"text\">humanities</td><td>2</td><td>100</td><td>25.0 ± 12.7</td>"));
+    assert!(page.contains("<td>humanities</td><td>2</td><td>100</td><td>25.0 ± 12.7</td>"));
     assert!(page.contains("x = &quot;&lt;b&gt;&quot;"));
     assert!(page.contains("<li>sft: 1,200 of 3,400 rows left out: empty <small>(5 trials)</small></li>"));
     assert!(
         !page.contains("http://")
             || page.matches("http://").count() == page.matches("http://www.w3.org/").count()
     );
-    assert!(!page.contains("https://") && !page.contains("<script"));
+    assert!(!page.contains("https://") && !page.contains("src=") && !page.contains("@import"));
     for figure in ["accuracy_params", "accuracy_model_n_layers", "accuracy_flops"] {
         assert!(dir.path().join(format!("figures/{figure}.svg")).is_file());
         assert!(dir.path().join(format!("figures/{figure}.png")).is_file());

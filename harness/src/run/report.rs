@@ -30,7 +30,7 @@ pub fn write(work: &Work, graph: &StageGraph, force: bool) -> Result<Option<Stri
     }
     let for_sweep = || Experiment::for_sweep(&work.name, &records);
     let experiment = work.experiment.clone().unwrap_or_else(for_sweep);
-    crate::report::write(&experiment, &records, &answers, &tunings(graph), &work.out)?;
+    crate::report::write(&experiment, &records, &answers, &tunings(graph), &work.origin(), &work.out)?;
     keep(&work.out, graph.nodes.iter().map(StageNode::record))?;
     Ok(None)
 }

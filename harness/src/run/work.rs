@@ -1,9 +1,10 @@
 //! A sweep or an experiment as it is to be run, or as it was run last: its layers, its trials, its folders.
 
 use crate::config::{Local, Overrides};
-use crate::fsutil::{file_name_problem, hex, read_text};
+use crate::fsutil::{file_name_problem, hex, read_text, shell_word};
 use crate::plan::StageGraph;
-use crate::report::{Experiment, choose};
+use crate::report::{Experiment, Origin, choose};
+use crate::runs::manifest::Program;
 use crate::runs::recorded::{self, About, Owner, Record, RecordedRun};
 use crate::status::records::collect;
 use crate::sweep::{Sweep, Trial};
@@ -13,6 +14,9 @@ use std::path::{Path, PathBuf};
 
 /// The folder of stage runs where nothing says otherwise.
 const RUNS: &str = "runs";
+
+/// The same of results.
+const RESULTS: &str = "results";
 
 /// What a file is read with.
 #[derive(Debug, Clone)]
@@ -33,14 +37,7 @@ pub struct ReadOptions {
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        Self {
-            runs: None,
-            results: "results".into(),
-            set: Vec::new(),
-            preset: None,
-            only: None,
-            note: |_| (),
-        }
+        Self { runs: None, results: RESULTS.into(), set: Vec::new(), preset: None, only: None, note: |_| () }
     }
 }
 
@@ -259,6 +256,27 @@ impl Work {
         match self.owner {
             Owner::Gone(_) if self.file.is_file() => recorded::hand_over(&self.out, &self.file),
             _ => Ok(()),
+        }
+    }
+
+    /// What is needed to make its report again.
+    pub fn origin(&self) -> Origin {
+        let file = self.file.display().to_string();
+        let results = self.out.parent().unwrap_or(Path::new("."));
+        let folders = [("runs", RUNS, self.runs.as_path()), ("results", RESULTS, results)];
+        let folders = folders
+            .iter()
+            .filter(|(_, usual, folder)| Path::new(usual) != *folder)
+            .map(|(name, _, folder)| format!(" --{name} {}", shell_word(&folder.display().to_string())));
+        let folders: String = folders.collect();
+        let command = |verb: &str| format!("{verb} {}{folders}", shell_word(&file));
+        Origin {
+            run: self.layers.command(&command("mindscale run")),
+            report: command("mindscale report"),
+            layers: self.layers.to_string(),
+            sweeps: self.sweeps.clone(),
+            program: Program::this().to_string(),
+            file,
         }
     }
 

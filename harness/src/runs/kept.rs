@@ -4,7 +4,7 @@
 //! A file a stage run, `records/<stage>-<uuid>.json.gz`, small enough to be committed. *Invariant:* equal stage runs leave equal
 //! bytes, and what another run in this folder of results refers to stays.
 
-use super::manifest::{MANIFEST, Manifest, QUESTIONS, RunStatus};
+use super::manifest::{MANIFEST, Manifest, QUESTIONS, RunStatus, SAMPLES};
 use super::recorded::Record;
 use crate::fsutil::{create_dir, read_text, write_atomic};
 use anyhow::{Context, Result};
@@ -36,6 +36,8 @@ struct Kept {
     metrics: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     questions: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    samples: Option<String>,
 }
 
 /// Keeps those of the stage runs in these folders that have ended, in the folder of results `out`; what nothing there refers
@@ -79,7 +81,8 @@ fn pack(dir: &Path) -> Result<Vec<u8>> {
         path.is_file().then(|| read_text(&path)).transpose()
     };
     let manifest = read_text(&dir.join(MANIFEST))?;
-    let kept = Kept { manifest, metrics: text(METRICS)?, questions: text(QUESTIONS)? };
+    let (metrics, questions, samples) = (text(METRICS)?, text(QUESTIONS)?, text(SAMPLES)?);
+    let kept = Kept { manifest, metrics, questions, samples };
     // No time of the day and no name: equal stage runs, equal bytes.
     let mut gzip: GzEncoder<Vec<u8>> = GzBuilder::new().write(Vec::new(), Compression::best());
     gzip.write_all(&serde_json::to_vec(&kept)?)?;
@@ -104,7 +107,9 @@ pub fn unpack(out: &Path) -> Result<Option<TempDir>> {
         let kept: Kept = serde_json::from_slice(&json).with_context(damaged)?;
         let dir = folder.path().join(name);
         create_dir(&dir)?;
-        let files = [(MANIFEST, Some(kept.manifest)), (METRICS, kept.metrics), (QUESTIONS, kept.questions)];
+        let Kept { manifest, metrics, questions, samples } = kept;
+        let files =
+            [(MANIFEST, Some(manifest)), (METRICS, metrics), (QUESTIONS, questions), (SAMPLES, samples)];
         for (name, text) in files {
             text.map(|text| fs::write(dir.join(name), text)).transpose().context("a folder for records")?;
         }

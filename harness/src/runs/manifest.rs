@@ -3,10 +3,13 @@
 use crate::config::{At, Stage, TrialConfig};
 use crate::fsutil::digests::FileDigest;
 use crate::fsutil::{files_below, read_text, write_atomic};
-use crate::records::{Contaminated, Ending, GUESSING, Notice, QuestionRecord, SetLoss, SourceUse, Tally};
+use crate::records::{
+    Contaminated, Ending, GUESSING, Notice, QuestionRecord, Sample, SetLoss, SourceUse, Tally,
+};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
@@ -44,6 +47,24 @@ pub struct Program {
     pub version: String,
     /// The git commit that it was built from, where it was built from one.
     pub commit: Option<String>,
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mindscale {}", self.version)?;
+        self.commit.as_ref().map_or(Ok(()), |commit| write!(f, " (commit {commit})"))
+    }
+}
+
+impl fmt::Display for RunStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+        })
+    }
 }
 
 impl Program {
@@ -231,6 +252,21 @@ pub fn questions(dir: &Path) -> Result<Vec<QuestionRecord>> {
     let path = dir.join(QUESTIONS);
     serde_json::from_str(&read_text(&path)?)
         .with_context(|| format!("{}: is damaged; run again to sit the exam again", path.display()))
+}
+
+/// What the model of an exam wrote behind fixed prompts.
+pub const SAMPLES: &str = "samples.json";
+
+/// Reads it; nothing where the exam asked none, or a version sat it that had none.
+///
+/// # Errors
+/// Where the file cannot be read, or is damaged.
+pub fn samples(dir: &Path) -> Result<Vec<Sample>> {
+    let path = dir.join(SAMPLES);
+    if !path.exists() {
+        return Ok(vec![]);
+    }
+    serde_json::from_str(&read_text(&path)?).with_context(|| format!("{}: is damaged", path.display()))
 }
 
 /// Every file of a finished stage run but those that are about the running: log, manifest, claim, checkpoints.

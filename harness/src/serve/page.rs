@@ -18,7 +18,7 @@ const PICTURE: &str = "image/svg+xml";
 const QUESTIONS: File = (
     "questions.js",
     SCRIPT,
-    concat!("export const QUESTIONS = ", include_str!("../compare/questions.json"), ";").as_bytes(),
+    concat!("export const QUESTIONS = ", include_str!("../models/questions.json"), ";").as_bytes(),
 );
 
 /// Files of `page/`, all of them, behind one that is made.

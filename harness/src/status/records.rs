@@ -6,7 +6,7 @@ use crate::plan::{self, PlannedTrial, PlannedTuning, Play, StageGraph, StageNode
 use crate::records::{
     Ending, ExamScore, StageRecord, Status, Taken, Trained, TrialRecord, Tried, TuningRecord,
 };
-use crate::runs::manifest::Manifest;
+use crate::runs::manifest::{Manifest, samples};
 use crate::sweep::Part;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
@@ -57,6 +57,7 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
         val_sets: vec![],
         capacity_bits: None,
         exams: Vec::new(),
+        samples: Vec::new(),
         wall_seconds: 0.0,
         peak_rss_mb: 0.0,
         status,
@@ -72,13 +73,7 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
         let Some(manifest) = Manifest::read(node.record()).ok().flatten() else {
             continue;
         };
-        let is_trained = node.state == State::Done && node.stage.training().is_some();
-        record.stages.push(StageRecord {
-            stage: node.stage.name().into(),
-            dir: node.dir.clone(),
-            record: node.record().into(),
-            trained: is_trained.then(|| trained(&manifest, node.record())),
-        });
+        record.stages.push(stage_record(node, &manifest));
         record.wall_seconds += manifest.wall_seconds;
         record.peak_rss_mb = record.peak_rss_mb.max(manifest.peak_rss_mb);
         if node.state != State::Done {
@@ -104,6 +99,10 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
         if let Some(tally) = tally {
             let after = node.model.map(|model| graph.nodes[model].stage);
             let tokens = results.exam_at.and_then(|examined| examined.tokens);
+            if node.at.is_end() {
+                // One that cannot be read hides nothing else.
+                record.samples = samples(node.record()).unwrap_or_default();
+            }
             record.exams.push(ExamScore {
                 stage: after.map_or("", Stage::name).into(),
                 taken: taken(node),
@@ -179,6 +178,25 @@ fn trained(manifest: &Manifest, dir: &Path) -> Trained {
         wall_seconds: manifest.wall_seconds,
         peak_rss_mb: manifest.peak_rss_mb,
         ending: ending.unwrap_or_default(),
+    }
+}
+
+/// What the report shows of a stage run.
+fn stage_record(node: &StageNode, manifest: &Manifest) -> StageRecord {
+    let is_trained = node.state == State::Done && node.stage.training().is_some();
+    let threads = crate::track::counted(manifest.threads, "thread");
+    StageRecord {
+        stage: node.stage.name().into(),
+        dir: node.dir.clone(),
+        record: node.record().into(),
+        trained: is_trained.then(|| trained(manifest, node.record())),
+        status: manifest.status.to_string(),
+        wall_seconds: manifest.wall_seconds,
+        peak_rss_mb: manifest.peak_rss_mb,
+        program: manifest.program.to_string(),
+        machine: format!("{}, {}, {threads}", manifest.host, manifest.device),
+        started: manifest.started.clone(),
+        ended: manifest.ended.clone(),
     }
 }
 

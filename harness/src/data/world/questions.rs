@@ -127,6 +127,14 @@ impl World {
             .into()
     }
 
+    /// The first `count` questions of the exam, the subjects in turn.
+    pub fn first_questions(&self, count: usize) -> Vec<Question> {
+        let exam = self.exam();
+        let rounds = exam.iter().map(|(_, asked)| asked.len()).max().unwrap_or(0);
+        let in_turn = (0..rounds).flat_map(|i| exam.iter().filter_map(move |(_, asked)| asked.get(i)));
+        in_turn.take(count).cloned().collect()
+    }
+
     /// Solved questions: for each subject `count`, about seen people, guests and sums, and none of the exam's.
     ///
     /// The first ones are the same whatever `count` is. A small world may have fewer.

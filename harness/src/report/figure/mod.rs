@@ -187,9 +187,16 @@ impl Series {
     }
 }
 
+/// What a figure is written as, by the ends of its files' names.
+pub const FORMATS: [&str; 4] = ["svg", "pdf", "png", "csv"];
+
 /// A figure as it was drawn.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drawn {
+    /// Its files' name without extension.
+    pub name: String,
+    /// Its title.
+    pub title: String,
     /// The SVG.
     pub svg: String,
     /// What PNG and PDF could not show as written, for want of a font; empty as a rule.
@@ -215,7 +222,7 @@ impl Figure {
         out.write(&name("png"), &png)?;
         out.write(&name("pdf"), &pdf::pdf(&scene, &self.title)?)?;
         out.write(&name("csv"), &self.csv()?)?;
-        Ok(Drawn { svg, remark })
+        Ok(Drawn { name: self.name.clone(), title: self.title.clone(), svg, remark })
     }
 
     /// What is drawn: `series`, `x`, `y`, `low`, `high`, `seeds`, then the `seed` of a curve of one, and `n`, the answers

@@ -86,6 +86,10 @@ struct Bundle {
 type Rows = Vec<(f64, f64)>;
 
 impl Plot for Loss {
+    fn is_curve(&self) -> bool {
+        true
+    }
+
     fn columns(&self) -> Vec<Column> {
         self.group.into_iter().collect()
     }

@@ -87,6 +87,11 @@ pub trait Plot: fmt::Debug + Send + Sync {
 
     /// What is drawn of some results.
     fn figure(&self, found: &Found) -> Figure;
+
+    /// Whether it shows losses on the way of a training, which have a part of the page for themselves.
+    fn is_curve(&self) -> bool {
+        false
+    }
 }
 
 /// What a figure may draw.

@@ -42,6 +42,11 @@ struct AxisSpec {
 }
 
 impl FigureSpec {
+    /// Whether it shows losses on the way of a training.
+    pub fn is_curve(&self) -> bool {
+        self.plot.is_curve()
+    }
+
     /// A figure of some plot, as no file asks for it.
     pub fn of(name: &str, title: &str, plot: Arc<dyn Plot>) -> Self {
         let (name, title) = (name.into(), title.into());

@@ -1,4 +1,8 @@
-//! Models that are put to use: where their files are, what they are called, which stage made them.
+//! Models that are put to use: where their files are, what they are called, which stage made them, what they answer.
+
+mod ask;
+
+pub use ask::{Form, Written, questions};
 
 use crate::config::Stage;
 use crate::data::Tokenizer;

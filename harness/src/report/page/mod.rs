@@ -1,0 +1,180 @@
+//! The page: everything of an experiment in one file that needs no other.
+//!
+//! Values go in here, `*.html` beside this file says how they look: a partial for each section, in the order of
+//! [`SECTIONS`]; one that comes to nothing is left out, and so is its line of the contents.
+
+mod answers;
+mod claims;
+mod origin;
+mod subjects;
+mod trials;
+
+pub use origin::Origin;
+
+use super::Experiment;
+use super::compare::Compared;
+use super::figure::Drawn;
+use super::grid::{CLOSE, Grid, GridCell};
+use super::headline::headline;
+use super::number::p_text;
+use super::observation::Results;
+use super::summary::{Row, Setting};
+use crate::records::{TrialRecord, notices};
+use crate::track::counted;
+use anyhow::{Context, Result};
+use minijinja::{Environment, Value, context};
+
+/// The sections in their order: anchor, title, template.
+const SECTIONS: [(&str, &str, &str); 14] = [
+    ("claims", "Claims", include_str!("claims.html")),
+    ("findings", "What may be believed", include_str!("findings.html")),
+    ("figures", "Figures", include_str!("figures.html")),
+    ("tables", "Tables", include_str!("tables.html")),
+    ("subjects", "Subjects", include_str!("subjects.html")),
+    ("beyond", "Beyond right and wrong", include_str!("beyond.html")),
+    ("answers", "Answers side by side", include_str!("answers.html")),
+    ("curves", "Loss curves", include_str!("curves.html")),
+    ("fits", "Fits", include_str!("fits.html")),
+    ("tuning", "Tuning", include_str!("tuning.html")),
+    ("trials", "Every trial", include_str!("trials.html")),
+    ("notices", "Left out and cut", include_str!("notices.html")),
+    ("reproduce", "How to reproduce this", include_str!("reproduce.html")),
+    ("reading", "How to read this", include_str!("reading.html")),
+];
+
+/// What sections have in common.
+const MACROS: &str = include_str!("macros.html");
+
+/// Everything that goes onto the page.
+pub struct Page<'a> {
+    /// What was asked.
+    pub experiment: &'a Experiment,
+    /// Where it comes from.
+    pub origin: &'a Origin,
+    /// All of it.
+    pub results: &'a Results<'a>,
+    /// All trials, finished or not.
+    pub trials: &'a [TrialRecord],
+    /// Their exams.
+    pub rows: &'a [Row<'a>],
+    /// Settings over their seeds.
+    pub settings: &'a [Setting<'a>],
+    /// The summary.
+    pub summary: &'a Grid,
+    /// What answers say beyond right and wrong, each table with its name.
+    pub beyond: &'a [(&'static str, Grid)],
+    /// The tables that were asked for.
+    pub tables: &'a [Grid],
+    /// The claims, as they were tested.
+    pub compared: &'a [Compared<'a>],
+    /// The figures.
+    pub figures: &'a [Drawn],
+    /// Curves of the loss.
+    pub curves: &'a [Drawn],
+    /// The laws that were fitted, and their curves.
+    pub fits: Option<(&'a Grid, &'a [Drawn])>,
+    /// What was tuned, what that cost, and how losses went.
+    pub tuning: Option<(&'a Grid, String, &'a [Drawn])>,
+}
+
+impl Page<'_> {
+    /// The page as HTML.
+    pub fn html(&self) -> Result<String> {
+        let Self { experiment, results, settings, .. } = *self;
+        let values = context! {
+            title => experiment.title,
+            question => experiment.question,
+            has_exams => settings.iter().any(|setting| setting.answers.is_some()),
+            claims => claims::values(self.compared),
+            is_at_chance => claims::is_at_chance(self.compared, settings),
+            headline => headline(settings),
+            figures => self.figures.iter().map(figure).collect::<Vec<_>>(),
+            curves => self.curves.iter().map(figure).collect::<Vec<_>>(),
+            summary => table(self.summary, "Settings over their seeds"),
+            tables => self.tables.iter().map(|grid| table(grid, &grid.title)).collect::<Vec<_>>(),
+            exams => self.exams(),
+            fits => self.fits.map(|(grid, drawn)| {
+                context! { table => table(grid, "Fits"), figures => drawn.iter().map(figure).collect::<Vec<_>>() }
+            }),
+            tuning => self.tuning.as_ref().map(|(grid, cost, drawn)| {
+                context! { table => table(grid, "What was tried, and taken"), cost, figures => drawn.iter().map(figure).collect::<Vec<_>>() }
+            }),
+            subjects => subjects::values(settings),
+            beyond => self.beyond.iter().map(|(name, grid)| table(grid, beyond_caption(name))).collect::<Vec<_>>(),
+            answers => answers::values(self.trials, results),
+            settings => trials::settings(self.trials, results, self.origin),
+            stopped => trials::unfinished(self.trials, results),
+            trials => table(&trials::overview(self.trials, results), "Trials, and what each cost"),
+            notices => notices(self.trials)
+                .into_iter()
+                .map(|(text, n)| context! { text, trials => counted(n, "trial") })
+                .collect::<Vec<_>>(),
+            origin => self.origin,
+            machines => origin::machines(self.trials),
+        };
+        render(&values).context("the page")
+    }
+
+    /// Each exam by itself.
+    fn exams(&self) -> Option<Value> {
+        let percent = |share: f64| format!("{:.1}", 100.0 * share);
+        let row = |row: &Row| {
+            let exam = row.exam?;
+            let (tally, (low, high)) = (exam.tally, exam.tally.interval());
+            let cells = [
+                self.results.label(row.trial).into(),
+                row.trial.seed.to_string(),
+                exam.after(),
+                format!("{} of {}", tally.correct, tally.questions),
+                percent(tally.accuracy()),
+                format!("{} – {}", percent(low), percent(high)),
+                p_text(tally.p_guess()),
+            ];
+            Some(cells.map(Into::into).to_vec())
+        };
+        let rows: Vec<_> = self.rows.iter().filter_map(row).collect();
+        let heads = ["setting", "seed", "after", "correct", "accuracy (%)", "interval (%)", "p"];
+        let grid = Grid { heads: heads.map(String::from).to_vec(), text_columns: 1, rows, ..Grid::default() };
+        (!grid.rows.is_empty()).then(|| table(&grid, "Each exam by itself"))
+    }
+}
+
+/// Renders every section, then what is around them.
+fn render(values: &Value) -> Result<String> {
+    let mut environment = Environment::new();
+    environment.add_template("macros.html", MACROS)?;
+    environment.add_template("report.html", include_str!("report.html"))?;
+    let mut sections = vec![];
+    for (id, title, template) in SECTIONS {
+        let html = environment.render_named_str(&format!("{id}.html"), template, values)?;
+        if !html.trim().is_empty() {
+            sections.push(context! { id, title, html => html.trim() });
+        }
+    }
+    let (style, script) = (include_str!("style.css"), include_str!("script.js"));
+    let page = environment.get_template("report.html")?;
+    Ok(page.render(context! { sections, style, script, ..values.clone() })?)
+}
+
+/// A table as templates show it.
+fn table(grid: &Grid, caption: &str) -> Value {
+    let cell = |cell: &GridCell| {
+        let mark = if cell.is_close && !cell.is_best { format!(" {CLOSE}") } else { String::new() };
+        context! { text => format!("{}{mark}", cell.text), is_best => cell.is_best }
+    };
+    let rows: Vec<Vec<Value>> = grid.rows.iter().map(|row| row.iter().map(cell).collect()).collect();
+    context! { caption, note => grid.note, spans => grid.spans, heads => grid.heads, text_columns => grid.text_columns, rows }
+}
+
+fn figure(drawn: &Drawn) -> Value {
+    context! { name => drawn.name, title => drawn.title, svg => drawn.svg, remark => drawn.remark, formats => super::figure::FORMATS }
+}
+
+/// What the tables of [`super::beyond::NAMES`] show.
+fn beyond_caption(name: &str) -> &'static str {
+    match name {
+        "beyond_groups" => "Groups of subjects",
+        "beyond_letters" => "Letters",
+        _ => "Averages, prior of letters and calibration",
+    }
+}

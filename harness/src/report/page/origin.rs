@@ -1,0 +1,44 @@
+//! Where what the page shows comes from.
+
+use crate::records::TrialRecord;
+use minijinja::{Value, context};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What is needed to make a report again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Origin {
+    /// The sweep's or experiment's file.
+    pub file: String,
+    /// What lies over the sweep files, as a shell takes it; empty for nothing.
+    pub layers: String,
+    /// The command that trains all of it.
+    pub run: String,
+    /// The command that writes the report again from what was recorded.
+    pub report: String,
+    /// SHA-256 of the sweep files; empty where they are not there.
+    pub sweeps: String,
+    /// The program that wrote the report.
+    pub program: String,
+}
+
+/// The programs and machines that stage runs were worked on by, and when.
+pub fn machines(trials: &[TrialRecord]) -> Value {
+    let stages = || trials.iter().flat_map(|trial| &trial.stages).filter(|stage| !stage.program.is_empty());
+    // A stage run that trials share counts once.
+    let once: BTreeMap<_, _> = stages().map(|stage| (&stage.dir, stage)).collect();
+    let programs: BTreeSet<&str> = once.values().map(|stage| stage.program.as_str()).collect();
+    let machines: BTreeSet<&str> = once.values().map(|stage| stage.machine.as_str()).collect();
+    let seeds: BTreeSet<u64> = trials.iter().map(|trial| trial.seed).collect();
+    let seeds = seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    let seconds: f64 = once.values().map(|stage| stage.wall_seconds).sum();
+    let flops: f64 = once.values().filter_map(|stage| Some(stage.trained?.flops)).sum();
+    context! {
+        programs, machines, seeds,
+        runs => once.len(),
+        began => once.values().map(|stage| stage.started.as_str()).min(),
+        ended => once.values().filter_map(|stage| stage.ended.as_deref()).max(),
+        time => crate::track::time(seconds),
+        flops => super::trials::operations(flops),
+    }
+}

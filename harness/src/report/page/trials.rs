@@ -1,0 +1,112 @@
+//! Every trial: how it stands, what it cost, where its stage runs are, how to repeat it.
+
+use super::super::grid::Grid;
+use super::super::number::{NOTHING, plain};
+use super::super::observation::Results;
+use super::Origin;
+use crate::config::{TrialConfig, differing, get};
+use crate::fsutil::shell_word;
+use crate::records::{Status, TrialRecord};
+use crate::track::{counted, number, time};
+use minijinja::{Value, context};
+use uuid::Uuid;
+
+/// The trials that did not finish.
+pub fn unfinished(trials: &[TrialRecord], results: &Results) -> Vec<Value> {
+    let of = |t: &TrialRecord| context! { label => results.label(t), seed => t.seed, status => status(t), reason => t.reason };
+    trials.iter().filter(|trial| trial.status != Status::Done).map(of).collect()
+}
+
+/// The trials as a table.
+pub fn overview(trials: &[TrialRecord], results: &Results) -> Grid {
+    let has_exams = trials.iter().any(|trial| trial.last_exam().is_some());
+    let mut heads =
+        vec!["setting", "seed", "status", "tokens", "FLOPs", "seconds", "memory (MiB)", "bits per byte"];
+    heads.extend(has_exams.then_some("accuracy (%)"));
+    let row = |t: &TrialRecord| {
+        let mut cells = vec![
+            results.label(t).to_owned(),
+            t.seed.to_string(),
+            status(t),
+            number(t.train_tokens),
+            operations(t.train_flops),
+            format!("{:.1}", t.wall_seconds),
+            number(t.peak_rss_mb.round() as u64),
+            t.val_bpb.map_or(NOTHING.into(), |bpb| format!("{bpb:.3}")),
+        ];
+        if has_exams {
+            let accuracy = t.last_exam().map(|exam| format!("{:.1}", 100.0 * exam.tally.accuracy()));
+            cells.push(accuracy.unwrap_or_else(|| NOTHING.into()));
+        }
+        cells.into_iter().map(Into::into).collect()
+    };
+    Grid {
+        heads: heads.into_iter().map(String::from).collect(),
+        text_columns: 1,
+        rows: trials.iter().map(row).collect(),
+        ..Grid::default()
+    }
+}
+
+/// Settings with their configuration, each with its trials and their stage runs.
+pub fn settings(trials: &[TrialRecord], results: &Results, origin: &Origin) -> Vec<Value> {
+    let mut groups: Vec<(Uuid, Vec<&TrialRecord>)> = vec![];
+    for trial in trials {
+        match groups.iter_mut().find(|(setting, _)| *setting == trial.setting) {
+            Some((_, group)) => group.push(trial),
+            None => groups.push((trial.setting, vec![trial])),
+        }
+    }
+    let shown = |(_, group): &(Uuid, Vec<&TrialRecord>)| {
+        let first = group[0];
+        context! {
+            label => results.label(first), params => number(first.params), active => number(first.active_params),
+            count => counted(group.len(), "seed"), changed => changed(&first.config), config => first.config, seed => first.seed,
+            trials => group.iter().map(|trial| one(trial, origin)).collect::<Vec<_>>(),
+        }
+    };
+    groups.iter().map(shown).collect()
+}
+
+fn one(trial: &TrialRecord, origin: &Origin) -> Value {
+    let stages = trial.stages.iter().map(|stage| {
+        let trained = stage.trained.as_ref();
+        context! {
+            stage => stage.stage, dir => stage.dir.display().to_string(), status => stage.status,
+            tokens => trained.map(|t| number(t.tokens)), flops => trained.map(|t| operations(t.flops)),
+            time => time(stage.wall_seconds), memory => number(stage.peak_rss_mb.round() as u64), ended => stage.ended,
+        }
+    });
+    let has_model = |stage: &&crate::records::StageRecord| stage.trained.is_some();
+    let model =
+        trial.stages.iter().rfind(has_model).and_then(|stage| short_name(stage.dir.file_name()?.to_str()?));
+    context! {
+        trial => trial.trial.to_string(), seed => trial.seed, status => status(trial), reason => trial.reason,
+        run => (!origin.run.is_empty()).then(|| format!("{} --only {}", origin.run, shell_word(&format!("trial == '{}'", trial.trial)))),
+        model, stages => stages.collect::<Vec<_>>(),
+    }
+}
+
+/// A stage run as the program takes and shows it: `sft-cedd4909`.
+fn short_name(folder: &str) -> Option<String> {
+    let (stage, uuid) = folder.split_once('-')?;
+    Some(format!("{stage}-{}", uuid.get(..8)?))
+}
+
+/// The keys that are not at their defaults, but for the seed: `model.n_layers = 4`. `None` of a configuration that this
+/// version does not know.
+fn changed(config: &str) -> Option<Vec<String>> {
+    let config: TrialConfig = toml::from_str(config).ok()?;
+    let tree = serde_json::to_value(&config).ok()?;
+    let keys = differing(&TrialConfig::default(), &config).into_iter().filter(|key| *key != "seed");
+    Some(keys.filter_map(|key| Some(format!("{key} = {}", get(&tree, key)?))).collect())
+}
+
+fn status(trial: &TrialRecord) -> String {
+    format!("{:?}", trial.status).to_lowercase()
+}
+
+/// Floating-point operations: `1.23e15`.
+pub fn operations(flops: f64) -> String {
+    if flops > 0.0 { plain(flops) } else { NOTHING.into() }
+}

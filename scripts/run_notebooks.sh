@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Executes the notebooks on the results of a folder, and leaves them as pages to look at.
+#
+#     scripts/run_notebooks.sh [RESULTS] [OUT]      # results/quickstart and a temporary folder where they are left out
+#
+# Jupyter, pandas and matplotlib go into a virtual environment of their own, NOTEBOOK_VENV, unless it is there.
+set -euo pipefail
+results=$(realpath -e "${1:-$(dirname "$0")/../results/quickstart}")
+out=$(realpath "${2:-$(mktemp -d)}")
+cd "$(dirname "$0")/.."
+venv="${NOTEBOOK_VENV:-target/notebooks}"
+if [ ! -x "$venv/bin/jupyter-nbconvert" ]; then
+    "${PYTHON:-python3}" -m venv "$venv"
+    "$venv/bin/pip" install --quiet nbconvert ipykernel pandas matplotlib
+fi
+for notebook in notebooks/*.ipynb; do
+    "$venv/bin/python" - "$notebook" <<'CHECK'
+import json, sys
+cells = json.load(open(sys.argv[1], encoding="utf-8"))["cells"]
+if any(cell.get("outputs") or cell.get("execution_count") for cell in cells):
+    sys.exit(f"{sys.argv[1]}: has outputs; clear them before it is checked in")
+CHECK
+    RESULTS="$results" "$venv/bin/python" -W ignore -m jupyter nbconvert --to html --execute "$notebook" --output-dir "$out" --log-level WARN
+    echo "$out/$(basename "${notebook%.ipynb}").html"
+done
