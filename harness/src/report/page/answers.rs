@@ -1,6 +1,7 @@
 //! What the models of all trials wrote behind the same prompts.
 
 use super::super::observation::Results;
+use super::trials::by_setting;
 use crate::records::{Sample, Status, TrialRecord};
 use minijinja::{Value, context};
 
@@ -9,17 +10,21 @@ const ACROSS: usize = 4;
 
 /// Tables of some prompts each, with a row for each finished trial.
 pub fn values(trials: &[TrialRecord], results: &Results) -> Vec<Value> {
-    let of = || trials.iter().filter(|trial| trial.status == Status::Done && !trial.samples.is_empty());
+    let is_told = |trial: &&TrialRecord| trial.status == Status::Done && !trial.samples.is_empty();
+    let told: Vec<&TrialRecord> =
+        by_setting(trials).into_iter().flat_map(|(_, group)| group).filter(is_told).collect();
     let mut prompts: Vec<&Sample> = vec![];
-    for sample in of().flat_map(|trial| &trial.samples) {
+    for sample in told.iter().flat_map(|trial| &trial.samples) {
         if !prompts.iter().any(|known| is_same(known, sample)) {
             prompts.push(sample);
         }
     }
     let table = |prompts: &[&Sample]| {
-        let row = |trial: &TrialRecord| {
+        let row = |trial: &&TrialRecord| {
             let cell = |prompt: &&Sample| match trial.samples.iter().find(|found| is_same(found, prompt)) {
-                Some(found) => context! { text => found.text, is_cut => found.is_cut, is_there => true },
+                Some(found) => {
+                    context! { text => found.text.replace('\n', " ↵ "), is_cut => found.is_cut, is_there => true }
+                }
                 None => context! { is_there => false },
             };
             let texts: Vec<Value> = prompts.iter().map(cell).collect();
@@ -27,7 +32,7 @@ pub fn values(trials: &[TrialRecord], results: &Results) -> Vec<Value> {
         };
         let heads: Vec<Value> =
             prompts.iter().map(|of| context! { prompt => of.prompt, right => of.right }).collect();
-        context! { heads, rows => of().map(row).collect::<Vec<_>>() }
+        context! { heads, rows => told.iter().map(row).collect::<Vec<_>>() }
     };
     prompts.chunks(ACROSS).map(table).collect()
 }

@@ -153,7 +153,9 @@ fn render(values: &Value) -> Result<String> {
     }
     let (style, script) = (include_str!("style.css"), include_str!("script.js"));
     let page = environment.get_template("report.html")?;
-    Ok(page.render(context! { sections, style, script, ..values.clone() })?)
+    let html = page.render(context! { sections, style, script, ..values.clone() })?;
+    // What a model writes may hold characters that no page may.
+    Ok(html.replace(|c: char| c.is_control() && c != '\n' && c != '\t', "\u{fffd}"))
 }
 
 /// A table as templates show it.

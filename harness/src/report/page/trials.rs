@@ -43,13 +43,13 @@ pub fn overview(trials: &[TrialRecord], results: &Results) -> Grid {
     Grid {
         heads: heads.into_iter().map(String::from).collect(),
         text_columns: 1,
-        rows: trials.iter().map(row).collect(),
+        rows: by_setting(trials).into_iter().flat_map(|(_, group)| group).map(row).collect(),
         ..Grid::default()
     }
 }
 
-/// Settings with their configuration, each with its trials and their stage runs.
-pub fn settings(trials: &[TrialRecord], results: &Results, origin: &Origin) -> Vec<Value> {
+/// Trials by their settings, in the order in which these appear.
+pub fn by_setting(trials: &[TrialRecord]) -> Vec<(Uuid, Vec<&TrialRecord>)> {
     let mut groups: Vec<(Uuid, Vec<&TrialRecord>)> = vec![];
     for trial in trials {
         match groups.iter_mut().find(|(setting, _)| *setting == trial.setting) {
@@ -57,6 +57,11 @@ pub fn settings(trials: &[TrialRecord], results: &Results, origin: &Origin) -> V
             None => groups.push((trial.setting, vec![trial])),
         }
     }
+    groups
+}
+
+/// Settings with their configuration, each with its trials and their stage runs.
+pub fn settings(trials: &[TrialRecord], results: &Results, origin: &Origin) -> Vec<Value> {
     let shown = |(_, group): &(Uuid, Vec<&TrialRecord>)| {
         let first = group[0];
         context! {
@@ -65,7 +70,7 @@ pub fn settings(trials: &[TrialRecord], results: &Results, origin: &Origin) -> V
             trials => group.iter().map(|trial| one(trial, origin)).collect::<Vec<_>>(),
         }
     };
-    groups.iter().map(shown).collect()
+    by_setting(trials).iter().map(shown).collect()
 }
 
 fn one(trial: &TrialRecord, origin: &Origin) -> Value {

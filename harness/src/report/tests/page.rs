@@ -155,7 +155,7 @@ fn answers_stand_side_by_side_prompt_by_prompt() {
         let sample = |place: usize| Sample {
             prompt: format!("prompt {place}"),
             right: (place == 0).then(|| "right".into()),
-            text: if place == 1 { String::new() } else { format!("text {place} of {i}") },
+            text: if place == 1 { String::new() } else { format!("text\u{b} {place}\nof {i}") },
             is_cut: place == 2,
         };
         // The last one, of an earlier version, wrote nothing.
@@ -166,10 +166,10 @@ fn answers_stand_side_by_side_prompt_by_prompt() {
     assert!(page.contains("Answers (1 of 2)") && page.contains("Answers (2 of 2)"));
     assert_eq!(page.matches("<th scope=\"col\" class=\"prompt\">").count(), 5);
     assert!(page.contains("prompt 0 <small>right: right</small>"));
-    let row = "<tr><th scope=\"row\">n_layers=2</th><td>2</td><td><div class=\"said\">text 0 of 1</div></td><td><i>nothing</i></td>\
-               <td><div class=\"said\">text 2 of 1…</div></td>";
+    let row = "<tr><th scope=\"row\">n_layers=2</th><td>2</td><td>text\u{fffd} 0 ↵ of 1</td><td><i>nothing</i></td>\
+               <td>text\u{fffd} 2 ↵ of 1…</td>";
     assert!(page.contains(row), "{page}");
-    assert_eq!(page.matches("<div class=\"said\">").count(), 12);
+    assert_eq!((page.matches("<td>text").count(), page.matches("…</td>").count()), (12, 3));
 }
 
 #[test]
