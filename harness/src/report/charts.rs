@@ -99,7 +99,7 @@ pub fn charts(settings: &[Setting], results: &Results, names: &Names) -> Vec<Fig
     figures
 }
 
-/// Loss curves of every stage that was trained.
+/// Loss curves of every stage that left some.
 pub fn curves(results: &Results) -> Vec<Figure> {
     let is_trained =
         |stage: &TrainStage| results.trials().flat_map(|(t, _)| &t.stages).any(|s| s.stage == stage.name());
@@ -107,7 +107,8 @@ pub fn curves(results: &Results) -> Vec<Figure> {
         let (name, title) = (format!("loss_{}", stage.name()), format!("Loss of {}", stage.name()));
         kind::draw(&FigureSpec::of(&name, &title, Arc::new(Loss::of(stage))), results, &[])
     };
-    TrainStage::all().filter(is_trained).map(curves_of).collect()
+    let has_curves = |figure: &Figure| figure.content != Content::default();
+    TrainStage::all().filter(is_trained).map(curves_of).filter(has_curves).collect()
 }
 
 /// `dense`, or the number of experts.
