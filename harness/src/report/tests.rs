@@ -269,6 +269,20 @@ fn nothing_finished_is_a_report_too() {
 }
 
 #[test]
+fn figures_of_nothing_are_drawn_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.toml");
+    let figures = ["line", "bar", "scatter"]
+        .map(|kind| format!("[[figure]]\nkind = '{kind}'\nx = 'model.n_layers'\ny = 'exam.accuracy'\n"));
+    let heatmap = "[[figure]]\nkind = 'heatmap'\nx = 'model.n_layers'\ny = 'seed'\nvalue = 'val.bpb'\n";
+    std::fs::write(&path, format!("sweeps = ['s']\n{}{heatmap}", figures.concat())).unwrap();
+    let experiment = Experiment::read_if_experiment(&path).unwrap().unwrap();
+    write(&experiment, &[trial(1, 2, 0, Status::Failed)], &[], &[], dir.path()).unwrap();
+    let drawn = std::fs::read_dir(dir.path().join("figures")).unwrap();
+    assert_eq!(drawn.filter(|file| file.as_ref().unwrap().path().extension().unwrap() == "svg").count(), 4);
+}
+
+#[test]
 fn exams_on_the_way_count_where_they_are_asked_for() {
     let exam = |stage: &str, (at, averaged), tokens, correct| {
         let (stage, run) = (stage.to_owned(), String::new());
