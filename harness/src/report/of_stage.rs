@@ -285,12 +285,7 @@ mod tests {
         let mut of = trial(1, 2, 24, Status::Done);
         let ending = Ending { reward_margin: Some(0.5), train_loss: Some(f64::NAN), ..Ending::default() };
         let dpo = Trained { steps: 7, val_loss: Some(0.25), wall_seconds: 3.5, ending, ..Trained::default() };
-        of.stages.push(StageRecord {
-            stage: "dpo".into(),
-            dir: "/x".into(),
-            record: "/x".into(),
-            trained: Some(dpo),
-        });
+        of.stages.push(StageRecord { stage: "dpo".into(), trained: Some(dpo), ..StageRecord::default() });
         let read = |name: &str| OfStage::all().iter().find(|column| column.name == name).unwrap().of(&of);
         assert_eq!(read("dpo.val_loss"), Some(0.25));
         assert_eq!(read("dpo.train_steps"), Some(7.0));
