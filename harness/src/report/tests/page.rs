@@ -178,6 +178,7 @@ fn a_trial_says_where_it_is_what_it_cost_and_how_to_repeat_it() {
     let stage = |name: &str, flops: f64| StageRecord {
         stage: name.into(),
         dir: format!("runs/{name}-cedd4909-0000-5000-8000-000000000000").into(),
+        record: "/nonexistent".into(),
         status: "done".into(),
         trained: (flops > 0.0).then(|| Trained { tokens: 1234, flops, ..Trained::default() }),
         wall_seconds: 61.0,
