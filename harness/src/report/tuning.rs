@@ -153,7 +153,9 @@ fn figure(sweep: &str, key: &str, tunings: &[&TuningRecord]) -> Figure {
             });
             let mut points: Vec<Point> = points.collect();
             points.sort_by(|a, b| a.x.total_cmp(&b.x));
-            series.push(Series { label, colour, points, mark: Mark::Joined, ..Series::default() });
+            // What is compared in the end stands out.
+            let mark = if rung == tuning.rungs.len() { Mark::Joined } else { Mark::Dashed };
+            series.push(Series { label, colour, points, mark, ..Series::default() });
         }
     }
     let mut notes =

@@ -190,7 +190,7 @@ fn trained(rows: &[&str]) -> (tempfile::TempDir, Vec<TrialRecord>) {
         std::fs::write(stage.join("metrics.csv"), format!("{head}\n{rows}")).unwrap();
         let mut trial = trial(seed, 2, 40, Status::Done);
         trial.stages =
-            vec![StageRecord { stage: "pretrain".into(), record: stage.clone(), dir: stage, trained: None }];
+            vec![StageRecord { stage: "pretrain".into(), record: stage, ..StageRecord::default() }];
         trials.push(trial);
     }
     (dir, trials)
