@@ -9,7 +9,10 @@ use predicates::str::contains;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
+use std::process::Stdio;
 
 fn record(dir: &Path) -> Value {
     serde_json::from_slice(&fs::read(dir.join("results/tiny/record.json")).unwrap()).unwrap()
@@ -121,4 +124,40 @@ fn files_of_the_machine_lie_over_the_sweep_and_are_recorded() {
         .code(0)
         .stdout(contains("its trial is finished"));
     assert_eq!(manifests(&dir.join("runs")).len(), before);
+}
+
+#[test]
+fn the_page_of_a_sweep_needs_no_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    fs::write(dir.join("tiny.toml"), two_seeds()).unwrap();
+    mindscale(dir).args(["run", "tiny.toml", "--only", "seed == 1"]).assert().code(0);
+    let mut server = std::process::Command::new(assert_cmd::cargo::cargo_bin("mindscale"))
+        .current_dir(dir)
+        .args(["status", "tiny.toml", "--web"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let address = line.trim_end().strip_prefix("tiny at http://").unwrap().to_owned();
+    let (address, page) = address.split_once('/').unwrap();
+    assert!(address.starts_with("127.0.0.1:") && page == "#/sweeps/tiny", "{line}");
+    let get = |path: &str| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert!(get("/").contains("app.js"));
+    assert!(get("/api/models").ends_with("[]"));
+    let sweep = get("/api/sweeps/tiny");
+    let sweep: Value = serde_json::from_str(sweep.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!(
+        (&sweep["status"]["counts"]["done"], &sweep["status"]["counts"]["pending"]),
+        (&1.into(), &1.into())
+    );
+    server.kill().unwrap();
+    server.wait().unwrap();
 }

@@ -4,6 +4,7 @@ use super::retry::may_pass;
 use crate::config::{Source, TrialConfig};
 use crate::fsutil::{create_dir, remove_drafts, write_atomic};
 use crate::recipe::{StageBody, StageRequest};
+use crate::records::Ending;
 use crate::runs::claim::{Claim, Taking, host};
 use crate::runs::manifest::{Manifest, Program, Results, RunStatus, outputs};
 use crate::system::{now, peak_rss_mb, utc};
@@ -84,6 +85,7 @@ pub fn work(
                 tracing::warn!("{notice}");
             }
             manifest.results = (**results).clone();
+            manifest.ending = Ending::read(&dir.join("metrics.csv"));
             manifest.outputs = outputs(dir)?;
             manifest.end(RunStatus::Done, None, began.elapsed());
         }
@@ -196,6 +198,7 @@ fn begun(request: &StageRequest, config: &TrialConfig, before: Option<Manifest>)
         reason: None,
         cut_off: false,
         results: Results::default(),
+        ending: None,
         program: Program::this(),
         host: host(),
         device: request.gpu.as_ref().map_or_else(|| config.device.to_string(), |gpu| format!("cuda:{gpu}")),

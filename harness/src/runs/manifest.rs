@@ -114,9 +114,6 @@ pub struct Results {
     /// The same for each named validation set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub val_sets: Vec<SetLoss>,
-    /// How training ended; older manifests have none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ending: Option<Box<Ending>>,
     /// How much was trained of each named source.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<SourceUse>,
@@ -156,6 +153,9 @@ pub struct Manifest {
     pub cut_off: bool,
     /// What it came to.
     pub results: Results,
+    /// How training ended; older manifests have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Ending>,
     /// The program that worked on it last.
     pub program: Program,
     /// The machine.

@@ -23,7 +23,7 @@ pub use sums::Sums;
 use crate::config::{OptimizerKind, TrainStage, Training, TrialConfig};
 use crate::data::{RowSize, Store, Tokenizer};
 use crate::fsutil::{create_dir, write_atomic};
-use crate::records::{Ending, SetLoss, SourceUse};
+use crate::records::{SetLoss, SourceUse};
 use crate::runs::manifest::Results;
 use crate::track::{Metrics, MetricsRow, Progress, Split, number};
 use anyhow::{Context, Result, anyhow, bail};
@@ -435,7 +435,6 @@ impl<'a, B: Backend> Loop<'a, B> {
             val_bpb: validation.as_ref().and_then(|found| found.all.bpb()),
             val_sets: validation.map_or(vec![], |found| found.sets.into_iter().map(set_loss).collect()),
             passes: self.length.passes,
-            ending: Ending::read(&self.request.out.join("metrics.csv")).map(Box::new),
             notices: {
                 let mut notices = self.objective.notices(self.request.stage);
                 notices.extend(self.length.notice(self.request.stage.name()));
