@@ -13,7 +13,7 @@ fn wrong_usage_exits_with_two() {
     let dir = tempfile::tempdir().unwrap();
     mindscale(dir.path()).arg("trian").assert().code(2).stderr(contains("unrecognized subcommand"));
     mindscale(dir.path()).args(["run"]).assert().code(2);
-    mindscale(dir.path()).args(["run", "--help"]).assert().code(0).stdout(contains("Example:"));
+    mindscale(dir.path()).args(["run", "--help"]).assert().code(0).stdout(contains("Examples:"));
 }
 
 #[test]
