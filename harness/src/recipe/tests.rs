@@ -385,8 +385,8 @@ fn exams_are_sat_on_the_way_of_a_stage() {
 fn the_last_examined_model_answers_a_few_prompts() {
     let runs = tempfile::tempdir().unwrap();
     let exam = |graph: &crate::plan::StageGraph| {
-        let exams = graph.nodes.iter().filter(|node| node.stage == Stage::Exam);
-        exams.last().map(|node| (node.uuid, node.dir.clone())).unwrap()
+        let mut exams = graph.nodes.iter().filter(|node| node.stage == Stage::Exam);
+        exams.next_back().map(|node| (node.uuid, node.dir.clone())).unwrap()
     };
     let (name, dir) = exam(&run_all(|_| {}, runs.path()));
     let samples = crate::runs::manifest::samples(&dir).unwrap();
