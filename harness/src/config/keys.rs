@@ -313,9 +313,12 @@ pub fn did_you_mean<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) ->
 
 /// The candidate fewest typing errors away, if that is near enough to be meant.
 pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let allowed = (word.chars().count() / 3).max(1);
+    let length = word.chars().count();
+    let allowed = (length / 3).max(1);
     candidates
         .into_iter()
+        // Each letter too many is an error: a word of any length is soon told from all.
+        .filter(|candidate| length.abs_diff(candidate.chars().count()) <= allowed)
         .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
         .filter(|(distance, _)| *distance <= allowed)
         .min_by_key(|(distance, _)| *distance)
@@ -336,6 +339,13 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn words_of_any_length_are_soon_told_from_keys() {
+        assert_eq!(nearest(&"m".repeat(10_000_000), keys().map(|key| key.path.as_str())), None);
+        assert_eq!(nearest("modal.n_layers", ["model.n_layers", "seed"]), Some("model.n_layers"));
+        assert_eq!(nearest("sed", ["seed", "se", "model"]), Some("seed"));
+    }
 
     #[test]
     fn the_list_has_exactly_the_keys_that_a_trial_has_in_their_order() {
