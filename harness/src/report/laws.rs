@@ -263,28 +263,22 @@ pub fn csv(fitted: &[Fitted]) -> Result<Vec<u8>> {
     Ok(csv.into_inner()?)
 }
 
-/// All fits in one table.
+/// All fits in one table; what they rest on stands below it.
 pub fn table(fitted: &[Fitted]) -> Grid {
     let mut rows: Vec<Vec<GridCell>> = vec![];
     for fit in fitted {
-        let title = fit.spec.title.clone();
-        let parameters = fit.parameters();
-        if parameters.is_empty() {
-            rows.push(
-                [title.clone(), String::new(), String::new(), String::new(), fit.note()]
-                    .map(GridCell::from)
-                    .into(),
-            );
-        }
-        for (index, (name, Estimate { value, low, high, .. })) in parameters.into_iter().enumerate() {
+        for (index, (name, Estimate { value, low, high, .. })) in fit.parameters().into_iter().enumerate() {
+            let title = if index == 0 { fit.spec.title.clone() } else { String::new() };
             let interval = format!("{} to {}", shown(low), shown(high));
-            let (title, note) = if index == 0 { (title.clone(), fit.note()) } else { Default::default() };
-            rows.push([title, name, shown(value), interval, note].map(GridCell::from).into());
+            rows.push([title, name, shown(value), interval].map(GridCell::from).into());
         }
     }
+    let notes: Vec<String> =
+        fitted.iter().map(|fit| format!("{}: {}.", fit.spec.title, fit.note())).collect();
     Grid {
         title: "Fits".into(),
-        heads: ["fit", "parameter", "value", "95 % interval", "note"].map(String::from).into(),
+        note: notes.join(" "),
+        heads: ["fit", "parameter", "value", "95 % interval"].map(String::from).into(),
         text_columns: 2,
         rows,
         ..Grid::default()

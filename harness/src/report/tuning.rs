@@ -58,8 +58,7 @@ pub fn csv(tunings: &[TuningRecord]) -> Result<Vec<u8>> {
 
 /// A row for each tuning.
 pub fn table(tunings: &[TuningRecord]) -> Grid {
-    let heads =
-        ["sweep", "setting", "key", "tried", "seeds", "chosen", "validation loss", "lost", "FLOPs", "note"];
+    let heads = ["sweep", "setting", "key", "tried", "seeds", "chosen", "validation loss", "lost", "FLOPs"];
     let row = |tuning: &TuningRecord| {
         let mut values: Vec<String> = Vec::new();
         let mut seeds: Vec<u64> = Vec::new();
@@ -81,12 +80,17 @@ pub fn table(tunings: &[TuningRecord]) -> Grid {
             of_chosen.map_or(NOTHING.into(), |(_, mean, _)| format!("{mean:.4}")),
             lost.to_string(),
             format!("{:.2e}", tuning.flops()),
-            tuning.warning.clone().unwrap_or_default(),
         ];
         cells.map(GridCell::from).into()
     };
     Grid {
         title: "Values that were chosen before the study, by validation loss on seeds of their own".into(),
+        note: tunings
+            .iter()
+            .filter_map(|t| t.warning.clone())
+            .map(|text| text + ".")
+            .collect::<Vec<_>>()
+            .join(" "),
         heads: heads.map(String::from).into(),
         text_columns: 4,
         rows: tunings.iter().map(row).collect(),
