@@ -80,21 +80,12 @@ impl FitSpec {
         fields.only(keys, &FIT_KEYS, &format!("kind = {kind:?}"));
         let (name, title) = (fields.file_name("name"), fields.text("title"));
         let filter = fields.condition("where");
-        let number = |fields: &mut Fields, key: &str, usual: &str| match fields.column(key) {
-            Some(column) if column.is_number() => Some(column),
-            Some(column) => {
-                fields.problem(key, format!("is {:?}, which holds text, expected numbers", column.name()));
-                None
-            }
-            None => Column::find(usual).ok(),
-        };
-        let n = number(fields, "n", "params");
-        let loss = number(fields, "loss", "val_loss");
+        let n = fields.number_or("n", "params");
+        let loss = fields.number_or("loss", "val_loss");
         let form = if kind == "isoflop" {
-            Form::IsoFlop { flops: number(fields, "flops", "train_flops")?, n: n? }
+            Form::IsoFlop { flops: fields.number_or("flops", "train_flops")?, n: n? }
         } else {
-            let has_d = fields.entries.iter().any(|entry| entry.key == "d");
-            let d = if has_d { Some(number(fields, "d", "train_tokens")?) } else { None };
+            let d = fields.number("d", "\"train_tokens\"");
             let hold_out = fields.share("hold_out").unwrap_or(HOLD_OUT);
             Form::Law { n: n?, d, hold_out }
         };

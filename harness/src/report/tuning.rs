@@ -3,6 +3,7 @@
 use super::figure::{Axis, Content, Figure, Mark, Point, Series};
 use super::grid::{Grid, GridCell};
 use super::number::NOTHING;
+use super::tables::cell;
 use crate::records::{Status, TuningRecord};
 use crate::stats::spread;
 use crate::track::{counted, csv_number, time};
@@ -37,7 +38,7 @@ pub fn csv(tunings: &[TuningRecord]) -> Result<Vec<u8>> {
                 tuning.sweep.clone(),
                 tuning.of.clone(),
                 tuning.key.clone(),
-                shown(&tried.value),
+                cell(&tried.value),
                 tried.seed.to_string(),
                 tried.rung.to_string(),
                 tuning.metric.clone(),
@@ -63,7 +64,7 @@ pub fn table(tunings: &[TuningRecord]) -> Grid {
         let mut values: Vec<String> = Vec::new();
         let mut seeds: Vec<u64> = Vec::new();
         for tried in &tuning.tried {
-            let value = shown(&tried.value);
+            let value = cell(&tried.value);
             values.extend((!values.contains(&value)).then_some(value));
             seeds.extend((!seeds.contains(&tried.seed)).then_some(tried.seed));
         }
@@ -76,7 +77,7 @@ pub fn table(tunings: &[TuningRecord]) -> Grid {
             tuning.key.clone(),
             values.join(", "),
             seeds.len().to_string(),
-            tuning.chosen.as_ref().map_or(NOTHING.into(), shown),
+            tuning.chosen.as_ref().map_or(NOTHING.into(), cell),
             of_chosen.map_or(NOTHING.into(), |(_, mean, _)| format!("{mean:.4}")),
             lost.to_string(),
             format!("{:.2e}", tuning.flops()),
@@ -128,12 +129,12 @@ fn figure(sweep: &str, key: &str, tunings: &[&TuningRecord]) -> Figure {
     let mut places: Vec<String> = Vec::new();
     if !is_numeric {
         for tried in tunings.iter().flat_map(|tuning| &tuning.tried) {
-            let value = shown(&tried.value);
+            let value = cell(&tried.value);
             places.extend((!places.contains(&value)).then_some(value));
         }
     }
     let x = |value: &Value| {
-        let place = || places.iter().position(|place| *place == shown(value)).map(|place| place as f64);
+        let place = || places.iter().position(|place| *place == cell(value)).map(|place| place as f64);
         if is_numeric { value.as_f64() } else { place() }
     };
     let (mut series, mut chosen) = (Vec::new(), Vec::new());
@@ -185,11 +186,4 @@ fn figure(sweep: &str, key: &str, tunings: &[&TuningRecord]) -> Figure {
 /// The last rung on which anything has finished.
 fn last_rung(tuning: &TuningRecord) -> usize {
     tuning.tried.iter().filter(|tried| tried.loss.is_some()).map(|tried| tried.rung).max().unwrap_or(1)
-}
-
-fn shown(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
 }

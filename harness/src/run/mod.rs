@@ -129,11 +129,12 @@ pub fn run(work: &Work, options: &RunOptions) -> Result<Outcome> {
         Executor::Slurm(_) => Gpus::default(),
     };
     create_dir(&work.runs)?;
-    let (all, graph, executed) = execute(work, all, gpus, options)?;
+    let (all, graph, executed) = execute(work, all, graph, gpus, options)?;
     work.end()?;
     // By the names of this run: its data may have changed meanwhile.
-    let report_kept = write_report(work, &all.looked_at_again(), options.force)?;
-    let notices = notices(&collect(&graph.looked_at_again())?);
+    let now = all.looked_at_again();
+    let report_kept = write_report(work, &now, options.force)?;
+    let notices = notices(&collect(&work.chosen(now)?)?);
     Ok(Outcome { graph, left_out, executed: Some(executed), notices, report, report_kept })
 }
 
@@ -144,16 +145,16 @@ fn distinct(graph: &StageGraph) -> usize {
 
 /// Works through a graph; where trials are tuned, again through what is left once values are chosen.
 ///
-/// The record is of the whole sweep, of which a part may be worked on now and the rest another time: `all`, which is given
-/// back as it is planned at the end, with the part, and what came of that.
+/// The record is of the whole sweep, `all`, of which a part may be worked on now and the rest another time: `graph`. Both are
+/// given back as they are planned at the end, with what came of the part.
 fn execute(
     work: &Work,
     mut all: StageGraph,
+    mut graph: StageGraph,
     gpus: Gpus,
     options: &RunOptions,
 ) -> Result<(StageGraph, StageGraph, pool::Outcome)> {
     let mut outcome = pool::Outcome::default();
-    let mut graph = work.chosen(all.clone())?;
     for round in 0.. {
         work.begin(&all)?;
         let executed = match &options.executor {

@@ -26,7 +26,7 @@ const RECORDS: &str = "records";
 const ENDING: &str = ".json.gz";
 
 /// The file in the folder of a stage run that has its course.
-pub const METRICS: &str = "metrics.csv";
+const METRICS: &str = "metrics.csv";
 
 /// The files that are kept of a stage run, as they are.
 #[derive(Serialize, Deserialize)]

@@ -90,7 +90,7 @@ fn mistakes_of_a_fit_have_their_lines() {
     );
     assert_eq!(
         problems("kind = 'chinchilla'\nn = 'sweep'"),
-        "x.toml:4: fit.n: is \"sweep\", which holds text, expected numbers"
+        "x.toml:4: fit.n: is \"sweep\", which holds text, expected numbers as in \"params\""
     );
     assert_eq!(
         problems("kind = 'chinchilla'\nhold_out = 1"),
