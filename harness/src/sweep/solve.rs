@@ -124,7 +124,7 @@ impl Weights {
         }
         let heads = 2 * model.n_heads as u64;
         let step = match key {
-            "model.d_model" => lcm(self.multiple_of, heads),
+            "model.d_model" if model.head_dim.is_none() => lcm(self.multiple_of, heads),
             "model.head_dim" => lcm(self.multiple_of, 2), // rotary positions turn pairs
             _ => self.multiple_of,
         };

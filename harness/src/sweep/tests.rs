@@ -134,6 +134,14 @@ fn heads_and_weights_without_the_embedding_are_solved_as_well() {
     assert_eq!(values(&text), [[json!(12)]]);
     let text = format!("{base}[solve]\n\"model.head_dim\" = {{ params = {} }}\n", 2048 + 2304 + 48 + 96 * 30);
     assert_eq!(values(&text), [[json!(30)]]);
+    // Heads of a size of their own leave the width free: 128 of the embedding, 48 of attention, 144 of the feed-forward
+    // and 3 of norms for each unit of it.
+    let text = format!(
+        "{base}head_dim = 8\n[solve]\n\"model.d_model\" = {{ params = {}, tolerance = 0 }}\n",
+        323 * 17
+    )
+    .replace("d_model = 16\n", "");
+    assert_eq!(values(&text), [[json!(17)]]);
     // 5168 of d_model 16 with the 2048.
     let text = format!("{TINY}[solve]\n\"model.d_model\" = {{ non_embedding_params = 3120 }}\n");
     assert_eq!(values(&text), [[json!(16)]]);
