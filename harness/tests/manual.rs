@@ -13,6 +13,10 @@ use std::path::{Path, PathBuf};
 const ASKED: &str = "name = 'asked'\n[base.exam]\nat = [0.5, 1.0]\naverage_last = 2\n[axes]\nseed = [1, 2]\n\
                      'model.n_layers' = [2, 4, 8]\n'pretrain.flops' = [1e12, 2e12]\n";
 
+/// Speeds that an example names, where it has them, with a row for each of its shapes.
+const SPEEDS: (&str, &str) =
+    ("results/speeds/trials.csv", "model.n_layers,pretrain.tokens_per_second\n2,20000\n4,10000\n8,5000\n");
+
 /// What parts of sweeps leave out, so that they need no files.
 const REST: [&str; 4] = ["sft.enabled=false", "dpo.enabled=false", "exam.enabled=false", "data.sft=[]"];
 
@@ -79,6 +83,10 @@ fn experiment(text: &str) -> anyhow::Result<usize> {
 fn sweep(text: &str) -> anyhow::Result<usize> {
     let is_whole = text.lines().any(|line| line.starts_with("name ="));
     let named = if is_whole { text.into() } else { format!("name = \"example\"\n{text}") };
+    let dir = tempfile::tempdir()?;
+    let speeds = dir.path().join("trials.csv");
+    fs::write(&speeds, SPEEDS.1)?;
+    let named = named.replace(SPEEDS.0, &speeds.to_string_lossy());
     let is_set = |key: &str| {
         let (section, name) = key.split_once('.').unwrap();
         text.contains(&format!("[base.{section}]")) && text.contains(&format!("{name} ="))

@@ -136,6 +136,11 @@ fn check_keys(sweep: &Sweep, errors: &mut ConfigErrors) {
             errors.push(ConfigError::new(fixed, key, problem));
         }
     }
+    for solve in &sweep.solve {
+        if let Some(problem) = solve.problem(varied.keys().copied()) {
+            errors.push(ConfigError::new(&solve.place, &solve.key, problem));
+        }
+    }
     let is_solved = |key: &str| sweep.solve.iter().any(|solve| solve.key == key);
     for Setting { key, place, .. } in sweep.exclude.iter().flat_map(|exclude| &exclude.settings) {
         let problem = match &sweep.tune {

@@ -9,6 +9,7 @@ mod detect;
 mod draw;
 mod expand;
 mod grammar;
+mod length;
 mod plan;
 mod schema;
 mod solve;

@@ -153,10 +153,22 @@ fn solved(key: &KeySpec) -> Option<Value> {
     let number = json!({ "type": "number", "minimum": 1 });
     let stage = key.path.strip_suffix(".tokens").and_then(TrainStage::named);
     if stage.is_some() {
-        let flops = closed(Map::from_iter([("flops".to_string(), number)]));
-        let mut table = described(flops, "As long as so many floating-point operations.");
-        table["required"] = json!(["flops"]);
-        return Some(table);
+        let all_of = |properties: Value| {
+            let properties = properties.as_object().cloned().unwrap_or_default();
+            let names: Vec<String> = properties.keys().cloned().collect();
+            let mut table = closed(properties);
+            table["required"] = names.into();
+            table
+        };
+        let flops =
+            described(all_of(json!({ "flops": number })), "As long as so many floating-point operations.");
+        let time = all_of(json!({
+            "seconds": { "type": "number", "exclusiveMinimum": 0 },
+            "measured": { "type": "string", "description": "The trials.csv of the report of an earlier run." },
+        }));
+        let time =
+            described(time, "As long as so many seconds at the speed that was measured for the shape.");
+        return Some(json!({ "oneOf": [flops, time] }));
     }
     SIZES.contains(&key.path.as_str()).then(|| {
         let properties = json!({

@@ -1,5 +1,6 @@
 //! `[solve]`: keys computed so that a constraint holds.
 
+use super::length::Length;
 use crate::config::{
     ConfigError, ConfigErrors, Entry, Node, TrainStage, TrialConfig, did_you_mean, find, largest, leaves,
     not_a_key,
@@ -9,9 +10,6 @@ use serde_json::Value;
 
 /// Relative distance from the goal that is allowed unless the file says otherwise.
 const TOLERANCE: f64 = 0.02;
-
-/// Most tokens that a budget of operations may come to.
-const MOST_TOKENS: f64 = 1e15;
 
 /// Sizes of the shape that can be solved for; the number of weights grows with each.
 pub(super) const SIZES: [&str; 6] = [
@@ -42,8 +40,8 @@ pub struct Solve {
 pub enum Goal {
     /// A number of weights, reached by a size of the shape.
     Weights(Weights),
-    /// Floating-point operations of a training stage, reached by its length.
-    Flops(TrainStage, f64),
+    /// Operations or time of a training stage, reached by its length.
+    Length(Length),
 }
 
 /// Which weights of a model are counted.
@@ -101,7 +99,15 @@ impl Solve {
     pub fn apply(&self, config: &mut TrialConfig) -> Result<Value, String> {
         match &self.goal {
             Goal::Weights(goal) => goal.solve(&self.key, &mut config.model),
-            Goal::Flops(stage, flops) => length_for(*stage, *flops, config),
+            Goal::Length(length) => length.solve(config),
+        }
+    }
+
+    /// What stands against it in a sweep that varies these keys.
+    pub fn problem<'a>(&self, varied: impl Iterator<Item = &'a str>) -> Option<String> {
+        match &self.goal {
+            Goal::Weights(_) => None,
+            Goal::Length(length) => length.problem(varied),
         }
     }
 
@@ -186,29 +192,6 @@ impl Weights {
     }
 }
 
-/// Makes a stage so long that it takes so many operations. Its tokens follow once its data is there.
-fn length_for(stage: TrainStage, flops: f64, config: &mut TrialConfig) -> Result<Value, String> {
-    let (name, cost) = (stage.name(), config.cost(stage));
-    let training = (stage.spec().training_mut)(config);
-    if !training.enabled {
-        return Err(format!("the stage is left out; set {name}.enabled = true"));
-    }
-    if let Some(steps) = training.steps {
-        return Err(format!("{name}.steps = {steps} would win; set {name}.steps = \"unset\""));
-    }
-    if let Some(other) = training.flops {
-        return Err(format!("{name}.flops = {other:e} is set as well; set {name}.flops = \"unset\""));
-    }
-    let (per_token, most) = (cost.per_token(training.seq_len), flops / cost.linear);
-    if !(1.0..=MOST_TOKENS).contains(&most) {
-        return Err(format!(
-            "flops = {flops:e} comes to {most:e} tokens of about {per_token:e} operations each, expected 1 to {MOST_TOKENS:e}"
-        ));
-    }
-    (training.flops, training.tokens) = (Some(flops), None);
-    Ok(Value::Null)
-}
-
 fn lcm(a: u64, b: u64) -> u64 {
     fn gcd(a: u64, b: u64) -> u64 {
         if b == 0 { a } else { gcd(b, a % b) }
@@ -241,7 +224,7 @@ pub fn read(entries: &[Entry], errors: &mut ConfigErrors) -> Vec<Solve> {
             Err(problem) => errors.push(ConfigError::new(place, key, problem)),
         }
     }
-    // The cost of a token follows from the shape.
+    // Cost and speed follow from the shape.
     solves.sort_by_key(|solve| !solve.is_shape());
     solves
 }
@@ -250,55 +233,43 @@ fn read_key(key: &str, node: &Node) -> Result<Goal, String> {
     if find(key).is_none() {
         return Err(not_a_key(key));
     }
-    let stage = key.strip_suffix(".tokens").and_then(TrainStage::named);
-    if stage.is_none() && !SIZES.contains(&key) {
+    if let Some(stage) = key.strip_suffix(".tokens").and_then(TrainStage::named) {
+        return Ok(Goal::Length(Length::read(stage, node)?));
+    }
+    if !SIZES.contains(&key) {
         return Err(format!("cannot be solved, expected {} or the tokens of a stage", SIZES.join(", ")));
     }
-    let expected = match stage {
-        Some(_) => "{ flops = OPERATIONS }",
-        None => {
-            "{ params = N }, { active_params = N } or { non_embedding_params = N }, with multiple_of and tolerance as needed"
-        }
-    };
+    let expected = "{ params = N }, { active_params = N } or { non_embedding_params = N }, with multiple_of and tolerance as needed";
     let entries = node.table().ok_or_else(|| format!("is {}, expected {expected}", node.shown))?;
     let (mut goals, mut multiple_of, mut tolerance) = (Vec::new(), 1, TOLERANCE);
     for Entry { key: name, node, .. } in entries {
         let wrong = |expected: &str| format!("{name} is {}, expected {expected}", node.shown);
         match name.as_str() {
-            goal if stage.is_some() == (goal == "flops")
-                && (goal == "flops" || Counted::named(goal).is_some()) =>
-            {
-                let number = node.number().filter(|number| number.is_finite() && *number >= 1.0);
-                goals.push((name.as_str(), number.ok_or_else(|| wrong("a number of 1 or more"))?));
-            }
-            "multiple_of" if stage.is_none() => {
+            "multiple_of" => {
                 multiple_of = node
                     .whole()
                     .filter(|number| (1..=MOST_MULTIPLE).contains(number))
                     .ok_or_else(|| wrong("a whole number of 1 to 1048576"))?;
             }
-            "tolerance" if stage.is_none() => {
+            "tolerance" => {
                 tolerance = node
                     .number()
                     .filter(|number| (0.0..1.0).contains(number))
                     .ok_or_else(|| wrong("a share of 0 or more and below 1"))?;
             }
             _ => {
-                let goals = Counted::NAMES.map(|(_, name)| name).into_iter();
-                let names = goals.chain(["flops", "multiple_of", "tolerance"]);
-                let hint = did_you_mean(name, names.filter(|known| known != name));
-                return Err(format!("{name} does not belong here, expected {expected}{hint}"));
+                let Some(of) = Counted::named(name) else {
+                    let names = Counted::NAMES.map(|(_, name)| name).into_iter();
+                    let hint = did_you_mean(name, names.chain(["multiple_of", "tolerance"]));
+                    return Err(format!("{name} does not belong here, expected {expected}{hint}"));
+                };
+                let number = node.number().filter(|number| number.is_finite() && *number >= 1.0);
+                goals.push((of, number.ok_or_else(|| wrong("a number of 1 or more"))?));
             }
         }
     }
-    match (goals.as_slice(), stage) {
-        ([(_, flops)], Some(stage)) => Ok(Goal::Flops(stage, *flops)),
-        ([(name, count)], None) => Ok(Goal::Weights(Weights {
-            of: Counted::named(name).unwrap_or(Counted::All),
-            count: *count,
-            multiple_of,
-            tolerance,
-        })),
+    match goals.as_slice() {
+        &[(of, count)] => Ok(Goal::Weights(Weights { of, count, multiple_of, tolerance })),
         _ => Err(format!("has {} constraints, expected {expected}", goals.len())),
     }
 }

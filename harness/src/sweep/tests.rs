@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::path::Path;
 
+mod length;
 mod tune;
 
 fn with(set: &[&str]) -> Overrides {

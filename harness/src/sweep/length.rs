@@ -1,0 +1,272 @@
+//! Lengths of training stages in `[solve]`: by operations, or by time at the speeds that an earlier run measured.
+
+use super::plan::plain;
+use crate::config::{Entry, Node, TrainStage, TrialConfig, did_you_mean, get, set};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+
+/// Most tokens that a stage may come to.
+const MOST_TOKENS: f64 = 1e15;
+
+const EXPECTED: &str =
+    "{ flops = OPERATIONS } or { seconds = SECONDS, measured = \"results/NAME/trials.csv\" }";
+
+/// What to do where a speed is missing.
+const MEASURE: &str = "measure first, with a short run of all shapes of this sweep: docs/sweeps.md";
+
+/// The column of a report that holds the number of weights, by which shapes are told apart as by a key.
+const PARAMS: &str = "params";
+
+/// Most values shown of a column.
+const SHOWN: usize = 5;
+
+/// What a stage is as long as.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Length {
+    /// So many floating-point operations.
+    Flops(TrainStage, f64),
+    /// So many seconds.
+    Seconds(f64, Speeds),
+}
+
+impl Length {
+    /// Reads the value of `<stage>.tokens`, with the file of speeds where it names one.
+    pub fn read(stage: TrainStage, node: &Node) -> Result<Self, String> {
+        let entries = node.table().ok_or_else(|| format!("is {}, expected {EXPECTED}", node.shown))?;
+        let (mut flops, mut seconds, mut measured) = (None, None, None);
+        for Entry { key: name, node, .. } in entries {
+            let wrong = |expected: &str| format!("{name} is {}, expected {expected}", node.shown);
+            let number = node.number().filter(|number| number.is_finite() && *number > 0.0);
+            match name.as_str() {
+                "flops" => {
+                    let number = number.filter(|number| *number >= 1.0);
+                    flops = Some(number.ok_or_else(|| wrong("a number of 1 or more"))?);
+                }
+                "seconds" => seconds = Some(number.ok_or_else(|| wrong("a number above 0"))?),
+                "measured" => {
+                    measured =
+                        Some(node.str().ok_or_else(|| wrong("the trials.csv of a report, in quotes"))?);
+                }
+                _ => {
+                    let hint = did_you_mean(name, ["flops", "seconds", "measured"]);
+                    return Err(format!("{name} does not belong here, expected {EXPECTED}{hint}"));
+                }
+            }
+        }
+        match (flops, seconds, measured) {
+            (Some(flops), None, None) => Ok(Self::Flops(stage, flops)),
+            (None, Some(seconds), Some(file)) => Ok(Self::Seconds(seconds, Speeds::read(stage, file)?)),
+            (None, None, None) => Err(format!("has 0 constraints, expected {EXPECTED}")),
+            (Some(_), ..) => Err(format!("has flops and a time, expected {EXPECTED}")),
+            (None, Some(_), None) => Err(format!("has seconds without measured, expected {EXPECTED}")),
+            (None, None, Some(_)) => Err(format!("has measured without seconds, expected {EXPECTED}")),
+        }
+    }
+
+    /// Makes the stage so long. Tokens that follow from operations are null, as they are known once the data is there.
+    pub fn solve(&self, config: &mut TrialConfig) -> Result<Value, String> {
+        let stage = match self {
+            Self::Flops(stage, _) => *stage,
+            Self::Seconds(_, speeds) => speeds.stage,
+        };
+        let (name, training) = (stage.name(), stage.training(config));
+        if !training.enabled {
+            return Err(format!("the stage is left out; set {name}.enabled = true"));
+        }
+        if let Some(steps) = training.steps {
+            return Err(format!("{name}.steps = {steps} would win; set {name}.steps = \"unset\""));
+        }
+        if let Some(other) = training.flops {
+            return Err(format!("{name}.flops = {other:e} is set as well; set {name}.flops = \"unset\""));
+        }
+        let (flops, tokens) = match self {
+            Self::Flops(_, flops) => {
+                let cost = config.cost(stage);
+                let (per_token, most) = (cost.per_token(training.seq_len), flops / cost.linear);
+                if !(1.0..=MOST_TOKENS).contains(&most) {
+                    return Err(format!(
+                        "flops = {flops:e} comes to {most:e} tokens of about {per_token:e} operations each, expected 1 to {MOST_TOKENS:e}"
+                    ));
+                }
+                (Some(*flops), None)
+            }
+            Self::Seconds(seconds, speeds) => {
+                let speed = speeds.of(config)?;
+                let tokens = seconds * speed;
+                if !(1.0..=MOST_TOKENS).contains(&tokens) {
+                    return Err(format!(
+                        "seconds = {seconds} at {speed} tokens/s comes to {tokens:.2e} tokens, expected 1 to {MOST_TOKENS:e}"
+                    ));
+                }
+                (None, Some(tokens as u64))
+            }
+        };
+        let training = (stage.spec().training_mut)(config);
+        (training.flops, training.tokens) = (flops, tokens);
+        Ok(json!(tokens))
+    }
+
+    /// Why speeds are not known shape by shape, in a sweep that varies these keys.
+    pub fn problem<'a>(&self, varied: impl Iterator<Item = &'a str>) -> Option<String> {
+        let Self::Seconds(_, speeds) = self else { return None };
+        let is_missing =
+            |key: &&str| tells_speed(key, speeds.stage) && !speeds.columns.iter().any(|column| column == key);
+        let missing: Vec<&str> = varied.filter(is_missing).collect();
+        (!missing.is_empty()).then(|| {
+            let (file, keys) = (&speeds.file, missing.join(", "));
+            format!(
+                "{file} has no column {keys}, which varies here, so that shapes would share a speed; {MEASURE}"
+            )
+        })
+    }
+}
+
+/// Whether the speed of a stage may depend on a key.
+fn tells_speed(key: &str, stage: TrainStage) -> bool {
+    let of_stage = key.strip_prefix(stage.name()).and_then(|key| key.strip_prefix('.'));
+    match of_stage {
+        Some(key) => matches!(
+            key,
+            "seq_len"
+                | "batch_size"
+                | "accumulation"
+                | "packing"
+                | "optimizer"
+                | "lanes"
+                | "recompute"
+                | "answer_loss"
+                | "rank"
+                | "targets"
+        ),
+        None => key.starts_with("model.") || matches!(key, "device" | "precision" | "threads"),
+    }
+}
+
+/// Speeds of a training stage, from the `trials.csv` of a report.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Speeds {
+    stage: TrainStage,
+    file: String,
+    /// The columns in which a row must agree with a trial.
+    columns: Vec<String>,
+    rows: Vec<Row>,
+}
+
+/// A row of the file.
+#[derive(Debug, Clone, PartialEq)]
+struct Row {
+    /// Those of the columns above.
+    cells: Vec<String>,
+    /// The stage run that was measured: a report repeats it for each exam, and for trials that share it.
+    run: String,
+    /// Target tokens a second; `None` where the stage run has not finished.
+    speed: Option<f64>,
+}
+
+impl Speeds {
+    fn read(stage: TrainStage, file: &str) -> Result<Self, String> {
+        let bytes = fs::read(file).map_err(|error| {
+            format!("measured: {file}: {error}, expected the trials.csv of a report; {MEASURE}")
+        })?;
+        let told = |error: csv::Error| format!("measured: {file}: {error}");
+        let mut csv = csv::Reader::from_reader(bytes.as_slice());
+        let heads: Vec<String> = csv.headers().map_err(told)?.iter().map(String::from).collect();
+        let place = |name: &str| heads.iter().position(|head| head == name);
+        let name = format!("{}.tokens_per_second", stage.name());
+        let Some(speed) = place(&name) else {
+            let others: Vec<&str> = heads
+                .iter()
+                .map(String::as_str)
+                .filter(|head| head.ends_with(".tokens_per_second"))
+                .collect();
+            let only =
+                if others.is_empty() { String::new() } else { format!(", only {}", others.join(", ")) };
+            return Err(format!(
+                "measured: {file} has no column {name}{only}; expected the trials.csv of a report of trials with {}",
+                stage.name()
+            ));
+        };
+        let run = place(&format!("run.{}", stage.name()));
+        let compared: Vec<usize> =
+            (0..heads.len()).filter(|&at| heads[at] == PARAMS || tells_speed(&heads[at], stage)).collect();
+        let mut rows = Vec::new();
+        for record in csv.records() {
+            let record = record.map_err(told)?;
+            let line = record.position().map_or(0, csv::Position::line);
+            let cell = |at: usize| record.get(at).unwrap_or_default().to_string();
+            let speed = Some(cell(speed)).filter(|cell| !cell.is_empty()).map(|cell| {
+                let number = cell.parse().ok().filter(|number: &f64| number.is_finite() && *number > 0.0);
+                number.ok_or_else(|| {
+                    format!(
+                        "measured: {file}:{line}: {name} is {cell:?}, expected a number above 0, or nothing where there is none"
+                    )
+                })
+            });
+            rows.push(Row {
+                cells: compared.iter().map(|&at| cell(at)).collect(),
+                run: run.map_or_else(|| line.to_string(), cell),
+                speed: speed.transpose()?,
+            });
+        }
+        if rows.is_empty() {
+            return Err(format!("measured: {file} has no rows; {MEASURE}"));
+        }
+        let columns = compared.into_iter().map(|at| heads[at].clone()).collect();
+        Ok(Self { stage, file: file.into(), columns, rows })
+    }
+
+    /// The mean over the stage runs that agree with a trial, in target tokens a second.
+    fn of(&self, config: &TrialConfig) -> Result<f64, String> {
+        let mut tree = json!(config);
+        set(&mut tree, PARAMS, config.model.params().into());
+        let wanted: Vec<&Value> =
+            self.columns.iter().map(|column| get(&tree, column).unwrap_or(&Value::Null)).collect();
+        let agrees = |row: &&Row| row.cells.iter().zip(&wanted).all(|(cell, value)| is_same(cell, value));
+        let found: Vec<&Row> = self.rows.iter().filter(agrees).collect();
+        let speeds: BTreeMap<&str, f64> =
+            found.iter().filter_map(|row| Some((row.run.as_str(), row.speed?))).collect();
+        if !speeds.is_empty() {
+            return Ok(speeds.values().sum::<f64>() / speeds.len() as f64);
+        }
+        let (file, stage) = (&self.file, self.stage.name());
+        let told = |at: usize| format!("{} = {}", self.columns[at], plain(wanted[at]));
+        let all = || (0..wanted.len()).map(told).collect::<Vec<_>>().join(", ");
+        if !found.is_empty() {
+            return Err(format!(
+                "{file} has no {stage}.tokens_per_second for {}, as no such stage run has finished; finish that run",
+                all()
+            ));
+        }
+        let is_new = |at: &usize| !self.rows.iter().any(|row| is_same(&row.cells[*at], wanted[*at]));
+        Err(match (0..wanted.len()).find(is_new) {
+            Some(at) => format!("{file} has no {}, only {}; {MEASURE}", told(at), self.values(at)),
+            None => format!("{file} has no row with {}; {MEASURE}", all()),
+        })
+    }
+
+    /// The values of a column, each once.
+    fn values(&self, column: usize) -> String {
+        let mut values: Vec<&str> = Vec::new();
+        for row in &self.rows {
+            let cell = row.cells[column].as_str();
+            let shown = if cell.is_empty() { crate::config::UNSET } else { cell };
+            if !values.contains(&shown) {
+                values.push(shown);
+            }
+        }
+        let more = if values.len() > SHOWN { ", ..." } else { "" };
+        values.truncate(SHOWN);
+        values.join(", ") + more
+    }
+}
+
+/// Whether a cell of a report holds a value.
+fn is_same(cell: &str, value: &Value) -> bool {
+    match value {
+        Value::Null => cell.is_empty(),
+        Value::String(text) => cell == text,
+        Value::Number(number) => cell.parse().ok() == number.as_f64(),
+        other => cell == other.to_string(),
+    }
+}
