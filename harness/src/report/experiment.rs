@@ -20,6 +20,8 @@ pub struct Experiment {
     pub title: String,
     /// The question.
     pub question: String,
+    /// What was decided before the runs, in prose.
+    pub protocol: Option<Protocol>,
     /// Sweep files.
     pub sweeps: Vec<PathBuf>,
     /// What columns are called.
@@ -36,7 +38,16 @@ pub struct Experiment {
     asked: Vec<Asked>,
 }
 
-const KEYS: [&str; 8] = ["title", "question", "sweeps", "labels", "figure", "table", "compare", "fit"];
+/// A file with the protocol of a study: hypotheses, units, margins, stopping rule.
+#[derive(Debug, Clone)]
+pub struct Protocol {
+    place: String,
+    /// The file.
+    pub path: PathBuf,
+}
+
+const KEYS: [&str; 9] =
+    ["title", "question", "protocol", "sweeps", "labels", "figure", "table", "compare", "fit"];
 
 impl Experiment {
     /// Reads an experiment file, with all its errors at once; `None` for a file with no key of one, such as a sweep.
@@ -90,6 +101,13 @@ impl Experiment {
                     Some(text) if key == "title" => experiment.title = text.into(),
                     Some(text) => experiment.question = text.into(),
                     None => wrong("text in quotes"),
+                },
+                "protocol" => match node.str() {
+                    Some(file) => {
+                        let path = without_detours(&folder.join(file));
+                        experiment.protocol = Some(Protocol { place: place.clone(), path });
+                    }
+                    None => wrong("a text file, such as \"protocol.md\""),
                 },
                 "sweeps" => match sweeps(node, folder) {
                     Some(sweeps) => experiment.sweeps = sweeps,
@@ -178,12 +196,18 @@ impl Experiment {
     /// Holds all that is asked for against the trials, which need not have run: what none of them can give is a mistake.
     ///
     /// # Errors
-    /// Names every condition that no trial can meet, every name that none will have, and the claims whose sides have
+    /// Names a protocol that is not there, every condition that no trial can meet, every name that none will have, and the claims whose sides have
     /// trials in common or no pairs.
     pub fn check(&self, trials: &[TrialRecord]) -> Result<(), ConfigErrors> {
         let results = Results::new(trials, &[]);
         let outlook = Outlook::of(&results);
         let mut errors = ConfigErrors::default();
+        if let Some(Protocol { place, path }) =
+            self.protocol.as_ref().filter(|protocol| !protocol.path.is_file())
+        {
+            let problem = format!("{} is no file, expected the text of the study's protocol", path.display());
+            errors.push(ConfigError::new(place, "protocol", problem));
+        }
         self.asked.iter().for_each(|asked| asked.check(&outlook, &mut errors));
         errors.or(())
     }

@@ -19,6 +19,7 @@ pub fn experiment_schema() -> Value {
     let properties = json!({
         "title": { "type": "string", "description": "Title of the report." },
         "question": { "type": "string", "description": "What is asked." },
+        "protocol": { "type": "string", "description": "A text file, seen from this file's folder: what was decided before the runs. The page shows it." },
         "sweeps": sweeps,
         "labels": {
             "type": "object",

@@ -25,8 +25,9 @@ use anyhow::{Context, Result};
 use minijinja::{Environment, Value, context};
 
 /// The sections in their order: anchor, title, template.
-const SECTIONS: [(&str, &str, &str); 14] = [
+const SECTIONS: [(&str, &str, &str); 15] = [
     ("claims", "Claims", include_str!("claims.html")),
+    ("protocol", "Protocol", include_str!("protocol.html")),
     ("findings", "What may be believed", include_str!("findings.html")),
     ("figures", "Figures", include_str!("figures.html")),
     ("tables", "Tables", include_str!("tables.html")),
@@ -84,6 +85,10 @@ impl Page<'_> {
         let values = context! {
             title => experiment.title,
             question => experiment.question,
+            protocol => self.experiment.protocol.as_ref().map(|protocol| {
+                let name = protocol.path.file_name().map(|name| name.to_string_lossy());
+                context! { name, text => std::fs::read_to_string(&protocol.path).ok() }
+            }),
             has_exams => settings.iter().any(|setting| setting.answers.is_some()),
             claims => claims::values(self.compared),
             is_at_chance => claims::is_at_chance(self.compared, settings),

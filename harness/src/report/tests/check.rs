@@ -43,6 +43,14 @@ fn claim(a: &str, b: &str, rest: &str) -> String {
 }
 
 #[test]
+fn a_protocol_is_there_before_anything_runs() {
+    let expected = "x.toml:2: protocol: nowhere.md is no file, expected the text of the study's protocol";
+    assert_eq!(problems(DEPTHS, "protocol = 'nowhere.md'\n"), [expected]);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    assert_eq!(problems(DEPTHS, &format!("protocol = '{}'\n", file.path().display())), [""; 0]);
+}
+
+#[test]
 fn what_can_be_given_is_no_mistake() {
     let whole = "[[figure]]\nkind = 'line'\nx = 'model.n_layers'\ny = 'exam.accuracy'\ngroup = 'exam.subject'\n\
                  [[figure]]\nkind = 'loss'\nstage = 'sft'\n[[figure]]\nkind = 'line'\nx = 'at'\ny = 'exam.accuracy'\n\

@@ -52,6 +52,20 @@ fn claims_come_first_and_every_section_has_its_line_of_the_contents() {
 }
 
 #[test]
+fn the_protocol_stands_behind_the_claims() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("protocol.md");
+    std::fs::write(&file, "H1: deep <i>beats</i> flat.\n").unwrap();
+    let asked = format!("protocol = '{}'\n{CLAIM}", file.display());
+    let written = page(&asked, &trials(), &[], &Origin::default());
+    let found = places(&written, &["<h2 id=\"claims\">", "<h2 id=\"protocol\">", "<h2 id=\"findings\">"]);
+    assert!(found.is_sorted(), "{found:?}");
+    places(&written, &["(<code>protocol.md</code>)", "<pre>H1: deep &lt;i&gt;beats&lt;&#x2f;i&gt; flat."]);
+    std::fs::remove_file(&file).unwrap();
+    places(&page(&asked, &trials(), &[], &Origin::default()), &["in which it was written, is not there"]);
+}
+
+#[test]
 fn the_detectable_difference_stands_beside_the_effect() {
     let trials: Vec<TrialRecord> = [(1, 2, 20), (2, 2, 24), (3, 2, 28), (1, 4, 30), (2, 4, 31), (3, 4, 38)]
         .map(|(seed, n_layers, correct)| trial(seed, n_layers, correct, Status::Done))
