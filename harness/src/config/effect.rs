@@ -123,9 +123,15 @@ fn of_stage_runs(config: &TrialConfig) -> Found {
         let why = format!("data.source = \"{}\" is not read from files", config.data.source.word());
         found.add_in("data", &keys, why);
     }
+    // Stage runs from before there were these keys have their names.
     if config.world.practice.is_empty() {
-        // Stage runs from before there was the key have their names.
         found.add(&["world.practice"], "empty, it leaves the mix as it is");
+    }
+    if config.world.sft_lives == 0.0 {
+        found.add(&["world.sft_lives"], "0, it leaves the conversations as they are");
+    }
+    if config.world.teachers == 0 {
+        found.add(&["world.teachers"], "0, it lets everybody be a teacher");
     }
     if let Some(probe) = config.probe() {
         let keys = ["rows", "special_tokens_in_text", "val_share"];

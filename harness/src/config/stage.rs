@@ -85,8 +85,8 @@ pub struct TrainSpec {
 }
 
 /// The keys of `[world]` on which all of the built-in world depends.
-pub const WORLD: [&str; 4] =
-    ["world.seed", "world.people", "world.seen_share", "world.questions_per_subject"];
+pub const WORLD: [&str; 5] =
+    ["world.seed", "world.people", "world.seen_share", "world.teachers", "world.questions_per_subject"];
 
 /// The keys of a section's files in `[data]`.
 macro_rules! files {
@@ -118,7 +118,7 @@ pub const TRAINING: [TrainSpec; 5] = [
         name: "sft",
         rows: RowKind::Conversations,
         files: &[files!(sft, sft_val)],
-        world: &["world.sft_rows", "world.sft_drills", "world.practice"],
+        world: &["world.sft_rows", "world.sft_drills", "world.sft_lives", "world.practice"],
         training: |config| &config.sft.training,
         training_mut: |config| &mut config.sft.training,
         answers: |config| config.sft.answer_loss,
@@ -140,7 +140,7 @@ pub const TRAINING: [TrainSpec; 5] = [
         name: "lora",
         rows: RowKind::Conversations,
         files: &[files!(lora, lora_val), files!(sft, sft_val)],
-        world: &["world.sft_rows", "world.sft_drills", "world.practice"],
+        world: &["world.sft_rows", "world.sft_drills", "world.sft_lives", "world.practice"],
         training: |config| &config.lora.training,
         training_mut: |config| &mut config.lora.training,
         answers: |config| config.lora.answer_loss,

@@ -15,6 +15,9 @@ section! {
         /// Share of the people whose questions are shown in training; the exam asks about the others only.
         #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
         pub seen_share: f64 = 0.5,
+        /// How many of the seen people are teachers, with values as evenly dealt as can be; 0: everybody may be one. The fewer
+        /// teachers, the more often each is asked about as somebody's, which is what two hops are learned from.
+        pub teachers: usize = 0,
         /// Paraphrases of each fact in the lives that are told in many ways, 1 to 8.
         #[schemars(range(min = 1))]
         pub paraphrases: usize = 8,
@@ -33,6 +36,10 @@ section! {
         /// Share of the conversations that drill the same.
         #[schemars(range(min = 0, max = 1))]
         pub sft_drills: f64 = 0.15,
+        /// Share of the conversations that tell a life, of everybody in turn: what fine-tuning does not tell again it forgets, and
+        /// then knows nothing of unseen people.
+        #[schemars(range(min = 0, max = 1))]
+        pub sft_lives: f64 = 0.0,
         /// Weight of each kind of question in practice: `one_hop`, `two_hop`, `reading` and `arithmetic`, as in
         /// `{ one_hop = 2, two_hop = 1 }`; what counts is their share of the sum, and one that is not named is left out.
         /// Each is a key, such as `world.practice.two_hop`, which a sweep can vary. Empty: 4, 1, 13 and 2.
@@ -52,6 +59,12 @@ impl WorldConfig {
     /// Most people that a world can have: every surname with every given name.
     pub const MOST_PEOPLE: usize = 144;
 
+    /// How many people are seen: at least one, and not all.
+    pub fn seen_people(&self) -> usize {
+        let people = self.people.clamp(2, Self::MOST_PEOPLE);
+        ((people as f64 * self.seen_share).round() as usize).clamp(1, people - 1)
+    }
+
     /// The weights of [`PRACTICE`], where they are set.
     pub fn practice_weights(&self) -> Option<[f64; 4]> {
         let weight = |kind: &str| self.practice.get(kind).copied().unwrap_or(0.0);
@@ -59,7 +72,7 @@ impl WorldConfig {
     }
 }
 
-/// What is wrong with the mix of practice.
+/// What is wrong with the mix of practice and the number of teachers.
 pub(super) fn problems(config: &TrialConfig) -> Vec<Problem> {
     let practice = &config.world.practice;
     let mut problems = vec![];
@@ -78,12 +91,29 @@ pub(super) fn problems(config: &TrialConfig) -> Vec<Problem> {
     if problems.is_empty() && !practice.is_empty() && practice.values().all(|weight| *weight == 0.0) {
         problems.push(Problem::new("world.practice", "leaves no question, expected a weight above 0"));
     }
+    let (teachers, seen) = (config.world.teachers, config.world.seen_people());
+    if teachers == 1 || teachers > seen {
+        let problem = format!("is {teachers}, expected 0, or 2 to {seen}, the number of seen people");
+        problems.push(Problem::new("world.teachers", problem));
+    }
     problems
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn teachers_are_among_the_seen() {
+        let mut config = TrialConfig::default();
+        for (teachers, problem) in [(0, None), (1, Some("is 1")), (20, None), (21, Some("is 21"))] {
+            config.world.teachers = teachers;
+            let expected = "expected 0, or 2 to 20, the number of seen people";
+            let expected = problem.map(|is| format!("world.teachers: {is}, {expected}"));
+            let told = config.validate().into_iter().map(|p| format!("{}: {}", p.key, p.problem)).next();
+            assert_eq!(told, expected);
+        }
+    }
 
     #[test]
     fn weights_of_practice_are_of_its_kinds() {

@@ -66,6 +66,7 @@ struct WorldSize {
     questions_per_subject: usize,
     pretrain_drills: f64,
     sft_drills: f64,
+    sft_lives: f64,
     /// By [`PRACTICE`], where it is set.
     practice: Option<[f64; 4]>,
 }
@@ -96,6 +97,7 @@ impl World {
             questions_per_subject: config.questions_per_subject,
             pretrain_drills: config.pretrain_drills.clamp(0.0, 1.0),
             sft_drills: config.sft_drills.clamp(0.0, 1.0),
+            sft_lives: config.sft_lives.clamp(0.0, 1.0),
             practice: config.practice_weights(),
         };
         let mut rng = size.rng(Stream::People);
@@ -108,8 +110,11 @@ impl World {
             let teacher = (i + rng.random_range(1..count)) % count;
             Person { name, values, teacher }
         });
-        let people = people.collect();
-        let seen = ((count as f64 * config.seen_share).round() as usize).clamp(1, count - 1);
+        let mut people: Vec<Person> = people.collect();
+        let seen = config.seen_people();
+        if config.teachers > 0 {
+            appoint(&mut people, config.teachers, &mut rng);
+        }
         let mut world = Self { config: size, people, seen, examined: BTreeSet::new() };
         world.examined = world.exam().iter().flat_map(|(_, asked)| asked).map(Question::prompt).collect();
         world
@@ -117,6 +122,23 @@ impl World {
 
     fn rng(&self, stream: Stream) -> ChaCha8Rng {
         self.config.rng(stream)
+    }
+}
+
+/// Makes the first people the only teachers, and deals each attribute's values evenly among them: were one value more
+/// frequent, it could be guessed as the answer to two hops.
+fn appoint(people: &mut [Person], teachers: usize, rng: &mut ChaCha8Rng) {
+    for (a, attribute) in ATTRIBUTES.iter().enumerate() {
+        let mut dealt: Vec<usize> = (0..teachers).map(|i| i % attribute.values.len()).collect();
+        dealt.shuffle(rng);
+        people.iter_mut().zip(dealt).for_each(|(person, value)| person.values[a] = value);
+    }
+    for (i, person) in people.iter_mut().enumerate() {
+        // Nobody teaches themselves.
+        person.teacher = match i < teachers {
+            true => (i + rng.random_range(1..teachers)) % teachers,
+            false => rng.random_range(0..teachers),
+        };
     }
 }
 

@@ -50,9 +50,13 @@ impl World {
     /// Rows of conversations.
     pub fn sft_rows(&self) -> impl Iterator<Item = Row> + Send + '_ {
         let mut rng = self.rng(Stream::Sft);
-        (0..self.config.sft_rows).map(move |_| {
+        (0..self.config.sft_rows).map(move |i| {
             if rng.random_bool(self.config.sft_drills) {
                 return Row::Chat(drill(&mut rng));
+            }
+            // Without lives nothing is drawn, and conversations are those from before there were any.
+            if self.config.sft_lives > 0.0 && rng.random_bool(self.config.sft_lives) {
+                return Row::Chat(self.told(i as usize % self.people.len(), &mut rng));
             }
             let question = self.practice_question(&mut rng);
             Row::Chat(if rng.random_bool(0.45) { open(&question) } else { quizzed(&question) })
@@ -119,6 +123,15 @@ impl World {
         told.push(format!(" {} 的 老师 是 {} 。", person.name, self.people[person.teacher].name));
         told.shuffle(rng);
         told.concat()
+    }
+
+    /// A person's life as an answer.
+    fn told(&self, person: usize, rng: &mut ChaCha8Rng) -> Vec<Message> {
+        vec![
+            Message::new("system", SYSTEM),
+            Message::new("user", format!(" {}", self.people[person].name)),
+            Message::new("assistant", self.life(person, 1, rng)),
+        ]
     }
 
     /// Options of one attribute, then facts of guests or seen people with the letter in the value's place.

@@ -96,6 +96,43 @@ fn questions_about_unseen_people_are_never_shown() {
 }
 
 #[test]
+fn teachers_are_the_first_seen_people_with_values_dealt_evenly() {
+    let config = WorldConfig { teachers: 12, ..world_config() };
+    let (world, default) = (World::generate(&config), world());
+    let names = |world: &World| world.people.iter().map(|p| p.name.clone()).collect::<Vec<_>>();
+    assert_eq!((names(&world), &world.people[12].values), (names(&default), &default.people[12].values));
+    for a in 0..ATTRIBUTES.len() {
+        let mut dealt: Vec<usize> = world.people[..12].iter().map(|person| person.values[a]).collect();
+        dealt.sort_unstable();
+        assert_eq!(dealt, [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]);
+    }
+    for (i, person) in world.people.iter().enumerate() {
+        assert!(person.teacher < 12 && person.teacher != i, "{person:?}");
+    }
+    let taught: BTreeSet<usize> = world.people.iter().map(|person| person.teacher).collect();
+    assert!(taught.len() > 9, "{taught:?}");
+}
+
+#[test]
+fn conversations_tell_the_lives_of_everybody_where_they_are_to() {
+    let world = World::generate(&WorldConfig { sft_lives: 0.5, sft_drills: 0.2, ..world_config() });
+    let mut told = vec![0; world.people.len()];
+    for row in world.sft_rows() {
+        let Row::Chat(turns) = row else { panic!("no conversation") };
+        let of = world.people.iter().position(|person| turns[1].content == format!(" {}", person.name));
+        let Some(i) = of else { continue };
+        told[i] += 1;
+        let person = &world.people[i];
+        for (attribute, &value) in ATTRIBUTES.iter().zip(&person.values) {
+            let fact = questions::fact(&person.name, attribute.name, attribute.values[value]);
+            assert!(turns[2].content.contains(&fact), "{turns:?}");
+        }
+    }
+    // Of 3,000 rows four in five are no drills, and half of these tell a life: 1,200, with a deviation of 27.
+    assert!((1080..1320).contains(&told.iter().sum::<i32>()) && told.iter().all(|&n| n > 10), "{told:?}");
+}
+
+#[test]
 fn practice_is_mixed_by_its_weights() {
     let kinds = |practice: &[(&str, f64)]| {
         let practice = practice.iter().map(|(kind, weight)| (kind.to_string(), *weight)).collect();
