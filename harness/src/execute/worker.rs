@@ -85,7 +85,7 @@ pub fn work(
                 tracing::warn!("{notice}");
             }
             manifest.results = (**results).clone();
-            manifest.ending = Ending::read(&dir.join("metrics.csv"));
+            manifest.ending = Ending::read(&dir.join(crate::track::METRICS));
             manifest.outputs = outputs(dir)?;
             manifest.end(RunStatus::Done, None, began.elapsed());
         }

@@ -7,6 +7,7 @@
 use super::manifest::{MANIFEST, Manifest, QUESTIONS, RunStatus, SAMPLES};
 use super::recorded::Record;
 use crate::fsutil::{create_dir, read_text, write_atomic};
+use crate::track::METRICS;
 use anyhow::{Context, Result};
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
@@ -24,9 +25,6 @@ const RECORDS: &str = "records";
 
 /// The end of its files' names.
 const ENDING: &str = ".json.gz";
-
-/// The file in the folder of a stage run that has its course.
-const METRICS: &str = "metrics.csv";
 
 /// The files that are kept of a stage run, as they are.
 #[derive(Serialize, Deserialize)]

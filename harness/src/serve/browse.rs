@@ -234,7 +234,8 @@ fn listed(out: &Path, name: &str, part: &str, ends: &[&str]) -> Vec<String> {
 fn metrics_of(runs: &Path, name: &str) -> Option<PathBuf> {
     let entries = fs::read_dir(runs).into_iter().flatten().flatten();
     let begins = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(name));
-    let mut files = begins.map(|entry| entry.path().join("metrics.csv")).filter(|file| file.is_file());
+    let mut files =
+        begins.map(|entry| entry.path().join(crate::track::METRICS)).filter(|file| file.is_file());
     files.next().filter(|_| files.next().is_none())
 }
 

@@ -166,7 +166,7 @@ fn stage_status(graph: &StageGraph, index: usize) -> StageStatus {
 }
 
 fn last_row(dir: &Path) -> Option<LastRow> {
-    let text = read_text(&dir.join("metrics.csv")).ok()?;
+    let text = read_text(&dir.join(crate::track::METRICS)).ok()?;
     // The last row may be in the middle of being written.
     let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
     let names: Vec<&str> = lines.next()?.trim_end().split(',').collect();

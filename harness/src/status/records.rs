@@ -168,7 +168,7 @@ fn tuning_record(graph: &StageGraph, planned: &PlannedTuning) -> TuningRecord {
 /// What a stage run that trains came to; how it ended, an older one tells by its metrics.csv alone.
 fn trained(manifest: &Manifest, dir: &Path) -> Trained {
     let results = &manifest.results;
-    let ending = manifest.ending.or_else(|| Ending::read(&dir.join("metrics.csv")));
+    let ending = manifest.ending.or_else(|| Ending::read(&dir.join(crate::track::METRICS)));
     Trained {
         steps: results.steps,
         tokens: results.tokens,

@@ -7,6 +7,9 @@ use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 
+/// The file in the folder of a stage run that has its course.
+pub const METRICS: &str = "metrics.csv";
+
 /// The columns that every stage writes; objectives add theirs after them.
 const COLUMNS: [&str; 8] =
     ["step", "tokens", "split", "loss", "lr", "grad_norm", "tokens_per_second", "elapsed_seconds"];
@@ -177,9 +180,9 @@ impl Metrics {
 /// # Errors
 /// Where a file cannot be read or written.
 pub fn carry_over(from: &Path, to: &Path, step: u64) -> Result<()> {
-    let path = from.join("metrics.csv");
+    let path = from.join(METRICS);
     let rows = fs::read(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
-    write_atomic(&to.join("metrics.csv"), &rows)?;
+    write_atomic(&to.join(METRICS), &rows)?;
     Events::carry_over(from, to, step)
 }
 

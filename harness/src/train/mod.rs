@@ -205,7 +205,8 @@ impl<'a, B: Backend> Loop<'a, B> {
             tracing::info!("{notice}");
         }
         write_atomic(&request.out.join(LENGTH), length.steps.to_string().as_bytes())?;
-        let metrics = Metrics::open(&request.out.join("metrics.csv"), resumed, &extras(request, &trainer))?;
+        let metrics =
+            Metrics::open(&request.out.join(crate::track::METRICS), resumed, &extras(request, &trainer))?;
         Ok(Self {
             request,
             training,

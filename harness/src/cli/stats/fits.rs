@@ -283,7 +283,7 @@ fn budgets(args: &IsoFlopArgs) -> Result<()> {
                 }
                 Err(reason) => format!("left out: {reason}"),
             };
-            say(format!("  C = {}, {} runs: {optimum}", number(budget.flops), budget.n))?;
+            say(format!("  C = {}, {} runs: {optimum}", number(budget.flops), budget.runs.len()))?;
         }
     }
     Ok(())
@@ -292,10 +292,10 @@ fn budgets(args: &IsoFlopArgs) -> Result<()> {
 fn isoflop_json(family: &str, name: &str, found: &IsoFlop, has_loss: bool) -> Value {
     let budgets = found.budgets.iter().map(|budget| match &budget.optimum {
         Ok(o) => json!({
-            "flops": budget.flops, "runs": budget.n, "optimum": o.size, "loss": has_loss.then_some(o.loss),
+            "flops": budget.flops, "runs": budget.runs.len(), "optimum": o.size, "loss": has_loss.then_some(o.loss),
             "interval": o.interval.as_ref().map(json_of),
         }),
-        Err(reason) => json!({ "flops": budget.flops, "runs": budget.n, "refused": reason.to_string() }),
+        Err(reason) => json!({ "flops": budget.flops, "runs": budget.runs.len(), "refused": reason.to_string() }),
     });
     let budgets: Vec<Value> = budgets.collect();
     json!({

@@ -9,14 +9,11 @@ use crate::report::fields::Fields;
 use crate::report::figure::{Content, Figure, Mark, Point, Series};
 use crate::report::number::{digits3, plain};
 use crate::report::observation::over_seeds;
-use crate::stats::{Budget, Optimum, budgets, growth};
+use crate::stats::{Optimum, budgets, growth};
 use std::sync::Arc;
 
 /// Points of a parabola.
 const CURVE_POINTS: usize = 40;
-
-/// Training is counted in whole steps, so that runs of one budget differ by up to this share.
-const SAME: f64 = 0.1;
 
 /// The kind.
 pub const KIND: Kind = Kind {
@@ -48,9 +45,6 @@ fn read(fields: &mut Fields) -> Option<Arc<dyn Plot>> {
     Some(Arc::new(IsoFlop { over, budget }))
 }
 
-/// A setting: its budget, and its point.
-type Run = (f64, Point);
-
 impl Plot for IsoFlop {
     fn columns(&self) -> Vec<Column> {
         self.over.columns().into_iter().chain([self.budget]).collect()
@@ -72,57 +66,50 @@ impl Plot for IsoFlop {
         let counted = over.counted(found);
         let mut figure = over.bare(&counted);
         figure.x.log = Some(true);
-        let runs: Vec<Run> = by_setting(&counted)
+        let (flops, runs): (Vec<f64>, Vec<Point>) = by_setting(&counted)
             .into_iter()
             .filter_map(|(_, group)| {
                 let mean = |column: &Column| over_seeds(&group, column).map(|spread| spread.mean);
                 let x = over.by.scale() * mean(&over.by)?;
                 Some((mean(&self.budget)?, over.point(x, &group)?)).filter(|(c, _)| *c > 0.0 && x > 0.0)
             })
-            .collect();
-        let groups = by_budget(runs);
-        let points: Vec<Series> = groups
-            .iter()
-            .enumerate()
-            .map(|(colour, (budget, points))| Series {
-                label: plain(*budget),
-                colour,
-                points: points.clone(),
-                ..Series::default()
-            })
-            .collect();
-        figure.notes = over.notes("intervals", &points);
-        figure.legend_title = plain_label(&self.budget);
-        let mut curves: Vec<Series> = vec![];
-        let mut optima: Vec<Point> = vec![];
-        let mut law = String::new();
+            .unzip();
+        let column = |of: fn(&Point) -> f64| runs.iter().map(of).collect::<Vec<f64>>();
+        let found = budgets(&flops, &column(|run| run.x), &column(|run| run.y), 0.95);
+        let why_none = found.as_ref().err().map(ToString::to_string);
+        let budgets = found.unwrap_or_default();
+        let (mut points, mut curves, mut optima) = (vec![], vec![], vec![]);
         let mut left: Vec<(String, Vec<String>)> = vec![];
-        match fitted(&groups) {
-            Ok(budgets) => {
-                for (colour, (budget, (flops, points))) in budgets.iter().zip(&groups).enumerate() {
-                    match &budget.optimum {
-                        Ok(optimum) => {
-                            curves.extend(parabola(optimum, points, colour));
-                            optima.push(Point { x: optimum.size, y: optimum.loss, ..Point::default() });
-                        }
-                        Err(error) => {
-                            let (why, flops) = (error.to_string(), plain(*flops));
-                            match left.iter_mut().find(|(known, _)| *known == why) {
-                                Some((_, of)) => of.push(flops),
-                                None => left.push((why, vec![flops])),
-                            }
-                        }
+        for (colour, budget) in budgets.iter().enumerate() {
+            let mut of: Vec<Point> = budget.runs.iter().map(|&run| runs[run]).collect();
+            of.sort_by(|a, b| a.x.total_cmp(&b.x));
+            let flops = plain(budget.flops);
+            match &budget.optimum {
+                Ok(optimum) => {
+                    curves.extend(parabola(optimum, &of, colour));
+                    optima.push(Point { x: optimum.size, y: optimum.loss, ..Point::default() });
+                }
+                Err(error) => {
+                    let why = error.to_string();
+                    match left.iter_mut().find(|(known, _)| *known == why) {
+                        Some((_, of)) => of.push(flops.clone()),
+                        None => left.push((why, vec![flops.clone()])),
                     }
                 }
-                if let Ok(fit) = growth(&budgets, 0.95) {
-                    let half = digits3(fit.b.high - fit.b.value);
-                    law = format!("best size grows as C^{} ± {half} at 95 %", digits3(fit.b.value));
-                }
             }
-            Err(error) => figure.notes.push(error.to_string()),
+            points.push(Series { label: flops, colour, points: of, ..Series::default() });
         }
+        if why_none.is_some() {
+            points.push(Series { points: runs, ..Series::default() });
+        }
+        figure.notes = over.notes("intervals", &points);
+        figure.legend_title = plain_label(&self.budget);
+        figure.notes.extend(why_none);
         figure.notes.extend(left.into_iter().map(|(why, of)| format!("{}: {why}", of.join(", "))));
-        figure.notes.extend((!law.is_empty()).then_some(law));
+        figure.notes.extend(growth(&budgets, 0.95).ok().map(|fit| {
+            let half = digits3(fit.b.high - fit.b.value);
+            format!("best size grows as C^{} ± {half} at 95 %", digits3(fit.b.value))
+        }));
         let joined = Series {
             label: "best size".into(),
             mark: Mark::Joined,
@@ -136,27 +123,6 @@ impl Plot for IsoFlop {
     }
 }
 
-/// Runs by budget, the smallest first; a budget is the geometric mean of what its runs took.
-fn by_budget(mut runs: Vec<Run>) -> Vec<(f64, Vec<Point>)> {
-    runs.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.x.total_cmp(&b.1.x)));
-    let groups = runs.chunk_by(|a, b| b.0 <= a.0 * (1.0 + SAME));
-    let group = |group: &[Run]| {
-        let log = group.iter().map(|(budget, _)| budget.ln()).sum::<f64>() / group.len() as f64;
-        let mut points: Vec<Point> = group.iter().map(|(_, point)| *point).collect();
-        points.sort_by(|a, b| a.x.total_cmp(&b.x));
-        (log.exp(), points)
-    };
-    groups.map(group).collect()
-}
-
-fn fitted(groups: &[(f64, Vec<Point>)]) -> Result<Vec<Budget>, crate::stats::StatsError> {
-    let all = || groups.iter().flat_map(|(budget, points)| points.iter().map(move |point| (*budget, point)));
-    let flops: Vec<f64> = all().map(|(budget, _)| budget).collect();
-    let size: Vec<f64> = all().map(|(_, point)| point.x).collect();
-    let loss: Vec<f64> = all().map(|(_, point)| point.y).collect();
-    budgets(&flops, &size, &loss, 0.95)
-}
-
 /// The parabola of a budget between its smallest and its largest run.
 fn parabola(optimum: &Optimum, points: &[Point], colour: usize) -> Option<Series> {
     let (low, high) = (points.first()?.x, points.last()?.x);
@@ -166,19 +132,4 @@ fn parabola(optimum: &Optimum, points: &[Point], colour: usize) -> Option<Series
     };
     let points = (0..CURVE_POINTS).map(at).collect::<Option<_>>()?;
     Some(Series { mark: Mark::Line, colour, points, ..Series::default() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn runs_of_nearly_one_budget_are_one() {
-        let run = |budget: f64, x: f64| (budget, Point { x, ..Point::default() });
-        let found = by_budget(vec![run(1e15, 4.0), run(1.02e15, 2.0), run(3e15, 8.0), run(0.99e15, 1.0)]);
-        let sizes: Vec<Vec<f64>> =
-            found.iter().map(|(_, points)| points.iter().map(|p| p.x).collect()).collect();
-        assert_eq!(sizes, [vec![1.0, 2.0, 4.0], vec![8.0]]);
-        assert!((found[0].0 / 1.003e15 - 1.0).abs() < 1e-3, "{}", found[0].0);
-    }
 }

@@ -59,7 +59,7 @@ impl Training {
     }
 
     fn read_file(self, dir: &std::path::Path, is_wanted: impl Fn(&str) -> bool) -> Option<Vec<Curve>> {
-        let mut csv = csv::Reader::from_path(dir.join("metrics.csv")).ok()?;
+        let mut csv = csv::Reader::from_path(dir.join(crate::track::METRICS)).ok()?;
         let headers = csv.headers().ok()?.clone();
         let column = |name: &str| headers.iter().position(|h| h == name);
         let (x, split) = (column(self.x)?, column("split")?);

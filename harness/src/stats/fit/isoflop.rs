@@ -27,10 +27,10 @@ impl Optimum {
 /// One budget.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Budget {
-    /// Its compute.
+    /// Its compute: the geometric mean of what its runs took.
     pub flops: f64,
-    /// Its runs.
-    pub n: usize,
+    /// Its runs, by their places, the smallest compute first.
+    pub runs: Vec<usize>,
     /// Its optimum, or why it has none.
     pub optimum: Result<Optimum, StatsError>,
 }
@@ -46,8 +46,8 @@ pub struct IsoFlop {
     pub is_given: bool,
 }
 
-/// Budgets that are the same but for this share of them are one.
-const SAME: f64 = 1e-3;
+/// Runs whose compute differs by this share of it at most have one budget: training is counted in whole steps.
+const SAME: f64 = 0.1;
 
 /// Fits a parabola of the loss over the logarithm of the size to the runs of each budget, and a power law through their
 /// lowest points (Hoffmann et al. 2022, approach 2). Where every budget has one run, it is taken for its optimum.
@@ -59,7 +59,7 @@ const SAME: f64 = 1e-3;
 /// others several.
 pub fn isoflop(flops: &[f64], size: &[f64], loss: &[f64], level: f64) -> Result<IsoFlop, StatsError> {
     let budgets = budgets(flops, size, loss, level)?;
-    let is_given = budgets.iter().all(|budget| budget.n == 1);
+    let is_given = budgets.iter().all(|budget| budget.runs.len() == 1);
     Ok(IsoFlop { law: growth(&budgets, level)?, budgets, is_given })
 }
 
@@ -98,9 +98,20 @@ pub fn budgets(flops: &[f64], size: &[f64], loss: &[f64], level: f64) -> Result<
             }
             several => parabola(several, level),
         };
-        Budget { flops: flops[group[0]], n: group.len(), optimum }
+        let compute: Vec<f64> = group.iter().map(|&i| flops[i]).collect();
+        Budget { flops: geometric_mean(&compute), runs: group.to_vec(), optimum }
     };
     Ok(groups.iter().map(of_group).collect())
+}
+
+/// The geometric mean of sorted numbers; that of equal ones is theirs to the last bit.
+fn geometric_mean(sorted: &[f64]) -> f64 {
+    match sorted {
+        [first, .., last] if first < last => {
+            (sorted.iter().map(|value| value.ln()).sum::<f64>() / sorted.len() as f64).exp()
+        }
+        _ => sorted[0],
+    }
 }
 
 /// The lowest point of `loss = c0 + c1 u + c2 u^2` in `u = ln size`, with its interval by the delta method.
@@ -202,6 +213,14 @@ mod tests {
     }
 
     #[test]
+    fn runs_of_nearly_one_budget_are_one() {
+        let found = budgets(&[1e15, 1.02e15, 3e15, 0.99e15], &[4.0, 2.0, 8.0, 1.0], &[1.0; 4], 0.95).unwrap();
+        assert_eq!(found.iter().map(|b| b.runs.clone()).collect::<Vec<_>>(), [vec![3, 0, 1], vec![2]]);
+        // The root of the third order of 0.99 * 1 * 1.02.
+        assert!((found[0].flops / 1.003_256e15 - 1.0).abs() < 1e-6 && found[1].flops == 3e15, "{found:?}");
+    }
+
+    #[test]
     fn runs_of_several_budgets_have_their_growth() {
         let (mut flops, mut size, mut loss) = (vec![], vec![], vec![]);
         for c in [1e15f64, 1e16, 1e17, 1e18] {
@@ -216,7 +235,7 @@ mod tests {
         loss[15..].iter_mut().enumerate().for_each(|(i, loss)| *loss = 2.0 - 0.05 * i as f64);
         let found = isoflop(&flops, &size, &loss, 0.95).unwrap();
         assert!((found.law.b.value - 0.5).abs() < 1e-4 && !found.is_given, "{found:?}");
-        assert_eq!(found.budgets.iter().map(|b| b.n).collect::<Vec<_>>(), [5; 4]);
+        assert_eq!(found.budgets.iter().map(|b| b.runs.len()).collect::<Vec<_>>(), [5; 4]);
         let left_out = found.budgets[3].optimum.as_ref().unwrap_err().to_string();
         assert!(left_out.contains("no minimum") || left_out.contains("outside"), "{left_out}");
         assert!(isoflop(&flops[..10], &size[..10], &loss[..10], 0.95).is_err());
