@@ -267,6 +267,6 @@ fn is_same(cell: &str, value: &Value) -> bool {
         Value::Null => cell.is_empty(),
         Value::String(text) => cell == text,
         Value::Number(number) => cell.parse().ok() == number.as_f64(),
-        other => cell == other.to_string(),
+        other => *other.to_string() == *cell,
     }
 }
