@@ -18,7 +18,8 @@ pub use tuning::{Tried, TuningRecord};
 
 use crate::track::number;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::PathBuf;
 use uuid::Uuid;
@@ -124,6 +125,9 @@ pub struct StageRecord {
     /// When it last ended (UTC).
     #[serde(default)]
     pub ended: Option<String>,
+    /// The keys that it read, by which it is named, with their values.
+    #[serde(default)]
+    pub keys: BTreeMap<String, Value>,
     /// What it came to, where it trains and has finished.
     #[serde(default)]
     pub trained: Option<Trained>,
@@ -231,7 +235,7 @@ pub struct TrialRecord {
     /// The trial's seed.
     pub seed: u64,
     /// Keys that its sweeps vary or solve with their values, such as `model.n_layers`, in the sweeps' order.
-    pub keys: Vec<(String, serde_json::Value)>,
+    pub keys: Vec<(String, Value)>,
     /// Weights, in total.
     pub params: u64,
     /// Weights that one token passes through.

@@ -45,6 +45,7 @@ pub(super) fn trial(seed: u64, n_layers: u64, correct: u64, status: Status) -> T
             stage: "pretrain".into(),
             dir: "/nonexistent".into(),
             record: "/nonexistent".into(),
+            keys: [("x".to_string(), "<b>".into())].into(),
             ..StageRecord::default()
         }],
         notices: vec![Notice {

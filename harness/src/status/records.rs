@@ -197,6 +197,7 @@ fn stage_record(node: &StageNode, manifest: &Manifest) -> StageRecord {
         machine: format!("{}, {}, {threads}", manifest.host, manifest.device),
         started: manifest.started.clone(),
         ended: manifest.ended.clone(),
+        keys: serde_json::from_value(manifest.facts["keys"].clone()).unwrap_or_default(),
     }
 }
 

@@ -4,11 +4,12 @@ use super::super::grid::Grid;
 use super::super::number::{NOTHING, plain};
 use super::super::observation::Results;
 use super::Origin;
-use crate::config::{TrialConfig, differing, get};
+use crate::config::{TrialConfig, UNSET, differing, get};
 use crate::fsutil::shell_word;
 use crate::records::{Status, TrialRecord};
 use crate::track::{counted, number, time};
 use minijinja::{Value, context};
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// The trials that did not finish.
@@ -66,7 +67,7 @@ pub fn settings(trials: &[TrialRecord], results: &Results, origin: &Origin) -> V
         let first = group[0];
         context! {
             label => results.label(first), params => number(first.params), active => number(first.active_params),
-            count => counted(group.len(), "seed"), changed => changed(&first.config), config => first.config, seed => first.seed,
+            count => counted(group.len(), "seed"), changed => changed(&first.config), keys => read(first), seed => first.seed,
             trials => group.iter().map(|trial| one(trial, origin)).collect::<Vec<_>>(),
         }
     };
@@ -105,6 +106,17 @@ fn changed(config: &str) -> Option<Vec<String>> {
     let tree = serde_json::to_value(&config).ok()?;
     let keys = differing(&TrialConfig::default(), &config).into_iter().filter(|key| *key != "seed");
     Some(keys.filter_map(|key| Some(format!("{key} = {}", get(&tree, key)?))).collect())
+}
+
+/// All keys that the stage runs of a trial read, as these were when they ran: what a later version has beside them is not
+/// among them.
+fn read(trial: &TrialRecord) -> Vec<String> {
+    let keys: BTreeMap<_, _> = trial.stages.iter().flat_map(|stage| &stage.keys).collect();
+    let line = |(key, value): (&String, &serde_json::Value)| match value {
+        serde_json::Value::Null => format!("{key} = {UNSET}"),
+        value => format!("{key} = {value}"),
+    };
+    keys.into_iter().map(line).collect()
 }
 
 fn status(trial: &TrialRecord) -> String {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::records::{Sample, Trained};
+use serde_json::{Value, json};
 
 /// A report of an experiment's file, as its page.
 fn page(file: &str, trials: &[TrialRecord], questions: &[TrialQuestion], origin: &Origin) -> String {
@@ -111,7 +112,7 @@ fn markup_in_what_is_shown_is_text() {
         trial.notices[0].reason = evil.into();
         trial.stages[0].dir = evil.into();
         trial.samples = vec![sample(evil)];
-        trial.config = format!("# {evil}");
+        trial.stages[0].keys = [(evil.to_string(), evil.into())].into();
     }
     trials.push(TrialRecord { reason: Some(evil.into()), ..trial(3, 4, 0, Status::Failed) });
     let mut questions = answers(&trials);
@@ -201,6 +202,7 @@ fn a_trial_says_where_it_is_what_it_cost_and_how_to_repeat_it() {
         machine: "host, cpu, 2 threads".into(),
         started: "2026-01-01T00:00:00Z".into(),
         ended: Some("2026-01-01T00:01:01Z".into()),
+        keys: [("model.window".to_string(), Value::Null), (format!("{name}.x"), json!([0.5]))].into(),
     };
     let stages = vec![stage("pretrain", 1e15), stage("exam", 0.0)];
     let trial = TrialRecord { config: config.into(), stages, ..trial(2, 3, 30, Status::Done) };
@@ -213,6 +215,7 @@ fn a_trial_says_where_it_is_what_it_cost_and_how_to_repeat_it() {
     let page = page("", &[trial], &[], &origin);
     for text in [
         "<pre class=\"keys\">model.n_layers = 3\npretrain.lr = 0.5\n</pre>",
+        "<pre>exam.x = [0.5]\nmodel.window = unset\npretrain.x = [0.5]\n</pre>",
         "again <code>mindscale run &#x27;x y.toml&#x27; --only &quot;trial == &#x27;00000000-0000-0000-0000-0000000000cb&#x27;&quot;</code>",
         "<code>mindscale generate pretrain-cedd4909 --prompt '…'</code>",
         "<code>runs&#x2f;pretrain-cedd4909-0000-5000-8000-000000000000</code></td><td>done</td><td>1,234</td><td>1e15</td><td>61 s</td><td>100</td>",
