@@ -693,7 +693,9 @@ fn the_sample_sweep_expands() {
 
 #[test]
 fn sweeps_of_probes_waste_no_words_and_repeat_no_sequence() {
-    for (name, count) in [("hops", 12), ("recall", 6), ("capacity", 18), ("hops_published", 15)] {
+    let sweeps =
+        [("hops", 12), ("recall", 6), ("recall_widths", 27), ("capacity", 18), ("hops_published", 15)];
+    for (name, count) in sweeps {
         let path = format!("{}/../sweeps/probe_{name}.toml", env!("CARGO_MANIFEST_DIR"));
         let trials = Sweep::read(Path::new(&path), &Overrides::default()).unwrap().expand().unwrap();
         assert_eq!(trials.iter().filter(|trial| !trial.is_candidate()).count(), count, "{name}");
