@@ -85,7 +85,7 @@ impl Page<'_> {
         let values = context! {
             title => experiment.title,
             question => experiment.question,
-            protocol => self.experiment.protocol.as_ref().map(|protocol| {
+            protocol => experiment.protocol.as_ref().map(|protocol| {
                 let name = protocol.path.file_name().map(|name| name.to_string_lossy());
                 context! { name, text => std::fs::read_to_string(&protocol.path).ok() }
             }),

@@ -105,18 +105,19 @@ fn changed(config: &str) -> Option<Vec<String>> {
     let config: TrialConfig = toml::from_str(config).ok()?;
     let tree = serde_json::to_value(&config).ok()?;
     let keys = differing(&TrialConfig::default(), &config).into_iter().filter(|key| *key != "seed");
-    Some(keys.filter_map(|key| Some(format!("{key} = {}", get(&tree, key)?))).collect())
+    Some(keys.filter_map(|key| Some(line(key, get(&tree, key)?))).collect())
 }
 
 /// All keys that the stage runs of a trial read, as these were when they ran: what a later version has beside them is not
 /// among them.
 fn read(trial: &TrialRecord) -> Vec<String> {
     let keys: BTreeMap<_, _> = trial.stages.iter().flat_map(|stage| &stage.keys).collect();
-    let line = |(key, value): (&String, &serde_json::Value)| match value {
-        serde_json::Value::Null => format!("{key} = {UNSET}"),
-        value => format!("{key} = {value}"),
-    };
-    keys.into_iter().map(line).collect()
+    keys.into_iter().map(|(key, value)| line(key, value)).collect()
+}
+
+/// A key with its value.
+fn line(key: &str, value: &serde_json::Value) -> String {
+    if value.is_null() { format!("{key} = {UNSET}") } else { format!("{key} = {value}") }
 }
 
 fn status(trial: &TrialRecord) -> String {
