@@ -1,7 +1,7 @@
 //! Results without gradients, over many sequences at once.
 
-use crate::backend::Backend;
 use crate::backend::cpu::math::log_sum_exp;
+use crate::backend::{Backend, RouterStats};
 use crate::tokens::{Ragged, Sequence};
 use crate::trainer::groups;
 use crate::transformer::{Mode, Transformer};
@@ -43,6 +43,20 @@ impl<B: Backend> Transformer<B> {
         });
         let results: Vec<Vec<Vec<f32>>> = results.collect::<Result<_>>()?;
         Ok(results.into_iter().flatten().collect())
+    }
+
+    /// Where the tokens of sequences go, layer by layer and over all of them; empty for dense models.
+    ///
+    /// # Errors
+    /// Where a sequence is empty, a token is not in the vocabulary, or the device fails.
+    pub fn routes<T: AsRef<[u32]> + Sync>(&self, sequences: &[T]) -> Result<Vec<RouterStats>> {
+        let groups = groups(sequences, |ids| ids.as_ref().len(), GROUP_POSITIONS);
+        let passes = groups.into_par_iter().map(|group| {
+            let pass = self.pass(Ragged::prompts(group), Mode::Route { dropout_seed: None })?;
+            pass.routes_of(&pass.forward()?.1)
+        });
+        let passes: Vec<Vec<RouterStats>> = passes.collect::<Result<_>>()?;
+        Ok(RouterStats::sum(&passes))
     }
 
     /// Probabilities of tokens as the next one after each prompt, by softmax over the vocabulary.

@@ -9,8 +9,9 @@ use common::{counted, distance, flat, ragged, relative_distance, rows, tensors};
 use model::layout::Layout;
 use model::random::{Purpose, stream};
 use model::reference::Reference;
-use model::{AuxLoss, ModelConfig, Ragged, Sequence};
+use model::{AuxLoss, Cpu, ModelConfig, Ragged, Sequence, Transformer, Weights};
 use rand::Rng;
+use std::sync::Arc;
 
 /// A row whose documents have the given lengths; every third position carries no loss.
 fn row(lengths: &[u32], salt: u32) -> Sequence {
@@ -138,6 +139,28 @@ fn a_single_expert_gives_its_router_a_gradient() {
     let layout = Layout::new(&config);
     let router = layout.find("layers.0.feed_forward.gate.weight").unwrap().range.clone();
     assert!(gradient[router].iter().any(|g| g.abs() > 1e-4));
+}
+
+#[test]
+fn routes_of_prompts_are_those_of_the_reference() {
+    // Dropout, which a route without gradients is free of, would change them.
+    let config = ModelConfig { n_experts: 3, top_k: 2, dropout: 0.5, max_seq_len: 2048, ..small() };
+    let prompts: Vec<Vec<u32>> = [3, 1400, 7].map(|len| (0..len).map(|i| i * i % 11).collect()).into();
+    let reference = Reference::new(&config, &weights(&config), DType::F64, &Device::Cpu).unwrap();
+    let expected = reference.pass(&Ragged::prompts(&prompts), None).unwrap().loads;
+    let own = Weights { layout: Arc::new(Layout::new(&config)), flat: weights(&config) };
+    let found = Transformer::from_weights(&config, own, &Cpu).unwrap().routes(&prompts).unwrap();
+    let tokens: Vec<u64> = found.iter().map(|layer| layer.tokens).collect();
+    assert_eq!((tokens, found.len()), (vec![1410; 2], 2));
+    for (layer, load) in found.iter().zip(&expected) {
+        assert_eq!(layer.load.iter().sum::<u64>(), 2 * 1410);
+        // Where two scores are nearly the same, the double precision of the reference may choose otherwise.
+        let apart: u64 = layer.load.iter().zip(load).map(|(a, b)| a.abs_diff(*b)).sum();
+        assert!(apart <= 2, "{:?} {load:?}", layer.load);
+    }
+    let dense = Weights { layout: Arc::new(Layout::new(&small())), flat: weights(&small()) };
+    let dense = Transformer::from_weights(&small(), dense, &Cpu).unwrap();
+    assert!(dense.routes(&[[1, 2]]).unwrap().is_empty());
 }
 
 /// The states after the only block of a model, position by position.

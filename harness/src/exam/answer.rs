@@ -2,7 +2,7 @@
 
 use super::prompt::{Asked, Prompt};
 use super::sheet::{Sheet, SheetQuestion};
-use crate::records::{Norm, OptionScore, QuestionRecord, best, letter};
+use crate::records::{Norm, OptionScore, QuestionRecord, Routing, best, letter};
 use crate::stop::{Stopped, check};
 use anyhow::{Result, ensure};
 use model::{Backend, Continuation, Continuations, Shared, Transformer};
@@ -72,6 +72,42 @@ pub fn sit<B: Backend>(
         });
     }
     Ok(records)
+}
+
+/// The prompts of a subject whose tokens are followed to their experts.
+const ROUTED: usize = 64;
+
+/// Where the tokens of each subject's first 64 prompts go, in the order of the sheets; nothing of a dense model. Prompts are read
+/// as they are asked, without answers.
+///
+/// # Errors
+/// Where the device fails; [`Stopped`] once `stop` is set.
+pub fn routing<B: Backend>(
+    transformer: &Transformer<B>,
+    sheets: &[Sheet],
+    prompts: &[Prompt],
+    stop: &AtomicBool,
+) -> Result<Vec<Routing>> {
+    let (mut subjects, mut prompts) = (vec![], prompts);
+    if !transformer.config.is_moe() {
+        return Ok(subjects);
+    }
+    for sheet in sheets {
+        check(stop)?;
+        let (own, others) = prompts.split_at(sheet.questions.len());
+        prompts = others;
+        let ids: Vec<&[u32]> =
+            own.iter().take(ROUTED).map(|prompt| prompt.rotations[0].ids.as_slice()).collect();
+        let layers = transformer.routes(&ids)?;
+        let routed: u64 = layers.iter().map(|layer| layer.tokens).sum();
+        subjects.push(Routing {
+            subject: sheet.subject.clone(),
+            tokens: ids.iter().map(|ids| ids.len() as u64).sum(),
+            entropy: layers.iter().map(|layer| layer.entropy_sum).sum::<f64>() / routed.max(1) as f64,
+            load: layers.into_iter().map(|layer| layer.load).collect(),
+        });
+    }
+    Ok(subjects)
 }
 
 /// All answers behind each prompt, then those behind the empty question.

@@ -14,7 +14,7 @@ mod score;
 mod sheet;
 mod shots;
 
-pub use answer::sit;
+pub use answer::{routing, sit};
 pub use length::{LengthLoss, LengthPlan, loss_by_length};
 pub use prompt::{LETTERS, Prompt, Prompter, letters, prompts_of_words};
 pub use questions::Questions;

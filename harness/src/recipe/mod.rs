@@ -322,6 +322,7 @@ fn sit<B: Backend>(work: &ExamWork, backend: &B) -> Result<Results> {
     }
     write_atomic(&request.dir.join("questions.csv"), &exam::questions_csv(&records)?)?;
     write_atomic(&request.dir.join("questions.json"), &serde_json::to_vec(&records)?)?;
+    let routing = exam::routing(&transformer, &sheets, &prompts, stop)?;
     let scores = exam::scores(&records, &prompts);
     write_atomic(&request.dir.join("scores.json"), &serde_json::to_vec_pretty(&scores)?)?;
     if at.is_end() && exam.samples > 0 && config.probe().is_none() {
@@ -342,6 +343,7 @@ fn sit<B: Backend>(work: &ExamWork, backend: &B) -> Result<Results> {
             Box::new(Examined { at: at.clone(), tokens })
         }),
         contaminated: exam::contaminated(records.iter()),
+        routing,
         notices: exam::notices(&scores, max_len).into_iter().chain(found).collect(),
         ..Results::default()
     })

@@ -5,6 +5,7 @@ use crate::config::{KeySpec, Kind, get, keys, set};
 use crate::data::Message;
 use crate::fsutil::files_below;
 use crate::plan::testing::{plan, trial};
+use crate::records::Routing;
 use crate::track::Silent;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -327,7 +328,9 @@ fn run_all(change: impl Fn(&mut TrialConfig), runs: &Path) -> crate::plan::Stage
         create_dir(&request.dir).unwrap();
         let config = request.trial_config().unwrap();
         let results = Recipe.run(&request, &config, &AtomicBool::new(false), &Silent).unwrap().unwrap();
-        let results = json!({ "tokens": results.tokens, "exam_tokens": results.exam_at.and_then(|examined| examined.tokens) });
+        let exam_tokens = results.exam_at.and_then(|examined| examined.tokens);
+        let results =
+            json!({ "tokens": results.tokens, "exam_tokens": exam_tokens, "routing": results.routing });
         std::fs::write(request.dir.join("told.json"), results.to_string()).unwrap();
     }
     graph
@@ -379,6 +382,28 @@ fn exams_are_sat_on_the_way_of_a_stage() {
     (request.model, request.at, request.dir) = (Some(by_hand.clone()), Default::default(), by_hand.clone());
     Recipe.run(&request, &request.trial_config().unwrap(), &AtomicBool::new(false), &Silent).unwrap();
     assert_eq!(read(&by_hand, "questions.json"), read(exam(2), "questions.json"));
+}
+
+#[test]
+fn an_exam_tells_where_the_tokens_of_each_subject_went() {
+    let runs = tempfile::tempdir().unwrap();
+    let told = |n_experts| -> Vec<Routing> {
+        let graph =
+            run_all(|config| (config.model.n_experts, config.model.top_k) = (n_experts, 2), runs.path());
+        let exam = graph.nodes.iter().find(|node| node.stage == Stage::Exam).unwrap();
+        let told: Value =
+            serde_json::from_slice(&std::fs::read(exam.dir.join("told.json")).unwrap()).unwrap();
+        serde_json::from_value(told["routing"].clone()).unwrap()
+    };
+    assert_eq!(told(0), []);
+    let found = told(3);
+    let subjects: Vec<&str> = found.iter().map(|of| of.subject.as_str()).collect();
+    assert_eq!(subjects, ["arithmetic", "one_hop", "reading", "two_hop"]);
+    for of in found {
+        let routed: u64 = of.load[0].iter().sum();
+        assert_eq!((of.load.len(), of.load[0].len(), routed), (1, 3, 2 * of.tokens), "{of:?}");
+        assert!(of.tokens > 60 && of.entropy > 0.0 && of.entropy <= 3.0_f64.ln(), "{of:?}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod csv;
 mod ending;
 mod groups;
 mod options;
+mod routing;
 mod tally;
 mod tuning;
 
@@ -13,6 +14,7 @@ pub use csv::QuestionTable;
 pub use ending::Ending;
 pub use groups::{group_of, groups};
 pub use options::{Norm, OptionScore};
+pub use routing::Routing;
 pub use tally::{GUESSING, Tally};
 pub use tuning::{Tried, TuningRecord};
 
@@ -189,6 +191,9 @@ pub struct ExamScore {
     /// were not looked for.
     #[serde(default)]
     pub contaminated: Option<Contaminated>,
+    /// Where the tokens of each subject's prompts went; of mixtures of experts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routing: Vec<Routing>,
 }
 
 /// Questions of an exam that stand in training text, and how the others were answered.

@@ -1,6 +1,7 @@
 //! What a trial will never have, by its configuration: measures of stages, exams and sets that are not part of it.
 
 use super::columns::Column;
+use super::of_stage::NO_EXPERTS;
 use crate::config::{Source, TrainStage, TrialConfig, did_you_mean, recipe};
 
 /// Why a trial of this configuration will have no value in a column that is measured; `None` where it may have one.
@@ -13,7 +14,7 @@ pub fn of_column(column: &Column, config: &TrialConfig) -> Option<String> {
         "capacity_bits" | "capacity_ratio" if config.data.source != Source::Capacity => {
             Some(format!("data.source = {:?}, expected \"capacity\"", config.data.source.word()))
         }
-        name @ ("stage" | "at" | "averaged" | "subject" | "group") => of_exam(name, config),
+        name @ ("stage" | "at" | "averaged" | "subject" | "group" | "expert") => of_exam(name, config),
         name if name.starts_with("exam_") => of_exam(name, config),
         name => match name.split_once('.') {
             Some(("val_loss" | "val_bpb", set)) => of_set(set, config),
@@ -54,6 +55,9 @@ fn of_exam(name: &str, config: &TrialConfig) -> Option<String> {
         ),
         "averaged" if exam.average_last < 2 => {
             Some(format!("exam.average_last = {}, expected 2 or more", exam.average_last))
+        }
+        "expert" | "exam_expert_load" | "exam_router_entropy" | "exam_specialization" => {
+            (!config.model.is_moe()).then(|| NO_EXPERTS.into())
         }
         "exam_contaminated" | "exam_correct_clean" | "exam_questions_clean" | "exam_accuracy_clean" => {
             match (&exam.sheets, exam.contamination) {

@@ -30,6 +30,7 @@ mod output;
 mod page;
 mod quantity;
 mod reference;
+mod routing;
 mod schema;
 mod summary;
 mod tables;
@@ -95,6 +96,9 @@ pub fn write(
     out.write("questions.csv", &tables::questions_csv(questions)?)?;
     if !questions.is_empty() {
         out.write("agreement.csv", &agreement::agreement_csv(&settings)?)?;
+    }
+    if let Some(experts) = routing::experts_csv(&rows)? {
+        out.write("experts.csv", &experts)?;
     }
     let summary = tables::summary(&settings);
     write_grid(&summary, "summary", &mut out)?;

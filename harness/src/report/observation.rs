@@ -8,7 +8,8 @@ use super::columns::Column;
 use super::labels::{self, Labels};
 use crate::config::{TrainStage, TrialConfig};
 use crate::records::{
-    Analysis, Contaminated, ExamScore, QuestionRecord, Status, Taken, Tally, TrialRecord, analyse, place_of,
+    Analysis, Contaminated, ExamScore, QuestionRecord, Routing, Status, Taken, Tally, TrialRecord, analyse,
+    place_of,
 };
 use crate::stats::{Answered, OPTIONS, PERMUTATIONS, Randomised, Spread, guessing, spread, wilson_of_share};
 use serde_json::Value;
@@ -58,6 +59,10 @@ pub struct Score<'a> {
     pub answers: Vec<(usize, &'a QuestionRecord)>,
     /// What they say, once somebody has asked.
     analysis: OnceLock<Option<Analysis>>,
+    /// Where the tokens of each subject's prompts went; of mixtures of experts.
+    routing: &'a [Routing],
+    /// The expert that is spoken of, by its layer and its number there; `None` for all.
+    pub expert: Option<(usize, usize)>,
 }
 
 impl Score<'_> {
@@ -77,6 +82,35 @@ impl Score<'_> {
     pub fn clean_accuracy(&self) -> Option<f64> {
         let (questions, correct) = self.clean()?;
         (questions > 0).then(|| correct as f64 / questions as f64)
+    }
+
+    /// Where the tokens of its prompts went; `None` for dense models.
+    pub fn routing(&self) -> Option<Routing> {
+        match &self.subject {
+            Some(subject) => self.routing.iter().find(|of| of.subject == *subject).cloned(),
+            None => Routing::sum(self.routing),
+        }
+    }
+
+    /// How far the routes of its subject are from those of the whole exam, 0 to 1; see [`Routing::distance`].
+    pub fn specialization(&self) -> Option<f64> {
+        self.subject.as_ref()?;
+        Some(self.routing()?.distance(&Routing::sum(self.routing)?))
+    }
+
+    /// The tokens that the expert spoken of got, over those of an even spread.
+    pub fn expert_load(&self) -> Option<f64> {
+        let (layer, expert) = self.expert?;
+        let shares = self.routing()?.shares();
+        let of_layer = shares.get(layer)?;
+        Some(of_layer.get(expert)? * of_layer.len() as f64)
+    }
+
+    /// The same for each expert of each layer.
+    fn by_expert(&self) -> Vec<Self> {
+        let load = self.routing().map_or(vec![], |routing| routing.load);
+        let places = load.iter().enumerate().flat_map(|(layer, of)| (0..of.len()).map(move |e| (layer, e)));
+        places.map(|place| Self { expert: Some(place), ..self.clone() }).collect()
     }
 
     /// Whether the other one answers the same questions.
@@ -119,10 +153,11 @@ impl Observation<'_> {
     }
 
     /// What makes it one result: the same in every sweep.
-    pub fn identity(&self) -> (Uuid, Exam<'_>, Option<&str>) {
+    pub fn identity(&self) -> (Uuid, Exam<'_>, Option<&str>, Option<(usize, usize)>) {
         let score = self.score.as_ref();
         let exam = score.map_or(("", 0, 0), |score| exam(&score.stage, score.taken));
-        (self.trial.trial, exam, score.and_then(|score| score.subject.as_deref()))
+        let subject = score.and_then(|score| score.subject.as_deref());
+        (self.trial.trial, exam, subject, score.and_then(|score| score.expert))
     }
 }
 
@@ -203,11 +238,11 @@ impl<'a> Results<'a> {
 
     /// The observations that `columns` speak of: those of finished trials by their last exam; by every stage's where a
     /// column is `exam.stage`, by those on the way of a stage where one is `at` or `exam.tokens`, and by those of
-    /// means where one is `averaged`; by every subject where a column is `exam.subject` or `exam.group`; in each of their sweeps where
-    /// a column is `sweep`.
+    /// means where one is `averaged`; by every subject where a column is `exam.subject` or `exam.group`; by every expert where one is
+    /// `exam.expert`; in each of their sweeps where a column is `sweep`.
     pub fn observations(&self, columns: &[Column]) -> Vec<Observation<'_>> {
         let names = |name: &str| columns.iter().any(|column| column.name() == name);
-        let by_subject = names("subject") || names("group");
+        let (by_subject, by_expert) = (names("subject") || names("group"), names("expert"));
         let (by_stage, by_sweep) = (names("stage"), names("sweep"));
         let (by_share, by_mean) = (names("at") || names("exam_tokens"), names("averaged"));
         let mut found = vec![];
@@ -226,8 +261,13 @@ impl<'a> Results<'a> {
                     exam: answers.map_or(0, |answers| fingerprint(answers)),
                     answers: answers.cloned().unwrap_or_default(),
                     analysis: OnceLock::new(),
+                    routing: &exam.routing,
+                    expert: None,
                 };
                 if by_subject { scores.extend(by_subjects(&score)) } else { scores.push(score) }
+            }
+            if by_expert {
+                scores = scores.iter().flat_map(Score::by_expert).collect();
             }
             for sweep in trial.sweeps.iter().take(if by_sweep { trial.sweeps.len() } else { 1 }) {
                 if scores.is_empty() {
@@ -253,6 +293,8 @@ fn to_sit(config: &TrialConfig) -> Vec<Score<'static>> {
             exam: 0,
             answers: vec![],
             analysis: OnceLock::new(),
+            routing: &[],
+            expert: None,
         })
     };
     config.exams().into_iter().flat_map(of).collect()

@@ -6,6 +6,9 @@ use crate::config::{TrainStage, TrialConfig, recipe};
 use crate::records::{Trained, TrialRecord};
 use std::sync::LazyLock;
 
+/// Why a dense model has no value of what experts do.
+pub const NO_EXPERTS: &str = "the models have no experts; set model.n_experts";
+
 /// Something measured of a stage.
 #[derive(Debug)]
 pub struct Measure {
@@ -229,7 +232,7 @@ impl OfStage {
             return Some(format!("{stage} is not part of the recipe; set {stage}.enabled = true"));
         }
         let is_dense = self.measure.of == Has::Experts && !config.model.is_moe();
-        is_dense.then(|| "the models have no experts; set model.n_experts".into())
+        is_dense.then(|| NO_EXPERTS.into())
     }
 }
 

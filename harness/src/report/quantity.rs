@@ -48,7 +48,7 @@ pub enum Format {
     Text,
 }
 
-pub static QUANTITIES: [Quantity; 32] = {
+pub static QUANTITIES: [Quantity; 36] = {
     use Better::{Higher, Lower};
     use Format::{Count, Fixed, PValue, Percent, Plain, Text};
     const fn quantity(
@@ -178,6 +178,45 @@ pub static QUANTITIES: [Quantity; 32] = {
             let group = o.score.as_ref().and_then(|s| group_of(s.subject.as_deref()?));
             group.map(|group| Cell::Text(group.into()))
         }),
+        quantity(
+            "expert",
+            "expert of a mixture, as `layer.number` from 0 (`experts.csv`)",
+            "expert (layer.number)",
+            None,
+            Text,
+            false,
+            |o| {
+                let (layer, expert) = o.score.as_ref()?.expert?;
+                Some(Cell::Text(format!("{layer}.{expert}")))
+            },
+        ),
+        quantity(
+            "exam_expert_load",
+            "tokens of the exam's prompts that the expert gets, over those of an even spread (`experts.csv`)",
+            "load of the expert (even shares)",
+            None,
+            Fixed(2),
+            false,
+            |o| o.score.as_ref()?.expert_load().map(Cell::Number),
+        ),
+        quantity(
+            "exam_router_entropy",
+            "entropy of the router's scores there, mean over tokens and layers (`experts.csv`)",
+            "entropy of the router (nats)",
+            None,
+            Fixed(3),
+            false,
+            |o| o.score.as_ref()?.routing().map(|routing| Cell::Number(routing.entropy)),
+        ),
+        quantity(
+            "exam_specialization",
+            "how far the routes of a subject's prompts are from those of the whole exam: total variation, 0 to 1, mean over layers (of `experts.csv`)",
+            "routes' distance from the exam's",
+            None,
+            Fixed(3),
+            false,
+            |o| o.score.as_ref()?.specialization().map(Cell::Number),
+        ),
         quantity(
             "exam_correct",
             "questions answered correctly",
@@ -331,7 +370,7 @@ fn count(count: u64) -> Option<Cell> {
 /// `val.bpb` of `val_bpb`; `exam.stage` of `stage`.
 pub fn dotted(name: &str) -> String {
     match name {
-        "stage" | "subject" | "group" => format!("exam.{name}"),
+        "stage" | "subject" | "group" | "expert" => format!("exam.{name}"),
         name => match name.split_once('_') {
             Some((group @ ("val" | "exam" | "train"), rest)) => format!("{group}.{rest}"),
             _ => name.into(),

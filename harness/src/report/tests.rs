@@ -294,6 +294,7 @@ fn exams_on_the_way_count_where_they_are_asked_for() {
             run,
             tally: Tally::of_four(correct, 100),
             contaminated: None,
+            routing: vec![],
         }
     };
     let mut trial = trial(1, 2, 50, Status::Done);

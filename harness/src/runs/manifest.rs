@@ -4,7 +4,7 @@ use crate::config::{At, Stage, TrialConfig};
 use crate::fsutil::digests::FileDigest;
 use crate::fsutil::{files_below, read_text, write_atomic};
 use crate::records::{
-    Contaminated, Ending, GUESSING, Notice, QuestionRecord, Sample, SetLoss, SourceUse, Tally,
+    Contaminated, Ending, GUESSING, Notice, QuestionRecord, Routing, Sample, SetLoss, SourceUse, Tally,
 };
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -129,6 +129,9 @@ pub struct Results {
     /// Those that stand in training text, where they were looked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contaminated: Option<Contaminated>,
+    /// Where the tokens of each subject's prompts went; of mixtures of experts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routing: Vec<Routing>,
     /// What guessing scores there, where that is not a quarter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guessing: Option<f64>,

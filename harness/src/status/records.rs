@@ -109,6 +109,7 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
                 tokens: tokens.map_or(record.train_tokens, |tokens| before + tokens),
                 run: node.dir.file_name().unwrap_or_default().to_string_lossy().into_owned(),
                 contaminated: results.contaminated,
+                routing: results.routing,
                 tally,
             });
         }

@@ -114,6 +114,16 @@ pub struct RouterStats {
 }
 
 impl RouterStats {
+    /// Passes together, layer by layer.
+    pub fn sum(passes: &[Vec<Self>]) -> Vec<Self> {
+        let mut sums: Vec<Self> = vec![];
+        for pass in passes {
+            sums.resize(pass.len(), Self::default());
+            sums.iter_mut().zip(pass).for_each(|(sum, layer)| sum.merge(layer));
+        }
+        sums
+    }
+
     /// Adds another pass of the same layer.
     pub fn merge(&mut self, other: &Self) {
         self.load.resize(other.load.len().max(self.load.len()), 0);

@@ -127,7 +127,7 @@ impl<B: Backend> Trainer<B> {
         let mut aux = AuxShare::of(items.iter().flat_map(&rows));
         let config = &self.transformer.config;
         if config.is_moe() && config.aux_loss_alpha > 0.0 && config.aux_loss_per == AuxLoss::Batch {
-            let mode = |dropout_seed| Mode::Route { dropout_seed };
+            let mode = |dropout_seed| Mode::Route { dropout_seed: Some(dropout_seed) };
             let count = |pass: &Pass<B>, _: &mut B::Floats, _: &[&T]| pass.routes_of(&pass.forward()?.1);
             aux.loads = Some(Arc::new(loads(&self.each_pass(items, &rows, seed, mode, count)?)));
         }
@@ -296,16 +296,11 @@ fn in_order<R: Send>(lanes: Range<usize>, run: impl Fn(usize) -> R + Sync) -> Ve
 
 /// Each expert's share of its load times their number, layer by layer, over passes that make up a batch.
 fn loads(passes: &[Vec<RouterStats>]) -> Vec<Vec<f32>> {
-    let mut sums: Vec<RouterStats> = vec![];
-    for pass in passes {
-        sums.resize(pass.len(), RouterStats::default());
-        sums.iter_mut().zip(pass).for_each(|(sum, layer)| sum.merge(layer));
-    }
     let share = |layer: &RouterStats| {
         let all = layer.load.iter().sum::<u64>().max(1) as f64;
         layer.load.iter().map(|&of| (of as f64 * layer.load.len() as f64 / all) as f32).collect()
     };
-    sums.iter().map(share).collect()
+    RouterStats::sum(passes).iter().map(share).collect()
 }
 
 /// Cuts items into runs of at most `limit` positions, at least one item each.

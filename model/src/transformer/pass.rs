@@ -49,10 +49,10 @@ impl AuxShare {
 pub enum Mode {
     /// Results only; nothing is kept for a backward pass.
     Infer,
-    /// The routes of training are wanted, with its dropout but without gradients.
+    /// The routes are wanted, without gradients.
     Route {
-        /// As in training.
-        dropout_seed: u64,
+        /// With the dropout of training; `None`: without.
+        dropout_seed: Option<u64>,
     },
     /// Gradients are wanted.
     Train {
@@ -225,7 +225,9 @@ impl<'a, B: Backend> Pass<'a, B> {
     pub(super) fn dropout(&self, place: u64) -> Option<Dropout> {
         let rate = self.model.config.dropout as f32;
         match self.mode {
-            Mode::Train { dropout_seed, .. } | Mode::Route { dropout_seed } if rate > 0.0 => {
+            Mode::Train { dropout_seed, .. } | Mode::Route { dropout_seed: Some(dropout_seed) }
+                if rate > 0.0 =>
+            {
                 Some(Dropout { seed: dropout_seed, rate }.at(place))
             }
             _ => None,
