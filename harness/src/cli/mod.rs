@@ -165,7 +165,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   mindscale run sweeps/deep_vs_wide_1m.toml --jobs 2
-  mindscale run experiments/deep_vs_wide.toml --only 'model.n_layers == 4 and seed == 1'")]
+  mindscale run experiments/deep_vs_wide.toml --only 'model.n_layers == 4 and seed == 11'")]
     Run {
         #[command(flatten)]
         sweep: SweepArgs,

@@ -1,7 +1,7 @@
 //! The verb `plan`.
 
 use super::{OnlyArg, SweepArgs, note, say};
-use crate::config::{TrainStage, TrialConfig};
+use crate::config::{Stage, TrainStage, TrialConfig};
 use crate::exam::Questions;
 use crate::plan::extents::extents;
 use crate::plan::time::{DEVICES, Target, Totals, Yardstick, times};
@@ -85,7 +85,7 @@ fn saved(graph: &StageGraph, extents: &[Option<Extent>]) -> Option<String> {
 
 /// What tuning does and costs; `None` where nothing is tuned.
 fn tuning(graph: &StageGraph, extents: &[Option<Extent>]) -> Option<String> {
-    let Tuning { key, stage, rungs, seeds, .. } = &graph.tunings.first()?.tuning;
+    let first = &graph.tunings.first()?.tuning;
     let (mut of_tuning, mut all) = (0.0, 0.0);
     for (node, extent) in graph.nodes.iter().zip(extents) {
         if node.stage.training().is_some() && node.state != State::Unneeded {
@@ -99,18 +99,26 @@ fn tuning(graph: &StageGraph, extents: &[Option<Extent>]) -> Option<String> {
         1 => String::new(),
         several => format!("for each of {several} settings "),
     };
-    let how = match rungs[..] {
-        [values] => format!("a grid of {values} values"),
-        _ => {
-            let rungs: Vec<String> = rungs.iter().map(ToString::to_string).collect();
-            format!("successive halving, rungs of {} values", rungs.join(", "))
-        }
+    let rule = |tuning: &Tuning| {
+        let Tuning { key, stage, rungs, seeds, .. } = tuning;
+        let how = match rungs[..] {
+            [values] => format!("a grid of {values} values"),
+            _ => {
+                let rungs: Vec<String> = rungs.iter().map(ToString::to_string).collect();
+                format!("successive halving, rungs of {} values", rungs.join(", "))
+            }
+        };
+        let seeds = counted(seeds.len(), "seed");
+        (key.clone(), format!("by the validation loss of {}: {how}, {seeds}", stage.name()))
+    };
+    // Sweeps of one experiment may tune by rules of their own.
+    let (key, rule) = match rule(first) {
+        one if graph.tunings.iter().all(|planned| rule(&planned.tuning) == one) => one,
+        _ => ("a key".into(), "by the rule of its sweep".into()),
     };
     let trials = graph.tunings.iter().map(|planned| planned.tuning.trials()).sum();
     let mut text = format!(
-        "{key} is tuned {each}by the validation loss of {}: {how}, {}; {}, about {of_tuning:.2e} FLOPs, {:.0} % of all training\n",
-        stage.name(),
-        counted(seeds.len(), "seed"),
+        "{key} is tuned {each}{rule}; {}, about {of_tuning:.2e} FLOPs, {:.0} % of all training\n",
         counted(trials, "tuning trial"),
         100.0 * of_tuning / if all > 0.0 { all } else { 1.0 },
     );
@@ -118,6 +126,30 @@ fn tuning(graph: &StageGraph, extents: &[Option<Extent>]) -> Option<String> {
         text += &format!("  {}\n", planned.sentence());
     }
     Some(text)
+}
+
+/// A line of the stage graph: a stage run, or several that stand alike and have nothing yet.
+struct Line {
+    stage: Stage,
+    trials: usize,
+    text: String,
+    /// Their names.
+    of: Vec<String>,
+}
+
+impl Line {
+    fn is_like(&self, other: &Self) -> bool {
+        (self.stage, self.trials, &self.text) == (other.stage, other.trials, &other.text)
+    }
+
+    fn render(&self) -> String {
+        let Self { stage, trials, text, of } = self;
+        let (name, each) = match &of[..] {
+            [one] => (one.clone(), ""),
+            several => (format!("{stage}, {} of them", several.len()), " each"),
+        };
+        format!("{name:<24} for {}{each}: {text}", counted(*trials, "trial"))
+    }
 }
 
 /// Shows the trials and the stage graph.
@@ -197,17 +229,19 @@ pub fn plan(args: &SweepArgs, only: &OnlyArg, explained: bool, on: &OnArgs) -> R
     if let Some(tuning) = tuning(&graph, &extents) {
         say(tuning)?;
     }
+    let mut lines: Vec<Line> = vec![];
     for (index, node) in graph.nodes.iter().enumerate() {
         let why = if explained && node.state.is_open() { explain(&graph, index, &work.runs) } else { None };
         let why = why.map_or(String::new(), |why| format!("; {why}"));
-        say(format!(
-            "{:<24} for {}: {}{}{why}",
-            shown(node),
-            counted(node.trials.len(), "trial"),
-            state(node),
-            behind(node)
-        ))?;
+        let text = format!("{}{}{why}", state(node), behind(node));
+        let stands_alone = explained || !matches!(node.state, State::Fresh | State::Held);
+        let line = Line { stage: node.stage, trials: node.trials.len(), text, of: vec![shown(node)] };
+        match lines.iter_mut().find(|other| !stands_alone && other.is_like(&line)) {
+            Some(like) => like.of.extend(line.of),
+            None => lines.push(line),
+        }
     }
+    lines.iter().try_for_each(|line| say(line.render()))?;
     if let Some(saved) = saved(&graph, &extents) {
         say(format!("\n{saved}"))?;
     }

@@ -4,6 +4,7 @@ use super::{ExecutorArg, HowArgs, OnlyArg, SweepArgs, say};
 use crate::execute::limits::Limits;
 use crate::execute::pool::{Failure, Stop};
 use crate::fsutil::shell_word;
+use crate::plan::StageNode;
 use crate::run::{self, Executor, Layers, Outcome, RunOptions, Work};
 use crate::track::{Board, counted};
 use anyhow::{Context, Result, ensure};
@@ -101,9 +102,20 @@ fn print(work: &Work, outcome: &Outcome) -> Result<()> {
     };
     let ran = counted(executed.ran, "stage run");
     say(format!("{}: {ran} done here, {} already done", work.name, executed.found))?;
+    let mut failed: Vec<(&str, Vec<&StageNode>)> = vec![];
     for Failure { node, reason } in &executed.failed {
-        let node = &graph.nodes[*node];
-        say(format!("failed: {} ({}): {reason}", node.short(), graph.trials[node.trials[0]].label()))?;
+        match failed.iter_mut().find(|(other, _)| other == reason) {
+            Some((_, nodes)) => nodes.push(&graph.nodes[*node]),
+            None => failed.push((reason, vec![&graph.nodes[*node]])),
+        }
+    }
+    for (reason, nodes) in failed {
+        let first = format!("{} ({})", nodes[0].short(), graph.trials[nodes[0].trials[0]].label());
+        let more = match nodes.len() {
+            1 => String::new(),
+            several => format!(" and {} for the same reason", counted(several - 1, "other")),
+        };
+        say(format!("failed: {first}{more}: {reason}"))?;
     }
     for problem in outcome.untuned() {
         say(format!("failed: {problem}"))?;

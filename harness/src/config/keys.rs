@@ -11,6 +11,19 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 /// Word that stands for "no value", which TOML cannot say.
 pub const UNSET: &str = "unset";
 
+/// A value of a key as people write it: `4`, `0.001`, `4e11`.
+pub fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => UNSET.into(),
+        Value::Number(number) if number.is_f64() => match number.as_f64() {
+            Some(large) if large.abs() >= 1e7 => format!("{large:e}"),
+            _ => number.to_string(),
+        },
+        other => other.to_string(),
+    }
+}
+
 /// What a key holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {

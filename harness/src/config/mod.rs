@@ -31,7 +31,9 @@ pub use document::{Content, Entry, Node};
 pub use effect::{Idle, differing, effective, idle};
 pub use errors::{ConfigError, ConfigErrors};
 pub use identity::{canonical_json, identity};
-pub use keys::{KeySpec, Kind, Section, UNSET, did_you_mean, find, keys, largest, sections, unknown_key};
+pub use keys::{
+    KeySpec, Kind, Section, UNSET, did_you_mean, find, keys, largest, plain, sections, unknown_key,
+};
 pub use layers::{Layer, Overrides, Setting, Settings, load, load_layers};
 pub use local::Local;
 pub use presets::PRESETS;

@@ -13,7 +13,7 @@ Every key of a trial. Layers, later wins: the defaults below, `--preset NAME`, t
 environment variables, `--set key=value`; what a sweep varies or solves takes the place of `[base]` in each trial.
 The variable of `pretrain.lr` is `MINDSCALE_PRETRAIN__LR`. A value for `--set` or a variable is written as in TOML;
 quotes around text, and brackets around a list of one, may be left out. `\"unset\"` takes a value away.
-Paths are seen from the current folder.
+Paths are seen from the folder where `mindscale` is started; those of a `local.toml` beside a sweep, another layer ([sweeps.md](sweeps.md)), from its own.
 
 `mindscale schema > sweep.schema.json` writes these keys as a JSON Schema, by which an editor completes, explains and
 checks sweep files: with Taplo, or Even Better TOML in VS Code, `#:schema sweep.schema.json` as a file's first line.

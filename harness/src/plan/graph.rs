@@ -4,7 +4,7 @@ use super::facts::{Facts, Files, Reading};
 use super::planner::Planner;
 use super::trunk::{self, Trunk};
 use super::tune::PlannedTuning;
-use crate::config::{At, Stage, TrialConfig, differing};
+use crate::config::{At, Stage, TrialConfig, differing, plain};
 use crate::data::files::Inputs;
 use crate::runs::claim::{Held, Watch};
 use crate::runs::manifest::{Input, Manifest, RunStatus};
@@ -154,11 +154,7 @@ impl PlannedTrial {
             return self.trial.sweep.clone();
         }
         let short = |(key, value): &(String, serde_json::Value)| {
-            let key = key.rsplit('.').next().unwrap_or(key);
-            match value {
-                serde_json::Value::String(text) => format!("{key}={text}"),
-                other => format!("{key}={other}"),
-            }
+            format!("{}={}", key.rsplit('.').next().unwrap_or(key), plain(value))
         };
         // Tokens that follow from a number of operations, and values that are still to be chosen.
         let is_known = |(_, value): &&(String, serde_json::Value)| !value.is_null();

@@ -4,6 +4,7 @@
 //! however often the sweep was interrupted.
 
 use super::graph::Play;
+use crate::config::plain;
 use crate::runs::manifest::{Manifest, RunStatus};
 use crate::sweep::{Part, Trial, Tuning};
 use std::collections::BTreeMap;
@@ -212,7 +213,7 @@ impl PlannedTuning {
         let of = self.of();
         match &self.standing {
             Standing::Trying { rung, values: left } => {
-                let left: Vec<String> = left.iter().map(|&value| values[value].to_string()).collect();
+                let left: Vec<String> = left.iter().map(|&value| plain(&values[value])).collect();
                 let rung = if rungs.len() > 1 {
                     format!("rung {} of {} ", rung + 1, rungs.len())
                 } else {
@@ -222,7 +223,7 @@ impl PlannedTuning {
             }
             Standing::Chosen(value) => match self.edge() {
                 Some(edge) => format!("tuned: {edge}"),
-                None => format!("tuned: {key} = {}{of}", values[*value]),
+                None => format!("tuned: {key} = {}{of}", plain(&values[*value])),
             },
             Standing::Lost { .. } => self.problem().unwrap_or_default(),
         }

@@ -1,6 +1,6 @@
 //! What settings are called: the keys that vary, and whatever else tells two settings apart.
 
-use crate::config::{TrialConfig, config_of, get, identity, keys, set};
+use crate::config::{TrialConfig, config_of, get, identity, keys, plain, set};
 use crate::records::TrialRecord;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -77,11 +77,7 @@ impl Labels {
 
 impl Named<'_> {
     fn value(&self, key: &str) -> String {
-        match value(self.trial, self.config, key) {
-            Some(Value::String(text)) => text.clone(),
-            None | Some(Value::Null) => "unset".into(),
-            Some(other) => other.to_string(),
-        }
+        plain(value(self.trial, self.config, key).unwrap_or(&Value::Null))
     }
 
     /// Whether it would be another setting with the other's value of a key: not with another log or machine.

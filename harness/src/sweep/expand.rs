@@ -1,10 +1,10 @@
 //! From a sweep to its trials: combinations or draws, solved, validated, named.
 
 use super::draw::{MOST_TRIALS, Points, place_in};
-use super::plan::plain;
 use super::{Part, Sweep, Trial, Tune};
 use crate::config::{
-    ConfigError, ConfigErrors, Idle, Problem, Setting, TrialConfig, config_of, differing, identity, idle, set,
+    ConfigError, ConfigErrors, Idle, Problem, Setting, TrialConfig, config_of, differing, identity, idle,
+    plain, set,
 };
 use rayon::prelude::*;
 use serde_json::Value;

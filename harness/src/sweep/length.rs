@@ -1,7 +1,6 @@
 //! Lengths of training stages in `[solve]`: by operations, or by time at the speeds that an earlier run measured.
 
-use super::plan::plain;
-use crate::config::{Entry, Node, TrainStage, TrialConfig, did_you_mean, get, set};
+use crate::config::{Entry, Node, TrainStage, TrialConfig, did_you_mean, get, plain, set};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;

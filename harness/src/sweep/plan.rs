@@ -1,7 +1,7 @@
 //! What trials will cost, before anything runs.
 
 use super::{Part, Trial};
-use crate::config::{RowKind, TrainStage, Training, TrialConfig};
+use crate::config::{RowKind, TrainStage, Training, TrialConfig, plain};
 use crate::track::table;
 use model::backend::cpu::cross_entropy::BLOCK;
 use model::cost::roofline::{CARD_POSITIONS, bytes};
@@ -238,16 +238,6 @@ pub fn render_table(rows: &[PlanRow]) -> String {
         text += &format!("+ and more of {}, which is known once the data is prepared\n", open.join(", "));
     }
     text
-}
-
-/// A value as people write it.
-pub(super) fn plain(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Null => crate::config::UNSET.into(),
-        Value::Number(number) if number.is_f64() => format!("{:?}", number.as_f64().unwrap_or_default()),
-        other => other.to_string(),
-    }
 }
 
 /// `998.6K`, `1.01M`: three digits or four.
