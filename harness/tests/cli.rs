@@ -44,6 +44,38 @@ fn bad_input_is_one_clear_error() {
         .assert()
         .code(1)
         .stderr(contains("--time-limit and --memory-limit are kept by the local executor"));
+    for (options, message) in [
+        (
+            ["--executor=slurm", "--retries=1"],
+            "--jobs, --per-gpu and --retries are kept by the local executor",
+        ),
+        (
+            ["--executor=local", "--sbatch=--partition=gpu"],
+            "--sbatch is of Slurm's jobs; give it with --executor slurm",
+        ),
+    ] {
+        mindscale(dir.path())
+            .args(["run", "s.toml"])
+            .args(options)
+            .assert()
+            .code(1)
+            .stderr(contains(message));
+    }
+    mindscale(dir.path())
+        .args(["exam", "nowhere", "--sheets", "nowhere", "--norm", "raw"])
+        .assert()
+        .code(1)
+        .stderr(contains("--norm goes with --answer cloze or continuation only"));
+    mindscale(dir.path())
+        .args(["init", "mine", "--pretrain", "nope/*.txt"])
+        .assert()
+        .code(0)
+        .stderr(contains("note: --pretrain: no file matches \"nope/*.txt\"; expected a file or a glob"));
+    mindscale(dir.path())
+        .args(["report", "s.toml"])
+        .assert()
+        .code(0)
+        .stderr(contains("note: no trial has finished; they are run by: mindscale run s.toml"));
     mindscale(dir.path())
         .args(["exam", "nowhere", "--sheets", "nowhere"])
         .assert()

@@ -4,7 +4,7 @@ use super::say;
 use crate::config::{BadRow, DataConfig, RowStyle, UnknownKeys, WorldConfig};
 use crate::data::files::expand;
 use crate::data::prepare::{Part, Preparation, prepare};
-use crate::data::read::{ReadOptions, rows};
+use crate::data::read::{Advice, ReadOptions, rows};
 use crate::data::world::World;
 use crate::data::{Kind, Message, Row, Tokenizer};
 use crate::exam::contamination::{Contamination, Index, Place};
@@ -153,7 +153,7 @@ pub fn data(verb: &DataVerb) -> Result<bool> {
                 rows: if *minimind_rows { RowStyle::Minimind } else { RowStyle::Turns },
                 ..read_config(*skip_bad_rows, *ignore_unknown_keys)
             };
-            let (options, kind) = (ReadOptions::new(&config), Kind::from(*kind));
+            let (options, kind) = (ReadOptions::new(&config).advising(Advice::OPTIONS), Kind::from(*kind));
             let tokenizer = Tokenizer::load(tokenizer)?;
             let preparation = Preparation::new(kind, &tokenizer, &config, &options.log);
             let stop = AtomicBool::new(false);
@@ -175,7 +175,7 @@ pub fn data(verb: &DataVerb) -> Result<bool> {
         }
         DataVerb::Show { files, kind, rows: count, skip_bad_rows, ignore_unknown_keys } => {
             let files = named(files)?;
-            let options = ReadOptions::new(&read_config(*skip_bad_rows, *ignore_unknown_keys));
+            let options = read_options(*skip_bad_rows, *ignore_unknown_keys);
             for (number, row) in (1..).zip(rows(&files, (*kind).into(), &options).take(*count)) {
                 say(format!("row {number}\n{}", row?))?;
             }
@@ -183,7 +183,7 @@ pub fn data(verb: &DataVerb) -> Result<bool> {
             read.notices("rows read").iter().try_for_each(say)?;
         }
         DataVerb::Contamination { sheets, text, kind, out, skip_bad_rows, ignore_unknown_keys, json } => {
-            let options = ReadOptions::new(&read_config(*skip_bad_rows, *ignore_unknown_keys));
+            let options = read_options(*skip_bad_rows, *ignore_unknown_keys);
             let found = contamination(sheets, text, (*kind).into(), &options)?;
             if let Some(out) = out {
                 write_atomic(out, &found.csv()?)?;
@@ -265,6 +265,10 @@ fn read_config(skip_bad_rows: bool, ignore_unknown_keys: bool) -> DataConfig {
         unknown_keys: if ignore_unknown_keys { UnknownKeys::Ignore } else { UnknownKeys::Error },
         ..DataConfig::default()
     }
+}
+
+fn read_options(skip_bad_rows: bool, ignore_unknown_keys: bool) -> ReadOptions {
+    ReadOptions::new(&read_config(skip_bad_rows, ignore_unknown_keys)).advising(Advice::OPTIONS)
 }
 
 fn write_world(world: &World, out: &Path) -> Result<()> {

@@ -29,9 +29,9 @@ pub struct ExamArgs {
     /// How questions are answered
     #[arg(long, value_enum, default_value = "letter")]
     answer: Answer,
-    /// How the texts of options are compared, by cloze and continuation
-    #[arg(long, value_enum, default_value = "byte")]
-    norm: Norm,
+    /// How the texts of options are compared, by cloze and continuation; unset: byte
+    #[arg(long, value_enum)]
+    norm: Option<Norm>,
     /// Put options into each position by turns, by letter
     #[arg(long)]
     rotate: bool,
@@ -100,6 +100,10 @@ fn exam_on<B: Backend>(args: &ExamArgs, backend: &B) -> Result<bool> {
         !args.rotate || args.answer == Answer::Letter,
         "--rotate goes with --answer letter only: the texts of options have no letter to be freed from"
     );
+    ensure!(
+        args.norm.is_none() || args.answer != Answer::Letter,
+        "--norm goes with --answer cloze or continuation only: letters have no text to be compared by"
+    );
     let questions = Questions::read(&args.sheets, args.dev.as_deref(), args.shots)?;
     let files = args.models.files()?;
     let mut names = BTreeSet::new();
@@ -140,8 +144,9 @@ fn sit<B: Backend>(
     let stop = AtomicBool::new(false);
     let shown = || source.clone();
     let prompts = prompter.prompts(&tokenizer, sheets, &stop).with_context(shown)?;
+    let norm = args.norm.unwrap_or(ExamConfig::default().norm);
     let answers =
-        crate::exam::sit(&transformer, sheets, &prompts, args.norm, &stop, &|_| ()).with_context(shown)?;
+        crate::exam::sit(&transformer, sheets, &prompts, norm, &stop, &|_| ()).with_context(shown)?;
     let scores = scores(&answers, &prompts);
     for notice in notices(&scores, max_len) {
         if is_one_of_several {

@@ -130,12 +130,12 @@ struct HowArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory_limit: Option<u64>,
     /// Stage runs at a time on each GPU, where device is cuda, as far as its memory has room by the forecast of `plan`; 0
-    /// is as many as there is room for. The GPUs are those of CUDA_VISIBLE_DEVICES, or all
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    per_gpu: usize,
-    /// Retries of a stage run that is killed or whose disk fails, with increasing delays
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    retries: u32,
+    /// is as many as there is room for; unset: 1. The GPUs are those of CUDA_VISIBLE_DEVICES, or all
+    #[arg(long, value_name = "N")]
+    per_gpu: Option<usize>,
+    /// Retries of a stage run that is killed or whose disk fails, with increasing delays; unset: 2
+    #[arg(long, value_name = "N")]
+    retries: Option<u32>,
     /// Where stage runs are worked on: in processes here, or as jobs of Slurm
     #[arg(long, value_enum, default_value_t = ExecutorArg::Local)]
     executor: ExecutorArg,

@@ -142,7 +142,7 @@ impl ModelArg {
             let done = records.iter().filter(|trial| trial.status == Status::Done);
             let rated = done.filter_map(|trial| Some((best.of(trial)?, trial)));
             let first = rated.min_by(|a, b| a.0.total_cmp(&b.0));
-            return first.map(|(_, trial)| trial).ok_or_else(|| anyhow!("no finished trial has this metric"));
+            return first.map(|(_, trial)| trial).ok_or_else(|| anyhow!(no_metric(best, records)));
         }
         let beginning = self.choice.trial.clone().unwrap_or_default().to_lowercase().replace('-', "");
         let is_meant = |trial: &&TrialRecord| trial.trial.simple().to_string().starts_with(&beginning);
@@ -169,6 +169,20 @@ impl ModelArg {
             anyhow!("trial {}: no {stage} stage is finished; run the file first", short_id(trial.trial))
         })
     }
+}
+
+/// What is said where no finished trial has a metric: those that there are.
+fn no_metric(best: Best, records: &[TrialRecord]) -> String {
+    let done: Vec<&TrialRecord> = records.iter().filter(|trial| trial.status == Status::Done).collect();
+    if done.is_empty() {
+        return "no trial has finished; run the file first".into();
+    }
+    let name = |best: &Best| best.to_possible_value().map_or(String::new(), |value| value.get_name().into());
+    let there =
+        Best::value_variants().iter().filter(|best| done.iter().any(|trial| best.of(trial).is_some()));
+    let there = there.map(name).collect::<Vec<_>>().join(", ");
+    let there = if there.is_empty() { "none of the others either".into() } else { there };
+    format!("no finished trial has {}; there is {there}", name(&best))
 }
 
 /// A model that was found.
@@ -230,6 +244,29 @@ fn named(runs: &Path, beginning: &str) -> Vec<PathBuf> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_metric_that_nothing_has_is_told_with_those_that_there_are() {
+        let record = |status: &str, val_loss: Option<f64>| -> TrialRecord {
+            let nil = uuid::Uuid::nil();
+            let record = serde_json::json!({
+                "trial": nil, "setting": nil, "sweeps": [], "seed": 1, "keys": [], "params": 1, "active_params": 1,
+                "train_tokens": 1, "train_flops": 1.0, "val_loss": val_loss, "val_bpb": val_loss, "exams": [],
+                "wall_seconds": 1.0, "peak_rss_mb": 1.0, "status": status, "reason": null, "stages": [], "config": "",
+            });
+            serde_json::from_value(record).unwrap()
+        };
+        let told = |records: &[TrialRecord]| no_metric(Best::ExamAccuracy, records);
+        assert_eq!(
+            told(&[record("done", Some(1.0)), record("failed", None)]),
+            "no finished trial has exam_accuracy; there is val_loss, val_bpb"
+        );
+        assert_eq!(
+            told(&[record("done", None)]),
+            "no finished trial has exam_accuracy; there is none of the others either"
+        );
+        assert_eq!(told(&[record("failed", Some(1.0))]), "no trial has finished; run the file first");
+    }
 
     #[test]
     fn models_are_found_by_folder_and_by_name() {

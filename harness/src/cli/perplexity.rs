@@ -6,7 +6,7 @@ use super::model_arg::ModelArg;
 use super::rope_arg::TrainedArg;
 use super::say;
 use crate::config::DataConfig;
-use crate::data::read::{ReadOptions, rows};
+use crate::data::read::{Advice, ReadOptions, rows};
 use crate::data::{Kind, Row, SpecialText, Tokenizer};
 use crate::exam::{LengthLoss, LengthPlan, loss_by_length};
 use crate::fsutil::write_atomic;
@@ -113,7 +113,7 @@ fn plan(args: &PerplexityArgs, max_seq_len: usize) -> Result<LengthPlan> {
 /// The first tokens of the text, a few more than `needed` where there are so many.
 fn read(args: &PerplexityArgs, tokenizer: &Tokenizer, needed: usize) -> Result<Vec<u32>> {
     let files = named(&args.text)?;
-    let options = ReadOptions::new(&DataConfig::default());
+    let options = ReadOptions::new(&DataConfig::default()).advising(Advice::NONE);
     let mut ids = vec![];
     for row in rows(&files, Kind::Pretrain, &options) {
         let special = SpecialText::Characters;

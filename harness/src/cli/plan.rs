@@ -158,7 +158,7 @@ pub fn plan(args: &SweepArgs, only: &OnlyArg, explained: bool, on: &OnArgs) -> R
     if let Some(other) = work.other_layers() {
         note(&format!(
             "{other}; this is the plan {}",
-            if args.with.options().has_layers() { "with those given" } else { "without" }
+            if args.with.options().has_layers() { "with the layers given now" } else { "without them" }
         ));
     }
     let graph = work.chosen(work.graph()?)?;
@@ -180,7 +180,11 @@ pub fn plan(args: &SweepArgs, only: &OnlyArg, explained: bool, on: &OnArgs) -> R
     let examined = trials.iter().find(|trial| trial.config.exam.enabled);
     let questions = examined.and_then(|trial| Some(Questions::of(&trial.config).ok()?.count()));
     let settings = study.iter().map(|planned| (planned.setting, planned.trial.config.seed));
-    let detectable = Detectable::of(settings, questions);
+    // A sweep by itself makes no claims.
+    let claims = work.experiment.iter().flat_map(|experiment| &experiment.comparisons);
+    let mut is_paired = claims.map(|claim| !claim.paired_by.is_empty()).peekable();
+    let paired = is_paired.peek().is_some() && is_paired.all(|paired| paired);
+    let detectable = Detectable::of(settings, questions, paired);
     // What waits for a value has another name once it is chosen.
     let shown = |node: &StageNode| match &node.state {
         State::Held if node.trials.iter().any(|&trial| !graph.trials[trial].trial.is_candidate()) => {

@@ -1,8 +1,10 @@
 //! The verb `report`.
 
-use super::{SweepArgs, say};
+use super::{SweepArgs, note, say};
+use crate::records::Status;
 use crate::run::{Layers, write_report};
 use crate::runs::kept::unpack;
+use crate::status::records::collect;
 use anyhow::{Result, bail};
 
 /// Writes the report from recorded runs, or from what is kept of them in the folder of results.
@@ -15,6 +17,9 @@ pub fn report(args: &SweepArgs, force: bool) -> Result<bool> {
         bail!(why);
     }
     work.own()?;
+    if collect(&graph)?.iter().all(|trial| trial.status != Status::Done) {
+        note(&format!("no trial has finished; they are run by: {}", work.origin().run));
+    }
     say(work.out.join("report.html").display())?;
     Ok(true)
 }

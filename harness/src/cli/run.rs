@@ -18,8 +18,9 @@ const NOTICES: usize = 20;
 pub fn run(args: &SweepArgs, only: &OnlyArg, force: bool, how: &HowArgs) -> Result<bool> {
     let executor = executor(how)?;
     let work = args.read_only(Layers::Given, only)?;
+    let stopping = stopping(&executor, &args.file.display().to_string());
     let options = RunOptions { executor, force, board: Board::for_stderr(), stop: Arc::default() };
-    stop_on_ctrl_c(&options)?;
+    stop_on_ctrl_c(&options, stopping)?;
     let outcome = run::run(&work, &options)?;
     match args.with.json {
         true => print_json(&work, &outcome)?,
@@ -33,6 +34,8 @@ fn executor(how: &HowArgs) -> Result<Executor> {
     let has_limits = time_limit.is_some() || memory_limit.is_some();
     match how.executor {
         ExecutorArg::Local => {
+            ensure!(sbatch.is_empty(), "--sbatch is of Slurm's jobs; give it with --executor slurm");
+            let (per_gpu, retries) = (per_gpu.unwrap_or(run::PER_GPU), retries.unwrap_or(run::RETRIES));
             let limits = Limits { time: time_limit, memory: memory_limit };
             Ok(Executor::Local { jobs, per_gpu, limits, retries })
         }
@@ -41,21 +44,31 @@ fn executor(how: &HowArgs) -> Result<Executor> {
                 !has_limits,
                 "--time-limit and --memory-limit are kept by the local executor; Slurm's jobs have slurm.time and slurm.memory, as in --set slurm.time=2:00:00"
             );
+            ensure!(
+                jobs.is_none() && per_gpu.is_none() && retries.is_none(),
+                "--jobs, --per-gpu and --retries are kept by the local executor; how many of Slurm's jobs run at a time is slurm.at_once, as in --set slurm.at_once=4"
+            );
             Ok(Executor::Slurm(sbatch.clone()))
         }
     }
 }
 
-fn stop_on_ctrl_c(options: &RunOptions) -> Result<()> {
+/// What stopping means, as it is told on the first Ctrl-C.
+fn stopping(executor: &Executor, file: &str) -> String {
+    match executor {
+        Executor::Local { .. } => "stopping: trainings finish their step and write a checkpoint, other stages are aborted; press Ctrl-C again to stop at once".into(),
+        Executor::Slurm(_) => format!(
+            "stopping: Slurm's jobs run on, and the same command looks at them again; to take them out of the queue: mindscale cancel {}",
+            shell_word(file)
+        ),
+    }
+}
+
+fn stop_on_ctrl_c(options: &RunOptions, stopping: String) -> Result<()> {
     let (stop, board): (Arc<Stop>, Board) = (Arc::clone(&options.stop), options.board.clone());
     ctrlc::set_handler(move || {
         stop.ask();
-        board.line(match stop.now() {
-            true => "stopping at once",
-            false => {
-                "stopping: trainings finish their step and write a checkpoint, other stages are aborted; press Ctrl-C again to stop at once"
-            }
-        });
+        board.line(if stop.now() { "stopping at once" } else { &stopping });
     })
     .context("Ctrl-C cannot be caught")
 }
@@ -127,5 +140,20 @@ fn print(work: &Work, outcome: &Outcome) -> Result<()> {
     match report_kept {
         Some(why) => say(format!("the report is not written: {why}")),
         None => say(format!("report: {}", report.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stopping_says_what_becomes_of_the_work() {
+        let local = stopping(&Executor::default(), "a.toml");
+        assert!(local.starts_with("stopping: trainings finish their step and write a checkpoint"), "{local}");
+        assert_eq!(
+            stopping(&Executor::Slurm(vec![]), "a b.toml"),
+            "stopping: Slurm's jobs run on, and the same command looks at them again; to take them out of the queue: mindscale cancel 'a b.toml'"
+        );
     }
 }

@@ -4,7 +4,7 @@ use super::data::named;
 use super::say;
 use crate::config::{DataConfig, TokenizerConfig};
 use crate::data::chat::ChatTemplate;
-use crate::data::read::{ReadOptions, rows};
+use crate::data::read::{Advice, ReadOptions, rows};
 use crate::data::tokenizer::largest_vocab;
 use crate::data::{Kind, Message, Tokenizer};
 use crate::exam::letters;
@@ -66,7 +66,8 @@ fn vocab_size(text: &str) -> std::result::Result<usize, String> {
 pub fn tokenizer(verb: &TokenizerVerb) -> Result<bool> {
     match verb {
         TokenizerVerb::Train { files, vocab_size, out } => {
-            let (files, options) = (named(files)?, ReadOptions::new(&DataConfig::default()));
+            let files = named(files)?;
+            let options = ReadOptions::new(&DataConfig::default()).advising(Advice::NONE);
             let template = ChatTemplate::minimind()?;
             let texts: Vec<String> = rows(&files, Kind::Pretrain, &options)
                 .map(|row| template.text(&row?))

@@ -64,6 +64,14 @@ impl ConfigErrors {
         self.errors.push(error);
     }
 
+    /// Notes all that an error tells.
+    pub fn absorb(&mut self, error: anyhow::Error) {
+        match error.downcast::<Self>() {
+            Ok(more) => self.errors.extend(more.errors),
+            Err(error) => self.push(ConfigError::new("", "", format!("{error:#}"))),
+        }
+    }
+
     /// `value` if nothing was wrong, else everything that was.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Every key of a trial as a flat list, made from the declarations: kinds, checks and the nearest name.
 
 use super::document::{Content, Entry, Node};
+use super::near::{did_you_mean, nearest, ours};
 use super::{Sources, TRAINING, TrialConfig, get, is_source_name};
 use model::Device;
 use model::section::{Range, schema_of};
@@ -202,6 +203,7 @@ impl Kind {
             Kind::Choice(words) => any_of(words),
             Kind::List(item) => match &**item {
                 Kind::Choice(words) => format!("a list of {}", any_of(words)),
+                Kind::Whole | Kind::Number => "a list of numbers".into(),
                 _ => "a list of texts in quotes".into(),
             },
             Kind::Sources => "a list of texts in quotes, or a table of such lists by name".into(),
@@ -260,7 +262,11 @@ impl KeySpec {
     /// What may be written for this key.
     pub fn expected(&self) -> String {
         let unset = if self.optional { format!(", or \"{UNSET}\"") } else { String::new() };
-        self.kind.expected() + &unset
+        let value = match &self.range {
+            Some(range) if matches!(self.kind, Kind::Whole | Kind::Number) => number_of(range),
+            _ => self.kind.expected(),
+        };
+        value + &unset
     }
 
     /// The value as a trial holds it, or what is wrong with it.
@@ -289,6 +295,18 @@ impl KeySpec {
     }
 }
 
+/// What a number of a range is called: `a whole number of 1 to 4096`, `a positive number`.
+fn number_of(range: &Range) -> String {
+    let kind = if range.is_whole { "a whole number" } else { "a number" };
+    match (range.min, range.max) {
+        (Some((min, true)), None) => format!("{kind} of {min} or more"),
+        (None, Some((max, true))) if range.is_whole => format!("{kind} of 0 to {max}"),
+        (Some((_, true)), _) => format!("{kind} of {range}"),
+        (Some((0.0, false)), None) => range.to_string(),
+        _ => format!("{kind} {range}"),
+    }
+}
+
 /// The problem of a key that does not exist, with the nearest that does.
 pub fn unknown_key(key: &str) -> String {
     let names = nearest_keys(key);
@@ -306,6 +324,7 @@ fn nearest_keys(key: &str) -> Vec<&'static str> {
     let named = |name: &str| -> Vec<&'static str> {
         paths().filter(|path| last(path) == name).take(TRAINING.len()).collect()
     };
+    let key = &ours(key);
     let own_name = key.rsplit('.').next().unwrap_or(key);
     // The section was forgotten or mistaken: every key of that name, or the one whose section is nearly right.
     let same = named(own_name);
@@ -317,25 +336,6 @@ fn nearest_keys(key: &str) -> Vec<&'static str> {
     }
     // Both are mistaken.
     nearest(own_name, paths().map(last)).map_or(Vec::new(), named)
-}
-
-/// The nearest of `names` as a question that ends a message, if one is near.
-pub fn did_you_mean<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> String {
-    nearest(word, names).map_or(String::new(), |name| format!("; did you mean {name}?"))
-}
-
-/// The candidate fewest typing errors away, if that is near enough to be meant.
-pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let length = word.chars().count();
-    let allowed = (length / 3).max(1);
-    candidates
-        .into_iter()
-        // Each letter too many is an error: a word of any length is soon told from all.
-        .filter(|candidate| length.abs_diff(candidate.chars().count()) <= allowed)
-        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), candidate))
-        .filter(|(distance, _)| *distance <= allowed)
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
 }
 
 /// `"a", "b" or "c"`.
@@ -352,13 +352,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn words_of_any_length_are_soon_told_from_keys() {
-        assert_eq!(nearest(&"m".repeat(10_000_000), keys().map(|key| key.path.as_str())), None);
-        assert_eq!(nearest("modal.n_layers", ["model.n_layers", "seed"]), Some("model.n_layers"));
-        assert_eq!(nearest("sed", ["seed", "se", "model"]), Some("seed"));
-    }
 
     #[test]
     fn the_list_has_exactly_the_keys_that_a_trial_has_in_their_order() {
@@ -418,6 +411,9 @@ mod tests {
         assert_eq!(message("d_model"), "unknown key; did you mean model.d_model?");
         assert_eq!(message("pretrain.device"), "unknown key; did you mean device?");
         assert_eq!(message("pretrian.seq_len"), "unknown key; did you mean pretrain.seq_len?");
+        assert_eq!(message("model.hidden"), "unknown key; did you mean model.hidden_dim?");
+        assert_eq!(message("pretrain.learning_rate"), "unknown key; did you mean pretrain.lr?");
+        assert_eq!(message("hidden_size"), "unknown key; did you mean model.d_model?");
         assert_eq!(message("qqqqqqq"), "unknown key; docs/configuration.md lists every key");
     }
 
@@ -429,12 +425,17 @@ mod tests {
         assert_eq!(check("pretrain.tokens", "'unset'"), Ok(json!(null)));
         assert_eq!(check("exam.after", "['sft', 'dpo']"), Ok(json!(["sft", "dpo"])));
         let problem = |path: &str, text: &str| check(path, text).unwrap_err();
-        assert_eq!(problem("model.n_layers", "4.0"), "is 4.0, expected a whole number of 0 or more");
-        assert_eq!(problem("model.n_layers", "-4"), "is -4, expected a whole number of 0 or more");
-        assert_eq!(problem("pretrain.lr", "nan"), "is nan, expected a number");
+        assert_eq!(problem("model.n_layers", "4.0"), "is 4.0, expected a whole number of 1 to 4096");
+        assert_eq!(problem("model.n_layers", "-4"), "is -4, expected a whole number of 1 to 4096");
+        assert_eq!(problem("pretrain.warmup_steps", "-4"), "is -4, expected a whole number of 0 or more");
+        assert_eq!(problem("exam.shots", "'x'"), "is 'x', expected a whole number of 0 to 1000");
+        assert_eq!(problem("pretrain.lr", "nan"), "is nan, expected a positive number");
+        assert_eq!(problem("data.val_share", "'x'"), "is 'x', expected a number of 0 or more and below 1");
+        assert_eq!(problem("pretrain.min_lr_ratio", "'x'"), "is 'x', expected a number of 0 to 1");
+        assert_eq!(problem("exam.at", "'x'"), "is 'x', expected a list of numbers");
         assert_eq!(
             problem("pretrain.tokens", "1e6"),
-            "is 1e6, expected a whole number of 0 or more, or \"unset\""
+            "is 1e6, expected a whole number of 1 or more, or \"unset\""
         );
         assert_eq!(problem("device", "'gpu'"), "is 'gpu', expected \"cpu\", \"cuda\" or \"cuda:N\"");
         assert_eq!(problem("device", "1"), "is 1, expected \"cpu\", \"cuda\" or \"cuda:N\"");

@@ -485,7 +485,7 @@ mod tests {
         assert_eq!(
             failure(&over),
             "MINDSCALE_MODEL__N_LAYER: model.n_layer: unknown key; did you mean model.n_layers?\n\
-             MINDSCALE_PRETRAIN__LR: pretrain.lr: is \"fast\", expected a number\n\
+             MINDSCALE_PRETRAIN__LR: pretrain.lr: is \"fast\", expected a positive number\n\
              --set seed: expected key=value, such as --set seed=2\n\
              --set model=3: model: is a section, expected a table of its keys or a key such as model.d_model\n\
              --set exam.answer=essay: exam.answer: is \"essay\", expected \"letter\", \"cloze\" or \"continuation\""

@@ -12,6 +12,7 @@ mod identity;
 mod keys;
 mod layers;
 mod local;
+mod near;
 mod presets;
 mod probe;
 #[cfg(test)]
@@ -31,20 +32,20 @@ pub use document::{Content, Entry, Node};
 pub use effect::{Idle, differing, effective, idle};
 pub use errors::{ConfigError, ConfigErrors};
 pub use identity::{canonical_json, identity};
-pub use keys::{
-    KeySpec, Kind, Section, UNSET, did_you_mean, find, keys, largest, plain, sections, unknown_key,
-};
+pub use keys::{KeySpec, Kind, Section, UNSET, find, keys, largest, plain, sections, unknown_key};
 pub use layers::{Layer, Overrides, Setting, Settings, load, load_layers};
 pub use local::Local;
+pub use near::{did_you_mean, near_file};
 pub use presets::PRESETS;
 pub use probe::{CapacityConfig, HopsConfig, PROBES, ProbeSpec, RecallConfig};
 pub use schema::{closed, definitions, document, refer, table_of, trial_schema, value_of};
-pub use sources::{Sources, is_source_name, source_key};
+pub use sources::{NamedFiles, Sources, is_source_name, source_key};
 pub use stage::{RowKind, Stage, StageFiles, TRAINING, TrainSpec, TrainStage, WORLD, recipe};
 pub use validate::Problem;
 pub use world::{PRACTICE, WorldConfig};
 
 pub(crate) use document::parse;
+pub(crate) use keys::is_section;
 pub(crate) use layers::{config_of, get, leaves, not_a_key, set, settings};
 
 use model::{Cost, Device, LoraConfig, ModelConfig, Precision, Recompute, section};

@@ -1,8 +1,9 @@
 //! Recipes that come with the program, under `--preset`.
 
 use super::errors::{ConfigError, ConfigErrors};
-use super::keys::{any_of, did_you_mean};
+use super::keys::any_of;
 use super::layers::{Layer, document_layer};
+use super::near::did_you_mean;
 
 /// Names and texts of the presets.
 pub const PRESETS: &[(&str, &str)] =

@@ -1,6 +1,6 @@
 //! Files by the names of their sources, and the weights by which sources are mixed.
 
-use super::{DataConfig, TrainStage};
+use super::{DataConfig, Source, TrainStage, TrialConfig};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -77,6 +77,42 @@ impl JsonSchema for Sources {
             "anyOf": [list, { "type": "object", "additionalProperties": list, "minProperties": 1 }],
             "format": Self::FORMAT,
         })
+    }
+}
+
+/// Files or globs with the key that names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NamedFiles<'a> {
+    /// The key, such as `data.pretrain`.
+    pub key: &'static str,
+    /// The name of the source, where the key has several.
+    pub source: Option<&'a str>,
+    /// The files or globs.
+    pub patterns: &'a [String],
+}
+
+impl<'a> NamedFiles<'a> {
+    /// All lists of a key.
+    pub fn of(key: &'static str, sources: &'a Sources) -> impl Iterator<Item = Self> {
+        sources.lists().into_iter().map(move |(source, patterns)| Self { key, source, patterns })
+    }
+}
+
+impl TrialConfig {
+    /// The files that some stages train and validate on, each list once; none where the data is made here.
+    pub fn files_of(&self, stages: &[TrainStage]) -> Vec<NamedFiles<'_>> {
+        let mut found: Vec<NamedFiles> = vec![];
+        if self.data.source == Source::Files {
+            let of_stage = |stage: &TrainStage| {
+                std::iter::once(stage.files(&self.data)).chain(stage.val_files(&self.data))
+            };
+            for (key, sources) in stages.iter().flat_map(of_stage) {
+                if found.iter().all(|known| known.key != key) {
+                    found.extend(NamedFiles::of(key, sources));
+                }
+            }
+        }
+        found
     }
 }
 

@@ -176,7 +176,7 @@ impl Checks {
         let trains_tokenizer = config.tokenizer.path.is_none();
         if trains_tokenizer && data.pretrain.is_empty() && !config.pretrain.training.enabled {
             let problem = "is empty, expected text to train the tokenizer from, or tokenizer.path";
-            self.fail("data.pretrain", problem.into());
+            self.fail_at_odds("data.pretrain", "data.source", problem.into());
         }
     }
 
@@ -193,8 +193,12 @@ impl Checks {
             }
         }
         if data.source == Source::Files && is_enabled && spec.stage.files(data).1.is_empty() {
-            let problem = format!("is empty, expected files or globs, or {}.enabled = false", spec.name);
-            self.fail(own.key, problem);
+            let enabled = format!("{}.enabled", spec.name);
+            let problem = format!("is empty, expected files or globs, or {enabled} = false");
+            self.0.push(Problem {
+                at_odds: vec![enabled, "data.source".into()],
+                ..Problem::new(own.key, problem)
+            });
         }
     }
 
@@ -278,11 +282,12 @@ impl Checks {
         if config.data.source == Source::Files && exam.sheets.is_none() {
             let problem =
                 "is unset, expected a folder of sheets for data.source = \"files\", or exam.enabled = false";
-            self.fail("exam.sheets", problem.into());
+            let at_odds = ["exam.enabled", "data.source"].map(Into::into).into();
+            self.0.push(Problem { at_odds, ..Problem::new("exam.sheets", problem) });
         }
         if exam.shots > 0 && exam.sheets.is_some() && exam.dev_sheets.is_none() {
             let problem = format!("is unset, expected a folder of sheets for exam.shots = {}", exam.shots);
-            self.fail("exam.dev_sheets", problem);
+            self.fail_at_odds("exam.dev_sheets", "exam.shots", problem);
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The files that a configuration names, and what is known of their content.
 
 use super::Tokenizer;
+use crate::config::near_file;
 use crate::fsutil::digests::{Digests, FileDigest};
 use crate::records::Notice;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,7 +47,7 @@ pub fn expand(patterns: &[String], key: &str) -> Result<Named> {
     let mut named = Named::default();
     let mut known = BTreeSet::new();
     for pattern in patterns {
-        for path in matches(pattern, key)? {
+        for path in matches(pattern, Path::new("")).map_err(|problem| anyhow!("{key}: {problem}"))? {
             let list = if known.insert(identity(&path)?) { &mut named.files } else { &mut named.again };
             list.push(path);
         }
@@ -54,28 +55,41 @@ pub fn expand(patterns: &[String], key: &str) -> Result<Named> {
     Ok(named)
 }
 
-fn matches(pattern: &str, key: &str) -> Result<Vec<PathBuf>> {
+/// What is wrong with a name of files; nobody has written the folder `from` before it, from which it is seen.
+pub fn problem(pattern: &str, from: &Path) -> Option<String> {
+    matches(pattern, from).err()
+}
+
+fn matches(pattern: &str, from: &Path) -> Result<Vec<PathBuf>, String> {
     let path = Path::new(pattern);
     if path.is_file() {
         return Ok(vec![path.to_path_buf()]);
     }
-    ensure!(
-        !path.is_dir(),
-        "{key}: \"{pattern}\" is a folder, expected a file or a glob such as \"{pattern}/*.jsonl\""
-    );
+    let written = path.strip_prefix(from).unwrap_or(path).display();
+    if path.is_dir() {
+        return Err(format!(
+            "\"{written}\" is a folder, expected a file or a glob such as \"{written}/*.jsonl\""
+        ));
+    }
     let entries = glob::glob(&literal_start(path))
-        .with_context(|| format!("{key}: \"{pattern}\" is not a file and not a glob"))?;
+        .map_err(|error| format!("\"{written}\" is not a file and not a glob: {error}"))?;
     let mut files = Vec::new();
     for entry in entries {
-        let path = entry.with_context(|| format!("{key}: \"{pattern}\""))?;
+        let path = entry.map_err(|error| format!("\"{written}\": {error}"))?;
         if path.is_file() {
             files.push(path);
         }
     }
-    ensure!(
-        !files.is_empty(),
-        "{key}: no file matches \"{pattern}\"; expected a file or a glob, seen from the current folder"
-    );
+    if files.is_empty() {
+        let hint = match near_file(path, from) {
+            hint if !hint.is_empty() => hint,
+            _ if from.as_os_str().is_empty() => {
+                "; expected a file or a glob, seen from the current folder".into()
+            }
+            _ => format!("; expected a file or a glob, seen from {}", from.display()),
+        };
+        return Err(format!("no file matches \"{written}\"{hint}"));
+    }
     Ok(files)
 }
 

@@ -549,6 +549,14 @@ fn a_plan_says_why_something_is_stale() {
     let why = explain(&graph, dpo, runs.path()).unwrap();
     assert!(why.ends_with("in dpo.lr (0.00004, now 0.5)"), "{why}");
     assert!(graph.nodes[..4].iter().all(|node| node.state == State::Done));
+    // Where none has finished a failed one is told.
+    let runs = tempfile::tempdir().unwrap();
+    let fails = Fake { fail: Some((Stage::Train(TrainStage::Sft), 1)), ..Fake::default() };
+    run(&plan(&seeds(&[1]), runs.path()), &fails);
+    let graph = plan(&[trial(|config| config.sft.training.lr = 0.5)], runs.path());
+    let sft = graph.nodes.iter().position(|node| node.stage == Stage::Train(TrainStage::Sft)).unwrap();
+    let why = explain(&graph, sft, runs.path()).unwrap();
+    assert!(why.ends_with(", which failed, in sft.lr (0.0001, now 0.5)"), "{why}");
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 /// Most differences that are told of.
 const SHOWN: usize = 4;
 
-/// Why a stage run that is to be run is not there: the finished one of its stage that is most like it, and what differs,
-/// by the keys of the configuration.
+/// Why a stage run that is to be run is not there: the finished one of its stage that is most like it, or the failed one
+/// where none has finished, and what differs, by the keys of the configuration.
 pub fn explain(graph: &StageGraph, node: usize, runs: &Path) -> Option<String> {
     let facts = json!(graph.facts(node));
     let node = &graph.nodes[node];
@@ -20,17 +20,19 @@ pub fn explain(graph: &StageGraph, node: usize, runs: &Path) -> Option<String> {
         .filter(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&prefix)))
         .collect();
     dirs.sort();
-    let finished = dirs.into_iter().filter_map(|dir| {
+    let ended = dirs.into_iter().filter_map(|dir| {
         let manifest = Manifest::read(&dir).ok()??;
-        (manifest.status == RunStatus::Done && manifest.uuid != node.uuid).then_some(manifest)
+        let has_ended = matches!(manifest.status, RunStatus::Done | RunStatus::Failed);
+        (has_ended && manifest.uuid != node.uuid).then_some(manifest)
     });
-    let (manifest, differences) = finished
+    let (manifest, differences) = ended
         .map(|manifest| {
             let differences = differences(&manifest.facts, &facts);
             (manifest, differences)
         })
-        .min_by_key(|(_, differences)| differences.len())?;
-    let other = short_name(manifest.stage, manifest.uuid);
+        .min_by_key(|(manifest, differences)| (manifest.status != RunStatus::Done, differences.len()))?;
+    let failed = if manifest.status == RunStatus::Done { "" } else { ", which failed," };
+    let other = short_name(manifest.stage, manifest.uuid) + failed;
     if differences.is_empty() {
         return Some(format!("{other} was made by a program whose results differ"));
     }

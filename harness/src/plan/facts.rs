@@ -4,8 +4,8 @@
 //! changes something does not. A test runs every key through the stages that make data.
 
 use crate::config::{
-    Answer, At, ExamConfig, RowKind, RowStyle, Source, Stage, TrainStage, TrialConfig, WORLD, canonical_json,
-    effective, recipe, source_key,
+    Answer, At, ExamConfig, NamedFiles, RowKind, RowStyle, Source, Stage, TrainStage, TrialConfig, WORLD,
+    canonical_json, effective, recipe, source_key,
 };
 use crate::data::files::Inputs;
 use crate::data::read::extension;
@@ -256,19 +256,10 @@ pub fn files_of(stage: Stage, config: &TrialConfig, inputs: &mut Inputs) -> Resu
 
 fn data_files(stages: &[TrainStage], config: &TrialConfig, inputs: &mut Inputs) -> Result<Files> {
     let mut files = Files::new();
-    if config.data.source == Source::Files {
-        let of_stage = |stage: &TrainStage| {
-            std::iter::once(stage.files(&config.data)).chain(stage.val_files(&config.data))
-        };
-        for (key, sources) in stages.iter().flat_map(of_stage) {
-            for (name, patterns) in sources.lists() {
-                let key = source_key(key, name);
-                if files.iter().all(|(known, _)| *known != key) {
-                    let expanded = inputs.expanded(patterns, &key)?;
-                    files.push((key, expanded));
-                }
-            }
-        }
+    for NamedFiles { key, source, patterns } in config.files_of(stages) {
+        let key = source_key(key, source);
+        let expanded = inputs.expanded(patterns, &key)?;
+        files.push((key, expanded));
     }
     Ok(files)
 }
@@ -280,8 +271,8 @@ fn text_files(config: &TrialConfig, inputs: &mut Inputs) -> Result<Files> {
     }
     let (key, sources) = TrainStage::Pretrain.files(&config.data);
     let mut files = Vec::new();
-    for (name, patterns) in sources.lists() {
-        files.extend(inputs.expanded(patterns, &source_key(key, name))?.iter().cloned());
+    for NamedFiles { key, source, patterns } in NamedFiles::of(key, sources) {
+        files.extend(inputs.expanded(patterns, &source_key(key, source))?.iter().cloned());
     }
     Ok(vec![(key.into(), files.into())])
 }

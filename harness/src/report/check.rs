@@ -35,7 +35,8 @@ const LISTED: usize = 6;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Asked {
     section: &'static str,
-    columns: Vec<Part<Column>>,
+    /// With their names as they were written.
+    columns: Vec<Part<(Column, String)>>,
     conditions: Vec<Part<Condition>>,
     curves: Option<Part<(TrainStage, String)>>,
 }
@@ -58,7 +59,8 @@ impl Asked {
                 None => node.str().into_iter().collect(),
             };
             if NAMING.contains(&key.as_str()) {
-                let columns = texts.iter().filter_map(|text| Column::find(text).ok());
+                let columns =
+                    texts.iter().filter_map(|text| Some((Column::find(text).ok()?, text.to_string())));
                 asked.columns.extend(columns.map(|column| Part::new(key, place, column)));
             } else if ["where", "a", "b"].contains(&key.as_str()) {
                 let conditions = texts.iter().filter_map(|text| Condition::parse(text).ok());
@@ -99,18 +101,18 @@ impl Asked {
                 },
             )],
         };
-        for column in &self.columns {
-            let why = |config: &TrialConfig| lack::of_column(&column.what, config);
-            let name = column.what.name();
+        for part in &self.columns {
+            let (column, name) = &part.what;
+            let why = |config: &TrialConfig| lack::of_column(column, config);
             let told = scopes.iter().find_map(|(whose, trials)| match outlook.lack(trials, why) {
                 Some(why) => Some(format!("names {name}, which no trial{whose} will have: {why}")),
-                None if outlook.unset(trials, &column.what) => {
+                None if outlook.unset(trials, column) => {
                     Some(format!("names {name}, which is unset in every trial{whose}"))
                 }
                 None => None,
             });
             if let Some(problem) = told {
-                self.fail(column, problem, errors);
+                self.fail(part, problem, errors);
             }
         }
         if let (Some(curves), Some((_, trials))) = (&self.curves, scopes.first()) {
@@ -137,14 +139,14 @@ impl Asked {
         let lacking: Vec<String> = unknown
             .filter_map(|column| {
                 let why = outlook.lack(&all, |config| lack::of_column(&column, config))?;
-                Some(format!("{text:?} names {}, which no trial will have: {why}", column.name()))
+                let name = condition.what.written(&column);
+                Some(format!("{text:?} names {name}, which no trial will have: {why}"))
             })
             .collect();
         if let Some(problem) = lacking.into_iter().next() {
             self.fail(condition, problem, errors);
         } else if outlook.held(&condition.what).is_empty() {
-            let trials = counted(outlook.trials, "trial");
-            self.fail(condition, format!("{text:?} holds for none of the {trials}"), errors);
+            self.fail(condition, holds_for_none(&condition.what, &outlook.planned, outlook.trials), errors);
         }
     }
 
@@ -175,12 +177,14 @@ impl Asked {
     }
 
     fn check_pairs(&self, a: &[&Observation], b: &[&Observation], errors: &mut ConfigErrors) {
-        let named: Vec<&Part<Column>> = self.columns.iter().filter(|part| part.key == "paired_by").collect();
+        let named: Vec<&Part<(Column, String)>> =
+            self.columns.iter().filter(|part| part.key == "paired_by").collect();
         let Some(first) = named.first() else { return };
-        let matched: Vec<&Part<Column>> =
-            named.iter().copied().filter(|part| part.what.is_known() && part.what.name() != "seed").collect();
+        let is_matched = |(column, _): &(Column, String)| column.is_known() && column.name() != "seed";
+        let matched: Vec<&Part<(Column, String)>> =
+            named.iter().copied().filter(|part| is_matched(&part.what)).collect();
         let values = |o: &Observation| -> String {
-            let cells: Vec<Option<Cell>> = matched.iter().map(|part| part.what.read(o)).collect();
+            let cells: Vec<Option<Cell>> = matched.iter().map(|part| part.what.0.read(o)).collect();
             format!("{} {cells:?}", o.trial.seed)
         };
         let of_b: BTreeSet<String> = b.iter().map(|o| values(o)).collect();
@@ -188,11 +192,11 @@ impl Asked {
             return;
         }
         for part in &matched {
-            let [left, right] = [a, b].map(|side| cells(side, |o| part.what.read(o).as_ref().map(shown)));
+            let (column, name) = &part.what;
+            let [left, right] = [a, b].map(|side| cells(side, |o| column.read(o).as_ref().map(shown)));
             if left.is_disjoint(&right) {
                 let problem = format!(
-                    "names {}, by which nothing is paired: it is {} in a and {} in b; leave it out",
-                    part.what.name(),
+                    "names {name}, by which nothing is paired: it is {} in a and {} in b; leave it out",
                     listed(&left),
                     listed(&right)
                 );
@@ -218,8 +222,22 @@ fn cells(side: &[&Observation], read: impl Fn(&Observation) -> Option<String>) -
     side.iter().filter_map(|o| read(o)).collect()
 }
 
+/// What is said of a condition that none of so many trials meets: with the values that there are.
+pub fn holds_for_none(condition: &Condition, planned: &[Observation], trials: usize) -> String {
+    let mut there: Vec<String> = vec![];
+    for column in condition.columns().filter(Column::is_known) {
+        let values = planned.iter().filter_map(|o| column.read(o).as_ref().map(shown)).collect();
+        let values = format!("{} is {}", condition.written(&column), listed(&values));
+        if !there.contains(&values) {
+            there.push(values);
+        }
+    }
+    let there = if there.is_empty() { String::new() } else { format!(": {}", there.join("; ")) };
+    format!("{:?} holds for none of the {}{there}", condition.text, counted(trials, "trial"))
+}
+
 /// A value as a condition would have it.
-pub fn shown(cell: &Cell) -> String {
+fn shown(cell: &Cell) -> String {
     match cell {
         Cell::Number(number) => number.to_string(),
         Cell::Text(text) => text.clone(),
@@ -227,7 +245,7 @@ pub fn shown(cell: &Cell) -> String {
 }
 
 /// Values one after the other, numbers in their order.
-pub fn listed(values: &BTreeSet<String>) -> String {
+fn listed(values: &BTreeSet<String>) -> String {
     let mut sorted: Vec<&String> = values.iter().collect();
     let number = |text: &String| text.parse::<f64>().unwrap_or(f64::INFINITY);
     sorted.sort_by(|a, b| number(a).total_cmp(&number(b)));

@@ -1,10 +1,9 @@
 //! Trials by a condition: those that `--only` is about.
 
-use super::check::{listed, shown};
+use super::check::holds_for_none;
 use super::condition::Condition;
 use super::observation::Results;
 use crate::records::TrialRecord;
-use crate::track::counted;
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
@@ -17,7 +16,7 @@ pub fn choose(condition: &str, trials: &[TrialRecord]) -> Result<BTreeSet<Uuid>,
     if let Some(column) = condition.columns().find(|column| !column.is_known()) {
         return Err(format!(
             "names {}, which is known once a trial has run; expected a key such as model.n_layers, or params, active_params, sweep, trial",
-            column.name()
+            condition.written(&column)
         ));
     }
     let results = Results::new(trials, &[]);
@@ -27,14 +26,5 @@ pub fn choose(condition: &str, trials: &[TrialRecord]) -> Result<BTreeSet<Uuid>,
     if !chosen.is_empty() {
         return Ok(chosen);
     }
-    let mut there: Vec<String> = vec![];
-    for column in condition.columns() {
-        let values = planned.iter().filter_map(|o| column.read(o).as_ref().map(shown)).collect();
-        let values = format!("{} is {}", column.name(), listed(&values));
-        if !there.contains(&values) {
-            there.push(values);
-        }
-    }
-    let trials = counted(trials.len(), "trial");
-    Err(format!("{:?} holds for none of the {trials}: {}", condition.text, there.join("; ")))
+    Err(holds_for_none(&condition, &planned, trials.len()))
 }

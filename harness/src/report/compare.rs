@@ -2,8 +2,10 @@
 
 use super::columns::{Better, Column};
 use super::condition::Condition;
+use super::number::p_text;
 use super::observation::{Cell, Observation, Results, distinct, grouped, mean, per_seed};
 use super::wanted::CompareSpec;
+use crate::records::Status;
 use crate::stats::{Estimate, Mean, StatsError, Sureness, detectable, hedges_g, hedges_g_of_pairs, holm};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -129,7 +131,10 @@ fn verdict(compared: &Compared, tests: usize) -> Verdict {
         return Verdict::NotDecided("interval covers 0".into());
     }
     if tested.p_holm >= ALPHA {
-        return Verdict::NotDecided(format!("p is not small enough for {tests} comparisons"));
+        let (p, holm) = (p_text(tested.p), p_text(tested.p_holm));
+        return Verdict::NotDecided(format!(
+            "Holm's correction over {tests} claims raises p from {p} to {holm}, not below {ALPHA}"
+        ));
     }
     match (compared.spec.better, effect > 0.0) {
         (Better::Higher, true) | (Better::Lower, false) => Verdict::Supported,
@@ -150,7 +155,7 @@ fn compare_one<'a>(spec: &'a CompareSpec, results: &Results) -> Compared<'a> {
         tested: None,
         verdict: Verdict::NotDecided(String::new()),
     };
-    match test(&mut compared, &counted) {
+    match test(&mut compared, &counted, results) {
         Ok((found, g)) => {
             compared.test = if spec.paired_by.is_empty() { "Welch t" } else { "paired t" };
             let (interval, p) = (found.interval(1.0 - ALPHA), found.test(0.0).p);
@@ -171,7 +176,11 @@ fn compare_one<'a>(spec: &'a CompareSpec, results: &Results) -> Compared<'a> {
 }
 
 /// Fills in sides and means; the difference with its size in standard deviations, or why there can be no test of it.
-fn test(compared: &mut Compared, observations: &[&Observation]) -> Result<(Mean, Option<Estimate>), String> {
+fn test(
+    compared: &mut Compared,
+    observations: &[&Observation],
+    results: &Results,
+) -> Result<(Mean, Option<Estimate>), String> {
     let spec = compared.spec;
     let side = |condition: &Condition| -> Vec<&Observation> {
         distinct(&observations.iter().copied().filter(|o| condition.holds(o)).collect::<Vec<_>>())
@@ -180,7 +189,8 @@ fn test(compared: &mut Compared, observations: &[&Observation]) -> Result<(Mean,
     for (name, side, condition) in [("a", &a, &spec.a), ("b", &b, &spec.b)] {
         if side.is_empty() {
             let metric = spec.metric.name();
-            return Err(format!("no finished trial of {name} ({}) has {metric}", condition.text));
+            let none = || format!("no finished trial of {name} ({}) has {metric}", condition.text);
+            return Err(unfinished(name, condition, results).unwrap_or_else(none));
         }
     }
     // Also where they are seen in different sweeps.
@@ -213,6 +223,21 @@ fn test(compared: &mut Compared, observations: &[&Observation]) -> Result<(Mean,
         StatsError::NoVariance => "the values do not vary between seeds, so that no interval is known".into(),
         other => other.to_string(),
     })
+}
+
+/// What is said of a side none of whose trials has finished: how they stand.
+fn unfinished(name: &str, condition: &Condition, results: &Results) -> Option<String> {
+    let planned = results.planned();
+    let of_side = planned.iter().filter(|observation| condition.may_hold(observation));
+    let of_side: BTreeMap<_, _> = of_side.map(|o| (o.trial.trial, o.trial.status)).collect();
+    let count = |wanted: Status| of_side.values().filter(|status| **status == wanted).count();
+    if of_side.is_empty() || count(Status::Done) > 0 {
+        return None;
+    }
+    let stand = [(Status::Failed, "failed"), (Status::Stopped, "stopped"), (Status::Pending, "pending")];
+    let stand = stand.map(|(status, word)| (count(status), word)).into_iter().filter(|(n, _)| *n > 0);
+    let stand: Vec<String> = stand.map(|(n, word)| format!("{n} {word}")).collect();
+    Some(format!("no trial of {name} has finished ({})", stand.join(", ")))
 }
 
 /// For each seed the means of `a` and `b` over all values of `paired_by` that both have; and how many values have no

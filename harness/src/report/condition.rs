@@ -6,6 +6,7 @@
 
 use super::columns::Column;
 use super::observation::{Cell, Observation};
+use super::quantity::dotted;
 use crate::config::did_you_mean;
 use std::cmp::Ordering;
 
@@ -104,6 +105,12 @@ impl Condition {
         let mut columns = vec![];
         self.tree.columns(&mut columns);
         columns.into_iter()
+    }
+
+    /// The name of a column as the condition has it.
+    pub fn written(&self, column: &Column) -> String {
+        let dotted = dotted(column.name());
+        if self.text.contains(&dotted) { dotted } else { column.name().into() }
     }
 
     /// Whether it holds; a comparison of what has no value does not, nor does its opposite.

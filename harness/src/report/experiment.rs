@@ -7,7 +7,7 @@ use super::kind::FigureSpec;
 use super::laws::FitSpec;
 use super::observation::Results;
 use super::wanted::{CompareSpec, Layout, TableSpec};
-use crate::config::{ConfigError, ConfigErrors, Entry, Node, did_you_mean, parse};
+use crate::config::{ConfigError, ConfigErrors, Entry, Node, did_you_mean, near_file, parse};
 use crate::fsutil::without_detours;
 use crate::records::TrialRecord;
 use anyhow::{Context, Result, bail};
@@ -24,6 +24,8 @@ pub struct Experiment {
     pub protocol: Option<Protocol>,
     /// Sweep files.
     pub sweeps: Vec<PathBuf>,
+    /// Where each was named.
+    sweep_places: Vec<String>,
     /// What columns are called.
     pub names: Names,
     /// The figures; none asks for the usual ones.
@@ -55,10 +57,20 @@ impl Experiment {
     /// # Errors
     /// All that is wrong with it, each with its line.
     pub fn read_if_experiment(path: &Path) -> Result<Option<Self>> {
+        let mut errors = ConfigErrors::default();
+        let experiment = Self::read_as_far(path, &mut errors)?;
+        Ok(errors.or(experiment)?)
+    }
+
+    /// The same, with all that is wrong among `errors`, and the experiment as far as it can be read.
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
+    pub fn read_as_far(path: &Path, errors: &mut ConfigErrors) -> Result<Option<Self>> {
         let name = path.display().to_string();
         let text = std::fs::read(path).with_context(|| format!("{name}: cannot be read"))?;
         let Ok(text) = String::from_utf8(text) else { bail!("{name}: is not UTF-8") };
-        Self::read_text(path, &text)
+        Ok(Self::of_text(path, &text, errors))
     }
 
     /// As [`Self::read_if_experiment`], of the text of the file at `path`.
@@ -66,16 +78,30 @@ impl Experiment {
     /// # Errors
     /// All that is wrong with it, each with its line.
     pub fn read_text(path: &Path, text: &str) -> Result<Option<Self>> {
+        let mut errors = ConfigErrors::default();
+        let experiment = Self::of_text(path, text, &mut errors);
+        Ok(errors.or(experiment)?)
+    }
+
+    fn of_text(path: &Path, text: &str, errors: &mut ConfigErrors) -> Option<Self> {
         let name = path.display().to_string();
-        let Ok(entries) = parse(&name, text) else { return Ok(None) };
+        let entries = parse(&name, text).ok()?;
         if !entries.iter().any(|entry| KEYS.contains(&entry.key.as_str())) {
-            return Ok(None);
+            return None;
         }
         let folder = path.parent().unwrap_or(Path::new("."));
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        let mut errors = ConfigErrors::default();
-        let experiment = Self::from_entries(&name, &stem, folder, &entries, &mut errors);
-        Ok(Some(errors.or(experiment)?))
+        Some(Self::from_entries(&name, &stem, folder, &entries, errors))
+    }
+
+    /// What is wrong with the name of a sweep, by its place among [`Self::sweeps`], where there is no such file.
+    pub fn no_sweep(&self, index: usize) -> Option<ConfigError> {
+        let (file, place) = (self.sweeps.get(index)?, self.sweep_places.get(index)?);
+        let hint = near_file(file, Path::new(""));
+        (!file.is_file()).then(|| {
+            let problem = format!("{} is no file, expected that of a sweep{hint}", file.display());
+            ConfigError::new(place, "sweeps", problem)
+        })
     }
 
     fn from_entries(
@@ -110,7 +136,7 @@ impl Experiment {
                     None => wrong("a text file, such as \"protocol.md\""),
                 },
                 "sweeps" => match sweeps(node, folder) {
-                    Some(sweeps) => experiment.sweeps = sweeps,
+                    Some(sweeps) => (experiment.sweeps, experiment.sweep_places) = sweeps,
                     None => wrong("a list of sweep files"),
                 },
                 "labels" if node.table().is_some() => {}
@@ -213,9 +239,12 @@ impl Experiment {
     }
 }
 
-fn sweeps(node: &Node, folder: &Path) -> Option<Vec<PathBuf>> {
-    let files = node.array()?.iter().map(|file| file.str().map(|file| without_detours(&folder.join(file))));
-    files.collect::<Option<Vec<_>>>().filter(|files| !files.is_empty())
+/// The sweep files with the places where they are named.
+fn sweeps(node: &Node, folder: &Path) -> Option<(Vec<PathBuf>, Vec<String>)> {
+    let file = |file: &Node| Some((without_detours(&folder.join(file.str()?)), file.place.clone()));
+    let files: (Vec<_>, Vec<_>) =
+        node.array()?.iter().map(file).collect::<Option<Vec<_>>>()?.into_iter().unzip();
+    Some(files).filter(|(files, _)| !files.is_empty())
 }
 
 /// The name, or the name with a number behind it where it was made and is taken; a chosen name may not be taken.

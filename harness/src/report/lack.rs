@@ -4,6 +4,11 @@ use super::columns::Column;
 use super::of_stage::NO_EXPERTS;
 use crate::config::{Source, TrainStage, TrialConfig, did_you_mean, recipe};
 
+/// Why nothing of a part of the recipe will be there, and the remedy.
+pub fn off(part: &str) -> String {
+    format!("{part} is not part of the recipe; set {part}.enabled = true")
+}
+
 /// Why a trial of this configuration will have no value in a column that is measured; `None` where it may have one.
 pub fn of_column(column: &Column, config: &TrialConfig) -> Option<String> {
     if let Some(column) = column.of_stage() {
@@ -27,7 +32,7 @@ pub fn of_column(column: &Column, config: &TrialConfig) -> Option<String> {
 pub fn of_curves(stage: TrainStage, split: &str, config: &TrialConfig) -> Option<String> {
     let name = stage.name();
     if !recipe(config).contains(&stage) {
-        return Some(format!("{name}.enabled = false"));
+        return Some(off(name));
     }
     if config.data.source != Source::Files {
         return None;
@@ -47,7 +52,7 @@ pub fn of_curves(stage: TrainStage, split: &str, config: &TrialConfig) -> Option
 fn of_exam(name: &str, config: &TrialConfig) -> Option<String> {
     let exam = &config.exam;
     if config.exams().is_empty() {
-        return Some("exam.enabled = false".into());
+        return Some(off("exam"));
     }
     match name {
         "at" if exam.shares() == [1.0] => Some(
@@ -74,7 +79,7 @@ fn of_exam(name: &str, config: &TrialConfig) -> Option<String> {
 fn of_validation(config: &TrialConfig) -> Option<String> {
     let data = &config.data;
     if !config.pretrain.training.enabled {
-        return Some("pretrain.enabled = false".into());
+        return Some(off("pretrain"));
     }
     let is_held_out = TrainStage::Pretrain.val_files(data).is_some() || data.val_share > 0.0;
     let is_probe = !matches!(data.source, Source::World | Source::Files);
@@ -84,7 +89,7 @@ fn of_validation(config: &TrialConfig) -> Option<String> {
 fn of_set(set: &str, config: &TrialConfig) -> Option<String> {
     let data = &config.data;
     if !config.pretrain.training.enabled {
-        return Some("pretrain.enabled = false".into());
+        return Some(off("pretrain"));
     }
     let sets = match data.source {
         Source::Files => TrainStage::Pretrain.val_files(data),

@@ -1,5 +1,6 @@
 //! What every stage that trains has columns of: `sft.val_loss`, `dpo.reward_accuracy`, `pretrain.tokens_per_second`.
 
+use super::lack::off;
 use super::quantity::{Better, Format, QUANTITIES};
 use super::words::of_stage;
 use crate::config::{TrainStage, TrialConfig, recipe};
@@ -227,9 +228,8 @@ impl OfStage {
 
     /// Why no trial of this configuration can have a value; `None` where it can.
     pub fn lack(&self, config: &TrialConfig) -> Option<String> {
-        let stage = self.stage.name();
         if !recipe(config).contains(&self.stage) {
-            return Some(format!("{stage} is not part of the recipe; set {stage}.enabled = true"));
+            return Some(off(self.stage.name()));
         }
         let is_dense = self.measure.of == Has::Experts && !config.model.is_moe();
         is_dense.then(|| NO_EXPERTS.into())

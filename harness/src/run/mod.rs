@@ -6,6 +6,9 @@
 mod report;
 mod work;
 
+#[cfg(test)]
+mod tests;
+
 pub use report::write as write_report;
 pub use work::{Layers, ReadOptions, Work};
 
@@ -28,6 +31,12 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// Stage runs at a time on each GPU where nothing says otherwise.
+pub const PER_GPU: usize = 1;
+
+/// How often a stage run that was cut off is tried again where nothing says otherwise.
+pub const RETRIES: u32 = 2;
+
 /// Where stage runs are worked on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Executor {
@@ -48,7 +57,7 @@ pub enum Executor {
 
 impl Default for Executor {
     fn default() -> Self {
-        Self::Local { jobs: None, per_gpu: 1, limits: Limits::default(), retries: 2 }
+        Self::Local { jobs: None, per_gpu: PER_GPU, limits: Limits::default(), retries: RETRIES }
     }
 }
 

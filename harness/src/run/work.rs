@@ -1,8 +1,8 @@
 //! A sweep or an experiment as it is to be run, or as it was run last: its layers, its trials, its folders.
 
-use crate::config::{Local, Overrides};
+use crate::config::{ConfigErrors, Local, Overrides};
 use crate::fsutil::{file_name_problem, hex, read_text, shell_word};
-use crate::plan::StageGraph;
+use crate::plan::{StageGraph, missing};
 use crate::report::{Experiment, Origin, choose};
 use crate::runs::manifest::Program;
 use crate::runs::recorded::{self, About, Owner, Record, RecordedRun};
@@ -87,15 +87,24 @@ impl Work {
     /// All that is wrong with the file, or with a sweep that it names, each with its line.
     pub fn read(file: &Path, with: &ReadOptions, which: Layers) -> Result<Self> {
         let mut given = Overrides::from_env(with.preset.clone(), with.set.clone());
-        let head = match Head::read(file, &given) {
+        let mut errors = ConfigErrors::default();
+        let head = match Head::read(file, &mut errors) {
             Err(_) if which == Layers::Last && !file.exists() => Head::recorded(file, with)?,
             head => head?,
         };
-        if let Some(problem) = file_name_problem(&head.name, "") {
-            bail!("{}: the name {:?} {problem}", file.display(), head.name);
-        }
         for sweep in &head.sweeps {
             given.local.extend(Local::beside(sweep)?);
+        }
+        if !errors.errors.is_empty() {
+            // With everything else that is wrong, as far as it is known which layers lie over the sweeps.
+            if which == Layers::Given {
+                head.check(&given, &with.runs(), &mut errors);
+            }
+            errors.or(())?;
+            bail!("{}: cannot be read", file.display());
+        }
+        if let Some(problem) = file_name_problem(&head.name, "") {
+            bail!("{}: the name {:?} {problem}", file.display(), head.name);
         }
         let out = with.results.join(&head.name);
         let mut record = Record::read(&out)?;
@@ -116,7 +125,12 @@ impl Work {
         let is_same = |run: &&RecordedRun| sweeps.is_empty() || run.sweeps == sweeps;
         let trials = match run.filter(is_same).and_then(RecordedRun::trials) {
             Some(trials) => trials,
-            None => expand(&head.sweeps, &layers)?,
+            None => {
+                // Where a record tells the names of stage runs, their files need not be there.
+                let needs_files = which == Layers::Given || record.is_none();
+                let trials = head.expand(&layers, needs_files, &mut errors);
+                errors.or(trials)?
+            }
         };
         let runs = folder_of_runs(with, run, &out);
         let Head { experiment, text, name, .. } = head;
@@ -296,15 +310,53 @@ struct Head {
 }
 
 impl Head {
-    fn read(file: &Path, layers: &Overrides) -> Result<Self> {
-        let experiment = Experiment::read_if_experiment(file)?;
-        let Some(experiment) = experiment else {
-            let (name, sweeps) = (Sweep::name_of(file, layers)?, vec![file.to_path_buf()]);
+    /// What is wrong with the file by itself is among `errors`.
+    fn read(file: &Path, errors: &mut ConfigErrors) -> Result<Self> {
+        let Some(experiment) = Experiment::read_as_far(file, errors)? else {
+            let (name, sweeps) = (Sweep::name_of(file, errors)?, vec![file.to_path_buf()]);
             return Ok(Self { name, experiment: None, text: None, sweeps });
         };
         let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let (text, sweeps) = (Some(read_text(file)?), experiment.sweeps.clone());
         Ok(Self { name, experiment: Some(experiment), text, sweeps })
+    }
+
+    /// The trials of all sweeps, with everything that is wrong with them among `errors`.
+    fn expand(&self, layers: &Overrides, needs_files: bool, errors: &mut ConfigErrors) -> Vec<Trial> {
+        let mut trials = Vec::new();
+        for (index, file) in self.sweeps.iter().enumerate() {
+            if let Some(error) = self.experiment.as_ref().and_then(|experiment| experiment.no_sweep(index)) {
+                errors.push(error);
+                continue;
+            }
+            let before = errors.errors.len();
+            let Some(sweep) = Sweep::read_as_far(file, layers, errors) else { continue };
+            if errors.errors.len() == before {
+                match sweep.expand() {
+                    Ok(found) => trials.extend(found),
+                    Err(error) => errors.absorb(error),
+                }
+            }
+            if needs_files {
+                errors.errors.extend(missing(&sweep));
+            }
+        }
+        trials
+    }
+
+    /// Adds what is wrong with the sweeps or, where they are right, what their trials cannot give.
+    fn check(&self, layers: &Overrides, runs: &Path, errors: &mut ConfigErrors) {
+        let before = errors.errors.len();
+        let trials = self.expand(layers, true, errors);
+        if errors.errors.len() == before
+            && !trials.is_empty()
+            && let Some(experiment) = &self.experiment
+            && let Ok(graph) = StageGraph::plan(&trials, runs)
+            && let Ok(records) = collect(&graph)
+            && let Err(found) = experiment.check(&records)
+        {
+            errors.errors.extend(found.errors);
+        }
     }
 
     /// From the record of a file that is not there: the same path, or else the same name of a file.
@@ -336,14 +388,6 @@ fn over(given: Overrides, last: Option<&RecordedRun>, which: Layers, note: fn(&s
     given
 }
 
-fn expand(sweeps: &[PathBuf], layers: &Overrides) -> Result<Vec<Trial>> {
-    let mut trials = Vec::new();
-    for file in sweeps {
-        trials.extend(Sweep::read(file, layers)?.expand()?);
-    }
-    Ok(trials)
-}
-
 /// SHA-256 of all sweep files; `None` where there is none, or one is not there.
 fn digest(sweeps: &[PathBuf]) -> Option<String> {
     let mut digest = Sha256::new();
@@ -369,7 +413,10 @@ fn folder_of_runs(with: &ReadOptions, run: Option<&RecordedRun>, out: &Path) -> 
 }
 
 fn shown(layers: &Overrides) -> String {
-    if layers.is_empty() { "none".into() } else { layers.to_string() }
+    match layers.is_empty() {
+        true => "no --set, --preset, MINDSCALE_* or local.toml".into(),
+        false => layers.to_string(),
+    }
 }
 
 impl ReadOptions {

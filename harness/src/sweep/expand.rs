@@ -1,7 +1,7 @@
 //! From a sweep to its trials: combinations or draws, solved, validated, named.
 
 use super::draw::{MOST_TRIALS, Points, place_in};
-use super::{Part, Sweep, Trial, Tune};
+use super::{Part, Reading, Sweep, Trial, Tune};
 use crate::config::{
     ConfigError, ConfigErrors, Idle, Problem, Setting, TrialConfig, config_of, differing, identity, idle,
     plain, set,
@@ -180,6 +180,32 @@ fn same_settings(sweep: &Sweep, points: &[Point], trials: &[(usize, Trial)]) -> 
         error
     };
     found.into_values().map(whole).collect()
+}
+
+/// Whether a key says which files a trial reads.
+fn is_about_files(key: &str) -> bool {
+    ["data.", "tokenizer.", "exam."].iter().any(|start| key.starts_with(start)) || key.ends_with(".enabled")
+}
+
+/// The configurations that differ in the files that they read, each with the places of its keys.
+pub fn readings(sweep: &Sweep) -> Vec<Reading> {
+    let on_axes = sweep.axes.iter().flat_map(|axis| axis.keys.iter().map(|(key, _)| key));
+    let drawn = sweep.sample.iter().flat_map(|sample| sample.keys.iter().map(|key| &key.key));
+    let varies = on_axes.chain(drawn).any(|key| is_about_files(key));
+    let points = if varies { points(sweep).unwrap_or_default() } else { vec![vec![]] };
+    let mut seen = HashSet::new();
+    let mut found = vec![];
+    for point in points {
+        let point: Point = point.into_iter().filter(|setting| is_about_files(&setting.key)).collect();
+        if !seen.insert(label(&point)) {
+            continue;
+        }
+        let Ok(config) = config_of(tree(sweep, &point)) else { continue };
+        let mut places = sweep.base.places.clone();
+        places.extend(point.into_iter().map(|setting| (setting.key, setting.place)));
+        found.push(Reading { config, places });
+    }
+    found
 }
 
 /// What each trial sets, in order: the first axis changes slowest.

@@ -3,7 +3,8 @@
 use super::axis::{Exclude, axes, zip};
 use super::{Overrides, Sweep, Tune, draw, solve};
 use crate::config::{
-    ConfigError, ConfigErrors, Entry, Layer, Node, Setting, did_you_mean, find, load_layers, parse, settings,
+    ConfigError, ConfigErrors, Entry, Layer, Node, Setting, did_you_mean, find, get, is_section, load_layers,
+    parse, settings,
 };
 use crate::fsutil::file_name_problem;
 use std::collections::BTreeMap;
@@ -11,17 +12,23 @@ use std::collections::BTreeMap;
 const SECTIONS: [&str; 11] =
     ["name", "description", "preset", "base", "axes", "zip", "solve", "exclude", "sample", "tune", "slurm"];
 
-/// Reads the text of a sweep file.
-pub fn read(file: &str, text: &str, overrides: &Overrides) -> anyhow::Result<Sweep> {
-    let entries = parse(file, text)?;
-    let mut errors = ConfigErrors::default();
+/// Reads the text of a sweep file, as far as it can be read.
+pub fn read(file: &str, text: &str, overrides: &Overrides, errors: &mut ConfigErrors) -> Option<Sweep> {
+    let entries = match parse(file, text) {
+        Ok(entries) => entries,
+        Err(error) => {
+            errors.push(error);
+            return None;
+        }
+    };
+    let before = errors.errors.len();
     let mut name = None;
     let mut base = Layer { name: file.into(), ..Layer::default() };
     let mut sweep = Parts::default();
     for entry @ Entry { key, place, node, .. } in &entries {
-        let mut tables = |what: &str| tables(key, place, node, what, &mut errors);
+        let mut tables = |what: &str| tables(key, place, node, what, errors);
         match key.as_str() {
-            "name" => name = label(key, place, node, &mut errors),
+            "name" => name = label(key, place, node, errors),
             // For whoever reads the file.
             "description" => {
                 if node.str().is_none() {
@@ -33,44 +40,52 @@ pub fn read(file: &str, text: &str, overrides: &Overrides) -> anyhow::Result<Swe
                 None => errors.push(wrong(key, place, node, "the name of a preset in quotes")),
             },
             "base" => {
-                if let Some(entries) = table(key, place, node, &mut errors) {
-                    add_once(&mut base.settings, settings(entries, &mut errors), &mut errors);
+                if let Some(entries) = table(key, place, node, errors) {
+                    add_once(&mut base.settings, settings(entries, errors), errors);
                 }
             }
             // No result depends on it: it is the sweep's as much as the trial's.
             "slurm" => {
-                let asked = settings(std::slice::from_ref(entry), &mut errors);
-                add_once(&mut base.settings, asked, &mut errors);
+                let asked = settings(std::slice::from_ref(entry), errors);
+                add_once(&mut base.settings, asked, errors);
             }
             "axes" => {
-                if let Some(entries) = table(key, place, node, &mut errors) {
-                    sweep.axes = axes(entries, &mut errors);
+                if let Some(entries) = table(key, place, node, errors) {
+                    sweep.axes = axes(entries, errors);
                 }
             }
             "zip" => {
                 for (place, entries) in tables("[[zip]]") {
-                    sweep.zips.extend(zip(&place, &entries, &mut errors));
+                    sweep.zips.extend(zip(&place, &entries, errors));
                 }
             }
             "solve" => {
-                if let Some(entries) = table(key, place, node, &mut errors) {
-                    sweep.solve = solve::read(entries, &mut errors);
+                if let Some(entries) = table(key, place, node, errors) {
+                    sweep.solve = solve::read(entries, errors);
                 }
             }
             "exclude" => {
                 for (place, entries) in tables("[[exclude]]") {
-                    sweep.exclude.push(Exclude::read(&place, &entries, &mut errors));
+                    sweep.exclude.push(Exclude::read(&place, &entries, errors));
                 }
             }
             "sample" => {
-                if let Some(entries) = table(key, place, node, &mut errors) {
-                    sweep.sample = Some(draw::read(place, entries, &mut errors));
+                if let Some(entries) = table(key, place, node, errors) {
+                    sweep.sample = Some(draw::read(place, entries, errors));
                 }
             }
             "tune" => {
-                if let Some(entries) = table(key, place, node, &mut errors) {
-                    sweep.tune = Tune::read(place, entries, &mut errors);
+                if let Some(entries) = table(key, place, node, errors) {
+                    sweep.tune = Tune::read(place, entries, errors);
                 }
+            }
+            section if is_section(section) && node.table().is_some() => {
+                let problem =
+                    format!("belongs under [base]: write [base.{key}]; what varies goes under [axes]");
+                errors.push(ConfigError::new(place, key, problem));
+                // With what is wrong in it.
+                let meant = settings(std::slice::from_ref(entry), errors);
+                add_once(&mut base.settings, meant, errors);
             }
             _ => errors.push(ConfigError::new(place, key, unknown_part(key, node))),
         }
@@ -78,7 +93,13 @@ pub fn read(file: &str, text: &str, overrides: &Overrides) -> anyhow::Result<Swe
     if !entries.iter().any(|entry| entry.key == "name") {
         errors.push(no_name(file));
     }
-    let base = load_layers(base, overrides, &mut errors)?;
+    let base = match load_layers(base, overrides, errors) {
+        Ok(base) => base,
+        Err(error) => {
+            errors.absorb(error);
+            return None;
+        }
+    };
     let mut axes = sweep.axes;
     axes.extend(sweep.zips);
     let sweep = Sweep {
@@ -91,8 +112,28 @@ pub fn read(file: &str, text: &str, overrides: &Overrides) -> anyhow::Result<Swe
         sample: sweep.sample,
         tune: sweep.tune,
     };
-    check_keys(&sweep, &mut errors);
-    Ok(errors.or(sweep)?)
+    check_keys(&sweep, errors);
+    if errors.errors.len() > before {
+        // No trial will be made that tells of these.
+        check_ranges(&sweep, errors);
+    }
+    Some(sweep)
+}
+
+/// Tells of every number outside the range of its key.
+fn check_ranges(sweep: &Sweep, errors: &mut ConfigErrors) {
+    let varied: Vec<&Setting> = sweep.axes.iter().flat_map(|axis| axis.points.iter().flatten()).collect();
+    let tuned = sweep.tune.iter().flat_map(|tune| tune.values.iter().chain(&tune.at));
+    let is_varied = |key: &str| varied.iter().any(|setting| setting.key == key);
+    let base = sweep.base.places.iter().filter(|(key, _)| !is_varied(key));
+    let base = base.filter_map(|(key, place)| Some((key, get(&sweep.base.tree, key)?, place)));
+    let others =
+        varied.iter().copied().chain(tuned).map(|setting| (&setting.key, &setting.value, &setting.place));
+    for (key, value, place) in base.chain(others) {
+        if let Some(problem) = find(key).and_then(|spec| spec.range?.problem(value)) {
+            errors.push(ConfigError::new(place, key, problem));
+        }
+    }
 }
 
 /// Adds settings of another section, each of them the first of its key.
@@ -176,15 +217,15 @@ fn label(key: &str, place: &str, node: &Node, errors: &mut ConfigErrors) -> Opti
 }
 
 /// The name in the text of a sweep file, whatever else is in it.
-pub fn name(file: &str, text: &str) -> anyhow::Result<String> {
-    let entries = parse(file, text)?;
-    let mut errors = ConfigErrors::default();
-    let found = entries.iter().find(|entry| entry.key == "name");
-    let found = found.map(|Entry { key, place, node, .. }| label(key, place, node, &mut errors));
-    if found.is_none() {
-        errors.push(no_name(file));
+pub fn name(file: &str, text: &str, errors: &mut ConfigErrors) -> Option<String> {
+    let entries = parse(file, text).map_err(|error| errors.push(error)).ok()?;
+    match entries.iter().find(|entry| entry.key == "name") {
+        Some(Entry { key, place, node, .. }) => label(key, place, node, errors),
+        None => {
+            errors.push(no_name(file));
+            None
+        }
     }
-    Ok(errors.or(found.flatten().unwrap_or_default())?)
 }
 
 fn no_name(file: &str) -> ConfigError {

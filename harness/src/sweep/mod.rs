@@ -24,11 +24,13 @@ pub use plan::{Extent, PlanRow, at_most, card_memory_mb, memory_mb, plan, render
 pub use schema::sweep_schema;
 pub use tune::{Part, Tuning};
 
+use crate::config::{ConfigError, ConfigErrors};
 use crate::config::{Settings, TrainStage, Training, TrialConfig, config_of, set};
 use anyhow::{Context, Result, anyhow};
 use axis::{Axis, Exclude};
 use draw::Sample;
 use solve::Solve;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use tune::Tune;
@@ -52,6 +54,15 @@ pub struct Sweep {
     sample: Option<Sample>,
     /// The key whose value is chosen beforehand.
     tune: Option<Tune>,
+}
+
+/// A configuration of a sweep as far as it says which files are read; it need not be valid.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    /// The configuration.
+    pub config: TrialConfig,
+    /// Where each key that is not at its default was set.
+    pub places: BTreeMap<String, String>,
 }
 
 /// One trial of a sweep.
@@ -130,16 +141,23 @@ impl Sweep {
         Self::read_str(&path.display().to_string(), &text_of(path)?, overrides)
     }
 
-    /// The name in a sweep file, whatever its trials are; `overrides` only help to tell all errors at once.
+    /// The sweep as far as its file can be read, with all that is wrong in it among `errors`.
+    pub fn read_as_far(path: &Path, overrides: &Overrides, errors: &mut ConfigErrors) -> Option<Self> {
+        match text_of(path) {
+            Ok(text) => grammar::read(&path.display().to_string(), &text, overrides, errors),
+            Err(error) => {
+                errors.push(ConfigError::new("", "", format!("{error:#}")));
+                None
+            }
+        }
+    }
+
+    /// The name in a sweep file, whatever its trials are; empty where it is among `errors`.
     ///
     /// # Errors
-    /// As [`Self::read`].
-    pub fn name_of(path: &Path, overrides: &Overrides) -> Result<String> {
-        match grammar::name(&path.display().to_string(), &text_of(path)?) {
-            Ok(name) => Ok(name),
-            // With everything else that is wrong.
-            Err(error) => Self::read(path, overrides).map_or_else(Err, |_| Err(error)),
-        }
+    /// Where the file cannot be read.
+    pub fn name_of(path: &Path, errors: &mut ConfigErrors) -> Result<String> {
+        Ok(grammar::name(&path.display().to_string(), &text_of(path)?, errors).unwrap_or_default())
     }
 
     /// Reads the text of a sweep file; `name` is how messages call it.
@@ -147,7 +165,14 @@ impl Sweep {
     /// # Errors
     /// All that is wrong in it, each with its line.
     pub fn read_str(name: &str, text: &str, overrides: &Overrides) -> Result<Self> {
-        grammar::read(name, text, overrides)
+        let mut errors = ConfigErrors::default();
+        let sweep = grammar::read(name, text, overrides, &mut errors);
+        errors.or(sweep)?.with_context(|| format!("{name}: cannot be read"))
+    }
+
+    /// The configurations of the trials that differ in the files that they read, valid or not.
+    pub fn readings(&self) -> Vec<Reading> {
+        expand::readings(self)
     }
 
     /// Every trial, solved and validated; all errors of all trials are reported together.

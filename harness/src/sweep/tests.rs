@@ -187,17 +187,45 @@ fn a_file_may_name_its_preset() {
 #[test]
 fn all_errors_of_a_file_are_reported_together() {
     let text = "seed = 3\n[base.model]\nn_layer = 2\nn_heads = \"two\"\n[axes]\nseed = 3\n\"model.n_layers\" = []\n\
-                \"dpo.loss\" = [\"sigmoid\", \"sigmod\"]\n[axis]\n[pretrain]\nlr = 1\n";
+                \"dpo.loss\" = [\"sigmoid\", \"sigmod\"]\n[axis]\n[pretrain]\nlr = 1\nbatch_sise = 2\nbatch_size = 0\n";
     assert_eq!(
         errors(text),
         "a.toml:2: seed: belongs under [base], as in [base] seed = ..., or under [axes]\n\
          a.toml:4: model.n_layer: unknown key; did you mean model.n_layers?\n\
-         a.toml:5: model.n_heads: is \"two\", expected a whole number of 0 or more\n\
+         a.toml:5: model.n_heads: is \"two\", expected a whole number of 1 to 65536\n\
          a.toml:7: seed: is 3, expected a list of the values to take in turn\n\
          a.toml:8: model.n_layers: is an empty list, expected the values to take in turn\n\
          a.toml:9: dpo.loss: is \"sigmod\", expected \"sigmoid\" or \"ipo\"; did you mean sigmoid?\n\
          a.toml:10: axis: unknown key; did you mean axes?\n\
-         a.toml:11: pretrain: belongs under [base], as in [base] pretrain = ..., or under [axes]"
+         a.toml:11: pretrain: belongs under [base]: write [base.pretrain]; what varies goes under [axes]\n\
+         a.toml:13: pretrain.batch_sise: unknown key; did you mean pretrain.batch_size?\n\
+         a.toml:14: pretrain.batch_size: is 0, expected at least 1"
+    );
+}
+
+#[test]
+fn numbers_out_of_range_are_told_beside_values_of_the_wrong_kind() {
+    let text = "[base.data]\nval_share = 'x'\n[base.pretrain]\nbatch_size = 0\nlr = -1\n[base.model]\nn_layers = 0\n\
+                [axes]\n'model.n_layers' = [2, 5000]\n[tune]\nseeds = [11]\n'sft.lr' = [1e-3, -1e-3]\n";
+    assert_eq!(
+        errors(text),
+        "a.toml:3: data.val_share: is 'x', expected a number of 0 or more and below 1\n\
+         a.toml:5: pretrain.batch_size: is 0, expected at least 1\n\
+         a.toml:6: pretrain.lr: is -1, expected a positive number\n\
+         a.toml:10: model.n_layers: is 5000, expected at most 4096\n\
+         a.toml:13: sft.lr: is -0.001, expected a positive number"
+    );
+}
+
+#[test]
+fn what_is_left_empty_is_told_where_its_part_was_asked_for() {
+    assert_eq!(
+        errors(
+            "[base.data]\nsource = 'files'\npretrain = ['a.txt']\n[base.sft]\nenabled = true\n[base.exam]\nenabled = true\n"
+        ),
+        "a.toml:6: data.sft: is empty, expected files or globs, or sft.enabled = false\n\
+         a.toml:3: data.dpo: is empty, expected files or globs, or dpo.enabled = false\n\
+         a.toml:8: exam.sheets: is unset, expected a folder of sheets for data.source = \"files\", or exam.enabled = false"
     );
 }
 

@@ -1,6 +1,7 @@
 //! The verb `init`: a first sweep and an experiment, with comments that say what to change.
 
-use super::say;
+use super::{note, say};
+use crate::data::files::problem;
 use crate::fsutil::write_atomic;
 use anyhow::{Result, bail, ensure};
 use clap::Args;
@@ -32,6 +33,9 @@ pub fn init(args: &InitArgs) -> Result<bool> {
         .map(|(folder, text)| (dir.join(folder).join(format!("{name}.toml")), text));
     if let Some((path, _)) = files.iter().find(|(path, _)| path.exists()) {
         bail!("{} is there already; choose another name, or remove it first", path.display());
+    }
+    for problem in args.pretrain.iter().filter_map(|pattern| problem(pattern, Path::new(""))) {
+        note(&format!("--pretrain: {problem}"));
     }
     for (path, text) in &files {
         std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;

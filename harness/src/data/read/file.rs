@@ -95,8 +95,8 @@ impl FileReader {
             }
             ("txt", _) if kind == Kind::Pretrain => Frames::Text(Paragraphs::new(input)),
             ("txt", _) => bail!("{shown}: is plain text, expected {kind} as JSON or CSV"),
-            (_, Some(b'[')) => Frames::Array(JsonArray::new(input)),
-            ("json" | "jsonl" | "ndjson", _) | (_, Some(b'{')) => Frames::Lines(JsonLines::new(input)),
+            ("json" | "jsonl" | "ndjson", Some(b'[')) => Frames::Array(JsonArray::new(input)),
+            ("json" | "jsonl" | "ndjson", _) => Frames::Lines(JsonLines::new(input)),
             _ => bail!(
                 "{shown}: its layout is unknown; expected .jsonl, .json, .csv or .txt, perhaps with .gz or .zst behind"
             ),
@@ -146,7 +146,10 @@ impl FileReader {
     }
 
     fn shaped(&mut self, value: &Value) -> Result<Shaped, String> {
-        let object = object(value)?;
+        let object = object(value).map_err(|problem| match self.frames {
+            Frames::Array(_) => format!("within the list a row {problem}"),
+            _ => problem,
+        })?;
         let shape = match self.shape {
             Some(shape) => shape,
             None => Shape::of(self.kind, &object.keys().cloned().collect::<Vec<_>>(), false)?,

@@ -40,6 +40,28 @@ use std::sync::atomic::AtomicBool;
 /// Rows longer than this are refused, so that a missing quote or bracket cannot fill the memory.
 pub const MAX_ROW_BYTES: usize = 64 << 20;
 
+/// What a message advises about rows that cannot be read, and about keys that are not used, beside mending the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Advice {
+    bad_row: &'static str,
+    unknown_key: &'static str,
+}
+
+impl Advice {
+    /// The keys of a configuration.
+    pub const KEYS: Self = Self {
+        bad_row: " or set data.on_bad_row = \"skip\"",
+        unknown_key: ", or read on without it by data.unknown_keys = \"ignore\"",
+    };
+    /// The options of a command that has them.
+    pub const OPTIONS: Self = Self {
+        bad_row: " or leave such rows out by --skip-bad-rows",
+        unknown_key: ", or read on without it by --ignore-unknown-keys",
+    };
+    /// Nothing beside.
+    pub const NONE: Self = Self { bad_row: "", unknown_key: "" };
+}
+
 /// What is read and what is left out.
 #[derive(Debug, Clone)]
 pub struct ReadOptions {
@@ -51,6 +73,7 @@ pub struct ReadOptions {
     max_rows: u64,
     history_chars: usize,
     pairs: Pairs,
+    advice: Advice,
     /// What was read, what was left out, and why.
     pub log: ReadLog,
 }
@@ -70,8 +93,14 @@ impl ReadOptions {
                 RowStyle::Turns => Pairs::Exact,
                 RowStyle::Minimind => Pairs::Minimind,
             },
+            advice: Advice::KEYS,
             log: ReadLog::default(),
         }
+    }
+
+    /// The same with other advice.
+    pub fn advising(self, advice: Advice) -> Self {
+        Self { advice, ..self }
     }
 
     /// MiniMind's `data_process` filters over all texts of a row together.
@@ -162,7 +191,7 @@ impl Rows<'_> {
                     if self.options.unknown_keys == UnknownKeys::Error
                         && let Some(unused) = shaped.unused.first()
                     {
-                        return Err(anyhow!("{path}:{line}: {}", unused.problem()));
+                        return Err(anyhow!("{path}:{line}: {}", unused.problem(self.options.advice)));
                     }
                     log.good(&layout, &shaped);
                     let mut row = shaped.row;
@@ -179,7 +208,7 @@ impl Rows<'_> {
                 Some(Err(Problem::Row { line, reason })) => {
                     let problem = format!("{path}:{line}: {reason}");
                     if self.options.on_bad_row == BadRow::Error {
-                        return Err(anyhow!("{problem}; mend the row or set data.on_bad_row = \"skip\""));
+                        return Err(anyhow!("{problem}; mend the row{}", self.options.advice.bad_row));
                     }
                     log.bad(problem);
                 }

@@ -1,5 +1,6 @@
 //! What was read, what was left out, and why.
 
+use super::Advice;
 use super::shape::{Shaped, Unused};
 use crate::config::did_you_mean;
 use crate::data::row::Kind;
@@ -160,7 +161,7 @@ impl ReadReport {
 
 impl Unused {
     /// What is wrong with such a key and what to do.
-    pub(super) fn problem(&self) -> String {
+    pub(super) fn problem(&self, advice: Advice) -> String {
         let Self { key, known } = self;
         let last = key.rsplit('.').next().unwrap_or(key);
         let nearest = did_you_mean(last, known.iter().copied());
@@ -169,9 +170,9 @@ impl Unused {
             _ => "is not used",
         };
         format!(
-            "the key \"{key}\" has content and {why}; expected {}{nearest}; rename or remove it, or read on without \
-             it by data.unknown_keys = \"ignore\"",
-            known.join(", ")
+            "the key \"{key}\" has content and {why}; expected {}{nearest}; rename or remove it{}",
+            known.join(", "),
+            advice.unknown_key
         )
     }
 }

@@ -2,6 +2,7 @@
 
 use super::literal::Pairs;
 use super::turns::{answer_of, conversation, preference, turns, unused_in_turns};
+use crate::config::did_you_mean;
 use crate::data::row::{Kind, Message, Row};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -78,8 +79,10 @@ impl Shape {
                     None
                 };
                 let expected = match is_csv {
-                    true => "history,q,a or instruction,input,output",
-                    false => "conversations, or messages, or instruction,input,output, or history,q,a",
+                    true => "q,a with or without history, or instruction,output with or without input",
+                    false => {
+                        "conversations, or messages, or instruction,output with or without input, or q,a with or without history"
+                    }
                 };
                 (shape, expected)
             }
@@ -91,7 +94,17 @@ impl Shape {
             Kind::Labelled => (None, "a probe (data.source), as no file holds them"),
         };
         let found = if is_csv { "columns" } else { "keys" };
-        shape.ok_or_else(|| format!("has the {found} {}; for {kind} expected {expected}", listed(keys)))
+        shape.ok_or_else(|| {
+            let known: &[&str] = match kind {
+                Kind::Pretrain => &["text", "conversations", "messages"],
+                Kind::Conversations => &["conversations", "messages", "instruction", "output"],
+                Kind::Preferences => &["prompt", "chosen", "rejected"],
+                Kind::Labelled => &[],
+            };
+            let mut hints = keys.iter().map(|key| did_you_mean(key, known.iter().copied()));
+            let hint = hints.find(|hint| !hint.is_empty()).unwrap_or_default();
+            format!("has the {found} {}; for {kind} expected {expected}{hint}", listed(keys))
+        })
     }
 
     /// The keys whose content is used.
@@ -179,7 +192,10 @@ pub(super) fn text(object: &Object, key: &str) -> Result<String, String> {
     match object.get(key) {
         Some(Value::String(text)) => Ok(text.clone()),
         Some(other) => Err(format!("\"{key}\" is {}, expected a text", name(other))),
-        None => Err(format!("has no \"{key}\", expected a text")),
+        None => {
+            let keys: Vec<String> = object.keys().cloned().collect();
+            Err(format!("has no \"{key}\", expected a text; found {}", listed(&keys)))
+        }
     }
 }
 

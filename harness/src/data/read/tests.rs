@@ -74,14 +74,9 @@ fn every_layout_of_text_reads_the_same() {
     let array = "[\n {\"text\":\"第一段\"}\n,{\"text\":\"two, \\\"quoted\\\"\\nlines\"} ]\n";
     let csv = "id,text\r\n,第一段\r\n ,\"two, \"\"quoted\"\"\nlines\"\r\n";
     let plain = "第一段\r\n\r\n \n\ntwo, \"quoted\"\nlines\n\n";
-    for (name, content) in [
-        ("a.jsonl", lines),
-        ("a.json", lines),
-        ("a", lines),
-        ("a.json", array),
-        ("a.csv", csv),
-        ("a.txt", plain),
-    ] {
+    for (name, content) in
+        [("a.jsonl", lines), ("a.json", lines), ("a.json", array), ("a.csv", csv), ("a.txt", plain)]
+    {
         assert_eq!(good(Kind::Pretrain, name, content.as_bytes()), expected, "{name}");
         let marked = format!("\u{feff}{content}");
         assert_eq!(good(Kind::Pretrain, name, marked.as_bytes()), expected, "{name}, byte order mark");
@@ -161,7 +156,11 @@ fn bad_rows_are_named_by_file_line_and_reason() {
         (Kind::Pretrain, "utf8.csv", b"text\nfine\n\xe4\xbd\n", "utf8.csv:3: is not UTF-8"),
         (Kind::Pretrain, "utf8.txt", b"fine\n\n\xe4\xbd\n", "utf8.txt:3: is not UTF-8"),
         (Kind::Pretrain, "type.jsonl", b"{\"text\":1}", "type.jsonl:1: \"text\" is a number, expected a text"),
-        (Kind::Pretrain, "key.jsonl", b"{\"text\":\"a\"}\n{\"txt\":1}", "key.jsonl:2: has no \"text\""),
+        (Kind::Pretrain, "key.jsonl", b"{\"text\":\"a\"}\n{\"txt\":1}", "key.jsonl:2: has no \"text\", expected a text; found txt"),
+        (Kind::Pretrain, "first.jsonl", b"{\"txt\":1}", "first.jsonl:1: has the keys txt; for pretraining text expected text, or conversations, or messages; did you mean text?"),
+        (Kind::Conversations, "first.jsonl", b"{\"q\":1}", "first.jsonl:1: has the keys q; for conversations expected conversations, or messages, or instruction,output with or without input, or q,a with or without history"),
+        (Kind::Pretrain, "line.jsonl", b"{\"text\":\"a\"}\n[\"x\"]", "line.jsonl:2: is a list, expected an object"),
+        (Kind::Pretrain, "array.jsonl", b"[\"x\"]", "array.jsonl:1: within the list a row is a text, expected an object"),
         (Kind::Pretrain, "list.jsonl", b"{\"text\":\"a\"}\n3", "list.jsonl:2: is a number, expected an object"),
         (Kind::Pretrain, "keys.jsonl", b"{\"content\":1}", "keys.jsonl:1: has the keys content; for pretraining text expected text"),
         (Kind::Pretrain, "wide.csv", b"text,b\n1,\n1,2,3\n", "wide.csv:3: has 3 cells, expected 2 (text,b)"),
@@ -181,6 +180,30 @@ fn bad_rows_are_named_by_file_line_and_reason() {
         assert!(found.starts_with(expected), "{found}\nwhere expected\n{expected}");
         assert!(found.ends_with("mend the row or set data.on_bad_row = \"skip\""), "{found}");
     }
+}
+
+#[test]
+fn a_message_advises_what_there_is_where_rows_are_read() {
+    let told = |content: &str, advice: Advice| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.jsonl");
+        std::fs::write(&path, content).unwrap();
+        let options = ReadOptions::new(&DataConfig::default()).advising(advice);
+        let error = rows(&[path], Kind::Pretrain, &options).find_map(Result::err).unwrap().to_string();
+        error.rsplit("; ").next().unwrap().to_string()
+    };
+    let (bad, unused) = ("3", "{\"text\":\"a\",\"b\":1}");
+    assert_eq!(told(bad, Advice::OPTIONS), "mend the row or leave such rows out by --skip-bad-rows");
+    assert_eq!(
+        told(unused, Advice::OPTIONS),
+        "rename or remove it, or read on without it by --ignore-unknown-keys"
+    );
+    assert_eq!(told(bad, Advice::NONE), "mend the row");
+    assert_eq!(told(unused, Advice::NONE), "rename or remove it");
+    assert_eq!(
+        told(unused, Advice::KEYS),
+        "rename or remove it, or read on without it by data.unknown_keys = \"ignore\""
+    );
 }
 
 #[test]
@@ -216,10 +239,12 @@ fn files_that_cannot_serve_are_refused_whole() {
             Kind::Conversations,
             "wrong.csv",
             b"text\n1\n",
-            "wrong.csv: has the columns text; for conversations expected history,q,a",
+            "wrong.csv: has the columns text; for conversations expected q,a with or without history, or instruction,output with or without input",
         ),
         (Kind::Conversations, "a.txt", b"hello", "a.txt: is plain text, expected conversations"),
         (Kind::Pretrain, "a.parquet", b"PAR1...", "a.parquet: its layout is unknown; expected .jsonl"),
+        // Whatever it holds.
+        (Kind::Pretrain, "a.text", b"{\"text\":\"a\"}", "a.text: its layout is unknown; expected .jsonl"),
         (
             Kind::Pretrain,
             "a.jsonl.gz",

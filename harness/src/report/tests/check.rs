@@ -83,10 +83,10 @@ fn exams_that_are_off_have_no_scores() {
     assert_eq!(
         found,
         [
-            "x.toml:4: figure.x: names stage, which no trial will have: exam.enabled = false",
-            "x.toml:5: figure.y: names exam_accuracy, which no trial will have: exam.enabled = false",
-            "x.toml:9: table.where: \"exam.accuracy > 0.5\" names exam_accuracy, which no trial will have: exam.enabled = false",
-            "x.toml:12: compare.metric: names exam_accuracy, which no trial of a will have: exam.enabled = false",
+            "x.toml:4: figure.x: names exam.stage, which no trial will have: exam is not part of the recipe; set exam.enabled = true",
+            "x.toml:5: figure.y: names exam.accuracy, which no trial will have: exam is not part of the recipe; set exam.enabled = true",
+            "x.toml:9: table.where: \"exam.accuracy > 0.5\" names exam.accuracy, which no trial will have: exam is not part of the recipe; set exam.enabled = true",
+            "x.toml:12: compare.metric: names exam.accuracy, which no trial of a will have: exam is not part of the recipe; set exam.enabled = true",
         ]
     );
     // Where some trials sit one it is the side that counts.
@@ -97,7 +97,7 @@ fn exams_that_are_off_have_no_scores() {
     assert_eq!(
         problems(some, claim),
         [
-            "x.toml:4: compare.metric: names exam_accuracy, which no trial of b will have: exam.enabled = false"
+            "x.toml:4: compare.metric: names exam.accuracy, which no trial of b will have: exam is not part of the recipe; set exam.enabled = true"
         ]
     );
 }
@@ -112,11 +112,14 @@ fn measures_that_no_trial_will_have_are_mistakes() {
         found[0].replace("x.toml:4: table.columns: names ", "")
     };
     let without = "[base.pretrain]\nenabled = false";
-    assert_eq!(one(without, "val.bpb"), "val_bpb, which no trial will have: pretrain.enabled = false");
+    assert_eq!(
+        one(without, "val.bpb"),
+        "val.bpb, which no trial will have: pretrain is not part of the recipe; set pretrain.enabled = true"
+    );
     let nothing = "[base.data]\nval_share = 0.0";
     assert_eq!(
         one(nothing, "val.loss"),
-        "val_loss, which no trial will have: nothing is held out: data.val_share = 0"
+        "val.loss, which no trial will have: nothing is held out: data.val_share = 0"
     );
     assert_eq!(
         one("", "capacity_bits"),
@@ -124,17 +127,17 @@ fn measures_that_no_trial_will_have_are_mistakes() {
     );
     assert_eq!(
         one("", "val.bpb.wiki"),
-        "val_bpb.wiki, which no trial will have: no validation set is named, as in data.pretrain_val = { wiki = [\"FILE\"] }"
+        "val.bpb.wiki, which no trial will have: no validation set is named, as in data.pretrain_val = { wiki = [\"FILE\"] }"
     );
     let files = "[base.data]\nsource = 'files'\npretrain = ['a']\nsft = ['b']\ndpo = ['c']\npretrain_val = { wiki = ['w'], books = ['b'] }\n[base.exam]\nsheets = 'x'";
     assert_eq!(
         one(files, "val.bpb.wikis"),
-        "val_bpb.wikis, which no trial will have: the sets of data.pretrain_val are books, wiki; did you mean wiki?"
+        "val.bpb.wikis, which no trial will have: the sets of data.pretrain_val are books, wiki; did you mean wiki?"
     );
     assert_eq!(problems(&format!("{files}\n{DEPTHS}"), &table("val.bpb.wiki")), [""; 0]);
     assert_eq!(
         one("", "exam.accuracy_clean"),
-        "exam_accuracy_clean, which no trial will have: exam.sheets is unset, and only its questions are looked for"
+        "exam.accuracy_clean, which no trial will have: exam.sheets is unset, and only its questions are looked for"
     );
     assert_eq!(
         one("", "at"),
@@ -163,7 +166,9 @@ fn curves_are_of_stages_that_are_trained() {
     assert_eq!(figure("split = 'both'"), [""; 0]);
     assert_eq!(
         figure("stage = 'dpo'"),
-        ["x.toml:4: figure.stage: asks for curves of dpo, which no trial will have: dpo.enabled = false"]
+        [
+            "x.toml:4: figure.stage: asks for curves of dpo, which no trial will have: dpo is not part of the recipe; set dpo.enabled = true"
+        ]
     );
     let files = "[base.data]\nsource = 'files'\npretrain = ['a']\n[base.sft]\nenabled = false\n[base.dpo]\nenabled = false\n[base.exam]\nenabled = false\n";
     let split = |split: &str| problems(files, &format!("[[figure]]\nkind = 'loss'\nsplit = '{split}'\n"));
@@ -240,7 +245,7 @@ fn trials_are_chosen_by_what_is_known_of_them() {
     );
     assert_eq!(
         chosen("val.bpb < 2"),
-        Err("names val_bpb, which is known once a trial has run; expected a key such as model.n_layers, or params, active_params, sweep, trial".into())
+        Err("names val.bpb, which is known once a trial has run; expected a key such as model.n_layers, or params, active_params, sweep, trial".into())
     );
     assert_eq!(
         chosen("model.n_layer == 4"),

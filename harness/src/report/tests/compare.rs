@@ -116,12 +116,26 @@ fn holm_counts_the_claims_that_could_be_tested() {
     ];
     with(&trials, &specs, |found| {
         close(found[0].tested.unwrap().p_holm, 3.0 * 0.019_203_404);
-        assert_eq!(found[0].sentence(), "not decided: p is not small enough for 3 comparisons");
+        assert_eq!(
+            found[0].sentence(),
+            "not decided: Holm's correction over 3 claims raises p from 0.019 to 0.058, not below 0.05"
+        );
         assert_eq!(found[1].sentence(), "not decided: interval covers 0");
         assert_eq!(
             found[2].sentence(),
             "not decided: no finished trial of b (model.n_layers == 9) has exam_accuracy"
         );
+    });
+}
+
+#[test]
+fn a_side_without_a_finished_trial_says_how_its_trials_stand() {
+    let mut trials = trials(&[(8, &[30, 34, 40]), (2, &[20, 26, 27])]);
+    trials[..3].iter_mut().for_each(|trial| trial.status = Status::Failed);
+    trials[2].status = Status::Pending;
+    let specs = [spec("model.n_layers == 8", "model.n_layers == 2", &["seed"])];
+    with(&trials, &specs, |found| {
+        assert_eq!(found[0].sentence(), "not decided: no trial of a has finished (2 failed, 1 pending)");
     });
 }
 

@@ -195,7 +195,7 @@ fn a_condition_that_no_trial_can_meet_is_a_mistake() {
     assert_eq!(check("model.n_layers == 4 and exam.accuracy > 0.9"), Ok(()));
     let error = check("model.n_layers == 3").unwrap_err();
     assert!(
-        error.ends_with("x.toml:5: table.where: \"model.n_layers == 3\" holds for none of the 2 trials"),
+        error.ends_with("x.toml:5: table.where: \"model.n_layers == 3\" holds for none of the 2 trials: model.n_layers is 2, 4"),
         "{error}"
     );
 }
