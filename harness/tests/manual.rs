@@ -100,10 +100,15 @@ fn sweep(text: &str) -> anyhow::Result<usize> {
 /// Reads a file of this machine as if it stood beside a sweep.
 fn local(text: &str) -> anyhow::Result<usize> {
     let dir = tempfile::tempdir()?;
-    let file = dir.path().join("a.toml");
+    let folder = dir.path().join("study/sweeps");
+    fs::create_dir_all(&folder)?;
+    // What the text names is there.
+    fs::create_dir(dir.path().join("corpus"))?;
+    fs::write(dir.path().join("corpus/a.jsonl"), "")?;
+    let file = folder.join("a.toml");
     let stages = ["sft", "dpo", "exam"].map(|stage| format!("[base.{stage}]\nenabled = false\n")).concat();
     fs::write(&file, format!("name = \"a\"\n[base.data]\nsource = \"files\"\n{stages}"))?;
-    fs::write(dir.path().join("local.toml"), text)?;
+    fs::write(folder.join("local.toml"), text)?;
     let options = ReadOptions { results: dir.path().join("results"), ..ReadOptions::default() };
     Ok(Work::read(&file, &options, Layers::Given)?.trials.len())
 }
