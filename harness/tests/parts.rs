@@ -40,7 +40,7 @@ fn a_part_of_a_sweep_is_run_and_the_rest_is_kept_for_another_time() {
         .stderr(contains("error: --only: there is no \"sed\"; did you mean seed?"));
     run("run", "val.bpb < 2")
         .code(1)
-        .stderr(contains("--only: names val_bpb, which is known once a trial has run"));
+        .stderr(contains("--only: names val.bpb, which is known once a trial has run"));
     assert!(!dir.join("runs").exists() && !dir.join("results").exists());
 
     run("plan", "seed == 2").code(0).stdout(contains("for 1 trial").and(contains("for 2 trials").not()));

@@ -64,7 +64,10 @@ fn near_path(path: &Path) -> Option<PathBuf> {
     let entries = std::fs::read_dir(folder).ok()?.flatten().take(LOOKED_AT);
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
-    nearest(name, names.iter().map(String::as_str)).map(|name| parent.join(name))
+    // An ending that is right does not make a name near.
+    let allowed = (path.file_stem()?.to_str()?.chars().count() / 3).max(1);
+    let found = nearest(name, names.iter().map(String::as_str))?;
+    (strsim::damerau_levenshtein(name, found) <= allowed).then(|| parent.join(found))
 }
 
 /// The candidate that is meant, if one is near enough: with one typing error at most, else the shortest that has all
@@ -135,7 +138,8 @@ mod tests {
         assert_eq!(near("texts/tran.jsonl"), "; did you mean texts/train.jsonl?");
         assert_eq!(near("text/train.jsnl"), "; did you mean texts/train.jsonl?");
         assert_eq!(near("text/*.jsonl"), "; did you mean texts/*.jsonl?");
-        for none in ["texts/*.txt", "*.txt", "texts/other.csv", "elsewhere/train.jsonl"] {
+        for none in ["texts/*.txt", "*.txt", "texts/other.csv", "texts/blame.jsonl", "elsewhere/train.jsonl"]
+        {
             assert_eq!(near(none), "", "{none}");
         }
     }
