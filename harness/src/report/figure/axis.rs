@@ -201,7 +201,8 @@ fn unit_of(size: f64) -> (f64, &'static str) {
 /// A tick among others `step` apart, with the digits that tell them apart.
 fn with_step(value: f64, step: f64, largest: f64) -> String {
     if !(1e-3..1e12).contains(&largest) {
-        return short(value);
+        let apart = (value.abs().log10().floor() - step.log10().floor()).clamp(2.0, 6.0); // 2: of zero, too
+        return signed(plain(value, apart as usize));
     }
     let (unit, name) = unit_of(largest);
     let digits = (-(step / unit).log10()).ceil().clamp(0.0, 6.0) as usize;
@@ -212,12 +213,16 @@ fn with_step(value: f64, step: f64, largest: f64) -> String {
 
 /// A number for an axis in at most three digits: `850k`, `1.2M`, `3e-4`, `2e13`.
 pub fn short(x: f64) -> String {
-    let text = plain(x);
-    // A power of ten keeps its sign as it is typed.
+    signed(plain(x, 2))
+}
+
+/// With a typographic minus; a power of ten keeps its sign as it is typed.
+fn signed(text: String) -> String {
     text.strip_prefix('-').map_or(text.clone(), |size| format!("−{size}"))
 }
 
-fn plain(x: f64) -> String {
+/// A number in few digits; a power of ten has up to `digits` behind the point.
+fn plain(x: f64, digits: usize) -> String {
     let size = x.abs();
     let trimmed = |text: String| match text.contains('.') {
         true => text.trim_end_matches('0').trim_end_matches('.').to_string(),
@@ -227,7 +232,7 @@ fn plain(x: f64) -> String {
         return "0".into();
     }
     if !(1e-3..1e12).contains(&size) {
-        let text = format!("{x:.2e}");
+        let text = format!("{x:.digits$e}");
         return match text.split_once('e') {
             Some((digits, power)) => format!("{}e{power}", trimmed(digits.into())),
             None => text,
@@ -258,6 +263,14 @@ mod tests {
 
     fn labels(scale: &Scale) -> Vec<&str> {
         scale.ticks.iter().map(|(_, label)| label.as_str()).collect()
+    }
+
+    #[test]
+    fn powers_of_ten_have_the_digits_that_tell_ticks_apart() {
+        let ticks = [4.882e12, 4.884e12, 4.9e12].map(|tick| with_step(tick, 2e9, 4.9e12));
+        assert_eq!(ticks, ["4.882e12", "4.884e12", "4.9e12"]);
+        assert_eq!([0.0, 5e12, -1e13].map(|tick| with_step(tick, 5e12, 1e13)), ["0", "5e12", "−1e13"]);
+        assert_eq!(with_step(2e-4, 1e-4, 4e-4), "2e-4");
     }
 
     #[test]
