@@ -322,3 +322,36 @@ fn the_doctor_tells_of_the_machine_and_finds_it_well() {
     assert!(json["devices"][0]["checks"].as_array().unwrap().len() > 40);
     assert!(json["machine"]["matrix_gflops"].as_f64().unwrap() > 0.0);
 }
+
+#[test]
+fn contamination_tells_what_was_not_looked_through() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("s")).unwrap();
+    let sheet =
+        "id,question,A,B,C,D,answer\n0,which of the words in this sheet stand in no text at all,a,b,c,d,A\n";
+    std::fs::write(dir.path().join("s/law_val.csv"), sheet).unwrap();
+    std::fs::write(
+        dir.path().join("a.jsonl"),
+        "{\"text\": \"a\"}\n{\"text\": \n{\"text\": \"b\", \"x\": 1}\n",
+    )
+    .unwrap();
+    let look = |more: &[&str]| {
+        let mut command = mindscale(dir.path());
+        command.args(["data", "contamination", "--sheets", "s", "--kind", "pretrain"]);
+        command.args(["--skip-bad-rows", "--ignore-unknown-keys", "--text", "a.jsonl", "./a.jsonl"]);
+        command.args(more).assert().code(0)
+    };
+    let told = [
+        "--text: 1 of 2 names are of files that were named before",
+        "--text: 1 of 3 rows left out: cannot be read (the first: a.jsonl:2: ",
+        "--text: 1 of 3 rows have a key \"x\" that is not used",
+    ];
+    let shown = look(&[]).get_output().clone();
+    let as_json = look(&["--json"]).get_output().clone();
+    for notice in told {
+        assert!(String::from_utf8_lossy(&shown.stdout).contains(notice), "{shown:?}");
+        assert!(String::from_utf8_lossy(&as_json.stderr).contains(&format!("note: {notice}")), "{as_json:?}");
+    }
+    let found: serde_json::Value = serde_json::from_slice(&as_json.stdout).unwrap();
+    assert_eq!(found["questions"], 1);
+}

@@ -236,6 +236,7 @@ fn perplexity_counts_conversations_among_texts() {
         path,
         "--text",
         text.to_str().unwrap(),
+        text.to_str().unwrap(),
         "--lengths",
         "16,32",
         "--trained",
@@ -244,6 +245,7 @@ fn perplexity_counts_conversations_among_texts() {
     ];
     let (code, found, told) = mindscale(&words, "");
     assert_eq!(code, 0, "{told}");
+    assert!(told.contains("note: --text: 1 of 2 names are of files that were named before"), "{told}");
     let found: Value = serde_json::from_str(&found).unwrap();
     assert!(found.as_array().unwrap().len() == 2 && found[0]["tokens"].as_u64().unwrap() > 100, "{found}");
 }

@@ -1,16 +1,14 @@
 //! The verb `cancel`.
 
 use super::{SweepArgs, say};
-use crate::execute::slurm;
-use crate::run::Layers;
+use crate::run::{self, Layers};
 use crate::track::counted;
 use anyhow::Result;
 
 /// Takes a sweep's jobs out of Slurm's queue.
 pub fn cancel(args: &SweepArgs) -> Result<bool> {
     let work = args.read(Layers::Last)?;
-    let graph = work.look()?;
-    let jobs = slurm::cancel(&graph(&work)?)?;
+    let jobs = run::cancel(&work)?;
     match args.with.json {
         true => say(serde_json::json!({ "cancelled": jobs }))?,
         false => say(format!("{}: {} cancelled", work.name, counted(jobs.len(), "job")))?,

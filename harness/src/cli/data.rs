@@ -1,6 +1,6 @@
 //! The verbs over training data.
 
-use super::say;
+use super::{note, say};
 use crate::config::{BadRow, DataConfig, RowStyle, UnknownKeys, WorldConfig};
 use crate::data::files::expand;
 use crate::data::prepare::{Part, Preparation, prepare};
@@ -10,6 +10,7 @@ use crate::data::{Kind, Message, Row, Tokenizer};
 use crate::exam::contamination::{Contamination, Index, Place};
 use crate::exam::{Sheet, read_sheets};
 use crate::fsutil::{create_dir, write_atomic};
+use crate::records::Notice;
 use crate::track::{counted, number, table};
 use anyhow::{Result, bail};
 use clap::{Subcommand, ValueEnum};
@@ -147,7 +148,7 @@ pub fn data(verb: &DataVerb) -> Result<bool> {
             special_tokens_in_text,
             minimind_rows,
         } => {
-            let files = named(files)?;
+            let files = named(files, "files", false)?;
             let config = DataConfig {
                 special_tokens_in_text: *special_tokens_in_text,
                 rows: if *minimind_rows { RowStyle::Minimind } else { RowStyle::Turns },
@@ -174,7 +175,7 @@ pub fn data(verb: &DataVerb) -> Result<bool> {
             ))?;
         }
         DataVerb::Show { files, kind, rows: count, skip_bad_rows, ignore_unknown_keys } => {
-            let files = named(files)?;
+            let files = named(files, "files", false)?;
             let options = read_options(*skip_bad_rows, *ignore_unknown_keys);
             for (number, row) in (1..).zip(rows(&files, (*kind).into(), &options).take(*count)) {
                 say(format!("row {number}\n{}", row?))?;
@@ -184,7 +185,10 @@ pub fn data(verb: &DataVerb) -> Result<bool> {
         }
         DataVerb::Contamination { sheets, text, kind, out, skip_bad_rows, ignore_unknown_keys, json } => {
             let options = read_options(*skip_bad_rows, *ignore_unknown_keys);
-            let found = contamination(sheets, text, (*kind).into(), &options)?;
+            let files = named(text, "--text", *json)?;
+            let found = contamination(sheets, &files, (*kind).into(), &options)?;
+            let read = options.log.report();
+            read.notices("--text").iter().try_for_each(|notice| tell(notice, *json))?;
             if let Some(out) = out {
                 write_atomic(out, &found.csv()?)?;
             }
@@ -207,24 +211,30 @@ pub fn data(verb: &DataVerb) -> Result<bool> {
     Ok(true)
 }
 
-/// The files that arguments name; what was named twice is told.
-pub fn named(patterns: &[String]) -> Result<Vec<PathBuf>> {
-    let named = expand(patterns, "files")?;
-    if let Some(notice) = named.notice("files") {
-        say(notice)?;
-    }
+/// The files that the patterns of an argument name; what was named twice is told.
+pub fn named(patterns: &[String], argument: &str, is_json: bool) -> Result<Vec<PathBuf>> {
+    let named = expand(patterns, argument)?;
+    named.notice(argument).iter().try_for_each(|notice| tell(notice, is_json))?;
     Ok(named.files)
+}
+
+/// Tells a notice, where the standard output is JSON beside it.
+fn tell(notice: &Notice, is_json: bool) -> Result<()> {
+    match is_json {
+        true => note(&notice.to_string()),
+        false => say(notice)?,
+    }
+    Ok(())
 }
 
 /// Looks for the questions of a folder in files.
 fn contamination(
     sheets: &Path,
-    patterns: &[String],
+    files: &[PathBuf],
     kind: Kind,
     options: &ReadOptions,
 ) -> Result<Contamination> {
     let sheets = read_sheets(sheets, "val")?;
-    let files = expand(patterns, "--text")?.files;
     let texts = files.iter().flat_map(|file| {
         let place = Place { file: file.display().to_string(), ..Place::default() };
         let place = Arc::new(place);

@@ -6,11 +6,12 @@ use super::rope_arg::RopeArgs;
 use super::sampling::SamplingArgs;
 use super::say;
 use crate::data::together::{Text, Told, write_together};
-use crate::data::{Message, SpecialText, Tokenizer};
+use crate::data::{Message, SpecialText};
 use crate::fsutil::read_text;
+use crate::models::ModelFiles;
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
-use model::{Backend, GenerateOptions, Transformer, Work};
+use model::{Backend, GenerateOptions, Work};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -75,9 +76,8 @@ impl Work for &GenerateArgs {
 
 fn generate_on<B: Backend>(args: &GenerateArgs, backend: &B) -> Result<bool> {
     let prompts = args.prompts.read()?;
-    let dir = args.model.folder()?;
-    let tokenizer = Tokenizer::load(args.tokenizer.as_deref().unwrap_or(&dir))?;
-    let transformer = args.rope.apply(Transformer::load(&dir, backend)?);
+    let model = ModelFiles::of(args.model.folder()?, args.tokenizer.clone()).load(backend)?;
+    let (tokenizer, transformer) = (model.tokenizer, args.rope.apply(model.transformer));
     let encode = |text: &String| match args.chat {
         true => Ok(tokenizer.conversation(&[Message::new("user", text)], SpecialText::Characters)?.ids),
         false => tokenizer.encode_opening(text, SpecialText::Control),

@@ -365,9 +365,9 @@ Example: mindscale doctor --json")]
     StageRun {
         /// The request
         request: PathBuf,
-        /// Nobody holds the standard input
+        /// Nobody holds the standard input: it is a job, which was queued again so often
         #[arg(long)]
-        alone: bool,
+        restarts: Option<u32>,
     },
 }
 
@@ -410,7 +410,7 @@ pub fn main() -> ExitCode {
         Verb::Import(args) => import::import(&args),
         Verb::Export(args) => export::export(&args),
         Verb::Cancel { sweep } => cancel::cancel(&sweep),
-        Verb::StageRun { request, alone } => return end(stage_run::stage_run(&request, alone)),
+        Verb::StageRun { request, restarts } => return end(stage_run::stage_run(&request, restarts)),
     };
     end(outcome.map(|is_well| if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
 }

@@ -2,8 +2,8 @@
 
 use super::note;
 use crate::config::Stage;
-use crate::plan::{StageGraph, State, short_id};
-use crate::records::{Status, TrialRecord};
+use crate::plan::{StageGraph, State};
+use crate::records::{Status, TrialRecord, short_id};
 use crate::run::{Layers, ReadOptions, Work};
 use crate::status::records::collect;
 use anyhow::{Context, Result, anyhow, bail};

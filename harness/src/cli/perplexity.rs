@@ -10,11 +10,12 @@ use crate::data::read::{Advice, ReadOptions, rows};
 use crate::data::{Kind, Row, SpecialText, Tokenizer};
 use crate::exam::{LengthLoss, LengthPlan, loss_by_length};
 use crate::fsutil::write_atomic;
+use crate::models::{Model, ModelFiles};
 use crate::report::write_length_figure;
 use crate::track::{number, table};
 use anyhow::{Result, ensure};
 use clap::Args;
-use model::{Backend, RopeScaling, Transformer, Work};
+use model::{Backend, RopeScaling, Work};
 use std::path::PathBuf;
 
 /// Arguments of `perplexity`.
@@ -61,9 +62,8 @@ impl Work for &PerplexityArgs {
 }
 
 fn perplexity_on<B: Backend>(args: &PerplexityArgs, backend: &B) -> Result<bool> {
-    let dir = args.model.folder()?;
-    let tokenizer = Tokenizer::load(&dir)?;
-    let model = Transformer::load(&dir, backend)?;
+    let Model { tokenizer, transformer: model, .. } =
+        ModelFiles::of(args.model.folder()?, None).load(backend)?;
     let plan = plan(args, model.config.max_seq_len)?;
     let needed = plan.windows.saturating_mul(plan.lengths.last().copied().unwrap_or_default());
     let ids = read(args, &tokenizer, needed)?;
@@ -112,7 +112,7 @@ fn plan(args: &PerplexityArgs, max_seq_len: usize) -> Result<LengthPlan> {
 
 /// The first tokens of the text, a few more than `needed` where there are so many.
 fn read(args: &PerplexityArgs, tokenizer: &Tokenizer, needed: usize) -> Result<Vec<u32>> {
-    let files = named(&args.text)?;
+    let files = named(&args.text, "--text", args.json)?;
     let options = ReadOptions::new(&DataConfig::default()).advising(Advice::NONE);
     let mut ids = vec![];
     for row in rows(&files, Kind::Pretrain, &options) {

@@ -2,7 +2,8 @@
 
 use super::web::WebArgs;
 use super::{OnlyArg, SweepArgs, say};
-use crate::plan::{short_id, short_name};
+use crate::plan::short_name;
+use crate::records::short_id;
 use crate::run::Layers;
 use crate::status::{Overview, StageStatus, TrialStatus, overview};
 use crate::track::{number, table, time};
@@ -26,7 +27,7 @@ pub fn status(args: &SweepArgs, only: &OnlyArg, watch: bool, web: WebArgs) -> Re
         return super::web::watch(&sweep, &args.with.results, web.port);
     }
     let graph = sweep.look()?;
-    let look = || overview(&sweep.chosen(graph(&sweep)?)?);
+    let look = || Ok(overview(&sweep.chosen(graph(&sweep)?)?));
     if watch {
         return live(look);
     }

@@ -66,7 +66,7 @@ fn vocab_size(text: &str) -> std::result::Result<usize, String> {
 pub fn tokenizer(verb: &TokenizerVerb) -> Result<bool> {
     match verb {
         TokenizerVerb::Train { files, vocab_size, out } => {
-            let files = named(files)?;
+            let files = named(files, "files", false)?;
             let options = ReadOptions::new(&DataConfig::default()).advising(Advice::NONE);
             let template = ChatTemplate::minimind()?;
             let texts: Vec<String> = rows(&files, Kind::Pretrain, &options)

@@ -68,6 +68,16 @@ fn without(mut tree: Value, idle: Found) -> Value {
     tree
 }
 
+/// The keys of which rows of files are read, whatever the stage.
+pub const FILTERS: [&str; 6] = [
+    "data.on_bad_row",
+    "data.unknown_keys",
+    "data.min_chars",
+    "data.max_chars",
+    "data.min_chinese_share",
+    "data.max_rows",
+];
+
 /// The keys found so far.
 struct Found(Vec<Idle>);
 
@@ -111,17 +121,10 @@ fn of_stage_runs(config: &TrialConfig) -> Found {
         }
     }
     if config.data.source != Source::Files {
-        let keys = [
-            "on_bad_row",
-            "unknown_keys",
-            "min_chars",
-            "max_chars",
-            "min_chinese_share",
-            "history_chars",
-            "max_rows",
-        ];
-        let why = format!("data.source = \"{}\" is not read from files", config.data.source.word());
-        found.add_in("data", &keys, why);
+        let why: Arc<str> =
+            format!("data.source = \"{}\" is not read from files", config.data.source.word()).into();
+        found.add(&FILTERS, why.clone());
+        found.add(&["data.history_chars"], why);
     }
     // Stage runs from before there were these keys have their names.
     if config.world.practice.is_empty() {

@@ -15,7 +15,7 @@ const KEYS: [&str; 6] =
     ["device", "precision", "threads", "tokenizer.path", "exam.sheets", "exam.dev_sheets"];
 
 /// Sections of a sweep file that it has in place of keys of a trial.
-const SECTIONS: [&str; 10] =
+pub const SWEEP_SECTIONS: [&str; 10] =
     ["name", "description", "preset", "base", "axes", "zip", "solve", "exclude", "sample", "tune"];
 
 /// What is told of every other key.
@@ -68,7 +68,7 @@ impl Local {
             }
         };
         let (foreign, own): (Vec<_>, Vec<_>) =
-            entries.into_iter().partition(|entry| SECTIONS.contains(&entry.key.as_str()));
+            entries.into_iter().partition(|entry| SWEEP_SECTIONS.contains(&entry.key.as_str()));
         for entry in foreign {
             let problem = match entry.key.as_str() {
                 "base" => "is not needed here: keys stand by themselves, as in [data] for [base.data]".into(),

@@ -29,12 +29,12 @@ pub use choices::{
     Answer, AnswerLoss, BadRow, DpoLoss, OptimizerKind, Packing, RowStyle, Schedule, Source, UnknownKeys,
 };
 pub use document::{Content, Entry, Node};
-pub use effect::{Idle, differing, effective, idle};
+pub use effect::{FILTERS, Idle, differing, effective, idle};
 pub use errors::{ConfigError, ConfigErrors};
 pub use identity::{canonical_json, identity};
 pub use keys::{KeySpec, Kind, Section, UNSET, find, keys, largest, plain, sections, unknown_key};
 pub use layers::{Layer, Overrides, Setting, Settings, load, load_layers};
-pub use local::Local;
+pub use local::{Local, SWEEP_SECTIONS};
 pub use near::{did_you_mean, near_file};
 pub use presets::PRESETS;
 pub use probe::{CapacityConfig, HopsConfig, PROBES, ProbeSpec, RecallConfig};
@@ -83,7 +83,7 @@ section! {
         pub accumulation: usize = 1,
         /// How documents become rows: `separated` packs several into a row, `single` is MiniMind's one a row.
         pub packing: Packing = Packing::Separated,
-        /// `adamw`, `adam` or `muon`.
+        /// `adamw`, `adam` or, but for adapters, `muon`.
         pub optimizer: OptimizerKind = OptimizerKind::Adamw,
         /// Peak learning rate.
         #[schemars(extend("exclusiveMinimum" = 0))]
@@ -164,6 +164,13 @@ section! {
         /// Steps between rows of metrics.csv.
         #[schemars(range(min = 1))]
         pub log_every: u64 = 10,
+    }
+}
+
+impl Training {
+    /// Rows, or pairs, that an optimizer step takes.
+    pub fn rows_of_step(&self) -> usize {
+        self.batch_size.saturating_mul(self.accumulation.max(1))
     }
 }
 

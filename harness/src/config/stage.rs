@@ -3,7 +3,7 @@
 //! A new one is a variant of [`TrainStage`], a row of [`TRAINING`], a section of the configuration and, for the
 //! built-in world, its rows.
 
-use super::{AnswerLoss, DataConfig, RowStyle, Sources, Training, TrialConfig};
+use super::{AnswerLoss, DataConfig, Dpo, RowStyle, Sources, Training, TrialConfig};
 use model::LoraConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -82,6 +82,8 @@ pub struct TrainSpec {
     pub answers: fn(&TrialConfig) -> AnswerLoss,
     /// The adapters that it trains; `None` trains the whole model.
     pub adapters: fn(&TrialConfig) -> Option<LoraConfig>,
+    /// How it learns from preference pairs; `None` learns from next tokens.
+    pub preferences: fn(&TrialConfig) -> Option<&Dpo>,
 }
 
 /// The keys of `[world]` on which all of the built-in world depends.
@@ -112,6 +114,7 @@ pub const TRAINING: [TrainSpec; 5] = [
         training_mut: |config| &mut config.pretrain.training,
         answers: |_| AnswerLoss::Last,
         adapters: |_| None,
+        preferences: |_| None,
     },
     TrainSpec {
         stage: TrainStage::Sft,
@@ -123,6 +126,7 @@ pub const TRAINING: [TrainSpec; 5] = [
         training_mut: |config| &mut config.sft.training,
         answers: |config| config.sft.answer_loss,
         adapters: |_| None,
+        preferences: |_| None,
     },
     TrainSpec {
         stage: TrainStage::SftMulti,
@@ -134,6 +138,7 @@ pub const TRAINING: [TrainSpec; 5] = [
         training_mut: |config| &mut config.sft_multi.training,
         answers: |config| config.sft_multi.answer_loss,
         adapters: |_| None,
+        preferences: |_| None,
     },
     TrainSpec {
         stage: TrainStage::Lora,
@@ -145,6 +150,7 @@ pub const TRAINING: [TrainSpec; 5] = [
         training_mut: |config| &mut config.lora.training,
         answers: |config| config.lora.answer_loss,
         adapters: |config| Some(config.lora.adapters()),
+        preferences: |_| None,
     },
     TrainSpec {
         stage: TrainStage::Dpo,
@@ -156,6 +162,7 @@ pub const TRAINING: [TrainSpec; 5] = [
         training_mut: |config| &mut config.dpo.training,
         answers: |_| AnswerLoss::Last,
         adapters: |_| None,
+        preferences: |config| Some(&config.dpo),
     },
 ];
 
@@ -217,6 +224,13 @@ impl TrainStage {
     /// The keys that all training stages have, of this one.
     pub fn training(self, config: &TrialConfig) -> &Training {
         (self.spec().training)(config)
+    }
+
+    /// Positions of an optimizer step whose rows are all full.
+    pub fn positions_of_step(self, config: &TrialConfig) -> u64 {
+        let training = self.training(config);
+        let rows = (training.rows_of_step() as u64).saturating_mul(self.sequences_per_row() as u64);
+        rows.saturating_mul(training.seq_len as u64)
     }
 
     /// Characters that each turn of a conversation's history is cut to, 0 for none; MiniMind's rows have half of
@@ -347,6 +361,26 @@ mod tests {
         assert_eq!(TrainStage::Lora.val_files(&data), None);
         assert_eq!(TrainStage::Sft.val_files(&data), Some(("data.sft_val", &sources("v"))));
         assert_eq!(TrainStage::Dpo.files(&data), ("data.dpo", &Sources::default()));
+    }
+
+    #[test]
+    fn a_step_takes_its_rows_and_their_positions() {
+        let mut config = TrialConfig::default();
+        let training = &mut config.dpo.training;
+        (training.batch_size, training.accumulation, training.seq_len) = (4, 3, 10);
+        assert_eq!(config.dpo.training.rows_of_step(), 12);
+        // A pair is two sequences.
+        assert_eq!(TrainStage::Dpo.positions_of_step(&config), 240);
+        (config.sft.training.batch_size, config.sft.training.accumulation) = (usize::MAX, 2);
+        assert_eq!(TrainStage::Sft.positions_of_step(&config), u64::MAX);
+    }
+
+    #[test]
+    fn preferences_are_learned_from_pairs() {
+        for spec in &TRAINING {
+            let config = TrialConfig::default();
+            assert_eq!((spec.preferences)(&config).is_some(), spec.stage.compares_answers(), "{}", spec.name);
+        }
     }
 
     #[test]

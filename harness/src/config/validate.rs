@@ -2,8 +2,8 @@
 
 use super::keys::{KeySpec, Section, sections};
 use super::{
-    AnswerLoss, DataConfig, RowStyle, Source, Sources, TRAINING, TokenizerConfig, TrainSpec, Training,
-    TrialConfig, did_you_mean, is_source_name, recipe, source_key,
+    AnswerLoss, DataConfig, OptimizerKind, RowStyle, Source, Sources, TRAINING, TokenizerConfig, TrainSpec,
+    Training, TrialConfig, did_you_mean, is_source_name, recipe, source_key,
 };
 use super::{probe, world};
 use model::config::ShapeError;
@@ -142,6 +142,11 @@ impl Checks {
 
     fn lora(&mut self, config: &TrialConfig) {
         let lora = &config.lora;
+        if lora.training.enabled && lora.training.optimizer == OptimizerKind::Muon {
+            let problem =
+                "is \"muon\", which updates whole weights; expected \"adamw\" or \"adam\" for adapters";
+            self.fail("lora.optimizer", problem.into());
+        }
         if lora.targets.is_empty() {
             self.fail("lora.targets", format!("is empty, expected some of {}", TARGETS.join(", ")));
         }
@@ -332,6 +337,10 @@ mod tests {
             (|c| c.lora.training.min_lr_ratio = 1.5, "lora.min_lr_ratio: is 1.5, expected 0 to 1"),
             (|c| c.lora.training.weight_decay = -0.1, "lora.weight_decay: is -0.1, expected 0 or more"),
             (|c| c.lora.rank = 0, "lora.rank: is 0, expected at least 1"),
+            (
+                |c| (c.lora.training.enabled, c.lora.training.optimizer) = (true, OptimizerKind::Muon),
+                "lora.optimizer: is \"muon\", which updates whole weights; expected \"adamw\" or \"adam\" for adapters",
+            ),
             (
                 |c| c.lora.targets = vec!["wx".into()],
                 "lora.targets: holds \"wx\", expected some of wq, wk, wv, wo, w1, w2, w3",

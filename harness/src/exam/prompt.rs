@@ -160,23 +160,15 @@ impl Prompter {
         let system = (!self.system.is_empty()).then(|| Message::new("system", self.system.clone()));
         let mut messages: Vec<Message> = system.into_iter().collect();
         for solved in shots {
-            messages.push(Message::new("user", self.text(solved)));
+            messages.push(Message::new("user", solved.put(self.answer)));
             let right = match self.answer {
                 Answer::Letter => solved.answer.to_string(),
                 Answer::Cloze | Answer::Continuation => solved.right().to_string(),
             };
             messages.push(Message::new("assistant", right));
         }
-        messages.push(Message::new("user", self.text(question)));
+        messages.push(Message::new("user", question.put(self.answer)));
         messages
-    }
-
-    /// The question as it is put: with its options, or alone.
-    fn text(&self, question: &SheetQuestion) -> String {
-        match self.answer {
-            Answer::Letter | Answer::Cloze => question.listed(),
-            Answer::Continuation => question.question.clone(),
-        }
     }
 
     /// What is said to give the answer at a place.

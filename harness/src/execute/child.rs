@@ -12,6 +12,7 @@ use super::retry::signal_may_pass;
 use super::worker::{Ended, hopeless, record_end, work};
 use crate::fsutil::{create_dir, hand_in, read_text};
 use crate::recipe::{StageBody, StageRequest};
+use crate::runs::files::{LOG, REQUEST};
 use crate::runs::manifest::RunStatus;
 use crate::track::{Board, Progress};
 use anyhow::{Context, Result, bail};
@@ -28,15 +29,12 @@ use std::time::{Duration, Instant};
 /// The hidden verb under which this program works as a child.
 pub const VERB: &str = "stage-run";
 
-/// The log in the folder of a stage run.
-pub const LOG: &str = "log.txt";
-
 /// The variable that keeps the allocator from huge pages, which take memory that no buffer asked for, by as much as a
 /// half, and win no time here; and its value.
 pub const HUGE_PAGES: (&str, &str) = ("MIMALLOC_ALLOW_THP", "0");
 
-/// The request in the folder of a stage run.
-pub const REQUEST: &str = "request.json";
+/// The exit code of a child that is alone, has written a checkpoint and is to be queued again.
+pub const AGAIN: u8 = 75;
 
 /// How often a child tells its progress at most.
 const TELL_EVERY: Duration = Duration::from_millis(200);

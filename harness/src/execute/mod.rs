@@ -11,6 +11,8 @@ mod pace;
 pub mod pool;
 pub mod retry;
 pub mod slurm;
+#[cfg(test)]
+pub mod testing;
 pub mod worker;
 
 #[cfg(test)]

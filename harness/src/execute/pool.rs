@@ -315,7 +315,8 @@ impl<'a> Pool<'a> {
         let Doing::Open(watch, at) = &mut self.states[node] else {
             return None;
         };
-        let held = watch.look(&planned.dir);
+        // Where it cannot be read, taking it tells.
+        let held = watch.look(&planned.dir).unwrap_or(Held::Free);
         if let Held::By(owner) = held {
             *at = Instant::now() + LOOK_EVERY;
             if !self.said_busy {

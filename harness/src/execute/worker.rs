@@ -6,16 +6,15 @@ use crate::fsutil::{create_dir, remove_drafts, write_atomic};
 use crate::recipe::{StageBody, StageRequest};
 use crate::records::Ending;
 use crate::runs::claim::{Claim, Taking, host};
+use crate::runs::files::CONFIG;
 use crate::runs::manifest::{Manifest, Program, Results, RunStatus, outputs};
 use crate::system::{now, peak_rss_mb, utc};
 use crate::track::Progress;
+use crate::train::newest_checkpoint;
 use anyhow::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::any::Any;
-use std::ffi::OsString;
-use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -68,7 +67,7 @@ pub fn work(
     }
     remove_drafts(dir)?;
     let config = request.trial_config()?;
-    write_atomic(&dir.join("config.toml"), request.config.as_bytes())?;
+    write_atomic(&dir.join(CONFIG), request.config.as_bytes())?;
     let mut manifest = begun(request, &config, before);
     manifest.wall_seconds += claim.taken_over().as_secs_f64();
     manifest.write(dir)?;
@@ -160,12 +159,6 @@ pub fn hopeless(request: &StageRequest, restarts: u32) -> Result<Option<String>>
     )))
 }
 
-/// The name of the newest checkpoint in the folder of a stage run.
-fn newest_checkpoint(dir: &Path) -> Option<OsString> {
-    let names = fs::read_dir(dir.join("checkpoints")).ok()?.flatten().map(|entry| entry.file_name());
-    names.filter(|name| name.to_string_lossy().starts_with("step-")).max()
-}
-
 impl Manifest {
     fn end(&mut self, status: RunStatus, reason: Option<String>, after: Duration) {
         self.status = status;
@@ -186,11 +179,13 @@ fn begun(request: &StageRequest, config: &TrialConfig, before: Option<Manifest>)
         }
     };
     let of_data = match config.data.source {
-        Source::World | Source::Files => ("world".into(), config.world.seed),
-        Source::Hops => ("hops".into(), config.hops.seed),
-        Source::Recall => ("recall".into(), config.recall.seed),
-        Source::Capacity => ("capacity".into(), config.capacity.seed),
+        Source::World => Some(config.world.seed),
+        Source::Files => None,
+        Source::Hops => Some(config.hops.seed),
+        Source::Recall => Some(config.recall.seed),
+        Source::Capacity => Some(config.capacity.seed),
     };
+    let of_data = of_data.map(|seed| (config.data.source.word().into(), seed));
     Manifest {
         stage: request.stage,
         uuid: request.uuid,
@@ -202,8 +197,8 @@ fn begun(request: &StageRequest, config: &TrialConfig, before: Option<Manifest>)
         program: Program::this(),
         host: host(),
         device: request.gpu.as_ref().map_or_else(|| config.device.to_string(), |gpu| format!("cuda:{gpu}")),
-        threads: request.threads,
-        seeds: vec![("trial".into(), config.seed), of_data],
+        threads: config.threads,
+        seeds: [("trial".into(), config.seed)].into_iter().chain(of_data).collect(),
         started,
         ended: None,
         attempts: attempts + 1,

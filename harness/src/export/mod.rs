@@ -9,7 +9,7 @@ mod vocabulary;
 
 use crate::data::Tokenizer;
 use crate::fsutil::{folder, write_atomic};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use model::weights::gguf::{self, Precision};
 use model::weights::hugging_face::{self, Architecture, Ends};
 use model::weights::{minimind, write_hugging_face};
@@ -36,12 +36,7 @@ pub enum Format {
 pub fn export(dir: &Path, tokenizer: &Path, format: Format, out: &Path) -> Result<Exported> {
     let (config, weights) = model::folder::read(dir)?;
     let tokenizer = Tokenizer::load(tokenizer)?;
-    ensure!(
-        tokenizer.vocab_size() <= config.vocab_size,
-        "the tokenizer has {} entries and the model {}; is it the model's own?",
-        tokenizer.vocab_size(),
-        config.vocab_size
-    );
+    tokenizer.ensure_fits(config.vocab_size)?;
     let kind = kind(format, &config).with_context(|| dir.display().to_string())?;
     let card = card::write(dir, out, &config, format, &kind)?;
     let name = out.file_name().map_or("model".into(), |name| name.to_string_lossy());

@@ -46,7 +46,8 @@ pub fn whole<T>(
             fs::rename(out, aside.path().join("old"))?;
         }
         fs::rename(dir.path(), out)?;
-        super::sync_dir(parent)
+        super::sync_dir(parent);
+        Ok(())
     };
     rename().with_context(|| format!("{shown}: cannot be written"))?;
     // The folder has its name now; there is nothing left to remove.

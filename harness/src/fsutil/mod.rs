@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::fs::{self, File};
-use std::io::{BufWriter, Read, Write};
+use std::io::{self, BufWriter, ErrorKind, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
 /// How the names of files begin that are being written.
@@ -40,7 +40,7 @@ pub fn write_atomic_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Resul
         let file = file.into_inner().map_err(|error| error.into_error())?;
         file.as_file().sync_all()?;
         file.persist(path).map_err(|error| error.error)?;
-        sync_dir(parent(path))?;
+        sync_dir(parent(path));
         Ok(())
     };
     whole().with_context(|| format!("{}: cannot be written", path.display()))
@@ -116,7 +116,22 @@ pub fn create_dir(path: &Path) -> Result<()> {
 /// # Errors
 /// Where it cannot be read, or is not UTF-8.
 pub fn read_text(path: &Path) -> Result<String> {
-    let bytes = fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
+    text_of(path, fs::read(path))
+}
+
+/// As [`read_text`]; `None` where there is no such file.
+///
+/// # Errors
+/// Where there is one that cannot be read, or is not UTF-8.
+pub fn read_if_there(path: &Path) -> Result<Option<String>> {
+    match fs::read(path) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        read => text_of(path, read).map(Some),
+    }
+}
+
+fn text_of(path: &Path, read: io::Result<Vec<u8>>) -> Result<String> {
+    let bytes = read.with_context(|| format!("{}: cannot be read", path.display()))?;
     String::from_utf8(bytes).with_context(|| format!("{}: is not UTF-8 text", path.display()))
 }
 
@@ -125,7 +140,7 @@ pub fn read_text(path: &Path) -> Result<String> {
 /// # Errors
 /// Where the file cannot be read.
 pub fn sha256(path: &Path) -> Result<String> {
-    let digest = || -> std::io::Result<String> {
+    let digest = || -> io::Result<String> {
         let mut file = File::open(path)?;
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; 1 << 20];
@@ -203,11 +218,10 @@ pub fn file_name_problem(name: &str, extension: &str) -> Option<String> {
 }
 
 /// A rename is durable once its folder is synced; file systems that cannot sync folders are left alone.
-fn sync_dir(path: &Path) -> Result<()> {
+fn sync_dir(path: &Path) {
     if let Ok(dir) = File::open(path) {
         let _ = dir.sync_all();
     }
-    Ok(())
 }
 
 fn parent(path: &Path) -> &Path {
@@ -292,6 +306,17 @@ mod tests {
         remove_drafts(&dir).unwrap();
         let left = |dir: &Path| fs::read_dir(dir).unwrap().count();
         assert_eq!([left(runs.path()), left(&dir), left(&dir.join("model"))], [1, 2, 1]);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_not_taken_for_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        assert_eq!(read_if_there(&path).unwrap(), None);
+        fs::write(&path, "{}").unwrap();
+        assert_eq!(read_if_there(&path).unwrap().as_deref(), Some("{}"));
+        assert_eq!(read_if_there(&path.join("b.json")).unwrap(), None);
+        assert!(read_if_there(dir.path()).unwrap_err().to_string().ends_with(": cannot be read"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::config::Stage;
 use crate::data::Tokenizer;
 use crate::plan::short_name;
 use crate::runs::manifest::Manifest;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use model::{Backend, Cpu, Transformer};
 use std::path::{Path, PathBuf};
 
@@ -40,6 +40,11 @@ pub struct Model<B: Backend = Cpu> {
 }
 
 impl ModelFiles {
+    /// A model folder, and that of its tokenizer where it has none.
+    pub fn of(dir: PathBuf, tokenizer: Option<PathBuf>) -> Self {
+        Self { name: None, source: dir.display().to_string(), dir, tokenizer }
+    }
+
     /// Loads the model to a backend.
     ///
     /// # Errors
@@ -52,11 +57,7 @@ impl ModelFiles {
         let Self { dir, source, tokenizer, .. } = self;
         let tokenizer = Tokenizer::load(tokenizer.as_deref().unwrap_or(dir))?;
         let transformer = Transformer::load(dir, backend)?;
-        let (entries, vocab_size) = (tokenizer.vocab_size(), transformer.config.vocab_size);
-        ensure!(
-            entries <= vocab_size,
-            "the tokenizer has {entries} entries and the model {vocab_size}; expected the model's own tokenizer"
-        );
+        tokenizer.ensure_fits(transformer.config.vocab_size)?;
         let stage = self.manifest().map(|manifest| manifest.stage);
         Ok(Model { name: self.called(), source: source.clone(), stage, transformer, tokenizer })
     }

@@ -72,3 +72,33 @@ fn differences(old: &Value, new: &Value) -> Vec<String> {
 fn shown(value: Option<&Value>) -> String {
     value.map_or("nothing".into(), ToString::to_string)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::config::{Stage, TrainStage};
+    use crate::execute::testing::{Fake, run, seeds};
+    use crate::plan::State;
+    use crate::plan::testing::{plan, trial};
+
+    #[test]
+    fn a_plan_says_why_something_is_stale() {
+        let runs = tempfile::tempdir().unwrap();
+        run(&plan(&seeds(&[1]), runs.path()), &Fake::default());
+        let other = trial(|config| config.dpo.training.lr = 0.5);
+        let graph = plan(&[other], runs.path());
+        let dpo = graph.nodes.iter().position(|node| node.stage == Stage::Train(TrainStage::Dpo)).unwrap();
+        let why = explain(&graph, dpo, runs.path()).unwrap();
+        assert!(why.ends_with("in dpo.lr (0.00004, now 0.5)"), "{why}");
+        assert!(graph.nodes[..4].iter().all(|node| node.state == State::Done));
+        // Where none has finished a failed one is told.
+        let runs = tempfile::tempdir().unwrap();
+        let fails = Fake { fail: Some((Stage::Train(TrainStage::Sft), 1)), ..Fake::default() };
+        run(&plan(&seeds(&[1]), runs.path()), &fails);
+        let graph = plan(&[trial(|config| config.sft.training.lr = 0.5)], runs.path());
+        let sft = graph.nodes.iter().position(|node| node.stage == Stage::Train(TrainStage::Sft)).unwrap();
+        let why = explain(&graph, sft, runs.path()).unwrap();
+        assert!(why.ends_with(", which failed, in sft.lr (0.0001, now 0.5)"), "{why}");
+    }
+}

@@ -51,7 +51,30 @@ impl Open {
 /// All that the rows of a stage follow from.
 fn rows_of(stage: TrainStage, config: &TrialConfig, data: &StageNode) -> String {
     let training = stage.training(config);
-    let loss = [config.sft.answer_loss, config.lora.answer_loss];
+    let loss = (stage.spec().answers)(config);
     let shares = config.data.shares(stage);
     json!([data.uuid, training.seq_len, training.packing, loss, config.seed, shares]).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{AnswerLoss, RowKind};
+    use crate::plan::testing::{plan, trial};
+    use std::path::Path;
+
+    #[test]
+    fn rows_follow_from_which_answers_have_loss() {
+        let graph = plan(&[trial(|_| {})], Path::new("nowhere"));
+        let rows = |stage: TrainStage, loss: AnswerLoss| {
+            let mut config = TrialConfig::default();
+            let of_stage = [&mut config.sft.answer_loss, &mut config.sft_multi.answer_loss];
+            of_stage.into_iter().chain([&mut config.lora.answer_loss]).for_each(|key| *key = loss);
+            rows_of(stage, &config, &graph.nodes[0])
+        };
+        for stage in TrainStage::all() {
+            let differ = rows(stage, AnswerLoss::Last) != rows(stage, AnswerLoss::Every);
+            assert_eq!(differ, stage.rows() == RowKind::Conversations, "{}", stage.name());
+        }
+    }
 }

@@ -4,8 +4,8 @@
 //! changes something does not. A test runs every key through the stages that make data.
 
 use crate::config::{
-    Answer, At, ExamConfig, NamedFiles, RowKind, RowStyle, Source, Stage, TrainStage, TrialConfig, WORLD,
-    canonical_json, effective, recipe, source_key,
+    Answer, At, ExamConfig, FILTERS, NamedFiles, RowKind, RowStyle, Source, Stage, TrainStage, TrialConfig,
+    WORLD, canonical_json, effective, recipe, source_key,
 };
 use crate::data::files::Inputs;
 use crate::data::read::extension;
@@ -186,9 +186,7 @@ impl<'a> Reading<'a> {
                 self.take(stage.spec().world, keys);
             }
             Source::Files => {
-                let filters =
-                    ["on_bad_row", "unknown_keys", "min_chars", "max_chars", "min_chinese_share", "max_rows"];
-                filters.iter().for_each(|key| self.take(&[&format!("data.{key}")], keys));
+                self.take(&FILTERS, keys);
                 if stage.rows() == RowKind::Conversations {
                     // By the stage: MiniMind's rows have that of their length.
                     let key = format!("data.history_chars ({})", stage.name());

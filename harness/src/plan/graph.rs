@@ -6,6 +6,7 @@ use super::trunk::{self, Trunk};
 use super::tune::PlannedTuning;
 use crate::config::{At, Stage, TrialConfig, differing, plain};
 use crate::data::files::Inputs;
+use crate::records::short_id;
 use crate::runs::claim::{Held, Watch};
 use crate::runs::manifest::{Input, Manifest, RunStatus};
 use crate::runs::recorded::RecordedTrial;
@@ -119,11 +120,6 @@ impl StageNode {
 /// A stage run's name as shown to people; the folder has the whole UUID.
 pub fn short_name(stage: Stage, uuid: Uuid) -> String {
     format!("{stage}-{}", short_id(uuid))
-}
-
-/// The part of a name that is shown to people.
-pub fn short_id(uuid: Uuid) -> String {
-    uuid.simple().to_string()[..8].to_string()
 }
 
 /// A trial of the plan.
@@ -333,7 +329,8 @@ impl StageGraph {
 
 /// How the stage run in `dir` stands, and how often it was worked on.
 pub fn standing(dir: &Path, uuid: Uuid) -> (State, u32) {
-    let held = Watch::default().look(dir);
+    // Where a claim cannot be read, taking it tells.
+    let held = Watch::default().look(dir).unwrap_or(Held::Free);
     let manifest = match Manifest::read(dir) {
         Ok(Some(manifest)) => manifest,
         Ok(None) => {

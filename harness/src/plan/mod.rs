@@ -15,13 +15,15 @@ mod planner;
 mod record;
 #[cfg(test)]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 pub mod time;
 mod trunk;
 mod tune;
 
 pub use explain::explain;
 pub use facts::Facts;
-pub use graph::{PlannedTrial, Play, StageGraph, StageNode, State, short_id, short_name};
+pub use graph::{PlannedTrial, Play, StageGraph, StageNode, State, short_name};
 pub use missing::missing;
 pub use trunk::Trunk;
 pub use tune::{PlannedTuning, Standing, Tried};

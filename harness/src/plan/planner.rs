@@ -291,8 +291,7 @@ fn ended(kept: &Path) -> State {
 /// What a training stage will cost, about: by its length where it is given, else by that of one pass.
 pub(super) fn training_flops(config: &TrialConfig, stage: TrainStage) -> f64 {
     let training = stage.training(config);
-    let step =
-        (training.seq_len * training.batch_size * training.accumulation * stage.sequences_per_row()) as f64;
+    let step = stage.positions_of_step(config) as f64;
     let tokens = match (training.steps, training.flops, training.tokens) {
         (Some(steps), ..) => steps as f64 * step,
         (None, Some(flops), _) => return flops,

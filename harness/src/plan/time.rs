@@ -9,10 +9,12 @@ use crate::runs::manifest::{Manifest, RunStatus};
 use crate::sweep::{Extent, at_most, card_memory_mb, memory_mb};
 use crate::system::on_threads;
 use crate::track::{counted, table, time};
+use crate::train::optimizer;
 use anyhow::{Context, Result, bail};
 use model::cost::roofline::{Card, Processor, Seconds, Step};
 use model::cost::step::Change;
-use model::{ModelConfig, Precision};
+use model::trainer::Rule;
+use model::{ModelConfig, Precision, Recompute};
 use serde::Serialize;
 use std::path::Path;
 
@@ -167,11 +169,12 @@ pub fn step_of(config: &TrialConfig, stage: TrainStage) -> Step {
         () => Change::Weights,
     };
     Step {
-        items: training.batch_size.saturating_mul(training.accumulation.max(1)),
+        items: training.rows_of_step(),
         len: training.seq_len,
         lanes: training.lanes,
         recompute: training.recompute,
         change,
+        rule: optimizer(training).rule,
     }
 }
 
@@ -190,7 +193,7 @@ fn training(
     }
     let step = step_of(config, stage);
     let (of_step, share) = by.step(&config.model, &step, config.threads)?;
-    let positions = (step.items * step.len * stage.sequences_per_row()) as f64;
+    let positions = stage.positions_of_step(config) as f64;
     let steps = flops / (config.cost(stage).per_token(step.len) * positions);
     let seconds = steps * of_step.total();
     Some(StageTime {
@@ -212,20 +215,21 @@ const AROUND: f64 = 20.0;
 fn exam(config: &TrialConfig, by: &Yardstick) -> Option<StageTime> {
     let Questions { sheets, shots } = Questions::of(config).ok()?;
     let tokens = |text: &str| text.len() as f64 / BYTES_PER_TOKEN;
-    let (mut asked, mut all) = (0usize, 0.0);
+    let (answer, mut asked, mut all) = (config.exam.answer, 0usize, 0.0);
     for sheet in &sheets {
         let shown = shots.get(&sheet.subject).into_iter().flatten();
-        all += shown.map(|shot| tokens(&shot.listed()) + AROUND).sum::<f64>();
+        all += shown.map(|shot| tokens(&shot.put(answer)) + AROUND).sum::<f64>();
         for question in &sheet.questions {
             asked += 1;
-            all += tokens(&question.listed()) + AROUND;
-            if config.exam.answer != Answer::Letter {
+            all += tokens(&question.put(answer)) + AROUND;
+            if answer != Answer::Letter {
                 all += question.options.iter().map(|option| tokens(option)).sum::<f64>();
             }
         }
     }
     let len = ((all / asked.max(1) as f64).ceil() as usize).clamp(1, config.model.max_seq_len);
-    let step = Step { items: 64, len, lanes: 4, recompute: Default::default(), change: Change::Nothing };
+    let (recompute, change, rule) = (Recompute::None, Change::Nothing, Rule::AdamW);
+    let step = Step { items: 64, len, lanes: 4, recompute, change, rule };
     let (of_step, share) = by.step(&config.model, &step, config.threads)?;
     let seconds = of_step.total() * all / (step.items * len) as f64;
     Some(StageTime { step: None, tokens_per_second: None, seconds, device_seconds: seconds * share })
@@ -333,8 +337,7 @@ mod tests {
     /// Positions and operations of the full steps of a stage.
     fn size(config: &TrialConfig, stage: TrainStage) -> (f64, f64) {
         let training = stage.training(config);
-        let rows = training.batch_size * training.accumulation * stage.sequences_per_row();
-        let positions = (training.steps.unwrap() as usize * rows * training.seq_len) as f64;
+        let positions = (training.steps.unwrap() * stage.positions_of_step(config)) as f64;
         (positions, positions * config.cost(stage).per_token(training.seq_len))
     }
 

@@ -85,8 +85,8 @@ fn trunk(graph: &StageGraph, group: &[usize], branch: usize) -> Option<Trunk> {
 fn steps(graph: &StageGraph, index: usize, stage: TrainStage) -> u64 {
     let node = &graph.nodes[index];
     let training = stage.training(&node.config);
-    let rows = training.batch_size * training.accumulation * stage.sequences_per_row();
-    let step = (rows * training.seq_len) as f64 * node.config.cost(stage).per_token(training.seq_len);
+    let step =
+        stage.positions_of_step(&node.config) as f64 * node.config.cost(stage).per_token(training.seq_len);
     training.steps.unwrap_or((node.weight / step).round() as u64)
 }
 

@@ -1,5 +1,6 @@
 //! How a training ended, as the last rows of its metrics.csv tell.
 
+use crate::track::{Course, CourseRow};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -22,37 +23,32 @@ pub struct Ending {
     pub dead_experts: Option<u64>,
 }
 
-/// A row of metrics.csv, column by column; `None` where a cell is empty.
-type Row = Vec<Option<f64>>;
-
 impl Ending {
     /// Reads a metrics.csv; `None` where there is none, or no step in it.
     pub fn read(path: &Path) -> Option<Self> {
-        let mut csv = csv::Reader::from_path(path).ok()?;
-        let heads: Vec<String> = csv.headers().ok()?.iter().map(String::from).collect();
-        let place = |name: &str| heads.iter().position(|head| head == name);
-        let (step, split) = (place("step")?, place("split")?);
-        let (mut train, mut held_out): (Vec<Row>, Option<Row>) = (vec![], None);
-        for row in csv.records().filter_map(Result::ok) {
-            let numbers = || row.iter().map(|cell| cell.parse().ok()).collect::<Row>();
-            match row.get(split) {
-                Some("train") => train.push(numbers()),
-                Some("val") => held_out = Some(numbers()),
+        let text = std::fs::read_to_string(path).ok()?;
+        let course = Course::of(&text)?;
+        let step = course.column("step")?;
+        let (mut train, mut held_out) = (vec![], None);
+        for row in course.rows() {
+            match row.split {
+                "train" => train.push(row),
+                "val" => held_out = Some(row),
                 _ => {}
             }
         }
-        let last = train.last()?.get(step).copied()??;
-        let is_late = |row: &&Row| row[step].is_some_and(|at| at > 0.9 * last);
-        let late: Vec<&Row> = train.iter().filter(is_late).collect();
+        let last = train.last()?.number(step)?;
+        let is_late = |row: &&CourseRow| row.number(step).is_some_and(|at| at > 0.9 * last);
+        let late: Vec<&CourseRow> = train.iter().filter(is_late).collect();
         let at_end = |name: &str| {
-            let column = place(name)?;
+            let column = course.column(name)?;
             let values: Vec<f64> =
-                late.iter().filter_map(|row| row[column]).filter(|v| v.is_finite()).collect();
+                late.iter().filter_map(|row| row.number(column)).filter(|v| v.is_finite()).collect();
             (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
         };
-        let held_out_at_end = |name: &str| held_out.as_ref()?[place(name)?];
+        let held_out_at_end = |name: &str| held_out.as_ref()?.number(course.column(name)?);
         let loads: Vec<f64> = (0..).map_while(|expert| at_end(&format!("expert_load_{expert}"))).collect();
-        let total = |name: &str| train.last()?[place(name)?];
+        let total = |name: &str| train.last()?.number(course.column(name)?);
         Some(Self {
             train_loss: at_end("loss"),
             tokens_per_second: total("tokens").zip(total("elapsed_seconds")).map(|(t, s)| t / s.max(1e-9)),

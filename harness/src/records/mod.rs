@@ -26,6 +26,11 @@ use std::fmt;
 use std::path::PathBuf;
 use uuid::Uuid;
 
+/// The part of a trial's or a stage run's name that is shown to people.
+pub fn short_id(name: Uuid) -> String {
+    name.simple().to_string()[..8].to_string()
+}
+
 /// How a trial or a stage run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,7 +1,7 @@
 //! What settings are called: the keys that vary, and whatever else tells two settings apart.
 
 use crate::config::{TrialConfig, config_of, get, identity, keys, plain, set};
-use crate::records::TrialRecord;
+use crate::records::{TrialRecord, short_id};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -123,11 +123,7 @@ fn tell_apart(named: &mut [Named], group: &[usize], all_keys: &mut Vec<String>) 
     let sweeps: Vec<String> = group.iter().map(|&i| named[i].trial.sweeps.join("+")).collect();
     if differing.is_empty() || differing.len() > MOST_FURTHER && is_distinct(&sweeps) {
         for (&i, sweep) in group.iter().zip(&sweeps) {
-            let id = if is_distinct(&sweeps) {
-                sweep.clone()
-            } else {
-                named[i].setting.simple().to_string()[..8].into()
-            };
+            let id = if is_distinct(&sweeps) { sweep.clone() } else { short_id(named[i].setting) };
             named[i].after = format!(" ({id})");
         }
         return;

@@ -4,7 +4,7 @@ use super::columns::Column;
 use super::labels;
 use super::observation::Results;
 use super::output::Output;
-use crate::records::{Status, TrialRecord};
+use crate::records::{Status, TrialRecord, short_id};
 use crate::track::hparams::{EVENTS, Varied};
 use anyhow::Result;
 use serde_json::Value;
@@ -80,6 +80,5 @@ fn distinct(ended: &[(&TrialRecord, Vec<Option<Value>>)], key: usize) -> Vec<Val
 fn folder(label: &str, trial: &TrialRecord) -> String {
     let plain = |c: char| if c.is_alphanumeric() || "=._-".contains(c) { c } else { '_' };
     let label: String = label.chars().map(plain).take(100).collect();
-    let id = trial.trial.simple().to_string();
-    format!("{label}_seed={}_{}", trial.seed, &id[..8])
+    format!("{label}_seed={}_{}", trial.seed, short_id(trial.trial))
 }

@@ -147,6 +147,14 @@ pub fn run(work: &Work, options: &RunOptions) -> Result<Outcome> {
     Ok(Outcome { graph, left_out, executed: Some(executed), notices, report, report_kept })
 }
 
+/// Takes the jobs of a sweep out of Slurm's queue; their names.
+///
+/// # Errors
+/// Where Slurm is not there, or refuses.
+pub fn cancel(work: &Work) -> Result<Vec<String>> {
+    slurm::cancel(&work.look()?(work)?)
+}
+
 /// The trials of the study in a graph: one that several sweeps hold counts once.
 fn distinct(graph: &StageGraph) -> usize {
     graph.study().map(|planned| planned.uuid).collect::<BTreeSet<_>>().len()

@@ -4,7 +4,8 @@
 //! On the owner's own machine the system is asked whether the owner lives; on another, an owner whose heartbeat stands still
 //! by the watcher's clock is dead. *Invariant:* no decision compares clocks of two machines.
 
-use crate::fsutil::{create_dir, read_text, write_atomic};
+use super::files::CLAIM;
+use crate::fsutil::{create_dir, read_if_there, write_atomic};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
@@ -15,9 +16,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-/// Name of the claim in the folder of a stage run.
-pub const CLAIM: &str = "claim.json";
 
 /// How often an owner shows that it lives.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(3);
@@ -98,26 +96,29 @@ pub struct Watch {
 
 impl Watch {
     /// Looks at the claim of a stage run.
-    pub fn look(&mut self, dir: &Path) -> Held {
+    ///
+    /// # Errors
+    /// Where there is one that cannot be read.
+    pub fn look(&mut self, dir: &Path) -> Result<Held> {
         self.look_with(dir, DEAD_AFTER)
     }
 
-    fn look_with(&mut self, dir: &Path, dead_after: Duration) -> Held {
-        let Some(owner) = read(dir) else {
-            return Held::Free;
+    fn look_with(&mut self, dir: &Path, dead_after: Duration) -> Result<Held> {
+        let Some(owner) = read(dir)? else {
+            return Ok(Held::Free);
         };
         if owner.known_dead() {
-            return Held::Dead(owner);
+            return Ok(Held::Dead(owner));
         }
         match &self.seen {
             Some((seen, since)) if *seen == owner => {
                 if !owner.is_near() && since.elapsed() >= dead_after {
-                    return Held::Dead(owner);
+                    return Ok(Held::Dead(owner));
                 }
             }
             _ => self.seen = Some((owner.clone(), Instant::now())),
         }
-        Held::By(owner)
+        Ok(Held::By(owner))
     }
 }
 
@@ -163,7 +164,7 @@ impl Claim {
         // Not every shared file system has locks; there, making the file below is what decides.
         let _guarded = guard.lock();
         let mut taken_over = Duration::ZERO;
-        if let Some(owner) = read(dir) {
+        if let Some(owner) = read(dir)? {
             if !owner.known_dead() && dead != Some(&owner) {
                 return Ok(Taking::Busy(owner));
             }
@@ -178,7 +179,7 @@ impl Claim {
         let file = OpenOptions::new().write(true).open(&draft);
         let removed = fs::remove_file(&draft);
         if let Err(error) = linked {
-            if let Some(other) = read(dir) {
+            if let Some(other) = read(dir)? {
                 return Ok(Taking::Busy(other));
             }
             return Err(error).with_context(|| format!("{}: cannot be written", path.display()));
@@ -197,7 +198,7 @@ impl Claim {
 
     /// Whether somebody took over in the belief that we were dead: a machine that slept, say. Nothing may be written then.
     pub fn lost(&self) -> bool {
-        self.lost.load(Ordering::SeqCst) || !self.is_ours()
+        self.lost.load(Ordering::SeqCst) || self.is_ours() == Some(false)
     }
 
     /// Works, and sets `stop` as soon as the claim is lost.
@@ -215,9 +216,8 @@ impl Claim {
         })
     }
 
-    fn is_ours(&self) -> bool {
-        let dir = self.path.parent().unwrap_or(Path::new("."));
-        read(dir).is_some_and(|owner| owner.is(&self.owner))
+    fn is_ours(&self) -> Option<bool> {
+        is_held_by(&self.owner, self.path.parent().unwrap_or(Path::new(".")))
     }
 }
 
@@ -227,7 +227,7 @@ impl Drop for Claim {
             drop(stop);
             let _ = thread.join();
         }
-        if self.is_ours() {
+        if self.is_ours() == Some(true) {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -238,7 +238,7 @@ impl Drop for Claim {
 /// # Errors
 /// Where the folder cannot be read or written.
 pub fn clear_dead(dir: &Path) -> Result<()> {
-    if let Held::Dead(owner) = Watch::default().look(dir) {
+    if let Held::Dead(owner) = Watch::default().look(dir)? {
         // Taken, and given back at once.
         Claim::take(dir, Some(&owner))?;
     }
@@ -259,7 +259,7 @@ fn heartbeat(
             // Written in place, through the file that was opened at the start: were the claim taken over,
             // the new owner's file would be another one.
             let _ = file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&text(&owner)));
-            if !read(&dir).is_some_and(|found| found.is(&owner)) {
+            if is_held_by(&owner, &dir) == Some(false) {
                 lost.store(true, Ordering::SeqCst);
                 return;
             }
@@ -274,10 +274,21 @@ fn text(owner: &Owner) -> Vec<u8> {
     format!("{json:<512}\n").into_bytes()
 }
 
-/// The owner in the claim of a stage run.
-fn read(dir: &Path) -> Option<Owner> {
-    let text = read_text(&dir.join(CLAIM)).ok()?;
-    serde_json::from_str(text.trim_end()).ok()
+/// Whether the claim of a stage run is that of `owner`; `None` where it cannot be read, which tells nothing: network
+/// file systems fail now and then.
+fn is_held_by(owner: &Owner, dir: &Path) -> Option<bool> {
+    read(dir).ok().map(|found| found.is_some_and(|found| found.is(owner)))
+}
+
+/// The owner in the claim of a stage run; `None` where there is no claim.
+fn read(dir: &Path) -> Result<Option<Owner>> {
+    let path = dir.join(CLAIM);
+    let owner = |text: String| {
+        serde_json::from_str(text.trim_end()).with_context(|| {
+            format!("{}: is not a claim; remove it if nobody works on the stage run", path.display())
+        })
+    };
+    read_if_there(&path)?.map(owner).transpose()
 }
 
 /// The machine's name.
@@ -330,10 +341,10 @@ mod tests {
         let dir = runs.path().join("pretrain-1");
         let claim = ours(&dir);
         assert!(matches!(Claim::take(&dir, None).unwrap(), Taking::Busy(_)));
-        assert!(matches!(Watch::default().look(&dir), Held::By(_)));
+        assert!(matches!(Watch::default().look(&dir).unwrap(), Held::By(_)));
         assert!(!claim.lost());
         drop(claim);
-        assert_eq!(Watch::default().look(&dir), Held::Free);
+        assert_eq!(Watch::default().look(&dir).unwrap(), Held::Free);
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
         drop(ours(&dir));
     }
@@ -361,12 +372,12 @@ mod tests {
         let started = process_started(pid).unwrap_or(1);
         child.wait().unwrap();
         leave(&dir, &Owner { pid, process_started: started, ..Owner::this_process() });
-        assert!(matches!(Watch::default().look(&dir), Held::Dead(_)));
+        assert!(matches!(Watch::default().look(&dir).unwrap(), Held::Dead(_)));
         drop(ours(&dir));
 
         leave(&dir, &Owner { pid, process_started: started, ..Owner::this_process() });
         clear_dead(&dir).unwrap();
-        assert_eq!(Watch::default().look(&dir), Held::Free);
+        assert_eq!(Watch::default().look(&dir).unwrap(), Held::Free);
         let mine = ours(&dir);
         clear_dead(&dir).unwrap();
         assert!(!mine.lost());
@@ -381,13 +392,13 @@ mod tests {
         assert!(matches!(Claim::take(&dir, None).unwrap(), Taking::Busy(_)));
 
         let (mut watch, soon) = (Watch::default(), Duration::from_millis(20));
-        assert!(matches!(watch.look_with(&dir, soon), Held::By(_)));
+        assert!(matches!(watch.look_with(&dir, soon).unwrap(), Held::By(_)));
         std::thread::sleep(soon);
         let beaten = Owner { heartbeat: 1, ..far.clone() };
         leave(&dir, &beaten);
-        assert!(matches!(watch.look_with(&dir, soon), Held::By(_)));
+        assert!(matches!(watch.look_with(&dir, soon).unwrap(), Held::By(_)));
         std::thread::sleep(soon);
-        assert_eq!(watch.look_with(&dir, soon), Held::Dead(beaten.clone()));
+        assert_eq!(watch.look_with(&dir, soon).unwrap(), Held::Dead(beaten.clone()));
 
         // Had it beaten since, it would be believed alive.
         assert!(matches!(Claim::take(&dir, Some(&far)).unwrap(), Taking::Busy(_)));
@@ -411,6 +422,29 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_that_cannot_be_read_is_neither_free_nor_lost() {
+        let runs = tempfile::tempdir().unwrap();
+        let dir = runs.path().join("pretrain-1");
+        let (claim, path, aside) = (ours(&dir), dir.join(CLAIM), dir.join("aside"));
+        fs::rename(&path, &aside).unwrap();
+        // A folder fails to be read as a file does whose server is away; what was half read is no claim.
+        fs::create_dir(&path).unwrap();
+        assert!(!claim.lost());
+        assert!(Watch::default().look(&dir).is_err() && Claim::take(&dir, None).is_err());
+        fs::remove_dir(&path).unwrap();
+        fs::write(&path, "{\"host\": ").unwrap();
+        assert!(!claim.lost());
+        let error = Watch::default().look(&dir).unwrap_err().to_string();
+        assert!(error.ends_with("claim.json: is not a claim; remove it if nobody works on the stage run"));
+        // Beats go on meanwhile.
+        std::thread::sleep(HEARTBEAT_EVERY + HEARTBEAT_EVERY / 10);
+        fs::rename(&aside, &path).unwrap();
+        assert!(!claim.lost());
+        fs::remove_file(&path).unwrap();
+        assert!(claim.lost());
+    }
+
+    #[test]
     fn an_owner_that_was_replaced_knows_it() {
         let runs = tempfile::tempdir().unwrap();
         let dir = runs.path().join("pretrain-1");
@@ -420,6 +454,6 @@ mod tests {
         leave(&dir, &other);
         assert!(claim.lost());
         drop(claim);
-        assert_eq!(read(&dir), Some(other));
+        assert_eq!(read(&dir).unwrap(), Some(other));
     }
 }

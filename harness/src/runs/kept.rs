@@ -4,7 +4,8 @@
 //! A file a stage run, `records/<stage>-<uuid>.json.gz`, small enough to be committed. *Invariant:* equal stage runs leave equal
 //! bytes, and what another run in this folder of results refers to stays.
 
-use super::manifest::{MANIFEST, Manifest, QUESTIONS, RunStatus, SAMPLES};
+use super::files::{MANIFEST, QUESTIONS, SAMPLES};
+use super::manifest::{Manifest, RunStatus};
 use super::recorded::Record;
 use crate::fsutil::{create_dir, read_text, write_atomic};
 use crate::track::METRICS;

@@ -1,8 +1,9 @@
 //! `manifest.json`: what is needed to believe and repeat a stage run, and how it ended.
 
+use super::files::{MANIFEST, QUESTIONS, RUNNING, SAMPLES};
 use crate::config::{At, Stage, TrialConfig};
 use crate::fsutil::digests::FileDigest;
-use crate::fsutil::{files_below, read_text, write_atomic};
+use crate::fsutil::{files_below, read_if_there, read_text, write_atomic};
 use crate::records::{
     Contaminated, Ending, GUESSING, Notice, QuestionRecord, Routing, Sample, SetLoss, SourceUse, Tally,
 };
@@ -13,9 +14,6 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
-
-/// Name of the manifest in the folder of a stage run.
-pub const MANIFEST: &str = "manifest.json";
 
 /// How a stage run stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,7 +165,7 @@ pub struct Manifest {
     pub device: String,
     /// Threads of the last attempt.
     pub threads: usize,
-    /// Seeds of the trial and of the built-in world or the probe.
+    /// Seeds of the trial and, where there is one, of the built-in world or the probe.
     pub seeds: Vec<(String, u64)>,
     /// When it was first begun (UTC).
     pub started: String,
@@ -210,10 +208,7 @@ impl Manifest {
     /// Where it cannot be read, or is not a manifest.
     pub fn read(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(MANIFEST);
-        if !path.exists() {
-            return Ok(None);
-        }
-        let text = read_text(&path)?;
+        let Some(text) = read_if_there(&path)? else { return Ok(None) };
         let manifest = serde_json::from_str(&text).with_context(|| {
             format!("{}: is not a manifest; move the folder away to run the stage again", path.display())
         })?;
@@ -244,9 +239,6 @@ impl Manifest {
     }
 }
 
-/// The answers in the folder of an exam's stage run.
-pub const QUESTIONS: &str = "questions.json";
-
 /// Reads what was answered in an exam.
 ///
 /// # Errors
@@ -257,19 +249,14 @@ pub fn questions(dir: &Path) -> Result<Vec<QuestionRecord>> {
         .with_context(|| format!("{}: is damaged; run again to sit the exam again", path.display()))
 }
 
-/// What the model of an exam wrote behind fixed prompts.
-pub const SAMPLES: &str = "samples.json";
-
-/// Reads it; nothing where the exam asked none, or a version sat it that had none.
+/// Reads what the model of an exam wrote behind fixed prompts; nothing where the exam asked none, or a version sat it that had none.
 ///
 /// # Errors
 /// Where the file cannot be read, or is damaged.
 pub fn samples(dir: &Path) -> Result<Vec<Sample>> {
     let path = dir.join(SAMPLES);
-    if !path.exists() {
-        return Ok(vec![]);
-    }
-    serde_json::from_str(&read_text(&path)?).with_context(|| format!("{}: is damaged", path.display()))
+    let Some(text) = read_if_there(&path)? else { return Ok(vec![]) };
+    serde_json::from_str(&text).with_context(|| format!("{}: is damaged", path.display()))
 }
 
 /// Every file of a finished stage run but those that are about the running: log, manifest, claim, checkpoints.
@@ -289,24 +276,6 @@ pub fn outputs(dir: &Path) -> Result<Vec<Output>> {
     found.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(found)
 }
-
-/// The folder in that of prepared data in which exams keep which of their questions stand in it.
-pub const CONTAMINATION: &str = "contamination";
-
-/// What belongs to the running of a stage, or was laid beside its results later.
-const RUNNING: [&str; 11] = [
-    MANIFEST,
-    "config.toml",
-    "log.txt",
-    "request.json",
-    "job.txt",
-    "claim.json",
-    "length.txt",
-    "checkpoints",
-    "branches",
-    "trunk.json",
-    CONTAMINATION,
-];
 
 #[cfg(test)]
 mod tests {

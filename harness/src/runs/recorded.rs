@@ -5,7 +5,7 @@
 
 use super::manifest::Program;
 use crate::config::{At, Overrides, Stage, TrialConfig};
-use crate::fsutil::{absolute, create_dir, read_text, write_atomic};
+use crate::fsutil::{absolute, create_dir, read_if_there, write_atomic};
 use crate::records::Status;
 use crate::sweep::{Part, Trial};
 use crate::system::{now, utc};
@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 use uuid::Uuid;
 
@@ -103,10 +104,7 @@ impl Record {
     /// Where it cannot be read, or is damaged.
     pub fn read(out: &Path) -> Result<Option<Self>> {
         let path = out.join(RECORD);
-        if !path.exists() {
-            return Ok(None);
-        }
-        let text = read_text(&path)?;
+        let Some(text) = read_if_there(&path)? else { return Ok(None) };
         let record = serde_json::from_str(&text).with_context(|| {
             format!(
                 "{}: is damaged; move it away to continue without the record of earlier runs",
@@ -116,14 +114,19 @@ impl Record {
         Ok(Some(record))
     }
 
-    /// Every record below a folder of results, with its folder.
+    /// Every record below a folder of results, with its folder; none where that is not there.
     ///
     /// # Errors
     /// Where a folder or a record cannot be read.
     pub fn all(results: &Path) -> Result<Vec<(PathBuf, Self)>> {
+        let unread = || format!("{}: cannot be read", results.display());
+        let entries = match fs::read_dir(results) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(vec![]),
+            entries => entries.with_context(unread)?,
+        };
         let mut found = Vec::new();
-        for entry in fs::read_dir(results).into_iter().flatten().flatten() {
-            let out = entry.path();
+        for entry in entries {
+            let out = entry.with_context(unread)?.path();
             found.extend(Self::read(&out)?.map(|record| (out, record)));
         }
         found.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -370,6 +373,20 @@ mod tests {
         assert!(matches!(record.owner(&out, &other), Owner::Other(path) if path.ends_with("a.toml")));
         fs::remove_file(&file).unwrap();
         assert!(matches!(record.owner(&out, &other), Owner::Gone(_)));
+    }
+
+    #[test]
+    fn records_that_cannot_be_read_are_not_taken_for_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let results = dir.path().join("results");
+        assert_eq!(Record::all(&results).unwrap(), []);
+        fs::create_dir_all(results.join("a").join(RECORD)).unwrap();
+        let error = Record::all(&results).unwrap_err().to_string();
+        assert!(error.ends_with("results/a/record.json: cannot be read"), "{error}");
+        fs::remove_dir_all(&results).unwrap();
+        fs::write(&results, "no folder").unwrap();
+        let error = Record::all(&results).unwrap_err().to_string();
+        assert!(error.ends_with("results: cannot be read"), "{error}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::fsutil::read_text;
 use crate::run::{Layers, ReadOptions, Work};
 use crate::runs::recorded::Record;
 use crate::status::{Counts, Overview, overview};
+use crate::track::{Course, CourseRow};
 use anyhow::{Context, Result};
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
@@ -189,7 +190,7 @@ fn standing(app: &App, out: &Path, record: &Record) -> Result<Overview> {
     let options = ReadOptions { results: app.options.results.clone(), ..ReadOptions::default() };
     let file = record.file(out);
     let work = Work::read(&file, &options, Layers::Last).with_context(|| file.display().to_string())?;
-    overview(&work.look()?(&work)?)
+    Ok(overview(&work.look()?(&work)?))
 }
 
 /// A CSV file with numbers as numbers and nothing for what is empty; no rows where it is not there.
@@ -241,22 +242,17 @@ fn metrics_of(runs: &Path, name: &str) -> Option<PathBuf> {
 
 /// Every split's columns, thinned; a column without numbers is left out, and so is a row that is not whole yet.
 fn curves(text: &str) -> Value {
-    let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-    let names: Vec<&str> = lines.next().unwrap_or_default().trim_end().split(',').collect();
-    let Some(split) = names.iter().position(|name| *name == "split") else { return json!({}) };
-    let mut splits: BTreeMap<&str, Vec<Vec<&str>>> = BTreeMap::new();
-    for line in lines {
-        let row: Vec<&str> = line.trim_end().split(',').collect();
-        if row.len() == names.len() {
-            splits.entry(row[split]).or_default().push(row);
-        }
+    let Some(course) = Course::of(text) else { return json!({}) };
+    let mut splits: BTreeMap<&str, Vec<CourseRow>> = BTreeMap::new();
+    for row in course.rows() {
+        splits.entry(row.split).or_default().push(row);
     }
     let mut all = Map::new();
     for (name, rows) in splits {
-        let kept: Vec<&Vec<&str>> = thinned(rows.len()).into_iter().map(|row| &rows[row]).collect();
+        let kept: Vec<&CourseRow> = thinned(rows.len()).into_iter().map(|row| &rows[row]).collect();
         let mut columns = Map::new();
-        for (column, name) in names.iter().enumerate().filter(|(column, _)| *column != split) {
-            let values: Vec<Value> = kept.iter().map(|row| cell(row[column])).collect();
+        for (column, name) in course.columns.iter().enumerate().filter(|(_, name)| **name != "split") {
+            let values: Vec<Value> = kept.iter().map(|row| cell(row.cells[column])).collect();
             if values.iter().any(Value::is_number) {
                 columns.insert((*name).to_owned(), values.into());
             }

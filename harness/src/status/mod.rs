@@ -4,12 +4,11 @@ mod forecast;
 pub mod records;
 
 use crate::config::Stage;
-use crate::execute::child::LOG;
 use crate::fsutil::{last_lines, read_text};
 use crate::plan::{Play, StageGraph, State};
 use crate::records::Status;
-use crate::train::LENGTH;
-use anyhow::Result;
+use crate::runs::files::{LENGTH, LOG};
+use crate::track::{Course, METRICS};
 use records::standing;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -101,10 +100,7 @@ pub struct LastRow {
 }
 
 /// Looks at every trial of a plan.
-///
-/// # Errors
-/// Where a manifest cannot be read.
-pub fn overview(graph: &StageGraph) -> Result<Overview> {
+pub fn overview(graph: &StageGraph) -> Overview {
     let mut counts = Counts::default();
     let mut trials = Vec::new();
     let mut nodes: Vec<StageStatus> =
@@ -132,7 +128,7 @@ pub fn overview(graph: &StageGraph) -> Result<Overview> {
             stages,
         });
     }
-    Ok(Overview { counts, trials, seconds_left })
+    Overview { counts, trials, seconds_left }
 }
 
 fn stage_status(graph: &StageGraph, index: usize) -> StageStatus {
@@ -166,17 +162,10 @@ fn stage_status(graph: &StageGraph, index: usize) -> StageStatus {
 }
 
 fn last_row(dir: &Path) -> Option<LastRow> {
-    let text = read_text(&dir.join(crate::track::METRICS)).ok()?;
-    // The last row may be in the middle of being written.
-    let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-    let names: Vec<&str> = lines.next()?.trim_end().split(',').collect();
-    let split = names.iter().position(|&n| n == "split")?;
-    let mut rows = lines.rev().map(|line| line.trim_end().split(',').collect::<Vec<&str>>());
-    let row = rows.find(|row| row.get(split) == Some(&"train"))?;
-    let field = |name: &str| -> Option<&str> {
-        let column = names.iter().position(|&n| n == name)?;
-        row.get(column).copied()
-    };
+    let text = read_text(&dir.join(METRICS)).ok()?;
+    let course = Course::of(&text)?;
+    let row = course.rows().rev().find(|row| row.split == "train")?;
+    let field = |name: &str| row.cells.get(course.column(name)?).copied();
     Some(LastRow {
         step: field("step")?.parse().ok()?,
         tokens: field("tokens")?.parse().ok()?,

@@ -3,14 +3,11 @@
 use super::axis::{Exclude, axes, zip};
 use super::{Overrides, Sweep, Tune, draw, solve};
 use crate::config::{
-    ConfigError, ConfigErrors, Entry, Layer, Node, Setting, did_you_mean, find, get, is_section, load_layers,
-    parse, settings,
+    ConfigError, ConfigErrors, Entry, Layer, Node, SWEEP_SECTIONS, Setting, did_you_mean, find, get,
+    is_section, load_layers, parse, settings,
 };
 use crate::fsutil::file_name_problem;
 use std::collections::BTreeMap;
-
-const SECTIONS: [&str; 11] =
-    ["name", "description", "preset", "base", "axes", "zip", "solve", "exclude", "sample", "tune", "slurm"];
 
 /// Reads the text of a sweep file, as far as it can be read.
 pub fn read(file: &str, text: &str, overrides: &Overrides, errors: &mut ConfigErrors) -> Option<Sweep> {
@@ -268,8 +265,9 @@ fn unknown_part(key: &str, node: &Node) -> String {
     if is_key(key) || node.table().is_some_and(|entries| entries.iter().any(has_keys)) {
         return format!("belongs under [base], as in [base] {key} = ..., or under [axes]");
     }
-    match did_you_mean(key, SECTIONS).as_str() {
-        "" => format!("unknown key, expected {}", SECTIONS.join(", ")),
+    let known = || SWEEP_SECTIONS.into_iter().chain(["slurm"]);
+    match did_you_mean(key, known()).as_str() {
+        "" => format!("unknown key, expected {}", known().collect::<Vec<_>>().join(", ")),
         hint => format!("unknown key{hint}"),
     }
 }

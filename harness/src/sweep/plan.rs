@@ -118,10 +118,7 @@ fn row(trial: &Trial, name: String, known: impl Fn(TrainStage) -> Option<Extent>
 /// What a stage trains on at most, as far as its configuration tells: every row full and one document.
 pub fn at_most(config: &TrialConfig, stage: TrainStage, training: &Training) -> Extent {
     let cost = config.cost(stage);
-    let rows = [training.batch_size, training.accumulation, stage.sequences_per_row()];
-    let rows = rows.into_iter().fold(1u64, |rows, factor| rows.saturating_mul(factor as u64));
-    let len = training.seq_len as u64;
-    let step = rows.saturating_mul(len);
+    let step = stage.positions_of_step(config);
     let step_flops = cost.per_token(training.seq_len) * step as f64;
     match (training.steps, training.flops, training.tokens) {
         (Some(steps), ..) => {
@@ -154,7 +151,7 @@ pub fn memory_mb(config: &TrialConfig) -> f64 {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if config.threads == 0 { cores } else { config.threads };
     let stage = |(stage, training): (TrainStage, &Training)| {
-        let rows_of_lane = rows_of_step(training).div_ceil(training.lanes.max(1));
+        let rows_of_lane = training.rows_of_step().div_ceil(training.lanes.max(1));
         let row = training.seq_len.saturating_mul(stage.sequences_per_row());
         let group = rows_of_lane.saturating_mul(row).min(Cpu::GROUP_POSITIONS.max(row)) as f64;
         let kept = step::kept(model, training.recompute) + passing(model);
@@ -164,10 +161,6 @@ pub fn memory_mb(config: &TrialConfig) -> f64 {
         PROGRAM + FLOAT * floats / MIB
     };
     config.stages().filter(|entry| entry.1.enabled).map(stage).fold(0.0, f64::max)
-}
-
-fn rows_of_step(training: &Training) -> usize {
-    training.batch_size.saturating_mul(training.accumulation.max(1))
 }
 
 /// Numbers of a position that one block needs beside those that it keeps.
@@ -186,7 +179,7 @@ pub fn card_memory_mb(config: &TrialConfig, precision: Precision) -> f64 {
     let copy = if number < FLOAT { number } else { 0.0 };
     let stage = |(stage, training): (TrainStage, &Training)| {
         let row = training.seq_len.saturating_mul(stage.sequences_per_row());
-        let group = rows_of_step(training).saturating_mul(row).min(CARD_POSITIONS.max(row)) as f64;
+        let group = training.rows_of_step().saturating_mul(row).min(CARD_POSITIONS.max(row)) as f64;
         let more = if training_has_two_models(config, stage) { FLOAT + copy } else { 0.0 };
         let weights = model.params() as f64 * (4.0 * FLOAT + copy + more);
         let kept = step::kept(model, training.recompute) + passing(model);

@@ -174,6 +174,54 @@ impl Metrics {
     }
 }
 
+/// A metrics.csv as it is read: the rows that are whole, for the last one may be in the middle of being written.
+#[derive(Debug, Clone)]
+pub struct Course<'a> {
+    /// The names of its columns.
+    pub columns: Vec<&'a str>,
+    split: usize,
+    body: &'a str,
+}
+
+/// A row of a metrics.csv.
+#[derive(Debug, Clone)]
+pub struct CourseRow<'a> {
+    /// What it was measured on, as [`Split::name`] has it.
+    pub split: &'a str,
+    /// What stands in each column.
+    pub cells: Vec<&'a str>,
+}
+
+impl<'a> Course<'a> {
+    /// The course that a text tells; `None` where it has no column of splits.
+    pub fn of(text: &'a str) -> Option<Self> {
+        let (head, body) = text.split_once('\n')?;
+        let columns: Vec<&str> = head.trim_end().split(',').collect();
+        let split = columns.iter().position(|name| *name == "split")?;
+        Some(Self { columns, split, body })
+    }
+
+    /// The place of a column.
+    pub fn column(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|known| *known == name)
+    }
+
+    /// Its whole rows.
+    pub fn rows(&self) -> impl DoubleEndedIterator<Item = CourseRow<'a>> + '_ {
+        let lines = self.body.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+        let rows = lines.map(|line| line.trim_end().split(',').collect::<Vec<_>>());
+        let whole = rows.filter(|cells| cells.len() == self.columns.len());
+        whole.map(|cells| CourseRow { split: cells[self.split], cells })
+    }
+}
+
+impl CourseRow<'_> {
+    /// The number in a column; `None` where there is none.
+    pub fn number(&self, column: usize) -> Option<f64> {
+        self.cells.get(column)?.parse().ok()
+    }
+}
+
 /// Lays what a stage run has told into the folder of another, which goes on after `step`; [`Metrics::open`] then leaves out
 /// what came later.
 ///
@@ -263,6 +311,18 @@ mod tests {
         assert_eq!(texts[..7], expected);
         assert_eq!(texts.map(|text| text.parse::<f64>().unwrap()), numbers);
         assert_eq!([f64::NAN, f64::INFINITY, f64::NEG_INFINITY].map(csv_number), ["", "", ""]);
+    }
+
+    #[test]
+    fn a_course_is_read_up_to_its_last_whole_row() {
+        let text = "step,split,loss\n1,train,0.5\n1,val,\n2,train\n3,train,2.5\n4,train,1";
+        let course = Course::of(text).unwrap();
+        let rows: Vec<_> = course.rows().map(|row| (row.split, row.number(0), row.number(2))).collect();
+        let expected =
+            [("train", Some(1.0), Some(0.5)), ("val", Some(1.0), None), ("train", Some(3.0), Some(2.5))];
+        assert_eq!(rows, expected);
+        assert_eq!((course.column("loss"), course.column("lr")), (Some(2), None));
+        assert!(Course::of("").is_none() && Course::of("step,loss\n1,2\n").is_none());
     }
 
     #[test]

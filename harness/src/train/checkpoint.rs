@@ -3,6 +3,7 @@
 use super::trend::Trend;
 use crate::data::Position;
 use crate::fsutil::{create_dir, hex, write_atomic, write_atomic_with};
+use crate::runs::files::CHECKPOINTS;
 use anyhow::{Context, Result, bail};
 use safetensors::{Dtype, SafeTensors, View, tensor::TensorView};
 use serde::{Deserialize, Serialize};
@@ -133,6 +134,11 @@ impl Checkpoints {
         files.sort();
         Ok(files)
     }
+}
+
+/// The checkpoint of the last step in the folder of a stage run, whole or not.
+pub fn newest(run: &Path) -> Option<PathBuf> {
+    Checkpoints::new(&run.join(CHECKPOINTS), 1, 0).passing().ok()?.pop()
 }
 
 /// The name of the checkpoint of a step.

@@ -35,7 +35,7 @@ impl Length {
     ///
     /// Packed rows differ from pass to pass, so every pass is asked for.
     pub fn new(training: &Training, cost: Cost, row_sizes: impl Fn(u64) -> Vec<RowSize>) -> Self {
-        let batch = (training.batch_size * training.accumulation.max(1)) as u64;
+        let batch = training.rows_of_step() as u64;
         let rows = match (training.steps, training.flops, training.tokens) {
             (Some(steps), ..) => steps.max(1) * batch,
             (None, Some(flops), _) => rows_nearest(flops, cost, batch, &row_sizes),

@@ -15,6 +15,7 @@ mod tests;
 mod trend;
 pub mod trunk;
 
+pub use checkpoint::newest as newest_checkpoint;
 pub use length::{Length, describe};
 pub use objective::{Measured, Objective, next_tokens};
 pub use schedule::learning_rate;
@@ -24,6 +25,7 @@ use crate::config::{OptimizerKind, TrainStage, Training, TrialConfig};
 use crate::data::{RowSize, Store, Tokenizer};
 use crate::fsutil::{create_dir, write_atomic};
 use crate::records::{SetLoss, SourceUse};
+use crate::runs::files::{CHECKPOINTS, LENGTH};
 use crate::runs::manifest::Results;
 use crate::track::{Metrics, MetricsRow, Progress, Split, number};
 use anyhow::{Context, Result, anyhow, bail};
@@ -38,9 +40,6 @@ use std::time::Instant;
 use trend::Trend;
 use trunk::Branch;
 use uuid::Uuid;
-
-/// The file in the folder of a training stage that tells its optimizer steps, for whoever watches.
-pub const LENGTH: &str = "length.txt";
 
 /// What a training stage works on.
 pub struct TrainRequest<'a> {
@@ -89,13 +88,7 @@ fn run_on<B: Backend>(request: &TrainRequest, backend: &B) -> Result<Option<Resu
         Some(dir) => Transformer::load(dir, backend)?,
         None => Transformer::new(&trial.model, trial.seed, backend)?,
     };
-    if tokenizer.vocab_size() > transformer.config.vocab_size {
-        bail!(
-            "the tokenizer has {} entries but model.vocab_size is {}; raise it or take a smaller tokenizer",
-            tokenizer.vocab_size(),
-            transformer.config.vocab_size
-        );
-    }
+    tokenizer.ensure_fits(transformer.config.vocab_size)?;
     for store in ["train", "val"] {
         Store::open(&request.data.join(store))?.verify()?;
     }
@@ -115,7 +108,7 @@ pub fn length(stage: TrainStage, trial: &TrialConfig, data: &Objective, most_row
     let first = data.row_sizes(0, cost.window);
     let pass: RowSize = first.iter().copied().sum();
     let rows = match (training.steps, training.flops, training.tokens) {
-        (Some(steps), ..) => steps as f64 * (training.batch_size * training.accumulation) as f64,
+        (Some(steps), ..) => steps as f64 * training.rows_of_step() as f64,
         (None, Some(flops), _) => flops / cost.of(pass.positions, pass.squares) * first.len() as f64,
         (None, None, Some(tokens)) => tokens as f64 / pass.tokens.max(1) as f64 * first.len() as f64,
         (None, None, None) => training.epochs * first.len() as f64,
@@ -457,7 +450,7 @@ fn set_loss((name, measured): (String, Measured)) -> SetLoss {
 }
 
 fn checkpoints(out: &Path, training: &Training) -> Checkpoints {
-    Checkpoints::new(&out.join("checkpoints"), training.keep_checkpoints, training.keep_every)
+    Checkpoints::new(&out.join(CHECKPOINTS), training.keep_checkpoints, training.keep_every)
 }
 
 /// Removes the checkpoints of a finished stage run that are not to be kept for good.

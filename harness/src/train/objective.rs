@@ -87,8 +87,7 @@ impl Objective {
         let (train, val) = (Arc::new(Store::open(&train)?), Store::open(&val)?);
         let (seq_len, seed) = (training.seq_len, trial.seed);
         let shares = trial.data.shares(stage);
-        if stage.compares_answers() {
-            let section = &trial.dpo;
+        if let Some(section) = (stage.spec().preferences)(trial) {
             let batches = PreferenceBatches::new(&train, seq_len, seed, shares.as_deref())?;
             batches.ensure_any()?;
             return Ok(Self::Preferences {
@@ -129,15 +128,6 @@ impl Objective {
             Self::Tokens { batches, .. } => batches.used(rows),
             Self::Preferences { batches, .. } => batches.used(rows),
         }
-    }
-
-    /// The names of the validation sets that have some.
-    pub fn set_names(&self) -> Vec<String> {
-        let sets = match self {
-            Self::Tokens { held_out, .. } => &held_out.sets,
-            Self::Preferences { held_out, .. } => &held_out.sets,
-        };
-        sets.iter().map(|(name, _)| name.clone()).collect()
     }
 
     /// What every row, or pair, of a pass over the data holds, in order, for a model that attends to a `window`.

@@ -12,17 +12,12 @@ use super::snapshot;
 use crate::config::{TrainStage, Training, TrialConfig};
 use crate::fsutil::{create_dir, read_text, write_atomic};
 use crate::records::Notice;
+use crate::runs::files::{BRANCHES, CHECKPOINTS, TRUNK};
 use crate::track::carry_over;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
-
-/// The folder in that of a trunk with the checkpoints of its branches, each by the name of its stage run.
-const BRANCHES: &str = "branches";
-
-/// The file in the folder of a branch that says where it began.
-const BEGUN: &str = "trunk.json";
 
 /// A shorter training that goes on from a checkpoint of this one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,7 +44,7 @@ pub fn checkpoint_for(branch: Uuid, trunk: &Path) -> PathBuf {
 
 /// Whether a training has a checkpoint of its own.
 pub fn has_begun(run: &Path) -> bool {
-    Checkpoints::new(&run.join("checkpoints"), 1, 0).any()
+    Checkpoints::new(&run.join(CHECKPOINTS), 1, 0).any()
 }
 
 /// The first steps that two trainings have in common, which differ in their length alone and have so many steps; each
@@ -100,14 +95,14 @@ pub(super) fn begin(trunk: &Path, branch: Uuid, out: &Path, checkpoints: &Checkp
     let run = trunk.file_name().unwrap_or_default().to_string_lossy().into_owned();
     tracing::info!("the first {step} steps are those of {run}");
     carry_over(trunk, out, step)?;
-    write_atomic(&out.join(BEGUN), &serde_json::to_vec(&Begun { run, step })?)?;
+    write_atomic(&out.join(TRUNK), &serde_json::to_vec(&Begun { run, step })?)?;
     // Last: whoever finds a checkpoint has the rest.
     checkpoints.adopt(&path, step)
 }
 
 /// Where a training began, if as a branch.
 fn begun(out: &Path) -> Result<Option<Begun>> {
-    let path = out.join(BEGUN);
+    let path = out.join(TRUNK);
     if !path.exists() {
         return Ok(None);
     }

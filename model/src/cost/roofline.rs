@@ -11,6 +11,7 @@ pub use processor::Processor;
 
 use super::step::{self, Change, Group, Operation};
 use crate::config::ModelConfig;
+use crate::trainer::Rule;
 use crate::transformer::Recompute;
 
 /// A step of training, or a forward pass where nothing changes.
@@ -26,6 +27,8 @@ pub struct Step {
     pub recompute: Recompute,
     /// What is changed.
     pub change: Change,
+    /// The rule that matrices are updated by.
+    pub rule: Rule,
 }
 
 impl Step {
@@ -103,7 +106,23 @@ mod tests {
     pub fn tiny() -> (ModelConfig, Step) {
         let model = ModelConfig { d_model: 16, n_layers: 1, vocab_size: 40, ..ModelConfig::default() };
         let (recompute, change) = (Recompute::None, Change::Weights);
-        (model, Step { items: 6, len: 300, lanes: 4, recompute, change })
+        (model, Step { items: 6, len: 300, lanes: 4, recompute, change, rule: Rule::AdamW })
+    }
+
+    #[test]
+    fn an_update_by_muon_takes_its_time_and_no_more_of_the_rest() {
+        let (model, step) = tiny();
+        let muon = Step { rule: Rule::Muon, ..step };
+        let processor =
+            Processor { threads: 2, flop: 1e-9, moves: vec![(1.0, 1e-9)], exponential: 0.0, row: 0.0 };
+        let of = |step: &Step| {
+            let card = CARDS[0].step(&model, step, crate::backend::Precision::Bf16);
+            [card, processor.step(&model, step, 2)]
+        };
+        for (adamw, muon) in of(&step).into_iter().zip(of(&muon)) {
+            assert!(muon.weights > adamw.weights && muon.launches >= adamw.launches);
+            assert_eq!((muon.products, muon.passes), (adamw.products, adamw.passes));
+        }
     }
 
     #[test]

@@ -5,7 +5,9 @@
 //! computed again, attention's fifth backward product, logits that preferences make twice.
 
 use crate::config::ModelConfig;
+use crate::optimizer::Muon;
 use crate::spec::Heads;
+use crate::trainer::Rule;
 use crate::transformer::Recompute;
 
 /// One operation on a group of positions, in numbers of its type.
@@ -105,12 +107,35 @@ pub fn group(model: &ModelConfig, group: Group, change: Change, recompute: Recom
     all
 }
 
-/// What the update does once a step: the norm of the gradient, AdamW, zeros for the next gradient.
-pub fn update(weights: f64) -> Operations {
+/// What the update does once a step, all of it in f32: the norm of the gradient, the rule of each parameter, zeros for the
+/// next gradient.
+pub fn update(model: &ModelConfig, rule: Rule) -> Operations {
+    let weights = model.params() as f64;
+    let mut all = vec![(1.0, Operation::Weights { numbers: weights })];
+    let mut by_adamw = weights;
+    for param in model.spec().block.params() {
+        let (Rule::Muon, &[d_out, d_in]) = (rule.of(param.role), param.shape.as_slice()) else { continue };
+        let size = (d_out * d_in) as f64;
+        let count = (model.n_layers * param.len()) as f64 / size;
+        by_adamw -= count * size;
+        all.extend(muon(d_out, d_in).into_iter().map(|(often, operation)| (count * often, operation)));
+    }
+    all.extend([by_adamw * 7.0, weights].map(|numbers| (1.0, Operation::Weights { numbers })));
+    all
+}
+
+/// [`Muon`]'s update of a matrix: momentum and its norm, the polynomial with the products that it is made of, the step.
+fn muon(d_out: usize, d_in: usize) -> Operations {
+    let (size, small, large) = ((d_out * d_in) as f64, d_out.min(d_in) as f64, d_out.max(d_in) as f64);
+    let rounds = Muon::ITERATIONS as f64;
     vec![
-        (1.0, Operation::Weights { numbers: weights }),
-        (1.0, Operation::Weights { numbers: 7.0 * weights }),
-        (1.0, Operation::Weights { numbers: weights }),
+        (1.0, Operation::Weights { numbers: 4.0 * size }),
+        (1.0, Operation::Weights { numbers: 3.0 * size }),
+        (rounds, product(small, large, small)),
+        (rounds, product(small, small, small)),
+        (rounds, product(small, small, large)),
+        (rounds, Operation::Weights { numbers: 3.0 * (size + small * small) }),
+        (1.0, Operation::Weights { numbers: 3.0 * size }),
     ]
 }
 
@@ -397,6 +422,31 @@ mod tests {
             // Only the last position of each row reaches the head.
             let (nothing, _) = counted(&group(&model, rows, Change::Nothing, Recompute::None));
             assert_eq!(nothing, 24.0 * (forward - 40.0) + 3.0 * 40.0);
+        }
+    }
+
+    #[test]
+    fn muon_multiplies_the_matrices_of_blocks_and_leaves_the_rest_to_adamw() {
+        let numbers = |operations: &Operations| {
+            let of = |(count, operation): &(f64, Operation)| match operation {
+                Operation::Weights { numbers } => count * numbers,
+                _ => 0.0,
+            };
+            operations.iter().map(of).sum::<f64>()
+        };
+        for model in [dense(), moe()] {
+            let weights = model.params() as f64;
+            let adamw = update(&model, Rule::AdamW);
+            assert_eq!((counted(&adamw), numbers(&adamw)), ((0.0, 0.0), 9.0 * weights));
+            // In a block wq and wo of 4x4, wk and wv of 2x4, and each feed-forward's w1, w3 and w2 with one side of 4.
+            let (of_one, copies) = if model.is_moe() { (5.0, 4.0 + 1.0) } else { (6.0, 1.0) };
+            let of = |small: f64, large: f64| 2.0 * small * small * large + small * small * small;
+            let products = 2.0 * of(4.0, 4.0) + 2.0 * of(2.0, 4.0) + copies * 3.0 * of(4.0, of_one);
+            let muon = update(&model, Rule::Muon);
+            assert_eq!(counted(&muon).0, 2.0 * 5.0 * products);
+            let (matrices, squares) = (48.0 + copies * 12.0 * of_one, 2.0 * 16.0 + 2.0 * 4.0 + copies * 48.0);
+            let moved = 2.0 * (10.0 * matrices + 15.0 * (matrices + squares));
+            assert_eq!(numbers(&muon), 2.0 * weights + 7.0 * (weights - 2.0 * matrices) + moved);
         }
     }
 

@@ -9,13 +9,21 @@ use crate::spec::Role;
 use crate::{ModelConfig, Result};
 use std::ops::Range;
 
-/// Which rule the matrices of blocks are updated by; embedding, head, router and norms always take AdamW.
+/// Which rule the matrices of blocks are updated by; embedding, head, router, norms and adapters always take AdamW.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
     /// [`AdamW`].
     AdamW,
     /// [`Muon`].
     Muon,
+}
+
+impl Rule {
+    /// The rule of parameters that do this, where the matrices of blocks have this one.
+    pub(crate) fn of(self, role: Role) -> Self {
+        let is_outer = matches!(role, Role::Embedding | Role::Head | Role::Router);
+        if is_outer || role.is_norm() { Self::AdamW } else { self }
+    }
 }
 
 /// What a group of parameters does otherwise than the rest.
@@ -163,8 +171,7 @@ impl<B: Backend> Optimizer<B> {
     ) -> Result<Self> {
         let mut found = Self::new(backend, layout.len(), config)?;
         for param in &layout.params {
-            let is_outer = matches!(param.role, Role::Embedding | Role::Head | Role::Router);
-            let rule = if is_outer || param.role.is_norm() { Rule::AdamW } else { config.rule };
+            let rule = config.rule.of(param.role);
             let scales = model.scales(param.role, rule);
             let (range, factors) = (param.range.clone(), Factors::of(config.groups.of(param.role), &scales));
             found.multipliers.push(range.clone(), scales.multiplier);
@@ -181,7 +188,7 @@ impl<B: Backend> Optimizer<B> {
         Ok(found)
     }
 
-    /// For adapters, which are matrices of blocks.
+    /// For adapters. They always take [`AdamW`]: Muon makes the update of a whole weight orthogonal, which neither factor is.
     ///
     /// # Errors
     /// Where the device has no room for the moments.

@@ -10,6 +10,7 @@ use super::{note, say};
 use crate::data::stream::AnswerStream;
 use crate::data::{Message, SpecialText, Tokenizer};
 use crate::fsutil::write_atomic;
+use crate::models::ModelFiles;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use input::{Input, Said};
@@ -67,11 +68,11 @@ impl Work for &ChatArgs {
 
 fn chat_on<B: Backend>(args: &ChatArgs, backend: &B) -> Result<bool> {
     let dir = args.model.folder()?;
-    let tokenizer = Tokenizer::load(args.tokenizer.as_deref().unwrap_or(&dir))?;
+    let model = ModelFiles::of(dir.clone(), args.tokenizer.clone()).load(backend)?;
+    let (tokenizer, transformer) = (model.tokenizer, args.rope.apply(model.transformer));
     if let Some(why) = tokenizer.no_template() {
         bail!("{}: {why}; `mindscale generate` writes without one", dir.display());
     }
-    let transformer = args.rope.apply(Transformer::load(&dir, backend)?);
     let stop = Arc::new(Interrupt::default());
     let own = Arc::clone(&stop);
     ctrlc::set_handler(move || own.interrupt()).context("Ctrl-C cannot be caught")?;

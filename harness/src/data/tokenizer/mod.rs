@@ -45,6 +45,19 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
+    /// Makes sure that a model with so many entries knows all of its own.
+    ///
+    /// # Errors
+    /// Where it does not.
+    pub fn ensure_fits(&self, vocab_size: usize) -> Result<()> {
+        let entries = self.vocab_size();
+        ensure!(
+            entries <= vocab_size,
+            "the tokenizer has {entries} entries and the model {vocab_size}; expected the model's own tokenizer"
+        );
+        Ok(())
+    }
+
     fn new(mut inner: tokenizers::Tokenizer, config: Value, from: String) -> Result<Self> {
         // Rows are cut and laid out here, whatever the file says.
         inner.with_truncation(None).map_err(|error| anyhow!("{error}"))?;

@@ -5,7 +5,7 @@
 use super::{FEWEST, Found, Index, Place, WORDS};
 use crate::exam::Sheet;
 use crate::fsutil::{create_dir, hex, write_atomic};
-use crate::runs::manifest::CONTAMINATION;
+use crate::runs::files::CONTAMINATION;
 use crate::stop::{Stopped, check};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};

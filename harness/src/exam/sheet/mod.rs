@@ -6,6 +6,7 @@
 mod csv;
 mod json;
 
+use crate::config::Answer;
 use crate::data::probes::{Item, Probe};
 use crate::data::world::{Question, World};
 use crate::records::{letter, place_of};
@@ -44,6 +45,14 @@ impl SheetQuestion {
     pub fn listed(&self) -> String {
         let listed = self.options.iter().enumerate().map(|(i, option)| format!("{}: {option}", letter(i)));
         format!("{}。选择 {}", self.question, listed.collect::<Vec<_>>().join(", "))
+    }
+
+    /// It as it is put to be answered so: with its options, or alone.
+    pub fn put(&self, answer: Answer) -> String {
+        match answer {
+            Answer::Letter | Answer::Cloze => self.listed(),
+            Answer::Continuation => self.question.clone(),
+        }
     }
 
     /// The right option.

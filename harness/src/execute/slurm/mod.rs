@@ -7,11 +7,12 @@
 
 mod arrays;
 
-use crate::execute::child::{HUGE_PAGES, LOG, REQUEST, VERB, write_request};
+use crate::execute::child::{AGAIN, HUGE_PAGES, VERB, write_request};
 use crate::execute::pool::{Failure, Outcome, Stop, request_of};
 use crate::fsutil::{absolute, hand_in, read_text, shell_word};
 use crate::plan::{StageGraph, StageNode};
 use crate::recipe::StageRequest;
+use crate::runs::files::{JOB, LOG, REQUEST};
 use crate::runs::manifest::{Manifest, RunStatus};
 use crate::track::{Board, counted};
 use anyhow::{Context, Result, bail};
@@ -22,19 +23,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// The file in the folder of a stage run that names its job, as `array_task`.
-const JOB: &str = "job.txt";
-
 /// The size of arrays that Slurm allows where its administrator does not say otherwise.
 const MOST_TASKS: usize = 1001;
-
-/// The exit code of a job that has written a checkpoint and is to be queued again.
-pub const AGAIN: u8 = 75;
-
-/// How often Slurm has put the job of this process back into the queue.
-pub fn restarts() -> u32 {
-    std::env::var("SLURM_RESTART_COUNT").ok().and_then(|count| count.trim().parse().ok()).unwrap_or(0)
-}
 
 /// How often the queue and the manifests are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -48,7 +38,7 @@ const PATIENCE: u32 = 5;
 /// Where Slurm is not there, or refuses a job.
 pub fn execute(graph: &StageGraph, options: &[String], stop: &Stop, board: &Board) -> Result<Outcome> {
     let jobs = hand_over(graph, options, board)?;
-    let mut outcome = Outcome { found: graph.nodes.len() - jobs.len(), ..Outcome::default() };
+    let mut outcome = Outcome { found: found(graph), ..Outcome::default() };
     let mut open: Vec<(usize, u32)> = jobs.keys().map(|&index| (index, 0)).collect();
     let mut is_away = false;
     while !open.is_empty() && !stop.soon() {
@@ -113,9 +103,7 @@ fn hand_over(graph: &StageGraph, options: &[String], board: &Board) -> Result<BT
             Some(job) => job.clone(),
             None => {
                 for &node in array.tasks.values() {
-                    // Jobs wait for what they need, and each takes its own steps.
-                    let alone = StageRequest { trunk: None, branches: vec![], ..request_of(graph, node, 0)? };
-                    write_request(&alone)?;
+                    write_request(&request(graph, node)?)?;
                 }
                 let dirs = array.tasks.iter().map(|(&task, &node)| (task, graph.nodes[node].dir.as_path()));
                 let after = dependency(&arrays, array.after);
@@ -131,6 +119,17 @@ fn hand_over(graph: &StageGraph, options: &[String], board: &Board) -> Result<BT
         arrays[index].job = Some(job);
     }
     Ok(jobs)
+}
+
+/// Stage runs that were finished before: all but those that are left, whether they have a job or wait for a choice.
+fn found(graph: &StageGraph) -> usize {
+    graph.nodes.iter().filter(|node| !node.state.is_left()).count()
+}
+
+/// What a job is asked to do: jobs wait for what they need, and each takes its own steps.
+fn request(graph: &StageGraph, node: usize) -> Result<StageRequest> {
+    let threads = graph.nodes[node].config.threads;
+    Ok(StageRequest { trunk: None, branches: vec![], ..request_of(graph, node, threads)? })
 }
 
 /// What is known of a stage run whose job has gone without a record of its end.
@@ -234,7 +233,7 @@ fn script(program: &Path, dirs: &[(usize, &Path)]) -> String {
          esac\n\
          exec >> \"$dir/{LOG}\" 2>&1\n\
          export {}={}\n\
-         {} {VERB} --alone \"$dir/{REQUEST}\" &\n\
+         {} {VERB} --restarts ${{SLURM_RESTART_COUNT:-0}} \"$dir/{REQUEST}\" &\n\
          work=$!\n\
          trap 'kill -TERM $work 2>/dev/null' TERM\n\
          wait $work; code=$?\n\
@@ -273,6 +272,8 @@ fn run(command: &mut Command, input: &str) -> Result<String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::plan::State;
+    use crate::plan::testing::{plan, trial};
     use std::fs;
 
     #[test]
@@ -281,13 +282,34 @@ mod tests {
         let folders = ["it's", "a b $HOME \"x\""].map(|name| dir.path().join(name));
         folders.iter().for_each(|folder| fs::create_dir(folder).unwrap());
         let script = script(Path::new("/bin/echo"), &[(0, &folders[0]), (7, &folders[1])]);
-        for (task, folder) in [("0", &folders[0]), ("7", &folders[1])] {
+        for (task, folder, restarts) in [("0", &folders[0], 0), ("7", &folders[1], 2)] {
             let mut shell = Command::new("sh");
-            let ended = shell.args(["-c", &script]).env("SLURM_ARRAY_TASK_ID", task).status().unwrap();
+            shell.args(["-c", &script]).env("SLURM_ARRAY_TASK_ID", task);
+            if restarts > 0 {
+                shell.env("SLURM_RESTART_COUNT", restarts.to_string());
+            }
+            let ended = shell.status().unwrap();
             assert!(ended.success());
             let said = fs::read_to_string(folder.join(LOG)).unwrap();
-            assert_eq!(said, format!("stage-run --alone {}/request.json\n", folder.display()));
+            assert_eq!(said, format!("stage-run --restarts {restarts} {}/request.json\n", folder.display()));
         }
+    }
+
+    #[test]
+    fn a_job_works_with_the_threads_of_its_trial() {
+        let graph = plan(&[trial(|config| config.threads = 3)], Path::new("runs"));
+        let request = request(&graph, 2).unwrap();
+        assert_eq!((request.threads, request.trial_config().unwrap().threads), (3, 3));
+    }
+
+    #[test]
+    fn what_waits_for_a_choice_is_not_done_already() {
+        let mut graph = plan(&[trial(|_| {})], Path::new("runs"));
+        let states = [State::Done, State::Unneeded, State::Fresh, State::Held, State::Lost("nan".into())];
+        for (node, state) in graph.nodes.iter_mut().zip(states) {
+            node.state = state;
+        }
+        assert_eq!((graph.nodes.len(), found(&graph)), (6, 3));
     }
 
     #[test]

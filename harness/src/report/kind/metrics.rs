@@ -7,6 +7,7 @@ use crate::report::fields::Fields;
 use crate::report::figure::Point;
 use crate::report::observation::{Observation, mean};
 use crate::stats::spread;
+use crate::track::{Course, METRICS};
 
 /// Most points of a curve of training.
 const CURVE_POINTS: usize = 200;
@@ -59,17 +60,17 @@ impl Training {
     }
 
     fn read_file(self, dir: &std::path::Path, is_wanted: impl Fn(&str) -> bool) -> Option<Vec<Curve>> {
-        let mut csv = csv::Reader::from_path(dir.join(crate::track::METRICS)).ok()?;
-        let headers = csv.headers().ok()?.clone();
-        let column = |name: &str| headers.iter().position(|h| h == name);
-        let (x, split) = (column(self.x)?, column("split")?);
-        let wanted: Vec<usize> = (0..headers.len()).filter(|i| is_wanted(&headers[*i])).collect();
+        let text = std::fs::read_to_string(dir.join(METRICS)).ok()?;
+        let course = Course::of(&text)?;
+        let x = course.column(self.x)?;
+        let wanted: Vec<usize> =
+            (0..course.columns.len()).filter(|i| is_wanted(course.columns[*i])).collect();
         let mut found: Vec<Curve> = vec![];
-        for row in csv.records().filter_map(Result::ok) {
-            let number = |i: usize| row.get(i)?.parse::<f64>().ok().filter(|n| n.is_finite());
-            let (Some(split), Some(x)) = (row.get(split), number(x)) else { continue };
+        for row in course.rows() {
+            let number = |i: usize| row.number(i).filter(|n| n.is_finite());
+            let (split, Some(x)) = (row.split, number(x)) else { continue };
             for (i, y) in wanted.iter().filter_map(|i| Some((*i, number(*i)?))) {
-                let column = &headers[i];
+                let column = course.columns[i];
                 match found.iter_mut().find(|curve| curve.split == split && curve.column == column) {
                     Some(curve) => curve.rows.push((x, y)),
                     None => {

@@ -23,6 +23,7 @@ use crate::records::{TrialRecord, notices};
 use crate::track::counted;
 use anyhow::{Context, Result};
 use minijinja::{Environment, Value, context};
+use std::io::ErrorKind;
 
 /// The sections in their order: anchor, title, template.
 const SECTIONS: [(&str, &str, &str); 15] = [
@@ -87,7 +88,13 @@ impl Page<'_> {
             question => experiment.question,
             protocol => experiment.protocol.as_ref().map(|protocol| {
                 let name = protocol.path.file_name().map(|name| name.to_string_lossy());
-                context! { name, text => std::fs::read_to_string(&protocol.path).ok() }
+                let read = std::fs::read_to_string(&protocol.path);
+                let problem = read.as_ref().err().map(|error| match error.kind() {
+                    ErrorKind::NotFound => "is not there",
+                    ErrorKind::InvalidData => "is not UTF-8 text",
+                    _ => "cannot be read",
+                });
+                context! { name, text => read.ok(), problem }
             }),
             has_exams => settings.iter().any(|setting| setting.answers.is_some()),
             claims => claims::values(self.compared),

@@ -62,6 +62,8 @@ fn the_protocol_stands_behind_the_claims() {
     let found = places(&written, &["<h2 id=\"claims\">", "<h2 id=\"protocol\">", "<h2 id=\"findings\">"]);
     assert!(found.is_sorted(), "{found:?}");
     places(&written, &["(<code>protocol.md</code>)", "<pre>H1: deep &lt;i&gt;beats&lt;&#x2f;i&gt; flat."]);
+    std::fs::write(&file, b"H1: \xff").unwrap();
+    places(&page(&asked, &trials(), &[], &Origin::default()), &["was written, is not UTF-8 text.</p>"]);
     std::fs::remove_file(&file).unwrap();
     places(&page(&asked, &trials(), &[], &Origin::default()), &["in which it was written, is not there"]);
 }

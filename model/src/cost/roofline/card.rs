@@ -124,17 +124,17 @@ impl Card {
     pub fn step(&self, model: &ModelConfig, step: &Step, precision: Precision) -> Seconds {
         let mut seconds = Seconds::default();
         let mut launches = 0.0;
-        let mut add = |often: f64, operations: &step::Operations| {
-            for (count, operation) in operations {
+        for (often, operations) in step.groups(model, step.items, CARD_POSITIONS) {
+            for (count, operation) in &operations {
                 seconds.add(often * count, operation, self.operation(operation, precision));
                 launches += often * count;
             }
-        };
-        for (often, operations) in step.groups(model, step.items, CARD_POSITIONS) {
-            add(often, &operations);
         }
         if step.change != Change::Nothing {
-            add(1.0, &step::update(model.params() as f64));
+            for (count, operation) in step::update(model, step.rule) {
+                seconds.weights += count * self.operation(&operation, Precision::F32);
+                launches += count;
+            }
         }
         Seconds { launches: launches * LAUNCH, ..seconds }
     }

@@ -161,11 +161,13 @@ impl Processor {
                 *next = next.plus(1.0, lane(number));
             }
         }
-        let longest = busy.into_iter().max_by(by_time).unwrap_or_default();
-        match learns {
-            true => longest.plus(1.0 / threads.max(1) as f64, self.operations(&step::update(weights), set)),
-            false => longest,
+        let mut longest = busy.into_iter().max_by(by_time).unwrap_or_default();
+        if learns {
+            // A thread takes a matrix, or a part of the rest.
+            let update = self.operations(&step::update(model, step.rule), 0.0).total();
+            longest.weights += update / threads.max(1) as f64;
         }
+        longest
     }
 }
 
