@@ -141,9 +141,10 @@ fn a_file_is_read_once_and_what_is_left_out_is_told() {
         contains("files: 3 of 4 names are of files that were named before").and(contains("0 left out")),
     );
     let counts = shared("cases/26_counts").unwrap().join("empty.csv");
-    prepare("pretrain", &[counts.to_str().unwrap()]).assert().code(1).stderr(
-        contains("empty.csv:2: the key \"x\" has content").and(contains("data.unknown_keys = \"ignore\"")),
-    );
+    prepare("pretrain", &[counts.to_str().unwrap()])
+        .assert()
+        .code(1)
+        .stderr(contains("empty.csv:2: the key \"x\" has content").and(contains("--ignore-unknown-keys")));
     prepare("pretrain", &["--ignore-unknown-keys", counts.to_str().unwrap()]).assert().code(0).stdout(
         contains("data: 2 of 3 rows left out: no text")
             .and(contains("1 row to train on"))
