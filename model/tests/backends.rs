@@ -237,14 +237,17 @@ fn the_backends_update_alike() {
     use model::layout::Matrix;
     use model::optimizer::{AdamW, Muon};
 
-    /// Weights and both moments after five updates by each rule, of two matrices with a norm's scale between them.
+    /// Weights and both moments after five updates by each rule, of matrices, two of them of one shape, with a norm's scale between.
     fn updated<B: Backend>(backend: &B) -> [Vec<f32>; 3] {
-        let n = 12 * 7 + 5 + 6 * 20;
+        let n = 12 * 7 + 5 + 6 * 20 + 12 * 7;
         let wave = |rate: f32| (0..n).map(|i| (i as f32 * rate).sin()).collect::<Vec<f32>>();
         let mut weights = backend.weights(wave(0.37)).unwrap();
         let mut moments = [backend.zeros(n).unwrap(), backend.zeros(n).unwrap()];
-        let matrices =
-            [Matrix { range: 0..84, d_out: 12, d_in: 7 }, Matrix { range: 89..209, d_out: 6, d_in: 20 }];
+        let matrices = [
+            Matrix { range: 0..84, d_out: 12, d_in: 7 },
+            Matrix { range: 89..209, d_out: 6, d_in: 20 },
+            Matrix { range: 209..293, d_out: 12, d_in: 7 },
+        ];
         for step in 1..=5 {
             let grads = backend.floats(wave(0.1 + 0.01 * step as f32)).unwrap();
             let (lr, weight_decay, grad_scale) = (1e-2, 0.1, 0.5);

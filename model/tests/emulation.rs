@@ -434,7 +434,7 @@ fn products_are_right_in_every_type_and_direction() {
     ];
     for (case, (factors, result)) in types.into_iter().cycle().take(60).enumerate() {
         let [m, n, k] = [0; 3].map(|_| random.random_range(1..20usize));
-        let (alpha, beta) = (0.5, [0.0, 1.0, -2.0][case % 3]);
+        let (batch, alpha, beta) = (1 + case % 4, 0.5, [0.0, 1.0, -2.0][case % 3]);
         let mut matrix = |dtype, count| {
             let numbers: Vec<_> = (0..count).map(|_| number(dtype, random.random_range(-1.0..1.0))).collect();
             let at = card.allocate(count * dtype.size()).unwrap();
@@ -442,23 +442,25 @@ fn products_are_right_in_every_type_and_direction() {
             (at, numbers.into_iter().map(|x| x.1).collect::<Vec<_>>())
         };
         let ((a, xs), (b, ys), (mut c, zs)) =
-            (matrix(factors, m * k), matrix(factors, k * n), matrix(result, m * n));
+            (matrix(factors, batch * m * k), matrix(factors, batch * k * n), matrix(result, batch * m * n));
         if beta == 0.0 {
-            c = card.allocate(m * n * result.size()).unwrap(); // NaN, which is not read
+            c = card.allocate(batch * m * n * result.size()).unwrap(); // NaN, which is not read
         }
         let (flip_a, flip_b) = (case % 2 == 0, case / 2 % 2 == 0);
         let (left, right) = (Factor { at: a, transposed: flip_a }, Factor { at: b, transposed: flip_b });
-        card.product(&Product { a: left, b: right, c, m, n, k, factors, result, tf32: false, alpha, beta })
-            .unwrap();
-        let mut bytes = vec![0; m * n * result.size()];
+        let (a, b, tf32) = (left, right, false);
+        card.product(&Product { a, b, c, m, n, k, batch, factors, result, tf32, alpha, beta }).unwrap();
+        let mut bytes = vec![0; batch * m * n * result.size()];
         card.download(&mut bytes, c).unwrap();
-        for i in 0..m {
+        for (one, i) in (0..batch).flat_map(|one| (0..m).map(move |i| (one, i))) {
+            let (xs, ys) = (&xs[one * m * k..], &ys[one * k * n..]);
             for j in 0..n {
                 let x = |l: usize| f64::from(if flip_a { xs[l * m + i] } else { xs[i * k + l] });
                 let y = |l: usize| f64::from(if flip_b { ys[j * k + l] } else { ys[l * n + j] });
                 let sum: f64 = (0..k).map(|l| x(l) * y(l)).sum();
-                let expected = f64::from(alpha) * sum + f64::from(beta) * f64::from(zs[i * n + j]);
-                let at = &bytes[(i * n + j) * result.size()..][..result.size()];
+                let place = (one * m + i) * n + j;
+                let expected = f64::from(alpha) * sum + f64::from(beta) * f64::from(zs[place]);
+                let at = &bytes[place * result.size()..][..result.size()];
                 let value = match result {
                     Dtype::F32 => f32::of(at),
                     Dtype::Bf16 => half::bf16::from_bits(u16::of(at)).to_f32(),
@@ -483,7 +485,7 @@ fn a_product_of_types_that_cublas_does_not_multiply_is_refused() {
     let card = Emulation::default();
     let a = Factor { at: put(&card, &[1.0f32]), transposed: false };
     let (factors, result) = (Dtype::F32, Dtype::Bf16);
-    let product =
-        Product { a, b: a, c: a.at, m: 1, n: 1, k: 1, factors, result, tf32: false, alpha: 1.0, beta: 0.0 };
+    let (c, tf32, alpha, beta) = (a.at, false, 1.0, 0.0);
+    let product = Product { a, b: a, c, m: 1, n: 1, k: 1, batch: 1, factors, result, tf32, alpha, beta };
     assert_eq!(card.product(&product).unwrap_err().to_string(), "product: no Bf16 is made of F32");
 }

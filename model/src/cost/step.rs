@@ -9,12 +9,15 @@ use crate::optimizer::Muon;
 use crate::spec::Heads;
 use crate::trainer::Rule;
 use crate::transformer::Recompute;
+use std::collections::BTreeMap;
 
 /// One operation on a group of positions, in numbers of its type.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Operation {
-    /// `(m, k)` by `(k, n)`.
+    /// `(m, k)` by `(k, n)`, so many of them.
     Product {
+        /// Products that are done together.
+        batch: f64,
         /// Rows of the result.
         m: f64,
         /// Terms of each sum.
@@ -113,29 +116,32 @@ pub fn update(model: &ModelConfig, rule: Rule) -> Operations {
     let weights = model.params() as f64;
     let mut all = vec![(1.0, Operation::Weights { numbers: weights })];
     let mut by_adamw = weights;
+    let mut alike: BTreeMap<(usize, usize), usize> = BTreeMap::new();
     for param in model.spec().block.params() {
         let (Rule::Muon, &[d_out, d_in]) = (rule.of(param.role), param.shape.as_slice()) else { continue };
-        let size = (d_out * d_in) as f64;
-        let count = (model.n_layers * param.len()) as f64 / size;
-        by_adamw -= count * size;
-        all.extend(muon(d_out, d_in).into_iter().map(|(often, operation)| (count * often, operation)));
+        by_adamw -= (model.n_layers * param.len()) as f64;
+        *alike.entry((d_out, d_in)).or_default() += model.n_layers * param.len() / (d_out * d_in);
     }
+    all.extend(alike.into_iter().flat_map(|((d_out, d_in), count)| muon(count as f64, d_out, d_in)));
     all.extend([by_adamw * 7.0, weights].map(|numbers| (1.0, Operation::Weights { numbers })));
     all
 }
 
-/// [`Muon`]'s update of a matrix: momentum and its norm, the polynomial with the products that it is made of, the step.
-fn muon(d_out: usize, d_in: usize) -> Operations {
-    let (size, small, large) = ((d_out * d_in) as f64, d_out.min(d_in) as f64, d_out.max(d_in) as f64);
-    let rounds = Muon::ITERATIONS as f64;
+/// [`Muon`]'s update of so many matrices of one shape: momentum and its norm, the polynomial with the products that it is made of,
+/// the step.
+fn muon(count: f64, d_out: usize, d_in: usize) -> Operations {
+    let (small, large) = (d_out.min(d_in) as f64, d_out.max(d_in) as f64);
+    let numbers = |each: f64| Operation::Weights { numbers: count * each };
+    let product = |m, k, n| Operation::Product { batch: count, m, k, n };
+    let (size, rounds) = (small * large, Muon::ITERATIONS as f64);
     vec![
-        (1.0, Operation::Weights { numbers: 4.0 * size }),
-        (1.0, Operation::Weights { numbers: 3.0 * size }),
+        (1.0, numbers(4.0 * size)),
+        (1.0, numbers(3.0 * size)),
         (rounds, product(small, large, small)),
         (rounds, product(small, small, small)),
         (rounds, product(small, small, large)),
-        (rounds, Operation::Weights { numbers: 3.0 * (size + small * small) }),
-        (1.0, Operation::Weights { numbers: 3.0 * size }),
+        (rounds, numbers(3.0 * (size + small * small))),
+        (1.0, numbers(3.0 * size)),
     ]
 }
 
@@ -176,7 +182,7 @@ pub fn pairs(len: usize, window: Option<usize>) -> f64 {
 }
 
 fn product(m: f64, k: f64, n: f64) -> Operation {
-    Operation::Product { m, k, n }
+    Operation::Product { batch: 1.0, m, k, n }
 }
 
 /// A pass without sums of rows or exponentials.
@@ -391,7 +397,7 @@ mod tests {
     /// Multiply-adds of products with weights, and pairs of attention times its products.
     fn counted(operations: &Operations) -> (f64, f64) {
         operations.iter().fold((0.0, 0.0), |(products, attention), (count, operation)| match *operation {
-            Operation::Product { m, k, n } => (products + count * m * k * n, attention),
+            Operation::Product { batch, m, k, n } => (products + count * batch * m * k * n, attention),
             Operation::Attention { pairs, backward, .. } => {
                 (products, attention + count * pairs * if backward { 5.0 } else { 2.0 })
             }

@@ -3,7 +3,7 @@
 use super::{EXACT, Gradients, Probe, ROUNDING, tensor, variable};
 use crate::Result;
 use crate::backend::{Adapter, Backend};
-use crate::layout::Matrix;
+use crate::layout::{BlockLayout, Matrix};
 use crate::optimizer::{AdamW, Muon};
 use crate::reference;
 use candle_core::Tensor;
@@ -65,9 +65,13 @@ fn adamw<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
 const NEWTON_SCHULZ: f64 = 1e-5;
 
 fn muon<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
-    let (backend, len, block) = (probe.backend, probe.layout.len(), &probe.layout.blocks[0]);
-    let dense = block.dense.clone().into_iter().flat_map(|dense| [dense.w13, dense.w2]);
-    let matrices: Vec<Matrix> = [block.wqkv.clone(), block.wo.clone()].into_iter().chain(dense).collect();
+    let (backend, len) = (probe.backend, probe.layout.len());
+    let of_block = |block: &BlockLayout| {
+        let dense = block.dense.clone().into_iter().flat_map(|dense| [dense.w13, dense.w2]);
+        [block.wqkv.clone(), block.wo.clone()].into_iter().chain(dense).collect::<Vec<_>>()
+    };
+    // Those of two blocks have the same shapes.
+    let matrices: Vec<Matrix> = probe.layout.blocks.iter().flat_map(of_block).collect();
     let (momentum, grad) = (probe.draw(len)?, probe.draw(len)?);
     let step = Muon { lr: 0.1, momentum: 0.95, weight_decay: 0.1, grad_scale: 0.7 };
     let of = |values: &[f32]| tensor(values, len);

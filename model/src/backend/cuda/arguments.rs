@@ -116,7 +116,9 @@ arguments! {
         w: Address, working: Address, m: Address, v: Address, grad: Address, len: i64,
         beta1: f32, beta2: f32, step_size: f32, inverse_root: f32, eps: f32, keep: f32, grad_scale: f32, unused: i32,
     }
-    MuonMomentum { update: Address, momentum: Address, grad: Address, len: i64, beta: f32, grad_scale: f32 }
+    MuonMomentum {
+        update: Address, momentum: Address, grad: Address, starts: Address, len: i64, beta: f32, grad_scale: f32,
+    }
     Normalise { x: Address, parts: Address, len: i64, n_parts: i32, eps: f32 }
-    MuonStep { w: Address, working: Address, update: Address, len: i64, keep: f32, rate: f32 }
+    MuonStep { w: Address, working: Address, update: Address, starts: Address, len: i64, keep: f32, rate: f32 }
 }

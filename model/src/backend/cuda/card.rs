@@ -319,7 +319,7 @@ impl Driver for Card {
         let blas = lock(&self.blas);
         // SAFETY: the places were allocated with room for matrices of these sizes.
         unsafe {
-            blas::gemm_ex(
+            blas::gemm_strided_batched_ex(
                 blas.0,
                 turn(b.transposed),
                 turn(a.transposed),
@@ -330,13 +330,17 @@ impl Driver for Card {
                 b.at as *const c_void,
                 kind(product.factors),
                 ldb as c_int,
+                (k * n) as i64,
                 a.at as *const c_void,
                 kind(product.factors),
                 lda as c_int,
+                (m * k) as i64,
                 (&raw const product.beta).cast(),
                 product.c as *mut c_void,
                 kind(product.result),
                 n as c_int,
+                (m * n) as i64,
+                product.batch as c_int,
                 compute,
                 blas_sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT_TENSOR_OP,
             )

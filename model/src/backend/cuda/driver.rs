@@ -50,7 +50,8 @@ pub struct Factor {
     pub transposed: bool,
 }
 
-/// `c = alpha a b + beta c`, row by row: `a` is `(m, k)`, `b` is `(k, n)`, `c` is `(m, n)`; sums are of f32.
+/// `c = alpha a b + beta c`, row by row: `a` is `(m, k)`, `b` is `(k, n)`, `c` is `(m, n)`; sums are of f32. Of `batch` such
+/// products the factors and results lie one after the other.
 #[derive(Debug, Clone, Copy)]
 pub struct Product {
     /// The left factor, in memory `(k, m)` where it is transposed.
@@ -65,6 +66,8 @@ pub struct Product {
     pub n: usize,
     /// Terms of each sum.
     pub k: usize,
+    /// Products of these sizes.
+    pub batch: usize,
     /// Of both factors.
     pub factors: Dtype,
     /// Of the result.

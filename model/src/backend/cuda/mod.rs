@@ -479,7 +479,7 @@ impl Backend for Cuda {
         matrices: &[Matrix],
         step: &Muon,
     ) -> Result<()> {
-        matrices.iter().try_for_each(|m| self.muon_matrix(w, &moments[0], grads, m, step))
+        self.muon_matrices(w, &moments[0], grads, matrices, step)
     }
 
     fn adapt(

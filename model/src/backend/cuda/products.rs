@@ -19,7 +19,8 @@ impl Cuda {
         beta: f32,
     ) -> Result<()> {
         let (factors, tf32) = (self.dtype(), self.tf32());
-        self.queue.product(&Product { a, b, c, m, n, k, factors, result, tf32, alpha: 1.0, beta })
+        let (batch, alpha) = (1, 1.0);
+        self.queue.product(&Product { a, b, c, m, n, k, batch, factors, result, tf32, alpha, beta })
     }
 
     /// `y = x wᵀ + beta y` of `n` rows.

@@ -179,7 +179,7 @@ impl Queue {
 
     /// A product; nothing where it has no element.
     pub fn product(&self, product: &Product) -> Result<()> {
-        if product.m == 0 || product.n == 0 {
+        if product.m == 0 || product.n == 0 || product.batch == 0 {
             return Ok(());
         }
         self.driver.product(product)

@@ -2,25 +2,36 @@
 
 use super::Cuda;
 use super::arguments as args;
-use super::driver::{Address, Dtype, Factor, Product};
+use super::driver::{Address, Dtype, Factor, Grid, Product};
 use super::memory::{Floats, Weights};
 use super::queue::{self, Room, THREADS, plain, transposed};
 use crate::Result;
 use crate::backend::Adapter;
 use crate::layout::Matrix;
 use crate::optimizer::{AdamW, Coefficients, Muon};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Blocks that a sum of squares is shared out over; always the same, so that its bits are.
 const PARTS: usize = 512;
+/// Numbers of the matrices that Muon works on together, at most, so that its room does not grow with the model.
+const MUON_NUMBERS: usize = 16 << 20;
+/// The most blocks of a grid in its second direction.
+const MOST_ALIKE: usize = 65_535;
+
+/// So many blocks for each of `count` arrays, which `blockIdx.y` names.
+fn each(count: usize, blocks: usize) -> Grid {
+    Grid { blocks: [blocks as u32, count as u32, 1], threads: THREADS, shared: 0 }
+}
 
 impl Cuda {
-    /// The parts of a sum of squares, in f64.
-    fn parts_of_squares(&self, x: Address, len: usize) -> Result<(Room, usize)> {
+    /// The parts of the sum of squares of each of so many arrays, `(arrays, parts)` in f64, and their number.
+    fn parts_of_squares(&self, x: Address, len: usize, arrays: usize) -> Result<(Room, usize)> {
         let parts = len.div_ceil(THREADS as usize).clamp(1, PARTS);
-        let room = self.queue.room(8 * parts)?;
+        let room = self.queue.room(8 * parts * arrays)?;
         let arguments = args::SumOfSquares { parts: room.at, x, len: len as i64 };
-        self.queue.run("sum_of_squares", parts, 8 * THREADS as usize, &arguments)?;
+        let grid = Grid { shared: 8 * THREADS as usize, ..each(arrays, parts) };
+        self.queue.run_in("sum_of_squares", grid, &arguments)?;
         Ok((room, parts))
     }
 
@@ -28,7 +39,7 @@ impl Cuda {
         if range.is_empty() {
             return Ok(0.0);
         }
-        let (room, parts) = self.parts_of_squares(floats.at(range.start), range.len())?;
+        let (room, parts) = self.parts_of_squares(floats.at(range.start), range.len(), 1)?;
         Ok(self.queue.download::<f64>(room.at, parts)?.iter().sum())
     }
 
@@ -61,42 +72,68 @@ impl Cuda {
         self.run("adamw", queue::blocks(range.len()), 0, &arguments)
     }
 
-    pub(super) fn muon_matrix(
+    /// Muon's update of matrices, those of one shape together: on small models a launch takes longer than what it does.
+    pub(super) fn muon_matrices(
         &self,
         w: &Weights,
         momentum: &Floats,
         grads: &Floats,
-        matrix: &Matrix,
+        matrices: &[Matrix],
         step: &Muon,
     ) -> Result<()> {
-        let (len, start) = (matrix.range.len(), matrix.range.start);
-        let blocks = queue::blocks(len);
-        let update = self.dirty_floats(len)?;
+        let mut shapes: BTreeMap<(usize, usize), Vec<&Matrix>> = BTreeMap::new();
+        for matrix in matrices {
+            shapes.entry((matrix.d_out, matrix.d_in)).or_default().push(matrix);
+        }
+        for ((d_out, d_in), alike) in shapes {
+            for together in alike.chunks((MUON_NUMBERS / (d_out * d_in).max(1)).clamp(1, MOST_ALIKE)) {
+                self.muon_alike(w, momentum, grads, together, step)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The update of matrices that have one shape; there is at least one.
+    fn muon_alike(
+        &self,
+        w: &Weights,
+        momentum: &Floats,
+        grads: &Floats,
+        matrices: &[&Matrix],
+        step: &Muon,
+    ) -> Result<()> {
+        let (matrix, count) = (matrices[0], matrices.len());
+        let len = matrix.range.len();
+        let starts: Vec<i64> = matrices.iter().map(|matrix| matrix.range.start as i64).collect();
+        let starts = self.queue.upload(&starts)?;
+        let update = self.dirty_floats(count * len)?;
         let arguments = args::MuonMomentum {
             update: update.room.at,
-            momentum: momentum.at(start),
-            grad: grads.at(start),
+            momentum: momentum.room.at,
+            grad: grads.room.at,
+            starts: starts.at,
             len: len as i64,
             beta: step.momentum as f32,
             grad_scale: step.grad_scale as f32,
         };
-        self.queue.run("muon_momentum", blocks, 0, &arguments)?;
-        let update = self.orthogonalise(update, matrix)?;
+        self.queue.run_in("muon_momentum", each(count, queue::blocks(len)), &arguments)?;
+        let update = self.orthogonalise(update, matrix, count)?;
         let arguments = args::MuonStep {
-            w: w.master.at(start),
-            working: w.working_at(&matrix.range),
+            w: w.master.room.at,
+            working: w.working_at(&(0..0)),
             update: update.room.at,
+            starts: starts.at,
             len: len as i64,
             keep: (1.0 - step.lr * step.weight_decay) as f32,
             rate: step.rate(matrix) as f32,
         };
-        self.run("muon_step", blocks, 0, &arguments)
+        self.queue.run_in(&queue::of("muon_step", self.dtype()), each(count, queue::blocks(len)), &arguments)
     }
 
-    /// Nearly `U Vᵀ` of the singular value decomposition of `x`, `(d_out, d_in)`: see [`Muon`].
-    fn orthogonalise(&self, mut x: Floats, matrix: &Matrix) -> Result<Floats> {
-        let (rows, columns, len) = (matrix.d_out, matrix.d_in, x.len);
-        let (parts, n_parts) = self.parts_of_squares(x.room.at, len)?;
+    /// Nearly `U Vᵀ` of the singular value decomposition of each of `count` matrices `x`, `(count, d_out, d_in)`: see [`Muon`].
+    fn orthogonalise(&self, mut x: Floats, matrix: &Matrix, count: usize) -> Result<Floats> {
+        let (rows, columns, len) = (matrix.d_out, matrix.d_in, matrix.range.len());
+        let (parts, n_parts) = self.parts_of_squares(x.room.at, len, count)?;
         let normalise = args::Normalise {
             x: x.room.at,
             parts: parts.at,
@@ -104,47 +141,43 @@ impl Cuda {
             n_parts: n_parts as i32,
             eps: Muon::EPS,
         };
-        self.queue.run("normalise", queue::blocks(len), 0, &normalise)?;
+        self.queue.run_in("normalise", each(count, queue::blocks(len)), &normalise)?;
         let small = rows.min(columns);
-        let (gram, polynomial) = (self.dirty_floats(small * small)?, self.dirty_floats(small * small)?);
-        let mut next = self.dirty_floats(len)?;
+        let (gram, polynomial) =
+            (self.dirty_floats(count * small * small)?, self.dirty_floats(count * small * small)?);
+        let mut next = self.dirty_floats(count * len)?;
         let [a, b, c] = Muon::COEFFICIENTS;
         let driver = self.queue.driver();
+        let product = |to: &Floats, a, b, sizes, factors| self.exact(to.room.at, a, b, sizes, count, factors);
         for _ in 0..Muon::ITERATIONS {
-            let (at, of_gram) = (x.room.at, plain(gram.room.at));
+            let (of_x, turned, of_gram) = (plain(x.room.at), transposed(x.room.at), plain(gram.room.at));
             // The smaller of X Xᵀ and Xᵀ X.
-            match rows <= columns {
-                true => {
-                    self.exact(gram.room.at, plain(at), transposed(at), [small, small, columns], [1.0, 0.0])?
-                }
-                false => {
-                    self.exact(gram.room.at, transposed(at), plain(at), [small, small, rows], [1.0, 0.0])?
-                }
-            }
-            driver.copy(polynomial.room.at, gram.room.at, 4 * small * small)?;
-            self.exact(polynomial.room.at, of_gram, of_gram, [small; 3], [c, b])?;
-            driver.copy(next.room.at, at, 4 * len)?;
-            let (of_polynomial, sizes) = (plain(polynomial.room.at), [rows, columns, small]);
-            match rows <= columns {
-                true => self.exact(next.room.at, of_polynomial, plain(at), sizes, [1.0, a])?,
-                false => self.exact(next.room.at, plain(at), of_polynomial, sizes, [1.0, a])?,
-            }
+            let (left, right, large) =
+                if rows <= columns { (of_x, turned, columns) } else { (turned, of_x, rows) };
+            product(&gram, left, right, [small, small, large], [1.0, 0.0])?;
+            driver.copy(polynomial.room.at, gram.room.at, 4 * gram.len)?;
+            product(&polynomial, of_gram, of_gram, [small; 3], [c, b])?;
+            driver.copy(next.room.at, x.room.at, 4 * x.len)?;
+            let of_polynomial = plain(polynomial.room.at);
+            let (left, right) = if rows <= columns { (of_polynomial, of_x) } else { (of_x, of_polynomial) };
+            product(&next, left, right, [rows, columns, small], [1.0, a])?;
             std::mem::swap(&mut x, &mut next);
         }
         Ok(x)
     }
 
-    /// `c = alpha a b + beta c` of f32, `[m, n, k]`, `[alpha, beta]`.
+    /// `c = alpha a b + beta c` of f32, `[m, n, k]`, `[alpha, beta]`; so many of them.
     fn exact(
         &self,
         c: Address,
         a: Factor,
         b: Factor,
         [m, n, k]: [usize; 3],
+        batch: usize,
         [alpha, beta]: [f32; 2],
     ) -> Result<()> {
         let (factors, result) = (Dtype::F32, Dtype::F32);
-        self.queue.product(&Product { a, b, c, m, n, k, factors, result, tf32: false, alpha, beta })
+        self.queue.product(&Product { a, b, c, m, n, k, batch, factors, result, tf32: false, alpha, beta })
     }
 
     pub(super) fn merge_adapter(
@@ -160,7 +193,7 @@ impl Cuda {
         self.queue.driver().copy(to, base.at(from.start), 4 * from.len())?;
         let (of_a, of_b) = (adapters.master.at(a.range.start), adapters.master.at(b.range.start));
         let sizes = [weight.d_out, weight.d_in, a.d_out];
-        self.exact(to, plain(of_b), plain(of_a), sizes, [scale as f32, 1.0])?;
+        self.exact(to, plain(of_b), plain(of_a), sizes, 1, [scale as f32, 1.0])?;
         self.refresh(w, &weight.range)
     }
 
@@ -176,7 +209,7 @@ impl Cuda {
         let (d_out, d_in, rank, scale) = (weight.d_out, weight.d_in, a.d_out, [scale as f32, 0.0]);
         let dw = plain(dw.at(weight.range.start));
         let (of_a, of_b) = (adapters.master.at(a.range.start), adapters.master.at(b.range.start));
-        self.exact(grads.at(a.range.start), transposed(of_b), dw, [rank, d_in, d_out], scale)?;
-        self.exact(grads.at(b.range.start), dw, transposed(of_a), [d_out, rank, d_in], scale)
+        self.exact(grads.at(a.range.start), transposed(of_b), dw, [rank, d_in, d_out], 1, scale)?;
+        self.exact(grads.at(b.range.start), dw, transposed(of_a), [d_out, rank, d_in], 1, scale)
     }
 }

@@ -85,11 +85,11 @@ impl Card {
         }
     }
 
-    /// The share of the sheet's rate that a product reaches: of its tiles, of the last wave of tiles, of short sums. Where
+    /// The share of the sheet's rate that so many products reach: of its tiles, of the last wave of tiles, of short sums. Where
     /// there are fewer tiles than multiprocessors, sums are split among them, as cuBLAS does.
-    pub fn efficiency(&self, m: f64, k: f64, n: f64) -> f64 {
-        let tiles = (m / TILE).ceil() * (n / TILE).ceil();
-        let whole = m * n / (tiles * TILE * TILE);
+    pub fn efficiency(&self, batch: f64, m: f64, k: f64, n: f64) -> f64 {
+        let tiles = batch * (m / TILE).ceil() * (n / TILE).ceil();
+        let whole = batch * m * n / (tiles * TILE * TILE);
         let splits = (self.multiprocessors / tiles).floor().clamp(1.0, (k / (2.0 * SHORT)).floor().max(1.0));
         let (parts, terms) = (tiles * splits, k / splits);
         let waves = (parts / self.multiprocessors).ceil();
@@ -100,9 +100,9 @@ impl Card {
         let (rate, stream) = (self.rate(precision), STREAM * self.bandwidth * 1e9);
         let bytes = bytes(precision);
         match *operation {
-            Operation::Product { m, k, n } => {
-                let arithmetic = 2.0 * m * k * n / (rate * self.efficiency(m, k, n));
-                arithmetic.max(bytes * (m * k + k * n + m * n) / stream)
+            Operation::Product { batch, m, k, n } => {
+                let arithmetic = 2.0 * batch * m * k * n / (rate * self.efficiency(batch, m, k, n));
+                arithmetic.max(bytes * batch * (m * k + k * n + m * n) / stream)
             }
             Operation::Attention { positions, pairs, heads, backward } => {
                 let (head_dim, count) = (heads.head_dim as f64, heads.n_heads as f64);
@@ -150,24 +150,27 @@ mod tests {
     #[test]
     fn a_product_loses_what_its_tiles_waves_and_short_sums_cost() {
         // 20 whole tiles are two whole waves on 10 multiprocessors; a sum of 128 terms takes as long as one of 256.
-        assert!(near(CARD.efficiency(1280.0, 128.0, 256.0), 0.82 * 0.5));
+        assert!(near(CARD.efficiency(1.0, 1280.0, 128.0, 256.0), 0.82 * 0.5));
         // One row more is a tile more in each column: 22 tiles in three waves, of which 20 and 2 rows of 128 are wanted.
         assert!(near(
-            CARD.efficiency(1281.0, 128.0, 256.0),
+            CARD.efficiency(1.0, 1281.0, 128.0, 256.0),
             0.82 * 0.5 * (1281.0 * 256.0) / (30.0 * 128.0 * 128.0)
         ));
         // Two tiles, each sum split among 5 multiprocessors.
-        assert!(near(CARD.efficiency(128.0, 5120.0, 256.0), 0.82 * 1024.0 / (1024.0 + 128.0)));
+        assert!(near(CARD.efficiency(1.0, 128.0, 5120.0, 256.0), 0.82 * 1024.0 / (1024.0 + 128.0)));
+        // Two products of 20 tiles are four waves, three of two tiles each six on ten.
+        assert!(near(CARD.efficiency(2.0, 1280.0, 128.0, 256.0), 0.82 * 0.5));
+        assert!(near(CARD.efficiency(3.0, 128.0, 128.0, 256.0), 0.82 * 0.6 * 0.5));
         // A sum of 256 terms is not split.
-        assert!(near(CARD.efficiency(128.0, 256.0, 256.0), 0.82 * 0.2 * 256.0 / 384.0));
+        assert!(near(CARD.efficiency(1.0, 128.0, 256.0, 256.0), 0.82 * 0.2 * 256.0 / 384.0));
     }
 
     #[test]
     fn an_operation_takes_the_longer_of_arithmetic_and_memory() {
         let of = |operation, precision| CARD.operation(&operation, precision);
         let (large, thin) = (
-            Operation::Product { m: 1280.0, k: 1280.0, n: 256.0 },
-            Operation::Product { m: 1280.0, k: 1.0, n: 1280.0 },
+            Operation::Product { batch: 1.0, m: 1280.0, k: 1280.0, n: 256.0 },
+            Operation::Product { batch: 1.0, m: 1280.0, k: 1.0, n: 1280.0 },
         );
         let flops = 2.0 * 1280.0 * 1280.0 * 256.0;
         let efficiency = 0.82 * 1280.0 / (1280.0 + 128.0);

@@ -58,7 +58,8 @@ impl Processor {
         let (a, b, mut c) = (vec![0.5f32; rows * side], vec![0.25f32; side * side], vec![0.0; rows * side]);
         let seconds = mean(|| gemm::linear(&mut c, &a, &b, rows, side, false));
         let [m, k, n] = [rows, side, side].map(|size| size as f64);
-        this.flop = (seconds - this.operation(&Operation::Product { m, k, n }, 0.0)) / (2.0 * m * k * n);
+        this.flop =
+            (seconds - this.operation(&Operation::Product { batch: 1.0, m, k, n }, 0.0)) / (2.0 * m * k * n);
         let (rows, hidden) = (64, 512);
         let (x, mut y) = (vec![0.3f32; 2 * rows * hidden], vec![0.0f32; rows * hidden]);
         let seconds = mean(|| swiglu::forward(&mut y, &x, hidden));
@@ -92,12 +93,12 @@ impl Processor {
     /// the same are needed again, so that they come from as far away.
     fn operation(&self, operation: &Operation, set: f64) -> f64 {
         match *operation {
-            Operation::Product { m, k, n } => {
+            Operation::Product { batch, m, k, n } => {
                 let columns = (n / COLUMNS).ceil() * COLUMNS;
                 // Both factors are laid out, the result is read and written with every block of inner positions.
                 let numbers = m * k + k * n + 2.0 * m * n * (k / INNER).ceil();
                 let bytes = 4.0 * (m * k + k * n + m * n);
-                2.0 * m * k * columns * self.flop + numbers * self.number(bytes.max(set))
+                batch * (2.0 * m * k * columns * self.flop + numbers * self.number(bytes.max(set)))
             }
             Operation::Attention { positions, pairs, heads, backward } => {
                 let (count, head_dim) = (heads.n_heads as f64, heads.head_dim as f64);

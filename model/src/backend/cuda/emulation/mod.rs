@@ -231,27 +231,34 @@ impl Driver for Emulation {
     }
 
     fn product(&self, product: &Product) -> Result<()> {
-        let &Product { a, b, c, m, n, k, factors, result, alpha, beta, .. } = product;
+        let &Product { a, b, c, m, n, k, batch, factors, result, alpha, beta, .. } = product;
         if result != factors && (result != Dtype::F32 || factors == Dtype::F32) {
             return Err(Error::Input(format!("product: no {result:?} is made of {factors:?}")));
         }
         let state = self.state();
-        state.check("product: a", a.at, m * k * factors.size())?;
-        state.check("product: b", b.at, k * n * factors.size())?;
-        state.check("product: c", c, m * n * result.size())?;
-        // SAFETY: The three lie in allocations, which nothing else uses now.
-        unsafe {
-            let a = factor(a, factors, m, k);
-            let b = factor(b, factors, k, n);
-            let mut row = vec![0.0f32; n];
+        state.check("product: a", a.at, batch * m * k * factors.size())?;
+        state.check("product: b", b.at, batch * k * n * factors.size())?;
+        state.check("product: c", c, batch * m * n * result.size())?;
+        let nth =
+            |of: Factor, i: usize, len: usize| Factor { at: of.at + (i * len * factors.size()) as u64, ..of };
+        let mut row = vec![0.0f32; n];
+        for one in 0..batch {
+            // SAFETY: The three lie in allocations, which nothing else uses now.
+            let (a, b) = unsafe {
+                (factor(nth(a, one, m * k), factors, m, k), factor(nth(b, one, k * n), factors, k, n))
+            };
             for i in 0..m {
                 row.fill(0.0);
                 for (j, &x) in a[i * k..(i + 1) * k].iter().enumerate() {
                     row.iter_mut().zip(&b[j * n..(j + 1) * n]).for_each(|(sum, y)| *sum += x * y);
                 }
                 for (j, &sum) in row.iter().enumerate() {
-                    let before = if beta == 0.0 { 0.0 } else { beta * read(c, result, i * n + j) };
-                    write(c, result, i * n + j, alpha * sum + before);
+                    let place = (one * m + i) * n + j;
+                    // SAFETY: As above.
+                    unsafe {
+                        let before = if beta == 0.0 { 0.0 } else { beta * read(c, result, place) };
+                        write(c, result, place, alpha * sum + before);
+                    }
                 }
             }
         }

@@ -5,14 +5,15 @@
     for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < (len); \
          i += (long long)gridDim.x * blockDim.x)
 
-// Each block's part of the sum of squares, in f64.
+// Each block's part of the sum of squares, in f64; blockIdx.y names one of several arrays that lie one after the other.
 struct SumOfSquares {
-    double* parts; // (blocks,)
-    const float* x;
+    double* parts; // (arrays, blocks)
+    const float* x; // (arrays, len)
     long long len;
 
     __device__ void operator()() const {
         SHARED(double, room); // (blockDim.x,)
+        const float* x = this->x + blockIdx.y * len;
         double sum = 0.0;
         EACH(i, len) sum += (double)x[i] * x[i];
         room[threadIdx.x] = sum;
@@ -20,7 +21,7 @@ struct SumOfSquares {
             __syncthreads();
             if (threadIdx.x < half) room[threadIdx.x] += room[threadIdx.x + half];
         }
-        if (threadIdx.x == 0) parts[blockIdx.x] = room[0];
+        if (threadIdx.x == 0) parts[(long long)blockIdx.y * gridDim.x + blockIdx.x] = room[0];
     }
 };
 EXPORT_ONE(SumOfSquares, sum_of_squares, 256)
@@ -66,15 +67,19 @@ template <class T> struct AdamW {
 };
 EXPORT(AdamW, adamw, 256)
 
-// Muon's momentum, and the update with Nesterov's step ahead.
+// Muon's momentum of matrices of one shape, blockIdx.y of them, and their updates with Nesterov's step ahead.
 struct MuonMomentum {
-    float* update;
+    float* update; // (matrices, len)
     float* momentum;
     const float* grad;
+    const long long* starts; // where each matrix begins among all weights
     long long len;
     float beta, grad_scale;
 
     __device__ void operator()() const {
+        float* update = this->update + blockIdx.y * len;
+        float* momentum = this->momentum + starts[blockIdx.y];
+        const float* grad = this->grad + starts[blockIdx.y];
         EACH(i, len) {
             float g = grad[i] * grad_scale;
             float velocity = beta * momentum[i] + (1.0f - beta) * g;
@@ -85,7 +90,7 @@ struct MuonMomentum {
 };
 EXPORT_ONE(MuonMomentum, muon_momentum, 256)
 
-// x /= the root of the sum of `parts`, and a little.
+// x /= the root of the sum of `parts`, and a little; blockIdx.y as in SumOfSquares.
 struct Normalise {
     float* x;
     const double* parts;
@@ -94,6 +99,8 @@ struct Normalise {
     float eps;
 
     __device__ void operator()() const {
+        float* x = this->x + blockIdx.y * len;
+        const double* parts = this->parts + (long long)blockIdx.y * n_parts;
         double squares = 0.0;
         for (int i = 0; i < n_parts; i++) squares += parts[i];
         float factor = 1.0f / ((float)sqrt(squares) + eps);
@@ -102,15 +109,19 @@ struct Normalise {
 };
 EXPORT_ONE(Normalise, normalise, 256)
 
-// w = keep w - rate update.
+// w = keep w - rate update, of the matrices of MuonMomentum.
 template <class T> struct MuonStep {
     float* w;
     T* working; // null: there are no copies
     const float* update;
+    const long long* starts;
     long long len;
     float keep, rate;
 
     __device__ void operator()() const {
+        const float* update = this->update + blockIdx.y * len;
+        float* w = this->w + starts[blockIdx.y];
+        T* working = this->working ? this->working + starts[blockIdx.y] : nullptr;
         EACH(i, len) {
             float weight = w[i] * keep - rate * update[i];
             w[i] = weight;
