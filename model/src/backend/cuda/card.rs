@@ -21,6 +21,8 @@ pub struct Card {
     device: cuda_sys::CUdevice,
     context: cuda_sys::CUcontext,
     stream: cuda_sys::CUstream,
+    /// Whether memory is taken and given back in the order of the stream, without waiting.
+    in_order: bool,
     modules: Vec<cuda_sys::CUmodule>,
     shared_limit: c_int,
     kernels: Mutex<HashMap<String, Kernel>>,
@@ -68,6 +70,27 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Lets the driver keep the memory that is given back to it, for us; whether this GPU has memory that is taken and given back
+/// in the order of a stream.
+fn keep_memory(device: cuda_sys::CUdevice) -> Result<bool> {
+    let supported = cuda_sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED;
+    let mut threshold = u64::MAX;
+    // SAFETY: the device is one that the driver gave out, and the attribute is a number of 64 bits.
+    unsafe {
+        if cuda::device::get_attribute(device, supported).map_err(failed("asking the GPU"))? == 0 {
+            return Ok(false);
+        }
+        let pool = cuda::device::get_default_mem_pool(device).map_err(failed("asking the GPU"))?;
+        cuda::mem_pool::set_attribute(
+            pool,
+            cuda_sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
+            (&raw mut threshold).cast(),
+        )
+        .map_err(failed("keeping memory of the GPU"))?;
+    }
+    Ok(true)
+}
+
 impl Card {
     /// The GPU of this number, of those that the process sees.
     ///
@@ -100,6 +123,7 @@ impl Card {
             let limit = cuda_sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
             (context, cuda::device::get_attribute(device, limit).map_err(failed("asking the GPU"))?)
         };
+        let in_order = keep_memory(device)?;
         let stream =
             cuda::stream::create(cuda::stream::StreamKind::NonBlocking).map_err(failed("making a stream"))?;
         let modules = MODULES.iter().map(|(name, image)| {
@@ -130,6 +154,7 @@ impl Card {
             device,
             context,
             stream,
+            in_order,
             modules,
             shared_limit,
             kernels: Mutex::default(),
@@ -213,8 +238,14 @@ impl Driver for Card {
 
     fn allocate(&self, bytes: usize) -> Result<Address> {
         self.enter()?;
-        // SAFETY: asks for memory of the device.
-        unsafe { cuda::malloc_sync(bytes) }.map_err(|error| {
+        // SAFETY: asks for memory of the device, which is used on this stream alone.
+        let memory = unsafe {
+            match self.in_order {
+                true => cuda::malloc_async(self.stream, bytes),
+                false => cuda::malloc_sync(bytes),
+            }
+        };
+        memory.map_err(|error| {
             let (free, total) = cuda::mem_get_info().unwrap_or_default();
             let mib = |bytes: usize| bytes.div_ceil(1 << 20);
             let what = format!("{} MiB, of which {} of {} are free", mib(bytes), mib(free), mib(total));
@@ -223,9 +254,14 @@ impl Driver for Card {
     }
 
     fn free(&self, at: Address, _: usize) {
-        // SAFETY: the memory is of `allocate`, and the driver waits for what is queued before it frees it. An error here
-        // would be that of an earlier kernel, which the next call tells.
-        let _ = self.enter().map(|()| unsafe { cuda::free_sync(at) });
+        // SAFETY: the memory is of `allocate`, and it is freed once what is queued is done. An error here would be that of an
+        // earlier kernel, which the next call tells.
+        let _ = self.enter().map(|()| unsafe {
+            match self.in_order {
+                true => cuda::free_async(at, self.stream),
+                false => cuda::free_sync(at),
+            }
+        });
     }
 
     fn upload(&self, to: Address, from: &[u8]) -> Result<()> {
