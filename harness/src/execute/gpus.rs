@@ -7,10 +7,14 @@ use crate::track::number;
 use model::Device;
 use std::fmt;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Names which GPUs a process sees, and in which order.
 pub const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
+
+/// Names the folder through which NVIDIA's MPS is spoken to.
+const MPS_PIPES: &str = "CUDA_MPS_PIPE_DIRECTORY";
 
 /// A GPU.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,6 +90,24 @@ impl Gpus {
             Err(_) => installed.into_iter().map(|(gpu, _)| gpu).collect(),
         };
         Self::new(gpus, places)
+    }
+
+    /// What to tell where stage runs are to share a GPU and would take turns on it, for want of NVIDIA's MPS.
+    pub fn turns(&self) -> Option<String> {
+        let pipes = std::env::var_os(MPS_PIPES).map_or_else(|| "/tmp/nvidia-mps".into(), PathBuf::from);
+        self.turns_without(&pipes.join("control"))
+    }
+
+    /// The same, with the file through which MPS is spoken to.
+    fn turns_without(&self, control: &Path) -> Option<String> {
+        let shares = self.places > 1 && !self.gpus.is_empty();
+        (shares && !control.exists()).then(|| {
+            format!(
+                "stage runs that share a GPU take turns on it, as NVIDIA's MPS does not run ({} is not there): small models are several \
+                 times as fast with it; start it with: nvidia-cuda-mps-control -d",
+                control.display()
+            )
+        })
     }
 
     /// Whether there is what `device` can mean.
@@ -256,6 +278,18 @@ mod tests {
         }
         assert_eq!(gpus.take(Device::Cuda(None), 2300.0), Ok(Place::Gpu(1, 2300.0)));
         assert!(gpus.take(Device::Cuda(Some(1)), 1.0).is_err());
+    }
+
+    #[test]
+    fn sharing_a_gpu_without_mps_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let control = dir.path().join("control");
+        let told = |free: &[(&str, f64)], places| gpus(free, places).turns_without(&control);
+        assert!(told(&[("0", 1.0)], 2).unwrap().contains(&control.display().to_string()));
+        assert!(told(&[("0", 1.0)], 0).is_some());
+        assert_eq!([told(&[("0", 1.0)], 1), told(&[], 2)], [None, None]);
+        std::fs::write(&control, "").unwrap();
+        assert_eq!(gpus(&[("0", 1.0)], 2).turns_without(&control), None);
     }
 
     #[test]

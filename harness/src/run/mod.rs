@@ -137,6 +137,7 @@ pub fn run(work: &Work, options: &RunOptions) -> Result<Outcome> {
         Executor::Local { per_gpu, .. } => gpus(graph.trials.iter().map(|planned| &planned.trial), *per_gpu)?,
         Executor::Slurm(_) => Gpus::default(),
     };
+    gpus.turns().iter().for_each(|told| options.board.line(told));
     create_dir(&work.runs)?;
     let (all, graph, executed) = execute(work, all, graph, gpus, options)?;
     work.end()?;
