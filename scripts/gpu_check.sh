@@ -5,6 +5,7 @@
 #     scripts/gpu_check.sh check                   # every operation against the reference, tests, compute-sanitizer
 #     scripts/gpu_check.sh speed                   # tokens a second and memory beside PyTorch, under four minutes
 #     scripts/gpu_check.sh stages                  # pretraining, SFT and DPO on text, losses beside the CPU's
+#     scripts/gpu_check.sh share                   # tiny models that share the card, with MPS and without
 #     scripts/gpu_check.sh table                   # all of it as Markdown; the other parts end with it as well
 #
 # Results gather in the folder OUT (gpu-check). MINDSCALE names the program (target/release/mindscale), PYTHON a Python
@@ -20,7 +21,7 @@ device="${DEVICE:-cuda}"
 shapes="${SHAPES:-512x8 768x16 moe-512x8 moe-768x16}"
 failed=0
 case "$part" in
-    check | speed | stages | table) mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 1 ;;
+    check | speed | stages | share | table) mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 1 ;;
     *) sed -n '2,/^set/p' "$0" | grep '^#' | sed 's/^# \{0,1\}//'; exit 2 ;;
 esac
 
@@ -190,6 +191,67 @@ TOML
     done
 }
 
+# So many trainings of a million weights at a time, their tokens a second together.
+together() {
+    local name="$1" count="$2" lr="$3"
+    # Another rate is another training, so that nothing is taken over from the one before.
+    step "share-$name" 90 "$mindscale" run "$out/share/sweep.toml" --only "seed <= $count" --per-gpu "$count" --jobs "$count" \
+        --set device="$device" --set pretrain.lr="$lr" --runs "$out/share/runs" --results "$out/share/results"
+    "$python" - "$out/share/runs" "$name" "$count" "$lr" <<'PYTHON' >>"$out/share.jsonl"
+import csv, glob, json, statistics, sys
+runs, name, count, lr = sys.argv[1:]
+rates = []
+for path in glob.glob(f"{runs}/pretrain-*/manifest.json"):
+    manifest = json.load(open(path, encoding="utf-8"))
+    if manifest["status"] == "done" and manifest["config"]["pretrain"]["lr"] == float(lr):
+        rows = csv.DictReader(open(path.replace("manifest.json", "metrics.csv"), encoding="utf-8"))
+        rates.append(statistics.median(float(row["tokens_per_second"]) for row in rows if row["tokens_per_second"]))
+print(json.dumps({"name": name, "at a time": int(count), "done": len(rates), "tokens_per_second": sum(rates)}))
+PYTHON
+}
+
+share() {
+    mkdir -p "$out/share"
+    rm -f "$out/share.jsonl"
+    cat >"$out/share/sweep.toml" <<TOML
+name = "share"
+[base.model]
+vocab_size = 800
+d_model = 74
+n_layers = 16
+n_heads = 4
+n_kv_heads = 2
+head_dim = 16
+[base.pretrain]
+steps = ${STEPS:-400}
+seq_len = 96
+packing = "single"
+lanes = 1
+optimizer = "muon"
+[base.sft]
+enabled = false
+[base.dpo]
+enabled = false
+[base.exam]
+enabled = false
+[axes]
+seed = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
+TOML
+    together one 1 1e-3
+    [ "$device" = cpu ] && return
+    together eight 8 1.01e-3
+    if ! command -v nvidia-cuda-mps-control >/dev/null; then
+        echo "no nvidia-cuda-mps-control here: MPS is left out" >&2
+        return
+    fi
+    export CUDA_MPS_PIPE_DIRECTORY="$out/share/mps" CUDA_MPS_LOG_DIRECTORY="$out/share/mps"
+    mkdir -p "$CUDA_MPS_PIPE_DIRECTORY"
+    nvidia-cuda-mps-control -d && sleep 1
+    together eight-mps 8 1.02e-3
+    together sixteen-mps 16 1.03e-3
+    echo quit | nvidia-cuda-mps-control
+}
+
 table() {
     "$python" - "$out" <<'PYTHON' | tee "$out/table.md"
 import glob, json, os, sys
@@ -239,6 +301,11 @@ for line in ours + [line for line in theirs if "name" in line]:
                  number(line.get("peak_reserved_mib")), number(part, ".2f"), number(mfu and 100 * mfu, ".1f") + " %"])
 if rows:
     show(["bf16 training", "tokens/s", "ours / it", "peak MiB", "reserved MiB", "our memory / its", "MFU"], rows)
+
+shared = lines("share.jsonl")
+if shared:
+    show(["tiny models", "at a time", "done", "tokens/s together"],
+         [[line["name"], line["at a time"], line["done"], number(line["tokens_per_second"])] for line in shared])
 
 rows = []
 for folder in sorted(glob.glob(f"{out}/stages-*/")):

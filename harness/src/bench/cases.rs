@@ -11,7 +11,7 @@ use crate::train::{next_tokens, optimizer};
 use anyhow::Result;
 use model::inference::NextToken;
 use model::{
-    Backend, Continuation, Continuations, Cost, Cpu, Event, GenerateOptions, LaneConfig, Recompute, Sampling,
+    Backend, Continuation, Continuations, Cost, Event, GenerateOptions, LaneConfig, Recompute, Sampling,
     Sequence, Shared, Trainer, Transformer, Work, Writing,
 };
 use std::path::Path;
@@ -20,8 +20,36 @@ use std::time::Instant;
 /// The learning rate of steps whose result nobody wants.
 const LR: f64 = 1e-4;
 
-fn transformer(case: &Case) -> Result<Transformer> {
-    Ok(Transformer::new(&case.model, 1, &Cpu)?)
+/// What a model is measured by.
+enum Job {
+    Train,
+    Exam(ExamCase),
+    Generate,
+}
+
+struct Measured<'a>(&'a Case, Job);
+
+impl Work for Measured<'_> {
+    type Outcome = Result<Report>;
+
+    fn run<B: Backend>(self, backend: &B) -> Result<Report> {
+        let Self(case, job) = self;
+        let report = match job {
+            Job::Train => train_on(case, backend),
+            Job::Exam(exam) => exam_on(case, exam, backend),
+            Job::Generate => generate_on(case, backend),
+        }?;
+        let peak_device_mb = backend.peak_bytes().map(|bytes| bytes as f64 / f64::from(1 << 20));
+        Ok(Report { peak_device_mb, ..report })
+    }
+}
+
+/// How well arithmetic is used: beside what the GPU, or the processor with so many threads, can do at most.
+fn compute<B: Backend>(backend: &B, rate: Rate, flops_per_token: f64, threads: usize) -> Result<Compute> {
+    match backend.about()? {
+        Some(about) => Ok(Compute::beside(rate, flops_per_token, about.gflops)),
+        None => Compute::new(rate, flops_per_token, threads),
+    }
 }
 
 /// Optimizer steps over full rows: forward, backward, clipping, AdamW.
@@ -29,17 +57,7 @@ fn transformer(case: &Case) -> Result<Transformer> {
 /// # Errors
 /// Where the shape cannot be built, or the model fails.
 pub fn train(case: &Case) -> Result<Report> {
-    case.device.run(case.precision, Training(case))?
-}
-
-struct Training<'a>(&'a Case);
-
-impl Work for Training<'_> {
-    type Outcome = Result<Report>;
-
-    fn run<B: Backend>(self, backend: &B) -> Result<Report> {
-        train_on(self.0, backend)
-    }
+    case.device.run(case.precision, Measured(case, Job::Train))?
 }
 
 fn train_on<B: Backend>(case: &Case, backend: &B) -> Result<Report> {
@@ -58,12 +76,8 @@ fn train_on<B: Backend>(case: &Case, backend: &B) -> Result<Report> {
     // More threads than lanes have nothing to do.
     let busy = if case.threads == 0 { 0 } else { case.threads.min(case.lanes) };
     let flops = Cost::training(&case.model).per_token(case.seq_len);
-    let peak_device_mb = backend.peak_bytes().map(|bytes| bytes as f64 / f64::from(1 << 20));
-    let compute = match backend.about()? {
-        Some(about) => Compute::beside(rate, flops, about.gflops),
-        None => Compute::new(rate, flops, busy)?,
-    };
-    Ok(Report { compute: Some(compute), peak_device_mb, ..report("train", case, rate, peak_rss_mb) })
+    let compute = compute(backend, rate, flops, busy)?;
+    Ok(Report { compute: Some(compute), ..report("train", case, rate, peak_rss_mb) })
 }
 
 /// One document that fills a row, every position trained on.
@@ -82,7 +96,11 @@ fn row(case: &Case, salt: u64) -> Sequence {
 /// # Errors
 /// Where the shape cannot be built, or the model fails.
 pub fn exam(case: &Case, exam: ExamCase) -> Result<Report> {
-    let transformer = transformer(case)?;
+    case.device.run(case.precision, Measured(case, Job::Exam(exam)))?
+}
+
+fn exam_on<B: Backend>(case: &Case, exam: ExamCase, backend: &B) -> Result<Report> {
+    let transformer = Transformer::new(&case.model, 1, backend)?;
     let vocab = case.model.vocab_size;
     let shared = synthetic_ids(exam.shared, vocab, u64::MAX >> 32);
     let prompts: Vec<Vec<u32>> = (0..case.batch_size)
@@ -143,7 +161,7 @@ pub fn exam(case: &Case, exam: ExamCase) -> Result<Report> {
             speedup,
             of_ceiling: speedup / ceiling,
         }),
-        compute: Some(Compute::new(tokens, flops, case.threads)?),
+        compute: Some(compute(backend, tokens, flops, case.threads)?),
         ..report("exam", case, tokens, peak_rss_mb)
     })
 }
@@ -153,7 +171,11 @@ pub fn exam(case: &Case, exam: ExamCase) -> Result<Report> {
 /// # Errors
 /// Where the shape cannot be built, or its logits are not finite.
 pub fn generate(case: &Case) -> Result<Report> {
-    let transformer = transformer(case)?;
+    case.device.run(case.precision, Measured(case, Job::Generate))?
+}
+
+fn generate_on<B: Backend>(case: &Case, backend: &B) -> Result<Report> {
+    let transformer = Transformer::new(&case.model, 1, backend)?;
     let mut writing = Writing::new(&transformer);
     let options = GenerateOptions {
         max_tokens: 1 + case.warmup + case.steps.max(1),
@@ -184,7 +206,7 @@ pub fn generate(case: &Case) -> Result<Report> {
     let seen = case.seq_len + case.warmup + case.steps / 2;
     let flops = Cost::forward(&case.model).per_token(2 * seen);
     Ok(Report {
-        compute: Some(Compute::new(rate, flops, case.threads)?),
+        compute: Some(compute(backend, rate, flops, case.threads)?),
         ..report("generate", case, rate, peak_rss_mb)
     })
 }

@@ -23,7 +23,7 @@ pub struct Case {
     pub seq_len: usize,
     /// Rows, questions or texts of a step.
     pub batch_size: usize,
-    /// Where a training step is computed, and with which numbers.
+    /// Where the model is computed, and with which numbers.
     pub device: Device,
     /// Those of a GPU.
     pub precision: Precision,
@@ -226,5 +226,19 @@ mod tests {
         assert!(generate(&small()).unwrap().tokens_per_second.median > 0.0);
         let report = tokenize(&small(), None, None).unwrap();
         assert!(report.megabytes_per_second.unwrap().median > 0.0 && report.compute.is_none());
+    }
+
+    #[cfg(feature = "emulate")]
+    #[test]
+    fn a_gpu_is_measured_in_every_case_of_a_model() {
+        let case =
+            Case { device: Device::Cuda(None), precision: Precision::Bf16, steps: 1, warmup: 0, ..small() };
+        let exam = exam(&case, ExamCase { shared: 5, answer_len: 2 });
+        for report in [train(&case), exam, generate(&case)].map(Result::unwrap) {
+            assert!(
+                report.peak_device_mb.unwrap() > 0.0 && report.compute.unwrap().gflops > 0.0,
+                "{report:?}"
+            );
+        }
     }
 }

@@ -134,8 +134,8 @@ pub fn bench(verb: &BenchVerb) -> Result<bool> {
         BenchVerb::Exam { case, .. } | BenchVerb::Tokenize { case, .. } => case.case()?,
     };
     ensure!(
-        case.device == Device::Cpu || matches!(verb, BenchVerb::Train(_)),
-        "--device {}: only bench train is measured on a GPU",
+        case.device == Device::Cpu || !matches!(verb, BenchVerb::Tokenize { .. }),
+        "--device {}: texts are tokenized on the processor; leave --device out",
         case.device
     );
     let report = on_threads(case.threads, || match verb {
