@@ -150,6 +150,9 @@ fn measured(
             None => series.push(Series { label, colour, points: vec![point], ..Series::default() }),
         }
     }
+    if let [only] = series.as_mut_slice() {
+        only.label.clear(); // there is nothing to tell it apart from
+    }
     let (start, title, y) = measure.names();
     Figure {
         name: format!("{start}_{name}"),
