@@ -17,9 +17,9 @@ pub struct Ending {
     pub reward_accuracy: Option<f64>,
     /// Of experts, entropy of the router's probabilities in nats, over tokens and layers.
     pub router_entropy: Option<f64>,
-    /// Share of the routes that lead to the expert with the most, over all layers.
+    /// Share of a layer's routes that lead to its expert with the most, the mean over layers.
     pub max_expert_load: Option<f64>,
-    /// Experts that no route leads to, in any layer.
+    /// Experts of all layers that no route of a step leads to, at the fewest of these steps.
     pub dead_experts: Option<u64>,
 }
 
@@ -40,14 +40,15 @@ impl Ending {
         let last = train.last()?.number(step)?;
         let is_late = |row: &&CourseRow| row.number(step).is_some_and(|at| at > 0.9 * last);
         let late: Vec<&CourseRow> = train.iter().filter(is_late).collect();
+        let recorded = |name: &str| -> Vec<f64> {
+            let Some(column) = course.column(name) else { return vec![] };
+            late.iter().filter_map(|row| row.number(column)).filter(|v| v.is_finite()).collect()
+        };
         let at_end = |name: &str| {
-            let column = course.column(name)?;
-            let values: Vec<f64> =
-                late.iter().filter_map(|row| row.number(column)).filter(|v| v.is_finite()).collect();
+            let values = recorded(name);
             (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
         };
         let held_out_at_end = |name: &str| held_out.as_ref()?.number(course.column(name)?);
-        let loads: Vec<f64> = (0..).map_while(|expert| at_end(&format!("expert_load_{expert}"))).collect();
         let total = |name: &str| train.last()?.number(course.column(name)?);
         Some(Self {
             train_loss: at_end("loss"),
@@ -55,9 +56,8 @@ impl Ending {
             reward_margin: held_out_at_end("reward_margin").or_else(|| at_end("reward_margin")),
             reward_accuracy: held_out_at_end("reward_accuracy").or_else(|| at_end("reward_accuracy")),
             router_entropy: at_end("router_entropy"),
-            max_expert_load: loads.iter().copied().reduce(f64::max),
-            dead_experts: (!loads.is_empty())
-                .then(|| loads.iter().filter(|load| **load == 0.0).count() as u64),
+            max_expert_load: at_end("max_expert_load"),
+            dead_experts: recorded("dead_experts").into_iter().reduce(f64::min).map(|fewest| fewest as u64),
         })
     }
 }
@@ -91,10 +91,10 @@ mod tests {
             ..Ending::default()
         };
         assert_eq!(found, Some(expected));
-        // Nothing is held out, and three experts, of which one has no work.
+        // Nothing is held out, and experts, of which some have no work; the first step is too early to count.
         let found = read(&format!(
-            "{heads},reward_margin,router_entropy,expert_load_0,expert_load_1,expert_load_2\n\
-             1,10,train,2,,,5,0.5,0.25,1,0.5,0.5,0\n2,20,train,1,,,5,1,0.5,0.75,0.25,0.75,0\n"
+            "{heads},reward_margin,router_entropy,max_expert_load,dead_experts\n\
+             1,10,train,2,,,5,0.5,0.25,1,0.25,0\n96,15,train,1,,,5,0.75,0.5,0.5,0.5,3\n100,20,train,1,,,5,1,0.5,1,1,1\n"
         ));
         let expected = Ending {
             train_loss: Some(1.0),

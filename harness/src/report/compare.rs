@@ -8,6 +8,7 @@ use super::wanted::CompareSpec;
 use crate::records::Status;
 use crate::stats::{Estimate, Mean, StatsError, Sureness, detectable, hedges_g, hedges_g_of_pairs, holm};
 use std::collections::{BTreeMap, BTreeSet};
+use uuid::Uuid;
 
 /// Largest p that decides.
 const ALPHA: f64 = 0.05;
@@ -21,7 +22,7 @@ pub struct Compared<'a> {
     pub test: &'static str,
     /// Seeds of each side; seeds that both sides have, where they are paired.
     pub n: (usize, usize),
-    /// Values of a seed and `paired_by` that found no partner.
+    /// Values of a seed and `paired_by` that found no partner, or lack a setting of their side.
     pub unpaired: usize,
     /// Mean of each side, over the values that count.
     pub means: Option<(f64, f64)>,
@@ -85,7 +86,7 @@ impl Compared<'_> {
     pub fn sentence(&self) -> String {
         let left_out = match self.unpaired {
             0 => String::new(),
-            n => format!(" ({n} without a partner left out)"),
+            n => format!(" ({n} without a partner, or not of all settings, left out)"),
         };
         match &self.verdict {
             Verdict::NotDecided(reason) => format!("not decided: {reason}{left_out}"),
@@ -200,8 +201,11 @@ fn test(
         return Err(format!("a and b overlap: {both} results are on both sides"));
     }
     let found = if spec.paired_by.is_empty() {
-        let values = |side: &[&Observation]| per_seed(side, &spec.metric).into_values().collect::<Vec<f64>>();
-        let (a, b) = (values(&a), values(&b));
+        let values = |(side, lacking): (Vec<&Observation>, usize)| {
+            (per_seed(&side, &spec.metric).into_values().collect::<Vec<f64>>(), lacking)
+        };
+        let ((a, without), (b, also_without)) = (values(whole(&a)), values(whole(&b)));
+        compared.unpaired = without + also_without;
         compared.n = (a.len(), b.len());
         compared.means = Some((mean(&a), mean(&b)));
         let g = hedges_g(&a, &b, 1.0 - ALPHA).ok();
@@ -248,8 +252,11 @@ fn unfinished(name: &str, condition: &Condition, results: &Results) -> Option<St
 fn seed_pairs(a: &[&Observation], b: &[&Observation], spec: &CompareSpec) -> (Vec<(f64, f64)>, usize) {
     let matched: Vec<Column> =
         spec.paired_by.iter().copied().filter(|column| column.name() != "seed").collect();
-    let values = |side: &[&Observation]| -> Vec<(u64, Vec<Option<Cell>>, f64)> {
+    let mut lacking = 0;
+    let mut values = |side: &[&Observation]| -> Vec<(u64, Vec<Option<Cell>>, f64)> {
         let of_group = |(key, group): (Vec<Option<Cell>>, Vec<&Observation>)| {
+            let (group, without) = whole(&group);
+            lacking += without;
             per_seed(&group, &spec.metric).into_iter().map(move |(seed, value)| (seed, key.clone(), value))
         };
         grouped(side, &matched).into_iter().flat_map(of_group).collect()
@@ -265,5 +272,18 @@ fn seed_pairs(a: &[&Observation], b: &[&Observation], spec: &CompareSpec) -> (Ve
         found += 1;
     }
     let pairs = seeds.into_values().map(|(a, b)| (mean(&a), mean(&b))).collect();
-    (pairs, a.len() + b.len() - 2 * found)
+    (pairs, lacking + a.len() + b.len() - 2 * found)
+}
+
+/// The observations of seeds that have all settings of their side, and how many seeds lack one: a mean over other settings is
+/// another quantity.
+fn whole<'a>(side: &[&'a Observation<'a>]) -> (Vec<&'a Observation<'a>>, usize) {
+    let mut seeds: BTreeMap<u64, BTreeSet<Uuid>> = BTreeMap::new();
+    for observation in side {
+        seeds.entry(observation.trial.seed).or_default().insert(observation.trial.setting);
+    }
+    let settings = seeds.values().flatten().collect::<BTreeSet<_>>().len();
+    let is_whole = |observation: &&Observation| seeds[&observation.trial.seed].len() == settings;
+    let lacking = seeds.values().filter(|of_seed| of_seed.len() < settings).count();
+    (side.iter().copied().filter(is_whole).collect(), lacking)
 }

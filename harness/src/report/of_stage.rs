@@ -117,7 +117,7 @@ pub static MEASURES: [Measure; 15] = {
         ),
         cost(
             "max_expert_load",
-            "share of all routes that lead to the expert with the most, over the last tenth of the steps",
+            "share of a layer's routes that lead to its expert with the most, mean over layers and the last tenth of the steps",
             "largest load of an expert (%)",
             (Some(Lower), Percent),
             Has::Experts,
@@ -125,7 +125,7 @@ pub static MEASURES: [Measure; 15] = {
         ),
         cost(
             "dead_experts",
-            "experts that no route leads to there, in any layer",
+            "experts of all layers that no route of a step leads to, at the fewest of these steps",
             "dead experts",
             (Some(Lower), Count),
             Has::Experts,

@@ -483,7 +483,8 @@ fn extras<B: Backend>(request: &TrainRequest, trainer: &Trainer<B>) -> Vec<Strin
     }
     let config = &trainer.transformer.config;
     if config.is_moe() {
-        extras.extend(["aux_loss", "router_entropy"].map(String::from));
+        let of_router = ["aux_loss", "router_entropy", "max_expert_load", "dead_experts"];
+        extras.extend(of_router.map(String::from));
         extras.extend((0..config.n_experts).map(|e| format!("expert_load_{e}")));
     }
     extras

@@ -63,6 +63,15 @@ impl Sums {
             let tokens: u64 = self.router.iter().map(|r| r.tokens).sum();
             let entropy: f64 = self.router.iter().map(|r| r.entropy_sum).sum();
             extras.push(("router_entropy".into(), entropy / tokens.max(1) as f64));
+            // Within layers: expert 0 of one layer has nothing to do with expert 0 of another.
+            let largest = |r: &RouterStats| {
+                let all = r.load.iter().sum::<u64>().max(1) as f64;
+                r.load.iter().max().map_or(0.0, |&most| most as f64 / all)
+            };
+            let largest = self.router.iter().map(largest).sum::<f64>() / self.router.len() as f64;
+            let dead = self.router.iter().flat_map(|r| &r.load).filter(|load| **load == 0).count();
+            extras.push(("max_expert_load".into(), largest));
+            extras.push(("dead_experts".into(), dead as f64));
             let total: u64 = self.router.iter().flat_map(|r| &r.load).sum();
             for expert in 0..self.router[0].load.len() {
                 let load: u64 = self.router.iter().map(|r| r.load[expert]).sum();

@@ -74,7 +74,10 @@ impl Plot for Experts {
                 });
             }
         }
-        let mut notes = vec!["1: as many tokens as each expert would have in an even spread".to_string()];
+        let mut notes = vec![
+            "1: as many tokens as each expert would have in an even spread".to_string(),
+            "over all layers, in which a number names different experts".into(),
+        ];
         if trials.len() > 1 {
             notes.push("a curve for each expert of each trial".into());
         }

@@ -91,6 +91,25 @@ fn depths_and_subjects_match_but_do_not_multiply_seeds() {
 }
 
 #[test]
+fn a_seed_that_lacks_a_setting_of_its_side_is_left_out_and_counted() {
+    // 8 layers beside the mean of 2 and 4. The third seed has no 4: its mean would be that of 2 alone.
+    let mut all = trials(&[(8, &[30, 34, 40]), (2, &[20, 26, 27]), (4, &[24, 30])]);
+    for paired_by in [&["seed"][..], &[]] {
+        let spec = spec("model.n_layers == 8", "model.n_layers <= 4", paired_by);
+        with(&all, &[spec], |found| {
+            assert_eq!(found[0].unpaired, if paired_by.is_empty() { 1 } else { 2 });
+            let of_a = if paired_by.is_empty() { (30.0 + 34.0 + 40.0) / 3.0 } else { 32.0 };
+            close(found[0].effect().unwrap(), (of_a - (22.0 + 28.0) / 2.0) / 100.0);
+            assert!(found[0].sentence().contains("not of all settings"));
+        });
+    }
+    all.push(trial(3, 4, 29, Status::Done));
+    with(&all, &[spec("model.n_layers == 8", "model.n_layers <= 4", &["seed"])], |found| {
+        assert_eq!((found[0].n, found[0].unpaired), ((3, 3), 0));
+    });
+}
+
+#[test]
 fn without_pairs_the_samples_are_independent() {
     let trials = trials(&[(8, &[30, 34, 40, 33]), (2, &[20, 26, 27])]);
     let specs = [spec("model.n_layers == 2", "model.n_layers == 8", &[])];
