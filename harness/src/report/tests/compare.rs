@@ -205,7 +205,7 @@ fn what_cannot_be_tested_is_not() {
     assert_eq!(sentence(&[(8, &[30, 31, 33]), (2, &[20])], &[]), "not decided: too few seeds: n=1");
     assert_eq!(
         sentence(&[(8, &[30, 31, 33]), (2, &[20])], &["seed"]),
-        "not decided: too few seeds: n=1 (2 without a partner left out)"
+        "not decided: too few seeds: n=1 (2 without a partner, or not of all settings, left out)"
     );
     assert_eq!(
         sentence(&[(8, &[30, 40]), (2, &[20, 30])], &["seed"]),
