@@ -7,7 +7,7 @@ use super::figure::{Axis, Content, Figure, Mark, Point, Series};
 use super::grid::{Grid, GridCell};
 use super::number::{digits3, plain};
 use super::observation::{Observation, Results, over_seeds};
-use crate::stats::{Draws, Estimate, IsoFlop, LawFit, StatsError, fit_law, held_out, isoflop};
+use crate::stats::{Draws, Estimate, IsoFlop, Law, LawFit, StatsError, fit_law, held_out, isoflop};
 use crate::track::csv_number;
 use anyhow::Result;
 use std::collections::BTreeMap;
@@ -21,6 +21,9 @@ const HOLD_OUT: f64 = 0.2;
 
 /// Points of a drawn curve.
 const CURVE: usize = 40;
+
+/// Curves beyond which nobody can tell them apart.
+const MOST_CURVES: usize = 6;
 
 /// A fit that is asked for.
 #[derive(Debug, Clone, PartialEq)]
@@ -281,7 +284,8 @@ fn shown(value: f64) -> String {
     if (1e-3..1e5).contains(&value.abs()) { digits3(value) } else { plain(value) }
 }
 
-/// The loss over the first size, a curve of the law for each value of the second.
+/// The loss over the first size, a curve of the law for each value of the second; over the loss that the law predicts, where these
+/// are many.
 pub fn figures(fitted: &[Fitted]) -> Vec<Figure> {
     fitted.iter().filter_map(figure).collect()
 }
@@ -303,6 +307,9 @@ fn figure(fit: &Fitted) -> Option<Figure> {
         }
     }
     groups.sort_by(|a, b| of(a[0]).unwrap_or(0.0).total_cmp(&of(b[0]).unwrap_or(0.0)));
+    if groups.len() > MOST_CURVES {
+        return Some(beside_predicted(fit, &law.law));
+    }
     let sizes = || fit.settings.iter().map(|setting| setting.sizes[0]);
     let (low, high) = (sizes().fold(f64::INFINITY, f64::min), sizes().fold(0.0, f64::max));
     let mut series = vec![];
@@ -325,12 +332,44 @@ fn figure(fit: &Fitted) -> Option<Figure> {
         series.push(Series { colour, points: curve.collect(), mark: Mark::Dashed, ..Series::default() });
     }
     Some(Figure {
-        name: format!("fit_{}", fit.spec.name),
-        title: fit.spec.title.clone(),
         x: Axis { label: n.label().into(), log: Some(true), ..Axis::default() },
         y: Axis { label: fit.spec.loss.label().into(), log: Some(false), ..Axis::default() },
         content: Content::Series(series),
         notes: vec!["points: means over seeds, 95 % t interval; dashed: the fitted law".into()],
-        ..Figure::default()
+        ..begun(fit)
     })
+}
+
+/// A figure of a fit without its content.
+fn begun(fit: &Fitted) -> Figure {
+    Figure { name: format!("fit_{}", fit.spec.name), title: fit.spec.title.clone(), ..Figure::default() }
+}
+
+/// Measured losses over those that a law predicts, and the line on which they are equal.
+fn beside_predicted(fit: &Fitted, law: &Law) -> Figure {
+    let point = |setting: &Setting| Point {
+        x: law.at(&setting.sizes),
+        y: setting.loss,
+        interval: setting.t95.map(|half| (setting.loss - half, setting.loss + half)),
+        seeds: setting.seeds,
+        ..Point::default()
+    };
+    let points: Vec<Point> = fit.settings.iter().map(point).collect();
+    let low = points.iter().map(|point| point.x.min(point.y)).fold(f64::INFINITY, f64::min);
+    let high = points.iter().map(|point| point.x.max(point.y)).fold(0.0, f64::max);
+    let equal = [low, high].map(|loss| Point { x: loss, y: loss, ..Point::default() });
+    let label = fit.spec.loss.label();
+    let axis = |label: String| Axis { label, log: Some(false), ..Axis::default() };
+    Figure {
+        x: axis(format!("{label}, by the law")),
+        y: axis(label.into()),
+        content: Content::Series(vec![
+            Series { points, ..Series::default() },
+            Series { points: equal.into(), mark: Mark::Dashed, ..Series::default() },
+        ]),
+        notes: vec![
+            "points: settings, means over seeds, 95 % t interval; dashed: what the law would have".into(),
+        ],
+        ..begun(fit)
+    }
 }

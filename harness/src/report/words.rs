@@ -51,7 +51,7 @@ const WORDS: [(&str, &str); 42] = [
 ];
 
 /// Keys that every training stage has; those of stages after pretraining say whose they are.
-const OF_STAGES: [(&str, &str); 13] = [
+const OF_STAGES: [(&str, &str); 14] = [
     ("lr", "learning rate"),
     ("min_lr_ratio", "final share of the learning rate"),
     ("schedule", "schedule"),
@@ -59,6 +59,7 @@ const OF_STAGES: [(&str, &str); 13] = [
     ("batch_size", "batch size"),
     ("accumulation", "accumulation"),
     ("seq_len", "row length"),
+    ("flops", "FLOP budget"),
     ("tokens", "token budget"),
     ("steps", "step budget"),
     ("epochs", "epochs"),

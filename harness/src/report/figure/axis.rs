@@ -137,12 +137,15 @@ impl Scale {
     /// 1, 2 and 5 times powers of ten, or powers alone, or some of them: the most that there is room for.
     fn log_ticks(&self, room: Room) -> Vec<(f64, String)> {
         let powers = self.low.floor() as i32..=self.high.ceil() as i32;
+        // 500G beside 1e12 would be hard to read.
+        let is_large = self.high >= 12.0;
+        let name = |tick: f64| if is_large && tick >= 1e9 { signed(power(tick, 2)) } else { short(tick) };
         let ticks = |factors: &[f64], every: i32| -> Vec<(f64, String)> {
             let chosen = powers.clone().filter(|power| power.rem_euclid(every) == 0);
             let numbers =
                 chosen.flat_map(|power| factors.iter().map(move |factor| factor * 10f64.powi(power)));
             let inside = numbers.filter(|tick| (-1e-9..=1.0 + 1e-9).contains(&self.place(*tick)));
-            inside.map(|tick| (self.place(tick), short(tick))).collect()
+            inside.map(|tick| (self.place(tick), name(tick))).collect()
         };
         const FINE: [f64; 10] = [1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0];
         let sets: [(&[f64], i32); 7] = [
@@ -224,24 +227,33 @@ fn signed(text: String) -> String {
 /// A number in few digits; a power of ten has up to `digits` behind the point.
 fn plain(x: f64, digits: usize) -> String {
     let size = x.abs();
-    let trimmed = |text: String| match text.contains('.') {
-        true => text.trim_end_matches('0').trim_end_matches('.').to_string(),
-        false => text,
-    };
     if x == 0.0 {
         return "0".into();
     }
     if !(1e-3..1e12).contains(&size) {
-        let text = format!("{x:.digits$e}");
-        return match text.split_once('e') {
-            Some((digits, power)) => format!("{}e{power}", trimmed(digits.into())),
-            None => text,
-        };
+        return power(x, digits);
     }
     let (unit, name) = unit_of(size);
     let scaled = x / unit;
     let digits = (2 - scaled.abs().log10().floor() as i32).max(0) as usize;
     format!("{}{name}", trimmed(format!("{scaled:.digits$}")))
+}
+
+/// Digits and a power of ten.
+fn power(x: f64, digits: usize) -> String {
+    let text = format!("{x:.digits$e}");
+    match text.split_once('e') {
+        Some((digits, power)) => format!("{}e{power}", trimmed(digits.into())),
+        None => text,
+    }
+}
+
+/// Without zeros at the end of a fraction.
+fn trimmed(text: String) -> String {
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_string(),
+        false => text,
+    }
 }
 
 /// The number that a short one says.
@@ -271,6 +283,16 @@ mod tests {
         assert_eq!(ticks, ["4.882e12", "4.884e12", "4.9e12"]);
         assert_eq!([0.0, 5e12, -1e13].map(|tick| with_step(tick, 5e12, 1e13)), ["0", "5e12", "−1e13"]);
         assert_eq!(with_step(2e-4, 1e-4, 4e-4), "2e-4");
+    }
+
+    #[test]
+    fn powers_of_ten_keep_company_on_log_axes() {
+        let log = Axis { log: Some(true), ..Axis::default() };
+        let scale = Scale::new(&log, &[3e11, 9e12], false, ACROSS);
+        let of_flops = labels(&scale);
+        assert!(of_flops.contains(&"5e11") && of_flops.contains(&"1e12"), "{of_flops:?}");
+        let scale = Scale::new(&log, &[3e9, 9e10], false, ACROSS);
+        assert!(labels(&scale).contains(&"5G"), "{:?}", labels(&scale));
     }
 
     #[test]

@@ -213,7 +213,7 @@ fn what_cannot_be_tested_is_not() {
     );
     assert_eq!(
         sentence(&[(8, &[30, 40]), (2, &[20, 30])], &["model.n_layers"]),
-        "not decided: no pairs: the sides share no seed with equal values of paired_by (4 without a partner left out)"
+        "not decided: no pairs: the sides share no seed with equal values of paired_by (4 without a partner, or not of all settings, left out)"
     );
     let overlap = [spec("model.n_layers >= 2", "model.n_layers <= 4", &["seed"])];
     with(&trials(&[(8, &[30, 40]), (2, &[20, 30])]), &overlap, |found| {
