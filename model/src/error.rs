@@ -34,6 +34,9 @@ pub enum Error {
     /// Input that does not fit the model.
     #[error("{0}")]
     Input(String),
+    /// A device whose memory has no room left. Where others use it as well, there may be some the next time.
+    #[error("{0}")]
+    OutOfMemory(String),
     /// candle's own error.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

@@ -232,6 +232,19 @@ fn threads_and_what_is_kept_do_not_change_a_bit() {
     }
 }
 
+#[cfg(feature = "emulate")]
+#[test]
+fn more_experts_than_a_card_has_shared_memory_for_are_refused() {
+    let backend = model::backend::Cuda::emulated(model::Precision::F32);
+    let shape = ModelConfig { d_model: 8, n_layers: 1, hidden_dim: Some(2), ..ModelConfig::default() };
+    let config = ModelConfig { vocab_size: 50, n_experts: 397, ..shape };
+    let lanes = LaneConfig { lanes: 1, recompute: Recompute::None, seed: 1 };
+    let start = model(&config, &backend);
+    let mut trainer = Trainer::new(start, None, OptimizerConfig::default(), lanes).unwrap();
+    let error = trainer.accumulate(&[row(&[4], 1)], |row| vec![row], work).unwrap_err().to_string();
+    assert_eq!(error, "training on CUDA: n_experts is 397, expected at most 396 on this GPU");
+}
+
 #[test]
 fn the_backends_update_alike() {
     use model::layout::Matrix;

@@ -133,7 +133,7 @@ struct HowArgs {
     /// is as many as there is room for; unset: 1. The GPUs are those of CUDA_VISIBLE_DEVICES, or all
     #[arg(long, value_name = "N")]
     per_gpu: Option<usize>,
-    /// Retries of a stage run that is killed or whose disk fails, with increasing delays; unset: 2
+    /// Retries of a stage run that is killed, or whose disk fails or GPU has no memory left, with increasing delays; unset: 2
     #[arg(long, value_name = "N")]
     retries: Option<u32>,
     /// Where stage runs are worked on: in processes here, or as jobs of Slurm

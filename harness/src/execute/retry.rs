@@ -16,10 +16,16 @@ pub fn pause(number: u32) -> Duration {
     (FIRST_PAUSE * (1 << doublings)).min(LONGEST_PAUSE)
 }
 
-/// Whether an error may be gone the next time: a full disk, a network file system that hiccups.
+/// Whether an error may be gone the next time: a full disk, a network file system that hiccups, a GPU whose memory others took.
 ///
 /// What is wrong with a configuration, with data or with a training is wrong the next time as well.
 pub fn may_pass(error: &Error) -> bool {
+    let is_out_of_memory = |cause: &(dyn std::error::Error + 'static)| {
+        matches!(cause.downcast_ref(), Some(model::Error::OutOfMemory(_)))
+    };
+    if error.chain().any(is_out_of_memory) {
+        return true;
+    }
     error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|cause| {
         matches!(
             cause.kind(),
@@ -58,6 +64,9 @@ mod tests {
         assert!(!may_pass(&anyhow!("step 3: the loss is NaN")));
         assert!(!may_pass(&io::Error::from(ErrorKind::NotFound).into()));
         assert!(!may_pass(&io::Error::from(ErrorKind::PermissionDenied).into()));
+        let gpu: anyhow::Result<()> = Err(model::Error::OutOfMemory("cuda: 9 MiB more".into()).into());
+        assert!(gpu.context("step 3").is_err_and(|error| may_pass(&error)));
+        assert!(!may_pass(&model::Error::Input("token id 9".into()).into()));
     }
 
     #[test]

@@ -107,8 +107,13 @@ impl Device {
             Self::Cpu => Ok(work.run(&Cpu)),
             #[cfg(feature = "cuda")]
             Self::Cuda(number) => {
-                let backend = super::Cuda::new(number.unwrap_or(0), precision)
-                    .map_err(|error| Error::Input(format!("device = \"{self}\": {error}")))?;
+                let backend =
+                    super::Cuda::new(number.unwrap_or(0), precision).map_err(|error| match error {
+                        Error::OutOfMemory(text) => {
+                            Error::OutOfMemory(format!("device = \"{self}\": {text}"))
+                        }
+                        error => Error::Input(format!("device = \"{self}\": {error}")),
+                    })?;
                 Ok(work.run(&backend))
             }
             #[cfg(all(feature = "emulate", not(feature = "cuda")))]

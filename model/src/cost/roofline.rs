@@ -6,7 +6,7 @@
 mod card;
 mod processor;
 
-pub use card::{CARD_POSITIONS, CARDS, Card, bytes};
+pub use card::{CARD_POSITIONS, CARDS, Card, bytes, card_idle};
 pub use processor::Processor;
 
 use super::step::{self, Change, Group, Operation};

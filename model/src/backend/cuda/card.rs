@@ -6,7 +6,7 @@ use cudarc::cublas::{result as blas, sys as blas_sys};
 use cudarc::driver::{result as cuda, sys as cuda_sys};
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::ffi::{CString, c_int, c_void};
+use std::ffi::{CStr, CString, c_int, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The kernels by the names of their files, compiled for cards.
@@ -62,7 +62,24 @@ unsafe impl Send for Staging {}
 fn failed(what: &str) -> impl Fn(cuda::DriverError) -> Error + '_ {
     move |error| {
         let text = error.error_string().map(|text| text.to_string_lossy().into_owned());
-        Error::Input(format!("cuda: {what}: {}", text.unwrap_or_else(|_| format!("{error:?}"))))
+        let text = format!("cuda: {what}: {}", text.unwrap_or_else(|_| format!("{error:?}")));
+        match error.0 {
+            cuda_sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory(text),
+            _ => Error::Input(text),
+        }
+    }
+}
+
+/// What a call of cuBLAS fails with, as an error of ours.
+fn blas_failed(what: &str) -> impl Fn(blas::CublasError) -> Error + '_ {
+    move |blas::CublasError(status)| {
+        // SAFETY: the library answers with a text of its own, which ends with a zero and lasts.
+        let text = unsafe { CStr::from_ptr(blas_sys::cublasGetStatusString(status)) };
+        let text = format!("cuda: cuBLAS: {what}: {}", text.to_string_lossy());
+        match status {
+            blas_sys::cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED => Error::OutOfMemory(text),
+            _ => Error::Input(text),
+        }
     }
 }
 
@@ -137,10 +154,9 @@ impl Card {
             .map_err(failed(&format!("loading the kernels of {name} (a GPU older than the A100?)")))
         });
         let modules = modules.collect::<Result<Vec<_>>>()?;
-        let handle = blas::create_handle().map_err(|e| Error::Input(format!("cuda: cuBLAS: {e:?}")))?;
+        let handle = blas::create_handle().map_err(blas_failed("it does not start"))?;
         // SAFETY: both were just made, in the same context.
-        unsafe { blas::set_stream(handle, stream.cast()) }
-            .map_err(|e| Error::Input(format!("cuda: cuBLAS: {e:?}")))?;
+        unsafe { blas::set_stream(handle, stream.cast()) }.map_err(blas_failed("it does not start"))?;
         let half = || {
             // SAFETY: asks for memory of the host; it is kept for as long as the process lives.
             let memory = unsafe { cuda::malloc_host(STAGING, 0) };
@@ -222,7 +238,7 @@ impl Driver for Card {
         unsafe {
             cuda_sys::cuDriverGetVersion(&raw mut driver).result().map_err(failed("asking the driver"))?;
             let status = blas_sys::cublasGetVersion_v2(lock(&self.blas).0, &raw mut cublas);
-            status.result().map_err(|e| Error::Input(format!("cuda: cuBLAS: {e:?}")))?;
+            status.result().map_err(blas_failed("asking its version"))?;
         }
         let (_, memory) = cuda::mem_get_info().map_err(failed("asking the GPU"))?;
         Ok(format!(
@@ -248,8 +264,11 @@ impl Driver for Card {
         memory.map_err(|error| {
             let (free, total) = cuda::mem_get_info().unwrap_or_default();
             let mib = |bytes: usize| bytes.div_ceil(1 << 20);
-            let what = format!("{} MiB, of which {} of {} are free", mib(bytes), mib(free), mib(total));
-            failed(&format!("asking for {what}; smaller batches or train.recompute take less"))(error)
+            let [bytes, free, total] = [bytes, free, total].map(mib);
+            failed(&format!(
+                "{bytes} MiB more, of {total} MiB on this GPU with {free} free (training takes less with smaller batches or \
+                 recompute = \"blocks\", writing and serving with fewer or shorter texts at a time)"
+            ))(error)
         })
     }
 
@@ -262,6 +281,24 @@ impl Driver for Card {
                 false => cuda::free_sync(at),
             }
         });
+    }
+
+    fn give_back(&self) -> Result<()> {
+        self.enter()?;
+        self.wait()?;
+        if self.in_order {
+            // SAFETY: the device is one that the driver gave out, and the pool is its own.
+            unsafe {
+                let pool =
+                    cuda::device::get_default_mem_pool(self.device).map_err(failed("asking the GPU"))?;
+                cuda::mem_pool::trim_to(pool, 0).map_err(failed("giving memory of the GPU back"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn shared_limit(&self) -> usize {
+        self.shared_limit.max(0) as usize
     }
 
     fn upload(&self, to: Address, from: &[u8]) -> Result<()> {
@@ -381,6 +418,6 @@ impl Driver for Card {
                 blas_sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT_TENSOR_OP,
             )
         }
-        .map_err(|error| Error::Input(format!("cuda: a product {m} x {n} x {k}: {error:?}")))
+        .map_err(blas_failed(&format!("a product {m} x {n} x {k}")))
     }
 }

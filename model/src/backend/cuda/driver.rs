@@ -2,7 +2,8 @@
 //!
 //! [`Card`](super::card) is a GPU; [`Emulation`](super::emulation) runs the same kernels on the processor, for tests.
 //!
-//! *Invariant:* everything is queued in the order of the calls, and only [`Driver::download`] waits.
+//! *Invariant:* everything is queued in the order of the calls. [`Driver::download`] waits for what was queued before;
+//! [`Driver::upload`] only for copies before it, where their memory is full; [`Driver::give_back`] when memory runs out.
 
 use crate::Result;
 use std::ffi::c_void;
@@ -105,6 +106,14 @@ pub trait Driver: Debug + Send + Sync + 'static {
     fn allocate(&self, bytes: usize) -> Result<Address>;
     /// Gives room back that [`Self::allocate`] gave, once everything queued before is done.
     fn free(&self, at: Address, bytes: usize);
+    /// Waits for everything queued before, and lets go of memory that was freed and is kept for other rooms.
+    fn give_back(&self) -> Result<()> {
+        Ok(())
+    }
+    /// Bytes of shared memory that a block may have at most: what every GPU has that the kernels are compiled for.
+    fn shared_limit(&self) -> usize {
+        99 << 10
+    }
     /// Copies from the host, which may change `from` as soon as this returns.
     fn upload(&self, to: Address, from: &[u8]) -> Result<()>;
     /// Copies to the host; waits for everything queued before.

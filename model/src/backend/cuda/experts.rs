@@ -5,9 +5,9 @@ use super::arguments as args;
 use super::driver::Address;
 use super::memory::{Buffer, Floats, Weights};
 use super::queue::{self, Room, THREADS};
-use crate::Result;
 use crate::backend::{Balancing, RouterStats};
 use crate::layout::{ExpertsLayout, Matrix};
+use crate::{Error, Result};
 use std::ops::Range;
 
 /// Tokens of a block of the kernels that put rows in order: `TOKENS` in `router.cu`.
@@ -147,6 +147,15 @@ impl Cuda {
         routes: &Routes,
         balancing: &Balancing,
     ) -> Result<Buffer> {
+        let shared = 4 * BACKWARD_THREADS as usize * routes.experts;
+        let limit = self.queue.driver().shared_limit();
+        if shared > limit {
+            return Err(Error::Input(format!(
+                "training on CUDA: n_experts is {}, expected at most {} on this GPU",
+                routes.experts,
+                limit / (4 * BACKWARD_THREADS as usize)
+            )));
+        }
         let dlogits = self.dirty(routes.n * routes.experts)?;
         let balanced = balancing.weight != 0.0 && balancing.spans.len() > 1;
         let spans = balanced.then(|| self.spans(routes, &balancing.spans)).transpose()?;
@@ -171,7 +180,7 @@ impl Cuda {
         let grid = super::Grid {
             blocks: [routes.n.div_ceil(BACKWARD_THREADS as usize).max(1) as u32, 1, 1],
             threads: BACKWARD_THREADS,
-            shared: 4 * BACKWARD_THREADS as usize * routes.experts,
+            shared,
         };
         self.queue.run_in(&queue::of("route_backward", self.dtype()), grid, &arguments)?;
         Ok(dlogits)

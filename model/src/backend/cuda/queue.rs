@@ -2,6 +2,7 @@
 
 use super::driver::{Address, Driver, Dtype, Factor, Grid, Product};
 use crate::Result;
+use crate::cost::roofline::card_idle;
 use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,10 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub const THREADS: u32 = 256;
 /// Blocks of kernels that go over elements in strides: enough for every card, and always the same.
 const BLOCKS: usize = 4096;
-
-/// Idle bytes that are kept in any case: batches of other lengths ask for other sizes, and asking the driver takes longer than
-/// the kernels of a small model.
-const SPARE: usize = 256 << 20;
 
 /// What has an address in a structure of arguments; the kernels' own structures are its only implementors.
 ///
@@ -29,7 +26,8 @@ pub struct Queue {
 }
 
 /// Idle room. *Invariant:* as in the processor's pool, idle and used room together are little more than the most that was in
-/// use at one time: an eighth, or [`SPARE`].
+/// use at one time: by [`card_idle`]. What is given back beyond that a card's driver keeps for this process, until other rooms
+/// are asked for that do not fit ([`Driver::give_back`]).
 #[derive(Debug, Default)]
 struct Pool {
     /// Where it is and how long, the longest idle first.
@@ -126,27 +124,32 @@ impl Queue {
     pub fn room(self: &Arc<Self>, bytes: usize) -> Result<Room> {
         let bytes = if self.driver.uses_again() { rounded(bytes) } else { bytes.max(1) };
         let mut pool = self.pool();
-        pool.used += bytes;
-        pool.most = pool.most.max(pool.used);
-        let room = |at| Room { queue: self.clone(), at, bytes };
-        if let Some(at) = pool.take(bytes) {
-            return Ok(room(at));
-        }
-        while pool.used + pool.idle_bytes > pool.most + (pool.most / 8).max(SPARE) {
-            let Some((at, bytes)) = pool.evict() else { break };
+        let used = pool.used + bytes;
+        let most = pool.most.max(used);
+        let at = match pool.take(bytes) {
+            Some(at) => at,
+            None => self.allocate(&mut pool, bytes, most + card_idle(most) - used)?,
+        };
+        (pool.used, pool.most) = (used, most);
+        Ok(Room { queue: self.clone(), at, bytes })
+    }
+
+    /// Room that the driver gives, beside which so many bytes may stay idle; fewer where there is too little.
+    fn allocate(&self, pool: &mut Pool, bytes: usize, idle: usize) -> Result<Address> {
+        while pool.idle_bytes > idle
+            && let Some((at, bytes)) = pool.evict()
+        {
             self.driver.free(at, bytes);
         }
         loop {
-            let error = match self.driver.allocate(bytes) {
-                Ok(at) => return Ok(room(at)),
-                Err(error) => error,
-            };
-            let Some((at, bytes)) = pool.evict() else {
-                pool.used -= bytes;
-                return Err(error);
-            };
+            if let Ok(at) = self.driver.allocate(bytes) {
+                return Ok(at);
+            }
+            let Some((at, bytes)) = pool.evict() else { break };
             self.driver.free(at, bytes);
         }
+        self.driver.give_back()?;
+        self.driver.allocate(bytes)
     }
 
     /// Room with these numbers in it.
@@ -209,13 +212,23 @@ pub fn of(kernel: &str, dtype: Dtype) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::Error;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    /// Gives out places, and counts the bytes that it has given.
-    #[derive(Debug, Default)]
+    /// Gives out places, and counts the bytes that it has given; those that were freed stay its own until they are given back.
+    #[derive(Debug)]
     struct Places {
         next: AtomicU64,
         given: Arc<AtomicU64>,
+        kept: AtomicU64,
+        /// Bytes of the device.
+        all: u64,
+    }
+
+    impl Places {
+        fn of(all: u64) -> Self {
+            Self { next: AtomicU64::new(0), given: Arc::default(), kept: AtomicU64::new(0), all }
+        }
     }
 
     impl Driver for Places {
@@ -223,11 +236,20 @@ mod tests {
             Ok("places".into())
         }
         fn allocate(&self, bytes: usize) -> Result<Address> {
+            let held = [&self.given, &self.kept].map(|bytes| bytes.load(Ordering::Relaxed));
+            if held[0] + held[1] + bytes as u64 > self.all {
+                return Err(Error::OutOfMemory(format!("{bytes} bytes do not fit")));
+            }
             self.given.fetch_add(bytes as u64, Ordering::Relaxed);
             Ok(self.next.fetch_add(bytes as u64, Ordering::Relaxed))
         }
         fn free(&self, _: Address, bytes: usize) {
             self.given.fetch_sub(bytes as u64, Ordering::Relaxed);
+            self.kept.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
+        fn give_back(&self) -> Result<()> {
+            self.kept.store(0, Ordering::Relaxed);
+            Ok(())
         }
         fn upload(&self, _: Address, _: &[u8]) -> Result<()> {
             Ok(())
@@ -251,7 +273,7 @@ mod tests {
 
     #[test]
     fn idle_room_is_used_again_and_known_once() {
-        let queue = Queue::new(Box::new(Places::default()));
+        let queue = Queue::new(Box::new(Places::of(u64::MAX)));
         let first = queue.room(5000).unwrap();
         let place = first.at;
         drop(first);
@@ -264,7 +286,7 @@ mod tests {
 
     #[test]
     fn changing_sizes_do_not_pile_up_and_all_is_given_back() {
-        let places = Places::default();
+        let places = Places::of(1 << 40);
         let given = places.given.clone();
         let queue = Queue::new(Box::new(places));
         for bytes in (1..200).map(|i| i * (4 << 20)) {
@@ -272,9 +294,24 @@ mod tests {
         }
         let most = queue.peak_bytes() as u64;
         let held = given.load(Ordering::Relaxed);
-        let spare = (most / 8).max(SPARE as u64);
-        assert!(held <= most + spare && most < 2 * (840 << 20), "{held} of {most}");
+        let idle = card_idle(most as usize) as u64;
+        assert!(held <= most + idle && most < 2 * (840 << 20), "{held} of {most}");
         drop(queue);
         assert_eq!(given.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_asked_for_again_without_idle_room_and_changes_nothing() {
+        let queue = Queue::new(Box::new(Places::of(1000 << 20)));
+        drop(queue.room(608 << 20).unwrap());
+        assert_eq!(queue.peak_bytes(), 608 << 20);
+        // The idle room goes, and the driver lets go of it.
+        let large = queue.room(928 << 20).unwrap();
+        assert_eq!(queue.peak_bytes(), 928 << 20);
+        let error = queue.room(200 << 20).unwrap_err();
+        assert!(matches!(error, Error::OutOfMemory(_)), "{error:?}");
+        assert_eq!((queue.peak_bytes(), queue.pool().used), (928 << 20, 928 << 20));
+        drop(large);
+        assert!(queue.room(200 << 20).is_ok());
     }
 }

@@ -69,6 +69,12 @@ const LAUNCH: f64 = 3e-6;
 /// Positions that a card takes through the model together, as the CUDA backend does.
 pub const CARD_POSITIONS: usize = 16_384;
 
+/// Bytes of a card's memory that the CUDA backend may keep idle beside the most that were in use at one time: batches of other
+/// lengths ask for other sizes, and asking the driver takes longer than the kernels of a small model.
+pub fn card_idle(most: usize) -> usize {
+    (most / 8).max(256 << 20)
+}
+
 impl Card {
     /// The card of this name.
     pub fn named(name: &str) -> Option<Self> {
