@@ -8,12 +8,10 @@
 use crate::backend::Backend;
 use crate::backend::cpu::math::log_sum_exp;
 use crate::decode::{KvCache, Reading};
-use crate::inference::{GROUP_POSITIONS, check_finite};
+use crate::inference::{check_finite, group_positions, in_groups};
 use crate::tokens::Ragged;
-use crate::trainer::groups;
 use crate::transformer::{Mode, Transformer};
 use crate::{Error, Result};
-use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -83,8 +81,8 @@ impl Node {
     }
 
     /// Whether it is read in one pass with all below it.
-    fn is_whole(&self) -> bool {
-        self.all() <= GROUP_POSITIONS
+    fn is_whole<B: Backend>(&self) -> bool {
+        self.all() <= group_positions::<B>()
     }
 }
 
@@ -166,7 +164,7 @@ impl<B: Backend> Transformer<B> {
     /// The log-probability of every id of every continuation, by softmax over the vocabulary: `(ids,)` each, in the order
     /// in which they were given.
     ///
-    /// Work is shared out over the current rayon threads. `go_on` is told how many continuations are done before and
+    /// `go_on` is told how many continuations are done before and
     /// after each group of them; nothing more is read once it says no, and `None` returned.
     ///
     /// # Errors
@@ -204,9 +202,9 @@ impl<B: Backend> Transformer<B> {
         nodes: &[Next<B>],
         go_on: &(dyn Fn(usize) -> bool + Sync),
     ) -> Result<Option<Vec<Found>>> {
-        let positions = |(_, node): &Next<B>| if node.is_whole() { node.all() } else { node.places.len() };
-        let groups = groups(nodes, positions, GROUP_POSITIONS);
-        let found = groups.into_par_iter().map(|group| {
+        let positions =
+            |(_, node): &Next<B>| if node.is_whole::<B>() { node.all() } else { node.places.len() };
+        let found = in_groups::<B, _, _>(nodes, positions, |group| {
             if !go_on(0) {
                 return Ok(None);
             }
@@ -219,8 +217,8 @@ impl<B: Backend> Transformer<B> {
                 found.extend(more);
             }
             Ok(goes_on.then_some(found))
-        });
-        let found: Option<Vec<Vec<Found>>> = found.collect::<Result<_>>()?;
+        })?;
+        let found: Option<Vec<Vec<Found>>> = found.into_iter().collect();
         Ok(found.map(|found| found.into_iter().flatten().collect()))
     }
 }
@@ -281,7 +279,7 @@ impl<'n, 'a, B: Backend> TreePass<'n, 'a, B> {
         }
         let number = self.branches.len();
         self.branches.push(Branch { node, before, after, ids, wanted });
-        if node.is_whole() {
+        if node.is_whole::<B>() {
             for child in &node.children {
                 self.add(child, None, Some(number));
             }
@@ -342,7 +340,7 @@ impl<'n, 'a, B: Backend> TreePass<'n, 'a, B> {
     fn next(self) -> Vec<Next<'n, B>> {
         let mut next = vec![];
         for (branch, cache) in self.branches.into_iter().zip(self.caches) {
-            if !branch.node.is_whole() {
+            if !branch.node.is_whole::<B>() {
                 let cache = Arc::new(cache);
                 next.extend(branch.node.children.iter().map(|child| (Some(cache.clone()), child)));
             }
@@ -428,7 +426,7 @@ mod tests {
         let asked: Vec<Continuation> =
             cases.iter().map(|(prompt, ids)| Continuation { prompt, ids }).collect();
         let laid_out = Continuations::new(&asked).unwrap();
-        assert!(laid_out.roots.iter().any(|root| !root.is_whole() && !root.children.is_empty()));
+        assert!(laid_out.roots.iter().any(|root| !root.is_whole::<Cpu>() && !root.children.is_empty()));
         let told = Mutex::new(0);
         let go_on = |done| {
             *told.lock().unwrap() += done;

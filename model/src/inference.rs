@@ -8,8 +8,27 @@ use crate::transformer::{Mode, Transformer};
 use crate::{Error, Result};
 use rayon::prelude::*;
 
+/// Positions that go through the model together on a thread.
+const THREAD_POSITIONS: usize = 1024;
+
 /// Positions that go through the model together.
-pub const GROUP_POSITIONS: usize = 1024;
+pub(crate) const fn group_positions<B: Backend>() -> usize {
+    if B::LANES { THREAD_POSITIONS } else { B::GROUP_POSITIONS }
+}
+
+/// What becomes of items that go through the model group by group, in their order: shared out over the current rayon threads
+/// where those are what computes, else one group after the other.
+pub(crate) fn in_groups<B: Backend, T: Sync, R: Send>(
+    items: &[T],
+    positions: impl Fn(&T) -> usize,
+    work: impl Fn(&[T]) -> Result<R> + Sync + Send,
+) -> Result<Vec<R>> {
+    let groups = groups(items, positions, group_positions::<B>());
+    match B::LANES {
+        true => groups.into_par_iter().map(work).collect(),
+        false => groups.into_iter().map(work).collect(),
+    }
+}
 
 /// A prompt, and the tokens whose probability as the next one is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -29,19 +48,17 @@ impl AsRef<[u32]> for NextToken<'_> {
 impl<B: Backend> Transformer<B> {
     /// `weight * log p(target)` of every position of every sequence.
     ///
-    /// Sequences are shared out over the current rayon threads; each result depends on its sequence alone.
+    /// Each result depends on its sequence alone.
     ///
     /// # Errors
     /// A model whose results are not finite has none.
     pub fn token_log_probs(&self, sequences: &[Sequence]) -> Result<Vec<Vec<f32>>> {
-        let groups = groups(sequences, Sequence::len, GROUP_POSITIONS);
-        let results = groups.into_par_iter().map(|group| {
+        let results = in_groups::<B, _, Vec<Vec<f32>>>(sequences, Sequence::len, |group| {
             let pass = self.pass(Ragged::new(group), Mode::Infer)?;
             let values = pass.log_probs(&pass.forward()?.0)?;
             check_finite(values.iter().copied())?;
             Ok(pass.batch().rows.windows(2).map(|r| values[r[0]..r[1]].to_vec()).collect())
-        });
-        let results: Vec<Vec<Vec<f32>>> = results.collect::<Result<_>>()?;
+        })?;
         Ok(results.into_iter().flatten().collect())
     }
 
@@ -50,12 +67,14 @@ impl<B: Backend> Transformer<B> {
     /// # Errors
     /// Where a sequence is empty, a token is not in the vocabulary, or the device fails.
     pub fn routes<T: AsRef<[u32]> + Sync>(&self, sequences: &[T]) -> Result<Vec<RouterStats>> {
-        let groups = groups(sequences, |ids| ids.as_ref().len(), GROUP_POSITIONS);
-        let passes = groups.into_par_iter().map(|group| {
-            let pass = self.pass(Ragged::prompts(group), Mode::Route { dropout_seed: None })?;
-            pass.routes_of(&pass.forward()?.1)
-        });
-        let passes: Vec<Vec<RouterStats>> = passes.collect::<Result<_>>()?;
+        let passes = in_groups::<B, _, _>(
+            sequences,
+            |ids| ids.as_ref().len(),
+            |group| {
+                let pass = self.pass(Ragged::prompts(group), Mode::Route { dropout_seed: None })?;
+                pass.routes_of(&pass.forward()?.1)
+            },
+        )?;
         Ok(RouterStats::sum(&passes))
     }
 
@@ -73,8 +92,7 @@ impl<B: Backend> Transformer<B> {
         {
             return Err(Error::Input(format!("token id {id} is outside the model's vocabulary")));
         }
-        let groups = groups(asked, |a| a.prompt.len(), GROUP_POSITIONS);
-        let results = groups.into_par_iter().map(|group| {
+        let work = |group: &[NextToken]| -> Result<Vec<Vec<f64>>> {
             let pass = self.pass(Ragged::prompts(group), Mode::Infer)?;
             let last: Vec<usize> = pass.batch().rows[1..].iter().map(|end| end - 1).collect();
             let logits = pass.logits(&pass.forward()?.0, &last)?;
@@ -87,8 +105,8 @@ impl<B: Backend> Transformer<B> {
                 Ok(found)
             })
             .collect()
-        });
-        let results: Vec<Vec<Vec<f64>>> = results.collect::<Result<_>>()?;
+        };
+        let results = in_groups::<B, _, _>(asked, |a| a.prompt.len(), work)?;
         Ok(results.into_iter().flatten().collect())
     }
 }
@@ -99,5 +117,24 @@ pub(crate) fn check_finite(mut values: impl Iterator<Item = f32>) -> Result<()> 
             "the model's probabilities are not finite numbers but {value}: its weights have grown too large, or are damaged"
         ))),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::backend::{Cpu, Portable};
+
+    #[test]
+    fn cores_take_small_groups_and_a_card_large_ones_one_after_the_other() {
+        let work = |group: &[usize]| Ok((group.len(), std::thread::current().id()));
+        let sizes = |found: Vec<(usize, _)>| found.into_iter().map(|group| group.0).collect::<Vec<_>>();
+        let on_cores = in_groups::<Cpu, _, _>(&[500; 5], |positions| *positions, work).unwrap();
+        assert_eq!(sizes(on_cores), [2, 2, 1]);
+        // 8192 positions, all on this thread.
+        let on_a_card = in_groups::<Portable, _, _>(&[500; 40], |positions| *positions, work).unwrap();
+        assert!(on_a_card.iter().all(|group| group.1 == std::thread::current().id()));
+        assert_eq!(sizes(on_a_card), [16, 16, 8]);
     }
 }

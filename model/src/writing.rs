@@ -2,7 +2,7 @@
 //! "Orca", section 3.1).
 //!
 //! At each step every text reads: one that writes its last token, one that begins the next piece of its prompt. All
-//! read together, shared out over the current rayon threads. *Invariant:* what a text becomes depends on its prompt,
+//! read together, shared out over the current rayon threads where those are what computes. *Invariant:* what a text becomes depends on its prompt,
 //! its options and the model alone: pieces end at fixed positions, whatever else is read.
 
 use crate::backend::Backend;
@@ -140,7 +140,7 @@ impl<'a, B: Backend> Writing<'a, B> {
             }
             now.push(text);
         }
-        let mut shares = deal(now, rayon::current_num_threads());
+        let mut shares = deal(now, if B::LANES { rayon::current_num_threads() } else { 1 });
         let done: Vec<Done<B>> = match shares.len() {
             1 => shares.iter_mut().map(|share| advance(model, share)).collect(),
             _ => shares.into_par_iter().map(|mut share| advance(model, &mut share)).collect(),
