@@ -34,22 +34,29 @@ impl Work for Measured<'_> {
 
     fn run<B: Backend>(self, backend: &B) -> Result<Report> {
         let Self(case, job) = self;
-        let report = match job {
+        let Done { report, flops_per_token, threads } = match job {
             Job::Train => train_on(case, backend),
             Job::Exam(exam) => exam_on(case, exam, backend),
             Job::Generate => generate_on(case, backend),
         }?;
+        // Before the GPU is measured, which takes more of its memory than many a model.
         let peak_device_mb = backend.peak_bytes().map(|bytes| bytes as f64 / f64::from(1 << 20));
-        Ok(Report { peak_device_mb, ..report })
+        let rate = report.tokens_per_second;
+        let compute = match backend.about()? {
+            Some(about) => Compute::beside(rate, flops_per_token, about.gflops),
+            None => Compute::new(rate, flops_per_token, threads)?,
+        };
+        Ok(Report { compute: Some(compute), peak_device_mb, ..report })
     }
 }
 
-/// How well arithmetic is used: beside what the GPU, or the processor with so many threads, can do at most.
-fn compute<B: Backend>(backend: &B, rate: Rate, flops_per_token: f64, threads: usize) -> Result<Compute> {
-    match backend.about()? {
-        Some(about) => Ok(Compute::beside(rate, flops_per_token, about.gflops)),
-        None => Compute::new(rate, flops_per_token, threads),
-    }
+/// What came of a job, without how well arithmetic was used.
+struct Done {
+    report: Report,
+    /// Of a token that `tokens_per_second` counts.
+    flops_per_token: f64,
+    /// Threads of the processor that had something to do; 0 are all.
+    threads: usize,
 }
 
 /// Optimizer steps over full rows: forward, backward, clipping, AdamW.
@@ -60,7 +67,7 @@ pub fn train(case: &Case) -> Result<Report> {
     case.device.run(case.precision, Measured(case, Job::Train))?
 }
 
-fn train_on<B: Backend>(case: &Case, backend: &B) -> Result<Report> {
+fn train_on<B: Backend>(case: &Case, backend: &B) -> Result<Done> {
     let trial = TrialConfig::default();
     let optimizer = optimizer(TrainStage::Pretrain.training(&trial));
     let lanes = LaneConfig { lanes: case.lanes, recompute: Recompute::None, seed: 1 };
@@ -74,10 +81,9 @@ fn train_on<B: Backend>(case: &Case, backend: &B) -> Result<Report> {
     let peak_rss_mb = peak_rss_mb();
     let rate = Rate::new((case.batch_size * case.seq_len) as f64, seconds);
     // More threads than lanes have nothing to do.
-    let busy = if case.threads == 0 { 0 } else { case.threads.min(case.lanes) };
-    let flops = Cost::training(&case.model).per_token(case.seq_len);
-    let compute = compute(backend, rate, flops, busy)?;
-    Ok(Report { compute: Some(compute), ..report("train", case, rate, peak_rss_mb) })
+    let threads = if case.threads == 0 { 0 } else { case.threads.min(case.lanes) };
+    let flops_per_token = Cost::training(&case.model).per_token(case.seq_len);
+    Ok(Done { report: report("train", case, rate, peak_rss_mb), flops_per_token, threads })
 }
 
 /// One document that fills a row, every position trained on.
@@ -99,7 +105,7 @@ pub fn exam(case: &Case, exam: ExamCase) -> Result<Report> {
     case.device.run(case.precision, Measured(case, Job::Exam(exam)))?
 }
 
-fn exam_on<B: Backend>(case: &Case, exam: ExamCase, backend: &B) -> Result<Report> {
+fn exam_on<B: Backend>(case: &Case, exam: ExamCase, backend: &B) -> Result<Done> {
     let transformer = Transformer::new(&case.model, 1, backend)?;
     let vocab = case.model.vocab_size;
     let shared = synthetic_ids(exam.shared, vocab, u64::MAX >> 32);
@@ -149,8 +155,8 @@ fn exam_on<B: Backend>(case: &Case, exam: ExamCase, backend: &B) -> Result<Repor
     let head = 2.0 * (case.model.vocab_size * case.model.d_model) as f64;
     let headless =
         head * (1.0 - (case.batch_size * (1 + OPTIONS * (exam.answer_len - 1))) as f64 / read as f64);
-    let flops = Cost::forward(&case.model).per_token(case.seq_len) - headless;
-    Ok(Report {
+    let flops_per_token = Cost::forward(&case.model).per_token(case.seq_len) - headless;
+    let report = Report {
         questions_per_second: Some(questions),
         sharing: Some(Sharing {
             exam,
@@ -161,9 +167,9 @@ fn exam_on<B: Backend>(case: &Case, exam: ExamCase, backend: &B) -> Result<Repor
             speedup,
             of_ceiling: speedup / ceiling,
         }),
-        compute: Some(compute(backend, tokens, flops, case.threads)?),
         ..report("exam", case, tokens, peak_rss_mb)
-    })
+    };
+    Ok(Done { report, flops_per_token, threads: case.threads })
 }
 
 /// A token of each of `batch_size` texts that are written at a time, greedily, behind one prompt of `seq_len` tokens.
@@ -174,7 +180,7 @@ pub fn generate(case: &Case) -> Result<Report> {
     case.device.run(case.precision, Measured(case, Job::Generate))?
 }
 
-fn generate_on<B: Backend>(case: &Case, backend: &B) -> Result<Report> {
+fn generate_on<B: Backend>(case: &Case, backend: &B) -> Result<Done> {
     let transformer = Transformer::new(&case.model, 1, backend)?;
     let mut writing = Writing::new(&transformer);
     let options = GenerateOptions {
@@ -204,11 +210,8 @@ fn generate_on<B: Backend>(case: &Case, backend: &B) -> Result<Report> {
     let rate = Rate::new(case.batch_size as f64, seconds);
     // A token sees all before it, where the mean token of a document sees half of it.
     let seen = case.seq_len + case.warmup + case.steps / 2;
-    let flops = Cost::forward(&case.model).per_token(2 * seen);
-    Ok(Report {
-        compute: Some(compute(backend, rate, flops, case.threads)?),
-        ..report("generate", case, rate, peak_rss_mb)
-    })
+    let flops_per_token = Cost::forward(&case.model).per_token(2 * seen);
+    Ok(Done { report: report("generate", case, rate, peak_rss_mb), flops_per_token, threads: case.threads })
 }
 
 /// `batch_size` texts at a time, in parallel: lines of a file, or those of the built-in world.

@@ -234,11 +234,11 @@ mod tests {
         let case =
             Case { device: Device::Cuda(None), precision: Precision::Bf16, steps: 1, warmup: 0, ..small() };
         let exam = exam(&case, ExamCase { shared: 5, answer_len: 2 });
+        // Weights in f32 and bf16, and activations of a few positions; not the 8 MiB that a GPU's copies are measured by.
+        let weights = 6.0 * case.model.params() as f64 / f64::from(1 << 20);
         for report in [train(&case), exam, generate(&case)].map(Result::unwrap) {
-            assert!(
-                report.peak_device_mb.unwrap() > 0.0 && report.compute.unwrap().gflops > 0.0,
-                "{report:?}"
-            );
+            let peak = report.peak_device_mb.unwrap();
+            assert!(peak > weights && peak < 2.0 && report.compute.unwrap().gflops > 0.0, "{report:?}");
         }
     }
 }

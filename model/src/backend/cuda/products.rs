@@ -90,7 +90,7 @@ impl Cuda {
 
     /// The rate of large copies, in 10^9 bytes a second, read and written.
     pub(super) fn rate_of_copies(&self) -> Result<f64> {
-        let (bytes, rounds) = if cfg!(feature = "cuda") { (1 << 30, 10) } else { (1 << 10, 1) };
+        let (bytes, rounds) = if cfg!(feature = "cuda") { (1 << 30, 10) } else { (1 << 22, 1) };
         let (from, to) = (self.queue.room(bytes)?, self.queue.room(bytes)?);
         let driver = self.queue.driver();
         driver.zero(from.at, bytes)?;
