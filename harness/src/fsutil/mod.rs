@@ -2,6 +2,7 @@
 
 pub mod digests;
 pub mod folder;
+pub mod lock;
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};

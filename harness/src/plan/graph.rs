@@ -261,6 +261,11 @@ impl StageGraph {
         graph
     }
 
+    /// Whether a stage run of a trial is not finished.
+    pub fn is_left(&self, planned: &PlannedTrial) -> bool {
+        planned.stages.iter().any(|&index| self.nodes[index].state.is_left())
+    }
+
     /// Whether every stage run is finished.
     pub fn is_finished(&self) -> bool {
         !self.nodes.iter().any(|node| node.state.is_left())

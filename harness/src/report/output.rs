@@ -5,7 +5,6 @@ use crate::fsutil::{create_dir, read_text, sha256, write_atomic};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 
 /// Name of the list of written files.
@@ -18,24 +17,21 @@ struct Written {
     files: BTreeMap<String, String>,
 }
 
-/// A folder with the files written into it so far. Others that write a report into it wait until this one is done.
+/// A folder with the files written into it so far.
 #[derive(Debug)]
 pub struct Output {
     dir: PathBuf,
-    /// Keeps the others waiting; `None` where folders cannot be locked.
-    _held: Option<File>,
     written: Written,
 }
 
 impl Output {
-    /// Opens a folder, once nobody else writes a report there; `parts` are folders within it.
+    /// Opens a folder; `parts` are folders within it.
     pub fn open(dir: &Path, parts: &[&str]) -> Result<Self> {
         create_dir(dir)?;
-        let held = File::open(dir).and_then(|folder| folder.lock().map(|()| folder)).ok();
         for part in parts {
             create_dir(&dir.join(part))?;
         }
-        Ok(Self { dir: dir.into(), _held: held, written: Written::default() })
+        Ok(Self { dir: dir.into(), written: Written::default() })
     }
 
     /// Where it is.
@@ -82,27 +78,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use std::fs;
-
-    #[test]
-    fn a_second_report_waits_until_the_first_is_done() {
-        let dir = tempfile::tempdir().unwrap();
-        let at_work = std::sync::atomic::AtomicUsize::new(0);
-        std::thread::scope(|scope| {
-            for number in 0..4 {
-                let (dir, at_work) = (dir.path(), &at_work);
-                scope.spawn(move || {
-                    let mut output = Output::open(dir, &["figures"]).unwrap();
-                    assert_eq!(at_work.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
-                    output.write(&format!("figures/{number}.csv"), b"x").unwrap();
-                    std::thread::sleep(std::time::Duration::from_millis(20));
-                    at_work.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
-                    output.finish().unwrap();
-                });
-            }
-        });
-        // Each clears away what the one before it wrote.
-        assert_eq!(fs::read_dir(dir.path().join("figures")).unwrap().count(), 1);
-    }
 
     #[test]
     fn what_an_earlier_report_wrote_goes_and_what_is_a_users_stays() {

@@ -137,14 +137,16 @@ pub fn run(work: &Work, options: &RunOptions) -> Result<Outcome> {
         Executor::Local { per_gpu, .. } => gpus(graph.trials.iter().map(|planned| &planned.trial), *per_gpu)?,
         Executor::Slurm(_) => Gpus::default(),
     };
-    gpus.turns().iter().for_each(|told| options.board.line(told));
+    if let Executor::Local { jobs, .. } = &options.executor {
+        let left = graph.trials.iter().filter(|planned| graph.is_left(planned)).count();
+        gpus.turns(jobs.unwrap_or(left).min(left)).iter().for_each(|told| options.board.line(told));
+    }
     create_dir(&work.runs)?;
     let (all, graph, executed) = execute(work, all, graph, gpus, options)?;
     work.end()?;
     // By the names of this run: its data may have changed meanwhile.
-    let now = all.looked_at_again();
-    let report_kept = write_report(work, &now, options.force)?;
-    let notices = notices(&collect(&work.chosen(now)?)?);
+    let report_kept = write_report(work, &all, options.force)?;
+    let notices = notices(&collect(&work.chosen(all.looked_at_again())?)?);
     Ok(Outcome { graph, left_out, executed: Some(executed), notices, report, report_kept })
 }
 

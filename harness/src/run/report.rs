@@ -2,6 +2,7 @@
 
 use super::Work;
 use crate::config::Stage;
+use crate::fsutil::lock::lock;
 use crate::plan::{StageGraph, StageNode, State};
 use crate::records::{Status, TrialRecord};
 use crate::report::{Experiment, TrialQuestion};
@@ -12,18 +13,24 @@ use crate::status::records::{collect, taken, tunings};
 use anyhow::Result;
 use std::collections::BTreeMap;
 
-/// Writes the report of a graph as it stands; why not, where a better one is there and nobody forces it.
+/// Writes the report of a graph as it stands now; why not, where a better one is there and nobody forces it. One process
+/// at a time writes one, so that none shows less than it could.
 ///
 /// # Errors
 /// Where answers cannot be read, or a file cannot be written.
 pub fn write(work: &Work, graph: &StageGraph, force: bool) -> Result<Option<String>> {
+    let out = work.out.display();
+    let _held = lock(&work.out, || {
+        (work.note)(&format!("another process writes the report in {out}; waiting for it"))
+    })?;
+    let graph = &graph.looked_at_again();
     let mut records = collect(graph)?;
     let answers = answers(graph, &mut records);
     let standing: BTreeMap<_, _> = records.iter().map(|record| (record.trial, record.status)).collect();
     if let Some((shown, new)) = fewer(&work.out, &standing).filter(|_| !force) {
         return Ok(Some(format!(
             "{} shows {shown} finished trials, and this report would show {new} of {}{}; keep it elsewhere with --results DIR, or --force to replace what is shown there",
-            work.out.display(),
+            out,
             records.len(),
             work.other_layers().map_or(String::new(), |other| format!(" ({other})"))
         )));

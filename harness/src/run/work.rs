@@ -77,7 +77,7 @@ pub struct Work {
     /// Whose that folder is.
     owner: Owner,
     /// Hears what a person should know.
-    note: fn(&str),
+    pub(super) note: fn(&str),
 }
 
 impl Work {

@@ -16,7 +16,7 @@ use flate2::{Compression, GzBuilder};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -67,8 +67,12 @@ pub fn keep<'a>(out: &Path, dirs: impl Iterator<Item = &'a Path>) -> Result<()> 
     for entry in fs::read_dir(&records).with_context(|| records.display().to_string())?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if !known.contains(&name) && of(&name).is_some_and(|uuid| !elsewhere.contains(&uuid)) {
-            fs::remove_file(entry.path())
-                .with_context(|| format!("{}: cannot be removed", entry.path().display()))?;
+            match fs::remove_file(entry.path()) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                removed => {
+                    removed.with_context(|| format!("{}: cannot be removed", entry.path().display()))?;
+                }
+            }
         }
     }
     Ok(())

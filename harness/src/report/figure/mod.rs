@@ -216,8 +216,8 @@ impl Figure {
         // The SVG is drawn with the reader's fonts; elsewhere what no font has goes under a number.
         let (coded, remark) = self.coded(font::can_show);
         let scene = paint::scene(coded.as_ref().unwrap_or(self));
-        // Drawn beside its place under a name that still ends in .png.
-        let beside = out.dir().join(format!("figures/.{}.png", self.name));
+        // Drawn beside its place under a name that is this process's and still ends in .png.
+        let beside = out.dir().join(format!("figures/.{}.{}.png", self.name, std::process::id()));
         let png = plotted::png(&scene, &beside)?;
         out.write(&name("png"), &png)?;
         out.write(&name("pdf"), &pdf::pdf(&scene, &self.title)?)?;
