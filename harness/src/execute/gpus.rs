@@ -87,20 +87,20 @@ impl Gpus {
         let installed = installed();
         let gpus = match std::env::var(VISIBLE) {
             Ok(told) => visible(&told).into_iter().map(|name| named(name, &installed)).collect(),
-            Err(_) => installed.into_iter().map(|(gpu, _)| gpu).collect(),
+            Err(_) => unambiguous(installed),
         };
         Self::new(gpus, places)
     }
 
-    /// What to tell where stage runs are to share a GPU and would take turns on it, for want of NVIDIA's MPS.
-    pub fn turns(&self) -> Option<String> {
+    /// What to tell where so many stage runs at a time are to share GPUs and would take turns on them, for want of NVIDIA's MPS.
+    pub fn turns(&self, at_once: usize) -> Option<String> {
         let pipes = std::env::var_os(MPS_PIPES).map_or_else(|| "/tmp/nvidia-mps".into(), PathBuf::from);
-        self.turns_without(&pipes.join("control"))
+        self.turns_without(&pipes.join("control"), at_once)
     }
 
     /// The same, with the file through which MPS is spoken to.
-    fn turns_without(&self, control: &Path) -> Option<String> {
-        let shares = self.places > 1 && !self.gpus.is_empty();
+    fn turns_without(&self, control: &Path, at_once: usize) -> Option<String> {
+        let shares = self.places > 1 && !self.gpus.is_empty() && at_once > self.gpus.len();
         (shares && !control.exists()).then(|| {
             format!(
                 "stage runs that share a GPU take turns on it, as NVIDIA's MPS does not run ({} is not there): small models are several \
@@ -139,7 +139,7 @@ impl Gpus {
         if free.is_empty() {
             return Err(Wait::Turn);
         }
-        let names: Vec<&str> = free.iter().map(|&gpu| self.gpus[gpu].name.as_str()).collect();
+        let names: Vec<&str> = free.iter().map(|&gpu| short(&self.gpus[gpu].name)).collect();
         let left_mb = free.iter().map(|&gpu| self.left_mb(gpu)).fold(0.0, f64::max);
         Err(Wait::Memory { of: format!("GPU {}", names.join(", ")), needed_mb, left_mb })
     }
@@ -176,6 +176,22 @@ impl Gpus {
             Some(_) => 0..0,
         }
     }
+}
+
+/// The name of a GPU for people: of a UUID the first number.
+pub fn short(name: &str) -> &str {
+    let number = name.strip_prefix("GPU-").and_then(|uuid| uuid.split('-').next());
+    number.unwrap_or(name)
+}
+
+/// GPUs by their UUIDs where there are several: `nvidia-smi` numbers them by their bus, CUDA the fastest first.
+fn unambiguous(installed: Vec<(Gpu, String)>) -> Vec<Gpu> {
+    let are_several = installed.len() > 1;
+    let named = |(gpu, uuid): (Gpu, String)| match are_several && uuid.starts_with("GPU-") {
+        true => Gpu { name: uuid, ..gpu },
+        false => gpu,
+    };
+    installed.into_iter().map(named).collect()
 }
 
 /// The GPUs that a value of [`VISIBLE`] names; CUDA ignores all from the first that is none.
@@ -241,6 +257,27 @@ mod tests {
     }
 
     #[test]
+    fn several_gpus_are_named_by_what_does_not_depend_on_their_order() {
+        let told =
+            "0, GPU-8932f937-d72c-4106-c12f-20bd9faed9f6, 80994\n1, GPU-77aa0000-0000, 500\n2, [N/A], 7\n";
+        let names = |told: &str| {
+            unambiguous(listed(told)).into_iter().map(|gpu| (gpu.name, gpu.free_mb)).collect::<Vec<_>>()
+        };
+        let expected = [
+            ("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6".to_owned(), 80_994.0),
+            ("GPU-77aa0000-0000".to_owned(), 500.0),
+            ("2".to_owned(), 7.0),
+        ];
+        assert_eq!(names(told), expected);
+        assert_eq!(names(told.lines().next().unwrap()), [("0".to_owned(), 80_994.0)]);
+        let mut gpus = Gpus::new(unambiguous(listed(told)), 0);
+        let taken: Vec<_> = (0..3).map(|_| gpus.take(Device::Cuda(None), 7.0).unwrap()).collect();
+        assert_eq!(gpus.name(taken[0]), Some("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"));
+        let wait = gpus.take(Device::Cuda(None), 1e6).unwrap_err().to_string();
+        assert!(wait.ends_with("of the memory of GPU 8932f937, 77aa0000, 2 are left"), "{wait}");
+    }
+
+    #[test]
     fn places_are_given_out_on_the_emptiest_gpu_and_taken_back() {
         let mut gpus = gpus(&[("3", f64::INFINITY), ("5", f64::INFINITY)], 2);
         let mut take = |number: Option<usize>| {
@@ -284,12 +321,16 @@ mod tests {
     fn sharing_a_gpu_without_mps_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let control = dir.path().join("control");
-        let told = |free: &[(&str, f64)], places| gpus(free, places).turns_without(&control);
-        assert!(told(&[("0", 1.0)], 2).unwrap().contains(&control.display().to_string()));
-        assert!(told(&[("0", 1.0)], 0).is_some());
-        assert_eq!([told(&[("0", 1.0)], 1), told(&[], 2)], [None, None]);
+        let told =
+            |free: &[(&str, f64)], places, at_once| gpus(free, places).turns_without(&control, at_once);
+        let (one, two) = (&[("0", 1.0)][..], &[("0", 1.0), ("1", 1.0)][..]);
+        assert!(told(one, 2, 2).unwrap().contains(&control.display().to_string()));
+        assert!(told(one, 0, 9).is_some() && told(two, 2, 3).is_some());
+        // One at a time, one on each, or none.
+        let untold = [told(one, 1, 9), told(one, 0, 1), told(two, 2, 2), told(&[], 2, 9)];
+        assert!(untold.iter().all(Option::is_none), "{untold:?}");
         std::fs::write(&control, "").unwrap();
-        assert_eq!(gpus(&[("0", 1.0)], 2).turns_without(&control), None);
+        assert_eq!(told(one, 2, 2), None);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One stage run, worked on in one process: claim, manifest, the stage itself, manifest again.
 
+use super::gpus::short;
 use super::retry::may_pass;
 use crate::config::{Source, TrialConfig};
 use crate::fsutil::{create_dir, remove_drafts, write_atomic};
@@ -196,7 +197,10 @@ fn begun(request: &StageRequest, config: &TrialConfig, before: Option<Manifest>)
         ending: None,
         program: Program::this(),
         host: host(),
-        device: request.gpu.as_ref().map_or_else(|| config.device.to_string(), |gpu| format!("cuda:{gpu}")),
+        device: request
+            .gpu
+            .as_ref()
+            .map_or_else(|| config.device.to_string(), |gpu| format!("cuda:{}", short(gpu))),
         threads: config.threads,
         seeds: [("trial".into(), config.seed)].into_iter().chain(of_data).collect(),
         started,
