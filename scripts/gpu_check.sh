@@ -211,8 +211,8 @@ PYTHON
 }
 
 share() {
+    rm -rf "$out/share" "$out/share.jsonl"
     mkdir -p "$out/share"
-    rm -f "$out/share.jsonl"
     cat >"$out/share/sweep.toml" <<TOML
 name = "share"
 [base.model]
@@ -246,10 +246,15 @@ TOML
     fi
     export CUDA_MPS_PIPE_DIRECTORY="$out/share/mps" CUDA_MPS_LOG_DIRECTORY="$out/share/mps"
     mkdir -p "$CUDA_MPS_PIPE_DIRECTORY"
-    nvidia-cuda-mps-control -d && sleep 1
+    if ! nvidia-cuda-mps-control -d; then
+        echo "nvidia-cuda-mps-control -d failed: MPS is left out; see $CUDA_MPS_LOG_DIRECTORY" >&2
+        failed=1
+        return
+    fi
+    trap 'echo quit | nvidia-cuda-mps-control' EXIT
+    sleep 1
     together eight-mps 8 1.02e-3
     together sixteen-mps 16 1.03e-3
-    echo quit | nvidia-cuda-mps-control
 }
 
 table() {
