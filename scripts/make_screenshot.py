@@ -1,8 +1,8 @@
-"""Makes the README's picture of the quick start's report, with Chromium.
+"""Makes the README's picture of a committed report, with Chromium.
 
     pip install playwright pillow && playwright install chromium   # or Debian's: apt-get install chromium
-    mindscale run experiments/quickstart.toml
-    python scripts/make_screenshot.py [--report results/quickstart/report.html] [--out docs/report.png]
+    mindscale report experiments/scaling.toml
+    python scripts/make_screenshot.py [--report results/scaling/report.html] [--out docs/report.png]
 
 CHROMIUM names the program where Playwright has none of its own; /usr/bin/chromium is found.
 """
@@ -32,9 +32,9 @@ def picture(report, width, height):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--report", type=Path, default=Path("results/quickstart/report.html"))
+    parser.add_argument("--report", type=Path, default=Path("results/scaling/report.html"))
     parser.add_argument("--out", type=Path, default=Path("docs/report.png"))
-    parser.add_argument("--width", type=int, default=1200)
+    parser.add_argument("--width", type=int, default=1320)
     parser.add_argument("--height", type=int, default=900)
     options = parser.parse_args()
     image = picture(options.report, options.width, options.height)
