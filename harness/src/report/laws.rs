@@ -316,14 +316,8 @@ fn figure(fit: &Fitted) -> Option<Figure> {
     for (colour, group) in groups.iter().enumerate() {
         let mean = group.iter().filter_map(|setting| of(setting)).sum::<f64>() / group.len() as f64;
         let label = d.map_or(String::new(), |d| format!("{} {}", d.label(), plain(mean)));
-        let point = |setting: &&Setting| Point {
-            x: setting.sizes[0],
-            y: setting.loss,
-            interval: setting.t95.map(|half| (setting.loss - half, setting.loss + half)),
-            seeds: setting.seeds,
-            ..Point::default()
-        };
-        series.push(Series { label, colour, points: group.iter().map(point).collect(), ..Series::default() });
+        let points = group.iter().map(|setting| measured(setting, setting.sizes[0])).collect();
+        series.push(Series { label, colour, points, ..Series::default() });
         let curve = (0..=CURVE).map(|i| {
             let x = low * (high / low).powf(i as f64 / CURVE as f64);
             let sizes: Vec<f64> = [x].into_iter().chain(d.map(|_| mean)).collect();
@@ -340,6 +334,12 @@ fn figure(fit: &Fitted) -> Option<Figure> {
     })
 }
 
+/// The loss of a setting, with its interval, over some `x`.
+fn measured(setting: &Setting, x: f64) -> Point {
+    let interval = setting.t95.map(|half| (setting.loss - half, setting.loss + half));
+    Point { x, y: setting.loss, interval, seeds: setting.seeds, ..Point::default() }
+}
+
 /// A figure of a fit without its content.
 fn begun(fit: &Fitted) -> Figure {
     Figure { name: format!("fit_{}", fit.spec.name), title: fit.spec.title.clone(), ..Figure::default() }
@@ -347,14 +347,8 @@ fn begun(fit: &Fitted) -> Figure {
 
 /// Measured losses over those that a law predicts, and the line on which they are equal.
 fn beside_predicted(fit: &Fitted, law: &Law) -> Figure {
-    let point = |setting: &Setting| Point {
-        x: law.at(&setting.sizes),
-        y: setting.loss,
-        interval: setting.t95.map(|half| (setting.loss - half, setting.loss + half)),
-        seeds: setting.seeds,
-        ..Point::default()
-    };
-    let points: Vec<Point> = fit.settings.iter().map(point).collect();
+    let predicted = |setting: &Setting| measured(setting, law.at(&setting.sizes));
+    let points: Vec<Point> = fit.settings.iter().map(predicted).collect();
     let low = points.iter().map(|point| point.x.min(point.y)).fold(f64::INFINITY, f64::min);
     let high = points.iter().map(|point| point.x.max(point.y)).fold(0.0, f64::max);
     let equal = [low, high].map(|loss| Point { x: loss, y: loss, ..Point::default() });
