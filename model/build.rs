@@ -1,4 +1,4 @@
-//! Compiles the kernels of the CUDA backend: for cards with nvcc (feature `cuda`), for the processor with g++ (`emulate`).
+//! Compiles the kernels of the CUDA backend: for GPUs with nvcc (feature `cuda`), for the CPU with g++ (feature `emulate`).
 
 #[cfg(any(feature = "cuda", feature = "emulate"))]
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ fn main() {
 #[cfg(any(feature = "cuda", feature = "emulate"))]
 const KERNELS: &str = "src/backend/cuda/kernels";
 
-/// Files of a folder whose names end so, in order.
+/// Returns the files of a folder with the given extension, sorted.
 #[cfg(any(feature = "cuda", feature = "emulate"))]
 fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
     println!("cargo:rerun-if-changed={folder}");
@@ -28,7 +28,7 @@ fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Libraries of all kernels, those of the tests among them, and of what runs them. See `backend/cuda/emulation`.
+/// Compiles libraries of all kernels, including those of the tests, and of the emulation. See `backend/cuda/emulation`.
 #[cfg(feature = "emulate")]
 fn emulate() {
     let folder = "src/backend/cuda/emulation";
@@ -36,9 +36,9 @@ fn emulate() {
     build.cpp(true).std("c++17").opt_level(2).debug(false);
     build.define("EMULATE", None).include(folder).include(KERNELS);
     for flag in [
-        "-fno-strict-aliasing", // kernels read numbers as others, as nvcc lets them
+        "-fno-strict-aliasing", // kernels reinterpret memory as other types, which nvcc allows
         "-fno-exceptions",
-        "-fstack-clash-protection", // large variables must touch the page below a stack
+        "-fstack-clash-protection", // large stack variables must touch the guard page
         "-ftls-model=initial-exec",
         "-Wno-unknown-pragmas", // #pragma unroll
         "-Wno-unused-parameter",
@@ -48,7 +48,7 @@ fn emulate() {
     build.clone().files(files(folder, "cpp")).compile("mindscale_emulation");
     build
         .flag("-fsanitize=alignment,bounds,shift-exponent,integer-divide-by-zero,signed-integer-overflow,return")
-        .flag("-xc++") // what ends in .cu
+        .flag("-xc++") // treat .cu files as C++
         .files(files(folder, "cu"))
         .files(files(KERNELS, "cu"))
         .link_lib_modifier("+whole-archive") // kernels register themselves
@@ -63,11 +63,11 @@ mod cuda {
     use std::process::Command;
     use std::{env, fs};
 
-    /// Compiled for these; cards between and after them translate.
+    /// Target architectures; GPUs between these versions run the binary of a lower one, later GPUs compile the PTX.
     const TARGETS: [&str; 3] =
         ["arch=compute_80,code=sm_80", "arch=compute_90,code=sm_90", "arch=compute_90,code=compute_90"];
 
-    /// A fat binary of each file, and `fatbins.rs` in `OUT_DIR`, an array of their names and contents.
+    /// Compiles each file to a fat binary and writes `fatbins.rs` to `OUT_DIR`, an array of their names and contents.
     pub fn compile() -> Result<(), String> {
         let nvcc = nvcc()?;
         let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set; cargo sets it")?);
@@ -93,14 +93,14 @@ mod cuda {
         let status = status.map_err(|e| format!("{}: {e}", nvcc.display()))?;
         if !status.success() {
             return Err(format!(
-                "{}: nvcc does not compile it ({status}); its messages are above",
+                "{}: nvcc failed to compile it ({status}); see its output above",
                 file.display()
             ));
         }
         Ok(())
     }
 
-    /// The compiler: that of `NVCC`, else of the toolkit at `CUDA_HOME` or `CUDA_PATH`, else that of `PATH`.
+    /// Locates the compiler: `NVCC`, otherwise that of the toolkit at `CUDA_HOME` or `CUDA_PATH`, otherwise that in `PATH`.
     fn nvcc() -> Result<PathBuf, String> {
         for variable in ["NVCC", "CUDA_HOME", "CUDA_PATH"] {
             println!("cargo:rerun-if-env-changed={variable}");

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Mindscale against PyTorch on the same shapes, in turn on the same machine.
+"""Benchmarks Mindscale against PyTorch on the same shapes, in turn on the same machine.
 
     python -m venv venv
     venv/bin/pip install torch transformers
     cargo build --release
     venv/bin/python scripts/bench_pytorch.py train                   # forward, backward, clipping, AdamW
-    venv/bin/python scripts/bench_pytorch.py train --compile         # and compiled by torch.compile
+    venv/bin/python scripts/bench_pytorch.py train --compile         # also with torch.compile
     venv/bin/python scripts/bench_pytorch.py train --shapes 128x4 --threads 1 --copies 2    # two trials side by side
     venv/bin/python scripts/bench_pytorch.py epoch --tokenizer DIR --text rows.jsonl        # real rows, useful tokens
     venv/bin/python scripts/bench_pytorch.py exam                    # the probability of a letter after a prompt
@@ -13,9 +13,9 @@
     venv/bin/python scripts/bench_pytorch.py tokenize --tokenizer DIR --text lines.txt
 
 The models are those of transformers: Llama, and for mixtures of experts Qwen2-MoE, whose router and shared expert
-are the nearest (it adds biases to q, k, v and a gate to the shared expert: under 1 % of the work). Each round
-measures every program once, one after the other; a ratio is taken within a round, and the table holds the median
-round. On a machine that others use as well, trust the ratios, not the speeds.
+are the most similar (it adds biases to q, k, v and a gate to the shared expert: under 1 % of the work). Each round
+measures every program once, one after the other; ratios are taken within a round, and the table shows medians over
+the rounds. On a shared machine, trust the ratios, not the speeds.
 """
 
 import argparse
@@ -51,7 +51,7 @@ class Shape:
 
     @property
     def hidden(self):
-        """MiniMind's hidden size of the feed-forward."""
+        """Returns MiniMind's hidden size of the feed-forward layer."""
         return -(-(8 * self.d_model // 3) // 64) * 64
 
     def flags(self):
@@ -68,7 +68,7 @@ SHAPES = {
 }
 
 
-# The worker: one PyTorch program, a process of its own, measured whenever its input says so.
+# The worker: one PyTorch program in its own process, which takes a measurement for each line of its input.
 
 
 def build(shape):
@@ -103,7 +103,7 @@ def build(shape):
 
 
 def trainer(shape, compiled):
-    """A function that takes one optimizer step on a batch of ids and labels."""
+    """Returns a function that takes one optimizer step on a batch of ids and labels."""
     import torch
 
     model = build(shape).train()
@@ -143,7 +143,7 @@ def exam_step(shape, compiled):
 
 
 def generate_times(shape, tokens, bare):
-    """A function that writes `tokens` tokens greedily behind the prompts of a batch, and the seconds of each but the first."""
+    """Returns a function that generates `tokens` + 1 tokens greedily for a batch of prompts and returns the seconds of each but the first."""
     import torch
 
     model = build(shape).eval()
@@ -176,7 +176,7 @@ def generate_times(shape, tokens, bare):
 
 
 def epoch_step(shape, tokenizer, text):
-    """One batch after another of real rows, each padded to the row's length as MiniMind pads them."""
+    """Returns a function that trains on the next batch of real rows, padded to `seq_len` as MiniMind does, and the useful tokens per batch."""
     import torch
     from transformers import PreTrainedTokenizerFast
 
@@ -232,14 +232,14 @@ def worker(task):
         step()
     print("ready", flush=True)
     for _ in sys.stdin:
-        # A text is all steps of its tokens.
+        # Generating one text measures all of its tokens.
         seconds = step() if task["case"] == "generate" else [timed(step) for _ in range(task["steps"])]
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps({"rate": units / statistics.median(seconds), "peak_rss_mb": peak}), flush=True)
 
 
 class PyTorch:
-    """Workers in processes of their own, so that their memory is their own; `copies` work side by side."""
+    """Workers in separate processes, so that memory is measured separately; `copies` of them run at once."""
 
     def __init__(self, copies=1, **task):
         command = [sys.executable, __file__, "worker", json.dumps(task)]
@@ -280,7 +280,7 @@ def mindscale(args, case, shape, *more):
 
 
 def in_turn(args, ours, programs):
-    """Measures ours and every program once a round."""
+    """Measures Mindscale and every program once per round."""
     rounds = []
     for _ in range(args.rounds):
         rounds.append((ours(), {name: program.measure() for name, program in programs.items()}))
@@ -298,7 +298,7 @@ def row(cells):
 
 
 def compare(name, rounds, rate, unit_digits=0):
-    """One row for each program: speeds of the median round, the ratio with its range, memory."""
+    """Prints one row per program: median speeds over the rounds, the median ratio with its range, memory in the last round."""
     for program in rounds[0][1]:
         pairs = [(rate(ours), theirs[program]["rate"]) for ours, theirs in rounds]
         ratios = sorted(a / b for a, b in pairs)
@@ -328,7 +328,7 @@ def train(args):
     for name in args.shapes:
         shape = SHAPES[name]
         programs = torch_programs(args, "train", shape)
-        # PyTorch has one gradient; a lane for each thread is the nearest.
+        # PyTorch has a single gradient buffer; one lane per thread is the closest match.
         lanes = ["--lanes", str(args.threads)]
         rounds = in_turn(args, lambda: mindscale(args, "train", shape, *lanes), programs)
         name = shape.name if args.copies == 1 else f"{args.copies} of {shape.name} side by side"
@@ -366,7 +366,7 @@ enabled = false
 
 
 def epoch(args):
-    """Useful tokens a second on real rows: ours packed by the harness, theirs padded."""
+    """Compares useful tokens per second on real rows: packed by the harness, padded for PyTorch."""
     table(["shape", "PyTorch", "Mindscale, tokens/s", "PyTorch, tokens/s", "ratio", "MFU", "MiB, both"])
     for name in args.shapes:
         shape = Shape(**{**SHAPES[name].__dict__, "seq_len": 512, "batch_size": 16})
@@ -386,7 +386,7 @@ def epoch(args):
                     peak = json.load(file)["peak_rss_mb"]
                 with open(f"{run}/metrics.csv", encoding="utf-8") as file:
                     rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
-                # The first row is the first step alone.
+                # The first row covers the first step only.
                 rates = [float(row["tokens_per_second"]) for row in rows[1:]]
                 return {"tokens_per_second": {"median": statistics.median(rates)}, "peak_rss_mb": peak}
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Everything that is too heavy for CI, by parts; see CONTRIBUTING.md.
+# Checks that are too heavy for CI, in parts; see CONTRIBUTING.md.
 #
 #     scripts/check_all.sh                  # all parts
-#     scripts/check_all.sh survival peer    # some
+#     scripts/check_all.sh survival peer    # some parts
 #
 # PYTHON names a Python with torch, transformers and scipy, TEXT a file of JSON lines with the key text,
-# RESULTS the folders of results whose tables are set (all in results/).
+# RESULTS the results folders whose tables are typeset (default: all in results/).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python="${PYTHON:-python3}"

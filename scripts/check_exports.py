@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""Exported models in other programs: the same logits, the same text.
+"""Checks exported models in other programs: same logits, same text.
 
     python -m venv venv
     venv/bin/pip install torch transformers safetensors
     venv/bin/pip install llama-cpp-python               # builds llama.cpp; needs a C++ compiler and some minutes
     cargo build && cargo build -p mindscale-model --example logits
-    venv/bin/python scripts/check_exports.py                       # all of it
+    venv/bin/python scripts/check_exports.py                       # all formats
     venv/bin/python scripts/check_exports.py hf pth                # without llama.cpp
-    venv/bin/python scripts/check_exports.py gguf --model FOLDER   # of a trained model, where it says something of q8_0
+    venv/bin/python scripts/check_exports.py gguf --model FOLDER   # a trained model, for which q8_0 is meaningful
 
-Without --model the models are drawn at random, one for each variant of the architecture. Logits of transformers, and of
-llama.cpp with f32 (keys and values in f32 as well), must lie within 1e-4 of the range of ours, and the greedy text must be
-the same. For f16 and q8_0 the mean KL divergence of the distributions of the next token from ours must be below 1e-4 and
-1e-1 nats: a random mixture of experts sends a token elsewhere at the least rounding. Exit code 1 where something is off.
+Without --model, models are drawn at random, one for each variant of the architecture. Logits of transformers, and of
+llama.cpp with f32 (keys and values in f32 as well), must agree with Mindscale's within 1e-4 of the range of these, and the
+greedy text must be the same. For f16 and q8_0 the mean KL divergence of the next-token distributions from Mindscale's must
+be below 1e-4 and 1e-1 nats: in a random mixture of experts the least rounding changes routing. Exit code 1 if a check fails.
 
 Made with torch 2.15, transformers 5.24 and llama-cpp-python 0.3.36: all within 2e-6; KL up to 6e-6 (f16) and 4e-2 (q8_0,
 without experts 5e-3).
@@ -69,13 +69,13 @@ CASES = {
 
 
 def draw(config, folder):
-    """A model folder of ours with random weights."""
+    """Writes a Mindscale model folder with random weights."""
     from minimind import draw
     from safetensors.torch import save_file
 
     folder.mkdir()
     weights = draw(config, 7)
-    # Smaller than for references of gradients: rounding must not decide which token is the likeliest.
+    # Smaller weights than for gradient references, so that rounding does not change the most likely token.
     small = {name: w if w.dim() == 1 else 0.5 * w for name, w in weights.items()}
     save_file(small, folder / "model.safetensors")
     keys = dict(
@@ -104,7 +104,7 @@ def ours(folder, ids):
 
 
 def off(theirs, mine):
-    """The largest difference, in ranges of ours."""
+    """Returns the largest difference, relative to the range of Mindscale's logits."""
     return float(numpy.abs(theirs - mine).max() / (mine.max() - mine.min()))
 
 
@@ -115,7 +115,7 @@ def encode(folder, text):
 
 
 def check_hf(folder, out):
-    """Fails where transformers computes something else."""
+    """Fails if transformers computes different logits or text."""
     import torch
     import transformers
 
@@ -144,7 +144,7 @@ def check_hf(folder, out):
 
 
 def check_pth(folder, out):
-    """Fails where torch reads something else than what is in the model folder."""
+    """Fails if torch reads weights other than those of the model folder."""
     import torch
     from safetensors.torch import load_file
 
@@ -161,14 +161,14 @@ def log_softmax(x):
 
 
 def llama(path):
-    """A model of llama.cpp, its keys and values in f32."""
+    """Loads a model in llama.cpp, with keys and values in f32."""
     import llama_cpp
 
     return llama_cpp.Llama(str(path), n_ctx=128, logits_all=True, verbose=False, type_k=0, type_v=0, n_threads=1, seed=1)
 
 
 def check_gguf(folder, out, precision):
-    """Fails where llama.cpp reads other ids, or with f32 computes something else."""
+    """Fails if llama.cpp reads other token ids, or computes other logits or text (f32) or too different a distribution (f16, q8_0)."""
     (path,) = out.glob("*.gguf")
     model = llama(path)
     for text in TEXTS:
@@ -196,7 +196,7 @@ def check_gguf(folder, out, precision):
 
 
 def comes_back(folder, out, back):
-    """Fails where an export that is imported again has other weights."""
+    """Fails if an export has other weights after it is imported again."""
     from safetensors.torch import load_file
 
     done, error = run("mindscale", "import", out, back)
@@ -236,7 +236,7 @@ def main():
                             comes_back(folder, out, parent / f"{number}-again")
                         else:
                             told = check_gguf(folder, out, precision)
-                    except Exception as problem:  # the others are told all the same
+                    except Exception as problem:  # report it and go on with the others
                         failed += 1
                         told = f"FAILED: {type(problem).__name__}: {problem}"
                     print(f"{name} | {form}{f' {precision}' if precision else ''} | {told}", flush=True)

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""lm-evaluation-harness sits an exam through `mindscale serve`, and `mindscale exam` sits the same one: same accuracy?
+"""Checks that lm-evaluation-harness, through `mindscale serve`, and `mindscale exam` score the same accuracy on an exam.
 
     python -m venv venv
     venv/bin/pip install "lm-eval[api]" transformers datasets
     cargo build --release
     venv/bin/python scripts/check_lm_eval.py MODEL_FOLDER --sheets DIR [--mindscale target/release/mindscale] [--limit N]
 
-Sheets are C-Eval's: <subject>_val.csv. The task puts each question in MiniMind's words through the chat template, in
-front of the letters A to D, and takes the letter of the highest probability (`local-completions`: echo and logprobs).
-The harness sends token ids of the model's own tokenizer. A letter for which the two programs differ must be a tie to 1e-4.
-Exit code 1 where accuracies differ.
+Sheets are C-Eval's: <subject>_val.csv. The task words each question as MiniMind does, applies the chat template, scores
+the letters A to D after it and takes the most probable one (`local-completions`: echo and logprobs). The evaluation
+harness sends token ids of the model's own tokenizer. If the two programs choose different letters, these must be tied to
+within 1e-4. Exit code 1 if accuracies differ.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def main():
         folder = Path(folder)
         asked = list(questions(options.sheets, options.limit))
         context = json.loads(Path(options.model, "config.json").read_text())["max_seq_len"]
-        # Behind prompt and letter the harness asks for one token more, which it throws away.
+        # After prompt and letter the evaluation harness requests one more token, which it discards.
         fits = [(s, r) for s, r in asked if len(tokenizer.encode(prompt_of(tokenizer, r, options.system), add_special_tokens=False)) + 2 <= context]
         print(f"{len(fits)} of {len(asked)} questions fit the context of {context}")
         subjects = {}

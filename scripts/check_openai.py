@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""The openai package as a client of `mindscale serve`: whole answers, streams, log-probabilities, several texts, errors.
+"""Checks `mindscale serve` with the openai package: complete answers, streams, log-probabilities, several texts, errors.
 
     python -m venv venv
     venv/bin/pip install openai
     mindscale serve MODEL --port 8000 &
     venv/bin/python scripts/check_openai.py [--base-url http://127.0.0.1:8000/v1] [--model NAME] [--api-key KEY]
 
-The model needs a chat template. Exit code 1 where anything is not as the package expects it.
+The model needs a chat template. Exit code 1 if anything differs from what the package expects.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def streams(client, model):
         if extra:
             told = [token for choice in said if choice.logprobs for token in choice.logprobs.content]
             assert told == whole.choices[0].logprobs.content
-    # MiniMind's own example asks for no limit so.
+    # MiniMind's own example requests no limit in this way.
     assert list(client.chat.completions.create(model=model, messages=QUESTION, max_tokens=-1, stream=True))
 
 

@@ -1,10 +1,10 @@
-"""Drives the web page in Chromium and asserts what it does; screenshots at 400 and 1400 pixels, light and dark.
+"""Tests the web page in Chromium; takes screenshots at widths of 400 and 1400 pixels, light and dark.
 
     pip install playwright && playwright install chromium   # or Debian's: apt-get install chromium
-    python scripts/check_page.py [--shots FOLDER]           # against scripts/mock_server.py, everything
-    python scripts/check_page.py --url http://127.0.0.1:8000 [--key KEY]   # against `mindscale serve`, what any server must do
+    python scripts/check_page.py [--shots FOLDER]           # all checks, against scripts/mock_server.py
+    python scripts/check_page.py --url http://127.0.0.1:8000 [--key KEY]   # checks for any server, against `mindscale serve`
 
-CHROMIUM names the program where Playwright has none of its own; /usr/bin/chromium is found.
+CHROMIUM names the browser if Playwright has none of its own; /usr/bin/chromium is found by itself.
 """
 
 import argparse
@@ -68,9 +68,9 @@ def take(page, path, is_full=False):
 
 
 def shots(checks, folder):
-    """Every page, narrow and wide, light and dark, one of them in Chinese."""
+    """Takes screenshots of every page, narrow and wide, light and dark, one of them in Chinese."""
     if checks.server:
-        checks.server.start, checks.server.pace = time.monotonic() - 1600, 0.02  # nearly stands still
+        checks.server.start, checks.server.pace = time.monotonic() - 1600, 0.02  # far along, and almost stopped
     for width in (400, 1400):
         for scheme, locale in (("light", "en-GB"), ("dark", "zh-CN")):
             with checks.page(viewport={"width": width, "height": 900}, color_scheme=scheme, locale=locale) as page:
@@ -130,7 +130,7 @@ def main():
             try:
                 check(checks)
                 print(f"passed  {name}", flush=True)
-            except Exception as error:  # the others are still worth knowing
+            except Exception as error:  # report it and go on with the others
                 failed.append(name)
                 print(f"FAILED  {name}\n{type(error).__name__}: {error}", flush=True)
                 traceback.print_exc(limit=-3)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Sets every table of some folders of results with LaTeX, and tells which do not fit.
+"""Typesets every table of some results folders with LaTeX, and reports those that do not fit.
 
     scripts/check_tables.py results/quickstart results/deep-vs-wide [--png DIR]
 
-Needs pdflatex, for Chinese xelatex with ctex, and pdftotext; pdftoppm for --png, which keeps a picture of every page.
+Needs pdflatex (for Chinese, xelatex with ctex) and pdftotext; and pdftoppm for --png, which saves an image of every page.
 """
 
 import argparse
@@ -15,8 +15,8 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-LEFT = 72.0  # of the text, in points of PDF
-SPARE = 0.5  # that words may stand out
+LEFT = 72.0  # left edge of the text, in PDF points
+SPARE = 0.5  # tolerance for words beyond the edge, in points
 
 DOCUMENT = r"""\documentclass[10pt]{article}
 \usepackage[a4paper,left=1in,top=1in,bottom=1in,textwidth=%scm]{geometry}
@@ -29,7 +29,7 @@ DOCUMENT = r"""\documentclass[10pt]{article}
 
 
 def check(path, pictures):
-    """What is wrong with a table; nothing where it fits."""
+    """Returns the problems of a table; none if it fits."""
     tex = path.read_text(encoding="utf-8")
     head = tex.split("\\begin{", 1)[0]
     packages = re.search(r"\\usepackage\{([\w,]+)\}; made for ([\d.]+) cm", head)
@@ -43,7 +43,7 @@ def check(path, pictures):
         language = "\\usepackage[UTF8]{ctex}" if is_chinese else "\\usepackage[utf8]{inputenc}"
         (folder / "page.tex").write_text(DOCUMENT % (packages[2], language, packages[1]), encoding="utf-8")
         program = "xelatex" if is_chinese else "pdflatex"
-        for _ in range(2):  # longtable asks for a second time
+        for _ in range(2):  # longtable needs two passes
             done = subprocess.run(
                 [program, "-interaction=nonstopmode", "-halt-on-error", "page.tex"],
                 cwd=folder, capture_output=True, text=True, errors="replace",

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Installs CUDA's compiler and cuBLAS from PyPI, for building and running with CUDA where no toolkit is installed, and
+# Installs CUDA's compiler and cuBLAS from PyPI, for building and running with CUDA without an installed toolkit, and
 # prints the variables to export:
 #
 #     eval "$(scripts/cuda_toolkit.sh FOLDER)" && cargo build --release --features cuda
 #
-# Building takes nvcc and a C++ compiler, no card and no driver; the program loads driver and cuBLAS when it first uses a
-# card. PYTHON names the Python that the folder's environment is made with. About 0.9 GB. The 12.x wheels have no nvcc.
+# Building needs nvcc and a C++ compiler, but no card and no driver; the program loads driver and cuBLAS on first use of a
+# card. PYTHON names the Python for the virtual environment in FOLDER. About 0.9 GB. The 12.x wheels have no nvcc.
 set -euo pipefail
 folder=${1:?name the folder to install to, as: scripts/cuda_toolkit.sh ~/cuda}
 mkdir -p "$folder"
@@ -17,7 +17,7 @@ folder=$(cd "$folder" && pwd)
         nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-cccl==13.0.85 \
         nvidia-cuda-runtime==13.0.96 nvidia-cublas==13.0.2.14
     root=$("$folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/nvidia/cu13
-    # The wheels hold libraries by their versioned names only; some programs look for the plain ones, or in lib64.
+    # The wheels contain libraries under versioned names only; some programs look for unversioned names, or in lib64.
     for library in "$root"/lib/*.so.*; do
         ln -sf "$(basename "$library")" "${library%%.so.*}.so"
     done

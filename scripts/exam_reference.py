@@ -1,7 +1,7 @@
-"""An exam as Hugging Face's tokenizer and minimind.py sit it. For make_references.py.
+"""An exam taken with Hugging Face's tokenizer and minimind.py. For make_references.py.
 
-Writes a model folder, sheets with questions and with solved ones, and `answers.json`: for each way to ask, the
-probabilities of every question. Prompts are worded and cut as docs/exams.md says.
+Writes a model folder, sheets with questions and with solved examples, and `answers.json`: for each way of asking, the
+probabilities of the options of every question. Prompts are worded and cut as docs/exams.md describes.
 """
 
 import csv
@@ -26,7 +26,7 @@ TEMPLATE = (
     "{% if m['role'] == 'user' %}{{ '<s>user\\n' + m['content'] + '</s>\\n<s>assistant\\n' }}"
     "{% elif m['role'] == 'assistant' %}{{ m['content'] + '</s>\\n' }}{% endif %}{% endfor %}"
 )
-LONG = "".join(chr(0x4E00 + 37 * i) for i in range(60))  # of characters that no token holds
+LONG = "".join(chr(0x4E00 + 37 * i) for i in range(60))  # characters without tokens of their own
 QUESTIONS = {
     "colours": [
         ("0", "晴天的天空是什么颜色", "蓝色", "红", "绿色的", "black", "A"),
@@ -58,7 +58,7 @@ WAYS = {
 
 
 def tokenizer():
-    """Byte-level BPE, learned from the questions."""
+    """Trains a byte-level BPE tokenizer on the questions."""
     found = tokenizers.Tokenizer(tokenizers.models.BPE())
     found.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     found.decoder = tokenizers.decoders.ByteLevel()
@@ -86,7 +86,7 @@ def said(row, place, answer):
 
 
 def conversation(tokens, turns):
-    """The ids of a conversation, and where those of its last answer begin and end."""
+    """Returns the ids of a conversation, and the start and end of its last answer."""
     text = tokens.apply_chat_template([dict(role=role, content=content) for role, content in turns], tokenize=False)
     end = len(text) - len("</s>\n")
     start = end - len(turns[-1][1])
@@ -104,7 +104,7 @@ def asked(row, shots, answer):
 
 
 def log_probs_of(tokens, weights, row, shots, answer):
-    """The log-probability and the tokens of each answer, and what the prompt lost to fit."""
+    """Returns the log-probability and the number of tokens of each answer, and what was cut from the prompt to fit."""
     for first in range(len(shots) + 1):
         turns = asked(row, shots[first:], answer)
         found = [conversation(tokens, [*turns, ("assistant", said(row, place, answer))]) for place in range(4)]
@@ -123,7 +123,7 @@ def sum_of(weights, ids, start, end, cut=0):
 
 
 def ask(tokens, weights, row, shots, answer, norm="byte", rotate=False):
-    """The probabilities of the four answers, and what the prompt lost to fit."""
+    """Returns the probabilities of the four answers, and what was cut from the prompt to fit."""
     identity, question, *options, right = row
     sums, lengths, lost = log_probs_of(tokens, weights, row, shots, answer)
     if rotate:

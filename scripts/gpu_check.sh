@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# What the first person with an NVIDIA card should run, in parts of under ten minutes each; docs/gpu.md says what to report.
+# Checks to run on a new NVIDIA card, in parts of under ten minutes each; docs/gpu.md says what to report.
 #
 #     cargo build --release --features cuda        # with a CUDA compiler; scripts/cuda_toolkit.sh installs one
 #     scripts/gpu_check.sh check                   # every operation against the reference, tests, compute-sanitizer
-#     scripts/gpu_check.sh speed                   # tokens a second and memory beside PyTorch, under four minutes
-#     scripts/gpu_check.sh stages                  # pretraining, SFT and DPO on text, losses beside the CPU's
-#     scripts/gpu_check.sh share                   # tiny models that share the card, with MPS and without
-#     scripts/gpu_check.sh table                   # all of it as Markdown; the other parts end with it as well
+#     scripts/gpu_check.sh speed                   # tokens per second and memory compared with PyTorch, under four minutes
+#     scripts/gpu_check.sh stages                  # pretraining, SFT and DPO on text, losses compared with the CPU's
+#     scripts/gpu_check.sh share                   # tiny models that share the card, with and without MPS
+#     scripts/gpu_check.sh table                   # all results as Markdown; the other parts end with it too
 #
-# Results gather in the folder OUT (gpu-check). MINDSCALE names the program (target/release/mindscale), PYTHON a Python
-# with torch and transformers for `speed`, SHAPES the shapes of `speed`, TESTS test programs that were built elsewhere
-# (without it, cargo builds and runs them), DEVICE=cpu tries this script without a card. Nothing is fetched.
+# Results are collected in the folder OUT (gpu-check). MINDSCALE names the program (target/release/mindscale), PYTHON a
+# Python with torch and transformers for `speed`, SHAPES the shapes of `speed`, TESTS test programs built elsewhere
+# (without it, cargo builds and runs them); DEVICE=cpu tests this script without a card. Nothing is downloaded.
 set -uo pipefail
 part="${1:-}"
 here=$(cd "$(dirname "$0")" && pwd)
@@ -25,7 +25,7 @@ case "$part" in
     *) sed -n '2,/^set/p' "$0" | grep '^#' | sed 's/^# \{0,1\}//'; exit 2 ;;
 esac
 
-# cuBLAS is found when the program runs: the one that came with PyTorch serves where the system has none.
+# cuBLAS is loaded at run time: that of PyTorch is used if the system has none.
 if ! ldconfig -p 2>/dev/null | grep -q libcublas.so; then
     packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' 2>/dev/null)
     for folder in "$packages"/nvidia/cu13/lib "$packages"/nvidia/cublas/lib "${CUDA_HOME:-/usr/local/cuda}"/lib64; do
@@ -33,7 +33,7 @@ if ! ldconfig -p 2>/dev/null | grep -q libcublas.so; then
     done
 fi
 
-# Runs a command with a time limit in seconds; its outcome is a line of the table, its output a file.
+# Runs a command with a time limit in seconds; the outcome becomes a line of the table, the output a file.
 step() {
     local name="$1" limit="$2" began=$SECONDS outcome
     shift 2
@@ -69,7 +69,7 @@ check() {
     fi
 }
 
-# Ours, one shape; a failure is a line as well.
+# Measures Mindscale on one shape; a failure is recorded as well.
 bench() {
     local shape="$1" width layers steps=20 batch=64 rows=512 experts=() where=(--device "$device" --precision bf16)
     width="${shape#moe-}" layers="${width#*x}" width="${width%x*}"
@@ -111,7 +111,7 @@ speed() {
 stages() {
     local text="$out/text"
     mkdir -p "$text/sheets"
-    # Rows, conversations, pairs and questions from the paragraphs of this project's documents.
+    # Makes rows, conversations, pairs and questions from the paragraphs of this project's documents.
     "$python" - "$here/.." "$text" <<'PYTHON' || return 1
 import csv, glob, json, os, re, sys
 root, to = sys.argv[1:]
@@ -191,10 +191,10 @@ TOML
     done
 }
 
-# So many trainings of a million weights at a time, their tokens a second together.
+# Runs `count` trainings of a million weights at a time and records their total tokens per second.
 together() {
     local name="$1" count="$2" lr="$3"
-    # Another rate is another training, so that nothing is taken over from the one before.
+    # Another learning rate is another training, so that nothing is reused from the previous one.
     step "share-$name" 90 "$mindscale" run "$out/share/sweep.toml" --only "seed <= $count" --per-gpu "$count" --jobs "$count" \
         --set device="$device" --set pretrain.lr="$lr" --runs "$out/share/runs" --results "$out/share/results"
     "$python" - "$out/share/runs" "$name" "$count" "$lr" <<'PYTHON' >>"$out/share.jsonl"

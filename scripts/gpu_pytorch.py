@@ -1,22 +1,22 @@
 #!/usr/bin/env python3
-"""PyTorch's training steps on a GPU, on the shapes that `mindscale bench train --device cuda` is measured on.
+"""Measures PyTorch's training steps on a GPU, with the shapes of `mindscale bench train --device cuda`.
 
     python3 scripts/gpu_pytorch.py --out pytorch.jsonl                   # every shape in every form; needs torch, transformers
-    python3 scripts/gpu_pytorch.py --shapes 512x8 --at-once 1            # one program at a time, from its start to its end
-    python3 scripts/gpu_pytorch.py --device cpu --shapes tiny moe-tiny --warmup 1 --steps 2      # tries the script itself
+    python3 scripts/gpu_pytorch.py --shapes 512x8 --at-once 1            # one program at a time, compilation included
+    python3 scripts/gpu_pytorch.py --device cpu --shapes tiny moe-tiny --warmup 1 --steps 2      # tests the script itself
 
-A step is forward, backward, clipping of the gradient's norm and fused AdamW on a batch of full rows, with SDPA attention.
-Dense models are transformers' Llama. Mixtures of experts are MiniMind's own way (a loop over experts that picks their
-tokens by a mask), put into the same Llama, and transformers' Qwen2-MoE, the nearest that has a shared expert (it adds a
-gate to it), with grouped products. Forms:
+A step is forward, backward, gradient norm clipping and fused AdamW on a batch of full rows, with SDPA attention.
+Dense models are transformers' Llama. Mixtures of experts are MiniMind's implementation (a loop over experts that selects
+their tokens by a mask), put into the same Llama, and transformers' Qwen2-MoE, the most similar model with a shared expert
+(it adds a gate to it), with grouped matrix products. Forms:
 
     autocast  f32 weights, gradients and moments, products in bf16 under autocast: what Mindscale's bf16 does
-    bf16      everything in bf16, weights and moments as well: faster and smaller, but updates are lost to rounding
+    bf16      everything in bf16, including weights and moments: faster and smaller, but updates are lost to rounding
 
-Each program is a process of its own: compiled ones start side by side, as compiling takes longest, and are then measured
-in turn, each alone on the card. One line of JSON each: tokens a second (the median step, by CUDA
-events), the largest memory allocated and reserved while steps were timed, and the share of the card's bf16 matrix
-products (8192 x 8192 x 8192, measured first) by the operations that Mindscale counts (model/src/cost.rs).
+Each program is a separate process: compiled ones start side by side, as compiling takes longest, and are then measured
+in turn, each alone on the card. Each prints one line of JSON: tokens per second (the median step, by CUDA
+events), peak memory allocated and reserved while steps were timed, and the fraction of the card's bf16 matrix-product
+throughput (8192 x 8192 x 8192, measured first), with the operations that Mindscale counts (model/src/cost.rs).
 """
 
 import argparse
@@ -48,21 +48,21 @@ class Shape:
 
     @property
     def hidden(self):
-        """MiniMind's hidden size of the feed-forward, and of each expert."""
+        """Returns MiniMind's hidden size of the feed-forward layer and of each expert."""
         return -(-(8 * self.d_model // 3) // 64) * 64
 
     @property
     def feed_forwards(self):
-        """Feed-forwards that a token passes through."""
+        """Returns the number of feed-forward networks that a token passes through in a layer."""
         return self.top_k + self.n_shared_experts if self.n_experts else 1
 
     @property
     def tokens(self):
-        """Of a step."""
+        """Returns the number of tokens per step."""
         return self.batch_size * self.seq_len
 
     def flops(self):
-        """Floating-point operations of a training step, as model/src/cost.rs counts: causal attention at half."""
+        """Returns the floating-point operations of a training step, as counted by model/src/cost.rs: causal attention at half."""
         d, width = self.d_model, self.d_model // self.n_heads
         attention = 2 * d * d + 2 * d * self.n_kv_heads * width
         block = attention + self.n_experts * d + self.feed_forwards * 3 * d * self.hidden
@@ -93,7 +93,7 @@ class Program:
 
 
 def programs(shapes):
-    """Those that are measured: MiniMind's loop over experts has products of ever new sizes, which are not compiled."""
+    """Yields the programs to measure. MiniMind's loop over experts is not compiled, as the sizes of its products keep changing."""
     for shape in shapes:
         if not SHAPES[shape].n_experts:
             yield from (Program(shape, "llama", form, True) for form in ("autocast", "bf16"))
@@ -102,11 +102,11 @@ def programs(shapes):
             yield from (Program(shape, "qwen2-moe", form, True) for form in ("autocast", "bf16"))
 
 
-# The worker: one program, in a process of its own.
+# The worker: one program in its own process.
 
 
 def minimind_moe(config, shape):
-    """MiniMind v1's MOEFeedForward as it trains, with its balancing loss, which is kept for the step to add."""
+    """Builds MiniMind v1's MOEFeedForward for training; it keeps its balancing loss for the step to add."""
     import torch
     from torch import nn
     from torch.nn.functional import one_hot
@@ -140,7 +140,7 @@ def minimind_moe(config, shape):
 
 
 def build(program, shape):
-    """The model, and the modules whose balancing loss is to be added."""
+    """Returns the model, and the modules whose balancing loss is to be added."""
     import transformers
 
     common = dict(
@@ -180,7 +180,7 @@ def build(program, shape):
 
 
 def stepper(program, shape, device):
-    """A function that takes one optimizer step."""
+    """Returns a function that takes one optimizer step, and the number of parameters."""
     import torch
 
     torch.manual_seed(1)
@@ -205,8 +205,8 @@ def stepper(program, shape, device):
     return step, sum(parameter.numel() for parameter in model.parameters())
 
 
-def patiently(step, tries=20):
-    """Takes a step; where others hold the memory that it needs, once they have let it go. What was compiled stays."""
+def retry_when_out_of_memory(step, tries=20):
+    """Takes a step, and retries while other programs hold the memory that it needs; compiled code is kept."""
     import torch
 
     for left in reversed(range(tries)):
@@ -221,7 +221,7 @@ def patiently(step, tries=20):
 
 
 def timed(step, steps, device):
-    """Seconds of each step."""
+    """Returns the seconds of each step."""
     import torch
 
     if device == "cpu":
@@ -249,7 +249,7 @@ def worker(task):
     on_card = device == "cuda"
     step, params = stepper(program, shape, device)
     for _ in range(2):
-        patiently(step)
+        retry_when_out_of_memory(step)
     if on_card:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
@@ -276,8 +276,8 @@ def worker(task):
     print(json.dumps(found), flush=True)
 
 
-def card(device):
-    """What the machine can do: bf16 products and copies, by their medians."""
+def measure_machine(device):
+    """Prints the throughput of the machine: medians of bf16 products and of copies."""
     import torch
     import transformers
 
@@ -302,14 +302,14 @@ def card(device):
 
 
 class Worker:
-    """The process of one program; what went wrong with it, if something did."""
+    """The process of one program; `problem` says what went wrong, if anything did."""
 
     def __init__(self, program, args):
         self.program, self.args = program, args
         self.problem = None
 
     def prepare(self):
-        """Starts it and waits until it has taken its first steps."""
+        """Starts the process and waits until it has taken its first steps."""
         task = {key: getattr(self.args, key) for key in ("device", "warmup", "steps")}
         task["program"] = asdict(self.program)
         command = [sys.executable, os.path.abspath(__file__), "worker", json.dumps(task)]
@@ -320,8 +320,8 @@ class Worker:
         self.answer(self.args.prepare_limit)
 
     def answer(self, limit):
-        """Its next line; after `limit` seconds it is ended."""
-        # With the processes that compile for it, which would keep its output open.
+        """Returns the next line of its output; kills it after `limit` seconds."""
+        # The whole group, since its compiler processes would keep its output open.
         timer = threading.Timer(limit, os.killpg, [self.process.pid, signal.SIGKILL])
         timer.start()
         line = self.process.stdout.readline()
@@ -336,7 +336,7 @@ class Worker:
         return line
 
     def measure(self):
-        """Its figures, or None."""
+        """Returns its measurements, or None."""
         self.process.stdin.write("go\n")
         self.process.stdin.close()
         line = self.answer(self.args.measure_limit)
@@ -345,13 +345,13 @@ class Worker:
 
 
 def prepare(workers, at_once):
-    """Prepares workers, so many side by side."""
+    """Prepares workers, `at_once` of them at a time."""
     with ThreadPoolExecutor(at_once) as pool:
         list(pool.map(Worker.prepare, workers))
 
 
 def measure(workers, machine, show):
-    """Measures those that are ready in turn, and shows every one."""
+    """Measures the workers that are ready, in turn, and passes every result to `show`."""
     for worker in workers:
         found = None if worker.problem else worker.measure()
         line = {**asdict(worker.program), "name": worker.program.name}
@@ -375,9 +375,9 @@ def run(args):
     show(machine)
     workers = [Worker(program, args) for program in programs(args.shapes)]
     together = [worker for worker in workers if worker.program.compiled and args.at_once > 1]
-    # The longest to compile first.
+    # Those that take longest to compile go first.
     prepare(sorted(together, key=lambda worker: -SHAPES[worker.program.shape].n_layers), args.at_once)
-    # Out of memory beside others: again alone.
+    # Those out of memory next to others are tried again alone.
     together = [worker for worker in together if "memory" not in (worker.problem or "")]
     measure(together, machine, show)
     for worker in workers:
@@ -391,7 +391,7 @@ def main():
     if sys.argv[1:2] == ["worker"]:
         return worker(json.loads(sys.argv[2]))
     if sys.argv[1:2] == ["card"]:
-        return card(sys.argv[2])
+        return measure_machine(sys.argv[2])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     usual = ["512x8", "768x16", "moe-512x8", "moe-768x16"]
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=usual, metavar="SHAPE", help=", ".join(SHAPES))

@@ -1,7 +1,7 @@
 """p-values of the randomisation test of guessing by scipy.stats.permutation_test (pip install scipy).
 
-`p_agrees_with_scipy` in harness/src/stats/guessing.rs holds Mindscale to what this prints. SciPy counts every order of
-the eight letters of the first key, and a million random ones of the second.
+`p_agrees_with_scipy` in harness/src/stats/guessing.rs compares Mindscale with this output. SciPy evaluates every
+permutation of the eight letters of the first key, and a million random permutations of the second.
 """
 
 import numpy as np

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Many clients at once on `mindscale serve`, for a minute: nothing is lost, memory is bounded, and bad clients do no harm.
+"""Load test of `mindscale serve` with many clients: no text is lost, memory is bounded, and bad clients do no harm.
 
     mindscale serve MODEL --port 8000 &
     python scripts/load_serve.py --pid $! [--port 8000] [--clients 64] [--seconds 60] [--model NAME]
 
-Python alone. First one client streams for a few seconds, then all of them, while others vanish, send garbage, bodies
-that are too long and bodies that come byte by byte. Every text is held to the whole answer of the same seed, so that a
-token that is lost, doubled or another one's is found. Prints one line of JSON; exit code 1 where there is an error, a
-text is not the same, the server's memory grows on, or throughput is less than `--ratio` times that of one client.
+Needs only Python. First one client streams for a few seconds, then all of them, while others disconnect, send garbage,
+bodies that are too long, or bodies byte by byte. Every text is compared with the complete answer for the same seed, to
+detect tokens that are lost, repeated or from another text. Prints one line of JSON; exit code 1 if there is an error, a
+text differs, the memory of the server keeps growing, or throughput is below `--ratio` times that of one client.
 """
 
 import argparse
@@ -21,7 +21,7 @@ PROMPTS = ["天空是什么颜色？", "你好", "请介绍一下你自己", "Wh
 
 
 class Stream(asyncio.Protocol):
-    """Sends a request and keeps what comes until the last chunk; it does as little as it can, for it takes the server's cores."""
+    """Sends a request and stores the response up to the last chunk, with as little work as possible, as it shares the server's cores."""
 
     def __init__(self, request, done):
         self.request, self.done, self.data = request, done, []
@@ -40,7 +40,7 @@ class Stream(asyncio.Protocol):
 
 
 def read_events(data):
-    """The text of a chunked stream of events, and its tokens as the server counts them."""
+    """Returns the text of a chunked event stream, and its number of tokens as counted by the server."""
     head, _, rest = data.partition(b"\r\n\r\n")
     status = int(head.split(b" ", 2)[1])
     assert status == 200, f"{status}: {rest[:200]}"
@@ -88,7 +88,7 @@ class Load:
         return int(lines[0].split()[1]), {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in lines[1:])}
 
     async def ask(self, method, path, body=None):
-        """A whole answer as JSON or text."""
+        """Requests a complete answer, as JSON or text."""
         reader, writer = await self.open()
         writer.write(self.request(method, path, json.dumps(body).encode() if body else b"", "Connection: close\r\n"))
         status, _ = await self.head(reader)
@@ -98,7 +98,7 @@ class Load:
         return data
 
     async def stream(self, prompt, seed):
-        """The text of a stream, and its tokens as the server counts them."""
+        """Requests a stream; returns its text, and its number of tokens as counted by the server."""
         done = asyncio.get_running_loop().create_future()
         body = json.dumps(self.body(prompt, seed, True)).encode()
         request = self.request("POST", "/v1/chat/completions", body, "Connection: close\r\n")
@@ -122,7 +122,7 @@ class Load:
             key = draw.choice(list(self.known))
             try:
                 found = await self.stream(*key)
-            except Exception as error:  # whatever it is, it is counted
+            except Exception as error:  # every error is counted
                 self.errors.append(f"{key}: {error!r}")
                 await asyncio.sleep(0.1)
                 continue
@@ -132,7 +132,7 @@ class Load:
             self.answers += 1
 
     async def nuisance(self, until):
-        """Clients that nobody wants, one after the other."""
+        """Misbehaving clients, one after the other."""
         draw, number = random.Random(0), 0
         slow = [asyncio.create_task(self.slow(until)) for _ in range(8)]
         while time.monotonic() < until:
@@ -140,10 +140,10 @@ class Load:
             reader, writer = await self.open()
             good = json.dumps(self.body("讲一个故事", draw.randrange(1000), number % 2 == 0) | {"max_tokens": -1}).encode()
             kind = number % 4
-            if kind == 0:  # vanishes in the middle of a stream
+            if kind == 0:  # disconnects in the middle of a stream
                 writer.write(self.request("POST", "/v1/chat/completions", good))
                 await reader.read(200)
-            elif kind == 1:  # vanishes before the answer
+            elif kind == 1:  # disconnects before the answer
                 writer.write(self.request("POST", "/v1/chat/completions", good))
                 await asyncio.sleep(0.02)
             elif kind == 2:  # garbage, in the head or in the body
@@ -156,7 +156,7 @@ class Load:
                     await writer.drain()
                     await reader.read(100)
                 except ConnectionError:
-                    pass  # the server need not read it all
+                    pass  # the server need not read the whole body
             writer.transport.abort()
             self.bad += 1
             await asyncio.sleep(0.05)
@@ -164,7 +164,7 @@ class Load:
             task.cancel()
 
     async def slow(self, until):
-        """A body that comes byte by byte."""
+        """Sends a body byte by byte."""
         while time.monotonic() < until:
             _, writer = await self.open()
             data = self.request("POST", "/v1/completions", b" " * 10_000)
@@ -174,7 +174,7 @@ class Load:
                     await writer.drain()
                     await asyncio.sleep(0.5)
             except ConnectionError:
-                pass  # the server's time was over
+                pass  # the server's time limit was reached
             finally:
                 writer.transport.abort()
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Computes the small references that tests compare with on every machine, beside nothing of Mindscale's own.
+"""Computes the small reference values for tests on every machine, without any code of Mindscale.
 
     python scripts/make_references.py          # writes model/tests/references and harness/tests/references
 
-Needs torch and transformers (numbers were made with the versions that the files name). The model is
-minimind.py's, in plain PyTorch; shapes that transformers knows (Llama, Qwen3, Qwen2-MoE, Qwen3-MoE) are first held
-against it. Weights are float32 and everything is computed from them in float64, so that the tolerances of the tests are
-for Mindscale's rounding alone. Numbers are in JSON files, arrays in safetensors.
+Needs torch and transformers (the files name the versions that they were made with). The model is that of
+minimind.py, in plain PyTorch; shapes that transformers knows (Llama, Qwen3, Qwen2-MoE, Qwen3-MoE) are first checked
+against it. Weights are float32 and everything is computed from them in float64, so that the tolerances of the tests
+cover only Mindscale's rounding. Numbers are in JSON files, arrays in safetensors.
 """
 
 import json
@@ -35,7 +35,7 @@ CASES = {
     "moe_batch": {**MOE, "n_shared_experts": 2, "aux_loss_per": "batch"},
     "single_expert": {**MOE, "top_k": 1, "n_shared_experts": 0, "qk_norm": True},
 }
-# Shapes beside their base: twice as wide with heads of twice the size, and of completep twice as deep.
+# Shapes relative to their base: twice as wide with heads of twice the size, and for completep twice as deep.
 BASE = dict(base_width=8, base_head_dim=2, base_depth=1)
 PARAMETRIZED = {
     "mup": dict(parametrization="mup", tie_embeddings=False, **BASE),
@@ -45,7 +45,7 @@ PARAMETRIZED = {
 
 
 def rows_of(random, lengths):
-    """A row of random tokens for each list of documents; about a third of the positions has no loss."""
+    """Draws a row of random tokens for each list of document lengths; about a third of the positions carry no loss."""
     rows = []
     for documents in lengths:
         n = sum(documents)
@@ -61,14 +61,14 @@ def gradients(loss, weights):
 
 
 def adamw(weights, decay):
-    """PyTorch's AdamW as Mindscale's: scales of norms do not decay."""
+    """Returns PyTorch's AdamW configured as Mindscale's: no weight decay on norm scales."""
     matrices, norms = [[w for w in weights.values() if (w.dim() == 1) == is_norm] for is_norm in (False, True)]
     groups = [dict(params=matrices, weight_decay=decay), dict(params=norms, weight_decay=0.0)]
     return torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)
 
 
 def step(optimizer, weights, loss, lr):
-    """One update, clipped to a norm of one; returns the norm before."""
+    """Takes one update, with gradients clipped to norm 1; returns the norm before clipping."""
     optimizer.zero_grad()
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
@@ -83,7 +83,7 @@ def add(arrays, prefix, tensors):
 
 
 def case(name, changes, arrays):
-    """Logits, losses and gradients of one pass over two rows, one of two documents."""
+    """Computes logits, losses and gradients of one pass over two rows, one of which has two documents."""
     config = SMALL | changes
     rows = rows_of(torch.Generator().manual_seed(11), [[7, 5], [6]])
     drawn = draw(config, 1 + len(name))
@@ -102,7 +102,7 @@ def case(name, changes, arrays):
 
 
 def training(name, cases, arrays):
-    """Ten steps of AdamW; the learning rate rises and falls, gradients are clipped."""
+    """Takes ten steps of AdamW with a rising and falling learning rate and clipped gradients."""
     config, random = cases[name]["config"], torch.Generator().manual_seed(12)
     weights = trainable({key.removeprefix(f"{name}/weights/"): w for key, w in arrays.items() if key.startswith(f"{name}/weights/")})
     optimizer, steps = adamw(weights, 0.1), []
@@ -117,7 +117,7 @@ def training(name, cases, arrays):
 
 
 def multipliers(config):
-    """What the papers put into the forward pass, over what the base shape has there."""
+    """Returns the multipliers of the forward pass by the papers, relative to the base shape."""
     m, depth = config["d_model"] / config["base_width"], config["n_layers"] / config["base_depth"]
     head = config["d_model"] // config["n_heads"] / config["base_head_dim"]
     residual = 1 / depth if config["parametrization"] == "completep" else 1.0
@@ -125,7 +125,7 @@ def multipliers(config):
 
 
 def groups(config, weights, lr, decay, eps):
-    """The optimizer's groups as those of EleutherAI/nanoGPT-mup, branch completep, whose rates of depth are for alpha = 1."""
+    """Returns parameter groups as in EleutherAI/nanoGPT-mup, branch completep, with its depth scaling for alpha = 1."""
     m, residual = config["d_model"] / config["base_width"], multipliers(config)["residual"]
     found = []
     for name, weight in weights.items():
@@ -138,7 +138,7 @@ def groups(config, weights, lr, decay, eps):
 
 
 def parametrized(name, changes, arrays):
-    """Six steps of AdamW with multipliers in the forward pass; an epsilon that matters, and gradients that are clipped."""
+    """Takes six steps of AdamW with multipliers in the forward pass, a non-negligible epsilon and clipped gradients."""
     config, random = SMALL | changes, torch.Generator().manual_seed(15)
     drawn = draw(config, 40)
     weights = trainable(drawn)
@@ -170,7 +170,7 @@ def log_prob(config, weights, row):
 
 
 def preference(config, policy, reference, pairs, beta, kind, normalised):
-    """The losses of pairs: DPO's (Rafailov et al. 2023, eq. 7) or IPO's (Azar et al. 2023, eq. 17)."""
+    """Returns the losses of preference pairs: DPO (Rafailov et al. 2023, eq. 7) or IPO (Azar et al. 2023, eq. 17)."""
     found = []
     for pair in pairs:
         each = [[log_prob(config, model, row) / (sum(row["weights"]) if normalised else 1.0) for row in pair] for model in (policy, reference)]
@@ -180,7 +180,7 @@ def preference(config, policy, reference, pairs, beta, kind, normalised):
 
 
 def dpo(cases, arrays):
-    """Losses and gradients of a policy beside its reference, and five steps of a policy that starts as it."""
+    """Computes losses and gradients of a policy and its reference, and five steps of a policy that starts from the reference."""
     config, random, beta = cases["dense"]["config"], torch.Generator().manual_seed(13), 0.3
     drawn = {name: arrays[f"dense/weights/{name}"] for name in shapes(config)}
     policy = {name: w + 0.1 * torch.randn(w.shape, generator=random) for name, w in drawn.items()}
@@ -206,7 +206,7 @@ def dpo(cases, arrays):
 
 
 def lora(cases, arrays):
-    """Three steps of the adapters of three projections (Hu et al. 2021): W + (alpha / rank) B A."""
+    """Takes three steps of the adapters of three projections (Hu et al. 2021): W + (alpha / rank) B A."""
     config, random = cases["dense"]["config"], torch.Generator().manual_seed(14)
     drawn = {name: arrays[f"dense/weights/{name}"] for name in shapes(config)}
     found, adapters = dict(rank=3, alpha=6.0, targets=["wq", "wv", "w2"], weight_decay=0.1, lr=1e-2, steps=[]), {}

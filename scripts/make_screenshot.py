@@ -1,10 +1,10 @@
-"""Makes the README's picture of a committed report, with Chromium.
+"""Takes the screenshot of a committed report for the README, with Chromium.
 
     pip install playwright pillow && playwright install chromium   # or Debian's: apt-get install chromium
     mindscale report experiments/scaling.toml
     python scripts/make_screenshot.py [--report results/scaling/report.html] [--out docs/report.png]
 
-CHROMIUM names the program where Playwright has none of its own; /usr/bin/chromium is found.
+CHROMIUM names the browser if Playwright has none of its own; /usr/bin/chromium is found by itself.
 """
 
 import argparse
@@ -19,7 +19,7 @@ LARGEST = 200_000  # bytes
 
 
 def picture(report, width, height):
-    """The head of the page, as it opens."""
+    """Returns an image of the top of the page, as it opens."""
     program = os.environ.get("CHROMIUM") or ("/usr/bin/chromium" if Path("/usr/bin/chromium").exists() else None)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program)

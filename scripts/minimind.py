@@ -1,8 +1,8 @@
-"""MiniMind v1's model and the variants that Mindscale adds, in plain PyTorch, and the same by transformers.
+"""MiniMind v1's model and the variants that Mindscale adds, in plain PyTorch and with transformers.
 
-For make_references.py. Token ids and named weights in, logits and balancing losses out; one document at a time, nothing
-fast. A configuration is a dictionary with the keys of Mindscale's `[model]`; `multipliers` are those that a parametrization
-puts into the forward pass, by `attention`, `residual`, `router` and `logits`.
+For make_references.py. Takes token ids and named weights, returns logits and balancing losses; one document at a time,
+not optimized. A configuration is a dictionary with the keys of Mindscale's `[model]`; `multipliers` are those of a
+parametrization in the forward pass, with the keys `attention`, `residual`, `router` and `logits`.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, linear, silu
 
 
 def shapes(config):
-    """Every parameter by MiniMind's name, with its shape."""
+    """Returns the shape of every parameter by MiniMind's name."""
     d, hidden, vocab = config["d_model"], config["hidden_dim"], config["vocab_size"]
     width = config["head_dim"] or d // config["n_heads"]
     q, kv = config["n_heads"] * width, config["n_kv_heads"] * width
@@ -44,7 +44,7 @@ def shapes(config):
 
 
 def draw(config, seed):
-    """Large weights, so that every part of the model matters; scales of norms lie about one."""
+    """Draws large weights, so that every part of the model matters; norm scales are around 1."""
     random = torch.Generator().manual_seed(seed)
 
     def one(shape):
@@ -67,7 +67,7 @@ def rms_norm(x, weight, eps):
 
 
 def rotate(x, theta):
-    """Neighbours as complex numbers, turned by the position: MiniMind's precompute_pos_cis. x: (n, heads, width)"""
+    """Rotates adjacent pairs as complex numbers by the position: MiniMind's precompute_pos_cis. x: (n, heads, width)"""
     width = x.shape[-1]
     frequencies = 1.0 / (theta ** (torch.arange(0, width, 2).float() / width))
     angles = torch.outer(torch.arange(x.shape[0]).float(), frequencies).double()  # (n, width / 2)
@@ -97,7 +97,7 @@ def feed_forward(w, prefix, x):
 
 
 def experts(config, w, x, routing):
-    """MiniMind's MOEFeedForward; scores and choices of the tokens are added to `routing`."""
+    """MiniMind's MOEFeedForward; appends scores and choices of the tokens to `routing`."""
     k = config["top_k"]
     scores = (linear(x, w["feed_forward.gate.weight"]) * multiplier(config, "router")).softmax(-1)  # (n, experts)
     best, chosen = scores.topk(k)
@@ -115,7 +115,7 @@ def experts(config, w, x, routing):
 
 
 def document(config, weights, ids):
-    """Logits of one document, (n, vocab), and the routing of each layer."""
+    """Returns the logits of one document, (n, vocab), and the routing of each layer."""
     routing, x = [], weights["tok_embeddings.weight"][torch.tensor(ids)]
     for layer in range(config["n_layers"]):
         prefix = f"layers.{layer}."
@@ -130,7 +130,7 @@ def document(config, weights, ids):
 
 
 def logits_of(config, weights, row):
-    """Logits of a row's documents, (n, vocab), and the routing of each layer over the whole row."""
+    """Returns the logits of the documents of a row, (n, vocab), and the routing of each layer over the whole row."""
     parts, start = [], 0
     for length in row["documents"]:
         parts.append(document(config, weights, row["ids"][start : start + length]))
@@ -141,13 +141,13 @@ def logits_of(config, weights, row):
 
 
 def balance(config, scores, visits):
-    """1 where experts are used evenly (MoEGate's loss without its alpha)."""
+    """Returns MoEGate's balancing loss without its alpha: 1 if experts are used evenly."""
     share = visits.sum(0) * config["n_experts"] / (len(visits) * config["top_k"])
     return (share * scores.mean(0)).sum()
 
 
 def losses(config, weights, rows):
-    """The mean cross-entropy of rows, the balancing loss of each layer, visits of each expert, the closest choice."""
+    """Returns the mean cross-entropy of rows, the balancing loss of each layer, the visits of each expert, the smallest margin of a choice."""
     total, all_routing = 0.0, []
     for row in rows:
         logits, routing = logits_of(config, weights, row)
@@ -165,16 +165,16 @@ def losses(config, weights, rows):
     return total / sum(sum(row["weights"]) for row in rows), auxiliary, loads, margin
 
 
-# The same by transformers, whose heads rotate their first half against the second.
+# The same with transformers, where rotation pairs the first half of a head with the second.
 
 
 def halves(x, heads):
-    """From neighbours to halves, within each head, along the first dimension."""
+    """Reorders adjacent pairs into halves within each head, along the first dimension."""
     return x.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
 
 
 def by_transformers(config, weights, ids):
-    """Logits of one document, or None where transformers has no such model."""
+    """Returns the logits of one document, or None if transformers has no such model."""
     shared, experts = config["n_shared_experts"], config["n_experts"]
     if config["window"] and not config["qk_norm"] or shared > 1 or (shared and experts and config["qk_norm"]):
         return None
@@ -220,7 +220,7 @@ def by_transformers(config, weights, ids):
         elif part == "mlp.experts.down_proj":
             value = expert(2)
         elif part == "mlp.shared_expert_gate.weight":
-            value = torch.zeros_like(parameter)  # a gate of one half
+            value = torch.zeros_like(parameter)  # the gate is then 0.5
         else:
             value = weights[f"{theirs[name] if name in theirs else prefix + parts[part.removesuffix('.weight')]}.weight"]
         if ".q_" in name or ".k_" in name:

@@ -1,9 +1,9 @@
-"""A stand-in for `mindscale serve`, for work on its web page: the same paths, made-up answers. Python alone.
+"""A mock of `mindscale serve` for work on its web page: same paths, made-up answers. Needs only Python.
 
     python scripts/mock_server.py [--port 8700] [--key SECRET] [--pace 1.0]
 
-What the model says depends on words in the prompt: `markdown`, `attack` (HTML in the answer), `long`, `error`, `broken`
-(the connection ends early). The sweep `running` goes on by the clock; `--pace` makes it faster.
+The answer depends on words in the prompt: `markdown`, `attack` (HTML in the answer), `long`, `error`, `broken`
+(the connection ends early). The sweep `running` progresses with time; `--pace` speeds it up.
 """
 
 import argparse
@@ -64,7 +64,7 @@ CSP = "default-src 'self'"
 
 
 def pieces(words):
-    """Tokens of a text as bytes: Chinese characters fall apart into two, other text into short runs."""
+    """Returns the tokens of a text as bytes: Chinese characters are split in two, other text into short runs."""
     run = ""
     for sign in words:
         if ord(sign) < 0x2E80:
@@ -82,7 +82,7 @@ def pieces(words):
 
 
 def named(data):
-    """A token as OpenAI writes it."""
+    """Returns a token in OpenAI's notation."""
     try:
         return data.decode()
     except UnicodeDecodeError:
@@ -90,7 +90,7 @@ def named(data):
 
 
 def item(data, logprob):
-    """A token as chat's log-probabilities have it."""
+    """Returns a token in the format of the log-probabilities of chat completions."""
     return {"token": named(data), "logprob": logprob, "bytes": list(data)}
 
 
@@ -102,7 +102,7 @@ def answer_to(prompt):
 
 
 def draw(data, rng):
-    """A token's log-probability and its five likeliest."""
+    """Draws the log-probability of a token and the five most likely alternatives."""
     p = rng.choice([0.999, 0.97, 0.8, 0.55, 0.3, 0.12, 0.03, 0.004])
     rest, top = 1 - p, [(data, p)]
     for other in rng.sample(["的", "是", " the", "\n", "，", " of", "了", "<s>", "a"], 4):
@@ -113,7 +113,7 @@ def draw(data, rng):
 
 
 def sweep(clock, title="running"):
-    """Six trials that go through their stages one after the other; the fourth fails."""
+    """Returns six trials that run their stages one after the other; the fourth fails."""
     trials = []
     for i in range(6):
         layers, experts = 3 + i % 3, 4 * (i // 3)

@@ -1,7 +1,7 @@
 """Five updates by PyTorch's Muon and AdamW, for the test `the_backends_update_alike` in model/tests/backends.rs.
 
-Two matrices, 12x7 and 6x20, are updated by Muon and five numbers between them by AdamW. PyTorch iterates in bfloat16;
-here it is made to do so in float32. Prints place and value of some weights. Written with PyTorch 2.15.
+Two matrices, 12x7 and 6x20, are updated by Muon and the five numbers between them by AdamW. PyTorch iterates in
+bfloat16; here it is patched to use float32. Prints index and value of some weights. Written with PyTorch 2.15.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""What the web page does, asserted in a browser against the stand-in for the server. For check_page.py."""
+"""Tests of the web page in a browser against the mock server. For check_page.py."""
 
 import json
 import re
@@ -13,11 +13,11 @@ from playwright.sync_api import expect
 PAGE = Path(__file__).parent.parent / "harness/src/serve/page"
 PROMPT = "#prompt"
 COMPARE = ".compare .composer textarea"
-EXPECTED = "Failed to load resource"  # Chromium's line for each answer 4xx; the checks look at those themselves
+EXPECTED = "Failed to load resource"  # Chromium's message for each 4xx response, which the checks verify themselves
 
 
 class Checks:
-    """A browser and a server; `page()` lends a page and fails on errors of the console and on requests to elsewhere."""
+    """A browser and a server; `page()` opens a page and fails on console errors and on requests to other hosts."""
 
     def __init__(self, browser, base, server, key=None):
         self.browser, self.base, self.server, self.key = browser, base, server, key
@@ -41,7 +41,7 @@ class Checks:
 
 
 def until(page, words, arg=None, timeout=20):
-    """Waits for an expression of JavaScript (a function where `arg` is given); the page's policy forbids Playwright's own way."""
+    """Waits until a JavaScript expression is true (a function if `arg` is given); the page's policy forbids Playwright's own method."""
     end = time.monotonic() + timeout
     while not page.evaluate(words, arg):
         assert time.monotonic() < end, f"still not: {words}"
@@ -87,7 +87,7 @@ def an_answer_streams_and_stops(checks):
         second = answer(page).locator(".body").inner_text()
         assert len(second) > len(first) and second.startswith(first[:20])
         assert page.locator("#announcer").inner_text() == "" or "." in page.locator("#announcer").inner_text() or "。" in page.locator("#announcer").inner_text()
-        # The newest words are in sight, and so is the place to write.
+        # The newest text and the input field are visible.
         assert page.evaluate("(log => log.scrollHeight > log.clientHeight && log.scrollHeight - log.scrollTop - log.clientHeight < 100)(document.querySelector('.log'))")
         assert page.locator(".composer").bounding_box()["y"] < 450
         gone = checks.server.gone
@@ -193,7 +193,7 @@ def errors_are_told(checks):
         page.wait_for_timeout(200)
         assert len(checks.server.asked) == count and page.input_value(PROMPT) == "hello"
         page.get_by_role("button", name="Reset").click()
-        # Enter that ends the composition of a character is not meant for us.
+        # Enter that ends the composition of a character does not send the message.
         page.evaluate("document.querySelector('#prompt').dispatchEvent(new KeyboardEvent('keydown', { key: 'Enter', isComposing: true, bubbles: true, cancelable: true }))")
         page.wait_for_timeout(200)
         assert len(checks.server.asked) == count
@@ -217,7 +217,7 @@ def answers_stand_side_by_side(checks):
         assert sum("prompt" in one for one in asked) == 1  # the pretrained one
         assert all(one["logprobs"] is True and one["top_logprobs"] == 5 for one in asked if "messages" in one)
         for one in page.locator(".answer .tokens").all():
-            assert one.inner_text() == mock_server.PLAIN  # bytes of characters came together
+            assert one.inner_text() == mock_server.PLAIN  # the bytes of characters were joined
         expect(page.locator(".answer footer").first).to_contain_text("perplexity")
         token = page.locator(".answer .token").first
         token.hover()
@@ -265,7 +265,7 @@ def sweeps_fill_in_without_losing_the_place(checks):
         page.wait_for_timeout(2500)
         assert page.evaluate("document.activeElement.closest('tr')?.rowIndex") == 2
         assert page.evaluate("scrollY") == place and page.evaluate("document.querySelector('.data td.label a').marked")
-        # Sorting, also while it fills in.
+        # Sorting, also while results arrive.
         head = page.locator("th button", has_text="model.d_model")
         head.click()
         column = page.evaluate("[...document.querySelectorAll('.data th')].findIndex(th => th.textContent == 'model.d_model')")
@@ -375,7 +375,7 @@ def languages_change_in_place(checks):
         for path in ("compare", "sweeps", "sweeps/running"):
             page.goto(f"{checks.base}/#/{path}")
             page.wait_for_timeout(600)
-            # Left in English: names, prompts, columns; not the page's own words.
+            # Names, prompts and columns stay in English; the page's own words do not.
             assert not re.search(r"\b(Trials|Curves|Models|Settings|running ·|done)\b", page.locator("main h1, main h2, main legend, main summary, .progress-box").all_inner_texts().__str__().replace("mixture", ""))
         page.reload()
         assert page.evaluate("document.documentElement.lang") == "zh-CN"
@@ -408,7 +408,7 @@ def the_keyboard_is_enough(checks):
         page.wait_for_selector(".streaming")
         page.keyboard.press("Escape")
         expect(answer(page).locator(".meta")).to_contain_text("stopped")
-        # Everything that Tab reaches shows its focus.
+        # Every element that Tab reaches shows its focus.
         page.evaluate("document.activeElement.blur()")
         for _ in range(25):
             page.keyboard.press("Tab")

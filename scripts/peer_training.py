@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains transformers' Llama beside Mindscale on the same text and compares what both have learnt.
+"""Trains transformers' Llama and Mindscale on the same text and compares their validation losses.
 
     python -m venv venv
     venv/bin/pip install torch transformers scipy
@@ -8,10 +8,10 @@
 
 Both sides get the same documents, the same held-out documents, the same shape, the same initial distribution of
 weights, and the same optimizer, schedule and number of steps; each seed draws its own weights and its own order of
-rows. The PyTorch side shares no code with Mindscale: it tokenizes the text with the trained tokenizer.json by itself,
-pads its rows and takes the mean cross-entropy over all real targets, and so checks the reading of the text and the
-splitting off of held-out documents as well. The programs agree where the difference of their mean validation losses is
-within its 99 % interval over seeds (Welch's t); exit code 1 where they do not.
+rows. The PyTorch side shares no code with Mindscale: it tokenizes the text itself with the trained tokenizer.json,
+pads its rows and takes the mean cross-entropy over all real targets, and thereby also checks the reading of the text and
+the split of held-out documents. The programs agree if zero is within the 99 % interval of the difference of their mean
+validation losses over seeds (Welch's t); exit code 1 if they do not.
 """
 
 import argparse
@@ -60,7 +60,7 @@ seed = {seeds}
 
 
 def mindscale(args, folder):
-    """Trains every seed; their validation losses, and the folders of the data and of one model."""
+    """Trains every seed with Mindscale; returns the validation losses, and the folders of the data and of one model."""
     sweep = os.path.join(folder, "peer.toml")
     settings = {**vars(args), "text": json.dumps(os.path.abspath(args.text)), "seeds": list(seeds(args))}
     with open(sweep, "w", encoding="utf-8") as file:
@@ -80,7 +80,7 @@ def seeds(args):
 
 
 def documents(store):
-    """The ids of every document of a token store."""
+    """Returns the ids of every document of a token store."""
     import numpy
 
     with open(f"{store}/store.json", encoding="utf-8") as file:
@@ -91,7 +91,7 @@ def documents(store):
 
 
 def tokenized(args, tokenizer):
-    """The documents of the text, tokenized by the tokenizers library alone."""
+    """Returns the documents of the text, tokenized by the tokenizers library only."""
     from tokenizers import Tokenizer
 
     fast = Tokenizer.from_file(f"{tokenizer}/tokenizer.json")
@@ -102,7 +102,7 @@ def tokenized(args, tokenizer):
 
 
 def split(args, data, tokenizer):
-    """Documents to train on and held-out ones, once both sides are known to read the text alike."""
+    """Checks that both sides read the text alike; returns training and held-out documents."""
     found = tokenized(args, tokenizer)
     held_out = sorted(documents(f"{data}/val"))
     ours = sorted(documents(f"{data}/train") + held_out)
@@ -115,7 +115,7 @@ def split(args, data, tokenizer):
 
 
 def llama(args, config):
-    """A Llama of the shape with initial weights of the distribution that `model.init` names."""
+    """Returns a Llama of the shape, with initial weights from the distribution that `model.init` names."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -134,7 +134,7 @@ def llama(args, config):
             use_cache=False,
         )
     )
-    # MiniMind scales the up projection where the down projection is meant; by width it is the down projection.
+    # MiniMind scales the up projection where the down projection was intended; `width` scales the down projection.
     scaled = ("o_proj", "up_proj") if args.init == "minimind" else ("o_proj", "down_proj")
     deviation = 0.02 if args.init == "minimind" else args.d_model**-0.5
     with torch.no_grad():
@@ -146,7 +146,7 @@ def llama(args, config):
 
 
 def batches(rows, args):
-    """Padded batches without end, in a new order with every pass."""
+    """Yields padded batches endlessly, in a new order for every epoch."""
     import torch
 
     order = []
@@ -169,7 +169,7 @@ def padded(rows):
 
 
 def pytorch(args, config, train, held_out, seed):
-    """Trains one seed; its validation loss."""
+    """Trains one seed with PyTorch; returns its validation loss."""
     import torch
 
     torch.manual_seed(seed)
@@ -204,7 +204,7 @@ def pytorch(args, config, train, held_out, seed):
 
 
 def learning_rate(args, step):
-    """Linear warm-up, then a cosine that ends at a tenth with the last step."""
+    """Linear warm-up, then a cosine to a tenth at the last step."""
     if step <= args.warmup:
         return args.lr * step / args.warmup
     progress = (step - 1 - args.warmup) / max(args.steps - 1 - args.warmup, 1)
@@ -212,7 +212,7 @@ def learning_rate(args, step):
 
 
 def compare(ours, theirs):
-    """Prints both sides; whether they agree."""
+    """Prints both sides; returns whether they agree."""
     from scipy import stats
 
     print("| seed | Mindscale | PyTorch |\n|---|---|---|")

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Executes the notebooks on the results of a folder, and leaves them as pages to look at.
+# Executes the notebooks on a results folder, and writes them as HTML pages.
 #
-#     scripts/run_notebooks.sh [RESULTS] [OUT]      # results/quickstart and a temporary folder where they are left out
+#     scripts/run_notebooks.sh [RESULTS] [OUT]      # default: results/quickstart and a temporary folder
 #
-# Jupyter, pandas and matplotlib go into a virtual environment of their own, NOTEBOOK_VENV, unless it is there.
+# Jupyter, pandas and matplotlib are installed into a virtual environment, NOTEBOOK_VENV, unless it exists.
 set -euo pipefail
 results=$(realpath -e "${1:-$(dirname "$0")/../results/quickstart}")
 out=$(realpath "${2:-$(mktemp -d)}")

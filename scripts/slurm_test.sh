@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Starts a Slurm of one node beside whatever runs here, puts small sweeps through it and compares the models with those of
-# local runs: one sweep undisturbed, whose trials share their pretraining; one told that its time is up, then preempted,
+# Starts a private one-node Slurm, runs small sweeps in it and compares the models with those of
+# local runs: one sweep undisturbed, whose trials share their pretraining; one signalled at its time limit, then preempted,
 # then cancelled in the middle and run again; and one whose data stage never gets the time that it needs. Needs slurm-wlm
 # and munge (Debian: apt-get install slurm-wlm munge); everything is stopped at the end.
-# Usage: scripts/slurm_test.sh [PROGRAM [SWEEP]]; another sweep than the small ones is neither preempted nor cancelled.
+# Usage: scripts/slurm_test.sh [PROGRAM [SWEEP]]; a given SWEEP is neither preempted nor cancelled.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 program=$(realpath "${1:-${CARGO_TARGET_DIR:-target}/debug/mindscale}")
@@ -68,7 +68,7 @@ ready() { sinfo --noheader --format=%t 2>/dev/null | grep -q '^idle$'; }
 for _ in $(seq 100); do ready && break; sleep 0.3; done
 ready || { tail -n 20 "$folder"/logs/*; echo "Slurm did not start"; exit 1; }
 
-# Compares the models of two folders of stage runs.
+# Compares the models in two folders of stage runs.
 compare() {
     local compared=0 model
     for model in "$1"/*/model/model.safetensors; do
@@ -93,34 +93,34 @@ long=(sweeps/smoke.toml --set pretrain.steps=2000 --set pretrain.checkpoint_ever
 slurm "${long[@]}" --runs "$folder/cut" &
 driver=$!
 started+=($driver)
-# How often both pretrainings have sat down at least.
+# The number of attempts that both pretrainings have reached.
 attempts() {
     local counts
     counts=$(grep -h '"attempts"' "$folder"/cut/pretrain-*/manifest.json 2>/dev/null | tr -dc '0-9\n' | sort -n)
     [ "$(wc -l <<< "$counts")" -eq 2 ] && head -n 1 <<< "$counts" || echo 0
 }
-# Waits until both have sat down for the Nth time, and there is a checkpoint.
-sitting() {
+# Waits until both are in attempt N or later, and a checkpoint exists.
+wait_for_attempt() {
     for _ in $(seq 1800); do
         [ "$(attempts)" -ge "$1" ] && compgen -G "$folder/cut/pretrain-*/checkpoints/*.ckpt" > "$folder/found" && return
         sleep 0.1
     done
-    echo "no pretraining came to its sitting $1"
+    echo "the pretrainings did not reach attempt $1"
     exit 1
 }
-sitting 1
-# As Slurm does a minute before the time is up: each task is to go back into the queue by itself.
+wait_for_attempt 1
+# As Slurm does a minute before the time limit: each task must requeue itself.
 for job in $(squeue --me --array --noheader --states=running --format=%i); do scancel --batch --signal=TERM "$job"; done
-sitting 2
+wait_for_attempt 2
 sbatch --quiet --wait --partition=urgent --exclusive --output=/dev/null --wrap='sleep 1'
-sitting 3
+wait_for_attempt 3
 "$program" cancel "${long[@]}" --runs "$folder/cut" | grep -Eq 'jobs? cancelled'
-wait "$driver" && { echo "the driver of cancelled jobs ended well"; exit 1; }
-grep -h '"status"' "$folder"/cut/pretrain-*/manifest.json | grep -q stopped || { echo "nothing was cut off"; exit 1; }
+wait "$driver" && { echo "the driver of cancelled jobs exited with 0"; exit 1; }
+grep -h '"status"' "$folder"/cut/pretrain-*/manifest.json | grep -q stopped || { echo "no stage run was interrupted"; exit 1; }
 slurm "${long[@]}" --runs "$folder/cut"
 compare "$folder/long" "$folder/cut" "out of time, preempted, cancelled and run again"
 
-# A data stage that is told to end again and again before it is done says so instead of queueing for ever.
+# A data stage that is signalled repeatedly before it is done fails with a message instead of requeueing forever.
 awk 'BEGIN { for (i = 0; i < 1500000; i++) printf "{\"text\":\"%d %d %d and the words of line %d\"}\n", i * 7919 % 99991, i * 104729 % 999983, i % 17, i }' > "$folder/text.jsonl"
 cat > "$folder/slow.toml" <<EOF
 name = "slow"
@@ -154,6 +154,6 @@ for attempt in 1 2 3; do
     done
     for job in $(squeue --me --array --noheader --states=running --format=%i); do scancel --batch --signal=TERM "$job"; done
 done
-wait "$driver" && { echo "the driver of a data stage that never ends ended well"; exit 1; }
+wait "$driver" && { echo "the driver of a data stage that never ends exited with 0"; exit 1; }
 grep -q "the data stage needs more than the job's time limit" "$folder/slow.txt" || { cat "$folder/slow.txt"; exit 1; }
-echo "slurm: a data stage that needs more than its job's time says so"
+echo "slurm: a data stage that needs more than its job's time limit fails with a message"

@@ -21,7 +21,7 @@ from statsmodels.stats.multitest import multipletests
 
 OUT = Path("harness/src/stats/references.json")
 
-# Five seeds of one setting and of another, and shorter and longer samples.
+# Five seeds of each of two settings, and shorter and longer samples.
 A = [0.312, 0.298, 0.331, 0.305, 0.322]
 B = [0.301, 0.297, 0.309, 0.299, 0.315]
 THREE = [2.31, 2.28, 2.35]
@@ -80,7 +80,7 @@ def t_family():
         rows.append(dict(a=a, b=b, paired=paired, margin=margin, p=p, t_above=low[0], p_above=low[1], t_below=high[0],
                          p_below=high[1]))
     yield "tost", rows
-    # statsmodels' factor for small samples is G / (G - 1) * (N - 1) / (N - K); of a mean, K is 1.
+    # statsmodels' small-sample factor is G / (G - 1) * (N - 1) / (N - K); for a mean, K is 1.
     random = np.random.default_rng(3)
     rows = []
     for sizes in ([5, 5, 5, 5], [3, 9, 6, 2, 7, 8], list(random.integers(8, 30, 52))):
@@ -116,7 +116,7 @@ def corrections():
 
 
 def noncentral_t(t, df, delta):
-    """scipy.stats.nct.cdf loses digits far out; the mean of Phi(t S - delta) over S does not."""
+    """Noncentral t as the mean of Phi(t S - delta) over S, since scipy.stats.nct.cdf loses digits in the tails."""
     chi = stats.chi(df)
     found, _ = scipy.integrate.quad(
         lambda s: stats.norm.cdf(t * s / np.sqrt(df) - delta) * chi.pdf(s), *chi.ppf([1e-16, 1 - 1e-16]), limit=500,
@@ -132,7 +132,7 @@ def effects():
     rows = []
     for t, df, delta in [(2.0, 4, 1.0), (-1.0, 4, 1.0), (0.0, 8, 0.5), (12.7, 1, 3.0), (3.0, 1, -1.0), (2.2, 9.4, 2.8),
                          (1.96, 1000, 2.8), (40.0, 2, 20.0), (2.78, 4, 3.6), (5.0, 30, 5.5)]:
-        # Where SciPy's own holds its digits it says the same.
+        # SciPy's own function agrees where it is accurate.
         own, found = stats.nct.cdf(t, df, delta), noncentral_t(t, df, delta)
         assert abs(own - found) < 1e-7, (t, df, delta, own, found)
         rows.append(dict(t=t, df=df, delta=delta, cdf=found))
@@ -161,7 +161,7 @@ def detectable():
     rows = []
     for n, sd, alpha, wanted, paired in [(5, 0.01, 0.05, 0.8, False), (3, 0.02, 0.05, 0.9, False), (2, 1.0, 0.05, 0.8, False),
                                          (5, 0.01, 0.05, 0.8, True), (2, 1.0, 0.05, 0.8, True), (52, 0.1, 0.01, 0.8, True)]:
-        # statsmodels' own root finding is loose; its power is held to the noncentral t's.
+        # statsmodels' root finding is imprecise; its power is checked against the noncentral t.
         df = n - 1 if paired else 2 * n - 2
         unit = sd * np.sqrt((1 if paired else 2) / n)
         t = stats.t.ppf(1 - alpha / 2, df)
@@ -188,7 +188,7 @@ def parabolas():
 
 
 def laws():
-    """Least Huber loss of ln L by Nelder and Mead's search, from the law that made the losses."""
+    """Minimizes the Huber loss of ln L by Nelder-Mead, starting from the law that generated the losses."""
     random = np.random.default_rng(7)
     n, d = (x.ravel() for x in np.meshgrid(np.geomspace(1e6, 3e8, 6), np.geomspace(2e7, 6e9, 5)))
     loss = np.round((1.9 + 300 / n**0.33 + 900 / d**0.34) * np.exp(0.006 * random.standard_t(3, len(n))), 4)
@@ -209,8 +209,8 @@ def laws():
 
 
 def satterthwaite(seeds, question, rests):
-    """Variance and degrees of freedom of the seeds' mean squares and what the question's is above the rests', each
-    given with its degrees of freedom."""
+    """Returns the standard error and Satterthwaite's degrees of freedom. The variance is the sum of the mean squares of seeds
+    plus the excess of the question's over the residual ones; each mean square comes with its degrees of freedom."""
     above = question[0] - sum(v for v, _ in rests)
     terms = seeds + ([question] + rests if above > 0 else [])
     variance = sum(v for v, _ in seeds) + max(above, 0)
@@ -219,7 +219,7 @@ def satterthwaite(seeds, question, rests):
 
 
 def anova(table):
-    """Mean squares by statsmodels' two-way analysis of variance: seed, question, rest, with their degrees of freedom."""
+    """Returns mean squares by statsmodels' two-way analysis of variance: seed, question, residual, with degrees of freedom."""
     s, q = table.shape
     frame = pd.DataFrame(dict(y=table.ravel(), seed=np.repeat(np.arange(s), q), question=np.tile(np.arange(q), s)))
     found = sm.stats.anova_lm(ols("y ~ C(seed) + C(question)", frame).fit())
@@ -227,7 +227,7 @@ def anova(table):
 
 
 def scores(random, seeds, questions, sd_seed, sd_question):
-    """Right and wrong answers of seeds to questions."""
+    """Draws right and wrong answers, (seeds, questions)."""
     at = 0.4 + sd_seed * random.standard_normal(seeds)[:, None] + sd_question * random.standard_normal(questions)
     return (random.random((seeds, questions)) < at).astype(float)
 

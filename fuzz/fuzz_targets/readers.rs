@@ -1,4 +1,4 @@
-//! Feeds bytes to one reader, named by the variable `READER`, or to the one that the first byte chooses.
+//! Feeds bytes to one reader: the one named by the environment variable `READER`, or selected by the first byte.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

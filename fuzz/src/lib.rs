@@ -1,10 +1,10 @@
-//! Fuzzing of every reader through the functions that the property tests use.
+//! Fuzzing of every file reader, through the functions that the property tests use.
 
 pub mod readers;
 
 use readers::READERS;
 
-/// Reads what a fuzzer made up, as the file that the reader of this name expects.
+/// Reads fuzzer input as the file that the named reader expects.
 pub fn feed(name: &str, bytes: &[u8]) {
     let (Some(reader), Ok(dir)) = (READERS.iter().find(|reader| reader.name == name), tempfile::tempdir())
     else {
@@ -12,7 +12,7 @@ pub fn feed(name: &str, bytes: &[u8]) {
     };
     let path = dir.path().join(reader.file);
     if std::fs::write(&path, bytes).is_ok() {
-        // An error is as good as a result; what is looked for are crashes.
+        // Errors are fine; only crashes count.
         let _ = (reader.read)(&path);
     }
 }

@@ -1,4 +1,4 @@
-//! Every reader of files that people hand in, each as a function of one file: for property tests and for the fuzzer.
+//! Every reader of user-supplied files, as a function of one file: for the property tests and the fuzzer.
 
 use anyhow::{Result, ensure};
 use harness::config::{BadRow, DataConfig, Overrides, UnknownKeys};
@@ -10,13 +10,13 @@ use harness::runs::manifest::Manifest;
 use harness::sweep::Sweep;
 use std::path::Path;
 
-/// A reader, and what a valid file for it looks like.
+/// A reader with a valid file for it.
 pub struct Reader {
     /// Its name.
     pub name: &'static str,
-    /// The name of the file that it reads.
+    /// The name of the file that it expects.
     pub file: &'static str,
-    /// A valid file.
+    /// The content of a valid file.
     pub valid: fn() -> Vec<u8>,
     /// Reads a file to its end.
     pub read: fn(&Path) -> Result<()>,
@@ -64,7 +64,7 @@ fn experiment(path: &Path) -> Result<()> {
     Experiment::read_if_experiment(path).map(drop)
 }
 
-/// Reads what can be read, whatever is beside it, and then with each fault an error.
+/// Reads with bad rows skipped, then with an error for each fault.
 fn data(path: &Path, kind: Kind) -> Result<()> {
     let lenient =
         DataConfig { on_bad_row: BadRow::Skip, unknown_keys: UnknownKeys::Ignore, ..DataConfig::default() };
@@ -85,7 +85,7 @@ fn tokenizer(path: &Path) -> Result<()> {
     tokenizer.decode(&ids, false).map(drop)
 }
 
-/// A chat template stands in a file beside the tokenizer.
+/// The chat template is in a file next to the tokenizer.
 fn template(path: &Path) -> Result<()> {
     let tokenizer = path.with_file_name("tokenizer.json");
     std::fs::write(&tokenizer, tokenizer_json())?;
@@ -111,7 +111,7 @@ fn manifest(path: &Path) -> Result<()> {
     Manifest::read(path.parent().unwrap_or(path)).map(drop)
 }
 
-/// The other files of a store, of which `store.json` tells the sizes, are small and fixed.
+/// The other files of the store, whose sizes `store.json` gives, are small and fixed.
 fn store(path: &Path) -> Result<()> {
     let dir = path.parent().unwrap_or(path);
     std::fs::write(dir.join("tokens.bin"), [0; 12])?;

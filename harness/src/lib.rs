@@ -1,11 +1,12 @@
 //! The harness around the models: sweeps, data, training, exams, results.
 //!
-//! A room is a module here, and none knows of those above it (`tests/rooms.rs` holds that):
+//! Each module is a layer that may use only the layers to its right (enforced by `tests/rooms.rs`):
 //! `cli -> serve -> run -> bench, compare, report, status -> execute -> recipe -> models -> plan -> fetch, export, exam, train -> data -> runs -> sweep -> config`,
-//! and at the bottom `records`, `track`, `fsutil`, `net`, `system` and `stats`.
-//! *Invariant:* `stats` and `report` read recorded results only; they never touch a tensor.
+//! and below all of them `records`, `track`, `fsutil`, `net`, `system` and `stats`.
+//! *Invariant:* `stats` and `report` read only recorded results; they never touch a tensor.
 //!
-//! `examples/trials.rs` plans a sweep by the library: `cargo run -p mindscale --example trials -- sweeps/smoke.toml`.
+//! `examples/trials.rs` plans a sweep with this library:
+//! `cargo run -p mindscale --example trials -- sweeps/smoke.toml`.
 
 pub mod bench;
 pub mod cli;

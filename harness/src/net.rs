@@ -1,4 +1,4 @@
-//! HTTP as a client.
+//! HTTP client.
 
 use std::io;
 use std::time::Duration;
@@ -6,13 +6,13 @@ use ureq::http::HeaderMap;
 use ureq::http::header::RETRY_AFTER;
 use ureq::{Agent, Error};
 
-/// Longest wait for a connection, the handshake of TLS with it.
+/// Time limit of connecting, TLS handshake included.
 const CONNECT: Duration = Duration::from_secs(20);
 
-/// An agent for all requests of a task, which keeps its connections: `silence` is the longest wait for the next
-/// bytes of an answer. HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY are honoured.
+/// Creates an HTTP agent that reuses connections; `silence` is the maximum wait for the next bytes of a response. It
+/// honours HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY.
 ///
-/// Any status is an answer and no error, and redirects are answers too: who asks follows them as far as he trusts them.
+/// Error statuses and redirects are returned as ordinary responses; the caller follows only redirects that it trusts.
 pub fn agent(silence: Duration) -> Agent {
     Agent::config_builder()
         .user_agent(concat!("mindscale/", env!("CARGO_PKG_VERSION")))
@@ -25,19 +25,19 @@ pub fn agent(silence: Duration) -> Agent {
         .into()
 }
 
-/// What kept an answer from coming, for people: without the address, which they know.
+/// Describes for people why there was no response, without the address, which they know.
 pub fn trouble(error: &Error) -> String {
     match error {
-        Error::HostNotFound => "no such host is known here".into(),
+        Error::HostNotFound => "unknown host".into(),
         Error::Timeout(_) => "no answer in time".into(),
         Error::ConnectionFailed => "no connection".into(),
         Error::Io(error) => interrupted(error),
-        Error::Rustls(error) => format!("no secure connection: {error}"),
+        Error::Rustls(error) => format!("no TLS connection: {error}"),
         other => other.to_string(),
     }
 }
 
-/// What ended the reading of an answer, for people.
+/// Describes for people why reading a response ended.
 pub fn interrupted(error: &io::Error) -> String {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
         Some(inner) => trouble(inner),
@@ -45,7 +45,7 @@ pub fn interrupted(error: &io::Error) -> String {
     }
 }
 
-/// When a server wants to be asked again, where it says so in seconds.
+/// Returns the wait that a server asks for in `Retry-After`, if it is given in seconds.
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn a_refused_connection_is_told() {
-        // A port that was free a moment ago.
+        // A port that was free a moment ago, so nothing listens on it.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let error = agent(CONNECT).get(format!("http://127.0.0.1:{port}/")).call().unwrap_err();
         assert!(trouble(&error).contains("refused"), "{error}");

@@ -1,14 +1,14 @@
-//! The wish to stop, as work looks at it that keeps nothing of what it has done.
+//! Requests to stop, for work that keeps no partial results.
 
 use anyhow::Result;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The work was given up because somebody asked to stop.
+/// The work was abandoned on request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("stopped on request")]
 pub struct Stopped;
 
-/// Goes on, unless somebody has asked to stop.
+/// Returns an error if a stop has been requested.
 ///
 /// # Errors
 /// [`Stopped`], once `stop` is set.

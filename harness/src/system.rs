@@ -1,50 +1,50 @@
-//! What the operating system gives and tells: threads, memory, time.
+//! Threads, memory and time, as provided by the operating system.
 
 use anyhow::{Context, Result};
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Runs `work` with a number of threads, this many for all that it does in parallel; 0 takes all cores.
+/// Runs `work` in a pool of this many threads; 0 uses all cores.
 ///
 /// # Errors
-/// What `work` fails with, and where threads cannot be started.
+/// If `work` fails, or threads cannot be started.
 pub fn on_threads<R: Send>(threads: usize, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
     let builder = rayon::ThreadPoolBuilder::new().num_threads(threads);
     let pool = builder.build().with_context(|| format!("{threads} threads cannot be started"))?;
     pool.install(work)
 }
 
-/// Bytes that a process holds for itself, files that it maps left out; `None` where the system does not tell.
+/// Returns the private memory of a process in bytes, without mapped files; `None` if the system does not report it.
 pub fn memory_of(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     Some(proc_bytes(&status, "RssAnon:")? + proc_bytes(&status, "RssShmem:").unwrap_or(0))
 }
 
-/// Bytes of memory that this machine could give to new processes; `None` where the system does not tell.
+/// Returns the memory available to new processes in bytes; `None` if the system does not report it.
 pub fn available_memory() -> Option<u64> {
     proc_bytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
 }
 
-/// The value of a line such as `VmHWM:   1024 kB`, in bytes.
+/// Parses the value of a line such as `VmHWM:   1024 kB` of a file in `/proc`, in bytes.
 pub fn proc_bytes(told: &str, name: &str) -> Option<u64> {
     let kib = told.lines().find_map(|line| line.strip_prefix(name))?;
     Some(kib.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? * 1024)
 }
 
-/// Largest resident set of this process so far, in MiB; 0 where the system does not tell.
+/// Returns this process's peak resident set size so far, in MiB; 0 if the system does not report it.
 pub fn peak_rss_mb() -> f64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     proc_bytes(&status, "VmHWM:").unwrap_or(0) as f64 / (1 << 20) as f64
 }
 
-/// Seconds since 1970.
+/// Returns the seconds since 1970.
 pub fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// A time as `2025-01-31T23:59:59Z`.
+/// Formats a time in seconds since 1970 as `2025-01-31T23:59:59Z`.
 pub fn utc(seconds: f64) -> String {
-    // Clocks far out of range are those of a broken machine; the cast saturates.
+    // Only a broken clock is far out of range; the cast saturates.
     jiff::Timestamp::from_second(seconds as i64).unwrap_or_default().to_string()
 }
 

@@ -1,11 +1,11 @@
-//! For tests: the folder of reference data beside the project.
+//! For tests: the folder of reference data next to the project.
 
 use std::path::PathBuf;
 
-/// A file of the shared folder; `None`, with a message, where there is no such folder.
+/// Returns the path of a file in the shared folder; `None`, with a message, if it is missing.
 ///
 /// # Panics
-/// Where `CI` is `true` and the file is missing: there the tests must not be skipped.
+/// If `CI` is `true` and the file is missing: tests must not be skipped there.
 pub fn shared(relative: &str) -> Option<PathBuf> {
     let root = std::env::var_os("MINDSCALE_SHARED")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);

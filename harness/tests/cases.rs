@@ -1,4 +1,4 @@
-//! Small published-fault inputs, run as a user runs them: each ends as it should.
+//! Small inputs that reproduce published faults, through the command line: each has the right outcome.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use testing::shared;
 
-/// A copy of a case's folder, from which its paths to the shared data lead where they should.
+/// Copies the folder of a case, so that its relative paths to the shared data are valid.
 fn case(name: &str) -> Option<(tempfile::TempDir, PathBuf)> {
     let from = shared(&format!("cases/{name}"))?;
     let root = tempfile::tempdir().unwrap();
@@ -28,7 +28,7 @@ fn case(name: &str) -> Option<(tempfile::TempDir, PathBuf)> {
     Some((root, dir))
 }
 
-/// What the only stage run of a stage came to.
+/// The results of the only stage run of a stage.
 fn results(dir: &Path, stage: &str) -> Value {
     let all = manifests(&dir.join("runs"));
     let mut found = all.values().filter(|manifest| manifest["stage"] == stage);
@@ -41,13 +41,15 @@ fn results(dir: &Path, stage: &str) -> Value {
 fn a_pair_of_equal_answers_is_left_out() {
     let Some((_root, dir)) = case("05_dpo_equal_pair") else { return };
     let run = mindscale(&dir).args(["run", "dpo.toml"]).assert().code(1);
-    run.stdout(contains("no preference pairs to train on: 1 row came, 1 pair with chosen equal to rejected"));
+    run.stdout(contains(
+        "no preference pairs to train on: 1 row after filtering, 1 pair with chosen equal to rejected",
+    ));
 }
 
 #[test]
 fn control_tokens_in_words_are_text() {
-    // All of the answer of 23 ids carries loss, where a search for `<s>assistant` finds its last 14; of the other
-    // conversation the answer alone, 4 ids, though the user's words hold the marker.
+    // All 23 ids of the answer carry loss, where a search for `<s>assistant` would find the last 14 only; in the other
+    // conversation only the 4 ids of the answer do, although the text of the user contains the marker.
     for (name, tokens) in [("ans_marker", 23), ("user_marker", 4)] {
         let Some((_root, dir)) = case("09_control_tokens") else { return };
         let told = "sft: 1 of 1 texts hold special tokens, encoded as characters";
@@ -70,7 +72,7 @@ fn a_model_that_is_not_finite_fails_alone_and_for_good() {
         let trials = fs::read_to_string(dir.join("results/t/trials.csv")).unwrap();
         let count = |word: &str| trials.lines().skip(1).filter(|line| line.contains(word)).count();
         assert_eq!((count(",done,"), count(",failed,")), (1, 1), "{trials}");
-        // No loss, no score and no p of the one that failed.
+        // The failed trial has no loss, no score and no p.
         let failed = trials.lines().find(|line| line.contains(",failed,")).unwrap();
         assert!(failed.contains(",0,0,,,,,,,,,,"), "{failed}");
     }

@@ -1,4 +1,4 @@
-//! The program as a user runs it.
+//! The program through its command line.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -43,16 +43,13 @@ fn bad_input_is_one_clear_error() {
         .args(["run", "s.toml", "--executor", "slurm", "--time-limit", "1h"])
         .assert()
         .code(1)
-        .stderr(contains("--time-limit and --memory-limit are kept by the local executor"));
+        .stderr(contains("--time-limit and --memory-limit apply to the local executor only"));
     for (options, message) in [
         (
             ["--executor=slurm", "--retries=1"],
-            "--jobs, --per-gpu and --retries are kept by the local executor",
+            "--jobs, --per-gpu and --retries apply to the local executor only",
         ),
-        (
-            ["--executor=local", "--sbatch=--partition=gpu"],
-            "--sbatch is of Slurm's jobs; give it with --executor slurm",
-        ),
+        (["--executor=local", "--sbatch=--partition=gpu"], "--sbatch needs --executor slurm"),
     ] {
         mindscale(dir.path())
             .args(["run", "s.toml"])
@@ -75,7 +72,7 @@ fn bad_input_is_one_clear_error() {
         .args(["report", "s.toml"])
         .assert()
         .code(0)
-        .stderr(contains("note: no trial has finished; they are run by: mindscale run s.toml"));
+        .stderr(contains("note: no trial has finished; run them with: mindscale run s.toml"));
     mindscale(dir.path())
         .args(["exam", "nowhere", "--sheets", "nowhere"])
         .assert()
@@ -112,7 +109,7 @@ fn a_sweep_runs_once_and_a_missing_part_is_made_again() {
         command.args(["run", "tiny.toml"]);
         command.assert()
     };
-    // Tokenizer and data are shared; each seed has three trainings and an exam.
+    // Tokenizer and data are shared; each seed has three training stages and an exam.
     run().code(0).stdout(contains("10 stage runs done here, 0 already done"));
     run().code(0).stdout(contains("all 2 trials are finished"));
     let trials = std::fs::read_to_string(dir.path().join("results/tiny/trials.csv")).unwrap();
@@ -165,7 +162,7 @@ fn a_trained_model_writes_on() {
     let found = json(&mut generate(&["--json", "--chat", "--seed", "3"]));
     assert!(found["tokens"].as_u64().unwrap() <= 12);
     assert!(found["tokens_per_second"].as_f64().unwrap() >= 0.0);
-    // The streamed text is the same, and a line.
+    // The streamed text is the same, followed by a newline.
     let streamed = generate(&["--chat", "--seed", "3"]).output().unwrap().stdout;
     assert_eq!(String::from_utf8(streamed).unwrap(), format!("{}\n", found["text"].as_str().unwrap()));
     generate(&["--top-p", "2"])
@@ -176,7 +173,7 @@ fn a_trained_model_writes_on() {
         .assert()
         .code(2)
         .stderr(contains("the temperature is -1, expected 0 (the likeliest token) or more"));
-    // By the name that is shown, as by the folder.
+    // By the printed name as well as by the folder.
     let short = &model.file_name().unwrap().to_string_lossy()[.."sft-cedd4909".len()].to_owned();
     let mut by_name = mindscale(dir.path());
     by_name.args([
@@ -229,10 +226,10 @@ fn what_is_not_referred_to_can_be_cleared_away() {
         command.assert().code(0)
     };
     gc(&["both.toml"]).stdout(contains("runs: nothing to remove"));
-    // The results of a run keep what they were made of.
+    // Stage runs that results refer to are kept.
     gc(&["one.toml"]).stdout(contains("kept: 4 stage runs that only results/tiny/record.json refers to"));
     std::fs::remove_dir_all(dir.path().join("results/tiny")).unwrap();
-    // The second seed's three trainings and its exam.
+    // The three training stages and the exam of the second seed.
     gc(&["one.toml"]).stdout(contains("4 stage runs").and(contains("can be removed with --delete")));
     gc(&["one.toml", "--json"]).stdout(contains("\"removed\":[]"));
     gc(&["one.toml", "--delete"]).stdout(contains("removed 4 stage runs"));
@@ -270,11 +267,11 @@ fn a_stage_costs_what_was_solved_for_and_the_plan_tells_it_beforehand() {
     for (stage, budget) in budgets {
         let (flops, steps) =
             (results(stage)["flops"].as_f64().unwrap(), results(stage)["steps"].as_f64().unwrap());
-        // Steps differ by their rows; none is twice the mean.
+        // Steps differ in length; none is twice the mean.
         assert!((flops - budget).abs() < flops / steps, "{stage}: {flops} of {budget} in {steps} steps");
         assert!(steps >= 2.0);
     }
-    // A run of which only the data is left tells the same.
+    // With only the data stage left, the plan is the same.
     let whole = planned();
     assert_eq!((whole["exact"].as_bool(), whole["open"].as_array().unwrap().len()), (Some(true), 0));
     for dir in stage_runs(&dir.path().join("runs")) {
@@ -342,7 +339,7 @@ fn contamination_tells_what_was_not_looked_through() {
         command.args(more).assert().code(0)
     };
     let told = [
-        "--text: 1 of 2 names are of files that were named before",
+        "--text: 1 of 2 names are duplicates",
         "--text: 1 of 3 rows left out: cannot be read (the first: a.jsonl:2: ",
         "--text: 1 of 3 rows have a key \"x\" that is not used",
     ];

@@ -1,4 +1,4 @@
-//! Results that are committed: a report is written again from their records, with the same bytes.
+//! Committed results: their reports are reproduced from the records, byte for byte.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -33,13 +33,13 @@ fn committed_results_are_written_again_from_their_records() {
     let names = ["deep_vs_wide", "parametrization", "probes", "scaling", "tuned_scaling"];
     for name in names {
         let (committed, here) = (root.join("results").join(name), dir.path().join("results").join(name));
-        // Nothing but records: what a report writes is made anew.
+        // Only the records are copied; everything that a report writes is made anew.
         copy(&committed.join("records"), &here.join("records"));
         fs::copy(committed.join("record.json"), here.join("record.json")).unwrap();
         mindscale(dir.path()).args(["report", &format!("experiments/{name}.toml")]).assert().success();
         for file in files(&committed) {
             let inside = file.strip_prefix(&committed).unwrap();
-            // Digests of bitmaps, which are not committed, may follow the fonts of a machine.
+            // Bitmaps are not committed, and their digests in report.json may depend on the fonts of the machine.
             let is_compared = !["png", "pdf"].iter().any(|end| inside.extension().is_some_and(|e| e == *end))
                 && !inside.starts_with("tensorboard")
                 && inside != Path::new("report.json");

@@ -1,4 +1,4 @@
-//! Exams as a user sits them: of a trained model, and as a sweep's last stage.
+//! Exams through the command line: of a trained model, and as the last stage of a sweep.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -15,7 +15,7 @@ use testing::shared;
 
 const HEAD: &str = "id,question,A,B,C,D,answer\n";
 
-/// A model that was trained for a few steps, and folders of sheets: `s` of two subjects and `dev` of one.
+/// Trains a model for a few steps and writes folders of sheets: `s` with two subjects and `dev` with one.
 fn trained(dir: &Path) -> PathBuf {
     let sweep = format!("{TINY}[base.exam]\nenabled = false\n")
         .replace("vocab_size", "max_seq_len = 256\nvocab_size");
@@ -53,7 +53,7 @@ fn a_trained_model_is_examined_as_asked() {
     // The long question of law has more than 256 tokens.
     let (plain, told) = scores(&["--sheets", "s", "--out", "plain.csv"]);
     assert_eq!(plain.iter().map(lost).collect::<Vec<_>>(), [[0, 0], [1, 0], [1, 0]]);
-    assert_eq!(told, "exam, law: 1 of 2 prompts cut to 256 tokens, their last ones\n");
+    assert_eq!(told, "exam, law: 1 of 2 prompts cut to their last 256 tokens\n");
     let (_, told) = scores(&["--sheets", "s", "--shots", "1", "--dev", "dev", "--out", "shots.csv"]);
     assert!(told.contains("exam, law: 1 of 2 prompts with fewer shots, to fit 256 tokens\n"), "{told}");
     exam(&["--sheets", "s", "--system", "", "--out", "silent.csv"]).assert().success();
@@ -88,7 +88,7 @@ fn a_trained_model_is_examined_as_asked() {
         "--rotate goes with --answer letter only",
     );
 
-    // Several models stand side by side, each as by itself; a model is named once.
+    // Several models are shown side by side, with the same results as alone; each model is named once.
     let copy = dir.path().join("copy");
     fs::create_dir(&copy).unwrap();
     for file in fs::read_dir(model.join("model")).unwrap().map(Result::unwrap) {
@@ -104,7 +104,11 @@ fn a_trained_model_is_examined_as_asked() {
     assert!(name.starts_with(of(0)["model"].as_str().unwrap()), "{found}");
     assert_eq!((&of(1)["model"], &of(2)["model"]), (&json!("copy"), &json!("base")));
     assert_eq!((&of(0)["scores"], &of(1)["scores"]), (&json!(plain), &json!(plain)));
-    assert!(String::from_utf8(stderr).unwrap().contains("copy: exam, law: 1 of 2 prompts cut to 256 tokens"));
+    assert!(
+        String::from_utf8(stderr)
+            .unwrap()
+            .contains("copy: exam, law: 1 of 2 prompts cut to their last 256 tokens")
+    );
     let pairs = found["agreement"].as_array().unwrap();
     let ends = |pair: &Value| [pair["model_a"].clone(), pair["model_b"].clone()];
     assert_eq!(pairs.iter().map(ends).collect::<Vec<_>>()[2], [json!("copy"), json!("base")]);
@@ -118,10 +122,16 @@ fn a_trained_model_is_examined_as_asked() {
         exam(&several).assert().success().stdout(contains("p (Holm)")).stdout(contains("equal answers (%)"));
     told.stdout(contains(format!("base: {base}")));
     refused(&["copy", "copy", "--sheets", "s"], 1, "two models are called copy; name one as in other=");
-    let sweep = exam(&[]).arg("tiny.toml").args(["--sheets", "s", "--best", "val_loss"]).assert();
-    sweep.code(1).stderr(contains("--trial, --best and --stage choose from a sweep or experiment file"));
+    // Trials and stages are chosen from files; other models are taken as they are.
+    refused(
+        &["--sheets", "s", "--best", "val_loss"],
+        1,
+        "choose from a sweep or experiment file, but none is given",
+    );
+    let of_file = exam(&[]).args(["tiny.toml", "--sheets", "s", "--stage", "pretrain"]).assert().success();
+    of_file.stdout(contains("p (Holm)"));
 
-    // law is a subject of C-Eval; art is none of its names.
+    // law is a subject of C-Eval; art is not.
     let total = plain.last().unwrap();
     assert_eq!(total["groups"][0]["group"], "humanities");
     let of = |i: usize| plain[i]["accuracy"].as_f64().unwrap();
@@ -129,14 +139,14 @@ fn a_trained_model_is_examined_as_asked() {
     let counts = total["confusion"].as_array().unwrap().iter().flat_map(|row| row.as_array().unwrap());
     assert_eq!(counts.map(|count| count.as_u64().unwrap()).sum::<u64>(), 3);
 
-    // The same questions as JSON, and one of three options.
+    // The same questions as JSON, and one with three options.
     fs::create_dir(dir.path().join("j")).unwrap();
     let art = json!({"id": 0, "question": "谁画了它", "choices": ["甲", "乙", "丙", "丁"], "answer": 0});
     fs::write(dir.path().join("j/art_val.jsonl"), format!("{art}\n")).unwrap();
     exam(&["--sheets", "j", "--out", "json.csv"]).assert().success();
     let line =
         |name: &str| fs::read_to_string(dir.path().join(name)).unwrap().lines().nth(1).unwrap().to_string();
-    // What prompts have in common is read once: with other questions beside it, one is read in other pieces.
+    // Common prefixes of prompts are evaluated once: among other questions, a prompt is evaluated in other pieces.
     for (as_json, as_csv) in line("json.csv").split(',').zip(line("plain.csv").split(',')).take(8) {
         match (as_json.parse::<f64>(), as_csv.parse::<f64>()) {
             (Ok(one), Ok(other)) => assert!((one - other).abs() <= 1e-5 * other, "{one} {other}"),
@@ -152,7 +162,7 @@ fn a_trained_model_is_examined_as_asked() {
     refused(&["--sheets", "s", "--answer", "cloze"], 1, "error: s/law_val.csv:2: the option B is empty");
 }
 
-/// `scripts/make_references.py` has sat this exam, with PyTorch and Hugging Face's tokenizer.
+/// `scripts/make_references.py` computes the expected answers with PyTorch and Hugging Face's tokenizer.
 #[test]
 fn answers_are_those_of_pytorch() {
     let (dir, written) =
@@ -213,7 +223,7 @@ fn a_sweep_asks_as_the_verb_does() {
     let sweep = fs::read_to_string(dir.path().join("tiny.toml")).unwrap();
     let sweep = format!("{}{ways}", sweep.split("[base.exam]").next().unwrap());
     fs::write(dir.path().join("ways.toml"), sweep.replace("\"tiny\"", "\"ways\"")).unwrap();
-    // All four ask the model that is there already.
+    // All four exams use the model that already exists.
     let done = "4 stage runs done here, 5 already done";
     mindscale(dir.path()).args(["run", "ways.toml"]).assert().code(0).stdout(contains(done));
     let mut exams = stage_runs(&dir.path().join("runs"));
@@ -228,7 +238,7 @@ fn a_sweep_asks_as_the_verb_does() {
         command.arg("exam").arg(&model).args(["--sheets", "s", "--dev", "dev"]);
         command.args(["--answer", answer, "--shots", &shots]).arg("--out").arg(&out).assert().code(0);
         let read = |path: PathBuf| fs::read_to_string(path).unwrap();
-        // What the model was trained on, and whether a question stands there, the verb does not know.
+        // The command does not know the training data, so it cannot mark contaminated questions.
         let found = read(exam.join("questions.csv")).replace(",false,", ",,");
         assert_eq!(found, read(out), "{answer}, {shots} shots");
         seen.push((answer.to_owned(), shots));
@@ -294,19 +304,19 @@ fn prompts_that_are_cut_are_told_on_the_console_in_the_manifest_and_in_the_repor
     let dir = tempfile::tempdir().unwrap();
     let sheets = case.join("s").display().to_string();
     fs::write(dir.path().join("t.toml"), format!("{TINY}[base.exam]\nsheets = {sheets:?}\n")).unwrap();
-    let told = "exam, law: 1 of 1 prompts cut to 512 tokens";
+    let told = "exam, law: 1 of 1 prompts cut to their last 512 tokens";
     mindscale(dir.path()).args(["run", "t.toml"]).assert().success().stderr(contains(told));
     let all = manifests(&dir.path().join("runs"));
     let notices =
         all.iter().find(|(name, _)| name.starts_with("exam-")).unwrap().1["results"]["notices"].clone();
     assert_eq!(
         notices,
-        json!([{ "place": "exam, law", "reason": "prompts cut to 512 tokens, their last ones", "count": 1, "of": 1 }])
+        json!([{ "place": "exam, law", "reason": "prompts cut to their last 512 tokens", "count": 1, "of": 1 }])
     );
     let exam = only(&dir.path().join("runs"), "exam");
     assert!(fs::read_to_string(exam.join("log.txt")).unwrap().contains(told));
     let report = fs::read_to_string(dir.path().join("results/tiny/report.html")).unwrap();
-    assert!(report.contains("prompts cut to 512 tokens"));
+    assert!(report.contains("prompts cut to their last 512 tokens"));
 }
 
 #[test]
@@ -367,7 +377,7 @@ fn exams_on_the_way_are_rows_and_learning_curves() {
     assert!(curve.lines().count() > 2, "{curve}");
     let table = fs::read_to_string(dir.path().join("results/x/tables/ways.md")).unwrap();
     assert_eq!(table.lines().filter(|line| line.starts_with('|')).count(), 2 + 6, "{table}");
-    // What is kept is a model like any other.
+    // A snapshot is a model like any other.
     let runs = stage_runs(&dir.path().join("runs"));
     let run = runs.iter().find(|run| run.file_name().unwrap().to_string_lossy().starts_with("dpo-")).unwrap();
     let kept = run.join("snapshots/0.5").display().to_string();

@@ -1,4 +1,4 @@
-//! Models that go to other programs and come back, as a user sends and fetches them.
+//! Export of models to other programs and import back, through the command line.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A small model folder of the kind that the program writes.
+/// A small model folder in the format that the program writes.
 fn reference() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/references/model")
 }
@@ -37,7 +37,7 @@ fn a_model_goes_out_and_comes_back() {
     run(&["import", "hf", "back"]).success().stdout(contains("parameters in back"));
     assert_eq!(weights(&dir.path().join("back")), weights(&reference()));
     run(&["export", from, "--to", "pth", "--out", "pth"]).success();
-    // Alone, without its config.json; the tokenizer is named.
+    // A single file without its config.json; the tokenizer is given.
     fs::rename(dir.path().join("pth/model.pth"), dir.path().join("lone.pth")).unwrap();
     run(&["import", "lone.pth", "lone"]).code(1).stderr(contains("16 query heads; --n-heads says how many"));
     run(&["import", "lone.pth", "lone", "--n-heads", "4"])
@@ -53,11 +53,11 @@ fn a_model_goes_out_and_comes_back() {
     run(&["import", "gguf/model-f32.gguf", "of-gguf", "--tokenizer", from]).success();
     assert_eq!(weights(&dir.path().join("of-gguf")), weights(&reference()));
     let quantised = run(&["export", from, "--to", "gguf", "--type", "q8_0", "--out", "q8"]);
-    quantised.code(1).stderr(contains("its rows have 16 numbers, and q8_0 takes multiples of 32"));
+    quantised.code(1).stderr(contains("has rows of 16 values, but q8_0 requires a multiple of 32"));
     run(&["export", from, "--to", "hf", "--type", "f16", "--out", "x"])
         .code(1)
-        .stderr(contains("--type is for --to gguf"));
-    // What is there already stays.
+        .stderr(contains("--type applies to --to gguf"));
+    // Existing outputs are not overwritten.
     run(&["export", from, "--to", "hf", "--out", "hf"]).code(1).stderr(contains("hf: exists already"));
     run(&["import", "hf", "back"]).code(1).stderr(contains("back: exists already"));
     let folder = ["README.md", "config.json", "generation_config.json", "model.safetensors"];
@@ -68,8 +68,8 @@ fn a_model_goes_out_and_comes_back() {
     assert_eq!(config["architectures"][0], "LlamaForCausalLM");
     assert_eq!([&config["bos_token_id"], &config["eos_token_id"]], [1, 2]);
     assert!(read("tokenizer_config.json").contains("chat_template"));
-    assert!(read("README.md").contains("Nothing is recorded beside the model"));
-    // The program itself reads such a folder where a model is asked for.
+    assert!(read("README.md").contains("No record was found next to the exported model"));
+    // The program accepts such a folder wherever it takes a model.
     run(&["generate", "hf", "--prompt", "他", "--max-tokens", "2", "--json"]).success();
     assert_eq!(names(dir.path()), ["back", "gguf", "hf", "lone", "lone.pth", "of-gguf", "pth"]);
 }
@@ -88,7 +88,7 @@ fn what_fails_leaves_nothing_behind() {
     fs::write(&config, json.to_string()).unwrap();
     run(&["export", "odd", "--to", "pth", "--out", "out"])
         .code(1)
-        .stderr(contains("odd: MiniMind v1 does not know a window (model.window)"));
+        .stderr(contains("odd: MiniMind v1 does not support a window (model.window)"));
     run(&["export", "odd", "--to", "zip", "--out", "out"]).code(2).stderr(contains("possible values: hf"));
     json["vocab_size"] = 100.into();
     fs::write(&config, json.to_string()).unwrap();

@@ -1,4 +1,4 @@
-//! Experiments over several sweeps, as a user runs them.
+//! Experiments over several sweeps, through the command line.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -23,7 +23,7 @@ b = "model.d_model == 16 and sweep == 'both'"
 paired_by = ["seed"]
 "#;
 
-/// The rows of a CSV file, cells by column.
+/// The rows of a CSV file, as cells by column name.
 fn rows(path: &Path) -> Vec<BTreeMap<String, String>> {
     csv::Reader::from_path(path).unwrap().deserialize().map(Result::unwrap).collect()
 }
@@ -40,12 +40,12 @@ fn several_sweeps_share_their_trials_and_are_compared() {
         let text = format!("{text}[base.data]\nval_share = 0.2\n[axes]\n{axes}");
         fs::write(dir.join("sweeps").join(name).with_extension("toml"), text).unwrap();
     };
-    // The trial of width 16 and seed 2 is in both.
+    // The trial with width 16 and seed 2 is in both sweeps.
     sweep("narrow", "seed = [1, 2]\n");
     sweep("both", "seed = [2, 3]\n\"model.d_model\" = [16, 24]\n");
     fs::write(dir.join("experiments/x.toml"), EXPERIMENT).unwrap();
     let run = |file: &str| mindscale(dir).args(["run", file]).assert().code(0);
-    // Tokenizer and data are shared; each of five trials has three trainings and an exam.
+    // Tokenizer and data are shared; each of five trials has three training stages and an exam.
     run("experiments/x.toml").stdout(contains("22 stage runs done here, 0 already done"));
     mindscale(dir)
         .args(["status", "experiments/x.toml"])
@@ -60,7 +60,7 @@ fn several_sweeps_share_their_trials_and_are_compared() {
     assert_eq!(column("status"), ["done"; 5]);
     let bpb: Vec<f64> = column("val_bpb").iter().map(|cell| cell.parse().unwrap()).collect();
 
-    // The table has the trials of each sweep, the shared one twice.
+    // The table counts the trials of each sweep, the shared trial in both.
     let table = fs::read_to_string(dir.join("results/x/tables/by_sweep.md")).unwrap();
     let cells = |row: &str| row.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
     assert!(table.contains("Means over 2 seeds"), "{table}");
@@ -74,7 +74,7 @@ fn several_sweeps_share_their_trials_and_are_compared() {
         let mean = format!("{:.3} ±", (bpb[a] + bpb[b]) / 2.0);
         assert!(row.last().unwrap().trim_start_matches('*').starts_with(&mean), "{mean} is not in {row:?}");
     }
-    // Width 16 is one setting of three seeds, whatever sweep they are in.
+    // Width 16 is one setting with three seeds, in whichever sweep they are.
     let summary = rows(&dir.join("results/x/summary.csv"));
     let seeds = |row: &BTreeMap<String, String>| (row["params"].clone(), row["seeds"].clone());
     let params = |trial: usize| trials[trial]["params"].clone();
@@ -87,7 +87,7 @@ fn several_sweeps_share_their_trials_and_are_compared() {
     let effect = (bpb[2] - bpb[1] + bpb[4] - bpb[3]) / 2.0;
     assert!((compared["effect"].parse::<f64>().unwrap() - effect).abs() < 1e-12, "{compared:?}");
 
-    // A sweep by itself finds its trials done, with the same numbers.
+    // A sweep on its own finds its trials done, with the same numbers.
     run("sweeps/narrow.toml").stdout(contains("0 stage runs done here, 10 already done"));
     let alone = rows(&dir.join("results/narrow/trials.csv"));
     for (alone, shared) in alone.iter().zip(&trials) {

@@ -1,4 +1,4 @@
-//! What goes wrong around a sweep: trials that fail each in its way, folders and disks that give no room.
+//! Faults around a sweep: trials that fail in different ways, unusable folders and full disks.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// One trial that is sound, and one for each way to fail.
+/// One valid trial, and one for each kind of failure.
 const FAILING: &str = r#"
 name = "failing"
 [base.model]
@@ -80,7 +80,7 @@ fn a_stage_run_out_of_time_goes_on_with_more() {
         .assert()
         .code(1)
         .stdout(contains("of the 3 s allowed; raise --time-limit"));
-    // The limit is the trial's, whatever the number of attempts: no step is taken beyond it.
+    // The limit holds for the trial, over all attempts: no step is taken beyond it.
     let pretraining = only(&dir.path().join("runs"), "pretrain");
     let steps = || fs::read_to_string(pretraining.join("metrics.csv")).unwrap();
     let before = steps();
@@ -97,7 +97,7 @@ fn a_stage_run_out_of_time_goes_on_with_more() {
 fn a_folder_that_cannot_be_written_is_named() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("s.toml"), two_seeds()).unwrap();
-    // A file where the folder should be stops root as well.
+    // A file in place of the folder stops root as well.
     fs::write(dir.path().join("occupied"), "").unwrap();
     for folder in ["--runs", "--results"] {
         mindscale(dir.path()).args(["run", "s.toml", folder, "occupied/here"]).assert().code(1).stderr(
@@ -118,13 +118,13 @@ fn runs_that_vanish_are_an_error_and_made_again() {
         at_work.any(|(name, _)| runs.join(name).join("metrics.csv").exists())
     };
     let mut driver = Driver::start(dir.path(), &["run", "s.toml", "--retries", "0"]);
-    assert!(driver.works_until(is_training), "the sweep was over too soon");
-    // What is being written into a folder can keep it from being removed at once.
+    assert!(driver.wait_until(is_training), "the sweep was over too soon");
+    // Retry, since files written meanwhile can prevent the removal.
     while fs::remove_dir_all(&runs).is_err() {}
     let code = driver.wait(PATIENCE).code();
-    let said = driver.said();
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("failed: pretrain-") && said.contains("No such file or directory"), "{said}");
+    let output = driver.output();
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains("failed: pretrain-") && output.contains("No such file or directory"), "{output}");
     mindscale(dir.path()).args(["run", "s.toml"]).assert().code(0);
     mindscale(dir.path()).args(["status", "s.toml"]).assert().stdout(contains("2 done, 0 running, 0 failed"));
 }
@@ -169,7 +169,7 @@ fn a_clock_that_jumps_changes_nothing() {
     }
 }
 
-/// Compares what every stage run of one folder left with that of the other, byte for byte.
+/// Compares the results of every stage run in both folders, byte for byte.
 fn assert_same_models(runs: &Path, others: &Path) {
     for whole in stage_runs(runs) {
         let other = others.join(whole.file_name().unwrap());
@@ -187,7 +187,7 @@ fn assert_same_models(runs: &Path, others: &Path) {
     }
 }
 
-/// A disk of its own, taken away when dropped.
+/// A mounted disk, unmounted when dropped.
 struct Disk<'a>(&'a Path);
 
 impl Disk<'_> {
@@ -207,7 +207,7 @@ impl Drop for Disk<'_> {
 #[test]
 fn a_full_disk_stops_a_sweep_that_goes_on_once_there_is_room() {
     let dir = tempfile::tempdir().unwrap();
-    // The first checkpoint, of 1.5 MiB, finds no room.
+    // The first checkpoint, of 1.5 MiB, does not fit.
     let text = two_seeds().replace("d_model = 16", "d_model = 96");
     fs::write(dir.path().join("s.toml"), text).unwrap();
     let runs = dir.path().join("runs");

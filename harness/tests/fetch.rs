@@ -1,4 +1,4 @@
-//! The verb `fetch` as a user runs it, against a server of the hub's kind on this machine.
+//! `mindscale fetch` through the command line, against a local server with the protocol of the Hugging Face Hub.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -21,8 +21,8 @@ use std::time::Duration;
 
 type Files = BTreeMap<String, Vec<u8>>;
 
-/// A hub with a model `tiny/one` and a data set `ceval/ceval-exam`; the first so many answers with content stop half way
-/// and say nothing more.
+/// Starts a hub with a model `tiny/one` and a data set `ceval/ceval-exam`. The first `stuck` answers with weights stop
+/// half way and hang.
 fn hub(stuck: usize) -> String {
     let references = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/references");
     let file =
@@ -88,14 +88,14 @@ fn answer(mut stream: TcpStream, repos: &BTreeMap<String, Files>, stuck: &Atomic
         && stuck.fetch_update(Ordering::SeqCst, Ordering::SeqCst, is_stuck).is_ok()
     {
         send(status, &which, &rest[..rest.len() / 2], rest.len());
-        // Until whoever listens is gone.
+        // Wait until the client disconnects.
         let _ = stream.read(&mut [0]);
         return;
     }
     send(status, &which, rest, rest.len());
 }
 
-/// The program with an environment that leads to the hub only.
+/// The program in an environment where only the hub is reachable.
 fn fetch(dir: &Path, hub: &str, words: &[&str]) -> Command {
     let mut command = mindscale(dir);
     for proxy in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
@@ -125,7 +125,7 @@ fn what_is_fetched_is_examined_written_with_and_imported() {
     plain(&["generate", "one", "--prompt", "他", "--max-tokens", "2"]).success();
     plain(&["exam", "one", "--sheets", "ceval"]).success().stdout(contains("total"));
     plain(&["import", "one", "mine"]).success();
-    run(&["hf:tiny/two"]).code(1).stderr(contains("neither a model nor a data set of this name"));
+    run(&["hf:tiny/two"]).code(1).stderr(contains("no model or data set has this name"));
     run(&["tiny/one"]).code(1).stderr(contains("did you mean hf:tiny/one?"));
     let entries =
         fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -162,7 +162,7 @@ fn a_fetch_that_is_killed_goes_on() {
             "INT" => {
                 assert_eq!(ended.status.code(), Some(130));
                 assert!(
-                    said.contains("the same command goes on from ") && !said.contains("hf_secret"),
+                    said.contains("the same command resumes from ") && !said.contains("hf_secret"),
                     "{said}"
                 );
             }
@@ -181,7 +181,7 @@ fn a_fetch_that_is_killed_goes_on() {
     assert!(!dir.path().join(".one.fetching").exists());
 }
 
-/// A command of the standard library with the same program, words and environment.
+/// A standard-library command with the same program, arguments and environment.
 fn command_of(command: Command) -> std::process::Command {
     let mut plain = std::process::Command::new(command.get_program());
     plain.args(command.get_args()).current_dir(command.get_current_dir().unwrap());

@@ -1,4 +1,4 @@
-//! docs/files.md names every file that a sweep leaves behind, and every column of its tables.
+//! docs/files.md names every file that a sweep writes, and every column of its tables.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -20,7 +20,7 @@ fn files_below(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// How the page calls a file, where it does not by its very name.
+/// The name of a file in docs/files.md, if it differs from its real name.
 fn called(name: &str) -> &str {
     let end = name.rsplit('.').next().unwrap_or_default();
     match name {
@@ -60,7 +60,7 @@ fn the_page_of_files_names_every_file_and_column() {
         if !is_drawn && !page.contains(called(&name)) {
             missing.insert(name.clone());
         }
-        // The columns of trials.csv are names of experiments, and have a page of their own.
+        // The columns of trials.csv are names in experiments and have their own page.
         if name.ends_with(".csv") && name != "trials.csv" {
             let head = csv::Reader::from_path(&path).unwrap().headers().unwrap().clone();
             columns.extend(head.iter().map(|column| match column.strip_prefix("expert_load_") {

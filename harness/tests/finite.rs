@@ -1,4 +1,4 @@
-//! Models whose weights or answers are not finite numbers: their trials fail, with the reason, and no others.
+//! Models with weights or answers that are not finite: their trials fail with a reason, and no others do.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -33,14 +33,14 @@ fn a_trial_whose_last_step_makes_weights_infinite_fails_alone() {
             .args(["run", "tiny.toml"])
             .assert()
             .code(1)
-            .stdout(contains("step 1: training went astray; lower pretrain.lr (now 1e38)"))
+            .stdout(contains("step 1: training diverged; lower pretrain.lr (now 1e38)"))
             .stdout(contains("tensor tok_embeddings.weight: "));
         mindscale(dir.path()).args(["report", "tiny.toml"]).assert().code(0);
         let standing = standing(&results);
         assert_eq!(standing[0], ("done".into(), String::new()));
         for (status, reason) in &standing[1..] {
             assert_eq!(status, "failed");
-            assert!(reason.starts_with("pretrain: step 1: training went astray"), "{reason}");
+            assert!(reason.starts_with("pretrain: step 1: training diverged"), "{reason}");
         }
     }
     let runs = dir.path().join("runs");

@@ -1,6 +1,6 @@
-//! Requests that nobody planned: every one is answered, in OpenAI's shape, and the server goes on.
+//! Random requests: each one gets an answer in the format of OpenAI's API, and the server keeps running.
 //!
-//! `PROPTEST_CASES` says how many of each kind; `cargo test` makes 256.
+//! `PROPTEST_CASES` sets the number of cases of each kind; the default is 256.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use std::thread::sleep;
 use std::time::Duration;
 
-/// The endpoints that read a body, each with a body that they take.
+/// The endpoints that read a body, each with a valid body.
 const POSTS: [(&str, &str); 2] = [
     (
         "/v1/chat/completions",
@@ -27,7 +27,7 @@ const POSTS: [(&str, &str); 2] = [
     ),
 ];
 
-/// Every parameter that is known, and some that are not.
+/// Every known parameter, and some unknown ones.
 const FIELDS: [&str; 32] = [
     "model",
     "messages",
@@ -112,18 +112,18 @@ fn value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A change to a body.
+/// A change to a request body.
 #[derive(Debug, Clone)]
 enum Change {
-    /// A field gets a value.
+    /// A field is set to a value.
     Set(&'static str, Value),
-    /// A value anywhere inside becomes another.
+    /// A value at any depth is replaced.
     Inside(prop::sample::Index, Value),
-    /// A field goes.
+    /// A field is removed.
     Remove(prop::sample::Index),
-    /// Bytes of the JSON become others.
+    /// Bytes of the serialized JSON are replaced.
     Bytes(prop::sample::Index, usize, Vec<u8>),
-    /// It ends early.
+    /// The body is truncated.
     Cut(prop::sample::Index),
 }
 
@@ -138,7 +138,7 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// The JSON pointers of every value inside, the outermost first.
+/// Collects the JSON pointers of all values, the outermost first.
 fn pointers(value: &Value, here: &str, found: &mut Vec<String>) {
     found.push(here.to_owned());
     match value {
@@ -154,7 +154,7 @@ fn pointers(value: &Value, here: &str, found: &mut Vec<String>) {
     }
 }
 
-/// A body with changes: those of its JSON first, then those of its bytes.
+/// Applies changes to a body: first those of its JSON, then those of its bytes.
 fn changed(body: &str, changes: &[Change]) -> Vec<u8> {
     let mut json: Value = serde_json::from_str(body).unwrap();
     for change in changes {
@@ -190,7 +190,8 @@ fn changed(body: &str, changes: &[Change]) -> Vec<u8> {
     bytes
 }
 
-/// An error is OpenAI's, and no fault of the server's; a stream ends; everything else is JSON.
+/// Checks that an error has the format of OpenAI's API and is not a server error, that a stream ends, and that any
+/// other answer is JSON.
 fn check(told: &str, (status, head, body): (u16, String, Vec<u8>)) -> Result<(), TestCaseError> {
     let text = String::from_utf8_lossy(&body).into_owned();
     let told = format!("{told}\n{head}{text}");
@@ -216,7 +217,7 @@ fn check(told: &str, (status, head, body): (u16, String, Vec<u8>)) -> Result<(),
     Ok(())
 }
 
-/// Tries many of a kind; `PROPTEST_CASES` says how many.
+/// Runs a property test without persisting failures; `PROPTEST_CASES` sets the number of cases.
 fn try_all<S: Strategy>(strategy: S, test: impl Fn(S::Value) -> Result<(), TestCaseError>) {
     let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::default() });
     if let Err(error) = runner.run(&strategy, test) {
@@ -224,7 +225,7 @@ fn try_all<S: Strategy>(strategy: S, test: impl Fn(S::Value) -> Result<(), TestC
     }
 }
 
-/// It answers, and soon writes nothing for anybody.
+/// Checks that the server answers, and soon has no text left to generate.
 fn is_well(server: &Running) {
     assert_eq!(server.get("/health"), (200, json!({ "status": "ok" })));
     for model in ["tiny", "other"] {
@@ -290,7 +291,7 @@ fn any_path_is_answered() {
     try_all((methods, prop::collection::vec(part, 0..5), heads), |(method, parts, head)| {
         let path = format!("/{}", parts.join("/"));
         let found = server.request(method, &path, head, b"");
-        // A HEAD has no body, nor has the answer to a line that is no HTTP.
+        // Answers to HEAD requests and to lines that are not HTTP have no body.
         if method == "HEAD" || found.0 < 400 || found.0 == 400 && found.2.is_empty() {
             return Ok(());
         }

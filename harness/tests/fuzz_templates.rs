@@ -1,6 +1,6 @@
-//! Chat templates that nobody planned: they end, and no text becomes a control token by them.
+//! Random chat templates: rendering ends, and no text becomes a control token.
 //!
-//! `PROPTEST_CASES` says how many; `cargo test` makes 256.
+//! `PROPTEST_CASES` sets the number of cases; the default is 256.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -12,7 +12,7 @@ use proptest::test_runner::{Config, TestRunner};
 use serde_json::Value;
 use std::path::Path;
 
-/// What templates are made of.
+/// Fragments from which templates are composed.
 const PIECES: [&str; 40] = [
     "{% for m in messages %}",
     "{% for m in messages[1:] %}",
@@ -82,7 +82,7 @@ fn any_template_ends_and_texts_stay_text() {
     let dir = tempfile::tempdir().unwrap();
     folder(dir.path(), 1);
     let pieces = prop::collection::vec(prop::sample::select(&PIECES[..]), 0..14);
-    // One that holds together, as most others do not.
+    // A syntactically complete template, as most random ones are not.
     let whole =
         pieces.clone().prop_map(|inner| format!("{{% for m in messages %}}{}{{% endfor %}}", inner.concat()));
     let strategy = (prop_oneof![pieces.prop_map(|pieces| pieces.concat()), whole], messages());

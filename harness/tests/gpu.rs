@@ -1,4 +1,4 @@
-//! Everything that is done with a model, on the emulated card, beside the processor.
+//! Every use of a model, on the emulated GPU compared with the CPU.
 #![cfg(feature = "emulate")]
 #![allow(clippy::unwrap_used)]
 
@@ -15,13 +15,13 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// What the program prints in `dir`, with `input` to read.
+/// What the program prints in `dir`, given `input` on stdin.
 fn printed(dir: &Path, words: &[&str], input: &str) -> String {
     let output = mindscale(dir).args(words).write_stdin(input).assert().success().get_output().clone();
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What verbs print on the processor and on the card.
+/// What a command prints on the CPU and on the GPU.
 fn on_both(dir: &Path, words: &[&str], input: &str) -> [String; 2] {
     ["cpu", "cuda"].map(|device| printed(dir, &[words, &["--device", device]].concat(), input))
 }
@@ -40,7 +40,7 @@ fn assert_close(a: &[f64], b: &[f64], bound: f64) {
     assert!(!a.is_empty() && a.len() == b.len() && off < bound, "{off:e} off: {a:?} {b:?}");
 }
 
-/// The numbers of these columns of a table, row by row.
+/// The numbers in these columns of a table, row by row.
 fn columns(csv: &Path, names: &[&str]) -> Vec<f64> {
     let mut csv = csv::Reader::from_path(csv).unwrap();
     let rows = csv.deserialize::<BTreeMap<String, String>>().map(Result::unwrap);
@@ -60,7 +60,7 @@ fn texts_are_those_of_the_processor() {
     assert_eq!(gpu["text"], cpu["text"]);
     assert!(log_probs(&cpu).len() > 8, "{cpu}");
     assert_close(&log_probs(&gpu), &log_probs(&cpu), 1e-5);
-    // Of half precision the first token: texts may part.
+    // In half precision only the first token is compared: the texts may diverge.
     for precision in ["bf16", "f16"] {
         let half = [&generate[..], &["--device", "cuda", "--precision", precision]].concat();
         let half = read(&printed(dir.path(), &half, ""));
@@ -156,7 +156,7 @@ fn what_the_processor_cannot_is_refused() {
         &["compare", "a"],
     ];
     for verb in verbs {
-        let told = "error: precision = \"bf16\": device = \"cpu\" computes in \"f32\"; expected precision = \"f32\", or device = \"cuda\"\n";
+        let told = "error: precision = \"bf16\": device = \"cpu\" supports only \"f32\"; set precision = \"f32\" or device = \"cuda\"\n";
         mindscale(dir.path()).args(verb).args(["--precision", "bf16"]).assert().code(1).stderr(told);
     }
 }
@@ -168,7 +168,7 @@ fn every_stage_learns_as_on_the_processor() {
     fs::write(dir.path().join("tiny.toml"), format!("{TINY}{lora}")).unwrap();
     for device in ["cpu", "cuda"] {
         let mut run = mindscale(dir.path());
-        // One GPU, by what the driver is told.
+        // One GPU, by the environment.
         run.env("CUDA_VISIBLE_DEVICES", "0").args(["run", "tiny.toml", "--runs", device]);
         for set in
             [&format!("device={device}"), "pretrain.log_every=1", "pretrain.batch_size=4", "sft.batch_size=4"]

@@ -1,4 +1,4 @@
-//! Small inputs that once went wrong, read by the program as a user runs it.
+//! Small inputs that once failed, through the command line.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use testing::shared;
 
-/// A copy of a folder of the cases, at its place beside the data.
+/// Copies the folder of a case to its place next to the data.
 fn case(name: &str) -> Option<(TempDir, PathBuf)> {
     let (cases, data) = (shared("cases")?, shared("data")?);
     let root = tempfile::tempdir().unwrap();
@@ -31,7 +31,7 @@ fn copy(from: &Path, to: &Path) {
         if path.is_dir() {
             copy(&path, &target);
         } else {
-            // Not a copy: the originals cannot be written, and neither could copies of them.
+            // Not `fs::copy`: the originals are read-only, and it would copy their permissions.
             fs::write(target, fs::read(path).unwrap()).unwrap();
         }
     }
@@ -120,7 +120,7 @@ fn folders_are_meant_by_their_names() {
     fs::write(dir.join("sh[1]/law_val.csv"), "id,question,A,B,C,D,answer\n0,q,a,b,c,d,B\n").unwrap();
     mindscale(&dir).args(["run", "stale.toml"]).assert().code(0);
     let exams = manifests(&dir.join("runs")).into_keys().filter(|name| name.starts_with("exam-")).count();
-    // That of br.toml has the same sheet as that of stale.toml.
+    // The exam of br.toml has the same sheet as the first one of stale.toml.
     assert_eq!(exams, 2);
 }
 
@@ -137,9 +137,10 @@ fn a_file_is_read_once_and_what_is_left_out_is_told() {
         command
     };
     std::os::unix::fs::symlink("a.jsonl", dir.join("d/b.jsonl")).unwrap();
-    prepare("pretrain", &["d/*.jsonl", "./d/a.jsonl", "d/a.jsonl"]).assert().code(0).stdout(
-        contains("files: 3 of 4 names are of files that were named before").and(contains("0 left out")),
-    );
+    prepare("pretrain", &["d/*.jsonl", "./d/a.jsonl", "d/a.jsonl"])
+        .assert()
+        .code(0)
+        .stdout(contains("files: 3 of 4 names are duplicates").and(contains("0 left out")));
     let counts = shared("cases/26_counts").unwrap().join("empty.csv");
     prepare("pretrain", &[counts.to_str().unwrap()])
         .assert()

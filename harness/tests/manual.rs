@@ -1,4 +1,4 @@
-//! The manual's examples, each read as its reader would have it read.
+//! The examples of the manual are valid, each as the kind of file that it shows.
 #![allow(clippy::unwrap_used)]
 
 use harness::config::{Overrides, PRESETS};
@@ -9,22 +9,22 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A sweep that parts of experiments are asked of: whatever they name is there.
+/// A sweep for examples that are parts of experiments, with everything that they name.
 const ASKED: &str = "name = 'asked'\n[base.exam]\nat = [0.5, 1.0]\naverage_last = 2\n[axes]\nseed = [1, 2]\n\
                      'model.n_layers' = [2, 4, 8]\n'pretrain.flops' = [1e12, 2e12]\n";
 
-/// Speeds that an example names, where it has them, with a row for each of its shapes.
+/// The file of measured speeds that an example names, with a row for each of its shapes.
 const SPEEDS: (&str, &str) =
     ("results/speeds/trials.csv", "model.n_layers,pretrain.tokens_per_second\n2,20000\n4,10000\n8,5000\n");
 
-/// What parts of sweeps leave out, so that they need no files.
+/// Settings that disable what parts of sweeps leave out, so that they need no files.
 const REST: [&str; 4] = ["sft.enabled=false", "dpo.enabled=false", "exam.enabled=false", "data.sft=[]"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// Every block of TOML in the manual, by its place.
+/// Every TOML block of the manual, with its location.
 fn blocks() -> Vec<(String, String)> {
     let mut pages = vec![root().join("README.md")];
     pages.extend(fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path()));
@@ -50,12 +50,12 @@ fn blocks() -> Vec<(String, String)> {
     found
 }
 
-/// Whether it has a key of an experiment.
+/// Whether a text has a key of an experiment.
 fn is_experiment(text: &str) -> bool {
     !matches!(Experiment::read_text(Path::new("example.toml"), text), Ok(None))
 }
 
-/// Reads an experiment as if it stood in `experiments/`, against the trials of its sweeps.
+/// Reads an experiment as a file in `experiments/`, and checks it against the trials of its sweeps.
 fn experiment(text: &str) -> anyhow::Result<usize> {
     let dir = tempfile::tempdir()?;
     fs::create_dir(dir.path().join("experiments"))?;
@@ -79,7 +79,7 @@ fn experiment(text: &str) -> anyhow::Result<usize> {
     Ok(work.graph()?.trials.len())
 }
 
-/// Reads a sweep, or a part of one.
+/// Reads a sweep or a part of one.
 fn sweep(text: &str) -> anyhow::Result<usize> {
     let is_whole = text.lines().any(|line| line.starts_with("name ="));
     let named = if is_whole { text.into() } else { format!("name = \"example\"\n{text}") };
@@ -97,12 +97,12 @@ fn sweep(text: &str) -> anyhow::Result<usize> {
     Ok(Sweep::read_str("example.toml", &named, &overrides)?.expand()?.len())
 }
 
-/// Reads a file of this machine as if it stood beside a sweep.
+/// Reads a local file of the machine, placed next to a sweep.
 fn local(text: &str) -> anyhow::Result<usize> {
     let dir = tempfile::tempdir()?;
     let folder = dir.path().join("study/sweeps");
     fs::create_dir_all(&folder)?;
-    // What the text names is there.
+    // The paths that the text names exist.
     fs::create_dir(dir.path().join("corpus"))?;
     fs::write(dir.path().join("corpus/a.jsonl"), "")?;
     let file = folder.join("a.toml");

@@ -1,4 +1,4 @@
-//! A sweep run in parts with `--only`, and files of the machine beside it, as a user meets them.
+//! A sweep run in parts with `--only`, and local files of the machine next to it, through the command line.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -18,7 +18,7 @@ fn record(dir: &Path) -> Value {
     serde_json::from_slice(&fs::read(dir.join("results/tiny/record.json")).unwrap()).unwrap()
 }
 
-/// The state of each trial in `trials.csv`, by its seed.
+/// The status of each trial in `trials.csv`, by seed.
 fn states(dir: &Path) -> BTreeMap<String, String> {
     let rows = csv::Reader::from_path(dir.join("results/tiny/trials.csv")).unwrap().into_deserialize();
     rows.map(|row: Result<BTreeMap<String, String>, _>| row.unwrap())
@@ -40,7 +40,7 @@ fn a_part_of_a_sweep_is_run_and_the_rest_is_kept_for_another_time() {
         .stderr(contains("error: --only: there is no \"sed\"; did you mean seed?"));
     run("run", "val.bpb < 2")
         .code(1)
-        .stderr(contains("--only: names val.bpb, which is known once a trial has run"));
+        .stderr(contains("--only: names val.bpb, which is known only after a trial has run"));
     assert!(!dir.join("runs").exists() && !dir.join("results").exists());
 
     run("plan", "seed == 2").code(0).stdout(contains("for 1 trial").and(contains("for 2 trials").not()));
@@ -48,7 +48,7 @@ fn a_part_of_a_sweep_is_run_and_the_rest_is_kept_for_another_time() {
         contains("6 stage runs done here, 0 already done")
             .and(contains("1 trial left out by --only 'seed == 2'")),
     );
-    // The record is of the whole sweep, and so is the report.
+    // The record and the report cover the whole sweep.
     assert_eq!(record(dir)["runs"][0]["trials"].as_array().unwrap().len(), 2);
     let wanted = |one: &str, two: &str| {
         BTreeMap::from([("1", one), ("2", two)].map(|(k, v)| (k.to_string(), v.to_string())))
@@ -89,7 +89,7 @@ fn files_of_the_machine_lie_over_the_sweep_and_are_recorded() {
     let local = |name: &str, text: &str| fs::write(dir.join("sweeps").join(name), text).unwrap();
     local("tiny.local.toml", "[pretrain]\nlr = 0.1\n");
     run().code(1).stderr(contains(
-        "sweeps/tiny.local.toml:2: pretrain.lr: is no matter of this machine: what it changes belongs into the sweep, sweeps/tiny.toml",
+        "sweeps/tiny.local.toml:2: pretrain.lr: is not a setting of this machine; move it to the sweep, sweeps/tiny.toml",
     ));
     local("local.toml", "threads = 1\n[data]\npretrain = [\"text/*.txt\"]\n");
     local("tiny.local.toml", "threads = 2\n");
@@ -108,7 +108,7 @@ fn files_of_the_machine_lie_over_the_sweep_and_are_recorded() {
         config.contains("pretrain = [\"sweeps/text/*.txt\"]") && config.contains("threads = 2"),
         "{config}"
     );
-    // What lies where changes no name: the file may be gone, and the report still knows its runs.
+    // Paths do not affect the names of stage runs: without the local files, the report still finds them.
     let before = manifests(&dir.join("runs")).len();
     for name in ["local.toml", "tiny.local.toml"] {
         fs::remove_file(dir.join("sweeps").join(name)).unwrap();
@@ -117,7 +117,7 @@ fn files_of_the_machine_lie_over_the_sweep_and_are_recorded() {
         .args(["report", "sweeps/tiny.toml"])
         .assert()
         .code(0)
-        .stderr(contains("with the layers of the last run: [sweeps/local.toml] [sweeps/tiny.local.toml]"));
+        .stderr(contains("using the layers of the last run: [sweeps/local.toml] [sweeps/tiny.local.toml]"));
     mindscale(dir)
         .args(["run", "sweeps/tiny.toml", "--set", "data.pretrain=sweeps/text/a.txt"])
         .assert()

@@ -1,4 +1,4 @@
-//! A folder of results: whose it is, what was run for it, and what may take its place.
+//! Results folders: which file owns one, what was run for it, and what may overwrite it.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -30,7 +30,7 @@ fn a_report_takes_the_layers_of_the_last_run() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     fs::write(dir.join("tiny.toml"), two_seeds()).unwrap();
-    let told = |told: &str| contains(format!("note: with the layers of the last run: {told}\n"));
+    let told = |told: &str| contains(format!("note: using the layers of the last run: {told}\n"));
     let set = format!("--set {LR}");
     command(dir, &["run", "tiny.toml", "--set", LR, "--runs", "elsewhere"]).assert().code(0);
     let before = table(dir, "results/tiny");
@@ -39,31 +39,33 @@ fn a_report_takes_the_layers_of_the_last_run() {
         command(dir, &[verb, "tiny.toml"])
             .assert()
             .code(0)
-            .stderr(told(&set).and(contains("note: with the stage runs of the last run: --runs elsewhere")));
+            .stderr(told(&set).and(contains("note: using the stage runs of the last run: --runs elsewhere")));
         assert_eq!(table(dir, "results/tiny"), before);
     }
     let json = command(dir, &["status", "tiny.toml", "--json"]).output().unwrap().stdout;
     let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
     assert_eq!((&json["counts"]["done"], &json["counts"]["pending"]), (&2.into(), &0.into()));
-    // What the run made is not garbage because its flags are missing.
+    // Stage runs are not garbage just because the flags of the run are missing.
     command(dir, &["gc", "tiny.toml", "--runs", "elsewhere"])
         .assert()
         .code(0)
         .stdout(contains("elsewhere: nothing to remove"))
         .stdout(contains("stage runs that only results/tiny/record.json refers to"));
 
-    // Other layers mean something else, which does not take the place of more.
+    // With other layers there are fewer results, which do not overwrite the existing ones.
     for other in [["--set", "pretrain.lr=1e-2"], ["--preset", "small"]] {
         command(dir, &["report", "tiny.toml"])
             .args(other)
             .assert()
             .code(1)
-            .stderr(contains("note: with other layers than the last run, which had --set pretrain.lr=3e-3"))
+            .stderr(contains(
+                "note: the layers differ from those of the last run, which had --set pretrain.lr=3e-3",
+            ))
             .stderr(contains("results/tiny shows 2 finished trials, and this report would show 0 of 2"))
             .stderr(contains("--force"));
     }
     command(dir, &["report", "tiny.toml"]).env("MINDSCALE_SFT__LR", "1e-2").assert().code(1);
-    // What is kept of stage runs shows as much as they do.
+    // The records show as much as the stage runs.
     command(dir, &["report", "tiny.toml", "--runs", "nowhere"]).assert().code(0);
     assert_eq!(table(dir, "results/tiny"), before);
     let other = ["report", "tiny.toml", "--set", "pretrain.lr=1e-2", "--runs", "elsewhere"];
@@ -74,12 +76,12 @@ fn a_report_takes_the_layers_of_the_last_run() {
     command(dir, &["report", "tiny.toml"]).assert().code(0).stderr(told(&set));
     assert_eq!(table(dir, "results/tiny"), before);
 
-    // A run that does not come as far leaves the report as it is, and the environment is a layer as well.
+    // A run that finishes fewer trials leaves the report unchanged; the environment is a layer as well.
     command(dir, &["run", "tiny.toml", "--time-limit", "1s", "--runs", "elsewhere"])
         .env("MINDSCALE_PRETRAIN__STEPS", "600000")
         .assert()
         .code(1)
-        .stderr(contains(format!("note: the last run had other layers: {set}")))
+        .stderr(contains(format!("note: the last run used other layers: {set}")))
         .stdout(contains("the report is not written: results/tiny shows 2 finished trials"));
     assert_eq!(table(dir, "results/tiny"), before);
     command(dir, &["status", "tiny.toml"])
@@ -89,7 +91,7 @@ fn a_report_takes_the_layers_of_the_last_run() {
     command(dir, &["report", "tiny.toml", "--set", LR]).assert().code(0);
     command(dir, &["gc", "tiny.toml", "--runs", "elsewhere"]).assert().stdout(contains("nothing to remove"));
 
-    // Fewer trials are noticed before anything starts.
+    // A smaller number of trials is detected before anything starts.
     fs::write(dir.join("tiny.toml"), format!("{TINY}[axes]\nseed = [1]\n")).unwrap();
     command(dir, &["run", "tiny.toml", "--runs", "fresh"])
         .assert()
@@ -118,15 +120,15 @@ fn two_files_of_one_name_do_not_share_results() {
     }
     assert_eq!((table(dir, "results/tiny"), stage_runs(&dir.join("runs")).len()), (before.clone(), runs));
     command(dir, &["run", "b.toml", "--results", "other"]).assert().code(0);
-    // A link, another way to write the path and a project that moves as a whole are the same file.
+    // A link, another spelling of the path and a project moved as a whole count as the same file.
     let moved = tempfile::tempdir().unwrap();
     fs::rename(dir, moved.path().join("project")).unwrap();
     let dir = &moved.path().join("project");
     command(dir, &["report", "./a.toml"]).assert().code(0).stderr(contains("that of").not());
     command(dir, &["report", "a.toml", "--results"]).arg(dir.join("results")).assert().code(0);
-    // A file that is renamed takes its results along.
+    // A renamed file keeps its results.
     fs::rename(dir.join("a.toml"), dir.join("c.toml")).unwrap();
-    let taken = "note: results/tiny was that of a.toml, which is not there any more; it is c.toml's now";
+    let taken = "note: results/tiny belonged to a.toml, which no longer exists; it now belongs to c.toml";
     command(dir, &["report", "c.toml"]).assert().code(0).stderr(contains(taken));
     command(dir, &["report", "c.toml"]).assert().code(0).stderr(contains(taken).not());
     assert_eq!(table(dir, "results/tiny"), before);
@@ -171,12 +173,12 @@ fn a_report_needs_no_data() {
         command(dir, &["gc", "asked.toml"]).assert().code(0).stdout(contains("nothing to remove"));
     };
     again();
-    // Nor the sweep files, nor the experiment's.
+    // The sweep files and the experiment file are not needed either.
     fs::remove_file(dir.join("files.toml")).unwrap();
     again();
     fs::remove_file(dir.join("asked.toml")).unwrap();
     again();
-    // What was never run cannot be told without its data.
+    // A trial that was never run cannot be reported without its data.
     fs::write(dir.join("tiny.toml"), two_seeds()).unwrap();
     let layers = files.iter().chain(&without).chain(&["exam.enabled=false"]);
     command(dir, &["report", "tiny.toml"])
@@ -199,7 +201,7 @@ fn damaged_answers_are_their_trials_failure_alone() {
         .collect();
     assert_eq!(exams.len(), 2);
     let answers = exams[0].join("questions.json");
-    // A number that is none, and nothing longer or shorter.
+    // A number becomes null, with the length of the file unchanged.
     let text = fs::read_to_string(&answers).unwrap();
     let (head, tail) = text.split_at(text.find("\"probabilities\":[").unwrap() + 17);
     let (_, rest) = tail.split_once(',').unwrap();
@@ -211,7 +213,7 @@ fn damaged_answers_are_their_trials_failure_alone() {
     let after = table(dir, "results/tiny");
     assert_eq!(after.matches(",done,").count(), 1, "{after}");
     assert!(after.contains("questions.json: is damaged"), "{after}");
-    // A manifest that cannot be read is that trial's trouble as well.
+    // An unreadable manifest fails its trial only, too.
     let manifest = only(&dir.join("runs"), "tokenizer").with_file_name(exams[1].file_name().unwrap());
     let manifest = manifest.join("manifest.json");
     let whole = fs::read(&manifest).unwrap();
@@ -284,11 +286,11 @@ fn one_grid_in_two_sweeps_counts_once() {
         {
             assert_eq!(read(name, file), read("one", file), "{name}: {file}");
         }
-        // The same trials, seen in two sweeps.
+        // The same trials, contained in two sweeps.
         assert_eq!(read(name, "trials.csv").replace("a; b", "a"), read("one", "trials.csv"), "{name}");
     }
     assert!(read("three", "trials.csv").contains(",a; b,1,1,"), "{}", read("three", "trials.csv"));
-    // Two settings of three seeds, each asked the same 40 questions.
+    // Two settings with three seeds each, all with the same 40 questions.
     let summary = read("three", "summary.csv");
     for (row, setting) in summary.lines().skip(1).zip(["n_layers=1", "n_layers=2"]) {
         let cells: Vec<&str> = row.split(',').collect();
@@ -298,7 +300,7 @@ fn one_grid_in_two_sweeps_counts_once() {
             "{row}"
         );
     }
-    // What an earlier version of the experiment drew goes, with what is its own.
+    // Figures of an earlier version of the experiment are removed; the user's own files stay.
     fs::write(dir.join("results/one/notes.md"), "mine").unwrap();
     let renamed = fs::read_to_string(dir.join("one.toml")).unwrap().replace("\"wilson\"\nx", "\"bars\"\nx");
     fs::write(dir.join("one.toml"), renamed).unwrap();

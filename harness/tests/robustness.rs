@@ -1,4 +1,4 @@
-//! Files that are damaged or made to do harm: every reader ends, in bounded memory, with an error that names the file.
+//! Damaged or malicious files: every reader ends, in bounded memory, with an error that names the file.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../../fuzz/src/readers.rs"]
@@ -10,13 +10,13 @@ use readers::{READERS, Reader};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-/// Damaged files for each reader.
+/// Number of damaged files per reader.
 const CASES: u32 = 150;
 
-/// Longest that a small file may take to be read, on a machine with other work.
+/// Maximum time to read a small file, on a busy machine.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// Most memory of all readers together.
+/// Maximum memory of all readers together, in MB.
 const MOST_MB: f64 = 1500.0;
 
 /// A change to a valid file.
@@ -24,15 +24,15 @@ const MOST_MB: f64 = 1500.0;
 enum Damage {
     /// One bit flips.
     Flip(prop::sample::Index, u8),
-    /// The file ends early.
+    /// The file is truncated.
     Cut(prop::sample::Index),
-    /// A number becomes another one, huge as a rule.
+    /// A number is replaced, usually by a huge one.
     Number(prop::sample::Index, &'static str),
-    /// Brackets open, deep.
+    /// Brackets are nested deeply.
     Nest(prop::sample::Index, &'static str, usize),
-    /// A piece of the file comes again.
+    /// A part of the file is repeated.
     Again(prop::sample::Index, prop::sample::Index),
-    /// Bytes of length fields.
+    /// Bytes of a length field are replaced.
     Length(prop::sample::Index, [u8; 4]),
 }
 
@@ -92,7 +92,7 @@ impl Damage {
     }
 }
 
-/// Reads a file in a folder of its own; the error, if it is one, and whether it names a file of that folder.
+/// Reads a file in a temporary folder; returns the error, if there is one, and whether it names a file of that folder.
 fn read(reader: &Reader, bytes: &[u8]) -> Option<(String, bool)> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(reader.file);
@@ -122,7 +122,7 @@ fn check(name: &str) {
     if let Err(error) = tested {
         panic!("{name}: {error}");
     }
-    // Much damage hurts nothing, as in a text; a reader that takes nearly all of it does not look.
+    // Damage is often harmless, as in plain text; but a reader that accepts nearly all files does not check.
     assert!(refused.get() > CASES / 10, "{name} refused {} of {CASES} damaged files", refused.get());
     assert!(harness::system::peak_rss_mb() < MOST_MB, "{name} took too much memory");
 }

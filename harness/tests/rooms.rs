@@ -1,4 +1,4 @@
-//! A room, which is a module of the library, imports nothing of the rooms above it.
+//! Module order: a room, which is a module of the library, imports nothing from the rooms above it.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -12,10 +12,10 @@ const ROOMS: [&str; 25] = [
     "bench", "run", "serve",
 ];
 
-/// Above all rooms.
+/// The module above all rooms.
 const ROOF: &str = "cli";
 
-/// For tests alone.
+/// The module for tests only.
 const TESTS: &str = "testing";
 
 #[test]
@@ -74,7 +74,7 @@ fn is_test_file(path: &Path) -> bool {
     })
 }
 
-/// A file up to the tests at its end.
+/// A file without the test module at its end.
 fn without_tests(text: &str) -> &str {
     let is_module = |after: &str| {
         let line = after.lines().nth(1).unwrap_or_default();
@@ -84,7 +84,7 @@ fn without_tests(text: &str) -> &str {
     tests.next().map_or(text, |(end, _)| &text[..end])
 }
 
-/// Every room that code names, with the line; what documentation links to does not count.
+/// Every room that code names, with the line number; links in documentation do not count.
 fn imports(text: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {

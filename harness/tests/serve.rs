@@ -1,4 +1,4 @@
-//! The endpoints over a real socket, with a tiny random model: what they answer.
+//! Answers of the endpoints on a real socket, with a tiny random model.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -62,7 +62,7 @@ fn options_of_a_chat_mean_what_openai_says() {
     assert_eq!(choices[0]["message"]["content"].as_str(), Some(content(&one)));
     assert_ne!(choices[0]["message"], choices[1]["message"]);
     assert_eq!(choices[2]["index"], 2);
-    // No limit but the context.
+    // No limit except the context length.
     let (_, long) = server.chat(json!({ "max_tokens": -1 }));
     let usage = &long["usage"];
     if long["choices"][0]["finish_reason"] == "length" {
@@ -76,16 +76,16 @@ fn options_of_a_chat_mean_what_openai_says() {
     let (_, stopped) = server.chat(json!({ "max_tokens": -1, "stop": [stop, "\u{1}never"] }));
     assert_eq!(stopped["choices"][0]["finish_reason"], "stop");
     assert_eq!(content(&stopped), &content(&long)[..content(&long).find(&stop).unwrap()]);
-    // Behind the end of a text it writes on.
+    // Generation continues after the end of a text.
     let (_, on) = server.chat(json!({ "max_tokens": -1, "ignore_eos": true }));
     assert_eq!(
         (&on["usage"]["total_tokens"], &on["choices"][0]["finish_reason"]),
         (&json!(CONTEXT), &json!("length"))
     );
-    // Without a seed each answer is another.
+    // Without a seed, answers differ.
     let unseeded = json!({ "seed": null, "max_tokens": -1 });
     assert_ne!(content(&server.chat(unseeded.clone()).1), content(&server.chat(unseeded).1));
-    // Nor do words become control tokens: the prompt is longer than with one for </s>.
+    // Text does not become a control token: the prompt is longer than with a single token for </s>.
     let spelled = |text: &str| {
         let messages = json!([{ "role": "user", "content": text }]);
         server.chat(json!({ "messages": messages, "max_tokens": 1 })).1["usage"]["prompt_tokens"].as_u64()
@@ -113,7 +113,7 @@ fn continuations_tell_their_prompts() {
     assert_eq!(scored["usage"]["prompt_tokens"].as_u64(), Some(tokens.len() as u64));
     assert_eq!(scored["usage"]["completion_tokens"], 0);
 
-    // A greedy continuation is as likely when it is read as when it is written.
+    // A greedy continuation has the same log-probabilities when it is scored as when it is generated.
     let ask = json!({ "prompt": [1, 70, 71, 72], "max_tokens": 6, "logprobs": 0 });
     let written = server.complete(ask).1["choices"][0]["logprobs"].clone();
     let echoed = json!({ "prompt": [1, 70, 71, 72], "max_tokens": 6, "logprobs": 0, "echo": true });
@@ -150,7 +150,7 @@ fn prompts_come_alone_or_many_as_text_or_ids() {
     }
     let (_, ids) = server.complete(json!({ "prompt": [[1, 70], [1, 71, 72]], "max_tokens": 3 }));
     assert_eq!(ids["usage"]["prompt_tokens"], 5);
-    // Sixteen new tokens where nothing is said.
+    // Sixteen new tokens by default.
     let usage = server.complete(json!({ "prompt": "ab", "temperature": 1, "seed": 3 })).1["usage"].clone();
     assert!(usage["completion_tokens"].as_u64().unwrap() <= 16);
     let too_many: Vec<&str> = vec!["a"; 17];
@@ -161,7 +161,7 @@ fn prompts_come_alone_or_many_as_text_or_ids() {
 #[test]
 fn who_hangs_up_frees_the_place() {
     let server = Running::start(|options| options.limits = Limits { texts: 1, waiting: 16 });
-    // It would write for long: nothing ends it before the context does, a thousand times over.
+    // A long request: 64 texts, one at a time, with no limit except the context length.
     let body = with(chat_body(), json!({ "max_tokens": -1, "n": 64, "stream": true, "temperature": 3 }));
     for stream in [true, false] {
         let body = with(body.clone(), json!({ "stream": stream }));
@@ -209,7 +209,7 @@ fn answers_that_were_begun_are_finished_before_the_end() {
     let (host, mut connection) = (server.address, server.begin("/v1/chat/completions", &body));
     let mut first = [0; 1];
     connection.read_exact(&mut first).unwrap();
-    server.end(Stop::Soon);
+    server.end(Stop::Graceful);
     let mut rest = String::new();
     connection.read_to_string(&mut rest).unwrap();
     assert!(rest.contains("data: [DONE]"), "{rest}");

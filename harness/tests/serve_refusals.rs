@@ -1,4 +1,4 @@
-//! The endpoints over a real socket: what clients should not send, and who may not ask.
+//! Refusals of the endpoints on a real socket: invalid requests, and unauthorized clients.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -67,7 +67,7 @@ fn what_is_wrong_is_told_in_openai_s_shape() {
     let long = "天空".repeat(CONTEXT);
     let (status, answer) = server.chat(json!({ "messages": [{ "role": "user", "content": long }] }));
     assert_eq!((status, &answer["error"]["code"]), (400, &json!("context_length_exceeded")));
-    // Where no token fits behind the prompt, one cannot be asked for; the prompt alone can be scored.
+    // If no token fits after the prompt, none can be requested; the prompt alone can still be scored.
     let full = vec![70; CONTEXT];
     for (max_tokens, want) in [(1, 400), (-1, 400), (0, 200)] {
         let ask = json!({ "prompt": full, "max_tokens": max_tokens, "echo": true, "logprobs": 1 });
@@ -143,8 +143,8 @@ fn bodies_are_bounded_and_garbage_is_no_request() {
     let server = Running::start(|options| options.body_limit = 1000);
     let (status, _, body) = server.request("POST", "/v1/completions", "", &vec![b' '; 2000]);
     assert_eq!(status, 413);
-    assert!(String::from_utf8(body).unwrap().contains("longer than 1000 bytes"));
-    // As long, but told only as it comes.
+    assert!(String::from_utf8(body).unwrap().contains("exceeds the limit of 1000 bytes"));
+    // The same length in chunks, so that it is unknown in advance.
     let host = server.address;
     let mut bytes = format!("POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n").into_bytes();
     for _ in 0..20 {
@@ -178,7 +178,7 @@ fn a_key_is_asked_for_where_one_is_set() {
         }
     }
     assert_eq!(server.get("/health").0, 200);
-    // Pictures are asked for without the key, by the cookie that the page was given.
+    // Images are requested without the key, by the cookie of the page.
     let (_, head, _) = server.request("GET", "/api/models", "Authorization: Bearer secret\r\n", b"");
     let cookie =
         head.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap().split(';').next().unwrap();
@@ -196,7 +196,7 @@ fn pages_of_others_may_not_ask() {
     assert_eq!(server.request("GET", "/v1/models", &own, b"").0, 200);
     assert_eq!(server.request("GET", "/v1/models", "Origin: https://example.com\r\n", b"").0, 403);
     assert_eq!(server.request("POST", "/v1/completions", "Origin: null\r\n", b"{}").0, 403);
-    // A name of elsewhere that points here.
+    // A foreign host name that resolves to this server.
     assert_eq!(
         server.raw(b"GET /v1/models HTTP/1.1\r\nHost: example.com\r\nConnection: close\r\n\r\n").0,
         403

@@ -1,4 +1,4 @@
-//! Named sources, their mix as an axis, and validation files, as a user has them.
+//! Named sources, their mixture as an axis, and validation files, through the command line.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -62,7 +62,7 @@ fn write_files(dir: &Path) {
         (0..12).map(|i| format!("book {i} {}\n\n", "long ".repeat(30))).collect::<String>(),
     )
     .unwrap();
-    // Two of the rows are trained on as well.
+    // Two of the rows are in the training data as well.
     fs::write(dir.join("wiki.jsonl"), lines("wiki", 20) + &lines("web", 2)).unwrap();
     fs::write(dir.join("code.txt"), "let x = 1;\n\nlet y = 2;\n").unwrap();
     fs::write(dir.join("mixed.toml"), SWEEP).unwrap();
@@ -75,7 +75,7 @@ fn a_mix_is_an_axis_and_every_set_has_its_losses() {
     let dir = dir.path();
     write_files(dir);
     mindscale(dir).args(["run", "asked.toml"]).assert().code(0).stderr(contains(
-        "pretrain, held out (wiki): 2 of 22 validation rows are equal to rows that are trained on",
+        "pretrain, held out (wiki): 2 of 22 validation rows also occur in the training rows",
     ));
     let mut csv = csv::Reader::from_path(dir.join("results/asked/trials.csv")).unwrap();
     let headers = csv.headers().unwrap().clone();
@@ -87,7 +87,7 @@ fn a_mix_is_an_axis_and_every_set_has_its_losses() {
         let values = [0, 1].map(|row| cell(row, name).parse::<f64>().unwrap());
         assert!(values[0] > 0.0 && values[0] != values[1], "{name} {values:?}");
     }
-    // The same data serves both; the trained stages differ in the mix alone.
+    // Both trials share the data stage; their training stages differ in the mixture only.
     let runs = manifests(&dir.join("runs"));
     only(&dir.join("runs"), "data");
     let trained: Vec<_> = runs.iter().filter(|(name, _)| name.starts_with("pretrain-")).collect();
@@ -110,7 +110,7 @@ fn a_mix_is_an_axis_and_every_set_has_its_losses() {
         let svg = fs::read_to_string(dir.join(format!("results/asked/figures/{name}.svg"))).unwrap();
         assert!(!svg.contains("NaN") && curves.iter().all(|curve| svg.contains(curve)), "{name}");
     }
-    // The same weights in other numbers are the same training.
+    // Proportional weights are the same training.
     let same =
         SWEEP.replace("web = 1.0, books = 1.0", "web = 1.0, books = 2.0").replace("[1.0, 3.0]", "[2.0]");
     fs::write(dir.join("same.toml"), same).unwrap();
@@ -155,7 +155,7 @@ fn exam_questions_in_training_text_are_listed_and_left_out_of_a_second_score() {
     let dir = dir.path();
     write_files(dir);
     let words = |start: usize| (start..start + 20).map(|i| format!("w{i}")).collect::<Vec<_>>().join(" ");
-    // Of five questions the first stands in web, the second in books, the third in nothing that is trained on.
+    // Of five questions the first occurs in web, the second in books, the third in no training text.
     let rows: String =
         (0..5).map(|i| format!("{i},What is {}?,one,two,three,four,A\n", words(100 * i))).collect();
     fs::create_dir(dir.join("s")).unwrap();
@@ -174,7 +174,7 @@ fn exam_questions_in_training_text_are_listed_and_left_out_of_a_second_score() {
         |more: &[&str]| mindscale(dir).args(["run", "mixed.toml"]).args(sheets).args(more).assert().code(0);
     run(&[])
         .stderr(contains("exam: 2 of 6 questions share 13 words in a row with training text of pretrain"))
-        .stderr(contains("exam: 1 of 6 questions have fewer than 8 words, too few to look for"));
+        .stderr(contains("exam: 1 of 6 questions have fewer than 8 words, too few to search for"));
     let found = stage_runs(&dir.join("runs")).into_iter().find(|run| run.join("contamination.csv").exists());
     assert_eq!(
         fs::read_to_string(found.unwrap().join("contamination.csv")).unwrap(),
@@ -198,8 +198,8 @@ fn exam_questions_in_training_text_are_listed_and_left_out_of_a_second_score() {
     let summary = fs::read_to_string(dir.join("results/mixed/tables/summary.md")).unwrap();
     assert!(summary.contains("| accuracy, clean (%) |"), "{summary}");
     assert_eq!(column("summary.csv", "accuracy_clean_mean"), column("trials.csv", "exam_accuracy_clean"));
-    // Both trials found it in one search, which later exams of the same data go by: on the way of a stage, in means of
-    // weights and at its end all rows of the stage count.
+    // Both trials share one search, and later exams of the same data reuse it: for snapshots, for averaged weights and
+    // for the end of a stage, all rows of the stage count.
     let data = only(&dir.join("runs"), "data");
     let kept: Vec<_> = fs::read_dir(data.join("contamination")).unwrap().map(|f| f.unwrap().path()).collect();
     let kept: Vec<_> = kept.iter().filter(|path| path.extension().is_some_and(|e| e == "json")).collect();
@@ -211,7 +211,7 @@ fn exam_questions_in_training_text_are_listed_and_left_out_of_a_second_score() {
         .into_iter()
         .filter(|run| run.join("contamination.csv").exists())
         .collect();
-    // Two trials: the first exam of each, then one at each share and the mean.
+    // For each of two trials: its first exam, then one at each share and one of the averaged weights.
     assert_eq!(exams.len(), 2 + 2 * 4);
     let met = |run: &Path| fs::read_to_string(run.join("contamination.csv")).unwrap();
     assert_eq!(exams.iter().filter(|run| met(run).contains("law,0,pretrain,web,web.jsonl,7\n")).count(), 8);
@@ -230,7 +230,7 @@ fn exam_questions_in_training_text_are_listed_and_left_out_of_a_second_score() {
         assert_eq!((of("exam_contaminated"), clean.len()), ("2".into(), 4), "{:?}", of_trials[row]);
         assert_eq!(of("exam_correct_clean"), correct.to_string(), "{:?}", of_trials[row]);
     }
-    // A source that is left out is not trained on, and nothing is looked for where nobody asks.
+    // A source of weight 0 is not trained on, and nothing is searched without an exam that requires it.
     let alone = SWEEP.replace("books = 1.0 }", "books = 0 }").replace("[1.0, 3.0]", "[1.0]");
     fs::write(dir.join("alone.toml"), alone.replace("\"mixed\"", "\"alone\"")).unwrap();
     mindscale(dir)
@@ -255,5 +255,5 @@ fn exam_questions_in_training_text_are_listed_and_left_out_of_a_second_score() {
         ])
         .assert()
         .code(0)
-        .stdout(contains("2 of 6 questions (33.33 %) stand in the text; 1 too short to tell"));
+        .stdout(contains("2 of 6 questions (33.33 %) appear in the text; 1 too short to check"));
 }

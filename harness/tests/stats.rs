@@ -1,4 +1,4 @@
-//! `mindscale stats` as a user runs it.
+//! `mindscale stats` through the command line.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use std::fmt::Write;
 use testing::shared;
 
-/// A folder with some files.
+/// A temporary folder with these files.
 fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     files.iter().for_each(|(name, text)| std::fs::write(dir.path().join(name), text).unwrap());
@@ -24,7 +24,7 @@ fn json(dir: &tempfile::TempDir, args: &[&str]) -> Value {
     serde_json::from_slice(&found.get_output().stdout).unwrap()
 }
 
-/// Answers of seeds to 40 questions of 4 subjects, of which the first `right` of each subject are right.
+/// Answers of several seeds to 40 questions in 4 subjects, with the first `right` of each subject correct.
 fn answers(seeds: u64, right: u64) -> String {
     let mut text = "seed,stage,subject,id,prediction,answer\n".to_string();
     for (seed, question) in (0..seeds).flat_map(|seed| (0..40).map(move |question| (seed, question))) {
@@ -57,7 +57,7 @@ fn a_model_against_itself_does_not_differ() {
     let mcnemar = &found["findings"][0];
     assert!(mcnemar["method"].as_str().unwrap().starts_with("McNemar"));
     assert_eq!(mcnemar["test"]["p"].as_f64(), Some(1.0));
-    // No division by zero anywhere: what cannot be said is refused.
+    // No division by zero: findings that cannot be computed are refused.
     assert!(found["findings"].as_array().unwrap()[1..].iter().all(|f| f["refused"].is_string()), "{found}");
 }
 
@@ -79,6 +79,23 @@ fn settings_are_compared_over_seeds_and_questions() {
         .assert()
         .code(0)
         .stdout(contains("40 questions; a - b = 0.3").and(contains("p of no equivalence = ")));
+}
+
+#[test]
+fn questions_that_either_side_lacks_are_left_out_and_counted() {
+    let dir = folder(&[("a.csv", "id,score\n1,1\n2,0\n3,1\n"), ("b.csv", "id,score\n2,1\n3,1\n4,0\n")]);
+    let found = json(&dir, &["compare", "a.csv", "b.csv"]);
+    // 1 and 4 are left out of 1 to 4.
+    assert_eq!((found["questions"].as_u64(), found["questions_left_out"].as_u64()), (Some(2), Some(2)));
+}
+
+#[test]
+fn every_verb_checks_the_level() {
+    let dir = folder(&[("a.csv", &answers(1, 5)), ("p.csv", "x,y\n1,2\n2,4\n3,7\n4,8\n")]);
+    for words in [&["compare", "a.csv", "a.csv"][..], &["fit", "line", "p.csv", "--x", "x", "--y", "y"]] {
+        let refused = mindscale(dir.path()).arg("stats").args(words).args(["--level", "0.05"]).assert();
+        refused.code(1).stderr(contains("--level 0.05: expected a number between 0.5 and 1"));
+    }
 }
 
 #[test]
@@ -166,7 +183,7 @@ fn metrics_are_ranked_by_what_they_tell() {
     let dir = folder(&[("trials.csv", rows)]);
     let found = json(&dir, &["signal", "trials.csv", "--model", "n", "--metric", "acc", "--metric", "bpb"]);
     assert_eq!(found[0]["metric"], "bpb");
-    // Means 1.51 and 1.21, each with variance 0.0002; 0.25 and 0.30 with 0.005.
+    // Means 1.51 and 1.21, each with variance 0.0002; means 0.25 and 0.30 with variance 0.005.
     assert!((found[0]["ratio"].as_f64().unwrap() - 0.3 / 0.0002f64.sqrt()).abs() < 1e-9);
     assert!((found[1]["ratio"].as_f64().unwrap() - 0.05 / 0.005f64.sqrt()).abs() < 1e-9);
 }

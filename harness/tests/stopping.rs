@@ -1,4 +1,4 @@
-//! Stages that keep nothing of what they have done end soon when they are asked to, or when the time is up.
+//! Stages without checkpoints end soon after a request to stop, or when the time limit is reached.
 #![allow(clippy::unwrap_used)]
 #![cfg(unix)]
 
@@ -34,14 +34,14 @@ enabled = false
 enabled = false
 "#;
 
-/// Much text, no line of which is like another.
+/// Writes a long text in which all lines differ.
 fn write_text(path: &Path, lines: usize) {
     let mut state = 1u64;
     let mut text = String::new();
     for _ in 0..lines {
         text += "{\"text\":\"";
         for _ in 0..100 {
-            // Knuth's linear congruential generator, MMIX.
+            // Knuth's linear congruential generator for MMIX.
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             text.push(char::from_u32(0x4e00 + (state >> 33) as u32 % 4000).unwrap());
         }
@@ -50,18 +50,19 @@ fn write_text(path: &Path, lines: usize) {
     fs::write(path, text).unwrap();
 }
 
-/// Runs the sweep in `dir` and sends SIGINT once a stage run of `stage` is at work, which then ends and says so.
+/// Runs the sweep in `dir`, sends SIGINT once a stage run of `stage` is running, and checks that it ends and reports
+/// why.
 fn assert_stopped(dir: &Path, stage: &str) {
     let status = || {
         let found = manifests(&dir.join("runs")).into_iter().find(|(name, _)| name.starts_with(stage));
         found.map_or(String::new(), |(_, manifest)| manifest["status"].as_str().unwrap().into())
     };
     let mut driver = Driver::start(dir, &["run", "s.toml"]);
-    assert!(driver.works_until(|| status() == "running"), "no {stage} stage run was seen at work");
+    assert!(driver.wait_until(|| status() == "running"), "no {stage} stage run was seen at work");
     driver.send("INT");
     let code = driver.wait(PATIENCE).code();
-    let said = driver.said();
-    assert!(said.contains("stopped; resume with: mindscale run s.toml"), "{said}");
+    let output = driver.output();
+    assert!(output.contains("stopped; resume with: mindscale run s.toml"), "{output}");
     assert_eq!((code, status().as_str()), (Some(1), "stopped"));
     assert_eq!(leftovers(&dir.join("runs")), Vec::<std::path::PathBuf>::new());
 }

@@ -1,4 +1,4 @@
-//! Sweeps that are killed at any moment, and sweeps that several drivers work on.
+//! Sweeps that are killed at any moment, and sweeps that several drivers run at once.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tensorboard_proto::event::Event;
 
-/// Signals that a sweep gets, unless `SURVIVAL_SIGNALS` says otherwise.
+/// Number of signals that a sweep gets by default; `SURVIVAL_SIGNALS` overrides it.
 const SIGNALS: u64 = 18;
 
-/// A pretraining that lasts.
+/// A sweep with a long pretraining.
 const LONG: &str = r#"
 name = "long"
 [base.model]
@@ -44,18 +44,18 @@ enabled = false
 enabled = false
 "#;
 
-/// A number from the environment.
+/// A number from an environment variable.
 fn given(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
 
-/// How often each finished stage run was sat.
+/// The number of attempts of each finished stage run.
 fn attempts_of_done(runs: &Path) -> BTreeMap<String, u64> {
     let done = manifests(runs).into_iter().filter(|(_, manifest)| manifest["status"] == "done");
     done.map(|(name, manifest)| (name, manifest["attempts"].as_u64().unwrap())).collect()
 }
 
-/// The step of every scalar in the TensorBoard files of a stage run; panics where one is there twice.
+/// The step of every scalar in the TensorBoard files of a stage run; panics if one occurs twice.
 fn event_steps(dir: &Path) -> HashSet<(String, i64)> {
     let mut steps = HashSet::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -65,7 +65,7 @@ fn event_steps(dir: &Path) -> HashSet<(String, i64)> {
         }
         let bytes = fs::read(&path).unwrap();
         let mut rest = bytes.as_slice();
-        // A record: length, its checksum, data, its checksum.
+        // A record consists of length, checksum of the length, data, checksum of the data.
         while !rest.is_empty() {
             let length = u64::from_le_bytes(rest[..8].try_into().unwrap()) as usize;
             let event = Event::parse_from_bytes(&rest[12..12 + length]).unwrap();
@@ -79,7 +79,7 @@ fn event_steps(dir: &Path) -> HashSet<(String, i64)> {
     steps
 }
 
-/// Compares everything that results depend on, byte for byte.
+/// Compares all files that results depend on, byte for byte.
 fn assert_same_results(undisturbed: &Path, killed: &Path) {
     let dirs = stage_runs(undisturbed);
     assert_eq!(dirs.len(), stage_runs(killed).len());
@@ -116,7 +116,7 @@ fn assert_same_results(undisturbed: &Path, killed: &Path) {
     }
 }
 
-/// Recipes, of everything that a training can be made of, and signals are drawn anew each time. The seed is printed:
+/// Each run draws a new recipe, from all options of training, and new signals. The seed is printed:
 /// `SURVIVAL_SEED` repeats it, and `SURVIVAL_ROUNDS` tries more recipes, from that seed on.
 #[test]
 fn a_sweep_that_is_stopped_and_killed_at_any_moment_ends_in_the_same_bytes() {
@@ -149,7 +149,7 @@ fn survive(recipe: &str, random: &mut ChaCha8Rng) {
     while landed < given("SURVIVAL_SIGNALS").unwrap_or(SIGNALS) {
         std::thread::sleep(Duration::from_secs_f64(whole * random.random_range(0.02..0.14)));
         if let Some(status) = driver.ended() {
-            // It came through, or gave up on a child that was killed again and again. A whole one begins anew.
+            // It finished, or gave up on a child that was killed too often. After a finished run, start from scratch.
             if status.success() {
                 assert_same_results(&undisturbed.join("runs"), &runs);
                 fs::remove_dir_all(&runs).unwrap();
@@ -165,14 +165,14 @@ fn survive(recipe: &str, random: &mut ChaCha8Rng) {
         }
         let signal = random.random_range(0..5);
         match signal {
-            // Ctrl-C, and what a batch system sends: the step is finished and a checkpoint written.
+            // Ctrl-C, and the signal of a batch system: the step is finished and a checkpoint written.
             0 => driver.send("INT"),
             1 => driver.send("TERM"),
-            // The driver alone: its children notice, write a checkpoint and end.
+            // Only the driver: its children notice, write a checkpoint and end.
             2 => driver.send("KILL"),
-            // Everything at once, as a machine that loses its power.
+            // All processes at once, like a power failure.
             3 => driver.kill_all(),
-            // A child alone, as the out-of-memory killer does: the driver tries again.
+            // Only a child, as the out-of-memory killer does: the driver retries it.
             _ => send("KILL", workers[0]),
         }
         if signal < 4 {
@@ -188,11 +188,11 @@ fn survive(recipe: &str, random: &mut ChaCha8Rng) {
     }
     let mut status = driver.wait(PATIENCE);
     if !status.success() {
-        // A child that was killed more often than it is tried again has failed; running again repairs it.
+        // A child that was killed more often than it is retried has failed; running again repairs it.
         driver = Driver::start(&disturbed, &["run", "drawn.toml"]);
         status = driver.wait(PATIENCE);
     }
-    assert!(status.success(), "{}", driver.said());
+    assert!(status.success(), "{}", driver.output());
     let last = attempts_of_done(&runs);
     assert!(done.iter().all(|(name, attempts)| last.get(name) == Some(attempts)));
     assert_same_results(&undisturbed.join("runs"), &runs);
@@ -207,7 +207,7 @@ fn two_drivers_of_one_sweep_do_nothing_twice() {
     let mut drivers = [(); 2].map(|()| Driver::start(dir.path(), &["run", "tiny.toml"]));
     for driver in &mut drivers {
         let status = driver.wait(PATIENCE);
-        assert!(status.success(), "{}", driver.said());
+        assert!(status.success(), "{}", driver.output());
     }
     let manifests = manifests(&dir.path().join("runs"));
     assert_eq!(manifests.len(), 10);
@@ -236,7 +236,7 @@ fn a_damaged_checkpoint_is_told_and_the_one_before_serves() {
         files.sort();
         files
     };
-    assert!(driver.works_until(|| checkpoints().len() >= 2), "the sweep was over too soon");
+    assert!(driver.wait_until(|| checkpoints().len() >= 2), "the sweep was over too soon");
     driver.kill_all();
     let newest = checkpoints().pop().unwrap();
     let mut bytes = fs::read(&newest).unwrap();
@@ -246,11 +246,11 @@ fn a_damaged_checkpoint_is_told_and_the_one_before_serves() {
     mindscale(&damaged).args(["run", "s.toml"]).assert().code(0);
     let log = fs::read_to_string(common::only(&runs, "pretrain").join("log.txt")).unwrap();
     assert!(log.contains("is damaged: its checksum is"), "{log}");
-    assert!(log.contains("taking the checkpoint before it"), "{log}");
+    assert!(log.contains("using the checkpoint before it"), "{log}");
     assert_same_results(&whole.join("runs"), &runs);
 }
 
-/// Every file below a folder with its bytes.
+/// Every file below a folder, with its bytes.
 fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -267,7 +267,7 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 #[test]
 fn token_stores_that_are_killed_half_written_end_in_the_same_bytes() {
     let dir = tempfile::tempdir().unwrap();
-    // Enough rows that a store takes a while, and the exam is none of our business.
+    // Enough rows that writing a store takes a while.
     let text = common::TINY
         .replace("pretrain_rows = 60", "pretrain_rows = 4000")
         .replace("sft_rows = 60", "sft_rows = 4000")
@@ -289,13 +289,13 @@ fn token_stores_that_are_killed_half_written_end_in_the_same_bytes() {
         let stores = half_written().into_iter().map(|dir| dir.join("train/tokens.bin"));
         stores.into_iter().any(|tokens| fs::metadata(tokens).is_ok_and(|about| about.len() > 0))
     };
-    // In the middle of each of the three stores, those before it being whole.
+    // While each of the three stores is being written, with the earlier ones complete.
     for whole in [None, Some("pretrain"), Some("sft")] {
         let mut driver = Driver::start(dir.path(), &["run", "s.toml", "--runs", "disturbed"]);
         let is_there = || whole.is_none_or(|store| data.join(store).exists());
-        assert!(driver.works_until(|| is_there() && is_writing()), "the data were ready too soon");
+        assert!(driver.wait_until(|| is_there() && is_writing()), "the data were ready too soon");
         driver.kill_all();
-        assert_eq!(half_written().len(), 1, "{}", driver.said());
+        assert_eq!(half_written().len(), 1, "{}", driver.output());
         assert!(manifests(&disturbed)[data.file_name().unwrap().to_str().unwrap()]["status"] == "running");
     }
     mindscale(dir.path()).args(["run", "s.toml", "--runs", "disturbed"]).assert().code(0);

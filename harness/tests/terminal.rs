@@ -1,4 +1,4 @@
-//! Models in the terminal: `chat`, `generate`, `compare`.
+//! The terminal commands `chat`, `generate` and `compare`.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -41,7 +41,7 @@ fn a_chat_in_the_terminal_follows_its_commands() {
     assert_eq!((said[0], said[2]), ("你\n好", "one\ntwo"));
     assert_eq!(answers, format!("{}\n{}\n", said[1], said[3]));
     assert_eq!(fs::read_to_string(saved.with_extension("json.md")).unwrap(), "**system**\n\n系统\n");
-    // A conversation that outgrows the model loses its first turns, and says so.
+    // A conversation that exceeds the context length loses its first turns, with a notice.
     let long: String = (0..12).map(|i| format!("{i} {}\n", "天空".repeat(10))).collect();
     let (code, answers, told) = mindscale(&["chat", path, "--max-tokens", "8", "--system", "系统"], &long);
     assert!(
@@ -74,7 +74,7 @@ fn prompts_come_from_files_and_from_the_standard_input() {
     assert_eq!(one[0]["text"], many[3]["text"]);
     assert_eq!(many[3]["log_probs"].as_array().unwrap().len(), 9);
     assert_eq!(many[3]["log_probs"][0]["top"].as_array().unwrap().len(), 2);
-    // What is printed is what JSON has.
+    // The printed text equals the text in the JSON output.
     let (_, text, _) = mindscale(&["generate", path, "--max-tokens", "9", "--prompt", "ab"], "");
     assert_eq!(text, format!("{}\n", one[0]["text"].as_str().unwrap()));
     let stop: String = one[0]["text"].as_str().unwrap().chars().skip(2).take(1).collect();
@@ -130,7 +130,7 @@ fn answers_are_put_side_by_side() {
         read(&files[2]).lines().next().unwrap(),
         "prompt_number,prompt,model,stage,form,answer,finish_reason,tokens,score"
     );
-    // MiniMind's questions, greedily, bare.
+    // MiniMind's questions, greedily, without a chat template.
     let (code, text, told) = mindscale(
         &["compare", &one, "--temperature", "0", "--form", "continuation", "--max-tokens", "2"],
         "",
@@ -169,7 +169,7 @@ fn comparisons_that_cannot_be_made_say_why() {
         (
             &[&one, "--judge", "a/v1", "--judge-model", "j"],
             1,
-            "a/v1: is no URL, expected the beginning of a server's endpoints",
+            "a/v1: is not a URL, expected the base URL of a server",
         ),
     ] {
         let (code, text, told) = mindscale(&[&["compare"], words].concat(), "");
@@ -204,7 +204,7 @@ fn a_model_of_ours_may_judge_and_its_babble_is_no_verdict() {
             mindscale(&[&words[..], &["--judge", &url, "--judge-model", model]].concat(), "");
         (code, serde_json::from_str::<Value>(&text).unwrap()["judge"].clone(), told)
     };
-    // More than the tiny model reads.
+    // The prompt exceeds the context of the tiny model.
     let (code, found, told) = judge("tiny");
     assert!(
         code == 1 && told.contains("2 of 2 judgements have no verdict; 2 × status 400: the prompt has"),
@@ -245,7 +245,7 @@ fn perplexity_counts_conversations_among_texts() {
     ];
     let (code, found, told) = mindscale(&words, "");
     assert_eq!(code, 0, "{told}");
-    assert!(told.contains("note: --text: 1 of 2 names are of files that were named before"), "{told}");
+    assert!(told.contains("note: --text: 1 of 2 names are duplicates"), "{told}");
     let found: Value = serde_json::from_str(&found).unwrap();
     assert!(found.as_array().unwrap().len() == 2 && found[0]["tokens"].as_u64().unwrap() > 100, "{found}");
 }

@@ -1,4 +1,4 @@
-//! Trials that differ in the length of a `wsd` schedule: one trunk, a decay for each, the bytes of separate runs.
+//! Trials that differ in the length of a `wsd` schedule: one shared trunk and a decay for each, with the same bytes as separate runs.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -41,7 +41,7 @@ enabled = false
 
 const BUDGETS: [u64; 3] = [40, 80, 160];
 
-/// Snapshots on the way, which a branch takes itself.
+/// Snapshots during training, which a branch takes itself.
 const EXAMS: &str = "[base.exam]\nat = [0.6, 1.0]\n";
 
 fn write_sweep(dir: &Path, budgets: &[u64], more: &str) {
@@ -49,7 +49,7 @@ fn write_sweep(dir: &Path, budgets: &[u64], more: &str) {
     fs::write(dir.join("sweep.toml"), format!("{SWEEP}{axis}{more}")).unwrap();
 }
 
-/// Every stage run of the budgets, each trained apart from the others.
+/// Trains each budget in a run of its own; returns the folder of stage runs.
 fn apart(dir: &Path, more: &str) -> PathBuf {
     for budget in BUDGETS {
         write_sweep(dir, &[budget], more);
@@ -58,13 +58,13 @@ fn apart(dir: &Path, more: &str) -> PathBuf {
     dir.join("runs")
 }
 
-/// The notice of a pretraining that began as a branch.
+/// The notice of a pretraining that started from a branch point.
 fn begun(manifest: &Value) -> Option<&Value> {
     let notices = manifest["results"]["notices"].as_array()?;
     notices.iter().find(|notice| notice["reason"].as_str().unwrap().contains("length alone"))
 }
 
-/// `shared_steps`: those of the trunk in each branch.
+/// Compares both folders byte for byte; `shared_steps` are the steps of the trunk in each branch.
 fn assert_same(apart: &Path, shared: &Path, shared_steps: [u64; 2]) {
     let (apart_runs, shared_runs) = (manifests(apart), manifests(shared));
     assert_eq!(apart_runs.keys().collect::<Vec<_>>(), shared_runs.keys().collect::<Vec<_>>());
@@ -99,13 +99,13 @@ fn budgets_share_their_stable_steps_and_end_in_the_same_bytes() {
     write_sweep(other.path(), &BUDGETS, "");
     let plan = mindscale(other.path()).args(["plan", "sweep.toml"]).assert().success();
     let plan = String::from_utf8(plan.get_output().stdout.clone()).unwrap();
-    assert!(plan.contains("2 stage runs begin where a longer one has been"), "{plan}");
+    assert!(plan.contains("2 stage runs start from a checkpoint of a longer one"), "{plan}");
     assert!(plan.contains(", its first 78 % of steps by pretrain-"), "{plan}");
     mindscale(other.path()).args(["run", "sweep.toml", "--jobs", "2"]).assert().success();
-    // A quarter of the steps decays: of 35 steps behind the warm-up, and of 75.
+    // The learning rate decays over a quarter of the steps after the warm-up: of 35 and of 75.
     assert_same(&apart, &other.path().join("runs"), [31, 61]);
     let plan = mindscale(other.path()).args(["plan", "sweep.toml"]).assert().success();
-    assert!(!String::from_utf8_lossy(&plan.get_output().stdout).contains("begin where"));
+    assert!(!String::from_utf8_lossy(&plan.get_output().stdout).contains("start from a checkpoint"));
 }
 
 #[test]
@@ -120,23 +120,27 @@ fn budgets_that_are_killed_and_resumed_share_them_too() {
         folders.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("pretrain-"))
     };
     let has = |file: &str| pretrainings().any(|run| run.join(file).exists());
-    // In the trunk before it has left anything, behind the first of its branches, and in a branch that has just begun.
+    let checkpoints = |dir: &Path| {
+        let files = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        files.filter(|path| path.extension().is_some_and(|e| e == "ckpt")).count()
+    };
+    // In the trunk before its first branch point, once it has left two checkpoints, and in a branch that has just begun.
     let moments: [&dyn Fn() -> bool; 3] = [
         &|| has("checkpoints/step-0000000009.ckpt"),
-        &|| pretrainings().any(|run| fs::read_dir(run.join("branches")).is_ok_and(|left| left.count() == 2)),
+        &|| pretrainings().any(|run| checkpoints(&run.join("branches")) == 2),
         &|| has("trunk.json"),
     ];
     for moment in moments {
         let mut driver = Driver::start(other.path(), &["run", "sweep.toml"]);
-        driver.works_until(moment);
+        assert!(driver.wait_until(moment), "the sweep was over too soon:\n{}", driver.output());
         driver.kill_all();
     }
     let mut driver = Driver::start(other.path(), &["run", "sweep.toml"]);
-    assert!(driver.wait(PATIENCE).success(), "{}", driver.said());
+    assert!(driver.wait(PATIENCE).success(), "{}", driver.output());
     assert_same(&apart, &runs, [23, 47]);
 }
 
-/// A trunk that was done before has left nothing.
+/// A trunk that finished in an earlier run has left no checkpoint.
 #[test]
 fn a_branch_without_a_trunk_takes_all_steps_itself() {
     let dir = tempfile::tempdir().unwrap();

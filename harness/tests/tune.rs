@@ -1,4 +1,4 @@
-//! A key that is tuned: candidates first, then the study, the same bytes however often it is interrupted.
+//! A tuned key: candidates first, then the trials, with the same bytes however often the run is interrupted.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -49,7 +49,7 @@ fn plan(dir: &Path) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// The mean loss of each value on a rung of a setting; of values that failed nothing.
+/// The mean loss of each value on a rung of a setting, without values that failed.
 fn means(rows: &[BTreeMap<String, String>], setting: &str, rung: &str) -> Vec<(f64, f64)> {
     let mut losses: BTreeMap<String, Vec<Option<f64>>> = BTreeMap::new();
     for row in rows.iter().filter(|row| row["setting"] == setting && row["rung"] == rung) {
@@ -79,7 +79,7 @@ fn the_study_takes_the_best_of_the_candidates_whose_best_went_on() {
     let (tried, trials) = (rows(&out.join("tuning.csv")), rows(&out.join("trials.csv")));
     assert_eq!((tried.len(), trials.len()), (2 * 2 * 4 * 2, 4));
     for (setting, layers) in [("model.n_layers = 1", "1"), ("model.n_layers = 2", "2")] {
-        // One value diverges, two of the others go on, and the best of these is taken.
+        // One value diverges, two of the others continue, and the better of these is chosen.
         let (first, second) = (means(&tried, setting, "1"), means(&tried, setting, "2"));
         assert_eq!((first.len(), second.len()), (3, 2), "{setting}");
         let went_on = |value: f64| second.iter().any(|mean| mean.1 == value);
@@ -92,7 +92,7 @@ fn the_study_takes_the_best_of_the_candidates_whose_best_went_on() {
     let lost: Vec<&str> =
         tried.iter().filter(|row| row["status"] == "failed").map(|row| &*row["value"]).collect();
     assert_eq!(lost, ["1e+20"; 4]);
-    // Names were known before anything was trained, and nothing is left to do.
+    // Names are known before training, and nothing is left to do.
     let after = plan(dir.path());
     assert_eq!(names(&before), names(&after));
     let short: Vec<String> = trials.iter().map(|trial| trial["trial"][..8].into()).collect();
@@ -100,10 +100,10 @@ fn the_study_takes_the_best_of_the_candidates_whose_best_went_on() {
     let before = manifests(&dir.path().join("runs"));
     mindscale(dir.path()).args(["run", "sweep.toml"]).assert().success();
     assert_eq!(before, manifests(&dir.path().join("runs")));
-    // What is shown comes from the record where the stage runs are gone.
+    // Without the stage runs, the report comes from the record.
     let page = fs::read(out.join("report.html")).unwrap();
     assert!(
-        String::from_utf8_lossy(&page).contains("Tuning took 24 trainings"),
+        String::from_utf8_lossy(&page).contains("Tuning took 24 training runs"),
         "of 32 candidates 8 were not needed"
     );
     mindscale(dir.path()).args(["report", "sweep.toml"]).assert().success();
@@ -147,7 +147,7 @@ fn where_no_value_trains_the_study_says_so() {
         .unwrap();
     let failed = mindscale(dir.path()).args(["run", "sweep.toml"]).assert().failure();
     let told = String::from_utf8_lossy(&failed.get_output().stdout).into_owned();
-    let why = "failed: pretrain.lr is not tuned for model.n_layers = 1: no value finished training: step 2: training went astray";
+    let why = "failed: pretrain.lr is not tuned for model.n_layers = 1: no value finished training: step 2: training diverged";
     assert!(told.contains(why), "{told}");
     let trials = rows(&dir.path().join("results/tuned/trials.csv"));
     assert!(

@@ -1,8 +1,8 @@
-//! Every operation of the CPU at the sizes of a 256-wide model: `cargo bench -p mindscale-model`.
+//! Benchmarks of the operations of the CPU backend at the sizes of a model of width 256: `cargo bench -p mindscale-model`.
 //!
-//! One core each. `linear` is the yardstick: an operation whose time is far above its share of a product's is worth
-//! a look.
-#![allow(missing_docs, clippy::unwrap_used)] // what criterion's macros generate; operations of the CPU do not fail
+//! Each runs on one core. Use `linear` as the yardstick: an operation that takes too large a share of the time of a matrix
+//! product is worth a look.
+#![allow(missing_docs, clippy::unwrap_used)] // criterion's macros generate undocumented items; operations of the CPU do not fail
 
 use criterion::BatchSize::PerIteration;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -13,14 +13,14 @@ use model::optimizer::AdamW;
 use model::{Backend, Cpu, Memory, Mode, ModelConfig, Ragged, Sequence, Transformer};
 use std::time::Duration;
 
-/// Positions of a call.
+/// Number of positions per call.
 const N: usize = 512;
 
 fn config() -> ModelConfig {
     ModelConfig { d_model: 256, n_layers: 1, n_heads: 8, n_kv_heads: 4, ..ModelConfig::default() }
 }
 
-/// Numbers without meaning in [-1, 1).
+/// Returns arbitrary numbers in [-1, 1).
 fn values(len: usize) -> Vec<f32> {
     (0..len).map(|i| (i * 2_654_435_761 % 65_536) as f32 / 32_768.0 - 1.0).collect()
 }
@@ -45,7 +45,7 @@ fn products(c: &mut Criterion) {
     group.finish();
 }
 
-/// The model's weights, a gradient and activations of some width.
+/// Returns the layout of a model, its weights and a gradient buffer.
 fn memory(config: &ModelConfig) -> (Layout, Vec<f32>, <Cpu as Memory>::Floats) {
     let layout = Layout::new(config);
     let (w, grads) = (values(layout.len()), Cpu.zeros(layout.len()).unwrap());
@@ -73,7 +73,7 @@ fn norms_and_activations(c: &mut Criterion) {
     });
 }
 
-/// A batch of `N` positions in so many documents.
+/// Returns a batch of `N` positions, divided into `documents` documents of equal length.
 fn batch(model: &Transformer, documents: usize) -> <Cpu as Memory>::Batch {
     let row = Sequence {
         documents: vec![(N / documents) as u32; documents],

@@ -1,5 +1,5 @@
-//! Teaches a tiny model to count upwards, and lets it count: `cargo run -p mindscale-model --example count`.
-#![allow(clippy::print_stdout)] // what it is for
+//! Trains a tiny model to count upwards and lets it count: `cargo run -p mindscale-model --example count`.
+#![allow(clippy::print_stdout)] // the purpose of an example
 
 use model::{
     Cpu, GenerateOptions, LaneConfig, ModelConfig, OptimizerConfig, Recompute, Result, Sequence, Trainer,
@@ -21,11 +21,11 @@ fn main() -> Result<()> {
     let lanes = LaneConfig { lanes: 2, recompute: Recompute::None, seed: 1 };
     let mut trainer = Trainer::new(transformer, None, OptimizerConfig::default(), lanes)?;
 
-    // Each row counts from another digit: 3 4 5 6 7 8 9 0 1 2 3 4, where every next digit is to be predicted.
+    // Each row counts from a different digit, such as 3 4 5 6 7 8 9 0 1 2 3 4; the target at each position is the next digit.
     let rows: Vec<Sequence> = (0..10).map(counting).collect();
     let scale = 1.0 / rows.iter().map(|row| f64::from(row.counted)).sum::<f64>();
     for step in 0..100 {
-        // Forward and backward through the model, lane by lane, then one step of AdamW.
+        // Forward and backward pass of each lane, then one step of AdamW.
         let losses = trainer.accumulate(
             &rows,
             |row| vec![row],
@@ -49,7 +49,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Twelve digits upwards from `start`.
+/// Returns a row of twelve ascending digits from `start`.
 fn counting(start: u32) -> Sequence {
     let digits: Vec<u32> = (start..=start + 12).map(|digit| digit % 10).collect();
     Sequence {

@@ -1,8 +1,8 @@
-//! Logits of a model folder as JSON, for scripts that compare other programs with this one:
+//! Prints logits of a model folder as JSON, for scripts that compare other programs with this one:
 //! `cargo run -p mindscale-model --example logits -- FOLDER --ids 1,5,7 --greedy 16`.
 //!
-//! Prints the logits of every position of the ids, and the ids that follow when the likeliest one is always taken.
-#![allow(clippy::print_stdout)] // what an example is for
+//! The output contains the logits at every position of the ids, and the ids that greedy decoding generates after them.
+#![allow(clippy::print_stdout)] // the purpose of an example
 
 use model::{Cpu, GenerateOptions, Mode, Ragged, Result, Sequence, Transformer};
 use serde_json::json;

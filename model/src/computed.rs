@@ -1,25 +1,25 @@
-//! Keys of a `config.json` that would change what a model computes, in ways that are not computed here.
+//! Detection of `config.json` keys that require a computation which is not supported here.
 //!
-//! MiniMind's own keys are read by [`super::folder`]; Hugging Face's, which may stand beside them, are looked through
-//! for values with which the answers would be other ones. Keys that change no answer are left alone.
+//! [`super::folder`] reads MiniMind's own keys; Hugging Face's keys, which may appear in the same file, are checked for
+//! values that would change the outputs of the model. Keys that do not affect outputs are ignored.
 
 use serde_json::{Map, Value};
 
-/// What a key must say, where it says anything.
+/// Constraint on the value of a key, if the key is present and not `null`.
 #[derive(Debug, Clone, Copy)]
-enum Only {
+enum Expected {
     Absent,
     Flag(bool),
     Number(f64),
     OneOf(&'static [&'static str]),
 }
 
-use Only::{Absent, Flag, Number, OneOf};
+use Expected::{Absent, Flag, Number, OneOf};
 
-const SILU: Only = OneOf(&["silu", "swish"]);
+const SILU: Expected = OneOf(&["silu", "swish"]);
 
-/// Keys of Hugging Face's configurations with the values that describe the model of this project.
-const KEYS: [(&str, Only); 40] = [
+/// Keys of Hugging Face's configurations with the values that the model of this project implements.
+const KEYS: [(&str, Expected); 40] = [
     ("model_type", OneOf(&["minimind", "llama", "mistral", "qwen3", "qwen2_moe", "qwen3_moe"])),
     ("quantization_config", Absent),
     ("is_encoder_decoder", Flag(false)),
@@ -62,10 +62,10 @@ const KEYS: [(&str, Only); 40] = [
     ("mlp_only_layers", Absent),
 ];
 
-/// Names of MiniMind's class.
+/// Names of MiniMind's model class.
 const ARCHITECTURES: [&str; 2] = ["Transformer", "MiniMindLM"];
 
-impl Only {
+impl Expected {
     fn allows(self, value: &Value) -> bool {
         match (self, value) {
             (_, Value::Null) => true,
@@ -89,19 +89,19 @@ impl Only {
     }
 }
 
-/// What a `config.json` asks for that is not computed here, each with its key and value.
-pub(crate) fn problems(config: &Map<String, Value>) -> Vec<String> {
+/// Describes every setting of a `config.json` that is not supported, with its key and value.
+pub(crate) fn unsupported_settings(config: &Map<String, Value>) -> Vec<String> {
     let mut found = Vec::new();
     let mut refuse = |key: &str, value: &Value, expected: &str| {
         let mut value = value.to_string();
         if value.chars().count() > 80 {
             value = value.chars().take(77).chain("...".chars()).collect();
         }
-        found.push(format!("{key} is {value}, which is not computed here, expected {expected}"));
+        found.push(format!("{key} is {value}, which is not supported, expected {expected}"));
     };
-    for (key, only) in KEYS {
-        if let Some(value) = config.get(key).filter(|value| !only.allows(value)) {
-            refuse(key, value, &only.shown());
+    for (key, expected) in KEYS {
+        if let Some(value) = config.get(key).filter(|value| !expected.allows(value)) {
+            refuse(key, value, &expected.shown());
         }
     }
     let given = |key: &str| config.get(key).filter(|value| !value.is_null());
@@ -114,7 +114,7 @@ pub(crate) fn problems(config: &Map<String, Value>) -> Vec<String> {
     if let Some(value) = given("architectures").filter(|value| !names(value, &ARCHITECTURES)) {
         refuse("architectures", value, &ARCHITECTURES.join(" or "));
     }
-    // One window for all layers, or none.
+    // Either all layers share one window or none has a window.
     let slides = config.get("sliding_window").is_some_and(|window| window.is_number())
         && config.get("use_sliding_window") != Some(&Value::Bool(false));
     let layers = if slides { "sliding_attention" } else { "full_attention" };
@@ -145,7 +145,7 @@ mod tests {
 
     fn refused(config: &str) -> String {
         let config: Map<String, Value> = serde_json::from_str(config).unwrap_or_default();
-        problems(&config).join("; ")
+        unsupported_settings(&config).join("; ")
     }
 
     #[test]
@@ -153,15 +153,15 @@ mod tests {
         for (config, expected) in [
             (
                 r#"{"rope_scaling": {"type": "linear", "factor": 2.0}}"#,
-                r#"rope_scaling is {"type":"linear","factor":2.0}, which is not computed here, expected no value"#,
+                r#"rope_scaling is {"type":"linear","factor":2.0}, which is not supported, expected no value"#,
             ),
             (
                 r#"{"hidden_act": "gelu"}"#,
-                r#"hidden_act is "gelu", which is not computed here, expected silu or swish"#,
+                r#"hidden_act is "gelu", which is not supported, expected silu or swish"#,
             ),
             (
                 r#"{"attention_bias": true, "mlp_bias": true}"#,
-                "attention_bias is true, which is not computed here, expected false; mlp_bias is true",
+                "attention_bias is true, which is not supported, expected false; mlp_bias is true",
             ),
             (r#"{"architectures": ["LlamaForCausalLM"]}"#, r#"architectures is ["LlamaForCausalLM"]"#),
             (r#"{"model_type": "qwen2"}"#, r#"model_type is "qwen2""#),

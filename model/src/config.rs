@@ -1,4 +1,4 @@
-//! The shape of a model: its keys, their validation, and its exact numbers of weights.
+//! The shape of a model: its keys, their validation, and the exact number of weights.
 
 use crate::parametrization::Parametrization;
 use crate::section;
@@ -9,61 +9,62 @@ use serde_json::json;
 use std::sync::OnceLock;
 use thiserror::Error;
 
-/// How weights are drawn before training.
+/// Distribution of the initial weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Init {
-    /// MiniMind v1: normal 0.02; `wo` and `w3` 0.02 / sqrt(2 n_layers); router Kaiming-uniform.
+    /// MiniMind v1: normal with standard deviation 0.02, `wo` and `w3` 0.02 / sqrt(2 n_layers); router Kaiming-uniform.
     Minimind,
     /// Normal with standard deviation 1 / sqrt(d_model); `wo` and `w2` divided by sqrt(2 n_layers).
     Width,
 }
 
-/// Over which tokens the router's balance is taken.
+/// Set of tokens over which the router's load balance is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AuxLoss {
-    /// Per sequence, then averaged (MiniMind's `seq_aux = True`).
+    /// Each sequence separately, then averaged over sequences (MiniMind's `seq_aux = True`).
     Sequence,
-    /// Over all rows of an optimizer step, whose routes are counted first.
+    /// Over all rows of an optimizer step; an additional forward pass counts their routes first.
     Batch,
 }
 
 section! {
-    /// The shape of a transformer: MiniMind v1 with every dimension free.
+    /// The shape of a transformer: MiniMind v1 with every dimension configurable.
     pub struct ModelConfig {
         /// Width of the residual stream.
         #[schemars(range(min = 1, max = 1 << 16))]
         pub d_model: usize = 128,
-        /// Number of blocks, each attention and feed-forward.
+        /// Number of blocks, each an attention layer and a feed-forward layer.
         #[schemars(range(min = 1, max = 1 << 12))]
         pub n_layers: usize = 4,
-        /// Query heads; `d_model` must be divisible by it, into an even head size, unless `head_dim` says another.
+        /// Number of query heads; unless `head_dim` is set, it must divide `d_model` into heads of even size.
         #[schemars(range(min = 1, max = 1 << 16))]
         pub n_heads: usize = 4,
-        /// Key-value heads, each shared by `n_heads / n_kv_heads` query heads.
+        /// Number of key-value heads, each shared by `n_heads / n_kv_heads` query heads.
         #[schemars(range(min = 1, max = 1 << 16))]
         pub n_kv_heads: usize = 2,
         /// Width of a head; unset: `d_model / n_heads`.
         #[schemars(range(min = 1, max = 1 << 16))]
         pub head_dim: Option<usize> = None,
-        /// Normalise queries and keys head by head before they are rotated (Dehghani et al. 2023, section 2).
+        /// Normalise the queries and keys of each head before the rotary embedding (Dehghani et al. 2023, section 2).
         pub qk_norm: bool = false,
-        /// Last positions that a query attends to, its own among them; unset: all of its document.
+        /// Attention window: number of most recent positions that a query attends to, including its own; unset: its whole
+        /// document up to its own position.
         #[schemars(range(min = 1, max = 1 << 24))]
         pub window: Option<usize> = None,
-        /// Entries of the vocabulary; also the size of a tokenizer that is trained.
+        /// Number of entries in the vocabulary; also the vocabulary size of a tokenizer that is trained.
         #[schemars(range(min = 4, max = 1 << 24))]
         pub vocab_size: usize = 6400,
-        /// Whether the head is the token embedding, as in MiniMind, or a matrix of its own.
+        /// Whether the output head shares the weights of the token embedding, as in MiniMind, or has its own matrix.
         pub tie_embeddings: bool = true,
         /// Hidden size of the feed-forward; unset: `multiple_of * ceil(int(8 d_model / 3) / multiple_of)`.
         #[schemars(range(min = 1, max = 1 << 20))]
         pub hidden_dim: Option<usize> = None,
-        /// The derived hidden size is rounded up to a multiple of this.
+        /// Divisor of the derived hidden size, which is rounded up to a multiple of this value.
         #[schemars(range(min = 1, max = 1 << 20))]
         pub multiple_of: usize = 64,
-        /// Longest sequence in tokens that the model is meant for; exam prompts lose shots, then their beginning, to fit.
+        /// Longest sequence that the model is meant for, in tokens; longer exam prompts drop shots, then their beginning.
         #[schemars(range(min = 1, max = 1 << 24))]
         pub max_seq_len: usize = 512,
         /// Epsilon of RMSNorm.
@@ -72,71 +73,71 @@ section! {
         /// Base of the rotary position frequencies.
         #[schemars(extend("exclusiveMinimum" = 0))]
         pub rope_theta: f64 = 10000.0,
-        /// Dropout on the embedding, attention probabilities and both residual branches while training.
+        /// Dropout rate during training, on the embedding, the attention probabilities and both residual branches.
         #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
         pub dropout: f64 = 0.0,
-        /// How weights are drawn: `minimind` (exactly v1's) or `width`.
+        /// Initial distribution of the weights: `minimind` (exactly that of v1) or `width`.
         pub init: Init = Init::Width,
-        /// How the learning rate and the other hyperparameters of the base shape carry over to this one: `standard`, not
-        /// at all; `mup`, over widths (Yang et al. 2022); `completep`, over widths and depths (Dey et al. 2025). At the
-        /// base shape all three are the same. docs/parametrization.md has every factor.
+        /// How the learning rate and the other hyperparameters transfer from the base shape to this one: `standard`, not
+        /// at all; `mup`, across widths (Yang et al. 2022); `completep`, across widths and depths (Dey et al. 2025). At
+        /// the base shape all three are equal. docs/parametrization.md lists every factor.
         pub parametrization: Parametrization = Parametrization::Standard,
-        /// Width of the base shape of `mup` and `completep`: that for which the hyperparameters were found. Heads together,
-        /// and the feed-forward, are to grow as the width does.
+        /// `d_model` of the base shape of `mup` and `completep`, at which the hyperparameters were tuned. The total width of
+        /// the heads and the hidden size of the feed-forward should grow in proportion to `d_model`.
         #[schemars(range(min = 1, max = 1 << 16))]
         pub base_width: Option<usize> = None,
-        /// Width of a head of the base shape: that of every shape where heads become more, and `base_width` over `n_heads`
-        /// where they become larger.
+        /// Width of a head of the base shape: the common head width if the number of heads grows with `d_model`;
+        /// `base_width / n_heads` if the heads grow instead.
         #[schemars(range(min = 1, max = 1 << 16))]
         pub base_head_dim: Option<usize> = None,
-        /// Blocks of the base shape of `completep`.
+        /// `n_layers` of the base shape of `completep`.
         #[schemars(range(min = 1, max = 1 << 12))]
         pub base_depth: Option<usize> = None,
-        /// Multiplier of the initial token embedding.
+        /// Multiplier of the initial weights of the token embedding.
         #[schemars(range(min = 0))]
         pub embedding_init: f64 = 1.0,
-        /// Multiplier of the initial matrices of blocks.
+        /// Multiplier of the initial weights of the matrices in the blocks.
         #[schemars(range(min = 0))]
         pub hidden_init: f64 = 1.0,
-        /// Multiplier of the initial head, where it is not tied to the embedding.
+        /// Multiplier of the initial weights of the output head, if it is not tied to the embedding.
         #[schemars(range(min = 0))]
         pub head_init: f64 = 1.0,
-        /// Routed experts per feed-forward; 0 is a dense model.
+        /// Number of routed experts per feed-forward layer; 0 gives a dense model.
         #[schemars(range(max = 1 << 12))]
         pub n_experts: usize = 0,
-        /// Routed experts that each token passes through, their weights renormalised to sum to one.
+        /// Number of routed experts per token; if above 1, their router weights are renormalised to sum to one.
         #[schemars(range(max = 1 << 12))]
         pub top_k: usize = 2,
-        /// Experts that every token passes through, beside the routed ones.
+        /// Number of shared experts, which process every token in addition to the routed ones.
         #[schemars(range(max = 1 << 12))]
         pub n_shared_experts: usize = 1,
-        /// Hidden size of each expert; unset: that of the dense feed-forward.
+        /// Hidden size of each expert; unset: the same as that of a dense feed-forward.
         #[schemars(range(min = 1, max = 1 << 20))]
         pub expert_hidden_dim: Option<usize> = None,
-        /// Weight of the router's balancing loss; 0 leaves it out.
+        /// Weight of the router's load-balancing loss; 0 disables it.
         #[schemars(range(min = 0))]
         pub aux_loss_alpha: f64 = 0.01,
-        /// Tokens over which balance is measured: `sequence`, or `batch`, all rows of an optimizer step. `batch` takes
-        /// one forward pass more, a third of a step's work; counts of operations leave it out.
+        /// Tokens over which load balance is measured: `sequence`, or `batch`, all rows of an optimizer step. `batch` needs
+        /// an additional forward pass, a third of the work of a step, which operation counts exclude.
         pub aux_loss_per: AuxLoss = AuxLoss::Sequence,
     }
 }
 
-/// A shape that cannot be built.
+/// The reason why a shape cannot be built.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("model.{key}: {problem}")]
 pub struct ShapeError {
-    /// The key at fault.
+    /// Name of the invalid key.
     pub key: &'static str,
-    /// What is wrong and what was expected.
+    /// Description of the problem and what was expected.
     pub problem: String,
-    /// Keys that it is at odds with.
-    pub at_odds: &'static [&'static str],
+    /// Other keys with which the value conflicts.
+    pub conflicts_with: &'static [&'static str],
 }
 
 impl ModelConfig {
-    /// The keys whose numbers lie outside their ranges, each with what is wrong. The largest sizes are such that no count
-    /// of weights or operations overflows.
+    /// Returns an error for every key whose number is outside its range. The upper limits are low enough that no count of
+    /// weights or operations overflows.
     pub fn out_of_range(&self) -> Vec<ShapeError> {
         static RANGES: OnceLock<Vec<(String, Range)>> = OnceLock::new();
         let ranges = RANGES.get_or_init(|| {
@@ -146,18 +147,19 @@ impl ModelConfig {
         });
         let values = json!(self);
         let problem = |(key, range): &'static (String, Range)| {
-            Some(ShapeError { key, problem: range.problem(&values[key])?, at_odds: &[] })
+            Some(ShapeError { key, problem: range.problem(&values[key])?, conflicts_with: &[] })
         };
         ranges.iter().filter_map(problem).collect()
     }
 
-    /// Checks that the shape can be built; the first problem found is returned.
+    /// Checks that the shape can be built.
     ///
     /// # Errors
-    /// The first key found whose value cannot be, with what was expected.
+    /// Returns the first problem found: the key, its value and what was expected.
     pub fn validate(&self) -> Result<(), ShapeError> {
-        let fail = |key, problem: String| Err(ShapeError { key, problem, at_odds: &[] });
-        let at_odds = |key, with, problem: String| Err(ShapeError { key, problem, at_odds: with });
+        let fail = |key, problem: String| Err(ShapeError { key, problem, conflicts_with: &[] });
+        let conflicts_with =
+            |key, with, problem: String| Err(ShapeError { key, problem, conflicts_with: with });
         if let Some(error) = self.out_of_range().into_iter().next() {
             return Err(error);
         }
@@ -165,14 +167,14 @@ impl ModelConfig {
             return fail("head_dim", format!("is {head_dim}, but rotary positions need an even head size"));
         }
         if self.head_dim.is_none() && !self.d_model.is_multiple_of(self.n_heads) {
-            return at_odds(
+            return conflicts_with(
                 "d_model",
                 &["n_heads"],
                 format!("{} is not divisible by n_heads = {}", self.d_model, self.n_heads),
             );
         }
         if !self.head_dim().is_multiple_of(2) {
-            return at_odds(
+            return conflicts_with(
                 "n_heads",
                 &["d_model"],
                 format!(
@@ -182,7 +184,7 @@ impl ModelConfig {
             );
         }
         if !self.n_heads.is_multiple_of(self.n_kv_heads) {
-            return at_odds(
+            return conflicts_with(
                 "n_kv_heads",
                 &["n_heads"],
                 format!("n_heads = {} is not divisible by {}", self.n_heads, self.n_kv_heads),
@@ -190,18 +192,18 @@ impl ModelConfig {
         }
         if self.is_moe() && !(1..=self.n_experts).contains(&self.top_k) {
             let problem = format!("is {}, expected 1 to n_experts = {}", self.top_k, self.n_experts);
-            return at_odds("top_k", &["n_experts"], problem);
+            return conflicts_with("top_k", &["n_experts"], problem);
         }
         if let Some(key) =
             self.base_keys().into_iter().find_map(|(key, value)| value.is_none().then_some(key))
         {
-            let problem = "is unset, but model.parametrization relates shapes to a base shape, at which it is \"standard\"";
-            return at_odds(key, &["parametrization"], problem.into());
+            let problem = "is unset, but this model.parametrization requires it: the size of the base shape, at which hyperparameters were tuned";
+            return conflicts_with(key, &["parametrization"], problem.into());
         }
         Ok(())
     }
 
-    /// The keys of the base shape that the parametrization goes by.
+    /// Returns the keys of the base shape that the parametrization requires, with their values.
     fn base_keys(&self) -> Vec<(&'static str, Option<usize>)> {
         let keys = [
             ("base_width", self.base_width),
@@ -216,39 +218,39 @@ impl ModelConfig {
         keys[..count].to_vec()
     }
 
-    /// Whether the feed-forward is a mixture of experts.
+    /// Returns whether the feed-forward is a mixture of experts.
     pub fn is_moe(&self) -> bool {
         self.n_experts > 0
     }
 
-    /// Width of one attention head.
+    /// Returns the width of one attention head.
     pub fn head_dim(&self) -> usize {
         self.head_dim.unwrap_or(self.d_model / self.n_heads)
     }
 
-    /// Hidden size of the dense feed-forward (MiniMind v1, `FeedForward.__init__`).
+    /// Returns the hidden size of the dense feed-forward (MiniMind v1, `FeedForward.__init__`).
     pub fn ffn_dim(&self) -> usize {
         self.hidden_dim
             .unwrap_or_else(|| (8 * self.d_model / 3).div_ceil(self.multiple_of) * self.multiple_of)
     }
 
-    /// Hidden size of one expert.
+    /// Returns the hidden size of one expert.
     pub fn expert_dim(&self) -> usize {
         self.expert_hidden_dim.unwrap_or_else(|| self.ffn_dim())
     }
 
-    /// Number of weights, a tied head counted once.
+    /// Returns the number of weights; a tied head is counted once.
     pub fn params(&self) -> usize {
         self.spec().params()
     }
 
-    /// Number of weights without the token embedding and a head of its own: what Kaplan et al. 2020 count.
+    /// Returns the number of weights without the token embedding and without an untied head, as counted by Kaplan et al. 2020.
     pub fn non_embedding_params(&self) -> usize {
         let outer = self.vocab_size * self.d_model;
         self.params() - if self.tie_embeddings { outer } else { 2 * outer }
     }
 
-    /// Number of weights that one token passes through: `top_k` of the routed experts.
+    /// Returns the number of weights that one token uses: of the routed experts only `top_k`.
     pub fn active_params(&self) -> usize {
         self.spec().active_params()
     }
@@ -264,7 +266,7 @@ mod tests {
 
     #[test]
     fn hidden_sizes_follow_minimind() {
-        // MINIMIND_V1, quirk 19.
+        // Source: MINIMIND_V1, quirk 19.
         for (d_model, hidden) in [(64, 192), (96, 256), (128, 384), (256, 704), (512, 1408), (768, 2048)] {
             let config = ModelConfig { d_model, ..ModelConfig::default() };
             assert_eq!(config.ffn_dim(), hidden);
@@ -306,7 +308,7 @@ mod tests {
             (c.base_width, c.base_head_dim) = (Some(64), Some(32));
         };
         assert_eq!(bad(without_depth), "base_depth");
-        // A head size of its own frees the width from the heads.
+        // With an explicit head size, n_heads need not divide d_model.
         let free = ModelConfig { d_model: 130, head_dim: Some(16), ..ModelConfig::default() };
         assert!(free.validate().is_ok());
     }

@@ -1,9 +1,9 @@
-//! Log-probabilities of what may follow prompts that begin alike: what several have in common is read once.
+//! Log-probabilities of continuations of prompts with common prefixes, each of which the model reads only once.
 //!
-//! All that is to be read is sorted and laid out as a tree of common beginnings (a radix tree; Morrison 1968); each branch
-//! sees the keys and values of its beginning where they are. Small trees are read in one pass, several together; of a large
-//! one the trunk, then its branches. *Invariant:* every id is read behind all that stand before it, so that what is found
-//! is what reading each continuation by itself finds, but for rounding.
+//! The token sequences are sorted into a tree of common prefixes (a radix tree; Morrison 1968); each branch attends to the
+//! keys and values of its prefix in place, without a copy. Small trees are read in one pass, several of them together; of a
+//! large tree first the trunk, then its branches. *Invariant:* the context of every id is exactly the ids that precede it,
+//! so the results equal those of reading each continuation alone, up to rounding.
 
 use crate::backend::Backend;
 use crate::backend::cpu::math::log_sum_exp;
@@ -15,20 +15,20 @@ use crate::{Error, Result};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Ids that a common beginning must save to be a branch of its own.
+/// Minimum number of ids that a common prefix must save to become a node of its own.
 const SAVED_FROM: usize = 4;
 
-/// What may follow a prompt.
+/// A prompt with a possible continuation.
 #[derive(Debug, Clone, Copy)]
 pub struct Continuation<'a> {
-    /// What the model reads before, `(len,)`.
+    /// Ids of the prompt, `(len,)`; at least one.
     pub prompt: &'a [u32],
-    /// The tokens whose log-probabilities are asked for, one at least.
+    /// Ids of the continuation, whose log-probabilities are requested; at least one.
     pub ids: &'a [u32],
 }
 
 impl Continuation<'_> {
-    /// Ids that are read, which the last one is not.
+    /// Returns the number of ids that the model reads: all except the last.
     fn read(&self) -> usize {
         self.prompt.len() + self.ids.len() - 1
     }
@@ -45,106 +45,106 @@ impl Continuation<'_> {
     }
 }
 
-/// Continuations, laid out so that common beginnings are read once.
+/// Continuations arranged in trees so that common prefixes are read once.
 #[derive(Debug)]
 pub struct Continuations<'a> {
-    /// Sorted by what is read.
+    /// The continuations, sorted by the ids that are read.
     rows: Vec<Continuation<'a>>,
-    /// Where each of them was given.
+    /// Index of each row in the input.
     given: Vec<usize>,
     roots: Vec<Node>,
 }
 
-/// How many ids are read.
+/// Number of ids that the model reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shared {
-    /// Where every common beginning is read once: the fewest that are possible.
+pub struct ReadCounts {
+    /// Number of ids if every common prefix were read once: the minimum.
     pub distinct: usize,
-    /// As they are read: beginnings of a few ids are read again.
+    /// Number of ids that are actually read: short common prefixes are read repeatedly.
     pub read: usize,
 }
 
-/// Ids that are read together, behind those of the node above.
+/// A run of ids that are read together, after those of the parent node.
 #[derive(Debug)]
 struct Node {
-    /// The rows that go through it.
+    /// Rows that contain these ids.
     rows: Range<usize>,
-    /// Its places in them.
+    /// Places of these ids in the rows.
     places: Range<usize>,
     children: Vec<Node>,
 }
 
 impl Node {
-    /// Ids that are read by it and all below it.
+    /// Returns the number of ids in the node and all its descendants.
     fn all(&self) -> usize {
         self.places.len() + read_by(&self.children)
     }
 
-    /// Whether it is read in one pass with all below it.
+    /// Returns whether one pass reads the node with all its descendants.
     fn is_whole<B: Backend>(&self) -> bool {
         self.all() <= group_positions::<B>()
     }
 }
 
 impl<'a> Continuations<'a> {
-    /// Lays continuations out.
+    /// Arranges continuations in trees.
     ///
     /// # Errors
-    /// Where a prompt is empty, or nothing follows it.
+    /// If a prompt or a continuation is empty.
     pub fn new(asked: &[Continuation<'a>]) -> Result<Self> {
         if asked.iter().any(|a| a.prompt.is_empty() || a.ids.is_empty()) {
             return Err(Error::Input(
-                "a prompt without tokens, or without any behind it, has no next one".into(),
+                "a prompt or a continuation is empty, expected at least one token".into(),
             ));
         }
         let mut given: Vec<usize> = (0..asked.len()).collect();
         given.sort_by(|&a, &b| asked[a].iter().cmp(asked[b].iter()));
         let rows: Vec<Continuation> = given.iter().map(|&i| asked[i]).collect();
         let mut roots = vec![];
-        branch(&rows, 0..rows.len(), 0, 0, &mut roots);
+        build_nodes(&rows, 0..rows.len(), 0, 0, &mut roots);
         Ok(Self { rows, given, roots })
     }
 
-    /// How many ids are read.
-    pub fn shared(&self) -> Shared {
+    /// Counts the ids that are read.
+    pub fn read_counts(&self) -> ReadCounts {
         let mut distinct = 0;
         for (i, row) in self.rows.iter().enumerate() {
-            distinct += row.read() - if i > 0 { common(&self.rows[i - 1], row) } else { 0 };
+            distinct += row.read() - if i > 0 { common_prefix_len(&self.rows[i - 1], row) } else { 0 };
         }
-        Shared { distinct, read: read_by(&self.roots) }
+        ReadCounts { distinct, read: read_by(&self.roots) }
     }
 }
 
-/// Ids that are read by nodes and all below them.
+/// Returns the number of ids in nodes and all their descendants.
 fn read_by(nodes: &[Node]) -> usize {
     nodes.iter().map(Node::all).sum()
 }
 
-/// How many ids two rows begin with in common.
-fn common(a: &Continuation, b: &Continuation) -> usize {
+/// Returns the length of the common prefix of two rows.
+fn common_prefix_len(a: &Continuation, b: &Continuation) -> usize {
     a.iter().zip(b.iter()).take_while(|(a, b)| a == b).count()
 }
 
-/// The nodes of some rows behind their first `read` ids, which are read; their first `known` are the same.
-fn branch(rows: &[Continuation], range: Range<usize>, read: usize, known: usize, nodes: &mut Vec<Node>) {
+/// Appends the nodes of the rows in `range`: their first `read` ids are covered by parent nodes, their first `known` are equal.
+fn build_nodes(rows: &[Continuation], range: Range<usize>, read: usize, known: usize, nodes: &mut Vec<Node>) {
     let mut at = range.start;
     while at < range.end {
-        // Rows that end here have all their ids in those of the next one.
+        // A row that ends here is a prefix of the next row.
         let goes_on = (at..range.end).find(|&i| rows[i].read() > known);
         let Some(first) = goes_on else { break };
         let id = rows[first].id(known);
         let end = first + rows[first..range.end].partition_point(|row| row.id(known) <= id);
-        let all = common(&rows[first], &rows[end - 1]);
+        let all = common_prefix_len(&rows[first], &rows[end - 1]);
         if rows[end - 1].read() == all {
             nodes.push(Node { rows: at..end, places: read..all, children: vec![] });
         } else {
             let mut children = vec![];
             let longer = first + rows[first..end].partition_point(|row| row.read() <= all);
-            branch(rows, longer..end, all, all, &mut children);
+            build_nodes(rows, longer..end, all, all, &mut children);
             if (all - read) * (children.len() - 1) >= SAVED_FROM {
                 nodes.push(Node { rows: at..end, places: read..all, children });
             } else {
-                // Each reads the beginning itself, the first of them also for rows that end with it.
+                // Every child reads the prefix itself; the first child also serves the rows that end with the prefix.
                 children.iter_mut().for_each(|child| child.places.start = read);
                 children[0].rows.start = at;
                 nodes.append(&mut children);
@@ -154,25 +154,25 @@ fn branch(rows: &[Continuation], range: Range<usize>, read: usize, known: usize,
     }
 }
 
-/// A node with what was read before it.
+/// A node with the cache of the ids that precede it; `None` for a root.
 type Next<'n, B> = (Option<Arc<KvCache<B>>>, &'n Node);
 
-/// A log-probability: the row's number, the place among its ids.
+/// Index of a row, place among the ids of its continuation, and log-probability.
 type Found = (usize, usize, f64);
 
 impl<B: Backend> Transformer<B> {
-    /// The log-probability of every id of every continuation, by softmax over the vocabulary: `(ids,)` each, in the order
-    /// in which they were given.
+    /// Computes the log-probability of every id of every continuation, by softmax over the vocabulary: `(ids,)` each, in
+    /// the order of the input.
     ///
-    /// `go_on` is told how many continuations are done before and
-    /// after each group of them; nothing more is read once it says no, and `None` returned.
+    /// Calls `on_progress` before each group of continuations with 0 and after it with the number of continuations that the group
+    /// completed. Once it returns `false`, no further group is read and the result is `None`.
     ///
     /// # Errors
-    /// Where a token is not in the vocabulary, a result is not finite, or the device fails.
+    /// If a token is not in the vocabulary, a result is not finite, or the device fails.
     pub fn log_probs(
         &self,
         asked: &Continuations,
-        go_on: &(dyn Fn(usize) -> bool + Sync),
+        on_progress: &(dyn Fn(usize) -> bool + Sync),
     ) -> Result<Option<Vec<Vec<f64>>>> {
         let vocab = self.config.vocab_size;
         if let Some(id) = asked.rows.iter().flat_map(|row| row.ids).find(|&&id| id as usize >= vocab) {
@@ -183,7 +183,7 @@ impl<B: Backend> Transformer<B> {
             roots.into_iter().partition(|(_, node)| node.children.is_empty());
         let mut all = vec![];
         for nodes in [alone, begun] {
-            let Some(found) = self.read_on(asked, &nodes, go_on)? else { return Ok(None) };
+            let Some(found) = self.read_on(asked, &nodes, on_progress)? else { return Ok(None) };
             all.extend(found);
         }
         let mut log_probs: Vec<Vec<f64>> = vec![vec![]; asked.rows.len()];
@@ -200,65 +200,67 @@ impl<B: Backend> Transformer<B> {
         &self,
         asked: &Continuations,
         nodes: &[Next<B>],
-        go_on: &(dyn Fn(usize) -> bool + Sync),
+        on_progress: &(dyn Fn(usize) -> bool + Sync),
     ) -> Result<Option<Vec<Found>>> {
         let positions =
             |(_, node): &Next<B>| if node.is_whole::<B>() { node.all() } else { node.places.len() };
         let found = in_groups::<B, _, _>(nodes, positions, |group| {
-            if !go_on(0) {
+            if !on_progress(0) {
                 return Ok(None);
             }
             let mut pass = TreePass::new(self, asked, group)?;
             let mut found = pass.read()?;
-            let goes_on = go_on(pass.ended());
+            if !on_progress(pass.ended()) {
+                return Ok(None);
+            }
             let next = pass.next();
             if !next.is_empty() {
-                let Some(more) = self.read_on(asked, &next, go_on)? else { return Ok(None) };
+                let Some(more) = self.read_on(asked, &next, on_progress)? else { return Ok(None) };
                 found.extend(more);
             }
-            Ok(goes_on.then_some(found))
+            Ok(Some(found))
         })?;
         let found: Option<Vec<Vec<Found>>> = found.into_iter().collect();
         Ok(found.map(|found| found.into_iter().flatten().collect()))
     }
 }
 
-/// What is asked for behind one place: rows' numbers, each with the place among its ids.
+/// Log-probabilities needed after one place: indices of rows, each with the place among the ids of its continuation.
 type Wanted = Vec<(usize, usize)>;
 
-/// A node of a pass.
+/// A node as part of a pass.
 struct Branch<'n, B: Backend> {
     node: &'n Node,
-    /// What was read before in another pass.
-    before: Option<Arc<KvCache<B>>>,
-    /// The branch of this pass that it goes on from.
-    after: Option<usize>,
+    /// Cache of the ids that an earlier pass has read.
+    prefix: Option<Arc<KvCache<B>>>,
+    /// Index of the branch of this pass that contains the parent node.
+    parent: Option<usize>,
     ids: Vec<u32>,
-    /// What is asked for at each of its places.
+    /// Log-probabilities needed after each of its ids.
     wanted: Vec<Wanted>,
 }
 
-/// Trees, and trunks of larger ones, that go through the model together.
+/// One pass over a group of trees, and of trunks of larger trees.
 struct TreePass<'n, 'a, B: Backend> {
     model: &'n Transformer<B>,
     asked: &'n Continuations<'a>,
-    /// Every node before those below it.
+    /// The nodes, parents before their children.
     branches: Vec<Branch<'n, B>>,
-    /// The caches of the branches, where there are any.
+    /// One cache per branch; empty if the pass needs none.
     caches: Vec<KvCache<B>>,
 }
 
 impl<'n, 'a, B: Backend> TreePass<'n, 'a, B> {
     fn new(model: &'n Transformer<B>, asked: &'n Continuations<'a>, group: &[Next<'n, B>]) -> Result<Self> {
         let mut pass = Self { model, asked, branches: vec![], caches: vec![] };
-        for (before, node) in group {
-            pass.add(node, before.clone(), None);
+        for (prefix, node) in group {
+            pass.add(node, prefix.clone(), None);
         }
-        // Prompts alone need no caches.
-        let is_tree = |branch: &Branch<B>| branch.before.is_some() || !branch.node.children.is_empty();
+        // Single nodes without a prefix need no caches.
+        let is_tree = |branch: &Branch<B>| branch.prefix.is_some() || !branch.node.children.is_empty();
         if pass.branches.iter().any(is_tree) {
-            let cache = |branch: &Branch<B>| match &branch.before {
-                Some(before) => KvCache::behind(before.clone(), branch.ids.len()),
+            let cache = |branch: &Branch<B>| match &branch.prefix {
+                Some(prefix) => KvCache::extending(prefix.clone(), branch.ids.len()),
                 None => model.cache(branch.ids.len()),
             };
             pass.caches = pass.branches.iter().map(cache).collect::<Result<_>>()?;
@@ -266,7 +268,7 @@ impl<'n, 'a, B: Backend> TreePass<'n, 'a, B> {
         Ok(pass)
     }
 
-    fn add(&mut self, node: &'n Node, before: Option<Arc<KvCache<B>>>, after: Option<usize>) {
+    fn add(&mut self, node: &'n Node, prefix: Option<Arc<KvCache<B>>>, parent: Option<usize>) {
         let rows = &self.asked.rows;
         let longest = &rows[node.rows.end - 1];
         let ids = node.places.clone().map(|place| longest.id(place)).collect();
@@ -278,7 +280,7 @@ impl<'n, 'a, B: Backend> TreePass<'n, 'a, B> {
             }
         }
         let number = self.branches.len();
-        self.branches.push(Branch { node, before, after, ids, wanted });
+        self.branches.push(Branch { node, prefix, parent, ids, wanted });
         if node.is_whole::<B>() {
             for child in &node.children {
                 self.add(child, None, Some(number));
@@ -316,9 +318,9 @@ impl<'n, 'a, B: Backend> TreePass<'n, 'a, B> {
             pass.each_logits(&x, &places, on_logits)?;
         } else {
             let mut readings: Vec<Reading<B>> = (caches.iter_mut().zip(branches.iter()))
-                .map(|(cache, Branch { ids, wanted, after, .. })| {
+                .map(|(cache, Branch { ids, wanted, parent, .. })| {
                     let logits_from = wanted.iter().position(|wanted| !wanted.is_empty());
-                    Reading { cache, after: *after, ids, logits_from: logits_from.unwrap_or(ids.len()) }
+                    Reading { cache, continues: *parent, ids, logits_from: logits_from.unwrap_or(ids.len()) }
                 })
                 .collect();
             model.extend_with(&mut readings, on_logits)?;
@@ -327,7 +329,7 @@ impl<'n, 'a, B: Backend> TreePass<'n, 'a, B> {
         Ok(found)
     }
 
-    /// How many continuations are read to their end.
+    /// Returns the number of continuations whose last id to read is in this pass.
     fn ended(&self) -> usize {
         let ends = |Branch { node, .. }: &Branch<B>| {
             let rows = &self.asked.rows[node.rows.clone()];
@@ -336,7 +338,7 @@ impl<'n, 'a, B: Backend> TreePass<'n, 'a, B> {
         self.branches.iter().map(ends).sum()
     }
 
-    /// What is read behind this pass, in others.
+    /// Returns the nodes that later passes read, with the caches of their prefixes.
     fn next(self) -> Vec<Next<'n, B>> {
         let mut next = vec![];
         for (branch, cache) in self.branches.into_iter().zip(self.caches) {
@@ -373,7 +375,7 @@ mod tests {
         (0..len as u64).map(|i| (crate::backend::mix(i ^ (salt << 32)) % 40) as u32).collect()
     }
 
-    /// log p of each id by a pass of its own for each.
+    /// Log-probability of each id, computed by a separate pass per id.
     fn alone(model: &Transformer, asked: &Continuation) -> Vec<f64> {
         let mut read = asked.prompt.to_vec();
         let mut found = vec![];
@@ -385,8 +387,8 @@ mod tests {
         found
     }
 
-    /// Prompts as exams have them: solved questions in front, several answers behind, some of one id, some that go on as
-    /// another does; equal ones; prompts that are the beginning of others.
+    /// Prompts as in exams: solved questions, then a question with several answers, some of a single id, some that are a
+    /// prefix of another, some equal; also prompts that are a prefix of other prompts.
     fn cases() -> Vec<(Vec<u32>, Vec<u32>)> {
         let mut all = vec![];
         for subject in 0..3 {
@@ -402,7 +404,7 @@ mod tests {
         }
         all.push((ids(1, 99), ids(4, 98)));
         all.push((ids(2, 99), ids(1, 98)));
-        // More than what is read in one pass, one question of it too.
+        // A tree too large for one pass, with one question that also is.
         let shots = ids(150, 50);
         for question in 0..6 {
             let len = if question == 0 { 500 } else { 60 };
@@ -428,11 +430,11 @@ mod tests {
         let laid_out = Continuations::new(&asked).unwrap();
         assert!(laid_out.roots.iter().any(|root| !root.is_whole::<Cpu>() && !root.children.is_empty()));
         let told = Mutex::new(0);
-        let go_on = |done| {
+        let on_progress = |done| {
             *told.lock().unwrap() += done;
             true
         };
-        let found = model.log_probs(&Continuations::new(&asked).unwrap(), &go_on).unwrap().unwrap();
+        let found = model.log_probs(&Continuations::new(&asked).unwrap(), &on_progress).unwrap().unwrap();
         assert_eq!(*told.lock().unwrap(), asked.len());
         for (found, asked) in found.iter().zip(&asked) {
             let want = alone(&model, asked);
@@ -445,20 +447,39 @@ mod tests {
     }
 
     #[test]
+    fn a_stop_after_the_trunk_of_a_tree_is_final() {
+        let shots = ids(150, 50);
+        let prompts: Vec<Vec<u32>> =
+            (0..6).map(|question| [shots.clone(), ids(300, 60 + question)].concat()).collect();
+        let asked: Vec<Continuation> =
+            prompts.iter().map(|prompt| Continuation { prompt, ids: &[3, 4] }).collect();
+        let asked = Continuations::new(&asked).unwrap();
+        assert!(asked.roots.len() == 1 && !asked.roots[0].is_whole::<Cpu>());
+        let calls = Mutex::new(0);
+        let on_progress = |_: usize| {
+            let mut calls = calls.lock().unwrap();
+            *calls += 1;
+            *calls < 2
+        };
+        assert_eq!(model(None).log_probs(&asked, &on_progress).unwrap(), None);
+        assert_eq!(*calls.lock().unwrap(), 2);
+    }
+
+    #[test]
     fn ids_are_counted_as_they_are_read() {
         let prompt = ids(50, 1);
         let [a, b] = [[3, 4, 5], [3, 6, 7]];
         let asked = [&a[..], &b, &b[..1]].map(|ids| Continuation { prompt: &prompt, ids });
-        // The prompt and its answers without their last ids; two that begin with one id alike read it twice.
-        assert_eq!(Continuations::new(&asked).unwrap().shared(), Shared { distinct: 53, read: 54 });
-        // Too little is saved: 3 ids with the answers' first one.
+        // The prompt and the answers without their last ids; the common first id of two answers is read twice.
+        assert_eq!(Continuations::new(&asked).unwrap().read_counts(), ReadCounts { distinct: 53, read: 54 });
+        // Sharing would save only 3 ids, including the common first id of the answers.
         let asked = [&a[..], &b].map(|ids| Continuation { prompt: &prompt[..2], ids });
-        assert_eq!(Continuations::new(&asked).unwrap().shared(), Shared { distinct: 5, read: 8 });
-        // An empty question with many answers has few ids, but most of them.
+        assert_eq!(Continuations::new(&asked).unwrap().read_counts(), ReadCounts { distinct: 5, read: 8 });
+        // A short prompt with many answers: each id saved counts once per answer.
         let answers: Vec<[u32; 4]> = (0..30).map(|i| [i, 1, 2, 3]).collect();
         let asked: Vec<Continuation> =
             answers.iter().map(|ids| Continuation { prompt: &prompt[..7], ids }).collect();
-        assert_eq!(Continuations::new(&asked).unwrap().shared(), Shared { distinct: 97, read: 97 });
+        assert_eq!(Continuations::new(&asked).unwrap().read_counts(), ReadCounts { distinct: 97, read: 97 });
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! Reading sequences piece by piece: keys and values of what was read stay in a cache.
+//! Incremental reading of sequences with a cache of keys and values.
 //!
-//! A [`KvCache`] belongs to one sequence and knows nothing of the model, which many sequences share.
-//! [`Transformer::extend`] reads on in several sequences at once; some may read a whole prompt while others read the one
-//! token they have just written. Blocks, rotation and attention are the same code as in training.
+//! A [`KvCache`] belongs to one sequence and does not reference the model, which many sequences share.
+//! [`Transformer::extend`] extends several sequences at once; some may read a whole prompt while others read the single
+//! token that they have just generated. Blocks, rotary positions and attention use the same code as training.
 
 use crate::backend::{Backend, Pieces};
 use crate::spec::Heads;
@@ -11,29 +11,29 @@ use crate::transformer::{KeyValues, Mode, Transformer};
 use crate::{Error, Result};
 use std::sync::Arc;
 
-/// What one sequence has read: rotated keys, and values, of every layer.
+/// KV cache of one sequence: the rotated keys and the values of every layer.
 pub struct KvCache<B: Backend> {
-    /// What it goes on from, which others may share.
-    before: Option<Arc<KvCache<B>>>,
+    /// Prefix that this cache extends, possibly shared with other caches.
+    prefix: Option<Arc<KvCache<B>>>,
     layers: Vec<B::Cache>,
     heads: Heads,
     backend: B,
-    /// Positions of its own that there is room for.
+    /// Capacity without the prefix, in positions.
     room: usize,
-    /// Positions of its own that were read.
+    /// Number of positions read, without the prefix.
     read: usize,
 }
 
-/// What a sequence reads next.
+/// The next ids of one sequence.
 pub struct Reading<'a, B: Backend> {
-    /// What it has read.
+    /// Cache of the sequence.
     pub cache: &'a mut KvCache<B>,
-    /// The number of an earlier one that is read in the same pass, behind which this one goes on; its cache is empty then,
-    /// and after the pass it holds the end of what was read alone.
-    pub after: Option<usize>,
-    /// The ids to read, one at least.
+    /// Index of an earlier reading of the same call that this one continues. Its own cache must be empty; after the call it
+    /// holds only the ids of this reading.
+    pub continues: Option<usize>,
+    /// Ids to read, at least one.
     pub ids: &'a [u32],
-    /// The first place among these ids whose logits are wanted, with all behind it; their number wants none.
+    /// First place among the ids whose logits are needed, together with all later ones; `ids.len()` for none.
     pub logits_from: usize,
 }
 
@@ -43,53 +43,57 @@ impl<B: Backend> KvCache<B> {
         heads: Heads,
         layers: usize,
         room: usize,
-        before: Option<Arc<KvCache<B>>>,
+        prefix: Option<Arc<KvCache<B>>>,
     ) -> Result<Self> {
+        let bytes = room.checked_mul(heads.kv_width()).and_then(|len| len.checked_mul(size_of::<f32>()));
+        if bytes.is_none_or(|bytes| isize::try_from(bytes).is_err()) {
+            return Err(Error::Input(format!("a KV cache of {room} positions does not fit into memory")));
+        }
         let layers = (0..layers).map(|_| backend.cache(heads, room)).collect::<Result<_>>()?;
-        Ok(Self { before, layers, heads, backend, room, read: 0 })
+        Ok(Self { prefix, layers, heads, backend, room, read: 0 })
     }
 
-    /// Positions read so far.
+    /// Returns the number of positions read so far, including the prefix.
     pub fn len(&self) -> usize {
-        self.shared() + self.read
+        self.prefix_len() + self.read
     }
 
-    /// Whether nothing was read yet.
+    /// Returns whether no position was read yet.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Positions that there is room for.
+    /// Returns the capacity in positions, including the prefix.
     pub fn capacity(&self) -> usize {
-        self.shared() + self.room
+        self.prefix_len() + self.room
     }
 
-    /// Positions of what it goes on from.
-    fn shared(&self) -> usize {
-        self.before.as_ref().map_or(0, |before| before.len())
+    /// Returns the number of positions of the prefix.
+    fn prefix_len(&self) -> usize {
+        self.prefix.as_ref().map_or(0, |prefix| prefix.len())
     }
 
-    /// An empty cache that goes on from another, with room for `room` further positions: what several sequences begin
-    /// with is read and kept once.
+    /// Creates an empty cache that extends another one, with room for `room` further positions: a prefix of several sequences
+    /// is read and stored once.
     ///
     /// # Errors
-    /// Where the device has no room for it.
-    pub fn behind(before: Arc<Self>, room: usize) -> Result<Self> {
-        let (backend, heads, layers) = (before.backend.clone(), before.heads, before.layers.len());
-        Self::new(backend, heads, layers, room, Some(before))
+    /// If the device runs out of memory.
+    pub fn extending(prefix: Arc<Self>, room: usize) -> Result<Self> {
+        let (backend, heads, layers) = (prefix.backend.clone(), prefix.heads, prefix.layers.len());
+        Self::new(backend, heads, layers, room, Some(prefix))
     }
 
-    /// A copy to go on from, with room for `capacity` positions in all.
+    /// Copies the cache, with a total capacity of `capacity` positions; a shared prefix is not copied.
     ///
     /// # Errors
-    /// Where there is less room than was read.
+    /// If `capacity` is less than the number of positions read, or the device runs out of memory.
     pub fn fork(&self, capacity: usize) -> Result<Self> {
-        let (len, shared) = (self.len(), self.shared());
+        let (len, shared) = (self.len(), self.prefix_len());
         if capacity < len {
             return Err(Error::Input(format!("{len} positions do not fit into a cache of {capacity}")));
         }
         let (backend, layers) = (self.backend.clone(), self.layers.len());
-        let mut to = Self::new(backend, self.heads, layers, capacity - shared, self.before.clone())?;
+        let mut to = Self::new(backend, self.heads, layers, capacity - shared, self.prefix.clone())?;
         for (to, from) in to.layers.iter_mut().zip(&self.layers) {
             self.backend.cache_copy(to, from, self.read, self.heads)?;
         }
@@ -97,54 +101,58 @@ impl<B: Backend> KvCache<B> {
         Ok(to)
     }
 
-    /// What a layer has of all positions.
+    /// Returns the pieces of a layer's cache, from the prefix on, that hold all positions.
     fn pieces(&self, layer: usize) -> Pieces<'_, B::Cache> {
-        let mut pieces = self.before.as_ref().map_or(vec![], |before| before.pieces(layer));
+        let mut pieces = self.prefix.as_ref().map_or(vec![], |prefix| prefix.pieces(layer));
         pieces.push((&self.layers[layer], self.read));
         pieces
     }
 }
 
 impl<B: Backend> Transformer<B> {
-    /// An empty cache for `capacity` positions.
+    /// Creates an empty cache for `capacity` positions.
     ///
     /// # Errors
-    /// Where the device has no room for it.
+    /// If the device runs out of memory.
     pub fn cache(&self, capacity: usize) -> Result<KvCache<B>> {
         KvCache::new(self.backend.clone(), self.config.heads(), self.config.n_layers, capacity, None)
     }
 
-    /// Reads further ids of several sequences and returns the logits of what follows the last of each,
-    /// `(vocab_size,)` each. What comes out for one does not depend on the others.
+    /// Reads further ids of several sequences and returns the logits after the last id of each, `(vocab_size,)` each. The
+    /// result for a sequence does not depend on the others.
     ///
     /// # Errors
-    /// As [`Self::extend_with`].
+    /// Same as [`Self::extend_with`].
     pub fn extend(&self, sequences: &mut [(&mut KvCache<B>, &[u32])]) -> Result<Vec<Vec<f32>>> {
         let mut found = vec![vec![]; sequences.len()];
         let mut readings: Vec<Reading<B>> = (sequences.iter_mut())
-            .map(|(cache, ids)| Reading { cache, after: None, ids, logits_from: ids.len().saturating_sub(1) })
+            .map(|(cache, ids)| Reading {
+                cache,
+                continues: None,
+                ids,
+                logits_from: ids.len().saturating_sub(1),
+            })
             .collect();
         self.extend_with(&mut readings, |number, _, logits| found[number] = logits.to_vec())?;
         Ok(found)
     }
 
-    /// Reads further ids of several sequences; `on_logits` hears of each sequence's number, the place among its ids
-    /// and the logits of what follows there, `(vocab_size,)`, in order. What it hears of one sequence does not depend
-    /// on the others.
+    /// Reads further ids of several sequences. Calls `on_logits` in order with the index of a sequence, a place among its
+    /// ids and the logits after that place, `(vocab_size,)`. The logits of a sequence do not depend on the others.
     ///
     /// # Errors
-    /// Where a sequence has nothing to read, no room for it, or a token outside the vocabulary, or goes on behind one
-    /// that does not stand before it; then none has read anything.
+    /// If a sequence has no ids to read, too little room or a token outside the vocabulary, continues a sequence that is not
+    /// before it, or the device fails. No sequence then counts as extended.
     pub fn extend_with(
         &self,
         sequences: &mut [Reading<B>],
         on_logits: impl FnMut(usize, usize, &[f32]),
     ) -> Result<()> {
         let mut starts: Vec<usize> = vec![];
-        for (number, Reading { cache, after, ids, .. }) in sequences.iter().enumerate() {
+        for (number, Reading { cache, continues, ids, .. }) in sequences.iter().enumerate() {
             let (len, more) = (cache.len(), ids.len());
             if more == 0 {
-                return Err(Error::Input("nothing to read; a prompt needs at least one token".into()));
+                return Err(Error::Input("the prompt is empty, expected at least one token".into()));
             }
             if len + more > cache.capacity() {
                 let capacity = cache.capacity();
@@ -152,12 +160,14 @@ impl<B: Backend> Transformer<B> {
                     "{len} tokens were read and {more} more do not fit into a cache of {capacity}"
                 )));
             }
-            starts.push(match *after {
+            starts.push(match *continues {
                 None => len,
-                Some(after) if after < number && len == 0 => starts[after] + sequences[after].ids.len(),
-                Some(after) => {
+                Some(earlier) if earlier < number && len == 0 => {
+                    starts[earlier] + sequences[earlier].ids.len()
+                }
+                Some(earlier) => {
                     return Err(Error::Input(format!(
-                        "sequence {number}, which has read {len} tokens, cannot go on behind sequence {after}"
+                        "sequence {number}, which has read {len} tokens, cannot continue sequence {earlier}"
                     )));
                 }
             });
@@ -168,11 +178,11 @@ impl<B: Backend> Transformer<B> {
         for layer in 0..self.config.n_layers {
             let bounds = pass.batch().documents.windows(2);
             let documents = (sequences.iter_mut().zip(bounds))
-                .map(|(Reading { cache, after, .. }, bounds)| {
-                    let KvCache { before, layers, read, .. } = &mut **cache;
+                .map(|(Reading { cache, continues, .. }, bounds)| {
+                    let KvCache { prefix, layers, read, .. } = &mut **cache;
                     KeyValues {
-                        before: before.as_ref().map_or(vec![], |before| before.pieces(layer)),
-                        after: *after,
+                        prefix: prefix.as_ref().map_or(vec![], |prefix| prefix.pieces(layer)),
+                        continues: *continues,
                         cache: &mut layers[layer],
                         read: *read,
                         rows: bounds[0]..bounds[1],
@@ -191,10 +201,10 @@ impl<B: Backend> Transformer<B> {
         Ok(())
     }
 
-    /// [`Self::extend`] of a single sequence.
+    /// Calls [`Self::extend`] for a single sequence.
     ///
     /// # Errors
-    /// As [`Self::extend`].
+    /// Same as [`Self::extend`].
     pub fn read(&self, cache: &mut KvCache<B>, ids: &[u32]) -> Result<Vec<f32>> {
         Ok(self.extend(&mut [(cache, ids)])?.swap_remove(0))
     }

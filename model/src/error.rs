@@ -1,43 +1,43 @@
-//! What can go wrong with a model.
+//! The error type of this crate.
 
 use crate::config::ShapeError;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
-/// A result of this crate.
+/// A result with the [`enum@Error`] of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What can go wrong with a model.
+/// An error of this crate.
 #[derive(Debug, Error)]
 pub enum Error {
-    /// A shape that cannot be built.
+    /// A model shape that cannot be built.
     #[error(transparent)]
     Shape(#[from] ShapeError),
     /// A file that cannot be read or written.
     #[error("{}: {problem}", path.display())]
     File {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the problem.
         problem: String,
     },
-    /// A tensor of a weights file that does not fit the model.
+    /// A tensor in a weights file that does not fit the model.
     #[error("{}: tensor {tensor}: {problem}", path.display())]
     Weights {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Name of the tensor.
+        /// Name of the tensor in the file.
         tensor: String,
-        /// What is wrong and what was expected.
+        /// Description of the problem and what was expected.
         problem: String,
     },
     /// Input that does not fit the model.
     #[error("{0}")]
     Input(String),
-    /// A device whose memory has no room left. Where others use it as well, there may be some the next time.
+    /// Device memory is exhausted. If other processes share the device, a later attempt may succeed.
     #[error("{0}")]
     OutOfMemory(String),
-    /// candle's own error.
+    /// An error raised by candle.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }

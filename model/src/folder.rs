@@ -1,5 +1,5 @@
-//! A model folder: `config.json` with MiniMind's keys, or those of an architecture of transformers, and
-//! `model.safetensors`, `pytorch_model.bin` (either in several files with an index), or `*.pth`.
+//! Model folders: `config.json`, with MiniMind's keys or those of an architecture of transformers, and
+//! `model.safetensors`, `pytorch_model.bin` (either of them possibly sharded, with an index), or `*.pth`.
 
 use crate::backend::Backend;
 use crate::computed;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// MiniMind's `LMConfig` as `config.json` holds it, and the keys that this project adds.
+/// A `config.json` with the keys of MiniMind's `LMConfig` and those that this project adds.
 #[derive(Debug, Serialize, Deserialize)]
 struct ConfigFile {
     dim: usize,
@@ -84,7 +84,7 @@ fn is_true(value: &bool) -> bool {
 fn is_standard(value: &Parametrization) -> bool {
     *value == Parametrization::Standard
 }
-/// A number of positions; `null` and `false`, as some configurations write it, are none.
+/// Deserializes a window in positions; `null` and `false`, which some configurations contain, mean no window.
 fn window<'de, D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<usize>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -134,7 +134,7 @@ fn default_parametrization() -> Parametrization {
     Parametrization::Standard
 }
 
-/// v1 writes a flag, and builds one shared expert whatever it says; here it is a count.
+/// Number of shared experts; v1 writes a flag and builds one shared expert whatever its value.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(untagged)]
 enum SharedExperts {
@@ -199,7 +199,7 @@ impl ConfigFile {
     fn into_config(self, path: &Path) -> Result<ModelConfig> {
         if self.use_moe && (self.scoring_func != "softmax" || !self.norm_topk_prob) {
             let problem =
-                "expected scoring_func = \"softmax\" and norm_topk_prob = true, the router that exists";
+                "expected scoring_func = \"softmax\" and norm_topk_prob = true, the only supported router";
             return Err(Error::file(path, problem.into()));
         }
         let config = ModelConfig {
@@ -207,10 +207,10 @@ impl ConfigFile {
             n_layers: self.n_layers,
             n_heads: self.n_heads,
             n_kv_heads: self.n_kv_heads.unwrap_or(self.n_heads),
-            // A head size that follows from the width anyway is left to follow from it.
-            head_dim: self.head_dim.filter(|&head_dim| head_dim * self.n_heads != self.dim),
+            // Leave the head size unset if it equals the derived one.
+            head_dim: self.head_dim.filter(|head_dim| head_dim.checked_mul(self.n_heads) != Some(self.dim)),
             qk_norm: self.qk_norm,
-            // A window that is not used has a width all the same.
+            // Configurations state a window size even if the window is disabled.
             window: self.sliding_window.filter(|_| self.use_sliding_window != Some(false)),
             tie_embeddings: self.tie_word_embeddings,
             vocab_size: self.vocab_size,
@@ -238,22 +238,22 @@ impl ConfigFile {
     }
 }
 
-/// Reads the shape from a `config.json`; what it asks for and is not computed here is refused.
+/// Reads the shape from a `config.json` and rejects keys that would require a different computation.
 ///
 /// # Errors
-/// Where the file cannot be read, lacks a key, or asks for what is not computed here.
+/// If the file cannot be read, lacks a key, or requires a computation that is not supported.
 pub fn read_config(path: &Path) -> Result<ModelConfig> {
     read_either(path).map(|(config, _)| config)
 }
 
-/// The shape, and the architecture of transformers that the file is of, where it is none of MiniMind.
+/// Reads the shape and the architecture of transformers; the latter is `None` for MiniMind's keys.
 fn read_either(path: &Path) -> Result<(ModelConfig, Option<Architecture>)> {
     let text = std::fs::read_to_string(path).map_err(|e| Error::file(path, e.to_string()))?;
     if let Ok(Value::Object(keys)) = serde_json::from_str(&text) {
         if let Some(architecture) = Architecture::named(&keys) {
             return Ok((hugging_face::read_config(architecture, &keys, path)?, Some(architecture)));
         }
-        let problems = computed::problems(&keys);
+        let problems = computed::unsupported_settings(&keys);
         if !problems.is_empty() {
             return Err(Error::file(path, problems.join("; ")));
         }
@@ -263,15 +263,15 @@ fn read_either(path: &Path) -> Result<(ModelConfig, Option<Architecture>)> {
     Ok((file.into_config(path)?, None))
 }
 
-/// The bytes of a `config.json`.
+/// Returns the contents of a `config.json` with MiniMind's keys.
 pub fn write_config(config: &ModelConfig) -> Vec<u8> {
     let mut text = serde_json::to_vec_pretty(&ConfigFile::from_config(config)).unwrap_or_default();
     text.push(b'\n');
     text
 }
 
-/// The weights file of a model folder: `model.safetensors`, `pytorch_model.bin`, the index of either in several files, or
-/// the only `*.pth`.
+/// Finds the weights file of a model folder: `model.safetensors`, `pytorch_model.bin`, the index of either if it is
+/// sharded, or the only `*.pth`.
 fn weights_file(dir: &Path) -> Result<PathBuf> {
     for name in ["model.safetensors", "pytorch_model.bin"] {
         for name in [name.to_owned(), format!("{name}{INDEX}")] {
@@ -286,15 +286,18 @@ fn weights_file(dir: &Path) -> Result<PathBuf> {
     let files: Vec<PathBuf> = files.collect();
     match files.as_slice() {
         [only] => Ok(only.clone()),
-        [] => Err(Error::file(dir, "holds no model.safetensors, pytorch_model.bin or *.pth".into())),
-        _ => Err(Error::file(dir, "holds several *.pth files; name the file itself or keep one".into())),
+        [] => Err(Error::file(dir, "contains no model.safetensors, pytorch_model.bin or *.pth".into())),
+        _ => Err(Error::file(
+            dir,
+            "contains several *.pth files; keep one, or give the path of the file".into(),
+        )),
     }
 }
 
-/// Reads named tensors from a weights file by its extension.
+/// Reads the named tensors of a weights file, whose format its extension determines.
 ///
 /// # Errors
-/// Where the file has another extension, cannot be read or is damaged.
+/// If the extension is unknown, or the file cannot be read or is damaged.
 pub fn read_weights(path: &Path) -> Result<weights::NamedTensors> {
     if path.to_string_lossy().ends_with(INDEX) {
         return weights::read_shards(path);
@@ -312,24 +315,24 @@ pub fn read_weights(path: &Path) -> Result<weights::NamedTensors> {
 /// Reads the shape and the weights of a model folder.
 ///
 /// # Errors
-/// Where a file is missing, damaged, or asks for what is not computed here.
+/// If a file is missing or damaged, or requires a computation that is not supported.
 pub fn read(dir: &Path) -> Result<(ModelConfig, Weights)> {
     let path = weights_file(dir)?;
     read_parts(&dir.join("config.json"), &path)
 }
 
-/// The mean of the weights of several folders, all of one shape, each weight's taken in double precision.
+/// Averages the weights of several model folders of the same shape, in double precision.
 ///
 /// # Errors
-/// As [`read`], and where shapes differ or there is no folder.
+/// Same as [`read`]; also if shapes differ or `dirs` is empty.
 pub fn read_mean(dirs: &[PathBuf]) -> Result<(ModelConfig, Weights)> {
-    let [first, others @ ..] = dirs else { return Err(Error::Input("no model to take the mean of".into())) };
+    let [first, others @ ..] = dirs else { return Err(Error::Input("no models to average".into())) };
     let (config, mut weights) = read(first)?;
     let mut sums: Vec<f64> = weights.flat.iter().map(|&weight| f64::from(weight)).collect();
     for dir in others {
         let (other, more) = read(dir)?;
         if other != config {
-            return Err(Error::file(dir, format!("is of another shape than {}", first.display())));
+            return Err(Error::file(dir, format!("has another shape than {}", first.display())));
         }
         sums.iter_mut().zip(more.flat).for_each(|(sum, weight)| *sum += f64::from(weight));
     }
@@ -338,10 +341,10 @@ pub fn read_mean(dirs: &[PathBuf]) -> Result<(ModelConfig, Weights)> {
     Ok((config, weights))
 }
 
-/// As [`read`], from two files.
+/// Reads the shape and the weights of a model from two files; see [`read`].
 ///
 /// # Errors
-/// As [`read`].
+/// Same as [`read`].
 pub fn read_parts(config: &Path, weights: &Path) -> Result<(ModelConfig, Weights)> {
     let (config, architecture) = read_either(config)?;
     let tensors = read_weights(weights)?;
@@ -356,9 +359,27 @@ impl<B: Backend> Transformer<B> {
     /// Reads a model folder; see [`read`].
     ///
     /// # Errors
-    /// As [`read`].
+    /// Same as [`read`].
     pub fn load(dir: &Path, backend: &B) -> Result<Self> {
         let (config, weights) = read(dir)?;
         Self::from_weights(&config, weights, backend)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_total_width_of_the_heads_that_overflows_is_refused() -> std::io::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("config.json");
+        // 4 (2^62 + 16) wraps to 64.
+        let config =
+            r#"{"dim": 64, "n_layers": 1, "n_heads": 4, "vocab_size": 64, "head_dim": 4611686018427387920}"#;
+        std::fs::write(&path, config)?;
+        let error = read_config(&path).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("model.head_dim: is 4611686018427387920"), "{error}");
+        Ok(())
     }
 }

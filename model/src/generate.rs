@@ -1,44 +1,45 @@
-//! Writing on: the prompt is read at once, then one token at a time.
+//! Text generation from prompts.
 
 use crate::Result;
 use crate::backend::Backend;
 use crate::sampling::{LogProbs, Sampling};
 use crate::transformer::Transformer;
-use crate::writing::{Event, TextId, Writing};
+use crate::writing::{Event, GenerationBatch, TextId};
 use std::ops::ControlFlow;
 
-/// How a text is written on.
+/// Options of text generation.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct GenerateOptions {
-    /// New tokens at most.
+    /// Maximum number of new tokens.
     pub max_tokens: usize,
-    /// How each is chosen.
+    /// How each token is chosen.
     pub sampling: Sampling,
-    /// Equal seeds write equal texts.
+    /// Seed of the sampler; equal seeds give equal texts.
     pub seed: u64,
-    /// Which of several texts of one seed it is; the first is 0.
+    /// Index of the text among several with the same seed, from 0.
     pub choice: u64,
-    /// Tokens that end the text; they are not part of it.
+    /// Tokens that end the text, of which they are not a part.
     pub stop: Vec<u32>,
-    /// Log-probabilities of each token, with so many of the likeliest at its place.
+    /// If set, log-probabilities of each token are returned, with those of this many most likely tokens at its place.
     pub log_probs: Option<usize>,
 }
 
-/// A token that was written.
+/// A generated token.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Token {
-    /// Which.
+    /// Token id.
     pub id: u32,
-    /// Log-probabilities at its place, where they were asked for.
+    /// Log-probabilities at its place, if requested.
     pub log_probs: Option<LogProbs>,
 }
 
 impl<B: Backend> Transformer<B> {
-    /// Writes on after `prompt` and returns the new tokens; `on_token` gets each as it comes and may end it.
+    /// Generates a text after `prompt` and returns the new tokens. `on_token` receives each token as it is generated and can
+    /// end the text.
     ///
     /// # Errors
-    /// Where the prompt is empty or has a token outside the vocabulary, an option makes no sense, or the model's logits
-    /// are not finite.
+    /// If the prompt is empty or has a token outside the vocabulary, an option is invalid, the logits of the model are not
+    /// finite, or the device fails.
     pub fn generate(
         &self,
         prompt: &[u32],
@@ -49,31 +50,31 @@ impl<B: Backend> Transformer<B> {
         Ok(texts.into_iter().flatten().collect())
     }
 
-    /// [`Self::generate`] of several texts at once, each with a sampler of its own; `on_token` gets the number of the
-    /// text as well. What one text becomes does not depend on the others.
+    /// Generates several texts at once, each with its own sampler; see [`Self::generate`]. `on_token` also receives the index
+    /// of the text. The result for a text does not depend on the others.
     ///
     /// # Errors
-    /// As [`Self::generate`], for any of the texts.
+    /// Same as [`Self::generate`], for any of the texts.
     pub fn generate_together(
         &self,
         prompts: &[(&[u32], &GenerateOptions)],
         mut on_token: impl FnMut(usize, Token) -> ControlFlow<()>,
     ) -> Result<Vec<Vec<u32>>> {
-        let mut writing = Writing::new(self);
+        let mut batch = GenerationBatch::new(self);
         let mut ids: Vec<TextId> = vec![];
         for &(prompt, options) in prompts {
-            ids.extend(writing.begin(prompt, std::slice::from_ref(options), None)?);
+            ids.extend(batch.begin(prompt, std::slice::from_ref(options), None)?);
         }
         let mut texts = vec![vec![]; prompts.len()];
-        while !writing.is_empty() {
-            for (id, event) in writing.step() {
-                // Ids come in order.
+        while !batch.is_empty() {
+            for (id, event) in batch.step() {
+                // Ids are in ascending order.
                 let Ok(number) = ids.binary_search(&id) else { continue };
                 match event {
                     Event::Token(token) => {
                         texts[number].push(token.id);
                         if on_token(number, token).is_break() {
-                            writing.leave(id);
+                            batch.leave(id);
                         }
                     }
                     Event::Failed(error) => return Err(error),

@@ -1,4 +1,4 @@
-//! Results without gradients, over many sequences at once.
+//! Inference over many sequences at once: log-probabilities and routes, without gradients.
 
 use crate::backend::cpu::math::log_sum_exp;
 use crate::backend::{Backend, RouterStats};
@@ -8,16 +8,16 @@ use crate::transformer::{Mode, Transformer};
 use crate::{Error, Result};
 use rayon::prelude::*;
 
-/// Positions that go through the model together on a thread.
+/// Maximum number of positions per pass of a thread.
 const THREAD_POSITIONS: usize = 1024;
 
-/// Positions that go through the model together.
+/// Returns the maximum number of positions per pass of a backend.
 pub(crate) const fn group_positions<B: Backend>() -> usize {
     if B::LANES { THREAD_POSITIONS } else { B::GROUP_POSITIONS }
 }
 
-/// What becomes of items that go through the model group by group, in their order: shared out over the current rayon threads
-/// where those are what computes, else one group after the other.
+/// Applies `work` to groups of items and returns the results in order. The groups run in parallel on the current rayon
+/// threads if the backend computes there, otherwise one after another.
 pub(crate) fn in_groups<B: Backend, T: Sync, R: Send>(
     items: &[T],
     positions: impl Fn(&T) -> usize,
@@ -30,12 +30,12 @@ pub(crate) fn in_groups<B: Backend, T: Sync, R: Send>(
     }
 }
 
-/// A prompt, and the tokens whose probability as the next one is asked for.
+/// A prompt, and the candidates for the next token whose probabilities are requested.
 #[derive(Debug, Clone, Copy)]
 pub struct NextToken<'a> {
-    /// What the model reads, `(len,)`.
+    /// Ids of the prompt, `(len,)`; at least one.
     pub prompt: &'a [u32],
-    /// The tokens in question.
+    /// Ids of the candidates.
     pub ids: &'a [u32],
 }
 
@@ -46,12 +46,12 @@ impl AsRef<[u32]> for NextToken<'_> {
 }
 
 impl<B: Backend> Transformer<B> {
-    /// `weight * log p(target)` of every position of every sequence.
+    /// Computes `weight * log p(target)` at every position of every sequence: `(len,)` each.
     ///
-    /// Each result depends on its sequence alone.
+    /// The result for a sequence does not depend on the others.
     ///
     /// # Errors
-    /// A model whose results are not finite has none.
+    /// If a result is not finite, a token is not in the vocabulary, or the device fails.
     pub fn token_log_probs(&self, sequences: &[Sequence]) -> Result<Vec<Vec<f32>>> {
         let results = in_groups::<B, _, Vec<Vec<f32>>>(sequences, Sequence::len, |group| {
             let pass = self.pass(Ragged::new(group), Mode::Infer)?;
@@ -62,10 +62,10 @@ impl<B: Backend> Transformer<B> {
         Ok(results.into_iter().flatten().collect())
     }
 
-    /// Where the tokens of sequences go, layer by layer and over all of them; empty for dense models.
+    /// Computes the routing statistics of each layer, summed over all sequences; empty for dense models.
     ///
     /// # Errors
-    /// Where a sequence is empty, a token is not in the vocabulary, or the device fails.
+    /// If a sequence is empty, a token is not in the vocabulary, or the device fails.
     pub fn routes<T: AsRef<[u32]> + Sync>(&self, sequences: &[T]) -> Result<Vec<RouterStats>> {
         let passes = in_groups::<B, _, _>(
             sequences,
@@ -78,15 +78,15 @@ impl<B: Backend> Transformer<B> {
         Ok(RouterStats::sum(&passes))
     }
 
-    /// Probabilities of tokens as the next one after each prompt, by softmax over the vocabulary.
+    /// Computes the probabilities of the candidates as next token of each prompt, by softmax over the vocabulary.
     ///
     /// Prompts are packed without padding; only the last position of each reaches the head.
     ///
     /// # Errors
-    /// Where a prompt is empty, a token is not in the vocabulary, or a result is not finite.
+    /// If a prompt is empty, a token is not in the vocabulary, a result is not finite, or the device fails.
     pub fn next_token_probabilities(&self, asked: &[NextToken]) -> Result<Vec<Vec<f64>>> {
         if asked.iter().any(|a| a.prompt.is_empty()) {
-            return Err(Error::Input("a prompt without tokens has no next token".into()));
+            return Err(Error::Input("a prompt is empty, expected at least one token".into()));
         }
         if let Some(id) = asked.iter().flat_map(|a| a.ids).find(|&&id| id as usize >= self.config.vocab_size)
         {
@@ -114,7 +114,7 @@ impl<B: Backend> Transformer<B> {
 pub(crate) fn check_finite(mut values: impl Iterator<Item = f32>) -> Result<()> {
     match values.find(|value| !value.is_finite()) {
         Some(value) => Err(Error::Input(format!(
-            "the model's probabilities are not finite numbers but {value}: its weights have grown too large, or are damaged"
+            "the model's probabilities are not finite ({value}); its weights diverged in training or are damaged"
         ))),
         None => Ok(()),
     }
@@ -132,7 +132,7 @@ mod tests {
         let sizes = |found: Vec<(usize, _)>| found.into_iter().map(|group| group.0).collect::<Vec<_>>();
         let on_cores = in_groups::<Cpu, _, _>(&[500; 5], |positions| *positions, work).unwrap();
         assert_eq!(sizes(on_cores), [2, 2, 1]);
-        // 8192 positions, all on this thread.
+        // At most 8192 positions per group, all groups on this thread.
         let on_a_card = in_groups::<Portable, _, _>(&[500; 40], |positions| *positions, work).unwrap();
         assert!(on_a_card.iter().all(|group| group.1 == std::thread::current().id()));
         assert_eq!(sizes(on_a_card), [16, 16, 8]);

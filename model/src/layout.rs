@@ -1,64 +1,64 @@
-//! Where every parameter lies in the one flat buffer that holds a model's weights.
+//! Position of every parameter in the flat buffer that holds the weights of a model.
 //!
-//! Names and shapes are those of [`crate::spec`]. Layers that read the same input lie side by side (`wq wk wv`,
-//! `w1 w3`), so that they are one matrix product.
+//! Names and shapes are those of [`crate::spec`]. Projections of the same input are adjacent (`wq wk wv`, `w1 w3`), so
+//! that each group is computed as one matrix product.
 
 use crate::config::ModelConfig;
 use crate::spec::{Copies, FeedForwardSpec, ModelSpec, ParamSpec, Role};
 use std::ops::Range;
 
-/// One parameter: its name in files, its shape, its place.
+/// One parameter with its position in the flat buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Param {
-    /// MiniMind's name, such as `layers.0.attention.wq.weight`.
+    /// Name in files, which is MiniMind's, such as `layers.0.attention.wq.weight`.
     pub name: String,
     /// `(out, in)` for matrices, `(width,)` for norms.
     pub shape: Vec<usize>,
-    /// What it does.
+    /// Role of the parameter in the model.
     pub role: Role,
-    /// Elements of the flat buffer.
+    /// Range of its elements in the flat buffer.
     pub range: Range<usize>,
 }
 
-/// The weights of a linear layer: one matrix, or several with the same input, one above the other.
+/// The weights of a linear layer: one matrix, or several with the same input, stacked vertically.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Matrix {
-    /// Elements of the flat buffer, row after row.
+    /// Range of its elements in the flat buffer, in row-major order.
     pub range: Range<usize>,
-    /// Width of the result.
+    /// Width of the output.
     pub d_out: usize,
     /// Width of the input.
     pub d_in: usize,
 }
 
-/// A gated feed-forward: one of a dense model, or one expert.
+/// A gated feed-forward: that of a dense model, or one expert.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FeedForwardLayout {
-    /// `w1` above `w3`: `(2 hidden, d_model)`.
+    /// `w1` stacked on `w3`: `(2 hidden, d_model)`.
     pub w13: Matrix,
-    /// `(d_model, hidden)`.
+    /// `w2`: `(d_model, hidden)`.
     pub w2: Matrix,
     /// Hidden size.
     pub hidden: usize,
 }
 
-/// Routed experts, one after the other in the flat buffer.
+/// Routed experts, consecutive in the flat buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExpertsLayout {
     /// The router: `(n_experts, d_model)`.
     pub router: Matrix,
-    /// `w1` above `w3` of each.
+    /// `w1` stacked on `w3` of each expert: `(2 hidden, d_model)`.
     pub w13: Vec<Matrix>,
-    /// `w2` of each.
+    /// `w2` of each expert: `(d_model, hidden)`.
     pub w2: Vec<Matrix>,
-    /// Hidden size.
+    /// Hidden size of one expert.
     pub hidden: usize,
-    /// Experts of a token.
+    /// Number of experts per token.
     pub top_k: usize,
 }
 
 impl ExpertsLayout {
-    /// Expert by expert.
+    /// Iterates over the experts as feed-forwards.
     pub fn each(&self) -> impl Iterator<Item = FeedForwardLayout> + '_ {
         self.w13.iter().zip(&self.w2).map(|(w13, w2)| FeedForwardLayout {
             w13: w13.clone(),
@@ -71,39 +71,40 @@ impl ExpertsLayout {
 /// The parameters of one block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockLayout {
-    /// `(d_model,)`.
+    /// Scale of the norm before attention: `(d_model,)`.
     pub attention_norm: Range<usize>,
-    /// `wq` above `wk` above `wv`: `((n_heads + 2 n_kv_heads) head_dim, d_model)`.
+    /// `wq`, `wk` and `wv`, stacked in this order: `((n_heads + 2 n_kv_heads) head_dim, d_model)`.
     pub wqkv: Matrix,
-    /// `(d_model, n_heads head_dim)`.
+    /// `wo`: `(d_model, n_heads head_dim)`.
     pub wo: Matrix,
-    /// Norms of queries and of keys, `(head_dim,)` each.
+    /// Scales of the norms of queries and of keys, `(head_dim,)` each; `None` without `qk_norm`.
     pub qk_norms: Option<[Range<usize>; 2]>,
-    /// `(d_model,)`.
+    /// Scale of the norm before the feed-forward: `(d_model,)`.
     pub ffn_norm: Range<usize>,
-    /// The feed-forward that every token passes through: that of a dense model, or the shared experts as one.
+    /// Feed-forward that processes every token: that of a dense model, or the shared experts combined; `None` if a mixture
+    /// has no shared experts.
     pub dense: Option<FeedForwardLayout>,
-    /// The routed experts.
+    /// The routed experts; `None` for a dense model.
     pub experts: Option<ExpertsLayout>,
 }
 
-/// All parameters of a model.
+/// The layout of all parameters of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
-    /// Every parameter in the order of the flat buffer.
+    /// All parameters in the order of the flat buffer.
     pub params: Vec<Param>,
-    /// `(vocab_size, d_model)`.
+    /// Token embedding: `(vocab_size, d_model)`.
     pub embedding: Matrix,
-    /// The blocks.
+    /// Layout of each block, first to last.
     pub blocks: Vec<BlockLayout>,
-    /// The last norm, `(d_model,)`.
+    /// Scale of the last norm: `(d_model,)`.
     pub norm: Range<usize>,
-    /// `(vocab_size, d_model)`: the embedding where the two are tied.
+    /// Output head: `(vocab_size, d_model)`; the same range as the embedding if the two are tied.
     pub head: Matrix,
 }
 
 impl Layout {
-    /// The layout of a shape, which must be valid.
+    /// Computes the layout of a shape, which must be valid.
     pub fn new(config: &ModelConfig) -> Self {
         let spec = config.spec();
         let mut params = vec![];
@@ -123,23 +124,23 @@ impl Layout {
         Self { embedding, blocks, norm, head, params }
     }
 
-    /// Number of weights.
+    /// Returns the number of weights.
     pub fn len(&self) -> usize {
         self.params.last().map_or(0, |param| param.range.end)
     }
 
-    /// Whether there are no weights; a valid shape always has some.
+    /// Returns whether there are no weights; never the case for a valid shape.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The parameter of that name.
+    /// Returns the parameter with the given name.
     pub fn find(&self, name: &str) -> Option<&Param> {
         self.params.iter().find(|p| p.name == name)
     }
 }
 
-/// Gives parameters their places after those that have one, experts one by one.
+/// Places parameters after those already placed; those of experts expert by expert.
 fn place(params: &mut Vec<Param>, prefix: &str, specs: &[ParamSpec]) {
     let mut add = |spec: &ParamSpec, name: String| {
         let start = params.last().map_or(0, |last| last.range.end);
@@ -159,7 +160,7 @@ fn place(params: &mut Vec<Param>, prefix: &str, specs: &[ParamSpec]) {
     }
 }
 
-/// Parameters that have their places, by name.
+/// Lookup by name among placed parameters.
 struct Named<'a> {
     prefix: String,
     params: &'a [Param],
@@ -178,7 +179,7 @@ impl Named<'_> {
         self.param(name).range.clone()
     }
 
-    /// From one parameter to another, as one matrix.
+    /// Returns the parameters from `first` to `last`, which are adjacent, as one matrix.
     fn matrix(&self, first: &str, last: &str) -> Matrix {
         let (first, last) = (self.param(first), self.param(last));
         let range = first.range.start..last.range.end;

@@ -1,9 +1,9 @@
-//! What is trained: the shape of a model, its weights, its operations forward and backward.
+//! Language models: their shape, their weights, and their forward and backward passes.
 //!
-//! Data flows in as token ids and weights and out as hidden states, losses, gradients and log-probabilities.
-//! `examples/count.rs` trains a model and lets it write: `cargo run -p mindscale-model --example count`.
+//! Token ids and weights flow in; hidden states, losses, gradients and log-probabilities flow out.
+//! `examples/count.rs` trains a model and generates text with it: `cargo run -p mindscale-model --example count`.
 //!
-//! *Invariant:* this crate knows tensors; it knows nothing of files called sweeps, trials or results.
+//! *Invariant:* this crate knows tensors and model files, but nothing of sweeps, trials or results.
 
 pub mod backend;
 mod computed;
@@ -35,7 +35,7 @@ pub mod writing;
 
 pub use backend::{About, Backend, Cpu, Device, Memory, Portable, Precision, RouterStats, Work};
 pub use config::{AuxLoss, Init, ModelConfig, ShapeError};
-pub use continuations::{Continuation, Continuations, Shared};
+pub use continuations::{Continuation, Continuations, ReadCounts};
 pub use cost::Cost;
 pub use decode::{KvCache, Reading};
 pub use error::{Error, Result};
@@ -46,6 +46,6 @@ pub use rotations::RopeScaling;
 pub use sampling::{LogProbs, Sampling};
 pub use tokens::{Ragged, Sequence};
 pub use trainer::{LaneConfig, OptimizerConfig, Trainer};
-pub use transformer::{AuxShare, Mode, Pass, Recompute, Tape, Transformer};
+pub use transformer::{BatchInfo, Mode, Pass, Recompute, Tape, Transformer};
 pub use weights::Weights;
-pub use writing::{Event, TextId, Writing};
+pub use writing::{Event, GenerationBatch, TextId};

@@ -1,7 +1,7 @@
 //! Low-rank adapters (Hu et al. 2021): `W + (alpha / rank) B A` on chosen projections.
 //!
-//! An adapter is a second way to write a weight, so the model needs no change: it always runs with the merged
-//! weight, and the gradient of the merged weight is carried over to `A` and `B` by the chain rule.
+//! An adapter is another parametrization of a weight, so the model needs no change: it always runs with the merged
+//! weight, and the chain rule turns the gradient of the merged weight into those of `A` and `B`.
 
 use crate::backend::{Adapter, Backend, Cpu};
 use crate::layout::Matrix;
@@ -16,26 +16,26 @@ use rand_distr::{Distribution, Uniform};
 /// Projections that can carry an adapter.
 pub const TARGETS: [&str; 7] = ["wq", "wk", "wv", "wo", "w1", "w2", "w3"];
 
-/// Which projections get an adapter, and how strong.
+/// Configuration of the adapters: the projections that get one, their rank and their scale.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraConfig {
     /// Rank of `A` and `B`.
     pub rank: usize,
-    /// The product is scaled by `alpha / rank`.
+    /// Numerator of `alpha / rank`, by which the product `B A` is scaled.
     pub alpha: f64,
-    /// Names of projections, of [`TARGETS`].
+    /// Names of the projections that get an adapter, each one of [`TARGETS`].
     pub targets: Vec<String>,
 }
 
-/// The adapters of a model, beside the frozen weights they add to.
+/// The adapters of a model, with a copy of the frozen weights that they add to.
 #[derive(Debug)]
 pub struct Lora<B: Backend = Cpu> {
     config: LoraConfig,
-    /// Names of the weights that carry one.
+    /// Names of the weights that carry an adapter, without `.weight`.
     names: Vec<String>,
-    /// Each with what the weight does that carries it.
+    /// The adapters, each with the role of the weight that carries it.
     adapters: Vec<(Role, Adapter)>,
-    /// Every `A` and `B`: the trained parameters.
+    /// The trained parameters: every `A` and `B`.
     pub(crate) weights: B::Weights,
     /// The frozen weights that carry adapters, in the order of the adapters.
     base: B::Floats,
@@ -43,10 +43,10 @@ pub struct Lora<B: Backend = Cpu> {
 }
 
 impl<B: Backend> Lora<B> {
-    /// Fresh adapters: `A` Kaiming-uniform (a = sqrt 5, as peft draws it), `B` zero, so that nothing changes yet.
+    /// Creates adapters with `A` drawn Kaiming-uniform (a = sqrt 5, as in peft) and `B` zero, which leave the model unchanged.
     ///
     /// # Errors
-    /// Where the rank is 0 or a target is not a projection.
+    /// If the rank is 0, a target is not a projection, or the device fails.
     pub fn new(model: &Transformer<B>, config: &LoraConfig, seed: u64) -> Result<Self> {
         if config.rank == 0 {
             return Err(Error::Input("lora.rank is 0, expected at least 1".into()));
@@ -84,32 +84,32 @@ impl<B: Backend> Lora<B> {
         Ok(Self { config: config.clone(), names, adapters, weights, base, len })
     }
 
-    /// Numbers in all adapters.
+    /// Returns the number of parameters in all adapters.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether no projection carries one.
+    /// Returns whether no projection carries an adapter.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Every adapter, with what the weight does that carries it.
+    /// Iterates over the adapters, each with the role of the weight that carries it.
     pub(crate) fn adapters(&self) -> impl Iterator<Item = (Role, &Adapter)> {
         self.adapters.iter().map(|(role, adapter)| (*role, adapter))
     }
 
-    /// Both matrices of every adapter with their names in peft's files, without its prefix.
+    /// Iterates over both matrices of every adapter, with their names in peft's files without its prefix.
     fn parts(&self) -> impl Iterator<Item = (String, &Matrix)> + '_ {
         self.names.iter().zip(&self.adapters).flat_map(|(name, (_, adapter))| {
             [(format!("{name}.lora_A.weight"), &adapter.a), (format!("{name}.lora_B.weight"), &adapter.b)]
         })
     }
 
-    /// Takes `A` and `B` from named tensors `<prefix><weight>.lora_A.weight` and `.lora_B.weight`, peft's names.
+    /// Loads `A` and `B` from tensors with peft's names, `<prefix><weight>.lora_A.weight` and `.lora_B.weight`.
     ///
     /// # Errors
-    /// Where one is missing or of another shape.
+    /// If a tensor is missing or has another shape, or the device fails.
     pub fn load(&mut self, tensors: &NamedTensors, backend: &B) -> Result<()> {
         let mut flat = Vec::with_capacity(self.len);
         for (suffix, m) in self.parts() {
@@ -127,18 +127,18 @@ impl<B: Backend> Lora<B> {
         Ok(())
     }
 
-    /// All adapters by peft's names.
+    /// Returns all adapters by their names in peft's files.
     ///
     /// # Errors
-    /// Where the device fails, as by running out of memory.
+    /// If the device fails, for example by running out of memory.
     pub fn tensors(&self, backend: &B) -> Result<NamedTensors> {
         self.named(&backend.read_weights(&self.weights)?)
     }
 
-    /// Numbers of all adapters, such as their gradients, by peft's names.
+    /// Splits a flat buffer with a value per parameter, such as the gradient, into tensors by their names in peft's files.
     ///
     /// # Errors
-    /// Where candle cannot make a tensor of them.
+    /// If candle cannot create a tensor.
     pub fn named(&self, flat: &[f32]) -> Result<NamedTensors> {
         let tensor = |(name, m): (String, &Matrix)| {
             let values = Tensor::from_slice(&flat[m.range.clone()], (m.d_out, m.d_in), &Device::Cpu)?;
@@ -150,8 +150,22 @@ impl<B: Backend> Lora<B> {
     /// Writes `W + (alpha / rank) B A` into the model's weights.
     ///
     /// # Errors
-    /// Where the device fails, as by running out of memory.
+    /// If the adapters belong to a model of another shape, or the device fails, for example by running out of memory.
     pub fn merge_into(&self, model: &mut Transformer<B>) -> Result<()> {
+        for (name, (_, Adapter { weight, .. })) in self.names.iter().zip(&self.adapters) {
+            let (name, shape) = (format!("{name}.weight"), [weight.d_out, weight.d_in]);
+            let found = model.layout.find(&name);
+            if found.is_none_or(|param| param.shape != shape || param.range != weight.range) {
+                return Err(Error::Input(format!(
+                    "the adapters belong to a model of another shape: {name} differs or is missing here"
+                )));
+            }
+        }
+        self.merge(model)
+    }
+
+    /// Does the work of [`Self::merge_into`] for a model that is known to fit.
+    pub(crate) fn merge(&self, model: &mut Transformer<B>) -> Result<()> {
         for (_, adapter) in &self.adapters {
             let Transformer { backend, weights, .. } = model;
             backend.adapt(weights, &self.base, &self.weights, adapter, self.scale())?;
@@ -159,10 +173,10 @@ impl<B: Backend> Lora<B> {
         Ok(())
     }
 
-    /// The gradient of every `A` and `B` from that of every weight, `(weights,)`: the chain rule of the merge.
+    /// Computes the gradient of every `A` and `B` from that of all merged weights, `(weights,)`, by the chain rule.
     ///
     /// # Errors
-    /// Where the device fails, as by running out of memory.
+    /// If the device fails, for example by running out of memory.
     pub fn pull_back(&self, backend: &B, gradient: &B::Floats) -> Result<B::Floats> {
         let mut grads = backend.zeros(self.len)?;
         for (_, adapter) in &self.adapters {
@@ -173,5 +187,33 @@ impl<B: Backend> Lora<B> {
 
     fn scale(&self) -> f64 {
         self.config.alpha / self.config.rank as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ModelConfig;
+
+    #[test]
+    fn adapters_of_another_model_are_refused() -> Result<()> {
+        let shape =
+            ModelConfig { d_model: 16, n_layers: 2, n_heads: 2, vocab_size: 11, ..ModelConfig::default() };
+        let config = LoraConfig { rank: 2, alpha: 2.0, targets: vec!["wq".into()] };
+        let lora = Lora::new(&Transformer::new(&shape, 1, &Cpu)?, &config, 1)?;
+        lora.merge_into(&mut Transformer::new(&shape, 2, &Cpu)?)?;
+        for (other, layer) in [
+            (ModelConfig { d_model: 24, ..shape.clone() }, 0),
+            (ModelConfig { vocab_size: 13, ..shape.clone() }, 0),
+            (ModelConfig { n_layers: 1, ..shape.clone() }, 1),
+        ] {
+            let mut model = Transformer::new(&other, 1, &Cpu)?;
+            let error = lora.merge_into(&mut model).err().map(|error| error.to_string());
+            let expected = format!(
+                "the adapters belong to a model of another shape: layers.{layer}.attention.wq.weight differs or is missing here"
+            );
+            assert_eq!(error, Some(expected));
+        }
+        Ok(())
     }
 }

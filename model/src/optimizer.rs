@@ -1,4 +1,4 @@
-//! How weights are updated: the rules and their coefficients. The backends carry them out.
+//! Update rules of the optimizers and their coefficients; the backends implement the updates.
 
 use crate::layout::Matrix;
 
@@ -7,28 +7,28 @@ use crate::layout::Matrix;
 pub struct AdamW {
     /// Learning rate.
     pub lr: f64,
-    /// Decay of the first moment.
+    /// Decay rate of the first moment.
     pub beta1: f64,
-    /// Decay of the second moment.
+    /// Decay rate of the second moment.
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub eps: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
-    /// Number of this update, from 1.
+    /// Number of this update, counted from 1.
     pub step: u64,
-    /// Gradients are multiplied by this first (clipping).
+    /// Factor applied to gradients before the update (clipping, inverse loss scale).
     pub grad_scale: f64,
 }
 
 impl AdamW {
-    /// What the moments are divided by, as they start at zero.
+    /// Returns the divisors that correct the bias of both moments, which start at zero.
     pub fn corrections(&self) -> (f64, f64) {
         let step = i32::try_from(self.step).unwrap_or(i32::MAX);
         (1.0 - self.beta1.powi(step), 1.0 - self.beta2.powi(step))
     }
 
-    /// The same as what is multiplied with.
+    /// Returns the coefficients in the form that backends use.
     pub(crate) fn coefficients(&self) -> Coefficients {
         let (c1, c2) = self.corrections();
         Coefficients {
@@ -43,8 +43,8 @@ impl AdamW {
     }
 }
 
-/// What backends multiply with in an update of [`AdamW`]: of gradient `g`, `m = beta1 m + (1 - beta1) g`,
-/// `v = beta2 v + (1 - beta2) g^2`, `w = keep w - step_size m / (inverse_root sqrt(v) + eps)`.
+/// Coefficients of an [`AdamW`] update as backends use them: for a gradient `g`, which already includes `grad_scale`,
+/// `m = beta1 m + (1 - beta1) g`, `v = beta2 v + (1 - beta2) g^2`, `w = keep w - step_size m / (inverse_root sqrt(v) + eps)`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Coefficients {
     pub beta1: f32,
@@ -56,30 +56,30 @@ pub(crate) struct Coefficients {
     pub grad_scale: f32,
 }
 
-/// Muon (Jordan et al. 2024): Nesterov momentum whose singular values are brought near one by a polynomial of odd
-/// degree (Newton-Schulz). The coefficients of one update of matrices.
+/// Muon (Jordan et al. 2024): Nesterov momentum whose singular values an odd polynomial (Newton-Schulz) moves close to
+/// one. The coefficients of one update of matrices.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Muon {
     /// Learning rate.
     pub lr: f64,
-    /// Decay of the momentum.
+    /// Decay rate of the momentum.
     pub momentum: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
-    /// Gradients are multiplied by this first (clipping).
+    /// Factor applied to gradients before the update (clipping, inverse loss scale).
     pub grad_scale: f64,
 }
 
 impl Muon {
-    /// Of `a X + b (X Xᵀ) X + c (X Xᵀ)² X`.
+    /// Coefficients `[a, b, c]` of the polynomial `a X + b (X Xᵀ) X + c (X Xᵀ)² X`.
     pub const COEFFICIENTS: [f32; 3] = [3.4445, -4.775, 2.0315];
-    /// How often the polynomial is applied.
+    /// Number of times that the polynomial is applied.
     pub const ITERATIONS: usize = 5;
-    /// Added to the norm that a matrix is divided by before.
+    /// Added to the norm by which a matrix is divided before the first iteration.
     pub const EPS: f32 = 1e-7;
 
-    /// The step of a matrix, whose updates then have the root mean square of AdamW's, 0.2, so that both take the same
-    /// learning rate and weight decay (Liu et al. 2025, "Muon is scalable for LLM training", eq. 4).
+    /// Returns the step size of a matrix. It gives updates the root mean square of AdamW's, 0.2, so that both rules use the
+    /// same learning rate and weight decay (Liu et al. 2025, "Muon is scalable for LLM training", eq. 4).
     pub fn rate(&self, m: &Matrix) -> f64 {
         self.lr * 0.2 * (m.d_out.max(m.d_in) as f64).sqrt()
     }

@@ -1,32 +1,32 @@
-//! How hyperparameters found at one shape serve others: what initial weights and updates of each group of weights are
-//! multiplied by. At the base shape every multiplier is one.
+//! Transfer of hyperparameters from a base shape to other shapes: factors of the initial weights and the updates of each
+//! group of weights. At the base shape every factor is one.
 //!
 //! The rules are those of Yang et al. 2022 ("Tensor Programs V", table 8, for Adam) and, for depth, of Dey et al. 2025
 //! ("Don't be lazy: CompleteP enables compute-efficient deep transformers", table 1, alpha = 1), whose code
-//! (EleutherAI/nanoGPT-mup, branch completep) has epsilon and weight decay as they are here. With
+//! (EleutherAI/nanoGPT-mup, branch completep) treats epsilon and weight decay as this module does. With
 //! `m = d_model / base_width`, `l = n_layers / base_depth` (1 under `mup`) and `h = head_dim / base_head_dim`:
 //!
 //! | weights | multiplier | initial | lr (AdamW) | lr (Muon) | epsilon |
 //! |---|---|---|---|---|---|
-//! | embedding, also where it is the head | 1 | 1 | 1 | | 1 / m |
+//! | embedding, also if tied to the head | 1 | 1 | 1 | | 1 / m |
 //! | head | 1 | 1 | 1 | | 1 / m |
-//! | last norm | 1 / m: the logits' | 1 | 1 | | 1 / m |
+//! | last norm | 1 / m: of the logits | 1 | 1 | | 1 / m |
 //! | other norms | 1 | 1 | 1 | | 1 / (m l) |
-//! | `wq`, or with `qk_norm` the norm of queries | 1 / sqrt(h): scores over `head_dim`, not its root | 1 / sqrt(m) | 1 / m | 1 / sqrt(m) | 1 / (m l) |
-//! | `wo`, `w2` | 1 / l: the residual branch's | 1 / sqrt(m) | 1 / m | 1 / sqrt(m) | 1 / (m l) |
+//! | `wq`, or with `qk_norm` the norm over queries | 1 / sqrt(h): divides scores by `head_dim` instead of its root | 1 / sqrt(m) | 1 / m | 1 / sqrt(m) | 1 / (m l) |
+//! | `wo`, `w2` | 1 / l: of the residual branch | 1 / sqrt(m) | 1 / m | 1 / sqrt(m) | 1 / (m l) |
 //! | `wk`, `wv`, `w1`, `w3` | 1 | 1 / sqrt(m) | 1 / m | 1 / sqrt(m) | 1 / (m l) |
 //! | router | 1 / m | 1 | 1 | | 1 / (m l) |
 //!
-//! A router is an output layer: from the width to a number of experts that does not grow. An expert is a feed-forward
-//! like any other. Muon's updates have the root mean square 0.2 whatever the shape, hence a spectral norm that grows as
-//! the root of the width; `1 / sqrt(m)` keeps it (Yang, Simon & Bernstein 2023, "A spectral condition for feature
-//! learning", condition 1). `lr * weight_decay`, by which a step decays weights, is that of the base shape.
+//! A router is an output layer: it maps the width to a number of experts that does not grow. An expert is treated like any
+//! other feed-forward. Muon's updates have a root mean square of 0.2 at every shape, hence a spectral norm that grows as
+//! the root of the width; `1 / sqrt(m)` compensates for this (Yang, Simon & Bernstein 2023, "A spectral condition for
+//! feature learning", condition 1). `lr * weight_decay`, the decay of weights per step, is that of the base shape.
 //!
-//! *Multipliers are held by the weights.* A weight `W` that is used as `c W` is drawn and kept as `c W`, its learning
-//! rate times `c` and its epsilon over `c`: that changes no step of Adam (Yang et al. 2022, appendix J, symmetry of
-//! multiplier, initialization and learning rate) nor, its epsilon aside, of Muon. So a forward pass, a file or another
-//! program need not know of any of this. Gradients are smaller by `c` than those of `W`; clipping takes the norm of
-//! the latter.
+//! *Multipliers are folded into the weights.* A weight `W` that is used as `c W` is drawn and stored as `c W`, with its
+//! learning rate multiplied and its epsilon divided by `c`: this leaves the steps of Adam unchanged (Yang et al. 2022,
+//! appendix J, symmetry of multiplier, initialization and learning rate) and, except for its epsilon, those of Muon.
+//! Therefore forward passes, files and other programs are independent of the parametrization. The gradient of `c W` is
+//! that of `W` divided by `c`; clipping uses the norm of the latter.
 
 use crate::config::ModelConfig;
 use crate::spec::Role;
@@ -34,55 +34,55 @@ use crate::trainer::Rule;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Which rules carry hyperparameters from the base shape to others.
+/// Rules that transfer hyperparameters from the base shape to other shapes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Parametrization {
-    /// None: every shape is drawn and updated as the configuration says.
+    /// No transfer: every shape uses the hyperparameters of the configuration unchanged.
     Standard,
-    /// Over widths: maximal update parametrization (Yang et al. 2022).
+    /// Across widths: maximal update parametrization (Yang et al. 2022).
     Mup,
-    /// Over widths and depths: the same, and `alpha = 1` of Dey et al. 2025.
+    /// Across widths and depths: `mup` combined with `alpha = 1` of Dey et al. 2025.
     Completep,
 }
 
-/// What is done otherwise with a group of weights than at the base shape: a factor each.
+/// Factors of a group of weights relative to the base shape.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scales {
-    /// Of the initial weights that the base shape has.
+    /// Factor of the initial weights, applied to weights drawn as at the base shape.
     pub init: f64,
-    /// Of the learning rate.
+    /// Factor of the learning rate.
     pub lr: f64,
-    /// Of the weight decay.
+    /// Factor of the weight decay.
     pub weight_decay: f64,
-    /// Of AdamW's epsilon.
+    /// Factor of AdamW's epsilon.
     pub eps: f64,
-    /// What the weights hold of a forward pass that would multiply by it.
+    /// Multiplier of the forward pass that is folded into the weights.
     pub multiplier: f64,
 }
 
 impl Scales {
-    /// As at the base shape.
+    /// The factors at the base shape.
     pub const ONE: Self = Self { init: 1.0, lr: 1.0, weight_decay: 1.0, eps: 1.0, multiplier: 1.0 };
 
-    /// The factors of a row of the table, the multiplier held by the weights.
-    fn holding(multiplier: f64, [init, lr, eps]: [f64; 3]) -> Self {
+    /// Combines the factors of a row of the table, with the multiplier folded into the weights.
+    fn folded(multiplier: f64, [init, lr, eps]: [f64; 3]) -> Self {
         let lr = multiplier * lr;
         Self { init: multiplier * init, lr, weight_decay: 1.0 / lr, eps: eps / multiplier, multiplier }
     }
 }
 
-/// A shape over its base: `m`, `l` and `h` of the table.
+/// Ratios of a shape to its base shape: `m`, `l` and `h` of the table.
 #[derive(Debug, Clone, Copy)]
-struct Growth {
+struct ShapeRatios {
     width: f64,
     depth: f64,
     head: f64,
 }
 
 impl ModelConfig {
-    /// `None` where shapes are not related.
-    fn growth(&self) -> Option<Growth> {
+    /// Returns the ratios to the base shape; `None` under `standard`.
+    fn shape_ratios(&self) -> Option<ShapeRatios> {
         let over = |size: usize, base: Option<usize>| size as f64 / base.unwrap_or(size) as f64;
         let depth = match self.parametrization {
             Parametrization::Standard => return None,
@@ -90,11 +90,12 @@ impl ModelConfig {
             Parametrization::Completep => over(self.n_layers, self.base_depth),
         };
         let (width, head) = (over(self.d_model, self.base_width), over(self.head_dim(), self.base_head_dim));
-        Some(Growth { width, depth, head })
+        Some(ShapeRatios { width, depth, head })
     }
 
-    /// Width and depth by which weights are drawn, before [`Scales::init`]: those of the base shape, where there is one.
-    pub(crate) fn drawn_as(&self) -> (usize, usize) {
+    /// Returns the width and depth for which weights are drawn, before [`Scales::init`] applies: those of the base shape, if
+    /// there is one.
+    pub(crate) fn init_shape(&self) -> (usize, usize) {
         let (width, depth) =
             (self.base_width.unwrap_or(self.d_model), self.base_depth.unwrap_or(self.n_layers));
         match self.parametrization {
@@ -104,37 +105,37 @@ impl ModelConfig {
         }
     }
 
-    /// The factors of a group of weights that are updated by a rule.
+    /// Returns the factors of the weights with a role that are updated by a rule.
     pub fn scales(&self, role: Role, rule: Rule) -> Scales {
-        let Some(Growth { width, depth, head }) = self.growth() else { return Scales::ONE };
+        let Some(ShapeRatios { width, depth, head }) = self.shape_ratios() else { return Scales::ONE };
         let attention = 1.0 / head.sqrt();
         let (outer, inner) = (1.0 / width, 1.0 / (width * depth));
         let hidden = |multiplier: f64| {
             let lr = if rule == Rule::Muon { 1.0 / width.sqrt() } else { 1.0 / width };
-            Scales::holding(multiplier, [1.0 / width.sqrt(), lr, inner])
+            Scales::folded(multiplier, [1.0 / width.sqrt(), lr, inner])
         };
         match role {
-            Role::Embedding | Role::Head => Scales::holding(1.0, [1.0, 1.0, outer]),
-            Role::LastNorm => Scales::holding(1.0 / width, [1.0, 1.0, outer]),
-            Role::QueryNorm => Scales::holding(attention, [1.0, 1.0, inner]),
-            Role::Norm => Scales::holding(1.0, [1.0, 1.0, inner]),
+            Role::Embedding | Role::Head => Scales::folded(1.0, [1.0, 1.0, outer]),
+            Role::LastNorm => Scales::folded(1.0 / width, [1.0, 1.0, outer]),
+            Role::QueryNorm => Scales::folded(attention, [1.0, 1.0, inner]),
+            Role::Norm => Scales::folded(1.0, [1.0, 1.0, inner]),
             Role::Query if !self.qk_norm => hidden(attention),
             Role::AttentionOutput | Role::Down => hidden(1.0 / depth),
             Role::Query | Role::KeyValue | Role::Gate | Role::Up => hidden(1.0),
-            Role::Router => Scales::holding(1.0 / width, [1.0, 1.0, inner]),
+            Role::Router => Scales::folded(1.0 / width, [1.0, 1.0, inner]),
         }
     }
 
-    /// The factors of an adapter of such weights, its `A` and its `B`.
+    /// Returns the factors of an adapter of weights with a role: those of `A` and those of `B`.
     ///
-    /// `A` leads from the width to the rank and `B` from the rank to the width, so that only the learning rate of `A`
-    /// falls with the width (Hayou et al. 2024, "LoRA+"). What the weights hold, `B` holds.
+    /// `A` maps the width to the rank and `B` the rank to the width, so that only the learning rate of `A` decreases with
+    /// the width (Hayou et al. 2024, "LoRA+"). The multiplier of the weights is folded into `B`.
     pub fn adapter_scales(&self, role: Role) -> [Scales; 2] {
-        let Some(Growth { width, depth, .. }) = self.growth() else { return [Scales::ONE; 2] };
+        let Some(ShapeRatios { width, depth, .. }) = self.shape_ratios() else { return [Scales::ONE; 2] };
         let multiplier = self.scales(role, Rule::AdamW).multiplier;
         [
-            Scales::holding(1.0, [1.0, 1.0 / width, 1.0 / depth]),
-            Scales::holding(multiplier, [1.0, 1.0, 1.0 / (width * depth)]),
+            Scales::folded(1.0, [1.0, 1.0 / width, 1.0 / depth]),
+            Scales::folded(multiplier, [1.0, 1.0, 1.0 / (width * depth)]),
         ]
     }
 }
@@ -158,7 +159,7 @@ mod tests {
         Role::Router,
     ];
 
-    /// Four times as wide as its base, twice as deep, with heads of four times the size.
+    /// Four times as wide as its base shape, twice as deep, with heads four times as large.
     fn grown(parametrization: Parametrization) -> ModelConfig {
         ModelConfig {
             d_model: 128,
@@ -181,7 +182,7 @@ mod tests {
             let shapes =
                 if parametrization == Parametrization::Standard { vec![base, grown] } else { vec![base] };
             for config in shapes {
-                assert_eq!(config.drawn_as(), (config.d_model, config.n_layers));
+                assert_eq!(config.init_shape(), (config.d_model, config.n_layers));
                 for role in ROLES {
                     let scales = [Rule::AdamW, Rule::Muon].map(|rule| config.scales(role, rule));
                     assert_eq!(scales, [Scales::ONE; 2], "{parametrization:?}, {role:?}");
@@ -191,8 +192,8 @@ mod tests {
         }
     }
 
-    /// The table of Yang et al. in the form without multipliers (table 3): of a hidden matrix the initial deviation is
-    /// over sqrt(fan-in) and Adam's rate over fan-in, of an output both are over fan-in, of an input neither is.
+    /// Table 3 of Yang et al., the form without multipliers: for hidden matrices the initial deviation scales as
+    /// 1 / sqrt(fan-in) and Adam's learning rate as 1 / fan-in, for outputs both as 1 / fan-in, for inputs neither scales.
     #[test]
     fn widths_follow_table_3() {
         let config = grown(Parametrization::Mup);
@@ -204,7 +205,7 @@ mod tests {
         assert_eq!(of(Role::KeyValue), (0.5, 0.25, 4.0));
         assert_eq!(of(Role::Down), (0.5, 0.25, 4.0));
         assert_eq!(of(Role::Router), (0.25, 0.25, 4.0));
-        // Logits over the width, by the last norm; scores of attention over a root of the head's size more.
+        // The last norm divides the logits by the width; attention scores are divided by another root of the head size.
         assert_eq!(of(Role::LastNorm), (0.25, 0.25, 4.0));
         assert_eq!(of(Role::Query), (0.25, 0.125, 8.0));
         assert_eq!(config.scales(Role::KeyValue, Rule::Muon).lr, 0.5);
@@ -221,10 +222,10 @@ mod tests {
             let branch = if matches!(role, Role::AttentionOutput | Role::Down) { 0.5 } else { 1.0 };
             assert_eq!((deep.init, deep.lr), (branch * wide.init, branch * wide.lr), "{role:?}");
             let is_outer = matches!(role, Role::Embedding | Role::Head | Role::LastNorm);
-            // Of what is held by the weights, gradients and epsilon are larger.
+            // A multiplier folded into the weights makes gradients and epsilon larger.
             let eps = if is_outer { 1.0 } else { 0.5 / branch };
             assert_eq!(deep.eps, eps * wide.eps, "{role:?}");
         }
-        assert_eq!((wide.drawn_as(), deep.drawn_as()), ((32, 4), (32, 2)));
+        assert_eq!((wide.init_shape(), deep.init_shape()), ((32, 4), (32, 2)));
     }
 }

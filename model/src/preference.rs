@@ -1,54 +1,54 @@
-//! Losses over pairs of answers, one preferred to the other.
+//! Preference losses over pairs of answers, of which one is chosen and the other rejected.
 //!
-//! *Invariant:* the answers of policy and reference are summed by one function and compared by one formula, in f64,
-//! so that equal models have a margin of exactly zero.
+//! *Invariant:* the same function sums the log-probabilities of policy and reference, and one formula compares them, in
+//! f64, so that equal models have a margin of exactly zero.
 
 use crate::tokens::Sequence;
 
-/// The choice of loss.
+/// Configuration of the preference loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DpoConfig {
-    /// Strength of the pull towards the reference.
+    /// Strength of the regularisation towards the reference model.
     pub beta: f64,
-    /// The squared loss of IPO instead of the sigmoid.
+    /// Whether to use the squared loss of IPO instead of the sigmoid loss of DPO.
     pub ipo: bool,
-    /// Divide each answer's log-probability by its length.
+    /// Whether to divide the log-probability of each answer by its length in tokens.
     pub length_normalised: bool,
 }
 
-/// What one pair comes to.
+/// Loss of one pair.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PairOutcome {
-    /// The loss.
+    /// Value of the loss.
     pub loss: f64,
-    /// Its derivative by the margin.
-    pub slope: f64,
-    /// `beta` times the margin of the chosen over the rejected answer, relative to the reference.
+    /// Derivative of the loss with respect to the margin.
+    pub d_margin: f64,
+    /// `beta` times the log-probability margin of the chosen over the rejected answer, relative to the reference.
     pub reward_margin: f64,
 }
 
-/// What one pass over pairs yields.
+/// Losses of the pairs of one pass and their gradient.
 pub struct DpoOutcome {
-    /// The pairs, in order.
+    /// Losses of the pairs, in order.
     pub pairs: Vec<PairOutcome>,
-    /// The gradient of the sum of all losses by the log-probability of each position, `(n,)`.
-    pub slopes: Vec<f32>,
+    /// Gradient of the sum of all losses with respect to the log-probability of each position, `(n,)`.
+    pub d_log_probs: Vec<f32>,
 }
 
-/// What an answer's log-probability is divided by.
+/// Returns the divisor of the log-probability of an answer.
 fn divisor(row: &Sequence, config: &DpoConfig) -> f64 {
     if config.length_normalised { f64::from(row.counted).max(1.0) } else { 1.0 }
 }
 
-/// The log-probability of an answer; the mean over its tokens where lengths are normalised.
+/// Returns the log-probability of an answer, or its mean over the tokens if lengths are normalised.
 ///
-/// `log_probs`: those of the positions of `row`, `(len,)`, zero outside the answer. A token that is certain has a
-/// log-probability of zero as well: the length is what `row` counts.
+/// `log_probs`: those of the positions of `row`, `(len,)`, zero outside the answer. Because a token that is certain also has
+/// a log-probability of zero, the length is `row.counted`.
 pub fn answer_log_prob(log_probs: &[f32], row: &Sequence, config: &DpoConfig) -> f64 {
     log_probs.iter().map(|&l| f64::from(l)).sum::<f64>() / divisor(row, config)
 }
 
-/// The preference loss of one pair, from the log-probabilities of its chosen and its rejected answer.
+/// Computes the preference loss of one pair from the log-probabilities `[chosen, rejected]` under policy and reference.
 ///
 /// Sigmoid: `-log sigmoid(beta * margin)` (Rafailov et al. 2023, eq. 7); IPO: `(margin - 1 / (2 beta))^2`
 /// (Azar et al. 2023, eq. 17), where `margin` is the difference of log-probabilities, chosen minus rejected,
@@ -56,30 +56,30 @@ pub fn answer_log_prob(log_probs: &[f32], row: &Sequence, config: &DpoConfig) ->
 pub fn pair_loss(policy: [f64; 2], reference: [f64; 2], config: &DpoConfig) -> PairOutcome {
     let margin = (policy[0] - policy[1]) - (reference[0] - reference[1]);
     let reward_margin = config.beta * margin;
-    let (loss, slope) = if config.ipo {
+    let (loss, d_margin) = if config.ipo {
         let off = margin - 0.5 / config.beta;
         (off.powi(2), 2.0 * off)
     } else {
-        // log(1 + e^-r) without overflow.
+        // log(1 + e^-r), computed without overflow.
         let loss = (-reward_margin).max(0.0) + (-reward_margin.abs()).exp().ln_1p();
         (loss, -config.beta / (1.0 + reward_margin.exp()))
     };
-    PairOutcome { loss, slope, reward_margin }
+    PairOutcome { loss, d_margin, reward_margin }
 }
 
-/// The preference loss of each pair of a pass.
+/// Computes the preference loss of each pair of a pass.
 ///
-/// `log_probs`: `(n,)`, zero outside answers; `rows`: the answers of the pass, chosen and rejected in turn;
-/// `references`: the reference's [`answer_log_prob`] of both answers of each pair.
+/// `log_probs`: `(n,)`, zero outside answers; `rows`: the answers of the pass, chosen and rejected alternating;
+/// `references`: [`answer_log_prob`] of both answers of each pair under the reference.
 pub fn dpo_loss(
     log_probs: &[f32],
     rows: &[&Sequence],
     references: &[[f64; 2]],
     config: &DpoConfig,
 ) -> DpoOutcome {
-    let (mut pairs, mut slopes) = (vec![], Vec::with_capacity(log_probs.len()));
+    let (mut pairs, mut d_log_probs) = (vec![], Vec::with_capacity(log_probs.len()));
     for (answers, reference) in rows.as_chunks::<2>().0.iter().zip(references) {
-        let mut start = slopes.len();
+        let mut start = d_log_probs.len();
         let policy = answers.map(|row| {
             let span = start..start + row.len();
             start = span.end;
@@ -87,12 +87,12 @@ pub fn dpo_loss(
         });
         let outcome = pair_loss(policy, *reference, config);
         for (row, sign) in answers.iter().zip([1.0, -1.0]) {
-            let slope = sign * outcome.slope / divisor(row, config);
-            slopes.resize(slopes.len() + row.len(), slope as f32);
+            let d_log_prob = sign * outcome.d_margin / divisor(row, config);
+            d_log_probs.resize(d_log_probs.len() + row.len(), d_log_prob as f32);
         }
         pairs.push(outcome);
     }
-    DpoOutcome { pairs, slopes }
+    DpoOutcome { pairs, d_log_probs }
 }
 
 #[cfg(test)]
@@ -120,7 +120,7 @@ mod tests {
         assert!((sigmoid.loss - (1.0 + (-0.5f64).exp()).ln()).abs() < 1e-15);
         // Margin 1 equals 1 / (2 beta).
         assert_eq!(outcome(log_probs, DpoConfig { ipo: true, ..SIGMOID }).loss, 0.0);
-        // Means -1.25 and -2 against references that are taken as they are: 0.75 - 0.5 = 0.25.
+        // The means are -1.25 and -2; the references are not divided again: 0.75 - 0.5 = 0.25.
         let normalised = outcome(log_probs, DpoConfig { length_normalised: true, ..SIGMOID });
         assert_eq!(normalised.reward_margin, 0.125);
     }
@@ -138,7 +138,7 @@ mod tests {
         let config = DpoConfig { beta: 1.0, ..SIGMOID };
         for far in [-5000.0, 5000.0] {
             let far = outcome([far, 0.0, 0.0, 0.0], config);
-            assert!(far.loss.is_finite() && far.slope.is_finite(), "{far:?}");
+            assert!(far.loss.is_finite() && far.d_margin.is_finite(), "{far:?}");
         }
     }
 
@@ -151,7 +151,7 @@ mod tests {
         for (ipo, length_normalised) in [(false, false), (false, true), (true, false), (true, true)] {
             let config = DpoConfig { beta: 0.3, ipo, length_normalised };
             let losses = |log_probs: &[f32]| dpo_loss(log_probs, &rows, &references, &config);
-            let gradient = losses(&at).slopes;
+            let gradient = losses(&at).d_log_probs;
             for i in 0..at.len() {
                 let moved = |by: f32| {
                     let mut log_probs = at;

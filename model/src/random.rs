@@ -1,23 +1,23 @@
-//! Random numbers: a stream of its own for each purpose, so that no two uses of one seed draw the same numbers.
+//! Random numbers: a separate stream for each purpose, so that no two uses of a seed draw the same numbers.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::RngCore;
 
-/// What random numbers are drawn for. The numbers of the variants are part of every result.
+/// Purpose of random numbers. The discriminants affect every result and must not change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// Initial weights.
     Weights = 1,
     /// Initial low-rank adapters.
     Adapters = 2,
-    /// The order of the rows; one part for each pass over the data.
+    /// Order of the rows; one part for each epoch.
     Order = 3,
     /// Dropout.
     Dropout = 4,
 }
 
-/// The stream of a seed for a purpose; `part` tells streams of one purpose apart.
+/// Returns the stream of a seed for a purpose; `part` distinguishes streams of the same purpose.
 pub fn stream(seed: u64, purpose: Purpose, part: u64) -> ChaCha8Rng {
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
@@ -27,7 +27,7 @@ pub fn stream(seed: u64, purpose: Purpose, part: u64) -> ChaCha8Rng {
     stream
 }
 
-/// A seed for generators of other kinds.
+/// Derives a seed for other kinds of generators.
 pub fn derived_seed(seed: u64, purpose: Purpose) -> u64 {
     stream(seed, purpose, 0).next_u64()
 }

@@ -1,13 +1,13 @@
-//! The model written a second time, for reading: plain tensor operations that follow the papers, gradients by
-//! candle's autograd.
+//! Readable second implementation of the model: plain tensor operations that follow the papers, with gradients by candle's
+//! autograd.
 //!
-//! Weights and a batch flow in; states, losses and gradients flow out, in `f32` or `f64` on any device. Nothing here
-//! is fast: attention sees all pairs of positions of a batch at once, every expert works on every token.
-//! *Invariant:* shares no arithmetic with the engine, which is tested against it; only the description of a model and
-//! the keep-or-drop decisions of dropout are common.
+//! Weights and a batch flow in; states, losses and gradients flow out, in `f32` or `f64` on any device. Nothing here is
+//! fast: attention computes all pairs of positions of a batch, and every expert processes every token.
+//! *Invariant:* this module shares no arithmetic with the engine, which is tested against it; only the description of the
+//! model and the keep-or-drop decisions of dropout are common.
 //!
-//! Everything fails where candle does: on shapes that do not fit, and where the device has no room.
-#![allow(clippy::missing_errors_doc)] // said once, above
+//! All functions return candle's errors: for mismatched shapes, and if the device runs out of memory.
+#![allow(clippy::missing_errors_doc)] // stated once, above
 
 use crate::backend::Dropout;
 use crate::layout::Layout;
@@ -20,37 +20,37 @@ use candle_core::{D, DType, Device, Result as CandleResult, Shape, Tensor, Var};
 pub struct Reference {
     config: ModelConfig,
     layout: Layout,
-    /// One for each parameter of the layout.
+    /// One variable per parameter, in the order of the layout.
     variables: Vec<Var>,
     dtype: DType,
     device: Device,
 }
 
-/// What one pass of a batch leaves, each part of the graph.
+/// Results of one pass of a batch; tensors are part of the autograd graph. `n` is the number of positions.
 pub struct Pass {
-    /// The states after the embedding and after each block, `(n, d_model)` each.
+    /// States after the embedding and after each block, `(n, d_model)` each.
     pub states: Vec<Tensor>,
-    /// The routers' weighted balancing losses, a scalar for each block; none for dense models.
+    /// Weighted balancing loss of the router of each block, a scalar; empty for dense models.
     pub aux_losses: Vec<Tensor>,
-    /// Tokens that each expert got, `(n_experts,)` for each block; none for dense models.
+    /// Number of tokens routed to each expert, `(n_experts,)` for each block; empty for dense models.
     pub loads: Vec<Vec<u64>>,
-    /// Least distance between the score of an expert that a token visits and that of one that it does not: rounding
-    /// that is larger sends it elsewhere. Infinite where there is no choice.
+    /// Smallest difference between the score of a selected expert and that of one that is not selected, over all tokens:
+    /// larger rounding errors change the routing. Infinite if there is no choice.
     pub margin: f64,
 }
 
 impl Pass {
-    /// The states after the last block, before the last norm: `(n, d_model)`.
+    /// Returns the states after the last block, before the last norm: `(n, d_model)`.
     pub fn hidden(&self) -> &Tensor {
         &self.states[self.states.len() - 1]
     }
 }
 
 impl Reference {
-    /// A model of this shape with weights in the order of its [`Layout`], computing in `dtype`.
+    /// Creates a model of this shape, with weights in the order of its [`Layout`], that computes in `dtype`.
     ///
     /// # Errors
-    /// A shape that cannot be built, or weights of another number than it has.
+    /// If the shape cannot be built or has a different number of weights.
     pub fn new(config: &ModelConfig, weights: &[f32], dtype: DType, device: &Device) -> Result<Self> {
         config.validate()?;
         let layout = Layout::new(config);
@@ -67,9 +67,9 @@ impl Reference {
         Ok(Self { config: config.clone(), layout, variables, dtype, device: device.clone() })
     }
 
-    /// Takes a batch through all blocks, with the dropout of training where there is a seed.
+    /// Runs a batch through all blocks, with the dropout of training if there is a seed.
     ///
-    /// The batch is the whole one of an optimizer step: its sequences share the balancing loss.
+    /// The batch must be the whole batch of an optimizer step, over which the balancing loss is averaged.
     pub fn pass(&self, batch: &Ragged, dropout_seed: Option<u64>) -> Result<Pass> {
         let dropout = Drop { seed: dropout_seed, rate: self.config.dropout as f32 };
         let ids = Tensor::new(batch.ids.as_slice(), &self.device)?;
@@ -97,13 +97,13 @@ impl Reference {
         Ok(pass)
     }
 
-    /// Logits of every position, from the states after the last block: `(n, vocab_size)`.
+    /// Computes the logits of every position from the states after the last block: `(n, vocab_size)`.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let head = if self.config.tie_embeddings { "tok_embeddings" } else { "output" };
         Ok(linear(&self.norm(hidden, "norm")?, self.weight(head)?)?)
     }
 
-    /// `weight * log p(target)` of each position: `(n,)`.
+    /// Computes `weight * log p(target)` of each position: `(n,)`.
     pub fn log_probs(&self, batch: &Ragged, hidden: &Tensor) -> Result<Tensor> {
         let targets = Tensor::new(batch.targets.as_slice(), &self.device)?;
         let weights = Tensor::new(batch.weights.as_slice(), &self.device)?.to_dtype(self.dtype)?;
@@ -111,13 +111,13 @@ impl Reference {
         Ok((log_probs.squeeze(1)? * weights)?)
     }
 
-    /// What training minimises, a scalar: `scale` times the weighted cross-entropy, and the balancing losses.
+    /// Computes the training loss, a scalar: `scale` times the weighted cross-entropy, plus the balancing losses.
     pub fn loss(&self, batch: &Ragged, pass: &Pass, scale: f64) -> Result<Tensor> {
         let cross_entropy = self.log_probs(batch, pass.hidden())?.sum_all()?.affine(-scale, 0.0)?;
         Ok(pass.aux_losses.iter().try_fold(cross_entropy, |sum, aux| sum + aux)?)
     }
 
-    /// The gradient of a scalar in the order of the weights: `(layout.len(),)`.
+    /// Computes the gradient of a scalar with respect to all weights, in the order of the layout: `(layout.len(),)`.
     pub fn gradient(&self, scalar: &Tensor) -> Result<Vec<f32>> {
         let store = scalar.backward()?;
         let mut gradient = Vec::with_capacity(self.layout.len());
@@ -172,7 +172,7 @@ impl Reference {
         Ok(linear(&swiglu(&linear(x, weight("w1")?)?, &linear(x, weight("w3")?)?)?, weight("w2")?)?)
     }
 
-    /// Experts, each token's weighted by its router (Shazeer et al. 2017, eq. 1), and shared ones (Dai et al. 2024).
+    /// Sum of routed experts, weighted by the router (Shazeer et al. 2017, eq. 1), and of shared experts (Dai et al. 2024).
     ///
     /// `x`: `(n, d_model)`, normalised.
     fn experts(&self, layer: usize, x: &Tensor, batch: &Ragged) -> Result<Mixed> {
@@ -204,7 +204,7 @@ impl Reference {
         Ok(Mixed { y, aux_loss, load, margin: margin(&scores, config.top_k)? })
     }
 
-    /// The parameter of that name, without its `.weight`.
+    /// Returns the parameter with the given name, without `.weight`.
     fn weight(&self, name: &str) -> Result<&Tensor> {
         let full = format!("{name}.weight");
         let place = self.layout.params.iter().position(|param| param.name == full);
@@ -223,7 +223,7 @@ impl Reference {
         }
     }
 
-    /// What dropout multiplies the elements by, numbered in the order of the shape.
+    /// Returns the factors by which dropout multiplies the elements, which are numbered in row-major order.
     fn factors(&self, dropout: Dropout, shape: impl Into<Shape>) -> Result<Tensor> {
         let shape = shape.into();
         let factors: Vec<f32> = (0..shape.elem_count() as u64).map(|i| dropout.factor(i)).collect();
@@ -231,7 +231,7 @@ impl Reference {
     }
 }
 
-/// Dropout of a whole pass: none without a seed or a rate.
+/// Dropout of a whole pass; disabled without a seed or if the rate is 0.
 #[derive(Clone, Copy)]
 struct Drop {
     seed: Option<u64>,
@@ -239,20 +239,21 @@ struct Drop {
 }
 
 impl Drop {
-    /// That of one place: 0 is the embedding; then three for each block, attention's probabilities and both branches.
+    /// Returns the dropout of one place: 0 is the embedding; then three for each block, the attention probabilities and both
+    /// residual branches.
     fn at(self, place: u64) -> Option<Dropout> {
         let seed = self.seed.filter(|_| self.rate > 0.0)?;
         Some(Dropout { seed, rate: self.rate }.at(place))
     }
 }
 
-/// What a mixture of experts makes of its input.
+/// Output of a mixture of experts.
 struct Mixed {
-    /// `(n, d_model)`.
+    /// Sum of the experts, `(n, d_model)`.
     y: Tensor,
-    /// The weighted balancing loss, a scalar.
+    /// Weighted balancing loss, a scalar.
     aux_loss: Tensor,
-    /// Tokens that each expert got.
+    /// Number of tokens routed to each expert, `(n_experts,)`.
     load: Vec<u64>,
     /// See [`Pass::margin`].
     margin: f64,
@@ -276,26 +277,26 @@ pub fn softmax(x: &Tensor) -> CandleResult<Tensor> {
     log_softmax(x)?.exp()
 }
 
-/// `x - log sum exp(x)` over the last dimension; the largest element is taken off before.
+/// `x - log sum exp(x)` over the last dimension; the largest element is subtracted first.
 pub fn log_softmax(x: &Tensor) -> CandleResult<Tensor> {
     let x = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?;
     x.broadcast_sub(&x.exp()?.sum_keepdim(D::Minus1)?.log()?)
 }
 
-/// `silu(gate) * up` (Shazeer 2020, eq. 5). All of one shape.
+/// `silu(gate) * up` (Shazeer 2020, eq. 5). All have the same shape.
 pub fn swiglu(gate: &Tensor, up: &Tensor) -> CandleResult<Tensor> {
     gate.silu()? * up
 }
 
-/// The place of every position of a batch in its document.
+/// Returns the position of every token of a batch in its document.
 pub fn positions(batch: &Ragged) -> Vec<usize> {
     batch.documents.windows(2).flat_map(|bounds| 0..bounds[1] - bounds[0]).collect()
 }
 
-/// Rotary positions (Su et al. 2021, eq. 34): the pair `(x[2i], x[2i + 1])` of a position `p` is turned by
+/// Rotary positions (Su et al. 2021, eq. 34): the pair `(x[2i], x[2i + 1])` at position `p` is rotated by the angle
 /// `p theta^(-2i / head_dim)`.
 ///
-/// `x`: `(heads, n, head_dim)`; returns its shape. Angles are those of MiniMind, whose factors are of `f32`.
+/// `x`: `(heads, n, head_dim)`; returns the shape of `x`. As in MiniMind, position and frequency are multiplied in `f32`.
 pub fn rotate(x: &Tensor, positions: &[usize], theta: f64) -> CandleResult<Tensor> {
     let (heads, n, head_dim) = x.dims3()?;
     let half = head_dim / 2;
@@ -310,8 +311,8 @@ pub fn rotate(x: &Tensor, positions: &[usize], theta: f64) -> CandleResult<Tenso
     Tensor::cat(&[first, second], 3)?.reshape((heads, n, head_dim))
 }
 
-/// Whether a query sees a key, `(n, n)`, 1 or 0: keys of its own document up to its own position, the last `window` of
-/// them (Beltagy et al. 2020, section 3.1, causal).
+/// Returns the attention mask, `(n, n)`, 1 if a query attends to a key, else 0: keys of its document up to its own position,
+/// and only the last `window` of them (Beltagy et al. 2020, section 3.1, causal).
 pub fn visible(batch: &Ragged, window: Option<usize>) -> Vec<u8> {
     let n = batch.len();
     let mut visible = vec![0; n * n];
@@ -324,10 +325,10 @@ pub fn visible(batch: &Ragged, window: Option<usize>) -> Vec<u8> {
     visible
 }
 
-/// `softmax(q kᵀ / sqrt(head_dim)) v` (Vaswani et al. 2017, eq. 1), head by head, over what `visible` lets be seen.
+/// `softmax(q kᵀ / sqrt(head_dim)) v` (Vaswani et al. 2017, eq. 1) for each head, masked by `visible`.
 ///
 /// `q`: `(n_heads, n, head_dim)`; `k`, `v`: `(n_kv_heads, n, head_dim)`, each for `n_heads / n_kv_heads` query heads;
-/// `visible`: `(n, n)` of `u8`; `factors` multiply the probabilities: `(n_heads, n, n)`; returns the shape of `q`.
+/// `visible`: `(n, n)` of `u8`; `factors` of the probabilities (dropout): `(n_heads, n, n)`; returns the shape of `q`.
 pub fn attention(
     q: &Tensor,
     k: &Tensor,
@@ -352,7 +353,8 @@ pub fn attention(
     probabilities.matmul(&repeat(v)?)
 }
 
-/// 1 where a token visits an expert, one of its `top_k` best scores, equal ones the lower first: `(n, n_experts)`.
+/// Selects the `top_k` experts with the highest scores for each token, on ties the lower index first. Returns
+/// `(n, n_experts)`, 1 for selected experts, else 0.
 pub fn visits(scores: &Tensor, top_k: usize) -> CandleResult<Tensor> {
     let mut rows = scores.to_dtype(DType::F64)?.to_vec2::<f64>()?;
     for row in &mut rows {
@@ -364,10 +366,10 @@ pub fn visits(scores: &Tensor, top_k: usize) -> CandleResult<Tensor> {
     Tensor::new(rows, scores.device())?.to_dtype(scores.dtype())
 }
 
-/// The least distance between the score of a visited expert and that of one that is not, over all tokens.
+/// Returns the smallest difference between the score of a selected expert and that of one that is not, over all tokens.
 ///
-/// Scores that are exactly equal are those of a state of zeros, all of which dropout has dropped; every backend computes
-/// them without rounding and visits the lower expert, so they are no distance.
+/// Exactly equal scores are ignored: they stem from a state that dropout has set to zero entirely, whose scores every
+/// backend computes without rounding and then selects the lower expert.
 pub fn margin(scores: &Tensor, top_k: usize) -> CandleResult<f64> {
     let margin = |mut row: Vec<f64>| {
         row.sort_by(|a, b| b.total_cmp(a));
@@ -377,9 +379,10 @@ pub fn margin(scores: &Tensor, top_k: usize) -> CandleResult<f64> {
     Ok(scores.to_dtype(DType::F64)?.to_vec2::<f64>()?.into_iter().map(margin).fold(f64::INFINITY, f64::min))
 }
 
-/// The weights of experts: the scores of the visited, which sum to one if there are several, as in MiniMind.
+/// Returns the weights of experts: the scores of the selected ones, renormalised to sum to one if `top_k` is above 1, as in
+/// MiniMind.
 ///
-/// A single expert is weighted by its score itself, so that the router gets a gradient (Fedus et al. 2021, eq. 2).
+/// A single expert is weighted by its unnormalised score, so that the router receives a gradient (Fedus et al. 2021, eq. 2).
 /// `scores`, `visits` and result: `(n, n_experts)`.
 pub fn route_weights(scores: &Tensor, visits: &Tensor, top_k: usize) -> CandleResult<Tensor> {
     let chosen = (scores * visits)?;
@@ -389,18 +392,18 @@ pub fn route_weights(scores: &Tensor, visits: &Tensor, top_k: usize) -> CandleRe
     }
 }
 
-/// The balance of some tokens, a scalar that is 1 if experts are used evenly: `sum over experts of f P`, with `P` the
-/// mean score and `f` the share of visits times the number of experts (Fedus et al. 2021, eq. 4-6; for `top_k` above
-/// one Dai et al. 2024, eq. 12-14).
+/// Returns the balancing loss of some tokens, a scalar that is 1 if experts are used evenly: `sum over experts of f P`, with
+/// `P` the mean score and `f` the share of selections times the number of experts (Fedus et al. 2021, eq. 4-6; for `top_k`
+/// above one Dai et al. 2024, eq. 12-14).
 pub fn balance(scores: &Tensor, visits: &Tensor, top_k: usize) -> CandleResult<Tensor> {
     let (n, n_experts) = scores.dims2()?;
     let share = (visits.sum(0)? * (n_experts as f64 / (n * top_k) as f64))?;
     (share * scores.mean(0)?)?.sum_all()
 }
 
-/// Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2): the new `[weights, first, second]`.
+/// Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2). Returns the new `[weights, first, second]`.
 ///
-/// `moments`: `[first, second]`; all of the shape of `w`.
+/// `moments`: `[first, second]`; all have the shape of `w`.
 pub fn adamw(w: &Tensor, moments: [&Tensor; 2], grad: &Tensor, step: &AdamW) -> CandleResult<[Tensor; 3]> {
     let mean = |old: &Tensor, new: &Tensor, beta: f64| (old * beta)? + (new * (1.0 - beta))?;
     let unbiased = |mean: &Tensor, beta: f64| mean / (1.0 - beta.powf(step.step as f64));
@@ -412,13 +415,13 @@ pub fn adamw(w: &Tensor, moments: [&Tensor; 2], grad: &Tensor, step: &AdamW) -> 
     Ok([w, first, second])
 }
 
-/// Muon (Jordan et al. 2024), its update scaled as Liu et al. 2025, eq. 4: the new `[weights, momentum]`.
+/// Muon (Jordan et al. 2024), with the update scaled as in Liu et al. 2025, eq. 4. Returns the new `[weights, momentum]`.
 ///
-/// All of the shape of `w`, a matrix.
+/// All have the shape of `w`, a matrix.
 pub fn muon(w: &Tensor, momentum: &Tensor, grad: &Tensor, step: &Muon) -> CandleResult<[Tensor; 2]> {
     let grad = ((grad * step.grad_scale)? * (1.0 - step.momentum))?;
     let momentum = ((momentum * step.momentum)? + &grad)?;
-    let ahead = (grad + (&momentum * step.momentum)?)?; // Nesterov's step ahead
+    let ahead = (grad + (&momentum * step.momentum)?)?; // Nesterov's look-ahead
     let [a, b, c] = Muon::COEFFICIENTS.map(f64::from);
     let norm = (ahead.sqr()?.sum_all()?.sqrt()? + f64::from(Muon::EPS))?;
     let mut x = ahead.broadcast_div(&norm)?;

@@ -1,28 +1,28 @@
-//! The table of rotary positions, on interleaved pairs (Su et al. 2021, eq. 34; MiniMind's `apply_rotary_emb`), and ways
-//! to reach beyond the positions that a model was trained with.
+//! Table of rotary position angles for interleaved pairs (Su et al. 2021, eq. 34; MiniMind's `apply_rotary_emb`), and
+//! scalings that extend a model beyond the positions it was trained on.
 
 use crate::{Error, Result};
 use std::f64::consts::PI;
 use std::fmt;
 use std::str::FromStr;
 
-/// Cosines and sines of every position: `(positions, head_dim / 2)` each.
+/// Cosines and sines of the rotation angles of every position: `(positions, head_dim / 2)` each.
 #[derive(Debug, Clone)]
 pub struct Rotations {
-    /// Cosines, position after position.
+    /// Cosines in row-major order.
     pub cos: Vec<f32>,
-    /// Sines, position after position.
+    /// Sines in row-major order.
     pub sin: Vec<f32>,
     half: usize,
 }
 
 impl Rotations {
-    /// The table for positions below `positions`.
+    /// Computes the table for positions below `positions`.
     pub fn new(positions: usize, head_dim: usize, theta: f64) -> Self {
         Self::of(positions, &frequencies(head_dim, theta), 1.0)
     }
 
-    /// The table of a model that was trained with `trained` positions and reaches further by `scaling`.
+    /// Computes the table of a model that was trained on `trained` positions and is extended by `scaling`.
     pub fn scaled(
         positions: usize,
         head_dim: usize,
@@ -45,49 +45,50 @@ impl Rotations {
         Self { cos, sin, half: frequencies.len() }
     }
 
-    /// Cosines and sines of one position, `(head_dim / 2,)` each.
+    /// Returns the cosines and sines of one position, `(head_dim / 2,)` each.
     #[inline(always)]
     pub fn at(&self, position: usize) -> (&[f32], &[f32]) {
         let range = position * self.half..(position + 1) * self.half;
         (&self.cos[range.clone()], &self.sin[range])
     }
 
-    /// Positions in the table.
+    /// Returns the number of positions in the table.
     pub fn positions(&self) -> usize {
         self.cos.len() / self.half.max(1)
     }
 }
 
-/// Angle by which each pair of a head turns from one position to the next, `(head_dim / 2,)`.
+/// Returns the rotation angle of each pair of a head per position, in radians: `(head_dim / 2,)`.
 fn frequencies(head_dim: usize, theta: f64) -> Vec<f64> {
     (0..head_dim / 2).map(|pair| 1.0 / theta.powf((2 * pair) as f64 / head_dim as f64)).collect()
 }
 
-/// How a model is rotated over more positions than it was trained with, without further training: by a factor above 1,
-/// that of the longest text to the trained length.
+/// Scaling of rotary positions that extends a model beyond its trained length without further training. The factor, above
+/// 1, is the ratio of the longest text to the trained length.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub enum RopeScaling {
-    /// As it was trained.
+    /// No scaling.
     #[default]
     Unscaled,
     /// Positions are divided by the factor (Chen et al. 2023, eq. 4; MiniMind's `inference_rope_scaling`).
     Linear(f64),
-    /// A larger theta, by which the slowest pair turns as in linear interpolation and the fastest as trained (bloc97
+    /// A larger theta, with which the slowest pair rotates as under linear interpolation and the fastest as trained (bloc97
     /// 2023, "NTK-aware scaled RoPE"; Peng et al. 2023, eq. 16).
     Ntk(f64),
-    /// Pairs that turn often over the trained length stay, those that turn less than once are interpolated, with a ramp
-    /// between, and attention is made sharper by `0.1 ln(factor) + 1` (Peng et al. 2023, "YaRN", eq. 17-23).
+    /// Pairs that rotate often over the trained length keep their frequency, those that rotate less than once are
+    /// interpolated, with a ramp in between. Queries and keys are each multiplied by `0.1 ln(factor) + 1`, which sharpens
+    /// attention (Peng et al. 2023, "YaRN", eq. 17-23).
     Yarn(f64),
 }
 
-/// Turns over the trained length from which a pair is left as it is (Peng et al. 2023, section 3.4, `beta`).
+/// Number of rotations over the trained length above which a pair keeps its frequency (Peng et al. 2023, section 3.4, `beta`).
 const FAST: f64 = 32.0;
 
-/// Turns over the trained length below which a pair is interpolated (`alpha` there).
+/// Number of rotations over the trained length below which a pair is fully interpolated (`alpha` in the same section).
 const SLOW: f64 = 1.0;
 
 impl RopeScaling {
-    /// The longest text, in positions, of a model that was trained with `trained`.
+    /// Returns the longest text, in positions, of a model that was trained on `trained` positions.
     pub fn reach(self, trained: usize) -> usize {
         match self {
             Self::Unscaled => trained,
@@ -97,19 +98,19 @@ impl RopeScaling {
         }
     }
 
-    /// Frequencies `(head_dim / 2,)`, and what cosines and sines are multiplied by.
+    /// Returns the frequencies, `(head_dim / 2,)`, and the factor of cosines and sines.
     fn frequencies(self, head_dim: usize, theta: f64, trained: usize) -> (Vec<f64>, f64) {
         let plain = frequencies(head_dim, theta);
         match self {
             Self::Unscaled => (plain, 1.0),
             Self::Linear(factor) => (plain.into_iter().map(|f| f / factor).collect(), 1.0),
             Self::Ntk(factor) => {
-                // A head of one pair has no slowest beside the fastest.
+                // With a single pair per head, the slowest pair is the fastest; avoid a division by zero.
                 let power = head_dim as f64 / (head_dim as f64 - 2.0).max(1.0);
                 (frequencies(head_dim, theta * factor.powf(power)), 1.0)
             }
             Self::Yarn(factor) => {
-                // The pair, counted with a fraction, that turns so often over the trained length.
+                // Fractional index of the pair with this number of rotations over the trained length.
                 let pair = |turns: f64| {
                     head_dim as f64 * (trained as f64 / (turns * 2.0 * PI)).ln() / (2.0 * theta.ln())
                 };
@@ -145,7 +146,7 @@ impl FromStr for RopeScaling {
         }
         .ok_or_else(|| {
             Error::Input(format!(
-                "\"{text}\" is no scaling, expected none, linear:F, ntk:F or yarn:F with a factor F above 1, such as yarn:4"
+                "\"{text}\" is not a scaling of rotary positions, expected none, linear:F, ntk:F or yarn:F with a factor F above 1, such as yarn:4"
             ))
         })
     }
@@ -176,8 +177,8 @@ mod tests {
 
     #[test]
     fn frequencies_are_those_of_transformers() {
-        // transformers 5, ROPE_INIT_FUNCTIONS["linear"] and ["yarn"], theta 10000; heads of 16 and 32, trained with 512
-        // and 40 positions.
+        // Expected values: transformers 5, ROPE_INIT_FUNCTIONS["linear"] and ["yarn"], theta 10000, head sizes 16 and 32,
+        // trained on 512 and 40 positions.
         let linear = RopeScaling::Linear(4.0).frequencies(16, 1e4, 512);
         let four = [0.25, 0.0790569410, 0.025, 0.0079056947, 0.0025, 7.9056947e-4, 2.5e-4, 7.9056947e-5];
         assert_close(&linear.0, &four);

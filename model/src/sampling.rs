@@ -1,4 +1,4 @@
-//! From logits to the next token.
+//! Sampling of the next token from logits.
 
 use crate::backend::cpu::math::{exp_below_largest, log_sum_exp};
 use crate::{Error, Result};
@@ -6,19 +6,21 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-/// How the next token is chosen; the steps apply in the order of the fields below, the penalty first.
+/// Sampling parameters; the steps apply in the order of the fields, the penalty first.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
-    /// Positive logits of tokens that were seen are divided by it, negative ones multiplied (Keskar et al. 2019,
-    /// section 4.1, with the sign minded); 1 changes nothing.
+    /// Divisor of positive logits and factor of negative logits of tokens seen before (Keskar et al. 2019, section 4.1,
+    /// with the sign taken into account); 1 changes nothing.
     pub repetition_penalty: f64,
-    /// Logits are divided by it; 0 takes the likeliest token, the lowest id of equals.
+    /// Divisor of the logits; 0 selects the most likely token, the lowest id in case of a tie.
     pub temperature: f64,
-    /// Only so many of the likeliest tokens; 0 is all.
+    /// Number of most likely tokens to keep; 0 keeps all.
     pub top_k: usize,
-    /// Only the likeliest tokens that together reach this probability (Holtzman et al. 2020); 1 is all.
+    /// Keep the smallest set of most likely tokens whose total probability reaches this value (Holtzman et al. 2020); 1 keeps
+    /// all.
     pub top_p: f64,
-    /// Only tokens that have this share of the likeliest one's probability (Nguyen et al. 2024, equation 2); 0 is all.
+    /// Keep tokens with at least this fraction of the probability of the most likely one (Nguyen et al. 2024, equation 2); 0
+    /// keeps all.
     pub min_p: f64,
 }
 
@@ -29,10 +31,10 @@ impl Default for Sampling {
 }
 
 impl Sampling {
-    /// Checks that every value makes sense.
+    /// Checks that every value is valid.
     ///
     /// # Errors
-    /// Names the first value that makes no sense, and what was expected.
+    /// Returns the first invalid value and what was expected.
     pub fn validate(&self) -> Result<()> {
         let Self { repetition_penalty, temperature, top_k: _, top_p, min_p } = *self;
         let fail = |text: String| Err(Error::Input(text));
@@ -47,7 +49,7 @@ impl Sampling {
         if !(0.0..=1.0).contains(&min_p) {
             return fail(format!("min_p is {min_p}, expected 0 (all tokens) to 1 (the likeliest)"));
         }
-        // Far beyond these, no logit would be finite.
+        // Far outside this range, logits would overflow.
         if !(0.01..=100.0).contains(&repetition_penalty) {
             return fail(format!(
                 "the repetition penalty is {repetition_penalty}, expected 0.01 to 100; 1 changes nothing, 1.1 repeats less"
@@ -56,19 +58,19 @@ impl Sampling {
         Ok(())
     }
 
-    /// The tokens that may come next with their probabilities, which sum to 1, likeliest first.
+    /// Returns the possible next tokens with their probabilities, which sum to 1, most likely first.
     ///
-    /// `logits`: `(vocab_size,)`; `seen` marks the tokens that the penalty applies to, `(vocab_size,)`.
+    /// `logits`: `(vocab_size,)`; `seen` marks the tokens to which the penalty applies, `(vocab_size,)`.
     pub fn distribution(&self, logits: &[f32], seen: &[bool]) -> Vec<(u32, f64)> {
         let mut ranked = self.ranked(logits, seen);
-        let (kept, sum) = self.cut(&mut ranked);
+        let (kept, sum) = self.apply_top_p_min_p(&mut ranked);
         ranked.sort_up_to(kept);
         ranked.tokens.truncate(kept);
         ranked.tokens.iter_mut().for_each(|token| token.1 /= sum);
         ranked.tokens
     }
 
-    /// The tokens that `top_k` leaves, with their probabilities over that of the likeliest.
+    /// Returns the tokens that `top_k` keeps, with their probabilities divided by that of the most likely one.
     fn ranked(&self, logits: &[f32], seen: &[bool]) -> Ranked {
         let penalty = self.repetition_penalty;
         let penalised = |(logit, &seen): (&f32, &bool)| {
@@ -100,8 +102,8 @@ impl Sampling {
         }
     }
 
-    /// How many of the tokens `top_p` and `min_p` leave, and the sum of their probabilities.
-    fn cut(&self, ranked: &mut Ranked) -> (usize, f64) {
+    /// Returns the number of tokens that `top_p` and `min_p` keep, and the sum of their probabilities.
+    fn apply_top_p_min_p(&self, ranked: &mut Ranked) -> (usize, f64) {
         let (mut kept, mut sum) = (ranked.tokens.len(), ranked.tokens.iter().map(|token| token.1).sum());
         if self.top_p < 1.0 {
             let enough = self.top_p * sum;
@@ -114,8 +116,8 @@ impl Sampling {
     }
 }
 
-/// Tokens with their logits or probabilities, likeliest first as far as somebody has looked: a whole vocabulary is
-/// seldom sorted for one token.
+/// Tokens with their logits or probabilities, of which the first `sorted` are in order, most likely first. Sorting is lazy
+/// because one token rarely requires the order of the whole vocabulary.
 struct Ranked {
     tokens: Vec<(u32, f64)>,
     sorted: usize,
@@ -143,7 +145,8 @@ impl Ranked {
         self.tokens[place]
     }
 
-    /// The first tokens up to the one with which their sum, or before which the next probability, is as wanted.
+    /// Sums probabilities, most likely first, until `is_end(sum, next probability)` holds or `most` tokens are summed. Returns
+    /// their number and their sum.
     fn sum_until(&mut self, most: usize, is_end: impl Fn(f64, f64) -> bool) -> (usize, f64) {
         let mut sum = 0.0;
         for place in 0..most {
@@ -157,17 +160,18 @@ impl Ranked {
     }
 }
 
-/// Log-probabilities at one place of a text, by the softmax of the model's own logits: before anything of [`Sampling`].
+/// Log-probabilities at one place of a text, by softmax over the original logits, before any step of [`Sampling`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogProbs {
-    /// That of the token that stands there.
+    /// Log-probability of the token at this place.
     pub own: f64,
-    /// The likeliest tokens with theirs, likeliest first, the lowest id of equals.
+    /// The most likely tokens with their log-probabilities, most likely first, ties in order of id.
     pub top: Vec<(u32, f64)>,
 }
 
 impl LogProbs {
-    /// Those of token `id` and of the `top` likeliest. `logits`: `(vocab_size,)`, of which `id` is one.
+    /// Computes the log-probabilities of token `id` and of the `top` most likely tokens. `logits`: `(vocab_size,)`, which must
+    /// include `id`.
     pub fn new(logits: &[f32], id: u32, top: usize) -> Self {
         let total = log_sum_exp(logits);
         let log_prob = |logit: f32| f64::from(logit) - total;
@@ -183,12 +187,12 @@ impl LogProbs {
     }
 }
 
-/// Broken weights make broken logits.
+/// Returns the error for logits that are not finite.
 pub(crate) fn not_finite() -> Error {
     Error::Input("the model's logits are not finite; did its training diverge?".into())
 }
 
-/// Draws tokens, and remembers which were seen.
+/// Draws tokens and keeps track of those seen.
 pub struct Sampler {
     sampling: Sampling,
     random: ChaCha8Rng,
@@ -196,11 +200,11 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler that has seen `prompt`. Equal seeds and choices draw equal tokens; `choice` tells several texts of one
-    /// seed apart.
+    /// Creates a sampler that has seen `prompt`. Equal seeds and choices draw equal tokens; `choice` distinguishes texts
+    /// with the same seed.
     ///
     /// # Errors
-    /// As [`Sampling::validate`].
+    /// Same as [`Sampling::validate`].
     pub fn new(
         sampling: Sampling,
         seed: u64,
@@ -222,27 +226,27 @@ impl Sampler {
         }
     }
 
-    /// The next token. `logits`: `(vocab_size,)`.
+    /// Draws the next token. `logits`: `(vocab_size,)`.
     ///
     /// # Errors
-    /// Where there are no logits, or they are not finite.
+    /// If `logits` is empty, or they are not finite.
     pub fn next(&mut self, logits: &[f32]) -> Result<u32> {
         if logits.is_empty() {
             return Err(Error::Input("there are no logits".into()));
         }
-        let mut ranked = self.sampling.ranked(logits, &self.seen);
-        let (kept, sum) = self.sampling.cut(&mut ranked);
-        // A sum that is not a number means broken weights.
-        if !sum.is_finite() {
+        // Check before ranking, which would drop a NaN with its sign bit set as the least likely token.
+        if !logits.iter().all(|logit| logit.is_finite()) {
             return Err(not_finite());
         }
+        let mut ranked = self.sampling.ranked(logits, &self.seen);
+        let (kept, sum) = self.sampling.apply_top_p_min_p(&mut ranked);
         let mut left = self.random.random_range(0.0..1.0) * sum;
         let mut chosen = 0;
-        // Where nothing is cut off, any order does, and none has to be made.
+        // If no token is cut off, any order is valid, so sorting is unnecessary.
         let is_all = kept == ranked.tokens.len();
         for place in 0..kept {
             let (id, p) = if is_all { ranked.tokens[place] } else { ranked.get(place) };
-            // Rounding may leave a rest after the last token.
+            // Rounding may leave a remainder after the last token.
             chosen = id;
             left -= p;
             if left < 0.0 {
@@ -274,10 +278,10 @@ mod tests {
         let warm = Sampling { temperature: 1.0, ..Sampling::default() };
         assert_eq!(ids(warm, [false; 4]), [1, 3, 0, 2]);
         assert_eq!(ids(Sampling { top_k: 3, ..warm }, [false; 4]), [1, 3, 0]);
-        // Each of the two likeliest has e^3 / (2 e^3 + e + 1/e) = 0.464.
+        // Each of the two most likely tokens has e^3 / (2 e^3 + e + 1/e) = 0.464.
         assert_eq!(ids(Sampling { top_p: 0.46, ..warm }, [false; 4]), [1]);
         assert_eq!(ids(Sampling { top_p: 0.47, ..warm }, [false; 4]), [1, 3]);
-        // The third has e^-2 = 0.135 of the likeliest one's, the last e^-4 = 0.018.
+        // The third has e^-2 = 0.135 of the largest probability, the last e^-4 = 0.018.
         assert_eq!(ids(Sampling { min_p: 0.136, ..warm }, [false; 4]), [1, 3]);
         assert_eq!(ids(Sampling { min_p: 0.135, ..warm }, [false; 4]), [1, 3, 0]);
         assert_eq!(ids(Sampling { min_p: 1.0, ..warm }, [false; 4]), [1, 3]);
@@ -310,7 +314,7 @@ mod tests {
         let drawn = draw(1)?;
         for (id, p) in want {
             let share = drawn.iter().filter(|&&d| d == id).count() as f64 / 20_000.0;
-            // Three and a half standard deviations of a share of 20,000 draws.
+            // About 3.5 standard deviations of the share in 20,000 draws.
             assert!((share - p).abs() < 0.0125, "{id}: {share} {p}");
         }
         assert!(drawn == draw(1)? && drawn != draw(2)?);
@@ -330,8 +334,18 @@ mod tests {
         ] {
             assert!(bad.validate().is_err(), "{bad:?}");
         }
-        let mut sampler = Sampler::new(Sampling::default(), 1, 0, 2, &[]).expect("a sampler");
-        assert!(sampler.next(&[f32::NAN, 0.0]).is_err());
+        for sampling in [
+            Sampling::default(),
+            Sampling { temperature: 1.0, top_k: 1, ..Sampling::default() },
+            Sampling { temperature: 1.0, ..Sampling::default() },
+        ] {
+            let mut sampler = Sampler::new(sampling, 1, 0, 2, &[]).expect("a sampler");
+            // A NaN with its sign bit set is below all other numbers in the total order.
+            for broken in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                assert!(sampler.next(&[broken, 0.0]).is_err(), "{sampling:?} {broken}");
+            }
+            assert!(sampler.next(&[1.0, 0.0]).is_ok());
+        }
     }
 
     #[test]
@@ -339,7 +353,7 @@ mod tests {
         // log(2 e^3 + e + 1/e) = 3.76727.
         let found = LogProbs::new(&LOGITS, 0, 3);
         let total = (2.0 * 3f64.exp() + 1f64.exp() + (-1f64).exp()).ln();
-        let is_near = |found: f64, want: f64| (found - want).abs() < 1e-6; // exponentials are those of f32
+        let is_near = |found: f64, want: f64| (found - want).abs() < 1e-6; // exponentials are computed in f32
         assert!(is_near(found.own, 1.0 - total));
         let want = [(1, 3.0 - total), (3, 3.0 - total), (0, 1.0 - total)];
         for (found, want) in found.top.iter().zip(want) {
@@ -360,7 +374,7 @@ mod tests {
         let sampling = Sampling { temperature: 1.0, ..Sampling::default() };
         let found = sampling.distribution(&logits, &vec![false; 5000]);
         assert!(found.iter().zip(&sorted).all(|(a, b)| a.0 == b.0 && (a.1 - b.1 / sum).abs() < 1e-9));
-        // Draws far down the ranking come as often as they should: the likelier half by its share.
+        // Draws far down the ranking are as frequent as expected: compare the share of the more likely half.
         let half: f64 = sorted[..2500].iter().map(|token| token.1).sum::<f64>() / sum;
         let mut sampler = Sampler::new(sampling, 3, 0, 5000, &[])?;
         let drawn: Vec<u32> = (0..4000).map(|_| sampler.next(&logits)).collect::<Result<_>>()?;

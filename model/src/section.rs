@@ -7,9 +7,9 @@ use std::fmt;
 
 /// Declares a table of configuration keys.
 ///
-/// Every field carries its documentation and its default, and its range as an attribute of `schemars`
-/// (`range(min = 1)`; `extend("exclusiveMinimum" = 0)` where an end does not belong to it). The struct gets `Default`,
-/// serde and a JSON Schema, from which the keys, their checks, the reference page and the error messages are made.
+/// Every field has its documentation, its default and, as an attribute of `schemars`, its range (`range(min = 1)`;
+/// `extend("exclusiveMinimum" = 0)` for an open bound). The struct implements `Default`, serde's traits and `JsonSchema`;
+/// key names, checks, the reference page and error messages are generated from the schema.
 #[macro_export]
 macro_rules! section {
     (
@@ -33,27 +33,27 @@ macro_rules! section {
     };
 }
 
-/// The JSON Schema of a type, with those of its parts in their places.
+/// Returns the JSON Schema of a type, with all subschemas inlined.
 pub fn schema_of<T: JsonSchema>() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     settings.into_generator().into_root_schema_for::<T>().to_value()
 }
 
-/// The values that a key which holds a number may have.
+/// Range of valid values of a numeric key.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Range {
-    /// Whether it holds whole numbers, of 0 or more in any case.
+    /// Whether values are whole numbers; these are never negative.
     pub is_whole: bool,
-    /// Whether it may hold none.
+    /// Whether the key may be unset (`null`).
     pub is_optional: bool,
-    /// The smallest, and whether it belongs to them.
+    /// Lower bound, and whether the bound itself is valid; `None`: unbounded, or 0 for whole numbers.
     pub min: Option<(f64, bool)>,
-    /// The largest, and whether it belongs to them.
+    /// Upper bound, and whether the bound itself is valid; `None`: unbounded.
     pub max: Option<(f64, bool)>,
 }
 
 impl Range {
-    /// As a key's schema has it; `None` for a key that holds no number, or any number.
+    /// Reads the range from the schema of a key; `None` if the key is not numeric or is unbounded.
     pub fn of(schema: &Value) -> Option<Self> {
         let has_type = |name: &str| match &schema["type"] {
             Value::Array(names) => names.iter().any(|found| found == name),
@@ -71,12 +71,13 @@ impl Range {
         (is_number && (min.is_some() || max.is_some())).then_some(range)
     }
 
-    /// Whether a number lies above it.
+    /// Returns whether a number exceeds the upper bound.
     pub fn is_too_large(&self, number: f64) -> bool {
         self.max.is_some_and(|(max, belongs)| if belongs { number > max } else { number >= max })
     }
 
-    /// What is wrong with a value, as JSON holds it; `null` is no number, or one that is not finite.
+    /// Describes why a JSON value is out of range; `None` if it is valid. A `null` is an unset key or a number that is not
+    /// finite, which JSON cannot represent.
     pub fn problem(&self, value: &Value) -> Option<String> {
         let Some(number) = value.as_f64() else {
             return (!self.is_optional).then(|| format!("is NaN, expected {self}"));
@@ -87,7 +88,7 @@ impl Range {
         if !is_too_small && !is_too_large {
             return None;
         }
-        // Of two bounds of a count, the one that matters.
+        // For a count with two bounds, show only the violated one.
         let shown = match (self.is_whole, self.min, self.max) {
             (true, Some(_), Some((max, _))) if is_too_large => format!("at most {max}"),
             (true, Some((min, _)), Some(_)) => format!("at least {min}"),
@@ -98,7 +99,7 @@ impl Range {
     }
 }
 
-/// As what is expected: `at least 1`, `1 to 8`, `a positive number`, `0 or more and below 1`.
+/// Formats the range as an expectation: `at least 1`, `1 to 8`, `a positive number`, `0 or more and below 1`.
 impl fmt::Display for Range {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match (self.is_whole, self.min, self.max) {

@@ -1,32 +1,32 @@
-//! What a model is made of: the one description from which layout, counts, operations, initial weights and names derive.
+//! The parameters of a model: the single description from which layout, counts, operations, initial weights and names derive.
 //!
-//! A [`ModelSpec`] lists the parameters of one block and those around the blocks. A variant of the architecture adds
-//! its parameters here; everything that goes over parameters then knows them.
+//! A [`ModelSpec`] lists the parameters of one block and those outside the blocks. A variant of the architecture adds
+//! its parameters here; all code that iterates over parameters then includes them.
 
 use crate::config::ModelConfig;
 
-/// What a parameter does. Initial weights, weight decay, groups of the optimizer and parametrizations go by it.
+/// Role of a parameter; determines its initial weights, weight decay, optimizer group and parametrization factors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// The token embedding; also the head where the two are tied.
+    /// The token embedding, which is also the output head if the two are tied.
     Embedding,
-    /// The head that is not tied to the embedding.
+    /// An output head that is not tied to the embedding.
     Head,
-    /// The scale of a norm, other than the next two.
+    /// The scale of a norm other than [`Self::LastNorm`] and [`Self::QueryNorm`].
     Norm,
     /// The scale of the norm before the head.
     LastNorm,
-    /// The scale of the norm of queries.
+    /// The scale of the norm over queries.
     QueryNorm,
-    /// `wq`.
+    /// `wq`, the query projection.
     Query,
-    /// `wk`, `wv`.
+    /// `wk` and `wv`, the key and value projections.
     KeyValue,
     /// `wo`, which writes to the residual stream.
     AttentionOutput,
-    /// `w1`, which the activation goes over.
+    /// `w1`, whose output passes through the activation function.
     Gate,
-    /// `w3`, what the gate is multiplied by.
+    /// `w3`, whose output is multiplied by the gate.
     Up,
     /// `w2`, which writes to the residual stream.
     Down,
@@ -35,36 +35,36 @@ pub enum Role {
 }
 
 impl Role {
-    /// Whether it is the scale of a norm.
+    /// Returns whether the parameter is the scale of a norm.
     pub fn is_norm(self) -> bool {
         matches!(self, Self::Norm | Self::LastNorm | Self::QueryNorm)
     }
 }
 
-/// How often a parameter occurs in a block.
+/// Number of copies of a parameter in a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Copies {
-    /// Once; every token passes through it.
+    /// A single copy, used by every token.
     One,
-    /// Once for each routed expert, `{}` in the name being its number; a token passes through `active` of them.
+    /// One copy per routed expert, `{}` in the name standing for its index; a token uses `active` of them.
     Experts {
-        /// Routed experts.
+        /// Number of routed experts.
         count: usize,
-        /// Experts of a token.
+        /// Number of experts per token.
         active: usize,
     },
 }
 
-/// A parameter before it has a place.
+/// A parameter that is not yet placed in the flat buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParamSpec {
     /// MiniMind's name without `layers.N.` and `.weight`, such as `attention.wq`.
     pub name: &'static str,
     /// `(out, in)` for matrices, `(width,)` for norms.
     pub shape: Vec<usize>,
-    /// What it does.
+    /// Role of the parameter in the model.
     pub role: Role,
-    /// How often it occurs.
+    /// Copies of the parameter in a block.
     pub copies: Copies,
 }
 
@@ -73,22 +73,22 @@ impl ParamSpec {
         Self { name, shape: shape.to_vec(), role, copies: Copies::One }
     }
 
-    /// Numbers of all copies.
+    /// Returns the number of weights in all copies.
     pub fn len(&self) -> usize {
         self.size() * if let Copies::Experts { count, .. } = self.copies { count } else { 1 }
     }
 
-    /// Whether there are none; a valid shape has some.
+    /// Returns whether there are no weights; never the case for a valid shape.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Numbers that one token passes through.
+    /// Returns the number of weights that one token uses.
     pub fn active_len(&self) -> usize {
         self.size() * if let Copies::Experts { active, .. } = self.copies { active } else { 1 }
     }
 
-    /// Whether it is a matrix that a token's state is multiplied with: what floating-point operations are counted of.
+    /// Returns whether it is a matrix that multiplies the state of a token, and so contributes floating-point operations.
     pub fn is_product(&self) -> bool {
         self.shape.len() == 2 && self.role != Role::Embedding
     }
@@ -98,34 +98,34 @@ impl ParamSpec {
     }
 }
 
-/// Sizes of an attention.
+/// Sizes of an attention layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heads {
-    /// Query heads.
+    /// Number of query heads.
     pub n_heads: usize,
-    /// Key-value heads.
+    /// Number of key-value heads.
     pub n_kv_heads: usize,
     /// Width of a head.
     pub head_dim: usize,
 }
 
 impl Heads {
-    /// Query heads of one key-value head.
+    /// Returns the number of query heads per key-value head.
     pub fn repeats(self) -> usize {
         self.n_heads / self.n_kv_heads
     }
 
-    /// Width of all query heads together.
+    /// Returns the total width of all query heads.
     pub fn width(self) -> usize {
         self.n_heads * self.head_dim
     }
 
-    /// Width of all key heads together, and of all value heads.
+    /// Returns the total width of all key heads, which is also that of all value heads.
     pub fn kv_width(self) -> usize {
         self.n_kv_heads * self.head_dim
     }
 
-    /// Width of queries, keys and values together.
+    /// Returns the total width of queries, keys and values.
     pub fn qkv_width(self) -> usize {
         self.width() + 2 * self.kv_width()
     }
@@ -134,41 +134,42 @@ impl Heads {
 /// The feed-forward half of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FeedForwardSpec {
-    /// One feed-forward of this hidden size.
+    /// A single feed-forward.
     Dense {
         /// Hidden size.
         hidden: usize,
     },
-    /// Routed experts, and shared experts that stand side by side in one wide feed-forward.
+    /// Routed experts, and shared experts combined into one wide feed-forward.
     Moe {
-        /// Routed experts.
+        /// Number of routed experts.
         n_experts: usize,
-        /// Experts of a token.
+        /// Number of experts per token.
         top_k: usize,
-        /// Hidden size of an expert.
+        /// Hidden size of one expert.
         hidden: usize,
-        /// Hidden size of all shared experts together; 0 without.
+        /// Total hidden size of all shared experts; 0 if there are none.
         shared_hidden: usize,
     },
 }
 
-/// One block: attention and feed-forward, each behind a norm.
+/// One block: attention and feed-forward, each preceded by a norm.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockSpec {
     /// Width of the residual stream.
     pub d_model: usize,
     /// Sizes of the attention.
     pub heads: Heads,
-    /// Whether queries and keys are normalised head by head.
+    /// Whether the queries and keys of each head are normalised.
     pub qk_norm: bool,
-    /// Last positions that a query sees, its own among them; `None`: all.
+    /// Number of most recent positions that a query attends to, including its own; `None`: all of its document.
     pub window: Option<usize>,
-    /// The feed-forward.
+    /// The feed-forward half.
     pub feed_forward: FeedForwardSpec,
 }
 
 impl BlockSpec {
-    /// A block's parameters in the order of the flat buffer; consecutive ones of experts are laid out expert by expert.
+    /// Returns the parameters of a block in the order of the flat buffer; consecutive ones of experts are laid out expert by
+    /// expert.
     pub fn params(&self) -> Vec<ParamSpec> {
         let (d, heads) = (self.d_model, self.heads);
         let mut params = vec![
@@ -211,7 +212,7 @@ impl BlockSpec {
     }
 }
 
-/// `w1`, `w3` and `w2` of a gated feed-forward, of these names.
+/// Returns `w1`, `w3` and `w2` of a gated feed-forward under the given names.
 fn gated(names: [&'static str; 3], d: usize, hidden: usize) -> [ParamSpec; 3] {
     [
         ParamSpec::new(names[0], &[hidden, d], Role::Gate),
@@ -220,26 +221,26 @@ fn gated(names: [&'static str; 3], d: usize, hidden: usize) -> [ParamSpec; 3] {
     ]
 }
 
-/// A whole model.
+/// The parameters of a whole model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelSpec {
-    /// Entries of the vocabulary.
+    /// Number of entries in the vocabulary.
     pub vocab_size: usize,
     /// Number of blocks.
     pub n_layers: usize,
-    /// What each block is.
+    /// Specification of every block.
     pub block: BlockSpec,
-    /// Whether the head is the embedding.
+    /// Whether the output head is the embedding.
     pub tied: bool,
 }
 
 impl ModelSpec {
-    /// The embedding, which stands before the blocks.
+    /// Returns the embedding, which precedes the blocks.
     pub fn embedding(&self) -> ParamSpec {
         ParamSpec::new("tok_embeddings", &[self.vocab_size, self.block.d_model], Role::Embedding)
     }
 
-    /// What stands after the blocks: the last norm and, where it is not the embedding, the head.
+    /// Returns the parameters that follow the blocks: the last norm and, unless it is tied, the head.
     pub fn tail(&self) -> Vec<ParamSpec> {
         let mut tail = vec![ParamSpec::new("norm", &[self.block.d_model], Role::LastNorm)];
         if !self.tied {
@@ -248,23 +249,23 @@ impl ModelSpec {
         tail
     }
 
-    /// A sum over all parameters of the model.
+    /// Sums `of` over all parameters of the model.
     fn sum(&self, of: impl Fn(&ParamSpec) -> usize) -> usize {
         let block: usize = self.block.params().iter().map(&of).sum();
         of(&self.embedding()) + self.n_layers * block + self.tail().iter().map(&of).sum::<usize>()
     }
 
-    /// Number of weights, a tied head counted once.
+    /// Returns the number of weights; a tied head is counted once.
     pub fn params(&self) -> usize {
         self.sum(ParamSpec::len)
     }
 
-    /// Number of weights that one token passes through: `top_k` of the routed experts.
+    /// Returns the number of weights that one token uses: of the routed experts only `top_k`.
     pub fn active_params(&self) -> usize {
         self.sum(ParamSpec::active_len)
     }
 
-    /// Multiply-adds of one token with weights; the look-up of its embedding is none, the head is one.
+    /// Returns the number of multiply-adds with weights per token, including the head but not the embedding lookup.
     pub fn products(&self) -> usize {
         let tied_head = if self.tied { self.embedding().len() } else { 0 };
         tied_head + self.sum(|param| if param.is_product() { param.active_len() } else { 0 })
@@ -272,12 +273,12 @@ impl ModelSpec {
 }
 
 impl ModelConfig {
-    /// Sizes of the attention.
+    /// Returns the sizes of the attention.
     pub fn heads(&self) -> Heads {
         Heads { n_heads: self.n_heads, n_kv_heads: self.n_kv_heads, head_dim: self.head_dim() }
     }
 
-    /// What a model of this shape is made of.
+    /// Returns the parameters of a model of this shape.
     pub fn spec(&self) -> ModelSpec {
         let feed_forward = match self.is_moe() {
             false => FeedForwardSpec::Dense { hidden: self.ffn_dim() },
@@ -305,7 +306,7 @@ mod tests {
     use crate::layout::Layout;
     use proptest::prelude::*;
 
-    /// Shapes that differ in everything that changes the parameters.
+    /// Shapes that vary every key which affects the parameters.
     fn shapes() -> impl Strategy<Value = ModelConfig> {
         let heads = (1usize..4, 1usize..4, prop::option::of(1usize..5));
         let experts = (0usize..5, 1usize..3, 0usize..3, prop::option::of(1usize..9));
@@ -359,7 +360,7 @@ mod tests {
             };
             let unused: usize = layout.params.iter().filter(idle).map(|param| param.range.len()).sum();
             prop_assert_eq!(spec.active_params(), spec.params() - unused);
-            // Multiply-adds: all that is active, but for the scales of norms and an embedding that is only looked up.
+            // Multiply-adds: all active weights except the scales of norms and an embedding that is only looked up.
             let of = |role| -> usize {
                 layout.params.iter().filter(|param| param.role == role).map(|param| param.range.len()).sum()
             };

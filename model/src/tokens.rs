@@ -1,25 +1,25 @@
-//! What goes through a model: sequences laid end to end, without padding.
+//! Model inputs: sequences concatenated without padding.
 
-/// One row of a batch, with what is to be predicted at each position.
+/// One row of a batch, with the prediction target of each position.
 ///
-/// A row holds one document or several; attention and positions start anew with each document.
+/// A row contains one or more documents; attention and positions restart at each document.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sequence {
     /// Token ids, `(len,)`.
     pub ids: Vec<u32>,
     /// The next token at each position, `(len,)`.
     pub targets: Vec<u32>,
-    /// Weight of each position's loss, `(len,)`: 1 where it is trained on, 0 elsewhere.
+    /// Loss weight of each position, `(len,)`: 1 if it is trained on, otherwise 0.
     pub weights: Vec<f32>,
-    /// Lengths of the documents of this row; they sum to `len`.
+    /// Lengths of the documents of this row in tokens; they sum to `len`.
     pub documents: Vec<u32>,
-    /// Positions that the mean loss divides by. Usually the sum of `weights`; MiniMind counts targets
-    /// equal to 0 in the mean though their loss is 0.
+    /// Number of positions by which the mean loss divides. Usually the sum of `weights`; MiniMind also counts targets equal
+    /// to 0, although their loss is 0.
     pub counted: f32,
 }
 
 impl Sequence {
-    /// One document without anything to predict.
+    /// Creates a row with one document and no prediction targets.
     pub fn document(ids: &[u32]) -> Self {
         Self {
             ids: ids.to_vec(),
@@ -30,8 +30,8 @@ impl Sequence {
         }
     }
 
-    /// One document of a prompt and an answer, of which the answer is to be predicted; its last token is not read.
-    /// Neither is empty.
+    /// Creates a row with one document, a prompt and an answer, whose prediction targets are the tokens of the answer; the
+    /// last of these is not an input. Neither may be empty.
     pub fn answered(prompt: &[u32], answer: &[u32]) -> Self {
         let all = [prompt, answer].concat();
         let read = all.len() - 1;
@@ -44,23 +44,23 @@ impl Sequence {
         }
     }
 
-    /// Number of positions.
+    /// Returns the number of positions.
     pub fn len(&self) -> usize {
         self.ids.len()
     }
 
-    /// Whether the row has no position.
+    /// Returns whether the row has no positions.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
 }
 
-/// Several sequences laid end to end: what one forward pass sees.
+/// Several sequences concatenated: the batch of one forward pass. `n` is the number of positions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ragged {
     /// Token ids, `(n,)`.
     pub ids: Vec<u32>,
-    /// Targets, `(n,)`.
+    /// The next token at each position, `(n,)`.
     pub targets: Vec<u32>,
     /// Loss weights, `(n,)`.
     pub weights: Vec<f32>,
@@ -68,12 +68,12 @@ pub struct Ragged {
     pub documents: Vec<usize>,
     /// Offsets of the sequences, `(sequences + 1,)`.
     pub rows: Vec<usize>,
-    /// Position of each document's first token: 0 but where it goes on from a cache, `(documents,)`.
+    /// Position of the first token of each document, `(documents,)`: 0 unless the document extends a cache.
     pub starts: Vec<usize>,
 }
 
 impl Ragged {
-    /// Lays sequences end to end.
+    /// Concatenates sequences.
     pub fn new<'a>(sequences: impl IntoIterator<Item = &'a Sequence>) -> Self {
         let mut all = Self {
             ids: vec![],
@@ -97,40 +97,40 @@ impl Ragged {
         all
     }
 
-    /// Prompts, one document each, nothing to predict.
+    /// Concatenates prompts, each as one document without prediction targets.
     pub fn prompts(prompts: &[impl AsRef<[u32]>]) -> Self {
         let sequences: Vec<Sequence> = prompts.iter().map(|p| Sequence::document(p.as_ref())).collect();
         Self::new(&sequences)
     }
 
-    /// Number of positions.
+    /// Returns the number of positions.
     pub fn len(&self) -> usize {
         self.ids.len()
     }
 
-    /// Whether there is no position.
+    /// Returns whether there are no positions.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
 
-    /// The position of every token in its document, `(n,)`.
+    /// Iterates over the position of every token in its document, `(n,)`.
     pub fn positions(&self) -> impl Iterator<Item = usize> + '_ {
         let documents = self.documents.windows(2).zip(&self.starts);
         documents.flat_map(|(bounds, start)| *start..start + bounds[1] - bounds[0])
     }
 
-    /// Positions that a table of rotations must have.
+    /// Returns the number of positions that a table of rotations must cover.
     pub fn reach(&self) -> usize {
         let documents = self.documents.windows(2).zip(&self.starts);
         documents.map(|(bounds, start)| start + bounds[1] - bounds[0]).max().unwrap_or(0)
     }
 
-    /// The [`crate::cost::squares`] of the documents, in sum.
+    /// Returns the sum of [`crate::cost::attention_pairs_x2`] over the documents.
     pub fn squares(&self, window: Option<usize>) -> u64 {
-        self.documents.windows(2).map(|d| crate::cost::squares((d[1] - d[0]) as u64, window)).sum()
+        self.documents.windows(2).map(|d| crate::cost::attention_pairs_x2((d[1] - d[0]) as u64, window)).sum()
     }
 
-    /// Length of the longest document.
+    /// Returns the length of the longest document in this batch.
     pub fn longest(&self) -> usize {
         self.documents.windows(2).map(|d| d[1] - d[0]).max().unwrap_or(0)
     }

@@ -1,9 +1,10 @@
-//! Texts that are written together: they begin and leave between any two steps (continuous batching; Yu et al. 2022,
-//! "Orca", section 3.1).
+//! Continuous batching (Yu et al. 2022, "Orca", section 3.1): texts are generated together and can begin or leave between
+//! any two steps.
 //!
-//! At each step every text reads: one that writes its last token, one that begins the next piece of its prompt. All
-//! read together, shared out over the current rayon threads where those are what computes. *Invariant:* what a text becomes depends on its prompt,
-//! its options and the model alone: pieces end at fixed positions, whatever else is read.
+//! In each step, a text that is being generated reads its last token, and a text whose prompt is incomplete reads the next
+//! piece of it. All texts are read together, distributed over the current rayon threads if the backend computes there.
+//! *Invariant:* a text depends only on its prompt, its options and the model: pieces end at fixed positions, independent of
+//! the other texts.
 
 use crate::backend::Backend;
 use crate::decode::{KvCache, Reading};
@@ -13,54 +14,55 @@ use crate::transformer::Transformer;
 use crate::{Error, Result};
 use rayon::prelude::*;
 
-/// Positions of a prompt that are read in one step; a multiple of the query tiles of attention.
+/// Maximum number of positions of a prompt that one step reads; a multiple of the query tile of attention.
 const PIECE: usize = 256;
 
-/// Positions of prompts that are read in one step, but for the last piece: so long at most others wait for a token.
+/// Number of positions of all prompts after which a step begins no further piece; bounds the time that other texts wait for
+/// a token.
 const PROMPT_POSITIONS: usize = 512;
 
-/// Names a text. Later ones are greater.
+/// Identifier of a text; later texts have greater identifiers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TextId(u64);
 
-/// What has become of a text.
+/// Event of a text during a step.
 #[derive(Debug)]
 pub enum Event {
-    /// Log-probabilities of the next tokens of the prompt, where they were asked for; its first token has none. Of texts
-    /// with one prompt, the first hears it.
+    /// Log-probabilities of the next tokens of the prompt, if requested; the first token of a prompt has none. For texts that
+    /// share a prompt, only the first receives this event.
     Prompt(Vec<LogProbs>),
-    /// A token was written.
+    /// A token was generated.
     Token(Token),
-    /// A token of [`GenerateOptions::stop`] came, which is no part of the text; it has left.
+    /// A token of [`GenerateOptions::stop`], which is not part of the text, ended the text; it has left.
     Stop(Token),
-    /// The text has [`GenerateOptions::max_tokens`] tokens; it has left.
+    /// The text has reached [`GenerateOptions::max_tokens`] tokens; it has left.
     Length,
-    /// It cannot be written on; it has left.
+    /// Generation of the text failed; it has left.
     Failed(Error),
 }
 
-/// Texts that are being written by one model.
-pub struct Writing<'a, B: Backend> {
+/// Texts that one model is generating.
+pub struct GenerationBatch<'a, B: Backend> {
     model: &'a Transformer<B>,
     texts: Vec<Text<B>>,
     next: u64,
 }
 
-/// A prompt that is being read, for one or several texts, or a single text that is being written.
+/// A prompt that is being read for one or more texts, or a single text that is being generated.
 struct Text<B: Backend> {
     cache: KvCache<B>,
-    /// The prompt, or the last token.
+    /// Ids of the prompt, or the last token of the text.
     ids: Vec<u32>,
-    /// How many of them were read.
+    /// Number of these ids that were read.
     read: usize,
     /// Whether `ids` is a prompt.
     is_prompt: bool,
-    /// So many of the likeliest tokens are told at each place of the prompt.
+    /// If set, the log-probabilities of the prompt are reported, with this many most likely tokens at each place.
     prompt_log_probs: Option<usize>,
     writers: Vec<Writer>,
 }
 
-/// What chooses the tokens of a text.
+/// State of one text: its sampler, its options and the number of generated tokens.
 struct Writer {
     id: TextId,
     sampler: Sampler,
@@ -68,27 +70,27 @@ struct Writer {
     written: usize,
 }
 
-impl<'a, B: Backend> Writing<'a, B> {
-    /// Nothing written by `model` yet.
+impl<'a, B: Backend> GenerationBatch<'a, B> {
+    /// Creates an empty set of texts for `model`.
     pub fn new(model: &'a Transformer<B>) -> Self {
         Self { model, texts: vec![], next: 0 }
     }
 
-    /// Whether no text is being written.
+    /// Returns whether no text is being generated.
     pub fn is_empty(&self) -> bool {
         self.texts.is_empty()
     }
 
-    /// Texts that are being written.
+    /// Returns the number of texts that are being generated.
     pub fn len(&self) -> usize {
         self.texts.iter().map(|text| text.writers.len()).sum()
     }
 
-    /// Begins a text for each of `options`, all behind one prompt, which is read once. With `prompt_log_probs` the first
-    /// of them tells the log-probabilities of the prompt's tokens, with so many of the likeliest at each place.
+    /// Begins a text for each of `options`, all after the same prompt, which is read once. If `prompt_log_probs` is set, the
+    /// first text reports the log-probabilities of the prompt's tokens, with this many most likely tokens at each place.
     ///
     /// # Errors
-    /// Where the prompt is empty or has a token outside the vocabulary, or an option makes no sense.
+    /// If the prompt is empty or has a token outside the vocabulary, an option is invalid, or the device runs out of memory.
     pub fn begin(
         &mut self,
         prompt: &[u32],
@@ -97,7 +99,7 @@ impl<'a, B: Backend> Writing<'a, B> {
     ) -> Result<Vec<TextId>> {
         let vocab_size = self.model.config.vocab_size;
         if prompt.is_empty() {
-            return Err(Error::Input("nothing to read; a prompt needs at least one token".into()));
+            return Err(Error::Input("the prompt is empty, expected at least one token".into()));
         }
         if let Some(id) = prompt.iter().find(|&&id| id as usize >= vocab_size) {
             return Err(Error::Input(format!(
@@ -110,8 +112,8 @@ impl<'a, B: Backend> Writing<'a, B> {
             Ok(Writer { id: TextId(id), sampler, options: options.clone(), written: 0 })
         };
         let writers: Vec<Writer> = (self.next..).zip(options).map(writer).collect::<Result<_>>()?;
-        let most = options.iter().map(|options| options.max_tokens).max().unwrap_or(0);
-        let cache = self.model.cache(prompt.len() + most)?;
+        let Some(most) = options.iter().map(|options| options.max_tokens).max() else { return Ok(vec![]) };
+        let cache = self.model.cache(prompt.len().saturating_add(most))?;
         self.next += writers.len() as u64;
         let ids = writers.iter().map(|writer| writer.id).collect();
         let (is_prompt, prompt) = (true, prompt.to_vec());
@@ -119,14 +121,19 @@ impl<'a, B: Backend> Writing<'a, B> {
         Ok(ids)
     }
 
-    /// Forgets a text.
+    /// Removes a text. If it reports the log-probabilities of a prompt that others share, no other text reports the rest.
     pub fn leave(&mut self, id: TextId) {
-        self.texts.iter_mut().for_each(|text| text.writers.retain(|writer| writer.id != id));
+        for text in &mut self.texts {
+            if text.writers.first().is_some_and(|first| first.id == id) {
+                text.prompt_log_probs = None;
+            }
+            text.writers.retain(|writer| writer.id != id);
+        }
         self.texts.retain(|text| !text.writers.is_empty());
     }
 
-    /// Goes on with all texts, by a token each or by a piece of the prompt, and tells what has become of them, ordered
-    /// by text.
+    /// Advances the texts by one token or one piece of the prompt each, and returns their events, ordered by text. Prompts
+    /// beyond the limit of a step wait for a later one.
     pub fn step(&mut self) -> Vec<(TextId, Event)> {
         let model = self.model;
         let mut room = PROMPT_POSITIONS;
@@ -140,36 +147,36 @@ impl<'a, B: Backend> Writing<'a, B> {
             }
             now.push(text);
         }
-        let mut shares = deal(now, if B::LANES { rayon::current_num_threads() } else { 1 });
-        let done: Vec<Done<B>> = match shares.len() {
+        let mut shares = distribute(now, if B::LANES { rayon::current_num_threads() } else { 1 });
+        let done: Vec<StepOutput<B>> = match shares.len() {
             1 => shares.iter_mut().map(|share| advance(model, share)).collect(),
             _ => shares.into_par_iter().map(|mut share| advance(model, &mut share)).collect(),
         };
         let mut events = vec![];
-        for Done { events: told, more } in done {
-            events.extend(told);
-            self.texts.extend(more);
+        for StepOutput { events: output, forked } in done {
+            events.extend(output);
+            self.texts.extend(forked);
         }
         self.texts.retain(|text| !text.writers.is_empty());
-        events.sort_by_key(|(id, _)| *id); // stable: each text's own events stay in order
+        events.sort_by_key(|(id, _)| *id); // stable: the events of each text stay in order
         events
     }
 }
 
-/// What a step has come to.
-struct Done<B: Backend> {
+/// Result of a step for some texts.
+struct StepOutput<B: Backend> {
     events: Vec<(TextId, Event)>,
-    /// Texts that go on by themselves behind a prompt that they had in common.
-    more: Vec<Text<B>>,
+    /// Texts that continue separately after their common prompt.
+    forked: Vec<Text<B>>,
 }
 
 impl<B: Backend> Text<B> {
-    /// How many ids are read next.
+    /// Returns the number of ids to read next.
     fn piece(&self) -> usize {
         (self.ids.len() - self.read).min(PIECE)
     }
 
-    /// The first place of the next piece whose logits are wanted.
+    /// Returns the first place of the next piece whose logits are needed.
     fn logits_from(&self) -> usize {
         let piece = self.piece();
         let is_last = self.read + piece == self.ids.len();
@@ -181,8 +188,8 @@ impl<B: Backend> Text<B> {
         }
     }
 
-    /// Goes on behind what was read, by the logits of what follows the last id; `None` where nobody writes.
-    fn choose(&mut self, logits: Option<&[f32]>, done: &mut Done<B>) {
+    /// Chooses the next token of every text from the logits after the last id; `None` if no text generates tokens.
+    fn choose(&mut self, logits: Option<&[f32]>, done: &mut StepOutput<B>) {
         let chosen: Vec<Option<u32>> =
             self.writers.iter_mut().map(|writer| writer.choose(logits, &mut done.events)).collect();
         let read = self.cache.len();
@@ -194,8 +201,8 @@ impl<B: Backend> Text<B> {
                 self.writers.push(writer);
                 continue;
             }
-            match self.cache.fork(read + writer.options.max_tokens) {
-                Ok(cache) => done.more.push(Text {
+            match self.cache.fork(read.saturating_add(writer.options.max_tokens)) {
+                Ok(cache) => done.forked.push(Text {
                     cache,
                     ids,
                     read: 0,
@@ -210,38 +217,38 @@ impl<B: Backend> Text<B> {
 }
 
 impl Writer {
-    /// Chooses the next token and tells it; `None` where the text has ended.
+    /// Chooses the next token and records the event; `None` if the text has ended.
     fn choose(&mut self, logits: Option<&[f32]>, events: &mut Vec<(TextId, Event)>) -> Option<u32> {
-        let mut tell = |event| events.push((self.id, event));
+        let mut emit = |event| events.push((self.id, event));
         let Some(logits) = logits.filter(|_| self.written < self.options.max_tokens) else {
-            tell(Event::Length);
+            emit(Event::Length);
             return None;
         };
         let id = match self.sampler.next(logits) {
             Ok(id) => id,
             Err(error) => {
-                tell(Event::Failed(error));
+                emit(Event::Failed(error));
                 return None;
             }
         };
         let log_probs = self.options.log_probs.map(|top| LogProbs::new(logits, id, top));
         let token = Token { id, log_probs };
         if self.options.stop.contains(&id) {
-            tell(Event::Stop(token));
+            emit(Event::Stop(token));
             return None;
         }
         self.written += 1;
-        tell(Event::Token(token));
+        emit(Event::Token(token));
         if self.written == self.options.max_tokens {
-            tell(Event::Length);
+            emit(Event::Length);
             return None;
         }
         Some(id)
     }
 }
 
-/// Deals texts to threads so that each has about as many positions to read.
-fn deal<B: Backend>(mut texts: Vec<&mut Text<B>>, threads: usize) -> Vec<Vec<&mut Text<B>>> {
+/// Distributes texts over threads so that each reads about the same number of positions.
+fn distribute<B: Backend>(mut texts: Vec<&mut Text<B>>, threads: usize) -> Vec<Vec<&mut Text<B>>> {
     texts.sort_by_key(|text| std::cmp::Reverse(text.piece()));
     let mut shares: Vec<(usize, Vec<&mut Text<B>>)> = vec![];
     shares.resize_with(threads.clamp(1, texts.len().max(1)), || (0, vec![]));
@@ -254,9 +261,9 @@ fn deal<B: Backend>(mut texts: Vec<&mut Text<B>>, threads: usize) -> Vec<Vec<&mu
     shares.into_iter().map(|share| share.1).filter(|share| !share.is_empty()).collect()
 }
 
-/// Reads on in some texts, and goes on with those that have read all that they have.
-fn advance<B: Backend>(model: &Transformer<B>, texts: &mut [&mut Text<B>]) -> Done<B> {
-    let mut done = Done { events: vec![], more: vec![] };
+/// Reads the next ids of some texts and chooses the next token of those that have read all their ids.
+fn advance<B: Backend>(model: &Transformer<B>, texts: &mut [&mut Text<B>]) -> StepOutput<B> {
+    let mut done = StepOutput { events: vec![], forked: vec![] };
     let mut last: Vec<Option<Vec<f32>>> = vec![None; texts.len()];
     let mut of_prompts: Vec<Vec<LogProbs>> = vec![vec![]; texts.len()];
     let mut readings: Vec<Reading<B>> = vec![];
@@ -264,7 +271,7 @@ fn advance<B: Backend>(model: &Transformer<B>, texts: &mut [&mut Text<B>]) -> Do
     for text in texts.iter_mut() {
         let (piece, logits_from) = (text.piece(), text.logits_from());
         let Text { cache, ids, read, is_prompt, prompt_log_probs, .. } = &mut **text;
-        readings.push(Reading { cache, after: None, ids: &ids[*read..*read + piece], logits_from });
+        readings.push(Reading { cache, continues: None, ids: &ids[*read..*read + piece], logits_from });
         places.push((ids, *read, prompt_log_probs.filter(|_| *is_prompt)));
     }
     let outcome = model.extend_with(&mut readings, |number, place, logits| {
@@ -279,7 +286,7 @@ fn advance<B: Backend>(model: &Transformer<B>, texts: &mut [&mut Text<B>]) -> Do
     if let Err(error) = outcome {
         let writers = texts.iter_mut().flat_map(|text| text.writers.drain(..));
         let failed = writers.map(|writer| (writer.id, Event::Failed(Error::Input(error.to_string()))));
-        return Done { events: failed.collect(), more: vec![] };
+        return StepOutput { events: failed.collect(), forked: vec![] };
     }
     for ((text, logits), log_probs) in texts.iter_mut().zip(last).zip(of_prompts) {
         text.read += text.piece();
@@ -288,8 +295,8 @@ fn advance<B: Backend>(model: &Transformer<B>, texts: &mut [&mut Text<B>]) -> Do
             done.events.extend(writers.map(|writer| (writer.id, Event::Failed(not_finite()))));
             continue;
         }
-        if !log_probs.is_empty() {
-            done.events.push((text.writers[0].id, Event::Prompt(log_probs)));
+        if let Some(first) = text.writers.first().filter(|_| !log_probs.is_empty()) {
+            done.events.push((first.id, Event::Prompt(log_probs)));
         }
         if text.read == text.ids.len() {
             text.choose(logits.as_deref(), &mut done);

@@ -1,5 +1,5 @@
-//! Gradients are those of finite differences; a step is the same however it is cut; and the same bytes come out for any
-//! number of threads. That operations are right is held by `doctor.rs`.
+//! Gradients equal finite differences; a step does not depend on its division into passes; results are identical to the byte
+//! for any number of threads. `doctor.rs` tests single operations.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -11,7 +11,7 @@ use model::{
     Transformer, Weights,
 };
 
-/// A row whose documents have the given lengths; every third position carries no loss.
+/// Returns a row with documents of the given lengths; every third position has loss weight 0.
 fn row(lengths: &[u32], salt: u32) -> Sequence {
     let n: u32 = lengths.iter().sum();
     let weights = (0..n).map(|i| if i % 3 == 1 { 0.0 } else { 1.0 });
@@ -45,7 +45,7 @@ fn gradients_equal_finite_differences() {
         ModelConfig { tie_embeddings: false, ..dense.clone() },
         ModelConfig { window: Some(3), ..dense.clone() },
         ModelConfig { head_dim: Some(6), ..dense.clone() },
-        // A small step must not change the choice of experts: all of them, or the only one.
+        // Experts without a choice, so that a small step cannot change the routing: all of them, or the only one.
         ModelConfig { n_experts: 3, top_k: 3, ..dense.clone() },
         ModelConfig { n_experts: 1, top_k: 1, n_shared_experts: 0, ..dense.clone() },
     ];
@@ -61,7 +61,7 @@ fn gradients_equal_finite_differences() {
             let learned = learn(&moved, &rows, 0.1, Recompute::None);
             learned.loss + learned.routers.iter().map(|r| r.aux_loss).sum::<f64>()
         };
-        // Of each parameter the few weights with the largest gradients: there a wrong one shows.
+        // Check the weights with the largest gradients of each parameter, where an error is most visible.
         for param in &start.layout.params {
             let of_param = &gradient[param.range.clone()];
             let mut places: Vec<usize> = (0..of_param.len()).collect();
@@ -76,7 +76,7 @@ fn gradients_equal_finite_differences() {
                 };
                 let want = (at(1.0) - at(-1.0)) / f64::from(2.0 * h);
                 let off = (f64::from(gradient[i]) - want).abs();
-                // The loss is f32, about 3: rounding leaves 3 * 6e-8 / 4e-3.
+                // The loss is about 3 in f32: rounding contributes an error of 3 * 6e-8 / 4e-3.
                 let bound = 0.03 * f64::from(largest) + 2e-4;
                 assert!(off < bound, "{} {i}: {} instead of {want} ({config:?})", param.name, gradient[i]);
             }
@@ -113,7 +113,7 @@ fn documents_do_not_see_each_other() {
 
 #[test]
 fn a_window_hides_what_is_further_back() {
-    // One layer sees a window back, two layers twice as far.
+    // One layer looks back one window, two layers twice as far.
     let config = ModelConfig { vocab_size: 50, window: Some(5), n_layers: 2, ..ModelConfig::default() };
     let last = |model: &Transformer, first: u32| {
         let mut row = row(&[100], 4);
@@ -138,8 +138,8 @@ fn work<B: Backend>(
     Ok((pass.batch().len(), pass.router_stats(&routing)?.iter().map(|layer| layer.aux_loss).sum()))
 }
 
-/// The gradient of one step, cut into passes as lanes have it; with the positions of the longest pass and the balancing
-/// loss.
+/// Returns the gradient of one step whose batch is divided into lanes, the number of positions of the longest pass, and the
+/// balancing loss.
 fn step<B: Backend>(
     config: &ModelConfig,
     backend: &B,
@@ -157,7 +157,7 @@ fn step<B: Backend>(
 fn a_step_is_the_same_however_it_is_cut_into_passes() {
     let rows: Vec<Sequence> = (0..9).map(|i| row(&[60 + 9 * i, 3], i)).collect();
     for aux_loss_per in [AuxLoss::Sequence, AuxLoss::Batch] {
-        // A large share of the balancing loss, so that a wrong balance shows.
+        // A large weight of the balancing loss makes a wrong balance visible.
         let config = ModelConfig {
             vocab_size: 50,
             n_experts: 4,
@@ -165,7 +165,7 @@ fn a_step_is_the_same_however_it_is_cut_into_passes() {
             aux_loss_per,
             ..ModelConfig::default()
         };
-        // All rows in one pass: the definition.
+        // The expected result: all rows in one pass.
         let (whole, positions, aux) = step(&config, &PORTABLE, 1, &rows);
         assert_eq!(positions, rows.iter().map(Sequence::len).sum::<usize>());
         for lanes in [1, 3, 9] {
@@ -180,7 +180,7 @@ fn a_step_is_the_same_however_it_is_cut_into_passes() {
 
 #[test]
 fn loads_are_counted_under_the_dropout_of_training() {
-    // Of a batch of one row both balances are the same number, if the counted loads are those of the training pass.
+    // For a batch of one row both balancing losses are equal, provided the counted loads are those of the training pass.
     fn aux<B: Backend>(backend: &B, aux_loss_per: AuxLoss) -> f64 {
         let config = ModelConfig {
             vocab_size: 50,
@@ -250,7 +250,8 @@ fn the_backends_update_alike() {
     use model::layout::Matrix;
     use model::optimizer::{AdamW, Muon};
 
-    /// Weights and both moments after five updates by each rule, of matrices, two of them of one shape, with a norm's scale between.
+    /// Returns weights and both moments after five updates by each rule, for matrices, two of them of equal shape, with the
+    /// scale of a norm in between.
     fn updated<B: Backend>(backend: &B) -> [Vec<f32>; 3] {
         let n = 12 * 7 + 5 + 6 * 20 + 12 * 7;
         let wave = |rate: f32| (0..n).map(|i| (i as f32 * rate).sin()).collect::<Vec<f32>>();
@@ -279,7 +280,7 @@ fn the_backends_update_alike() {
         assert!(distance(a, b) < 2e-6, "{}", distance(a, b));
     }
     assert_eq!(cpu[2][0], 0.0); // Muon has no second moment
-    // torch.optim.Muon and AdamW on the same numbers: `scripts/muon_torch.py`.
+    // Expected values: torch.optim.Muon and AdamW on the same numbers, by `scripts/muon_torch.py`.
     let torch = [
         (0, -0.0007483),
         (1, 0.3619777),

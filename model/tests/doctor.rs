@@ -1,4 +1,4 @@
-//! Every backend computes what the reference computes, over many shapes.
+//! Every backend computes the same results as the reference, for many shapes.
 #![allow(clippy::unwrap_used)]
 
 use model::backend::{Backend, Cpu, Portable};
@@ -6,14 +6,14 @@ use model::doctor::{Case, checks, worst};
 use model::{AuxLoss, ModelConfig};
 use proptest::prelude::*;
 
-/// All checks of a backend are well; the deviations are told where one is not.
+/// Asserts that all checks of a backend succeed; the message contains the deviations of those that fail.
 fn assert_well<B: Backend>(backend: &B, case: &Case) {
     let checks = worst(checks(backend, case));
     let failed: Vec<_> = checks.iter().filter(|check| !check.is_ok()).collect();
     assert!(failed.is_empty(), "{backend:?}, {case:?}:\n{failed:#?}");
 }
 
-/// Candle's tensors on the processor.
+/// Returns the backend of candle's tensors on the CPU.
 fn portable() -> Portable {
     Portable(candle_core::Device::Cpu)
 }
@@ -78,13 +78,13 @@ fn the_usual_cases_are_well() {
     }
 }
 
-/// Kernels for cards, run as emulated threads.
+/// GPU kernels, run as emulated threads.
 #[cfg(feature = "emulate")]
 mod emulated {
     use super::*;
     use model::backend::{Cuda, Precision};
 
-    /// Checks of whole passes, where random models multiply the rounding of coarse numbers without a bound.
+    /// Names of the checks of whole passes, in which random models amplify the rounding of 16-bit numbers without bound.
     const PASSES: [&str; 7] = [
         "loss",
         "balancing loss",
@@ -117,7 +117,7 @@ mod emulated {
         }
     }
 
-    /// Norms go other ways for rows of every length.
+    /// Norms take different code paths depending on the row length.
     #[test]
     fn rows_of_every_width_are_well() {
         let single = [6, 34, 136, 330, 520, 772].map(|width| (width, Precision::F32));
@@ -140,7 +140,7 @@ mod emulated {
         }
     }
 
-    /// Attention of a single position takes its keys by turns of 256.
+    /// Attention of a single position processes its keys in chunks of 256.
     #[test]
     fn many_keys_are_attended_in_heads_of_every_width() {
         for (head_dim, window, precision, document) in [

@@ -1,4 +1,4 @@
-//! The emulation of a card: it computes what a card does, and tells what a kernel does wrong. The kernels are those of
+//! Emulation of a GPU: it computes the same results as a GPU and reports errors of kernels. The kernels are those of
 //! `src/backend/cuda/emulation/tests.cu`.
 #![cfg(feature = "emulate")]
 #![allow(clippy::unwrap_used)] // tests
@@ -11,7 +11,7 @@ use std::ptr::from_ref;
 const NULL: Address = 0;
 
 fn launch<A>(card: &Emulation, kernel: &str, grid: Grid, arguments: &A) -> Result<(), String> {
-    // SAFETY: Each test gives the structure that its kernel takes; where an address is wrong, that is the test.
+    // SAFETY: Each test passes the structure that its kernel expects; invalid addresses are deliberate and part of the test.
     unsafe { card.launch(kernel, grid, from_ref(arguments).cast(), size_of::<A>()) }
         .map_err(|e| e.to_string())
 }
@@ -20,7 +20,7 @@ fn grid(blocks: u32, threads: u32, shared: usize) -> Grid {
     Grid { blocks: [blocks, 1, 1], threads, shared }
 }
 
-/// Numbers as bytes, and back.
+/// Conversion of numbers to bytes and back.
 trait Bytes: Copy {
     fn bytes(self) -> Vec<u8>;
     fn of(bytes: &[u8]) -> Self;
@@ -60,11 +60,11 @@ struct Sum {
     n: i32,
 }
 
-/// Sums of 200 rows of 300 numbers by a kernel, and how many of them are wrong.
+/// Sums 200 rows of 300 numbers each by a kernel and returns how many sums are wrong.
 fn wrong_sums(kernel: &str, shared: usize) -> usize {
     let (rows, n) = (200, 300);
     let card = Emulation::default();
-    let x: Vec<f32> = (0..rows * n).map(|i| (i * i % 251) as f32).collect(); // whole: any order of sums is exact
+    let x: Vec<f32> = (0..rows * n).map(|i| (i * i % 251) as f32).collect(); // whole numbers: sums are exact in any order
     let (from, to) = (put(&card, &x), card.allocate(rows * 4).unwrap());
     launch(&card, kernel, grid(rows as u32, 256, shared), &Sum { x: from, sums: to, n: n as i32 }).unwrap();
     let sums = get::<f32>(&card, to, rows);
@@ -95,7 +95,7 @@ fn a_barrier_that_some_threads_do_not_reach_is_told() {
     assert!(error.contains("is in the barrier of tests.cu while"), "{error}");
 }
 
-/// A message without the numbers of lines.
+/// Removes line numbers from a message.
 fn strip_lines(message: &str) -> String {
     let is_line = |part: &str| part.starts_with(|c: char| c.is_ascii_digit());
     let mut parts = message.split(':');
@@ -176,7 +176,7 @@ struct Write {
 fn accesses_out_of_bounds_are_told() {
     let card = Emulation::default();
     let others: Vec<_> = (0..20).map(|i| card.allocate(i * 1000).unwrap()).collect();
-    let floats = card.allocate(40 * 4).unwrap(); // 160 bytes of 256
+    let floats = card.allocate(40 * 4).unwrap(); // 160 of 256 allocated bytes
     let write = |threads, shift, shared: usize| {
         launch(
             &card,
@@ -200,11 +200,11 @@ fn accesses_out_of_bounds_are_told() {
     told(write(32, 0, 100), "test_write: block (0, 0, 0): writes byte 100 of 100 of its shared memory");
     told(write(64, 1_000, 0), "bytes after the start of an allocation of 160");
     told(write(32, -100_000, 0), "reads or writes memory that it may not");
-    // The slack stays written, so that these come last.
+    // These come last because the slack after the allocation stays overwritten.
     told(write(32, 9, 0), "test_write: writes byte 160 of an allocation of 160 bytes");
     card.free(floats, 160);
     assert_eq!(write(32, 0, 128), Ok(()));
-    told(write(32, 0, 0), "test_write: block (0, 0, 0), thread "); // after it was given back
+    told(write(32, 0, 0), "test_write: block (0, 0, 0), thread "); // use after free
     others.into_iter().enumerate().for_each(|(i, at)| card.free(at, i * 1000));
 }
 
@@ -330,7 +330,7 @@ fn copies_stay_in_their_allocation() {
     assert_eq!(card.zero(NULL, 0).map_err(|e| e.to_string()), Ok(()));
 }
 
-/// A format of 16 bits: its exponent's and its mantissa's.
+/// A 16-bit floating-point format: number of bits of exponent and mantissa.
 #[derive(Clone, Copy)]
 struct Narrow {
     exponent: i32,
@@ -341,7 +341,7 @@ const BF16: Narrow = Narrow { exponent: 8, mantissa: 7 };
 const F16: Narrow = Narrow { exponent: 5, mantissa: 10 };
 
 impl Narrow {
-    /// The number that bits mean, IEEE 754 as it stands; infinities as the number that would come next.
+    /// Returns the value of bits according to IEEE 754; for infinity, the next value that a larger exponent would represent.
     fn value(self, bits: u16) -> f64 {
         let exponent = i32::from(bits & 0x7fff) >> self.mantissa;
         let mantissa = i32::from(bits) & ((1 << self.mantissa) - 1);
@@ -355,8 +355,8 @@ impl Narrow {
         ((1 << self.exponent) - 1) << self.mantissa
     }
 
-    /// Numbers of f32 and what they round to: each finite number itself, the middle between it and the next one away from
-    /// zero, and the numbers beside the middle.
+    /// Returns f32 numbers and the bits they round to: each finite number of the format, the midpoint between it and the next
+    /// one away from zero, and both neighbours of the midpoint; also NaN, infinity and the largest f32.
     fn cases(self) -> Vec<(f32, u16)> {
         let mut cases = vec![(f32::NAN, 0x7fff), (-f32::NAN, 0x7fff), (f32::MAX, self.infinity())];
         for sign in [0, 0x8000] {
@@ -412,7 +412,7 @@ fn every_narrow_number_converts_as_on_a_card() {
     }
 }
 
-/// Bits of a number in a type, rounded, and its value then: by what the test above holds.
+/// Rounds a number to a type and returns its bytes and its rounded value; the test above checks the rounding.
 fn number(dtype: Dtype, x: f32) -> (Vec<u8>, f32) {
     match dtype {
         Dtype::F32 => (x.bytes(), x),
@@ -444,7 +444,7 @@ fn products_are_right_in_every_type_and_direction() {
         let ((a, xs), (b, ys), (mut c, zs)) =
             (matrix(factors, batch * m * k), matrix(factors, batch * k * n), matrix(result, batch * m * n));
         if beta == 0.0 {
-            c = card.allocate(batch * m * n * result.size()).unwrap(); // NaN, which is not read
+            c = card.allocate(batch * m * n * result.size()).unwrap(); // NaN, which beta = 0 must not read
         }
         let (flip_a, flip_b) = (case % 2 == 0, case / 2 % 2 == 0);
         let (left, right) = (Factor { at: a, transposed: flip_a }, Factor { at: b, transposed: flip_b });

@@ -1,5 +1,5 @@
-//! Models in the files of other programs: what goes out comes in again with equal bits, and what they would compute
-//! otherwise is refused.
+//! Models in files of other programs: an exported model is imported with identical bits, and models for which the programs
+//! would compute different results are rejected.
 #![allow(clippy::unwrap_used)]
 
 use candle_core::{DType, Device, Tensor};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 
-/// Shapes that differ in everything that changes names, shapes or layouts.
+/// Shapes that vary every key which affects names, shapes or layouts.
 fn shapes() -> impl Strategy<Value = ModelConfig> {
     let heads = (1usize..4, 1usize..4, prop::option::of(1usize..5));
     let experts = (0usize..5, 1usize..3, 0usize..3, prop::option::of(1usize..9));
@@ -39,7 +39,7 @@ fn shapes() -> impl Strategy<Value = ModelConfig> {
     )
 }
 
-/// Weights of any sign and size, each another.
+/// Returns weights of both signs and very different magnitudes, all distinct.
 fn weights(config: &ModelConfig) -> Weights {
     let mut weights = Weights::random(config, 3);
     for (i, value) in weights.flat.iter_mut().enumerate() {
@@ -57,7 +57,7 @@ fn write(dir: &Path, config: &Value, weights: &str, bytes: &[u8]) {
     fs::write(dir.join(weights), bytes).unwrap();
 }
 
-/// A shape as far as it decides what is computed.
+/// Normalises a shape: keys that do not affect the computation get fixed values.
 fn computed(config: &ModelConfig) -> ModelConfig {
     let head_dim = config.head_dim.filter(|width| width * config.n_heads != config.d_model);
     let moe = config.is_moe();
@@ -107,7 +107,7 @@ proptest! {
                 let (again, read) = folder::read(dir.path()).unwrap();
                 prop_assert_eq!(computed(&again), computed(&config));
                 prop_assert_eq!(bits(&read), bits(&weights));
-                // The same without its config.json.
+                // The same model without its config.json.
                 let tensors = read_pth(&dir.path().join("model.pth")).unwrap();
                 let lone = minimind::shape_of(&tensors, config.n_heads, dir.path()).unwrap();
                 prop_assert_eq!(lone.spec().block.heads, config.spec().block.heads);
@@ -128,7 +128,7 @@ fn each_shape_goes_out_as_the_architecture_that_computes_it() {
     };
     assert_eq!(class(|_| ()), Ok("LlamaForCausalLM"));
     assert_eq!(class(|c| c.window = Some(7)), Ok("MistralForCausalLM"));
-    // LlamaConfig wants the width divided by the heads.
+    // LlamaConfig requires a width divisible by the number of heads.
     assert_eq!(class(|c| (c.d_model, c.head_dim) = (126, Some(8))), Ok("MistralForCausalLM"));
     assert_eq!(class(|c| c.qk_norm = true), Ok("Qwen3ForCausalLM"));
     assert_eq!(class(|c| c.n_experts = 4), Ok("Qwen2MoeForCausalLM"));
@@ -145,11 +145,11 @@ fn each_shape_goes_out_as_the_architecture_that_computes_it() {
         minimind::config_json(&ModelConfig { qk_norm: true, window: Some(3), ..ModelConfig::default() });
     assert_eq!(
         error.unwrap_err().to_string(),
-        "MiniMind v1 does not know normalised queries and keys (model.qk_norm), a window (model.window); --to hf may"
+        "MiniMind v1 does not support normalised queries and keys (model.qk_norm), a window (model.window); try --to hf"
     );
 }
 
-/// A folder of transformers of a small mixture of experts, changed in its configuration and in one tensor.
+/// Exports a model for transformers, changes keys of its configuration and optionally one tensor, and imports the result.
 fn changed(shape: &ModelConfig, config: Value, tensor: Option<(&str, Option<Tensor>)>) -> Result<(), String> {
     let dir = tempfile::tempdir().unwrap();
     let mut json = hugging_face::config_json(shape, Ends::default()).unwrap();
@@ -188,7 +188,7 @@ fn folders_that_ask_for_something_else_are_refused() {
     let zeros = |shape: &[usize]| Some(Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap());
     changed(&moe, json!({}), None).unwrap();
     changed(&dense, json!({}), None).unwrap();
-    // Zero biases may be missing, and old files hold tables of angles.
+    // Zero biases may be missing, and old files contain tables of rotary frequencies.
     changed(&moe, json!({}), Some(("model.layers.0.self_attn.q_proj.bias", None))).unwrap();
     changed(&dense, json!({}), Some(("model.layers.0.self_attn.rotary_emb.inv_freq", ones(&[2])))).unwrap();
     changed(&dense, json!({ "rope_parameters": "GONE", "model_type": "GONE", "head_dim": null }), None)
@@ -198,13 +198,13 @@ fn folders_that_ask_for_something_else_are_refused() {
             &moe,
             json!({ "norm_topk_prob": false }),
             None,
-            "config.json: norm_topk_prob is false, which is not computed here, expected true for more than one expert of a token",
+            "config.json: norm_topk_prob is false, which is not supported, expected true for more than one expert per token",
         ),
         (
             &moe,
             json!({ "num_experts_per_tok": 1 }),
             None,
-            "config.json: norm_topk_prob is true, which is not computed here, expected false for one expert of a token",
+            "config.json: norm_topk_prob is true, which is not supported, expected false for one expert per token",
         ),
         (
             &moe,
@@ -243,7 +243,7 @@ fn folders_that_ask_for_something_else_are_refused() {
             &dense,
             json!({ "hidden_act": "gelu", "attention_bias": true }),
             None,
-            "config.json: hidden_act is \"gelu\", which is not computed here, expected silu or swish; attention_bias is true",
+            "config.json: hidden_act is \"gelu\", which is not supported, expected silu or swish; attention_bias is true",
         ),
         (
             &dense,
@@ -261,7 +261,7 @@ fn folders_that_ask_for_something_else_are_refused() {
             &dense,
             json!({ "model_type": "gpt2" }),
             None,
-            "config.json: model_type is \"gpt2\", which is not computed here, expected minimind or llama or",
+            "config.json: model_type is \"gpt2\", which is not supported, expected minimind or llama or",
         ),
         (
             &moe,
@@ -297,7 +297,7 @@ fn folders_that_ask_for_something_else_are_refused() {
             &dense,
             json!({}),
             Some(("model.layers.0.mlp.up_proj.bias", ones(&[8]))),
-            "model.safetensors: tensor model.layers.0.mlp.up_proj.bias: not a tensor of this shape of model",
+            "model.safetensors: tensor model.layers.0.mlp.up_proj.bias: unexpected: a model of this shape has no such tensor",
         ),
         (
             &dense,
@@ -387,7 +387,7 @@ fn weights_in_several_files_are_those_of_one() {
         assert!(error.contains(problem), "{error}");
     }
     let error = refused(&|map| drop(map.remove(name)));
-    assert!(error.contains("model.norm.weight") && error.contains("lists it nowhere"), "{error}");
+    assert!(error.contains("model.norm.weight") && error.contains("does not list it"), "{error}");
     let error = refused(&|map| drop(map.insert("extra".into(), json!("model-0.safetensors"))));
     assert!(error.contains("extra") && error.contains("missing"), "{error}");
 }

@@ -1,5 +1,5 @@
-//! Generation: MiniMind v1's tokens, caches against no cache, sequences together against each alone, by every backend.
-//! Reference and tolerances are those of `golden/generate`.
+//! Generation on every backend: compared with the tokens of MiniMind v1, with a cache and without, together and separately.
+//! Reference values and tolerances are those of `golden/generate`.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -23,13 +23,13 @@ fn greedy<B: Backend>(model: &Transformer<B>, prompt: &[u32], max_tokens: usize)
     model.generate(prompt, &options, |_| ControlFlow::Continue(())).unwrap()
 }
 
-/// The place of the largest logit.
+/// Returns the index of the largest logit.
 fn best(logits: &[f32]) -> u32 {
     (0..logits.len() as u32)
         .fold(0, |best, i| if logits[i as usize] > logits[best as usize] { i } else { best })
 }
 
-/// v1 divides the logits of every token seen so far, whatever their sign.
+/// Generates greedily with v1's repetition penalty, which divides the logits of all tokens seen so far regardless of sign.
 fn greedy_with_v1_penalty(model: &Transformer, prompt: &[u32], max_tokens: usize) -> Vec<u32> {
     let mut cache = model.cache(prompt.len() + max_tokens).unwrap();
     let (mut seen, mut written, mut piece) = (prompt.to_vec(), vec![], prompt.to_vec());
@@ -96,7 +96,7 @@ fn ids_of(n: u32, salt: u32) -> Vec<u32> {
     (0..n).map(|i| (i * i * 7 + 3 + salt) % 50).collect()
 }
 
-/// Logits of every position without a cache, `(n, 50)`.
+/// Computes the logits of every position without a cache, `(n, 50)`.
 fn whole<B: Backend>(model: &Transformer<B>, ids: &[u32]) -> Vec<f32> {
     let pass = model.pass(Ragged::prompts(&[ids]), Mode::Infer).unwrap();
     pass.logits(&pass.forward().unwrap().0, &(0..ids.len()).collect::<Vec<_>>()).unwrap()
@@ -108,7 +108,7 @@ fn a_cache_changes_nothing<B: Backend>(backend: &B) {
         let model = Transformer::new(&config, 5, backend).unwrap();
         let want = whole(&model, &ids);
         let mut cache = model.cache(ids.len()).unwrap();
-        // A prompt longer than a tile of queries, a second piece, then one token at a time.
+        // A prompt longer than a query tile, a second piece, single tokens, then a last piece of several tokens.
         for piece in [0..70, 70..140, 140..141, 141..142, 142..150] {
             let logits = model.read(&mut cache, &ids[piece.clone()]).unwrap();
             let off = distance(&logits, &want[(piece.end - 1) * 50..piece.end * 50]);
@@ -125,7 +125,7 @@ fn sequences_read_together_are_those_read_alone<B: Backend>(backend: &B) {
         let model = Transformer::new(&config, 5, backend).unwrap();
         let texts = [ids_of(90, 0), ids_of(33, 5), ids_of(70, 11)];
         let cache = || model.cache(90).unwrap();
-        // One is read already, one reads its prompt in two pieces, one begins when the others write token by token.
+        // One sequence reads its whole prompt first, one reads its prompt in two pieces, one begins later.
         let mut caches = [cache(), cache(), cache()];
         let mut read = [0; 3];
         for pieces in [[80, 0, 20], [1, 0, 1], [1, 30, 1], [1, 1, 40], [7, 2, 8]] {
@@ -161,7 +161,7 @@ fn a_beginning_is_read_once<B: Backend>(backend: &B) {
         };
         let (rests, salts) = ([3, 20, 30, 1], [1, 4, 9, 3]);
         let rests: Vec<Vec<u32>> = rests.iter().zip(salts).map(|(&more, salt)| ids_of(more, salt)).collect();
-        let behind = || KvCache::behind(shared.clone(), 60).unwrap();
+        let behind = || KvCache::extending(shared.clone(), 60).unwrap();
         let mut together = [behind(), behind(), behind(), behind()];
         let mut sequences: Vec<(&mut KvCache<B>, &[u32])> =
             together.iter_mut().zip(&rests).map(|(cache, rest)| (cache, &rest[..])).collect();
@@ -172,8 +172,8 @@ fn a_beginning_is_read_once<B: Backend>(backend: &B) {
             let mut copy = cache.fork(110).unwrap();
             assert_eq!((cache.len(), copy.capacity()), (40 + rest.len(), 110));
             near(&model.read(&mut copy, &[7]).unwrap(), &[&beginning[..], rest, &[7]].concat());
-            // One more behind two others.
-            let mut last = KvCache::behind(Arc::new(cache), 5).unwrap();
+            // A third cache that extends a chain of two.
+            let mut last = KvCache::extending(Arc::new(cache), 5).unwrap();
             near(&model.read(&mut last, &[8, 9]).unwrap(), &[&beginning[..], rest, &[8, 9]].concat());
             near(&model.read(&mut last, &[3]).unwrap(), &[&beginning[..], rest, &[8, 9, 3]].concat());
             assert!(model.read(&mut last, &[1, 2, 3]).is_err());

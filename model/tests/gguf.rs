@@ -1,7 +1,8 @@
-//! Models in llama.cpp's files: which architecture computes them, and where their numbers lie.
+//! GGUF files: the architecture of each shape, the layout of the tensors, and reading back.
 #![allow(clippy::unwrap_used)]
 
-use candle_core::quantized::{GgmlDType, gguf_file};
+use candle_core::quantized::gguf_file::{self, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use model::weights::gguf::{self, Precision, TokenKind, Vocabulary};
 use model::{ModelConfig, Weights};
@@ -9,7 +10,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::Cursor;
 
-/// A tokenizer of as many entries as a shape has.
+/// Returns a tokenizer with as many entries as the vocabulary of a shape.
 fn vocabulary(config: &ModelConfig) -> Vocabulary {
     Vocabulary {
         tokens: (0..config.vocab_size).map(|id| (format!("t{id}"), TokenKind::Normal)).collect(),
@@ -21,7 +22,7 @@ fn vocabulary(config: &ModelConfig) -> Vocabulary {
     }
 }
 
-/// A GGUF file read again: its content and its tensors as f32.
+/// Writes a GGUF file and reads it back: its content and its tensors as f32.
 fn gguf(
     config: &ModelConfig,
     weights: &Weights,
@@ -73,7 +74,7 @@ fn each_shape_goes_to_the_architecture_of_llama_cpp_that_computes_it() {
         ),
         (
             |c| (c.n_experts, c.qk_norm, c.head_dim) = (4, true, Some(16)),
-            "shared experts or a single expert of a token beside normalised queries and keys (model.qk_norm), unless all heads \
+            "shared experts or a single expert per token together with normalised queries and keys (model.qk_norm), unless all heads \
              together are as wide as the model; here they are 64 and it is 128",
         ),
         (|c| c.n_layers = 513, "513 layers and 0 experts, expected at most 512"),
@@ -97,7 +98,7 @@ fn a_gguf_file_holds_the_weights_in_llama_cpps_order() {
         weights.flat[weights.layout.find(name).unwrap().range.clone()].to_vec()
     };
 
-    // Neighbours are turned against each other, as here.
+    // Rotary positions pair neighbours, as ours do, so rows keep their order.
     let weights = Weights::random(&plain, 3);
     let (content, tensors) = gguf(&plain, &weights, Precision::F32);
     assert_eq!(tensors.len(), weights.layout.params.len());
@@ -118,7 +119,7 @@ fn a_gguf_file_holds_the_weights_in_llama_cpps_order() {
     assert_eq!(content.metadata["tokenizer.ggml.tokens"].to_vec().unwrap().len(), 11);
     assert_eq!(content.metadata["tokenizer.ggml.pre"].to_string().unwrap(), "gpt-2");
 
-    // Halves, and experts one above the other; queries, keys and values are one.
+    // Rotary positions pair halves; experts are stacked in one tensor; so are queries, keys and values.
     let moe = ModelConfig { n_experts: 3, qk_norm: true, ..plain.clone() };
     let weights = Weights::random(&moe, 4);
     let (content, tensors) = gguf(&moe, &weights, Precision::F32);
@@ -133,7 +134,7 @@ fn a_gguf_file_holds_the_weights_in_llama_cpps_order() {
     assert_eq!(values(joined)[..64], [0, 2, 1, 3, 4, 6, 5, 7].map(row).concat());
     let q_norm = weights_of("layers.0.attention.q_norm.weight", &weights);
     assert_eq!(values(&tensors["blk.0.attn_q_norm.weight"]), [0, 2, 1, 3].map(|i| q_norm[i]));
-    // This architecture always has a head.
+    // This architecture always has an output head.
     assert_eq!(values(&tensors["output.weight"]), weights_of("tok_embeddings.weight", &weights));
     assert!(content.metadata["bailingmoe2.expert_weights_norm"].to_bool().unwrap());
 }
@@ -171,13 +172,13 @@ fn precision_is_that_asked_for_or_refused() {
     let narrow = ModelConfig { hidden_dim: Some(48), ..config.clone() };
     assert_eq!(
         problem(&narrow, &Weights::random(&narrow, 3), Precision::Q8_0),
-        "tensor blk.0.ffn_down_exps.weight: its rows have 48 numbers, and q8_0 takes multiples of 32; --type f16 takes any"
+        "tensor blk.0.ffn_down_exps.weight: has rows of 48 values, but q8_0 requires a multiple of 32; use --type f16"
     );
     let mut large = weights.clone();
     large.flat[5] = 7e4;
     assert_eq!(
         problem(&config, &large, Precision::F16),
-        "tensor token_embd.weight: holds 70000, too large for f16; --type f32 takes any"
+        "tensor token_embd.weight: contains 70000, too large for f16; use --type f32"
     );
     large.flat[5] = f32::NAN;
     assert!(problem(&config, &large, Precision::F32).contains("1 of 352 values are NaN"));
@@ -220,7 +221,8 @@ fn a_gguf_file_comes_back() {
         };
         assert_eq!(what(&found), what(&config));
         assert_eq!(again.flat, weights.flat, "{found:?}");
-        // Half precision has 11 bits; 8 bits and a scale for 32 numbers are within half a step of the largest of them.
+        // Half precision has 11 significant bits; with 8 bits and one scale per 32 numbers the error is at most half a step of
+        // the largest of them.
         for (precision, within) in [(Precision::F16, 1.0 / 2048.0), (Precision::Q8_0, 0.5 / 127.0)] {
             let (_, again) = read(precision);
             let largest = weights.flat.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
@@ -233,5 +235,92 @@ fn a_gguf_file_comes_back() {
     for bytes in [b"GGUF".as_slice(), b"", &[7; 100]] {
         fs::write(&path, bytes).unwrap();
         assert!(gguf::read(&path).unwrap_err().to_string().contains("not a readable GGUF file"));
+    }
+}
+
+/// Returns the contents of a GGUF file with another value of a metadata key, or without the key.
+fn altered(bytes: &[u8], key: &str, value: Option<Value>) -> Vec<u8> {
+    let mut reader = Cursor::new(bytes);
+    let mut content = gguf_file::Content::read(&mut reader).unwrap();
+    let tensors: Vec<(String, QTensor)> = (content.tensor_infos.keys())
+        .map(|name| (name.clone(), content.tensor(&mut reader, name, &Device::Cpu).unwrap()))
+        .collect();
+    content.metadata.remove(key);
+    content.metadata.extend(value.map(|value| (key.to_owned(), value)));
+    let metadata: Vec<(&str, &Value)> =
+        content.metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
+    let tensors: Vec<(&str, &QTensor)> =
+        tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let mut out = Cursor::new(vec![]);
+    gguf_file::write(&mut out, &metadata, &tensors).unwrap();
+    out.into_inner()
+}
+
+#[test]
+fn metadata_that_require_another_computation_are_refused() {
+    let dense = ModelConfig {
+        d_model: 64,
+        n_layers: 2,
+        n_heads: 4,
+        n_kv_heads: 2,
+        vocab_size: 11,
+        ..ModelConfig::default()
+    };
+    let window = ModelConfig { window: Some(7), ..dense.clone() };
+    let moe = ModelConfig { n_experts: 3, qk_norm: true, expert_hidden_dim: Some(32), ..dense.clone() };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.gguf");
+    let read = |config: &ModelConfig, key: &str, value: Option<Value>| {
+        let weights = Weights::random(config, 3);
+        let bytes = gguf::write("a", config, &weights, Precision::F32, &vocabulary(config)).unwrap();
+        fs::write(&path, altered(&bytes, key, value)).unwrap();
+        gguf::read(&path).map(|_| ()).map_err(|error| error.to_string())
+    };
+    let text = |text: &str| Some(Value::String(text.into()));
+    let layers = Value::Array(vec![Value::Bool(true), Value::Bool(false)]);
+    for (config, key, value, found, expected) in [
+        (&dense, "llama.rope.scaling.type", text("yarn"), "\"yarn\"", "none, or linear with a factor of 1"),
+        (&dense, "llama.rope.scaling.factor", Some(Value::F32(4.0)), "4", "0 or 1"),
+        (&dense, "llama.embedding_scale", Some(Value::F32(12.0)), "12", "0 or 1"),
+        (&dense, "llama.residual_scale", Some(Value::F32(0.22)), "0.22", "0 or 1"),
+        // The heads are 16 wide.
+        (&dense, "llama.attention.scale", Some(Value::F32(0.5)), "0.5", "0 or 0.25"),
+        (&window, "granite_swa.logit_scale", Some(Value::F32(8.0)), "8", "0 or 1"),
+        (
+            &window,
+            "granite_swa.attention.sliding_window_pattern",
+            Some(layers),
+            "[true, false]",
+            "true for each of 2 layers",
+        ),
+        (
+            &window,
+            "granite_swa.attention.sliding_window_pattern",
+            None,
+            "missing",
+            "true for each of 2 layers",
+        ),
+        (&moe, "bailingmoe2.expert_weights_scale", Some(Value::F32(2.5)), "2.5", "0 or 1"),
+        (&moe, "bailingmoe2.expert_gating_func", Some(Value::U32(2)), "2", "1"),
+        (
+            &moe,
+            "bailingmoe2.expert_weights_norm",
+            Some(Value::Bool(false)),
+            "false",
+            "true for 2 experts per token",
+        ),
+        (&moe, "bailingmoe2.expert_weights_norm", None, "missing", "true for 2 experts per token"),
+    ] {
+        let problem = format!("{key} is {found}, which is not supported, expected {expected}");
+        assert_eq!(read(config, key, value), Err(format!("{}: {problem}", path.display())));
+    }
+    for (config, key, value) in [
+        (&dense, "llama.rope.scaling.type", text("none")),
+        (&dense, "llama.rope.scaling.type", text("linear")),
+        (&dense, "llama.rope.scaling.factor", Some(Value::F32(1.0))),
+        (&dense, "llama.attention.scale", Some(Value::F32(0.25))),
+        (&moe, "bailingmoe2.expert_gating_func", None),
+    ] {
+        assert_eq!(read(config, key, value), Ok(()), "{key}");
     }
 }

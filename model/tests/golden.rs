@@ -1,5 +1,5 @@
-//! MiniMind v1 parity: the same weights and rows give PyTorch's logits, losses and gradients, by every backend.
-//! Tolerances are those of the reference folders' notes.
+//! Parity with MiniMind v1: with the same weights and rows, every backend reproduces PyTorch's logits, losses and gradients.
+//! Tolerances are those of the notes in the reference folders.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -37,7 +37,7 @@ fn losses_and_gradients_match<B: Backend>(backend: &B) {
     for (folder, file, alpha) in
         [("dense", "grads", 0.0), ("moe", "grads", 0.0), ("moe", "grads_with_aux", 0.01)]
     {
-        // v1 computes the balancing loss and forgets it: the first reference is without, the second with it.
+        // v1 computes the balancing loss but does not add it to the loss: the first references exclude it, the last includes it.
         let Some(model) = model(folder) else { return };
         let model = model.with_aux(alpha).on(backend);
         let want = tensors(&format!("{folder}/{file}.safetensors")).unwrap();

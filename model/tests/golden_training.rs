@@ -1,4 +1,4 @@
-//! MiniMind v1's optimisation: ten steps, adapters, DPO, PyTorch's own checkpoint file.
+//! Parity with the training of MiniMind v1: ten optimizer steps, adapters, DPO, and PyTorch's own checkpoint file.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -7,7 +7,7 @@ use common::*;
 use model::backend::cpu::math;
 use model::weights::read_pth;
 use model::{
-    AuxShare, Backend, Cpu, LaneConfig, Lora, LoraConfig, Mode, ModelConfig, OptimizerConfig, Recompute,
+    Backend, BatchInfo, Cpu, LaneConfig, Lora, LoraConfig, Mode, ModelConfig, OptimizerConfig, Recompute,
     Sequence, Trainer, Transformer, Weights,
 };
 
@@ -24,7 +24,7 @@ fn batches(folder: &str) -> Vec<Vec<Sequence>> {
     (0..10).map(batch).collect()
 }
 
-/// What is written of parameters, by name.
+/// Reference values of parameters by name: the L2 norm and some sampled elements.
 type Parameters = serde_json::Map<String, serde_json::Value>;
 
 fn assert_parameters<B: Backend>(model: &Transformer<B>, want: &Parameters, lr: f64, what: &str) {
@@ -68,7 +68,7 @@ fn ten_steps_match_on<B: Backend>(backend: &B) {
             assert_eq!(batches.len(), 10);
             for (i, rows) in batches.iter().enumerate() {
                 let loss = lm_pass(&mut trainer, rows);
-                // The run that is not v1's has one learning rate, and its losses without norms.
+                // The run that is not of v1 has a constant learning rate and no gradient norms.
                 let step = &json[run]["steps"][i];
                 let (want, lr) = match is_v1 {
                     true => (&step["loss"], step["lr"].as_f64().unwrap()),
@@ -84,7 +84,7 @@ fn ten_steps_match_on<B: Backend>(backend: &B) {
                 }
             }
             let mut want = json[run]["final_params"].as_object().unwrap().clone();
-            // That run decays the scales of norms, which Mindscale does not.
+            // That run applies weight decay to the scales of norms, which Mindscale does not.
             want.retain(|name, _| is_v1 || !name.contains("norm"));
             assert_parameters(&trainer.transformer, &want, 2e-4, run);
         }
@@ -141,7 +141,7 @@ fn adapters_match_on<B: Backend>(backend: &B) {
     }
 }
 
-/// A prompt with an answer as TRL joins them; the answer's tokens carry weight.
+/// Joins a prompt and an answer as TRL does; only the tokens of the answer have loss weight.
 fn answered(prompt: &serde_json::Value, answer: &serde_json::Value) -> Sequence {
     let ids =
         |v: &serde_json::Value| v.as_array().unwrap().iter().map(|i| i.as_u64().unwrap() as u32).collect();
@@ -190,7 +190,7 @@ fn dpo_matches_on<B: Backend>(backend: &B) {
     }
     let mode = Mode::Train {
         dropout_seed: 0,
-        aux: AuxShare::of(&rows),
+        aux: BatchInfo::of(&rows),
         recompute: Recompute::None,
         loss_scale: 1.0,
     };
@@ -207,8 +207,8 @@ fn dpo_matches_on<B: Backend>(backend: &B) {
     let off = (mean - json["loss"].as_f64().unwrap()).abs();
     assert!(off < 2e-6, "{backend:?} loss: {off:e}");
     let mut gradient = backend.zeros(policy.layout.len()).unwrap();
-    let slopes: Vec<f32> = outcome.slopes.iter().map(|slope| slope / 8.0).collect();
-    let dhidden = pass.log_probs_backward(&hidden, &slopes, &mut gradient).unwrap();
+    let d_log_probs: Vec<f32> = outcome.d_log_probs.iter().map(|d| d / 8.0).collect();
+    let dhidden = pass.log_probs_backward(&hidden, &d_log_probs, &mut gradient).unwrap();
     pass.backward(tape, dhidden, &mut gradient).unwrap();
     let norm = backend.sum_of_squares(&gradient, 0..policy.layout.len()).unwrap().sqrt();
     assert!((norm / json["grad_norm"].as_f64().unwrap() - 1.0).abs() < 5e-5, "{backend:?} norm {norm}");

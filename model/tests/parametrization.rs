@@ -1,5 +1,5 @@
-//! Coordinate checks (Yang et al. 2022, appendix D.1; Dey et al. 2025, figure 7): how much a few steps of training move the
-//! states and the logits of a model, over widths and over depths. And that the base shape is the standard one.
+//! Coordinate checks (Yang et al. 2022, appendix D.1; Dey et al. 2025, figure 7): how far a few training steps move the states
+//! and the logits of a model, across widths and depths. Also: at the base shape, all parametrizations are equal.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -29,7 +29,7 @@ fn rows() -> Vec<Sequence> {
     (0..4).map(|_| row(ids())).collect()
 }
 
-/// A shape whose heads grow with its width.
+/// Returns a shape whose head size grows with its width.
 fn shape(parametrization: Parametrization, d_model: usize, n_layers: usize) -> ModelConfig {
     ModelConfig {
         d_model,
@@ -58,7 +58,7 @@ fn trainer(config: &ModelConfig, rule: Rule, seed: u64) -> Trainer {
     Trainer::new(Transformer::new(config, seed, &Cpu).unwrap(), None, optimizer, lanes).unwrap()
 }
 
-/// The states after the last block, and the logits.
+/// Computes the states after the last block, and the logits.
 fn outputs(model: &Transformer, rows: &[Sequence]) -> [Vec<f32>; 2] {
     let pass = model.pass(Ragged::new(rows), Mode::Infer).unwrap();
     let hidden = pass.forward().unwrap().0;
@@ -66,7 +66,7 @@ fn outputs(model: &Transformer, rows: &[Sequence]) -> [Vec<f32>; 2] {
     [Cpu.read_buffer(&hidden).unwrap(), pass.logits(&hidden, &all).unwrap()]
 }
 
-/// How far four steps move a state and a logit, as a root of the mean square over all of them and over two seeds.
+/// Returns how far four steps move the states and the logits: root mean square over all elements and two seeds.
 fn moved(config: &ModelConfig, rule: Rule, lr: f64) -> [f64; 2] {
     let rows = rows();
     let mut squares = [0.0; 2];
@@ -85,20 +85,22 @@ fn moved(config: &ModelConfig, rule: Rule, lr: f64) -> [f64; 2] {
     squares.map(f64::sqrt)
 }
 
-/// [`moved`] over shapes: states, then logits, each over those of the first shape.
+/// Returns [`moved`] for each shape, relative to the first shape: states, then logits.
 fn growth(shapes: &[ModelConfig], rule: Rule) -> [Vec<f64>; 2] {
     let moved: Vec<[f64; 2]> = shapes.iter().map(|config| moved(config, rule, 3e-2)).collect();
     [0, 1].map(|i| moved.iter().map(|m| m[i] / moved[0][i]).collect())
 }
 
-/// What the random part of initial weights adds shrinks as the root of the size: these shapes are small.
+/// Asserts that growth stays near 1. The bounds are wide because the contribution of random initial weights shrinks only as
+/// the root of the size and these shapes are small.
 #[track_caller]
 fn assert_constant([states, logits]: [Vec<f64>; 2]) {
     let is_constant = |growth: &[f64]| growth.iter().all(|times| (0.55..1.5).contains(times));
     assert!(is_constant(&states) && is_constant(&logits), "states {states:.2?}, logits {logits:.2?}");
 }
 
-/// The last shape's states move at least so many times as far as the first's, and further than any other's.
+/// Asserts that the movement of the states increases from shape to shape, and that of the last exceeds `least` times that of
+/// the first.
 #[track_caller]
 fn assert_growing([states, _]: [Vec<f64>; 2], least: f64) {
     assert!(states.is_sorted() && states[3] > least, "{states:.2?}");
@@ -143,7 +145,7 @@ fn updates_stay_of_one_size_over_depths_under_completep_only() {
     assert_growing(growth(&depths(Standard), Rule::AdamW), 5.0);
 }
 
-/// Weights after two steps.
+/// Returns the weights after two steps.
 fn trained(config: &ModelConfig, rule: Rule) -> Vec<f32> {
     let mut trainer = trainer(config, rule, 3);
     for _ in 0..2 {
@@ -169,7 +171,7 @@ fn at_the_base_shape_all_parametrizations_have_the_same_bits() {
     }
 }
 
-/// A forward pass and other programs need not know of it; a training that goes on does.
+/// Forward passes and other programs do not depend on the parametrization, but resumed training does.
 #[test]
 fn folders_keep_the_base_shape_and_exports_leave_it_out() {
     let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
@@ -183,7 +185,7 @@ fn folders_keep_the_base_shape_and_exports_leave_it_out() {
     assert!(!keys(theirs[0].clone()).iter().any(|key| key.contains("base") || key.contains("param")));
 }
 
-/// What adapters add to the states does not shrink with the width.
+/// The contribution of adapters to the states does not shrink with the width.
 #[test]
 fn adapters_learn_as_much_at_any_width_under_mup() {
     let rows = rows();

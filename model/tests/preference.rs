@@ -1,4 +1,4 @@
-//! Preferences start from equal models: policy and reference agree to the last bit.
+//! Preference training starts from equal models: policy and reference agree to the last bit.
 #![allow(clippy::unwrap_used)]
 
 use model::preference::{DpoConfig, answer_log_prob, dpo_loss};
@@ -6,7 +6,7 @@ use model::{
     Cpu, LaneConfig, ModelConfig, OptimizerConfig, Recompute, Sequence, Trainer, Transformer, Weights,
 };
 
-/// A prompt of `prompt` tokens and an answer of `answer` tokens.
+/// Returns a row with a prompt of `prompt` tokens and an answer of `answer` tokens.
 fn answered(prompt: usize, answer: usize, salt: u32) -> Sequence {
     let n = prompt + answer - 1;
     let ids: Vec<u32> = (0..=n as u32).map(|i| (i * i + salt) % 20).collect();
@@ -18,12 +18,12 @@ fn answered(prompt: usize, answer: usize, salt: u32) -> Sequence {
     }
 }
 
-/// A model so sure of itself that some of its log-probabilities are 0 in f32.
+/// Returns a model so confident that some of its log-probabilities are 0 in f32.
 fn certain() -> Transformer {
     let config =
         ModelConfig { d_model: 16, n_heads: 2, n_kv_heads: 1, vocab_size: 20, ..ModelConfig::default() };
     let mut weights = Weights::random(&config, 3);
-    // The last norm scales what reaches the head.
+    // The last norm scales the input of the head, and thereby the logits.
     let norm = weights.layout.norm.clone();
     weights.flat[norm].iter_mut().for_each(|w| *w *= 200.0);
     Transformer::from_weights(&config, weights, &Cpu).unwrap()

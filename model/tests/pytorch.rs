@@ -1,6 +1,6 @@
-//! PyTorch's numbers for small models, kept beside the tests: `scripts/make_references.py` has written them.
+//! Comparison with PyTorch on small models; `scripts/make_references.py` has written the reference values in `references/`.
 //!
-//! They are computed in f64. Mindscale's f32 comes within half of each tolerance.
+//! They are computed in f64. The deviation of Mindscale's f32 is at most half of each tolerance.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -19,7 +19,7 @@ use model::{
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// The numbers and the arrays.
+/// The reference values: numbers (JSON) and arrays (safetensors).
 struct Written {
     numbers: Value,
     arrays: NamedTensors,
@@ -39,7 +39,7 @@ impl Written {
         Self { numbers, arrays: read_safetensors(&path).unwrap(), path }
     }
 
-    /// The arrays below a folder, by what follows it.
+    /// Returns the arrays whose names begin with a folder, by the rest of their names.
     fn folder(&self, prefix: &str) -> NamedTensors {
         let named = self.arrays.iter().filter_map(|(name, tensor)| {
             Some((name.strip_prefix(prefix)?.strip_prefix('/')?.to_owned(), tensor.clone()))
@@ -84,7 +84,7 @@ fn close(got: f64, want: &Value, tolerance: f64, what: &str) {
     assert!(off <= tolerance, "{what}: {got} instead of {want}, off by {off:e}");
 }
 
-/// Holds a flat buffer against every parameter of a folder, to a part of each parameter's largest element.
+/// Compares a flat buffer with every parameter of a folder; `tolerance` is relative to the largest element of the parameter.
 #[track_caller]
 fn close_to_all(got: &[f32], layout: &Layout, want: &NamedTensors, tolerance: f32, what: &str) {
     assert_eq!(want.len(), layout.params.len());
@@ -100,7 +100,7 @@ fn trainer<B: Backend>(model: Transformer<B>, lora: Option<Lora<B>>, weight_deca
     Trainer::new(model, lora, optimizer, lanes).unwrap()
 }
 
-/// Takes rows through a model as training does; the loss, and what the routers say.
+/// Accumulates the gradient of rows as training does; returns the loss and the router statistics.
 fn learn<B: Backend>(trainer: &mut Trainer<B>, rows: &[Sequence]) -> (f64, Vec<RouterStats>) {
     let scale = 1.0 / counted(rows);
     let passes = trainer.accumulate(
@@ -168,7 +168,7 @@ fn the_reference_is_that_of_pytorch() {
         let rows = rows(&case["rows"]);
         let batch = Ragged::new(&rows);
         let pass = reference.pass(&batch, None).unwrap();
-        // What is written of f64 is f32.
+        // The reference arrays are computed in f64 but stored in f32.
         let logits = flat(&reference.logits(pass.hidden()).unwrap().to_dtype(DType::F32).unwrap());
         let off = distance(&logits, &flat(&written.arrays[&format!("{name}/logits")]));
         assert!(off <= 2e-6, "{name}: logits are off by {off:e}");
@@ -213,7 +213,7 @@ fn ten_steps_are_those_of_pytorch() {
     ten_steps_match(&PORTABLE);
 }
 
-/// The papers' weights, which a forward pass multiplies, and those of a model, which hold the multipliers.
+/// The reference applies multipliers in the forward pass, as in the papers; our weights have the multipliers folded in.
 fn parametrizations_match<B: Backend>(backend: &B) {
     let written = Written::of("parametrizations", "parametrizations");
     for (name, case) in written.numbers["cases"].as_object().unwrap() {
@@ -254,7 +254,8 @@ fn parametrizations_are_those_of_pytorch_with_multipliers() {
     parametrizations_match(&PORTABLE);
 }
 
-/// The losses of pairs under a policy that trains, by a formula; `references` are the other model's log-probabilities.
+/// Accumulates the gradient of a preference loss and returns the loss of each pair; `references` are the log-probabilities
+/// under the reference model.
 fn compare<B: Backend>(
     policy: &mut Trainer<B>,
     pairs: &[[Sequence; 2]],
@@ -278,8 +279,8 @@ fn compare<B: Backend>(
             let rows: Vec<&Sequence> = items.iter().flat_map(|item| item.pair).collect();
             let references: Vec<[f64; 2]> = items.iter().map(|item| item.reference).collect();
             let outcome = dpo_loss(&pass.log_probs(&hidden)?, &rows, &references, config);
-            let slopes: Vec<f32> = outcome.slopes.iter().map(|slope| slope * share).collect();
-            let dhidden = pass.log_probs_backward(&hidden, &slopes, gradients)?;
+            let d_log_probs: Vec<f32> = outcome.d_log_probs.iter().map(|d| d * share).collect();
+            let dhidden = pass.log_probs_backward(&hidden, &d_log_probs, gradients)?;
             pass.backward(tape, dhidden, gradients)?;
             let losses = items.iter().zip(outcome.pairs).map(|(item, pair)| (item.number, pair.loss));
             Ok(losses.collect::<Vec<_>>())
@@ -322,7 +323,7 @@ fn preferences_match<B: Backend>(backend: &B) {
         let gradient = policy.take_gradient().unwrap();
         close_to_all(&gradient, &layout, &written.folder(&format!("dpo/{name}")), 1e-5, &what);
     }
-    // Training starts from equal models.
+    // Preference training starts from equal models.
     let config = DpoConfig { beta, ipo: false, length_normalised: false };
     let mut policy = trainer(reference, None, 0.0);
     for (i, step) in dpo["steps"].as_array().unwrap().iter().enumerate() {

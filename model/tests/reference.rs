@@ -1,5 +1,5 @@
-//! The reference itself: its gradients against finite differences, its numbers against those of MiniMind.
-//! `pytorch.rs` holds its variants against PyTorch.
+//! Tests of the reference itself: its gradients against finite differences, its values against those of MiniMind.
+//! `pytorch.rs` compares its variants with PyTorch.
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -13,7 +13,7 @@ use model::{AuxLoss, Cpu, ModelConfig, Ragged, Sequence, Transformer, Weights};
 use rand::Rng;
 use std::sync::Arc;
 
-/// A row whose documents have the given lengths; every third position carries no loss.
+/// Returns a row with documents of the given lengths; every third position has loss weight 0.
 fn row(lengths: &[u32], salt: u32) -> Sequence {
     let n: u32 = lengths.iter().sum();
     let weights = (0..n).map(|i| if i % 3 == 1 { 0.0 } else { 1.0 });
@@ -26,7 +26,7 @@ fn row(lengths: &[u32], salt: u32) -> Sequence {
     }
 }
 
-/// Large weights, so that every part of the model matters; scales of norms lie about one.
+/// Draws large weights, so that every part of the model has an effect; scales of norms are around one.
 fn weights(config: &ModelConfig) -> Vec<f32> {
     let mut rng = stream(3, Purpose::Weights, 0);
     let mut draw = |scale: bool| {
@@ -50,7 +50,7 @@ fn small() -> ModelConfig {
     }
 }
 
-/// Every variant of the model by itself, then many together.
+/// Returns every variant of the model separately, then many combined.
 fn variants() -> Vec<(&'static str, ModelConfig)> {
     let moe = ModelConfig { n_experts: 3, ..small() };
     vec![
@@ -81,7 +81,7 @@ fn variants() -> Vec<(&'static str, ModelConfig)> {
     ]
 }
 
-/// At most eight elements of every parameter.
+/// Returns the indices of at most eight elements of every parameter.
 fn some_of_each(layout: &Layout) -> impl Iterator<Item = usize> + '_ {
     layout.params.iter().flat_map(|param| param.range.clone().step_by(param.range.len().div_ceil(8)))
 }
@@ -102,8 +102,8 @@ fn gradients_equal_finite_differences() {
         let largest = f64::from(gradient.iter().fold(0.0f32, |m, g| m.max(g.abs())));
         let (mut checked, mut jumped) = (0, 0);
         for i in some_of_each(&Layout::new(&config)) {
-            // The loss and the weight after a step, whose length is what `f32` makes of it; none where a token changes
-            // its expert, as the loss then jumps.
+            // The loss and the weight after a step, whose length is rounded to f32; `None` if a token changes its expert,
+            // because the loss then jumps.
             let at = |step: f32| {
                 let mut moved = weights.clone();
                 moved[i] += step;
@@ -114,7 +114,7 @@ fn gradients_equal_finite_differences() {
                 let (above, below) = (at(step)?, at(-step)?);
                 Some((above.0 - below.0) / (above.1 - below.1))
             };
-            // Central differences of fourth order.
+            // Fourth-order central differences.
             let h = 1.0 / 2048.0;
             let Some((near, far)) = slope(h).zip(slope(2.0 * h)) else {
                 jumped += 1;
@@ -143,7 +143,7 @@ fn a_single_expert_gives_its_router_a_gradient() {
 
 #[test]
 fn routes_of_prompts_are_those_of_the_reference() {
-    // Dropout, which a route without gradients is free of, would change them.
+    // Dropout would change the routes, but inference must not apply it.
     let config = ModelConfig { n_experts: 3, top_k: 2, dropout: 0.5, max_seq_len: 2048, ..small() };
     let prompts: Vec<Vec<u32>> = [3, 1400, 7].map(|len| (0..len).map(|i| i * i % 11).collect()).into();
     let reference = Reference::new(&config, &weights(&config), DType::F64, &Device::Cpu).unwrap();
@@ -154,7 +154,7 @@ fn routes_of_prompts_are_those_of_the_reference() {
     assert_eq!((tokens, found.len()), (vec![1410; 2], 2));
     for (layer, load) in found.iter().zip(&expected) {
         assert_eq!(layer.load.iter().sum::<u64>(), 2 * 1410);
-        // Where two scores are nearly the same, the double precision of the reference may choose otherwise.
+        // If two scores are nearly equal, the reference, in double precision, may select a different expert.
         let apart: u64 = layer.load.iter().zip(load).map(|(a, b)| a.abs_diff(*b)).sum();
         assert!(apart <= 2, "{:?} {load:?}", layer.load);
     }
@@ -163,7 +163,7 @@ fn routes_of_prompts_are_those_of_the_reference() {
     assert!(dense.routes(&[[1, 2]]).unwrap().is_empty());
 }
 
-/// The states after the only block of a model, position by position.
+/// Computes the states after the only block of a model, for each position.
 fn last_states(config: &ModelConfig, batch: &Ragged) -> Vec<Vec<f64>> {
     let config = ModelConfig { n_layers: 1, ..config.clone() };
     let reference = Reference::new(&config, &weights(&config), DType::F64, &Device::Cpu).unwrap();
@@ -189,7 +189,7 @@ fn documents_do_not_see_each_other() {
     }
 }
 
-/// MiniMind v1's own weights and rows in the reference, `alpha` weighting the balancing loss.
+/// Loads MiniMind v1's weights into the reference, with `alpha` as weight of the balancing loss, and its rows.
 fn golden(folder: &str, alpha: f64) -> Option<(Reference, Vec<Sequence>)> {
     let (config, _) = common::config(folder)?;
     let config = ModelConfig { aux_loss_alpha: alpha, ..config };
@@ -201,7 +201,7 @@ fn golden(folder: &str, alpha: f64) -> Option<(Reference, Vec<Sequence>)> {
     Some((Reference::new(&config, &weights, DType::F32, &Device::Cpu).unwrap(), rows))
 }
 
-// Tolerances of the next tests are those of the notes beside the numbers.
+// The tolerances of the following tests are those of the notes next to the reference values.
 
 #[test]
 fn states_logits_and_losses_are_those_of_minimind() {
@@ -231,7 +231,7 @@ fn states_logits_and_losses_are_those_of_minimind() {
 
 #[test]
 fn gradients_are_those_of_minimind() {
-    // v1 computes the balancing loss and forgets it: the first gradients are without, the last with it.
+    // v1 computes the balancing loss but does not add it to the loss: the first gradients exclude it, the last include it.
     for (folder, file, alpha) in
         [("dense", "grads", 0.0), ("moe", "grads", 0.0), ("moe", "grads_with_aux", 0.01)]
     {

@@ -1,9 +1,9 @@
-//! Texts that are written together are, to the last bit, those written alone, whoever begins or leaves meanwhile.
+//! Texts generated together are identical to the last bit to those generated separately, whatever other texts begin or leave.
 #![allow(clippy::unwrap_used)]
 
 use model::{
-    Cpu, Event, GenerateOptions, LogProbs, Mode, ModelConfig, Ragged, Sampling, TextId, Transformer, Weights,
-    Writing,
+    Cpu, Event, GenerateOptions, GenerationBatch, LogProbs, Mode, ModelConfig, Ragged, Sampling, TextId,
+    Transformer, Weights,
 };
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -24,32 +24,32 @@ fn options(seed: u64, max_tokens: usize) -> GenerateOptions {
     GenerateOptions { max_tokens, sampling, seed, log_probs: Some(3), ..GenerateOptions::default() }
 }
 
-/// All that is told of each text, as text: equal where every number is.
+/// All events of each text in debug format, so that equality implies that all numbers are equal.
 #[derive(Default)]
-struct Told(BTreeMap<TextId, Vec<String>>);
+struct Recorded(BTreeMap<TextId, Vec<String>>);
 
-impl Told {
-    fn hear(&mut self, events: Vec<(TextId, Event)>) {
+impl Recorded {
+    fn add(&mut self, events: Vec<(TextId, Event)>) {
         for (id, event) in events {
             self.0.entry(id).or_default().push(format!("{event:?}"));
         }
     }
 }
 
-/// What is told of a text that is alone.
+/// Generates a text separately and returns its events.
 fn alone(model: &Transformer, prompt: &[u32], options: &GenerateOptions, top: Option<usize>) -> Vec<String> {
-    let mut writing = Writing::new(model);
-    let id = writing.begin(prompt, std::slice::from_ref(options), top).unwrap()[0];
-    let mut told = Told::default();
-    while !writing.is_empty() {
-        told.hear(writing.step());
+    let mut batch = GenerationBatch::new(model);
+    let id = batch.begin(prompt, std::slice::from_ref(options), top).unwrap()[0];
+    let mut recorded = Recorded::default();
+    while !batch.is_empty() {
+        recorded.add(batch.step());
     }
-    told.0.remove(&id).unwrap()
+    recorded.0.remove(&id).unwrap()
 }
 
 #[test]
 fn texts_that_begin_and_leave_at_any_time_are_those_written_alone() {
-    // Prompts of less than a piece, of several pieces, and more of them than are read in one step.
+    // Prompts shorter than a piece and of several pieces, together more than one step reads.
     let lengths = [3, 700, 40, 256, 257, 512, 600, 5];
     for config in shapes() {
         let model = Transformer::new(&config, 5, &Cpu).unwrap();
@@ -60,24 +60,24 @@ fn texts_that_begin_and_leave_at_any_time_are_those_written_alone() {
         for threads in [1, 3] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
-                let mut writing = Writing::new(&model);
-                let (mut told, mut ids) = (Told::default(), vec![]);
+                let mut batch = GenerationBatch::new(&model);
+                let (mut recorded, mut ids) = (Recorded::default(), vec![]);
                 let mut gone = None;
                 for (i, (prompt, options)) in asked.iter().enumerate() {
                     let top = (i % 2 == 1).then_some(2);
-                    ids.extend(writing.begin(prompt, std::slice::from_ref(options), top).unwrap());
-                    told.hear(writing.step());
+                    ids.extend(batch.begin(prompt, std::slice::from_ref(options), top).unwrap());
+                    recorded.add(batch.step());
                     if i == 5 {
-                        writing.leave(ids[2]);
-                        gone = Some(told.0.get(&ids[2]).map_or(0, Vec::len));
+                        batch.leave(ids[2]);
+                        gone = Some(recorded.0.get(&ids[2]).map_or(0, Vec::len));
                     }
                 }
-                while !writing.is_empty() {
-                    told.hear(writing.step());
+                while !batch.is_empty() {
+                    recorded.add(batch.step());
                 }
                 for (i, ((prompt, options), id)) in asked.iter().zip(&ids).enumerate() {
                     let want = alone(&model, prompt, options, (i % 2 == 1).then_some(2));
-                    let found = told.0.remove(id).unwrap_or_default();
+                    let found = recorded.0.remove(id).unwrap_or_default();
                     let heard = if i == 2 { gone.unwrap() } else { want.len() };
                     assert!(found == want[..heard], "text {i} on {threads} threads");
                 }
@@ -93,18 +93,36 @@ fn several_texts_of_one_prompt_are_those_of_prompts_of_their_own() {
         let prompt = ids_of(300, 1);
         let all: Vec<GenerateOptions> =
             (0..4).map(|choice| GenerateOptions { choice, ..options(9, 3 * choice as usize) }).collect();
-        let mut writing = Writing::new(&model);
-        let ids = writing.begin(&prompt, &all, Some(1)).unwrap();
-        assert_eq!(writing.len(), 4);
-        let mut told = Told::default();
-        while !writing.is_empty() {
-            told.hear(writing.step());
+        let mut batch = GenerationBatch::new(&model);
+        let ids = batch.begin(&prompt, &all, Some(1)).unwrap();
+        assert_eq!(batch.len(), 4);
+        let mut recorded = Recorded::default();
+        while !batch.is_empty() {
+            recorded.add(batch.step());
         }
         for (i, (id, options)) in ids.iter().zip(&all).enumerate() {
-            // The first tells the prompt's log-probabilities.
-            assert_eq!(told.0[id], alone(&model, &prompt, options, (i == 0).then_some(1)), "choice {i}");
+            // Only the first text reports the log-probabilities of the prompt.
+            assert_eq!(recorded.0[id], alone(&model, &prompt, options, (i == 0).then_some(1)), "choice {i}");
         }
     }
+}
+
+#[test]
+fn a_prompt_is_not_reported_to_others_after_its_first_text_has_left() {
+    let [config, ..] = shapes();
+    let model = Transformer::new(&config, 5, &Cpu).unwrap();
+    let prompt = ids_of(600, 1);
+    let mut batch = GenerationBatch::new(&model);
+    let ids = batch.begin(&prompt, &[options(1, 2), options(2, 2)], Some(1)).unwrap();
+    let mut recorded = Recorded::default();
+    recorded.add(batch.step());
+    batch.leave(ids[0]);
+    while !batch.is_empty() {
+        recorded.add(batch.step());
+    }
+    // The first of the three pieces of the prompt.
+    assert_eq!(recorded.0[&ids[0]].len(), 1);
+    assert_eq!(recorded.0[&ids[1]], alone(&model, &prompt, &options(2, 2), None));
 }
 
 #[test]
@@ -112,11 +130,11 @@ fn log_probabilities_are_those_of_whole_passes() {
     for config in shapes() {
         let model = Transformer::new(&config, 5, &Cpu).unwrap();
         let prompt = ids_of(300, 4);
-        let mut writing = Writing::new(&model);
-        writing.begin(&prompt, &[options(1, 6)], Some(2)).unwrap();
+        let mut batch = GenerationBatch::new(&model);
+        batch.begin(&prompt, &[options(1, 6)], Some(2)).unwrap();
         let (mut ids, mut found): (Vec<u32>, Vec<LogProbs>) = (prompt.clone(), vec![]);
-        while !writing.is_empty() {
-            for (_, event) in writing.step() {
+        while !batch.is_empty() {
+            for (_, event) in batch.step() {
                 match event {
                     Event::Prompt(log_probs) => found.extend(log_probs),
                     Event::Token(token) => {
@@ -150,7 +168,7 @@ fn a_text_of_no_tokens_only_tells_of_its_prompt() {
     let [config, ..] = shapes();
     let model = Transformer::new(&config, 5, &Cpu).unwrap();
     assert_eq!(alone(&model, &ids_of(600, 0), &options(1, 0), None), ["Length"]);
-    // Three pieces, the last of which begins at 512.
+    // Three pieces, the last of which begins at position 512.
     assert_eq!(alone(&model, &ids_of(600, 0), &options(1, 0), Some(0)).len(), 4);
 }
 
@@ -158,21 +176,24 @@ fn a_text_of_no_tokens_only_tells_of_its_prompt() {
 fn what_cannot_be_written_harms_nobody_else() {
     let [config, ..] = shapes();
     let mut weights = Weights::random(&config, 5);
-    // The embedding of token 7 is no number, and with tied embeddings neither is its logit.
+    // The embedding of token 7 is NaN and, because embeddings are tied, so is its logit.
     weights.flat[7 * config.d_model] = f32::NAN;
     let broken = Transformer::from_weights(&config, weights, &Cpu).unwrap();
     for top in [None, Some(1)] {
-        let told = alone(&broken, &[1, 2, 3], &options(1, 5), top);
-        assert!(told.len() == 1 && told[0].contains("logits are not finite"), "{told:?}");
+        let recorded = alone(&broken, &[1, 2, 3], &options(1, 5), top);
+        assert!(recorded.len() == 1 && recorded[0].contains("logits are not finite"), "{recorded:?}");
     }
     let model = Transformer::new(&config, 5, &Cpu).unwrap();
-    let mut writing = Writing::new(&model);
-    assert!(writing.begin(&[], &[options(1, 5)], None).is_err());
-    assert!(writing.begin(&[50], &[options(1, 5)], None).is_err());
+    let mut batch = GenerationBatch::new(&model);
+    assert!(batch.begin(&[], &[options(1, 5)], None).is_err());
+    assert!(batch.begin(&[50], &[options(1, 5)], None).is_err());
     let hot =
         GenerateOptions { sampling: Sampling { temperature: -1.0, ..Sampling::default() }, ..options(1, 5) };
-    assert!(writing.begin(&[1], &[hot], None).is_err());
-    assert!(writing.is_empty());
+    assert!(batch.begin(&[1], &[hot], None).is_err());
+    assert!(batch.begin(&[1], &[options(1, usize::MAX)], None).is_err());
+    assert!(batch.begin(&[1], &[], Some(1)).unwrap().is_empty());
+    assert!(batch.step().is_empty());
+    assert!(batch.is_empty());
     let text = model.generate(&[1], &options(1, 5), |_| ControlFlow::Continue(())).unwrap();
     assert_eq!(text.len(), 5);
 }

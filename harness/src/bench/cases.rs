@@ -1,4 +1,4 @@
-//! What is measured: a training step, questions of an exam, texts to tokenize, tokens to write.
+//! The cases: optimizer steps, exam questions, generated tokens, tokenized texts.
 
 use super::{Case, Compute, ExamCase, OPTIONS, Rate, Report, Sharing, synthetic_ids, time_steps};
 use crate::config::{TrainStage, TrialConfig, WorldConfig};
@@ -11,16 +11,16 @@ use crate::train::{next_tokens, optimizer};
 use anyhow::Result;
 use model::inference::NextToken;
 use model::{
-    Backend, Continuation, Continuations, Cost, Event, GenerateOptions, LaneConfig, Recompute, Sampling,
-    Sequence, Shared, Trainer, Transformer, Work, Writing,
+    Backend, Continuation, Continuations, Cost, Event, GenerateOptions, GenerationBatch, LaneConfig,
+    ReadCounts, Recompute, Sampling, Sequence, Trainer, Transformer, Work,
 };
 use std::path::Path;
 use std::time::Instant;
 
-/// The learning rate of steps whose result nobody wants.
+/// Learning rate of the training case, whose result is discarded.
 const LR: f64 = 1e-4;
 
-/// What a model is measured by.
+/// Work of a model.
 enum Job {
     Train,
     Exam(ExamCase),
@@ -39,7 +39,7 @@ impl Work for Measured<'_> {
             Job::Exam(exam) => exam_on(case, exam, backend),
             Job::Generate => generate_on(case, backend),
         }?;
-        // Before the GPU is measured, which takes more of its memory than many a model.
+        // Before the GPU's peak speed is measured, which takes more memory than many models.
         let peak_device_mb = backend.peak_bytes().map(|bytes| bytes as f64 / f64::from(1 << 20));
         let rate = report.tokens_per_second;
         let compute = match backend.about()? {
@@ -50,19 +50,19 @@ impl Work for Measured<'_> {
     }
 }
 
-/// What came of a job, without how well arithmetic was used.
+/// Result of a job, without its arithmetic throughput.
 struct Done {
     report: Report,
-    /// Of a token that `tokens_per_second` counts.
+    /// Floating-point operations per token that `tokens_per_second` counts.
     flops_per_token: f64,
-    /// Threads of the processor that had something to do; 0 are all.
+    /// Number of CPU threads that had work; 0 means all.
     threads: usize,
 }
 
-/// Optimizer steps over full rows: forward, backward, clipping, AdamW.
+/// Measures optimizer steps on full rows: forward, backward, clipping, AdamW.
 ///
 /// # Errors
-/// Where the shape cannot be built, or the model fails.
+/// If the model cannot be built, or a step fails.
 pub fn train(case: &Case) -> Result<Report> {
     case.device.run(case.precision, Measured(case, Job::Train))?
 }
@@ -80,13 +80,13 @@ fn train_on<B: Backend>(case: &Case, backend: &B) -> Result<Done> {
     })?;
     let peak_rss_mb = peak_rss_mb();
     let rate = Rate::new((case.batch_size * case.seq_len) as f64, seconds);
-    // More threads than lanes have nothing to do.
+    // Threads in excess of the lanes have no work.
     let threads = if case.threads == 0 { 0 } else { case.threads.min(case.lanes) };
     let flops_per_token = Cost::training(&case.model).per_token(case.seq_len);
     Ok(Done { report: report("train", case, rate, peak_rss_mb), flops_per_token, threads })
 }
 
-/// One document that fills a row, every position trained on.
+/// Returns one document that fills a row; every position carries loss.
 fn row(case: &Case, salt: u64) -> Sequence {
     let ids = synthetic_ids(case.seq_len + 1, case.model.vocab_size, salt);
     Sequence {
@@ -97,10 +97,10 @@ fn row(case: &Case, salt: u64) -> Sequence {
     }
 }
 
-/// Questions with [`OPTIONS`] answers each, `batch_size` at a time: as exams read them, then each prompt by itself.
+/// Measures questions with [`OPTIONS`] answers each, `batch_size` at a time: as exams read them, then without sharing.
 ///
 /// # Errors
-/// Where the shape cannot be built, or the model fails.
+/// If the model cannot be built, or a step fails.
 pub fn exam(case: &Case, exam: ExamCase) -> Result<Report> {
     case.device.run(case.precision, Measured(case, Job::Exam(exam)))?
 }
@@ -130,11 +130,11 @@ fn exam_on<B: Backend>(case: &Case, exam: ExamCase, backend: &B) -> Result<Done>
         false => rows.iter().map(Sequence::len).sum(),
     };
     let laid_out = Continuations::new(&asked)?;
-    let Shared { distinct, read } = laid_out.shared();
+    let ReadCounts { distinct, read } = laid_out.read_counts();
     let mut by_themselves = vec![];
     let seconds = time_steps(case, || {
         transformer.log_probs(&Continuations::new(&asked)?, &|_| true)?;
-        // In turn, so that what else runs on the machine disturbs both.
+        // Measured alternately, so that other load on the machine affects both.
         let began = Instant::now();
         match by_letter {
             true => drop(transformer.next_token_probabilities(&next)?),
@@ -151,7 +151,7 @@ fn exam_on<B: Backend>(case: &Case, exam: ExamCase, backend: &B) -> Result<Done>
     let alone_questions = Rate::new(case.batch_size as f64, by_themselves);
     let speedup = questions.median / alone_questions.median;
     let ceiling = alone as f64 / distinct as f64;
-    // Of a prompt only the last position reaches the head, of an answer all but the last.
+    // Only the last position of a prompt reaches the head, and all but the last of an answer.
     let head = 2.0 * (case.model.vocab_size * case.model.d_model) as f64;
     let headless =
         head * (1.0 - (case.batch_size * (1 + OPTIONS * (exam.answer_len - 1))) as f64 / read as f64);
@@ -172,17 +172,17 @@ fn exam_on<B: Backend>(case: &Case, exam: ExamCase, backend: &B) -> Result<Done>
     Ok(Done { report, flops_per_token, threads: case.threads })
 }
 
-/// A token of each of `batch_size` texts that are written at a time, greedily, behind one prompt of `seq_len` tokens.
+/// Measures greedy generation after one prompt of `seq_len` tokens: a step adds a token to each of `batch_size` texts.
 ///
 /// # Errors
-/// Where the shape cannot be built, or its logits are not finite.
+/// If the model cannot be built, or its logits are not finite.
 pub fn generate(case: &Case) -> Result<Report> {
     case.device.run(case.precision, Measured(case, Job::Generate))?
 }
 
 fn generate_on<B: Backend>(case: &Case, backend: &B) -> Result<Done> {
     let transformer = Transformer::new(&case.model, 1, backend)?;
-    let mut writing = Writing::new(&transformer);
+    let mut batch = GenerationBatch::new(&transformer);
     let options = GenerateOptions {
         max_tokens: 1 + case.warmup + case.steps.max(1),
         sampling: Sampling::default(),
@@ -192,9 +192,9 @@ fn generate_on<B: Backend>(case: &Case, backend: &B) -> Result<Done> {
         log_probs: None,
     };
     let prompt = synthetic_ids(case.seq_len, case.model.vocab_size, 1);
-    writing.begin(&prompt, &vec![options; case.batch_size], None)?;
+    batch.begin(&prompt, &vec![options; case.batch_size], None)?;
     let mut step = || -> Result<usize> {
-        let events = writing.step();
+        let events = batch.step();
         let tokens = events.len();
         for (_, event) in events {
             if let Event::Failed(problem) = event {
@@ -203,23 +203,23 @@ fn generate_on<B: Backend>(case: &Case, backend: &B) -> Result<Done> {
         }
         Ok(tokens)
     };
-    // The first token comes with the last piece of the prompt.
+    // The first token comes with the last chunk of the prompt.
     while step()? == 0 {}
     let seconds = time_steps(case, || step().map(drop))?;
     let peak_rss_mb = peak_rss_mb();
     let rate = Rate::new(case.batch_size as f64, seconds);
-    // A token sees all before it, where the mean token of a document sees half of it.
+    // A token attends to everything before it, whereas the mean token of a document attends to half of the document.
     let seen = case.seq_len + case.warmup + case.steps / 2;
     let flops_per_token = Cost::forward(&case.model).per_token(2 * seen);
     Ok(Done { report: report("generate", case, rate, peak_rss_mb), flops_per_token, threads: case.threads })
 }
 
-/// `batch_size` texts at a time, in parallel: lines of a file, or those of the built-in world.
+/// Measures parallel tokenization of `batch_size` texts: lines of a file, or texts of the built-in world.
 ///
-/// Without a tokenizer one of `vocab_size` entries is trained on the texts.
+/// Without a tokenizer, one of `vocab_size` entries is trained on the texts.
 ///
 /// # Errors
-/// Where tokenizer or text cannot be read, or there is no text.
+/// If the tokenizer or the text cannot be read, or there is no text.
 pub fn tokenize(case: &Case, tokenizer: Option<&Path>, text: Option<&Path>) -> Result<Report> {
     let mut texts: Vec<String> = match text {
         Some(path) => read_text(path)?.lines().map(str::to_owned).collect(),

@@ -1,7 +1,7 @@
-//! How fast this program is on this machine: training, exams, tokenizing, writing.
+//! Speed of this program on this machine: training, exams, tokenization, generation.
 //!
-//! A shape flows in and one [`Report`] flows out. The work is synthetic, the code that does it is the code of real
-//! stages. *Invariant:* floating-point operations are counted by [`model::Cost`] alone.
+//! A shape flows in and one [`Report`] flows out. The inputs are synthetic; the measured code is that of real stages.
+//! *Invariant:* floating-point operations are counted by [`model::Cost`] alone.
 
 mod cases;
 
@@ -13,75 +13,75 @@ use model::{Device, ModelConfig, Precision};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
-/// What is measured.
+/// A benchmark case.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Case {
-    /// The shape of the model; weights are random.
+    /// Shape of the model, whose weights are random.
     #[serde(skip)]
     pub model: ModelConfig,
-    /// Tokens of a row or of a prompt.
+    /// Tokens per row or prompt.
     pub seq_len: usize,
-    /// Rows, questions or texts of a step.
+    /// Rows, questions or texts per step.
     pub batch_size: usize,
-    /// Where the model is computed, and with which numbers.
+    /// Device that the model runs on.
     pub device: Device,
-    /// Those of a GPU.
+    /// Number format of a GPU's computations.
     pub precision: Precision,
     /// Lanes of a training batch.
     pub lanes: usize,
-    /// Threads; 0 takes all cores.
+    /// Number of threads; 0 uses all cores.
     pub threads: usize,
-    /// Steps that are measured.
+    /// Number of measured steps.
     pub steps: usize,
-    /// Steps before them.
+    /// Number of warm-up steps before the measured ones.
     pub warmup: usize,
 }
 
-/// Answers of each question of an exam.
+/// Number of answers per exam question.
 pub const OPTIONS: usize = 4;
 
-/// What the questions of an exam have in common.
+/// What the prompts of an exam share, and the length of its answers.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct ExamCase {
-    /// Tokens that all prompts begin with, fewer than they have.
+    /// Length in tokens of the prefix that all prompts share; less than the prompts' length.
     pub shared: usize,
-    /// Tokens of each answer; 1 is a letter.
+    /// Tokens per answer; 1 stands for a letter.
     pub answer_len: usize,
 }
 
-/// What reading common beginnings once is worth.
+/// Speedup from reading shared prefixes once.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Sharing {
-    /// What was asked.
+    /// The measured exam.
     #[serde(flatten)]
     pub exam: ExamCase,
-    /// Tokens of the questions, each prompt read by itself: once for its letters, once for each longer answer.
+    /// Tokens read without sharing: each prompt once for its letters, or once for each longer answer.
     pub tokens_alone: usize,
-    /// Tokens where every common beginning is read once.
+    /// Tokens if every shared prefix is read exactly once.
     pub tokens_distinct: usize,
-    /// Tokens that were read.
+    /// Tokens actually read with sharing.
     pub tokens_read: usize,
-    /// `tokens_alone` over `tokens_distinct`.
+    /// Upper bound of the speedup: `tokens_alone` over `tokens_distinct`.
     pub ceiling: f64,
-    /// The median time with each prompt by itself over that of exams, measured in turn.
+    /// Median time without sharing over median time with sharing, measured alternately.
     pub speedup: f64,
     /// `speedup` over `ceiling`.
     pub of_ceiling: f64,
 }
 
-/// The median, slowest and fastest step, in units a second.
+/// Rates of the median, slowest and fastest step, in units per second.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Rate {
-    /// The median step.
+    /// Rate of the median step.
     pub median: f64,
-    /// The slowest step.
+    /// Rate of the slowest step.
     pub min: f64,
-    /// The fastest step.
+    /// Rate of the fastest step.
     pub max: f64,
 }
 
 impl Rate {
-    /// From the seconds of steps of `units` each; `seconds` is not empty.
+    /// Computes the rates from the seconds of steps of `units` each; `seconds` must not be empty.
     fn new(units: f64, mut seconds: Vec<f64>) -> Self {
         seconds.sort_unstable_by(f64::total_cmp);
         let (fastest, slowest) = (seconds[0], seconds[seconds.len() - 1]);
@@ -90,61 +90,62 @@ impl Rate {
     }
 }
 
-/// What was measured.
+/// Result of a benchmark case.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// `train`, `exam`, `tokenize` or `generate`.
     pub case: &'static str,
-    /// The keys of the model's shape; absent where there is no model.
+    /// Keys of the model's shape; `None` if the case has no model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shape: Option<ModelConfig>,
-    /// Rows, steps and threads.
+    /// The measured case.
     #[serde(flatten)]
     pub settings: Case,
-    /// Weights in total.
+    /// Number of parameters; `None` if the case has no model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub params: Option<usize>,
-    /// Tokens a second; of an exam those that it reads.
+    /// Tokens per second; for an exam, tokens actually read.
     pub tokens_per_second: Rate,
-    /// Questions a second of an exam.
+    /// Exam questions per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub questions_per_second: Option<Rate>,
-    /// What sharing is worth in an exam.
+    /// Speedup from sharing in an exam.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub sharing: Option<Sharing>,
-    /// Megabytes of text a second.
+    /// Megabytes (10^6 bytes) of text per second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub megabytes_per_second: Option<Rate>,
-    /// Cost over time, in 10^9 floating-point operations a second; absent where there is no model.
+    /// Arithmetic throughput; `None` if the case has no model.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub compute: Option<Compute>,
-    /// Largest resident set, in MiB.
+    /// Peak resident set size in MiB.
     pub peak_rss_mb: f64,
-    /// The most of a GPU's memory that was in use, in MiB.
+    /// Peak GPU memory in use, in MiB; `None` on the CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_device_mb: Option<f64>,
 }
 
-/// How well the machine's arithmetic is used.
+/// Arithmetic throughput relative to that of bare matrix products.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Compute {
-    /// 10^9 floating-point operations a second of the median step.
+    /// Throughput of the median step, in 10^9 floating-point operations per second.
     pub gflops: f64,
-    /// 10^9 floating-point operations a second of bare matrix products in the same run.
+    /// Throughput of bare matrix products in the same run, in 10^9 floating-point operations per second.
     pub peak_gflops: f64,
-    /// `gflops` over `peak_gflops`.
+    /// Model FLOPs utilization: `gflops` over `peak_gflops`.
     pub mfu: f64,
-    /// The same of the fastest step, which other programs on the machine disturbed least.
+    /// Utilization of the fastest step, which other programs on the machine disturbed least.
     pub mfu_max: f64,
 }
 
 impl Compute {
-    /// `flops_per_token` is the cost of one of the tokens that `rate` counts.
+    /// Measures bare matrix products for comparison; `flops_per_token` is the cost of one of the tokens that `rate`
+    /// counts.
     fn new(rate: Rate, flops_per_token: f64, threads: usize) -> anyhow::Result<Self> {
         Ok(Self::beside(rate, flops_per_token, on_threads(threads, || Ok(matrix_peak()))?))
     }
 
-    /// The same beside the rate of bare products, in 10^9 operations a second.
+    /// Compares with a known rate of bare matrix products, in 10^9 floating-point operations per second.
     fn beside(rate: Rate, flops_per_token: f64, peak_gflops: f64) -> Self {
         let gflops = rate.median * flops_per_token / 1e9;
         let mfu_max = rate.max * flops_per_token / 1e9 / peak_gflops;
@@ -152,7 +153,7 @@ impl Compute {
     }
 }
 
-/// Seconds of each of `steps` calls, after `warmup` others.
+/// Returns the seconds of each of `steps` calls, after `warmup` unmeasured ones.
 fn time_steps(case: &Case, mut step: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<Vec<f64>> {
     for _ in 0..case.warmup {
         step()?;
@@ -166,7 +167,7 @@ fn time_steps(case: &Case, mut step: impl FnMut() -> anyhow::Result<()>) -> anyh
         .collect()
 }
 
-/// Token ids without meaning, the same every time.
+/// Returns pseudo-random token ids, the same for each `salt`.
 fn synthetic_ids(count: usize, vocab_size: usize, salt: u64) -> Vec<u32> {
     let ids = (0..count as u64).map(|i| model::backend::mix(i ^ (salt << 32)) % vocab_size as u64);
     ids.map(|id| id as u32).collect()
@@ -220,7 +221,7 @@ mod tests {
         assert!((per_token - 12.0).abs() < 1e-6);
         let case = Case { seq_len: 40, ..small() };
         let sharing = exam(&case, ExamCase { shared: 20, answer_len: 3 }).unwrap().sharing.unwrap();
-        // Three questions of 20 + 20 tokens with four answers of which two tokens are read.
+        // Three questions of 20 + 20 tokens, with four answers each, of which two tokens are read.
         assert_eq!((sharing.tokens_alone, sharing.tokens_read), (12 * 42, 20 + 3 * 20 + 12 * 2));
         assert!(sharing.tokens_distinct <= sharing.tokens_read && sharing.speedup > 0.0);
         assert!(generate(&small()).unwrap().tokens_per_second.median > 0.0);
@@ -234,7 +235,8 @@ mod tests {
         let case =
             Case { device: Device::Cuda(None), precision: Precision::Bf16, steps: 1, warmup: 0, ..small() };
         let exam = exam(&case, ExamCase { shared: 5, answer_len: 2 });
-        // Weights in f32 and bf16, and activations of a few positions; not the 8 MiB that a GPU's copies are measured by.
+        // Weights in f32 and bf16, and activations of a few positions; not the 8 MiB with which a GPU's copy speed is
+        // measured.
         let weights = 6.0 * case.model.params() as f64 / f64::from(1 << 20);
         for report in [train(&case), exam, generate(&case)].map(Result::unwrap) {
             let peak = report.peak_device_mb.unwrap();

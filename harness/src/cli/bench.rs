@@ -1,4 +1,4 @@
-//! The verb `bench`: one line of JSON a case.
+//! The verb `bench`: prints one line of JSON per case.
 
 use super::device_arg::DeviceArgs;
 use super::say;
@@ -9,76 +9,78 @@ use clap::{Args, Subcommand};
 use model::{Device, ModelConfig};
 use std::path::PathBuf;
 
-/// What is measured.
+/// The benchmark to run.
 #[derive(Debug, Subcommand)]
 pub enum BenchVerb {
-    /// Optimizer steps over full rows
+    /// Measure optimizer steps on full rows
     #[command(
         after_help = "Example: mindscale bench train --d-model 512 --n-layers 8 --n-heads 16 --n-kv-heads 8 --seq-len 512 --batch-size 8"
     )]
     Train(CaseArgs),
-    /// Questions of an exam, --batch-size at a time, with their common beginnings read once and each by itself
+    /// Measure exam questions, --batch-size at a time, both with their common prefix shared and with each question on
+    /// its own
     #[command(after_help = "Example: mindscale bench exam --seq-len 480 --shared 400 --answer-len 6")]
     Exam {
         #[command(flatten)]
         case: CaseArgs,
-        /// Tokens that all prompts begin with, as few-shot prompts of a subject do
+        /// Length in tokens of the prefix that all prompts share, as few-shot prompts of a subject do
         #[arg(long, default_value_t = 0)]
         shared: usize,
-        /// Tokens of each of four answers; 1 is a letter
+        /// Tokens of each of the four answers; 1 stands for a letter
         #[arg(long, default_value_t = 1)]
         answer_len: usize,
     },
-    /// Texts to tokenize, --batch-size at a time
+    /// Measure the tokenization of texts, --batch-size at a time
     #[command(after_help = "Example: mindscale bench tokenize --tokenizer my-tokenizer --text lines.txt")]
     Tokenize {
         #[command(flatten)]
         case: CaseArgs,
-        /// A tokenizer.json or its folder; unset: one of --vocab-size entries is trained
+        /// A tokenizer.json or its folder; unset: train one with --vocab-size entries
         #[arg(long)]
         tokenizer: Option<PathBuf>,
-        /// A file of one text a line; unset: texts of the built-in world
+        /// File with one text per line; unset: texts of the built-in world
         #[arg(long)]
         text: Option<PathBuf>,
     },
-    /// Texts written behind a prompt of --seq-len tokens, --batch-size at a time; a step is a token of each
+    /// Measure generation after a prompt of --seq-len tokens, --batch-size texts at a time; a step adds one token to
+    /// each
     #[command(
         after_help = "Example: mindscale bench generate --d-model 512 --n-layers 8 --batch-size 1 --steps 64"
     )]
     Generate(CaseArgs),
 }
 
-/// The shape and the amount of work.
+/// Shape of the model and amount of work.
 #[derive(Debug, Args)]
 pub struct CaseArgs {
     /// Width of the residual stream
     #[arg(long, default_value_t = 128)]
     d_model: usize,
-    /// Blocks
+    /// Number of blocks
     #[arg(long, default_value_t = 4)]
     n_layers: usize,
-    /// Query heads
+    /// Number of query heads
     #[arg(long, default_value_t = 4)]
     n_heads: usize,
-    /// Key-value heads
+    /// Number of key-value heads
     #[arg(long, default_value_t = 2)]
     n_kv_heads: usize,
-    /// Entries of the vocabulary
+    /// Number of vocabulary entries
     #[arg(long, default_value_t = 6400)]
     vocab_size: usize,
-    /// Routed experts; 0 is a dense model
+    /// Number of routed experts; 0: a dense model
     #[arg(long, default_value_t = 0)]
     n_experts: usize,
-    /// Routed experts of a token
+    /// Routed experts per token
     #[arg(long, default_value_t = 2)]
     top_k: usize,
-    /// Experts of every token, where there are routed ones
+    /// Shared experts, which every token uses, if there are routed ones
     #[arg(long, default_value_t = 1)]
     n_shared_experts: usize,
-    /// Tokens of a row or of a prompt
+    /// Tokens per row or prompt
     #[arg(long, default_value_t = 256)]
     seq_len: usize,
-    /// Rows, questions or texts of a step
+    /// Rows, questions or texts per step
     #[arg(long, default_value_t = 16)]
     batch_size: usize,
     #[command(flatten)]
@@ -86,13 +88,13 @@ pub struct CaseArgs {
     /// Lanes of a training batch
     #[arg(long, default_value_t = 4)]
     lanes: usize,
-    /// Threads; 0 takes all cores
+    /// Number of threads; 0: all cores
     #[arg(long, default_value_t = 0)]
     threads: usize,
-    /// Steps that are measured
+    /// Number of measured steps
     #[arg(long, default_value_t = 10)]
     steps: usize,
-    /// Steps before them
+    /// Number of warm-up steps before the measured ones
     #[arg(long, default_value_t = 2)]
     warmup: usize,
 }
@@ -127,7 +129,7 @@ impl CaseArgs {
     }
 }
 
-/// Measures one case and prints it.
+/// Measures one case and prints the result.
 pub fn bench(verb: &BenchVerb) -> Result<bool> {
     let case = match verb {
         BenchVerb::Train(args) | BenchVerb::Generate(args) => args.case()?,
@@ -156,7 +158,7 @@ pub fn bench(verb: &BenchVerb) -> Result<bool> {
         }
     })?;
     eprintln!(
-        "note: these figures hold for this machine and what else runs on it; compare programs in turn, not by memory"
+        "note: these figures hold for this machine and its current load; to compare programs, run them one after the other"
     );
     say(serde_json::to_string(&report)?)?;
     Ok(true)

@@ -1,11 +1,11 @@
-//! The verb `cancel`.
+//! The verb `cancel`: cancels a sweep's Slurm jobs.
 
 use super::{SweepArgs, say};
 use crate::run::{self, Layers};
 use crate::track::counted;
 use anyhow::Result;
 
-/// Takes a sweep's jobs out of Slurm's queue.
+/// Cancels a sweep's Slurm jobs.
 pub fn cancel(args: &SweepArgs) -> Result<bool> {
     let work = args.read(Layers::Last)?;
     let jobs = run::cancel(&work)?;

@@ -1,4 +1,4 @@
-//! The verb `compare`: answers of several models side by side.
+//! The verb `compare`: shows the answers of several models side by side.
 
 use super::device_arg::DeviceArgs;
 use super::generate::read_prompts;
@@ -22,15 +22,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct CompareArgs {
     #[command(flatten)]
     models: ModelsArg,
-    /// A file of prompts, one a line, or of JSON lines with "prompt" where it ends in .jsonl; - reads lines from the
+    /// File with one prompt per line, or JSON lines with "prompt" if its name ends in .jsonl; - reads lines from
     /// standard input; unset: MiniMind's questions
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
-    /// What models write behind; unset: the chat template, but the bare prompt for those that were only pretrained or
-    /// have no template
+    /// How models are prompted; unset: with the chat template, but with the bare prompt for models that were only
+    /// pretrained or have no template
     #[arg(long, value_enum, value_name = "FORM")]
     form: Option<FormArg>,
-    /// System text in front of conversations
+    /// System message at the beginning of each conversation
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     #[command(flatten)]
@@ -39,40 +39,41 @@ pub struct CompareArgs {
     rope: RopeArgs,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Write FILE in place of printing Markdown: a name that ends in .md, .html, .csv or .json; may be repeated
+    /// Write to FILE instead of printing Markdown; the format follows from the extension: .md, .html, .csv or .json;
+    /// may be repeated
     #[arg(long, value_name = "FILE", value_parser = out)]
     out: Vec<PathBuf>,
-    /// Print JSON for programs
+    /// Print machine-readable JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     judge: JudgeArgs,
 }
 
-/// Who judges the answers.
+/// The judge of the answers.
 #[derive(Debug, Args)]
 struct JudgeArgs {
-    /// Have a model judge which answer is better: the beginning of the endpoints of a server that speaks OpenAI's
-    /// protocol, such as https://api.openai.com/v1
+    /// Let a model judge which answer is better: base URL of a server with an OpenAI-compatible API, such as
+    /// https://api.openai.com/v1
     #[arg(long, value_name = "URL", requires = "judge_model")]
     judge: Option<String>,
-    /// The judge's name there
+    /// Name of the judging model on that server
     #[arg(long, value_name = "NAME", requires = "judge")]
     judge_model: Option<String>,
-    /// The environment variable with the key for it
+    /// Environment variable that holds the API key of that server
     #[arg(long, value_name = "VARIABLE", default_value = "OPENAI_API_KEY")]
     judge_key: String,
-    /// Judgements that are asked for at a time
+    /// Maximum number of concurrent requests to the judge
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..))]
     judge_concurrency: u8,
 }
 
-/// What models write behind.
+/// How models are prompted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum FormArg {
-    /// The prompt as a user's turn, in the chat template
+    /// Prompt as a user's turn in the chat template
     Chat,
-    /// The prompt as the beginning of a document
+    /// Prompt as the beginning of a document
     Continuation,
 }
 
@@ -80,7 +81,7 @@ fn out(file: &str) -> Result<PathBuf> {
     Format::of(Path::new(file)).map(|_| file.into())
 }
 
-/// Has models answer, and shows the answers.
+/// Lets models answer the prompts, and shows the answers.
 pub fn compare(args: &CompareArgs) -> Result<bool> {
     args.device.run(args)
 }
@@ -130,7 +131,7 @@ fn compare_on<B: Backend>(args: &CompareArgs, backend: &B) -> Result<bool> {
     Ok(well_judged(&comparison))
 }
 
-/// Loads the models, and scales their positions.
+/// Loads the models and applies the scaling of rotary positions.
 fn load<B: Backend>(files: &[ModelFiles], rope: &RopeArgs, backend: &B) -> Result<Vec<Model<B>>> {
     let mut models: Vec<Model<B>> = vec![];
     for (place, file) in files.iter().enumerate() {
@@ -148,21 +149,23 @@ fn load<B: Backend>(files: &[ModelFiles], rope: &RopeArgs, backend: &B) -> Resul
     Ok(models)
 }
 
-/// A flag that Ctrl-C sets; a second one ends the program.
+/// Returns a flag that Ctrl-C sets; a second Ctrl-C exits the program.
 fn until_interrupted() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&stop);
     let handler = move || {
         if asked.swap(true, Ordering::SeqCst) {
-            std::process::exit(130); // as a program that the signal ends
+            std::process::exit(130); // exit code of a program that SIGINT ends
         }
-        note("no more judgements are asked for; what there is will be shown; again to end at once");
+        note(
+            "no more judgements are requested, those made so far are shown; press Ctrl-C again to exit immediately",
+        );
     };
     ctrlc::set_handler(handler).context("Ctrl-C cannot be caught")?;
     Ok(stop)
 }
 
-/// Whether there is a verdict, where a judge was asked; what is missing is told.
+/// Returns whether there is at least one verdict, if a judge was asked; prints a note on missing verdicts.
 fn well_judged(comparison: &Comparison) -> bool {
     let Some(judged) = &comparison.judge else { return true };
     let missing = judged.planned - judged.valid;

@@ -1,4 +1,4 @@
-//! The verbs over training data.
+//! The verb `data`: prepares and inspects training data.
 
 use super::{note, say};
 use crate::config::{BadRow, DataConfig, RowStyle, UnknownKeys, WorldConfig};
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// What files are read for.
+/// What the files contain.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum KindArg {
     /// Pretraining text
@@ -40,7 +40,7 @@ impl From<KindArg> for Kind {
     }
 }
 
-/// Verbs over data.
+/// Verbs on data.
 #[derive(Debug, Subcommand)]
 pub enum DataVerb {
     /// Tokenize files into a store
@@ -51,50 +51,50 @@ pub enum DataVerb {
         /// Files or globs
         #[arg(required = true)]
         files: Vec<String>,
-        /// What the files are read for
+        /// What the files contain
         #[arg(long, value_enum)]
         kind: KindArg,
         /// A tokenizer.json or its folder
         #[arg(long)]
         tokenizer: PathBuf,
-        /// Folder to write
+        /// Folder to write to
         #[arg(long)]
         out: PathBuf,
         /// Leave out rows that cannot be read
         #[arg(long)]
         skip_bad_rows: bool,
-        /// Read on without content under keys or in columns that are not used
+        /// Skip content under unknown keys or in unknown columns
         #[arg(long)]
         ignore_unknown_keys: bool,
-        /// Make control tokens of special tokens such as </s> that texts spell
+        /// Turn special tokens that texts spell out, such as </s>, into control tokens
         #[arg(long)]
         special_tokens_in_text: bool,
-        /// Make the rows of conversations exactly as MiniMind v1 does
+        /// Make rows of conversations exactly as MiniMind v1 does
         #[arg(long)]
         minimind_rows: bool,
     },
-    /// Show the first rows of files
+    /// Show the first rows of files, as they are read
     Show {
         /// Files or globs
         #[arg(required = true)]
         files: Vec<String>,
-        /// What the files are read for
+        /// What the files contain
         #[arg(long, value_enum)]
         kind: KindArg,
-        /// Rows to show
+        /// Number of rows to show
         #[arg(long, default_value_t = 3)]
         rows: usize,
         /// Leave out rows that cannot be read
         #[arg(long)]
         skip_bad_rows: bool,
-        /// Read on without content under keys or in columns that are not used
+        /// Skip content under unknown keys or in unknown columns
         #[arg(long)]
         ignore_unknown_keys: bool,
     },
-    /// Look for exam questions in text
+    /// Search texts for exam questions
     ///
-    /// A question is found where 13 words of it in a row, or all of one of 8 to 12 words, stand in a row of the files.
-    /// Chinese characters count as words.
+    /// A question is contaminated if 13 consecutive words of it, or the whole question if it has 8 to 12 words, occur
+    /// in a row of the files. Chinese characters count as words.
     #[command(
         after_help = "Example: mindscale data contamination --sheets ceval/val --kind pretrain --text 'data/*.jsonl' --out found.csv"
     )]
@@ -102,40 +102,40 @@ pub enum DataVerb {
         /// Folder of <subject>_val.csv sheets
         #[arg(long)]
         sheets: PathBuf,
-        /// Files or globs
+        /// Files or globs of text
         #[arg(long, required = true, num_args = 1..)]
         text: Vec<String>,
-        /// What the files are read for
+        /// What the files contain
         #[arg(long, value_enum)]
         kind: KindArg,
-        /// Write what was found, question by question and file by file, to this CSV file
+        /// CSV file to write the findings to, one row per question and file
         #[arg(long)]
         out: Option<PathBuf>,
         /// Leave out rows that cannot be read
         #[arg(long)]
         skip_bad_rows: bool,
-        /// Read on without content under keys or in columns that are not used
+        /// Skip content under unknown keys or in unknown columns
         #[arg(long)]
         ignore_unknown_keys: bool,
-        /// Print JSON for programs
+        /// Print machine-readable JSON
         #[arg(long)]
         json: bool,
     },
     /// Write the built-in world as files
     #[command(after_help = "Example: mindscale data world my-world --people 60")]
     World {
-        /// Folder to write
+        /// Folder to write to
         out: PathBuf,
-        /// Invented people
+        /// Number of invented people; unset: as many as the default of world.people
         #[arg(long)]
         people: Option<usize>,
-        /// Seed of the world
+        /// Seed of the world; unset: the default of world.seed
         #[arg(long)]
         seed: Option<u64>,
     },
 }
 
-/// Prepares and shows data.
+/// Runs a verb on data.
 pub fn data(verb: &DataVerb) -> Result<bool> {
     match verb {
         DataVerb::Prepare {
@@ -194,7 +194,7 @@ pub fn data(verb: &DataVerb) -> Result<bool> {
             }
             match json {
                 true => say(serde_json::to_string_pretty(&found)?)?,
-                false => told(&found)?,
+                false => print_findings(&found)?,
             }
         }
         DataVerb::World { out, people, seed } => {
@@ -211,14 +211,14 @@ pub fn data(verb: &DataVerb) -> Result<bool> {
     Ok(true)
 }
 
-/// The files that the patterns of an argument name; what was named twice is told.
+/// Returns the files that the patterns of an argument match; reports files that were named twice.
 pub fn named(patterns: &[String], argument: &str, is_json: bool) -> Result<Vec<PathBuf>> {
     let named = expand(patterns, argument)?;
     named.notice(argument).iter().try_for_each(|notice| tell(notice, is_json))?;
     Ok(named.files)
 }
 
-/// Tells a notice, where the standard output is JSON beside it.
+/// Prints a notice; to stderr if stdout is JSON.
 fn tell(notice: &Notice, is_json: bool) -> Result<()> {
     match is_json {
         true => note(&notice.to_string()),
@@ -227,7 +227,7 @@ fn tell(notice: &Notice, is_json: bool) -> Result<()> {
     Ok(())
 }
 
-/// Looks for the questions of a folder in files.
+/// Searches files for the questions of a folder of sheets.
 fn contamination(
     sheets: &Path,
     files: &[PathBuf],
@@ -244,8 +244,8 @@ fn contamination(
     Index::new(&sheets).search(texts, &AtomicBool::new(false))
 }
 
-/// Prints what was found: by subject and file, and in all.
-fn told(found: &Contamination) -> Result<()> {
+/// Prints the findings by subject and file, and the total.
+fn print_findings(found: &Contamination) -> Result<()> {
     let mut by_place: BTreeMap<(&str, &str), (u64, u64)> = BTreeMap::new();
     for met in &found.met {
         let (questions, texts) = by_place.entry((&met.subject, &met.place.file)).or_default();
@@ -261,10 +261,10 @@ fn told(found: &Contamination) -> Result<()> {
     }
     let share = 100.0 * found.contaminated as f64 / found.questions.max(1) as f64;
     say(format!(
-        "{} of {} ({share:.2} %) {} in the text; {} too short to tell",
+        "{} of {} ({share:.2} %) {} in the text; {} too short to check",
         number(found.contaminated),
         counted(found.questions as usize, "question"),
-        if found.contaminated == 1 { "stands" } else { "stand" },
+        if found.contaminated == 1 { "appears" } else { "appear" },
         number(found.too_short)
     ))
 }
@@ -303,12 +303,12 @@ fn write_world(world: &World, out: &Path) -> Result<()> {
     };
     let lines =
         |rows: &mut dyn Iterator<Item = Row>| rows.map(|row| format!("{}\n", json(row))).collect::<String>();
-    // One file has one layout.
+    // A file has a single layout.
     let is_text = |row: &Row| matches!(row, Row::Text(_));
     let mut texts = world.pretrain_rows().filter(is_text);
-    let mut told = world.pretrain_rows().filter(|row| !is_text(row));
+    let mut conversations = world.pretrain_rows().filter(|row| !is_text(row));
     write_atomic(&out.join("pretrain.jsonl"), lines(&mut texts).as_bytes())?;
-    write_atomic(&out.join("pretrain_conversations.jsonl"), lines(&mut told).as_bytes())?;
+    write_atomic(&out.join("pretrain_conversations.jsonl"), lines(&mut conversations).as_bytes())?;
     write_atomic(&out.join("sft.jsonl"), lines(&mut world.sft_rows()).as_bytes())?;
     write_atomic(&out.join("dpo.jsonl"), lines(&mut world.dpo_rows()).as_bytes())?;
     let write = |sheet: &Sheet, split: &str| {
@@ -318,5 +318,5 @@ fn write_world(world: &World, out: &Path) -> Result<()> {
     world.dev_sheets(SOLVED).iter().try_for_each(|sheet| write(sheet, "dev"))
 }
 
-/// Solved questions of each subject that are written out, as many as C-Eval's sheets have.
+/// Solved questions written per subject, as many as C-Eval's dev sheets have.
 const SOLVED: usize = 5;

@@ -1,4 +1,4 @@
-//! The verb `doctor`: what this machine is, and whether every operation computes here what is expected.
+//! The verb `doctor`: describes this machine and checks every operation's results on it.
 
 use super::say;
 use crate::execute::gpus::Gpus;
@@ -13,44 +13,44 @@ use serde::Serialize;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What `doctor` is told.
+/// Arguments of `doctor`.
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// Folder of stage runs, whose disk is looked at
+    /// Folder of stage runs, whose free disk space is reported
     #[arg(long, value_name = "DIR", default_value = "runs")]
     runs: PathBuf,
-    /// Print JSON for programs
+    /// Print machine-readable JSON
     #[arg(long)]
     json: bool,
 }
 
-/// What there is to work with.
+/// The machine's resources.
 #[derive(Debug, Serialize)]
 struct Machine {
-    /// This program.
+    /// Version of this program.
     version: &'static str,
-    /// The processor's name for itself.
+    /// Model name of the processor.
     cpu: String,
-    /// Cores that this program may use.
+    /// Number of cores that this program may use.
     cores: usize,
-    /// How wide the vectors of its products are: `avx512`, `avx2` or `portable`.
+    /// Vector instructions of its matrix products: `avx512`, `avx2` or `portable`.
     vectors: &'static str,
-    /// Bytes of memory; absent where the system does not tell.
+    /// Total memory in bytes; `None` if the system does not report it.
     memory: Option<u64>,
-    /// Bytes of it that new processes could have.
+    /// Memory available to new processes, in bytes.
     memory_available: Option<u64>,
-    /// 10^9 floating-point operations a second of bare matrix products on all cores.
+    /// Speed of bare matrix products on all cores, in 10^9 floating-point operations per second.
     matrix_gflops: f64,
-    /// GPUs that this program could use.
+    /// Number of GPUs that this program could use.
     gpus: usize,
-    /// Whether it was built to use them.
+    /// Whether the program was built with CUDA.
     cuda: bool,
-    /// Bytes free on the disk of the runs; absent where the system does not tell.
+    /// Free bytes on the disk of the runs; `None` if the system does not report it.
     disk_free: Option<u64>,
 }
 
 impl Machine {
-    /// This one.
+    /// Inspects this machine.
     fn this(runs: &Path) -> Self {
         let told = |file: &str| fs::read_to_string(file).unwrap_or_default();
         let info = told("/proc/cpuinfo");
@@ -59,7 +59,7 @@ impl Machine {
             version: env!("CARGO_PKG_VERSION"),
             cpu: name.map_or(std::env::consts::ARCH, |(_, name)| name).trim().into(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
-            vectors: gemm::Path::this().name(),
+            vectors: gemm::Path::current().name(),
             memory: proc_bytes(&told("/proc/meminfo"), "MemTotal:"),
             memory_available: available_memory(),
             matrix_gflops: matrix_peak(),
@@ -87,7 +87,7 @@ impl Machine {
     }
 }
 
-/// Bytes free on the disk that holds a folder, or would hold it.
+/// Returns the free bytes on the disk of a folder, or of its nearest existing parent.
 fn free_at(dir: &Path) -> Option<u64> {
     let absolute = std::path::absolute(dir).ok()?;
     absolute.ancestors().find_map(|dir| fs4::available_space(dir).ok())
@@ -98,14 +98,14 @@ fn free_at(dir: &Path) -> Option<u64> {
 struct Checked {
     device: Device,
     precision: Precision,
-    /// What a GPU is, and how fast at most.
+    /// Name and peak speed of a GPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     about: Option<About>,
     checks: Vec<Check>,
 }
 
 impl Checked {
-    /// Compares everything that the device can with the reference.
+    /// Compares every operation of the device with the reference implementation.
     fn on((device, precision): (Device, Precision)) -> Self {
         let outcome = device.run(precision, Usual).and_then(|outcome| outcome);
         let (about, checks) = outcome.unwrap_or_else(|error| {
@@ -115,7 +115,7 @@ impl Checked {
         Self { device, precision, about, checks }
     }
 
-    /// What is checked, and what it can do.
+    /// Returns the heading of the device's table.
     fn heading(&self) -> String {
         let name = format!("{}, {}", self.device, self.precision);
         let columns = format!("\n{name:<34} {:>8} {:>8}", "off", "allowed");
@@ -133,14 +133,14 @@ impl Checked {
         self.checks.iter().filter(|check| !check.is_ok()).count()
     }
 
-    /// What to do where a check has failed.
+    /// Returns what to do if a check fails.
     fn advice(&self) -> &'static str {
-        match (self.device, gemm::Path::this()) {
+        match (self.device, gemm::Path::current()) {
             (Device::Cpu, gemm::Path::Portable) => {
-                "trust no result of this build; report the output of mindscale doctor --json"
+                "do not trust results of this build; report the output of mindscale doctor --json"
             }
             (Device::Cpu, _) => {
-                "run MINDSCALE_SIMD=portable mindscale doctor; if that is well, train with the same, slower setting; \
+                "run MINDSCALE_SIMD=portable mindscale doctor; if that passes, train with the same, slower setting; \
                  report the output of mindscale doctor --json"
             }
             _ => {
@@ -160,7 +160,7 @@ impl Checked {
     }
 }
 
-/// The usual cases, the worst deviation of each operation.
+/// The usual cases; keeps the worst deviation of each operation.
 struct Usual;
 
 impl Work for Usual {
@@ -171,7 +171,7 @@ impl Work for Usual {
     }
 }
 
-/// Tells of the machine, then of its arithmetic; whether that is well.
+/// Prints the machine and the checks; returns whether all checks passed.
 pub fn doctor(args: &DoctorArgs) -> Result<bool> {
     let machine = Machine::this(&args.runs);
     let gpus = if machine.cuda { machine.gpus } else { 0 };

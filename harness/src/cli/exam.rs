@@ -1,4 +1,4 @@
-//! The verb `exam`.
+//! The verb `exam`: examines models on a folder of question sheets.
 
 use super::device_arg::DeviceArgs;
 use super::models_arg::ModelsArg;
@@ -29,51 +29,51 @@ pub struct ExamArgs {
     /// How questions are answered
     #[arg(long, value_enum, default_value = "letter")]
     answer: Answer,
-    /// How the texts of options are compared, by cloze and continuation; unset: byte
+    /// How option texts are compared by cloze and continuation; unset: byte
     #[arg(long, value_enum)]
     norm: Option<Norm>,
-    /// Put options into each position by turns, by letter
+    /// With --answer letter: ask each question once per rotation of its options, and average over the rotations
     #[arg(long)]
     rotate: bool,
-    /// Solved questions before each question, from the sheets of --dev
+    /// Number of solved questions shown before each question, from the sheets of --dev
     #[arg(long, default_value_t = 0, requires = "dev")]
     shots: usize,
-    /// Folder of <subject>_dev.csv or <subject>_dev.jsonl sheets
+    /// Folder of <subject>_dev.csv or <subject>_dev.jsonl sheets, for --shots
     #[arg(long)]
     dev: Option<PathBuf>,
-    /// System text in front of each prompt; empty leaves it out
+    /// System message of each prompt; empty: none
     #[arg(long, default_value_t = ExamConfig::default().system)]
     system: String,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Write the answers to this CSV file; of several models with a column of their names
+    /// Write the answers to this CSV file; for several models, with a column of their names
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Print JSON for programs
+    /// Print machine-readable JSON
     #[arg(long)]
     json: bool,
 }
 
-/// What a model answered.
+/// Results of one model.
 #[derive(Serialize)]
-struct Sat {
-    /// What the model is called.
+struct ExamResult {
+    /// Name of the model.
     model: String,
-    /// Where it comes from.
+    /// Where the model was loaded from.
     source: String,
-    /// Its score in each subject, and the total last.
+    /// Score of each subject; the total comes last.
     scores: Vec<Score>,
     #[serde(skip)]
     answers: Vec<QuestionRecord>,
 }
 
-impl Sat {
+impl ExamResult {
     fn total(&self) -> &Score {
         &self.scores[self.scores.len() - 1]
     }
 }
 
-/// How far two models give the same answers.
+/// Agreement between the answers of two models.
 #[derive(Serialize)]
 struct Agreed<'a> {
     model_a: &'a str,
@@ -82,7 +82,7 @@ struct Agreed<'a> {
     agreement: Agreement,
 }
 
-/// Examines models, one after the other.
+/// Examines models one after the other.
 pub fn exam(args: &ExamArgs) -> Result<bool> {
     args.device.run(args)
 }
@@ -111,8 +111,8 @@ fn exam_on<B: Backend>(args: &ExamArgs, backend: &B) -> Result<bool> {
         let (name, dir) = (of.called(), of.dir.display());
         ensure!(names.insert(name.clone()), "two models are called {name}; name one as in other={dir}");
     }
-    let sat = |of: &ModelFiles| sit(args, &questions, of.load(backend)?, files.len() > 1);
-    let all: Vec<Sat> = files.iter().map(sat).collect::<Result<_>>()?;
+    let take = |of: &ModelFiles| take_exam(args, &questions, of.load(backend)?, files.len() > 1);
+    let all: Vec<ExamResult> = files.iter().map(take).collect::<Result<_>>()?;
     let agreed = agreed(&all)?;
     if let Some(out) = &args.out {
         let csv = if let [one] = all.as_slice() { questions_csv(&one.answers)? } else { csv(&all)? };
@@ -129,24 +129,24 @@ fn exam_on<B: Backend>(args: &ExamArgs, backend: &B) -> Result<bool> {
     Ok(true)
 }
 
-fn sit<B: Backend>(
+fn take_exam<B: Backend>(
     args: &ExamArgs,
     questions: &Questions,
     model: Model<B>,
     is_one_of_several: bool,
-) -> Result<Sat> {
+) -> Result<ExamResult> {
     let Model { name, source, transformer, tokenizer, .. } = model;
     let Questions { sheets, shots } = questions;
     let max_len = transformer.config.max_seq_len;
     let (system, answer, rotate) = (args.system.clone(), args.answer, args.rotate);
     let prompter = Prompter { system, max_len, shots: shots.clone(), answer, rotate };
-    // Ctrl-C ends the program: nothing is written before the end.
+    // Ctrl-C simply ends the program: nothing is written before the end.
     let stop = AtomicBool::new(false);
     let shown = || source.clone();
     let prompts = prompter.prompts(&tokenizer, sheets, &stop).with_context(shown)?;
     let norm = args.norm.unwrap_or(ExamConfig::default().norm);
     let answers =
-        crate::exam::sit(&transformer, sheets, &prompts, norm, &stop, &|_| ()).with_context(shown)?;
+        crate::exam::run_exam(&transformer, sheets, &prompts, norm, &stop, &|_| ()).with_context(shown)?;
     let scores = scores(&answers, &prompts);
     for notice in notices(&scores, max_len) {
         if is_one_of_several {
@@ -155,12 +155,14 @@ fn sit<B: Backend>(
             eprintln!("{notice}");
         }
     }
-    Ok(Sat { model: name, source, scores, answers })
+    Ok(ExamResult { model: name, source, scores, answers })
 }
 
-/// Every two models.
-fn agreed(all: &[Sat]) -> Result<Vec<Agreed<'_>>> {
-    let letters = |sat: &Sat| sat.answers.iter().map(|record| record.prediction as u8).collect::<Vec<u8>>();
+/// Returns the agreement of every pair of models.
+fn agreed(all: &[ExamResult]) -> Result<Vec<Agreed<'_>>> {
+    let letters = |result: &ExamResult| {
+        result.answers.iter().map(|record| record.prediction as u8).collect::<Vec<u8>>()
+    };
     let chosen: Vec<Vec<u8>> = all.iter().map(letters).collect();
     let mut found = vec![];
     for (i, a) in all.iter().enumerate() {
@@ -172,14 +174,14 @@ fn agreed(all: &[Sat]) -> Result<Vec<Agreed<'_>>> {
     Ok(found)
 }
 
-/// questions.csv with the model's name in front.
-fn csv(all: &[Sat]) -> Result<Vec<u8>> {
-    let records = QuestionTable::of(all.iter().flat_map(|sat| &sat.answers));
+/// Formats `questions.csv` with the model's name as the first column.
+fn csv(all: &[ExamResult]) -> Result<Vec<u8>> {
+    let records = QuestionTable::of(all.iter().flat_map(|result| &result.answers));
     let mut csv = csv::Writer::from_writer(vec![]);
     csv.write_record(std::iter::once("model".into()).chain(records.columns()))?;
-    for sat in all {
-        for row in records.rows(&sat.answers.iter().collect::<Vec<_>>()) {
-            csv.write_record(std::iter::once(sat.model.clone()).chain(row))?;
+    for result in all {
+        for row in records.rows(&result.answers.iter().collect::<Vec<_>>()) {
+            csv.write_record(std::iter::once(result.model.clone()).chain(row))?;
         }
     }
     Ok(csv.into_inner()?)
@@ -189,7 +191,7 @@ fn percent(share: f64) -> String {
     format!("{:.1}", 100.0 * share)
 }
 
-/// Counts, interval and p of a score, as a row.
+/// Formats a score as a row: counts, interval and p-value.
 fn row(name: &str, score: &Score) -> Vec<String> {
     vec![
         name.into(),
@@ -201,25 +203,25 @@ fn row(name: &str, score: &Score) -> Vec<String> {
     ]
 }
 
-/// One model, subject by subject.
+/// Formats the scores of one model, by subject.
 fn by_subject(scores: &[Score]) -> String {
     let rows: Vec<_> = scores.iter().map(|score| row(&score.subject, score)).collect();
-    let mut told = vec![table(&["subject", "correct", "of", "%", "95 % interval", "p of guessing"], &rows)];
+    let mut lines = vec![table(&["subject", "correct", "of", "%", "95 % interval", "p of guessing"], &rows)];
     let total = &scores[scores.len() - 1];
     let verdict = if total.p_guess < 0.05 { "differs from" } else { "is not distinguishable from" };
-    told.push(format!("the total {verdict} guessing (exact binomial test, p = {:.3})", total.p_guess));
-    told.extend(total.analysis.as_ref().map(|analysis| beyond(analysis, total.accuracy)));
-    told.join("\n")
+    lines.push(format!("the total {verdict} guessing (exact binomial test, p = {:.3})", total.p_guess));
+    lines.extend(total.analysis.as_ref().map(|analysis| beyond(analysis, total.accuracy)));
+    lines.join("\n")
 }
 
-/// Several models by their totals, every two of them, and where they come from.
-fn side_by_side(all: &[Sat], agreed: &[Agreed]) -> String {
-    let p: Vec<f64> = all.iter().map(|sat| sat.total().p_guess).collect();
-    let rows = all.iter().zip(holm(&p)).map(|(sat, p)| {
+/// Formats the totals of several models, the agreement of each pair, and where they were loaded from.
+fn side_by_side(all: &[ExamResult], agreed: &[Agreed]) -> String {
+    let p: Vec<f64> = all.iter().map(|result| result.total().p_guess).collect();
+    let rows = all.iter().zip(holm(&p)).map(|(result, p)| {
         let of = |read: &dyn Fn(&Analysis) -> Option<String>| {
-            sat.total().analysis.as_ref().and_then(read).unwrap_or_default()
+            result.total().analysis.as_ref().and_then(read).unwrap_or_default()
         };
-        let mut cells = row(&sat.model, sat.total());
+        let mut cells = row(&result.model, result.total());
         cells.extend([
             format!("{p:.3}"),
             of(&|a| Some(percent(a.macro_accuracy))),
@@ -249,11 +251,11 @@ fn side_by_side(all: &[Sat], agreed: &[Agreed]) -> String {
         });
     let pairs =
         table(&["model", "and", "questions", "equal answers (%)", "kappa"], &pairs.collect::<Vec<_>>());
-    let sources = all.iter().map(|sat| format!("{}: {}", sat.model, sat.source)).collect::<Vec<_>>();
+    let sources = all.iter().map(|result| format!("{}: {}", result.model, result.source)).collect::<Vec<_>>();
     format!("{}\n\n{pairs}\n\n{}", table(&heads, &rows.collect::<Vec<_>>()), sources.join("\n"))
 }
 
-/// What answers say beyond right and wrong, line by line.
+/// Formats the analysis beyond accuracy, line by line.
 fn beyond(analysis: &Analysis, accuracy: f64) -> String {
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let mut lines = vec![format!(

@@ -1,4 +1,4 @@
-//! The verb `export`.
+//! The verb `export`: writes a model for other programs.
 
 use super::model_arg::ModelArg;
 use super::say;
@@ -13,39 +13,39 @@ use std::path::PathBuf;
 pub struct ExportArgs {
     #[command(flatten)]
     model: ModelArg,
-    /// Whom the folder is for
+    /// Target format of the folder
     #[arg(long, value_enum, value_name = "FORMAT")]
     to: FormatArg,
-    /// The folder to write, which is not there yet
+    /// Folder to write, which must not exist yet
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// How numbers are written for llama.cpp; unset: f16
+    /// Number format of --to gguf; unset: f16
     #[arg(long = "type", value_enum, value_name = "TYPE")]
     precision: Option<TypeArg>,
-    /// Folder of the tokenizer, where the model folder has none
+    /// Folder of the tokenizer, if the model folder has none
     #[arg(long)]
     tokenizer: Option<PathBuf>,
 }
 
-/// Whom an exported folder is for.
+/// Target format of an exported folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum FormatArg {
-    /// transformers, and all that reads its folders: config.json, model.safetensors
+    /// transformers and compatible programs: config.json, model.safetensors
     Hf,
-    /// llama.cpp, and all that reads its files: model-TYPE.gguf
+    /// llama.cpp and compatible programs: model-TYPE.gguf
     Gguf,
     /// MiniMind v1: model.pth, config.json
     Pth,
 }
 
-/// How numbers are written for llama.cpp.
+/// Number format of a GGUF file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum TypeArg {
-    /// As they are
+    /// 32 bits, without loss
     F32,
-    /// In half precision
+    /// Half precision
     F16,
-    /// In about a byte each; rows must be multiples of 32
+    /// About one byte per number; row lengths must be multiples of 32
     #[value(name = "q8_0")]
     Q8_0,
 }
@@ -60,7 +60,7 @@ impl TypeArg {
     }
 }
 
-/// Writes a model for other programs.
+/// Exports a model for other programs.
 pub fn export(args: &ExportArgs) -> Result<bool> {
     let dir = args.model.folder()?;
     let format = match args.to {
@@ -69,7 +69,7 @@ pub fn export(args: &ExportArgs) -> Result<bool> {
         FormatArg::Pth => Format::Pth,
     };
     if args.precision.is_some() && args.to != FormatArg::Gguf {
-        bail!("--type is for --to gguf; the others hold numbers as they are, f32");
+        bail!("--type applies to --to gguf only; the other formats store f32");
     }
     let tokenizer = args.tokenizer.as_deref().unwrap_or(&dir);
     let written = export::export(&dir, tokenizer, format, &args.out)?;

@@ -1,4 +1,4 @@
-//! The verb `fetch`.
+//! The verb `fetch`: downloads models, data sets and exams.
 
 use super::{note, say};
 use crate::exam::sheet_files;
@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
-/// What a repository is of.
+/// Kind of a repository.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum KindArg {
     Model,
@@ -22,24 +22,24 @@ enum KindArg {
 pub struct FetchArgs {
     /// minimind (the 26M model of MiniMind v1), ceval, cmmlu, or hf:OWNER/NAME
     what: String,
-    /// The folder to write; unset: one of its name here
+    /// Folder to write; unset: a folder of the same name in the current one
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// A branch, a tag or a commit of the repository; unset: main, of exams the commit that is known here
+    /// Branch, tag or commit of the repository; unset: main, or for exams the commit that this program knows
     #[arg(long)]
     revision: Option<String>,
-    /// Whether hf:OWNER/NAME is a model or a data set; unset: a model, or else a data set
+    /// Whether hf:OWNER/NAME is a model or a data set; unset: a model if there is one, otherwise a data set
     #[arg(long, value_enum)]
     kind: Option<KindArg>,
-    /// Files to fetch, such as '*.safetensors'; may be repeated
+    /// Fetch only files that match, such as '*.safetensors'; may be repeated
     #[arg(long, value_name = "GLOB")]
     include: Vec<String>,
-    /// Print JSON for programs
+    /// Print machine-readable JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Fetches a model, a data set or an exam.
+/// Downloads a model, a data set or an exam.
 pub fn fetch(args: &FetchArgs) -> Result<bool> {
     let kind = args.kind.map(|kind| match kind {
         KindArg::Model => Kind::Model,
@@ -51,10 +51,10 @@ pub fn fetch(args: &FetchArgs) -> Result<bool> {
     }
     let out = args.out.clone().unwrap_or_else(|| PathBuf::from(&wanted.folder));
     let parts = parts_of(&out)?;
-    // What has come is on the disk: there is nothing to do but to say so.
+    // What has been downloaded is already on disk: only the message is left to do.
     ctrlc::set_handler(move || {
         match parts.exists() {
-            true => note(&format!("stopped; the same command goes on from {}", parts.display())),
+            true => note(&format!("stopped; the same command resumes from {}", parts.display())),
             false => note("stopped"),
         }
         std::process::exit(130)
@@ -70,8 +70,8 @@ pub fn fetch(args: &FetchArgs) -> Result<bool> {
     board.finish();
     let fetched = fetched?;
     if args.json {
-        let told = json!({ "folder": out, "bytes": fetched.bytes(), "fetched": fetched });
-        say(serde_json::to_string_pretty(&told)?)?;
+        let report = json!({ "folder": out, "bytes": fetched.bytes(), "fetched": fetched });
+        say(serde_json::to_string_pretty(&report)?)?;
         return Ok(true);
     }
     let Fetched { repository, commit, files, .. } = &fetched;
@@ -84,7 +84,7 @@ pub fn fetch(args: &FetchArgs) -> Result<bool> {
     Ok(true)
 }
 
-/// What can be done with a folder.
+/// Suggests a command for the downloaded folder.
 fn next(out: &Path) -> Option<String> {
     let dir = shell_word(&out.to_string_lossy());
     if sheet_files(out, "val").is_ok() {

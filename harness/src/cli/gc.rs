@@ -1,10 +1,10 @@
-//! The verb `gc`: clears away stage runs which no sweep and no record of a run refers to.
+//! The verb `gc`: removes stage runs that no sweep and no record of a run refers to.
 
 use super::{ReadArgs, note, say};
 use crate::plan::StageGraph;
 use crate::run::{Layers, Work};
 use crate::runs::gc::{Garbage, find, finish_removals, names, remove};
-use crate::runs::recorded::{Owner, RECORD, Record};
+use crate::runs::recorded::{RECORD, Record, ResultsOwner};
 use crate::track::{counted, size, table};
 use anyhow::Result;
 use clap::Args;
@@ -12,24 +12,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
-/// What `gc` is told.
+/// Arguments of `gc`.
 #[derive(Debug, Args)]
 pub struct GcArgs {
-    /// The sweep and experiment files whose stage runs are kept
+    /// Sweep and experiment files whose stage runs are kept
     #[arg(required = true)]
     files: Vec<PathBuf>,
     #[command(flatten)]
     with: ReadArgs,
-    /// Remove what is listed
+    /// Remove the listed stage runs
     #[arg(long)]
     delete: bool,
 }
 
-/// Lists, and with `--delete` removes, stage runs that neither a file nor a record of a run refers to.
+/// Lists, and with `--delete` removes, stage runs that neither a file nor a record refers to.
 pub fn gc(args: &GcArgs) -> Result<bool> {
     let with = args.with.options();
     let runs = with.runs();
-    // Every record and every file is understood before anything is removed.
+    // Every record and file is read successfully before anything is removed.
     let records = Record::all(&with.results)?;
     let mut kept = BTreeSet::new();
     for file in &args.files {
@@ -37,7 +37,9 @@ pub fn gc(args: &GcArgs) -> Result<bool> {
             Work::read(file, &with, Layers::Given).and_then(|work| StageGraph::plan(&work.trials, &runs));
         match planned {
             Ok(graph) => kept.extend(graph.nodes.iter().map(|node| node.uuid)),
-            Err(error) if records.iter().any(|(out, record)| record.owner(out, file) == Owner::Same) => {
+            Err(error)
+                if records.iter().any(|(out, record)| record.owner(out, file) == ResultsOwner::Same) =>
+            {
                 note(&format!("{error:#}; of {} the recorded runs count", file.display()));
             }
             Err(error) => return Err(error),
@@ -76,14 +78,15 @@ pub fn gc(args: &GcArgs) -> Result<bool> {
     })?;
     for (out, count) in kept_by_records {
         say(format!(
-            "kept: {} that only {out}/{RECORD} refers to; remove {out} to let go of them",
+            "kept: {} that only {out}/{RECORD} refers to; remove {out} to release them",
             counted(count, "stage run")
         ))?;
     }
     Ok(true)
 }
 
-/// Adds what records refer to; the folders of results by which something in `runs` stays, each with how much.
+/// Adds the stage runs of records to `kept`; returns each folder of results with the number of existing stage runs that
+/// only it keeps.
 fn kept_by(records: &[(PathBuf, Record)], kept: &mut BTreeSet<Uuid>, runs: &Path) -> Vec<(String, usize)> {
     let there: BTreeSet<Uuid> = names(runs).into_iter().collect();
     let mut kept_by = Vec::new();

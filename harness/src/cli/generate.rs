@@ -1,11 +1,11 @@
-//! The verb `generate`: models write on, token by token.
+//! The verb `generate`: generates text, token by token.
 
 use super::device_arg::DeviceArgs;
 use super::model_arg::ModelArg;
 use super::rope_arg::RopeArgs;
 use super::sampling::SamplingArgs;
 use super::say;
-use crate::data::together::{Text, Told, write_together};
+use crate::data::generation::{Progress, Text, generate_batch};
 use crate::data::{Message, SpecialText};
 use crate::fsutil::read_text;
 use crate::models::ModelFiles;
@@ -31,37 +31,37 @@ pub struct GenerateArgs {
     rope: RopeArgs,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Texts for each prompt, of one seed
+    /// Number of texts per prompt, all from the same seed
     #[arg(short, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
     n: u64,
     /// Put the prompt into the chat template, as a user's turn
     #[arg(long)]
     chat: bool,
-    /// Folder of the tokenizer, where the model folder has none
+    /// Folder of the tokenizer, if the model folder has none
     #[arg(long)]
     tokenizer: Option<PathBuf>,
-    /// Print JSON for programs, a line for each text once it is complete
+    /// Print machine-readable JSON, one line per text as soon as it is complete
     #[arg(long)]
     json: bool,
-    /// With --json: the log-probability of each token, and of so many of the likeliest at its place
+    /// With --json: report the log-probability of each token and of the K most likely ones at its position
     #[arg(long, value_name = "K", requires = "json")]
     log_probs: Option<usize>,
 }
 
-/// What the model begins with.
+/// The prompts.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct PromptArgs {
-    /// The beginning of a document, or with --chat a question; - reads it from the standard input
+    /// Beginning of a document, or with --chat a question; - reads it from standard input
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
-    /// A file of prompts, one a line, or of JSON lines with "prompt" where it ends in .jsonl; - reads lines from the
+    /// File with one prompt per line, or JSON lines with "prompt" if its name ends in .jsonl; - reads lines from
     /// standard input
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
 }
 
-/// Writes on after one or several prompts.
+/// Generates texts for one or several prompts.
 pub fn generate(args: &GenerateArgs) -> Result<bool> {
     args.device.run(args)
 }
@@ -87,7 +87,7 @@ fn generate_on<B: Backend>(args: &GenerateArgs, backend: &B) -> Result<bool> {
     let read = prompts.iter().map(Vec::len).max().unwrap_or(0);
     if read + args.sampling.max_tokens > longest {
         tracing::warn!(
-            "{read} tokens of prompt and {} new ones are more than the {longest} that the model is meant for",
+            "{read} prompt tokens and {} new tokens exceed the model's context length of {longest}",
             args.sampling.max_tokens
         );
     }
@@ -105,9 +105,9 @@ fn generate_on<B: Backend>(args: &GenerateArgs, backend: &B) -> Result<bool> {
     let choices: Vec<GenerateOptions> =
         (0..args.n).map(|choice| GenerateOptions { choice, ..options.clone() }).collect();
     let waiting = prompts.iter().map(|ids| (ids.as_slice(), choices.clone()));
-    write_together(&transformer, &tokenizer, waiting, &args.sampling.stop, |told| match told {
-        Told::Piece(text) => shown.piece(text),
-        Told::End(text) => shown.end(&text),
+    generate_batch(&transformer, &tokenizer, waiting, &args.sampling.stop, |progress| match progress {
+        Progress::Piece(text) => shown.piece(text),
+        Progress::End(text) => shown.end(&text),
     })?;
     Ok(true)
 }
@@ -117,12 +117,12 @@ impl PromptArgs {
         match (&self.prompt, &self.prompts) {
             (Some(text), _) if text == "-" => {
                 let text = standard_input()?;
-                // The end of the last line is the file's, not the prompt's.
+                // The final newline belongs to the file, not to the prompt.
                 Ok(vec![text.strip_suffix('\n').unwrap_or(&text).trim_end_matches('\r').to_owned()])
             }
             (Some(text), _) => Ok(vec![text.clone()]),
             (None, Some(file)) => read_prompts(file),
-            (None, None) => Ok(vec![]), // clap asks for one of them
+            (None, None) => Ok(vec![]), // excluded by clap, which requires one of them
         }
     }
 }
@@ -133,7 +133,7 @@ fn standard_input() -> Result<String> {
     Ok(text)
 }
 
-/// The prompts of a file; `-` is the standard input.
+/// Reads the prompts of a file; `-` is standard input.
 pub fn read_prompts(file: &Path) -> Result<Vec<String>> {
     match file.as_os_str() == "-" {
         true => prompts_of(&standard_input()?, Path::new("standard input")),
@@ -141,7 +141,7 @@ pub fn read_prompts(file: &Path) -> Result<Vec<String>> {
     }
 }
 
-/// The prompts of a text: lines, or JSON lines with "prompt".
+/// Splits a text into prompts: lines, or JSON lines with "prompt".
 fn prompts_of(text: &str, file: &Path) -> Result<Vec<String>> {
     let is_json = file.extension().is_some_and(|end| end == "jsonl");
     let mut prompts = vec![];
@@ -162,16 +162,16 @@ fn prompts_of(text: &str, file: &Path) -> Result<Vec<String>> {
     Ok(prompts)
 }
 
-/// What of the texts is printed, and how.
+/// Prints the generated texts, in the order of their places.
 struct Shown {
-    /// Whether there is one text only, which is printed as it comes.
+    /// Whether there is only one text, which is then printed as it is generated.
     is_alone: bool,
     is_json: bool,
-    /// What each token spells, where log-probabilities are shown.
+    /// Bytes of each token, if log-probabilities are shown.
     spellings: Option<Vec<Vec<u8>>>,
-    /// The place of the text that is printed next.
+    /// Place of the text to print next.
     next: usize,
-    /// Those that wait for one before them.
+    /// Finished texts that wait for an earlier one.
     done: BTreeMap<usize, String>,
 }
 
@@ -186,16 +186,16 @@ impl Shown {
     }
 
     fn end(&mut self, text: &Text) -> Result<()> {
-        let told = match (self.is_json, self.is_alone) {
+        let output = match (self.is_json, self.is_alone) {
             (true, _) => self.json(text).to_string(),
             (false, true) => String::new(),
             (false, false) => {
                 format!("--- prompt {}, text {}\n{}", text.prompt + 1, text.choice + 1, text.text)
             }
         };
-        self.done.insert(text.place, told);
-        while let Some(told) = self.done.remove(&self.next) {
-            say(told)?;
+        self.done.insert(text.place, output);
+        while let Some(output) = self.done.remove(&self.next) {
+            say(output)?;
             self.next += 1;
         }
         Ok(())
@@ -204,7 +204,7 @@ impl Shown {
     fn json(&self, text: &Text) -> Value {
         let ended = Instant::now();
         let first = text.first.unwrap_or(ended);
-        // The first token comes of reading the prompt; the others are what writing costs.
+        // The first token's time is that of reading the prompt; only the others measure generation.
         let per_second = text.written.saturating_sub(1) as f64 / (ended - first).as_secs_f64().max(1e-9);
         let mut row = json!({
             "text": text.text,

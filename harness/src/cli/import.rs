@@ -1,4 +1,4 @@
-//! The verb `import`.
+//! The verb `import`: converts a model of another program into a model folder.
 
 use super::{note, say};
 use anyhow::{Context, Result, bail};
@@ -10,23 +10,24 @@ use std::path::{Path, PathBuf};
 /// Arguments of `import`.
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// A folder with config.json and model.safetensors, pytorch_model.bin (either in several files with an index) or *.pth;
-    /// or a lone .pth or .gguf file
+    /// Folder with config.json and model.safetensors, pytorch_model.bin (either may be split, with an index) or *.pth;
+    /// or a single .pth or .gguf file
     from: PathBuf,
-    /// The model folder to write, which is not there yet
+    /// Model folder to write, which must not exist yet
     to: PathBuf,
-    /// Weights, where they lie elsewhere
+    /// File of the weights, if it is not in the folder
     #[arg(long)]
     weights: Option<PathBuf>,
-    /// Folder of the tokenizer, where the model folder has none
+    /// Folder of the tokenizer, if the model folder has none
     #[arg(long)]
     tokenizer: Option<PathBuf>,
-    /// Query heads of a lone .pth file, which does not tell; unset: 16, as in all that MiniMind published
+    /// Number of query heads of a single .pth file, which does not contain it; unset: 16, as in all models that
+    /// MiniMind published
     #[arg(long, value_name = "N")]
     n_heads: Option<usize>,
 }
 
-/// Turns a model of another program into a model folder.
+/// Converts a model of another program into a model folder.
 pub fn import(args: &ImportArgs) -> Result<bool> {
     let (dir, weights) = match args.from.is_file() {
         true => (args.from.parent().unwrap_or(Path::new(".")), Some(args.from.as_path())),
@@ -36,7 +37,7 @@ pub fn import(args: &ImportArgs) -> Result<bool> {
     let is_gguf = |path: &Path| path.extension().is_some_and(|end| end == "gguf");
     if args.n_heads.is_some() && weights.is_none_or(is_gguf) {
         bail!(
-            "--n-heads is for a lone .pth file; a folder's config.json and a GGUF file tell the number of heads"
+            "--n-heads is for a lone .pth file; a folder's config.json and a GGUF file contain the number of heads"
         );
     }
     let (config, weights) = match weights {
@@ -55,19 +56,19 @@ pub fn import(args: &ImportArgs) -> Result<bool> {
     let tokenizer =
         crate::export::import(&config, weights, tokenizer, &args.to).context("the model folder")?;
     if let Some(why) = tokenizer.no_template() {
-        say(format!("no chats, fine-tuning or exams with it: {why}"))?;
+        say(format!("not usable for chats, fine-tuning or exams: {why}"))?;
     }
     say(format!("{params} parameters in {}", args.to.display()))?;
     Ok(true)
 }
 
-/// A state dict without a config.json.
+/// Reads a state dict without a config.json.
 fn lone(path: &Path, n_heads: Option<usize>) -> Result<(ModelConfig, Weights)> {
     let tensors = folder::read_weights(path)?;
     let config = minimind::shape_of(&tensors, n_heads.unwrap_or(minimind::HEADS), path)?;
     if n_heads.is_none() {
         note(&format!(
-            "{}: no config.json beside it; taken for MiniMind's {} query and {} key-value heads",
+            "{}: no config.json next to it; assuming MiniMind's {} query and {} key-value heads",
             path.display(),
             config.n_heads,
             config.n_kv_heads

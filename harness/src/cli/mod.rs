@@ -1,4 +1,4 @@
-//! The verbs of the command line. *Invariant:* only this folder prints.
+//! The command line, one module per verb. *Invariant:* only this folder prints to stdout.
 #![allow(clippy::print_stdout)] // the command line's own output
 
 mod bench;
@@ -53,7 +53,7 @@ struct Cli {
     verb: Verb,
 }
 
-/// A sweep or experiment.
+/// A sweep or experiment file and its options.
 #[derive(Debug, Args)]
 struct SweepArgs {
     /// A sweep file, or an experiment file that names sweeps
@@ -62,33 +62,33 @@ struct SweepArgs {
     with: ReadArgs,
 }
 
-/// What sweeps and experiments are read with.
+/// Options that determine how sweeps and experiments are read.
 #[derive(Debug, Clone, Args)]
 struct ReadArgs {
-    /// Folder of stage runs; unset: runs, or where an earlier run is looked at, that of it
+    /// Folder of stage runs; unset: runs, or for verbs that look at an earlier run, the folder of that run
     #[arg(long, value_name = "DIR")]
     runs: Option<PathBuf>,
-    /// Folder of results, each sweep's and experiment's in a folder of its name, which belongs to one file
+    /// Folder of results; each sweep and experiment has a subfolder of its name, which belongs to a single file
     #[arg(long, value_name = "DIR", default_value = "results")]
     results: PathBuf,
     /// Set a key, such as pretrain.lr=1e-3; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Start from a preset, such as minimind; `mindscale schema presets` prints them
+    /// Preset to start from, such as minimind; `mindscale schema presets` prints them all
     #[arg(long)]
     preset: Option<String>,
-    /// Print JSON for programs
+    /// Print machine-readable JSON
     #[arg(long)]
     json: bool,
 }
 
 impl SweepArgs {
-    /// The sweep or experiment, with these layers.
+    /// Reads the sweep or experiment.
     fn read(&self, layers: Layers) -> anyhow::Result<Work> {
         Work::read(&self.file, &self.with.options(), layers)
     }
 
-    /// The same, about some of its trials.
+    /// Reads the sweep or experiment, restricted to some of its trials.
     fn read_only(&self, layers: Layers, only: &OnlyArg) -> anyhow::Result<Work> {
         Work::read(&self.file, &ReadOptions { only: only.only.clone(), ..self.with.options() }, layers)
     }
@@ -101,50 +101,54 @@ impl ReadArgs {
     }
 }
 
-/// Some of the trials.
+/// Restriction to some of the trials.
 #[derive(Debug, Clone, Args)]
 struct OnlyArg {
-    /// The trials for which a condition holds, such as 'model.n_layers == 4 and seed <= 2'; the others are left as they are
+    /// Use only the trials that meet a condition, such as 'model.n_layers == 4 and seed <= 2'; the others are left as
+    /// they are
     #[arg(long, value_name = "CONDITION")]
     only: Option<String>,
 }
 
-/// What may be lost.
+/// Permission to lose results.
 #[derive(Debug, Clone, Copy, Args)]
 struct ForceArg {
-    /// Replace results that show more finished trials by these, which show fewer
+    /// Replace existing results even if they show more finished trials than the new ones
     #[arg(long)]
     force: bool,
 }
 
-/// Where each stage run is worked on, what it may use, and how often it is tried again.
+/// Where stage runs are executed, their limits, and how often they are retried.
 #[derive(Debug, Clone, Args)]
 struct HowArgs {
-    /// Stage runs at a time; unset: as many as cores and memory allow, at most as many as trials
+    /// Stage runs to execute at the same time; unset: as many as cores and memory allow, but no more than there are
+    /// trials
     #[arg(long)]
     jobs: Option<usize>,
-    /// Longest time of a trial, its stages and exams together, such as 30m; it then writes a checkpoint and counts as failed
+    /// Time limit of a trial, its stages and exams together, such as 30m; when it expires, the trial writes a
+    /// checkpoint and counts as failed
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     time_limit: Option<Duration>,
-    /// Most memory of a stage run, such as 2GiB; one that takes more is killed and counts as failed
+    /// Memory limit of a stage run, such as 2GiB; a stage run that exceeds it is killed and counts as failed
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory_limit: Option<u64>,
-    /// Stage runs at a time on each GPU, where device is cuda, as far as its memory has room by the forecast of `plan`; 0
-    /// is as many as there is room for; unset: 1. The GPUs are those of CUDA_VISIBLE_DEVICES, or all
+    /// Stage runs to execute at the same time on each GPU with device = cuda, as far as the memory forecast of `plan`
+    /// allows; 0: as many as fit; unset: 1. Uses the GPUs of CUDA_VISIBLE_DEVICES, or all
     #[arg(long, value_name = "N")]
     per_gpu: Option<usize>,
-    /// Retries of a stage run that is killed, or whose disk fails or GPU has no memory left, with increasing delays; unset: 2
+    /// Retries, with increasing delays, of a stage run that is killed, meets a disk error or runs out of GPU memory;
+    /// unset: 2
     #[arg(long, value_name = "N")]
     retries: Option<u32>,
-    /// Where stage runs are worked on: in processes here, or as jobs of Slurm
+    /// Where to execute stage runs: in local processes or as Slurm jobs
     #[arg(long, value_enum, default_value_t = ExecutorArg::Local)]
     executor: ExecutorArg,
-    /// Option for every Slurm job, such as --sbatch=--partition=gpu; may be repeated
+    /// Additional option for every Slurm job, such as --sbatch=--partition=gpu; may be repeated
     #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
     sbatch: Vec<String>,
 }
 
-/// Where stage runs are worked on.
+/// Where stage runs are executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ExecutorArg {
     /// In processes on this machine
@@ -155,7 +159,7 @@ enum ExecutorArg {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Write a first sweep and an experiment, with comments that say what to change
+    /// Write the files of a new sweep and experiment, with comments that explain what to change
     #[command(after_help = "\
 Examples:
   mindscale init deep-or-wide
@@ -176,7 +180,7 @@ Examples:
         #[command(flatten)]
         how: HowArgs,
     },
-    /// Show the trials and what they cost, and which stage runs are there already
+    /// Show the trials, their cost, and which stage runs exist already
     #[command(after_help = "\
 Examples: mindscale plan sweeps/deep_vs_wide_1m.toml --explain
           mindscale plan sweeps/deep_vs_wide_1m.toml --device h100 --precision bf16 --price-per-hour 2.50")]
@@ -185,15 +189,15 @@ Examples: mindscale plan sweeps/deep_vs_wide_1m.toml --explain
         sweep: SweepArgs,
         #[command(flatten)]
         only: OnlyArg,
-        /// Say why a stage run is not there yet
+        /// Explain why each missing stage run has to be run
         #[arg(long)]
         explain: bool,
         #[command(flatten)]
         on: plan::OnArgs,
     },
-    /// Show what ran, runs, failed and is left
+    /// Show which trials and stages are done, running, failed or pending
     #[command(after_help = "\
-Without --set, --preset and MINDSCALE_* the layers of the last run are taken, as results/<name>/record.json has them.
+Without --set, --preset and MINDSCALE_*, the layers of the last run are used, as recorded in results/<name>/record.json.
 
 Examples:
   mindscale status experiments/quickstart.toml --watch
@@ -209,24 +213,24 @@ Examples:
         #[command(flatten)]
         web: web::WebArgs,
     },
-    /// Take a sweep's jobs out of Slurm's queue
+    /// Cancel a sweep's Slurm jobs
     #[command(after_help = "\
-Without --set, --preset and MINDSCALE_* the layers of the last run are taken, as results/<name>/record.json has them.
+Without --set, --preset and MINDSCALE_*, the layers of the last run are used, as recorded in results/<name>/record.json.
 
 Example: mindscale cancel sweeps/deep_vs_wide_1m.toml")]
     Cancel {
         #[command(flatten)]
         sweep: SweepArgs,
     },
-    /// Show what no sweep refers to, and remove it with --delete
+    /// List stage runs that no sweep or record refers to; remove them with --delete
     #[command(after_help = "\
-What a record.json in a folder of results refers to is kept as well: remove results/<name> to let it go.
+Stage runs that a record.json in a folder of results refers to are kept as well; remove results/<name> to release them.
 
 Example: mindscale gc experiments/quickstart.toml sweeps/smoke.toml --delete")]
     Gc(gc::GcArgs),
-    /// Write figures, tables and report again from recorded runs
+    /// Rewrite figures, tables and report from recorded runs
     #[command(after_help = "\
-Without --set, --preset and MINDSCALE_* the layers of the last run are taken, as results/<name>/record.json has them;
+Without --set, --preset and MINDSCALE_*, the layers of the last run are used, as recorded in results/<name>/record.json;
 the stage runs of its trials are found by that record, without the data they were made from.
 
 Examples:
@@ -242,7 +246,7 @@ Examples:
     /// Examine a model on a folder of question sheets
     #[command(after_help = "Example: mindscale exam runs/dpo-... --sheets ceval/val --out questions.csv")]
     Exam(exam::ExamArgs),
-    /// Measure how well a model predicts a text, behind contexts of several lengths
+    /// Measure how well a model predicts a text, given contexts of several lengths
     #[command(after_help = "\
 Longer contexts than the model was trained with are reached by scaling its rotary positions: linear interpolation, NTK-aware
 scaling, YaRN. All lengths predict the same tokens, so that their perplexities compare.
@@ -251,85 +255,85 @@ Example: mindscale perplexity runs/pretrain-... --text books.jsonl --lengths 256
     Perplexity(perplexity::PerplexityArgs),
     /// Generate text with a model
     #[command(after_help = "\
-One text is printed as it comes; of several prompts, or with -n, each once it is complete, in order.
+A single text is printed as it is generated; with several prompts or -n, each is printed once it is complete, in order.
 
 Examples:
   mindscale generate sft-cedd4909 --chat --prompt '你好' --max-tokens 64
   mindscale generate sft-cedd4909 --chat --prompts questions.txt -n 3 --stop '。' --json
   cat letter.txt | mindscale generate sft-cedd4909 --prompt - --temperature 0")]
     Generate(generate::GenerateArgs),
-    /// Talk to a model in the terminal
+    /// Chat with a model in the terminal
     #[command(after_help = "\
-A line that ends in \\ goes on in the next one; /help tells the commands; Ctrl-C stops an answer.
+A line that ends in \\ continues on the next one; /help lists the commands; Ctrl-C stops an answer.
 
 Example: mindscale chat sft-cedd4909 --temperature 0.5 --system '你是助手'")]
     Chat(chat::ChatArgs),
-    /// Put answers of several models side by side
+    /// Show the answers of several models side by side, and optionally have them judged
     #[command(after_help = "\
-A judge reads every two answers to a prompt in both orders, without names. Its key is taken from OPENAI_API_KEY.
+A judge compares every pair of answers to a prompt in both orders, without names. Its API key is read from OPENAI_API_KEY.
 
 Examples:
   mindscale compare pretrain-3edf6050 sft-cedd4909 dpo-77aa10fe --temperature 0
   mindscale compare experiments/quickstart.toml --prompts questions.txt --out answers.html --out answers.csv
   mindscale compare old=sft-cedd4909 new=sft-0f12ab34 --judge https://api.openai.com/v1 --judge-model NAME")]
     Compare(compare::CompareArgs),
-    /// Serve models over HTTP: OpenAI's endpoints and a web page
+    /// Serve models over HTTP: an OpenAI-compatible API and a web page
     #[command(after_help = "\
-docs/serve.md has the endpoints. Ctrl-C lets answers finish first.
+docs/serve.md describes the endpoints. Ctrl-C stops the server once answers in progress are finished.
 
 Examples:
   mindscale serve sft-cedd4909
   mindscale serve small=sft-cedd4909 deep=runs/dpo-... --port 9000 --api-key-file key.txt
   mindscale serve experiments/quickstart.toml")]
     Serve(serve::ServeArgs),
-    /// Train, show and try tokenizers
+    /// Train, inspect and try out tokenizers
     Tokenizer {
         #[command(subcommand)]
         verb: tokenizer::TokenizerVerb,
     },
-    /// Prepare and look at training data
+    /// Prepare and inspect training data
     Data {
         #[command(subcommand)]
         verb: data::DataVerb,
     },
     /// Download a model, a data set or an exam from the Hugging Face Hub
     #[command(after_help = "\
-A download that was stopped goes on where it broke off, and every file is checked by its digest. HF_ENDPOINT names a
-mirror, HF_TOKEN opens what is private or gated.
+Interrupted downloads are resumed, and the digest of every file is checked. HF_ENDPOINT sets a mirror, HF_TOKEN gives
+access to private and gated repositories.
 
 Examples:
   mindscale fetch minimind
   mindscale fetch ceval --out exams/ceval
   mindscale fetch hf:jingyaogong/minimind-v1 --include '*.json' --include '*.bin'")]
     Fetch(fetch::FetchArgs),
-    /// Turn a model of MiniMind v1 or of transformers into a model folder
+    /// Convert a model of MiniMind v1 or of transformers into a model folder
     #[command(after_help = "\
-Read are folders as MiniMind v1 publishes them, its lone .pth files, folders of transformers: Llama, Mistral, Qwen3,
-Qwen2-MoE and Qwen3-MoE, as far as they compute what is computed here, in one file or in several; and GGUF files of f32,
-f16 and q8_0 as `export` writes them, with the tokenizer beside.
+Supported are folders as published by MiniMind v1, its single .pth files, transformers folders of Llama, Mistral, Qwen3,
+Qwen2-MoE and Qwen3-MoE in one or several weight files, if their architecture is supported, and GGUF files in f32, f16
+or q8_0 as `export` writes them, with the tokenizer in the same folder.
 
 Examples:
   mindscale import MiniMind2-V1 my-model --tokenizer minimind_tokenizer
   mindscale import full_sft_512.pth my-model --tokenizer minimind_tokenizer")]
     Import(import::ImportArgs),
-    /// Write a model for other programs: transformers, llama.cpp, MiniMind v1
+    /// Export a model for other programs: transformers, llama.cpp, MiniMind v1
     #[command(after_help = "\
 Examples:
   mindscale export sft-cedd4909 --to hf --out my-model
   mindscale export sft-cedd4909 --to gguf --type q8_0 --out my-model
   mindscale export experiments/quickstart.toml --best exam_accuracy --to hf --out best")]
     Export(export::ExportArgs),
-    /// Compare, test and fit tables of scores
+    /// Statistics on tables of scores: comparisons, tests, power and fits
     Stats {
         #[command(subcommand)]
         verb: stats::StatsVerb,
     },
-    /// Measure how fast this machine trains, examines, tokenizes and writes
+    /// Measure how fast this machine trains, examines, tokenizes and generates
     Bench {
         #[command(subcommand)]
         verb: bench::BenchVerb,
     },
-    /// Print the JSON Schema by which editors complete and check sweep and experiment files, or what presets hold
+    /// Print the JSON Schema with which editors complete and check sweep and experiment files, or the presets
     #[command(after_help = "\
 With Taplo, or Even Better TOML in VS Code, write #:schema sweep.schema.json as the first line of a sweep file.
 
@@ -337,41 +341,41 @@ Examples:
   mindscale schema sweep > sweep.schema.json
   mindscale schema presets")]
     Schema {
-        /// What is printed
+        /// What to print
         #[arg(value_enum, default_value_t = schema::FileKind::Sweep)]
         kind: schema::FileKind,
     },
-    /// Print the script by which a shell completes verbs and options
+    /// Print a shell's completion script for verbs and options
     #[command(
         after_help = "Example: mindscale completions bash > ~/.local/share/bash-completion/completions/mindscale"
     )]
     Completions {
-        /// The shell
+        /// The shell to complete for
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
     /// Write manual pages, one for each verb
     #[command(after_help = "Example: mindscale man --out ~/.local/share/man/man1")]
     Man(shell::ManArgs),
-    /// Describe this machine and check its arithmetic
+    /// Describe this machine and check that it computes correctly
     #[command(after_help = "\
 Every operation of training and of inference is compared with a second, plain implementation, on the processor and on
-each GPU. Exit code 1 where one is off.
+each GPU. The exit code is 1 if any differs.
 
 Example: mindscale doctor --json")]
     Doctor(doctor::DoctorArgs),
-    /// Work on one stage run, as a child of `run`
+    /// Execute one stage run, as a child process of `run`
     #[command(hide = true, name = crate::execute::child::VERB)]
     StageRun {
-        /// The request
+        /// File of the request
         request: PathBuf,
-        /// Nobody holds the standard input: it is a job, which was queued again so often
+        /// Number of times that this Slurm job has been requeued; set only for jobs, whose standard input has no writer
         #[arg(long)]
         restarts: Option<u32>,
     },
 }
 
-/// Runs the command line: 0 on success, 1 on failure, 2 on wrong usage.
+/// Runs the command line; exits with 0 on success, 1 on failure and 2 on wrong usage.
 pub fn main() -> ExitCode {
     let level = std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into());
     tracing_subscriber::fmt()
@@ -382,7 +386,7 @@ pub fn main() -> ExitCode {
         .with_target(false)
         .init();
     let cli = Cli::parse();
-    if let Err(error) = model::backend::cpu::gemm::Path::asked() {
+    if let Err(error) = model::backend::cpu::gemm::Path::from_env() {
         return end(Err(error.into()));
     }
     let outcome = match cli.verb {
@@ -415,7 +419,7 @@ pub fn main() -> ExitCode {
     end(outcome.map(|is_well| if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
 }
 
-/// Tells an error, and turns it into an exit code.
+/// Prints an error to stderr and turns the outcome into an exit code.
 fn end(outcome: anyhow::Result<ExitCode>) -> ExitCode {
     match outcome {
         Ok(code) => code,
@@ -431,12 +435,12 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-/// Says something beside the output, which programs may read.
+/// Prints a note to stderr, because stdout may be read by programs.
 fn note(text: &str) {
     eprintln!("note: {text}");
 }
 
-/// Prints a line; a reader that has gone away is an error that ends the program quietly.
+/// Prints a line to stdout; a closed pipe is an error that ends the program quietly.
 fn say(text: impl std::fmt::Display) -> anyhow::Result<()> {
     use std::io::Write;
     Ok(writeln!(std::io::stdout().lock(), "{text}")?)

@@ -1,4 +1,4 @@
-//! Which model a verb is about: a folder, a stage run by the name that is shown, or a trial of a sweep.
+//! The model that a verb uses: a folder, a stage run by its short name, or a trial of a sweep.
 
 use super::note;
 use crate::config::Stage;
@@ -11,20 +11,20 @@ use clap::{Args, ValueEnum};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What the best trial of a file is best at.
+/// Criterion for the best trial of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 enum Best {
-    /// Lowest held-out loss after pretraining
+    /// Lowest validation loss after pretraining
     ValLoss,
-    /// Fewest held-out bits per byte after pretraining
+    /// Fewest validation bits per byte after pretraining
     ValBpb,
-    /// Highest share of right answers in its last exam
+    /// Highest accuracy in its last exam
     ExamAccuracy,
 }
 
 impl Best {
-    /// Less is better.
+    /// Returns the trial's value; lower is better.
     fn of(self, trial: &TrialRecord) -> Option<f64> {
         match self {
             Best::ValLoss => trial.val_loss,
@@ -34,32 +34,39 @@ impl Best {
     }
 }
 
-/// Which model of a sweep or experiment file is meant.
+/// Selects a model of a sweep or experiment file.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Choice {
-    /// The trial of the file, by its name as it is shown, such as 76f0bbd6
+    /// Trial of the file, by its short name, such as 76f0bbd6
     #[arg(long, value_name = "ID", conflicts_with = "best")]
     trial: Option<String>,
-    /// The trial of the file that is best at this
+    /// Trial of the file that is best by this metric
     #[arg(long, value_name = "METRIC", value_enum)]
     best: Option<Best>,
-    /// The stage of the trial whose model it is; unset: the last one that is finished
+    /// Stage of the trial whose model is used; unset: the last finished one
     #[arg(long, value_name = "STAGE", value_parser = stage)]
     stage: Option<Stage>,
 }
 
-/// A model by its folder, its name, or the trial that made it.
+impl Choice {
+    /// Returns whether any of its options is given.
+    pub fn is_set(&self) -> bool {
+        self.trial.is_some() || self.best.is_some() || self.stage.is_some()
+    }
+}
+
+/// A model given by its folder, its name, or the trial that trained it.
 #[derive(Debug, Args)]
 pub struct ModelArg {
-    /// A model folder; a stage run: its folder, or its name as it is shown, such as sft-cedd4909; or a sweep or
-    /// experiment file, with --trial or --best where it has several trials
+    /// A model folder; a stage run, by its folder or short name, such as sft-cedd4909; or a sweep or experiment file,
+    /// with --trial or --best if it has several trials
     model: PathBuf,
     #[command(flatten)]
     choice: Choice,
-    /// Folder of stage runs, where names are looked up; unset: runs, or that of the file's last run
+    /// Folder of stage runs, in which names are looked up; unset: runs, or that of the file's last run
     #[arg(long, value_name = "DIR")]
     runs: Option<PathBuf>,
-    /// Folder of results, where a file's last run is looked up
+    /// Folder of results, in which a file's last run is looked up
     #[arg(long, value_name = "DIR", default_value = "results")]
     results: PathBuf,
 }
@@ -70,16 +77,16 @@ fn stage(name: &str) -> Result<Stage, String> {
 }
 
 impl ModelArg {
-    /// The folder of the model's files.
+    /// Returns the folder of the model's files.
     ///
     /// # Errors
-    /// Where it is no folder and the beginning of no stage run's name, of several, or of one without a model.
+    /// If the argument is neither a folder nor the prefix of exactly one stage run's name, or if there is no model.
     pub fn folder(&self) -> Result<PathBuf> {
         let model = &self.model;
-        if self.is_file() {
+        if is_sweep_file(&self.model) {
             return self.of_file();
         }
-        if self.choice.trial.is_some() || self.choice.best.is_some() || self.choice.stage.is_some() {
+        if self.choice.is_set() {
             bail!("{}: --trial, --best and --stage choose from a sweep or experiment file", model.display());
         }
         let runs = &self.runs.clone().unwrap_or_else(|| "runs".into());
@@ -95,13 +102,13 @@ impl ModelArg {
                 bail!("{}: holds no model (yet); expected a finished stage run of a model", only.display())
             }
             [] => bail!(
-                "{name}: neither a folder nor a stage run in {}; `mindscale status` names them, --runs says where they are",
+                "{name}: neither a folder nor a stage run in {}; `mindscale status` lists them, --runs sets their folder",
                 runs.display()
             ),
             several => {
                 let names: Vec<_> = several.iter().filter_map(|run| run.file_name()).collect();
                 bail!(
-                    "{name}: begins {} names in {}: {names:?}; give more of it",
+                    "{name}: matches {} stage runs in {}: {names:?}; give a longer prefix",
                     several.len(),
                     runs.display()
                 )
@@ -111,7 +118,7 @@ impl ModelArg {
 }
 
 impl ModelArg {
-    /// The model of a trial of a file.
+    /// Returns the model folder of the chosen trial of a file.
     fn of_file(&self) -> Result<PathBuf> {
         let (records, graph) = self.trials()?;
         let chosen = self.choose(&records).with_context(|| self.model.display().to_string())?;
@@ -120,11 +127,7 @@ impl ModelArg {
         Ok(dir.join("model"))
     }
 
-    fn is_file(&self) -> bool {
-        self.model.is_file() && self.model.extension().is_some_and(|extension| extension == "toml")
-    }
-
-    /// The trials of a file, and the graph of their stage runs.
+    /// Returns the trials of a file and the graph of their stage runs.
     fn trials(&self) -> Result<(Vec<TrialRecord>, StageGraph)> {
         let options = ReadOptions {
             runs: self.runs.clone(),
@@ -145,13 +148,13 @@ impl ModelArg {
             return first.map(|(_, trial)| trial).ok_or_else(|| anyhow!(no_metric(best, records)));
         }
         let beginning = self.choice.trial.clone().unwrap_or_default().to_lowercase().replace('-', "");
-        let is_meant = |trial: &&TrialRecord| trial.trial.simple().to_string().starts_with(&beginning);
-        let found: Vec<_> = records.iter().filter(is_meant).collect();
+        let matches = |trial: &&TrialRecord| trial.trial.simple().to_string().starts_with(&beginning);
+        let found: Vec<_> = records.iter().filter(matches).collect();
         match found.as_slice() {
             [only] => Ok(only),
-            [] => bail!("no trial's name begins with {beginning}; `mindscale plan` names them"),
+            [] => bail!("no trial's name begins with {beginning}; `mindscale plan` lists them"),
             several => bail!(
-                "{} of its trials are meant; choose one with --trial ID, as `mindscale plan` names them, or --best val_bpb",
+                "{} trials match; choose one with --trial ID, as listed by `mindscale plan`, or with --best val_bpb",
                 several.len()
             ),
         }
@@ -171,7 +174,7 @@ impl ModelArg {
     }
 }
 
-/// What is said where no finished trial has a metric: those that there are.
+/// Returns the message for a metric that no finished trial has, with the metrics that some have.
 fn no_metric(best: Best, records: &[TrialRecord]) -> String {
     let done: Vec<&TrialRecord> = records.iter().filter(|trial| trial.status == Status::Done).collect();
     if done.is_empty() {
@@ -185,27 +188,27 @@ fn no_metric(best: Best, records: &[TrialRecord]) -> String {
     format!("no finished trial has {}; there is {there}", name(&best))
 }
 
-/// A model that was found.
+/// A model that an argument selects.
 pub struct Found {
-    /// The folder of its files.
+    /// Folder of its files.
     pub dir: PathBuf,
-    /// Where it comes from, for people.
+    /// Where it was loaded from, for people.
     pub source: String,
 }
 
 impl ModelArg {
-    /// A model by its folder, its name, or a file whose trials made several.
+    /// Creates the argument from its parts.
     pub fn named(model: PathBuf, choice: Choice, runs: Option<PathBuf>, results: PathBuf) -> Self {
         Self { model, choice, runs, results }
     }
 
-    /// The model, or those of all trials of a file that have trained one, where none is chosen; one that several trials
-    /// share is there once.
+    /// Returns the model; for a file of which no trial is chosen, the models of all trials that have trained one. A
+    /// model that several trials share is returned once.
     ///
     /// # Errors
-    /// As [`Self::folder`], and where no trial has trained yet.
+    /// As [`Self::folder`], and if no trial has trained a model yet.
     pub fn all(&self) -> Result<Vec<Found>> {
-        if !self.is_file() || self.choice.trial.is_some() || self.choice.best.is_some() {
+        if !is_sweep_file(&self.model) || self.choice.trial.is_some() || self.choice.best.is_some() {
             let dir = self.folder()?;
             return Ok(vec![Found { source: dir.display().to_string(), dir }]);
         }
@@ -228,7 +231,12 @@ impl ModelArg {
     }
 }
 
-/// The stage runs whose name begins so, in order.
+/// Returns whether a model is given by a sweep or experiment file.
+pub fn is_sweep_file(model: &Path) -> bool {
+    model.is_file() && model.extension().is_some_and(|extension| extension == "toml")
+}
+
+/// Returns the folders of the stage runs whose name has this prefix, sorted.
 fn named(runs: &Path, beginning: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(runs).into_iter().flatten().flatten().map(|entry| entry.path());
     let begins = |run: &PathBuf| {
@@ -289,7 +297,7 @@ mod tests {
         assert_eq!(folder(Path::new("sft-0f")).unwrap(), inner);
         assert_eq!(folder(Path::new("sft-0")).unwrap(), inner);
         for (name, problem) in [
-            ("sft-cedd4909", "sft-cedd4909: begins 2 names in "),
+            ("sft-cedd4909", "sft-cedd4909: matches 2 stage runs in "),
             ("data-1", "holds no model (yet)"),
             ("dpo-1", "dpo-1: neither a folder nor a stage run in "),
             ("", "neither a folder nor a stage run"),

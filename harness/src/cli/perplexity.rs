@@ -1,4 +1,4 @@
-//! The verb `perplexity`: a model on a text, behind contexts of several lengths.
+//! The verb `perplexity`: evaluates a model on a text with contexts of several lengths.
 
 use super::data::named;
 use super::device_arg::DeviceArgs;
@@ -23,27 +23,28 @@ use std::path::PathBuf;
 pub struct PerplexityArgs {
     #[command(flatten)]
     model: ModelArg,
-    /// Files of pretraining texts, conversations among them in the chat template, read as one text from end to end; patterns such as text/*.jsonl may be used
+    /// Files or globs of pretraining text, such as text/*.jsonl, read as one continuous text; conversations in them are
+    /// put into the chat template
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     text: Vec<String>,
-    /// Lengths of context in tokens; unset: from a quarter of the trained length to four times it
+    /// Context lengths in tokens; unset: 1/4, 1/2, 1, 2 and 4 times the trained length
     #[arg(long, value_delimiter = ',', value_name = "N,...")]
     lengths: Vec<usize>,
-    /// Ways to rotate positions: none, linear:F, ntk:F, yarn:F; unset: all of them, with the longest context over the
-    /// trained length as F
+    /// Scalings of rotary positions to compare: none, linear:F, ntk:F, yarn:F; unset: all of them, with F the ratio of
+    /// the longest context to the trained length
     #[arg(long, value_delimiter = ',', value_name = "SCALING,...")]
     rope_scaling: Vec<RopeScaling>,
     #[command(flatten)]
     trained: TrainedArg,
-    /// Windows of the text at most, each of the longest context
+    /// Maximum number of windows of the text, each as long as the longest context
     #[arg(long, default_value_t = 64, value_name = "N")]
     windows: usize,
     #[command(flatten)]
     device: DeviceArgs,
-    /// Folder for perplexity.csv and a figure
+    /// Folder to write perplexity.csv and a figure to
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Print JSON for programs
+    /// Print machine-readable JSON
     #[arg(long)]
     json: bool,
 }
@@ -110,7 +111,7 @@ fn plan(args: &PerplexityArgs, max_seq_len: usize) -> Result<LengthPlan> {
     Ok(LengthPlan { lengths, scalings, trained, windows: args.windows.max(1) })
 }
 
-/// The first tokens of the text, a few more than `needed` where there are so many.
+/// Reads the first tokens of the text: just over `needed` if there are enough.
 fn read(args: &PerplexityArgs, tokenizer: &Tokenizer, needed: usize) -> Result<Vec<u32>> {
     let files = named(&args.text, "--text", args.json)?;
     let options = ReadOptions::new(&DataConfig::default()).advising(Advice::NONE);
@@ -120,7 +121,7 @@ fn read(args: &PerplexityArgs, tokenizer: &Tokenizer, needed: usize) -> Result<V
         let (document, _) = match row? {
             Row::Text(text) => tokenizer.document(&text, special)?,
             Row::Chat(messages) => tokenizer.conversation_document(&messages, special)?,
-            Row::Preference { .. } | Row::Labelled { .. } => continue, // files of pretraining texts have none
+            Row::Preference { .. } | Row::Labelled { .. } => continue, // do not occur in pretraining files
         };
         ids.extend(document);
         if ids.len() > needed {

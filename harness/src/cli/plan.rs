@@ -1,10 +1,10 @@
-//! The verb `plan`.
+//! The verb `plan`: shows the trials, their stage runs and their cost.
 
 use super::{OnlyArg, SweepArgs, note, say};
 use crate::config::{Stage, TrainStage, TrialConfig};
 use crate::exam::Questions;
 use crate::plan::extents::extents;
-use crate::plan::time::{DEVICES, Target, Totals, Yardstick, times};
+use crate::plan::time::{DEVICES, Estimator, Target, Totals, times};
 use crate::plan::{PlannedTrial, StageGraph, StageNode, State, explain};
 use crate::records::short_id;
 use crate::run::{Layers, Work};
@@ -14,62 +14,65 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use model::Precision;
 
-/// What times and prices are told for.
+/// Device and price of the forecast.
 #[derive(Debug, Args)]
 pub struct OnArgs {
-    /// Tell times for a card by its data sheet, or for this machine's processor, which is measured for a second or two; unset:
-    /// by the pace of earlier stage runs of this machine, where there are some
+    /// Forecast times for a GPU by its data sheet, or for this machine's processor, which is measured for a second or
+    /// two; unset: by the pace of this machine's earlier stage runs, if there are any
     #[arg(long, value_name = "NAME", value_parser = DEVICES)]
     device: Option<String>,
-    /// Numbers that the card computes with: f32, tf32, bf16 or f16; unset: bf16
+    /// Number format of the GPU's computations: f32, tf32, bf16 or f16; unset: bf16
     #[arg(long, requires = "device")]
     precision: Option<Precision>,
-    /// Price of an hour of the device, in any currency
+    /// Price per hour of the device, in any currency
     #[arg(long, value_name = "PRICE", value_parser = price)]
     price_per_hour: Option<f64>,
 }
 
 fn price(text: &str) -> Result<f64, String> {
     let price = text.parse().ok().filter(|price: &f64| price.is_finite() && *price >= 0.0);
-    price.ok_or_else(|| "expected a number from 0 on".into())
+    price.ok_or_else(|| "expected a number of at least 0".into())
 }
 
 impl OnArgs {
-    /// The device that times are told for, where one is named.
+    /// Returns the device of the forecast, if one is named.
     fn target(&self) -> Result<Option<Target>> {
         self.device.as_deref().map(|device| Target::of(device, self.precision)).transpose()
     }
 
-    /// What times are told by, where there is anything to tell them by.
-    fn yardstick(
+    /// Returns the pace by which times are forecast, if there is one.
+    fn estimator(
         &self,
         target: Option<Target>,
         work: &Work,
         graph: &StageGraph,
-    ) -> Result<Option<Yardstick>> {
+    ) -> Result<Option<Estimator>> {
         match target {
             _ if graph.is_finished() => Ok(None),
-            Some(target) => Yardstick::of(target).map(Some),
+            Some(target) => Estimator::of(target).map(Some),
             None => {
                 let device = graph.trials.first().map_or("cpu", |planned| planned.trial.config.device.kind());
-                let found = Yardstick::recorded(&work.runs, device);
-                let told = found.is_some() || self.price_per_hour.is_none();
-                ensure!(told, "--price-per-hour needs --device: no stage run of this machine tells its pace");
+                let found = Estimator::recorded(&work.runs, device);
+                let has_speed = found.is_some() || self.price_per_hour.is_none();
+                ensure!(
+                    has_speed,
+                    "--price-per-hour needs --device: no stage run of this machine gives its speed"
+                );
                 Ok(found)
             }
         }
     }
 }
 
-/// Floating-point operations of a stage run by itself, and those that it takes where a trunk takes its first steps; as often
-/// as it is likely to be run.
+/// Returns the floating-point operations of a stage run trained on its own, and those left if a trunk takes its first
+/// steps; both times its probability of being run.
 fn flops(node: &StageNode, extent: Option<Extent>) -> (f64, f64) {
     let share = node.trunk.map_or(0.0, |trunk| trunk.share);
     let whole = extent.and_then(|extent| extent.flops).unwrap_or(node.weight / (1.0 - share));
     (node.chance * whole, node.chance * whole * (1.0 - share))
 }
 
-/// What training costs where stage runs take the first steps of others; `None` where none does.
+/// Describes the training cost saved by shared trunks; `None` if there are none.
 fn saved(graph: &StageGraph, extents: &[Option<Extent>]) -> Option<String> {
     let (mut whole, mut taken, mut branches) = (0.0, 0.0, 0);
     for (node, extent) in graph.nodes.iter().zip(extents).filter(|(node, _)| node.state.is_left()) {
@@ -79,12 +82,11 @@ fn saved(graph: &StageGraph, extents: &[Option<Extent>]) -> Option<String> {
     }
     let branches = (branches > 0).then(|| counted(branches, "stage run"))?;
     Some(format!(
-        "{branches} begin where a longer one has been: training takes about {taken:.2e} of {whole:.2e} FLOPs, those of trials \
-         that are trained apart"
+        "{branches} start from a checkpoint of a longer one: training takes about {taken:.2e} FLOPs instead of {whole:.2e}"
     ))
 }
 
-/// What tuning does and costs; `None` where nothing is tuned.
+/// Describes what tuning does and costs; `None` if nothing is tuned.
 fn tuning(graph: &StageGraph, extents: &[Option<Extent>]) -> Option<String> {
     let first = &graph.tunings.first()?.tuning;
     let (mut of_tuning, mut all) = (0.0, 0.0);
@@ -112,7 +114,7 @@ fn tuning(graph: &StageGraph, extents: &[Option<Extent>]) -> Option<String> {
         let seeds = counted(seeds.len(), "seed");
         (key.clone(), format!("by the validation loss of {}: {how}, {seeds}", stage.name()))
     };
-    // Sweeps of one experiment may tune by rules of their own.
+    // Sweeps of one experiment may have different tuning rules.
     let (key, rule) = match rule(first) {
         one if graph.tunings.iter().all(|planned| rule(&planned.tuning) == one) => one,
         _ => ("a key".into(), "by the rule of its sweep".into()),
@@ -129,12 +131,12 @@ fn tuning(graph: &StageGraph, extents: &[Option<Extent>]) -> Option<String> {
     Some(text)
 }
 
-/// A line of the stage graph: a stage run, or several that stand alike and have nothing yet.
+/// A line of the stage graph: one stage run, or several in the same state that have not started.
 struct Line {
     stage: Stage,
     trials: usize,
     text: String,
-    /// Their names.
+    /// Names of the stage runs.
     of: Vec<String>,
 }
 
@@ -153,7 +155,7 @@ impl Line {
     }
 }
 
-/// Shows the trials and the stage graph.
+/// Prints the trials and the stage graph.
 pub fn plan(args: &SweepArgs, only: &OnlyArg, explained: bool, on: &OnArgs) -> Result<bool> {
     let work = args.read_only(Layers::Given, only)?;
     if let Some(other) = work.other_layers() {
@@ -175,25 +177,25 @@ pub fn plan(args: &SweepArgs, only: &OnlyArg, explained: bool, on: &OnArgs) -> R
     let target = on.target()?;
     let memory = |config: &TrialConfig| target.map_or_else(|| memory_mb(config), |on| on.memory_mb(config));
     let rows = crate::sweep::plan(&trials, name, known, memory);
-    let by = on.yardstick(target, &work, &graph)?;
+    let by = on.estimator(target, &work, &graph)?;
     let times = by.as_ref().map(|by| times(&graph, &extents, by)).unwrap_or_default();
     let totals = by.as_ref().map(|by| Totals::of(&graph, &times, by, on.price_per_hour));
     let examined = trials.iter().find(|trial| trial.config.exam.enabled);
     let questions = examined.and_then(|trial| Some(Questions::of(&trial.config).ok()?.count()));
     let settings = study.iter().map(|planned| (planned.setting, planned.trial.config.seed));
-    // A sweep by itself makes no claims.
+    // A sweep on its own makes no claims.
     let claims = work.experiment.iter().flat_map(|experiment| &experiment.comparisons);
     let mut is_paired = claims.map(|claim| !claim.paired_by.is_empty()).peekable();
     let paired = is_paired.peek().is_some() && is_paired.all(|paired| paired);
     let detectable = Detectable::of(settings, questions, paired);
-    // What waits for a value has another name once it is chosen.
+    // A stage run that waits for a tuned value gets another name once the value is chosen.
     let shown = |node: &StageNode| match &node.state {
         State::Held if node.trials.iter().any(|&trial| !graph.trials[trial].trial.is_candidate()) => {
             node.stage.to_string()
         }
         _ => node.short(),
     };
-    let behind = |node: &StageNode| {
+    let trunk_note = |node: &StageNode| {
         let trunk = node.trunk.map(|trunk| (shown(&graph.nodes[trunk.node]), trunk.share));
         trunk.map_or(String::new(), |(trunk, share)| {
             format!(", its first {:.0} % of steps by {trunk}", 100.0 * share)
@@ -238,7 +240,7 @@ pub fn plan(args: &SweepArgs, only: &OnlyArg, explained: bool, on: &OnArgs) -> R
     for (index, node) in graph.nodes.iter().enumerate() {
         let why = if explained && node.state.is_open() { explain(&graph, index, &work.runs) } else { None };
         let why = why.map_or(String::new(), |why| format!("; {why}"));
-        let text = format!("{}{}{why}", state(node), behind(node));
+        let text = format!("{}{}{why}", state(node), trunk_note(node));
         let stands_alone = explained || !matches!(node.state, State::Fresh | State::Held);
         let line = Line { stage: node.stage, trials: node.trials.len(), text, of: vec![shown(node)] };
         match lines.iter_mut().find(|other| !stands_alone && other.is_like(&line)) {

@@ -1,4 +1,4 @@
-//! The verb `report`.
+//! The verb `report`: rewrites figures, tables and report from recorded runs.
 
 use super::{SweepArgs, note, say};
 use crate::records::Status;
@@ -7,7 +7,7 @@ use crate::runs::kept::unpack;
 use crate::status::records::collect;
 use anyhow::{Result, bail};
 
-/// Writes the report from recorded runs, or from what is kept of them in the folder of results.
+/// Writes the report from recorded runs, or from what the folder of results keeps of them.
 pub fn report(args: &SweepArgs, force: bool) -> Result<bool> {
     let work = args.read(Layers::Last)?;
     work.may_write()?;
@@ -18,7 +18,7 @@ pub fn report(args: &SweepArgs, force: bool) -> Result<bool> {
     }
     work.own()?;
     if collect(&graph)?.iter().all(|trial| trial.status != Status::Done) {
-        note(&format!("no trial has finished; they are run by: {}", work.origin().run));
+        note(&format!("no trial has finished; run them with: {}", work.origin().run));
     }
     say(work.out.join("report.html").display())?;
     Ok(true)

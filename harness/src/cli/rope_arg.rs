@@ -1,35 +1,35 @@
-//! How a model is rotated over texts that are longer than those it was trained with.
+//! Scaling of rotary positions for contexts longer than those of training.
 
 use clap::Args;
 use model::{Backend, RopeScaling, Transformer};
 
-/// Longer texts than the trained ones.
+/// Scaling of rotary positions.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct RopeArgs {
-    /// Write longer texts than were trained by a factor F: linear:F, ntk:F or yarn:F scales the rotary positions
+    /// Extend the context by a factor F by scaling the rotary positions: linear:F, ntk:F or yarn:F
     #[arg(long, value_name = "SCALING", default_value_t = RopeScaling::Unscaled)]
     rope_scaling: RopeScaling,
     #[command(flatten)]
     trained: TrainedArg,
 }
 
-/// How long the trained texts were.
+/// Trained context length.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct TrainedArg {
-    /// Positions that the model was trained with; unset: its max_seq_len
+    /// Context length in tokens that the model was trained with; unset: its max_seq_len
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     trained: Option<u32>,
 }
 
 impl TrainedArg {
-    /// The positions, of a model with this `max_seq_len`.
+    /// Returns the trained length, for a model with this `max_seq_len`.
     pub fn positions(&self, max_seq_len: usize) -> usize {
         self.trained.map_or(max_seq_len, |trained| trained as usize)
     }
 }
 
 impl RopeArgs {
-    /// The model as it is asked for.
+    /// Applies the scaling to a model.
     pub fn apply<B: Backend>(&self, model: Transformer<B>) -> Transformer<B> {
         let trained = self.trained.positions(model.config.max_seq_len);
         model.with_rope_scaling(self.rope_scaling, trained)

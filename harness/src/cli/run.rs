@@ -1,4 +1,4 @@
-//! The verb `run`.
+//! The verb `run`: trains, examines and reports every trial.
 
 use super::{ExecutorArg, HowArgs, OnlyArg, SweepArgs, say};
 use crate::execute::limits::Limits;
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// Most notices that are told at the end.
+/// Maximum number of notices printed at the end.
 const NOTICES: usize = 20;
 
 /// Trains, examines and reports every trial.
@@ -34,7 +34,7 @@ fn executor(how: &HowArgs) -> Result<Executor> {
     let has_limits = time_limit.is_some() || memory_limit.is_some();
     match how.executor {
         ExecutorArg::Local => {
-            ensure!(sbatch.is_empty(), "--sbatch is of Slurm's jobs; give it with --executor slurm");
+            ensure!(sbatch.is_empty(), "--sbatch needs --executor slurm");
             let (per_gpu, retries) = (per_gpu.unwrap_or(run::PER_GPU), retries.unwrap_or(run::RETRIES));
             let limits = Limits { time: time_limit, memory: memory_limit };
             Ok(Executor::Local { jobs, per_gpu, limits, retries })
@@ -42,23 +42,23 @@ fn executor(how: &HowArgs) -> Result<Executor> {
         ExecutorArg::Slurm => {
             ensure!(
                 !has_limits,
-                "--time-limit and --memory-limit are kept by the local executor; Slurm's jobs have slurm.time and slurm.memory, as in --set slurm.time=2:00:00"
+                "--time-limit and --memory-limit apply to the local executor only; for Slurm jobs set slurm.time and slurm.memory, as in --set slurm.time=2:00:00"
             );
             ensure!(
                 jobs.is_none() && per_gpu.is_none() && retries.is_none(),
-                "--jobs, --per-gpu and --retries are kept by the local executor; how many of Slurm's jobs run at a time is slurm.at_once, as in --set slurm.at_once=4"
+                "--jobs, --per-gpu and --retries apply to the local executor only; the number of concurrent Slurm jobs is slurm.at_once, as in --set slurm.at_once=4"
             );
             Ok(Executor::Slurm(sbatch.clone()))
         }
     }
 }
 
-/// What stopping means, as it is told on the first Ctrl-C.
+/// Returns the message for the first Ctrl-C, which says what stopping means.
 fn stopping(executor: &Executor, file: &str) -> String {
     match executor {
         Executor::Local { .. } => "stopping: trainings finish their step and write a checkpoint, other stages are aborted; press Ctrl-C again to stop at once".into(),
         Executor::Slurm(_) => format!(
-            "stopping: Slurm's jobs run on, and the same command looks at them again; to take them out of the queue: mindscale cancel {}",
+            "stopping: Slurm jobs keep running, and the same command follows them again; cancel them with: mindscale cancel {}",
             shell_word(file)
         ),
     }
@@ -67,8 +67,8 @@ fn stopping(executor: &Executor, file: &str) -> String {
 fn stop_on_ctrl_c(options: &RunOptions, stopping: String) -> Result<()> {
     let (stop, board): (Arc<Stop>, Board) = (Arc::clone(&options.stop), options.board.clone());
     ctrlc::set_handler(move || {
-        stop.ask();
-        board.line(if stop.now() { "stopping at once" } else { &stopping });
+        stop.request();
+        board.line(if stop.is_immediate() { "stopping at once" } else { &stopping });
     })
     .context("Ctrl-C cannot be caught")
 }
@@ -102,7 +102,7 @@ fn print(work: &Work, outcome: &Outcome) -> Result<()> {
         say(format!("{} left out by --only {}", counted(*left_out, "trial"), shell_word(only)))?;
     }
     let Some(executed) = executed else {
-        // A trial that several sweeps hold is one.
+        // A trial of several sweeps counts once.
         let all = match graph.study().map(|trial| trial.uuid).collect::<BTreeSet<_>>().len() {
             1 => "its trial is finished".into(),
             n if *left_out == 0 => format!("all {n} trials are finished"),
@@ -153,7 +153,7 @@ mod tests {
         assert!(local.starts_with("stopping: trainings finish their step and write a checkpoint"), "{local}");
         assert_eq!(
             stopping(&Executor::Slurm(vec![]), "a b.toml"),
-            "stopping: Slurm's jobs run on, and the same command looks at them again; to take them out of the queue: mindscale cancel 'a b.toml'"
+            "stopping: Slurm jobs keep running, and the same command follows them again; cancel them with: mindscale cancel 'a b.toml'"
         );
     }
 }

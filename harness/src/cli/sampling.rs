@@ -1,50 +1,51 @@
-//! How tokens are chosen: the options that `generate` and `chat` have in common.
+//! Sampling options of the verbs that generate text.
 
 use clap::Args;
 use model::{GenerateOptions, Sampling};
 use serde::Serialize;
 
-/// The defaults are those of MiniMind's chat.
+/// Sampling options; the defaults are those of MiniMind's chat.
 #[derive(Debug, Clone, Args, Serialize)]
 pub struct SamplingArgs {
-    /// New tokens at most
+    /// Maximum number of new tokens
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub max_tokens: usize,
-    /// Logits are divided by it; 0 always takes the likeliest token
+    /// Divisor of the logits; 0 always takes the most likely token
     #[arg(long, value_name = "T", default_value_t = 0.7, allow_negative_numbers = true, value_parser = temperature)]
     pub temperature: f64,
-    /// Choose among so many of the likeliest tokens; 0 is all
+    /// Sample from the K most likely tokens; 0: from all
     #[arg(long, value_name = "K", default_value_t = 8)]
     pub top_k: usize,
-    /// Choose among the likeliest tokens that together reach this probability; 1 is all
+    /// Sample from the most likely tokens that together reach this probability; 1: from all
     #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true, value_parser = top_p)]
     pub top_p: f64,
-    /// Choose among tokens that have this share of the likeliest one's probability; 0 is all
+    /// Sample from tokens with at least this fraction of the most likely token's probability; 0: from all
     #[arg(long, value_name = "P", default_value_t = 0.0, allow_negative_numbers = true, value_parser = min_p)]
     pub min_p: f64,
-    /// Makes tokens that were seen less likely; 1 changes nothing
+    /// Penalty for tokens that have already occurred; 1: none
     #[arg(long, value_name = "R", default_value_t = 1.0, allow_negative_numbers = true, value_parser = repetition_penalty)]
     pub repetition_penalty: f64,
-    /// Equal seeds write equal texts
+    /// Seed; equal seeds generate equal texts
     #[arg(long, value_name = "S", default_value_t = 1)]
     pub seed: u64,
-    /// End the text where this string begins; may be repeated
+    /// End the text before this string; may be repeated
     #[arg(long, value_name = "TEXT", value_parser = stop)]
     pub stop: Vec<String>,
 }
 
 impl SamplingArgs {
-    /// How a text is written; `stop` are the tokens that end it.
+    /// Returns the options of generation; `stop` are the tokens that end a text.
     pub fn options(&self, stop: Vec<u32>) -> GenerateOptions {
         let &Self { max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, .. } = self;
         let sampling = Sampling { repetition_penalty, temperature, top_k, top_p, min_p };
         GenerateOptions { max_tokens, sampling, seed, stop, ..GenerateOptions::default() }
     }
 
-    /// Sets an option by its name, such as `temperature` or `top-p`.
+    /// Sets an option by its name, such as `temperature` or `top-p`. `stop` is replaced by one string; an empty value
+    /// removes all.
     ///
     /// # Errors
-    /// Where there is no such option, or it cannot have this value.
+    /// If there is no such option, or the value is not allowed.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
         let count = || value.parse().map_err(|_| format!("{value:?}: expected a whole number"));
         match name.replace('_', "-").as_str() {
@@ -55,6 +56,10 @@ impl SamplingArgs {
             "min-p" => self.min_p = min_p(value)?,
             "repetition-penalty" => self.repetition_penalty = repetition_penalty(value)?,
             "seed" => self.seed = value.parse().map_err(|_| format!("{value:?}: expected a whole number"))?,
+            "stop" => {
+                self.stop =
+                    Some(value).filter(|value| !value.is_empty()).map(str::to_owned).into_iter().collect()
+            }
             _ => {
                 let names = NAMES.join(", ");
                 let hint = crate::config::did_you_mean(name, NAMES);
@@ -64,20 +69,22 @@ impl SamplingArgs {
         Ok(())
     }
 
-    /// Every option with its value.
+    /// Formats every option with its value.
     pub fn show(&self) -> String {
-        let Self { max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, .. } = self;
+        let Self { max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, stop } = self;
+        let stop: Vec<String> = stop.iter().map(|text| format!("{text:?}")).collect();
+        let stop = if stop.is_empty() { "none".into() } else { stop.join(" ") };
         format!(
             "max-tokens {max_tokens}, temperature {temperature}, top-k {top_k}, top-p {top_p}, min-p {min_p}, \
-             repetition-penalty {repetition_penalty}, seed {seed}"
+             repetition-penalty {repetition_penalty}, seed {seed}, stop {stop}"
         )
     }
 }
 
-const NAMES: [&str; 7] =
-    ["max-tokens", "temperature", "top-k", "top-p", "min-p", "repetition-penalty", "seed"];
+const NAMES: [&str; 8] =
+    ["max-tokens", "temperature", "top-k", "top-p", "min-p", "repetition-penalty", "seed", "stop"];
 
-/// A number with which `set` makes sense of sampling.
+/// Parses a number and validates the sampling options that `set` makes of it.
 fn checked(text: &str, set: impl Fn(f64) -> Sampling) -> Result<f64, String> {
     let value = text.parse().map_err(|_| "expected a number, such as 0.7".to_owned())?;
     set(value).validate().map_err(|error| error.to_string())?;
@@ -102,4 +109,31 @@ fn repetition_penalty(text: &str) -> Result<f64, String> {
 
 fn stop(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("expected a text of at least one character".into()) } else { Ok(text.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn stop_strings_are_set_and_shown() {
+        let mut args = SamplingArgs {
+            max_tokens: 128,
+            temperature: 0.7,
+            top_k: 8,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            seed: 1,
+            stop: vec![],
+        };
+        assert!(args.show().ends_with(", seed 1, stop none"), "{}", args.show());
+        args.set("stop", "。").unwrap();
+        assert_eq!(args.stop, ["。"]);
+        assert!(args.show().ends_with(", stop \"。\""), "{}", args.show());
+        args.set("stop", "").unwrap();
+        assert!(args.stop.is_empty());
+        assert!(args.set("stops", "a").unwrap_err().ends_with("did you mean stop?"));
+    }
 }

@@ -1,4 +1,4 @@
-//! The verb `schema`: what files may hold.
+//! The verb `schema`: prints what files may hold.
 
 use super::say;
 use crate::config::{PRESETS, trial_schema};
@@ -7,21 +7,21 @@ use crate::sweep::sweep_schema;
 use anyhow::Result;
 use clap::ValueEnum;
 
-/// The files that have a schema.
+/// What to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum FileKind {
-    /// A sweep file
+    /// Schema of sweep files
     Sweep,
-    /// An experiment file
+    /// Schema of experiment files
     Experiment,
-    /// The keys of a trial, as presets have them
+    /// Schema of the keys of a trial, as presets hold them
     Trial,
     /// The presets themselves, as TOML
     Presets,
 }
 
 impl FileKind {
-    /// The schema; `None` of what has none.
+    /// Returns the schema; `None` if there is none.
     fn schema(self) -> Option<serde_json::Value> {
         match self {
             Self::Sweep => Some(sweep_schema()),
@@ -32,7 +32,7 @@ impl FileKind {
     }
 }
 
-/// Prints the JSON Schema of a kind of file, or what presets hold.
+/// Prints the JSON Schema of a kind of file, or the presets.
 pub fn schema(kind: FileKind) -> Result<bool> {
     match kind.schema() {
         Some(schema) => say(serde_json::to_string_pretty(&schema)?)?,
@@ -41,7 +41,7 @@ pub fn schema(kind: FileKind) -> Result<bool> {
     Ok(true)
 }
 
-/// Each preset as a sweep file would have it.
+/// Returns each preset's name and text.
 fn presets() -> Vec<String> {
     let of = |(name, text): &(&str, &str)| format!("### preset = {name:?}\n{text}");
     PRESETS.iter().map(of).collect()
@@ -57,19 +57,19 @@ mod tests {
     use serde_json::{Value, json};
     use std::path::Path;
 
-    /// What the keys of weights begin with, and what matches them.
+    /// Prefixes of the keys of weights, with the patterns that match them.
     const WEIGHTS: [(&str, &str); 2] = [
         ("data.mix.", "^data\\.mix\\.[A-Za-z0-9_-]+$"),
         ("world.practice.", "^world\\.practice\\.[A-Za-z0-9_-]+$"),
     ];
 
-    /// What matches the key of a weight.
+    /// Returns the pattern that matches the key of a weight.
     fn pattern(key: &str) -> Option<&'static str> {
         let is_of = |start: &str| key.strip_prefix(start).is_some_and(is_source_name);
         WEIGHTS.iter().find(|(start, _)| is_of(start)).map(|(_, pattern)| *pattern)
     }
 
-    /// What is wrong with a value by a schema, whose keywords are those that are used here.
+    /// Returns what is wrong with a value according to a schema; supports only the keywords that our schemas use.
     fn fault(root: &Value, schema: &Value, value: &Value, at: &str) -> Option<String> {
         let fails = |schema: &Value| fault(root, schema, value, at);
         let inside =

@@ -1,4 +1,4 @@
-//! The verb `serve`: models over HTTP, until Ctrl-C.
+//! The verb `serve`: serves models over HTTP until Ctrl-C.
 
 use super::device_arg::DeviceArgs;
 use super::models_arg::ModelsArg;
@@ -19,31 +19,31 @@ use tokio::sync::watch;
 pub struct ServeArgs {
     #[command(flatten)]
     models: ModelsArg,
-    /// The address to listen at; 0.0.0.0 is all of this machine's, where others can reach it
+    /// Address to listen on; 0.0.0.0 makes the server reachable from other machines
     #[arg(long, default_value = "127.0.0.1")]
     host: String,
-    /// The port; 0 takes a free one
+    /// Port; 0: any free one
     #[arg(long, value_name = "N", default_value_t = 8000)]
     port: u16,
-    /// The key that clients must show; unset: none
+    /// API key that clients must send; unset: none
     #[arg(long, value_name = "KEY", conflicts_with = "api_key_file")]
     api_key: Option<String>,
-    /// A file with the key, which a list of processes does not show
+    /// File with the API key, so that it does not appear in the list of processes
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
-    /// Texts that a model writes at a time
+    /// Maximum number of texts that a model generates at the same time
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     concurrency: u16,
-    /// Requests that wait for a model at most; more are told to come again
+    /// Maximum number of requests that wait for a model; further ones are rejected and may retry
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
     queue: u16,
-    /// Longest time of a request, such as 5m; a text is cut there
+    /// Time limit of a request, such as 5m; its text is cut off there
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = parse_time)]
     time_limit: Duration,
-    /// Longest body of a request, such as 4M
+    /// Maximum size of a request body, such as 4M
     #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = parse_size)]
     body_limit: u64,
-    /// Threads that a model computes with; 0 is all cores
+    /// Number of threads per model; 0: all cores
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
     #[command(flatten)]
@@ -66,24 +66,25 @@ pub fn serve(args: &ServeArgs) -> Result<bool> {
     };
     let models = args.device.run(args)?;
     if !options.is_local() && options.api_key.is_none() {
-        note("whoever reaches this machine may ask: --api-key KEY lets in those only who have it");
+        note("anyone who can reach this machine can use the server; restrict access with --api-key KEY");
     }
     let names: Vec<String> = models.iter().map(|served| served.name.clone()).collect();
     let server = Server::bind(models, options)?;
     let stop = until_ctrl_c()?;
     say(format!("serving {} at http://{}", names.join(", "), server.address()))?;
-    server.run(stop)?;
+    server.run(stop);
     Ok(true)
 }
 
-/// The wish to stop: Ctrl-C asks for it, twice at once.
+/// Returns a channel with the request to stop: the first Ctrl-C asks for a graceful stop, the second for an immediate
+/// one.
 pub fn until_ctrl_c() -> Result<watch::Receiver<Stop>> {
     let (ask, stop) = watch::channel(Stop::No);
     ctrlc::set_handler(move || {
         ask.send_modify(|stop| {
-            *stop = if *stop == Stop::No { Stop::Soon } else { Stop::Now };
+            *stop = if *stop == Stop::No { Stop::Graceful } else { Stop::Now };
             note(match stop {
-                Stop::Soon => "answers that were begun are finished first; again to stop at once",
+                Stop::Graceful => "finishing answers in progress; press Ctrl-C again to stop immediately",
                 _ => "stopping at once",
             });
         });

@@ -1,4 +1,5 @@
-//! The verbs `completions` and `man`: what shells and `man` know of the command line, made from its own declaration.
+//! The verbs `completions` and `man`: shell completions and manual pages, generated from the declaration of the command
+//! line.
 
 use super::{Cli, say};
 use anyhow::{Context, Result};
@@ -14,7 +15,7 @@ pub struct ManArgs {
     out: PathBuf,
 }
 
-/// Prints the script by which a shell completes verbs and options.
+/// Prints a shell's completion script for verbs and options.
 pub fn completions(shell: Shell) -> Result<bool> {
     let mut script = vec![];
     clap_complete::generate(shell, &mut Cli::command(), "mindscale", &mut script);
@@ -22,7 +23,7 @@ pub fn completions(shell: Shell) -> Result<bool> {
     Ok(true)
 }
 
-/// Writes a page of the manual for the program and for each verb.
+/// Writes a manual page for the program and for each verb.
 pub fn man(args: &ManArgs) -> Result<bool> {
     let fault = || format!("manual pages cannot be written into {}", args.out.display());
     std::fs::create_dir_all(&args.out).with_context(fault)?;

@@ -1,4 +1,4 @@
-//! The verb behind `run`: one stage run, in a process of its own.
+//! The verb that `run` starts: executes one stage run in its own process.
 
 use crate::execute::child::{AGAIN, stage_run as work_on};
 use crate::recipe::Recipe;
@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The child's side of a stage run; one that is alone, in a job that was queued again so often, and has something left to
-/// do asks to be queued again.
+/// Executes a stage run as a child process. `restarts` is the number of times that a Slurm job has been requeued; such
+/// a job asks to be queued again if work is left.
 pub fn stage_run(request: &Path, restarts: Option<u32>) -> Result<ExitCode> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&stop);

@@ -1,4 +1,4 @@
-//! The verb `status`: how a sweep stands, for people: once, or drawn anew every second.
+//! The verb `status`: shows the progress of a sweep, once or as a live view.
 
 use super::web::WebArgs;
 use super::{OnlyArg, SweepArgs, say};
@@ -11,16 +11,16 @@ use anyhow::Result;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
-/// How often the live view is drawn.
+/// Interval between redraws of the live view.
 const DRAW_EVERY: Duration = Duration::from_secs(1);
 
-/// Most trials of the live view; the others are counted.
+/// Maximum number of trials in the live view; the rest are only counted.
 const SHOWN: usize = 40;
 
-/// Goes to the upper left corner of the terminal and clears what is below.
+/// Escape sequence that moves to the upper left corner of the terminal and clears everything below.
 const CLEAR: &str = "\x1b[H\x1b[J";
 
-/// Shows how a sweep stands.
+/// Shows the progress of a sweep.
 pub fn status(args: &SweepArgs, only: &OnlyArg, watch: bool, web: WebArgs) -> Result<bool> {
     let sweep = args.read_only(Layers::Last, only)?;
     if web.web {
@@ -53,7 +53,7 @@ pub fn status(args: &SweepArgs, only: &OnlyArg, watch: bool, web: WebArgs) -> Re
     Ok(true)
 }
 
-/// Draws until nothing is left to run; where there is no terminal, only what has changed.
+/// Redraws until nothing is left to run; without a terminal, only if something has changed.
 fn live(look: impl Fn() -> Result<Overview>) -> Result<bool> {
     let is_terminal = io::stdout().is_terminal();
     let mut drawn = String::new();
@@ -82,7 +82,7 @@ fn headline(found: &Overview) -> String {
     )
 }
 
-/// The live view: the sweep's total, then its trials, those at work first.
+/// Formats the live view: the sweep's totals, then its trials, running ones first.
 fn page(found: &Overview) -> String {
     let mut lines = vec![match found.seconds_left {
         Some(seconds) if seconds > 0.0 => format!("{}; {} left", headline(found), time(seconds)),
@@ -99,7 +99,7 @@ fn page(found: &Overview) -> String {
     lines.join("\n")
 }
 
-/// Where a trial is: the stage at work, or the first that is not done.
+/// Formats the current stage of a trial: the running one, or the first that is not done.
 fn row(trial: &TrialStatus) -> Vec<String> {
     let now = trial.stages.iter().find(|stage| stage.state == "running");
     let now = now.or_else(|| trial.stages.iter().find(|s| !["done", "unneeded"].contains(&s.state)));

@@ -1,4 +1,4 @@
-//! The verbs over tokenizers.
+//! The verb `tokenizer`: trains, shows and tries out tokenizers.
 
 use super::data::named;
 use super::say;
@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use std::path::PathBuf;
 
-/// Verbs over tokenizers.
+/// Verbs on tokenizers.
 #[derive(Debug, Subcommand)]
 pub enum TokenizerVerb {
     /// Train byte-level BPE on text files
@@ -24,45 +24,45 @@ pub enum TokenizerVerb {
         /// Files or globs of text
         #[arg(required = true)]
         files: Vec<String>,
-        /// Entries, special tokens included
+        /// Number of entries, special tokens included
         #[arg(long, default_value_t = 6400, value_parser = vocab_size)]
         vocab_size: usize,
-        /// Folder to write
+        /// Folder to write to
         #[arg(long)]
         out: PathBuf,
     },
-    /// Show a tokenizer's size, special tokens and letters
+    /// Show a tokenizer's size, special tokens and answer letters
     Show {
         /// A tokenizer.json or its folder
         path: PathBuf,
     },
-    /// Text to ids
+    /// Convert text to ids
     Encode {
         /// A tokenizer.json or its folder
         path: PathBuf,
-        /// The text; left out: that of standard input
+        /// Text; unset: read from standard input
         text: Option<String>,
-        /// Print JSON for programs
+        /// Print machine-readable JSON
         #[arg(long)]
         json: bool,
     },
-    /// Ids to text
+    /// Convert ids to text
     Decode {
         /// A tokenizer.json or its folder
         path: PathBuf,
-        /// The ids; left out: those of standard input, with blanks, commas or lines between them
+        /// Ids; unset: read from standard input, separated by blanks, commas or newlines
         ids: Vec<u32>,
     },
 }
 
-/// A size that a vocabulary can have.
+/// Parses a vocabulary size within the allowed range.
 fn vocab_size(text: &str) -> std::result::Result<usize, String> {
     let (least, most) = (TokenizerConfig::SMALLEST_VOCAB, largest_vocab());
     let size = text.parse().ok().filter(|size| (least..=most).contains(size));
     size.ok_or_else(|| format!("expected {least} (3 special tokens and 256 bytes) to {most}"))
 }
 
-/// Trains, shows and tries tokenizers.
+/// Runs a verb on tokenizers.
 pub fn tokenizer(verb: &TokenizerVerb) -> Result<bool> {
     match verb {
         TokenizerVerb::Train { files, vocab_size, out } => {
@@ -112,7 +112,7 @@ pub fn tokenizer(verb: &TokenizerVerb) -> Result<bool> {
             let ids = if ids.is_empty() { read_ids(&standard_input()?)? } else { ids.clone() };
             if let Some(id) = ids.iter().find(|&&id| !tokenizer.knows(id)) {
                 let entries = tokenizer.vocab_size();
-                bail!("{}: the id {id} is none of its {entries} entries", path.display());
+                bail!("{}: the id {id} is not among its {entries} entries", path.display());
             }
             say(tokenizer.decode(&ids, false)?)?;
         }
@@ -120,12 +120,12 @@ pub fn tokenizer(verb: &TokenizerVerb) -> Result<bool> {
     Ok(true)
 }
 
-/// All of standard input.
+/// Reads all of standard input.
 fn standard_input() -> Result<String> {
     std::io::read_to_string(std::io::stdin()).context("standard input")
 }
 
-/// Ids with blanks, commas, brackets or lines between them, as `encode --json` writes them.
+/// Parses ids separated by blanks, commas, brackets or newlines, as `encode --json` writes them.
 fn read_ids(text: &str) -> Result<Vec<u32>> {
     let words = text.split(|c: char| c.is_whitespace() || ",[]".contains(c)).filter(|word| !word.is_empty());
     words

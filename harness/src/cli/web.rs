@@ -1,4 +1,4 @@
-//! The page of one sweep, for `status --web`: the browser of `serve`, without models.
+//! The page of one sweep for `status --web`: the web page of `serve`, without models.
 
 use super::serve::until_ctrl_c;
 use super::{note, say};
@@ -8,18 +8,18 @@ use anyhow::Result;
 use clap::Args;
 use std::path::Path;
 
-/// Whether and where a page is served.
+/// Whether to serve a web page, and on which port.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct WebArgs {
-    /// Show it as a page in a browser, with table and curves, until Ctrl-C
+    /// Show the sweep on a web page with tables and curves, served until Ctrl-C
     #[arg(long, conflicts_with_all = ["json", "watch"])]
     pub web: bool,
-    /// The port of the page on this machine; 0 takes a free one
+    /// Port of the page on this machine; 0: any free one
     #[arg(long, value_name = "N", default_value_t = 0, requires = "web")]
     pub port: u16,
 }
 
-/// Serves the page of a sweep to this machine alone, until Ctrl-C.
+/// Serves the page of a sweep on this machine only, until Ctrl-C.
 pub fn watch(work: &Work, results: &Path, port: u16) -> Result<bool> {
     let options = Options { port, results: results.into(), runs: work.runs.clone(), ..Options::default() };
     let server = Server::bind(vec![], options)?;
@@ -28,11 +28,11 @@ pub fn watch(work: &Work, results: &Path, port: u16) -> Result<bool> {
         note(&format!("{} has not been run yet; the page fills in once it is", work.name));
     }
     say(format!("{} at http://{}/#/sweeps/{}", work.name, server.address(), encoded(&work.name)))?;
-    server.run(stop)?;
+    server.run(stop);
     Ok(true)
 }
 
-/// A name as a part of an address.
+/// Percent-encodes a name as part of a URL.
 fn encoded(name: &str) -> String {
     let byte = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(byte).to_string(),

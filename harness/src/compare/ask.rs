@@ -1,4 +1,4 @@
-//! Has every model answer every prompt.
+//! Generates the answer of every model to every prompt.
 
 use super::{Answer, Asked, Compared, Comparison, Finish, letter};
 use crate::config::Stage;
@@ -8,27 +8,28 @@ use anyhow::{Context, Result, ensure};
 use model::{Backend, GenerateOptions};
 use serde_json::Value;
 
-/// What the models are asked, and how they write.
+/// Prompts, and how the models answer them.
 pub struct Ask<'a> {
     /// The prompts.
     pub prompts: &'a [String],
-    /// A system text in front of conversations.
+    /// System message of conversations.
     pub system: Option<&'a str>,
-    /// The form that all are asked in; `None` has each model's own.
+    /// How all models are prompted; `None` uses each model's own form.
     pub form: Option<Form>,
-    /// How texts are written; tokens that end them are each tokenizer's own.
+    /// Generation options; the end tokens are those of each model's tokenizer.
     pub options: GenerateOptions,
     /// Strings that end a text.
     pub stop: &'a [String],
-    /// The same by name, for people.
+    /// Sampling options by name, for people.
     pub sampling: Value,
 }
 
-/// Has every model answer every prompt; what cannot be asked is told before anything is written.
+/// Generates the answer of every model to every prompt; problems of the prompts are reported before anything is
+/// generated.
 ///
 /// # Errors
-/// Where a prompt does not fit a model, a chat template is asked for that is not there or refuses the prompt, or a model
-/// breaks.
+/// If a prompt does not fit a model's context, a requested chat template is missing or rejects the prompt, or a model
+/// fails.
 pub fn answer<B: Backend>(models: &[Model<B>], ask: &Ask, progress: &dyn Progress) -> Result<Comparison> {
     let mut forms = vec![];
     let mut ids = vec![];
@@ -76,15 +77,15 @@ fn encode<B: Backend>(
     Ok(ids)
 }
 
-/// The answers of one model, in the order of the prompts.
+/// Generates the answers of one model, in the order of the prompts.
 fn answers<B: Backend>(
     model: &Model<B>,
     prompts: &[Vec<u32>],
     ask: &Ask,
     progress: &dyn Progress,
 ) -> Result<Vec<Answer>> {
-    let told = |done| progress.update(done, &model.name);
-    let written = model.write(prompts, &ask.options, ask.stop, &told)?;
+    let on_progress = |done| progress.update(done, &model.name);
+    let written = model.write(prompts, &ask.options, ask.stop, &on_progress)?;
     let answer = |Written { text, is_stopped, tokens, prompt_tokens }| {
         let finish_reason = if is_stopped { Finish::Stop } else { Finish::Length };
         Answer { text, finish_reason, tokens, prompt_tokens, score: None }

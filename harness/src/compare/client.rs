@@ -1,4 +1,4 @@
-//! Asks a model of a server that speaks OpenAI's protocol.
+//! Client of a server with an OpenAI-compatible API.
 
 use crate::net::{agent, retry_after, trouble};
 use anyhow::{Context, Result, ensure};
@@ -9,101 +9,102 @@ use std::time::Duration;
 use ureq::Agent;
 use ureq::http::{HeaderValue, StatusCode, Uri, header};
 
-/// How often a question is asked at most.
+/// Maximum number of attempts per question.
 const TRIES: u32 = 4;
 
-/// Longest time of a request, its answer included.
+/// Time limit of a request, including its response.
 const TIMEOUT: Duration = Duration::from_secs(180);
 
-/// The first wait before a question is asked again; each later one is twice as long.
+/// Wait before the second attempt; each later wait is twice as long.
 const WAIT: Duration = Duration::from_secs(1);
 
-/// Longest wait, whatever a server asks for.
+/// Maximum wait, whatever the server asks for.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// Bytes of an answer that are read at most.
+/// Maximum number of bytes of a response that are read.
 const LONGEST: u64 = 1 << 20;
 
-/// Looks whether to stop this often while it waits.
+/// Interval at which `stop` is checked while waiting.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// A model at a server.
+/// A model on a server.
 pub struct Client {
     agent: Agent,
     url: String,
     model: String,
     key: Option<HeaderValue>,
     wait: Duration,
-    /// Some models have one temperature only, and say so.
+    /// Whether requests set the temperature; some models have a fixed one and say so.
     has_temperature: AtomicBool,
 }
 
-/// Why there is no reply.
+/// The reason why there is no reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// For people.
+    /// Description for people.
     pub text: String,
-    /// What it says of other questions.
+    /// What the problem affects.
     pub reach: Reach,
 }
 
-/// Whom a problem is about.
+/// What a problem affects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
-    /// This question alone, which is too long, say.
+    /// Only this question, for example one that is too long.
     Question,
-    /// The network or the server, which may get well.
+    /// The network or the server, which may recover.
     Server,
-    /// All questions: a wrong key, a model that is not there.
+    /// All questions, for example a wrong key or an unknown model.
     All,
 }
 
-/// A reply that did not come at once.
+/// A failed attempt.
 struct Missed {
     problem: Problem,
-    /// Whether it may come if it is asked for again.
+    /// Whether another attempt may succeed.
     may_pass: bool,
-    /// Whether the model cannot have this temperature.
+    /// Whether the model rejects the temperature.
     is_temperature: bool,
-    /// When the server wants to be asked again.
+    /// Wait that the server asks for.
     retry_after: Option<Duration>,
 }
 
 impl Client {
-    /// `model` at the server whose endpoints begin with `url`, such as `http://127.0.0.1:8000/v1`.
+    /// Creates a client of `model` on the server whose base URL is `url`, such as `http://127.0.0.1:8000/v1`.
     ///
     /// # Errors
-    /// Where `url` is none that can be asked, or the key cannot be sent.
+    /// If `url` is not an HTTP URL, or the key contains characters that no header may have.
     pub fn new(url: &str, model: &str, key: Option<&str>) -> Result<Self> {
         let base = url.trim_end_matches('/').trim_end_matches("/chat/completions");
-        let expected = "expected the beginning of a server's endpoints, such as https://api.openai.com/v1";
-        let uri: Uri = base.parse().with_context(|| format!("{url}: is no URL, {expected}"))?;
+        let expected = "expected the base URL of a server, such as https://api.openai.com/v1";
+        let uri: Uri = base.parse().with_context(|| format!("{url}: is not a URL, {expected}"))?;
         let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
         let host = uri.host().filter(|_| is_http && uri.query().is_none());
         ensure!(host.is_some(), "{url}: {expected}");
         let key = key.map(|key| HeaderValue::try_from(format!("Bearer {key}")));
-        let mut key = key.transpose().context("the judge's key has characters that no header may have")?;
+        let mut key =
+            key.transpose().context("the judge's key has characters that are not allowed in a header")?;
         key.iter_mut().for_each(|key| key.set_sensitive(true));
         let (agent, url) = (agent(TIMEOUT), format!("{base}/chat/completions"));
         Ok(Self { agent, url, model: model.into(), key, wait: WAIT, has_temperature: true.into() })
     }
 
-    /// The model's name there.
+    /// Returns the model's name on the server.
     pub fn model(&self) -> &str {
         &self.model
     }
 
-    /// Another first wait, for tests.
+    /// Changes the first wait, for tests.
     #[cfg(test)]
     pub fn waiting(self, wait: Duration) -> Self {
         Self { wait, ..self }
     }
 
-    /// What the model replies to a system text and a user's, at temperature 0; where the network or the server fails, it
-    /// is asked again, up to four times in all.
+    /// Returns the model's reply to a system and a user message, at temperature 0. Failures of the network or the
+    /// server are retried, up to four attempts in all.
     ///
     /// # Errors
-    /// Where there is no reply, or one in another form.
+    /// If there is no reply, or it has another format.
     pub fn reply(&self, system: &str, user: &str, stop: &AtomicBool) -> Result<String, Problem> {
         let messages = json!([{ "role": "system", "content": system }, { "role": "user", "content": user }]);
         let mut body = json!({ "model": self.model, "messages": messages });

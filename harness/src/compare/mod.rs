@@ -1,8 +1,8 @@
-//! Answers of several models to the same prompts, side by side, and what a judge thinks of them.
+//! Answers of several models to the same prompts, side by side, and the verdicts of a judge on them.
 //!
-//! Models and prompts flow in, a [`Comparison`] flows out: [`answer`] has the models write, [`Judge`] asks another model
-//! which of two answers is better, [`Comparison::render`] shows it all. *Invariant:* one seed gives one comparison, to the
-//! last byte, but for what a judge says.
+//! Models and prompts flow in, a [`Comparison`] flows out: [`answer`] generates the answers, [`Judge`] asks another
+//! model which of two answers is better, [`Comparison::render`] formats the result. *Invariant:* a seed determines the
+//! comparison to the last byte, except for the judge's replies.
 
 mod ask;
 mod client;
@@ -28,28 +28,28 @@ use serde_json::Value;
 pub struct Comparison {
     /// The models, in the order of their letters.
     pub models: Vec<Compared>,
-    /// The options that all of them wrote with, by name.
+    /// The sampling options of all models, by name.
     pub sampling: Value,
     /// The prompts, each with an answer of every model.
     pub prompts: Vec<Asked>,
-    /// What the judge said, where one was asked.
+    /// The judge's verdicts, if there was a judge.
     pub judge: Option<Judged>,
 }
 
-/// A model that answers.
+/// A model in a comparison.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Compared {
-    /// What it is called beside its answers: A, B, ...
+    /// Letter of the model next to its answers: A, B, ...
     pub letter: String,
-    /// Its name.
+    /// Name of the model.
     pub name: String,
-    /// Where it comes from.
+    /// Where the model was loaded from.
     pub source: String,
-    /// The stage that made it, where one of ours did.
+    /// Name of the stage that trained it; `None` if no stage run of ours did.
     pub stage: Option<&'static str>,
-    /// Its weights.
+    /// Number of parameters.
     pub params: usize,
-    /// What it is given to write behind.
+    /// How the model is prompted.
     pub form: Form,
 }
 
@@ -62,34 +62,34 @@ pub struct Asked {
     pub answers: Vec<Answer>,
 }
 
-/// An answer.
+/// An answer to a prompt.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Answer {
-    /// What was written, without the prompt.
+    /// Generated text, without the prompt.
     pub text: String,
-    /// How it ended.
+    /// How the text ended.
     pub finish_reason: Finish,
-    /// Tokens that were written.
+    /// Number of generated tokens.
     pub tokens: usize,
-    /// Tokens of the prompt.
+    /// Number of tokens of the prompt.
     pub prompt_tokens: usize,
-    /// The share of the other models' answers that it was judged better than, equal ones counting half; `None` where it
-    /// was not judged.
+    /// Fraction of the other models' answers that it was judged better than, ties counting half; `None` if it was not
+    /// judged.
     pub score: Option<f64>,
 }
 
-/// How an answer ended, by OpenAI's names.
+/// How an answer ended, named as in OpenAI's API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Finish {
-    /// By itself, or by a string.
+    /// By an end token or a stop string.
     Stop,
-    /// It was cut.
+    /// By its maximum length.
     Length,
 }
 
 impl Finish {
-    /// As files have it.
+    /// Returns the name used in files.
     pub fn name(self) -> &'static str {
         match self {
             Finish::Stop => "stop",
@@ -98,7 +98,7 @@ impl Finish {
     }
 }
 
-/// The letters of the model at a place: A to Z, then AA, AB, ...
+/// Returns the letters of the model at an index: A to Z, then AA, AB, ...
 fn letter(place: usize) -> String {
     let last = char::from(b'A' + (place % 26) as u8);
     match place / 26 {

@@ -1,4 +1,4 @@
-//! A comparison as a page that needs nothing else, in English and Chinese.
+//! A comparison as a self-contained HTML page, in English and Chinese.
 
 use super::show::percent;
 use super::{Comparison, Finish};

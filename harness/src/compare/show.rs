@@ -1,4 +1,4 @@
-//! A comparison as Markdown, CSV and JSON; `page.rs` has HTML.
+//! A comparison as Markdown, CSV and JSON; `page.rs` renders HTML.
 
 use super::{Answer, Comparison, Finish, Judged, Share};
 use crate::report::Grid;
@@ -7,24 +7,24 @@ use anyhow::{Result, bail};
 use std::fmt::Write;
 use std::path::Path;
 
-/// What a comparison is written as.
+/// File format of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// To read, also without a program.
+    /// Markdown, readable as plain text.
     Markdown,
-    /// A page that needs nothing else.
+    /// Self-contained HTML page.
     Html,
-    /// An answer a line, for tables.
+    /// CSV with one row per answer.
     Csv,
-    /// All of it, for programs.
+    /// JSON with the whole comparison.
     Json,
 }
 
 impl Format {
-    /// By the end of a file's name.
+    /// Returns the format of a file by its extension.
     ///
     /// # Errors
-    /// Where it is none of them.
+    /// If the extension is not that of a format.
     pub fn of(file: &Path) -> Result<Self> {
         match file.extension().and_then(|end| end.to_str()) {
             Some("md") => Ok(Self::Markdown),
@@ -37,10 +37,10 @@ impl Format {
 }
 
 impl Comparison {
-    /// The text of a file.
+    /// Renders the comparison in a format.
     ///
     /// # Errors
-    /// Where it cannot be written so.
+    /// If rendering fails.
     pub fn render(&self, format: Format) -> Result<String> {
         match format {
             Format::Markdown => Ok(self.markdown()),
@@ -55,7 +55,7 @@ impl Comparison {
             format!("# Answers side by side\n\n{}\n{}\n", self.models_grid().markdown(), self.settings());
         if let Some(judged) = &self.judge {
             let _ = write!(text, "\n## Judged by {}\n\n", judged.judge);
-            judged.told().iter().for_each(|line| text += &format!("* {line}\n"));
+            judged.notes().iter().for_each(|line| text += &format!("* {line}\n"));
             let grids = [self.rates_grid(judged), self.pairs_grid(judged)];
             for grid in grids.iter().filter(|_| judged.pairs_in_both_orders > 0) {
                 let _ = write!(text, "\n{}", grid.markdown());
@@ -64,9 +64,9 @@ impl Comparison {
         for (number, asked) in (1..).zip(&self.prompts) {
             let _ = write!(text, "\n## {number}. {}\n", escaped(&asked.prompt.replace(['\n', '\r'], " ")));
             for (model, answer) in self.models.iter().zip(&asked.answers) {
-                // In a quotation no answer can look like what is around it.
+                // Inside a quotation, no answer can be mistaken for the text around it.
                 let quoted = escaped(&answer.text).replace('\n', "\n> ");
-                let _ = write!(text, "\n**{}** · {}\n\n> {quoted}\n", model.letter, told(answer));
+                let _ = write!(text, "\n**{}** · {}\n\n> {quoted}\n", model.letter, token_counts(answer));
             }
         }
         text
@@ -109,7 +109,7 @@ impl Comparison {
         Ok(String::from_utf8(out.into_inner()?)?)
     }
 
-    /// The models with their letters.
+    /// Returns the table of models with their letters.
     pub(super) fn models_grid(&self) -> Grid {
         let rows = self.models.iter().map(|model| {
             let (stage, params) = (model.stage.unwrap_or_default().to_owned(), number(model.params as u64));
@@ -118,7 +118,7 @@ impl Comparison {
         grid(&["", "model", "stage", "form", "parameters"], 4, rows)
     }
 
-    /// The options that all wrote with.
+    /// Formats the sampling options of all models.
     pub(super) fn settings(&self) -> String {
         let Some(options) = self.sampling.as_object() else { return String::new() };
         let is_said = |value: &serde_json::Value| {
@@ -128,14 +128,14 @@ impl Comparison {
         said.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
     }
 
-    /// How often each model wins.
+    /// Returns the table of the models' win rates.
     pub(super) fn rates_grid(&self, judged: &Judged) -> Grid {
         let rows = self.models.iter().zip(&judged.win_rates);
         let rows = rows.map(|(model, rate)| vec![model.letter.clone(), model.name.clone(), percent(*rate)]);
         grid(&["", "model", "wins (%)"], 2, rows)
     }
 
-    /// How every two models stand.
+    /// Returns the table of every pair of models.
     pub(super) fn pairs_grid(&self, judged: &Judged) -> Grid {
         let rows = judged.pairs.iter().map(|pair| {
             let [a, b] = [pair.a, pair.b].map(|place| &self.models[place].letter);
@@ -149,43 +149,42 @@ impl Comparison {
 }
 
 impl Judged {
-    /// The problems that came most often, the first one first.
+    /// Returns the most frequent problems, most frequent first.
     pub fn first_problems(&self) -> impl Iterator<Item = (&str, usize)> {
         let mut found: Vec<_> = self.problems.iter().map(|(text, count)| (text.as_str(), *count)).collect();
         found.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         found.into_iter().take(PROBLEMS)
     }
 
-    /// What is to be known of the judge before its verdicts are believed.
-    fn told(&self) -> Vec<String> {
+    /// Returns what readers should know about the judge before they trust its verdicts.
+    fn notes(&self) -> Vec<String> {
+        let replies = if self.unreadable == 1 { "reply" } else { "replies" };
         let mut lines = vec![format!(
-            "{} of {} have a verdict; {} without one, {} failed, {} not asked",
+            "{} of {} have a verdict; {} {replies} without one, {} failed, {} not asked",
             number(self.valid as u64),
             counted(self.planned, "judgement"),
-            counted(self.unreadable, "reply").replace("replys", "replies"),
+            number(self.unreadable as u64),
             self.failed,
             self.not_asked
         )];
         lines.extend(self.first_problems().map(|(problem, count)| format!("{count} × {}", escaped(problem))));
         let pairs = counted(self.pairs_in_both_orders, "pair");
         lines.push(format!("both orders agree: {} % of {pairs} of answers", percent(self.agreement)));
-        lines.push(format!(
-            "the first answer wins: {} %; 50 without a liking for a place",
-            percent(self.first_wins)
-        ));
+        lines
+            .push(format!("the first answer wins: {} %; 50 without position bias", percent(self.first_wins)));
         lines.push(RULE.into());
         lines
     }
 }
 
-/// Problems that are told to people; programs get all.
+/// Maximum number of problems shown to people; JSON has all.
 const PROBLEMS: usize = 3;
 
 /// How verdicts are counted.
-const RULE: &str = "an answer wins where it does in both orders, else it is a tie; ties count half; 95 % intervals of \
+const RULE: &str = "an answer wins if it wins in both orders, otherwise it is a tie; ties count half; 95 % intervals of \
                     Student's t over prompts; p of the sign-flip test over prompts, corrected by Holm";
 
-/// A text that is no HTML in Markdown, and moves nothing on a terminal.
+/// Escapes HTML in Markdown, and replaces control characters that would affect a terminal.
 fn escaped(text: &str) -> String {
     let is_odd = |c: char| c.is_control() && c != '\n' && c != '\t';
     text.replace(is_odd, "\u{fffd}").replace('<', "\\<")
@@ -200,15 +199,15 @@ fn grid(heads: &[&str], text_columns: usize, rows: impl Iterator<Item = Vec<Stri
     }
 }
 
-/// A share with its interval, in percent.
+/// Formats a share with its interval, in percent.
 pub(super) fn percent(share: Option<Share>) -> String {
     let Some(Share { value, interval, .. }) = share else { return "–".into() };
     let interval = interval.map(|(low, high)| format!(" [{:.1}, {:.1}]", 100.0 * low, 100.0 * high));
     format!("{:.1}{}", 100.0 * value, interval.unwrap_or_default())
 }
 
-/// What is to be said of an answer.
-fn told(answer: &Answer) -> String {
+/// Formats an answer's length, whether it was cut, and its score.
+fn token_counts(answer: &Answer) -> String {
     let cut = if answer.finish_reason == Finish::Length { ", cut" } else { "" };
     let score = answer.score.map_or(String::new(), |score| format!(", wins {:.0} %", 100.0 * score));
     format!("{}{cut}{score}", counted(answer.tokens, "token"))

@@ -1,99 +1,100 @@
-//! What judgements come to. The unit is the prompt: judgements of one prompt are not independent of each other.
+//! Statistics of judgements. The unit is the prompt: judgements of one prompt are not independent of each other.
 
 use super::judge::{Judgement, UNREADABLE, Verdict};
 use crate::stats::{Mean, StatsError, holm, sign_flip, wilson_of_share};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// The level of intervals, and one minus that of tests.
+/// Confidence level of intervals; tests use a significance level of one minus it.
 const LEVEL: f64 = 0.95;
 
-/// What a judge said of a comparison.
+/// Verdicts of a judge on a comparison.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Judged {
-    /// The judge.
+    /// Name of the judging model.
     pub judge: String,
-    /// The seed of the order of its questions.
+    /// Seed of the order of the judgements.
     pub seed: u64,
-    /// Judgements that were to be made: every two answers to a prompt in both orders.
+    /// Number of planned judgements: every pair of answers to a prompt in both orders.
     pub planned: usize,
-    /// Judgements with a verdict.
+    /// Number of judgements with a verdict.
     pub valid: usize,
-    /// Replies without one.
+    /// Number of replies without a verdict.
     pub unreadable: usize,
-    /// Judgements that got no reply.
+    /// Number of judgements without a reply.
     pub failed: usize,
-    /// Judgements that were not asked for, since the work was stopped or the judge failed too often.
+    /// Number of judgements that were not asked for, because of a request to stop or too many failures.
     pub not_asked: usize,
-    /// Pairs of answers with a verdict in both orders, on which everything below rests.
+    /// Number of pairs of answers with a verdict in both orders, on which everything below is based.
     pub pairs_in_both_orders: usize,
-    /// How often both orders have the same winner, or neither one.
+    /// How often both orders have the same winner, or both a tie.
     pub agreement: Option<Share>,
-    /// How often the first answer wins, ties counting half: 0.5 without a liking for a place.
+    /// How often the first answer wins, ties counting half: 0.5 without position bias.
     pub first_wins: Option<Share>,
-    /// How often each model wins against the others, ties counting half; an answer wins where it does in both orders,
-    /// and else it is a tie.
+    /// Win rate of each model against the others, ties counting half; an answer wins if it does so in both orders,
+    /// otherwise it is a tie.
     pub win_rates: Vec<Option<Share>>,
-    /// Every two models.
+    /// Every pair of models.
     pub pairs: Vec<Pair>,
-    /// Why there is no verdict, with how often.
+    /// Reasons for missing verdicts, with their counts.
     pub problems: BTreeMap<String, usize>,
-    /// Every judgement, in the order that was drawn.
+    /// Every judgement, in the order drawn.
     pub judgements: Vec<Judgement>,
 }
 
-/// A share over prompts.
+/// A share averaged over prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Share {
-    /// The share.
+    /// Value from 0 to 1.
     pub value: f64,
-    /// The 95 % interval, where there are several prompts.
+    /// 95 % interval; `None` if there are too few prompts.
     pub interval: Option<(f64, f64)>,
-    /// Prompts that it rests on.
+    /// Number of prompts that it is based on.
     pub prompts: usize,
 }
 
-/// Two models against each other. The numbers are places, from 0.
+/// Two models compared with each other; numbers are indices from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Pair {
-    /// The one.
+    /// Index of the first model.
     pub a: usize,
-    /// The other.
+    /// Index of the second model.
     pub b: usize,
-    /// Prompts on which `a` wins in both orders.
+    /// Number of prompts on which `a` wins in both orders.
     pub wins: usize,
-    /// Prompts on which neither does.
+    /// Number of prompts on which neither does.
     pub ties: usize,
-    /// Prompts on which `b` wins in both orders.
+    /// Number of prompts on which `b` wins in both orders.
     pub losses: usize,
     /// How often `a` wins, ties counting half.
     pub win_rate: Option<Share>,
-    /// The sign-flip test that both win equally often, corrected by Holm over all pairs; `None` where there are too few
-    /// prompts for it.
+    /// p-value of the sign-flip test that both win equally often, with Holm's correction over all pairs; `None` if
+    /// there are too few prompts.
     pub p: Option<f64>,
 }
 
-/// Both judgements of two answers, as scores of the first model: 1 where it wins, 0 where it loses.
-struct Both {
+/// Both judgements of two answers, as scores of the first model: 1 if it wins, 0.5 for a tie, 0 if it loses.
+struct JudgedPair {
     prompt: usize,
     models: [usize; 2],
-    /// Where its answer came first.
-    ahead: f64,
-    /// Where its answer came second.
-    behind: f64,
+    /// Score when its answer came first.
+    score_first: f64,
+    /// Score when its answer came second.
+    score_second: f64,
 }
 
-impl Both {
+impl JudgedPair {
     fn agrees(&self) -> bool {
-        self.ahead == self.behind
+        self.score_first == self.score_second
     }
 
-    /// The score of the first model: what both orders say, or a tie (Zheng et al. 2023, section 3.4).
+    /// Returns the score of the first model: that of both orders if they agree, otherwise a tie (Zheng et al. 2023,
+    /// section 3.4).
     fn outcome(&self) -> f64 {
-        if self.agrees() { self.ahead } else { 0.5 }
+        if self.agrees() { self.score_first } else { 0.5 }
     }
 
-    /// The same for either of both models.
+    /// Returns the score of either of the two models; `None` for any other model.
     fn outcome_of(&self, model: usize) -> Option<f64> {
         let [a, b] = self.models;
         if model == a { Some(self.outcome()) } else { (model == b).then(|| 1.0 - self.outcome()) }
@@ -103,8 +104,9 @@ impl Both {
 impl Judged {
     pub(super) fn new(judge: &str, seed: u64, models: usize, judgements: Vec<Judgement>) -> Self {
         let both = both(&judgements);
-        let share_of =
-            |value: fn(&Both) -> f64| share(&both.iter().map(|b| (b.prompt, value(b))).collect::<Vec<_>>());
+        let share_of = |value: fn(&JudgedPair) -> f64| {
+            share(&both.iter().map(|b| (b.prompt, value(b))).collect::<Vec<_>>())
+        };
         let mut problems = BTreeMap::new();
         for problem in judgements.iter().filter_map(|judgement| judgement.problem.as_ref()) {
             *problems.entry(problem.clone()).or_insert(0) += 1;
@@ -122,7 +124,7 @@ impl Judged {
             not_asked: judgements.len() - valid - unreadable - failed,
             pairs_in_both_orders: both.len(),
             agreement: share_of(|both| f64::from(u8::from(both.agrees()))),
-            first_wins: share_of(|both| (both.ahead + 1.0 - both.behind) / 2.0),
+            first_wins: share_of(|both| (both.score_first + 1.0 - both.score_second) / 2.0),
             win_rates: (0..models).map(|model| share(&outcomes(&both, model))).collect(),
             pairs: pairs(&both, models),
             problems,
@@ -130,7 +132,7 @@ impl Judged {
         }
     }
 
-    /// The share of the other answers to its prompt that each answer was better than, by prompt and model.
+    /// Returns the fraction of the other answers to its prompt that each answer was better than, by prompt and model.
     pub(super) fn scores(&self) -> BTreeMap<(usize, usize), f64> {
         let mut found: BTreeMap<(usize, usize), (f64, f64)> = BTreeMap::new();
         for both in both(&self.judgements) {
@@ -143,13 +145,13 @@ impl Judged {
     }
 }
 
-/// The outcomes of a model, each with its prompt.
-fn outcomes(both: &[Both], model: usize) -> Vec<(usize, f64)> {
+/// Returns the scores of a model, each with its prompt.
+fn outcomes(both: &[JudgedPair], model: usize) -> Vec<(usize, f64)> {
     both.iter().filter_map(|both| Some((both.prompt, both.outcome_of(model)?))).collect()
 }
 
-/// Pairs of answers that were judged in both orders, by prompt and models.
-fn both(judgements: &[Judgement]) -> Vec<Both> {
+/// Returns the pairs of answers judged in both orders, by prompt and models.
+fn both(judgements: &[Judgement]) -> Vec<JudgedPair> {
     let score = |judgement: &Judgement| match judgement.verdict? {
         Verdict::First => Some(1.0),
         Verdict::Tie => Some(0.5),
@@ -162,14 +164,14 @@ fn both(judgements: &[Judgement]) -> Vec<Both> {
         })
         .collect();
     let found = scores.iter().filter(|((_, first, second), _)| first < second);
-    let found = found.filter_map(|(&(prompt, first, second), &ahead)| {
-        let behind = 1.0 - scores.get(&(prompt, second, first))?;
-        Some(Both { prompt, models: [first, second], ahead, behind })
+    let found = found.filter_map(|(&(prompt, first, second), &score_first)| {
+        let score_second = 1.0 - scores.get(&(prompt, second, first))?;
+        Some(JudgedPair { prompt, models: [first, second], score_first, score_second })
     });
     found.collect()
 }
 
-fn pairs(both: &[Both], models: usize) -> Vec<Pair> {
+fn pairs(both: &[JudgedPair], models: usize) -> Vec<Pair> {
     let mut found = vec![];
     for a in 0..models {
         for b in a + 1..models {
@@ -190,8 +192,8 @@ fn pairs(both: &[Both], models: usize) -> Vec<Pair> {
     found
 }
 
-/// A mean of values from 0 to 1 with the interval of Student's t over prompts; where all are equal, Wilson's of so many
-/// prompts.
+/// Averages values from 0 to 1, with the interval of Student's t over prompts; if all values are equal, with Wilson's
+/// interval for the number of prompts.
 fn share(values: &[(usize, f64)]) -> Option<Share> {
     let (clusters, values): (Vec<usize>, Vec<f64>) = values.iter().copied().unzip();
     if values.is_empty() {

@@ -1,4 +1,4 @@
-//! Comparisons with models made here, judged by a server made here.
+//! Comparisons between models created in the tests, judged by a server run by the tests.
 #![allow(clippy::unwrap_used)]
 
 use super::judge::{UNREADABLE, verdict};
@@ -58,11 +58,11 @@ fn models_are_asked_in_their_own_form() {
     assert_eq!(found.models[2].letter, "C");
     let tokens = |model: usize, prompt: usize| found.prompts[prompt].answers[model].prompt_tokens;
     let of = |text: &str| models[0].tokenizer.encode(text).unwrap().len();
-    // The beginning of a document, and the words of a control token as letters.
+    // The beginning of a document, and the characters of a control token's name.
     assert_eq!(tokens(0, 0), 1 + of("天空"));
     assert_eq!(tokens(0, 1), 1 + of("a</s>b") + 3);
     assert!(tokens(1, 0) > tokens(0, 0));
-    // Alone or beside others, all or one prompt: a model answers the same.
+    // Alone or with others, on one prompt or all: a model's answers are the same.
     let alone = answer(&models[1..2], &ask(&prompts[1..], &[]), &Silent).unwrap();
     assert_eq!(alone.prompts[0].answers[0], found.prompts[1].answers[1]);
     let forced = Ask { form: Some(Form::Continuation), ..ask(&prompts, &[]) };
@@ -120,7 +120,7 @@ fn a_verdict_is_the_last_line_alone() {
     }
 }
 
-/// A server that answers every question by `reply`: of the body, and how many came before.
+/// A server that answers every request with `reply`, which is given the body and the number of earlier requests.
 struct Server {
     url: String,
     asked: Arc<Mutex<Vec<Value>>>,
@@ -164,7 +164,7 @@ impl Server {
     }
 }
 
-/// The body of a request; none where the connection ends.
+/// Reads the body of a request; `None` if the connection ends.
 fn request(stream: &mut TcpStream) -> Option<Value> {
     let mut reader = BufReader::new(stream);
     let (mut len, mut head) = (0, String::new());
@@ -196,7 +196,7 @@ fn said(text: &str) -> (u16, String) {
     (200, json!({ "choices": [{ "message": { "role": "assistant", "content": text } }] }).to_string())
 }
 
-/// The text between marks of what a judge is asked.
+/// Returns the text between two marks of a question to the judge.
 fn part<'a>(body: &'a Value, mark: &str) -> &'a str {
     let text = body["messages"][1]["content"].as_str().unwrap();
     let (begin, end) = (format!("<<<{mark}>>>\n"), format!("\n<<<end of {mark}>>>"));
@@ -204,7 +204,7 @@ fn part<'a>(body: &'a Value, mark: &str) -> &'a str {
     &text[from..from + text[from..].find(&end).unwrap()]
 }
 
-/// Three models and six prompts; the answer of model `m` to prompt `p` is `m` letters long.
+/// Returns three models and six prompts; the answer of model `m` to prompt `p` is `m` letters long.
 fn comparison() -> Comparison {
     let compared = |place: usize| Compared {
         letter: letter(place),
@@ -248,7 +248,7 @@ fn a_judge_that_knows_what_it_likes_agrees_with_itself() {
     let judge = found.judge.as_ref().unwrap();
     assert_eq!((judge.planned, judge.valid, judge.pairs_in_both_orders), (36, 36, 18));
     assert_eq!((judge.unreadable, judge.failed, judge.not_asked), (0, 0, 0));
-    // Nothing varies: Wilson's interval of six prompts, of 6 of 6 and of 3 of 6.
+    // No variance: Wilson's interval for six prompts, with 6 of 6 and 3 of 6.
     let six = |value: f64, low: f64, high: f64| {
         move |share: Option<Share>| {
             let Share { value: found, interval: Some(interval), prompts: 6 } = share.unwrap() else {
@@ -263,20 +263,20 @@ fn a_judge_that_knows_what_it_likes_agrees_with_itself() {
     assert_eq!([0, 1, 2].map(|model| judge.win_rates[model].unwrap().value), [0.0, 0.5, 1.0]);
     let pair = judge.pairs[0];
     assert_eq!((pair.a, pair.b, pair.wins, pair.ties, pair.losses), (0, 1, 0, 0, 6));
-    // Six of six by signs: 2 / 64, and three such tests by Holm.
+    // Sign flips, six of six: 2 / 64; Holm's correction for three such tests.
     assert!((pair.p.unwrap() - 3.0 * 2.0 / 64.0).abs() < 1e-12);
     assert_eq!(
         [0, 1, 2].map(|model| found.prompts[3].answers[model].score),
         [Some(0.0), Some(0.5), Some(1.0)]
     );
-    // The judge learns no names, and every pair comes in both orders.
+    // The judge sees no names, and every pair is judged in both orders.
     let asked = server.asked.lock().unwrap();
     assert!(asked.iter().all(|body| !body.to_string().contains("hidden")
         && body["model"] == "judge"
         && body["temperature"] == 0));
     let first = asked.iter().filter(|body| part(body, "answer A").len() < part(body, "answer B").len());
     assert_eq!(first.count(), 18);
-    // The order is the seed's.
+    // The seed determines the order.
     let order = |found: &Comparison| {
         let judgements = &found.judge.as_ref().unwrap().judgements;
         judgements.iter().map(|j| (j.prompt, j.first, j.second)).collect::<Vec<_>>()
@@ -314,19 +314,19 @@ fn verdicts_of_both_orders_are_put_together() {
     };
     use Verdict::{First, Second, Tie};
     let judged = verdicts(&[
-        (0, Some(First), Some(Second)), // the one wins in both
-        (1, Some(First), Some(First)),  // the first place
-        (2, Some(Tie), Some(Second)),   // once a tie
+        (0, Some(First), Some(Second)), // wins in both orders
+        (1, Some(First), Some(First)),  // the first position wins
+        (2, Some(Tie), Some(Second)),   // a tie once
         (3, Some(Tie), Some(Tie)),
-        (4, Some(Second), Some(First)), // the other wins in both
-        (5, Some(First), None),         // half a pair is none
+        (4, Some(Second), Some(First)), // loses in both orders
+        (5, Some(First), None),         // only one order judged
     ]);
     assert_eq!(
         (judged.planned, judged.valid, judged.unreadable, judged.pairs_in_both_orders),
         (12, 11, 1, 5)
     );
     assert!((judged.agreement.unwrap().value - 0.6).abs() < 1e-12);
-    // Scores of the first place: 0.5, 1, 0.25, 0.5, 0.5.
+    // Scores of the first position: 0.5, 1, 0.25, 0.5, 0.5.
     let first = judged.first_wins.unwrap();
     assert!((first.value - 0.55).abs() < 1e-12);
     // Student's t with 4 degrees of freedom, 2.776445, times the standard error, sqrt(0.3 / 4 / 5) = 0.122474.
@@ -341,7 +341,7 @@ fn verdicts_of_both_orders_are_put_together() {
 
 #[test]
 fn what_fails_is_asked_again_and_then_told() {
-    // Every second request fails in a way that passes; one prompt is never judged.
+    // Every second request fails temporarily; one prompt is never judged.
     let server = Server::start(Box::new(|body, before| match part(body, "prompt") {
         "prompt 2?" => said("I cannot say."),
         _ if before % 2 == 0 => (503, json!({ "error": { "message": "busy" } }).to_string()),
@@ -370,11 +370,11 @@ fn a_judge_that_is_not_there_is_not_asked_for_ever() {
     let (problem, failed, asked) = of(401, json!({ "error": { "message": "wrong key" } }));
     assert_eq!(problem, "status 401: wrong key");
     assert!(failed <= 3 && asked == failed);
-    // Four tries each, and after five that failed no more but what is under way.
+    // Four attempts each; after five failures only the requests in flight are finished.
     let (problem, failed, asked) = of(500, json!({}));
     assert_eq!(problem, "status 500");
     assert!((5..=7).contains(&failed) && asked == 4 * failed);
-    // What is about a question alone says nothing of the others.
+    // A problem of one question does not affect the others.
     for (status, answer, expected) in [
         (200, json!({ "choices": [] }), "the answer has no choices[0].message.content"),
         (400, json!({ "error": { "message": "too long" } }), "status 400: too long"),
@@ -412,7 +412,7 @@ fn once_asked_to_stop_nothing_more_is_asked() {
 fn urls_and_keys_that_cannot_be_used_are_refused() {
     for url in ["", "localhost:8000", "ftp://a/v1", "http://", "http://a/v1?key=1", "http://a b/"] {
         let error = Client::new(url, "judge", None).err().unwrap().to_string();
-        assert!(error.contains("expected the beginning of a server's endpoints"), "{url}: {error}");
+        assert!(error.contains("expected the base URL of a server"), "{url}: {error}");
     }
     assert!(Client::new("https://api.openai.com/v1/chat/completions", "judge", Some("sk-1")).is_ok());
     let error = Client::new("http://a/v1", "judge", Some("a\nb")).err().unwrap();
@@ -473,8 +473,8 @@ fn a_comparison_reads_as_it_is_meant_to() {
 
     * 36 of 36 judgements have a verdict; 0 replies without one, 0 failed, 0 not asked
     * both orders agree: 83.3 [40.5, 100.0] % of 18 pairs of answers
-    * the first answer wins: 58.3 [36.9, 79.8] %; 50 without a liking for a place
-    * an answer wins where it does in both orders, else it is a tie; ties count half; 95 % intervals of Student's t over prompts; p of the sign-flip test over prompts, corrected by Holm
+    * the first answer wins: 58.3 [36.9, 79.8] %; 50 without position bias
+    * an answer wins if it wins in both orders, otherwise it is a tie; ties count half; 95 % intervals of Student's t over prompts; p of the sign-flip test over prompts, corrected by Holm
 
     |  | model | wins (%) |
     | --- | --- | ---: |

@@ -1,52 +1,53 @@
-//! Which weights of a training stage sit an exam.
+//! Which weights of a training stage take an exam.
 
 use super::{TrainStage, TrialConfig};
 use serde::{Deserialize, Serialize};
 
-/// The weights after a share of a stage's steps, or the mean of those after several.
+/// The weights at one fraction of a stage's steps, or the mean of the weights at several fractions.
 ///
-/// The mean of the last checkpoints: Vaswani et al. 2017, section 6.1; latest weight averaging, LAWA: Kaddour 2022
+/// Averaging the last checkpoints: Vaswani et al. 2017, section 6.1; latest weight averaging (LAWA): Kaddour 2022
 /// (arXiv:2209.14981), Sanyal et al. 2023 (arXiv:2306.03241).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct At {
-    /// Above 0 and at most 1, ascending; 1 is the end of the stage.
+pub struct ExamPoint {
+    /// Fractions of the steps, above 0 and at most 1, ascending; 1 is the end of the stage.
     pub shares: Vec<f64>,
 }
 
-/// Shares are numbers: a configuration with another is refused.
-impl Eq for At {}
+/// Sound because fractions are never NaN: validation rejects such a configuration.
+impl Eq for ExamPoint {}
 
-impl Default for At {
+impl Default for ExamPoint {
     fn default() -> Self {
         Self { shares: vec![1.0] }
     }
 }
 
-impl At {
-    /// The end of the stage.
-    pub fn is_end(&self) -> bool {
+impl ExamPoint {
+    /// Returns whether these are the weights at the end of the stage.
+    pub fn is_final(&self) -> bool {
         self.shares == [1.0]
     }
 
-    /// The share of the stage that the weights have seen.
+    /// Returns the fraction of the stage's steps that the weights have been trained for.
     pub fn share(&self) -> f64 {
         self.shares.last().copied().unwrap_or(1.0)
     }
 }
 
 impl TrialConfig {
-    /// The weights that sit an exam after each examined stage, in order; means come last.
-    pub fn examined(&self) -> Vec<At> {
+    /// Returns the weights that take an exam after each examined stage, in order; a mean comes last.
+    pub fn examined(&self) -> Vec<ExamPoint> {
         let shares = self.exam.shares();
-        let mut found: Vec<At> = shares.iter().map(|&share| At { shares: vec![share] }).collect();
+        let mut found: Vec<ExamPoint> =
+            shares.iter().map(|&share| ExamPoint { shares: vec![share] }).collect();
         if self.exam.average_last > 1 {
             let first = shares.len().saturating_sub(self.exam.average_last);
-            found.push(At { shares: shares[first..].to_vec() });
+            found.push(ExamPoint { shares: shares[first..].to_vec() });
         }
         found
     }
 
-    /// The shares of a stage's steps, below 1, after which it keeps its weights.
+    /// Returns the fractions of a stage's steps, below 1, at which it keeps its weights.
     pub fn snapshots(&self, stage: TrainStage) -> Vec<f64> {
         match self.exams().contains(&stage) {
             true => self.exam.shares().into_iter().filter(|&share| share < 1.0).collect(),
@@ -56,7 +57,7 @@ impl TrialConfig {
 }
 
 impl super::ExamConfig {
-    /// The shares of `at`, ascending, each once.
+    /// Returns the fractions of `at`, sorted and without repetitions.
     pub fn shares(&self) -> Vec<f64> {
         let mut shares = self.at.clone();
         shares.sort_by(f64::total_cmp);

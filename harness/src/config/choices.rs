@@ -1,27 +1,27 @@
-//! The keys that hold one of some words.
+//! Types of the keys whose value is one of a few words.
 
 use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Where the training data comes from.
+/// Source of the training data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     /// The built-in world: generated text, questions, preference pairs and exam sheets.
     World,
-    /// The files named by `data.pretrain`, `data.sft` and `data.dpo`.
+    /// The files named by `data.pretrain`, `data.sft`, `data.sft_multi`, `data.lora` and `data.dpo`.
     Files,
-    /// A probe: k-hop induction.
+    /// Probe of k-hop induction.
     Hops,
-    /// A probe: associative recall.
+    /// Probe of associative recall.
     Recall,
-    /// A probe: knowledge capacity.
+    /// Probe of knowledge capacity.
     Capacity,
 }
 
 impl Source {
-    /// As it is written.
+    /// Returns the value as it is written in a configuration.
     pub fn word(self) -> &'static str {
         match self {
             Self::World => "world",
@@ -33,23 +33,23 @@ impl Source {
     }
 }
 
-/// What happens to a row that cannot be read.
+/// What to do with a row that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BadRow {
-    /// Stop with file, line and reason.
+    /// Stop, reporting file, line and reason.
     Error,
     /// Leave it out, count it and list it in the log.
     Skip,
 }
 
-/// What happens to content under a key, or in a column, that the layout of a data file has no place for.
+/// What to do with content under a key, or in a column, that the layout of a data file does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum UnknownKeys {
-    /// Stop with file, line and key.
+    /// Stop, reporting file, line and key.
     Error,
-    /// Read on without it, count the rows and tell the keys of each file.
+    /// Skip the content, count the rows and report the keys of each file.
     Ignore,
 }
 
@@ -57,19 +57,20 @@ pub enum UnknownKeys {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RowStyle {
-    /// The loss falls on answers, as the turns tell them; rows without a word of them are left out.
+    /// Loss on the answers, whose turns may override which ones; rows without a word of an answer left are dropped.
     Turns,
-    /// As MiniMind v1: the loss falls on all that follows the last `<s>assistant` of the cut ids, or their fourth.
+    /// As MiniMind v1: loss on everything after the last `<s>assistant` of the truncated ids, or from their fourth id
+    /// if there is none.
     Minimind,
 }
 
-/// How documents become rows of a batch.
+/// How documents are packed into the rows of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Packing {
-    /// Several documents a row, attention and positions separated per document.
+    /// Several documents per row; attention and positions are separate for each document.
     Separated,
-    /// One document a row, cut at `seq_len` as MiniMind does (padding is never computed).
+    /// One document per row, truncated at `seq_len` as MiniMind does (padding is never computed).
     Single,
 }
 
@@ -77,13 +78,13 @@ pub enum Packing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AnswerLoss {
-    /// The last answer of the cut conversation of which words are left.
+    /// The last answer of the truncated conversation that still has words.
     Last,
     /// Every assistant turn.
     Every,
 }
 
-/// How a first-order optimizer updates weights.
+/// Optimizer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OptimizerKind {
@@ -91,26 +92,26 @@ pub enum OptimizerKind {
     Adamw,
     /// Adam without weight decay, as MiniMind trains.
     Adam,
-    /// Muon for the matrices of blocks, with the same learning rate (Jordan et al. 2024; Liu et al. 2025), and AdamW for
-    /// embedding, head, router and norms.
+    /// Muon for the matrices of the blocks, with the same learning rate (Jordan et al. 2024; Liu et al. 2025); AdamW
+    /// for embedding, head, router and norms.
     Muon,
 }
 
-/// The course of the learning rate after warm-up.
+/// Learning-rate schedule after warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Schedule {
     /// Half a cosine from `lr` to `min_lr_ratio * lr`.
     Cosine,
-    /// A straight line from `lr` to `min_lr_ratio * lr`.
+    /// Linear from `lr` to `min_lr_ratio * lr`.
     Linear,
-    /// `lr` throughout.
+    /// Constant `lr`.
     Constant,
-    /// Warm-up, stable, decay: `lr` until the last `decay_share` of the steps, then a line to `min_lr_ratio * lr`.
+    /// Warm-up, stable, decay: `lr` until the last `decay_share` of the steps, then linear to `min_lr_ratio * lr`.
     Wsd,
 }
 
-/// The preference loss.
+/// Preference loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DpoLoss {
@@ -124,10 +125,11 @@ pub enum DpoLoss {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
-    /// The letter with the highest next-token probability behind the listed options, as MiniMind's.
+    /// By the letter with the highest next-token probability after the listed options, as MiniMind does.
     Letter,
-    /// The option whose text is most likely as the answer, behind the listed options.
+    /// By the option whose text is the most likely answer, after the listed options.
     Cloze,
-    /// The option whose text is most likely as the answer to the question alone: OLMES's cloze formulation (Gu et al. 2024).
+    /// By the option whose text is the most likely answer to the question alone: OLMES's cloze formulation (Gu et al.
+    /// 2024).
     Continuation,
 }

@@ -1,4 +1,4 @@
-//! TOML with places: every value keeps its line and its text for messages.
+//! TOML with positions: every value keeps its line and its source text for messages.
 
 use super::errors::ConfigError;
 use serde_json::Value;
@@ -6,46 +6,46 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// Longest text of a value that a message repeats, in characters.
+/// Maximum length of a value's text in a message, in characters.
 const SHOWN: usize = 40;
 
-/// A value as it was written.
+/// A value as written in a document.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
-    /// What it is.
+    /// The parsed value.
     pub content: Content,
-    /// How it was written, shortened.
+    /// Source text, shortened for messages.
     pub shown: String,
-    /// Where it was written, such as `sweeps/a.toml:12`.
+    /// Position, such as `sweeps/a.toml:12`.
     pub place: String,
 }
 
-/// What a value is.
+/// A parsed value.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
-    /// Text, a number or a truth value; null where TOML can say what JSON cannot, as `nan` or a date.
+    /// A string, number or boolean; null for TOML values that JSON cannot represent, such as `nan` or a date.
     Scalar(Value),
     /// A list.
     Array(Vec<Node>),
-    /// A table in the order it was written.
+    /// A table, in the order in which it was written.
     Table(Vec<Entry>),
 }
 
-/// A key of a table and its value.
+/// A key of a table with its value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// The key, without the table it stands in.
+    /// The key, without the name of its table.
     pub key: String,
-    /// Where the key was written.
+    /// Position of the key, such as `sweeps/a.toml:12`.
     pub place: String,
-    /// Bytes before the key in the file, by which entries are ordered.
+    /// Byte offset of the key in the file, by which entries are ordered.
     pub start: usize,
-    /// The value.
+    /// Value of the key.
     pub node: Node,
 }
 
 impl Node {
-    /// A bare piece of text, as `--set` and the environment give it.
+    /// Wraps a bare string, as given by `--set` or the environment.
     pub fn text(text: &str, place: &str) -> Self {
         Self {
             content: Content::Scalar(text.into()),
@@ -54,7 +54,7 @@ impl Node {
         }
     }
 
-    /// The value given by `--set` or the environment: TOML, or else a bare piece of text.
+    /// Parses a value given by `--set` or the environment: TOML if it is valid, otherwise a bare string.
     pub fn parse(text: &str, place: &str) -> Self {
         match DeValue::parse(text) {
             Ok(value) => Source { text, place: &|_| place.into() }.node(&value),
@@ -62,7 +62,7 @@ impl Node {
         }
     }
 
-    /// The value as JSON; null where JSON has no word for it.
+    /// Returns the value as JSON; null where JSON cannot represent it.
     pub fn json(&self) -> Value {
         match &self.content {
             Content::Scalar(value) => value.clone(),
@@ -71,7 +71,7 @@ impl Node {
         }
     }
 
-    /// The entries, where it is a table.
+    /// Returns the entries, if it is a table.
     pub fn table(&self) -> Option<&[Entry]> {
         match &self.content {
             Content::Table(entries) => Some(entries),
@@ -79,7 +79,7 @@ impl Node {
         }
     }
 
-    /// The items, where it is a list.
+    /// Returns the items, if it is a list.
     pub fn array(&self) -> Option<&[Node]> {
         match &self.content {
             Content::Array(items) => Some(items),
@@ -87,7 +87,7 @@ impl Node {
         }
     }
 
-    /// The text, where it is text.
+    /// Returns the string, if it is one.
     pub fn str(&self) -> Option<&str> {
         match &self.content {
             Content::Scalar(value) => value.as_str(),
@@ -95,7 +95,7 @@ impl Node {
         }
     }
 
-    /// The number, where it is one.
+    /// Returns the number, if it is one.
     pub fn number(&self) -> Option<f64> {
         match &self.content {
             Content::Scalar(value) => value.as_f64(),
@@ -103,7 +103,7 @@ impl Node {
         }
     }
 
-    /// The number, where it is a whole one from 0 up.
+    /// Returns the number, if it is a non-negative integer.
     pub fn whole(&self) -> Option<u64> {
         match &self.content {
             Content::Scalar(value) => value.as_u64(),
@@ -112,7 +112,7 @@ impl Node {
     }
 }
 
-/// Reads a TOML document; `name` is how messages call it.
+/// Parses a TOML document; `name` is its name in messages.
 pub fn parse(name: &str, text: &str) -> Result<Vec<Entry>, ConfigError> {
     let line = |at: usize| 1 + text.bytes().take(at).filter(|&byte| byte == b'\n').count();
     let place = |at: usize| format!("{name}:{}", line(at));
@@ -123,7 +123,7 @@ pub fn parse(name: &str, text: &str) -> Result<Vec<Entry>, ConfigError> {
     Ok(Source { text, place: &place }.entries(table.get_ref()))
 }
 
-/// Turns TOML's values into nodes.
+/// Converts TOML values into nodes.
 struct Source<'a> {
     text: &'a str,
     place: &'a dyn Fn(usize) -> String,

@@ -1,7 +1,8 @@
-//! Which keys have an effect, and where: what a name leaves out, so that one setting has one name.
+//! Keys that have no effect in a configuration. Names leave them out, so that equal settings have equal names.
 //!
-//! Every key counts unless it is listed here. *Invariant:* what is said of `[model]`, of a training stage and of
-//! `[data]` depends on keys that the stage runs' own facts hold, so that their names can leave out the same.
+//! Every key counts unless it is listed here. *Invariant:* whether a key of `[model]`, of a training stage or of
+//! `[data]` has an effect depends only on keys in the stage runs' own facts, so that their names can leave out the same
+//! keys.
 
 use super::keys::{keys, sections};
 use super::layers::get;
@@ -13,30 +14,31 @@ use model::{Device, Parametrization};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// A key that changes no result of a configuration as it stands there.
+/// A key that does not affect the results of a given configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Idle {
-    /// The key, such as `model.top_k`.
+    /// Full name of the key, such as `model.top_k`.
     pub key: String,
-    /// Why, as the end of a sentence: `model.n_experts = 0 is a dense model`.
+    /// The reason, as the end of a sentence: `model.n_experts = 0 is a dense model`.
     pub why: Arc<str>,
-    /// What it comes to, where several of its values come to the same; otherwise it comes to nothing.
-    comes_to: Option<Value>,
+    /// Canonical value of the key, if several of its values are equivalent; `None` if none of them has an effect.
+    canonical: Option<Value>,
 }
 
-/// Every key without an effect on what a configuration comes to, with the reason.
+/// Returns every key without an effect on the trial, with the reason.
 pub fn idle(config: &TrialConfig) -> Vec<Idle> {
     let mut found = of_stage_runs(config);
     of_trials(config, &mut found);
     found.0
 }
 
-/// The configuration as JSON without the keys that have no effect on what its stage runs do.
+/// Returns the configuration as JSON without the keys that do not affect what its stage runs do.
 pub fn effective(config: &TrialConfig) -> Value {
     without(json!(config), of_stage_runs(config))
 }
 
-/// The same without those that have none on the trial, such as whatever serves a stage that is left out.
+/// Returns the configuration as JSON without the keys that do not affect the trial, such as those that only a disabled
+/// stage reads.
 pub(super) fn effective_in_trial(config: &TrialConfig) -> Value {
     let mut idle = of_stage_runs(config);
     of_trials(config, &mut idle);
@@ -44,17 +46,17 @@ pub(super) fn effective_in_trial(config: &TrialConfig) -> Value {
 }
 
 fn without(mut tree: Value, idle: Found) -> Value {
-    for Idle { key, comes_to, .. } in idle.0 {
+    for Idle { key, canonical, .. } in idle.0 {
         let mut parts = key.split('.').collect::<Vec<_>>();
         let Some(name) = parts.pop() else { continue };
         let table = parts.into_iter().try_fold(&mut tree, |table, part| table.get_mut(part));
         let Some(keys) = table.and_then(Value::as_object_mut) else { continue };
-        match comes_to {
+        match canonical {
             Some(value) => keys.insert(name.into(), value),
             None => keys.remove(name),
         };
     }
-    // Names from before there was the key are those of its default.
+    // Names from before these keys existed are those of their defaults.
     if tree["model"]["parametrization"] == json!(Parametrization::Standard)
         && let Some(model) = tree["model"].as_object_mut()
     {
@@ -68,7 +70,7 @@ fn without(mut tree: Value, idle: Found) -> Value {
     tree
 }
 
-/// The keys of which rows of files are read, whatever the stage.
+/// Keys that select the rows to read from files, whatever the stage.
 pub const FILTERS: [&str; 6] = [
     "data.on_bad_row",
     "data.unknown_keys",
@@ -78,13 +80,13 @@ pub const FILTERS: [&str; 6] = [
     "data.max_rows",
 ];
 
-/// The keys found so far.
+/// The idle keys found so far.
 struct Found(Vec<Idle>);
 
 impl Found {
     fn add(&mut self, keys: &[&str], why: impl Into<Arc<str>>) {
         let why = why.into();
-        self.0.extend(keys.iter().map(|&key| Idle { key: key.into(), why: why.clone(), comes_to: None }));
+        self.0.extend(keys.iter().map(|&key| Idle { key: key.into(), why: why.clone(), canonical: None }));
     }
 
     fn add_in(&mut self, section: &str, keys: &[&str], why: impl Into<Arc<str>>) {
@@ -103,8 +105,8 @@ impl Found {
         self.add(&keys, why);
     }
 
-    fn comes_to(&mut self, key: &str, value: impl Into<Value>, why: impl Into<Arc<str>>) {
-        self.0.push(Idle { key: key.into(), why: why.into(), comes_to: Some(value.into()) });
+    fn canonical(&mut self, key: &str, value: impl Into<Value>, why: impl Into<Arc<str>>) {
+        self.0.push(Idle { key: key.into(), why: why.into(), canonical: Some(value.into()) });
     }
 }
 
@@ -126,7 +128,7 @@ fn of_stage_runs(config: &TrialConfig) -> Found {
         found.add(&FILTERS, why.clone());
         found.add(&["data.history_chars"], why);
     }
-    // Stage runs from before there were these keys have their names.
+    // Stage runs from before these keys existed keep their names.
     if config.world.practice.is_empty() {
         found.add(&["world.practice"], "empty, it leaves the mix as it is");
     }
@@ -138,7 +140,7 @@ fn of_stage_runs(config: &TrialConfig) -> Found {
     }
     if let Some(probe) = config.probe() {
         let keys = ["rows", "special_tokens_in_text", "val_share"];
-        found.add_in("data", &keys, format!("data.source = \"{}\" makes all of its rows", probe.name));
+        found.add_in("data", &keys, format!("data.source = \"{}\" generates all of its rows", probe.name));
     }
     found
 }
@@ -149,16 +151,16 @@ fn model(config: &TrialConfig, found: &mut Found) {
         false => ("model.hidden_dim", model.ffn_dim(), "the feed-forward"),
         true => ("model.expert_hidden_dim", model.expert_dim(), "each expert"),
     };
-    let why: Arc<str> = format!("{what} is {width} wide either way").into();
-    found.comes_to(key, width, why.clone());
+    let why: Arc<str> = format!("the effective width of {what} is {width}").into();
+    found.canonical(key, width, why.clone());
     found.add(&["model.multiple_of"], why.clone());
-    found.comes_to(
+    found.canonical(
         "model.head_dim",
         model.head_dim(),
-        format!("a head is {} wide either way", model.head_dim()),
+        format!("the effective head width is {}", model.head_dim()),
     );
     if model.tie_embeddings {
-        found.add(&["model.head_init"], "model.tie_embeddings = true makes the embedding the head");
+        found.add(&["model.head_init"], "model.tie_embeddings = true uses the embedding as the head");
     }
     match model.parametrization {
         Parametrization::Standard => {
@@ -181,10 +183,10 @@ fn model(config: &TrialConfig, found: &mut Found) {
     }
 }
 
-/// Keys of a training stage that say how it is watched and written down.
+/// Keys of a training stage that control how it is monitored and recorded, not what it learns.
 ///
-/// `max_loss_rise` is among them: it can only keep a stage from being finished.
-const CADENCE: [&str; 8] = [
+/// `max_loss_rise` is among them because it can only prevent a stage from finishing.
+const MONITORING_KEYS: [&str; 8] = [
     "enabled",
     "checkpoint_every",
     "keep_checkpoints",
@@ -198,30 +200,30 @@ const CADENCE: [&str; 8] = [
 fn of_training(config: &TrialConfig, stage: TrainStage, t: &Training, found: &mut Found) {
     let name = stage.name();
     let mut add = |keys: &[&str], why: String| found.add_in(name, keys, why);
-    add(&CADENCE, "it says how the stage is watched and written down, not what it learns".into());
-    // In the order of what wins.
+    add(&MONITORING_KEYS, "it sets how the stage is monitored and recorded, not what it learns".into());
+    // In order of precedence.
     if let Some(steps) = t.steps {
-        add(&["flops", "tokens", "epochs"], format!("{name}.steps = {steps} says how long the stage is"));
+        add(&["flops", "tokens", "epochs"], format!("{name}.steps = {steps} sets the length of the stage"));
     } else if let Some(flops) = t.flops {
-        add(&["tokens", "epochs"], format!("{name}.flops = {flops:e} says how long the stage is"));
+        add(&["tokens", "epochs"], format!("{name}.flops = {flops:e} sets the length of the stage"));
     } else if let Some(tokens) = t.tokens {
-        add(&["epochs"], format!("{name}.tokens = {tokens} says how long the stage is"));
+        add(&["epochs"], format!("{name}.tokens = {tokens} sets the length of the stage"));
     }
     if t.schedule == Schedule::Constant {
         add(&["min_lr_ratio"], format!("{name}.schedule = \"constant\" never falls"));
     }
     if t.schedule != Schedule::Wsd {
-        add(&["decay_share"], format!("only {name}.schedule = \"wsd\" decays by it"));
+        add(&["decay_share"], format!("only {name}.schedule = \"wsd\" has a decay phase"));
     }
     if t.optimizer == OptimizerKind::Adam {
         let keys = ["weight_decay", "embedding_decay", "hidden_decay", "head_decay"];
         add(&keys, format!("{name}.optimizer = \"adam\" decays no weights"));
     }
     if t.optimizer != OptimizerKind::Muon {
-        add(&["momentum"], format!("only {name}.optimizer = \"muon\" has it"));
+        add(&["momentum"], format!("only {name}.optimizer = \"muon\" uses it"));
     }
     if config.model.tie_embeddings {
-        add(&["head_lr", "head_decay"], "model.tie_embeddings = true makes the embedding the head".into());
+        add(&["head_lr", "head_decay"], "model.tie_embeddings = true uses the embedding as the head".into());
     }
     let has_share = config.data.val_share > 0.0 || config.probe().is_some();
     if !has_share && stage.val_files(&config.data).is_none() {
@@ -230,19 +232,19 @@ fn of_training(config: &TrialConfig, stage: TrainStage, t: &Training, found: &mu
     if stage.compares_answers() {
         add(
             &["packing", "val_tokens"],
-            "preference pairs are neither packed nor left out of a validation".into(),
+            "preference pairs are never packed, and validation uses all of them".into(),
         );
     }
 }
 
 fn of_trials(config: &TrialConfig, found: &mut Found) {
     let kind = config.device.kind();
-    found.comes_to("device", kind, format!("results are the same on every {kind} device"));
+    found.canonical("device", kind, format!("results are the same on every {kind} device"));
     if config.device == Device::Cpu {
         found.add(&["precision"], "device = \"cpu\" computes in f32");
     }
     found.add(&["threads"], "results do not depend on the number of threads");
-    found.section("slurm", "it says where a trial runs, not what it learns");
+    found.section("slurm", "it sets where a trial runs, not what it learns");
     let trains_tokenizer = config.tokenizer.path.is_none();
     if !trains_tokenizer {
         found.add(&["tokenizer.train_chars"], "tokenizer.path names a tokenizer that is trained already");
@@ -251,23 +253,27 @@ fn of_trials(config: &TrialConfig, found: &mut Found) {
     let exam = &config.exam;
     if !exam.enabled {
         found.section("exam", "exam.enabled = false leaves the exam out");
-        found.comes_to("exam.enabled", false, "");
+        found.canonical("exam.enabled", false, "");
         return;
     }
-    let sat: Vec<&str> = config.exams().into_iter().map(TrainStage::name).collect();
-    found.comes_to("exam.after", json!(sat), format!("the exam is sat after {} either way", sat.join(", ")));
+    let examined: Vec<&str> = config.exams().into_iter().map(TrainStage::name).collect();
+    found.canonical(
+        "exam.after",
+        json!(examined),
+        format!("the exam is taken after {} in any case", examined.join(", ")),
+    );
     if exam.sheets.is_none() {
-        found.add(&["exam.contamination"], "the built-in world's questions are not looked for in its text");
+        found.add(&["exam.contamination"], "the built-in world is not checked for contamination");
     }
     let shares = exam.shares();
     let shown = shares.iter().map(f64::to_string).collect::<Vec<_>>().join(", ");
-    found.comes_to("exam.at", json!(shares), format!("the exam is sat at {shown} either way"));
+    found.canonical("exam.at", json!(shares), format!("the exam is taken at {shown} in any case"));
     if exam.average_last < 2 {
-        found.comes_to("exam.average_last", 0, "the mean of less than 2 is none");
+        found.canonical("exam.average_last", 0, "fewer than 2 weights are not averaged");
     }
     if let Some(probe) = config.probe() {
         let keys = ["answer", "norm", "rotate", "shots", "dev_sheets", "system", "samples"];
-        found.add_in("exam", &keys, format!("data.source = \"{}\" asks in its own words", probe.name));
+        found.add_in("exam", &keys, format!("data.source = \"{}\" has its own question format", probe.name));
         return;
     }
     if exam.answer == Answer::Letter {
@@ -289,12 +295,12 @@ fn of_data(config: &TrialConfig, trains_tokenizer: bool, found: &mut Found) {
         return of_probe(config, probe, found);
     }
     if data.rows == RowStyle::Minimind {
-        found.add(&["data.special_tokens_in_text"], "data.rows = \"minimind\" makes control tokens of them");
+        found.add(&["data.special_tokens_in_text"], "data.rows = \"minimind\" reads them as control tokens");
     }
     let enabled = recipe(config);
     let left_out = |stage: TrainStage| format!("{}.enabled = false leaves the stage out", stage.name());
     if data.source == Source::World {
-        // A tokenizer is trained on texts and conversations.
+        // A tokenizer is trained on pretraining text and `[sft]` conversations.
         let of_tokenizer = [TrainStage::Pretrain, TrainStage::Sft].into_iter().filter(|_| trains_tokenizer);
         let read: Vec<&str> = enabled
             .iter()
@@ -318,15 +324,15 @@ fn of_data(config: &TrialConfig, trains_tokenizer: bool, found: &mut Found) {
         enabled.iter().filter_map(|stage| stage.val_files(data)).map(|(key, _)| key).collect();
     for spec in &TRAINING {
         let own = &spec.files[0];
-        let (serving, sources) = spec.stage.files(data);
-        if enabled.contains(&spec.stage) && serving != own.key {
-            found.comes_to(own.key, json!(sources), format!("it comes to {serving} where it is empty"));
+        let (read_key, sources) = spec.stage.files(data);
+        if enabled.contains(&spec.stage) && read_key != own.key {
+            found.canonical(own.key, json!(sources), format!("{read_key} is used if it is empty"));
         } else if !read.contains(&own.key) {
             found.add(&[own.key], left_out(spec.stage));
         }
         match spec.stage.val_files(data).filter(|_| enabled.contains(&spec.stage)) {
-            Some((serving, sets)) if serving != own.val_key => {
-                found.comes_to(own.val_key, json!(sets), format!("it comes to {serving} where it is empty"));
+            Some((read_key, sets)) if read_key != own.val_key => {
+                found.canonical(own.val_key, json!(sets), format!("{read_key} is used if it is empty"));
             }
             None if !enabled.contains(&spec.stage) && !validated.contains(&own.val_key) => {
                 found.add(&[own.val_key], left_out(spec.stage));
@@ -354,7 +360,7 @@ fn of_probe(config: &TrialConfig, probe: &ProbeSpec, found: &mut Found) {
     }
 }
 
-/// The keys in which two configurations differ.
+/// Returns the keys in which two configurations differ, in order of declaration.
 pub fn differing(a: &TrialConfig, b: &TrialConfig) -> Vec<&'static str> {
     let (a, b) = (json!(a), json!(b));
     keys().map(|key| key.path.as_str()).filter(|key| get(&a, key) != get(&b, key)).collect()

@@ -1,24 +1,24 @@
-//! What is wrong with a configuration: every problem at once, each with its place.
+//! Errors of a configuration: every problem at once, each with its place.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// Most problems shown of one file; the rest are counted.
+/// Maximum number of problems shown; the rest are only counted.
 const SHOWN: usize = 20;
 
-/// One thing wrong with a configuration.
+/// One problem of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// Where: `sweeps/a.toml:12`, `preset small:3`, `MINDSCALE_SEED` or `--set seed=x`.
+    /// Where it was written: `sweeps/a.toml:12`, `preset small:3`, `MINDSCALE_SEED` or `--set seed=x`.
     pub place: String,
-    /// The key, such as `model.n_layers`; empty where none is at fault.
+    /// The key at fault, such as `model.n_layers`; empty if none is.
     pub key: String,
-    /// What is wrong, what was expected, and what to do.
+    /// What is wrong, what was expected, and what to do about it.
     pub problem: String,
 }
 
 impl ConfigError {
-    /// A problem of one key.
+    /// Creates a problem of one key.
     pub fn new(place: impl Into<String>, key: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { place: place.into(), key: key.into(), problem: problem.into() }
     }
@@ -37,10 +37,10 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// Everything wrong with a configuration, one line each.
+/// All problems of a configuration, one line each.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConfigErrors {
-    /// The problems in the order they were found, without repetitions.
+    /// The problems in the order in which they were found; [`ConfigErrors::or`] drops repetitions.
     pub errors: Vec<ConfigError>,
 }
 
@@ -59,12 +59,12 @@ impl fmt::Display for ConfigErrors {
 }
 
 impl ConfigErrors {
-    /// Notes a problem.
+    /// Adds a problem.
     pub fn push(&mut self, error: ConfigError) {
         self.errors.push(error);
     }
 
-    /// Notes all that an error tells.
+    /// Adds the problems of an error: each one if it is a [`ConfigErrors`], otherwise the error as a whole.
     pub fn absorb(&mut self, error: anyhow::Error) {
         match error.downcast::<Self>() {
             Ok(more) => self.errors.extend(more.errors),
@@ -72,10 +72,10 @@ impl ConfigErrors {
         }
     }
 
-    /// `value` if nothing was wrong, else everything that was.
+    /// Returns `value` if there are no problems.
     ///
     /// # Errors
-    /// Everything that was wrong.
+    /// If there are problems: all of them, without repetitions.
     pub fn or<T>(mut self, value: T) -> Result<T, Self> {
         if self.errors.is_empty() {
             return Ok(value);

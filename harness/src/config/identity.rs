@@ -5,16 +5,17 @@ use super::effect::effective_in_trial;
 use serde_json::Value;
 use uuid::Uuid;
 
-/// The namespace of the names of trials. Fixed for ever: a changed namespace renames every trial.
+/// UUID namespace of trial names. Never change it: that would rename every trial.
 const NAMESPACE: Uuid = Uuid::from_u128(0x3f7a_9c52_0d1e_4b86_a5c4_6d73_6361_6c65);
 
-/// UUID v5 of the configuration, without the keys that have no effect in it: where it runs, how often it is written
-/// down, and whatever would serve a stage that is left out. See `effect.rs`.
+/// Returns the UUID v5 of the configuration without the keys that have no effect in it: where it runs, how often it
+/// records, and the keys of disabled stages. See `effect.rs`.
 pub fn identity(config: &TrialConfig) -> Uuid {
     Uuid::new_v5(&NAMESPACE, canonical_json(&effective_in_trial(config)).as_bytes())
 }
 
-/// JSON without spaces, the keys of every object in alphabetical order, fractions as `1.5e-3`.
+/// Formats JSON without spaces, with the keys of every object sorted and fractions in exponent notation, such as
+/// `1.5e-3`.
 pub fn canonical_json(value: &Value) -> String {
     let mut text = String::new();
     write(value, &mut text);
@@ -47,7 +48,7 @@ fn write(value: &Value, text: &mut String) {
             }
             text.push(']');
         }
-        // Written here, so that a name does not change with a library's taste.
+        // Formatted here, so that names do not depend on a library's number format.
         Value::Number(number) if number.is_f64() => {
             *text += &format!("{:e}", number.as_f64().unwrap_or_default());
         }
@@ -76,7 +77,7 @@ mod tests {
         let on = |device: Device| TrialConfig { device, ..config.clone() };
         let other = TrialConfig { seed: 2, ..config.clone() };
         let mut chattier = config.clone();
-        (chattier.sft.training.log_every, chattier.lora.rank) = (1, 3); // lora is left out
+        (chattier.sft.training.log_every, chattier.lora.rank) = (1, 3); // lora is disabled
         let mut slower = config.clone();
         slower.sft.training.lr /= 2.0;
         assert_eq!(identity(&config), identity(&elsewhere));

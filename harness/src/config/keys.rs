@@ -1,7 +1,7 @@
-//! Every key of a trial as a flat list, made from the declarations: kinds, checks and the nearest name.
+//! Every key of a trial as a flat list, derived from the declarations: types, checks and suggestions for unknown names.
 
 use super::document::{Content, Entry, Node};
-use super::near::{did_you_mean, nearest, ours};
+use super::near::{did_you_mean, nearest, our_name};
 use super::{Sources, TRAINING, TrialConfig, get, is_source_name};
 use model::Device;
 use model::section::{Range, schema_of};
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// Word that stands for "no value", which TOML cannot say.
+/// Word for "no value", for which TOML has no syntax.
 pub const UNSET: &str = "unset";
 
-/// A value of a key as people write it: `4`, `0.001`, `4e11`.
+/// Formats a key's value as people write it: `4`, `0.001`, `4e11`.
 pub fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -25,12 +25,12 @@ pub fn plain(value: &Value) -> String {
     }
 }
 
-/// What a key holds.
+/// Type of a key's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
     /// `true` or `false`.
     Bool,
-    /// A whole number of 0 or more.
+    /// A non-negative integer.
     Whole,
     /// Any finite number.
     Number,
@@ -38,47 +38,47 @@ pub enum Kind {
     Text,
     /// The name of a [`Device`].
     Device,
-    /// One of these words.
+    /// One of the words.
     Choice(Vec<String>),
-    /// Several of one kind.
+    /// A list of values of one type.
     List(Box<Kind>),
     /// [`Sources`].
     Sources,
-    /// Numbers by names that the user gives, each of them a key of its own.
+    /// A table of numbers by user-given names, each of which is a key of its own.
     Weights,
 }
 
 /// A key of a trial.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KeySpec {
-    /// The whole key, such as `model.n_layers`.
+    /// Full name of the key, such as `model.n_layers`.
     pub path: String,
-    /// What it holds.
+    /// Type of its value.
     pub kind: Kind,
-    /// Whether it may be left without a value.
+    /// Whether it may be [`UNSET`].
     pub optional: bool,
-    /// Which of the numbers it may hold, where not all.
+    /// Allowed range of a number; `None` if any number is allowed.
     pub range: Option<Range>,
-    /// What it holds unless it is set; null for no value.
+    /// Default value; null if unset.
     pub default: Value,
-    /// What it does.
+    /// Documentation, as one line.
     pub doc: String,
-    /// The JSON Schema of its values.
+    /// JSON Schema of its values.
     pub schema: Value,
 }
 
 /// A table of keys.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Section {
-    /// Its name, such as `model`; that of the trial itself is empty.
+    /// Name of the section, such as `model`; empty for the trial itself.
     pub name: String,
-    /// What it is for.
+    /// Documentation, as one line.
     pub doc: String,
-    /// Its keys, in order.
+    /// Its keys, in order of declaration.
     pub keys: Vec<KeySpec>,
 }
 
-/// Every section of a trial, in order. The first is the trial itself.
+/// Returns every section of a trial, in order; the first is the trial itself.
 pub fn sections() -> &'static [Section] {
     static SECTIONS: OnceLock<Vec<Section>> = OnceLock::new();
     SECTIONS.get_or_init(|| {
@@ -97,23 +97,23 @@ pub fn sections() -> &'static [Section] {
     })
 }
 
-/// Every key of a trial, in the order of declaration.
+/// Iterates over every key of a trial, in order of declaration.
 pub fn keys() -> impl DoubleEndedIterator<Item = &'static KeySpec> + Clone {
     sections().iter().flat_map(|section| &section.keys)
 }
 
-/// The names of a table's keys, in the order of declaration.
+/// Returns the names of a table's keys, in order of declaration.
 #[cfg(test)] // for the reference page
 pub(super) fn names_of<T: schemars::JsonSchema>() -> Vec<String> {
     properties(&schema_of::<T>()).map(|(name, _)| name.clone()).collect()
 }
 
-/// The key with this name, among them those of weights such as `data.mix.web`.
+/// Returns the key with this name; keys of weights, such as `data.mix.web`, included.
 pub fn find(path: &str) -> Option<&'static KeySpec> {
     keys().find(|key| key.path == path).or_else(|| weight(path))
 }
 
-/// The key of one weight, by the name that the user gives it; each is made once and kept.
+/// Returns the key of one weight with a user-given name; each is created once and never freed.
 fn weight(path: &str) -> Option<&'static KeySpec> {
     static MADE: Mutex<BTreeMap<String, &'static KeySpec>> = Mutex::new(BTreeMap::new());
     let (table, name) = path.rsplit_once('.')?;
@@ -126,17 +126,17 @@ fn weight(path: &str) -> Option<&'static KeySpec> {
     Some(key)
 }
 
-/// Whether `path` names a table of weights, whose entries are keys of their own.
+/// Returns whether `path` names a table of weights, whose entries are keys of their own.
 pub fn is_weights(path: &str) -> bool {
     keys().any(|key| key.path == path && key.kind == Kind::Weights)
 }
 
-/// Whether `path` names a section, such as `model`.
+/// Returns whether `path` names a section, such as `model`.
 pub fn is_section(path: &str) -> bool {
     !path.is_empty() && sections().iter().any(|section| section.name == path)
 }
 
-/// The largest value of a key of whole numbers that has one.
+/// Returns the largest allowed value of an integer key that has an upper bound.
 pub fn largest(key: &str) -> Option<u64> {
     find(key)?.range?.max.map(|(max, _)| max as u64)
 }
@@ -186,13 +186,13 @@ fn kind_of(schema: &Value) -> Option<Kind> {
     })
 }
 
-/// Documentation as one line.
+/// Joins the lines of a doc comment.
 pub(super) fn one_line(doc: &str) -> String {
     doc.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 impl Kind {
-    /// What a message says was expected.
+    /// Returns the description of the type in messages that say what was expected.
     pub fn expected(&self) -> String {
         match self {
             Kind::Bool => "true or false".into(),
@@ -211,7 +211,7 @@ impl Kind {
         }
     }
 
-    /// A value of a table of sources or weights.
+    /// Returns an entry's value in a table of sources or weights, if it is valid.
     fn accept_part(&self, node: &Node) -> Option<Value> {
         match self {
             Kind::Sources => Kind::List(Box::new(Kind::Text)).accept(node),
@@ -228,7 +228,7 @@ impl Kind {
                 entries.iter().map(part).collect()
             }
             (Kind::Bool, Content::Scalar(value)) => value.is_boolean().then(|| value.clone()),
-            // TOML, in which trials are recorded, ends there.
+            // Trials are recorded in TOML, whose integers end there.
             (Kind::Whole, Content::Scalar(value)) => {
                 value.as_u64().filter(|&whole| whole <= i64::MAX as u64).map(Value::from)
             }
@@ -248,7 +248,7 @@ impl Kind {
 }
 
 impl KeySpec {
-    /// The key of one of its weights.
+    /// Returns the key of one of its weights.
     pub(super) fn weight(&self, path: &str) -> Self {
         Self {
             path: path.into(),
@@ -259,7 +259,7 @@ impl KeySpec {
         }
     }
 
-    /// What may be written for this key.
+    /// Returns the description of the allowed values in messages.
     pub fn expected(&self) -> String {
         let unset = if self.optional { format!(", or \"{UNSET}\"") } else { String::new() };
         let value = match &self.range {
@@ -269,10 +269,10 @@ impl KeySpec {
         value + &unset
     }
 
-    /// The value as a trial holds it, or what is wrong with it.
+    /// Returns the value as a trial holds it.
     ///
     /// # Errors
-    /// Says what was expected, and what to do.
+    /// If the value does not fit: what it is, what was expected, and a suggestion.
     pub fn check(&self, node: &Node) -> Result<Value, String> {
         if self.optional && node.str() == Some(UNSET) {
             return Ok(Value::Null);
@@ -295,7 +295,7 @@ impl KeySpec {
     }
 }
 
-/// What a number of a range is called: `a whole number of 1 to 4096`, `a positive number`.
+/// Describes a number of a range: `a whole number of 1 to 4096`, `a positive number`.
 fn number_of(range: &Range) -> String {
     let kind = if range.is_whole { "a whole number" } else { "a number" };
     match (range.min, range.max) {
@@ -307,7 +307,7 @@ fn number_of(range: &Range) -> String {
     }
 }
 
-/// The problem of a key that does not exist, with the nearest that does.
+/// Returns the message for a key that does not exist, with suggestions.
 pub fn unknown_key(key: &str) -> String {
     let names = nearest_keys(key);
     match names.split_last() {
@@ -324,9 +324,9 @@ fn nearest_keys(key: &str) -> Vec<&'static str> {
     let named = |name: &str| -> Vec<&'static str> {
         paths().filter(|path| last(path) == name).take(TRAINING.len()).collect()
     };
-    let key = &ours(key);
+    let key = &our_name(key);
     let own_name = key.rsplit('.').next().unwrap_or(key);
-    // The section was forgotten or mistaken: every key of that name, or the one whose section is nearly right.
+    // The section is missing or wrong: every key of that name, or the one whose section is nearly right.
     let same = named(own_name);
     if !same.is_empty() {
         return nearest(key, same.iter().copied()).map_or(same, |path| vec![path]);
@@ -334,11 +334,11 @@ fn nearest_keys(key: &str) -> Vec<&'static str> {
     if let Some(path) = nearest(key, paths().chain(sections)) {
         return vec![path];
     }
-    // Both are mistaken.
+    // Both section and name are wrong.
     nearest(own_name, paths().map(last)).map_or(Vec::new(), named)
 }
 
-/// `"a", "b" or "c"`.
+/// Formats words as `"a", "b" or "c"`.
 pub(super) fn any_of(words: &[impl AsRef<str>]) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("\"{}\"", word.as_ref())).collect();
     match quoted.split_last() {
@@ -387,7 +387,10 @@ mod tests {
     #[test]
     fn documentation_range_and_default_follow_the_declarations() {
         let key = |path: &str| find(path).unwrap();
-        assert_eq!(key("model.n_layers").doc, "Number of blocks, each attention and feed-forward.");
+        assert_eq!(
+            key("model.n_layers").doc,
+            "Number of blocks, each an attention layer and a feed-forward layer."
+        );
         assert_eq!(key("model.n_layers").range.unwrap().to_string(), "1 to 4096");
         assert_eq!(key("dpo.lr").range.unwrap().to_string(), "a positive number");
         assert_eq!(key("slurm.at_once").range.unwrap().to_string(), "at least 1");

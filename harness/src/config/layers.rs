@@ -1,4 +1,5 @@
-//! The layers of a configuration, later wins: defaults, preset, sweep file, `local.toml`, environment, `--set`.
+//! The layers of a configuration; later layers override earlier ones: defaults, preset, sweep file, `local.toml`,
+//! environment, `--set`.
 
 use super::document::{self, Entry, Node};
 use super::errors::{ConfigError, ConfigErrors};
@@ -16,28 +17,28 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
-/// Begins the name of every environment variable that sets a key: `MINDSCALE_PRETRAIN__LR`.
+/// Prefix of the environment variables that set keys, as in `MINDSCALE_PRETRAIN__LR`.
 const ENV_PREFIX: &str = "MINDSCALE_";
 
-/// Variables with that beginning which are no keys of a trial.
+/// Variables with that prefix that are not keys of a trial.
 const ENV_RESERVED: [&str; 4] = ["MINDSCALE_SHARED", "MINDSCALE_COMMIT", "MINDSCALE_FONT", "MINDSCALE_SIMD"];
 
 /// What this machine, the environment and the command line change about a sweep file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overrides {
-    /// Name of a preset, under the file.
+    /// Name of a preset, which the file overrides.
     pub preset: Option<String>,
-    /// The files of this machine beside sweeps, over those.
+    /// Local files of this machine next to sweep files, which override them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub local: Vec<Local>,
-    /// `key=value`, over everything.
+    /// Arguments of `--set`, each `key=value`; they override everything else.
     pub set: Vec<String>,
-    /// Environment variables `MINDSCALE_*`, over the file.
+    /// Environment variables `MINDSCALE_*` with their values; they override the files.
     pub env: Vec<(String, String)>,
 }
 
 impl Overrides {
-    /// The command line's choices and the process's environment.
+    /// Returns the command line's choices together with the process's environment.
     pub fn from_env(preset: Option<String>, set: Vec<String>) -> Self {
         let text = |part: std::ffi::OsString| part.to_string_lossy().into_owned();
         let mut env: Vec<_> = std::env::vars_os()
@@ -48,10 +49,10 @@ impl Overrides {
         Self { preset, local: vec![], set, env }
     }
 
-    /// The files of this machine that lie over a sweep file.
+    /// Returns the local files that apply to a sweep file.
     fn local_of(&self, sweep: &Path) -> impl Iterator<Item = &Local> {
         let is_exact = self.local.iter().any(|local| local.sweep == sweep);
-        // A record may have been written from another folder.
+        // The record may have been written from another working directory.
         let is_of = move |local: &&Local| match is_exact {
             true => local.sweep == sweep,
             false => local.sweep.file_name() == sweep.file_name(),
@@ -59,12 +60,12 @@ impl Overrides {
         self.local.iter().filter(is_of)
     }
 
-    /// Whether nothing is changed.
+    /// Returns whether there are no overrides.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// A command with these layers: `MINDSCALE_SEED=2 mindscale run FILE --set pretrain.lr=1e-3`.
+    /// Returns a shell command with these overrides: `MINDSCALE_SEED=2 mindscale run FILE --set pretrain.lr=1e-3`.
     pub fn command(&self, command: &str) -> String {
         let env = self.env.iter().map(|(name, value)| format!("{name}={}", shell_word(value)));
         let preset = self.preset.iter().map(|name| format!("--preset {}", shell_word(name)));
@@ -77,7 +78,8 @@ impl Overrides {
     }
 }
 
-/// As a shell takes it, behind the files of this machine: `[sweeps/local.toml] MINDSCALE_SEED=2 --set pretrain.lr=1e-3`.
+/// The local files in brackets, then the rest in shell syntax:
+/// `[sweeps/local.toml] MINDSCALE_SEED=2 --set pretrain.lr=1e-3`.
 impl fmt::Display for Overrides {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let local = self.local.iter().map(|local| format!("[{}]", local.file.display()));
@@ -86,25 +88,25 @@ impl fmt::Display for Overrides {
     }
 }
 
-/// One key set to a value that fits it.
+/// One key set to a value of the key's type.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Setting {
-    /// The whole key, such as `model.n_layers`.
+    /// Full name of the key, such as `model.n_layers`.
     pub key: String,
-    /// Its value.
+    /// Value of the key.
     pub value: Value,
-    /// Where it was set.
+    /// Where it was set, such as `sweeps/a.toml:12`.
     pub place: String,
 }
 
 /// The settings of one layer.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Layer {
-    /// How messages call it.
+    /// Name of the layer in messages.
     pub name: String,
-    /// The preset under it, with the place where it was named.
+    /// Name of the preset below this layer, and the place where it was named.
     pub preset: Option<(String, String)>,
-    /// The settings in the order they were written.
+    /// Settings in the order in which they were written.
     pub settings: Vec<Setting>,
 }
 
@@ -116,20 +118,20 @@ impl Provider for Layer {
     fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
         let mut tree = Value::Object(Default::default());
         for setting in &self.settings {
-            set(&mut tree, &setting.key, boxed(setting.value.clone()));
+            set(&mut tree, &setting.key, wrap_table(setting.value.clone()));
         }
         let dict = FigmentValue::serialize(&tree)?.into_dict().unwrap_or_default();
         Ok(Profile::Default.collect(dict))
     }
 }
 
-/// A value as layers are merged: tables would be mixed with those of the layer below, where lists take their place.
-fn boxed(value: Value) -> Value {
+/// Wraps a table in a list for merging: figment would merge a table with that of the layer below, but replaces lists.
+fn wrap_table(value: Value) -> Value {
     if value.is_object() { Value::Array(vec![value]) } else { value }
 }
 
-/// What [`boxed`] was given.
-fn unboxed(value: &mut Value) {
+/// Undoes [`wrap_table`].
+fn unwrap_table(value: &mut Value) {
     if let Value::Array(items) = value
         && let [Value::Object(_)] = items.as_slice()
     {
@@ -137,36 +139,36 @@ fn unboxed(value: &mut Value) {
     }
 }
 
-/// All layers merged.
+/// The merged layers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// The whole configuration of a trial as JSON.
+    /// Complete configuration of a trial as JSON.
     pub tree: Value,
-    /// Where each key that is not at its default was set last.
+    /// For each key that a layer sets, where it was last set.
     pub places: BTreeMap<String, String>,
-    /// Keys that `local.toml`, environment or `--set` fixed, and by what.
+    /// Keys that `local.toml`, the environment or `--set` fix, with the place that does so.
     pub fixed: BTreeMap<String, String>,
 }
 
 impl Settings {
-    /// The configuration, or why it is none.
+    /// Returns the configuration.
     ///
     /// # Errors
-    /// Names the key whose value does not fit.
+    /// If a value does not fit its key, which the error names.
     pub fn config(&self) -> Result<TrialConfig, ConfigError> {
         config_of(self.tree.clone())
     }
 }
 
-/// The configuration that a complete tree describes.
+/// Returns the configuration that a complete tree describes.
 ///
 /// # Errors
-/// Names the key whose value does not fit.
+/// If a value does not fit its key, which the error names.
 pub fn config_of(tree: Value) -> Result<TrialConfig, ConfigError> {
     serde_json::from_value(tree).map_err(|error| ConfigError::new("", "", error.to_string()))
 }
 
-/// Writes a value into a tree of tables; `key` as in `model.n_layers`.
+/// Writes a value into a tree of tables; `key` is dotted, as in `model.n_layers`.
 pub fn set(tree: &mut Value, key: &str, value: Value) {
     let mut place = tree;
     for part in key.split('.') {
@@ -175,17 +177,18 @@ pub fn set(tree: &mut Value, key: &str, value: Value) {
     *place = value;
 }
 
-/// Reads a value from a tree of tables.
+/// Reads the value of a dotted key from a tree of tables.
 pub fn get<'a>(tree: &'a Value, key: &str) -> Option<&'a Value> {
     key.split('.').try_fold(tree, |tree, part| tree.get(part))
 }
 
 /// Merges the layers: defaults, preset, `base` (the sweep file), `local.toml`, environment, `--set`.
 ///
-/// A preset of the command line takes the place of the file's.
+/// A preset of the command line replaces that of the file. Every mistake in the layers goes into `errors`, with its
+/// place.
 ///
 /// # Errors
-/// What the layers say that is wrong, all at once, each with its place.
+/// If the layers cannot be merged into one tree.
 pub fn load_layers(base: Layer, overrides: &Overrides, errors: &mut ConfigErrors) -> Result<Settings> {
     let preset = match &overrides.preset {
         Some(name) => presets::layer(name, &format!("--preset {name}"), errors),
@@ -214,18 +217,18 @@ pub fn load_layers(base: Layer, overrides: &Overrides, errors: &mut ConfigErrors
     }
     let mut tree: Value = figment.extract()?;
     let sections = tree.as_object_mut().into_iter().flat_map(|tree| tree.values_mut());
-    sections.filter_map(Value::as_object_mut).flat_map(|section| section.values_mut()).for_each(unboxed);
+    sections.filter_map(Value::as_object_mut).flat_map(|section| section.values_mut()).for_each(unwrap_table);
     Ok(Settings { tree, places, fixed })
 }
 
-/// A single trial without a sweep file: defaults, preset, environment, `--set`, validated.
+/// Loads and validates a single trial without a sweep file, from defaults, preset, environment and `--set`.
 ///
 /// # Errors
-/// What the layers say that is wrong, all at once, each with its place.
+/// If a layer or the resulting trial is invalid: all problems at once, each with its place.
 pub fn load(overrides: &Overrides) -> Result<TrialConfig> {
     let mut errors = ConfigErrors::default();
     let settings = load_layers(Layer::default(), overrides, &mut errors)?;
-    // Values that were refused are not in the tree: what stands there instead is not at fault.
+    // Refused values are not in the tree; validating the defaults in their place would report false problems.
     errors.or(())?;
     let mut errors = ConfigErrors::default();
     let config = settings.config()?;
@@ -236,7 +239,7 @@ pub fn load(overrides: &Overrides) -> Result<TrialConfig> {
     Ok(errors.or(config)?)
 }
 
-/// The leaves of a table of keys, written as nested tables, dotted keys or both: whole key, place, value.
+/// Flattens a table of keys, written as nested tables, dotted keys or both, into (full key, place, value).
 pub fn leaves(entries: &[Entry], errors: &mut ConfigErrors) -> Vec<(String, String, Node)> {
     fn walk(prefix: &str, entries: &[Entry], leaves: &mut Vec<(usize, String, String, Node)>) {
         for Entry { key, place, start, node } in entries {
@@ -266,7 +269,7 @@ pub fn leaves(entries: &[Entry], errors: &mut ConfigErrors) -> Vec<(String, Stri
     leaves
 }
 
-/// The problem of a name that is no key.
+/// Returns the message for a name that is not a key.
 pub fn not_a_key(key: &str) -> String {
     match keys::is_section(key) {
         true => format!("is a section, expected a table of its keys or a key such as {}", first_key_of(key)),
@@ -279,7 +282,7 @@ fn first_key_of(section: &str) -> &'static str {
     keys::keys().map(|key| key.path.as_str()).find(inside).unwrap_or_default()
 }
 
-/// The settings of a table of keys.
+/// Returns the valid settings of a table of keys; problems go into `errors`.
 pub fn settings(entries: &[Entry], errors: &mut ConfigErrors) -> Vec<Setting> {
     let mut settings = Vec::new();
     for (key, place, node) in leaves(entries, errors) {
@@ -295,7 +298,7 @@ pub fn settings(entries: &[Entry], errors: &mut ConfigErrors) -> Vec<Setting> {
     settings
 }
 
-/// The settings of a TOML document that holds keys of a trial only.
+/// Parses a TOML document that holds only keys of a trial.
 pub fn document_layer(name: &str, text: &str, errors: &mut ConfigErrors) -> Layer {
     let settings = match document::parse(name, text) {
         Ok(entries) => settings(&entries, errors),
@@ -332,7 +335,7 @@ fn set_layer(set: &[String], errors: &mut ConfigErrors) -> Layer {
     layer
 }
 
-/// A setting typed by hand: quotes around text and brackets around a single item may be left out.
+/// Parses a setting typed by hand: quotes around text and brackets around a single item may be omitted.
 fn typed(key: &str, text: &str, place: &str, errors: &mut ConfigErrors) -> Vec<Setting> {
     let mut node = Node::parse(text, place);
     match keys::find(key).map(|spec| &spec.kind) {
@@ -391,7 +394,7 @@ mod tests {
         let config = settings.config().unwrap();
         assert_eq!((config.seed, config.pretrain.training.lr), (4, 0.25));
         assert_eq!((config.pretrain.training.tokens, config.pretrain.training.batch_size), (None, 3));
-        // From the preset, and from the defaults.
+        // The first is from the preset, the second from the defaults.
         assert_eq!((config.pretrain.training.packing, config.model.d_model), (Packing::Single, 512));
         assert_eq!(config.world, Default::default());
         assert_eq!(settings.places["pretrain.batch_size"], "base:5");

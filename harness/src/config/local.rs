@@ -1,4 +1,5 @@
-//! `local.toml` and `NAME.local.toml` beside a sweep file: where things are on this machine, kept out of what is shared.
+//! `local.toml` and `NAME.local.toml` next to a sweep file: paths and devices of this machine, kept out of shared
+//! files.
 
 use super::document;
 use super::errors::{ConfigError, ConfigErrors};
@@ -10,33 +11,33 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// The keys that such files may hold beside those of `[slurm]` and the files of `[data]`.
+/// Keys that such files may hold, in addition to those of `[slurm]` and the files of `[data]`.
 const KEYS: [&str; 6] =
     ["device", "precision", "threads", "tokenizer.path", "exam.sheets", "exam.dev_sheets"];
 
-/// Sections of a sweep file that it has in place of keys of a trial.
+/// Top-level entries of a sweep file that are not keys of a trial.
 pub const SWEEP_SECTIONS: [&str; 10] =
     ["name", "description", "preset", "base", "axes", "zip", "solve", "exclude", "sample", "tune"];
 
-/// What is told of every other key.
+/// The allowed keys, as messages list them.
 const ALLOWED: &str = "device, precision, threads, tokenizer.path, exam.sheets, exam.dev_sheets, the files of [data] and [slurm]";
 
-/// A file beside a sweep that says where things are on this machine.
+/// A file next to a sweep file with the paths and devices of this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Local {
-    /// The sweep file that it lies over.
+    /// Sweep file that it overrides.
     pub sweep: PathBuf,
-    /// The file.
+    /// Path of the file.
     pub file: PathBuf,
-    /// Its text.
+    /// Text of the file.
     pub text: String,
 }
 
 impl Local {
-    /// The files beside a sweep file that are there, the one for all sweeps of the folder first.
+    /// Reads the existing local files of a sweep file: first that of all sweeps in the folder, then its own.
     ///
     /// # Errors
-    /// Where one cannot be read.
+    /// If one cannot be read.
     pub fn beside(sweep: &Path) -> Result<Vec<Self>> {
         let stem = sweep.file_stem().unwrap_or_default().to_string_lossy();
         let mut found = vec![];
@@ -50,13 +51,13 @@ impl Local {
         Ok(found)
     }
 
-    /// The keys that it sets, as far as they can be read.
+    /// Returns the keys that it sets; invalid ones are left out.
     pub fn keys(&self) -> Vec<String> {
         let layer = self.layer(&mut ConfigErrors::default());
         layer.settings.into_iter().map(|setting| setting.key).collect()
     }
 
-    /// Its settings; files and folders are seen from its own folder.
+    /// Returns its settings, with paths resolved against its own folder; problems go into `errors`.
     pub(super) fn layer(&self, errors: &mut ConfigErrors) -> Layer {
         let name = self.file.display().to_string();
         let mut layer = Layer { name: name.clone(), ..Layer::default() };
@@ -71,7 +72,7 @@ impl Local {
             entries.into_iter().partition(|entry| SWEEP_SECTIONS.contains(&entry.key.as_str()));
         for entry in foreign {
             let problem = match entry.key.as_str() {
-                "base" => "is not needed here: keys stand by themselves, as in [data] for [base.data]".into(),
+                "base" => "is not needed here: write [data] instead of [base.data]".into(),
                 _ => format!("belongs to the sweep, {}; expected {ALLOWED}", self.sweep.display()),
             };
             errors.push(ConfigError::new(entry.place, entry.key, problem));
@@ -82,14 +83,14 @@ impl Local {
             let is_of_files = matches!(kind, Some(Kind::Sources));
             if !is_of_files && !KEYS.contains(&setting.key.as_str()) && !setting.key.starts_with("slurm.") {
                 let problem = format!(
-                    "is no matter of this machine: what it changes belongs into the sweep, {}; expected {ALLOWED}",
+                    "is not a setting of this machine; move it to the sweep, {}; expected {ALLOWED}",
                     self.sweep.display()
                 );
                 errors.push(ConfigError::new(setting.place, setting.key, problem));
                 continue;
             }
             if is_of_files || setting.key.contains('.') && !setting.key.starts_with("slurm.") {
-                see_from(folder, &mut setting.value);
+                resolve_against(folder, &mut setting.value);
             }
             layer.settings.push(setting);
         }
@@ -97,12 +98,12 @@ impl Local {
     }
 }
 
-/// Puts a folder before every path of a value that is not absolute.
-fn see_from(folder: &Path, value: &mut Value) {
+/// Prepends a folder to every relative path of a value.
+fn resolve_against(folder: &Path, value: &mut Value) {
     match value {
         Value::String(path) => *path = folder.join(&path).display().to_string(),
-        Value::Array(items) => items.iter_mut().for_each(|item| see_from(folder, item)),
-        Value::Object(table) => table.values_mut().for_each(|item| see_from(folder, item)),
+        Value::Array(items) => items.iter_mut().for_each(|item| resolve_against(folder, item)),
+        Value::Object(table) => table.values_mut().for_each(|item| resolve_against(folder, item)),
         _ => {}
     }
 }
@@ -148,14 +149,14 @@ mod tests {
         assert_eq!(
             wrong("threads = 2\n[pretrain]\nlr = 1e-3\n[data]\nval_share = 0.1\n"),
             format!(
-                "sweeps/local.toml:3: pretrain.lr: is no matter of this machine: what it changes belongs into the sweep, sweeps/a.toml; expected {ALLOWED}\n\
-                 sweeps/local.toml:5: data.val_share: is no matter of this machine: what it changes belongs into the sweep, sweeps/a.toml; expected {ALLOWED}"
+                "sweeps/local.toml:3: pretrain.lr: is not a setting of this machine; move it to the sweep, sweeps/a.toml; expected {ALLOWED}\n\
+                 sweeps/local.toml:5: data.val_share: is not a setting of this machine; move it to the sweep, sweeps/a.toml; expected {ALLOWED}"
             )
         );
         assert_eq!(
             wrong("[base.data]\npretrain = ['a']\n[axes]\nseed = [1]"),
             format!(
-                "sweeps/local.toml:1: base: is not needed here: keys stand by themselves, as in [data] for [base.data]\n\
+                "sweeps/local.toml:1: base: is not needed here: write [data] instead of [base.data]\n\
                  sweeps/local.toml:3: axes: belongs to the sweep, sweeps/a.toml; expected {ALLOWED}"
             )
         );

@@ -24,7 +24,7 @@ mod validate;
 mod world;
 
 pub use crate::records::Norm;
-pub use at::At;
+pub use at::ExamPoint;
 pub use choices::{
     Answer, AnswerLoss, BadRow, DpoLoss, OptimizerKind, Packing, RowStyle, Schedule, Source, UnknownKeys,
 };
@@ -58,68 +58,71 @@ section! {
     pub struct Training {
         /// Whether the stage is part of the recipe.
         pub enabled: bool = true,
-        /// Length of the stage in trained target tokens, by as many full batches as reach them; wins over `epochs`.
+        /// Length of the stage in trained target tokens: the fewest full batches that reach this number; overrides
+        /// `epochs`.
         #[schemars(range(min = 1))]
         pub tokens: Option<u64> = None,
-        /// Length of the stage in floating-point operations, by the number of full batches that comes nearest to them;
-        /// wins over `tokens` and `epochs`.
+        /// Length of the stage in floating-point operations: the number of full batches whose cost is nearest;
+        /// overrides `tokens` and `epochs`.
         #[schemars(extend("exclusiveMinimum" = 0))]
         pub flops: Option<f64> = None,
-        /// Length of the stage in optimizer steps of full batches; wins over `flops`, `tokens` and `epochs`.
+        /// Length of the stage in optimizer steps of full batches; overrides `flops`, `tokens` and `epochs`.
         #[schemars(range(min = 1))]
         pub steps: Option<u64> = None,
-        /// Length of the stage in passes over its data: exactly their rows, the last batch with what is left. Of a
-        /// part of a pass, that part of its rows.
+        /// Length of the stage in passes over its data. Each pass trains every row exactly once, so the last batch may
+        /// be smaller; a fractional pass trains that fraction of the rows.
         #[schemars(extend("exclusiveMinimum" = 0))]
         pub epochs: f64 = 1.0,
-        /// Longest row in tokens.
+        /// Maximum length of a row in tokens.
         #[schemars(range(min = 2, max = 1 << 24))]
         pub seq_len: usize = 512,
         /// Rows of a micro-batch; an optimizer step takes `batch_size * accumulation` rows.
         #[schemars(range(min = 1))]
         pub batch_size: usize = 16,
-        /// Micro-batches of one optimizer step.
+        /// Micro-batches per optimizer step (gradient accumulation).
         #[schemars(range(min = 1))]
         pub accumulation: usize = 1,
-        /// How documents become rows: `separated` packs several into a row, `single` is MiniMind's one a row.
+        /// How documents become rows: `separated` packs several documents into a row, `single` puts one in each row, as
+        /// MiniMind does.
         pub packing: Packing = Packing::Separated,
-        /// `adamw`, `adam` or, but for adapters, `muon`.
+        /// Optimizer: `adamw`, `adam` or `muon`; adapters cannot use `muon`.
         pub optimizer: OptimizerKind = OptimizerKind::Adamw,
         /// Peak learning rate.
         #[schemars(extend("exclusiveMinimum" = 0))]
         pub lr: f64 = 1e-3,
-        /// The last step has this share of `lr`; MiniMind's rates, those of a stage one step longer, end above it.
+        /// Learning rate of the last step as a fraction of `lr`. MiniMind's schedule is that of a stage one step
+        /// longer, so its last rate is slightly higher.
         #[schemars(range(min = 0, max = 1))]
         pub min_lr_ratio: f64 = 0.1,
-        /// `cosine`, `linear`, `constant` or `wsd`.
+        /// Learning-rate schedule after warm-up: `cosine`, `linear`, `constant` or `wsd`.
         pub schedule: Schedule = Schedule::Cosine,
-        /// Steps over which the learning rate rises to `lr`; the first step after them has all of `lr`.
+        /// Steps of linear warm-up, the last of which has the full `lr`; so does the first step after warm-up.
         pub warmup_steps: u64 = 0,
-        /// Share of the steps in which the `wsd` schedule decays.
+        /// Fraction of the steps, at the end, over which the `wsd` schedule decays.
         #[schemars(range(min = 0, max = 1))]
         pub decay_share: f64 = 0.2,
-        /// Decay of the first moment.
+        /// Decay rate of the first moment of Adam and AdamW.
         #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
         pub beta1: f64 = 0.9,
-        /// Decay of the second moment.
+        /// Decay rate of the second moment of Adam and AdamW.
         #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
         pub beta2: f64 = 0.95,
-        /// Added to the root of the second moment.
+        /// Added to the root of the second moment of Adam and AdamW.
         #[schemars(extend("exclusiveMinimum" = 0))]
         pub eps: f64 = 1e-8,
-        /// Decay of Muon's momentum.
+        /// Momentum coefficient of Muon.
         #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
         pub momentum: f64 = 0.95,
-        /// Decoupled weight decay (not of `adam`); norms are left alone.
+        /// Decoupled weight decay; `adam` has none, and norms are never decayed.
         #[schemars(range(min = 0))]
         pub weight_decay: f64 = 0.1,
         /// Multiplier of `lr` for the token embedding.
         #[schemars(range(min = 0))]
         pub embedding_lr: f64 = 1.0,
-        /// Multiplier of `lr` for the matrices of blocks, and for adapters.
+        /// Multiplier of `lr` for the matrices of the blocks, and for adapters.
         #[schemars(range(min = 0))]
         pub hidden_lr: f64 = 1.0,
-        /// Multiplier of `lr` for a head that is not tied to the embedding.
+        /// Multiplier of `lr` for an output head that is not tied to the embedding.
         #[schemars(range(min = 0))]
         pub head_lr: f64 = 1.0,
         /// Multiplier of `lr` for the scales of norms.
@@ -128,53 +131,53 @@ section! {
         /// Multiplier of `weight_decay` for the token embedding.
         #[schemars(range(min = 0))]
         pub embedding_decay: f64 = 1.0,
-        /// Multiplier of `weight_decay` for the matrices of blocks, and for adapters.
+        /// Multiplier of `weight_decay` for the matrices of the blocks, and for adapters.
         #[schemars(range(min = 0))]
         pub hidden_decay: f64 = 1.0,
-        /// Multiplier of `weight_decay` for a head that is not tied to the embedding.
+        /// Multiplier of `weight_decay` for an output head that is not tied to the embedding.
         #[schemars(range(min = 0))]
         pub head_decay: f64 = 1.0,
-        /// Largest gradient norm; 0 leaves gradients as they are.
+        /// Maximum gradient norm; larger gradients are scaled down to it. 0 disables clipping.
         #[schemars(range(min = 0))]
         pub clip: f64 = 1.0,
-        /// Shares into which a batch is cut for parallel work; at most as many threads as lanes serve a trial.
+        /// Lanes into which a batch is split for parallel work; a trial uses at most as many threads as lanes.
         #[schemars(range(min = 1))]
         pub lanes: usize = 4,
-        /// What the backward pass computes again instead of keeping it: `none`, `activations`, or whole `blocks`, which
-        /// takes the least memory and a third more time. No result depends on it.
+        /// Activations that the backward pass recomputes instead of keeping: `none`, `activations`, or whole `blocks`,
+        /// which needs the least memory and a third more time. Does not affect results.
         pub recompute: Recompute = Recompute::None,
-        /// Tokens between validations; 0 validates at the end only.
+        /// Trained tokens between validations; 0 validates at the end only.
         pub val_every_tokens: u64 = 0,
-        /// Most held-out tokens that one validation reads; of each set, where they are named.
+        /// Maximum number of held-out tokens that one validation reads, per set if the validation sets are named.
         #[schemars(range(min = 1))]
         pub val_tokens: u64 = 100_000,
-        /// Steps between checkpoints; 0 writes the final one only.
+        /// Steps between checkpoints; 0 writes only the final one.
         pub checkpoint_every: u64 = 500,
-        /// Checkpoints kept, the newest ones, until the stage is done.
+        /// Number of most recent checkpoints kept while the stage runs.
         #[schemars(range(min = 1))]
         pub keep_checkpoints: usize = 2,
-        /// Steps between checkpoints that are kept for good; 0 keeps none.
+        /// Steps between checkpoints that are kept permanently; 0 keeps none.
         pub keep_every: u64 = 0,
-        /// Keep the checkpoint of the lowest validation loss, as `best.ckpt`, for good.
+        /// Whether to keep the checkpoint with the lowest validation loss permanently, as `best.ckpt`.
         pub keep_best: bool = false,
-        /// Stop as failed once the smoothed loss is so far above its best, in nats; 0 lets it rise. Smoothed over
-        /// about 20 steps.
+        /// Stop the stage as failed once the smoothed training loss is this far above its minimum, in nats; 0 disables
+        /// the check. The loss is smoothed over about 20 steps.
         #[schemars(range(min = 0))]
         pub max_loss_rise: f64 = 0.0,
-        /// Steps between rows of metrics.csv.
+        /// Steps between rows of `metrics.csv`.
         #[schemars(range(min = 1))]
         pub log_every: u64 = 10,
     }
 }
 
 impl Training {
-    /// Rows, or pairs, that an optimizer step takes.
+    /// Rows, or preference pairs, of a full optimizer step.
     pub fn rows_of_step(&self) -> usize {
         self.batch_size.saturating_mul(self.accumulation.max(1))
     }
 }
 
-/// A training stage's own keys beside the common ones.
+/// Declares a training stage's section: the common keys and its own.
 macro_rules! stage_section {
     ($(#[$about:meta])+ pub struct $name:ident { $( $(#[$attr:meta])+ pub $field:ident : $kind:ty = $default:expr, )* }) => {
         $(#[$about])+
@@ -202,23 +205,26 @@ stage_section! {
 stage_section! {
     /// `[sft]` and `[sft_multi]`: supervised fine-tuning on conversations.
     pub struct Sft {
-        /// Which answers carry loss: `last`, of which words are left within `seq_len`, or `every`. A turn may say otherwise.
+        /// Which answers carry loss: `last`, the last answer with words left within `seq_len`, or `every` answer. A
+        /// turn of the data may override it.
         pub answer_loss: AnswerLoss = AnswerLoss::Last,
     }
 }
 
 stage_section! {
-    /// `[lora]`: fine-tuning of low-rank adapters on the conversations of `data.lora`, or those of `data.sft`.
+    /// `[lora]`: fine-tuning of low-rank adapters on the conversations of `data.lora`, or of `data.sft` if that is
+    /// empty.
     pub struct Lora {
-        /// Which answers carry loss: `last`, of which words are left within `seq_len`, or `every`. A turn may say otherwise.
+        /// Which answers carry loss: `last`, the last answer with words left within `seq_len`, or `every` answer. A
+        /// turn of the data may override it.
         pub answer_loss: AnswerLoss = AnswerLoss::Last,
         /// Rank of the adapters.
         #[schemars(range(min = 1))]
         pub rank: usize = 8,
-        /// Adapters are scaled by `alpha / rank`.
+        /// Scale of the adapters: their product is multiplied by `alpha / rank`.
         #[schemars(extend("exclusiveMinimum" = 0))]
         pub alpha: f64 = 8.0,
-        /// Projections that get an adapter, of `wq`, `wk`, `wv`, `wo`, `w1`, `w2`, `w3`.
+        /// Projections that get an adapter: any of `wq`, `wk`, `wv`, `wo`, `w1`, `w2`, `w3`.
         pub targets: Vec<String> = vec!["wq".into(), "wk".into()],
     }
 }
@@ -226,85 +232,87 @@ stage_section! {
 stage_section! {
     /// `[dpo]`: direct preference optimisation.
     pub struct Dpo {
-        /// Strength of the pull towards the reference.
+        /// Strength of the pull towards the reference model.
         #[schemars(extend("exclusiveMinimum" = 0))]
         pub beta: f64 = 0.1,
-        /// `sigmoid` or `ipo`.
+        /// Preference loss: `sigmoid` (DPO) or `ipo`.
         pub loss: DpoLoss = DpoLoss::Sigmoid,
-        /// Divide each answer's log-probability by its length.
+        /// Whether to divide each answer's log-probability by its length in tokens.
         pub length_normalised: bool = false,
     }
 }
 
 section! {
-    /// `[tokenizer]`: byte-level BPE, trained from the pretraining text or read from a file.
+    /// `[tokenizer]`: byte-level BPE, trained on the pretraining text or read from a file.
     pub struct TokenizerConfig {
-        /// A `tokenizer.json` or the folder that holds it; unset: trained to `model.vocab_size` entries.
+        /// A `tokenizer.json` or the folder that holds it; unset: a tokenizer of `model.vocab_size` entries is trained.
         pub path: Option<String> = None,
-        /// Characters of text that training reads at most.
+        /// Maximum number of characters of text that the tokenizer is trained on.
         #[schemars(range(min = 1))]
         pub train_chars: u64 = 50_000_000,
     }
 }
 
 section! {
-    /// `[data]`: files, filters and the held-out share.
+    /// `[data]`: training files, filters and the held-out share.
     pub struct DataConfig {
-        /// `world` (built in), `files`, or a probe: `hops`, `recall` or `capacity`.
+        /// Source of the data: `world` (built in), `files`, or a probe: `hops`, `recall` or `capacity`.
         pub source: Source = Source::World,
-        /// Files or globs of pretraining text: a list, or lists by the names of their sources, as in
+        /// Files or globs of pretraining text: a list, or a table of lists by source name, as in
         /// `{ web = ["web/*.jsonl"], books = ["books.txt"] }`.
         pub pretrain: Sources = Sources::default(),
-        /// Files or globs of conversations; a list, or lists by name.
+        /// Files or globs of conversations: a list, or a table of lists by source name.
         pub sft: Sources = Sources::default(),
-        /// Files or globs of conversations of several turns for `[sft_multi]`; a list, or lists by name.
+        /// Files or globs of multi-turn conversations for `[sft_multi]`: a list, or a table of lists by source name.
         pub sft_multi: Sources = Sources::default(),
-        /// Files or globs of conversations for `[lora]`; a list, or lists by name; empty: those of `sft`.
+        /// Files or globs of conversations for `[lora]`: a list, or a table of lists by source name; empty: those of
+        /// `sft`.
         pub lora: Sources = Sources::default(),
-        /// Files or globs of preference pairs; a list, or lists by name.
+        /// Files or globs of preference pairs: a list, or a table of lists by source name.
         pub dpo: Sources = Sources::default(),
-        /// Files or globs of text that pretraining is validated on, in place of `val_share`: a list, or lists by the
-        /// names of several sets, each of which has its own loss (`val_loss.NAME`).
+        /// Files or globs of text on which pretraining is validated instead of `val_share`: a list, or a table of lists
+        /// by the name of the validation set; each named set has its own loss (`val_loss.NAME`).
         pub pretrain_val: Sources = Sources::default(),
-        /// The same for `[sft]`.
+        /// Validation files of `[sft]`, as `pretrain_val`.
         pub sft_val: Sources = Sources::default(),
-        /// The same for `[sft_multi]`.
+        /// Validation files of `[sft_multi]`, as `pretrain_val`.
         pub sft_multi_val: Sources = Sources::default(),
-        /// The same for `[lora]`; empty: those of `sft_val` where its files are those of `sft`.
+        /// Validation files of `[lora]`, as `pretrain_val`; empty: those of `sft_val` if `[lora]` trains on the files
+        /// of `sft`.
         pub lora_val: Sources = Sources::default(),
-        /// The same for `[dpo]`.
+        /// Validation files of `[dpo]`, as `pretrain_val`.
         pub dpo_val: Sources = Sources::default(),
-        /// Weight of each named source in the tokens that a stage trains on, as in `{ web = 0.7, books = 0.3 }`; what
-        /// counts is their share of the sum, and 0 leaves a source out. Each is a key, such as `data.mix.web`, which a
-        /// sweep can vary. Empty: every row once in a pass.
+        /// Weight of each named source in the tokens that a stage trains on, as in `{ web = 0.7, books = 0.3 }`.
+        /// Weights are relative to their sum; 0 leaves a source out. Each weight is a key, such as `data.mix.web`, and
+        /// can be swept. Empty: a pass trains every row once.
         pub mix: BTreeMap<String, f64> = BTreeMap::new(),
-        /// A row that cannot be read: `error` stops, `skip` leaves it out and counts it.
+        /// What to do with a row that cannot be read: `error` stops, `skip` leaves it out and counts it.
         pub on_bad_row: BadRow = BadRow::Error,
-        /// Content under a key or in a column that the file's layout has no place for, such as `source` or a misspelt
-        /// `histroy`: `error` stops, `ignore` reads on without it and reports which keys of each file are not used.
+        /// What to do with content under a key or in a column that the file's layout does not have, such as `source` or
+        /// a misspelt `histroy`: `error` stops, `ignore` skips it and reports the unused keys of each file.
         pub unknown_keys: UnknownKeys = UnknownKeys::Error,
-        /// Rows of conversations: `turns`, or `minimind` exactly as v1 makes them, with its faults: where an answer is cut
-        /// away the question carries loss, a special token that somebody writes is a control token, and the loss begins
-        /// anew behind a `<s>assistant` in a text.
+        /// How conversations become rows: `turns`, or `minimind`, exactly as MiniMind v1 with its faults: if the answer
+        /// is cut away the question carries loss, special tokens in user text become control tokens, and the loss
+        /// starts anew after a `<s>assistant` inside a text.
         pub rows: RowStyle = RowStyle::Turns,
-        /// Whether a special token that a text spells, such as `</s>`, becomes the control token; otherwise text stays
-        /// text, the ids of its characters. Either way such texts are counted.
+        /// Whether a special token that is spelled out in a text, such as `</s>`, becomes the control token; otherwise
+        /// it is tokenized as plain characters. Such texts are counted in either case.
         pub special_tokens_in_text: bool = false,
-        /// Share of the documents held out for validation, chosen by hash, never trained on; of each source, where they
-        /// are named. A stage with validation files of its own holds nothing out.
+        /// Share of the documents held out for validation, chosen by hash and never trained on; of each source if
+        /// sources are named. A stage with validation files of its own holds out nothing.
         #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
         pub val_share: f64 = 0.01,
-        /// Texts with fewer characters are left out (MiniMind's data_process).
+        /// Leave out texts with fewer characters (MiniMind's `data_process`).
         pub min_chars: usize = 0,
-        /// Texts with more characters are left out; 0 is no limit.
+        /// Leave out texts with more characters; 0 is no limit.
         pub max_chars: usize = 0,
-        /// Texts with a smaller share of Chinese characters are left out.
+        /// Leave out texts with a smaller share of Chinese characters.
         #[schemars(range(min = 0, max = 1))]
         pub min_chinese_share: f64 = 0.0,
-        /// Turns of a conversation before its last question are cut to so many characters each; 0 leaves them
-        /// whole. MiniMind cuts them to half of `seq_len`.
+        /// Maximum number of characters of each turn before the last question of a conversation; longer turns are cut.
+        /// 0 leaves them whole, except with `rows = "minimind"`, which then cuts them to half of `seq_len`.
         pub history_chars: usize = 0,
-        /// Read at most this many rows of each kind, and of each of its named sources and validation sets; 0 reads all.
+        /// Maximum number of rows to read of each kind, and of each named source and validation set; 0 reads all.
         pub max_rows: u64 = 0,
     }
 }
@@ -312,59 +320,62 @@ section! {
 section! {
     /// `[exam]`: question sheets in C-Eval's layout and how they are answered.
     pub struct ExamConfig {
-        /// Whether trained models sit the exam.
+        /// Whether trained models take the exam.
         pub enabled: bool = true,
-        /// Folder of `<subject>_val.csv` or `.jsonl` sheets; unset: those of the built-in world.
+        /// Folder of `<subject>_val.csv` or `.jsonl` question sheets; unset: those of the built-in world.
         pub sheets: Option<String> = None,
         /// Folder of `<subject>_dev.csv` or `.jsonl` sheets for few-shot prompts; unset: those of the built-in world.
         pub dev_sheets: Option<String> = None,
-        /// By the most likely letter, or by the option whose text is most likely, behind the listed options (`cloze`) or
-        /// behind the question alone (`continuation`).
+        /// How a question is answered: by the most likely `letter`, or by the option whose text is most likely, after a
+        /// prompt that lists the options (`cloze`) or after the question alone (`continuation`).
         pub answer: Answer = Answer::Letter,
-        /// How texts of options are compared, for `cloze` and `continuation`: by log-likelihood as it is, per token, per
-        /// byte, or minus that of the text by itself (`pmi`).
+        /// How option texts are compared for `cloze` and `continuation`: by log-likelihood as it is (`raw`), per
+        /// token, per byte, or minus the log-likelihood of the text without the question (`pmi`).
         pub norm: Norm = Norm::Byte,
-        /// For `letter`: put options into each position by turns; the answer is by the mean over the rotations.
+        /// For `letter`: ask each question once per rotation of its options and answer by the mean over the rotations.
         pub rotate: bool = false,
-        /// Solved questions of the dev sheets before each question; a prompt too long loses the first of them.
+        /// Solved questions of the dev sheets shown before each question; a prompt that is too long loses the first of
+        /// them.
         #[schemars(range(max = 1000))]
         pub shots: usize = 0,
-        /// Stages whose model sits the exam; empty: the last one only.
+        /// Stages whose model takes the exam; empty: the last one only.
         pub after: Vec<TrainStage> = vec![],
-        /// Look for the questions of `sheets` in the text that the model was trained on, 13 words in a row of them, and
-        /// score it without those that are found as well.
+        /// Whether to search the training text for the questions of `sheets`, by 13 consecutive words, and to report a
+        /// second score without the contaminated questions.
         pub contamination: bool = true,
-        /// Shares of an examined stage's steps after which its model sits the exam; 1 is the end. The weights after other
-        /// shares are kept beside the model, in `snapshots/`.
+        /// Fractions of an examined stage's steps after which its model takes the exam; 1 is the end. The weights at
+        /// the other fractions are kept next to the model, in `snapshots/`.
         pub at: Vec<f64> = vec![1.0],
-        /// Examine the mean of the weights after the last so many shares of `exam.at`, too; below 2 none.
+        /// Also examine the mean of the weights at the last N fractions of `exam.at`; below 2: no mean.
         pub average_last: usize = 0,
-        /// System text of the prompt; empty: none.
+        /// System message of the prompt; empty: none.
         pub system: String = "开始回答问题".into(),
-        /// Prompts that an examined model answers greedily, in up to 64 tokens each, for the report to show the answers of
-        /// all trials side by side: MiniMind's questions, or the built-in world's without their options; 0 for none.
+        /// Number of prompts that an examined model answers greedily, in up to 64 tokens each, so that the report can
+        /// show the answers of all trials side by side: MiniMind's questions, or the built-in world's without their
+        /// options; 0: none.
         #[schemars(range(max = 24))]
         pub samples: usize = 4,
     }
 }
 
 section! {
-    /// `[slurm]`: what a trial's jobs ask of Slurm, where it is the executor. No result depends on it.
+    /// `[slurm]`: resources that a trial's jobs request if Slurm is the executor. Does not affect results.
     pub struct SlurmConfig {
         /// Partition (`sbatch --partition`).
         pub partition: Option<String> = None,
-        /// Account that is charged (`sbatch --account`).
+        /// Account to charge (`sbatch --account`).
         pub account: Option<String> = None,
-        /// Longest time of a job, such as `2:00:00` (`sbatch --time`); a job whose time is up goes on in the next.
+        /// Time limit of a job, such as `2:00:00` (`sbatch --time`); unfinished work continues in the next job.
         pub time: Option<String> = None,
         /// Memory of a job, such as `4G` (`sbatch --mem`).
         pub memory: Option<String> = None,
-        /// Generic resources such as `gpu:1` (`sbatch --gres`), for jobs that train or examine.
+        /// Generic resources, such as `gpu:1` (`sbatch --gres`), of jobs that train or examine.
         pub gres: Option<String> = None,
-        /// Most jobs of one array that run at a time (`%N` of `sbatch --array`); unset: as many as Slurm finds room for.
+        /// Maximum number of jobs of an array that run at once (`%N` of `sbatch --array`); unset: as many as Slurm can
+        /// place.
         #[schemars(range(min = 1))]
         pub at_once: Option<usize> = None,
-        /// Further options of `sbatch`, such as `["--qos=low"]`.
+        /// Further `sbatch` options, such as `["--qos=low"]`.
         pub options: Vec<String> = vec![],
     }
 }
@@ -374,18 +385,19 @@ section! {
     pub struct TrialConfig {
         /// Seed of weights, data order and dropout.
         pub seed: u64 = 1,
-        /// `cpu`, `cuda` or `cuda:N`. Results are exact on each kind of device, not between them.
+        /// Device: `cpu`, `cuda` or `cuda:N`. Results are reproducible bit for bit on each kind of device, not between
+        /// kinds.
         pub device: Device = Device::Cpu,
-        /// Numbers that a GPU computes with; the processor knows `f32` alone. Weights, moments, norms, softmax, losses and
-        /// sums are f32 in all of them.
+        /// Number format of a GPU's computations; the CPU supports only `f32`. Weights, moments, norms, softmax, losses
+        /// and sums are `f32` in every case.
         pub precision: Precision = Precision::F32,
-        /// Threads of one trial; 0 takes all cores. Results do not depend on it.
+        /// Threads per trial; 0 uses all cores. Does not affect results.
         pub threads: usize = 0,
         /// The shape of the model.
         pub model: ModelConfig = ModelConfig::default(),
-        /// Byte-level BPE, trained from the pretraining text or read from a file.
+        /// Byte-level BPE, trained on the pretraining text or read from a file.
         pub tokenizer: TokenizerConfig = TokenizerConfig::default(),
-        /// Files, filters and the held-out share.
+        /// Training files, filters and the held-out share.
         pub data: DataConfig = DataConfig::default(),
         /// The built-in world, for `data.source = "world"`.
         pub world: WorldConfig = WorldConfig::default(),
@@ -399,26 +411,26 @@ section! {
         pub pretrain: Pretrain = Pretrain::with(Training::default()),
         /// Supervised fine-tuning on conversations.
         pub sft: Sft = Sft::with(Training::fine_tuning()),
-        /// Supervised fine-tuning on the conversations of several turns of `data.sft_multi`, after `[sft]`.
+        /// Supervised fine-tuning on the multi-turn conversations of `data.sft_multi`, after `[sft]`.
         pub sft_multi: Sft = Sft::with(Training { enabled: false, ..Training::fine_tuning() }),
-        /// Fine-tuning of low-rank adapters on the conversations of `data.lora`, or those of `data.sft`.
+        /// Fine-tuning of low-rank adapters on the conversations of `data.lora`, or of `data.sft` if that is empty.
         pub lora: Lora = Lora::with(Training { enabled: false, ..Training::fine_tuning() }),
         /// Direct preference optimisation.
         pub dpo: Dpo = Dpo::with(Training { lr: 4e-5, ..Training::fine_tuning() }),
         /// Question sheets in C-Eval's layout and how they are answered.
         pub exam: ExamConfig = ExamConfig::default(),
-        /// What a trial's jobs ask of Slurm, where it is the executor. No result depends on it.
+        /// Resources that a trial's jobs request if Slurm is the executor. Does not affect results.
         pub slurm: SlurmConfig = SlurmConfig::default(),
     }
 }
 
 impl TokenizerConfig {
-    /// The smallest vocabulary that can be trained: three special tokens and one entry for each byte.
+    /// Size of the smallest vocabulary that can be trained: three special tokens and one entry for each byte.
     pub const SMALLEST_VOCAB: usize = 259;
 }
 
 impl SlurmConfig {
-    /// The options of `sbatch` for a job; `computes` where it trains or examines.
+    /// Returns the `sbatch` options of a job; `computes` is whether it trains or examines.
     pub fn sbatch(&self, computes: bool) -> Vec<String> {
         let gres = self.gres.as_ref().filter(|_| computes);
         let named = [
@@ -440,19 +452,19 @@ impl Training {
 }
 
 impl Lora {
-    /// The adapters that it trains.
+    /// Returns the configuration of the adapters.
     pub fn adapters(&self) -> LoraConfig {
         LoraConfig { rank: self.rank, alpha: self.alpha, targets: self.targets.clone() }
     }
 }
 
 impl TrialConfig {
-    /// The training stages in the order of the recipe, each with the keys that all stages have.
+    /// Iterates over the training stages in recipe order, each with its common keys.
     pub fn stages(&self) -> impl DoubleEndedIterator<Item = (TrainStage, &Training)> {
         TrainStage::all().map(|stage| (stage, stage.training(self)))
     }
 
-    /// The stages after which the trial sits the exam, in order.
+    /// Returns the stages after which the trial takes the exam, in recipe order.
     pub fn exams(&self) -> Vec<TrainStage> {
         let trained = recipe(self);
         match (self.exam.enabled, self.exam.after.as_slice()) {
@@ -462,12 +474,12 @@ impl TrialConfig {
         }
     }
 
-    /// What the rows of a stage's data are.
+    /// Returns the kind of rows of a stage's data.
     pub fn rows(&self, stage: TrainStage) -> RowKind {
         if self.probe().is_some() { RowKind::Labelled } else { stage.rows() }
     }
 
-    /// What a training stage costs, by the document.
+    /// Returns the coefficients of a training stage's floating-point operations.
     pub fn cost(&self, stage: TrainStage) -> Cost {
         match (stage.spec().adapters)(self) {
             Some(adapters) => Cost::adapters(&self.model, &adapters),

@@ -1,11 +1,11 @@
-//! What was meant by a name that is not there: the nearest of those that are, of keys, of words and of files.
+//! Suggestions for misspelt names: the nearest existing key, word or file.
 
 use std::path::{Path, PathBuf};
 
-/// Most names of a folder among which a file's is looked for.
+/// Maximum number of entries of a folder that are compared with a file name.
 const LOOKED_AT: usize = 10_000;
 
-/// Keys as other programs call them, by the last part of the name.
+/// Names of keys in other programs (last part of the key), with ours.
 const OTHER_NAMES: [(&str, &str); 18] = [
     ("learning_rate", "lr"),
     ("max_lr", "lr"),
@@ -27,25 +27,25 @@ const OTHER_NAMES: [(&str, &str); 18] = [
     ("num_experts_per_tok", "top_k"),
 ];
 
-/// A key by our name for its last part, where another program's stands there.
-pub(super) fn ours(key: &str) -> String {
-    let (section, name) = apart(key);
+/// Replaces the last part of a key by our name if it is another program's name.
+pub(super) fn our_name(key: &str) -> String {
+    let (section, name) = split_section(key);
     let ours = OTHER_NAMES.iter().find(|(other, _)| *other == name).map_or(name, |(_, ours)| ours);
     format!("{section}{ours}")
 }
 
-/// The nearest of `names` as a question that ends a message, if one is near.
+/// Returns the nearest of `names` as a question that ends a message; empty if none is near.
 pub fn did_you_mean<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> String {
     nearest(word, names).map_or(String::new(), |name| format!("; did you mean {name}?"))
 }
 
-/// The nearest file or folder that is there, as a question that ends a message; of a glob the nearest folder with its
-/// signs behind. The folder `from` is left out of it.
+/// Returns the nearest existing file or folder as a question that ends a message, relative to `from`; empty if none is
+/// near. For a glob, it is the nearest folder followed by the pattern.
 pub fn near_file(path: &Path, from: &Path) -> String {
     let is_glob = |part: &std::path::Component| part.as_os_str().to_string_lossy().contains(['*', '?', '[']);
     let plain: PathBuf = path.components().take_while(|part| !is_glob(part)).collect();
     let rest: PathBuf = path.components().skip_while(|part| !is_glob(part)).collect();
-    // A folder that is there holds nothing of the kind.
+    // The folder exists, so a misspelt folder is not why the pattern matches nothing.
     let is_there = !rest.as_os_str().is_empty() && (plain.as_os_str().is_empty() || plain.is_dir());
     let Some(found) = near_path(&plain).filter(|_| !is_there) else { return String::new() };
     let found = found.join(&rest).components().collect::<PathBuf>();
@@ -53,7 +53,7 @@ pub fn near_file(path: &Path, from: &Path) -> String {
     if found == path { String::new() } else { format!("; did you mean {}?", found.display()) }
 }
 
-/// A path each part of which is the nearest that is there.
+/// Replaces each missing component of a path by the nearest existing one.
 fn near_path(path: &Path) -> Option<PathBuf> {
     if path.as_os_str().is_empty() || path.exists() {
         return Some(path.into());
@@ -64,19 +64,19 @@ fn near_path(path: &Path) -> Option<PathBuf> {
     let entries = std::fs::read_dir(folder).ok()?.flatten().take(LOOKED_AT);
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
-    // An ending that is right does not make a name near.
+    // A matching extension does not make a name near.
     let allowed = (path.file_stem()?.to_str()?.chars().count() / 3).max(1);
     let found = nearest(name, names.iter().map(String::as_str))?;
     (strsim::damerau_levenshtein(name, found) <= allowed).then(|| parent.join(found))
 }
 
-/// The candidate that is meant, if one is near enough: with one typing error at most, else the shortest that has all
-/// words of the name and more, else the one fewest typing errors away.
+/// Returns the likeliest candidate, if one is near enough: one with at most one typing error, else the shortest that
+/// contains all words of the name and more, else the one with the fewest typing errors.
 pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let length = word.chars().count();
     let allowed = (length / 3).max(1);
     let rank = |candidate: &str| {
-        // Each letter too many is an error: a word of any length is soon told from all.
+        // Each surplus character is an error, so long words are rejected without computing a distance.
         let is_near = length.abs_diff(candidate.chars().count()) <= allowed;
         let errors = if is_near { strsim::damerau_levenshtein(word, candidate) } else { usize::MAX };
         match errors {
@@ -90,18 +90,19 @@ pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
     ranked.min_by_key(|(rank, _)| *rank).map(|(_, candidate)| candidate)
 }
 
-/// Whether a name of the same section has all words of another's last part, and more: `sft.val_loss` those of `sft.loss`.
+/// Returns whether a name of the same section contains the words of another name's last part and more: `sft.val_loss`
+/// contains those of `sft.loss`.
 fn has_words(candidate: &str, word: &str) -> bool {
-    let ((section, name), (known, all)) = (apart(word), apart(candidate));
-    // Short words are part of many names.
+    let ((section, name), (known, all)) = (split_section(word), split_section(candidate));
+    // Short words occur in many names.
     name.len() > 2
         && section == known
         && all.len() > name.len()
         && format!("_{all}_").contains(&format!("_{name}_"))
 }
 
-/// A section with its dot, and the name in it.
-fn apart(key: &str) -> (&str, &str) {
+/// Splits a key into its section, with the dot, and its name.
+fn split_section(key: &str) -> (&str, &str) {
     key.split_at(key.rfind('.').map_or(0, |dot| dot + 1))
 }
 
@@ -124,7 +125,7 @@ mod tests {
         assert_eq!(nearest("sft.loss", of_sft), Some("sft.val_loss"));
         assert_eq!(nearest("model.hidden", ["model.window", "model.hidden_dim"]), Some("model.hidden_dim"));
         assert_eq!(nearest("paired", ["claim", "paired_by"]), Some("paired_by"));
-        // One error is a slip.
+        // One error is taken for a slip of the finger, before words are compared.
         assert_eq!(nearest("loss", ["val_loss", "lass"]), Some("lass"));
         assert_eq!(nearest("lr", ["min_lr_ratio"]), None);
     }

@@ -1,15 +1,15 @@
-//! Recipes that come with the program, under `--preset`.
+//! Recipes that come with the program, selected by `--preset`.
 
 use super::errors::{ConfigError, ConfigErrors};
 use super::keys::any_of;
 use super::layers::{Layer, document_layer};
 use super::near::did_you_mean;
 
-/// Names and texts of the presets.
+/// Names and TOML texts of the presets.
 pub const PRESETS: &[(&str, &str)] =
     &[("minimind", include_str!("presets/minimind.toml")), ("small", include_str!("presets/small.toml"))];
 
-/// The settings of a preset.
+/// Returns the settings of a preset; `place` is where it was named.
 pub(super) fn layer(name: &str, place: &str, errors: &mut ConfigErrors) -> Layer {
     if let Some((_, text)) = PRESETS.iter().find(|preset| preset.0 == name) {
         return document_layer(&format!("preset {name}"), text, errors);

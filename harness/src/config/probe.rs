@@ -1,53 +1,55 @@
-//! The probes: tasks made here whose outcome published work predicts, and one table of all that the program knows of each.
+//! The probes: generated tasks whose outcome published work predicts, and one table of everything that the program
+//! knows about each.
 //!
-//! A new one is a variant of [`Source`], a section below, a row of [`PROBES`] and a generator in `data/probes/`.
+//! A new probe is a variant of [`Source`], a section below, a row of [`PROBES`] and a generator in `data/probes/`.
 
 use super::{Problem, Source, TrainStage, TrialConfig};
 use model::section;
 
 section! {
     /// `[hops]`: k-hop induction over the letters A to D (Sanford, Hsu, Telgarsky 2024, definition 4.1), for
-    /// `data.source = "hops"`. Grows with `length` and `hops`.
+    /// `data.source = "hops"`. Its difficulty grows with `length` and `hops`.
     pub struct HopsConfig {
         /// Seed of the sequences; independent of the trial's seed.
         pub seed: u64 = 1,
-        /// Letters of a sequence; at least four for each hop and four more. A row has two tokens more.
+        /// Letters per sequence: at least four per hop and four more. A row has two more tokens.
         #[schemars(range(min = 8, max = 4096))]
         pub length: usize = 32,
-        /// Most hops: a row asks for 0 to so many of them, each as often.
+        /// Maximum number of hops; each row asks for a number from 0 to this one, drawn uniformly.
         #[schemars(range(max = 256))]
         pub hops: usize = 4,
-        /// Sequences to train on.
+        /// Number of training sequences.
         #[schemars(range(min = 1))]
         pub rows: u64 = 400_000,
-        /// Exam questions of each number of hops, and sequences to validate on.
+        /// Number of exam questions, and of validation sequences, for each number of hops.
         #[schemars(range(min = 1, max = 1_000_000))]
         pub questions: usize = 300,
     }
 }
 
 section! {
-    /// `[recall]`: associative recall of several queries, MQAR (Arora et al. 2023), for
-    /// `data.source = "recall"`. Grows with `pairs`, `length` and `vocabulary`.
+    /// `[recall]`: multi-query associative recall, MQAR (Arora et al. 2023), for `data.source = "recall"`. Its
+    /// difficulty grows with `pairs`, `length` and `vocabulary`.
     pub struct RecallConfig {
         /// Seed of the sequences; independent of the trial's seed.
         pub seed: u64 = 1,
-        /// Words: a filler, keys in the first half, values in the second.
+        /// Size of the vocabulary: a filler and keys in the first half, values in the second.
         #[schemars(range(min = 8, max = 65536))]
         pub vocabulary: usize = 256,
-        /// Words of a sequence; even, and at least four for each pair. A row has one token more.
+        /// Words per sequence: even, and at least four per pair. A row has one more token.
         #[schemars(range(min = 8, max = 65536))]
         pub length: usize = 64,
-        /// Pairs of a key and a value at the beginning of a sequence; each key is asked for once behind them.
+        /// Key-value pairs at the beginning of a sequence; each key is queried once after them.
         #[schemars(range(min = 2, max = 16384))]
         pub pairs: usize = 4,
-        /// Exponent of the power law by which queries lie behind the pairs; 1 is uniform, less is nearer.
+        /// Exponent of the power law of the distance between pairs and queries; 1 is uniform, smaller values place
+        /// queries nearer.
         #[schemars(extend("exclusiveMinimum" = 0))]
         pub power: f64 = 0.01,
-        /// Sequences to train on.
+        /// Number of training sequences.
         #[schemars(range(min = 1))]
         pub rows: u64 = 100_000,
-        /// Exam questions, and sequences to validate on.
+        /// Number of exam questions, and of validation sequences.
         #[schemars(range(min = 1, max = 1_000_000))]
         pub questions: usize = 1000,
     }
@@ -55,60 +57,60 @@ section! {
 
 section! {
     /// `[capacity]`: knowledge capacity, invented biographies (Allen-Zhu, Li 2024, part 3.3), for
-    /// `data.source = "capacity"`. Grows with `people`.
+    /// `data.source = "capacity"`. Its difficulty grows with `people`.
     pub struct CapacityConfig {
-        /// Seed of people and tellings; independent of the trial's seed.
+        /// Seed of the people and their biographies; independent of the trial's seed.
         pub seed: u64 = 1,
-        /// Invented people.
+        /// Number of invented people.
         #[schemars(range(min = 1, max = 10_000_000))]
         pub people: usize = 1000,
-        /// Tellings of each person: with `pretrain.epochs` a fact is seen their product of times.
+        /// Biographies of each person in a pass; times `pretrain.epochs`, how often each fact is seen.
         #[schemars(range(min = 1))]
         pub exposures: u64 = 100,
-        /// Words that each of the three parts of a name is drawn from; all names differ.
+        /// Words from which each of the three parts of a name is drawn; all names differ.
         #[schemars(range(min = 2, max = 10_000))]
         pub names: usize = 32,
-        /// Attributes of a person.
+        /// Attributes per person.
         #[schemars(range(min = 1, max = 100))]
         pub attributes: usize = 5,
-        /// Values of an attribute, one of which everybody has, each as likely.
+        /// Values per attribute, of which each person has one, drawn uniformly.
         #[schemars(range(min = 4, max = 10_000))]
         pub values: usize = 32,
-        /// Words that may introduce an attribute: ways to tell it.
+        /// Words that can introduce an attribute, one of which is drawn each time.
         #[schemars(range(min = 1, max = 64))]
         pub forms: usize = 4,
-        /// Exam questions.
+        /// Number of exam questions.
         #[schemars(range(min = 1, max = 1_000_000))]
         pub questions: usize = 300,
     }
 }
 
 impl CapacityConfig {
-    /// Parts of a name.
+    /// Number of parts of a name.
     pub const NAME_PARTS: u32 = 3;
 }
 
-/// What the program knows of a probe.
+/// Everything that the program knows about a probe.
 pub struct ProbeSpec {
-    /// What `data.source` is called for it.
+    /// Value of `data.source` that selects it.
     pub source: Source,
-    /// The same as a word, and the name of its section.
+    /// Word of that value, and name of its section.
     pub name: &'static str,
-    /// The keys that its vocabulary follows from.
+    /// Keys that determine its vocabulary.
     pub vocabulary: &'static [&'static str],
-    /// The keys that its rows follow from, those to train on and those to validate on.
+    /// Keys that determine its training and validation rows.
     pub rows: &'static [&'static str],
-    /// The keys that its exam follows from.
+    /// Keys that determine its exam.
     pub exam: &'static [&'static str],
-    /// Entries of its vocabulary, special tokens among them.
+    /// Returns the size of its vocabulary, special tokens included.
     pub entries: fn(&TrialConfig) -> usize,
-    /// Tokens of a row.
+    /// Returns the number of tokens per row.
     pub row_tokens: fn(&TrialConfig) -> usize,
-    /// What is wrong with its keys where each is in its range.
+    /// Returns the problems of its keys, provided that each is within its range.
     problems: fn(&TrialConfig) -> Vec<Problem>,
 }
 
-/// Special tokens in front of a probe's words.
+/// Number of special tokens, which precede the probe's words in the vocabulary.
 const SPECIAL: usize = 3;
 
 /// All probes.
@@ -179,13 +181,13 @@ pub const PROBES: [ProbeSpec; 3] = [
 ];
 
 impl TrialConfig {
-    /// The probe that the trial's data is of, where it is one.
+    /// Returns the probe that generates the trial's data, if any.
     pub fn probe(&self) -> Option<&'static ProbeSpec> {
         PROBES.iter().find(|probe| probe.source == self.data.source)
     }
 }
 
-/// Different sequences needed for each that the exam asks about, so that training can do without those.
+/// Required ratio of possible sequences to exam sequences, so that training can leave the latter out.
 const ROOM: f64 = 10.0;
 
 fn hops(config: &TrialConfig) -> Vec<Problem> {
@@ -197,7 +199,10 @@ fn hops(config: &TrialConfig) -> Vec<Problem> {
             "is {}, expected at least {least} for hops.hops = {}: four letters a hop and four more",
             of.length, of.hops
         );
-        problems.push(Problem { at_odds: vec!["hops.hops".into()], ..Problem::new("hops.length", problem) });
+        problems.push(Problem {
+            conflicts_with: vec!["hops.hops".into()],
+            ..Problem::new("hops.length", problem)
+        });
     }
     let sequences = 4.0 * 3f64.powi(of.length.min(1000) as i32 - 1);
     let asked = of.questions as f64 * (of.hops + 1) as f64;
@@ -214,8 +219,10 @@ fn recall(config: &TrialConfig) -> Vec<Problem> {
             "is {}, expected an even number of {least} or more for recall.pairs = {}",
             of.length, of.pairs
         );
-        problems
-            .push(Problem { at_odds: vec!["recall.pairs".into()], ..Problem::new("recall.length", problem) });
+        problems.push(Problem {
+            conflicts_with: vec!["recall.pairs".into()],
+            ..Problem::new("recall.length", problem)
+        });
     }
     let keys = of.vocabulary / 2 - 1;
     if keys < of.pairs {
@@ -225,8 +232,8 @@ fn recall(config: &TrialConfig) -> Vec<Problem> {
             2 * (of.pairs + 1),
             of.pairs
         );
-        let at_odds = vec!["recall.pairs".into()];
-        problems.push(Problem { at_odds, ..Problem::new("recall.vocabulary", problem) });
+        let conflicts_with = vec!["recall.pairs".into()];
+        problems.push(Problem { conflicts_with, ..Problem::new("recall.vocabulary", problem) });
     }
     if problems.is_empty() {
         // Ordered choices of keys, of values and of places.
@@ -244,8 +251,8 @@ fn too_few(probe: &str, sequences: f64, asked: f64) -> Option<Problem> {
             "asks about {asked} sequences in all, expected at most a tenth of the {sequences} that there are, as \
              training does without them; make {probe}.length larger"
         );
-        let at_odds = vec![format!("{probe}.length")];
-        Problem { at_odds, ..Problem::new(format!("{probe}.questions"), problem) }
+        let conflicts_with = vec![format!("{probe}.length")];
+        Problem { conflicts_with, ..Problem::new(format!("{probe}.questions"), problem) }
     })
 }
 
@@ -256,8 +263,8 @@ fn capacity(config: &TrialConfig) -> Vec<Problem> {
     if of.people > names {
         let problem =
             format!("is {}, expected at most {names}, the names of capacity.names = {}", of.people, of.names);
-        let at_odds = vec!["capacity.names".into()];
-        problems.push(Problem { at_odds, ..Problem::new("capacity.people", problem) });
+        let conflicts_with = vec!["capacity.names".into()];
+        problems.push(Problem { conflicts_with, ..Problem::new("capacity.people", problem) });
     }
     let measured = of.people * of.attributes.max(CapacityConfig::NAME_PARTS as usize);
     let training = &config.pretrain.training;
@@ -266,13 +273,13 @@ fn capacity(config: &TrialConfig) -> Vec<Problem> {
             "is {}, expected at least {measured}: bits are counted over everybody (capacity.people = {})",
             training.val_tokens, of.people
         );
-        let at_odds = vec!["capacity.people".into()];
-        problems.push(Problem { at_odds, ..Problem::new("pretrain.val_tokens", problem) });
+        let conflicts_with = vec!["capacity.people".into()];
+        problems.push(Problem { conflicts_with, ..Problem::new("pretrain.val_tokens", problem) });
     }
     problems
 }
 
-/// What a trial on a probe cannot run with; `found` are problems that were found already.
+/// Returns the problems of a trial on a probe; `found` are those found before.
 pub(super) fn problems(config: &TrialConfig, found: &[Problem]) -> Vec<Problem> {
     let Some(probe) = config.probe() else { return vec![] };
     let section = format!("{}.", probe.name);
@@ -281,7 +288,7 @@ pub(super) fn problems(config: &TrialConfig, found: &[Problem]) -> Vec<Problem> 
     }
     let source = format!("data.source = \"{}\"", probe.name);
     let with = |key: String, problem: String| Problem {
-        at_odds: vec!["data.source".into()],
+        conflicts_with: vec!["data.source".into()],
         ..Problem::new(key, problem)
     };
     let mut problems = (probe.problems)(config);
@@ -323,7 +330,7 @@ mod tests {
     use super::*;
     use crate::config::find;
 
-    /// The smallest valid configuration of a probe.
+    /// Returns the smallest valid configuration of a probe.
     fn of(probe: &ProbeSpec) -> TrialConfig {
         let mut config = TrialConfig::default();
         config.data.source = probe.source;

@@ -1,4 +1,4 @@
-//! The reference page of all keys, made from their declarations.
+//! Generates the reference page of all keys from their declarations.
 
 use super::keys::{KeySpec, Kind, find, names_of, sections};
 use super::{PRESETS, TrainStage, Training};
@@ -21,7 +21,7 @@ checks sweep files: with Taplo, or Even Better TOML in VS Code, `#:schema sweep.
 
 ";
 
-/// The page `docs/configuration.md`.
+/// Returns the text of the page `docs/configuration.md`.
 pub fn reference_markdown() -> String {
     let presets: Vec<String> = PRESETS.iter().map(|preset| format!("`{}`", preset.0)).collect();
     let mut page = format!("{HEAD}Presets: {}.\n", presets.join(", "));
@@ -58,7 +58,7 @@ fn table<'a>(rows: impl Iterator<Item = (&'a KeySpec, String)>) -> String {
     for (key, default) in rows {
         let (value, name, doc) = (value_of(&key.kind), name_of(key), key.doc.replace('|', "\\|"));
         let value = match key.range.map(|range| range.to_string()) {
-            // Which says that it is a number.
+            // A range such as `a positive number` already says that it is a number.
             Some(range) if range.ends_with(" number") => range.trim_start_matches("a ").into(),
             Some(range) => format!("{value}, {range}"),
             None => value,
@@ -91,7 +91,7 @@ fn shown(default: &Value) -> String {
     }
 }
 
-/// One default where all stages agree, else each with its stages.
+/// Returns one default if all stages agree, otherwise each default with its stages.
 fn stage_defaults(name: &str) -> String {
     let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
     for stage in TrainStage::all().map(TrainStage::name) {

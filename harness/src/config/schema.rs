@@ -1,9 +1,9 @@
-//! JSON Schemas of the files that hold keys, by which editors complete, explain and check them.
+//! JSON Schemas of the files that hold keys, for completion, documentation and checks in editors.
 
 use super::keys::{KeySpec, Kind, UNSET, sections};
 use serde_json::{Map, Value, json};
 
-/// A schema of draft 2020-12, with what it refers to.
+/// Returns a schema of draft 2020-12 with the definitions that it refers to.
 pub fn document(title: &str, definitions: Map<String, Value>, body: Value) -> Value {
     let mut whole = Map::new();
     whole.insert("$schema".into(), "https://json-schema.org/draft/2020-12/schema".into());
@@ -13,13 +13,13 @@ pub fn document(title: &str, definitions: Map<String, Value>, body: Value) -> Va
     whole.into()
 }
 
-/// The schema of a file that holds keys of a trial only, as a preset does.
+/// Returns the schema of a file that holds only keys of a trial, such as a preset.
 pub fn trial_schema() -> Value {
     let body = table_of(|key| Some(refer("value", key)));
     document("Keys of a trial of Mindscale", definitions("value", value_of).collect(), body)
 }
 
-/// What a file may hold for a key.
+/// Returns the schema of the values that a file may hold for a key.
 pub fn value_of(key: &KeySpec) -> Value {
     let mut schema = key.schema.as_object().cloned().unwrap_or_default();
     for made in ["description", "default", "format"] {
@@ -44,19 +44,20 @@ pub fn value_of(key: &KeySpec) -> Value {
     schema.into()
 }
 
-/// A schema for each key, under a name to which [`refer`] refers.
+/// Returns a schema for each key, under the name that [`refer`] refers to.
 pub fn definitions(family: &str, of: impl Fn(&KeySpec) -> Value) -> impl Iterator<Item = (String, Value)> {
     let weights = super::keys().filter_map(weight);
     let keys: Vec<KeySpec> = super::keys().cloned().chain(weights).collect();
     keys.into_iter().map(move |key| (format!("{family}.{}", key.path), of(&key)))
 }
 
-/// The schema of a family of [`definitions`] for a key.
+/// Returns a reference to a key's schema in a family of [`definitions`].
 pub fn refer(family: &str, key: &KeySpec) -> Value {
     json!({ "$ref": format!("#/$defs/{family}.{}", key.path) })
 }
 
-/// A table of keys, written as tables of their sections or in full in quotes; `of` says what stands for each.
+/// Returns the schema of a table of keys, written as tables of their sections or as quoted full names; `of` returns the
+/// schema of each key's value, or `None` to leave the key out.
 pub fn table_of(of: impl Fn(&KeySpec) -> Option<Value>) -> Value {
     let (mut properties, mut in_full, mut patterns) = (Map::new(), Map::new(), Map::new());
     for section in sections() {
@@ -92,17 +93,17 @@ pub fn table_of(of: impl Fn(&KeySpec) -> Option<Value>) -> Value {
     table
 }
 
-/// The key that stands for each weight of a table of them, where it is one.
+/// Returns the key of one weight of a table of weights; `None` if `key` is not such a table.
 fn weight(key: &KeySpec) -> Option<KeySpec> {
     (key.kind == Kind::Weights).then(|| key.weight(&format!("{}.NAME", key.path)))
 }
 
-/// What matches the keys of a table of weights.
+/// Returns the regular expression that matches the keys of a table of weights.
 fn pattern(table: &str) -> String {
     format!("^{}\\.[A-Za-z0-9_-]+$", table.replace('.', "\\."))
 }
 
-/// A table with these keys and no others.
+/// Returns the schema of a table with exactly these keys.
 pub fn closed(properties: Map<String, Value>) -> Value {
     json!({ "type": "object", "properties": properties, "additionalProperties": false })
 }

@@ -1,4 +1,4 @@
-//! Files by the names of their sources, and the weights by which sources are mixed.
+//! Files grouped by named source, and the weights by which sources are mixed.
 
 use super::{DataConfig, Source, TrainStage, TrialConfig};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -6,21 +6,21 @@ use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// Files or globs: one list of them, or a list for each of several named sources, in the order of their names.
+/// Files or globs: one list, or a list for each named source, sorted by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Sources {
-    /// One list.
+    /// One list without a name.
     Plain(Vec<String>),
-    /// Lists by name.
+    /// A list for each source name.
     Named(BTreeMap<String, Vec<String>>),
 }
 
 impl Sources {
-    /// The mark of the type in a JSON Schema.
+    /// Value of `format` that marks this type in a JSON Schema.
     pub const FORMAT: &str = "sources";
 
-    /// Whether no source is named.
+    /// Returns whether there are no files.
     pub fn is_empty(&self) -> bool {
         match self {
             Self::Plain(patterns) => patterns.is_empty(),
@@ -28,7 +28,7 @@ impl Sources {
         }
     }
 
-    /// Each list with the name of its source; that of a plain list has none.
+    /// Returns each list with the name of its source; a plain list has none.
     pub fn lists(&self) -> Vec<(Option<&str>, &[String])> {
         match self {
             Self::Plain(patterns) if patterns.is_empty() => vec![],
@@ -39,12 +39,12 @@ impl Sources {
         }
     }
 
-    /// The names of the sources, where they have some.
+    /// Iterates over the names of the sources; a plain list has none.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.lists().into_iter().filter_map(|(name, _)| name)
     }
 
-    /// The files or globs of all lists.
+    /// Returns the files or globs of all lists.
     pub fn patterns(&self) -> Vec<String> {
         self.lists().into_iter().flat_map(|(_, patterns)| patterns).cloned().collect()
     }
@@ -80,26 +80,26 @@ impl JsonSchema for Sources {
     }
 }
 
-/// Files or globs with the key that names them.
+/// Files or globs of one source, with the key that names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NamedFiles<'a> {
     /// The key, such as `data.pretrain`.
     pub key: &'static str,
-    /// The name of the source, where the key has several.
+    /// Name of the source, if the key has named sources.
     pub source: Option<&'a str>,
     /// The files or globs.
     pub patterns: &'a [String],
 }
 
 impl<'a> NamedFiles<'a> {
-    /// All lists of a key.
+    /// Iterates over the lists of a key.
     pub fn of(key: &'static str, sources: &'a Sources) -> impl Iterator<Item = Self> {
         sources.lists().into_iter().map(move |(source, patterns)| Self { key, source, patterns })
     }
 }
 
 impl TrialConfig {
-    /// The files that some stages train and validate on, each list once; none where the data is made here.
+    /// Returns the files that these stages train and validate on, each key once; empty if the data is generated.
     pub fn files_of(&self, stages: &[TrainStage]) -> Vec<NamedFiles<'_>> {
         let mut found: Vec<NamedFiles> = vec![];
         if self.data.source == Source::Files {
@@ -116,19 +116,19 @@ impl TrialConfig {
     }
 }
 
-/// The key of one of several named lists: `data.pretrain.web`; of a plain list that of the files.
+/// Returns the key of a named list, such as `data.pretrain.web`; for a plain list, the key itself.
 pub fn source_key(key: &str, name: Option<&str>) -> String {
     name.map_or_else(|| key.into(), |name| format!("{key}.{name}"))
 }
 
-/// What a source may be called, so that keys and columns can name it.
+/// Returns whether a source may have this name, so that keys and columns can contain it.
 pub fn is_source_name(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
 }
 
 impl DataConfig {
-    /// The share of each source in the tokens that a stage trains on, by name, those of `data.mix` over their sum;
-    /// `None` where the stage's sources are not mixed but read to their ends.
+    /// Returns the share of each source in the tokens that a stage trains on, by name: its weight in `data.mix` over
+    /// the sum of the weights; `None` if the stage's sources are not mixed but read to their ends.
     pub fn shares(&self, stage: TrainStage) -> Option<Vec<(String, f64)>> {
         let (_, sources) = stage.files(self);
         let weights: Vec<(String, f64)> = sources

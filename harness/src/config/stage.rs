@@ -1,7 +1,7 @@
-//! The stages of the recipe: one table of all that the program knows of a stage that trains.
+//! The stages of the recipe, and one table of everything that the program knows about each training stage.
 //!
-//! A new one is a variant of [`TrainStage`], a row of [`TRAINING`], a section of the configuration and, for the
-//! built-in world, its rows.
+//! A new training stage is a variant of [`TrainStage`], a row of [`TRAINING`], a section of the configuration and, for
+//! the built-in world, its rows.
 
 use super::{AnswerLoss, DataConfig, Dpo, RowStyle, Sources, Training, TrialConfig};
 use model::LoraConfig;
@@ -9,23 +9,23 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
 
-/// A stage that trains.
+/// A training stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TrainStage {
     /// Next-token prediction over text.
     Pretrain,
-    /// Next-token prediction over answers.
+    /// Supervised fine-tuning: next-token prediction over answers.
     Sft,
-    /// The same over conversations of several turns, after those of one.
+    /// Supervised fine-tuning on multi-turn conversations, after `sft`.
     SftMulti,
-    /// The same with low-rank adapters, merged at the end.
+    /// Supervised fine-tuning of low-rank adapters, which are merged at the end.
     Lora,
-    /// Direct preference optimisation against a frozen reference.
+    /// Direct preference optimisation against a frozen reference model.
     Dpo,
 }
 
-/// What the rows of a stage's data are.
+/// Kind of the rows of a stage's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RowKind {
@@ -35,7 +35,7 @@ pub enum RowKind {
     Conversations,
     /// Preference pairs.
     Preferences,
-    /// Sequences of words with what is to be said behind each, as probes have them.
+    /// Sequences of words with a target word for each, as probes have them.
     Labelled,
 }
 
@@ -50,47 +50,47 @@ impl fmt::Display for RowKind {
     }
 }
 
-/// A key that names files to train on, with the one that names files to validate on.
+/// A key that names training files, with the key of the corresponding validation files.
 pub struct StageFiles {
-    /// The key of the files to train on.
+    /// Key of the training files, such as `data.sft`.
     pub key: &'static str,
-    /// What it holds.
+    /// Reads the value of [`Self::key`].
     pub train: fn(&DataConfig) -> &Sources,
-    /// The key of the files to validate on.
+    /// Key of the validation files, such as `data.sft_val`.
     pub val_key: &'static str,
-    /// What it holds.
+    /// Reads the value of [`Self::val_key`].
     pub val: fn(&DataConfig) -> &Sources,
 }
 
-/// What the program knows of a training stage.
+/// Everything that the program knows about a training stage.
 pub struct TrainSpec {
     /// The stage.
     pub stage: TrainStage,
-    /// Its section of the configuration, the folder of its data, and its name everywhere.
+    /// Name of its configuration section, of the folder of its data, and of the stage everywhere else.
     pub name: &'static str,
-    /// What the rows of its data are.
+    /// Kind of its rows, unless the data is that of a probe.
     pub rows: RowKind,
-    /// The keys of its files: its own, then the one that serves where that is empty.
+    /// Keys of its files: its own first, then the fallback for when its own is empty.
     pub files: &'static [StageFiles],
-    /// The keys of `[world]` that its rows of the built-in world follow from, beside [`WORLD`].
+    /// Keys of `[world]` that determine its rows of the built-in world, in addition to [`WORLD`].
     pub world: &'static [&'static str],
-    /// The keys that all training stages have.
+    /// Reads the keys that all training stages have.
     pub training: fn(&TrialConfig) -> &Training,
-    /// The same, to be changed.
+    /// Returns the keys that all training stages have, mutably.
     pub training_mut: fn(&mut TrialConfig) -> &mut Training,
-    /// Which answers of a conversation carry loss.
+    /// Reads which answers of a conversation carry loss.
     pub answers: fn(&TrialConfig) -> AnswerLoss,
-    /// The adapters that it trains; `None` trains the whole model.
+    /// Reads the adapters that it trains; `None` if it trains the whole model.
     pub adapters: fn(&TrialConfig) -> Option<LoraConfig>,
-    /// How it learns from preference pairs; `None` learns from next tokens.
+    /// Reads how it learns from preference pairs; `None` if it learns by next-token prediction.
     pub preferences: fn(&TrialConfig) -> Option<&Dpo>,
 }
 
-/// The keys of `[world]` on which all of the built-in world depends.
+/// Keys of `[world]` on which every part of the built-in world depends.
 pub const WORLD: [&str; 5] =
     ["world.seed", "world.people", "world.seen_share", "world.teachers", "world.questions_per_subject"];
 
-/// The keys of a section's files in `[data]`.
+/// Builds the [`StageFiles`] of two keys of `[data]`.
 macro_rules! files {
     ($train:ident, $val:ident) => {
         StageFiles {
@@ -102,7 +102,7 @@ macro_rules! files {
     };
 }
 
-/// The training stages, in the order of the recipe.
+/// The training stages, in recipe order.
 pub const TRAINING: [TrainSpec; 5] = [
     TrainSpec {
         stage: TrainStage::Pretrain,
@@ -167,74 +167,75 @@ pub const TRAINING: [TrainSpec; 5] = [
 ];
 
 impl TrainStage {
-    /// All of them, in the order of the recipe.
+    /// Iterates over all training stages, in recipe order.
     pub fn all() -> impl DoubleEndedIterator<Item = Self> {
         TRAINING.iter().map(|spec| spec.stage)
     }
 
-    /// The stage with this name.
+    /// Returns the stage with this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::all().find(|stage| stage.name() == name)
     }
 
-    /// All that is known of it.
+    /// Returns the stage's row of [`TRAINING`].
     pub fn spec(self) -> &'static TrainSpec {
         &TRAINING[self as usize]
     }
 
-    /// The stage's section of the configuration, such as `pretrain`.
+    /// Returns the name of the stage's configuration section, such as `pretrain`.
     pub fn name(self) -> &'static str {
         self.spec().name
     }
 
-    /// What the rows of its data are.
+    /// Returns the kind of its rows, unless the data is that of a probe.
     pub fn rows(self) -> RowKind {
         self.spec().rows
     }
 
-    /// Whether it trains on preference pairs: two answers a row, a reference beside the model.
+    /// Returns whether it trains on preference pairs: two answers per row, and a reference model next to the trained
+    /// one.
     pub fn compares_answers(self) -> bool {
         self.rows() == RowKind::Preferences
     }
 
-    /// Sequences that a row is trained on as.
+    /// Returns the number of sequences per row.
     pub fn sequences_per_row(self) -> usize {
         if self.compares_answers() { 2 } else { 1 }
     }
 
-    /// The keys of the files that it reads: its own, or those that serve instead.
-    fn serving(self, data: &DataConfig) -> &'static StageFiles {
+    /// Returns the keys of the files that it reads: its own, or the fallback if its own is empty.
+    fn effective_files(self, data: &DataConfig) -> &'static StageFiles {
         let files = self.spec().files;
         files.iter().find(|files| !(files.train)(data).is_empty()).unwrap_or(&files[0])
     }
 
-    /// The key of the files that it trains on, and what that names: its own, or the one that serves instead.
+    /// Returns the key and value of its training files: its own, or the fallback if its own is empty.
     pub fn files(self, data: &DataConfig) -> (&'static str, &Sources) {
-        let serving = self.serving(data);
-        (serving.key, (serving.train)(data))
+        let read = self.effective_files(data);
+        (read.key, (read.train)(data))
     }
 
-    /// The key of the files that it validates on, and what that names: its own, or the one beside the files that it
-    /// trains on; `None` where a share of those is held out instead.
+    /// Returns the key and value of its validation files: its own, or those that belong to the training files that it
+    /// reads; `None` if a share of the training files is held out instead.
     pub fn val_files(self, data: &DataConfig) -> Option<(&'static str, &Sources)> {
-        let keys = [&self.spec().files[0], self.serving(data)];
+        let keys = [&self.spec().files[0], self.effective_files(data)];
         keys.into_iter().map(|files| (files.val_key, (files.val)(data))).find(|(_, sets)| !sets.is_empty())
     }
 
-    /// The keys that all training stages have, of this one.
+    /// Returns the stage's common training keys.
     pub fn training(self, config: &TrialConfig) -> &Training {
         (self.spec().training)(config)
     }
 
-    /// Positions of an optimizer step whose rows are all full.
+    /// Returns the number of positions of an optimizer step whose rows are all full.
     pub fn positions_of_step(self, config: &TrialConfig) -> u64 {
         let training = self.training(config);
         let rows = (training.rows_of_step() as u64).saturating_mul(self.sequences_per_row() as u64);
         rows.saturating_mul(training.seq_len as u64)
     }
 
-    /// Characters that each turn of a conversation's history is cut to, 0 for none; MiniMind's rows have half of
-    /// `seq_len`. Texts, and the conversations among them, are told in full.
+    /// Returns the number of characters to which each turn of a conversation's history is cut, 0 for no cut; MiniMind's
+    /// rows default to half of `seq_len`. Pretraining text, conversations in it, and preference pairs are never cut.
     pub fn history_chars(self, config: &TrialConfig) -> usize {
         match (self.rows(), config.data.rows, config.data.history_chars) {
             (RowKind::Pretrain | RowKind::Preferences, ..) => 0,
@@ -247,18 +248,18 @@ impl TrainStage {
 /// One step of the recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
-    /// Trains or takes over a tokenizer.
+    /// Trains a tokenizer or copies an existing one.
     Tokenizer,
-    /// Turns text into token stores.
+    /// Tokenizes text into token stores.
     Data,
     /// Trains a model.
     Train(TrainStage),
-    /// The exam.
+    /// Takes the exam.
     Exam,
 }
 
 impl Stage {
-    /// As in the names of stage runs.
+    /// Returns the name that stage runs carry.
     pub fn name(self) -> &'static str {
         match self {
             Stage::Tokenizer => "tokenizer",
@@ -268,18 +269,18 @@ impl Stage {
         }
     }
 
-    /// The stage with this name.
+    /// Returns the stage with this name.
     pub fn named(name: &str) -> Option<Self> {
         let others = [Stage::Tokenizer, Stage::Data, Stage::Exam].into_iter();
         others.chain(TrainStage::all().map(Stage::Train)).find(|stage| stage.name() == name)
     }
 
-    /// Whether a model runs in it, on the trial's device.
+    /// Returns whether it runs a model, on the trial's device.
     pub fn computes(self) -> bool {
         !matches!(self, Stage::Tokenizer | Stage::Data)
     }
 
-    /// The training stage, where it is one.
+    /// Returns the training stage, if it is one.
     pub fn training(self) -> Option<TrainStage> {
         match self {
             Stage::Train(stage) => Some(stage),
@@ -309,11 +310,11 @@ impl Serialize for Stage {
 impl<'de> Deserialize<'de> for Stage {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = std::borrow::Cow::<str>::deserialize(deserializer)?;
-        Self::named(&name).ok_or_else(|| de::Error::custom(format!("{name:?} is no stage")))
+        Self::named(&name).ok_or_else(|| de::Error::custom(format!("{name:?} is not a stage")))
     }
 }
 
-/// The training stages of a trial, in the order of the recipe.
+/// Returns the enabled training stages of a trial, in recipe order.
 pub fn recipe(config: &TrialConfig) -> Vec<TrainStage> {
     TrainStage::all().filter(|stage| stage.training(config).enabled).collect()
 }
@@ -357,7 +358,7 @@ mod tests {
         assert_eq!(TrainStage::Lora.val_files(&data), Some(("data.sft_val", &sources("v"))));
         data.lora = sources("b");
         assert_eq!(TrainStage::Lora.files(&data), ("data.lora", &sources("b")));
-        // What serves other files does not serve these.
+        // Validation files of other training files do not serve these.
         assert_eq!(TrainStage::Lora.val_files(&data), None);
         assert_eq!(TrainStage::Sft.val_files(&data), Some(("data.sft_val", &sources("v"))));
         assert_eq!(TrainStage::Dpo.files(&data), ("data.dpo", &Sources::default()));

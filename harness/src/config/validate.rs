@@ -1,4 +1,4 @@
-//! Whether a trial can be run at all: everything wrong with it, found before anything starts.
+//! Checks whether a trial can be run: finds all its problems before anything starts.
 
 use super::keys::{KeySpec, Section, sections};
 use super::{
@@ -13,38 +13,38 @@ use model::{Device, ModelConfig, Precision};
 use serde_json::json;
 use std::sync::OnceLock;
 
-/// A value that a trial cannot run with.
+/// A value with which a trial cannot run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The key at fault, such as `model.d_model`.
     pub key: String,
     /// What is wrong and what was expected.
     pub problem: String,
-    /// Keys that it is at odds with: where the key is left at its default, the fault lies with them.
-    pub at_odds: Vec<String>,
+    /// Keys that it conflicts with: if `key` has its default value, they are to blame.
+    pub conflicts_with: Vec<String>,
 }
 
 impl Problem {
-    /// A problem of one key.
+    /// Creates a problem of one key.
     pub fn new(key: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self { key: key.into(), problem: problem.into(), at_odds: Vec::new() }
+        Self { key: key.into(), problem: problem.into(), conflicts_with: Vec::new() }
     }
 
-    /// The key and then those that it is at odds with.
+    /// Iterates over the key and then the keys that it conflicts with.
     pub fn keys(&self) -> impl Iterator<Item = &String> {
-        std::iter::once(&self.key).chain(&self.at_odds)
+        std::iter::once(&self.key).chain(&self.conflicts_with)
     }
 }
 
 impl From<ShapeError> for Problem {
     fn from(error: ShapeError) -> Self {
         let of_model = |key: &&str| format!("model.{key}");
-        let at_odds = error.at_odds.iter().map(of_model).collect();
-        Self { key: of_model(&error.key), problem: error.problem, at_odds }
+        let conflicts_with = error.conflicts_with.iter().map(of_model).collect();
+        Self { key: of_model(&error.key), problem: error.problem, conflicts_with }
     }
 }
 
-/// The keys of a section that have a range, each with its name inside the section.
+/// A section with its keys that have a range, each with its name inside the section.
 type Ranged = (&'static Section, Vec<(&'static KeySpec, &'static str, Range)>);
 
 fn ranged() -> &'static [Ranged] {
@@ -56,7 +56,7 @@ fn ranged() -> &'static [Ranged] {
 }
 
 impl TrialConfig {
-    /// Everything that makes the trial impossible; empty if it can run.
+    /// Returns everything that prevents the trial from running; empty if it can run.
     pub fn validate(&self) -> Vec<Problem> {
         let mut checks = Checks(self.out_of_range());
         if !checks.0.iter().any(|problem| problem.key.starts_with("model."))
@@ -72,7 +72,7 @@ impl TrialConfig {
                 "is \"{}\", expected \"f32\", the only one of device = \"cpu\", or device = \"cuda\"",
                 self.precision
             );
-            checks.fail_at_odds("precision", "device", problem);
+            checks.fail_conflict("precision", "device", problem);
         }
         checks.tokenizer(self);
         checks.lora(self);
@@ -84,7 +84,7 @@ impl TrialConfig {
         checks.0
     }
 
-    /// Numbers outside the ranges of their keys: with others, sizes can be counted without overflow.
+    /// Returns the numbers outside the ranges of their keys: within the ranges, sizes are computed without overflow.
     pub fn out_of_range(&self) -> Vec<Problem> {
         let tree = json!(self);
         let mut problems = Vec::new();
@@ -107,8 +107,8 @@ impl Checks {
         self.0.push(Problem::new(key, problem));
     }
 
-    fn fail_at_odds(&mut self, key: &str, with: &str, problem: String) {
-        self.0.push(Problem { at_odds: vec![with.into()], ..Problem::new(key, problem) });
+    fn fail_conflict(&mut self, key: &str, with: &str, problem: String) {
+        self.0.push(Problem { conflicts_with: vec![with.into()], ..Problem::new(key, problem) });
     }
 
     fn training(&mut self, stage: &str, t: &Training, model: &ModelConfig) {
@@ -116,15 +116,15 @@ impl Checks {
         if t.enabled && t.seq_len > model.max_seq_len {
             let problem =
                 format!("is {}, expected at most model.max_seq_len = {}", t.seq_len, model.max_seq_len);
-            self.fail_at_odds(&key("seq_len"), "model.max_seq_len", problem);
+            self.fail_conflict(&key("seq_len"), "model.max_seq_len", problem);
         }
-        // A length by data is compared with the warm-up once the data is there.
+        // A length in epochs, tokens or flops is compared with the warm-up once the data is known.
         if let Some(steps) = t.steps.filter(|&steps| t.enabled && t.warmup_steps > steps) {
             let problem = format!(
                 "is {}, expected at most {stage}.steps = {steps}: {stage}.lr would never be reached",
                 t.warmup_steps
             );
-            self.fail_at_odds(&key("warmup_steps"), &key("steps"), problem);
+            self.fail_conflict(&key("warmup_steps"), &key("steps"), problem);
         }
     }
 
@@ -164,13 +164,13 @@ impl Checks {
         let data = &config.data;
         if data.max_chars != 0 && data.max_chars < data.min_chars {
             let problem = format!("is {}, less than data.min_chars = {}", data.max_chars, data.min_chars);
-            self.fail_at_odds("data.max_chars", "data.min_chars", problem);
+            self.fail_conflict("data.max_chars", "data.min_chars", problem);
         }
         for spec in &TRAINING {
             let (name, is_enabled) = (spec.name, spec.stage.training(config).enabled);
             if data.rows == RowStyle::Minimind && is_enabled && (spec.answers)(config) == AnswerLoss::Every {
                 let problem = "is \"every\", but data.rows = \"minimind\" has loss on the last answer only; set data.rows = \"turns\"";
-                self.fail_at_odds(&format!("{name}.answer_loss"), "data.rows", problem.into());
+                self.fail_conflict(&format!("{name}.answer_loss"), "data.rows", problem.into());
             }
             self.files(data, spec, is_enabled);
         }
@@ -181,11 +181,11 @@ impl Checks {
         let trains_tokenizer = config.tokenizer.path.is_none();
         if trains_tokenizer && data.pretrain.is_empty() && !config.pretrain.training.enabled {
             let problem = "is empty, expected text to train the tokenizer from, or tokenizer.path";
-            self.fail_at_odds("data.pretrain", "data.source", problem.into());
+            self.fail_conflict("data.pretrain", "data.source", problem.into());
         }
     }
 
-    /// The files of a stage, to train and to validate on.
+    /// Checks the training and validation files of a stage.
     fn files(&mut self, data: &DataConfig, spec: &TrainSpec, is_enabled: bool) {
         let own = &spec.files[0];
         for (key, sources) in [(own.key, (own.train)(data)), (own.val_key, (own.val)(data))] {
@@ -201,7 +201,7 @@ impl Checks {
             let enabled = format!("{}.enabled", spec.name);
             let problem = format!("is empty, expected files or globs, or {enabled} = false");
             self.0.push(Problem {
-                at_odds: vec![enabled, "data.source".into()],
+                conflicts_with: vec![enabled, "data.source".into()],
                 ..Problem::new(own.key, problem)
             });
         }
@@ -244,7 +244,7 @@ impl Checks {
             for name in sources.names().filter(|name| !data.mix.contains_key(*name)) {
                 let problem =
                     format!("is missing, expected a weight for every source of {key}; 0 leaves one out");
-                self.fail_at_odds(&weight(name), "data.mix", problem);
+                self.fail_conflict(&weight(name), "data.mix", problem);
             }
             if sources.names().all(|name| data.mix.get(name) == Some(&0.0)) {
                 self.fail("data.mix", format!("leaves nothing of {key}, expected a weight above 0"));
@@ -282,17 +282,17 @@ impl Checks {
         } else if exam.average_last > shares.len() {
             let problem =
                 format!("is {}, expected at most {}, the shares of exam.at", exam.average_last, shares.len());
-            self.fail_at_odds("exam.average_last", "exam.at", problem);
+            self.fail_conflict("exam.average_last", "exam.at", problem);
         }
         if config.data.source == Source::Files && exam.sheets.is_none() {
             let problem =
                 "is unset, expected a folder of sheets for data.source = \"files\", or exam.enabled = false";
-            let at_odds = ["exam.enabled", "data.source"].map(Into::into).into();
-            self.0.push(Problem { at_odds, ..Problem::new("exam.sheets", problem) });
+            let conflicts_with = ["exam.enabled", "data.source"].map(Into::into).into();
+            self.0.push(Problem { conflicts_with, ..Problem::new("exam.sheets", problem) });
         }
         if exam.shots > 0 && exam.sheets.is_some() && exam.dev_sheets.is_none() {
             let problem = format!("is unset, expected a folder of sheets for exam.shots = {}", exam.shots);
-            self.fail_at_odds("exam.dev_sheets", "exam.shots", problem);
+            self.fail_conflict("exam.dev_sheets", "exam.shots", problem);
         }
     }
 }

@@ -5,74 +5,78 @@ use model::section;
 use std::collections::BTreeMap;
 
 section! {
-    /// `[world]`: the built-in world. Grows with `people`.
+    /// `[world]`: the built-in world of generated text and questions. Its size grows with `people`.
     pub struct WorldConfig {
-        /// Seed of the world; independent of the trial's seed, so that trials share one world.
+        /// Seed of the world; independent of the trial's seed, so that trials with different seeds share one world.
         pub seed: u64 = 1,
-        /// Invented people.
+        /// Number of invented people.
         #[schemars(range(min = 4, max = WorldConfig::MOST_PEOPLE))]
         pub people: usize = 40,
-        /// Share of the people whose questions are shown in training; the exam asks about the others only.
+        /// Share of the people about whom training may ask questions; the exam asks only about the others.
         #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
         pub seen_share: f64 = 0.5,
-        /// How many of the seen people are teachers, with values as evenly dealt as can be; 0: everybody may be one. The fewer
-        /// teachers, the more often each is asked about as somebody's, which is what two hops are learned from.
+        /// Number of seen people that can be somebody's teacher, whose attribute values are dealt as evenly as
+        /// possible; 0: anybody can be. The fewer teachers, the more often training asks about each of them as
+        /// somebody's teacher, from which two-hop questions are learned.
         pub teachers: usize = 0,
-        /// Paraphrases of each fact in the lives that are told in many ways, 1 to 8.
-        #[schemars(range(min = 1))]
+        /// Number of paraphrases of each fact, 1 to 8, in the biographies that vary their wording.
+        #[schemars(range(min = 1, max = WorldConfig::MOST_PARAPHRASES))]
         pub paraphrases: usize = 8,
-        /// Rows of pretraining text.
+        /// Number of rows of pretraining text.
         #[schemars(range(min = 1))]
         pub pretrain_rows: u64 = 74_000,
-        /// Conversations.
+        /// Number of conversations.
         #[schemars(range(min = 1))]
         pub sft_rows: u64 = 34_000,
-        /// Conversations of several turns, for `[sft_multi]`.
+        /// Number of multi-turn conversations, for `[sft_multi]`.
         #[schemars(range(min = 1))]
         pub sft_multi_rows: u64 = 8_000,
-        /// Share of the pretraining rows that drill finding an option's letter.
+        /// Share of the pretraining rows that drill how to find an option's letter.
         #[schemars(range(min = 0, max = 1))]
         pub pretrain_drills: f64 = 0.6,
-        /// Share of the conversations that drill the same.
+        /// Share of the conversations that drill how to find an option's letter.
         #[schemars(range(min = 0, max = 1))]
         pub sft_drills: f64 = 0.15,
-        /// Share of the conversations that tell a life, of everybody in turn: what fine-tuning does not tell again it forgets, and
-        /// then knows nothing of unseen people.
+        /// Share of the other conversations that retell a biography, of every person in turn. Facts that fine-tuning
+        /// does not repeat are forgotten, and then nothing is known of unseen people.
         #[schemars(range(min = 0, max = 1))]
         pub sft_lives: f64 = 0.0,
         /// Weight of each kind of question in practice: `one_hop`, `two_hop`, `reading` and `arithmetic`, as in
-        /// `{ one_hop = 2, two_hop = 1 }`; what counts is their share of the sum, and one that is not named is left out.
-        /// Each is a key, such as `world.practice.two_hop`, which a sweep can vary. Empty: 4, 1, 13 and 2.
+        /// `{ one_hop = 2, two_hop = 1 }`. Weights are relative to their sum; a kind that is not named is left out.
+        /// Each weight is a key, such as `world.practice.two_hop`, and can be swept. Empty: 4, 1, 13 and 2.
         pub practice: BTreeMap<String, f64> = BTreeMap::new(),
-        /// Preference pairs.
+        /// Number of preference pairs.
         pub dpo_pairs: u64 = 800,
-        /// Exam questions of each subject.
+        /// Number of exam questions per subject.
         #[schemars(range(min = 1))]
         pub questions_per_subject: usize = 300,
     }
 }
 
-/// The kinds of questions, which are the exam's subjects too.
+/// Kinds of questions, which are also the exam's subjects.
 pub const PRACTICE: [&str; 4] = ["one_hop", "two_hop", "reading", "arithmetic"];
 
 impl WorldConfig {
-    /// Most people that a world can have: every surname with every given name.
+    /// Maximum number of people in a world: every surname with every given name.
     pub const MOST_PEOPLE: usize = 144;
 
-    /// How many people are seen: at least one, and not all.
+    /// Number of paraphrases that the built-in vocabulary has of each fact.
+    pub const MOST_PARAPHRASES: usize = 8;
+
+    /// Returns the number of seen people: at least one, but not all.
     pub fn seen_people(&self) -> usize {
         let people = self.people.clamp(2, Self::MOST_PEOPLE);
         ((people as f64 * self.seen_share).round() as usize).clamp(1, people - 1)
     }
 
-    /// The weights of [`PRACTICE`], where they are set.
+    /// Returns the weights in the order of [`PRACTICE`], if they are set.
     pub fn practice_weights(&self) -> Option<[f64; 4]> {
         let weight = |kind: &str| self.practice.get(kind).copied().unwrap_or(0.0);
         (!self.practice.is_empty()).then(|| PRACTICE.map(weight))
     }
 }
 
-/// What is wrong with the mix of practice and the number of teachers.
+/// Returns the problems of the mix of practice and of the number of teachers.
 pub(super) fn problems(config: &TrialConfig) -> Vec<Problem> {
     let practice = &config.world.practice;
     let mut problems = vec![];
@@ -85,7 +89,7 @@ pub(super) fn problems(config: &TrialConfig) -> Vec<Problem> {
         }
         if !PRACTICE.contains(&kind.as_str()) {
             let hint = did_you_mean(kind, PRACTICE);
-            fail(format!("is the weight of no kind of question, expected {}{hint}", PRACTICE.join(", ")));
+            fail(format!("is not a kind of question, expected {}{hint}", PRACTICE.join(", ")));
         }
     }
     if problems.is_empty() && !practice.is_empty() && practice.values().all(|weight| *weight == 0.0) {
@@ -116,6 +120,16 @@ mod tests {
     }
 
     #[test]
+    fn paraphrases_are_those_of_the_vocabulary() {
+        let mut config = TrialConfig::default();
+        for (paraphrases, is_valid) in [(0, false), (1, true), (8, true), (9, false)] {
+            config.world.paraphrases = paraphrases;
+            let problems = config.validate();
+            assert_eq!(problems.iter().all(|problem| problem.key != "world.paraphrases"), is_valid);
+        }
+    }
+
+    #[test]
     fn weights_of_practice_are_of_its_kinds() {
         let of = |weights: &[(&str, f64)]| {
             let mut config = TrialConfig::default();
@@ -130,7 +144,7 @@ mod tests {
             [
                 "world.practice.one_hop: is -1, expected 0 or more".to_string(),
                 format!(
-                    "world.practice.two_hops: is the weight of no kind of question, expected {kinds}; did you mean two_hop?"
+                    "world.practice.two_hops: is not a kind of question, expected {kinds}; did you mean two_hop?"
                 ),
             ]
         );

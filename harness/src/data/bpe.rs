@@ -1,9 +1,9 @@
-//! Byte-pair encoding (Sennrich et al. 2016) learned from words and how often they occur.
+//! Byte-pair encoding (Sennrich et al. 2016), learned from words and their numbers of occurrences.
 //!
-//! The merges are those of Hugging Face's `BpeTrainer`: the most frequent pair first, of equally frequent ones the pair
-//! of the smaller ids. There a merge goes through every word that holds the pair, which is quadratic in the length of a
-//! word; here a pair knows the places where it stands and a word is a linked list, so a merge costs what it changes,
-//! and the whole is linear in the text, but for the logarithm of a queue.
+//! The merges equal those of Hugging Face's `BpeTrainer`: the most frequent pair first, ties broken by smaller ids. There
+//! a merge scans every word that contains the pair, which is quadratic in the length of a word; here each pair keeps the
+//! places where it occurs and a word is a linked list, so a merge costs what it changes, and training is linear in the
+//! text, up to the logarithm of a queue.
 
 use crate::stop::check;
 use anyhow::{Result, ensure};
@@ -12,27 +12,27 @@ use std::collections::{BinaryHeap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::AtomicBool;
 
-/// A place before the first or after the last symbol of a word, or a symbol that a merge has taken away.
+/// Marks the absence of a neighbour at either end of a word, or a symbol that a merge has removed.
 const NONE: u32 = u32::MAX;
 
-/// Symbols of one training at most, as places are 32 bits.
+/// Most symbols of one training run, as places are 32-bit.
 const MOST_SYMBOLS: usize = NONE as usize - 1;
 
 type Pair = (u32, u32);
 type ByPair<T> = HashMap<Pair, T, BuildHasherDefault<PairHasher>>;
 
-/// What was learned.
+/// Result of training.
 pub(super) struct Learned {
-    /// The text of every token, by id: those that it began with, and the merged ones.
+    /// Text of every token, by id: the initial tokens, then the merged ones.
     pub(super) tokens: Vec<String>,
-    /// The pairs of tokens that become one, in the order of learning.
+    /// Merged pairs of token ids, in the order of learning.
     pub(super) merges: Vec<Pair>,
 }
 
 /// Learns merges until there are `vocab_size` tokens or no pair is left.
 ///
-/// `words` are texts with their numbers of occurrences; `tokens`, by id, hold every character of them. The order of the
-/// words does not matter. A wish to `stop` is heeded between two merges.
+/// `words` maps words to their numbers of occurrences; `tokens`, by id, must contain every character of them. The order
+/// of the words does not matter. `stop` is checked between merges.
 pub(super) fn learn(
     words: &HashMap<String, u64>,
     mut tokens: Vec<String>,
@@ -58,7 +58,7 @@ pub(super) fn learn(
         && let Some(mut next) = queue.pop()
     {
         check(stop)?;
-        // Counts fall while a pair waits; it comes again when it is its turn.
+        // The count may have fallen since the pair was queued; it is queued again with the current one.
         let count = counts[&next.pair];
         if next.count != count {
             next.count = count;
@@ -70,7 +70,7 @@ pub(super) fn learn(
         }
         let pair = next.pair;
         let merged = [tokens[pair.0 as usize].as_str(), &tokens[pair.1 as usize]].concat();
-        // Two ways to the same text, such as ab+c and a+bc, are one token.
+        // Different merges to the same text, such as ab+c and a+bc, share one token.
         let id = *ids.entry(merged).or_insert_with_key(|merged| {
             tokens.push(merged.clone());
             tokens.len() as u32 - 1
@@ -89,12 +89,12 @@ pub(super) fn learn(
     Ok(Learned { tokens, merges })
 }
 
-/// A pair that waits for its turn: the most frequent one is the greatest, of equals the one of the smaller ids.
+/// A queued pair; the greatest is the most frequent one, and of equally frequent ones the one with smaller ids.
 #[derive(PartialEq, Eq)]
 struct Waiting {
     pair: Pair,
     count: i64,
-    /// Where it stood when it was put into the queue, in ascending order.
+    /// Places where it occurred when it was queued, in ascending order.
     places: Vec<u32>,
 }
 
@@ -120,7 +120,7 @@ struct Text {
     symbols: Vec<u32>,
     next: Vec<u32>,
     previous: Vec<u32>,
-    /// Where each word starts, and how often it occurs.
+    /// Place where each word starts, and its number of occurrences.
     words: Vec<(u32, i64)>,
 }
 
@@ -149,21 +149,21 @@ impl Text {
         Ok(text)
     }
 
-    /// How often the word of a place occurs.
+    /// Returns the number of occurrences of the word that contains a place.
     fn count(&self, place: u32) -> i64 {
         let word = self.words.partition_point(|&(start, _)| start <= place);
         self.words[word - 1].1
     }
 
-    /// The pair that begins at a place, and where its second symbol stands.
+    /// Returns the pair that begins at a place, and the place of its second symbol.
     fn pair_at(&self, place: u32) -> Option<(Pair, u32)> {
         let first = self.symbols[place as usize];
         let next = self.next[place as usize];
         (first != NONE && next != NONE).then(|| ((first, self.symbols[next as usize]), next))
     }
 
-    /// Makes `id` of the pair that begins at a place, if it still does; `change` is told the pairs that come and go,
-    /// how often, and where they begin.
+    /// Replaces the pair that begins at a place by `id`, if it is still there. `change` receives each pair that appears or
+    /// disappears, the signed change of its count, and its place.
     fn merge(&mut self, place: u32, pair: Pair, id: u32, mut change: impl FnMut(Pair, i64, u32)) {
         let Some((_, second)) = self.pair_at(place).filter(|(found, _)| *found == pair) else {
             return;
@@ -187,7 +187,7 @@ impl Text {
     }
 }
 
-/// Ids are small numbers; multiplying spreads them well enough.
+/// Hash of pairs; ids are small numbers, for which a multiplication mixes well enough.
 #[derive(Default)]
 struct PairHasher(u64);
 

@@ -1,4 +1,4 @@
-//! Chat templates: from the turns of a conversation to the text that a model reads.
+//! Chat templates: format the turns of a conversation as the text that a model reads.
 
 use super::row::{Message, Row};
 use super::turns;
@@ -7,19 +7,19 @@ use minijinja::{Environment, Error, ErrorKind, context};
 use std::sync::OnceLock;
 use std::thread;
 
-/// MiniMind's template: a system text as it is, then `<s>user\n..</s>\n<s>assistant\n..</s>\n` for each turn.
+/// MiniMind's template: the system message unchanged, then `<s>user\n..</s>\n<s>assistant\n..</s>\n` for each exchange.
 pub const MINIMIND: &str = include_str!("minimind_template.jinja");
 
 const NAME: &str = "chat_template";
 
-/// Longest template in bytes; the longest published ones take a third of it.
+/// Maximum length of a template in bytes; the longest published ones have a third of it.
 const LONGEST: usize = 64 << 10;
 
-/// Stack for each byte of a template while it is compiled.
+/// Bytes of stack per byte of a template during compilation.
 const STACK_PER_BYTE: usize = 4 << 10;
 
-/// Steps that a template may take for a conversation, so that a loop without an end has one: two hundred for each of
-/// a hundred thousand turns.
+/// Maximum steps of a template per conversation, so that an endless loop terminates: two hundred for each of a hundred
+/// thousand turns.
 const STEPS: u64 = 20_000_000;
 
 /// A compiled chat template.
@@ -33,15 +33,15 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Compiles a Jinja template as Hugging Face's `apply_chat_template` does.
+    /// Compiles a Jinja template with the settings of Hugging Face's `apply_chat_template`.
     ///
     /// # Errors
-    /// Where it is not valid Jinja, too long, or breaks its compiler.
+    /// If the template is not valid Jinja, is too long, or crashes the compiler.
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self> {
         let mut environment = Environment::new();
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
-        // Templates are written for Python's Jinja and call methods of its strings and lists.
+        // Templates are written for Python's Jinja and call methods of Python strings and lists.
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.set_fuel(Some(STEPS));
         environment.add_function("raise_exception", |message: String| -> Result<String, Error> {
@@ -52,7 +52,7 @@ impl ChatTemplate {
             "the chat template has {} bytes, expected at most {LONGEST}",
             source.len()
         );
-        // Chains such as `a.a.a` are compiled by a recursion without a bound: the stack must fit the text.
+        // Chains such as `a.a.a` are compiled by unbounded recursion, so the stack must grow with the template.
         let stack = (1 << 20) + STACK_PER_BYTE * source.len();
         let compiled = thread::scope(|scope| {
             let compile = || environment.add_template_owned(NAME, source.to_owned());
@@ -61,7 +61,7 @@ impl ChatTemplate {
         });
         compiled
             .context("a thread for the chat template")?
-            .map_err(|_| anyhow!("the chat template breaks its compiler"))?
+            .map_err(|_| anyhow!("the chat template crashes its compiler"))?
             .context("the chat template is not valid Jinja")?;
         Ok(Self {
             source: source.to_owned(),
@@ -72,18 +72,18 @@ impl ChatTemplate {
         })
     }
 
-    /// MiniMind's own.
+    /// Compiles MiniMind's template.
     ///
     /// # Errors
-    /// Never, as it is valid.
+    /// Never, as the template is valid.
     pub fn minimind() -> Result<Self> {
         Self::new(MINIMIND, "<s>", "</s>")
     }
 
-    /// A row as a text to train a tokenizer on: a conversation in the template's form, all else as it is.
+    /// Returns the text of a row for training a tokenizer: conversations in the template's form, all else unchanged.
     ///
     /// # Errors
-    /// Where the chat template refuses the conversation.
+    /// If the chat template refuses the conversation.
     pub fn text(&self, row: &Row) -> Result<String> {
         match row {
             Row::Chat(messages) => self.render(messages),
@@ -91,20 +91,20 @@ impl ChatTemplate {
         }
     }
 
-    /// The template's source.
+    /// Returns the template's source.
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// What closes an answer, such as `</s>\n`; empty where the template refuses the simplest conversation.
+    /// Returns the text that closes an answer, such as `</s>\n`; empty if the template refuses the simplest conversation.
     pub(super) fn closing(&self) -> &str {
         self.closing.get_or_init(|| turns::closing(self).unwrap_or_default())
     }
 
-    /// The text of a conversation, with the opening of the answer where the last turn is not the assistant's.
+    /// Formats a conversation, followed by the opening of an answer if the last turn is not the assistant's.
     ///
     /// # Errors
-    /// Where the chat template refuses the conversation.
+    /// If the chat template refuses the conversation.
     pub fn render(&self, messages: &[Message]) -> Result<String> {
         ensure!(!messages.is_empty(), "a conversation has no turn, expected at least one");
         let add_generation_prompt = messages.last().is_some_and(|last| last.role != "assistant");
@@ -116,11 +116,11 @@ impl ChatTemplate {
             .map_err(|error| anyhow!("the chat template refuses a conversation: {error:#}"))
     }
 
-    /// What opens an answer, up to where the loss begins in MiniMind's rows (`<s>assistant`), found by rendering two
-    /// turns; `special` are the special tokens.
+    /// Returns the text that opens an answer, up to where the loss begins in MiniMind-style rows (`<s>assistant`). It is
+    /// found by rendering one and two exchanges; `special` are the special tokens.
     ///
     /// # Errors
-    /// Where the template drops turns, or opens answers as it opens questions.
+    /// If the template drops turns, or opens answers in the same way as questions.
     pub fn marker(&self, special: &[String]) -> Result<String> {
         let [first, answer, second] = ["FIRST-QUESTION", "FIRST-ANSWER", "SECOND-QUESTION"];
         let turns =
@@ -133,7 +133,7 @@ impl ChatTemplate {
         };
         let found = between(&one, first, answer).zip(between(&two, answer, second));
         let (opening, question) = found.context("the chat template drops turns of user or assistant")?;
-        // What opens an answer begins as what opens a question does, with the same special token at best.
+        // The opening of an answer shares a prefix with that of a question, usually the same special token.
         let same = opening
             .chars()
             .zip(question.chars())
@@ -145,7 +145,7 @@ impl ChatTemplate {
         let marker = opening[start..].trim_end().to_owned();
         ensure!(
             !marker.is_empty(),
-            "the chat template opens answers as it opens questions, so none can be found"
+            "the chat template begins answers as it begins questions, so answers cannot be located"
         );
         Ok(marker)
     }

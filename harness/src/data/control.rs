@@ -1,7 +1,7 @@
-//! Control tokens: those that a template or the ends of a document set become ids, those that a text spells stay text.
+//! Control tokens: those of the template and of the ends of a document become ids, those that a text spells stay text.
 //!
-//! A text without a special token in its words is tokenized as the library does. In any other the control tokens of the
-//! template are replaced by stand-ins, which the library finds in their place, while it takes special tokens for text.
+//! A text whose words contain no special token is tokenized exactly as by the library. Otherwise the control tokens of the
+//! template are replaced by stand-ins that the library recognises, while it treats special tokens as ordinary text.
 
 use super::chat::ChatTemplate;
 use super::row::Message;
@@ -10,43 +10,43 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use tokenizers::{AddedToken, AddedVocabulary, Encoding, Model as _, OffsetType, PreTokenizer as _};
 
-/// Stand around the number of a stand-in; no character, and never in ordinary text.
+/// Delimiters of a stand-in's number: noncharacters, which do not occur in ordinary text.
 const STAND_IN: [char; 2] = ['\u{10fffe}', '\u{10ffff}'];
 
-/// The control tokens of a tokenizer and the two ways to tokenize with them.
+/// The control tokens of a tokenizer, with and without special tokens in the text as control tokens.
 #[derive(Clone)]
 pub(super) struct Control {
-    /// Texts with their ids.
+    /// Text and id of each control token.
     tokens: Vec<(String, u32)>,
-    /// Their ids, but for the one of what the vocabulary does not know, which any text may bring.
+    /// Ids of the control tokens except the unknown token, which any text may produce.
     ids: BTreeSet<u32>,
-    /// The added tokens without those that are special, but with a stand-in for each.
+    /// Added vocabulary in which special tokens are treated as text, with a stand-in for each control token.
     plain: AddedVocabulary,
-    /// Ids of the stand-ins, with the ids that they stand for.
+    /// Id of each stand-in, with the id of its control token.
     stand_ins: BTreeMap<u32, u32>,
-    /// Cuts a special token in a text in two, where a model would take it whole.
-    joint: (String, u32),
+    /// Separator (text and id) that splits a special token in a text if the model would otherwise take it whole.
+    separator: (String, u32),
 }
 
-/// The ids of a text.
+/// A tokenized text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Encoded {
-    /// The ids.
+    /// Token ids.
     pub ids: Vec<u32>,
-    /// Where the text of each begins and ends, in bytes.
+    /// Begin and end of the text of each id, in bytes.
     pub offsets: Vec<(usize, usize)>,
-    /// Special tokens that its words spell.
+    /// Number of control tokens that the words of the text spell.
     pub spelled: u64,
 }
 
-/// Where a control token stands in a text, and which it is.
+/// An occurrence of a control token in a text: its byte range and its index in [`Control::tokens`].
 struct Found {
     at: Range<usize>,
     token: usize,
 }
 
 impl Control {
-    /// The control tokens: all special ones, and those added ones that the template sets.
+    /// Collects the control tokens: all special tokens, and the added tokens that the template uses as markup.
     pub fn new(inner: &tokenizers::Tokenizer, template: &ChatTemplate, unknown: Option<u32>) -> Result<Self> {
         let turns = [Message::new("user", "?"), Message::new("assistant", "!")];
         let own = template.render(&turns).unwrap_or_default();
@@ -68,45 +68,45 @@ impl Control {
         for (index, (_, token)) in added.iter().enumerate() {
             add(AddedToken { content: stand_in(index), normalized: false, special: false, ..token.clone() })?;
         }
-        let joint = stand_in(added.len());
-        add(AddedToken::from(joint.clone(), false).normalized(false))?;
+        let separator = stand_in(added.len());
+        add(AddedToken::from(separator.clone(), false).normalized(false))?;
         plain.set_encode_special_tokens(true);
         let id = |content: &str| plain.token_to_id(content, inner.get_model()).unwrap_or_default();
         Ok(Self {
             stand_ins: added.iter().enumerate().map(|(i, (real, _))| (id(&stand_in(i)), *real)).collect(),
-            joint: (joint.clone(), id(&joint)),
+            separator: (separator.clone(), id(&separator)),
             ids: added.iter().map(|(id, _)| *id).filter(|id| Some(*id) != unknown).collect(),
             tokens: added.into_iter().map(|(id, token)| (token.content, id)).collect(),
             plain,
         })
     }
 
-    /// How often a text spells a control token.
+    /// Returns how many control tokens a text spells.
     pub fn spelled(&self, text: &str) -> u64 {
         let all = 0..text.len();
         self.find(text, std::slice::from_ref(&all)).1
     }
 
-    /// How many special tokens the words of a text spell.
-    pub fn spelled_in(&self, text: &str, said: &[Range<usize>]) -> u64 {
-        self.find(text, said).1
+    /// Returns how many control tokens the words of a text spell; `contents` are the byte ranges of the words.
+    pub fn count_in_words(&self, text: &str, contents: &[Range<usize>]) -> u64 {
+        self.find(text, contents).1
     }
 
-    /// Where the last control token outside the words of a text begins; 0 where there is none.
-    pub fn last_set(&self, text: &str, said: &[Range<usize>]) -> usize {
-        self.find(text, said).0.last().map_or(0, |found| found.at.start)
+    /// Returns where the last control token outside the words of a text begins, in bytes; 0 if there is none.
+    pub fn last_template_token(&self, text: &str, contents: &[Range<usize>]) -> usize {
+        self.find(text, contents).0.last().map_or(0, |found| found.at.start)
     }
 
-    /// The ids of a text of which `said` are the words, with their offsets; `as_control` makes control tokens of
-    /// special tokens in the words.
+    /// Tokenizes a text whose words are the byte ranges `contents`. With `as_control`, special tokens in the words become
+    /// control tokens.
     pub fn encode(
         &self,
         inner: &tokenizers::Tokenizer,
         text: &str,
-        said: &[Range<usize>],
+        contents: &[Range<usize>],
         as_control: bool,
     ) -> Result<Encoded> {
-        let (set, spelled) = self.find(text, said);
+        let (set, spelled) = self.find(text, contents);
         let whole = pipeline(inner, inner.get_added_vocabulary(), text)?;
         let as_set = |ids: &[u32]| ids.iter().filter(|id| self.ids.contains(id)).count() <= set.len();
         if as_control || spelled == 0 && as_set(whole.get_ids()) {
@@ -116,8 +116,11 @@ impl Control {
                 spelled,
             });
         }
-        ensure!(!text.contains(STAND_IN[0]), "a text holds both a special token and U+10FFFE, no character");
-        // A model may know a special token as a word of its vocabulary; only then is its text cut in two.
+        ensure!(
+            !text.contains(STAND_IN[0]),
+            "a text contains both a special token and the noncharacter U+10FFFE"
+        );
+        // The model may have a special token as an entry of its vocabulary; only then is its text split.
         let mut encoded = self.with_stand_ins(inner, text, &set, false)?;
         if !as_set(&encoded.ids) {
             encoded = self.with_stand_ins(inner, text, &set, true)?;
@@ -129,18 +132,18 @@ impl Control {
         Ok(Encoded { spelled, ..encoded })
     }
 
-    /// The control tokens outside the words, as the library finds them, and the number of those that touch words.
-    fn find(&self, text: &str, said: &[Range<usize>]) -> (Vec<Found>, u64) {
+    /// Returns the control tokens outside the words, as the library finds them, and the number of those that overlap words.
+    fn find(&self, text: &str, contents: &[Range<usize>]) -> (Vec<Found>, u64) {
         let mut all: Vec<Found> = vec![];
         for (token, (content, _)) in self.tokens.iter().enumerate() {
             let matches = text.match_indices(content.as_str());
             all.extend(matches.map(|(at, found)| Found { at: at..at + found.len(), token }));
         }
-        // The leftmost, and of those the longest.
+        // Leftmost first, and of those the longest.
         all.sort_by_key(|found| (found.at.start, std::cmp::Reverse(found.at.end)));
         let touches = |at: &Range<usize>| {
-            let next = said.partition_point(|words| words.end <= at.start);
-            said.get(next).is_some_and(|words| words.start < at.end)
+            let next = contents.partition_point(|words| words.end <= at.start);
+            contents.get(next).is_some_and(|words| words.start < at.end)
         };
         let (in_words, outside): (Vec<Found>, Vec<Found>) =
             all.into_iter().partition(|found| touches(&found.at));
@@ -163,7 +166,7 @@ impl Control {
         (set, spelled)
     }
 
-    /// The ids of a text whose control tokens are `set` and no others.
+    /// Tokenizes a text in which only `set` are control tokens; `cut` splits all other special tokens.
     fn with_stand_ins(
         &self,
         inner: &tokenizers::Tokenizer,
@@ -171,7 +174,7 @@ impl Control {
         set: &[Found],
         cut: bool,
     ) -> Result<Encoded> {
-        // Where each part of `text` begins in the text with stand-ins.
+        // For each part, where it begins in the text with stand-ins and in `text`.
         let (mut replaced, mut starts, mut at) = (String::with_capacity(text.len()), vec![(0, 0)], 0);
         for found in set {
             self.copy(&text[at..found.at.start], cut, at, &mut replaced, &mut starts);
@@ -191,7 +194,7 @@ impl Control {
         let encoding = pipeline(inner, &self.plain, &replaced)?;
         let mut encoded = Encoded::default();
         for (&id, &(start, end)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
-            if id != self.joint.1 {
+            if id != self.separator.1 {
                 encoded.ids.push(self.stand_ins.get(&id).copied().unwrap_or(id));
                 encoded.offsets.push((original(start, false), original(end, true)));
             }
@@ -199,7 +202,7 @@ impl Control {
         Ok(encoded)
     }
 
-    /// Copies a part of a text that holds no control token of the template; `cut` parts the special tokens in it.
+    /// Copies a part of a text that has no control token of the template; `cut` splits the special tokens in it.
     fn copy(&self, part: &str, cut: bool, from: usize, to: &mut String, starts: &mut Vec<(usize, usize)>) {
         let mut at = 0;
         if cut {
@@ -208,7 +211,7 @@ impl Control {
                 let middle = found.at.start + first;
                 *to += &part[at..middle];
                 starts.push((to.len(), from + middle));
-                *to += &self.joint.0;
+                *to += &self.separator.0;
                 starts.push((to.len(), from + middle));
                 at = middle;
             }
@@ -221,7 +224,7 @@ fn stand_in(index: usize) -> String {
     format!("{}{index}{}", STAND_IN[0], STAND_IN[1])
 }
 
-/// What the library does with a text, by other added tokens: offsets are exact, as nothing trims them afterwards.
+/// Runs the library's tokenization with other added tokens; offsets are exact, as no post-processor trims them.
 fn pipeline(inner: &tokenizers::Tokenizer, added: &AddedVocabulary, text: &str) -> Result<Encoding> {
     let whole = || -> tokenizers::Result<Encoding> {
         let mut text = added.extract_and_normalize(inner.get_normalizer(), text);

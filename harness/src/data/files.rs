@@ -1,4 +1,4 @@
-//! The files that a configuration names, and what is known of their content.
+//! The files that a configuration names, their digests and the vocabulary sizes of tokenizers.
 
 use super::Tokenizer;
 use crate::config::near_file;
@@ -10,53 +10,52 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The files that patterns name.
+/// Files that a list of patterns matches.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Named {
-    /// Each once: patterns in their order, the files of a glob in alphabetical order.
+pub struct Matched {
+    /// Files without duplicates: patterns in the given order, matches of a glob in alphabetical order.
     pub files: Vec<PathBuf>,
-    /// Names of files that are among them under another name or by another pattern.
-    pub again: Vec<PathBuf>,
+    /// Paths of duplicates: files already listed under another name or by another pattern.
+    pub duplicates: Vec<PathBuf>,
 }
 
-impl Named {
-    /// What is told of files that were named more than once, at `place`.
+impl Matched {
+    /// Returns a notice, labelled `place`, about files that were named more than once; `None` if there are none.
     pub fn notice(&self, place: &str) -> Option<Notice> {
-        let first = self.again.first()?;
+        let first = self.duplicates.first()?;
         Some(Notice {
             place: place.into(),
-            reason: format!(
-                "names are of files that were named before, each read once (the first: {})",
-                first.display()
-            ),
-            count: self.again.len() as u64,
-            of: (self.files.len() + self.again.len()) as u64,
+            reason: format!("names are duplicates; each file is read once (the first: {})", first.display()),
+            count: self.duplicates.len() as u64,
+            of: (self.files.len() + self.duplicates.len()) as u64,
         })
     }
 }
 
-/// The files that `patterns` name.
+/// Expands `patterns` into the files that they match.
 ///
-/// What exists under a name is meant by it, whatever signs of a glob are in it, and so are the folders in which a glob
-/// begins. A file is taken once, however many patterns and links name it. `key` is the configuration key that holds
-/// the patterns, for messages.
+/// A name that exists is taken literally, even if it contains glob characters; the same holds for the leading folders
+/// of a glob. A file is taken once, however many patterns and links name it. `key` is the configuration key that holds
+/// the patterns, for error messages.
 ///
 /// # Errors
-/// Names the patterns that match no file, or name what is none.
-pub fn expand(patterns: &[String], key: &str) -> Result<Named> {
-    let mut named = Named::default();
+/// Returns an error for the first pattern that matches no file, names a folder, or is not a valid glob.
+pub fn expand(patterns: &[String], key: &str) -> Result<Matched> {
+    let mut matched = Matched::default();
     let mut known = BTreeSet::new();
     for pattern in patterns {
         for path in matches(pattern, Path::new("")).map_err(|problem| anyhow!("{key}: {problem}"))? {
-            let list = if known.insert(identity(&path)?) { &mut named.files } else { &mut named.again };
+            let list =
+                if known.insert(identity(&path)?) { &mut matched.files } else { &mut matched.duplicates };
             list.push(path);
         }
     }
-    Ok(named)
+    Ok(matched)
 }
 
-/// What is wrong with a name of files; nobody has written the folder `from` before it, from which it is seen.
-pub fn problem(pattern: &str, from: &Path) -> Option<String> {
+/// Returns what is wrong with a pattern, if anything. `from` is the folder that the pattern was resolved against; it is
+/// stripped from the pattern in the message, as the user did not write it.
+pub fn pattern_problem(pattern: &str, from: &Path) -> Option<String> {
     matches(pattern, from).err()
 }
 
@@ -84,16 +83,16 @@ fn matches(pattern: &str, from: &Path) -> Result<Vec<PathBuf>, String> {
         let hint = match near_file(path, from) {
             hint if !hint.is_empty() => hint,
             _ if from.as_os_str().is_empty() => {
-                "; expected a file or a glob, seen from the current folder".into()
+                "; expected a file or a glob, relative to the current folder".into()
             }
-            _ => format!("; expected a file or a glob, seen from {}", from.display()),
+            _ => format!("; expected a file or a glob, relative to {}", from.display()),
         };
         return Err(format!("no file matches \"{written}\"{hint}"));
     }
     Ok(files)
 }
 
-/// The pattern with the signs of its longest beginning that exists taken as they stand.
+/// Escapes glob characters in the longest leading part of the pattern that exists as a path.
 fn literal_start(pattern: &Path) -> String {
     let mut start = PathBuf::new();
     let mut parts = pattern.components().peekable();
@@ -105,7 +104,7 @@ fn literal_start(pattern: &Path) -> String {
     Path::new(&start).join(rest).to_string_lossy().into_owned()
 }
 
-/// What a file is, under whichever name.
+/// Returns the identity of a file independent of its name: device and inode.
 #[cfg(unix)]
 fn identity(path: &Path) -> Result<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
@@ -113,38 +112,38 @@ fn identity(path: &Path) -> Result<(u64, u64)> {
     Ok((about.dev(), about.ino()))
 }
 
-/// What a file is, under whichever name.
+/// Returns the identity of a file independent of its name: its canonical path.
 #[cfg(not(unix))]
 fn identity(path: &Path) -> Result<PathBuf> {
     path.canonicalize().with_context(|| format!("{}: cannot be read", path.display()))
 }
 
-/// What is known of the content of files, each read once.
+/// Cache of file digests and vocabulary sizes; each file is read once.
 pub struct Inputs {
     digests: Digests,
     vocab_sizes: BTreeMap<PathBuf, usize>,
-    /// What patterns name, with their digests.
+    /// Digests of the files that a list of patterns matches.
     expanded: BTreeMap<Vec<String>, Arc<[FileDigest]>>,
 }
 
 impl Inputs {
-    /// With the digests that the folder of stage runs remembers.
+    /// Creates a cache with the digests that are stored in the folder of stage runs.
     pub fn remembered(runs: &Path) -> Self {
         Self { digests: Digests::remembered(runs), vocab_sizes: BTreeMap::new(), expanded: BTreeMap::new() }
     }
 
-    /// The digests of files, in their order.
+    /// Returns the digests of files, in the given order.
     ///
     /// # Errors
-    /// Where one cannot be read.
+    /// If a file cannot be read.
     pub fn digests(&mut self, paths: &[PathBuf]) -> Result<Vec<FileDigest>> {
         self.digests.all(paths)
     }
 
-    /// The digests of the files that patterns name; `key` holds the patterns, for messages.
+    /// Returns the digests of the files that patterns match; `key` is the configuration key, for error messages.
     ///
     /// # Errors
-    /// As of [`expand`], or where a file cannot be read.
+    /// As [`expand`], or if a file cannot be read.
     pub fn expanded(&mut self, patterns: &[String], key: &str) -> Result<Arc<[FileDigest]>> {
         if let Some(known) = self.expanded.get(patterns) {
             return Ok(Arc::clone(known));
@@ -154,10 +153,10 @@ impl Inputs {
         Ok(digests)
     }
 
-    /// Entries of the tokenizer in a file or a folder.
+    /// Returns the vocabulary size of the tokenizer in a file or a folder.
     ///
     /// # Errors
-    /// Where there is none.
+    /// If no tokenizer can be loaded from there.
     pub fn vocab_size(&mut self, path: &Path) -> Result<usize> {
         if let Some(&size) = self.vocab_sizes.get(path) {
             return Ok(size);
@@ -167,10 +166,10 @@ impl Inputs {
         Ok(size)
     }
 
-    /// Remembers the digests that are new.
+    /// Stores the new digests in the folder of stage runs.
     ///
     /// # Errors
-    /// Where they cannot be written.
+    /// If they cannot be written.
     pub fn save(&mut self) -> Result<()> {
         self.digests.save()
     }
@@ -237,14 +236,11 @@ mod tests {
         std::os::unix::fs::symlink(dir.path(), at("folder")).unwrap();
         let patterns =
             ["*.txt", "./a.txt", "folder/b.txt"].map(|name| at(name).to_string_lossy().into_owned());
-        let named = expand(&patterns, "data.sft").unwrap();
-        assert_eq!(named.files, [at("a.txt"), at("b.txt")]);
-        assert_eq!(named.again.len(), 4);
-        let told = named.notice("sft").unwrap().to_string();
-        assert!(
-            told.starts_with("sft: 4 of 6 names are of files that were named before, each read once"),
-            "{told}"
-        );
+        let matched = expand(&patterns, "data.sft").unwrap();
+        assert_eq!(matched.files, [at("a.txt"), at("b.txt")]);
+        assert_eq!(matched.duplicates.len(), 4);
+        let told = matched.notice("sft").unwrap().to_string();
+        assert!(told.starts_with("sft: 4 of 6 names are duplicates; each file is read once"), "{told}");
         assert_eq!(expand(&patterns[..0], "data.sft").unwrap().notice("sft"), None);
     }
 }

@@ -1,25 +1,25 @@
-//! Which ids of a document carry loss: all of a text, or answers, which each id of a conversation tells by a mark.
+//! Which ids of a document carry loss: all ids of a text, or the answers of a conversation, by the marks of its ids.
 
 use super::store::Store;
 use super::{Conversation, Kind, Message};
 use crate::config::AnswerLoss;
 use model::Sequence;
 
-/// What an id is of an answer: bits of its byte in the store; 0 is an id outside answers.
+/// Role of an id in an answer: bits of its byte in the store; 0 for an id outside answers.
 pub mod mark {
-    /// Inside an answer, from behind what opens it to the end of what closes it.
+    /// Inside an answer, from the end of its opening to the end of its closing.
     pub const ANSWER: u8 = 1;
     /// The first id of an answer.
     pub const FIRST: u8 = 2;
-    /// Holds words of the answer.
+    /// Contains words of the answer.
     pub const WORDS: u8 = 4;
-    /// Of a turn that carries loss whatever the stage's `answer_loss`.
+    /// In a turn that carries loss regardless of the stage's `answer_loss`.
     pub const ALWAYS: u8 = 8;
-    /// Of a turn that never carries loss.
+    /// In a turn that never carries loss.
     pub const NEVER: u8 = 16;
 }
 
-/// The marks of a conversation's ids; its row says by [`Message::trained`] which turns carry loss.
+/// Returns the marks of a conversation's ids; [`Message::trained`] may specify which turns carry loss.
 pub fn marks(conversation: &Conversation, messages: &[Message]) -> Vec<u8> {
     let mut marks = vec![0; conversation.ids.len()];
     for answer in &conversation.answers {
@@ -38,7 +38,7 @@ pub fn marks(conversation: &Conversation, messages: &[Message]) -> Vec<u8> {
     marks
 }
 
-/// Where the words of a conversation's last answer begin, by its marks.
+/// Returns where the words of a conversation's last answer begin, by its marks.
 pub fn last_words(marks: &[u8]) -> Option<usize> {
     let first = marks.iter().rposition(|mark| mark & mark::FIRST != 0)?;
     let words = marks[first..].iter().position(|mark| mark & mark::WORDS != 0)?;
@@ -48,21 +48,21 @@ pub fn last_words(marks: &[u8]) -> Option<usize> {
 /// Which ids of a document carry loss.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RowLoss {
-    /// All.
+    /// All ids.
     Text,
-    /// Those of answers of which words are left.
+    /// Ids of answers that still have words after the cut.
     Answers(AnswerLoss),
-    /// Those after the last answer marker in the cut ids, as MiniMind finds it.
+    /// Ids after the last answer marker in the cut ids, as in MiniMind.
     Minimind {
         /// Ids of `<s>assistant`.
         marker: Vec<u32>,
     },
-    /// None as such: of a labelled sequence what is to be said stands beside its ids.
+    /// None of the ids: the targets of a labelled sequence are stored as separate labels.
     Labels,
 }
 
 impl RowLoss {
-    /// The loss on the documents of a store.
+    /// Returns the rule for the documents of a store; `answers` applies to conversations and pairs with marks.
     pub fn of(store: &Store, answers: AnswerLoss) -> Self {
         if store.info().kind == Kind::Labelled {
             return Self::Labels;
@@ -76,7 +76,7 @@ impl RowLoss {
         }
     }
 
-    /// Whether each id is trained on as a target, `(ids,)`; `marks` are those of the ids.
+    /// Returns whether each id carries loss as a target, `(ids,)`; `marks` are the marks of the ids.
     pub fn mask(&self, ids: &[u32], marks: &[u8]) -> Vec<bool> {
         match self {
             Self::Text => vec![true; ids.len()],
@@ -84,14 +84,14 @@ impl RowLoss {
             Self::Answers(answers) => answer_mask(marks, *answers),
             Self::Minimind { marker } => {
                 let found = (0..ids.len()).rfind(|&at| ids[at..].starts_with(marker));
-                // Without a marker v1's search says -1, and its loss starts at -1 + marker length.
+                // Without a marker v1's search returns -1, and its loss starts at -1 + marker length.
                 let start = found.map_or(marker.len().saturating_sub(1), |at| at + marker.len());
                 (0..ids.len()).map(|at| at >= start).collect()
             }
         }
     }
 
-    /// A document of at least two ids as a sequence; `labels` are those of the ids.
+    /// Makes a sequence of a document of at least two ids; `marks` and `labels` are those of the ids.
     pub fn sequence(&self, ids: &[u32], marks: &[u8], labels: &[u32]) -> Sequence {
         let (mask, said) = match self {
             Self::Labels => (labels.iter().map(|&label| label != 0).collect(), labels),
@@ -101,7 +101,7 @@ impl RowLoss {
         Sequence {
             ids: ids[..n].to_vec(),
             targets: targets.to_vec(),
-            // A target 0 has no loss in MiniMind, but counts in the mean.
+            // In MiniMind a target 0 has no loss, but counts in the denominator of the mean.
             weights: mask.iter().zip(targets).map(|(&on, &t)| if on && t != 0 { 1.0 } else { 0.0 }).collect(),
             documents: vec![n as u32],
             counted: mask.iter().filter(|on| **on).count() as f32,
@@ -109,8 +109,8 @@ impl RowLoss {
     }
 }
 
-/// The answers that carry loss: those whose turn says so, and otherwise every one or the last; one that a cut has
-/// left without words has nothing to learn.
+/// Returns which ids belong to answers that carry loss: answers of turns marked so, otherwise every answer or the last;
+/// answers that lost all their words to the cut are ignored.
 fn answer_mask(marks: &[u8], answers: AnswerLoss) -> Vec<bool> {
     let mut mask = vec![false; marks.len()];
     let firsts = marks.iter().enumerate().filter(|(_, mark)| *mark & mark::FIRST != 0).map(|(at, _)| at);
@@ -141,7 +141,7 @@ mod tests {
         RowLoss::Answers(answers).mask(&ids, marks).into_iter().map(u32::from).collect()
     }
 
-    /// Two answers: a newline, two ids of words, an end; between them two ids of a question.
+    /// Two answers of a newline, two ids of words and an end, each after two ids of a question.
     fn two(first: u8, second: u8) -> Vec<u8> {
         let answer =
             |turn: u8| [ANSWER | FIRST, ANSWER | WORDS, ANSWER | WORDS, ANSWER].map(|mark| mark | turn);
@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn of_a_cut_conversation_the_last_answer_with_words_left_carries_loss() {
         let marks = two(0, 0);
-        // The second answer has lost its last id, its end, its words; then the first one has.
+        // The cut removes the end of the second answer, one of its words, all of its words; then the same of the first.
         assert_eq!(on(&marks[..11], AnswerLoss::Last), [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1]);
         assert_eq!(on(&marks[..10], AnswerLoss::Last), [0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
         for answers in [AnswerLoss::Last, AnswerLoss::Every] {
@@ -191,7 +191,7 @@ mod tests {
         let loss = RowLoss::Minimind { marker: vec![1, 5] };
         let on = |ids: &[u32]| loss.mask(ids, &[]).into_iter().map(u32::from).collect::<Vec<_>>();
         assert_eq!(on(&[1, 4, 9, 2, 1, 5, 8, 2, 1, 5, 7, 2]), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
-        // The marker was cut off: MiniMind's -1 + its length.
+        // The marker is cut off: MiniMind's loss starts at -1 + the marker's length.
         assert_eq!(on(&[1, 4, 9]), [0, 1, 1]);
         assert_eq!(on(&[]), [0u32; 0]);
     }

@@ -1,7 +1,8 @@
-//! From rows to token stores: filtered, held out by hash, tokenized in parallel, written whole or not at all.
+//! From rows to token stores: rows are split into training and held-out ones by hash, tokenized in parallel, and written
+//! completely or not at all.
 //!
-//! A reading thread, the calling thread with its pool of tokenizing threads, and a writing thread work at the same
-//! time on chunks that keep their order, so memory is constant and the stores do not depend on the threads.
+//! A reading thread, the calling thread with its pool of tokenizing threads, and a writing thread work concurrently
+//! on chunks that keep their order, so memory is constant and the stores do not depend on the threads.
 
 mod writing;
 
@@ -24,39 +25,39 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
-use writing::{About, Chunk, Tokenized, Writing};
+use writing::{Chunk, PartInfo, Tokenized, Writing};
 
-/// Where trained-on documents lie in the folder of prepared data.
+/// Subfolder of the prepared data with the training documents.
 pub const TRAIN: &str = "train";
-/// Where held-out documents lie in the folder of prepared data.
+/// Subfolder of the prepared data with the held-out documents.
 pub const VAL: &str = "val";
 
-/// Rows of a chunk, and bytes of text after which a chunk is full earlier.
+/// Most rows of a chunk, and bytes of text at which a chunk is full with fewer rows.
 const CHUNK_ROWS: usize = 1024;
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// Chunks that wait between two threads.
+/// Capacity, in chunks, of the channel between two threads.
 const WAITING: usize = 2;
 
-/// How rows become documents.
+/// Options for turning rows into documents.
 #[derive(Debug)]
 pub struct Preparation<'a> {
-    /// What the rows are.
+    /// Kind of the rows.
     pub kind: Kind,
-    /// What tokenizes them.
+    /// Tokenizer of the rows.
     pub tokenizer: &'a Tokenizer,
-    /// Share of the rows that is held out, by hash.
+    /// Share of the rows that is held out, by hash; at least 0 and below 1.
     pub val_share: f64,
-    /// Whether conversations are marked by their turns, or MiniMind's.
+    /// How answers in conversations are found: by their turns, or by MiniMind's marker.
     pub rows: RowStyle,
-    /// What becomes of special tokens that a text spells.
+    /// How special tokens that occur in a text are encoded.
     pub special: SpecialText,
-    /// What was left out in reading, for the error that nothing is left.
+    /// What was skipped while reading, for the error that nothing is left.
     pub log: &'a ReadLog,
 }
 
 impl<'a> Preparation<'a> {
-    /// As a configuration says.
+    /// Takes the options from a configuration.
     pub fn new(kind: Kind, tokenizer: &'a Tokenizer, data: &DataConfig, log: &'a ReadLog) -> Self {
         let as_control = data.special_tokens_in_text || data.rows == RowStyle::Minimind;
         let special = if as_control { SpecialText::Control } else { SpecialText::Characters };
@@ -64,73 +65,74 @@ impl<'a> Preparation<'a> {
     }
 }
 
-/// Rows of one source, and what becomes of them.
+/// Rows of one source or validation set.
 pub struct Part<'a> {
-    /// The key that names its files, for messages: `data.pretrain.web`.
+    /// Configuration key that names its files, such as `data.pretrain.web`, for error messages.
     pub key: String,
-    /// The name of the source, or of the validation set.
+    /// Name of the source or of the validation set, if it has one.
     pub name: Option<String>,
-    /// Whether all of its rows are held out, as those of validation files; otherwise a share of them.
+    /// Whether all of its rows are held out, as for validation files; otherwise a share of them is.
     pub is_held_out: bool,
     /// The rows.
     pub rows: Box<dyn Iterator<Item = Result<Row>> + Send + 'a>,
 }
 
 impl<'a> Part<'a> {
-    /// Rows of a source without a name, of which a share is held out.
+    /// Makes a single part of rows without a name, of which a share is held out.
     pub fn all(rows: impl Iterator<Item = Result<Row>> + Send + 'a) -> Vec<Self> {
         vec![Self { key: String::new(), name: None, is_held_out: false, rows: Box::new(rows) }]
     }
 }
 
-/// What was written, and what was not.
+/// Counts of what was prepared and what was left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prepared {
-    /// Rows to train on.
+    /// Number of training rows.
     pub train_rows: u64,
-    /// Rows held out.
+    /// Number of held-out rows.
     pub val_rows: u64,
-    /// Tokens of both.
+    /// Number of tokens of both.
     pub tokens: u64,
-    /// Bytes of the texts of both, special tokens left out.
+    /// Bytes of the texts of both, without special tokens.
     pub bytes: u64,
-    /// Pairs left out as their answers are equal.
+    /// Number of pairs that are left out because their answers are equal.
     pub equal: u64,
-    /// Rows whose texts spell special tokens.
+    /// Number of rows whose texts contain special tokens.
     pub special: u64,
-    /// The validation files' rows that are trained on as well, of all, by the names of their sets.
+    /// For each validation set, how many of its rows are also trained on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub overlaps: Vec<Overlap>,
-    /// The documents to train on of each file, in the order of the store.
+    /// Number of training documents of each file, in the order of the store; files without any are left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<FileDocuments>,
 }
 
-/// Documents of one file.
+/// Number of documents of one file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileDocuments {
-    /// The file.
+    /// Path of the file.
     pub path: String,
-    /// How many; of a preference pair two.
+    /// Number of documents; a preference pair is two.
     pub documents: u64,
 }
 
-/// Rows of validation files that are among the training rows.
+/// Overlap of one validation set with the training rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overlap {
-    /// The name of the set; empty where it has none.
+    /// Name of the set; empty if it has none.
     pub set: String,
-    /// Rows that a training row is equal to: in its text, of a pair in its prompt.
+    /// Number of rows that equal a training row in their text, or for a pair in its prompt.
     pub rows: u64,
-    /// All rows of the set.
+    /// Number of rows of the set.
     pub of: u64,
 }
 
-/// A validation set of fewer rows is told of.
-const FEW: u64 = 20;
+/// Fewer held-out rows than this cause a notice.
+const MIN_VAL_ROWS: u64 = 20;
 
 impl Prepared {
-    /// What was left out at `place`, such as `sft`, beside what was not read; and which texts are special.
+    /// Returns notices, labelled `place` (such as `sft`), about left-out and held-out rows, special tokens in texts and
+    /// overlaps of validation sets; what was skipped while reading is not included.
     pub fn notices(&self, place: &str, preparation: &Preparation) -> Vec<Notice> {
         let encoded = match preparation.special {
             SpecialText::Characters => "as characters",
@@ -142,39 +144,45 @@ impl Prepared {
             (self.by_share(), "rows held out for validation (data.val_share)".to_string()),
             (self.special, format!("texts hold special tokens, encoded {encoded}")),
         ];
-        let mut told: Vec<(u64, String)> = counts.into_iter().filter(|(count, _)| *count > 0).collect();
+        let mut reasons: Vec<(u64, String)> = counts.into_iter().filter(|(count, _)| *count > 0).collect();
         if preparation.val_share > 0.0 && self.val_rows == 0 {
             let share = preparation.val_share;
-            told.push((0, format!("rows held out (data.val_share = {share}): there is no validation loss")));
+            reasons
+                .push((0, format!("rows held out (data.val_share = {share}): there is no validation loss")));
         }
-        if (1..FEW).contains(&self.val_rows) {
-            let reason = "rows are held out, too few to tell models apart by their losses; data.val_share or files to validate on give more";
-            told.push((self.val_rows, reason.into()));
+        if (1..MIN_VAL_ROWS).contains(&self.val_rows) {
+            let reason = "rows are held out, too few to compare models by their losses; raise data.val_share or give validation files";
+            reasons.push((self.val_rows, reason.into()));
         }
-        let told =
-            told.into_iter().map(|(count, reason)| Notice { place: place.into(), reason, count, of: rows });
+        let reasons = reasons.into_iter().map(|(count, reason)| Notice {
+            place: place.into(),
+            reason,
+            count,
+            of: rows,
+        });
         let overlap = |Overlap { set, rows, of }: &Overlap| Notice {
             place: match set.as_str() {
                 "" => format!("{place}, held out"),
                 name => format!("{place}, held out ({name})"),
             },
-            reason: "validation rows are equal to rows that are trained on".into(),
+            reason: "validation rows also occur in the training rows".into(),
             count: *rows,
             of: *of,
         };
-        told.chain(self.overlaps.iter().filter(|overlap| overlap.rows > 0).map(overlap)).collect()
+        reasons.chain(self.overlaps.iter().filter(|overlap| overlap.rows > 0).map(overlap)).collect()
     }
 }
 
 impl Prepared {
-    /// Rows held out of those to train on.
+    /// Number of rows that are held out by `data.val_share`.
     fn by_share(&self) -> u64 {
         self.val_rows - self.overlaps.iter().map(|set| set.of).sum::<u64>()
     }
 
-    /// Where rows went that are not trained on.
+    /// Describes why rows are not trained on.
     fn reasons(&self, log: &ReadLog) -> String {
-        let mut reasons = vec![format!("{} came", counted((self.by_share() + self.equal) as usize, "row"))];
+        let mut reasons =
+            vec![format!("{} after filtering", counted((self.by_share() + self.equal) as usize, "row"))];
         if self.by_share() > 0 {
             reasons.push(format!("{} held out by data.val_share", number(self.by_share())));
         }
@@ -190,13 +198,14 @@ impl Prepared {
 }
 
 /// Tokenizes rows on all cores into the stores `train` and `val` of the folder `out`, which appears when both are
-/// complete; an earlier preparation in it is replaced. Memory does not grow with the number of rows to train on.
+/// complete; an earlier preparation in it is replaced. Memory does not grow with the number of training rows.
 ///
-/// `parts`: those that are held out come first, so that training rows equal to theirs are found. `progress` is told
-/// the number of rows done.
+/// In `parts`, held-out parts must come first, so that training rows equal to theirs are found. `progress` receives the
+/// number of rows processed so far.
 ///
 /// # Errors
-/// Where nothing is left to train on, or nothing of a part that has a name or is held out; [`crate::stop::Stopped`] once `stop` is set, which is looked at with every row.
+/// If nothing is left to train on, or a named or held-out part has no rows; [`crate::stop::Stopped`] once `stop` is set,
+/// which is checked at every row.
 pub fn prepare(
     parts: Vec<Part>,
     preparation: &Preparation,
@@ -207,15 +216,15 @@ pub fn prepare(
     let Preparation { kind, val_share, .. } = *preparation;
     ensure!((0.0..1.0).contains(&val_share), "data.val_share is {val_share}, expected 0 or more and below 1");
     folder::whole(out, is_ours, |dir| {
-        let about: Vec<About> = parts.iter().map(About::of).collect();
-        let (mut prepared, written) = stores(parts, &about, preparation, dir, stop, progress)?;
+        let infos: Vec<PartInfo> = parts.iter().map(PartInfo::of).collect();
+        let (mut prepared, written) = stores(parts, &infos, preparation, dir, stop, progress)?;
         let files = preparation.log.report().files;
         for (file, of_file) in files.into_iter().zip(&mut prepared.files) {
             of_file.path = file.path.display().to_string();
         }
         prepared.files.retain(|file| file.documents > 0 && !file.path.is_empty());
         ensure!(prepared.train_rows > 0, "no {kind} to train on: {}", prepared.reasons(preparation.log));
-        for (part, _) in about.iter().zip(written).filter(|(_, rows)| *rows == 0) {
+        for (part, _) in infos.iter().zip(written).filter(|(_, rows)| *rows == 0) {
             let purpose = if part.is_held_out { "validate" } else { "train" };
             let read = preparation.log.report();
             let left_out = if read.left_out() > 0 { format!(": {}", read.reasons()) } else { String::new() };
@@ -229,17 +238,17 @@ pub fn prepare(
     })
 }
 
-/// Whether a folder holds prepared data and nothing else, so that it may be replaced.
+/// Whether a folder holds prepared data and nothing else, so it may be replaced.
 fn is_ours(dir: &Path) -> bool {
     let ours = |name: &std::ffi::OsStr| [TRAIN, VAL, "summary.json"].iter().any(|known| name == *known);
     let whole = |entries: fs::ReadDir| entries.flatten().all(|entry| ours(&entry.file_name()));
     fs::read_dir(dir).is_ok_and(whole)
 }
 
-/// Writes the stores `train` and `val` into `dir`; with how many rows were written of each part.
+/// Writes the stores `train` and `val` into `dir`; also returns the number of rows written of each part.
 fn stores(
     parts: Vec<Part>,
-    about: &[About],
+    infos: &[PartInfo],
     preparation: &Preparation,
     dir: &Path,
     stop: &AtomicBool,
@@ -259,11 +268,11 @@ fn stores(
     let val = StoreWriter::create(&dir.join(VAL), head)?;
     let (to_tokenize, chunks) = sync_channel::<Result<Chunk<Row>>>(WAITING);
     let (to_write, prepared) = sync_channel::<Chunk<Tokenized>>(WAITING);
-    let writing = Writing::new(train, val, about, preparation.val_share);
+    let writing = Writing::new(train, val, infos, preparation.val_share);
     thread::scope(|scope| {
         scope.spawn(move || read(parts, preparation.log, &to_tokenize));
-        let writer = scope.spawn(move || writing.all(&prepared));
-        // Takes the channels with it when it returns, which ends the threads on both sides.
+        let writer = scope.spawn(move || writing.write_all(&prepared));
+        // Drops its channel ends when it returns, which ends the threads on both sides.
         let tokenize = move || -> Result<()> {
             let mut done = 0;
             for chunk in chunks {
@@ -287,7 +296,7 @@ fn stores(
     })
 }
 
-/// Sends rows in chunks, each of one file of one part; `log` is that of the reading.
+/// Sends rows in chunks, each from one file of one part; `log` is the read log of the rows.
 fn read(parts: Vec<Part>, log: &ReadLog, chunks: &SyncSender<Result<Chunk<Row>>>) {
     for (part, Part { rows: from, .. }) in parts.into_iter().enumerate() {
         let (mut rows, mut bytes, mut file) = (Vec::new(), 0, 0);
@@ -306,7 +315,7 @@ fn read(parts: Vec<Part>, log: &ReadLog, chunks: &SyncSender<Result<Chunk<Row>>>
                     rows.push(row);
                 }
                 Err(error) => {
-                    // Nobody listens after an error on the other side, and then this one does not matter.
+                    // If the receiver is gone, it has failed already and this error does not matter.
                     let _ = chunks.send(Err(error));
                     return;
                 }
@@ -318,7 +327,7 @@ fn read(parts: Vec<Part>, log: &ReadLog, chunks: &SyncSender<Result<Chunk<Row>>>
                 }
             }
         }
-        // Also of a part without rows, which is a source without documents.
+        // Sent even for a part without rows, so that it becomes a source without documents.
         if chunks.send(Ok(Chunk { part, file, rows })).is_err() {
             return;
         }
@@ -332,17 +341,17 @@ impl Preparation<'_> {
                 let (ids, spelled) = self.tokenizer.document(&text, self.special)?;
                 (hash(&text), vec![Document { ids, bytes: text.len(), ..Document::default() }], spelled)
             }
-            Row::Chat(messages) => self.chat(&messages).with_context(|| about(&messages))?,
+            Row::Chat(messages) => self.chat(&messages).with_context(|| describe(&messages))?,
             Row::Labelled { text, labels } => {
                 let document = self.labelled(&text, &labels)?;
                 (hash(&format!("{text}\n{labels}")), vec![document], 0)
             }
             Row::Preference { prompt, chosen, rejected } => {
-                // Pairs of one prompt stay on one side, whatever their answers.
+                // Pairs with the same prompt stay on the same side, whatever their answers.
                 let content = hash(&self.tokenizer.render(&prompt)?);
                 let answered = |answer: String| -> Result<(Document, u64)> {
                     let messages = [&prompt[..], &[Message::new("assistant", answer)]].concat();
-                    self.conversation(&messages).with_context(|| about(&messages))
+                    self.conversation(&messages).with_context(|| describe(&messages))
                 };
                 let ((chosen, one), (rejected, other)) = (answered(chosen)?, answered(rejected)?);
                 let documents = if chosen.ids == rejected.ids { vec![] } else { vec![chosen, rejected] };
@@ -354,7 +363,7 @@ impl Preparation<'_> {
 
     fn chat(&self, messages: &[Message]) -> Result<(u128, Vec<Document>, u64)> {
         let rendered = self.tokenizer.render(messages)?;
-        let bytes = said(messages);
+        let bytes = content_bytes(messages);
         let (document, spelled) = match (self.kind, self.rows) {
             (Kind::Pretrain, _) => {
                 let (ids, spelled) = self.tokenizer.conversation_document(messages, self.special)?;
@@ -370,7 +379,7 @@ impl Preparation<'_> {
         Ok((hash(&rendered), vec![document], spelled))
     }
 
-    /// A sequence with its labels, and behind it the end of text, so that what is said behind its last word has a place.
+    /// Makes a document of a sequence, its labels and the end-of-text token, which gives the label of the last word a place.
     fn labelled(&self, text: &str, labels: &str) -> Result<Document> {
         let mut ids = self.tokenizer.words(text)?;
         ids.extend(self.tokenizer.eos());
@@ -385,28 +394,29 @@ impl Preparation<'_> {
         Ok(Document { ids, labels, bytes: text.len(), ..Document::default() })
     }
 
-    /// A conversation with its marks, and how many special tokens its texts spell.
+    /// Makes a document of a conversation with its marks; also returns the number of special tokens in its texts.
     fn conversation(&self, messages: &[Message]) -> Result<(Document, u64)> {
         let found = self.tokenizer.conversation(messages, self.special)?;
         let marks = marks(&found, messages);
-        let document = Document { ids: found.ids, marks, bytes: said(messages), ..Document::default() };
+        let document =
+            Document { ids: found.ids, marks, bytes: content_bytes(messages), ..Document::default() };
         Ok((document, found.spelled))
     }
 }
 
-/// Bytes of what is said.
-fn said(messages: &[Message]) -> usize {
+/// Returns the bytes of the contents of all messages.
+fn content_bytes(messages: &[Message]) -> usize {
     messages.iter().map(|message| message.content.len()).sum()
 }
 
-/// A conversation in an error: how it begins.
-fn about(messages: &[Message]) -> String {
+/// Describes a conversation for an error by the beginning of its first question.
+fn describe(messages: &[Message]) -> String {
     let asked = messages.iter().find(|message| message.role == "user");
     let start: String = asked.map_or("", |message| message.content.as_str()).chars().take(40).collect();
-    format!("a conversation that asks {start:?}")
+    format!("the conversation with the question {start:?}")
 }
 
-/// What stands for a content.
+/// Returns the first 128 bits of a SHA-256 that identifies a content and decides whether it is held out.
 fn hash(content: &str) -> u128 {
     let digest = Sha256::new().chain_update("mindscale held-out 1\0").chain_update(content).finalize();
     digest.iter().take(16).fold(0, |value, &byte| value << 8 | u128::from(byte))

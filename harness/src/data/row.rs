@@ -1,4 +1,4 @@
-//! One example of training data, whatever file it came from.
+//! One example of training data, independent of the format of its file.
 
 pub use crate::config::RowKind as Kind;
 use serde::{Deserialize, Serialize};
@@ -9,21 +9,21 @@ use std::fmt;
 pub struct Message {
     /// `system`, `user` or `assistant`.
     pub role: String,
-    /// What was said.
+    /// Text of the turn.
     pub content: String,
-    /// Whether the turn carries loss, where its row says so; `None` leaves it to the stage's `answer_loss`.
+    /// Whether the turn carries loss, if its row specifies it; `None` leaves it to the stage's `answer_loss`.
     #[serde(skip)]
     pub trained: Option<bool>,
 }
 
 impl Message {
-    /// A turn of `role`.
+    /// Creates a turn of `role`, with `trained` unset.
     pub fn new(role: &str, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into(), trained: None }
     }
 }
 
-/// One example.
+/// One training example.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Row {
     /// Text to continue.
@@ -32,23 +32,23 @@ pub enum Row {
     Chat(Vec<Message>),
     /// Two answers to one prompt, the first preferred.
     Preference {
-        /// The conversation so far, ending with the user.
+        /// The conversation so far, ending with a user turn.
         prompt: Vec<Message>,
         /// The better answer.
         chosen: String,
         /// The worse answer.
         rejected: String,
     },
-    /// A sequence of words, each a token, with what is to be said behind each.
+    /// A sequence of words, one token each, with a target word after each of them.
     Labelled {
-        /// The words, blanks between them.
+        /// The words, separated by spaces.
         text: String,
-        /// For each word the one that is to be said behind it, or [`NO_LABEL`] where nothing is.
+        /// For each word, the word to be predicted after it, or [`NO_LABEL`] if there is none.
         labels: String,
     },
 }
 
-/// As a person reads it: a line for each turn.
+/// Human-readable form: one line per turn.
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let turns = |f: &mut fmt::Formatter, turns: &[Message]| {
@@ -66,11 +66,11 @@ impl fmt::Display for Row {
     }
 }
 
-/// Stands in the labels of a row for nothing.
+/// Placeholder in the labels of a row for a word without a target.
 pub const NO_LABEL: &str = "-";
 
 impl Row {
-    /// The texts of the row, in order.
+    /// Returns the texts of the row, in order; labels are not included.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
         let parts: Vec<&str> = match self {
             Self::Text(text) | Self::Labelled { text, .. } => vec![text],
@@ -83,7 +83,7 @@ impl Row {
         parts.into_iter()
     }
 
-    /// The characters of the row.
+    /// Returns the characters of all texts of the row.
     pub fn chars(&self) -> impl Iterator<Item = char> + '_ {
         self.texts().flat_map(str::chars)
     }

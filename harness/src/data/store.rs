@@ -3,10 +3,10 @@
 //! | file | content, little-endian |
 //! |---|---|
 //! | `tokens.bin` | the documents' token ids end to end, `u16` or `u32` |
-//! | `offsets.bin` | `u64` for each document and one more: where it starts in `tokens.bin`, in ids |
-//! | `marks.bin` | for conversations and pairs `u8` for each id: what it is of an answer, see [`super::loss::mark`]; else empty |
-//! | `labels.bin` | of labelled sequences for each id, as wide, what is to be said in its place, 0 for nothing; else missing |
-//! | `bytes.bin` | `u32` for each document: bytes of its text, special tokens left out |
+//! | `offsets.bin` | `u64` for each document, plus one at the end: where it starts in `tokens.bin`, in ids |
+//! | `marks.bin` | for conversations and pairs, `u8` for each id: its role in an answer, see [`super::loss::mark`]; else empty |
+//! | `labels.bin` | for labelled sequences, the target in the place of each id, same width, 0 for no target; else missing |
+//! | `bytes.bin` | `u32` for each document: bytes of its text, without special tokens |
 //! | `token_bytes.bin` | `u16` for each entry of the vocabulary: bytes of text that the token stands for |
 //! | `store.json` | counts, kind, tokenizer, and the SHA-256 of the other files |
 
@@ -22,7 +22,7 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-/// Raised whenever the meaning of the files changes.
+/// Version of the file layout; incremented whenever the meaning of the files changes.
 pub const FORMAT: u32 = 2;
 
 const TOKENS: &str = "tokens.bin";
@@ -31,47 +31,47 @@ const LABELS: &str = "labels.bin";
 const OFFSETS: &str = "offsets.bin";
 const BYTES: &str = "bytes.bin";
 const TOKEN_BYTES: &str = "token_bytes.bin";
-const ABOUT: &str = "store.json";
+const INFO: &str = "store.json";
 
-/// What `store.json` says.
+/// Content of `store.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StoreInfo {
     /// Version of the layout, [`FORMAT`].
     pub format: u32,
-    /// What the documents are.
+    /// Kind of the documents.
     pub kind: Kind,
-    /// Documents; a preference pair is two of them: the prompt with the chosen answer and with the rejected one.
+    /// Number of documents; a preference pair is two: the prompt with the chosen answer and the prompt with the rejected one.
     pub documents: u64,
-    /// Token ids in all documents.
+    /// Number of token ids in all documents.
     pub tokens: u64,
-    /// Bytes of text in all documents.
+    /// Bytes of text in all documents, without special tokens.
     pub bytes: u64,
-    /// Bytes of one stored id: 2 or 4.
+    /// Bytes per stored id: 2 or 4.
     pub id_bytes: u32,
-    /// Entries of the vocabulary.
+    /// Number of entries of the vocabulary.
     pub vocab_size: u32,
-    /// Ids of the marker that opens an answer, where MiniMind's rows are made; else empty.
+    /// Ids of the marker that opens an answer, for MiniMind-style rows; else empty.
     pub marker: Vec<u32>,
     /// Digest of the tokenizer and its chat template.
     pub tokenizer: String,
-    /// Where the documents come from, one source after the other; empty where the sources have no names.
+    /// Sources of the documents, in the order of the documents; empty if the sources have no names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<SourceInfo>,
-    /// SHA-256 of each of the store's files.
+    /// SHA-256 of each other file of the store, by file name.
     pub sha256: BTreeMap<String, String>,
 }
 
-/// The documents of one source.
+/// One source of a store's documents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceInfo {
-    /// Its name.
+    /// Name of the source, or of the validation set.
     pub name: String,
-    /// How many there are.
+    /// Number of documents.
     pub documents: u64,
 }
 
 impl StoreInfo {
-    /// The documents of each source, by its name.
+    /// Returns the range of document indices of each named source.
     pub fn ranges(&self) -> Vec<(&str, std::ops::Range<usize>)> {
         let mut end = 0;
         let range = |source: &'_ SourceInfo| {
@@ -83,13 +83,14 @@ impl StoreInfo {
         self.sources.iter().map(|source| source.name.as_str()).zip(ranges).collect()
     }
 
-    /// Whether each id is marked as what it is of an answer.
+    /// Whether the store has a mark for each id.
     pub fn has_marks(&self) -> bool {
         has_marks(self.kind, &self.marker)
     }
 }
 
-/// All of a text is learned, and MiniMind's rows of conversations look for a marker.
+/// Whether ids of this kind have marks. Pretraining text carries loss everywhere, MiniMind-style conversations are
+/// searched for the marker, and labelled sequences have labels.
 fn has_marks(kind: Kind, marker: &[u32]) -> bool {
     match kind {
         Kind::Pretrain => false,
@@ -102,24 +103,24 @@ fn has_marks(kind: Kind, marker: &[u32]) -> bool {
 /// A document to be written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Document {
-    /// Its ids.
+    /// Token ids.
     pub ids: Vec<u32>,
-    /// What each id is of an answer; empty where a store has no marks.
+    /// Mark of each id, see [`super::loss::mark`]; empty if the store has no marks.
     pub marks: Vec<u8>,
-    /// Of labelled sequences what is to be said in the place of each id, 0 for nothing; else empty.
+    /// For labelled sequences, the target in the place of each id, 0 for no target; else empty.
     pub labels: Vec<u32>,
-    /// Bytes of its text, special tokens left out.
+    /// Bytes of the text, without special tokens.
     pub bytes: usize,
 }
 
-/// What a store is told of its documents before they are written.
+/// Properties of a store that are known before its documents are written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoreHead {
-    /// What the documents are.
+    /// Kind of the documents.
     pub kind: Kind,
     /// Bytes of text that each entry of the vocabulary stands for.
     pub token_bytes: Vec<u16>,
-    /// Ids of the marker that opens an answer, where MiniMind's rows are made; else empty.
+    /// Ids of the marker that opens an answer, for MiniMind-style rows; else empty.
     pub marker: Vec<u32>,
     /// Digest of the tokenizer and its chat template.
     pub tokenizer: String,
@@ -131,7 +132,7 @@ pub struct Store {
     info: StoreInfo,
     tokens: Mmap,
     marks: Mmap,
-    /// Of labelled sequences only.
+    /// Only for labelled sequences.
     labels: Option<Mmap>,
     offsets: Mmap,
     bytes: Mmap,
@@ -139,26 +140,26 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens a store and checks that its files have the sizes that `store.json` promises.
+    /// Opens a store; checks the sizes of its files against `store.json` and that the offsets are consistent.
     ///
     /// # Errors
-    /// Where a file is missing, of another size or format than `store.json` says.
+    /// If a file is missing, has another format or size than expected, or the offsets or sources are inconsistent.
     pub fn open(dir: &Path) -> Result<Self> {
-        let about = dir.join(ABOUT);
-        let text = fs::read(&about)
-            .with_context(|| format!("{}: cannot be read; expected a token store", about.display()))?;
+        let info_path = dir.join(INFO);
+        let text = fs::read(&info_path)
+            .with_context(|| format!("{}: cannot be read; expected a token store", info_path.display()))?;
         let info: StoreInfo = serde_json::from_slice(&text)
-            .with_context(|| format!("{}: is not a token store's description", about.display()))?;
+            .with_context(|| format!("{}: is not a token store's description", info_path.display()))?;
         ensure!(
             info.format == FORMAT,
-            "{}: format {} where this program reads {FORMAT}; prepare the data again",
-            about.display(),
+            "{}: format {}, expected {FORMAT}; prepare the data again",
+            info_path.display(),
             info.format
         );
         ensure!(
             matches!(info.id_bytes, 2 | 4),
             "{}: id_bytes is {}, expected 2 or 4",
-            about.display(),
+            info_path.display(),
             info.id_bytes
         );
         let expect = |name: &str, items: u64, width: u32| -> Result<Mmap> {
@@ -204,16 +205,16 @@ impl Store {
         ensure!(
             store.info.sources.is_empty() || of_sources == store.info.documents,
             "{}: its sources have {of_sources} documents of {}; prepare the data again",
-            about.display(),
+            info_path.display(),
             store.info.documents
         );
         Ok(store)
     }
 
-    /// Compares every file with its SHA-256.
+    /// Checks the SHA-256 of every file.
     ///
     /// # Errors
-    /// Names the first file whose digest is another.
+    /// If a file cannot be read or its digest differs; names the first such file.
     pub fn verify(&self) -> Result<()> {
         for (name, expected) in &self.info.sha256 {
             let path = self.dir.join(name);
@@ -227,37 +228,37 @@ impl Store {
         Ok(())
     }
 
-    /// What `store.json` says.
+    /// Returns the content of `store.json`.
     pub fn info(&self) -> &StoreInfo {
         &self.info
     }
 
-    /// Number of documents.
+    /// Returns the number of documents.
     pub fn len(&self) -> usize {
         self.info.documents as usize
     }
 
-    /// Whether there is no document.
+    /// Whether the store has no documents.
     pub fn is_empty(&self) -> bool {
         self.info.documents == 0
     }
 
-    /// Number of ids of a document.
+    /// Returns the number of ids of a document.
     pub fn document_len(&self, index: usize) -> usize {
         (self.offset(index + 1) - self.offset(index)) as usize
     }
 
-    /// The ids of a document.
+    /// Returns the ids of a document.
     pub fn document(&self, index: usize) -> Vec<u32> {
         self.slice(index, 0, usize::MAX)
     }
 
-    /// At most `len` ids of a document, from its id number `start` on.
+    /// Returns at most `len` ids of a document, beginning with id `start`.
     pub fn slice(&self, index: usize, start: usize, len: usize) -> Vec<u32> {
         self.ids_in(&self.tokens, index, start, len)
     }
 
-    /// What is to be said in the place of each of these ids, 0 for nothing; empty where the store has no labels.
+    /// Returns the targets in the place of the ids of [`Self::slice`], 0 for no target; empty if the store has no labels.
     pub fn labels(&self, index: usize, start: usize, len: usize) -> Vec<u32> {
         self.labels.as_ref().map_or(vec![], |labels| self.ids_in(labels, index, start, len))
     }
@@ -275,7 +276,7 @@ impl Store {
         }
     }
 
-    /// What each of these ids is of an answer; empty where the store has no marks.
+    /// Returns the marks of the ids of [`Self::slice`]; empty if the store has no marks.
     pub fn marks(&self, index: usize, start: usize, len: usize) -> &[u8] {
         if self.marks.is_empty() {
             return &[];
@@ -286,13 +287,13 @@ impl Store {
         &self.marks[from..from + len.min(document - start)]
     }
 
-    /// Bytes of a document's text.
+    /// Returns the bytes of a document's text, without special tokens.
     pub fn bytes(&self, index: usize) -> u32 {
         let at = &self.bytes[index * 4..index * 4 + 4];
         u32::from_le_bytes([at[0], at[1], at[2], at[3]])
     }
 
-    /// Bytes of text that a row's weighted targets stand for: what bits per byte are divided by.
+    /// Returns the bytes of text that a row's targets with positive weight stand for: the denominator of bits per byte.
     pub fn target_bytes(&self, row: &Sequence) -> u64 {
         let bytes = |target: u32| u64::from(self.token_bytes.get(target as usize).copied().unwrap_or(0));
         row.targets
@@ -311,7 +312,7 @@ impl Store {
 fn map(path: &Path) -> Result<Mmap> {
     let whole = || -> std::io::Result<Mmap> {
         let file = File::open(path)?;
-        // SAFETY: a store's files are written before their folder gets its name and never changed afterwards;
+        // SAFETY: a store's files are complete before their folder gets its final name and never change afterwards;
         // the map is read as plain bytes.
         unsafe { Mmap::map(&file) }
     };
@@ -336,10 +337,10 @@ pub struct StoreWriter {
 }
 
 impl StoreWriter {
-    /// Begins a store in a folder, which is made.
+    /// Starts a store in the folder `dir`, which is created.
     ///
     /// # Errors
-    /// Where the folder or a file cannot be made.
+    /// If the folder or a file cannot be created.
     pub fn create(dir: &Path, head: StoreHead) -> Result<Self> {
         crate::fsutil::create_dir(dir)?;
         let kind = head.kind;
@@ -362,20 +363,20 @@ impl StoreWriter {
         Ok(writer)
     }
 
-    /// Says that the documents that follow are those of a source.
+    /// Starts a named source, to which the following documents belong.
     pub fn begin(&mut self, name: &str) {
         self.sources.push(SourceInfo { name: name.into(), documents: 0 });
     }
 
-    /// Documents so far.
+    /// Returns the number of documents written so far.
     pub fn documents(&self) -> u64 {
         self.documents
     }
 
-    /// Adds a document.
+    /// Appends a document.
     ///
     /// # Errors
-    /// Where a file cannot be written, or an id does not fit.
+    /// If a file cannot be written, an id is not in the vocabulary, marks or labels do not fit the ids, or the text exceeds 4 GB.
     pub fn push(&mut self, document: &Document) -> Result<()> {
         let Document { ids, marks, labels, bytes } = document;
         let vocab = self.head.token_bytes.len();
@@ -406,10 +407,10 @@ impl StoreWriter {
         self.bytes.write(&u32::try_from(*bytes).context("a document of more than 4 GB")?.to_le_bytes())
     }
 
-    /// Ends the store; `store.json` comes last, so that a folder with it is whole.
+    /// Completes the store. `store.json` is written last, so a folder that has one is complete.
     ///
     /// # Errors
-    /// Where a file cannot be written.
+    /// If a file cannot be written.
     pub fn finish(self) -> Result<StoreInfo> {
         let mut token_bytes = Hashed::create(&self.dir, TOKEN_BYTES)?;
         for bytes in &self.head.token_bytes {
@@ -434,12 +435,12 @@ impl StoreWriter {
             sources: self.sources,
             sha256,
         };
-        write_atomic(&self.dir.join(ABOUT), &serde_json::to_vec_pretty(&info)?)?;
+        write_atomic(&self.dir.join(INFO), &serde_json::to_vec_pretty(&info)?)?;
         Ok(info)
     }
 }
 
-/// A file whose digest is known when it is written.
+/// A file whose SHA-256 is computed while it is written.
 struct Hashed {
     name: &'static str,
     path: PathBuf,
@@ -475,13 +476,13 @@ pub(crate) mod tests {
     use super::*;
     use crate::data::loss::mark;
 
-    /// A small store of hand-made documents; every token stands for three bytes, ids 0 to 2 for none.
+    /// Creates a small store of hand-made documents; every token stands for three bytes, ids 0 to 2 for none.
     pub(crate) fn store_of(dir: &Path, kind: Kind, vocab: usize, documents: &[&[u32]]) -> Store {
         let token_bytes = (0..vocab).map(|id| if id < 3 { 0 } else { 3 }).collect();
         let head = StoreHead { kind, token_bytes, marker: vec![], tokenizer: "hand-made".into() };
         let mut writer = StoreWriter::create(dir, head).unwrap();
         for ids in documents {
-            // Of a hand-made conversation all that follows an id 5 is an answer, up to an id 2 and with it.
+            // In a hand-made conversation an answer begins after id 5 and ends with the next id 2.
             let mut marks = vec![0; if has_marks(kind, &[]) { ids.len() } else { 0 }];
             let mut inside = false;
             for (at, mark) in marks.iter_mut().enumerate() {

@@ -1,65 +1,65 @@
-//! Ids to text while they come: no half characters, and nothing of a string that ends the text.
+//! Incremental decoding of ids: no incomplete characters, and nothing of a stop string.
 
 use super::Tokenizer;
 use anyhow::Result;
 use model::Token;
 use std::collections::VecDeque;
 
-/// What a byte sequence that is no character decodes to.
+/// What a byte sequence that is not a valid character decodes to.
 const BROKEN: char = '\u{fffd}';
 
-/// Bytes of a character that may still become whole.
-const HALF: usize = 3;
+/// Most bytes of a character that may still be incomplete; a token holds at least one byte.
+const MAX_INCOMPLETE_BYTES: usize = 3;
 
-/// Turns ids into text piece by piece; a character that spans several tokens comes when it is whole.
+/// Decodes ids piece by piece; a character that spans several tokens is emitted once it is complete.
 ///
-/// The pieces together are the text of all ids together: each is cut from a decoding that begins a piece earlier,
-/// as some decoders treat the first token of a text differently.
+/// The concatenated pieces equal the decoding of all ids: each piece is cut from a decoding that begins one piece
+/// earlier, as some decoders treat the first token of a text differently.
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
-    /// Those of the last piece that was given out, and those behind it.
+    /// Ids of the last emitted piece and all ids after it.
     ids: Vec<u32>,
-    /// How many are of the last piece.
-    given: usize,
+    /// How many of `ids` belong to the last emitted piece.
+    emitted: usize,
 }
 
 impl<'a> TextStream<'a> {
-    /// A stream without text; special tokens are left out of it.
+    /// Creates an empty stream; special tokens are left out of its text.
     pub fn new(tokenizer: &'a Tokenizer) -> Self {
-        Self { tokenizer, ids: vec![], given: 0 }
+        Self { tokenizer, ids: vec![], emitted: 0 }
     }
 
-    /// The text that `id` completes, which may be empty.
+    /// Returns the text that `id` completes, which may be empty.
     ///
     /// # Errors
-    /// Where the tokenizer fails on the text.
+    /// If the tokenizer fails on the text.
     pub fn push(&mut self, id: u32) -> Result<String> {
         self.ids.push(id);
         let mut end = self.ids.len();
         let mut rest = self.rest(end)?;
         if rest.ends_with(BROKEN) {
-            // Half a character that may become whole lies in the last tokens; what is broken before them stays so.
-            end = end.saturating_sub(HALF);
-            rest = if end > self.given { self.rest(end)? } else { String::new() };
+            // Only the last tokens can hold an incomplete character; invalid bytes before them stay invalid.
+            end = end.saturating_sub(MAX_INCOMPLETE_BYTES);
+            rest = if end > self.emitted { self.rest(end)? } else { String::new() };
         }
         if !rest.is_empty() {
-            self.ids.drain(..self.given);
-            self.given = end - self.given;
+            self.ids.drain(..self.emitted);
+            self.emitted = end - self.emitted;
         }
         Ok(rest)
     }
 
-    /// What is left at the end, whole or not.
+    /// Returns the text that is left at the end, including an incomplete character.
     ///
     /// # Errors
-    /// Where the tokenizer fails on the text.
+    /// If the tokenizer fails on the text.
     pub fn finish(&self) -> Result<String> {
         self.rest(self.ids.len())
     }
 
-    /// The text up to an id, but for what was given out.
+    /// Returns the text of the first `end` ids without the last emitted piece.
     fn rest(&self, end: usize) -> Result<String> {
-        let before = self.tokenizer.decode(&self.ids[..self.given], true)?;
+        let before = self.tokenizer.decode(&self.ids[..self.emitted], true)?;
         let all = self.tokenizer.decode(&self.ids[..end], true)?;
         Ok(all.get(before.len()..).unwrap_or_default().to_owned())
     }
@@ -68,76 +68,77 @@ impl<'a> TextStream<'a> {
 /// A piece of an answer.
 #[derive(Debug, Default, PartialEq)]
 pub struct Piece {
-    /// Whole characters, none of them of a string that ends the answer.
+    /// Complete characters, none of them part of a stop string.
     pub text: String,
-    /// The tokens that begin in it.
+    /// Tokens whose text begins in this piece.
     pub tokens: Vec<Token>,
-    /// Whether such a string has come.
+    /// Whether a stop string has occurred.
     pub is_stopped: bool,
 }
 
-/// Turns tokens into an answer that ends where one of some strings begins. What may be the beginning of one is held
-/// back until that is known.
+/// Decodes the tokens of an answer that ends where a stop string begins. Text that may be the beginning of a stop string
+/// is held back until this is decided.
 pub struct AnswerStream<'a> {
     stream: TextStream<'a>,
     stops: Vec<String>,
-    /// Text that was not told yet.
+    /// Text that is held back.
     held: String,
-    /// Bytes of text so far, `held` included.
+    /// Bytes of text so far, including `held`.
     len: usize,
-    /// Tokens that were not told yet, each with the bytes of text before it.
+    /// Tokens that are not emitted yet, each with the number of bytes of text before it.
     tokens: VecDeque<(usize, Token)>,
 }
 
 impl<'a> AnswerStream<'a> {
-    /// An answer without text, which one of `stops` ends; empty ones are none.
+    /// Creates an empty answer that any of `stops` ends; empty strings are ignored.
     pub fn new(tokenizer: &'a Tokenizer, stops: &[String]) -> Self {
         let stops = stops.iter().filter(|stop| !stop.is_empty()).cloned().collect();
         let stream = TextStream::new(tokenizer);
         Self { stream, stops, held: String::new(), len: 0, tokens: VecDeque::new() }
     }
 
-    /// What `token` makes certain, which may be nothing.
+    /// Returns the piece that `token` makes certain, which may be empty.
     ///
     /// # Errors
-    /// Where the tokenizer fails on the text.
+    /// If the tokenizer fails on the text.
     pub fn push(&mut self, token: Token) -> Result<Piece> {
         let id = token.id;
         self.tokens.push_back((self.len, token));
         let more = self.stream.push(id)?;
-        Ok(self.tell(&more, false))
+        Ok(self.emit(&more, false))
     }
 
-    /// What is left at the end.
+    /// Returns the piece that is left at the end.
     ///
     /// # Errors
-    /// Where the tokenizer fails on the text.
+    /// If the tokenizer fails on the text.
     pub fn finish(&mut self) -> Result<Piece> {
         let more = self.stream.finish()?;
-        Ok(self.tell(&more, true))
+        Ok(self.emit(&more, true))
     }
 
-    fn tell(&mut self, more: &str, is_end: bool) -> Piece {
+    fn emit(&mut self, more: &str, is_end: bool) -> Piece {
         self.held += more;
         self.len += more.len();
         let stop = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min();
         let certain = stop.unwrap_or_else(|| match is_end {
             true => self.held.len(),
             false => {
-                self.held.len() - self.stops.iter().map(|stop| begun(&self.held, stop)).max().unwrap_or(0)
+                self.held.len()
+                    - self.stops.iter().map(|stop| partial_match(&self.held, stop)).max().unwrap_or(0)
             }
         });
-        let told = self.len - self.held.len() + certain;
-        let is_told = |begin: usize| begin < told || is_end && stop.is_none();
-        let count = self.tokens.iter().take_while(|(begin, _)| is_told(*begin)).count();
+        let emitted = self.len - self.held.len() + certain;
+        let is_emitted = |begin: usize| begin < emitted || is_end && stop.is_none();
+        let count = self.tokens.iter().take_while(|(begin, _)| is_emitted(*begin)).count();
         let tokens = self.tokens.drain(..count).map(|(_, token)| token).collect();
         let rest = self.held.split_off(certain);
         Piece { text: std::mem::replace(&mut self.held, rest), tokens, is_stopped: stop.is_some() }
     }
 }
 
-/// Bytes at the end of `text` with which `stop` may begin.
-fn begun(text: &str, stop: &str) -> usize {
+/// Returns the number of bytes at the end of `text` that are a proper prefix of `stop`.
+fn partial_match(text: &str, stop: &str) -> usize {
     let begins = stop.char_indices().map(|(at, _)| at).rev();
     begins.filter(|&at| text.ends_with(&stop[..at])).max().unwrap_or(0)
 }
@@ -147,7 +148,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// So small a vocabulary spells every character in bytes.
+    /// Returns a tokenizer whose vocabulary is so small that every character is spelled in bytes.
     fn bytes() -> Tokenizer {
         Tokenizer::train(std::iter::once("ab".to_owned()), 259).unwrap()
     }
@@ -177,7 +178,7 @@ mod tests {
     #[test]
     fn broken_bytes_hold_nothing_up() {
         let tokenizer = bytes();
-        // The first byte of a character, again and again, and then a whole one.
+        // The first byte of a character repeated, followed by a complete character.
         let first = tokenizer.encode("龘").unwrap()[0];
         let mut ids = vec![first; 40];
         ids.extend(tokenizer.encode("龘b").unwrap());
@@ -185,13 +186,13 @@ mod tests {
         let mut text = String::new();
         for &id in &ids {
             text += &stream.push(id).unwrap();
-            assert!(stream.ids.len() <= 2 * HALF + 2, "{} ids are kept", stream.ids.len());
+            assert!(stream.ids.len() <= 2 * MAX_INCOMPLETE_BYTES + 2, "{} ids are kept", stream.ids.len());
         }
         assert_eq!(text, tokenizer.decode(&ids, true).unwrap());
         assert_eq!(text, format!("{}龘b", "\u{fffd}".repeat(40)));
     }
 
-    /// The pieces of an answer, each with the text of its tokens.
+    /// Returns the pieces of an answer, each with the text of its tokens, and whether a stop string ended it.
     fn answer(tokenizer: &Tokenizer, text: &str, stops: &[&str]) -> (Vec<(String, String)>, bool) {
         let stops: Vec<String> = stops.iter().map(ToString::to_string).collect();
         let mut stream = AnswerStream::new(tokenizer, &stops);
@@ -218,11 +219,11 @@ mod tests {
         let same = |texts: &[&str]| texts.iter().map(|t| (t.to_string(), t.to_string())).collect::<Vec<_>>();
         assert_eq!(answer(&tokenizer, "a龘b", &[]), (same(&["a", "龘", "b"]), false));
         assert_eq!(answer(&tokenizer, "a龘b", &["龘"]), (same(&["a"]), true));
-        // What may be a stop string is held back and told once it is none.
+        // Text that may begin a stop string is held back until it turns out not to.
         assert_eq!(answer(&tokenizer, "axxya", &["xyz", "xxx"]), (same(&["a", "x", "xya"]), false));
         assert_eq!(answer(&tokenizer, "axxyz", &["xyz", "xxx"]), (same(&["a", "x"]), true));
         assert_eq!(answer(&tokenizer, "axy", &["xyz", ""]), (same(&["a", "xy"]), false));
-        // Of two the one that begins first.
+        // If two stop strings occur, the one that begins first counts.
         assert_eq!(answer(&tokenizer, "abc", &["bc", "abc"]).0, []);
     }
 

@@ -1,52 +1,52 @@
-//! Where in a rendered conversation each turn's words lie.
+//! Locates the words of each turn in a rendered conversation.
 //!
-//! A template is a program that may trim, repeat or leave out what was said. It is rendered twice: with the words, and
-//! with a mark in place of each turn's words. What stands between the marks are the template's own texts; the words are
-//! found between them, as they are or trimmed. *Invariant:* words are found exactly or the conversation is refused.
+//! A template is a program that may trim, repeat or leave out the content of a turn. It is rendered twice: with the words,
+//! and with a mark in place of each turn's words. Text between the marks belongs to the template; the words are found
+//! between these pieces, unchanged or trimmed. *Invariant:* words are located exactly or the conversation is refused.
 
 use super::chat::ChatTemplate;
 use super::row::Message;
 use anyhow::{Context, Result, bail, ensure};
 use std::ops::Range;
 
-/// Stand around the number of a turn whose words a mark replaces; both are for private use.
+/// Delimiters of a mark, around the number of the turn that it replaces; both are private-use characters.
 const MARK: [char; 2] = ['\u{f0000}', '\u{f0001}'];
 
-/// A conversation as text.
+/// A rendered conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rendered {
-    /// The text.
+    /// Text of the conversation.
     pub text: String,
-    /// Where something that was said stands, in order, in bytes; all else is the template's.
-    pub said: Vec<Range<usize>>,
-    /// The assistant's turns, in order.
+    /// Byte ranges of the turns' words, in order; all other text is the template's.
+    pub contents: Vec<Range<usize>>,
+    /// Located turns of the assistant, in order.
     pub answers: Vec<AnswerText>,
 }
 
-/// An answer inside a rendered conversation, in bytes.
+/// An answer inside a rendered conversation, as byte ranges.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AnswerText {
-    /// The turn's number.
+    /// Index of the turn.
     pub turn: usize,
-    /// From behind what opens the turn, as in `<s>assistant`, to the end of what closes it, as in `</s>\n`.
+    /// From the end of the turn's opening, such as `<s>assistant`, to the end of its closing, such as `</s>\n`.
     pub whole: Range<usize>,
-    /// The words themselves.
+    /// Words of the answer.
     pub words: Range<usize>,
 }
 
 /// A piece of a rendering with marks.
 enum Piece {
-    /// The template's own text.
+    /// Text of the template.
     Own(String),
-    /// The words of a turn.
+    /// Words of the turn with this index.
     Words(usize),
 }
 
 impl ChatTemplate {
-    /// The text of a conversation as [`Self::render`] gives it, and where each turn's words are in it.
+    /// Renders a conversation as [`Self::render`] does and locates the words of each turn.
     ///
     /// # Errors
-    /// Where the chat template refuses the conversation.
+    /// If the chat template refuses the conversation, or leaves out, changes, repeats or moves turns.
     pub fn locate(&self, messages: &[Message]) -> Result<Rendered> {
         let text = self.render(messages)?;
         let pieces = pieces(&self.render(&marked(messages))?);
@@ -59,9 +59,8 @@ impl ChatTemplate {
                 message.role
             );
         }
-        let placed = place(&text, &pieces, messages).context(
-            "the chat template changes what is said, so that an answer cannot be told from what is around it",
-        )?;
+        let placed = place(&text, &pieces, messages)
+            .context("the chat template alters the messages, so answers cannot be located in its output")?;
         let closing = self.closing();
         let mut answers: Vec<AnswerText> = vec![];
         for (i, (turn, words)) in placed.iter().enumerate() {
@@ -77,17 +76,17 @@ impl ChatTemplate {
             };
             ensure!(
                 answers.last().is_none_or(|last| last.turn < *turn),
-                "the chat template repeats turn {} of a conversation or moves it, an answer",
+                "the chat template repeats or moves turn {} of a conversation, an answer",
                 turn + 1
             );
             answers.push(AnswerText { turn: *turn, whole: before + opening..end, words: words.clone() });
         }
-        let said = placed.into_iter().map(|(_, words)| words).filter(|words| !words.is_empty()).collect();
-        Ok(Rendered { text, said, answers })
+        let contents = placed.into_iter().map(|(_, words)| words).filter(|words| !words.is_empty()).collect();
+        Ok(Rendered { text, contents, answers })
     }
 }
 
-/// What closes an answer that ends a conversation of one question, and with it the conversation.
+/// Returns the text after the answer in a conversation of one question and one answer.
 pub(super) fn closing(template: &ChatTemplate) -> Option<String> {
     let turns = [Message::new("user", "?"), Message::new("assistant", "!")];
     match pieces(&template.render(&marked(&turns)).ok()?).pop()? {
@@ -96,7 +95,7 @@ pub(super) fn closing(template: &ChatTemplate) -> Option<String> {
     }
 }
 
-/// The conversation with a mark for the words of each turn that has any.
+/// Replaces the words of each turn by a mark; blank turns stay as they are.
 fn marked(messages: &[Message]) -> Vec<Message> {
     let mark = |(turn, message): (usize, &Message)| {
         if message.content.trim().is_empty() {
@@ -107,7 +106,7 @@ fn marked(messages: &[Message]) -> Vec<Message> {
     messages.iter().enumerate().map(mark).collect()
 }
 
-/// Cuts a rendering at its marks.
+/// Splits a rendering at its marks.
 fn pieces(rendered: &str) -> Vec<Piece> {
     let mut pieces = vec![];
     let mut rest = rendered;
@@ -127,7 +126,7 @@ fn pieces(rendered: &str) -> Vec<Piece> {
     pieces
 }
 
-/// Where each turn's words stand in `text`, in order; a turn without words has none, or stands where it is empty.
+/// Returns the turn index and byte range of each turn's words in `text`, in order; blank turns are left out.
 fn place(text: &str, pieces: &[Piece], messages: &[Message]) -> Result<Vec<(usize, Range<usize>)>> {
     let mut placed = vec![];
     let mut at = 0;
@@ -135,7 +134,7 @@ fn place(text: &str, pieces: &[Piece], messages: &[Message]) -> Result<Vec<(usiz
     while let Some(piece) = pieces.next() {
         match piece {
             Piece::Own(own) => {
-                ensure!(text[at..].starts_with(own.as_str()), "its own text depends on what is said");
+                ensure!(text[at..].starts_with(own.as_str()), "its own text depends on the messages");
                 at += own.len();
             }
             Piece::Words(turn) => {
@@ -153,11 +152,11 @@ fn place(text: &str, pieces: &[Piece], messages: &[Message]) -> Result<Vec<(usiz
             }
         }
     }
-    ensure!(at == text.len(), "its own text depends on what is said");
+    ensure!(at == text.len(), "its own text depends on the messages");
     Ok(placed)
 }
 
-/// Bytes in which two texts begin alike.
+/// Returns the length of the common prefix of two texts, in bytes.
 pub(super) fn common(a: &str, b: &str) -> usize {
     a.chars().zip(b.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum()
 }
@@ -180,7 +179,7 @@ mod tests {
         turns.iter().map(|(role, content)| Message::new(role, *content)).collect()
     }
 
-    /// The whole answers and their words, as text.
+    /// Returns the whole answers and their words, as text.
     fn answers(template: &str, said: &[(&str, &str)]) -> Vec<[String; 2]> {
         let template = ChatTemplate::new(template, "<s>", "</s>").unwrap();
         let found = template.locate(&turns(said)).unwrap();
@@ -204,7 +203,7 @@ mod tests {
 
     #[test]
     fn what_is_said_may_be_anything() {
-        // Words that are the template's own, those of another turn, the marks of this module, and nothing.
+        // Words that equal text of the template, words of another turn, marks of this module, and blanks.
         for words in ["assistant\n", "</s>\n<s>user\n", "q", "\u{f0000}1\u{f0001}", "{{ m }}", "  "] {
             for template in [MINIMIND, CHATML] {
                 let said = [("user", words), ("assistant", words), ("user", "q"), ("assistant", "a")];
@@ -225,14 +224,14 @@ mod tests {
         };
         let upper = "{% for m in messages %}{{ m.role }}: {{ m.content | upper }}\n{% endfor %}";
         let said = [("user", "q"), ("assistant", "a")];
-        assert!(error(upper, &said).contains("changes what is said"), "{}", error(upper, &said));
+        assert!(error(upper, &said).contains("alters the messages"), "{}", error(upper, &said));
         let late = [("user", "q"), ("system", "s"), ("assistant", "a")];
         assert_eq!(
             error(MINIMIND, &late),
             "the chat template leaves out turn 2 of a conversation (role system)"
         );
         let twice = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ m.content }}\n{% endfor %}";
-        assert!(error(twice, &said).contains("repeats turn 2"), "{}", error(twice, &said));
+        assert!(error(twice, &said).contains("repeats or moves turn 2"), "{}", error(twice, &said));
     }
 
     fn tokenizers() -> Option<Vec<Tokenizer>> {
@@ -240,7 +239,7 @@ mod tests {
         let mut all: Vec<Tokenizer> =
             paths.iter().map(|p| Some(Tokenizer::load(&shared(p)?).unwrap())).collect::<Option<_>>()?;
         all.push(Tokenizer::train(std::iter::once("从前有座山 a b c".to_owned()), 270).unwrap());
-        // One that sets a space before the first word only.
+        // A tokenizer that puts a space before the first word only.
         let dir = tempfile::tempdir().unwrap();
         let file = shared("data/minimind_tokenizer/tokenizer.json")?;
         let mut json: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
@@ -253,7 +252,7 @@ mod tests {
         Some(all)
     }
 
-    /// Ordinary text: its ids are those of the whole text, and its answers are where they were said.
+    /// Checks for ordinary text that the ids equal those of the whole text and that the answers are found where they are.
     fn check(tokenizer: &Tokenizer, messages: &[Message]) {
         let found = tokenizer.conversation(messages, SpecialText::Characters).unwrap();
         let rendered = tokenizer.render(messages).unwrap();
@@ -271,7 +270,7 @@ mod tests {
             let words = text(&found.ids[answer.words.clone()]);
             assert_eq!(words.trim(), messages[answer.turn].content.trim(), "{rendered:?}");
             let whole = text(&found.ids[answer.whole.clone()]);
-            // A tokenizer that sets a space before the first word after a control token decodes to it.
+            // A tokenizer that puts a space before the first word after a control token decodes to that space.
             let whole = whole.replace("</s> ", "</s>");
             assert_eq!(whole, format!("\n{}</s>\n", messages[answer.turn].content), "{rendered:?}");
         }
@@ -342,10 +341,10 @@ mod tests {
             let text = tokenizer.decode(&found.ids, false).unwrap();
             assert_eq!(text.replace(' ', ""), found.text.replace(' ', ""));
             assert_eq!(found.spelled, 6);
-            // The template's own control tokens, and no other: <s>user .. </s> <s>assistant .. </s>.
+            // Only the template's own control tokens: <s>user .. </s> <s>assistant .. </s>.
             let control: Vec<u32> = found.ids.iter().copied().filter(|id| *id < 3).collect();
             assert_eq!(control, [1, 2, 1, 2]);
-            // Words without special tokens around those with them are tokenized as they are elsewhere.
+            // Turns without special tokens are tokenized as in any other conversation.
             let plain = ends("它是");
             let start = |ids: &[u32]| ids.iter().position(|id| *id == 2).unwrap();
             let upto = start(&plain.ids);

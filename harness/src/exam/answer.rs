@@ -1,23 +1,23 @@
-//! What a model answers.
+//! Answers of a model to the questions of an exam.
 
-use super::prompt::{Asked, Prompt};
+use super::prompt::{Prompt, TokenizedPrompt};
 use super::sheet::{Sheet, SheetQuestion};
 use crate::records::{Norm, OptionScore, QuestionRecord, Routing, best, letter};
 use crate::stop::{Stopped, check};
 use anyhow::{Result, ensure};
-use model::{Backend, Continuation, Continuations, Shared, Transformer};
+use model::{Backend, Continuation, Continuations, ReadCounts, Transformer};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Has a model answer every question, by the prompts made of `sheets`; `progress` is told the number answered. `norm` is
-/// how the texts of options are compared.
+/// Has a model answer every question of `sheets` with the given prompts; `progress` receives the number answered so far.
+/// `norm` determines how the texts of options are compared.
 ///
-/// What prompts have in common, and the prompt that the answers to a question have in common, is read once.
+/// Common prefixes of prompts, and the common prompt of the answers to a question, are read once.
 ///
 /// # Errors
-/// Where a probability is not a finite number; [`Stopped`] once `stop` is set, which is looked at between groups of
-/// prompts that go through the model together.
-pub fn sit<B: Backend>(
+/// If a probability is not finite; [`Stopped`] once `stop` is set, which is checked between groups of prompts that go
+/// through the model together.
+pub fn run_exam<B: Backend>(
     transformer: &Transformer<B>,
     sheets: &[Sheet],
     prompts: &[Prompt],
@@ -31,7 +31,7 @@ pub fn sit<B: Backend>(
     let asked = continuations(prompts);
     let answers = asked.len().max(1);
     let read = Mutex::new(0);
-    let go_on = |done: usize| {
+    let on_progress = |done: usize| {
         let mut read = read.lock().unwrap_or_else(PoisonError::into_inner);
         *read += done;
         if done > 0 {
@@ -41,30 +41,34 @@ pub fn sit<B: Backend>(
     };
     check(stop)?;
     let asked = Continuations::new(&asked)?;
-    let Shared { distinct, read: tokens } = asked.shared();
-    let alone: usize = prompts.iter().map(alone).sum();
+    let ReadCounts { distinct, read: tokens } = asked.read_counts();
+    let alone: usize = prompts.iter().map(unshared_tokens).sum();
     tracing::info!(
-        "exam: {tokens} tokens are read, {distinct} at least, {alone} if every prompt were read by itself"
+        "exam: reading {tokens} tokens, at least {distinct} with all prefixes shared, {alone} with none"
     );
-    let found = transformer.log_probs(&asked, &go_on)?.ok_or(Stopped)?;
+    let found = transformer.log_probs(&asked, &on_progress)?.ok_or(Stopped)?;
     let mut sums = found.into_iter().map(|log_probs| log_probs.into_iter().sum::<f64>());
     let mut records = vec![];
     for ((sheet, question), prompt) in questions.into_iter().zip(prompts) {
-        let mut of = |asked: &Asked| sums.by_ref().take(asked.answers.len()).collect::<Vec<f64>>();
+        let mut of = |asked: &TokenizedPrompt| sums.by_ref().take(asked.answers.len()).collect::<Vec<f64>>();
         let rotations: Vec<Vec<f64>> = prompt.rotations.iter().map(&mut of).collect();
         let unconditional = prompt.unconditional.as_ref().map(of);
         let options = match unconditional {
             Some(unconditional) => texts(question, &prompt.rotations[0], &rotations[0], &unconditional),
             None => vec![],
         };
-        let probabilities: Vec<f64> = match options.is_empty() {
-            true => mean_over_rotations(&rotations),
-            false => options.iter().map(|option| norm.score(option).exp()).collect(),
+        let (probabilities, chosen) = match options.is_empty() {
+            true => {
+                let probabilities = mean_over_rotations(&rotations);
+                let chosen = best(&probabilities);
+                (probabilities, chosen)
+            }
+            false => compare_texts(&options, norm),
         };
         records.push(QuestionRecord {
             subject: sheet.subject.clone(),
             id: question.id.clone(),
-            prediction: letter(best(&probabilities)),
+            prediction: letter(chosen),
             probabilities,
             answer: question.answer,
             contaminated: None,
@@ -74,14 +78,14 @@ pub fn sit<B: Backend>(
     Ok(records)
 }
 
-/// The prompts of a subject whose tokens are followed to their experts.
+/// Number of prompts per subject whose routing to experts is recorded.
 const ROUTED: usize = 64;
 
-/// Where the tokens of each subject's first 64 prompts go, in the order of the sheets; nothing of a dense model. Prompts are read
-/// as they are asked, without answers.
+/// Returns the expert routing of the tokens of each subject's first 64 prompts, in the order of the sheets; empty for a dense
+/// model. Prompts are read without answers.
 ///
 /// # Errors
-/// Where the device fails; [`Stopped`] once `stop` is set.
+/// If the device fails; [`Stopped`] once `stop` is set.
 pub fn routing<B: Backend>(
     transformer: &Transformer<B>,
     sheets: &[Sheet],
@@ -110,27 +114,28 @@ pub fn routing<B: Backend>(
     Ok(subjects)
 }
 
-/// All answers behind each prompt, then those behind the empty question.
+/// Returns all answers of each prompt: those of its rotations, then those to the empty question.
 fn continuations(prompts: &[Prompt]) -> Vec<Continuation<'_>> {
     let asked = prompts.iter().flat_map(|prompt| prompt.rotations.iter().chain(&prompt.unconditional));
     let answers = |asked| {
-        let Asked { ids, answers }: &Asked = asked;
+        let TokenizedPrompt { ids, answers }: &TokenizedPrompt = asked;
         answers.iter().map(|answer| Continuation { prompt: ids, ids: answer })
     };
     asked.flat_map(answers).collect()
 }
 
-/// Tokens of a prompt that is read by itself: once for all of its letters, once for each text.
-fn alone(prompt: &Prompt) -> usize {
-    let texts =
-        |asked: &Asked| asked.answers.iter().map(|ids| asked.ids.len() + ids.len() - 1).sum::<usize>();
+/// Returns the number of tokens read if a prompt shared nothing with others: once for all its letters, or once per text.
+fn unshared_tokens(prompt: &Prompt) -> usize {
+    let texts = |asked: &TokenizedPrompt| {
+        asked.answers.iter().map(|ids| asked.ids.len() + ids.len() - 1).sum::<usize>()
+    };
     match prompt.unconditional {
         None => prompt.rotations.iter().map(|asked| asked.ids.len()).sum(),
         Some(_) => prompt.rotations.iter().chain(&prompt.unconditional).map(texts).sum(),
     }
 }
 
-/// The probability of each option, from the log-probabilities at each position of each rotation.
+/// Returns the probability of each option, averaged over rotations, from the log-probability of each position.
 fn mean_over_rotations(rotations: &[Vec<f64>]) -> Vec<f64> {
     let options = rotations[0].len();
     let of = |option: usize| {
@@ -140,9 +145,16 @@ fn mean_over_rotations(rotations: &[Vec<f64>]) -> Vec<f64> {
     (0..options).map(of).collect()
 }
 
+/// Returns the exponential of each option's score, and the index of the option with the highest score: the exponentials of low
+/// scores underflow to 0 and do not differ.
+fn compare_texts(options: &[OptionScore], norm: Norm) -> (Vec<f64>, usize) {
+    let scores: Vec<f64> = options.iter().map(|option| norm.score(option)).collect();
+    (scores.iter().map(|score| score.exp()).collect(), best(&scores))
+}
+
 fn texts(
     question: &SheetQuestion,
-    asked: &Asked,
+    asked: &TokenizedPrompt,
     log_probs: &[f64],
     unconditional: &[f64],
 ) -> Vec<OptionScore> {
@@ -174,7 +186,7 @@ mod tests {
         Transformer::new(&config, 1, &Cpu).unwrap()
     }
 
-    /// Questions of the subject `s`, each with its options.
+    /// Makes a sheet of the subject `s` with questions of these options.
     fn sheet(questions: Vec<[&str; 4]>) -> Sheet {
         let question = |(i, options): (usize, [&str; 4])| SheetQuestion {
             id: i.to_string(),
@@ -185,8 +197,8 @@ mod tests {
         Sheet { subject: "s".into(), questions: questions.into_iter().enumerate().map(question).collect() }
     }
 
-    fn asked(ids: &[u32], answers: [&[u32]; 4]) -> Asked {
-        Asked { ids: ids.to_vec(), answers: answers.map(<[u32]>::to_vec).into() }
+    fn asked(ids: &[u32], answers: [&[u32]; 4]) -> TokenizedPrompt {
+        TokenizedPrompt { ids: ids.to_vec(), answers: answers.map(<[u32]>::to_vec).into() }
     }
 
     fn prompt(ids: &[u32], answers: [&[u32]; 4]) -> Prompt {
@@ -194,12 +206,12 @@ mod tests {
         Prompt { rotations, unconditional: None, has_fewer_shots: false, is_cut: false }
     }
 
-    /// The same by the texts of options, which are behind 31 by themselves.
+    /// The same prompt answered by the texts of options, whose unconditional prompt is the id 31.
     fn with_texts(ids: &[u32], answers: [&[u32]; 4]) -> Prompt {
         Prompt { unconditional: Some(asked(&[31], answers)), ..prompt(ids, answers) }
     }
 
-    /// p of `next` behind `ids`, by a pass of its own.
+    /// Returns the probability of `next` after `ids`, by a separate pass.
     fn p(model: &Transformer, ids: &[u32], next: u32) -> f64 {
         model.next_token_probabilities(&[NextToken { prompt: ids, ids: &[next] }]).unwrap()[0][0]
     }
@@ -215,7 +227,7 @@ mod tests {
     }
 
     fn answers(model: &Transformer, sheet: Sheet, prompts: &[Prompt], norm: Norm) -> Vec<QuestionRecord> {
-        sit(model, &[sheet], prompts, norm, &AtomicBool::new(false), &|_| ()).unwrap()
+        run_exam(model, &[sheet], prompts, norm, &AtomicBool::new(false), &|_| ()).unwrap()
     }
 
     #[test]
@@ -248,7 +260,7 @@ mod tests {
         let prompt = Prompt { rotations, ..prompt(&ids[0], letters) };
         let found = answers(&model, sheet(vec![["a", "b", "c", "d"]]), &[prompt], Norm::Byte).remove(0);
         for (option, found) in found.probabilities.iter().enumerate() {
-            // In rotation r option i stands at the place i - r.
+            // In rotation r option i is at position i - r.
             let want =
                 (0..4).map(|by| p(&model, &ids[by], letters[(option + 4 - by) % 4][0])).sum::<f64>() / 4.0;
             assert!((found - want).abs() < 1e-7, "{found} instead of {want}");
@@ -259,7 +271,7 @@ mod tests {
     #[test]
     fn texts_of_options_are_compared_by_each_norm() {
         let model = model();
-        // Options of one, two, three and one token, and of as many bytes as their texts have.
+        // Options of one, two, three and one token; their bytes are those of their texts.
         let options = ["青", "ab", "青石 x", "longer"];
         let ids: [&[u32]; 4] = [&[7], &[8, 9], &[10, 11, 12], &[13]];
         let prompt = with_texts(&[3, 4, 5], ids);
@@ -281,7 +293,7 @@ mod tests {
                 );
             }
             assert_eq!(found.prediction, letter(best(&want)), "{norm:?}");
-            // One token in six bytes against one in three: by bytes it is the longer word that is likelier.
+            // One token of six bytes against one of three: per byte, the longer word is likelier.
             assert!(norm != Norm::Byte || found.prediction == 'D');
             for (i, option) in found.options.iter().enumerate() {
                 assert_eq!((option.tokens as usize, option.bytes as usize), (ids[i].len(), options[i].len()));
@@ -289,6 +301,16 @@ mod tests {
                 assert!((option.unconditional - unconditional[i]).abs() < 1e-5);
             }
         }
+    }
+
+    #[test]
+    fn options_whose_probabilities_underflow_are_compared_by_their_scores() {
+        let option = |log_prob| OptionScore { log_prob, unconditional: -1.0, tokens: 300, bytes: 900 };
+        let options = [-900.0, -800.0, -850.0].map(option);
+        assert_eq!(compare_texts(&options, Norm::Raw), (vec![0.0; 3], 1));
+        // Per token: -3, -8/3 and -17/6.
+        let (probabilities, chosen) = compare_texts(&options, Norm::Token);
+        assert_eq!((probabilities[0], chosen), ((-3f64).exp(), 1));
     }
 
     #[test]
@@ -302,7 +324,7 @@ mod tests {
             for prompt in [prompt(&[3, 4, 5], letters), with_texts(&[3, 4, 5], letters)] {
                 let stop = AtomicBool::new(false);
                 let sheets = [sheet(vec![["a", "b", "c", "d"]])];
-                let error = sit(&model, &sheets, &[prompt], Norm::Byte, &stop, &|_| ());
+                let error = run_exam(&model, &sheets, &[prompt], Norm::Byte, &stop, &|_| ());
                 let error = error.unwrap_err().to_string();
                 assert!(error.starts_with("the model's probabilities are not finite"), "{error}");
             }
@@ -312,20 +334,20 @@ mod tests {
     #[test]
     fn an_exam_stops_between_groups_of_questions() {
         let model = model();
-        // They begin differently: each is read by itself.
+        // The prompts begin differently, so each is read separately.
         let long = |first: u32| (0..600).map(|i| 3 + (first + i) % 30).collect::<Vec<_>>();
         let prompts: Vec<Prompt> = (0..20).map(|i| prompt(&long(i), [&[7], &[8], &[9], &[10]])).collect();
         let stop = AtomicBool::new(false);
         let answered = Mutex::new(0);
-        // Asked to stop once the first of 20 groups is through.
+        // Requests a stop once the first of 20 groups is done.
         let progress = |done| {
             *answered.lock().unwrap() = done;
             stop.store(true, Ordering::SeqCst);
         };
         let sheets = [sheet(vec![["a", "b", "c", "d"]; 20])];
-        let sat = || sit(&model, &sheets, &prompts, Norm::Byte, &stop, &progress);
+        let run = || run_exam(&model, &sheets, &prompts, Norm::Byte, &stop, &progress);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-        assert!(pool.install(sat).unwrap_err().is::<Stopped>());
+        assert!(pool.install(run).unwrap_err().is::<Stopped>());
         assert!((1..=2).contains(&*answered.lock().unwrap()), "{answered:?}");
     }
 }

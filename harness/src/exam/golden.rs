@@ -1,8 +1,8 @@
 //! MiniMind v1 parity of a whole exam: sheets, prompts, letter probabilities, predictions.
-//! Reference and tolerances are those of `golden/ceval`.
+//! The reference and the tolerances are from `golden/ceval`.
 #![allow(clippy::unwrap_used)]
 
-use super::{Prompter, Sheet, Shots, read_sheets, sit};
+use super::{Prompter, Sheet, Shots, read_sheets, run_exam};
 use crate::config::{Answer, Norm};
 use crate::data::Tokenizer;
 use crate::fsutil::hex;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::sync::atomic::AtomicBool;
 
-/// The model of a folder, its attention and feed-forward matrices times `factor`; the router stays as it is.
+/// Loads the model of a folder and scales its attention and feed-forward matrices by `factor`, except for the router.
 fn scaled(folder: &str, factor: f32) -> Option<Transformer> {
     let (config, mut weights) = folder::read(&shared(&format!("golden/{folder}"))?).unwrap();
     for param in &weights.layout.params {
@@ -24,7 +24,7 @@ fn scaled(folder: &str, factor: f32) -> Option<Transformer> {
     Some(Transformer::from_weights(&config, weights, &Cpu).unwrap())
 }
 
-/// Sits the six subjects and holds every question against the reference, to `tolerance` relative.
+/// Runs the exam in six subjects and compares every question with the reference, within a relative `tolerance`.
 fn compare(folder: &str, factor: f32, max_len: usize, file: &str, tolerance: f64) {
     let (Some(model), Some(dir), Some(tokenizer), Some(reference)) = (
         scaled(folder, factor),
@@ -52,7 +52,7 @@ fn compare(folder: &str, factor: f32, max_len: usize, file: &str, tolerance: f64
     let stop = AtomicBool::new(false);
     let prompts = prompter.prompts(&tokenizer, &sheets, &stop).unwrap();
     let whole = Prompter { max_len: 1 << 20, ..prompter }.prompts(&tokenizer, &sheets, &stop).unwrap();
-    let records = sit(&model, &sheets, &prompts, Norm::Byte, &stop, &|_| ()).unwrap();
+    let records = run_exam(&model, &sheets, &prompts, Norm::Byte, &stop, &|_| ()).unwrap();
     assert_eq!(records.len(), 151);
     let asked = sheets.iter().flat_map(|s| (0..s.questions.len()).map(move |i| (s, i)));
     for ((record, (sheet, i)), (prompt, whole)) in records.iter().zip(asked).zip(prompts.iter().zip(&whole)) {
@@ -77,7 +77,7 @@ fn compare(folder: &str, factor: f32, max_len: usize, file: &str, tolerance: f64
             assert!(off <= tolerance, "{name}: {got} instead of {want}, off by {off:e}");
         }
         assert_eq!(record.answer.to_string(), want["answer"].as_str().unwrap(), "{name}");
-        // Within a tie of rounding either letter is right.
+        // If the margin is within rounding, either letter is acceptable.
         if want["rel_margin"].as_f64().unwrap() > 1e-5 {
             assert_eq!(record.prediction.to_string(), want["pred"].as_str().unwrap(), "{name}");
         }

@@ -1,53 +1,54 @@
-//! Perplexity of the same tokens behind contexts of several lengths: what a model makes of more text than it was trained
-//! with, and what ways to scale its rotary positions do for it.
+//! Perplexity of the same tokens after contexts of several lengths: how a model uses contexts longer than those it was
+//! trained with, and how ways of scaling its rotary positions affect this.
 
 use crate::stats::{Mean, StatsError};
 use anyhow::{Result, ensure};
 use model::{Backend, RopeScaling, Sequence, Transformer};
 use serde::Serialize;
 
-/// What is measured.
+/// Plan of a measurement.
 #[derive(Debug, Clone)]
 pub struct LengthPlan {
-    /// Lengths of context in tokens, ascending.
+    /// Context lengths in tokens, ascending.
     pub lengths: Vec<usize>,
-    /// Ways to rotate.
+    /// Scalings of the rotary positions.
     pub scalings: Vec<RopeScaling>,
-    /// Positions that the model was trained with.
+    /// Number of positions that the model was trained with.
     pub trained: usize,
-    /// Windows at most.
+    /// Maximum number of windows.
     pub windows: usize,
 }
 
-/// The loss behind contexts of one length.
+/// Loss after contexts of one length.
 #[derive(Debug, Clone, Serialize)]
 pub struct LengthLoss {
-    /// How positions were rotated.
+    /// Scaling of the rotary positions.
     pub scaling: String,
-    /// Tokens up to and with the one before the last target.
+    /// Context length in tokens, up to and including the token before the last target.
     pub length: usize,
-    /// Windows, the units of the interval.
+    /// Number of windows, the units of the interval.
     pub windows: usize,
-    /// Tokens that were predicted.
+    /// Number of predicted tokens.
     pub tokens: usize,
-    /// Mean loss in nats a token.
+    /// Mean loss in nats per token.
     pub loss: f64,
-    /// Its 95 % interval by Student's t over windows, which are taken to be independent; `None` for fewer than two.
+    /// 95 % interval of the loss by Student's t over windows, assumed independent; `None` for fewer than two windows or if
+    /// their losses do not vary.
     pub interval: Option<(f64, f64)>,
 }
 
 impl LengthLoss {
-    /// `exp` of the loss.
+    /// Returns `exp` of the loss.
     pub fn perplexity(&self) -> f64 {
         self.loss.exp()
     }
 }
 
-/// Measures a model on a text, `ids`: its windows are those of the longest context, and all contexts predict the same
-/// tokens, the last half of the shortest one.
+/// Measures a model on the text `ids`, split into windows of the longest context. In each window all contexts end at its
+/// end and predict the same tokens: as many as half of the shortest context.
 ///
 /// # Errors
-/// Where the text is shorter than the longest context, or the model has no finite results.
+/// If the text is shorter than the longest context, or the model has no finite results.
 pub fn loss_by_length<B: Backend>(
     mut model: Transformer<B>,
     ids: &[u32],
@@ -64,7 +65,7 @@ pub fn loss_by_length<B: Backend>(
         longest + 1
     );
     let targets = shortest / 2;
-    // The last token is a target only.
+    // The last token of a window is only a target.
     let count = ((ids.len() - 1) / longest).min(plan.windows);
     let windows: Vec<&[u32]> = (0..count).map(|i| &ids[i * longest..=(i + 1) * longest]).collect();
     let mut found = vec![];
@@ -97,7 +98,7 @@ pub fn loss_by_length<B: Backend>(
     Ok(found)
 }
 
-/// The tokens of a window but the last, of which the last `targets` carry loss.
+/// Makes a sequence of a window, in which only the last `targets` targets carry loss.
 fn last_of(window: &[u32], targets: usize) -> Sequence {
     let n = window.len() - 1;
     Sequence {
@@ -145,7 +146,7 @@ mod tests {
             found.iter().map(|l| (l.length, l.windows, l.tokens)).collect::<Vec<_>>(),
             [(8, 3, 12), (32, 3, 12)]
         );
-        // By hand: windows of 32 tokens, of whose last 8 the last 4 targets count.
+        // By hand: in windows of 32 tokens, the last 4 of the last 8 targets count.
         let mut losses = vec![];
         for window in 0..3 {
             let end = 32 * (window + 1);

@@ -1,7 +1,7 @@
 //! Exams: question sheets in C-Eval's layout, answered by the probability of a letter or of an option's text.
 //!
-//! Sheets, a tokenizer and a model flow in; one record per question flows out. *Invariant:* with MiniMind's weights
-//! and tokenizer the letter probabilities are MiniMind's.
+//! Input: sheets, a tokenizer and a model; output: one record per question. *Invariant:* with MiniMind's weights and
+//! tokenizer the letter probabilities equal MiniMind's.
 
 mod answer;
 pub mod contamination;
@@ -14,7 +14,7 @@ mod score;
 mod sheet;
 mod shots;
 
-pub use answer::{routing, sit};
+pub use answer::{routing, run_exam};
 pub use length::{LengthLoss, LengthPlan, loss_by_length};
 pub use prompt::{LETTERS, Prompt, Prompter, letters, prompts_of_words};
 pub use questions::Questions;

@@ -1,4 +1,4 @@
-//! What an exam asks, and the solved questions that it shows before.
+//! The questions of an exam, and the solved questions shown before them.
 
 use super::sheet::{Sheet, read_sheets};
 use super::shots::{Shots, shots};
@@ -11,17 +11,17 @@ use std::path::Path;
 /// Questions with their shots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Questions {
-    /// What is asked.
+    /// Sheets with the questions of each subject.
     pub sheets: Vec<Sheet>,
-    /// What is shown before, by subject.
+    /// Solved questions shown before each question, by subject.
     pub shots: Shots,
 }
 
 impl Questions {
-    /// The questions of a trial's exam.
+    /// Returns the questions of a trial's exam.
     ///
     /// # Errors
-    /// Where a sheet is broken or a subject has too few solved questions; `dev_sheets` are read wherever they are named.
+    /// If a sheet cannot be parsed or a subject has too few solved questions; `dev_sheets` are read whenever they are set.
     pub fn of(config: &TrialConfig) -> Result<Self> {
         let exam = &config.exam;
         if let Some(probe) = probe(config) {
@@ -41,10 +41,10 @@ impl Questions {
         Ok(Self { sheets, shots })
     }
 
-    /// The questions of two folders, with `count` shots.
+    /// Reads the questions of a folder of sheets, with `count` shots per subject from the folder `dev`.
     ///
     /// # Errors
-    /// Where a sheet is not sound, or a subject has too few solved questions.
+    /// If a sheet cannot be parsed or a subject has too few solved questions.
     pub fn read(sheets: &Path, dev: Option<&Path>, count: usize) -> Result<Self> {
         let sheets = read_sheets(sheets, "val")?;
         let (dev, from) = match dev {
@@ -55,7 +55,7 @@ impl Questions {
         Ok(Self { sheets, shots })
     }
 
-    /// How many are asked.
+    /// Returns the number of questions, without shots.
     pub fn count(&self) -> u64 {
         self.sheets.iter().map(|sheet| sheet.questions.len() as u64).sum()
     }

@@ -1,4 +1,4 @@
-//! From answers to scores, and to questions.csv.
+//! Scores of answers, and questions.csv.
 
 use super::prompt::Prompt;
 use crate::records::{
@@ -7,47 +7,47 @@ use crate::records::{
 use anyhow::Result;
 use serde::Serialize;
 
-/// The score of a subject, or of the whole exam.
+/// Score of a subject or of the whole exam.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Score {
-    /// The subject, or `total`.
+    /// Name of the subject, or `total`.
     pub subject: String,
-    /// C-Eval's group of the subject.
+    /// C-Eval's group of the subject, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<&'static str>,
-    /// Its answers.
+    /// Counts of its answers.
     #[serde(flatten)]
     pub tally: Tally,
-    /// Share of correct answers; in the total that of all questions, the micro average.
+    /// Fraction of correct answers; for the total over all questions, the micro average.
     pub accuracy: f64,
-    /// Wilson's 95 % interval.
+    /// Wilson's 95 % interval of the accuracy.
     pub interval: (f64, f64),
-    /// Exact two-sided p of guessing.
+    /// Exact two-sided p-value against guessing.
     pub p_guess: f64,
-    /// Questions whose prompt lost its beginning.
+    /// Number of questions whose prompt lost its beginning.
     pub prompts_cut: u64,
-    /// Questions whose prompt lost some of its shots.
+    /// Number of questions whose prompt lost some of its shots.
     pub prompts_with_fewer_shots: u64,
-    /// Questions that stand in training text, and how the others were answered; absent where they were not looked for.
+    /// Questions that occur in training text, and how the others were answered; `None` if they were not searched for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contaminated: Option<Contaminated>,
-    /// What the answers say beyond right and wrong; of the total.
+    /// Analysis of the answers beyond right and wrong; only for the total.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub analysis: Option<Analysis>,
 }
 
-/// How many of some questions stand in training text; `None` where none was looked for.
+/// Counts the questions that occur in training text; `None` if none was searched for.
 pub fn contaminated<'a>(records: impl Iterator<Item = &'a QuestionRecord>) -> Option<Contaminated> {
     let mut found: Option<Contaminated> = None;
     for record in records {
-        if let Some(is_met) = record.contaminated {
-            found.get_or_insert_default().add(is_met, record);
+        if let Some(is_contaminated) = record.contaminated {
+            found.get_or_insert_default().add(is_contaminated, record);
         }
     }
     found
 }
 
-/// A score for each subject in order of appearance, and the total last; each record has its prompt at the same place.
+/// Returns a score for each subject, in order of appearance, and the total last; `prompts` are in the order of `records`.
 pub fn scores(records: &[QuestionRecord], prompts: &[Prompt]) -> Vec<Score> {
     let mut subjects: Vec<&str> = vec![];
     for record in records {
@@ -79,7 +79,7 @@ pub fn scores(records: &[QuestionRecord], prompts: &[Prompt]) -> Vec<Score> {
     all
 }
 
-/// What the subjects' prompts lost, as far as they lost something; `max_len` is the longest prompt in tokens.
+/// Returns notices about subjects whose prompts lost shots or their beginning; `max_len` is the maximum length in tokens.
 pub fn notices(scores: &[Score], max_len: usize) -> Vec<Notice> {
     let of_subjects = &scores[..scores.len().saturating_sub(1)];
     let of = |score: &Score| {
@@ -94,16 +94,16 @@ pub fn notices(scores: &[Score], max_len: usize) -> Vec<Notice> {
                 score.prompts_with_fewer_shots,
                 format!("prompts with fewer shots, to fit {max_len} tokens"),
             ),
-            notice(score.prompts_cut, format!("prompts cut to {max_len} tokens, their last ones")),
+            notice(score.prompts_cut, format!("prompts cut to their last {max_len} tokens")),
         ]
     };
     of_subjects.iter().flat_map(of).filter(|notice| notice.count > 0).collect()
 }
 
-/// questions.csv: one row per question.
+/// Returns the content of questions.csv, one row per question.
 ///
 /// # Errors
-/// Where the rows cannot be written as CSV.
+/// If the rows cannot be written as CSV.
 pub fn questions_csv(records: &[QuestionRecord]) -> Result<Vec<u8>> {
     let table = QuestionTable::of(records.iter());
     let mut csv = csv::Writer::from_writer(vec![]);
@@ -135,7 +135,7 @@ mod tests {
             has_fewer_shots,
             is_cut,
         };
-        // Of b 5 of 6 are right, of a 2 of 4; they take turns.
+        // In b 5 of 6 are right, in a 2 of 4; the subjects are interleaved.
         let answered = ["bAA", "aAB", "bBB", "aCC", "bCC", "aDD", "bDD", "bAA", "aBA", "bAD"];
         let records: Vec<QuestionRecord> = answered
             .iter()
@@ -144,10 +144,10 @@ mod tests {
                 record(&of[..1], letters[1], letters[2])
             })
             .collect();
-        // Shots are missing in every third prompt, the beginning in the first.
+        // Every third prompt lacks shots, the first one its beginning.
         let prompts: Vec<Prompt> = (0..10).map(|i| prompt(i % 3 == 0, i == 0)).collect();
         let scores = scores(&records, &prompts);
-        // Intervals and p of scipy 1.17: binomtest(k, n, 0.25) and its proportion_ci(method="wilson").
+        // Intervals and p-values from scipy 1.17: binomtest(k, n, 0.25) and its proportion_ci(method="wilson").
         let wanted = [
             ("b", 5, 6, (0.43649717781352976, 0.9699466302516933), 0.004638671875, 1, 3),
             ("a", 2, 4, (0.15003898915214953, 0.8499610108478505), 0.26171875, 0, 1),
@@ -170,7 +170,7 @@ mod tests {
             notices,
             [
                 "exam, b: 3 of 6 prompts with fewer shots, to fit 64 tokens",
-                "exam, b: 1 of 6 prompts cut to 64 tokens, their last ones",
+                "exam, b: 1 of 6 prompts cut to their last 64 tokens",
                 "exam, a: 1 of 4 prompts with fewer shots, to fit 64 tokens",
             ]
         );
@@ -192,7 +192,7 @@ mod tests {
             let records: Vec<QuestionRecord> = (0..4).map(|i| record(i < right)).collect();
             scores(&records, &vec![prompt.clone(); 4]).remove(1)
         };
-        // Of 256: 0 right 81, 1 right 108, 2 right 54, 3 right 12, 4 right 1.
+        // Ways out of 256: 81 for 0 right, 108 for 1, 54 for 2, 12 for 3, 1 for 4.
         let expected = [148.0, 256.0, 67.0, 13.0, 1.0].map(|ways| ways / 256.0);
         for (right, expected) in expected.into_iter().enumerate() {
             let score = score(right);

@@ -1,4 +1,4 @@
-//! Solved questions, shown before the one that is asked.
+//! Shots: solved questions shown before the one to be answered.
 
 use super::sheet::{Sheet, SheetQuestion};
 use crate::track::counted;
@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 /// Solved questions of each subject, in the order in which they are shown.
 pub type Shots = BTreeMap<String, Vec<SheetQuestion>>;
 
-/// The first `count` solved questions for each subject of `sheets`; `from` says where `dev` comes from.
+/// Returns the first `count` solved questions of each subject of `sheets`; `from` names the origin of `dev` in messages.
 ///
 /// # Errors
-/// Where a subject does not have so many.
+/// If a subject has fewer than `count`.
 pub fn shots(dev: Vec<Sheet>, count: usize, sheets: &[Sheet], from: &str) -> Result<Shots> {
     let mut solved: Shots = dev.into_iter().map(|sheet| (sheet.subject, sheet.questions)).collect();
     let mut missing = vec![];

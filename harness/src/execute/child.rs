@@ -1,15 +1,16 @@
-//! A stage run in a process of its own, so that a crash or an out-of-memory kill is that stage's alone.
+//! A stage run in a process of its own, so that a crash or an out-of-memory kill affects that stage run only.
 //!
-//! The child reads a request file and tells its progress and its end as JSON lines on its standard output; its standard
-//! error stream goes to `log.txt`. Its standard input stays open as long as it should work: when that ends, because
-//! somebody asked to stop or because the parent died, a training finishes its step, writes a checkpoint and ends; any
-//! other stage is given up, and killed where it does not end by itself.
+//! The child reads a request file and reports its progress and its end as JSON lines on standard output; its standard
+//! error goes to `log.txt`. The parent keeps the child's standard input open for as long as the child should work. When
+//! it closes, because a stop was requested or the parent died, a training stage finishes its step, writes a checkpoint
+//! and ends; any other stage is abandoned, and killed if it does not end in time.
 
 use super::gpus::VISIBLE;
 use super::limits::{Limits, Verdict, Watched};
 use super::pool::{Launch, Stop};
-use super::retry::signal_may_pass;
-use super::worker::{Ended, hopeless, record_end, work};
+use super::retry::is_transient_signal;
+use super::slurm::time_limit_problem;
+use super::worker::{AttemptOutcome, record_end, work};
 use crate::fsutil::{create_dir, hand_in, read_text};
 use crate::recipe::{StageBody, StageRequest};
 use crate::runs::files::{LOG, REQUEST};
@@ -26,43 +27,43 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The hidden verb under which this program works as a child.
+/// The hidden subcommand under which this program runs as a child.
 pub const VERB: &str = "stage-run";
 
-/// The variable that keeps the allocator from huge pages, which take memory that no buffer asked for, by as much as a
-/// half, and win no time here; and its value.
+/// The environment variable that keeps the allocator from huge pages, and its value: huge pages increase memory use by up
+/// to a half beyond what the buffers need, and save no time here.
 pub const HUGE_PAGES: (&str, &str) = ("MIMALLOC_ALLOW_THP", "0");
 
-/// The exit code of a child that is alone, has written a checkpoint and is to be queued again.
+/// The exit code of a child without a parent that has written a checkpoint and is to be queued again.
 pub const AGAIN: u8 = 75;
 
-/// How often a child tells its progress at most.
-const TELL_EVERY: Duration = Duration::from_millis(200);
+/// Shortest interval between two progress updates of a child.
+const UPDATE_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How often a parent looks at the wish to stop.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often a parent checks whether a stop is requested.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A line of a child.
+/// A line that a child prints on standard output.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Line {
     Start { label: String, total: u64, unit: String },
     Update { done: u64, message: String },
     Finish { message: String },
-    Ended { ended: Ended },
+    Ended { ended: AttemptOutcome },
 }
 
-/// Starts this program again for each stage run.
+/// Launches each stage run as a child process of this program.
 pub struct Processes {
     program: PathBuf,
     limits: Limits,
 }
 
 impl Processes {
-    /// Children of the running program, each of which may use so much.
+    /// Children of the running program, each subject to `limits`.
     ///
     /// # Errors
-    /// Where the system does not say what the running program is.
+    /// If the path of the running program is unknown.
     pub fn of_this_program(limits: Limits) -> Result<Self> {
         let program = std::env::current_exe().context("the path of this program is not known")?;
         Ok(Self { program, limits })
@@ -70,16 +71,16 @@ impl Processes {
 }
 
 impl Launch for Processes {
-    fn launch(&self, request: &StageRequest, stop: &Stop, progress: &dyn Progress) -> Ended {
+    fn launch(&self, request: &StageRequest, stop: &Stop, progress: &dyn Progress) -> AttemptOutcome {
         match self.run(request, stop, progress) {
             Ok(ended) => ended,
-            Err(error) => Ended::of(&error),
+            Err(error) => AttemptOutcome::of(&error),
         }
     }
 }
 
 impl Processes {
-    fn run(&self, request: &StageRequest, stop: &Stop, progress: &dyn Progress) -> Result<Ended> {
+    fn run(&self, request: &StageRequest, stop: &Stop, progress: &dyn Progress) -> Result<AttemptOutcome> {
         let request_path = write_request(request)?;
         let log_path = request.dir.join(LOG);
         let log = OpenOptions::new()
@@ -93,14 +94,14 @@ impl Processes {
         if let Some(gpu) = &request.gpu {
             command.env(VISIBLE, gpu);
         }
-        // Ctrl-C reaches the parent only, which asks its children to stop.
+        // Ctrl-C then reaches the parent only, which asks its children to stop.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut child =
             command.spawn().with_context(|| format!("{}: cannot be started", self.program.display()))?;
 
         let (sender, lines) = channel();
-        let told = child.stdout.take();
+        let stdout = child.stdout.take();
         let mut watched = Watched::new(
             self.limits,
             Duration::try_from_secs_f64(request.spent).unwrap_or_default(),
@@ -108,57 +109,57 @@ impl Processes {
             child.id(),
         );
         let ended = std::thread::scope(|scope| {
-            if let Some(told) = told {
-                scope.spawn(move || read_lines(told, &sender));
+            if let Some(stdout) = stdout {
+                scope.spawn(move || read_lines(stdout, &sender));
             }
             follow(&mut child, &lines, &mut watched, stop, progress)
         });
         let status = child.wait()?;
-        let sat = watched.elapsed();
+        let elapsed = watched.elapsed();
         match (ended, watched.excess) {
-            (Some(Ended::Done(results)), _) => Ok(Ended::Done(results)),
+            (Some(AttemptOutcome::Done(results)), _) => Ok(AttemptOutcome::Done(results)),
             (_, Some(excess)) => {
-                record_end(request, RunStatus::Failed, Some(&excess), sat)?;
-                Ok(Ended::Failed(excess))
+                record_end(request, RunStatus::Failed, Some(&excess), elapsed)?;
+                Ok(AttemptOutcome::Failed(excess))
             }
             (Some(ended), None) => Ok(ended),
             (None, None) if watched.was_killed => {
-                // Without the record nothing is lost but the time that it took.
-                if let Err(error) = record_end(request, RunStatus::Stopped, None, sat) {
+                // Without this record only the time of the attempt is lost.
+                if let Err(error) = record_end(request, RunStatus::Stopped, None, elapsed) {
                     tracing::warn!("{error:#}");
                 }
-                Ok(Ended::Stopped)
+                Ok(AttemptOutcome::Stopped)
             }
             (None, None) => {
-                let (reason, may_pass) = describe(status);
-                let recorded = if may_pass { RunStatus::Stopped } else { RunStatus::Failed };
-                record_end(request, recorded, Some(&reason), sat)?;
-                Ok(if may_pass { Ended::CutOff(reason) } else { Ended::Failed(reason) })
+                let (reason, is_transient) = describe(status);
+                let recorded = if is_transient { RunStatus::Stopped } else { RunStatus::Failed };
+                record_end(request, recorded, Some(&reason), elapsed)?;
+                Ok(if is_transient { AttemptOutcome::CutOff(reason) } else { AttemptOutcome::Failed(reason) })
             }
         }
     }
 }
 
-/// Writes a request into the folder of its stage run; its place.
+/// Writes a request into the folder of its stage run; returns the path of the file.
 ///
 /// # Errors
-/// Where the file cannot be written.
+/// If the file cannot be written.
 pub fn write_request(request: &StageRequest) -> Result<PathBuf> {
     create_dir(&request.dir)?;
     hand_in(&request.dir, REQUEST, &serde_json::to_vec_pretty(request)?)
 }
 
-/// Passes the child's progress on until it says how it ended, or its output ends without.
+/// Forwards the child's progress until its output ends; returns how the child says that it ended, if it does.
 fn follow(
     child: &mut Child,
     lines: &Receiver<Line>,
     watched: &mut Watched,
     stop: &Stop,
     progress: &dyn Progress,
-) -> Option<Ended> {
+) -> Option<AttemptOutcome> {
     let mut ended = None;
     loop {
-        match lines.recv_timeout(LOOK_EVERY) {
+        match lines.recv_timeout(POLL_INTERVAL) {
             Ok(Line::Start { label, total, unit }) => progress.start(&label, total, &unit),
             Ok(Line::Update { done, message }) => progress.update(done, &message),
             Ok(Line::Finish { message }) => progress.finish(&message),
@@ -166,22 +167,22 @@ fn follow(
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return ended,
         }
-        let verdict = watched.look(stop.soon());
+        let verdict = watched.look(stop.is_requested());
         if verdict != Verdict::Within {
             drop(child.stdin.take());
         }
-        if stop.now() || verdict == Verdict::Kill {
+        if stop.is_immediate() || verdict == Verdict::Kill {
             watched.was_killed = true;
-            // It may have ended by itself just now; there is nothing else to do about it then.
+            // The child may just have ended; a failed kill then needs no handling.
             let _ = child.kill();
         }
     }
 }
 
-fn read_lines(told: impl Read, sender: &Sender<Line>) {
-    for line in BufReader::new(told).lines() {
+fn read_lines(stdout: impl Read, sender: &Sender<Line>) {
+    for line in BufReader::new(stdout).lines() {
         let Ok(line) = line else { return };
-        // A library that prints to the standard output must not break the conversation.
+        // Ignore other lines: a library may print to standard output.
         if let Ok(line) = serde_json::from_str(&line)
             && sender.send(line).is_err()
         {
@@ -190,29 +191,29 @@ fn read_lines(told: impl Read, sender: &Sender<Line>) {
     }
 }
 
-/// How a process ended that did not say so, and whether that may not happen again.
+/// Why a process ended that did not report its end, and whether a retry may succeed.
 fn describe(status: ExitStatus) -> (String, bool) {
     #[cfg(unix)]
     if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
         let reason = match signal {
-            9 => "killed by signal 9: out of memory, or somebody's kill -9".into(),
+            9 => "killed by signal 9: out of memory, or by kill -9".into(),
             signal => format!("the process was killed by signal {signal}"),
         };
-        return (reason, signal_may_pass(signal));
+        return (reason, is_transient_signal(signal));
     }
     match status.code() {
         Some(code) => (format!("the process ended with exit code {code}"), false),
-        None => ("the process ended without saying why".into(), false),
+        None => ("the process ended for an unknown reason".into(), false),
     }
 }
 
-/// The child's side: works on the request in a file; `false` where there is something left to do.
+/// Runs in the child: works on the request in a file; returns `false` if work is left.
 ///
-/// `stop` is set when the standard input ends, unless nobody holds it: a child that is `alone`, in a job that was queued
-/// again so often, ends by a signal only, and tells its progress to its log.
+/// `stop` is set when standard input ends. The exception is a child without a parent, in a batch job: `alone` is then how
+/// often the job was queued again. Only a signal stops it, and its progress goes to its log.
 ///
 /// # Errors
-/// Where the request cannot be read, or the stage fails.
+/// If the request cannot be read, or if the stage fails.
 pub fn stage_run(
     request: &Path,
     alone: Option<u32>,
@@ -223,68 +224,68 @@ pub fn stage_run(
         .with_context(|| format!("{}: is not a request", request.display()))?;
     if alone.is_none() {
         let asked = Arc::clone(stop);
-        // The thread is left waiting when the work is done first; the process ends with it.
+        // If the work is done first, the thread is still waiting; it ends with the process.
         std::thread::spawn(move || {
             let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
             asked.store(true, std::sync::atomic::Ordering::SeqCst);
         });
     }
-    let sit = |progress: &dyn Progress| {
-        work(&request, body, stop, progress).unwrap_or_else(|error| Ended::of(&error))
+    let attempt = |progress: &dyn Progress| {
+        work(&request, body, stop, progress).unwrap_or_else(|error| AttemptOutcome::of(&error))
     };
     let ended = if alone.is_some() {
-        sit(Board::Lines.task(request.stage.name()).as_ref())
+        attempt(Board::Lines.task(request.stage.name()).as_ref())
     } else {
-        let teller = Teller::default();
-        let ended = sit(&teller);
-        teller.tell(&Line::Ended { ended: ended.clone() });
+        let reporter = Reporter::default();
+        let ended = attempt(&reporter);
+        reporter.send(&Line::Ended { ended: ended.clone() });
         ended
     };
     match ended {
-        Ended::Done(_) => Ok(true),
-        Ended::Stopped => {
-            let reason = alone.map(|restarts| hopeless(&request, restarts)).transpose()?.flatten();
+        AttemptOutcome::Done(_) => Ok(true),
+        AttemptOutcome::Stopped => {
+            let reason = alone.map(|restarts| time_limit_problem(&request, restarts)).transpose()?.flatten();
             let Some(reason) = reason else { return Ok(false) };
             record_end(&request, RunStatus::Failed, Some(&reason), Duration::ZERO)?;
             bail!(reason)
         }
-        Ended::Busy => Ok(false),
-        Ended::Failed(reason) | Ended::CutOff(reason) => bail!(reason),
+        AttemptOutcome::Busy => Ok(false),
+        AttemptOutcome::Failed(reason) | AttemptOutcome::CutOff(reason) => bail!(reason),
     }
 }
 
-/// Tells progress as JSON lines on the standard output.
+/// Reports progress as JSON lines on standard output.
 #[derive(Default)]
-struct Teller {
+struct Reporter {
     last_update: Mutex<Option<Instant>>,
 }
 
-impl Teller {
-    fn tell(&self, line: &Line) {
+impl Reporter {
+    fn send(&self, line: &Line) {
         if let Ok(mut text) = serde_json::to_vec(line) {
             text.push(b'\n');
             let mut out = io::stdout().lock();
-            // A parent that is gone is noticed by the standard input.
+            // If the parent is gone, standard input has ended, which sets `stop`.
             let _ = out.write_all(&text).and_then(|()| out.flush());
         }
     }
 }
 
-impl Progress for Teller {
+impl Progress for Reporter {
     fn start(&self, label: &str, total: u64, unit: &str) {
-        self.tell(&Line::Start { label: label.into(), total, unit: unit.into() });
+        self.send(&Line::Start { label: label.into(), total, unit: unit.into() });
     }
 
     fn update(&self, done: u64, message: &str) {
         let mut last = self.last_update.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_none_or(|last| last.elapsed() >= TELL_EVERY) {
+        if last.is_none_or(|last| last.elapsed() >= UPDATE_INTERVAL) {
             *last = Some(Instant::now());
-            self.tell(&Line::Update { done, message: message.into() });
+            self.send(&Line::Update { done, message: message.into() });
         }
     }
 
     fn finish(&self, message: &str) {
-        self.tell(&Line::Finish { message: message.into() });
+        self.send(&Line::Finish { message: message.into() });
     }
 }
 
@@ -314,7 +315,7 @@ mod tests {
             data: None,
             model: None,
             model_stage: None,
-            at: crate::config::At::default(),
+            at: crate::config::ExamPoint::default(),
             trunk: None,
             branches: vec![],
             threads: 1,
@@ -327,8 +328,8 @@ mod tests {
         };
         let processes = Processes { program, limits: Limits::default() };
         let ended = processes.launch(&request, &Stop::default(), &crate::track::Silent);
-        // It ended without saying how.
-        assert!(matches!(ended, Ended::Failed(_)), "{ended:?}");
+        // It ended without reporting how.
+        assert!(matches!(ended, AttemptOutcome::Failed(_)), "{ended:?}");
         let seen = fs::read_to_string(request.dir.join(format!("{REQUEST}.seen"))).unwrap();
         assert_eq!(seen.trim(), format!("{VERB} GPU-7"));
         assert_eq!(request.trial_config().unwrap().device, Device::Cuda(None));

@@ -1,7 +1,7 @@
 //! The GPUs of this machine, and which of them a stage run may use.
 //!
-//! A child sees one GPU: the one that `CUDA_VISIBLE_DEVICES` names to it. Several share one as far as the user allows and
-//! its memory has room, by the forecast of `plan`.
+//! A child sees one GPU: the one that `CUDA_VISIBLE_DEVICES` names. Several children share a GPU as far as the user allows
+//! and its memory has room, by the forecast of `plan`.
 
 use crate::track::number;
 use model::Device;
@@ -10,18 +10,18 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Names which GPUs a process sees, and in which order.
+/// The environment variable that names the GPUs that a process sees, in order.
 pub const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
 
-/// Names the folder through which NVIDIA's MPS is spoken to.
+/// The environment variable that names the folder of the pipes to NVIDIA's MPS.
 const MPS_PIPES: &str = "CUDA_MPS_PIPE_DIRECTORY";
 
 /// A GPU.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gpu {
-    /// As [`VISIBLE`] names it: a number or a UUID.
+    /// Its name in [`VISIBLE`]: a number or a UUID.
     pub name: String,
-    /// MiB that nobody uses as the work begins; infinite where nobody tells.
+    /// MiB of its memory that are free when the run starts; infinite if unknown.
     pub free_mb: f64,
 }
 
@@ -29,31 +29,31 @@ pub struct Gpu {
 #[derive(Debug, Clone, Default)]
 pub struct Gpus {
     gpus: Vec<Gpu>,
-    /// Stage runs at a time on each.
+    /// Most stage runs at a time on each GPU.
     places: usize,
-    /// MiB that each stage run is expected to take, GPU by GPU.
+    /// MiB that each stage run is expected to take, by GPU.
     given: Vec<Vec<f64>>,
 }
 
-/// Where a stage run may work.
+/// Where a stage run works.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Place {
-    /// On the processor.
+    /// On the CPU.
     Cpu,
-    /// On the GPU of this index, with so many MiB of its memory.
+    /// On the GPU of this index, with this many MiB of its memory.
     Gpu(usize, f64),
 }
 
 /// Why a stage run waits for others to end.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Wait {
-    /// As many work as may at a time.
+    /// As many stage runs are working as are allowed at a time.
     Turn,
-    /// Those that work leave it too little memory.
+    /// The working stage runs leave too little memory.
     Memory {
-        /// Of what: this machine, or GPUs by their names.
+        /// Whose memory: "this machine", or GPUs by name.
         of: String,
-        /// MiB that it is expected to take.
+        /// MiB that the stage run is expected to take.
         needed_mb: f64,
         /// MiB that are left, on the GPU that has most.
         left_mb: f64,
@@ -63,20 +63,17 @@ pub enum Wait {
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Self::Turn => f.write_str("as many work as may at a time"),
+            Self::Turn => f.write_str("the limit of stage runs at a time is reached"),
             Self::Memory { of, needed_mb, left_mb } => {
                 let [needed, left] = [needed_mb, left_mb].map(|mb| number(mb.max(0.0) as u64));
-                write!(
-                    f,
-                    "it is expected to take {needed} MiB, and {left} MiB of the memory of {of} are left"
-                )
+                write!(f, "it needs about {needed} MiB, and {left} MiB of the memory of {of} are free")
             }
         }
     }
 }
 
 impl Gpus {
-    /// These GPUs with so many places each; 0 is as many as their memory has room for.
+    /// These GPUs with `places` stage runs each; 0 means as many as fit into their memory.
     pub fn new(gpus: Vec<Gpu>, places: usize) -> Self {
         let places = if places == 0 { usize::MAX } else { places };
         Self { given: vec![vec![]; gpus.len()], gpus, places }
@@ -92,13 +89,13 @@ impl Gpus {
         Self::new(gpus, places)
     }
 
-    /// What to tell where so many stage runs at a time are to share GPUs and would take turns on them, for want of NVIDIA's MPS.
+    /// The warning if `at_once` stage runs at a time would share GPUs without NVIDIA's MPS, and so take turns on them.
     pub fn turns(&self, at_once: usize) -> Option<String> {
         let pipes = std::env::var_os(MPS_PIPES).map_or_else(|| "/tmp/nvidia-mps".into(), PathBuf::from);
         self.turns_without(&pipes.join("control"), at_once)
     }
 
-    /// The same, with the file through which MPS is spoken to.
+    /// The same for MPS with this control file.
     fn turns_without(&self, control: &Path, at_once: usize) -> Option<String> {
         let shares = self.places > 1 && !self.gpus.is_empty() && at_once > self.gpus.len();
         (shares && !control.exists()).then(|| {
@@ -110,7 +107,7 @@ impl Gpus {
         })
     }
 
-    /// Whether there is what `device` can mean.
+    /// Whether a GPU that `device` can mean exists; true for the CPU.
     pub fn have(&self, device: Device) -> bool {
         match device {
             Device::Cpu => true,
@@ -118,15 +115,15 @@ impl Gpus {
         }
     }
 
-    /// How many there are.
+    /// The number of GPUs.
     pub fn count(&self) -> usize {
         self.gpus.len()
     }
 
-    /// A free place on `device` for a stage run that takes so many MiB there, the GPU of the fewest stage runs first.
+    /// Takes a place on `device` for a stage run that needs `needed_mb` MiB there, on the GPU with the fewest stage runs.
     ///
     /// # Errors
-    /// Why it waits, where there is none. Where a GPU is idle, one is never too large.
+    /// If there is no free place: why it waits. On an idle GPU no stage run is too large.
     pub fn take(&mut self, device: Device, needed_mb: f64) -> Result<Place, Wait> {
         let Device::Cuda(number) = device else { return Ok(Place::Cpu) };
         let free = self.meant(number).filter(|&gpu| self.given[gpu].len() < self.places);
@@ -149,7 +146,7 @@ impl Gpus {
         self.gpus[gpu].free_mb - self.given[gpu].iter().sum::<f64>()
     }
 
-    /// Takes a place back.
+    /// Frees a place.
     pub fn take_back(&mut self, place: Place) {
         if let Place::Gpu(gpu, mb) = place {
             let given = &mut self.given[gpu];
@@ -159,7 +156,7 @@ impl Gpus {
         }
     }
 
-    /// The name of a place's GPU.
+    /// The name of a place's GPU; `None` for the CPU.
     pub fn name(&self, place: Place) -> Option<&str> {
         match place {
             Place::Cpu => None,
@@ -167,7 +164,7 @@ impl Gpus {
         }
     }
 
-    /// The GPUs that a number can mean, by index: `None` any.
+    /// Indices of the GPUs that a device number can mean; all for `None`.
     fn meant(&self, number: Option<usize>) -> Range<usize> {
         let all = 0..self.gpus.len();
         match number {
@@ -178,13 +175,13 @@ impl Gpus {
     }
 }
 
-/// The name of a GPU for people: of a UUID the first number.
+/// The name of a GPU for display: the first group of a UUID, else the whole name.
 pub fn short(name: &str) -> &str {
     let number = name.strip_prefix("GPU-").and_then(|uuid| uuid.split('-').next());
     number.unwrap_or(name)
 }
 
-/// GPUs by their UUIDs where there are several: `nvidia-smi` numbers them by their bus, CUDA the fastest first.
+/// Names GPUs by UUID if there are several: `nvidia-smi` numbers them by bus, CUDA by speed.
 fn unambiguous(installed: Vec<(Gpu, String)>) -> Vec<Gpu> {
     let are_several = installed.len() > 1;
     let named = |(gpu, uuid): (Gpu, String)| match are_several && uuid.starts_with("GPU-") {
@@ -194,13 +191,13 @@ fn unambiguous(installed: Vec<(Gpu, String)>) -> Vec<Gpu> {
     installed.into_iter().map(named).collect()
 }
 
-/// The GPUs that a value of [`VISIBLE`] names; CUDA ignores all from the first that is none.
+/// The GPUs that a value of [`VISIBLE`] names; CUDA ignores the first invalid entry and all after it.
 fn visible(told: &str) -> Vec<String> {
     let is_gpu = |name: &&str| !name.is_empty() && !name.starts_with('-');
     told.split(',').map(str::trim).take_while(is_gpu).map(Into::into).collect()
 }
 
-/// The GPUs of this machine with their UUIDs, as its driver's own program lists them.
+/// The GPUs of this machine with their UUIDs, as `nvidia-smi` lists them.
 fn installed() -> Vec<(Gpu, String)> {
     let question = ["--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits"];
     let asked = Command::new("nvidia-smi").args(question).output();
@@ -208,20 +205,20 @@ fn installed() -> Vec<(Gpu, String)> {
     listed(&told.and_then(|told| String::from_utf8(told).ok()).unwrap_or_default())
 }
 
-/// What `nvidia-smi` tells, a line a GPU: number, UUID, free MiB.
+/// Parses the output of `nvidia-smi`, one line per GPU: number, UUID, free MiB.
 fn listed(told: &str) -> Vec<(Gpu, String)> {
     let gpu = |line: &str| {
         let mut cells = line.split(',').map(str::trim);
         let name = cells.next().filter(|name| !name.is_empty())?.to_owned();
         let uuid = cells.next().unwrap_or_default().to_owned();
-        // A card that is split or too old tells no number.
+        // A GPU that is split (MIG) or too old reports no number.
         let free_mb = cells.next().and_then(|free| free.parse().ok()).unwrap_or(f64::INFINITY);
         Some((Gpu { name, free_mb }, uuid))
     };
     told.lines().filter_map(gpu).collect()
 }
 
-/// The GPU that [`VISIBLE`] names by number, or by the beginning of its UUID.
+/// The GPU that [`VISIBLE`] names by number or by a prefix of its UUID.
 fn named(name: String, installed: &[(Gpu, String)]) -> Gpu {
     let is_meant = |(gpu, uuid): &&(Gpu, String)| gpu.name == name || uuid.starts_with(&name);
     let free_mb = installed.iter().find(is_meant).map_or(f64::INFINITY, |(gpu, _)| gpu.free_mb);
@@ -274,7 +271,7 @@ mod tests {
         let taken: Vec<_> = (0..3).map(|_| gpus.take(Device::Cuda(None), 7.0).unwrap()).collect();
         assert_eq!(gpus.name(taken[0]), Some("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"));
         let wait = gpus.take(Device::Cuda(None), 1e6).unwrap_err().to_string();
-        assert!(wait.ends_with("of the memory of GPU 8932f937, 77aa0000, 2 are left"), "{wait}");
+        assert!(wait.ends_with("of the memory of GPU 8932f937, 77aa0000, 2 are free"), "{wait}");
     }
 
     #[test]
@@ -302,14 +299,14 @@ mod tests {
         let taken: Vec<_> = [300.0, 300.0, 300.0, 300.0, 300.0].map(&mut take).into();
         let places = [0, 1, 0, 1, 0].map(|gpu| Ok(Place::Gpu(gpu, 300.0)));
         assert_eq!(taken, places);
-        // 100 MiB are left on each.
+        // 100 MiB are left on each GPU.
         let wait = take(2300.0).unwrap_err();
         assert_eq!(
             wait.to_string(),
-            "it is expected to take 2,300 MiB, and 100 MiB of the memory of GPU 0, 1 are left"
+            "it needs about 2,300 MiB, and 100 MiB of the memory of GPU 0, 1 are free"
         );
         assert_eq!(take(60.0), Ok(Place::Gpu(1, 60.0)));
-        // On an idle GPU one is never too large.
+        // On an idle GPU no stage run is too large.
         for mb in [300.0, 300.0, 60.0] {
             gpus.take_back(Place::Gpu(1, mb));
         }
@@ -326,7 +323,7 @@ mod tests {
         let (one, two) = (&[("0", 1.0)][..], &[("0", 1.0), ("1", 1.0)][..]);
         assert!(told(one, 2, 2).unwrap().contains(&control.display().to_string()));
         assert!(told(one, 0, 9).is_some() && told(two, 2, 3).is_some());
-        // One at a time, one on each, or none.
+        // One at a time, one per GPU, or no GPU.
         let untold = [told(one, 1, 9), told(one, 0, 1), told(two, 2, 2), told(&[], 2, 9)];
         assert!(untold.iter().all(Option::is_none), "{untold:?}");
         std::fs::write(&control, "").unwrap();

@@ -1,4 +1,4 @@
-//! What a stage run may use, and how what it uses is watched from outside.
+//! Limits on time and memory, and the watch over a process that keeps them.
 
 use crate::config::Stage;
 use crate::system::memory_of;
@@ -7,50 +7,50 @@ use anyhow::{Result, bail};
 use bytesize::ByteSize;
 use std::time::{Duration, Instant};
 
-/// How long a training that used up its time may take to write a checkpoint.
-const LAST_WORDS: Duration = Duration::from_secs(30);
+/// How long a training that exceeds its time limit may take to write a checkpoint.
+const CHECKPOINT_GRACE: Duration = Duration::from_secs(30);
 
-/// How long another stage may take to end once it is asked to: it has nothing to keep.
-const GIVE_UP: Duration = Duration::from_secs(2);
+/// How long any other stage may take to end once asked to: it has nothing to save.
+const STOP_GRACE: Duration = Duration::from_secs(2);
 
-/// Bounds on trials.
+/// Limits on trials and stage runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Longest time of a trial, all its stages and attempts together.
     pub time: Option<Duration>,
-    /// Most memory of a stage run in bytes, mapped files left out.
+    /// Most memory of a stage run in bytes, mapped files excluded.
     pub memory: Option<u64>,
 }
 
-/// What is to be done about a process.
+/// What to do about a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing.
+    /// Nothing: it is within its limits.
     Within,
-    /// It is to end, with a checkpoint where its stage writes one.
+    /// Ask it to end, with a checkpoint if its stage writes one.
     End,
-    /// It is to be killed.
+    /// Kill it.
     Kill,
 }
 
-/// A watch over the process of one stage run.
+/// Watches the process of one stage run.
 pub struct Watched {
     limits: Limits,
     pid: u32,
     stage: Stage,
-    /// What the trial had taken before.
+    /// Time that the trial took before this process.
     spent: Duration,
     began: Instant,
     /// When it was first asked to end.
     asked: Option<Instant>,
-    /// Which limit it went over, and by how much.
+    /// Message that names the exceeded limit; `None` while it is within its limits.
     pub excess: Option<String>,
-    /// Whether it was killed for that, or because it did not end when it was asked to.
+    /// Whether it was killed: over its memory limit, not ending when asked, or on an immediate stop.
     pub was_killed: bool,
 }
 
 impl Watched {
-    /// Watches a process that begins now, for a trial that has taken so much time before.
+    /// Watches a process that starts now, for a trial that has already taken `spent`.
     pub fn new(limits: Limits, spent: Duration, stage: Stage, pid: u32) -> Self {
         Self {
             limits,
@@ -64,12 +64,12 @@ impl Watched {
         }
     }
 
-    /// How long it has worked.
+    /// How long the process has worked.
     pub fn elapsed(&self) -> Duration {
         self.began.elapsed()
     }
 
-    /// Looks at the process; `is_asked` where somebody wants it to end.
+    /// Checks the process; `is_asked` says that it was asked to stop.
     pub fn look(&mut self, is_asked: bool) -> Verdict {
         if let Some(most) = self.limits.memory
             && let Some(used) = memory_of(self.pid)
@@ -100,9 +100,9 @@ impl Watched {
             return Verdict::Within;
         }
         let patience = match (self.stage.training(), &self.excess) {
-            (None, _) => GIVE_UP,
-            (Some(_), Some(_)) => LAST_WORDS,
-            // A step and a checkpoint may be large; who does not want to wait asks again.
+            (None, _) => STOP_GRACE,
+            (Some(_), Some(_)) => CHECKPOINT_GRACE,
+            // A step and a checkpoint may take long; a user who does not want to wait asks again.
             (Some(_), None) => Duration::MAX,
         };
         match self.asked.get_or_insert_with(Instant::now).elapsed() > patience {
@@ -112,10 +112,10 @@ impl Watched {
     }
 }
 
-/// Reads `90` (seconds), `30m`, `2h` or `1h 30m`.
+/// Parses a duration: `90` (seconds), `30m`, `2h` or `1h 30m`.
 ///
 /// # Errors
-/// Says what was expected.
+/// If the text is not such a duration, or is zero; the error says what is expected.
 pub fn parse_time(text: &str) -> Result<Duration> {
     let seconds = || text.trim().parse().ok().map(Duration::from_secs);
     match seconds().or_else(|| humantime::parse_duration(text).ok()) {
@@ -124,10 +124,10 @@ pub fn parse_time(text: &str) -> Result<Duration> {
     }
 }
 
-/// Reads `1048576` (bytes), `300MB`, `300MiB` or `2GiB`.
+/// Parses a size: `1048576` (bytes), `300MB`, `300MiB` or `2GiB`.
 ///
 /// # Errors
-/// Says what was expected.
+/// If the text is not such a size, or is zero; the error says what is expected.
 pub fn parse_size(text: &str) -> Result<u64> {
     match text.parse::<ByteSize>() {
         Ok(ByteSize(bytes)) if bytes > 0 && bytes < u64::MAX => Ok(bytes),
@@ -200,7 +200,7 @@ mod tests {
             assert_eq!(verdict(stage, Limits::default(), Some(long_ago)), Verdict::Kill);
             assert_eq!(verdict(stage, over, Some(long_ago)), Verdict::Kill);
         }
-        // A training may write its checkpoint.
+        // A training is given time to write its checkpoint.
         assert_eq!(verdict(Stage::Train(TrainStage::Sft), Limits::default(), Some(long_ago)), Verdict::End);
         assert_eq!(verdict(Stage::Train(TrainStage::Sft), over, Some(long_ago)), Verdict::End);
     }

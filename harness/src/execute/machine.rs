@@ -1,4 +1,4 @@
-//! What this machine has for stage runs (cores, memory, GPUs), and how much of it is given away.
+//! The resources of this machine for stage runs (cores, memory, GPUs), and which of them are in use.
 
 use super::gpus::{Gpus, Place, Wait};
 use crate::config::TrialConfig;
@@ -8,32 +8,32 @@ use crate::system::available_memory;
 use model::Device;
 use std::collections::BTreeMap;
 
-/// A machine that stage runs share.
+/// A machine whose resources stage runs share.
 #[derive(Debug, Clone)]
 pub struct Machine {
     cores: usize,
-    /// Stage runs at a time.
+    /// Most stage runs at a time.
     jobs: usize,
-    /// MiB for all stage runs together; nothing is weighed where the user says how many run at a time.
+    /// MiB for all stage runs together; infinite if the user sets the number of stage runs at a time.
     memory_mb: f64,
     gpus: Gpus,
     given: BTreeMap<usize, Share>,
 }
 
-/// What one stage run may use.
+/// The resources given to one stage run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Share {
-    /// Threads to work with.
+    /// Number of threads to work with.
     pub threads: usize,
-    /// Where its model runs.
+    /// Whether its model runs on the CPU or on a GPU, and on which.
     pub place: Place,
-    /// MiB that it is expected to take.
+    /// MiB of the machine's memory that it is expected to take.
     memory_mb: f64,
 }
 
 impl Machine {
-    /// So many cores, so much memory and these GPUs, for the stage runs of `trials`; unless told, as many run at a
-    /// time as there are cores and trials, and as memory has room for by the forecast of `plan`.
+    /// A machine with these cores, `memory_mb` MiB and these GPUs, for the stage runs of `trials` trials. Without `jobs`, up to
+    /// one stage run per core and trial runs at a time, as far as their forecast memory fits (the forecast of `plan`).
     pub fn new(cores: usize, memory_mb: f64, gpus: Gpus, jobs: Option<usize>, trials: usize) -> Self {
         let (jobs, memory_mb) = match jobs {
             Some(jobs) => (jobs, f64::INFINITY),
@@ -42,29 +42,29 @@ impl Machine {
         Self { cores, jobs: jobs.max(1), memory_mb, gpus, given: BTreeMap::new() }
     }
 
-    /// This machine as it is now.
+    /// This machine with the memory that is free now.
     pub fn this(gpus: Gpus, jobs: Option<usize>, trials: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let free = available_memory().map_or(f64::INFINITY, |bytes| bytes as f64 / (1 << 20) as f64);
         Self::new(cores, free, gpus, jobs, trials)
     }
 
-    /// Whether nothing more can be started, whatever it is.
+    /// Whether no further stage run can start, whatever it needs.
     pub fn is_full(&self) -> bool {
         self.given.len() >= self.jobs
     }
 
-    /// The part of the machine for a stage run; `waiting` others could run beside it.
+    /// Gives a stage run its share of the machine; `waiting` others could run at the same time.
     ///
     /// # Errors
-    /// Why it waits, where there is no room.
+    /// If there is no room now: why it waits.
     pub fn take(&mut self, index: usize, node: &StageNode, waiting: usize) -> Result<Share, Wait> {
         if self.is_full() {
             return Err(Wait::Turn);
         }
         let (config, computes) = (&node.config, node.stage.computes());
         let on_gpu = computes && config.device != Device::Cpu;
-        let memory_mb = if on_gpu { beside_gpu_mb(config) } else { memory_mb(config) };
+        let memory_mb = if on_gpu { host_memory_mb(config) } else { memory_mb(config) };
         let left_mb = self.memory_mb - self.given.values().map(|share| share.memory_mb).sum::<f64>();
         if !self.given.is_empty() && memory_mb > left_mb {
             return Err(Wait::Memory { of: "this machine".into(), needed_mb: memory_mb, left_mb });
@@ -73,12 +73,12 @@ impl Machine {
             true => self.gpus.take(config.device, card_memory_mb(config, config.precision))?,
             false => Place::Cpu,
         };
-        // Work side by side, one thread each, is fastest; what runs alone takes all cores.
+        // One thread per stage run is fastest while several run at a time; one that runs alone takes all cores.
         let at_once = (self.given.len() + 1 + waiting).min(self.jobs);
         let threads = match node.config.threads {
             0 => self.cores / at_once,
             threads if computes => threads,
-            // What trials share is made with the cores of all of them.
+            // A stage run that trials share may use the cores of all of them.
             threads => (threads * self.jobs).min(self.cores).max(threads) / at_once,
         };
         let share = Share { threads: threads.max(1), place, memory_mb };
@@ -86,22 +86,22 @@ impl Machine {
         Ok(share)
     }
 
-    /// Takes back what a stage run was given.
+    /// Takes back the share of a stage run.
     pub fn take_back(&mut self, index: usize) {
         if let Some(share) = self.given.remove(&index) {
             self.gpus.take_back(share.place);
         }
     }
 
-    /// The name of a share's GPU, as `CUDA_VISIBLE_DEVICES` takes it.
+    /// The name of a share's GPU, in the form that `CUDA_VISIBLE_DEVICES` takes.
     pub fn gpu(&self, share: Share) -> Option<&str> {
         self.gpus.name(share.place)
     }
 }
 
-/// MiB that a stage run takes of the machine beside its GPU: what CUDA itself takes, and weights and moments twice while a
-/// checkpoint is written.
-fn beside_gpu_mb(config: &TrialConfig) -> f64 {
+/// MiB of the machine's memory that a stage run on a GPU takes: 512 for CUDA itself, and twice the weights and the two
+/// moments (4 bytes per number), as while a checkpoint is written.
+fn host_memory_mb(config: &TrialConfig) -> f64 {
     512.0 + 6.0 * 4.0 * config.model.params() as f64 / f64::from(1 << 20)
 }
 
@@ -130,7 +130,7 @@ mod tests {
         Gpus::new((0..count).map(gpu).collect(), 1)
     }
 
-    /// Threads of each stage run of `stage` that finds a place.
+    /// Threads of each stage run of `stage`; `None` for one that finds no place.
     fn threads(machine: &mut Machine, graph: &StageGraph, stage: &str) -> Vec<Option<usize>> {
         let nodes: Vec<usize> =
             (0..graph.nodes.len()).filter(|&n| graph.nodes[n].stage.name() == stage).collect();
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(threads(&mut machine(None), &four, "tokenizer"), [Some(8)]);
         assert_eq!(threads(&mut machine(None), &four, "pretrain"), [Some(2); 4]);
         assert_eq!(threads(&mut machine(Some(2)), &four, "pretrain"), [Some(4), Some(4), None, None]);
-        // One thread for a trial: the tokenizer of four that run at a time has four.
+        // With one thread per trial, the tokenizer that four trials wait for gets four.
         let thin = graph(4, |config| config.threads = 1);
         assert_eq!(threads(&mut machine(None), &thin, "tokenizer"), [Some(4)]);
         assert_eq!(threads(&mut machine(Some(1)), &thin, "tokenizer"), [Some(1)]);
@@ -161,12 +161,12 @@ mod tests {
             threads(&mut machine, &four, "pretrain").iter().flatten().count()
         };
         assert_eq!(started(each * 2.5, None), 2);
-        // One runs in any case; and who says how many knows better.
+        // One always runs; and a number of jobs set by the user overrides the forecast.
         assert_eq!((started(1.0, None), started(1.0, Some(3))), (1, 3));
         let mut machine = Machine::new(8, each * 1.5, gpus(0), None, 4);
         assert!(machine.take(0, &four.nodes[0], 0).is_ok());
         let wait = machine.take(1, &four.nodes[1], 0).unwrap_err();
-        assert!(wait.to_string().contains("MiB of the memory of this machine are left"), "{wait}");
+        assert!(wait.to_string().contains("MiB of the memory of this machine are free"), "{wait}");
         machine.take_back(0);
         assert!(machine.take(1, &four.nodes[1], 0).is_ok());
     }
@@ -195,7 +195,7 @@ mod tests {
         let config = &three.trials[0].trial.config;
         let on_gpu = card_memory_mb(config, Precision::Bf16);
         let gpu = Gpu { name: "0".into(), free_mb: 2.5 * on_gpu };
-        let mut machine = Machine::new(8, 3.5 * beside_gpu_mb(config), Gpus::new(vec![gpu], 0), None, 3);
+        let mut machine = Machine::new(8, 3.5 * host_memory_mb(config), Gpus::new(vec![gpu], 0), None, 3);
         let runs: Vec<usize> =
             (0..three.nodes.len()).filter(|&n| three.nodes[n].stage.name() == "pretrain").collect();
         let mut take =

@@ -1,7 +1,7 @@
-//! Who works on stage runs: processes on the cores and GPUs of this machine, or job arrays of Slurm.
+//! Executors of stage runs: child processes on the cores and GPUs of this machine, or job arrays of Slurm.
 //!
-//! A stage graph flows in, an [`pool::Outcome`] flows out. *Invariant:* equal work is done once, and a stage run that
-//! fails takes only those with it that need it.
+//! Input is a stage graph, output a [`pool::Outcome`]. *Invariant:* equal work is done once, and a failed stage run
+//! blocks only the stage runs that need it.
 
 pub mod child;
 pub mod gpus;

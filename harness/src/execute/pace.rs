@@ -1,4 +1,4 @@
-//! How much of a sweep is done, and how long the rest will take at the pace of this attempt.
+//! How much of a sweep is done, and how long the rest will take at the pace of this execution.
 
 use crate::plan::StageGraph;
 use crate::track::Progress;
@@ -6,22 +6,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-/// What has been done of each stage run since this attempt began.
+/// The progress of each stage run since this execution began.
 pub struct Pace {
     began: Instant,
     shares: Mutex<Vec<Option<Share>>>,
 }
 
-/// How far a stage run has come, from 0 to 1.
+/// The progress of a stage run, as a fraction from 0 to 1.
 #[derive(Debug, Clone, Copy)]
 struct Share {
-    /// Where it was when it was first heard of: it may have been gone on with.
+    /// Its progress when first reported; above 0 if it was resumed.
     first: f64,
     now: f64,
 }
 
 impl Pace {
-    /// Of so many stage runs, from now on.
+    /// Tracks this number of stage runs, from now on.
     pub fn new(stage_runs: usize) -> Self {
         Self { began: Instant::now(), shares: Mutex::new(vec![None; stage_runs]) }
     }
@@ -31,9 +31,9 @@ impl Pace {
         shares[index].get_or_insert(Share { first: now, now }).now = now;
     }
 
-    /// The share of all work that is done, and the seconds that the rest will take; work that is lost is left out.
+    /// The share of all work that is done, and the seconds that the rest will take; lost work is left out.
     ///
-    /// `None` where no work is known, no seconds where nothing has been done in this attempt.
+    /// `None` if no work is known; the seconds are `None` if nothing has been done in this execution.
     pub fn total(
         &self,
         graph: &StageGraph,
@@ -47,10 +47,13 @@ impl Pace {
                 _ if is_done(index) => 1.0,
                 share => share.map_or(0.0, |share| share.now),
             };
+            // A branch weighs its own steps alone, and begins with those of its trunk taken.
+            let adopted = node.trunk.map_or(0.0, |trunk| trunk.share);
+            let own = |progress: f64| ((progress - adopted) / (1.0 - adopted)).max(0.0);
             let weight = node.weight * node.chance;
             all += weight;
-            done += weight * now;
-            done_here += shares[index].map_or(0.0, |share| weight * (now - share.first));
+            done += weight * own(now);
+            done_here += shares[index].map_or(0.0, |share| weight * (own(now) - own(share.first)));
         }
         let seconds = self.began.elapsed().as_secs_f64();
         let left = (done_here > 0.0).then(|| (all - done) * seconds / done_here);
@@ -58,19 +61,19 @@ impl Pace {
     }
 }
 
-/// Passes a stage run's progress on, and notes it.
-pub struct Counted {
-    /// Who shows it.
+/// Forwards a stage run's progress and records it in a [`Pace`].
+pub struct TrackedProgress {
+    /// The progress display to forward to.
     pub shown: Box<dyn Progress>,
-    /// Steps of the present phase.
+    /// Length of the present phase, in its own unit.
     pub total: AtomicU64,
-    /// The stage run, by index.
+    /// Index of the stage run.
     pub node: usize,
-    /// Where it is noted.
+    /// Where the progress is recorded.
     pub pace: Arc<Pace>,
 }
 
-impl Progress for Counted {
+impl Progress for TrackedProgress {
     fn start(&self, label: &str, total: u64, unit: &str) {
         self.total.store(total, Ordering::Relaxed);
         self.shown.start(label, total, unit);
@@ -95,8 +98,28 @@ mod tests {
     use super::*;
     use crate::config::Stage;
     use crate::config::TrainStage;
+    use crate::plan::Trunk;
     use crate::plan::testing::{plan, trial};
     use std::path::Path;
+
+    #[test]
+    fn a_branch_is_done_as_far_as_its_own_steps_are() {
+        let mut graph = plan(&[trial(|_| {})], Path::new("nowhere"));
+        graph.nodes.iter_mut().for_each(|node| node.weight = 0.0);
+        let last = graph.nodes.len() - 1;
+        (graph.nodes[last].weight, graph.nodes[last - 1].weight) = (2.0, 6.0);
+        graph.nodes[last].trunk = Some(Trunk { node: last - 1, share: 0.75 });
+        let pace = Pace::new(graph.nodes.len());
+        // It begins at three quarters; of the last quarter half is done.
+        pace.note(last, 0.75);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        pace.note(last, 0.875);
+        let (share, left) = pace.total(&graph, |_| false, |_| false).unwrap();
+        let spent = pace.began.elapsed().as_secs_f64();
+        assert_eq!(share, 0.125);
+        // One part of eight took `spent`.
+        assert!((spent * 5.0..spent * 7.01).contains(&left.unwrap()), "{left:?} after {spent}");
+    }
 
     #[test]
     fn what_was_done_before_does_not_count_for_the_pace() {
@@ -112,14 +135,14 @@ mod tests {
             .collect();
         let pace = Pace::new(graph.nodes.len());
         assert_eq!(pace.total(&graph, |_| false, |_| false), Some((0.0, None)));
-        // Both weigh the same; one is gone on with from its middle, and half of what was left is done.
+        // Both weigh the same; one resumes from its middle, and half of its remainder is done.
         pace.note(trained[0], 0.5);
         std::thread::sleep(std::time::Duration::from_millis(20));
         pace.note(trained[0], 0.75);
         let (share, left) = pace.total(&graph, |_| false, |_| false).unwrap();
         let spent = pace.began.elapsed().as_secs_f64();
         assert_eq!(share, 0.375);
-        // A quarter took what was spent; five are left.
+        // A quarter of a stage run took `spent`; five quarters are left.
         assert!((spent * 4.0..spent * 5.01).contains(&left.unwrap()), "{left:?} after {spent}");
         let (share, _) = pace.total(&graph, |index| index == trained[0], |_| false).unwrap();
         assert_eq!(share, 0.5);

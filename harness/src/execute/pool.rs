@@ -1,16 +1,16 @@
-//! The local executor: works through a stage graph, several stage runs at a time.
+//! The local executor: works through a stage graph, running several stage runs at a time.
 //!
-//! *Invariant:* a stage run that fails takes those that need it with it, and no others; a branch waits for its trunk and
-//! does without one that has failed.
+//! *Invariant:* a failed stage run blocks those that need it, and no others; a branch waits for its trunk, and trains
+//! from its own first step if the trunk has failed.
 
 use super::gpus::Wait;
 use super::machine::Machine;
-use super::pace::{Counted, Pace};
+use super::pace::{Pace, TrackedProgress};
 use super::retry::pause;
-use super::worker::{Ended, record_end};
+use super::worker::{AttemptOutcome, record_end};
 use crate::plan::{StageGraph, StageNode, State, Trunk};
 use crate::recipe::StageRequest;
-use crate::runs::claim::{Held, Owner, Watch, clear_dead};
+use crate::runs::claim::{ClaimOwner, Held, Watch, clear_dead};
 use crate::runs::manifest::{Manifest, RunStatus};
 use crate::track::{Board, Progress, time};
 use crate::train::describe;
@@ -24,68 +24,70 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
-/// How often stage runs that others work on are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often stage runs that other processes work on are checked.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The wish to stop: soon, after a checkpoint; or now.
+/// A request to stop: gracefully, after the next checkpoint, or immediately.
 #[derive(Debug, Default)]
 pub struct Stop {
-    wishes: AtomicU8,
+    requests: AtomicU8,
 }
 
 impl Stop {
-    /// Asks to stop: the first time soon, from the second time on now.
-    pub fn ask(&self) {
-        self.wishes.fetch_add(1, Ordering::SeqCst);
+    /// Requests a stop: a graceful one the first time, an immediate one from the second time on.
+    pub fn request(&self) {
+        self.requests.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Whether to stop soon.
-    pub fn soon(&self) -> bool {
-        self.wishes.load(Ordering::SeqCst) >= 1
+    /// Whether a stop is requested, graceful or immediate.
+    pub fn is_requested(&self) -> bool {
+        self.requests.load(Ordering::SeqCst) >= 1
     }
 
-    /// Whether to stop now.
-    pub fn now(&self) -> bool {
-        self.wishes.load(Ordering::SeqCst) >= 2
+    /// Whether an immediate stop is requested.
+    pub fn is_immediate(&self) -> bool {
+        self.requests.load(Ordering::SeqCst) >= 2
     }
 }
 
-/// A way to have a stage run worked on; returns when that attempt has ended.
+/// A way to run an attempt at a stage run.
 pub trait Launch: Sync {
-    /// Works on the request.
-    fn launch(&self, request: &StageRequest, stop: &Stop, progress: &dyn Progress) -> Ended;
+    /// Works on the requested stage run; returns when this attempt has ended.
+    fn launch(&self, request: &StageRequest, stop: &Stop, progress: &dyn Progress) -> AttemptOutcome;
 }
 
-/// A stage run that failed, or that could not be run because of one that did.
+/// A stage run that failed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Failure {
-    /// Index of the stage run.
+    /// Index of the stage run in the graph.
     pub node: usize,
-    /// Why.
+    /// Why it failed.
     pub reason: String,
 }
 
-/// What came of a stage graph.
+/// The outcome of a stage graph.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Outcome {
-    /// Stage runs that were worked on to their end, here.
+    /// Number of stage runs that this execution finished.
     pub ran: usize,
-    /// Stage runs that were finished before, or by somebody else.
+    /// Number of stage runs that were finished before or not needed, or that another process finished.
     pub found: usize,
     /// Stage runs that failed themselves.
     pub failed: Vec<Failure>,
-    /// Stage runs that need one that failed, by index.
+    /// Indices of the stage runs that need a failed one.
     pub blocked: Vec<usize>,
-    /// Whether somebody asked to stop before the end.
+    /// Whether work is left because a stop was requested.
     pub stopped: bool,
 }
 
 impl Outcome {
-    /// Adds what came of another round over the same stage runs, and goes over to the graph in which `place` tells where
-    /// each is now; what was finished before counts in the first round only.
-    pub fn add(&mut self, other: Self, is_first: bool, place: impl Fn(usize) -> Option<usize>) {
+    /// Adds the outcome of another round, and maps indices to the newer graph: `place` returns the new index of a stage run.
+    ///
+    /// What this execution ran in earlier rounds was finished when the other round began, and does not count as found; nor do
+    /// `dropped` stage runs, which became unnecessary since the first round.
+    pub fn add(&mut self, other: Self, dropped: usize, place: impl Fn(usize) -> Option<usize>) {
+        self.found = other.found.saturating_sub(self.ran + dropped);
         self.ran += other.ran;
-        self.found += if is_first { other.found } else { 0 };
         self.stopped = other.stopped;
         let failed = std::mem::take(&mut self.failed).into_iter().chain(other.failed);
         self.failed =
@@ -95,12 +97,12 @@ impl Outcome {
     }
 }
 
-/// Works through `graph` until everything is finished or failed, or `stop` is asked.
+/// Works through `graph` until everything is finished or failed, or until a stop is requested.
 ///
-/// A stage run that was cut off is tried again `retries` times.
+/// A stage run that is cut off is retried up to `retries` times.
 ///
 /// # Errors
-/// Where a process cannot be started, or its stage run not be looked at.
+/// If the request for a process cannot be assembled.
 pub fn execute(
     graph: &StageGraph,
     machine: Machine,
@@ -121,7 +123,7 @@ pub fn execute(
             board,
             sender,
             ended,
-            states: graph.nodes.iter().map(Doing::of).collect(),
+            states: graph.nodes.iter().map(NodeState::of).collect(),
             weights: downstream(graph),
             pace: Arc::new(Pace::new(graph.nodes.len())),
             outcome: Outcome::default(),
@@ -133,26 +135,26 @@ pub fn execute(
     })
 }
 
-/// How a stage run stands while the pool works.
-enum Doing {
+/// The state of a stage run while the pool works.
+enum NodeState {
     /// Finished or not needed.
     Done,
-    /// To be run; others may be at it.
+    /// To be run, at the earliest at this instant; another process may be working on it.
     Open(Watch, Instant),
-    /// Being run by us since.
+    /// Being run by this pool since this instant.
     Running(Instant),
-    /// Failed, or needs one that did.
+    /// Failed, or blocked by a stage run that failed.
     Failed,
-    /// Waits for a value that is chosen elsewhere.
+    /// Waits for a tuned value that is not chosen yet.
     Held,
 }
 
-impl Doing {
+impl NodeState {
     fn of(node: &StageNode) -> Self {
         match node.state {
-            State::Held => Doing::Held,
-            _ if node.state.is_open() => Doing::Open(Watch::default(), Instant::now()),
-            _ => Doing::Done,
+            State::Held => NodeState::Held,
+            _ if node.state.is_open() => NodeState::Open(Watch::default(), Instant::now()),
+            _ => NodeState::Done,
         }
     }
 }
@@ -161,20 +163,20 @@ struct Pool<'a> {
     graph: &'a StageGraph,
     machine: Machine,
     retries: u32,
-    /// How often each stage run was cut off here.
+    /// How often each stage run was cut off in this execution.
     tried: Vec<u32>,
     launch: &'a dyn Launch,
     stop: &'a Stop,
     board: &'a Board,
-    sender: Sender<(usize, Ended)>,
-    ended: Receiver<(usize, Ended)>,
-    states: Vec<Doing>,
+    sender: Sender<(usize, AttemptOutcome)>,
+    ended: Receiver<(usize, AttemptOutcome)>,
+    states: Vec<NodeState>,
     weights: Vec<f64>,
     pace: Arc<Pace>,
     outcome: Outcome,
     said_busy: bool,
     said_memory: bool,
-    /// The notices that were told.
+    /// Notices that were printed already.
     noticed: BTreeSet<String>,
 }
 
@@ -183,34 +185,34 @@ impl<'a> Pool<'a> {
     where
         'a: 'scope,
     {
-        self.outcome.found = self.count(|doing| matches!(doing, Doing::Done));
+        self.outcome.found = self.count(|state| matches!(state, NodeState::Done));
         loop {
-            if !self.stop.soon() {
-                self.start_what_can(scope)?;
+            if !self.stop.is_requested() {
+                self.start_ready(scope)?;
             }
-            let open = self.count(|doing| matches!(doing, Doing::Open(..)));
-            let running = self.count(|doing| matches!(doing, Doing::Running(_)));
-            if running == 0 && (open == 0 || self.stop.soon()) {
+            let open = self.count(|state| matches!(state, NodeState::Open(..)));
+            let running = self.count(|state| matches!(state, NodeState::Running(_)));
+            if running == 0 && (open == 0 || self.stop.is_requested()) {
                 self.outcome.stopped = open > 0;
                 self.board.finish();
-                for (node, doing) in self.graph.nodes.iter().zip(&self.states) {
-                    if matches!(doing, Doing::Done) {
-                        // Tidiness only: a dead claim on what is finished keeps nobody away.
+                for (node, state) in self.graph.nodes.iter().zip(&self.states) {
+                    if matches!(state, NodeState::Done) {
+                        // Best effort: a dead claim on a finished stage run blocks nobody.
                         let _ = clear_dead(&node.dir);
                     }
                 }
                 return Ok(self.outcome);
             }
             self.show_total();
-            match self.ended.recv_timeout(LOOK_EVERY) {
+            match self.ended.recv_timeout(POLL_INTERVAL) {
                 Ok((node, ended)) => self.note(node, ended)?,
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
         }
     }
 
-    /// Starts stage runs whose inputs are finished, the longest way to the end first.
-    fn start_what_can<'scope>(&mut self, scope: &'scope Scope<'scope, 'a>) -> Result<()>
+    /// Starts stage runs whose inputs are finished, those with the most work downstream first.
+    fn start_ready<'scope>(&mut self, scope: &'scope Scope<'scope, 'a>) -> Result<()>
     where
         'a: 'scope,
     {
@@ -228,7 +230,7 @@ impl<'a> Pool<'a> {
             let share = match self.machine.take(node, &self.graph.nodes[node], waiting) {
                 Ok(share) => share,
                 Err(why) => {
-                    self.tell_wait(node, &why);
+                    self.report_wait(node, &why);
                     continue;
                 }
             };
@@ -238,28 +240,28 @@ impl<'a> Pool<'a> {
             let task = self.board.task(&self.name(node));
             let (launch, stop, sender) = (self.launch, self.stop, self.sender.clone());
             let pace = Arc::clone(&self.pace);
-            self.states[node] = Doing::Running(Instant::now());
+            self.states[node] = NodeState::Running(Instant::now());
             scope.spawn(move || {
-                let counted = Counted { shown: task, total: AtomicU64::new(0), node, pace };
-                let ended = launch.launch(&request, stop, &counted);
-                drop(counted);
-                // The pool waits for every stage run that it started.
+                let tracked = TrackedProgress { shown: task, total: AtomicU64::new(0), node, pace };
+                let ended = launch.launch(&request, stop, &tracked);
+                drop(tracked);
+                // The pool outlives every stage run that it starts.
                 let _ = sender.send((node, ended));
             });
         }
         Ok(())
     }
 
-    /// Tells of the first stage run that waits for memory, as fewer then work than one might expect.
-    fn tell_wait(&mut self, node: usize, why: &Wait) {
+    /// Reports the first stage run that waits for memory, since fewer then run at a time than one might expect.
+    fn report_wait(&mut self, node: usize, why: &Wait) {
         if matches!(why, Wait::Memory { .. }) && !self.said_memory {
             self.said_memory = true;
             self.board.line(&format!("{} waits: {why}", self.name(node)));
         }
     }
 
-    /// Seconds that the trial of a stage run has taken so far, over all its stage runs: exams as well, and what works on
-    /// it right now. Of several trials that share the stage run, the one counts that has taken least.
+    /// Seconds that the trial of a stage run has taken so far, over all its stage runs, exams and running ones included.
+    /// If several trials share the stage run, the smallest of their times.
     fn spent(&self, node: usize) -> f64 {
         let mut taken: BTreeMap<usize, f64> = BTreeMap::new();
         let mut least = f64::INFINITY;
@@ -276,52 +278,53 @@ impl<'a> Pool<'a> {
         if least.is_finite() { least } else { 0.0 }
     }
 
-    /// Seconds that a stage run has taken so far.
+    /// Seconds that a stage run has taken so far, over all its attempts.
     fn taken(&self, index: usize) -> f64 {
         let planned = &self.graph.nodes[index];
         let manifest = Manifest::read(&planned.dir).ok().flatten();
         let manifest = manifest.filter(|manifest| manifest.uuid == planned.uuid);
         let now = match &self.states[index] {
-            Doing::Running(since) => since.elapsed().as_secs_f64(),
+            NodeState::Running(since) => since.elapsed().as_secs_f64(),
             _ => 0.0,
         };
         manifest.map_or(0.0, |manifest| manifest.wall_seconds) + now
     }
 
-    /// Shows how much of the work is done, and how long the rest will take.
+    /// Shows the share of the work that is done and how long the rest will take.
     fn show_total(&self) {
-        let is_lost = |index: usize| matches!(self.states[index], Doing::Failed);
-        let is_done = |index: usize| matches!(self.states[index], Doing::Done);
+        let is_lost = |index: usize| matches!(self.states[index], NodeState::Failed);
+        let is_done = |index: usize| matches!(self.states[index], NodeState::Done);
         if let Some((share, left)) = self.pace.total(self.graph, is_done, is_lost) {
-            let finished = self.count(|doing| matches!(doing, Doing::Done));
+            let finished = self.count(|state| matches!(state, NodeState::Done));
             let left = left.map_or(String::new(), |left| format!("  {} left", time(left)));
             self.board.total("all", share, &format!("{finished}/{} stage runs{left}", self.states.len()));
         }
     }
 
     fn is_ready(&self, node: usize) -> bool {
-        let due = matches!(&self.states[node], Doing::Open(_, at) if Instant::now() >= *at);
+        let due = matches!(&self.states[node], NodeState::Open(_, at) if Instant::now() >= *at);
         let mut needs = self.graph.nodes[node].needs();
-        let is_open = |trunk: Trunk| matches!(self.states[trunk.node], Doing::Open(..) | Doing::Running(_));
-        due && needs.all(|need| matches!(self.states[need], Doing::Done))
+        let is_open =
+            |trunk: Trunk| matches!(self.states[trunk.node], NodeState::Open(..) | NodeState::Running(_));
+        due && needs.all(|need| matches!(self.states[need], NodeState::Done))
             && !self.graph.nodes[node].trunk.is_some_and(is_open)
     }
 
-    /// Whether nobody else works on a stage run: `Some`, with a far owner that has died, if any.
+    /// Checks that no other process works on a stage run: if so `Some`, with the dead owner whose claim is left, if any.
     ///
-    /// What somebody else has finished or failed since the plan was made is noted on the way.
-    fn is_free(&mut self, node: usize) -> Option<Option<Owner>> {
+    /// If another process has finished or failed it since the plan was made, records that and returns `None`.
+    fn is_free(&mut self, node: usize) -> Option<Option<ClaimOwner>> {
         let planned = &self.graph.nodes[node];
-        let Doing::Open(watch, at) = &mut self.states[node] else {
+        let NodeState::Open(watch, at) = &mut self.states[node] else {
             return None;
         };
-        // Where it cannot be read, taking it tells.
+        // If the claim cannot be read, taking it reports the error.
         let held = watch.look(&planned.dir).unwrap_or(Held::Free);
         if let Held::By(owner) = held {
-            *at = Instant::now() + LOOK_EVERY;
+            *at = Instant::now() + POLL_INTERVAL;
             if !self.said_busy {
                 self.said_busy = true;
-                let text = format!("{}: {} is at it; waiting", self.name(node), owner.describe());
+                let text = format!("{}: {} is working on it; waiting", self.name(node), owner.describe());
                 self.board.line(&text);
             }
             return None;
@@ -340,7 +343,7 @@ impl<'a> Pool<'a> {
             match manifest.status {
                 RunStatus::Done => {
                     self.outcome.found += 1;
-                    self.states[node] = Doing::Done;
+                    self.states[node] = NodeState::Done;
                     return None;
                 }
                 RunStatus::Failed => {
@@ -356,17 +359,17 @@ impl<'a> Pool<'a> {
         })
     }
 
-    fn note(&mut self, node: usize, ended: Ended) -> Result<()> {
+    fn note(&mut self, node: usize, ended: AttemptOutcome) -> Result<()> {
         let seconds = match &self.states[node] {
-            Doing::Running(since) => since.elapsed().as_secs_f64(),
+            NodeState::Running(since) => since.elapsed().as_secs_f64(),
             _ => 0.0,
         };
         self.machine.take_back(node);
         match ended {
-            Ended::Done(results) => {
-                self.states[node] = Doing::Done;
+            AttemptOutcome::Done(results) => {
+                self.states[node] = NodeState::Done;
                 self.outcome.ran += 1;
-                let finished = self.count(|doing| matches!(doing, Doing::Done));
+                let finished = self.count(|state| matches!(state, NodeState::Done));
                 let mut text =
                     format!("[{finished}/{}] {} done in {seconds:.1} s", self.states.len(), self.name(node));
                 if results.steps > 0 {
@@ -376,62 +379,62 @@ impl<'a> Pool<'a> {
                     text += &format!(", validation loss {loss:.4}");
                 }
                 if let Some(tally) = results.tally() {
-                    text += &format!(", {} of {} questions right", tally.correct, tally.questions);
+                    text += &format!(", {} of {} questions correct", tally.correct, tally.questions);
                 }
                 self.board.line(&text);
                 for notice in results.notices.iter().map(ToString::to_string) {
-                    // Trials have much in common: once is enough.
+                    // Trials often give the same notice: print each once.
                     if self.noticed.insert(notice.clone()) {
                         self.board.line(&format!("  {notice}"));
                     }
                 }
             }
-            Ended::Failed(reason) => self.fail(node, reason),
-            Ended::CutOff(reason) if self.tried[node] < self.retries => {
+            AttemptOutcome::Failed(reason) => self.fail(node, reason),
+            AttemptOutcome::CutOff(reason) if self.tried[node] < self.retries => {
                 self.tried[node] += 1;
                 let pause = pause(self.tried[node]);
                 let (number, of, seconds) = (self.tried[node], self.retries, pause.as_secs());
                 let name = self.name(node);
                 self.board.line(&format!("{name}: {reason}; again in {seconds} s ({number} of {of})"));
-                self.states[node] = Doing::Open(Watch::default(), Instant::now() + pause);
+                self.states[node] = NodeState::Open(Watch::default(), Instant::now() + pause);
             }
-            Ended::CutOff(reason) => {
-                // A disk that is full takes no record either; the reason is told all the same.
+            AttemptOutcome::CutOff(reason) => {
+                // A full disk takes no record either; report the reason nevertheless.
                 let request = request_of(self.graph, node, 1)?;
                 if let Err(error) = record_end(&request, RunStatus::Failed, Some(&reason), Duration::ZERO) {
                     self.board.line(&format!("{}: {error:#}", self.name(node)));
                 }
                 self.fail(node, reason);
             }
-            Ended::Stopped | Ended::Busy => {
-                let again = Instant::now() + LOOK_EVERY;
-                self.states[node] = Doing::Open(Watch::default(), again);
+            AttemptOutcome::Stopped | AttemptOutcome::Busy => {
+                let again = Instant::now() + POLL_INTERVAL;
+                self.states[node] = NodeState::Open(Watch::default(), again);
             }
         }
         Ok(())
     }
 
-    /// Notes a failure, and that nothing which needs the stage run can be run.
+    /// Records a failure, and that the stage runs that need this one are blocked.
     fn fail(&mut self, node: usize, reason: String) {
         self.board.line(&format!("{} FAILED: {reason}", self.name(node)));
-        self.states[node] = Doing::Failed;
+        self.states[node] = NodeState::Failed;
         self.outcome.failed.push(Failure { node, reason });
         for later in node + 1..self.states.len() {
             let mut needs = self.graph.nodes[later].needs();
-            if matches!(self.states[later], Doing::Open(..))
-                && needs.any(|need| matches!(self.states[need], Doing::Failed))
+            if matches!(self.states[later], NodeState::Open(..))
+                && needs.any(|need| matches!(self.states[need], NodeState::Failed))
             {
-                self.states[later] = Doing::Failed;
+                self.states[later] = NodeState::Failed;
                 self.outcome.blocked.push(later);
             }
         }
     }
 
-    fn count(&self, is: impl Fn(&Doing) -> bool) -> usize {
-        self.states.iter().filter(|doing| is(doing)).count()
+    fn count(&self, is: impl Fn(&NodeState) -> bool) -> usize {
+        self.states.iter().filter(|state| is(state)).count()
     }
 
-    /// The stage run with the trial that it is for.
+    /// The stage with the label of its trial, or with the number of trials that share it.
     fn name(&self, node: usize) -> String {
         let node = &self.graph.nodes[node];
         match node.trials.as_slice() {
@@ -444,7 +447,7 @@ impl<'a> Pool<'a> {
     }
 }
 
-/// For each stage run the cost of the way from it to the end of the recipe.
+/// For each stage run the cost of the most expensive path from it to the end of the recipe, itself included.
 fn downstream(graph: &StageGraph) -> Vec<f64> {
     let mut weights: Vec<f64> = graph.nodes.iter().map(|node| node.weight).collect();
     for index in (0..graph.nodes.len()).rev() {
@@ -457,10 +460,10 @@ fn downstream(graph: &StageGraph) -> Vec<f64> {
     weights
 }
 
-/// What a process needs to know to work on a stage run of the plan; 0 threads are all that it finds.
+/// The request by which a process works on a stage run of the plan; `threads` = 0 means all cores that it finds.
 ///
 /// # Errors
-/// Where a configuration cannot be written down.
+/// If a configuration cannot be serialized.
 pub fn request_of(graph: &StageGraph, node: usize, threads: usize) -> Result<StageRequest> {
     let planned = &graph.nodes[node];
     let dir_of = |index: Option<usize>| -> Option<PathBuf> { Some(graph.nodes[index?].dir.clone()) };

@@ -1,10 +1,10 @@
-//! Stages that only pretend to work, for tests of what is made of them.
+//! Fake stages and helpers for tests of the executors.
 #![allow(clippy::unwrap_used)]
 
 use super::gpus::Gpus;
 use super::machine::Machine;
 use super::pool::{Launch, Outcome, Stop, execute};
-use super::worker::{Ended, work};
+use super::worker::{AttemptOutcome, work};
 use crate::config::{Stage, TrainStage, TrialConfig};
 use crate::plan::StageGraph;
 use crate::plan::testing::trial;
@@ -19,20 +19,20 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// A stage that notes that it ran, and fails or waits as told.
+/// A stage body that records its runs, and fails or waits as configured.
 #[derive(Default)]
 pub struct Fake {
-    /// What ran: stage and seed.
+    /// Stage and seed of each run.
     pub ran: Mutex<Vec<(Stage, u64)>>,
-    /// What fails.
+    /// Stage and seed that fail.
     pub fail: Option<(Stage, u64)>,
-    /// What panics.
+    /// Stage and seed that panic.
     pub panic: Option<(Stage, u64)>,
-    /// A stage for whose results there is no room the first so many times.
+    /// A stage that fails with a full disk, and how many times still.
     pub no_room: Mutex<Option<(Stage, u32)>>,
-    /// The stage that works until it is asked to stop.
+    /// A stage that works until it is asked to stop.
     pub wait_for_stop: Option<Stage>,
-    /// The step of a checkpoint that is written first.
+    /// The step of a checkpoint that each stage writes first.
     pub checkpoint: Mutex<Option<u64>>,
     /// How long each stage takes.
     pub takes: Duration,
@@ -93,15 +93,15 @@ impl StageBody for Fake {
     }
 }
 
-/// Works in this process.
+/// Works in this process instead of a child.
 impl Launch for Fake {
-    fn launch(&self, request: &StageRequest, stop: &Stop, progress: &dyn Progress) -> Ended {
+    fn launch(&self, request: &StageRequest, stop: &Stop, progress: &dyn Progress) -> AttemptOutcome {
         let asked = AtomicBool::new(false);
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !over.load(Ordering::SeqCst) {
-                    asked.fetch_or(stop.soon(), Ordering::SeqCst);
+                    asked.fetch_or(stop.is_requested(), Ordering::SeqCst);
                     std::thread::sleep(Duration::from_millis(2));
                 }
             });
@@ -120,17 +120,17 @@ impl Fake {
     }
 }
 
-/// Trials of these seeds.
+/// Trials with these seeds.
 pub fn seeds(seeds: &[u64]) -> Vec<Trial> {
     seeds.iter().map(|&seed| trial(|config| config.seed = seed)).collect()
 }
 
-/// A machine that works on two stage runs at a time.
+/// A machine with two cores that runs two stage runs at a time.
 pub fn two_cores() -> Machine {
     Machine::new(2, f64::INFINITY, Gpus::default(), Some(2), 2)
 }
 
-/// Works through a graph.
+/// Works through a graph with a fake body.
 pub fn run(graph: &StageGraph, body: &Fake) -> Outcome {
     execute(graph, two_cores(), 2, body, &Stop::default(), &Board::Silent).unwrap()
 }

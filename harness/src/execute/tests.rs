@@ -1,11 +1,11 @@
-//! The execution of the stage graph, with stages that only pretend to work.
+//! Tests of the executor with fake stages.
 #![allow(clippy::unwrap_used)]
 
 use super::gpus::{Gpu, Gpus};
 use super::machine::Machine;
 use super::pool::{Launch, Outcome, Stop, execute};
 use super::testing::{Fake, run, seeds, two_cores};
-use super::worker::{Ended, work};
+use super::worker::{AttemptOutcome, work};
 use crate::config::{Source, Stage, TrainStage};
 use crate::plan::State;
 use crate::plan::testing::{plan, trial};
@@ -73,6 +73,17 @@ fn a_stage_that_trials_share_runs_once() {
 }
 
 #[test]
+fn later_rounds_count_what_others_finished_and_nothing_twice() {
+    // Of ten stage runs two are finished and five wait for a choice.
+    let mut outcome = Outcome::default();
+    outcome.add(Outcome { ran: 3, found: 2, ..Outcome::default() }, 0, Some);
+    assert_eq!((outcome.ran, outcome.found), (3, 2));
+    // One is not needed any more, another process has finished one, and three are left.
+    outcome.add(Outcome { ran: 3, found: 2 + 3 + 1 + 1, ..Outcome::default() }, 1, Some);
+    assert_eq!((outcome.ran, outcome.found), (6, 3));
+}
+
+#[test]
 fn a_failure_takes_its_dependants_and_no_others() {
     let runs = tempfile::tempdir().unwrap();
     let trials = seeds(&[1, 2, 3]);
@@ -92,13 +103,13 @@ fn a_failure_takes_its_dependants_and_no_others() {
         [
             (Status::Done, None),
             (Status::Failed, Some("sft: loss is not finite")),
-            (Status::Failed, Some("pretrain: the program broke: index out of bounds")),
+            (Status::Failed, Some("pretrain: the program panicked: index out of bounds")),
         ]
     );
     let counts = overview(&graph).counts;
     assert_eq!((counts.done, counts.failed), (1, 2));
 
-    // What failed is tried again; what was finished is not.
+    // Failed stage runs are run again; finished ones are not.
     let repaired = Fake::default();
     assert!(run(&graph, &repaired).failed.is_empty());
     assert_eq!((repaired.count(Stage::Train(TrainStage::Pretrain)), repaired.count(Stage::Exam)), (1, 2));
@@ -120,7 +131,7 @@ fn two_drivers_do_nothing_twice() {
     assert!(plan(&trials, runs.path()).is_finished());
 }
 
-/// Notes which GPU each stage run was given, and how many were on it at most.
+/// Records which GPU each stage run was given, and the most stage runs at a time on each.
 #[derive(Default)]
 struct OnGpus {
     now: Mutex<BTreeMap<Option<String>, usize>>,
@@ -129,7 +140,7 @@ struct OnGpus {
 }
 
 impl Launch for OnGpus {
-    fn launch(&self, request: &StageRequest, stop: &Stop, progress: &dyn Progress) -> Ended {
+    fn launch(&self, request: &StageRequest, stop: &Stop, progress: &dyn Progress) -> AttemptOutcome {
         let count = {
             let mut now = self.now.lock().unwrap();
             let here = now.entry(request.gpu.clone()).or_default();
@@ -174,7 +185,7 @@ fn an_interrupted_stage_run_is_taken_over() {
     let runs = tempfile::tempdir().unwrap();
     let trials = seeds(&[1]);
     run(&plan(&trials, runs.path()), &Fake::default());
-    // As a killed process leaves it: a manifest that says running, and a claim whose owner is gone.
+    // The state that a killed process leaves: a manifest that says running, and a claim whose owner is gone.
     let graph = plan(&trials, runs.path());
     let dpo = graph.nodes.iter().find(|node| node.stage == Stage::Train(TrainStage::Dpo)).unwrap();
     let mut manifest = Manifest::read(&dpo.dir).unwrap().unwrap();
@@ -186,7 +197,7 @@ fn an_interrupted_stage_run_is_taken_over() {
     let mut owner: serde_json::Value = serde_json::from_str(held.trim()).unwrap();
     owner["process_started"] = json!(1);
     owner["heartbeat"] = json!(20);
-    // Its predecessor was killed after its end was recorded: nothing but its claim is left to clear away.
+    // Its predecessor was killed after its end was recorded: only its claim is left to remove.
     let sft =
         graph.nodes.iter().find(|node| node.stage == Stage::Train(TrainStage::Sft)).unwrap().dir.join(CLAIM);
     fs::write(&sft, owner.to_string()).unwrap();
@@ -201,7 +212,7 @@ fn an_interrupted_stage_run_is_taken_over() {
     let manifest = Manifest::read(&dpo.dir).unwrap().unwrap();
     assert_eq!((manifest.status, manifest.attempts), (RunStatus::Done, 2));
     assert!(!sft.exists());
-    // The one who was killed had shown for a minute that it lived.
+    // The heartbeat of the killed owner counts as a minute of work.
     assert!((60.0..70.0).contains(&manifest.wall_seconds), "{}", manifest.wall_seconds);
 }
 
@@ -216,7 +227,7 @@ fn a_stopped_sweep_goes_on_where_it_was() {
             while body.count(Stage::Train(TrainStage::Sft)) < 2 {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            stop.ask();
+            stop.request();
         });
         let graph = plan(&trials, runs.path());
         execute(&graph, two_cores(), 0, &body, &stop, &Board::Silent).unwrap()
@@ -249,7 +260,7 @@ fn results_that_vanished_are_made_again() {
             _ => {}
         }
     }
-    // The data is needed again for the exam's sake only.
+    // Only the exam needs the data again.
     let body = Fake::default();
     run(&plan(&trials, runs.path()), &body);
     assert_eq!(*body.ran.lock().unwrap(), [(Stage::Data, 1), (Stage::Exam, 1)]);
@@ -291,14 +302,14 @@ fn a_manifest_has_the_threads_that_worked_and_the_seeds_that_count() {
         let request = super::pool::request_of(&graph, 0, threads).unwrap();
         let request = StageRequest { config, dir: dir.clone(), ..request };
         let ended = work(&request, &Fake::default(), &AtomicBool::new(false), &Silent).unwrap();
-        assert!(matches!(ended, Ended::Done(_)), "{ended:?}");
+        assert!(matches!(ended, AttemptOutcome::Done(_)), "{ended:?}");
         Manifest::read(&dir).unwrap().unwrap()
     };
     let seed = |name: &str, seed: u64| (name.to_string(), seed);
     let found = tokenizer(3, Source::World);
     assert_eq!((found.threads, found.seeds), (3, vec![seed("trial", 7), seed("world", 3)]));
     assert_eq!(tokenizer(1, Source::Recall).seeds, [seed("trial", 7), seed("recall", 5)]);
-    // All threads that there are, and no world.
+    // 0 threads means all cores; files have no seed of their own.
     let found = tokenizer(0, Source::Files);
     assert!(found.threads > 0);
     assert_eq!(found.seeds, [seed("trial", 7)]);

@@ -1,7 +1,7 @@
-//! One stage run, worked on in one process: claim, manifest, the stage itself, manifest again.
+//! One attempt at a stage run, in one process: claim, manifest, the stage's body, manifest again.
 
 use super::gpus::short;
-use super::retry::may_pass;
+use super::retry::is_transient;
 use crate::config::{Source, TrialConfig};
 use crate::fsutil::{create_dir, remove_drafts, write_atomic};
 use crate::recipe::{StageBody, StageRequest};
@@ -22,65 +22,65 @@ use std::time::{Duration, Instant};
 /// How an attempt ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Ended {
+pub enum AttemptOutcome {
     /// The stage run is complete.
     Done(Box<Results>),
-    /// It stopped on request and can be gone on with.
+    /// It stopped on request and can be resumed.
     Stopped,
-    /// It failed, for this reason, and would fail again.
+    /// It failed for this reason and would fail again.
     Failed(String),
-    /// It was cut off, for this reason, which may be gone the next time.
+    /// It was cut off for this reason; a retry may succeed.
     CutOff(String),
-    /// Somebody else works on it.
+    /// Another process works on it.
     Busy,
 }
 
-impl Ended {
-    /// The end that an error makes.
+impl AttemptOutcome {
+    /// Classifies an error: [`AttemptOutcome::CutOff`] if a retry may succeed, [`AttemptOutcome::Failed`] otherwise.
     pub fn of(error: &Error) -> Self {
         let reason = format!("{error:#}");
-        if may_pass(error) { Ended::CutOff(reason) } else { Ended::Failed(reason) }
+        if is_transient(error) { AttemptOutcome::CutOff(reason) } else { AttemptOutcome::Failed(reason) }
     }
 }
 
-/// Works on a stage run, and records how it went.
+/// Works on a stage run and records how the attempt ended.
 ///
 /// # Errors
-/// Where the folder of the stage run cannot be read or written; what the stage itself fails with is recorded.
+/// If the folder of the stage run cannot be read or written; an error of the stage itself is recorded instead.
 pub fn work(
     request: &StageRequest,
     body: &dyn StageBody,
     stop: &AtomicBool,
     progress: &dyn Progress,
-) -> Result<Ended> {
+) -> Result<AttemptOutcome> {
     let dir = &request.dir;
     create_dir(dir)?;
     let claim = match Claim::take(dir, request.dead.as_ref())? {
         Taking::Ours(claim) => claim,
-        Taking::Busy(_) => return Ok(Ended::Busy),
+        Taking::Busy(_) => return Ok(AttemptOutcome::Busy),
     };
     let before = Manifest::read(dir)?.filter(|manifest| manifest.uuid == request.uuid);
     if let Some(before) = &before
         && before.status == RunStatus::Done
         && before.damage(dir).is_none()
     {
-        return Ok(Ended::Done(Box::new(before.results.clone())));
+        return Ok(AttemptOutcome::Done(Box::new(before.results.clone())));
     }
     remove_drafts(dir)?;
     let config = request.trial_config()?;
     write_atomic(&dir.join(CONFIG), request.config.as_bytes())?;
-    let mut manifest = begun(request, &config, before);
+    let mut manifest = new_manifest(request, &config, before);
     manifest.wall_seconds += claim.taken_over().as_secs_f64();
     manifest.write(dir)?;
 
     let (began, before) = (Instant::now(), newest_checkpoint(dir));
-    let ended = claim.while_ours(stop, || sit(request, &config, body, stop, progress));
+    let ended = claim.while_ours(stop, || run_body(request, &config, body, stop, progress));
     if claim.lost() {
-        // Somebody took over: the folder is theirs, and so is its manifest.
-        return Ok(Ended::Busy);
+        // Another process took over: the folder and its manifest are now its own.
+        return Ok(AttemptOutcome::Busy);
     }
     match &ended {
-        Ended::Done(results) => {
+        AttemptOutcome::Done(results) => {
             for notice in &results.notices {
                 tracing::warn!("{notice}");
             }
@@ -89,9 +89,15 @@ pub fn work(
             manifest.outputs = outputs(dir)?;
             manifest.end(RunStatus::Done, None, began.elapsed());
         }
-        Ended::Failed(reason) => manifest.end(RunStatus::Failed, Some(reason.clone()), began.elapsed()),
-        Ended::CutOff(reason) => manifest.end(RunStatus::Stopped, Some(reason.clone()), began.elapsed()),
-        Ended::Stopped | Ended::Busy => manifest.end(RunStatus::Stopped, None, began.elapsed()),
+        AttemptOutcome::Failed(reason) => {
+            manifest.end(RunStatus::Failed, Some(reason.clone()), began.elapsed())
+        }
+        AttemptOutcome::CutOff(reason) => {
+            manifest.end(RunStatus::Stopped, Some(reason.clone()), began.elapsed())
+        }
+        AttemptOutcome::Stopped | AttemptOutcome::Busy => {
+            manifest.end(RunStatus::Stopped, None, began.elapsed())
+        }
     }
     if manifest.status == RunStatus::Done || newest_checkpoint(dir) != before {
         manifest.idle_attempts = 0;
@@ -104,17 +110,18 @@ pub fn work(
     Ok(ended)
 }
 
-/// Records from outside how an attempt of `sat` ended that could not do so itself, or whose end is judged otherwise.
+/// Records from outside how an attempt ended that could not record it itself, or whose end is to be judged otherwise.
+/// `elapsed` is how long the attempt took.
 ///
-/// What is finished stays finished, and what somebody else works on is left to them.
+/// A finished stage run stays finished, and one that another process works on is left alone.
 ///
 /// # Errors
-/// Where the manifest cannot be read or written.
+/// If the manifest cannot be read or written.
 pub fn record_end(
     request: &StageRequest,
     status: RunStatus,
     reason: Option<&str>,
-    sat: Duration,
+    elapsed: Duration,
 ) -> Result<()> {
     let Taking::Ours(claim) = Claim::take(&request.dir, None)? else {
         return Ok(());
@@ -123,41 +130,17 @@ pub fn record_end(
     let mut manifest = match before {
         Some(manifest) if manifest.status == RunStatus::Done => return Ok(()),
         Some(manifest) => manifest,
-        // It died before it could write one.
-        None => begun(request, &request.trial_config()?, None),
+        // The attempt died before it could write one.
+        None => new_manifest(request, &request.trial_config()?, None),
     };
     let unrecorded = match manifest.status {
-        RunStatus::Running => sat.max(claim.taken_over()),
+        RunStatus::Running => elapsed.max(claim.taken_over()),
         _ => Duration::ZERO,
     };
     manifest.end(status, reason.map(Into::into), unrecorded);
     manifest.cut_off = true;
     manifest.write(&request.dir)?;
     remove_drafts(&request.dir)
-}
-
-/// Attempts in a row that came to nothing, after which another like them would as well.
-const MOST_IDLE: u32 = 3;
-
-/// Why another job like the last ones would not finish a stage run that was told to end; `None` where it may.
-///
-/// `restarts` is how often the present job was queued again: what people stopped before does not count.
-///
-/// # Errors
-/// Where the manifest cannot be read.
-pub fn hopeless(request: &StageRequest, restarts: u32) -> Result<Option<String>> {
-    let idle = Manifest::read(&request.dir)?.map_or(0, |manifest| manifest.idle_attempts);
-    if idle.min(restarts.saturating_add(1)) < MOST_IDLE {
-        return Ok(None);
-    }
-    let kept = match request.stage.training() {
-        Some(_) => "without a new checkpoint",
-        None => "and its progress cannot be kept",
-    };
-    Ok(Some(format!(
-        "the {} stage needs more than the job's time limit: it was told to end {MOST_IDLE} times before it was done, {kept}; raise slurm.time, or --sbatch=--time=...",
-        request.stage
-    )))
 }
 
 impl Manifest {
@@ -169,12 +152,12 @@ impl Manifest {
     }
 }
 
-/// The manifest of an attempt that begins.
-fn begun(request: &StageRequest, config: &TrialConfig, before: Option<Manifest>) -> Manifest {
+/// The manifest at the start of an attempt; totals continue those of `before`.
+fn new_manifest(request: &StageRequest, config: &TrialConfig, before: Option<Manifest>) -> Manifest {
     let (started, attempts, idle_attempts, wall_seconds, peak_rss_mb) = match before {
         None => (utc(now()), 0, 0, 0.0, 0.0),
         Some(before) => {
-            // Whoever runs a failed one again has changed something.
+            // Whoever reruns a failed stage run has changed something.
             let idle = if before.status == RunStatus::Failed { 0 } else { before.idle_attempts };
             (before.started, before.attempts, idle, before.wall_seconds, before.peak_rss_mb)
         }
@@ -217,22 +200,22 @@ fn begun(request: &StageRequest, config: &TrialConfig, before: Option<Manifest>)
     }
 }
 
-fn sit(
+fn run_body(
     request: &StageRequest,
     config: &TrialConfig,
     body: &dyn StageBody,
     stop: &AtomicBool,
     progress: &dyn Progress,
-) -> Ended {
+) -> AttemptOutcome {
     let run = || body.run(request, config, stop, progress);
     match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(Ok(Some(results))) => Ended::Done(Box::new(results)),
-        Ok(Ok(None)) => Ended::Stopped,
-        // An error on the way out, after somebody asked to stop, is an error all the same.
-        Ok(Err(error)) => Ended::of(&error),
+        Ok(Ok(Some(results))) => AttemptOutcome::Done(Box::new(results)),
+        Ok(Ok(None)) => AttemptOutcome::Stopped,
+        // An error after a stop was requested is still an error.
+        Ok(Err(error)) => AttemptOutcome::of(&error),
         Err(panic) => {
             stop.store(true, Ordering::SeqCst);
-            Ended::Failed(format!("the program broke: {}", panic_message(&panic)))
+            AttemptOutcome::Failed(format!("the program panicked: {}", panic_message(&panic)))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The card of a model: what it is, how to use it, what it was trained on, what it scores. Markdown.
+//! The model card in Markdown: what the model is, how to use it, what it was trained on, what it scores.
 
 use super::{Format, gguf_file};
 use crate::records::GUESSING;
@@ -10,15 +10,15 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What is recorded of a model's training.
+/// Records of a model's training.
 struct Training {
-    /// Its stage runs, the first first.
+    /// Its training stage runs, the first one first.
     stages: Vec<Manifest>,
-    /// The exams that its model sat.
+    /// The exams that the model took.
     exams: Vec<Manifest>,
 }
 
-/// The card of the model in `dir`, to lie in `out`.
+/// Returns the card of the model in `dir`, for the folder `out`.
 pub fn write(dir: &Path, out: &Path, config: &ModelConfig, format: Format, kind: &str) -> Result<String> {
     let name = out.file_name().map_or("model".into(), |name| name.to_string_lossy());
     let mut text = format!("---\n{}---\n\n# {name}\n\n", front_matter(format));
@@ -40,7 +40,7 @@ pub fn write(dir: &Path, out: &Path, config: &ModelConfig, format: Format, kind:
     };
     match training(dir)? {
         Some(training) => describe(&mut text, &training)?,
-        None => text += "\n## Training\n\nNothing is recorded beside the model that was exported.\n",
+        None => text += "\n## Training\n\nNo record was found next to the exported model.\n",
     }
     let _ = write!(text, "\n## Shape\n\n```toml\n[model]\n{}```\n", toml::to_string(config)?);
     Ok(text)
@@ -93,14 +93,15 @@ fn usage(format: Format) -> String {
     }
 }
 
-/// The records of the stage run that made the model in `dir`, of those before it, and of exams; `None` where it is of none.
+/// Reads the records of the stage run that trained the model in `dir`, of the training stages before it and of its
+/// exams; `None` if no stage run trained it.
 fn training(dir: &Path) -> Result<Option<Training>> {
     let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
     let Some(run) = dir.parent().filter(|_| dir.ends_with("model")) else { return Ok(None) };
     let Some(last) = Manifest::read(run)? else { return Ok(None) };
     let runs = run.parent().unwrap_or(run);
     let mut stages = vec![last];
-    // Each training starts from one other.
+    // Each training stage starts from at most one other.
     while let Some(before) = stages[0].inputs.iter().find(|input| input.stage.training().is_some()) {
         let folder = runs.join(format!("{}-{}", before.stage.name(), before.uuid));
         match Manifest::read(&folder)? {
@@ -111,9 +112,9 @@ fn training(dir: &Path) -> Result<Option<Training>> {
     let of = stages[stages.len() - 1].uuid;
     let mut exams = vec![];
     for folder in named(runs, "exam-") {
-        // A record that is damaged is told where its sweep is reported.
+        // Damaged records are reported with their sweep.
         let Ok(Some(exam)) = Manifest::read(&folder) else { continue };
-        // Of the model itself, not of weights on the way to it.
+        // Only exams of the final weights, not of snapshots or means.
         let is_of_it = exam.inputs.iter().any(|input| input.uuid == of) && exam.results.exam_at.is_none();
         if is_of_it && exam.status == RunStatus::Done {
             exams.push(exam);

@@ -1,8 +1,8 @@
-//! Models for other programs: folders with weights, tokenizer, settings of generation and a card that says what it is.
+//! Exports models for other programs: folders with weights, tokenizer, generation settings and a model card.
 //!
-//! A model folder flows in, a folder of another kind out. What lies where in the files of other programs, and what they
-//! compute, is in `model::weights`. *Invariant:* a folder is there whole or not at all, and what no program would compute
-//! as it is computed here is refused.
+//! A model folder flows in, a folder in another format flows out. File formats and architectures of other programs are
+//! in `model::weights`. *Invariant:* a folder is written completely or not at all, and a model that the other program
+//! would compute differently is refused.
 
 mod card;
 mod vocabulary;
@@ -17,22 +17,23 @@ use model::{ModelConfig, Weights};
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// Whose folder is written.
+/// Format of the exported folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// transformers'.
+    /// transformers.
     HuggingFace,
-    /// llama.cpp's: one file for all.
+    /// llama.cpp: one file with everything.
     Gguf(Precision),
-    /// MiniMind v1's: a state dict of PyTorch.
+    /// MiniMind v1: a PyTorch state dict.
     Pth,
 }
 
-/// Writes the model in `dir` as the new folder `out`; returns what it is there, such as `LlamaForCausalLM`.
+/// Writes the model in `dir` to the new folder `out`; returns its class there, such as `LlamaForCausalLM`, and its
+/// size.
 ///
 /// # Errors
-/// Where the model or its tokenizer cannot be read, something is at `out`, or the other program does not compute what
-/// the model computes.
+/// If the model or its tokenizer cannot be read, something exists at `out`, or the other program cannot compute the
+/// model.
 pub fn export(dir: &Path, tokenizer: &Path, format: Format, out: &Path) -> Result<Exported> {
     let (config, weights) = model::folder::read(dir)?;
     let tokenizer = Tokenizer::load(tokenizer)?;
@@ -64,7 +65,7 @@ pub fn export(dir: &Path, tokenizer: &Path, format: Format, out: &Path) -> Resul
                 }
             }
             if !matches!(format, Format::Gguf(_)) {
-                tokenizer.save(draft)?; // llama.cpp's is in its file
+                tokenizer.save(draft)?; // a GGUF file contains it
             }
             json("generation_config.json", &generation(ends))?;
             write_atomic(&draft.join("README.md"), card.as_bytes())
@@ -73,16 +74,16 @@ pub fn export(dir: &Path, tokenizer: &Path, format: Format, out: &Path) -> Resul
     Ok(Exported { kind, params: config.params() as u64 })
 }
 
-/// What was written.
+/// Result of an export.
 #[derive(Debug)]
 pub struct Exported {
-    /// What the other program calls such a model.
+    /// Name of the model's class in the other program.
     pub kind: String,
-    /// Its weights.
+    /// Number of parameters.
     pub params: u64,
 }
 
-/// What the other program calls such a model; an error where it has none.
+/// Returns the name of the model's class in the other program; an error if it has none.
 fn kind(format: Format, config: &ModelConfig) -> Result<String> {
     Ok(match format {
         Format::HuggingFace => Architecture::of(config)?.class().into(),
@@ -91,12 +92,12 @@ fn kind(format: Format, config: &ModelConfig) -> Result<String> {
     })
 }
 
-/// The name of the one file for llama.cpp.
+/// Returns the name of the GGUF file.
 fn gguf_file(precision: Precision) -> String {
     format!("model-{}.gguf", precision.name())
 }
 
-/// `generation_config.json`: the settings of `mindscale generate`.
+/// Returns `generation_config.json`: the default sampling settings of `mindscale generate`.
 fn generation(ends: Ends) -> Value {
     json!({
         "bos_token_id": ends.bos,
@@ -107,10 +108,10 @@ fn generation(ends: Ends) -> Value {
     })
 }
 
-/// Writes a model folder of ours that is there whole or not at all.
+/// Writes a model folder in our format, completely or not at all.
 ///
 /// # Errors
-/// Where something is at `out`, the tokenizer cannot be read or a file cannot be written.
+/// If something exists at `out`, the tokenizer cannot be read or a file cannot be written.
 pub fn import(config: &ModelConfig, weights: Weights, tokenizer: &Path, out: &Path) -> Result<Tokenizer> {
     let tokenizer = Tokenizer::load(tokenizer)?;
     let bytes = model::weights::write_safetensors(&weights.layout, &weights.flat)?;

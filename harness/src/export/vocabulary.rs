@@ -1,14 +1,15 @@
-//! A tokenizer as llama.cpp has it: byte-level BPE, whose entries, merges and control tokens stand in a GGUF file.
+//! A tokenizer in llama.cpp's form: byte-level BPE, with entries, merges and control tokens stored in a GGUF file.
 
 use crate::data::Tokenizer;
 use anyhow::{Context, Result, bail, ensure};
 use model::weights::gguf::{TokenKind, Vocabulary};
 use serde_json::Value;
 
-/// The tokenizer of a model with `entries` entries; `llama-vocab.cpp` cuts text by its rule `gpt-2` as we do.
+/// Converts the tokenizer of a model with `entries` entries; the pre-tokenizer `gpt-2` of `llama-vocab.cpp` splits text
+/// as ours does.
 ///
 /// # Errors
-/// Where it is none that llama.cpp has, with the reason.
+/// If llama.cpp has no such tokenizer, with the reason.
 pub fn of(tokenizer: &Tokenizer, entries: usize) -> Result<Vocabulary> {
     let json: Value = serde_json::from_str(&tokenizer.json()?)?;
     if let Some(problem) = problem(&json) {
@@ -31,7 +32,7 @@ pub fn of(tokenizer: &Tokenizer, entries: usize) -> Result<Vocabulary> {
     }
     let unused = |id: usize| (format!("[PAD{id}]"), TokenKind::Unused);
     let merges = json["model"]["merges"].as_array().into_iter().flatten().map(merge);
-    let merges = merges.collect::<Option<Vec<String>>>().context("a merge of the tokenizer is no pair")?;
+    let merges = merges.collect::<Option<Vec<String>>>().context("a merge of the tokenizer is not a pair")?;
     ensure!(!merges.is_empty(), "llama.cpp has no tokenizer without merges; --to hf keeps it as it is");
     Ok(Vocabulary {
         tokens: tokens
@@ -47,7 +48,7 @@ pub fn of(tokenizer: &Tokenizer, entries: usize) -> Result<Vocabulary> {
     })
 }
 
-/// A pair as `a b`, however it is written.
+/// Formats a merge as `a b`, from either of its two notations.
 fn merge(pair: &Value) -> Option<String> {
     match pair {
         Value::String(pair) => Some(pair.clone()),
@@ -59,7 +60,7 @@ fn merge(pair: &Value) -> Option<String> {
     }
 }
 
-/// What a tokenizer does otherwise than byte-level BPE of GPT-2's kind.
+/// Returns how a tokenizer differs from GPT-2's byte-level BPE, if it does.
 fn problem(json: &Value) -> Option<String> {
     let is_null = |value: &Value| value.is_null();
     let (model, cut) = (&json["model"], &json["pre_tokenizer"]);
@@ -96,7 +97,7 @@ mod tests {
         assert_eq!(vocabulary.tokens[more - 1], (format!("[PAD{}]", more - 1), TokenKind::Unused));
         assert_eq!((vocabulary.bos, vocabulary.eos), (Some(1), Some(2)));
         assert!(vocabulary.chat_template.unwrap().contains("<s>assistant"));
-        // Each merge makes an entry.
+        // Each merge creates an entry.
         for pair in &vocabulary.merges {
             let (a, b) = pair.split_once(' ').unwrap();
             assert!(vocabulary.tokens.iter().any(|(token, _)| *token == [a, b].concat()), "{pair}");

@@ -1,6 +1,6 @@
-//! Files that come whole or go on: a part is kept until its digest has been checked.
+//! Resumable downloads: a partial file is kept until its digest has been checked.
 //!
-//! *Invariant:* a file has its final name only once its size and its digest are those that the hub told.
+//! *Invariant:* a file gets its final name only once its size and digest match those reported by the hub.
 
 use super::hub::{Digest, Entry, Hub, Repo, Trouble, Waits};
 use crate::fsutil::hex;
@@ -14,35 +14,35 @@ use std::path::{Path, PathBuf};
 use ureq::http::StatusCode;
 use ureq::http::header::CONTENT_RANGE;
 
-/// Bytes that are read at a time.
+/// Bytes read at a time.
 const CHUNK: usize = 1 << 16;
 
-/// A folder of files that are complete, and of parts of others, each by its digest.
+/// A folder of complete and partial files, each named by its digest.
 pub struct Store<'a> {
-    /// Where they come from.
+    /// Hub that the files come from.
     pub hub: &'a Hub,
-    /// Whose files they are.
+    /// Repository of the files.
     pub repo: &'a Repo,
-    /// Of which state.
+    /// Commit of the files.
     pub commit: &'a str,
-    /// The folder.
+    /// Path of the folder.
     pub dir: &'a Path,
 }
 
 impl Store<'_> {
-    /// Asks for what the hub's list does not tell of a file.
+    /// Requests the size and digest of a file if the hub's list lacks them.
     pub fn complete(&self, entry: &mut Entry) -> Result<()> {
         let mut waits = self.hub.waits();
         while entry.size.is_none() || entry.digest.is_none() {
             match self.hub.describe(self.repo, self.commit, entry) {
                 Ok(()) => break,
-                Err(trouble) => self.bear(trouble, &mut waits, &entry.path)?,
+                Err(trouble) => self.wait_or_fail(trouble, &mut waits, &entry.path)?,
             }
         }
         Ok(())
     }
 
-    /// Where a file is once it is complete. Content without a digest has its name by where it comes from.
+    /// Returns the path of a complete file: by its digest, or by its origin if the hub reports none.
     pub fn place(&self, entry: &Entry) -> PathBuf {
         self.dir.join(match &entry.digest {
             Some(digest) => digest.digits().to_owned(),
@@ -57,16 +57,16 @@ impl Store<'_> {
         self.place(entry).with_extension("part")
     }
 
-    /// Bytes of a file that are here.
+    /// Returns the number of bytes of a file that are already here.
     pub fn present(&self, entry: &Entry) -> u64 {
         let length = |path: PathBuf| fs::metadata(path).ok().map(|about| about.len());
         length(self.place(entry)).or_else(|| length(self.part(entry))).unwrap_or(0)
     }
 
-    /// Makes a file complete, and gives its place; `tell` hears how many bytes of it are here.
+    /// Completes a file and returns its path; `tell` is given the number of bytes that are here.
     ///
     /// # Errors
-    /// Where the hub does not give it, its digest is another, or the disk is full.
+    /// If the hub does not provide it, its digest differs, or the disk is full.
     pub fn fetch(&self, entry: &Entry, tell: &mut dyn FnMut(u64)) -> Result<PathBuf> {
         let (place, part) = (self.place(entry), self.part(entry));
         if place.is_file() {
@@ -82,16 +82,16 @@ impl Store<'_> {
             let address = self.hub.address(self.repo, self.commit, &entry.path);
             ensure!(
                 is_old,
-                "{address}: {problem}; nothing of it is kept: run the command again, and look at HF_ENDPOINT where this happens twice"
+                "{address}: {problem}; the download is discarded; run the command again, and check HF_ENDPOINT if this happens twice"
             );
-            tracing::warn!("{address}: {problem}, behind a part that an earlier fetch left; beginning anew");
+            tracing::warn!("{address}: {problem}, after resuming a partial download; starting over");
             is_old = false;
         }
         rename(&part, &place)?;
         Ok(place)
     }
 
-    /// Copies a file out of the cache of Hugging Face's own programs, which name contents by their digests too.
+    /// Copies a file from the cache of Hugging Face's own programs, which also name contents by digest.
     fn take_from_cache(&self, entry: &Entry, part: &Path) -> bool {
         let (Some(cache), Some(digest)) = (&self.hub.cache, &entry.digest) else { return false };
         let folder = format!("{}--{}", self.repo.kind.plural(), self.repo.name.replace('/', "--"));
@@ -101,7 +101,7 @@ impl Store<'_> {
             && fs::copy(&known, part).is_ok()
     }
 
-    /// What is wrong with a file that has come to its end.
+    /// Returns what is wrong with a complete download, if anything.
     fn problem(&self, entry: &Entry, part: &Path) -> Result<Option<String>> {
         let length = fs::metadata(part).with_context(|| format!("{}: cannot be read", part.display()))?.len();
         if let Some(size) = entry.size.filter(|&size| size != length) {
@@ -129,31 +129,31 @@ impl Store<'_> {
             if entry.size.is_some_and(|size| size == length(part) && size > 0) {
                 return Ok(());
             }
-            match self.go_on(entry, part, tell)? {
+            match self.resume(entry, part, tell)? {
                 Ok(()) => return Ok(()),
                 Err(trouble) => {
                     if length(part) > before {
                         waits = self.hub.waits();
                     }
-                    self.bear(trouble, &mut waits, &entry.path)?;
+                    self.wait_or_fail(trouble, &mut waits, &entry.path)?;
                 }
             }
         }
     }
 
-    /// Waits where that may help.
-    fn bear(&self, trouble: Trouble, waits: &mut Waits, path: &str) -> Result<()> {
+    /// Waits if another attempt may succeed; otherwise returns the error.
+    fn wait_or_fail(&self, trouble: Trouble, waits: &mut Waits, path: &str) -> Result<()> {
         let (why, wanted) = match trouble {
             Trouble::Refused(error) => return Err(error),
             Trouble::Network(why) => (why, None),
             Trouble::Busy(why, wanted) => (why, wanted),
-            Trouble::Beyond => ("the part that is here is longer than the file".into(), None),
+            Trouble::Beyond => ("the partial download is longer than the file".into(), None),
         };
         waits.wait(&format!("{path}: {why}"), wanted)
     }
 
-    /// Reads on from where the part ends; the outer error is one of the disk.
-    fn go_on(&self, entry: &Entry, part: &Path, tell: &mut dyn FnMut(u64)) -> Result<Result<(), Trouble>> {
+    /// Resumes from the end of the partial file; the outer error is one of the disk.
+    fn resume(&self, entry: &Entry, part: &Path, tell: &mut dyn FnMut(u64)) -> Result<Result<(), Trouble>> {
         let from = length(part);
         let mut answer = match self.hub.open(self.repo, self.commit, &entry.path, from) {
             Ok(answer) => answer,
@@ -166,18 +166,18 @@ impl Store<'_> {
         };
         let begins_at = |range: &str| range.strip_prefix("bytes ")?.split('-').next()?.parse::<u64>().ok();
         let range = answer.response.headers().get(CONTENT_RANGE).and_then(|range| range.to_str().ok());
-        // A server that knows no ranges sends all of it again.
-        let goes_on = answer.response.status() == StatusCode::PARTIAL_CONTENT
+        // A server without support for ranges sends the whole file again.
+        let is_resumed = answer.response.status() == StatusCode::PARTIAL_CONTENT
             && range.and_then(begins_at) == Some(from);
         let written = || format!("{}: cannot be written", part.display());
         let mut file = OpenOptions::new()
             .create(true)
-            .append(goes_on)
+            .append(is_resumed)
             .write(true)
-            .truncate(!goes_on)
+            .truncate(!is_resumed)
             .open(part)
             .with_context(written)?;
-        let mut here = if goes_on { from } else { 0 };
+        let mut here = if is_resumed { from } else { 0 };
         let mut body = answer.response.body_mut().as_reader();
         let mut buffer = vec![0; CHUNK];
         loop {
@@ -204,18 +204,18 @@ impl Store<'_> {
 fn disk_is_full(error: io::Error) -> anyhow::Error {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            anyhow::anyhow!("the disk is full; make room, and run the command again to go on")
+            anyhow::anyhow!("the disk is full; free some space, and run the command again to resume")
         }
         _ => error.into(),
     }
 }
 
-/// Fails before anything is downloaded where `needed` more bytes do not fit beside `dir`.
+/// Fails before anything is downloaded if `needed` more bytes do not fit on the disk of `dir`.
 pub fn check_room(dir: &Path, needed: u64) -> Result<()> {
     let free = fs4::available_space(dir).unwrap_or(u64::MAX);
     ensure!(
         needed <= free,
-        "{}: {} are free, expected {} more; make room, or name another place with --out",
+        "{}: {} are free, expected {} more; free some space, or choose another folder with --out",
         dir.display(),
         size(free),
         size(needed)
@@ -236,13 +236,13 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Gives a file another place on the same file system.
+/// Moves a file within a file system.
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).with_context(|| format!("{}: cannot be written", to.display()))
 }
 
-/// Holds a folder of parts for itself, as long as the file is open.
-pub fn hold(dir: &Path) -> Result<File> {
+/// Locks a folder of parts as long as the returned file is open.
+pub fn lock(dir: &Path) -> Result<File> {
     let path = dir.join("lock");
     let file = File::create(&path).with_context(|| format!("{}: cannot be written", path.display()))?;
     ensure!(

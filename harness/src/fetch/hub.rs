@@ -1,6 +1,6 @@
-//! The hub's protocol: what a repository holds, and the content of its files.
+//! The hub's protocol: the files of a repository, and their content.
 //!
-//! *Invariant:* the token goes to the scheme, host and port of the endpoint only, and into no message.
+//! *Invariant:* the token is sent only to the scheme, host and port of the endpoint, and appears in no message.
 
 use crate::fsutil::{hex, sha256};
 use crate::net::{agent, retry_after, trouble};
@@ -15,30 +15,30 @@ use ureq::http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, ETAG, L
 use ureq::http::{HeaderMap, Method, Request, Response, Uri};
 use ureq::{Agent, Body};
 
-/// Where the hub is, unless HF_ENDPOINT says otherwise.
+/// Endpoint of the hub, unless HF_ENDPOINT overrides it.
 const ENDPOINT: &str = "https://huggingface.co";
 
-/// An answer that stays away so long does not come.
+/// Maximum wait for the next bytes of a response.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// A file may be redirected so often.
+/// Maximum number of redirects of a request.
 const MOST_REDIRECTS: usize = 8;
 
-/// The largest list of files that is read, in bytes.
+/// Maximum size of a list of files, in bytes.
 const LARGEST_LIST: u64 = 64 << 20;
 
-/// What a repository is of.
+/// Kind of a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// Weights, settings, a tokenizer.
+    /// Weights, configuration, a tokenizer.
     Model,
-    /// Rows to train on, or questions.
+    /// Training data or questions.
     Dataset,
 }
 
 impl Kind {
-    /// As in the addresses of the hub.
+    /// Returns the word used in the hub's URLs.
     pub fn plural(self) -> &'static str {
         match self {
             Kind::Model => "models",
@@ -47,38 +47,38 @@ impl Kind {
     }
 }
 
-/// A repository at one of its states.
+/// A repository at a revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repo {
-    /// What it is of.
+    /// Kind of the repository.
     pub kind: Kind,
     /// `OWNER/NAME`.
     pub name: String,
-    /// A branch, a tag or a commit.
+    /// Branch, tag or commit.
     pub revision: String,
 }
 
-/// What a repository holds.
+/// Files of a repository.
 #[derive(Debug, Clone)]
 pub struct Listing {
-    /// The commit that the revision is at.
+    /// Commit that the revision points to.
     pub commit: String,
-    /// Its files.
+    /// All files of that commit.
     pub files: Vec<Entry>,
 }
 
 /// A file of a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its path inside the repository, with `/` between folders.
+    /// Path inside the repository, with `/` between folders.
     pub path: String,
-    /// Bytes, where the hub tells.
+    /// Size in bytes, if the hub reports it.
     pub size: Option<u64>,
-    /// The digest of its content, where the hub tells.
+    /// Digest of the content, if the hub reports it.
     pub digest: Option<Digest>,
 }
 
-/// What tells one content from another: of large files the SHA-256, of those in git itself the SHA-1 of the blob.
+/// Digest that identifies a content: SHA-256 for large files, SHA-1 of the git blob for files stored in git itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Digest {
@@ -89,7 +89,7 @@ pub enum Digest {
 }
 
 impl Digest {
-    /// What an ETag of the hub says: 64 hexadecimal digits are SHA-256, 40 are git's.
+    /// Parses an ETag of the hub: 64 hexadecimal digits are SHA-256, 40 are git's SHA-1.
     pub fn of_etag(etag: &str) -> Option<Self> {
         let etag = etag.trim_start_matches("W/").trim_matches('"').to_ascii_lowercase();
         let is_hex = etag.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -100,16 +100,16 @@ impl Digest {
         }
     }
 
-    /// The digits.
+    /// Returns the hexadecimal digits.
     pub fn digits(&self) -> &str {
         let (Digest::Sha256(digits) | Digest::Git(digits)) = self;
         digits
     }
 
-    /// The same of a file.
+    /// Computes the digest of a file, of the same kind as this one.
     ///
     /// # Errors
-    /// Where it cannot be read.
+    /// If the file cannot be read.
     pub fn of_file(&self, path: &Path) -> Result<Self> {
         match self {
             Digest::Sha256(_) => sha256(path).map(Digest::Sha256),
@@ -140,42 +140,42 @@ impl io::Write for GitHasher {
     }
 }
 
-/// Why the hub gave nothing.
+/// Why a request to the hub failed.
 pub enum Trouble {
-    /// No connection, or one that broke; the text has no address.
+    /// No connection, or an interrupted one; the text does not contain the address.
     Network(String),
-    /// It has no time now: why, and how long it wants to be left alone.
+    /// The hub is busy: why, and the wait that it asks for.
     Busy(String, Option<Duration>),
-    /// A file does not reach as far as the byte that was asked for.
+    /// The requested range begins beyond the end of the file.
     Beyond,
-    /// It will not give it, however often it is asked.
+    /// Refused for good; another attempt would not help.
     Refused(Error),
 }
 
-/// There is no such repository, revision or file, or it is hidden from who asks.
+/// No such repository, revision or file, or no permission to see it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Missing(String);
 
-/// An answer whose redirects have been followed.
+/// A response after following all redirects.
 pub struct Answer {
-    /// What the hub itself said of the file.
-    told: HeaderMap,
-    /// What came from where the content is.
+    /// Headers from the endpoint itself.
+    hub_headers: HeaderMap,
+    /// Response with the content.
     pub response: Response<Body>,
 }
 
 impl Answer {
-    /// The digest of the file's content.
+    /// Returns the digest of the file's content, if the headers report it.
     fn digest(&self) -> Option<Digest> {
         let own = || self.response.headers().get(ETAG);
-        let etag = self.told.get("x-linked-etag").or_else(own)?;
+        let etag = self.hub_headers.get("x-linked-etag").or_else(own)?;
         Digest::of_etag(etag.to_str().ok()?)
     }
 
     fn size(&self) -> Option<u64> {
         let own = || self.response.headers().get(CONTENT_LENGTH);
-        self.told.get("x-linked-size").or_else(own)?.to_str().ok()?.parse().ok()
+        self.hub_headers.get("x-linked-size").or_else(own)?.to_str().ok()?.parse().ok()
     }
 }
 
@@ -184,17 +184,17 @@ pub struct Hub {
     endpoint: Uri,
     token: Option<String>,
     agent: Agent,
-    /// The cache that Hugging Face's own programs keep, where there is one.
+    /// Cache of Hugging Face's own programs, if there is one.
     pub cache: Option<PathBuf>,
-    /// The first wait before something is tried again; it doubles from then on.
+    /// Wait before the second attempt; each later wait is twice as long.
     pub pause: Duration,
 }
 
 impl Hub {
-    /// As HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH, HF_HOME and HF_HUB_CACHE say.
+    /// Configures the hub by HF_ENDPOINT, HF_TOKEN, HF_TOKEN_PATH, HF_HOME and HF_HUB_CACHE.
     ///
     /// # Errors
-    /// Where one of them makes no sense.
+    /// If HF_ENDPOINT or the token is malformed.
     pub fn from_env() -> Result<Self> {
         let set = |name: &str| env::var(name).ok().filter(|value| !value.trim().is_empty());
         let under = |folder: PathBuf, rest: &str| folder.join(rest);
@@ -209,10 +209,10 @@ impl Hub {
         Ok(Self { cache, ..Self::new(&set("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.into()), token)? })
     }
 
-    /// The hub at an address, asked in the name of whom a token belongs to.
+    /// Configures the hub at an address, with an optional token.
     ///
     /// # Errors
-    /// Where the address is none of HTTP, or the token cannot be one.
+    /// If the address is not an HTTP URL, or the token contains characters that no token has.
     pub fn new(endpoint: &str, token: Option<String>) -> Result<Self> {
         let expected = || format!("HF_ENDPOINT = {endpoint:?}: expected an address such as {ENDPOINT}");
         let endpoint: Uri = endpoint.trim().trim_end_matches('/').parse().with_context(expected)?;
@@ -220,19 +220,22 @@ impl Hub {
         ensure!(is_http && endpoint.host().is_some() && endpoint.query().is_none(), expected());
         let token = token.map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
         let is_plain = |token: &String| token.bytes().all(|byte| byte.is_ascii_graphic());
-        ensure!(token.as_ref().is_none_or(is_plain), "HF_TOKEN: holds what no token has, such as a space");
+        ensure!(
+            token.as_ref().is_none_or(is_plain),
+            "HF_TOKEN: contains characters that no token has, such as a space"
+        );
         Ok(Self { endpoint, token, agent: agent(SILENCE), cache: None, pause: Duration::from_secs(1) })
     }
 
-    /// The endpoint without a `/` at its end.
+    /// Returns the endpoint without a trailing `/`.
     fn base(&self) -> String {
         self.endpoint.to_string().trim_end_matches('/').to_owned()
     }
 
-    /// What a repository holds.
+    /// Lists the files of a repository.
     ///
     /// # Errors
-    /// [`Missing`] where there is no such repository, or it is hidden; other errors where the hub cannot be asked.
+    /// [`Missing`] if the repository does not exist or is hidden; other errors if the hub cannot be reached.
     pub fn list(&self, repo: &Repo) -> Result<Listing> {
         let (plural, name, revision) = (repo.kind.plural(), &repo.name, escaped(&repo.revision, false));
         let url = format!("{}/api/{plural}/{name}/revision/{revision}?blobs=true", self.base());
@@ -242,10 +245,10 @@ impl Hub {
                 Ok(answer) => break answer,
                 Err(Trouble::Refused(error)) => return Err(error),
                 Err(Trouble::Busy(why, wanted)) => waits.wait(&why, wanted).with_context(|| url.clone())?,
-                Err(Trouble::Beyond) => bail!("{url}: 416, though all of it was asked for"),
+                Err(Trouble::Beyond) => bail!("{url}: status 416 to a request for the whole file"),
                 Err(Trouble::Network(why)) => {
                     bail!(
-                        "{}: {why}; where this address cannot be reached, set HF_ENDPOINT to a mirror such as https://hf-mirror.com, or HTTPS_PROXY to the proxy that leads out",
+                        "{}: {why}; if this address cannot be reached, set HF_ENDPOINT to a mirror such as https://hf-mirror.com, or HTTPS_PROXY to your proxy",
                         self.base()
                     )
                 }
@@ -253,14 +256,14 @@ impl Hub {
         };
         let body = answer.response.body_mut().with_config().limit(LARGEST_LIST).read_to_vec();
         let body = body.map_err(|error| anyhow!("{url}: {}", trouble(&error)))?;
-        let told: Told = serde_json::from_slice(&body)
-            .with_context(|| format!("{url}: is no list of files; is HF_ENDPOINT a mirror of the hub?"))?;
+        let info: RevisionInfo = serde_json::from_slice(&body)
+            .with_context(|| format!("{url}: is not a list of files; is HF_ENDPOINT a mirror of the hub?"))?;
         let is_commit = |sha: &String| sha.len() == 40 && sha.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let commit = told.sha.filter(is_commit).unwrap_or_else(|| repo.revision.clone());
-        Ok(Listing { commit, files: told.siblings.into_iter().map(Entry::from).collect() })
+        let commit = info.sha.filter(is_commit).unwrap_or_else(|| repo.revision.clone());
+        Ok(Listing { commit, files: info.siblings.into_iter().map(Entry::from).collect() })
     }
 
-    /// Asks the hub for what its list left out of a file: size and digest.
+    /// Requests the size and digest of a file if the hub's list lacks them.
     pub(super) fn describe(&self, repo: &Repo, commit: &str, entry: &mut Entry) -> Result<(), Trouble> {
         let answer = self.ask(&Method::HEAD, &self.address(repo, commit, &entry.path), 0, repo)?;
         entry.size = entry.size.or_else(|| answer.size());
@@ -268,12 +271,12 @@ impl Hub {
         Ok(())
     }
 
-    /// The content of a file from a byte on; the answer may be all of it nevertheless.
+    /// Requests the content of a file from a byte offset; the response may contain the whole file nevertheless.
     pub(super) fn open(&self, repo: &Repo, commit: &str, path: &str, from: u64) -> Result<Answer, Trouble> {
         self.ask(&Method::GET, &self.address(repo, commit, path), from, repo)
     }
 
-    /// Where a file of a commit is.
+    /// Returns the URL of a file at a commit.
     pub fn address(&self, repo: &Repo, commit: &str, path: &str) -> String {
         let datasets = if repo.kind == Kind::Dataset { "datasets/" } else { "" };
         let (commit, path) = (escaped(commit, false), escaped(path, true));
@@ -282,8 +285,8 @@ impl Hub {
 
     fn ask(&self, method: &Method, url: &str, from: u64, repo: &Repo) -> Result<Answer, Trouble> {
         let refused = |why: String| Trouble::Refused(anyhow!("{url}: {why}"));
-        let mut at: Uri = url.parse().map_err(|error| refused(format!("is no address: {error}")))?;
-        let mut told = HeaderMap::new();
+        let mut at: Uri = url.parse().map_err(|error| refused(format!("is not a valid URL: {error}")))?;
+        let mut hub_headers = HeaderMap::new();
         for _ in 0..=MOST_REDIRECTS {
             let mut request = Request::builder().method(method).uri(at.clone());
             request = request.header(ACCEPT_ENCODING, "identity");
@@ -297,22 +300,22 @@ impl Hub {
             let request = request.body(()).map_err(|error| refused(error.to_string()))?;
             let response = self.agent.run(request).map_err(|error| Trouble::Network(trouble(&error)))?;
             if is_home {
-                told.extend(response.headers().clone());
+                hub_headers.extend(response.headers().clone());
             }
             if !response.status().is_redirection() {
                 return match response.status().is_success() {
-                    true => Ok(Answer { told, response }),
+                    true => Ok(Answer { hub_headers, response }),
                     false => Err(self.problem(url, response, repo)),
                 };
             }
             let to = response.headers().get(LOCATION).and_then(|to| to.to_str().ok()).unwrap_or_default();
-            at =
-                redirected(&at, to).ok_or_else(|| refused(format!("is redirected to {to:?}, no address")))?;
+            at = redirected(&at, to)
+                .ok_or_else(|| refused(format!("is redirected to {to:?}, which is not a valid URL")))?;
         }
         Err(refused(format!("is redirected more than {MOST_REDIRECTS} times")))
     }
 
-    /// What an answer without content means.
+    /// Interprets a response with an error status.
     fn problem(&self, url: &str, mut response: Response<Body>, repo: &Repo) -> Trouble {
         let status = response.status().as_u16();
         let header = |name: &str| response.headers().get(name).and_then(|text| text.to_str().ok());
@@ -329,19 +332,19 @@ impl Hub {
                 "a gated repository: accept its terms at {page} with the account that HF_TOKEN belongs to"
             )),
             401 | 403 if is_known => missing(format!(
-                "the token does not open it: there is no such repository, or it is private or gated; see {page}, and {base}/settings/tokens for a token with read access"
+                "the token gives no access: there is no such repository, or it is private or gated; see {page}, and {base}/settings/tokens for a token with read access"
             )),
             401 | 403 => missing(format!(
                 "there is no such repository, or it is private or gated: accept its terms at {page} and set HF_TOKEN to a token with read access from {base}/settings/tokens"
             )),
             404 if code == "RevisionNotFound" => {
-                missing(format!("there is no revision {}; {page}/commits has them", repo.revision))
+                missing(format!("there is no revision {}; see {page}/commits", repo.revision))
             }
             404 => missing("there is no such repository or file; expected OWNER/NAME as on the hub".into()),
             416 => Trouble::Beyond,
             408 | 429 | 500..=599 => {
                 let why = match status {
-                    429 => "the hub asks to come less often (429)".to_owned(),
+                    429 => "the hub limits the request rate (429)".to_owned(),
                     _ => format!("the hub answers {status}"),
                 };
                 Trouble::Busy(why + &said, wait)
@@ -354,34 +357,34 @@ impl Hub {
         }
     }
 
-    /// Waits between tries of one thing.
+    /// Returns a new backoff for the attempts of one request.
     pub fn waits(&self) -> Waits {
         Waits { next: self.pause, left: Waits::TRIES }
     }
 }
 
-/// How long to wait before something is tried again, and whether.
+/// Backoff between attempts: how long to wait, and how often.
 pub struct Waits {
     next: Duration,
     left: u32,
 }
 
 impl Waits {
-    /// So often in vain, and it is given up.
+    /// Maximum number of waits.
     const TRIES: u32 = 5;
 
-    /// A longer wait is left to the user.
+    /// Maximum wait; if the hub asks for a longer one, it is left to the user.
     const LONGEST: Duration = Duration::from_secs(600);
 
-    /// Waits as long as the hub wants, or twice as long as the last time.
+    /// Waits as long as the hub asks for, otherwise twice as long as the last time.
     ///
     /// # Errors
-    /// After too many waits, and where it wants too long a wait: then with the reason `why`.
+    /// After too many waits, and if the hub asks for too long a wait; the error contains the reason `why`.
     pub fn wait(&mut self, why: &str, wanted: Option<Duration>) -> Result<()> {
         let time = wanted.unwrap_or(self.next);
         let shown = crate::track::time(time.as_secs_f64());
-        ensure!(time <= Self::LONGEST, "{why} and to wait {shown}; run the command again then");
-        ensure!(self.left > 0, "{why}, {} times; run the command again to go on", Self::TRIES + 1);
+        ensure!(time <= Self::LONGEST, "{why} and asks to wait {shown}; run the command again then");
+        ensure!(self.left > 0, "{why}, {} times; run the command again to resume", Self::TRIES + 1);
         self.left -= 1;
         self.next *= 2;
         tracing::warn!("{why}; trying again in {shown}");
@@ -390,9 +393,9 @@ impl Waits {
     }
 }
 
-/// The JSON of `/api/models/OWNER/NAME/revision/REVISION?blobs=true`, as far as it is read.
+/// JSON of `/api/models/OWNER/NAME/revision/REVISION?blobs=true`, as far as it is used.
 #[derive(Deserialize)]
-struct Told {
+struct RevisionInfo {
     sha: Option<String>,
     siblings: Vec<Sibling>,
 }
@@ -413,24 +416,24 @@ struct Lfs {
 }
 
 impl From<Sibling> for Entry {
-    fn from(told: Sibling) -> Self {
-        // The blob of a large file is its pointer, which says nothing of the content.
-        let (size, digest) = match told.lfs {
-            Some(lfs) => (lfs.size.or(told.size), lfs.sha256),
-            None => (told.size, told.blob_id),
+    fn from(sibling: Sibling) -> Self {
+        // The blob of a large file is its LFS pointer, whose digest is not that of the content.
+        let (size, digest) = match sibling.lfs {
+            Some(lfs) => (lfs.size.or(sibling.size), lfs.sha256),
+            None => (sibling.size, sibling.blob_id),
         };
-        Self { path: told.rfilename, size, digest: digest.and_then(|digits| Digest::of_etag(&digits)) }
+        Self { path: sibling.rfilename, size, digest: digest.and_then(|digits| Digest::of_etag(&digits)) }
     }
 }
 
-/// Whether two addresses have scheme, host and port in common.
+/// Returns whether two URLs have the same scheme, host and port.
 fn is_same_place(a: &Uri, b: &Uri) -> bool {
     let port = |uri: &Uri| uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
     let host = |uri: &Uri| uri.host().map(str::to_ascii_lowercase);
     a.scheme_str() == b.scheme_str() && host(a) == host(b) && port(a) == port(b)
 }
 
-/// Where a `Location` leads from an address; `None` where it is none of HTTP.
+/// Resolves a `Location` header against a URL; `None` if the result is not an HTTP URL.
 fn redirected(from: &Uri, to: &str) -> Option<Uri> {
     let (scheme, authority) = (from.scheme_str()?, from.authority()?);
     let whole = match to {
@@ -442,7 +445,7 @@ fn redirected(from: &Uri, to: &str) -> Option<Uri> {
     (matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some()).then_some(uri)
 }
 
-/// Text as it stands in an address (RFC 3986, 2.3); of a path the `/` stay.
+/// Percent-encodes text for a URL (RFC 3986, 2.3); a path keeps its `/`.
 fn escaped(text: &str, is_path: bool) -> String {
     let is_plain =
         |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || is_path && byte == b'/';
@@ -476,9 +479,9 @@ mod tests {
         for (etag, digest) in
             [(format!("\"{git}\""), Digest::Git(git.into())), (sha.into(), Digest::Sha256(sha.into()))]
         {
-            let told = Digest::of_etag(&etag).unwrap();
-            assert_eq!(told, digest);
-            assert_eq!(told.of_file(&path).unwrap(), digest);
+            let parsed = Digest::of_etag(&etag).unwrap();
+            assert_eq!(parsed, digest);
+            assert_eq!(parsed.of_file(&path).unwrap(), digest);
         }
         assert_eq!(Digest::of_etag("W/\"12ab\""), None);
     }

@@ -1,9 +1,9 @@
-//! Models, data sets and exams from the Hugging Face Hub, into folders of their own.
+//! Downloads of models, data sets and exams from the Hugging Face Hub, each into its own folder.
 //!
-//! A name flows in; a folder comes out that is whole, or a folder of parts beside it from which the next try goes on.
-//! The protocol is spoken here and not by the crate `hf-hub`: its version 1 brings 136 crates, among them a store of
-//! its own; 0.5 sends the token along to where a file is redirected to, takes what comes for the rest of a part
-//! whatever it is, and checks no digest.
+//! A name flows in; a complete folder comes out, or a folder of parts next to it from which the next attempt resumes.
+//! The protocol is implemented here instead of using the crate `hf-hub`: its version 1 brings in 136 crates, among them
+//! a store of its own; version 0.5 sends the token to the target of redirects, appends whatever arrives to a partial
+//! file, and checks no digest.
 
 mod download;
 mod hub;
@@ -17,7 +17,7 @@ use crate::fsutil::folder::whole;
 use crate::fsutil::{create_dir, read_text, write_atomic};
 use crate::track::{Progress, size};
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use download::{Store, check_room, hold, rename};
+use download::{Store, check_room, lock, rename};
 use glob::Pattern;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -25,49 +25,49 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// The file in a fetched folder that says what it is.
+/// File in a downloaded folder that records where it came from.
 pub const RECORD: &str = "fetched.json";
 
-/// What the files of a repository become.
+/// How the files of a repository are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// A folder of the same files.
+    /// The same files, unchanged.
     AsTheyAre,
-    /// A folder of question sheets, out of the archive that the repository holds.
+    /// Question sheets, extracted from the repository's archive.
     Sheets,
 }
 
-/// What is to be fetched.
+/// A download request.
 #[derive(Debug, Clone)]
 pub struct Wanted {
-    /// The name of the folder, where no other is given.
+    /// Default name of the folder.
     pub folder: String,
-    /// Where it may be: the first that is there is taken.
+    /// Repositories to try, in order; the first that exists is used.
     pub places: Vec<Repo>,
-    /// Patterns of paths, of which a file has to fit one; none: all files.
+    /// Glob patterns of paths, of which a file has to match one; empty: all files.
     pub include: Vec<String>,
-    /// What the files become.
+    /// How the files are stored.
     pub form: Form,
 }
 
-/// The models of MiniMind v1 and the exams, by the names that they have here.
+/// Names with a known repository: a model of MiniMind v1 and the exams.
 pub const KNOWN: [&str; 3] = ["minimind", "ceval", "cmmlu"];
 
-/// C-Eval's sheets as an archive; at `main` they are Parquet files.
+/// Commit with C-Eval's sheets as an archive; at `main` they are Parquet files.
 const CEVAL: &str = "be1071324898d7ad556efed4d91511a310f9f295";
 
-/// CMMLU 1.0.1.
+/// Commit of CMMLU 1.0.1.
 const CMMLU: &str = "efcc940752ea4a1ea94d2727f11f83858d64fc8e";
 
-/// What of a model's repository is read here.
+/// Files of a model's repository that this program can use.
 const OF_MODELS: [&str; 7] = ["*.json", "*.safetensors", "*.bin", "*.pth", "*.jinja", "README*", "LICENSE*"];
 
 impl Wanted {
-    /// What a name means: one of [`KNOWN`] or `hf:OWNER/NAME`, which is looked for among models and then among data
-    /// sets where `kind` does not say which.
+    /// Resolves a name: one of [`KNOWN`], or `hf:OWNER/NAME`, which is looked up first among models and then among data
+    /// sets unless `kind` says which.
     ///
     /// # Errors
-    /// Where it means nothing.
+    /// If the name is not one of these, or `kind` is given for one of [`KNOWN`].
     pub fn named(name: &str, kind: Option<Kind>, revision: Option<&str>) -> Result<Self> {
         let repo = |kind, name: &str, usual: &str| Repo {
             kind,
@@ -117,7 +117,7 @@ impl Wanted {
     }
 }
 
-/// Whether a name can be that of a repository: `NAME` or `OWNER/NAME`.
+/// Returns whether this can be the name of a repository: `NAME` or `OWNER/NAME`.
 fn is_repository(name: &str) -> bool {
     let is_word = |word: &str| {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
@@ -126,51 +126,51 @@ fn is_repository(name: &str) -> bool {
     name.split('/').count() <= 2 && name.split('/').all(is_word)
 }
 
-/// What was fetched, as [`RECORD`] keeps it.
+/// Record of a download, as stored in [`RECORD`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fetched {
     /// `OWNER/NAME`.
     pub repository: String,
-    /// What it is of.
+    /// Kind of the repository.
     pub kind: Kind,
-    /// What was asked for.
+    /// Requested branch, tag or commit.
     pub revision: String,
-    /// The commit that this was.
+    /// Downloaded commit.
     pub commit: String,
-    /// The files that were taken from it, with the digests that were checked.
+    /// Downloaded files, with their verified digests.
     pub files: Vec<FetchedFile>,
 }
 
-/// One file of a repository.
+/// A downloaded file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FetchedFile {
-    /// Its path in the repository.
+    /// Path in the repository.
     pub path: String,
-    /// Its size.
+    /// Size in bytes.
     pub bytes: u64,
-    /// The digest that the hub told and that it has; unset: the hub told none.
+    /// Digest reported by the hub, which the file matches; `None` if the hub reported none.
     #[serde(flatten)]
     pub digest: Option<Digest>,
 }
 
 impl Fetched {
-    /// The record in a folder, where it is a fetched one.
+    /// Reads the record in a folder, if it is a downloaded one.
     pub fn read(dir: &Path) -> Option<Self> {
         serde_json::from_str(&read_text(&dir.join(RECORD)).ok()?).ok()
     }
 
-    /// Bytes of all files.
+    /// Returns the total size of all files in bytes.
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.bytes).sum()
     }
 }
 
-/// Fetches into `out`, which is not there before it is whole. What is there from an earlier fetch of the same files is
-/// left as it is; of another state of the repository, or with other files, it is replaced.
+/// Downloads into `out`, which appears only when it is complete. An existing download of the same commit and files is
+/// left as it is; one of another commit of the repository, or with other files, is replaced.
 ///
 /// # Errors
-/// Where the hub does not give it, a file is damaged or the disk is full; then what has come stays beside `out`, in a
-/// folder whose name ends in `.fetching`, and the same call goes on from it.
+/// If the hub does not provide a file, a file is damaged or the disk is full; then the parts stay next to `out`, in a
+/// hidden folder whose name ends in `.fetching`, and the same call resumes from them.
 pub fn fetch(hub: &Hub, wanted: &Wanted, out: &Path, progress: &dyn Progress) -> Result<Fetched> {
     let (repo, listing) = locate(hub, &wanted.places)?;
     let mut entries = chosen(&repo, listing.files, wanted)?;
@@ -195,7 +195,7 @@ pub fn fetch(hub: &Hub, wanted: &Wanted, out: &Path, progress: &dyn Progress) ->
     }
     let parts = parts_of(out)?;
     create_dir(&parts)?;
-    let held = hold(&parts)?;
+    let held = lock(&parts)?;
     let store = Store { hub, repo: &repo, commit: &listing.commit, dir: &parts };
     for entry in &mut entries {
         store.complete(entry)?;
@@ -227,22 +227,22 @@ pub fn fetch(hub: &Hub, wanted: &Wanted, out: &Path, progress: &dyn Progress) ->
         },
     )?;
     drop(held);
-    // The folder is whole; what is left of the parts is only in the way.
+    // The folder is complete; the remaining parts are no longer needed.
     let _ = fs::remove_dir_all(&parts);
     Ok(fetched)
 }
 
-/// The folder of parts, beside the folder that they become.
+/// Returns the folder of parts, next to the final folder.
 ///
 /// # Errors
-/// Where `out` has no name, as `..` has none.
+/// If `out` has no file name, such as `..`.
 pub fn parts_of(out: &Path) -> Result<PathBuf> {
     let name =
         out.file_name().with_context(|| format!("{}: expected the name of a folder", out.display()))?;
     Ok(out.with_file_name(format!(".{}.fetching", name.to_string_lossy())))
 }
 
-/// The first place where the hub has something, and what it has.
+/// Returns the first repository that exists, with its files.
 fn locate(hub: &Hub, places: &[Repo]) -> Result<(Repo, Listing)> {
     let mut first = None;
     for repo in places {
@@ -255,13 +255,13 @@ fn locate(hub: &Hub, places: &[Repo]) -> Result<(Repo, Listing)> {
     let kinds: Vec<Kind> = places.iter().map(|repo| repo.kind).collect();
     let error = first.unwrap_or_else(|| anyhow!("nowhere to look for it"));
     Err(if kinds.contains(&Kind::Model) && kinds.contains(&Kind::Dataset) {
-        error.context("neither a model nor a data set of this name")
+        error.context("no model or data set has this name")
     } else {
         error
     })
 }
 
-/// The files that are wanted, in order, all with paths inside a folder.
+/// Returns the requested files, sorted by path; an error if a path leads outside a folder.
 fn chosen(repo: &Repo, files: Vec<Entry>, wanted: &Wanted) -> Result<Vec<Entry>> {
     let patterns = wanted.include.iter().map(|pattern| {
         Pattern::new(pattern)
@@ -302,7 +302,7 @@ fn chosen(repo: &Repo, files: Vec<Entry>, wanted: &Wanted) -> Result<Vec<Entry>>
     Ok(found.into_values().collect())
 }
 
-/// Whether a path of a repository stays inside the folder that it is joined to, on any system.
+/// Returns whether a repository's path stays inside the folder that it is joined to, on any system.
 fn is_inside(path: &str) -> bool {
     !path.is_empty()
         && !path.contains(['\\', ':'])
@@ -310,7 +310,7 @@ fn is_inside(path: &str) -> bool {
         && path.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }
 
-/// Downloads what is not here yet, one file after the other, and gives the places of all.
+/// Downloads the missing files one after the other, and returns the places of all.
 fn download_all(store: &Store, entries: &[Entry], progress: &dyn Progress) -> Result<Vec<PathBuf>> {
     let sizes = || entries.iter().map(|entry| entry.size.unwrap_or(0));
     let here: u64 =
@@ -333,12 +333,12 @@ fn download_all(store: &Store, entries: &[Entry], progress: &dyn Progress) -> Re
     Ok(places)
 }
 
-/// Gives the files the names that they have in the repository.
+/// Moves the files to their paths in the repository.
 fn lay_out(fetched: &Fetched, files: &[PathBuf], dir: &Path) -> Result<()> {
     for (index, (file, at)) in fetched.files.iter().zip(files).enumerate() {
         let to = dir.join(&file.path);
         create_dir(to.parent().unwrap_or(dir))?;
-        // Equal contents were downloaded once.
+        // Files with equal content were downloaded only once.
         match files[index + 1..].contains(at) {
             true => drop(fs::copy(at, &to).with_context(|| format!("{}: cannot be written", to.display()))?),
             false => rename(at, &to)?,

@@ -1,8 +1,8 @@
-//! Exams as folders of sheets: `<subject>_val.csv` and `<subject>_dev.csv`, out of the archives of C-Eval and CMMLU.
+//! Exams as folders of sheets, `<subject>_val.csv` and `<subject>_dev.csv`, from the archives of C-Eval and CMMLU.
 //!
-//! C-Eval has `val/<subject>_val.csv` and `dev/<subject>_dev.csv`, which stay as they are, byte by byte; its `test` has
-//! no answers and is left out. CMMLU has `test/<subject>.csv` and `dev/<subject>.csv` with the columns Question, A, B,
-//! C, D and Answer: its test has answers and is what is examined.
+//! C-Eval has `val/<subject>_val.csv` and `dev/<subject>_dev.csv`, which are copied byte by byte; its `test` has no
+//! answers and is skipped. CMMLU has `test/<subject>.csv` and `dev/<subject>.csv` with the columns Question, A, B, C, D
+//! and Answer; its `test` has answers and becomes the exam.
 
 use crate::exam::read_sheets;
 use crate::fsutil::write_atomic;
@@ -15,10 +15,10 @@ use std::path::Path;
 use zip::CompressionMethod;
 use zip::ZipArchive;
 
-/// A sheet that is larger is none.
+/// Maximum size of a sheet, in bytes.
 const LARGEST: u64 = 64 << 20;
 
-/// Writes the sheets of an archive into a folder.
+/// Extracts the sheets of an archive into a folder.
 pub fn unpack(archive: &Path, dir: &Path) -> Result<()> {
     let shown = || format!("{}: the archive of sheets", archive.display());
     let mut zip = ZipArchive::new(File::open(archive).with_context(shown)?).with_context(shown)?;
@@ -32,14 +32,14 @@ pub fn unpack(archive: &Path, dir: &Path) -> Result<()> {
     ensure!(count > 0, "{}: holds no val/*_val.csv, dev/*.csv or test/*.csv", archive.display());
     for split in ["val", "dev"] {
         if let Err(error) = read_sheets(dir, split) {
-            // As it was published: who examines by it is told the same.
+            // The sheets are kept as published; an exam on them reports the same problem.
             tracing::warn!("{error:#}");
         }
     }
     Ok(())
 }
 
-/// The name that a file of an archive has as a sheet, and its content; `None` where it is no sheet with answers.
+/// Returns the sheet's file name and content for a file of an archive; `None` if it is not a sheet with answers.
 fn content(zip: &mut ZipArchive<File>, index: usize) -> Result<Option<(String, Vec<u8>)>> {
     let mut file = zip.by_index_raw(index)?;
     let path = file.name()?.into_owned();
@@ -47,7 +47,7 @@ fn content(zip: &mut ZipArchive<File>, index: usize) -> Result<Option<(String, V
     let (size, crc) = (file.size(), file.crc32());
     ensure!(size <= LARGEST, "{path}: {size} bytes, expected at most {LARGEST}");
     let mut bytes = vec![];
-    // The crate zip is built without decompressors, of which this program has one already.
+    // The crate zip is built without decompressors, because this program has one already.
     match file.compression() {
         CompressionMethod::Stored => file.read_to_end(&mut bytes),
         CompressionMethod::DEFLATE => {
@@ -61,7 +61,7 @@ fn content(zip: &mut ZipArchive<File>, index: usize) -> Result<Option<(String, V
     Ok(Some((name, bytes)))
 }
 
-/// `val/law_val.csv` and `test/law.csv` are the sheet `law_val.csv`.
+/// Returns the name of a sheet: both `val/law_val.csv` and `test/law.csv` become `law_val.csv`.
 fn sheet_name(path: &str) -> Option<String> {
     let mut parts = path.rsplit('/');
     let (file, folder) = (parts.next()?, parts.next()?);
@@ -73,13 +73,13 @@ fn sheet_name(path: &str) -> Option<String> {
     match folder {
         "val" => Some(format!("{}_val.csv", subject.trim_end_matches("_val"))),
         "dev" => Some(format!("{}_dev.csv", subject.trim_end_matches("_dev"))),
-        // C-Eval's test has no answers.
+        // C-Eval's test sheets have no answers.
         "test" if !subject.ends_with("_test") => Some(format!("{subject}_val.csv")),
         _ => None,
     }
 }
 
-/// A sheet in CMMLU's columns in those that are read here; `None` where it has these.
+/// Converts a sheet from CMMLU's columns to C-Eval's; `None` if it has C-Eval's already.
 fn convert(bytes: &[u8]) -> Result<Option<Vec<u8>>> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut rows = csv::Reader::from_reader(bytes);
@@ -99,7 +99,7 @@ fn convert(bytes: &[u8]) -> Result<Option<Vec<u8>>> {
     out.write_record(["id", "question", "A", "B", "C", "D", "answer"])?;
     for (number, row) in rows.records().enumerate() {
         let row = row?;
-        // Its first column numbers the rows, and has no name.
+        // CMMLU's first column numbers the rows and has an empty name.
         let id = match &names[0] {
             "" => row[0].to_owned(),
             _ => number.to_string(),
@@ -118,7 +118,7 @@ mod tests {
     use zip::ZipWriter;
     use zip::write::SimpleFileOptions;
 
-    /// An archive of files that are not compressed.
+    /// Creates an archive of uncompressed files.
     pub fn archive(path: &Path, files: &[(&str, &str)]) {
         let mut zip = ZipWriter::new(File::create(path).unwrap());
         for (name, text) in files {
@@ -167,7 +167,7 @@ mod tests {
     fn compressed_and_damaged_archives_are_told_apart() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.zip");
-        // By Python's zipfile: val/law_val.csv, deflated.
+        // Made with Python's zipfile: val/law_val.csv, deflated.
         let whole = DEFLATED;
         fs::write(&path, whole).unwrap();
         unpack(&path, dir.path()).unwrap();

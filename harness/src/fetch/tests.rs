@@ -1,4 +1,4 @@
-//! Fetching from a server that speaks the hub's protocol, and breaks off, lies and refuses.
+//! Downloads from a server that speaks the hub's protocol and can interrupt, corrupt and refuse.
 #![allow(clippy::unwrap_used)]
 
 mod server;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 const REPO: &str = "models/a/b";
 
-/// Content that tells its places apart.
+/// Content in which every position is recognizable.
 fn large() -> Vec<u8> {
     (0..50_000_u32).flat_map(|i| i.to_le_bytes()).collect()
 }
@@ -53,7 +53,7 @@ impl Bench {
         error.replace(&self.server.url, "HUB").replace(&self.dir.path().display().to_string(), "DIR")
     }
 
-    /// The folder is that of the repository, and nothing is beside it.
+    /// Asserts that the folder equals the repository and that nothing is left next to it.
     fn is_whole(&self) -> bool {
         let has = |path: &str, bytes: &[u8]| fs::read(self.out().join(path)).unwrap() == bytes;
         has("config.json", b"{}")
@@ -82,7 +82,7 @@ fn a_repository_becomes_a_folder() {
     assert_eq!(seen[0], "GET /api/models/a/b/revision/main?blobs=true");
     assert!(seen.contains(&format!("GET /a/b/resolve/{COMMIT}/sub%20dir/empty")), "{seen:?}");
     assert_eq!(seen.len(), 4);
-    // A second time there is only the list to look at.
+    // The second time only the list is requested.
     assert_eq!(bench.fetch("hf:a/b").unwrap(), fetched);
     assert_eq!(bench.server.seen().len(), 1);
 }
@@ -108,7 +108,7 @@ fn a_download_that_breaks_off_goes_on() {
 #[test]
 fn a_fetch_that_was_killed_goes_on_from_its_part() {
     let bench = Bench::new(Site { breaks: (70_000, 20), ..site() });
-    // What a killed process leaves: the part, and no folder.
+    // State after a killed process: a partial file, and no folder.
     fs::create_dir(parts_of(&bench.out()).unwrap()).unwrap();
     fs::write(bench.part(), &large()[..90_000]).unwrap();
     bench.fetch("hf:a/b").unwrap();
@@ -133,7 +133,7 @@ fn damage_on_the_way_is_found_and_not_kept() {
         site.repos.get_mut(REPO).unwrap().remove(left_out);
         let bench = Bench::new(Site { flips: 1, ..site });
         let error = bench.refused();
-        assert!(error.contains(expected) && error.contains("nothing of it is kept"), "{error}");
+        assert!(error.contains(expected) && error.contains("the download is discarded"), "{error}");
         bench.fetch("hf:a/b").unwrap();
         assert_eq!(fs::read(bench.out().join("model.safetensors")).unwrap(), large());
     }
@@ -167,10 +167,10 @@ fn a_busy_hub_is_asked_again_as_it_wants() {
     let bench = Bench::new(Site { first: vec![(429, "retry-after: 7200\r\n".into())], ..site() });
     assert_eq!(
         bench.refused(),
-        "HUB/api/models/a/b/revision/main?blobs=true: the hub asks to come less often (429) and to wait 2 h 0 min; run the command again then"
+        "HUB/api/models/a/b/revision/main?blobs=true: the hub limits the request rate (429) and asks to wait 2 h 0 min; run the command again then"
     );
     let bench = Bench::new(Site { first: vec![(500, String::new()); 9], ..site() });
-    assert!(bench.refused().ends_with("the hub answers 500, 6 times; run the command again to go on"));
+    assert!(bench.refused().ends_with("the hub answers 500, 6 times; run the command again to resume"));
 }
 
 #[test]
@@ -203,9 +203,9 @@ fn refusals_say_what_to_do() {
     let error = gated(Some("wrong-token"), "GatedRepo");
     assert!(error.contains("with the account that HF_TOKEN belongs to"), "{error}");
     let error = gated(Some("wrong-token"), "RepoNotFound");
-    assert!(error.contains("the token does not open it"), "{error}");
+    assert!(error.contains("the token gives no access"), "{error}");
     let error = Bench::new(Site::default()).refused();
-    assert!(error.starts_with("neither a model nor a data set of this name: HUB/api/models/a/b/"), "{error}");
+    assert!(error.starts_with("no model or data set has this name: HUB/api/models/a/b/"), "{error}");
     assert!(error.contains("404"), "{error}");
     let bench = Bench::new(Site::with(REPO, &[("../evil", b"x")]));
     assert_eq!(
@@ -236,7 +236,7 @@ fn what_belongs_to_others_is_left_alone() {
     assert_eq!(fs::read_dir(bench.dir.path()).unwrap().count(), 1);
     fs::remove_file(bench.out().join("mine")).unwrap();
     bench.fetch("hf:a/b").unwrap();
-    // Another state of the same repository takes its place.
+    // Another commit of the same repository replaces it.
     bench.server.change(|site| {
         site.repos.get_mut(REPO).unwrap().insert("new.json".into(), b"1".to_vec());
     });
@@ -249,7 +249,7 @@ fn two_at_once_do_not_disturb_each_other() {
     let bench = Bench::new(site());
     let parts = parts_of(&bench.out()).unwrap();
     fs::create_dir(&parts).unwrap();
-    let held = hold(&parts).unwrap();
+    let held = lock(&parts).unwrap();
     assert!(bench.refused().contains("another fetch is at work there"));
     drop(held);
     bench.fetch("hf:a/b").unwrap();
@@ -275,7 +275,7 @@ fn files_of_the_cache_are_taken_from_there_once_they_are_checked() {
 #[test]
 fn exams_become_folders_that_are_examined_at_once() {
     let archive = include_bytes!("tests/sheets.zip");
-    // The hub of this test holds what the second place of each name means.
+    // The hub of this test has only the second repository of each name.
     for (name, repo) in [("ceval", "datasets/ceval/ceval-exam"), ("cmmlu", "datasets/haonan-li/cmmlu")] {
         let bench = Bench::new(Site::with(repo, &[("exam.zip", archive), ("readme.md", b"x")]));
         let fetched = bench.fetch(name).unwrap();

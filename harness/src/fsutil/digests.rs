@@ -1,4 +1,4 @@
-//! Digests of files, remembered while the files stay as they are.
+//! Digests of files, cached as long as the files do not change.
 
 use super::{absolute, read_text, sha256, write_atomic};
 use anyhow::{Context, Result, bail, ensure};
@@ -8,35 +8,35 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The file in the folder of stage runs that remembers digests.
+/// File in the folder of stage runs that caches digests.
 const REMEMBERED: &str = ".digests.json";
 
-/// A file changed within this time may change again without its time stamp telling.
+/// Age below which a file's digest is not cached: it might change again without a new time stamp.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// A file with its content's digest.
+/// A file with the digest of its content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileDigest {
-    /// Where it was read.
+    /// Path that it was read from.
     pub path: PathBuf,
-    /// Its size.
+    /// Size in bytes.
     pub bytes: u64,
-    /// SHA-256 of its content.
+    /// SHA-256 of the content, in hexadecimal.
     pub sha256: String,
 }
 
 impl FileDigest {
-    /// The file's name without its folder.
+    /// Returns the file's name without its folder.
     pub fn name(&self) -> String {
         let name = self.path.file_name().unwrap_or_default();
         name.to_string_lossy().into_owned()
     }
 }
 
-/// Checks that files are those that were there when the run was planned.
+/// Checks that files are the same as when the run was planned, in the same order.
 ///
 /// # Errors
-/// Names the files that have changed.
+/// If a file has changed, which the error names.
 pub fn unchanged(planned: &[FileDigest], now: &[FileDigest]) -> Result<()> {
     let again = "run again, with what the files hold now";
     for (i, file) in now.iter().enumerate() {
@@ -60,7 +60,7 @@ pub fn unchanged(planned: &[FileDigest], now: &[FileDigest]) -> Result<()> {
     }
 }
 
-/// What was known of a file when its content was read.
+/// State of a file when its content was read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Known {
     bytes: u64,
@@ -68,7 +68,7 @@ struct Known {
     sha256: String,
 }
 
-/// Digests of files, each read once and remembered while size and time stamp stay.
+/// Digests of files, each computed once and cached while size and time stamp are unchanged.
 pub struct Digests {
     file: Option<PathBuf>,
     known: BTreeMap<String, Known>,
@@ -76,7 +76,7 @@ pub struct Digests {
 }
 
 impl Digests {
-    /// Digests remembered in the folder of stage runs; a memory that cannot be read is begun anew.
+    /// Loads the digests cached in the folder of stage runs; an unreadable cache is started anew.
     pub fn remembered(runs: &Path) -> Self {
         let file = runs.join(REMEMBERED);
         let known =
@@ -84,23 +84,23 @@ impl Digests {
         Self { file: Some(file), known, changed: false }
     }
 
-    /// Digests of this moment only.
+    /// Creates a cache that is not stored.
     pub fn fresh() -> Self {
         Self { file: None, known: BTreeMap::new(), changed: false }
     }
 
-    /// The digests of files, in their order.
+    /// Returns the digests of files, in their order.
     ///
     /// # Errors
-    /// Where a file cannot be read.
+    /// If a file cannot be read.
     pub fn all(&mut self, paths: &[PathBuf]) -> Result<Vec<FileDigest>> {
         paths.iter().map(|path| self.of(path)).collect()
     }
 
-    /// The digest of one file.
+    /// Returns the digest of one file.
     ///
     /// # Errors
-    /// Where the file cannot be read.
+    /// If the file cannot be read.
     pub fn of(&mut self, path: &Path) -> Result<FileDigest> {
         let about = fs::metadata(path).with_context(|| format!("{}: cannot be read", path.display()))?;
         let modified = about.modified().unwrap_or(UNIX_EPOCH);
@@ -122,10 +122,10 @@ impl Digests {
         Ok(digest(sha256))
     }
 
-    /// Remembers what was read. Without a folder of stage runs there is nothing to remember for.
+    /// Stores new digests, if the folder of stage runs exists.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// If the cache cannot be written.
     pub fn save(&mut self) -> Result<()> {
         match &self.file {
             Some(file) if self.changed && file.parent().is_some_and(Path::is_dir) => {

@@ -1,19 +1,19 @@
-//! Folders that are whole or absent: filled beside their place and renamed.
+//! Atomic creation of folders: they are filled next to their final path and renamed.
 
 use super::{create_dir, parent};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::Path;
 
-/// How the names of folders begin that are being filled or replaced.
+/// Prefixes of the names of folders that are being filled or replaced.
 pub(super) const DRAFTS: [&str; 2] = [".preparing-", ".replaced-"];
 
-/// Fills a folder beside `out` and gives it that name when it is complete; where `fill` fails, nothing is left.
+/// Fills a folder next to `out` and renames it to `out` when it is complete; if `fill` fails, nothing is left.
 ///
-/// What is at `out` already is replaced where `is_ours` says so, and where it is empty.
+/// An existing folder at `out` is replaced if it is empty or `is_ours` returns true.
 ///
 /// # Errors
-/// What `fill` fails with, where something else is at `out`, and where a folder cannot be written.
+/// If `fill` fails, something else exists at `out`, or a folder cannot be written.
 pub fn whole<T>(
     out: &Path,
     is_ours: impl Fn(&Path) -> bool,
@@ -32,7 +32,7 @@ pub fn whole<T>(
         builder.prefix(prefix);
         #[cfg(unix)]
         {
-            // Temporary folders are private by default; this one becomes an ordinary one, so the umask decides.
+            // Temporary folders are private by default; this one becomes an ordinary folder, so the umask decides.
             use std::os::unix::fs::PermissionsExt;
             builder.permissions(fs::Permissions::from_mode(0o777));
         }
@@ -50,7 +50,7 @@ pub fn whole<T>(
         Ok(())
     };
     rename().with_context(|| format!("{shown}: cannot be written"))?;
-    // The folder has its name now; there is nothing left to remove.
+    // The folder has been renamed, so there is nothing to remove.
     let _ = dir.keep();
     Ok(filled)
 }
@@ -76,7 +76,7 @@ mod tests {
         assert!(error.ends_with("a: exists already; choose another folder or remove it"), "{error}");
         whole(&out, |_| true, |_| Ok(())).unwrap();
         assert_eq!((fs::read_dir(&out).unwrap().count(), names()), (0, 1));
-        // An empty folder is nobody's.
+        // An empty folder may always be replaced.
         whole(&out, |_| false, fill).unwrap();
     }
 }

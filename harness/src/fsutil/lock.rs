@@ -1,26 +1,26 @@
-//! Folders that one process at a time works on.
+//! Locks on folders, for one process at a time.
 
 use super::create_dir;
 use anyhow::Result;
 use std::fs::{File, TryLockError};
 use std::path::Path;
 
-/// The file in a folder that is locked; it stays, and is empty.
+/// Name of the lock file in a folder; it is empty and is never removed.
 const LOCK: &str = ".lock";
 
-/// A folder that others wait for until this is dropped; `None` where files cannot be locked.
+/// A lock on a folder, released when dropped; `None` if the file system does not support locks.
 #[derive(Debug)]
 pub struct Locked {
     _file: Option<File>,
 }
 
-/// Locks a folder, which is made where it is not there; `waits` is called where somebody else holds it.
+/// Locks a folder, creating it if necessary; `waits` is called if another process holds the lock.
 ///
 /// # Errors
-/// Where the folder cannot be made.
+/// If the folder cannot be created.
 pub fn lock(dir: &Path, waits: impl FnOnce()) -> Result<Locked> {
     create_dir(dir)?;
-    // Network file systems lock only what is open for writing.
+    // Network file systems lock only files that are open for writing.
     let file = File::options().create(true).append(true).open(dir.join(LOCK)).ok();
     let is_ours = |file: &File| match file.try_lock() {
         Err(TryLockError::WouldBlock) => {

@@ -1,4 +1,4 @@
-//! Files that are whole or absent: written beside their place, synced and renamed.
+//! Atomic file writes: files are written next to their final path, synced and renamed.
 
 pub mod digests;
 pub mod folder;
@@ -11,13 +11,14 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, ErrorKind, Read, Write};
 use std::path::{Component, Path, PathBuf};
 
-/// How the names of files begin that are being written.
+/// Prefix of the names of files that are being written.
 const DRAFT: &str = ".writing-";
 
-/// Writes `bytes` to `path` so that a reader, or a crash, sees the old file or the new one and nothing between.
+/// Writes `bytes` to `path` so that a reader, even after a crash, sees the old file or the new one and nothing in
+/// between.
 ///
 /// # Errors
-/// Where the file cannot be written.
+/// If the file cannot be written.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomic_with(path, |out| Ok(out.write_all(bytes)?))
 }
@@ -25,7 +26,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 /// As [`write_atomic`], for content that is produced piece by piece.
 ///
 /// # Errors
-/// What `fill` fails with, and where the file cannot be written.
+/// If `fill` fails, or the file cannot be written.
 pub fn write_atomic_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let whole = || -> Result<()> {
         let mut builder = tempfile::Builder::new();
@@ -47,11 +48,11 @@ pub fn write_atomic_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Resul
     whole().with_context(|| format!("{}: cannot be written", path.display()))
 }
 
-/// As [`write_atomic`], for those who write into the folder of a stage run without its claim: the draft is made
-/// beside the folder, where the owner of the claim does not clear it away.
+/// As [`write_atomic`], for writers without the claim on a stage run's folder: the draft is made next to the folder,
+/// where the claim's owner does not remove it.
 ///
 /// # Errors
-/// Where the file cannot be written.
+/// If the file cannot be written.
 pub fn hand_in(dir: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf> {
     let folder = dir.file_name().unwrap_or_default().to_string_lossy();
     let draft = dir.with_file_name(format!(".{folder}.{name}.{}", std::process::id()));
@@ -61,10 +62,10 @@ pub fn hand_in(dir: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Removes what writers that were killed left behind in a stage run's folder; to be called by the owner of its claim.
+/// Removes what killed writers left in a stage run's folder; only for the owner of its claim.
 ///
 /// # Errors
-/// Where the folder cannot be read, or a file not be removed.
+/// If a folder cannot be read.
 pub fn remove_drafts(dir: &Path) -> Result<()> {
     let entries = fs::read_dir(dir).with_context(|| format!("{}: cannot be read", dir.display()))?;
     for entry in entries.flatten() {
@@ -75,17 +76,17 @@ pub fn remove_drafts(dir: &Path) -> Result<()> {
     }
     for (path, _) in files_below(dir)? {
         if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(DRAFT)) {
-            // What vanishes meanwhile need not be removed.
+            // A file that vanishes in the meantime need not be removed.
             let _ = fs::remove_file(path);
         }
     }
     Ok(())
 }
 
-/// Every file in a folder and in the folders inside it, with its size; what vanishes meanwhile is left out.
+/// Returns every file below a folder with its size; files that vanish in the meantime are skipped.
 ///
 /// # Errors
-/// Where a folder cannot be read.
+/// If a folder cannot be read.
 pub fn files_below(dir: &Path) -> Result<Vec<(PathBuf, u64)>> {
     let mut found = Vec::new();
     let mut folders = vec![dir.to_path_buf()];
@@ -104,26 +105,26 @@ pub fn files_below(dir: &Path) -> Result<Vec<(PathBuf, u64)>> {
     Ok(found)
 }
 
-/// Makes a folder and those above it.
+/// Creates a folder and its parents.
 ///
 /// # Errors
-/// Where it cannot be made.
+/// If it cannot be created.
 pub fn create_dir(path: &Path) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("{}: the folder cannot be made", path.display()))
 }
 
-/// Reads a text file; the error names it.
+/// Reads a text file; errors name it.
 ///
 /// # Errors
-/// Where it cannot be read, or is not UTF-8.
+/// If it cannot be read or is not UTF-8.
 pub fn read_text(path: &Path) -> Result<String> {
     text_of(path, fs::read(path))
 }
 
-/// As [`read_text`]; `None` where there is no such file.
+/// As [`read_text`]; `None` if there is no such file.
 ///
 /// # Errors
-/// Where there is one that cannot be read, or is not UTF-8.
+/// If the file exists but cannot be read or is not UTF-8.
 pub fn read_if_there(path: &Path) -> Result<Option<String>> {
     match fs::read(path) {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
@@ -136,10 +137,10 @@ fn text_of(path: &Path, read: io::Result<Vec<u8>>) -> Result<String> {
     String::from_utf8(bytes).with_context(|| format!("{}: is not UTF-8 text", path.display()))
 }
 
-/// SHA-256 of a file's content in lower-case hexadecimal, read in constant memory.
+/// Computes the SHA-256 of a file's content in lower-case hexadecimal, in constant memory.
 ///
 /// # Errors
-/// Where the file cannot be read.
+/// If the file cannot be read.
 pub fn sha256(path: &Path) -> Result<String> {
     let digest = || -> io::Result<String> {
         let mut file = File::open(path)?;
@@ -157,12 +158,12 @@ pub fn sha256(path: &Path) -> Result<String> {
     digest().with_context(|| format!("{}: cannot be read", path.display()))
 }
 
-/// Lower-case hexadecimal.
+/// Formats bytes in lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The last `count` lines of a log; empty where there is none.
+/// Returns the last `count` non-empty lines of a log; empty if there is no log.
 pub fn last_lines(path: &Path, count: usize) -> Vec<String> {
     let Ok(bytes) = fs::read(path) else {
         return Vec::new();
@@ -173,13 +174,13 @@ pub fn last_lines(path: &Path, count: usize) -> Vec<String> {
     lines[from..].iter().map(ToString::to_string).collect()
 }
 
-/// A path that does not depend on the current folder.
+/// Returns a path that does not depend on the current folder.
 pub fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
-/// A path below the current folder without its detours, as in `sweeps/a.toml` for `experiments/../sweeps/a.toml`; others
-/// as they are.
+/// Removes `..` from a path below the current folder, as in `sweeps/a.toml` for `experiments/../sweeps/a.toml`; other
+/// paths are returned unchanged.
 pub fn without_detours(path: &Path) -> PathBuf {
     let straight = || {
         let folder = path.parent()?.canonicalize().ok()?;
@@ -190,16 +191,17 @@ pub fn without_detours(path: &Path) -> PathBuf {
     has_detours.then(straight).flatten().unwrap_or_else(|| path.into())
 }
 
-/// A word as a shell takes it.
+/// Quotes a word for a shell.
 pub fn shell_word(word: &str) -> String {
-    // What cannot be quoted holds a zero byte, which no argument does.
+    // Only words with a NUL byte cannot be quoted, and no argument has one.
     shlex::try_quote(word).map_or_else(|_| word.into(), Cow::into_owned)
 }
 
-/// Longest name of a file or folder, in bytes, that common file systems take.
+/// Maximum length of a file or folder name on common file systems, in bytes.
 const LONGEST_NAME: usize = 255;
 
-/// Why a name does not fit a folder, or a file with this `extension`, on any common system; `None` where it does.
+/// Returns why a name is unfit for a folder, or for a file with this `extension`, on some common system; `None` if it
+/// is fit.
 pub fn file_name_problem(name: &str, extension: &str) -> Option<String> {
     let longest = LONGEST_NAME - extension.len();
     if name.len() > longest {
@@ -218,7 +220,7 @@ pub fn file_name_problem(name: &str, extension: &str) -> Option<String> {
     })
 }
 
-/// A rename is durable once its folder is synced; file systems that cannot sync folders are left alone.
+/// Makes a rename durable by syncing its folder; does nothing on file systems that cannot sync folders.
 fn sync_dir(path: &Path) {
     if let Ok(dir) = File::open(path) {
         let _ = dir.sync_all();

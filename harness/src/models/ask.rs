@@ -1,26 +1,26 @@
-//! A model answers prompts.
+//! Prompts a model and generates its answers.
 
 use super::Model;
 use crate::config::TrainStage;
-use crate::data::together::{Told, write_together};
+use crate::data::generation::{Progress, generate_batch};
 use crate::data::{Message, SpecialText};
 use anyhow::{Result, bail};
 use model::{Backend, GenerateOptions};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What MiniMind asks its models when it compares them by eye.
+/// Questions with which MiniMind compares its models by eye.
 const QUESTIONS: &str = include_str!("questions.json");
 
-/// MiniMind's questions.
+/// Returns MiniMind's questions.
 ///
 /// # Errors
-/// Never: the list is part of the program, and a test reads it.
+/// Never in practice: the list is part of the program, and a test parses it.
 pub fn questions() -> Result<Vec<String>> {
     Ok(serde_json::from_str(QUESTIONS)?)
 }
 
-/// What a model is given to write behind.
+/// How a prompt is given to a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Form {
@@ -31,7 +31,7 @@ pub enum Form {
 }
 
 impl Form {
-    /// As files have it.
+    /// Returns the name used in files.
     pub fn name(self) -> &'static str {
         match self {
             Form::Chat => "chat",
@@ -40,24 +40,25 @@ impl Form {
     }
 }
 
-/// What a model wrote behind a prompt.
+/// Text that a model generated for a prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
     /// The text, without the prompt.
     pub text: String,
-    /// Whether it came to an end of its own; else it was cut.
+    /// Whether an end token or stop string ended it; otherwise it reached its maximum length.
     pub is_stopped: bool,
-    /// Tokens that were written.
+    /// Number of generated tokens.
     pub tokens: usize,
-    /// Tokens of the prompt.
+    /// Number of tokens of the prompt.
     pub prompt_tokens: usize,
 }
 
 impl<B: Backend> Model<B> {
-    /// The form to ask it in: one that was only pretrained, or has no chat template, goes on with a text.
+    /// Returns the form in which to prompt the model: `asked`, or by default a continuation for a model that was only
+    /// pretrained or has no chat template, and a chat otherwise.
     ///
     /// # Errors
-    /// Where a chat template is asked for that is not there.
+    /// If a chat is asked for and there is no chat template.
     pub fn form(&self, asked: Option<Form>) -> Result<Form> {
         let no_template = self.tokenizer.no_template();
         match (asked, no_template) {
@@ -69,10 +70,10 @@ impl<B: Backend> Model<B> {
         }
     }
 
-    /// The ids of a prompt, behind a system text in a conversation.
+    /// Encodes a prompt; a chat begins with the system message, if there is one.
     ///
     /// # Errors
-    /// Where the chat template refuses it.
+    /// If the chat template rejects the conversation.
     pub fn prompt(&self, form: Form, system: Option<&str>, prompt: &str) -> Result<Vec<u32>> {
         match form {
             Form::Continuation => self.tokenizer.encode_opening(prompt, SpecialText::Characters),
@@ -85,17 +86,17 @@ impl<B: Backend> Model<B> {
         }
     }
 
-    /// What it writes behind prompts that fit its context, in their order; one of `stops` ends a text. `told` hears how
-    /// many are done.
+    /// Generates a text for each prompt, in their order; prompts must fit the context. Each of `stops` ends a text;
+    /// `on_progress` is given the number of finished texts.
     ///
     /// # Errors
-    /// Where the model breaks.
+    /// If the model fails.
     pub fn write(
         &self,
         prompts: &[Vec<u32>],
         options: &GenerateOptions,
         stops: &[String],
-        told: &dyn Fn(u64),
+        on_progress: &dyn Fn(u64),
     ) -> Result<Vec<Written>> {
         let Self { transformer, tokenizer, .. } = self;
         let waiting = prompts.iter().map(|ids| {
@@ -106,12 +107,12 @@ impl<B: Backend> Model<B> {
             (ids.as_slice(), vec![options])
         });
         let mut done = BTreeMap::new();
-        write_together(transformer, tokenizer, waiting, stops, |event| {
-            if let Told::End(text) = event {
+        generate_batch(transformer, tokenizer, waiting, stops, |event| {
+            if let Progress::End(text) = event {
                 let (tokens, prompt_tokens) = (text.written, text.prompt_tokens);
                 let written = Written { text: text.text, is_stopped: text.is_stopped, tokens, prompt_tokens };
                 done.insert(text.prompt, written);
-                told(done.len() as u64);
+                on_progress(done.len() as u64);
             }
             Ok(())
         })?;

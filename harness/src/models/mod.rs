@@ -1,4 +1,4 @@
-//! Models that are put to use: where their files are, what they are called, which stage made them, what they answer.
+//! Models for inference: where their files are, their names, the stages that trained them, and what they generate.
 
 mod ask;
 
@@ -12,43 +12,43 @@ use anyhow::{Context, Result};
 use model::{Backend, Cpu, Transformer};
 use std::path::{Path, PathBuf};
 
-/// Where a model is.
+/// Location of a model.
 #[derive(Debug, Clone)]
 pub struct ModelFiles {
-    /// Its name; `None` takes the name of its stage run, or of its folder.
+    /// Name of the model; `None` for the name of its stage run, or else of its folder.
     pub name: Option<String>,
-    /// The folder of its files.
+    /// Folder of its files.
     pub dir: PathBuf,
     /// Where it comes from, for people.
     pub source: String,
-    /// Folder of the tokenizer, where the model folder has none.
+    /// Folder of the tokenizer; `None` if it is in the model folder.
     pub tokenizer: Option<PathBuf>,
 }
 
-/// A model that is ready to write.
+/// A loaded model.
 pub struct Model<B: Backend = Cpu> {
-    /// Its name.
+    /// Name of the model.
     pub name: String,
     /// Where it comes from, for people.
     pub source: String,
-    /// The stage that made it, where one of ours did.
+    /// Stage that trained it; `None` if no stage run of ours did.
     pub stage: Option<Stage>,
-    /// Its weights.
+    /// Weights and shape.
     pub transformer: Transformer<B>,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
 }
 
 impl ModelFiles {
-    /// A model folder, and that of its tokenizer where it has none.
+    /// Creates the location of a model folder; `tokenizer` is needed if that has none.
     pub fn of(dir: PathBuf, tokenizer: Option<PathBuf>) -> Self {
         Self { name: None, source: dir.display().to_string(), dir, tokenizer }
     }
 
-    /// Loads the model to a backend.
+    /// Loads the model onto a backend.
     ///
     /// # Errors
-    /// Where the folder holds no model or no tokenizer, or they do not fit together.
+    /// If the folder contains no model or no tokenizer, or they do not match.
     pub fn load<B: Backend>(&self, backend: &B) -> Result<Model<B>> {
         self.read(backend).with_context(|| self.dir.display().to_string())
     }
@@ -62,19 +62,19 @@ impl ModelFiles {
         Ok(Model { name: self.called(), source: source.clone(), stage, transformer, tokenizer })
     }
 
-    /// What the model is called.
+    /// Returns the model's name.
     pub fn called(&self) -> String {
         let run = || Some(self.manifest()?).map(|manifest| short_name(manifest.stage, manifest.uuid));
         self.name.clone().or_else(run).unwrap_or_else(|| name_of(&self.dir))
     }
 
-    /// That of the stage run that made it.
+    /// Reads the manifest of the stage run that trained the model, if any.
     fn manifest(&self) -> Option<Manifest> {
         Manifest::read(self.dir.parent()?).ok()?
     }
 }
 
-/// The last part of a folder's name.
+/// Returns the last component of a folder's path.
 fn name_of(dir: &Path) -> String {
     let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
     let name = whole.file_name().map(|name| name.to_string_lossy().into_owned());

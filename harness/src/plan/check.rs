@@ -1,4 +1,4 @@
-//! What would come out only after hours of training, looked at before anything starts.
+//! Checks before the run for errors that would otherwise appear only after hours of training.
 
 use super::graph::{StageGraph, StageNode};
 use crate::config::Stage;
@@ -11,10 +11,10 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 impl StageGraph {
-    /// Reads the questions of every exam that is still to be sat, and puts some where the tokenizer is there already.
+    /// Reads the questions of every remaining exam; if the tokenizer is given as a file, tokenizes one question per sheet.
     ///
     /// # Errors
-    /// Where a sheet is broken, a subject has too few solved questions, or a tokenizer cannot put or answer a question.
+    /// If a sheet cannot be parsed, a subject has too few solved questions, or a tokenizer cannot represent a question or an answer.
     pub fn check(&self) -> Result<()> {
         let mut seen = BTreeSet::new();
         for node in self.nodes.iter().filter(|node| node.stage == Stage::Exam && node.state.is_left()) {
@@ -36,7 +36,7 @@ fn check(node: &StageNode) -> Result<()> {
         return Ok(());
     };
     for sheet in &mut sheets {
-        // One with the most options, whose letters are all the letters.
+        // A question with the most options: its letters include those of all others.
         sheet.questions.sort_by_key(|question| Reverse(question.options.len()));
         sheet.questions.truncate(1);
     }

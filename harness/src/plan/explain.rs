@@ -1,15 +1,15 @@
-//! Why a stage run is to be run.
+//! Explains why a stage run has to be run.
 
 use super::{StageGraph, short_name};
 use crate::runs::manifest::{Manifest, RunStatus};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
-/// Most differences that are told of.
+/// Most differences that are listed.
 const SHOWN: usize = 4;
 
-/// Why a stage run that is to be run is not there: the finished one of its stage that is most like it, or the failed one
-/// where none has finished, and what differs, by the keys of the configuration.
+/// Explains why a stage run has to be run: names the finished stage run of the same stage that is most similar (a failed one
+/// if none finished) and the facts in which they differ.
 pub fn explain(graph: &StageGraph, node: usize, runs: &Path) -> Option<String> {
     let facts = json!(graph.facts(node));
     let node = &graph.nodes[node];
@@ -34,7 +34,7 @@ pub fn explain(graph: &StageGraph, node: usize, runs: &Path) -> Option<String> {
     let failed = if manifest.status == RunStatus::Done { "" } else { ", which failed," };
     let other = short_name(manifest.stage, manifest.uuid) + failed;
     if differences.is_empty() {
-        return Some(format!("{other} was made by a program whose results differ"));
+        return Some(format!("{other} was made by a program version whose results differ"));
     }
     let more = match differences.len().saturating_sub(SHOWN) {
         0 => String::new(),
@@ -44,7 +44,7 @@ pub fn explain(graph: &StageGraph, node: usize, runs: &Path) -> Option<String> {
     Some(format!("unlike {other} in {shown}{more}"))
 }
 
-/// What two facts differ in, such as `pretrain.lr (0.001, now 0.002)`.
+/// The differences between two facts, such as `pretrain.lr (0.001, now 0.002)`.
 fn differences(old: &Value, new: &Value) -> Vec<String> {
     let none = Map::new();
     let inside = |facts: &Value, part: &str| facts[part].as_object().unwrap_or(&none).clone();
@@ -61,7 +61,7 @@ fn differences(old: &Value, new: &Value) -> Vec<String> {
         for key in keys {
             match (old.get(key), new.get(key)) {
                 (old, new) if old == new => {}
-                _ if part == "files" => found.push(format!("what {key} names")),
+                _ if part == "files" => found.push(format!("the files of {key}")),
                 (old, new) => found.push(format!("{key} ({}, now {})", shown(old), shown(new))),
             }
         }
@@ -92,7 +92,7 @@ mod tests {
         let why = explain(&graph, dpo, runs.path()).unwrap();
         assert!(why.ends_with("in dpo.lr (0.00004, now 0.5)"), "{why}");
         assert!(graph.nodes[..4].iter().all(|node| node.state == State::Done));
-        // Where none has finished a failed one is told.
+        // If no stage run has finished, a failed one is named.
         let runs = tempfile::tempdir().unwrap();
         let fails = Fake { fail: Some((Stage::Train(TrainStage::Sft), 1)), ..Fake::default() };
         run(&plan(&seeds(&[1]), runs.path()), &fails);

@@ -1,4 +1,4 @@
-//! What training stages train on exactly, once their data is prepared.
+//! The exact lengths of training stages, once their data is prepared.
 
 use super::graph::{StageGraph, StageNode, State};
 use crate::config::{TrainStage, TrialConfig};
@@ -8,17 +8,17 @@ use crate::train::{Objective, length};
 use serde_json::json;
 use std::collections::BTreeMap;
 
-/// Rows that a plan looks at before it leaves stages at their bounds.
+/// Most rows that a plan reads; further stages keep their upper bounds.
 const MOST_ROWS: f64 = 5e7;
 
-/// What each stage run of the plan trains on, in its order: of those that are done as recorded, of others as their data
-/// says; `None` where nothing is trained, or the data is not there.
+/// Tokens and operations of each stage run of the plan, in its order: recorded for finished ones, computed from the prepared
+/// data for others. `None` for stages that do not train, and while the data is not prepared.
 pub fn extents(graph: &StageGraph) -> Vec<Option<Extent>> {
     let (mut open, mut left) = (Open::default(), MOST_ROWS);
     let mut extent = |node: &StageNode| -> Option<Extent> {
         let stage = node.stage.training()?;
         if node.state == State::Done {
-            let results = Manifest::read(&node.dir).ok()??.results;
+            let results = Manifest::read(node.record()).ok()??.results;
             return Some(Extent { tokens: Some(results.tokens), flops: Some(results.flops) });
         }
         let data = &graph.nodes[node.data?];
@@ -32,7 +32,7 @@ pub fn extents(graph: &StageGraph) -> Vec<Option<Extent>> {
     graph.nodes.iter().map(&mut extent).collect()
 }
 
-/// The data that was opened last, by stage: trials that differ in their model share it.
+/// The data opened last for each stage, with its key: trials that differ only in their model share it.
 #[derive(Default)]
 struct Open(BTreeMap<TrainStage, (String, Objective)>);
 
@@ -40,7 +40,7 @@ impl Open {
     fn data(&mut self, stage: TrainStage, node: &StageNode, data: &StageNode) -> Option<&Objective> {
         let name = rows_of(stage, &node.config, data);
         if self.0.get(&stage).is_none_or(|(opened, _)| *opened != name) {
-            // What cannot be opened is told when the stage runs.
+            // If it cannot be opened, the error is reported when the stage runs.
             let opened = Objective::new(stage, &node.config, &data.dir.join(stage.name())).ok()?;
             self.0.insert(stage, (name, opened));
         }
@@ -48,7 +48,7 @@ impl Open {
     }
 }
 
-/// All that the rows of a stage follow from.
+/// A key of everything that determines the rows of a stage.
 fn rows_of(stage: TrainStage, config: &TrialConfig, data: &StageNode) -> String {
     let training = stage.training(config);
     let loss = (stage.spec().answers)(config);
@@ -58,10 +58,35 @@ fn rows_of(stage: TrainStage, config: &TrialConfig, data: &StageNode) -> String 
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::config::{AnswerLoss, RowKind};
+    use crate::execute::testing::{Fake, run};
     use crate::plan::testing::{plan, trial};
+    use crate::status::overview;
+    use crate::track::METRICS;
+    use std::fs;
     use std::path::Path;
+
+    #[test]
+    fn records_without_their_folders_give_extents_and_last_rows() {
+        let [runs, kept] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let trials = [trial(|_| {})];
+        run(&plan(&trials, kept.path()), &Fake::default());
+        let folders = fs::read_dir(kept.path()).unwrap().map(|entry| entry.unwrap().path());
+        for folder in folders.filter(|path| path.is_dir()) {
+            fs::write(folder.join(METRICS), "step,tokens,split,loss\n7,10,train,2.5\n").unwrap();
+        }
+        let graph = StageGraph::plan_with(&trials, |_| None, runs.path(), Some(kept.path())).unwrap();
+        let recorded = Extent { tokens: Some(10), flops: Some(0.0) };
+        let stages = &overview(&graph).trials[0].stages;
+        for ((node, extent), stage) in graph.nodes.iter().zip(extents(&graph)).zip(stages) {
+            let is_trained = node.stage.training().is_some();
+            assert!(node.kept.is_some() && node.state == State::Done);
+            assert_eq!(extent, is_trained.then_some(recorded));
+            assert_eq!(stage.last.as_ref().map(|row| row.step), is_trained.then_some(7));
+        }
+    }
 
     #[test]
     fn rows_follow_from_which_answers_have_loss() {

@@ -1,11 +1,11 @@
-//! What a stage run depends on, and the names that follow from it.
+//! The facts that a stage run depends on, and the names derived from them.
 //!
-//! *Invariant:* facts hold exactly what a stage reads: a key that changes nothing leaves the name alone, and one that
-//! changes something does not. A test runs every key through the stages that make data.
+//! *Invariant:* facts hold exactly what a stage reads: a key without effect leaves the name unchanged, and a key with an
+//! effect changes it. A test runs every key through the stages that make data.
 
 use crate::config::{
-    Answer, At, ExamConfig, FILTERS, NamedFiles, RowKind, RowStyle, Source, Stage, TrainStage, TrialConfig,
-    WORLD, canonical_json, effective, recipe, source_key,
+    Answer, ExamConfig, ExamPoint, FILTERS, NamedFiles, RowKind, RowStyle, Source, Stage, TrainStage,
+    TrialConfig, WORLD, canonical_json, effective, recipe, source_key,
 };
 use crate::data::files::Inputs;
 use crate::data::read::extension;
@@ -19,36 +19,36 @@ use std::path::Path;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// Raised when a stage's results change though its inputs do not: old stage runs are then left alone.
+/// Increased when a stage's results change although its inputs do not: old stage runs are then not reused.
 const FORMAT: u32 = 4;
 
-/// Namespace of all names given here.
+/// UUID namespace of all names derived here.
 const NAMESPACE: Uuid = Uuid::from_u128(0x8d1b_4c5e_52c3_4f0f_9a3e_6d69_6e64_7363);
 
-/// All that a stage run depends on: equal facts, equal results, equal name.
+/// Everything that a stage run depends on: equal facts give equal results and equal names.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Facts {
     /// The stage.
     pub stage: Stage,
-    /// The keys of the configuration that it reads, with their values.
+    /// The configuration keys that it reads, with their values.
     pub keys: BTreeMap<String, Value>,
-    /// The tokenizer that it reads.
+    /// Name of the tokenizer's stage run that it reads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<Uuid>,
-    /// The model that it starts from or examines.
+    /// Name of the stage run whose model it starts from or examines.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<Uuid>,
-    /// What is in the files that it reads, in their order, under the key that names them.
+    /// The contents of the files that it reads, in order, by the key that names them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, Vec<Content>>,
 }
 
-/// What is in a file, wherever it lies.
+/// The content of a file, independent of its location.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Content {
-    /// SHA-256.
+    /// SHA-256 of the content, in hexadecimal.
     pub sha256: String,
-    /// The part of its name that says how it is read: of data the extension, of sheets and tokenizers the name.
+    /// The part of the file name that decides how it is read: the extension for data, the name for sheets and tokenizers.
     pub read_as: String,
 }
 
@@ -56,13 +56,13 @@ pub struct Content {
 pub type Files = Vec<(String, Arc<[FileDigest]>)>;
 
 impl Facts {
-    /// The name that follows: UUID v5 of the canonical JSON.
+    /// The name: a UUID v5 of the canonical JSON.
     pub fn name(&self) -> Uuid {
         Uuid::new_v5(&NAMESPACE, canonical_json(&json!({ "format": FORMAT, "facts": self })).as_bytes())
     }
 }
 
-/// A name made of names, as that of a trial is of its stage runs'.
+/// A name derived from other names, as a trial's is from those of its stage runs.
 pub fn name_of(parts: impl Iterator<Item = Uuid>) -> Uuid {
     let bytes: Vec<u8> = parts.flat_map(Uuid::into_bytes).collect();
     Uuid::new_v5(&NAMESPACE, &bytes)
@@ -76,7 +76,7 @@ pub struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    /// Of one trial.
+    /// Prepares the configuration of one trial.
     pub fn new(config: &'a TrialConfig) -> Self {
         let mut keys = BTreeMap::new();
         if let Value::Object(tree) = effective(config) {
@@ -95,12 +95,12 @@ impl<'a> Reading<'a> {
         Self { config, keys }
     }
 
-    /// The facts of a stage that reads this tokenizer, this model and these files; an exam reads the model's weights
-    /// `at` some of its steps.
+    /// The facts of a stage that reads this tokenizer, this model and these files; an exam reads the model's weights after
+    /// the shares `at` of its steps.
     pub fn facts(
         &self,
         stage: Stage,
-        at: &At,
+        at: &ExamPoint,
         tokenizer: Option<Uuid>,
         model: Option<Uuid>,
         files: &Files,
@@ -126,15 +126,15 @@ impl<'a> Reading<'a> {
                 if !kept.is_empty() {
                     keys.insert("exam.at".into(), json!(kept));
                 }
-                // A model that is given has its shape; one that is drawn is drawn in this.
+                // A given model has its own shape; a model initialized here takes it from the configuration.
                 if model.is_none() {
                     self.take_section("model", &mut keys);
                 }
             }
             Stage::Exam => {
                 self.of_exam(&mut keys);
-                if at.is_end() {
-                    // Left out at its default, as before there was the key.
+                if at.is_final() {
+                    // Left out at its default: the names of exams older than this key stay valid.
                     self.take(&["exam.samples"], &mut keys);
                 } else {
                     keys.insert("exam.at".into(), json!(at.shares));
@@ -154,12 +154,12 @@ impl<'a> Reading<'a> {
         self.take(&["model.vocab_size", "tokenizer.train_chars"], keys);
         self.of_source(TrainStage::Pretrain, keys);
         if self.config.data.source == Source::World {
-            // The words of questions count as well.
+            // The vocabulary includes the words of the questions.
             self.of_source(TrainStage::Sft, keys);
         }
     }
 
-    /// What the rows of a stage follow from, and which of them are held out.
+    /// Takes the keys that determine the rows of a stage and which of them are held out for validation.
     fn of_rows(&self, stage: TrainStage, keys: &mut BTreeMap<String, Value>) {
         self.of_source(stage, keys);
         if self.config.probe().is_some() {
@@ -174,7 +174,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// What the texts of a stage follow from.
+    /// Takes the keys that determine the texts of a stage.
     fn of_source(&self, stage: TrainStage, keys: &mut BTreeMap<String, Value>) {
         self.take(&["data.source"], keys);
         if let Some(probe) = self.config.probe() {
@@ -188,7 +188,7 @@ impl<'a> Reading<'a> {
             Source::Files => {
                 self.take(&FILTERS, keys);
                 if stage.rows() == RowKind::Conversations {
-                    // By the stage: MiniMind's rows have that of their length.
+                    // By stage, since MiniMind's rows derive it from their length.
                     let key = format!("data.history_chars ({})", stage.name());
                     keys.insert(key, stage.history_chars(self.config).into());
                 }
@@ -205,11 +205,11 @@ impl<'a> Reading<'a> {
             return;
         }
         self.take(&["exam.answer", "exam.shots", "exam.system", "device", "precision"], keys);
-        // Exams that were sat before there was the key were sat without; what they lack is left empty.
+        // Exams older than this key were run without it, and keep their names; their contamination fields are empty.
         if exam.sheets.is_some() && !exam.contamination {
             self.take(&["exam.contamination"], keys);
         }
-        // Exams that do not use them are named as before there were these keys.
+        // Exams that do not use these keys keep the names from before the keys existed.
         match exam.answer {
             Answer::Letter if exam.rotate => self.take(&["exam.rotate"], keys),
             Answer::Cloze | Answer::Continuation if exam.norm != ExamConfig::default().norm => {
@@ -236,10 +236,10 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// The files that a stage reads, with the digests that they have now.
+/// The files that a stage reads, with their current digests.
 ///
 /// # Errors
-/// Where a key names no file, one cannot be read, or a tokenizer does not fit the model.
+/// If a key matches no file, a file cannot be read, or a tokenizer does not fit the model.
 pub fn files_of(stage: Stage, config: &TrialConfig, inputs: &mut Inputs) -> Result<Files> {
     match stage {
         Stage::Tokenizer => match &config.tokenizer.path {
@@ -262,7 +262,7 @@ fn data_files(stages: &[TrainStage], config: &TrialConfig, inputs: &mut Inputs) 
     Ok(files)
 }
 
-/// The text that a tokenizer is trained on: what its sources are called is nothing to it.
+/// The text that a tokenizer is trained on; the names of its sources do not affect it.
 fn text_files(config: &TrialConfig, inputs: &mut Inputs) -> Result<Files> {
     if config.data.source != Source::Files {
         return Ok(Files::new());
@@ -334,7 +334,7 @@ mod tests {
         let name = |change: &dyn Fn(&mut ExamConfig)| {
             let mut config = TrialConfig::default();
             change(&mut config.exam);
-            let facts = Reading::new(&config).facts(Stage::Exam, &At::default(), None, None, &vec![]);
+            let facts = Reading::new(&config).facts(Stage::Exam, &ExamPoint::default(), None, None, &vec![]);
             (facts.name(), facts.keys.contains_key("exam.norm"), facts.keys.contains_key("exam.rotate"))
         };
         let letter = name(&|_| ());
@@ -355,13 +355,13 @@ mod tests {
             (model.parametrization, model.base_width, model.base_head_dim) = (of, base, base);
             model.base_depth = base;
             let stage = Stage::Train(TrainStage::Pretrain);
-            Reading::new(&config).facts(stage, &At::default(), None, None, &vec![])
+            Reading::new(&config).facts(stage, &ExamPoint::default(), None, None, &vec![])
         };
         let read = |facts: &Facts| {
             let is_new = |key: &&String| key.contains(".base_") || key.ends_with("parametrization");
             facts.keys.keys().filter(is_new).cloned().collect::<Vec<_>>()
         };
-        // As before there was the key.
+        // The same name as before the key existed.
         let standard = facts(Parametrization::Standard, None);
         assert_eq!(standard.name(), facts(Parametrization::Standard, Some(8)).name());
         assert!(read(&standard).is_empty());

@@ -1,10 +1,10 @@
-//! The stage graph: the stage runs that trials need, each once, in an order in which they can run.
+//! The stage graph: the stage runs that trials need, each once, in an order in which they can be run.
 
 use super::facts::{Facts, Files, Reading};
 use super::planner::Planner;
 use super::trunk::{self, Trunk};
 use super::tune::PlannedTuning;
-use crate::config::{At, Stage, TrialConfig, differing, plain};
+use crate::config::{ExamPoint, Stage, TrialConfig, differing, plain};
 use crate::data::files::Inputs;
 use crate::records::short_id;
 use crate::runs::claim::{Held, Watch};
@@ -17,29 +17,29 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use uuid::Uuid;
 
-/// How a planned stage run stands.
+/// The state of a planned stage run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     /// Finished; its results are used.
     Done,
-    /// Not there, and not needed: all that would be made from it is finished.
+    /// Not there and not needed: everything that would be made from it is finished.
     Unneeded,
     /// To be run from the start.
     Fresh,
     /// To be resumed: it was stopped or interrupted.
     Unfinished,
-    /// To be run again: it failed, or its results are no longer whole.
+    /// To be run again, for this reason: it failed, or its results are no longer intact.
     Again(String),
-    /// Somebody works on it.
+    /// Being worked on by this owner.
     Running(String),
-    /// It waits for a value to be chosen, and may then have another name or be unneeded.
+    /// Waits for a tuned value to be chosen; it may then get another name or become unneeded.
     Held,
-    /// A candidate of a tuning whose training failed; it counts as the worst, and is not run again.
+    /// A tuning candidate whose training failed, for this reason; it ranks last and is not run again.
     Lost(String),
 }
 
 impl State {
-    /// Whether it is to be worked on now.
+    /// Whether it is to be worked on now, or is being worked on.
     pub fn is_open(&self) -> bool {
         !matches!(self, State::Done | State::Unneeded | State::Held | State::Lost(_))
     }
@@ -52,72 +52,72 @@ impl State {
 
 /// Whether a trial is to be run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Play {
-    /// It is.
-    In,
-    /// Once a value is chosen, and perhaps not even then.
-    Waits,
-    /// It is a candidate for a value that has dropped out, or was never needed.
-    Out,
+pub enum Participation {
+    /// It is to be run.
+    Active,
+    /// It may be run once a tuned value is chosen.
+    Pending,
+    /// It is not run: a candidate whose value was eliminated, whose training failed, or that is not needed.
+    Inactive,
 }
 
 /// A stage run of the plan.
 #[derive(Debug, Clone)]
 pub struct StageNode {
-    /// The stage.
+    /// Its stage.
     pub stage: Stage,
-    /// Its name, which follows from all that its results depend on.
+    /// Its name, derived from everything that its results depend on.
     pub uuid: Uuid,
-    /// The name that it would have without a seed.
+    /// The name that it would have without the seed.
     pub setting: Uuid,
-    /// The files that it reads, by the keys that name them.
+    /// The files that it reads, by the key that names them.
     pub files: Files,
     /// Its folder.
     pub dir: PathBuf,
-    /// Where its manifest, metrics and answers are, if not in its folder.
+    /// The folder of its manifest, metrics and answers, if that is not `dir`.
     pub kept: Option<PathBuf>,
     /// The configuration of the first trial that needs it.
     pub config: Arc<TrialConfig>,
-    /// The tokenizer's stage run, by index.
+    /// Index of the tokenizer's stage run.
     pub tokenizer: Option<usize>,
-    /// The data's stage run, by index.
+    /// Index of the data's stage run.
     pub data: Option<usize>,
-    /// The stage run whose model it starts from or examines, by index.
+    /// Index of the stage run whose model it starts from or examines.
     pub model: Option<usize>,
-    /// The weights that sit an exam.
-    pub at: At,
-    /// Trials that need it, by index.
+    /// Which weights of the model an exam examines: the final ones, or snapshots on the way.
+    pub at: ExamPoint,
+    /// Indices of the trials that need it.
     pub trials: Vec<usize>,
-    /// How it stood when the plan was made.
+    /// Its state when the plan was made.
     pub state: State,
-    /// How often it had been worked on when the plan was made.
+    /// Number of attempts when the plan was made.
     pub attempts: u32,
-    /// The stage run that takes its first steps, where one does.
+    /// The stage run that takes its first steps, if any.
     pub trunk: Option<Trunk>,
-    /// Floating-point operations that it will take itself, as far as can be told beforehand.
+    /// Estimated floating-point operations of this stage run itself; 0 for stages that do not train.
     pub weight: f64,
-    /// How likely it is to be run: below 1 where a tuning drops some of its like.
+    /// Probability that it is run: below 1 if a tuning eliminates some of the candidates that need it.
     pub chance: f64,
 }
 
 impl StageNode {
-    /// Stage runs that must be finished first, by index.
+    /// Indices of the stage runs that must be finished first.
     pub fn needs(&self) -> impl Iterator<Item = usize> {
         [self.tokenizer, self.data, self.model].into_iter().flatten()
     }
 
-    /// Where its manifest, metrics and answers are: in its folder, or where they are kept without it.
+    /// The folder of its manifest, metrics and answers: its own, or the one where they are kept without it.
     pub fn record(&self) -> &Path {
         self.kept.as_deref().unwrap_or(&self.dir)
     }
 
-    /// As shown to people: `pretrain-0b1c2d3e`.
+    /// Its name for display: `pretrain-0b1c2d3e`.
     pub fn short(&self) -> String {
         short_name(self.stage, self.uuid)
     }
 }
 
-/// A stage run's name as shown to people; the folder has the whole UUID.
+/// A stage run's name for display; the folder has the whole UUID.
 pub fn short_name(stage: Stage, uuid: Uuid) -> String {
     format!("{stage}-{}", short_id(uuid))
 }
@@ -125,16 +125,16 @@ pub fn short_name(stage: Stage, uuid: Uuid) -> String {
 /// A trial of the plan.
 #[derive(Debug, Clone)]
 pub struct PlannedTrial {
-    /// Its name, made of those of its stage runs.
+    /// Its name, derived from the names of its stage runs.
     pub uuid: Uuid,
-    /// The same without a seed: what is compared.
+    /// The same without the seed: trials of the same setting differ in their seed only.
     pub setting: Uuid,
-    /// The trial; of a tuned one with the value that was chosen, as soon as one is.
+    /// The trial; a tuned one holds the chosen value once there is one.
     pub trial: Trial,
-    /// Its stage runs in the order of the recipe, by index.
+    /// Indices of its stage runs, in the order of the recipe.
     pub stages: Vec<usize>,
     /// Whether it is to be run.
-    pub play: Play,
+    pub participation: Participation,
 }
 
 impl PlannedTrial {
@@ -144,7 +144,7 @@ impl PlannedTrial {
             && self.stages.last().is_some_and(|&last| graph.nodes[last].state == State::Done)
     }
 
-    /// As shown to people: `n_layers=4 seed=1`.
+    /// Its name for display: the swept keys with their values, such as `n_layers=4 seed=1`.
     pub fn label(&self) -> String {
         if self.trial.keys.is_empty() {
             return self.trial.sweep.clone();
@@ -152,39 +152,39 @@ impl PlannedTrial {
         let short = |(key, value): &(String, serde_json::Value)| {
             format!("{}={}", key.rsplit('.').next().unwrap_or(key), plain(value))
         };
-        // Tokens that follow from a number of operations, and values that are still to be chosen.
+        // Null: tokens that follow from a number of operations, and values that are not chosen yet.
         let is_known = |(_, value): &&(String, serde_json::Value)| !value.is_null();
         let keys: Vec<String> = self.trial.keys.iter().filter(is_known).map(short).collect();
         keys.join(" ")
     }
 }
 
-/// What is to be run, and what is there already.
+/// The plan: trials, their stage runs and the state of each.
 #[derive(Debug, Clone)]
 pub struct StageGraph {
-    /// The trials, in the sweep's order.
+    /// The trials, in the order of the sweep.
     pub trials: Vec<PlannedTrial>,
-    /// The stage runs; each stands after those it needs.
+    /// The stage runs; each comes after those that it needs.
     pub nodes: Vec<StageNode>,
-    /// What is tuned, and how far that has come.
+    /// The tunings and their progress.
     pub tunings: Vec<PlannedTuning>,
 }
 
 impl StageGraph {
-    /// Plans the stage runs of `trials` in the folder `runs`. Reads files to name them; changes nothing but the memory of digests.
+    /// Plans the stage runs of `trials` in the folder `runs`. Reads files to derive names; writes only the cache of digests.
     ///
     /// # Errors
-    /// Where a file that a name depends on cannot be read.
+    /// If a file that a name depends on cannot be read, or if two trials of one sweep are equal.
     pub fn plan(trials: &[Trial], runs: &Path) -> Result<Self> {
         Self::plan_with(trials, |_| None, runs, None)
     }
 
-    /// As [`Self::plan`], with the names of stage runs from the record of a trial, where `known` has one: that needs
-    /// none of its files. What is `kept` of stage runs stands for those that are not there: to be shown, not to be built
-    /// upon.
+    /// Like [`Self::plan`], but takes the names of a trial's stage runs from its record if `known` returns one; that needs
+    /// none of its files. A stage run that is not in `runs` is represented by what is in the folder `kept`: enough to show
+    /// it, not to build on it.
     ///
     /// # Errors
-    /// As [`Self::plan`].
+    /// The same as for [`Self::plan`].
     pub fn plan_with<'a>(
         trials: &[Trial],
         known: impl Fn(&Trial) -> Option<&'a RecordedTrial> + Sync,
@@ -193,22 +193,22 @@ impl StageGraph {
     ) -> Result<Self> {
         let inputs = Mutex::new(Inputs::remembered(runs));
         let planned = Planner::new(runs, kept).plan(trials, known, &inputs);
-        // What was read is worth remembering even if a later file is missing.
+        // Save the digests even if a later file is missing.
         inputs.into_inner().unwrap_or_else(PoisonError::into_inner).save()?;
         let mut graph = planned?;
         graph.ensure_different()?;
-        graph.hold_what_waits();
-        graph.drop_what_nothing_needs();
+        graph.mark_held();
+        graph.mark_unneeded();
         trunk::share(&mut graph);
         Ok(graph)
     }
 
-    /// The trials of the study: all but those that only try values for them.
+    /// The trials of the study: all except tuning candidates.
     pub fn study(&self) -> impl Iterator<Item = &PlannedTrial> {
         self.trials.iter().filter(|planned| !planned.trial.is_candidate())
     }
 
-    /// Two trials of one sweep that come to the same would be compared with themselves.
+    /// Returns an error if two trials of one sweep are equal: they would be compared with themselves.
     fn ensure_different(&self) -> Result<()> {
         let mut first: HashMap<(&str, Uuid), usize> = HashMap::new();
         for (index, planned) in self.trials.iter().enumerate() {
@@ -217,10 +217,11 @@ impl StageGraph {
                 continue;
             }
             let keys = differing(&self.trials[earlier].trial.config, &planned.trial.config);
-            // An experiment may name one sweep twice, and settings may differ behind what their candidates are tried for.
+            // An experiment may name one sweep twice; and candidates of different settings may be equal if the settings differ in a later
+            // stage only.
             if !keys.is_empty() && !planned.trial.is_candidate() {
                 bail!(
-                    "sweep {}: trials {} and {} come to the same, as {} {} the same content; expected each once",
+                    "sweep {}: trials {} and {} are the same, as {} {} the same content; expected each once",
                     planned.trial.sweep,
                     earlier + 1,
                     index + 1,
@@ -232,12 +233,12 @@ impl StageGraph {
         Ok(())
     }
 
-    /// The place of the stage run with this name.
+    /// Index of the stage run with this name.
     pub fn find(&self, uuid: Uuid) -> Option<usize> {
         self.nodes.iter().position(|node| node.uuid == uuid)
     }
 
-    /// All that the results of a stage run depend on.
+    /// Everything that the results of a stage run depend on.
     pub fn facts(&self, node: usize) -> Facts {
         let node = &self.nodes[node];
         let name = |index: Option<usize>| Some(self.nodes[index?].uuid);
@@ -250,29 +251,29 @@ impl StageGraph {
         )
     }
 
-    /// The same stage runs as they stand now.
-    pub fn looked_at_again(&self) -> Self {
+    /// The same graph with the current states of its stage runs.
+    pub fn refreshed(&self) -> Self {
         let mut graph = self.clone();
         for node in graph.nodes.iter_mut().filter(|node| node.kept.is_none()) {
             (node.state, node.attempts) = standing(&node.dir, node.uuid);
         }
-        graph.hold_what_waits();
-        graph.drop_what_nothing_needs();
+        graph.mark_held();
+        graph.mark_unneeded();
         graph
     }
 
-    /// Whether a stage run of a trial is not finished.
+    /// Whether a stage run of the trial is left to run.
     pub fn is_left(&self, planned: &PlannedTrial) -> bool {
         planned.stages.iter().any(|&index| self.nodes[index].state.is_left())
     }
 
-    /// Whether every stage run is finished.
+    /// Whether no stage run is left to run.
     pub fn is_finished(&self) -> bool {
         !self.nodes.iter().any(|node| node.state.is_left())
     }
 
-    /// What only candidates need that are out of play is not run; what only trials need that wait, not yet.
-    pub(super) fn hold_what_waits(&mut self) {
+    /// Marks stage runs that only waiting trials need as held, and those that only eliminated candidates need as lost or unneeded.
+    pub(super) fn mark_held(&mut self) {
         if self.tunings.is_empty() {
             return;
         }
@@ -285,10 +286,12 @@ impl StageGraph {
             }
         }
         for node in self.nodes.iter_mut().filter(|node| node.state.is_open()) {
-            let play = |play: Play| node.trials.iter().any(|&trial| self.trials[trial].play == play);
+            let has = |participation: Participation| {
+                node.trials.iter().any(|&trial| self.trials[trial].participation == participation)
+            };
             node.state = match std::mem::replace(&mut node.state, State::Unneeded) {
-                state if play(Play::In) => state,
-                _ if play(Play::Waits) => State::Held,
+                state if has(Participation::Active) => state,
+                _ if has(Participation::Pending) => State::Held,
                 State::Again(reason) => State::Lost(reason),
                 _ => State::Unneeded,
             };
@@ -300,7 +303,7 @@ impl StageGraph {
         }
     }
 
-    /// The tuning that a trial has part in, by its place, and itself.
+    /// The tuning that a trial takes part in, with its index.
     pub fn tuning_of(&self, planned: &PlannedTrial) -> Option<(usize, &PlannedTuning)> {
         let of = &planned.trial.part.as_ref()?.tuning().of;
         let is_its = |(_, tuning): &(usize, &PlannedTuning)| {
@@ -309,14 +312,14 @@ impl StageGraph {
         self.tunings.iter().enumerate().find(is_its)
     }
 
-    /// The inputs of a stage run, as its manifest names them.
+    /// The inputs of a stage run, in the form that its manifest lists them.
     pub fn inputs(&self, node: usize) -> Vec<Input> {
         let input = |index: usize| Input { stage: self.nodes[index].stage, uuid: self.nodes[index].uuid };
         self.nodes[node].needs().map(input).collect()
     }
 
-    /// Tokenizers and data are needed only where something is made from them.
-    pub(super) fn drop_what_nothing_needs(&mut self) {
+    /// Marks tokenizers and data that no remaining stage run reads as unneeded.
+    pub(super) fn mark_unneeded(&mut self) {
         let mut is_used = vec![false; self.nodes.len()];
         for index in (0..self.nodes.len()).rev() {
             let node = &mut self.nodes[index];
@@ -332,9 +335,9 @@ impl StageGraph {
     }
 }
 
-/// How the stage run in `dir` stands, and how often it was worked on.
+/// The state of the stage run in `dir`, and its number of attempts.
 pub fn standing(dir: &Path, uuid: Uuid) -> (State, u32) {
-    // Where a claim cannot be read, taking it tells.
+    // If the claim cannot be read, taking it reports the error.
     let held = Watch::default().look(dir).unwrap_or(Held::Free);
     let manifest = match Manifest::read(dir) {
         Ok(Some(manifest)) => manifest,
@@ -345,7 +348,7 @@ pub fn standing(dir: &Path, uuid: Uuid) -> (State, u32) {
             };
             return (state, 0);
         }
-        // What is damaged is that stage run's trouble, not that of all others.
+        // A damaged manifest concerns this stage run only.
         Err(error) => return (State::Again(format!("{error:#}")), 0),
     };
     let state = match (manifest.status, held) {

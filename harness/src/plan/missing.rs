@@ -1,15 +1,15 @@
-//! Files and folders that a sweep names and that are not there, told by the lines that name them.
+//! Finds files and folders that a sweep names but that do not exist, with the lines that name them.
 
 use crate::config::{
     ConfigError, NamedFiles, Source, TrainStage, TrialConfig, near_file, recipe, source_key,
 };
-use crate::data::files::problem;
+use crate::data::files::pattern_problem;
 use crate::exam::sheet_files;
 use crate::sweep::{Reading, Sweep};
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// What is wrong with the files that the trials of a sweep read, each once.
+/// The problems with the files that the trials of a sweep read, each once.
 pub fn missing(sweep: &Sweep) -> Vec<ConfigError> {
     let mut seen = BTreeSet::new();
     let mut found = vec![];
@@ -26,17 +26,17 @@ pub fn missing(sweep: &Sweep) -> Vec<ConfigError> {
     found
 }
 
-/// Something that a configuration names.
+/// A file or folder that a configuration names.
 enum Named<'a> {
-    /// Files, by a name or a glob.
+    /// Files, by a path or a glob.
     Files(&'a str),
-    /// A tokenizer's file, or its folder.
+    /// A tokenizer file, or its folder.
     Tokenizer(&'a str),
-    /// A folder of sheets of the split.
+    /// A folder of sheets, and the split that is read.
     Sheets(&'a str, &'static str),
 }
 
-/// All that a trial reads, with the key that names it, by itself and as it is told.
+/// Everything that a trial reads, each with the key that names it and the name of the key for display.
 fn named(config: &TrialConfig) -> Vec<(&'static str, String, Named<'_>)> {
     let mut files = config.files_of(&recipe(config));
     let (tokenizer, exam) = (&config.tokenizer.path, &config.exam);
@@ -65,7 +65,7 @@ fn named(config: &TrialConfig) -> Vec<(&'static str, String, Named<'_>)> {
 }
 
 impl Named<'_> {
-    /// What is wrong with it, seen from a folder that nobody has written before it.
+    /// What is wrong with it; messages show paths relative to `from`, since the configuration names them so.
     fn problem(&self, from: &Path) -> Option<String> {
         let written =
             |path: &str| Path::new(path).strip_prefix(from).unwrap_or(Path::new(path)).display().to_string();
@@ -74,14 +74,14 @@ impl Named<'_> {
             hint => hint,
         };
         match *self {
-            Self::Files(pattern) => problem(pattern, from),
+            Self::Files(pattern) => pattern_problem(pattern, from),
             Self::Tokenizer(path) => (!Path::new(path).exists()).then(|| {
                 let hint = hint(path, "; expected a tokenizer.json or its folder");
                 format!("there is no \"{}\"{hint}", written(path))
             }),
             Self::Sheets(path, _) if !Path::new(path).is_dir() => {
                 let hint = hint(path, "");
-                Some(format!("\"{}\" is no folder, expected one of sheets{hint}", written(path)))
+                Some(format!("\"{}\" is not a folder, expected a folder of sheets{hint}", written(path)))
             }
             Self::Sheets(path, split) => sheet_files(Path::new(path), split).err().map(|_| {
                 format!(
@@ -93,7 +93,7 @@ impl Named<'_> {
     }
 }
 
-/// The folder from which files of a place are seen: its own for a file of this machine, such as `sweeps/local.toml:3`.
+/// The folder that paths at a place are relative to: the file's own for a local file, such as `sweeps/local.toml:3`; else empty.
 fn folder_of(place: &str) -> &Path {
     let file = Path::new(place.rsplit_once(':').map_or(place, |(file, _)| file));
     let is_local = file.file_name().is_some_and(|name| {
@@ -110,7 +110,7 @@ mod tests {
     use crate::config::{Local, Overrides};
     use std::fs;
 
-    /// What is missing of a sweep in a folder with some files, by lines without the folder.
+    /// The problems of a sweep in a folder with some files, with places relative to the folder.
     fn told(text: &str, local: Option<&str>) -> Vec<String> {
         let dir = tempfile::tempdir().unwrap();
         let root = format!("{}/", dir.path().display());
@@ -141,10 +141,10 @@ mod tests {
             [
                 "sweeps/a.toml:4: data.pretrain: no file matches \"text/tran.jsonl\"; did you mean text/train.jsonl?",
                 "sweeps/a.toml:5: data.sft: \"text/more\" is a folder, expected a file or a glob such as \"text/more/*.jsonl\"",
-                "sweeps/a.toml:6: data.dpo.a: no file matches \"text/*.csv\"; expected a file or a glob, seen from the current folder",
+                "sweeps/a.toml:6: data.dpo.a: no file matches \"text/*.csv\"; expected a file or a glob, relative to the current folder",
                 "sweeps/a.toml:6: data.dpo.b: no file matches \"txt/*.jsonl\"; did you mean text/*.jsonl?",
                 "sweeps/a.toml:10: tokenizer.path: there is no \"text/tok\"; expected a tokenizer.json or its folder",
-                "sweeps/a.toml:8: exam.sheets: \"sheet\" is no folder, expected one of sheets; did you mean sheets?",
+                "sweeps/a.toml:8: exam.sheets: \"sheet\" is not a folder, expected a folder of sheets; did you mean sheets?",
             ]
         );
         let empty = "name = 'a'\n[base.exam]\nsheets = 'DIR/text'\n";
@@ -181,7 +181,7 @@ mod tests {
             of("'../text/tran.jsonl', '../text/x.csv'"),
             [
                 "sweeps/local.toml:3: data.pretrain: no file matches \"../text/tran.jsonl\"; did you mean ../text/train.jsonl?",
-                "sweeps/local.toml:3: data.pretrain: no file matches \"../text/x.csv\"; expected a file or a glob, seen from sweeps",
+                "sweeps/local.toml:3: data.pretrain: no file matches \"../text/x.csv\"; expected a file or a glob, relative to sweeps",
             ]
         );
     }

@@ -1,6 +1,6 @@
-//! What is to be run: the facts that results depend on, the names that follow from them, and the graph of stage runs.
+//! Planning: the facts that results depend on, the names derived from them, and the graph of stage runs.
 //!
-//! Trials flow in, a [`StageGraph`] flows out. *Invariant:* planning changes nothing but the memory of digests, and
+//! Input are trials, output is a [`StageGraph`]. *Invariant:* planning writes nothing but the cache of file digests, and
 //! equal facts have equal names on every machine.
 
 mod check;
@@ -23,7 +23,7 @@ mod tune;
 
 pub use explain::explain;
 pub use facts::Facts;
-pub use graph::{PlannedTrial, Play, StageGraph, StageNode, State, short_name};
+pub use graph::{Participation, PlannedTrial, StageGraph, StageNode, State, short_name};
 pub use missing::missing;
 pub use trunk::Trunk;
-pub use tune::{PlannedTuning, Standing, Tried};
+pub use tune::{CandidateResult, PlannedTuning, Standing};

@@ -1,33 +1,33 @@
-//! The names of a trial's stage runs, which follow from its configuration and its files alone.
+//! Names of a trial's stage runs, derived from its configuration and files alone.
 
 use super::facts::{Files, Reading, files_of};
-use crate::config::{At, Stage, TrainStage, TrialConfig, recipe};
+use crate::config::{ExamPoint, Stage, TrainStage, TrialConfig, recipe};
 use crate::data::files::Inputs;
 use anyhow::Result;
 use std::sync::{Mutex, PoisonError};
 use uuid::Uuid;
 
-/// A stage run of one trial, before it is known which trials share it.
+/// A stage run of one trial, before it is merged with equal ones of other trials.
 pub struct Named {
-    /// The stage.
+    /// Its stage.
     pub stage: Stage,
     /// Its name.
     pub uuid: Uuid,
-    /// The name that it would have without a seed.
+    /// The name that it would have without the seed.
     pub setting: Uuid,
     /// The files that it reads.
     pub files: Files,
-    /// The stage run whose model it starts from or examines, by its place in the recipe.
+    /// Index in the recipe of the stage run whose model it starts from or examines.
     pub model: Option<usize>,
-    /// The weights that sit an exam.
-    pub at: At,
+    /// Which weights of the model an exam examines.
+    pub at: ExamPoint,
 }
 
-/// The stage runs of a trial in the order of its recipe: tokenizer, data, then what computes; those of a candidate end
-/// with the stage `until`, and sit no exam.
+/// The stage runs of a trial in the order of its recipe: tokenizer, data, then trainings and exams. Those of a tuning
+/// candidate end with the stage `until` and include no exam.
 ///
 /// # Errors
-/// Where a file that a name depends on cannot be read.
+/// If a file that a name depends on cannot be read.
 pub fn stage_runs(
     config: &TrialConfig,
     until: Option<TrainStage>,
@@ -35,7 +35,7 @@ pub fn stage_runs(
 ) -> Result<Vec<Named>> {
     let reading = Reading::new(config);
     let mut runs: Vec<Named> = Vec::new();
-    let mut add = |stage: Stage, model: Option<usize>, at: At| -> Result<usize> {
+    let mut add = |stage: Stage, model: Option<usize>, at: ExamPoint| -> Result<usize> {
         let files = files_of(stage, config, &mut inputs.lock().unwrap_or_else(PoisonError::into_inner))?;
         let tokenizer = (stage != Stage::Tokenizer).then_some(0);
         let named = |index: Option<usize>, name: fn(&Named) -> Uuid| Some(name(&runs[index?]));
@@ -49,12 +49,12 @@ pub fn stage_runs(
         runs.push(Named { stage, uuid, setting, files, model, at });
         Ok(runs.len() - 1)
     };
-    add(Stage::Tokenizer, None, At::default())?;
-    add(Stage::Data, None, At::default())?;
+    add(Stage::Tokenizer, None, ExamPoint::default())?;
+    add(Stage::Data, None, ExamPoint::default())?;
     let (exams, examined) = (config.exams(), config.examined());
     let mut model = None;
     for stage in recipe(config) {
-        model = Some(add(stage.into(), model, At::default())?);
+        model = Some(add(stage.into(), model, ExamPoint::default())?);
         if until == Some(stage) {
             break;
         }

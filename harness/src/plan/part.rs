@@ -6,7 +6,7 @@ use super::trunk;
 use super::tune::PlannedTuning;
 
 impl StageGraph {
-    /// The trials of the study that are wanted, with the candidates that try values for them, and all their stage runs.
+    /// The part with the trials of the study for which `wanted` returns `true`, their tuning candidates, and all their stage runs.
     pub fn part(&self, wanted: impl Fn(&PlannedTrial) -> bool) -> Self {
         let is_wanted = |planned: &PlannedTrial| !planned.trial.is_candidate() && wanted(planned);
         let mut keeps: Vec<bool> = self.trials.iter().map(is_wanted).collect();
@@ -32,7 +32,7 @@ impl StageGraph {
             if node.trials.is_empty() {
                 continue;
             }
-            // What a stage run needs stands before it, and is needed by the same trials.
+            // A needed stage run comes earlier, and the same trials need it.
             for need in [&mut node.tokenizer, &mut node.data, &mut node.model] {
                 *need = need.and_then(|need| node_at[need]);
             }
@@ -45,8 +45,8 @@ impl StageGraph {
             planned.stages = planned.stages.iter().filter_map(|&stage| node_at[stage]).collect();
         }
         let mut part = Self { trials, nodes, tunings };
-        part.hold_what_waits();
-        part.drop_what_nothing_needs();
+        part.mark_held();
+        part.mark_unneeded();
         trunk::share(&mut part);
         part
     }

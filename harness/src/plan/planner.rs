@@ -1,10 +1,10 @@
-//! How a plan is made: trials get the names of their stage runs, and each of these its place in the graph.
+//! Makes a plan: derives the names of each trial's stage runs, and adds each stage run to the graph once.
 
 use super::facts::{Files, name_of};
-use super::graph::{PlannedTrial, Play, StageGraph, StageNode, State, standing};
+use super::graph::{Participation, PlannedTrial, StageGraph, StageNode, State, standing};
 use super::names::{Named, stage_runs};
 use super::tune::{PlannedTuning, Standing, tunings};
-use crate::config::{At, Stage, TrainStage, TrialConfig};
+use crate::config::{ExamPoint, Stage, TrainStage, TrialConfig};
 use crate::data::files::Inputs;
 use crate::runs::manifest::{Manifest, RunStatus};
 use crate::runs::recorded::{RecordedStage, RecordedTrial};
@@ -17,24 +17,24 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use uuid::Uuid;
 
-/// The names of all that is in a folder.
+/// The names of all entries of a folder.
 fn names_in(folder: &Path) -> HashSet<OsString> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name()).collect()
 }
 
-/// A plan in the making.
+/// A plan under construction.
 pub struct Planner<'a> {
     runs: &'a Path,
-    /// What is there: most stage runs of a new sweep are not, and need not be looked at.
+    /// The names in `runs`: most stage runs of a new sweep are missing, and are then not looked up on disk.
     there: HashSet<OsString>,
-    /// Where something is kept of stage runs, whether they are there or not.
+    /// The folder with the records of stage runs that outlast their folders, if any.
     kept: Option<&'a Path>,
     nodes: Vec<StageNode>,
     by_name: HashMap<Uuid, usize>,
 }
 
-/// The stage runs that one reads, by index: tokenizer, data, model.
+/// Indices of the stage runs that a stage run reads.
 #[derive(Debug, Clone, Copy, Default)]
 struct Needs {
     tokenizer: Option<usize>,
@@ -42,25 +42,26 @@ struct Needs {
     model: Option<usize>,
 }
 
-/// Where the names of a trial's stage runs come from.
+/// The source of the names of a trial's stage runs.
 enum Origin<'a> {
-    /// Its configuration and files.
+    /// Derived from its configuration and files.
     Trial(Vec<Named>),
-    /// The record of an earlier run.
+    /// Taken from the record of an earlier run.
     Record(&'a RecordedTrial),
 }
 
-/// A trial with the value that was chosen for it, if one is, and where its names come from.
+/// A trial, with its tuned value if one is chosen, and the source of its names.
 struct Settled<'a> {
     trial: Trial,
-    /// Its own names, trial and setting, where they are not made of those of its stage runs.
+    /// The names of the trial and of its setting, if they are not derived from those of its stage runs.
     names: Option<[Uuid; 2]>,
     origin: Origin<'a>,
-    play: Play,
+    participation: Participation,
 }
 
-/// A tuned trial, as far as its value is chosen: by its candidates, or by the record where these are gone. Its names are
-/// made of the rule: those of its candidates, and of the stage runs that it would have with the first value.
+/// Settles a tuned trial: its value is the one that its candidates, or else its record, have chosen, if any. Its name is
+/// derived from the tuning, not from the choice: from its candidates' names and from the stage runs that it would have
+/// with the first value.
 fn settle<'a>(
     trial: &Trial,
     tuning: &PlannedTuning,
@@ -73,36 +74,36 @@ fn settle<'a>(
         _ => recorded.and_then(|recorded| recorded.part.as_ref()?.chosen()),
     };
     let settled = trial.with_choice(chosen)?;
-    let play = if chosen.is_some() { Play::In } else { Play::Waits };
+    let participation = if chosen.is_some() { Participation::Active } else { Participation::Pending };
     if let Some(recorded) = recorded.filter(|recorded| recorded.part == settled.part) {
-        return Ok(Settled { trial: settled, names: None, origin: Origin::Record(recorded), play });
+        return Ok(Settled { trial: settled, names: None, origin: Origin::Record(recorded), participation });
     }
     let rule = names_of(trial, inputs)?;
     let tried = || tried.iter().copied();
     let uuid = name_of(tried().chain(rule.iter().map(|run| run.uuid)));
     let setting = name_of(tried().chain(rule.iter().map(|run| run.setting)));
     let named = if chosen.is_some() { names_of(&settled, inputs)? } else { rule };
-    Ok(Settled { trial: settled, names: Some([uuid, setting]), origin: Origin::Trial(named), play })
+    Ok(Settled { trial: settled, names: Some([uuid, setting]), origin: Origin::Trial(named), participation })
 }
 
 fn names_of(trial: &Trial, inputs: &Mutex<Inputs>) -> Result<Vec<Named>> {
     stage_runs(&trial.config, trial.until(), inputs)
 }
 
-/// Trials whose names are found together, by all cores.
+/// Number of trials whose names are derived in one parallel batch.
 const AT_A_TIME: usize = 1024;
 
 impl<'a> Planner<'a> {
-    /// For stage runs in the folder `runs`, of which something may be `kept`.
+    /// A planner for stage runs in the folder `runs`; records of missing ones may be in `kept`.
     pub fn new(runs: &'a Path, kept: Option<&'a Path>) -> Self {
         Self { runs, there: names_in(runs), kept, nodes: Vec::new(), by_name: HashMap::new() }
     }
 
-    /// Plans all trials: candidates and others first, then those that take what is chosen. Names come from the record of a
-    /// trial, where `known` has one, or else follow from each trial alone.
+    /// Plans all trials: candidates and untuned trials first, then tuned trials. Names come from the record of a trial if
+    /// `known` returns one, and otherwise follow from the trial alone.
     ///
     /// # Errors
-    /// Where a file that a name depends on cannot be read.
+    /// If a file that a name depends on cannot be read.
     pub fn plan<'r>(
         mut self,
         trials: &[Trial],
@@ -118,7 +119,7 @@ impl<'a> Planner<'a> {
                 Some(recorded) => Origin::Record(recorded),
                 None => Origin::Trial(names_of(trial, inputs)?),
             };
-            Ok(Settled { trial: trial.clone(), names: None, origin, play: Play::In })
+            Ok(Settled { trial: trial.clone(), names: None, origin, participation: Participation::Active })
         };
         self.add_all(trials, &plain, &mut planned, name)?;
         let last = |candidate: usize| {
@@ -132,7 +133,7 @@ impl<'a> Planner<'a> {
                 if let (Some(planned), Some(Part::Candidate { value, rung, .. })) =
                     (&mut planned[candidate], &trials[candidate].part)
                 {
-                    planned.play = tuning.play(place, *rung, *value);
+                    planned.participation = tuning.participation(place, *rung, *value);
                 }
             }
         }
@@ -153,7 +154,7 @@ impl<'a> Planner<'a> {
         Ok(StageGraph { trials: planned.into_iter().flatten().collect(), nodes: self.nodes, tunings })
     }
 
-    /// Adds some of the trials, whose names are found by all cores.
+    /// Adds the trials `some`; their names are derived in parallel.
     fn add_all<'r>(
         &mut self,
         trials: &[Trial],
@@ -165,13 +166,13 @@ impl<'a> Planner<'a> {
             let named: Vec<Result<Settled>> = part.par_iter().map(|&index| name(index)).collect();
             for (&index, named) in part.iter().zip(named) {
                 let place = || format!("sweep {}, trial {}", trials[index].sweep, index + 1);
-                let Settled { trial, names, origin, play } = named.with_context(place)?;
+                let Settled { trial, names, origin, participation } = named.with_context(place)?;
                 let found = match origin {
                     Origin::Trial(named) => self.trial(index, &trial, named),
                     Origin::Record(recorded) => self.recorded(index, &trial, recorded),
                 };
                 let [uuid, setting] = names.unwrap_or([found.uuid, found.setting]);
-                planned[index] = Some(PlannedTrial { uuid, setting, play, ..found });
+                planned[index] = Some(PlannedTrial { uuid, setting, participation, ..found });
             }
         }
         Ok(())
@@ -191,10 +192,10 @@ impl<'a> Planner<'a> {
             let known = self.known(index, uuid);
             stages.push(known.unwrap_or_else(|| self.add(index, &trial.config, stage, names, files, needs)));
         }
-        PlannedTrial { uuid, setting, trial: trial.clone(), stages, play: Play::In }
+        PlannedTrial { uuid, setting, trial: trial.clone(), stages, participation: Participation::Active }
     }
 
-    /// A trial whose stage runs have their names from a record.
+    /// Adds a trial whose stage runs are named by a record.
     fn recorded(&mut self, index: usize, trial: &Trial, recorded: &RecordedTrial) -> PlannedTrial {
         let mut stages: Vec<usize> = Vec::new();
         for RecordedStage { stage, uuid, model, at } in &recorded.stages {
@@ -208,17 +209,17 @@ impl<'a> Planner<'a> {
                 needs.model = stages.iter().copied().find(|&s| Some(self.nodes[s].uuid) == *model);
             }
             let known = self.known(index, *uuid);
-            // Nobody asks for the setting of a stage run that is not planned anew.
+            // The setting of a recorded stage run is never read.
             let new = || Names { uuid: *uuid, setting: Uuid::nil(), at: at.clone() };
             stages.push(
                 known.unwrap_or_else(|| self.add(index, &trial.config, *stage, new(), Files::new(), needs)),
             );
         }
         let (uuid, setting) = (recorded.trial, recorded.setting);
-        PlannedTrial { uuid, setting, trial: trial.clone(), stages, play: Play::In }
+        PlannedTrial { uuid, setting, trial: trial.clone(), stages, participation: Participation::Active }
     }
 
-    /// The stage run with this name, where an earlier trial needs it as well.
+    /// Index of the stage run with this name if it is in the plan already; `trial` is added to its trials.
     fn known(&mut self, trial: usize, uuid: Uuid) -> Option<usize> {
         let index = *self.by_name.get(&uuid)?;
         let trials = &mut self.nodes[index].trials;
@@ -271,15 +272,15 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// The names of a stage run, and the weights that sit an exam.
+/// The names of a stage run, and the weights that an exam examines.
 struct Names {
     uuid: Uuid,
-    /// Without a seed.
+    /// The name without the seed.
     setting: Uuid,
-    at: At,
+    at: ExamPoint,
 }
 
-/// How a stage run ended whose record alone is kept.
+/// The state of a stage run of which only the record is kept.
 fn ended(kept: &Path) -> State {
     match Manifest::read(kept) {
         Ok(Some(manifest)) if manifest.status == RunStatus::Done => State::Done,
@@ -288,7 +289,7 @@ fn ended(kept: &Path) -> State {
     }
 }
 
-/// What a training stage will cost, about: by its length where it is given, else by that of one pass.
+/// Estimated floating-point operations of a training stage: by its configured length, or else one million tokens per epoch.
 pub(super) fn training_flops(config: &TrialConfig, stage: TrainStage) -> f64 {
     let training = stage.training(config);
     let step = stage.positions_of_step(config) as f64;

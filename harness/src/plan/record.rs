@@ -1,14 +1,14 @@
-//! A plan as it is recorded in a folder of results.
+//! The record of a plan in a folder of results.
 
 use super::{PlannedTrial, StageGraph};
 use crate::runs::recorded::{RecordedStage, RecordedTrial};
 use anyhow::{Context, Result};
 
 impl StageGraph {
-    /// The trials with the names of their stage runs.
+    /// The records of the trials, with the names of their stage runs.
     ///
     /// # Errors
-    /// Where a configuration cannot be written as TOML.
+    /// If a configuration cannot be written as TOML.
     pub fn recorded(&self) -> Result<Vec<RecordedTrial>> {
         self.trials.iter().map(|planned| self.recorded_trial(planned)).collect()
     }
@@ -19,7 +19,7 @@ impl StageGraph {
             let model = node.model.map(|model| self.nodes[model].uuid);
             RecordedStage { stage: node.stage, uuid: node.uuid, model, at: node.at.clone() }
         };
-        // As the sweep has it: what is tuned is known by what was chosen.
+        // The configuration of the sweep: `part` records which tuned value was chosen.
         let config = planned.trial.with_choice(None)?.config;
         Ok(RecordedTrial {
             trial: planned.uuid,

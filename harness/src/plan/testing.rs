@@ -1,4 +1,4 @@
-//! For tests: trials and their plans.
+//! Helpers for tests: trials and their plans.
 #![allow(clippy::unwrap_used)]
 
 use super::StageGraph;
@@ -7,7 +7,7 @@ use crate::sweep::Trial;
 use serde_json::json;
 use std::path::Path;
 
-/// A trial of the defaults, changed.
+/// A trial with the default configuration, modified by `change`.
 pub fn trial(change: impl FnOnce(&mut TrialConfig)) -> Trial {
     let mut config = TrialConfig::default();
     change(&mut config);
@@ -19,7 +19,7 @@ pub fn trial(change: impl FnOnce(&mut TrialConfig)) -> Trial {
     }
 }
 
-/// The graph of trials.
+/// The stage graph of `trials`.
 pub fn plan(trials: &[Trial], runs: &Path) -> StageGraph {
     StageGraph::plan(trials, runs).unwrap()
 }

@@ -1,4 +1,4 @@
-//! The names of stage runs: what they follow from, and what they do not.
+//! Tests of what the names of stage runs depend on.
 #![allow(clippy::unwrap_used)]
 
 use super::StageGraph;
@@ -34,7 +34,7 @@ fn names_follow_from_what_results_depend_on() {
     assert_eq!(changed(|c| c.model.n_layers = 5), [pretrain, sft, dpo, Exam]);
     assert_eq!(changed(|c| c.exam.system = "?".into()), [Exam]);
     assert_eq!(changed(|c| c.device = Device::Cuda(Some(1))), [pretrain, sft, dpo, Exam]);
-    // A stage that is left out needs no data.
+    // A stage that is disabled needs no data.
     let data = |change: fn(&mut TrialConfig)| names(change)[&Data];
     assert_ne!(data(|_| {}), data(|c| c.dpo.training.enabled = false));
     let all = [Tokenizer, Data, pretrain, sft, dpo, Exam];
@@ -50,7 +50,7 @@ fn names_do_not_follow_from_how_the_work_is_done() {
     assert_eq!(changed(|c| c.sft.training.keep_checkpoints = 1), []);
     assert_eq!(changed(|c| (c.sft.training.keep_every, c.sft.training.keep_best) = (7, true)), []);
     assert_eq!(changed(|c| c.pretrain.training.max_loss_rise = 2.0), []);
-    // Keys of a stage that is left out.
+    // Keys of a disabled stage.
     assert_eq!(changed(|c| c.lora.rank = 2), []);
     let of = |change: fn(&mut TrialConfig)| plan(&[trial(change)], Path::new("nowhere")).trials[0].uuid;
     assert_eq!(of(|_| {}), of(|c| (c.threads, c.sft.training.log_every) = (3, 3)));
@@ -59,7 +59,7 @@ fn names_do_not_follow_from_how_the_work_is_done() {
 
 #[test]
 fn names_stay_from_one_version_to_the_next() {
-    // A change here makes every finished stage run of every user useless.
+    // If this test fails, all finished stage runs of all users become unusable.
     let of = |text: &str| Facts {
         stage: Stage::Train(TrainStage::Sft),
         keys: serde_json::from_str(text).unwrap(),
@@ -94,7 +94,7 @@ fn names_follow_the_content_of_files_not_their_folder() {
     let same = StageGraph::plan(&trials, runs.path()).unwrap_err().to_string();
     assert_eq!(
         same,
-        "sweep test: trials 1 and 2 come to the same, as data.pretrain, data.sft name the same content; expected each once"
+        "sweep test: trials 1 and 2 are the same, as data.pretrain, data.sft name the same content; expected each once"
     );
     trials[1].sweep = "other".into();
     let graph = plan(&trials, runs.path());
@@ -128,7 +128,7 @@ fn an_edited_sheet_names_another_exam_whatever_lies_beside_its_folder() {
         fs::write(dir.join("law_val.csv"), text).unwrap();
         dir.to_string_lossy().into_owned()
     };
-    // As a pattern the first folder names the second.
+    // Read as a glob, the first folder would match the second.
     let [folder, _] = ["sh[1]", "sh1"].map(|folder| sheet(folder, "A"));
     let exam = |folder: &str| {
         let folder = Some(folder.to_string());

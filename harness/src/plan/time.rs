@@ -1,5 +1,5 @@
-//! How long the stage runs of a plan will take, and what that costs: by a roofline of a device, or by the pace of earlier
-//! stage runs of this machine.
+//! Forecasts of the time and the price of a plan's stage runs: by the roofline of a device, or by the throughput of
+//! earlier stage runs on this machine.
 
 use super::{StageGraph, StageNode};
 use crate::config::{Answer, Stage, TrainStage, TrialConfig};
@@ -10,50 +10,51 @@ use crate::sweep::{Extent, at_most, card_memory_mb, memory_mb};
 use crate::system::on_threads;
 use crate::track::{counted, table, time};
 use crate::train::optimizer;
+use crate::train::trunk::adopted_share;
 use anyhow::{Context, Result, bail};
 use model::cost::roofline::{Card, Processor, Seconds, Step};
-use model::cost::step::Change;
+use model::cost::step::Trained;
 use model::trainer::Rule;
 use model::{ModelConfig, Precision, Recompute};
 use serde::Serialize;
 use std::path::Path;
 
-/// What times are told by.
+/// What times are estimated by.
 #[derive(Debug, Clone)]
-pub enum Yardstick {
-    /// A card by its data sheet.
+pub enum Estimator {
+    /// A GPU by its data sheet, computing in this precision.
     Card(Card, Precision),
-    /// This machine's processor, as it was measured.
+    /// This machine's CPU, as measured.
     Processor(Processor),
-    /// The mean pace of earlier stage runs.
-    Pace {
-        /// Floating-point operations a second.
+    /// The mean throughput of earlier stage runs.
+    Throughput {
+        /// Floating-point operations per second.
         flops: f64,
-        /// Stage runs that it is the mean of.
+        /// Number of stage runs that it is averaged over.
         runs: usize,
     },
 }
 
-/// The names of devices that times can be told for.
+/// Names of the devices that times can be estimated for.
 pub const DEVICES: [&str; 6] = ["h100", "h200", "a100", "4090", "3090", "cpu"];
 
-/// Earlier stage runs that a pace is taken from at most.
+/// Most earlier stage runs that are read for the throughput.
 const MOST_READ: usize = 1000;
 
-/// A device that times can be told for.
+/// A device that times can be estimated for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Target {
-    /// A card.
+    /// A GPU, computing in this precision.
     Card(Card, Precision),
-    /// This machine's processor.
+    /// This machine's CPU.
     Processor,
 }
 
 impl Target {
-    /// The device of this name, computing in this precision.
+    /// The device of this name, computing in this precision; by default in bf16 on a GPU and in f32 on the CPU.
     ///
     /// # Errors
-    /// Where there is no such device, or it does not compute so.
+    /// If there is no such device, or if it does not support the precision.
     pub fn of(device: &str, precision: Option<Precision>) -> Result<Self> {
         if device == "cpu" {
             return match precision.filter(|&precision| precision != Precision::F32) {
@@ -66,7 +67,7 @@ impl Target {
         Ok(Self::Card(card, precision.unwrap_or(Precision::Bf16)))
     }
 
-    /// The memory of a trial on it, in MiB.
+    /// Memory in MiB that a trial needs on this device.
     pub fn memory_mb(self, config: &TrialConfig) -> f64 {
         match self {
             Self::Card(_, precision) => card_memory_mb(config, precision),
@@ -75,11 +76,11 @@ impl Target {
     }
 }
 
-impl Yardstick {
-    /// That of a device; the processor is measured now.
+impl Estimator {
+    /// The estimator of a device; measures the CPU now.
     ///
     /// # Errors
-    /// Where no threads can be started.
+    /// If no threads can be started.
     pub fn of(target: Target) -> Result<Self> {
         match target {
             Target::Card(card, precision) => Ok(Self::Card(card, precision)),
@@ -87,8 +88,8 @@ impl Yardstick {
         }
     }
 
-    /// The pace of training stage runs of this machine that are done in a folder, of so many as are quickly read; `None` where
-    /// there are none.
+    /// The mean throughput of finished training stage runs in a folder that this machine made on `device`; reads at most
+    /// `MOST_READ` stage runs. `None` if there are none.
     pub fn recorded(runs: &Path, device: &str) -> Option<Self> {
         let (mut flops, mut seconds, mut count, here) = (0.0, 0.0, 0, host());
         let is_training = |entry: &std::fs::DirEntry| {
@@ -99,15 +100,16 @@ impl Yardstick {
             let Ok(Some(manifest)) = Manifest::read(&entry.path()) else { continue };
             let is_of_this = manifest.host == here && manifest.device.starts_with(device);
             if manifest.status == RunStatus::Done && is_of_this {
-                flops += manifest.results.flops;
+                // Operations and time of its own steps: those of a branch's first steps are its trunk's.
+                flops += manifest.results.flops * (1.0 - adopted_share(&manifest.results));
                 seconds += manifest.wall_seconds;
                 count += 1;
             }
         }
-        (flops > 0.0 && seconds > 0.0).then_some(Self::Pace { flops: flops / seconds, runs: count })
+        (flops > 0.0 && seconds > 0.0).then_some(Self::Throughput { flops: flops / seconds, runs: count })
     }
 
-    /// Seconds of a step, and the share of the device that they take; `None` by the pace of others.
+    /// Time of a step, and the share of the device that it occupies; `None` for [`Self::Throughput`].
     fn step(&self, model: &ModelConfig, step: &Step, threads: usize) -> Option<(Seconds, f64)> {
         match self {
             Self::Card(card, precision) => Some((card.step(model, step, *precision), 1.0)),
@@ -116,41 +118,41 @@ impl Yardstick {
                 let threads = if threads == 0 { all } else { threads.min(all) }.clamp(1, step.lanes.max(1));
                 Some((processor.step(model, step, threads), threads as f64 / all as f64))
             }
-            Self::Pace { .. } => None,
+            Self::Throughput { .. } => None,
         }
     }
 
-    /// In words.
+    /// A description for the user.
     fn describe(&self) -> String {
         match self {
             Self::Card(card, precision) => {
                 format!("on one {} in {precision}, by a roofline", card.name)
             }
             Self::Processor(_) => "on this machine's processor, by a roofline measured just now".into(),
-            Self::Pace { runs, .. } => {
-                format!("at the pace of {} of this machine", counted(*runs, "earlier stage run"))
+            Self::Throughput { runs, .. } => {
+                format!("at the throughput of {} of this machine", counted(*runs, "earlier stage run"))
             }
         }
     }
 }
 
-/// The time of one stage run.
+/// The estimated time of one stage run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct StageTime {
-    /// Of a step of full rows; absent for exams and by the pace of others.
+    /// Seconds of a step of full rows; absent for exams and for estimates by throughput.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<Seconds>,
-    /// Positions a second of such a step.
+    /// Positions per second in such a step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_second: Option<f64>,
     /// Seconds of the whole stage run.
     pub seconds: f64,
-    /// Seconds of the whole device: others may share it.
+    /// Seconds of device time: `seconds` times the share of the device that it occupies.
     pub device_seconds: f64,
 }
 
-/// The time of each stage run that is still to be worked on, in the plan's order; `None` where nothing can be told.
-pub fn times(graph: &StageGraph, extents: &[Option<Extent>], by: &Yardstick) -> Vec<Option<StageTime>> {
+/// Estimated time of each remaining stage run, in the order of the plan; `None` if unknown or nothing is left.
+pub fn times(graph: &StageGraph, extents: &[Option<Extent>], by: &Estimator) -> Vec<Option<StageTime>> {
     let of = |(node, extent): (&StageNode, &Option<Extent>)| match node.stage {
         _ if !node.state.is_left() => None,
         Stage::Train(stage) => training(stage, node, *extent, by),
@@ -160,20 +162,20 @@ pub fn times(graph: &StageGraph, extents: &[Option<Extent>], by: &Yardstick) -> 
     graph.nodes.iter().zip(extents).map(of).collect()
 }
 
-/// What a stage does in an optimizer step.
+/// The work of one optimizer step of a stage.
 pub fn step_of(config: &TrialConfig, stage: TrainStage) -> Step {
     let training = stage.training(config);
-    let change = match () {
-        () if (stage.spec().adapters)(config).is_some() => Change::Adapters,
-        () if stage.compares_answers() => Change::Preferences,
-        () => Change::Weights,
+    let trained = match () {
+        () if (stage.spec().adapters)(config).is_some() => Trained::Adapters,
+        () if stage.compares_answers() => Trained::Preferences,
+        () => Trained::Weights,
     };
     Step {
         items: training.rows_of_step(),
         len: training.seq_len,
         lanes: training.lanes,
         recompute: training.recompute,
-        change,
+        trained,
         rule: optimizer(training).rule,
     }
 }
@@ -182,13 +184,13 @@ fn training(
     stage: TrainStage,
     node: &StageNode,
     extent: Option<Extent>,
-    by: &Yardstick,
+    by: &Estimator,
 ) -> Option<StageTime> {
     let config = &node.config;
     let extent = extent.unwrap_or_else(|| at_most(config, stage, stage.training(config)));
     let flops = extent.flops? * (1.0 - node.trunk.map_or(0.0, |trunk| trunk.share)) * node.chance;
-    if let Yardstick::Pace { flops: pace, .. } = by {
-        let seconds = flops / pace;
+    if let Estimator::Throughput { flops: per_second, .. } = by {
+        let seconds = flops / per_second;
         return Some(StageTime { step: None, tokens_per_second: None, seconds, device_seconds: seconds });
     }
     let step = step_of(config, stage);
@@ -204,49 +206,49 @@ fn training(
     })
 }
 
-/// Bytes of text that make a token, about: a Chinese character, or a short word's piece.
+/// Approximate bytes of text per token: one Chinese character, or a piece of a short word.
 const BYTES_PER_TOKEN: f64 = 3.0;
 
-/// Tokens of the chat template and the system text around a question, about.
-const AROUND: f64 = 20.0;
+/// Approximate tokens of the chat template and the system prompt around a question.
+const TEMPLATE_TOKENS: f64 = 20.0;
 
-/// The time of an exam: its questions in one forward pass each, what all of a subject begin with once. At the pace of
-/// trainings nothing is told of exams.
-fn exam(config: &TrialConfig, by: &Yardstick) -> Option<StageTime> {
+/// The estimated time of an exam: one forward pass per question, and one for the shots that all questions of a subject
+/// share. `None` for [`Estimator::Throughput`]: the throughput of trainings says nothing about exams.
+fn exam(config: &TrialConfig, by: &Estimator) -> Option<StageTime> {
     let Questions { sheets, shots } = Questions::of(config).ok()?;
     let tokens = |text: &str| text.len() as f64 / BYTES_PER_TOKEN;
     let (answer, mut asked, mut all) = (config.exam.answer, 0usize, 0.0);
     for sheet in &sheets {
         let shown = shots.get(&sheet.subject).into_iter().flatten();
-        all += shown.map(|shot| tokens(&shot.put(answer)) + AROUND).sum::<f64>();
+        all += shown.map(|shot| tokens(&shot.presented(answer)) + TEMPLATE_TOKENS).sum::<f64>();
         for question in &sheet.questions {
             asked += 1;
-            all += tokens(&question.put(answer)) + AROUND;
+            all += tokens(&question.presented(answer)) + TEMPLATE_TOKENS;
             if answer != Answer::Letter {
                 all += question.options.iter().map(|option| tokens(option)).sum::<f64>();
             }
         }
     }
     let len = ((all / asked.max(1) as f64).ceil() as usize).clamp(1, config.model.max_seq_len);
-    let (recompute, change, rule) = (Recompute::None, Change::Nothing, Rule::AdamW);
-    let step = Step { items: 64, len, lanes: 4, recompute, change, rule };
+    let (recompute, trained, rule) = (Recompute::None, Trained::Nothing, Rule::AdamW);
+    let step = Step { items: 64, len, lanes: 4, recompute, trained, rule };
     let (of_step, share) = by.step(&config.model, &step, config.threads)?;
     let seconds = of_step.total() * all / (step.items * len) as f64;
     Some(StageTime { step: None, tokens_per_second: None, seconds, device_seconds: seconds * share })
 }
 
-/// The times of all stage runs of one stage.
+/// Total of the stage runs of one stage.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Line {
     /// The stage, or `all`.
     pub stage: String,
-    /// Stage runs.
+    /// Number of stage runs.
     pub runs: usize,
-    /// Those of which nothing can be told yet.
+    /// Number of stage runs whose time is unknown.
     pub unknown: usize,
-    /// Seconds of the device, one after the other.
+    /// Seconds of device time, if the stage runs are run one after the other.
     pub seconds: f64,
-    /// The price of that, where one was given.
+    /// Price of that time; `None` if no price per hour is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub price: Option<f64>,
 }
@@ -254,15 +256,15 @@ pub struct Line {
 /// The times of a plan by stage, and all together.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Totals {
-    /// What they were told by, in words.
+    /// The estimator, in words.
     pub by: String,
-    /// Stage by stage in the order of the recipe, then all.
+    /// A line for each stage in the order of the recipe, then one for all.
     pub stages: Vec<Line>,
 }
 
 impl Totals {
-    /// Sums of times; `price` is that of an hour.
-    pub fn of(graph: &StageGraph, times: &[Option<StageTime>], by: &Yardstick, price: Option<f64>) -> Self {
+    /// Sums the times; `price` is the price per hour.
+    pub fn of(graph: &StageGraph, times: &[Option<StageTime>], by: &Estimator, price: Option<f64>) -> Self {
         let names = TrainStage::all().map(Stage::Train).chain([Stage::Exam]);
         let mut stages: Vec<Line> = Vec::new();
         let mut all = Line { stage: "all".into(), runs: 0, unknown: 0, seconds: 0.0, price: None };
@@ -288,7 +290,7 @@ impl Totals {
         Self { by: by.describe(), stages }
     }
 
-    /// As a table for a terminal; empty where nothing is left to run.
+    /// Formats a table for a terminal; empty if nothing is left to run.
     pub fn render(&self) -> String {
         let Some(all) = self.stages.last().filter(|all| all.runs > 0) else { return String::new() };
         let priced = all.price.is_some();
@@ -309,7 +311,7 @@ impl Totals {
             format!("time {}, one stage run after the other:\n{}\n", self.by, table(&header, &lines));
         if all.unknown > 0 {
             let runs = counted(all.unknown, "stage run");
-            text += &format!("? and + leave out {runs} of which nothing can be told yet\n");
+            text += &format!("? and + leave out {runs} whose time is not known yet\n");
         }
         text
     }
@@ -319,7 +321,9 @@ impl Totals {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::execute::testing::{Fake, run};
     use crate::plan::testing::{plan, trial};
+    use crate::records::Notice;
 
     fn graph(dir: &Path) -> StageGraph {
         let trained = |seed| {
@@ -334,7 +338,7 @@ mod tests {
         plan(&[trained(1), trained(2)], dir)
     }
 
-    /// Positions and operations of the full steps of a stage.
+    /// Positions and floating-point operations of the full steps of a stage.
     fn size(config: &TrialConfig, stage: TrainStage) -> (f64, f64) {
         let training = stage.training(config);
         let positions = (training.steps.unwrap() * stage.positions_of_step(config)) as f64;
@@ -347,7 +351,7 @@ mod tests {
         let graph = graph(dir.path());
         let config = &graph.trials[0].trial.config;
         let none = vec![None; graph.nodes.len()];
-        let by = Yardstick::Pace { flops: 1e9, runs: 2 };
+        let by = Estimator::Throughput { flops: 1e9, runs: 2 };
         let totals = Totals::of(&graph, &times(&graph, &none, &by), &by, Some(3600.0));
         let names: Vec<&str> = totals.stages.iter().map(|line| line.stage.as_str()).collect();
         assert_eq!(names, ["pretrain", "dpo", "all"]);
@@ -357,7 +361,36 @@ mod tests {
             assert!((line.price.unwrap() / want - 1.0).abs() < 1e-9, "{line:?}");
         }
         assert_eq!(totals.stages.iter().map(|line| line.runs).collect::<Vec<_>>(), [2, 2, 4]);
-        assert!(totals.render().starts_with("time at the pace of 2 earlier stage runs of this machine"));
+        assert!(
+            totals.render().starts_with("time at the throughput of 2 earlier stage runs of this machine")
+        );
+    }
+
+    #[test]
+    fn a_branch_counts_for_the_throughput_with_its_own_steps() {
+        let dir = tempfile::tempdir().unwrap();
+        let pretrained = trial(|config| {
+            (config.sft.training.enabled, config.dpo.training.enabled) = (false, false);
+        });
+        let graph = plan(&[pretrained], dir.path());
+        run(&graph, &Fake::default());
+        let trained = graph.nodes.iter().find(|node| node.stage.training().is_some()).unwrap();
+        let mut manifest = Manifest::read(&trained.dir).unwrap().unwrap();
+        (manifest.device, manifest.wall_seconds, manifest.results.flops) = ("cpu".into(), 2.0, 1000.0);
+        let mut throughput = |notices: Vec<Notice>| {
+            manifest.results.notices = notices;
+            manifest.write(&trained.dir).unwrap();
+            match Estimator::recorded(dir.path(), "cpu").unwrap() {
+                Estimator::Throughput { flops, runs } => (flops, runs),
+                other => panic!("{other:?}"),
+            }
+        };
+        let reason =
+            "steps, and their time, are those of pretrain-1, which differs in its length alone".into();
+        let of_trunk = Notice { place: "pretrain".into(), reason, count: 75, of: 100 };
+        assert_eq!(throughput(vec![]), (500.0, 1));
+        // A quarter of the operations is its own.
+        assert_eq!(throughput(vec![of_trunk]), (125.0, 1));
     }
 
     #[test]
@@ -368,7 +401,7 @@ mod tests {
         let processor =
             Processor { threads: 8, flop: 1e-9, moves: vec![(1.0, 1e-9)], exponential: 0.0, row: 0.0 };
         let none = vec![None; graph.nodes.len()];
-        for by in [Yardstick::of(Target::of("a100", None).unwrap()).unwrap(), Yardstick::Processor(processor)]
+        for by in [Estimator::of(Target::of("a100", None).unwrap()).unwrap(), Estimator::Processor(processor)]
         {
             let found = times(&graph, &none, &by);
             for (node, time) in graph.nodes.iter().zip(found) {
@@ -381,9 +414,9 @@ mod tests {
                 assert!((time.seconds / (training.steps.unwrap() as f64 * step) - 1.0).abs() < 1e-9);
                 let positions = size(config, stage).0 / training.steps.unwrap() as f64;
                 assert!((time.tokens_per_second.unwrap() * step / positions - 1.0).abs() < 1e-9);
-                // No more threads than lanes: the rest of the processor serves others.
+                // No more threads than lanes: the rest of the CPU is free for others.
                 let share = match by {
-                    Yardstick::Processor(_) => training.lanes as f64 / 8.0,
+                    Estimator::Processor(_) => training.lanes as f64 / 8.0,
                     _ => 1.0,
                 };
                 assert_eq!(time.device_seconds, time.seconds * share);
@@ -396,7 +429,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let by_data = trial(|config| (config.sft.training.enabled, config.exam.enabled) = (false, false));
         let graph = plan(&[by_data], dir.path());
-        let by = Yardstick::of(Target::of("h100", Some(Precision::F32)).unwrap()).unwrap();
+        let by = Estimator::of(Target::of("h100", Some(Precision::F32)).unwrap()).unwrap();
         let none = vec![None; graph.nodes.len()];
         let totals = Totals::of(&graph, &times(&graph, &none, &by), &by, None);
         let text = totals.render();

@@ -1,7 +1,7 @@
-//! Which stage run leaves a checkpoint for which: trainings of one stage that differ in their length alone share their
+//! Which stage run leaves a checkpoint for which: trainings of one stage that differ in their length only share their
 //! first steps, see [`crate::train::trunk`].
 //!
-//! *Invariant:* a trunk is no need: names, facts and results of a stage run are the same without.
+//! *Invariant:* a trunk is not a dependency: names, facts and results of a stage run are the same without it.
 
 use super::{StageGraph, State};
 use crate::config::{Schedule, TrainStage, canonical_json};
@@ -12,16 +12,16 @@ use std::collections::BTreeMap;
 /// The stage run that takes the first steps of another.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Trunk {
-    /// Its index.
+    /// Its index in the graph.
     pub node: usize,
-    /// The share of the branch's steps that it takes, about: the number of steps may follow from data that is not there yet.
+    /// Approximate share of the branch's steps that it takes; the number of steps may depend on data that is not prepared yet.
     pub share: f64,
 }
 
-/// Keys that shared steps do not depend on, as long as learning rates are the same.
+/// Keys that the shared steps do not depend on, as long as the learning rates are the same.
 const LENGTH: [&str; 6] = ["steps", "flops", "tokens", "epochs", "decay_share", "min_lr_ratio"];
 
-/// Gives every training that is to be run the longest one to begin from, and counts only what it then takes itself.
+/// Gives every remaining training the longest suitable one as its trunk, and reduces its weight to the steps left to it.
 pub fn share(graph: &mut StageGraph) {
     let mut alike: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for index in 0..graph.nodes.len() {
@@ -42,7 +42,8 @@ pub fn share(graph: &mut StageGraph) {
     }
 }
 
-/// All that steps depend on but the length, and what is told of them; `None` for what shares no steps worth it.
+/// What trainings must have in common to share steps: everything but the length, and how often they log. `None` for stage
+/// runs that do not train, and for schedules other than WSD and constant.
 fn key(graph: &StageGraph, index: usize) -> Option<String> {
     let node = &graph.nodes[index];
     let stage = node.stage.training()?;
@@ -57,19 +58,19 @@ fn key(graph: &StageGraph, index: usize) -> Option<String> {
     Some(canonical_json(&json!([facts, data, training.log_every])))
 }
 
-/// The stage run that a branch is to begin from: the longest of its group that is still to be run, or has left a
-/// checkpoint for it.
+/// The stage run that a branch begins from: the longest of its group that is still to be run, or that has left a
+/// checkpoint for the branch.
 fn trunk(graph: &StageGraph, group: &[usize], branch: usize) -> Option<Trunk> {
     let node = &graph.nodes[branch];
     let stage = node.stage.training()?;
     let training = stage.training(&node.config);
-    // What is to be kept for good on the way is kept by whoever takes the steps.
+    // A training that keeps checkpoints for good has to take its steps itself.
     if !node.state.is_left() || training.keep_every > 0 || training.keep_best || has_begun(&node.dir) {
         return None;
     }
     let serves = |&&longer: &&usize| {
         let longer = &graph.nodes[longer];
-        // What waits for a choice leaves checkpoints only to what waits as well.
+        // A held stage run serves as trunk only for one that is held as well.
         let will_run = longer.state.is_open() || longer.state == State::Held && node.state == State::Held;
         longer.weight > node.weight && (will_run || checkpoint_for(node.uuid, &longer.dir).exists())
     };
@@ -81,7 +82,7 @@ fn trunk(graph: &StageGraph, group: &[usize], branch: usize) -> Option<Trunk> {
     (shared > 0).then_some(Trunk { node: longest, share })
 }
 
-/// The optimizer steps of a training, about.
+/// Approximate number of optimizer steps of a training.
 fn steps(graph: &StageGraph, index: usize, stage: TrainStage) -> u64 {
     let node = &graph.nodes[index];
     let training = stage.training(&node.config);
@@ -129,7 +130,7 @@ mod tests {
             assert!((trunk.share - share).abs() < 0.02, "{branch}: {}", trunk.share);
         }
         assert!([1, 4, 5, 6, 7].map(trunk).iter().all(Option::is_none));
-        // A branch costs what it takes itself: 20 steps of 100, of 1000.
+        // A branch weighs only its own steps: 20 of 100, compared with 1000.
         let weight = |trial: usize| graph.nodes[pretraining(trial)].weight;
         assert!((weight(0) / weight(1) - 0.02).abs() < 0.002);
     }

@@ -1,9 +1,9 @@
-//! What the candidates of tunings have come to: which of them are to be run, and what tuned trials take.
+//! Results of tuning candidates: which of them are to be run, and which value the tuned trials take.
 //!
-//! *Invariant:* a choice follows from the manifests of candidates alone, so that it is the same whoever makes it,
+//! *Invariant:* a choice follows from the manifests of the candidates alone, so that it is the same on every machine and
 //! however often the sweep was interrupted.
 
-use super::graph::Play;
+use super::graph::Participation;
 use crate::config::plain;
 use crate::runs::manifest::{Manifest, RunStatus};
 use crate::sweep::{Part, Trial, Tuning};
@@ -11,23 +11,23 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use uuid::Uuid;
 
-/// How far a tuning has come.
+/// The progress of a tuning.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Standing {
-    /// The values on this rung are being tried, by their places.
+    /// The values that are tried on this rung.
     Trying {
-        /// The rung.
+        /// Index of the rung.
         rung: usize,
-        /// The values.
+        /// Indices of the values.
         values: Vec<usize>,
     },
-    /// A value is chosen, by its place.
+    /// Index of the chosen value.
     Chosen(usize),
-    /// No value of this rung has finished training.
+    /// No value of this rung finished training.
     Lost {
-        /// The rung.
+        /// Index of the rung.
         rung: usize,
-        /// Why one of them has not.
+        /// Why one of them did not.
         reason: String,
     },
 }
@@ -35,33 +35,33 @@ pub enum Standing {
 /// A tuning of the plan.
 #[derive(Debug, Clone)]
 pub struct PlannedTuning {
-    /// Its sweep.
+    /// Name of its sweep.
     pub sweep: String,
-    /// What is tuned, and how.
+    /// The tuned key, its values and the procedure.
     pub tuning: Tuning,
-    /// Its candidates, as trials by index.
+    /// Indices of its candidate trials.
     pub candidates: Vec<usize>,
-    /// The trials that take what is chosen, by index.
+    /// Indices of the trials that take the chosen value.
     pub tuned: Vec<usize>,
-    /// How far it has come.
+    /// Its progress.
     pub standing: Standing,
-    /// What each candidate has come to, in their order.
-    pub tried: Vec<Tried>,
+    /// The result of each candidate, in the order of `candidates`.
+    pub tried: Vec<CandidateResult>,
 }
 
-/// What a candidate has come to.
+/// The result of a candidate.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Tried {
-    /// It is still to be trained.
+pub enum CandidateResult {
+    /// It is not trained yet.
     Open,
-    /// Its training failed, and would fail again.
+    /// Its training failed for this reason, and would fail again.
     Lost(String),
     /// Its validation loss.
     Loss(f64),
 }
 
-impl Tried {
-    /// What the folder of a candidate's last stage run says.
+impl CandidateResult {
+    /// Reads the result from the folder of a candidate's last stage run.
     pub fn read(dir: &Path, uuid: Uuid) -> Self {
         let manifest = Manifest::read(dir).ok().flatten().filter(|manifest| manifest.uuid == uuid);
         let Some(manifest) = manifest else { return Self::Open };
@@ -76,10 +76,11 @@ impl Tried {
     }
 }
 
-/// How far a tuning has come whose candidates have come to `tried`, each by rung and value one for each seed.
+/// The progress of a tuning; `tried` returns the results of a rung and a value, one per seed.
 ///
-/// Of each rung the values of the lowest mean loss go on, the first of equals; a value that failed with one seed is out.
-pub fn standing<'a>(tuning: &Tuning, tried: impl Fn(usize, usize) -> &'a [Tried]) -> Standing {
+/// On each rung the values with the lowest mean loss advance, in case of ties the first ones; a value that failed with one
+/// seed is eliminated.
+pub fn standing<'a>(tuning: &Tuning, tried: impl Fn(usize, usize) -> &'a [CandidateResult]) -> Standing {
     let mut values: Vec<usize> = (0..tuning.values.len()).collect();
     for rung in 0..tuning.rungs.len() {
         let (mut means, mut reason) = (Vec::new(), None);
@@ -87,12 +88,12 @@ pub fn standing<'a>(tuning: &Tuning, tried: impl Fn(usize, usize) -> &'a [Tried]
             let (mut sum, mut count, mut is_lost) = (0.0, 0, false);
             for one in tried(rung, value) {
                 match one {
-                    Tried::Open => return Standing::Trying { rung, values },
-                    Tried::Lost(why) => {
+                    CandidateResult::Open => return Standing::Trying { rung, values },
+                    CandidateResult::Lost(why) => {
                         is_lost = true;
                         reason.get_or_insert(why);
                     }
-                    Tried::Loss(loss) => (sum, count) = (sum + loss, count + 1),
+                    CandidateResult::Loss(loss) => (sum, count) = (sum + loss, count + 1),
                 }
             }
             if count == 0 && !is_lost {
@@ -110,14 +111,14 @@ pub fn standing<'a>(tuning: &Tuning, tried: impl Fn(usize, usize) -> &'a [Tried]
         values = means.iter().take(next).map(|mean| mean.1).collect();
         values.sort_unstable();
         if let [only] = values[..] {
-            // The others have failed: there is nothing left to choose.
+            // The others failed: there is nothing left to compare.
             return Standing::Chosen(only);
         }
     }
     Standing::Trying { rung: 0, values }
 }
 
-/// The tunings of trials, `last` telling folder and name of a candidate's last stage run.
+/// The tunings of trials; `last` returns the folder and the name of a candidate's last stage run.
 pub fn tunings<'a>(trials: &[Trial], last: impl Fn(usize) -> (&'a Path, Uuid)) -> Vec<PlannedTuning> {
     let mut found: Vec<PlannedTuning> = Vec::new();
     let mut places: BTreeMap<(&str, &str), usize> = BTreeMap::new();
@@ -132,13 +133,13 @@ pub fn tunings<'a>(trials: &[Trial], last: impl Fn(usize) -> (&'a Path, Uuid)) -
             Part::Candidate { .. } => {
                 let (dir, uuid) = last(index);
                 planned.candidates.push(index);
-                planned.tried.push(Tried::read(dir, uuid));
+                planned.tried.push(CandidateResult::read(dir, uuid));
             }
             Part::Tuned { .. } => planned.tuned.push(index),
         }
     }
     for planned in &mut found {
-        let mut tried: BTreeMap<(usize, usize), Vec<Tried>> = BTreeMap::new();
+        let mut tried: BTreeMap<(usize, usize), Vec<CandidateResult>> = BTreeMap::new();
         for (&index, one) in planned.candidates.iter().zip(&planned.tried) {
             if let Some(Part::Candidate { value, rung, .. }) = trials[index].part {
                 tried.entry((rung, value)).or_default().push(one.clone());
@@ -162,21 +163,21 @@ impl PlannedTuning {
         }
     }
 
-    /// Whether a candidate, by its place among them, that tries this value on this rung is to be run.
-    pub fn play(&self, place: usize, rung: usize, value: usize) -> Play {
+    /// Whether the candidate at index `place`, which tries this value on this rung, is to be run.
+    pub fn participation(&self, place: usize, rung: usize, value: usize) -> Participation {
         match &self.standing {
             Standing::Trying { rung: now, values } if values.contains(&value) && rung >= *now => {
                 match self.tried[place] {
-                    Tried::Lost(_) => Play::Out,
-                    _ if rung == *now => Play::In,
-                    _ => Play::Waits,
+                    CandidateResult::Lost(_) => Participation::Inactive,
+                    _ if rung == *now => Participation::Active,
+                    _ => Participation::Pending,
                 }
             }
-            _ => Play::Out,
+            _ => Participation::Inactive,
         }
     }
 
-    /// The values that may be chosen, from the smallest on: numbers by size, others as they stand.
+    /// Indices of the values in ascending order; values that are not numbers keep their order.
     fn in_order(&self) -> Vec<usize> {
         let mut places: Vec<usize> = (0..self.tuning.values.len()).collect();
         let number = |place: &usize| self.tuning.values[*place].as_f64().unwrap_or(0.0);
@@ -184,7 +185,7 @@ impl PlannedTuning {
         places
     }
 
-    /// That the chosen value is the smallest or the largest of all that were tried, where it is: a better one may lie beyond.
+    /// A notice if the chosen value is the smallest or the largest one tried, since a better one may lie beyond.
     pub fn edge(&self) -> Option<String> {
         let Standing::Chosen(chosen) = self.standing else { return None };
         self.tuning.values[chosen].as_f64()?;
@@ -198,19 +199,19 @@ impl PlannedTuning {
             "{} = {}{} is the {which} value that was tried; a better one may lie beyond",
             self.tuning.key,
             self.tuning.values[chosen],
-            self.of()
+            self.for_setting()
         ))
     }
 
-    /// Of whom sentences speak: ` for model.n_layers = 4`.
-    fn of(&self) -> String {
+    /// The setting that is tuned, for sentences: ` for model.n_layers = 4`; empty if there is only one.
+    fn for_setting(&self) -> String {
         if self.tuning.of.is_empty() { String::new() } else { format!(" for {}", self.tuning.of) }
     }
 
-    /// How far it has come, in a sentence.
+    /// The progress in a sentence.
     pub fn sentence(&self) -> String {
         let Tuning { key, values, rungs, .. } = &self.tuning;
-        let of = self.of();
+        let of = self.for_setting();
         match &self.standing {
             Standing::Trying { rung, values: left } => {
                 let left: Vec<String> = left.iter().map(|&value| plain(&values[value])).collect();
@@ -229,15 +230,15 @@ impl PlannedTuning {
         }
     }
 
-    /// Why nothing can be chosen; `None` where something is, or may be.
+    /// Why no value can be chosen; `None` if one is or may still be.
     pub fn problem(&self) -> Option<String> {
         let Standing::Lost { rung, reason } = &self.standing else { return None };
         let rung = if self.tuning.rungs.len() > 1 { format!(" on rung {}", rung + 1) } else { String::new() };
-        let (key, of) = (&self.tuning.key, self.of());
+        let (key, of) = (&self.tuning.key, self.for_setting());
         Some(format!("{key} is not tuned{of}: no value finished training{rung}: {reason}"))
     }
 
-    /// The share of the candidates of a rung that are run.
+    /// The share of the remaining values whose candidates are run on this rung; 1 for the current rung and earlier ones.
     pub fn chance(&self, rung: usize) -> f64 {
         match &self.standing {
             Standing::Trying { rung: now, values } if rung > *now => {
@@ -264,15 +265,14 @@ mod tests {
         }
     }
 
-    /// The standing after these losses of each rung, each value's over its seeds; NaN is a training that failed, infinity
-    /// one that is open.
+    /// The standing after these losses, by rung, value and seed; NaN is a failed training, infinity an open one.
     fn after(tuning: &Tuning, losses: &[&[&[f64]]]) -> Standing {
         let one = |&loss: &f64| match loss {
-            loss if loss.is_nan() => Tried::Lost("the loss is not finite".into()),
-            loss if loss.is_infinite() => Tried::Open,
-            loss => Tried::Loss(loss),
+            loss if loss.is_nan() => CandidateResult::Lost("the loss is not finite".into()),
+            loss if loss.is_infinite() => CandidateResult::Open,
+            loss => CandidateResult::Loss(loss),
         };
-        let tried: Vec<Vec<Vec<Tried>>> = losses
+        let tried: Vec<Vec<Vec<CandidateResult>>> = losses
             .iter()
             .map(|rung| rung.iter().map(|seeds| seeds.iter().map(one).collect()).collect())
             .collect();
@@ -288,7 +288,7 @@ mod tests {
         let trying = Standing::Trying { rung: 0, values: vec![0, 1, 2] };
         assert_eq!(after(&grid, &[&[&[1.0, 1.2], &[1.1, OPEN], &[1.3, 1.3]]]), trying);
         assert_eq!(after(&grid, &[&[&[1.0, 1.4], &[1.1, 1.2], &[1.3, 1.3]]]), Standing::Chosen(1));
-        // The first of equals; and one seed that failed is enough.
+        // The first of equal values wins; and one failed seed eliminates a value.
         assert_eq!(after(&grid, &[&[&[1.2, 1.2], &[1.2, 1.2], &[1.3, 1.3]]]), Standing::Chosen(0));
         assert_eq!(after(&grid, &[&[&[1.2, 1.2], &[0.1, LOST], &[1.3, 1.0]]]), Standing::Chosen(2));
         let reason = "the loss is not finite".to_string();
@@ -301,12 +301,12 @@ mod tests {
         let halving = tuning(5, 1, &[5, 3, 2]);
         let first: &[&[f64]] = &[&[5.0], &[1.0], &[3.0], &[2.0], &[4.0]];
         assert_eq!(after(&halving, &[first]), Standing::Trying { rung: 1, values: vec![1, 2, 3] });
-        // What has dropped out is not asked for on later rungs.
+        // Eliminated values stay open on later rungs.
         let second: &[&[f64]] = &[&[OPEN], &[1.5], &[0.9], &[0.8], &[OPEN]];
         assert_eq!(after(&halving, &[first, second]), Standing::Trying { rung: 2, values: vec![2, 3] });
         let third: &[&[f64]] = &[&[OPEN], &[OPEN], &[0.7], &[0.75], &[OPEN]];
         assert_eq!(after(&halving, &[first, second, third]), Standing::Chosen(2));
-        // Where one is left, nothing is left to choose.
+        // If one value is left, it is chosen.
         let failing: &[&[f64]] = &[&[LOST], &[1.0], &[LOST], &[LOST], &[LOST]];
         assert_eq!(after(&halving, &[failing]), Standing::Chosen(1));
         let failing: &[&[f64]] = &[&[OPEN], &[LOST], &[LOST], &[LOST], &[OPEN]];

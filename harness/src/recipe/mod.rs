@@ -1,4 +1,4 @@
-//! What each stage does with its inputs.
+//! The bodies of the stages: how each stage makes its results from its inputs.
 
 mod request;
 mod samples;
@@ -7,7 +7,7 @@ pub use request::{StageBody, StageRequest};
 
 use crate::config::{Answer, DataConfig, Source, Stage, TrainStage, TrialConfig, recipe, source_key};
 use crate::data::chat::ChatTemplate;
-use crate::data::files::{Inputs, Named, expand};
+use crate::data::files::{Inputs, Matched, expand};
 use crate::data::prepare::{Part, Preparation, prepare};
 use crate::data::probes::{Probe, Rows, probe};
 use crate::data::read::{ReadOptions, rows};
@@ -30,7 +30,7 @@ use model::{Backend, Work};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-/// The recipe's stages.
+/// Implementation of the recipe's stages.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Recipe;
 
@@ -74,27 +74,27 @@ impl StageBody for Recipe {
     }
 }
 
-fn given(folder: &Option<PathBuf>, what: &str) -> Result<PathBuf> {
-    folder.clone().ok_or_else(|| anyhow!("the request names no {what}"))
+fn required_folder(folder: &Option<PathBuf>, what: &str) -> Result<PathBuf> {
+    folder.clone().ok_or_else(|| anyhow!("the request has no folder for {what}"))
 }
 
 /// Files of one source, or of one validation set.
 struct SourceFiles {
-    /// The key that names them.
+    /// Configuration key that names the files.
     key: String,
-    /// The name of the source, or of the set.
+    /// Name of the source or of the validation set, if it has one.
     name: Option<String>,
-    /// Whether they are to validate on.
+    /// Whether the files are for validation.
     is_held_out: bool,
-    named: Named,
+    matched: Matched,
 }
 
-/// The sources of a stage in their order, those to validate on first; the built-in world is one without files.
+/// Returns the sources of a stage in order, validation sets first; the built-in world and a probe are one source without files.
 fn sources(config: &TrialConfig, stage: TrainStage) -> Result<Vec<SourceFiles>> {
     let data = &config.data;
     if data.source != Source::Files {
-        let (key, named) = ("data.source".into(), Named::default());
-        return Ok(vec![SourceFiles { key, name: None, is_held_out: false, named }]);
+        let (key, matched) = ("data.source".into(), Matched::default());
+        return Ok(vec![SourceFiles { key, name: None, is_held_out: false, matched }]);
     }
     let held_out = stage.val_files(data).into_iter().map(|(key, sets)| (key, sets, true));
     let (key, files) = stage.files(data);
@@ -102,14 +102,14 @@ fn sources(config: &TrialConfig, stage: TrainStage) -> Result<Vec<SourceFiles>> 
     for (key, sources, is_held_out) in held_out.chain([(key, files, false)]) {
         for (name, patterns) in sources.lists() {
             let key = source_key(key, name);
-            let named = expand(patterns, &key)?;
-            found.push(SourceFiles { key, name: name.map(Into::into), is_held_out, named });
+            let matched = expand(patterns, &key)?;
+            found.push(SourceFiles { key, name: name.map(Into::into), is_held_out, matched });
         }
     }
     Ok(found)
 }
 
-/// The rows of one source of a stage, until somebody asks to stop.
+/// Returns the rows of one source of a stage; they end with an error once `stop` is set.
 fn source<'a>(
     config: &'a TrialConfig,
     stage: TrainStage,
@@ -125,7 +125,7 @@ fn source<'a>(
     Box::new(rows.map(|row| check(stop).and(row)))
 }
 
-/// The rows of a probe, those to validate on first.
+/// Returns the parts of a probe, validation sets first.
 fn of_probe(probe: &dyn Probe) -> Vec<Part<'_>> {
     fn part(name: Option<String>, is_held_out: bool, rows: Rows<'_>) -> Part<'_> {
         Part { key: "data.source".into(), name, is_held_out, rows: Box::new(rows.map(Ok)) }
@@ -149,19 +149,18 @@ fn tokenizer(
             progress.start("tokenizer", 0, "characters");
             let world = World::generate(&config.world);
             let (sources, options) = (sources(config, TrainStage::Pretrain)?, ReadOptions::new(&config.data));
-            // The words of questions count as well, where the world asks them.
+            // For the built-in world, the text of its questions is included.
             let asked: Box<dyn Iterator<Item = Result<Row>> + Send> = match config.data.source {
                 Source::World => Box::new(world.sft_rows().map(Ok)),
                 _ => Box::new(std::iter::empty()),
             };
             let mut texts = vec![];
             let mut left = config.tokenizer.train_chars;
-            // A conversation to pretrain on is told in full, with what the template sets.
+            // Pretraining conversations are included in the template's form.
             let template = ChatTemplate::minimind()?;
-            let told = sources
-                .iter()
-                .filter(|of| !of.is_held_out)
-                .flat_map(|of| source(config, TrainStage::Pretrain, &world, &of.named.files, &options, stop));
+            let told = sources.iter().filter(|of| !of.is_held_out).flat_map(|of| {
+                source(config, TrainStage::Pretrain, &world, &of.matched.files, &options, stop)
+            });
             let told = told.map(|row| template.text(&row?));
             let asked = asked.map(|row| Ok(row?.chars().collect()));
             for text in told.chain(asked) {
@@ -196,7 +195,7 @@ fn data(
     stop: &AtomicBool,
     progress: &dyn Progress,
 ) -> Result<Results> {
-    let tokenizer = Tokenizer::load(&given(&request.tokenizer, "tokenizer")?.join("model"))?;
+    let tokenizer = Tokenizer::load(&required_folder(&request.tokenizer, "tokenizer")?.join("model"))?;
     let (world, probe) = (World::generate(&config.world), probe(config));
     let mut results = Results::default();
     for stage in recipe(config) {
@@ -209,11 +208,11 @@ fn data(
             Some(probe) => of_probe(probe.as_ref()),
             None => sources
                 .iter()
-                .map(|SourceFiles { key, name, is_held_out, named }| Part {
+                .map(|SourceFiles { key, name, is_held_out, matched }| Part {
                     key: key.clone(),
                     name: name.clone(),
                     is_held_out: *is_held_out,
-                    rows: source(config, stage, &world, &named.files, &options, stop),
+                    rows: source(config, stage, &world, &matched.files, &options, stop),
                 })
                 .collect(),
         };
@@ -225,12 +224,11 @@ fn data(
         for problem in &read.problems {
             tracing::warn!("left out: {problem}");
         }
-        results.notices.extend(sources.iter().filter_map(|of| of.named.notice(name)));
+        results.notices.extend(sources.iter().filter_map(|of| of.matched.notice(name)));
         results.notices.extend(read.notices(name));
         results.notices.extend(prepared.notices(name, &preparation));
         let summary = serde_json::json!({ "prepared": prepared, "read": read });
         write_atomic(&out.join("summary.json"), &serde_json::to_vec_pretty(&summary)?)?;
-        results.tokens += prepared.tokens;
         let rows = prepared.train_rows + prepared.val_rows;
         progress.finish(&format!(
             "{}, {} left out",
@@ -238,7 +236,7 @@ fn data(
             number(read.left_out() + prepared.equal)
         ));
     }
-    Ok(Results { tokens: 0, ..results })
+    Ok(results)
 }
 
 fn training(
@@ -248,23 +246,25 @@ fn training(
     stop: &AtomicBool,
     progress: &dyn Progress,
 ) -> Result<Option<Results>> {
-    let data = given(&request.data, "data")?.join(stage.name());
+    let data = required_folder(&request.data, "data")?.join(stage.name());
     let start_from = request.model.as_ref().map(|dir| dir.join("model"));
+    // A plan names no trunk for a training with checkpoints; if all of them are damaged, its trunk's is still there.
+    let trunk = request.trunk.clone().or_else(|| train::trunk::recorded_trunk(&request.dir));
     train::run(&TrainRequest {
         stage,
         trial: config,
-        tokenizer: &given(&request.tokenizer, "tokenizer")?.join("model"),
+        tokenizer: &required_folder(&request.tokenizer, "tokenizer")?.join("model"),
         data: &data,
         start_from: start_from.as_deref(),
         out: &request.dir,
-        trunk: request.trunk.as_deref().map(|trunk| (request.uuid, trunk)),
+        trunk: trunk.as_deref().map(|trunk| (request.uuid, trunk)),
         branches: &request.branches,
         stop,
         progress,
     })
 }
 
-/// An exam that is to be sat.
+/// An exam to be run on a device.
 struct ExamWork<'a> {
     request: &'a StageRequest,
     config: &'a TrialConfig,
@@ -276,14 +276,14 @@ impl Work for ExamWork<'_> {
     type Outcome = Result<Results>;
 
     fn run<B: Backend>(self, backend: &B) -> Result<Results> {
-        sit(&self, backend)
+        run_exam(&self, backend)
     }
 }
 
-fn sit<B: Backend>(work: &ExamWork, backend: &B) -> Result<Results> {
+fn run_exam<B: Backend>(work: &ExamWork, backend: &B) -> Result<Results> {
     let ExamWork { request, config, stop, progress } = *work;
-    let tokenizer = Tokenizer::load(&given(&request.tokenizer, "tokenizer")?.join("model"))?;
-    let (run, at) = (given(&request.model, "model")?, &request.at);
+    let tokenizer = Tokenizer::load(&required_folder(&request.tokenizer, "tokenizer")?.join("model"))?;
+    let (run, at) = (required_folder(&request.model, "model")?, &request.at);
     let model = train::snapshot::folder(&run, at.share());
     let taken = train::snapshot::read(&run, at.share())?;
     let folders: Vec<PathBuf> = at.shares.iter().map(|&share| train::snapshot::folder(&run, share)).collect();
@@ -306,17 +306,17 @@ fn sit<B: Backend>(work: &ExamWork, backend: &B) -> Result<Results> {
     };
     progress.start("exam", prompts.len() as u64, "questions");
     let told = |done| progress.update(done, "");
-    let mut records = exam::sit(&transformer, &sheets, &prompts, exam.norm, stop, &told)
+    let mut records = exam::run_exam(&transformer, &sheets, &prompts, exam.norm, stop, &told)
         .with_context(|| model.display().to_string())?;
     let mut found = vec![];
     if let Some(stage) = request.model_stage.and_then(Stage::training)
         && config.exam.sheets.is_some()
         && config.exam.contamination
     {
-        let data = given(&request.data, "data")?;
+        let data = required_folder(&request.data, "data")?;
         let contamination = contamination::of_trial(config, stage, &data, &tokenizer, &sheets, stop)?;
-        for (record, is_met) in records.iter_mut().zip(&contamination.is_met) {
-            record.contaminated = Some(*is_met);
+        for (record, is_contaminated) in records.iter_mut().zip(&contamination.is_contaminated) {
+            record.contaminated = Some(*is_contaminated);
         }
         write_atomic(&request.dir.join("contamination.csv"), &contamination.csv()?)?;
         found = contamination.notices();
@@ -326,7 +326,7 @@ fn sit<B: Backend>(work: &ExamWork, backend: &B) -> Result<Results> {
     let routing = exam::routing(&transformer, &sheets, &prompts, stop)?;
     let scores = exam::scores(&records, &prompts);
     write_atomic(&request.dir.join("scores.json"), &serde_json::to_vec_pretty(&scores)?)?;
-    if at.is_end() && exam.samples > 0 && config.probe().is_none() {
+    if at.is_final() && exam.samples > 0 && config.probe().is_none() {
         let stage = request.model_stage;
         let model = Model { name: String::new(), source: String::new(), stage, transformer, tokenizer };
         let samples = samples::write(&model, config).context("samples")?;
@@ -339,7 +339,7 @@ fn sit<B: Backend>(work: &ExamWork, backend: &B) -> Result<Results> {
         questions: Some(tally.questions),
         guessing: Some(tally.guessing).filter(|guessing| *guessing != GUESSING),
         exam_after: request.model_stage,
-        exam_at: (!at.is_end()).then(|| {
+        exam_at: (!at.is_final()).then(|| {
             let tokens = taken.map(|taken| taken.tokens);
             Box::new(Examined { at: at.clone(), tokens })
         }),

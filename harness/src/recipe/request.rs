@@ -1,8 +1,8 @@
-//! What one process is asked to do, and who does it.
+//! Requests to run a stage in a process, and the trait of stage bodies.
 
-use crate::config::{At, Stage, TrialConfig};
+use crate::config::{ExamPoint, Stage, TrialConfig};
 use crate::fsutil::digests::FileDigest;
-use crate::runs::claim::Owner;
+use crate::runs::claim::ClaimOwner;
 use crate::runs::manifest::{Input, Results};
 use crate::track::Progress;
 use crate::train::trunk::Branch;
@@ -14,55 +14,55 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use uuid::Uuid;
 
-/// What one process is asked to do.
+/// Request to a process to run one stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StageRequest {
-    /// The stage.
+    /// Stage to run.
     pub stage: Stage,
-    /// Its name.
+    /// Name of the stage run.
     pub uuid: Uuid,
-    /// The folder of the stage run.
+    /// Folder of the stage run.
     pub dir: PathBuf,
-    /// The resolved configuration of the trial as TOML, which keeps every number exactly.
+    /// Resolved configuration of the trial as TOML, which preserves every number exactly.
     pub config: String,
-    /// The folder of the tokenizer's stage run; `None` for that stage itself.
+    /// Folder of the tokenizer's stage run; `None` for that stage itself.
     pub tokenizer: Option<PathBuf>,
-    /// The folder of the data's stage run.
+    /// Folder of the data's stage run, if the stage needs it.
     pub data: Option<PathBuf>,
-    /// The folder of the stage run whose model is trained on or examined.
+    /// Folder of the stage run whose model is trained further or examined.
     pub model: Option<PathBuf>,
-    /// The stage that made that model.
+    /// Stage that produced that model.
     pub model_stage: Option<Stage>,
-    /// The weights of that stage that sit an exam.
+    /// Which weights of that stage are examined.
     #[serde(default)]
-    pub at: At,
-    /// The folder of the stage run that takes the first steps of this one, where one does.
+    pub at: ExamPoint,
+    /// Folder of the stage run that takes the first steps of this one, if they are shared.
     #[serde(default)]
     pub trunk: Option<PathBuf>,
-    /// Shorter trainings that go on from a checkpoint of this one.
+    /// Shorter training runs that continue from a checkpoint of this one.
     #[serde(default)]
     pub branches: Vec<Branch>,
-    /// Threads to work with; 0 takes all that there are.
+    /// Number of threads; 0 for all available ones.
     pub threads: usize,
-    /// The names of the inputs.
+    /// Inputs of the stage run, by name.
     pub inputs: Vec<Input>,
-    /// The files that the results depend on.
+    /// Files that the results depend on, with their digests.
     pub files: Vec<FileDigest>,
-    /// All that the results depend on.
+    /// Facts: everything that the results depend on.
     pub facts: Value,
-    /// Seconds that the trial has taken so far.
+    /// Seconds that the trial has taken so far, over all its stage runs.
     pub spent: f64,
-    /// The only GPU that the process sees, as `CUDA_VISIBLE_DEVICES` names it; unset: as it finds them.
+    /// The only GPU visible to the process, as `CUDA_VISIBLE_DEVICES` names it; `None` leaves its environment as it is.
     pub gpu: Option<String>,
-    /// An owner of the claim on another machine that was found dead.
-    pub dead: Option<Owner>,
+    /// Owner of the claim on another machine that was found dead, if any.
+    pub dead: Option<ClaimOwner>,
 }
 
 impl StageRequest {
-    /// The configuration, with the threads and the device of this attempt.
+    /// Returns the configuration, with the threads and the device of this attempt.
     ///
     /// # Errors
-    /// Where the configuration is none of this version.
+    /// If the configuration does not belong to this version.
     pub fn trial_config(&self) -> Result<TrialConfig> {
         let mut config: TrialConfig = toml::from_str(&self.config)
             .with_context(|| format!("{}: configuration of the request", self.dir.display()))?;
@@ -71,21 +71,21 @@ impl StageRequest {
             threads => threads,
         };
         if self.gpu.is_some() {
-            // The one that it sees is the first for it, whichever it is for others.
+            // The only visible GPU is the first one for this process, whatever its number on the machine.
             config.device = Device::Cuda(None);
         }
         Ok(config)
     }
 }
 
-/// What a stage does; its inputs are in the request, its results go into the folder of the stage run.
+/// Implementation of a stage. Its inputs are in the request; its results are written to the folder of the stage run.
 ///
-/// A stage that was interrupted is run again in the same folder and goes on from what it finds there.
+/// An interrupted stage is run again in the same folder and resumes from what it finds there.
 pub trait StageBody: Sync {
-    /// Works until the end, or until `stop` is set: then what is needed to go on is written, and `None` returned.
+    /// Runs to the end, or until `stop` is set: then it writes what is needed to resume and returns `None`.
     ///
     /// # Errors
-    /// What the stage fails with.
+    /// Any error of the stage.
     fn run(
         &self,
         request: &StageRequest,
@@ -94,9 +94,9 @@ pub trait StageBody: Sync {
         progress: &dyn Progress,
     ) -> Result<Option<Results>>;
 
-    /// Clears away what only an unfinished stage run needs; called once its end is recorded.
+    /// Removes what only an unfinished stage run needs; called once its end is recorded.
     ///
     /// # Errors
-    /// Where a file cannot be removed.
+    /// If a file cannot be removed.
     fn tidy(&self, request: &StageRequest, config: &TrialConfig) -> Result<()>;
 }

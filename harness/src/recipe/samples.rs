@@ -1,4 +1,4 @@
-//! Answers to a few fixed prompts, for people to see what a score is made of.
+//! Answers to a few fixed prompts, which let a reader see what a score is made of.
 
 use crate::config::TrialConfig;
 use crate::data::world::World;
@@ -7,17 +7,17 @@ use crate::records::Sample;
 use anyhow::Result;
 use model::{Backend, GenerateOptions, Sampling};
 
-/// Most tokens of an answer.
+/// Maximum number of tokens of an answer.
 const MAX_TOKENS: usize = 64;
 
-/// A prompt, and what is right, where that is known.
+/// A prompt and the right answer, if it is known.
 type Prompt = (String, Option<String>);
 
-/// Has a model answer as many prompts as the configuration says; those that do not fit its context are left out.
+/// Has a model answer `exam.samples` prompts; prompts that do not fit its context are left out.
 pub fn write<B: Backend>(model: &Model<B>, config: &TrialConfig) -> Result<Vec<Sample>> {
     let (form, exam) = (model.form(None)?, &config.exam);
     let is_of_world = exam.sheets.is_none();
-    // MiniMind asks its questions without a system text, the built-in world with that of its exam.
+    // MiniMind's questions have no system message; those of the built-in world have that of the exam.
     let system = Some(exam.system.as_str()).filter(|text| is_of_world && !text.is_empty());
     let (mut prompts, mut ids) = (vec![], vec![]);
     for prompt in if is_of_world { of_world(config) } else { of_minimind(exam.samples)? } {
@@ -42,7 +42,7 @@ pub fn write<B: Backend>(model: &Model<B>, config: &TrialConfig) -> Result<Vec<S
     Ok(prompts.into_iter().zip(written).map(sample).collect())
 }
 
-/// The exam's first questions without their options, as training asks some.
+/// Returns the exam's first questions without their options, in the form of the open questions in training.
 fn of_world(config: &TrialConfig) -> Vec<Prompt> {
     let asked = World::generate(&config.world).first_questions(config.exam.samples);
     asked.into_iter().map(|asked| (asked.question.clone(), Some(asked.right().to_owned()))).collect()

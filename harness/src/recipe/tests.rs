@@ -1,4 +1,4 @@
-//! Stages on small data, and what their names promise.
+//! Tests of stages on small data, and of what equal names guarantee.
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::config::{KeySpec, Kind, get, keys, set};
@@ -77,13 +77,13 @@ fn files_that_change_after_the_plan_are_noticed() {
 
 mod probes;
 
-/// Every file of a stage run, by its path inside.
+/// Returns the content of every file of a stage run, by its relative path.
 fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let files = files_below(dir).unwrap().into_iter();
     files.map(|(path, _)| (path.strip_prefix(dir).unwrap().into(), std::fs::read(&path).unwrap())).collect()
 }
 
-/// Another value of a key, where there is one that may be tried.
+/// Returns another value of a key, if there is one to try.
 fn another(key: &KeySpec, now: &Value) -> Option<Value> {
     Some(match (&key.kind, now) {
         (Kind::Bool, Value::Bool(is)) => json!(!is),
@@ -96,7 +96,7 @@ fn another(key: &KeySpec, now: &Value) -> Option<Value> {
     })
 }
 
-/// The configuration with another value of a key, where that is valid.
+/// Returns the configuration with another value of a key, if that is valid.
 fn changed(config: &TrialConfig, key: &KeySpec) -> Option<TrialConfig> {
     let mut tree = json!(config);
     let value = another(key, get(&tree, &key.path)?)?;
@@ -105,10 +105,10 @@ fn changed(config: &TrialConfig, key: &KeySpec) -> Option<TrialConfig> {
     config.validate().is_empty().then_some(config)
 }
 
-/// The files of a stage run that ended well.
+/// Files of a stage run; `None` if it failed.
 type Content = Option<BTreeMap<PathBuf, Vec<u8>>>;
 
-/// The names of tokenizer and data, and what they come to.
+/// Runs the tokenizer and data stages and returns their names and results.
 fn made(config: &TrialConfig, runs: &Path) -> [(Uuid, Content); 2] {
     let graph = plan(&[trial(|fresh| *fresh = config.clone())], runs);
     [0, 1].map(|index| {
@@ -120,15 +120,15 @@ fn made(config: &TrialConfig, runs: &Path) -> [(Uuid, Content); 2] {
     })
 }
 
-/// Runs every key, once changed, through tokenizer and data; each run has its own folder. Keys that are `read_in_vain`
-/// have an effect on other data than this.
+/// Changes each key in turn and runs the tokenizer and data stages, each time in a new folder: other content needs another
+/// name, and another name other content. Keys in `read_in_vain` have an effect only on other data than this.
 fn names_tell_contents_apart(config: &TrialConfig, read_in_vain: &[&str]) {
     let runs = || tempfile::tempdir().unwrap();
     let first = runs();
     let base = made(config, first.path());
     assert!(base.iter().all(|(_, made)| made.is_some()));
     let (mut tried, mut in_vain) = (0, Vec::new());
-    // The keys of one training stage stand for those of all.
+    // The keys of one training stage represent those of all.
     let is_tried = |key: &&KeySpec| match key.path.split_once('.') {
         Some((section, _)) => section == "sft" || TrainStage::named(section).is_none(),
         None => true,
@@ -190,7 +190,7 @@ fn data_of_files_has_another_name_exactly_where_it_is_other_data() {
         Row::Chat(turns) => format!("{}\n", json!({ "conversations": turns })),
         _ => String::new(),
     };
-    // Some as short, some with as few Chinese characters as the filters let through, and some with a special token.
+    // Some texts are at the limit of the filters in length or in Chinese characters, and some have a special token.
     let text = |i: usize| {
         let text = match i % 8 {
             0 => format!("一 english {i}"),
@@ -303,11 +303,11 @@ fn names_follow_sources_sets_and_mixes_where_a_stage_reads_them() {
     assert_eq!(same(&validated(0.1, "v.txt"), &plain), [true, false, false]);
     assert_eq!(same(&validated(0.1, "v.txt"), &validated(0.1, "a.txt")), [true, false, false]);
     assert_eq!(validated(0.1, "v.txt"), validated(0.2, "v.txt"), "nothing is held out by a share");
-    // Files for a stage that is left out.
+    // Files for a stage that is not run do not matter.
     assert_eq!(names(&|data| data.sft_val = vec![path("v.txt")].into()), plain);
 }
 
-/// Runs every stage of a trial, in order, and gives the graph.
+/// Runs every stage of a trial, in order, and returns the graph.
 fn run_all(change: impl Fn(&mut TrialConfig), runs: &Path) -> crate::plan::StageGraph {
     let graph = plan(
         &[trial(|config| {
@@ -340,7 +340,7 @@ fn run_all(change: impl Fn(&mut TrialConfig), runs: &Path) -> crate::plan::Stage
 fn exams_are_sat_on_the_way_of_a_stage() {
     let runs = tempfile::tempdir().unwrap();
     let plain = run_all(|_| {}, runs.path());
-    // The end is what is examined anyway, under the same name; and the mean of one is the last.
+    // The end of a stage is examined anyway, under the same name; and a mean of one is the last model.
     let same = run_all(|config| (config.exam.at, config.exam.average_last) = (vec![1.0], 1), runs.path());
     let names =
         |graph: &crate::plan::StageGraph| graph.nodes.iter().map(|node| node.uuid).collect::<Vec<_>>();
@@ -355,7 +355,7 @@ fn exams_are_sat_on_the_way_of_a_stage() {
     });
     assert_eq!((before.0[0].uuid, before.2.len(), after.2.len()), (after.0[0].uuid, 1, 3));
     let read = |dir: &Path, name: &str| std::fs::read(dir.join(name)).unwrap();
-    // Weights that are kept change nothing of those that come out.
+    // Taking snapshots does not change the final weights.
     let [old, new] = [&before.1[0].dir, &after.1[0].dir];
     assert_ne!(old, new);
     assert_eq!(read(old, "model/model.safetensors"), read(new, "model/model.safetensors"));
@@ -367,7 +367,7 @@ fn exams_are_sat_on_the_way_of_a_stage() {
     assert!(half > 0 && half < all, "{half} of {all}");
     assert!(told(exam(1))["exam_tokens"].is_null());
 
-    // The mean by hand, as a model of its own.
+    // The mean computed by hand, as a separate model.
     let folders = [new.join("snapshots/0.5"), new.join("model")];
     let parts = folders.clone().map(|dir| model::folder::read(&dir).unwrap().1);
     let (config, mean) = model::folder::read_mean(&folders).unwrap();
@@ -422,20 +422,20 @@ fn the_last_examined_model_answers_a_few_prompts() {
     let found: Vec<(&str, Option<&str>)> =
         samples.iter().map(|sample| (sample.prompt.as_str(), sample.right.as_deref())).collect();
     assert_eq!(found, wanted);
-    // One of each subject, and then the next of the first.
+    // One question of each subject, then the second of the first subject.
     let exam_asked = World::generate(&config.world).exam();
     assert_eq!((&asked[3], &asked[4]), (&exam_asked[3].1[0], &exam_asked[0].1[1]));
     assert!(samples.iter().any(|sample| !sample.text.is_empty()));
-    // Greedily: the same again.
+    // Decoding is greedy, so the samples are reproducible.
     let again = tempfile::tempdir().unwrap();
     let same = exam(&run_all(|_| {}, again.path())).1;
     assert_eq!(crate::runs::manifest::samples(&same).unwrap(), samples);
 
-    // The key renames the exam, and may switch it off.
+    // The key changes the name of the exam, and 0 disables samples.
     let (none, dir) = exam(&run_all(|config| config.exam.samples = 0, runs.path()));
     assert_ne!(none, name);
     assert_eq!(crate::runs::manifest::samples(&dir).unwrap(), []);
-    // On the way nothing is written.
+    // Exams before the end of a stage write no samples.
     let graph = run_all(|config| config.exam.at = vec![0.5, 1.0], runs.path());
     let written = graph.nodes.iter().filter(|node| node.dir.join("samples.json").exists()).count();
     assert_eq!(written, 1);

@@ -1,4 +1,4 @@
-//! What the answers of an exam say beyond right and wrong.
+//! Analysis of an exam's answers beyond accuracy.
 
 use super::groups::groups;
 use super::{QuestionRecord, Tally, best, group_of, letter, place_of};
@@ -6,59 +6,58 @@ use crate::stats::{Calibration, calibration, shares, without_prior};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// Bins of the reliability diagram (Guo et al. 2017 take 15 for thousands of answers).
+/// Bins of the reliability diagram (Guo et al. 2017 use 15 for thousands of answers).
 const BINS: usize = 10;
 
-/// What the answers of an exam say beyond right and wrong.
+/// The analysis of an exam's answers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Analysis {
-    /// Mean over subjects of their accuracies; the accuracy of all questions is the micro average.
+    /// Mean of the accuracies of the subjects; the accuracy over all questions is the micro average.
     pub macro_accuracy: f64,
-    /// Over how many subjects.
+    /// Number of subjects.
     pub subjects: usize,
-    /// C-Eval's groups, as far as subjects belong to one.
+    /// C-Eval's groups, for the subjects that belong to one.
     pub groups: Vec<GroupScore>,
-    /// Mean log-probability of the right letter; by the text of options, their mean score.
+    /// Mean log-probability of the correct letter; when answering by the texts of options, their mean score.
     pub log_prob: f64,
-    /// Accuracy where each option's probability is divided by its letter's mean over the subject: see
-    /// [`without_prior`].
+    /// Accuracy after dividing each option's probability by its letter's mean over the subject: see [`without_prior`].
     pub accuracy_without_prior: f64,
-    /// How often each letter is chosen, and right.
+    /// How often each letter is chosen, and how often it is correct.
     pub letters: Vec<LetterBias>,
-    /// Counts of answers, by the right letter and by the one chosen.
+    /// Counts of answers by correct letter (row) and chosen letter (column).
     pub confusion: Vec<Vec<u64>>,
-    /// How well probabilities hold; the confidence is the chosen option's share of all options' probabilities.
+    /// Calibration of the probabilities; the confidence is the chosen option's share of all options' probabilities.
     pub calibration: Option<Calibration>,
 }
 
 /// The score of a group of subjects.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct GroupScore {
-    /// The group.
+    /// Name of the group.
     pub group: &'static str,
-    /// Subjects of it.
+    /// Number of its subjects.
     pub subjects: usize,
-    /// Its answers.
+    /// The count of its correct answers.
     #[serde(flatten)]
     pub tally: Tally,
-    /// Share of right answers among all of its questions.
+    /// Accuracy over all of its questions.
     pub accuracy: f64,
-    /// Mean over its subjects of their accuracies.
+    /// Mean of the accuracies of its subjects.
     pub macro_accuracy: f64,
 }
 
-/// How often a letter is chosen, and right.
+/// How often a letter is chosen, and how often it is correct.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct LetterBias {
     /// The letter.
     pub letter: char,
-    /// Its share of the answers.
+    /// Its share of the chosen letters.
     pub chosen: f64,
-    /// Its share of the key.
+    /// Its share of the correct letters.
     pub right: f64,
 }
 
-/// What some answers say; `None` of no answers.
+/// Analyzes answers; `None` if there are none.
 pub fn analyse(records: &[&QuestionRecord]) -> Option<Analysis> {
     let n = records.len() as f64;
     let options = records.iter().map(|record| record.probabilities.len()).max()?;
@@ -97,7 +96,7 @@ pub fn analyse(records: &[&QuestionRecord]) -> Option<Analysis> {
     })
 }
 
-/// The letters that are chosen once the prior of letters is taken out, subject by subject.
+/// The letters that are chosen after the prior over letters is removed, subject by subject.
 pub fn predictions_without_prior(records: &[&QuestionRecord]) -> Vec<char> {
     let mut strata: BTreeMap<(&str, usize), Vec<usize>> = BTreeMap::new();
     for (i, record) in records.iter().enumerate() {
@@ -113,7 +112,7 @@ pub fn predictions_without_prior(records: &[&QuestionRecord]) -> Vec<char> {
     found
 }
 
-/// The place of the highest number, the first of those that are equal but for rounding.
+/// Index of the largest number, the first of those that are equal up to rounding.
 fn first_best(of: &[f64]) -> usize {
     let most = of.get(best(of)).copied().unwrap_or(0.0);
     of.iter().position(|p| *p >= most * (1.0 - 1e-9)).unwrap_or(0)
@@ -173,16 +172,16 @@ mod tests {
         assert_eq!(groups, [("social science", 1, 1), ("humanities", 1, 3)]);
         let log_prob = [0.4, 0.3, 0.2, 0.6, 0.1].map(f64::ln).iter().sum::<f64>() / 5.0;
         assert!((found.log_prob - log_prob).abs() < 1e-12);
-        // Of law, as shares, A has 1/2, 4/9 and 4/9, B 1/4, 1/3 and 2/9, C 1/8, 1/9 and 1/9, D 1/8, 1/9 and 2/9: over
-        // their means the first question is A's and C's alike (1.08), of which A comes first, the others are B's and D's.
-        // Subjects of one question have nothing left to tell.
+        // For law, the shares of A are 1/2, 4/9 and 4/9, of B 1/4, 1/3 and 2/9, of C 1/8, 1/9 and 1/9, of D 1/8, 1/9 and 2/9: divided
+        // by their means, A and C tie in the first question (1.08) and A comes first; the others go to B and D. In a subject of
+        // one question the prior explains everything.
         let free = predictions_without_prior(&all.iter().collect::<Vec<_>>());
         assert_eq!((free[0], free[1], free[2]), ('A', 'B', 'D'));
         assert_eq!(found.confusion, [[1, 0, 0, 0], [2, 0, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0]]);
         let bias = found.letters.iter().map(|l| (l.letter, l.chosen, l.right)).collect::<Vec<_>>();
         assert_eq!(bias, [('A', 0.8, 0.2), ('B', 0.0, 0.4), ('C', 0.2, 0.2), ('D', 0.0, 0.2)]);
-        // Confidences 1/2, 4/9, 4/9, 0.6 and 1/2, of which the first and the fourth are right: bins (0.4, 0.5] with 1 of
-        // 4 right and (0.5, 0.6] with 1 of 1.
+        // Confidences 1/2, 4/9, 4/9, 0.6 and 1/2, of which the first and the fourth are right: bins (0.4, 0.5] with 1 of 4 right
+        // and (0.5, 0.6] with 1 of 1.
         let calibration = found.calibration.unwrap();
         let sure = (0.5 + 4.0 / 9.0 + 4.0 / 9.0 + 0.5) / 4.0;
         assert_eq!(calibration.bins.iter().map(|bin| bin.n).collect::<Vec<_>>(), [4, 1]);

@@ -1,21 +1,21 @@
-//! questions.csv: one row per question. Its first columns are those of questions with four options; what others need, and
-//! what is worked out from the answers, stands behind them.
+//! questions.csv: one row per question. The first columns are those of questions with four options; columns that other
+//! questions need, and those derived from the answers, follow.
 
 use super::analysis::predictions_without_prior;
 use super::{Norm, OptionScore, QuestionRecord, best, letter};
 use crate::track::csv_number;
 
-/// The columns that some records need.
+/// The columns that a set of records needs.
 #[derive(Debug)]
 pub struct QuestionTable {
     options: usize,
     has_texts: bool,
 }
 
-/// The cell of an option's text.
+/// Formats a cell for an option's text.
 type Cell = fn(&OptionScore) -> String;
 
-/// What is known of an option's text, by the names of columns.
+/// The columns about an option's text: name and cell.
 const TEXTS: [(&str, Cell); 4] = [
     ("log_prob", |o| csv_number(o.log_prob)),
     ("unconditional", |o| csv_number(o.unconditional)),
@@ -24,7 +24,7 @@ const TEXTS: [(&str, Cell); 4] = [
 ];
 
 impl QuestionTable {
-    /// A table that holds all of `records`.
+    /// A table with columns for all of `records`.
     pub fn of<'a>(records: impl Iterator<Item = &'a QuestionRecord> + Clone) -> Self {
         let options = records.clone().map(|record| record.probabilities.len()).max().unwrap_or(0);
         Self { options: options.max(4), has_texts: records.clone().any(|record| !record.options.is_empty()) }
@@ -47,7 +47,7 @@ impl QuestionTable {
         names
     }
 
-    /// The cells of the answers of one exam, question by question.
+    /// The cells of the answers of one exam, one row per question.
     pub fn rows(&self, records: &[&QuestionRecord]) -> Vec<Vec<String>> {
         let free = predictions_without_prior(records);
         records.iter().zip(free).map(|(record, free)| self.row(record, free)).collect()
@@ -97,7 +97,7 @@ mod tests {
         let table = QuestionTable::of(std::iter::once(&plain));
         let head = "subject,id,p_a,p_b,p_c,p_d,prediction,answer,contaminated";
         assert_eq!(table.columns().join(","), format!("{head},answer_log_prob,prediction_without_prior"));
-        // A subject of one question has nothing but its prior.
+        // In a subject of one question the prior explains everything.
         let log_prob = csv_number(0.25f64.ln());
         assert_eq!(
             table.rows(&[&plain]),
@@ -105,7 +105,7 @@ mod tests {
         );
         let text =
             |log_prob, unconditional, tokens, bytes| OptionScore { log_prob, unconditional, tokens, bytes };
-        // Raw the first, per token the third, per byte the second, without what they are by themselves the fourth.
+        // Best by raw score: the first; per token: the third; per byte: the second; by PMI: the fourth.
         let texts =
             [text(-2.0, -1.0, 1, 3), text(-3.0, -2.0, 2, 9), text(-4.0, -3.0, 4, 6), text(-5.0, -9.0, 1, 5)];
         let five = [0.1, 0.2, 0.3, 0.4, 0.5];

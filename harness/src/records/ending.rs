@@ -1,30 +1,30 @@
-//! How a training ended, as the last rows of its metrics.csv tell.
+//! The end of a training, from the last rows of its metrics.csv.
 
 use crate::track::{Course, CourseRow};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// How a training ended: means over the recorded steps among the last tenth of all steps, the last one always among them.
+/// The end of a training: means over the recorded steps in the last tenth of all steps, which always include the last step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Ending {
-    /// Loss of the batches trained on, in nats per target token; of preferences in nats per pair.
+    /// Training loss in nats per target token; for preferences in nats per pair.
     pub train_loss: Option<f64>,
-    /// Target tokens a second, over the whole training with its validations.
+    /// Target tokens per second over the whole training, validations included.
     pub tokens_per_second: Option<f64>,
-    /// Of preferences, the margin of rewards at the last validation; of the last steps where nothing is held out.
+    /// For preferences, mean reward margin of the last validation; without held-out pairs, of the last training steps.
     pub reward_margin: Option<f64>,
-    /// The share of pairs whose chosen answer has the higher reward, likewise.
+    /// Share of pairs whose chosen answer has the higher reward, likewise.
     pub reward_accuracy: Option<f64>,
-    /// Of experts, entropy of the router's probabilities in nats, over tokens and layers.
+    /// For mixtures of experts, entropy of the router's probabilities in nats, mean over tokens and layers.
     pub router_entropy: Option<f64>,
-    /// Share of a layer's routes that lead to its expert with the most, the mean over layers.
+    /// Share of a layer's routes that go to its most loaded expert, mean over layers.
     pub max_expert_load: Option<f64>,
-    /// Experts of all layers that no route of a step leads to, at the fewest of these steps.
+    /// Number of experts, over all layers, that receive no token in a step; the minimum over these steps.
     pub dead_experts: Option<u64>,
 }
 
 impl Ending {
-    /// Reads a metrics.csv; `None` where there is none, or no step in it.
+    /// Reads a metrics.csv; `None` if it does not exist or has no training row.
     pub fn read(path: &Path) -> Option<Self> {
         let text = std::fs::read_to_string(path).ok()?;
         let course = Course::of(&text)?;
@@ -91,7 +91,7 @@ mod tests {
             ..Ending::default()
         };
         assert_eq!(found, Some(expected));
-        // Nothing is held out, and experts, of which some have no work; the first step is too early to count.
+        // Without held-out pairs, and with experts of which some are dead; the first step is too early to count.
         let found = read(&format!(
             "{heads},reward_margin,router_entropy,max_expert_load,dead_experts\n\
              1,10,train,2,,,5,0.5,0.25,1,0.25,0\n96,15,train,1,,,5,0.75,0.5,0.5,0.5,3\n100,20,train,1,,,5,1,0.5,1,1,1\n"

@@ -1,6 +1,6 @@
 //! C-Eval's groups of subjects (Huang et al. 2023, "C-Eval: A Multi-Level Multi-Discipline Chinese Evaluation Suite for
-//! Foundation Models"), as in `subject_mapping.json` of its repository, github.com/hkust-nlp/ceval, some versions of which
-//! leave out that of `clinical_medicine`.
+//! Foundation Models"), as in `subject_mapping.json` of its repository, github.com/hkust-nlp/ceval; some versions of that file
+//! lack `clinical_medicine`.
 
 /// The groups with their subjects.
 const GROUPS: [(&str, &[&str]); 4] = [
@@ -78,7 +78,7 @@ const GROUPS: [(&str, &[&str]); 4] = [
     ),
 ];
 
-/// The group of a subject of C-Eval; other subjects have none.
+/// The group of a subject of C-Eval; `None` for other subjects.
 pub fn group_of(subject: &str) -> Option<&'static str> {
     GROUPS.iter().find(|(_, subjects)| subjects.contains(&subject)).map(|(group, _)| *group)
 }

@@ -1,4 +1,4 @@
-//! What a finished trial leaves behind: the plain records between running, examining and reporting, and what answers come to.
+//! Plain records that running, examining and reporting hand to each other, and the analysis of answers.
 
 mod analysis;
 mod csv;
@@ -16,7 +16,7 @@ pub use groups::{group_of, groups};
 pub use options::{Norm, OptionScore};
 pub use routing::Routing;
 pub use tally::{GUESSING, Tally};
-pub use tuning::{Tried, TuningRecord};
+pub use tuning::{CandidateRecord, TuningRecord};
 
 use crate::track::number;
 use serde::{Deserialize, Serialize};
@@ -26,12 +26,12 @@ use std::fmt;
 use std::path::PathBuf;
 use uuid::Uuid;
 
-/// The part of a trial's or a stage run's name that is shown to people.
+/// The first 8 hexadecimal digits of a trial's or a stage run's name, for display.
 pub fn short_id(name: Uuid) -> String {
     name.simple().to_string()[..8].to_string()
 }
 
-/// How a trial or a stage run ended.
+/// The status of a trial or of a tuning candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
@@ -45,17 +45,17 @@ pub enum Status {
     Pending,
 }
 
-/// Something that a stage dropped, cut, skipped or reduced, counted: told on the console, in the log, in the manifest
-/// and in the report.
+/// A counted notice about something that a stage dropped, cut, skipped or reduced; it appears on the console, in the log,
+/// in the manifest and in the report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Notice {
-    /// Where it happened, such as `sft` or `exam, law`.
+    /// The place it concerns, such as `sft` or `exam, law`.
     pub place: String,
     /// What happened and why, such as `rows left out: nothing left to learn within 64 tokens`.
     pub reason: String,
-    /// To how many.
+    /// How many items it concerns.
     pub count: u64,
-    /// Of how many.
+    /// Out of how many.
     pub of: u64,
 }
 
@@ -66,7 +66,7 @@ impl fmt::Display for Notice {
     }
 }
 
-/// The notices of some trials, each once, with the number of trials that it is of.
+/// The notices of some trials, each once, with the number of trials that have it.
 pub fn notices(trials: &[TrialRecord]) -> Vec<(String, usize)> {
     let mut found: Vec<(String, usize)> = vec![];
     let mut places: HashMap<String, usize> = HashMap::new();
@@ -80,14 +80,14 @@ pub fn notices(trials: &[TrialRecord]) -> Vec<(String, usize)> {
     found
 }
 
-/// How much of a training stage was of one source.
+/// How much of a training stage came from one source.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SourceUse {
     /// The source's name.
     pub name: String,
-    /// Target tokens of it that were trained on, each as often as it was.
+    /// Target tokens of this source that were trained on, with repetitions.
     pub tokens: u64,
-    /// Passes over it: those tokens over the ones that it has.
+    /// Passes over the source: those tokens divided by the number of its target tokens.
     pub passes: f64,
 }
 
@@ -96,9 +96,9 @@ pub struct SourceUse {
 pub struct SetLoss {
     /// The set's name.
     pub name: String,
-    /// Held-out loss in nats per token, of pairs in nats per pair.
+    /// Validation loss in nats per target token; for preferences in nats per pair.
     pub loss: f64,
-    /// Held-out bits per byte, of whole texts.
+    /// Validation bits per byte; `None` unless the loss covers whole texts.
     pub bpb: Option<f64>,
 }
 
@@ -109,38 +109,38 @@ pub struct StageRecord {
     pub stage: String,
     /// Folder of the stage run.
     pub dir: PathBuf,
-    /// Where its `metrics.csv` is, where the stage trains: there, or where it is kept.
+    /// The folder of its `metrics.csv`, if the stage trains: `dir`, or the one where its records are kept.
     pub record: PathBuf,
-    /// How it stands, as its manifest has it: `done`, `failed`, `stopped` or `running`.
+    /// Its status in its manifest: `done`, `failed`, `stopped` or `running`.
     #[serde(default)]
     pub status: String,
     /// Seconds of all its attempts.
     #[serde(default)]
     pub wall_seconds: f64,
-    /// Largest resident set of any attempt, in MiB.
+    /// Largest resident set size of any attempt, in MiB.
     #[serde(default)]
     pub peak_rss_mb: f64,
-    /// The program that worked on it last: version and commit.
+    /// The program of the last attempt: version and commit.
     #[serde(default)]
     pub program: String,
-    /// Where: host, device and threads.
+    /// The machine of the last attempt: host, device and threads.
     #[serde(default)]
     pub machine: String,
-    /// When it was first begun (UTC).
+    /// When the first attempt began (UTC).
     #[serde(default)]
     pub started: String,
-    /// When it last ended (UTC).
+    /// When the last attempt ended (UTC).
     #[serde(default)]
     pub ended: Option<String>,
-    /// The keys that it read, by which it is named, with their values.
+    /// The configuration keys that its name depends on, with their values.
     #[serde(default)]
     pub keys: BTreeMap<String, Value>,
-    /// What it came to, where it trains and has finished.
+    /// The results of the training; `None` unless the stage trains and is finished.
     #[serde(default)]
     pub trained: Option<Trained>,
 }
 
-/// What a stage that trains came to.
+/// The results of a training stage.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Trained {
     /// Optimizer steps.
@@ -149,135 +149,134 @@ pub struct Trained {
     pub tokens: u64,
     /// Floating-point operations.
     pub flops: f64,
-    /// Held-out loss at the end, in nats per token; of preferences in nats per pair.
+    /// Final validation loss in nats per target token; for preferences in nats per pair.
     pub val_loss: Option<f64>,
-    /// Held-out bits per byte at the end, of whole texts.
+    /// Final validation bits per byte; `None` unless the loss covers whole texts.
     pub val_bpb: Option<f64>,
     /// Seconds of all its attempts.
     pub wall_seconds: f64,
-    /// Largest resident set, in MiB.
+    /// Largest resident set size of any attempt, in MiB.
     pub peak_rss_mb: f64,
-    /// How it ended, as far as metrics.csv tells.
+    /// The end of the training, from its metrics.csv.
     pub ending: Ending,
 }
 
-/// What a model wrote behind a fixed prompt, each token the most likely one.
+/// A text that a model generated after a fixed prompt, by greedy decoding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sample {
     /// The prompt.
     pub prompt: String,
-    /// What is right, where that is known.
+    /// The correct continuation; `None` if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub right: Option<String>,
-    /// What was written, without the prompt.
+    /// The generated text, without the prompt.
     pub text: String,
-    /// Whether it was cut, as it came to no end of its own.
+    /// Whether it was cut off because the model did not end it.
     pub is_cut: bool,
 }
 
-/// The score of one exam sat after one stage.
+/// The score of one exam after one stage.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ExamScore {
-    /// The stage whose model sat the exam.
+    /// Name of the stage whose model was examined.
     pub stage: String,
-    /// Which weights of that stage.
+    /// Which weights of that stage were examined.
     #[serde(default)]
-    pub taken: Taken,
-    /// Target tokens that they had been trained on, over all stages.
+    pub taken: ExaminedWeights,
+    /// Target tokens that these weights had been trained on, over all stages.
     #[serde(default)]
     pub tokens: u64,
-    /// The name of the exam's folder.
+    /// Folder name of the exam's stage run.
     #[serde(default)]
     pub run: String,
-    /// Its answers.
+    /// The count of its correct answers.
     #[serde(flatten)]
     pub tally: Tally,
-    /// Questions that stand in training text, and those of the others that were answered correctly; `None` where they
-    /// were not looked for.
+    /// Questions that appear in training text, and correct answers to the others; `None` if that was not checked.
     #[serde(default)]
     pub contaminated: Option<Contaminated>,
-    /// Where the tokens of each subject's prompts went; of mixtures of experts.
+    /// Routing of the tokens of each subject's prompts to experts; empty for dense models.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routing: Vec<Routing>,
 }
 
-/// Questions of an exam that stand in training text, and how the others were answered.
+/// Exam questions that appear in training text, and the correct answers to the others.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contaminated {
-    /// Questions that stand in training text.
+    /// Number of questions that appear in training text.
     pub questions: u64,
-    /// Questions that do not and were answered correctly.
+    /// Number of questions that do not appear there and were answered correctly.
     pub correct_clean: u64,
 }
 
 impl Contaminated {
-    /// Counts one more question.
+    /// Adds one question.
     pub fn add(&mut self, is_contaminated: bool, record: &QuestionRecord) {
         self.questions += u64::from(is_contaminated);
         self.correct_clean += u64::from(!is_contaminated && record.prediction == record.answer);
     }
 }
 
-/// Which weights of a stage sat an exam: those after a share of its steps, or the mean of the last ones up to there.
+/// Which weights of a stage an exam examines: those after a share of its steps, or the mean of the last snapshots up to there.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, Deserialize)]
-pub struct Taken {
-    /// Above 0 and at most 1, the end.
+pub struct ExaminedWeights {
+    /// The share of the steps, in (0, 1]; 1 is the end.
     pub at: f64,
-    /// Over how many the mean is; 1 is none.
+    /// Number of snapshots that are averaged; 1 means no averaging.
     pub averaged: usize,
 }
 
-impl Default for Taken {
+impl Default for ExaminedWeights {
     fn default() -> Self {
         Self { at: 1.0, averaged: 1 }
     }
 }
 
-/// Everything a report needs to know of one trial.
+/// Everything that a report needs to know about one trial.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrialRecord {
-    /// UUID v5 of the resolved configuration.
+    /// The trial's name, derived from those of its stage runs.
     pub trial: Uuid,
-    /// The same without the seed: trials of one setting have it in common, whatever sweeps they come from.
+    /// The same without the seed: equal for all trials of one setting, whatever sweeps they come from.
     pub setting: Uuid,
-    /// Names of the sweeps that it belongs to, in the experiment's order.
+    /// Names of its sweeps, in the order of the experiment.
     pub sweeps: Vec<String>,
     /// The trial's seed.
     pub seed: u64,
-    /// Keys that its sweeps vary or solve with their values, such as `model.n_layers`, in the sweeps' order.
+    /// The keys that its sweeps vary or solve, such as `model.n_layers`, with their values, in the order of the sweeps.
     pub keys: Vec<(String, Value)>,
-    /// Weights, in total.
+    /// Total number of parameters.
     pub params: u64,
-    /// Weights that one token passes through.
+    /// Number of parameters that one token passes through.
     pub active_params: u64,
     /// Target tokens trained on, over all stages.
     pub train_tokens: u64,
     /// Floating-point operations of training, over all stages.
     pub train_flops: f64,
-    /// Held-out loss in nats per token after pretraining.
+    /// Validation loss after pretraining, in nats per token.
     pub val_loss: Option<f64>,
-    /// Held-out bits per byte after pretraining.
+    /// Validation bits per byte after pretraining.
     pub val_bpb: Option<f64>,
-    /// The same for each named validation set.
+    /// Validation loss and bits per byte after pretraining, of each named validation set.
     #[serde(default)]
     pub val_sets: Vec<SetLoss>,
-    /// Bits of knowledge that the model has stored, where its data is the probe of knowledge capacity.
+    /// Bits of knowledge that the model has stored; `None` unless the data is the knowledge-capacity probe.
     #[serde(default)]
     pub capacity_bits: Option<f64>,
-    /// Exams in the order they were sat.
+    /// Its exams, in the order in which they were taken.
     pub exams: Vec<ExamScore>,
-    /// What the model of its last exam wrote behind fixed prompts.
+    /// What the model of its last exam generated after fixed prompts.
     #[serde(default)]
     pub samples: Vec<Sample>,
     /// Seconds of all stage runs of this trial.
     pub wall_seconds: f64,
-    /// Largest resident set of any stage, in MiB.
+    /// Largest resident set size of any stage run, in MiB.
     pub peak_rss_mb: f64,
-    /// How the trial ended.
+    /// Its status.
     pub status: Status,
-    /// Why it failed, where it did.
+    /// Why it failed, if it did.
     pub reason: Option<String>,
-    /// The stage runs, in order.
+    /// Its stage runs, in the order of the recipe.
     pub stages: Vec<StageRecord>,
     /// What its stages dropped, cut, skipped or reduced, in order.
     #[serde(default)]
@@ -287,75 +286,123 @@ pub struct TrialRecord {
 }
 
 impl ExamScore {
-    /// After what it was sat, for people: `sft`, `sft, at 25 %`, `sft, mean of 3 up to 100 %`.
+    /// The stage and the weights that were examined, for display: `sft`, `sft, at 25 %`, `sft, mean of 3 up to 100 %`.
     pub fn after(&self) -> String {
         let (stage, percent) = (&self.stage, 100.0 * self.taken.at);
         match self.taken {
-            Taken { averaged: 1, at: 1.0 } => stage.clone(),
-            Taken { averaged: 1, .. } => format!("{stage}, at {percent} %"),
-            Taken { averaged, .. } => format!("{stage}, mean of {averaged} up to {percent} %"),
+            ExaminedWeights { averaged: 1, at: 1.0 } => stage.clone(),
+            ExaminedWeights { averaged: 1, .. } => format!("{stage}, at {percent} %"),
+            ExaminedWeights { averaged, .. } => format!("{stage}, mean of {averaged} up to {percent} %"),
         }
     }
 }
 
 impl TrialRecord {
-    /// [`Self::capacity_bits`] over all weights, those of the embedding and of every expert among them.
+    /// [`Self::capacity_bits`] per parameter, embedding and all experts included.
     pub fn capacity_ratio(&self) -> Option<f64> {
         Some(self.capacity_bits? / self.params as f64)
     }
 
-    /// The exam by which the trial is judged: the last one after its last stage, means left out.
+    /// The exam that the trial is judged by: the last one, exams of averaged weights excluded.
     pub fn last_exam(&self) -> Option<&ExamScore> {
         self.exams.iter().rfind(|exam| exam.taken.averaged == 1)
     }
 }
 
-/// One exam question as one model answered it.
+/// One exam question with a model's answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct QuestionRecord {
     /// The sheet's subject.
     pub subject: String,
-    /// The question's id in its sheet.
+    /// The question's ID in its sheet.
     pub id: String,
-    /// For each option, by letter the probability of its letter as the next token, by softmax over the whole vocabulary, as
-    /// mean over the rotations of options where they are rotated; otherwise the exponential of the score by which its text
-    /// is compared with the others'.
+    /// One number per option. When answering by letter: the probability of the option's letter as the next token, by softmax over
+    /// the whole vocabulary, averaged over the rotations of the options if they are rotated. Otherwise: the exponential of the
+    /// normalized score by which the option's text is compared with the others.
     pub probabilities: Vec<f64>,
-    /// The letter with the highest probability, the first of equals.
+    /// The letter of the option with the highest probability or score, in case of ties the first.
     pub prediction: char,
-    /// The right letter.
+    /// The correct letter.
     pub answer: char,
-    /// Whether it stands in training text, where that was looked for.
+    /// Whether it appears in training text; `None` if that was not checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contaminated: Option<bool>,
-    /// What each option's text scores; empty by letter, and where an older version sat the exam.
+    /// The scores of each option's text; empty when answering by letter, and for exams of older versions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<OptionScore>,
 }
 
 impl QuestionRecord {
-    /// Whether the answer is right.
+    /// Whether the answer is correct.
     pub fn is_right(&self) -> bool {
         self.prediction == self.answer
     }
 
-    /// Logarithm of what the right option has in [`Self::probabilities`].
+    /// Natural logarithm of the correct option's entry in [`Self::probabilities`]; its score if that entry underflowed.
     pub fn log_prob(&self) -> f64 {
-        self.probabilities.get(place_of(self.answer)).map_or(f64::NAN, |p| p.ln())
+        let place = place_of(self.answer);
+        match self.probabilities.get(place) {
+            None => f64::NAN,
+            Some(p) if p.is_normal() => p.ln(),
+            Some(p) => self.norm().zip(self.options.get(place)).map_or(p.ln(), |(norm, of)| norm.score(of)),
+        }
+    }
+
+    /// The norm whose scores have [`Self::probabilities`] as their exponentials; `None` if there is none.
+    fn norm(&self) -> Option<Norm> {
+        let is_of = |norm: Norm| {
+            let mut pairs = self.options.iter().zip(&self.probabilities);
+            pairs.all(|(option, &p)| (norm.score(option).exp() - p).abs() <= 1e-9 * p)
+        };
+        Norm::ALL.into_iter().map(|(norm, _)| norm).find(|&norm| is_of(norm))
     }
 }
 
-/// The letter of an option: A of the first.
+/// The letter of the option at an index: A for 0.
 pub fn letter(place: usize) -> char {
     char::from(b'A' + place.min(25) as u8)
 }
 
-/// The way back of [`letter`].
+/// The index of a letter, the inverse of [`letter`].
 pub fn place_of(letter: char) -> usize {
     (letter as usize).wrapping_sub('A' as usize)
 }
 
-/// The place of the highest number, the first of equals.
+/// Index of the largest number, in case of ties the first.
 pub fn best(of: &[f64]) -> usize {
     (1..of.len()).fold(0, |best, i| if of[i] > of[best] { i } else { best })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probability_that_underflows_has_its_logarithm() {
+        let option = |log_prob: f64, unconditional: f64| OptionScore {
+            log_prob,
+            unconditional,
+            tokens: 300,
+            bytes: 900,
+        };
+        let record = |norm: Norm, options: [OptionScore; 2]| QuestionRecord {
+            subject: "s".into(),
+            id: "1".into(),
+            probabilities: options.iter().map(|option| norm.score(option).exp()).collect(),
+            prediction: 'A',
+            answer: 'B',
+            contaminated: None,
+            options: options.into(),
+        };
+        let log_prob = |norm, a, b| record(norm, [a, b]).log_prob();
+        assert_eq!(log_prob(Norm::Raw, option(-800.0, -1.0), option(-900.0, -1.0)), -900.0);
+        assert_eq!(log_prob(Norm::Raw, option(-3.0, -1.0), option(-900.0, -1.0)), -900.0);
+        // Their difference to the empty question: 90 and -890.
+        assert_eq!(log_prob(Norm::Pmi, option(-10.0, -100.0), option(-900.0, -10.0)), -890.0);
+        assert_eq!(log_prob(Norm::Token, option(-3.0, -1.0), option(-900.0, -1.0)), (-3f64).exp().ln());
+        let letters = QuestionRecord { options: vec![], ..record(Norm::Raw, [option(-1.0, -1.0); 2]) };
+        assert_eq!(letters.log_prob(), (-1f64).exp().ln());
+        let zero = QuestionRecord { probabilities: vec![1.0, 0.0], ..letters };
+        assert_eq!(zero.log_prob(), f64::NEG_INFINITY);
+    }
 }

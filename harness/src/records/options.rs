@@ -1,19 +1,19 @@
-//! What the texts of options score, and how those of unlike texts are compared.
+//! Scores of the texts of options, and how options with different texts are compared.
 
 use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The text of an option as the answer.
+/// Scores of an option's text as the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct OptionScore {
-    /// Its log-probability behind the question: the sum over its tokens.
+    /// Log-probability of the text after the question, in nats: the sum over its tokens.
     pub log_prob: f64,
-    /// The same behind an empty question.
+    /// The same after an empty question.
     pub unconditional: f64,
-    /// Its tokens behind the question.
+    /// Number of its tokens after the question.
     pub tokens: u32,
-    /// Its bytes in UTF-8.
+    /// Number of its bytes in UTF-8.
     pub bytes: u32,
 }
 
@@ -21,24 +21,24 @@ pub struct OptionScore {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Norm {
-    /// As they are.
+    /// The plain log-likelihood.
     Raw,
-    /// Over the option's tokens.
+    /// Divided by the number of tokens of the option.
     Token,
-    /// Over its bytes in UTF-8.
+    /// Divided by the number of bytes of the option in UTF-8.
     Byte,
-    /// Minus that of the option as the answer to an empty question (Brown et al. 2020, section 2.4).
+    /// Minus the log-likelihood of the option as the answer to an empty question (Brown et al. 2020, section 2.4).
     Pmi,
 }
 
 impl Norm {
-    /// Every norm with its name, in the order of columns.
+    /// Every norm with its name, in the order of the columns of questions.csv.
     pub const ALL: [(Self, &str); 4] =
         [(Self::Raw, "raw"), (Self::Token, "token"), (Self::Byte, "byte"), (Self::Pmi, "pmi")];
 
-    /// What an option scores by this norm. Bytes do not depend on how many tokens a tokenizer makes of a word; minus the
-    /// unconditional log-likelihood it is the pointwise mutual information with the question (Brown et al. 2020, section
-    /// 2.4; Holtzman et al. 2021).
+    /// The score of an option by this norm. A score per byte does not depend on how a tokenizer splits words; minus the
+    /// unconditional log-likelihood, the score is the pointwise mutual information with the question (Brown et al. 2020,
+    /// section 2.4; Holtzman et al. 2021).
     pub fn score(self, option: &OptionScore) -> f64 {
         let OptionScore { log_prob, unconditional, tokens, bytes } = *option;
         match self {

@@ -1,22 +1,22 @@
-//! Where the tokens of an exam's prompts go in a mixture of experts.
+//! Routing of the tokens of an exam's prompts to the experts of a mixture.
 
 use serde::{Deserialize, Serialize};
 
-/// The routes of a subject's prompts, or of several subjects'.
+/// Routing of the tokens of one subject's prompts, or of several subjects'.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Routing {
-    /// The subject.
+    /// Name of the subject; empty for several.
     pub subject: String,
-    /// Tokens read.
+    /// Number of tokens read.
     pub tokens: u64,
-    /// Entropy of the router's scores, in nats, mean over tokens and layers.
+    /// Entropy of the router's scores in nats, mean over tokens and layers.
     pub entropy: f64,
-    /// Tokens that each expert got, layer by layer.
+    /// Number of tokens routed to each expert, `(layer, expert)`.
     pub load: Vec<Vec<u64>>,
 }
 
 impl Routing {
-    /// Several subjects together; `None` where there are none.
+    /// Adds up several subjects; `None` if there are none.
     pub fn sum(subjects: &[Self]) -> Option<Self> {
         let (first, others) = subjects.split_first()?;
         let mut sum = Self { subject: String::new(), ..first.clone() };
@@ -31,7 +31,7 @@ impl Routing {
         Some(sum)
     }
 
-    /// Each expert's share of its layer's routes, layer by layer.
+    /// Each expert's share of its layer's routes, `(layer, expert)`.
     pub fn shares(&self) -> Vec<Vec<f64>> {
         let shares = |layer: &Vec<u64>| {
             let all = layer.iter().sum::<u64>().max(1) as f64;
@@ -40,8 +40,8 @@ impl Routing {
         self.load.iter().map(shares).collect()
     }
 
-    /// How far the routes are from those of `all`: half the sum of the differences between an expert's shares (total
-    /// variation), 0 to 1, mean over layers.
+    /// Distance of the routing from that of `all`: total variation (half the sum of the absolute differences of the experts'
+    /// shares), from 0 to 1, mean over layers.
     pub fn distance(&self, all: &Self) -> f64 {
         let layers = self.shares().into_iter().zip(all.shares());
         let of_layer = |(mine, theirs): (Vec<f64>, Vec<f64>)| {
@@ -68,7 +68,7 @@ mod tests {
         assert_eq!((both.tokens, both.load.as_slice()), (40, &[vec![30, 10], vec![20, 20]][..]));
         assert!((both.entropy - 0.3).abs() < 1e-12, "{}", both.entropy);
         assert_eq!(both.shares(), [[0.75, 0.25], [0.5, 0.5]]);
-        // Layer 0 is 0.25 away for law and 0.75 for art, layer 1 nothing.
+        // Layer 0 is 0.25 away for law and 0.75 for art; layer 1 does not differ.
         assert_eq!((law.distance(&both), art.distance(&both)), (0.125, 0.375));
         assert_eq!((law.distance(&law), Routing::sum(&[])), (0.0, None));
     }

@@ -1,31 +1,31 @@
-//! Right answers against questions and chance: the one place where a share, its interval and its p come from.
+//! Counts of correct answers: the only place that computes accuracy, its interval and its p-value.
 
 use super::QuestionRecord;
 use crate::stats::{binomial_p, wilson95};
 use serde::{Deserialize, Serialize};
 
-/// What guessing among four options scores.
+/// Expected accuracy of guessing among four options.
 pub const GUESSING: f64 = 0.25;
 
-/// Right answers of some questions.
+/// The count of correct answers to some questions.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
     /// Questions answered correctly.
     pub correct: u64,
     /// Questions asked.
     pub questions: u64,
-    /// What guessing scores: the mean over the questions of 1 over their options.
+    /// Expected accuracy of guessing: the mean over the questions of 1 / number of options.
     #[serde(default = "of_four", skip_serializing_if = "is_of_four")]
     pub guessing: f64,
 }
 
 impl Tally {
-    /// So many right ones among questions with four options.
+    /// This number of correct answers to questions with four options.
     pub fn of_four(correct: u64, questions: u64) -> Self {
         Self { correct, questions, guessing: GUESSING }
     }
 
-    /// The answers of some records.
+    /// Counts the answers in some records.
     pub fn of<'a>(records: impl IntoIterator<Item = &'a QuestionRecord>) -> Self {
         let mut tally = Self { correct: 0, questions: 0, guessing: 0.0 };
         for record in records {
@@ -38,18 +38,18 @@ impl Tally {
         tally
     }
 
-    /// Share of correct answers; 0 of no question.
+    /// Share of correct answers; 0 without questions.
     pub fn accuracy(&self) -> f64 {
         self.correct as f64 / (self.questions as f64).max(1.0)
     }
 
-    /// Wilson's 95 % interval of the share.
+    /// Wilson's 95 % confidence interval of the accuracy.
     pub fn interval(&self) -> (f64, f64) {
         wilson95(self.correct, self.questions)
     }
 
-    /// Exact two-sided p of guessing. Where questions have unlike numbers of options the binomial distribution of their
-    /// mean chance is wider than that of their sum (Hoeffding 1956), so that p is rather too large.
+    /// Exact two-sided p-value against guessing. If questions have different numbers of options, the binomial distribution of
+    /// their mean chance is wider than the distribution of their sum (Hoeffding 1956), so p is conservative (too large).
     pub fn p_guess(&self) -> f64 {
         binomial_p(self.correct, self.questions, self.guessing)
     }
@@ -96,7 +96,7 @@ mod tests {
         let tally = Tally::of(&[record(2, 'B'), record(5, 'A'), record(5, 'B')]);
         assert_eq!((tally.correct, tally.questions), (2, 3));
         assert!((tally.guessing - (0.5 + 0.2 + 0.2) / 3.0).abs() < 1e-12);
-        // By hand, of 3 at 0.3: 2 right 0.189, 3 right 0.027; nothing else is as unlikely.
+        // By hand, for 3 questions at 0.3: 2 right 0.189, 3 right 0.027; no other outcome is as unlikely.
         assert!((tally.p_guess() - 0.216).abs() < 1e-12, "{}", tally.p_guess());
     }
 }

@@ -1,70 +1,70 @@
-//! What was tried before a value was chosen.
+//! The record of a tuning: the values that were tried before one was chosen.
 
 use super::Status;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-/// How a key got its value, for the settings that share it.
+/// How the value of a key was chosen for the settings that share it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TuningRecord {
-    /// The sweep.
+    /// Name of the sweep.
     pub sweep: String,
-    /// What it was chosen for, such as `model.n_layers = 4`; empty where all settings share it.
+    /// The settings that it was chosen for, such as `model.n_layers = 4`; empty if all settings share it.
     pub of: String,
-    /// The key.
+    /// The tuned key.
     pub key: String,
-    /// The metric that decides, such as `pretrain.val_loss`.
+    /// The metric that decides, such as `pretrain.val_loss`; lower is better.
     pub metric: String,
-    /// The value that was chosen, once it is.
+    /// The chosen value; `None` if none is chosen yet.
     pub chosen: Option<Value>,
-    /// Why the choice deserves a second look, or could not be made.
+    /// Why the choice deserves a second look or could not be made.
     pub warning: Option<String>,
-    /// Values that each rung tries.
+    /// Number of values that each rung tries.
     pub rungs: Vec<usize>,
-    /// What was tried, in order.
-    pub tried: Vec<Tried>,
+    /// The candidates, in order.
+    pub tried: Vec<CandidateRecord>,
 }
 
-/// One value, tried with one seed on one rung.
+/// A candidate: one value, tried with one seed on one rung.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Tried {
-    /// The candidate's name.
+pub struct CandidateRecord {
+    /// Name of the candidate trial.
     pub trial: Uuid,
-    /// The rung, from 1 on.
+    /// The rung, counted from 1.
     pub rung: usize,
     /// The value.
     pub value: Value,
     /// The seed.
     pub seed: u64,
-    /// How it ended; one that was not needed is pending.
+    /// Its status; a candidate that was not needed is pending.
     pub status: Status,
-    /// The validation loss.
+    /// The validation loss; `None` if there is none.
     pub loss: Option<f64>,
-    /// Why there is none.
+    /// Why there is no loss, if the candidate failed.
     pub reason: Option<String>,
-    /// Target tokens that its stage was trained on.
+    /// Target tokens that its stage trained on.
     pub tokens: u64,
-    /// Floating-point operations of that training.
+    /// Floating-point operations of that stage.
     pub flops: f64,
-    /// Seconds of it.
+    /// Seconds of that stage.
     pub wall_seconds: f64,
-    /// The name of the stage run's folder.
+    /// Folder name of its stage run.
     pub run: String,
 }
 
 impl TuningRecord {
-    /// Floating-point operations of all that was tried.
+    /// Floating-point operations of all candidates.
     pub fn flops(&self) -> f64 {
         self.tried.iter().map(|tried| tried.flops).sum()
     }
 
-    /// Seconds of all that was tried.
+    /// Seconds of all candidates.
     pub fn wall_seconds(&self) -> f64 {
         self.tried.iter().map(|tried| tried.wall_seconds).sum()
     }
 
-    /// Mean losses of a rung, from 1 on, by value as numbers: those of values that finished with every seed.
+    /// For each value of a rung, counted from 1, that finished with every seed: the value, its mean loss and its number of seeds.
     pub fn means(&self, rung: usize) -> Vec<(Value, f64, usize)> {
         let mut means: Vec<(Value, Vec<Option<f64>>)> = Vec::new();
         for tried in self.tried.iter().filter(|tried| tried.rung == rung) {

@@ -1,4 +1,4 @@
-//! How far models give the same answers: settings against each other, and the seeds of one among themselves.
+//! Agreement of models' answers: between settings, and between the seeds of one setting.
 
 use super::observation::{Score, mean};
 use super::summary::Setting;
@@ -6,7 +6,7 @@ use crate::stats::{Agreement, agreement};
 use crate::track::csv_number;
 use anyhow::Result;
 
-/// agreement.csv: one row per pair of settings, means over the pairs of their seeds that sat the same exam.
+/// Returns agreement.csv: one row per pair of settings, with means over the pairs of their seeds that took the same exam.
 pub fn agreement_csv(settings: &[Setting]) -> Result<Vec<u8>> {
     let mut csv = csv::Writer::from_writer(vec![]);
     csv.write_record(["setting_a", "setting_b", "pairs", "questions", "equal", "kappa"])?;
@@ -14,7 +14,9 @@ pub fn agreement_csv(settings: &[Setting]) -> Result<Vec<u8>> {
     for (i, a) in settings.iter().enumerate() {
         for (j, b) in settings.iter().enumerate().skip(i) {
             let found = pairs(&sat[i], &sat[j], i == j);
-            let Some(first) = found.first() else { continue };
+            if found.is_empty() {
+                continue;
+            }
             let cell = |of: fn(&Agreement) -> f64| {
                 let values: Vec<f64> = found.iter().map(of).filter(|value| value.is_finite()).collect();
                 if values.is_empty() { String::new() } else { csv_number(mean(&values)) }
@@ -23,7 +25,7 @@ pub fn agreement_csv(settings: &[Setting]) -> Result<Vec<u8>> {
                 a.label.to_string(),
                 b.label.to_string(),
                 found.len().to_string(),
-                first.n.to_string(),
+                cell(|pair| pair.n as f64),
                 cell(|pair| pair.equal),
                 cell(|pair| pair.kappa),
             ])?;
@@ -32,18 +34,18 @@ pub fn agreement_csv(settings: &[Setting]) -> Result<Vec<u8>> {
     Ok(csv.into_inner()?)
 }
 
-/// An exam that a model sat, and the letters that it chose.
+/// An exam that a model took, and the letters that it chose.
 type Sat<'a> = (&'a Score<'a>, Vec<u8>);
 
-/// The exams of all models of a setting.
+/// Returns the exams taken by the models of a setting.
 fn sat<'a>(setting: &'a Setting) -> Vec<Sat<'a>> {
     let letters = |score: &Score| score.answers.iter().map(|(_, record)| record.prediction as u8).collect();
     let scores = setting.observations().iter().filter_map(|observation| observation.score.as_ref());
     scores.map(|score| (score, letters(score))).collect()
 }
 
-/// Every model of one setting against every one of the other, or each pair of one setting once, as far as they sat the
-/// same exam.
+/// Compares every model of one setting with every model of the other, or each pair within one setting once; pairs that
+/// took different exams are skipped.
 fn pairs(a: &[Sat], b: &[Sat], is_same: bool) -> Vec<Agreement> {
     let mut found = vec![];
     for (i, (exam, chosen)) in a.iter().enumerate() {

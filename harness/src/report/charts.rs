@@ -1,4 +1,4 @@
-//! The figures of a report that asks for none.
+//! The default figures of an experiment that requests none.
 
 use super::columns::Names;
 use super::figure::{Axis, Content, Figure, Point, Series};
@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// What is drawn over whatever varies: the exam where one was sat, else what was measured on held-out text.
+/// The metric plotted against the swept keys: exam accuracy if any exam was taken, else a loss on held-out text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Measure {
     Accuracy,
@@ -34,7 +34,7 @@ impl Measure {
         }
     }
 
-    /// Start of file names; title; axis.
+    /// Prefix of file names, title, and axis.
     fn names(self) -> (&'static str, &'static str, Axis) {
         let axis = |label: &str| Axis { label: label.into(), log: Some(false), ..Axis::default() };
         match self {
@@ -44,7 +44,7 @@ impl Measure {
         }
     }
 
-    /// The mean and its interval, as drawn.
+    /// Mean and 95 % interval in the unit of the axis: percent for accuracy.
     fn point(self, setting: &Setting) -> Option<(f64, Option<(f64, f64)>)> {
         let over_seeds = |spread: Option<Spread>| {
             let Spread { mean, t95, .. } = spread?;
@@ -60,18 +60,18 @@ impl Measure {
         }
     }
 
-    /// What the intervals are.
+    /// The note that explains the intervals.
     fn note(self) -> &'static str {
         match self {
             Self::Accuracy => {
-                "intervals: 95 %, Student's t over seeds, or Wilson's of a single seed; without a cap they go on beyond the axis"
+                "intervals: 95 %, Student's t over seeds, or Wilson's for a single seed; those without a cap extend beyond the axis"
             }
             _ => "intervals: 95 %, Student's t over seeds; a single seed has none",
         }
     }
 }
 
-/// The exam against whatever varies, subjects.
+/// Builds the default figures: accuracy by subject, and the metric against parameters, FLOPs and each numeric swept key.
 pub fn charts(settings: &[Setting], results: &Results, names: &Names) -> Vec<Figure> {
     let mut figures = vec![];
     if let Some(measure) = Measure::of(settings) {
@@ -99,19 +99,36 @@ pub fn charts(settings: &[Setting], results: &Results, names: &Names) -> Vec<Fig
     figures
 }
 
-/// Loss curves of every stage that left some.
+/// Builds the loss curves of every stage that recorded any.
 pub fn curves(results: &Results) -> Vec<Figure> {
     let is_trained =
         |stage: &TrainStage| results.trials().flat_map(|(t, _)| &t.stages).any(|s| s.stage == stage.name());
     let curves_of = |stage: TrainStage| {
-        let (name, title) = (format!("loss_{}", stage.name()), format!("Loss of {}", stage.name()));
+        let (name, title) = (curve_name(stage), format!("Loss of {}", stage.name()));
         kind::draw(&FigureSpec::of(&name, &title, Arc::new(Loss::of(stage))), results, &[])
     };
     let has_curves = |figure: &Figure| figure.content != Content::default();
     TrainStage::all().filter(is_trained).map(curves_of).filter(has_curves).collect()
 }
 
-/// `dense`, or the number of experts.
+/// File name of the default loss curves of a stage.
+fn curve_name(stage: TrainStage) -> String {
+    format!("loss_{}", stage.name())
+}
+
+/// Whether [`curves`] may draw a figure of this file name.
+pub fn is_curve(name: &str) -> bool {
+    TrainStage::all().any(|stage| curve_name(stage) == name)
+}
+
+/// Whether [`charts`] may draw a figure of this file name.
+pub fn is_chart(name: &str) -> bool {
+    let is_measure =
+        |measure: Measure| name.strip_prefix(measure.names().0).is_some_and(|rest| rest.starts_with('_'));
+    name == SUBJECTS || [Measure::Accuracy, Measure::Bpb, Measure::Loss].into_iter().any(is_measure)
+}
+
+/// Series label: `dense`, or the number of experts.
 fn family(trial: &TrialRecord, experts: Option<Value>) -> String {
     match experts.and_then(|experts| experts.as_u64()) {
         Some(0) | None if trial.params == trial.active_params => "dense".into(),
@@ -124,7 +141,7 @@ fn accuracy_axis() -> Axis {
     Axis {
         label: "exam accuracy (%)".into(),
         log: Some(false),
-        limits: Some((0.0, 100.0)),
+        bounds: Some((0.0, 100.0)),
         ..Axis::default()
     }
 }
@@ -151,7 +168,7 @@ fn measured(
         }
     }
     if let [only] = series.as_mut_slice() {
-        only.label.clear(); // there is nothing to tell it apart from
+        only.label.clear(); // a single series needs no label
     }
     let (start, title, y) = measure.names();
     Figure {
@@ -166,17 +183,20 @@ fn measured(
     }
 }
 
-/// The line of guessing, where that scores the same in all exams.
+/// Reference line at the accuracy of guessing, in percent; `None` if it differs between exams.
 pub fn guessing(answers: impl Iterator<Item = Pooled>) -> Option<(f64, &'static str)> {
     let chances: Vec<Option<f64>> = answers.map(|answers| answers.guessing).collect();
     let chance = chances.first().copied().flatten()?;
     chances.iter().all(|other| *other == Some(chance)).then_some((100.0 * chance, "guessing"))
 }
 
-/// Settings side by side from which on nobody can tell their dots apart.
+/// File name of the figure of accuracy by subject.
+const SUBJECTS: &str = "subjects";
+
+/// Maximum number of settings whose dots can be told apart in one row.
 const MANY: usize = 8;
 
-/// Accuracy in each subject, a row each; left out where there are too many settings to tell apart.
+/// Figure of accuracy with one row per subject; `None` with fewer than two subjects or more than [`MANY`] settings.
 fn subject_figure(settings: &[Setting]) -> Option<Figure> {
     let all: Vec<Vec<(String, Pooled)>> = settings.iter().map(Setting::subjects).collect();
     let names: Vec<String> = all.iter().max_by_key(|s| s.len())?.iter().map(|s| s.0.clone()).collect();
@@ -198,10 +218,10 @@ fn subject_figure(settings: &[Setting]) -> Option<Figure> {
     });
     let content = Content::Series(series.collect());
     Some(Figure {
-        name: "subjects".into(),
+        name: SUBJECTS.into(),
         title: "Exam accuracy by subject".into(),
         x: accuracy_axis(),
-        y: Axis { places: names, ..Axis::default() },
+        y: Axis { categories: names, ..Axis::default() },
         is_sideways: true,
         content,
         level: guessing(all.iter().flatten().map(|(_, answers)| *answers)),

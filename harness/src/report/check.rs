@@ -1,9 +1,9 @@
-//! Whether trials can give what an experiment asks for, told before any of them is trained.
+//! Checks, before any training, that the trials can provide what an experiment requests.
 
 use super::columns::Column;
 use super::condition::Condition;
-use super::lack;
 use super::observation::{Cell, Observation, Results, distinct};
+use super::unavailable;
 use crate::config::{ConfigError, ConfigErrors, Entry, Node, TrainStage, TrialConfig};
 use crate::records::TrialRecord;
 use crate::track::counted;
@@ -28,29 +28,29 @@ const NAMING: [&str; 14] = [
     "loss",
 ];
 
-/// Most values that a message lists.
+/// Maximum number of values that a message lists.
 const LISTED: usize = 6;
 
-/// What a `[[figure]]`, `[[table]]`, `[[compare]]` or `[[fit]]` asks of the trials.
+/// What a `[[figure]]`, `[[table]]`, `[[compare]]` or `[[fit]]` requires of the trials.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Asked {
+pub struct Requirements {
     section: &'static str,
-    /// With their names as they were written.
+    /// Columns, each with its name as spelled in the file.
     columns: Vec<Part<(Column, String)>>,
     conditions: Vec<Part<Condition>>,
     curves: Option<Part<(TrainStage, String)>>,
 }
 
-/// Something that is asked for, with its key and the place where it was written.
+/// A requirement, with its key and its position in the file.
 #[derive(Debug, Clone, PartialEq)]
 struct Part<T> {
     key: String,
     place: String,
-    what: T,
+    value: T,
 }
 
-impl Asked {
-    /// What the keys of a table ask for; those that are wrong in themselves are told by others.
+impl Requirements {
+    /// Collects the requirements of a table's keys. Invalid values are skipped: their own parsers report them.
     pub fn read(section: &'static str, place: &str, entries: &[Entry]) -> Self {
         let mut asked = Self { section, columns: vec![], conditions: vec![], curves: None };
         for Entry { key, place, node, .. } in entries {
@@ -78,35 +78,35 @@ impl Asked {
         asked
     }
 
-    /// Tells what the trials cannot give.
-    pub fn check(&self, outlook: &Outlook, errors: &mut ConfigErrors) {
+    /// Reports everything that the trials cannot provide.
+    pub fn check(&self, plan: &PlannedTrials, errors: &mut ConfigErrors) {
         let before = errors.errors.len();
         for condition in &self.conditions {
-            self.check_condition(condition, outlook, errors);
+            self.check_condition(condition, plan, errors);
         }
-        // Whatever else is wrong follows from a side without trials.
+        // Any further error would only follow from a condition without trials.
         if errors.errors.len() > before {
             return;
         }
         let scopes: Vec<(String, Vec<&Observation>)> = match self.section {
             "compare" => {
-                let side = |of: &Part<Condition>| (format!(" of {}", of.key), outlook.held(&of.what));
+                let side = |of: &Part<Condition>| (format!(" of {}", of.key), plan.matching(&of.value));
                 self.conditions.iter().map(side).collect()
             }
             _ => vec![(
                 String::new(),
                 match self.conditions.first() {
-                    Some(condition) => outlook.held(&condition.what),
-                    None => outlook.planned.iter().collect(),
+                    Some(condition) => plan.matching(&condition.value),
+                    None => plan.planned.iter().collect(),
                 },
             )],
         };
         for part in &self.columns {
-            let (column, name) = &part.what;
-            let why = |config: &TrialConfig| lack::of_column(column, config);
-            let told = scopes.iter().find_map(|(whose, trials)| match outlook.lack(trials, why) {
+            let (column, name) = &part.value;
+            let why = |config: &TrialConfig| unavailable::of_column(column, config);
+            let told = scopes.iter().find_map(|(whose, trials)| match plan.lack(trials, why) {
                 Some(why) => Some(format!("names {name}, which no trial{whose} will have: {why}")),
-                None if outlook.unset(trials, column) => {
+                None if plan.unset(trials, column) => {
                     Some(format!("names {name}, which is unset in every trial{whose}"))
                 }
                 None => None,
@@ -116,14 +116,14 @@ impl Asked {
             }
         }
         if let (Some(curves), Some((_, trials))) = (&self.curves, scopes.first()) {
-            let (stage, split) = &curves.what;
-            if let Some(why) = outlook.lack(trials, |config| lack::of_curves(*stage, split, config)) {
-                let problem = format!("asks for curves of {}, which no trial will have: {why}", stage.name());
+            let (stage, split) = &curves.value;
+            if let Some(why) = plan.lack(trials, |config| unavailable::of_curves(*stage, split, config)) {
+                let problem = format!("requests curves of {}, which no trial will have: {why}", stage.name());
                 self.fail(curves, problem, errors);
             }
         }
         if self.section == "compare" && errors.errors.len() == before {
-            self.check_sides(outlook, errors);
+            self.check_sides(plan, errors);
         }
     }
 
@@ -131,45 +131,43 @@ impl Asked {
         errors.push(ConfigError::new(&part.place, format!("{}.{}", self.section, part.key), problem));
     }
 
-    /// A condition that no trial can meet is a mistake.
-    fn check_condition(&self, condition: &Part<Condition>, outlook: &Outlook, errors: &mut ConfigErrors) {
-        let all: Vec<&Observation> = outlook.planned.iter().collect();
-        let text = &condition.what.text;
-        let unknown = condition.what.columns().filter(|column| !column.is_known());
+    /// Reports a condition that no trial can meet.
+    fn check_condition(&self, condition: &Part<Condition>, plan: &PlannedTrials, errors: &mut ConfigErrors) {
+        let all: Vec<&Observation> = plan.planned.iter().collect();
+        let text = &condition.value.text;
+        let unknown = condition.value.columns().filter(|column| !column.is_known());
         let lacking: Vec<String> = unknown
             .filter_map(|column| {
-                let why = outlook.lack(&all, |config| lack::of_column(&column, config))?;
-                let name = condition.what.written(&column);
+                let why = plan.lack(&all, |config| unavailable::of_column(&column, config))?;
+                let name = condition.value.written(&column);
                 Some(format!("{text:?} names {name}, which no trial will have: {why}"))
             })
             .collect();
         if let Some(problem) = lacking.into_iter().next() {
             self.fail(condition, problem, errors);
-        } else if outlook.held(&condition.what).is_empty() {
-            self.fail(condition, holds_for_none(&condition.what, &outlook.planned, outlook.trials), errors);
+        } else if plan.matching(&condition.value).is_empty() {
+            self.fail(condition, holds_for_none(&condition.value, &plan.planned, plan.trials), errors);
         }
     }
 
-    /// The sides of a claim have no result in common, and pairs can be made where they are asked for.
-    fn check_sides(&self, outlook: &Outlook, errors: &mut ConfigErrors) {
+    /// Checks that the sides of a claim share no result, and that they form pairs if `paired_by` is set.
+    fn check_sides(&self, plan: &PlannedTrials, errors: &mut ConfigErrors) {
         let side = |key: &str| self.conditions.iter().find(|condition| condition.key == key);
         let (Some(a), Some(b)) = (side("a"), side("b")) else { return };
-        if ![a, b].iter().all(|side| side.what.columns().all(|column| column.is_known())) {
+        if ![a, b].iter().all(|side| side.value.columns().all(|column| column.is_known())) {
             return;
         }
-        let (left, right) = (distinct(&outlook.held(&a.what)), distinct(&outlook.held(&b.what)));
+        let (left, right) = (distinct(&plan.matching(&a.value)), distinct(&plan.matching(&b.value)));
         let of_a: BTreeSet<_> = left.iter().map(|o| o.identity()).collect();
         let both: Vec<&&Observation> = right.iter().filter(|o| of_a.contains(&o.identity())).collect();
         if let Some(first) = both.first() {
             let trials = counted(both.iter().map(|o| o.trial.trial).collect::<BTreeSet<_>>().len(), "trial");
-            let text = &b.what.text;
+            let text = &b.value.text;
             let problem = if (both.len(), both.len()) == (left.len(), right.len()) {
-                format!("{text:?} holds for the very {trials} of a; expected other trials")
+                format!("{text:?} selects the same {trials} as a; expected different ones")
             } else {
                 let such = format!("{}, seed {}", first.label, first.trial.seed);
-                format!(
-                    "{text:?} holds for {trials} of a as well, such as {such}; expected none on both sides"
-                )
+                format!("{text:?} also selects {trials} of a, such as {such}; expected disjoint sides")
             };
             return self.fail(b, problem, errors);
         }
@@ -182,9 +180,9 @@ impl Asked {
         let Some(first) = named.first() else { return };
         let is_matched = |(column, _): &(Column, String)| column.is_known() && column.name() != "seed";
         let matched: Vec<&Part<(Column, String)>> =
-            named.iter().copied().filter(|part| is_matched(&part.what)).collect();
+            named.iter().copied().filter(|part| is_matched(&part.value)).collect();
         let values = |o: &Observation| -> String {
-            let cells: Vec<Option<Cell>> = matched.iter().map(|part| part.what.0.read(o)).collect();
+            let cells: Vec<Option<Cell>> = matched.iter().map(|part| part.value.0.read(o)).collect();
             format!("{} {cells:?}", o.trial.seed)
         };
         let of_b: BTreeSet<String> = b.iter().map(|o| values(o)).collect();
@@ -192,11 +190,11 @@ impl Asked {
             return;
         }
         for part in &matched {
-            let (column, name) = &part.what;
+            let (column, name) = &part.value;
             let [left, right] = [a, b].map(|side| cells(side, |o| column.read(o).as_ref().map(shown)));
             if left.is_disjoint(&right) {
                 let problem = format!(
-                    "names {name}, by which nothing is paired: it is {} in a and {} in b; leave it out",
+                    "names {name}, which forms no pairs: it is {} in a and {} in b; remove it",
                     listed(&left),
                     listed(&right)
                 );
@@ -222,7 +220,7 @@ fn cells(side: &[&Observation], read: impl Fn(&Observation) -> Option<String>) -
     side.iter().filter_map(|o| read(o)).collect()
 }
 
-/// What is said of a condition that none of so many trials meets: with the values that there are.
+/// Error message for a condition that none of `trials` trials meets, with the values that occur.
 pub fn holds_for_none(condition: &Condition, planned: &[Observation], trials: usize) -> String {
     let mut there: Vec<String> = vec![];
     for column in condition.columns().filter(Column::is_known) {
@@ -236,7 +234,7 @@ pub fn holds_for_none(condition: &Condition, planned: &[Observation], trials: us
     format!("{:?} holds for none of the {}{there}", condition.text, counted(trials, "trial"))
 }
 
-/// A value as a condition would have it.
+/// Formats a value as a condition spells it.
 fn shown(cell: &Cell) -> String {
     match cell {
         Cell::Number(number) => number.to_string(),
@@ -244,7 +242,7 @@ fn shown(cell: &Cell) -> String {
     }
 }
 
-/// Values one after the other, numbers in their order.
+/// Joins at most [`LISTED`] values by commas, numbers in ascending order.
 fn listed(values: &BTreeSet<String>) -> String {
     let mut sorted: Vec<&String> = values.iter().collect();
     let number = |text: &String| text.parse::<f64>().unwrap_or(f64::INFINITY);
@@ -257,21 +255,21 @@ fn listed(values: &BTreeSet<String>) -> String {
 }
 
 impl<T> Part<T> {
-    fn new(key: &str, place: &str, what: T) -> Self {
-        Self { key: key.into(), place: place.into(), what }
+    fn new(key: &str, place: &str, value: T) -> Self {
+        Self { key: key.into(), place: place.into(), value }
     }
 }
 
-/// What is known of trials before they are trained.
-pub struct Outlook<'a> {
-    /// The number of trials.
+/// What is known about trials before they are trained.
+pub struct PlannedTrials<'a> {
+    /// Number of trials.
     trials: usize,
     planned: Vec<Observation<'a>>,
     configs: BTreeMap<Uuid, TrialConfig>,
 }
 
-impl<'a> Outlook<'a> {
-    /// Of trials whose `results` are these.
+impl<'a> PlannedTrials<'a> {
+    /// Reads the planned observations and the configurations of the trials in `results`.
     pub fn of(results: &'a Results<'a>) -> Self {
         let read = |trial: &TrialRecord| Some((trial.trial, toml::from_str(&trial.config).ok()?));
         Self {
@@ -281,12 +279,13 @@ impl<'a> Outlook<'a> {
         }
     }
 
-    /// The results for which a condition may hold.
-    fn held(&self, condition: &Condition) -> Vec<&Observation<'a>> {
+    /// Planned observations for which a condition may hold.
+    fn matching(&self, condition: &Condition) -> Vec<&Observation<'a>> {
         self.planned.iter().filter(|observation| condition.may_hold(observation)).collect()
     }
 
-    /// Why none of the results will have something; `None` where one may have it.
+    /// First reason why none of the observations will have a value; `None` if one of them may have it, or if a
+    /// configuration cannot be read.
     fn lack(&self, results: &[&Observation], why: impl Fn(&TrialConfig) -> Option<String>) -> Option<String> {
         let mut reasons = vec![];
         for result in results {
@@ -295,7 +294,7 @@ impl<'a> Outlook<'a> {
         reasons.into_iter().next()
     }
 
-    /// Whether a key has no value in any of the results, nor will have one that follows.
+    /// Whether the column is a key that has no value in any of the observations and is neither swept nor solved.
     fn unset(&self, results: &[&Observation], column: &Column) -> bool {
         let follows = |o: &Observation| o.trial.keys.iter().any(|(name, _)| name == column.name());
         let has = |o: &&Observation| {

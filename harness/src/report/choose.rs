@@ -1,4 +1,4 @@
-//! Trials by a condition: those that `--only` is about.
+//! Selects trials by a condition, for `--only`.
 
 use super::check::holds_for_none;
 use super::condition::Condition;
@@ -7,15 +7,16 @@ use crate::records::TrialRecord;
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
-/// The trials for which a condition holds, which need not have run.
+/// Returns the trials for which a condition holds; they need not have run.
 ///
 /// # Errors
-/// Where it is none, names what is known only of trials that have run, or holds for no trial: with the values that there are.
+/// If the condition cannot be parsed, names a column that is known only after a trial has run, or holds for no trial; the last message lists the
+/// values that occur.
 pub fn choose(condition: &str, trials: &[TrialRecord]) -> Result<BTreeSet<Uuid>, String> {
     let condition = Condition::parse(condition)?;
     if let Some(column) = condition.columns().find(|column| !column.is_known()) {
         return Err(format!(
-            "names {}, which is known once a trial has run; expected a key such as model.n_layers, or params, active_params, sweep, trial",
+            "names {}, which is known only after a trial has run; expected a key such as model.n_layers, or params, active_params, sweep, trial",
             condition.written(&column)
         ));
     }

@@ -1,7 +1,7 @@
-//! What an experiment file may name: columns of trials.csv, and any key of a trial.
+//! Names that an experiment file may use: columns of trials.csv, and any configuration key of a trial.
 
 use super::observation::{Cell, Observation};
-use super::of_stage::OfStage;
+use super::of_stage::StageColumn;
 pub use super::quantity::{Better, Format};
 use super::quantity::{QUANTITIES, Quantity, dotted};
 use super::words::{kept, word};
@@ -12,17 +12,17 @@ use crate::records::SetLoss;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-/// A loss on one named validation set: `val_bpb.wiki`.
+/// The column of a loss on one named validation set: `val_bpb.wiki`.
 #[derive(Debug)]
-pub struct OfSet {
+pub struct ValidationSetColumn {
     name: String,
     label: String,
     set: String,
     read: fn(&SetLoss) -> Option<f64>,
 }
 
-/// What a named validation set has a column of: the start of its name, another way to write that, what it is called,
-/// and how it is read.
+/// A column that every named validation set has: prefix of its name, the dotted spelling of that prefix, label, and
+/// reader.
 type OfEverySet = (&'static str, &'static str, &'static str, fn(&SetLoss) -> Option<f64>);
 
 const OF_EVERY_SET: [OfEverySet; 2] = [
@@ -30,20 +30,20 @@ const OF_EVERY_SET: [OfEverySet; 2] = [
     ("val_bpb", "val.bpb", "validation bits per byte", |set| set.bpb),
 ];
 
-impl OfSet {
-    /// The columns of a set, as in trials.csv.
+impl ValidationSetColumn {
+    /// Names of the columns of a set, as in trials.csv.
     pub fn names(set: &str) -> impl Iterator<Item = String> {
         OF_EVERY_SET.iter().map(move |(name, ..)| format!("{name}.{set}"))
     }
 
-    /// The values of those columns.
+    /// Values of those columns, in the same order.
     pub fn values(set: Option<&SetLoss>) -> impl Iterator<Item = Option<f64>> {
         OF_EVERY_SET.iter().map(move |(.., read)| set.and_then(*read))
     }
 
-    /// The column of this name, which is made once and kept.
+    /// Returns the column of this name, which is created once and kept for the life of the program.
     fn find(name: &str) -> Option<&'static Self> {
-        static MADE: Mutex<BTreeMap<String, &'static OfSet>> = Mutex::new(BTreeMap::new());
+        static MADE: Mutex<BTreeMap<String, &'static ValidationSetColumn>> = Mutex::new(BTreeMap::new());
         let (start, set) = name.rsplit_once('.')?;
         let (plain, _, label, read) = OF_EVERY_SET.iter().find(|of| of.0 == start || of.1 == start)?;
         if !is_source_name(set) {
@@ -53,29 +53,29 @@ impl OfSet {
         let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
         let of_set = || {
             let (name, label) = (name.clone(), format!("{label} on {set}"));
-            &*Box::leak(Box::new(OfSet { name, label, set: set.into(), read: *read }))
+            &*Box::leak(Box::new(ValidationSetColumn { name, label, set: set.into(), read: *read }))
         };
         Some(made.entry(name.clone()).or_insert_with(of_set))
     }
 }
 
-/// A column of the results, checked to exist, and what it is called.
+/// A column of the results that is known to exist, with its label.
 #[derive(Debug, Clone, Copy)]
 pub struct Column {
-    of: Of,
+    source: Source,
     label: &'static str,
 }
 
-/// What a column is.
+/// The source of a column's values.
 #[derive(Debug, Clone, Copy)]
-enum Of {
+enum Source {
     /// A column of trials.csv.
     Quantity(&'static Quantity),
     /// A column of trials.csv that belongs to a named validation set.
-    Set(&'static OfSet),
+    Set(&'static ValidationSetColumn),
     /// A column of trials.csv that belongs to a stage.
-    Stage(&'static OfStage),
-    /// A key of the configuration, whether it varies or not.
+    Stage(&'static StageColumn),
+    /// A key of the configuration, swept or not.
     Key(&'static KeySpec),
 }
 
@@ -86,19 +86,19 @@ impl PartialEq for Column {
 }
 
 impl Column {
-    /// The column of this name; `val.bpb` and `val_bpb`, `exam.subject` and `subject` are the same.
+    /// Finds the column of this name; `val.bpb` and `val_bpb`, `exam.subject` and `subject` are equivalent.
     pub fn find(name: &str) -> Result<Self, String> {
         if let Some(quantity) = QUANTITIES.iter().find(|q| q.name == name || dotted(q.name) == name) {
-            return Ok(Self { of: Of::Quantity(quantity), label: quantity.label });
+            return Ok(Self { source: Source::Quantity(quantity), label: quantity.label });
         }
-        if let Some(column) = OfSet::find(name) {
-            return Ok(Self { of: Of::Set(column), label: &column.label });
+        if let Some(column) = ValidationSetColumn::find(name) {
+            return Ok(Self { source: Source::Set(column), label: &column.label });
         }
-        if let Some(column) = OfStage::all().iter().find(|column| column.name == name) {
-            return Ok(Self { of: Of::Stage(column), label: &column.label });
+        if let Some(column) = StageColumn::all().iter().find(|column| column.name == name) {
+            return Ok(Self { source: Source::Stage(column), label: &column.label });
         }
         if let Some(key) = find(name) {
-            return Ok(Self { of: Of::Key(key), label: word(&key.path).unwrap_or(&key.path) });
+            return Ok(Self { source: Source::Key(key), label: word(&key.path).unwrap_or(&key.path) });
         }
         let names = Self::names();
         let hint = match did_you_mean(name, names.iter().map(String::as_str)) {
@@ -113,10 +113,10 @@ impl Column {
         Err(format!("there is no {name:?}{hint}"))
     }
 
-    /// Every name that [`Self::find`] knows.
+    /// Every name that [`Self::find`] accepts, except those of named validation sets and named sources.
     pub fn names() -> Vec<String> {
         let columns = QUANTITIES.iter().flat_map(|q| [dotted(q.name), q.name.to_string()]);
-        let of_stages = OfStage::all().iter().map(|column| column.name.clone());
+        let of_stages = StageColumn::all().iter().map(|column| column.name.clone());
         let mut names: Vec<String> =
             columns.chain(of_stages).chain(keys().map(|key| key.path.clone())).collect();
         let mut seen = std::collections::BTreeSet::new();
@@ -126,15 +126,15 @@ impl Column {
 
     /// The name as in trials.csv.
     pub fn name(&self) -> &'static str {
-        match self.of {
-            Of::Quantity(quantity) => quantity.name,
-            Of::Set(column) => &column.name,
-            Of::Stage(column) => &column.name,
-            Of::Key(key) => &key.path,
+        match self.source {
+            Source::Quantity(quantity) => quantity.name,
+            Source::Set(column) => &column.name,
+            Source::Stage(column) => &column.name,
+            Source::Key(key) => &key.path,
         }
     }
 
-    /// What axes and tables call it, with its unit.
+    /// Label in axes and tables, with its unit in parentheses.
     pub fn label(&self) -> &'static str {
         self.label
     }
@@ -146,36 +146,38 @@ impl Column {
 
     /// Whether it is a key of the configuration.
     pub fn is_key(&self) -> bool {
-        matches!(self.of, Of::Key(_))
+        matches!(self.source, Source::Key(_))
     }
 
-    /// The words that it may hold; none where it may hold any.
+    /// The values that a key of fixed choices may have; empty if any value is allowed.
     pub fn words(&self) -> Vec<&'static str> {
-        match self.of {
-            Of::Key(KeySpec { kind: Kind::Choice(words), .. }) => words.iter().map(String::as_str).collect(),
-            Of::Key(KeySpec { kind: Kind::Bool, .. }) => vec!["true", "false"],
+        match self.source {
+            Source::Key(KeySpec { kind: Kind::Choice(words), .. }) => {
+                words.iter().map(String::as_str).collect()
+            }
+            Source::Key(KeySpec { kind: Kind::Bool, .. }) => vec!["true", "false"],
             _ => vec![],
         }
     }
 
-    /// Which values are better, where that can be said.
+    /// Whether higher or lower values are better; `None` if neither is.
     pub fn better(&self) -> Option<Better> {
-        match self.of {
-            Of::Quantity(quantity) => quantity.better,
-            Of::Set(_) => Some(Better::Lower),
-            Of::Stage(column) => column.measure.better,
-            Of::Key(_) => None,
+        match self.source {
+            Source::Quantity(quantity) => quantity.better,
+            Source::Set(_) => Some(Better::Lower),
+            Source::Stage(column) => column.measure.better,
+            Source::Key(_) => None,
         }
     }
 
-    /// How its numbers are written.
+    /// Display format of its values.
     pub fn format(&self) -> Format {
-        match self.of {
-            Of::Quantity(quantity) => quantity.format,
-            Of::Set(_) => Format::Fixed(3),
-            Of::Stage(column) => column.measure.format,
-            Of::Key(key) if matches!(key.kind, Kind::Whole | Kind::Number) => Format::Plain,
-            Of::Key(_) => Format::Text,
+        match self.source {
+            Source::Quantity(quantity) => quantity.format,
+            Source::Set(_) => Format::Fixed(3),
+            Source::Stage(column) => column.measure.format,
+            Source::Key(key) if matches!(key.kind, Kind::Whole | Kind::Number) => Format::Plain,
+            Source::Key(_) => Format::Text,
         }
     }
 
@@ -184,63 +186,63 @@ impl Column {
         self.format() != Format::Text
     }
 
-    /// Whether it is known before anything runs.
+    /// Whether its value is known before anything runs.
     pub fn is_known(&self) -> bool {
-        match self.of {
-            Of::Quantity(quantity) => quantity.known,
-            Of::Set(_) | Of::Stage(_) => false,
-            Of::Key(_) => true,
+        match self.source {
+            Source::Quantity(quantity) => quantity.known,
+            Source::Set(_) | Source::Stage(_) => false,
+            Source::Key(_) => true,
         }
     }
 
-    /// Whether it is the p of guessing, of which several seeds have one together and no mean.
+    /// Whether it is the p-value of guessing, which several seeds have jointly rather than as a mean.
     pub fn is_p_of_guessing(&self) -> bool {
         self.name() == "exam_p_guess"
     }
 
-    /// Whether it says how good a model is, and not what it is or what it cost.
+    /// Whether it measures the quality of a model rather than its shape or cost.
     pub fn is_score(&self) -> bool {
-        match self.of {
-            Of::Stage(column) => column.measure.is_score,
-            Of::Quantity(_) | Of::Set(_) => {
+        match self.source {
+            Source::Stage(column) => column.measure.is_score,
+            Source::Quantity(_) | Source::Set(_) => {
                 ["val_", "exam_"].iter().any(|start| self.name().starts_with(start))
             }
-            Of::Key(_) => false,
+            Source::Key(_) => false,
         }
     }
 
-    /// The stage that it is measured of, where it is of one.
-    pub fn of_stage(&self) -> Option<&'static OfStage> {
-        match self.of {
-            Of::Stage(column) => Some(column),
+    /// The column as a measure of one stage; `None` if it is not one.
+    pub fn of_stage(&self) -> Option<&'static StageColumn> {
+        match self.source {
+            Source::Stage(column) => Some(column),
             _ => None,
         }
     }
 
-    /// Whether it is known only where an exam was sat.
+    /// Whether it is a result of exams (`exam_...`).
     pub fn is_of_exam(&self) -> bool {
         self.name().starts_with("exam_")
     }
 
-    /// What its numbers are multiplied by to be shown: 100 for shares.
+    /// Factor from stored to displayed numbers: 100 for shares, else 1.
     pub fn scale(&self) -> f64 {
         if self.format() == Format::Percent { 100.0 } else { 1.0 }
     }
 
-    /// Its value in an observation.
+    /// Value in an observation; `None` if it has none.
     pub fn read(&self, observation: &Observation) -> Option<Cell> {
-        match self.of {
-            Of::Quantity(quantity) => (quantity.read)(observation),
-            Of::Set(column) => {
+        match self.source {
+            Source::Quantity(quantity) => (quantity.read)(observation),
+            Source::Set(column) => {
                 let set = observation.trial.val_sets.iter().find(|set| set.name == column.set)?;
                 (column.read)(set).map(Cell::Number)
             }
-            Of::Stage(column) => column.of(observation.trial).map(Cell::Number),
-            Of::Key(key) => observation.key(&key.path),
+            Source::Stage(column) => column.of(observation.trial).map(Cell::Number),
+            Source::Key(key) => observation.key(&key.path),
         }
     }
 
-    /// Its number in an observation.
+    /// Value in an observation as a number; `None` if it is missing or text.
     pub fn number(&self, observation: &Observation) -> Option<f64> {
         match self.read(observation)? {
             Cell::Number(number) => Some(number),
@@ -249,14 +251,14 @@ impl Column {
     }
 }
 
-/// The labels of an experiment file, which go before those that the program has.
+/// The labels of an experiment file, which override the built-in ones.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Names {
     given: BTreeMap<&'static str, String>,
 }
 
 impl Names {
-    /// Reads `[labels]`: text by the names of columns.
+    /// Reads `[labels]`, a table from names of columns to labels.
     pub fn read(entries: &[Entry], errors: &mut ConfigErrors) -> Self {
         let mut names = Self::default();
         names.read_below("", entries, errors);
@@ -266,7 +268,7 @@ impl Names {
     fn read_below(&mut self, above: &str, entries: &[Entry], errors: &mut ConfigErrors) {
         for Entry { key, place, node, .. } in entries {
             let name = format!("{above}{key}");
-            // Without quotes, model.n_layers is a table.
+            // Without quotes, model.n_layers is a nested table.
             if let Some(below) = node.table() {
                 self.read_below(&format!("{name}."), below, errors);
                 continue;
@@ -292,13 +294,13 @@ impl Names {
         }
     }
 
-    /// The column of this name, as it is called.
+    /// Finds the column of this name and gives it its label from the file, if there is one.
     pub fn column(&self, name: &str) -> Result<Column, String> {
         let column = Column::find(name)?;
         Ok(self.given.get(column.name()).map_or(column, |label| column.labelled(label)))
     }
 
-    /// What a key or column is called; its name where there is no such.
+    /// Label of a key or column; the name itself if there is no such column.
     pub fn label(&self, name: &str) -> String {
         self.column(name).map_or(name.into(), |column| column.label().into())
     }

@@ -1,71 +1,71 @@
-//! Claims put to the test: paired or independent samples of seeds, corrected over all claims of an experiment.
+//! Tests of claims: paired or independent samples of seeds, with Holm's correction within each family of claims.
 
 use super::columns::{Better, Column};
 use super::condition::Condition;
 use super::number::p_text;
 use super::observation::{Cell, Observation, Results, distinct, grouped, mean, per_seed};
-use super::wanted::CompareSpec;
+use super::table_spec::CompareSpec;
 use crate::records::Status;
-use crate::stats::{Estimate, Mean, StatsError, Sureness, detectable, hedges_g, hedges_g_of_pairs, holm};
+use crate::stats::{Estimate, Mean, PowerTarget, StatsError, detectable, hedges_g, hedges_g_of_pairs, holm};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
-/// Largest p that decides.
+/// Significance level: a p below this decides.
 const ALPHA: f64 = 0.05;
 
-/// What came out of a comparison. Shares are shares here, not percent.
+/// The result of a comparison. Shares are fractions of 1 here, not percent.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Compared<'a> {
-    /// What was asked.
+pub struct Comparison<'a> {
+    /// The comparison as specified in the experiment file.
     pub spec: &'a CompareSpec,
-    /// `paired t`, `Welch t`, or `none` where no test is possible.
+    /// `paired t`, `Welch t`, or `none` if no test is possible.
     pub test: &'static str,
-    /// Seeds of each side; seeds that both sides have, where they are paired.
+    /// Number of seeds of each side; if paired, of the seeds that form pairs.
     pub n: (usize, usize),
-    /// Values of a seed and `paired_by` that found no partner, or lack a setting of their side.
+    /// Number of values left out: they have no partner of the same seed and `paired_by`, or their seed lacks a setting of its side.
     pub unpaired: usize,
-    /// Mean of each side, over the values that count.
+    /// Mean of each side over the values used; `None` if the sides cannot be compared.
     pub means: Option<(f64, f64)>,
-    /// 95 % interval of `a - b` and two-sided p; `None` where no test is possible.
+    /// 95 % interval of `a - b` and two-sided p; `None` if no test is possible.
     pub tested: Option<Tested>,
-    /// What may be said.
+    /// The conclusion about the claim.
     pub verdict: Verdict,
 }
 
-/// The numbers of a test.
+/// The numbers of a test of `a - b`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tested {
     /// 95 % interval of the difference, uncorrected.
     pub interval: (f64, f64),
-    /// Two-sided p of no difference.
+    /// Two-sided p of the null hypothesis of no difference.
     pub p: f64,
-    /// The same after Holm's correction over all tested claims of its family.
+    /// `p` after Holm's correction over all tested claims of its family.
     pub p_holm: f64,
-    /// Hedges' g, or of pairs the same in standard deviations of their differences, with its 95 % interval.
+    /// Hedges' g with its 95 % interval; for pairs, in standard deviations of their differences.
     pub g: Option<Estimate>,
-    /// The smallest difference that such a test detects with a power of 80 %, where seeds differ as much as these.
+    /// The smallest difference that this test detects with 80 % power, given the observed variation between seeds.
     pub detectable: Option<f64>,
-    /// p of no equivalence within the claim's margin, where it names one.
+    /// p of the null hypothesis of no equivalence within the claim's margin; `None` without a margin.
     pub p_equivalence: Option<f64>,
-    /// The same after Holm's correction over the claims of its family that name one.
+    /// `p_equivalence` after Holm's correction over the claims of its family that have a margin.
     pub p_equivalence_holm: Option<f64>,
 }
 
-/// What may be said of a claim.
+/// The conclusion about a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// The difference is the claimed one.
+    /// The difference is significant and in the claimed direction.
     Supported,
-    /// The difference is the opposite one.
+    /// The difference is significant and in the opposite direction.
     Contradicted,
-    /// No difference is told, and none as large as the margin is left.
+    /// No significant difference, and one as large as the margin is ruled out.
     Equivalent,
-    /// Neither, and why.
+    /// None of these, with the reason.
     NotDecided(String),
 }
 
 impl Verdict {
-    /// In one word or two, for a table.
+    /// The verdict in one or two words, for a table.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Supported => "supported",
@@ -76,17 +76,17 @@ impl Verdict {
     }
 }
 
-impl Compared<'_> {
+impl Comparison<'_> {
     /// Mean of `a` minus mean of `b`.
     pub fn effect(&self) -> Option<f64> {
         self.means.map(|(a, b)| a - b)
     }
 
-    /// The verdict, with its reason where there is no decision.
+    /// The verdict, with its reason if it is undecided, and the number of values left out.
     pub fn sentence(&self) -> String {
         let left_out = match self.unpaired {
             0 => String::new(),
-            n => format!(" ({n} without a partner, or not of all settings, left out)"),
+            n => format!(" ({n} left out: without a partner, or of seeds that lack a setting)"),
         };
         match &self.verdict {
             Verdict::NotDecided(reason) => format!("not decided: {reason}{left_out}"),
@@ -96,11 +96,11 @@ impl Compared<'_> {
 }
 
 /// Tests every claim of an experiment; p-values are corrected within the families that its claims name.
-pub fn compare<'a>(specs: &'a [CompareSpec], results: &Results) -> Vec<Compared<'a>> {
-    let mut compared: Vec<Compared> = specs.iter().map(|spec| compare_one(spec, results)).collect();
+pub fn compare<'a>(specs: &'a [CompareSpec], results: &Results) -> Vec<Comparison<'a>> {
+    let mut compared: Vec<Comparison> = specs.iter().map(|spec| compare_one(spec, results)).collect();
     let families: BTreeSet<Option<&str>> = specs.iter().map(|spec| spec.family.as_deref()).collect();
     for family in families {
-        let mut own: Vec<&mut Compared> = compared
+        let mut own: Vec<&mut Comparison> = compared
             .iter_mut()
             .filter(|c| c.spec.family.as_deref() == family && c.tested.is_some())
             .collect();
@@ -112,15 +112,15 @@ pub fn compare<'a>(specs: &'a [CompareSpec], results: &Results) -> Vec<Compared<
     compared
 }
 
-/// Holm's correction of the p-values that some comparisons have.
-fn correct(own: &mut [&mut Compared], read: fn(&Tested) -> Option<f64>, write: fn(&mut Tested, f64)) {
+/// Applies Holm's correction to the p-values that `read` finds, and stores the results with `write`.
+fn correct(own: &mut [&mut Comparison], read: fn(&Tested) -> Option<f64>, write: fn(&mut Tested, f64)) {
     let mut tested: Vec<&mut Tested> =
         own.iter_mut().filter_map(|c| c.tested.as_mut()).filter(|tested| read(tested).is_some()).collect();
     let p: Vec<f64> = tested.iter().filter_map(|tested| read(tested)).collect();
     tested.iter_mut().zip(holm(&p)).for_each(|(tested, p)| write(tested, p));
 }
 
-fn verdict(compared: &Compared, tests: usize) -> Verdict {
+fn verdict(compared: &Comparison, tests: usize) -> Verdict {
     let (Some(tested), Some(effect)) = (compared.tested, compared.effect()) else {
         return compared.verdict.clone();
     };
@@ -143,11 +143,11 @@ fn verdict(compared: &Compared, tests: usize) -> Verdict {
     }
 }
 
-fn compare_one<'a>(spec: &'a CompareSpec, results: &Results) -> Compared<'a> {
+fn compare_one<'a>(spec: &'a CompareSpec, results: &Results) -> Comparison<'a> {
     let observations = results.observations(&spec.columns());
     let has_value = |o: &&Observation| spec.metric.number(o).is_some_and(f64::is_finite);
     let counted: Vec<&Observation> = observations.iter().filter(has_value).collect();
-    let mut compared = Compared {
+    let mut compared = Comparison {
         spec,
         test: "none",
         n: (0, 0),
@@ -166,7 +166,7 @@ fn compare_one<'a>(spec: &'a CompareSpec, results: &Results) -> Compared<'a> {
                 p,
                 p_holm: p,
                 g,
-                detectable: detectable(found.error, found.df, Sureness::default()).ok(),
+                detectable: detectable(found.error, found.df, PowerTarget::default()).ok(),
                 p_equivalence,
                 p_equivalence_holm: p_equivalence,
             });
@@ -176,9 +176,9 @@ fn compare_one<'a>(spec: &'a CompareSpec, results: &Results) -> Compared<'a> {
     compared
 }
 
-/// Fills in sides and means; the difference with its size in standard deviations, or why there can be no test of it.
+/// Fills in the counts and means of the sides; returns the difference and its effect size, or why no test is possible.
 fn test(
-    compared: &mut Compared,
+    compared: &mut Comparison,
     observations: &[&Observation],
     results: &Results,
 ) -> Result<(Mean, Option<Estimate>), String> {
@@ -194,7 +194,7 @@ fn test(
             return Err(unfinished(name, condition, results).unwrap_or_else(none));
         }
     }
-    // Also where they are seen in different sweeps.
+    // Identities ignore sweeps, so overlaps across sweeps are found as well.
     let in_b: BTreeSet<_> = b.iter().map(|o| o.identity()).collect();
     let both = a.iter().filter(|o| in_b.contains(&o.identity())).count();
     if both > 0 {
@@ -204,7 +204,7 @@ fn test(
         let values = |(side, lacking): (Vec<&Observation>, usize)| {
             (per_seed(&side, &spec.metric).into_values().collect::<Vec<f64>>(), lacking)
         };
-        let ((a, without), (b, also_without)) = (values(whole(&a)), values(whole(&b)));
+        let ((a, without), (b, also_without)) = (values(complete_seeds(&a)), values(complete_seeds(&b)));
         compared.unpaired = without + also_without;
         compared.n = (a.len(), b.len());
         compared.means = Some((mean(&a), mean(&b)));
@@ -224,12 +224,15 @@ fn test(
     };
     found.map_err(|error| match error {
         StatsError::TooFew { n: n @ ..2, .. } => format!("too few seeds: n={n}"),
-        StatsError::NoVariance => "the values do not vary between seeds, so that no interval is known".into(),
+        StatsError::NoVariance => {
+            "the values do not vary between seeds, so no interval can be computed".into()
+        }
         other => other.to_string(),
     })
 }
 
-/// What is said of a side none of whose trials has finished: how they stand.
+/// Message about a side of which no trial has finished, with the statuses of its trials; `None` if one has finished, or
+/// if the side has no trials.
 fn unfinished(name: &str, condition: &Condition, results: &Results) -> Option<String> {
     let planned = results.planned();
     let of_side = planned.iter().filter(|observation| condition.may_hold(observation));
@@ -244,18 +247,18 @@ fn unfinished(name: &str, condition: &Condition, results: &Results) -> Option<St
     Some(format!("no trial of {name} has finished ({})", stand.join(", ")))
 }
 
-/// For each seed the means of `a` and `b` over all values of `paired_by` that both have; and how many values have no
-/// partner.
+/// Returns, for each seed, the means of `a` and `b` over all values of `paired_by` that both have, and the number of
+/// values left out.
 ///
-/// Pairs are made within a seed and averaged over it: depths or subjects of one seed share its luck, so that they
-/// match, but are no replication.
+/// Pairs are formed within a seed and averaged over it: depths or subjects of one seed share its randomness, so they
+/// can be matched but are not replications.
 fn seed_pairs(a: &[&Observation], b: &[&Observation], spec: &CompareSpec) -> (Vec<(f64, f64)>, usize) {
     let matched: Vec<Column> =
         spec.paired_by.iter().copied().filter(|column| column.name() != "seed").collect();
     let mut lacking = 0;
     let mut values = |side: &[&Observation]| -> Vec<(u64, Vec<Option<Cell>>, f64)> {
         let of_group = |(key, group): (Vec<Option<Cell>>, Vec<&Observation>)| {
-            let (group, without) = whole(&group);
+            let (group, without) = complete_seeds(&group);
             lacking += without;
             per_seed(&group, &spec.metric).into_iter().map(move |(seed, value)| (seed, key.clone(), value))
         };
@@ -275,9 +278,9 @@ fn seed_pairs(a: &[&Observation], b: &[&Observation], spec: &CompareSpec) -> (Ve
     (pairs, lacking + a.len() + b.len() - 2 * found)
 }
 
-/// The observations of seeds that have all settings of their side, and how many seeds lack one: a mean over other settings is
-/// another quantity.
-fn whole<'a>(side: &[&'a Observation<'a>]) -> (Vec<&'a Observation<'a>>, usize) {
+/// Returns the observations of seeds that have all settings of their side, and the number of seeds that lack one: a mean
+/// over other settings would be a different quantity.
+fn complete_seeds<'a>(side: &[&'a Observation<'a>]) -> (Vec<&'a Observation<'a>>, usize) {
     let mut seeds: BTreeMap<u64, BTreeSet<Uuid>> = BTreeMap::new();
     for observation in side {
         seeds.entry(observation.trial.seed).or_default().insert(observation.trial.setting);

@@ -1,8 +1,8 @@
 //! Conditions on observations: `model.n_layers >= 8`, `not (model.n_experts == 0 or params < 2e6)`.
 //!
-//! Comparisons of a column with a number or text, or with several (`in`), joined by `and`, `or` and `not` with
-//! parentheses; `not` binds closest, then `and`. A comparison of what has no value is neither true nor false (Kleene's
-//! strong logic of three values, as in SQL), so that neither it nor its opposite holds; `is missing` asks for that.
+//! Conditions compare a column with a number or text, or with several (`in`), and are joined by `and`, `or` and `not`
+//! with parentheses; `not` binds tightest, then `and`. A comparison with a missing value is neither true nor false
+//! (Kleene's strong three-valued logic, as in SQL), so neither it nor its negation holds; `is missing` tests for that.
 
 use super::columns::Column;
 use super::observation::{Cell, Observation};
@@ -10,13 +10,13 @@ use super::quantity::dotted;
 use crate::config::did_you_mean;
 use std::cmp::Ordering;
 
-/// Most parentheses and `not` within each other.
+/// Maximum nesting depth of parentheses and `not`.
 const DEEPEST: usize = 64;
 
-/// A condition.
+/// A parsed condition.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Condition {
-    /// As it was written.
+    /// The condition as written, without surrounding white space.
     pub text: String,
     tree: Tree,
 }
@@ -29,7 +29,7 @@ enum Tree {
     Any(Vec<Tree>),
 }
 
-/// What is asked of a column.
+/// A test of a column's value.
 #[derive(Debug, Clone, PartialEq)]
 enum Test {
     Compare(Operator, Cell),
@@ -56,7 +56,8 @@ const OPERATORS: [(&str, Operator); 6] = [
     (">", Operator::Greater),
 ];
 
-/// What a condition may come to: true, false, or neither for want of a value. Of what has run it is one of the three.
+/// The truth values that a condition may have: true, false, or neither because a value is missing. For a finished trial
+/// exactly one of them is possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Possible {
     yes: bool,
@@ -65,7 +66,7 @@ struct Possible {
 }
 
 impl Possible {
-    /// What is not known before anything runs.
+    /// All three: the value is not known before the trial runs.
     const ANYTHING: Self = Self { yes: true, no: true, neither: true };
 
     fn of(truth: Option<bool>) -> Self {
@@ -76,7 +77,7 @@ impl Possible {
         Self { yes: self.no, no: self.yes, ..self }
     }
 
-    /// False where one is, true where both are.
+    /// Conjunction: false if either is false, true if both are true, otherwise neither.
     fn and(self, other: Self) -> Self {
         let is_left = |one: Self, other: Self| one.neither && (other.yes || other.neither);
         Self {
@@ -88,10 +89,10 @@ impl Possible {
 }
 
 impl Condition {
-    /// Reads a condition, or says what is wrong with it.
+    /// Parses a condition; the error says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut parser = Parser { tokens: tokens(text)?, at: 0, depth: 0 };
-        let tree = parser.any()?;
+        let tree = parser.parse_or()?;
         match parser.next() {
             None => Ok(Self { text: text.trim().into(), tree }),
             Some(found) => {
@@ -100,25 +101,25 @@ impl Condition {
         }
     }
 
-    /// The columns it speaks of.
+    /// The columns that it names.
     pub fn columns(&self) -> impl Iterator<Item = Column> + use<> {
         let mut columns = vec![];
         self.tree.columns(&mut columns);
         columns.into_iter()
     }
 
-    /// The name of a column as the condition has it.
+    /// The name of a column as the condition spells it.
     pub fn written(&self, column: &Column) -> String {
         let dotted = dotted(column.name());
         if self.text.contains(&dotted) { dotted } else { column.name().into() }
     }
 
-    /// Whether it holds; a comparison of what has no value does not, nor does its opposite.
+    /// Whether it holds; a comparison with a missing value does not, nor does its negation.
     pub fn holds(&self, observation: &Observation) -> bool {
         self.tree.truth(&|column, test| Possible::of(test.holds(column, observation))).yes
     }
 
-    /// Whether it can hold, judged by what is known before anything runs.
+    /// Whether it may hold, given what is known before anything runs.
     pub fn may_hold(&self, observation: &Observation) -> bool {
         let leaf = |column: &Column, test: &Test| match column.is_known() {
             true => Possible::of(test.holds(column, observation)),
@@ -144,7 +145,7 @@ impl Tree {
             Self::All(parts) => {
                 parts.iter().fold(Possible::of(Some(true)), |all, part| all.and(part.truth(leaf)))
             }
-            // One of them is true unless all are false.
+            // De Morgan: not all of the negations hold.
             Self::Any(parts) => {
                 let none = |none: Possible, part: &Self| none.and(part.truth(leaf).not());
                 parts.iter().fold(Possible::of(Some(true)), none).not()
@@ -154,7 +155,7 @@ impl Tree {
 }
 
 impl Test {
-    /// Whether it is so; `None` of what has no value, or one of another kind.
+    /// Evaluates the test; `None` if the value is missing or of another type.
     fn holds(&self, column: &Column, observation: &Observation) -> Option<bool> {
         let found = column.read(observation);
         match self {
@@ -187,7 +188,7 @@ fn order(found: &Cell, value: &Cell) -> Option<Ordering> {
     }
 }
 
-/// A piece of a condition, and the number of its first character.
+/// A token of a condition, with the position of its first character, counted from 1.
 #[derive(Debug, Clone, PartialEq)]
 struct Token {
     kind: Kind,
@@ -256,7 +257,7 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
     Ok(tokens)
 }
 
-/// What is left to read.
+/// Recursive-descent parser: the tokens, the index of the next one, and the nesting depth.
 struct Parser {
     tokens: Vec<Token>,
     at: usize,
@@ -270,39 +271,39 @@ impl Parser {
         token
     }
 
-    /// Steps over the next token where it is the one that is asked for.
+    /// Consumes the next token if it satisfies `is_it`; returns whether it did.
     fn takes(&mut self, is_it: impl Fn(&Token) -> bool) -> bool {
         let takes = self.tokens.get(self.at).is_some_and(is_it);
         self.at += usize::from(takes);
         takes
     }
 
-    fn any(&mut self) -> Result<Tree, String> {
-        let mut parts = vec![self.all()?];
+    fn parse_or(&mut self) -> Result<Tree, String> {
+        let mut parts = vec![self.parse_and()?];
         while self.takes(|token| token.is_word("or")) {
-            parts.push(self.all()?);
+            parts.push(self.parse_and()?);
         }
         Ok(if parts.len() == 1 { parts.remove(0) } else { Tree::Any(parts) })
     }
 
-    fn all(&mut self) -> Result<Tree, String> {
-        let mut parts = vec![self.one()?];
+    fn parse_and(&mut self) -> Result<Tree, String> {
+        let mut parts = vec![self.parse_unary()?];
         while self.takes(|token| token.is_word("and")) {
-            parts.push(self.one()?);
+            parts.push(self.parse_unary()?);
         }
         Ok(if parts.len() == 1 { parts.remove(0) } else { Tree::All(parts) })
     }
 
-    fn one(&mut self) -> Result<Tree, String> {
+    fn parse_unary(&mut self) -> Result<Tree, String> {
         self.depth += 1;
         if self.depth > DEEPEST {
             return Err(format!("has more than {DEEPEST} parentheses and \"not\" within each other"));
         }
         let open = self.tokens.get(self.at).map_or(0, |token| token.place);
         let tree = if self.takes(|token| token.is_word("not")) {
-            Tree::Not(Box::new(self.one()?))
+            Tree::Not(Box::new(self.parse_unary()?))
         } else if self.takes(|token| token.is_mark('(')) {
-            let inside = self.any()?;
+            let inside = self.parse_or()?;
             match self.next() {
                 Some(token) if token.is_mark(')') => inside,
                 Some(token) => {
@@ -311,13 +312,13 @@ impl Parser {
                 None => return Err(format!("has no \")\" for the \"(\" at character {open}")),
             }
         } else {
-            self.leaf()?
+            self.parse_comparison()?
         };
         self.depth -= 1;
         Ok(tree)
     }
 
-    fn leaf(&mut self) -> Result<Tree, String> {
+    fn parse_comparison(&mut self) -> Result<Tree, String> {
         let name = match self.next() {
             None => return Err("ends where a comparison was expected, such as model.n_layers >= 8".into()),
             Some(Token { kind: Kind::Word(name), .. }) => name,
@@ -355,7 +356,7 @@ impl Parser {
         Ok(if is_not { Tree::Not(Box::new(leaf)) } else { leaf })
     }
 
-    /// `(2, 4)` or `[2, 4]`.
+    /// Parses a list: `(2, 4)` or `[2, 4]`.
     fn values(&mut self, name: &str, column: &Column) -> Result<Vec<Cell>, String> {
         let close = match self.next() {
             Some(token) if token.is_mark('(') => ')',

@@ -1,50 +1,51 @@
 //! Experiment files: a question, the sweeps that answer it, and what the report shows.
 
-use super::check::{Asked, Outlook};
+use super::check::{PlannedTrials, Requirements};
 use super::columns::Names;
 use super::fields::Fields;
 use super::kind::FigureSpec;
-use super::laws::FitSpec;
+use super::laws::{FitSpec, Form};
 use super::observation::Results;
-use super::wanted::{CompareSpec, Layout, TableSpec};
+use super::table_spec::{CompareSpec, Layout, TableSpec};
+use super::{charts, tuning};
 use crate::config::{ConfigError, ConfigErrors, Entry, Node, did_you_mean, near_file, parse};
 use crate::fsutil::without_detours;
 use crate::records::TrialRecord;
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 
-/// An experiment: what is asked, of which sweeps, and what is to be shown.
+/// An experiment: its question, its sweeps, and what the report shows.
 #[derive(Debug, Clone, Default)]
 pub struct Experiment {
-    /// Title of the report.
+    /// Title of the report; by default the file's name without extension.
     pub title: String,
-    /// The question.
+    /// The question that the experiment answers; may be empty.
     pub question: String,
-    /// What was decided before the runs, in prose.
+    /// The protocol, in prose: what was decided before the runs.
     pub protocol: Option<Protocol>,
-    /// Sweep files.
+    /// Paths of the sweep files.
     pub sweeps: Vec<PathBuf>,
-    /// Where each was named.
+    /// The position in the file at which each sweep is named.
     sweep_places: Vec<String>,
-    /// What columns are called.
+    /// Labels of columns.
     pub names: Names,
-    /// The figures; none asks for the usual ones.
+    /// The requested figures. Without any loss curve, or without any other figure, the default ones are drawn.
     pub figures: Vec<FigureSpec>,
-    /// The tables beside the summary.
+    /// The requested tables, in addition to the summary.
     pub tables: Vec<TableSpec>,
-    /// The comparisons, tested together.
+    /// The claims to test, with p-values corrected within families.
     pub comparisons: Vec<CompareSpec>,
-    /// The laws that are fitted.
+    /// The laws to fit.
     pub fits: Vec<FitSpec>,
-    /// What all of these ask of the trials, for [`Self::check`].
-    asked: Vec<Asked>,
+    /// What all of these require of the trials, for [`Self::check`].
+    requirements: Vec<Requirements>,
 }
 
 /// A file with the protocol of a study: hypotheses, units, margins, stopping rule.
 #[derive(Debug, Clone)]
 pub struct Protocol {
     place: String,
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
 }
 
@@ -52,31 +53,32 @@ const KEYS: [&str; 9] =
     ["title", "question", "protocol", "sweeps", "labels", "figure", "table", "compare", "fit"];
 
 impl Experiment {
-    /// Reads an experiment file, with all its errors at once; `None` for a file with no key of one, such as a sweep.
+    /// Reads an experiment file; `None` for a file without a key of one, such as a sweep, or that is not valid TOML.
     ///
     /// # Errors
-    /// All that is wrong with it, each with its line.
+    /// If the file cannot be read; otherwise all of its errors at once, each with its line.
     pub fn read_if_experiment(path: &Path) -> Result<Option<Self>> {
         let mut errors = ConfigErrors::default();
-        let experiment = Self::read_as_far(path, &mut errors)?;
+        let experiment = Self::read_collecting_errors(path, &mut errors)?;
         Ok(errors.or(experiment)?)
     }
 
-    /// The same, with all that is wrong among `errors`, and the experiment as far as it can be read.
+    /// As [`Self::read_if_experiment`], but adds the errors of the file's content to `errors` and returns the parts of the
+    /// experiment that could be read.
     ///
     /// # Errors
-    /// Where the file cannot be read.
-    pub fn read_as_far(path: &Path, errors: &mut ConfigErrors) -> Result<Option<Self>> {
+    /// If the file cannot be read or is not UTF-8.
+    pub fn read_collecting_errors(path: &Path, errors: &mut ConfigErrors) -> Result<Option<Self>> {
         let name = path.display().to_string();
         let text = std::fs::read(path).with_context(|| format!("{name}: cannot be read"))?;
         let Ok(text) = String::from_utf8(text) else { bail!("{name}: is not UTF-8") };
         Ok(Self::of_text(path, &text, errors))
     }
 
-    /// As [`Self::read_if_experiment`], of the text of the file at `path`.
+    /// As [`Self::read_if_experiment`], given the text of the file at `path`.
     ///
     /// # Errors
-    /// All that is wrong with it, each with its line.
+    /// Returns all errors of the text at once, each with its line.
     pub fn read_text(path: &Path, text: &str) -> Result<Option<Self>> {
         let mut errors = ConfigErrors::default();
         let experiment = Self::of_text(path, text, &mut errors);
@@ -94,12 +96,12 @@ impl Experiment {
         Some(Self::from_entries(&name, &stem, folder, &entries, errors))
     }
 
-    /// What is wrong with the name of a sweep, by its place among [`Self::sweeps`], where there is no such file.
-    pub fn no_sweep(&self, index: usize) -> Option<ConfigError> {
+    /// Returns the error for the sweep at an index of [`Self::sweeps`] if its file does not exist.
+    pub fn missing_sweep_error(&self, index: usize) -> Option<ConfigError> {
         let (file, place) = (self.sweeps.get(index)?, self.sweep_places.get(index)?);
         let hint = near_file(file, Path::new(""));
         (!file.is_file()).then(|| {
-            let problem = format!("{} is no file, expected that of a sweep{hint}", file.display());
+            let problem = format!("{} is not a file, expected a sweep file{hint}", file.display());
             ConfigError::new(place, "sweeps", problem)
         })
     }
@@ -156,11 +158,36 @@ impl Experiment {
                 }
             }
         }
+        experiment.check_figure_names(entries, errors);
         if !entries.iter().any(|entry| entry.key == "sweeps") {
             let problem = "is missing, expected a list of sweep files, such as [\"../sweeps/smoke.toml\"]";
             errors.push(ConfigError::new(file, "sweeps", problem));
         }
         experiment
+    }
+
+    /// Reports names of figures that the report uses for figures of its own.
+    fn check_figure_names(&self, entries: &[Entry], errors: &mut ConfigErrors) {
+        let requests = |curves: bool| self.figures.iter().any(|figure| figure.is_curve() == curves);
+        let (has_charts, has_curves) = (!requests(false), !requests(true));
+        let is_fit =
+            |fit: &FitSpec, name: &str| matches!(fit.form, Form::Law { .. }) && fit.figure_name() == name;
+        let figures = entries.iter().filter(|entry| entry.key == "figure");
+        let keys = figures.filter_map(|entry| entry.node.array()).flatten().filter_map(Node::table).flatten();
+        for Entry { place, node, .. } in keys.filter(|entry| entry.key == "name") {
+            let Some(name) = node.str() else { continue };
+            // Whether the sweeps tune a key is not known here.
+            let is_taken = self.fits.iter().any(|fit| is_fit(fit, name))
+                || name.starts_with(tuning::FIGURES)
+                || (has_charts && charts::is_chart(name))
+                || (has_curves && charts::is_curve(name));
+            if is_taken {
+                let problem = format!(
+                    "is {name:?}, the name of a figure that the report draws itself, expected another"
+                );
+                errors.push(ConfigError::new(place, "figure.name", problem));
+            }
+        }
     }
 
     fn read_part(&mut self, key: &str, table: &Node, has_claims: bool, errors: &mut ConfigErrors) {
@@ -182,18 +209,17 @@ impl Experiment {
             "figure" => {
                 let Some(mut figure) = FigureSpec::read(&mut fields) else { return };
                 let taken: Vec<&str> = self.figures.iter().map(|f| f.name.as_str()).collect();
-                figure.name = unused(&mut fields, figure.name, &taken);
+                figure.name = unused(&mut fields, figure.name, |name| vec![name.into()], &taken);
                 self.figures.push(figure);
             }
             "table" => {
                 let number = self.tables.len() + 1;
                 let Some(mut spec) = TableSpec::read(&mut fields, format!("table_{number}")) else { return };
-                // A layout of several tables has another file beside its own.
-                let subjects = self.tables.iter().filter(|t| t.layout != Layout::Means);
-                let subjects: Vec<String> = subjects.map(|t| format!("{}_subjects", t.name)).collect();
-                let taken = self.tables.iter().map(|t| &t.name).chain(&subjects);
-                let taken: Vec<&str> = taken.map(String::as_str).collect();
-                spec.name = unused(&mut fields, spec.name, &taken);
+                let layout = spec.layout;
+                let taken: Vec<String> =
+                    self.tables.iter().flat_map(|table| table_files(&table.name, table.layout)).collect();
+                let taken: Vec<&str> = taken.iter().map(String::as_str).collect();
+                spec.name = unused(&mut fields, spec.name, |name| table_files(name, layout), &taken);
                 self.tables.push(spec);
             }
             "fit" => {
@@ -202,44 +228,45 @@ impl Experiment {
                     return;
                 };
                 let taken: Vec<&str> = self.fits.iter().map(|f| f.name.as_str()).collect();
-                spec.name = unused(&mut fields, spec.name, &taken);
+                spec.name = unused(&mut fields, spec.name, |name| vec![name.into()], &taken);
                 self.fits.push(spec);
             }
             _ => self.comparisons.extend(CompareSpec::read(&mut fields)),
         }
-        self.asked.push(Asked::read(section, place, entries));
+        self.requirements.push(Requirements::read(section, place, entries));
     }
 
-    /// What is asked of a sweep that is run by itself.
+    /// The experiment of a sweep that is run without an experiment file.
     pub fn for_sweep(name: &str, trials: &[TrialRecord]) -> Self {
         let question = match trials.len() {
-            1 => format!("What did the one trial of {name} come to?"),
+            1 => format!("What are the results of the single trial of {name}?"),
             n => format!("How do the {n} trials of {name} compare?"),
         };
         Self { title: name.into(), question, ..Self::default() }
     }
 
-    /// Holds all that is asked for against the trials, which need not have run: what none of them can give is a mistake.
+    /// Checks everything requested against the trials, which need not have run: what none of them can provide is an error.
     ///
     /// # Errors
-    /// Names a protocol that is not there, every condition that no trial can meet, every name that none will have, and the claims whose sides have
-    /// trials in common or no pairs.
+    /// Reports a missing protocol file, every condition that no trial can meet, every column that none will have, and the claims whose sides share
+    /// trials or form no pairs.
     pub fn check(&self, trials: &[TrialRecord]) -> Result<(), ConfigErrors> {
         let results = Results::new(trials, &[]);
-        let outlook = Outlook::of(&results);
+        let plan = PlannedTrials::of(&results);
         let mut errors = ConfigErrors::default();
         if let Some(Protocol { place, path }) =
             self.protocol.as_ref().filter(|protocol| !protocol.path.is_file())
         {
-            let problem = format!("{} is no file, expected the text of the study's protocol", path.display());
+            let problem =
+                format!("{} is not a file, expected the text file of the study's protocol", path.display());
             errors.push(ConfigError::new(place, "protocol", problem));
         }
-        self.asked.iter().for_each(|asked| asked.check(&outlook, &mut errors));
+        self.requirements.iter().for_each(|required| required.check(&plan, &mut errors));
         errors.or(())
     }
 }
 
-/// The sweep files with the places where they are named.
+/// Paths of the sweep files, and the positions at which they are named; `None` if the list is empty or not of text.
 fn sweeps(node: &Node, folder: &Path) -> Option<(Vec<PathBuf>, Vec<String>)> {
     let file = |file: &Node| Some((without_detours(&folder.join(file.str()?)), file.place.clone()));
     let files: (Vec<_>, Vec<_>) =
@@ -247,14 +274,26 @@ fn sweeps(node: &Node, folder: &Path) -> Option<(Vec<PathBuf>, Vec<String>)> {
     Some(files).filter(|(files, _)| !files.is_empty())
 }
 
-/// The name, or the name with a number behind it where it was made and is taken; a chosen name may not be taken.
-fn unused(fields: &mut Fields, name: String, taken: &[&str]) -> String {
-    if !taken.contains(&name.as_str()) {
-        return name;
-    }
+/// Names of the files of a table: a named layout writes a second one, NAME_subjects.
+fn table_files(name: &str, layout: Layout) -> Vec<String> {
+    let subjects = (layout != Layout::Means).then(|| format!("{name}_subjects"));
+    [name.to_string()].into_iter().chain(subjects).collect()
+}
+
+/// Returns the name, with a numeric suffix if one of its `files` is taken. If the file chose that name, this is an error
+/// as well.
+fn unused(fields: &mut Fields, name: String, files: impl Fn(&str) -> Vec<String>, taken: &[&str]) -> String {
+    let conflict = |name: &str| files(name).into_iter().find(|file| taken.contains(&file.as_str()));
+    let Some(file) = conflict(&name) else { return name };
     if fields.entries.iter().any(|entry| entry.key == "name") {
-        fields.problem("name", format!("is {name:?} a second time, expected another"));
+        let problem = match file == name {
+            true => format!("is {name:?} a second time, expected another"),
+            false => format!(
+                "is {name:?}, whose second file {file:?} is the name of another table, expected another"
+            ),
+        };
+        fields.problem("name", problem);
     }
     let numbered = (2..).map(|number| format!("{name}_{number}"));
-    numbered.into_iter().find(|n| !taken.contains(&n.as_str())).unwrap_or(name)
+    numbered.into_iter().find(|n| conflict(n).is_none()).unwrap_or(name)
 }

@@ -1,4 +1,4 @@
-//! Reads the keys of one `[[figure]]`, `[[table]]`, `[[compare]]` or `[[fit]]`, each checked at its place.
+//! Reads and validates the keys of one `[[figure]]`, `[[table]]`, `[[compare]]` or `[[fit]]`; errors carry the key's position.
 
 use super::columns::{Column, Names};
 use super::condition::Condition;
@@ -6,30 +6,31 @@ use crate::config::{ConfigError, ConfigErrors, Entry, Node, did_you_mean};
 use crate::fsutil::file_name_problem;
 use std::ops::RangeInclusive;
 
-/// The keys of a table, and where problems with them go.
+/// The keys of a table, and the errors found in them.
 pub struct Fields<'a> {
-    /// What the table is called: `figure`, `table`, `compare` or `fit`.
+    /// Name of the table: `figure`, `table`, `compare` or `fit`.
     pub section: &'static str,
-    /// Where it begins.
+    /// Position at which it begins.
     pub place: &'a str,
-    /// What columns are called.
+    /// Labels of columns.
     pub names: &'a Names,
-    /// Its keys.
+    /// Its keys and values.
     pub entries: &'a [Entry],
     /// Whether the file has claims, under `[[compare]]`.
     pub has_claims: bool,
-    /// Everything wrong so far.
+    /// The errors found so far.
     pub errors: &'a mut ConfigErrors,
 }
 
 impl Fields<'_> {
-    /// Notes a problem of a key, at the key or else at the head of the table.
+    /// Records an error of a key, at the key's position, or at the table's if the key is absent.
     pub fn problem(&mut self, key: &str, problem: impl Into<String>) {
         let place = self.entry(key).map_or(self.place, |entry| &entry.place).to_string();
         self.errors.push(ConfigError::new(place, format!("{}.{key}", self.section), problem));
     }
 
-    /// Notes every key that is not among `known`; `whose` says of what, such as `kind = "bar"`.
+    /// Records an error for every key that is not among `known`. A key among `all` is reported as without meaning for
+    /// `whose`, such as `kind = "bar"`, any other as unknown.
     pub fn only(&mut self, known: &[&str], all: &[&str], whose: &str) {
         for Entry { key, .. } in self.entries {
             if known.contains(&key.as_str()) {
@@ -54,7 +55,7 @@ impl Fields<'_> {
         self.entry(key).map(|entry| entry.node.clone())
     }
 
-    /// Text, where the key is there.
+    /// Reads non-empty text, if the key is present.
     pub fn text(&mut self, key: &str) -> Option<String> {
         let node = self.node(key)?;
         let text = node.str().filter(|text| !text.trim().is_empty()).map(Into::into);
@@ -64,8 +65,8 @@ impl Fields<'_> {
         text
     }
 
-    /// Text that the table cannot do without.
-    pub fn need_text(&mut self, key: &str, example: &str) -> Option<String> {
+    /// Reads required text.
+    pub fn required_text(&mut self, key: &str, example: &str) -> Option<String> {
         if self.entry(key).is_none() {
             self.missing(key, example);
         }
@@ -76,7 +77,7 @@ impl Fields<'_> {
         self.problem(key, format!("is missing, expected {key} = {example}"));
     }
 
-    /// A truth value, where the key is there.
+    /// Reads a boolean, if the key is present.
     pub fn truth(&mut self, key: &str) -> Option<bool> {
         let node = self.node(key)?;
         let truth = node.json().as_bool();
@@ -86,12 +87,12 @@ impl Fields<'_> {
         truth
     }
 
-    /// Whether the key is there and true.
+    /// Whether the key is present and true.
     pub fn is_true(&self, key: &str) -> bool {
         self.node(key).is_some_and(|node| node.json().as_bool() == Some(true))
     }
 
-    /// A number of a range, where the key is there.
+    /// Reads a number within a range, if the key is present; `unit` is for the error message.
     pub fn within(&mut self, key: &str, range: RangeInclusive<f64>, unit: &str) -> Option<f64> {
         let node = self.node(key)?;
         let number = node.json().as_f64().filter(|number| range.contains(number));
@@ -102,7 +103,7 @@ impl Fields<'_> {
         number
     }
 
-    /// Two numbers, the smaller first, where the key is there.
+    /// Reads two numbers, the smaller first, if the key is present.
     pub fn limits(&mut self, key: &str) -> Option<(f64, f64)> {
         let node = self.node(key)?;
         let numbers: Option<Vec<f64>> =
@@ -119,7 +120,7 @@ impl Fields<'_> {
         }
     }
 
-    /// A number above 0, where the key is there.
+    /// Reads a finite number above 0, if the key is present.
     pub fn positive(&mut self, key: &str) -> Option<f64> {
         let node = self.node(key)?;
         let number = node.json().as_f64().filter(|number| *number > 0.0 && number.is_finite());
@@ -129,7 +130,7 @@ impl Fields<'_> {
         number
     }
 
-    /// A share of 0 or more and below 1, where the key is there.
+    /// Reads a share of 0 or more and below 1, if the key is present.
     pub fn share(&mut self, key: &str) -> Option<f64> {
         let node = self.node(key)?;
         let number = node.json().as_f64().filter(|number| (0.0..1.0).contains(number));
@@ -139,7 +140,7 @@ impl Fields<'_> {
         number
     }
 
-    /// One of some words, where the key is there.
+    /// Reads one of some words and returns its value, if the key is present.
     pub fn choice<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> Option<T> {
         let text = self.text(key)?;
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
@@ -151,7 +152,7 @@ impl Fields<'_> {
         found
     }
 
-    /// A name that becomes a file's.
+    /// Reads a name that becomes a file name, if the key is present.
     pub fn file_name(&mut self, key: &str) -> Option<String> {
         let name = self.text(key)?;
         let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
@@ -159,7 +160,7 @@ impl Fields<'_> {
             self.problem(key, format!("is {name:?}, expected letters, digits, _ and - for a file's name"));
             return None;
         }
-        // Every figure and table has a file of this name with an extension of three letters.
+        // Figures and tables write files of this name, with extensions of at most three letters.
         if let Some(problem) = file_name_problem(&name, ".svg") {
             self.problem(key, problem);
             return None;
@@ -167,29 +168,29 @@ impl Fields<'_> {
         Some(name)
     }
 
-    /// A column, where the key is there.
+    /// Reads a column, if the key is present.
     pub fn column(&mut self, key: &str) -> Option<Column> {
         let text = self.text(key)?;
         self.names.column(&text).map_err(|problem| self.problem(key, problem)).ok()
     }
 
-    /// A column that the table cannot do without.
-    pub fn need_column(&mut self, key: &str, example: &str) -> Option<Column> {
+    /// Reads a required column.
+    pub fn required_column(&mut self, key: &str, example: &str) -> Option<Column> {
         if self.entry(key).is_none() {
             self.missing(key, example);
         }
         self.column(key)
     }
 
-    /// A column of numbers that the table cannot do without.
-    pub fn need_number(&mut self, key: &str, example: &str) -> Option<Column> {
+    /// Reads a required column of numbers.
+    pub fn required_number(&mut self, key: &str, example: &str) -> Option<Column> {
         if self.entry(key).is_none() {
             self.missing(key, example);
         }
         self.number(key, example)
     }
 
-    /// A column of numbers, where the key is there; else that of another name.
+    /// Reads a column of numbers; if the key is absent, returns the column `name`.
     pub fn number_or(&mut self, key: &str, name: &str) -> Option<Column> {
         match self.entry(key) {
             Some(_) => self.number(key, &format!("{name:?}")),
@@ -197,7 +198,7 @@ impl Fields<'_> {
         }
     }
 
-    /// A column of numbers, where the key is there.
+    /// Reads a column of numbers, if the key is present.
     pub fn number(&mut self, key: &str, example: &str) -> Option<Column> {
         let column = self.column(key)?;
         if !column.is_number() {
@@ -209,7 +210,7 @@ impl Fields<'_> {
         Some(column)
     }
 
-    /// A list of columns; empty where the key is not there.
+    /// Reads a list of columns; empty if the key is absent.
     pub fn columns(&mut self, key: &str) -> Vec<Column> {
         let Some(node) = self.node(key) else { return vec![] };
         let names: Option<Vec<&str>> =
@@ -223,22 +224,22 @@ impl Fields<'_> {
         found.into_iter().filter_map(|c| c.map_err(|problem| self.problem(key, problem)).ok()).collect()
     }
 
-    /// A list of columns that the table cannot do without.
-    pub fn need_columns(&mut self, key: &str, example: &str) -> Vec<Column> {
+    /// Reads a required list of columns.
+    pub fn required_columns(&mut self, key: &str, example: &str) -> Vec<Column> {
         if self.entry(key).is_none() {
             self.missing(key, example);
         }
         self.columns(key)
     }
 
-    /// A condition, where the key is there.
+    /// Reads a condition, if the key is present.
     pub fn condition(&mut self, key: &str) -> Option<Condition> {
         let text = self.text(key)?;
         Condition::parse(&text).map_err(|problem| self.problem(key, problem)).ok()
     }
 
-    /// A condition that the table cannot do without.
-    pub fn need_condition(&mut self, key: &str, example: &str) -> Option<Condition> {
+    /// Reads a required condition.
+    pub fn required_condition(&mut self, key: &str, example: &str) -> Option<Condition> {
         if self.entry(key).is_none() {
             self.missing(key, example);
         }

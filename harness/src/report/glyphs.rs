@@ -1,6 +1,6 @@
-//! Text for LaTeX: its special characters, and how wide Computer Modern sets it.
+//! Text for LaTeX: escaping of special characters, and widths in Computer Modern.
 
-/// Text as LaTeX prints it, outside of mathematics.
+/// Escapes text for LaTeX's text mode.
 pub fn escape_tex(text: &str) -> String {
     let mut escaped = String::new();
     for c in text.chars() {
@@ -24,7 +24,7 @@ pub fn escape_tex(text: &str) -> String {
     escaped
 }
 
-/// Characters that are mathematics for LaTeX.
+/// Characters that LaTeX has in math mode only.
 const MATHS: [(char, &str); 25] = [
     ('±', "\\pm"),
     ('−', "-"),
@@ -53,12 +53,12 @@ const MATHS: [(char, &str); 25] = [
     ('σ', "\\sigma"),
 ];
 
-/// Whether pdfLaTeX has no letters for it: Chinese, Japanese, Korean and their punctuation.
+/// Whether pdfLaTeX has no glyph for it: Chinese, Japanese, Korean and their punctuation.
 pub fn is_chinese(c: char) -> bool {
     matches!(c, '\u{2e80}'..='\u{9fff}' | '\u{ac00}'..='\u{d7af}' | '\u{f900}'..='\u{faff}' | '\u{ff00}'..='\u{ffef}' | '\u{20000}'..='\u{3ffff}')
 }
 
-/// Widths of `cmr10` in hundredths of its size, from its metrics: `!` to `~`.
+/// Widths of the glyphs `!` to `~` of `cmr10`, in hundredths of the font size, from its metrics.
 const WIDTHS: [u16; 94] = [
     28, 50, 83, 50, 83, 78, 28, 39, 39, 50, 78, 28, 33, 28, 50, 50, 50, 50, 50, 50, 50, 50, 50, 50, 50, 28,
     28, 78, 78, 78, 47, 78, 75, 71, 72, 76, 68, 65, 78, 75, 36, 51, 78, 63, 92, 75, 78, 68, 78, 74, 56, 72,
@@ -66,7 +66,7 @@ const WIDTHS: [u16; 94] = [
     50, 56, 53, 39, 39, 39, 56, 53, 72, 53, 53, 44, 50, 28, 50, 69,
 ];
 
-/// How wide a text is, in widths of its size: 0.5 of a digit.
+/// Width of a text in em, multiples of the font size: a digit is 0.5.
 pub fn width(text: &str) -> f64 {
     let of = |c: char| match c {
         ' ' => 33,

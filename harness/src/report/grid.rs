@@ -1,6 +1,6 @@
-//! A table of text, in Markdown; `latex.rs` writes it for papers, `page/` for browsers.
+//! A table of text, and its Markdown; `latex.rs` writes it for papers, `page/` for browsers.
 
-/// What follows a value that is not told from the best.
+/// The mark after a value that is not significantly worse than the best.
 pub const CLOSE: &str = "†";
 
 /// A table of text.
@@ -8,13 +8,13 @@ pub const CLOSE: &str = "†";
 pub struct Grid {
     /// Title above; may be empty.
     pub title: String,
-    /// What is to be known of its numbers: seeds, intervals, marks; may be empty.
+    /// Note on its numbers: seeds, intervals, marks; may be empty.
     pub note: String,
-    /// Heads above the heads, each over so many columns, from the left over all of them; may be none at all.
+    /// Spanning headings from the left, each with its number of columns; they cover all columns, or there are none.
     pub spans: Vec<(String, usize)>,
-    /// Heads of columns.
+    /// Column headings.
     pub heads: Vec<String>,
-    /// Columns, from the left, that hold text and stand to the left; the others stand to the right.
+    /// Number of columns, from the left, that hold text and are left-aligned; the others are right-aligned.
     pub text_columns: usize,
     /// Rows of cells.
     pub rows: Vec<Vec<GridCell>>,
@@ -23,12 +23,12 @@ pub struct Grid {
 /// A cell of a table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GridCell {
-    /// What it says.
+    /// Text of the cell.
     pub text: String,
-    /// Whether it is the best of those that it is compared with.
+    /// Whether it is the best of those it is compared with.
     pub is_best: bool,
-    /// Whether it is not told from the best.
-    pub is_close: bool,
+    /// Whether it is not significantly worse than the best.
+    pub is_not_worse: bool,
 }
 
 impl From<String> for GridCell {
@@ -38,7 +38,7 @@ impl From<String> for GridCell {
 }
 
 impl Grid {
-    /// In Markdown, where heads stand in one line.
+    /// Renders the table in Markdown, with spanning headings joined to the headings below them.
     pub fn markdown(&self) -> String {
         let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
         let escape = |text: &str| text.replace('\\', "\\\\").replace('|', "\\|").replace(['\n', '\r'], " ");
@@ -55,7 +55,7 @@ impl Grid {
         let side = |column| if column < self.text_columns { "---" } else { "---:" };
         table += &line((0..self.heads.len()).map(|column| side(column).to_string()).collect());
         for row in &self.rows {
-            let text = |cell: &GridCell| match (cell.is_best, cell.is_close) {
+            let text = |cell: &GridCell| match (cell.is_best, cell.is_not_worse) {
                 (true, _) => format!("**{}**", escape(&cell.text)),
                 (_, true) => format!("{} {CLOSE}", escape(&cell.text)),
                 _ => escape(&cell.text),
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn heads_above_heads_join_them_in_markdown() {
-        let cell = |text: &str, is_best, is_close| GridCell { text: text.into(), is_best, is_close };
+        let cell = |text: &str, is_best, is_not_worse| GridCell { text: text.into(), is_best, is_not_worse };
         let grid = Grid {
             title: "T|".into(),
             note: "Two <seeds>.".into(),

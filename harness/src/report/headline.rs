@@ -1,13 +1,13 @@
-//! The sentences above everything: what may be believed.
+//! The headline of a report: sentences on what its results support.
 
 use super::number::shuffled_p;
 use super::summary::Setting;
 use crate::stats::{PERMUTATIONS, Spread};
 
-/// Most settings that a sentence without a test names.
+/// Maximum number of settings that the sentence on held-out text names.
 const MOST_NAMED: usize = 8;
 
-/// What an exam may tell of a setting.
+/// The possible verdicts of an exam on a setting.
 const VERDICTS: [&str; 4] = [
     "Better than guessing",
     "Worse than guessing",
@@ -15,7 +15,7 @@ const VERDICTS: [&str; 4] = [
     "Not tested, as no answers are recorded",
 ];
 
-/// What may be believed of some settings: of guessing, where exams were sat; else of held-out text.
+/// Returns the headline: the test of guessing for settings with an exam, the loss on held-out text for the others.
 pub fn headline(settings: &[Setting]) -> Vec<String> {
     if settings.is_empty() {
         return vec!["No trial has finished.".into()];
@@ -25,11 +25,11 @@ pub fn headline(settings: &[Setting]) -> Vec<String> {
     let mut lines = if examined.is_empty() { vec![] } else { guessing(&examined) };
     lines.extend(if others.is_empty() { None } else { measured(&others, !examined.is_empty()) });
     if settings.iter().any(|s| s.trials.len() < 2) {
-        let luck = match examined.is_empty() {
-            true => "nothing tells the luck of their training.",
-            false => "their intervals cover the questions drawn, not the luck of training.",
+        let caveat = match examined.is_empty() {
+            true => "the variation between seeds is unknown.",
+            false => "their intervals cover the sampling of questions, not the variation between seeds.",
         };
-        lines.push(format!("Some settings have a single seed: {luck}"));
+        lines.push(format!("Some settings have a single seed: {caveat}"));
     }
     lines
 }
@@ -61,9 +61,9 @@ fn guessing(examined: &[&Setting]) -> Vec<String> {
     let tested = examined.iter().filter(|s| s.guessing.is_some()).count();
     if tested > 0 {
         lines.push(format!(
-            "Fisher's randomisation test, two-sided: the right letters are shuffled {} times within each subject, alike for all \
-             seeds of a setting, so that a liking for a letter does not count and seeds that answer alike count once; where no \
-             shuffle comes as far as the true key, p is a bound. Corrected by Holm over {}.",
+            "Fisher's randomisation test, two-sided: the correct letters are shuffled {} times within each subject, in the same \
+             way for all seeds of a setting, so that a preference for a letter has no effect and identical answers of several \
+             seeds count once; if no shuffle is as extreme as the true key, p is an upper bound. Corrected by Holm over {}.",
             crate::track::number(u64::from(PERMUTATIONS)),
             crate::track::counted(tested, "setting")
         ));
@@ -71,7 +71,7 @@ fn guessing(examined: &[&Setting]) -> Vec<String> {
     lines
 }
 
-/// Bits per byte, or else the loss, of settings that sat no exam.
+/// Sentence on the bits per byte, or else the validation loss, of settings without an exam.
 fn measured(settings: &[&Setting], is_part: bool) -> Option<String> {
     let found = |of: fn(&Setting) -> Option<Spread>| -> Vec<(&str, Spread)> {
         settings.iter().filter_map(|s| Some((s.label, of(s)?))).collect()
@@ -94,9 +94,9 @@ fn measured(settings: &[&Setting], is_part: bool) -> Option<String> {
         0 => String::new(),
         more => format!("; and {more} more up to {highest:.3}"),
     };
-    let start = if is_part { "Without an exam, " } else { "No exam was sat. Measured, " };
+    let start = if is_part { "Settings without an exam" } else { "No exam was taken. Settings" };
     Some(format!(
-        "{start}{name}, lowest first: {}{more}. ± is the 95 % interval over seeds.",
+        "{start} by {name}, lowest first: {}{more}. ± is the 95 % interval over seeds.",
         told.join("; ")
     ))
 }

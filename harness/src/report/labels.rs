@@ -1,4 +1,4 @@
-//! What settings are called: the keys that vary, and whatever else tells two settings apart.
+//! Labels of settings: the swept keys, and whatever else distinguishes two settings.
 
 use crate::config::{TrialConfig, config_of, get, identity, keys, plain, set};
 use crate::records::{TrialRecord, short_id};
@@ -6,34 +6,34 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-/// Most further keys in a label; where settings of two sweeps differ in more, the sweep's name says it better.
+/// Maximum number of further keys in a label; if settings of two sweeps differ in more, the sweep's name is used instead.
 const MOST_FURTHER: usize = 3;
 
-/// Times that equal labels are looked for.
+/// Number of passes in which equal labels are resolved.
 const ROUNDS: usize = 4;
 
-/// What settings are called.
+/// Labels of settings.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Labels {
-    /// By setting: `n_layers=4 d_model=64`. No two are equal.
+    /// Label of each setting, such as `n_layers=4 d_model=64`; no two are equal.
     pub by_setting: BTreeMap<Uuid, String>,
-    /// Keys that vary or are solved, and those that labels needed beside them; without the seed.
+    /// Swept and solved keys, and those that labels needed in addition; without the seed.
     pub keys: Vec<String>,
 }
 
-/// One setting on its way to a label.
+/// A setting whose label is being built.
 struct Named<'a> {
     setting: Uuid,
     trial: &'a TrialRecord,
     config: &'a Value,
-    /// The same, where it can be read.
+    /// The configuration as a typed value; `None` if it cannot be parsed.
     whole: Option<TrialConfig>,
     keys: Vec<String>,
     after: String,
 }
 
 impl Labels {
-    /// The labels of the settings of some trials, each with its configuration.
+    /// Builds the labels of the settings of some trials, each given with its configuration.
     pub fn of(trials: &[(&TrialRecord, Value)]) -> Self {
         let mut named: Vec<Named> = vec![];
         let mut keys: Vec<String> = vec![];
@@ -54,7 +54,7 @@ impl Labels {
                 });
             }
         }
-        // What tells two apart may make one of them like a third.
+        // A key that distinguishes two settings may make one of them equal to a third.
         for _ in 0..ROUNDS {
             let mut alike: BTreeMap<String, Vec<usize>> = BTreeMap::new();
             for (i, one) in named.iter().enumerate() {
@@ -64,7 +64,7 @@ impl Labels {
                 tell_apart(&mut named, &group, &mut keys);
             }
         }
-        // `pretrain.lr` and `sft.lr` would both be lr.
+        // Shortened, `pretrain.lr` and `sft.lr` would both be `lr`.
         let short = |key: &str| {
             let last = |key: &str| key.rsplit('.').next().unwrap_or(key).to_string();
             let is_alone = keys.iter().filter(|other| last(other) == last(key)).count() < 2;
@@ -80,7 +80,7 @@ impl Named<'_> {
         plain(value(self.trial, self.config, key).unwrap_or(&Value::Null))
     }
 
-    /// Whether it would be another setting with the other's value of a key: not with another log or machine.
+    /// Whether taking the other's value of a key makes this a different setting; keys of logging or the machine do not.
     fn changes_with(&self, other: &Self, key: &str) -> bool {
         let Some(config) = &self.whole else { return true };
         let mut tree = serde_json::json!(config);
@@ -96,13 +96,14 @@ impl Named<'_> {
     }
 }
 
-/// The value of a key: as it varies, or as the configuration has it.
+/// The value of a key: the swept one, else that of the configuration.
 pub fn value<'a>(trial: &'a TrialRecord, config: &'a Value, key: &str) -> Option<&'a Value> {
     let varied = trial.keys.iter().find(|(k, _)| k == key).map(|(_, value)| value);
     varied.or_else(|| get(config, key))
 }
 
-/// Adds to settings of equal labels the keys in which they differ, or their sweep's name where that says it shorter.
+/// Adds to settings with equal labels the keys in which they differ, or their sweep's name if that is shorter; if no key
+/// differs, the sweep's name or the setting's short id.
 fn tell_apart(named: &mut [Named], group: &[usize], all_keys: &mut Vec<String>) {
     let values =
         |named: &[Named], key: &str| -> Vec<String> { group.iter().map(|&i| named[i].value(key)).collect() };
@@ -128,7 +129,7 @@ fn tell_apart(named: &mut [Named], group: &[usize], all_keys: &mut Vec<String>) 
         }
         return;
     }
-    // All keys where they are few; else as many as tell the settings apart.
+    // All differing keys if they are few, else as many as distinguish the settings.
     let mut told = vec![String::new(); group.len()];
     for key in differing.iter().copied() {
         if differing.len() > MOST_FURTHER && is_distinct(&told) {
@@ -176,7 +177,7 @@ mod tests {
     fn settings_of_two_sweeps_are_told_apart_by_what_differs() {
         let layers = |n: u64| [("model.n_layers", Value::from(n)), ("seed", 1.into())];
         let narrow = config(|c| c.model.d_model = 32);
-        // Where it runs, what it logs and what a stage that is left out would do are no difference.
+        // Keys of the machine, of logging and of a disabled stage make no difference.
         let wide = config(|c| {
             (c.model.d_model, c.threads, c.pretrain.training.log_every) = (64, 3, 7);
             c.lora.rank = 3;
@@ -203,13 +204,13 @@ mod tests {
             }),
         );
         assert_eq!(labels(&[of(1, "a", &rate, &a), of(2, "b", &rate, &b)]).0, ["lr=0.5 (a)", "lr=0.5 (b)"]);
-        // In one sweep, the first keys that do.
+        // Within one sweep, the first keys that distinguish them.
         let (found, _) = labels(&[of(1, "a", &rate, &a), of(2, "a", &rate, &b)]);
         assert!(
             found[0].starts_with("lr=0.5 ") && found[0] != found[1] && !found[0].contains('('),
             "{found:?}"
         );
-        // Nothing known that differs.
+        // No known key differs.
         let (found, _) = labels(&[of(1 << 96, "a", &rate, &a), of(2 << 96, "a", &rate, &a)]);
         assert_eq!(found, ["lr=0.5 (00000001)", "lr=0.5 (00000002)"]);
         assert_eq!(labels(&[of(1, "a", &[], &a)]).0, ["a"]);

@@ -1,14 +1,13 @@
-//! Tables for papers, in LaTeX with `booktabs`: they fit the width that is asked for, and go over several pages where they
-//! are long.
+//! Tables for papers, in LaTeX with `booktabs`: they fit the requested width, and long ones continue over several pages.
 
-use super::fit::{Fit, FitColumn, Parts, Width, fit, wrapped};
+use super::fit::{FitColumn, Parts, TableLayout, Width, layout, wrapped};
 use super::glyphs::{escape_tex, is_chinese, width};
 use super::grid::{Grid, GridCell};
 
-/// Lines of a page of letters of ten points that a table may take; longer ones go over several pages.
+/// Maximum length of a float in lines of ten points; longer tables continue over several pages.
 const PAGE: f64 = 44.0;
 
-/// Tables as one file: floats with captions, labelled `tab:name`, `tab:name-2` and so on.
+/// Renders tables as one file: floats with captions, labelled `tab:name`, `tab:name-2` and so on.
 pub fn latex(grids: &[Grid], name: &str, width: Width) -> String {
     let tables: Vec<String> = grids
         .iter()
@@ -42,8 +41,9 @@ pub fn latex(grids: &[Grid], name: &str, width: Width) -> String {
 }
 
 fn float(grid: &Grid, name: &str, width: Width) -> String {
-    let fits = fit(grid, width);
-    let lines = |fit: &Fit| grid.rows.iter().map(|row| lines(row, fit)).sum::<f64>() * fit.size.points / 10.0;
+    let fits = layout(grid, width);
+    let lines =
+        |fit: &TableLayout| grid.rows.iter().map(|row| lines(row, fit)).sum::<f64>() * fit.size.points / 10.0;
     let is_long = fits.iter().map(lines).sum::<f64>() > PAGE;
     let caption = format!("\\caption{{{}}}\\label{{tab:{}}}", caption(grid, name), name.replace('_', "-"));
     let mut parts = vec![];
@@ -76,7 +76,7 @@ fn float(grid: &Grid, name: &str, width: Width) -> String {
     format!("\\begin{{table}}[htbp]\n\\centering\n{caption}\n\\par\\smallskip\n{parts}\\end{{table}}\n")
 }
 
-/// The title and what is to be known of the numbers; the name, where there is no title.
+/// The caption: the title, or the name if there is none, followed by the note.
 fn caption(grid: &Grid, name: &str) -> String {
     let mut title = if grid.title.is_empty() { name.replace(['_', '-'], " ") } else { grid.title.clone() };
     if grid.title.is_empty() {
@@ -88,7 +88,7 @@ fn caption(grid: &Grid, name: &str) -> String {
     escape_tex(format!("{title} {}", grid.note).trim())
 }
 
-fn columns(fit: &Fit) -> String {
+fn columns(fit: &TableLayout) -> String {
     let column = |column: &FitColumn, is_text: bool| match (column.wraps, is_text) {
         (true, _) => format!(">{{\\raggedright\\arraybackslash}}p{{{:.1}pt}}", fit.points(column.width)),
         (_, true) => "l".into(),
@@ -98,8 +98,8 @@ fn columns(fit: &Fit) -> String {
     format!("@{{}}{of}@{{}}")
 }
 
-/// How many lines a row takes.
-fn lines(row: &[GridCell], fit: &Fit) -> f64 {
+/// Number of lines that a row takes.
+fn lines(row: &[GridCell], fit: &TableLayout) -> f64 {
     let of = |column: &FitColumn| match (column.wraps, row.get(column.index)) {
         (true, Some(cell)) => wrapped(&cell.text, column.width).len(),
         _ => 1,
@@ -111,9 +111,9 @@ fn line(cells: &[String]) -> String {
     cells.join(" & ") + " \\\\\n"
 }
 
-fn heads(grid: &Grid, fit: &Fit) -> String {
+fn heads(grid: &Grid, fit: &TableLayout) -> String {
     let mut heads = String::new();
-    // The heads above, each over its columns that are here.
+    // Spanning headings, each over those of its columns that are in this part.
     let mut above: Vec<(usize, Vec<&FitColumn>)> = vec![];
     for column in &fit.columns {
         let mut ends = grid.spans.iter().scan(0, |end, (_, columns)| {
@@ -146,7 +146,7 @@ fn heads(grid: &Grid, fit: &Fit) -> String {
         heads += &line(&cells);
         heads += &format!("{rules}\n");
     }
-    // Heads of fewer lines than others stand at the bottom.
+    // Headings with fewer lines than others are aligned at the bottom.
     let most = fit.columns.iter().map(|column| column.head.len()).max().unwrap_or(1);
     for at in 0..most {
         let cell = |column: &FitColumn| {
@@ -158,7 +158,7 @@ fn heads(grid: &Grid, fit: &Fit) -> String {
     heads
 }
 
-fn rows(grid: &Grid, fit: &Fit) -> String {
+fn rows(grid: &Grid, fit: &TableLayout) -> String {
     let widest: Vec<Widest> = fit.columns.iter().map(|column| Widest::of(grid, column.index)).collect();
     let row = |row: &Vec<GridCell>| {
         let cells = fit.columns.iter().zip(&widest).map(|(column, widest)| match row.get(column.index) {
@@ -175,7 +175,7 @@ fn bold(text: String, is_best: bool) -> String {
     if is_best { format!("\\textbf{{{text}}}") } else { text }
 }
 
-/// The widest parts of the numbers of a column, to which the others are filled up, so that points stand below points.
+/// The widest parts of a column's numbers, to which the others are padded, so that decimal points align.
 struct Widest<'a> {
     half: &'a str,
     rest: &'a str,
@@ -192,7 +192,7 @@ impl<'a> Widest<'a> {
         Self {
             half: widest(|parts| parts.half.unwrap_or_default()),
             rest: widest(|parts| parts.rest),
-            has_marks: cells.iter().any(|cell| cell.is_close),
+            has_marks: cells.iter().any(|cell| cell.is_not_worse),
         }
     }
 
@@ -202,7 +202,7 @@ impl<'a> Widest<'a> {
             "" => String::new(),
             text => format!("\\phantom{{{}}}", escape_tex(text)),
         };
-        // The beginning of the widest that this one lacks: digits below digits.
+        // The first characters of the widest, as many as this one lacks: aligns the digits.
         let lacking = |own: &str, widest: &'a str| -> &'a str {
             let lacking = widest.chars().count().saturating_sub(own.chars().count());
             widest.char_indices().nth(lacking).map_or(widest, |(end, _)| &widest[..end])
@@ -221,7 +221,7 @@ impl<'a> Widest<'a> {
         if !rest.is_empty() || !self.rest.is_empty() {
             text += &if rest.is_empty() { phantom(self.rest) } else { escape_tex(rest) };
         }
-        match (self.has_marks, cell.is_close) {
+        match (self.has_marks, cell.is_not_worse) {
             (_, true) => text + "$^\\dagger$",
             (true, false) => text + "\\phantom{$^\\dagger$}",
             (false, false) => text,
@@ -246,7 +246,7 @@ mod tests {
             heads: ["layers", "a", "b"].map(String::from).into(),
             text_columns: 1,
             rows: vec![
-                vec![cell("2"), cell("9.8 ± 12.7"), GridCell { is_close: true, ..cell("1 ± 2 (n=2)") }],
+                vec![cell("2"), cell("9.8 ± 12.7"), GridCell { is_not_worse: true, ..cell("1 ± 2 (n=2)") }],
                 vec![cell("4"), GridCell { is_best: true, ..cell("41.2 ± 1.3") }, cell("–")],
                 vec![cell("8"), cell("50.0"), cell("–")],
             ],

@@ -1,4 +1,4 @@
-//! `[[fit]]`: laws of loss through the settings of an experiment, and how well they tell the largest runs.
+//! `[[fit]]`: scaling laws fitted to the settings of an experiment, and how well they predict the largest runs.
 
 use super::columns::Column;
 use super::condition::Condition;
@@ -8,55 +8,55 @@ use super::grid::{Grid, GridCell};
 use super::number::{digits3, plain};
 use super::observation::{Observation, Results, over_seeds};
 use crate::stats::{Draws, Estimate, IsoFlop, Law, LawFit, StatsError, fit_law, held_out, isoflop};
-use crate::track::csv_number;
+use crate::track::{counted, csv_number};
 use anyhow::Result;
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-/// How often intervals shall hold the truth.
+/// Confidence level of the intervals.
 const LEVEL: f64 = 0.95;
 
-/// The share of settings with most compute that a law is held to, where the file does not say.
+/// Default share of settings, those with most compute, that are held out to test a law.
 const HOLD_OUT: f64 = 0.2;
 
-/// Points of a drawn curve.
+/// Segments of a drawn curve.
 const CURVE: usize = 40;
 
-/// Curves beyond which nobody can tell them apart.
+/// Maximum number of curves that can be told apart in one figure.
 const MOST_CURVES: usize = 6;
 
-/// A fit that is asked for.
+/// A requested fit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FitSpec {
     /// File name without extension.
     pub name: String,
-    /// Title above.
+    /// Title of its rows and of its figure.
     pub title: String,
-    /// What is fitted.
+    /// The law that is fitted, with its columns.
     pub form: Form,
-    /// The loss.
+    /// The column of the loss.
     pub loss: Column,
-    /// Which observations count.
+    /// The condition that observations must meet; `None` for all.
     pub filter: Option<Condition>,
 }
 
-/// What is fitted.
+/// The law that is fitted.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Form {
-    /// `L = E + A N^-alpha`, and with tokens `+ B D^-beta`.
+    /// `L = E + A N^-alpha`, and with tokens `L = E + A N^-alpha + B D^-beta`.
     Law {
-        /// Parameters.
+        /// Column of `N`: parameters.
         n: Column,
-        /// Tokens.
+        /// Column of `D`: tokens; `None` for a law of `N` alone.
         d: Option<Column>,
-        /// The share of settings with most compute that a second fit is held to; 0 for none.
+        /// Share of settings, those with most compute, that a second fit leaves out and predicts; 0 for no such test.
         hold_out: f64,
     },
-    /// The size of least loss for each budget, and how it grows with it.
+    /// The size with the lowest loss for each compute budget, and how it grows with the budget.
     IsoFlop {
-        /// Budgets.
+        /// Column of the compute budget.
         flops: Column,
-        /// Sizes: parameters or tokens.
+        /// Column of the size: parameters or tokens.
         n: Column,
     },
 }
@@ -72,7 +72,7 @@ pub(super) const FIT_KINDS: [(&str, &[&str]); 2] = [
 ];
 
 impl FitSpec {
-    /// Reads a `[[fit]]`; `None` where something is wrong with it.
+    /// Reads a `[[fit]]`; `None` if its kind or one of its required columns is invalid.
     pub fn read(fields: &mut Fields, default_name: String) -> Option<Self> {
         if !fields.entries.iter().any(|entry| entry.key == "kind") {
             fields.problem("kind", "is missing, expected kind = \"chinchilla\" or \"isoflop\"");
@@ -98,7 +98,12 @@ impl FitSpec {
         Some(Self { name: name.unwrap_or(default_name), title, form, loss: loss?, filter })
     }
 
-    /// The columns that it speaks of.
+    /// File name of its figure, which laws have.
+    pub fn figure_name(&self) -> String {
+        format!("fit_{}", self.name)
+    }
+
+    /// The columns that it names.
     pub fn columns(&self) -> Vec<Column> {
         let mut columns = vec![self.loss];
         match &self.form {
@@ -110,7 +115,7 @@ impl FitSpec {
     }
 }
 
-/// A setting: its sizes as the fit takes them, and its loss, all means over seeds.
+/// A setting: its sizes in the order in which the fit takes them, and its loss, all means over seeds.
 struct Setting {
     sizes: Vec<f64>,
     loss: f64,
@@ -118,9 +123,9 @@ struct Setting {
     t95: Option<f64>,
 }
 
-/// What came of a fit.
+/// The result of a fit.
 pub struct Fitted<'a> {
-    /// What was asked.
+    /// The fit as specified in the experiment file.
     pub spec: &'a FitSpec,
     settings: Vec<Setting>,
     outcome: Result<Found, StatsError>,
@@ -131,7 +136,7 @@ enum Found {
     IsoFlop(IsoFlop),
 }
 
-/// Fits all that is asked for; a setting counts once, by its mean over seeds.
+/// Performs all requested fits; each setting is one point, its mean over seeds.
 pub fn fit<'a>(specs: &'a [FitSpec], results: &Results) -> Vec<Fitted<'a>> {
     specs.iter().map(|spec| fit_one(spec, results)).collect()
 }
@@ -152,7 +157,7 @@ fn fit_one<'a>(spec: &'a FitSpec, results: &Results) -> Fitted<'a> {
         Some(Setting { sizes, loss: loss.mean, seeds: loss.n, t95: loss.t95 })
     };
     let mut settings: Vec<Setting> = by_setting.into_values().filter_map(setting).collect();
-    // The draws of a bootstrap go by their order, which is not to depend on names.
+    // Bootstrap draws depend on the order of the settings, which must not depend on their ids.
     let order = |a: &Setting, b: &Setting| {
         let both = a.sizes.iter().zip(&b.sizes).map(|(a, b)| a.total_cmp(b));
         both.chain([a.loss.total_cmp(&b.loss)]).fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then)
@@ -173,7 +178,7 @@ fn fit_one<'a>(spec: &'a FitSpec, results: &Results) -> Fitted<'a> {
 }
 
 impl Fitted<'_> {
-    /// The parameters with their intervals, by the names of `mindscale stats fit`.
+    /// The parameters with their intervals, named as in `mindscale stats fit`.
     fn parameters(&self) -> Vec<(String, Estimate)> {
         match &self.outcome {
             Err(_) => vec![],
@@ -197,7 +202,7 @@ impl Fitted<'_> {
         }
     }
 
-    /// What the numbers rest on, and how far they can be believed.
+    /// Note on the data behind the numbers and the accuracy of the fit, or why there is no fit.
     fn note(&self) -> String {
         let seeds = self.settings.iter().map(|setting| setting.seeds);
         let (least, most) = (seeds.clone().min().unwrap_or(0), seeds.max().unwrap_or(0));
@@ -207,7 +212,7 @@ impl Fitted<'_> {
             Err(error) => format!("not fitted: {error}"),
             Ok(Found::Law(law, held)) => {
                 let fits = format!(
-                    "{rests} by drawing settings again; off by {:.2} % (root mean square of ln L)",
+                    "{rests} by bootstrap over settings; residual {:.2} % (root mean square of ln L)",
                     100.0 * law.rms
                 );
                 match held {
@@ -219,23 +224,33 @@ impl Fitted<'_> {
                         100.0 * held.rms,
                         100.0 * held.bias
                     ),
-                    Some(Err(error)) => format!("{fits}; not extrapolated: {error}"),
+                    Some(Err(error)) => format!("{fits}; no test of extrapolation: {error}"),
                 }
             }
             Ok(Found::IsoFlop(found)) => {
-                let left = found.budgets.iter().filter(|budget| budget.optimum.is_err()).count();
-                let left = if left > 0 {
-                    format!("; {left} budgets without a minimum left out")
-                } else {
-                    String::new()
-                };
-                format!("{rests}; size = {} C^{}{left}", plain(found.law.a), digits3(found.law.b.value))
+                let left_out = left_out(found);
+                format!("{rests}; size = {} C^{}{left_out}", plain(found.law.a), digits3(found.law.b.value))
             }
         }
     }
 }
 
-/// fits.csv: one row for each parameter of each fit.
+/// The numbers of budgets without an optimum, by reason; empty if all have one.
+fn left_out(found: &IsoFlop) -> String {
+    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+    for error in found.budgets.iter().filter_map(|budget| budget.optimum.as_ref().err()) {
+        let reason = match error {
+            StatsError::TooFew { least, .. } => format!("fewer than {least} runs"),
+            StatsError::Undetermined(reason) => reason.clone(),
+            other => other.to_string(),
+        };
+        *reasons.entry(reason).or_default() += 1;
+    }
+    let texts = reasons.iter().map(|(reason, n)| format!("; {} left out: {reason}", counted(*n, "budget")));
+    texts.collect()
+}
+
+/// Returns fits.csv: one row for each parameter of each fit, and one row for a fit without any.
 pub fn csv(fitted: &[Fitted]) -> Result<Vec<u8>> {
     let mut csv = csv::Writer::from_writer(vec![]);
     csv.write_record(["fit", "kind", "parameter", "value", "low", "high", "settings", "note"])?;
@@ -257,14 +272,14 @@ pub fn csv(fitted: &[Fitted]) -> Result<Vec<u8>> {
     Ok(csv.into_inner()?)
 }
 
-/// All fits in one table; what they rest on stands below it.
+/// Builds one table of all fits, with their notes below it.
 pub fn table(fitted: &[Fitted]) -> Grid {
     let mut rows: Vec<Vec<GridCell>> = vec![];
     for fit in fitted {
         for (index, (name, Estimate { value, low, high, .. })) in fit.parameters().into_iter().enumerate() {
             let title = if index == 0 { fit.spec.title.clone() } else { String::new() };
-            let interval = format!("{} to {}", shown(low), shown(high));
-            rows.push([title, name, shown(value), interval].map(GridCell::from).into());
+            let interval = format!("{} to {}", digits3(low), digits3(high));
+            rows.push([title, name, digits3(value), interval].map(GridCell::from).into());
         }
     }
     let notes: Vec<String> =
@@ -279,13 +294,8 @@ pub fn table(fitted: &[Fitted]) -> Grid {
     }
 }
 
-/// Four digits, or a power of ten.
-fn shown(value: f64) -> String {
-    if (1e-3..1e5).contains(&value.abs()) { digits3(value) } else { plain(value) }
-}
-
-/// The loss over the first size, a curve of the law for each value of the second; over the loss that the law predicts, where these
-/// are many.
+/// Builds a figure of each fitted law: the loss against the first size, with a curve of the law for each value of the second; or, if there are
+/// more than `MOST_CURVES` of these, against the loss that the law predicts.
 pub fn figures(fitted: &[Fitted]) -> Vec<Figure> {
     fitted.iter().filter_map(figure).collect()
 }
@@ -294,7 +304,7 @@ fn figure(fit: &Fitted) -> Option<Figure> {
     let Form::Law { n, d, .. } = &fit.spec.form else { return None };
     let Ok(Found::Law(law, _)) = &fit.outcome else { return None };
     let of = |setting: &Setting| setting.sizes.get(1).copied();
-    // Lengths that differ by a batch are one.
+    // Token counts within 5 % count as one value: they differ by a batch.
     let is_same = |a: Option<f64>, b: Option<f64>| match (a, b) {
         (Some(a), Some(b)) => (a / b - 1.0).abs() < 0.05,
         _ => true,
@@ -308,7 +318,7 @@ fn figure(fit: &Fitted) -> Option<Figure> {
     }
     groups.sort_by(|a, b| of(a[0]).unwrap_or(0.0).total_cmp(&of(b[0]).unwrap_or(0.0)));
     if groups.len() > MOST_CURVES {
-        return Some(beside_predicted(fit, &law.law));
+        return Some(predicted_vs_measured(fit, &law.law));
     }
     let sizes = || fit.settings.iter().map(|setting| setting.sizes[0]);
     let (low, high) = (sizes().fold(f64::INFINITY, f64::min), sizes().fold(0.0, f64::max));
@@ -330,23 +340,23 @@ fn figure(fit: &Fitted) -> Option<Figure> {
         y: Axis { label: fit.spec.loss.label().into(), log: Some(false), ..Axis::default() },
         content: Content::Series(series),
         notes: vec!["points: means over seeds, 95 % t interval; dashed: the fitted law".into()],
-        ..begun(fit)
+        ..empty_figure(fit)
     })
 }
 
-/// The loss of a setting, with its interval, over some `x`.
+/// The loss of a setting, with its interval, as a point at `x`.
 fn measured(setting: &Setting, x: f64) -> Point {
     let interval = setting.t95.map(|half| (setting.loss - half, setting.loss + half));
     Point { x, y: setting.loss, interval, seeds: setting.seeds, ..Point::default() }
 }
 
-/// A figure of a fit without its content.
-fn begun(fit: &Fitted) -> Figure {
-    Figure { name: format!("fit_{}", fit.spec.name), title: fit.spec.title.clone(), ..Figure::default() }
+/// The figure of a fit without its content.
+fn empty_figure(fit: &Fitted) -> Figure {
+    Figure { name: fit.spec.figure_name(), title: fit.spec.title.clone(), ..Figure::default() }
 }
 
-/// Measured losses over those that a law predicts, and the line on which they are equal.
-fn beside_predicted(fit: &Fitted, law: &Law) -> Figure {
+/// Figure of measured losses against those that a law predicts, with the line on which they are equal.
+fn predicted_vs_measured(fit: &Fitted, law: &Law) -> Figure {
     let predicted = |setting: &Setting| measured(setting, law.at(&setting.sizes));
     let points: Vec<Point> = fit.settings.iter().map(predicted).collect();
     let low = points.iter().map(|point| point.x.min(point.y)).fold(f64::INFINITY, f64::min);
@@ -355,15 +365,15 @@ fn beside_predicted(fit: &Fitted, law: &Law) -> Figure {
     let label = fit.spec.loss.label();
     let axis = |label: String| Axis { label, log: Some(false), ..Axis::default() };
     Figure {
-        x: axis(format!("{label}, by the law")),
+        x: axis(format!("{label}, predicted by the law")),
         y: axis(label.into()),
         content: Content::Series(vec![
             Series { points, ..Series::default() },
             Series { points: equal.into(), mark: Mark::Dashed, ..Series::default() },
         ]),
         notes: vec![
-            "points: settings, means over seeds, 95 % t interval; dashed: what the law would have".into(),
+            "points: settings, means over seeds, 95 % t interval; dashed: measured = predicted".into(),
         ],
-        ..begun(fit)
+        ..empty_figure(fit)
     }
 }

@@ -1,4 +1,4 @@
-//! The figure of perplexity against the length of context.
+//! The figure of perplexity against context length.
 
 use super::figure::{Axis, Content, Figure, Mark, Point, Series};
 use super::output::Output;
@@ -6,10 +6,10 @@ use crate::exam::LengthLoss;
 use anyhow::Result;
 use std::path::Path;
 
-/// Writes `figures/perplexity_by_length.svg`, `.png` and `.csv` into a folder.
+/// Writes `figures/perplexity_by_length.svg`, `.png`, `.pdf` and `.csv` into a folder; `trained` is the context length of training.
 ///
 /// # Errors
-/// Where a file cannot be written, or the figure not be drawn.
+/// Returns an error if a file cannot be written or the figure cannot be drawn.
 pub fn write_length_figure(found: &[LengthLoss], trained: usize, out: &Path) -> Result<()> {
     figure(found, trained).write(&mut Output::open(out, &["figures"])?)?;
     Ok(())

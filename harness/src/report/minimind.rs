@@ -1,12 +1,13 @@
-//! The tables by which MiniMind tells of C-Eval: right answers of each model, and of each model in each subject.
+//! Tables in MiniMind's layout for C-Eval: correct answers of each model, in total and by subject.
 
 use super::grid::{Grid, GridCell};
 use super::kind::group_label;
 use super::observation::{Observation, Pooled, distinct, grouped, p_of_guessing};
-use super::wanted::TableSpec;
+use super::table_spec::TableSpec;
 use crate::stats::holm;
 
-/// The summary, then a table of subjects for each model that sat an exam. A model is a setting, or what `rows` sets apart.
+/// Builds the summary, then a table of subjects for each model that took an exam. A model is a setting, or a combination of
+/// the columns of `rows`.
 pub fn tables(spec: &TableSpec, observations: &[&Observation]) -> Vec<Grid> {
     let models: Vec<(String, Vec<&Observation>)> =
         models(spec, observations).into_iter().filter(|(_, group)| Pooled::of(group).is_some()).collect();
@@ -15,7 +16,7 @@ pub fn tables(spec: &TableSpec, observations: &[&Observation]) -> Vec<Grid> {
     let mut notes = match (seeds.iter().min(), seeds.iter().max()) {
         (Some(least), Some(most)) if least == most => vec![of_seeds(*most)],
         (Some(_), Some(_)) => vec!["Answers of all seeds of a model together.".into()],
-        _ => vec!["No finished trial sat an exam.".into()],
+        _ => vec!["No finished trial took an exam.".into()],
     };
     notes.extend(guessing(&models));
     notes.retain(|note| !note.is_empty());
@@ -72,7 +73,7 @@ fn seeds(group: &[&Observation]) -> usize {
     group.iter().map(|o| o.trial.seed).collect::<std::collections::BTreeSet<_>>().len()
 }
 
-/// The subjects by name, and all together.
+/// Rows of the subjects in order of name, then of the total.
 fn subjects(group: &[&Observation]) -> Vec<Vec<GridCell>> {
     let parts: Vec<Observation> = group.iter().flat_map(|o| o.by_subject()).collect();
     let subject = |o: &Observation| o.score.as_ref().and_then(|score| score.subject.clone());
@@ -98,7 +99,7 @@ fn cells(texts: impl IntoIterator<Item = String>) -> Vec<GridCell> {
     texts.into_iter().map(GridCell::from).collect()
 }
 
-/// Which models are told from guessing.
+/// Note on which models differ significantly from guessing; `None` if none could be tested.
 fn guessing(models: &[(String, Vec<&Observation>)]) -> Option<String> {
     let tested: Vec<(&str, f64)> =
         models.iter().filter_map(|(name, group)| Some((name.as_str(), p_of_guessing(group)?.p))).collect();
@@ -108,8 +109,10 @@ fn guessing(models: &[(String, Vec<&Observation>)]) -> Option<String> {
     let how = "by Fisher's randomisation test, corrected by Holm over the models";
     match told.len() {
         _ if tested.is_empty() => None,
-        0 => Some(format!("No model is told from guessing (p ≥ 0.05 {how}).")),
-        n if n == models.len() => Some(format!("Every model is told from guessing (p < 0.05 {how}).")),
-        _ => Some(format!("Told from guessing (p < 0.05 {how}): {}.", told.join("; "))),
+        0 => Some(format!("No model differs significantly from guessing (p ≥ 0.05 {how}).")),
+        n if n == models.len() => {
+            Some(format!("Every model differs significantly from guessing (p < 0.05 {how})."))
+        }
+        _ => Some(format!("Significantly different from guessing (p < 0.05 {how}): {}.", told.join("; "))),
     }
 }

@@ -1,8 +1,7 @@
-//! From recorded runs to tables, figures and a page. *Invariant:* this folder never touches a tensor.
+//! Turns recorded runs into tables, figures and the report page. *Invariant:* this folder never touches a tensor.
 
 mod agreement;
-mod asked;
-mod beyond;
+mod answer_analysis;
 mod charts;
 mod check;
 mod choose;
@@ -18,7 +17,6 @@ mod grid;
 mod headline;
 mod kind;
 mod labels;
-mod lack;
 mod latex;
 mod laws;
 mod length;
@@ -30,13 +28,15 @@ mod output;
 mod page;
 mod quantity;
 mod reference;
+mod requested_tables;
 mod routing;
 mod schema;
 mod summary;
+mod table_spec;
 mod tables;
 mod tensorboard;
 mod tuning;
-mod wanted;
+mod unavailable;
 mod words;
 
 pub use choose::choose;
@@ -49,7 +49,7 @@ pub use schema::experiment_schema;
 #[cfg(test)]
 pub(crate) use {columns::Column, schema::NAMED};
 
-use crate::records::{QuestionRecord, Taken, TrialRecord, TuningRecord};
+use crate::records::{ExaminedWeights, QuestionRecord, TrialRecord, TuningRecord};
 use anyhow::Result;
 use figure::{Drawn, Figure};
 use fit::Width;
@@ -60,26 +60,26 @@ use page::Page;
 use std::path::Path;
 use uuid::Uuid;
 
-/// One exam question as the model of one trial answered it.
+/// One exam question as answered by the model of one trial.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrialQuestion {
-    /// The trial.
+    /// The trial's UUID.
     pub trial: Uuid,
-    /// The stage whose model sat the exam.
+    /// The training stage whose model took the exam.
     pub stage: String,
-    /// Which weights of that stage.
-    pub taken: Taken,
-    /// The answer.
+    /// The weights of that stage that took it.
+    pub taken: ExaminedWeights,
+    /// The question with its answer.
     pub record: QuestionRecord,
 }
 
-/// Writes tables, figures and the page of an experiment into `out`, and removes what an earlier report left there.
+/// Writes the tables, figures and page of an experiment into `out`, and removes files left there by an earlier report.
 ///
-/// `trials` and `questions` hold each trial of the study and each answer once, however many sweeps they belong to;
-/// `tunings` what was tried before; `origin` says how to make all of it again.
+/// `trials` and `questions` hold each trial of the study and each answer once, however many sweeps contain them;
+/// `tunings` holds the values tried by `[tune]`; `origin` states how to reproduce the report.
 ///
 /// # Errors
-/// Where a file cannot be written, or a figure not be drawn.
+/// Returns an error if a file cannot be written or a figure cannot be drawn.
 pub fn write(
     experiment: &Experiment,
     trials: &[TrialRecord],
@@ -102,17 +102,17 @@ pub fn write(
     }
     let summary = tables::summary(&settings);
     write_grid(&summary, "summary", &mut out)?;
-    let beyond = beyond::tables(&settings);
+    let beyond = answer_analysis::tables(&settings);
     beyond.iter().try_for_each(|(name, grid)| write_grid(grid, name, &mut out))?;
-    let mut wanted = vec![];
+    let mut requested = vec![];
     for spec in &experiment.tables {
-        let mut grids = asked::tables(spec, &results);
+        let mut grids = requested_tables::tables(spec, &results);
         let subjects = grids.split_off(1);
         write_grids(&grids, &spec.name, spec.width, &mut out)?;
         if !subjects.is_empty() {
             write_grids(&subjects, &format!("{}_subjects", spec.name), spec.width, &mut out)?;
         }
-        wanted.append(&mut grids);
+        requested.append(&mut grids);
     }
     let compared = compare::compare(&experiment.comparisons, &results);
     if !compared.is_empty() {
@@ -121,9 +121,9 @@ pub fn write(
     }
     let (curves, figures): (Vec<&FigureSpec>, Vec<&FigureSpec>) =
         experiment.figures.iter().partition(|spec| spec.is_curve());
-    let draw = |asked: &[&FigureSpec], usual: &dyn Fn() -> Vec<Figure>| match asked {
-        [] => usual(),
-        asked => asked.iter().map(|spec| kind::draw(spec, &results, &compared)).collect(),
+    let draw = |requested: &[&FigureSpec], default: &dyn Fn() -> Vec<Figure>| match requested {
+        [] => default(),
+        requested => requested.iter().map(|spec| kind::draw(spec, &results, &compared)).collect(),
     };
     let fitted = laws::fit(&experiment.fits, &results);
     let fits = laws::table(&fitted);
@@ -152,7 +152,7 @@ pub fn write(
         settings: &settings,
         summary: &summary,
         beyond: &beyond,
-        tables: &wanted,
+        tables: &requested,
         compared: &compared,
         figures: &figures,
         curves: &curves,
@@ -163,12 +163,12 @@ pub fn write(
     out.finish()
 }
 
-/// Writes a table of every report.
+/// Writes a single table at page width.
 fn write_grid(grid: &Grid, name: &str, out: &mut Output) -> Result<()> {
     write_grids(std::slice::from_ref(grid), name, Width::Page, out)
 }
 
-/// Writes tables into one file of Markdown and one of LaTeX.
+/// Writes tables to one Markdown file and one LaTeX file.
 fn write_grids(grids: &[Grid], name: &str, width: Width, out: &mut Output) -> Result<()> {
     let markdown: Vec<String> = grids.iter().map(Grid::markdown).collect();
     out.write(&format!("tables/{name}.md"), markdown.join("\n").as_bytes())?;

@@ -1,13 +1,13 @@
-//! Numbers as tables and figures write them.
+//! Formatting of numbers in tables and figures.
 
 use super::columns::{Column, Format};
 use super::observation::Cell;
 use crate::stats::{Fit, FitKind, Spread};
 
-/// What stands where there is nothing.
+/// Placeholder for a missing value.
 pub const NOTHING: &str = "–";
 
-/// A number of a column, scaled to its unit.
+/// Formats a number of a column in its unit.
 pub fn number(value: f64, column: &Column) -> String {
     let minus = |text: String| text.replacen('-', "−", 1);
     match column.format() {
@@ -20,7 +20,7 @@ pub fn number(value: f64, column: &Column) -> String {
     }
 }
 
-/// A value or a difference of a metric, in its unit: percent with a digit, others with three in all.
+/// Formats a value or a difference of a metric in its unit: percent with one decimal, others with three significant digits.
 pub fn difference(value: f64, metric: &Column) -> String {
     let scaled = metric.scale() * value;
     match metric.format() {
@@ -29,7 +29,7 @@ pub fn difference(value: f64, metric: &Column) -> String {
     }
 }
 
-/// A value of a column: what sets rows and series apart.
+/// Formats a value of a column that distinguishes rows or series.
 pub fn cell(value: &Option<Cell>, column: &Column) -> String {
     match value {
         None => "unset".into(),
@@ -38,8 +38,8 @@ pub fn cell(value: &Option<Cell>, column: &Column) -> String {
     }
 }
 
-/// `41.2 ± 1.3`, or the mean alone where a single seed has no interval. A quantity that is known beforehand and does
-/// not vary has none either.
+/// Formats a mean with its 95 % interval as `41.2 ± 1.3`, or the mean alone if a single seed leaves no interval. A
+/// quantity that is known before the run and does not vary has none either.
 pub fn with_error(spread: Option<Spread>, column: &Column) -> String {
     let Some(Spread { mean, sd, t95, .. }) = spread else { return NOTHING.into() };
     let is_constant = column.is_known() && sd == Some(0.0);
@@ -49,7 +49,7 @@ pub fn with_error(spread: Option<Spread>, column: &Column) -> String {
     }
 }
 
-/// As few digits as tell a setting: `4`, `0.0003`, `1.25e15`.
+/// Formats a number with as few digits as it needs, at most six, or three outside 1e-4 to 1e7: `4`, `0.0003`, `1.25e15`.
 pub fn plain(value: f64) -> String {
     let size = value.abs();
     if value == 0.0 || !value.is_finite() {
@@ -57,7 +57,7 @@ pub fn plain(value: f64) -> String {
     }
     if !(1e-4..1e7).contains(&size) {
         let text = format!("{value:.2e}");
-        // 1.00e15 is 1e15.
+        // 1.00e15 becomes 1e15.
         return match text.split_once('e') {
             Some((digits, power)) if digits.contains('.') => {
                 format!("{}e{power}", digits.trim_end_matches('0').trim_end_matches('.'))
@@ -69,7 +69,7 @@ pub fn plain(value: f64) -> String {
     rounded.to_string()
 }
 
-/// Three significant digits: `12.3`, `0.00123`, `4.56e-7`.
+/// Formats three significant digits, and all digits of whole parts below 1e6: `12.3`, `0.00123`, `123456`, `4.56e-7`.
 pub fn digits3(x: f64) -> String {
     let text = if x == 0.0 || !x.is_finite() {
         x.to_string()
@@ -83,7 +83,7 @@ pub fn digits3(x: f64) -> String {
     text.replacen('-', "−", usize::from(x < 0.0))
 }
 
-/// The equation of a fit in three digits: `y = 12.3 x^−0.076`.
+/// Formats the equation of a fit with three significant digits: `y = 12.3 x^−0.0760`.
 pub fn equation(fit: &Fit) -> String {
     let slope = fit.b.value;
     let (a, b) = (digits3(fit.a), digits3(slope.abs()));
@@ -95,7 +95,7 @@ pub fn equation(fit: &Fit) -> String {
     }
 }
 
-/// A p-value for reading.
+/// Formats a p-value: three decimals, or two significant digits below 0.001.
 pub fn p_text(p: f64) -> String {
     if !p.is_finite() {
         NOTHING.into()
@@ -106,12 +106,12 @@ pub fn p_text(p: f64) -> String {
     }
 }
 
-/// The p of a test by shuffling: `0.031`, or `< 0.0001` where no shuffle came as far.
+/// Formats the p of a randomisation test: `0.031`, or `< 0.0001` if it is only a bound.
 pub fn shuffled_p(p: f64, is_bound: bool) -> String {
     if !is_bound || p >= 1.0 {
         return p_text(p);
     }
-    // One digit, rounded up: a bound must stay one.
+    // One significant digit, rounded up so that it remains an upper bound.
     let unit = 10f64.powf(p.log10().floor());
     let digit = (p / unit - 1e-9).ceil();
     format!("< {}", plain(format!("{:e}", digit * unit).parse().unwrap_or(p)))

@@ -1,15 +1,15 @@
-//! One observation: what one trial scored, in all or in one subject; and how observations come together over seeds.
+//! Observations: what one trial scored, in total or in one subject; and how observations are aggregated over seeds.
 //!
 //! The unit of replication is the seed: several observations of one seed are averaged before anything is tested. A
-//! trial that several sweeps hold counts once wherever the sweep is not what is asked for.
+//! trial that several sweeps contain counts once, unless `sweep` is among the requested columns.
 
 use super::TrialQuestion;
 use super::columns::Column;
 use super::labels::{self, Labels};
 use crate::config::{TrainStage, TrialConfig};
 use crate::records::{
-    Analysis, Contaminated, ExamScore, QuestionRecord, Routing, Status, Taken, Tally, TrialRecord, analyse,
-    place_of,
+    Analysis, Contaminated, ExamScore, ExaminedWeights, QuestionRecord, Routing, Status, Tally, TrialRecord,
+    analyse, place_of,
 };
 use crate::stats::{Answered, OPTIONS, PERMUTATIONS, Randomised, Spread, guessing, spread, wilson_of_share};
 use serde_json::Value;
@@ -23,7 +23,7 @@ use uuid::Uuid;
 pub enum Cell {
     /// A number, as in trials.csv.
     Number(f64),
-    /// Anything else.
+    /// Text, or any other value in its JSON form.
     Text(String),
 }
 
@@ -38,53 +38,53 @@ impl Cell {
     }
 }
 
-/// An exam, or one subject of it.
+/// The score of an exam, or of one subject of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Score<'a> {
-    /// The stage whose model sat the exam.
+    /// The training stage whose model took the exam.
     pub stage: String,
-    /// Which weights of that stage.
-    pub taken: Taken,
-    /// Target tokens that they had been trained on.
+    /// The weights of that stage that took it.
+    pub taken: ExaminedWeights,
+    /// Target tokens that these weights had been trained on.
     pub tokens: u64,
     /// The subject; `None` for the exam as a whole.
     pub subject: Option<String>,
-    /// Its answers, counted.
+    /// Counts of its answers.
     pub tally: Tally,
-    /// Those of the questions that stand in training text, where they were looked for.
+    /// Counts of the questions that appear in training text; `None` if they were not searched for.
     pub contaminated: Option<Contaminated>,
-    /// Which exam it was: equal for equal questions.
+    /// Fingerprint of the exam, equal for equal questions; 0 if no answers are recorded.
     exam: u64,
-    /// Its answers by their place in the exam; none where only the counts are known.
+    /// Its answers, each with its index in the exam; empty if only counts are recorded.
     pub answers: Vec<(usize, &'a QuestionRecord)>,
-    /// What they say, once somebody has asked.
+    /// The analysis of the answers, computed on first use.
     analysis: OnceLock<Option<Analysis>>,
-    /// Where the tokens of each subject's prompts went; of mixtures of experts.
+    /// How the tokens of each subject's prompts were routed to experts; empty for dense models.
     routing: &'a [Routing],
-    /// The expert that is spoken of, by its layer and its number there; `None` for all.
+    /// The expert that this score is about, as its layer and its index there; `None` for all.
     pub expert: Option<(usize, usize)>,
 }
 
 impl Score<'_> {
-    /// Share of correct answers.
+    /// Share of correct answers; `None` without questions.
     pub fn accuracy(&self) -> Option<f64> {
         (self.tally.questions > 0).then(|| self.tally.accuracy())
     }
 
-    /// The questions that do not stand in training text, and how many of them were answered correctly; `None` where they
-    /// were not looked for.
+    /// Number of questions that do not appear in training text, and of correct answers to them; `None` if training text was
+    /// not searched.
     pub fn clean(&self) -> Option<(u64, u64)> {
         let found = self.contaminated?;
         Some((self.tally.questions - found.questions, found.correct_clean))
     }
 
-    /// Share of correct answers to them.
+    /// Share of correct answers to the questions of [`Self::clean`].
     pub fn clean_accuracy(&self) -> Option<f64> {
         let (questions, correct) = self.clean()?;
         (questions > 0).then(|| correct as f64 / questions as f64)
     }
 
-    /// Where the tokens of its prompts went; `None` for dense models.
+    /// How the tokens of its prompts were routed to experts; `None` for dense models.
     pub fn routing(&self) -> Option<Routing> {
         match &self.subject {
             Some(subject) => self.routing.iter().find(|of| of.subject == *subject).cloned(),
@@ -92,13 +92,13 @@ impl Score<'_> {
         }
     }
 
-    /// How far the routes of its subject are from those of the whole exam, 0 to 1; see [`Routing::distance`].
+    /// Distance of its subject's routes from those of the whole exam, 0 to 1; see [`Routing::distance`].
     pub fn specialization(&self) -> Option<f64> {
         self.subject.as_ref()?;
         Some(self.routing()?.distance(&Routing::sum(self.routing)?))
     }
 
-    /// The tokens that the expert spoken of got, over those of an even spread.
+    /// Tokens routed to its `expert`, relative to an even distribution over the layer's experts.
     pub fn expert_load(&self) -> Option<f64> {
         let (layer, expert) = self.expert?;
         let shares = self.routing()?.shares();
@@ -106,37 +106,37 @@ impl Score<'_> {
         Some(of_layer.get(expert)? * of_layer.len() as f64)
     }
 
-    /// The same for each expert of each layer.
+    /// Copies of this score, one for each expert of each layer.
     fn by_expert(&self) -> Vec<Self> {
         let load = self.routing().map_or(vec![], |routing| routing.load);
         let places = load.iter().enumerate().flat_map(|(layer, of)| (0..of.len()).map(move |e| (layer, e)));
         places.map(|place| Self { expert: Some(place), ..self.clone() }).collect()
     }
 
-    /// Whether the other one answers the same questions.
+    /// Whether the other score answers the same questions.
     pub fn is_same_exam(&self, other: &Self) -> bool {
         self.exam == other.exam && !self.answers.is_empty() && self.answers.len() == other.answers.len()
     }
 
-    /// What its answers say beyond right and wrong; `None` where only the counts are known.
+    /// Analysis of its answers beyond accuracy; `None` if only counts are recorded.
     pub fn analysis(&self) -> Option<&Analysis> {
         let answers = || self.answers.iter().map(|(_, record)| *record).collect::<Vec<_>>();
         self.analysis.get_or_init(|| analyse(&answers())).as_ref()
     }
 }
 
-/// What one trial scored.
+/// What one trial scored in one exam, or in one part of it.
 #[derive(Debug, Clone)]
 pub struct Observation<'a> {
-    /// The trial.
+    /// The record of the trial.
     pub trial: &'a TrialRecord,
-    /// Its whole configuration.
+    /// Its full configuration.
     config: &'a Value,
-    /// What its setting is called.
+    /// Label of its setting.
     pub label: &'a str,
-    /// The sweep as whose trial it is seen.
+    /// The sweep as whose trial it is counted.
     pub sweep: &'a str,
-    /// The exam; `None` where none was sat.
+    /// The score; `None` if no exam was taken.
     pub score: Option<Score<'a>>,
 }
 
@@ -146,13 +146,13 @@ impl Observation<'_> {
         labels::value(self.trial, self.config, path).and_then(Cell::of_json)
     }
 
-    /// The same for each subject of its exam.
+    /// Copies of this observation, one for each subject of its exam.
     pub fn by_subject(&self) -> Vec<Self> {
         let parts = self.score.as_ref().map(by_subjects).unwrap_or_default();
         parts.into_iter().map(|part| Self { score: Some(part), ..self.clone() }).collect()
     }
 
-    /// What makes it one result: the same in every sweep.
+    /// Identity of the result, the same in every sweep: trial, exam, subject and expert.
     pub fn identity(&self) -> (Uuid, Exam<'_>, Option<&str>, Option<(usize, usize)>) {
         let score = self.score.as_ref();
         let exam = score.map_or(("", 0, 0), |score| exam(&score.stage, score.taken));
@@ -161,14 +161,14 @@ impl Observation<'_> {
     }
 }
 
-/// Which exam of a trial: its stage, and which weights of it.
+/// Identity of an exam of a trial: its stage, the bits of the share of its steps, and the number of averaged weights.
 type Exam<'a> = (&'a str, u64, usize);
 
-fn exam(stage: &str, taken: Taken) -> Exam<'_> {
+fn exam(stage: &str, taken: ExaminedWeights) -> Exam<'_> {
     (stage, taken.at.to_bits(), taken.averaged)
 }
 
-/// All trials with their configurations, and what they answered.
+/// All trials with their configurations and answers.
 #[derive(Debug)]
 pub struct Results<'a> {
     trials: Vec<(&'a TrialRecord, Value)>,
@@ -179,7 +179,7 @@ pub struct Results<'a> {
 impl<'a> Results<'a> {
     /// Reads the configurations. `trials` and `questions` hold each trial and answer once.
     pub fn new(trials: &'a [TrialRecord], questions: &'a [TrialQuestion]) -> Self {
-        // A configuration that cannot be read leaves the swept keys, which are recorded beside it.
+        // If a configuration cannot be parsed, the swept keys remain, which are recorded separately.
         let config = |trial: &TrialRecord| toml::from_str(&trial.config).unwrap_or(Value::Null);
         let trials: Vec<(&TrialRecord, Value)> = trials.iter().map(|t| (t, config(t))).collect();
         let mut answers: BTreeMap<_, Vec<(usize, &QuestionRecord)>> = BTreeMap::new();
@@ -196,18 +196,18 @@ impl<'a> Results<'a> {
         self.trials.iter().map(|(trial, config)| (*trial, config))
     }
 
-    /// What a trial's setting is called.
+    /// Label of a trial's setting.
     pub fn label(&self, trial: &TrialRecord) -> &str {
         self.labels.by_setting.get(&trial.setting).map_or("", String::as_str)
     }
 
-    /// What the answers of an exam say beyond right and wrong; `None` where only the counts are known.
+    /// Analysis of the answers of an exam beyond accuracy; `None` if only counts are recorded.
     pub fn analysis(&self, trial: Uuid, of: &ExamScore) -> Option<Analysis> {
         let answers = self.answers.get(&(trial, exam(&of.stage, of.taken)))?;
         analyse(&answers.iter().map(|(_, record)| *record).collect::<Vec<_>>())
     }
 
-    /// Keys that tell trials apart, without the seed.
+    /// Keys that distinguish trials, without the seed.
     pub fn keys(&self) -> &[String] {
         &self.labels.keys
     }
@@ -221,11 +221,11 @@ impl<'a> Results<'a> {
         Observation { trial, config, label: self.label(trial), sweep, score }
     }
 
-    /// One observation of each trial and sweep, finished or not, and of each exam that it is to sit, without its outcomes.
+    /// Returns one observation for each trial, finished or not, each of its sweeps and each of its planned exams, without outcomes.
     pub fn planned(&self) -> Vec<Observation<'_>> {
         let mut found = vec![];
         for known in &self.trials {
-            let exams = toml::from_str(&known.0.config).map_or(vec![], |config| to_sit(&config));
+            let exams = toml::from_str(&known.0.config).map_or(vec![], |config| planned_exams(&config));
             for sweep in &known.0.sweeps {
                 if exams.is_empty() {
                     found.push(self.observation(known, sweep, None));
@@ -236,10 +236,10 @@ impl<'a> Results<'a> {
         found
     }
 
-    /// The observations that `columns` speak of: those of finished trials by their last exam; by every stage's where a
-    /// column is `exam.stage`, by those on the way of a stage where one is `at` or `exam.tokens`, and by those of
-    /// means where one is `averaged`; by every subject where a column is `exam.subject` or `exam.group`; by every expert where one is
-    /// `exam.expert`; in each of their sweeps where a column is `sweep`.
+    /// Returns the observations that `columns` require: finished trials by their last exam. Some columns add others:
+    /// `exam.stage` the exam of every stage, `at` or `exam.tokens` those taken before a stage's end, `averaged` those of
+    /// averaged weights; `exam.subject` or `exam.group` split by subject, `exam.expert` by expert; `sweep` repeats a trial
+    /// for each of its sweeps.
     pub fn observations(&self, columns: &[Column]) -> Vec<Observation<'_>> {
         let names = |name: &str| columns.iter().any(|column| column.name() == name);
         let (by_subject, by_expert) = (names("subject") || names("group"), names("expert"));
@@ -249,7 +249,7 @@ impl<'a> Results<'a> {
         for known in self.trials.iter().filter(|(t, _)| t.status == Status::Done) {
             let trial = known.0;
             let mut scores: Vec<Score> = vec![];
-            for exam in asked(trial, by_stage, by_share, by_mean) {
+            for exam in requested_exams(trial, by_stage, by_share, by_mean) {
                 let answers = self.answers.get(&(trial.trial, self::exam(&exam.stage, exam.taken)));
                 let score = Score {
                     stage: exam.stage.clone(),
@@ -280,12 +280,12 @@ impl<'a> Results<'a> {
     }
 }
 
-/// The exams that a trial is to sit, not one question of them answered.
-fn to_sit(config: &TrialConfig) -> Vec<Score<'static>> {
+/// The exams planned for a trial, without any answers.
+fn planned_exams(config: &TrialConfig) -> Vec<Score<'static>> {
     let of = |stage: TrainStage| {
         config.examined().into_iter().map(move |at| Score {
             stage: stage.name().into(),
-            taken: Taken { at: at.share(), averaged: at.shares.len() },
+            taken: ExaminedWeights { at: at.share(), averaged: at.shares.len() },
             tokens: 0,
             subject: None,
             tally: Tally::of_four(0, 0),
@@ -300,9 +300,9 @@ fn to_sit(config: &TrialConfig) -> Vec<Score<'static>> {
     config.exams().into_iter().flat_map(of).collect()
 }
 
-/// The exams of a trial that are asked for: of its last stage or of each, at the last share or at each, without the
-/// means or with them.
-fn asked(trial: &TrialRecord, by_stage: bool, by_share: bool, by_mean: bool) -> Vec<&ExamScore> {
+/// Selects exams of a trial: of its last stage or of each, at the last share of steps or at each, without or with those
+/// of averaged weights.
+fn requested_exams(trial: &TrialRecord, by_stage: bool, by_share: bool, by_mean: bool) -> Vec<&ExamScore> {
     let last = trial.exams.last().map(|exam| exam.stage.as_str());
     let of_stage = |exam: &&ExamScore| by_stage || Some(exam.stage.as_str()) == last;
     let is_wanted = |exam: &&ExamScore| by_mean || exam.taken.averaged == 1;
@@ -314,14 +314,14 @@ fn asked(trial: &TrialRecord, by_stage: bool, by_share: bool, by_mean: bool) -> 
     found.iter().copied().filter(|exam| by_share || is_last(exam)).collect()
 }
 
-/// A number for the questions of an exam: equal questions with equal right letters, equal numbers.
+/// Hash of the questions of an exam and their correct letters, in order.
 fn fingerprint(answers: &[(usize, &QuestionRecord)]) -> u64 {
     let mut hasher = DefaultHasher::new();
     answers.iter().for_each(|(_, record)| (&record.subject, &record.id, record.answer).hash(&mut hasher));
     hasher.finish()
 }
 
-/// An exam's subjects, in the order of their names.
+/// Splits an exam into its subjects, in order of name.
 fn by_subjects<'a>(exam: &Score<'a>) -> Vec<Score<'a>> {
     let mut subjects: BTreeMap<&str, Score> = BTreeMap::new();
     for &(place, record) in &exam.answers {
@@ -344,14 +344,14 @@ fn by_subjects<'a>(exam: &Score<'a>) -> Vec<Score<'a>> {
     subjects.into_values().map(counted).collect()
 }
 
-/// Each result once, though several sweeps hold its trial.
+/// Keeps each result once, even if several sweeps contain its trial.
 pub fn distinct<'o, 'a>(observations: &[&'o Observation<'a>]) -> Vec<&'o Observation<'a>> {
     let mut seen = BTreeSet::new();
     observations.iter().copied().filter(|o| seen.insert(o.identity())).collect()
 }
 
-/// Observations in groups by some columns, each result once in a group; numbers in order, text as it first appears.
-/// `None`: no value.
+/// Groups observations by some columns, each result once in a group. Groups are sorted by numbers in ascending order,
+/// text by first appearance; `None` in a key is a missing value.
 pub fn grouped<'o, 'a>(
     observations: &[&'o Observation<'a>],
     columns: &[Column],
@@ -385,7 +385,7 @@ pub fn grouped<'o, 'a>(
     ranked.into_iter().map(group).collect()
 }
 
-/// The numbers of a column, one for each seed: the mean of that seed's observations.
+/// The numbers of a column by seed: the mean of each seed's observations.
 pub fn per_seed(observations: &[&Observation], column: &Column) -> BTreeMap<u64, f64> {
     let mut seeds: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
     for observation in observations {
@@ -396,8 +396,8 @@ pub fn per_seed(observations: &[&Observation], column: &Column) -> BTreeMap<u64,
     seeds.into_iter().map(|(seed, values)| (seed, mean(&values))).collect()
 }
 
-/// Mean and spread of a column over seeds; `None` without any value. p of guessing is no mean, but that of the joint
-/// test.
+/// Mean and spread of a column over seeds; `None` without any value. The p of guessing is not a mean, but that of the
+/// joint test.
 pub fn over_seeds(observations: &[&Observation], column: &Column) -> Option<Spread> {
     let values: Vec<f64> = per_seed(observations, column).into_values().collect();
     if !column.is_p_of_guessing() {
@@ -407,21 +407,21 @@ pub fn over_seeds(observations: &[&Observation], column: &Column) -> Option<Spre
     Some(Spread { n: values.len(), mean: p, sd: None, t95: None })
 }
 
-/// Answers of several exams together.
+/// Counts of the answers of several exams together.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pooled {
-    /// Questions answered correctly, each as often as it was asked.
+    /// Number of correct answers; a question counts each time it was asked.
     pub correct: u64,
-    /// Answers.
+    /// Number of answers.
     pub asked: u64,
-    /// Different questions.
+    /// Number of distinct questions.
     pub questions: u64,
-    /// What guessing scores; `None` where that is not the same in all of them.
+    /// Expected share of correct answers by guessing; `None` if it is not the same in all exams.
     pub guessing: Option<f64>,
 }
 
 impl Pooled {
-    /// The answers of some observations; `None` where there are none.
+    /// Pools the answers of some observations; `None` if there are none.
     pub fn of(observations: &[&Observation]) -> Option<Self> {
         let mut pooled = Self { correct: 0, asked: 0, questions: 0, guessing: None };
         let mut seen = BTreeMap::new();
@@ -443,18 +443,18 @@ impl Pooled {
         self.correct as f64 / self.asked as f64
     }
 
-    /// Wilson's 95 % interval of the share over the questions: seeds answer the same ones, so that more seeds do not
-    /// make more questions.
+    /// Wilson's 95 % interval of the share over the distinct questions: seeds answer the same ones, so more seeds do not
+    /// add questions.
     pub fn wilson(&self) -> (f64, f64) {
         wilson_of_share(self.share(), self.questions, 0.95)
     }
 }
 
-/// The joint test of guessing of all answers of some observations: every exam's key is shuffled within its subjects,
-/// once for all that sat it. `None` where no answers are recorded.
+/// Joint test of guessing over all answers of some observations: every exam's key is shuffled within its subjects,
+/// identically for all models that took it. `None` if no answers are recorded.
 pub fn p_of_guessing(observations: &[&Observation]) -> Option<Randomised> {
     let letter = |c: char| Some(place_of(c)).filter(|place| *place < OPTIONS);
-    // Right letters are exchanged between questions of as many options only.
+    // Correct letters are exchanged only between questions with the same number of options.
     let mut strata: BTreeMap<(u64, &str, usize), usize> = BTreeMap::new();
     let mut questions: BTreeMap<(u64, usize), Answered> = BTreeMap::new();
     for score in observations.iter().filter_map(|o| o.score.as_ref()) {
@@ -473,7 +473,7 @@ pub fn p_of_guessing(observations: &[&Observation]) -> Option<Randomised> {
     guessing(&questions.into_values().collect::<Vec<_>>(), PERMUTATIONS, 1)
 }
 
-/// Arithmetic mean; NaN of nothing.
+/// Arithmetic mean; NaN for an empty slice.
 pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }

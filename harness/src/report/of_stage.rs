@@ -1,44 +1,44 @@
-//! What every stage that trains has columns of: `sft.val_loss`, `dpo.reward_accuracy`, `pretrain.tokens_per_second`.
+//! Columns that every training stage has: `sft.val_loss`, `dpo.reward_accuracy`, `pretrain.tokens_per_second`.
 
-use super::lack::off;
 use super::quantity::{Better, Format, QUANTITIES};
+use super::unavailable::disabled_message;
 use super::words::of_stage;
 use crate::config::{TrainStage, TrialConfig, recipe};
 use crate::records::{Trained, TrialRecord};
 use std::sync::LazyLock;
 
-/// Why a dense model has no value of what experts do.
+/// Why a dense model has no measures of experts.
 pub const NO_EXPERTS: &str = "the models have no experts; set model.n_experts";
 
-/// Something measured of a stage.
+/// A quantity that is measured for a stage.
 #[derive(Debug)]
 pub struct Measure {
-    /// The end of the column's name.
+    /// The column's name without the stage.
     pub name: &'static str,
-    /// What it is, for the table of columns in the documentation.
+    /// Description for the table of columns in the documentation.
     pub about: &'static str,
     label: &'static str,
-    /// Which values are better, where that can be said.
+    /// Whether higher or lower values are better; `None` if neither is.
     pub better: Option<Better>,
-    /// How its numbers are written.
+    /// Display format of its numbers.
     pub format: Format,
-    /// Whether it says how good a model is, and not what it cost.
+    /// Whether it measures the quality of a model rather than its cost.
     pub is_score: bool,
-    /// What has it.
-    of: Has,
+    /// The stages and models that have it.
+    of: AppliesTo,
     read: fn(&Trained) -> Option<f64>,
 }
 
 /// Which stages of which trials have a measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Has {
+enum AppliesTo {
     /// Every stage.
     All,
-    /// Stages that learn tokens.
+    /// Stages that train on tokens.
     Tokens,
-    /// Stages that learn from preferences.
+    /// Stages that train on preferences.
     Preferences,
-    /// Every stage, of models with experts.
+    /// Every stage, if the model has experts.
     Experts,
 }
 
@@ -51,7 +51,7 @@ pub static MEASURES: [Measure; 15] = {
         about: &'static str,
         label: &'static str,
         (better, format): (Better, Format),
-        of: Has,
+        of: AppliesTo,
         read: fn(&Trained) -> Option<f64>,
     ) -> Measure {
         Measure { name, about, label, better: Some(better), format, is_score: true, of, read }
@@ -61,7 +61,7 @@ pub static MEASURES: [Measure; 15] = {
         about: &'static str,
         label: &'static str,
         (better, format): (Option<Better>, Format),
-        of: Has,
+        of: AppliesTo,
         read: fn(&Trained) -> Option<f64>,
     ) -> Measure {
         Measure { name, about, label, better, format, is_score: false, of, read }
@@ -69,18 +69,18 @@ pub static MEASURES: [Measure; 15] = {
     [
         score(
             "val_loss",
-            "held-out loss at the stage's end, of preferences in nats per pair",
+            "held-out loss at the end of the stage, in nats per token; in nats per pair if it trains on preferences",
             "validation loss (nats per token)",
             (Lower, Fixed(3)),
-            Has::All,
+            AppliesTo::All,
             |t| t.val_loss,
         ),
         score(
             "val_bpb",
-            "the same in bits per byte, where whole texts are learned",
+            "`val_loss` in bits per byte, for stages that train on whole texts",
             "validation bits per byte",
             (Lower, Fixed(3)),
-            Has::Tokens,
+            AppliesTo::Tokens,
             |t| t.val_bpb,
         ),
         score(
@@ -88,15 +88,15 @@ pub static MEASURES: [Measure; 15] = {
             "exponential of `val_loss`",
             "validation perplexity",
             (Lower, Fixed(2)),
-            Has::Tokens,
+            AppliesTo::Tokens,
             |t| t.val_loss.map(f64::exp),
         ),
         score(
             "train_loss",
-            "loss on the batches trained on, mean over the recorded steps of the last tenth",
+            "training loss, mean over the recorded steps of the last tenth",
             "training loss (nats per token)",
             (Lower, Fixed(3)),
-            Has::All,
+            AppliesTo::All,
             |t| t.ending.train_loss,
         ),
         score(
@@ -104,39 +104,39 @@ pub static MEASURES: [Measure; 15] = {
             "share of held-out pairs whose chosen answer has the higher reward",
             "reward accuracy (%)",
             (Higher, Percent),
-            Has::Preferences,
+            AppliesTo::Preferences,
             |t| t.ending.reward_accuracy,
         ),
         score(
             "reward_margin",
-            "mean margin of the chosen answer's reward",
+            "mean difference between the rewards of the chosen and the rejected answer",
             "reward margin",
             (Higher, Fixed(3)),
-            Has::Preferences,
+            AppliesTo::Preferences,
             |t| t.ending.reward_margin,
         ),
         cost(
             "max_expert_load",
-            "share of a layer's routes that lead to its expert with the most, mean over layers and the last tenth of the steps",
-            "largest load of an expert (%)",
+            "share of a layer's routes that go to its most loaded expert, mean over layers and the last tenth of the steps",
+            "largest expert load (%)",
             (Some(Lower), Percent),
-            Has::Experts,
+            AppliesTo::Experts,
             |t| t.ending.max_expert_load,
         ),
         cost(
             "dead_experts",
-            "experts of all layers that no route of a step leads to, at the fewest of these steps",
+            "experts that receive no token in a step, summed over layers; minimum over these steps",
             "dead experts",
             (Some(Lower), Count),
-            Has::Experts,
+            AppliesTo::Experts,
             |t| t.ending.dead_experts.map(|dead| dead as f64),
         ),
         cost(
             "router_entropy",
-            "entropy of the router's probabilities there",
+            "entropy of the router's probabilities, mean over these steps",
             "router entropy (nats)",
             (None, Fixed(3)),
-            Has::Experts,
+            AppliesTo::Experts,
             |t| t.ending.router_entropy,
         ),
         cost(
@@ -144,10 +144,10 @@ pub static MEASURES: [Measure; 15] = {
             "target tokens trained on",
             "training tokens",
             (Some(Lower), Count),
-            Has::All,
+            AppliesTo::All,
             |t| Some(t.tokens as f64),
         ),
-        cost("train_steps", "optimizer steps", "training steps", (Some(Lower), Count), Has::All, |t| {
+        cost("train_steps", "optimizer steps", "training steps", (Some(Lower), Count), AppliesTo::All, |t| {
             Some(t.steps as f64)
         }),
         cost(
@@ -155,60 +155,60 @@ pub static MEASURES: [Measure; 15] = {
             "floating-point operations",
             "training FLOPs",
             (Some(Lower), Plain),
-            Has::All,
+            AppliesTo::All,
             |t| Some(t.flops),
         ),
         cost(
             "tokens_per_second",
-            "target tokens over seconds, validations on the way among them",
+            "target tokens per second of training, including validations on the way",
             "speed (tokens/s)",
             (Some(Higher), Fixed(0)),
-            Has::All,
+            AppliesTo::All,
             |t| t.ending.tokens_per_second,
         ),
         cost(
             "wall_seconds",
-            "time of the stage run, all attempts together",
+            "wall time of the stage run, over all attempts",
             "wall time (s)",
             (Some(Lower), Fixed(1)),
-            Has::All,
+            AppliesTo::All,
             |t| Some(t.wall_seconds),
         ),
         cost(
             "peak_rss_mb",
-            "its largest memory",
+            "peak memory of the stage run",
             "peak memory (MiB)",
             (Some(Lower), Fixed(0)),
-            Has::All,
+            AppliesTo::All,
             |t| Some(t.peak_rss_mb),
         ),
     ]
 };
 
-/// A measure of one stage.
+/// The column of a measure of one stage.
 #[derive(Debug)]
-pub struct OfStage {
-    /// The stage.
+pub struct StageColumn {
+    /// The training stage.
     pub stage: TrainStage,
-    /// The measure.
+    /// What is measured of it.
     pub measure: &'static Measure,
     /// The column's name: `sft.val_loss`.
     pub name: String,
-    /// What axes and tables call it, with its unit.
+    /// Label in axes and tables, with its unit in parentheses.
     pub label: String,
 }
 
-impl OfStage {
-    /// All of them, stage by stage.
+impl StageColumn {
+    /// All such columns, stage by stage.
     pub fn all() -> &'static [Self] {
-        static ALL: LazyLock<Vec<OfStage>> = LazyLock::new(|| {
+        static ALL: LazyLock<Vec<StageColumn>> = LazyLock::new(|| {
             let of = |stage: TrainStage| {
                 let has = move |measure: &&Measure| match measure.of {
-                    Has::All | Has::Experts => true,
-                    Has::Preferences => stage.compares_answers(),
-                    Has::Tokens => !stage.compares_answers(),
+                    AppliesTo::All | AppliesTo::Experts => true,
+                    AppliesTo::Preferences => stage.compares_answers(),
+                    AppliesTo::Tokens => !stage.compares_answers(),
                 };
-                MEASURES.iter().filter(has).map(move |measure| OfStage {
+                MEASURES.iter().filter(has).map(move |measure| StageColumn {
                     stage,
                     measure,
                     name: format!("{}.{}", stage.name(), measure.name),
@@ -220,23 +220,24 @@ impl OfStage {
         &ALL
     }
 
-    /// Its value, where the stage of that trial has finished and the record has it.
+    /// Value for a trial; `None` if the stage has not finished or its record lacks a finite value.
     pub fn of(&self, trial: &TrialRecord) -> Option<f64> {
         let record = trial.stages.iter().find(|record| record.stage == self.stage.name())?;
         (self.measure.read)(record.trained.as_ref()?).filter(|value| value.is_finite())
     }
 
-    /// Why no trial of this configuration can have a value; `None` where it can.
+    /// Why a trial with this configuration cannot have a value; `None` if it can.
     pub fn lack(&self, config: &TrialConfig) -> Option<String> {
         if !recipe(config).contains(&self.stage) {
-            return Some(off(self.stage.name()));
+            return Some(disabled_message(self.stage.name()));
         }
-        let is_dense = self.measure.of == Has::Experts && !config.model.is_moe();
+        let is_dense = self.measure.of == AppliesTo::Experts && !config.model.is_moe();
         is_dense.then(|| NO_EXPERTS.into())
     }
 }
 
-/// Of later stages it says whose it is; of pretraining where all stages together have the same.
+/// Label of a column. It names the stage if that is not pretraining; of pretraining, only if a cost over all stages has
+/// the same label.
 fn label(stage: TrainStage, measure: &Measure) -> String {
     let of_pairs = measure.label.replace("nats per token", "nats per pair");
     let label = if stage.compares_answers() { of_pairs.as_str() } else { measure.label };
@@ -277,8 +278,8 @@ mod tests {
         }
         let problem = Column::find("sft.val_lss").unwrap_err();
         assert_eq!(problem, "there is no \"sft.val_lss\"; did you mean sft.val_loss?");
-        // No two columns have one name, nor a column that of a key.
-        for column in OfStage::all() {
+        // No column has the name of a key.
+        for column in StageColumn::all() {
             assert!(crate::config::find(&column.name).is_none(), "{}", column.name);
         }
     }
@@ -289,7 +290,7 @@ mod tests {
         let ending = Ending { reward_margin: Some(0.5), train_loss: Some(f64::NAN), ..Ending::default() };
         let dpo = Trained { steps: 7, val_loss: Some(0.25), wall_seconds: 3.5, ending, ..Trained::default() };
         of.stages.push(StageRecord { stage: "dpo".into(), trained: Some(dpo), ..StageRecord::default() });
-        let read = |name: &str| OfStage::all().iter().find(|column| column.name == name).unwrap().of(&of);
+        let read = |name: &str| StageColumn::all().iter().find(|column| column.name == name).unwrap().of(&of);
         assert_eq!(read("dpo.val_loss"), Some(0.25));
         assert_eq!(read("dpo.train_steps"), Some(7.0));
         assert_eq!(read("dpo.wall_seconds"), Some(3.5));
@@ -302,7 +303,7 @@ mod tests {
     #[test]
     fn what_no_trial_can_have_is_told_with_its_remedy() {
         let lack = |name: &str, config: &TrialConfig| {
-            OfStage::all().iter().find(|column| column.name == name).unwrap().lack(config)
+            StageColumn::all().iter().find(|column| column.name == name).unwrap().lack(config)
         };
         let mut config = TrialConfig::default();
         assert_eq!(lack("sft.val_loss", &config), None);

@@ -1,5 +1,5 @@
-//! The folder that a report is written into. It remembers what was written, so that the next report can clear away what
-//! an earlier version of the experiment left behind, and nothing else.
+//! The folder into which a report is written. It records the written files, so that the next report can remove those
+//! left behind by an earlier version of the experiment, and nothing else.
 
 use crate::fsutil::{create_dir, read_text, sha256, write_atomic};
 use anyhow::{Context, Result};
@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 /// Name of the list of written files.
 const LIST: &str = "report.json";
 
-/// What a report wrote.
+/// The files that a report wrote.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Written {
     /// SHA-256 of each file, by its path within the folder.
@@ -25,7 +25,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// Opens a folder; `parts` are folders within it.
+    /// Creates the folder and its subfolders `parts` if they do not exist.
     pub fn open(dir: &Path, parts: &[&str]) -> Result<Self> {
         create_dir(dir)?;
         for part in parts {
@@ -34,12 +34,12 @@ impl Output {
         Ok(Self { dir: dir.into(), written: Written::default() })
     }
 
-    /// Where it is.
+    /// Path of the folder.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Writes a file, such as `figures/loss.svg`, in a folder that is made where it is not there.
+    /// Writes a file, such as `figures/loss.svg`, and creates its folder if that does not exist.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.dir.join(name);
         path.parent().map_or(Ok(()), create_dir)?;
@@ -48,11 +48,11 @@ impl Output {
         Ok(())
     }
 
-    /// Removes what an earlier report wrote and this one did not, unless somebody changed it since; then lists what
-    /// was written.
+    /// Removes files that an earlier report wrote and this one did not, unless they have been changed since; then writes the
+    /// list of files.
     pub fn finish(self) -> Result<()> {
         let list = self.dir.join(LIST);
-        // Without a list, or with one that cannot be read, nobody knows what is the report's.
+        // Without a readable list, it is not known which files are the report's.
         let earlier: Written =
             read_text(&list).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
         for (name, digest) in &earlier.files {
@@ -65,7 +65,7 @@ impl Output {
             if is_file && sha256(&path)? == *digest {
                 std::fs::remove_file(&path)
                     .with_context(|| format!("{}: cannot be removed", path.display()))?;
-                // A folder that is empty now; one with something in it stays.
+                // Remove the folder if it is empty now; otherwise this fails, and the folder stays.
                 let _ = path.parent().filter(|parent| *parent != self.dir).map(std::fs::remove_dir);
             }
         }
@@ -92,7 +92,7 @@ mod tests {
         fs::write(dir.join("figures/edited.svg"), "by hand").unwrap();
         fs::write(dir.join("notes.md"), "a user's").unwrap();
         fs::write(outside.path().join("near.csv"), "near").unwrap();
-        // A list that names what lies elsewhere reaches nothing there.
+        // A list that names files elsewhere does not affect them.
         let list = fs::read_to_string(dir.join(LIST)).unwrap();
         let near =
             format!("\"../near.csv\": {:?},\n\"a.csv\"", sha256(&outside.path().join("near.csv")).unwrap());
@@ -104,10 +104,10 @@ mod tests {
         );
         assert!(!there("figures/old.svg") && !there("b.csv"));
         assert!(outside.path().join("near.csv").exists());
-        // Twice the same: nothing changes.
+        // The same report again changes nothing.
         report(&["a.csv", "figures/new.svg"]);
         assert!(there("a.csv") && there("figures/new.svg"));
-        // Without a list nothing is known, so nothing goes.
+        // Without a readable list, nothing is removed.
         fs::write(dir.join(LIST), "{").unwrap();
         report(&["a.csv"]);
         assert!(there("figures/new.svg"));

@@ -1,53 +1,54 @@
-//! The columns of trials.csv that every experiment has: what each is called, how its numbers are written, where it is read.
+//! The columns that every experiment has: name, label, display format and source of each.
 
 use super::observation::{Cell, Observation};
 use crate::records::{Analysis, group_of};
 
-/// Which of two values is the better one.
+/// Whether higher or lower values are better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Better {
-    /// The higher, as of an accuracy.
+    /// Higher values, as for an accuracy.
     Higher,
-    /// The lower, as of a loss or a cost.
+    /// Lower values, as for a loss or a cost.
     Lower,
 }
 
-/// A column of trials.csv, or of questions.csv where it is a subject.
+/// A column of trials.csv; a subject is in questions.csv instead, what concerns experts in experts.csv.
 #[derive(Debug)]
 pub struct Quantity {
     /// The name, as in trials.csv.
     pub name: &'static str,
-    /// What it is, for the table of columns in the documentation.
+    /// Description for the table of columns in the documentation.
     pub about: &'static str,
-    /// What axes and tables call it, with its unit.
+    /// Label in axes and tables, with its unit in parentheses.
     pub label: &'static str,
-    /// Which values are better, where that can be said.
+    /// Whether higher or lower values are better; `None` if neither is.
     pub better: Option<Better>,
-    /// How its numbers are written.
+    /// Display format of its values.
     pub format: Format,
-    /// Whether it is known before anything runs, of an exam that is to be sat as well.
+    /// Whether its value is known before anything runs, including for planned exams.
     pub known: bool,
-    /// Its value in an observation.
+    /// Reads its value from an observation.
     pub read: fn(&Observation) -> Option<Cell>,
 }
 
-/// How the numbers of a quantity are written.
+/// Display format of the values of a quantity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// With this many digits after the point.
+    /// A number with this many decimals.
     Fixed(usize),
     /// A p-value, which is never written as zero.
     PValue,
-    /// A share, shown times 100 with one digit after the point.
+    /// A share, displayed as percent with one decimal.
     Percent,
-    /// A count, its thousands apart.
+    /// A count, with thousands separators.
     Count,
-    /// As short as it can be: a setting, or a number of unknown size.
+    /// A number with as few digits as it needs: the value of a key, or a number of unknown magnitude.
     Plain,
-    /// No number but text.
+    /// Text, not a number.
     Text,
 }
 
+/// The columns, in the order of the documentation.
 pub static QUANTITIES: [Quantity; 36] = {
     use Better::{Higher, Lower};
     use Format::{Count, Fixed, PValue, Percent, Plain, Text};
@@ -63,24 +64,36 @@ pub static QUANTITIES: [Quantity; 36] = {
         Quantity { name, about, label, better, format, known, read }
     }
     [
-        quantity("trial", "UUID of the trial: of its whole configuration", "trial", None, Text, true, |o| {
-            Some(Cell::Text(o.trial.trial.to_string()))
-        }),
+        quantity(
+            "trial",
+            "UUID of the trial, derived from its whole configuration",
+            "trial",
+            None,
+            Text,
+            true,
+            |o| Some(Cell::Text(o.trial.trial.to_string())),
+        ),
         quantity(
             "sweep",
-            "name of its sweep, `a; b` where it belongs to several",
+            "name of the trial's sweep; `a; b` if it belongs to several",
             "sweep",
             None,
             Text,
             true,
             |o| Some(Cell::Text(o.sweep.into())),
         ),
-        quantity("params", "weights of the model, each once", "parameters", Some(Lower), Count, true, |o| {
-            count(o.trial.params)
-        }),
+        quantity(
+            "params",
+            "weights of the model; shared ones count once",
+            "parameters",
+            Some(Lower),
+            Count,
+            true,
+            |o| count(o.trial.params),
+        ),
         quantity(
             "active_params",
-            "weights that one token passes through",
+            "weights used for one token",
             "active parameters",
             Some(Lower),
             Count,
@@ -116,7 +129,7 @@ pub static QUANTITIES: [Quantity; 36] = {
         ),
         quantity(
             "val_bpb",
-            "the same in bits per byte of text, comparable between tokenizers",
+            "`val_loss` in bits per byte of text, comparable between tokenizers",
             "validation bits per byte",
             Some(Lower),
             Fixed(3),
@@ -125,8 +138,8 @@ pub static QUANTITIES: [Quantity; 36] = {
         ),
         quantity(
             "capacity_bits",
-            "knowledge stored, of the probe of knowledge capacity",
-            "learned knowledge (bits)",
+            "knowledge stored in the model, measured by the knowledge-capacity probe",
+            "stored knowledge (bits)",
             Some(Higher),
             Count,
             false,
@@ -134,19 +147,19 @@ pub static QUANTITIES: [Quantity; 36] = {
         ),
         quantity(
             "capacity_ratio",
-            "the same over `params`",
-            "learned knowledge (bits per parameter)",
+            "`capacity_bits` divided by `params`",
+            "stored knowledge (bits per parameter)",
             Some(Higher),
             Fixed(3),
             false,
             |o| o.trial.capacity_ratio().map(Cell::Number),
         ),
-        quantity("stage", "stage whose model sat the exam", "exam after", None, Text, true, |o| {
+        quantity("stage", "stage whose model took the exam", "exam after", None, Text, true, |o| {
             o.score.as_ref().map(|s| Cell::Text(s.stage.clone()))
         }),
         quantity(
             "at",
-            "share of that stage's steps after which it did",
+            "share of that stage's steps after which the exam was taken",
             "share of the stage's steps",
             None,
             Plain,
@@ -155,7 +168,7 @@ pub static QUANTITIES: [Quantity; 36] = {
         ),
         quantity(
             "averaged",
-            "number of weights whose mean it was; 1 is none",
+            "number of checkpoints whose weights were averaged for the exam; 1 without averaging",
             "weights averaged",
             None,
             Count,
@@ -192,8 +205,8 @@ pub static QUANTITIES: [Quantity; 36] = {
         ),
         quantity(
             "exam_expert_load",
-            "tokens of the exam's prompts that the expert gets, over those of an even spread (`experts.csv`)",
-            "load of the expert (even shares)",
+            "tokens of the exam's prompts routed to the expert, relative to an even distribution (`experts.csv`)",
+            "expert load (relative to an even share)",
             None,
             Fixed(2),
             false,
@@ -201,8 +214,8 @@ pub static QUANTITIES: [Quantity; 36] = {
         ),
         quantity(
             "exam_router_entropy",
-            "entropy of the router's scores there, mean over tokens and layers (`experts.csv`)",
-            "entropy of the router (nats)",
+            "entropy of the router's probabilities for these prompts, mean over tokens and layers (`experts.csv`)",
+            "router entropy (nats)",
             None,
             Fixed(3),
             false,
@@ -210,8 +223,8 @@ pub static QUANTITIES: [Quantity; 36] = {
         ),
         quantity(
             "exam_specialization",
-            "how far the routes of a subject's prompts are from those of the whole exam: total variation, 0 to 1, mean over layers (of `experts.csv`)",
-            "routes' distance from the exam's",
+            "total variation distance, 0 to 1, between the routes of a subject's prompts and those of the whole exam, mean over layers (`experts.csv`)",
+            "distance of routes from those of the exam",
             None,
             Fixed(3),
             false,
@@ -240,7 +253,7 @@ pub static QUANTITIES: [Quantity; 36] = {
         ),
         quantity(
             "exam_low",
-            "lower end of Wilson's 95 % interval of the share",
+            "lower end of Wilson's 95 % interval of `exam_accuracy`",
             "exam accuracy, Wilson's lower bound (%)",
             Some(Higher),
             Percent,
@@ -249,7 +262,7 @@ pub static QUANTITIES: [Quantity; 36] = {
         ),
         quantity(
             "exam_high",
-            "its upper end",
+            "upper end of that interval",
             "exam accuracy, Wilson's upper bound (%)",
             Some(Higher),
             Percent,
@@ -258,7 +271,7 @@ pub static QUANTITIES: [Quantity; 36] = {
         ),
         quantity(
             "exam_p_guess",
-            "exact two-sided p of guessing",
+            "two-sided p of an exact test against guessing",
             "p of guessing",
             None,
             PValue,
@@ -267,7 +280,7 @@ pub static QUANTITIES: [Quantity; 36] = {
         ),
         quantity(
             "exam_macro_accuracy",
-            "mean over subjects of the share in each",
+            "mean over subjects of the accuracy in each",
             "exam accuracy, mean over subjects (%)",
             Some(Higher),
             Percent,
@@ -276,8 +289,8 @@ pub static QUANTITIES: [Quantity; 36] = {
         ),
         quantity(
             "exam_log_prob",
-            "mean log-probability of the right option",
-            "log-probability of the right option (nats)",
+            "mean log-probability of the correct option",
+            "log-probability of the correct option (nats)",
             Some(Higher),
             Fixed(3),
             false,
@@ -285,8 +298,8 @@ pub static QUANTITIES: [Quantity; 36] = {
         ),
         quantity(
             "exam_accuracy_without_prior",
-            "share answered correctly once the liking for letters is taken away",
-            "exam accuracy without the prior of letters (%)",
+            "share answered correctly after removing the model's preference for letters",
+            "exam accuracy without letter prior (%)",
             Some(Higher),
             Percent,
             false,
@@ -303,7 +316,7 @@ pub static QUANTITIES: [Quantity; 36] = {
         ),
         quantity(
             "exam_contaminated",
-            "questions that stand in training text, where they were looked for",
+            "questions that appear in training text, if it was searched for them",
             "questions in training text",
             None,
             Count,
@@ -312,7 +325,7 @@ pub static QUANTITIES: [Quantity; 36] = {
         ),
         quantity(
             "exam_correct_clean",
-            "of the other questions, those answered correctly",
+            "questions answered correctly, of those that do not appear in training text",
             "correct answers, of clean questions",
             Some(Higher),
             Count,
@@ -321,7 +334,7 @@ pub static QUANTITIES: [Quantity; 36] = {
         ),
         quantity(
             "exam_questions_clean",
-            "number of the other questions",
+            "questions that do not appear in training text",
             "clean questions",
             None,
             Count,
@@ -330,7 +343,7 @@ pub static QUANTITIES: [Quantity; 36] = {
         ),
         quantity(
             "exam_accuracy_clean",
-            "share of the other questions answered correctly",
+            "share answered correctly of the questions that do not appear in training text",
             "exam accuracy, clean questions (%)",
             Some(Higher),
             Percent,
@@ -339,7 +352,7 @@ pub static QUANTITIES: [Quantity; 36] = {
         ),
         quantity(
             "wall_seconds",
-            "time of all stage runs of the trial",
+            "wall time of all stage runs of the trial",
             "wall time (s)",
             Some(Lower),
             Fixed(1),
@@ -348,7 +361,7 @@ pub static QUANTITIES: [Quantity; 36] = {
         ),
         quantity(
             "peak_rss_mb",
-            "largest memory of any of them",
+            "peak memory of any of these stage runs",
             "peak memory (MiB)",
             Some(Lower),
             Fixed(0),
@@ -358,7 +371,7 @@ pub static QUANTITIES: [Quantity; 36] = {
     ]
 };
 
-/// A number of the answers behind a score.
+/// Reads a number from the analysis of a score's answers.
 fn analysis(observation: &Observation, read: impl Fn(&Analysis) -> Option<f64>) -> Option<Cell> {
     read(observation.score.as_ref()?.analysis()?).map(Cell::Number)
 }
@@ -367,7 +380,7 @@ fn count(count: u64) -> Option<Cell> {
     Some(Cell::Number(count as f64))
 }
 
-/// `val.bpb` of `val_bpb`; `exam.stage` of `stage`.
+/// The dotted spelling of a column: `val.bpb` for `val_bpb`, `exam.stage` for `stage`.
 pub fn dotted(name: &str) -> String {
     match name {
         "stage" | "subject" | "group" | "expert" => format!("exam.{name}"),

@@ -1,32 +1,32 @@
-//! docs/columns.md: every column of trials.csv, made from their declarations.
+//! docs/columns.md: every column of trials.csv, generated from the declarations.
 
 use super::columns::{Better, Format};
-use super::of_stage::{MEASURES, OfStage};
+use super::of_stage::{MEASURES, StageColumn};
 use super::quantity::{QUANTITIES, dotted};
 use super::words::unit_apart;
 use crate::config::TrainStage;
 
 const HEAD: &str = "# Columns of `trials.csv`
 
-<!-- Made from the declarations in the program; `UPDATE_DOCS=1 cargo test -p mindscale reference` writes it anew. -->
+<!-- Generated from the declarations in the program by `UPDATE_DOCS=1 cargo test -p mindscale reference`. -->
 
 `results/<name>/trials.csv` has a row for each trial and exam, in UTF-8 with a header. Figures, tables, conditions and claims of
-[experiment files](experiments.md) name its columns. Columns may be added, never renamed, and stand in no fixed order. What is unknown, not
-finite, or not recorded by an older version is empty. Shares lie between 0 and 1 here, and are percent where people read them.
+[experiment files](experiments.md) name its columns. Later versions may add columns but do not rename any; their order is not fixed. Values that are unknown, not
+finite, or not recorded by an older version are empty. Shares are numbers from 0 to 1 here, and percentages in tables and figures.
 
 ";
 
-/// What stands beside the columns that have declarations.
+/// Columns of trials.csv without a declaration.
 const FURTHER: [(&str, &str); 6] = [
     ("seed", "the trial's seed"),
-    ("`model.n_layers`, ...", "every key that varies, is solved or tells settings apart"),
+    ("`model.n_layers`, ...", "every key that is swept, solved or distinguishes settings"),
     ("status", "`done`, `failed`, `stopped` or `pending`"),
-    ("reason", "why it failed"),
-    ("`run.pretrain`, ...", "name of the stage run's folder; of `run.exam` that of the row's exam"),
+    ("reason", "why the trial failed"),
+    ("`run.pretrain`, ...", "name of the stage run's folder; for `run.exam`, the folder of the row's exam"),
     ("`val_loss.NAME`, `val_bpb.NAME`", "`val_loss` and `val_bpb` on the validation set of that name"),
 ];
 
-/// The page, in Markdown.
+/// Renders the page in Markdown.
 pub fn columns_markdown() -> String {
     let code = |name: &str| if name.contains('`') { name.to_string() } else { format!("`{name}`") };
     let of = |better: Option<Better>| match better {
@@ -49,13 +49,14 @@ pub fn columns_markdown() -> String {
     for (name, about) in FURTHER {
         page += &format!("| {} | {about} | | | |\n", code(name));
     }
-    page += "\n`subject` and `group` are no columns of `trials.csv`, but of the observations that an experiment groups.\n\n\
-             ## Of every stage that trains\n\nWith the stage's name before them, as `sft.val_loss`; a stage that no trial trains has no columns, \
-             and an experiment that\nnames one is told so before anything is trained.\n\n\
+    page += "\n`subject`, `group`, `expert`, `exam_expert_load`, `exam_router_entropy` and `exam_specialization` are not columns of `trials.csv`;\n\
+             experiment files may use them. Their values are those of a subject (`questions.csv`) or of experts (`experts.csv`).\n\n\
+             ## Of every stage that trains\n\nPrefixed with the stage's name, as in `sft.val_loss`. A stage that no trial trains has no columns, \
+             and naming one in an\nexperiment file is an error before anything is trained.\n\n\
              | column | what it is | unit | better | stages |\n| --- | --- | --- | --- | --- |\n";
     for measure in &MEASURES {
-        let stages: Vec<&OfStage> =
-            OfStage::all().iter().filter(|c| c.measure.name == measure.name).collect();
+        let stages: Vec<&StageColumn> =
+            StageColumn::all().iter().filter(|c| c.measure.name == measure.name).collect();
         let all = TrainStage::all().count();
         let names: Vec<&str> = stages.iter().map(|column| column.stage.name()).collect();
         let names = if names.len() == all { "all".into() } else { names.join(", ") };
@@ -66,13 +67,13 @@ pub fn columns_markdown() -> String {
     page
 }
 
-/// Whether the page tells of a column.
+/// Whether the page describes a column.
 #[cfg(test)]
 pub(super) fn tells_of(column: &str) -> bool {
     let page = columns_markdown();
     let is_row = |name: &str| page.contains(&format!("\n| `{name}` | "));
     let is_of_set = ["val_loss.", "val_bpb."].iter().any(|start| column.starts_with(start));
-    let is_of_stage = OfStage::all().iter().any(|of| of.name == column && is_row(of.measure.name));
+    let is_of_stage = StageColumn::all().iter().any(|of| of.name == column && is_row(of.measure.name));
     is_row(column)
         || is_of_set
         || is_of_stage
@@ -83,7 +84,7 @@ pub(super) fn tells_of(column: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::columns::OfSet;
+    use crate::report::columns::ValidationSetColumn;
     use std::path::Path;
 
     #[test]
@@ -93,12 +94,15 @@ mod tests {
             std::fs::write(&path, columns_markdown()).ok();
         }
         let committed = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(committed == columns_markdown(), "docs/columns.md is old; write it anew with UPDATE_DOCS=1");
+        assert!(
+            committed == columns_markdown(),
+            "docs/columns.md is out of date; regenerate it with UPDATE_DOCS=1"
+        );
     }
 
     #[test]
     fn validation_sets_have_the_columns_that_the_page_tells_of() {
-        assert_eq!(OfSet::names("NAME").collect::<Vec<_>>(), ["val_loss.NAME", "val_bpb.NAME"]);
+        assert_eq!(ValidationSetColumn::names("NAME").collect::<Vec<_>>(), ["val_loss.NAME", "val_bpb.NAME"]);
         assert!(FURTHER.iter().any(|(name, _)| *name == "`val_loss.NAME`, `val_bpb.NAME`"));
     }
 }

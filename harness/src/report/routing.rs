@@ -1,10 +1,10 @@
-//! experts.csv: where the tokens of an exam's prompts went in mixtures of experts.
+//! experts.csv: how mixtures of experts routed the tokens of an exam's prompts.
 
 use super::summary::Row;
 use crate::track::csv_number;
 use anyhow::Result;
 
-/// One row for each trial, exam, subject, layer and expert; `None` where nothing was routed.
+/// Returns experts.csv: one row for each trial, exam, subject, layer and expert; `None` if nothing was routed.
 pub fn experts_csv(rows: &[Row]) -> Result<Option<Vec<u8>>> {
     if rows.iter().all(|row| row.exam.is_none_or(|exam| exam.routing.is_empty())) {
         return Ok(None);

@@ -3,34 +3,34 @@
 use super::columns::Column;
 use super::kind::{KINDS, Kind};
 use super::laws::FIT_KINDS;
-use super::wanted::{BEST, BETTER, COMPARE_KEYS, LAYOUT_KEYS, LAYOUTS, TABLE_KEYS, WIDTHS};
+use super::table_spec::{BEST, BETTER, COMPARE_KEYS, LAYOUT_KEYS, LAYOUTS, TABLE_KEYS, WIDTHS};
 use crate::config::{closed, document};
 use serde_json::{Map, Value, json};
 
-/// The schema of an experiment file.
+/// Returns the JSON Schema of an experiment file.
 pub fn experiment_schema() -> Value {
     let list_of = |items: Value, what: &str| json!({ "type": "array", "items": items, "description": what });
     let figures: Vec<Value> = KINDS.iter().map(Kind::schema).collect();
-    let mut sweeps = list_of(text(), "Sweep files, seen from this file's folder.");
+    let mut sweeps = list_of(text(), "Paths of sweep files, relative to this file's folder.");
     sweeps["minItems"] = 1.into();
     let tables = [table(&TABLE_KEYS, &["rows", "columns"]), table(&LAYOUT_KEYS, &["layout"])];
     let compare = table(&COMPARE_KEYS, &["claim", "metric", "a", "b"]);
     let fits: Vec<Value> = FIT_KINDS.iter().map(|(kind, keys)| fit(kind, keys)).collect();
     let properties = json!({
         "title": { "type": "string", "description": "Title of the report." },
-        "question": { "type": "string", "description": "What is asked." },
-        "protocol": { "type": "string", "description": "A text file, seen from this file's folder: what was decided before the runs. The page shows it." },
+        "question": { "type": "string", "description": "The question that the experiment answers." },
+        "protocol": { "type": "string", "description": "Path of a text file with what was decided before the runs, relative to this file's folder. The report shows it." },
         "sweeps": sweeps,
         "labels": {
             "type": "object",
-            "description": "What tables and figures call columns and keys, with their units in parentheses.",
+            "description": "Labels of columns and keys in tables and figures, with their units in parentheses.",
             "propertyNames": column(),
             "additionalProperties": text(),
         },
-        "figure": list_of(json!({ "oneOf": figures }), "Figures; none asks for the usual ones."),
-        "table": list_of(json!({ "oneOf": tables }), "Tables beside the summary."),
-        "compare": list_of(compare, "Claims, tested together."),
-        "fit": list_of(json!({ "oneOf": fits }), "Laws of loss through settings."),
+        "figure": list_of(json!({ "oneOf": figures }), "Figures; without any, the report draws default ones."),
+        "table": list_of(json!({ "oneOf": tables }), "Tables in addition to the summary."),
+        "compare": list_of(compare, "Claims to test; p-values are corrected within families."),
+        "fit": list_of(json!({ "oneOf": fits }), "Scaling laws of the loss, fitted to the settings."),
     });
     let mut body = closed(properties.as_object().cloned().unwrap_or_default());
     body["required"] = json!(["sweeps"]);
@@ -45,7 +45,7 @@ pub fn experiment_schema() -> Value {
     document("An experiment of Mindscale", definitions, body)
 }
 
-/// Columns of named validation sets and weights of named sources.
+/// Pattern of the columns of named validation sets and the weights of named sources.
 pub(crate) const NAMED: &str = "^(val[._](loss|bpb)|data\\.mix|world\\.practice)\\.[A-Za-z0-9_-]+$";
 
 fn named() -> Value {
@@ -68,7 +68,7 @@ fn words<T>(words: &[(&str, T)]) -> Value {
     json!({ "enum": words.iter().map(|(word, _)| *word).collect::<Vec<_>>() })
 }
 
-/// A table with these keys.
+/// Schema of a table with these keys.
 fn table(keys: &[&str], required: &[&str]) -> Value {
     let mut properties = Map::new();
     for key in keys {

@@ -1,4 +1,4 @@
-//! Trials side by side: the same setting over its seeds, and the numbers that go into tables and figures.
+//! Trials grouped by setting: each setting over its seeds, with the numbers that go into tables and figures.
 
 use super::observation::{Observation, Pooled, Results, p_of_guessing};
 use crate::records::{Analysis, ExamScore, TrialRecord};
@@ -6,16 +6,16 @@ use crate::stats::{Randomised, Spread, holm, spread};
 use rayon::prelude::*;
 use uuid::Uuid;
 
-/// The exam of one trial after one stage.
+/// One exam of one trial.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row<'a> {
-    /// The trial.
+    /// The record of the trial.
     pub trial: &'a TrialRecord,
-    /// The exam; `None` where none was sat.
+    /// The exam; `None` if none was taken.
     pub exam: Option<&'a ExamScore>,
 }
 
-/// One row per trial and exam; a trial without an exam has one row.
+/// Returns one row per trial and exam; a trial without an exam has one row.
 pub fn rows(trials: &[TrialRecord]) -> Vec<Row<'_>> {
     let mut rows = vec![];
     for trial in trials {
@@ -27,70 +27,71 @@ pub fn rows(trials: &[TrialRecord]) -> Vec<Row<'_>> {
     rows
 }
 
-/// One setting over its seeds, by the exam after its last stage.
+/// One setting over its seeds, scored by the exam after its last stage.
 #[derive(Debug, Clone)]
 pub struct Setting<'a> {
-    /// What sets it apart: `n_layers=4 d_model=64`.
+    /// Label of the setting: `n_layers=4 d_model=64`.
     pub label: &'a str,
-    /// Its trials that finished, one for each seed.
+    /// Its finished trials, one per seed.
     pub trials: Vec<&'a TrialRecord>,
-    /// What they scored.
+    /// Observations of these trials, in the same order.
     observations: Vec<Observation<'a>>,
-    /// Their answers; `None` where no exam was sat.
+    /// Pooled answers of these trials; `None` if no exam was taken.
     pub answers: Option<Pooled>,
-    /// Accuracy over seeds.
+    /// Exam accuracy over seeds, as a share.
     pub accuracy: Option<Spread>,
-    /// Accuracy on the questions that do not stand in training text, over seeds; `None` where they were not looked for.
+    /// Exam accuracy over seeds on the questions that do not appear in training text; `None` if that was not searched.
     pub clean: Option<Spread>,
-    /// Bits per byte over seeds.
+    /// Validation bits per byte over seeds.
     pub bpb: Option<Spread>,
-    /// Validation loss over seeds.
+    /// Validation loss over seeds, in nats per token.
     pub val_loss: Option<Spread>,
-    /// The test of guessing by all answers together.
+    /// Test of guessing over all answers together; `None` if no answers are recorded.
     pub guessing: Option<Guessing>,
 }
 
-/// The test of guessing of one setting among others.
+/// The test of guessing of one setting, corrected for the number of settings.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Guessing {
-    /// The test.
+    /// The uncorrected test.
     pub test: Randomised,
-    /// Its p after Holm's correction over all settings.
+    /// p after Holm's correction over all settings.
     pub p_holm: f64,
 }
 
 impl Guessing {
-    /// Whether more answers are right than by shuffled keys, fewer, or neither beyond chance.
+    /// Whether significantly more (`true`) or fewer (`false`) answers are correct than with shuffled keys; `None` if neither
+    /// at p < 0.05.
     pub fn is_better(&self) -> Option<bool> {
         (self.p_holm < 0.05).then_some(self.test.statistic as f64 > self.test.expected)
     }
 }
 
 impl Setting<'_> {
-    /// Whether questions of its exams stand in training text.
+    /// Whether any questions of its exams appear in training text.
     pub fn is_contaminated(&self) -> bool {
         let of = |o: &Observation| o.score.as_ref().and_then(|score| score.contaminated);
         self.observations.iter().filter_map(of).any(|found| found.questions > 0)
     }
 
-    /// The accuracy with the interval that a figure shows: Student's t over seeds, or Wilson's for a single seed.
+    /// Accuracy with the 95 % interval that a figure shows: Student's t over seeds, or Wilson's for a single seed.
     pub fn accuracy_interval(&self) -> Option<(f64, (f64, f64))> {
         let accuracy = self.accuracy?;
         let around = |half: f64| (accuracy.mean - half, accuracy.mean + half);
         Some((accuracy.mean, accuracy.t95.map_or(self.answers?.wilson(), around)))
     }
 
-    /// What its trials scored.
+    /// Observations of its trials, one per seed.
     pub fn observations(&self) -> &[Observation<'_>] {
         &self.observations
     }
 
-    /// What the answers of each seed say beyond right and wrong; none where only their counts are known.
+    /// Analyses of each seed's answers beyond accuracy; seeds of which only counts are recorded have none.
     pub fn analyses(&self) -> Vec<&Analysis> {
         self.observations.iter().filter_map(|o| o.score.as_ref()?.analysis()).collect()
     }
 
-    /// The answers in each subject, in the order of their names.
+    /// Pooled answers by subject, in order of name.
     pub fn subjects(&self) -> Vec<(String, Pooled)> {
         let parts: Vec<Observation> = self.observations.iter().flat_map(Observation::by_subject).collect();
         let name = |o: &Observation| o.score.as_ref().and_then(|score| score.subject.clone());
@@ -106,7 +107,7 @@ impl Setting<'_> {
     }
 }
 
-/// Settings in the order of their first trial; failed trials are left out.
+/// Groups the finished trials by setting, in the order of each setting's first one.
 pub fn settings<'a>(results: &'a Results) -> Vec<Setting<'a>> {
     let mut groups: Vec<(Uuid, Vec<Observation>)> = vec![];
     for observation in results.observations(&[]) {

@@ -1,13 +1,13 @@
-//! The tables of every report: for programs (CSV) and for reading.
+//! The tables of every report: CSV for programs, and grids for reading.
 
 use super::TrialQuestion;
-use super::columns::OfSet;
-use super::compare::Compared;
+use super::columns::ValidationSetColumn;
+use super::compare::Comparison;
 use super::grid::{Grid, GridCell};
 use super::labels;
 use super::number::{NOTHING, difference, p_text, shuffled_p};
 use super::observation::Results;
-use super::of_stage::OfStage;
+use super::of_stage::StageColumn;
 use super::summary::{Row, Setting};
 use crate::records::QuestionTable;
 use crate::stats::Spread;
@@ -17,7 +17,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
-/// A value of JSON as the cell of a table.
+/// Formats a JSON value as the cell of a table.
 pub fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -30,21 +30,22 @@ fn number(value: Option<f64>) -> String {
     value.map_or(String::new(), csv_number)
 }
 
-/// The columns of an exam whose questions were looked for in training text.
+/// Columns of an exam whose questions were searched for in training text.
 const CLEAN: [&str; 4] =
     ["exam_contaminated", "exam_correct_clean", "exam_questions_clean", "exam_accuracy_clean"];
 
-/// The columns of the probe of knowledge capacity, which are there where a trial has them.
+/// Columns of the knowledge-capacity probe, written if any trial has them.
 const CAPACITY: [&str; 2] = ["capacity_bits", "capacity_ratio"];
 
-/// What answers say beyond right and wrong.
-const BEYOND: [&str; 4] = ["exam_macro_accuracy", "exam_log_prob", "exam_accuracy_without_prior", "exam_ece"];
+/// Columns of what answers show beyond accuracy.
+const ANSWER_ANALYSIS: [&str; 4] =
+    ["exam_macro_accuracy", "exam_log_prob", "exam_accuracy_without_prior", "exam_ece"];
 
 fn count(count: Option<u64>) -> String {
     count.map_or(String::new(), |count| count.to_string())
 }
 
-/// trials.csv: one row per trial and exam. A trial of several sweeps names them all: `a; b`.
+/// Returns trials.csv: one row per trial and exam. A trial of several sweeps names them all: `a; b`.
 pub fn trials_csv(rows: &[Row], results: &Results) -> Result<Vec<u8>> {
     let keys = results.keys();
     let configs: BTreeMap<Uuid, &Value> =
@@ -54,9 +55,9 @@ pub fn trials_csv(rows: &[Row], results: &Results) -> Result<Vec<u8>> {
     let mut csv = csv::Writer::from_writer(vec![]);
     let sets: BTreeSet<&str> =
         rows.iter().flat_map(|row| &row.trial.val_sets).map(|set| set.name.as_str()).collect();
-    let set_columns: Vec<String> = sets.iter().flat_map(|set| OfSet::names(set)).collect();
+    let set_columns: Vec<String> = sets.iter().flat_map(|set| ValidationSetColumn::names(set)).collect();
     let has_capacity = rows.iter().any(|row| row.trial.capacity_bits.is_some());
-    let of_stages: Vec<&OfStage> = OfStage::all()
+    let of_stages: Vec<&StageColumn> = StageColumn::all()
         .iter()
         .filter(|column| rows.iter().any(|row| column.of(row.trial).is_some()))
         .collect();
@@ -71,7 +72,7 @@ pub fn trials_csv(rows: &[Row], results: &Results) -> Result<Vec<u8>> {
             .chain(set_columns.iter().map(String::as_str))
             .chain(capacity.iter().copied())
             .chain(CLEAN)
-            .chain(BEYOND)
+            .chain(ANSWER_ANALYSIS)
             .chain(run_columns.iter().map(String::as_str))
             .chain(of_stages.iter().map(|column| column.name.as_str())),
     )?;
@@ -99,7 +100,8 @@ pub fn trials_csv(rows: &[Row], results: &Results) -> Result<Vec<u8>> {
         cells.push(row.exam.map_or(String::new(), |e| csv_number(e.taken.at)));
         cells.push(row.exam.map_or(String::new(), |e| e.taken.averaged.to_string()));
         cells.push(row.exam.map_or(String::new(), |e| e.tokens.to_string()));
-        let of_set = |name: &&str| OfSet::values(t.val_sets.iter().find(|set| set.name == **name));
+        let of_set =
+            |name: &&str| ValidationSetColumn::values(t.val_sets.iter().find(|set| set.name == **name));
         cells.extend(sets.iter().flat_map(of_set).map(number));
         cells.extend([t.capacity_bits, t.capacity_ratio()].into_iter().take(capacity.len()).map(number));
         let found = row.exam.and_then(|exam| Some((exam.contaminated?, exam.tally.questions)));
@@ -123,7 +125,7 @@ pub fn trials_csv(rows: &[Row], results: &Results) -> Result<Vec<u8>> {
     Ok(csv.into_inner()?)
 }
 
-/// The stages of all trials, in the order in which they are met.
+/// Names of the stages of all trials, in order of first appearance.
 fn stage_names(rows: &[Row]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for record in rows.iter().flat_map(|row| &row.trial.stages) {
@@ -134,7 +136,7 @@ fn stage_names(rows: &[Row]) -> Vec<String> {
     names
 }
 
-/// The name of a stage run's folder; of an exam, that of the row's.
+/// Name of a stage run's folder; for the exam stage, that of the row's exam.
 fn folder_of(row: &Row, stage: &str) -> Option<String> {
     let stages = &row.trial.stages;
     if let Some(exam) = row.exam.filter(|exam| stage == EXAM && !exam.run.is_empty()) {
@@ -148,15 +150,15 @@ fn folder_of(row: &Row, stage: &str) -> Option<String> {
     Some(found.dir.file_name()?.to_string_lossy().into_owned())
 }
 
-/// The stage in which exams are sat.
+/// The stage in which exams are taken.
 const EXAM: &str = "exam";
 
-/// questions.csv: one row per trial, exam and question.
+/// Returns questions.csv: one row per trial, exam and question.
 pub fn questions_csv(questions: &[TrialQuestion]) -> Result<Vec<u8>> {
     let table = QuestionTable::of(questions.iter().map(|question| &question.record));
     let mut csv = csv::Writer::from_writer(vec![]);
     let mut columns = table.columns();
-    // Which weights answered stands behind what is said of the question.
+    // The columns that identify the weights follow those of the question.
     let place = columns.iter().position(|name| name == "contaminated").map_or(columns.len(), |at| at + 1);
     columns.splice(place..place, ["at", "averaged"].map(String::from));
     csv.write_record(["trial", "stage"].map(String::from).into_iter().chain(columns))?;
@@ -171,7 +173,7 @@ pub fn questions_csv(questions: &[TrialQuestion]) -> Result<Vec<u8>> {
     Ok(csv.into_inner()?)
 }
 
-/// summary.csv: one row per setting, over its seeds.
+/// Returns summary.csv: one row per setting, over its seeds.
 pub fn summary_csv(settings: &[Setting]) -> Result<Vec<u8>> {
     let mut csv = csv::Writer::from_writer(vec![]);
     csv.write_record([
@@ -225,14 +227,14 @@ pub fn summary_csv(settings: &[Setting]) -> Result<Vec<u8>> {
     Ok(csv.into_inner()?)
 }
 
-/// The settings over their seeds, for reading; of exams only where some were sat.
+/// Builds the table of settings over their seeds, for reading; with exam columns only if any exam was taken.
 pub fn summary(settings: &[Setting]) -> Grid {
     let has_exams = settings.iter().any(|s| s.answers.is_some());
     let mut heads = vec!["setting", "seeds", "parameters", "active", "validation loss", "bits per byte"];
     if has_exams {
         heads.extend(["questions", "accuracy (%)", "p of guessing (Holm)"]);
     }
-    // Without the questions that stand in training text, where there are some.
+    // Accuracy without the questions that appear in training text, if there are any.
     let is_contaminated = settings.iter().any(Setting::is_contaminated);
     if is_contaminated {
         heads.push("accuracy, clean (%)");
@@ -272,7 +274,7 @@ pub fn summary(settings: &[Setting]) -> Grid {
     }
 }
 
-/// `41.2 ± 1.3`, times `scale`, or the mean alone for a single seed; with its n where not all `seeds` have a value.
+/// Formats a spread times `scale` as `41.2 ± 1.3`, or the mean alone for a single seed; states n if not all `seeds` have a value.
 pub fn with_error(spread: Option<Spread>, scale: f64, digits: usize, seeds: usize) -> String {
     let Some(Spread { n, mean, t95, .. }) = spread else { return NOTHING.into() };
     let half = t95.map_or(String::new(), |half| format!(" ± {:.digits$}", half * scale));
@@ -280,8 +282,8 @@ pub fn with_error(spread: Option<Spread>, scale: f64, digits: usize, seeds: usiz
     format!("{:.digits$}{half}{count}", mean * scale)
 }
 
-/// comparisons.csv: one row per claim; shares are shares here, not percent.
-pub fn comparisons_csv(compared: &[Compared]) -> Result<Vec<u8>> {
+/// Returns comparisons.csv: one row per claim; shares are fractions of 1 here, not percent.
+pub fn comparisons_csv(compared: &[Comparison]) -> Result<Vec<u8>> {
     let mut csv = csv::Writer::from_writer(vec![]);
     csv.write_record([
         "claim",
@@ -346,11 +348,11 @@ pub fn comparisons_csv(compared: &[Compared]) -> Result<Vec<u8>> {
     Ok(csv.into_inner()?)
 }
 
-/// The comparisons, for reading.
-pub fn comparisons(compared: &[Compared]) -> Grid {
+/// Builds the table of comparisons, for reading.
+pub fn comparisons(compared: &[Comparison]) -> Grid {
     let heads =
         ["claim", "verdict", "metric", "a", "b", "a − b", "95 % interval", "n", "test", "p", "p (Holm)"];
-    let row = |c: &Compared| -> Vec<GridCell> {
+    let row = |c: &Comparison| -> Vec<GridCell> {
         let metric = &c.spec.metric;
         let value = |value: f64| difference(value, metric);
         let or_nothing = |text: Option<String>| text.unwrap_or_else(|| NOTHING.into());

@@ -1,4 +1,4 @@
-//! The trials for TensorBoard: `tensorboard --logdir results/<name>/tensorboard` lists them in its tab HPARAMS.
+//! The trials for TensorBoard: `tensorboard --logdir results/<name>/tensorboard` lists them in its HPARAMS tab.
 
 use super::columns::Column;
 use super::labels;
@@ -10,10 +10,10 @@ use anyhow::Result;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// Its folder in one of results.
+/// Name of its folder within a folder of results.
 pub const FOLDER: &str = "tensorboard";
 
-/// What is shown of a finished trial, where it has it.
+/// The columns shown for a finished trial, if it has them.
 const MEASURES: [&str; 10] = [
     "val_loss",
     "val_bpb",
@@ -27,7 +27,7 @@ const MEASURES: [&str; 10] = [
     "peak_rss_mb",
 ];
 
-/// Writes the keys that vary, and a folder for each trial that has ended.
+/// Writes the swept keys, and a folder for each trial that is done or has failed.
 pub fn write(question: &str, results: &Results, out: &mut Output) -> Result<()> {
     let mut keys = results.keys().to_vec();
     keys.push("seed".into());
@@ -65,7 +65,7 @@ pub fn write(question: &str, results: &Results, out: &mut Output) -> Result<()> 
     Ok(())
 }
 
-/// The values that a key has over the trials, each once.
+/// The distinct values of a key over the trials.
 fn distinct(ended: &[(&TrialRecord, Vec<Option<Value>>)], key: usize) -> Vec<Value> {
     let mut found: Vec<Value> = vec![];
     for value in ended.iter().filter_map(|(_, values)| values[key].as_ref()) {
@@ -76,7 +76,7 @@ fn distinct(ended: &[(&TrialRecord, Vec<Option<Value>>)], key: usize) -> Vec<Val
     found
 }
 
-/// What TensorBoard calls a trial: its setting, its seed and the beginning of its name.
+/// The name of a trial in TensorBoard: its setting, its seed and the start of its UUID.
 fn folder(label: &str, trial: &TrialRecord) -> String {
     let plain = |c: char| if c.is_alphanumeric() || "=._-".contains(c) { c } else { '_' };
     let label: String = label.chars().map(plain).take(100).collect();

@@ -1,4 +1,4 @@
-//! Reports of a small set of made-up trials.
+//! Reports of a small set of synthetic trials.
 #![allow(clippy::unwrap_used)]
 
 mod check;
@@ -14,7 +14,7 @@ mod tables;
 mod unexamined;
 
 use super::*;
-use crate::records::{ExamScore, Notice, StageRecord, Status, Taken, Tally};
+use crate::records::{ExamScore, ExaminedWeights, Notice, StageRecord, Status, Tally};
 
 pub(super) fn trial(seed: u64, n_layers: u64, correct: u64, status: Status) -> TrialRecord {
     TrialRecord {
@@ -58,7 +58,7 @@ pub(super) fn trial(seed: u64, n_layers: u64, correct: u64, status: Status) -> T
     }
 }
 
-/// A report without an origin.
+/// Writes a report without an origin.
 pub(super) fn write(
     experiment: &Experiment,
     trials: &[TrialRecord],
@@ -82,7 +82,7 @@ fn written() -> (tempfile::TempDir, Vec<TrialRecord>) {
     (dir, trials)
 }
 
-/// The answers to every exam: the right letters go round, and what is wrong is the next one.
+/// Answers to every exam: the correct letters cycle, and a wrong answer is the next letter.
 fn answers(trials: &[TrialRecord]) -> Vec<TrialQuestion> {
     let letter = |i: u64| char::from(b'A' + (i % 4) as u8);
     let of = |trial: &TrialRecord| -> Vec<TrialQuestion> {
@@ -106,7 +106,7 @@ fn answers(trials: &[TrialRecord]) -> Vec<TrialQuestion> {
     trials.iter().flat_map(of).collect()
 }
 
-/// Holds a CSV file against its lines, cell by cell; numbers that are not whole to seven digits.
+/// Asserts that a CSV file has the `wanted` lines, cell by cell; numbers that are not whole to a relative error of 1e-7.
 fn assert_csv(path: &Path, wanted: &[&str]) {
     let text = std::fs::read_to_string(path).unwrap();
     assert_eq!(text.lines().count(), wanted.len(), "{text}");
@@ -126,7 +126,7 @@ fn assert_csv(path: &Path, wanted: &[&str]) {
 #[test]
 fn tables_hold_the_numbers() {
     let (dir, trials) = written();
-    // Exams by themselves: scipy 1.17, binomtest(k, 100, 0.25) and its proportion_ci(method="wilson").
+    // Single exams: scipy 1.17, binomtest(k, 100, 0.25) and its proportion_ci(method="wilson").
     assert_csv(
         &dir.path().join("trials.csv"),
         &[
@@ -155,8 +155,8 @@ fn tables_hold_the_numbers() {
     for column in heads.lines().next().unwrap().split(',') {
         assert!(reference::tells_of(column), "docs/columns.md says nothing of {column}");
     }
-    // Mean and deviation of 0.24 and 0.26, of 0.60 and 0.64; t95 is 12.7062 deviations / sqrt(2). As many answers are right
-    // as by chance, or more than by any of 9,999 shuffled keys; two settings are corrected for.
+    // Mean and standard deviation of 0.24 and 0.26, and of 0.60 and 0.64; t95 is 12.7062 sd / sqrt(2). One setting scores
+    // exactly chance, the other more than with any of 9,999 shuffled keys; p is corrected for two settings.
     assert_csv(
         &dir.path().join("summary.csv"),
         &[
@@ -169,7 +169,7 @@ fn tables_hold_the_numbers() {
         ],
     );
     let read = |file: &str| std::fs::read_to_string(dir.path().join(file)).unwrap();
-    // The first trial's answers, of which 24 are right, then those of the next; trials that failed have theirs too.
+    // The first trial's answers, 24 of them correct, then those of the next; failed trials are included.
     let questions = read("questions.csv");
     let questions: Vec<&str> = questions.lines().collect();
     assert_eq!(questions.len(), 1 + trials.len() * 100);
@@ -178,14 +178,14 @@ fn tables_hold_the_numbers() {
         questions[0],
         "trial,stage,subject,id,p_a,p_b,p_c,p_d,prediction,answer,contaminated,at,averaged,answer_log_prob,prediction_without_prior"
     );
-    // All questions have the same probabilities: without the prior nothing is left, and the first of equals wins.
+    // All questions have the same probabilities: without the prior all options are equal, and the first one wins.
     let p = "0.5,0.25,0.125,1e-130";
     let [of_a, of_d] = [0.5f64, 1e-130].map(|p| crate::track::csv_number(p.ln()));
     assert_eq!(questions[24], format!("{}23,{p},D,D,,1,1,{of_d},A", of(0)));
     assert_eq!(questions[25], format!("{}24,{p},B,A,,1,1,{of_a},A", of(0)));
     assert_eq!(questions[101], format!("{}0,{p},A,A,,1,1,{of_a},A", of(1)));
-    // By hand: the seeds of a setting differ in the two questions that one has right and the other wrong; kappa is
-    // (0.98 - e) / (1 - e), where e is the chance of both to choose the same letter.
+    // By hand: the seeds of a setting differ in the two questions that only one answers correctly; kappa is
+    // (0.98 - e) / (1 - e), where e is the expected share of equal letters by chance.
     let agreement = read("agreement.csv");
     let agreement: Vec<&str> = agreement.lines().collect();
     assert_eq!(agreement[0], "setting_a,setting_b,pairs,questions,equal,kappa");
@@ -201,7 +201,7 @@ fn tables_hold_the_numbers() {
          \n± 95 % interval over seeds (Student's t). p of guessing: Fisher's randomisation test, corrected by Holm over \
          the settings.\n"
     );
-    // Calibration errors of 0.17857 and 0.16571; of the two seeds' 200 answers, 51 are A, 13 of which where A is the key.
+    // Calibration errors are 0.17857 and 0.16571; of the two seeds' 200 answers, 51 are A, 13 of them where A is correct.
     assert_eq!(
         read("tables/beyond.md").lines().nth(2).unwrap(),
         "| n_layers=2 | 2 | 100 | 25.0 ± 12.7 | 1 | 25.0 ± 12.7 | −75.874 ± 0.000 | 25.0 ± 0.0 | 0.172 ± 0.082 |"
@@ -234,6 +234,19 @@ fn tables_hold_the_numbers() {
             "\\end{table}",
         ]
     );
+}
+
+#[test]
+fn pairs_of_exams_of_several_lengths_have_their_mean_length() {
+    let mut trials: Vec<TrialRecord> = (1..=4).map(|seed| trial(seed, 2, 20, Status::Done)).collect();
+    trials[2..].iter_mut().for_each(|trial| trial.exams[0].tally = Tally::of_four(20, 50));
+    let questions = answers(&trials);
+    let results = Results::new(&trials, &questions);
+    let csv = agreement::agreement_csv(&summary::settings(&results)).unwrap();
+    // Two pairs, one of 100 questions and one of 50.
+    let csv = String::from_utf8(csv).unwrap();
+    let cells: Vec<&str> = csv.lines().nth(1).unwrap().split(',').collect();
+    assert_eq!(cells[2..5], ["2", "75", "1"], "{csv}");
 }
 
 #[test]
@@ -289,7 +302,7 @@ fn exams_on_the_way_count_where_they_are_asked_for() {
         let (stage, run) = (stage.to_owned(), String::new());
         ExamScore {
             stage,
-            taken: Taken { at, averaged },
+            taken: ExaminedWeights { at, averaged },
             tokens,
             run,
             tally: Tally::of_four(correct, 100),

@@ -1,16 +1,20 @@
-//! What was tuned: which values were tried, what they came to, which one was taken, and what that cost.
+//! Results of tuning: the values tried, their losses, the chosen ones, and the cost.
 
 use super::figure::{Axis, Content, Figure, Mark, Point, Series};
 use super::grid::{Grid, GridCell};
 use super::number::NOTHING;
 use super::tables::cell;
+use crate::config::TrainStage;
 use crate::records::{Status, TuningRecord};
 use crate::stats::spread;
 use crate::track::{counted, csv_number, time};
 use anyhow::Result;
 use serde_json::Value;
 
-/// tuning.csv: one row for each value, seed and rung.
+/// Prefix of the file names of its figures.
+pub const FIGURES: &str = "tuning_";
+
+/// Returns tuning.csv: one row for each value, seed and rung.
 pub fn csv(tunings: &[TuningRecord]) -> Result<Vec<u8>> {
     let mut csv = csv::Writer::from_writer(vec![]);
     csv.write_record([
@@ -57,7 +61,7 @@ pub fn csv(tunings: &[TuningRecord]) -> Result<Vec<u8>> {
     Ok(csv.into_inner()?)
 }
 
-/// A row for each tuning.
+/// Builds the table of tunings, one row for each.
 pub fn table(tunings: &[TuningRecord]) -> Grid {
     let heads = ["sweep", "setting", "key", "tried", "seeds", "chosen", "validation loss", "lost", "FLOPs"];
     let row = |tuning: &TuningRecord| {
@@ -85,7 +89,7 @@ pub fn table(tunings: &[TuningRecord]) -> Grid {
         cells.map(GridCell::from).into()
     };
     Grid {
-        title: "Values that were chosen before the study, by validation loss on seeds of their own".into(),
+        title: "Values chosen before the study by validation loss, on separate seeds".into(),
         note: tunings
             .iter()
             .filter_map(|t| t.warning.clone())
@@ -99,19 +103,19 @@ pub fn table(tunings: &[TuningRecord]) -> Grid {
     }
 }
 
-/// What all tunings cost together, in a sentence.
+/// Sentence on the total cost of all tunings.
 pub fn cost(tunings: &[TuningRecord]) -> String {
     let (flops, seconds) = tunings.iter().fold((0.0, 0.0), |(f, s), t| (f + t.flops(), s + t.wall_seconds()));
     let done: usize =
         tunings.iter().map(|t| t.tried.iter().filter(|tried| tried.status != Status::Pending).count()).sum();
     format!(
-        "Tuning took {}, {flops:.2e} FLOPs and {} of computing, beside what the trials of the study took.",
-        counted(done, "training"),
+        "Tuning took {}, {flops:.2e} FLOPs and {} of compute time, in addition to the trials of the study.",
+        counted(done, "training run"),
         time(seconds)
     )
 }
 
-/// How the loss depends on the value, a figure for each key of a sweep.
+/// Builds a figure of the loss against the tuned value for each key of a sweep.
 pub fn figures(tunings: &[TuningRecord]) -> Vec<Figure> {
     let mut figures: Vec<(&str, &str, Vec<&TuningRecord>)> = Vec::new();
     for tuning in tunings {
@@ -158,32 +162,61 @@ fn figure(sweep: &str, key: &str, tunings: &[&TuningRecord]) -> Figure {
             });
             let mut points: Vec<Point> = points.collect();
             points.sort_by(|a, b| a.x.total_cmp(&b.x));
-            // What is compared in the end stands out.
+            // The last rung, which decides, stands out.
             let mark = if rung == tuning.rungs.len() { Mark::Joined } else { Mark::Dashed };
             series.push(Series { label, colour, points, mark, ..Series::default() });
         }
     }
-    let mut notes =
-        vec!["means over the seeds of tuning, 95 % t interval where there are several".to_string()];
+    let mut notes = vec!["means over the tuning seeds, 95 % t interval if there are several".to_string()];
     if !chosen.is_empty() {
         notes.push("ring: chosen".into());
         series.push(Series { mark: Mark::Best, points: chosen, ..Series::default() });
     }
     let metric = tunings.first().map_or("", |tuning| &tuning.metric);
-    let name: String =
-        format!("tuning_{sweep}_{key}").chars().map(|c| if c.is_alphanumeric() { c } else { '_' }).collect();
+    let stage = metric.split_once('.').and_then(|(stage, _)| TrainStage::named(stage));
+    let unit =
+        if stage.is_some_and(TrainStage::compares_answers) { "nats per pair" } else { "nats per token" };
+    let name: String = format!("{FIGURES}{sweep}_{key}")
+        .chars()
+        .map(|c| if c.is_alphanumeric() { c } else { '_' })
+        .collect();
     Figure {
         name,
         title: format!("Tuning of {key} in {sweep}"),
-        x: Axis { label: key.into(), log: is_numeric.then_some(true), places, ..Axis::default() },
-        y: Axis { label: format!("{metric} (nats per token)"), log: Some(false), ..Axis::default() },
+        x: Axis { label: key.into(), log: is_numeric.then_some(true), categories: places, ..Axis::default() },
+        y: Axis { label: format!("{metric} ({unit})"), log: Some(false), ..Axis::default() },
         content: Content::Series(series),
         notes,
         ..Figure::default()
     }
 }
 
-/// The last rung on which anything has finished.
+/// The last rung on which any training has a loss; 1 if none has.
 fn last_rung(tuning: &TuningRecord) -> usize {
     tuning.tried.iter().filter(|tried| tried.loss.is_some()).map(|tried| tried.rung).max().unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loss_of_pairs_has_its_unit() {
+        for (metric, label) in [
+            ("dpo.val_loss", "dpo.val_loss (nats per pair)"),
+            ("pretrain.val_loss", "pretrain.val_loss (nats per token)"),
+        ] {
+            let tuning = TuningRecord {
+                sweep: "s".into(),
+                of: String::new(),
+                key: "dpo.lr".into(),
+                metric: metric.into(),
+                chosen: None,
+                warning: None,
+                rungs: vec![1],
+                tried: vec![],
+            };
+            assert_eq!(figure("s", "dpo.lr", &[&tuning]).y.label, label);
+        }
+    }
 }

@@ -1,10 +1,10 @@
-//! What keys are called where people read them; keys without words of their own are called by their path.
+//! Labels of keys in tables and figures; a key without one is shown by its path.
 
 use crate::config::TrainStage;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-/// Keys that tables and figures often name.
+/// Labels of keys that tables and figures often name.
 const WORDS: [(&str, &str); 42] = [
     ("model.d_model", "width"),
     ("model.n_layers", "layers"),
@@ -39,7 +39,7 @@ const WORDS: [(&str, &str); 42] = [
     ("exam.shots", "shots"),
     ("exam.rotate", "rotated options"),
     ("data.source", "data"),
-    ("data.max_rows", "most rows"),
+    ("data.max_rows", "row limit"),
     ("data.rows", "layout of rows"),
     ("world.people", "people"),
     ("hops.hops", "hops"),
@@ -50,10 +50,10 @@ const WORDS: [(&str, &str); 42] = [
     ("capacity.exposures", "exposures"),
 ];
 
-/// Keys that every training stage has; those of stages after pretraining say whose they are.
+/// Labels of keys that every training stage has; after pretraining, the stage is put before them.
 const OF_STAGES: [(&str, &str); 14] = [
     ("lr", "learning rate"),
-    ("min_lr_ratio", "final share of the learning rate"),
+    ("min_lr_ratio", "final learning-rate ratio"),
     ("schedule", "schedule"),
     ("warmup_steps", "warm-up steps"),
     ("batch_size", "batch size"),
@@ -68,7 +68,7 @@ const OF_STAGES: [(&str, &str); 14] = [
     ("clip", "gradient clip"),
 ];
 
-/// What the key is called, where it has words of its own.
+/// The label of a key; `None` if it has none of its own.
 pub fn word(path: &str) -> Option<&'static str> {
     static ALL: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
         let of_stages = TrainStage::all().flat_map(|stage| {
@@ -79,7 +79,7 @@ pub fn word(path: &str) -> Option<&'static str> {
     ALL.get(path).map(String::as_str)
 }
 
-/// Something of a stage: `learning rate` of pretraining, `SFT learning rate` of the stage after it.
+/// The label of something of a stage: `learning rate` of pretraining, `SFT learning rate` of SFT.
 pub fn of_stage(stage: TrainStage, word: &str) -> String {
     match stage {
         TrainStage::Pretrain => word.into(),
@@ -87,7 +87,7 @@ pub fn of_stage(stage: TrainStage, word: &str) -> String {
     }
 }
 
-/// What a stage is called.
+/// The name of a stage in labels.
 pub fn stage_word(stage: TrainStage) -> &'static str {
     match stage {
         TrainStage::Pretrain => "pretraining",
@@ -98,7 +98,7 @@ pub fn stage_word(stage: TrainStage) -> &'static str {
     }
 }
 
-/// Text that is kept for as long as the program runs, each once: labels of columns, which are copied about.
+/// Interns text for the life of the program, each text once, so that columns with their labels can be copied.
 pub fn kept(text: &str) -> &'static str {
     static KEPT: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
     let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -110,7 +110,7 @@ pub fn kept(text: &str) -> &'static str {
     new
 }
 
-/// A label without its unit, and the unit: `training loss`, `nats per token` of `training loss (nats per token)`.
+/// Splits a label into its text and its unit: `training loss` and `nats per token` for `training loss (nats per token)`.
 pub fn unit_apart(label: &str) -> (&str, Option<&str>) {
     let parts = label.strip_suffix(')').and_then(|inner| inner.rsplit_once(" ("));
     parts.map_or((label, None), |(name, unit)| (name, Some(unit)))

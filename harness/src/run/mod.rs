@@ -1,7 +1,7 @@
-//! A sweep or an experiment from its file to its report: what `mindscale run` does, for programs.
+//! Runs a sweep or an experiment from its file to its report: `mindscale run` as a library.
 //!
-//! A file flows in through [`Work::read`], an [`Outcome`] flows out of [`run`]; what is kept is in the folders of stage
-//! runs and of results. *Invariant:* nothing is started before everything that can be known to be wrong is known.
+//! Input is a file, through [`Work::read`]; output is the [`Outcome`] of [`run`], and files in the folders of stage runs and of
+//! results. *Invariant:* nothing starts before all errors that can be known in advance are reported.
 
 mod report;
 mod work;
@@ -19,7 +19,7 @@ use crate::execute::machine::Machine;
 use crate::execute::pool::{self, Stop};
 use crate::execute::slurm;
 use crate::fsutil::create_dir;
-use crate::plan::{PlannedTuning, StageGraph, State};
+use crate::plan::{PlannedTuning, StageGraph, StageNode, State};
 use crate::records::notices;
 use crate::runs::recorded::finished;
 use crate::status::records::collect;
@@ -31,27 +31,27 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Stage runs at a time on each GPU where nothing says otherwise.
+/// Default number of stage runs at a time on each GPU.
 pub const PER_GPU: usize = 1;
 
-/// How often a stage run that was cut off is tried again where nothing says otherwise.
+/// Default number of retries of a stage run that was cut off.
 pub const RETRIES: u32 = 2;
 
-/// Where stage runs are worked on.
+/// How stage runs are executed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Executor {
     /// In processes on this machine.
     Local {
-        /// Stage runs at a time; `None`: as many as cores and memory allow, at most as many as trials.
+        /// Stage runs at a time; `None`: as many as cores and memory allow, and at most as many as trials.
         jobs: Option<usize>,
-        /// Stage runs at a time on each GPU, as far as its memory has room; 0 is as many as there is room for.
+        /// Stage runs at a time on each GPU, as far as its memory has room; 0: as many as fit.
         per_gpu: usize,
-        /// Bounds on trials.
+        /// Limits on trials and stage runs.
         limits: Limits,
-        /// How often a stage run is tried again that was cut off.
+        /// How often a stage run that was cut off is retried.
         retries: u32,
     },
-    /// As job arrays of Slurm, with these options of `sbatch`.
+    /// As Slurm job arrays, with these options of `sbatch`.
     Slurm(Vec<String>),
 }
 
@@ -61,44 +61,44 @@ impl Default for Executor {
     }
 }
 
-/// How a sweep or an experiment is run.
+/// Options for running a sweep or an experiment.
 #[derive(Clone, Default)]
 pub struct RunOptions {
-    /// Who works.
+    /// How stage runs are executed.
     pub executor: Executor,
-    /// Whether results that show more finished trials may be replaced by these, which show fewer.
+    /// Whether a report with more finished trials may be replaced by one with fewer.
     pub force: bool,
-    /// The wish to stop.
+    /// The request to stop.
     pub stop: Arc<Stop>,
     /// Where progress is shown.
     pub board: Board,
 }
 
-/// What came of a run.
+/// The outcome of a run.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// The stage runs of the trials that were to be worked on, those of tuned trials once their values were chosen.
+    /// The stage runs of the selected trials; those of tuned trials once their values were chosen.
     pub graph: StageGraph,
-    /// Trials that were left out, by the condition on those that were wanted.
+    /// Number of trials that the condition `--only` left out.
     pub left_out: usize,
-    /// What came of them; `None` where everything was finished before.
+    /// The outcome of the execution; `None` if everything was finished before.
     pub executed: Option<pool::Outcome>,
-    /// What stages dropped, cut, skipped or reduced, each once, with the number of trials that it is of.
+    /// What stages dropped, cut, skipped or reduced: each notice once, with its number of trials.
     pub notices: Vec<(String, usize)>,
-    /// The report.
+    /// Path of the report.
     pub report: PathBuf,
-    /// Why an earlier report, which shows more, was left as it is.
+    /// Why an earlier report, which shows more finished trials, was not replaced; `None` if the report was written.
     pub report_kept: Option<String>,
 }
 
 impl Outcome {
-    /// Whether everything is finished.
+    /// Whether everything is finished and every tuning has chosen a value.
     pub fn is_complete(&self) -> bool {
         let is_complete = |executed: &pool::Outcome| executed.failed.is_empty() && !executed.stopped;
         self.executed.as_ref().is_none_or(is_complete) && self.untuned().next().is_none()
     }
 
-    /// Why values were not chosen that trials wait for.
+    /// For each tuning that cannot choose a value, the reason.
     pub fn untuned(&self) -> impl Iterator<Item = String> {
         self.graph.tunings.iter().filter_map(PlannedTuning::problem)
     }
@@ -106,17 +106,17 @@ impl Outcome {
 
 /// Trains, examines and reports every trial.
 ///
-/// A trial that fails is part of the [`Outcome`].
+/// A failed trial does not make the call fail: the [`Outcome`] lists it.
 ///
 /// # Errors
-/// Where something is wrong that can be known before anything starts, or a record or report cannot be written.
+/// If there is an error that can be known before anything starts, or if a record or report cannot be written.
 pub fn run(work: &Work, options: &RunOptions) -> Result<Outcome> {
     work.may_write()?;
     let planned = work.trials.iter().filter(|trial| !trial.is_candidate()).count();
     let shown = finished(&work.out).len();
     ensure!(
         options.force || planned >= shown,
-        "{} shows {shown} finished trials, and this run has {planned} in all; keep its results elsewhere with --results DIR, or --force to replace what is shown there{}",
+        "{} shows {shown} finished trials, and this run has {planned} in all; write to another folder with --results DIR, or replace these results with --force{}",
         work.out.display(),
         work.other_layers().map_or(String::new(), |other| format!(" ({other})"))
     );
@@ -128,7 +128,7 @@ pub fn run(work: &Work, options: &RunOptions) -> Result<Outcome> {
     if graph.is_finished() && report.is_file() {
         work.begin(&all)?;
         work.end()?;
-        // What the experiment asks to be shown may have changed.
+        // What the experiment shows may have changed.
         let report_kept = write_report(work, &all, options.force || all.is_finished())?;
         let notices = notices(&collect(&graph)?);
         return Ok(Outcome { graph, left_out, executed: None, notices, report, report_kept });
@@ -146,27 +146,27 @@ pub fn run(work: &Work, options: &RunOptions) -> Result<Outcome> {
     work.end()?;
     // By the names of this run: its data may have changed meanwhile.
     let report_kept = write_report(work, &all, options.force)?;
-    let notices = notices(&collect(&work.chosen(all.looked_at_again())?)?);
+    let notices = notices(&collect(&work.chosen(all.refreshed())?)?);
     Ok(Outcome { graph, left_out, executed: Some(executed), notices, report, report_kept })
 }
 
-/// Takes the jobs of a sweep out of Slurm's queue; their names.
+/// Cancels the Slurm jobs of a sweep; returns their names.
 ///
 /// # Errors
-/// Where Slurm is not there, or refuses.
+/// If Slurm is not available or refuses.
 pub fn cancel(work: &Work) -> Result<Vec<String>> {
     slurm::cancel(&work.look()?(work)?)
 }
 
-/// The trials of the study in a graph: one that several sweeps hold counts once.
+/// Number of different trials of the study in a graph: a trial of several sweeps counts once.
 fn distinct(graph: &StageGraph) -> usize {
     graph.study().map(|planned| planned.uuid).collect::<BTreeSet<_>>().len()
 }
 
-/// Works through a graph; where trials are tuned, again through what is left once values are chosen.
+/// Executes a graph. If trials are tuned, repeats that with the remaining stage runs whenever a tuning has progressed.
 ///
-/// The record is of the whole sweep, `all`, of which a part may be worked on now and the rest another time: `graph`. Both are
-/// given back as they are planned at the end, with what came of the part.
+/// `all` is the graph of the whole sweep, which is recorded; `graph` is the part to execute now. Returns both as they are
+/// planned at the end, with the outcome of the part.
 fn execute(
     work: &Work,
     mut all: StageGraph,
@@ -175,7 +175,8 @@ fn execute(
     options: &RunOptions,
 ) -> Result<(StageGraph, StageGraph, pool::Outcome)> {
     let mut outcome = pool::Outcome::default();
-    for round in 0.. {
+    let unneeded_before = unneeded(&graph);
+    loop {
         work.begin(&all)?;
         let executed = match &options.executor {
             Executor::Slurm(sbatch) => slurm::execute(&graph, sbatch, &options.stop, &options.board)?,
@@ -190,9 +191,10 @@ fn execute(
         }
         all = work.graph()?;
         let mut next = work.chosen(all.clone())?;
-        // A candidate that fails has told what it is for.
+        // A failed candidate has served its purpose: its value counts as the worst.
         let counts = |node: &usize| !matches!(next.nodes[*node].state, State::Lost(_));
-        outcome.add(executed, round == 0, |node| next.find(graph.nodes[node].uuid).filter(counts));
+        let dropped = unneeded(&graph).saturating_sub(unneeded_before);
+        outcome.add(executed, dropped, |node| next.find(graph.nodes[node].uuid).filter(counts));
         for &node in outcome.failed.iter().map(|failure| &failure.node).chain(&outcome.blocked) {
             // Not again in this run.
             next.nodes[node].state = State::Held;
@@ -209,7 +211,13 @@ fn execute(
     Ok((all, graph, outcome))
 }
 
-/// The GPUs that the trials will share, once it is known that each finds one that it can use.
+/// Number of stage runs that are neither finished nor to be run.
+fn unneeded(graph: &StageGraph) -> usize {
+    let is_unneeded = |node: &&StageNode| matches!(node.state, State::Unneeded | State::Lost(_));
+    graph.nodes.iter().filter(is_unneeded).count()
+}
+
+/// The GPUs that the trials share, after checking that each trial's device exists.
 fn gpus<'a>(trials: impl Iterator<Item = &'a Trial> + Clone, per_gpu: usize) -> Result<Gpus> {
     if trials.clone().all(|trial| trial.config.device == Device::Cpu) {
         return Ok(Gpus::default());
@@ -223,7 +231,7 @@ fn gpus<'a>(trials: impl Iterator<Item = &'a Trial> + Clone, per_gpu: usize) -> 
         let device = trial.config.device;
         ensure!(
             gpus.have(device),
-            "device = \"{device}\": nvidia-smi and {VISIBLE} name {} here; set {VISIBLE}, or --set device=cpu",
+            "device = \"{device}\": nvidia-smi and {VISIBLE} list {} here; set {VISIBLE}, or --set device=cpu",
             counted(gpus.count(), "GPU")
         );
     }

@@ -1,4 +1,4 @@
-//! From the stage runs of a graph to its report.
+//! Writes the report of a graph.
 
 use super::Work;
 use crate::config::Stage;
@@ -13,23 +13,22 @@ use crate::status::records::{collect, taken, tunings};
 use anyhow::Result;
 use std::collections::BTreeMap;
 
-/// Writes the report of a graph as it stands now; why not, where a better one is there and nobody forces it. One process
-/// at a time writes one, so that none shows less than it could.
+/// Writes the report of the current state of a graph. Returns the reason if it was not written: an existing one shows more
+/// finished trials and `force` is not set. One process at a time writes a report, so that none shows less than it could.
 ///
 /// # Errors
-/// Where answers cannot be read, or a file cannot be written.
+/// If a configuration, record or file cannot be read or written.
 pub fn write(work: &Work, graph: &StageGraph, force: bool) -> Result<Option<String>> {
     let out = work.out.display();
-    let _held = lock(&work.out, || {
-        (work.note)(&format!("another process writes the report in {out}; waiting for it"))
-    })?;
-    let graph = &graph.looked_at_again();
+    let _held =
+        lock(&work.out, || (work.note)(&format!("another process is writing the report in {out}; waiting")))?;
+    let graph = &graph.refreshed();
     let mut records = collect(graph)?;
     let answers = answers(graph, &mut records);
     let standing: BTreeMap<_, _> = records.iter().map(|record| (record.trial, record.status)).collect();
     if let Some((shown, new)) = fewer(&work.out, &standing).filter(|_| !force) {
         return Ok(Some(format!(
-            "{} shows {shown} finished trials, and this report would show {new} of {}{}; keep it elsewhere with --results DIR, or --force to replace what is shown there",
+            "{} shows {shown} finished trials, and this report would show {new} of {}{}; write to another folder with --results DIR, or replace it with --force",
             out,
             records.len(),
             work.other_layers().map_or(String::new(), |other| format!(" ({other})"))
@@ -42,10 +41,10 @@ pub fn write(work: &Work, graph: &StageGraph, force: bool) -> Result<Option<Stri
     Ok(None)
 }
 
-/// What was answered in all exams; a trial whose answers cannot be read has failed.
+/// The answers of all exams; a trial with unreadable answers is marked as failed.
 fn answers(graph: &StageGraph, records: &mut [TrialRecord]) -> Vec<TrialQuestion> {
     let mut found = Vec::new();
-    // A trial that several sweeps hold has one record, and answers once.
+    // A trial of several sweeps has one record, and its answers are read once.
     let planned: BTreeMap<_, _> = graph.trials.iter().map(|planned| (planned.uuid, planned)).collect();
     for record in records {
         let Some(planned) = planned.get(&record.trial) else { continue };

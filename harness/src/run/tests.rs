@@ -1,4 +1,4 @@
-//! What is told of a file before anything starts: everything at once.
+//! Tests that all errors in a file are reported at once, before anything starts.
 #![allow(clippy::unwrap_used)]
 
 use super::{Layers, ReadOptions, Work};
@@ -7,7 +7,7 @@ use std::path::Path;
 
 const SWEEP: &str = "name = 's'\n[axes]\nseed = [1, 2]\n'model.n_layers' = [2, 4]\n";
 
-/// What is told of an experiment over the sweep `s.toml`, by lines without their folder.
+/// The errors of an experiment over the sweep `s.toml`, without the folder in their paths.
 fn told(experiment: &str, sweep: &str) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("x.toml"), experiment).unwrap();
@@ -32,16 +32,16 @@ fn mistakes_of_an_experiment_and_of_its_sweeps_are_told_together() {
         [
             "x.toml:4: table.colums: unknown key; did you mean columns?",
             "x.toml:2: table.columns: is missing, expected columns = [\"val.bpb\", \"exam.accuracy\"]",
-            "x.toml:3: table.rows: names \"seed\", over which means are taken; leave it out",
+            "x.toml:3: table.rows: names \"seed\", but tables are means over seeds; remove it",
             "s.toml:3: model.n_head: unknown key; did you mean model.n_heads?",
             "s.toml:4: axis: unknown key; did you mean axes?",
-            "x.toml:1: sweeps: gone.toml is no file, expected that of a sweep",
+            "x.toml:1: sweeps: gone.toml is not a file, expected a sweep file",
         ]
     );
-    // A name that is nearly there.
+    // A misspelled file name.
     assert_eq!(
         told("sweeps = [\n  'ss.toml']\n", SWEEP),
-        ["x.toml:2: sweeps: ss.toml is no file, expected that of a sweep; did you mean s.toml?"]
+        ["x.toml:2: sweeps: ss.toml is not a file, expected a sweep file; did you mean s.toml?"]
     );
 }
 
@@ -59,7 +59,7 @@ fn what_trials_cannot_give_is_told_beside_mistakes_of_the_file() {
             "x.toml:10: compare.a: \"model.n_layers == 8\" holds for none of the 4 trials: model.n_layers is 2, 4",
         ]
     );
-    // Without its sweeps nothing is said of trials.
+    // Without sweeps nothing is reported about trials.
     let without = experiment.replace("sweeps = ['s.toml']", "sweeps = []");
     assert_eq!(told(&without, SWEEP).len(), 2);
 }
@@ -83,7 +83,7 @@ fn missing_files_are_told_beside_other_mistakes() {
         "{}",
         found[0]
     );
-    // And beside a name that is no file's.
+    // The same together with a name that is not valid for a file.
     let text = fs::read_to_string(dir.path().join("s.toml")).unwrap().replace("'s'", "'a/b'");
     fs::write(dir.path().join("s.toml"), text).unwrap();
     let found = of(dir.path(), "s.toml");

@@ -1,37 +1,37 @@
-//! A sweep or an experiment as it is to be run, or as it was run last: its layers, its trials, its folders.
+//! A sweep or an experiment, as it is to be run or as it was run last: its layers, trials and folders.
 
 use crate::config::{ConfigErrors, Local, Overrides};
 use crate::fsutil::{file_name_problem, hex, read_text, shell_word};
 use crate::plan::{StageGraph, missing};
 use crate::report::{Experiment, Origin, choose};
 use crate::runs::manifest::Program;
-use crate::runs::recorded::{self, About, Owner, Record, RecordedRun};
+use crate::runs::recorded::{self, About, Record, RecordedRun, ResultsOwner};
 use crate::status::records::collect;
 use crate::sweep::{Sweep, Trial};
 use anyhow::{Result, anyhow, bail};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
-/// The folder of stage runs where nothing says otherwise.
+/// The default folder of stage runs.
 const RUNS: &str = "runs";
 
-/// The same of results.
+/// The default folder of results.
 const RESULTS: &str = "results";
 
-/// What a file is read with.
+/// Options for reading a file.
 #[derive(Debug, Clone)]
 pub struct ReadOptions {
-    /// Folder of stage runs; `None` takes that of the last run, or `runs`.
+    /// Folder of stage runs; `None` means that of the last run, or `runs`.
     pub runs: Option<PathBuf>,
-    /// Folder of results, in which each sweep and experiment has a folder of its name.
+    /// Folder of results; each sweep and experiment has a subfolder of its name.
     pub results: PathBuf,
-    /// Keys that are set over the sweep file, such as `pretrain.lr=1e-3`.
+    /// Keys that override the sweep file, such as `pretrain.lr=1e-3`.
     pub set: Vec<String>,
-    /// The preset to start from.
+    /// Name of the preset to start from.
     pub preset: Option<String>,
-    /// The condition that says which trials it is about, where it is not about all of them.
+    /// The condition that selects trials; `None` selects all.
     pub only: Option<String>,
-    /// Hears what a person should know beside the outcome.
+    /// Receives messages for the user in addition to the outcome.
     pub note: fn(&str),
 }
 
@@ -41,50 +41,50 @@ impl Default for ReadOptions {
     }
 }
 
-/// Which layers lie over the sweep file.
+/// Which layers override the sweep file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layers {
     /// Those of the command line and the environment.
     Given,
-    /// The same, or those of the last run where nothing is given.
+    /// The same; or those of the last run, if none are given.
     Last,
 }
 
-/// A sweep or an experiment, expanded.
+/// A sweep or an experiment, expanded into its trials.
 pub struct Work {
-    /// Its file.
+    /// Path of its file.
     file: PathBuf,
-    /// The experiment; `None` where a sweep was named.
+    /// The experiment; `None` for a sweep.
     pub experiment: Option<Experiment>,
-    /// The text of the experiment's file.
+    /// The text of the experiment's file; `None` for a sweep.
     text: Option<String>,
-    /// Its name, which is that of its folder of results.
+    /// Its name, which is also that of its folder of results.
     pub name: String,
-    /// What is set over the sweep files.
+    /// The layers that override the sweep files.
     layers: Overrides,
-    /// SHA-256 of the sweep files; empty where one is not there.
+    /// SHA-256 of the sweep files; empty if one does not exist.
     sweeps: String,
-    /// The trials, all of them.
+    /// All of its trials.
     pub trials: Vec<Trial>,
-    /// The condition that says which of them it is about.
+    /// The condition that selects trials; `None` selects all.
     pub only: Option<String>,
     /// The folder of stage runs.
     pub runs: PathBuf,
-    /// The folder of results.
+    /// The folder of its results.
     pub out: PathBuf,
-    /// What is recorded there, of this file.
+    /// The record in that folder, if it belongs to this file.
     record: Option<Record>,
-    /// Whose that folder is.
-    owner: Owner,
-    /// Hears what a person should know.
+    /// Who owns that folder.
+    owner: ResultsOwner,
+    /// Receives messages for the user.
     pub(super) note: fn(&str),
 }
 
 impl Work {
-    /// Reads and expands one file.
+    /// Reads a file and expands its trials.
     ///
     /// # Errors
-    /// All that is wrong with the file, or with a sweep that it names, each with its line.
+    /// Lists all errors in the file and in the sweeps that it names, each with its line.
     pub fn read(file: &Path, with: &ReadOptions, which: Layers) -> Result<Self> {
         let mut given = Overrides::from_env(with.preset.clone(), with.set.clone());
         let mut errors = ConfigErrors::default();
@@ -96,7 +96,7 @@ impl Work {
             given.local.extend(Local::beside(sweep)?);
         }
         if !errors.errors.is_empty() {
-            // With everything else that is wrong, as far as it is known which layers lie over the sweeps.
+            // Report them with all other errors, as far as it is known which layers override the sweeps.
             if which == Layers::Given {
                 head.check(&given, &with.runs(), &mut errors);
             }
@@ -108,13 +108,13 @@ impl Work {
         }
         let out = with.results.join(&head.name);
         let mut record = Record::read(&out)?;
-        let owner = record.as_ref().map_or(Owner::Same, |record| record.owner(&out, file));
-        if matches!(owner, Owner::Other(_)) {
-            // What another file has run says nothing about this one.
+        let owner = record.as_ref().map_or(ResultsOwner::Same, |record| record.owner(&out, file));
+        if matches!(owner, ResultsOwner::Other(_)) {
+            // The runs of another file are irrelevant to this one.
             record = None;
         }
         let last = record.as_ref().and_then(Record::last);
-        let layers = over(given, last, which, with.note);
+        let layers = effective_layers(given, last, which, with.note);
         for (file, keys) in layers.local.iter().map(|local| (local.file.display(), local.keys())) {
             if !keys.is_empty() {
                 (with.note)(&format!("{file} sets {}", keys.join(", ")));
@@ -126,7 +126,7 @@ impl Work {
         let trials = match run.filter(is_same).and_then(RecordedRun::trials) {
             Some(trials) => trials,
             None => {
-                // Where a record tells the names of stage runs, their files need not be there.
+                // If a record names the stage runs, the files need not exist.
                 let needs_files = which == Layers::Given || record.is_none();
                 let trials = head.expand(&layers, needs_files, &mut errors);
                 errors.or(trials)?
@@ -152,58 +152,58 @@ impl Work {
         })
     }
 
-    /// The graph of stage runs, named by the files as they are now.
+    /// Plans the graph of stage runs, named by the current files.
     ///
     /// # Errors
-    /// Where a file that a name depends on cannot be read.
+    /// If a file that a name depends on cannot be read.
     pub fn graph(&self) -> Result<StageGraph> {
         self.checked(StageGraph::plan(&self.trials, &self.runs)?)
     }
 
-    /// The graph of stage runs, with the names that are recorded: it takes no file of a recorded trial.
+    /// Plans the graph of stage runs with the recorded names: files of recorded trials are not read.
     ///
     /// # Errors
-    /// Where a file that a name depends on and no record tells cannot be read.
+    /// If a file that an unrecorded name depends on cannot be read.
     pub fn recorded_graph(&self) -> Result<StageGraph> {
         self.graph_with(None)
     }
 
-    /// As [`Self::recorded_graph`], with what is kept of stage runs in an unpacked folder, see [`crate::runs::kept`].
+    /// Like [`Self::recorded_graph`], with the unpacked records of stage runs in the folder `kept`, see [`crate::runs::kept`].
     ///
     /// # Errors
-    /// As there.
+    /// The same as for [`Self::recorded_graph`].
     pub fn graph_with(&self, kept: Option<&Path>) -> Result<StageGraph> {
         let recorded = self.record.as_ref().map(|record| record.by_config(&self.layers)).unwrap_or_default();
         let known = |trial: &Trial| Some(*recorded.get(toml::to_string(&*trial.config).ok()?.as_str())?);
         self.checked(StageGraph::plan_with(&self.trials, known, &self.runs, kept)?)
     }
 
-    /// The part of a graph that it is about: the trials for which [`Self::only`] holds, or all of them.
+    /// The part of a graph with the trials for which [`Self::only`] holds, or all of it.
     ///
     /// # Errors
-    /// Where it holds for none, or cannot be told before they have run.
+    /// If the condition holds for no trial, or cannot be evaluated before the trials have run.
     pub fn chosen(&self, graph: StageGraph) -> Result<StageGraph> {
         let Some(only) = &self.only else { return Ok(graph) };
         let chosen = choose(only, &collect(&graph)?).map_err(|problem| anyhow!("--only: {problem}"))?;
         Ok(graph.part(|planned| chosen.contains(&planned.uuid)))
     }
 
-    /// A way to look at the stage runs: by the files as they are, or by the record where these are not there.
+    /// Chooses how to plan the graph for viewing: by the current files, or by the record if they are missing.
     ///
     /// # Errors
-    /// Where neither the files nor a record tell the names.
+    /// If neither the files nor a record give the names.
     pub fn look(&self) -> Result<fn(&Self) -> Result<StageGraph>> {
         match self.graph() {
             Ok(_) => Ok(Self::graph),
             Err(error) if self.record.is_some() && self.recorded_graph().is_ok() => {
-                (self.note)(&format!("{error:#}; told as the last run recorded it"));
+                (self.note)(&format!("{error:#}; showing what the last run recorded"));
                 Ok(Self::recorded_graph)
             }
             Err(error) => Err(error),
         }
     }
 
-    /// The graph, once what the experiment asks for is known to fit its trials.
+    /// Returns the graph after checking that what the experiment requests fits its trials.
     fn checked(&self, graph: StageGraph) -> Result<StageGraph> {
         if let Some(experiment) = &self.experiment {
             experiment.check(&collect(&graph)?)?;
@@ -211,21 +211,21 @@ impl Work {
         Ok(graph)
     }
 
-    /// Makes sure that the folder of results may be written: another file's may not.
+    /// Checks that the folder of results may be written: not if it belongs to another file.
     ///
     /// # Errors
-    /// Names the file whose results they are, and what to do.
+    /// Names the file that the results belong to, and what to do.
     pub fn may_write(&self) -> Result<()> {
         let (file, out) = (self.file.display(), self.out.display());
         match &self.owner {
-            Owner::Same => {}
-            Owner::Gone(earlier) => {
+            ResultsOwner::Same => {}
+            ResultsOwner::Gone(earlier) => {
                 (self.note)(&format!(
-                    "{out} was that of {}, which is not there any more; it is {file}'s now",
+                    "{out} belonged to {}, which no longer exists; it now belongs to {file}",
                     earlier.display()
                 ));
             }
-            Owner::Other(other) => bail!(
+            ResultsOwner::Other(other) => bail!(
                 "{out} holds the results of {}, and {file} has the same name, {:?}; give {file} another name, or its results another folder with --results DIR",
                 other.display(),
                 self.name
@@ -237,43 +237,43 @@ impl Work {
     /// Records that a run begins.
     ///
     /// # Errors
-    /// Where the record cannot be read or written.
+    /// If the record cannot be read or written.
     pub fn begin(&self, graph: &StageGraph) -> Result<()> {
         if let Some(last) = self.record.as_ref().and_then(Record::last)
             && last.layers != self.layers
         {
-            (self.note)(&format!("the last run had other layers: {}", shown(&last.layers)));
+            (self.note)(&format!("the last run used other layers: {}", shown(&last.layers)));
         }
         let Self { file, name, layers, sweeps, runs, .. } = self;
         let about = About { name, file, experiment: self.text.as_deref(), layers, sweeps, runs };
         recorded::begin(&self.out, about, graph.recorded()?)
     }
 
-    /// Whether a run of it is recorded.
+    /// Whether a run of this file is recorded.
     pub fn is_begun(&self) -> bool {
         self.record.is_some()
     }
 
-    /// Records that it has ended.
+    /// Records that the run has ended.
     ///
     /// # Errors
-    /// Where the record cannot be read or written.
+    /// If the record cannot be read or written.
     pub fn end(&self) -> Result<()> {
         recorded::end(&self.out, &self.layers)
     }
 
-    /// Records that the folder of results is this file's.
+    /// Records that the folder of results now belongs to this file, if its earlier owner no longer exists.
     ///
     /// # Errors
-    /// Where the record cannot be read or written.
+    /// If the record cannot be read or written.
     pub fn own(&self) -> Result<()> {
         match self.owner {
-            Owner::Gone(_) if self.file.is_file() => recorded::hand_over(&self.out, &self.file),
+            ResultsOwner::Gone(_) if self.file.is_file() => recorded::change_owner(&self.out, &self.file),
             _ => Ok(()),
         }
     }
 
-    /// What is needed to make its report again.
+    /// What is needed to reproduce its report: commands, layers, digest and program.
     pub fn origin(&self) -> Origin {
         let file = self.file.display().to_string();
         let results = self.out.parent().unwrap_or(Path::new("."));
@@ -294,14 +294,14 @@ impl Work {
         }
     }
 
-    /// The layers of the last run, where they are not those of this one, as a hint.
+    /// The layers of the last run if they differ from those of this one, as a hint for messages.
     pub fn other_layers(&self) -> Option<String> {
         let last = self.record.as_ref()?.last()?;
         (last.layers != self.layers).then(|| format!("the last run had {}", shown(&last.layers)))
     }
 }
 
-/// What a file says before any layer lies over it.
+/// The content of a file before any layer overrides it.
 struct Head {
     name: String,
     experiment: Option<Experiment>,
@@ -310,9 +310,9 @@ struct Head {
 }
 
 impl Head {
-    /// What is wrong with the file by itself is among `errors`.
+    /// Reads a file; adds the errors in the file itself to `errors`.
     fn read(file: &Path, errors: &mut ConfigErrors) -> Result<Self> {
-        let Some(experiment) = Experiment::read_as_far(file, errors)? else {
+        let Some(experiment) = Experiment::read_collecting_errors(file, errors)? else {
             let (name, sweeps) = (Sweep::name_of(file, errors)?, vec![file.to_path_buf()]);
             return Ok(Self { name, experiment: None, text: None, sweeps });
         };
@@ -321,11 +321,13 @@ impl Head {
         Ok(Self { name, experiment: Some(experiment), text, sweeps })
     }
 
-    /// The trials of all sweeps, with everything that is wrong with them among `errors`.
+    /// Expands the trials of all sweeps; adds all errors in them to `errors`.
     fn expand(&self, layers: &Overrides, needs_files: bool, errors: &mut ConfigErrors) -> Vec<Trial> {
         let mut trials = Vec::new();
         for (index, file) in self.sweeps.iter().enumerate() {
-            if let Some(error) = self.experiment.as_ref().and_then(|experiment| experiment.no_sweep(index)) {
+            if let Some(error) =
+                self.experiment.as_ref().and_then(|experiment| experiment.missing_sweep_error(index))
+            {
                 errors.push(error);
                 continue;
             }
@@ -344,7 +346,7 @@ impl Head {
         trials
     }
 
-    /// Adds what is wrong with the sweeps or, where they are right, what their trials cannot give.
+    /// Adds the errors in the sweeps; if there are none, adds what the experiment requests but no trial can give.
     fn check(&self, layers: &Overrides, runs: &Path, errors: &mut ConfigErrors) {
         let before = errors.errors.len();
         let trials = self.expand(layers, true, errors);
@@ -359,36 +361,41 @@ impl Head {
         }
     }
 
-    /// From the record of a file that is not there: the same path, or else the same name of a file.
+    /// Finds the record of a missing file: by its path, or else by its file name.
     fn recorded(file: &Path, with: &ReadOptions) -> Result<Self> {
         let results = &with.results;
         let records = Record::all(results)?;
-        let is_same = |(out, record): &&(PathBuf, Record)| record.owner(out, file) == Owner::Same;
+        let is_same = |(out, record): &&(PathBuf, Record)| record.owner(out, file) == ResultsOwner::Same;
         let is_called_so = |(_, record): &&(PathBuf, Record)| record.file.file_name() == file.file_name();
         let found = records.iter().find(is_same).or_else(|| records.iter().find(is_called_so));
         let Some((out, record)) = found else {
-            bail!("{}: cannot be read, and no record in {} is of it", file.display(), results.display());
+            bail!("{}: cannot be read, and {} has no record of it", file.display(), results.display());
         };
-        (with.note)(&format!("{} is not there; taken from the record in {}", file.display(), out.display()));
+        (with.note)(&format!("{} does not exist; using the record in {}", file.display(), out.display()));
         let experiment = record.experiment.as_ref().map(|text| Experiment::read_text(file, text));
         let experiment = experiment.transpose()?.flatten();
         Ok(Self { name: record.name.clone(), experiment, text: record.experiment.clone(), sweeps: vec![] })
     }
 }
 
-/// The layers that lie over the sweep files.
-fn over(given: Overrides, last: Option<&RecordedRun>, which: Layers, note: fn(&str)) -> Overrides {
+/// The layers that override the sweep files.
+fn effective_layers(
+    given: Overrides,
+    last: Option<&RecordedRun>,
+    which: Layers,
+    note: fn(&str),
+) -> Overrides {
     let Some(last) = last.filter(|last| which == Layers::Last && last.layers != given) else { return given };
     let is_env_kept = given.env.is_empty() || given.env == last.layers.env;
     if given.preset.is_none() && given.set.is_empty() && is_env_kept {
-        note(&format!("with the layers of the last run: {}", shown(&last.layers)));
+        note(&format!("using the layers of the last run: {}", shown(&last.layers)));
         return last.layers.clone();
     }
-    note(&format!("with other layers than the last run, which had {}", shown(&last.layers)));
+    note(&format!("the layers differ from those of the last run, which had {}", shown(&last.layers)));
     given
 }
 
-/// SHA-256 of all sweep files; `None` where there is none, or one is not there.
+/// SHA-256 of all sweep files; `None` if there are none, or if one does not exist.
 fn digest(sweeps: &[PathBuf]) -> Option<String> {
     let mut digest = Sha256::new();
     for file in sweeps {
@@ -399,7 +406,7 @@ fn digest(sweeps: &[PathBuf]) -> Option<String> {
     (!sweeps.is_empty()).then(|| hex(&digest.finalize()))
 }
 
-/// The folder of stage runs: the given one, that of the recorded run, or the usual one.
+/// The folder of stage runs: the given one, that of the recorded run, or the default.
 fn folder_of_runs(with: &ReadOptions, run: Option<&RecordedRun>, out: &Path) -> PathBuf {
     let usual = || PathBuf::from(RUNS);
     if let Some(runs) = &with.runs {
@@ -407,7 +414,7 @@ fn folder_of_runs(with: &ReadOptions, run: Option<&RecordedRun>, out: &Path) -> 
     }
     let Some(recorded) = run.map(|run| run.runs(out)).filter(|runs| runs.is_dir()) else { return usual() };
     if recorded != usual() {
-        (with.note)(&format!("with the stage runs of the last run: --runs {}", recorded.display()));
+        (with.note)(&format!("using the stage runs of the last run: --runs {}", recorded.display()));
     }
     recorded
 }
@@ -420,12 +427,12 @@ fn shown(layers: &Overrides) -> String {
 }
 
 impl ReadOptions {
-    /// Whether layers are given.
+    /// Whether a preset or keys are given on the command line.
     pub fn has_layers(&self) -> bool {
         self.preset.is_some() || !self.set.is_empty()
     }
 
-    /// The folder of stage runs, where no record says otherwise.
+    /// The folder of stage runs if no record names one.
     pub fn runs(&self) -> PathBuf {
         self.runs.clone().unwrap_or_else(|| RUNS.into())
     }

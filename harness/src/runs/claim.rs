@@ -1,8 +1,8 @@
-//! Who works on a stage run: one owner at a time, on this machine or on another that shares the folder.
+//! Claims: exactly one owner at a time works on a stage run, on this machine or on another that shares the folder.
 //!
-//! A claim is the file `claim.json` in the folder of a stage run. Its owner counts up its `heartbeat` every few seconds.
-//! On the owner's own machine the system is asked whether the owner lives; on another, an owner whose heartbeat stands still
-//! by the watcher's clock is dead. *Invariant:* no decision compares clocks of two machines.
+//! A claim is the file `claim.json` in the folder of a stage run. Its owner increments its `heartbeat` every few seconds.
+//! On the owner's own machine the operating system reports whether the owner is alive; on another machine, an owner whose
+//! heartbeat stops by the watcher's clock counts as dead. *Invariant:* no decision compares clocks of two machines.
 
 use super::files::CLAIM;
 use crate::fsutil::{create_dir, read_if_there, write_atomic};
@@ -17,31 +17,31 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How often an owner shows that it lives.
+/// Interval between an owner's heartbeats.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(3);
 
-/// An owner on another machine that stands still for this long is dead.
+/// An owner on another machine whose heartbeat stops for this long is dead.
 const DEAD_AFTER: Duration = Duration::from_secs(45);
 
-/// Who holds a claim.
+/// The holder of a claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owner {
-    /// The machine's name, for people.
+pub struct ClaimOwner {
+    /// The machine's host name, for display.
     pub host: String,
-    /// The machine since its start, and the process space in it.
+    /// Identifies one boot of the machine and the PID namespace.
     pub machine: String,
-    /// The process.
+    /// Its process ID.
     pub pid: u32,
-    /// When the process started, in the machine's ticks: process numbers are used again.
+    /// When the process started, in clock ticks since boot: process IDs are reused.
     pub process_started: u64,
-    /// Tells claims of one process apart.
+    /// Distinguishes claims of one process.
     pub number: u64,
-    /// Counts up while the owner lives.
+    /// Number of heartbeats so far.
     #[serde(alias = "beat")]
     pub heartbeat: u64,
 }
 
-impl Owner {
+impl ClaimOwner {
     fn this_process() -> Self {
         static CLAIMS: AtomicU64 = AtomicU64::new(0);
         let pid = std::process::id();
@@ -55,50 +55,50 @@ impl Owner {
         }
     }
 
-    /// Whether both are the same claim, at whatever heartbeat.
-    fn is(&self, other: &Owner) -> bool {
+    /// Whether both are the same claim, ignoring the heartbeat.
+    fn is(&self, other: &ClaimOwner) -> bool {
         let heartbeat = self.heartbeat;
-        *self == Owner { heartbeat, ..other.clone() }
+        *self == ClaimOwner { heartbeat, ..other.clone() }
     }
 
-    /// Whether the system here can be asked about the owner.
+    /// Whether this system can tell if the owner's process is alive.
     fn is_near(&self) -> bool {
         self.machine == machine() && Path::new("/proc/self/stat").exists()
     }
 
-    /// Whether the owner is known to be gone.
+    /// Whether the owner's process is known to have ended.
     fn known_dead(&self) -> bool {
         self.is_near() && process_started(self.pid) != Some(self.process_started)
     }
 
-    /// As shown to people.
+    /// A description for display.
     pub fn describe(&self) -> String {
         format!("process {} on {}", self.pid, self.host)
     }
 }
 
-/// What a look at a claim found.
+/// The state of a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Held {
-    /// Nobody works here.
+    /// There is no claim.
     Free,
-    /// Nobody works here any more, but the claim is still there.
-    Dead(Owner),
-    /// Somebody works here, as far as is known.
-    By(Owner),
+    /// The claim exists, but its owner is dead.
+    Dead(ClaimOwner),
+    /// The owner is alive as far as is known.
+    By(ClaimOwner),
 }
 
-/// A watcher of one claim: it learns over time whether a far owner lives.
+/// Watches one claim: over time it detects whether an owner on another machine is alive.
 #[derive(Debug, Default)]
 pub struct Watch {
-    seen: Option<(Owner, Instant)>,
+    seen: Option<(ClaimOwner, Instant)>,
 }
 
 impl Watch {
-    /// Looks at the claim of a stage run.
+    /// Checks the claim of a stage run.
     ///
     /// # Errors
-    /// Where there is one that cannot be read.
+    /// If the claim exists but cannot be read.
     pub fn look(&mut self, dir: &Path) -> Result<Held> {
         self.look_with(dir, DEAD_AFTER)
     }
@@ -122,38 +122,38 @@ impl Watch {
     }
 }
 
-/// The right to work on a stage run, given back when dropped.
+/// The exclusive right to work on a stage run; released when dropped.
 #[derive(Debug)]
 pub struct Claim {
     path: PathBuf,
-    owner: Owner,
-    /// How long the dead owner before us lived, as far as its heartbeats tell.
+    owner: ClaimOwner,
+    /// How long the dead previous owner lived, by its heartbeats.
     taken_over: Duration,
     lost: Arc<AtomicBool>,
     beating: Option<(Sender<()>, JoinHandle<()>)>,
 }
 
-/// Whether a claim was to be had.
+/// The result of trying to take a claim.
 #[derive(Debug)]
 pub enum Taking {
-    /// It is ours.
+    /// The claim is taken.
     Ours(Claim),
-    /// Somebody else holds it.
-    Busy(Owner),
+    /// Another owner holds it.
+    Busy(ClaimOwner),
 }
 
 impl Claim {
-    /// Claims the stage run in `dir`, and takes over from an owner that is dead.
+    /// Claims the stage run in `dir`; takes over from a dead owner.
     ///
-    /// `dead` is a far owner that a [`Watch`] found dead; it is believed only if it has not beaten since.
+    /// `dead` is an owner on another machine that a [`Watch`] found dead; it counts as dead only if its heartbeat has not changed since.
     ///
     /// # Errors
-    /// Where the folder cannot be read or written.
-    pub fn take(dir: &Path, dead: Option<&Owner>) -> Result<Taking> {
+    /// If the folder cannot be read or written.
+    pub fn take(dir: &Path, dead: Option<&ClaimOwner>) -> Result<Taking> {
         create_dir(dir)?;
         let path = dir.join(CLAIM);
         let runs = dir.parent().unwrap_or(dir);
-        // Looking and taking are one act: two that see the same dead owner must not both take over.
+        // Checking and taking must be atomic: of two processes that see the same dead owner only one may take over.
         let guard_path = runs.join(".claims");
         let guard = OpenOptions::new()
             .create(true)
@@ -161,7 +161,7 @@ impl Claim {
             .write(true)
             .open(&guard_path)
             .with_context(|| format!("{}: cannot be written", guard_path.display()))?;
-        // Not every shared file system has locks; there, making the file below is what decides.
+        // Not every shared file system has locks; without them the hard link below decides.
         let _guarded = guard.lock();
         let mut taken_over = Duration::ZERO;
         if let Some(owner) = read(dir)? {
@@ -171,8 +171,8 @@ impl Claim {
             taken_over = HEARTBEAT_EVERY.saturating_mul(owner.heartbeat.try_into().unwrap_or(u32::MAX));
             fs::remove_file(&path).with_context(|| format!("{}: cannot be removed", path.display()))?;
         }
-        let owner = Owner::this_process();
-        // Made whole under another name, then linked: a claim is never seen half-written, and one link wins.
+        let owner = ClaimOwner::this_process();
+        // Written completely under another name, then linked: a claim is never seen half-written, and only one link succeeds.
         let draft = dir.join(format!(".writing-{CLAIM}.{}.{}", owner.pid, owner.number));
         write_atomic(&draft, &text(&owner))?;
         let linked = fs::hard_link(&draft, &path);
@@ -191,17 +191,17 @@ impl Claim {
         Ok(Taking::Ours(Claim { path, owner, taken_over, lost, beating: Some(beating) }))
     }
 
-    /// How long the dead owner lived that we took over from; zero where there was none.
+    /// How long the dead previous owner lived, by its heartbeats; zero if there was none.
     pub fn taken_over(&self) -> Duration {
         self.taken_over
     }
 
-    /// Whether somebody took over in the belief that we were dead: a machine that slept, say. Nothing may be written then.
+    /// Whether another process took over because this one seemed dead, for example after the machine slept. Then nothing may be written.
     pub fn lost(&self) -> bool {
         self.lost.load(Ordering::SeqCst) || self.is_ours() == Some(false)
     }
 
-    /// Works, and sets `stop` as soon as the claim is lost.
+    /// Runs `work`, and sets `stop` as soon as the claim is lost.
     pub fn while_ours<T>(&self, stop: &AtomicBool, work: impl FnOnce() -> T) -> T {
         let (over, ended) = channel::<()>();
         std::thread::scope(|scope| {
@@ -233,22 +233,22 @@ impl Drop for Claim {
     }
 }
 
-/// Removes the claim of an owner that was killed after the end of its work was recorded.
+/// Removes the claim of an owner that was killed after it had recorded its end.
 ///
 /// # Errors
-/// Where the folder cannot be read or written.
+/// If the folder cannot be read or written.
 pub fn clear_dead(dir: &Path) -> Result<()> {
     if let Held::Dead(owner) = Watch::default().look(dir)? {
-        // Taken, and given back at once.
+        // Taken, and released at once by the drop.
         Claim::take(dir, Some(&owner))?;
     }
     Ok(())
 }
 
-/// Counts up the heartbeat in the open claim until the sender is dropped.
+/// Increments the heartbeat in the open claim file until the sender is dropped.
 fn heartbeat(
     dir: PathBuf,
-    mut owner: Owner,
+    mut owner: ClaimOwner,
     mut file: File,
     lost: Arc<AtomicBool>,
 ) -> (Sender<()>, JoinHandle<()>) {
@@ -256,8 +256,8 @@ fn heartbeat(
     let thread = std::thread::spawn(move || {
         while stopped.recv_timeout(HEARTBEAT_EVERY) == Err(RecvTimeoutError::Timeout) {
             owner.heartbeat += 1;
-            // Written in place, through the file that was opened at the start: were the claim taken over,
-            // the new owner's file would be another one.
+            // Written in place through the file opened at the start: if the claim was taken over, the new owner's file is
+            // another one.
             let _ = file.seek(SeekFrom::Start(0)).and_then(|_| file.write_all(&text(&owner)));
             if is_held_by(&owner, &dir) == Some(false) {
                 lost.store(true, Ordering::SeqCst);
@@ -268,20 +268,20 @@ fn heartbeat(
     (stop, thread)
 }
 
-/// An owner as text of one length, whatever the heartbeat.
-fn text(owner: &Owner) -> Vec<u8> {
+/// An owner as JSON, padded to the same length for any heartbeat.
+fn text(owner: &ClaimOwner) -> Vec<u8> {
     let json = serde_json::to_string(owner).unwrap_or_default();
     format!("{json:<512}\n").into_bytes()
 }
 
-/// Whether the claim of a stage run is that of `owner`; `None` where it cannot be read, which tells nothing: network
-/// file systems fail now and then.
-fn is_held_by(owner: &Owner, dir: &Path) -> Option<bool> {
+/// Whether the claim of a stage run is that of `owner`; `None` if it cannot be read, which proves nothing: network file
+/// systems fail now and then.
+fn is_held_by(owner: &ClaimOwner, dir: &Path) -> Option<bool> {
     read(dir).ok().map(|found| found.is_some_and(|found| found.is(owner)))
 }
 
-/// The owner in the claim of a stage run; `None` where there is no claim.
-fn read(dir: &Path) -> Result<Option<Owner>> {
+/// The owner in the claim of a stage run; `None` if there is no claim.
+fn read(dir: &Path) -> Result<Option<ClaimOwner>> {
     let path = dir.join(CLAIM);
     let owner = |text: String| {
         serde_json::from_str(text.trim_end()).with_context(|| {
@@ -291,27 +291,27 @@ fn read(dir: &Path) -> Result<Option<Owner>> {
     read_if_there(&path)?.map(owner).transpose()
 }
 
-/// The machine's name.
+/// The host name of this machine.
 pub fn host() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").ok();
     let name = name.or_else(|| std::env::var("HOSTNAME").ok());
     name.map_or_else(|| "unknown".into(), |name| name.trim().to_string())
 }
 
-/// This start of this machine, and the process space in it: containers number their processes anew.
+/// Identifies this boot of this machine and the PID namespace: containers number their processes separately.
 fn machine() -> String {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let space = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
     format!("{}/{}/{}", host(), boot.trim(), space.display())
 }
 
-/// When a process of this machine started (proc(5), field 22 of `stat`); `None` where there is none.
+/// When a process of this machine started (proc(5), field 22 of `stat`); `None` if there is no such process.
 fn process_started(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name in brackets, which may hold anything.
+    // The second field is the program's name in parentheses, which may contain any character.
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
-    // A process that has ended but was not waited for works no more.
+    // A process that has ended but has not been waited for no longer works.
     if matches!(fields.next(), Some("Z" | "X")) {
         return None;
     }
@@ -330,7 +330,7 @@ mod tests {
         }
     }
 
-    fn leave(dir: &Path, owner: &Owner) {
+    fn leave(dir: &Path, owner: &ClaimOwner) {
         fs::create_dir_all(dir).unwrap();
         fs::write(dir.join(CLAIM), text(owner)).unwrap();
     }
@@ -353,8 +353,8 @@ mod tests {
     fn of_many_that_try_at_once_one_wins() {
         let runs = tempfile::tempdir().unwrap();
         let dir = runs.path().join("pretrain-1");
-        // A dead owner's claim is there to be fought for.
-        leave(&dir, &Owner { process_started: 1, ..Owner::this_process() });
+        // The threads compete for a dead owner's claim.
+        leave(&dir, &ClaimOwner { process_started: 1, ..ClaimOwner::this_process() });
         let attempts: Vec<Taking> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| Claim::take(&dir, None).unwrap())).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -371,11 +371,11 @@ mod tests {
         let pid = child.id();
         let started = process_started(pid).unwrap_or(1);
         child.wait().unwrap();
-        leave(&dir, &Owner { pid, process_started: started, ..Owner::this_process() });
+        leave(&dir, &ClaimOwner { pid, process_started: started, ..ClaimOwner::this_process() });
         assert!(matches!(Watch::default().look(&dir).unwrap(), Held::Dead(_)));
         drop(ours(&dir));
 
-        leave(&dir, &Owner { pid, process_started: started, ..Owner::this_process() });
+        leave(&dir, &ClaimOwner { pid, process_started: started, ..ClaimOwner::this_process() });
         clear_dead(&dir).unwrap();
         assert_eq!(Watch::default().look(&dir).unwrap(), Held::Free);
         let mine = ours(&dir);
@@ -387,20 +387,20 @@ mod tests {
     fn a_far_owner_is_dead_only_when_its_beat_stands_still() {
         let runs = tempfile::tempdir().unwrap();
         let dir = runs.path().join("pretrain-1");
-        let far = Owner { machine: "elsewhere".into(), ..Owner::this_process() };
+        let far = ClaimOwner { machine: "elsewhere".into(), ..ClaimOwner::this_process() };
         leave(&dir, &far);
         assert!(matches!(Claim::take(&dir, None).unwrap(), Taking::Busy(_)));
 
         let (mut watch, soon) = (Watch::default(), Duration::from_millis(20));
         assert!(matches!(watch.look_with(&dir, soon).unwrap(), Held::By(_)));
         std::thread::sleep(soon);
-        let beaten = Owner { heartbeat: 1, ..far.clone() };
+        let beaten = ClaimOwner { heartbeat: 1, ..far.clone() };
         leave(&dir, &beaten);
         assert!(matches!(watch.look_with(&dir, soon).unwrap(), Held::By(_)));
         std::thread::sleep(soon);
         assert_eq!(watch.look_with(&dir, soon).unwrap(), Held::Dead(beaten.clone()));
 
-        // Had it beaten since, it would be believed alive.
+        // With a heartbeat since then, it would count as alive.
         assert!(matches!(Claim::take(&dir, Some(&far)).unwrap(), Taking::Busy(_)));
         let Taking::Ours(claim) = Claim::take(&dir, Some(&beaten)).unwrap() else { panic!("it is dead") };
         assert_eq!(claim.taken_over(), HEARTBEAT_EVERY);
@@ -427,7 +427,7 @@ mod tests {
         let dir = runs.path().join("pretrain-1");
         let (claim, path, aside) = (ours(&dir), dir.join(CLAIM), dir.join("aside"));
         fs::rename(&path, &aside).unwrap();
-        // A folder fails to be read as a file does whose server is away; what was half read is no claim.
+        // Reading a folder as a file fails as a file on an unreachable server does; a partial file is not a claim.
         fs::create_dir(&path).unwrap();
         assert!(!claim.lost());
         assert!(Watch::default().look(&dir).is_err() && Claim::take(&dir, None).is_err());
@@ -436,7 +436,7 @@ mod tests {
         assert!(!claim.lost());
         let error = Watch::default().look(&dir).unwrap_err().to_string();
         assert!(error.ends_with("claim.json: is not a claim; remove it if nobody works on the stage run"));
-        // Beats go on meanwhile.
+        // The heartbeat continues meanwhile.
         std::thread::sleep(HEARTBEAT_EVERY + HEARTBEAT_EVERY / 10);
         fs::rename(&aside, &path).unwrap();
         assert!(!claim.lost());
@@ -450,7 +450,7 @@ mod tests {
         let dir = runs.path().join("pretrain-1");
         let claim = ours(&dir);
         fs::remove_file(dir.join(CLAIM)).unwrap();
-        let other = Owner { machine: "elsewhere".into(), ..Owner::this_process() };
+        let other = ClaimOwner { machine: "elsewhere".into(), ..ClaimOwner::this_process() };
         leave(&dir, &other);
         assert!(claim.lost());
         drop(claim);

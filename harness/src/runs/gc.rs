@@ -1,6 +1,6 @@
-//! Stage runs that no sweep refers to: found, measured and, where wanted, removed.
+//! Garbage collection: finds, measures and optionally removes stage runs that no sweep refers to.
 //!
-//! *Invariant:* what somebody works on stays, and so does all that it was made from.
+//! *Invariant:* a stage run that is being worked on stays, and so does everything that it was made from.
 
 use super::claim::{Claim, Held, Taking, Watch};
 use super::files::REQUEST;
@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
-/// How the name of a stage run's folder begins while it is being removed.
+/// Prefix of a stage run's folder while it is being removed.
 const REMOVING: &str = ".removing-";
 
 /// A stage run that no sweep refers to.
@@ -21,20 +21,20 @@ const REMOVING: &str = ".removing-";
 pub struct Garbage {
     /// Its folder.
     pub dir: PathBuf,
-    /// Bytes of its files.
+    /// Total size of its files in bytes.
     pub bytes: u64,
-    /// How it ended; `None` where that is not known.
+    /// Its status; `None` if unknown.
     pub status: Option<RunStatus>,
-    /// When it ended (UTC).
+    /// When it last ended (UTC).
     pub ended: Option<String>,
-    /// Why it stays, though no sweep refers to it.
+    /// Why it has to stay although no sweep refers to it; `None` if it may be removed.
     pub stays: Option<String>,
 }
 
-/// Every stage run in `runs` that is not among `kept`, the largest first.
+/// Finds every stage run in `runs` that is not in `kept`, the largest first.
 ///
 /// # Errors
-/// Where a folder cannot be read.
+/// If a folder cannot be read.
 pub fn find(runs: &Path, kept: &BTreeSet<Uuid>) -> Result<Vec<Garbage>> {
     let mut others = BTreeMap::new();
     for entry in fs::read_dir(runs).with_context(|| format!("{}: cannot be read", runs.display()))? {
@@ -44,9 +44,9 @@ pub fn find(runs: &Path, kept: &BTreeSet<Uuid>) -> Result<Vec<Garbage>> {
             _ => {}
         }
     }
-    let stays = at_work(runs, &others)?;
+    let stays = in_use(runs, &others)?;
     let garbage = others.into_iter().map(|(uuid, dir)| {
-        // A manifest that cannot be read belongs to a stage run that cannot be used.
+        // A stage run with an unreadable manifest is unusable, and thus garbage.
         let manifest = Manifest::read(&dir).ok().flatten();
         Ok(Garbage {
             bytes: files_below(&dir)?.iter().map(|(_, bytes)| bytes).sum(),
@@ -61,18 +61,18 @@ pub fn find(runs: &Path, kept: &BTreeSet<Uuid>) -> Result<Vec<Garbage>> {
     Ok(garbage)
 }
 
-/// The names of all stage runs that have a folder in `runs`.
+/// The names of all stage runs with a folder in `runs`.
 pub fn names(runs: &Path) -> Vec<Uuid> {
     let entries = fs::read_dir(runs).into_iter().flatten().flatten();
     entries.filter_map(|entry| uuid_of(&entry.path())).collect()
 }
 
-/// Removes a stage run; `false` where somebody has begun to work on it.
+/// Removes a stage run; returns `false` if a process has begun to work on it.
 ///
-/// Its folder is renamed first: a removal that is cut off leaves nothing that looks like a stage run.
+/// Its folder is renamed first: an interrupted removal leaves nothing that looks like a stage run.
 ///
 /// # Errors
-/// Where a file cannot be removed.
+/// If a file cannot be removed.
 pub fn remove(garbage: &Garbage) -> Result<bool> {
     let dir = &garbage.dir;
     let Taking::Ours(_claim) = Claim::take(dir, None)? else {
@@ -85,10 +85,10 @@ pub fn remove(garbage: &Garbage) -> Result<bool> {
     Ok(true)
 }
 
-/// Removes what removals that were cut off left behind.
+/// Completes interrupted removals.
 ///
 /// # Errors
-/// Where a file cannot be removed.
+/// If a file cannot be removed.
 pub fn finish_removals(runs: &Path) -> Result<()> {
     for entry in fs::read_dir(runs).with_context(|| format!("{}: cannot be read", runs.display()))? {
         let path = entry?.path();
@@ -99,10 +99,10 @@ pub fn finish_removals(runs: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The stage runs that somebody works on, and those that these were made from, each with the reason to stay.
-fn at_work(runs: &Path, others: &BTreeMap<Uuid, PathBuf>) -> Result<BTreeMap<Uuid, String>> {
+/// The stage runs that are being worked on and those that they were made from, each with the reason to stay.
+fn in_use(runs: &Path, others: &BTreeMap<Uuid, PathBuf>) -> Result<BTreeMap<Uuid, String>> {
     let (mut stays, mut open) = (BTreeMap::new(), vec![]);
-    // Whoever works on a stage run of a kept sweep needs kept ones only: the others' claims are what matters.
+    // Work on a kept stage run needs kept ones only, so only the claims of the others matter.
     for (&uuid, dir) in others {
         if let Held::By(owner) = Watch::default().look(dir)? {
             open.push((uuid, format!("{} works on it", owner.describe())));
@@ -120,7 +120,7 @@ fn at_work(runs: &Path, others: &BTreeMap<Uuid, PathBuf>) -> Result<BTreeMap<Uui
     Ok(stays)
 }
 
-/// What a stage run is made from, as its manifest names it, or before there is one the request to work on it.
+/// The inputs of a stage run: from its manifest or, before there is one, from the request to work on it.
 fn inputs(dir: &Path) -> Result<Vec<Input>> {
     #[derive(Deserialize)]
     struct Request {
@@ -136,7 +136,7 @@ fn inputs(dir: &Path) -> Result<Vec<Input>> {
     Ok(request.inputs)
 }
 
-/// The name in that of a stage run's folder, `<stage>-<uuid>`.
+/// The name of a stage run, from the name of its folder, `<stage>-<uuid>`.
 fn uuid_of(dir: &Path) -> Option<Uuid> {
     let name = dir.file_name()?.to_str()?;
     let (_, uuid) = name.split_once('-').filter(|(stage, _)| !stage.is_empty() && !stage.starts_with('.'))?;
@@ -173,7 +173,7 @@ mod tests {
             garbage.iter().all(|g| g.bytes > 0 && g.stays.is_none() && g.status == Some(RunStatus::Done))
         );
 
-        // Somebody works on the SFT: it stays, and so does the model it starts from.
+        // The SFT is being worked on: it stays, and so does the model that it starts from.
         let sft = old.nodes.iter().find(|node| node.stage == Stage::Train(TrainStage::Sft)).unwrap();
         let Taking::Ours(claim) = Claim::take(&sft.dir, None).unwrap() else { panic!("nobody holds it") };
         let garbage = find(runs.path(), &kept).unwrap();
@@ -210,7 +210,7 @@ mod tests {
         let Taking::Ours(_claim) = Claim::take(sft, None).unwrap() else { panic!("nobody holds it") };
         assert_eq!(stay().unwrap(), needed);
 
-        // It has begun, and has no manifest yet: the request tells.
+        // It has begun but has no manifest yet: the request lists its inputs.
         let manifest = fs::read(sft.join(MANIFEST)).unwrap();
         fs::remove_file(sft.join(MANIFEST)).unwrap();
         let request = json!({ "stage": "sft", "inputs": graph.inputs(at(TrainStage::Sft)) });

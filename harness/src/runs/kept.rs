@@ -1,8 +1,8 @@
-//! What is kept of stage runs in a folder of results: manifest, metrics and answers, no weights. With these a report is
-//! written again where the stage runs themselves are gone, on another machine or after years.
+//! Records of stage runs in a folder of results: manifest, metrics and answers, but no weights. With them a report can be
+//! written again after the stage runs themselves are gone, on another machine or years later.
 //!
-//! A file a stage run, `records/<stage>-<uuid>.json.gz`, small enough to be committed. *Invariant:* equal stage runs leave equal
-//! bytes, and what another run in this folder of results refers to stays.
+//! Each stage run has one file, `records/<stage>-<uuid>.json.gz`, small enough to be committed. *Invariant:* equal stage runs
+//! give equal bytes, and files that other runs in this folder of results refer to stay.
 
 use super::files::{MANIFEST, QUESTIONS, SAMPLES};
 use super::manifest::{Manifest, RunStatus};
@@ -21,13 +21,13 @@ use std::path::Path;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-/// The folder of what is kept, in one of results.
+/// The folder of the records, inside a folder of results.
 const RECORDS: &str = "records";
 
-/// The end of its files' names.
+/// The suffix of a record's file name.
 const ENDING: &str = ".json.gz";
 
-/// The files that are kept of a stage run, as they are.
+/// The contents of the files that are kept of a stage run.
 #[derive(Serialize, Deserialize)]
 struct Kept {
     manifest: String,
@@ -39,11 +39,11 @@ struct Kept {
     samples: Option<String>,
 }
 
-/// Keeps those of the stage runs in these folders that have ended, in the folder of results `out`; what nothing there refers
-/// to any more goes.
+/// Writes the records of those stage runs in `dirs` that have ended into the folder of results `out`; removes records that
+/// nothing there refers to any more.
 ///
 /// # Errors
-/// Where a stage run cannot be read, or a file not be written or removed.
+/// If a stage run cannot be read, or if a file cannot be written or removed.
 pub fn keep<'a>(out: &Path, dirs: impl Iterator<Item = &'a Path>) -> Result<()> {
     let records = out.join(RECORDS);
     create_dir(&records)?;
@@ -62,7 +62,7 @@ pub fn keep<'a>(out: &Path, dirs: impl Iterator<Item = &'a Path>) -> Result<()> 
         }
     }
     let elsewhere = Record::read(out)?.map(|record| record.stage_runs()).unwrap_or_default();
-    // What has another name is not ours.
+    // Files with other names are left alone.
     let of = |name: &str| name.strip_suffix(ENDING)?.split_once('-')?.1.parse::<Uuid>().ok();
     for entry in fs::read_dir(&records).with_context(|| records.display().to_string())?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -86,23 +86,23 @@ fn pack(dir: &Path) -> Result<Vec<u8>> {
     let manifest = read_text(&dir.join(MANIFEST))?;
     let (metrics, questions, samples) = (text(METRICS)?, text(QUESTIONS)?, text(SAMPLES)?);
     let kept = Kept { manifest, metrics, questions, samples };
-    // No time of the day and no name: equal stage runs, equal bytes.
+    // No timestamp and no file name in the header: equal stage runs give equal bytes.
     let mut gzip: GzEncoder<Vec<u8>> = GzBuilder::new().write(Vec::new(), Compression::best());
     gzip.write_all(&serde_json::to_vec(&kept)?)?;
     Ok(gzip.finish()?)
 }
 
-/// Unpacks all that is kept in a folder of results, a folder a stage run; `None` where nothing is.
+/// Unpacks all records of a folder of results, one folder per stage run; `None` if there are none.
 ///
 /// # Errors
-/// Where a file cannot be read, or is damaged.
+/// If a file cannot be read, or is damaged.
 pub fn unpack(out: &Path) -> Result<Option<TempDir>> {
     let Ok(entries) = fs::read_dir(out.join(RECORDS)) else { return Ok(None) };
     let folder = tempfile::tempdir().context("a folder for records")?;
     for path in entries.flatten().map(|entry| entry.path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let Some(name) = name.strip_suffix(ENDING) else { continue };
-        let damaged = || format!("{}: is damaged; take it away, or restore it", path.display());
+        let damaged = || format!("{}: is damaged; remove or restore it", path.display());
         let mut json = Vec::new();
         GzDecoder::new(fs::File::open(&path).with_context(damaged)?)
             .read_to_end(&mut json)

@@ -1,7 +1,7 @@
-//! `manifest.json`: what is needed to believe and repeat a stage run, and how it ended.
+//! `manifest.json`: what a reader needs to verify and reproduce a stage run, and how it ended.
 
-use super::files::{MANIFEST, QUESTIONS, RUNNING, SAMPLES};
-use crate::config::{At, Stage, TrialConfig};
+use super::files::{MANIFEST, NOT_OUTPUTS, QUESTIONS, SAMPLES};
+use crate::config::{ExamPoint, Stage, TrialConfig};
 use crate::fsutil::digests::FileDigest;
 use crate::fsutil::{files_below, read_if_there, read_text, write_atomic};
 use crate::records::{
@@ -15,21 +15,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
-/// How a stage run stands.
+/// The status of a stage run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunStatus {
-    /// Begun; being worked on, or interrupted where nobody holds its claim.
+    /// Begun: being worked on, or interrupted if nobody holds its claim.
     Running,
     /// Complete.
     Done,
     /// Ended in an error.
     Failed,
-    /// Stopped on request; it is resumed from its last checkpoint.
+    /// Stopped on request; to be resumed from its last checkpoint.
     Stopped,
 }
 
-/// A stage run that another one started from.
+/// A stage run that another one reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Input {
     /// Its stage.
@@ -38,12 +38,12 @@ pub struct Input {
     pub uuid: Uuid,
 }
 
-/// The program that worked.
+/// The program that did the work.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
     /// Its version.
     pub version: String,
-    /// The git commit that it was built from, where it was built from one.
+    /// The git commit that it was built from, if known.
     pub commit: Option<String>,
 }
 
@@ -75,62 +75,62 @@ impl Program {
     }
 }
 
-/// A file that a stage run left behind.
+/// A file that a stage run produced.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Output {
-    /// Where, inside the folder of the stage run.
+    /// Its path inside the folder of the stage run.
     pub path: PathBuf,
-    /// Its size.
+    /// Its size in bytes.
     pub bytes: u64,
 }
 
-/// The weights that sat an exam on the way of a stage, or the mean of several.
+/// The weights that an exam examined: a snapshot on the way of a stage, or the mean of several.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Examined {
-    /// Which ones.
-    pub at: At,
-    /// Target tokens of the stage that they had been trained on; unset: all.
+    /// The shares of the stage's steps after which they were taken.
+    pub at: ExamPoint,
+    /// Target tokens of the stage that they had been trained on; `None`: all.
     pub tokens: Option<u64>,
 }
 
-/// What a stage came to. Fields that do not apply to a stage stay at zero or empty.
+/// The results of a stage run. Fields that do not apply to its stage are zero or empty.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Results {
     /// Optimizer steps taken.
     pub steps: u64,
     /// Target tokens trained on.
     pub tokens: u64,
-    /// Passes over the training rows; one that is cut counts by the share of its rows.
+    /// Passes over the training rows; a cut pass counts by the share of its rows.
     #[serde(default)]
     pub passes: f64,
     /// Floating-point operations of training.
     pub flops: f64,
-    /// Held-out loss at the end, in nats per token.
+    /// Final validation loss in nats per target token; for preferences in nats per pair.
     pub val_loss: Option<f64>,
-    /// Held-out bits per byte at the end.
+    /// Final validation bits per byte; `None` unless the loss covers whole texts.
     pub val_bpb: Option<f64>,
-    /// The same for each named validation set.
+    /// Final validation loss and bits per byte of each named validation set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub val_sets: Vec<SetLoss>,
-    /// How much was trained of each named source.
+    /// How much of each named source was trained on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<SourceUse>,
-    /// The stage whose model sat the exam.
+    /// The stage whose model the exam examined.
     pub exam_after: Option<Stage>,
-    /// The weights of that stage that sat it; unset: those of its end.
+    /// The weights of that stage that the exam examined; `None`: the final ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exam_at: Option<Box<Examined>>,
     /// Exam questions answered correctly.
     pub correct: Option<u64>,
     /// Exam questions asked.
     pub questions: Option<u64>,
-    /// Those that stand in training text, where they were looked for.
+    /// Questions that appear in training text; `None` if that was not checked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contaminated: Option<Contaminated>,
-    /// Where the tokens of each subject's prompts went; of mixtures of experts.
+    /// Routing of the tokens of each subject's prompts to experts; empty for dense models.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routing: Vec<Routing>,
-    /// What guessing scores there, where that is not a quarter.
+    /// Expected accuracy of guessing in the exam; `None`: a quarter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guessing: Option<f64>,
     /// What was dropped, cut, skipped or reduced.
@@ -141,60 +141,60 @@ pub struct Results {
 /// The record of a stage run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The stage.
+    /// Its stage.
     pub stage: Stage,
-    /// Its name, which follows from `facts`.
+    /// Its name, derived from `facts`.
     pub uuid: Uuid,
-    /// How it stands.
+    /// Its status.
     pub status: RunStatus,
-    /// Why it failed.
+    /// Why it failed or was cut off.
     pub reason: Option<String>,
-    /// Whether it was cut off from outside, so that another attempt may end otherwise.
+    /// Whether it was cut off from outside, so that another attempt may end differently.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cut_off: bool,
-    /// What it came to.
+    /// Its results.
     pub results: Results,
-    /// How training ended; older manifests have none.
+    /// The end of the training; `None` for stages that do not train, and in older manifests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ending: Option<Ending>,
-    /// The program that worked on it last.
+    /// The program of the last attempt.
     pub program: Program,
-    /// The machine.
+    /// Host name of the machine.
     pub host: String,
-    /// `cpu` or `cuda:N`.
+    /// `cpu`, or `cuda:` and the number or short UUID of the GPU.
     pub device: String,
     /// Threads of the last attempt.
     pub threads: usize,
-    /// Seeds of the trial and, where there is one, of the built-in world or the probe.
+    /// Seeds of the trial and, if used, of the built-in world or the probe.
     pub seeds: Vec<(String, u64)>,
-    /// When it was first begun (UTC).
+    /// When the first attempt began (UTC).
     pub started: String,
-    /// When it last ended (UTC).
+    /// When the last attempt ended (UTC).
     pub ended: Option<String>,
-    /// How many attempts were made.
+    /// Number of attempts.
     #[serde(alias = "sittings")]
     pub attempts: u32,
-    /// How many attempts in a row, this one among them, have left nothing to resume from.
+    /// Number of consecutive attempts, this one included, that left nothing to resume from.
     #[serde(default, alias = "idle_sittings")]
     pub idle_attempts: u32,
-    /// Seconds of all attempts, by no clock that can be set; of one that was killed, as far as its claim's heartbeats tell.
+    /// Seconds of all attempts, by a monotonic clock; for a killed attempt as far as its claim's heartbeats show.
     pub wall_seconds: f64,
-    /// Largest resident set of any attempt, in MiB.
+    /// Largest resident set size of any attempt, in MiB.
     pub peak_rss_mb: f64,
-    /// Stage runs that it started from.
+    /// Stage runs that it reads.
     pub inputs: Vec<Input>,
     /// Files that its results depend on.
     pub data: Vec<FileDigest>,
-    /// All that its results depend on.
+    /// Everything that its results depend on.
     pub facts: Value,
-    /// What it left behind.
+    /// The files that it produced.
     pub outputs: Vec<Output>,
     /// The resolved configuration of the trial that it was first run for.
     pub config: TrialConfig,
 }
 
 impl Results {
-    /// The exam's answers; `None` where none was sat.
+    /// The exam's count of correct answers; `None` for other stages.
     pub fn tally(&self) -> Option<Tally> {
         let guessing = self.guessing.unwrap_or(GUESSING);
         Some(Tally { correct: self.correct?, questions: self.questions?, guessing })
@@ -202,10 +202,10 @@ impl Results {
 }
 
 impl Manifest {
-    /// Reads the manifest of a stage run; `None` where there is none yet.
+    /// Reads the manifest of a stage run; `None` if there is none yet.
     ///
     /// # Errors
-    /// Where it cannot be read, or is not a manifest.
+    /// If it cannot be read, or is not a manifest.
     pub fn read(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(MANIFEST);
         let Some(text) = read_if_there(&path)? else { return Ok(None) };
@@ -218,58 +218,58 @@ impl Manifest {
     /// Writes the manifest into the folder of its stage run.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// If the file cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
         let mut text = serde_json::to_string_pretty(self)?;
         text.push('\n');
         write_atomic(&dir.join(MANIFEST), text.as_bytes())
     }
 
-    /// What is wrong with the outputs of a finished stage run, where something is.
+    /// What is wrong with the outputs of a finished stage run; `None` if they are intact.
     pub fn damage(&self, dir: &Path) -> Option<String> {
         let is_there = |output: &&Output| {
             fs::metadata(dir.join(&output.path)).is_ok_and(|about| about.len() == output.bytes)
         };
         if let Some(missing) = self.outputs.iter().find(|output| !is_there(output)) {
-            return Some(format!("{} is missing or cut off", missing.path.display()));
+            return Some(format!("{} is missing or truncated", missing.path.display()));
         }
-        // Reports are made of the answers: they are held to be whole only once they have been read.
+        // Reports read the answers: they count as intact only if they can be parsed.
         let has_answers = self.stage == Stage::Exam && dir.join(QUESTIONS).exists();
         has_answers.then(|| questions(dir).err()).flatten().map(|error| format!("{error:#}"))
     }
 }
 
-/// Reads what was answered in an exam.
+/// Reads the answers of an exam.
 ///
 /// # Errors
-/// Where the file cannot be read, or is damaged.
+/// If the file cannot be read, or is damaged.
 pub fn questions(dir: &Path) -> Result<Vec<QuestionRecord>> {
     let path = dir.join(QUESTIONS);
     serde_json::from_str(&read_text(&path)?)
-        .with_context(|| format!("{}: is damaged; run again to sit the exam again", path.display()))
+        .with_context(|| format!("{}: is damaged; run again to repeat the exam", path.display()))
 }
 
-/// Reads what the model of an exam wrote behind fixed prompts; nothing where the exam asked none, or a version sat it that had none.
+/// Reads what the model of an exam generated after fixed prompts; empty if the exam has no such prompts, or predates them.
 ///
 /// # Errors
-/// Where the file cannot be read, or is damaged.
+/// If the file cannot be read, or is damaged.
 pub fn samples(dir: &Path) -> Result<Vec<Sample>> {
     let path = dir.join(SAMPLES);
     let Some(text) = read_if_there(&path)? else { return Ok(vec![]) };
     serde_json::from_str(&text).with_context(|| format!("{}: is damaged", path.display()))
 }
 
-/// Every file of a finished stage run but those that are about the running: log, manifest, claim, checkpoints.
+/// Lists every file of a finished stage run except those of its execution: log, manifest, claim, checkpoints.
 ///
 /// # Errors
-/// Where the folder cannot be read.
+/// If the folder cannot be read.
 pub fn outputs(dir: &Path) -> Result<Vec<Output>> {
     let mut found = Vec::new();
     for (path, bytes) in files_below(dir)? {
         let inside = path.strip_prefix(dir)?.to_path_buf();
         let names: Vec<_> = inside.iter().map(|name| name.to_string_lossy()).collect();
         let is_hidden = names.iter().any(|name| name.starts_with('.'));
-        if !is_hidden && !RUNNING.contains(&names[0].as_ref()) {
+        if !is_hidden && !NOT_OUTPUTS.contains(&names[0].as_ref()) {
             found.push(Output { path: inside, bytes });
         }
     }

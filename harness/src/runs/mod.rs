@@ -1,4 +1,4 @@
-//! The folder of stage runs and what is recorded of them: manifests, claims, records, clearing away.
+//! The folder of stage runs and its bookkeeping: manifests, claims, records, garbage collection.
 //!
 //! *Invariant:* a stage run is complete or resumable, never in between; one attempt at a time works on it.
 

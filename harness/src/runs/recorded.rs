@@ -1,10 +1,10 @@
-//! `record.json` in a folder of results: whose folder it is, and what was run for it: layers, trials, stage runs.
+//! `record.json` in a folder of results: the file that the folder belongs to, and what was run for it: layers, trials, stage runs.
 //!
 //! With it a report can be written again without the flags of its run and without its data. *Invariant:* a folder of
-//! results belongs to one file, and what it shows of finished trials is not replaced by less in silence.
+//! results belongs to one file, and a report of fewer finished trials never silently replaces one of more.
 
 use super::manifest::Program;
-use crate::config::{At, Overrides, Stage, TrialConfig};
+use crate::config::{ExamPoint, Overrides, Stage, TrialConfig};
 use crate::fsutil::{absolute, create_dir, read_if_there, write_atomic};
 use crate::records::Status;
 use crate::sweep::{Part, Trial};
@@ -20,88 +20,88 @@ use uuid::Uuid;
 /// Name of the record in a folder of results.
 pub const RECORD: &str = "record.json";
 
-/// What is recorded of a folder of results.
+/// The record of a folder of results.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// Name of the sweep or of the experiment.
     pub name: String,
-    /// Its file, seen from the folder of results.
+    /// Path of its file, relative to the folder of results.
     pub file: PathBuf,
-    /// The text of an experiment file.
+    /// The text of the experiment file; `None` for a sweep.
     pub experiment: Option<String>,
-    /// What was run: the newest last, and of each choice of layers the newest only.
+    /// The runs, newest last; of several runs with the same layers only the newest.
     pub runs: Vec<RecordedRun>,
 }
 
 /// One call of `run`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RecordedRun {
-    /// The layers over the sweep file.
+    /// The layers that override the sweep file.
     pub layers: Overrides,
     /// SHA-256 of the sweep files.
     pub sweeps: String,
-    /// The program.
+    /// The program that ran it.
     pub program: Program,
-    /// The folder of stage runs, seen from the folder of results.
+    /// Path of the folder of stage runs, relative to the folder of results.
     pub runs: PathBuf,
-    /// When it was begun (UTC).
+    /// When it began (UTC).
     pub started: String,
-    /// When it ended (UTC).
+    /// When it ended (UTC); `None` if it has not.
     pub ended: Option<String>,
     /// Its trials, in order.
     pub trials: Vec<RecordedTrial>,
 }
 
-/// A trial of a run.
+/// A recorded trial.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RecordedTrial {
     /// Its name.
     pub trial: Uuid,
-    /// The same without a seed.
+    /// The same without the seed.
     pub setting: Uuid,
-    /// Its sweep.
+    /// Name of its sweep.
     pub sweep: String,
     /// Swept and solved keys with their values.
     pub keys: Vec<(String, serde_json::Value)>,
-    /// The resolved configuration as TOML, which keeps every number exactly.
+    /// The resolved configuration as TOML, which represents every number exactly.
     pub config: String,
     /// Its stage runs, in order.
     pub stages: Vec<RecordedStage>,
-    /// What it has to do with a tuning; a tuned trial's configuration has the first value.
+    /// Its part in a tuning, if any; the configuration of a tuned trial has the first value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<Part>,
 }
 
-/// A stage run of a trial.
+/// A recorded stage run of a trial.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordedStage {
     /// Its stage.
     pub stage: Stage,
     /// Its name.
     pub uuid: Uuid,
-    /// The stage run whose model it starts from or examines.
+    /// Name of the stage run whose model it starts from or examines.
     pub model: Option<Uuid>,
-    /// The weights that sit an exam.
-    #[serde(default, skip_serializing_if = "At::is_end")]
-    pub at: At,
+    /// Which weights of the model an exam examines.
+    #[serde(default, skip_serializing_if = "ExamPoint::is_final")]
+    pub at: ExamPoint,
 }
 
-/// Whose a folder of results is, for a file that would write into it.
+/// Who owns a folder of results, from the view of a file that would write into it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Owner {
-    /// That file's, or nobody's yet.
+pub enum ResultsOwner {
+    /// That file, or nobody yet.
     Same,
-    /// That of a file which is not there any more.
+    /// Another file, which no longer exists.
     Gone(PathBuf),
-    /// That of another file.
+    /// Another existing file.
     Other(PathBuf),
 }
 
 impl Record {
-    /// Reads the record of a folder of results; `None` where there is none.
+    /// Reads the record of a folder of results; `None` if there is none.
     ///
     /// # Errors
-    /// Where it cannot be read, or is damaged.
+    /// If it cannot be read, or is damaged.
     pub fn read(out: &Path) -> Result<Option<Self>> {
         let path = out.join(RECORD);
         let Some(text) = read_if_there(&path)? else { return Ok(None) };
@@ -114,10 +114,10 @@ impl Record {
         Ok(Some(record))
     }
 
-    /// Every record below a folder of results, with its folder; none where that is not there.
+    /// Reads every record in the subfolders of `results`, each with its folder; empty if `results` does not exist.
     ///
     /// # Errors
-    /// Where a folder or a record cannot be read.
+    /// If a folder or a record cannot be read.
     pub fn all(results: &Path) -> Result<Vec<(PathBuf, Self)>> {
         let unread = || format!("{}: cannot be read", results.display());
         let entries = match fs::read_dir(results) {
@@ -133,17 +133,17 @@ impl Record {
         Ok(found)
     }
 
-    /// Whose the folder `out` is, for `file`.
-    pub fn owner(&self, out: &Path, file: &Path) -> Owner {
+    /// Who owns the folder `out`, from the view of `file`.
+    pub fn owner(&self, out: &Path, file: &Path) -> ResultsOwner {
         let owner = seen_from_here(out, &self.file);
         match (canonical(&owner) == canonical(file), owner.is_file()) {
-            (true, _) => Owner::Same,
-            (false, false) => Owner::Gone(owner),
-            (false, true) => Owner::Other(owner),
+            (true, _) => ResultsOwner::Same,
+            (false, false) => ResultsOwner::Gone(owner),
+            (false, true) => ResultsOwner::Other(owner),
         }
     }
 
-    /// The file that was run, for this folder of results.
+    /// The path of the file that was run; `out` is this folder of results.
     pub fn file(&self, out: &Path) -> PathBuf {
         seen_from_here(out, &self.file)
     }
@@ -158,14 +158,14 @@ impl Record {
         self.runs.iter().rev().find(|run| run.layers == *layers)
     }
 
-    /// Recorded trials by their configuration: those of a run with these layers, or else the newest.
+    /// Recorded trials by their configuration, from all runs; runs with these layers take precedence, then newer ones.
     pub fn by_config(&self, layers: &Overrides) -> HashMap<&str, &RecordedTrial> {
         let (like, unlike): (Vec<_>, Vec<_>) = self.runs.iter().partition(|run| run.layers == *layers);
         let trials = unlike.into_iter().chain(like).flat_map(|run| &run.trials);
         trials.map(|trial| (trial.config.as_str(), trial)).collect()
     }
 
-    /// The names of all stage runs that it refers to.
+    /// The names of all stage runs in the record.
     pub fn stage_runs(&self) -> BTreeSet<Uuid> {
         let trials = self.runs.iter().flat_map(|run| &run.trials);
         trials.flat_map(|trial| trial.stages.iter().map(|stage| stage.uuid)).collect()
@@ -173,7 +173,7 @@ impl Record {
 }
 
 impl RecordedRun {
-    /// The trials as they were resolved; `None` where this program does not know one of their keys.
+    /// The resolved trials; `None` if this program does not know one of their keys.
     pub fn trials(&self) -> Option<Vec<Trial>> {
         let trial = |known: &RecordedTrial| {
             let (sweep, keys) = (known.sweep.clone(), known.keys.clone());
@@ -183,7 +183,7 @@ impl RecordedRun {
         self.trials.iter().map(trial).collect()
     }
 
-    /// The folder of stage runs, for one of results.
+    /// The path of the folder of stage runs; `out` is this folder of results.
     pub fn runs(&self, out: &Path) -> PathBuf {
         seen_from_here(out, &self.runs)
     }
@@ -195,16 +195,16 @@ impl RecordedTrial {
     }
 }
 
-/// What a call of `run` is about.
+/// Description of a run to be recorded.
 #[derive(Debug, Clone, Copy)]
 pub struct About<'a> {
     /// Name of the sweep or of the experiment.
     pub name: &'a str,
     /// Its file.
     pub file: &'a Path,
-    /// The text of an experiment file.
+    /// The text of the experiment file; `None` for a sweep.
     pub experiment: Option<&'a str>,
-    /// The layers over the sweep files.
+    /// The layers that override the sweep files.
     pub layers: &'a Overrides,
     /// SHA-256 of the sweep files.
     pub sweeps: &'a str,
@@ -215,7 +215,7 @@ pub struct About<'a> {
 /// Records in the folder `out` that a run of `trials` begins.
 ///
 /// # Errors
-/// Where the record cannot be read or written.
+/// If the record cannot be read or written.
 pub fn begin(out: &Path, about: About, trials: Vec<RecordedTrial>) -> Result<()> {
     create_dir(out)?;
     let run = RecordedRun {
@@ -237,7 +237,7 @@ pub fn begin(out: &Path, about: About, trials: Vec<RecordedTrial>) -> Result<()>
 /// Records in the folder `out` that the run with these layers has ended.
 ///
 /// # Errors
-/// Where the record cannot be read or written.
+/// If the record cannot be read or written.
 pub fn end(out: &Path, layers: &Overrides) -> Result<()> {
     let Some(mut record) = Record::read(out)? else { return Ok(()) };
     if let Some(run) = record.runs.iter_mut().rev().find(|run| run.layers == *layers) {
@@ -246,11 +246,11 @@ pub fn end(out: &Path, layers: &Overrides) -> Result<()> {
     write(out, &record)
 }
 
-/// Records that the folder `out` is that of `file` from now on.
+/// Records that the folder `out` now belongs to `file`.
 ///
 /// # Errors
-/// Where the record cannot be read or written.
-pub fn hand_over(out: &Path, file: &Path) -> Result<()> {
+/// If the record cannot be read or written.
+pub fn change_owner(out: &Path, file: &Path) -> Result<()> {
     let Some(mut record) = Record::read(out)? else { return Ok(()) };
     record.file = seen_from(out, file);
     write(out, &record)
@@ -262,8 +262,8 @@ fn write(out: &Path, record: &Record) -> Result<()> {
     write_atomic(&out.join(RECORD), text.as_bytes())
 }
 
-/// What would be lost if `trials` took the place of what is shown in the folder `out`: how many finished trials are
-/// shown there and how many would be, where these are fewer. A trial that has failed since is told, not lost.
+/// Whether `trials` would replace more finished trials than they have in the folder `out`: the number of finished trials
+/// shown there, and the new number. A trial that has failed since does not count as lost, since the report shows its failure.
 pub fn fewer(out: &Path, trials: &BTreeMap<Uuid, Status>) -> Option<(usize, usize)> {
     let shown = finished(out);
     let done = trials.values().filter(|&&status| status == Status::Done).count();
@@ -271,7 +271,7 @@ pub fn fewer(out: &Path, trials: &BTreeMap<Uuid, Status>) -> Option<(usize, usiz
     (done + failed < shown.len()).then_some((shown.len(), done))
 }
 
-/// The trials that `trials.csv` in a folder of results shows as finished.
+/// The trials that `trials.csv` in a folder of results lists as done.
 pub fn finished(out: &Path) -> BTreeSet<Uuid> {
     let mut found = BTreeSet::new();
     let Ok(mut reader) = csv::Reader::from_path(out.join("trials.csv")) else { return found };
@@ -288,7 +288,7 @@ pub fn finished(out: &Path) -> BTreeSet<Uuid> {
     found
 }
 
-/// A path as seen from a folder that exists: both may be moved together.
+/// A path relative to an existing folder, so that both can be moved together.
 fn seen_from(folder: &Path, path: &Path) -> PathBuf {
     let (folder, path) = (canonical(folder), canonical(path));
     let shared = folder.components().zip(path.components()).take_while(|(a, b)| a == b).count();
@@ -296,7 +296,7 @@ fn seen_from(folder: &Path, path: &Path) -> PathBuf {
     up.chain(path.components().skip(shared)).collect()
 }
 
-/// The path that [`seen_from`] gave, seen from the current folder.
+/// Resolves a path from [`seen_from`], relative to the current folder if it is inside.
 fn seen_from_here(folder: &Path, path: &Path) -> PathBuf {
     let mut found = canonical(folder);
     for part in path.components() {
@@ -305,7 +305,7 @@ fn seen_from_here(folder: &Path, path: &Path) -> PathBuf {
             part => found.push(part),
         }
     }
-    // Short where it can be: it is shown to people.
+    // Kept short if possible, since it is displayed.
     let here = canonical(Path::new("."));
     found.strip_prefix(&here).map_or(found.clone(), Path::to_path_buf)
 }
@@ -369,10 +369,10 @@ mod tests {
             .unwrap();
         let record = Record::read(&out).unwrap().unwrap();
         assert_eq!(record.file, Path::new("../../a.toml"));
-        assert_eq!(record.owner(&out, &file), Owner::Same);
-        assert!(matches!(record.owner(&out, &other), Owner::Other(path) if path.ends_with("a.toml")));
+        assert_eq!(record.owner(&out, &file), ResultsOwner::Same);
+        assert!(matches!(record.owner(&out, &other), ResultsOwner::Other(path) if path.ends_with("a.toml")));
         fs::remove_file(&file).unwrap();
-        assert!(matches!(record.owner(&out, &other), Owner::Gone(_)));
+        assert!(matches!(record.owner(&out, &other), ResultsOwner::Gone(_)));
     }
 
     #[test]

@@ -1,41 +1,41 @@
-//! Answers in OpenAI's shapes: whole, or piece by piece as server-sent events.
+//! Answers in OpenAI's formats: whole, or streamed as server-sent events.
 //!
-//! What the scheduler tells is gathered choice by choice; a stream tells and forgets whatever has come since it was
-//! last asked, so that a client who reads slowly gets fewer and larger pieces.
+//! The scheduler's events are gathered choice by choice. A stream sends and forgets whatever has arrived since it was
+//! last polled, so that a slow client gets fewer and larger pieces.
 
 use super::ask::Endpoint;
 use super::error::ApiError;
 use super::models::Spelling;
-use super::scheduler::{Ending, Told};
+use super::scheduler::{Ending, Update};
 use model::{LogProbs, Token};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-/// What an answer is about.
+/// Metadata of an answer.
 pub struct About {
-    /// Its name, such as `chatcmpl-1`.
+    /// Id of the answer, such as `chatcmpl-1`.
     pub id: String,
     /// When it was begun, in seconds since 1970.
     pub created: u64,
-    /// The model's name.
+    /// Name of the model.
     pub model: String,
-    /// In whose shape.
+    /// Endpoint, which determines the format.
     pub endpoint: Endpoint,
-    /// Texts for each prompt.
+    /// Number of texts per prompt.
     pub n: usize,
-    /// Whether log-probabilities are told.
+    /// Whether log-probabilities are included.
     pub log_probs: bool,
-    /// Whether a stream ends with the numbers of tokens.
+    /// Whether a stream ends with the token counts.
     pub include_usage: bool,
-    /// The prompts' ids.
+    /// Ids of each prompt.
     pub prompts: Vec<Vec<u32>>,
-    /// The prompts' texts, where they are told.
+    /// Text of each prompt if it is echoed, otherwise `None`.
     pub echoes: Vec<Option<String>>,
-    /// What each token is.
+    /// Text of each token, by id.
     pub spellings: Arc<[Spelling]>,
 }
 
-/// An answer as far as it has come.
+/// An answer as far as it has arrived.
 pub struct Answer {
     about: About,
     prompts: Vec<Vec<LogProbs>>,
@@ -48,59 +48,59 @@ struct Choice {
     tokens: Vec<Token>,
     ending: Option<Ending>,
     written: usize,
-    /// Characters that were told, the prompt's included.
-    told: usize,
+    /// Number of characters already sent, an echoed prompt included.
+    sent_chars: usize,
     is_begun: bool,
     is_over: bool,
 }
 
 impl Answer {
-    /// Nothing yet.
+    /// Creates an empty answer.
     pub fn new(about: About) -> Self {
         let mut choices = vec![];
         choices.resize_with(about.prompts.len() * about.n, Choice::default);
         Self { prompts: vec![vec![]; about.prompts.len()], choices, about }
     }
 
-    /// Takes what the scheduler tells.
+    /// Adds an event of the scheduler.
     ///
     /// # Errors
-    /// Where the request came to nothing.
-    pub fn hear(&mut self, told: Told) -> Result<(), ApiError> {
-        match told {
-            Told::Prompt { choice, log_probs } => self.prompts[choice / self.about.n].extend(log_probs),
-            Told::Piece { choice, text, tokens } => {
+    /// If the request failed.
+    pub fn push(&mut self, update: Update) -> Result<(), ApiError> {
+        match update {
+            Update::Prompt { choice, log_probs } => self.prompts[choice / self.about.n].extend(log_probs),
+            Update::Piece { choice, text, tokens } => {
                 let choice = &mut self.choices[choice];
                 choice.text += &text;
                 choice.tokens.extend(tokens);
             }
-            Told::End { choice, ending, tokens, by } => {
+            Update::End { choice, ending, tokens, by } => {
                 let choice = &mut self.choices[choice];
                 (choice.ending, choice.written) = (Some(ending), tokens);
-                // Evaluation harnesses count on it that the token which ends a continuation is told.
+                // Evaluation harnesses rely on getting the token that ends a continuation.
                 if let Some(token) = by.filter(|_| self.about.endpoint == Endpoint::Completion) {
                     choice.written += 1;
                     choice.tokens.push(token);
                 }
             }
-            Told::Failed(failure) => return Err(failure.into()),
+            Update::Failed(failure) => return Err(failure.into()),
         }
         Ok(())
     }
 
-    /// Whether every text has ended.
+    /// Returns whether every text has ended.
     pub fn is_complete(&self) -> bool {
         self.choices.iter().all(|choice| choice.ending.is_some())
     }
 
-    /// Tokens read and written.
+    /// Returns the numbers of prompt tokens and generated tokens.
     pub fn usage(&self) -> Value {
         let prompt: usize = self.about.prompts.iter().map(Vec::len).sum();
         let written: usize = self.choices.iter().map(|choice| choice.written).sum();
         json!({ "prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written })
     }
 
-    /// The whole answer.
+    /// Returns the complete answer.
     pub fn whole(mut self) -> Value {
         let is_chat = self.about.endpoint == Endpoint::Chat;
         let choices: Vec<Value> = (0..self.choices.len())
@@ -126,7 +126,7 @@ impl Answer {
         whole
     }
 
-    /// What has come since the last time, as events; the last ones where it is complete.
+    /// Returns what has arrived since the last call as events; including the final ones if the answer is complete.
     pub fn events(&mut self) -> String {
         let mut events = String::new();
         for index in 0..self.choices.len() {
@@ -148,7 +148,7 @@ impl Answer {
         let prompt = index / self.about.n;
         let choice = &self.choices[index];
         let has_echo = !choice.is_begun && self.about.echoes[prompt].is_some();
-        // The prompt's log-probabilities come before anything behind it.
+        // The prompt's log-probabilities precede everything after it.
         let lacks = self.about.log_probs && self.prompts[prompt].len() + 1 < self.about.prompts[prompt].len();
         if choice.is_over || has_echo && lacks {
             return;
@@ -204,8 +204,8 @@ impl Answer {
         chunk
     }
 
-    /// The text of a choice and the log-probabilities of its tokens, as far as they were not taken yet; first the prompt,
-    /// where it is told.
+    /// Takes the text of a choice and the log-probabilities of its tokens that have not been taken yet; an echoed
+    /// prompt comes first.
     fn take(&mut self, index: usize) -> (String, Value) {
         let prompt = index / self.about.n;
         let choice = &mut self.choices[index];
@@ -214,8 +214,8 @@ impl Answer {
         if let Some(echo) = echo {
             text.insert_str(0, echo);
         }
-        let offset = choice.told;
-        choice.told += text.chars().count();
+        let offset = choice.sent_chars;
+        choice.sent_chars += text.chars().count();
         if !self.about.log_probs {
             return (text, Value::Null);
         }
@@ -243,14 +243,14 @@ fn finish_reason(ending: Ending) -> &'static str {
     }
 }
 
-/// Appends a server-sent event; JSON has no line break.
+/// Appends a server-sent event; the JSON contains no line breaks.
 fn event(events: &mut String, value: &Value) {
     *events += "data: ";
     *events += &value.to_string();
     *events += "\n\n";
 }
 
-/// An error in the middle of a stream.
+/// Formats an error in the middle of a stream.
 pub fn error_event(error: &ApiError) -> String {
     let mut events = String::new();
     event(&mut events, &error.json());
@@ -261,7 +261,7 @@ fn bytes_of(spellings: &[Spelling], id: u32) -> &[u8] {
     spellings.get(id as usize).map_or(&[], |spelling| &spelling.bytes)
 }
 
-/// A token's text; parts of characters are written as OpenAI does: `bytes:\xe4\xbd`.
+/// Formats a token's text; incomplete characters are written as OpenAI does: `bytes:\xe4\xbd`.
 fn name(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) => text.to_owned(),
@@ -269,7 +269,7 @@ fn name(bytes: &[u8]) -> String {
     }
 }
 
-/// A token with its log-probability, as chat tells it.
+/// Formats a token with its log-probability for the chat endpoint.
 fn of_chat(spellings: &[Spelling], id: u32, found: &LogProbs) -> Value {
     let one = |id: u32, log_prob: f64| {
         let bytes = bytes_of(spellings, id);
@@ -280,14 +280,14 @@ fn of_chat(spellings: &[Spelling], id: u32, found: &LogProbs) -> Value {
     token
 }
 
-/// Log-probabilities as the older endpoint tells them.
+/// Log-probabilities in the format of the completions endpoint.
 #[derive(Default)]
 struct Legacy {
     tokens: Vec<String>,
     own: Vec<Option<f64>>,
     top: Vec<Option<Map<String, Value>>>,
     offsets: Vec<usize>,
-    /// Characters before the next token.
+    /// Number of characters before the next token.
     offset: usize,
 }
 
@@ -297,7 +297,7 @@ impl Legacy {
         let top = found.map(|found| {
             let likeliest = found.top.iter().map(|&(id, p)| (name(bytes_of(spellings, id)), p.into()));
             let mut top: Map<String, Value> = likeliest.collect();
-            // The token itself is always among them.
+            // The token itself is always included.
             top.entry(name(bytes)).or_insert_with(|| found.own.into());
             top
         });

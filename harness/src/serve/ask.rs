@@ -1,4 +1,4 @@
-//! What OpenAI's clients ask for, out of JSON: chat and continuation.
+//! Requests of OpenAI's clients, parsed from JSON: chats and completions.
 
 use super::error::ApiError;
 use super::fields::{Fields, kind, shown};
@@ -10,19 +10,19 @@ use serde_json::{Value, json};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Instant;
 
-/// Texts for one prompt.
+/// Maximum number of texts per prompt.
 const MOST_CHOICES: i64 = 64;
 
-/// Likeliest tokens at each place.
+/// Maximum number of top log-probabilities per position.
 const MOST_TOP: i64 = 20;
 
-/// Strings that end a text.
+/// Maximum number of stop strings.
 const MOST_STOPS: usize = 16;
 
-/// New tokens of a continuation where nothing is said, as OpenAI's.
+/// Default of `max_tokens` for completions, as in OpenAI's API.
 const USUAL_TOKENS: usize = 16;
 
-/// Which of the two endpoints.
+/// One of the two endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Endpoint {
     /// `/v1/chat/completions`.
@@ -31,7 +31,7 @@ pub enum Endpoint {
     Completion,
 }
 
-/// What is to be continued.
+/// The prompts of a request.
 #[derive(Debug, Clone, PartialEq)]
 enum Prompts {
     Chat(Vec<Message>),
@@ -39,44 +39,44 @@ enum Prompts {
     Ids(Vec<Vec<u32>>),
 }
 
-/// A request, checked as far as that can be done without its model.
+/// A request, validated as far as possible without its model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ask {
-    /// The name of the model.
+    /// Name of the model; `None` if the request names none.
     pub model: Option<String>,
-    /// Whether pieces are wanted as they come.
+    /// Whether the answer is streamed.
     pub stream: bool,
-    /// Whether a stream ends with the numbers of tokens.
+    /// Whether a stream ends with the token counts.
     pub include_usage: bool,
-    /// Texts for each prompt.
+    /// Number of texts per prompt.
     pub n: usize,
-    /// Log-probabilities, with so many of the likeliest tokens at each place.
+    /// Number of top log-probabilities per position; `None` for no log-probabilities.
     pub log_probs: Option<usize>,
-    /// Whether the prompt is told too.
+    /// Whether the prompt is echoed.
     pub echo: bool,
     prompts: Prompts,
-    /// `None` is no limit.
+    /// Maximum number of new tokens; `None` for no limit.
     max_tokens: Option<usize>,
     sampling: Sampling,
     seed: Option<u64>,
     stop: Vec<String>,
-    /// Whether the end of text is a token like others, as for measuring speed.
+    /// Whether to treat the end-of-text token as an ordinary one, for example to measure speed.
     ignore_eos: bool,
 }
 
-/// What goes to the scheduler, and the prompts as they may be told.
+/// Requests to the scheduler, with the prompts to echo.
 pub struct Prepared {
-    /// One for each prompt.
+    /// One request per prompt.
     pub requests: Vec<Request>,
-    /// The text of each prompt, where it is told.
+    /// Text of each prompt if it is echoed, otherwise `None`.
     pub echoes: Vec<Option<String>>,
 }
 
 impl Ask {
-    /// Reads a body.
+    /// Parses a request body.
     ///
     /// # Errors
-    /// Names the parameter that cannot be.
+    /// If the body is invalid; the error names the parameter.
     pub fn read(body: &[u8], endpoint: Endpoint) -> Result<Self, ApiError> {
         let mut fields = Fields::read(body)?;
         let model = fields.text("model")?;
@@ -127,7 +127,7 @@ impl Ask {
         })
     }
 
-    /// How many prompts it has.
+    /// Returns the number of prompts.
     pub fn prompts(&self) -> usize {
         match &self.prompts {
             Prompts::Chat(_) => 1,
@@ -136,10 +136,10 @@ impl Ask {
         }
     }
 
-    /// Makes it ready for a model.
+    /// Tokenizes the prompts and prepares the requests for a model.
     ///
     /// # Errors
-    /// Where a prompt cannot be tokenized, is too long, or has ids that the model does not know.
+    /// If a prompt cannot be tokenized, is too long, or contains ids outside the vocabulary.
     pub fn prepare(self, served: &Served, deadline: Instant) -> Result<Prepared, ApiError> {
         let Self { n, log_probs, echo, prompts, max_tokens, sampling, seed, stop, ignore_eos, .. } = self;
         let tokenizer = &served.tokenizer;
@@ -169,7 +169,7 @@ impl Ask {
         let (mut requests, mut echoes) = (vec![], vec![]);
         for (number, (prompt, text)) in prompts.into_iter().enumerate() {
             let room = served.room(&prompt)?;
-            // Cut to none in silence, a score that counts on its one token would be wrong.
+            // Silently truncating to no tokens would corrupt a score that relies on the one token.
             if room == 0 && max_tokens != Some(0) {
                 let problem = format!(
                     "the prompt fills this model's maximum context length of {} tokens, which leaves no room for a token; \
@@ -222,7 +222,7 @@ fn sampling(fields: &mut Fields) -> Result<Sampling, ApiError> {
         temperature: fields.number("temperature")?.unwrap_or(1.0),
         top_p: fields.number("top_p")?.unwrap_or(1.0),
         min_p: fields.number("min_p")?.unwrap_or(0.0),
-        // -1 is all elsewhere.
+        // -1 means all in other servers.
         top_k: fields.integer("top_k", -1..=i64::MAX)?.map_or(0, |k| k.max(0) as usize),
         repetition_penalty: fields.number("repetition_penalty")?.unwrap_or(1.0),
     };
@@ -254,7 +254,7 @@ fn stops(value: Option<Value>) -> Result<Vec<String>, ApiError> {
     Ok(texts.into_iter().filter(|text| !text.is_empty()).collect())
 }
 
-/// `max_tokens` and its newer name; -1, as MiniMind's example sends it, is no limit.
+/// Reads `max_tokens` and its newer name; -1, as MiniMind's example sends it, is no limit.
 fn chat_limit(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
     let mut limit = |name| -> Result<Option<i64>, ApiError> {
         match fields.integer(name, -1..=i64::MAX)? {
@@ -282,7 +282,7 @@ fn chat_log_probs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
     }
 }
 
-/// What others can and this server cannot, and what changes no answer.
+/// Rejects parameters of other servers that are not supported here, and ignores those that do not affect answers.
 fn refuse_others(fields: &mut Fields) -> Result<(), ApiError> {
     let (zero, none, list, object) = (json!(0), json!("none"), json!([]), json!({}));
     fields.refuse("frequency_penalty", std::slice::from_ref(&zero))?;
@@ -341,7 +341,7 @@ fn message(place: &str, value: Value) -> Result<Message, ApiError> {
         return Err(ApiError::param(place, format_args!("is {}, expected an object", kind(&value))));
     };
     let role = match fields.get("role").and_then(Value::as_str) {
-        // The newer name of the same.
+        // `developer` is the newer name of `system`.
         Some("developer" | "system") => "system",
         Some("user") => "user",
         Some("assistant") => "assistant",
@@ -364,7 +364,7 @@ fn message(place: &str, value: Value) -> Result<Message, ApiError> {
     Ok(Message::new(role, content))
 }
 
-/// A text, or parts of text one behind the other.
+/// Parses a message's content: a text, or parts of text, which are concatenated.
 fn content(place: &str, value: Option<Value>) -> Result<String, ApiError> {
     match value {
         Some(Value::String(text)) => Ok(text),

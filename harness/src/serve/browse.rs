@@ -1,4 +1,4 @@
-//! What the page shows of sweeps: how they stand, their tables, curves and figures. Everything is read, nothing written.
+//! Data of the web page about sweeps: progress, tables, curves and figures. Everything is read, nothing written.
 
 use super::error::{ApiError, Name};
 use super::http::{App, json_response};
@@ -18,28 +18,28 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Points of a curve.
+/// Maximum number of points of a curve.
 const POINTS: usize = 500;
 
-/// How long a look at a sweep holds, as several pages may ask at once.
-const LOOK: Duration = Duration::from_secs(1);
+/// How long a sweep's status is cached, as several pages may request it at once.
+const CACHE_TIME: Duration = Duration::from_secs(1);
 
-/// The largest file of a folder of results that is sent.
+/// Maximum size of a file of results that is sent, in bytes.
 const LARGEST: u64 = 256 << 20;
 
-/// What was looked at last, by the sweep's name.
+/// Cached status of sweeps, by name.
 #[derive(Default)]
-pub struct Looks(Mutex<BTreeMap<String, (Instant, Value)>>);
+pub struct StatusCache(Mutex<BTreeMap<String, (Instant, Value)>>);
 
-/// Reads off the thread that serves.
-async fn apart<T: Send + 'static>(
+/// Runs blocking reads outside the serving thread.
+async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|_| ApiError::internal("this could not be read"))?
 }
 
-/// `/api/models`.
+/// Serves `/api/models`.
 pub async fn models(State(app): State<Arc<App>>) -> Response {
     let rows: Vec<Value> = (app.models.iter())
         .map(|served| {
@@ -52,34 +52,34 @@ pub async fn models(State(app): State<Arc<App>>) -> Response {
     json_response(&rows.into())
 }
 
-/// `/api/sweeps`: folders of results with a record.
+/// Serves `/api/sweeps`: the folders of results with a record.
 pub async fn sweeps(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    apart(move || {
+    blocking(move || {
         let mut rows = vec![];
         for (out, record) in records(&app.options.results) {
             let name = folder_name(&out);
-            let look = look(&app, &name, &out, &record);
+            let cached = cached_status(&app, &name, &out, &record);
             let trials = record.last().map_or(0, |run| run.trials.len());
-            let counts = match &look["status"]["counts"] {
+            let counts = match &cached["status"]["counts"] {
                 Value::Null => json!(Counts::default()),
                 counts => counts.clone(),
             };
-            rows.push(json!({ "name": name, "title": look["title"], "trials": trials, "counts": counts }));
+            rows.push(json!({ "name": name, "title": cached["title"], "trials": trials, "counts": counts }));
         }
         Ok(json_response(&rows.into()))
     })
     .await
 }
 
-/// `/api/sweeps/{name}`: how it stands, its table of trials, the files of its report.
+/// Serves `/api/sweeps/{name}`: status, table of trials, files of the report.
 pub async fn sweep(State(app): State<Arc<App>>, Name(name): Name) -> Result<Response, ApiError> {
-    apart(move || {
+    blocking(move || {
         let missing =
             || ApiError::missing(format!("there is no sweep {name:?} in {}", app.options.results.display()));
         let out = app.options.results.join(single(&name).ok_or_else(missing)?);
         let record = Record::read(&out).map_err(|error| ApiError::internal(format!("{error:#}")))?;
         let record = record.ok_or_else(missing)?;
-        let mut answer = look(&app, &name, &out, &record);
+        let mut answer = cached_status(&app, &name, &out, &record);
         answer["trials"] = table(&out.join("trials.csv"));
         answer["files"] = json!({
             "report": out.join("report.html").is_file().then(|| format!("results/{name}/report.html")),
@@ -91,9 +91,9 @@ pub async fn sweep(State(app): State<Arc<App>>, Name(name): Name) -> Result<Resp
     .await
 }
 
-/// `/api/runs/{run}/metrics`: the curves of a stage run, by the beginning of its name.
+/// Serves `/api/runs/{run}/metrics`: the curves of a stage run, by a prefix of its name.
 pub async fn run_metrics(State(app): State<Arc<App>>, Name(run): Name) -> Result<Response, ApiError> {
-    apart(move || {
+    blocking(move || {
         let missing = || ApiError::missing(format!("there is no stage run {run:?} with metrics"));
         let name = single(&run).ok_or_else(missing)?;
         let known = records(&app.options.results);
@@ -106,9 +106,9 @@ pub async fn run_metrics(State(app): State<Arc<App>>, Name(run): Name) -> Result
     .await
 }
 
-/// `/results/...`: a file of the folder of results, and of nowhere else.
+/// Serves `/results/...`: files of the folder of results, and nothing else.
 pub async fn file(State(app): State<Arc<App>>, Name(path): Name) -> Result<Response, ApiError> {
-    apart(move || {
+    blocking(move || {
         let missing = || ApiError::missing(format!("there is no file {path:?} among the results"));
         let inside = Path::new(&path);
         let is_plain = inside.components().all(|part| match part {
@@ -116,7 +116,7 @@ pub async fn file(State(app): State<Arc<App>>, Name(path): Name) -> Result<Respo
             _ => false,
         });
         let root = app.options.results.canonicalize().map_err(|_| missing())?;
-        // Links are followed, but not out of the folder.
+        // Links are followed, but not out of the folder of results.
         let real = root.join(inside).canonicalize().map_err(|_| missing())?;
         let about = real.metadata().map_err(|_| missing())?;
         if !is_plain || !real.starts_with(&root) || !about.is_file() || about.len() > LARGEST {
@@ -141,7 +141,7 @@ fn kind_of(path: &Path) -> &'static str {
     }
 }
 
-/// A name that is one plain part of a path.
+/// Returns the name if it is a single, non-hidden path component.
 fn single(name: &str) -> Option<&str> {
     let mut parts = Path::new(name).components();
     let is_plain = matches!(parts.next(), Some(Component::Normal(part)) if part == name);
@@ -152,7 +152,7 @@ fn folder_name(dir: &Path) -> String {
     dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// The records of a folder of results; a damaged one hides no other.
+/// Reads the records in a folder of results; damaged ones are skipped.
 fn records(results: &Path) -> Vec<(PathBuf, Record)> {
     let mut found: Vec<(PathBuf, Record)> = (fs::read_dir(results).into_iter().flatten().flatten())
         .filter_map(|entry| Some((entry.path(), Record::read(&entry.path()).ok().flatten()?)))
@@ -161,22 +161,23 @@ fn records(results: &Path) -> Vec<(PathBuf, Record)> {
     found
 }
 
-/// Name, title and how it stands; `status` is null, and `problem` says why, where neither file nor record tell.
-fn look(app: &App, name: &str, out: &Path, record: &Record) -> Value {
-    let mut looks = app.looks.0.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((at, found)) = looks.get(name)
-        && at.elapsed() < LOOK
+/// Returns name, title and status of a sweep, cached for [`CACHE_TIME`]; if the status cannot be read, it is null and
+/// `problem` says why.
+fn cached_status(app: &App, name: &str, out: &Path, record: &Record) -> Value {
+    let mut cached = app.status_cache.0.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((at, found)) = cached.get(name)
+        && at.elapsed() < CACHE_TIME
     {
         return found.clone();
     }
     let title = record.experiment.as_deref().and_then(title_of).unwrap_or_else(|| record.name.clone());
-    let (status, problem) =
-        match standing(app, out, record).and_then(|found| Ok(serde_json::to_value(found)?)) {
-            Ok(status) => (status, None),
-            Err(error) => (Value::Null, Some(format!("{error:#}"))),
-        };
+    let (status, problem) = match status(app, out, record).and_then(|found| Ok(serde_json::to_value(found)?))
+    {
+        Ok(status) => (status, None),
+        Err(error) => (Value::Null, Some(format!("{error:#}"))),
+    };
     let found = json!({ "name": name, "title": title, "status": status, "problem": problem });
-    looks.insert(name.to_owned(), (Instant::now(), found.clone()));
+    cached.insert(name.to_owned(), (Instant::now(), found.clone()));
     found
 }
 
@@ -185,15 +186,15 @@ fn title_of(experiment: &str) -> Option<String> {
     Some(table.get("title")?.as_str()?.to_owned())
 }
 
-/// What `mindscale status` tells.
-fn standing(app: &App, out: &Path, record: &Record) -> Result<Overview> {
+/// Returns the status as `mindscale status` shows it.
+fn status(app: &App, out: &Path, record: &Record) -> Result<Overview> {
     let options = ReadOptions { results: app.options.results.clone(), ..ReadOptions::default() };
     let file = record.file(out);
     let work = Work::read(&file, &options, Layers::Last).with_context(|| file.display().to_string())?;
     Ok(overview(&work.look()?(&work)?))
 }
 
-/// A CSV file with numbers as numbers and nothing for what is empty; no rows where it is not there.
+/// Reads a CSV file, with numbers as numbers and null for empty cells; no rows if it cannot be read.
 fn table(path: &Path) -> Value {
     let read = || -> Result<Value> {
         let text = read_text(path)?;
@@ -214,13 +215,13 @@ fn cell(text: &str) -> Value {
     }
     let number = || text.parse::<i64>().map(Value::from).or_else(|_| text.parse::<f64>().map(Value::from));
     match number() {
-        // A number that JSON does not have stays text.
+        // A number that JSON cannot represent stays text.
         Ok(value) if value.is_number() => value,
         _ => text.into(),
     }
 }
 
-/// The files of a part of a report, as the server gives them.
+/// Lists the files in a part of a report, by their paths on the server.
 fn listed(out: &Path, name: &str, part: &str, ends: &[&str]) -> Vec<String> {
     let mut found: Vec<String> = (fs::read_dir(out.join(part)).into_iter().flatten().flatten())
         .map(|entry| entry.path())
@@ -231,7 +232,7 @@ fn listed(out: &Path, name: &str, part: &str, ends: &[&str]) -> Vec<String> {
     found
 }
 
-/// `metrics.csv` of the one stage run whose name begins so.
+/// Returns `metrics.csv` of the stage run with this name prefix, if it is the only one.
 fn metrics_of(runs: &Path, name: &str) -> Option<PathBuf> {
     let entries = fs::read_dir(runs).into_iter().flatten().flatten();
     let begins = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(name));
@@ -240,7 +241,7 @@ fn metrics_of(runs: &Path, name: &str) -> Option<PathBuf> {
     files.next().filter(|_| files.next().is_none())
 }
 
-/// Every split's columns, thinned; a column without numbers is left out, and so is a row that is not whole yet.
+/// Returns each split's columns, thinned; columns without numbers and incomplete rows are left out.
 fn curves(text: &str) -> Value {
     let Some(course) = Course::of(text) else { return json!({}) };
     let mut splits: BTreeMap<&str, Vec<CourseRow>> = BTreeMap::new();
@@ -262,7 +263,7 @@ fn curves(text: &str) -> Value {
     all.into()
 }
 
-/// At most [`POINTS`] places of `len`, evenly, the first and the last among them.
+/// Returns at most [`POINTS`] evenly spaced indices below `len`, including the first and the last.
 fn thinned(len: usize) -> Vec<usize> {
     if len <= POINTS {
         return (0..len).collect();

@@ -1,4 +1,4 @@
-//! Who may ask: the key, where one is wanted; and browsers only from pages of this server.
+//! Access control: the API key, if one is set, and for browsers only pages of this server.
 
 use super::error::ApiError;
 use super::http::App;
@@ -10,11 +10,11 @@ use sha2::{Digest, Sha256};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// By which the pictures of reports are asked for: a browser sends no key with them.
+/// Name of the cookie with which browsers request figures of reports, since they send no key with them.
 const COOKIE: &str = "mindscale";
 
-/// Lets a request in or not, and puts on every response what browsers must mind.
-pub async fn door(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+/// Admits or rejects a request, and adds security headers to every response.
+pub async fn authorize(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let mut response = match check(&app, &request, &path) {
         Ok(()) => next.run(request).await,
@@ -25,7 +25,7 @@ pub async fn door(State(app): State<Arc<App>>, request: Request, next: Next) -> 
     let mut put = |name, value| drop(headers.insert(name, HeaderValue::from_static(value)));
     put(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
     put(header::REFERRER_POLICY, "no-referrer");
-    // Reports carry their style with them, and no script.
+    // Reports contain their own styles, and no scripts.
     put(
         header::CONTENT_SECURITY_POLICY,
         match path.starts_with("/results/") {
@@ -51,11 +51,11 @@ pub async fn door(State(app): State<Arc<App>>, request: Request, next: Next) -> 
 fn check(app: &App, request: &Request, path: &str) -> Result<(), ApiError> {
     let headers = request.headers();
     let host = text(headers, header::HOST).or_else(|| request.uri().host());
-    // A page of elsewhere may have its name point here; it then asks under that name.
+    // DNS rebinding: a page of another site may point its name to this machine, and then sends that name.
     if app.options.is_local() && !host.is_some_and(|host| is_local(name_of(host))) {
         return Err(ApiError::new(
             StatusCode::FORBIDDEN,
-            "asked for under another name than localhost; serve with --host to be found under others",
+            "the Host header is not localhost; start the server with --host to allow other names",
         ));
     }
     if let Some(origin) = text(headers, header::ORIGIN) {
@@ -63,7 +63,7 @@ fn check(app: &App, request: &Request, path: &str) -> Result<(), ApiError> {
         if from.is_none() || from != host {
             return Err(ApiError::new(
                 StatusCode::FORBIDDEN,
-                format!("pages of {origin} may not ask this server"),
+                format!("requests from pages of {origin} are not allowed"),
             ));
         }
     }
@@ -77,7 +77,7 @@ fn check(app: &App, request: &Request, path: &str) -> Result<(), ApiError> {
         return Ok(());
     }
     let problem = match bearer {
-        None => "a key is wanted: send it as the header Authorization: Bearer KEY",
+        None => "an API key is required: send it as the header Authorization: Bearer KEY",
         Some(_) => "the key is wrong",
     };
     Err(ApiError::new(StatusCode::UNAUTHORIZED, problem).with_code("invalid_api_key"))
@@ -87,7 +87,7 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// A host without its port.
+/// Removes the port from a host.
 fn name_of(host: &str) -> &str {
     match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or(rest),
@@ -95,13 +95,13 @@ fn name_of(host: &str) -> &str {
     }
 }
 
-/// Whether a name is this machine's own for itself.
+/// Returns whether a name or address is local to this machine.
 pub fn is_local(name: &str) -> bool {
     name.eq_ignore_ascii_case("localhost")
         || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Compared by digests, the time that a comparison takes tells nothing of a key.
+/// Hashes a key, so that the time of a comparison reveals nothing about it.
 fn digest(key: &str) -> [u8; 32] {
     Sha256::digest(key).into()
 }

@@ -1,4 +1,4 @@
-//! Errors in OpenAI's shape, with the status codes that its clients expect.
+//! Errors in OpenAI's format, with the status codes that its clients expect.
 
 use super::scheduler::{Failure, Refusal};
 use axum::extract::{FromRequestParts, Path};
@@ -7,20 +7,21 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-/// An error as the client gets it.
+/// An error sent to a client.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ApiError {
-    /// 400 for what the client can mend, 401, 403, 404, 405, 408, 413, 500, and 503 for what passes.
+    /// 400, 401, 403, 404, 405, 408 or 413 for errors of the client, 500 for those of the server, and 503 for temporary
+    /// ones.
     pub status: StatusCode,
-    /// What is wrong, what was expected.
+    /// What is wrong, and what was expected.
     pub message: String,
-    /// The parameter that is wrong.
+    /// Name of the parameter at fault, if one is.
     pub param: Option<String>,
-    /// A word for programs.
+    /// Machine-readable code.
     pub code: Option<&'static str>,
 }
 
-/// What a path has in the place of a name; bytes that are no text are an error in OpenAI's shape too.
+/// A path parameter; if it is not valid UTF-8, the error is in OpenAI's format too.
 pub struct Name(pub String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Name {
@@ -33,37 +34,37 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
 }
 
 impl ApiError {
-    /// An error that is no parameter's.
+    /// Creates an error without a parameter.
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
         Self { status, message: message.into(), param: None, code: None }
     }
 
-    /// A request that cannot be understood.
+    /// Creates an error for a malformed request.
     pub fn bad(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 
-    /// A parameter that cannot have its value; the message begins with its name.
+    /// Creates an error for an invalid parameter; the message begins with its name.
     pub fn param(name: &str, problem: impl std::fmt::Display) -> Self {
         Self { param: Some(name.into()), ..Self::bad(format!("{name}: {problem}")) }
     }
 
-    /// Something that is not there.
+    /// Creates an error for something that does not exist.
     pub fn missing(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, message)
     }
 
-    /// A fault of this program, or of the model.
+    /// Creates an error for a fault of the server or the model.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
     }
 
-    /// The same with a word for programs.
+    /// Adds a machine-readable code.
     pub fn with_code(self, code: &'static str) -> Self {
         Self { code: Some(code), ..self }
     }
 
-    /// The body.
+    /// Returns the response body.
     pub fn json(&self) -> Value {
         let kind = match self.status {
             status if status.is_server_error() => "server_error",
@@ -73,17 +74,17 @@ impl ApiError {
     }
 }
 
-/// A path that is asked for in another way than it can be.
+/// Creates an error for a method that a path does not support.
 pub fn wrong_method(method: &Method, path: &str) -> ApiError {
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} does not take {method}"))
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} is not allowed for {path}"))
 }
 
 impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Waited => Self::new(
+            Failure::DeadlineInQueue => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "the time limit was over before its turn came; try again later",
+                "the time limit passed while the request was queued; try again later",
             )
             .with_code("overloaded"),
             Failure::Model(problem) => Self::internal(problem),
@@ -94,7 +95,7 @@ impl From<Failure> for ApiError {
 impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         let (message, code) = match refusal {
-            Refusal::Full => ("too many requests wait already; try again later", "overloaded"),
+            Refusal::Full => ("too many requests are queued; try again later", "overloaded"),
             Refusal::Closed => ("the server is shutting down", "shutting_down"),
         };
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message).with_code(code)

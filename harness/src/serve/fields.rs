@@ -1,4 +1,4 @@
-//! A JSON object field by field: each is taken once, and what is left at the end was not known.
+//! A JSON object read field by field: each field is taken once, and any field left at the end is unknown.
 
 use super::error::ApiError;
 use crate::config::did_you_mean;
@@ -6,17 +6,17 @@ use serde_json::{Map, Value};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
-/// The fields of a request; `null` is as good as absent.
+/// The fields of a request; `null` counts as absent.
 pub struct Fields {
     map: Map<String, Value>,
     known: Vec<&'static str>,
 }
 
 impl Fields {
-    /// Reads a body.
+    /// Parses a request body.
     ///
     /// # Errors
-    /// Where it is not a JSON object.
+    /// If it is not a JSON object.
     pub fn read(body: &[u8]) -> Result<Self, ApiError> {
         let value: Value = serde_json::from_slice(body).map_err(|error| {
             ApiError::bad(format!(
@@ -29,7 +29,7 @@ impl Fields {
         }
     }
 
-    /// The value of a field.
+    /// Takes the value of a field; `None` if it is absent.
     pub fn take(&mut self, name: &'static str) -> Option<Value> {
         self.known.push(name);
         self.map.remove(name).filter(|value| !value.is_null())
@@ -47,26 +47,26 @@ impl Fields {
             .ok_or_else(|| ApiError::param(name, format_args!("is {}, expected {expected}", shown(&value))))
     }
 
-    /// A text.
+    /// Takes a text.
     ///
     /// # Errors
-    /// Where it is something else.
+    /// If the value is not a text.
     pub fn text(&mut self, name: &'static str) -> Result<Option<String>, ApiError> {
         self.typed(name, "a text", |value| value.as_str().map(str::to_owned))
     }
 
-    /// `true` or `false`; absent is `false`.
+    /// Takes a boolean; absent means `false`.
     ///
     /// # Errors
-    /// Where it is something else.
+    /// If the value is not a boolean.
     pub fn flag(&mut self, name: &'static str) -> Result<bool, ApiError> {
         Ok(self.typed(name, "true or false", Value::as_bool)?.unwrap_or(false))
     }
 
-    /// A whole number.
+    /// Takes an integer.
     ///
     /// # Errors
-    /// Where it is something else, or outside of `range`.
+    /// If the value is not an integer within `range`.
     pub fn integer(
         &mut self,
         name: &'static str,
@@ -78,24 +78,24 @@ impl Fields {
             (start, end) => format!("a whole number from {start} to {end}"),
         };
         self.typed(name, expected, |value| {
-            // A client may write 16.0 for 16.
+            // A client may send 16.0 for 16.
             let whole = value.as_f64().filter(|v| v.fract() == 0.0 && v.abs() < 9e15).map(|v| v as i64);
             value.as_i64().or(whole).filter(|value| range.contains(value))
         })
     }
 
-    /// A number.
+    /// Takes a number.
     ///
     /// # Errors
-    /// Where it is something else.
+    /// If the value is not a number.
     pub fn number(&mut self, name: &'static str) -> Result<Option<f64>, ApiError> {
         self.typed(name, "a number", Value::as_f64)
     }
 
-    /// Refuses a field that asks for something which is not done here, unless it asks for nothing.
+    /// Rejects a field that is not supported here, unless its value is one of `nothing`, which ask for nothing.
     ///
     /// # Errors
-    /// Where it asks for something.
+    /// If the field has any other value.
     pub fn refuse(&mut self, name: &'static str, nothing: &[Value]) -> Result<(), ApiError> {
         match self.take(name) {
             Some(value) if !nothing.iter().any(|nothing| is_same(nothing, &value)) => {
@@ -106,15 +106,15 @@ impl Fields {
         }
     }
 
-    /// Takes no notice of fields which change no answer.
+    /// Ignores fields that do not affect answers.
     pub fn ignore(&mut self, names: &[&'static str]) {
         names.iter().for_each(|name| drop(self.take(name)));
     }
 
-    /// The end: every field must have been known.
+    /// Checks that no unknown field is left.
     ///
     /// # Errors
-    /// Names one that was not.
+    /// If a field is unknown, which the error names.
     pub fn finish(self) -> Result<(), ApiError> {
         match self.map.keys().next() {
             None => Ok(()),
@@ -129,12 +129,12 @@ impl Fields {
     }
 }
 
-/// Whether two values are equal, 0 and 0.0 too.
+/// Returns whether two values are equal; 0 equals 0.0.
 fn is_same(a: &Value, b: &Value) -> bool {
     a == b || a.is_number() && a.as_f64() == b.as_f64()
 }
 
-/// A value for a message: not more than a few words of it.
+/// Formats a value for a message, truncated after 40 characters.
 pub fn shown(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(40) {
@@ -143,7 +143,7 @@ pub fn shown(value: &Value) -> String {
     }
 }
 
-/// What a value is.
+/// Returns the type of a value, for messages.
 pub fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",

@@ -1,10 +1,10 @@
-//! The endpoints: requests in, answers out. Who may ask is decided in [`super::door`], connections are [`super::server`]'s.
+//! The endpoints. Access control is in [`super::door`], connections are in [`super::server`].
 
 use super::answer::{About, Answer, error_event};
 use super::ask::{Ask, Endpoint, Prepared};
 use super::error::{ApiError, Name, wrong_method};
 use super::models::Served;
-use super::scheduler::{Refusal, Told};
+use super::scheduler::{Refusal, Update};
 use super::{Options, browse, door, metrics, page};
 use crate::system::now;
 use axum::body::{Body, Bytes};
@@ -23,27 +23,27 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-/// How long a client may take to send a body.
+/// Time limit for a client to send a body.
 const BODY_TIME: Duration = Duration::from_secs(30);
 
-/// Events that one piece of a stream holds at most.
+/// Maximum number of scheduler events in one chunk of a stream.
 const EVENTS: usize = 1024;
 
-/// What all endpoints share.
+/// State shared by all endpoints.
 pub struct App {
-    /// The models, the first of which is meant where a request names none.
+    /// The models; a request must name one unless there is only one.
     pub models: Vec<Arc<Served>>,
-    /// How it is served.
+    /// Options of the server.
     pub options: Options,
-    /// How often it answered, by endpoint and status.
+    /// Number of responses by endpoint and status.
     pub answered: metrics::Answered,
-    /// What was looked at last in the folders of results.
-    pub looks: browse::Looks,
-    /// Names answers.
+    /// Cached status of sweeps.
+    pub status_cache: browse::StatusCache,
+    /// Number of the next answer, part of its id.
     pub next: AtomicU64,
 }
 
-/// Every endpoint.
+/// Builds the router of all endpoints.
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(chat))
@@ -58,16 +58,16 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/runs/{run}/metrics", get(browse::run_metrics))
         .route("/results/{*path}", get(browse::file))
         .fallback(page::page)
-        .method_not_allowed_fallback(not_so)
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), door::door))
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), door::authorize))
         .with_state(app)
 }
 
-async fn not_so(request: Request) -> ApiError {
+async fn method_not_allowed(request: Request) -> ApiError {
     wrong_method(request.method(), request.uri().path())
 }
 
-/// JSON as a response.
+/// Creates a JSON response.
 pub fn json_response(value: &Value) -> Response {
     let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
     (kind, value.to_string()).into_response()
@@ -86,7 +86,7 @@ async fn health(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
         None => Ok(json_response(&json!({ "status": "ok" }))),
         Some(served) => Err(ApiError::new(
             StatusCode::SERVICE_UNAVAILABLE,
-            format!("the model {} answers no more", served.name),
+            format!("the model {} has stopped", served.name),
         )),
     }
 }
@@ -108,7 +108,7 @@ async fn model(State(app): State<Arc<App>>, Name(name): Name) -> Result<Response
 }
 
 impl App {
-    /// The model of a name; without a name the only one.
+    /// Returns the model with this name; without a name, the only model.
     fn named(&self, name: Option<&str>) -> Result<&Arc<Served>, ApiError> {
         let names = || self.models.iter().map(|served| served.name.as_str()).collect::<Vec<_>>().join(", ");
         match (name, self.models.as_slice()) {
@@ -125,24 +125,21 @@ impl App {
     }
 }
 
-/// Reads a body that may not be too long nor take too long.
+/// Reads a body within the limits of size and time.
 async fn body(app: &App, request: Request) -> Result<Bytes, ApiError> {
     let limit = app.options.body_limit;
     let too_large = || {
-        ApiError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the body is longer than {limit} bytes, the limit here"),
-        )
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body exceeds the limit of {limit} bytes"))
     };
-    let told =
+    let declared =
         request.headers().get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse::<u64>().ok());
-    if told.is_some_and(|len| len > limit as u64) {
+    if declared.is_some_and(|len| len > limit as u64) {
         return Err(too_large());
     }
     let read = tokio::time::timeout(BODY_TIME, axum::body::to_bytes(request.into_body(), limit));
     match read.await {
-        Err(_) => Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")),
-        // The one error that is not the connection's own.
+        Err(_) => Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body was not received in time")),
+        // The only error that is not one of the connection.
         Ok(Err(error)) if format!("{error:?}").contains("LengthLimit") => Err(too_large()),
         Ok(Err(error)) => Err(ApiError::bad(format!("the body cannot be read: {error}"))),
         Ok(Ok(bytes)) => Ok(bytes),
@@ -153,26 +150,26 @@ async fn complete(app: Arc<App>, request: Request, endpoint: Endpoint) -> Result
     let deadline = Instant::now() + app.options.time_limit;
     let body = body(&app, request).await?;
     let own = Arc::clone(&app);
-    // Long prompts take a while to tokenize, and others go on meanwhile.
+    // Long prompts take a while to tokenize; other requests proceed in the meantime.
     let prepared = tokio::task::spawn_blocking(move || prepare(&own, &body, endpoint, deadline));
     let (served, about, stream, prepared) =
         prepared.await.map_err(|_| ApiError::internal("the request could not be prepared"))??;
-    let mut told = served.scheduler.submit(prepared.requests).map_err(|refusal| match refusal {
+    let mut updates = served.scheduler.submit(prepared.requests).map_err(|refusal| match refusal {
         Refusal::Closed if served.scheduler.is_done() => {
-            ApiError::internal(format!("the model {} answers no more", served.name))
+            ApiError::internal(format!("the model {} has stopped", served.name))
         }
         refusal => refusal.into(),
     })?;
     let mut answer = Answer::new(about);
     if !stream {
         while !answer.is_complete() {
-            answer.hear(told.recv().await.ok_or_else(cut_off)?)?;
+            answer.push(updates.recv().await.ok_or_else(worker_gone)?)?;
         }
         return Ok(json_response(&answer.whole()));
     }
-    // A failure before the first piece still has a status of its own.
-    answer.hear(told.recv().await.ok_or_else(cut_off)?)?;
-    let events = Events { told, answer, first: true, is_over: false };
+    // If the request fails before the first event, the response still has the status of the error.
+    answer.push(updates.recv().await.ok_or_else(worker_gone)?)?;
+    let events = Events { updates, answer, first: true, is_over: false };
     let kind = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
@@ -180,7 +177,7 @@ async fn complete(app: Arc<App>, request: Request, endpoint: Endpoint) -> Result
     Ok((kind, Body::new(events)).into_response())
 }
 
-fn cut_off() -> ApiError {
+fn worker_gone() -> ApiError {
     ApiError::internal("the model's thread has ended in the middle of an answer")
 }
 
@@ -218,19 +215,19 @@ fn prepare(
     Ok((served, about, stream, prepared))
 }
 
-/// A stream of server-sent events. Dropped with its connection, it lets go of the request.
+/// A stream of server-sent events. When its connection drops it, the request is abandoned.
 struct Events {
-    told: UnboundedReceiver<Told>,
+    updates: UnboundedReceiver<Update>,
     answer: Answer,
     first: bool,
     is_over: bool,
 }
 
 impl Events {
-    /// Takes what has come; an error ends the stream.
-    fn hear(&mut self, told: Option<Told>) -> Option<String> {
-        let heard = told.ok_or_else(cut_off).and_then(|told| self.answer.hear(told));
-        heard.err().map(|error| error_event(&error))
+    /// Adds an event to the answer; an error ends the stream and is returned as an event.
+    fn push(&mut self, update: Option<Update>) -> Option<String> {
+        let pushed = update.ok_or_else(worker_gone).and_then(|update| self.answer.push(update));
+        pushed.err().map(|error| error_event(&error))
     }
 }
 
@@ -248,12 +245,12 @@ impl hyper::body::Body for Events {
             }
             let mut failed = None;
             if !std::mem::take(&mut self.first) {
-                let Poll::Ready(told) = self.told.poll_recv(context) else { return Poll::Pending };
-                failed = self.hear(told);
+                let Poll::Ready(update) = self.updates.poll_recv(context) else { return Poll::Pending };
+                failed = self.push(update);
             }
             for _ in 0..EVENTS {
-                let (None, Ok(told)) = (&failed, self.told.try_recv()) else { break };
-                failed = self.hear(Some(told));
+                let (None, Ok(update)) = (&failed, self.updates.try_recv()) else { break };
+                failed = self.push(Some(update));
             }
             self.is_over = failed.is_some() || self.answer.is_complete();
             let events = failed.unwrap_or_else(|| self.answer.events());

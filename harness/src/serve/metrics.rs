@@ -11,10 +11,10 @@ use std::fmt::Write;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Endpoints that are counted by themselves.
+/// Endpoints that are counted separately.
 const ENDPOINTS: [&str; 2] = ["/v1/chat/completions", "/v1/completions"];
 
-/// How often it answered, by endpoint and status.
+/// Number of responses by endpoint and status.
 #[derive(Debug, Default)]
 pub struct Answered(Mutex<BTreeMap<(&'static str, u16), u64>>);
 
@@ -27,17 +27,17 @@ impl Answered {
     }
 }
 
-/// What is told of each model: name, kind, meaning, value.
+/// A metric of each model: name, type, help text, value.
 type Series = (&'static str, &'static str, &'static str, fn(&Counts) -> u64);
 
 const OF_MODELS: [Series; 7] = [
-    ("mindscale_texts_writing", "gauge", "Texts that are being written", |c| {
+    ("mindscale_texts_writing", "gauge", "Texts being generated", |c| {
         c.writing.load(Ordering::Relaxed) as u64
     }),
-    ("mindscale_requests_waiting", "gauge", "Requests that wait for a place", |c| {
+    ("mindscale_requests_waiting", "gauge", "Requests waiting in the queue", |c| {
         c.waiting.load(Ordering::Relaxed) as u64
     }),
-    ("mindscale_requests_total", "counter", "Requests taken, one for each prompt", |c| {
+    ("mindscale_requests_total", "counter", "Requests accepted, one for each prompt", |c| {
         c.requests.load(Ordering::Relaxed)
     }),
     ("mindscale_prompt_tokens_total", "counter", "Tokens of prompts", |c| {
@@ -47,12 +47,12 @@ const OF_MODELS: [Series; 7] = [
     ("mindscale_steps_total", "counter", "Steps of the model, each over all texts", |c| {
         c.steps.load(Ordering::Relaxed)
     }),
-    ("mindscale_texts_abandoned_total", "counter", "Texts whose client went away", |c| {
+    ("mindscale_texts_abandoned_total", "counter", "Texts whose client disconnected", |c| {
         c.abandoned.load(Ordering::Relaxed)
     }),
 ];
 
-/// Answers `/metrics`.
+/// Serves `/metrics`.
 pub async fn metrics(State(app): State<Arc<App>>) -> Response {
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     ([(header::CONTENT_TYPE, kind)], text(&app)).into_response()
@@ -60,7 +60,7 @@ pub async fn metrics(State(app): State<Arc<App>>) -> Response {
 
 fn text(app: &App) -> String {
     let mut text = String::new();
-    // Writing to a text cannot fail.
+    // Writing to a string cannot fail.
     for (name, kind, help, value) in OF_MODELS {
         let _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} {kind}");
         for served in &app.models {
@@ -79,7 +79,7 @@ fn text(app: &App) -> String {
     text
 }
 
-/// A label's value: backslashes, quotes and line breaks are escaped.
+/// Escapes backslashes, quotes and line breaks in a label's value.
 fn label(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

@@ -1,8 +1,9 @@
-//! Models at the service of others: OpenAI's endpoints over HTTP, and the page that is part of the program.
+//! Serves models over HTTP: an OpenAI-compatible API, and the web page that is part of the program.
 //!
-//! A body becomes an [`ask::Ask`], that becomes [`Request`]s of the model's [`Scheduler`], whose thread writes many texts
-//! at a time; what it tells becomes an [`answer::Answer`], whole or as events. *Invariants:* an answer depends on its
-//! request alone; nothing that a client sends or leaves out holds another one up; nothing is written to the disk.
+//! A request body becomes an [`ask::Ask`], and that becomes [`Request`]s to the model's [`Scheduler`], whose thread
+//! generates many texts at a time; its events become an [`answer::Answer`], whole or streamed. *Invariants:* an answer
+//! depends on its request alone; nothing that a client sends or fails to send delays another client; nothing is written
+//! to disk.
 
 pub mod answer;
 pub mod ask;
@@ -20,32 +21,32 @@ mod server;
 mod tests;
 
 pub use models::Served;
-pub use scheduler::{Counts, Ending, Failure, Limits, Refusal, Request, Scheduler, Told};
+pub use scheduler::{Counts, Ending, Failure, Limits, Refusal, Request, Scheduler, Update};
 pub use server::{Server, Stop};
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How models are served.
+/// Options of a server.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The address to listen at, a name or a number.
+    /// Host name or IP address to listen on.
     pub host: String,
-    /// The port; 0 takes a free one.
+    /// Port; 0 picks a free one.
     pub port: u16,
-    /// The key that clients must show; `None` lets everybody in.
+    /// API key that clients must send; `None` for no authentication.
     pub api_key: Option<String>,
-    /// Of each model's scheduler.
+    /// Limits of each model's scheduler.
     pub limits: Limits,
-    /// Longest time of a request, waiting included.
+    /// Time limit of a request, waiting included.
     pub time_limit: Duration,
-    /// Longest body of a request, in bytes.
+    /// Maximum size of a request body, in bytes.
     pub body_limit: usize,
-    /// How long answers that were begun may take once the server is to end.
+    /// How long requests in progress may take after the server was asked to stop.
     pub grace: Duration,
-    /// Folder of results, for the page.
+    /// Folder of results, for the web page.
     pub results: PathBuf,
-    /// Folder of stage runs, for the page.
+    /// Folder of stage runs, for the web page.
     pub runs: PathBuf,
 }
 
@@ -66,7 +67,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Whether only this machine can ask.
+    /// Returns whether the server can be reached only from this machine.
     pub fn is_local(&self) -> bool {
         door::is_local(&self.host)
     }

@@ -1,4 +1,4 @@
-//! The models that are served, each with its tokenizer and its scheduler.
+//! The served models, each with its tokenizer and scheduler.
 
 use super::error::ApiError;
 use super::scheduler::{Limits, Scheduler};
@@ -10,44 +10,44 @@ use anyhow::Result;
 use model::Backend;
 use std::sync::Arc;
 
-/// What a token is for people.
+/// Text of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spelling {
-    /// Its bytes, which may be a part of a character; of a special token its name.
+    /// Its bytes, which may be part of a character; for a special token, its name.
     pub bytes: Box<[u8]>,
-    /// Characters that begin in it; a special token has none, as no text shows it.
+    /// Number of characters that begin in it; 0 for a special token, which appears in no text.
     pub characters: usize,
 }
 
-/// A model that is ready to write.
+/// A served model.
 pub struct Served {
-    /// Its name for clients.
+    /// Name for clients.
     pub name: String,
-    /// Where it comes from.
+    /// Where it was loaded from.
     pub source: String,
-    /// The stage that made it, where one of ours did.
+    /// Name of the stage that trained it; `None` if no stage run of ours did.
     pub stage: Option<&'static str>,
-    /// Weights.
+    /// Number of parameters.
     pub params: usize,
-    /// Positions that it is meant for.
+    /// Context length in tokens.
     pub context: usize,
-    /// Entries of its vocabulary.
+    /// Number of vocabulary entries.
     pub vocab_size: usize,
     /// When it was loaded, in seconds since 1970.
     pub created: u64,
     /// Its tokenizer.
     pub tokenizer: Arc<Tokenizer>,
-    /// What each token is.
+    /// Text of each token, by id.
     pub spellings: Arc<[Spelling]>,
-    /// Where it is asked to write.
+    /// Scheduler that generates its texts.
     pub scheduler: Scheduler,
 }
 
 impl Served {
-    /// Starts the scheduler of a model; `threads` 0 takes all cores.
+    /// Starts the scheduler of a model; `threads` 0 uses all cores.
     ///
     /// # Errors
-    /// Where no thread can be started.
+    /// If the threads cannot be started.
     pub fn new<B: Backend>(model: Model<B>, limits: Limits, threads: usize) -> Result<Self> {
         let Model { name, source, stage, transformer, tokenizer } = model;
         let config = Arc::clone(&transformer.config);
@@ -73,10 +73,10 @@ impl Served {
         })
     }
 
-    /// How many tokens fit behind a prompt.
+    /// Returns how many tokens fit after a prompt.
     ///
     /// # Errors
-    /// Where the prompt itself does not fit, or has ids that the model does not know.
+    /// If the prompt itself does not fit, or contains ids outside the vocabulary.
     pub fn room(&self, prompt: &[u32]) -> Result<usize, ApiError> {
         if let Some(id) = prompt.iter().find(|&&id| id as usize >= self.vocab_size) {
             let problem = format!(

@@ -1,11 +1,11 @@
-//! The web page: files that are part of the program.
+//! The web page, whose files are part of the program.
 
 use super::error::{ApiError, wrong_method};
 use axum::extract::Request;
 use axum::http::{HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
 
-/// A file of the page: its name, its kind, what it holds.
+/// A file of the page: name, content type, content.
 type File = (&'static str, &'static str, &'static [u8]);
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -14,14 +14,14 @@ const STYLE: &str = "text/css; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
 const PICTURE: &str = "image/svg+xml";
 
-/// A script with the questions that `compare` asks, so that there is one list of them.
+/// A script with the questions of `compare`, so that there is only one list of them.
 const QUESTIONS: File = (
     "questions.js",
     SCRIPT,
     concat!("export const QUESTIONS = ", include_str!("../models/questions.json"), ";").as_bytes(),
 );
 
-/// Files of `page/`, all of them, behind one that is made.
+/// Lists the files of `page/`, after the generated one.
 macro_rules! files {
     ($($name:literal $kind:ident,)*) => {
         &[QUESTIONS, $(($name, $kind, include_bytes!(concat!("page/", $name)))),*]
@@ -63,7 +63,7 @@ const FILES: &[File] = files![
     "words.js" SCRIPT,
 ];
 
-/// Answers whatever has no endpoint: a file of the page, or that there is none.
+/// Serves every path without an endpoint: a file of the page, or 404.
 pub async fn page(request: Request) -> Result<Response, ApiError> {
     let path = request.uri().path();
     let name = if path == "/" { "index.html" } else { path.trim_start_matches('/') };
@@ -74,7 +74,7 @@ pub async fn page(request: Request) -> Result<Response, ApiError> {
     }
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
-        // A newer program may have a newer page.
+        // A newer program may have a newer page, so browsers must revalidate.
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
     ];
     Ok((headers, *bytes).into_response())

@@ -1,15 +1,15 @@
-//! Who writes when: requests wait in a queue, and one thread a model writes as many texts at a time as there is room for.
+//! Scheduling of generation: requests wait in a queue, and one thread per model generates as many texts at a time as
+//! the limits allow.
 //!
-//! Requests go in with [`Scheduler::submit`]; what becomes of them comes out of a channel. The channel takes
-//! all that they can come to, which `max_tokens` bounds, so that a receiver who is slow holds nobody up; one who
-//! drops it frees its place before the next step. *Invariant:* what a text becomes depends on its request alone, not on
-//! what else is written.
+//! Requests are submitted with [`Scheduler::submit`]; their events come out of a channel. The channel is unbounded, as
+//! `max_tokens` bounds the number of events, so a slow receiver delays nobody; a receiver that is dropped frees its
+//! place before the next step. *Invariant:* a text depends on its request alone, not on what else is being generated.
 
 use crate::data::Tokenizer;
 use crate::data::stream::{AnswerStream, Piece};
 use crate::system::on_threads;
 use anyhow::{Context, Result};
-use model::{Backend, Event, GenerateOptions, LogProbs, TextId, Token, Transformer, Writing};
+use model::{Backend, Event, GenerateOptions, GenerationBatch, LogProbs, TextId, Token, Transformer};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,118 +18,119 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// Texts that one thread turns into characters at a time; fewer are not worth waking another.
+/// Number of texts that one thread decodes at a time; for fewer, waking another thread does not pay off.
 const TEXTS_A_THREAD: usize = 8;
 
-/// How much is done and kept at a time.
+/// Limits of a scheduler.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Texts that are written at a time.
+    /// Maximum number of texts generated at the same time.
     pub texts: usize,
-    /// Requests that wait for a place.
+    /// Maximum number of waiting requests.
     pub waiting: usize,
 }
 
-/// What is to be written behind one prompt.
+/// A request for one or more texts after one prompt.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// What the model reads.
+    /// Ids of the prompt.
     pub prompt: Vec<u32>,
-    /// A text for each.
+    /// Options of each text.
     pub options: Vec<GenerateOptions>,
-    /// So many of the likeliest tokens at each place of the prompt are told, with the log-probabilities of its own.
+    /// Number of top log-probabilities reported for each position of the prompt, in addition to that of its own token;
+    /// `None` for none.
     pub prompt_log_probs: Option<usize>,
     /// Strings before which a text ends.
     pub stop: Vec<String>,
-    /// When it has to be over.
+    /// Time by which the request must be finished.
     pub deadline: Instant,
-    /// The number of its first text, among those of all requests that are handed in with it.
+    /// Index of its first text among those of all requests submitted together.
     pub first_choice: usize,
 }
 
-/// What becomes of a request.
+/// An event of a request.
 #[derive(Debug, PartialEq)]
-pub enum Told {
-    /// Log-probabilities of a prompt's next tokens; its first has none.
+pub enum Update {
+    /// Log-probabilities of the prompt's next tokens; its first token has none.
     Prompt {
-        /// The first text behind it.
+        /// Index of the first text of the prompt.
         choice: usize,
-        /// Token by token.
+        /// Log-probabilities, token by token.
         log_probs: Vec<LogProbs>,
     },
     /// A piece of a text.
     Piece {
-        /// Which text.
+        /// Index of the text.
         choice: usize,
-        /// Whole characters.
+        /// Complete characters.
         text: String,
-        /// The tokens that begin in them.
+        /// Tokens that begin in them.
         tokens: Vec<Token>,
     },
     /// The end of a text.
     End {
-        /// Which text.
+        /// Index of the text.
         choice: usize,
-        /// Why it ended.
+        /// Why the text ended.
         ending: Ending,
-        /// Tokens that were written, those of a stop string included.
+        /// Number of generated tokens, those of a stop string included.
         tokens: usize,
-        /// The token that ended it, where one did; it is not among them.
+        /// The end token, if one ended the text; it is not counted in `tokens`.
         by: Option<Token>,
     },
-    /// A request came to nothing.
+    /// The request failed.
     Failed(Failure),
 }
 
 /// Why a text ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// A token or a string that ends it came.
+    /// An end token or a stop string.
     Stop,
-    /// It has as many tokens as it may have.
+    /// Its maximum number of tokens.
     Length,
-    /// Its time was over.
+    /// Its deadline.
     Time,
 }
 
-/// Why a request came to nothing.
+/// Why a request failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
-    /// Its time was over before its turn came.
-    Waited,
-    /// The model cannot write it.
+    /// Its deadline passed while it was waiting.
+    DeadlineInQueue,
+    /// The model failed, with the reason.
     Model(String),
 }
 
-/// Why a request is not taken.
+/// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// So many wait already.
+    /// The queue is full.
     Full,
-    /// No more are taken: the program ends.
+    /// The scheduler is closed.
     Closed,
 }
 
-/// What was done so far, and what is being done.
+/// Counters and gauges of a scheduler.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// Texts that are being written.
+    /// Texts being generated.
     pub writing: AtomicUsize,
-    /// Requests that wait.
+    /// Requests waiting.
     pub waiting: AtomicUsize,
-    /// Requests taken.
+    /// Requests accepted so far.
     pub requests: AtomicU64,
-    /// Tokens of prompts that were begun.
+    /// Tokens of prompts started so far.
     pub prompt_tokens: AtomicU64,
-    /// Tokens written.
+    /// Tokens generated so far.
     pub tokens: AtomicU64,
-    /// Steps of the model, whatever was written in each.
+    /// Model steps so far, each over all texts.
     pub steps: AtomicU64,
-    /// Texts whose receivers went away before their end.
+    /// Texts whose receiver was dropped before their end.
     pub abandoned: AtomicU64,
 }
 
-/// The queue of one model and the thread that works on it.
+/// The queue of one model, and the thread that processes it.
 pub struct Scheduler {
     shared: Arc<Shared>,
     limits: Limits,
@@ -150,14 +151,14 @@ struct Queue {
 
 struct Waiting {
     request: Request,
-    to: UnboundedSender<Told>,
+    to: UnboundedSender<Update>,
 }
 
 impl Scheduler {
-    /// Starts the thread of a model, which computes on `threads` of them; 0 takes all cores.
+    /// Starts the thread of a model, which computes with `threads` threads; 0 uses all cores.
     ///
     /// # Errors
-    /// Where a thread cannot be started.
+    /// If a thread cannot be started.
     pub fn start<B: Backend>(
         transformer: Arc<Transformer<B>>,
         tokenizer: Arc<Tokenizer>,
@@ -168,14 +169,14 @@ impl Scheduler {
             Arc::new(Shared { queue: Mutex::default(), wake: Condvar::new(), counts: Counts::default() });
         let own = Arc::clone(&shared);
         let work = move || {
-            // However the work ends, by a fault of its own too, nobody waits for it in vain.
+            // However the work ends, even by a panic, nobody is left waiting for it.
             let own = Closing(own);
             on_threads(threads, || {
                 Worker {
                     shared: &own.0,
                     limits,
                     tokenizer: &tokenizer,
-                    writing: Writing::new(&transformer),
+                    writing: GenerationBatch::new(&transformer),
                     jobs: BTreeMap::new(),
                 }
                 .work();
@@ -187,11 +188,11 @@ impl Scheduler {
         Ok(Self { shared, limits, thread })
     }
 
-    /// Hands in requests, all or none; what becomes of them comes out of one channel, which ends with the last of them.
+    /// Submits requests, all or none; their events come out of one channel, which closes after the last of them.
     ///
     /// # Errors
-    /// Where too many wait already, or the program ends.
-    pub fn submit(&self, requests: Vec<Request>) -> Result<UnboundedReceiver<Told>, Refusal> {
+    /// If too many requests are waiting, or the scheduler is closed.
+    pub fn submit(&self, requests: Vec<Request>) -> Result<UnboundedReceiver<Update>, Refusal> {
         let mut queue = self.shared.lock();
         if queue.is_closed {
             return Err(Refusal::Closed);
@@ -201,25 +202,25 @@ impl Scheduler {
         }
         let counts = &self.shared.counts;
         counts.requests.fetch_add(requests.len() as u64, Ordering::Relaxed);
-        let (to, told) = unbounded_channel();
+        let (to, updates) = unbounded_channel();
         queue.waiting.extend(requests.into_iter().map(|request| Waiting { request, to: to.clone() }));
         counts.waiting.store(queue.waiting.len(), Ordering::Relaxed);
         self.shared.wake.notify_one();
-        Ok(told)
+        Ok(updates)
     }
 
-    /// What was done.
+    /// Returns the counters.
     pub fn counts(&self) -> &Counts {
         &self.shared.counts
     }
 
-    /// Takes no more requests; those that were taken are written to their ends.
+    /// Accepts no more requests; those accepted before are finished.
     pub fn close(&self) {
         self.shared.lock().is_closed = true;
         self.shared.wake.notify_one();
     }
 
-    /// Whether its thread has ended.
+    /// Returns whether the thread has ended.
     pub fn is_done(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
@@ -229,7 +230,7 @@ impl Drop for Scheduler {
     fn drop(&mut self) {
         self.close();
         if let Some(thread) = self.thread.take() {
-            // A panic was told by its own thread.
+            // A panic was reported by the thread itself.
             let _ = thread.join();
         }
     }
@@ -241,7 +242,7 @@ impl Shared {
     }
 }
 
-/// Closes the queue when the thread ends; whoever waits is told by the end of the channel.
+/// Closes the queue when the thread ends; the channels of waiting requests close with it.
 struct Closing(Arc<Shared>);
 
 impl Drop for Closing {
@@ -252,37 +253,37 @@ impl Drop for Closing {
     }
 }
 
-/// What the thread of a model works with.
+/// State of a model's thread.
 struct Worker<'a, B: Backend> {
     shared: &'a Shared,
     limits: Limits,
     tokenizer: &'a Tokenizer,
-    writing: Writing<'a, B>,
+    writing: GenerationBatch<'a, B>,
     jobs: BTreeMap<TextId, Job<'a>>,
 }
 
-/// A text that is being written for somebody.
+/// A text being generated.
 struct Job<'a> {
     choice: usize,
     stream: AnswerStream<'a>,
     tokens: usize,
-    to: UnboundedSender<Told>,
+    to: UnboundedSender<Update>,
     deadline: Instant,
     is_over: bool,
 }
 
 impl<B: Backend> Worker<'_, B> {
-    /// Until the queue is closed and empty.
+    /// Works until the queue is closed and empty.
     fn work(mut self) {
         while let Some(taken) = self.take() {
             taken.into_iter().for_each(|waiting| self.begin(waiting));
-            self.clear_away();
+            self.end_expired();
             self.step();
             self.shared.counts.writing.store(self.writing.len(), Ordering::Relaxed);
         }
     }
 
-    /// The requests whose turn it is, in the order they came; waits while there is nothing to do. `None` ends the work.
+    /// Takes the next requests in the order of submission; blocks while there is nothing to do. `None` ends the work.
     fn take(&mut self) -> Option<Vec<Waiting>> {
         let mut queue = self.shared.lock();
         loop {
@@ -292,13 +293,13 @@ impl<B: Backend> Worker<'_, B> {
             queue.waiting.retain(|waiting| {
                 let is_late = waiting.request.deadline <= now;
                 if is_late {
-                    let _ = waiting.to.send(Told::Failed(Failure::Waited)); // whoever went away is not told
+                    let _ = waiting.to.send(Update::Failed(Failure::DeadlineInQueue)); // the receiver may be gone
                 }
                 !is_late && !waiting.to.is_closed()
             });
             while let Some(next) = queue.waiting.front() {
                 let texts = next.request.options.len();
-                // One that wants more than there ever is goes alone.
+                // A request for more texts than ever fit runs alone.
                 let is_alone = self.writing.is_empty() && taken.is_empty();
                 if texts > room && !is_alone {
                     break;
@@ -322,7 +323,7 @@ impl<B: Backend> Worker<'_, B> {
         let ids = match self.writing.begin(&prompt, &options, prompt_log_probs) {
             Ok(ids) => ids,
             Err(error) => {
-                let _ = to.send(Told::Failed(Failure::Model(error.to_string())));
+                let _ = to.send(Update::Failed(Failure::Model(error.to_string())));
                 return;
             }
         };
@@ -334,8 +335,8 @@ impl<B: Backend> Worker<'_, B> {
         }
     }
 
-    /// Lets texts go for which nobody waits any more, or no longer.
-    fn clear_away(&mut self) {
+    /// Drops texts whose receiver is gone, and ends those whose deadline has passed.
+    fn end_expired(&mut self) {
         let now = Instant::now();
         for job in self.jobs.values_mut() {
             if job.to.is_closed() {
@@ -345,10 +346,10 @@ impl<B: Backend> Worker<'_, B> {
                 job.finish(Ending::Time, None);
             }
         }
-        self.drop_those_over();
+        self.drop_finished();
     }
 
-    fn drop_those_over(&mut self) {
+    fn drop_finished(&mut self) {
         let writing = &mut self.writing;
         self.jobs.retain(|id, job| {
             if job.is_over {
@@ -367,29 +368,29 @@ impl<B: Backend> Worker<'_, B> {
         counts.steps.fetch_add(1, Ordering::Relaxed);
         let tokens = events.iter().filter(|(_, event)| matches!(event, Event::Token(_))).count();
         counts.tokens.fetch_add(tokens as u64, Ordering::Relaxed);
-        // Both are ordered by text.
+        // Both events and jobs are ordered by text id.
         let mut events = events.into_iter().peekable();
-        let mut heard: Vec<(&mut Job, Vec<Event>)> = vec![];
+        let mut pending: Vec<(&mut Job, Vec<Event>)> = vec![];
         for (id, job) in &mut self.jobs {
             let mut own = vec![];
             while let Some((_, event)) = events.next_if(|(of, _)| of <= id) {
                 own.push(event);
             }
             if !own.is_empty() {
-                heard.push((job, own));
+                pending.push((job, own));
             }
         }
-        heard.into_par_iter().with_min_len(TEXTS_A_THREAD).for_each(|(job, events)| job.hear(events));
-        self.drop_those_over();
+        pending.into_par_iter().with_min_len(TEXTS_A_THREAD).for_each(|(job, events)| job.handle(events));
+        self.drop_finished();
     }
 }
 
 impl Job<'_> {
-    fn hear(&mut self, events: Vec<Event>) {
+    fn handle(&mut self, events: Vec<Event>) {
         for event in events {
             match event {
                 _ if self.is_over => return,
-                Event::Prompt(log_probs) => self.tell(Told::Prompt { choice: self.choice, log_probs }),
+                Event::Prompt(log_probs) => self.send(Update::Prompt { choice: self.choice, log_probs }),
                 Event::Token(token) => {
                     self.tokens += 1;
                     match self.stream.push(token) {
@@ -410,7 +411,7 @@ impl Job<'_> {
         }
     }
 
-    /// Tells what is left, and the end.
+    /// Sends what is left of the text, and its end.
     fn finish(&mut self, ending: Ending, by: Option<Token>) {
         match self.stream.finish() {
             Ok(piece) => {
@@ -425,22 +426,22 @@ impl Job<'_> {
     fn piece(&mut self, piece: Piece) {
         let Piece { text, tokens, is_stopped: _ } = piece;
         if !(text.is_empty() && tokens.is_empty()) {
-            self.tell(Told::Piece { choice: self.choice, text, tokens });
+            self.send(Update::Piece { choice: self.choice, text, tokens });
         }
     }
 
     fn end(&mut self, ending: Ending, by: Option<Token>) {
-        self.tell(Told::End { choice: self.choice, ending, tokens: self.tokens, by });
+        self.send(Update::End { choice: self.choice, ending, tokens: self.tokens, by });
         self.is_over = true;
     }
 
     fn fail(&mut self, problem: String) {
-        self.tell(Told::Failed(Failure::Model(problem)));
+        self.send(Update::Failed(Failure::Model(problem)));
         self.is_over = true;
     }
 
-    /// A receiver that has gone away is noticed before the next step.
-    fn tell(&self, told: Told) {
-        let _ = self.to.send(told);
+    /// Sends an event; a receiver that is gone is noticed before the next step.
+    fn send(&self, update: Update) {
+        let _ = self.to.send(update);
     }
 }

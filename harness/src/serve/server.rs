@@ -1,4 +1,4 @@
-//! Connections: taken as long as there is room, ended where a client is too slow, let finish at the end.
+//! Connections: accepted while there is room, closed if a client is too slow, and drained at the end.
 
 use super::http::{App, router};
 use super::models::Served;
@@ -15,35 +15,38 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Sleep, sleep, timeout};
 
-/// Connections at a time; others wait.
+/// Maximum number of concurrent connections; others wait.
 const CONNECTIONS: usize = 1024;
 
-/// How long a client may take to send the head of a request, an idle connection included.
+/// Time limit for a client to send the head of a request; also closes idle connections.
 const HEAD_TIME: Duration = Duration::from_secs(30);
 
-/// How long a client may take nothing of what is sent.
+/// How long a client may read nothing of what is sent to it.
 const WRITE_TIME: Duration = Duration::from_secs(60);
 
-/// Bytes of a request's head.
+/// Minimum time between log lines about connections that cannot be accepted.
+const REPORT_EVERY: Duration = Duration::from_secs(60);
+
+/// Maximum size of a request's head, in bytes.
 const HEAD_BYTES: usize = 64 << 10;
 
-/// How the server is to end.
+/// How the server is asked to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stop {
-    /// Not yet.
+    /// It is not asked to stop.
     No,
-    /// Answers that were begun are given to their ends.
-    Soon,
-    /// At once.
+    /// Gracefully: requests in progress are finished.
+    Graceful,
+    /// Immediately.
     Now,
 }
 
-/// A server that is bound to its address.
+/// A server bound to its address.
 pub struct Server {
     runtime: tokio::runtime::Runtime,
     listener: TcpListener,
@@ -52,10 +55,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds the address.
+    /// Binds the server to its address.
     ///
     /// # Errors
-    /// Where two models have one name, or the address cannot be had.
+    /// If two models have the same name, or the address cannot be bound.
     pub fn bind(models: Vec<Served>, options: Options) -> Result<Self> {
         let mut names = HashSet::new();
         for served in &models {
@@ -69,88 +72,94 @@ impl Server {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (host, port) = (options.host.clone(), options.port);
         let bound = runtime.block_on(TcpListener::bind((host.as_str(), port)));
-        let listener =
-            bound.with_context(|| format!("{host}:{port} cannot be listened at; --port says another"))?;
+        let listener = bound
+            .with_context(|| format!("cannot listen on {host}:{port}; choose another port with --port"))?;
         let address = listener.local_addr()?;
         let app = Arc::new(App {
             models: models.into_iter().map(Arc::new).collect(),
             options,
             answered: metrics::Answered::default(),
-            looks: browse::Looks::default(),
+            status_cache: browse::StatusCache::default(),
             next: 1.into(),
         });
         Ok(Self { runtime, listener, app, address })
     }
 
-    /// Where it listens.
+    /// Returns the address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves until asked to stop.
-    ///
-    /// # Errors
-    /// Where connections can no longer be taken.
-    pub fn run(self, stop: watch::Receiver<Stop>) -> Result<()> {
+    /// Serves until it is asked to stop. Failures to accept a connection are logged and retried.
+    pub fn run(self, stop: watch::Receiver<Stop>) {
         let Self { runtime, listener, app, .. } = self;
-        let ended = runtime.block_on(serve(listener, Arc::clone(&app), stop));
-        // What still runs is dropped with the runtime, and with it all that waits for a model.
+        runtime.block_on(serve(listener, Arc::clone(&app), stop));
+        // Tasks that still run are dropped with the runtime, and so is everything that waits for a model.
         runtime.shutdown_background();
-        ended
     }
 }
 
-async fn serve(listener: TcpListener, app: Arc<App>, stop: watch::Receiver<Stop>) -> Result<()> {
+async fn serve(listener: TcpListener, app: Arc<App>, stop: watch::Receiver<Stop>) {
     let router = router(Arc::clone(&app));
     let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut reported: Option<Instant> = None;
     loop {
         let next = async {
             let place = Arc::clone(&room).acquire_owned().await;
             (listener.accept().await, place)
         };
-        let Some((accepted, place)) = unless(asked(stop.clone(), Stop::Soon), next).await else { break };
-        let Ok((stream, _)) = accepted else {
-            // As where the process has too many files open: others will close theirs.
-            sleep(Duration::from_millis(50)).await;
-            continue;
+        let Some((accepted, place)) = until(stop_requested(stop.clone(), Stop::Graceful), next).await else {
+            break;
         };
-        let _ = stream.set_nodelay(true); // slower without, not wrong
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                if reported.is_none_or(|at| at.elapsed() >= REPORT_EVERY) {
+                    tracing::warn!("connections cannot be accepted: {error}; trying again");
+                    reported = Some(Instant::now());
+                }
+                // For example, the process has too many open files: wait until others are closed.
+                sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true); // only a performance setting
         let service = TowerToHyperService::new(router.clone());
-        let (soon, now) = (asked(stop.clone(), Stop::Soon), asked(stop.clone(), Stop::Now));
+        let (graceful, now) =
+            (stop_requested(stop.clone(), Stop::Graceful), stop_requested(stop.clone(), Stop::Now));
         tokio::spawn(async move {
             let _place = place;
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIME)
                 .max_buf_size(HEAD_BYTES)
-                .serve_connection(Patient { io: TokioIo::new(stream), waits: None }, service);
-            let (mut connection, mut soon) = (pin!(connection), pin!(soon));
+                .serve_connection(TimeoutStream { io: TokioIo::new(stream), waits: None }, service);
+            let (mut connection, mut graceful) = (pin!(connection), pin!(graceful));
             let mut is_ending = false;
             let to_the_end = poll_fn(|context| {
-                if !is_ending && soon.as_mut().poll(context).is_ready() {
+                if !is_ending && graceful.as_mut().poll(context).is_ready() {
                     is_ending = true;
                     connection.as_mut().graceful_shutdown();
                 }
                 connection.as_mut().poll(context)
             });
-            // Clients that send garbage or go away are no news.
-            let _ = unless(now, to_the_end).await;
+            // Clients that send garbage or disconnect are not reported.
+            let _ = until(now, to_the_end).await;
         });
     }
     drop(listener);
     app.models.iter().for_each(|served| served.scheduler.close());
     let drained = room.acquire_many(CONNECTIONS as u32);
-    let _ = unless(asked(stop, Stop::Now), timeout(app.options.grace, drained)).await;
-    Ok(())
+    let _ = until(stop_requested(stop, Stop::Now), timeout(app.options.grace, drained)).await;
 }
 
-/// Ready once the server is to end so, or nobody is left who could say it.
-async fn asked(mut stop: watch::Receiver<Stop>, how: Stop) {
-    let _ = stop.wait_for(|asked| *asked >= how).await;
+/// Completes once the server is asked to stop this way or more urgently, or nobody is left who could ask.
+async fn stop_requested(mut stop: watch::Receiver<Stop>, how: Stop) {
+    let _ = stop.wait_for(|requested| *requested >= how).await;
 }
 
-/// What `work` comes to, or `None` once `end` is ready.
-async fn unless<T>(end: impl Future<Output = ()>, work: impl Future<Output = T>) -> Option<T> {
+/// Returns the result of `work`, or `None` once `end` completes.
+async fn until<T>(end: impl Future<Output = ()>, work: impl Future<Output = T>) -> Option<T> {
     let (mut end, mut work) = (pin!(end), pin!(work));
     poll_fn(|context| match end.as_mut().poll(context) {
         Poll::Ready(()) => Poll::Ready(None),
@@ -159,14 +168,18 @@ async fn unless<T>(end: impl Future<Output = ()>, work: impl Future<Output = T>)
     .await
 }
 
-/// A connection that gives up on a client who takes nothing.
-struct Patient {
+/// A connection that times out if the client reads nothing.
+struct TimeoutStream {
     io: TokioIo<TcpStream>,
     waits: Option<Pin<Box<Sleep>>>,
 }
 
-impl Patient {
-    fn minded<T>(&mut self, context: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+impl TimeoutStream {
+    fn with_timeout<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        poll: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if poll.is_ready() {
             self.waits = None;
             return poll;
@@ -176,7 +189,7 @@ impl Patient {
     }
 }
 
-impl Read for Patient {
+impl Read for TimeoutStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -186,19 +199,19 @@ impl Read for Patient {
     }
 }
 
-impl Write for Patient {
+impl Write for TimeoutStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.io).poll_write(context, bytes);
-        self.minded(context, poll)
+        self.with_timeout(context, poll)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let poll = Pin::new(&mut self.io).poll_flush(context);
-        self.minded(context, poll)
+        self.with_timeout(context, poll)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -215,6 +228,6 @@ impl Write for Patient {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.io).poll_write_vectored(context, parts);
-        self.minded(context, poll)
+        self.with_timeout(context, poll)
     }
 }

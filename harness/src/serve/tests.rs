@@ -1,4 +1,4 @@
-//! The scheduler with a tiny random model, without any network.
+//! Tests of the scheduler with a tiny random model, without network.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
@@ -9,10 +9,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-/// Far more than any of these tests takes.
+/// Much longer than any of these tests takes.
 const LONG: Duration = Duration::from_secs(600);
 
-/// More tokens than are written before a test is over.
+/// More tokens than are generated before a test ends.
 const ENDLESS: usize = 200_000;
 
 fn config() -> ModelConfig {
@@ -49,18 +49,18 @@ fn request(seed: u64, max_tokens: usize) -> Request {
     }
 }
 
-/// All that is told of a request.
-fn all(mut told: UnboundedReceiver<Told>) -> Vec<Told> {
+/// Collects all events of a request.
+fn all(mut told: UnboundedReceiver<Update>) -> Vec<Update> {
     std::iter::from_fn(|| told.blocking_recv()).collect()
 }
 
-/// The text of one choice, and how it ended.
-fn text_of(told: &[Told], which: usize) -> (String, Option<(Ending, usize)>) {
+/// Returns the text of one choice, and how it ended.
+fn text_of(told: &[Update], which: usize) -> (String, Option<(Ending, usize)>) {
     let (mut all, mut end) = (String::new(), None);
     for told in told {
         match told {
-            Told::Piece { choice, text, .. } if *choice == which => all += text,
-            Told::End { choice, ending, tokens, .. } if *choice == which => end = Some((*ending, *tokens)),
+            Update::Piece { choice, text, .. } if *choice == which => all += text,
+            Update::End { choice, ending, tokens, .. } if *choice == which => end = Some((*ending, *tokens)),
             _ => {}
         }
     }
@@ -81,13 +81,13 @@ fn an_answer_does_not_depend_on_what_else_is_written() {
         })
         .collect();
     let alone = start(1, 100);
-    let want: Vec<Vec<Told>> =
+    let want: Vec<Vec<Update>> =
         requests.iter().map(|request| all(alone.submit(vec![request.clone()]).unwrap())).collect();
-    assert!(want.iter().all(|told| matches!(told.last(), Some(Told::End { ending: Ending::Length, .. }))));
+    assert!(want.iter().all(|told| matches!(told.last(), Some(Update::End { ending: Ending::Length, .. }))));
     let together = start(5, 100);
     let waiting: Vec<_> =
         requests.iter().map(|request| together.submit(vec![request.clone()]).unwrap()).collect();
-    let found: Vec<Vec<Told>> = waiting.into_iter().map(all).collect();
+    let found: Vec<Vec<Update>> = waiting.into_iter().map(all).collect();
     assert!(found == want);
     let counts = together.counts();
     assert_eq!(counts.requests.load(Ordering::Relaxed), 12);
@@ -116,7 +116,7 @@ fn who_goes_away_frees_the_place() {
     let last = scheduler.submit(vec![request(3, 4)]).unwrap();
     drop((first, gone));
     assert_eq!(text_of(&all(last), 0).1, Some((Ending::Length, 4)));
-    // The one that still waited was never begun.
+    // The request that still waited was never started.
     assert_eq!(scheduler.counts().abandoned.load(Ordering::Relaxed), 1);
     assert_eq!(scheduler.counts().prompt_tokens.load(Ordering::Relaxed), 6);
 }
@@ -128,7 +128,7 @@ fn a_receiver_that_does_not_read_holds_nobody_up() {
     for seed in 0..20 {
         all(scheduler.submit(vec![request(seed, 40)]).unwrap());
     }
-    let tokens = |told: &Told| if let Told::Piece { tokens, .. } = told { tokens.len() } else { 0 };
+    let tokens = |told: &Update| if let Update::Piece { tokens, .. } = told { tokens.len() } else { 0 };
     let told = all(slow);
     assert_eq!(told.iter().map(tokens).sum::<usize>(), 500);
     assert_eq!(text_of(&told, 0).1, Some((Ending::Length, 500)));
@@ -158,7 +158,7 @@ fn time_ends_what_is_written_and_what_waits() {
     let last = scheduler.submit(vec![request(3, 4)]).unwrap();
     let (text, end) = text_of(&all(running), 0);
     assert!(matches!(end, Some((Ending::Time, 1..))) && !text.is_empty(), "{end:?}");
-    assert_eq!(all(waiting), [Told::Failed(Failure::Waited)]);
+    assert_eq!(all(waiting), [Update::Failed(Failure::DeadlineInQueue)]);
     assert_eq!(text_of(&all(last), 0).1, Some((Ending::Length, 4)));
 }
 
@@ -183,7 +183,7 @@ fn several_texts_of_a_request_end_each_by_itself() {
     let texts: Vec<String> = (0..3).map(|choice| text_of(&told, choice).0).collect();
     assert_eq!(texts[0], text_of(&all(scheduler.submit(vec![request(5, 60)]).unwrap()), 0).0);
     assert!(texts[0] != texts[1] && texts[1] != texts[2]);
-    // A string of the second one's ends it, and is not part of it.
+    // A stop string of the second text ends it, and is not part of it.
     let at = texts[1].char_indices().nth(10).unwrap().0;
     let stop: String = texts[1][at..].chars().take(3).collect();
     several.stop = vec![stop.clone()];
@@ -218,7 +218,7 @@ fn more_texts_than_there_is_room_for_go_alone() {
 
 #[test]
 fn a_fault_is_its_own_request_s() {
-    // A token that breaks whatever reads it; with a head of its own the model breaks nothing else.
+    // An embedding of NaN for one token; with an untied head it breaks only the texts that read it.
     let broken = ModelConfig { tie_embeddings: false, ..config() };
     let mut weights = Weights::random(&broken, 3);
     weights.flat[7 * broken.d_model] = f32::NAN;
@@ -230,7 +230,7 @@ fn a_fault_is_its_own_request_s() {
     ];
     for (request, problem) in cases {
         let told = all(scheduler.submit(vec![request]).unwrap());
-        let [Told::Failed(Failure::Model(message))] = told.as_slice() else { panic!("{told:?}") };
+        let [Update::Failed(Failure::Model(message))] = told.as_slice() else { panic!("{told:?}") };
         assert!(message.contains(problem), "{message}");
     }
     let greedy =

@@ -1,42 +1,42 @@
-//! Answers to questions with options: how sure they are, whom they agree with, and what stays without a liking for a letter.
+//! Answers to multiple-choice questions: calibration, agreement, and probabilities without the prior of letters.
 
 use super::StatsError;
 use serde::Serialize;
 
-/// How well stated probabilities hold.
+/// How well confidences match accuracies.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Calibration {
     /// Expected calibration error: the mean over answers of |accuracy - confidence| of their bin.
     pub ece: f64,
-    /// Bins of equal width from 0 to 1, those without answers left out.
+    /// Bins of equal width from 0 to 1, without the empty ones.
     pub bins: Vec<Reliability>,
 }
 
 /// A bin of a reliability diagram: answers whose confidence is above `low` and at most `high`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Reliability {
-    /// Lower end, outside.
+    /// Lower end, exclusive.
     pub low: f64,
-    /// Upper end, inside.
+    /// Upper end, inclusive.
     pub high: f64,
-    /// Answers.
+    /// Number of answers.
     pub n: usize,
     /// Their mean confidence.
     pub confidence: f64,
-    /// Share of right ones.
+    /// Share of correct ones.
     pub accuracy: f64,
 }
 
-/// Expected calibration error and the bins behind it (Guo et al. 2017, "On Calibration of Modern Neural Networks", section
-/// 2 and equation 3). One confidence in 0 to 1 and one verdict for each answer; 0 counts to the first bin.
+/// Returns the expected calibration error and its bins (Guo et al. 2017, "On Calibration of Modern Neural Networks",
+/// section 2 and equation 3). Each answer has a confidence from 0 to 1 and whether it is correct; 0 is in the first bin.
 ///
 /// # Errors
-/// Where there are no answers, or not as many verdicts.
+/// If there are no answers or no bins, if the slices differ in length, or if a confidence is not finite.
 pub fn calibration(confidences: &[f64], right: &[bool], bins: usize) -> Result<Calibration, StatsError> {
-    StatsError::unless_enough("calibration", "answers", right.len(), 1)?;
-    StatsError::unless_enough("calibration", "bins", bins, 1)?;
-    StatsError::unless_equal("confidences", confidences.len(), right.len())?;
-    StatsError::unless_finite("confidence", confidences)?;
+    StatsError::require_at_least("calibration", "answers", right.len(), 1)?;
+    StatsError::require_at_least("calibration", "bins", bins, 1)?;
+    StatsError::require_equal_length("confidences", confidences.len(), right.len())?;
+    StatsError::require_finite("confidence", confidences)?;
     let bin_of = |confidence: f64| ((confidence * bins as f64).ceil() as usize).clamp(1, bins) - 1;
     let mut found = vec![];
     for bin in 0..bins {
@@ -57,25 +57,25 @@ pub fn calibration(confidences: &[f64], right: &[bool], bins: usize) -> Result<C
     Ok(Calibration { ece, bins: found })
 }
 
-/// How far two give the same answers.
+/// Agreement of two models' answers.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Agreement {
-    /// Questions.
+    /// Number of questions.
     pub n: usize,
     /// Share of equal answers.
     pub equal: f64,
-    /// Cohen's kappa: that share beyond what their shares of each answer let expect, over the most that is possible
-    /// (Cohen 1960); NaN where both give one and the same answer to all.
+    /// Cohen's kappa: `(equal - expected) / (1 - expected)`, where `expected` is the agreement by chance, given how often
+    /// each model gives each answer (Cohen 1960); NaN if both give one and the same answer to all questions.
     pub kappa: f64,
 }
 
-/// Share of equal answers and Cohen's kappa of two series of answers, question by question.
+/// Returns the share of equal answers and Cohen's kappa of two series of answers to the same questions.
 ///
 /// # Errors
-/// Where there are none, or not as many.
+/// If there are no answers, or if the slices differ in length.
 pub fn agreement(a: &[u8], b: &[u8]) -> Result<Agreement, StatsError> {
-    StatsError::unless_enough("agreement", "questions", a.len(), 1)?;
-    StatsError::unless_equal("answers", b.len(), a.len())?;
+    StatsError::require_at_least("agreement", "questions", a.len(), 1)?;
+    StatsError::require_equal_length("answers", b.len(), a.len())?;
     let n = a.len() as f64;
     let mut counts = [[0.0; 2]; 256];
     for (&a, &b) in a.iter().zip(b) {
@@ -87,14 +87,14 @@ pub fn agreement(a: &[u8], b: &[u8]) -> Result<Agreement, StatsError> {
     Ok(Agreement { n: a.len(), equal, kappa: (equal - expected) / (1.0 - expected) })
 }
 
-/// Probabilities of options without the prior of their letters: each question's, as shares of their sum, are divided by
-/// their means over all questions, which are those of one subject, and made to sum to 1 again.
+/// Removes the prior of letters from the probabilities of options: those of each question, as shares of their sum, are
+/// divided by their means over all questions, which are of one subject, and normalised to sum to 1 again.
 ///
-/// To divide the observed distribution by a prior of the letters is what PriDe does (Zheng et al. 2024, "Large Language
-/// Models Are Not Robust Multiple Choice Selectors"), which finds the prior by permuting the options of some questions. To
-/// take it from the answers to all questions, without their key, is the idea of Batch Calibration (Zhou et al. 2024, "Batch
+/// Dividing the observed distribution by a prior of the letters follows PriDe (Zheng et al. 2024, "Large Language
+/// Models Are Not Robust Multiple Choice Selectors"), which estimates the prior by permuting the options of some questions.
+/// Estimating it from the answers to all questions, without their key, follows Batch Calibration (Zhou et al. 2024, "Batch
 /// Calibration: Rethinking Calibration for In-Context Learning and Prompt Engineering"), which shifts scores by their
-/// means instead. All questions have as many options; one whose probabilities are all 0 stays as it is.
+/// means instead. All questions have the same number of options; one whose probabilities are all 0 is left as it is.
 pub fn without_prior(questions: &[Vec<f64>]) -> Vec<Vec<f64>> {
     let of_sum: Vec<Vec<f64>> = questions.iter().map(|of| shares(of)).collect();
     let options = of_sum.first().map_or(0, Vec::len);
@@ -106,7 +106,7 @@ pub fn without_prior(questions: &[Vec<f64>]) -> Vec<Vec<f64>> {
     of_sum.iter().map(free).collect()
 }
 
-/// Numbers as shares of their sum; as they are where it is 0.
+/// Returns numbers as shares of their sum, or unchanged if it is 0.
 pub fn shares(of: &[f64]) -> Vec<f64> {
     let sum: f64 = of.iter().sum();
     of.iter().map(|p| if sum > 0.0 { p / sum } else { *p }).collect()
@@ -149,7 +149,7 @@ mod tests {
                 check_all(&of, &numbers(&case[name]), 1e-12);
             }
         }
-        // By hand: two answers at 0.9, one of them right; one at 0.3, wrong.
+        // By hand: two answers at 0.9, one of them correct; one at 0.3, wrong.
         let found = calibration(&[0.9, 0.9, 0.3], &[true, false, false], 10).unwrap();
         assert!((found.ece - (2.0 * 0.4 + 0.3) / 3.0).abs() < 1e-12);
         assert!(calibration(&[], &[], 10).is_err() && calibration(&[0.5], &[], 10).is_err());
@@ -158,12 +158,12 @@ mod tests {
 
     #[test]
     fn a_prior_is_divided_out() {
-        // By hand: as shares (0.8, 0.2) and (0.6, 0.4), of which the mean is (0.7, 0.3).
+        // By hand: the shares are (0.8, 0.2) and (0.6, 0.4), with mean (0.7, 0.3).
         let found = without_prior(&[vec![0.4, 0.1], vec![0.3, 0.2]]);
         let first = [0.8 / 0.7, 0.2 / 0.3];
         let sum = first[0] + first[1];
         assert!((found[0][0] - first[0] / sum).abs() < 1e-12 && (found[0][1] - first[1] / sum).abs() < 1e-12);
-        // What prefers A always prefers B here: less than elsewhere.
+        // Both prefer A; the second does so less than average, and comes to prefer B.
         assert!(found[1][1] > found[1][0] && found[0][0] > found[0][1]);
         assert_eq!(without_prior(&[vec![0.0, 0.0]]), [[0.0, 0.0]]);
     }

@@ -1,25 +1,25 @@
-//! Seeds and questions crossed: where the variance of a score comes from, and how far it may be believed of other seeds
-//! and other questions alike.
+//! Crossed seeds and questions: the variance components of a score, and intervals that generalise to other seeds and
+//! other questions alike.
 //!
 //! Every seed of a setting answers the same questions: score `y[s][q] = mean + seed[s] + question[q] + rest[s][q]`, all
-//! independent (Miller 2024, sections 2 and 4; Madaan et al. 2024 measure the seeds' part). With mean squares `MS` of
-//! the two-way analysis of variance the variances are, by the method of moments (Searle, Casella & McCulloch 1992,
+//! independent (Miller 2024, sections 2 and 4; Madaan et al. 2024 measure the seeds' part). With the mean squares `MS` of
+//! the two-way analysis of variance, the variances by the method of moments are (Searle, Casella & McCulloch 1992,
 //! section 4.7): `rest = MS_rest`, `seed = (MS_seed - MS_rest) / questions`, `question = (MS_question - MS_rest) /
 //! seeds`, none below 0.
 
 use super::{Mean, StatsError};
 
-/// Fewest seeds of one setting, or of paired seeds: of fewer, Satterthwaite's degrees of freedom rest on a variance
-/// that is hardly known, and intervals cover 87 to 93 % where they say 95 (`simulations.rs`).
+/// Minimum number of seeds of one setting, or of paired seeds: with fewer, Satterthwaite's degrees of freedom rest on a
+/// poorly estimated variance, and nominal 95 % intervals cover only 87 to 93 % (`simulations.rs`).
 const SEEDS: usize = 4;
 
-/// Fewest seeds on each side of a difference: both sides' seeds count, so that fewer do.
+/// Minimum number of seeds on each side of a difference: seeds of both sides contribute, so fewer suffice.
 const SEEDS_OF_SIDE: usize = 3;
 
-/// Fewest questions.
+/// Minimum number of questions.
 const QUESTIONS: usize = 4;
 
-/// Where the variance of scores comes from.
+/// The variance components of scores.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Components {
     /// Mean of all scores.
@@ -28,16 +28,17 @@ pub struct Components {
     pub seeds: usize,
     /// Number of questions.
     pub questions: usize,
-    /// Variance between seeds: by how much all answers of a seed are better or worse than another's.
+    /// Variance between seeds: how much all answers of one seed are better or worse than those of another.
     pub seed: f64,
-    /// Variance between questions: by how much a question is easier or harder for all seeds.
+    /// Variance between questions: how much a question is easier or harder for all seeds.
     pub question: f64,
-    /// Variance of a single answer beside these.
+    /// Residual variance of a single answer.
     pub rest: f64,
     squares: Squares,
 }
 
-/// Mean squares of the two-way analysis of variance, each over `seeds * questions`: shares of the variance of the mean.
+/// Mean squares of the two-way analysis of variance, each divided by `seeds * questions`: parts of the variance of the
+/// mean.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Squares {
     seed: Term,
@@ -53,12 +54,12 @@ struct Term {
 }
 
 impl Components {
-    /// The components of a complete table: a row for each seed with a score for each question, in one order.
+    /// Computes the components of a complete table: a row for each seed with a score for each question, all in the same order.
     ///
-    /// Of two settings whose seeds are paired, such as by data and start, the table holds their [`differences`].
+    /// For two settings whose seeds are paired, such as by data and initial weights, the table holds their [`differences`].
     ///
     /// # Errors
-    /// With fewer than two seeds or questions, rows of other lengths, and a score that is not finite.
+    /// If there are fewer than two seeds or questions, rows of different lengths, or a score that is not finite.
     pub fn of(table: &[Vec<f64>]) -> Result<Self, StatsError> {
         let (means, squares) = analyse(table)?;
         let (seeds, questions) = (table.len(), table[0].len());
@@ -75,47 +76,52 @@ impl Components {
         })
     }
 
-    /// The parts of the mean's variance that come from seeds, questions and the rest.
+    /// The parts of the mean's variance due to seeds, questions and the residual, in this order.
     pub fn variance_of_mean(&self) -> [f64; 3] {
         self.variance_with(self.seeds, self.questions)
     }
 
-    /// The same with other numbers of seeds and questions.
+    /// The same for other numbers of seeds and questions.
     pub fn variance_with(&self, seeds: usize, questions: usize) -> [f64; 3] {
         let (s, q) = (seeds as f64, questions as f64);
         [self.seed / s, self.question / q, self.rest / (s * q)]
     }
 
-    /// The mean over other seeds and other questions of the kind, with the degrees of freedom of Satterthwaite (1946);
-    /// `n` counts seeds.
+    /// The mean as an estimate for other seeds and other questions of the same kind, with the degrees of freedom of
+    /// Satterthwaite (1946); `n` is the number of seeds.
     ///
-    /// Of these very questions it is [`Mean::of`] the seeds' means. Assumes that seeds and questions are draws from
-    /// many; questions that come in subjects are none, but the subjects may be: let a question be a subject's mean.
+    /// For these very questions, use [`Mean::of`] the seeds' means. Assumes that seeds and questions are draws from large
+    /// populations; questions grouped in subjects are not, but subjects may be: then use each subject's mean as a question.
     ///
     /// # Errors
-    /// With fewer than four seeds or questions, and where nothing varies.
+    /// If there are fewer than four seeds or questions, or nothing varies.
     pub fn mean(&self) -> Result<Mean, StatsError> {
-        StatsError::unless_enough("variance by seeds and questions", "seeds", self.seeds, SEEDS)?;
-        StatsError::unless_enough("variance by seeds and questions", "questions", self.questions, QUESTIONS)?;
+        StatsError::require_at_least("variance by seeds and questions", "seeds", self.seeds, SEEDS)?;
+        StatsError::require_at_least(
+            "variance by seeds and questions",
+            "questions",
+            self.questions,
+            QUESTIONS,
+        )?;
         let Squares { seed, question, rest } = self.squares;
         satterthwaite(self.mean, self.seeds, &[seed], question, &[rest])
     }
 }
 
-/// The difference of two settings, `a - b`, over other seeds and other questions of the kind: tables as of
-/// [`Components::of`] with the same questions in one order, and seeds that have nothing to do with each other.
+/// The difference of two settings, `a - b`, as an estimate for other seeds and other questions of the same kind. Takes
+/// tables as for [`Components::of`], with the same questions in the same order and independent seeds.
 ///
-/// The questions' part is that of the differences of a question's means, so that what is hard for both falls out
-/// (Miller 2024, section 3); `n` counts the seeds of both.
+/// The questions' part is the variance of the per-question differences of means, so that difficulty common to both cancels
+/// (Miller 2024, section 3); `n` is the number of seeds of both.
 ///
 /// # Errors
-/// With fewer than three seeds on a side or four questions, other numbers of questions, a score that is not finite, and
-/// where nothing varies.
+/// If there are fewer than three seeds on a side or four questions, different numbers of questions, a score that is not
+/// finite, or nothing varies.
 pub fn crossed_difference(a: &[Vec<f64>], b: &[Vec<f64>]) -> Result<Mean, StatsError> {
     let method = "a difference by seeds and questions";
-    StatsError::unless_enough(method, "seeds", a.len().min(b.len()), SEEDS_OF_SIDE)?;
-    StatsError::unless_enough(method, "questions", a[0].len(), QUESTIONS)?;
-    StatsError::unless_equal("the questions of b", b[0].len(), a[0].len())?;
+    StatsError::require_at_least(method, "seeds", a.len().min(b.len()), SEEDS_OF_SIDE)?;
+    StatsError::require_at_least(method, "questions", a[0].len(), QUESTIONS)?;
+    StatsError::require_equal_length("the questions of b", b[0].len(), a[0].len())?;
     let ((means_a, of_a), (means_b, of_b)) = (analyse(a)?, analyse(b)?);
     let differences: Vec<f64> =
         means_a.questions.iter().zip(&means_b.questions).map(|(a, b)| a - b).collect();
@@ -125,23 +131,23 @@ pub fn crossed_difference(a: &[Vec<f64>], b: &[Vec<f64>]) -> Result<Mean, StatsE
     satterthwaite(value, a.len() + b.len(), &[of_a.seed, of_b.seed], question, &[of_a.rest, of_b.rest])
 }
 
-/// Differences of two tables, seed by seed and question by question.
+/// Subtracts two tables, seed by seed and question by question.
 ///
 /// # Errors
-/// Where they are not of one size.
+/// If their sizes differ.
 pub fn differences(a: &[Vec<f64>], b: &[Vec<f64>]) -> Result<Vec<Vec<f64>>, StatsError> {
-    StatsError::unless_equal("the seeds of b", b.len(), a.len())?;
+    StatsError::require_equal_length("the seeds of b", b.len(), a.len())?;
     let row = |(a, b): (&Vec<f64>, &Vec<f64>)| -> Result<Vec<f64>, StatsError> {
-        StatsError::unless_equal("the questions of b", b.len(), a.len())?;
+        StatsError::require_equal_length("the questions of b", b.len(), a.len())?;
         Ok(a.iter().zip(b).map(|(a, b)| a - b).collect())
     };
     a.iter().zip(b).map(row).collect()
 }
 
-/// A mean whose variance is the seeds' squares and what the question's square is above the rest's.
+/// A mean whose variance is the sum of the seeds' squares and the excess of the question's square over the rests'.
 ///
-/// Where the question's square is not above, the seeds' alone hold all that varies: seeds and rest. No fewer degrees of
-/// freedom are taken than the least of a single term, which Satterthwaite's never are for sums.
+/// Without such an excess, the seeds' squares alone contain all variation: that of seeds and rest. The degrees of freedom
+/// are never fewer than the smallest of a single term, as holds for Satterthwaite's formula for sums.
 fn satterthwaite(
     value: f64,
     n: usize,
@@ -166,7 +172,7 @@ fn satterthwaite(
     Ok(Mean { value, error: variance.sqrt(), df, n })
 }
 
-/// Means of a table.
+/// Means of a table: of all scores, and by question.
 struct Means {
     all: f64,
     questions: Vec<f64>,
@@ -175,12 +181,12 @@ struct Means {
 /// Two-way analysis of variance without replication.
 fn analyse(table: &[Vec<f64>]) -> Result<(Means, Squares), StatsError> {
     let method = "an analysis by seeds and questions";
-    StatsError::unless_enough(method, "seeds", table.len(), 2)?;
-    StatsError::unless_enough(method, "questions", table[0].len(), 2)?;
+    StatsError::require_at_least(method, "seeds", table.len(), 2)?;
+    StatsError::require_at_least(method, "questions", table[0].len(), 2)?;
     let (seeds, questions) = (table.len(), table[0].len());
     for row in table {
-        StatsError::unless_equal("a seed's answers", row.len(), questions)?;
-        StatsError::unless_finite("a score", row)?;
+        StatsError::require_equal_length("a seed's answers", row.len(), questions)?;
+        StatsError::require_finite("a score", row)?;
     }
     let (s, q) = (seeds as f64, questions as f64);
     let of_seeds: Vec<f64> = table.iter().map(|row| row.iter().sum::<f64>() / q).collect();
@@ -231,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_table_by_hand_has_its_components() {
-        // Rows 1 3 / 2 6: means 2 and 4 of seeds, 1.5 and 4.5 of questions, rests of 0.5.
+        // Rows 1 3 / 2 6: means of seeds 2 and 4, of questions 1.5 and 4.5, residuals of 0.5.
         let found = Components::of(&[vec![1.0, 3.0], vec![2.0, 6.0]]).unwrap();
         // MS_seed = 2 * 2 = 4, MS_question = 2 * 4.5 = 9, MS_rest = 4 * 0.25 = 1.
         assert_eq!((found.mean, found.seed, found.question, found.rest), (3.0, 1.5, 4.0, 1.0));

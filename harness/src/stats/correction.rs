@@ -1,7 +1,7 @@
-//! Corrections of several p-values of one family, which whoever asks names beforehand.
+//! Corrections for several p-values of one family, which the caller defines before seeing the results.
 
-/// Holm's step-down correction (Holm 1979), in the order given: controls the chance of any false claim in the family,
-/// whatever the tests have in common.
+/// Holm's step-down correction (Holm 1979), in the given order: controls the probability of any false claim in the
+/// family under arbitrary dependence of the tests.
 pub fn holm(p: &[f64]) -> Vec<f64> {
     let order = ranked(p);
     let (mut adjusted, mut largest) = (vec![0.0; p.len()], 0.0f64);
@@ -12,8 +12,8 @@ pub fn holm(p: &[f64]) -> Vec<f64> {
     adjusted
 }
 
-/// Benjamini's and Hochberg's step-up correction (1995), in the order given: controls the expected share of false
-/// claims among those made, for tests that are independent or positively dependent (Benjamini & Yekutieli 2001).
+/// Benjamini and Hochberg's step-up correction (1995), in the given order: controls the expected share of false claims
+/// among those made, for tests that are independent or positively dependent (Benjamini & Yekutieli 2001).
 pub fn benjamini_hochberg(p: &[f64]) -> Vec<f64> {
     let order = ranked(p);
     let (mut adjusted, mut smallest) = (vec![0.0; p.len()], 1.0f64);
@@ -24,7 +24,7 @@ pub fn benjamini_hochberg(p: &[f64]) -> Vec<f64> {
     adjusted
 }
 
-/// Places of the values, the smallest first.
+/// Indices of the values in ascending order.
 fn ranked(p: &[f64]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..p.len()).collect();
     order.sort_by(|&a, &b| p[a].total_cmp(&p[b]));

@@ -5,18 +5,19 @@ use super::noncentral::noncentrality;
 use super::{Estimate, StatsError, normal_quantile};
 use statrs::function::gamma::ln_gamma;
 
-/// Difference of the means of two independent samples in units of their pooled standard deviation, corrected for small
-/// samples (Hedges 1981, equations 6e and 4), with the exact interval by the noncentral t distribution (Steiger &
-/// Fouladi 1997) under the same correction.
+/// Hedges' g: the difference of the means of two independent samples in units of their pooled standard deviation,
+/// corrected for small samples (Hedges 1981, equations 6e and 4), with the exact interval by the noncentral t distribution
+/// (Steiger & Fouladi 1997) under the same correction.
 ///
-/// Assumes normal values with one variance on both sides.
+/// Assumes normal values with equal variance on both sides.
 ///
 /// # Errors
-/// With fewer than two values on a side or four in all, a value that is not finite, and values that do not vary.
+/// If there are fewer than two values on a side, a value that is not finite, the values do not vary, or the level is not
+/// between 0 and 1.
 pub fn hedges_g(a: &[f64], b: &[f64], level: f64) -> Result<Estimate, StatsError> {
-    StatsError::unless_finite("a value", a)?;
-    StatsError::unless_finite("a value", b)?;
-    StatsError::unless_enough("Hedges' g", "values", a.len().min(b.len()), 2)?;
+    StatsError::require_finite("a value", a)?;
+    StatsError::require_finite("a value", b)?;
+    StatsError::require_at_least("Hedges' g", "values", a.len().min(b.len()), 2)?;
     let (na, nb) = (a.len() as f64, b.len() as f64);
     let ((mean_a, var_a), (mean_b, var_b)) = (moments(a), moments(b));
     let df = na + nb - 2.0;
@@ -25,23 +26,25 @@ pub fn hedges_g(a: &[f64], b: &[f64], level: f64) -> Result<Estimate, StatsError
     standardised(mean_a - mean_b, sd, size, df, 1.0 / na + 1.0 / nb, a.len() + b.len(), level)
 }
 
-/// Mean of differences in units of their standard deviation (Cohen's d_z; Lakens 2013, equation 6), with the same
+/// The mean of differences in units of their standard deviation (Cohen's d_z; Lakens 2013, equation 6), with the same
 /// correction and interval as [`hedges_g`] for `n - 1` degrees of freedom.
 ///
 /// Assumes normal differences.
 ///
 /// # Errors
-/// With fewer than three differences, one that is not finite, and differences that do not vary.
+/// If there are fewer than three differences, one that is not finite, the differences do not vary, or the level is not
+/// between 0 and 1.
 pub fn hedges_g_of_pairs(differences: &[f64], level: f64) -> Result<Estimate, StatsError> {
-    StatsError::unless_finite("a difference", differences)?;
-    StatsError::unless_enough("Hedges' g of pairs", "pairs", differences.len(), 3)?;
+    StatsError::require_finite("a difference", differences)?;
+    StatsError::require_at_least("Hedges' g of pairs", "pairs", differences.len(), 3)?;
     let n = differences.len() as f64;
     let (mean, variance) = moments(differences);
     let size = differences.iter().fold(0.0f64, |size, value| size.max(value.abs()));
     standardised(mean, variance.sqrt(), size, n - 1.0, 1.0 / n, differences.len(), level)
 }
 
-/// `share`: the variance of the mean as a share of one value's.
+/// A standardised mean with its interval. `share` is the variance of the mean relative to that of one value; `size` is the
+/// largest absolute value, to recognise a standard deviation that is only rounding.
 fn standardised(
     mean: f64,
     sd: f64,
@@ -51,7 +54,7 @@ fn standardised(
     n: usize,
     level: f64,
 ) -> Result<Estimate, StatsError> {
-    StatsError::unless_share("the level", level)?;
+    StatsError::require_share("the level", level)?;
     if sd <= 1e-9 * size {
         return Err(StatsError::NoVariance);
     }
@@ -63,23 +66,23 @@ fn standardised(
     Ok(Estimate { value: correction * mean / sd, low, high, level, n, df: Some(df) })
 }
 
-/// What makes a standardised difference unbiased (Hedges 1981, equation 6e).
+/// The factor that makes a standardised difference unbiased (Hedges 1981, equation 6e).
 fn small_sample(df: f64) -> f64 {
     (ln_gamma(df / 2.0) - ln_gamma((df - 1.0) / 2.0)).exp() / (df / 2.0).sqrt()
 }
 
-/// Difference of two independent shares on the scale on which their spread is the same everywhere,
-/// `2 asin sqrt(a) - 2 asin sqrt(b)` (Cohen 1988, equation 6.2.1), each given as right of asked, with the normal
-/// interval of that scale.
+/// Cohen's h: the difference of two independent shares on the variance-stabilising scale,
+/// `2 asin sqrt(a) - 2 asin sqrt(b)` (Cohen 1988, equation 6.2.1), with the normal interval on that scale. Each share is
+/// given as numbers of correct answers and of questions.
 ///
 /// # Errors
-/// Where nothing was asked or more were right than asked.
+/// If there are no questions, more correct answers than questions, or the level is not between 0 and 1.
 pub fn cohens_h(a: (u64, u64), b: (u64, u64), level: f64) -> Result<Estimate, StatsError> {
-    StatsError::unless_share("the level", level)?;
+    StatsError::require_share("the level", level)?;
     for (correct, n) in [a, b] {
-        StatsError::unless_enough("Cohen's h", "questions", n as usize, 1)?;
+        StatsError::require_at_least("Cohen's h", "questions", n as usize, 1)?;
         if correct > n {
-            let (what, expected) = ("the number of right answers", "no more than were asked");
+            let (what, expected) = ("the number of correct answers", "at most the number of questions");
             return Err(StatsError::Value { what, value: correct as f64, expected });
         }
     }

@@ -1,67 +1,67 @@
-//! Why a method cannot say anything.
+//! Errors of statistical methods.
 
 use thiserror::Error;
 
-/// Why there is no estimate or no test.
+/// Why there is no estimate or test result.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum StatsError {
     /// Fewer units than the method needs.
     #[error("too few {units}: n={n}, {method} needs {least}")]
     TooFew {
-        /// The method.
+        /// Name of the method.
         method: &'static str,
         /// What is counted: `seeds`, `questions`, `pairs`.
         units: &'static str,
-        /// How many there are.
+        /// Number of units present.
         n: usize,
-        /// How many it needs.
+        /// Number of units required.
         least: usize,
     },
-    /// All values are equal but for rounding.
-    #[error("the values do not vary, so that no interval is known")]
+    /// All values are equal up to rounding.
+    #[error("the values do not vary, so no interval can be computed")]
     NoVariance,
-    /// No outcome of the test could be called significant.
+    /// No outcome of the test could be significant.
     #[error(
-        "p of {method} with {n} cannot go below {smallest}, so that nothing could be decided at the level {level}"
+        "p of {method} with {n} cannot go below {smallest}, so no outcome can be significant at the level {level}"
     )]
     OutOfReach {
-        /// The test.
+        /// Name of the test.
         method: &'static str,
-        /// The units, counted: `5 seeds`.
+        /// The units with their number: `5 pairs`.
         n: String,
-        /// Smallest p that so many allow.
+        /// Smallest p that so many units allow.
         smallest: f64,
-        /// The level asked for.
+        /// The requested significance level.
         level: f64,
     },
-    /// Two slices that belong together have other lengths, or a table has holes.
+    /// Slices that belong together differ in length, or a table is incomplete.
     #[error("{what}: {found} values, expected {expected}")]
     Shape {
-        /// Which slice.
+        /// Name of the slice.
         what: &'static str,
         /// Its length.
         found: usize,
         /// The length that it must have.
         expected: usize,
     },
-    /// A number that the method has no meaning for.
+    /// A number outside the method's domain.
     #[error("{what} is {value}, expected {expected}")]
     Value {
-        /// Which number.
+        /// Name of the number.
         what: &'static str,
-        /// What it is.
+        /// Its value.
         value: f64,
-        /// What it may be.
+        /// The values that it may have.
         expected: &'static str,
     },
-    /// A fit that the points do not determine.
+    /// The points do not determine the fit, with the reason.
     #[error("the points do not determine the fit: {0}")]
     Undetermined(String),
 }
 
 impl StatsError {
-    /// Makes sure that there are enough units.
-    pub(super) fn unless_enough(
+    /// Returns an error if there are fewer units than required.
+    pub(super) fn require_at_least(
         method: &'static str,
         units: &'static str,
         n: usize,
@@ -70,24 +70,28 @@ impl StatsError {
         if n < least { Err(Self::TooFew { method, units, n, least }) } else { Ok(()) }
     }
 
-    /// Makes sure that every value is a number.
-    pub(super) fn unless_finite(what: &'static str, values: &[f64]) -> Result<(), Self> {
+    /// Returns an error if a value is not finite.
+    pub(super) fn require_finite(what: &'static str, values: &[f64]) -> Result<(), Self> {
         match values.iter().find(|value| !value.is_finite()) {
             Some(&value) => Err(Self::Value { what, value, expected: "a finite number" }),
             None => Ok(()),
         }
     }
 
-    /// Makes sure that a level, a share or a power lies strictly between 0 and 1.
-    pub(super) fn unless_share(what: &'static str, value: f64) -> Result<(), Self> {
+    /// Returns an error unless a level, a share or a power lies strictly between 0 and 1.
+    pub(super) fn require_share(what: &'static str, value: f64) -> Result<(), Self> {
         match value > 0.0 && value < 1.0 {
             true => Ok(()),
             false => Err(Self::Value { what, value, expected: "a number between 0 and 1" }),
         }
     }
 
-    /// Makes sure that two slices are equally long.
-    pub(super) fn unless_equal(what: &'static str, found: usize, expected: usize) -> Result<(), Self> {
+    /// Returns an error if two lengths differ.
+    pub(super) fn require_equal_length(
+        what: &'static str,
+        found: usize,
+        expected: usize,
+    ) -> Result<(), Self> {
         if found == expected { Ok(()) } else { Err(Self::Shape { what, found, expected }) }
     }
 }

@@ -1,57 +1,58 @@
 //! Fisher's randomisation test of guessing (Fisher 1935): do answers agree with the key more, or less, than they would
 //! with a key that is shuffled within each subject?
 //!
-//! All models that sat one exam meet the same shuffled key. So seeds that answer alike count no more than they know,
-//! and a liking for a letter counts for nothing: whoever always says B is as often right by every key.
+//! All models that took one exam are scored with the same shuffled key. So seeds that answer alike do not count as
+//! independent evidence, and a preference for a letter has no effect: a model that always says B is correct equally often
+//! with every key.
 
 use super::resample::below;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-/// Shuffled keys of a test: the standard error of a p near 0.05 is 0.002, and no estimate is below 0.0001.
+/// Number of shuffled keys of a test: the standard error of a p near 0.05 is 0.002, and no estimate is below 0.0001.
 pub const PERMUTATIONS: u32 = 9_999;
 
-/// Most options of a question: as many as there are letters.
+/// Maximum number of options of a question: the number of letters.
 pub const OPTIONS: usize = 26;
 
-/// One question of an exam, as one or several models answered it.
+/// One question of an exam, as answered by one or several models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answered {
-    /// Its subject, or any number that only questions share whose right letters may be exchanged.
+    /// Number of its subject, or of any group of questions whose correct letters may be exchanged.
     pub stratum: usize,
-    /// The right letter: 0 is A.
+    /// The correct letter: 0 is A.
     pub right: usize,
-    /// How many models chose each letter.
+    /// Number of models that chose each letter.
     pub chosen: [u32; OPTIONS],
 }
 
-/// What came out of a randomisation test.
+/// The result of a randomisation test.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Randomised {
-    /// Right answers of all models together.
+    /// Number of correct answers of all models together.
     pub statistic: u64,
     /// Their mean over all shuffled keys.
     pub expected: f64,
     /// Two-sided p.
     pub p: f64,
-    /// Whether `p` is an upper bound, because no shuffled key came as far from the mean as the true one.
+    /// Whether `p` is an upper bound, because no shuffled key was as far from the mean as the true one.
     pub is_bound: bool,
     /// Number of shuffled keys.
     pub n: u32,
 }
 
-/// The test with `n` random keys; `None` where nothing was answered.
+/// Runs the test with `n` random keys; `None` if nothing was answered.
 ///
-/// p is `(1 + hits) / (1 + n)`, which never is too small (Phipson & Smyth 2010), a hit being a key by which the number
-/// of right answers is at least as far from its mean as by the true one. Without any hit, p is the least of that and
-/// of Chatterjee's bound `2 exp(-t^2 / (4 m + 2 t))` of a sum of `a[i, shuffled i]`, all between 0 and 1, with mean `m`,
-/// being `t` away from it (Chatterjee 2007, proposition 1.1; his argument bounds the moments, so that it holds for the
-/// sum over subjects too). Without it, Holm's correction for hundreds of settings would drown the surest result.
+/// p is `(1 + hits) / (1 + n)`, which is never too small (Phipson & Smyth 2010); a hit is a key with which the number
+/// of correct answers is at least as far from its mean as with the true one. Without any hit, p is the smaller of that and
+/// Chatterjee's bound `2 exp(-t^2 / (4 m + 2 t))` on the probability that a sum of `a[i, shuffled i]`, all between 0 and 1,
+/// with mean `m`, is `t` away from it (Chatterjee 2007, proposition 1.1; his argument bounds the moments, so it holds for
+/// the sum over subjects too). Without that bound, Holm's correction for hundreds of settings would drown the clearest result.
 pub fn guessing(questions: &[Answered], n: u32, seed: u64) -> Option<Randomised> {
     let most = questions.iter().map(|q| q.chosen.iter().sum::<u32>()).max().filter(|most| *most > 0)?;
     let mut sorted = questions.to_vec();
     sorted.sort_by_key(|question| question.stratum);
-    // As many letters as there are, side by side.
+    // Only as many letters as occur, in one contiguous table.
     let last = |q: &Answered| q.chosen.iter().rposition(|count| *count > 0).unwrap_or(0).max(q.right);
     let letters = sorted.iter().map(last).max().unwrap_or(0) + 1;
     let chosen: Vec<u32> = sorted.iter().flat_map(|question| question.chosen[..letters].to_vec()).collect();
@@ -63,7 +64,7 @@ pub fn guessing(questions: &[Answered], n: u32, seed: u64) -> Option<Randomised>
     let expected: f64 = sorted.chunk_by(|a, b| a.stratum == b.stratum).map(mean_agreement).sum();
     let statistic = agreement(&key);
     let distance = (statistic as f64 - expected).abs();
-    // Equal distances are meant to count; rounding must not hide them.
+    // Equal distances count as hits; the slack absorbs rounding.
     let limit = distance - 1e-9 * (1.0 + expected);
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut hits = 0;
@@ -83,7 +84,7 @@ pub fn guessing(questions: &[Answered], n: u32, seed: u64) -> Option<Randomised>
     Some(Randomised { statistic, expected, p, is_bound: hits == 0, n })
 }
 
-/// Mean number of right answers in a subject over all its keys: each letter's share of the key for each answer.
+/// Mean number of correct answers in a subject over all its shuffled keys: each answer counts its letter's share of the key.
 fn mean_agreement(stratum: &[Answered]) -> f64 {
     let of_letter = |letter: usize| {
         let answers: u64 = stratum.iter().map(|question| u64::from(question.chosen[letter])).sum();
@@ -93,7 +94,7 @@ fn mean_agreement(stratum: &[Answered]) -> f64 {
     (0..OPTIONS).map(of_letter).sum()
 }
 
-/// Puts a slice into random order (Fisher & Yates 1938), the same on every machine.
+/// Shuffles a slice (Fisher & Yates 1938), identically on every machine.
 fn shuffle(items: &mut [usize], random: &mut ChaCha8Rng) {
     for last in (1..items.len()).rev() {
         items.swap(last, below(random, last + 1));
@@ -123,7 +124,7 @@ mod tests {
         (0..key.len()).map(question).collect()
     }
 
-    /// The exact p: every order of the letters of the key, by how many right answers it gives, question by question.
+    /// The exact p: the distribution of the number of correct answers over all orders of the key, built question by question.
     fn exact(questions: &[Answered]) -> f64 {
         let mut total = BTreeMap::from([(0, 1.0)]);
         let mut sorted = questions.to_vec();
@@ -160,7 +161,7 @@ mod tests {
 
     #[test]
     fn favouring_a_letter_is_not_knowledge() {
-        // Five seeds that always say B, right 320 of 1,200 times each: a binomial test of all 6,000 has p = 0.003.
+        // Five seeds that always say B, each correct 320 of 1,200 times: a binomial test of all 6,000 has p = 0.003.
         let key = |i: usize| if i < 320 { 1 } else { [0, 2, 3][i % 3] };
         let mut chosen = [0; OPTIONS];
         chosen[1] = 5;
@@ -203,11 +204,11 @@ mod tests {
             (0..1346).map(one).collect()
         };
         let sure = guessing(&know(87, &mut draw), 99, 1).unwrap();
-        // 90 % right: no shuffled key comes near, and by the bound no correction for thousands of settings matters.
+        // 90 % correct: no shuffled key comes near, and with the bound a correction for thousands of settings does not matter.
         assert!(sure.is_bound && sure.p < 1e-50, "{sure:?}");
         let weak = guessing(&know(8, &mut draw), PERMUTATIONS, 1).unwrap();
         assert_eq!((weak.p, weak.is_bound), (1e-4, true));
-        // Knowing and always saying something else is no guessing either.
+        // Knowing the answer and always choosing another is not guessing either.
         let wrong: Vec<Answered> =
             know(87, &mut draw).iter().map(|q| Answered { right: (q.right + 1) % 4, ..*q }).collect();
         let wrong = guessing(&wrong, 999, 1).unwrap();
@@ -230,14 +231,14 @@ mod tests {
             let (p, found) = (exact(&questions), guessing(&questions, 4_999, seed).unwrap());
             let error = (p * (1.0 - p) / 5000.0).sqrt();
             assert!((found.p - p).abs() < 4.0 * error + 2e-4, "{} instead of {p}", found.p);
-            // What the bound says of it without any key tried.
+            // The bound alone, without any shuffled key.
             assert!(guessing(&questions, 0, seed).unwrap().p >= p, "{p}");
         }
     }
 
     #[test]
     fn p_is_uniform_where_nothing_is_known() {
-        // Three seeds, alike in half of their answers, that like B better: 25 questions in two subjects each.
+        // Three seeds that share half of their answers and prefer B: two subjects of 25 questions each.
         let mut draw = random(11);
         let trials = 800;
         let mut at_most = [0; 3];
@@ -258,7 +259,7 @@ mod tests {
                 *count += u32::from(p <= level);
             }
         }
-        // Within three standard errors: 6.2, 11.3 and 14.1. Numbers of right answers are whole, so a little fewer.
+        // Within three standard errors, which are 6.2, 11.3 and 14.1. Numbers of correct answers are whole, so a little fewer.
         let expected = [40, 160, 400];
         assert!(at_most.iter().zip(expected).all(|(n, e)| n.abs_diff(e) < 45), "{at_most:?}");
         assert!(at_most[0].abs_diff(40) < 19, "{at_most:?}");
@@ -272,7 +273,7 @@ mod tests {
 
     #[test]
     fn p_agrees_with_scipy() {
-        // scripts/guessing_scipy.py with SciPy 1.17.1: all orders of eight letters, a million orders of forty.
+        // scripts/guessing_scipy.py with SciPy 1.17.1: all permutations of eight letters, a million of forty.
         let eight = answered("ABCDABCA", &["ABCDBBCB", "ABCCBBAB"]);
         let found = guessing(&eight, 99_999, 1).unwrap();
         assert_eq!((found.statistic, found.expected), (10, 4.25));

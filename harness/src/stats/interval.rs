@@ -1,25 +1,25 @@
-//! Intervals of shares and of their differences.
+//! Confidence intervals of shares and of their differences.
 
 use super::{Estimate, StatsError, normal_quantile};
 use statrs::distribution::{Beta, ContinuousCDF};
 
-/// Wilson's interval of a share (Wilson 1927): never outside 0 to 1, near its level on average for any number of
-/// independent answers.
+/// Wilson's interval of a share (Wilson 1927): always within 0 to 1, with coverage near its level on average for any
+/// number of independent answers.
 ///
 /// # Errors
-/// Where more were right than asked, nothing was asked or the level is none.
+/// If there are more correct answers than questions, no questions, or the level is not between 0 and 1.
 pub fn wilson(correct: u64, n: u64, level: f64) -> Result<Estimate, StatsError> {
     checked(correct, n, level)?;
     let (low, high) = wilson_of_share(correct as f64 / n as f64, n, level);
     Ok(Estimate { value: correct as f64 / n as f64, low, high, level, n: n as usize, df: None })
 }
 
-/// Wilson's 95 % interval of a share; 0 to 1 where nothing was asked.
+/// Wilson's 95 % interval of a share; 0 to 1 without questions.
 pub fn wilson95(correct: u64, n: u64) -> (f64, f64) {
     wilson_of_share(correct as f64 / n as f64, n, 0.95)
 }
 
-/// Wilson's interval of a share of `n`, which may be a mean of several shares; 0 to 1 where nothing was asked.
+/// Wilson's interval of a share of `n` questions, which may be a mean of several shares; 0 to 1 without questions.
 pub fn wilson_of_share(share: f64, n: u64, level: f64) -> (f64, f64) {
     if n == 0 {
         return (0.0, 1.0);
@@ -30,8 +30,8 @@ pub fn wilson_of_share(share: f64, n: u64, level: f64) -> (f64, f64) {
     ((centre - half).max(0.0), (centre + half).min(1.0))
 }
 
-/// The exact interval of a share (Clopper & Pearson 1934): holds the true share at least as often as its level says,
-/// whatever it is, and is wider for it.
+/// The exact interval of a share (Clopper & Pearson 1934): its coverage is at least its level for every true share, at
+/// the cost of greater width.
 ///
 /// # Errors
 /// As [`wilson`].
@@ -44,8 +44,8 @@ pub fn clopper_pearson(correct: u64, n: u64, level: f64) -> Result<Estimate, Sta
     Ok(Estimate { value: k / m, low, high, level, n: n as usize, df: None })
 }
 
-/// The interval of a difference of two independent shares, `a - b`, each given as right of asked: Newcombe's hybrid of
-/// both Wilson intervals (Newcombe 1998, method 10).
+/// The interval of a difference of two independent shares, `a - b`, each given as numbers of correct answers and of
+/// questions: Newcombe's hybrid of both Wilson intervals (Newcombe 1998, method 10).
 ///
 /// # Errors
 /// As [`wilson`].
@@ -63,12 +63,12 @@ pub fn difference_of_shares(a: (u64, u64), b: (u64, u64), level: f64) -> Result<
     })
 }
 
-/// The interval of a difference of shares over the same `n` questions, of which `only_a` are right by the first alone
-/// and `only_b` by the second alone: Wald's with half a question added to each of the four outcomes (Bonett & Price
+/// The interval of a difference of shares over the same `n` questions, of which only the first model answers `only_a`
+/// correctly and only the second `only_b`: Wald's with half a question added to each of the four outcomes (Bonett & Price
 /// 2012; among those that Fagerland, Lydersen & Laake 2014 recommend).
 ///
 /// # Errors
-/// Where more are right than asked, nothing was asked or the level is none.
+/// If `only_a + only_b` exceeds `n`, there are no questions, or the level is not between 0 and 1.
 pub fn difference_of_paired_shares(
     only_a: u64,
     only_b: u64,
@@ -85,12 +85,12 @@ pub fn difference_of_paired_shares(
 }
 
 fn checked(correct: u64, n: u64, level: f64) -> Result<(), StatsError> {
-    StatsError::unless_enough("an interval of a share", "questions", n as usize, 1)?;
-    StatsError::unless_share("the level", level)?;
+    StatsError::require_at_least("an interval of a share", "questions", n as usize, 1)?;
+    StatsError::require_share("the level", level)?;
     if correct > n {
-        let expected = "no more than were asked";
+        let expected = "at most the number of questions";
         return Err(StatsError::Value {
-            what: "the number of right answers",
+            what: "the number of correct answers",
             value: correct as f64,
             expected,
         });
@@ -128,13 +128,13 @@ mod tests {
 
     #[test]
     fn paired_differences_follow_the_formula() {
-        // Of 100, 15 right by a alone and 5 by b alone: p = 16 / 102, q = 6 / 102.
+        // Of 100, 15 are correct by a alone and 5 by b alone: p = 16 / 102, q = 6 / 102.
         let found = difference_of_paired_shares(15, 5, 100, 0.95).unwrap();
         let half = 1.959_963_984_540_054 * ((22.0 / 102.0 - (10.0f64 / 102.0).powi(2)) / 102.0).sqrt();
         assert_eq!(found.value, 0.1);
         assert!((found.low - (10.0 / 102.0 - half)).abs() < 1e-12);
         assert!((found.high - (10.0 / 102.0 + half)).abs() < 1e-12);
-        // A model against itself: no difference, and still not for certain.
+        // A model against itself: no difference, and still an interval of positive width.
         let same = difference_of_paired_shares(0, 0, 100, 0.95).unwrap();
         assert!(same.value == 0.0 && same.low < 0.0 && (same.low + same.high).abs() < 1e-12);
     }

@@ -1,57 +1,57 @@
 //! Means with their standard errors and degrees of freedom: the t family, from which intervals, tests and equivalence
-//! follow alike.
+//! tests all follow.
 
 use super::{Estimate, StatsError, TestResult, t_quantile, t_tail};
 
-/// A mean, or a difference of means, of which `(value - truth) / error` follows Student's t.
+/// A mean, or a difference of means, for which `(value - truth) / error` follows Student's t.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Mean {
     /// The mean.
     pub value: f64,
     /// Its standard error.
     pub error: f64,
-    /// Degrees of freedom of the error; a fraction where they are approximated.
+    /// Degrees of freedom of the error; fractional if they are approximated.
     pub df: f64,
-    /// Units that it rests on: values, pairs, clusters; of two samples both together.
+    /// Number of units that it rests on: values, pairs or clusters; of two samples both together.
     pub n: usize,
 }
 
-/// Whether a mean is as close to a value as a margin says.
+/// The result of an equivalence test: whether a mean is within a margin of 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Equivalence {
-    /// The interval at level `1 - 2 alpha` that lies within the margin where the means are equivalent.
+    /// The interval at level `1 - 2 alpha`, which lies within the margin if the means are equivalent.
     pub interval: Estimate,
     /// The test that the mean is above `-margin`.
     pub above: TestResult,
     /// The test that the mean is below `margin`.
     pub below: TestResult,
-    /// The larger of both p: of no equivalence.
+    /// The larger of both p-values, of the null hypothesis of no equivalence.
     pub p: f64,
 }
 
-/// Values that differ by less than this share of their size do so by rounding.
+/// Differences below this share of the values' size are attributed to rounding.
 const ROUNDING: f64 = 1e-9;
 
 impl Mean {
     /// The mean of independent values (Student 1908): `n - 1` degrees of freedom.
     ///
-    /// Assumes values from one normal distribution, or enough of them.
+    /// Assumes values from one normal distribution, or a large sample.
     ///
     /// # Errors
-    /// With fewer than two values, one that is not finite, and values that do not vary.
+    /// If there are fewer than two values, one that is not finite, or the values do not vary.
     pub fn of(values: &[f64]) -> Result<Self, StatsError> {
         let size = values.iter().fold(0.0f64, |size, value| size.max(value.abs()));
         Self::of_size("t", "values", values, size)
     }
 
-    /// The mean of the differences `a - b` of pairs: what both of a pair share falls out.
+    /// The mean of the differences `a - b` of pairs: what both values of a pair share cancels.
     ///
-    /// Assumes independent pairs whose differences are normal, or enough of them.
+    /// Assumes independent pairs whose differences are normal, or a large sample.
     ///
     /// # Errors
-    /// As [`Mean::of`], and where the slices are not equally long.
+    /// As [`Mean::of`], and if the slices differ in length.
     pub fn of_pairs(a: &[f64], b: &[f64]) -> Result<Self, StatsError> {
-        StatsError::unless_equal("b", b.len(), a.len())?;
+        StatsError::require_equal_length("b", b.len(), a.len())?;
         let size = a.iter().chain(b).fold(0.0f64, |size, value| size.max(value.abs()));
         let differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| a - b).collect();
         Self::of_size("paired t", "pairs", &differences, size)
@@ -63,8 +63,8 @@ impl Mean {
         values: &[f64],
         size: f64,
     ) -> Result<Self, StatsError> {
-        StatsError::unless_finite("a value", values)?;
-        StatsError::unless_enough(method, units, values.len(), 2)?;
+        StatsError::require_finite("a value", values)?;
+        StatsError::require_at_least(method, units, values.len(), 2)?;
         let n = values.len() as f64;
         let (value, variance) = moments(values);
         if variance.sqrt() <= ROUNDING * size {
@@ -77,15 +77,15 @@ impl Mean {
     /// the degrees of freedom of Satterthwaite (1946).
     ///
     /// # Errors
-    /// With fewer than two values on a side; with two against more, where the test rejects up to twice as often as its
-    /// level says; with a value that is not finite; and where neither side varies.
+    /// If there are fewer than two values on a side, two against more (for which the test rejects up to twice as often as its
+    /// level says), a value that is not finite, or neither side varies.
     pub fn of_difference(a: &[f64], b: &[f64]) -> Result<Self, StatsError> {
-        StatsError::unless_finite("a value", a)?;
-        StatsError::unless_finite("a value", b)?;
+        StatsError::require_finite("a value", a)?;
+        StatsError::require_finite("a value", b)?;
         let (fewer, more) = (a.len().min(b.len()), a.len().max(b.len()));
-        StatsError::unless_enough("Welch's t", "values", fewer, 2)?;
+        StatsError::require_at_least("Welch's t", "values", fewer, 2)?;
         if more > fewer {
-            StatsError::unless_enough("Welch's t against a larger sample", "values", fewer, 3)?;
+            StatsError::require_at_least("Welch's t against a larger sample", "values", fewer, 3)?;
         }
         let size = a.iter().chain(b).fold(0.0f64, |size, value| size.max(value.abs()));
         let ((mean_a, a_variance), (mean_b, b_variance)) = (moments(a), moments(b));
@@ -102,22 +102,23 @@ impl Mean {
         })
     }
 
-    /// The mean of values in clusters, such as of questions in subjects, of which the clusters are the independent
-    /// units: standard error by the sums of residuals of each cluster (Liang & Zeger 1986; Miller 2024, section 2.2),
-    /// times `G / (G - 1)` for `G` clusters, with `G - 1` degrees of freedom (Cameron & Miller 2015, section VI.B).
+    /// The mean of values in clusters, such as of questions in subjects, where the clusters are the independent units:
+    /// standard error from each cluster's sum of residuals (Liang & Zeger 1986; Miller 2024, section 2.2), its square times
+    /// `G / (G - 1)` for `G` clusters, with `G - 1` degrees of freedom (Cameron & Miller 2015, section VI.B).
     ///
-    /// `clusters` names the cluster of each value by any number. With clusters of one size this is Student's t of
-    /// their means. The more their sizes differ, the fewer clusters count: by `G* = (sum w)^2 / sum w^2` for sizes `w`.
+    /// `clusters` holds an arbitrary number for the cluster of each value. With clusters of equal size this is Student's t of
+    /// their means. The more sizes differ, the smaller is the effective number of clusters, `G* = (sum w)^2 / sum w^2` for
+    /// sizes `w`.
     ///
     /// # Errors
-    /// As [`Mean::of`]; where the slices are not equally long; and where fewer than half of the clusters count by
-    /// `G*`, of which the interval would be too narrow.
+    /// As [`Mean::of`], and if the slices differ in length, or if `G*` is below half the number of clusters, which would make
+    /// the interval too narrow.
     pub fn of_clusters(values: &[f64], clusters: &[usize]) -> Result<Self, StatsError> {
-        StatsError::unless_equal("clusters", clusters.len(), values.len())?;
-        StatsError::unless_finite("a value", values)?;
+        StatsError::require_equal_length("clusters", clusters.len(), values.len())?;
+        StatsError::require_finite("a value", values)?;
         let groups = super::by_cluster(values, clusters);
         let g = groups.len();
-        StatsError::unless_enough("t over clusters", "clusters", g, 2)?;
+        StatsError::require_at_least("t over clusters", "clusters", g, 2)?;
         let n = values.len() as f64;
         let squares: f64 = groups.iter().map(|group| (group.len() as f64).powi(2)).sum();
         let counting = n * n / squares;
@@ -142,7 +143,7 @@ impl Mean {
         Ok(Self { value, error, df: g - 1.0, n: groups.len() })
     }
 
-    /// The interval at a level such as 0.95.
+    /// The confidence interval at a level such as 0.95.
     pub fn interval(&self, level: f64) -> Estimate {
         let half = t_quantile(0.5 + level / 2.0, self.df) * self.error;
         let Self { value, df, n, .. } = *self;
@@ -161,12 +162,12 @@ impl Mean {
     }
 
     /// Two one-sided tests that the mean lies within `margin` of 0 (Schuirmann 1987), at the level `alpha`: equivalent
-    /// where `p <= alpha`, which is where the interval at `1 - 2 alpha` lies within the margin.
+    /// if `p <= alpha`, that is, if the interval at `1 - 2 alpha` lies within the margin.
     ///
     /// The margin is the largest difference that would not matter, and is chosen before the results are seen.
     ///
     /// # Errors
-    /// Where the margin is not above 0 or `alpha` not between 0 and a half.
+    /// If the margin is not above 0 or `alpha` is not between 0 and 0.5.
     pub fn equivalence(&self, margin: f64, alpha: f64) -> Result<Equivalence, StatsError> {
         if !(margin > 0.0 && margin.is_finite()) {
             return Err(StatsError::Value {
@@ -190,14 +191,14 @@ impl Mean {
     }
 }
 
-/// Mean, and variance of the sample with `n - 1` in its denominator.
+/// Mean, and sample variance with denominator `n - 1`.
 pub(super) fn moments(values: &[f64]) -> (f64, f64) {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
     (mean, values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0))
 }
 
-/// Mean, standard deviation and half-width of the 95 % interval by Student's t, as far as there are enough values.
+/// Mean, standard deviation and half-width of the 95 % interval by Student's t, if there are enough values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spread {
     /// Number of values.
@@ -210,7 +211,7 @@ pub struct Spread {
     pub t95: Option<f64>,
 }
 
-/// The spread of some values; `None` for none. Unlike [`Mean::of`] it takes a single value and values that are equal.
+/// Computes the spread of values; `None` without any. Unlike [`Mean::of`], it accepts a single value and equal values.
 pub fn spread(values: &[f64]) -> Option<Spread> {
     let n = values.len();
     match n {
@@ -296,13 +297,13 @@ mod tests {
         let few = Mean::of(&[1.0]).unwrap_err();
         assert_eq!(few.to_string(), "too few values: n=1, t needs 2");
         assert_eq!(Mean::of(&[2.0, 2.0, 2.0]), Err(StatsError::NoVariance));
-        // Equal but for rounding.
+        // Equal up to rounding.
         assert_eq!(Mean::of_pairs(&[0.3, 0.4, 0.5], &[0.2, 0.3 + 1e-16, 0.4]), Err(StatsError::NoVariance));
         let uneven = Mean::of_difference(&[1.0, 2.0], &[1.0, 2.0, 4.0]).unwrap_err().to_string();
         assert_eq!(uneven, "too few values: n=2, Welch's t against a larger sample needs 3");
         assert!(Mean::of(&[1.0, f64::NAN]).is_err());
         assert!(Mean::of_pairs(&[1.0, 2.0], &[1.0]).is_err());
-        // One subject with nearly all questions is no sample of subjects.
+        // With nearly all questions in one subject, there is no sample of subjects.
         let lopsided: Vec<usize> = (0..100).map(|i| if i < 95 { 0 } else { i }).collect();
         let values: Vec<f64> = (0..100).map(|i| f64::from(i % 3 == 0)).collect();
         assert!(matches!(Mean::of_clusters(&values, &lopsided), Err(StatsError::TooFew { .. })));

@@ -1,10 +1,10 @@
 //! Intervals, tests and fits over recorded results: numbers in, numbers out, no formatting.
 //!
-//! Slices go in; an [`Estimate`], a [`TestResult`] or a [`StatsError`] that says why there is none comes out. Most of
-//! what is asked of seeds, pairs and subjects is a [`Mean`], a number with its standard error and degrees of freedom,
-//! from which interval, test and equivalence follow. Every function names its source and what it assumes;
-//! `scripts/stats_references.py` computes what the tests hold them to. *Invariant:* this folder uses nothing else of
-//! the crate.
+//! Functions take slices and return an [`Estimate`], a [`TestResult`], or a [`StatsError`] that says why there is none.
+//! Most questions about seeds, pairs and subjects are answered by a [`Mean`], a number with its standard error and degrees
+//! of freedom, from which interval, test and equivalence follow. Every function names its source and its assumptions;
+//! `scripts/stats_references.py` computes the reference values of the tests. *Invariant:* this folder uses nothing else
+//! of the crate.
 
 mod choice;
 mod components;
@@ -39,8 +39,8 @@ pub use interval::{
 };
 pub use mean::{Equivalence, Mean, Spread, spread};
 pub use power::{
-    SignalToNoise, Sureness, detectable, detectable_by_pairs, detectable_by_questions, detectable_by_seeds,
-    detectable_crossed, power, signal_to_noise,
+    PowerTarget, SignalToNoise, detectable, detectable_by_pairs, detectable_by_questions,
+    detectable_by_seeds, detectable_crossed, power, signal_to_noise,
 };
 pub use resample::{DRAWS, Draws, bootstrap, cluster_bootstrap, paired_bootstrap, pigeonhole_bootstrap};
 pub use test::{binomial_p, mcnemar, permutation, sign_flip, smallest_permutation_p, smallest_sign_flip_p};
@@ -49,57 +49,57 @@ use serde::Serialize;
 use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 use std::collections::BTreeMap;
 
-/// A number with its interval.
+/// A point estimate with its confidence interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Estimate {
-    /// The best single number.
+    /// The point estimate.
     pub value: f64,
     /// Lower end of the interval.
     pub low: f64,
     /// Upper end of the interval.
     pub high: f64,
-    /// How often such intervals hold the truth: 0.95.
+    /// Confidence level of the interval, such as 0.95.
     pub level: f64,
-    /// Units that it rests on.
+    /// Number of units that it rests on.
     pub n: usize,
-    /// Degrees of freedom of its standard error; `None` where it has none.
+    /// Degrees of freedom of its standard error; `None` if it has none.
     pub df: Option<f64>,
 }
 
-/// What came out of a test.
+/// The result of a test.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct TestResult {
-    /// The statistic, as the test's documentation names it.
+    /// The test statistic, as defined by the test's documentation.
     pub statistic: f64,
-    /// Degrees of freedom; `None` where it has none.
+    /// Degrees of freedom; `None` if the test has none.
     pub df: Option<f64>,
-    /// Two-sided p, but where the test is said to be one-sided.
+    /// Two-sided p, unless the test is documented as one-sided.
     pub p: f64,
-    /// Units that it rests on.
+    /// Number of units that it rests on.
     pub n: usize,
 }
 
-/// The quantile of Student's t at `p`; NaN without degrees of freedom.
+/// Quantile of Student's t at `p`; NaN unless `df` is above 0.
 fn t_quantile(p: f64, df: f64) -> f64 {
     StudentsT::new(0.0, 1.0, df).map_or(f64::NAN, |t| t.inverse_cdf(p))
 }
 
-/// The probability that Student's t is above `t`, precise where it is small.
+/// Probability that Student's t exceeds `t`, accurate in the tail.
 fn t_tail(t: f64, df: f64) -> f64 {
     StudentsT::new(0.0, 1.0, df).map_or(f64::NAN, |distribution| distribution.cdf(-t))
 }
 
-/// The quantile of the normal distribution at `p`.
+/// Quantile of the standard normal distribution at `p`.
 fn normal_quantile(p: f64) -> f64 {
     Normal::standard().inverse_cdf(p)
 }
 
-/// The probability that a standard normal number is at most `z`.
+/// Probability that a standard normal variable is at most `z`.
 fn normal_cdf(z: f64) -> f64 {
     Normal::standard().cdf(z)
 }
 
-/// Values by cluster, in the order of the clusters' numbers.
+/// Groups values by cluster, in ascending order of the clusters' numbers.
 fn by_cluster(values: &[f64], clusters: &[usize]) -> Vec<Vec<f64>> {
     let mut groups: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
     values.iter().zip(clusters).for_each(|(value, cluster)| groups.entry(*cluster).or_default().push(*value));

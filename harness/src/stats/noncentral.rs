@@ -1,9 +1,9 @@
-//! The noncentral t distribution, which statrs does not have: of effect sizes and of power.
+//! The noncentral t distribution, which statrs lacks; used for effect sizes and power.
 
 use super::normal_cdf;
 use statrs::function::gamma::ln_gamma;
 
-/// Panels of the integral.
+/// Number of panels of an integral.
 const PANELS: usize = 96;
 
 /// Five-point Gauss-Legendre on -1 to 1: nodes and weights (Abramowitz & Stegun 1964, table 25.4).
@@ -15,12 +15,12 @@ const GAUSS: [(f64, f64); 5] = [
     (0.906_179_845_938_664, 0.236_926_885_056_189_1),
 ];
 
-/// The probability that noncentral t with `df >= 1` degrees of freedom and noncentrality `delta` is at most `t`.
+/// Probability that noncentral t with `df >= 1` degrees of freedom and noncentrality `delta` is at most `t`.
 ///
-/// `T = (Z + delta) / S` with `S = sqrt(chi^2 / df)`, so that it is the mean of `Phi(t S - delta)` over S (Johnson,
+/// `T = (Z + delta) / S` with `S = sqrt(chi^2 / df)`, so the probability is the mean of `Phi(t S - delta)` over S (Johnson,
 /// Kotz & Balakrishnan 1995, section 31.2), integrated to about 1e-10.
 pub fn noncentral_t_cdf(t: f64, df: f64, delta: f64) -> f64 {
-    // Nothing of note lies further out: for one degree of freedom S is a half-normal.
+    // The density is negligible further out: for one degree of freedom S is half-normal.
     let (spread, reach) = (1.0 / (2.0 * df).sqrt(), 12.0);
     let (low, high) = ((1.0 - reach * spread).max(0.0), 1.0 + reach * spread);
     let constant = 2f64.ln() + df / 2.0 * (df / 2.0).ln() - ln_gamma(df / 2.0);
@@ -37,7 +37,7 @@ pub fn noncentral_t_cdf(t: f64, df: f64, delta: f64) -> f64 {
         };
         (0..PANELS).map(panel).sum()
     };
-    // Phi turns within a few 1/t of delta/t, which may be a small part of the range.
+    // Phi rises within a few 1/t of delta/t, which may be a small part of the range.
     let (turn, width) = (delta / t, 8.0 / t.abs());
     let mut cuts = vec![low, high];
     cuts.extend([turn - width, turn + width].into_iter().filter(|cut| *cut > low && *cut < high));
@@ -45,9 +45,9 @@ pub fn noncentral_t_cdf(t: f64, df: f64, delta: f64) -> f64 {
     cuts.windows(2).map(|pair| integral(pair[0], pair[1])).sum::<f64>().clamp(0.0, 1.0)
 }
 
-/// The noncentrality by which noncentral t is at most `t` with probability `p`.
+/// The noncentrality for which noncentral t is at most `t` with probability `p`, found by bisection.
 pub fn noncentrality(t: f64, df: f64, p: f64) -> f64 {
-    // The probability falls with the noncentrality.
+    // The probability decreases with the noncentrality.
     let mut step = 1.0 + t.abs();
     let (mut low, mut high) = (t, t);
     while noncentral_t_cdf(t, df, low) < p {

@@ -1,47 +1,47 @@
-//! What a design can show before anything is run: the smallest difference that it is likely to detect; and which metric
-//! tells models apart.
+//! Power of a design before anything is run: the smallest difference that it is likely to detect; and how well a metric
+//! distinguishes models.
 
 use super::mean::moments;
 use super::noncentral::noncentral_t_cdf;
 use super::{Components, StatsError, normal_quantile, t_quantile};
 
-/// How sure a comparison shall be.
+/// Required significance level and power of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sureness {
-    /// The two-sided level of the test.
+pub struct PowerTarget {
+    /// Two-sided significance level of the test.
     pub alpha: f64,
-    /// The chance that it rejects where there is the difference.
+    /// Probability that it rejects if the difference exists.
     pub power: f64,
 }
 
-impl Default for Sureness {
+impl Default for PowerTarget {
     /// 5 % and 80 %, as Cohen (1988) proposed.
     fn default() -> Self {
         Self { alpha: 0.05, power: 0.8 }
     }
 }
 
-impl Sureness {
+impl PowerTarget {
     fn check(&self) -> Result<(), StatsError> {
-        StatsError::unless_share("alpha", self.alpha)?;
-        StatsError::unless_share("the power", self.power)
+        StatsError::require_share("alpha", self.alpha)?;
+        StatsError::require_share("the power", self.power)
     }
 }
 
-/// The chance that a two-sided t-test at `alpha` with `df` degrees of freedom rejects, where the difference is `delta`
-/// standard errors: by the noncentral t distribution (Cohen 1988, chapter 2).
+/// Probability that a two-sided t-test at `alpha` with `df` degrees of freedom rejects if the difference is `delta`
+/// standard errors, by the noncentral t distribution (Cohen 1988, chapter 2).
 pub fn power(delta: f64, df: f64, alpha: f64) -> f64 {
     let t = t_quantile(1.0 - alpha / 2.0, df);
     1.0 - noncentral_t_cdf(t, df, delta) + noncentral_t_cdf(-t, df, delta)
 }
 
-/// The smallest difference that a t-test detects with the wanted power, where its standard error will be `error` with
-/// `df` degrees of freedom: the minimal detectable difference (Bloom 1995).
+/// The smallest difference that a t-test detects with the required power if its standard error is `error` with
+/// `df` degrees of freedom: the minimum detectable difference (Bloom 1995).
 ///
 /// # Errors
-/// With fewer than one degree of freedom, and an error, a level or a power that is none.
-pub fn detectable(error: f64, df: f64, sure: Sureness) -> Result<f64, StatsError> {
-    sure.check()?;
+/// If there is fewer than one degree of freedom, the error is not above 0, or the level or the power is not between 0 and 1.
+pub fn detectable(error: f64, df: f64, target: PowerTarget) -> Result<f64, StatsError> {
+    target.check()?;
     if !(error > 0.0 && error.is_finite()) {
         return Err(StatsError::Value {
             what: "the standard error",
@@ -53,76 +53,75 @@ pub fn detectable(error: f64, df: f64, sure: Sureness) -> Result<f64, StatsError
         return Err(StatsError::Value { what: "degrees of freedom", value: df, expected: "1 or more" });
     }
     let (mut low, mut high) = (0.0, 4.0);
-    while power(high, df, sure.alpha) < sure.power {
+    while power(high, df, target.alpha) < target.power {
         high *= 2.0;
     }
     for _ in 0..60 {
         let middle = 0.5 * (low + high);
-        if power(middle, df, sure.alpha) < sure.power { low = middle } else { high = middle }
+        if power(middle, df, target.alpha) < target.power { low = middle } else { high = middle }
     }
     Ok(0.5 * (low + high) * error)
 }
 
-/// The smallest difference between two settings of `seeds` each that Welch's t-test detects, where a value has the
+/// The smallest difference between two settings of `seeds` each that Welch's t-test detects, if values have the
 /// standard deviation `sd` between seeds on both sides.
 ///
 /// # Errors
-/// With fewer than two seeds, and as [`detectable`].
-pub fn detectable_by_seeds(sd: f64, seeds: usize, sure: Sureness) -> Result<f64, StatsError> {
-    StatsError::unless_enough("a comparison of seeds", "seeds", seeds, 2)?;
+/// If there are fewer than two seeds, and as [`detectable`].
+pub fn detectable_by_seeds(sd: f64, seeds: usize, target: PowerTarget) -> Result<f64, StatsError> {
+    StatsError::require_at_least("a comparison of seeds", "seeds", seeds, 2)?;
     let n = seeds as f64;
-    detectable(sd * (2.0 / n).sqrt(), 2.0 * n - 2.0, sure)
+    detectable(sd * (2.0 / n).sqrt(), 2.0 * n - 2.0, target)
 }
 
-/// The same of `pairs` whose differences have the standard deviation `sd`.
+/// The smallest mean difference that a paired t-test detects over `pairs` whose differences have the standard deviation `sd`.
 ///
 /// # Errors
-/// With fewer than two pairs, and as [`detectable`].
-pub fn detectable_by_pairs(sd: f64, pairs: usize, sure: Sureness) -> Result<f64, StatsError> {
-    StatsError::unless_enough("a comparison of pairs", "pairs", pairs, 2)?;
+/// If there are fewer than two pairs, and as [`detectable`].
+pub fn detectable_by_pairs(sd: f64, pairs: usize, target: PowerTarget) -> Result<f64, StatsError> {
+    StatsError::require_at_least("a comparison of pairs", "pairs", pairs, 2)?;
     let n = pairs as f64;
-    detectable(sd / n.sqrt(), n - 1.0, sure)
+    detectable(sd / n.sqrt(), n - 1.0, target)
 }
 
-/// The smallest difference over other seeds and other questions that a study of `seeds` and `questions` detects, where
-/// the differences of paired seeds have these components, such as of a pilot (Miller 2024, section 5, with seeds).
+/// The smallest difference, for other seeds and other questions, that a study of `seeds` and `questions` detects if the
+/// differences of paired seeds have the given components, such as those of a pilot (Miller 2024, section 5, with seeds).
 ///
 /// # Errors
-/// With fewer than two seeds or questions, and as [`detectable`].
+/// If there are fewer than two seeds or questions, and as [`detectable`].
 pub fn detectable_crossed(
     differences: &Components,
     seeds: usize,
     questions: usize,
-    sure: Sureness,
+    target: PowerTarget,
 ) -> Result<f64, StatsError> {
-    StatsError::unless_enough("a comparison by seeds and questions", "seeds", seeds, 2)?;
-    StatsError::unless_enough("a comparison by seeds and questions", "questions", questions, 2)?;
+    StatsError::require_at_least("a comparison by seeds and questions", "seeds", seeds, 2)?;
+    StatsError::require_at_least("a comparison by seeds and questions", "questions", questions, 2)?;
     let [seed, question, rest] = differences.variance_with(seeds, questions);
     let (ds, dq) = (seeds as f64 - 1.0, questions as f64 - 1.0);
     let variance = seed + question + rest;
     let spread = (seed + rest).powi(2) / ds + (question + rest).powi(2) / dq + rest.powi(2) / (ds * dq);
     let df = (variance.powi(2) / spread).max(ds.min(dq));
-    detectable(variance.sqrt(), df, sure)
+    detectable(variance.sqrt(), df, target)
 }
 
-/// The smallest difference of shares right that McNemar's test of two single models detects over `questions`, of which
-/// they disagree on a share of `disagreement` (Connor 1987, equation 2.1, which is a little optimistic for the exact
+/// The smallest difference of accuracy that McNemar's test of two single models detects over `questions`, if they
+/// disagree on a share `disagreement` of them (Connor 1987, equation 2.1, which is slightly optimistic for the exact
 /// test).
 ///
 /// # Errors
-/// Where even if one model won every disagreement it would not be likely to be detected, and where a number is no
-/// share.
+/// If the required power is not reached even when one model wins every disagreement, or if a number is not a valid share.
 pub fn detectable_by_questions(
     disagreement: f64,
     questions: usize,
-    sure: Sureness,
+    target: PowerTarget,
 ) -> Result<f64, StatsError> {
-    sure.check()?;
+    target.check()?;
     if !(disagreement > 0.0 && disagreement <= 1.0) {
         let expected = "a share above 0";
         return Err(StatsError::Value { what: "the share of disagreements", value: disagreement, expected });
     }
-    let (z, power) = (normal_quantile(1.0 - sure.alpha / 2.0), normal_quantile(sure.power));
+    let (z, power) = (normal_quantile(1.0 - target.alpha / 2.0), normal_quantile(target.power));
     let n = questions as f64;
     let detects =
         |d: f64| d * n.sqrt() >= z * disagreement.sqrt() + power * (disagreement - d * d).max(0.0).sqrt();
@@ -139,28 +138,28 @@ pub fn detectable_by_questions(
     Ok(high)
 }
 
-/// How well a metric tells models apart.
+/// How well a metric distinguishes models.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SignalToNoise {
-    /// Largest difference of two models' means, over the mean of all: the relative dispersion.
+    /// Largest difference of two models' means, divided by the mean of all: the relative dispersion.
     pub signal: f64,
-    /// Standard deviation of one model's scores, over the same mean.
+    /// Standard deviation of one model's scores, divided by the same mean.
     pub noise: f64,
-    /// Signal over noise: of two metrics the higher one decides more often as larger runs would.
+    /// Signal over noise: of two metrics, the one with the higher ratio agrees more often with the decisions of larger runs.
     pub ratio: f64,
 }
 
-/// Signal-to-noise of a metric (Heineman et al. 2025, section 3): models with several scores each, of their last
-/// checkpoints or of their seeds, whose variances are pooled.
+/// Computes the signal-to-noise ratio of a metric (Heineman et al. 2025, section 3) from several scores of each model, of
+/// its last checkpoints or of its seeds; the models' variances are pooled.
 ///
 /// # Errors
-/// With fewer than two models, or two scores of each; a score that is not finite; and where the scores of no model
-/// vary.
+/// If there are fewer than two models, fewer than two scores of one, a score that is not finite, no
+/// model's scores vary, or their mean is 0.
 pub fn signal_to_noise(models: &[Vec<f64>]) -> Result<SignalToNoise, StatsError> {
-    StatsError::unless_enough("signal-to-noise", "models", models.len(), 2)?;
+    StatsError::require_at_least("signal-to-noise", "models", models.len(), 2)?;
     for scores in models {
-        StatsError::unless_enough("signal-to-noise", "scores of a model", scores.len(), 2)?;
-        StatsError::unless_finite("a score", scores)?;
+        StatsError::require_at_least("signal-to-noise", "scores of a model", scores.len(), 2)?;
+        StatsError::require_finite("a score", scores)?;
     }
     let each: Vec<(f64, f64, f64)> = models
         .iter()
@@ -176,6 +175,10 @@ pub fn signal_to_noise(models: &[Vec<f64>]) -> Result<SignalToNoise, StatsError>
     if sd <= 1e-9 * mean.abs() {
         return Err(StatsError::NoVariance);
     }
+    if mean.abs() <= 1e-9 * sd {
+        let what = "the mean of all scores";
+        return Err(StatsError::Value { what, value: mean, expected: "a number other than 0" });
+    }
     let range = ends.1 - ends.0;
     Ok(SignalToNoise { signal: range / mean.abs(), noise: sd / mean.abs(), ratio: range / sd })
 }
@@ -190,11 +193,13 @@ mod tests {
     fn detectable_differences_agree_with_statsmodels() {
         for case in cases("power") {
             let (n, sd) = (case["n"].as_u64().unwrap() as usize, case["sd"].as_f64().unwrap());
-            let sure =
-                Sureness { alpha: case["alpha"].as_f64().unwrap(), power: case["power"].as_f64().unwrap() };
+            let target = PowerTarget {
+                alpha: case["alpha"].as_f64().unwrap(),
+                power: case["power"].as_f64().unwrap(),
+            };
             let found = match case["paired"].as_bool().unwrap() {
-                true => detectable_by_pairs(sd, n, sure),
-                false => detectable_by_seeds(sd, n, sure),
+                true => detectable_by_pairs(sd, n, target),
+                false => detectable_by_seeds(sd, n, target),
             };
             check(&case, &["detectable"], &[found.unwrap()], 1e-6);
         }
@@ -209,29 +214,29 @@ mod tests {
 
     #[test]
     fn more_seeds_help_until_the_questions_are_what_is_not_known() {
-        // Differences of paired seeds: questions that are hard for one setting alone, and hardly any seed.
+        // Differences of paired seeds: questions that are hard for one setting alone, and almost no variation between seeds.
         let table: Vec<Vec<f64>> = (0..5)
             .map(|s| (0..40).map(|q| f64::from(q % 4) / 10.0 + 0.001 * f64::from(s * q % 7)).collect())
             .collect();
         let found = Components::of(&table).unwrap();
         let of =
-            |seeds, questions| detectable_crossed(&found, seeds, questions, Sureness::default()).unwrap();
+            |seeds, questions| detectable_crossed(&found, seeds, questions, PowerTarget::default()).unwrap();
         assert!(of(50, 40) > 0.97 * of(5, 40), "{} {}", of(50, 40), of(5, 40));
         assert!(of(5, 160) < 0.55 * of(5, 40));
-        // Two standard errors and a half of the questions' alone, a little more by t.
+        // By normal quantiles 2.8 standard errors of the questions' part alone, a little more by t.
         let error = (found.question / 40.0).sqrt();
         assert!((2.8..3.0).contains(&(of(5, 40) / error)), "{}", of(5, 40) / error);
     }
 
     #[test]
     fn disagreements_bound_what_questions_can_show() {
-        // Connor's formula at its own answer.
-        let d = detectable_by_questions(0.3, 1346, Sureness::default()).unwrap();
+        // Connor's formula for the number of questions, at the difference found.
+        let d = detectable_by_questions(0.3, 1346, PowerTarget::default()).unwrap();
         let n = (1.959_963_985 * 0.3f64.sqrt() + 0.841_621_234 * (0.3 - d * d).sqrt()).powi(2) / (d * d);
         assert!((n - 1346.0).abs() < 0.01, "{n}");
-        let few = detectable_by_questions(0.1, 20, Sureness::default()).unwrap_err();
+        let few = detectable_by_questions(0.1, 20, PowerTarget::default()).unwrap_err();
         assert!(matches!(few, StatsError::TooFew { n: 20, least: 39, .. }), "{few}");
-        assert!(detectable_by_questions(0.0, 20, Sureness::default()).is_err());
+        assert!(detectable_by_questions(0.0, 20, PowerTarget::default()).is_err());
     }
 
     #[test]
@@ -243,13 +248,16 @@ mod tests {
         assert!((found.signal / found.noise - found.ratio).abs() < 1e-12);
         assert!(signal_to_noise(&[vec![1.0, 1.0], vec![2.0, 2.0]]).is_err());
         assert!(signal_to_noise(&[vec![1.0, 2.0]]).is_err());
+        // Relative to a mean of 0, neither part is defined.
+        let zero = signal_to_noise(&[vec![1.0, 3.0], vec![-1.0, -3.0]]).unwrap_err();
+        assert!(matches!(zero, StatsError::Value { .. }), "{zero}");
     }
 
     #[test]
     fn what_cannot_be_planned_is_refused() {
-        let sure = Sureness::default();
-        assert!(detectable_by_seeds(1.0, 1, sure).is_err());
-        assert!(detectable(0.0, 4.0, sure).is_err() && detectable(1.0, 0.5, sure).is_err());
-        assert!(detectable(1.0, 4.0, Sureness { power: 1.0, ..sure }).is_err());
+        let target = PowerTarget::default();
+        assert!(detectable_by_seeds(1.0, 1, target).is_err());
+        assert!(detectable(0.0, 4.0, target).is_err() && detectable(1.0, 0.5, target).is_err());
+        assert!(detectable(1.0, 4.0, PowerTarget { power: 1.0, ..target }).is_err());
     }
 }

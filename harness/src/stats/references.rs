@@ -1,9 +1,9 @@
-//! For tests: what SciPy and statsmodels computed, written by `scripts/stats_references.py`.
+//! For tests: reference values computed by SciPy and statsmodels, written by `scripts/stats_references.py`.
 #![allow(clippy::unwrap_used)]
 
 use serde_json::Value;
 
-/// The cases of a function; there is at least one.
+/// Returns the reference cases of a function, of which there is at least one.
 pub fn cases(name: &str) -> Vec<Value> {
     let all: Value = serde_json::from_str(include_str!("references.json")).unwrap();
     let cases = all[name].as_array().unwrap_or_else(|| panic!("no references of {name}")).clone();
@@ -11,17 +11,17 @@ pub fn cases(name: &str) -> Vec<Value> {
     cases
 }
 
-/// A list of numbers.
+/// Reads a list of numbers.
 pub fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
 }
 
-/// A count.
+/// Reads a count.
 pub fn whole(value: &Value) -> u64 {
     value.as_u64().unwrap()
 }
 
-/// Holds numbers to those of a case by name, to a share of their size, or below 1e-3 of that.
+/// Asserts that numbers equal the named ones of a case, within `tolerance` relative to their size, taken as at least 1e-3.
 pub fn check(case: &Value, names: &[&str], found: &[f64], tolerance: f64) {
     assert_eq!(names.len(), found.len());
     for (name, found) in names.iter().zip(found) {
@@ -31,7 +31,7 @@ pub fn check(case: &Value, names: &[&str], found: &[f64], tolerance: f64) {
     }
 }
 
-/// Holds a list to another.
+/// Asserts that two lists are equal, with the tolerance of [`check`].
 pub fn check_all(found: &[f64], expected: &[f64], tolerance: f64) {
     assert_eq!(found.len(), expected.len());
     for (found, expected) in found.iter().zip(expected) {

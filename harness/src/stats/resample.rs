@@ -1,22 +1,22 @@
-//! Bootstraps: how a mean varies when its units are drawn again.
+//! Bootstraps: how a mean varies when its units are resampled.
 //!
-//! Intervals are Hesterberg's expanded percentiles (2015, section 5.3): of so many units the plain percentiles of a
-//! mean are too narrow by `sqrt((n - 1) / n)` and by the normal quantile in place of Student's.
+//! Intervals are Hesterberg's expanded percentiles (2015, section 5.3): with `n` units, the plain percentiles of a mean
+//! are too narrow by `sqrt((n - 1) / n)` and by the normal quantile in place of Student's.
 
 use super::{Estimate, StatsError, by_cluster, normal_cdf, t_quantile};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Draws that reports use: the ends of an interval move by about 1 % of its width from seed to seed.
+/// Number of draws in reports: the ends of an interval vary by about 1 % of its width from seed to seed.
 pub const DRAWS: u32 = 10_000;
 
-/// Fewest units that are drawn again: of eight subjects the interval covers 92.9 % where it says 95.
+/// Minimum number of units to resample: with eight subjects, the nominal 95 % interval covers 92.9 %.
 const UNITS: usize = 10;
 
-/// How a bootstrap is drawn.
+/// Number and seed of the draws of a bootstrap.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Draws {
-    /// How often.
+    /// Number of draws.
     pub count: u32,
     /// The seed of the draws.
     pub seed: u64,
@@ -28,37 +28,38 @@ impl Default for Draws {
     }
 }
 
-/// The mean of independent values (Efron 1979).
+/// Bootstraps the mean of independent values (Efron 1979).
 ///
 /// # Errors
-/// With fewer than ten values, one that is not finite, values that do not vary, and a level that is none.
+/// If there are fewer than ten values or 100 draws, a value that is not finite, values that do not vary, or a level that
+/// is not between 0 and 1.
 pub fn bootstrap(values: &[f64], level: f64, draws: Draws) -> Result<Estimate, StatsError> {
     let clusters: Vec<usize> = (0..values.len()).collect();
     resampled("the bootstrap", "values", values, &clusters, level, draws)
 }
 
-/// The mean of the differences `a - b` of pairs, such as of two models' scores of a question.
+/// Bootstraps the mean of the differences `a - b` of pairs, such as of two models' scores on a question.
 ///
 /// # Errors
-/// As [`bootstrap`], and where the slices are not equally long.
+/// As [`bootstrap`], and if the slices differ in length.
 pub fn paired_bootstrap(a: &[f64], b: &[f64], level: f64, draws: Draws) -> Result<Estimate, StatsError> {
-    StatsError::unless_equal("b", b.len(), a.len())?;
+    StatsError::require_equal_length("b", b.len(), a.len())?;
     let differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| a - b).collect();
     bootstrap(&differences, level, draws)
 }
 
-/// The mean of values in clusters, such as of questions in subjects: whole clusters are drawn again (Davison & Hinkley
-/// 1997, section 3.8), and each value of them counts.
+/// Bootstraps the mean of values in clusters, such as of questions in subjects: whole clusters are resampled (Davison &
+/// Hinkley 1997, section 3.8), and each of their values counts.
 ///
 /// # Errors
-/// As [`bootstrap`] for the number of clusters, and where the slices are not equally long.
+/// As [`bootstrap`] for the number of clusters, and if the slices differ in length.
 pub fn cluster_bootstrap(
     values: &[f64],
     clusters: &[usize],
     level: f64,
     draws: Draws,
 ) -> Result<Estimate, StatsError> {
-    StatsError::unless_equal("clusters", clusters.len(), values.len())?;
+    StatsError::require_equal_length("clusters", clusters.len(), values.len())?;
     resampled("the cluster bootstrap", "clusters", values, clusters, level, draws)
 }
 
@@ -70,13 +71,13 @@ fn resampled(
     level: f64,
     draws: Draws,
 ) -> Result<Estimate, StatsError> {
-    StatsError::unless_finite("a value", values)?;
+    StatsError::require_finite("a value", values)?;
     let groups: Vec<(f64, f64)> = by_cluster(values, clusters)
         .into_iter()
         .map(|group| (group.iter().sum(), group.len() as f64))
         .collect();
     let n = groups.len();
-    StatsError::unless_enough(method, units, n, UNITS)?;
+    StatsError::require_at_least(method, units, n, UNITS)?;
     let mut random = ChaCha8Rng::seed_from_u64(draws.seed);
     let mut draw = || {
         let add = |(sum, size): (f64, f64), _| {
@@ -90,23 +91,23 @@ fn resampled(
     percentiles(values.iter().sum::<f64>() / values.len() as f64, means, n, level)
 }
 
-/// The mean of a complete table of seeds and questions, where both are many: rows and columns are drawn again, each on
-/// their own (the pigeonhole bootstrap, Owen 2007), as if other seeds had answered other questions.
+/// Bootstraps the mean of a complete table of many seeds (rows) and many questions (columns): rows and columns are
+/// resampled independently (the pigeonhole bootstrap, Owen 2007), as if other seeds had answered other questions.
 ///
-/// Its variance counts that of single answers up to three times (Owen 2007, theorem 3), so that the interval is too
-/// wide where that is most of it, and never much too narrow.
+/// Its variance counts that of single answers up to three times (Owen 2007, theorem 3), so the interval is too wide if
+/// that variance dominates, and never much too narrow.
 ///
 /// # Errors
-/// With fewer than ten seeds or questions, rows of other lengths, a score that is not finite, and where nothing
-/// varies.
+/// If there are fewer than ten seeds or questions or 100 draws, rows of different lengths, a score that is not finite,
+/// nothing varies, or the level is not between 0 and 1.
 pub fn pigeonhole_bootstrap(table: &[Vec<f64>], level: f64, draws: Draws) -> Result<Estimate, StatsError> {
     let method = "the pigeonhole bootstrap";
-    StatsError::unless_enough(method, "seeds", table.len(), UNITS)?;
+    StatsError::require_at_least(method, "seeds", table.len(), UNITS)?;
     let (seeds, questions) = (table.len(), table[0].len());
-    StatsError::unless_enough(method, "questions", questions, UNITS)?;
+    StatsError::require_at_least(method, "questions", questions, UNITS)?;
     for row in table {
-        StatsError::unless_equal("a seed's answers", row.len(), questions)?;
-        StatsError::unless_finite("a score", row)?;
+        StatsError::require_equal_length("a seed's answers", row.len(), questions)?;
+        StatsError::require_finite("a score", row)?;
     }
     let mut random = ChaCha8Rng::seed_from_u64(draws.seed);
     let mut draw = || {
@@ -123,10 +124,10 @@ pub fn pigeonhole_bootstrap(table: &[Vec<f64>], level: f64, draws: Draws) -> Res
     percentiles(all, means, seeds.min(questions), level)
 }
 
-/// The interval of a mean by its draws, expanded for `n` units.
+/// Percentile interval of a mean from its draws, expanded for `n` units.
 fn percentiles(value: f64, mut means: Vec<f64>, n: usize, level: f64) -> Result<Estimate, StatsError> {
-    StatsError::unless_share("the level", level)?;
-    StatsError::unless_enough("a bootstrap", "draws", means.len(), 100)?;
+    StatsError::require_share("the level", level)?;
+    StatsError::require_at_least("a bootstrap", "draws", means.len(), 100)?;
     means.sort_by(f64::total_cmp);
     let expansion = (n as f64 / (n as f64 - 1.0)).sqrt();
     let tail = normal_cdf(-expansion * t_quantile(0.5 + level / 2.0, n as f64 - 1.0));
@@ -137,7 +138,7 @@ fn percentiles(value: f64, mut means: Vec<f64>, n: usize, level: f64) -> Result<
     Ok(Estimate { value, low, high, level, n, df: None })
 }
 
-/// A quantile of values in order, straight between them (Hyndman & Fan 1996, type 7).
+/// Quantile of sorted values, linearly interpolated (Hyndman & Fan 1996, type 7).
 pub(super) fn quantile(sorted: &[f64], p: f64) -> f64 {
     let place = p * (sorted.len() - 1) as f64;
     let (below, share) = (place.floor() as usize, place.fract());
@@ -145,7 +146,7 @@ pub(super) fn quantile(sorted: &[f64], p: f64) -> f64 {
     sorted[below] + share * (sorted[above] - sorted[below])
 }
 
-/// A whole number below `n`, the same on every machine; off by less than one in a million for every `n` below 4,000.
+/// Random integer below `n`, identical on every machine; the bias is less than one in a million for every `n` below 4,000.
 pub(super) fn below(random: &mut ChaCha8Rng, n: usize) -> usize {
     ((u64::from(random.next_u32()) * n as u64) >> 32) as usize
 }
@@ -156,7 +157,7 @@ mod tests {
     use super::super::Mean;
     use super::*;
 
-    /// Values that are nearly normal, without a random number.
+    /// Deterministic values that are nearly normal: quantiles.
     fn normal(n: usize) -> Vec<f64> {
         (0..n).map(|i| super::super::normal_quantile((i as f64 + 0.5) / n as f64)).collect()
     }
@@ -184,7 +185,7 @@ mod tests {
 
     #[test]
     fn clusters_are_drawn_whole() {
-        // Ten subjects of thirty equal answers each tell no more than ten values.
+        // Ten subjects of thirty equal answers each carry no more information than ten values.
         let of_subjects = normal(10);
         let values: Vec<f64> = of_subjects.iter().flat_map(|v| [*v; 30]).collect();
         let clusters: Vec<usize> = (0..300).map(|i| i / 30).collect();
@@ -196,7 +197,7 @@ mod tests {
 
     #[test]
     fn the_pigeonhole_counts_seeds_and_questions() {
-        // Seed and question alone: the variance of the mean is the sum of both.
+        // Seed and question effects alone: the variance of the mean is the sum of both.
         let (seeds, questions) = (normal(30), normal(40));
         let table: Vec<Vec<f64>> =
             seeds.iter().map(|s| questions.iter().map(|q| s + 2.0 * q).collect()).collect();

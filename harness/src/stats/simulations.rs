@@ -1,7 +1,7 @@
-//! For tests: the designs that reports use, drawn thousands of times with a fixed seed. Intervals by t and by variance
-//! components hold the truth in 93 to 97 % of them, exact methods in 95 % at least; no test rejects what is true more
-//! often than its level allows. Designs in which a method fails are refused, and what it would have covered is
-//! written down here.
+//! For tests: the designs that reports use, simulated thousands of times with a fixed seed. Intervals by t and by variance
+//! components cover the truth in 93 to 97 % of them, exact methods in at least 95 %; no test rejects a true null hypothesis
+//! more often than its level allows. Designs in which a method fails are refused, and the coverage that it would have had
+//! is recorded here.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
@@ -9,10 +9,10 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Binomial, Distribution, StandardNormal};
 
-/// Experiments of each design: the standard error of 95 % is 0.35 %.
+/// Number of experiments of each design: the standard error of a coverage of 95 % is 0.35 %.
 const TRIALS: usize = 4_000;
 
-/// The share of experiments in which something holds; those in which it cannot be said (`None`) do not count.
+/// Share of experiments in which `holds` is true; those in which it is `None` do not count.
 fn share<T: Into<Option<bool>>>(
     seed: u64,
     trials: usize,
@@ -28,7 +28,7 @@ fn covers(name: &str, share: f64) {
     assert!((0.93..=0.97).contains(&share), "{name}: covers {share}");
 }
 
-/// At most the level, with two and a half standard errors of the simulation.
+/// Asserts that the share of rejections is at most the level plus two and a half standard errors of the simulation.
 fn keeps_level(name: &str, level: f64, rejected: f64) {
     let error = (level * (1.0 - level) / TRIALS as f64).sqrt();
     assert!(rejected <= level + 2.5 * error, "{name}: rejects {rejected} at {level}");
@@ -42,12 +42,12 @@ fn normals(random: &mut ChaCha8Rng, n: usize, sd: f64) -> Vec<f64> {
     (0..n).map(|_| sd * normal(random)).collect()
 }
 
-/// A number of variance `sd^2` that is never further than `sqrt(3) sd` from 0.
+/// A uniform random number of variance `sd^2`, within `sqrt(3) sd` of 0.
 fn uniform(random: &mut ChaCha8Rng, sd: f64) -> f64 {
     3f64.sqrt() * sd * random.random_range(-1.0..1.0)
 }
 
-/// Right and wrong answers of seeds to questions, right by a half on average.
+/// Answers of seeds to questions, 1 if correct and 0 if wrong; half of them are correct on average.
 fn answers(random: &mut ChaCha8Rng, seeds: usize, questions: &[f64], sd_seed: f64) -> Vec<Vec<f64>> {
     let row = |_| {
         let seed = 0.5 + sd_seed * normal(random);
@@ -59,7 +59,7 @@ fn answers(random: &mut ChaCha8Rng, seeds: usize, questions: &[f64], sd_seed: f6
 #[test]
 fn t_over_seeds_covers_and_keeps_its_level() {
     for n in 2..=5 {
-        // Accuracies of an exam as long as C-Eval's, which differ between seeds beyond its luck.
+        // Accuracies in an exam as long as C-Eval's, which vary between seeds beyond binomial noise.
         let accuracies = |random: &mut ChaCha8Rng| -> Vec<f64> {
             let seed = |_| {
                 let right = Binomial::new(1346, 0.4 + 0.02 * normal(random)).unwrap();
@@ -84,7 +84,7 @@ fn t_over_seeds_covers_and_keeps_its_level() {
 
 #[test]
 fn welch_of_uneven_samples_keeps_its_level() {
-    // Where the smaller sample varies more, a little above it, as is known of Welch's test: to 7 %.
+    // If the smaller sample varies more, a little above the level, as is known of Welch's test: up to 7 %.
     for (a, b, sd, most) in [(3, 5, 1.0, 0.05), (4, 5, 1.0, 0.05), (3, 4, 2.0, 0.07), (4, 5, 2.0, 0.06)] {
         let rejected = share(53, TRIALS, |random| {
             let (a, b) = (normals(random, a, sd), normals(random, b, 1.0));
@@ -92,7 +92,7 @@ fn welch_of_uneven_samples_keeps_its_level() {
         });
         keeps_level(&format!("Welch of {a} and {b}"), most, rejected);
     }
-    // Two against five would reject 6 % with equal spreads and 10 % with others: refused.
+    // Two against five would reject 6 % with equal variances and 10 % with unequal ones: refused.
     assert!(matches!(Mean::of_difference(&[0.0, 1.0], &[0.0, 1.0, 2.0]), Err(StatsError::TooFew { .. })));
 }
 
@@ -115,7 +115,7 @@ fn slopes_of_lines_cover() {
 
 #[test]
 fn seeds_and_questions_crossed_cover() {
-    // Standard deviations between seeds and between questions beside single answers.
+    // Standard deviations between seeds and between questions, in addition to the noise of single answers.
     for (seeds, questions, sd_seed, sd_question) in
         [(4, 52, 0.05, 0.2), (4, 300, 0.05, 0.1), (5, 52, 0.02, 0.2), (5, 100, 0.1, 0.1), (5, 300, 0.0, 0.2)]
     {
@@ -154,8 +154,8 @@ fn seeds_and_subjects_crossed_cover() {
     }
 }
 
-/// Where single answers are nearly all that varies, what two settings have of their own is estimated as 0 or above,
-/// never below, which makes the interval of a difference wider than it need be: up to 98 %.
+/// If single answers are nearly all that varies, the variance of what is specific to each setting is estimated as 0 or
+/// above, never below, which makes the interval of a difference wider than necessary: coverage up to 98 %.
 #[test]
 fn crossed_differences_cover() {
     for (a, b, questions, sd_seed, sd_model) in
@@ -184,7 +184,7 @@ fn crossed_differences_cover() {
 
 #[test]
 fn three_seeds_crossed_are_refused_as_they_fail() {
-    // What Satterthwaite's degrees of freedom would cover with three seeds that differ much: by the formula itself.
+    // Coverage of Satterthwaite's degrees of freedom with three seeds that differ strongly, by the formula itself.
     let covered = share(17, TRIALS, |random| {
         let (seeds, questions) = (normals(random, 3, 1.0), normals(random, 200, 5.0));
         let of_seeds = Mean::of(&seeds).unwrap();
@@ -202,7 +202,7 @@ fn three_seeds_crossed_are_refused_as_they_fail() {
 
 #[test]
 fn subjects_as_clusters_cover() {
-    // Sizes as C-Eval's validation sheets have them: 11 to 55.
+    // Cluster sizes of 15 to 37; those of C-Eval's validation sheets are 11 to 55.
     for subjects in [4, 8, 20, 52] {
         let sizes: Vec<usize> = (0..subjects).map(|i| 15 + i * 37 % 23).collect();
         let clusters: Vec<usize> = sizes.iter().enumerate().flat_map(|(i, n)| vec![i; *n]).collect();
@@ -241,7 +241,7 @@ fn bootstraps_cover_from_ten_units_on() {
     covers("pigeonhole bootstrap of 10 x 20", covered);
 }
 
-/// How often an interval of a share holds it, exactly.
+/// Exact coverage of an interval of a share.
 fn coverage(n: u64, p: f64, interval: impl Fn(u64) -> (f64, f64)) -> f64 {
     use statrs::distribution::Discrete;
     let binomial = statrs::distribution::Binomial::new(p, n).unwrap();
@@ -315,7 +315,7 @@ fn randomisations_keep_their_level() {
 
 #[test]
 fn equivalence_is_found_by_mistake_at_its_level() {
-    // At the margin itself it holds for no more than the level.
+    // With the mean at the margin itself, equivalence is found no more often than the level.
     for n in [3, 5] {
         let found = share(47, TRIALS, |random| {
             let values: Vec<f64> = normals(random, n, 0.3).iter().map(|v| v + 1.0).collect();

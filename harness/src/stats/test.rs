@@ -1,4 +1,4 @@
-//! Exact tests: of counts by the binomial distribution, and over seeds by what might have been exchanged.
+//! Exact tests: of counts by the binomial distribution, and of values over seeds by randomisation.
 
 use super::resample::below;
 use super::{StatsError, TestResult};
@@ -6,36 +6,34 @@ use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use statrs::distribution::{Binomial, Discrete};
 
-/// Most outcomes of a randomisation that are counted one by one; of more, [`DRAWS`] are drawn.
+/// Maximum number of outcomes of a randomisation that are enumerated; of more, [`DRAWS`] are drawn.
 const MOST_COUNTED: u64 = 1 << 17;
 
-/// Random outcomes of a randomisation test: the standard error of a p near 0.05 is 0.0007.
+/// Number of random outcomes of a randomisation test: the standard error of a p near 0.05 is 0.0007.
 const DRAWS: u64 = 99_999;
 
 /// The seed of the draws.
 const SEED: u64 = 1;
 
-/// Exact two-sided binomial test that the share of right answers is `p0`: the probability of all outcomes that are no
-/// likelier than the one seen, as in R and SciPy. NaN where `p0` is no
-/// probability or more were right than asked.
+/// Exact two-sided binomial test that the share of correct answers is `p0`: the probability of all outcomes that are no
+/// likelier than the one observed, as in R and SciPy. NaN if `p0` is not a probability or `correct` exceeds `n`.
 ///
-/// Assumes answers that are independent of each other, which those of one model to several seeds' worth of the same
-/// questions are not: see [`super::guessing`].
+/// Assumes independent answers, which those of several seeds to the same questions are not: see [`super::guessing`].
 pub fn binomial_p(correct: u64, n: u64, p0: f64) -> f64 {
     let Ok(binomial) = Binomial::new(p0, n) else { return f64::NAN };
     if correct > n {
         return f64::NAN;
     }
-    // Equal probabilities are meant to count; rounding must not hide them (R and SciPy allow the same slack).
+    // Equal probabilities count; the slack absorbs rounding (R and SciPy allow the same).
     let limit = binomial.pmf(correct) * (1.0 + 1e-7);
     (0..=n).map(|k| binomial.pmf(k)).filter(|p| *p <= limit).sum::<f64>().min(1.0)
 }
 
-/// Exact test of McNemar (1947; exact by Cochran 1950) that two models are right equally often over the same
-/// questions, of which `only_a` are right by the first alone and `only_b` by the second alone: two-sided binomial of
-/// the questions on which they disagree. Where they never do, p is 1.
+/// Exact test of McNemar (1947; exact by Cochran 1950) that two models are equally often correct on the same questions,
+/// of which only the first answers `only_a` correctly and only the second `only_b`: two-sided binomial test of the
+/// questions on which they disagree. p is 1 if they never do.
 ///
-/// Assumes independent questions. Its statistic is `only_a`, its n the disagreements.
+/// Assumes independent questions. The statistic is `only_a`, n the number of disagreements.
 pub fn mcnemar(only_a: u64, only_b: u64) -> TestResult {
     let n = only_a + only_b;
     let p = if n == 0 { 1.0 } else { binomial_p(only_a, n, 0.5) };
@@ -47,28 +45,29 @@ pub fn smallest_sign_flip_p(n: usize) -> f64 {
     2.0 * 0.5f64.powi(n.min(2000) as i32)
 }
 
-/// Smallest two-sided p that a permutation test of two samples allows: one way to choose them among all, or two where
-/// they are equally large and may change places.
+/// Smallest two-sided p that a permutation test of two samples allows: one of all ways to choose them, or two if they are
+/// of equal size and can be swapped.
 pub fn smallest_permutation_p(a: usize, b: usize) -> f64 {
     if a == b { 2.0 / ways(a + b, a) } else { 1.0 / ways(a + b, a) }
 }
 
-/// Sign-flip test (Fisher 1935) that differences are as likely to be negative as positive: the share of all signs by
-/// which the mean is as far from 0 as seen, on either side. With more than 17 differences the signs are drawn, and p is
-/// `(1 + hits) / (1 + draws)` (Phipson & Smyth 2010).
+/// Sign-flip test (Fisher 1935) that differences are symmetric about 0: p is the share of all sign assignments for
+/// which the mean is at least as far from 0 as observed, on either side. With more than 17 differences, signs are drawn,
+/// and p is `(1 + hits) / (1 + draws)` (Phipson & Smyth 2010).
 ///
-/// Assumes only that each difference is symmetric about 0 where there is no effect, as those of pairs that might have
-/// been exchanged are. Its statistic is the mean difference.
+/// Assumes only that each difference is symmetric about 0 if there is no effect, as it is for exchangeable pairs. The
+/// statistic is the mean difference.
 ///
 /// # Errors
-/// Where so few differences could not reach the level whatever they were: five cannot go below 0.0625.
+/// If there are too few differences to reach the level whatever their values (five cannot go below 0.0625), one that is
+/// not finite, or the level is not between 0 and 1.
 pub fn sign_flip(differences: &[f64], level: f64) -> Result<TestResult, StatsError> {
     let n = differences.len();
-    StatsError::unless_finite("a difference", differences)?;
+    StatsError::require_finite("a difference", differences)?;
     reachable("the sign-flip test", format!("{n} pairs"), smallest_sign_flip_p(n), level)?;
     let size: f64 = differences.iter().map(|d| d.abs()).sum();
     let seen = differences.iter().sum::<f64>();
-    // Equal sums are meant to count; rounding must not hide them.
+    // Equal sums count; the slack absorbs rounding.
     let limit = seen.abs() - 1e-12 * size;
     let flipped = |signs: u64| -> f64 {
         let signed = |(i, d): (usize, &f64)| if signs >> (i % 64) & 1 == 1 { -d } else { *d };
@@ -91,18 +90,19 @@ fn signed_sum(values: &[f64], signs: u64) -> f64 {
     values.iter().enumerate().map(|(i, v)| if signs >> i & 1 == 1 { -v } else { *v }).sum()
 }
 
-/// Permutation test (Pitman 1937) that two independent samples come from one distribution: the share of all ways to
-/// share out the values by which the means are as far apart as seen, on either side. Where there are more than 131,072
-/// ways they are drawn, and p is `(1 + hits) / (1 + draws)`.
+/// Permutation test (Pitman 1937) that two independent samples come from one distribution: p is the share of all ways to
+/// assign the values to the samples for which the means are at least as far apart as observed, on either side. If there
+/// are more than 131,072 ways, they are drawn, and p is `(1 + hits) / (1 + draws)`.
 ///
-/// Assumes that the values could be exchanged where there is no effect: with other spreads on the sides it is a test of
-/// that too. Its statistic is the difference of the means, `a - b`.
+/// Assumes that the values are exchangeable if there is no effect: if the variances of the samples differ, it tests that
+/// too. The statistic is the difference of the means, `a - b`.
 ///
 /// # Errors
-/// Where so few values could not reach the level whatever they were: three against three cannot go below 0.1.
+/// If there are too few values to reach the level whatever they are (three against three cannot go below 0.1), one that
+/// is not finite, or the level is not between 0 and 1.
 pub fn permutation(a: &[f64], b: &[f64], level: f64) -> Result<TestResult, StatsError> {
     let all: Vec<f64> = a.iter().chain(b).copied().collect();
-    StatsError::unless_finite("a value", &all)?;
+    StatsError::require_finite("a value", &all)?;
     let smallest = smallest_permutation_p(a.len(), b.len());
     reachable("the permutation test", format!("{} against {} values", a.len(), b.len()), smallest, level)?;
     let (n, k) = (all.len(), a.len());
@@ -125,7 +125,7 @@ pub fn permutation(a: &[f64], b: &[f64], level: f64) -> Result<TestResult, Stats
     } else {
         let (mut random, mut values) = (ChaCha8Rng::seed_from_u64(SEED), all);
         let mut draw = || {
-            // The first k places of a shuffle that stops there.
+            // A partial shuffle, of the first k places only.
             (0..k).for_each(|i| values.swap(i, i + below(&mut random, n - i)));
             difference(values[..k].iter().sum()).abs()
         };
@@ -135,7 +135,7 @@ pub fn permutation(a: &[f64], b: &[f64], level: f64) -> Result<TestResult, Stats
     Ok(TestResult { statistic: seen, df: None, p, n })
 }
 
-/// The next way to choose places below `n`, in lexical order; `false` after the last.
+/// Advances to the next combination of indices below `n`, in lexicographic order; returns `false` after the last.
 fn next_choice(chosen: &mut [usize], n: usize) -> bool {
     let k = chosen.len();
     let Some(i) = (0..k).rev().find(|&i| chosen[i] < n - k + i) else { return false };
@@ -144,13 +144,13 @@ fn next_choice(chosen: &mut [usize], n: usize) -> bool {
     true
 }
 
-/// Ways to choose `k` of `n`.
+/// Number of ways to choose `k` of `n`.
 fn ways(n: usize, k: usize) -> f64 {
     (1..=k.min(n - k)).map(|i| (n - i + 1) as f64 / i as f64).product::<f64>().round()
 }
 
 fn reachable(method: &'static str, n: String, smallest: f64, level: f64) -> Result<(), StatsError> {
-    StatsError::unless_share("the level", level)?;
+    StatsError::require_share("the level", level)?;
     if smallest > level { Err(StatsError::OutOfReach { method, n, smallest, level }) } else { Ok(()) }
 }
 
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn draws_come_near_to_every_outcome_counted() {
-        // Twenty differences: by counting sums in units of a tenth, 2^20 signs.
+        // Twenty differences: exact by counting sums in units of a tenth over all 2^20 signs.
         let tenths: Vec<i64> =
             (0..20).map(|i| [7, -3, 4, 9, -5, 2, 6, -1, 8, 1][i % 10] + i as i64 / 10).collect();
         let mut ways = std::collections::BTreeMap::from([(0i64, 1.0)]);
@@ -203,7 +203,7 @@ mod tests {
         let differences: Vec<f64> = tenths.iter().map(|d| *d as f64 / 10.0).collect();
         let found = sign_flip(&differences, 0.05).unwrap();
         assert!((found.p - exact).abs() < 4.0 * (exact * (1.0 - exact) / 1e5).sqrt(), "{} {exact}", found.p);
-        // Eleven against eleven: more ways than are counted. By t the p is near; both samples are nearly normal.
+        // Eleven against eleven: more ways than are enumerated. Both samples are nearly normal, so the p of the t-test is close.
         let sample =
             |shift: f64| -> Vec<f64> { (0..11).map(|i| f64::from(i * 7 % 11) / 10.0 + shift).collect() };
         let (a, b) = (sample(0.25), sample(0.0));
@@ -224,7 +224,7 @@ mod tests {
         let refused = sign_flip(&[1.0, 2.0, 3.0, 2.5, 1.5], 0.05).unwrap_err();
         assert_eq!(
             refused.to_string(),
-            "p of the sign-flip test with 5 pairs cannot go below 0.0625, so that nothing could be decided at the \
+            "p of the sign-flip test with 5 pairs cannot go below 0.0625, so no outcome can be significant at the \
              level 0.05"
         );
         // Six differences of one sign: 2 of 64.
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn binomial_tests_are_exact() {
-        // By hand: n = 3, p = 1/4: probabilities 27, 27, 9, 1 of 64; and Fisher's tea, 8 of 8 at one half.
+        // By hand: n = 3, p = 1/4 has probabilities 27, 27, 9 and 1 of 64; and Fisher's tea, 8 of 8 at one half.
         let close = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-12, "{found}");
         close(binomial_p(3, 3, 0.25), 1.0 / 64.0);
         close(binomial_p(2, 3, 0.25), 10.0 / 64.0);

@@ -1,10 +1,11 @@
-//! How long a sweep will still take, judged by the pace of what has been trained so far.
+//! Forecasts how long a sweep will still take, from the pace of the training so far.
 
 use super::StageStatus;
 use crate::plan::StageGraph;
 use crate::runs::manifest::Manifest;
+use crate::train::trunk::adopted_share;
 
-/// Work done and the time that it took.
+/// Operations done, and the seconds that they took.
 #[derive(Debug, Clone, Copy, Default)]
 struct Pace {
     flops: f64,
@@ -19,8 +20,8 @@ impl Pace {
 
 /// Fills in the seconds that each stage run will still take, and returns those of the whole sweep.
 ///
-/// What has begun goes on at its own pace; what has not, at the mean pace of what has. As many stage runs as are at
-/// work now are taken to be so until the end.
+/// A stage run that has begun keeps its own pace; others take the mean pace of those begun. The number of stage runs at
+/// a time is assumed to stay as it is now.
 pub fn fill(graph: &StageGraph, stages: &mut [StageStatus]) -> Option<f64> {
     let mut pace = Pace::default();
     for (node, stage) in graph.nodes.iter().zip(stages.iter_mut()) {
@@ -28,9 +29,10 @@ pub fn fill(graph: &StageGraph, stages: &mut [StageStatus]) -> Option<f64> {
             continue;
         }
         if stage.state == "done" {
-            if let Ok(Some(manifest)) = Manifest::read(&node.dir) {
-                // The plan's own count of operations, so that what is left is measured by the same yard.
-                pace.flops += node.weight;
+            if let Ok(Some(manifest)) = Manifest::read(node.record()) {
+                // The plan's own count of operations, so that remaining and finished work are measured alike; without those of
+                // a trunk, whose time is not this stage run's either.
+                pace.flops += node.weight * (1.0 - adopted_share(&manifest.results));
                 pace.seconds += manifest.wall_seconds;
             }
             continue;
@@ -55,4 +57,41 @@ pub fn fill(graph: &StageGraph, stages: &mut [StageStatus]) -> Option<f64> {
     }
     let at_work = stages.iter().filter(|stage| stage.state == "running").count();
     Some(all / at_work.max(1) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use crate::execute::testing::{Fake, run};
+    use crate::plan::testing::{plan, trial};
+    use crate::records::Notice;
+    use crate::runs::manifest::Manifest;
+    use crate::status::overview;
+
+    #[test]
+    fn a_finished_branch_counts_with_its_own_steps() {
+        let runs = tempfile::tempdir().unwrap();
+        let trial = |seed| {
+            trial(|config| {
+                config.seed = seed;
+                (config.sft.training.enabled, config.dpo.training.enabled) = (false, false);
+            })
+        };
+        let graph = plan(&[trial(1)], runs.path());
+        run(&graph, &Fake::default());
+        let trained = graph.nodes.iter().find(|node| node.stage.training().is_some()).unwrap();
+        let mut manifest = Manifest::read(&trained.dir).unwrap().unwrap();
+        manifest.wall_seconds = 2.0;
+        let mut seconds_left = |notices: Vec<Notice>| {
+            manifest.results.notices = notices;
+            manifest.write(&trained.dir).unwrap();
+            overview(&plan(&[trial(1), trial(2)], runs.path())).seconds_left.unwrap()
+        };
+        assert_eq!(seconds_left(vec![]), 2.0);
+        // It took a quarter of its steps in two seconds; the other trial takes all of them.
+        let reason =
+            "steps, and their time, are those of pretrain-1, which differs in its length alone".into();
+        let of_trunk = Notice { place: "pretrain".into(), reason, count: 75, of: 100 };
+        assert_eq!(seconds_left(vec![of_trunk]), 8.0);
+    }
 }

@@ -1,11 +1,11 @@
-//! What ran, runs, failed and is left: read from the folders of stage runs, without starting anything.
+//! The state of a sweep: what is finished, running, failed and left, read from the folders of stage runs without starting anything.
 
 mod forecast;
 pub mod records;
 
 use crate::config::Stage;
 use crate::fsutil::{last_lines, read_text};
-use crate::plan::{Play, StageGraph, State};
+use crate::plan::{Participation, StageGraph, State};
 use crate::records::Status;
 use crate::runs::files::{LENGTH, LOG};
 use crate::track::{Course, METRICS};
@@ -14,17 +14,17 @@ use serde::Serialize;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
-/// Lines of a failed stage run's log that are shown.
+/// Lines shown from the log of a failed stage run.
 const LOG_LINES: usize = 5;
 
-/// How a sweep stands.
+/// The state of a sweep.
 #[derive(Debug, Clone, Serialize)]
 pub struct Overview {
-    /// Trials by how they stand.
+    /// Number of trials in each state.
     pub counts: Counts,
-    /// Every trial.
+    /// The trials, in the order of the plan.
     pub trials: Vec<TrialStatus>,
-    /// Seconds until the whole sweep is finished at the present pace; `None` where nothing tells.
+    /// Seconds until the whole sweep is finished at the present pace; `None` if unknown.
     pub seconds_left: Option<f64>,
 }
 
@@ -37,22 +37,22 @@ pub struct Counts {
     pub running: usize,
     /// Ended in an error.
     pub failed: usize,
-    /// Begun and not at work.
+    /// Begun, but not being worked on.
     pub stopped: usize,
     /// Not begun.
     pub pending: usize,
 }
 
-/// How a trial stands.
+/// The state of a trial.
 #[derive(Debug, Clone, Serialize)]
 pub struct TrialStatus {
     /// Its name.
     pub trial: Uuid,
-    /// Its sweep.
+    /// Name of its sweep.
     pub sweep: String,
-    /// Its keys.
+    /// Its swept keys with their values.
     pub label: String,
-    /// How it stands.
+    /// Its status.
     pub status: Status,
     /// Why it failed.
     pub reason: Option<String>,
@@ -60,54 +60,58 @@ pub struct TrialStatus {
     pub stages: Vec<StageStatus>,
 }
 
-/// How a stage run stands.
+/// The state of a stage run.
 #[derive(Debug, Clone, Serialize)]
 pub struct StageStatus {
-    /// The stage.
+    /// Its stage.
     pub stage: Stage,
     /// Its name.
     pub uuid: Uuid,
     /// Its folder.
     pub dir: PathBuf,
-    /// `done`, `unneeded`, `pending`, `stopped`, `failed` or `running`; `waiting` for a value to be tuned, or `lost`, of a
-    /// value that is tried and fails.
+    /// `done`, `unneeded`, `pending`, `stopped`, `failed` or `running`; `waiting` while a tuned value is not chosen, or `lost` for
+    /// a tuning candidate that failed.
     pub state: &'static str,
-    /// Who works on it, or why it failed.
+    /// The owner that works on it, or why it failed.
     pub detail: Option<String>,
     /// The last training row of its `metrics.csv`.
     pub last: Option<LastRow>,
-    /// Optimizer steps of the whole stage, once it has begun or where the configuration says.
+    /// Optimizer steps of the whole stage; `None` if it has not begun and the configuration does not give them.
     pub total_steps: Option<u64>,
-    /// Seconds that it will still take; `None` where nothing tells.
+    /// Seconds that it will still take; `None` if unknown.
     pub seconds_left: Option<f64>,
-    /// The end of its log, where it failed.
+    /// The last lines of its log, if it failed.
     pub log: Vec<String>,
 }
 
-/// The last measurement of a stage run.
+/// The last training measurement of a stage run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LastRow {
     /// Optimizer steps taken.
     pub step: u64,
-    /// Target tokens trained on.
+    /// Target tokens trained on so far.
     pub tokens: u64,
-    /// Loss.
+    /// Training loss; `None` if it is not finite.
     pub loss: Option<f64>,
-    /// Speed.
+    /// Target tokens per second.
     pub tokens_per_second: Option<f64>,
     /// Seconds of training so far.
     pub elapsed_seconds: Option<f64>,
 }
 
-/// Looks at every trial of a plan.
+/// Determines the state of every trial of a plan.
 pub fn overview(graph: &StageGraph) -> Overview {
     let mut counts = Counts::default();
     let mut trials = Vec::new();
     let mut nodes: Vec<StageStatus> =
         (0..graph.nodes.len()).map(|index| stage_status(graph, index)).collect();
     let seconds_left = forecast::fill(graph, &mut nodes);
-    // A candidate that is not run any more has nothing to show.
-    for planned in graph.trials.iter().filter(|planned| planned.play != Play::Out || planned.is_done(graph)) {
+    // An inactive candidate is listed only if it is finished.
+    for planned in graph
+        .trials
+        .iter()
+        .filter(|planned| planned.participation != Participation::Inactive || planned.is_done(graph))
+    {
         let stages: Vec<StageStatus> = planned.stages.iter().map(|&index| nodes[index].clone()).collect();
         let (status, reason) = standing(graph, planned);
         let runs = stages.iter().any(|stage| stage.state == "running");
@@ -144,14 +148,14 @@ fn stage_status(graph: &StageGraph, index: usize) -> StageStatus {
         State::Lost(reason) => ("lost", Some(reason.clone())),
     };
     let training = node.stage.training();
-    let told = read_text(&node.dir.join(LENGTH)).ok().and_then(|text| text.trim().parse().ok());
+    let told = read_text(&node.record().join(LENGTH)).ok().and_then(|text| text.trim().parse().ok());
     StageStatus {
         stage: node.stage,
         uuid: node.uuid,
         dir: node.dir.clone(),
         state,
         detail,
-        last: training.and_then(|_| last_row(&node.dir)),
+        last: training.and_then(|_| last_row(node.record())),
         total_steps: training.and_then(|stage| told.or(stage.training(&node.config).steps)),
         seconds_left: None,
         log: match state {

@@ -1,10 +1,11 @@
-//! From stage runs to the records that a report is made of.
+//! Turns stage runs into the records that a report is made of.
 
 use crate::config::{Stage, TrainStage};
 use crate::data::probes::capacity;
-use crate::plan::{self, PlannedTrial, PlannedTuning, Play, StageGraph, StageNode, Standing, State};
+use crate::plan::{self, Participation, PlannedTrial, PlannedTuning, StageGraph, StageNode, Standing, State};
 use crate::records::{
-    Ending, ExamScore, StageRecord, Status, Taken, Trained, TrialRecord, Tried, TuningRecord,
+    CandidateRecord, Ending, ExamScore, ExaminedWeights, StageRecord, Status, Trained, TrialRecord,
+    TuningRecord,
 };
 use crate::runs::manifest::{Manifest, samples};
 use crate::sweep::Part;
@@ -13,10 +14,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use uuid::Uuid;
 
-/// One record for each trial of the study, in order, whatever became of it. A trial that several sweeps hold has one.
+/// One record for each trial of the study, in order, in any state. A trial of several sweeps has one record.
 ///
 /// # Errors
-/// Where a configuration cannot be written down.
+/// If a configuration cannot be serialized.
 pub fn collect(graph: &StageGraph) -> Result<Vec<TrialRecord>> {
     let mut records: Vec<TrialRecord> = Vec::new();
     let mut places: BTreeMap<Uuid, usize> = BTreeMap::new();
@@ -69,7 +70,7 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
     let mut before = 0; // target tokens of the stages before the one that trained last
     for &index in &planned.stages {
         let node = &graph.nodes[index];
-        // One that cannot be read is why the trial has failed.
+        // An unreadable manifest is the reason why the trial has failed.
         let Some(manifest) = Manifest::read(node.record()).ok().flatten() else {
             continue;
         };
@@ -99,8 +100,8 @@ fn trial_record(graph: &StageGraph, planned: &PlannedTrial) -> Result<TrialRecor
         if let Some(tally) = tally {
             let after = node.model.map(|model| graph.nodes[model].stage);
             let tokens = results.exam_at.and_then(|examined| examined.tokens);
-            if node.at.is_end() {
-                // One that cannot be read hides nothing else.
+            if node.at.is_final() {
+                // Unreadable samples do not hide the rest.
                 record.samples = samples(node.record()).unwrap_or_default();
             }
             record.exams.push(ExamScore {
@@ -129,15 +130,15 @@ fn tuning_record(graph: &StageGraph, planned: &PlannedTuning) -> TuningRecord {
         let node = &graph.nodes[*trial.stages.last()?];
         let Some(Part::Candidate { value, rung, .. }) = trial.trial.part else { return None };
         let (status, loss, reason) = match outcome {
-            plan::Tried::Loss(loss) => (Status::Done, Some(*loss), None),
-            plan::Tried::Lost(reason) => (Status::Failed, None, Some(reason.clone())),
-            plan::Tried::Open => (Status::Pending, None, None),
+            plan::CandidateResult::Loss(loss) => (Status::Done, Some(*loss), None),
+            plan::CandidateResult::Lost(reason) => (Status::Failed, None, Some(reason.clone())),
+            plan::CandidateResult::Open => (Status::Pending, None, None),
         };
         let manifest = Manifest::read(node.record()).ok().flatten();
         let (tokens, flops, wall_seconds) = manifest.map_or((0, 0.0, 0.0), |manifest| {
             (manifest.results.tokens, manifest.results.flops, manifest.wall_seconds)
         });
-        Some(Tried {
+        Some(CandidateRecord {
             trial: trial.uuid,
             rung: rung + 1,
             value: tuning.values[value].clone(),
@@ -166,7 +167,7 @@ fn tuning_record(graph: &StageGraph, planned: &PlannedTuning) -> TuningRecord {
     }
 }
 
-/// What a stage run that trains came to; how it ended, an older one tells by its metrics.csv alone.
+/// The results of a training; manifests without an ending get it from metrics.csv.
 fn trained(manifest: &Manifest, dir: &Path) -> Trained {
     let results = &manifest.results;
     let ending = manifest.ending.or_else(|| Ending::read(&dir.join(crate::track::METRICS)));
@@ -182,7 +183,7 @@ fn trained(manifest: &Manifest, dir: &Path) -> Trained {
     }
 }
 
-/// What the report shows of a stage run.
+/// The record of a stage run for the report.
 fn stage_record(node: &StageNode, manifest: &Manifest) -> StageRecord {
     let is_trained = node.state == State::Done && node.stage.training().is_some();
     let threads = crate::track::counted(manifest.threads, "thread");
@@ -202,15 +203,15 @@ fn stage_record(node: &StageNode, manifest: &Manifest) -> StageRecord {
     }
 }
 
-/// Which weights sit an exam.
-pub fn taken(node: &StageNode) -> Taken {
-    Taken { at: node.at.share(), averaged: node.at.shares.len() }
+/// Which weights an exam examines.
+pub fn taken(node: &StageNode) -> ExaminedWeights {
+    ExaminedWeights { at: node.at.share(), averaged: node.at.shares.len() }
 }
 
-/// How a trial stands, and why, where it failed.
+/// The status of a trial, and the reason if it failed.
 pub fn standing(graph: &StageGraph, planned: &PlannedTrial) -> (Status, Option<String>) {
     let nodes = || planned.stages.iter().map(|&index| &graph.nodes[index]);
-    if planned.play == Play::Waits && !planned.trial.is_candidate() {
+    if planned.participation == Participation::Pending && !planned.trial.is_candidate() {
         let untuned = graph.tuning_of(planned).and_then(|(_, tuning)| tuning.problem());
         return untuned.map_or((Status::Pending, None), |problem| (Status::Failed, Some(problem)));
     }
@@ -225,7 +226,7 @@ pub fn standing(graph: &StageGraph, planned: &PlannedTrial) -> (Status, Option<S
         return (Status::Done, None);
     }
     let begun = |state: &State| matches!(state, State::Unfinished | State::Running(_));
-    // Between two stages, while somebody works on other trials, it waits for its turn.
+    // If another trial is running, one between two stages is waiting for its turn.
     let is_driven = graph.nodes.iter().any(|node| matches!(node.state, State::Running(_)));
     let trained = nodes().any(|node| node.state == State::Done && node.stage.training().is_some());
     match trained && !is_driven || nodes().any(|node| begun(&node.state)) {

@@ -1,26 +1,26 @@
-//! What varies: axes, keys that move together, and combinations left out.
+//! What varies in a sweep: axes, keys that vary together, and combinations that are left out.
 
 use crate::config::{ConfigError, ConfigErrors, Entry, Setting, find, get, leaves, not_a_key, settings};
 use serde_json::Value;
 
-/// Values that one key, or several keys together, take in turn.
+/// An axis: the values that one key, or several keys together, take in turn.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Axis {
-    /// The keys, each with the place where it was written.
+    /// The keys, each with the place in the file where it was written.
     pub keys: Vec<(String, String)>,
-    /// The settings of each turn, one for each key.
+    /// The settings of each point of the axis, one for each key.
     pub points: Vec<Vec<Setting>>,
 }
 
-/// A combination to leave out.
+/// A combination that is left out.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Exclude {
-    /// Trials in which all of these hold are left out.
+    /// Trials for which all of these hold are left out.
     pub settings: Vec<Setting>,
 }
 
 impl Exclude {
-    /// Reads one `[[exclude]]`.
+    /// Parses one `[[exclude]]`.
     pub fn read(place: &str, entries: &[Entry], errors: &mut ConfigErrors) -> Self {
         if entries.is_empty() {
             errors.push(ConfigError::new(
@@ -32,14 +32,14 @@ impl Exclude {
         Self { settings: settings(entries, errors) }
     }
 
-    /// Whether the trial of this configuration is left out.
+    /// Whether the trial with this configuration is left out.
     pub fn matches(&self, tree: &Value) -> bool {
         !self.settings.is_empty()
             && self.settings.iter().all(|setting| get(tree, &setting.key) == Some(&setting.value))
     }
 }
 
-/// Reads `[axes]`: each key an axis of its own.
+/// Parses `[axes]`: each key is an axis.
 pub fn axes(entries: &[Entry], errors: &mut ConfigErrors) -> Vec<Axis> {
     let one_key = |(key, place, points): (String, String, Vec<Setting>)| Axis {
         keys: vec![(key, place)],
@@ -57,7 +57,7 @@ pub fn axes(entries: &[Entry], errors: &mut ConfigErrors) -> Vec<Axis> {
     columns.into_iter().map(one_key).collect()
 }
 
-/// Reads one `[[zip]]`: keys that move together.
+/// Parses one `[[zip]]`: keys that vary together.
 pub fn zip(place: &str, entries: &[Entry], errors: &mut ConfigErrors) -> Option<Axis> {
     let before = errors.errors.len();
     let columns = columns(entries, errors);
@@ -86,7 +86,7 @@ pub fn zip(place: &str, entries: &[Entry], errors: &mut ConfigErrors) -> Option<
     })
 }
 
-/// Keys with lists of values that fit them: key, place, one setting for each value.
+/// Parses keys with lists of valid values: key, place, and one setting for each value.
 pub(super) fn columns(entries: &[Entry], errors: &mut ConfigErrors) -> Vec<(String, String, Vec<Setting>)> {
     let mut columns = Vec::new();
     for (key, place, node) in leaves(entries, errors) {

@@ -1,4 +1,4 @@
-//! `[sample]`: random or evenly spread draws instead of every combination.
+//! `[sample]`: random or evenly spread draws instead of all combinations.
 
 use crate::config::{
     ConfigError, ConfigErrors, Entry, KeySpec, Kind, Node, Setting, did_you_mean, find, leaves, not_a_key,
@@ -11,25 +11,25 @@ use serde_json::Value;
 /// Most trials of one sweep.
 pub const MOST_TRIALS: u64 = 100_000;
 
-/// How draws are spread.
+/// How draws are distributed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     /// Independent of each other.
     Random,
-    /// Evenly over the whole room: Halton's sequence (1960), shifted at random (Cranley & Patterson 1976).
+    /// Spread evenly over the whole space: Halton's sequence (1960), shifted at random (Cranley & Patterson 1976).
     Halton,
 }
 
-/// `[sample]`: how many draws, and of what beside the axes.
+/// `[sample]`: the number of draws, and the keys that are drawn in addition to the axes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
     /// Number of different trials.
     pub count: u64,
     /// Seed of the draws.
     pub seed: u64,
-    /// How they are spread.
+    /// How the draws are distributed.
     pub method: Method,
-    /// Keys drawn from ranges or choices.
+    /// Keys that are drawn from ranges or choices.
     pub keys: Vec<Drawn>,
     /// Where the section was written.
     pub place: String,
@@ -42,31 +42,31 @@ pub struct Drawn {
     pub key: String,
     /// Where it was written.
     pub place: String,
-    /// What its values are drawn from.
+    /// The distribution of its values.
     pub from: Distribution,
-    /// Whether the key holds whole numbers.
+    /// Whether the key takes whole numbers.
     whole: bool,
 }
 
-/// What values are drawn from.
+/// The distribution of a drawn key.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Distribution {
-    /// Evenly between two numbers.
+    /// Uniform between two numbers.
     Uniform(f64, f64),
-    /// Evenly in the logarithm.
+    /// Uniform in the logarithm, between two numbers.
     LogUniform(f64, f64),
-    /// Whole numbers, both ends included.
+    /// Uniform over whole numbers, both bounds included.
     IntUniform(u64, u64),
-    /// One of these.
+    /// Uniform over these settings.
     Choice(Vec<Setting>),
 }
 
 impl Drawn {
-    /// The setting at `u`, a number of 0 or more and below 1.
+    /// The setting at `u`, a number in [0, 1).
     pub fn at(&self, u: f64) -> Setting {
         let number = |x: f64, low: f64, high: f64| match self.whole {
             true => Value::from(x.round() as u64),
-            // Six digits: more would differ between mathematical libraries, and with them the trial's name.
+            // Six digits: more would differ between math libraries, and so would the trial's name.
             false => Value::from(format!("{x:.5e}").parse().unwrap_or(x).clamp(low, high)),
         };
         let value = match &self.from {
@@ -84,23 +84,23 @@ impl Drawn {
     }
 }
 
-/// The place of `u`, of 0 or more and below 1, among `len` places.
+/// The index in `0..len` for `u` in [0, 1).
 pub fn place_in(u: f64, len: usize) -> usize {
     ((u * len as f64) as usize).min(len.saturating_sub(1))
 }
 
-/// An endless sequence of points, each of `dimensions` numbers of 0 or more and below 1.
+/// An endless sequence of points in `[0, 1)^dimensions`.
 pub struct Points {
     random: ChaCha8Rng,
     method: Method,
-    /// One random number for each dimension.
+    /// One random shift for each dimension.
     shifts: Vec<f64>,
     primes: Vec<u64>,
     index: u64,
 }
 
 impl Points {
-    /// The sequence of a seed.
+    /// The sequence for a seed.
     pub fn new(method: Method, seed: u64, dimensions: usize) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let shifts = (0..dimensions).map(|_| fraction(&mut random)).collect();
@@ -120,12 +120,12 @@ impl Points {
     }
 }
 
-/// A random number of 0 or more and below 1, of 53 bits.
+/// A random number in [0, 1) with 53 bits.
 fn fraction(random: &mut ChaCha8Rng) -> f64 {
     (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// The digits of `index` in a base, mirrored at the point: 6 = 110 in base 2 becomes 0.011.
+/// The digits of `index` in a base, mirrored at the radix point: 6 = 110 in base 2 becomes 0.011.
 fn mirrored(mut index: u64, base: u64) -> f64 {
     let (mut sum, mut digit) = (0.0, 1.0);
     while index > 0 {
@@ -148,10 +148,10 @@ fn primes(count: usize) -> Vec<u64> {
     primes
 }
 
-/// The ways to draw.
+/// Names of the distributions.
 pub(super) const DISTRIBUTIONS: [&str; 4] = ["uniform", "log_uniform", "int_uniform", "choice"];
 
-/// Reads `[sample]`.
+/// Parses `[sample]`.
 pub fn read(place: &str, entries: &[Entry], errors: &mut ConfigErrors) -> Sample {
     let mut sample =
         Sample { count: 0, seed: 1, method: Method::Random, keys: Vec::new(), place: place.into() };
@@ -159,7 +159,7 @@ pub fn read(place: &str, entries: &[Entry], errors: &mut ConfigErrors) -> Sample
     let (own, drawn): (Vec<_>, Vec<_>) =
         entries.iter().cloned().partition(|entry| match entry.key.as_str() {
             "count" | "method" => true,
-            // A seed with a table is the trial's seed, drawn; a number seeds the draws.
+            // A table under `seed` draws the trial's seed; a number seeds the draws.
             "seed" => entry.node.table().is_none(),
             _ => false,
         });
@@ -200,7 +200,7 @@ pub fn read(place: &str, entries: &[Entry], errors: &mut ConfigErrors) -> Sample
     sample
 }
 
-/// A drawn key; `Err(None)` where the errors are noted already.
+/// Parses a drawn key; `Err(None)` if its errors are already in `errors`.
 fn read_key(key: &str, place: &str, node: &Node, errors: &mut ConfigErrors) -> Result<Drawn, Option<String>> {
     let Some(spec) = find(key) else {
         let hint = did_you_mean(key, ["count", "seed", "method"]);
@@ -255,7 +255,7 @@ fn numbers(kind: &str, spec: &KeySpec, range: &Node, items: &[Node]) -> Result<D
         _ => return Err(wrong("[lowest, highest]")),
     };
     if kind == "int_uniform" {
-        // A lowest and a highest that 53 bits of chance can reach.
+        // Bounds that 53 random bits can cover.
         let bounds = (bounds.0.whole(), bounds.1.whole());
         return match bounds {
             (Some(low), Some(high)) if low < high && high < 1 << 53 => {
@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn halton_fills_every_part_of_the_room() {
-        // Any 2^k points in turn of base 2, shifted or not, leave no gap wider than 2 / 2^k.
+        // Any 2^k consecutive points in base 2, shifted or not, leave no gap wider than 2 / 2^k.
         let mut points = Points::new(Method::Halton, 7, 2);
         let mut first: Vec<f64> = (0..16).map(|_| points.next_point()[0]).collect();
         first.sort_by(f64::total_cmp);

@@ -1,4 +1,4 @@
-//! From a sweep to its trials: combinations or draws, solved, validated, named.
+//! Expands a sweep into its trials: combinations or draws, solved, validated and labelled.
 
 use super::draw::{MOST_TRIALS, Points, place_in};
 use super::{Part, Reading, Sweep, Trial, Tune};
@@ -12,16 +12,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// Draws for each wanted trial after which no new one is hoped for.
+/// Draws per wanted trial after which drawing gives up.
 const PATIENCE: u64 = 100;
 
-/// Draws in vain after which no new one is hoped for.
+/// Failed draws after which drawing gives up.
 const MOST_MISSES: u64 = 1_000_000;
 
-/// What one trial sets over the base.
+/// The settings of one trial that override the base.
 pub(super) type Point = Vec<Setting>;
 
-/// Every trial of a sweep, those that tune before those of the study, or everything wrong with any of them.
+/// Every trial of a sweep, tuning candidates before those of the study; or all errors in any of them.
 pub fn trials(sweep: &Sweep) -> Result<Vec<Trial>, ConfigErrors> {
     let points = points(sweep).map_err(|error| ConfigErrors { errors: vec![error] })?;
     let (mut errors, trials) = all(&points, |point| trial(sweep, point));
@@ -30,13 +30,13 @@ pub fn trials(sweep: &Sweep) -> Result<Vec<Trial>, ConfigErrors> {
     }
     let trials: Vec<Trial> = trials.into_iter().map(|(_, trial)| trial).collect();
     match &sweep.tune {
-        // What is wrong with the study is as wrong with its candidates.
+        // Errors in the study are the same in its candidates.
         Some(tune) if errors.errors.is_empty() => tuned(sweep, tune, &points, trials),
         _ => errors.or(trials),
     }
 }
 
-/// The trials of points, each with its place, and all that is wrong with any.
+/// The trials of valid points, each with the index of its point, and all errors in the others.
 fn all<P: Sync + AsRef<[Setting]>>(
     points: &[P],
     make: impl Fn(&P) -> Result<Trial, Vec<ConfigError>> + Sync + Send,
@@ -53,12 +53,12 @@ fn all<P: Sync + AsRef<[Setting]>>(
     (problems.report(points), trials)
 }
 
-/// The point of a candidate, and which one it is.
+/// A tuning candidate before its trial is made.
 struct Candidate {
     point: Point,
-    /// Whom it is for.
+    /// Name of the group that it is for.
     of: String,
-    /// The place of its value.
+    /// Index of its value.
     value: usize,
     rung: usize,
 }
@@ -69,7 +69,7 @@ impl AsRef<[Setting]> for Candidate {
     }
 }
 
-/// The candidates of a tuned sweep, then its trials, which take what is chosen among them.
+/// The candidates of a tuned sweep, then the trials of the study, which take the chosen values.
 fn tuned(
     sweep: &Sweep,
     tune: &Tune,
@@ -119,7 +119,16 @@ fn candidate(sweep: &Sweep, tune: &Tune, candidate: &Candidate) -> Result<Trial,
         trial.keys.push((key, value));
         let problems = config.validate();
         if !problems.is_empty() {
-            return Err(problems.into_iter().map(|problem| place(sweep, point, problem)).collect());
+            // The trial itself is valid: it is too short now, for example for its warm-up.
+            let of_rung = |mut error: ConfigError| {
+                error.problem +=
+                    &format!("; rung {} of {} trains a part of the length only", rung + 1, tune.rung_count());
+                error
+            };
+            return Err(problems
+                .into_iter()
+                .map(|problem| of_rung(locate_error(sweep, point, problem)))
+                .collect());
         }
         trial.config = config.into();
     }
@@ -127,7 +136,7 @@ fn candidate(sweep: &Sweep, tune: &Tune, candidate: &Candidate) -> Result<Trial,
     Ok(trial)
 }
 
-/// Whether two trials may be one setting at all: where all that varies has an effect, and varies, none are.
+/// Whether two trials may be the same setting: only if two points are equal or a swept key has no effect.
 fn may_be_the_same(points: &[Point], trials: &[(usize, Trial)]) -> bool {
     let has_idle = |(index, trial): &(usize, Trial)| {
         let idle = idle(&trial.config);
@@ -138,7 +147,7 @@ fn may_be_the_same(points: &[Point], trials: &[(usize, Trial)]) -> bool {
     !labels.iter().all(|label| seen.insert(label)) || trials.par_iter().any(has_idle)
 }
 
-/// Trials that are one setting, since what sets them apart has no effect: one error for each key and reason.
+/// Errors about trials that are the same because the keys in which they differ have no effect: one per key and reason.
 fn same_settings(sweep: &Sweep, points: &[Point], trials: &[(usize, Trial)]) -> Vec<ConfigError> {
     let mut first: HashMap<Uuid, &(usize, Trial)> = HashMap::new();
     let mut found: BTreeMap<(String, Arc<str>), (ConfigError, usize)> = BTreeMap::new();
@@ -161,7 +170,7 @@ fn same_settings(sweep: &Sweep, points: &[Point], trials: &[(usize, Trial)]) -> 
         for (key, why) in reasons {
             let error = || match key.as_str() {
                 "" => ConfigError::new(&sweep.file, "", format!("{pair}, expected each once")),
-                _ => place(
+                _ => locate_error(
                     sweep,
                     &points[trial.0],
                     Problem::new(&key, format!("has no effect, as {why}: {pair}")),
@@ -182,7 +191,7 @@ fn same_settings(sweep: &Sweep, points: &[Point], trials: &[(usize, Trial)]) -> 
     found.into_values().map(whole).collect()
 }
 
-/// Whether a key says which files a trial reads.
+/// Whether a key may affect which files a trial reads.
 fn is_about_files(key: &str) -> bool {
     ["data.", "tokenizer.", "exam."].iter().any(|start| key.starts_with(start)) || key.ends_with(".enabled")
 }
@@ -208,7 +217,7 @@ pub fn readings(sweep: &Sweep) -> Vec<Reading> {
     found
 }
 
-/// What each trial sets, in order: the first axis changes slowest.
+/// The point of each trial, in order: the first axis changes slowest.
 fn points(sweep: &Sweep) -> Result<Vec<Point>, ConfigError> {
     let points = match &sweep.sample {
         None => combinations(sweep)?,
@@ -243,11 +252,11 @@ fn draws(sweep: &Sweep, sample: &super::Sample) -> Result<Vec<Point>, ConfigErro
     let dimensions = sweep.axes.len() + sample.keys.len();
     let mut random = Points::new(sample.method, sample.seed, dimensions);
     let (mut points, mut seen) = (Vec::new(), BTreeSet::new());
-    // Draws that differ in keys without effect are one setting, drawn twice.
+    // Draws that differ only in keys without effect are the same setting.
     let mut settings = BTreeSet::new();
     let mut is_new = |point: &Point| match config_of(tree(sweep, point)) {
         Ok(config) if config.validate().is_empty() => settings.insert(identity(&config)),
-        // What is wrong with it is told later, or it is only complete once it is solved.
+        // Errors are reported later; or the configuration is complete only after solving.
         _ => true,
     };
     let tries = (PATIENCE * sample.count).min(sample.count + MOST_MISSES);
@@ -281,7 +290,7 @@ fn is_excluded(sweep: &Sweep, point: &Point) -> bool {
 
 fn tree(sweep: &Sweep, point: &Point) -> Value {
     let mut tree = sweep.base.tree.clone();
-    // What is tuned has its first value until one is chosen.
+    // A tuned key has its first value until one is chosen.
     for setting in sweep.tune.iter().filter_map(|tune| tune.values.first()).chain(point) {
         set(&mut tree, &setting.key, setting.value.clone());
     }
@@ -291,11 +300,11 @@ fn tree(sweep: &Sweep, point: &Point) -> Value {
 fn trial(sweep: &Sweep, point: &Point) -> Result<Trial, Vec<ConfigError>> {
     let mut config = config_of(tree(sweep, point)).map_err(|error| vec![error])?;
     let placed = |problems: Vec<Problem>| -> Vec<ConfigError> {
-        problems.into_iter().map(|problem| place(sweep, point, problem)).collect()
+        problems.into_iter().map(|problem| locate_error(sweep, point, problem)).collect()
     };
     let mut keys: Vec<_> = point.iter().map(|s| (s.key.clone(), s.value.clone())).collect();
     let mut problems = Vec::new();
-    // Sizes out of their ranges cannot be counted; validation says so.
+    // Sizes out of range cannot be counted; validation reports them.
     let solved =
         if sweep.solve.is_empty() || config.out_of_range().is_empty() { &sweep.solve[..] } else { &[] };
     for solve in solved {
@@ -316,8 +325,8 @@ fn trial(sweep: &Sweep, point: &Point) -> Result<Trial, Vec<ConfigError>> {
     }
 }
 
-/// The problem with the place where its key was set last, or else one that it is at odds with.
-fn place(sweep: &Sweep, point: &Point, problem: Problem) -> ConfigError {
+/// The error at the place where its key was last set, or else one of the keys that it conflicts with.
+fn locate_error(sweep: &Sweep, point: &Point, problem: Problem) -> ConfigError {
     let place_of = |key: &String| {
         let solved = sweep.solve.iter().find(|solve| solve.key == *key).map(|solve| &solve.place);
         let varied = point.iter().find(|setting| setting.key == *key).map(|setting| &setting.place);
@@ -328,16 +337,16 @@ fn place(sweep: &Sweep, point: &Point, problem: Problem) -> ConfigError {
     ConfigError::new(place, &problem.key, &problem.problem)
 }
 
-/// `seed = 1, model.n_layers = 4`.
+/// The settings of a point as text: `seed = 1, model.n_layers = 4`.
 fn label<'a>(point: impl IntoIterator<Item = &'a Setting>) -> String {
     let parts = point.into_iter().map(|s| format!("{} = {}", s.key, plain(&s.value)));
     parts.collect::<Vec<String>>().join(", ")
 }
 
-/// Problems of trials, equal ones together.
+/// Problems of trials; equal ones are merged.
 struct Problems {
     total: usize,
-    /// Each problem with the first trial that has it and the number of trials that do.
+    /// Each problem, the index of the first trial that has it, and the number of trials that do.
     found: Vec<(ConfigError, usize, usize)>,
     index: BTreeMap<String, usize>,
 }
@@ -354,7 +363,7 @@ impl Problems {
         }
     }
 
-    /// Says of a problem of some trials only which they are.
+    /// The errors; one that concerns only some trials says which.
     fn report<P: AsRef<[Setting]>>(self, points: &[P]) -> ConfigErrors {
         let mut errors = ConfigErrors::default();
         for (mut error, first, trials) in self.found {

@@ -1,4 +1,4 @@
-//! Reads a sweep file: its sections, checked key by key.
+//! Parses a sweep file: its sections, checked key by key.
 
 use super::axis::{Exclude, axes, zip};
 use super::{Overrides, Sweep, Tune, draw, solve};
@@ -9,7 +9,7 @@ use crate::config::{
 use crate::fsutil::file_name_problem;
 use std::collections::BTreeMap;
 
-/// Reads the text of a sweep file, as far as it can be read.
+/// Parses the text of a sweep file as far as possible; errors are added to `errors`.
 pub fn read(file: &str, text: &str, overrides: &Overrides, errors: &mut ConfigErrors) -> Option<Sweep> {
     let entries = match parse(file, text) {
         Ok(entries) => entries,
@@ -26,7 +26,7 @@ pub fn read(file: &str, text: &str, overrides: &Overrides, errors: &mut ConfigEr
         let mut tables = |what: &str| tables(key, place, node, what, errors);
         match key.as_str() {
             "name" => name = label(key, place, node, errors),
-            // For whoever reads the file.
+            // Only for human readers.
             "description" => {
                 if node.str().is_none() {
                     errors.push(wrong(key, place, node, "text in quotes"));
@@ -41,7 +41,7 @@ pub fn read(file: &str, text: &str, overrides: &Overrides, errors: &mut ConfigEr
                     add_once(&mut base.settings, settings(entries, errors), errors);
                 }
             }
-            // No result depends on it: it is the sweep's as much as the trial's.
+            // No result depends on it, so it may be set here or under `[base]`.
             "slurm" => {
                 let asked = settings(std::slice::from_ref(entry), errors);
                 add_once(&mut base.settings, asked, errors);
@@ -77,10 +77,9 @@ pub fn read(file: &str, text: &str, overrides: &Overrides, errors: &mut ConfigEr
                 }
             }
             section if is_section(section) && node.table().is_some() => {
-                let problem =
-                    format!("belongs under [base]: write [base.{key}]; what varies goes under [axes]");
+                let problem = format!("belongs under [base]: write [base.{key}]; swept keys go under [axes]");
                 errors.push(ConfigError::new(place, key, problem));
-                // With what is wrong in it.
+                // Parsed as well, to report the errors in it.
                 let meant = settings(std::slice::from_ref(entry), errors);
                 add_once(&mut base.settings, meant, errors);
             }
@@ -111,13 +110,13 @@ pub fn read(file: &str, text: &str, overrides: &Overrides, errors: &mut ConfigEr
     };
     check_keys(&sweep, errors);
     if errors.errors.len() > before {
-        // No trial will be made that tells of these.
+        // No trials will be made, so nothing else would report these.
         check_ranges(&sweep, errors);
     }
     Some(sweep)
 }
 
-/// Tells of every number outside the range of its key.
+/// Reports every number outside the range of its key.
 fn check_ranges(sweep: &Sweep, errors: &mut ConfigErrors) {
     let varied: Vec<&Setting> = sweep.axes.iter().flat_map(|axis| axis.points.iter().flatten()).collect();
     let tuned = sweep.tune.iter().flat_map(|tune| tune.values.iter().chain(&tune.at));
@@ -133,7 +132,7 @@ fn check_ranges(sweep: &Sweep, errors: &mut ConfigErrors) {
     }
 }
 
-/// Adds settings of another section, each of them the first of its key.
+/// Adds settings of another section; reports keys that are already set.
 fn add_once(all: &mut Vec<Setting>, more: Vec<Setting>, errors: &mut ConfigErrors) {
     for setting in more {
         match all.iter().find(|earlier| earlier.key == setting.key) {
@@ -146,7 +145,7 @@ fn add_once(all: &mut Vec<Setting>, more: Vec<Setting>, errors: &mut ConfigError
     }
 }
 
-/// The sections that vary a trial.
+/// The sections that vary trials.
 #[derive(Default)]
 struct Parts {
     axes: Vec<super::Axis>,
@@ -157,7 +156,7 @@ struct Parts {
     tune: Option<Tune>,
 }
 
-/// A key varies in one way only, and not against `--set`; what is solved cannot be excluded.
+/// Reports keys that vary in two ways, that conflict with `--set`, or that are excluded although solved or tuned.
 fn check_keys(sweep: &Sweep, errors: &mut ConfigErrors) {
     let mut varied: BTreeMap<&str, &str> = BTreeMap::new();
     let axes = sweep.axes.iter().flat_map(|axis| axis.keys.iter().map(|(key, place)| (key, place)));
@@ -169,8 +168,7 @@ fn check_keys(sweep: &Sweep, errors: &mut ConfigErrors) {
             let problem = format!("varies in two ways, see {earlier}; expected one");
             errors.push(ConfigError::new(place, key, problem));
         } else if let Some(fixed) = sweep.base.fixed.get(key) {
-            let problem =
-                format!("is varied by the sweep, see {place}; leave it out here or change the file");
+            let problem = format!("is varied by the sweep, see {place}; remove it here or change the file");
             errors.push(ConfigError::new(fixed, key, problem));
         }
     }
@@ -200,10 +198,10 @@ fn wrong(key: &str, place: &str, node: &Node, expected: &str) -> ConfigError {
     ConfigError::new(place, key, format!("is {}, expected {expected}", node.shown))
 }
 
-/// The sweep's name: it stands in tables, and is that of its folder of results.
+/// The sweep's name; it appears in tables and is the name of its folder of results.
 fn label(key: &str, place: &str, node: &Node, errors: &mut ConfigErrors) -> Option<String> {
     let Some(name) = node.str() else {
-        errors.push(wrong(key, place, node, "a name such as \"deep-vs-wide\", fit for a file"));
+        errors.push(wrong(key, place, node, "a name that can be a file name, such as \"deep-vs-wide\""));
         return None;
     };
     if let Some(problem) = file_name_problem(name, "") {
@@ -237,7 +235,7 @@ fn table<'a>(key: &str, place: &str, node: &'a Node, errors: &mut ConfigErrors) 
     table
 }
 
-/// The tables of a section that may stand several times.
+/// The tables of a section that may occur several times.
 fn tables(
     key: &str,
     place: &str,

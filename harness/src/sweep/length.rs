@@ -5,32 +5,32 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 
-/// Most tokens that a stage may come to.
+/// Most tokens of a solved stage.
 const MOST_TOKENS: f64 = 1e15;
 
 const EXPECTED: &str =
     "{ flops = OPERATIONS } or { seconds = SECONDS, measured = \"results/NAME/trials.csv\" }";
 
-/// What to do where a speed is missing.
+/// Advice in messages about a missing speed.
 const MEASURE: &str = "measure first, with a short run of all shapes of this sweep: docs/sweeps.md";
 
-/// The column of a report that holds the number of weights, by which shapes are told apart as by a key.
+/// The column of a report with the number of parameters; shapes are distinguished by it as by a key.
 const PARAMS: &str = "params";
 
-/// Most values shown of a column.
+/// Most values of a column that a message lists.
 const SHOWN: usize = 5;
 
-/// What a stage is as long as.
+/// The constraint on the length of a stage.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Length {
-    /// So many floating-point operations.
+    /// A number of floating-point operations.
     Flops(TrainStage, f64),
-    /// So many seconds.
+    /// A number of seconds at measured speeds.
     Seconds(f64, Speeds),
 }
 
 impl Length {
-    /// Reads the value of `<stage>.tokens`, with the file of speeds where it names one.
+    /// Parses the value of `<stage>.tokens`, and reads the file of speeds that it names, if any.
     pub fn read(stage: TrainStage, node: &Node) -> Result<Self, String> {
         let entries = node.table().ok_or_else(|| format!("is {}, expected {EXPECTED}", node.shown))?;
         let (mut flops, mut seconds, mut measured) = (None, None, None);
@@ -63,7 +63,7 @@ impl Length {
         }
     }
 
-    /// Makes the stage so long. Tokens that follow from operations are null, as they are known once the data is there.
+    /// Sets the length of the stage; returns its tokens. They are null if they follow from operations: the data decides them.
     pub fn solve(&self, config: &mut TrialConfig) -> Result<Value, String> {
         let stage = match self {
             Self::Flops(stage, _) => *stage,
@@ -71,10 +71,12 @@ impl Length {
         };
         let (name, training) = (stage.name(), stage.training(config));
         if !training.enabled {
-            return Err(format!("the stage is left out; set {name}.enabled = true"));
+            return Err(format!("the stage is disabled; set {name}.enabled = true"));
         }
         if let Some(steps) = training.steps {
-            return Err(format!("{name}.steps = {steps} would win; set {name}.steps = \"unset\""));
+            return Err(format!(
+                "{name}.steps = {steps} would take precedence; set {name}.steps = \"unset\""
+            ));
         }
         if let Some(other) = training.flops {
             return Err(format!("{name}.flops = {other:e} is set as well; set {name}.flops = \"unset\""));
@@ -85,7 +87,7 @@ impl Length {
                 let (per_token, most) = (cost.per_token(training.seq_len), flops / cost.linear);
                 if !(1.0..=MOST_TOKENS).contains(&most) {
                     return Err(format!(
-                        "flops = {flops:e} comes to {most:e} tokens of about {per_token:e} operations each, expected 1 to {MOST_TOKENS:e}"
+                        "flops = {flops:e} gives {most:e} tokens of about {per_token:e} operations each, expected 1 to {MOST_TOKENS:e}"
                     ));
                 }
                 (Some(*flops), None)
@@ -95,7 +97,7 @@ impl Length {
                 let tokens = seconds * speed;
                 if !(1.0..=MOST_TOKENS).contains(&tokens) {
                     return Err(format!(
-                        "seconds = {seconds} at {speed} tokens/s comes to {tokens:.2e} tokens, expected 1 to {MOST_TOKENS:e}"
+                        "seconds = {seconds} at {speed} tokens/s gives {tokens:.2e} tokens, expected 1 to {MOST_TOKENS:e}"
                     ));
                 }
                 (None, Some(tokens as u64))
@@ -106,7 +108,7 @@ impl Length {
         Ok(json!(tokens))
     }
 
-    /// Why speeds are not known shape by shape, in a sweep that varies these keys.
+    /// Why the measured speeds do not distinguish the shapes of a sweep that varies these keys; `None` if they do.
     pub fn problem<'a>(&self, varied: impl Iterator<Item = &'a str>) -> Option<String> {
         let Self::Seconds(_, speeds) = self else { return None };
         let is_missing =
@@ -115,7 +117,7 @@ impl Length {
         (!missing.is_empty()).then(|| {
             let (file, keys) = (&speeds.file, missing.join(", "));
             format!(
-                "{file} has no column {keys}, which varies here, so that shapes would share a speed; {MEASURE}"
+                "{file} has no column {keys}, which this sweep varies, so that shapes would share a speed; {MEASURE}"
             )
         })
     }
@@ -147,7 +149,7 @@ fn tells_speed(key: &str, stage: TrainStage) -> bool {
 pub struct Speeds {
     stage: TrainStage,
     file: String,
-    /// The columns in which a row must agree with a trial.
+    /// Names of the columns in which a row must agree with a trial.
     columns: Vec<String>,
     rows: Vec<Row>,
 }
@@ -155,11 +157,11 @@ pub struct Speeds {
 /// A row of the file.
 #[derive(Debug, Clone, PartialEq)]
 struct Row {
-    /// Those of the columns above.
+    /// Its cells in these columns.
     cells: Vec<String>,
-    /// The stage run that was measured: a report repeats it for each exam, and for trials that share it.
+    /// Name of the measured stage run: a report repeats it for each exam, and for trials that share it.
     run: String,
-    /// Target tokens a second; `None` where the stage run has not finished.
+    /// Target tokens per second; `None` if the stage run has not finished.
     speed: Option<f64>,
 }
 
@@ -215,7 +217,7 @@ impl Speeds {
         Ok(Self { stage, file: file.into(), columns, rows })
     }
 
-    /// The mean over the stage runs that agree with a trial, in target tokens a second.
+    /// The mean speed of the stage runs that agree with a trial, in target tokens per second.
     fn of(&self, config: &TrialConfig) -> Result<f64, String> {
         let mut tree = json!(config);
         set(&mut tree, PARAMS, config.model.params().into());
@@ -244,7 +246,7 @@ impl Speeds {
         })
     }
 
-    /// The values of a column, each once.
+    /// The distinct values of a column, for messages.
     fn values(&self, column: usize) -> String {
         let mut values: Vec<&str> = Vec::new();
         for row in &self.rows {
@@ -260,7 +262,7 @@ impl Speeds {
     }
 }
 
-/// Whether a cell of a report holds a value.
+/// Whether a cell of a report equals a value.
 fn is_same(cell: &str, value: &Value) -> bool {
     match value {
         Value::Null => cell.is_empty(),

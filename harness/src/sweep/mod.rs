@@ -1,8 +1,8 @@
-//! Sweeps: from one small file to the trials that it describes.
+//! Sweeps: from a small file to the trials that it describes.
 //!
-//! A TOML file and [`Overrides`] flow in; [`Trial`]s flow out, complete, solved and validated.
-//! *Invariant:* every error of a file and of all its trials is known before anything starts, and the same file gives
-//! the same trials in the same order on every machine.
+//! Input are a TOML file and [`Overrides`]; output are [`Trial`]s, complete, solved and validated.
+//! *Invariant:* all errors of a file and of its trials are known before anything starts, and the same file gives the
+//! same trials in the same order on every machine.
 
 mod axis;
 mod detect;
@@ -35,33 +35,33 @@ use std::path::Path;
 use std::sync::Arc;
 use tune::Tune;
 
-/// A sweep file, read and checked, its trials not made yet.
+/// A sweep file that is read and checked, but not yet expanded into trials.
 #[derive(Debug, Clone)]
 pub struct Sweep {
     /// Its name, as in `trials.csv`.
     pub name: String,
-    /// How messages call the file.
+    /// The name of the file in messages.
     file: String,
-    /// What all trials have in common.
+    /// The configuration that all trials share.
     base: Settings,
-    /// What varies: `[axes]` in their order, then each `[[zip]]`.
+    /// The axes: `[axes]` in the order of the file, then each `[[zip]]`.
     axes: Vec<Axis>,
-    /// What follows from a constraint.
+    /// The solved keys, each with its constraint.
     solve: Vec<Solve>,
-    /// Combinations left out.
+    /// Combinations that are left out.
     exclude: Vec<Exclude>,
-    /// Draws instead of every combination.
+    /// Draws that replace the full grid of combinations, if any.
     sample: Option<Sample>,
-    /// The key whose value is chosen beforehand.
+    /// The tuned key, if any: its value is chosen before the study.
     tune: Option<Tune>,
 }
 
-/// A configuration of a sweep as far as it says which files are read; it need not be valid.
+/// A configuration of a sweep, to determine which files are read; it need not be valid.
 #[derive(Debug, Clone)]
 pub struct Reading {
     /// The configuration.
     pub config: TrialConfig,
-    /// Where each key that is not at its default was set.
+    /// Where each key that is not at its default was set, such as `a.toml:3`.
     pub places: BTreeMap<String, String>,
 }
 
@@ -70,20 +70,20 @@ pub struct Reading {
 pub struct Trial {
     /// Name of the sweep.
     pub sweep: String,
-    /// Everything that is set.
+    /// The resolved configuration.
     pub config: Arc<TrialConfig>,
     /// Swept and solved keys with their values, in the sweep's order.
     pub keys: Vec<(String, serde_json::Value)>,
-    /// What it has to do with `[tune]`.
+    /// Its part in a tuning, if any.
     pub part: Option<Part>,
 }
 
 impl Trial {
-    /// A tuned trial with the value at this place of those that it may take, or as it is before one is chosen; others as
-    /// they are.
+    /// A tuned trial with the candidate value at index `place`, or for `None` as it is before a choice; other trials are
+    /// returned unchanged.
     ///
     /// # Errors
-    /// Where the value does not fit its key, which it did when the sweep was read.
+    /// If the value does not fit its key, although it did when the sweep was read.
     pub fn with_choice(&self, place: Option<usize>) -> Result<Self> {
         let mut trial = self.clone();
         if let Some(Part::Tuned { tuning, chosen }) = &mut trial.part {
@@ -98,12 +98,12 @@ impl Trial {
         Ok(trial)
     }
 
-    /// Whether it only tries a value for others: no trial of the study.
+    /// Whether it is a tuning candidate and thus not a trial of the study.
     pub fn is_candidate(&self) -> bool {
         matches!(self.part, Some(Part::Candidate { .. }))
     }
 
-    /// The stage after which a candidate has told what it is for; nothing that comes later is run of it.
+    /// The last stage of a candidate, after which its validation loss is known; `None` for other trials.
     pub fn until(&self) -> Option<TrainStage> {
         match &self.part {
             Some(Part::Candidate { tuning, .. }) => Some(tuning.stage),
@@ -111,15 +111,15 @@ impl Trial {
         }
     }
 
-    /// The training stages that it takes, in the order of the recipe.
+    /// Its training stages, in the order of the recipe.
     pub fn stages(&self) -> impl Iterator<Item = (TrainStage, &Training)> {
         let until = self.until();
         let stages = self.config.stages().filter(|(_, training)| training.enabled);
         stages.filter(move |(stage, _)| until.is_none_or(|until| *stage <= until))
     }
 
-    /// Among keys of this trial, the value of a stage's tokens where they follow from its operations: solved, and known
-    /// once the data is prepared.
+    /// The entry of `keys` for a stage's tokens if they follow from a number of operations: such a solved value is null
+    /// until the data is prepared.
     pub fn tokens_that_follow<'a>(
         &self,
         stage: TrainStage,
@@ -133,15 +133,15 @@ impl Trial {
 }
 
 impl Sweep {
-    /// Reads a sweep file; all its errors are reported together, as [`crate::config::ConfigErrors`].
+    /// Reads a sweep file; reports all of its errors together, as [`crate::config::ConfigErrors`].
     ///
     /// # Errors
-    /// Where the file cannot be read, and all that is wrong in it.
+    /// If the file cannot be read, or if there are errors in it.
     pub fn read(path: &Path, overrides: &Overrides) -> Result<Self> {
         Self::read_str(&path.display().to_string(), &text_of(path)?, overrides)
     }
 
-    /// The sweep as far as its file can be read, with all that is wrong in it among `errors`.
+    /// Reads a sweep file as far as possible; adds all errors to `errors`.
     pub fn read_as_far(path: &Path, overrides: &Overrides, errors: &mut ConfigErrors) -> Option<Self> {
         match text_of(path) {
             Ok(text) => grammar::read(&path.display().to_string(), &text, overrides, errors),
@@ -152,33 +152,33 @@ impl Sweep {
         }
     }
 
-    /// The name in a sweep file, whatever its trials are; empty where it is among `errors`.
+    /// The name in a sweep file, whatever else is in it; if it is missing or invalid, an error is added and the result is empty.
     ///
     /// # Errors
-    /// Where the file cannot be read.
+    /// If the file cannot be read.
     pub fn name_of(path: &Path, errors: &mut ConfigErrors) -> Result<String> {
         Ok(grammar::name(&path.display().to_string(), &text_of(path)?, errors).unwrap_or_default())
     }
 
-    /// Reads the text of a sweep file; `name` is how messages call it.
+    /// Parses the text of a sweep file; `name` is the file's name in messages.
     ///
     /// # Errors
-    /// All that is wrong in it, each with its line.
+    /// Lists all errors in the text, each with its line.
     pub fn read_str(name: &str, text: &str, overrides: &Overrides) -> Result<Self> {
         let mut errors = ConfigErrors::default();
         let sweep = grammar::read(name, text, overrides, &mut errors);
         errors.or(sweep)?.with_context(|| format!("{name}: cannot be read"))
     }
 
-    /// The configurations of the trials that differ in the files that they read, valid or not.
+    /// One configuration for each set of files that the trials read, valid or not.
     pub fn readings(&self) -> Vec<Reading> {
         expand::readings(self)
     }
 
-    /// Every trial, solved and validated; all errors of all trials are reported together.
+    /// Expands the sweep into its trials, solved and validated; reports all errors of all trials together.
     ///
     /// # Errors
-    /// All that is wrong with any trial.
+    /// Lists all errors of all trials.
     pub fn expand(&self) -> Result<Vec<Trial>> {
         Ok(expand::trials(self)?)
     }

@@ -1,4 +1,4 @@
-//! What trials will cost, before anything runs.
+//! The expected cost of trials, before anything runs.
 
 use super::{Part, Trial};
 use crate::config::{RowKind, TrainStage, Training, TrialConfig, plain};
@@ -14,53 +14,53 @@ use serde_json::Value;
 /// MiB of the program with its tokenizer and data, without a model; measured.
 const PROGRAM: f64 = 120.0;
 
-/// Bytes of one f32.
+/// Bytes per f32.
 const FLOAT: f64 = 4.0;
 
-/// MiB that CUDA and its libraries take on a card, about.
+/// Approximate MiB that CUDA and its libraries take on a GPU.
 const CUDA: f64 = 600.0;
 
-/// Positions whose logits exist at one time on a card, as the CUDA backend has them.
+/// Positions whose logits exist at the same time on a GPU; the same as in the CUDA backend.
 const CARD_LOGITS: f64 = 4096.0;
 
-/// Bytes of one MiB.
+/// Bytes per MiB.
 const MIB: f64 = 1024.0 * 1024.0;
 
 /// The expected cost of one trial.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PlanRow {
-    /// The name of the trial, as shown to people.
+    /// The trial's name for display.
     pub trial: String,
     /// Swept and solved keys with their values, in the sweep's order.
     #[serde(serialize_with = "as_map")]
     pub keys: Vec<(String, Value)>,
-    /// Weights, in total.
+    /// Total number of parameters.
     pub params: u64,
-    /// Weights that one token passes through.
+    /// Number of parameters that one token passes through.
     pub active_params: u64,
-    /// Target tokens trained on, at most, over the stages whose length can be told; absent if none can.
+    /// Upper bound on the target tokens, over the stages whose length is known; `None` if none is.
     pub tokens: Option<u64>,
-    /// Floating-point operations of training on them, at most; see [`model::Cost`].
+    /// Upper bound on the floating-point operations of training on them; see [`model::Cost`].
     pub flops: Option<f64>,
-    /// Whether these are the very numbers: they are once the data of every stage is prepared.
+    /// Whether tokens and operations are exact: they are once the data of every stage is prepared.
     pub exact: bool,
-    /// Stages of whose length nothing, or not its operations, can be told until their data is prepared.
+    /// Stages whose tokens or operations are unknown until their data is prepared.
     pub open: Vec<TrainStage>,
     /// Estimated peak memory of training, in MiB; see [`memory_mb`] and [`card_memory_mb`].
     pub memory_mb: f64,
 }
 
-/// What a stage trains on.
+/// Target tokens and operations of a stage.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Extent {
-    /// Target tokens; `None` where nothing can be told.
+    /// Target tokens; `None` if unknown.
     pub tokens: Option<u64>,
-    /// Floating-point operations.
+    /// Floating-point operations; `None` if unknown.
     pub flops: Option<f64>,
 }
 
-/// The expected cost of every trial; `known` tells what a stage of a trial, by its index, will train on exactly, where
-/// its data is prepared.
+/// The expected cost of every trial; `known` returns the exact extent of a stage of the trial at an index if its data is
+/// prepared, and `memory` the peak memory of a configuration in MiB.
 pub fn plan(
     trials: &[Trial],
     name: impl Fn(usize) -> String + Sync,
@@ -115,7 +115,7 @@ fn row(trial: &Trial, name: String, known: impl Fn(TrainStage) -> Option<Extent>
     row
 }
 
-/// What a stage trains on at most, as far as its configuration tells: every row full and one document.
+/// Upper bounds on the extent of a stage, as far as its configuration determines them: every row is full and one document.
 pub fn at_most(config: &TrialConfig, stage: TrainStage, training: &Training) -> Extent {
     let cost = config.cost(stage);
     let step = stage.positions_of_step(config);
@@ -125,13 +125,13 @@ pub fn at_most(config: &TrialConfig, stage: TrainStage, training: &Training) -> 
             Extent { tokens: Some(steps.saturating_mul(step)), flops: Some(steps as f64 * step_flops) }
         }
         (None, Some(flops), _) => Extent {
-            // Of documents so short that attention costs nothing, and of the step that may be one too many.
+            // The bounds assume documents so short that attention costs nothing, and that rounding to whole steps adds one.
             tokens: Some(((flops / cost.linear) as u64).saturating_add(step)),
             flops: Some((flops + 0.5 * step_flops).max(step_flops)),
         },
         (None, None, Some(tokens)) => {
             let tokens = tokens.saturating_add(step - 1);
-            // Positions without loss are unknown where only answers are targets.
+            // If only answers are targets, the number of positions without loss is unknown.
             let all_targets = config.rows(stage) == RowKind::Pretrain;
             let flops = all_targets.then(|| tokens as f64 * cost.per_token(training.seq_len));
             Extent { tokens: Some(tokens), flops }
@@ -140,12 +140,13 @@ pub fn at_most(config: &TrialConfig, stage: TrainStage, training: &Training) -> 
     }
 }
 
-/// Estimated peak memory of training on a CPU, in MiB; the largest stage counts.
+/// Estimated peak memory of training on a CPU, in MiB, of the stage that needs most.
 ///
-/// In f32: weights, two moments, a gradient for each lane under way and one for those that are done, and all but the
-/// gradients once more while a checkpoint is written; and for every thread the group of rows that it works on ([`Backend::GROUP_POSITIONS`]): what each block keeps for the
-/// backward pass (its inputs, queries, keys, values, attention, the values before the activation, as far as `recompute`
-/// lets it), what one block needs beside that, and a block of the head's logits.
+/// In f32: the weights, two moments, a gradient for each lane in progress and one for the finished lanes, and everything
+/// but the gradients once more while a checkpoint is written. In addition, for every thread the group of rows that it works
+/// on ([`Backend::GROUP_POSITIONS`]): what each block keeps for the backward pass (its inputs, queries, keys, values, attention,
+/// the values before the activation, as far as `recompute` keeps them), the temporaries of one block, and a block of the
+/// head's logits.
 pub fn memory_mb(config: &TrialConfig) -> f64 {
     let model = &config.model;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -163,17 +164,17 @@ pub fn memory_mb(config: &TrialConfig) -> f64 {
     config.stages().filter(|entry| entry.1.enabled).map(stage).fold(0.0, f64::max)
 }
 
-/// Numbers of a position that one block needs beside those that it keeps.
+/// Numbers per position that one block needs temporarily, in addition to those that it keeps.
 fn passing(model: &ModelConfig) -> f64 {
     (4 * model.d_model + 2 * model.heads().qkv_width() + 3 * step::hidden(model)) as f64
 }
 
-/// Estimated peak memory of training on a card, in MiB; the largest stage counts.
+/// Estimated peak memory of training on a GPU, in MiB, of the stage that needs most.
 ///
-/// Weights, two moments and a gradient in f32, and a copy of the weights where activations have half of its bits; with
-/// preferences the reference's weights, with adapters the frozen ones, both ways. Of the rows that pass together what they
-/// keep and what one block needs, as on a CPU; a block of logits and its gradient; what stays idle beside all that, at most; what
-/// CUDA takes for itself.
+/// The weights, two moments and a gradient in f32, and a copy of the weights if activations are in half precision; for
+/// preferences also the reference's weights and for adapters the frozen weights, likewise with a copy. For the rows of one
+/// pass what each block keeps and the temporaries of one block, as on a CPU; a block of logits and its gradient; at most the
+/// memory that the allocator leaves idle; and what CUDA itself takes.
 pub fn card_memory_mb(config: &TrialConfig, precision: Precision) -> f64 {
     let model = &config.model;
     let number = bytes(precision);
@@ -191,12 +192,12 @@ pub fn card_memory_mb(config: &TrialConfig, precision: Precision) -> f64 {
     config.stages().filter(|entry| entry.1.enabled).map(stage).fold(0.0, f64::max)
 }
 
-/// Whether a second model's weights stand beside those that are trained.
+/// Whether a second model's weights are held in addition to the trained ones.
 fn training_has_two_models(config: &TrialConfig, stage: TrainStage) -> bool {
     stage.compares_answers() || (stage.spec().adapters)(config).is_some()
 }
 
-/// The rows as a table for a terminal.
+/// Formats the rows as a table for a terminal.
 pub fn render_table(rows: &[PlanRow]) -> String {
     let mut keys: Vec<&str> = Vec::new();
     for (key, _) in rows.iter().flat_map(|row| &row.keys) {
@@ -230,12 +231,13 @@ pub fn render_table(rows: &[PlanRow]) -> String {
     open.sort_unstable();
     open.dedup();
     if !open.is_empty() {
-        text += &format!("+ and more of {}, which is known once the data is prepared\n", open.join(", "));
+        text +=
+            &format!("+ leaves out {}, whose length is known once the data is prepared\n", open.join(", "));
     }
     text
 }
 
-/// `998.6K`, `1.01M`: three digits or four.
+/// Formats a number with three or four digits: `998.6K`, `1.01M`.
 fn short(number: f64) -> String {
     for (unit, name) in [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e4, "K")] {
         if number >= unit {
@@ -300,12 +302,12 @@ device = "cpu"
         let row = &rows[0];
         // As in the model's own test: 48 products of attention, 72 of the feed-forward, 40 of the head, and two norms.
         assert_eq!((row.params, row.active_params), (48 + 72 + 40 + 3 * 4, 48 + 72 + 40 + 3 * 4));
-        // Both at most: 1000 tokens and what fills the last batch of 16, and three steps of full rows.
+        // Both are bounds: 1000 tokens and what fills the last batch of 16, and three steps of full rows.
         assert_eq!((row.tokens, row.exact), (Some(1015 + 3 * 2 * 8), false));
         assert_eq!(row.flops, Some(1063.0 * 3.0 * 2.0 * (48.0 + 72.0 + 40.0 + 32.0)));
         assert_eq!(row.open, [TrainStage::Dpo]);
-        // dpo, on one thread: 172 weights eight times; a lane has two answers of 8 tokens, each of which leaves
-        // 12 + 8 + 12 floats, has 16 + 16 + 18 in passing and 10 logits.
+        // dpo, on one thread: 172 weights eight times; a lane has two answers of 8 tokens, each of which keeps 12 + 8 + 12 floats
+        // and needs 16 + 16 + 18 temporarily and 10 logits.
         let floats = 172.0 * 8.0 + 16.0 * (32.0 + 50.0 + 10.0);
         assert_eq!(row.memory_mb, PROGRAM + 4.0 * floats / 1024.0 / 1024.0);
         let json = serde_json::to_value(row).unwrap();
@@ -340,7 +342,7 @@ device = "cpu"
              0123abcd     1  cpu                    2  12.35M     324  <= 1063+  <= 2.19e6+         120\n\
              0123abcd     2  cuda:10                0     172     172  <= 1063+  <= 1.22e6+         120\n\
              0123abcd     2  cuda:10                2     324     324  <= 1063+  <= 2.19e6+         120\n\
-             + and more of dpo, which is known once the data is prepared\n"
+             + leaves out dpo, whose length is known once the data is prepared\n"
         );
     }
 
@@ -350,7 +352,7 @@ device = "cpu"
         let trials = Sweep::read_str("a.toml", &text, &Overrides::default()).unwrap().expand().unwrap();
         let before = &plan(&trials, |_| "1".into(), |_, _| None, memory_mb)[0];
         assert_eq!(before.open, []);
-        // 4 forward passes of 2 * 160 operations a token, and a step of two answers of 8 tokens.
+        // 4 forward passes of 2 * 160 operations per token, and one step of two answers of 8 tokens.
         assert_eq!(before.keys.last().unwrap(), &("dpo.tokens".into(), "<= 797".into()));
         assert_eq!(before.tokens, Some(1063 + 797));
         let extent = Extent { tokens: Some(10), flops: Some(99.0) };
@@ -362,7 +364,7 @@ device = "cpu"
         assert_eq!(cells, ["1", "cpu", "0", "10", "172", "172", "30", "2.97e2", "120"]);
         assert!(table.lines().nth(3).unwrap().contains(" <= 797 "), "{table}");
         assert!(table.lines().nth(3).unwrap().contains(" <= 1860 "), "{table}");
-        // Half of an answer's tokens may be without loss.
+        // An unknown part of an answer row's tokens is without loss.
         let text = SWEEP.replace("steps = 3", "tokens = 100");
         let trials = Sweep::read_str("a.toml", &text, &Overrides::default()).unwrap().expand().unwrap();
         assert_eq!(

@@ -1,7 +1,7 @@
 //! The JSON Schema of sweep files.
 
 use super::draw::{DISTRIBUTIONS, MOST_TRIALS};
-use super::solve::{Counted, MOST_MULTIPLE, SIZES};
+use super::solve::{MOST_MULTIPLE, ParamCount, SIZES};
 use super::tune::{KEEP, MOST_RUNGS, RUNGS};
 use crate::config::{
     KeySpec, Kind, PRESETS, TrainStage, closed, definitions, document, refer, table_of, value_of,
@@ -19,7 +19,7 @@ pub fn sweep_schema() -> Value {
         list["uniqueItems"] = true.into();
         Some(list)
     });
-    axes["description"] = "What varies: each key takes its values in turn, in all combinations.".into();
+    axes["description"] = "The swept keys: each takes its values in turn, in all combinations.".into();
     let mut zip = table_of(|key| Some(refer("list", key)));
     zip["minProperties"] = 1.into();
     let slurm = values["properties"]["slurm"].clone();
@@ -27,10 +27,10 @@ pub fn sweep_schema() -> Value {
         "name": { "type": "string", "description": "Name of the sweep and of its folder of results." },
         "description": { "type": "string", "description": "What it is for." },
         "preset": { "enum": presets, "description": "A recipe that comes with the program, under [base]." },
-        "base": described(values, "What all trials have in common."),
+        "base": described(values, "Settings that all trials share."),
         "axes": axes,
-        "zip": tables(zip, "Keys that move together, with lists of equal length."),
-        "solve": described(table_of(solved), "Keys computed so that a constraint holds."),
+        "zip": tables(zip, "Keys that are swept together, with lists of equal length."),
+        "solve": described(table_of(solved), "Keys computed for each trial so that a constraint holds."),
         "exclude": tables(excluded, "Combinations to leave out: trials in which all of these hold."),
         "sample": sample(),
         "tune": tune(),
@@ -53,12 +53,12 @@ fn tables(table: Value, what: &str) -> Value {
     json!({ "type": "array", "items": table, "description": what })
 }
 
-/// Values that a key takes in turn.
+/// The schema of the list of values that a key takes in turn.
 fn list_of(key: &KeySpec) -> Value {
     json!({ "type": "array", "items": refer("value", key), "minItems": 1, "description": key.doc })
 }
 
-/// What the values of a key are drawn from.
+/// The schema of the distributions that a key can be drawn from.
 fn draw_of(key: &KeySpec) -> Value {
     let pair = |item: Value| json!({ "type": "array", "items": item, "minItems": 2, "maxItems": 2 });
     let is_number = matches!(key.kind, Kind::Whole | Kind::Number);
@@ -93,7 +93,7 @@ fn sample() -> Value {
         "method": {
             "enum": ["random", "halton"],
             "default": "random",
-            "description": "Independent draws, or Halton's sequence, which fills the room evenly.",
+            "description": "Independent draws, or Halton's sequence, which covers the ranges evenly.",
         },
         "seed": seed,
     });
@@ -114,12 +114,12 @@ fn tune() -> Value {
     let own = json!({
         "seeds": {
             "type": "array", "items": { "type": "integer", "minimum": 0 }, "minItems": 1, "uniqueItems": true,
-            "description": "Seeds that values are tried with; no trial of the study has one of them.",
+            "description": "Seeds of the candidates; no trial of the study may have one of them.",
         },
         "method": {
             "enum": ["grid", "halving"],
             "default": "grid",
-            "description": "Every value at full length, or rungs of growing length to which the best values of the last one go on.",
+            "description": "Every value at full length, or successive halving: rungs of growing length, to which the best values of the previous rung advance.",
         },
         "rungs": {
             "type": "integer", "minimum": 2, "maximum": MOST_RUNGS, "default": RUNGS,
@@ -127,7 +127,7 @@ fn tune() -> Value {
         },
         "keep": {
             "type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1, "default": KEEP,
-            "description": "The share of values that go on to the next rung, and the length of a rung beside the next.",
+            "description": "The share of values that advance to the next rung, and the ratio of a rung's length to that of the next.",
         },
         "stage": {
             "enum": stages,
@@ -135,7 +135,7 @@ fn tune() -> Value {
         },
         "at": described(
             table_of(|key| Some(refer("value", key))),
-            "What candidates have in place of what the sweep varies; settings that differ in these keys alone share a value.",
+            "Values of swept keys for the candidates; settings that differ only in these keys share a tuned value.",
         ),
     });
     if let (Some(all), Value::Object(own)) = (table["properties"].as_object_mut(), own) {
@@ -144,11 +144,11 @@ fn tune() -> Value {
     table["required"] = json!(["seeds"]);
     described(
         table,
-        "A key whose value is chosen for each setting beforehand, by validation loss on seeds of its own.",
+        "A key whose value is chosen for each setting before the study, by validation loss on separate seeds.",
     )
 }
 
-/// The constraints that a key can be solved for.
+/// The schema of the constraints that a key can be solved for; `None` if it cannot be solved.
 fn solved(key: &KeySpec) -> Option<Value> {
     let number = json!({ "type": "number", "minimum": 1 });
     let stage = key.path.strip_suffix(".tokens").and_then(TrainStage::named);
@@ -160,14 +160,18 @@ fn solved(key: &KeySpec) -> Option<Value> {
             table["required"] = names.into();
             table
         };
-        let flops =
-            described(all_of(json!({ "flops": number })), "As long as so many floating-point operations.");
+        let flops = described(
+            all_of(json!({ "flops": number })),
+            "A number of tokens that takes this many floating-point operations.",
+        );
         let time = all_of(json!({
             "seconds": { "type": "number", "exclusiveMinimum": 0 },
             "measured": { "type": "string", "description": "The trials.csv of the report of an earlier run." },
         }));
-        let time =
-            described(time, "As long as so many seconds at the speed that was measured for the shape.");
+        let time = described(
+            time,
+            "A number of tokens that takes this many seconds at the measured speed of the shape.",
+        );
         return Some(json!({ "oneOf": [flops, time] }));
     }
     SIZES.contains(&key.path.as_str()).then(|| {
@@ -175,11 +179,11 @@ fn solved(key: &KeySpec) -> Option<Value> {
             "multiple_of": { "type": "integer", "minimum": 1, "maximum": MOST_MULTIPLE },
             "tolerance": { "type": "number", "minimum": 0, "exclusiveMaximum": 1 },
         });
-        let counted = Counted::NAMES.map(|(_, name)| name);
+        let counted = ParamCount::NAMES.map(|(_, name)| name);
         let counts = counted.map(|name| (name.to_string(), number.clone()));
         let properties = properties.as_object().cloned().unwrap_or_default();
         let mut table = closed(counts.into_iter().chain(properties).collect());
         table["oneOf"] = json!(counted.map(|name| json!({ "required": [name] })));
-        described(table, "So large that the model has so many weights.")
+        described(table, "A size that gives the model this many weights.")
     })
 }

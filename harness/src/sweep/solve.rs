@@ -8,10 +8,10 @@ use crate::config::{
 use model::ModelConfig;
 use serde_json::Value;
 
-/// Relative distance from the goal that is allowed unless the file says otherwise.
+/// Default relative distance from the goal that is accepted.
 const TOLERANCE: f64 = 0.02;
 
-/// Sizes of the shape that can be solved for; the number of weights grows with each.
+/// Sizes of the model that can be solved for; the number of parameters grows with each of them.
 pub(super) const SIZES: [&str; 6] = [
     "model.d_model",
     "model.n_layers",
@@ -21,10 +21,10 @@ pub(super) const SIZES: [&str; 6] = [
     "model.vocab_size",
 ];
 
-/// The largest `multiple_of`.
+/// The largest accepted `multiple_of`.
 pub(super) const MOST_MULTIPLE: u64 = 1 << 20;
 
-/// A key computed so that a constraint holds.
+/// A key that is computed so that a constraint holds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Solve {
     /// The key.
@@ -38,25 +38,25 @@ pub struct Solve {
 /// A constraint on a trial.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Goal {
-    /// A number of weights, reached by a size of the shape.
+    /// A number of parameters, reached by a size of the model.
     Weights(Weights),
     /// Operations or time of a training stage, reached by its length.
     Length(Length),
 }
 
-/// Which weights of a model are counted.
+/// Which parameters of a model are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Counted {
-    /// All.
+pub(super) enum ParamCount {
+    /// All of them.
     All,
-    /// Those that a token passes through.
+    /// Those that one token passes through.
     Active,
-    /// All but the embedding and a head of its own.
+    /// All except the embedding and an untied head.
     NonEmbedding,
 }
 
-impl Counted {
-    /// Each with its name in a constraint.
+impl ParamCount {
+    /// Each variant with its name in a constraint.
     pub(super) const NAMES: [(Self, &str); 3] = [
         (Self::All, "params"),
         (Self::Active, "active_params"),
@@ -80,22 +80,22 @@ impl Counted {
     }
 }
 
-/// A number of weights to be reached.
+/// A number of parameters to be reached.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Weights {
-    /// Which of them.
-    of: Counted,
-    /// How many.
+    /// Which parameters are counted.
+    of: ParamCount,
+    /// The wanted number of parameters.
     count: f64,
     /// The size must be a multiple of this.
     multiple_of: u64,
-    /// Relative distance from the goal that is allowed.
+    /// Relative distance from the goal that is accepted.
     tolerance: f64,
 }
 
 impl Solve {
-    /// Computes the key, sets it and returns it; or says why there is no such value. The tokens that come nearest to a
-    /// number of operations are null until they are known: they follow from the data.
+    /// Computes the key, sets it and returns its value; or explains why there is none. Tokens that follow from a number of
+    /// operations are null: they depend on the data.
     pub fn apply(&self, config: &mut TrialConfig) -> Result<Value, String> {
         match &self.goal {
             Goal::Weights(goal) => goal.solve(&self.key, &mut config.model),
@@ -103,7 +103,7 @@ impl Solve {
         }
     }
 
-    /// What stands against it in a sweep that varies these keys.
+    /// Why the constraint does not work in a sweep that varies these keys; `None` if it does.
     pub fn problem<'a>(&self, varied: impl Iterator<Item = &'a str>) -> Option<String> {
         match &self.goal {
             Goal::Weights(_) => None,
@@ -111,7 +111,7 @@ impl Solve {
         }
     }
 
-    /// Whether the key is a size of the shape.
+    /// Whether the key is a size of the model.
     pub fn is_shape(&self) -> bool {
         matches!(self.goal, Goal::Weights(_))
     }
@@ -125,13 +125,13 @@ impl Weights {
         if key == "model.hidden_dim" && model.is_moe() && model.expert_hidden_dim.is_some() {
             return Err("has no effect where model.expert_hidden_dim is set".into());
         }
-        if key == "model.vocab_size" && self.of == Counted::NonEmbedding {
+        if key == "model.vocab_size" && self.of == ParamCount::NonEmbedding {
             return Err(format!("has no effect on {}, expected another size", self.of.name()));
         }
         let heads = 2 * model.n_heads as u64;
         let step = match key {
             "model.d_model" if model.head_dim.is_none() => lcm(self.multiple_of, heads),
-            "model.head_dim" => lcm(self.multiple_of, 2), // rotary positions turn pairs
+            "model.head_dim" => lcm(self.multiple_of, 2), // rotary embeddings rotate pairs
             _ => self.multiple_of,
         };
         let most = largest(key).unwrap_or(u64::MAX) / step;
@@ -177,7 +177,7 @@ impl Weights {
         ))
     }
 
-    /// Sets the size and counts the weights.
+    /// Sets the size and counts the parameters.
     fn count_with(&self, key: &str, size: u64, model: &mut ModelConfig) -> f64 {
         let size = size as usize;
         match key {
@@ -203,7 +203,7 @@ fn percent(share: f64) -> f64 {
     (1e6 * share).round() / 1e4
 }
 
-/// Reads `[solve]`.
+/// Parses `[solve]`.
 pub fn read(entries: &[Entry], errors: &mut ConfigErrors) -> Vec<Solve> {
     let mut solves: Vec<Solve> = Vec::new();
     for (key, place, node) in leaves(entries, errors) {
@@ -224,7 +224,7 @@ pub fn read(entries: &[Entry], errors: &mut ConfigErrors) -> Vec<Solve> {
             Err(problem) => errors.push(ConfigError::new(place, key, problem)),
         }
     }
-    // Cost and speed follow from the shape.
+    // Model sizes first: cost and speed depend on them.
     solves.sort_by_key(|solve| !solve.is_shape());
     solves
 }
@@ -258,8 +258,8 @@ fn read_key(key: &str, node: &Node) -> Result<Goal, String> {
                     .ok_or_else(|| wrong("a share of 0 or more and below 1"))?;
             }
             _ => {
-                let Some(of) = Counted::named(name) else {
-                    let names = Counted::NAMES.map(|(_, name)| name).into_iter();
+                let Some(of) = ParamCount::named(name) else {
+                    let names = ParamCount::NAMES.map(|(_, name)| name).into_iter();
                     let hint = did_you_mean(name, names.chain(["multiple_of", "tolerance"]));
                     return Err(format!("{name} does not belong here, expected {expected}{hint}"));
                 };

@@ -1,4 +1,4 @@
-//! Every feature of the grammar with expectations computed by hand, and every error with its exact text.
+//! Tests of every feature of the grammar, with expectations computed by hand, and of every error with its exact text.
 #![allow(clippy::unwrap_used)]
 
 use super::{Overrides, Sweep, Trial};
@@ -75,7 +75,7 @@ fn excluded_combinations_are_left_out() {
         "[axes]\nseed = [1, 2]\n\"model.n_layers\" = [2, 4]\n[[exclude]]\nseed = 1\n\"model.n_layers\" = 4\n";
     let expected = [[1, 2], [2, 2], [2, 4]];
     assert_eq!(values(text), expected.map(|row| row.map(Value::from).to_vec()));
-    // A key of the base counts as well, and whole numbers equal fractions.
+    // A key of the base counts as well, and a whole number equals the same float.
     let text =
         "[base]\n[base.pretrain]\nlr = 1\n[axes]\nseed = [1, 2]\n[[exclude]]\nseed = 1\npretrain.lr = 1.0\n";
     assert_eq!(values(text), [[json!(2)]]);
@@ -90,7 +90,7 @@ fn lists_and_unset_are_values_of_an_axis() {
     assert_eq!((found[0].config.model.hidden_dim, found[1].config.model.hidden_dim), (None, Some(96)));
 }
 
-/// 128 entries, of a tokenizer that is given; every size so small that counts can be made by hand.
+/// 128 entries, of a given tokenizer; all sizes are small enough to count by hand.
 const TINY: &str = "[base.tokenizer]\npath = 't'\n[base.model]\nvocab_size = 128\nn_heads = 2\nn_kv_heads = 1\nmultiple_of = 8\nn_layers = 1\n";
 
 #[test]
@@ -117,7 +117,7 @@ fn samples_are_drawn_instead_of_combinations() {
     }
     let other = text.replace("count = 20\n", "count = 20\nseed = 2\n");
     assert_ne!(trials(text), trials(&other));
-    // A seed with a range is the trial's.
+    // A seed with a distribution is the trial's.
     let seeds = values("[sample]\ncount = 3\nseed = { choice = [7, 8, 9] }\n");
     assert!(seeds.iter().all(|seed| (7..=9).contains(&seed[0].as_u64().unwrap())));
 }
@@ -156,8 +156,8 @@ fn overrides_win_over_the_base_but_not_silently_over_the_sweep() {
     overrides.env = vec![("MINDSCALE_MODEL__N_LAYERS".into(), "1".into())];
     assert_eq!(
         Sweep::read_str("a.toml", text, &overrides).unwrap_err().to_string(),
-        "--set model.n_layers=3: model.n_layers: is varied by the sweep, see a.toml:6; leave it out here or change the file\n\
-         --set pretrain.tokens=5: pretrain.tokens: is varied by the sweep, see a.toml:8; leave it out here or change the file"
+        "--set model.n_layers=3: model.n_layers: is varied by the sweep, see a.toml:6; remove it here or change the file\n\
+         --set pretrain.tokens=5: pretrain.tokens: is varied by the sweep, see a.toml:8; remove it here or change the file"
     );
 }
 
@@ -197,7 +197,7 @@ fn all_errors_of_a_file_are_reported_together() {
          a.toml:8: model.n_layers: is an empty list, expected the values to take in turn\n\
          a.toml:9: dpo.loss: is \"sigmod\", expected \"sigmoid\" or \"ipo\"; did you mean sigmoid?\n\
          a.toml:10: axis: unknown key; did you mean axes?\n\
-         a.toml:11: pretrain: belongs under [base]: write [base.pretrain]; what varies goes under [axes]\n\
+         a.toml:11: pretrain: belongs under [base]: write [base.pretrain]; swept keys go under [axes]\n\
          a.toml:13: pretrain.batch_sise: unknown key; did you mean pretrain.batch_size?\n\
          a.toml:14: pretrain.batch_size: is 0, expected at least 1"
     );
@@ -361,20 +361,25 @@ fn trials_that_are_one_setting_are_refused_with_the_reason() {
     for (base, key, values, reason) in [
         (world, "model.top_k", "[1, 2]", "model.n_experts = 0 is a dense model"),
         (world, "model.aux_loss_alpha", "[0.0, 0.1]", "model.n_experts = 0 is a dense model"),
-        (world, "model.hidden_dim", "['unset', 384]", "the feed-forward is 384 wide either way"),
-        (world, "model.multiple_of", "[64, 128]", "the feed-forward is 384 wide either way"),
-        (world, "pretrain.decay_share", "[0.1, 0.2]", "only pretrain.schedule = \"wsd\" decays by it"),
-        (world, "dpo.packing", "['single', 'separated']", "preference pairs are neither packed nor left out"),
-        (world, "sft.log_every", "[1, 2]", "it says how the stage is watched and written down"),
+        (world, "model.hidden_dim", "['unset', 384]", "the effective width of the feed-forward is 384"),
+        (world, "model.multiple_of", "[64, 128]", "the effective width of the feed-forward is 384"),
+        (world, "pretrain.decay_share", "[0.1, 0.2]", "only pretrain.schedule = \"wsd\" has a decay phase"),
+        (
+            world,
+            "dpo.packing",
+            "['single', 'separated']",
+            "preference pairs are never packed, and validation uses all of them",
+        ),
+        (world, "sft.log_every", "[1, 2]", "it sets how the stage is monitored and recorded"),
         (world, "lora.rank", "[8, 16]", "lora.enabled = false leaves the stage out"),
         (world, "data.max_rows", "[8, 16]", "data.source = \"world\" is not read from files"),
         (world, "exam.dev_sheets", "['a', 'b']", "exam.shots = 0 shows no solved question"),
-        (world, "exam.after", "[[], ['dpo']]", "the exam is sat after dpo either way"),
+        (world, "exam.after", "[[], ['dpo']]", "the exam is taken after dpo in any case"),
         (world, "device", "['cuda', 'cuda:1']", "results are the same on every cuda device"),
-        (world, "slurm.partition", "['a', 'b']", "it says where a trial runs"),
+        (world, "slurm.partition", "['a', 'b']", "it sets where a trial runs"),
         ("[base.model]\nn_experts = 4\n", "model.hidden_dim", "[64, 96]", ""),
-        ("[base.sft]\nsteps = 3\n", "sft.epochs", "[1, 2]", "sft.steps = 3 says how long the stage is"),
-        ("[base.sft]\ntokens = 30\n", "sft.epochs", "[1, 2]", "sft.tokens = 30 says how long the stage is"),
+        ("[base.sft]\nsteps = 3\n", "sft.epochs", "[1, 2]", "sft.steps = 3 sets the length of the stage"),
+        ("[base.sft]\ntokens = 30\n", "sft.epochs", "[1, 2]", "sft.tokens = 30 sets the length of the stage"),
         (
             "[base.sft]\nschedule = 'constant'\n",
             "sft.min_lr_ratio",
@@ -395,7 +400,7 @@ fn trials_that_are_one_setting_are_refused_with_the_reason() {
             "tokenizer.path names a tokenizer that is trained already",
         ),
         (files, "world.people", "[8, 9]", "data.source = \"files\" has no world"),
-        (files, "data.lora", "[[], ['b']]", "it comes to data.sft where it is empty"),
+        (files, "data.lora", "[[], ['b']]", "data.sft is used if it is empty"),
         (files, "exam.answer", "['letter', 'cloze']", "exam.enabled = false leaves the exam out"),
     ] {
         let text = format!("{base}[axes]\n\"{key}\" = {values}\n");
@@ -416,12 +421,12 @@ fn keys_may_vary_where_they_have_an_effect() {
     let experts = "\"model.n_experts\" = [0, 4]\n";
     assert_eq!(trials(&format!("[[zip]]\n{experts}\"model.top_k\" = [0, 2]\n")).len(), 2);
     assert_eq!(trials("[axes]\ndevice = ['cpu', 'cuda']\n").len(), 2);
-    // In a grid the dense model comes twice.
+    // A full grid contains the dense model twice.
     let grid = format!("[axes]\n{experts}\"model.top_k\" = [1, 2]\n");
     assert!(errors(&grid).starts_with("a.toml:4: model.top_k: has no effect, as model.n_experts = 0"));
     let left_out = "[[exclude]]\n\"model.n_experts\" = 0\n\"model.top_k\" = 1\n";
     assert_eq!(trials(&format!("{grid}{left_out}")).len(), 3);
-    // Draws of one setting are drawn again.
+    // A draw of a setting that was drawn before is repeated.
     let drawn = "model.n_experts = { choice = [0, 4] }\nmodel.top_k = { choice = [1, 2, 3] }\n";
     assert_eq!(trials(&format!("[sample]\ncount = 4\n{drawn}")).len(), 4);
     assert!(errors(&format!("[sample]\ncount = 5\n{drawn}")).contains("draws gave 4 different trials only"));
@@ -447,14 +452,14 @@ fn lengths_and_sizes_that_do_not_fit_are_told_where_they_were_set() {
         errors("[base.model]\nn_experts = 2\nexpert_hidden_dim = 0\n"),
         "a.toml:4: model.expert_hidden_dim: is 0, expected at least 1"
     );
-    // The width is the default: what it is at odds with was set.
+    // The width is the default: the error is at the conflicting key that was set.
     assert_eq!(
         errors("[base.model]\nn_heads = 3\n"),
         "a.toml:3: model.d_model: 128 is not divisible by n_heads = 3"
     );
 }
 
-/// What a sweep among the shared cases comes to; `None` where they are not there.
+/// The number of trials, or the error, of a sweep among the shared cases; `None` if the cases are not available.
 fn case(path: &str) -> Option<Result<usize, String>> {
     let path = crate::testing::shared(&format!("cases/{path}"))?;
     let found = Sweep::read(&path, &Overrides::default()).and_then(|sweep| sweep.expand());

@@ -1,9 +1,9 @@
-//! `[tune]`: a key whose value is chosen for each setting before the study is run, on seeds that the study does not use.
+//! `[tune]`: a key whose value is chosen for each setting before the study, on seeds that the study does not use.
 //!
 //! A grid, or successive halving (Karnin, Koren, Somekh 2013, "Almost optimal exploration in multi-armed bandits"): the
-//! candidates of a rung are trained, and the best of them go on to the next, which is longer; each rung is a training of
-//! its own, whose schedule ends with it. *Invariant:* candidates are ordinary trials, all of them known before anything
-//! starts; which of them are run follows from validation losses alone.
+//! candidates of a rung are trained, and the best of them advance to the next rung, which is longer; each rung is a training
+//! of its own, with a schedule of its own length. *Invariant:* candidates are ordinary trials, all known before anything
+//! starts; which of them are run depends on validation losses alone.
 
 use super::axis::columns;
 use super::expand::Point;
@@ -14,88 +14,88 @@ use crate::config::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Rungs of successive halving where the file does not say.
+/// Default number of rungs of successive halving.
 pub(super) const RUNGS: usize = 3;
 
-/// The share of candidates that go on to the next rung where the file does not say.
+/// Default share of values that advance to the next rung.
 pub(super) const KEEP: f64 = 0.5;
 
-/// Most rungs.
+/// Most rungs of successive halving.
 pub(super) const MOST_RUNGS: u64 = 10;
 
-/// The section as it was written.
+/// The section as it is written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tune {
-    /// Where it was written.
+    /// Where the section was written.
     pub place: String,
-    /// The key.
+    /// The tuned key.
     pub key: String,
     /// Where the key was written.
     pub key_place: String,
-    /// The values that it may take.
+    /// The candidate values.
     pub values: Vec<Setting>,
-    /// The seeds of candidates.
+    /// The seeds of the candidates.
     pub seeds: Vec<u64>,
-    /// Where they were written.
+    /// Where the seeds were written.
     seeds_place: String,
-    /// The stage after which validation losses decide.
+    /// The stage whose validation loss decides.
     pub stage: TrainStage,
-    /// What candidates have in place of what the sweep varies: settings that differ in these keys alone share a value.
+    /// Settings of the candidates that replace swept ones: settings of the study that differ only in these keys share a value.
     pub at: Vec<Setting>,
-    /// How many values each rung tries; one rung of a grid.
+    /// Number of values that each rung tries; a grid has one rung.
     rungs: Vec<usize>,
-    /// The share of candidates that go on to the next rung.
+    /// Share of values that advance to the next rung.
     keep: f64,
 }
 
-/// What chooses one value: candidates, and how they compete.
+/// One tuning: the choice of one value, by its candidates and the procedure.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tuning {
-    /// What it chooses for, such as `model.n_layers = 4`; empty where all settings share it.
+    /// The settings that it chooses for, such as `model.n_layers = 4`; empty if all settings share the value.
     pub of: String,
-    /// The key.
+    /// The tuned key.
     pub key: String,
-    /// The stage after which validation losses decide.
+    /// The stage whose validation loss decides.
     pub stage: TrainStage,
-    /// The values.
+    /// The candidate values.
     pub values: Vec<Value>,
-    /// The seeds that each is tried with.
+    /// The seeds that each value is tried with.
     pub seeds: Vec<u64>,
-    /// How many values each rung tries; one rung is a grid.
+    /// Number of values that each rung tries; a grid has one rung.
     pub rungs: Vec<usize>,
 }
 
-/// What a trial has to do with a tuning.
+/// A trial's part in a tuning.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
-    /// It tries a value.
+    /// A candidate: it tries a value.
     Candidate {
-        /// For whom.
+        /// The tuning that it is a candidate of.
         tuning: Tuning,
-        /// The value, by its place.
+        /// Index of its value.
         value: usize,
-        /// The rung.
+        /// Index of its rung.
         rung: usize,
     },
-    /// It takes the value that is chosen.
+    /// A trial of the study: it takes the chosen value.
     Tuned {
-        /// By what.
+        /// The tuning that chooses it.
         tuning: Tuning,
-        /// The value, by its place, once it is chosen; the configuration has the first one until then.
+        /// Index of the chosen value; until then `None`, and the configuration has the first value.
         chosen: Option<usize>,
     },
 }
 
 impl Part {
-    /// What chooses.
+    /// The tuning.
     pub fn tuning(&self) -> &Tuning {
         match self {
             Self::Candidate { tuning, .. } | Self::Tuned { tuning, .. } => tuning,
         }
     }
 
-    /// The value that a tuned trial takes, by its place, once it is chosen.
+    /// Index of the value that a tuned trial takes; `None` until it is chosen, and for candidates.
     pub fn chosen(&self) -> Option<usize> {
         match self {
             Self::Candidate { .. } => None,
@@ -105,22 +105,22 @@ impl Part {
 }
 
 impl Tuning {
-    /// Whether candidates compete on several rungs.
+    /// Whether it is successive halving, with several rungs.
     pub fn is_halving(&self) -> bool {
         self.rungs.len() > 1
     }
 
-    /// Trainings of the tuning: of each rung as many as are run.
+    /// Number of trainings of the tuning, eliminated candidates excluded.
     pub fn trials(&self) -> usize {
         self.rungs.iter().sum::<usize>() * self.seeds.len()
     }
 }
 
 impl Tune {
-    /// The section's keys beside the one that is tuned.
+    /// The keys of the section other than the tuned one.
     const KEYS: [&str; 6] = ["seeds", "method", "rungs", "keep", "stage", "at"];
 
-    /// Reads `[tune]`; `None` where something is wrong with it.
+    /// Parses `[tune]`; `None` if there are errors in it.
     pub fn read(place: &str, entries: &[Entry], errors: &mut ConfigErrors) -> Option<Self> {
         let before = errors.errors.len();
         let (own, tuned): (Vec<_>, Vec<_>) =
@@ -167,8 +167,7 @@ impl Tune {
             }
         }
         if !own.iter().any(|entry| entry.key == "seeds") {
-            let problem =
-                "missing, expected seeds for tuning that no trial of the study has, such as seeds = [101]";
+            let problem = "missing, expected seeds that no trial of the study has, such as seeds = [101]";
             fail(place, "seeds", problem.into());
         }
         let at =
@@ -213,7 +212,7 @@ impl Tune {
         let (seeds, seeds_place) = seeds?;
         let keep = keep.map_or(KEEP, |keep| keep.0);
         let most = if is_halving { rungs.map_or(RUNGS, |rungs| rungs.0) } else { 1 };
-        // A rung of a single value would decide nothing.
+        // A rung with a single value would decide nothing.
         let next = |count: &usize| {
             Some((*count as f64 * keep).ceil() as usize).filter(|&next| 1 < next && next < *count)
         };
@@ -231,15 +230,15 @@ impl Tune {
         })
     }
 
-    /// What a setting's candidates have in common: its point without the seed and what `at` replaces; and the name of
-    /// that.
+    /// The settings that all candidates of a point share: those of the point except the seed and the keys in `at`. They name
+    /// the group of trials that shares a tuned value.
     pub fn group<'a>(&'a self, point: &'a [Setting]) -> impl Iterator<Item = &'a Setting> + Clone {
         let is_own =
             |setting: &&Setting| setting.key != "seed" && self.at.iter().all(|at| at.key != setting.key);
         point.iter().filter(is_own)
     }
 
-    /// What chooses for the settings of a group.
+    /// The tuning of a group; `of` is the group's name.
     pub fn tuning(&self, of: String) -> Tuning {
         Tuning {
             of,
@@ -251,7 +250,7 @@ impl Tune {
         }
     }
 
-    /// The points of a group's candidates, each with its value, by place, and its rung.
+    /// The points of a group's candidates, each with the index of its value and of its rung.
     pub fn candidates(&self, point: &[Setting]) -> Vec<(Point, usize, usize)> {
         let base: Point = self.group(point).chain(&self.at).cloned().collect();
         let mut found = Vec::new();
@@ -267,25 +266,29 @@ impl Tune {
         found
     }
 
-    /// Makes the training of a candidate as long as its rung is; the key that says so, where that changes one.
+    /// Number of rungs; a grid has one.
+    pub fn rung_count(&self) -> usize {
+        self.rungs.len()
+    }
+
+    /// Shortens the training of a candidate to the length of its rung; returns the changed key and its value, if any.
     pub fn shorten(&self, config: &mut TrialConfig, rung: usize) -> Option<(String, Value)> {
         let share = self.keep.powi((self.rungs.len() - 1 - rung) as i32);
         let (key, value) = shorten((self.stage.spec().training_mut)(config), share)?;
         Some((format!("{}.{key}", self.stage.name()), value))
     }
 
-    /// What is wrong with the trials of a study, beside what is wrong with each.
+    /// The error if the study uses a seed of the candidates.
     pub fn check_seeds(&self, seeds: impl Iterator<Item = u64>) -> Option<ConfigError> {
         let mut shared: Vec<u64> = seeds.filter(|seed| self.seeds.contains(seed)).collect();
         shared.sort_unstable();
         let seed = shared.first()?;
-        let problem = format!(
-            "has {seed}, a seed of the study, expected others: values are chosen on data of their own"
-        );
+        let problem =
+            format!("has {seed}, a seed of the study, expected seeds that no trial of the study has");
         Some(ConfigError::new(&self.seeds_place, "tune.seeds", problem))
     }
 
-    /// Why the stage has no validation loss to decide by; `None` where it has one.
+    /// The error if the stage has no validation loss to decide by; `None` if it has one.
     pub fn problem(&self, config: &TrialConfig) -> Option<ConfigError> {
         let (stage, name) = (self.stage, self.stage.name());
         let why = if !stage.training(config).enabled {
@@ -325,12 +328,15 @@ fn at(entry: &Entry, errors: &mut ConfigErrors) -> Vec<Setting> {
     at
 }
 
-/// Makes a training so much shorter: its steps, operations, tokens or passes, whichever says how long it is.
+/// Shortens a training to a share of its steps, operations, tokens or epochs, whichever determines its length.
+///
+/// Its warm-up stays as it is. Whether the rest is long enough is checked here for steps, and when the training starts for other
+/// lengths, since their steps depend on the data.
 fn shorten(training: &mut Training, share: f64) -> Option<(&'static str, Value)> {
     if share == 1.0 {
         return None;
     }
-    // Six digits, as draws have them.
+    // Six digits, like drawn numbers.
     let of = |number: f64| format!("{:.5e}", number * share).parse().unwrap_or(number * share);
     let whole = |number: u64| ((number as f64 * share).round() as u64).max(1);
     Some(if let Some(steps) = &mut training.steps {

@@ -1,4 +1,4 @@
-//! Where progress is shown: bars on a terminal, now and then a line elsewhere.
+//! Progress displays: bars on a terminal, occasional lines elsewhere.
 
 use super::{Progress, Silent, number};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -6,38 +6,38 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Without a terminal, a running piece of work writes a line this often.
+/// Without a terminal, the interval between lines about a running piece of work.
 const LINE_EVERY: Duration = Duration::from_secs(60);
 
-/// Parts of the whole that the bar of the total counts.
+/// Length of the bar of the total.
 const PARTS: u64 = 100_000;
 
-/// The place where all that runs at the same time is shown.
+/// The display shared by everything that runs at the same time.
 #[derive(Clone, Default)]
 pub enum Board {
-    /// Bars, one a task and one for the total below them, on a terminal.
+    /// On a terminal: a bar per task, and one for the total below them.
     Bars(MultiProgress, ProgressBar),
-    /// Plain lines on the standard error stream.
+    /// Plain lines on standard error.
     Lines,
-    /// Nothing at all.
+    /// Nothing.
     #[default]
     Silent,
 }
 
 impl Board {
-    /// Bars where the standard error stream is a terminal, plain lines where it is not.
+    /// Bars if standard error is a terminal, plain lines otherwise.
     pub fn for_stderr() -> Self {
         if !io::stderr().is_terminal() {
             return Board::Lines;
         }
         let bars = MultiProgress::new();
-        // Not drawn before the total is known.
+        // Not drawn until the total is first updated.
         let total = bars.add(ProgressBar::new(PARTS));
         total.set_style(style("{prefix:.bold} {bar:20.green} {percent} %  {msg}"));
         Board::Bars(bars, total)
     }
 
-    /// Shows how much of everything is done, as a share from 0 to 1.
+    /// Shows the share of the whole work that is done, from 0 to 1; bars only.
     pub fn total(&self, name: &str, share: f64, message: &str) {
         if let Board::Bars(_, total) = self {
             total.set_prefix(name.to_string());
@@ -46,14 +46,14 @@ impl Board {
         }
     }
 
-    /// Clears the total away.
+    /// Removes the bar of the total.
     pub fn finish(&self) {
         if let Board::Bars(_, total) = self {
             total.finish_and_clear();
         }
     }
 
-    /// A watcher for one piece of work, shown under `name` until it is dropped.
+    /// A progress display for one piece of work, shown under `name` until it is dropped.
     pub fn task(&self, name: &str) -> Box<dyn Progress> {
         match self {
             Board::Bars(bars, total) => {
@@ -69,7 +69,7 @@ impl Board {
         }
     }
 
-    /// Writes a line that stays, above the bars.
+    /// Prints a permanent line, above the bars if there are any.
     pub fn line(&self, text: &str) {
         match self {
             Board::Bars(bars, _) => {
@@ -81,7 +81,7 @@ impl Board {
     }
 }
 
-/// A line of a terminal.
+/// The bar of one task on a terminal.
 struct Bar {
     bar: ProgressBar,
     /// Whether the phase has not been updated yet.
@@ -90,14 +90,7 @@ struct Bar {
 
 impl Progress for Bar {
     fn start(&self, label: &str, total: u64, unit: &str) {
-        let template = if total > 0 {
-            format!(
-                "{{prefix:.bold}} {label} {{bar:20.cyan}} {{human_pos}}/{{human_len}} {unit}  {{msg}}  {{eta}} left"
-            )
-        } else {
-            format!("{{prefix:.bold}} {label} {{spinner}} {{human_pos}} {unit}  {{msg}}")
-        };
-        self.bar.set_style(style(&template));
+        self.bar.set_style(style(&template(label, total, unit)));
         self.bar.set_length(total);
         self.bar.set_position(0);
         self.bar.set_message(String::new());
@@ -107,7 +100,7 @@ impl Progress for Bar {
     fn update(&self, done: u64, message: &str) {
         self.bar.set_position(done);
         self.bar.set_message(message.to_string());
-        // A resumed phase begins far from 0: that jump says nothing about its speed.
+        // A resumed phase starts far from 0: that jump must not count as speed.
         let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
         if std::mem::take(&mut *fresh) {
             self.bar.reset_eta();
@@ -125,20 +118,32 @@ impl Drop for Bar {
     }
 }
 
-/// Brackets in a label must not be read as a template; a template that cannot be read leaves a plain bar.
+/// The template of a task's bar; its length is unknown if `total` is 0. Braces in the texts are shown as they are.
+fn template(label: &str, total: u64, unit: &str) -> String {
+    let [label, unit] = [label, unit].map(|text| text.replace('{', "{{").replace('}', "}}"));
+    if total > 0 {
+        format!(
+            "{{prefix:.bold}} {label} {{bar:20.cyan}} {{human_pos}}/{{human_len}} {unit}  {{msg}}  {{eta}} left"
+        )
+    } else {
+        format!("{{prefix:.bold}} {label} {{spinner}} {{human_pos}} {unit}  {{msg}}")
+    }
+}
+
+/// The style of a bar; a template that does not parse gives the default bar.
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("━╸─")
 }
 
-/// A log without a terminal.
+/// The progress of one task as plain lines.
 struct Lines {
     name: String,
     phase: Mutex<Phase>,
 }
 
-/// What a log knows of the running phase.
+/// The running phase of a task.
 struct Phase {
     label: String,
     total: u64,
@@ -173,7 +178,20 @@ impl Progress for Lines {
     fn finish(&self, _message: &str) {}
 }
 
-/// Nobody listening is no reason to stop.
+/// Writes a line to standard error; an error is ignored, since a closed stream must not stop the work.
 fn write_line(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn braces_in_labels_are_shown_as_they_are() {
+        assert_eq!(template("a{b}", 0, "}"), "{prefix:.bold} a{{b}} {spinner} {human_pos} }}  {msg}");
+        for total in [0, 9] {
+            assert!(ProgressStyle::with_template(&template("{:x} }{ {msg", total, "{}")).is_ok());
+        }
+    }
 }

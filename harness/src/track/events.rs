@@ -1,7 +1,7 @@
-//! TensorBoard events: records of tensorboard-rs around messages of tensorboard-proto.
+//! TensorBoard events: the record format of tensorboard-rs with the messages of tensorboard-proto.
 //!
-//! The crate's own writer can neither write text nor go on after an interruption, and panics on a full disk,
-//! so only its record format and its messages are used.
+//! The crate's own writer cannot write text, cannot resume after an interruption, and panics on a full disk, so only its
+//! record format and its messages are used.
 
 use crate::fsutil::write_atomic_with;
 use crate::system::now;
@@ -17,31 +17,31 @@ use tensorboard_proto::types::DataType;
 use tensorboard_rs::masked_crc32c::masked_crc32c;
 use tensorboard_rs::record_writer::RecordWriter;
 
-/// Bytes of a record beside its data: length, checksum of the length, checksum of the data.
+/// Bytes of a record in addition to its data: length, checksum of the length, checksum of the data.
 const FRAME: usize = 8 + 4 + 4;
 
-/// The events file of a stage run.
+/// The open events file of a stage run.
 pub struct Events {
     path: PathBuf,
     out: RecordWriter<BufWriter<File>>,
-    /// The same open file; the record writer does not give its own out.
+    /// A handle of the same file; the record writer does not expose its own.
     file: File,
-    /// Tags of the texts that the file holds.
+    /// Tags of the texts in the file.
     texts: Vec<String>,
 }
 
 impl Events {
     /// Opens an events file in `dir`.
     ///
-    /// `None` starts anew. `Some(step)` carries the events up to `step` over into a fresh file, which replaces the
-    /// one before: no step is ever there twice, and a TensorBoard that is watching starts over with the new file.
+    /// `None` starts an empty file. `Some(step)` copies the events up to `step` into a new file, which replaces the old one:
+    /// no step appears twice, and a running TensorBoard reloads the new file from its start.
     ///
     /// # Errors
-    /// Where the folder cannot be read, or a file not be made.
+    /// If the folder cannot be read, or if a file cannot be created or removed.
     pub fn open(dir: &Path, resume_after_step: Option<u64>) -> Result<Self> {
         let before = event_files(dir)?;
         let kept = match resume_after_step {
-            // The newest holds all that was carried over; one before it is there where a resume was cut off.
+            // The newest file has all events; an older one exists only if a resume was cut off.
             Some(step) => events_up_to(before.last(), step)?,
             None => Vec::new(),
         };
@@ -68,20 +68,21 @@ impl Events {
         })
     }
 
-    /// Lays the numbers up to `step` of the newest events file of one folder into another; texts are about their own.
+    /// Copies the scalars up to `step` from the newest events file of one folder into another; texts are not copied, since they
+    /// describe their own stage run.
     ///
     /// # Errors
-    /// Where a file cannot be read or written.
+    /// If a file cannot be read or written.
     pub fn carry_over(from: &Path, to: &Path, step: u64) -> Result<()> {
         let mut kept = events_up_to(event_files(from)?.last(), step)?;
         kept.retain(|event| !event.get_summary().get_value().iter().any(Summary_Value::has_tensor));
         begin(&fresh_name(to, &event_files(to)?), &kept)
     }
 
-    /// Adds one number; TensorBoard keeps scalars in single precision.
+    /// Adds one number; TensorBoard stores scalars in single precision.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// If the file cannot be written.
     pub fn scalar(&mut self, tag: &str, value: f64, step: u64) -> Result<()> {
         let mut scalar = Summary_Value::new();
         scalar.set_tag(tag.into());
@@ -89,10 +90,10 @@ impl Events {
         self.summary(scalar, step)
     }
 
-    /// Adds a text in Markdown at step 0, unless the tag has one already.
+    /// Adds a Markdown text at step 0, unless the tag already has one.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// If the file cannot be written.
     pub fn text(&mut self, tag: &str, markdown: &str) -> Result<()> {
         if self.texts.iter().any(|held| held == tag) {
             return Ok(());
@@ -112,10 +113,10 @@ impl Events {
         self.summary(text, 0)
     }
 
-    /// Brings all events to the disk.
+    /// Writes all events to the disk and syncs it.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// If the file cannot be written.
     pub fn flush(&mut self) -> Result<()> {
         let flushed = self.out.flush().and_then(|()| self.file.sync_data());
         flushed.with_context(|| self.problem())
@@ -135,7 +136,7 @@ impl Events {
     }
 }
 
-/// Writes a file that begins with these events.
+/// Writes a new file that begins with these events.
 fn begin(path: &Path, kept: &[Event]) -> Result<()> {
     write_atomic_with(path, |out| {
         let mut out = RecordWriter::new(out);
@@ -173,7 +174,7 @@ fn event_files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// A name that sorts after every one of `before`, whatever the clock says: TensorBoard reads in that order.
+/// A file name that sorts after each of `before`, even if the clock went back: TensorBoard reads in that order.
 fn fresh_name(dir: &Path, before: &[PathBuf]) -> PathBuf {
     let seconds_of =
         |path: &PathBuf| -> Option<u64> { path.file_name()?.to_str()?.split('.').nth(3)?.parse().ok() };
@@ -182,7 +183,7 @@ fn fresh_name(dir: &Path, before: &[PathBuf]) -> PathBuf {
     dir.join(format!("events.out.tfevents.{seconds:010}.mindscale"))
 }
 
-/// The summaries of a file up to `step`; reading stops at a record that was cut off or damaged.
+/// The summaries of a file up to `step`; stops at a truncated or damaged record.
 fn events_up_to(file: Option<&PathBuf>, step: u64) -> Result<Vec<Event>> {
     let Some(path) = file else { return Ok(Vec::new()) };
     let bytes = fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
@@ -199,7 +200,7 @@ fn events_up_to(file: Option<&PathBuf>, step: u64) -> Result<Vec<Event>> {
     Ok(kept)
 }
 
-/// The data of the first record of `bytes` and what follows it; `None` at the end or where checksums do not hold.
+/// The data of the first record of `bytes` and the bytes after it; `None` at the end, or if a checksum does not match.
 pub(super) fn next_record(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (header, rest) = bytes.split_at_checked(12)?;
     let (length, length_sum) = header.split_at(8);
@@ -238,7 +239,7 @@ mod tests {
         (1..=5).for_each(|step| events.scalar("train/loss", 1.0, step).unwrap());
         events.flush().unwrap();
         drop(events);
-        // An interruption in the middle of a record.
+        // An interruption in the middle of writing a record.
         let file = event_files(dir.path()).unwrap().remove(0);
         let length = fs::metadata(&file).unwrap().len();
         OpenOptions::new().write(true).open(&file).unwrap().set_len(length - 5).unwrap();
@@ -259,7 +260,7 @@ mod tests {
         let first = event_files(dir.path()).unwrap().remove(0);
         let kept = fs::read(&first).unwrap();
         drop(Events::open(dir.path(), Some(1)).unwrap());
-        // Killed between the writing of the new file and the removal of the old one.
+        // Killed between writing the new file and removing the old one.
         fs::write(&first, kept).unwrap();
         drop(Events::open(dir.path(), Some(1)).unwrap());
         assert_eq!(event_files(dir.path()).unwrap().len(), 1);

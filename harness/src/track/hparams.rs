@@ -1,7 +1,7 @@
-//! TensorBoard's table of hyperparameters: events files with the messages of its plugin, one file a trial.
+//! TensorBoard's hyperparameter table: events files with the messages of its plugin, one file per trial.
 //!
-//! The tab HPARAMS of TensorBoard reads an experiment (which keys vary, which measures there are) from the folder that it
-//! is given, and a session (the values of one trial, and that it has ended) from each folder within.
+//! The HPARAMS tab of TensorBoard reads an experiment (which keys vary, which measures exist) from the log folder, and
+//! a session (the values of one trial, and that it has ended) from each subfolder.
 
 use anyhow::Result;
 use protobuf::well_known_types::{ListValue, Value as ProtoValue};
@@ -17,32 +17,32 @@ use tensorboard_proto::tensor_shape::{TensorShapeProto, TensorShapeProto_Dim};
 use tensorboard_proto::types::DataType as TensorType;
 use tensorboard_rs::record_writer::RecordWriter;
 
-/// The name of every such file: TensorBoard knows events by how it begins. Times in it are 0, so that it is the same
-/// whenever it is written.
+/// The name of every such file: TensorBoard recognizes events files by their prefix. All times in it are 0, so that its bytes do
+/// not depend on when it is written.
 pub const EVENTS: &str = "events.out.tfevents.0000000000.mindscale";
 
-/// The field of a session's start in [`HParamsPluginData`].
+/// Field number of `session_start_info` in [`HParamsPluginData`].
 const START: u32 = 3;
 
-/// The name of the plugin.
+/// Name of TensorBoard's plugin.
 const PLUGIN: &str = "hparams";
 
-/// The keys that vary over the trials, each with its values, and the names of measures, each with what it is called.
+/// The experiment of the table: the keys that vary over the trials, and the measures.
 #[derive(Debug, Clone, Default)]
 pub struct Varied {
-    /// What is asked.
+    /// The question of the experiment.
     pub description: String,
-    /// Keys with all their values.
+    /// Each key with all its values.
     pub keys: Vec<(String, Vec<Value>)>,
-    /// Measures.
+    /// Name and description of each measure.
     pub measures: Vec<(String, String)>,
 }
 
 impl Varied {
-    /// The events file of the whole.
+    /// The bytes of the events file of the experiment.
     ///
     /// # Errors
-    /// Where a message cannot be encoded.
+    /// If a message cannot be encoded.
     pub fn events(&self) -> Result<Vec<u8>> {
         let key = |(name, values): &(String, Vec<Value>)| {
             let mut info = HParamInfo::new();
@@ -71,11 +71,11 @@ impl Varied {
         file(vec![plugin("_hparams_/experiment", data.write_to_bytes()?)])
     }
 
-    /// The events file of one trial: the value of each key, in their order, and what was measured; `is_done` unless it
-    /// has failed.
+    /// The bytes of the events file of one trial: the value of each key, in the order of `keys`, and the measurements; `is_done`
+    /// is false if the trial failed.
     ///
     /// # Errors
-    /// Where a message cannot be encoded.
+    /// If a message cannot be encoded.
     pub fn trial(
         &self,
         values: &[Option<Value>],
@@ -85,7 +85,7 @@ impl Varied {
         let mut infos = vec![];
         for ((name, all), value) in self.keys.iter().zip(values) {
             let Some(value) = value else { continue };
-            // A map has no order by itself; one message behind the other is read as all of them.
+            // A map has no fixed order; concatenated messages are parsed as one message with all entries.
             let mut info = SessionStartInfo::new();
             info.set_hparams(HashMap::from([(name.clone(), proto(value, all))]));
             infos.extend(info.write_to_bytes()?);
@@ -112,7 +112,7 @@ impl Varied {
     }
 }
 
-/// A record for the first line of a file, and one for each value.
+/// The bytes of an events file: a version record, and one record per value.
 fn file(values: Vec<Summary_Value>) -> Result<Vec<u8>> {
     let mut bytes = vec![];
     let mut out = RecordWriter::new(&mut bytes);
@@ -129,7 +129,7 @@ fn file(values: Vec<Summary_Value>) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What a plugin is told: its message is in the metadata, and the tensor is empty.
+/// A message to the plugin: it is in the metadata, and the tensor is empty.
 fn plugin(tag: &str, content: Vec<u8>) -> Summary_Value {
     let mut data = SummaryMetadata_PluginData::new();
     data.set_plugin_name(PLUGIN.into());
@@ -148,7 +148,7 @@ fn plugin(tag: &str, content: Vec<u8>) -> Summary_Value {
     value
 }
 
-/// What all values of a key are.
+/// The common type of all values of a key.
 fn kind(values: &[Value]) -> DataType {
     if values.iter().all(Value::is_number) {
         DataType::DATA_TYPE_FLOAT64
@@ -159,7 +159,7 @@ fn kind(values: &[Value]) -> DataType {
     }
 }
 
-/// A value of a key that has `all` these: where they are of several kinds, each is text.
+/// A value of a key whose values are `all`; if these have different types, it is converted to text.
 fn proto(value: &Value, all: &[Value]) -> ProtoValue {
     let mut found = ProtoValue::new();
     match (kind(all), value) {
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// The values of a file, by tag, in order.
+    /// The values in a file, in order.
     fn values_of(bytes: &[u8]) -> Vec<Summary_Value> {
         let (mut found, mut rest) = (vec![], bytes);
         while let Some((data, after)) = next_record(rest) {

@@ -1,4 +1,4 @@
-//! `metrics.csv` of a stage run, with the same scalars as TensorBoard events beside it.
+//! `metrics.csv` of a stage run, and the same scalars as TensorBoard events next to it.
 
 use super::Events;
 use crate::fsutil::{create_dir, write_atomic};
@@ -7,28 +7,28 @@ use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 
-/// The file in the folder of a stage run that has its course.
+/// Name of the metrics file in the folder of a stage run.
 pub const METRICS: &str = "metrics.csv";
 
-/// The columns that every stage writes; objectives add theirs after them.
+/// The columns that every stage writes; the objective's own columns follow them.
 const COLUMNS: [&str; 8] =
     ["step", "tokens", "split", "loss", "lr", "grad_norm", "tokens_per_second", "elapsed_seconds"];
 
-/// Which documents a row was measured on.
+/// The documents that a row was measured on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Split {
-    /// Those trained on.
+    /// Training documents.
     Train,
-    /// Those trained on of the named source.
+    /// Training documents of the named source.
     TrainSource(String),
-    /// All that are held out, whatever set they are of.
+    /// All held-out documents.
     Val,
-    /// The named set of those held out.
+    /// Held-out documents of the named set.
     ValSet(String),
 }
 
 impl Split {
-    /// As written in the column `split`.
+    /// Its text in the column `split`.
     pub fn name(&self) -> Cow<'static, str> {
         match self {
             Split::Train => "train".into(),
@@ -46,24 +46,24 @@ pub struct MetricsRow {
     pub step: u64,
     /// Target tokens trained on so far.
     pub tokens: u64,
-    /// Training or validation.
+    /// Documents that the row was measured on.
     pub split: Split,
-    /// Mean loss in nats per target token, or the objective's own.
+    /// Mean loss in nats per target token; for preferences, mean loss per pair.
     pub loss: f64,
-    /// Learning rate of this step.
+    /// Learning rate of this step; `None` for rows of one source and for validation.
     pub lr: Option<f64>,
-    /// Norm of the gradient before clipping.
+    /// Norm of the gradient before clipping; `None` as for `lr`.
     pub grad_norm: Option<f64>,
-    /// Speed since the row before.
+    /// Target tokens per second since the last training row; `None` as for `lr`.
     pub tokens_per_second: Option<f64>,
-    /// Seconds since the stage began, those of earlier attempts included.
+    /// Seconds since the stage began, including earlier attempts.
     pub elapsed_seconds: f64,
-    /// What the objective adds, by column name; each name declared when the table was opened.
+    /// Further columns of the objective, by name; each name must be declared in [`Metrics::open`].
     pub extras: Vec<(String, f64)>,
 }
 
-/// A number as CSV files hold it: the fewest digits that are read back as the same number; nothing for one that is not
-/// finite, which no reader would understand.
+/// Formats a number for CSV: the fewest digits that parse back to the same number; empty if it is not finite, since no CSV
+/// reader understands such a number.
 pub fn csv_number(value: f64) -> String {
     match value.abs() {
         size if !size.is_finite() => String::new(),
@@ -72,7 +72,7 @@ pub fn csv_number(value: f64) -> String {
     }
 }
 
-/// The open table of a stage run.
+/// The open metrics file of a stage run.
 pub struct Metrics {
     path: PathBuf,
     out: csv::Writer<File>,
@@ -81,13 +81,13 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens `path` (`.../metrics.csv`), and the events file beside it.
+    /// Opens `path` (`.../metrics.csv`) and the events file next to it.
     ///
-    /// `None` starts anew. `Some(step)` goes on after `step`: later rows, and a half-written last one, are cut off.
+    /// `None` starts an empty file. `Some(step)` resumes after `step`: later rows, and a partly written last row, are removed.
     /// `extras` names every further column that any row may fill.
     ///
     /// # Errors
-    /// Where a file cannot be read or written.
+    /// If a file cannot be read or written, or if its columns are others.
     pub fn open(path: &Path, resume_after_step: Option<u64>, extras: &[String]) -> Result<Self> {
         let dir = path.parent().unwrap_or(Path::new("."));
         create_dir(dir)?;
@@ -109,10 +109,10 @@ impl Metrics {
         })
     }
 
-    /// Appends a row and the same numbers as TensorBoard scalars.
+    /// Appends a row, and the same numbers as TensorBoard scalars.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// If a file cannot be written, or if a column was not declared.
     pub fn row(&mut self, row: &MetricsRow) -> Result<()> {
         if let Some((unknown, _)) = row.extras.iter().find(|(name, _)| !self.extras.contains(name)) {
             bail!("metrics column {unknown} was not declared when the table was opened");
@@ -151,18 +151,18 @@ impl Metrics {
         Ok(())
     }
 
-    /// Adds a text to the TensorBoard events, such as the configuration. A tag keeps its first text.
+    /// Adds a text, such as the configuration, to the TensorBoard events. A tag keeps its first text.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// If the file cannot be written.
     pub fn text(&mut self, tag: &str, markdown: &str) -> Result<()> {
         self.events.text(tag, markdown)
     }
 
-    /// Brings all rows to the disk. To be called before a checkpoint is written, so that no row up to it can be lost.
+    /// Writes all rows to the disk and syncs it. To be called before a checkpoint is written, so that no row up to it is lost.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// If a file cannot be written.
     pub fn flush(&mut self) -> Result<()> {
         let synced = self.out.flush().and_then(|()| self.out.get_ref().sync_data());
         synced.with_context(|| format!("{}: cannot be written", self.path.display()))?;
@@ -174,10 +174,10 @@ impl Metrics {
     }
 }
 
-/// A metrics.csv as it is read: the rows that are whole, for the last one may be in the middle of being written.
+/// A parsed metrics.csv: its complete rows, since the last row may still be in the middle of being written.
 #[derive(Debug, Clone)]
 pub struct Course<'a> {
-    /// The names of its columns.
+    /// Names of its columns.
     pub columns: Vec<&'a str>,
     split: usize,
     body: &'a str,
@@ -186,14 +186,14 @@ pub struct Course<'a> {
 /// A row of a metrics.csv.
 #[derive(Debug, Clone)]
 pub struct CourseRow<'a> {
-    /// What it was measured on, as [`Split::name`] has it.
+    /// What it was measured on, as [`Split::name`] returns it.
     pub split: &'a str,
-    /// What stands in each column.
+    /// The text of each cell, in the order of the columns.
     pub cells: Vec<&'a str>,
 }
 
 impl<'a> Course<'a> {
-    /// The course that a text tells; `None` where it has no column of splits.
+    /// Parses a text; `None` if it has no column `split`.
     pub fn of(text: &'a str) -> Option<Self> {
         let (head, body) = text.split_once('\n')?;
         let columns: Vec<&str> = head.trim_end().split(',').collect();
@@ -201,12 +201,12 @@ impl<'a> Course<'a> {
         Some(Self { columns, split, body })
     }
 
-    /// The place of a column.
+    /// Index of a column.
     pub fn column(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|known| *known == name)
     }
 
-    /// Its whole rows.
+    /// Its complete rows.
     pub fn rows(&self) -> impl DoubleEndedIterator<Item = CourseRow<'a>> + '_ {
         let lines = self.body.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
         let rows = lines.map(|line| line.trim_end().split(',').collect::<Vec<_>>());
@@ -216,17 +216,17 @@ impl<'a> Course<'a> {
 }
 
 impl CourseRow<'_> {
-    /// The number in a column; `None` where there is none.
+    /// The number in a column; `None` if the cell is empty or not a number.
     pub fn number(&self, column: usize) -> Option<f64> {
         self.cells.get(column)?.parse().ok()
     }
 }
 
-/// Lays what a stage run has told into the folder of another, which goes on after `step`; [`Metrics::open`] then leaves out
-/// what came later.
+/// Copies the metrics and events of a stage run into the folder of another, which resumes after `step`; [`Metrics::open`]
+/// then removes later rows.
 ///
 /// # Errors
-/// Where a file cannot be read or written.
+/// If a file cannot be read or written.
 pub fn carry_over(from: &Path, to: &Path, step: u64) -> Result<()> {
     let path = from.join(METRICS);
     let rows = fs::read(&path).with_context(|| format!("{}: cannot be read", path.display()))?;
@@ -234,10 +234,10 @@ pub fn carry_over(from: &Path, to: &Path, step: u64) -> Result<()> {
     Events::carry_over(from, to, step)
 }
 
-/// The header and every whole row of `path` whose step is at most `step`, byte for byte.
+/// The header and every complete row of `path` whose step is at most `step`, byte for byte.
 fn rows_up_to(path: &Path, step: u64, header: &[&str]) -> Result<Vec<u8>> {
     let bytes = fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
-    // A row without its line end was being written when the stage was interrupted.
+    // A row without a line end was being written when the stage was interrupted.
     let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
     let mut lines = bytes[..whole].split_inclusive(|&byte| byte == b'\n');
     let expected = format!("{}\n", header.join(","));
@@ -254,7 +254,7 @@ fn rows_up_to(path: &Path, step: u64, header: &[&str]) -> Result<Vec<u8>> {
     for line in lines {
         let first = line.split(|&byte| byte == b',').next().unwrap_or_default();
         let row_step = std::str::from_utf8(first).ok().and_then(|text| text.parse::<u64>().ok());
-        // Rows stand in order of their steps: from the first later or unreadable one on, nothing is kept.
+        // Rows are in the order of their steps: the first later or unreadable one ends the part that is kept.
         match row_step {
             Some(row_step) if row_step <= step => kept.extend_from_slice(line),
             _ => break,

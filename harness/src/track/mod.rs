@@ -1,7 +1,7 @@
-//! What a running stage tells: metrics.csv and TensorBoard events for later, progress for now.
+//! Output of a running stage: metrics.csv and TensorBoard events for later, progress displays for now.
 //!
-//! Rows of numbers and progress flow in; nothing flows back. *Invariant:* what is written up to a step is the same
-//! whether the stage was interrupted or not, times aside.
+//! Rows of numbers and progress flow in; nothing flows back. *Invariant:* the output up to a step is the same whether or
+//! not the stage was interrupted, except for times.
 
 mod board;
 mod events;

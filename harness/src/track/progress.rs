@@ -1,18 +1,18 @@
-//! How far a piece of work is, told to whoever watches.
+//! The interface by which a piece of work reports its progress, and the formats of counts, times and sizes.
 
-/// A watcher of one piece of work. Phases follow each other: `start`, any number of `update`s, `finish`.
+/// Receives the progress of one piece of work. Phases follow each other: `start`, any number of `update`s, `finish`.
 pub trait Progress: Send + Sync {
-    /// A phase of `total` units (`steps`, `rows`, ...) begins; 0 where the total is not known.
+    /// A phase of `total` units (`steps`, `rows`, ...) begins; 0 if the total is unknown.
     fn start(&self, label: &str, total: u64, unit: &str);
 
-    /// `done` units of the phase are behind us; `message` is short, such as `loss 3.21, 12,000 tokens/s`.
+    /// `done` units of the phase are done; `message` is short, such as `loss 3.21, 12,000 tokens/s`.
     fn update(&self, done: u64, message: &str);
 
-    /// The phase ended.
+    /// The phase has ended.
     fn finish(&self, message: &str);
 }
 
-/// Nobody watches.
+/// Ignores progress.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 
@@ -22,7 +22,7 @@ impl Progress for Silent {
     fn finish(&self, _message: &str) {}
 }
 
-/// A count for people: `1,234,567`.
+/// Formats a count with thousands separators: `1,234,567`.
 pub fn number(count: u64) -> String {
     let digits = count.to_string();
     let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
@@ -35,13 +35,13 @@ pub fn number(count: u64) -> String {
     grouped
 }
 
-/// `1 trial`, `2 trials`.
+/// Formats a count with its noun: `1 trial`, `2 trials`.
 pub fn counted(count: usize, noun: &str) -> String {
     let count_text = number(count as u64);
     if count == 1 { format!("{count_text} {noun}") } else { format!("{count_text} {noun}s") }
 }
 
-/// A length of time for people: `45 s`, `12 min`, `3 h 20 min`.
+/// Formats a duration: `45 s`, `12 min`, `3 h 20 min`.
 pub fn time(seconds: f64) -> String {
     let minutes = (seconds / 60.0).round() as u64;
     match minutes {
@@ -51,7 +51,7 @@ pub fn time(seconds: f64) -> String {
     }
 }
 
-/// A size for people: `1.5 GiB`.
+/// Formats a size: `1.5 GiB`.
 pub fn size(bytes: u64) -> String {
     bytesize::ByteSize(bytes).display().iec().to_string()
 }

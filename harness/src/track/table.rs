@@ -1,9 +1,9 @@
-//! Tables on a terminal.
+//! Tables for a terminal.
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 
-/// Columns two spaces apart; numbers to the right, text to the left. A glyph of East Asia takes two places.
+/// Formats a table: columns two spaces apart, numbers right-aligned, text left-aligned. An East Asian glyph is two columns wide.
 pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let is_number = |cell: &str| {
         cell.is_empty() || cell == "?" || cell.starts_with(|c: char| c.is_ascii_digit() || c == '-')
@@ -13,7 +13,7 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     table.set_header(header).add_rows(rows);
     for (i, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
-        // The first column names its row, with digits or without.
+        // The first column holds row names, even if they are digits.
         if i > 0 && rows.iter().all(|row| is_number(&row[i])) {
             column.set_cell_alignment(CellAlignment::Right);
         }

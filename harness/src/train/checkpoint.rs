@@ -1,4 +1,4 @@
-//! Checkpoints: all that a stage needs to go on, with a checksum that tells a damaged one.
+//! Checkpoints: everything that a stage needs to resume, with a checksum that detects damage.
 
 use super::trend::Trend;
 use crate::data::Position;
@@ -13,47 +13,47 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// Where training stood.
+/// The progress of a training at a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Checkpoint {
     /// Optimizer steps taken.
     pub step: u64,
-    /// Where the next batch begins.
+    /// The position at which the next batch begins.
     pub position: Position,
-    /// Target tokens trained on.
+    /// Target tokens trained on so far.
     pub tokens: u64,
-    /// Floating-point operations of training.
+    /// Floating-point operations so far.
     pub flops: f64,
-    /// Seconds of training.
+    /// Seconds of training so far, over all attempts.
     pub seconds: f64,
-    /// The smoothed loss.
+    /// The state of the smoothed loss.
     #[serde(default)]
     pub trend: Trend,
-    /// The lowest validation loss so far.
+    /// The lowest validation loss so far; `None` before the first validation.
     #[serde(default)]
     pub best_val: Option<f64>,
 }
 
-/// What a checkpoint is written for.
+/// The purpose of a checkpoint, which decides how long it is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
-    /// To go on from, until newer ones take its place.
+    /// To resume from; removed once there are enough newer ones.
     ForNow,
-    /// To stay, whatever comes later.
+    /// Kept permanently.
     ForGood,
-    /// As the one of the lowest validation loss, in place of the one before.
+    /// The one with the lowest validation loss; replaces the previous best.
     AsBest,
 }
 
-/// A checkpoint as read.
+/// A checkpoint read from its file.
 pub struct Saved {
-    /// Where training stood.
+    /// The progress of the training.
     pub about: Checkpoint,
-    /// The trainer's state: numbers by name.
+    /// The trainer's state: arrays by name.
     pub state: BTreeMap<String, Vec<f32>>,
 }
 
-/// The checkpoints of a stage run; a file is its checksum, a length, where training stood, and the state.
+/// The checkpoints of a stage run; a file holds a checksum, a length, the progress as JSON, and the state as safetensors.
 pub struct Checkpoints {
     dir: PathBuf,
     keep: usize,
@@ -62,59 +62,62 @@ pub struct Checkpoints {
 
 const CHECKSUM: usize = 32;
 
-/// The checkpoint of the lowest validation loss.
+/// File name of the checkpoint with the lowest validation loss.
 const BEST: &str = "best.ckpt";
 
 impl Checkpoints {
-    /// Those in `dir`, of which the newest `keep` stay, and for good those of every `keep_every`-th step.
+    /// The checkpoints in `dir`: the newest `keep` stay, and permanently those of every `keep_every`-th step.
     pub fn new(dir: &Path, keep: usize, keep_every: u64) -> Self {
         Self { dir: dir.into(), keep: keep.max(1), keep_every }
     }
 
-    /// Writes one and removes those that are too many.
+    /// Writes a checkpoint and removes those in excess of `keep`.
     ///
-    /// `state`: the trainer's, numbers by name.
+    /// `state` is the trainer's: arrays by name.
     pub fn write(&self, about: &Checkpoint, state: &[(&str, Cow<'_, [f32]>)], keep: Keep) -> Result<()> {
         create_dir(&self.dir)?;
-        let name = match keep {
-            Keep::AsBest => BEST.into(),
-            Keep::ForNow | Keep::ForGood => name(about.step),
-        };
-        write(&self.dir.join(name), about, state)?;
-        let passing = self.passing()?;
-        remove(&passing[..passing.len().saturating_sub(self.keep)])
+        let of_step = self.dir.join(name(about.step));
+        match keep {
+            Keep::AsBest => write(&self.dir.join(BEST), about, state)?,
+            Keep::ForNow | Keep::ForGood => write(&of_step, about, state)?,
+        }
+        // Checkpoints of later steps are damaged: training resumed from before them. They would displace intact ones.
+        let (earlier, later): (Vec<_>, Vec<_>) =
+            self.removable()?.into_iter().partition(|path| keep == Keep::AsBest || *path <= of_step);
+        remove(&later)?;
+        remove(&earlier[..earlier.len().saturating_sub(self.keep)])
     }
 
-    /// Takes a copy of another training's checkpoint of this step as one of its own.
+    /// Copies another training's checkpoint of this step into this folder.
     pub fn adopt(&self, path: &Path, step: u64) -> Result<()> {
         create_dir(&self.dir)?;
         let bytes = std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
         write_atomic(&self.dir.join(name(step)), &bytes)
     }
 
-    /// Whether there is one, whole or not.
+    /// Whether there is a checkpoint, intact or not.
     pub fn any(&self) -> bool {
         self.files().is_ok_and(|files| !files.is_empty())
     }
 
-    /// The newest whole one; damaged ones are told on the log and passed over.
+    /// Reads the newest intact checkpoint; logs a warning for each damaged one that it skips.
     pub fn newest(&self) -> Result<Option<Saved>> {
         for path in self.files()?.into_iter().rev() {
             match read(&path) {
                 Ok(saved) => return Ok(Some(saved)),
-                Err(e) => tracing::warn!("{}: {e:#}; taking the checkpoint before it", path.display()),
+                Err(e) => tracing::warn!("{}: {e:#}; using the checkpoint before it", path.display()),
             }
         }
         Ok(None)
     }
 
-    /// Removes all but those kept for good.
+    /// Removes all checkpoints except those kept permanently.
     pub fn clear(&self) -> Result<()> {
-        remove(&self.passing()?)
+        remove(&self.removable()?)
     }
 
-    /// The files that are not kept for good, oldest first.
-    fn passing(&self) -> Result<Vec<PathBuf>> {
+    /// The files that are not kept permanently, oldest first.
+    fn removable(&self) -> Result<Vec<PathBuf>> {
         let mut files = self.files()?;
         files.retain(|path| {
             let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
@@ -124,7 +127,7 @@ impl Checkpoints {
         Ok(files)
     }
 
-    /// The files, oldest first; the best one before them, for it stays while others come and go.
+    /// The files, oldest first; the best one comes first, since it may be older than any other.
     fn files(&self) -> Result<Vec<PathBuf>> {
         let Ok(entries) = std::fs::read_dir(&self.dir) else { return Ok(vec![]) };
         let mut files: Vec<PathBuf> = entries
@@ -136,19 +139,19 @@ impl Checkpoints {
     }
 }
 
-/// The checkpoint of the last step in the folder of a stage run, whole or not.
+/// The path of the checkpoint of the last step in the folder of a stage run, intact or not.
 pub fn newest(run: &Path) -> Option<PathBuf> {
-    Checkpoints::new(&run.join(CHECKPOINTS), 1, 0).passing().ok()?.pop()
+    Checkpoints::new(&run.join(CHECKPOINTS), 1, 0).removable().ok()?.pop()
 }
 
-/// The name of the checkpoint of a step.
+/// The file name of the checkpoint of a step.
 fn name(step: u64) -> String {
     format!("step-{step:010}.ckpt")
 }
 
-/// Writes the file of a checkpoint.
+/// Writes a checkpoint file.
 ///
-/// `state`: the trainer's, numbers by name.
+/// `state` is the trainer's: arrays by name.
 pub fn write(path: &Path, about: &Checkpoint, state: &[(&str, Cow<'_, [f32]>)]) -> Result<()> {
     let about = serde_json::to_vec(about)?;
     let mut head = (about.len() as u64).to_le_bytes().to_vec();
@@ -173,16 +176,17 @@ fn remove(files: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Reads the file of a checkpoint.
+/// Reads a checkpoint file and verifies its checksum.
 pub fn read(path: &Path) -> Result<Saved> {
     let file = std::fs::read(path).context("cannot be read")?;
-    let Some((checksum, body)) = file.split_at_checked(CHECKSUM) else { bail!("is cut off") };
+    let Some((checksum, body)) = file.split_at_checked(CHECKSUM) else { bail!("is truncated") };
     let found = Sha256::digest(body);
     if found.as_slice() != checksum {
         bail!("is damaged: its checksum is {}, expected {}", hex(&found), hex(checksum));
     }
-    let (length, rest) = body.split_first_chunk::<8>().context("is cut off")?;
-    let (about, state) = rest.split_at_checked(u64::from_le_bytes(*length) as usize).context("is cut off")?;
+    let (length, rest) = body.split_first_chunk::<8>().context("is truncated")?;
+    let (about, state) =
+        rest.split_at_checked(u64::from_le_bytes(*length) as usize).context("is truncated")?;
     let about = serde_json::from_slice(about).context("is of another version")?;
     let state = SafeTensors::deserialize(state)?;
     let numbers = |(name, view): (String, TensorView)| {
@@ -192,7 +196,7 @@ pub fn read(path: &Path) -> Result<Saved> {
     Ok(Saved { about, state: state.tensors().into_iter().map(numbers).collect() })
 }
 
-/// Numbers as a safetensors file holds them, and their number, which is their shape.
+/// An array in a safetensors file, with its length, which is its shape.
 struct Numbers<'a>(&'a [f32], usize);
 
 impl View for Numbers<'_> {
@@ -282,6 +286,18 @@ mod tests {
             assert_eq!(serves(&whole[..at]), 10, "cut at {at}");
         }
         assert_eq!(serves(&whole), 20);
+    }
+
+    #[test]
+    fn damaged_checkpoints_of_later_steps_displace_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(dir.path(), 2, 0);
+        for step in [80, 90] {
+            std::fs::write(dir.path().join(name(step)), "damaged").unwrap();
+        }
+        checkpoints.write(&about(10), &state(1.0), Keep::ForNow).unwrap();
+        assert_eq!(names(&checkpoints), ["step-0000000010"]);
+        assert_eq!(checkpoints.newest().unwrap().unwrap().about.step, 10);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! How long a stage trains: settled before its first step from data and keys alone, wherever it is resumed.
+//! The length of a stage: fixed before its first step by data and keys alone, and the same after every resume.
 
 use crate::config::Training;
 use crate::data::RowSize;
@@ -8,19 +8,19 @@ use model::Cost;
 
 /// The length of a stage.
 ///
-/// Batches run across the ends of passes. A length in `epochs` trains exactly the rows of its passes, in a last
-/// batch that may be smaller; one in `steps`, `flops` or `tokens` takes full batches and cuts its last pass.
+/// Batches run across the ends of passes. A length in `epochs` trains exactly the rows of its passes, so the last batch may
+/// be smaller; one in `steps`, `flops` or `tokens` takes full batches and cuts the last pass short.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Length {
-    /// Optimizer steps, over which the learning rate runs its course.
+    /// Optimizer steps; the learning rate schedule spans them.
     pub steps: u64,
     /// Rows, or pairs, of all steps.
     pub rows: u64,
     /// Rows of a full batch: `batch_size * accumulation`.
     pub batch: u64,
-    /// Passes over the data; a pass that is cut counts by the share of its rows.
+    /// Passes over the data; a cut pass counts by the share of its rows.
     pub passes: f64,
-    /// Steps whose batch has more rows than the data, so that it repeats some.
+    /// Number of steps whose batch has more rows than a pass, so that it repeats some.
     pub repeating: u64,
     /// Rows of the first pass.
     pub rows_per_pass: u64,
@@ -31,9 +31,9 @@ pub struct Length {
 }
 
 impl Length {
-    /// The length that `training` asks for, where `row_sizes` tells what every row of a pass holds.
+    /// The length that `training` configures; `row_sizes` returns the size of every row of a pass.
     ///
-    /// Packed rows differ from pass to pass, so every pass is asked for.
+    /// Packed rows differ from pass to pass, so it is called for every pass.
     pub fn new(training: &Training, cost: Cost, row_sizes: impl Fn(u64) -> Vec<RowSize>) -> Self {
         let batch = training.rows_of_step() as u64;
         let rows = match (training.steps, training.flops, training.tokens) {
@@ -50,6 +50,9 @@ impl Length {
         for epoch in 0.. {
             let sizes = row_sizes(epoch);
             let of_pass = sizes.len() as u64;
+            if of_pass == 0 {
+                break;
+            }
             if epoch == 0 {
                 length.rows_per_pass = of_pass;
             }
@@ -70,12 +73,12 @@ impl Length {
         length
     }
 
-    /// Rows of a step, counted from 1.
+    /// Number of rows of a step; steps count from 1.
     pub fn rows_of(&self, step: u64) -> u64 {
         self.batch.min(self.rows - (step - 1) * self.batch)
     }
 
-    /// What is to be told of batches that repeat rows.
+    /// The notice about batches that repeat rows; `None` if none do.
     pub fn notice(&self, stage: &str) -> Option<Notice> {
         let (rows, batch) = (counted(self.rows_per_pass as usize, "row"), number(self.batch));
         (self.repeating > 0).then(|| Notice {
@@ -87,7 +90,7 @@ impl Length {
     }
 }
 
-/// Such as `3 steps, 1 pass over the data` or `3 steps, 1.20 passes over the data, the last one cut`.
+/// Formats a length: `3 steps, 1 pass over the data` or `3 steps, 1.20 passes over the data, the last one cut`.
 pub fn describe(steps: u64, passes: f64) -> String {
     let (s, steps) = (if steps == 1 { "" } else { "s" }, number(steps));
     let passes = match (passes.fract() == 0.0, passes as u64) {
@@ -98,11 +101,16 @@ pub fn describe(steps: u64, passes: f64) -> String {
     format!("{steps} step{s}, {passes}")
 }
 
-/// The rows of the number of full batches that comes nearest to so many floating-point operations.
+/// Number of rows of the number of full batches whose floating-point operations are nearest to `flops`.
 fn rows_nearest(flops: f64, cost: Cost, batch: u64, row_sizes: impl Fn(u64) -> Vec<RowSize>) -> u64 {
     let (mut rows, mut all, mut before) = (0, RowSize::default(), 0.0);
     for epoch in 0.. {
-        for size in row_sizes(epoch) {
+        let sizes = row_sizes(epoch);
+        // Data without rows never reaches a length.
+        if sizes.is_empty() {
+            break;
+        }
+        for size in sizes {
             rows += 1;
             all += size;
             if rows % batch > 0 {
@@ -119,11 +127,16 @@ fn rows_nearest(flops: f64, cost: Cost, batch: u64, row_sizes: impl Fn(u64) -> V
     rows
 }
 
-/// The first rows that together have so many target tokens.
+/// Number of rows that together first reach this number of target tokens.
 fn rows_until(tokens: u64, row_sizes: impl Fn(u64) -> Vec<RowSize>) -> u64 {
     let (mut rows, mut left) = (0, tokens.max(1));
     for epoch in 0.. {
-        for size in row_sizes(epoch) {
+        let sizes = row_sizes(epoch);
+        // Data without target tokens never reaches a length.
+        if sizes.iter().all(|size| size.tokens == 0) {
+            break;
+        }
+        for size in sizes {
             rows += 1;
             left = left.saturating_sub(size.tokens);
             if left == 0 {
@@ -134,11 +147,11 @@ fn rows_until(tokens: u64, row_sizes: impl Fn(u64) -> Vec<RowSize>) -> u64 {
     rows
 }
 
-/// The rows of so many passes; of a part of a pass, that part of its rows, rounded up.
+/// Number of rows of these passes; of a partial pass its share of the rows, rounded up.
 fn rows_of_passes(passes: f64, row_sizes: impl Fn(u64) -> Vec<RowSize>) -> u64 {
     let rows = |epoch: u64| row_sizes(epoch).len() as u64;
     let whole = passes.floor() as u64;
-    // 0.1 + 0.2 passes over ten rows are three rows.
+    // The tolerance makes 0.1 + 0.2 passes over ten rows three rows.
     let part = |rows: u64| (passes.fract() * rows as f64 - 1e-9).ceil() as u64;
     let rest = if passes.fract() > 0.0 { part(rows(whole)) } else { 0 };
     ((0..whole).map(rows).sum::<u64>() + rest).max(1)
@@ -148,8 +161,8 @@ fn rows_of_passes(passes: f64, row_sizes: impl Fn(u64) -> Vec<RowSize>) -> u64 {
 mod tests {
     use super::*;
 
-    /// Rows of a document with ten target tokens in twelve positions: so many in even passes, one more in odd ones, as
-    /// packing has it. A row costs 12 and 144 operations.
+    /// The length with rows of ten target tokens in twelve positions of one document: `rows` of them in even passes and one more in
+    /// odd ones, as packing may give. A row costs 12 + 144 operations.
     fn length(rows: usize, training: &Training) -> Length {
         let row = RowSize { tokens: 10, positions: 12, squares: 144 };
         let cost = Cost { linear: 1.0, quadratic: 1.0, window: None };
@@ -178,7 +191,7 @@ mod tests {
     fn steps_and_tokens_take_full_batches() {
         let steps = length(40, &Training { steps: Some(5), epochs: 9.0, ..training() });
         assert_eq!((steps.rows, steps.passes), (80, 1.0 + 40.0 / 41.0));
-        // 801 tokens are those of 81 rows.
+        // 81 rows are needed for 801 tokens.
         let tokens = length(40, &Training { tokens: Some(801), ..training() });
         assert_eq!((tokens.steps, tokens.rows, tokens.rows_of(6)), (6, 96, 16));
         assert_eq!(length(40, &Training { tokens: Some(800), ..training() }).steps, 5);
@@ -195,9 +208,24 @@ mod tests {
             assert_eq!(found.flops, steps as f64 * step);
         }
         assert_eq!(length(40, &Training { steps: Some(3), flops: Some(1.0), ..training() }).steps, 3);
-        // A last batch of 8 rows is counted as it is.
+        // A smaller last batch, of 8 rows, is counted by its rows.
         let one = length(40, &training());
         assert_eq!((one.tokens, one.flops), (400, 40.0 * 156.0));
+    }
+
+    #[test]
+    fn data_without_rows_has_a_length_too() {
+        let cost = Cost { linear: 1.0, quadratic: 1.0, window: None };
+        let none = |training: Training| Length::new(&training, cost, |_| vec![]);
+        for (training, steps) in [
+            (Training { steps: Some(5), ..training() }, 5),
+            (Training { flops: Some(1e3), ..training() }, 0),
+            (Training { tokens: Some(80), ..training() }, 0),
+            (training(), 1),
+        ] {
+            let length = none(training);
+            assert_eq!((length.steps, length.tokens, length.passes), (steps, 0, 0.0));
+        }
     }
 
     #[test]

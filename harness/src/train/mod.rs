@@ -1,7 +1,7 @@
-//! One training loop for every stage: pretraining, fine-tuning, adapters and preferences differ by objective only.
+//! One training loop for every stage: pretraining, fine-tuning, adapters and preferences differ only by objective.
 //!
-//! A store and a model flow in; `model/`, `metrics.csv`, TensorBoard events and checkpoints come out.
-//! *Invariant:* a stage that was stopped at any step ends in the same weights as one that never stopped.
+//! Input are a store and a model; output are `model/`, `metrics.csv`, TensorBoard events and checkpoints.
+//! *Invariant:* a stage that is stopped and resumed at any step ends in the same weights as one that never stopped.
 
 mod checkpoint;
 mod length;
@@ -41,34 +41,34 @@ use trend::Trend;
 use trunk::Branch;
 use uuid::Uuid;
 
-/// What a training stage works on.
+/// The inputs of a training stage.
 pub struct TrainRequest<'a> {
-    /// The stage.
+    /// The stage to run.
     pub stage: TrainStage,
-    /// The whole configuration.
+    /// The configuration of the trial.
     pub trial: &'a TrialConfig,
     /// The folder of the tokenizer.
     pub tokenizer: &'a Path,
     /// The folder with the stores `train` and `val` of this stage.
     pub data: &'a Path,
-    /// The model folder to start from; `None` draws weights.
+    /// The model folder to start from; `None` initializes random weights.
     pub start_from: Option<&'a Path>,
     /// The folder of the stage run.
     pub out: &'a Path,
-    /// The name of the stage run, and the folder of the one that takes its first steps.
+    /// The name of this stage run and the folder of its trunk, which takes its first steps; `None` without a trunk.
     pub trunk: Option<(Uuid, &'a Path)>,
-    /// Shorter trainings that go on from a checkpoint of this one.
+    /// Shorter trainings that resume from a checkpoint of this one.
     pub branches: &'a [Branch],
     /// Set to end after the current step with a checkpoint.
     pub stop: &'a AtomicBool,
-    /// Who watches.
+    /// Receives the progress.
     pub progress: &'a dyn Progress,
 }
 
-/// Trains one stage to its end, or until `stop`: then `None`. Its threads are those of the caller's rayon pool.
+/// Trains one stage to its end; returns `None` if `stop` ended it before. Runs on the threads of the caller's rayon pool.
 ///
 /// # Errors
-/// Where data or checkpoints cannot be read, a file cannot be written, or the training goes astray.
+/// If data or checkpoints cannot be read, a file cannot be written, or the training diverges.
 pub fn run(request: &TrainRequest) -> Result<Option<Results>> {
     request.trial.device.run(request.trial.precision, request)?
 }
@@ -101,8 +101,8 @@ fn run_on<B: Backend>(request: &TrainRequest, backend: &B) -> Result<Option<Resu
     Loop::new(request, training, trainer, objective)?.run()
 }
 
-/// How long a stage will train on its data, without training it; `None` where more than `most_rows` rows would have to
-/// be looked at.
+/// The length that a stage will have on its data, computed without training; `None` if more than `most_rows` rows would have
+/// to be read.
 pub fn length(stage: TrainStage, trial: &TrialConfig, data: &Objective, most_rows: f64) -> Option<Length> {
     let (training, cost) = (stage.training(trial), trial.cost(stage));
     let first = data.row_sizes(0, cost.window);
@@ -116,7 +116,7 @@ pub fn length(stage: TrainStage, trial: &TrialConfig, data: &Objective, most_row
     (rows <= most_rows).then(|| Length::new(training, cost, |epoch| data.row_sizes(epoch, cost.window)))
 }
 
-/// How a stage updates weights.
+/// The optimizer configuration of a stage.
 pub fn optimizer(training: &Training) -> OptimizerConfig {
     OptimizerConfig {
         beta1: training.beta1,
@@ -143,9 +143,9 @@ struct Loop<'a, B: Backend> {
     metrics: Metrics,
     checkpoints: Checkpoints,
     length: Length,
-    /// After which step a checkpoint is left for which branch.
+    /// The step after which a checkpoint is left for a branch, and the name of the branch's stage run.
     branches: Vec<(u64, Uuid)>,
-    /// What all steps take of each source that has a name.
+    /// What all steps use of each named source.
     sources: Vec<SourceUse>,
     cost: Cost,
     tokens: u64,
@@ -168,10 +168,11 @@ impl<'a, B: Backend> Loop<'a, B> {
         mut objective: Objective,
     ) -> Result<Self> {
         let checkpoints = checkpoints(request.out, training);
-        if let Some((name, trunk)) = request.trunk.filter(|_| !checkpoints.any()) {
-            trunk::begin(trunk, name, request.out, &checkpoints)?;
-        }
-        let saved = checkpoints.newest()?.map(|Saved { about, state }| {
+        let newest = match checkpoints.newest()? {
+            Some(newest) => Some(newest),
+            None => trunk::begin(request.trunk, request.out, &checkpoints)?,
+        };
+        let saved = newest.map(|Saved { about, state }| {
             trainer.restore(state, about.step)?;
             objective.seek(about.position);
             Ok::<_, model::Error>(about)
@@ -228,10 +229,10 @@ impl<'a, B: Backend> Loop<'a, B> {
         self.request.progress.start(self.request.stage.name(), self.length.steps, "steps");
         let due = |every: u64, step: u64| every > 0 && step.is_multiple_of(every);
         if self.trainer.steps() > 0 && due(training.keep_every, self.trainer.steps()) {
-            // The best checkpoint may have been written, and this one, of the same step, no more.
+            // The best checkpoint of this step may have been written, but not this one.
             self.save(Keep::ForGood)?;
         }
-        self.leave_branches()?;
+        self.write_branch_checkpoints()?;
         let mut window = (Instant::now(), self.tokens);
         while self.trainer.steps() < self.length.steps {
             let step = self.trainer.steps() + 1;
@@ -246,7 +247,7 @@ impl<'a, B: Backend> Loop<'a, B> {
             self.flops += self.cost.of(sums.positions, sums.squares);
             if !sums.mean().is_finite() || !norm.is_finite() && !is_skipped {
                 return Err(anyhow!("the loss is {} and the gradient norm {norm}", sums.mean()))
-                    .context(self.went_astray(step));
+                    .context(self.divergence_message(step));
             }
             self.watch_trend(step, sums.mean())?;
             let last = step == self.length.steps;
@@ -267,7 +268,7 @@ impl<'a, B: Backend> Loop<'a, B> {
             if last || (every > 0 && before / every != self.tokens / every) {
                 self.validate()?;
             }
-            self.leave_branches()?;
+            self.write_branch_checkpoints()?;
             let stop = self.request.stop.load(Ordering::SeqCst);
             let is_kept = due(training.keep_every, step);
             if is_kept || !last && (stop || due(training.checkpoint_every, step)) {
@@ -304,7 +305,7 @@ impl<'a, B: Backend> Loop<'a, B> {
         })
     }
 
-    /// Records the training loss of a step on each source that has a name and a part in it.
+    /// Records the training loss of a step on each named source with rows in it.
     fn record_sources(&mut self, sums: &Sums) -> Result<()> {
         for (source, (loss, counted)) in sums.sources.iter().enumerate().filter(|(_, sums)| sums.1 > 0.0) {
             let name = self.sources[source].name.clone();
@@ -313,10 +314,10 @@ impl<'a, B: Backend> Loop<'a, B> {
         Ok(())
     }
 
-    /// Records the held-out loss, and bits per byte where it is that of whole texts.
+    /// Records the validation loss, and bits per byte if the loss covers whole texts; saves the best checkpoint if configured.
     fn validate(&mut self) -> Result<()> {
         let validation = self.objective.validate(&self.trainer);
-        let validation = validation.with_context(|| self.went_astray(self.trainer.steps()))?;
+        let validation = validation.with_context(|| self.divergence_message(self.trainer.steps()))?;
         let Some(validation) = validation else { return Ok(()) };
         let loss = validation.all.sums.mean();
         let sets = validation.sets.into_iter().map(|(name, measured)| (Split::ValSet(name), measured));
@@ -334,19 +335,17 @@ impl<'a, B: Backend> Loop<'a, B> {
         Ok(())
     }
 
-    /// Stops a training whose update has overflowed, as it can though loss and gradient are finite.
+    /// Returns an error if the weights are not finite: an update can overflow although loss and gradient are finite.
     fn check_finite(&self, step: u64) -> Result<()> {
-        self.trainer.check_finite().with_context(|| self.went_astray(step))
+        self.trainer.check_finite().with_context(|| self.divergence_message(step))
     }
 
-    fn went_astray(&self, step: u64) -> String {
+    fn divergence_message(&self, step: u64) -> String {
         let (stage, lr) = (self.request.stage.name(), self.training.lr);
-        format!(
-            "step {step}: training went astray; lower {stage}.lr (now {lr:e}) or raise {stage}.warmup_steps"
-        )
+        format!("step {step}: training diverged; lower {stage}.lr (now {lr:e}) or raise {stage}.warmup_steps")
     }
 
-    /// Stops a training whose smoothed loss has risen too far above its best.
+    /// Returns an error if the smoothed loss has risen too far above its lowest value.
     fn watch_trend(&mut self, step: u64, loss: f64) -> Result<()> {
         self.trend.add(loss);
         let (rise, most) = (self.trend.rise(), self.training.max_loss_rise);
@@ -366,22 +365,22 @@ impl<'a, B: Backend> Loop<'a, B> {
         self.checkpoints.write(&about, &self.trainer.state()?, keep)
     }
 
-    /// Leaves a checkpoint for every branch that goes on from here.
-    fn leave_branches(&mut self) -> Result<()> {
+    /// Writes a checkpoint for every branch that starts from this step.
+    fn write_branch_checkpoints(&mut self) -> Result<()> {
         let step = self.trainer.steps();
         let here: Vec<Uuid> =
             self.branches.iter().filter(|(at, _)| *at == step).map(|(_, name)| *name).collect();
         for name in here {
             let path = trunk::checkpoint_for(name, self.request.out);
             if !path.exists() {
-                trunk::make_room(self.request.out)?;
+                trunk::create_branches_dir(self.request.out)?;
                 checkpoint::write(&path, &self.about()?, &self.trainer.state()?)?;
             }
         }
         Ok(())
     }
 
-    /// Where training stands, with all that was told up to here on the disk.
+    /// The state of training; first syncs all metrics up to this step to the disk.
     fn about(&mut self) -> Result<Checkpoint> {
         self.check_finite(self.trainer.steps())?;
         self.metrics.flush()?;
@@ -396,7 +395,7 @@ impl<'a, B: Backend> Loop<'a, B> {
         })
     }
 
-    /// Keeps the weights for exams that are sat after this step.
+    /// Writes the weights for exams that examine the model after this step.
     fn take_snapshots(&self, step: u64) -> Result<()> {
         for &share in self.kept.iter().filter(|&&share| snapshot::step_of(share, self.length.steps) == step) {
             self.check_finite(step)?;
@@ -411,7 +410,9 @@ impl<'a, B: Backend> Loop<'a, B> {
     fn finish(mut self) -> Result<Results> {
         let validation = self.objective.validate(&self.trainer)?;
         if validation.is_none() {
-            self.objective.probe(&self.trainer).with_context(|| self.went_astray(self.length.steps))?;
+            self.objective
+                .probe(&self.trainer)
+                .with_context(|| self.divergence_message(self.length.steps))?;
         }
         let dir = self.request.out.join("model");
         save_model(&self.trainer.transformer, &dir, self.request.tokenizer)?;
@@ -453,10 +454,10 @@ fn checkpoints(out: &Path, training: &Training) -> Checkpoints {
     Checkpoints::new(&out.join(CHECKPOINTS), training.keep_checkpoints, training.keep_every)
 }
 
-/// Removes the checkpoints of a finished stage run that are not to be kept for good.
+/// Removes the checkpoints of a finished stage run, except those kept for good.
 ///
 /// # Errors
-/// Where a checkpoint cannot be removed.
+/// If a checkpoint cannot be removed.
 pub fn tidy(out: &Path, training: &Training) -> Result<()> {
     checkpoints(out, training).clear()
 }
@@ -464,7 +465,7 @@ pub fn tidy(out: &Path, training: &Training) -> Result<()> {
 /// Writes a model folder with its tokenizer.
 ///
 /// # Errors
-/// Where a file cannot be written.
+/// If a file cannot be written.
 pub fn save_model<B: Backend>(transformer: &Transformer<B>, dir: &Path, tokenizer: &Path) -> Result<()> {
     create_dir(dir)?;
     write_atomic(&dir.join("config.json"), &model::folder::write_config(&transformer.config))?;
@@ -473,7 +474,7 @@ pub fn save_model<B: Backend>(transformer: &Transformer<B>, dir: &Path, tokenize
     write_atomic(&dir.join("model.safetensors"), &weights)
 }
 
-/// Columns that the objective adds to metrics.csv.
+/// The columns that the objective adds to metrics.csv.
 fn extras<B: Backend>(request: &TrainRequest, trainer: &Trainer<B>) -> Vec<String> {
     let mut extras = vec![];
     if request.stage.compares_answers() {

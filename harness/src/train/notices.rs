@@ -1,15 +1,15 @@
-//! What a training stage tells beside its results.
+//! Notices that a training stage gives in addition to its results.
 
 use crate::records::{Notice, SourceUse};
 use model::{Backend, Trainer};
 
-/// A number of passes to two digits behind the point, or two that are not 0.
+/// Formats a number of passes with two decimals, or with as many as show two significant digits.
 fn shown(passes: f64) -> String {
     let zeros = if passes > 0.0 { -passes.log10().floor() } else { 0.0 };
     format!("{passes:.0$}", 2.max(zeros as usize + 1))
 }
 
-/// What is to be told of sources that have names: the share of each, and how often it is passed.
+/// The notices about named sources: each one's share of the target tokens and its number of passes.
 pub fn of_sources(sources: &[SourceUse], stage: &str) -> Vec<Notice> {
     let of = sources.iter().map(|source| source.tokens).sum();
     let told = |source: &SourceUse| Notice {
@@ -21,7 +21,7 @@ pub fn of_sources(sources: &[SourceUse], stage: &str) -> Vec<Notice> {
     sources.iter().map(told).collect()
 }
 
-/// Tells of steps that changed nothing, where there were any.
+/// The notice about steps that were skipped; `None` if there were none.
 pub fn of_skipped<B: Backend>(trainer: &Trainer<B>, stage: &str) -> Option<Notice> {
     let count = trainer.skipped_steps();
     let reason = "steps changed nothing: their gradient overflowed half precision, and the scale of the loss was halved";

@@ -1,9 +1,9 @@
-//! What a stage learns from: next tokens, or preferences.
+//! Training objectives: next tokens, or preferences.
 
 use super::{Sums, TrainRequest};
 use crate::config::{DpoLoss, Packing, TrainStage, TrialConfig};
 use crate::data::{
-    BatchOptions, Batches, Lost, Pair, Position, PreferenceBatches, RowLoss, RowSize, Store, TrainRow,
+    BatchOptions, Batches, Dropped, Pair, Position, PreferenceBatches, RowLoss, RowSize, Store, TrainRow,
     sequential,
 };
 use crate::fsutil::write_atomic;
@@ -15,64 +15,64 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The data of a stage and the loss on it.
+/// The data of a stage and its loss.
 pub enum Objective {
-    /// Cross-entropy of next tokens.
+    /// Cross-entropy of the next token.
     Tokens {
-        /// Rows to train on.
+        /// Training rows.
         batches: Batches,
-        /// Held-out rows, with the bytes of their texts.
+        /// Held-out rows, each with the number of bytes of its text.
         held_out: HeldOut<(Sequence, f64)>,
-        /// Whether the loss is that of whole texts, so that bits per byte mean something.
+        /// Whether the loss covers whole texts, so that bits per byte are meaningful.
         whole_text: bool,
     },
     /// Preferences between two answers.
     Preferences {
-        /// Pairs to train on.
+        /// Training pairs.
         batches: PreferenceBatches,
         /// Held-out pairs.
         held_out: HeldOut<Pair>,
-        /// The reference's log-probabilities of both answers of each pair.
+        /// The reference model's log-probabilities of the chosen and the rejected answer of each pair.
         references: Vec<[f64; 2]>,
-        /// The same for held-out pairs.
+        /// The same for the held-out pairs.
         held_out_references: Vec<[f64; 2]>,
-        /// The loss.
+        /// Parameters of the loss.
         config: DpoConfig,
     },
 }
 
-/// What a stage is validated on.
+/// The validation data of a stage.
 pub struct HeldOut<T> {
-    /// The rows, or pairs, of all sets.
+    /// The rows, or pairs, of all validation sets.
     pub rows: Vec<T>,
-    /// Those of each set that has a name.
+    /// The name of each named set, and the range of its rows.
     pub sets: Vec<(String, Range<usize>)>,
-    /// Rows, or pairs, that are not read, or not whole; each with the name of its set, where it has one.
-    pub lost: Vec<(Option<String>, Lost)>,
+    /// Rows, or pairs, that are left out or cut, with the name of their set if it has one.
+    pub dropped: Vec<(Option<String>, Dropped)>,
 }
 
-/// A loss on held-out rows.
+/// The loss on held-out rows.
 #[derive(Debug, Clone)]
 pub struct Measured {
-    /// Losses and what they are averaged over.
+    /// Sums of the losses and of what they are averaged over.
     pub sums: Sums,
-    /// Bytes of the texts, where all of a text is learned, so that bits per byte mean something.
+    /// Bytes of the texts; `None` if the loss does not cover whole texts.
     pub bytes: Option<f64>,
 }
 
 impl Measured {
-    /// Bits of the text's tokens over its bytes: comparable between tokenizers.
+    /// Bits per byte of the texts, comparable between tokenizers.
     pub fn bpb(&self) -> Option<f64> {
         Some(self.sums.loss / std::f64::consts::LN_2 / self.bytes?)
     }
 }
 
-/// What a validation found.
+/// The result of a validation.
 #[derive(Debug, Clone)]
 pub struct Validation {
-    /// On all that is held out.
+    /// On all held-out rows.
     pub all: Measured,
-    /// On each set that has a name.
+    /// On each named set.
     pub sets: Vec<(String, Measured)>,
 }
 
@@ -80,7 +80,7 @@ impl Objective {
     /// Opens the stores of a stage.
     ///
     /// # Errors
-    /// Where a store cannot be read, or nothing is left to learn from.
+    /// If a store cannot be read, or if there is nothing to train on.
     pub fn new(stage: TrainStage, trial: &TrialConfig, data: &Path) -> Result<Self> {
         let training = stage.training(trial);
         let (train, val) = (data.join("train"), data.join("val"));
@@ -109,20 +109,20 @@ impl Objective {
         Ok(Self::Tokens { held_out, batches: Batches::new(train, options)?, whole_text })
     }
 
-    /// Rows, or pairs, that the stage leaves out or cuts.
+    /// Notices about rows, or pairs, that the stage leaves out or cuts.
     pub fn notices(&self, stage: TrainStage) -> Vec<Notice> {
-        let (lost, held_out) = match self {
-            Self::Tokens { batches, held_out, .. } => (batches.lost(), &held_out.lost),
-            Self::Preferences { batches, held_out, .. } => (batches.lost(), &held_out.lost),
+        let (dropped, held_out) = match self {
+            Self::Tokens { batches, held_out, .. } => (batches.dropped(), &held_out.dropped),
+            Self::Preferences { batches, held_out, .. } => (batches.dropped(), &held_out.dropped),
         };
-        let of_set = |(name, lost): &(Option<String>, Lost)| {
+        let of_set = |(name, dropped): &(Option<String>, Dropped)| {
             let set = name.as_ref().map_or(String::new(), |name| format!(" ({name})"));
-            lost.notices(&format!("{}, held out{set}", stage.name()))
+            dropped.notices(&format!("{}, held out{set}", stage.name()))
         };
-        lost.notices(stage.name()).into_iter().chain(held_out.iter().flat_map(of_set)).collect()
+        dropped.notices(stage.name()).into_iter().chain(held_out.iter().flat_map(of_set)).collect()
     }
 
-    /// What the first rows, or pairs, take of each source that has a name.
+    /// What the first `rows` rows, or pairs, use of each named source.
     pub fn used(&self, rows: u64) -> Vec<SourceUse> {
         match self {
             Self::Tokens { batches, .. } => batches.used(rows),
@@ -130,7 +130,7 @@ impl Objective {
         }
     }
 
-    /// What every row, or pair, of a pass over the data holds, in order, for a model that attends to a `window`.
+    /// The size of every row, or pair, of a pass over the data, in order, for a model with an attention `window`.
     pub fn row_sizes(&self, epoch: u64, window: Option<usize>) -> Vec<RowSize> {
         match self {
             Self::Tokens { batches, .. } => batches.row_sizes(epoch, window),
@@ -138,7 +138,7 @@ impl Objective {
         }
     }
 
-    /// Where the next batch begins.
+    /// The position at which the next batch begins.
     pub fn position(&self) -> Position {
         match self {
             Self::Tokens { batches, .. } => batches.position(),
@@ -146,7 +146,7 @@ impl Objective {
         }
     }
 
-    /// Goes to a place told by [`Self::position`].
+    /// Moves to a position returned by [`Self::position`].
     pub fn seek(&mut self, position: Position) {
         match self {
             Self::Tokens { batches, .. } => batches.seek(position),
@@ -154,10 +154,10 @@ impl Objective {
         }
     }
 
-    /// Takes the next rows, or pairs, those of one optimizer step, forward and backward.
+    /// Runs the forward and backward pass of the next `rows` rows, or pairs: those of one optimizer step.
     ///
     /// # Errors
-    /// Where the model fails.
+    /// If the model fails.
     pub fn accumulate<B: Backend>(&mut self, trainer: &mut Trainer<B>, rows: usize) -> Result<Sums> {
         match self {
             Self::Tokens { batches, .. } => next_tokens(trainer, &batches.next_rows(rows)),
@@ -173,10 +173,10 @@ impl Objective {
         }
     }
 
-    /// The loss on held-out rows; `None` where nothing is held out.
+    /// The loss on held-out rows; `None` if there are none.
     ///
     /// # Errors
-    /// Where the model has no finite results.
+    /// If the model's results are not finite.
     pub fn validate<B: Backend>(&self, trainer: &Trainer<B>) -> Result<Option<Validation>> {
         match self {
             Self::Tokens { held_out, whole_text, .. } => {
@@ -204,10 +204,11 @@ impl Objective {
         }
     }
 
-    /// Where nothing is held out: whether the trained model has finite results, on the row, or pair, that would be next.
+    /// Checks that the trained model's results are finite, on the next training row or the first pair; for stages without
+    /// held-out rows.
     ///
     /// # Errors
-    /// Where it has none.
+    /// If they are not finite.
     pub fn probe<B: Backend>(&mut self, trainer: &Trainer<B>) -> Result<()> {
         match self {
             Self::Tokens { batches, .. } => {
@@ -220,10 +221,10 @@ impl Objective {
         Ok(())
     }
 
-    /// Computes the reference's log-probabilities once and stores them beside the stage's results.
+    /// Computes the reference's log-probabilities once, and stores them in the folder of the stage run.
     ///
     /// # Errors
-    /// Where the model has no finite results, or the file cannot be written.
+    /// If the model's results are not finite, or if the file cannot be written.
     pub fn look_up_references<B: Backend>(
         &mut self,
         trainer: &Trainer<B>,
@@ -233,7 +234,7 @@ impl Objective {
         else {
             return Ok(());
         };
-        // The trainer still holds the weights that the stage starts from: they are the reference.
+        // The trainer still holds the initial weights of the stage: they are the reference.
         let look_up = |pairs: &[Pair], file: &str| -> Result<Vec<[f64; 2]>> {
             let path = request.out.join(file);
             if let Some(stored) = read_references(&path, pairs.len()) {
@@ -250,7 +251,7 @@ impl Objective {
     }
 }
 
-/// The documents of each validation set, with its name where it has one.
+/// The range of documents of each validation set, with its name if it has one.
 fn sets_of(val: &Store) -> Vec<(Option<String>, Range<usize>)> {
     match val.info().ranges() {
         sets if sets.is_empty() => vec![(None, 0..val.len())],
@@ -260,13 +261,13 @@ fn sets_of(val: &Store) -> Vec<(Option<String>, Range<usize>)> {
 
 fn held_out_rows(val: &Store, options: &BatchOptions, most_tokens: u64) -> HeldOut<(Sequence, f64)> {
     let single = BatchOptions { packing: Packing::Single, ..options.clone() };
-    let mut held_out = HeldOut { rows: vec![], sets: vec![], lost: vec![] };
+    let mut held_out = HeldOut { rows: vec![], sets: vec![], dropped: vec![] };
     for (name, documents) in sets_of(val) {
         let begin = held_out.rows.len();
-        let (rows, lost) = sequential(val, documents, &single, most_tokens);
+        let (rows, dropped) = sequential(val, documents, &single, most_tokens);
         held_out.rows.extend(rows);
         held_out.sets.extend(name.clone().map(|name| (name, begin..held_out.rows.len())));
-        held_out.lost.push((name, lost));
+        held_out.dropped.push((name, dropped));
     }
     held_out
 }
@@ -279,11 +280,11 @@ fn held_out_pairs(val: &Store, seq_len: usize, seed: u64) -> Result<HeldOut<Pair
         Some((name?, index(documents.start)..index(documents.end)))
     };
     let sets = sets_of(val).into_iter().filter_map(of_set).collect();
-    Ok(HeldOut { rows: pairs.to_vec(), sets, lost: vec![(None, batches.lost().clone())] })
+    Ok(HeldOut { rows: pairs.to_vec(), sets, dropped: vec![(None, batches.dropped().clone())] })
 }
 
 impl<T> HeldOut<T> {
-    /// Sums up what `rows` measures of every row: over all of them and over each set.
+    /// Sums the measurements that `rows` returns, one per row: over all rows and over each set.
     fn measure(&self, rows: impl FnOnce() -> Result<Vec<Measured>>) -> Result<Option<Validation>> {
         if self.rows.is_empty() {
             return Ok(None);
@@ -300,7 +301,7 @@ impl<T> HeldOut<T> {
     }
 }
 
-/// Stored log-probabilities, if they are those of so many pairs.
+/// Stored log-probabilities; `None` unless the file holds exactly this number of pairs.
 fn read_references(path: &Path, pairs: usize) -> Option<Vec<[f64; 2]>> {
     let bytes = std::fs::read(path).ok()?;
     let (values, rest) = bytes.as_chunks::<8>();
@@ -309,7 +310,7 @@ fn read_references(path: &Path, pairs: usize) -> Option<Vec<[f64; 2]>> {
     (rest.is_empty() && odd.is_empty() && both.len() == pairs).then(|| both.to_vec())
 }
 
-/// Log-probabilities of both answers of each pair.
+/// Log-probabilities of the chosen and the rejected answer of each pair.
 fn answer_log_probs<B: Backend>(
     transformer: &Transformer<B>,
     pairs: &[Pair],
@@ -322,10 +323,10 @@ fn answer_log_probs<B: Backend>(
     Ok(answers.as_chunks::<2>().0.to_vec())
 }
 
-/// Takes rows forward and backward by the mean cross-entropy of their targets.
+/// Runs the forward and backward pass of rows with the mean cross-entropy of their targets.
 ///
 /// # Errors
-/// Where the model fails.
+/// If the model fails.
 pub fn next_tokens<B: Backend>(trainer: &mut Trainer<B>, rows: &[TrainRow]) -> Result<Sums> {
     let counted_of = |row: &TrainRow| f64::from(row.sequence.counted);
     let counted: f64 = rows.iter().map(counted_of).sum();
@@ -358,7 +359,7 @@ pub fn next_tokens<B: Backend>(trainer: &mut Trainer<B>, rows: &[TrainRow]) -> R
     total(parts.context("training step")?)
 }
 
-/// Losses and what they are averaged over, summed up by the number of their source.
+/// Sums losses and counts by the number of their source.
 fn by_source(parts: impl Iterator<Item = (f64, (usize, f64))>) -> Vec<(f64, f64)> {
     let mut sums: Vec<(f64, f64)> = vec![];
     for (loss, (source, counted)) in parts {
@@ -369,12 +370,12 @@ fn by_source(parts: impl Iterator<Item = (f64, (usize, f64))>) -> Vec<(f64, f64)
     sums
 }
 
-/// A pair that is trained on.
+/// A training pair.
 struct TrainPair<'a> {
     pair: &'a Pair,
-    /// The reference's log-probabilities of both answers.
+    /// The reference's log-probabilities of the chosen and the rejected answer.
     reference: [f64; 2],
-    /// The number of its source, where it has a name.
+    /// The number of its source; `None` if sources have no names.
     source: Option<usize>,
 }
 
@@ -394,8 +395,8 @@ fn preferences<B: Backend>(
                 pairs.iter().flat_map(|of| [&of.pair.chosen, &of.pair.rejected]).collect();
             let references: Vec<[f64; 2]> = pairs.iter().map(|of| of.reference).collect();
             let outcome = dpo_loss(&log_probs, &rows, &references, config);
-            let slopes: Vec<f32> = outcome.slopes.iter().map(|slope| slope * scale as f32).collect();
-            let dhidden = pass.log_probs_backward(&hidden, &slopes, gradients)?;
+            let d_log_probs: Vec<f32> = outcome.d_log_probs.iter().map(|d| d * scale as f32).collect();
+            let dhidden = pass.log_probs_backward(&hidden, &d_log_probs, gradients)?;
             let routing = pass.backward(tape, dhidden, gradients)?;
             let parts = outcome.pairs.iter().zip(pairs);
             let parts = parts.filter_map(|(outcome, of)| Some((outcome.loss, (of.source?, 1.0))));
@@ -412,7 +413,7 @@ fn preferences<B: Backend>(
     total(parts.context("training step")?)
 }
 
-/// Loss and rewards of pairs.
+/// Sums the losses and rewards of pairs.
 fn of_pairs(pairs: &[PairOutcome]) -> Sums {
     let right = pairs.iter().filter(|pair| pair.reward_margin > 0.0).count() as f64;
     Sums {

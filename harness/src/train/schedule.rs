@@ -1,19 +1,19 @@
-//! The course of the learning rate.
+//! The learning rate schedule.
 
 use crate::config::{Schedule, Training};
 use std::f64::consts::PI;
 
 /// The learning rate of step `step` of `total`, counted from 1.
 ///
-/// It rises over `warmup_steps`, the last of which has the full rate, `lr`. The first step after warm-up has it too,
-/// and the last step of all has exactly `min_lr_ratio * lr`. A single step after warm-up has the full rate, and a
-/// stage that is no longer than its warm-up does not come down.
+/// It rises over `warmup_steps`, the last of which has the full rate `lr`. The first step after the warm-up has it too,
+/// and the last step has exactly `min_lr_ratio * lr`. A single step after the warm-up has the full rate, and in a stage
+/// that is no longer than its warm-up the rate never falls.
 pub fn learning_rate(training: &Training, step: u64, total: u64) -> f64 {
     let (peak, warmup) = (training.lr, training.warmup_steps);
     if step <= warmup {
         return peak * (step as f64 / warmup as f64);
     }
-    // MiniMind (quirk 28) divides by the number of steps: its rates are those of a stage that is one step longer.
+    // MiniMind (quirk 28) divides by the number of steps: its rates are those of a stage one step longer.
     let intervals = total.saturating_sub(warmup + 1).max(1);
     let progress = ((step - 1 - warmup) as f64 / intervals as f64).min(1.0);
     // 1 is the peak, 0 the lowest rate.
@@ -46,7 +46,7 @@ mod tests {
             let (rate, want) = (learning_rate(&training, i as u64 + 1, 11), step["lr"].as_f64().unwrap());
             assert!((rate - want).abs() < 1e-15, "step {}: {rate} instead of {want}", i + 1);
         }
-        // v1 ends at 2.44e-5.
+        // Divided by the number of steps, as in MiniMind, it would end at 2.44e-5.
         assert_eq!(learning_rate(&training, 10, 10), 2e-4 * 0.1);
     }
 
@@ -101,7 +101,7 @@ mod tests {
             let low = lr * min_lr_ratio;
             prop_assert_eq!((falling[0], falling[after as usize - 1]), (lr, low));
             prop_assert!(falling.iter().all(|rate| (low..=lr).contains(rate)));
-            // Of equal rates one may be a rounding (2e-16) above the one before it.
+            // Of two equal rates the later one may be larger by rounding (2e-16).
             prop_assert!(falling.windows(2).all(|pair| pair[1] <= pair[0] * (1.0 + 1e-15)), "{falling:?}");
         }
     }

@@ -1,32 +1,32 @@
-//! Weights that a stage keeps on its way, for exams: model folders beside the model.
+//! Snapshots: weights that a stage keeps on the way for exams, in model folders next to the final model.
 //!
-//! *Invariant:* a snapshot is written before any checkpoint of its step, so that whoever resumes writes it or has it.
+//! *Invariant:* a snapshot is written before any checkpoint of its step, so that a resumed stage either has it or writes it.
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// What is known of a snapshot, beside its weights.
+/// When a snapshot was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// The optimizer step after which it was taken.
     pub step: u64,
-    /// Target tokens that the stage had trained on.
+    /// Target tokens that the stage had trained on by then.
     pub tokens: u64,
 }
 
-/// The file in the folder of a snapshot that says when it was taken.
+/// The file in the folder of a snapshot that records when it was taken.
 pub(super) const FILE: &str = "snapshot.json";
 
-/// The folder of the weights that a stage had after a share of its steps; those of its end are its model.
+/// The folder of the weights after a share of the steps; for a share of 1 or more, the final model's.
 pub fn folder(run: &Path, share: f64) -> PathBuf {
     if share >= 1.0 { run.join("model") } else { run.join("snapshots").join(share.to_string()) }
 }
 
-/// When the weights after a share were taken; `None` at the end.
+/// When the weights after a share of the steps were taken; `None` for the final model.
 ///
 /// # Errors
-/// Where they are not there.
+/// If there is no such snapshot.
 pub fn read(run: &Path, share: f64) -> Result<Option<Snapshot>> {
     if share >= 1.0 {
         return Ok(None);
@@ -36,9 +36,9 @@ pub fn read(run: &Path, share: f64) -> Result<Option<Snapshot>> {
     serde_json::from_str(&text).map(Some).with_context(|| format!("{}: is damaged", path.display()))
 }
 
-/// The step after which the weights of a share are taken, the nearest one.
+/// The step after which the snapshot of a share is taken: the nearest one, at least 1.
 pub(super) fn step_of(share: f64, steps: u64) -> u64 {
-    // Steps are far fewer than a float counts exactly.
+    // The number of steps is far below the largest integer that a float represents exactly.
     ((share * steps as f64).round() as u64).clamp(1, steps.max(1))
 }
 

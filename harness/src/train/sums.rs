@@ -1,30 +1,30 @@
-//! What the rows of a step, or of a validation, come to.
+//! Sums over the rows of an optimizer step or of a validation.
 
 use model::RouterStats;
 
-/// Sums of one optimizer step or of one validation.
+/// Sums over one optimizer step or one validation.
 #[derive(Debug, Clone, Default)]
 pub struct Sums {
-    /// Loss summed over what it is averaged over.
+    /// Sum of the loss over all counted positions or pairs.
     pub loss: f64,
-    /// Positions, or pairs, that the loss is averaged over.
+    /// Number of positions, or of pairs, that the loss is averaged over.
     pub counted: f64,
-    /// Target tokens.
+    /// Number of target tokens.
     pub tokens: u64,
-    /// Positions that went through the model.
+    /// Number of positions that went through the model.
     pub positions: u64,
-    /// Squares of the lengths of their documents, in sum.
+    /// Sum of the squared lengths of the documents.
     pub squares: u64,
-    /// Sum of reward margins and number of pairs with a positive one.
+    /// Sum of the reward margins, and number of pairs with a positive one; `None` unless pairs are compared.
     pub rewards: Option<(f64, f64)>,
-    /// What the routers did, layer by layer.
+    /// Router statistics of each layer; empty for dense models.
     pub router: Vec<RouterStats>,
-    /// [`Self::loss`] and [`Self::counted`] of each source, by its number; of training where sources have names.
+    /// [`Self::loss`] and [`Self::counted`] of each source, by its number; only in training, and only if sources have names.
     pub sources: Vec<(f64, f64)>,
 }
 
 impl Sums {
-    /// Adds what another part of the step, or of the validation, came to.
+    /// Adds the sums of another part of the step or validation.
     pub fn add(&mut self, other: &Self) {
         self.loss += other.loss;
         self.counted += other.counted;
@@ -51,7 +51,7 @@ impl Sums {
         self.loss / self.counted.max(1.0)
     }
 
-    /// What the objective adds to a row of metrics.
+    /// The objective's own columns of a row of metrics.
     pub fn extras(&self) -> Vec<(String, f64)> {
         let mut extras = vec![];
         if let Some((margin, right)) = self.rewards {
@@ -63,7 +63,7 @@ impl Sums {
             let tokens: u64 = self.router.iter().map(|r| r.tokens).sum();
             let entropy: f64 = self.router.iter().map(|r| r.entropy_sum).sum();
             extras.push(("router_entropy".into(), entropy / tokens.max(1) as f64));
-            // Within layers: expert 0 of one layer has nothing to do with expert 0 of another.
+            // Within each layer: expert 0 of one layer is unrelated to expert 0 of another.
             let largest = |r: &RouterStats| {
                 let all = r.load.iter().sum::<u64>().max(1) as f64;
                 r.load.iter().max().map_or(0.0, |&most| most as f64 / all)

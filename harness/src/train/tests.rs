@@ -1,10 +1,11 @@
-//! Training stages as wholes: their length, and that they may be stopped and resumed at any step.
+//! Tests of whole training stages: their length, and that they can be stopped and resumed at any step.
 #![allow(clippy::unwrap_used)]
 
 #[cfg(feature = "emulate")]
 mod gpu;
 
-use super::{LENGTH, TrainRequest, run};
+use super::trunk::{Branch, checkpoint_for, recorded_trunk};
+use super::{LENGTH, TrainRequest, newest_checkpoint, run};
 use crate::config::{Packing, Schedule, TrainStage, Training, TrialConfig};
 use crate::data::store::tests::store_of;
 use crate::data::{Kind, Tokenizer};
@@ -20,11 +21,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use uuid::Uuid;
 
 /// Entries of the smallest tokenizer: three special tokens and every byte.
 const VOCAB: usize = 259;
 
-/// A tokenizer and the stores of a training stage, with so many documents of these lengths.
+/// Writes a tokenizer and the stores of a training stage, with this number of documents of these lengths.
 fn prepared(dir: &Path, documents: usize, lengths: std::ops::RangeInclusive<usize>) {
     Tokenizer::train(std::iter::once("ab".to_owned()), VOCAB).unwrap().save(&dir.join("tokenizer")).unwrap();
     let mut random = ChaCha8Rng::seed_from_u64(7);
@@ -56,7 +58,7 @@ fn trial(training: Training) -> TrialConfig {
     trial
 }
 
-/// Sets the wish to stop once a step is told.
+/// Requests a stop at the first progress update from `step` on.
 struct StopAt<'a> {
     step: u64,
     stop: &'a AtomicBool,
@@ -70,7 +72,7 @@ impl Progress for StopAt<'_> {
     fn finish(&self, _message: &str) {}
 }
 
-/// Trains in `dir/<name>` until the first step from `stop_at` on that is told.
+/// Trains in `dir/<name>` until the first progress update from step `stop_at` on.
 fn train(dir: &Path, name: &str, trial: &TrialConfig, stop_at: u64) -> Option<Results> {
     try_train(dir, name, trial, stop_at).unwrap()
 }
@@ -86,6 +88,18 @@ fn try_stage(
     trial: &TrialConfig,
     stop_at: u64,
 ) -> Result<Option<Results>> {
+    try_shared(stage, dir, name, trial, stop_at, (None, &[]))
+}
+
+/// Like [`try_stage`], with the stage run's trunk and its branches.
+fn try_shared(
+    stage: TrainStage,
+    dir: &Path,
+    name: &str,
+    trial: &TrialConfig,
+    stop_at: u64,
+    (trunk, branches): (Option<(Uuid, &Path)>, &[Branch]),
+) -> Result<Option<Results>> {
     let stop = AtomicBool::new(false);
     let (out, start) = (dir.join(name), dir.join("start"));
     fs::create_dir_all(&out).unwrap();
@@ -96,12 +110,55 @@ fn try_stage(
         data: &dir.join("data"),
         start_from: start.exists().then_some(&start),
         out: &out,
-        trunk: None,
-        branches: &[],
+        trunk,
+        branches,
         stop: &stop,
         progress: &StopAt { step: stop_at, stop: &stop },
     };
     on_threads(2, || run(&request))
+}
+
+#[test]
+fn a_branch_without_intact_checkpoints_resumes_from_its_trunk_or_counts_no_step_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    prepared(dir.path(), 40, 9..=9);
+    let of = |steps: u64| {
+        let (schedule, batch_size, log_every) = (Schedule::Wsd, 4, 1);
+        let steps = Some(steps);
+        trial(Training { steps, schedule, decay_share: 0.5, batch_size, log_every, ..Training::default() })
+    };
+    let (long, short, uuid) = (of(40), of(12), Uuid::from_u128(7));
+    let plain = train(dir.path(), "plain", &short, u64::MAX).unwrap();
+    let branch = Branch { uuid, config: toml::to_string(&short).unwrap() };
+    let (trunk, out) = (dir.path().join("trunk"), dir.path().join("branch"));
+    let stage = TrainStage::Pretrain;
+    try_shared(stage, dir.path(), "trunk", &long, u64::MAX, (None, &[branch])).unwrap().unwrap();
+    // The schedule of twelve steps is constant in the first half of its eleven intervals: six steps.
+    let left = checkpoint_for(uuid, &trunk);
+    let go_on = |stop_at| {
+        let shared = Some((uuid, trunk.as_path()));
+        try_shared(stage, dir.path(), "branch", &short, stop_at, (shared, &[])).unwrap()
+    };
+    let newest = || newest_checkpoint(&out).unwrap().file_name().unwrap().to_string_lossy().into_owned();
+    let damage = || {
+        for entry in fs::read_dir(out.join("checkpoints")).unwrap() {
+            fs::write(entry.unwrap().path(), "damaged").unwrap();
+        }
+    };
+    assert_eq!(go_on(8), None);
+    assert_eq!(newest(), "step-0000000008.ckpt");
+    damage();
+    assert_eq!(go_on(0), None);
+    assert_eq!(newest(), "step-0000000007.ckpt");
+    let finished = go_on(u64::MAX).unwrap();
+    let of_trunk = finished.notices.iter().find(|notice| notice.reason.contains("length alone")).unwrap();
+    assert_eq!((of_trunk.count, of_trunk.of, super::trunk::adopted_share(&finished)), (6, 12, 0.5));
+    // Without the trunk's checkpoint it takes all steps itself.
+    damage();
+    fs::remove_file(&left).unwrap();
+    assert_eq!(recorded_trunk(&out), Some(trunk.clone()));
+    assert_eq!(go_on(u64::MAX), Some(plain));
+    assert_eq!(recorded_trunk(&out), None);
 }
 
 #[test]
@@ -124,7 +181,7 @@ fn packed_passes_that_are_stopped_six_times_are_the_same_training() {
     }
     let stopped = train(dir.path(), "stopped", &trial, u64::MAX).unwrap();
     assert_eq!(stopped, undisturbed);
-    // Every pass trains every target of the data once, whatever its packing.
+    // Every pass trains on every target of the data once, whatever the packing.
     assert_eq!(undisturbed.passes, 60.0);
     assert_eq!(undisturbed.tokens % 60, 0);
     let file = |run: &str, name: &str| fs::read(dir.path().join(run).join(name)).unwrap();
@@ -150,9 +207,9 @@ fn one_pass_over_forty_rows_trains_forty_rows() {
     assert_eq!(notices, ["pretrain: 2 of 2 batches repeat a row: a pass has 40 rows, and a batch takes 50"]);
 }
 
-/// Floating-point operations of documents with these numbers of ids, by hand: 4 wide, one layer of query, key and value
-/// 4x8, output 4x4 and feed-forward 3 of 4x4, the head 259x4; attention of 4 in scores and values over half of what is
-/// before.
+/// Floating-point operations of documents with these numbers of ids, by hand: width 4, one layer with query, key and value
+/// 4x8, output 4x4 and feed-forward 3 times 4x4, the head 259x4; attention of width 4 in scores and values, over half of
+/// the positions on average.
 fn by_hand(documents: impl Iterator<Item = usize>) -> f64 {
     let products = (32 + 16 + 48 + 4 * VOCAB) as f64;
     let of = |n: f64| 3.0 * 2.0 * n * (products + 2.0 * 4.0 * n / 2.0);
@@ -187,7 +244,7 @@ fn a_stage_as_long_as_its_operations_ends_within_half_a_step_of_them() {
         let name = format!("{flops} stopped");
         let stopped = train(dir.path(), &name, &trial, whole.steps / 2);
         assert_eq!(stopped.unwrap_or_else(|| train(dir.path(), &name, &trial, u64::MAX).unwrap()), whole);
-        // The same is told before it is trained.
+        // The forecast without training gives the same.
         let data = super::Objective::new(TrainStage::Pretrain, &trial, &dir.path().join("data")).unwrap();
         let told = super::length(TrainStage::Pretrain, &trial, &data, 1e9).unwrap();
         assert_eq!((told.steps, told.tokens), (whole.steps, whole.tokens));
@@ -212,17 +269,17 @@ fn a_warm_up_longer_than_the_stage_is_refused_when_it_starts() {
 fn weights_that_are_not_finite_are_never_written() {
     let dir = tempfile::tempdir().unwrap();
     prepared(dir.path(), 40, 9..=9);
-    // Loss and gradient of the only step are finite. The first rate overflows the weights themselves, the second makes
-    // them so large that the model's probabilities are not finite.
+    // Loss and gradient of the only step are finite. The first rate overflows the weights themselves; the second makes them
+    // so large that the model's probabilities are not finite.
     for (name, lr, problem) in [
         ("infinite", 1e39, "tensor tok_embeddings.weight: 1036 of 1036 values are NaN or infinite"),
-        ("large", 1e18, "the model's probabilities are not finite numbers"),
+        ("large", 1e18, "the model's probabilities are not finite"),
     ] {
         let training =
             Training { steps: Some(1), lr, keep_every: 1, packing: Packing::Single, ..Training::default() };
         let error = try_train(dir.path(), name, &trial(training), u64::MAX).unwrap_err();
         let told = format!("{error:#}");
-        let asked = format!("step 1: training went astray; lower pretrain.lr (now {lr:e})");
+        let asked = format!("step 1: training diverged; lower pretrain.lr (now {lr:e})");
         assert!(told.starts_with(&asked) && told.contains(problem), "{told}");
         assert!(!dir.path().join(name).join("model").exists());
         assert!(!dir.path().join(name).join("checkpoints").exists());
@@ -243,7 +300,7 @@ fn a_store_whose_bytes_have_changed_is_not_trained_on() {
     assert!(error.contains("tokens.bin: its SHA-256 is not that of store.json"), "{error}");
 }
 
-/// The loss of a trained model on the tokens of held-out documents that `is_learned` says by their places, and
+/// The summed loss of a trained model on those tokens of held-out documents for whose positions `is_learned` is true, and
 /// their number.
 fn held_out_loss(dir: &Path, is_learned: impl Fn(usize) -> bool) -> (f64, f64) {
     let model = Transformer::load(&dir.join("run/model"), &Cpu).unwrap();
@@ -276,7 +333,7 @@ fn validation_is_the_loss_and_the_bits_of_held_out_texts() {
 fn validation_of_conversations_is_the_loss_of_their_answers() {
     let dir = tempfile::tempdir().unwrap();
     prepared(dir.path(), 1, 9..=9);
-    // All from behind the 5 is the answer.
+    // The answer is everything after the 5.
     let chats: Vec<Vec<u32>> = (0..30).map(|i| vec![10 + i, 11, 12, 5, 20 + i, 21, 2]).collect();
     let chats: Vec<&[u32]> = chats.iter().map(Vec::as_slice).collect();
     for side in ["train", "val"] {
@@ -296,7 +353,7 @@ fn validation_of_conversations_is_the_loss_of_their_answers() {
 fn the_best_checkpoint_and_every_third_are_kept() {
     let dir = tempfile::tempdir().unwrap();
     prepared(dir.path(), 40, 9..=9);
-    // At such a rate the loss soon rises.
+    // At this rate the loss soon rises.
     let training = Training {
         steps: Some(10),
         lr: 0.3,
@@ -323,7 +380,7 @@ fn the_best_checkpoint_and_every_third_are_kept() {
     assert_eq!(validations.len(), 10);
     let (step, loss) = *validations.iter().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
     assert!(step < 10, "{validations:?}");
-    // Behind the checksum and its length.
+    // After the checksum and the length.
     let best = fs::read(run.join("checkpoints/best.ckpt")).unwrap();
     let length = u64::from_le_bytes(best[32..40].try_into().unwrap()) as usize;
     let about: serde_json::Value = serde_json::from_slice(&best[40..40 + length]).unwrap();
@@ -331,7 +388,7 @@ fn the_best_checkpoint_and_every_third_are_kept() {
     assert!((about["best_val"].as_f64().unwrap() - loss).abs() < 1e-6, "{about} {validations:?}");
 }
 
-/// Writes one side of the store anew: sources by name, each with so many documents of so many ids.
+/// Rewrites one side of the store with named sources, each with its number of documents and of ids per document.
 fn write_sources(dir: &Path, side: &str, sources: [(&str, usize, usize); 2]) {
     use crate::data::store::{Document, StoreHead, StoreWriter};
     let head = StoreHead {
@@ -388,7 +445,7 @@ fn mixed_sources_that_are_stopped_are_the_same_training_and_have_losses_of_their
         rows.map(|row| (row[0].to_string(), row[2].to_string(), row[3].to_string())).collect()
     };
     assert_eq!(rows("undisturbed"), rows("stopped"));
-    // Books are 540 tokens of 1,380 and three quarters of what is trained on.
+    // Books are 540 of 1,380 tokens, and three quarters of what is trained on.
     let [books, web] = undisturbed.sources.as_slice() else { panic!("{:?}", undisturbed.sources) };
     assert_eq!(books.tokens + web.tokens, undisturbed.tokens);
     assert!((books.tokens as f64 / undisturbed.tokens as f64 - 0.75).abs() < 0.02, "{books:?} {web:?}");
@@ -398,14 +455,14 @@ fn mixed_sources_that_are_stopped_are_the_same_training_and_have_losses_of_their
         told[0].ends_with(&format!("target tokens are of books, in {:.2} passes over it", books.passes)),
         "{told:?}"
     );
-    // The whole is the mean of its sets over their target tokens: 3 x 29 and 5 x 8.
+    // The total is the mean of the sets over their target tokens: 3 x 29 and 5 x 8.
     let [code, wiki] = undisturbed.val_sets.as_slice() else { panic!("{:?}", undisturbed.val_sets) };
     let whole = (code.loss * 87.0 + wiki.loss * 40.0) / 127.0;
     assert!((undisturbed.val_loss.unwrap() - whole).abs() < 1e-12);
     let bits =
         |set: &crate::records::SetLoss, targets: f64| set.loss * targets / std::f64::consts::LN_2 / targets;
     assert!((code.bpb.unwrap() - bits(code, 87.0)).abs() < 1e-12);
-    // The loss of a step is the mean of its sources' over their target tokens.
+    // The loss of a step is the mean of its sources' losses over their target tokens.
     let mut both_told = 0;
     for step in rows("stopped").chunk_by(|a, b| a.0 == b.0) {
         let loss =
@@ -447,7 +504,7 @@ fn the_loss_of_a_step_is_told_by_source() {
     let model = Transformer::new(&trial.model, 1, &Cpu).unwrap();
     let mut trainer = Trainer::new(model, None, optimizer(&trial.pretrain.training), lanes).unwrap();
     let sums = next_tokens(&mut trainer, &rows).unwrap();
-    // Books are known by their length.
+    // Documents of books are recognized by their length.
     let sequences: Vec<Sequence> = rows.into_iter().map(|row| row.sequence).collect();
     let mut expected = [(0.0, 0.0); 2];
     for (row, log_probs) in sequences.iter().zip(trainer.transformer.token_log_probs(&sequences).unwrap()) {
@@ -484,11 +541,11 @@ fn weights_on_the_way_are_the_same_however_often_training_was_stopped() {
     let plain = train(dir.path(), "plain", &trial, u64::MAX).unwrap();
     trial.exam.at = vec![0.25, 0.5, 0.75, 1.0];
     assert_eq!(train(dir.path(), "kept", &trial, u64::MAX).unwrap(), plain);
-    // Stopped at the step of a snapshot, right behind one, and elsewhere.
+    // Stopped at the step of a snapshot, right after one, and elsewhere.
     for stop_at in [3, 4, 6, 8] {
         assert_eq!(train(dir.path(), "stopped", &trial, stop_at), None);
     }
-    // A killed writer leaves a part of a snapshot, of which no checkpoint knows.
+    // A killed process leaves an incomplete snapshot that no checkpoint includes.
     fs::create_dir_all(dir.path().join("stopped/snapshots/0.75")).unwrap();
     fs::write(dir.path().join("stopped/snapshots/0.75/model.safetensors"), "half").unwrap();
     assert_eq!(train(dir.path(), "stopped", &trial, u64::MAX).unwrap(), plain);

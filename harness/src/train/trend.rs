@@ -1,25 +1,25 @@
-//! Whether a training goes astray: how far its smoothed loss has risen above its best.
+//! Detects a diverging training: how far its smoothed loss has risen above its lowest value.
 
 use serde::{Deserialize, Serialize};
 
-/// Share of the past in the smoothed loss: about the last 20 steps count.
+/// Weight of the past in the smoothed loss: about the last 20 steps count.
 const MEMORY: f64 = 0.95;
 
-/// Steps before the smoothed loss means anything.
+/// Steps before the smoothed loss is meaningful.
 const WARM_UP: u64 = 20;
 
-/// The smoothed loss: an exponential mean, freed of its start at zero as Adam's moments are (Kingma & Ba 2015, sec. 3).
+/// The smoothed loss: an exponential moving average with bias correction, as for Adam's moments (Kingma & Ba 2015, sec. 3).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Trend {
     sum: f64,
     weight: f64,
     steps: u64,
-    /// The lowest smoothed loss, once there is one.
+    /// The lowest smoothed loss; `None` during the first steps.
     pub best: Option<f64>,
 }
 
 impl Trend {
-    /// Takes in the loss of a step.
+    /// Adds the loss of a step.
     pub fn add(&mut self, loss: f64) {
         self.sum = MEMORY * self.sum + (1.0 - MEMORY) * loss;
         self.weight = MEMORY * self.weight + (1.0 - MEMORY);
@@ -35,7 +35,7 @@ impl Trend {
         self.sum / self.weight.max(f64::MIN_POSITIVE)
     }
 
-    /// How far the smoothed loss is above its best.
+    /// How far the smoothed loss is above its lowest value; 0 during the first steps.
     pub fn rise(&self) -> f64 {
         self.best.map_or(0.0, |best| self.smoothed() - best)
     }

@@ -1,35 +1,35 @@
-//! A sweep at work in the background, to be watched, signalled and awaited.
+//! A run in the background that can be watched, signalled and awaited.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// Longest that anything may take, on a machine with other work.
+/// Maximum time that anything may take, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(300);
 
-/// The process that works on a sweep; with its children it is killed when dropped.
+/// The driver process of a run; it and its children are killed when dropped.
 pub struct Driver {
     child: Child,
-    said: PathBuf,
+    output: PathBuf,
 }
 
 impl Driver {
-    /// Runs the program in `dir`; what it says is added to `drivers.log` there.
+    /// Runs the program in `dir`; its output is appended to `drivers.log` there.
     pub fn start(dir: &Path, args: &[&str]) -> Self {
-        let said = dir.join("drivers.log");
-        let log = fs::File::options().create(true).append(true).open(&said).unwrap();
+        let output = dir.join("drivers.log");
+        let log = fs::File::options().create(true).append(true).open(&output).unwrap();
         let mut command = Command::new(assert_cmd::cargo::cargo_bin("mindscale"));
         command.args(args).current_dir(dir).stdout(log.try_clone().unwrap()).stderr(log);
-        Self { child: command.stdin(Stdio::null()).spawn().unwrap(), said }
+        Self { child: command.stdin(Stdio::null()).spawn().unwrap(), output }
     }
 
-    /// What this driver, and those before it in the same folder, have said.
-    pub fn said(&self) -> String {
-        fs::read_to_string(&self.said).unwrap()
+    /// The output of this driver and of earlier ones in the same folder.
+    pub fn output(&self) -> String {
+        fs::read_to_string(&self.output).unwrap()
     }
 
-    /// The processes that work for it.
+    /// The ids of its child processes.
     pub fn children(&self) -> Vec<u32> {
         let parent = format!("PPid:\t{}", self.child.id());
         let is_child = |pid: &u32| {
@@ -41,12 +41,12 @@ impl Driver {
         pids.filter(is_child).collect()
     }
 
-    /// Sends a signal, such as `INT`, to the driver alone.
+    /// Sends a signal, such as `INT`, to the driver only.
     pub fn send(&self, signal: &str) {
         send(signal, self.child.id());
     }
 
-    /// Kills the driver and its children at once, as a machine that loses its power, and waits for the driver.
+    /// Kills the driver and its children at once, like a power failure, and waits for the driver.
     pub fn kill_all(&mut self) {
         let children = self.children();
         self.send("KILL");
@@ -54,25 +54,25 @@ impl Driver {
         self.wait(PATIENCE);
     }
 
-    /// Its exit status, if it has ended.
+    /// Returns its exit status if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
 
-    /// Waits for its end.
+    /// Waits until it ends.
     pub fn wait(&mut self, longest: Duration) -> ExitStatus {
         let since = Instant::now();
         loop {
             if let Some(status) = self.ended() {
                 return status;
             }
-            assert!(since.elapsed() < longest, "the sweep did not end:\n{}", self.said());
+            assert!(since.elapsed() < longest, "the sweep did not end:\n{}", self.output());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
-    /// Waits until something is so; false where the driver ended before.
-    pub fn works_until(&mut self, is_so: impl Fn() -> bool) -> bool {
+    /// Waits until a condition holds; false if the driver ended first.
+    pub fn wait_until(&mut self, is_so: impl Fn() -> bool) -> bool {
         let since = Instant::now();
         loop {
             let ended = self.ended().is_some();
@@ -82,7 +82,7 @@ impl Driver {
             if ended {
                 return false;
             }
-            assert!(since.elapsed() < PATIENCE, "it did not come so far:\n{}", self.said());
+            assert!(since.elapsed() < PATIENCE, "the condition was not met in time:\n{}", self.output());
             std::thread::sleep(Duration::from_millis(2));
         }
     }

@@ -1,4 +1,4 @@
-//! For tests of the binary: a small sweep, and looks into the folders that it leaves behind.
+//! Helpers for tests of the binary: a small sweep, and access to the folders that it writes.
 #![allow(clippy::unwrap_used, dead_code)] // each test file uses its own part
 
 pub mod driver;
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The smallest sweep that goes through the whole recipe; tables may be added at its end.
+/// The smallest sweep that covers the whole recipe; tables may be appended.
 pub const TINY: &str = r#"
 name = "tiny"
 [base.model]
@@ -44,7 +44,7 @@ pub fn two_seeds() -> String {
     format!("{TINY}[axes]\nseed = [1, 2]\n")
 }
 
-/// The program, to be run in `dir`.
+/// The program, to run in `dir`.
 pub fn mindscale(dir: &Path) -> Command {
     let mut command = Command::cargo_bin("mindscale").unwrap();
     command.current_dir(dir);
@@ -60,7 +60,7 @@ pub fn stage_runs(runs: &Path) -> Vec<PathBuf> {
     dirs
 }
 
-/// The manifests of stage runs, by folder name; those that do not have one yet are left out.
+/// The manifests of stage runs by folder name; stage runs without a manifest yet are left out.
 pub fn manifests(runs: &Path) -> BTreeMap<String, Value> {
     let manifest = |dir: PathBuf| {
         let text = fs::read(dir.join("manifest.json")).ok()?;
@@ -79,7 +79,7 @@ pub fn only(runs: &Path, stage: &str) -> PathBuf {
     dirs.remove(0)
 }
 
-/// `metrics.csv` without the columns that tell time.
+/// The rows of `metrics.csv` without the columns that depend on time.
 pub fn timeless(metrics: &Path) -> Vec<Vec<String>> {
     let mut reader = csv::Reader::from_path(metrics).unwrap();
     let names = reader.headers().unwrap().clone();
@@ -93,7 +93,7 @@ pub fn timeless(metrics: &Path) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// Files and token stores that were being written when their writer was killed, and claims that nobody gave back.
+/// Unfinished files and token stores whose writer was killed, and claims that were not released.
 pub fn leftovers(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {

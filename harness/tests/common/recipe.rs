@@ -1,4 +1,4 @@
-//! Recipes drawn at random, of everything that a training can be made of.
+//! Random recipes that cover all options of training.
 
 use rand::Rng;
 use rand::seq::IndexedRandom;
@@ -7,8 +7,8 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-/// A sweep of two seeds through every training stage, small enough to be run in seconds and long enough to be
-/// killed in the middle, with checkpoints, validations and rows of metrics all along.
+/// Draws a sweep of two seeds through every training stage, small enough to run in seconds and long enough to be killed
+/// in the middle, with checkpoints, validations and metrics throughout.
 pub fn draw(random: &mut ChaCha8Rng) -> String {
     let mut text = "name = \"drawn\"\n[axes]\nseed = [1, 2]\n".to_owned();
     text += "[base.model]\nd_model = 32\nn_layers = 2\nn_heads = 2\nn_kv_heads = 1\nvocab_size = 300\n";
@@ -31,7 +31,7 @@ pub fn draw(random: &mut ChaCha8Rng) -> String {
     text + &data(random)
 }
 
-/// The built-in world, or the sources of [`write_files`] in some mixture.
+/// Draws the built-in world, or a mixture of the sources of [`write_files`].
 fn data(random: &mut ChaCha8Rng) -> String {
     if random.random() {
         return "[base.data]\nval_share = 0.1\n".into();
@@ -48,7 +48,7 @@ fn data(random: &mut ChaCha8Rng) -> String {
     text
 }
 
-/// The files that a recipe may name, in a folder.
+/// Writes the files that a recipe may name.
 pub fn write_files(dir: &Path) {
     let lines = |name: &str, count: usize, line: &dyn Fn(usize) -> serde_json::Value| {
         let text: String = (0..count).map(|i| format!("{}\n", line(i))).collect();
@@ -78,7 +78,7 @@ pub fn write_files(dir: &Path) {
     fs::write(dir.join("sheets/art_val.csv"), format!("id,question,A,B,C,D,answer\n{rows}")).unwrap();
 }
 
-/// One training stage of about so many steps.
+/// Draws a training stage of about `steps` steps.
 fn training(random: &mut ChaCha8Rng, stage: &str, steps: u64) -> String {
     let mut keys = format!("[base.{stage}]\nseq_len = 64\nlog_every = 1\n");
     let (batch_size, accumulation) = (one_of(random, &[2, 4, 8]), one_of(random, &[1, 1, 2, 3]));
@@ -88,7 +88,7 @@ fn training(random: &mut ChaCha8Rng, stage: &str, steps: u64) -> String {
     let length = match random.random_range(0..3) {
         0 => format!("steps = {}", rows / (batch_size * accumulation)),
         1 => format!("tokens = {}", rows * row),
-        // Several passes, whole or cut, over 60 to 180 rows.
+        // Several epochs, some of them partial, over 60 to 180 rows.
         _ => format!("epochs = {:?}", one_of(random, &[1.0, 2.0, 2.3, 3.0])),
     };
     let schedule = one_of(random, &["cosine", "linear", "constant", "wsd"]);

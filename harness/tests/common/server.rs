@@ -1,4 +1,4 @@
-//! A server over a real socket, and requests to it byte by byte.
+//! A server on a real socket, and raw requests to it.
 
 use super::tiny::tiny;
 use harness::config::Stage;
@@ -13,10 +13,10 @@ use tokio::sync::watch;
 
 /// A server in a thread of this process, with the models `tiny` and `other`.
 pub struct Running {
-    /// Where it listens.
+    /// The address on which it listens.
     pub address: SocketAddr,
     stop: watch::Sender<Stop>,
-    thread: Option<JoinHandle<anyhow::Result<()>>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Running {
@@ -41,14 +41,14 @@ impl Running {
         stream
     }
 
-    /// Status, head and body of the response to raw bytes.
+    /// Sends raw bytes; returns status, head and body of the response.
     pub fn raw(&self, bytes: &[u8]) -> (u16, String, Vec<u8>) {
         let mut stream = self.connect();
         stream.write_all(bytes).unwrap();
         read_response(stream)
     }
 
-    /// A connection on which a request was sent, whose response nobody has read.
+    /// Sends a request and returns the connection without reading the response.
     pub fn begin(&self, path: &str, body: &Value) -> TcpStream {
         let (host, body) = (self.address, body.to_string());
         let head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n\r\n", body.len());
@@ -85,7 +85,7 @@ impl Running {
         self.post("/v1/completions", &with(json!({ "model": "tiny", "temperature": 0 }), more))
     }
 
-    /// The chunks of a stream, which must end in `[DONE]`.
+    /// Returns the chunks of a stream, which must end in `[DONE]`.
     pub fn stream(&self, path: &str, body: &Value) -> Vec<Value> {
         let (status, head, bytes) = self.request("POST", path, "", body.to_string().as_bytes());
         assert_eq!(status, 200);
@@ -107,7 +107,7 @@ impl Running {
 
     pub fn end(mut self, how: Stop) {
         self.stop.send_replace(how);
-        self.thread.take().unwrap().join().unwrap().unwrap();
+        self.thread.take().unwrap().join().unwrap();
     }
 }
 
@@ -126,7 +126,7 @@ fn served(name: &str, options: &Options) -> Served {
     Served::new(Model { name, source, stage, transformer, tokenizer }, options.limits, 2).unwrap()
 }
 
-/// Status, head and body of what comes.
+/// Reads status, head and body of a response.
 pub fn read_response(stream: TcpStream) -> (u16, String, Vec<u8>) {
     let mut reader = BufReader::new(stream);
     let mut head = String::new();
@@ -139,7 +139,7 @@ pub fn read_response(stream: TcpStream) -> (u16, String, Vec<u8>) {
     }
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
     let mut body = vec![];
-    // A connection that is closed on a client which still sends may be reset.
+    // The connection may be reset if the server closes it while the client is still sending.
     let _ = reader.read_to_end(&mut body);
     if head.to_lowercase().contains("transfer-encoding: chunked") {
         body = unchunked(&body);
@@ -160,12 +160,12 @@ fn unchunked(mut bytes: &[u8]) -> Vec<u8> {
     all
 }
 
-/// A question to `tiny`.
+/// A chat request to `tiny`.
 pub fn chat_body() -> Value {
     json!({ "model": "tiny", "messages": [{ "role": "user", "content": "你好" }], "seed": 7, "max_tokens": 20 })
 }
 
-/// The same with other fields.
+/// Sets further fields of a request.
 pub fn with(mut body: Value, more: Value) -> Value {
     for (name, value) in more.as_object().unwrap() {
         body[name] = value.clone();
@@ -173,7 +173,7 @@ pub fn with(mut body: Value, more: Value) -> Value {
     body
 }
 
-/// What the assistant says.
+/// The text of the assistant in an answer.
 pub fn content(answer: &Value) -> &str {
     answer["choices"][0]["message"]["content"].as_str().unwrap()
 }

@@ -4,10 +4,10 @@ use harness::data::Tokenizer;
 use model::{Cpu, ModelConfig, Transformer};
 use std::path::Path;
 
-/// Positions that the model is meant for.
+/// Context length of the model, in positions.
 pub const CONTEXT: usize = 256;
 
-/// The model of a seed, with its tokenizer.
+/// The model with weights by seed, and its tokenizer.
 pub fn tiny(seed: u64) -> (Tokenizer, Transformer) {
     let texts = "abcd efgh 你好 天空是蓝色的 ".repeat(30);
     let tokenizer = Tokenizer::train(std::iter::once(texts), 300).unwrap();
@@ -24,7 +24,7 @@ pub fn tiny(seed: u64) -> (Tokenizer, Transformer) {
     (tokenizer, transformer)
 }
 
-/// Writes the folder of the model of a seed.
+/// Writes the model of a seed as a model folder.
 pub fn folder(dir: &Path, seed: u64) {
     std::fs::create_dir_all(dir).unwrap();
     let (tokenizer, transformer) = tiny(seed);

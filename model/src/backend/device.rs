@@ -1,4 +1,4 @@
-//! Which device, and with it which backend.
+//! The choice of a device, and of the backend that belongs to it.
 
 use super::{Cpu, Precision};
 use crate::{Error, Result};
@@ -8,26 +8,26 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-/// A device, as configurations name it: `cpu`, `cuda` or `cuda:N`.
+/// A device, as named in configurations: `cpu`, `cuda` or `cuda:N`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Device {
-    /// The processor's cores.
+    /// The cores of the CPU.
     Cpu,
-    /// The GPU of this number; `None` is any, of those that a process sees the first.
+    /// The GPU with this index; `None` stands for any GPU, which is the first one that the process sees.
     Cuda(Option<usize>),
 }
 
 impl Device {
-    /// What may be written for one, as messages say it.
+    /// The accepted values, as quoted in error messages.
     pub const EXPECTED: &str = "\"cpu\", \"cuda\" or \"cuda:N\"";
 
-    /// The names of devices as a regular expression.
+    /// Regular expression that matches the accepted values.
     pub const PATTERN: &str = "^(cpu|cuda(:[0-9]{1,4})?)$";
 
-    /// The `format` of the JSON Schema, by which its keys are told from other texts.
+    /// The `format` in the JSON Schema that distinguishes keys of this type from other strings.
     pub const FORMAT: &str = "device";
 
-    /// `cpu` or `cuda`: results are exact on each kind of device, not between them.
+    /// Returns `cpu` or `cuda`: results are reproducible within a kind of device, not across kinds.
     pub fn kind(self) -> &'static str {
         match self {
             Self::Cpu => "cpu",
@@ -84,24 +84,25 @@ impl JsonSchema for Device {
     }
 }
 
-/// Work that can be done with any backend.
+/// A computation that can run on any backend.
 pub trait Work {
-    /// What comes of it.
+    /// Result of the computation.
     type Outcome;
 
-    /// Does it.
+    /// Runs the computation on `backend`.
     fn run<B: super::Backend>(self, backend: &B) -> Self::Outcome;
 }
 
 impl Device {
-    /// Does work with the backend of this device, in these numbers.
+    /// Runs `work` on the backend of this device, in this precision.
     ///
     /// # Errors
-    /// Where there is no such device, it does not know the numbers, or the program was built without support for it.
+    /// Returns an error if there is no such device, if it does not support the precision, or if the program was built
+    /// without support for it.
     pub fn run<W: Work>(self, precision: Precision, work: W) -> Result<W::Outcome> {
         match self {
             Self::Cpu if precision != Precision::F32 => Err(Error::Input(format!(
-                "precision = \"{precision}\": device = \"cpu\" computes in \"f32\"; expected precision = \"f32\", or \
+                "precision = \"{precision}\": device = \"cpu\" supports only \"f32\"; set precision = \"f32\" or \
                  device = \"cuda\""
             ))),
             Self::Cpu => Ok(work.run(&Cpu)),

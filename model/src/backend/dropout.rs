@@ -1,16 +1,16 @@
-//! Dropout by a counter-based generator: whether element `i` is kept is a function of seed and `i` alone,
-//! so that the backward pass repeats the forward pass and threads do not matter.
+//! Dropout by a counter-based generator: whether element `i` is kept depends on the seed and `i` alone, so that the
+//! backward pass reproduces the forward pass and the number of threads does not matter.
 
 /// A stream of keep-or-drop decisions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Dropout {
-    /// Names the stream: seed, step, lane and layer mixed together.
+    /// Identifies the stream: seed, step, lane and layer, mixed together.
     pub seed: u64,
     /// Probability of dropping an element.
     pub rate: f32,
 }
 
-/// The finaliser of SplitMix64 (Steele et al. 2014).
+/// The finalizer of SplitMix64 (Steele et al. 2014).
 #[inline(always)]
 pub fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -19,18 +19,18 @@ pub fn mix(x: u64) -> u64 {
 }
 
 impl Dropout {
-    /// The element number of an attention probability: its place in `(n_heads, n, n)`.
+    /// The element index of an attention probability: its offset in `(n_heads, n, n)`.
     #[inline(always)]
     pub fn probability(head: usize, position: usize, key: usize, n: usize) -> u64 {
         ((head * n + position) * n + key) as u64
     }
 
-    /// The stream of one use inside a model.
+    /// Derives the stream of one use of dropout within a model.
     pub fn at(self, place: u64) -> Self {
         Self { seed: mix(self.seed ^ mix(place.wrapping_add(0x9e37_79b9_7f4a_7c15))), ..self }
     }
 
-    /// What element `index` is multiplied by: 0, or `1 / (1 - rate)`.
+    /// The factor of element `index`: 0 or `1 / (1 - rate)`.
     #[inline(always)]
     pub fn factor(self, index: u64) -> f32 {
         let uniform = (mix(self.seed.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15))) >> 40) as f32
@@ -57,7 +57,7 @@ mod tests {
         dropout.apply(&mut x);
         let dropped = x.iter().filter(|&&v| v == 0.0).count() as f64 / 1e5;
         let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / 1e5;
-        // A standard deviation of the share is 0.0014.
+        // The standard deviation of the dropped fraction is 0.0014.
         assert!((dropped - 0.25).abs() < 0.006, "{dropped}");
         assert!((mean - 1.0).abs() < 0.01, "{mean}");
     }

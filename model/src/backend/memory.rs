@@ -1,4 +1,4 @@
-//! The memory of a device: weights, numbers, activations, and the batches that operations go over.
+//! The memory of a device: weights, f32 arrays, activations, and the batches that operations process.
 
 use super::sealed::Sealed;
 use crate::Result;
@@ -9,58 +9,58 @@ use std::fmt::Debug;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// Memory of a device, all of which fails where the device does, as by running out.
-#[allow(clippy::missing_errors_doc)] // said once, above
+/// Memory of a device. Every operation returns an error if the device fails, for example by running out of memory.
+#[allow(clippy::missing_errors_doc)] // stated once, above
 pub trait Memory: Sealed + Clone + Debug + Send + Sync + 'static {
-    /// Weights: master copies of f32 and, where activations have another type, working copies in theirs.
+    /// Weights: f32 master copies and, if activations have another type, working copies in that type.
     type Weights: Debug + Send + Sync;
-    /// Numbers of f32: gradients of weights, moments, one number for each row.
+    /// Flat arrays of f32: gradients of weights, moments, per-row values.
     type Floats: Debug + Send + Sync;
     /// Activations in the backend's own type.
     type Buffer: Send + Sync;
-    /// A batch with its positions' rotations.
+    /// A batch, with the rotations of its positions.
     type Batch: Deref<Target = Ragged> + Send + Sync;
-    /// Which tokens go to which experts, with which weight.
+    /// The assignment of tokens to experts, with the weight of each.
     type Routes: Send + Sync;
-    /// Keys and values of what one sequence has read, in one layer.
+    /// Keys and values of the positions that one sequence has read, in one layer.
     type Cache: Send + Sync;
 
-    /// The largest relative error of an activation's rounding.
+    /// The largest relative rounding error of an activation.
     fn rounding(&self) -> f64 {
         2f64.powi(-24)
     }
 
-    /// Whether losses must be scaled for small gradients not to be lost.
+    /// Whether losses must be scaled so that small gradients do not underflow.
     fn scales_loss(&self) -> bool {
         false
     }
 
-    /// Takes weights from the host.
+    /// Copies weights from the host.
     fn weights(&self, host: Vec<f32>) -> Result<Self::Weights>;
-    /// The master copies, all of them.
+    /// Returns the master copies of all weights.
     fn read_weights<'a>(&self, weights: &'a Self::Weights) -> Result<Cow<'a, [f32]>>;
-    /// Takes numbers from the host.
+    /// Copies f32 values from the host.
     fn floats(&self, host: Vec<f32>) -> Result<Self::Floats>;
-    /// So many zeros.
+    /// Allocates `len` zeros.
     fn zeros(&self, len: usize) -> Result<Self::Floats>;
-    /// The numbers on the host.
+    /// Copies the values to the host, or borrows them if they are there.
     fn read<'a>(&self, floats: &'a Self::Floats) -> Result<Cow<'a, [f32]>>;
-    /// Takes activations of this width from the host.
+    /// Copies activations with rows of `width` elements from the host.
     fn buffer(&self, host: &[f32], width: usize) -> Result<Self::Buffer>;
-    /// Activations on the host.
+    /// Copies activations to the host.
     fn read_buffer(&self, x: &Self::Buffer) -> Result<Vec<f32>>;
-    /// Takes a batch to the device; `rotations` reach its last position.
+    /// Copies a batch to the device; `rotations` must cover its last position.
     fn batch(&self, batch: Ragged, rotations: &Arc<Rotations>) -> Result<Self::Batch>;
 
-    /// The most bytes of the device's own memory that were in use; `None` where it is the process's.
+    /// Peak use of the device's own memory in bytes; `None` if the device uses the memory of the process.
     fn peak_bytes(&self) -> Option<usize> {
         None
     }
 
-    /// A copy.
+    /// Returns a copy of a buffer.
     fn copy(&self, x: &Self::Buffer) -> Result<Self::Buffer>;
-    /// Zeros of the same shape.
+    /// Returns zeros of the same shape.
     fn zeros_like(&self, x: &Self::Buffer) -> Result<Self::Buffer>;
-    /// Makes numbers zero.
+    /// Sets all values to zero.
     fn clear(&self, floats: &mut Self::Floats) -> Result<()>;
 }

@@ -1,17 +1,17 @@
-//! What a model is computed with: the memory of a device and the operations on it, forward and backward.
+//! Compute backends: the memory of a device and the operations on it, forward and backward.
 //!
-//! [`Backend`] is what [`crate::transformer`] is written over. [`Cpu`] is the backend that results are quoted from:
-//! fused, single-threaded operations with a fixed order of sums. `Cuda` is for GPUs, with kernels of its own. [`Portable`]
-//! composes candle's tensors, on any device that candle knows. What each operation means stands once more,
-//! independently, in [`crate::reference`].
+//! [`crate::transformer`] is generic over [`Backend`]. [`Cpu`] is the backend that quoted results come from: fused,
+//! single-threaded operations with a fixed summation order. `Cuda` is for GPUs and has its own kernels. [`Portable`]
+//! composes candle tensors and runs on any device that candle supports. [`crate::reference`] defines each operation a
+//! second time, independently.
 //!
-//! Three rules hold for every operation. Activations are whole buffers, `(rows, width)` row by row; weights and their
-//! gradients are places of one flat memory. *Gradients of weights are added to what is there; gradients of activations
-//! are new buffers*, but for the residual stream, to which each half of a block adds. And nothing comes back to the host
-//! between the begin of a forward and the end of its backward pass, so that a device may run behind: but for the
-//! log-probabilities that a preference loss is made of, and the routes of a mixture of experts.
+//! Three rules hold for every operation. Activations are whole row-major buffers of shape `(rows, width)`; weights and
+//! their gradients are ranges of one flat memory. *Gradients of weights are added to the existing values; gradients of
+//! activations are new buffers*, except for the residual stream, to which each half of a block adds. And nothing is
+//! copied back to the host between the start of a forward pass and the end of its backward pass, so that a device can run
+//! asynchronously; the exceptions are the log-probabilities of a preference loss and the routes of a mixture of experts.
 //!
-//! *Invariant:* `unsafe` occurs in this folder only.
+//! *Invariant:* in this crate, `unsafe` occurs in this folder only.
 
 pub mod cpu;
 #[cfg(any(feature = "cuda", feature = "emulate"))]
@@ -40,13 +40,13 @@ use serde::Serialize;
 use std::ops::Range;
 
 mod sealed {
-    /// Backends are those of this crate.
+    /// Restricts backends to those of this crate.
     pub trait Sealed {}
 }
 
-/// Queries, keys and values of a batch, or their gradients, key-value head by key-value head.
+/// Queries, keys and values of a batch, or their gradients, grouped by key-value head.
 pub struct Qkv<B: Memory> {
-    /// Rotated queries times `1 / sqrt(head_dim)`: `(n_kv_heads, n, repeats, head_dim)`.
+    /// Rotated queries, scaled by `1 / sqrt(head_dim)`: `(n_kv_heads, n, repeats, head_dim)`.
     pub q: B::Buffer,
     /// Rotated keys: `(n_kv_heads, n, head_dim)`.
     pub k: B::Buffer,
@@ -54,67 +54,68 @@ pub struct Qkv<B: Memory> {
     pub v: B::Buffer,
 }
 
-/// What an attention is like.
+/// Parameters of an attention operation.
 #[derive(Debug, Clone, Copy)]
 pub struct Attention {
-    /// Its sizes.
+    /// Number and width of the heads.
     pub heads: Heads,
-    /// Last positions that a query sees, its own among them; `None`: all of its document.
+    /// Number of most recent positions that a query attends to, including its own; `None`: its whole document.
     pub window: Option<usize>,
-    /// Dropout of the probabilities.
+    /// Dropout of the attention probabilities, if any.
     pub dropout: Option<Dropout>,
 }
 
 impl Attention {
-    /// That of a shape, without dropout.
+    /// The attention of a model configuration, without dropout.
     pub fn of(config: &ModelConfig) -> Self {
         Self { heads: config.heads(), window: config.window, dropout: None }
     }
 }
 
-/// What a document sees, from its first position to its last: the first so many positions of one cache after another.
+/// The keys that a document attends to, in order: consecutive pieces, each the first `n` positions of a cache.
 pub type Pieces<'a, C> = Vec<(&'a C, usize)>;
 
-/// Heads that lie side by side in the rows of a buffer, such as the queries in those of the `wqkv` product.
+/// Adjacent attention heads within the rows of a buffer, such as the query columns of the `wqkv` product.
 #[derive(Debug, Clone, Copy)]
 pub struct Columns {
-    /// Width of the buffer's rows.
+    /// Row width of the buffer, in elements.
     pub width: usize,
-    /// First column.
+    /// First column of the heads.
     pub first: usize,
     /// Number of heads.
     pub heads: usize,
-    /// Width of a head.
+    /// Width of one head, in columns.
     pub head_dim: usize,
 }
 
-/// Over which positions a router is balanced, and how strongly.
+/// The spans of positions over which a router is balanced, and the weight of the balancing loss.
 #[derive(Debug, Clone, Default)]
 pub struct Balancing {
-    /// Offsets of spans of positions, each with a balance of its own.
+    /// Boundaries of consecutive spans of positions; each span is balanced separately.
     pub spans: Vec<usize>,
-    /// Weight of each span's balance.
+    /// Loss weight of each span.
     pub weight: f32,
-    /// Where the spans are parts of a larger batch that is balanced as a whole: each expert's share of its load times
-    /// their number, `(experts,)`. Loads carry no gradient, so that the parts then sum to the balance of the whole.
+    /// Load of the whole batch if the spans are parts of a larger batch that is balanced as a whole: each expert's
+    /// fraction of the routed tokens times the number of experts, `(experts,)`. Loads carry no gradient, so the losses
+    /// of the parts sum to that of the whole.
     pub load: Option<Vec<f32>>,
 }
 
-/// What the router of one layer did in one pass.
+/// Statistics of one layer's router over one pass.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RouterStats {
-    /// Tokens that each expert got.
+    /// Number of tokens routed to each expert.
     pub load: Vec<u64>,
-    /// Sum over tokens of the entropy of their scores, in nats.
+    /// Sum over tokens of the entropy of the router scores, in nats.
     pub entropy_sum: f64,
-    /// Tokens routed.
+    /// Number of tokens routed.
     pub tokens: u64,
-    /// The layer's balancing loss, this pass's share of the batch.
+    /// Balancing loss of the layer: the contribution of this pass to that of the batch.
     pub aux_loss: f64,
 }
 
 impl RouterStats {
-    /// Passes together, layer by layer.
+    /// Sums the statistics of several passes, layer by layer.
     pub fn sum(passes: &[Vec<Self>]) -> Vec<Self> {
         let mut sums: Vec<Self> = vec![];
         for pass in passes {
@@ -124,7 +125,7 @@ impl RouterStats {
         sums
     }
 
-    /// Adds another pass of the same layer.
+    /// Adds the statistics of another pass of the same layer.
     pub fn merge(&mut self, other: &Self) {
         self.load.resize(other.load.len().max(self.load.len()), 0);
         for (mine, theirs) in self.load.iter_mut().zip(&other.load) {
@@ -139,39 +140,40 @@ impl RouterStats {
 /// A low-rank adapter: `W = base + scale B A`.
 #[derive(Debug, Clone)]
 pub struct Adapter {
-    /// `W` in the model's weights, `(out, in)`.
+    /// Location of `W` in the model's weights, `(out, in)`.
     pub weight: Matrix,
-    /// The frozen `W` among those of all adapters.
+    /// Range of the frozen `W` within the base weights of all adapters.
     pub base: Range<usize>,
-    /// `A` in the adapters' weights, `(rank, in)`.
+    /// Location of `A` in the adapter weights, `(rank, in)`.
     pub a: Matrix,
-    /// `B` in the adapters' weights, `(out, rank)`.
+    /// Location of `B` in the adapter weights, `(out, rank)`.
     pub b: Matrix,
 }
 
-/// What a GPU is, and how fast at most.
+/// Description and measured peak throughput of a GPU.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct About {
-    /// Its name, memory and compute capability, and the versions of what it is driven by.
+    /// Device name, memory and compute capability, and the driver and library versions.
     pub name: String,
-    /// 10^9 floating-point operations a second of large bare matrix products in the backend's precision.
+    /// Throughput of large bare matrix products in the backend's precision, in 10^9 floating-point operations per second.
     pub gflops: f64,
-    /// 10^9 bytes a second of large copies, read and written.
+    /// Throughput of large copies, reads and writes both counted, in 10^9 bytes per second.
     pub copied_gb: f64,
 }
 
 /// Operations of a device.
 ///
-/// `n` is the number of positions of a batch, `d` the width of the residual stream. Every operation fails where its device
-/// does, as by running out of memory.
-#[allow(clippy::missing_errors_doc)] // said once, above
+/// `n` is the number of positions of a batch, `d` the width of the residual stream. Every operation returns an error if
+/// its device fails, for example by running out of memory.
+#[allow(clippy::missing_errors_doc)] // stated once, above
 pub trait Backend: Memory {
-    /// Whether lanes are worked on in parallel, each with a gradient of its own; otherwise there is a single lane.
+    /// Whether several lanes run in parallel, each with its own gradient; otherwise there is a single lane.
     const LANES: bool;
-    /// A lane takes items together until they reach this many positions: tall products, bounded memory.
+    /// Number of positions up to which a lane groups items into one pass: large enough for tall matrix products, small
+    /// enough to bound memory.
     const GROUP_POSITIONS: usize;
 
-    /// What a GPU is, and how fast at most, measured; `None` where it is the processor: see [`cpu::matrix_peak`].
+    /// Returns the GPU's description and measured peak throughput; `None` for the CPU, whose peak [`cpu::matrix_peak`] measures.
     fn about(&self) -> Result<Option<About>> {
         Ok(None)
     }
@@ -180,16 +182,16 @@ pub trait Backend: Memory {
 
     /// `y += x`.
     fn add(&self, y: &mut Self::Buffer, x: &Self::Buffer) -> Result<()>;
-    /// Multiplies every element by its factor of dropout, forward and backward alike.
+    /// Multiplies every element by its dropout factor; forward and backward are the same.
     fn dropout(&self, x: &mut Self::Buffer, dropout: Dropout) -> Result<()>;
-    /// Rows side by side. `x`: `(n, width)`; returns `(rows, width)`.
+    /// Gathers rows. `x`: `(n, width)`; returns `(rows, width)`.
     fn select(&self, x: &Self::Buffer, rows: &[u32], width: usize) -> Result<Self::Buffer>;
     /// The gradient of [`Backend::select`]: `(n, width)`, zero in rows that were not selected.
     fn scatter(&self, dy: &Self::Buffer, rows: &[u32], n: usize, width: usize) -> Result<Self::Buffer>;
 
     // Embedding.
 
-    /// The row of `table` of every token: `(n, d)`.
+    /// Looks up the row of `table` for every token: `(n, d)`.
     fn embed(&self, w: &Self::Weights, table: &Matrix, batch: &Self::Batch) -> Result<Self::Buffer>;
     /// Adds to the gradient of `table`. `dx`: `(n, d)`.
     fn embed_backward(
@@ -202,7 +204,7 @@ pub trait Backend: Memory {
 
     // RMSNorm, over the last dimension (Zhang & Sennrich 2019, eq. 4).
 
-    /// `x / rms(x) * scale`, and `1 / rms` of every row, `(n,)`.
+    /// Returns `x / rms(x) * scale`, and `1 / rms` of every row, `(n,)`.
     fn rms_norm(
         &self,
         x: &Self::Buffer,
@@ -210,16 +212,16 @@ pub trait Backend: Memory {
         scale: &Range<usize>,
         eps: f64,
     ) -> Result<(Self::Buffer, Self::Floats)>;
-    /// The same from the saved `1 / rms`.
-    fn rms_norm_again(
+    /// Recomputes the result of [`Backend::rms_norm`] from the saved `1 / rms`.
+    fn rms_norm_recompute(
         &self,
         x: &Self::Buffer,
         inverse: &Self::Floats,
         w: &Self::Weights,
         scale: &Range<usize>,
     ) -> Result<Self::Buffer>;
-    /// Adds the gradient of `x` to `dx`, the residual stream's, and that of the scale to `grads`.
-    #[allow(clippy::too_many_arguments)] // what the forward pass had, each named
+    /// Adds the gradient of `x` to `dx`, that of the residual stream, and the gradient of the scale to `grads`.
+    #[allow(clippy::too_many_arguments)] // the inputs of the forward pass, each named
     fn rms_norm_backward(
         &self,
         dx: &mut Self::Buffer,
@@ -230,7 +232,7 @@ pub trait Backend: Memory {
         w: &Self::Weights,
         scale: &Range<usize>,
     ) -> Result<()>;
-    /// Normalises heads in place, each by itself; returns `1 / rms` of each, `(n, heads)`.
+    /// Normalizes each head in place; returns `1 / rms` of each, `(n, heads)`.
     fn head_norm(
         &self,
         x: &mut Self::Buffer,
@@ -239,8 +241,8 @@ pub trait Backend: Memory {
         scale: &Range<usize>,
         eps: f64,
     ) -> Result<Self::Floats>;
-    /// Turns the gradient of the normalised heads into that of `x`, the heads before, in place.
-    #[allow(clippy::too_many_arguments)] // what the forward pass had, each named
+    /// Replaces `dx`, the gradient of the normalized heads, by that of the unnormalized heads `x`, in place.
+    #[allow(clippy::too_many_arguments)] // the inputs of the forward pass, each named
     fn head_norm_backward(
         &self,
         dx: &mut Self::Buffer,
@@ -280,12 +282,12 @@ pub trait Backend: Memory {
 
     // Attention.
 
-    /// Rotates queries and keys (Su et al. 2021, eq. 34, on interleaved pairs) and lays all out head by head.
-    /// `qkv`: `(n, qkv_width)`.
+    /// Rotates queries and keys (Su et al. 2021, eq. 34, on interleaved pairs) and arranges queries, keys and values by
+    /// head. `qkv`: `(n, qkv_width)`.
     fn split_heads(&self, qkv: &Self::Buffer, batch: &Self::Batch, heads: Heads) -> Result<Qkv<Self>>;
     /// The gradient of [`Backend::split_heads`].
     fn join_heads(&self, grad: &Qkv<Self>, batch: &Self::Batch, heads: Heads) -> Result<Self::Buffer>;
-    /// Causal attention within documents: `(n, width)`, and the log-sum-exp of each row of scores,
+    /// Causal attention within documents: returns the result, `(n, width)`, and the log-sum-exp of each row of scores,
     /// `(n_kv_heads, n, repeats)`.
     fn attention(
         &self,
@@ -293,7 +295,7 @@ pub trait Backend: Memory {
         batch: &Self::Batch,
         attention: &Attention,
     ) -> Result<(Self::Buffer, Self::Floats)>;
-    /// The gradients of queries, keys and values, from that of the result `out`.
+    /// Computes the gradients of queries, keys and values from `dout`, the gradient of the result `out`.
     fn attention_backward(
         &self,
         dout: &Self::Buffer,
@@ -303,9 +305,9 @@ pub trait Backend: Memory {
         batch: &Self::Batch,
         attention: &Attention,
     ) -> Result<Qkv<Self>>;
-    /// Room for the keys and values of `capacity` positions.
+    /// Allocates a cache for the keys and values of `capacity` positions.
     fn cache(&self, heads: Heads, capacity: usize) -> Result<Self::Cache>;
-    /// Writes the keys and values of a document's `rows` of a batch behind the `read` positions that are there.
+    /// Writes the keys and values of a document, `rows` of the batch, after the `read` positions that the cache already holds.
     fn cache_append(
         &self,
         cache: &mut Self::Cache,
@@ -314,9 +316,10 @@ pub trait Backend: Memory {
         read: usize,
         heads: Heads,
     ) -> Result<()>;
-    /// The first `read` positions of `from` as the first of `to`.
+    /// Copies the first `read` positions of `from` to the start of `to`.
     fn cache_copy(&self, to: &mut Self::Cache, from: &Self::Cache, read: usize, heads: Heads) -> Result<()>;
-    /// [`Backend::attention`] where the keys and values of each document of the batch, its own at the end, are in caches.
+    /// [`Backend::attention`] with the keys and values of each document of the batch, including its own at the end, in caches.
+    /// Every document has at least one piece. Dropout is ignored: it is used only in training, which uses no caches.
     fn attention_cached(
         &self,
         qkv: &Qkv<Self>,
@@ -329,10 +332,10 @@ pub trait Backend: Memory {
 
     /// `silu(gate) up` (Shazeer 2020, eq. 6). `x`: `(n, 2 hidden)`, the gate first; returns `(n, hidden)`.
     fn swiglu(&self, x: &Self::Buffer, hidden: usize) -> Result<Self::Buffer>;
-    /// The backward pass of `weight * swiglu(x)` row by row, in place; `weights`: `(n,)`, `None` is one for each.
+    /// The backward pass of `weight * swiglu(x)`, row by row and in place; `weights`: `(n,)`, `None` means 1 for every row.
     ///
-    /// `y`, `(n, hidden)`, is the gradient of the weighted result, and then the weighted result itself; `x` becomes its
-    /// own gradient; returns the gradients of the weights, `(n,)`.
+    /// On entry `y`, `(n, hidden)`, is the gradient of the weighted result; on return it holds the weighted result
+    /// itself, and `x` holds its own gradient. Returns the gradients of the weights, `(n,)`.
     fn swiglu_backward(
         &self,
         y: &mut Self::Buffer,
@@ -341,25 +344,25 @@ pub trait Backend: Memory {
         hidden: usize,
     ) -> Result<Self::Floats>;
 
-    // Mixture of experts. Rows of tokens for experts lie expert by expert: `(n top_k, width)`.
+    // Mixture of experts. Rows of tokens are grouped by expert: `(n top_k, width)`.
 
-    /// Softmax of `logits`, `(n, experts)`; the best `top_k`, equal scores preferring the lower expert; weights
-    /// renormalised to sum to one where `top_k > 1`.
+    /// Takes the softmax of `logits`, `(n, experts)`, and selects the best `top_k` experts of each token; equal scores
+    /// prefer the lower expert index. The weights are renormalized to sum to one if `top_k > 1`.
     fn route(&self, logits: &Self::Buffer, experts: &ExpertsLayout) -> Result<Self::Routes>;
-    /// The gradient of the logits, from that of the weights of rows, `(n top_k,)`, and of the balancing loss.
+    /// The gradient of the logits, from the gradients of the row weights, `(n top_k,)`, and of the balancing loss.
     fn route_backward(
         &self,
         dweights: &Self::Floats,
         routes: &Self::Routes,
         balancing: &Balancing,
     ) -> Result<Self::Buffer>;
-    /// What the router did. This waits for the device.
+    /// Returns the router's statistics. Waits for the device.
     fn route_stats(&self, routes: &Self::Routes, balancing: &Balancing) -> Result<RouterStats>;
-    /// Each row's weight, `(n top_k,)`.
+    /// The weight of each row, `(n top_k,)`.
     fn route_weights(&self, routes: &Self::Routes) -> Result<Self::Floats>;
-    /// The rows of tokens, expert by expert. `x`: `(n, width)`.
+    /// Gathers the rows of tokens, grouped by expert. `x`: `(n, width)`.
     fn permute(&self, x: &Self::Buffer, routes: &Self::Routes, width: usize) -> Result<Self::Buffer>;
-    /// Adds rows back to their tokens, each times its weight where `weighted`. `y`: `(n, width)`.
+    /// Adds rows back to their tokens, multiplied by their weights if `weighted`. `y`: `(n, width)`.
     fn unpermute_add(
         &self,
         y: &mut Self::Buffer,
@@ -368,7 +371,7 @@ pub trait Backend: Memory {
         weighted: bool,
         width: usize,
     ) -> Result<()>;
-    /// [`Backend::linear`] of each expert's rows with its own weight.
+    /// [`Backend::linear`] of each expert's rows with that expert's weight.
     fn grouped_linear(
         &self,
         x: &Self::Buffer,
@@ -394,9 +397,9 @@ pub trait Backend: Memory {
         routes: &Self::Routes,
     ) -> Result<()>;
 
-    // Head: softmax with cross-entropy over blocks of positions, so that the full logits never exist.
+    // Head: softmax and cross-entropy over blocks of positions, so that the full logits are never materialized.
 
-    /// `-log softmax(x headᵀ)[target]` of each row, `(n,)`. `x`: `(n, d)`, normalised.
+    /// Returns `-log softmax(x headᵀ)[target]` of each row, `(n,)`. `x`: `(n, d)`, normalized.
     fn cross_entropy(
         &self,
         x: &Self::Buffer,
@@ -404,7 +407,7 @@ pub trait Backend: Memory {
         head: &Matrix,
         targets: &[u32],
     ) -> Result<Self::Floats>;
-    /// The same, and the gradient of `sum of weights * result` by `x`, `(n, d)`; adds that of the head.
+    /// Returns the same and the gradient of the weighted sum of the losses with respect to `x`, `(n, d)`; adds that of the head.
     #[allow(clippy::too_many_arguments)] // the loss's inputs, each named
     fn cross_entropy_backward(
         &self,
@@ -418,9 +421,9 @@ pub trait Backend: Memory {
 
     // Updates.
 
-    /// Adds the gradient of a lane to a sum, and makes it zero.
+    /// Adds the gradient of a lane to a sum and sets it to zero.
     fn accumulate(&self, sum: &mut Self::Floats, gradient: &mut Self::Floats) -> Result<()>;
-    /// The sum of squares of some numbers in f64. This waits for the device.
+    /// Sums the squares of a range of values in f64. Waits for the device.
     fn sum_of_squares(&self, floats: &Self::Floats, range: Range<usize>) -> Result<f64>;
     /// Updates the weights of `range` and their moments `[first, second]`.
     fn adamw(
@@ -431,7 +434,7 @@ pub trait Backend: Memory {
         range: Range<usize>,
         step: &AdamW,
     ) -> Result<()>;
-    /// Updates matrices and their momentum, the first of the moments.
+    /// Updates matrices and their momentum, which is the first of the moments.
     fn muon(
         &self,
         w: &mut Self::Weights,
@@ -452,7 +455,8 @@ pub trait Backend: Memory {
         adapter: &Adapter,
         scale: f64,
     ) -> Result<()>;
-    /// Writes the gradients of `A` and `B` into `grads`, those of the adapters' weights, from those of the model's.
+    /// Writes the gradients of `A` and `B` to `grads`, the gradient of the adapter weights, from `dw`, that of the
+    /// model's weights.
     fn adapt_backward(
         &self,
         grads: &mut Self::Floats,

@@ -1,4 +1,4 @@
-//! In what numbers a device computes.
+//! The numeric precision of a device's computations.
 
 use crate::{Error, Result};
 use schemars::JsonSchema;
@@ -6,28 +6,27 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// The numbers of activations and matrix products. Weights, moments, norms, softmax, losses and sums are of f32 in all
-/// of them.
+/// The number format of activations and matrix products. Weights, moments, norms, softmax, losses and sums are f32 in all of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
-    /// Single precision: the only one of the processor.
+    /// Single precision: the only one on the CPU.
     #[default]
     F32,
-    /// Single precision, whose products round their factors to ten bits of fraction (TF32).
+    /// Single precision; matrix products round their inputs to an 11-bit significand (TF32).
     Tf32,
-    /// Products and activations of bfloat16: eight bits of fraction, the range of single precision.
+    /// Products and activations in bfloat16: an 8-bit significand and the range of single precision.
     Bf16,
-    /// Products and activations of half precision: eleven bits of fraction, a small range; the loss is scaled, and a
+    /// Products and activations in half precision: an 11-bit significand and a small range; the loss is scaled, and a
     /// step that overflows is skipped.
     F16,
 }
 
 impl Precision {
-    /// All of them.
+    /// All precisions.
     pub const ALL: [Self; 4] = [Self::F32, Self::Tf32, Self::Bf16, Self::F16];
 
-    /// As configurations name it.
+    /// The name in configurations.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",

@@ -1,7 +1,7 @@
-//! How long a step takes on a device that is known by a few rates: each operation takes as long as its arithmetic or its
-//! memory traffic, whichever is longer (Williams et al. 2009, "Roofline"), and on a card a launch besides.
+//! Estimated duration of a step on a device that is described by a few rates: each operation takes as long as its
+//! arithmetic or its memory traffic, whichever is longer (Williams et al. 2009, "Roofline"), plus a launch on a GPU.
 //!
-//! [`Card`]s are known by their data sheets, [`Processor`]s by a measurement of one or two seconds.
+//! [`Card`]s are described by their data sheets, [`Processor`]s by a measurement of one or two seconds.
 
 mod card;
 mod processor;
@@ -9,41 +9,41 @@ mod processor;
 pub use card::{CARD_POSITIONS, CARDS, Card, bytes, card_idle};
 pub use processor::Processor;
 
-use super::step::{self, Change, Group, Operation};
+use super::step::{self, Group, Operation, Trained};
 use crate::config::ModelConfig;
 use crate::trainer::Rule;
 use crate::transformer::Recompute;
 
-/// A step of training, or a forward pass where nothing changes.
+/// A training step, or a forward pass if nothing is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
-    /// Items: rows, or pairs of answers.
+    /// Number of items: rows, or pairs of answers.
     pub items: usize,
-    /// Positions of a row, each a document.
+    /// Positions per row; each row is one document.
     pub len: usize,
-    /// Lanes of a batch.
+    /// Number of lanes of a batch.
     pub lanes: usize,
-    /// What is computed again.
+    /// What the backward pass recomputes.
     pub recompute: Recompute,
-    /// What is changed.
-    pub change: Change,
-    /// The rule that matrices are updated by.
+    /// What is trained.
+    pub trained: Trained,
+    /// The update rule of matrices.
     pub rule: Rule,
 }
 
 impl Step {
-    /// Rows of an item.
+    /// Rows per item.
     fn rows(&self) -> usize {
-        if self.change == Change::Preferences { 2 } else { 1 }
+        if self.trained == Trained::Preferences { 2 } else { 1 }
     }
 
-    /// The operations of so many items, in groups of at most so many positions, and how often each group occurs.
+    /// The operations of `items` items in groups of at most `positions` positions, with the number of groups of each size.
     fn groups(&self, model: &ModelConfig, items: usize, positions: usize) -> [(f64, step::Operations); 2] {
         let item = self.len.max(1) * self.rows();
         let whole = (positions / item).max(1);
         let of = |items: usize| {
             let group = Group { rows: (items * self.rows()) as f64, len: self.len };
-            step::group(model, group, self.change, self.recompute)
+            step::group(model, group, self.trained, self.recompute)
         };
         let (groups, rest) = (items / whole, items % whole);
         let last = if rest > 0 { (1.0, of(rest)) } else { (0.0, vec![]) };
@@ -51,7 +51,7 @@ impl Step {
     }
 }
 
-/// Seconds of a step, by what they go into.
+/// Seconds of a step, by kind of work.
 #[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
 pub struct Seconds {
     /// Products with weights.
@@ -60,19 +60,19 @@ pub struct Seconds {
     pub attention: f64,
     /// Norms, activations, rotations, softmax and copies.
     pub passes: f64,
-    /// What goes over all weights: sums of lanes and the update.
+    /// Operations over all weights: sums of lanes and the update.
     pub weights: f64,
-    /// Launches of operations.
+    /// Launch overhead.
     pub launches: f64,
 }
 
 impl Seconds {
-    /// All of them.
+    /// Total seconds.
     pub fn total(&self) -> f64 {
         self.products + self.attention + self.passes + self.weights + self.launches
     }
 
-    /// Adds an operation that is done `count` times.
+    /// Adds an operation that is executed `count` times.
     fn add(&mut self, count: f64, operation: &Operation, seconds: f64) {
         let part = match operation {
             Operation::Product { .. } => &mut self.products,
@@ -105,8 +105,8 @@ mod tests {
     /// A small model, and a step of six rows.
     pub fn tiny() -> (ModelConfig, Step) {
         let model = ModelConfig { d_model: 16, n_layers: 1, vocab_size: 40, ..ModelConfig::default() };
-        let (recompute, change) = (Recompute::None, Change::Weights);
-        (model, Step { items: 6, len: 300, lanes: 4, recompute, change, rule: Rule::AdamW })
+        let (recompute, trained) = (Recompute::None, Trained::Weights);
+        (model, Step { items: 6, len: 300, lanes: 4, recompute, trained, rule: Rule::AdamW })
     }
 
     #[test]
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(rows(6, 512), [(6.0, 300.0), (0.0, 0.0)]);
         assert_eq!(rows(7, 900), [(2.0, 900.0), (1.0, 300.0)]);
         assert_eq!(rows(1, 16_384), [(0.0, 0.0), (1.0, 300.0)]);
-        let pairs = Step { change: Change::Preferences, ..step };
+        let pairs = Step { trained: Trained::Preferences, ..step };
         assert_eq!(pairs.groups(&model, 3, 512)[0].0, 3.0);
     }
 }

@@ -1,8 +1,8 @@
-//! What a step asks of a device, operation by operation, as [`crate::transformer`] and [`crate::trainer`] do it: what a
-//! [`super::roofline`] is laid over.
+//! The operations of a step, as [`crate::transformer`] and [`crate::trainer`] execute them; the input of a
+//! [`super::roofline`].
 //!
-//! Unlike [`Cost`](super::Cost), which counts what the algorithm asks for, this counts what is done: activations that are
-//! computed again, attention's fifth backward product, logits that preferences make twice.
+//! Unlike [`Cost`](super::Cost), which counts what the algorithm requires, this counts what is executed: recomputed
+//! activations, attention's fifth backward product, and the logits that preferences compute twice.
 
 use crate::config::ModelConfig;
 use crate::optimizer::Muon;
@@ -11,69 +11,69 @@ use crate::trainer::Rule;
 use crate::transformer::Recompute;
 use std::collections::BTreeMap;
 
-/// One operation on a group of positions, in numbers of its type.
+/// One operation on a group of positions; sizes are in elements.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Operation {
-    /// `(m, k)` by `(k, n)`, so many of them.
+    /// `batch` products of `(m, k)` by `(k, n)`.
     Product {
-        /// Products that are done together.
+        /// Number of products that are computed together.
         batch: f64,
         /// Rows of the result.
         m: f64,
-        /// Terms of each sum.
+        /// Inner dimension.
         k: f64,
         /// Columns of the result.
         n: f64,
     },
     /// Causal attention within documents, forward (two products) or backward (five).
     Attention {
-        /// Positions.
+        /// Number of positions.
         positions: f64,
-        /// Pairs of a query and a key that it sees, for each head.
+        /// Number of pairs of a query and a key that it sees, per head.
         pairs: f64,
-        /// Sizes.
+        /// Number and width of the heads.
         heads: Heads,
         /// Whether it is the backward pass.
         backward: bool,
     },
-    /// A pass over activations.
+    /// An element-wise or row-wise pass over activations.
     Pass {
-        /// Rows that have a sum of their own.
+        /// Number of rows that require a reduction.
         rows: f64,
-        /// Numbers read and written.
+        /// Elements read and written.
         numbers: f64,
-        /// Exponentials.
+        /// Number of exponentials.
         exponentials: f64,
     },
     /// A pass over all weights, moments or gradients, which are always f32.
     Weights {
-        /// Numbers read and written.
+        /// Elements read and written.
         numbers: f64,
     },
 }
 
-/// Operations with how often each is done.
+/// Operations, each with its number of executions.
 pub type Operations = Vec<(f64, Operation)>;
 
-/// What a step is to change.
+/// What a step trains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
+pub enum Trained {
     /// All weights.
     Weights,
-    /// Adapters: gradients are those of all weights, and pulled back.
+    /// Adapters: the gradients of all weights are computed and converted to those of the adapters.
     Adapters,
-    /// All weights by preferences: two answers an item, and a reference's forward pass.
+    /// All weights, on preferences: two answers per item, and the reference model's forward pass.
     Preferences,
-    /// Nothing: a forward pass whose last positions alone reach the head.
+    /// Nothing: a forward pass of which only the last positions reach the head.
     Nothing,
 }
 
-/// Rows that pass through a model together, each one document and every position of it with loss.
+/// Rows that pass through a model together, each one document with loss on every position.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Group {
-    /// Rows.
+    /// Number of rows.
     pub rows: f64,
-    /// Positions of a row.
+    /// Positions per row.
     pub len: usize,
 }
 
@@ -83,13 +83,13 @@ impl Group {
     }
 }
 
-/// The operations of one group's way through the model, forward and, where something changes, backward.
-pub fn group(model: &ModelConfig, group: Group, change: Change, recompute: Recompute) -> Operations {
+/// The operations of one group's pass through the model: forward, and backward if something is trained.
+pub fn group(model: &ModelConfig, group: Group, trained: Trained, recompute: Recompute) -> Operations {
     let pass = Pass { model, group, n: group.positions(), d: model.d_model as f64, heads: model.heads() };
     let layers = model.n_layers as f64;
     let mut all = vec![(1.0, moves(2.0 * pass.n * pass.d))]; // the embedding
     let mut block = [pass.attend(), pass.residual(), pass.feed_forward()].concat();
-    if change != Change::Nothing {
+    if trained != Trained::Nothing {
         match recompute {
             Recompute::None => {}
             Recompute::Activations => block.extend([pass.attend(), pass.feed_forward_again()].concat()),
@@ -101,8 +101,8 @@ pub fn group(model: &ModelConfig, group: Group, change: Change, recompute: Recom
         all.push((1.0, moves(3.0 * pass.n * pass.d)));
     }
     all.extend(block.into_iter().map(|operation| (layers, operation)));
-    all.extend(pass.head(change).into_iter().map(|operation| (1.0, operation)));
-    if change == Change::Preferences {
+    all.extend(pass.head(trained).into_iter().map(|operation| (1.0, operation)));
+    if trained == Trained::Preferences {
         let reference = [pass.attend(), pass.residual(), pass.feed_forward()].concat();
         all.extend(reference.into_iter().map(|operation| (layers, operation)));
         all.extend(pass.logits().into_iter().map(|operation| (1.0, operation)));
@@ -110,8 +110,8 @@ pub fn group(model: &ModelConfig, group: Group, change: Change, recompute: Recom
     all
 }
 
-/// What the update does once a step, all of it in f32: the norm of the gradient, the rule of each parameter, zeros for the
-/// next gradient.
+/// The operations of the update once per step, all in f32: the norm of the gradient, the update rule of each parameter,
+/// and zeroing the gradient.
 pub fn update(model: &ModelConfig, rule: Rule) -> Operations {
     let weights = model.params() as f64;
     let mut all = vec![(1.0, Operation::Weights { numbers: weights })];
@@ -127,8 +127,7 @@ pub fn update(model: &ModelConfig, rule: Rule) -> Operations {
     all
 }
 
-/// [`Muon`]'s update of so many matrices of one shape: momentum and its norm, the polynomial with the products that it is made of,
-/// the step.
+/// [`Muon`]'s update of `count` matrices of one shape: momentum and its norm, the products of the polynomial, and the step.
 fn muon(count: f64, d_out: usize, d_in: usize) -> Operations {
     let (small, large) = (d_out.min(d_in) as f64, d_out.max(d_in) as f64);
     let numbers = |each: f64| Operation::Weights { numbers: count * each };
@@ -145,12 +144,12 @@ fn muon(count: f64, d_out: usize, d_in: usize) -> Operations {
     ]
 }
 
-/// What adding the gradient of a lane to those before it does.
+/// Adds the gradient of a lane to the sum of the previous ones.
 pub fn lane_sum(weights: f64) -> Operation {
     Operation::Weights { numbers: 4.0 * weights }
 }
 
-/// Numbers that a position leaves for the backward pass, in all blocks.
+/// Elements that a position keeps for the backward pass, over all blocks.
 pub fn kept(model: &ModelConfig, recompute: Recompute) -> f64 {
     let (activations, states) = (block_activations(model) as f64, model.d_model as f64);
     let layers = model.n_layers as f64;
@@ -161,13 +160,13 @@ pub fn kept(model: &ModelConfig, recompute: Recompute) -> f64 {
     }
 }
 
-/// Numbers that a position leaves in one block beside the states between its halves: attention's result, queries, keys and
-/// values, what stands before the activation.
+/// Elements that a position keeps per block in addition to the states between its halves: the result of attention,
+/// queries, keys and values, and the input of the activation.
 pub fn block_activations(model: &ModelConfig) -> usize {
     model.heads().width() + model.heads().qkv_width() + 2 * hidden(model)
 }
 
-/// Hidden numbers that a position passes through in one block.
+/// Hidden elements that a position passes through in one block.
 pub fn hidden(model: &ModelConfig) -> usize {
     match model.is_moe() {
         true => (model.top_k + model.n_shared_experts) * model.expert_dim(),
@@ -175,7 +174,7 @@ pub fn hidden(model: &ModelConfig) -> usize {
     }
 }
 
-/// Pairs of a query and a key that it sees in a document of `len`.
+/// Number of pairs of a query and a key that it sees in a document of `len` positions.
 pub fn pairs(len: usize, window: Option<usize>) -> f64 {
     let seen = window.map_or(len, |window| window.min(len)) as f64;
     seen * (seen + 1.0) / 2.0 + (len as f64 - seen) * seen
@@ -185,12 +184,12 @@ fn product(m: f64, k: f64, n: f64) -> Operation {
     Operation::Product { batch: 1.0, m, k, n }
 }
 
-/// A pass without sums of rows or exponentials.
+/// A pass without row reductions or exponentials.
 fn moves(numbers: f64) -> Operation {
     Operation::Pass { rows: 0.0, numbers, exponentials: 0.0 }
 }
 
-/// A norm of `n` rows, forward or again: reads and writes them.
+/// A norm of `n` rows, forward or recomputed: reads and writes them.
 fn norm(n: f64, d: f64) -> Operation {
     Operation::Pass { rows: 0.3 * n, numbers: 2.0 * n * d, exponentials: 0.0 }
 }
@@ -200,7 +199,7 @@ fn norm_backward(n: f64, d: f64) -> Operation {
     Operation::Pass { rows: n, numbers: 4.0 * n * d, exponentials: 0.0 }
 }
 
-/// The three products of a linear layer's backward pass are two: by its input and by its weight.
+/// The two products of a linear layer's backward pass: the gradients of its input and of its weight.
 fn linear_backward(n: f64, d_in: f64, d_out: f64) -> [Operation; 2] {
     [product(n, d_out, d_in), product(d_out, n, d_in)]
 }
@@ -213,7 +212,7 @@ struct Pass<'a> {
     heads: Heads,
 }
 
-/// A gated feed-forward that stands in a block: the rows that pass through each copy of it.
+/// Copies of a gated feed-forward layer in a block, and the rows that pass through each.
 struct Gated {
     copies: f64,
     rows: f64,
@@ -226,7 +225,7 @@ impl Pass<'_> {
         Operation::Attention { positions: self.n, pairs, heads: self.heads, backward }
     }
 
-    /// Norm, `wqkv`, heads (norms of queries and keys), rotation, attention.
+    /// Norm, `wqkv`, norms of queries and keys if the model has them, rotation, attention.
     fn attend(&self) -> Vec<Operation> {
         let (n, d, qkv) = (self.n, self.d, self.heads.qkv_width() as f64);
         let mut all = vec![norm(n, d), product(n, d, qkv)];
@@ -258,7 +257,7 @@ impl Pass<'_> {
         all
     }
 
-    /// What every token passes through, and the experts, each with its share of the rows.
+    /// The feed-forward layer that every token passes through, and the experts, each with its share of the rows.
     fn gated(&self) -> (Option<Gated>, Option<Gated>) {
         let model = self.model;
         if !model.is_moe() {
@@ -281,7 +280,7 @@ impl Pass<'_> {
             all.extend(of.each(product(of.rows, of.hidden, d)));
         }
         if let Some(of) = &experts {
-            // The router, its softmax, rows to their experts and back.
+            // The router with its softmax, and moving rows to their experts and back.
             all.extend(self.router());
             all.extend([moves(2.0 * of.all() * d), moves(3.0 * of.all() * d)]);
         }
@@ -294,7 +293,7 @@ impl Pass<'_> {
         [product(self.n, self.d, experts), Operation::Pass { rows, numbers, exponentials: self.n * experts }]
     }
 
-    /// Norm and first products once more.
+    /// Recomputes the norm and the first products.
     fn feed_forward_again(&self) -> Vec<Operation> {
         let mut all = vec![norm(self.n, self.d)];
         let (dense, experts) = self.gated();
@@ -323,7 +322,7 @@ impl Pass<'_> {
         }
         if let Some(of) = &experts {
             let experts = self.model.n_experts as f64;
-            // Rows and their gradients to the experts, the gradient of the rows back, that of the router.
+            // Moving rows and their gradients to the experts, and the gradients of the rows back; the backward pass of the router.
             all.extend([moves(2.0 * of.all() * d), moves(2.0 * of.all() * d), moves(3.0 * of.all() * d)]);
             all.push(Operation::Pass { rows: 2.0 * n, numbers: 4.0 * n * experts, exponentials: 0.0 });
             all.extend(linear_backward(n, d, experts));
@@ -339,14 +338,14 @@ impl Pass<'_> {
         vec![moves(2.0 * n * d), norm(n, d), product(n, d, vocab), softmax]
     }
 
-    fn head(&self, change: Change) -> Vec<Operation> {
+    fn head(&self, trained: Trained) -> Vec<Operation> {
         let (n, d, vocab) = (self.n, self.d, self.model.vocab_size as f64);
-        if change == Change::Nothing {
+        if trained == Trained::Nothing {
             let rows = self.group.rows;
             return vec![norm(rows, d), product(rows, d, vocab), moves(3.0 * rows * vocab)];
         }
         let mut all = self.logits();
-        if change == Change::Preferences {
+        if trained == Trained::Preferences {
             all.extend(self.logits());
         }
         all.extend(linear_backward(n, d, vocab));
@@ -356,7 +355,7 @@ impl Pass<'_> {
 }
 
 impl Gated {
-    /// Rows of all copies.
+    /// Number of rows of all copies.
     fn all(&self) -> f64 {
         self.copies * self.rows
     }
@@ -365,8 +364,8 @@ impl Gated {
         std::iter::repeat_n(operation, self.copies as usize)
     }
 
-    /// SwiGLU over the rows of all copies: so many numbers and exponentials for each hidden one. A logistic function is an
-    /// exponential and a division, which takes as long.
+    /// SwiGLU over the rows of all copies, with this many elements and exponentials per hidden element. A logistic
+    /// function counts as two exponentials: one, and a division, which takes as long.
     fn activation(&self, numbers: f64, exponentials: f64) -> Operation {
         let hidden = self.all() * self.hidden;
         Operation::Pass { rows: 0.0, numbers: numbers * hidden, exponentials: exponentials * hidden }
@@ -394,7 +393,7 @@ mod tests {
         ModelConfig { n_experts: 4, top_k: 2, n_shared_experts: 1, expert_hidden_dim: Some(5), ..dense() }
     }
 
-    /// Multiply-adds of products with weights, and pairs of attention times its products.
+    /// Multiply-adds of products with weights, and attention pairs times the number of attention products.
     fn counted(operations: &Operations) -> (f64, f64) {
         operations.iter().fold((0.0, 0.0), |(products, attention), (count, operation)| match *operation {
             Operation::Product { batch, m, k, n } => (products + count * batch * m * k * n, attention),
@@ -409,24 +408,24 @@ mod tests {
     fn products_are_those_of_the_count_of_operations() {
         let rows = Group { rows: 3.0, len: 8 };
         for model in [dense(), moe()] {
-            let (products, attention) = counted(&group(&model, rows, Change::Weights, Recompute::None));
-            // The same as the definition of cost counts, but for attention's fifth product of the backward pass.
+            let (products, attention) = counted(&group(&model, rows, Trained::Weights, Recompute::None));
+            // Equal to the definition of cost, except for the fifth product of attention's backward pass.
             assert_eq!(2.0 * products, 24.0 * Cost::training(&model).linear);
             assert_eq!(attention, 2.0 * 3.0 * 36.0 * (2.0 + 5.0));
             let (again, of_attention) =
-                counted(&group(&model, rows, Change::Weights, Recompute::Activations));
-            // wqkv of 4x8, w1 and w3 of all feed-forwards that a token passes through.
+                counted(&group(&model, rows, Trained::Weights, Recompute::Activations));
+            // wqkv of 4x8, and w1 and w3 of all feed-forward layers that a token passes through.
             let hidden = if model.is_moe() { 3.0 * 5.0 } else { 6.0 };
             assert_eq!(again - products, 2.0 * 24.0 * (32.0 + 8.0 * hidden));
             assert_eq!(of_attention - attention, 2.0 * 3.0 * 36.0 * 2.0);
-            let (blocks, _) = counted(&group(&model, rows, Change::Weights, Recompute::Blocks));
+            let (blocks, _) = counted(&group(&model, rows, Trained::Weights, Recompute::Blocks));
             assert_eq!(blocks - again, 2.0 * 24.0 * 16.0); // wo of 4x4
-            // The reference's forward pass, and the logits once more.
-            let (preferences, _) = counted(&group(&model, rows, Change::Preferences, Recompute::None));
+            // The reference model's forward pass, and the logits a second time.
+            let (preferences, _) = counted(&group(&model, rows, Trained::Preferences, Recompute::None));
             let forward = Cost::forward(&model).linear / 2.0;
             assert_eq!(preferences - products, 24.0 * (forward + 40.0));
             // Only the last position of each row reaches the head.
-            let (nothing, _) = counted(&group(&model, rows, Change::Nothing, Recompute::None));
+            let (nothing, _) = counted(&group(&model, rows, Trained::Nothing, Recompute::None));
             assert_eq!(nothing, 24.0 * (forward - 40.0) + 3.0 * 40.0);
         }
     }
@@ -444,7 +443,7 @@ mod tests {
             let weights = model.params() as f64;
             let adamw = update(&model, Rule::AdamW);
             assert_eq!((counted(&adamw), numbers(&adamw)), ((0.0, 0.0), 9.0 * weights));
-            // In a block wq and wo of 4x4, wk and wv of 2x4, and each feed-forward's w1, w3 and w2 with one side of 4.
+            // In a block: wq and wo of 4x4, wk and wv of 2x4, and w1, w3 and w2 of each feed-forward layer, with one side of 4.
             let (of_one, copies) = if model.is_moe() { (5.0, 4.0 + 1.0) } else { (6.0, 1.0) };
             let of = |small: f64, large: f64| 2.0 * small * small * large + small * small * small;
             let products = 2.0 * of(4.0, 4.0) + 2.0 * of(2.0, 4.0) + copies * 3.0 * of(4.0, of_one);
@@ -466,7 +465,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_follows_what_is_computed_again() {
-        // Attention's result 4, queries, keys and values 8, before the activation 12; two states of 4 between halves.
+        // Attention's result 4, queries, keys and values 8, input of the activation 12; two states of 4 between halves.
         let kept = [Recompute::None, Recompute::Activations, Recompute::Blocks].map(|r| kept(&dense(), r));
         assert_eq!(kept, [2.0 * 32.0, 2.0 * 8.0 + 24.0, 2.0 * 4.0 + 4.0 + 24.0]);
         assert_eq!(hidden(&moe()), 15);

@@ -1,4 +1,4 @@
-//! Attention: rotated and laid out head by head, over documents, and going on from caches.
+//! Checks of attention: rotation and per-head layout, attention within documents, continuation from caches.
 
 use super::{EXACT, Gradients, Probe, ROUNDING, tensor, variable};
 use crate::Result;
@@ -18,7 +18,7 @@ pub fn check<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     cached(probe)
 }
 
-/// Queries, keys and values of the reference: `(n_heads, n, head_dim)`, and `(n_kv_heads, n, head_dim)` twice.
+/// The reference's queries, keys and values: `(n_heads, n, head_dim)`, and `(n_kv_heads, n, head_dim)` twice.
 ///
 /// `qkv`: `(n, qkv_width)`.
 fn split(qkv: &Tensor, batch: &Ragged, heads: Heads, theta: f64) -> CandleResult<[Tensor; 3]> {
@@ -33,7 +33,7 @@ fn split(qkv: &Tensor, batch: &Ragged, heads: Heads, theta: f64) -> CandleResult
     Ok([q, k, part(heads.width() + heads.kv_width(), heads.n_kv_heads)?])
 }
 
-/// Queries as backends lay them out, `(n_kv_heads, n, repeats, head_dim)`, times `1 / sqrt(head_dim)`.
+/// Queries in the layout of backends, `(n_kv_heads, n, repeats, head_dim)`, times `1 / sqrt(head_dim)`.
 fn grouped(q: &Tensor, heads: Heads) -> CandleResult<Tensor> {
     let groups = q.reshape((heads.n_kv_heads, heads.repeats(), q.dim(1)?, heads.head_dim))?;
     groups.transpose(1, 2)? / (heads.head_dim as f64).sqrt()
@@ -53,7 +53,7 @@ fn heads<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     probe.compare_buffer("split_heads", ROUNDING, &got.k, &k)?;
     probe.compare_buffer("split_heads", EXACT, &got.v, &v)?;
 
-    // Any numbers of the right shapes serve as gradients: those of other heads do.
+    // Any values of the right shapes can serve as gradients; these are the split heads of other random values.
     let grad = backend.split_heads(&backend.buffer(&other, width)?, &batch, heads)?;
     let mut scalar = Tensor::new(0f64, &Device::Cpu)?;
     for (part, grad) in [(&q, &grad.q), (&k, &grad.k), (&v, &grad.v)] {
@@ -65,7 +65,7 @@ fn heads<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     probe.compare_buffer("join_heads", ROUNDING, &backend.join_heads(&grad, &batch, heads)?, &dqkv)
 }
 
-/// The result of attention, from the reference's queries, keys and values: `(n, width)`.
+/// The result of attention on the reference's queries, keys and values: `(n, width)`.
 fn attend<B: Backend>(probe: &Probe<B>, [q, k, v]: [&Tensor; 3], dropout: Option<Dropout>) -> Result<Tensor> {
     let (n, heads) = (probe.n(), probe.config.heads());
     let visible = reference::visible(&probe.batch, probe.config.window);
@@ -83,7 +83,7 @@ fn over_documents<B: Backend>(probe: &mut Probe<B>, dropout: Option<Dropout>) ->
     let batch = on_device(probe, &probe.batch)?;
     let width = heads.qkv_width();
     let (mut qkv, dout) = (probe.draw(n * width)?, probe.draw(n * heads.width())?);
-    qkv.iter_mut().for_each(|x| *x *= 2.0); // some keys are then seen much more than others
+    qkv.iter_mut().for_each(|x| *x *= 2.0); // makes some probabilities much larger than others
     let of_qkv = variable(&qkv, (n, width))?;
     let [q, k, v] = split(&of_qkv, &probe.batch, heads, probe.config.rope_theta)?;
     let want = attend(probe, [&q, &k, &v], dropout)?;
@@ -99,7 +99,8 @@ fn over_documents<B: Backend>(probe: &mut Probe<B>, dropout: Option<Dropout>) ->
     probe.compare_buffer("attention_backward", ROUNDING, &backend.join_heads(&grad, &batch, heads)?, &dqkv)
 }
 
-/// The second half of each document, whose first half lies in a cache: in a copy of it, then behind it.
+/// Checks the second half of each document, with the first half in a cache: appended to a copy of that cache, then as a
+/// separate piece after it.
 fn cached<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     let (backend, n, heads) = (probe.backend, probe.n(), probe.config.heads());
     let width = heads.qkv_width();
@@ -109,7 +110,7 @@ fn cached<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     let documents: Vec<[usize; 2]> = probe.batch.documents.windows(2).map(|d| [d[0], d[1]]).collect();
     let attention = Attention::of(probe.config);
 
-    // The rows of a part of each document as a batch of their own.
+    // Makes a batch of a part of each document.
     let part = |bounds: &[[usize; 2]], starts: Vec<usize>| -> Result<(B::Batch, Qkv<B>)> {
         let ids: Vec<&[u32]> = bounds.iter().map(|b| &probe.batch.ids[b[0]..b[1]]).collect();
         let batch = on_device(probe, &Ragged { starts, ..Ragged::prompts(&ids) })?;
@@ -141,7 +142,7 @@ fn cached<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     }
     let rows: Vec<u32> = ends.iter().flat_map(|end| end[0] as u32..end[1] as u32).collect();
     let want = want.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
-    // The last position of each document alone, as texts are written.
+    // Only the last position of each document, as in generation.
     let lasts: Vec<[usize; 2]> = documents.iter().map(|d| [d[1] - 1, d[1]]).collect();
     let (alone, last) = part(&lasts, documents.iter().map(|d| d[1] - d[0] - 1).collect())?;
     let whole = (0..read.len()).map(|i| vec![(&copies[i], read[i] + lens[i])]);
@@ -149,16 +150,16 @@ fn cached<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     probe.compare_buffer("attention_cached", ROUNDING, &out, &want)?;
     let pieces = (0..read.len()).map(|i| vec![(&firsts[i], read[i]), (&owns[i], lens[i])]);
     let out = backend.attention_cached(&rest, &pieces.collect::<Vec<_>>(), &batch, &attention)?;
-    probe.compare_buffer("attention_cached behind a shared beginning", ROUNDING, &out, &want)?;
+    probe.compare_buffer("attention_cached, shared prefix", ROUNDING, &out, &want)?;
 
     let ends: Vec<u32> = last_rows(&lens);
     let want = want.index_select(&Tensor::new(ends, &Device::Cpu)?, 0)?;
     let pieces = (0..read.len()).map(|i| vec![(&firsts[i], read[i]), (&owns[i], lens[i])]);
     let out = backend.attention_cached(&last, &pieces.collect::<Vec<_>>(), &alone, &attention)?;
-    probe.compare_buffer("attention_cached of one position", ROUNDING, &out, &want)
+    probe.compare_buffer("attention_cached, one position", ROUNDING, &out, &want)
 }
 
-/// The last row of each of several documents of these lengths.
+/// The index of the last row of each of several consecutive documents of these lengths.
 fn last_rows(lens: &[usize]) -> Vec<u32> {
     let ends = lens.iter().scan(0, |end, len| {
         *end += len;

@@ -1,6 +1,6 @@
-//! The mixture of experts: routes, rows laid out expert by expert, their products.
+//! Checks of the mixture of experts: routes, rows grouped by expert, their products.
 
-use super::{CLEAR, EXACT, Gradients, Probe, ROUNDING, TRIES, tensor, unclear, variable};
+use super::{EXACT, Gradients, MAX_DRAWS, MIN_MARGIN, Probe, ROUNDING, ambiguous_routing, tensor, variable};
 use crate::Result;
 use crate::backend::{Backend, Balancing};
 use crate::layout::Matrix;
@@ -22,7 +22,7 @@ pub fn check<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     let of_rows = rows.pick(&weights.flatten_all()?, |token, expert| token * n_experts + expert)?; // (rows,)
     probe.compare_floats("route_weights", ROUNDING, &backend.route_weights(&routes)?, &of_rows)?;
 
-    // The gradient of the logits, from that of the rows' weights and from a balance over spans.
+    // The gradient of the logits, from those of the row weights and of a balancing loss over spans.
     let dweights = probe.draw(rows.places.len())?;
     let through_weights = (&of_rows * tensor(&dweights, dweights.len())?)?.sum_all()?;
     let dweights = backend.floats(dweights)?;
@@ -43,7 +43,7 @@ pub fn check<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
         let got = backend.route_backward(&dweights, &routes, &balancing)?;
         probe.compare_buffer("route_backward", ROUNDING, &got, &dlogits)?;
         let stats = backend.route_stats(&routes, &balancing)?;
-        // The mean score is a sum of n numbers one after the other.
+        // The mean score is a sequential sum of n terms.
         let bound = ROUNDING.max(6e-8 * n as f64);
         probe.compare("route_stats", bound, &[stats.aux_loss as f32], &aux)?;
         let load: Vec<f32> = stats.load.iter().map(|&tokens| tokens as f32).collect();
@@ -72,20 +72,20 @@ pub fn check<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     Ok(())
 }
 
-/// Router logits that no rounding sends elsewhere.
+/// Router logits for which rounding cannot change the routes.
 fn clear_logits<B: Backend>(probe: &mut Probe<B>, n_experts: usize, top_k: usize) -> Result<Vec<f32>> {
     let n = probe.n();
-    for _ in 0..TRIES {
+    for _ in 0..MAX_DRAWS {
         let logits = probe.draw(n * n_experts)?;
         let scores = reference::softmax(&tensor(&logits, (n, n_experts))?)?;
-        if reference::margin(&scores, top_k)? > CLEAR {
+        if reference::margin(&scores, top_k)? > MIN_MARGIN {
             return Ok(logits);
         }
     }
-    Err(unclear())
+    Err(ambiguous_routing())
 }
 
-/// The rows of tokens, expert by expert, in the order of the tokens.
+/// The rows of tokens, grouped by expert, in the order of the tokens.
 struct Rows {
     /// `(token, expert)` of each row.
     places: Vec<(usize, usize)>,
@@ -105,7 +105,7 @@ impl Rows {
         Ok(Self { places: (0..n_experts).flat_map(of_expert).collect(), n_experts })
     }
 
-    /// For each row the number of `flat` that `place` says of its token and expert.
+    /// Selects for each row the element of `flat` whose index `place` returns for its token and expert.
     fn pick(&self, flat: &Tensor, place: impl Fn(usize, usize) -> usize) -> Result<Tensor> {
         let index: Vec<u32> =
             self.places.iter().map(|&(token, expert)| place(token, expert) as u32).collect();
@@ -117,14 +117,14 @@ impl Rows {
         Ok(Tensor::new(tokens, &Device::Cpu)?)
     }
 
-    /// Where the rows of an expert begin, and how many they are.
+    /// Start and number of an expert's rows.
     fn group(&self, expert: usize) -> (usize, usize) {
         let first = self.places.partition_point(|place| place.1 < expert);
         (first, self.places.partition_point(|place| place.1 <= expert) - first)
     }
 }
 
-/// Each expert's rows with its own matrix.
+/// Checks the products of each expert's rows with its own matrix.
 fn products<B: Backend>(
     probe: &mut Probe<B>,
     rows: &Rows,

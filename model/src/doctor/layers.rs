@@ -1,4 +1,4 @@
-//! Embedding, norms, linear layers, the activation, the head; and what moves rows.
+//! Checks of embedding, norms, linear layers, activation and head, and of operations that move rows.
 
 use super::{EXACT, Gradients, Probe, ROUNDING, tensor, variable};
 use crate::Result;
@@ -24,7 +24,7 @@ pub fn check<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     head(probe)
 }
 
-/// Copies, sums, dropout, and rows picked and put back.
+/// Copies, sums, dropout, and rows that are selected and scattered back.
 fn rows<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     let (backend, n, d) = (probe.backend, probe.n(), probe.config.d_model);
     let (x, y) = (probe.draw(n * d)?, probe.draw(n * d)?);
@@ -78,8 +78,8 @@ fn norm<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     let (x, dy) = (backend.buffer(&x, d)?, backend.buffer(&dy, d)?);
     let (y, inverse) = backend.rms_norm(&x, &probe.w, &scale, eps)?;
     probe.compare_buffer("rms_norm", ROUNDING, &y, &want)?;
-    let again = backend.rms_norm_again(&x, &inverse, &probe.w, &scale)?;
-    probe.compare_buffer("rms_norm_again", ROUNDING, &again, &want)?;
+    let again = backend.rms_norm_recompute(&x, &inverse, &probe.w, &scale)?;
+    probe.compare_buffer("rms_norm_recompute", ROUNDING, &again, &want)?;
     let (start, mut grads) = probe.some_gradients()?;
     let mut sum = backend.buffer(&start_dx, d)?;
     backend.rms_norm_backward(&mut sum, &mut grads, &dy, &x, &inverse, &probe.w, &scale)?;
@@ -88,7 +88,7 @@ fn norm<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     probe.compare_gradients("rms_norm_backward", &start, &grads, &[(&scale, &dscale)])
 }
 
-/// The norm of queries, which stand in the first columns, and of keys, which stand behind them.
+/// The norms of queries, in the first columns, and of keys, in the columns after them.
 fn head_norm<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     let Some(scales) = probe.layout.blocks[0].qk_norms.clone() else { return Ok(()) };
     let (backend, n, eps, heads) = (probe.backend, probe.n(), probe.config.norm_eps, probe.config.heads());
@@ -146,7 +146,7 @@ fn linear<B: Backend>(probe: &mut Probe<B>, m: &Matrix) -> Result<()> {
     probe.compare_gradients("linear_weight_grad", &start, &grads, &[(&m.range, &dw)])
 }
 
-/// With a weight for each row, as experts have, and without.
+/// With one weight per row, as for experts, and without.
 fn swiglu<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     let (backend, n, block) = (probe.backend, probe.n(), &probe.layout.blocks[0]);
     let experts = block.experts.as_ref().map(|experts| experts.hidden);

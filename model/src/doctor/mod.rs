@@ -1,8 +1,8 @@
-//! Whether a backend computes what [`crate::reference`] computes, on the machine at hand: each operation by itself,
-//! forward and backward, then whole passes of a model.
+//! Checks on the current machine that a backend agrees with [`crate::reference`]: each operation separately, forward
+//! and backward, then whole passes of a model.
 //!
-//! A backend and a [`Case`] flow in, a list of [`Check`]s flows out. Tests run the same list over random cases.
-//! *Invariant:* what is expected comes from the reference, in `f64` on the processor.
+//! The inputs are a backend and a [`Case`], the output is a list of [`Check`]s. Tests run the same list over random
+//! cases. *Invariant:* expected values come from the reference, in `f64` on the CPU.
 
 mod attention;
 mod experts;
@@ -22,27 +22,27 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use std::ops::Range;
 
-/// One comparison of what a backend computes with what is expected.
+/// A comparison of a backend's result with the expected one.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Check {
-    /// The operation, by the name that [`Backend`] gives it, or what it is a part of.
+    /// Name of the operation as in [`Backend`], or of the group that it belongs to.
     pub name: &'static str,
-    /// The largest deviation, as a share of the largest number expected.
+    /// Largest absolute deviation, relative to the largest absolute expected value.
     pub off: f64,
-    /// Deviations up to this are rounding.
+    /// Largest deviation that counts as rounding.
     pub bound: f64,
-    /// Why there is nothing to compare.
+    /// Why nothing could be compared, if so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
 }
 
 impl Check {
-    /// Whether the deviation is rounding.
+    /// Whether the deviation is within rounding.
     pub fn is_ok(&self) -> bool {
-        self.problem.is_none() && self.off <= self.bound // a deviation that is not a number is none
+        self.problem.is_none() && self.off <= self.bound // false if the deviation is NaN
     }
 
-    /// How bad it is: above one is too bad.
+    /// Deviation relative to the bound, at most 1; infinity if the check fails.
     fn badness(&self) -> f64 {
         match self.is_ok() {
             true => (self.off / self.bound.max(f64::MIN_POSITIVE)).min(1.0),
@@ -51,7 +51,7 @@ impl Check {
     }
 }
 
-/// The worst check of each name, in the order of their first.
+/// Returns the worst check of each name, in the order in which the names first appear.
 pub fn worst(checks: impl IntoIterator<Item = Check>) -> Vec<Check> {
     let mut worst: Vec<Check> = vec![];
     for check in checks {
@@ -64,19 +64,19 @@ pub fn worst(checks: impl IntoIterator<Item = Check>) -> Vec<Check> {
     worst
 }
 
-/// What checks are made with.
+/// The input of the checks.
 #[derive(Debug, Clone)]
 pub struct Case {
-    /// The shape of the model.
+    /// Configuration of the model.
     pub config: ModelConfig,
-    /// Lengths of the documents of each row.
+    /// Lengths of the documents in each row.
     pub rows: Vec<Vec<u32>>,
-    /// Names the random numbers.
+    /// Seed of the random numbers.
     pub seed: u64,
 }
 
 impl Case {
-    /// Cases that between them reach every operation and every variant of a model; they take some seconds.
+    /// Returns cases that together cover every operation and every variant of a model; checking them takes some seconds.
     pub fn usual() -> Vec<Self> {
         let dense = ModelConfig {
             d_model: 96,
@@ -103,7 +103,7 @@ impl Case {
         [experts, variant, single, dense].map(case).into()
     }
 
-    /// Its documents with random tokens; every third position carries no loss.
+    /// The documents of the case with random tokens; every third position carries no loss.
     fn batch(&self) -> Ragged {
         let mut numbers = stream(self.seed, Purpose::Order, 0);
         let mut ids = |n: u32| -> Vec<u32> {
@@ -119,7 +119,7 @@ impl Case {
     }
 }
 
-/// Some checks by a name.
+/// A named group of checks.
 type Part<B> = (&'static str, fn(&mut Probe<B>) -> Result<()>);
 
 /// Compares every operation of a backend with the reference.
@@ -145,37 +145,37 @@ pub fn checks<B: Backend>(backend: &B, case: &Case) -> Vec<Check> {
     checks
 }
 
-/// Moving numbers leaves them as they are.
+/// Bound for operations that only move values.
 const EXACT: f64 = 0.0;
 
-/// Sums of some hundred products of f32.
+/// Bound for sums of some hundred f32 products.
 const ROUNDING: f64 = 3e-6;
 
-/// Roundings of activations that an operation makes one after the other, at most.
+/// Maximum number of successive roundings of activations within one operation.
 const ROUNDINGS: f64 = 4.0;
 
-/// Scores of experts that lie this far apart are ranked alike however they are rounded.
-const CLEAR: f64 = 1e-5;
+/// Minimum distance between the scores of experts at which rounding cannot change their order.
+const MIN_MARGIN: f64 = 1e-5;
 
-/// Draws of numbers in search of clear ones.
-const TRIES: usize = 100;
+/// Maximum number of draws to find scores that far apart.
+const MAX_DRAWS: usize = 100;
 
-fn unclear() -> crate::Error {
+fn ambiguous_routing() -> crate::Error {
     crate::Error::Input(format!(
-        "in each of {TRIES} draws some token has two experts whose scores are within {CLEAR} of one another; \
-         compare shorter rows"
+        "no unambiguous routing: in each of {MAX_DRAWS} draws, some token has two experts whose scores differ by \
+         less than {MIN_MARGIN}; use shorter rows"
     ))
 }
 
-/// What the checks of a part share.
+/// State that the checks of a group share.
 struct Probe<'a, B: Backend> {
     backend: &'a B,
     config: &'a ModelConfig,
     case: &'a Case,
     layout: Layout,
-    /// Random weights from -1 to 1.
+    /// Random weights in [-1, 1).
     weights: Vec<f32>,
-    /// The same, the backend's.
+    /// The same weights on the backend.
     w: B::Weights,
     batch: Ragged,
     numbers: ChaCha8Rng,
@@ -194,23 +194,23 @@ impl<'a, B: Backend> Probe<'a, B> {
         Ok(Self { backend, config, case, layout, weights, w, batch, numbers, checks: vec![] })
     }
 
-    /// Positions of the batch.
+    /// Number of positions of the batch.
     fn n(&self) -> usize {
         self.batch.len()
     }
 
-    /// Random numbers from -1 to 1, which the backend's activations can be.
+    /// Random values in [-1, 1) that the backend's activation type represents exactly.
     fn draw(&mut self, len: usize) -> Result<Vec<f32>> {
         draw(self.backend, &mut self.numbers, len)
     }
 
-    /// Random gradients of all weights, to which an operation adds.
+    /// Random initial gradients of all weights, to which an operation adds.
     fn some_gradients(&mut self) -> Result<(Vec<f32>, B::Floats)> {
         let start = self.draw(self.layout.len())?;
         Ok((start.clone(), self.backend.floats(start)?))
     }
 
-    /// Some of the weights as a variable.
+    /// A range of the weights as a variable.
     fn param(&self, range: &Range<usize>, shape: impl Into<Shape>) -> CandleResult<Var> {
         variable(&self.weights[range.clone()], shape)
     }
@@ -222,11 +222,11 @@ impl<'a, B: Backend> Probe<'a, B> {
 
     fn compare(&mut self, name: &'static str, bound: f64, got: &[f32], want: &Tensor) -> Result<()> {
         let want = want.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
-        // Activations are rounded on the way; what only moves is not.
+        // Activations are rounded along the way; operations that only move values do not round.
         let bound = if bound == EXACT { EXACT } else { bound.max(ROUNDINGS * self.backend.rounding()) };
         let off = if got.len() == want.len() { deviation(got, &want) } else { f64::NAN };
         let problem =
-            (got.len() != want.len()).then(|| format!("{} numbers instead of {}", got.len(), want.len()));
+            (got.len() != want.len()).then(|| format!("{} values, expected {}", got.len(), want.len()));
         self.checks.push(Check { name, off, bound, problem });
         Ok(())
     }
@@ -253,7 +253,7 @@ impl<'a, B: Backend> Probe<'a, B> {
         self.compare(name, bound, &backend.read(got)?, want)
     }
 
-    /// Compares gradients that were `start` and to which some of `parts` were added.
+    /// Compares gradients that started at `start` and to which `parts` were added.
     fn compare_gradients(
         &mut self,
         name: &'static str,
@@ -275,7 +275,7 @@ fn draw<B: Backend>(backend: &B, numbers: &mut ChaCha8Rng, len: usize) -> Result
     backend.read_buffer(&backend.buffer(&drawn, len)?)
 }
 
-/// The largest absolute difference as a share of the largest number wanted; NaN where one is.
+/// The largest absolute difference relative to the largest absolute expected value; NaN if any value is NaN.
 fn deviation(got: &[f32], want: &[f64]) -> f64 {
     let largest = |numbers: &mut dyn Iterator<Item = f64>| {
         numbers.fold(0.0f64, |most, x| if x.is_nan() || most.is_nan() { f64::NAN } else { most.max(x.abs()) })
@@ -292,16 +292,16 @@ fn variable(values: &[f32], shape: impl Into<Shape>) -> CandleResult<Var> {
     Var::from_tensor(&tensor(values, shape)?)
 }
 
-/// Gradients by all variables.
+/// Gradients with respect to all variables.
 struct Gradients(GradStore);
 
 impl Gradients {
-    /// Those of a scalar.
+    /// The gradients of a scalar.
     fn of(scalar: &Tensor) -> CandleResult<Self> {
         scalar.backward().map(Self)
     }
 
-    /// Those of `sum of y dy`.
+    /// The gradients of `sum of y dy`.
     fn through(y: &Tensor, dy: &Tensor) -> CandleResult<Self> {
         Self::of(&(y * dy)?.sum_all()?)
     }

@@ -1,38 +1,38 @@
-//! Whole passes of a model with the weights that training starts from.
+//! Checks of whole passes of a model with its initial weights.
 
-use super::{CLEAR, EXACT, Probe, TRIES, tensor, unclear};
+use super::{EXACT, MAX_DRAWS, MIN_MARGIN, Probe, ambiguous_routing, tensor};
 use crate::Result;
 use crate::backend::Backend;
 use crate::reference::{Pass as Expected, Reference};
 use crate::tokens::Ragged;
-use crate::transformer::{AuxShare, Mode, Recompute, Transformer};
+use crate::transformer::{BatchInfo, Mode, Recompute, Transformer};
 use crate::weights::Weights;
 use candle_core::{DType, Device};
 
-/// What the mean loss divides by, about.
+/// Scale of the summed loss; in training it is one over the number of counted positions.
 const SCALE: f64 = 0.1;
 
-/// Names the dropout.
+/// Seed of the dropout.
 const DROPOUT_SEED: u64 = 9;
 
-/// A norm of a state near zero, as narrow widths and dropout leave it, multiplies rounding (6e-8) by up to
-/// `1 / sqrt(norm_eps) = 316`, and there are up to nine norms. Of 1,000 random shapes the worst was 1.4e-4 below width 8
-/// and 5.5e-6 from there on.
+/// A norm of a state near zero, which narrow widths and dropout produce, multiplies rounding errors (6e-8) by up to
+/// `1 / sqrt(norm_eps) = 316`, and there are up to nine norms. Over 1,000 random shapes the worst deviation was 1.4e-4
+/// below width 8 and 5.5e-6 from width 8 on.
 fn bound<B: Backend>(probe: &Probe<B>) -> f64 {
     let narrowest = match probe.config.qk_norm {
         true => probe.config.d_model.min(probe.config.head_dim()),
         false => probe.config.d_model,
     };
     let bound: f64 = if narrowest < 8 { 1e-3 } else { 5e-5 };
-    // Of coarser numbers the worst of the usual cases was 6 roundings.
+    // In lower precisions the worst of the usual cases was 6 roundings.
     bound.max(16.0 * probe.backend.rounding())
 }
 
 pub fn check<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
-    if probe.config.is_moe() && probe.backend.rounding() > CLEAR {
-        return Ok(()); // in numbers as coarse as these some token is always sent to another expert
+    if probe.config.is_moe() && probe.backend.rounding() > MIN_MARGIN {
+        return Ok(()); // at this precision some token is always routed to another expert
     }
-    let (reference, weights) = clear_weights(probe)?;
+    let (reference, weights) = unambiguous_weights(probe)?;
     let model = Transformer::from_weights(probe.config, weights, probe.backend)?;
     for recompute in [Recompute::None, Recompute::Activations, Recompute::Blocks] {
         training(probe, &reference, &model, recompute)?;
@@ -40,20 +40,20 @@ pub fn check<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
     inference(probe, &reference, &model)
 }
 
-/// Weights with which no rounding sends a token to another expert.
-fn clear_weights<B: Backend>(probe: &Probe<B>) -> Result<(Reference, Weights)> {
-    for seed in (probe.case.seed..).take(TRIES) {
+/// Weights for which rounding cannot route a token to another expert.
+fn unambiguous_weights<B: Backend>(probe: &Probe<B>) -> Result<(Reference, Weights)> {
+    for seed in (probe.case.seed..).take(MAX_DRAWS) {
         let weights = Weights::random(probe.config, seed);
         let reference = Reference::new(probe.config, &weights.flat, DType::F64, &Device::Cpu)?;
         let margin = |seed| Ok::<f64, crate::Error>(reference.pass(&probe.batch, seed)?.margin);
-        if margin(Some(DROPOUT_SEED))?.min(margin(None)?) > CLEAR {
+        if margin(Some(DROPOUT_SEED))?.min(margin(None)?) > MIN_MARGIN {
             return Ok((reference, weights));
         }
     }
-    Err(unclear())
+    Err(ambiguous_routing())
 }
 
-/// One forward and backward pass: loss and gradients, through the cross-entropy and through log-probabilities.
+/// Checks a forward and backward pass: loss and gradients, through the cross-entropy and through log-probabilities.
 fn training<B: Backend>(
     probe: &mut Probe<B>,
     reference: &Reference,
@@ -63,7 +63,7 @@ fn training<B: Backend>(
     let (backend, batch, bound) = (probe.backend, probe.batch.clone(), bound(probe));
     let expected = reference.pass(&batch, Some(DROPOUT_SEED))?;
     let log_probs = reference.log_probs(&batch, expected.hidden())?;
-    let aux = AuxShare { sequences: batch.rows.len() - 1, positions: batch.len(), loads: None };
+    let aux = BatchInfo { sequences: batch.rows.len() - 1, positions: batch.len(), loads: None };
     let mode = Mode::Train { dropout_seed: DROPOUT_SEED, aux, recompute, loss_scale: 1.0 };
     let pass = model.pass(batch.clone(), mode)?;
 
@@ -95,7 +95,7 @@ fn training<B: Backend>(
     probe.compare_floats("gradient of log-probabilities", bound, &grads, &tensor(&want, want.len())?)
 }
 
-/// States, log-probabilities and logits.
+/// Checks states, log-probabilities and logits.
 fn inference<B: Backend>(probe: &mut Probe<B>, reference: &Reference, model: &Transformer<B>) -> Result<()> {
     let (batch, bound): (Ragged, f64) = (probe.batch.clone(), bound(probe));
     let expected: Expected = reference.pass(&batch, None)?;

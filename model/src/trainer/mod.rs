@@ -1,24 +1,24 @@
 //! Optimizer steps: accumulate the gradients of a batch, reduce them, update the weights.
 //!
-//! A batch is cut into a fixed number of lanes; lane `i` takes items `i, i + lanes, ...` through the whole model into
-//! a gradient of its own, a few at a time, so that memory does not grow with the batch. [`reduce`] sums the lanes in
-//! order, wherever they were computed, and [`update`] changes the weights. Which thread runs a lane does not matter, so
-//! the result is the same to the last bit for any number of threads. The threads are those of the rayon pool that the
-//! caller has installed.
+//! A batch is divided into a fixed number of lanes; lane `i` passes items `i, i + lanes, ...` through the whole model and
+//! accumulates their gradient, a few items at a time, so that memory does not grow with the batch. [`reduce`] sums the
+//! lanes in a fixed order, and [`update`] changes the weights. The result does not depend on which thread runs a lane, so
+//! it is identical to the last bit for any number of threads. The threads are those of the rayon pool that the caller has
+//! installed.
 
 mod loss_scale;
 pub mod reduce;
 pub mod update;
 
 use loss_scale::LossScale;
-pub use reduce::{Here, Reduce};
+pub use reduce::{LocalReduce, Reduce};
 pub use update::{Groups, Multipliers, OptimizerConfig, Rule};
 
 use crate::backend::{Backend, Cpu, RouterStats, mix};
 use crate::lora::Lora;
 use crate::random::{Purpose, derived_seed};
 use crate::tokens::{Ragged, Sequence};
-use crate::transformer::{AuxShare, Mode, Pass, Recompute, Transformer};
+use crate::transformer::{BatchInfo, Mode, Pass, Recompute, Transformer};
 use crate::weights::finite;
 use crate::{AuxLoss, Error, Result};
 use rayon::prelude::*;
@@ -29,21 +29,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use update::{Optimizer, Step};
 
-/// How a batch is worked on.
+/// Division of a batch into lanes, recomputation and seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LaneConfig {
-    /// Lanes of a batch; part of the result, unlike the threads.
+    /// Number of lanes of a batch; it affects the result, unlike the number of threads.
     pub lanes: usize,
-    /// What is computed again in the backward pass.
+    /// Activations that the backward pass recomputes.
     pub recompute: Recompute,
-    /// Seed of dropout.
+    /// Seed of the run, from which that of dropout is derived.
     pub seed: u64,
 }
 
-/// What a training goes on from, by name: numbers of f32.
+/// State from which training resumes: arrays of f32 by name.
 pub type State<'a> = Vec<(&'static str, Cow<'a, [f32]>)>;
 
-/// A model in training: weights, moments, gradients.
+/// A model in training, with its optimizer state and gradients.
 pub struct Trainer<B: Backend = Cpu> {
     /// The model; its weights change with every step.
     pub transformer: Transformer<B>,
@@ -55,15 +55,15 @@ pub struct Trainer<B: Backend = Cpu> {
     reduce: Box<dyn Reduce<B>>,
     steps: u64,
     loss_scale: LossScale,
-    /// Passes since the last step, so that dropout differs between accumulated batches.
+    /// Batches accumulated since the last step; makes dropout differ between them.
     passes: u64,
 }
 
 impl<B: Backend> Trainer<B> {
-    /// Trains all weights, or the adapters if there are any.
+    /// Creates a trainer of all weights, or only of the adapters if there are any.
     ///
     /// # Errors
-    /// Where the device has no room for the moments, or adapters are not of this model.
+    /// If the adapters belong to a model of another shape, or the device fails, for example by running out of memory.
     pub fn new(
         mut transformer: Transformer<B>,
         lora: Option<Lora<B>>,
@@ -81,7 +81,7 @@ impl<B: Backend> Trainer<B> {
         let lanes = if B::LANES { lane_config.lanes.max(1) } else { 1 };
         Ok(Self {
             lanes,
-            reduce: Box::new(Here::new(lanes)),
+            reduce: Box::new(LocalReduce::new(lanes)),
             transformer,
             lora,
             optimizer,
@@ -93,29 +93,29 @@ impl<B: Backend> Trainer<B> {
         })
     }
 
-    /// Optimizer steps taken.
+    /// Returns the number of optimizer steps, including skipped ones.
     pub fn steps(&self) -> u64 {
         self.steps
     }
 
-    /// Steps that changed nothing, as their gradient overflowed the numbers of the device.
+    /// Returns the number of steps that left the weights unchanged because their gradient overflowed in half precision.
     pub fn skipped_steps(&self) -> u64 {
         self.loss_scale.skipped()
     }
 
-    /// The adapters, where they are what is trained.
+    /// Returns the adapters, if these are trained instead of the weights.
     pub fn lora(&self) -> Option<&Lora<B>> {
         self.lora.as_ref()
     }
 
-    /// Takes a batch through the model and adds its gradient.
+    /// Passes a batch through the model and accumulates its gradient.
     ///
-    /// `rows` names the sequences of an item. `work` gets a pass over some items and the gradient to add to; its
-    /// results come back in a fixed order. The batch is what the routers are balanced over with
-    /// `aux_loss_per = "batch"`: their loads are then counted first, in a forward pass more.
+    /// `rows` returns the sequences of an item. `work` receives a pass over some items and the gradient to add to; its
+    /// results are returned in a fixed order. With `aux_loss_per = "batch"`, routers are balanced over this batch: an
+    /// additional forward pass first counts their loads.
     ///
     /// # Errors
-    /// What `work` fails with; where a token is outside the vocabulary; where the device fails.
+    /// If `work` fails, a token is outside the vocabulary, or the device fails.
     pub fn accumulate<T: Sync, S: Send>(
         &mut self,
         items: &[T],
@@ -124,7 +124,7 @@ impl<B: Backend> Trainer<B> {
     ) -> Result<Vec<S>> {
         let seed = mix(self.dropout_seed ^ mix(self.steps) ^ mix(self.passes.wrapping_mul(0x9e37)));
         self.passes += 1;
-        let mut aux = AuxShare::of(items.iter().flat_map(&rows));
+        let mut aux = BatchInfo::of(items.iter().flat_map(&rows));
         let config = &self.transformer.config;
         if config.is_moe() && config.aux_loss_alpha > 0.0 && config.aux_loss_per == AuxLoss::Batch {
             let mode = |dropout_seed| Mode::Route { dropout_seed: Some(dropout_seed) };
@@ -136,7 +136,7 @@ impl<B: Backend> Trainer<B> {
         self.each_pass(items, &rows, seed, mode, work)
     }
 
-    /// Works on a batch pass by pass, each with its own stream of dropout.
+    /// Divides a batch into passes and calls `work` for each; every pass has its own dropout stream.
     fn each_pass<T: Sync, S: Send>(
         &mut self,
         items: &[T],
@@ -150,7 +150,7 @@ impl<B: Backend> Trainer<B> {
         let learns = matches!(mode(seed), Mode::Train { .. });
         let run_lane = |lane: usize| -> Result<Vec<S>> {
             let mut gradients = match learns {
-                true => reduce.lend(backend, transformer.layout.len())?,
+                true => reduce.zeroed(backend, transformer.layout.len())?,
                 false => backend.zeros(0)?,
             };
             let items: Vec<&T> = items.iter().skip(lane).step_by(lanes).collect();
@@ -164,7 +164,7 @@ impl<B: Backend> Trainer<B> {
             });
             let results = results.collect::<Result<_>>()?;
             if learns {
-                reduce.take(backend, lane, gradients)?;
+                reduce.submit(backend, lane, gradients)?;
             }
             Ok(results)
         };
@@ -172,16 +172,16 @@ impl<B: Backend> Trainer<B> {
         Ok(results.into_iter().flatten().collect())
     }
 
-    /// One optimizer step with what was accumulated; returns the gradient norm before clipping.
+    /// Performs one optimizer step with the accumulated gradient and returns its norm before clipping.
     ///
-    /// Gradients are zero afterwards. A step whose gradient overflowed is skipped where a smaller scale of the loss can
-    /// help, and counts as a step: see [`Self::skipped_steps`].
+    /// Gradients are zero afterwards. A step whose gradient overflowed is skipped if a smaller loss scale can help; it still
+    /// counts as a step, see [`Self::skipped_steps`].
     ///
     /// # Errors
-    /// Where the device fails, as by running out of memory.
+    /// If the device fails, for example by running out of memory.
     pub fn step(&mut self, lr: f64) -> Result<f64> {
         let backend = &self.transformer.backend.clone();
-        let sum = match self.reduce.sum(backend)? {
+        let sum = match self.reduce.take_sum(backend)? {
             Some(sum) => sum,
             None => backend.zeros(self.transformer.layout.len())?,
         };
@@ -190,25 +190,25 @@ impl<B: Backend> Trainer<B> {
         let gradient = pulled_back.as_ref().unwrap_or(&sum);
         let scale = f64::from(self.loss_scale.value());
         let norm = self.optimizer.norm(backend, gradient)? / scale;
-        if !self.loss_scale.hear(norm) {
+        if !self.loss_scale.update(norm) {
             let step = Step { number: self.steps, lr, norm, scale };
             match &mut self.lora {
                 Some(lora) => {
                     self.optimizer.update(backend, &mut lora.weights, gradient, step)?;
-                    lora.merge_into(&mut self.transformer)?;
+                    lora.merge(&mut self.transformer)?;
                 }
                 None => self.optimizer.update(backend, &mut self.transformer.weights, gradient, step)?,
             }
         }
-        self.reduce.give_back(backend, sum)?;
+        self.reduce.recycle(backend, sum)?;
         self.passes = 0;
         Ok(norm)
     }
 
-    /// All that [`Self::restore`] needs to go on as if never stopped, by name: weights, moments, adapters.
+    /// Returns the state that [`Self::restore`] needs to resume exactly, by name: weights, moments, adapters, loss scale.
     ///
     /// # Errors
-    /// Where the device fails, as by running out of memory.
+    /// If the device fails, for example by running out of memory.
     pub fn state(&self) -> Result<State<'_>> {
         let backend = &self.transformer.backend;
         let [first, second] = &self.optimizer.moments;
@@ -224,14 +224,14 @@ impl<B: Backend> Trainer<B> {
         Ok(state)
     }
 
-    /// Takes over a state saved after `steps` steps.
+    /// Restores a state that was saved after `steps` steps.
     ///
     /// # Errors
-    /// Where a part is missing or of another length.
+    /// If a part is missing or has another length, in which case nothing was changed; or if the device fails.
     pub fn restore(&mut self, mut state: BTreeMap<String, Vec<f32>>, steps: u64) -> Result<()> {
         let sizes: Vec<(&str, usize)> =
             self.state()?.iter().map(|(name, part)| (*name, part.len())).collect();
-        let mut parts = sizes.into_iter().map(|(name, len)| {
+        let parts = sizes.into_iter().map(|(name, len)| {
             let saved =
                 state.remove(name).ok_or_else(|| Error::Input(format!("the saved state lacks {name}")))?;
             if saved.len() == len {
@@ -239,23 +239,23 @@ impl<B: Backend> Trainer<B> {
             }
             Err(Error::Input(format!("the saved {name} has {} numbers, expected {len}", saved.len())))
         });
+        let mut parts = parts.collect::<Result<Vec<_>>>()?.into_iter();
         let backend = self.transformer.backend.clone();
-        let mut next = || parts.next().unwrap_or_else(|| Ok(vec![]));
-        self.transformer.weights = backend.weights(next()?)?;
-        self.optimizer.moments = [backend.floats(next()?)?, backend.floats(next()?)?];
+        let mut next = || parts.next().unwrap_or_default();
+        self.transformer.weights = backend.weights(next())?;
+        self.optimizer.moments = [backend.floats(next())?, backend.floats(next())?];
         if let Some(lora) = &mut self.lora {
-            lora.weights = backend.weights(next()?)?;
+            lora.weights = backend.weights(next())?;
         }
-        self.loss_scale = LossScale::from_state(&next()?);
+        self.loss_scale = LossScale::from_state(&next());
         self.steps = steps;
         Ok(())
     }
 
-    /// Fails where a weight, an adapter or a moment is NaN or infinite: an update can overflow though loss and gradient
-    /// do not.
+    /// Checks that all weights, adapters and moments are finite: an update can overflow even if loss and gradient do not.
     ///
     /// # Errors
-    /// Names what is not finite.
+    /// If a value is NaN or infinite; the error names the array. Also if the device fails.
     pub fn check_finite(&self) -> Result<()> {
         for (name, numbers) in self.state()? {
             match name {
@@ -267,20 +267,20 @@ impl<B: Backend> Trainer<B> {
         Ok(())
     }
 
-    /// Takes out the summed gradient of every weight, `(weights,)`, instead of a step; for tests and inspection.
+    /// Removes and returns the accumulated gradient of all weights, `(weights,)`, instead of a step; for tests and inspection.
     ///
     /// # Errors
-    /// Where the device fails, as by running out of memory.
+    /// If the device fails, for example by running out of memory.
     pub fn take_gradient(&mut self) -> Result<Vec<f32>> {
         let backend = &self.transformer.backend;
-        match self.reduce.sum(backend)? {
+        match self.reduce.take_sum(backend)? {
             Some(sum) => Ok(backend.read(&sum)?.into_owned()),
             None => Ok(vec![0.0; self.transformer.layout.len()]),
         }
     }
 }
 
-/// Runs lanes on the current threads, each thread taking the next one, so that those before it are done or under way.
+/// Runs lanes on the current threads. Each thread takes the next lane, so that all earlier lanes are finished or running.
 fn in_order<R: Send>(lanes: Range<usize>, run: impl Fn(usize) -> R + Sync) -> Vec<R> {
     let next = AtomicUsize::new(lanes.start);
     let take = |_| {
@@ -294,7 +294,7 @@ fn in_order<R: Send>(lanes: Range<usize>, run: impl Fn(usize) -> R + Sync) -> Ve
     done.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Each expert's share of its load times their number, layer by layer, over passes that make up a batch.
+/// Returns the share of tokens of each expert times the number of experts, for each layer, over the passes of a batch.
 fn loads(passes: &[Vec<RouterStats>]) -> Vec<Vec<f32>> {
     let share = |layer: &RouterStats| {
         let all = layer.load.iter().sum::<u64>().max(1) as f64;
@@ -303,7 +303,7 @@ fn loads(passes: &[Vec<RouterStats>]) -> Vec<Vec<f32>> {
     RouterStats::sum(passes).iter().map(share).collect()
 }
 
-/// Cuts items into runs of at most `limit` positions, at least one item each.
+/// Divides items into consecutive groups of at most `limit` positions, but at least one item each.
 pub fn groups<T>(items: &[T], positions: impl Fn(&T) -> usize, limit: usize) -> Vec<&[T]> {
     let (mut groups, mut start, mut filled) = (vec![], 0, 0usize);
     for (i, item) in items.iter().enumerate() {
@@ -318,4 +318,32 @@ pub fn groups<T>(items: &[T], positions: impl Fn(&T) -> usize, limit: usize) -> 
         groups.push(&items[start..]);
     }
     groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ModelConfig;
+
+    #[test]
+    fn a_state_that_does_not_fit_changes_nothing() -> Result<()> {
+        let config =
+            ModelConfig { d_model: 16, n_layers: 1, n_heads: 2, vocab_size: 11, ..ModelConfig::default() };
+        let lanes = LaneConfig { lanes: 1, recompute: Recompute::None, seed: 1 };
+        let trainer = |seed| -> Result<Trainer> {
+            Trainer::new(Transformer::new(&config, seed, &Cpu)?, None, OptimizerConfig::default(), lanes)
+        };
+        let (saved, mut other) = (trainer(1)?, trainer(2)?);
+        let before = other.transformer.flat()?.into_owned();
+        let parts = saved.state()?.into_iter();
+        let state: BTreeMap<String, Vec<f32>> =
+            parts.map(|(name, part)| (name.to_owned(), part.into_owned())).collect();
+        let mut damaged = state.clone();
+        damaged.insert("second_moment".into(), vec![]);
+        assert!(other.restore(damaged, 3).is_err());
+        assert!(*other.transformer.flat()? == before[..] && other.steps() == 0);
+        other.restore(state, 3)?;
+        assert!(other.transformer.flat()? == saved.transformer.flat()? && other.steps() == 3);
+        Ok(())
+    }
 }

@@ -1,4 +1,4 @@
-//! The update of weights: a rule for each parameter, and multipliers for groups of them.
+//! Update of the weights: a rule for each parameter, and multipliers for groups of parameters.
 
 use crate::backend::Backend;
 use crate::layout::{Layout, Matrix};
@@ -9,29 +9,29 @@ use crate::spec::Role;
 use crate::{ModelConfig, Result};
 use std::ops::Range;
 
-/// Which rule the matrices of blocks are updated by; embedding, head, router, norms and adapters always take AdamW.
+/// Update rule of the matrices in the blocks; embedding, head, routers, norms and adapters always use AdamW.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
-    /// [`AdamW`].
+    /// Updates by [`AdamW`].
     AdamW,
-    /// [`Muon`].
+    /// Updates by [`Muon`].
     Muon,
 }
 
 impl Rule {
-    /// The rule of parameters that do this, where the matrices of blocks have this one.
+    /// Returns the rule of parameters with a role, given the rule of the matrices in the blocks.
     pub(crate) fn of(self, role: Role) -> Self {
         let is_outer = matches!(role, Role::Embedding | Role::Head | Role::Router);
         if is_outer || role.is_norm() { Self::AdamW } else { self }
     }
 }
 
-/// What a group of parameters does otherwise than the rest.
+/// Multipliers of the hyperparameters of a group of parameters.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Multipliers {
-    /// Of the learning rate.
+    /// Multiplier of the learning rate.
     pub lr: f64,
-    /// Of the weight decay.
+    /// Multiplier of the weight decay.
     pub weight_decay: f64,
 }
 
@@ -41,16 +41,16 @@ impl Default for Multipliers {
     }
 }
 
-/// The groups of parameters, by what they do in a model (Yang et al. 2022, "Tensor Programs V", table 3).
+/// Multipliers of each group of parameters; the groups follow from the roles (Yang et al. 2022, "Tensor Programs V", table 3).
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Groups {
-    /// The token embedding, tied or not.
+    /// Group of the token embedding, tied or not.
     pub embedding: Multipliers,
-    /// The matrices of blocks, routers among them.
+    /// Group of the matrices in the blocks, including routers, and of adapters.
     pub hidden: Multipliers,
-    /// The head that is not tied.
+    /// Group of an untied head.
     pub head: Multipliers,
-    /// The scales of norms, which never decay.
+    /// Group of the scales of norms; these have no weight decay.
     pub norm: Multipliers,
 }
 
@@ -65,24 +65,24 @@ impl Groups {
     }
 }
 
-/// How weights are updated.
+/// Configuration of the optimizer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct OptimizerConfig {
-    /// The rule of matrices.
+    /// Update rule of the matrices in the blocks.
     pub rule: Rule,
-    /// Decay of the first moment.
+    /// Decay rate of the first moment.
     pub beta1: f64,
-    /// Decay of the second moment.
+    /// Decay rate of the second moment.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// Epsilon, added to the root of the second moment.
     pub eps: f64,
-    /// Decay of Muon's momentum.
+    /// Decay rate of Muon's momentum.
     pub momentum: f64,
-    /// Decoupled weight decay; norms are left alone; 0 is Adam.
+    /// Decoupled weight decay, not applied to norms; 0 turns AdamW into Adam.
     pub weight_decay: f64,
-    /// Largest gradient norm; 0 leaves gradients as they are.
+    /// Gradient norm above which gradients are clipped; 0 disables clipping.
     pub clip: f64,
-    /// Multipliers of groups.
+    /// Multipliers for groups of parameters.
     pub groups: Groups,
 }
 
@@ -101,7 +101,7 @@ impl Default for OptimizerConfig {
     }
 }
 
-/// What the rule of some parameters is multiplied by: by their group, and by the parametrization of the model.
+/// Factors of the hyperparameters of some parameters: those of their group times those of the parametrization.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Factors {
     lr: f64,
@@ -119,7 +119,7 @@ impl Factors {
     }
 }
 
-/// Places of parameters, with something that they have in common; what lies side by side is one.
+/// Ranges of parameters, each with a value; adjacent ranges with equal values are merged.
 #[derive(Debug, Clone, PartialEq)]
 struct Spans<T>(Vec<(Range<usize>, T)>);
 
@@ -132,37 +132,37 @@ impl<T: PartialEq> Spans<T> {
     }
 }
 
-/// What an update needs to know of its step.
+/// Properties of a step that its update depends on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Step {
-    /// Its number, from 1.
+    /// Number of the step, counted from 1.
     pub number: u64,
-    /// The learning rate.
+    /// Learning rate of the step.
     pub lr: f64,
-    /// The norm of the gradient, without the scale.
+    /// Norm of the gradient without the loss scale.
     pub norm: f64,
-    /// What the gradient was multiplied by.
+    /// Loss scale, which the gradient still contains.
     pub scale: f64,
 }
 
-/// Moments of the trained parameters, and who takes which rule.
+/// Moments of the trained parameters and the assignment of rules to them.
 pub(super) struct Optimizer<B: Backend> {
     config: OptimizerConfig,
-    /// Parameters that AdamW updates.
+    /// Ranges of the parameters that AdamW updates.
     adamw: Spans<Factors>,
-    /// Matrices that Muon updates, in the order of the layout.
+    /// Matrices that Muon updates, grouped by equal factors, in the order of the layout.
     muon: Vec<(Factors, Vec<Matrix>)>,
-    /// What gradients are multiplied by in their norm: see [`crate::parametrization`].
+    /// Factors of the gradients in their norm; see [`crate::parametrization`].
     multipliers: Spans<f64>,
-    /// First and second moments; of a matrix of Muon's the first is its momentum and the second stays zero.
+    /// First and second moments; for a matrix updated by Muon, the first is the momentum and the second stays zero.
     pub moments: [B::Floats; 2],
 }
 
 impl<B: Backend> Optimizer<B> {
-    /// For all weights of a model.
+    /// Creates the optimizer of all weights of a model.
     ///
     /// # Errors
-    /// Where the device has no room for the moments.
+    /// If the device runs out of memory.
     pub fn of_model(
         backend: &B,
         model: &ModelConfig,
@@ -188,10 +188,11 @@ impl<B: Backend> Optimizer<B> {
         Ok(found)
     }
 
-    /// For adapters. They always take [`AdamW`]: Muon makes the update of a whole weight orthogonal, which neither factor is.
+    /// Creates the optimizer of adapters. They always use [`AdamW`]: Muon orthogonalises the update of a whole weight, of which
+    /// `A` and `B` are only factors.
     ///
     /// # Errors
-    /// Where the device has no room for the moments.
+    /// If the device runs out of memory.
     pub fn of_adapters(
         backend: &B,
         model: &ModelConfig,
@@ -213,10 +214,10 @@ impl<B: Backend> Optimizer<B> {
         Ok(Self { config, adamw: Spans(vec![]), muon: vec![], multipliers: Spans(vec![]), moments })
     }
 
-    /// The norm of a gradient. This waits for the device.
+    /// Computes the norm of a gradient. Waits for the device.
     ///
     /// # Errors
-    /// Where the device fails, as by running out of memory.
+    /// If the device fails, for example by running out of memory.
     pub fn norm(&self, backend: &B, gradient: &B::Floats) -> Result<f64> {
         let mut squares = 0.0;
         for (range, multiplier) in &self.multipliers.0 {
@@ -225,10 +226,10 @@ impl<B: Backend> Optimizer<B> {
         Ok(squares.sqrt())
     }
 
-    /// One update.
+    /// Updates the weights.
     ///
     /// # Errors
-    /// Where the device fails, as by running out of memory.
+    /// If the device fails, for example by running out of memory.
     pub fn update(
         &mut self,
         backend: &B,

@@ -5,41 +5,41 @@ use crate::Result;
 use crate::backend::{Attention, Backend, Columns, Dropout, Pieces, Qkv};
 use std::ops::Range;
 
-/// What the backward pass needs of the forward pass.
+/// Activations of the forward pass that the backward pass needs.
 pub struct Saved<B: Backend> {
     /// `1 / rms` of each position, `(n,)`.
     inverse: B::Floats,
-    /// What head norms had before and found, where queries and keys are normalised.
+    /// Activations of the head norms; `None` without `qk_norm`.
     heads: Option<HeadNorms<B>>,
     qkv: Qkv<B>,
-    /// Log-sum-exp of each row of scores, `(n_kv_heads, n, repeats)`.
+    /// Log-sum-exp of each row of scores, `(n_kv_heads, n, repeats)`, where `repeats` is `n_heads / n_kv_heads`.
     lse: B::Floats,
-    /// Attention's result, `(n, n_heads head_dim)`.
+    /// Output of attention before `wo`, `(n, n_heads head_dim)`.
     out: B::Buffer,
 }
 
 struct HeadNorms<B: Backend> {
-    /// Queries, keys and values before, `(n, qkv_width)`.
+    /// Queries, keys and values before the norms, `(n, qkv_width)`.
     qkv: B::Buffer,
-    /// `1 / rms` of every query and of every key.
+    /// `1 / rms` of every query head and of every key head.
     inverse: [B::Floats; 2],
 }
 
-/// The keys and values of a document of the batch in one layer.
+/// KV cache of a document of the batch in one layer.
 pub struct KeyValues<'a, B: Backend> {
-    /// What it goes on from, which others may share.
-    pub before: Pieces<'a, B::Cache>,
-    /// An earlier document of the batch that it goes on from.
-    pub after: Option<usize>,
-    /// Where its own are.
+    /// Caches of the prefix that the document extends, possibly shared with other documents.
+    pub prefix: Pieces<'a, B::Cache>,
+    /// Index of an earlier document of the batch that this one continues.
+    pub continues: Option<usize>,
+    /// The document's own cache.
     pub cache: &'a mut B::Cache,
-    /// Positions of its own that were read before.
+    /// Number of positions that the document's own cache already holds.
     pub read: usize,
-    /// Rows of the batch.
+    /// Rows of the document in the batch.
     pub rows: Range<usize>,
 }
 
-/// Dropout of the probabilities and of the residual branch.
+/// Returns the dropout of the probabilities and of the residual branch.
 fn dropouts<B: Backend>(pass: &Pass<B>, layer: usize) -> (Option<Dropout>, Option<Dropout>) {
     let place = 1 + 3 * layer as u64;
     (pass.dropout(place), pass.dropout(place + 1))
@@ -49,7 +49,7 @@ fn spec<B: Backend>(pass: &Pass<B>, layer: usize) -> Attention {
     Attention { dropout: dropouts(pass, layer).0, ..Attention::of(&pass.model.config) }
 }
 
-/// Where queries and keys stand in the rows of the `wqkv` product.
+/// Returns the columns of queries and of keys in the output of `wqkv`.
 fn columns<B: Backend>(pass: &Pass<B>) -> [Columns; 2] {
     let heads = pass.model.config.heads();
     let (width, head_dim) = (heads.qkv_width(), heads.head_dim);
@@ -61,13 +61,13 @@ fn columns<B: Backend>(pass: &Pass<B>) -> [Columns; 2] {
     })
 }
 
-/// `x + wo attention(..)`; both `(n, d_model)`.
+/// Computes `x + wo attention(..)`, `(n, d_model)` like `x`.
 pub fn forward<B: Backend>(pass: &Pass<B>, layer: usize, x: &B::Buffer) -> Result<(B::Buffer, Saved<B>)> {
     let saved = attend(pass, layer, x)?;
     Ok((residual(pass, layer, x, &saved.out)?, saved))
 }
 
-/// [`forward`] over caches, to which the batch's keys and values are added.
+/// Computes [`forward`] with attention over caches, to which the keys and values of the batch are appended.
 pub fn forward_cached<B: Backend>(
     pass: &Pass<B>,
     layer: usize,
@@ -77,9 +77,9 @@ pub fn forward_cached<B: Backend>(
     let (backend, attention) = (pass.backend(), spec(pass, layer));
     let (_, _, qkv) = project(pass, layer, x)?;
     let mut seen: Vec<Pieces<B::Cache>> = vec![];
-    for KeyValues { before, after, cache, read, rows } in documents {
+    for KeyValues { prefix, continues, cache, read, rows } in documents {
         backend.cache_append(cache, &qkv, rows.clone(), read, attention.heads)?;
-        let mut pieces = after.map_or(before, |after| seen[after].clone());
+        let mut pieces = continues.map_or(prefix, |earlier| seen[earlier].clone());
         pieces.push((cache, read + rows.len()));
         seen.push(pieces);
     }
@@ -87,7 +87,7 @@ pub fn forward_cached<B: Backend>(
     residual(pass, layer, x, &out)
 }
 
-/// `x + wo out`.
+/// Computes `x + wo out`.
 fn residual<B: Backend>(pass: &Pass<B>, layer: usize, x: &B::Buffer, out: &B::Buffer) -> Result<B::Buffer> {
     let (backend, w, wo) = (pass.backend(), &pass.model.weights, &pass.block(layer).wo);
     let mut y = backend.copy(x)?;
@@ -102,7 +102,7 @@ fn residual<B: Backend>(pass: &Pass<B>, layer: usize, x: &B::Buffer, out: &B::Bu
     Ok(y)
 }
 
-/// Queries, keys and values of `x`, rotated, with what the backward pass needs of their making.
+/// Computes queries, keys and values of `x`, rotated, and the activations that the backward pass needs.
 #[allow(clippy::type_complexity)] // three parts of `Saved`
 fn project<B: Backend>(
     pass: &Pass<B>,
@@ -127,16 +127,16 @@ fn project<B: Backend>(
     Ok((inverse, norms, backend.split_heads(&qkv, &pass.batch, heads)?))
 }
 
-/// Everything up to the attention's result.
+/// Computes the half up to the output of attention.
 fn attend<B: Backend>(pass: &Pass<B>, layer: usize, x: &B::Buffer) -> Result<Saved<B>> {
     let (inverse, heads, qkv) = project(pass, layer, x)?;
     let (out, lse) = pass.backend().attention(&qkv, &pass.batch, &spec(pass, layer))?;
     Ok(Saved { inverse, heads, qkv, lse, out })
 }
 
-/// Turns `grad`, the gradient of the half's result, into that of its input `x`, and adds those of its weights.
+/// Converts `grad`, the gradient of the output of the half, into that of its input `x`, and adds those of its weights.
 ///
-/// Without `saved` the forward pass is run again.
+/// Without `saved`, the forward pass is recomputed.
 pub fn backward<B: Backend>(
     pass: &Pass<B>,
     layer: usize,
@@ -165,7 +165,7 @@ pub fn backward<B: Backend>(
         backend.head_norm_backward(&mut dqkv, grads, &heads.qkv, of_queries, queries, w, q)?;
         backend.head_norm_backward(&mut dqkv, grads, &heads.qkv, of_keys, keys, w, k)?;
     }
-    let normed = backend.rms_norm_again(x, &inverse, w, &block.attention_norm)?;
+    let normed = backend.rms_norm_recompute(x, &inverse, w, &block.attention_norm)?;
     backend.linear_weight_grad(grads, &dqkv, &normed, &block.wqkv)?;
     drop(normed);
     let dnormed = backend.linear_input_grad(&dqkv, w, &block.wqkv)?;

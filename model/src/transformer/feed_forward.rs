@@ -4,13 +4,13 @@ use super::pass::Pass;
 use crate::Result;
 use crate::backend::{Backend, Dropout};
 
-/// What the backward pass needs of the forward pass, beside the routes.
+/// Activations of the forward pass that the backward pass needs, in addition to the routes.
 pub struct Saved<B: Backend> {
     /// `1 / rms` of each position, `(n,)`.
     inverse: B::Floats,
-    /// Values before the activation of what every token passes through, `(n, 2 hidden)`.
+    /// Output of `w13` of the dense feed-forward or the shared experts, `(n, 2 hidden)`.
     dense: Option<B::Buffer>,
-    /// The same of the experts' rows, `(n top_k, 2 hidden)`.
+    /// Output of `w13` of the routed experts, `(n top_k, 2 hidden)`.
     routed: Option<B::Buffer>,
 }
 
@@ -18,8 +18,8 @@ fn dropout<B: Backend>(pass: &Pass<B>, layer: usize) -> Option<Dropout> {
     pass.dropout(3 + 3 * layer as u64)
 }
 
-/// `x + ffn(norm(x))`, what the backward pass needs, and where tokens went; both `(n, d_model)`.
-#[allow(clippy::type_complexity)] // the three things that it returns
+/// Computes `x + ffn(norm(x))`, `(n, d_model)` like `x`; also returns the activations for the backward pass and the routes.
+#[allow(clippy::type_complexity)] // three results
 pub fn forward<B: Backend>(
     pass: &Pass<B>,
     layer: usize,
@@ -46,8 +46,8 @@ fn norm<B: Backend>(pass: &Pass<B>, layer: usize, x: &B::Buffer) -> Result<(B::B
     pass.backend().rms_norm(x, w, &pass.block(layer).ffn_norm, eps)
 }
 
-/// `y += ffn(normed)`.
-#[allow(clippy::type_complexity)] // two parts of `Saved`, and the routes
+/// Computes `y += ffn(normed)`; returns two fields of [`Saved`] and the routes.
+#[allow(clippy::type_complexity)] // three results
 fn add_branch<B: Backend>(
     pass: &Pass<B>,
     layer: usize,
@@ -76,8 +76,8 @@ fn add_branch<B: Backend>(
     Ok(saved)
 }
 
-/// The saved state again, up to the activations.
-fn again<B: Backend>(
+/// Recomputes the saved activations.
+fn recompute<B: Backend>(
     pass: &Pass<B>,
     layer: usize,
     x: &B::Buffer,
@@ -96,9 +96,9 @@ fn again<B: Backend>(
     Ok(Saved { inverse, dense, routed })
 }
 
-/// Turns `grad`, the gradient of the half's result, into that of its input `x`, and adds those of its weights.
+/// Converts `grad`, the gradient of the output of the half, into that of its input `x`, and adds those of its weights.
 ///
-/// Without `saved` the forward pass is run again.
+/// Without `saved`, the forward pass is recomputed.
 pub fn backward<B: Backend>(
     pass: &Pass<B>,
     layer: usize,
@@ -111,12 +111,12 @@ pub fn backward<B: Backend>(
     let (backend, w, block) = (pass.backend(), &pass.model.weights, pass.block(layer));
     let Saved { inverse, dense: inner, routed } = match saved {
         Some(saved) => saved,
-        None => again(pass, layer, x, routes)?,
+        None => recompute(pass, layer, x, routes)?,
     };
 
     let dropped = pass.dropped(grad, dropout(pass, layer))?;
     let dy = dropped.as_ref().unwrap_or(grad);
-    let normed = backend.rms_norm_again(x, &inverse, w, &block.ffn_norm)?;
+    let normed = backend.rms_norm_recompute(x, &inverse, w, &block.ffn_norm)?;
     let mut dnormed = match (&block.dense, inner) {
         (Some(dense), Some(mut inner)) => {
             let mut active = backend.linear_input_grad(dy, w, &dense.w2)?;

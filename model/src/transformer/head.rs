@@ -1,26 +1,26 @@
-//! The last norm and the head: losses, log-probabilities and logits, never all logits at once.
+//! The last norm and the output head: losses, log-probabilities and logits. The logits of a batch never exist all at once.
 
 use super::pass::Pass;
 use crate::backend::Backend;
 use crate::{Error, Result};
 
-/// Places whose logits are made together.
+/// Number of places whose logits are computed together.
 const LOGIT_ROWS: usize = 64;
 
-/// The positions of a batch that carry loss; the others never reach the head.
+/// The active positions of a batch: those with a loss weight. Only these reach the head.
 struct Active {
-    /// Their places in the batch.
+    /// Indices of the positions in the batch.
     rows: Vec<u32>,
     targets: Vec<u32>,
-    /// Their weights of the loss.
+    /// Loss weights of the positions.
     weights: Vec<f32>,
 }
 
 /// The loss of a pass, still on the device.
 pub struct Loss<B: Backend> {
-    /// `-log p(target)` of the active positions.
+    /// `-log p(target)` of each active position.
     nll: B::Floats,
-    /// Their places in the batch.
+    /// Indices of the positions in the batch.
     rows: Vec<u32>,
     weights: Vec<f32>,
     scale: f64,
@@ -37,13 +37,13 @@ impl<B: Backend> Pass<'_, B> {
         }
     }
 
-    /// The loss `scale * sum of weights * -log p(target)` and the gradient of `hidden`, `(n, d_model)`; adds those of the
-    /// head and the last norm.
+    /// Computes the loss `scale * sum of weights * -log p(target)` and the gradient of `hidden`, `(n, d_model)`; adds the
+    /// gradients of the head and the last norm to `grads`.
     ///
-    /// `scale` is usually one over the positions counted in the whole batch.
+    /// `scale` is usually one over the number of positions counted in the whole batch.
     ///
     /// # Errors
-    /// Where the device fails, as by running out of memory.
+    /// If the device fails, for example by running out of memory.
     pub fn cross_entropy(
         &self,
         hidden: &B::Buffer,
@@ -57,21 +57,21 @@ impl<B: Backend> Pass<'_, B> {
         Ok((Loss { nll, rows: active.rows, weights: active.weights, scale }, dhidden))
     }
 
-    /// The value of a loss. This waits for the device.
+    /// Reads the value of a loss. Waits for the device.
     ///
     /// # Errors
-    /// Where the device fails, as by running out of memory.
+    /// If the device fails, for example by running out of memory.
     pub fn value(&self, loss: &Loss<B>) -> Result<f64> {
         let nll = self.backend().read(&loss.nll)?;
         let sum: f64 = nll.iter().zip(&loss.weights).map(|(l, w)| f64::from(*l) * f64::from(*w)).sum();
         Ok(f64::from((sum * f64::from(loss.scale as f32)) as f32))
     }
 
-    /// The sum of `weight * -log p(target)` over each document, `(documents,)`, without the scale of the loss. This waits
+    /// Computes the sum of `weight * -log p(target)` over each document, `(documents,)`, without the scale of the loss. Waits
     /// for the device.
     ///
     /// # Errors
-    /// Where the device fails, as by running out of memory.
+    /// If the device fails, for example by running out of memory.
     pub fn by_document(&self, loss: &Loss<B>) -> Result<Vec<f64>> {
         let nll = self.backend().read(&loss.nll)?;
         let ends = &self.batch().documents[1..];
@@ -83,10 +83,10 @@ impl<B: Backend> Pass<'_, B> {
         Ok(sums)
     }
 
-    /// `weight * log p(target)` of each position, 0 where its weight is 0: `(n,)`.
+    /// Computes `weight * log p(target)` of each position, 0 if its weight is 0: `(n,)`. Waits for the device.
     ///
     /// # Errors
-    /// Where the device fails, as by running out of memory.
+    /// If the device fails, for example by running out of memory.
     pub fn log_probs(&self, hidden: &B::Buffer) -> Result<Vec<f32>> {
         let (backend, model, active) = (self.backend(), self.model, self.active());
         let rows = backend.select(hidden, &active.rows, model.config.d_model)?;
@@ -100,11 +100,11 @@ impl<B: Backend> Pass<'_, B> {
         Ok(out)
     }
 
-    /// The gradient of `hidden` from that of [`Self::log_probs`], `(n,)`; adds those of the head and the last norm. The
-    /// logits are made again.
+    /// Computes the gradient of `hidden` from that of [`Self::log_probs`], `(n,)`; adds the gradients of the head and the last
+    /// norm to `grads`. Recomputes the logits.
     ///
     /// # Errors
-    /// Where the device fails, as by running out of memory.
+    /// If the device fails, for example by running out of memory.
     pub fn log_probs_backward(
         &self,
         hidden: &B::Buffer,
@@ -118,7 +118,7 @@ impl<B: Backend> Pass<'_, B> {
         Ok(self.head_backward(hidden, &active, &weights, grads)?.1)
     }
 
-    /// `-log p(target)` of the active positions, and the gradient of `hidden` for the sum of those times `weights`.
+    /// Computes `-log p(target)` of the active positions, and the gradient of `hidden` for the sum of these times `weights`.
     fn head_backward(
         &self,
         hidden: &B::Buffer,
@@ -137,11 +137,11 @@ impl<B: Backend> Pass<'_, B> {
         Ok((nll, backend.scatter(&drows, &active.rows, self.batch().len(), d)?))
     }
 
-    /// Tells the logits of `places`, each the number of a document and a place in it, in order: `(vocab_size,)` each.
-    /// They are made some at a time: all of a long prompt's would take much memory.
+    /// Calls `on_logits` in order with the logits, `(vocab_size,)`, of each of `places`: the index of a document and a place in
+    /// it. Computes [`LOGIT_ROWS`] places at a time, because all logits of a long prompt would take much memory.
     ///
     /// # Errors
-    /// Where a place is not in the batch.
+    /// If a place is not in the batch, or the device fails.
     pub(crate) fn each_logits(
         &self,
         hidden: &B::Buffer,
@@ -160,10 +160,10 @@ impl<B: Backend> Pass<'_, B> {
         Ok(())
     }
 
-    /// Logits of the given positions: `(positions, vocab_size)`. This waits for the device.
+    /// Computes the logits of the given positions: `(positions, vocab_size)`. Waits for the device.
     ///
     /// # Errors
-    /// Where a position is not in the batch.
+    /// If a position is not in the batch, or the device fails.
     pub fn logits(&self, hidden: &B::Buffer, positions: &[usize]) -> Result<Vec<f32>> {
         let (backend, model, n) = (self.backend(), self.model, self.batch().len());
         if let Some(position) = positions.iter().find(|&&position| position >= n) {

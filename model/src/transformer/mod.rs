@@ -1,15 +1,15 @@
-//! MiniMind v1's decoder over a [`Backend`]: embedding, blocks of attention and feed-forward, a last norm, the head.
+//! MiniMind v1's decoder over a [`Backend`]: embedding, blocks of attention and feed-forward, last norm, output head.
 //!
-//! A [`Pass`] takes a ragged batch through the model: [`Pass::forward`] returns the last states and a [`Tape`],
-//! [`Pass::backward`] takes the tape and the gradient of those states and adds the gradients of all weights. What a
-//! loss does between the two is in [`head`]. The decoder goes the same way with a [`KvCache`](crate::decode::KvCache).
+//! A [`Pass`] runs a ragged batch through the model: [`Pass::forward`] returns the last states and a [`Tape`];
+//! [`Pass::backward`] takes the tape and the gradient of those states and adds the gradients of all weights. [`head`]
+//! contains the losses between the two. Decoding uses the same code with a [`KvCache`](crate::decode::KvCache).
 
 mod attention;
 mod feed_forward;
 pub mod head;
 mod pass;
 
-pub use pass::{AuxShare, Mode, Pass, Recompute, Routing, Tape};
+pub use pass::{BatchInfo, Mode, Pass, Recompute, Routing, Tape};
 
 pub(crate) use attention::KeyValues;
 
@@ -22,35 +22,35 @@ use crate::{Error, ModelConfig, Result};
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A model: its shape, its weights, its position table.
+/// A model: its shape, its weights and its table of rotary positions.
 #[derive(Debug)]
 pub struct Transformer<B: Backend = Cpu> {
-    /// The shape.
+    /// Shape of the model.
     pub config: Arc<ModelConfig>,
-    /// Where each parameter lies.
+    /// Position of each parameter in the flat buffer.
     pub layout: Arc<Layout>,
-    /// What it is computed with.
+    /// Backend that holds the weights and computes the model.
     pub backend: B,
     pub(crate) weights: B::Weights,
-    /// How positions are rotated, and how many of them it was trained with.
+    /// Scaling of rotary positions, and the number of positions the model was trained on.
     scaling: (RopeScaling, usize),
     rotations: Mutex<Arc<Rotations>>,
 }
 
 impl<B: Backend> Transformer<B> {
-    /// A model with random weights.
+    /// Creates a model with random weights.
     ///
     /// # Errors
-    /// Where the shape cannot be built, or the device has no room for it.
+    /// If the shape cannot be built, or the device runs out of memory.
     pub fn new(config: &ModelConfig, seed: u64, backend: &B) -> Result<Self> {
         config.validate()?;
         Self::from_weights(config, Weights::random(config, seed), backend)
     }
 
-    /// A model with the given weights, which must be of this shape.
+    /// Creates a model with the given weights, which must have this shape.
     ///
     /// # Errors
-    /// Where the device has no room for them.
+    /// If the device runs out of memory.
     pub fn from_weights(config: &ModelConfig, weights: Weights, backend: &B) -> Result<Self> {
         let rotations = Rotations::new(config.max_seq_len, config.head_dim(), config.rope_theta);
         Ok(Self {
@@ -63,14 +63,14 @@ impl<B: Backend> Transformer<B> {
         })
     }
 
-    /// The same model, rotated over more positions than the `trained` ones that it knows.
+    /// Extends the model beyond the `trained` positions it was trained on by a scaling of rotary positions.
     pub fn with_rope_scaling(mut self, scaling: RopeScaling, trained: usize) -> Self {
         self.scaling = (scaling, trained);
         self.rotations = Mutex::new(Arc::new(self.table(self.config.max_seq_len)));
         self
     }
 
-    /// The longest text that it is meant for, in positions.
+    /// Returns the longest text that the model is meant for, in positions.
     pub fn context_len(&self) -> usize {
         match self.scaling {
             (RopeScaling::Unscaled, _) => self.config.max_seq_len,
@@ -78,26 +78,26 @@ impl<B: Backend> Transformer<B> {
         }
     }
 
-    /// Every weight, in the order of the layout.
+    /// Reads all weights, in the order of the layout.
     ///
     /// # Errors
-    /// Where the device fails, as by running out of memory.
+    /// If the device fails, for example by running out of memory.
     pub fn flat(&self) -> Result<Cow<'_, [f32]>> {
         self.backend.read_weights(&self.weights)
     }
 
-    /// Its weights on the host.
+    /// Copies the weights to the host.
     ///
     /// # Errors
-    /// Where the device fails, as by running out of memory.
+    /// If the device fails, for example by running out of memory.
     pub fn to_weights(&self) -> Result<Weights> {
         Ok(Weights { layout: self.layout.clone(), flat: self.flat()?.into_owned() })
     }
 
-    /// A pass of `batch`.
+    /// Prepares a pass over `batch`.
     ///
     /// # Errors
-    /// Where a token is outside the vocabulary.
+    /// If a token or a target is outside the vocabulary, or the device fails.
     pub fn pass(&self, batch: Ragged, mode: Mode) -> Result<Pass<'_, B>> {
         let vocab = self.config.vocab_size as u32;
         if let Some(id) = batch.ids.iter().chain(&batch.targets).find(|&&id| id >= vocab) {
@@ -109,7 +109,7 @@ impl<B: Backend> Transformer<B> {
         Ok(Pass { model: self, batch: self.backend.batch(batch, &rotations)?, mode })
     }
 
-    /// The rotary table for at least `positions`.
+    /// Returns a table of rotary positions that covers at least `positions`.
     fn rotations(&self, positions: usize) -> Arc<Rotations> {
         let mut table = self.rotations.lock().unwrap_or_else(PoisonError::into_inner);
         if table.positions() < positions {

@@ -1,4 +1,4 @@
-//! One pass of a ragged batch through embedding and blocks: forward with a tape, and backward over it.
+//! One pass of a ragged batch through embedding and blocks: forward, recording a tape, and backward over the tape.
 
 use super::{Transformer, attention, feed_forward};
 use crate::Result;
@@ -10,33 +10,33 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// What the backward pass computes again instead of keeping it; no result depends on it.
+/// Activations that the backward pass recomputes instead of keeping them; results do not depend on this choice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Recompute {
-    /// Nothing: all activations are kept.
+    /// Recompute nothing: all activations are kept.
     #[default]
     None,
-    /// Activations: the states between the halves of blocks are kept.
+    /// Recompute the activations inside each half of a block: only the states between halves are kept.
     Activations,
-    /// Whole blocks: only the states between blocks are kept.
+    /// Recompute whole blocks: only the states between blocks are kept.
     Blocks,
 }
 
-/// The batch that a pass is a part of, for the balancing loss.
+/// Properties of the batch that a pass is a part of, for the balancing loss.
 #[derive(Debug, Clone)]
-pub struct AuxShare {
-    /// Sequences of the whole batch.
+pub struct BatchInfo {
+    /// Number of sequences in the whole batch.
     pub sequences: usize,
-    /// Positions of the whole batch.
+    /// Number of positions in the whole batch.
     pub positions: usize,
-    /// For a balance over the whole batch: each expert's share of its load times their number, layer by layer.
-    /// `None` where the pass is the whole batch, or each sequence is balanced for itself.
+    /// For balancing over the whole batch: the share of tokens of each expert times the number of experts, for each layer.
+    /// `None` if the pass is the whole batch or each sequence is balanced separately.
     pub loads: Option<Arc<Vec<Vec<f32>>>>,
 }
 
-impl AuxShare {
-    /// A batch of these sequences.
+impl BatchInfo {
+    /// Describes a batch of the given sequences.
     pub fn of<'a>(sequences: impl IntoIterator<Item = &'a Sequence>) -> Self {
         let lengths = sequences.into_iter().map(Sequence::len);
         let (sequences, positions) = lengths.fold((0, 0), |(n, sum), len| (n + 1, sum + len));
@@ -44,66 +44,66 @@ impl AuxShare {
     }
 }
 
-/// What a pass is for.
+/// Purpose of a pass.
 #[derive(Debug, Clone)]
 pub enum Mode {
-    /// Results only; nothing is kept for a backward pass.
+    /// Results only: nothing is kept for a backward pass.
     Infer,
-    /// The routes are wanted, without gradients.
+    /// Results and routes, without gradients.
     Route {
-        /// With the dropout of training; `None`: without.
+        /// Seed of dropout as in training; `None` disables dropout.
         dropout_seed: Option<u64>,
     },
-    /// Gradients are wanted.
+    /// Forward pass with a tape for the backward pass.
     Train {
-        /// Names the random stream of dropout: seed, step and lane mixed.
+        /// Seed of the dropout of this pass, derived from the seed of the run, the step, the lane and the group.
         dropout_seed: u64,
         /// The batch that the pass is part of.
-        aux: AuxShare,
-        /// What is computed again in the backward pass.
+        aux: BatchInfo,
+        /// Activations that the backward pass recomputes.
         recompute: Recompute,
-        /// What all gradients are multiplied by; losses are not.
+        /// Factor of all gradients; reported losses do not include it.
         loss_scale: f32,
     },
 }
 
-/// One pass of a batch through a model.
+/// A pass of a batch through a model. `n` is the number of positions of the batch.
 pub struct Pass<'a, B: Backend> {
     pub(crate) model: &'a Transformer<B>,
     pub(super) batch: B::Batch,
     pub(super) mode: Mode,
 }
 
-/// What a forward pass leaves for the backward pass.
+/// Record of a forward pass that the backward pass needs.
 pub struct Tape<B: Backend> {
     blocks: Vec<Block<B>>,
     routing: Routing<B>,
 }
 
-/// Where the tokens of a pass went, layer by layer; empty for dense models and where only results were wanted.
+/// Routes of the tokens of a pass, for each layer; empty for dense models and under [`Mode::Infer`].
 pub struct Routing<B: Backend>(Vec<B::Routes>);
 
-/// What stays of one block.
+/// Kept activations of one block.
 struct Block<B: Backend> {
-    /// Its input, `(n, d_model)`.
+    /// Input of the block, `(n, d_model)`.
     x: B::Buffer,
-    /// The state between its halves, `(n, d_model)`.
+    /// State between its halves, `(n, d_model)`; `None` if it is recomputed.
     middle: Option<B::Buffer>,
     activations: Option<(attention::Saved<B>, feed_forward::Saved<B>)>,
 }
 
 impl<'a, B: Backend> Pass<'a, B> {
-    /// The batch.
+    /// Returns the batch.
     pub fn batch(&self) -> &Ragged {
         &self.batch
     }
 
-    /// The batch as it is on the device.
+    /// Returns the batch in the form that the backend uses.
     pub fn into_batch(self) -> B::Batch {
         self.batch
     }
 
-    /// What its attention costs; see [`Ragged::squares`].
+    /// Returns the measure of the attention cost of the batch; see [`Ragged::squares`].
     pub fn squares(&self) -> u64 {
         self.batch.squares(self.model.config.window)
     }
@@ -112,10 +112,10 @@ impl<'a, B: Backend> Pass<'a, B> {
         &self.model.backend
     }
 
-    /// The states after the last block, before the last norm, `(n, d_model)`, and the tape.
+    /// Computes the states after the last block, before the last norm, `(n, d_model)`; returns them with the tape.
     ///
     /// # Errors
-    /// Where the device fails, as by running out of memory.
+    /// If the device fails, for example by running out of memory.
     pub fn forward(&self) -> Result<(B::Buffer, Tape<B>)> {
         let (keep, routes_wanted) = match self.mode {
             Mode::Infer => (None, false),
@@ -142,13 +142,14 @@ impl<'a, B: Backend> Pass<'a, B> {
         Ok((x, tape))
     }
 
-    /// Adds the gradients of all weights below the last states, given theirs, and those of the balancing losses.
+    /// Adds the gradients of the embedding and the blocks to `grads`, given the gradient of the last states, `(n, d_model)`;
+    /// includes those of the balancing losses.
     ///
     /// # Errors
-    /// Where the device fails, as by running out of memory.
+    /// If the device fails, for example by running out of memory.
     pub fn backward(&self, tape: Tape<B>, dhidden: B::Buffer, grads: &mut B::Floats) -> Result<Routing<B>> {
         let Tape { blocks, routing } = tape;
-        let mut dx = dhidden; // the residual stream's: each half of a block adds to it
+        let mut dx = dhidden; // of the residual stream: each half of a block adds to it
         for (layer, block) in blocks.into_iter().enumerate().rev() {
             let Block { x, middle, activations } = block;
             let (attention, feed_forward) = activations.unzip();
@@ -170,10 +171,10 @@ impl<'a, B: Backend> Pass<'a, B> {
         Ok(routing)
     }
 
-    /// The states after the embedding and after each block, `(n, d_model)` each.
+    /// Computes the states after the embedding and after each block, `(n, d_model)` each.
     ///
     /// # Errors
-    /// Where the device fails, as by running out of memory.
+    /// If the device fails, for example by running out of memory.
     pub fn states(&self) -> Result<Vec<B::Buffer>> {
         let mut states = vec![self.embed()?];
         for layer in 0..self.model.config.n_layers {
@@ -183,7 +184,7 @@ impl<'a, B: Backend> Pass<'a, B> {
         Ok(states)
     }
 
-    /// The embedding of every position, `(n, d_model)`.
+    /// Computes the embedding of every position, `(n, d_model)`.
     pub(crate) fn embed(&self) -> Result<B::Buffer> {
         let model = self.model;
         let mut x = self.backend().embed(&model.weights, &model.layout.embedding, &self.batch)?;
@@ -193,7 +194,7 @@ impl<'a, B: Backend> Pass<'a, B> {
         Ok(x)
     }
 
-    /// A block over caches. `x`: `(n, d_model)`; returns the same shape.
+    /// Computes a block whose attention uses caches. `x`: `(n, d_model)`; returns the same shape.
     pub(crate) fn block_cached(
         &self,
         layer: usize,
@@ -204,24 +205,24 @@ impl<'a, B: Backend> Pass<'a, B> {
         Ok(feed_forward::forward(self, layer, &middle)?.0)
     }
 
-    /// What the routers did, layer by layer; empty for dense models. This waits for the device.
+    /// Computes the statistics of the router of each layer; empty for dense models. Waits for the device.
     ///
     /// # Errors
-    /// Where the device fails, as by running out of memory.
+    /// If the device fails, for example by running out of memory.
     pub fn router_stats(&self, routing: &Routing<B>) -> Result<Vec<RouterStats>> {
         let layers = routing.0.iter().enumerate();
         layers.map(|(layer, routes)| self.backend().route_stats(routes, &self.balancing(layer))).collect()
     }
 
-    /// [`Self::router_stats`] of a forward pass alone.
+    /// Computes [`Self::router_stats`] from the tape of a forward pass.
     ///
     /// # Errors
-    /// Where the device fails, as by running out of memory.
+    /// If the device fails, for example by running out of memory.
     pub fn routes_of(&self, tape: &Tape<B>) -> Result<Vec<RouterStats>> {
         self.router_stats(&tape.routing)
     }
 
-    /// The dropout of one place in the model, where there is any.
+    /// Returns the dropout of one place in the model; `None` if there is none.
     pub(super) fn dropout(&self, place: u64) -> Option<Dropout> {
         let rate = self.model.config.dropout as f32;
         match self.mode {
@@ -234,7 +235,7 @@ impl<'a, B: Backend> Pass<'a, B> {
         }
     }
 
-    /// The gradient behind the dropout of a residual branch; `None` where there is none, and it is `grad` itself.
+    /// Computes the gradient of a residual branch before its dropout; `None` if there is no dropout and it equals `grad`.
     pub(super) fn dropped(&self, grad: &B::Buffer, dropout: Option<Dropout>) -> Result<Option<B::Buffer>> {
         let Some(dropout) = dropout else { return Ok(None) };
         let mut dropped = self.backend().copy(grad)?;
@@ -242,17 +243,17 @@ impl<'a, B: Backend> Pass<'a, B> {
         Ok(Some(dropped))
     }
 
-    /// What gradients are multiplied by.
+    /// Returns the factor of gradients.
     pub(super) fn loss_scale(&self) -> f32 {
         if let Mode::Train { loss_scale, .. } = self.mode { loss_scale } else { 1.0 }
     }
 
-    /// Where the weights of a layer lie.
+    /// Returns the layout of the weights of a layer.
     pub(super) fn block(&self, layer: usize) -> &'a BlockLayout {
         &self.model.layout.blocks[layer]
     }
 
-    /// Over which positions the router of a layer is balanced.
+    /// Returns the positions over which the router of a layer is balanced, and the weight of the balancing loss.
     pub(super) fn balancing(&self, layer: usize) -> Balancing {
         let config = &self.model.config;
         let (Mode::Train { aux, .. }, alpha) = (&self.mode, config.aux_loss_alpha) else {
@@ -273,5 +274,5 @@ impl<'a, B: Backend> Pass<'a, B> {
     }
 }
 
-/// Names the dropout of the embedding; those of blocks follow.
+/// Dropout place of the embedding; the places of the blocks follow.
 const EMBEDDING: u64 = 0;

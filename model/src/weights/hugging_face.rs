@@ -1,7 +1,8 @@
-//! Models as transformers has them: the architecture that computes the same, its `config.json`, its tensors.
+//! Conversion from and to models of transformers: the equivalent architecture, its `config.json` and its tensors.
 //!
-//! Out: [`config_json`] and [`write_hugging_face`]; in: [`read_config`] and [`to_ours`]. What goes out comes in again
-//! with equal bits. *Invariant:* whatever an architecture would compute otherwise is refused, in both directions.
+//! [`config_json`] and [`write_hugging_face`] export; [`read_config`] and [`to_ours`] import. An exported model is imported
+//! with identical bits. *Invariant:* both directions reject any model for which the two programs would compute different
+//! results.
 
 use super::names::{self, Convention};
 use super::{NamedTensors, Weights, safetensors};
@@ -11,25 +12,25 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
-/// An architecture of transformers that computes what some of our models compute.
+/// An architecture of transformers that is equivalent to some of our models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
-    /// Dense.
+    /// Dense, without a window.
     Llama,
-    /// Dense, with a window, or with heads into which the width does not divide.
+    /// Dense, with a window, or with a width that is not divisible by the number of heads.
     Mistral,
-    /// Dense, queries and keys normalised.
+    /// Dense, with normalised queries and keys.
     Qwen3,
-    /// A mixture of experts with a gated shared one, always there.
+    /// Mixture of experts, always with a gated shared expert.
     Qwen2Moe,
-    /// A mixture of experts without a shared one, queries and keys normalised.
+    /// Mixture of experts without a shared expert, with normalised queries and keys.
     Qwen3Moe,
 }
 
 use Architecture::{Llama, Mistral, Qwen2Moe, Qwen3, Qwen3Moe};
 
 impl Architecture {
-    /// All of them, each with its `model_type` and its class.
+    /// All architectures, each with its `model_type` and its class.
     pub(crate) const ALL: [(Self, &'static str, &'static str); 5] = [
         (Llama, "llama", "LlamaForCausalLM"),
         (Mistral, "mistral", "MistralForCausalLM"),
@@ -38,10 +39,10 @@ impl Architecture {
         (Qwen3Moe, "qwen3_moe", "Qwen3MoeForCausalLM"),
     ];
 
-    /// The one that computes a model.
+    /// Returns the architecture that is equivalent to a model.
     ///
     /// # Errors
-    /// Where there is none, with the reason.
+    /// If there is none; the error states the reason.
     pub fn of(config: &ModelConfig) -> Result<Self> {
         match (config.is_moe(), config.qk_norm) {
             (false, true) => Ok(Qwen3),
@@ -59,7 +60,8 @@ impl Architecture {
         }
     }
 
-    /// That of a `config.json`, by its `model_type`, or where it has none by its class.
+    /// Returns the architecture of a `config.json` according to its `model_type` or, if that is missing, its class; `None` if
+    /// it is not one of these.
     pub fn named(config: &Map<String, Value>) -> Option<Self> {
         let model_type = config.get("model_type").filter(|value| !value.is_null());
         let class = || config.get("architectures").and_then(|classes| classes.get(0));
@@ -70,30 +72,30 @@ impl Architecture {
         found.map(|(architecture, ..)| *architecture)
     }
 
-    /// Its class.
+    /// Returns the name of the class in transformers.
     pub fn class(self) -> &'static str {
         Self::ALL.iter().find(|(one, ..)| *one == self).map_or("", |(.., class)| class)
     }
 
     fn convention(self, config: &ModelConfig) -> Convention {
-        // A gate of zero weights opens to sigmoid(0) = 1/2.
+        // A gate with zero weights multiplies the shared expert by sigmoid(0) = 1/2, which the factor 2 cancels.
         Convention { halves: true, shared_expert: 2.0, head_dim: config.head_dim() }
     }
 }
 
-/// Ids of the tokens that begin and end a text.
+/// Ids of the tokens that mark the beginning and the end of a text.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ends {
-    /// Begins a text.
+    /// Id of the token that begins a text, if there is one.
     pub bos: Option<u32>,
-    /// Ends one.
+    /// Id of the token that ends a text, if there is one.
     pub eos: Option<u32>,
 }
 
-/// The `config.json` of a model.
+/// Returns the `config.json` of a model for transformers.
 ///
 /// # Errors
-/// As [`Architecture::of`].
+/// Same as [`Architecture::of`].
 pub fn config_json(config: &ModelConfig, ends: Ends) -> Result<Value> {
     let architecture = Architecture::of(config)?;
     let model_type = Architecture::ALL.iter().find(|(one, ..)| *one == architecture).map(|(_, name, _)| name);
@@ -110,7 +112,7 @@ pub fn config_json(config: &ModelConfig, ends: Ends) -> Result<Value> {
         "hidden_act": "silu",
         "max_position_embeddings": config.max_seq_len,
         "rms_norm_eps": config.norm_eps,
-        // The first is that of transformers before 5, the second of those since.
+        // transformers before version 5 reads the first, later versions read the second.
         "rope_theta": config.rope_theta,
         "rope_parameters": { "rope_type": "default", "rope_theta": config.rope_theta },
         "attention_dropout": 0.0,
@@ -153,20 +155,20 @@ pub fn config_json(config: &ModelConfig, ends: Ends) -> Result<Value> {
     if architecture == Qwen2Moe {
         add(json!({
             "shared_expert_intermediate_size": shared_size(config),
-            "n_shared_experts": config.n_shared_experts, // ours: 0 where the shared expert is there for the form
+            "n_shared_experts": config.n_shared_experts, // our own key: 0 if the shared expert is only a placeholder
             "qkv_bias": true,
         }));
     }
     Ok(json)
 }
 
-/// Hidden size of the shared expert that Qwen2-MoE always has; where a model has none, of one that says nothing.
+/// Returns the hidden size of the shared expert that Qwen2-MoE always has; if a model has none, that of a zero placeholder.
 fn shared_size(config: &ModelConfig) -> usize {
     config.expert_dim() * config.n_shared_experts.max(1)
 }
 
-/// What Qwen2-MoE has in each layer and a model of ours has not, by transformers' names, all of it zero: biases of
-/// queries, keys and values, the gate of the shared expert, and that expert where a model has none.
+/// Returns names and shapes of the tensors that Qwen2-MoE has in each layer but our model has not, all zero: the biases of
+/// queries, keys and values, the gate of the shared expert, and that expert itself if the model has none.
 fn zeros(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     let (d, heads, size) = (config.d_model, config.heads(), shared_size(config));
     let mut found = vec![];
@@ -187,10 +189,10 @@ fn zeros(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     found
 }
 
-/// The bytes of a `model.safetensors` that transformers loads.
+/// Returns the contents of a `model.safetensors` for transformers.
 ///
 /// # Errors
-/// As [`Architecture::of`], and where a weight is not finite.
+/// Same as [`Architecture::of`]; also if a weight is not finite.
 pub fn write_hugging_face(config: &ModelConfig, weights: &Weights) -> Result<Vec<u8>> {
     let architecture = Architecture::of(config)?;
     let convention = architecture.convention(config);
@@ -210,7 +212,7 @@ pub fn write_hugging_face(config: &ModelConfig, weights: &Weights) -> Result<Vec
     safetensors::serialize(tensors.iter().map(|(name, shape, values)| (name, shape, values.as_slice())), true)
 }
 
-/// The keys of a `config.json` of transformers that a shape follows from.
+/// The keys of a `config.json` of transformers that determine a shape.
 #[derive(Debug, Deserialize)]
 struct ConfigFile {
     vocab_size: usize,
@@ -246,10 +248,10 @@ struct Rope {
     rope_theta: Option<f64>,
 }
 
-/// The shape that a `config.json` of an architecture describes; `path` is named in errors.
+/// Reads the shape from the `config.json` of an architecture; errors mention `path`.
 ///
 /// # Errors
-/// Where a key is missing, is none, or asks for what is not computed here.
+/// If a key is missing or has the wrong type, or requires a computation that is not supported.
 pub fn read_config(
     architecture: Architecture,
     keys: &Map<String, Value>,
@@ -271,10 +273,10 @@ pub fn read_config(
         None => 4096, // transformers' default
     };
 
-    // Whatever else is asked for, by the keys under which it is looked through.
+    // Check all other keys, under the names that `computed` expects.
     let mut others = keys.clone();
     for key in ["model_type", "architectures", "qkv_bias"] {
-        others.remove(key); // biases are held to be zero as they are read
+        others.remove(key); // the import checks that biases are zero
     }
     others.extend([
         ("norm_eps".to_owned(), json!(file.rms_norm_eps)),
@@ -282,7 +284,7 @@ pub fn read_config(
         ("use_sliding_window".to_owned(), json!(slides)),
         ("sliding_window".to_owned(), json!(window)),
     ]);
-    let mut problems = computed::problems(&others);
+    let mut problems = computed::unsupported_settings(&others);
     let has_layers = keys.get("layer_types").is_some_and(|layers| !layers.is_null());
     if slides && !has_layers && matches!(architecture, Qwen3 | Qwen2Moe) {
         let is_all = architecture == Qwen3 && file.max_window_layers == Some(0);
@@ -300,7 +302,7 @@ pub fn read_config(
         n_layers: file.num_hidden_layers,
         n_heads: file.num_attention_heads,
         n_kv_heads: file.num_key_value_heads.unwrap_or(file.num_attention_heads),
-        // A head size that follows from the width anyway is left to follow from it.
+        // Leave the head size unset if it equals the derived one.
         head_dim: head_dim
             .filter(|head_dim| head_dim.checked_mul(file.num_attention_heads) != Some(file.hidden_size)),
         qk_norm: matches!(architecture, Qwen3 | Qwen3Moe),
@@ -326,12 +328,12 @@ pub fn read_config(
         if file.norm_topk_prob != (top_k > 1) {
             let only = if top_k > 1 { "true for more than one expert" } else { "false for one expert" };
             problems.push(format!(
-                "norm_topk_prob is {}, which is not computed here, expected {only} of a token",
+                "norm_topk_prob is {}, which is not supported, expected {only} per token",
                 file.norm_topk_prob
             ));
         }
         if file.decoder_sparse_step.is_some_and(|step| step != 1) {
-            problems.push("decoder_sparse_step is not 1, but here every layer has experts".into());
+            problems.push("decoder_sparse_step is not 1, expected 1: experts in every layer".into());
         }
         if architecture == Qwen2Moe {
             let shared = file.shared_expert_intermediate_size.unwrap_or(5632); // transformers' default
@@ -359,21 +361,22 @@ fn all<const N: usize>(values: [Option<usize>; N]) -> Option<[usize; N]> {
     values.iter().all(Option::is_some).then(|| values.map(Option::unwrap_or_default))
 }
 
-/// The weights in tensors by transformers' names; `source` is the file that they are from.
+/// Converts tensors with transformers' names to weights; `source` is their file, for errors.
 ///
 /// # Errors
-/// Where a tensor is missing, of another shape or type, not finite or one too many, and where what must be zero is not.
+/// If a tensor is missing or unknown, has a wrong shape or type, contains values that are not finite, or is not zero where it
+/// must be.
 pub fn to_ours(
     architecture: Architecture,
     config: &ModelConfig,
     mut tensors: NamedTensors,
     source: &Path,
 ) -> Result<Weights> {
-    // Tables of angles, which old files hold, follow from the shape.
+    // Old files contain tables of rotary frequencies, which follow from the shape.
     tensors.retain(|name, _| !name.ends_with(".rotary_emb.inv_freq"));
     if architecture == Qwen2Moe {
         for (name, shape) in zeros(config) {
-            // Biases may be missing altogether.
+            // Tensors that must be zero may be missing.
             let Some(tensor) = tensors.remove(&name) else { continue };
             check_zero(&tensor, &shape).map_err(|problem| Error::weights(source, &name, problem))?;
         }
@@ -384,7 +387,7 @@ pub fn to_ours(
     })
 }
 
-/// Fails where a tensor is of another shape, or has an effect.
+/// Checks that a tensor has the expected shape and is zero, and so has no effect.
 fn check_zero(tensor: &Tensor, shape: &[usize]) -> std::result::Result<(), String> {
     if tensor.dims() != shape {
         return Err(format!("has shape {:?}, expected {shape:?}", tensor.dims()));
@@ -393,6 +396,6 @@ fn check_zero(tensor: &Tensor, shape: &[usize]) -> std::result::Result<(), Strin
     let values = values.map_err(|error| format!("cannot be read: {error}"))?;
     match values.iter().all(|&value| value == 0.0) {
         true => Ok(()),
-        false => Err("is not zero, and what it computes is not computed here".into()),
+        false => Err("is not zero, expected zeros: the model has no such parameter".into()),
     }
 }

@@ -1,4 +1,4 @@
-//! Initial weights, a function of configuration and seed alone. What a parametrization changes of them is in
+//! Initial weights, which depend only on configuration and seed. The factors of parametrizations are in
 //! [`crate::parametrization`].
 
 use crate::config::{Init, ModelConfig};
@@ -14,7 +14,7 @@ pub fn draw(config: &ModelConfig, layout: &Layout, seed: u64) -> Vec<f32> {
     let mut flat = vec![0.0f32; layout.len()];
     for param in &layout.params {
         let values = &mut flat[param.range.clone()];
-        // The rule of updates is nothing to initial weights.
+        // The update rule does not affect the factor of initial weights.
         let times = (multiplier(config, param.role) * config.scales(param.role, Rule::AdamW).init) as f32;
         if param.role.is_norm() {
             values.fill(times);
@@ -34,7 +34,7 @@ pub fn draw(config: &ModelConfig, layout: &Layout, seed: u64) -> Vec<f32> {
     flat
 }
 
-/// What a group's initial weights are multiplied by.
+/// Returns the configured multiplier of the initial weights of a role.
 fn multiplier(config: &ModelConfig, role: Role) -> f64 {
     match role {
         Role::Embedding => config.embedding_init,
@@ -50,7 +50,7 @@ enum Spread {
 }
 
 fn spread(config: &ModelConfig, role: Role) -> Spread {
-    let (d_model, n_layers) = config.drawn_as();
+    let (d_model, n_layers) = config.init_shape();
     let depth = (2.0 * n_layers as f64).sqrt();
     let width = 1.0 / (d_model as f64).sqrt();
     match (config.init, role) {

@@ -1,4 +1,4 @@
-//! Models as MiniMind v1 publishes them: a state dict saved by `torch.save`, and the `config.json` of its `LMConfig`.
+//! Export to MiniMind v1, and shapes of its state dicts: a `.pth` as saved by `torch.save` and the `config.json` of `LMConfig`.
 
 use super::Weights;
 use crate::{Error, ModelConfig, Parametrization, Result, folder};
@@ -7,63 +7,60 @@ use std::io::{Cursor, Write};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-/// The folder inside the archive; any name does.
+/// Name of the folder inside the archive; the choice is arbitrary.
 const FOLDER: &str = "archive";
 
-/// Numbers begin at multiples of this in the file, as PyTorch writes them.
+/// Alignment of the values in the file in bytes, as in PyTorch.
 const ALIGNMENT: u16 = 64;
 
-/// Why MiniMind v1 does not compute what a model computes, where it does not.
+/// Describes why MiniMind v1 cannot compute a model; `None` if it can.
 fn problem(config: &ModelConfig) -> Option<String> {
     let default = ModelConfig::default();
     let told = [
         (config.qk_norm, "normalised queries and keys (model.qk_norm)"),
         (config.window.is_some(), "a window (model.window)"),
-        (!config.tie_embeddings, "a head apart from the embedding (model.tie_embeddings = false)"),
+        (!config.tie_embeddings, "an untied output head (model.tie_embeddings = false)"),
         (
             config.head_dim() * config.n_heads != config.d_model,
             "heads that are not d_model / n_heads wide (model.head_dim)",
         ),
-        (
-            config.rope_theta != default.rope_theta,
-            "rotary positions of another base than 10000 (model.rope_theta)",
-        ),
+        (config.rope_theta != default.rope_theta, "a rotary base other than 10000 (model.rope_theta)"),
         (config.is_moe() && config.n_shared_experts > 1, "several shared experts (model.n_shared_experts)"),
     ];
     let found: Vec<&str> = told.into_iter().filter(|(is_so, _)| *is_so).map(|(_, what)| what).collect();
     (!found.is_empty()).then(|| found.join(", "))
 }
 
-/// The `config.json` of MiniMind's `LMConfig`.
+/// Returns the `config.json` of MiniMind's `LMConfig`.
 ///
 /// # Errors
-/// Where MiniMind v1 does not compute what the model computes, with the reason.
+/// If MiniMind v1 cannot compute the model; the error states the reason.
 pub fn config_json(config: &ModelConfig) -> Result<Value> {
     if let Some(problem) = problem(config) {
-        return Err(Error::Input(format!("MiniMind v1 does not know {problem}; --to hf may")));
+        return Err(Error::Input(format!("MiniMind v1 does not support {problem}; try --to hf")));
     }
-    // There all experts are as wide as the feed-forward of a dense model.
+    // MiniMind's experts have the hidden size of a dense feed-forward.
     let hidden_dim = if config.is_moe() { Some(config.expert_dim()) } else { config.hidden_dim };
     let config = ModelConfig {
         hidden_dim,
         expert_hidden_dim: None,
         head_dim: None,
-        parametrization: Parametrization::Standard, // nothing to a forward pass
+        parametrization: Parametrization::Standard, // does not affect forward passes
         ..config.clone()
     };
     let mut json: Value = serde_json::from_slice(&folder::write_config(&config)).unwrap_or_default();
     json["model_type"] = "minimind".into();
     json["architectures"] = json!(["Transformer"]);
-    // Anything but null is one.
+    // MiniMind builds one shared expert for any value except null.
     json["n_shared_experts"] = if config.n_shared_experts == 0 { Value::Null } else { true.into() };
     Ok(json)
 }
 
-/// The bytes of a `.pth`: what `torch.save(model.state_dict(), path)` writes, the tied head as a second name of the
-/// embedding's numbers.
+/// Returns the contents of a `.pth`, as written by `torch.save(model.state_dict(), path)`; the tied head shares the storage of
+/// the embedding.
 ///
 /// # Errors
-/// As [`config_json`], and where a weight is not finite.
+/// Same as [`config_json`]; also if a weight is not finite.
 pub fn write_pth(config: &ModelConfig, weights: &Weights) -> Result<Vec<u8>> {
     config_json(config)?;
     let Weights { layout, flat } = weights;
@@ -104,7 +101,7 @@ impl Pickle {
     fn new() -> Self {
         let mut pickle = Self(vec![0x80, 2]);
         pickle.ordered_dict();
-        pickle.0.push(b'('); // the beginning of its items
+        pickle.0.push(b'('); // mark before its items
         pickle
     }
 
@@ -141,13 +138,13 @@ impl Pickle {
         self.0.push(b't');
     }
 
-    /// An empty one.
+    /// Writes an empty `OrderedDict`.
     fn ordered_dict(&mut self) {
         self.global("collections", "OrderedDict");
         self.0.extend(b")R");
     }
 
-    /// A name and its tensor, all of the numbers in a storage.
+    /// Writes a name and its tensor, which covers a whole storage.
     fn tensor(&mut self, name: &str, storage: usize, shape: &[usize]) {
         let strides: Vec<usize> = (0..shape.len()).map(|i| shape[i + 1..].iter().product()).collect();
         self.text(name);
@@ -159,23 +156,24 @@ impl Pickle {
         self.text(&storage.to_string());
         self.text("cpu");
         self.number(shape.iter().product());
-        self.0.extend(b"tQ"); // the storage of that name
-        self.number(0); // its first number
+        self.0.extend(b"tQ"); // load the storage by this identifier
+        self.number(0); // offset of the first element
         self.tuple(shape);
         self.tuple(&strides);
-        self.0.push(0x89); // needs no gradient
-        self.ordered_dict(); // has no hooks
+        self.0.push(0x89); // requires_grad: False
+        self.ordered_dict(); // no hooks
         self.0.extend(b"tR");
     }
 }
 
-/// Query heads where no `config.json` says how many: all published models have them.
+/// Number of query heads assumed without a `config.json`: that of all published models.
 pub const HEADS: usize = 16;
 
-/// The shape of a lone state dict, as far as it shows, with `n_heads` query heads; for the rest `LMConfig`'s defaults.
+/// Infers the shape of a state dict without `config.json`, given the number of query heads; keys that the tensors do not
+/// determine have `LMConfig`'s defaults.
 ///
 /// # Errors
-/// Where it is no state dict of MiniMind's, or the heads do not fit it.
+/// If the tensors are not a state dict of MiniMind, or `n_heads` does not fit them.
 pub fn shape_of(
     tensors: &super::NamedTensors,
     n_heads: usize,

@@ -1,4 +1,4 @@
-//! A model's weights: one flat buffer, drawn at random or read from files.
+//! Weights of a model: one flat buffer, drawn at random or read from files.
 
 pub mod gguf;
 pub mod hugging_face;
@@ -23,36 +23,38 @@ pub use safetensors::{read_safetensors, write_safetensors};
 pub(crate) use shards::INDEX;
 pub use shards::read_shards;
 
-/// Tensors by name, in MiniMind's layout `(out, in)`.
+/// Tensors by name; matrices have the layout `(out, in)`.
 pub type NamedTensors = BTreeMap<String, Tensor>;
 
 /// All weights of a model, on the host.
 #[derive(Debug, Clone)]
 pub struct Weights {
-    /// Where each parameter lies.
+    /// Position of each parameter in `flat`.
     pub layout: Arc<Layout>,
-    /// Every weight: `(layout.len(),)`.
+    /// All weights: `(layout.len(),)`.
     pub flat: Vec<f32>,
 }
 
 impl Weights {
-    /// Weights drawn as `config.init` says.
+    /// Draws weights from the distribution of `config.init`.
     pub fn random(config: &ModelConfig, seed: u64) -> Self {
         let layout = Arc::new(Layout::new(config));
         Self { flat: init::draw(config, &layout, seed), layout }
     }
 
-    /// Weights taken from named tensors; `source` names where they come from in errors.
+    /// Collects weights from named tensors; errors mention `source` as their origin.
     ///
-    /// `output.weight`, MiniMind's second name of the tied embedding, must then equal `tok_embeddings.weight`.
+    /// If the embedding is tied, `output.weight`, MiniMind's second name for it, may be present but must equal
+    /// `tok_embeddings.weight`.
     ///
     /// # Errors
-    /// Where a tensor is missing, of another shape or type, not finite, or one too many.
+    /// If a tensor is missing or unknown, has a wrong shape or type, or contains values that are not finite.
     pub fn from_tensors(config: &ModelConfig, tensors: NamedTensors, source: &Path) -> Result<Self> {
         Self::collect(config, tensors, source, str::to_owned, |_, values| values)
     }
 
-    /// As [`Weights::from_tensors`], where tensors have other names and their numbers lie otherwise.
+    /// Does the work of [`Weights::from_tensors`]; `named` maps names to those of the file, and `to_ours` converts values from
+    /// the layout of the file.
     fn collect(
         config: &ModelConfig,
         mut tensors: NamedTensors,
@@ -73,7 +75,7 @@ impl Weights {
             flat.extend(to_ours(param, checked(&tensor, param).map_err(|problem| fail(&name, problem))?));
         }
         if let Some(name) = tensors.keys().next() {
-            return Err(fail(name, "not a tensor of this shape of model".into()));
+            return Err(fail(name, "unexpected: a model of this shape has no such tensor".into()));
         }
         if let Some(output) = output {
             let embedding = &layout.params[0];
@@ -91,10 +93,10 @@ impl Weights {
 }
 
 impl Layout {
-    /// Fails where a weight, one of `flat`, is NaN or infinite.
+    /// Checks that all weights in `flat` are finite.
     ///
     /// # Errors
-    /// Names the first parameter with such values.
+    /// If a weight is NaN or infinite; the error names the first such parameter.
     pub fn check_finite(&self, flat: &[f32]) -> Result<()> {
         for param in &self.params {
             finite(&flat[param.range.clone()])
@@ -104,7 +106,7 @@ impl Layout {
     }
 }
 
-/// Tells of values that are NaN or infinite.
+/// Checks that all values are finite; the error states how many are not.
 pub(crate) fn finite(values: &[f32]) -> std::result::Result<(), String> {
     match values.iter().filter(|value| !value.is_finite()).count() {
         0 => Ok(()),
@@ -112,7 +114,7 @@ pub(crate) fn finite(values: &[f32]) -> std::result::Result<(), String> {
     }
 }
 
-/// The values of a tensor that has the expected shape, a floating-point type and finite values.
+/// Returns the values of a tensor after checking for the expected shape, a floating-point type and finite values.
 fn checked(tensor: &Tensor, param: &Param) -> std::result::Result<Vec<f32>, String> {
     if tensor.dims() != param.shape {
         return Err(format!("has shape {:?}, expected {:?}", tensor.dims(), param.shape));

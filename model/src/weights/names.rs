@@ -1,19 +1,19 @@
-//! What every parameter is called in other programs' files, and how its numbers lie there: one table, read from left to
-//! right by exports and from right to left by imports.
+//! Names and layouts of all parameters in the files of other programs: one table, which exports read from left to right and
+//! imports from right to left.
 //!
-//! The first column is MiniMind's names, which are ours; `.weight` follows each. `{}` stands for the number of a layer,
-//! and a second one for that of an expert, except in GGUF, where the experts of a layer lie in one tensor.
+//! The first column contains our names, which are MiniMind's; `.weight` is appended to every name. The first `{}` stands for
+//! the index of a layer, a second one for that of an expert, except in GGUF, where one tensor holds all experts of a layer.
 
 use crate::layout::Param;
 
-/// How the numbers of a parameter lie elsewhere.
+/// Layout of the values of a parameter in other formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lie {
-    /// As here.
+pub enum ValueLayout {
+    /// Same layout as ours.
     Same,
-    /// Rows of heads that rotary positions turn, in the order of [`Convention::halves`].
+    /// Rows of heads to which rotary positions apply, in the order that [`Convention::halves`] defines.
     Rotary,
-    /// What adds to the residual stream what the shared expert says, times [`Convention::shared_expert`].
+    /// Output matrix of the shared experts, multiplied by [`Convention::shared_expert`].
     SharedExpert,
 }
 
@@ -23,14 +23,19 @@ pub struct Name {
     ours: &'static str,
     hugging_face: &'static str,
     gguf: &'static str,
-    lie: Lie,
+    layout: ValueLayout,
 }
 
-const fn row(ours: &'static str, hugging_face: &'static str, gguf: &'static str, lie: Lie) -> Name {
-    Name { ours, hugging_face, gguf, lie }
+const fn row(
+    ours: &'static str,
+    hugging_face: &'static str,
+    gguf: &'static str,
+    layout: ValueLayout,
+) -> Name {
+    Name { ours, hugging_face, gguf, layout }
 }
 
-use Lie::{Rotary, Same, SharedExpert};
+use ValueLayout::{Rotary, Same, SharedExpert};
 
 /// Every parameter of every variant of the architecture.
 #[rustfmt::skip]
@@ -58,7 +63,7 @@ const NAMES: [Name; 21] = [
     row("output", "lm_head", "output", Same),
 ];
 
-/// The row of one of our names, and the numbers in it.
+/// Returns the row of one of our names, and the indices in the name.
 fn find(ours: &str) -> (&'static Name, Vec<&str>) {
     let parts = ours.strip_suffix(".weight").unwrap_or(ours).split('.');
     let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
@@ -68,39 +73,39 @@ fn find(ours: &str) -> (&'static Name, Vec<&str>) {
     (name.expect("a row for every parameter that the specification lists"), numbers)
 }
 
-/// A name with numbers in their places; those too many are left out.
+/// Fills indices into a name pattern; surplus indices are ignored.
 fn fill(pattern: &str, numbers: &[&str]) -> String {
     let filled = numbers.iter().fold(pattern.to_owned(), |name, number| name.replacen("{}", number, 1));
     filled + ".weight"
 }
 
-/// transformers' name for one of ours.
+/// Returns transformers' name for one of our names.
 pub fn hugging_face(ours: &str) -> String {
     let (name, numbers) = find(ours);
     fill(name.hugging_face, &numbers)
 }
 
-/// llama.cpp's name for one of ours; the experts of a layer have one in common.
+/// Returns llama.cpp's name for one of our names; the experts of a layer share one name.
 pub fn gguf(ours: &str) -> String {
     let (name, numbers) = find(ours);
     fill(name.gguf, &numbers)
 }
 
-/// What a program lays out otherwise than this one.
+/// Differences between the layout of another program and ours.
 #[derive(Debug, Clone, Copy)]
 pub struct Convention {
-    /// Rotary positions turn number `i` of a head against number `i + head_dim / 2`, not against its neighbour: all first
-    /// ones of our pairs come first, then all second ones.
+    /// Whether rotary positions pair element `i` of a head with element `i + head_dim / 2` instead of its neighbour: the first
+    /// elements of all our pairs come first, then all second elements.
     pub halves: bool,
-    /// What the shared expert's last matrix is multiplied by, where its output is weighed otherwise; a power of two,
-    /// so that nothing is rounded.
+    /// Factor of the output matrix of the shared experts, which compensates for a different weighting of their output; a power
+    /// of two, so that nothing is rounded.
     pub shared_expert: f32,
     /// Width of a head.
     pub head_dim: usize,
 }
 
 impl Convention {
-    /// Numbers of ours as they lie there.
+    /// Converts values from our layout to theirs.
     pub fn to_theirs(self, param: &Param, values: &[f32]) -> Vec<f32> {
         self.convert(param, values, self.shared_expert, |i| {
             let half = self.head_dim / 2;
@@ -108,13 +113,13 @@ impl Convention {
         })
     }
 
-    /// The inverse of [`Convention::to_theirs`].
+    /// Converts values from their layout to ours; the inverse of [`Convention::to_theirs`].
     pub fn to_ours(self, param: &Param, values: &[f32]) -> Vec<f32> {
         let half = self.head_dim / 2;
         self.convert(param, values, 1.0 / self.shared_expert, |i| i / 2 + i % 2 * half)
     }
 
-    /// `source`: which row of a head comes to a place in it.
+    /// Converts values; `source` maps the index of a row of a head after conversion to its index before.
     fn convert(
         self,
         param: &Param,
@@ -122,9 +127,9 @@ impl Convention {
         factor: f32,
         source: impl Fn(usize) -> usize,
     ) -> Vec<f32> {
-        match find(&param.name).0.lie {
+        match find(&param.name).0.layout {
             Rotary if self.halves => {
-                let width: usize = param.shape[1..].iter().product(); // of a row; 1 for a norm
+                let width: usize = param.shape[1..].iter().product(); // width of a row; 1 for a norm
                 let heads = values.chunks_exact(self.head_dim * width);
                 let row = |head: &[f32], i: usize| head[source(i) * width..][..width].to_vec();
                 heads.flat_map(|head| (0..self.head_dim).flat_map(move |i| row(head, i))).collect()

@@ -1,20 +1,20 @@
-//! Pickles of `torch.save`, judged before they are built: what they describe must fit in bounded memory.
+//! Safety check of pickles of `torch.save` before they are built: the objects that they describe must fit in bounded memory.
 //!
-//! A pickle is a program. A few bytes of it can describe an object nested so deep that freeing it overflows the stack,
-//! or one copied so often that no memory holds it. The scan runs the program on sizes alone.
+//! A pickle is a program. A few bytes can describe an object that is nested so deeply that freeing it overflows the stack,
+//! or copied so often that it exceeds any memory. The scan runs the program on the sizes of objects only.
 
 use std::collections::HashMap;
 
-/// Most objects that a pickle may build, copies counted; a state dict has about fifty for each tensor.
-const MOST_NODES: u64 = 4_000_000;
+/// Maximum number of objects that a pickle may build, including copies; a state dict has about fifty per tensor.
+const MAX_NODES: u64 = 4_000_000;
 
-/// Deepest nesting of objects.
-const DEEPEST: u32 = 64;
+/// Maximum nesting depth of objects.
+const MAX_DEPTH: u32 = 64;
 
-/// Bytes of text that count as one object.
+/// Number of bytes of text that count as one object.
 const TEXT_NODE: u64 = 64;
 
-/// How large an object is.
+/// Size of an object: the number of objects in it, itself included, and the nesting depth.
 #[derive(Debug, Clone, Copy)]
 struct Size {
     nodes: u64,
@@ -23,12 +23,12 @@ struct Size {
 
 const LEAF: Size = Size { nodes: 1, depth: 1 };
 
-/// Whether a pickle can be built; else why not.
+/// Checks whether a pickle can be built; the error states why not.
 pub fn check(bytes: &[u8]) -> Result<(), String> {
     Scan { rest: bytes, stack: Vec::new(), memo: HashMap::new(), built: 0 }.run()
 }
 
-/// The pickle machine with sizes in place of objects; `None` on the stack is a mark.
+/// The pickle machine, with sizes instead of objects; `None` on the stack is a mark.
 struct Scan<'a> {
     rest: &'a [u8],
     stack: Vec<Option<Size>>,
@@ -37,7 +37,7 @@ struct Scan<'a> {
 }
 
 impl Scan<'_> {
-    /// Opcodes as in CPython's `pickletools.py`.
+    /// Runs the pickle; opcodes as in CPython's `pickletools.py`.
     fn run(mut self) -> Result<(), String> {
         loop {
             match self.byte()? {
@@ -104,7 +104,7 @@ impl Scan<'_> {
     }
 
     fn take(&mut self, length: usize) -> Result<&[u8], String> {
-        let (taken, rest) = self.rest.split_at_checked(length).ok_or("is cut off in its pickle")?;
+        let (taken, rest) = self.rest.split_at_checked(length).ok_or("its pickle is truncated")?;
         self.rest = rest;
         Ok(taken)
     }
@@ -113,25 +113,25 @@ impl Scan<'_> {
         Ok(self.take(1)?[0])
     }
 
-    /// A little-endian number of so many bytes.
+    /// Reads a little-endian number of `length` bytes.
     fn number(&mut self, length: usize) -> Result<u32, String> {
         Ok(self.take(length)?.iter().rev().fold(0, |number, &byte| number << 8 | u32::from(byte)))
     }
 
     /// Skips a line and returns its length.
     fn line(&mut self) -> Result<usize, String> {
-        let end = self.rest.iter().position(|&byte| byte == b'\n').ok_or("is cut off in its pickle")?;
+        let end = self.rest.iter().position(|&byte| byte == b'\n').ok_or("its pickle is truncated")?;
         self.take(end + 1)?;
         Ok(end)
     }
 
     fn push(&mut self, size: Size) -> Result<(), String> {
         self.built = self.built.saturating_add(size.nodes);
-        if size.depth > DEEPEST {
-            return Err(format!("nests objects deeper than {DEEPEST}"));
+        if size.depth > MAX_DEPTH {
+            return Err(format!("nests objects deeper than {MAX_DEPTH}"));
         }
-        if self.built > MOST_NODES {
-            return Err(format!("describes more than {MOST_NODES} objects"));
+        if self.built > MAX_NODES {
+            return Err(format!("describes more than {MAX_NODES} objects"));
         }
         self.stack.push(Some(size));
         Ok(())
@@ -143,16 +143,16 @@ impl Scan<'_> {
     }
 
     fn pop(&mut self) -> Result<Size, String> {
-        self.stack.pop().flatten().ok_or_else(|| "takes an object where none is".to_string())
+        self.stack.pop().flatten().ok_or_else(|| "its pickle reads an object from an empty stack".to_string())
     }
 
-    /// Puts an object around the last so many.
+    /// Replaces the last `count` objects by one that contains them.
     fn wrap(&mut self, count: usize) -> Result<(), String> {
         let parts = (0..count).map(|_| self.pop()).collect::<Result<Vec<_>, _>>()?;
         self.push(around(&parts))
     }
 
-    /// Adds the last so many objects to the one before them.
+    /// Adds the last `count` objects to the container before them.
     fn add(&mut self, count: usize) -> Result<(), String> {
         let parts = (0..count).map(|_| self.pop()).collect::<Result<Vec<_>, _>>()?;
         self.grow(&parts)
@@ -163,13 +163,17 @@ impl Scan<'_> {
         let more = around(parts);
         let depth = container.depth.max(more.depth);
         self.push(Size { nodes: container.nodes.saturating_add(more.nodes), depth })?;
-        // Growing in place builds nothing but what was added, and that was counted when it was made.
+        // Growing in place builds no new objects: the added ones were counted when they were created.
         self.built -= container.nodes.saturating_add(more.nodes);
         Ok(())
     }
 
     fn pop_to_mark(&mut self) -> Result<Vec<Size>, String> {
-        let mark = self.stack.iter().rposition(Option::is_none).ok_or("closes what it did not open")?;
+        let mark = self
+            .stack
+            .iter()
+            .rposition(Option::is_none)
+            .ok_or("its pickle ends a group that it did not begin")?;
         let parts = self.stack.split_off(mark);
         Ok(parts.into_iter().flatten().collect())
     }
@@ -182,12 +186,12 @@ impl Scan<'_> {
     }
 
     fn recall(&mut self, slot: u32) -> Result<(), String> {
-        let size = *self.memo.get(&slot).ok_or("takes an object from an empty place")?;
+        let size = *self.memo.get(&slot).ok_or("its pickle reads an object from an empty memo slot")?;
         self.push(size)
     }
 }
 
-/// The size of an object that holds others.
+/// Returns the size of an object that contains others.
 fn around(parts: &[Size]) -> Size {
     Size {
         nodes: parts.iter().fold(1, |sum, part| sum.saturating_add(part.nodes)),
@@ -205,16 +209,16 @@ mod tests {
             let found = check(bytes);
             assert!(found.as_ref().is_err_and(|found| found.contains(reason)), "{found:?}");
         };
-        // ((((...)))) and a tuple of two copies of a tuple of two copies of ...
+        // First ((((...)))), then a tuple of two copies of a tuple of two copies of ...
         refused(&[b")".as_slice(), &[0x85; 100], b"."].concat(), "deeper than 64");
         let doubling: Vec<u8> = [b'q', 0, b'h', 0, 0x86].repeat(40);
         refused(&[b")".as_slice(), &doubling, b"."].concat(), "more than 4000000 objects");
-        refused(b"X\xff\xff\xff\xffabc.", "cut off");
+        refused(b"X\xff\xff\xff\xffabc.", "truncated");
         refused(b"\x8a\x09123456789.", "integer of 9 bytes");
-        refused(b"h\x00.", "empty place");
-        refused(b"t.", "closes");
-        refused(b"R.", "none is");
-        refused(b"", "cut off");
+        refused(b"h\x00.", "empty memo slot");
+        refused(b"t.", "ends a group");
+        refused(b"R.", "empty stack");
+        refused(b"", "truncated");
         refused(b"i.", "0x69");
     }
 

@@ -1,4 +1,4 @@
-//! Weights as PyTorch saves them: a zip with a pickle, read without executing it.
+//! Reading of PyTorch's weights files: a zip archive with a pickle, which is read without executing it.
 
 use super::{NamedTensors, pickle};
 use crate::{Error, Result};
@@ -9,18 +9,18 @@ use std::io::{BufReader, Read};
 use std::path::Path;
 use zip::ZipArchive;
 
-/// Largest pickle that is read; that of a state dict takes some hundred bytes a tensor.
+/// Maximum size of the pickle in bytes; that of a state dict takes a few hundred bytes per tensor.
 const LARGEST_PICKLE: u64 = 64 << 20;
 
-/// Most bytes of all tensors, in lengths of the file: several tensors may show the same stored numbers.
-const MOST_BYTES: u64 = 8;
+/// Maximum total size of all tensors, as a multiple of the file size: several tensors may share a storage.
+const MAX_EXPANSION: u64 = 8;
 
 type Archive = ZipArchive<BufReader<File>>;
 
 /// Reads every tensor of a `.pth` or `.bin` file.
 ///
 /// # Errors
-/// Where there is no such file, it is damaged, or it holds no state dict.
+/// If the file does not exist, is damaged, or does not contain a state dict.
 pub fn read_pth(path: &Path) -> Result<NamedTensors> {
     if !path.is_file() {
         return Err(Error::file(path, "no such file".into()));
@@ -50,7 +50,7 @@ fn read(path: &Path) -> std::result::Result<NamedTensors, String> {
     let Object::Dict(entries) = stack.finalize().map_err(|e| e.to_string())? else {
         return Err("its pickle is not a dict".into());
     };
-    let (mut tensors, mut left) = (NamedTensors::new(), length.saturating_mul(MOST_BYTES));
+    let (mut tensors, mut left) = (NamedTensors::new(), length.saturating_mul(MAX_EXPANSION));
     for (name, value) in entries {
         let (Object::Unicode(name), Some(stored)) = (name, Stored::of(value)) else { continue };
         let bytes = stored.bytes().ok_or_else(|| format!("{name}: its shape is too large"))?;
@@ -62,7 +62,8 @@ fn read(path: &Path) -> std::result::Result<NamedTensors, String> {
     Ok(tensors)
 }
 
-/// So many bytes of a file in the archive from an offset on, or all of it.
+/// Reads `length` bytes of a file in the archive from an offset on, or if `length` is `None` the file up to
+/// [`LARGEST_PICKLE`].
 fn entry(
     archive: &mut Archive,
     name: &str,
@@ -79,11 +80,11 @@ fn entry(
     entry.take(length).read_to_end(&mut bytes).map_err(|e| format!("{name}: {e}"))?;
     match bytes.len() as u64 == length {
         true => Ok(bytes),
-        false => Err(format!("{name} is cut off")),
+        false => Err(format!("{name} is truncated")),
     }
 }
 
-/// Where a tensor's numbers are and how they are laid out.
+/// Location and layout of the values of a tensor in the archive.
 struct Stored {
     file: String,
     dtype: DType,
@@ -93,16 +94,16 @@ struct Stored {
 }
 
 impl Stored {
-    /// The tensor that a call in the pickle makes; `None` for anything else, such as a counter or a setting.
+    /// Interprets a call in the pickle that creates a tensor; `None` for any other value, such as a counter or a setting.
     fn of(value: Object) -> Option<Self> {
         let (callable, args) = value.reduce().ok()?;
         let (module, function) = callable.class().ok()?;
         let args = args.tuple().ok()?;
         match (module.as_str(), function.as_str()) {
             ("torch._utils", "_rebuild_tensor_v2") => Self::rebuilt(args),
-            // (the tensor, whether it needs a gradient, hooks)
+            // Arguments: (tensor, requires_grad, hooks).
             ("torch._utils", "_rebuild_parameter") => Self::of(args.into_iter().next()?),
-            // (function, type, its arguments, state)
+            // Arguments: (function, type, arguments of the function, state).
             ("torch._tensor", "_rebuild_from_type_v2") => {
                 Self::rebuilt(args.into_iter().nth(2)?.tuple().ok()?)
             }
@@ -110,10 +111,10 @@ impl Stored {
         }
     }
 
-    /// From the arguments of `torch._utils._rebuild_tensor_v2`: storage, offset, size, strides and more.
+    /// Interprets the arguments of `torch._utils._rebuild_tensor_v2`: storage, offset, size, strides and others.
     fn rebuilt(args: Vec<Object>) -> Option<Self> {
         let mut args = args.into_iter();
-        // A storage is named by ("storage", its class, its file, its device, its length).
+        // A storage is identified by ("storage", class, file, device, length).
         let mut storage = args.next()?.persistent_load().ok()?.tuple().ok()?.into_iter().skip(1);
         let (_, class) = storage.next()?.class().ok()?;
         let file = storage.next()?.unicode().ok()?;
@@ -152,7 +153,7 @@ impl Stored {
             strides.reverse();
             strides
         };
-        // The stride of a dimension of one element, or of an empty tensor, means nothing.
+        // The stride of a dimension with one element, or of an empty tensor, is irrelevant.
         let same = |expected: &[usize]| {
             let mut dims = self.shape.iter().zip(self.strides.iter().zip(expected));
             dims.all(|(&dim, (stride, expected))| dim <= 1 || stride == expected) || bytes == 0

@@ -1,4 +1,4 @@
-//! Weights as `model.safetensors`.
+//! Reading and writing of safetensors files.
 
 use super::NamedTensors;
 use crate::layout::Layout;
@@ -11,7 +11,7 @@ use std::path::Path;
 /// Reads every tensor of a safetensors file.
 ///
 /// # Errors
-/// Where the file cannot be read or is damaged.
+/// If the file cannot be read or is damaged.
 pub fn read_safetensors(path: &Path) -> Result<NamedTensors> {
     let fail = |e: &dyn std::fmt::Display| Error::file(path, format!("not a readable safetensors file: {e}"));
     let bytes = std::fs::read(path).map_err(|e| Error::file(path, e.to_string()))?;
@@ -19,17 +19,17 @@ pub fn read_safetensors(path: &Path) -> Result<NamedTensors> {
     Ok(tensors.into_iter().collect())
 }
 
-/// The bytes of a safetensors file with all weights as f32; equal weights give equal bytes.
+/// Returns the contents of a safetensors file with all weights as f32; equal weights give equal bytes.
 ///
 /// # Errors
-/// Weights that are not finite are not written.
+/// If a weight is not finite.
 pub fn write_safetensors(layout: &Layout, flat: &[f32]) -> Result<Vec<u8>> {
     layout.check_finite(flat)?;
     let tensors = layout.params.iter().map(|param| (&param.name, &param.shape, &flat[param.range.clone()]));
     serialize(tensors, false)
 }
 
-/// The bytes of a safetensors file of f32 tensors; `for_torch` marks it as transformers expects it.
+/// Returns the contents of a safetensors file with f32 tensors; `for_torch` adds the metadata that transformers expects.
 pub(super) fn serialize<'a>(
     tensors: impl Iterator<Item = (&'a String, &'a Vec<usize>, &'a [f32])>,
     for_torch: bool,

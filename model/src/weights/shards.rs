@@ -1,4 +1,4 @@
-//! Weights in several files, with an index that says which tensor is where, as transformers writes large models.
+//! Sharded weights: several files with an index from tensors to files, as transformers writes large models.
 
 use super::{NamedTensors, read_pth, read_safetensors};
 use crate::{Error, Result};
@@ -6,10 +6,10 @@ use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// How the name of an index ends.
+/// Suffix of the name of an index.
 pub const INDEX: &str = ".index.json";
 
-/// `model.safetensors.index.json` or `pytorch_model.bin.index.json`.
+/// Contents of `model.safetensors.index.json` or `pytorch_model.bin.index.json`.
 #[derive(Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
@@ -18,8 +18,8 @@ struct Index {
 /// Reads every tensor that an index lists.
 ///
 /// # Errors
-/// Where the index or a file cannot be read, a file lies outside the index's folder, or a tensor is not where the index
-/// says, or not in the index.
+/// If the index or a file cannot be read, a file is outside the folder of the index, or the tensors of a file differ from
+/// those that the index lists for it.
 pub fn read_shards(index: &Path) -> Result<NamedTensors> {
     let text = std::fs::read_to_string(index).map_err(|e| Error::file(index, e.to_string()))?;
     let Index { weight_map } = serde_json::from_str(&text)
@@ -37,12 +37,13 @@ pub fn read_shards(index: &Path) -> Result<NamedTensors> {
         };
         for (name, tensor) in tensors {
             if weight_map.get(&name) != Some(file) {
-                let wanted =
-                    weight_map.get(&name).map_or("lists it nowhere".into(), |at| format!("has it in {at}"));
+                let wanted = weight_map
+                    .get(&name)
+                    .map_or("does not list it".into(), |at| format!("assigns it to {at}"));
                 return Err(Error::weights(
                     &path,
                     &name,
-                    format!("is here, but {} {wanted}", index.display()),
+                    format!("is in this file, but {} {wanted}", index.display()),
                 ));
             }
             found.insert(name, tensor);

@@ -1,15 +1,16 @@
-//! Reference numbers computed with PyTorch, and how far apart two arrays are.
-#![allow(dead_code, clippy::unwrap_used, missing_docs)] // each test file uses its part
+//! Reference values computed with PyTorch, and distances between arrays.
+#![allow(dead_code, clippy::unwrap_used, missing_docs)] // each test file uses a part of it
 
 use candle_core::Tensor;
 use model::weights::{NamedTensors, read_safetensors};
 use model::{
-    AuxShare, Backend, Mode, ModelConfig, Portable, Ragged, Recompute, RouterStats, Sequence, Trainer,
+    Backend, BatchInfo, Mode, ModelConfig, Portable, Ragged, Recompute, RouterStats, Sequence, Trainer,
     Transformer, Weights,
 };
 use std::path::PathBuf;
 
-/// A file of the shared folder beside the project; `None`, with a message, where there is no such folder.
+/// Returns the path of a file in the shared folder next to the project; `None`, with a message, if it does not exist. With
+/// `CI=true`, a missing file is a failure.
 pub fn shared(relative: &str) -> Option<PathBuf> {
     let root = std::env::var_os("MINDSCALE_SHARED")
         .map(PathBuf::from)
@@ -23,7 +24,7 @@ pub fn shared(relative: &str) -> Option<PathBuf> {
     None
 }
 
-/// MiniMind's `config.json` as a shape.
+/// Reads MiniMind's `config.json`: the shape and all keys.
 pub fn config(folder: &str) -> Option<(ModelConfig, serde_json::Value)> {
     let json = std::fs::read(shared(&format!("golden/{folder}/config.json"))?).unwrap();
     let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
@@ -46,7 +47,7 @@ pub fn tensors(file: &str) -> Option<NamedTensors> {
     Some(read_safetensors(&shared(&format!("golden/{file}"))?).unwrap())
 }
 
-/// candle's tensors on the processor.
+/// The backend of candle's tensors on the CPU.
 pub const PORTABLE: Portable = Portable(candle_core::Device::Cpu);
 
 /// A shape with its weights.
@@ -61,7 +62,7 @@ impl Reference {
         Transformer::from_weights(&self.config, self.weights.clone(), backend).unwrap()
     }
 
-    /// v1 forgets the balancing loss, so most of its references are without.
+    /// v1 does not add the balancing loss to the loss, so most of its reference values exclude it.
     pub fn without_aux(&self) -> Self {
         self.with_aux(0.0)
     }
@@ -79,12 +80,12 @@ pub fn model(folder: &str) -> Option<Reference> {
     Some(Reference { config, weights })
 }
 
-/// `golden/dense` with every attention and feed-forward matrix times 8, where the other folders start from.
+/// Returns `golden/dense` with every attention and feed-forward matrix times 8, the start of the other folders.
 pub fn dense_x8() -> Option<Reference> {
     model_x8("dense")
 }
 
-/// A model with every attention and feed-forward matrix times 8; routers stay as they are.
+/// Returns a model with every attention and feed-forward matrix times 8; routers are unchanged.
 pub fn model_x8(folder: &str) -> Option<Reference> {
     let mut model = model(folder)?;
     let Weights { layout, flat } = &mut model.weights;
@@ -97,21 +98,21 @@ pub fn model_x8(folder: &str) -> Option<Reference> {
     Some(model)
 }
 
-/// What one training pass over rows comes to.
+/// Results of one training pass over rows.
 pub struct Learned {
     pub loss: f64,
     pub gradient: Vec<f32>,
     pub routers: Vec<RouterStats>,
 }
 
-/// Takes rows forward and backward in one pass.
+/// Runs the forward and backward pass of rows in one batch.
 pub fn learn<B: Backend>(
     model: &Transformer<B>,
     rows: &[Sequence],
     scale: f64,
     recompute: Recompute,
 ) -> Learned {
-    let mode = Mode::Train { dropout_seed: 9, aux: AuxShare::of(rows), recompute, loss_scale: 1.0 };
+    let mode = Mode::Train { dropout_seed: 9, aux: BatchInfo::of(rows), recompute, loss_scale: 1.0 };
     let pass = model.pass(Ragged::new(rows), mode).unwrap();
     let mut gradient = model.backend.zeros(model.layout.len()).unwrap();
     let (hidden, tape) = pass.forward().unwrap();
@@ -124,13 +125,13 @@ pub fn learn<B: Backend>(
     }
 }
 
-/// Log-probabilities of the targets of rows.
+/// Returns the log-probabilities of the targets of rows.
 pub fn log_probs<B: Backend>(model: &Transformer<B>, rows: &[Sequence]) -> Vec<f32> {
     let pass = model.pass(Ragged::new(rows), Mode::Infer).unwrap();
     pass.log_probs(&pass.forward().unwrap().0).unwrap()
 }
 
-/// Rows of `X, Y, mask`, each `(rows, len)`, padding and all; a target of 0 has no loss but is counted.
+/// Converts `X, Y, mask`, each `(rows, len)`, to rows, including padding; a target of 0 has loss weight 0 but is counted.
 pub fn rows(x: &Tensor, y: &Tensor, mask: &Tensor) -> Vec<Sequence> {
     let [x, y, mask] =
         [x, y, mask].map(|t| t.to_dtype(candle_core::DType::U32).unwrap().to_vec2::<u32>().unwrap());
@@ -149,7 +150,7 @@ pub fn counted(rows: &[Sequence]) -> f64 {
     rows.iter().map(|r| f64::from(r.counted)).sum()
 }
 
-/// Gradients of the mean loss of rows that are taken one by one; returns the loss.
+/// Accumulates the gradient of the mean loss of rows, each an item of its own; returns the loss.
 pub fn lm_pass<B: Backend>(trainer: &mut Trainer<B>, rows: &[Sequence]) -> f64 {
     let scale = 1.0 / counted(rows);
     let losses = trainer.accumulate(
@@ -173,13 +174,13 @@ pub fn flat(t: &Tensor) -> Vec<f32> {
     t.flatten_all().unwrap().to_vec1::<f32>().unwrap()
 }
 
-/// The largest absolute difference.
+/// Returns the largest absolute difference.
 pub fn distance(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |m, d| if d.is_nan() { f32::NAN } else { m.max(d) })
 }
 
-/// The largest absolute difference over the largest element of `b`.
+/// Returns the largest absolute difference divided by the largest absolute value in `b`.
 pub fn relative_distance(a: &[f32], b: &[f32]) -> f32 {
     distance(a, b) / b.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()))
 }

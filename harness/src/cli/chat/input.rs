@@ -1,4 +1,4 @@
-//! What the user says: edited lines at a terminal, plain ones from a pipe; several lines as one text.
+//! User input: edited lines at a terminal, plain lines from a pipe; several lines can form one text.
 
 use anyhow::Result;
 use rustyline::error::ReadlineError;
@@ -8,28 +8,28 @@ use rustyline::{
 };
 use std::io::{BufRead, IsTerminal};
 
-/// Begins and ends a text of several lines.
+/// Delimits a text of several lines.
 const BLOCK: &str = "\"\"\"";
 
-/// What was said.
+/// One input of the user.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Said {
-    /// A text, without blanks at its ends.
+    /// A non-empty text, trimmed.
     Text(String),
-    /// An empty line, or one that was given up.
+    /// An empty line, or one that was aborted with Ctrl-C.
     Nothing,
-    /// No more will be said.
+    /// End of the input.
     End,
 }
 
-/// A line.
+/// One line of input.
 enum Line {
     Text(String),
     GivenUp,
     End,
 }
 
-/// Ctrl-C clears a line in which something stands; an empty one it gives up.
+/// Ctrl-C clears a non-empty line and aborts an empty one.
 struct CtrlC;
 
 impl ConditionalEventHandler for CtrlC {
@@ -41,17 +41,17 @@ impl ConditionalEventHandler for CtrlC {
     }
 }
 
-/// Where lines come from.
+/// Source of the lines.
 pub struct Input {
-    /// `None` where the standard input is no terminal.
+    /// `None` if standard input or output is not a terminal.
     editor: Option<DefaultEditor>,
 }
 
 impl Input {
-    /// The standard input.
+    /// Opens standard input.
     ///
     /// # Errors
-    /// Where the terminal cannot be used.
+    /// If the terminal cannot be used.
     pub fn new() -> Result<Self> {
         if !(std::io::stdin().is_terminal() && std::io::stdout().is_terminal()) {
             return Ok(Self { editor: None });
@@ -61,15 +61,15 @@ impl Input {
         Ok(Self { editor: Some(editor) })
     }
 
-    /// Whether somebody sits at a terminal.
+    /// Returns whether the user is at a terminal.
     pub fn is_terminal(&self) -> bool {
         self.editor.is_some()
     }
 
-    /// The next text.
+    /// Reads the next text.
     ///
     /// # Errors
-    /// Where the standard input cannot be read.
+    /// If standard input cannot be read.
     pub fn next(&mut self) -> Result<Said> {
         let said = text(|prompt| self.line(prompt))?;
         if let (Some(editor), Said::Text(text)) = (&mut self.editor, &said) {
@@ -95,7 +95,7 @@ impl Input {
     }
 }
 
-/// Puts lines together to a text; `line` is given what stands before it.
+/// Joins lines into a text; `line` is given the prompt to show before it.
 fn text(mut line: impl FnMut(&str) -> Result<Line>) -> Result<Said> {
     let mut lines: Vec<String> = vec![];
     let mut is_block = false;
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(said(&["\"\"\"a\"\"\""]), (text("a"), 1));
         assert_eq!(said(&["\"\"\"", "\"\"\""]), (Said::Nothing, 2));
         assert_eq!(said(&["  "]), (Said::Nothing, 1));
-        // A text that is cut off by the end of the input is what there is of it.
+        // A text that the end of the input cuts off counts as far as it goes.
         assert_eq!(said(&["a\\"]), (text("a"), 2));
         assert_eq!(said(&[]), (Said::End, 1));
     }

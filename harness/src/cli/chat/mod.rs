@@ -22,17 +22,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Tokens that an answer has room for at least, before the first turns are forgotten.
+/// Minimum number of tokens reserved for an answer; earlier turns are dropped to make room for them.
 const ROOM: usize = 32;
 
 const HELP: &str = "\
-/help             this
+/help             show this help
 /reset            forget the conversation; the system text stays
-/system TEXT      begin anew with this system text; without TEXT, with none
+/system TEXT      start over with this system text; without TEXT, with none
 /set NAME VALUE   set an option, such as /set temperature 0.5; /set alone shows them
-/save FILE        write the conversation: as Markdown where FILE ends in .md, else as JSON
+/save FILE        save the conversation: as Markdown if FILE ends in .md, otherwise as JSON
 /quit             end; so does Ctrl-D, and Ctrl-C at an empty line
-A line that ends in \\ goes on in the next one; \"\"\" begins and ends a text of several lines. Ctrl-C stops an answer.";
+A line that ends in \\ continues on the next one; \"\"\" begins and ends a text of several lines. Ctrl-C stops an answer.";
 
 /// Arguments of `chat`.
 #[derive(Debug, Args)]
@@ -45,15 +45,15 @@ pub struct ChatArgs {
     rope: RopeArgs,
     #[command(flatten)]
     device: DeviceArgs,
-    /// System text in front of the conversation
+    /// System message at the beginning of the conversation
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
-    /// Folder of the tokenizer, where the model folder has none
+    /// Folder of the tokenizer, if the model folder has none
     #[arg(long)]
     tokenizer: Option<PathBuf>,
 }
 
-/// Talks until the user has enough.
+/// Chats until the user quits.
 pub fn chat(args: &ChatArgs) -> Result<bool> {
     args.device.run(args)
 }
@@ -85,11 +85,7 @@ fn chat_on<B: Backend>(args: &ChatArgs, backend: &B) -> Result<bool> {
     };
     let mut input = Input::new()?;
     if input.is_terminal() {
-        say(format!(
-            "{}: {} parameters. /help tells what can be done.",
-            talk.name,
-            transformer.config.params()
-        ))?;
+        say(format!("{}: {} parameters. /help lists the commands.", talk.name, transformer.config.params()))?;
     }
     loop {
         match input.next()? {
@@ -103,7 +99,7 @@ fn chat_on<B: Backend>(args: &ChatArgs, backend: &B) -> Result<bool> {
                         Err(error) => note(&format!("{error:#}")),
                     }
                 } else if let Err(error) = talk.answer(text, &stop) {
-                    // A pipe that is closed ends the program; a text that the template refuses does not.
+                    // A closed pipe ends the program; a text that the template rejects does not.
                     if super::is_broken_pipe(&error) {
                         return Err(error);
                     }
@@ -114,7 +110,7 @@ fn chat_on<B: Backend>(args: &ChatArgs, backend: &B) -> Result<bool> {
     }
 }
 
-/// What Ctrl-C means: the end of an answer, or of the program while there is none.
+/// Ctrl-C handling: stops an answer that is being written, otherwise exits the program.
 #[derive(Default)]
 struct Interrupt {
     is_answering: AtomicBool,
@@ -126,11 +122,11 @@ impl Interrupt {
         if self.is_answering.load(Ordering::SeqCst) {
             self.is_asked.store(true, Ordering::SeqCst);
         } else {
-            std::process::exit(130); // as a program that the signal ends
+            std::process::exit(130); // exit code of a program that SIGINT ends
         }
     }
 
-    /// Runs `work`, during which Ctrl-C only sets the flag.
+    /// Runs `work`, during which Ctrl-C only sets the flag that `work` is given.
     fn during<T>(&self, work: impl FnOnce(&AtomicBool) -> T) -> T {
         self.is_asked.store(false, Ordering::SeqCst);
         self.is_answering.store(true, Ordering::SeqCst);
@@ -148,13 +144,13 @@ fn system(text: Option<&str>) -> Vec<Message> {
         .collect()
 }
 
-/// A conversation.
+/// A conversation with a model.
 struct Talk<'a, B: Backend> {
     transformer: &'a Transformer<B>,
     tokenizer: &'a Tokenizer,
     sampling: SamplingArgs,
     messages: Vec<Message>,
-    /// The model's name.
+    /// Name of the model.
     name: String,
 }
 
@@ -163,7 +159,7 @@ impl<B: Backend> Talk<'_, B> {
         self.messages.first().is_some_and(|first| first.role == "system")
     }
 
-    /// Does what a line behind `/` says; `Break` ends the program.
+    /// Executes a command, without its `/`; `Break` ends the program.
     fn command(&mut self, line: &str) -> Result<ControlFlow<()>> {
         let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         let rest = rest.trim();
@@ -186,13 +182,13 @@ impl<B: Backend> Talk<'_, B> {
             _ => {
                 let hint =
                     crate::config::did_you_mean(name, ["help", "reset", "system", "set", "save", "quit"]);
-                bail!("there is no command /{name}{hint}; /help tells which there are");
+                bail!("there is no command /{name}{hint}; /help lists the commands");
             }
         }
         Ok(ControlFlow::Continue(()))
     }
 
-    /// The conversation as the text of a file.
+    /// Returns the conversation as the content of a file, Markdown or JSON by the file's extension.
     fn saved(&self, file: &Path) -> String {
         if file.extension().is_some_and(|end| end == "md") {
             let turn = |message: &Message| format!("**{}**\n\n{}\n", message.role, message.content);
@@ -202,14 +198,14 @@ impl<B: Backend> Talk<'_, B> {
         format!("{whole:#}\n")
     }
 
-    /// Answers, and keeps question and answer.
+    /// Generates and prints the answer to a question, and adds both to the conversation.
     fn answer(&mut self, question: String, interrupt: &Interrupt) -> Result<()> {
         let mut messages = self.messages.clone();
         messages.push(Message::new("user", question));
         let prompt = self.fitting(&mut messages)?;
         let room = self.transformer.context_len() - prompt.len();
         let options = self.sampling.options(self.tokenizer.eos().into_iter().collect());
-        // Each answer draws from a stream of its own.
+        // Each answer of a conversation has its own random stream.
         let choice = messages.iter().filter(|message| message.role == "user").count() as u64 - 1;
         let options = GenerateOptions { choice, max_tokens: options.max_tokens.min(room), ..options };
         let (mut text, mut failed) = (String::new(), None);
@@ -245,7 +241,7 @@ impl<B: Backend> Talk<'_, B> {
         Ok(())
     }
 
-    /// The ids of a conversation, whose first turns are left out where they do not fit.
+    /// Returns the ids of a conversation, dropping its first turns as long as it does not fit into the context.
     fn fitting(&self, messages: &mut Vec<Message>) -> Result<Vec<u32>> {
         let longest = self.transformer.context_len();
         let first = usize::from(self.has_system());
@@ -261,7 +257,7 @@ impl<B: Backend> Talk<'_, B> {
             if messages.len() <= first + 1 {
                 bail!("this is {} tokens long, and the model reads {longest}; shorten it", prompt.len());
             }
-            // A question goes with its answer.
+            // A question is dropped together with its answer.
             let gone = (messages.len() - first - 1).min(2);
             messages.drain(first..first + gone);
             forgotten += gone;

@@ -1,7 +1,7 @@
-//! The verb `init`: a first sweep and an experiment, with comments that say what to change.
+//! The verb `init`: writes a new sweep and experiment, with comments that explain what to change.
 
 use super::{note, say};
-use crate::data::files::problem;
+use crate::data::files::pattern_problem;
 use crate::fsutil::write_atomic;
 use anyhow::{Result, bail, ensure};
 use clap::Args;
@@ -12,21 +12,21 @@ use std::path::{Path, PathBuf};
 pub struct InitArgs {
     /// Name of the study and of its files
     name: String,
-    /// Text to train on instead of the built-in world: files, globs; may be repeated
+    /// Files or globs of text to train on instead of the built-in world; may be repeated
     #[arg(long, value_name = "FILE")]
     pretrain: Vec<String>,
-    /// Folder in which sweeps/ and experiments/ are; unset: this one
+    /// Folder that contains sweeps/ and experiments/; unset: the current one
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
 
-/// Writes `sweeps/<name>.toml` and `experiments/<name>.toml`, neither of which is there yet.
+/// Writes `sweeps/<name>.toml` and `experiments/<name>.toml`, neither of which may exist.
 pub fn init(args: &InitArgs) -> Result<bool> {
     let name = &args.name;
     let is_plain = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
     ensure!(
         !name.is_empty() && name.chars().all(is_plain),
-        "the name {name:?} is not one of files: expected letters, digits, - and _, such as deep-or-wide"
+        "the name {name:?} cannot be used for files: expected letters, digits, - and _, such as deep-or-wide"
     );
     let dir = args.dir.clone().unwrap_or_default();
     let files = [("sweeps", sweep(args)), ("experiments", experiment(args))]
@@ -34,7 +34,7 @@ pub fn init(args: &InitArgs) -> Result<bool> {
     if let Some((path, _)) = files.iter().find(|(path, _)| path.exists()) {
         bail!("{} is there already; choose another name, or remove it first", path.display());
     }
-    for problem in args.pretrain.iter().filter_map(|pattern| problem(pattern, Path::new(""))) {
+    for problem in args.pretrain.iter().filter_map(|pattern| pattern_problem(pattern, Path::new(""))) {
         note(&format!("--pretrain: {problem}"));
     }
     for (path, text) in &files {
@@ -48,7 +48,7 @@ pub fn init(args: &InitArgs) -> Result<bool> {
 
 fn sweep(args: &InitArgs) -> String {
     let files = toml::Value::from(args.pretrain.clone()).to_string();
-    // Minutes for all trials on a laptop; texts of people need a larger vocabulary than the built-in world.
+    // Minutes for all trials on a laptop; natural text needs a larger vocabulary than the built-in world.
     let (data, stages, sizes) = match args.pretrain.is_empty() {
         true => (include_str!("world.toml"), include_str!("world_stages.toml"), ["640", "200_000"]),
         false => (include_str!("files.toml"), include_str!("files_stages.toml"), ["2000", "500_000"]),

@@ -1,4 +1,4 @@
-//! `stats compare`: two models, or two settings over their seeds, on the questions that both answered.
+//! `stats compare`: two models, or two settings across seeds, on the questions that both answered.
 
 use super::scores::{Columns, Question, Scores};
 use super::table::wanted;
@@ -15,35 +15,35 @@ use std::path::PathBuf;
 /// Arguments of `compare`.
 #[derive(Debug, Args)]
 pub struct CompareArgs {
-    /// Scores of the first
+    /// Table of scores of the first side
     a: PathBuf,
-    /// Scores of the second
+    /// Table of scores of the second side
     b: PathBuf,
     #[command(flatten)]
     columns: Columns,
-    /// Only rows whose COLUMN is VALUE; may be repeated, and several values of one column add up
+    /// Use only rows whose COLUMN is VALUE; may be repeated; several values of one column are alternatives
     #[arg(long, value_name = "COLUMN=VALUE")]
     r#where: Vec<String>,
-    /// The same for the first alone
+    /// As --where, for the first table only
     #[arg(long, value_name = "COLUMN=VALUE")]
     where_a: Vec<String>,
-    /// The same for the second alone
+    /// As --where, for the second table only
     #[arg(long, value_name = "COLUMN=VALUE")]
     where_b: Vec<String>,
     #[command(flatten)]
     how: How,
 }
 
-/// Both sides on their common questions: a row for each seed.
+/// Scores of both sides on their common questions: `a[seed][question]`, `b[seed][question]`.
 struct Sides {
     questions: Vec<Question>,
     a: Vec<Vec<f64>>,
     b: Vec<Vec<f64>>,
-    /// Whether the seeds of both have the same names, in one order.
+    /// Whether both sides have several seeds, with the same names.
     is_paired: bool,
 }
 
-/// Compares.
+/// Compares two sides and prints the findings.
 pub fn compare(args: &CompareArgs) -> Result<()> {
     args.how.check()?;
     let read = |path: &PathBuf, own: &[String]| {
@@ -64,7 +64,7 @@ pub fn compare(args: &CompareArgs) -> Result<()> {
     let findings = sides.findings(&args.how)?;
     let components = sides.components().filter(|parts| parts.iter().sum::<f64>() > 0.0);
     let means = [&sides.a, &sides.b].map(|side| mean(&of_seeds(side)));
-    let left_out = a.asked().max(b.asked()) - sides.questions.len();
+    let left_out = a.answered().union(&b.answered()).count() - sides.questions.len();
     if args.how.json {
         return say(serde_json::to_string_pretty(&json!({
             "a": { "file": a.file, "seeds": sides.a.len(), "mean": means[0] },
@@ -79,7 +79,7 @@ pub fn compare(args: &CompareArgs) -> Result<()> {
         say(format!("{name}  {}: mean {}, seeds: {}{by}", scores.file, number(mean), side.len()))?;
     }
     let note =
-        if left_out > 0 { format!(", {left_out} that not all answered left out") } else { String::new() };
+        if left_out > 0 { format!(", {left_out} left out (not answered by all)") } else { String::new() };
     say(format!("{} questions{note}; a - b = {}", sides.questions.len(), number(means[0] - means[1])))?;
     say_findings(&findings)?;
     if let Some(parts) = components {
@@ -104,12 +104,12 @@ impl Sides {
         Ok(findings)
     }
 
-    /// Scores of questions, each the mean of all seeds.
+    /// Returns the score of each question, averaged over the seeds.
     fn of_questions(side: &[Vec<f64>]) -> Vec<f64> {
         (0..side[0].len()).map(|q| mean(&side.iter().map(|row| row[q]).collect::<Vec<_>>())).collect()
     }
 
-    /// Two single models whose answers are right or wrong.
+    /// Compares two single models whose answers are right or wrong.
     fn of_models(&self, how: &How) -> Vec<Finding> {
         let (a, b) = (&self.a[0], &self.b[0]);
         let is_binary = a.iter().chain(b).all(|score| *score == 0.0 || *score == 1.0);
@@ -144,7 +144,7 @@ impl Sides {
         Ok(findings)
     }
 
-    /// A number for each question's subject.
+    /// Returns a number for each question's subject.
     fn subjects(&self) -> Vec<usize> {
         let mut names: Vec<&str> = self.questions.iter().map(|(subject, _)| subject.as_str()).collect();
         names.sort_unstable();
@@ -182,7 +182,7 @@ impl Sides {
         Ok(findings)
     }
 
-    /// The parts of the variance of the difference that come from seeds, questions and single answers.
+    /// Returns the parts of the variance of the difference that are due to seeds, questions and single answers.
     fn components(&self) -> Option<[f64; 3]> {
         if self.a.len().min(self.b.len()) < 2 {
             return None;

@@ -1,7 +1,7 @@
-//! `stats fit`: laws of loss, iso-FLOP optima and plain curves through the points of a table.
+//! `stats fit`: scaling laws, iso-FLOP optima and simple curves through the points of a table.
 
 use super::table::{Table, wanted};
-use super::{number, say};
+use super::{check_level, number, say};
 use crate::stats::{
     Draws, Estimate, Fit, FitKind, HeldOut, IsoFlop, LawFit, fit as fit_line, fit_law, held_out, isoflop,
 };
@@ -10,47 +10,49 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 
-/// What is fitted.
+/// The curve to fit.
 #[derive(Debug, Subcommand)]
 pub enum FitVerb {
-    /// L = E + A N^-alpha + B D^-beta, or without --d L = E + A N^-alpha
+    /// Fit L = E + A N^-alpha + B D^-beta; without --d, L = E + A N^-alpha
     #[command(
         after_help = "Example: mindscale stats fit chinchilla points.csv --n N --d D --loss loss --json"
     )]
     Chinchilla(LawArgs),
-    /// The size with the least loss of each budget, and how it grows with the budget
+    /// Find the size with the lowest loss for each compute budget, and how it grows with the budget
     #[command(after_help = "\
-Where every budget has one row, that row is taken for its optimum.
+If every budget has a single row, that row is taken as its optimum.
 
 Examples:
   mindscale stats fit isoflop runs.csv --flops train_flops --n params --loss val_loss
   mindscale stats fit isoflop optima.csv --flops flops --n params --d tokens --by counting")]
     Isoflop(IsoFlopArgs),
-    /// A power law, a line or a logarithm through points
+    /// Fit a power law, a line or a logarithm
     #[command(
         after_help = "Example: mindscale stats fit line trials.csv --x params --y val_loss --kind power"
     )]
     Line(LineArgs),
 }
 
-/// The table, and how it is told.
+/// The table and the output options.
 #[derive(Debug, Args)]
 struct Points {
-    /// A table with a row for each run
+    /// Table with one row per training run
     file: PathBuf,
-    /// Only rows whose COLUMN is VALUE; may be repeated, and several values of one column add up
+    /// Use only rows whose COLUMN is VALUE; may be repeated; several values of one column are alternatives
     #[arg(long, value_name = "COLUMN=VALUE")]
     r#where: Vec<String>,
-    /// How often intervals shall hold the truth
+    /// Confidence level of intervals
     #[arg(long, default_value_t = 0.95)]
     level: f64,
-    /// Print JSON for programs
+    /// Print machine-readable JSON
     #[arg(long)]
     json: bool,
 }
 
 impl Points {
+    /// Checks the level, and reads the rows to fit.
     fn table(&self) -> Result<Table> {
+        check_level(self.level)?;
         let mut table = Table::read(&self.file)?;
         table.keep(&wanted(&self.r#where)?)?;
         Ok(table)
@@ -62,22 +64,22 @@ impl Points {
 pub struct LawArgs {
     #[command(flatten)]
     points: Points,
-    /// Column of parameters
+    /// Column of parameter counts
     #[arg(long, value_name = "COLUMN")]
     n: String,
-    /// Column of tokens
+    /// Column of token counts
     #[arg(long, value_name = "COLUMN")]
     d: Option<String>,
     /// Column of losses
     #[arg(long, value_name = "COLUMN")]
     loss: String,
-    /// How often the points are drawn again for the intervals
+    /// Number of bootstrap resamples for the intervals
     #[arg(long, default_value_t = 1_000)]
     draws: u32,
-    /// Seed of the draws
+    /// Seed of the resamples
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Share of the points with most compute that a second fit is held to; 0 for none
+    /// Fraction of the points, those with most compute, that a second fit to the others predicts; 0: none
     #[arg(long, default_value_t = 0.2)]
     hold_out: f64,
 }
@@ -87,19 +89,19 @@ pub struct LawArgs {
 pub struct IsoFlopArgs {
     #[command(flatten)]
     points: Points,
-    /// Column of budgets
+    /// Column of compute budgets in FLOPs
     #[arg(long, value_name = "COLUMN")]
     flops: String,
-    /// Column of parameters
+    /// Column of parameter counts
     #[arg(long, value_name = "COLUMN")]
     n: Option<String>,
-    /// Column of tokens
+    /// Column of token counts
     #[arg(long, value_name = "COLUMN")]
     d: Option<String>,
-    /// Column of losses; not needed where every budget has one row
+    /// Column of losses; not needed if every budget has a single row
     #[arg(long, value_name = "COLUMN")]
     loss: Option<String>,
-    /// Column that sets families of budgets apart, each with fits of its own
+    /// Column that separates families of budgets, each of which is fitted on its own
     #[arg(long, value_name = "COLUMN")]
     by: Option<String>,
 }
@@ -109,18 +111,18 @@ pub struct IsoFlopArgs {
 pub struct LineArgs {
     #[command(flatten)]
     points: Points,
-    /// Column across
+    /// Column of x values
     #[arg(long, value_name = "COLUMN")]
     x: String,
-    /// Column up
+    /// Column of y values
     #[arg(long, value_name = "COLUMN")]
     y: String,
-    /// The curve
+    /// The curve to fit
     #[arg(long, value_enum, default_value = "power")]
     kind: Kind,
 }
 
-/// A plain curve.
+/// A simple curve.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Kind {
     /// y = a x^b, by least squares in logarithms
@@ -131,7 +133,7 @@ enum Kind {
     Log,
 }
 
-/// Fits.
+/// Runs a verb of `stats fit`.
 pub fn fit(verb: &FitVerb) -> Result<()> {
     match verb {
         FitVerb::Chinchilla(args) => law(args),
@@ -140,7 +142,7 @@ pub fn fit(verb: &FitVerb) -> Result<()> {
     }
 }
 
-fn told(estimate: &Estimate) -> String {
+fn with_interval(estimate: &Estimate) -> String {
     let Estimate { value, low, high, .. } = estimate;
     format!("{} [{}, {}]", number(*value), number(*low), number(*high))
 }
@@ -194,10 +196,10 @@ fn law(args: &LawArgs) -> Result<()> {
         draws.count
     ))?;
     for (name, estimate) in parameters {
-        say(format!("{name:<6} {}", told(estimate)))?;
+        say(format!("{name:<6} {}", with_interval(estimate)))?;
     }
     if let Some(exponent) = exponent {
-        say(format!("best N grows as C^{}", told(exponent)))?;
+        say(format!("best N grows as C^{}", with_interval(exponent)))?;
     }
     say(format!(
         "off by {:.2} % (root mean square of ln L), Huber loss {}",
@@ -246,7 +248,7 @@ fn budgets(args: &IsoFlopArgs) -> Result<()> {
         let flops = table.numbers(&args.flops)?;
         let loss = match &args.loss {
             Some(loss) => table.numbers(loss)?,
-            // A budget's only row is its optimum, whatever its loss.
+            // The only row of a budget is its optimum, whatever its loss.
             None => vec![1.0; flops.len()],
         };
         for (name, column) in &sizes {
@@ -274,11 +276,11 @@ fn budgets(args: &IsoFlopArgs) -> Result<()> {
         let family = if family.is_empty() { String::new() } else { format!("{family}: ") };
         let how = if found.is_given { "optima as given" } else { "optima of parabolas" };
         let Fit { a, b, n, .. } = &found.law;
-        say(format!("{family}{name} = {} C^{}, through {n} {how}", number(*a), told(b)))?;
+        say(format!("{family}{name} = {} C^{}, through {n} {how}", number(*a), with_interval(b)))?;
         for budget in found.budgets.iter().filter(|_| !found.is_given) {
             let optimum = match &budget.optimum {
                 Ok(o) => {
-                    o.interval.as_ref().map_or_else(|| number(o.size), told)
+                    o.interval.as_ref().map_or_else(|| number(o.size), with_interval)
                         + &format!(", loss {}", number(o.loss))
                 }
                 Err(reason) => format!("left out: {reason}"),
@@ -322,7 +324,7 @@ fn line(args: &LineArgs) -> Result<()> {
         "{form} through {} points: a = {}, b = {}, R2 = {:.4}",
         found.n,
         number(found.a),
-        told(&found.b),
+        with_interval(&found.b),
         found.r2
     ))
 }

@@ -1,4 +1,4 @@
-//! The verb `stats`: the statistics of reports on any table of scores.
+//! The verb `stats`: the statistics of the reports, applied to any table of scores.
 
 mod compare;
 mod fits;
@@ -17,36 +17,36 @@ use serde::Serialize;
 /// Statistics on tables of scores.
 #[derive(Debug, Subcommand)]
 pub enum StatsVerb {
-    /// Compare two models, or two settings over their seeds, on the questions that both answered
+    /// Compare two models, or two settings across seeds, on the questions that both answered
     #[command(after_help = "\
 Files are CSV with a header or JSON lines: questions.csv of this program, samples_*.jsonl of lm-evaluation-harness,
-the tables of nanochat's evaluations, or your own. docs/statistics.md says which line answers what.
+the tables of nanochat's evaluations, or your own. docs/statistics.md explains the output.
 
 Examples:
   mindscale stats compare a.csv b.csv
   mindscale stats compare samples_a.jsonl samples_b.jsonl --score acc_norm --margin 0.02
   mindscale stats compare q.csv q.csv --where-a trial=0a1b --where-b trial=2c3d --where stage=dpo")]
     Compare(compare::CompareArgs),
-    /// Tell whether answers are better than guessing
+    /// Test whether answers are better than guessing
     #[command(after_help = "\
 Examples:
   mindscale stats guess questions.csv --where stage=dpo
   mindscale stats guess --correct 316,344,351 --questions 1346")]
     Guess(single::GuessArgs),
-    /// Compare one sample with a number
+    /// Test whether the mean of a sample differs from a number
     #[command(after_help = "Example: mindscale stats one-sample seeds.csv --value accuracy --null 0.25")]
     OneSample(single::OneSampleArgs),
-    /// Rank metrics by how well they distinguish models: signal over noise
+    /// Rank metrics by how well they distinguish models: signal-to-noise ratio
     #[command(after_help = "\
 Example: mindscale stats signal trials.csv --model model.n_layers --metric val_bpb --metric exam_accuracy")]
     Signal(signal::SignalArgs),
     /// Fit a curve to points
     Fit {
-        /// The curve
+        /// The curve to fit
         #[command(subcommand)]
         curve: fits::FitVerb,
     },
-    /// Tell the smallest difference that a design is likely to detect
+    /// Compute the smallest difference that a design is likely to detect
     #[command(after_help = "\
 Examples:
   mindscale stats power --seeds 5 --sd 0.012
@@ -56,7 +56,7 @@ Examples:
     Power(power::PowerArgs),
 }
 
-/// Runs a verb.
+/// Runs a verb of `stats`.
 pub fn stats(verb: &StatsVerb) -> Result<bool> {
     match verb {
         StatsVerb::Compare(args) => compare::compare(args)?,
@@ -69,23 +69,23 @@ pub fn stats(verb: &StatsVerb) -> Result<bool> {
     Ok(true)
 }
 
-/// One way to look at the data: an interval, a test, or why there is none.
+/// Result of one statistical method: an interval, a test, or the reason why there is none.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 struct Finding {
-    /// The method.
+    /// Name of the method.
     method: String,
-    /// What it speaks of: `other seeds, these questions`.
+    /// Population that the result generalizes to, such as `other seeds, these questions`.
     speaks_of: String,
-    /// The number with its interval.
+    /// Estimate with its interval.
     #[serde(skip_serializing_if = "Option::is_none")]
     estimate: Option<Estimate>,
-    /// The test.
+    /// Result of the test.
     #[serde(skip_serializing_if = "Option::is_none")]
     test: Option<TestResult>,
-    /// p of no equivalence within the margin.
+    /// p-value of the test of equivalence within the margin; a small one rejects a difference beyond the margin.
     #[serde(skip_serializing_if = "Option::is_none")]
     p_equivalence: Option<f64>,
-    /// Why the method cannot say anything.
+    /// Why the method does not apply.
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<String>,
 }
@@ -109,7 +109,7 @@ impl Finding {
         }
     }
 
-    /// Interval, test and equivalence of a mean.
+    /// Adds interval, test and test of equivalence of a mean.
     fn mean(self, found: Result<crate::stats::Mean, StatsError>, null: f64, how: &How) -> Result<Self> {
         let mean = match found {
             Ok(mean) => mean,
@@ -144,7 +144,7 @@ impl Finding {
     }
 }
 
-/// Says the findings, each under what it speaks of.
+/// Prints the findings, grouped by the population that they generalize to.
 fn say_findings(findings: &[Finding]) -> Result<()> {
     for same in findings.chunk_by(|a, b| a.speaks_of == b.speaks_of) {
         say(format!("{}:", same[0].speaks_of))?;
@@ -153,34 +153,38 @@ fn say_findings(findings: &[Finding]) -> Result<()> {
     Ok(())
 }
 
-/// Level and margin of what is told.
+/// Checks the confidence level of intervals.
+fn check_level(level: f64) -> Result<()> {
+    ensure!(level > 0.5 && level < 1.0, "--level {level}: expected a number between 0.5 and 1");
+    Ok(())
+}
+
+/// Confidence level, equivalence margin and output format.
 #[derive(Debug, Clone, Copy, clap::Args)]
 struct How {
-    /// How often intervals shall hold the truth; tests are at 1 minus it
+    /// Confidence level of intervals; tests use a significance level of 1 minus it
     #[arg(long, default_value_t = 0.95)]
     level: f64,
-    /// Largest difference that would not matter, chosen beforehand: adds tests of equivalence within it
+    /// Largest difference that would not matter, chosen in advance; adds tests of equivalence within it
     #[arg(long)]
     margin: Option<f64>,
-    /// Print JSON for programs
+    /// Print machine-readable JSON
     #[arg(long)]
     json: bool,
 }
 
 impl How {
     fn check(&self) -> Result<()> {
-        let Self { level, .. } = self;
-        ensure!(*level > 0.5 && *level < 1.0, "--level {level}: expected a number between 0.5 and 1");
-        Ok(())
+        check_level(self.level)
     }
 
-    /// The level of tests, 0.05 for 0.95: without the rounding of the difference.
+    /// Returns the significance level of tests, 0.05 for 0.95, without the rounding error of the difference.
     fn alpha(&self) -> f64 {
         (1e12 * (1.0 - self.level)).round() / 1e12
     }
 }
 
-/// Four significant digits, as short as they can be.
+/// Formats a number with four significant digits, without trailing zeros.
 fn number(x: f64) -> String {
     if x == 0.0 || !x.is_finite() {
         return x.to_string();

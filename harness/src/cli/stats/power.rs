@@ -4,7 +4,7 @@ use super::scores::{Columns, Question, Scores};
 use super::table::Wanted;
 use super::{number, say};
 use crate::stats::{
-    Components, Sureness, detectable_by_pairs, detectable_by_questions, detectable_by_seeds,
+    Components, PowerTarget, detectable_by_pairs, detectable_by_questions, detectable_by_seeds,
     detectable_crossed, differences,
 };
 use anyhow::{Result, bail, ensure};
@@ -15,43 +15,43 @@ use std::path::PathBuf;
 /// Arguments of `power`.
 #[derive(Debug, Args)]
 pub struct PowerArgs {
-    /// Seeds of each setting
+    /// Number of seeds per setting
     #[arg(long)]
     seeds: Option<usize>,
-    /// Questions of the exam
+    /// Number of questions of the exam
     #[arg(long)]
     questions: Option<usize>,
-    /// Standard deviation of a setting's value between seeds; with --paired that of the differences
+    /// Standard deviation of a setting's value between seeds; with --paired, that of the differences
     #[arg(long, requires = "seeds")]
     sd: Option<f64>,
-    /// Compare seed by seed
+    /// Pair the settings seed by seed
     #[arg(long)]
     paired: bool,
-    /// Accuracy, where the seeds' answers are as if drawn on their own
+    /// Expected accuracy, if the answers of different seeds are independent
     #[arg(long, requires = "questions", requires = "seeds")]
     accuracy: Option<f64>,
-    /// Share of the questions on which two single models disagree
+    /// Fraction of the questions on which two single models disagree
     #[arg(long, requires = "questions")]
     disagreement: Option<f64>,
-    /// Scores of two settings to take the variances from
+    /// Two tables of scores, one per setting, from which the variances are estimated
     #[arg(long, num_args = 2, value_names = ["A", "B"], requires = "seeds", requires = "questions")]
     pilot: Vec<PathBuf>,
     #[command(flatten)]
     columns: Columns,
-    /// Two-sided level of the test
+    /// Two-sided significance level of the test
     #[arg(long, default_value_t = 0.05)]
     alpha: f64,
-    /// Chance of detecting the difference
+    /// Probability of detecting the difference
     #[arg(long, default_value_t = 0.8)]
     power: f64,
-    /// Print JSON for programs
+    /// Print machine-readable JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Tells what a design detects.
+/// Prints the smallest difference that a design detects.
 pub fn power(args: &PowerArgs) -> Result<()> {
-    let sure = Sureness { alpha: args.alpha, power: args.power };
+    let sure = PowerTarget { alpha: args.alpha, power: args.power };
     let test = if args.paired { "paired t over seeds" } else { "Welch's t over seeds" };
     let by_seeds = |sd: f64, seeds: usize| match args.paired {
         true => detectable_by_pairs(sd, seeds, sure),
@@ -101,7 +101,7 @@ pub fn power(args: &PowerArgs) -> Result<()> {
     say(format!("{design}: {} (power {}, level {})", number(found), args.power, args.alpha))
 }
 
-/// The components of the differences of a pilot's seeds, paired in the order of their names.
+/// Estimates the variance components of the differences between a pilot's seeds, paired in the order of their names.
 fn pilot(a: &PathBuf, b: &PathBuf, columns: &Columns) -> Result<Components> {
     let read = |path: &PathBuf| Scores::read(path, columns, &Wanted::new());
     let (a, b) = (read(a)?, read(b)?);

@@ -1,46 +1,47 @@
-//! Scores of seeds and questions out of a table.
+//! Scores by seed and question, read from a table.
 
 use super::table::{Table, Wanted};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// Which columns hold what; those that are not named are found by the usual names.
+/// Names of the columns; those that are unset are found by their usual names.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Columns {
-    /// Column of scores; unset: prediction equal to answer, or the first of score, correct, acc, accuracy, exact_match, acc_norm
+    /// Column of scores; unset: 1 if prediction equals answer, otherwise the first of score, correct, acc, accuracy,
+    /// exact_match, acc_norm
     #[arg(long, value_name = "COLUMN")]
     pub score: Option<String>,
-    /// Column that names a question; unset: the first of id, doc_id, question, task
+    /// Column that identifies a question; unset: the first of id, doc_id, question, task
     #[arg(long, value_name = "COLUMN")]
     pub question: Option<String>,
-    /// Column that names what questions come in; unset: subject, if there is one
+    /// Column that groups questions; unset: subject, if there is one
     #[arg(long, value_name = "COLUMN")]
     pub subject: Option<String>,
-    /// Column that names a seed; unset: the first of seed, trial, if there is one
+    /// Column that identifies a seed; unset: the first of seed, trial, if there is one
     #[arg(long, value_name = "COLUMN")]
     pub seed: Option<String>,
 }
 
-/// A question: its subject, empty where there are none, and its name.
+/// A question: its subject, empty if there are none, and its name.
 pub type Question = (String, String);
 
 /// Scores by seed and question.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scores {
-    /// The file, for messages.
+    /// Name of the file, for messages.
     pub file: String,
-    /// What names seeds, if anything does.
+    /// Column that identifies seeds, if there is one.
     pub seeds_by: Option<String>,
     /// Scores of each seed, by question.
     pub seeds: BTreeMap<String, BTreeMap<Question, f64>>,
-    /// Rows without a score, such as a total.
+    /// Number of rows without a score, such as a total.
     pub without: usize,
 }
 
 impl Scores {
-    /// Reads a file's rows that are wanted.
+    /// Reads the rows of a file that meet the conditions.
     pub fn read(path: &Path, columns: &Columns, wanted: &Wanted) -> Result<Self> {
         let mut table = Table::read(path)?;
         table.keep(wanted)?;
@@ -78,7 +79,7 @@ impl Scores {
         })
     }
 
-    /// The questions that every seed answered.
+    /// Returns the questions that every seed answered.
     pub fn questions(&self) -> Vec<Question> {
         let mut seeds = self.seeds.values();
         let first =
@@ -89,15 +90,12 @@ impl Scores {
             .collect()
     }
 
-    /// Questions that some seed answered.
-    pub fn asked(&self) -> usize {
-        let mut all: Vec<&Question> = self.seeds.values().flat_map(BTreeMap::keys).collect();
-        all.sort();
-        all.dedup();
-        all.len()
+    /// Returns the questions that at least one seed answered.
+    pub fn answered(&self) -> BTreeSet<&Question> {
+        self.seeds.values().flat_map(BTreeMap::keys).collect()
     }
 
-    /// A row for each seed with its scores of some questions.
+    /// Returns a row for each seed with its scores of these questions.
     pub fn table(&self, questions: &[Question]) -> Vec<Vec<f64>> {
         let row = |answers: &BTreeMap<Question, f64>| {
             questions.iter().filter_map(|question| answers.get(question).copied()).collect()
@@ -114,7 +112,7 @@ fn none(table: &Table, option: &str, what: &str) -> String {
     )
 }
 
-/// Two rows of one question: the columns that tell them apart are what is to be chosen by.
+/// Returns the error for two rows of one question, with the columns that distinguish them.
 fn twice(table: &Table, question: &str, earlier: u64, other: &[String], line: u64, row: &[String]) -> String {
     let differ: Vec<String> = (0..row.len())
         .filter(|&i| row[i] != other[i] && row[i].len() < 40 && row[i].parse::<f64>().is_err())
@@ -208,6 +206,6 @@ mod tests {
     #[test]
     fn questions_that_a_seed_lacks_do_not_count() {
         let found = scores("seed,id,acc\n1,a,1\n1,b,0\n2,a,0\n", &Columns::default()).unwrap();
-        assert_eq!((found.questions().len(), found.asked()), (1, 2));
+        assert_eq!((found.questions().len(), found.answered().len()), (1, 2));
     }
 }

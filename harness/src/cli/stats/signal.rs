@@ -1,4 +1,4 @@
-//! `stats signal`: which metric tells models apart.
+//! `stats signal`: which metric distinguishes models best.
 
 use super::table::{Table, wanted};
 use super::{number, say};
@@ -11,23 +11,23 @@ use std::path::PathBuf;
 /// Arguments of `signal`.
 #[derive(Debug, Args)]
 pub struct SignalArgs {
-    /// A table with a row for each seed or checkpoint of each model, such as trials.csv
+    /// Table with one row per seed or checkpoint of each model, such as trials.csv
     file: PathBuf,
     /// Column of a metric; may be repeated
     #[arg(long, value_name = "COLUMN", required = true)]
     metric: Vec<String>,
-    /// Columns that tell models apart, whose rows are then the spread of one model; may be repeated
+    /// Column that identifies a model, whose rows then measure the noise; may be repeated
     #[arg(long, value_name = "COLUMN", required = true)]
     model: Vec<String>,
-    /// Only rows whose COLUMN is VALUE; may be repeated, and several values of one column add up
+    /// Use only rows whose COLUMN is VALUE; may be repeated; several values of one column are alternatives
     #[arg(long, value_name = "COLUMN=VALUE")]
     r#where: Vec<String>,
-    /// Print JSON for programs
+    /// Print machine-readable JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Tells the signal and the noise of metrics, the best first.
+/// Prints the signal and noise of metrics, best ratio first.
 pub fn signal(args: &SignalArgs) -> Result<()> {
     let mut table = Table::read(&args.file)?;
     table.keep(&wanted(&args.r#where)?)?;
@@ -40,7 +40,12 @@ pub fn signal(args: &SignalArgs) -> Result<()> {
             None => models.push((key, vec![place])),
         }
     }
-    ensure!(models.len() > 1, "{}: {} tells no two models apart", table.file, args.model.join(" and "));
+    ensure!(
+        models.len() > 1,
+        "{}: all rows have the same {}, expected two or more models",
+        table.file,
+        args.model.join(" and ")
+    );
     let mut found = vec![];
     for metric in &args.metric {
         let values = table.numbers(metric)?;

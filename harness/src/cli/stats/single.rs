@@ -1,4 +1,4 @@
-//! `stats guess` and `stats one-sample`: one model, or one setting, against chance or a number.
+//! `stats guess` and `stats one-sample`: test one model, or one setting, against chance or a number.
 
 use super::table::{Table, wanted};
 use super::{Finding, How, number, say, say_findings};
@@ -16,26 +16,26 @@ use std::path::PathBuf;
 /// Arguments of `guess`.
 #[derive(Debug, Args)]
 pub struct GuessArgs {
-    /// Answers with columns prediction and answer; several seeds of one setting may be among them
+    /// Table of answers with the columns prediction and answer; may hold several seeds of one setting
     #[arg(required_unless_present = "correct", conflicts_with = "correct")]
     file: Option<PathBuf>,
-    /// Numbers of right answers, where only these are known
+    /// Numbers of right answers, if only these are known
     #[arg(long, value_delimiter = ',', requires = "questions")]
     correct: Vec<u64>,
-    /// Number of questions
+    /// Number of questions that each number in --correct refers to
     #[arg(long)]
     questions: Option<u64>,
-    /// What guessing scores
+    /// Accuracy of guessing
     #[arg(long, default_value_t = GUESSING)]
     chance: f64,
-    /// Only rows whose COLUMN is VALUE; may be repeated, and several values of one column add up
+    /// Use only rows whose COLUMN is VALUE; may be repeated; several values of one column are alternatives
     #[arg(long, value_name = "COLUMN=VALUE")]
     r#where: Vec<String>,
     #[command(flatten)]
     how: How,
 }
 
-/// Tells whether answers are better than guessing.
+/// Tests whether answers are better than guessing.
 pub fn guess(args: &GuessArgs) -> Result<()> {
     args.how.check()?;
     ensure!(
@@ -50,7 +50,7 @@ pub fn guess(args: &GuessArgs) -> Result<()> {
     }
 }
 
-/// In words, by a p at the level.
+/// Returns the verdict of a p-value at the significance level.
 fn verdict(p: f64, is_above: bool, how: &How) -> &'static str {
     match (p <= how.alpha(), is_above) {
         (true, true) => "better than guessing",
@@ -91,7 +91,7 @@ fn of_counts(questions: u64, args: &GuessArgs) -> Result<()> {
     if how.json { say(serde_json::to_string_pretty(&found)?) } else { Ok(()) }
 }
 
-/// The answers of one setting, by the key within subjects.
+/// Tests the answers of one setting against keys shuffled within subjects.
 fn of_answers(file: &std::path::Path, args: &GuessArgs) -> Result<()> {
     let how = &args.how;
     let mut table = Table::read(file)?;
@@ -122,7 +122,7 @@ fn of_answers(file: &std::path::Path, args: &GuessArgs) -> Result<()> {
         let known = asked.entry((stratum, &row[question])).or_insert(new);
         ensure!(
             known.right == right,
-            "{}:{line}: question {:?} has another answer than before",
+            "{}:{line}: question {:?} has a different answer than in an earlier row",
             table.file,
             row[question]
         );
@@ -137,7 +137,7 @@ fn of_answers(file: &std::path::Path, args: &GuessArgs) -> Result<()> {
     let (share, shuffled) = (found.statistic as f64 / answers as f64, found.expected / answers as f64);
     let verdict = verdict(found.p, share > shuffled, how);
     let single = match models.values().collect::<Vec<_>>().as_slice() {
-        // Answers of seeds that no column tells apart are no independent ones.
+        // Answers of several seeds that no column distinguishes are not independent.
         [[correct, n]] if *n == questions.len() as u64 => {
             let interval = wilson(*correct, *n, how.level)?;
             Some((interval, binomial_p(*correct, *n, args.chance)))
@@ -175,22 +175,22 @@ fn of_answers(file: &std::path::Path, args: &GuessArgs) -> Result<()> {
 /// Arguments of `one-sample`.
 #[derive(Debug, Args)]
 pub struct OneSampleArgs {
-    /// A table with a row for each value, such as of a seed
+    /// Table with one row per value, such as per seed
     file: PathBuf,
     /// Column of the values
     #[arg(long, value_name = "COLUMN")]
     value: String,
-    /// The number that the mean is compared with
+    /// Number that the mean is compared with
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     null: f64,
-    /// Only rows whose COLUMN is VALUE; may be repeated, and several values of one column add up
+    /// Use only rows whose COLUMN is VALUE; may be repeated; several values of one column are alternatives
     #[arg(long, value_name = "COLUMN=VALUE")]
     r#where: Vec<String>,
     #[command(flatten)]
     how: How,
 }
 
-/// Compares one sample with a number.
+/// Tests whether the mean of a sample differs from a number.
 pub fn one_sample(args: &OneSampleArgs) -> Result<()> {
     let how = &args.how;
     how.check()?;
@@ -201,7 +201,7 @@ pub fn one_sample(args: &OneSampleArgs) -> Result<()> {
     let above: Vec<f64> = values.iter().map(|value| value - args.null).collect();
     let mean = Mean::of(&values);
     let mut t = Finding::new("t", "the mean of other values");
-    // The margin is around the number that is compared with.
+    // The margin is centred on the number that the mean is compared with.
     t = t.mean(mean.clone(), args.null, &How { margin: None, ..*how })?;
     if let (Some(margin), Ok(mean)) = (how.margin, mean) {
         let around = Mean { value: mean.value - args.null, ..mean };

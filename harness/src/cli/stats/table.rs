@@ -1,24 +1,24 @@
-//! Tables of scores as they come: CSV files and JSON lines, one row a line.
+//! Tables of scores from CSV files and JSON lines.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// A table whose values are text until they are asked for as numbers.
+/// A table whose values are text until they are read as numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Table {
-    /// The file, for messages.
+    /// Name of the file, for messages.
     pub file: String,
     columns: Vec<String>,
-    /// Rows with their lines.
+    /// Rows, each with its line number.
     rows: Vec<(u64, Vec<String>)>,
 }
 
-/// A condition on rows: a column and the values that are let through.
+/// Conditions on rows: for each column, the accepted values.
 pub type Wanted = BTreeMap<String, Vec<String>>;
 
-/// Conditions of the form `COLUMN=VALUE`; several of one column let any of their values through.
+/// Parses conditions of the form `COLUMN=VALUE`; several values of one column are alternatives.
 pub fn wanted(texts: &[String]) -> Result<Wanted> {
     let mut wanted = Wanted::new();
     for text in texts {
@@ -31,10 +31,10 @@ pub fn wanted(texts: &[String]) -> Result<Wanted> {
 }
 
 impl Table {
-    /// Reads a file: JSON where its first character opens an object or a list, else CSV with a header.
+    /// Reads a file: JSON if its first character opens an object or a list, otherwise CSV with a header.
     ///
-    /// Of a JSON object the fields that are numbers, truths and text become columns, as in the sample files of
-    /// lm-evaluation-harness. Spaces around CSV values do not count, as nanochat pads them.
+    /// Numbers, booleans and strings of a JSON object become columns; other fields are ignored, as in the sample files
+    /// of lm-evaluation-harness. CSV values are trimmed, since nanochat pads them.
     pub fn read(path: &Path) -> Result<Self> {
         let file = path.display().to_string();
         let bytes = std::fs::read(path).with_context(|| format!("{file}: cannot be read"))?;
@@ -110,35 +110,35 @@ impl Table {
         Ok(Self { file: file.into(), columns, rows })
     }
 
-    /// The place of a column, by its name or, where that is one column's alone, by its name in other letter case.
+    /// Returns the index of a column by its name, or else of the first column whose name differs only in ASCII case.
     pub fn find(&self, name: &str) -> Option<usize> {
         let by = |is: &dyn Fn(&str) -> bool| self.columns.iter().position(|column| is(column));
         by(&|column| column == name).or_else(|| by(&|column| column.eq_ignore_ascii_case(name)))
     }
 
-    /// The place of a column.
+    /// Returns the index of a column; an error lists the columns.
     pub fn column(&self, name: &str) -> Result<usize> {
         let found = self.find(name);
         found
             .with_context(|| format!("{}: no column {name:?}, it has {}", self.file, self.columns.join(", ")))
     }
 
-    /// The first of some columns that is there.
+    /// Returns the index of the first of `names` that is a column.
     pub fn first_of(&self, names: &[&str]) -> Option<usize> {
         names.iter().find_map(|name| self.find(name))
     }
 
-    /// The names of the columns.
+    /// Returns the names of the columns.
     pub fn names(&self) -> &[String] {
         &self.columns
     }
 
-    /// The rows with their lines.
+    /// Iterates over the rows with their line numbers.
     pub fn rows(&self) -> impl Iterator<Item = (u64, &[String])> {
         self.rows.iter().map(|(line, row)| (*line, row.as_slice()))
     }
 
-    /// Leaves the rows that meet every condition.
+    /// Keeps only the rows that meet every condition; an error if none is left.
     pub fn keep(&mut self, wanted: &Wanted) -> Result<()> {
         for (name, values) in wanted {
             let column = self.column(name)?;
@@ -148,7 +148,7 @@ impl Table {
         Ok(())
     }
 
-    /// A number of a row.
+    /// Parses a value of a row as a number; true is 1 and false is 0.
     pub fn number(&self, line: u64, row: &[String], column: usize) -> Result<f64> {
         let text = &row[column];
         let number = match text.as_str() {
@@ -161,7 +161,7 @@ impl Table {
         })
     }
 
-    /// A column of numbers.
+    /// Returns a column as numbers.
     pub fn numbers(&self, name: &str) -> Result<Vec<f64>> {
         let column = self.column(name)?;
         self.rows().map(|(line, row)| self.number(line, row, column)).collect()

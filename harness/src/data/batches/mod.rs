@@ -1,13 +1,13 @@
-//! Rows of a batch, cut from a store: MiniMind's rows without their padding, or packed documents.
+//! Batches of rows cut from a store: single documents as in MiniMind but without padding, or packed documents.
 
-mod lost;
+mod dropped;
 mod order;
 mod pairs;
 mod pieces;
 #[cfg(test)]
 mod tests;
 
-pub use lost::Lost;
+pub use dropped::Dropped;
 pub use pairs::{Pair, PreferenceBatches};
 pub use pieces::sequential;
 
@@ -17,51 +17,51 @@ use crate::config::Packing;
 use crate::records::SourceUse;
 use anyhow::{Result, bail, ensure};
 use model::Sequence;
-use model::cost::squares;
+use model::cost::attention_pairs_x2;
 use order::Order;
 use pieces::{Piece, join, pieces, sequence};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// How batches are cut.
+/// Options for cutting batches from a store.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchOptions {
-    /// Longest row: ids of a document where rows are single, positions where they are packed.
+    /// Maximum row length: in ids of the document for single rows, in positions for packed rows.
     pub seq_len: usize,
-    /// One document a row, or several.
+    /// Whether a row holds one document or several.
     pub packing: Packing,
-    /// Positions with loss.
+    /// Which positions carry loss.
     pub loss: RowLoss,
-    /// Seed of the order.
+    /// Seed of the row order.
     pub seed: u64,
-    /// Share of each source in the target tokens, by name; `None` takes every row once in a pass.
+    /// Share of each source in the target tokens, by name; with `None` every row occurs once per pass.
     pub shares: Option<Vec<(String, f64)>>,
 }
 
-/// A place in the endless sequence of rows.
+/// A position in the endless sequence of rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
-    /// Passes over the data that are behind us.
+    /// Number of completed passes over the data.
     pub epoch: u64,
-    /// Rows of the current pass that are behind us.
+    /// Number of rows taken from the current pass.
     pub row: u64,
 }
 
-/// What a row, or a pair, holds: all that its cost follows from.
+/// Size of a row or a pair, from which its cost follows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RowSize {
-    /// Positions with loss.
+    /// Number of positions with loss.
     pub tokens: u64,
-    /// Positions that pass through the model.
+    /// Number of positions that pass through the model.
     pub positions: u64,
-    /// The [`squares`] of its documents, in sum.
+    /// Sum of the [`attention_pairs_x2`] of its documents.
     pub squares: u64,
 }
 
 impl RowSize {
-    /// A document with so many positions, of which each sees a window at most.
+    /// Size of a document with `tokens` targets and `positions` positions, each attending to at most `window` positions.
     fn document(tokens: u64, positions: u64, window: Option<usize>) -> Self {
-        Self { tokens, positions, squares: squares(positions, window) }
+        Self { tokens, positions, squares: attention_pairs_x2(positions, window) }
     }
 }
 
@@ -82,12 +82,13 @@ impl std::iter::Sum for RowSize {
     }
 }
 
-/// A row as it is trained on.
+/// A training row.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TrainRow {
-    /// What the model reads and predicts.
+    /// Inputs, targets and loss weights.
     pub sequence: Sequence,
-    /// Of each of its documents the number of its source, and its positions with loss; empty where sources have no names.
+    /// For each document of the row, the index of its source and its number of positions with loss; empty if sources have
+    /// no names.
     pub sources: Vec<(usize, u32)>,
 }
 
@@ -97,13 +98,13 @@ impl From<Sequence> for TrainRow {
     }
 }
 
-/// An endless sequence of batches, reshuffled with every pass.
+/// An endless sequence of batches, reshuffled for every pass.
 pub struct Batches {
     store: Arc<Store>,
     options: BatchOptions,
-    lost: Lost,
+    dropped: Dropped,
     pieces: Vec<Piece>,
-    /// Positions with loss of every piece.
+    /// Number of positions with loss of every piece.
     counted: Vec<u32>,
     order: Order,
     pass: Pass,
@@ -113,22 +114,22 @@ pub struct Batches {
 /// The order of one pass over the data.
 #[derive(Debug, Default)]
 struct Pass {
-    /// Numbers of pieces.
+    /// Indices of pieces.
     order: Vec<u32>,
     /// Rows, as ranges of `order`.
     rows: Vec<std::ops::Range<usize>>,
 }
 
 impl Batches {
-    /// Batches from the start; documents without anything to learn are left out.
+    /// Starts at the first batch; documents without loss are left out.
     ///
     /// # Errors
-    /// Where nothing is left to learn from, or a row would not fit.
+    /// If no document carries loss, `seq_len` is below 2, or a source with a share has no rows.
     pub fn new(store: Arc<Store>, options: BatchOptions) -> Result<Self> {
         ensure!(options.seq_len >= 2, "seq_len is {}, expected at least 2", options.seq_len);
-        let (pieces, lost) = pieces(&store, &options);
+        let (pieces, dropped) = pieces(&store, &options);
         if pieces.is_empty() {
-            bail!(lost.nothing(store.info().kind));
+            bail!(dropped.empty_error(store.info().kind));
         }
         let counted = |piece: &Piece| sequence(&store, &options.loss, *piece).counted as u32;
         let counted: Vec<u32> = match options.loss {
@@ -139,18 +140,18 @@ impl Batches {
         let items: Vec<(usize, u32)> =
             pieces.iter().zip(&counted).map(|(piece, counted)| (piece.document as usize, *counted)).collect();
         let order = Order::new(options.seed, store.info(), options.shares.as_deref(), &items)?;
-        let mut batches = Self { store, options, lost, pieces, counted, order, pass, position };
+        let mut batches = Self { store, options, dropped, pieces, counted, order, pass, position };
         batches.seek(position);
         Ok(batches)
     }
 
-    /// Rows that are not trained on, or not whole.
-    pub fn lost(&self) -> &Lost {
-        &self.lost
+    /// Returns the counts of rows that are left out or cut.
+    pub fn dropped(&self) -> &Dropped {
+        &self.dropped
     }
 
-    /// What every row of a pass over the data holds, in order, for a model that attends to a `window`. Packed rows differ
-    /// between passes.
+    /// Returns the size of every row of a pass, in order, for a model with an attention `window`. Packed rows differ between
+    /// passes.
     pub fn row_sizes(&self, epoch: u64, window: Option<usize>) -> Vec<RowSize> {
         let pass = self.pass(epoch);
         let document = |&piece: &u32| {
@@ -160,23 +161,23 @@ impl Batches {
         pass.rows.iter().map(|row| pass.order[row.clone()].iter().map(document).sum()).collect()
     }
 
-    /// Where the next batch begins.
+    /// Returns the position at which the next batch begins.
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// Goes to a place told by [`Self::position`].
+    /// Moves to a position returned by [`Self::position`].
     pub fn seek(&mut self, position: Position) {
         self.position = position;
         self.pass = self.pass(position.epoch);
     }
 
-    /// The next rows; a batch may run across the end of a pass.
+    /// Returns the next rows; a batch may extend across the end of a pass.
     pub fn next_rows(&mut self, rows: usize) -> Vec<TrainRow> {
         (0..rows).map(|_| self.next_row()).collect()
     }
 
-    /// The sequences of the next rows.
+    /// Returns the sequences of the next rows.
     pub fn next_batch(&mut self, rows: usize) -> Vec<Sequence> {
         self.next_rows(rows).into_iter().map(|row| row.sequence).collect()
     }
@@ -196,7 +197,7 @@ impl Batches {
         }
     }
 
-    /// What the first rows take of each source that has a name.
+    /// Returns what the first `rows` rows use of each source; empty if sources have no names.
     pub fn used(&self, rows: u64) -> Vec<SourceUse> {
         if !self.order.has_sources() {
             return vec![];
@@ -212,7 +213,7 @@ impl Batches {
         self.order.used(items.flatten())
     }
 
-    /// A pass, cut into rows.
+    /// Returns a pass, split into rows.
     fn pass(&self, epoch: u64) -> Pass {
         let order = self.order.pass(epoch);
         let single = self.options.packing == Packing::Single;

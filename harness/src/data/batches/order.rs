@@ -1,7 +1,6 @@
-//! The order in which rows are trained on: pass after pass, every item once in each, or sources mixed by weight.
+//! The training order of rows: passes with every item once each, or passes with sources mixed by weight.
 //!
-//! *Invariant:* a pass is a function of store, seed, shares and its number alone, so that any of them can be gone on
-//! from.
+//! *Invariant:* a pass is a function of store, seed, shares and its number alone, so training can resume from any of them.
 
 use super::super::store::StoreInfo;
 use crate::records::SourceUse;
@@ -10,38 +9,38 @@ use model::random::{Purpose, stream};
 use rand::seq::SliceRandom;
 use std::ops::Range;
 
-/// Passes of one source that have a stream of their own.
-const MOST_PASSES: u32 = 40;
+/// Bits of a stream's number that hold the pass over one source; the bits above them hold the source.
+const PASS_BITS: u32 = 40;
 
-/// The order of items, which are pieces of documents or pairs.
+/// Order of items, which are pieces of documents or pairs.
 pub struct Order {
     seed: u64,
     items: u32,
-    /// Target tokens of every item.
+    /// Number of target tokens of every item.
     tokens: Vec<u32>,
     sources: Vec<Source>,
     is_mixed: bool,
 }
 
-/// Items of one source, which stand one after the other.
+/// One source, whose items are contiguous.
 struct Source {
     name: String,
     items: Range<u32>,
     tokens: u64,
-    /// Items that a pass takes of it, where sources are mixed.
+    /// Number of its items per pass, if sources are mixed.
     per_pass: f64,
 }
 
 impl Order {
-    /// The order of items that stand in the order of their documents; each is told by the first document behind which it
-    /// lies, and its target tokens.
+    /// Creates the order of `items`, which are sorted by document; each is its (first) document and its number of target
+    /// tokens.
     ///
-    /// `shares`: of each source in the target tokens, by name. A pass then has as many tokens as the sources together
-    /// (those without a share aside), and takes of each source the number of items that have its share of them on
-    /// average, going on where the pass before stopped: over many passes the shares are exact.
+    /// `shares` gives the share of each source in the target tokens, by name. A pass then has as many tokens as all sources
+    /// with a share together, and takes from each source the number of items that have its share of them on average,
+    /// resuming where the previous pass stopped: over many passes the shares are exact.
     ///
     /// # Errors
-    /// Where a share is that of a source without items.
+    /// If a source with a share has no items.
     pub fn new(
         seed: u64,
         store: &StoreInfo,
@@ -65,7 +64,7 @@ impl Order {
                 let share = share(source);
                 ensure!(
                     share == 0.0 || source.tokens > 0,
-                    "data.mix.{}: is {share:.3} of the tokens, but nothing of the source is left to train on; expected rows, or 0",
+                    "data.mix.{}: is {share:.3} of the tokens, but the source has no rows left to train on; expected rows or a weight of 0",
                     source.name
                 );
                 if share > 0.0 {
@@ -77,7 +76,7 @@ impl Order {
         Ok(Self { seed, items: items.len() as u32, tokens, sources, is_mixed: shares.is_some() })
     }
 
-    /// The items of a pass, in the order in which they are trained on.
+    /// Returns the items of a pass, in training order.
     pub fn pass(&self, epoch: u64) -> Vec<u32> {
         if self.is_mixed {
             return self.mixed(epoch);
@@ -87,11 +86,11 @@ impl Order {
         order
     }
 
-    /// A pass over a mix: at any place in it every source has given the same part of its tokens, to about an item.
+    /// Returns a mixed pass: at any point of it every source has contributed the same fraction of its tokens, up to an item.
     fn mixed(&self, epoch: u64) -> Vec<u32> {
         let mut placed: Vec<(f64, u32)> = vec![];
         for (index, source) in self.sources.iter().enumerate() {
-            let items = self.of_source(index as u64, source, epoch);
+            let items = self.take_from(index as u64, source, epoch);
             let tokens = |item: u32| f64::from(self.tokens[item as usize]);
             let (all, mut before): (f64, f64) = (items.iter().map(|&item| tokens(item)).sum(), 0.0);
             for item in items {
@@ -103,8 +102,8 @@ impl Order {
         placed.into_iter().map(|(_, item)| item).collect()
     }
 
-    /// What a pass takes of a source, whose items are shuffled anew each time that they have all been taken.
-    fn of_source(&self, index: u64, source: &Source, epoch: u64) -> Vec<u32> {
+    /// Returns what a pass takes from a source, whose items are reshuffled each time all of them have been taken.
+    fn take_from(&self, index: u64, source: &Source, epoch: u64) -> Vec<u32> {
         let begin = |epoch: u64| (epoch as f64 * source.per_pass + 1e-9).floor() as u64;
         let (from, to, count) = (begin(epoch), begin(epoch + 1), source.items.len() as u64);
         let mut taken = vec![];
@@ -112,7 +111,7 @@ impl Order {
         while at < to {
             let turn = at / count;
             let mut items: Vec<u32> = source.items.clone().collect();
-            items.shuffle(&mut stream(self.seed, Purpose::Order, (index + 1) << MOST_PASSES | turn));
+            items.shuffle(&mut stream(self.seed, Purpose::Order, (index + 1) << PASS_BITS | turn));
             let end = to.min((turn + 1) * count);
             taken.extend(&items[(at - turn * count) as usize..(end - turn * count) as usize]);
             at = end;
@@ -120,7 +119,7 @@ impl Order {
         taken
     }
 
-    /// What the items that are trained on take of each source that has a name.
+    /// Returns the tokens and passes that `items` use of each named source.
     pub fn used(&self, items: impl Iterator<Item = u32>) -> Vec<SourceUse> {
         let mut tokens = vec![0; self.sources.len()];
         for item in items {
@@ -136,7 +135,7 @@ impl Order {
         self.sources.iter().zip(tokens).map(used).collect()
     }
 
-    /// The number of an item's source among those of [`Self::used`], where it has a name.
+    /// Returns the index of an item's source in [`Self::used`], if sources have names.
     pub fn source_of(&self, item: u32) -> Option<usize> {
         let source = self.sources.partition_point(|source| source.items.end <= item);
         (source < self.sources.len()).then_some(source)

@@ -1,10 +1,10 @@
-//! Preference pairs: two answers to one prompt.
+//! Batches of preference pairs.
 
 use super::super::loss::last_words;
 use super::super::row::Kind;
 use super::super::store::Store;
 use super::order::Order;
-use super::{Lost, Position, RowSize};
+use super::{Dropped, Position, RowSize};
 use crate::records::SourceUse;
 use anyhow::{Result, bail, ensure};
 use model::Sequence;
@@ -12,37 +12,37 @@ use model::Sequence;
 /// Two answers to one prompt, ready for the model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pair {
-    /// Number of the pair in its store.
+    /// Index of the pair in its store.
     pub index: usize,
-    /// Prompt and better answer; weights are on the answer.
+    /// Prompt and preferred answer; only the answer carries loss.
     pub chosen: Sequence,
-    /// Prompt and worse answer.
+    /// Prompt and rejected answer; only the answer carries loss.
     pub rejected: Sequence,
 }
 
-/// Preference pairs of a store whose documents are the prompt with the chosen answer and with the rejected one in turn.
+/// Preference pairs of a store whose documents alternate between the prompt with the chosen answer and with the rejected one.
 pub struct PreferenceBatches {
     pairs: Vec<Pair>,
-    lost: Lost,
+    dropped: Dropped,
     order: Order,
-    /// The pass that is being gone through.
+    /// Order of the current pass.
     pass: Vec<u32>,
     position: Position,
 }
 
 impl PreferenceBatches {
-    /// All pairs, cut to `seq_len` ids so that answers survive: the prompt loses its beginning first.
+    /// Reads all pairs and cuts them to `seq_len` ids, from the beginning of the prompt first, so that answers survive.
     ///
-    /// Both answers stand behind the same part of the prompt, what the longer one leaves of it. `shares`: of each source in
-    /// the target tokens, by name; `None` takes every pair once in a pass.
+    /// Both answers follow the same part of the prompt: as much as the longer answer leaves room for. `shares` gives the
+    /// share of each source in the target tokens, by name; with `None` every pair occurs once per pass.
     ///
     /// # Errors
-    /// Where nothing is left to learn from, or a row would not fit.
+    /// If the store does not hold pairs, `seq_len` is below 2, or a source with a share has no pairs.
     pub fn new(store: &Store, seq_len: usize, seed: u64, shares: Option<&[(String, f64)]>) -> Result<Self> {
         let kind = store.info().kind;
         ensure!(kind == Kind::Preferences, "the store holds {kind}, expected {}", Kind::Preferences);
         ensure!(seq_len >= 2, "seq_len is {seq_len}, expected at least 2");
-        let mut lost = Lost { of: store.len() as u64 / 2, seq_len, ..Lost::default() };
+        let mut dropped = Dropped { of: store.len() as u64 / 2, seq_len, ..Dropped::default() };
         let mut pairs = vec![];
         for index in 0..store.len() / 2 {
             let of = |document: usize| {
@@ -51,7 +51,7 @@ impl PreferenceBatches {
                 (ids, words)
             };
             let both = [of(2 * index), of(2 * index + 1)];
-            // One id of the prompt at least stays, so that the answer's first token has something before it.
+            // At least one id of the prompt stays, so that the answer's first token has a predecessor.
             let longest =
                 both.iter().map(|(ids, words)| ids.len() - words).max().unwrap_or(0).min(seq_len - 1);
             let mut is_cut = false;
@@ -63,67 +63,67 @@ impl PreferenceBatches {
                 answered(&prompt[begin..], &answer[..end])
             });
             if chosen.counted == 0.0 || rejected.counted == 0.0 {
-                lost.nothing_left += 1;
+                dropped.nothing_left += 1;
             } else if chosen == rejected {
-                lost.equal += 1;
+                dropped.equal += 1;
             } else {
-                lost.cut += u64::from(is_cut);
+                dropped.cut += u64::from(is_cut);
                 pairs.push(Pair { index, chosen, rejected });
             }
         }
         let tokens = |pair: &Pair| (pair.chosen.counted + pair.rejected.counted) as u32;
         let items: Vec<(usize, u32)> = pairs.iter().map(|pair| (2 * pair.index, tokens(pair))).collect();
         let order = Order::new(seed, store.info(), shares, &items)?;
-        let mut batches = Self { pairs, lost, order, pass: vec![], position: Position::default() };
+        let mut batches = Self { pairs, dropped, order, pass: vec![], position: Position::default() };
         batches.seek(Position::default());
         Ok(batches)
     }
 
-    /// The error of a store none of whose pairs can be trained on.
+    /// Checks that there is a pair to train on.
     ///
     /// # Errors
-    /// That one.
+    /// If no pair is left, with the reasons.
     pub fn ensure_any(&self) -> Result<()> {
         if self.pairs.is_empty() {
-            bail!(self.lost.nothing(Kind::Preferences));
+            bail!(self.dropped.empty_error(Kind::Preferences));
         }
         Ok(())
     }
 
-    /// Pairs that are not trained on, or not whole.
-    pub fn lost(&self) -> &Lost {
-        &self.lost
+    /// Returns the counts of pairs that are left out or cut.
+    pub fn dropped(&self) -> &Dropped {
+        &self.dropped
     }
 
-    /// All pairs, in the order of the store.
+    /// Returns all pairs, in the order of the store.
     pub fn pairs(&self) -> &[Pair] {
         &self.pairs
     }
 
-    /// The number of the source of a pair among those of [`Self::used`], where it has a name.
+    /// Returns the index of a pair's source in [`Self::used`], if sources have names.
     pub fn source_of(&self, pair: usize) -> Option<usize> {
         self.order.source_of(pair as u32)
     }
 
-    /// Where the next batch begins.
+    /// Returns the position at which the next batch begins.
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// What every pair of a pass holds, in its order.
+    /// Returns the size of every pair of a pass, in order, for a model with an attention `window`.
     pub fn pair_sizes(&self, epoch: u64, window: Option<usize>) -> Vec<RowSize> {
         let answer = |row: &Sequence| RowSize::document(row.counted as u64, row.len() as u64, window);
         let pair = |pair: &Pair| [&pair.chosen, &pair.rejected].into_iter().map(answer).sum();
         self.order.pass(epoch).iter().map(|&i| pair(&self.pairs[i as usize])).collect()
     }
 
-    /// Goes to a place told by [`Self::position`].
+    /// Moves to a position returned by [`Self::position`].
     pub fn seek(&mut self, position: Position) {
         self.position = position;
         self.pass = self.order.pass(position.epoch);
     }
 
-    /// The next pairs, by their place in [`Self::pairs`]; a batch may run across the end of a pass.
+    /// Returns the next pairs, as indices into [`Self::pairs`]; a batch may extend across the end of a pass.
     pub fn next_batch(&mut self, pairs: usize) -> Vec<usize> {
         let mut batch = vec![];
         while batch.len() < pairs && !self.pairs.is_empty() {
@@ -136,7 +136,7 @@ impl PreferenceBatches {
         batch
     }
 
-    /// What the first pairs take of each source that has a name.
+    /// Returns what the first `pairs` pairs use of each source; empty if sources have no names.
     pub fn used(&self, pairs: u64) -> Vec<SourceUse> {
         if !self.order.has_sources() || self.pairs.is_empty() {
             return vec![];

@@ -1,29 +1,29 @@
-//! Documents as pieces that carry loss: what rows are made of.
+//! Pieces of documents that carry loss, of which rows are made.
 
 use super::super::loss::RowLoss;
 use super::super::store::Store;
-use super::{BatchOptions, Lost};
+use super::{BatchOptions, Dropped};
 use crate::config::Packing;
 use model::Sequence;
 use std::ops::Range;
 
-/// A piece of a document: its number and its ids.
+/// A range of a document's ids.
 #[derive(Debug, Clone, Copy)]
 pub struct Piece {
-    /// The document's number.
+    /// Index of the document.
     pub document: u32,
-    /// Where it begins.
+    /// First id of the piece.
     pub start: u32,
-    /// Its number of ids.
+    /// Number of ids.
     pub len: u32,
 }
 
-/// What of each document is used.
-pub fn pieces(store: &Store, options: &BatchOptions) -> (Vec<Piece>, Lost) {
+/// Returns the pieces of all documents that are used, and the counts of rows that are left out or cut.
+pub fn pieces(store: &Store, options: &BatchOptions) -> (Vec<Piece>, Dropped) {
     let (single, is_text) = (options.packing == Packing::Single, options.loss == RowLoss::Text);
-    // Positions are one fewer than ids.
+    // A piece has one position fewer than ids.
     let longest = if single { options.seq_len } else { options.seq_len + 1 };
-    let mut lost = Lost { of: store.len() as u64, seq_len: options.seq_len, ..Lost::default() };
+    let mut dropped = Dropped { of: store.len() as u64, seq_len: options.seq_len, ..Dropped::default() };
     let mut pieces = vec![];
     for document in 0..store.len() {
         let len = store.document_len(document);
@@ -32,35 +32,35 @@ pub fn pieces(store: &Store, options: &BatchOptions) -> (Vec<Piece>, Lost) {
             Piece { document: document as u32, start: start as u32, len: len as u32 }
         };
         if is_text && !single && len > 1 {
-            // Pieces overlap by one id, so that every id is a target once.
+            // Pieces overlap by one id, so that every id after the first is a target once.
             pieces.extend((0..len - 1).step_by(options.seq_len).map(piece));
             continue;
         }
-        // The rest of a long conversation would be answers without their questions.
+        // Only the first piece is used: the rest of a long conversation could be answers without their questions.
         let piece = piece(0);
         match loss_of(store, &options.loss, piece) {
             Ok(()) => {
-                lost.cut += u64::from(len > longest);
+                dropped.cut += u64::from(len > longest);
                 pieces.push(piece);
             }
-            Err(NoLoss::Within) => lost.nothing_left += 1,
-            Err(NoLoss::AtAll) => lost.no_loss += 1,
+            Err(NoLoss::AfterCut) => dropped.nothing_left += 1,
+            Err(NoLoss::Never) => dropped.no_loss += 1,
         }
     }
-    (pieces, lost)
+    (pieces, dropped)
 }
 
 /// Why a piece of a document carries no loss.
 enum NoLoss {
-    /// The whole document carries some.
-    Within,
-    /// Nor does the whole document.
-    AtAll,
+    /// The whole document carries loss, or is too short.
+    AfterCut,
+    /// Neither does the whole document.
+    Never,
 }
 
 fn loss_of(store: &Store, loss: &RowLoss, piece: Piece) -> Result<(), NoLoss> {
     let carries = |piece: Piece| {
-        // Two ids of a text are an input and a target.
+        // Two ids of a text make an input and a target.
         piece.len > 1 && (*loss == RowLoss::Text || sequence(store, loss, piece).counted > 0.0)
     };
     if carries(piece) {
@@ -68,17 +68,17 @@ fn loss_of(store: &Store, loss: &RowLoss, piece: Piece) -> Result<(), NoLoss> {
     }
     let whole = Piece { start: 0, len: store.document_len(piece.document as usize) as u32, ..piece };
     let is_short = whole.len < 2 || *loss == RowLoss::Text;
-    Err(if is_short || carries(whole) { NoLoss::Within } else { NoLoss::AtAll })
+    Err(if is_short || carries(whole) { NoLoss::AfterCut } else { NoLoss::Never })
 }
 
-/// A piece as a row.
+/// Returns a piece as a row.
 pub fn sequence(store: &Store, loss: &RowLoss, piece: Piece) -> Sequence {
     let (document, start, len) = (piece.document as usize, piece.start as usize, piece.len as usize);
     let (marks, labels) = (store.marks(document, start, len), store.labels(document, start, len));
     loss.sequence(&store.slice(document, start, len), marks, &labels)
 }
 
-/// Pieces as one row.
+/// Joins pieces into one row.
 pub fn join(documents: impl Iterator<Item = Sequence>) -> Sequence {
     documents
         .reduce(|mut row, document| {
@@ -92,28 +92,28 @@ pub fn join(documents: impl Iterator<Item = Sequence>) -> Sequence {
         .unwrap_or_default()
 }
 
-/// Held-out documents in order until `max_tokens` positions with loss: each a row of at most `seq_len` ids, with
-/// the bytes of text that its targets with loss stand for. And those of them that were lost.
+/// Returns held-out documents in order until `max_tokens` positions with loss are reached, each as a row of at most `seq_len`
+/// ids with the bytes of text that its targets with loss stand for; and the counts of rows that are left out or cut.
 pub fn sequential(
     store: &Store,
     documents: Range<usize>,
     options: &BatchOptions,
     max_tokens: u64,
-) -> (Vec<(Sequence, f64)>, Lost) {
-    let mut lost = Lost { seq_len: options.seq_len, ..Lost::default() };
+) -> (Vec<(Sequence, f64)>, Dropped) {
+    let mut dropped = Dropped { seq_len: options.seq_len, ..Dropped::default() };
     let (mut rows, mut tokens) = (vec![], 0.0);
     for document in documents {
-        lost.of += 1;
+        dropped.of += 1;
         let len = store.document_len(document);
         let piece = Piece { document: document as u32, start: 0, len: len.min(options.seq_len) as u32 };
         match loss_of(store, &options.loss, piece) {
-            Ok(()) => lost.cut += u64::from(len > options.seq_len),
-            Err(NoLoss::Within) => {
-                lost.nothing_left += 1;
+            Ok(()) => dropped.cut += u64::from(len > options.seq_len),
+            Err(NoLoss::AfterCut) => {
+                dropped.nothing_left += 1;
                 continue;
             }
-            Err(NoLoss::AtAll) => {
-                lost.no_loss += 1;
+            Err(NoLoss::Never) => {
+                dropped.no_loss += 1;
                 continue;
             }
         }
@@ -125,5 +125,5 @@ pub fn sequential(
             break;
         }
     }
-    (rows, lost)
+    (rows, dropped)
 }

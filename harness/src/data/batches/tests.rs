@@ -33,7 +33,7 @@ fn packed_rows_hold_whole_documents_and_every_target_once() {
         let mut start = 0;
         for &len in &row.documents {
             let span = start..start + len as usize;
-            // Ids of one document share their hundred and follow each other.
+            // Ids of one document are consecutive.
             assert!(row.ids[span.clone()].iter().zip(&row.targets[span]).all(|(i, t)| i + 1 == *t));
             start += len as usize;
         }
@@ -65,7 +65,7 @@ fn every_pass_has_an_order_of_its_own() {
     let documents: Vec<Vec<u32>> = (0..30).map(|d| vec![10 + d, 50, 51]).collect();
     let (_dir, rows) = store(&documents);
     let mut batches = Batches::new(rows, options(Packing::Single, 8)).unwrap();
-    // Of each pair the chosen answer is 7 and the rejected one 8.
+    // In each pair the chosen answer is 7 and the rejected one 8.
     let pairs = (0..30).flat_map(|pair| [7, 8].map(|answer| vec![10 + pair, 5, answer]));
     let (_dir, pairs) = store_as(Kind::Preferences, &pairs.collect::<Vec<_>>());
     let mut preferences = PreferenceBatches::new(&pairs, 8, 3, None).unwrap();
@@ -98,7 +98,7 @@ fn long_pairs_keep_their_answers() {
         (pair.rejected.ids.as_slice(), pair.rejected.weights.as_slice()),
         ([6, 5].as_slice(), [0.0, 1.0].as_slice())
     );
-    assert_eq!(*batches.lost(), Lost { of: 1, seq_len: 4, cut: 1, ..Lost::default() });
+    assert_eq!(*batches.dropped(), Dropped { of: 1, seq_len: 4, cut: 1, ..Dropped::default() });
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn pairs_that_are_equal_once_cut_are_left_out() {
     let kept = |seq_len| {
         let batches = PreferenceBatches::new(&store, seq_len, 1, None).unwrap();
         let kept: Vec<usize> = batches.pairs().iter().map(|pair| pair.index).collect();
-        (kept, batches.lost().equal)
+        (kept, batches.dropped().equal)
     };
     assert_eq!(kept(5), (vec![0, 1], 0));
     assert_eq!(kept(3), (vec![1], 1));
@@ -123,19 +123,19 @@ fn pairs_that_are_equal_once_cut_are_left_out() {
 
 #[test]
 fn conversations_with_nothing_left_to_learn_are_left_out_and_counted() {
-    // The second one's answer begins at its sixth id, the third one has none.
+    // The answer of the second begins at its sixth id; the third has none.
     let documents = [vec![1, 4, 5, 7, 8, 2], vec![1, 4, 4, 4, 5, 7, 2], vec![1, 4, 4, 2]];
     let (_dir, store) = store_as(Kind::Conversations, &documents);
     let last = RowLoss::Answers(AnswerLoss::Last);
     let made = |packing, seq_len| {
         Batches::new(store.clone(), BatchOptions { loss: last.clone(), ..options(packing, seq_len) })
     };
-    let lost = Lost { of: 3, seq_len: 5, nothing_left: 1, no_loss: 1, equal: 0, cut: 1 };
+    let dropped = Dropped { of: 3, seq_len: 5, nothing_left: 1, no_loss: 1, equal: 0, cut: 1 };
     let batches = made(Packing::Single, 5).unwrap();
-    assert_eq!(*batches.lost(), lost);
+    assert_eq!(*batches.dropped(), dropped);
     assert_eq!(batches.row_sizes(0, None), [RowSize::document(2, 4, None)]);
-    let wider = Lost { nothing_left: 0, ..lost.clone() };
-    assert_eq!(*made(Packing::Separated, 5).unwrap().lost(), Lost { cut: 1, ..wider });
+    let wider = Dropped { nothing_left: 0, ..dropped.clone() };
+    assert_eq!(*made(Packing::Separated, 5).unwrap().dropped(), Dropped { cut: 1, ..wider });
     assert_eq!(
         made(Packing::Single, 3).err().unwrap().to_string(),
         "no conversations to train on: 2 of 3 rows left out: nothing left to learn within seq_len = 3 tokens, \
@@ -143,9 +143,9 @@ fn conversations_with_nothing_left_to_learn_are_left_out_and_counted() {
     );
     let single = BatchOptions { loss: last, ..options(Packing::Single, 5) };
     let (rows, held_out) = sequential(&store, 0..store.len(), &single, u64::MAX);
-    assert_eq!((rows.len(), held_out), (1, lost.clone()));
+    assert_eq!((rows.len(), held_out), (1, dropped.clone()));
     assert_eq!(
-        lost.notices("sft").iter().map(ToString::to_string).collect::<Vec<_>>(),
+        dropped.notices("sft").iter().map(ToString::to_string).collect::<Vec<_>>(),
         [
             "sft: 1 of 3 rows left out: nothing left to learn within seq_len = 5 tokens",
             "sft: 1 of 3 rows left out: no turn carries loss",
@@ -173,14 +173,14 @@ fn a_long_conversation_is_cut_and_a_long_text_goes_on() {
 fn held_out_rows_come_with_the_bytes_of_their_targets() {
     // Every id from 3 on stands for three bytes.
     let (_dir, store) = store(&[vec![1, 7, 8, 2], vec![1], vec![1, 7, 8, 9, 10, 2], vec![1, 7, 2]]);
-    let (rows, lost) = sequential(&store, 0..store.len(), &options(Packing::Single, 4), 6);
-    assert_eq!(lost, Lost { of: 3, seq_len: 4, nothing_left: 1, cut: 1, ..Lost::default() });
+    let (rows, dropped) = sequential(&store, 0..store.len(), &options(Packing::Single, 4), 6);
+    assert_eq!(dropped, Dropped { of: 3, seq_len: 4, nothing_left: 1, cut: 1, ..Dropped::default() });
     let found: Vec<(usize, f64)> = rows.iter().map(|(row, bytes)| (row.len(), *bytes)).collect();
     assert_eq!(found, [(3, 6.0), (3, 9.0)]);
 }
 
-/// A store of sources with so many documents of so many target tokens each; the first id of a document is 10 more than
-/// its number.
+/// Creates a store of sources `(name, documents, target tokens per document)`; the first id of a document is 10 plus its
+/// index.
 fn sources_of(kind: Kind, sources: &[(&str, usize, usize)]) -> (tempfile::TempDir, Arc<Store>) {
     use crate::data::store::{Document, StoreHead, StoreWriter};
     let dir = tempfile::tempdir().unwrap();
@@ -221,16 +221,16 @@ fn sources_are_mixed_by_tokens_and_passed_as_often_as_that_takes() {
     let used = batches.used(3 * 130);
     let shown: Vec<_> = used.iter().map(|s| (s.name.as_str(), s.tokens, s.passes)).collect();
     assert_eq!(shown, [("books", 3600, 9.0), ("web", 1200, 1.0)]);
-    // The order within a pass is mixed: books do not stand together.
+    // The order within a pass is mixed: books are not adjacent.
     let place = |item: u32| pass.order.iter().position(|&of| of == item).unwrap();
     let firsts: Vec<usize> = (0..10).map(place).collect();
     assert!(firsts.iter().max().unwrap() - firsts.iter().min().unwrap() > 10, "{firsts:?}");
-    // Weights that are even with the data take every document once in a pass.
+    // Weights in proportion to the data use every document once per pass.
     let even = Batches::new(store.clone(), mixed(&[("books", 0.25), ("web", 0.75)])).unwrap();
     let mut once = even.pass(4).order;
     once.sort_unstable();
     assert_eq!(once, (0..310).collect::<Vec<_>>());
-    // Without weights as ever, and the sources told.
+    // Without weights every document occurs once, and the use of sources is reported.
     let plain = Batches::new(store, options(Packing::Single, 64)).unwrap();
     assert_eq!(plain.used(310).iter().map(|s| s.passes).collect::<Vec<_>>(), [1.0, 1.0]);
 }
@@ -249,7 +249,7 @@ fn shares_hold_for_any_weights_and_a_place_is_found_again() {
             assert!((found - share).abs() < 0.005, "{}: {found} instead of {share}", source.name);
             assert!(share > 0.0 || source.tokens == 0);
         }
-        // And at any place in the first pass, to the length of the longest rows.
+        // Shares also hold at any point of the first pass, up to the length of the longest rows.
         for rows in 1..batches.row_sizes(0, None).len() as u64 {
             let used = batches.used(rows);
             let all: u64 = used.iter().map(|source| source.tokens).sum();
@@ -273,6 +273,6 @@ fn a_source_with_a_share_and_nothing_to_learn_is_an_error() {
     let error = Batches::new(store, mixed(&[("a", 0.5), ("b", 0.5)])).err().unwrap().to_string();
     assert_eq!(
         error,
-        "data.mix.b: is 0.500 of the tokens, but nothing of the source is left to train on; expected rows, or 0"
+        "data.mix.b: is 0.500 of the tokens, but the source has no rows left to train on; expected rows or a weight of 0"
     );
 }

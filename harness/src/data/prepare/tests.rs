@@ -48,7 +48,7 @@ fn store(dir: &Path, side: &str) -> Arc<Store> {
     Arc::new(Store::open(&dir.join("data").join(side)).unwrap())
 }
 
-/// The rows of a store in its order, one document each.
+/// Returns the rows of a store in its order, one document each.
 fn single_rows(store: &Arc<Store>, seq_len: usize) -> Vec<Sequence> {
     let loss = RowLoss::of(store, AnswerLoss::Last);
     let options = BatchOptions { seq_len, packing: Packing::Single, loss, seed: 1, shares: None };
@@ -64,7 +64,7 @@ fn matrix(tensors: &SafeTensors, name: &str, width: usize) -> Vec<Vec<u32>> {
     numbers.chunks(width).map(<[u32]>::to_vec).collect()
 }
 
-/// Our rows with zeros behind them, against X, Y and loss_mask of golden/dataset.
+/// Compares our rows, padded with zeros, with X, Y and loss_mask of golden/dataset.
 fn assert_golden(store: &Arc<Store>, name: &str, seq_len: usize) {
     let file = shared(&format!("golden/dataset/{name}_len{seq_len}.safetensors")).unwrap();
     let bytes = fs::read(file).unwrap();
@@ -76,7 +76,7 @@ fn assert_golden(store: &Arc<Store>, name: &str, seq_len: usize) {
     for (index, row) in rows.iter().enumerate() {
         let padded = |ids: &[u32]| {
             let mut ids = ids.to_vec();
-            // Where nothing was cut, MiniMind's X keeps the last id, over a target that is padding.
+            // If nothing was cut, MiniMind's X keeps the last id, at a position whose target is padding.
             ids.resize(width, 0);
             ids
         };
@@ -94,7 +94,7 @@ fn assert_golden(store: &Arc<Store>, name: &str, seq_len: usize) {
     }
 }
 
-/// The golden rows' texts; of conversations with a history cut as for rows of `seq_len`.
+/// Returns the golden texts, and the golden conversations with the history truncated as for rows of `seq_len`.
 fn golden_texts() -> Option<(Vec<Row>, impl Fn(usize) -> Vec<Row>)> {
     let meta = shared("golden/dataset/meta.json")?;
     let meta: Value = serde_json::from_slice(&fs::read(meta).unwrap()).unwrap();
@@ -103,7 +103,7 @@ fn golden_texts() -> Option<(Vec<Row>, impl Fn(usize) -> Vec<Row>)> {
     let texts: Vec<Row> = texts.iter().map(|row| Row::Text(cell(row, "text"))).collect();
     let chats = move |seq_len: usize| {
         let chat = |row: &Value| {
-            // Row 9 has a history that no parser takes; MiniMind goes on without it where a file of ours is refused.
+            // Row 9 has a history that no parser accepts; MiniMind ignores it, while our reader refuses the file.
             let mut messages = history(&cell(row, "history"), Pairs::Minimind).unwrap_or_default();
             for message in &mut messages {
                 message.content = message.content.chars().take(seq_len / 2).collect();
@@ -161,7 +161,7 @@ fn golden_rows_by_turns_are_minimind_s_where_those_are_right() {
         assert_eq!(prepared.special, 2);
         let v1 = single_rows(&v1, seq_len);
         let ours = rows(&held_out(0.0), chats, Kind::Conversations).1;
-        // Rows 13 and 14 have a marker in their text; of row 15 the answer is cut away.
+        // Rows 13 and 14 have a marker in their text; row 15 loses its answer to the cut.
         let ours = single_rows(&ours, seq_len);
         let expected: Vec<usize> = (0..20).filter(|row| *row != 15).collect();
         assert_eq!(ours.len(), expected.len());
@@ -174,7 +174,7 @@ fn golden_rows_by_turns_are_minimind_s_where_those_are_right() {
             match index {
                 13 => assert_eq!(on(row), "\n真正的答案</s>\n"),
                 14 => assert_eq!(on(row), "\n答案里有<s>assistant标记，之后才算</s>\n"),
-                // The last answer is cut away: v1 trains on the question behind the one before it.
+                // The last answer is cut away: v1 also trains on the question after the previous answer.
                 17 | 18 if seq_len == 96 => {
                     assert_eq!(row.ids, whole.ids);
                     let (ours, theirs) = (on(row), on(whole));
@@ -234,7 +234,7 @@ fn equal_texts_are_on_one_side_and_bytes_are_those_of_the_text() {
     let dir = tempfile::tempdir().unwrap();
     let row = |n: usize| Row::Text(format!("第{}座山", n % 100));
     let prepared = from_rows((0..300).map(row).collect(), Kind::Pretrain, 0.3, &tokenizer, dir.path());
-    // Of 100 texts, three rows each, 30 are expected, with a standard deviation of 4.6.
+    // Of 100 texts with three rows each, 30 texts are expected, with a standard deviation of 4.6.
     assert!((60..120).contains(&prepared.val_rows), "{} held out", prepared.val_rows);
     assert_eq!(prepared.train_rows + prepared.val_rows, 300);
     let documents = |side: &str| {
@@ -311,12 +311,12 @@ fn a_failed_preparation_leaves_the_earlier_one_and_nothing_else() {
     let good = || (0..3000).map(|n| Ok(Row::Text(format!("第{n}座山"))));
     let (config, log, stop) = (held_out(0.0), ReadLog::default(), AtomicBool::new(false));
     let preparation = Preparation::new(Kind::Pretrain, &tokenizer, &config, &log);
-    let broken = good().chain([Err(anyhow!("a.jsonl:3001: is not whole JSON"))]);
+    let broken = good().chain([Err(anyhow!("a.jsonl:3001: is not valid JSON"))]);
     let error = prepare(Part::all(broken), &preparation, &out, &stop, &|_| ()).unwrap_err();
-    assert_eq!(error.to_string(), "a.jsonl:3001: is not whole JSON");
+    assert_eq!(error.to_string(), "a.jsonl:3001: is not valid JSON");
     assert_eq!(store(dir.path(), TRAIN).len(), 1);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-    // So does one that is asked to stop.
+    // The same holds for a preparation that is asked to stop.
     let told = |_| stop.store(true, Ordering::SeqCst);
     let error = prepare(Part::all(good()), &preparation, &out, &stop, &told).unwrap_err();
     assert!(error.is::<Stopped>(), "{error}");
@@ -354,7 +354,7 @@ fn chat(question: &str, answer: &str) -> Vec<Message> {
     vec![Message::new("user", question), Message::new("assistant", answer)]
 }
 
-/// The text under loss of the rows of a store.
+/// Returns the text that carries loss in each row of a store.
 fn under_loss(tokenizer: &Tokenizer, store: &Arc<Store>, answers: AnswerLoss) -> Vec<String> {
     let loss = RowLoss::of(store, answers);
     let options = BatchOptions { seq_len: 512, packing: Packing::Single, loss, seed: 1, shares: None };
@@ -394,7 +394,7 @@ fn what_somebody_writes_moves_no_loss() {
     let controlled = store(dir.path(), TRAIN);
     let ids = tokenizer.encode(&tokenizer.render(&chat(user, "好")).unwrap()).unwrap();
     assert_eq!(controlled.document(1), ids);
-    // The loss is where the turns are all the same.
+    // The loss still follows the turns.
     assert_eq!(under_loss(&tokenizer, &controlled, AnswerLoss::Every)[1], "\n好</s>\n");
 }
 
@@ -466,11 +466,11 @@ fn equal_answers_are_left_out_and_nothing_left_says_why() {
     );
     assert_eq!(
         all(vec![pair("好", "好")]).unwrap_err().to_string(),
-        "no preference pairs to train on: 1 row came, 1 pair with chosen equal to rejected"
+        "no preference pairs to train on: 1 row after filtering, 1 pair with chosen equal to rejected"
     );
 }
 
-/// The conversations of a case, trained with rows of 64 tokens, as the stage would begin.
+/// Batches over the conversations of a case, with rows of 64 tokens, as the stage makes them.
 fn of_case(name: &str, answers: AnswerLoss) -> Option<Result<Batches>> {
     let folder = shared(&format!("cases/{name}"))?;
     let read = |file: &str, kind| {
@@ -499,7 +499,7 @@ fn rows_of_cut_questions_are_left_out_and_counted() {
              tokens; raise seq_len or shorten the rows"
         );
         let one = of_case("02_rows_dropped_silently", answers).unwrap().unwrap();
-        assert_eq!((one.row_sizes(0, None).len(), one.lost().nothing_left, one.lost().of), (1, 20, 21));
+        assert_eq!((one.row_sizes(0, None).len(), one.dropped().nothing_left, one.dropped().of), (1, 20, 21));
     }
 }
 
@@ -528,7 +528,7 @@ fn nothing_left_names_what_was_read_and_held_out() {
     let error = prepare(Part::all(found), &preparation, &dir.path().join("out"), &stop, &|_| ()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "no pretraining text to train on: 1 row came, 1 held out by data.val_share, 1 of 2 rows left out, \
+        "no pretraining text to train on: 1 row after filtering, 1 held out by data.val_share, 1 of 2 rows left out, \
          1 have no text, no question or an empty answer"
     );
 }
@@ -547,7 +547,7 @@ fn a_turn_says_whether_it_carries_loss() {
     }
 }
 
-/// A part of texts.
+/// Makes a part of texts.
 fn part(name: Option<&str>, is_held_out: bool, texts: &[String]) -> Part<'static> {
     let rows: Vec<Result<Row>> = texts.iter().cloned().map(Row::Text).map(Ok).collect();
     let key = format!("data.{}", name.unwrap_or("val"));
@@ -600,7 +600,7 @@ fn validation_files_take_the_place_of_the_share_and_rows_in_both_are_counted() {
     let prepared = parted(parts, 0.5, dir.path()).unwrap();
     assert_eq!((prepared.train_rows, prepared.val_rows), (50, 13));
     let overlap = |set: &str, rows, of| Overlap { set: set.into(), rows, of };
-    // The first text stands twice in the set, and each counts.
+    // The first text appears twice in the set, and both count.
     assert_eq!(prepared.overlaps, [overlap("code", 0, 3), overlap("wiki", 4, 10)]);
     let (log, tokenizer, config) = (ReadLog::default(), small(), held_out(0.5));
     let notices = prepared.notices("pretrain", &Preparation::new(Kind::Pretrain, &tokenizer, &config, &log));
@@ -608,8 +608,8 @@ fn validation_files_take_the_place_of_the_share_and_rows_in_both_are_counted() {
     assert_eq!(
         told,
         [
-            "pretrain: 13 of 63 rows are held out, too few to tell models apart by their losses; data.val_share or files to validate on give more",
-            "pretrain, held out (wiki): 4 of 10 validation rows are equal to rows that are trained on"
+            "pretrain: 13 of 63 rows are held out, too few to compare models by their losses; raise data.val_share or give validation files",
+            "pretrain, held out (wiki): 4 of 10 validation rows also occur in the training rows"
         ]
     );
     let (train, val) = (store(dir.path(), "train"), store(dir.path(), "val"));
@@ -637,7 +637,7 @@ fn a_share_is_held_out_of_every_source_and_is_its_own_set() {
         assert!((rows / 10..rows * 3 / 10).contains(&documents(&val)), "{}", documents(&val));
     }
     assert_eq!(prepared.overlaps, []);
-    // The same rows in one list are the same documents in the same order.
+    // The same rows in a single list give the same documents in the same order.
     let one = tempfile::tempdir().unwrap();
     let texts = [numbered("book", 0..100), numbered("web", 0..200)].concat();
     parted(vec![part(None, false, &texts)], 0.2, one.path()).unwrap();

@@ -1,4 +1,4 @@
-//! Rows as documents into their stores, and which of them are held out.
+//! Writes tokenized rows into the training or the validation store and counts overlaps.
 
 use super::super::store::{Document, StoreWriter};
 use super::{FileDocuments, Overlap, Part, Prepared};
@@ -6,75 +6,75 @@ use anyhow::Result;
 use std::collections::HashMap;
 use std::sync::mpsc::Receiver;
 
-/// A part without its rows.
-pub struct About {
-    /// The key that names its files.
+/// A [`Part`] without its rows.
+pub struct PartInfo {
+    /// Configuration key that names its files.
     pub key: String,
-    /// The name of the source, or of the validation set.
+    /// Name of the source or of the validation set, if it has one.
     pub name: Option<String>,
     /// Whether all of its rows are held out.
     pub is_held_out: bool,
 }
 
-impl About {
-    /// Of a part.
+impl PartInfo {
+    /// Describes a part.
     pub fn of(part: &Part) -> Self {
         Self { key: part.key.clone(), name: part.name.clone(), is_held_out: part.is_held_out }
     }
 }
 
-/// Rows of one file of one part that stand one after the other.
+/// Consecutive rows from one file of one part.
 pub struct Chunk<T> {
-    /// The number of their part.
+    /// Index of their part.
     pub part: usize,
-    /// Files that reading had begun with; theirs is the last.
+    /// Number of files that had been opened when the rows were read; theirs is the last.
     pub file: usize,
     /// The rows.
     pub rows: Vec<T>,
 }
 
-/// A row as documents.
+/// A tokenized row.
 #[derive(Default)]
 pub struct Tokenized {
-    /// What stands for its text, of a pair for its prompt.
+    /// Hash of its text, or for a pair of its prompt.
     pub content: u128,
-    /// A pair with equal answers has none.
+    /// Documents of the row: one, two for a pair, none for a pair with equal answers.
     pub documents: Vec<Document>,
-    /// Special tokens that its texts spell.
+    /// Number of special tokens in its texts.
     pub spelled: u64,
 }
 
-/// The stores while they are written.
+/// The two stores while they are being written.
 pub struct Writing<'a> {
     train: StoreWriter,
     val: StoreWriter,
-    parts: &'a [About],
+    parts: &'a [PartInfo],
     val_share: f64,
     /// The part that is being written.
     part: Option<usize>,
-    /// Rows written of each part.
+    /// Number of rows written of each part.
     written: Vec<u64>,
-    /// Rows of validation files by what stands for their text: in which part they are, how many, and whether one is
-    /// trained on as well.
+    /// Rows of validation files by the hash of their text: part, number of rows, and whether an equal row is also
+    /// trained on.
     held_out: HashMap<u128, Vec<(usize, u64, bool)>>,
     prepared: Prepared,
 }
 
 impl<'a> Writing<'a> {
-    /// Of stores without documents.
-    pub fn new(train: StoreWriter, val: StoreWriter, parts: &'a [About], val_share: f64) -> Self {
+    /// Starts with stores without documents.
+    pub fn new(train: StoreWriter, val: StoreWriter, parts: &'a [PartInfo], val_share: f64) -> Self {
         let written = vec![0; parts.len()];
         let (part, held_out, prepared) = (None, HashMap::new(), Prepared::default());
-        // Validation files take the place of the share.
+        // Validation files replace the held-out share.
         let val_share = if parts.iter().any(|part| part.is_held_out) { 0.0 } else { val_share };
         Self { train, val, parts, val_share, part, written, held_out, prepared }
     }
 
-    /// Writes all chunks, to the end of the stores; with how many rows were written of each part.
+    /// Writes all chunks and completes the stores; also returns the number of rows written of each part.
     ///
     /// # Errors
-    /// Where a file cannot be written.
-    pub fn all(mut self, chunks: &Receiver<Chunk<Tokenized>>) -> Result<(Prepared, Vec<u64>)> {
+    /// If a file cannot be written.
+    pub fn write_all(mut self, chunks: &Receiver<Chunk<Tokenized>>) -> Result<(Prepared, Vec<u64>)> {
         for Chunk { part, file, rows } in chunks {
             self.begin(part);
             let before = self.train.documents();
@@ -89,10 +89,10 @@ impl<'a> Writing<'a> {
             self.prepared.tokens += info.tokens;
             self.prepared.bytes += info.bytes;
         }
-        for (part, about) in self.parts.iter().enumerate().filter(|(_, about)| about.is_held_out) {
+        for (part, info) in self.parts.iter().enumerate().filter(|(_, info)| info.is_held_out) {
             let of_part = self.held_out.values().flatten().filter(|(of, ..)| *of == part);
             let rows = of_part.filter(|(.., is_trained)| *is_trained).map(|(_, count, _)| count).sum();
-            let set = about.name.clone().unwrap_or_default();
+            let set = info.name.clone().unwrap_or_default();
             self.prepared.overlaps.push(Overlap { set, rows, of: self.written[part] });
         }
         Ok((self.prepared, self.written))
@@ -102,7 +102,7 @@ impl<'a> Writing<'a> {
         if self.part.replace(part) == Some(part) {
             return;
         }
-        let About { name: Some(name), is_held_out, .. } = &self.parts[part] else { return };
+        let PartInfo { name: Some(name), is_held_out, .. } = &self.parts[part] else { return };
         if *is_held_out {
             self.val.begin(name);
         } else {
@@ -141,7 +141,7 @@ impl<'a> Writing<'a> {
     }
 }
 
-/// A number from 0 to 1 that depends on the content alone.
+/// Maps a hash to a number in [0, 1) that depends on the content alone.
 fn share(hash: u128) -> f64 {
     ((hash >> 64) as u64 >> 11) as f64 / (1u64 << 53) as f64
 }

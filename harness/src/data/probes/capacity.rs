@@ -1,9 +1,10 @@
 //! Knowledge capacity (Allen-Zhu, Li 2024, "Physics of language models: part 3.3, knowledge capacity scaling laws",
-//! arXiv:2404.05405): invented people, told again and again, and the bits of it that a model has stored.
+//! arXiv:2404.05405): repeated biographies of invented people, and the bits of knowledge that a model has stored of them.
 //!
-//! A row tells of one person: a name of three words, then each attribute in random order, a word that introduces it (one of
-//! several, drawn anew each time) and its value: `<s> f3 m17 l5 a2.0 v2.9 a0.3 v0.30 ..`. All words carry loss, as in text.
-//! What counts as knowledge is measured on two sets: `names`, the words of every name, and `values`, those of every value.
+//! A row describes one person: a name of three words, then the attributes in random order, each as an introducing word (one
+//! of several, drawn anew each time) and its value: `<s> f3 m17 l5 a2.0 v2.9 a0.3 v0.30 ..`. All words carry loss, as in
+//! text. Knowledge is measured on two validation sets: `names`, with loss on the words of every name, and `values`, with
+//! loss on every value.
 
 use super::{Item, Probe, Rows, Stream, joined, rng};
 use crate::config::{CapacityConfig, Source, TrialConfig};
@@ -14,28 +15,28 @@ use rand::seq::{SliceRandom, index};
 use rand_chacha::ChaCha8Rng;
 use std::f64::consts::LN_2;
 
-/// What a name's parts begin with.
+/// First letter of the words of each part of a name.
 const PARTS: [&str; CapacityConfig::NAME_PARTS as usize] = ["f", "m", "l"];
 
-/// Options of a question.
+/// Number of options of a question.
 const OPTIONS: usize = 4;
 
-/// All people.
+/// The knowledge capacity task with its people.
 pub struct Capacity {
     config: CapacityConfig,
     people: Vec<Person>,
 }
 
-/// Somebody.
+/// An invented person.
 struct Person {
-    /// The words of the name, by their numbers among those of its parts.
+    /// For each part of the name, the index of its word.
     name: [usize; PARTS.len()],
-    /// The value of each attribute.
+    /// Index of the value of each attribute.
     values: Vec<u16>,
 }
 
 impl Capacity {
-    /// The people of a valid configuration.
+    /// Draws the people of a valid configuration.
     pub fn new(config: &CapacityConfig) -> Self {
         let mut rng = rng(config.seed, Stream::Facts);
         let all = config.names.pow(CapacityConfig::NAME_PARTS);
@@ -52,25 +53,25 @@ impl Capacity {
         Self { config: config.clone(), people }
     }
 
-    /// The words of a telling, up to its end.
-    fn telling(&self, person: &Person, rng: &mut ChaCha8Rng) -> Vec<String> {
-        let mut words = opening(person);
+    /// Returns the words of a biography, without the end of text.
+    fn biography(&self, person: &Person, rng: &mut ChaCha8Rng) -> Vec<String> {
+        let mut words = name_words(person);
         let mut order: Vec<usize> = (0..self.config.attributes).collect();
         order.shuffle(rng);
         for attribute in order {
-            words.push(introduction(attribute, rng.random_range(0..self.config.forms)));
+            words.push(attribute_word(attribute, rng.random_range(0..self.config.forms)));
             words.push(value(attribute, person.values[attribute]));
         }
         words
     }
 }
 
-fn opening(person: &Person) -> Vec<String> {
+fn name_words(person: &Person) -> Vec<String> {
     let name = PARTS.iter().zip(person.name).map(|(part, number)| format!("{part}{number}"));
     std::iter::once("<s>".to_string()).chain(name).collect()
 }
 
-fn introduction(attribute: usize, form: usize) -> String {
+fn attribute_word(attribute: usize, form: usize) -> String {
     format!("a{attribute}.{form}")
 }
 
@@ -83,8 +84,8 @@ impl Probe for Capacity {
         let CapacityConfig { names, attributes, values, forms, .. } = self.config;
         let of_names = PARTS.iter().flat_map(|part| (0..names).map(move |number| format!("{part}{number}")));
         let of_attribute = |attribute: usize| {
-            let introductions = (0..forms).map(move |form| introduction(attribute, form));
-            introductions.chain((0..values as u16).map(move |number| value(attribute, number)))
+            let attribute_words = (0..forms).map(move |form| attribute_word(attribute, form));
+            attribute_words.chain((0..values as u16).map(move |number| value(attribute, number)))
         };
         of_names.chain((0..attributes).flat_map(of_attribute)).collect()
     }
@@ -93,7 +94,7 @@ impl Probe for Capacity {
         let mut rng = rng(self.config.seed, Stream::Train);
         let all = (0..self.config.exposures).flat_map(|_| &self.people);
         Box::new(all.map(move |person| {
-            let words = self.telling(person, &mut rng);
+            let words = self.biography(person, &mut rng);
             let labels = joined(words[1..].iter().map(String::as_str).chain(["</s>"]));
             Row::Labelled { text: joined(words), labels }
         }))
@@ -101,22 +102,22 @@ impl Probe for Capacity {
 
     fn held_out(&self) -> Vec<(String, Rows<'_>)> {
         let names = self.people.iter().map(|person| {
-            let words = opening(person);
+            let words = name_words(person);
             Row::Labelled { text: joined(&words[..PARTS.len()]), labels: joined(&words[1..]) }
         });
         let mut rng = rng(self.config.seed, Stream::HeldOut);
         let values = self.people.iter().map(move |person| {
-            let words = self.telling(person, &mut rng);
-            // Introductions stand at every second place from the end of the name on, each before its value.
-            let is_introduction = |at: usize| at > PARTS.len() && (at - PARTS.len()) % 2 == 1;
-            let label = |at: usize| if is_introduction(at) { words[at + 1].as_str() } else { NO_LABEL };
+            let words = self.biography(person, &mut rng);
+            // After the name, introductions are at every second position, each before its value.
+            let is_attribute_word = |at: usize| at > PARTS.len() && (at - PARTS.len()) % 2 == 1;
+            let label = |at: usize| if is_attribute_word(at) { words[at + 1].as_str() } else { NO_LABEL };
             let labels = joined((0..words.len()).map(label));
             Row::Labelled { text: joined(&words), labels }
         });
         vec![("names".into(), Box::new(names)), ("values".into(), Box::new(values))]
     }
 
-    /// Asks for attributes of people, the first of their introductions behind the name: facts that were trained on.
+    /// Asks for attributes of people, by the name and the attribute's first introducing word: facts that were trained on.
     fn exam(&self) -> Vec<(String, Vec<Item>)> {
         let mut rng = rng(self.config.seed, Stream::Exam);
         let item = |number: usize| {
@@ -124,27 +125,27 @@ impl Probe for Capacity {
             let attribute = rng.random_range(0..self.config.attributes);
             let right = person.values[attribute];
             let others = index::sample(&mut rng, self.config.values - 1, OPTIONS - 1).into_iter();
-            // Numbers from the right one on stand one further.
+            // Indices at and above the right one are shifted by one to skip it.
             let others = others.map(|other| other as u16 + u16::from(other as u16 >= right));
             let mut options: Vec<String> = others.map(|other| value(attribute, other)).collect();
             let answer = number % OPTIONS;
             options.insert(answer, value(attribute, right));
-            let prompt = joined(opening(person).into_iter().chain([introduction(attribute, 0)]));
+            let prompt = joined(name_words(person).into_iter().chain([attribute_word(attribute, 0)]));
             Item { prompt, options, answer }
         };
         vec![("facts".into(), (0..self.config.questions).map(item).collect())]
     }
 }
 
-/// Bits of knowledge that a model has stored: a lower bound on what any way to store it takes that has these losses.
+/// Returns the bits of knowledge that a model has stored: a lower bound on the size of any representation with these losses.
 ///
 /// `N log2(N0 / e^p1) + N log2(S0 / e^p2)`, the numerator of the paper's capacity ratio for its set bioS (definition 4.3),
 /// which follows from its theorem 3.2. `N` people have names drawn from `N0 = names^3` and values from
-/// `S0 = values^attributes`; `p1` is the mean over people of the loss in nats summed over the words of the name, `p2` of
-/// that over all values. The theorem has `N0 - N` where this has `N0`, and terms of lower order. A model that is worse than
-/// guessing has stored less than nothing.
+/// `S0 = values^attributes`; `p1` is the loss in nats summed over the words of the name, averaged over people, and `p2` the
+/// same over all values. The theorem has `N0 - N` in place of `N0`, and terms of lower order. The result is negative for a
+/// model that is worse than guessing.
 ///
-/// `None` where the data is none of this probe, or was not validated.
+/// `None` if the data is not of this probe, or there are no losses of its validation sets.
 pub fn bits(config: &TrialConfig, sets: &[SetLoss]) -> Option<f64> {
     if config.data.source != Source::Capacity {
         return None;
@@ -153,7 +154,7 @@ pub fn bits(config: &TrialConfig, sets: &[SetLoss]) -> Option<f64> {
     let of = &config.capacity;
     let (people, attributes) = (of.people as f64, of.attributes as f64);
     let parts = f64::from(CapacityConfig::NAME_PARTS);
-    // The losses are means over words.
+    // The recorded losses are means over words.
     let names = parts * ((of.names as f64).log2() - loss("names")? / LN_2);
     let values = attributes * ((of.values as f64).log2() - loss("values")? / LN_2);
     Some(people * (names + values))

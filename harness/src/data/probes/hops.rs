@@ -1,8 +1,8 @@
 //! k-hop induction (Sanford, Hsu, Telgarsky 2024, "Transformers, parallel computation, and logarithmic depth", definition 4.1).
 //!
-//! A row is a number of hops k and a sequence over the letters A to D, none of them twice in a row, as the authors draw it:
-//! `2 B D A B C ..`. From a position one hop goes to the last earlier place of its letter and one letter on; the letter
-//! where k hops end is to be said. Where a hop finds no earlier place, nothing is. Positions that are defined carry loss.
+//! A row is a number of hops k and a sequence over the letters A to D without repeated neighbours, drawn as the authors do:
+//! `2 B D A B C ..`. One hop goes from a position to the one after the last earlier occurrence of its letter; the target
+//! is the letter where k hops end. If a hop finds no earlier occurrence, there is no target. Positions with a target carry loss.
 
 use super::{Item, Probe, Rows, Stream, joined, rng, rng_of};
 use crate::config::HopsConfig;
@@ -12,10 +12,10 @@ use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 use std::collections::HashSet;
 
-/// The letters.
+/// Letters of a sequence; the options of every question.
 pub const LETTERS: [&str; 4] = ["A", "B", "C", "D"];
 
-/// The task with its exam.
+/// The k-hop task with its exam.
 pub struct Hops {
     config: HopsConfig,
     exam: Vec<(String, Vec<Item>)>,
@@ -24,7 +24,7 @@ pub struct Hops {
 }
 
 impl Hops {
-    /// The task of a valid configuration.
+    /// Creates the task of a valid configuration.
     pub fn new(config: &HopsConfig) -> Self {
         let mut probe = Self { config: config.clone(), exam: vec![], examined: HashSet::new() };
         let mut rng = rng(config.seed, Stream::Exam);
@@ -38,17 +38,18 @@ impl Hops {
         probe
     }
 
-    /// A question with this answer about a sequence that no other question is about; `None` where the draw is none.
+    /// Draws a question with the given answer about a sequence that no other question uses; `None` if the drawn sequence
+    /// has no target or is used already.
     fn item(&mut self, hops: usize, answer: usize, rng: &mut ChaCha8Rng) -> Option<Item> {
         let drawn = letters(self.config.length, rng);
         let ends = ends(&drawn, hops);
         let defined: Vec<(usize, usize)> =
             (0..).zip(&ends).filter_map(|(at, end)| Some((at, (*end)?))).collect();
         let &(at, end) = defined.choose(rng)?;
-        // Letters are as good as any others: by turning them round the answer is the one that is wanted.
+        // The task is symmetric in the letters: a cyclic shift of all of them gives the wanted answer.
         let turn = answer as u8 + LETTERS.len() as u8 - drawn[end];
         let drawn: Vec<u8> = drawn.iter().map(|letter| (letter + turn) % LETTERS.len() as u8).collect();
-        let prompt = told(hops, &drawn[..=at]);
+        let prompt = render(hops, &drawn[..=at]);
         self.examined.insert(drawn).then(|| Item {
             prompt,
             options: LETTERS.map(String::from).into(),
@@ -56,7 +57,7 @@ impl Hops {
         })
     }
 
-    /// A row that is none of the exam's sequences, and in which something is defined.
+    /// Draws a row that is not a sequence of the exam and has at least one target.
     fn row(&self, hops: usize, rng: &mut ChaCha8Rng) -> Row {
         loop {
             let drawn = letters(self.config.length, rng);
@@ -66,7 +67,7 @@ impl Hops {
             }
             let label = |end: &Option<usize>| end.map_or(NO_LABEL, |end| LETTERS[drawn[end] as usize]);
             let labels = joined(std::iter::once(NO_LABEL).chain(ends.iter().map(label)));
-            return Row::Labelled { text: told(hops, &drawn), labels };
+            return Row::Labelled { text: render(hops, &drawn), labels };
         }
     }
 }
@@ -97,7 +98,7 @@ impl Probe for Hops {
     }
 }
 
-/// Letters by their places in [`LETTERS`], each unlike the one before it and otherwise as likely.
+/// Draws letters, as indices into [`LETTERS`]; each differs from the one before it and is otherwise uniform.
 fn letters(length: usize, rng: &mut ChaCha8Rng) -> Vec<u8> {
     let mut drawn: Vec<u8> = Vec::with_capacity(length);
     for _ in 0..length {
@@ -109,7 +110,7 @@ fn letters(length: usize, rng: &mut ChaCha8Rng) -> Vec<u8> {
     drawn
 }
 
-/// Where so many hops from each position end, where they do.
+/// Returns, for each position, where `hops` hops from it end; `None` if one of them is undefined.
 fn ends(letters: &[u8], hops: usize) -> Vec<Option<usize>> {
     let mut last = [None; LETTERS.len()];
     let hop =
@@ -118,7 +119,7 @@ fn ends(letters: &[u8], hops: usize) -> Vec<Option<usize>> {
     (0..letters.len()).map(|at| (0..hops).try_fold(at, |at, _| hop[at])).collect()
 }
 
-fn told(hops: usize, letters: &[u8]) -> String {
+fn render(hops: usize, letters: &[u8]) -> String {
     let letters = letters.iter().map(|letter| LETTERS[*letter as usize]);
     joined(std::iter::once(hops.to_string().as_str()).chain(letters))
 }

@@ -1,10 +1,10 @@
-//! Probes: tasks made here whose outcome published work predicts, so that the instrument is checked where the answer is known.
+//! Probes: generated tasks whose outcome is predicted by published work, to check the harness where the answer is known.
 //!
-//! A probe has words, each of them a token; sequences of them to train on, with what is to be said behind each word; others
-//! to validate on; and an exam of the same sequences, cut where something is to be said. No chat template is around them
-//! and no options are listed. From the seed flow the same sequences every time, one after the other.
-//! *Invariant:* no sequence that the exam asks about is trained on (that of knowledge capacity aside, which asks for
-//! what was trained on).
+//! A probe has words, one token each; training sequences of words, with the target after each word; validation sequences;
+//! and an exam on sequences of the same kind, cut at a position that has a target. There is no chat template and options
+//! are not listed in the prompt. The seed determines the sequences and their order.
+//! *Invariant:* no whole sequence of the exam is trained on (except for knowledge capacity, whose exam asks for facts
+//! that were trained on).
 
 pub mod capacity;
 pub mod hops;
@@ -20,30 +20,30 @@ use rand_chacha::ChaCha8Rng;
 /// A question of a probe's exam.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
-    /// What is read, as words.
+    /// Prompt, as words separated by spaces.
     pub prompt: String,
-    /// Words of which one is to be said next.
+    /// Candidates for the next word.
     pub options: Vec<String>,
-    /// Place of the right one; every place is right as often.
+    /// Index of the right option; all indices are right equally often.
     pub answer: usize,
 }
 
-/// Sequences, one at a time.
+/// Iterator over sequences.
 pub type Rows<'a> = Box<dyn Iterator<Item = Row> + Send + 'a>;
 
-/// A task with its words, its training text and its exam. All rows are [`Row::Labelled`].
+/// A task with its vocabulary, its training sequences and its exam. All rows are [`Row::Labelled`].
 pub trait Probe: Send + Sync {
-    /// The words, in the order of their ids.
+    /// Returns the words, in the order of their token ids.
     fn words(&self) -> Vec<String>;
-    /// Sequences to train on.
+    /// Returns the training sequences.
     fn train(&self) -> Rows<'_>;
-    /// Sets of sequences to validate on, by name.
+    /// Returns the validation sets, with their names.
     fn held_out(&self) -> Vec<(String, Rows<'_>)>;
-    /// The questions of each subject.
+    /// Returns the questions of each subject.
     fn exam(&self) -> Vec<(String, Vec<Item>)>;
 }
 
-/// The probe that a trial's data is of, where it is one.
+/// Returns the probe of a trial, or `None` if its data source is not a probe.
 pub fn probe(config: &TrialConfig) -> Option<Box<dyn Probe>> {
     Some(match config.data.source {
         Source::World | Source::Files => return None,
@@ -53,14 +53,14 @@ pub fn probe(config: &TrialConfig) -> Option<Box<dyn Probe>> {
     })
 }
 
-/// Streams of a probe's generator: what is drawn from one never shifts another.
+/// Independent random streams of a probe: drawing from one does not affect the others.
 #[derive(Debug, Clone, Copy)]
 enum Stream {
     Train = 0,
     Exam = 1,
-    /// What people are like.
+    /// Names and attributes of people.
     Facts = 2,
-    /// The first set to validate on; each further one has the stream behind.
+    /// The first validation set; each further set uses the next stream.
     HeldOut = 1000,
 }
 
@@ -74,7 +74,7 @@ fn rng_of(seed: u64, stream: Stream, part: u64) -> ChaCha8Rng {
     rng
 }
 
-/// Words with blanks between them.
+/// Joins words with spaces.
 fn joined<T: AsRef<str>>(words: impl IntoIterator<Item = T>) -> String {
     let mut text = String::new();
     for word in words {

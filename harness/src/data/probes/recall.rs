@@ -1,9 +1,9 @@
-//! Associative recall of several queries, MQAR (Arora et al. 2023, "Zoology: measuring and improving recall in efficient
-//! language models", arXiv:2312.04927; drawn as their program draws it, with a filler between queries).
+//! Multi-query associative recall, MQAR (Arora et al. 2023, "Zoology: measuring and improving recall in efficient
+//! language models", arXiv:2312.04927; drawn as in their program, with a filler between queries).
 //!
-//! A row begins with pairs of a key and a value, all different; behind them stands each key once more, at even places whose
-//! distances follow a power law, and the value is to be said behind it. Only there is loss:
-//! `k2 v8 k4 v7 _ _ k4 _ _ _ k2 _`.
+//! A row begins with pairs of a key and a value, all different; after them each key occurs once more as a query, at even
+//! positions whose distances from the pairs follow a power law. The target after a query is its value, and only these
+//! targets carry loss: `k2 v8 k4 v7 _ _ k4 _ _ _ k2 _`.
 
 use super::{Item, Probe, Rows, Stream, joined, rng};
 use crate::config::RecallConfig;
@@ -13,10 +13,10 @@ use rand::seq::{SliceRandom, index};
 use rand_chacha::ChaCha8Rng;
 use std::collections::HashSet;
 
-/// Options of a question at most, as there are letters.
-const MOST_OPTIONS: usize = 26;
+/// Most options of a question: one per letter.
+const MAX_OPTIONS: usize = 26;
 
-/// The task with its exam.
+/// The recall task with its exam.
 pub struct Recall {
     config: RecallConfig,
     exam: Vec<Item>,
@@ -24,15 +24,15 @@ pub struct Recall {
     examined: HashSet<Drawn>,
 }
 
-/// A sequence.
+/// A drawn sequence.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Drawn {
-    /// For each pair its key, its value, and where the key is asked for.
+    /// For each pair its key, its value and the position of its query.
     pairs: Vec<(usize, usize, usize)>,
 }
 
 impl Recall {
-    /// The task of a valid configuration.
+    /// Creates the task of a valid configuration.
     pub fn new(config: &RecallConfig) -> Self {
         let mut probe = Self { config: config.clone(), exam: vec![], examined: HashSet::new() };
         let mut rng = rng(config.seed, Stream::Exam);
@@ -60,7 +60,7 @@ impl Recall {
                 left -= weight;
                 *weight > 0.0 && left < 0.0
             };
-            // By rounding nothing may be reached: then the last one that is left.
+            // Rounding may leave nothing reached; then the last free gap is taken.
             let last = || weights.iter().rposition(|weight| *weight > 0.0).unwrap_or(0);
             let gap = weights.iter().position(reached).unwrap_or_else(last);
             weights[gap] = 0.0;
@@ -69,8 +69,8 @@ impl Recall {
         Drawn { pairs: keys_and_values.into_iter().map(|(key, value)| (key, value, place())).collect() }
     }
 
-    /// The words of a sequence, and what is to be said behind each.
-    fn told(&self, drawn: &Drawn) -> (Vec<String>, Vec<Option<String>>) {
+    /// Returns the words of a sequence and the target after each.
+    fn render(&self, drawn: &Drawn) -> (Vec<String>, Vec<Option<String>>) {
         let mut words = vec![0; self.config.length];
         let mut labels = vec![None; self.config.length];
         for (index, &(key, value, at)) in drawn.pairs.iter().enumerate() {
@@ -88,16 +88,16 @@ impl Recall {
         }
     }
 
-    /// A question about one of the keys of a sequence; the values of the others are among the options.
+    /// Makes a question about one of the keys of a sequence; the wrong options are values of the other keys.
     fn item(&self, drawn: &Drawn, rng: &mut ChaCha8Rng) -> Item {
         let (_, right, at) = drawn.pairs[rng.random_range(0..drawn.pairs.len())];
         let mut options: Vec<usize> =
             drawn.pairs.iter().map(|pair| pair.1).filter(|value| *value != right).collect();
         options.shuffle(rng);
-        options.truncate(MOST_OPTIONS - 1);
+        options.truncate(MAX_OPTIONS - 1);
         let answer = self.exam.len() % (options.len() + 1);
         options.insert(answer, right);
-        let (words, _) = self.told(drawn);
+        let (words, _) = self.render(drawn);
         Item {
             prompt: joined(&words[..=at]),
             options: options.into_iter().map(|value| self.word(value)).collect(),
@@ -105,14 +105,14 @@ impl Recall {
         }
     }
 
-    /// A row that is none of the exam's sequences.
+    /// Draws a row that is not a sequence of the exam.
     fn row(&self, rng: &mut ChaCha8Rng) -> Row {
         loop {
             let drawn = self.draw(rng);
             if self.examined.contains(&drawn) {
                 continue;
             }
-            let (words, labels) = self.told(&drawn);
+            let (words, labels) = self.render(&drawn);
             let labels = joined(labels.iter().map(|label| label.as_deref().unwrap_or(NO_LABEL)));
             return Row::Labelled { text: joined(words), labels };
         }

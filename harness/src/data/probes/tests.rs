@@ -1,4 +1,4 @@
-//! Probes say what their papers say: answers by brute force, even places, no leaks, one stream for a seed.
+//! Probes match their papers: answers by brute force, balanced options, no leaks, the same sequences for a seed.
 #![allow(clippy::unwrap_used)]
 
 use super::capacity::Capacity;
@@ -11,7 +11,7 @@ use crate::records::SetLoss;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The words of a row with the label of each.
+/// Returns the words of a row with their labels.
 fn words(row: &Row) -> Vec<(String, Option<String>)> {
     let Row::Labelled { text, labels } = row else { panic!("{row:?}") };
     let (text, labels): (Vec<&str>, Vec<&str>) = (text.split(' ').collect(), labels.split(' ').collect());
@@ -30,8 +30,8 @@ fn all(probe: &dyn Probe) -> Vec<Row> {
     held_out.chain(probe.train()).collect()
 }
 
-/// What every probe promises: words for all that it says, rows as long as is told, options that differ, each place right
-/// as often.
+/// Checks what holds for every probe: all words and labels are in the vocabulary, rows have the declared length, options
+/// differ, and all indices are right equally often.
 fn keeps_promises(probe: &dyn Probe, row_tokens: usize, entries: usize) {
     let known: BTreeSet<String> =
         probe.words().into_iter().chain(["<s>", "</s>"].map(String::from)).collect();
@@ -74,7 +74,7 @@ fn configured(change: impl Fn(&mut TrialConfig)) -> (Box<dyn Probe>, usize, usiz
     (probe(&config).unwrap(), (spec.row_tokens)(&config), (spec.entries)(&config))
 }
 
-/// The letter where `hops` hops from the end of a text end, by searching the text, as the authors' program does.
+/// Returns the letter reached by `hops` hops from the end of a text, by searching the text, as the authors' program does.
 fn by_search(letters: &str, hops: usize) -> Option<String> {
     let letters: String = letters.split(' ').collect();
     let mut at = letters.len() - 1;
@@ -163,7 +163,7 @@ proptest! {
                 CapacityConfig { seed, people, exposures: 3, names: 3, attributes, values, forms, questions: 20 };
         });
         keeps_promises(probe.as_ref(), tokens, entries);
-        // Everything that is ever said of somebody, by name.
+        // All facts that are told about each person, by name.
         let mut told: BTreeMap<String, BTreeSet<(String, String)>> = BTreeMap::new();
         for row in probe.train() {
             let said = words(&row);
@@ -201,19 +201,19 @@ proptest! {
 
 #[test]
 fn a_hop_is_that_of_the_paper() {
-    // The paper's example, section 4: one hop from the end is b, two are c.
+    // The paper's example, section 4: one hop from the end leads to b, two lead to c.
     let example = "b a e b c a b e b d e a";
     assert_eq!([1, 2].map(|hops| by_search(example, hops).unwrap()), ["b", "c"]);
-    // By hand: A B C A D B, whose last letter stood at 1; behind it C, which stood nowhere before.
+    // By hand: in A B C A D B the last letter occurred at index 1; C follows, which did not occur before.
     assert_eq!([0, 1, 2].map(|hops| by_search("A B C A D B", hops).unwrap_or_default()), ["B", "C", ""]);
-    // B A B C B: the last B, of 2; behind it C. A B A B: from the last B to the second A, from there to the first B.
+    // B A B C B: the last earlier B of two is followed by C. A B A B: from the last B to the second A, then to the first B.
     assert_eq!(by_search("B A B C B", 1).as_deref(), Some("C"));
     assert_eq!([1, 2, 3].map(|hops| by_search("A B A B", hops).unwrap_or_default()), ["A", "B", ""]);
 }
 
 #[test]
 fn no_sequence_of_an_exam_is_trained_on() {
-    // So few sequences that some would be met without care: 8,748 against 900 asked, and 144 against 14.
+    // So few sequences that some would be drawn by chance: 8,748 for 800 questions, and 144 for 14.
     let (probe, ..) = configured(|c| {
         c.data.source = Source::Hops;
         c.hops = HopsConfig { seed: 3, length: 8, hops: 1, rows: 20_000, questions: 400 };
@@ -250,7 +250,7 @@ fn letters_and_numbers_of_hops_are_balanced() {
             .filter_map(|(_, label)| label)
             .for_each(|label| *said.entry(label).or_default() += 1);
     }
-    // 800 expected of each, standard deviation 25; of each letter a quarter of some 90,000, to a percent.
+    // 800 expected of each, standard deviation 25; each letter is a quarter of some 90,000, within a percent of the total.
     assert!(hops.iter().all(|count| (690..910).contains(count)), "{hops:?}");
     let all: usize = said.values().sum();
     assert!(all > 80_000 && said.values().all(|count| (4 * count).abs_diff(all) < all / 25), "{said:?}");
@@ -265,8 +265,8 @@ fn queries_lie_as_the_power_law_has_them() {
         let first = |row: Row| words(&row)[4].1.is_some();
         probe.train().filter(|_| true).map(first).filter(|is_first| *is_first).count() as f64 / 4000.0
     };
-    // Ten places for two queries. Uniform: 2 in 10. By 1/gap: the first draw takes it with p = 1/H(10), the second with
-    // p_g 1 / (1 - p_g) over the others.
+    // Ten places for two queries. Uniform: 2 in 10. By the power law, about 1/gap: the first draw takes the nearest place with
+    // probability p_1, the second with p_1 / (1 - p_g) after the first took another place g.
     assert!((near(1.0) - 0.2).abs() < 0.03, "{}", near(1.0));
     let weights: Vec<f64> = (1..=10).map(|gap| f64::from(gap).powf(0.01 - 1.0)).collect();
     let p: Vec<f64> = weights.iter().map(|weight| weight / weights.iter().sum::<f64>()).collect();
@@ -303,13 +303,13 @@ fn bits_of_capacity_are_those_of_the_paper() {
     config.capacity =
         CapacityConfig { people: 1000, names: 16, attributes: 5, values: 32, ..config.capacity };
     let bits = |names: f64, values: f64| capacity::bits(&config, &sets(names, values)).unwrap();
-    // Guessing: each word of a name by 16, each value by 32.
+    // Guessing: one in 16 for each word of a name, one in 32 for each value.
     let (ln16, ln32) = (16f64.ln(), 32f64.ln());
     assert!(bits(ln16, ln32).abs() < 1e-6);
-    // All values and all names known: 5 log2(32), and log2(16^3 / 1000) of the names.
+    // All values and all names known: 5 log2(32) for the values, and log2(16^3 / 1000) for the name.
     let known = (1000f64).ln() / 3.0;
     assert!((bits(known, 0.0) - 1000.0 * (25.0 + (4096f64 / 1000.0).log2())).abs() < 1e-6);
-    // A bit of loss of each value is five bits of each person.
+    // One bit of loss less on each value is five bits for each person.
     assert!((bits(ln16, ln32 - 2f64.ln()) - 5000.0).abs() < 1e-6);
     assert!(bits(5.0, ln32) < 0.0);
     assert_eq!(capacity::bits(&config, &sets(1.0, 1.0)[..1]), None);

@@ -11,7 +11,7 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The rows of a CSV file, as texts in the order of its columns.
+/// Rows of a CSV file, as texts in the order of its columns.
 pub(crate) struct CsvRows {
     reader: csv::Reader<Watched>,
     watch: Arc<Mutex<Watch>>,
@@ -20,7 +20,7 @@ pub(crate) struct CsvRows {
 }
 
 impl CsvRows {
-    /// Opens a file, compressed or not.
+    /// Opens a file, which may be compressed.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let (input, ..) = input::open(path)?;
         Self::new(input, path)
@@ -29,7 +29,7 @@ impl CsvRows {
     pub(super) fn new(input: Input, path: &Path) -> Result<Self> {
         let watch = Arc::new(Mutex::new(Watch::default()));
         let watched = Watched { input, watch: Arc::clone(&watch), cell: Cell::RowStart, line: 1 };
-        // Rows of the wrong width are reported one by one instead of ending the file.
+        // Rows with a wrong number of cells are reported one by one instead of ending the file.
         let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(watched);
         let header = reader
             .byte_headers()
@@ -51,12 +51,12 @@ impl CsvRows {
         Ok(Self { reader, watch, columns, record: ByteRecord::new() })
     }
 
-    /// The names of the columns.
+    /// Returns the names of the columns.
     pub(crate) fn columns(&self) -> &[String] {
         &self.columns
     }
 
-    /// The next row, with as many cells as there are columns; `None` at the end of the file.
+    /// Returns the next row, with one cell per column; `None` at the end of the file.
     pub(crate) fn next(&mut self) -> io::Result<Option<Located<Vec<String>>>> {
         lock(&self.watch).since_row = 0;
         if !self.reader.read_byte_record(&mut self.record).map_err(io::Error::from)? {
@@ -84,11 +84,11 @@ impl CsvRows {
     }
 }
 
-/// What is seen of the bytes on their way to the parser, which reads on over faults and counts lines by `\n` only.
+/// Observations of the bytes on their way to the parser, which continues past faults and counts lines by `\n` only.
 #[derive(Default)]
 struct Watch {
     since_row: u64,
-    /// Rows that have begun and were not handed on yet, the header among them.
+    /// Rows that have started and are not returned yet, including the header.
     rows: VecDeque<RowSeen>,
 }
 
@@ -98,15 +98,15 @@ fn lock(watch: &Mutex<Watch>) -> MutexGuard<'_, Watch> {
 
 #[derive(Default)]
 struct RowSeen {
-    /// The line on which the row starts, from 1.
+    /// Line on which the row starts, from 1.
     line: u64,
     fault: Option<&'static str>,
 }
 
-/// Where in a row a byte is.
+/// Position of a byte in a row.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Cell {
-    /// Before a row; blank lines are none.
+    /// Before a row; blank lines are not rows.
     RowStart,
     Start,
     Plain,
@@ -146,8 +146,8 @@ impl Read for Watched {
                 (_, b',') => Cell::Start,
                 (_, b'\n' | b'\r') => Cell::RowStart,
                 (Cell::QuoteInQuoted, _) => {
-                    // So ends a cell whose own closing quote is missing, with whole rows inside.
-                    fault(&mut watch, "text stands behind a closing quote; a quote inside a cell is doubled");
+                    // This is how a cell ends whose own closing quote is missing and which has swallowed whole rows.
+                    fault(&mut watch, "text after a closing quote; a quote inside a cell must be doubled");
                     Cell::Plain
                 }
                 _ => Cell::Plain,

@@ -12,21 +12,21 @@ use serde_json::Value;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
-/// Why a row did not come.
+/// Reason why a row could not be read.
 #[derive(Debug)]
 pub(super) enum Problem {
-    /// The row is malformed; the next one can be read.
+    /// The row is malformed; reading can continue with the next one.
     Row {
-        /// The line on which the row starts, from 1.
+        /// Line on which the row starts, from 1.
         line: u64,
         /// What is wrong and what was expected.
         reason: String,
     },
-    /// The file cannot be read any further.
+    /// The rest of the file cannot be read.
     File(anyhow::Error),
 }
 
-/// A row of a CSV file as an object; a column without a name is named by its place.
+/// Makes an object of a row of a CSV file; a column without a name is named by its number.
 fn object_of(columns: &[String], cells: Vec<String>) -> Value {
     let named = columns.iter().zip(cells).enumerate().map(|(index, (name, cell))| match name.as_str() {
         "" => (format!("(column {})", index + 1), cell.into()),
@@ -43,14 +43,14 @@ fn located(line: u64, shaped: Result<Shaped, String>) -> Result<Found, Problem> 
     shaped.map(|shaped| Found { line, shaped }).map_err(|reason| Problem::Row { line, reason })
 }
 
-/// A row in its file: where it starts, and its value or what is wrong with it.
+/// A row with its place in the file, and its value or what is wrong with it.
 pub(crate) struct Located<T> {
-    /// From 1.
+    /// Line on which the row starts, from 1.
     pub(crate) line: u64,
     pub(crate) value: Result<T, String>,
 }
 
-/// How the rows of a file are framed.
+/// Framing of the rows of a file.
 enum Frames {
     Lines(JsonLines),
     Array(JsonArray),
@@ -58,14 +58,14 @@ enum Frames {
     Text(Paragraphs),
 }
 
-/// A row that came.
+/// A row that was read.
 pub(super) struct Found {
-    /// The line on which it starts, from 1.
+    /// Line on which it starts, from 1.
     pub(super) line: u64,
     pub(super) shaped: Shaped,
 }
 
-/// The rows of one file.
+/// Iterator over the rows of one file.
 pub(super) struct FileReader {
     path: PathBuf,
     kind: Kind,
@@ -77,7 +77,7 @@ pub(super) struct FileReader {
 }
 
 impl FileReader {
-    /// Opens a file and finds its layout.
+    /// Opens a file and determines its layout.
     pub(super) fn open(path: &Path, kind: Kind, pairs: Pairs) -> Result<Self> {
         let shown = path.display();
         let (mut input, compression, extension) = input::open(path)?;
@@ -98,18 +98,18 @@ impl FileReader {
             ("json" | "jsonl" | "ndjson", Some(b'[')) => Frames::Array(JsonArray::new(input)),
             ("json" | "jsonl" | "ndjson", _) => Frames::Lines(JsonLines::new(input)),
             _ => bail!(
-                "{shown}: its layout is unknown; expected .jsonl, .json, .csv or .txt, perhaps with .gz or .zst behind"
+                "{shown}: unknown file extension; expected .jsonl, .json, .csv or .txt, optionally followed by .gz or .zst"
             ),
         };
         Ok(Self { path: path.to_path_buf(), kind, pairs, compression, frames, shape, failed: false })
     }
 
-    /// The file.
+    /// Returns the path of the file.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The layout, such as `JSON lines of {"text"}, gzip`.
+    /// Returns the layout, such as `JSON lines of {text}, gzip`.
     pub(super) fn layout(&self) -> String {
         let frames = match self.frames {
             Frames::Lines(_) => "JSON lines",
@@ -147,7 +147,7 @@ impl FileReader {
 
     fn shaped(&mut self, value: &Value) -> Result<Shaped, String> {
         let object = object(value).map_err(|problem| match self.frames {
-            Frames::Array(_) => format!("within the list a row {problem}"),
+            Frames::Array(_) => format!("a row of the array {problem}"),
             _ => problem,
         })?;
         let shape = match self.shape {
@@ -155,7 +155,7 @@ impl FileReader {
             None => Shape::of(self.kind, &object.keys().cloned().collect::<Vec<_>>(), false)?,
         };
         let shaped = shape.row(object, self.pairs)?;
-        // A bad row does not decide about the layout.
+        // Set only now, as a bad row must not determine the layout.
         self.shape = Some(shape);
         Ok(shaped)
     }

@@ -1,4 +1,4 @@
-//! The bytes of a file: decompressed, a byte order mark left out.
+//! The decompressed bytes of a file, without a byte order mark.
 
 use super::MAX_ROW_BYTES;
 use super::zstd::Frames;
@@ -7,12 +7,12 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
-/// A file's content, ready to be read line by line.
+/// Buffered content of a file.
 pub(super) type Input = Box<dyn BufRead + Send>;
 
 const BUFFER: usize = 1 << 16;
 
-/// How a file is compressed.
+/// Compression of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
     Plain,
@@ -21,7 +21,16 @@ pub(super) enum Compression {
 }
 
 impl Compression {
-    /// A part of the layout's name.
+    /// Returns the name for messages.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "uncompressed",
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        }
+    }
+
+    /// Returns the suffix for the layout's description.
     pub(super) fn suffix(self) -> &'static str {
         match self {
             Self::Plain => "",
@@ -31,7 +40,7 @@ impl Compression {
     }
 }
 
-/// What is left of a name's extension, in lower case, after `.gz` or `.zst`: with it, content is read in one way.
+/// Returns the extension of a name in lower case, ignoring `.gz` and `.zst`; it determines how the content is read.
 pub fn extension(path: &Path) -> String {
     match last_extension(path).as_str() {
         "gz" | "gzip" | "zst" | "zstd" => last_extension(&path.with_extension("")),
@@ -43,7 +52,7 @@ fn last_extension(path: &Path) -> String {
     path.extension().map(|text| text.to_string_lossy().to_lowercase()).unwrap_or_default()
 }
 
-/// Opens a file; the extension returned is what is left of its name's, in lower case, after `.gz` or `.zst`.
+/// Opens a file; also returns its compression and its [`extension`].
 pub(super) fn open(path: &Path) -> Result<(Input, Compression, String)> {
     let shown = path.display();
     let file = File::open(path).with_context(|| format!("{shown}: cannot be read"))?;
@@ -61,7 +70,8 @@ pub(super) fn open(path: &Path) -> Result<(Input, Compression, String)> {
         _ => Compression::Plain,
     };
     if named != Compression::Plain && named != compression {
-        bail!("{shown}: the name says {named:?} and the content says {compression:?}; name it as it is");
+        let (named, found) = (named.name(), compression.name());
+        bail!("{shown}: expected {named} by its extension, but its content is {found}; rename the file");
     }
     let mut input: Input = match compression {
         Compression::Plain => Box::new(raw),
@@ -74,13 +84,16 @@ pub(super) fn open(path: &Path) -> Result<(Input, Compression, String)> {
     match start {
         [] => bail!("{shown}: the file is empty"),
         [0xef, 0xbb, 0xbf, ..] => input.consume(3),
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => bail!("{shown}: is UTF-16, expected UTF-8"),
+        // With a byte order mark, or beginning with two characters that ASCII has.
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, 1..=255, 0, 1..=255, ..] | [1..=255, 0, 1..=255, 0, ..] => {
+            bail!("{shown}: is UTF-16, expected UTF-8")
+        }
         _ => {}
     }
     Ok((input, compression, extension(path)))
 }
 
-/// Reads a line without its end into `line`; `false` at the end of the input. The bound on rows is an error.
+/// Reads a line without its line ending into `line`; `false` at the end of the input. A line over the bound is an error.
 pub(super) fn read_line(input: &mut Input, line: &mut Vec<u8>) -> io::Result<bool> {
     line.clear();
     let read = input.by_ref().take(MAX_ROW_BYTES as u64 + 1).read_until(b'\n', line)?;
@@ -95,7 +108,7 @@ pub(super) fn read_line(input: &mut Input, line: &mut Vec<u8>) -> io::Result<boo
     Ok(read > 0)
 }
 
-/// The error of a row that is over the bound.
+/// Returns the error for a row longer than [`MAX_ROW_BYTES`].
 pub(super) fn too_long() -> io::Error {
     io::Error::other(format!("a row is longer than {} MiB", MAX_ROW_BYTES >> 20))
 }

@@ -1,4 +1,4 @@
-//! Framing of JSON rows: one object a line, or the elements of one array, each parsed by itself.
+//! Framing of JSON rows: one object per line, or the elements of one array, each parsed separately.
 
 use super::MAX_ROW_BYTES;
 use super::file::Located;
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use std::path::Path;
 use std::{fmt, io};
 
-/// JSON with one object a line.
+/// JSON with one object per line.
 pub(crate) struct JsonLines {
     input: Input,
     line: u64,
@@ -18,7 +18,7 @@ pub(crate) struct JsonLines {
 }
 
 impl JsonLines {
-    /// Opens a file, compressed or not.
+    /// Opens a file, which may be compressed.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         Ok(Self::new(input::open(path)?.0))
     }
@@ -27,7 +27,7 @@ impl JsonLines {
         Self { input, line: 0, buffer: Vec::new() }
     }
 
-    /// The next value, blank lines left out; `None` at the end of the file.
+    /// Returns the next value, skipping blank lines; `None` at the end of the file.
     pub(crate) fn next(&mut self) -> io::Result<Option<Located<Value>>> {
         while read_line(&mut self.input, &mut self.buffer)? {
             self.line += 1;
@@ -39,23 +39,23 @@ impl JsonLines {
     }
 }
 
-/// The elements of one JSON array, of which one at a time is in memory.
+/// The elements of one JSON array, with one at a time in memory.
 pub(super) struct JsonArray {
     input: Input,
     line: u64,
     state: State,
 }
 
-/// Where in the array the reader is.
+/// Position of the reader in the array.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Before the opening bracket.
     Before,
     /// After the opening bracket or a comma.
     Inside,
-    /// After an element's end.
+    /// After an element.
     AfterElement,
-    /// After the closing bracket, or after an error that hides where elements end.
+    /// After the closing bracket, or after an error that makes the ends of elements unknown.
     End,
 }
 
@@ -74,7 +74,7 @@ impl JsonArray {
                 continue;
             }
             match (self.state, byte) {
-                (State::End, _) => return Ok(self.fail("has text behind the array's closing bracket")),
+                (State::End, _) => return Ok(self.fail("has text after the array's closing bracket")),
                 (State::Before, b'[') | (State::AfterElement, b',') => {
                     self.take(byte);
                     self.state = State::Inside;
@@ -89,7 +89,7 @@ impl JsonArray {
         }
     }
 
-    /// Reads one element: up to its last bracket, or up to the comma or bracket behind it where it has none.
+    /// Reads one element: up to its closing bracket, or if it has none, up to the comma or bracket after it.
     fn element(&mut self) -> io::Result<Located<Value>> {
         let line = self.line;
         let mut element = Vec::new();
@@ -129,7 +129,7 @@ impl JsonArray {
         self.fail("the file ends before the array's closing bracket")
     }
 
-    /// A problem after which nothing can be read.
+    /// Returns a problem after which nothing more can be read.
     fn fail(&mut self, reason: &str) -> Option<Located<Value>> {
         let line = self.line;
         self.state = State::End;
@@ -156,14 +156,14 @@ impl JsonArray {
 fn parse(bytes: &[u8]) -> Result<Value, String> {
     std::str::from_utf8(bytes).map_err(not_utf8)?;
     serde_json::from_slice(bytes).map(|Once(value)| value).map_err(|error| {
-        // serde_json counts lines from the row's start, where the reader knows the file's.
+        // serde_json counts lines from the start of the row, while the reader knows the line in the file.
         let error = error.to_string();
         let what = error.split(" at line ").next().unwrap_or_default();
-        format!("is not whole JSON ({what}), expected an object")
+        format!("is not valid JSON ({what}), expected an object")
     })
 }
 
-/// A value whose objects have each key once; of several equal ones serde_json would keep the last without a word.
+/// A value whose objects have no duplicate keys; serde_json would silently keep the last of them.
 struct Once(Value);
 
 impl<'de> Deserialize<'de> for Once {
@@ -222,7 +222,7 @@ impl<'de> Visitor<'de> for OnceVisitor {
         while let Some(key) = entries.next_key::<String>()? {
             let Once(value) = entries.next_value()?;
             if object.contains_key(&key) {
-                return Err(A::Error::custom(format!("the key {key:?} is there twice")));
+                return Err(A::Error::custom(format!("the key {key:?} occurs twice")));
             }
             object.insert(key, value);
         }

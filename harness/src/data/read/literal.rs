@@ -1,16 +1,16 @@
 //! The `history` cell of MiniMind's CSV: a list of `[question, answer]` pairs as JSON or as a Python literal.
 //!
-//! MiniMind runs the cell through Python's `eval`; here it is parsed and never executed.
+//! MiniMind passes the cell to Python's `eval`; here it is parsed and never executed.
 
 use crate::data::row::Message;
 use serde_json::Value;
 use std::iter::Peekable;
 use std::str::Chars;
 
-/// Brackets within brackets beyond this are refused.
+/// Maximum nesting depth of brackets.
 const MAX_DEPTH: usize = 16;
 
-/// A value of a literal; numbers and truth values are kept as the text that Python's `str` would give.
+/// A value of a literal; numbers and Python's `True` and `False` are kept as text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Literal {
     Nothing,
@@ -19,19 +19,20 @@ enum Literal {
     Other(&'static str),
 }
 
-/// What counts as an entry of a `history`.
+/// What is accepted as an entry of a `history`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pairs {
-    /// A pair of texts or numbers; anything else is refused.
+    /// Only pairs of texts or numbers.
     Exact,
-    /// As in MiniMind an entry of one element is left out, of longer ones the first two count, and `None` is a text.
+    /// As in MiniMind: entries of fewer than two elements are left out, longer ones count with their first two, and `None`
+    /// becomes the text "None".
     Minimind,
 }
 
-/// The turns of a `history` cell; empty and missing ones (`nan`, `None`) have none.
+/// Returns the turns of a `history` cell; none if it is empty or missing (`nan`, `None`).
 ///
 /// # Errors
-/// Says where the cell is no list of turns.
+/// If the cell is not a list of pairs; says where.
 pub fn history(cell: &str, pairs: Pairs) -> Result<Vec<Message>, String> {
     if matches!(cell.trim(), "" | "nan" | "NaN" | "None" | "null") {
         return Ok(Vec::new());
@@ -43,7 +44,7 @@ pub fn history(cell: &str, pairs: Pairs) -> Result<Vec<Message>, String> {
     turns(literal, pairs)
 }
 
-/// The turns of a `history` in JSON, a list or a text that holds one.
+/// Returns the turns of a `history` in JSON, which is a list or a text that contains one.
 pub(super) fn history_of(value: &Value, pairs: Pairs) -> Result<Vec<Message>, String> {
     match value {
         Value::Null => Ok(Vec::new()),
@@ -56,12 +57,12 @@ const EXPECTED: &str = "expected a list of [question, answer] pairs, as JSON or 
 
 fn turns(literal: Literal, pairs: Pairs) -> Result<Vec<Message>, String> {
     let Literal::List(entries) = literal else {
-        return Err(format!("history is no list, {EXPECTED}"));
+        return Err(format!("history is not a list, {EXPECTED}"));
     };
     let mut messages = Vec::new();
     for (index, entry) in entries.into_iter().enumerate() {
         let Literal::List(turns) = entry else {
-            return Err(format!("history[{index}] is no pair, {EXPECTED}"));
+            return Err(format!("history[{index}] is not a pair, {EXPECTED}"));
         };
         let length = turns.len();
         if pairs == Pairs::Exact && length != 2 {
@@ -93,7 +94,7 @@ fn from_json(value: &Value) -> Literal {
         Value::Array(items) => Literal::List(items.iter().map(from_json).collect()),
         Value::String(text) => Literal::Text(text.clone()),
         Value::Number(number) => Literal::Text(number.to_string()),
-        Value::Bool(_) => Literal::Other("a truth value"),
+        Value::Bool(_) => Literal::Other("a boolean"),
         Value::Object(_) => Literal::Other("an object"),
     }
 }
@@ -104,7 +105,7 @@ fn python(cell: &str) -> Result<Literal, String> {
     parser.blanks();
     match parser.chars.next() {
         None => Ok(literal),
-        Some(rest) => Err(format!("'{rest}' behind the list")),
+        Some(rest) => Err(format!("'{rest}' after the list")),
     }
 }
 
@@ -141,13 +142,13 @@ impl Parser<'_> {
             match self.chars.next() {
                 Some(',') => {}
                 Some(found) if found == close => return Ok(Literal::List(items)),
-                Some(found) => return Err(format!("'{found}' where ',' or '{close}' belongs")),
-                None => return Err(format!("ends where ',' or '{close}' belongs")),
+                Some(found) => return Err(format!("'{found}' instead of ',' or '{close}'")),
+                None => return Err(format!("ends without ',' or '{close}'")),
             }
         }
     }
 
-    /// A number, `None`, `True` or `False`, as its text.
+    /// Parses a number, `None`, `True` or `False`.
     fn word(&mut self, first: char) -> Result<Literal, String> {
         let mut text = String::from(first);
         while let Some(next) =
@@ -162,11 +163,11 @@ impl Parser<'_> {
         } else if number || matches!(text.as_str(), "True" | "False") {
             Ok(Literal::Text(text))
         } else {
-            Err(format!("`{text}` is no literal"))
+            Err(format!("`{text}` is not a literal"))
         }
     }
 
-    /// A string up to its closing quote, with Python's escapes.
+    /// Parses a string up to its closing quote, with Python's escapes.
     fn quoted(&mut self, quote: char) -> Result<String, String> {
         let mut text = String::new();
         loop {
@@ -206,7 +207,7 @@ impl Parser<'_> {
                 }
                 char::from_u32(value).unwrap_or('\u{fffd}')
             }
-            // Python keeps the backslash of an escape that it does not know.
+            // Python keeps the backslash of an unknown escape.
             other => {
                 text.push('\\');
                 other
@@ -225,7 +226,7 @@ impl Parser<'_> {
             Some(value)
         };
         let mut value = read(self);
-        // A pair of surrogates is one character, as JSON writes it.
+        // A surrogate pair is one character, as in JSON.
         if let Some(high @ 0xd800..=0xdbff) = value
             && self.chars.next_if_eq(&'\\').is_some()
             && self.chars.next_if_eq(&'u').is_some()
@@ -235,7 +236,7 @@ impl Parser<'_> {
             };
             value = read(self).and_then(pair);
         }
-        value.and_then(char::from_u32).ok_or_else(|| "an escape that is no character".to_owned())
+        value.and_then(char::from_u32).ok_or_else(|| "an escape that is not a character".to_owned())
     }
 }
 

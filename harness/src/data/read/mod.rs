@@ -1,15 +1,15 @@
-//! Rows of training data, read from files of every layout in constant memory.
+//! Readers of training data: rows from files of all supported layouts, in constant memory.
 //!
 //! | kind | layouts |
 //! |---|---|
-//! | pretraining | JSON `{"text"}`, CSV with a column `text`, plain text whose documents are separated by blank lines; JSON conversations, in the chat template's form and with loss on all of it |
+//! | pretraining | JSON `{"text"}`, CSV with a column `text`, plain text with documents separated by blank lines; JSON conversations, in the chat template's form with loss on the whole text |
 //! | conversations | CSV `history,q,a`; JSON `{"conversations"}` or `{"messages"}` of `role`/`content` or `from`/`value`; alpaca `{"instruction","input","output"}` |
 //! | preferences | JSON or CSV `prompt`, `chosen`, `rejected`; JSON `{"chosen","rejected"}` of messages |
 //!
-//! JSON is one object a line or one array of objects; every layout may be compressed by gzip or zstd. Conversations and
-//! preferences may have `system`, a text, and `history`, a list of `[question, answer]` pairs, beside their own keys.
-//! *Invariants:* a file's layout follows from its name and first bytes, is reported, and holds for the whole file. What
-//! a row holds is used, or refused with file, line and key, or counted in the [`ReadReport`].
+//! JSON is one object per line or one array of objects; every layout may be compressed with gzip or zstd. Conversations
+//! and preferences may have `system`, a text, and `history`, a list of `[question, answer]` pairs, in addition to their own
+//! keys. *Invariants:* a file's layout follows from its name and first bytes, is reported, and holds for the whole file. All
+//! content of a row is used, or refused with file, line and key, or counted in the [`ReadReport`].
 
 mod csv;
 mod file;
@@ -37,10 +37,10 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-/// Rows longer than this are refused, so that a missing quote or bracket cannot fill the memory.
+/// Maximum length of a row, so that a missing quote or bracket cannot exhaust the memory.
 pub const MAX_ROW_BYTES: usize = 64 << 20;
 
-/// What a message advises about rows that cannot be read, and about keys that are not used, beside mending the file.
+/// Advice in messages about unreadable rows and unused keys, in addition to mending the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Advice {
     bad_row: &'static str,
@@ -48,21 +48,21 @@ pub struct Advice {
 }
 
 impl Advice {
-    /// The keys of a configuration.
+    /// Names configuration keys.
     pub const KEYS: Self = Self {
         bad_row: " or set data.on_bad_row = \"skip\"",
-        unknown_key: ", or read on without it by data.unknown_keys = \"ignore\"",
+        unknown_key: ", or ignore it with data.unknown_keys = \"ignore\"",
     };
-    /// The options of a command that has them.
+    /// Names command-line options, for commands that have them.
     pub const OPTIONS: Self = Self {
-        bad_row: " or leave such rows out by --skip-bad-rows",
-        unknown_key: ", or read on without it by --ignore-unknown-keys",
+        bad_row: " or skip such rows with --skip-bad-rows",
+        unknown_key: ", or ignore it with --ignore-unknown-keys",
     };
-    /// Nothing beside.
+    /// No additional advice.
     pub const NONE: Self = Self { bad_row: "", unknown_key: "" };
 }
 
-/// What is read and what is left out.
+/// Options for reading and filtering rows.
 #[derive(Debug, Clone)]
 pub struct ReadOptions {
     on_bad_row: BadRow,
@@ -74,12 +74,12 @@ pub struct ReadOptions {
     history_chars: usize,
     pairs: Pairs,
     advice: Advice,
-    /// What was read, what was left out, and why.
+    /// Log of what is read and what is left out, shared with clones.
     pub log: ReadLog,
 }
 
 impl ReadOptions {
-    /// The options of a configuration, with an empty log.
+    /// Takes the options from a configuration, with an empty log.
     pub fn new(config: &DataConfig) -> Self {
         Self {
             on_bad_row: config.on_bad_row,
@@ -98,12 +98,12 @@ impl ReadOptions {
         }
     }
 
-    /// The same with other advice.
+    /// Replaces the advice in messages.
     pub fn advising(self, advice: Advice) -> Self {
         Self { advice, ..self }
     }
 
-    /// MiniMind's `data_process` filters over all texts of a row together.
+    /// Applies the filters of MiniMind's `data_process` to all texts of a row together.
     fn keeps(&self, row: &Row) -> bool {
         let (mut chars, mut chinese) = (0, 0);
         for c in row.chars() {
@@ -116,7 +116,7 @@ impl ReadOptions {
     }
 }
 
-/// Whether there is nothing to learn in a row: no text, no question, or an answer without text.
+/// Whether a row has nothing to learn: no text, no question, or an empty answer.
 fn is_empty(row: &Row) -> bool {
     let blank = |text: &str| text.trim().is_empty();
     let asks_nothing =
@@ -132,7 +132,8 @@ fn is_empty(row: &Row) -> bool {
     }
 }
 
-/// Cuts the turns before the last question to so many characters each, as MiniMind does; 0 leaves them whole.
+/// Truncates each turn before the last question, a system text too, to `chars` characters, as MiniMind does with its history;
+/// 0 leaves them whole.
 fn cut_history(row: &mut Row, chars: usize) {
     let Row::Chat(turns) = row else {
         return;
@@ -145,13 +146,13 @@ fn cut_history(row: &mut Row, chars: usize) {
     }
 }
 
-/// The rows of files in their order; after an error nothing more comes.
+/// Returns the rows of files, in order; iteration ends after the first error.
 pub fn rows(files: &[PathBuf], kind: Kind, options: &ReadOptions) -> Rows<'static> {
     let files = files.iter().cloned().collect();
     Rows { files, kind, options: options.clone(), reader: None, rows: 0, failed: false, stop: None }
 }
 
-/// The rows of several files, one after the other.
+/// Iterator over the rows of several files.
 pub struct Rows<'a> {
     files: VecDeque<PathBuf>,
     kind: Kind,
@@ -163,8 +164,7 @@ pub struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    /// The same rows until `stop` is set, which is looked at with every row, good or bad, then
-    /// [`crate::stop::Stopped`].
+    /// Ends the rows with [`crate::stop::Stopped`] once `stop` is set, which is checked at every row, good or bad.
     pub fn until(self, stop: &AtomicBool) -> Rows<'_> {
         Rows { stop: Some(stop), ..self }
     }
@@ -208,7 +208,7 @@ impl Rows<'_> {
                 Some(Err(Problem::Row { line, reason })) => {
                     let problem = format!("{path}:{line}: {reason}");
                     if self.options.on_bad_row == BadRow::Error {
-                        return Err(anyhow!("{problem}; mend the row{}", self.options.advice.bad_row));
+                        return Err(anyhow!("{problem}; fix the row{}", self.options.advice.bad_row));
                     }
                     log.bad(problem);
                 }
@@ -222,7 +222,7 @@ impl Rows<'_> {
         }
     }
 
-    /// The end of all files, which is an error where every row was left out.
+    /// Ends the iteration; an error if every row was left out.
     fn ended(&self) -> Result<Option<Row>> {
         let report = self.options.log.report();
         if self.rows == 0 && report.left_out() > 0 {

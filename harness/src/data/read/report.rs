@@ -1,4 +1,4 @@
-//! What was read, what was left out, and why.
+//! Report of what was read and what was left out, and why.
 
 use super::Advice;
 use super::shape::{Shaped, Unused};
@@ -12,51 +12,51 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Bad rows and unused keys that a report lists; others of them are only counted.
+/// Maximum number of bad rows and of unused keys that a report lists; further ones are only counted.
 pub(super) const LISTED: usize = 20;
 
-/// What was read of one file.
+/// Report on one file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileReport {
-    /// Where it was read.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Its layout, such as `JSON lines of {"text"}, gzip`.
+    /// Layout, such as `JSON lines of {text}, gzip`.
     pub layout: String,
-    /// Rows that could be read.
+    /// Number of readable rows.
     pub rows: u64,
-    /// Rows with content under a key that is not used, by key.
+    /// Number of rows with content under an unused key, by key.
     pub unused: BTreeMap<String, u64>,
 }
 
-/// What was read of all files. Each row is counted once as empty, filtered or bad, or it came.
+/// Report on all files. Each row is either returned or counted exactly once as empty, filtered or bad.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadReport {
-    /// The files, in the order of reading; with a limit on rows the last ones may be missing.
+    /// Files in reading order; with a limit on rows the last ones may be missing.
     pub files: Vec<FileReport>,
-    /// Rows left out as they have no text, no question or an answer without text.
+    /// Rows left out because they have no text, no question or an empty answer.
     pub empty: u64,
     /// Rows left out by `data.min_chars`, `max_chars` or `min_chinese_share`.
     pub filtered: u64,
-    /// Rows left out as they cannot be read (`data.on_bad_row = "skip"`).
+    /// Rows left out because they cannot be read (`data.on_bad_row = "skip"`).
     pub bad: u64,
-    /// Conversations that were cut after their last answer, as nothing answers what is said then.
+    /// Conversations cut after their last answer, because the turns that follow have no answer.
     pub unanswered: u64,
-    /// The first bad rows: file, line and reason.
+    /// First bad rows, each with file, line and reason.
     pub problems: Vec<String>,
 }
 
 impl ReadReport {
-    /// All rows of the files, good and bad.
+    /// Returns the number of rows of the files, good and bad.
     pub fn rows(&self) -> u64 {
         self.files.iter().map(|file| file.rows).sum::<u64>() + self.bad
     }
 
-    /// Rows that were left out, whatever the reason.
+    /// Returns the number of rows that were left out, for any reason.
     pub fn left_out(&self) -> u64 {
         self.empty + self.filtered + self.bad
     }
 
-    /// What was dropped at `place`, such as `sft`, each reason with its count.
+    /// Returns a notice, labelled `place` (such as `sft`), for each kind of dropped content with its count.
     pub fn notices(&self, place: &str) -> Vec<Notice> {
         let first = self.problems.first().map_or(String::new(), |first| format!(" (the first: {first})"));
         let mut counts = vec![
@@ -65,7 +65,7 @@ impl ReadReport {
             (self.bad, format!("rows left out: cannot be read{first}")),
             (
                 self.unanswered,
-                "rows cut after their last answer, as nothing answers what follows".to_string(),
+                "rows cut after their last answer: the turns that follow have no answer".to_string(),
             ),
         ];
         let mut unused: BTreeMap<&str, u64> = BTreeMap::new();
@@ -76,11 +76,11 @@ impl ReadReport {
         counts
             .extend(unused.map(|(key, rows)| (rows, format!("rows have a key \"{key}\" that is not used"))));
         let of = self.rows();
-        let told = counts.into_iter().filter(|(count, _)| *count > 0);
-        told.map(|(count, reason)| Notice { place: place.into(), reason, count, of }).collect()
+        let present = counts.into_iter().filter(|(count, _)| *count > 0);
+        present.map(|(count, reason)| Notice { place: place.into(), reason, count, of }).collect()
     }
 
-    /// The files, for a message.
+    /// Names the files, for a message.
     pub(super) fn names(&self) -> String {
         let first = self.files.first().map_or(String::new(), |file| file.path.display().to_string());
         match self.files.len() {
@@ -89,28 +89,28 @@ impl ReadReport {
         }
     }
 
-    /// How many rows were left out and why, for a message.
+    /// Describes how many rows were left out and why, for a message.
     pub fn reasons(&self) -> String {
-        let mut told = vec![format!("{} of {} rows left out", number(self.left_out()), number(self.rows()))];
+        let mut parts = vec![format!("{} of {} rows left out", number(self.left_out()), number(self.rows()))];
         for (count, reason) in [
             (self.empty, "have no text, no question or an empty answer"),
             (self.filtered, "by data.min_chars, max_chars or min_chinese_share"),
             (self.bad, "cannot be read"),
         ] {
             if count > 0 {
-                told.push(format!("{} {reason}", number(count)));
+                parts.push(format!("{} {reason}", number(count)));
             }
         }
         let first =
             self.problems.first().map_or(String::new(), |first| format!("; the first bad row: {first}"));
-        told.join(", ") + &first
+        parts.join(", ") + &first
     }
 
     pub(super) fn begin(&mut self, path: PathBuf) {
         self.files.push(FileReport { path, ..FileReport::default() });
     }
 
-    /// Counts a row that could be read.
+    /// Counts a readable row.
     pub(super) fn good(&mut self, layout: &str, shaped: &Shaped) {
         self.unanswered += u64::from(shaped.unanswered);
         let Some(file) = self.files.last_mut() else {
@@ -128,7 +128,7 @@ impl ReadReport {
         }
     }
 
-    /// Counts a row that could not be read.
+    /// Counts an unreadable row.
     pub(super) fn bad(&mut self, problem: String) {
         self.bad += 1;
         if self.problems.len() < LISTED {
@@ -136,7 +136,7 @@ impl ReadReport {
         }
     }
 
-    /// The end of a file, which has to have a row that can be read.
+    /// Ends a file; an error if it has no readable row.
     pub(super) fn end(&mut self, kind: Kind) -> Result<()> {
         let Some(file) = self.files.last() else {
             return Ok(());
@@ -160,13 +160,13 @@ impl ReadReport {
 }
 
 impl Unused {
-    /// What is wrong with such a key and what to do.
+    /// Describes what is wrong with such a key and what to do.
     pub(super) fn problem(&self, advice: Advice) -> String {
         let Self { key, known } = self;
         let last = key.rsplit('.').next().unwrap_or(key);
         let nearest = did_you_mean(last, known.iter().copied());
         let why = match last {
-            "tools" | "functions" | "tool_calls" | "function_call" => "calls of tools are not trained here",
+            "tools" | "functions" | "tool_calls" | "function_call" => "tool calls are not supported",
             _ => "is not used",
         };
         format!(
@@ -177,17 +177,17 @@ impl Unused {
     }
 }
 
-/// A report that fills while rows are read elsewhere.
+/// A shared report that is updated while rows are read elsewhere.
 #[derive(Debug, Clone, Default)]
 pub struct ReadLog(Arc<Mutex<ReadReport>>);
 
 impl ReadLog {
-    /// What was read so far.
+    /// Returns a copy of the report so far.
     pub fn report(&self) -> ReadReport {
         self.lock().clone()
     }
 
-    /// How many files reading has begun with.
+    /// Returns the number of files opened so far.
     pub fn files_begun(&self) -> usize {
         self.lock().files.len()
     }

@@ -1,4 +1,4 @@
-//! From the keys of a JSON object, or the columns of a CSV file, to a row. A CSV row is an object of texts.
+//! Conversion of a JSON object, or of a CSV row as an object of texts, to a row, by its keys or columns.
 
 use super::literal::Pairs;
 use super::turns::{answer_of, conversation, preference, turns, unused_in_turns};
@@ -7,7 +7,7 @@ use crate::data::row::{Kind, Message, Row};
 use serde_json::{Map, Value};
 use std::fmt;
 
-/// Which keys or columns hold what.
+/// Layout of a row's keys or columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
     /// `text`.
@@ -20,7 +20,7 @@ pub(super) enum Shape {
     Alpaca,
     /// `prompt`, `chosen`, `rejected`.
     Pair,
-    /// `chosen`, `rejected`: whole conversations.
+    /// `chosen`, `rejected`, both whole conversations.
     TurnPair,
 }
 
@@ -39,26 +39,26 @@ impl fmt::Display for Shape {
 
 pub(super) type Object = Map<String, Value>;
 
-/// A key that has content and no place in its layout.
+/// A key with content that its layout does not use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unused {
-    /// The key, `messages[].name` where it belongs to a turn.
+    /// Name of the key, such as `messages[].name` for a key of a turn.
     pub(super) key: String,
-    /// The keys that have a place there.
+    /// Keys that are used there.
     pub(super) known: &'static [&'static str],
 }
 
-/// A row and what its object holds beside it.
+/// A row and the content of its object that is not part of it.
 #[derive(Debug)]
 pub(super) struct Shaped {
     pub(super) row: Row,
-    /// Turns after the last answer, which were dropped.
+    /// Whether turns after the last answer were dropped.
     pub(super) unanswered: bool,
     pub(super) unused: Vec<Unused>,
 }
 
 impl Shape {
-    /// The shape of a file's rows, by the keys of its first row or its columns.
+    /// Determines the shape of a file's rows from the keys of its first row or its columns.
     pub(super) fn of(kind: Kind, keys: &[String], is_csv: bool) -> Result<Self, String> {
         let has = |key: &str| keys.iter().any(|known| known == key);
         let turns = ["conversations", "messages"].into_iter().find(|key| has(key) && !is_csv);
@@ -107,7 +107,7 @@ impl Shape {
         })
     }
 
-    /// The keys whose content is used.
+    /// Returns the keys whose content is used.
     fn keys(self) -> &'static [&'static str] {
         match self {
             Self::Text => &["text"],
@@ -120,7 +120,7 @@ impl Shape {
         }
     }
 
-    /// The row of an object.
+    /// Converts an object to a row.
     pub(super) fn row(self, object: &Object, pairs: Pairs) -> Result<Shaped, String> {
         let mut unused = unused(object, self.keys(), "");
         let mut whole = true;
@@ -159,24 +159,24 @@ impl Shape {
     }
 }
 
-/// A question and its answer after what was said before.
+/// Makes a conversation of a question and its answer, after `system` and `history`.
 fn chat(object: &Object, question: String, answer: String, pairs: Pairs) -> Result<Row, String> {
     let turns = vec![Message::new("user", question), Message::new("assistant", answer)];
     Ok(Row::Chat(conversation(object, turns, "q", pairs)?.0))
 }
 
-/// The object that a row has to be.
+/// Returns a row's object, or an error if it is another value.
 pub(super) fn object(value: &Value) -> Result<&Object, String> {
     value.as_object().ok_or_else(|| format!("is {}, expected an object", name(value)))
 }
 
-/// The keys of an object that have content and are not among the `known` ones; `within` is put before their names.
+/// Returns the keys of an object that have content and are not `known`; their names are prefixed with `within`.
 pub(super) fn unused(object: &Object, known: &'static [&'static str], within: &str) -> Vec<Unused> {
     let others = object.iter().filter(|(key, value)| !known.contains(&key.as_str()) && has_content(value));
     others.map(|(key, _)| Unused { key: format!("{within}{key}"), known }).collect()
 }
 
-/// Whether anything is lost with a value.
+/// Whether a value has content that would be lost if it were ignored.
 fn has_content(value: &Value) -> bool {
     match value {
         Value::Null => false,
@@ -187,7 +187,7 @@ fn has_content(value: &Value) -> bool {
     }
 }
 
-/// The text of a key that has to be there.
+/// Returns the text of a required key.
 pub(super) fn text(object: &Object, key: &str) -> Result<String, String> {
     match object.get(key) {
         Some(Value::String(text)) => Ok(text.clone()),
@@ -199,7 +199,7 @@ pub(super) fn text(object: &Object, key: &str) -> Result<String, String> {
     }
 }
 
-/// The text of a key, where it is there and has content.
+/// Returns the text of an optional key, or `None` if it is missing or empty.
 pub(super) fn optional(object: &Object, key: &str) -> Result<Option<String>, String> {
     match object.get(key).filter(|value| has_content(value)) {
         None => Ok(None),
@@ -207,11 +207,11 @@ pub(super) fn optional(object: &Object, key: &str) -> Result<Option<String>, Str
     }
 }
 
-/// What a value is, for messages.
+/// Names the type of a value, for messages.
 pub(super) fn name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
-        Value::Bool(_) => "a truth value",
+        Value::Bool(_) => "a boolean",
         Value::Number(_) => "a number",
         Value::String(_) => "a text",
         Value::Array(_) => "a list",
@@ -219,7 +219,7 @@ pub(super) fn name(value: &Value) -> &'static str {
     }
 }
 
-/// Names for a message, cut where there are many.
+/// Joins names for a message: at most 8 of them, 40 characters each.
 fn listed(names: &[String]) -> String {
     let mut shown: Vec<String> = names.iter().take(8).map(|name| name.chars().take(40).collect()).collect();
     if names.len() > 8 {

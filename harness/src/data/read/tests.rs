@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use std::io::Write;
 use std::path::Path;
 
-/// The rows, the report and the error of one file.
+/// Returns the rows, the report and the error of one file.
 fn read_as(
     kind: Kind,
     name: &str,
@@ -142,7 +142,7 @@ fn both_layouts_of_preferences_read_the_same() {
 
 #[test]
 fn cells_are_text_as_they_stand() {
-    // MINIMIND_V1, quirk 21: pandas makes "nan" of these, and numbers of others.
+    // MINIMIND_V1, quirk 21: pandas turns the first two into "nan", and others into numbers.
     let csv = "text\nNA\nnull\n007\n3.50\nTrue\n";
     assert_eq!(good(Kind::Pretrain, "a.csv", csv.as_bytes()), texts(&["NA", "null", "007", "3.50", "True"]));
 }
@@ -151,7 +151,7 @@ fn cells_are_text_as_they_stand() {
 fn bad_rows_are_named_by_file_line_and_reason() {
     let long = "{\"text\":\"fine\"}\n{\"text\":\"hal";
     for (kind, name, content, expected) in [
-        (Kind::Pretrain, "half.jsonl", long.as_bytes(), "half.jsonl:2: is not whole JSON"),
+        (Kind::Pretrain, "half.jsonl", long.as_bytes(), "half.jsonl:2: is not valid JSON"),
         (Kind::Pretrain, "utf8.jsonl", b"{\"text\":\"a\"}\n\n{\"text\":\"\xff\"}", "utf8.jsonl:3: is not UTF-8 from byte 10"),
         (Kind::Pretrain, "utf8.csv", b"text\nfine\n\xe4\xbd\n", "utf8.csv:3: is not UTF-8"),
         (Kind::Pretrain, "utf8.txt", b"fine\n\n\xe4\xbd\n", "utf8.txt:3: is not UTF-8"),
@@ -160,25 +160,25 @@ fn bad_rows_are_named_by_file_line_and_reason() {
         (Kind::Pretrain, "first.jsonl", b"{\"txt\":1}", "first.jsonl:1: has the keys txt; for pretraining text expected text, or conversations, or messages; did you mean text?"),
         (Kind::Conversations, "first.jsonl", b"{\"q\":1}", "first.jsonl:1: has the keys q; for conversations expected conversations, or messages, or instruction,output with or without input, or q,a with or without history"),
         (Kind::Pretrain, "line.jsonl", b"{\"text\":\"a\"}\n[\"x\"]", "line.jsonl:2: is a list, expected an object"),
-        (Kind::Pretrain, "array.jsonl", b"[\"x\"]", "array.jsonl:1: within the list a row is a text, expected an object"),
+        (Kind::Pretrain, "array.jsonl", b"[\"x\"]", "array.jsonl:1: a row of the array is a text, expected an object"),
         (Kind::Pretrain, "list.jsonl", b"{\"text\":\"a\"}\n3", "list.jsonl:2: is a number, expected an object"),
         (Kind::Pretrain, "keys.jsonl", b"{\"content\":1}", "keys.jsonl:1: has the keys content; for pretraining text expected text"),
         (Kind::Pretrain, "wide.csv", b"text,b\n1,\n1,2,3\n", "wide.csv:3: has 3 cells, expected 2 (text,b)"),
         (Kind::Pretrain, "open.csv", b"text\nfine\n\"never\nclosed\n", "open.csv:3: a quoted cell is never closed"),
         (Kind::Pretrain, "crlf.csv", b"text,b\r\n1,\r\n\r\n\"3\r\n4\",\r\n6\r\n", "crlf.csv:6: has 1 cells"),
-        (Kind::Pretrain, "swallow.csv", b"id,text\n1,\"open\n2,x\n3,\"y\"\n", "swallow.csv:2: text stands behind a closing quote"),
+        (Kind::Pretrain, "swallow.csv", b"id,text\n1,\"open\n2,x\n3,\"y\"\n", "swallow.csv:2: text after a closing quote"),
         (Kind::Pretrain, "cut.json", b"[{\"text\":\"a\"},\n{\"text\":\"b", "cut.json:2: the file ends within this row"),
         (Kind::Pretrain, "end.json", b"[{\"text\":\"a\"}\n", "end.json:2: the file ends before the array's closing bracket"),
-        (Kind::Pretrain, "two.json", b"[{\"text\":\"a\"}]\n[]", "two.json:2: has text behind"),
-        (Kind::Conversations, "h.csv", b"history,q,a\n\"[['x'\",q,a\n", "h.csv:2: history: ends where ',' or ']' belongs; expected a list"),
-        (Kind::Conversations, "role.jsonl", br#"{"messages":[{"role":"tool","content":""}]}"#, "role.jsonl:1: \"messages\"[0]: the role is \"tool\", but calls of tools"),
-        (Kind::Conversations, "none.jsonl", br#"{"messages":[{"role":"user","content":""}]}"#, "none.jsonl:1: \"messages\" has no turn of the assistant"),
+        (Kind::Pretrain, "two.json", b"[{\"text\":\"a\"}]\n[]", "two.json:2: has text after"),
+        (Kind::Conversations, "h.csv", b"history,q,a\n\"[['x'\",q,a\n", "h.csv:2: history: ends without ',' or ']'; expected a list"),
+        (Kind::Conversations, "role.jsonl", br#"{"messages":[{"role":"tool","content":""}]}"#, "role.jsonl:1: \"messages\"[0]: the role is \"tool\", but tool calls"),
+        (Kind::Conversations, "none.jsonl", br#"{"messages":[{"role":"user","content":""}]}"#, "none.jsonl:1: \"messages\" has no assistant turn"),
         (Kind::Conversations, "str.jsonl", br#"{"messages":"hi"}"#, "str.jsonl:1: \"messages\" is a text, expected a list"),
         (Kind::Preferences, "p.jsonl", br#"{"chosen":[{"role":"assistant","content":"c"}],"rejected":[{"role":"assistant","content":"c"}]}"#, "p.jsonl:1: \"prompt\" + \"chosen\"[0] is an answer without a question"),
     ] {
         let found = error(kind, name, content);
         assert!(found.starts_with(expected), "{found}\nwhere expected\n{expected}");
-        assert!(found.ends_with("mend the row or set data.on_bad_row = \"skip\""), "{found}");
+        assert!(found.ends_with("fix the row or set data.on_bad_row = \"skip\""), "{found}");
     }
 }
 
@@ -193,16 +193,13 @@ fn a_message_advises_what_there_is_where_rows_are_read() {
         error.rsplit("; ").next().unwrap().to_string()
     };
     let (bad, unused) = ("3", "{\"text\":\"a\",\"b\":1}");
-    assert_eq!(told(bad, Advice::OPTIONS), "mend the row or leave such rows out by --skip-bad-rows");
-    assert_eq!(
-        told(unused, Advice::OPTIONS),
-        "rename or remove it, or read on without it by --ignore-unknown-keys"
-    );
-    assert_eq!(told(bad, Advice::NONE), "mend the row");
+    assert_eq!(told(bad, Advice::OPTIONS), "fix the row or skip such rows with --skip-bad-rows");
+    assert_eq!(told(unused, Advice::OPTIONS), "rename or remove it, or ignore it with --ignore-unknown-keys");
+    assert_eq!(told(bad, Advice::NONE), "fix the row");
     assert_eq!(told(unused, Advice::NONE), "rename or remove it");
     assert_eq!(
         told(unused, Advice::KEYS),
-        "rename or remove it, or read on without it by data.unknown_keys = \"ignore\""
+        "rename or remove it, or ignore it with data.unknown_keys = \"ignore\""
     );
 }
 
@@ -213,7 +210,7 @@ fn bad_rows_can_be_skipped_and_are_counted_and_listed() {
     assert_eq!((rows, error), (texts(&["a", "b"]), None));
     assert_eq!((report.files[0].rows, report.bad), (2, 2));
     assert_eq!(report.problems.len(), 2);
-    assert!(report.problems[0].contains("a.jsonl:2: is not whole JSON"), "{:?}", report.problems);
+    assert!(report.problems[0].contains("a.jsonl:2: is not valid JSON"), "{:?}", report.problems);
     let mut many = b"{\"text\":\"a\"}\n".to_vec();
     many.extend(b"bad\n".repeat(50));
     let report = read_as(Kind::Pretrain, "a.jsonl", &many, BadRow::Skip).1;
@@ -242,16 +239,19 @@ fn files_that_cannot_serve_are_refused_whole() {
             "wrong.csv: has the columns text; for conversations expected q,a with or without history, or instruction,output with or without input",
         ),
         (Kind::Conversations, "a.txt", b"hello", "a.txt: is plain text, expected conversations"),
-        (Kind::Pretrain, "a.parquet", b"PAR1...", "a.parquet: its layout is unknown; expected .jsonl"),
-        // Whatever it holds.
-        (Kind::Pretrain, "a.text", b"{\"text\":\"a\"}", "a.text: its layout is unknown; expected .jsonl"),
+        (Kind::Pretrain, "a.parquet", b"PAR1...", "a.parquet: unknown file extension; expected .jsonl"),
+        // The extension decides, regardless of the content.
+        (Kind::Pretrain, "a.text", b"{\"text\":\"a\"}", "a.text: unknown file extension; expected .jsonl"),
         (
             Kind::Pretrain,
             "a.jsonl.gz",
             b"{\"text\":\"a\"}",
-            "a.jsonl.gz: the name says Gzip and the content says Plain",
+            "a.jsonl.gz: expected gzip by its extension, but its content is uncompressed; rename the file",
         ),
         (Kind::Pretrain, "wide.jsonl", b"\xff\xfe{\0", "wide.jsonl: is UTF-16"),
+        // Without a byte order mark, in both byte orders.
+        (Kind::Pretrain, "little.jsonl", b"{\0\"\0t\0", "little.jsonl: is UTF-16"),
+        (Kind::Pretrain, "big.csv", b"\0t\0e\0x\0t", "big.csv: is UTF-16"),
     ] {
         let found = error(kind, name, content);
         assert!(found.starts_with(expected), "{found}\nwhere expected\n{expected}");
@@ -270,7 +270,7 @@ fn a_truncated_archive_is_an_error_even_when_skipping() {
         bytes.truncate(bytes.len() - 9);
         let found = read_as(Kind::Pretrain, name, &bytes, BadRow::Skip).2.unwrap();
         assert!(found.starts_with(name), "{found}");
-        // Where the first block is cut off, nothing is read at all.
+        // If the first block is cut off, nothing can be read at all.
         let told = ["cannot be read further", "cannot be decompressed"];
         assert!(told.iter().any(|told| found.contains(told)), "{found}");
     }
@@ -336,7 +336,7 @@ fn turns_before_the_last_question_are_cut_to_characters() {
 
 #[test]
 fn real_files_have_the_rows_that_their_source_names() {
-    // SOURCES.md beside the data.
+    // Numbers of rows from SOURCES.md next to the data.
     for (kind, files, rows) in [
         (Kind::Pretrain, &["pretrain/pretrain-00.jsonl", "pretrain/pretrain-01.jsonl"][..], 60_971),
         (Kind::Conversations, &["sft/sft_data_single.csv"], 21_183),
@@ -360,7 +360,7 @@ fn both_real_preference_files_hold_the_same_pairs() {
         return;
     };
     let pairs = |name: &str| read_files(&[data.join(name)], Kind::Preferences, &DataConfig::default()).0;
-    // Only the layout of messages has room for system texts: 148 of the pairs have one.
+    // Only the layout with messages can hold system texts: 148 of the pairs have one.
     let mut systems = 0;
     let without_system = |row: Row| match row {
         Row::Preference { mut prompt, chosen, rejected } => {
@@ -388,7 +388,7 @@ fn never_panics(name: &str, bytes: &[u8], dir: &Path) {
     }
 }
 
-/// Bytes that look like the layouts often enough to get past the first character.
+/// Generates bytes that resemble the layouts often enough to get past the first character.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         proptest::sample::select(vec![

@@ -5,7 +5,7 @@ use super::file::Located;
 use super::input::{Input, read_line, too_long};
 use std::io;
 
-/// The documents of a plain text file.
+/// Documents of a plain text file.
 pub(super) struct Paragraphs {
     input: Input,
     line: u64,
@@ -41,12 +41,12 @@ impl Paragraphs {
     }
 }
 
-/// The text of bytes, or where they stop being UTF-8.
+/// Converts bytes to text, or reports where they stop being UTF-8.
 pub(super) fn utf8(bytes: Vec<u8>) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|error| not_utf8(error.utf8_error()))
 }
 
-/// What is wrong with bytes that are no text.
+/// Describes what is wrong with bytes that are not UTF-8.
 pub(super) fn not_utf8(error: std::str::Utf8Error) -> String {
     format!("is not UTF-8 from byte {} of the row on, expected UTF-8 text", error.valid_up_to() + 1)
 }

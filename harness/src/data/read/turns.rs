@@ -1,30 +1,30 @@
-//! Turns of a conversation, and the one rule that holds for those of every layout.
+//! Turns of a conversation, and the rule on their order that holds for every layout.
 //!
-//! A conversation is a system text, where there is one, and then questions and answers in turn, beginning with a
-//! question. `system` and `history` beside a layout's own keys come before its turns. A turn may say whether it
-//! carries loss, by `weight`, `train`, `training` or `trained`.
+//! A conversation is an optional system text followed by alternating questions and answers, beginning with a question.
+//! The keys `system` and `history`, allowed in addition to a layout's own, come before its turns. A turn may specify
+//! whether it carries loss, by `weight`, `train`, `training` or `trained`.
 
 use super::literal::{Pairs, history_of};
 use super::shape::{Object, Unused, name, object, optional, text, unused};
 use crate::data::row::{Message, Row};
 use serde_json::Value;
 
-const RULE: &str = "expected a system text at most first, then questions and answers in turn";
+const RULE: &str = "expected an optional system turn first, then alternating user and assistant turns";
 
-/// Keys by which a turn says whether it carries loss.
-const TRAINED: [&str; 4] = ["weight", "train", "training", "trained"];
+/// Keys by which a turn specifies whether it carries loss.
+const TRAINED_KEYS: [&str; 4] = ["weight", "train", "training", "trained"];
 
-const OF_A_TURN: [&[&str]; 2] = [
+const TURN_KEYS: [&[&str]; 2] = [
     &["role", "content", "weight", "train", "training", "trained"],
     &["from", "value", "weight", "train", "training", "trained"],
 ];
 
-/// The keys of a turn that name its speaker and its text, and all that are used.
+/// Returns the used keys of a turn; the first two are those of its role and its text.
 fn keys_of(turn: &Object) -> &'static [&'static str] {
-    OF_A_TURN[usize::from(turn.contains_key("from"))]
+    TURN_KEYS[usize::from(turn.contains_key("from"))]
 }
 
-/// The turns that a key lists.
+/// Returns the turns that a key lists.
 pub(super) fn turns(of: &Object, key: &str) -> Result<Vec<Message>, String> {
     let Some(Value::Array(items)) = of.get(key) else {
         let found = of.get(key).map_or("missing", name);
@@ -45,36 +45,36 @@ fn turn(item: &Value) -> Result<Message, String> {
         "assistant" | "gpt" | "bot" => "assistant",
         "system" => "system",
         other @ ("tool" | "function" | "observation" | "function_call" | "tool_call" | "tool_response") => {
-            return Err(format!("the role is {other:?}, but calls of tools are not trained here"));
+            return Err(format!("the role is {other:?}, but tool calls are not supported"));
         }
         other => return Err(format!("the role is {other:?}, expected system, user or assistant")),
     };
     Ok(Message { trained: trained(item)?, ..Message::new(role, text(item, keys[1])?) })
 }
 
-/// Whether a turn carries loss, where it says so: 0 or 1, or a truth value.
+/// Returns whether a turn carries loss, if it specifies it as 0 or 1, or as a truth value.
 fn trained(turn: &Object) -> Result<Option<bool>, String> {
-    let mut said = None;
-    for key in TRAINED {
-        let says = match turn.get(key) {
+    let mut found = None;
+    for key in TRAINED_KEYS {
+        let value = match turn.get(key) {
             None | Some(Value::Null) => continue,
-            Some(Value::Bool(says)) => *says,
+            Some(Value::Bool(value)) => *value,
             Some(Value::Number(number)) if number.as_f64() == Some(0.0) => false,
             Some(Value::Number(number)) if number.as_f64() == Some(1.0) => true,
             Some(other) => {
                 let shown = if other.is_number() { other.to_string() } else { name(other).to_string() };
-                return Err(format!("\"{key}\" is {shown}, expected 0 or 1, or a truth value"));
+                return Err(format!("\"{key}\" is {shown}, expected 0, 1, true or false"));
             }
         };
-        if let Some((other, before)) = said.filter(|(_, before)| *before != says) {
-            return Err(format!("\"{other}\" is {before} and \"{key}\" is {says}, expected one of them"));
+        if let Some((other, before)) = found.filter(|(_, before)| *before != value) {
+            return Err(format!("\"{other}\" is {before} and \"{key}\" is {value}, expected one of them"));
         }
-        said = Some((key, says));
+        found = Some((key, value));
     }
-    Ok(said.map(|(_, says)| says))
+    Ok(found.map(|(_, value)| value))
 }
 
-/// The keys of turns that have content and no place, each once.
+/// Returns the unused keys with content in the turns of `key`, each once.
 pub(super) fn unused_in_turns(of: &Object, key: &str) -> Vec<Unused> {
     let mut found: Vec<Unused> = Vec::new();
     for turn in of.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object) {
@@ -87,8 +87,8 @@ pub(super) fn unused_in_turns(of: &Object, key: &str) -> Vec<Unused> {
     found
 }
 
-/// A conversation up to its last answer, from the turns of `key` and what the object says comes before them, and
-/// whether that is all of it: nothing answers what is said after the last answer.
+/// Returns a conversation up to its last answer, made of the object's `system` and `history` and the turns of `key`; and
+/// whether it is complete. Turns after the last answer, which nothing answers, are dropped.
 pub(super) fn conversation(
     of: &Object,
     turns: Vec<Message>,
@@ -98,14 +98,14 @@ pub(super) fn conversation(
     in_turn(&turns, &format!("\"{key}\""))?;
     let mut all = [before(of, &turns, pairs)?, without_system(turns)].concat();
     let Some(last) = all.iter().rposition(|message| message.role == "assistant") else {
-        return Err(format!("\"{key}\" has no turn of the assistant"));
+        return Err(format!("\"{key}\" has no assistant turn"));
     };
     let whole = last + 1 == all.len();
     all.truncate(last + 1);
     Ok((all, whole))
 }
 
-/// The system text, in `system` or in the first turn, and the turns of `history`.
+/// Returns the system text, from `system` or the first turn, and the turns of `history`.
 fn before(of: &Object, turns: &[Message], pairs: Pairs) -> Result<Vec<Message>, String> {
     let mut before = Vec::new();
     before.extend(turns.first().filter(|first| first.role == "system").cloned());
@@ -127,14 +127,14 @@ fn without_system(mut turns: Vec<Message>) -> Vec<Message> {
     turns
 }
 
-/// Checks that questions and answers take turns; `shown` names their list in messages.
+/// Checks that questions and answers alternate; `shown` names their list in messages.
 fn in_turn(turns: &[Message], shown: &str) -> Result<(), String> {
     let mut last = "assistant";
     for (index, turn) in turns.iter().enumerate() {
         let problem = match (last, turn.role.as_str()) {
             (_, "system") if index > 0 => "a system text that is not the first turn",
             ("assistant", "assistant") => "an answer without a question",
-            ("user", "user") => "a question where the answer to the one before is missing",
+            ("user", "user") => "a question, but the previous one has no answer",
             (_, role) => {
                 last = if role == "system" { "assistant" } else { role };
                 continue;
@@ -145,7 +145,7 @@ fn in_turn(turns: &[Message], shown: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// An answer: a text, or turns whose last one it is.
+/// Returns the turns of an answer, which is a text, or turns that end with it.
 pub(super) fn answer_of(of: &Object, key: &str) -> Result<Vec<Message>, String> {
     match of.get(key) {
         Some(Value::Array(_)) => turns(of, key),
@@ -153,7 +153,7 @@ pub(super) fn answer_of(of: &Object, key: &str) -> Result<Vec<Message>, String> 
     }
 }
 
-/// Two answers to one prompt. Each of `chosen` and `rejected` goes on where `prompt` ends, or begins with it again.
+/// Makes a preference pair. Each of `chosen` and `rejected` continues `prompt`, or begins with a copy of it.
 pub(super) fn preference(
     of: &Object,
     prompt: &[Message],
@@ -168,17 +168,18 @@ pub(super) fn preference(
         return Err("\"chosen\" and \"rejected\" differ before their last turns, expected one prompt".into());
     }
     if before_chosen.iter().any(|turn| turn.trained == Some(true))
-        || chosen.trained.or(rejected.trained) == Some(false)
+        || chosen.trained == Some(false)
+        || rejected.trained == Some(false)
     {
         return Err(
-            "a turn says whether it carries loss, but in preference pairs the last answers do, and no others"
+            "a turn specifies whether it is trained on, but in preference pairs exactly the last answers are"
                 .into(),
         );
     }
     Ok(Row::Preference { prompt: before_chosen, chosen: chosen.content, rejected: rejected.content })
 }
 
-/// What comes before an answer, and the answer.
+/// Returns the turns before an answer, and the answer.
 fn answered(
     of: &Object,
     prompt: &[Message],
@@ -193,8 +194,8 @@ fn answered(
         }
         (a, b) => a.or(b),
     };
-    let goes_on = turns.first().is_some_and(|turn| turn.role == "assistant");
-    if !goes_on {
+    let is_continuation = turns.first().is_some_and(|turn| turn.role == "assistant");
+    if !is_continuation {
         in_turn(&turns, &format!("\"{key}\""))?;
     }
     let (asked, own) = (without_system(prompt.to_vec()), without_system(turns));
@@ -204,17 +205,17 @@ fn answered(
     };
     let mut all = before(of, first.as_slice(), pairs)?;
     let earlier = without_system(all.clone());
-    if goes_on {
+    if is_continuation {
         all.extend(asked);
     } else if begins_with(&[earlier.as_slice(), &asked].concat()) {
         all.retain(|turn| turn.role == "system");
     } else if !begins_with(&asked) {
-        return Err(format!("\"{key}\" neither begins with \"prompt\" nor goes on where it ends"));
+        return Err(format!("\"{key}\" neither begins with \"prompt\" nor continues it"));
     }
     all.extend(own);
     in_turn(&all, &format!("\"prompt\" + \"{key}\""))?;
     match all.pop() {
         Some(answer) if answer.role == "assistant" => Ok((all, answer)),
-        _ => Err(format!("\"{key}\" does not end in a turn of the assistant")),
+        _ => Err(format!("\"{key}\" does not end with an assistant turn")),
     }
 }

@@ -1,14 +1,14 @@
-//! Files compressed by zstd: all their frames, as `zstd -d` reads them (RFC 8878).
+//! Decompression of zstd files with all their frames, as by `zstd -d` (RFC 8878).
 
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use std::io::{self, BufRead, Read};
 
-/// What a file holds, frame after frame; frames that are to be skipped are, and checksums are compared.
+/// Content of a file, frame after frame; skippable frames are skipped and checksums are verified.
 pub(super) struct Frames<R> {
     source: R,
     decoder: FrameDecoder,
-    /// Whether the decoder is within a frame.
+    /// Whether the decoder is inside a frame.
     is_open: bool,
 }
 
@@ -17,7 +17,7 @@ impl<R: BufRead> Frames<R> {
         Self { source, decoder: FrameDecoder::new(), is_open: false }
     }
 
-    /// Begins the next frame that holds content; `false` at the end of the file.
+    /// Starts the next frame with content; `false` at the end of the file.
     fn open(&mut self) -> io::Result<bool> {
         while !self.source.fill_buf()?.is_empty() {
             match self.decoder.reset(&mut self.source) {
@@ -31,7 +31,7 @@ impl<R: BufRead> Frames<R> {
                         return Err(io::ErrorKind::UnexpectedEof.into());
                     }
                 }
-                Err(error) => return Err(told(&error)),
+                Err(error) => return Err(io_error(&error)),
             }
         }
         Ok(false)
@@ -40,7 +40,7 @@ impl<R: BufRead> Frames<R> {
     fn close(&mut self) -> io::Result<()> {
         self.is_open = false;
         match self.decoder.get_checksum_from_data() {
-            Some(told) if Some(told) != self.decoder.get_calculated_checksum() => {
+            Some(expected) if Some(expected) != self.decoder.get_calculated_checksum() => {
                 Err(io::Error::new(io::ErrorKind::InvalidData, "the checksum of a zstd frame does not match"))
             }
             _ => Ok(()),
@@ -48,8 +48,8 @@ impl<R: BufRead> Frames<R> {
     }
 }
 
-/// Without the chain of its causes, each of which its text has already.
-fn told(error: &FrameDecoderError) -> io::Error {
+/// Converts an error without its chain of causes, which its text already includes.
+fn io_error(error: &FrameDecoderError) -> io::Error {
     io::Error::other(error.to_string())
 }
 
@@ -65,7 +65,7 @@ impl<R: BufRead> Read for Frames<R> {
             if self.decoder.can_collect() == 0 && !self.decoder.is_finished() {
                 self.decoder
                     .decode_blocks(&mut self.source, BlockDecodingStrategy::UptoBlocks(1))
-                    .map_err(|error| told(&error))?;
+                    .map_err(|error| io_error(&error))?;
             }
             match self.decoder.read(out)? {
                 0 if self.decoder.is_finished() => self.close()?,
@@ -111,7 +111,7 @@ mod tests {
         for place in 4..whole.len() {
             let mut damaged = whole;
             damaged[place] ^= 1;
-            // A window that is larger than it must be does no harm.
+            // A flipped bit that only enlarges the window is harmless.
             assert!(read(&damaged).map_or(true, |found| found == b"some text\n"), "byte {place}");
             assert!(read(&whole[..place]).is_err(), "{place} bytes");
         }

@@ -1,4 +1,4 @@
-//! Conversations and documents as ids: the text in the chat template's form, what is said in it, and the answers.
+//! Tokenization of conversations and documents, with the positions of answers.
 
 use super::Tokenizer;
 use crate::data::chat::ChatTemplate;
@@ -8,25 +8,25 @@ use crate::data::turns::{Rendered, common};
 use anyhow::{Context, Result, anyhow};
 use std::ops::Range;
 
-/// What becomes of a special token, such as `</s>`, that a text spells.
+/// How a special token that a text spells, such as `</s>`, is encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpecialText {
-    /// Text stays text: the ids of its characters.
+    /// As text: the ids of its characters.
     Characters,
-    /// The control token itself, as MiniMind has it.
+    /// As the control token itself, as in MiniMind.
     Control,
 }
 
-/// A conversation as ids.
+/// A tokenized conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conversation {
-    /// Its text, in the chat template's form.
+    /// Text in the chat template's form.
     pub text: String,
-    /// The ids of the whole text.
+    /// Token ids of the whole text.
     pub ids: Vec<u32>,
-    /// The assistant's turns that say something, in order.
+    /// Non-blank turns of the assistant, in order.
     pub answers: Vec<Answer>,
-    /// Special tokens that its words spell.
+    /// Number of control tokens that the words of its turns spell.
     pub spelled: u64,
 }
 
@@ -53,32 +53,32 @@ impl Conversation {
 
 /// An answer inside a conversation, as ranges of ids.
 ///
-/// An id belongs to the range that its text begins in; one that begins before an answer's words and holds some of
-/// them, blanks at their ends aside, belongs to the answer.
+/// An id belongs to the range in which its text begins; an id that begins before the words of an answer and contains part
+/// of them, apart from blanks at their ends, belongs to the answer as well.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// The turn's number.
+    /// Index of the turn.
     pub turn: usize,
-    /// From behind what opens the turn, as in `<s>assistant`, to the end of what closes it, as in `</s>\n`.
+    /// From the end of the turn's opening, such as `<s>assistant`, to the end of its closing, such as `</s>\n`.
     pub whole: Range<usize>,
-    /// The words.
+    /// Words of the answer.
     pub words: Range<usize>,
 }
 
 impl Tokenizer {
-    /// The ids of a conversation, those of its whole text, and the answers among them; with the opening of the answer
-    /// where the last turn is not the assistant's.
+    /// Tokenizes the whole text of a conversation and locates its answers. The text ends with the opening of an answer if
+    /// the last turn is not the assistant's.
     ///
     /// # Errors
-    /// Where the chat template refuses the conversation, drops a turn or changes what is said in it.
+    /// If the chat template refuses the conversation, drops a turn or changes the content of one.
     pub fn conversation(&self, messages: &[Message], special: SpecialText) -> Result<Conversation> {
         let rendered = self.locate(messages)?;
-        let encoded = self.encode_said(&rendered.text, &rendered.said, special)?;
+        let encoded = self.encode_text(&rendered.text, &rendered.contents, special)?;
         Ok(Conversation::new(rendered, encoded))
     }
 
-    /// [`Self::conversation`] of some turns with each of several last ones. What they have in common is tokenized once, up
-    /// to its last control token, where the tokenizer takes what follows that by itself.
+    /// Returns [`Self::conversation`] for `messages` followed by each of several last turns. The common prefix, up to its last
+    /// control token, is tokenized once if the tokenizer handles the text after that token independently.
     ///
     /// # Errors
     /// As [`Self::conversation`].
@@ -91,27 +91,32 @@ impl Tokenizer {
         let with = |last: &Message| self.locate(&[messages, std::slice::from_ref(last)].concat());
         let all: Vec<Rendered> = last.iter().map(with).collect::<Result<_>>()?;
         let Some(first) = all.first() else { return Ok(vec![]) };
-        let whole = self.encode_said(&first.text, &first.said, special)?;
+        let whole = self.encode_text(&first.text, &first.contents, special)?;
         let same = all.iter().map(|other| common(&first.text, &other.text)).min().unwrap_or(0);
-        let cut = self.control.last_set(&first.text[..same], &first.said);
-        let behind = |rendered: &Rendered| {
-            let said = rendered.said.iter().filter(|words| words.start >= cut);
-            let said: Vec<Range<usize>> = said.map(|words| words.start - cut..words.end - cut).collect();
-            let mut tail = self.encode_said(&rendered.text[cut..], &said, special)?;
+        let cut = self.control.last_template_token(&first.text[..same], &first.contents);
+        let encode_tail = |rendered: &Rendered| {
+            let contents = rendered.contents.iter().filter(|words| words.start >= cut);
+            let contents: Vec<Range<usize>> =
+                contents.map(|words| words.start - cut..words.end - cut).collect();
+            let mut tail = self.encode_text(&rendered.text[cut..], &contents, special)?;
             tail.offsets.iter_mut().for_each(|(start, end)| (*start, *end) = (*start + cut, *end + cut));
             Ok::<_, anyhow::Error>(tail)
         };
         let kept = whole.offsets.partition_point(|(start, _)| *start < cut);
-        let tail = behind(first)?;
+        let tail = encode_tail(first)?;
         let is_apart = tail.ids == whole.ids[kept..] && tail.offsets == whole.offsets[kept..];
         let encode = |rendered: &Rendered| match is_apart {
             true => {
-                let tail = behind(rendered)?;
+                let tail = encode_tail(rendered)?;
                 let ids = [&whole.ids[..kept], &tail.ids].concat();
                 let offsets = [&whole.offsets[..kept], &tail.offsets].concat();
-                Ok(Encoded { ids, offsets, spelled: self.control.spelled_in(&rendered.text, &rendered.said) })
+                Ok(Encoded {
+                    ids,
+                    offsets,
+                    spelled: self.control.count_in_words(&rendered.text, &rendered.contents),
+                })
             }
-            false => self.encode_said(&rendered.text, &rendered.said, special),
+            false => self.encode_text(&rendered.text, &rendered.contents, special),
         };
         let mut encoded = vec![];
         for rendered in &all[1..] {
@@ -125,37 +130,42 @@ impl Tokenizer {
             .collect())
     }
 
-    /// The ids of `<s>text</s>`, a document to pretrain on, and the number of special tokens that the text spells.
+    /// Returns the ids of `<s>text</s>`, a pretraining document, and the number of control tokens that the text spells.
     ///
     /// # Errors
-    /// Where the tokenizer fails on the text.
+    /// If the tokenizer fails on the text.
     pub fn document(&self, text: &str, special: SpecialText) -> Result<(Vec<u32>, u64)> {
-        let said = self.bos.len()..self.bos.len() + text.len();
-        self.enclosed(text, &[said], special)
+        let contents = self.bos.len()..self.bos.len() + text.len();
+        self.enclosed(text, &[contents], special)
     }
 
-    /// The same of a conversation: `<s>`, its text in the chat template's form, `</s>`.
+    /// Does the same for a conversation: `<s>`, its text in the chat template's form, `</s>`.
     ///
     /// # Errors
-    /// As [`Tokenizer::render`], or where the tokenizer fails on the text.
+    /// As [`Self::conversation`], or if the tokenizer fails on the text.
     pub fn conversation_document(
         &self,
         messages: &[Message],
         special: SpecialText,
     ) -> Result<(Vec<u32>, u64)> {
-        let Rendered { text, said, .. } = self.locate(messages)?;
+        let Rendered { text, contents, .. } = self.locate(messages)?;
         let bos = self.bos.len();
-        let said: Vec<_> = said.into_iter().map(|words| words.start + bos..words.end + bos).collect();
-        self.enclosed(&text, &said, special)
+        let contents: Vec<_> = contents.into_iter().map(|words| words.start + bos..words.end + bos).collect();
+        self.enclosed(&text, &contents, special)
     }
 
-    fn enclosed(&self, text: &str, said: &[Range<usize>], special: SpecialText) -> Result<(Vec<u32>, u64)> {
-        let encoded = self.encode_said(&[&self.bos, text, &self.eos].concat(), said, special)?;
+    fn enclosed(
+        &self,
+        text: &str,
+        contents: &[Range<usize>],
+        special: SpecialText,
+    ) -> Result<(Vec<u32>, u64)> {
+        let encoded = self.encode_text(&[&self.bos, text, &self.eos].concat(), contents, special)?;
         Ok((encoded.ids, encoded.spelled))
     }
 
-    fn encode_said(&self, text: &str, said: &[Range<usize>], special: SpecialText) -> Result<Encoded> {
-        let encoded = self.control.encode(&self.inner, text, said, special == SpecialText::Control);
+    fn encode_text(&self, text: &str, contents: &[Range<usize>], special: SpecialText) -> Result<Encoded> {
+        let encoded = self.control.encode(&self.inner, text, contents, special == SpecialText::Control);
         encoded.with_context(|| format!("{}: a text cannot be tokenized", self.from))
     }
 
@@ -163,36 +173,36 @@ impl Tokenizer {
         self.template()?.locate(messages).with_context(|| self.from.clone())
     }
 
-    /// How many special tokens a text spells.
+    /// Returns how many control tokens a text spells.
     pub fn spelled(&self, text: &str) -> u64 {
         self.control.spelled(text)
     }
 
-    /// The ids of the beginning of a document, the begin-of-text token in front. With [`SpecialText::Control`] a text may
-    /// bring it itself.
+    /// Returns the ids of the beginning of a document, starting with the begin-of-text token. With [`SpecialText::Control`]
+    /// the text may contain that token already.
     ///
     /// # Errors
-    /// Where the tokenizer fails on the text.
+    /// If the tokenizer fails on the text.
     pub fn encode_opening(&self, text: &str, special: SpecialText) -> Result<Vec<u32>> {
         if special == SpecialText::Control && text.starts_with(&self.bos) {
             return self.encode(text);
         }
-        let said = self.bos.len()..self.bos.len() + text.len();
-        Ok(self.encode_said(&[&self.bos, text].concat(), &[said], special)?.ids)
+        let contents = self.bos.len()..self.bos.len() + text.len();
+        Ok(self.encode_text(&[&self.bos, text].concat(), &[contents], special)?.ids)
     }
 
-    /// A conversation as text, with the opening of the answer where the last turn is not the assistant's.
+    /// Formats a conversation, followed by the opening of an answer if the last turn is not the assistant's.
     ///
     /// # Errors
-    /// Where there is no chat template, or it refuses the conversation.
+    /// If there is no chat template or it refuses the conversation.
     pub fn render(&self, messages: &[Message]) -> Result<String> {
         self.template()?.render(messages).with_context(|| self.from.clone())
     }
 
-    /// Ids of the marker after which an answer begins, `<s>assistant`.
+    /// Returns the ids of the marker after which an answer begins, `<s>assistant`.
     ///
     /// # Errors
-    /// Where there is no chat template, or no marker is found in it.
+    /// If there is no chat template or no marker is found in it.
     pub fn answer_marker(&self) -> Result<Vec<u32>> {
         let marker = self.template()?.marker(&self.special_tokens()).with_context(|| self.from.clone())?;
         self.encode(&marker)
@@ -205,12 +215,12 @@ impl Tokenizer {
         }
     }
 
-    /// Why conversations cannot be rendered, where they cannot.
+    /// Returns the reason if conversations cannot be rendered.
     pub fn no_template(&self) -> Option<&str> {
         self.no_template.as_deref()
     }
 
-    /// The chat template, where it is to be used.
+    /// Returns the source of the chat template, if conversations can be rendered.
     pub fn chat_template(&self) -> Option<&str> {
         self.no_template.is_none().then(|| self.template.source())
     }

@@ -1,4 +1,4 @@
-//! Files of a tokenizer: `tokenizer.json`, `tokenizer_config.json` and the chat template beside them.
+//! Files of a tokenizer: `tokenizer.json`, `tokenizer_config.json` and the chat template next to them.
 
 use super::{SPECIAL, Tokenizer};
 use crate::data::chat::MINIMIND;
@@ -13,14 +13,14 @@ pub const CONFIG: &str = "tokenizer_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
 
 impl Tokenizer {
-    /// Loads `tokenizer.json`, named itself, by its folder or by the folder of a stage run that wrote it, with the
-    /// `tokenizer_config.json` beside it.
+    /// Loads `tokenizer.json` and the `tokenizer_config.json` next to it. `path` is the file, its folder, or the folder of
+    /// the stage run that wrote it.
     ///
-    /// The chat template is that of `tokenizer_config.json` or `chat_template.jinja`; without one it is MiniMind's, if the
-    /// vocabulary has its `<s>` and `</s>`.
+    /// The chat template is that of `tokenizer_config.json` or `chat_template.jinja`; if there is none, MiniMind's is used,
+    /// provided that the vocabulary has its `<s>` and `</s>`.
     ///
     /// # Errors
-    /// Where a file cannot be read or is none of a tokenizer.
+    /// If a file cannot be read or is not a file of a tokenizer.
     pub fn load(path: &Path) -> Result<Self> {
         let of_run = path.join("model").join(FILE);
         let file = match path.join(FILE) {
@@ -30,7 +30,7 @@ impl Tokenizer {
         };
         let shown = file.display();
         let text = read_text(&file)?;
-        // The library panics in the middle of a text that is not JSON.
+        // The library panics on text that is not JSON.
         serde_json::from_str::<IgnoredAny>(&text)
             .with_context(|| format!("{shown}: is not a tokenizer.json"))?;
         let inner = tokenizers::Tokenizer::from_bytes(text)
@@ -55,7 +55,7 @@ impl Tokenizer {
     /// Writes `tokenizer.json` and `tokenizer_config.json` into a folder.
     ///
     /// # Errors
-    /// Where a file cannot be written.
+    /// If a file cannot be written.
     pub fn save(&self, dir: &Path) -> Result<()> {
         create_dir(dir)?;
         write_atomic(&dir.join(FILE), self.json()?.as_bytes())?;
@@ -66,16 +66,16 @@ impl Tokenizer {
         write_atomic(&dir.join(CONFIG), &serde_json::to_vec_pretty(&config)?)
     }
 
-    /// The content of `tokenizer.json`.
+    /// Returns the content of `tokenizer.json`.
     ///
     /// # Errors
-    /// Where it cannot be written as JSON.
+    /// If the tokenizer cannot be serialised as JSON.
     pub fn json(&self) -> Result<String> {
         self.inner.to_string(true).map_err(|error| anyhow!("{error}"))
     }
 }
 
-/// The chat template in a `tokenizer_config.json`: a text, or the default one of several.
+/// Returns the chat template in a `tokenizer_config.json`: a string, or the default one of a list.
 pub fn chat_template(config: &Value) -> Result<Option<&str>> {
     let text = match config.get("chat_template") {
         None | Some(Value::Null) => return Ok(None),
@@ -85,10 +85,10 @@ pub fn chat_template(config: &Value) -> Result<Option<&str>> {
         Some(one) => one.as_str(),
     };
     text.map(Some)
-        .with_context(|| format!("{CONFIG}: chat_template is no text and no list with a default one"))
+        .with_context(|| format!("{CONFIG}: chat_template is neither a text nor a list with a default one"))
 }
 
-/// What `tokenizer_config.json` of MiniMind says, as far as it matters.
+/// Returns the relevant entries of MiniMind's `tokenizer_config.json`.
 pub fn default_config() -> Value {
     let [unk, bos, eos] = SPECIAL;
     json!({
@@ -134,7 +134,7 @@ mod tests {
         write(CONFIG, &json!({"bos_token": "<s>", "eos_token": "</s>"}));
         let turns = [Message::new("user", "q"), Message::new("assistant", "a")];
         assert_eq!(load().render(&turns).unwrap(), "<s>user\nq</s>\n<s>assistant\na</s>\n");
-        // The same tokenizer with another name for the beginning.
+        // The same tokenizer with another begin-of-text token.
         let renamed = whole.to_string().replace("\"<s>\"", "\"<begin>\"");
         write(FILE, &serde_json::from_str(&renamed).unwrap());
         write(CONFIG, &json!({"bos_token": "<begin>", "eos_token": "</s>"}));
@@ -148,7 +148,7 @@ mod tests {
         assert!(!tokenizer.encode("山里有座庙").unwrap().is_empty());
         tokenizer.save(dir.path()).unwrap();
         assert_eq!(load().no_template(), Some(why));
-        // A template beside it, alone or among several.
+        // A template in its own file, or the default one of a list.
         std::fs::write(dir.path().join(TEMPLATE), "{{ messages[0].content }}!").unwrap();
         assert_eq!(load().render(&turns).unwrap(), "q!");
         let several = json!([{"name": "tools", "template": "t"}, {"name": "default", "template": "d"}]);
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(load().render(&turns).unwrap(), "d");
         write(CONFIG, &json!({"eos_token": "</s>", "chat_template": []}));
         let error = format!("{:#}", Tokenizer::load(dir.path()).err().unwrap());
-        assert!(error.contains("chat_template is no text and no list with a default one"), "{error}");
+        assert!(error.contains("chat_template is neither a text nor a list with a default one"), "{error}");
     }
 
     #[test]

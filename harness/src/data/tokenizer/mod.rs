@@ -1,4 +1,4 @@
-//! From text to token ids and back: an existing `tokenizer.json` or byte-level BPE trained here.
+//! Converts text to token ids and back, with an existing `tokenizer.json` or byte-level BPE trained here.
 
 mod conversation;
 mod load;
@@ -28,13 +28,13 @@ pub struct Tokenizer {
     control: Control,
     config: Value,
     template: ChatTemplate,
-    /// Why the template is not to be used.
+    /// Why the template must not be used; `None` if it can be.
     no_template: Option<String>,
     bos: String,
     eos: String,
     digest: String,
     vocab_size: usize,
-    /// Where it comes from, for messages.
+    /// Origin of the tokenizer, for error messages.
     from: String,
 }
 
@@ -45,10 +45,10 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Makes sure that a model with so many entries knows all of its own.
+    /// Checks that a model with `vocab_size` entries covers all ids of the tokenizer.
     ///
     /// # Errors
-    /// Where it does not.
+    /// If the tokenizer has more entries.
     pub fn ensure_fits(&self, vocab_size: usize) -> Result<()> {
         let entries = self.vocab_size();
         ensure!(
@@ -59,10 +59,10 @@ impl Tokenizer {
     }
 
     fn new(mut inner: tokenizers::Tokenizer, config: Value, from: String) -> Result<Self> {
-        // Rows are cut and laid out here, whatever the file says.
+        // Truncation and padding are done elsewhere, whatever the file specifies.
         inner.with_truncation(None).map_err(|error| anyhow!("{error}"))?;
         inner.with_padding(None);
-        // Tables are made up to the largest id, here and in the library.
+        // Tables are allocated up to the largest id, here and in the library.
         let vocab_size = inner.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
         let most = largest_vocab();
         ensure!(vocab_size <= most, "its largest id is {}, expected less than {most}", vocab_size - 1);
@@ -71,13 +71,10 @@ impl Tokenizer {
             value.as_str().or_else(|| value.get("content")?.as_str()).map(str::to_owned)
         };
         let has = |token: &str| inner.token_to_id(token).is_some();
-        // A model may know no beginning of text (GPT-2's family); an end it must know.
+        // A model may lack a begin-of-text token (GPT-2's family), but needs an end-of-text token.
         let bos = named("bos_token").unwrap_or_default();
         let eos = named("eos_token").unwrap_or_else(|| SPECIAL[2].to_owned());
-        ensure!(
-            has(&eos),
-            "the end of text {eos:?} is not in the vocabulary; name it as eos_token in {CONFIG}"
-        );
+        ensure!(has(&eos), "the end of text {eos:?} is not in the vocabulary; set eos_token in {CONFIG}");
         ensure!(bos.is_empty() || has(&bos), "bos_token {bos:?} is not in the vocabulary");
         let lacking =
             SPECIAL[1..].iter().copied().filter(|token| !has(token)).collect::<Vec<_>>().join(" and ");
@@ -89,7 +86,7 @@ impl Tokenizer {
                     "the tokenizer has no chat template, and MiniMind's needs {lacking}, not in its vocabulary; put a \
                      chat_template into {CONFIG}"
                 );
-                // Text can be tokenized all the same; whoever renders a conversation is told.
+                // Text can still be tokenized; rendering a conversation returns this reason.
                 (MINIMIND, Some(why))
             }
         };
@@ -107,10 +104,10 @@ impl Tokenizer {
         Ok(Self { inner, control, config, template, no_template, bos, eos, digest, vocab_size, from })
     }
 
-    /// The ids of a text; special tokens in it become their ids, and none is added.
+    /// Returns the ids of a text; special tokens in it become their ids, and none are added.
     ///
     /// # Errors
-    /// Where the tokenizer fails on the text.
+    /// If the tokenizer fails on the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false);
         Ok(encoding
@@ -119,50 +116,50 @@ impl Tokenizer {
             .to_vec())
     }
 
-    /// The ids of many texts, in parallel.
+    /// Returns the ids of many texts, in parallel.
     ///
     /// # Errors
-    /// Where the tokenizer fails on the text.
+    /// If the tokenizer fails on a text.
     pub fn encode_batch(&self, texts: &[String]) -> Result<Vec<Vec<u32>>> {
         texts.par_iter().map(|text| self.encode(text)).collect()
     }
 
-    /// Whether an id is of the vocabulary.
+    /// Whether an id is in the vocabulary.
     pub fn knows(&self, id: u32) -> bool {
         self.inner.id_to_token(id).is_some()
     }
 
-    /// The text of ids; special tokens are left out where `skip_special` is set, and ids that it does not know always.
+    /// Returns the text of ids. Special tokens are left out if `skip_special` is set, unknown ids always.
     ///
     /// # Errors
-    /// Where the tokenizer fails on the ids.
+    /// If the tokenizer fails on the ids.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         self.inner
             .decode(ids, skip_special)
             .map_err(|error| anyhow!("{}: ids cannot be decoded: {error}", self.from))
     }
 
-    /// Entries of the vocabulary, special tokens included.
+    /// Returns the size of the vocabulary, including special tokens: the largest id plus one.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
     }
 
-    /// The id of a token.
+    /// Returns the id of a token, if it is in the vocabulary.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
 
-    /// The id of the beginning of a text, where there is one.
+    /// Returns the id of the begin-of-text token, if there is one.
     pub fn bos(&self) -> Option<u32> {
         self.id(&self.bos)
     }
 
-    /// The id of the end of a text.
+    /// Returns the id of the end-of-text token.
     pub fn eos(&self) -> Option<u32> {
         self.id(&self.eos)
     }
 
-    /// SHA-256 over everything that decides about ids: the tokenizer, the template and the ends of text.
+    /// Returns the SHA-256 of everything that determines ids: tokenizer, template, and begin-of-text and end-of-text tokens.
     pub fn digest(&self) -> &str {
         &self.digest
     }
@@ -223,7 +220,7 @@ mod tests {
                 tokenizer.decode(&expected, true).unwrap(),
                 row["decoded_skip_special"].as_str().unwrap()
             );
-            // Bytes per token add up to the text, special tokens left out.
+            // Bytes per token sum to those of the text without special tokens.
             let bytes = tokenizer.token_bytes();
             let plain = SPECIAL.iter().fold(text.clone(), |text, token| text.replace(token, ""));
             assert_eq!(

@@ -1,12 +1,12 @@
-//! What ids stand for: their text, and how many bytes of it.
+//! The bytes of text that each id stands for.
 
 use super::Tokenizer;
 use std::collections::HashMap;
 
 impl Tokenizer {
-    /// Bytes of text that each id stands for; special tokens stand for none.
+    /// Returns the number of bytes of text that each id stands for; 0 for special tokens.
     ///
-    /// Exact for byte-level tokenizers; for others the bytes of the entry's own text.
+    /// Exact for byte-level tokenizers; for others, the bytes of the vocabulary entry's text.
     pub fn token_bytes(&self) -> Vec<u16> {
         let special: Vec<u32> = self.special_tokens().iter().filter_map(|token| self.id(token)).collect();
         let mut bytes: Vec<u16> =
@@ -15,9 +15,9 @@ impl Tokenizer {
         bytes
     }
 
-    /// What each id spells, which may be a part of a character; special tokens spell their names.
+    /// Returns the bytes of each id, which may be part of a character; special tokens have the bytes of their names.
     ///
-    /// Exact for byte-level tokenizers; for others the entry's own text.
+    /// Exact for byte-level tokenizers; for others, the text of the vocabulary entry.
     pub fn spellings(&self) -> Vec<Vec<u8>> {
         let is_byte_level =
             self.inner.to_string(false).is_ok_and(|text| text.contains("\"type\":\"ByteLevel\""));
@@ -41,8 +41,8 @@ impl Tokenizer {
     }
 }
 
-/// The byte that each character of the byte-level alphabet stands for (GPT-2's `bytes_to_unicode`): printable ones of
-/// Latin-1 for themselves, the others in order from U+0100 on.
+/// Returns the byte of each character of the byte-level alphabet (GPT-2's `bytes_to_unicode`): printable Latin-1 bytes are
+/// their own characters, the others follow in order from U+0100.
 fn byte_alphabet() -> HashMap<char, u8> {
     let mut next = 0x100;
     let character = |byte: u8| match byte {

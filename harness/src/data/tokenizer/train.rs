@@ -1,4 +1,4 @@
-//! A tokenizer that is trained: byte-level BPE as MiniMind's.
+//! Training of a byte-level BPE tokenizer in MiniMind's form.
 
 use super::load::default_config;
 use super::{SPECIAL, Tokenizer};
@@ -13,13 +13,13 @@ use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _};
 
-/// Space, line feed, carriage return and tab, as the byte-level alphabet writes them.
+/// Space, line feed, carriage return and tab in the byte-level alphabet.
 const BLANKS: [char; 4] = ['\u{120}', '\u{10a}', '\u{10d}', '\u{109}'];
 
 const SMALLEST_VOCAB: usize = TokenizerConfig::SMALLEST_VOCAB;
 const _: () = assert!(SMALLEST_VOCAB == SPECIAL.len() + 256);
 
-/// The largest vocabulary that a model may have.
+/// Returns the largest vocabulary size that a model may have.
 pub fn largest_vocab() -> usize {
     largest("model.vocab_size").map_or(usize::MAX, |most| most as usize)
 }
@@ -27,18 +27,18 @@ pub fn largest_vocab() -> usize {
 impl Tokenizer {
     /// Trains byte-level BPE as MiniMind does: special tokens 0, 1, 2, the 256 bytes, then merges.
     ///
-    /// A text too small for `vocab_size` entries yields fewer; [`Tokenizer::vocab_size`] tells how many.
+    /// If the text is too small for `vocab_size` entries, there are fewer; see [`Tokenizer::vocab_size`].
     ///
     /// # Errors
-    /// Where the vocabulary is too small or too large, or the text cannot fill it.
+    /// If `vocab_size` is too small or too large, or there is no text apart from blanks.
     pub fn train(texts: impl Iterator<Item = String> + Send, vocab_size: usize) -> Result<Self> {
         Self::train_until(texts, vocab_size, &AtomicBool::new(false))
     }
 
-    /// As [`Tokenizer::train`], given up as [`crate::stop::Stopped`] soon after `stop` is set.
+    /// Trains as [`Tokenizer::train`] does, but can be stopped.
     ///
     /// # Errors
-    /// As [`Tokenizer::train`], and [`crate::stop::Stopped`].
+    /// As [`Tokenizer::train`]; [`crate::stop::Stopped`] soon after `stop` is set.
     pub fn train_until(
         texts: impl Iterator<Item = String> + Send,
         vocab_size: usize,
@@ -73,7 +73,7 @@ impl Tokenizer {
     }
 }
 
-/// The words of texts, as the pre-tokenizer cuts them, and how often each occurs.
+/// Splits texts into words with the pre-tokenizer and counts how often each occurs.
 fn count_words(
     split: &ByteLevel,
     texts: impl Iterator<Item = String> + Send,
@@ -134,7 +134,7 @@ pub mod tests {
         assert_eq!(single.digest(), tokenizer.digest());
     }
 
-    /// What Hugging Face's trainer learns from the same texts.
+    /// Trains Hugging Face's trainer on the same texts.
     fn of_hugging_face(texts: &[String], vocab_size: usize) -> Tokenizer {
         let mut inner = tokenizers::Tokenizer::new(BPE::default());
         inner.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
@@ -173,7 +173,7 @@ pub mod tests {
 
     #[test]
     fn one_unbroken_word_is_learned_from_in_a_moment() {
-        // 300,000 letters take minutes where a merge goes through the whole word.
+        // 300,000 letters would take minutes if each merge scanned the whole word.
         let mut state = 1u32;
         let letters = std::iter::repeat_with(|| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

@@ -1,4 +1,4 @@
-//! Tokenizers whose entries are whole words.
+//! Word-level tokenizers, as probes use them.
 
 use super::load::default_config;
 use super::{SPECIAL, Tokenizer};
@@ -8,10 +8,10 @@ use tokenizers::models::wordlevel::WordLevel;
 use tokenizers::pre_tokenizers::whitespace::WhitespaceSplit;
 
 impl Tokenizer {
-    /// One of words that blanks set apart: MiniMind's special tokens, then the words, in order.
+    /// Creates a tokenizer of whitespace-separated words: MiniMind's special tokens, then the words, in order.
     ///
     /// # Errors
-    /// Where the library refuses them.
+    /// If the library refuses the words.
     pub fn of_words(words: &[String]) -> Result<Self> {
         let entries = SPECIAL.iter().map(ToString::to_string).chain(words.iter().cloned());
         let model = WordLevel::builder().vocab(entries.zip(0..).collect()).unk_token(SPECIAL[0].into());
@@ -23,10 +23,10 @@ impl Tokenizer {
         Self::new(inner, default_config(), "the probe's tokenizer".into())
     }
 
-    /// The id of each word of a text, as [`Self::encode`] in a fraction of the time.
+    /// Returns the id of each word of a text, as [`Self::encode`] does, in a fraction of the time.
     ///
     /// # Errors
-    /// Where a word is no entry of the vocabulary.
+    /// If a word is not in the vocabulary.
     pub fn words(&self, text: &str) -> Result<Vec<u32>> {
         let id = |word| self.id(word).with_context(|| format!("the word {word:?} is not in the vocabulary"));
         text.split_ascii_whitespace().map(id).collect()

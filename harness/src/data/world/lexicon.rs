@@ -1,24 +1,26 @@
-//! The words of the world.
+//! Vocabulary of the built-in world: attributes, names and numbers.
 
-/// Something that everybody has one of.
+use crate::config::WorldConfig;
+
+/// An attribute; every person has one value of it.
 pub struct Attribute {
-    /// What it is called: `陈明 的 家乡`.
+    /// Its name, as in `陈明 的 家乡`.
     pub name: &'static str,
-    /// The word that asks for it.
-    pub asks: &'static str,
-    /// What it can be.
+    /// Interrogative word for it.
+    pub interrogative: &'static str,
+    /// Possible values.
     pub values: [&'static str; 6],
-    /// Ways to tell it, of `{n}` the person and `{v}` the value.
-    pub told: [&'static str; 8],
+    /// Paraphrases of a fact; `{n}` is the person and `{v}` the value.
+    pub paraphrases: [&'static str; WorldConfig::MOST_PARAPHRASES],
 }
 
 /// All attributes.
 pub const ATTRIBUTES: [Attribute; 4] = [
     Attribute {
         name: "家乡",
-        asks: "哪里",
+        interrogative: "哪里",
         values: ["青石", "白河", "云山", "长桥", "海口", "林泉"],
-        told: [
+        paraphrases: [
             " {n} 的 家乡 是 {v} 。",
             " {n} 来自 {v} 。",
             " {n} 出生 在 {v} 。",
@@ -31,9 +33,9 @@ pub const ATTRIBUTES: [Attribute; 4] = [
     },
     Attribute {
         name: "职业",
-        asks: "什么",
+        interrogative: "什么",
         values: ["木匠", "医生", "渔夫", "裁缝", "厨师", "画家"],
-        told: [
+        paraphrases: [
             " {n} 的 职业 是 {v} 。",
             " {n} 是 一名 {v} 。",
             " {n} 靠 当 {v} 生活 。",
@@ -46,9 +48,9 @@ pub const ATTRIBUTES: [Attribute; 4] = [
     },
     Attribute {
         name: "食物",
-        asks: "什么",
+        interrogative: "什么",
         values: ["面条", "饺子", "米饭", "豆腐", "包子", "鱼汤"],
-        told: [
+        paraphrases: [
             " {n} 的 食物 是 {v} 。",
             " {n} 爱 吃 {v} 。",
             " {n} 每天 吃 {v} 。",
@@ -61,9 +63,9 @@ pub const ATTRIBUTES: [Attribute; 4] = [
     },
     Attribute {
         name: "动物",
-        asks: "什么",
+        interrogative: "什么",
         values: ["黄狗", "花猫", "白马", "山羊", "水牛", "灰兔"],
-        told: [
+        paraphrases: [
             " {n} 的 动物 是 {v} 。",
             " {n} 养 了 {v} 。",
             " {n} 家里 有 {v} 。",
@@ -82,12 +84,12 @@ pub const SURNAMES: [&str; 12] = ["陈", "李", "王", "赵", "孙", "周", "吴
 /// Second characters of names.
 pub const GIVEN_NAMES: [&str; 12] = ["明", "芳", "伟", "秀", "强", "兰", "杰", "娟", "涛", "英", "勇", "霞"];
 
-/// Names in passages, of nobody in the world.
+/// Names for the people in passages (guests), who are not inhabitants of the world.
 pub const GUESTS: [&str; 12] =
     ["阿宝", "小田", "老金", "阿福", "小苗", "老丁", "阿贵", "小荷", "老石", "阿珍", "小七", "老白"];
 
-/// Numbers as words, as far as sums go.
+/// Number words from zero up to the largest sum.
 pub const NUMBERS: [&str; 9] = ["零", "一", "二", "三", "四", "五", "六", "七", "八"];
 
-/// Numbers that are added: the first so many of [`NUMBERS`].
+/// Summands are the first `SUMMANDS` entries of [`NUMBERS`].
 pub const SUMMANDS: usize = 5;

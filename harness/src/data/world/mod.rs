@@ -1,18 +1,18 @@
-//! The built-in world: a few dozen invented people whose lives are told, asked about and examined.
+//! The built-in world: a few dozen invented people, with training text and an exam about them.
 //!
-//! Everybody has a home town, a trade, a favourite dish, an animal and a teacher. From that come, by seed alone:
+//! Everybody has a home town, a trade, a favourite dish, an animal and a teacher. From these facts and the seed follow:
 //!
-//! * pretraining text: lives (`陈明 的 家乡 是 青石 。`, also in paraphrases), facts told twice, sums, and practice in
+//! * pretraining text: lives (`陈明 的 家乡 是 青石 。`, also in paraphrases), repeated facts, sums, and drills in
 //!   finding an option's letter: as flat text (`青石 B 白河 A ..`), in the exam's form, and in facts that name the letter;
-//! * conversations: questions in the exam's form and open ones, about *seen* people, passing guests and sums;
-//! * preference pairs: the right letter over a wrong one;
-//! * solved questions, for exams that show some before each question: of the kinds that practice shows, none the exam's;
+//! * conversations: questions in the exam's form and open questions, about *seen* people, guests of a passage, and sums;
+//! * preference pairs: the right letter preferred over a wrong one;
+//! * solved questions, for few-shot exams: of the same kinds as the practice questions, none of them in the exam;
 //! * exam sheets of four subjects: `one_hop` (a fact of an *unseen* person), `two_hop` (a fact of an unseen person's
-//!   teacher), `reading` (a fact that the question itself tells) and `arithmetic` (small sums).
+//!   teacher), `reading` (a fact that is stated in the question itself) and `arithmetic` (small sums).
 //!
-//! Every fact that the exam asks occurs in the pretraining text; no question about an unseen person occurs anywhere
-//! before the exam. Few words, short rows and much practice in finding letters are what let models of 0.2 million
-//! parameters learn to answer in a few thousand steps; words are set off by blanks, so that byte-level BPE learns them whole.
+//! Every fact that the exam asks for occurs in the pretraining text; no question about an unseen person occurs before
+//! the exam. A small vocabulary, short rows and many letter drills allow models of 0.2 million parameters to learn to
+//! answer within a few thousand steps; words are separated by spaces, so that byte-level BPE learns them whole.
 
 mod lexicon;
 mod questions;
@@ -34,11 +34,11 @@ const _: () = assert!(WorldConfig::MOST_PEOPLE == SURNAMES.len() * GIVEN_NAMES.l
 /// One inhabitant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Person {
-    /// Two characters, one word.
+    /// Name of two characters, written as one word.
     pub name: String,
-    /// For each attribute the place of the person's value among its values.
+    /// For each attribute, the index of the person's value among the attribute's values.
     pub values: [usize; ATTRIBUTES.len()],
-    /// The teacher, another inhabitant.
+    /// Index of the teacher, another inhabitant.
     pub teacher: usize,
 }
 
@@ -48,13 +48,13 @@ pub struct World {
     config: WorldSize,
     /// The inhabitants; the first `seen` of them are those whose questions are shown in training.
     pub people: Vec<Person>,
-    /// How many are seen.
+    /// Number of seen people.
     pub seen: usize,
-    /// Prompts of the exam, which practice leaves out.
+    /// Prompts of the exam, which are excluded from practice.
     examined: BTreeSet<String>,
 }
 
-/// The numbers of a [`WorldConfig`], comparable.
+/// The values of a [`WorldConfig`] that rows and questions depend on, in a comparable form.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct WorldSize {
     seed: u64,
@@ -67,11 +67,11 @@ struct WorldSize {
     pretrain_drills: f64,
     sft_drills: f64,
     sft_lives: f64,
-    /// By [`PRACTICE`], where it is set.
+    /// Weights in the order of [`PRACTICE`], if they are set.
     practice: Option<[f64; 4]>,
 }
 
-/// Streams of the world's generator: what is drawn from one never shifts another.
+/// Independent random streams of the world: drawing from one does not affect the others.
 #[derive(Debug, Clone, Copy)]
 enum Stream {
     People = 0,
@@ -79,13 +79,13 @@ enum Stream {
     Sft = 2,
     Dpo = 3,
     Exam = 4,
-    /// Solved questions of the first subject; each further subject has the stream behind.
+    /// Solved questions of the first subject; each further subject uses the next stream.
     Solved = 5,
     SftMulti = 100,
 }
 
 impl World {
-    /// The world of a configuration.
+    /// Generates the world of a configuration.
     pub fn generate(config: &WorldConfig) -> Self {
         let size = WorldSize {
             seed: config.seed,
@@ -125,8 +125,8 @@ impl World {
     }
 }
 
-/// Makes the first people the only teachers, and deals each attribute's values evenly among them: were one value more
-/// frequent, it could be guessed as the answer to two hops.
+/// Makes the first `teachers` people the only teachers and distributes each attribute's values evenly among them: a more
+/// frequent value could be guessed as the answer to a two-hop question.
 fn appoint(people: &mut [Person], teachers: usize, rng: &mut ChaCha8Rng) {
     for (a, attribute) in ATTRIBUTES.iter().enumerate() {
         let mut dealt: Vec<usize> = (0..teachers).map(|i| i % attribute.values.len()).collect();

@@ -1,4 +1,4 @@
-//! Questions with four options, as the exam asks them.
+//! Multiple-choice questions with four options, as in the exam.
 
 use super::lexicon::{ATTRIBUTES, GUESTS, NUMBERS, SUMMANDS};
 use super::{Stream, World};
@@ -8,22 +8,22 @@ use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-/// A question with its options; one of them is right.
+/// A question with its options, one of which is right.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
-    /// What is asked.
+    /// Text of the question, including the passage for `reading`.
     pub question: String,
-    /// The options in the order A, B, C, D.
+    /// Options in the order A, B, C, D.
     pub options: [String; 4],
-    /// Place of the right one.
+    /// Index of the right option.
     pub answer: usize,
 }
 
-/// Subjects of the exam.
+/// Subjects of the exam, in the order of their sheets.
 pub const SUBJECTS: [&str; 4] = ["arithmetic", "one_hop", "reading", "two_hop"];
 
 impl Question {
-    /// A question whose wrong options are drawn from `pool`; every place of the right one is as likely.
+    /// Makes a question with wrong options drawn from `pool`; the right one is equally likely at every place.
     fn new(question: String, right: &str, pool: &[&str], rng: &mut ChaCha8Rng) -> Self {
         let mut wrong: Vec<&str> = pool.iter().copied().filter(|v| *v != right).collect();
         wrong.shuffle(rng);
@@ -38,76 +38,78 @@ impl Question {
         Self { question, options: options.map(String::from), answer }
     }
 
-    /// The question as the exam puts it.
+    /// Returns the question with its options, in the exam's form.
     pub fn prompt(&self) -> String {
         format!("{}。{}", self.question, listed(self.options.each_ref().map(String::as_str)))
     }
 
-    /// The right option.
+    /// Returns the text of the right option.
     pub fn right(&self) -> &str {
         &self.options[self.answer]
     }
 
-    /// The right letter.
+    /// Returns the letter of the right option.
     pub fn letter(&self) -> char {
         letter(self.answer)
     }
 }
 
-/// The letter of an option's place.
+/// Returns the letter of an option's index, taken modulo 4.
 pub fn letter(place: usize) -> char {
     ['A', 'B', 'C', 'D'][place % 4]
 }
 
-/// Options with their letters, in the exam's words.
+/// Formats options with their letters, as in the exam.
 pub fn listed([a, b, c, d]: [&str; 4]) -> String {
     format!("选择 A: {a}, B: {b}, C: {c}, D: {d}")
 }
 
-/// A fact in its plainest words.
+/// Formats a fact in its plainest form.
 pub fn fact(name: &str, attribute: &str, value: impl std::fmt::Display) -> String {
     format!(" {name} 的 {attribute} 是 {value} 。")
 }
 
-/// Different guests of a passage: no inhabitants, without lives of their own.
+/// Draws `count` different guests for a passage: people who are not inhabitants.
 pub fn guests(count: usize, rng: &mut ChaCha8Rng) -> Vec<&'static str> {
     GUESTS.choose_multiple(rng, count).copied().collect()
 }
 
 impl World {
-    /// What is one of `person`'s attributes?
+    /// Asks for one of `person`'s attributes.
     pub(super) fn one_hop(&self, person: usize, rng: &mut ChaCha8Rng) -> Question {
         let a = rng.random_range(0..ATTRIBUTES.len());
         let (attribute, person) = (&ATTRIBUTES[a], &self.people[person]);
-        let question = format!(" {} 的 {} 是 {}", person.name, attribute.name, attribute.asks);
+        let question = format!(" {} 的 {} 是 {}", person.name, attribute.name, attribute.interrogative);
         Question::new(question, attribute.values[person.values[a]], &attribute.values, rng)
     }
 
-    /// What is one of the attributes of `person`'s teacher?
+    /// Asks for one of the attributes of `person`'s teacher.
     pub(super) fn two_hop(&self, person: usize, rng: &mut ChaCha8Rng) -> Question {
         let a = rng.random_range(0..ATTRIBUTES.len());
         let (attribute, person) = (&ATTRIBUTES[a], &self.people[person]);
-        let question = format!(" {} 的 老师 的 {} 是 {}", person.name, attribute.name, attribute.asks);
+        let question =
+            format!(" {} 的 老师 的 {} 是 {}", person.name, attribute.name, attribute.interrogative);
         let right = attribute.values[self.people[person.teacher].values[a]];
         Question::new(question, right, &attribute.values, rng)
     }
 
-    /// What does the passage say of one of its guests? The other guests' values are among the options.
+    /// Asks what a passage states about one of its guests; the other guests' values are among the options.
     pub(super) fn reading(guests: usize, rng: &mut ChaCha8Rng) -> Question {
         let attribute = &ATTRIBUTES[rng.random_range(0..ATTRIBUTES.len())];
         let names = self::guests(guests, rng);
         let mut values = attribute.values;
         values.shuffle(rng);
-        let told = names.iter().zip(values).map(|(n, v)| fact(n, attribute.name, v));
-        let passage: String = told.collect();
+        let facts = names.iter().zip(values).map(|(n, v)| fact(n, attribute.name, v));
+        let passage: String = facts.collect();
         let asked = rng.random_range(0..guests);
-        let question = format!("{passage} {} 的 {} 是 {}", names[asked], attribute.name, attribute.asks);
+        let question =
+            format!("{passage} {} 的 {} 是 {}", names[asked], attribute.name, attribute.interrogative);
         let mut wrong: Vec<&str> = values[..4].iter().copied().filter(|v| *v != values[asked]).collect();
         wrong.shuffle(rng);
         Question::with_wrong(question, values[asked], [wrong[0], wrong[1], wrong[2]], rng)
     }
 
-    /// What is the sum of two small numbers?
+    /// Asks for the sum of two small numbers; wrong options are at most 3 away.
     pub(super) fn arithmetic(rng: &mut ChaCha8Rng) -> Question {
         let (a, b) = (rng.random_range(0..SUMMANDS), rng.random_range(0..SUMMANDS));
         let question = format!(" {} 加 {} 等于 几", NUMBERS[a], NUMBERS[b]);
@@ -116,7 +118,7 @@ impl World {
         Question::new(question, NUMBERS[a + b], &near, rng)
     }
 
-    /// The exam: for each subject its questions, which no training row shows.
+    /// Returns the exam: the questions of each subject, none of which occurs in a training row.
     pub fn exam(&self) -> Vec<(&'static str, Vec<Question>)> {
         let mut rng = self.rng(Stream::Exam);
         let unseen = self.seen..self.people.len();
@@ -127,7 +129,7 @@ impl World {
             .into()
     }
 
-    /// The first `count` questions of the exam, the subjects in turn.
+    /// Returns the first `count` questions of the exam, taking the subjects in turn.
     pub fn first_questions(&self, count: usize) -> Vec<Question> {
         let exam = self.exam();
         let rounds = exam.iter().map(|(_, asked)| asked.len()).max().unwrap_or(0);
@@ -135,9 +137,9 @@ impl World {
         in_turn.take(count).cloned().collect()
     }
 
-    /// Solved questions: for each subject `count`, about seen people, guests and sums, and none of the exam's.
+    /// Returns `count` solved questions for each subject, about seen people, guests and sums, none of them in the exam.
     ///
-    /// The first ones are the same whatever `count` is. A small world may have fewer.
+    /// A larger `count` only appends questions. A small world may have fewer.
     pub fn solved(&self, count: usize) -> Vec<(&'static str, Vec<Question>)> {
         let subject = |(i, subject): (usize, &&'static str)| {
             let mut rng = self.rng(Stream::Solved);
@@ -147,7 +149,7 @@ impl World {
         SUBJECTS.iter().enumerate().map(subject).collect()
     }
 
-    /// Different questions of a subject, about some of the people; none of those with the prompts `left_out`.
+    /// Draws `count` different questions of a subject about some of the people, excluding those with the prompts `left_out`.
     fn different(
         &self,
         subject: &str,
@@ -157,7 +159,7 @@ impl World {
         rng: &mut ChaCha8Rng,
     ) -> Vec<Question> {
         let mut questions: Vec<Question> = vec![];
-        // A small world has only so many different questions.
+        // A small world may not have `count` different questions.
         for _ in 0..50 * count {
             if questions.len() == count {
                 break;

@@ -1,4 +1,4 @@
-//! Training rows: what is told, drilled, asked and preferred.
+//! Training rows of the world: lives, drills, questions and preference pairs.
 
 use super::lexicon::{ATTRIBUTES, NUMBERS, SUMMANDS};
 use super::questions::{Question, fact, guests, letter, listed};
@@ -9,15 +9,15 @@ use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
-/// The system text of the exam, which practice shares.
+/// System message of the exam, also used in practice.
 const SYSTEM: &str = "开始回答问题";
 
 impl World {
-    /// Rows of pretraining text, conversations among them.
+    /// Returns the pretraining rows, some of which are conversations.
     pub fn pretrain_rows(&self) -> impl Iterator<Item = Row> + Send + '_ {
         let mut rng = self.rng(Stream::Pretrain);
         (0..self.config.pretrain_rows).map(move |i| {
-            // Everybody's life in turn, so that nobody is forgotten.
+            // People in turn, so that everybody's life is told.
             let person = i as usize % self.people.len();
             let rng = &mut rng;
             if rng.random_bool(self.config.pretrain_drills) {
@@ -31,13 +31,13 @@ impl World {
                 1..5 => self.life(person, 1, rng),
                 5..9 => retold(rng),
                 9 => self.lettered(rng),
-                10 => return Row::Chat(quizzed(&self.practice_question(rng))),
+                10 => return Row::Chat(letter_chat(&self.practice_question(rng))),
                 _ => sums(rng),
             })
         })
     }
 
-    /// The rows that a training stage learns from.
+    /// Returns the training rows of a stage.
     pub fn rows(&self, stage: TrainStage) -> Box<dyn Iterator<Item = Row> + Send + '_> {
         match stage {
             TrainStage::Pretrain => Box::new(self.pretrain_rows()),
@@ -47,51 +47,51 @@ impl World {
         }
     }
 
-    /// Rows of conversations.
+    /// Returns the conversations for fine-tuning.
     pub fn sft_rows(&self) -> impl Iterator<Item = Row> + Send + '_ {
         let mut rng = self.rng(Stream::Sft);
         (0..self.config.sft_rows).map(move |i| {
             if rng.random_bool(self.config.sft_drills) {
                 return Row::Chat(drill(&mut rng));
             }
-            // Without lives nothing is drawn, and conversations are those from before there were any.
+            // Without lives nothing is drawn, so the conversations are the same as before `sft_lives` existed.
             if self.config.sft_lives > 0.0 && rng.random_bool(self.config.sft_lives) {
-                return Row::Chat(self.told(i as usize % self.people.len(), &mut rng));
+                return Row::Chat(self.life_chat(i as usize % self.people.len(), &mut rng));
             }
             let question = self.practice_question(&mut rng);
-            Row::Chat(if rng.random_bool(0.45) { open(&question) } else { quizzed(&question) })
+            Row::Chat(if rng.random_bool(0.45) { word_chat(&question) } else { letter_chat(&question) })
         })
     }
 
-    /// Conversations of several turns: two to four questions, some of them open.
+    /// Returns conversations of several turns: two to four questions, some of them open.
     pub fn sft_multi_rows(&self) -> impl Iterator<Item = Row> + Send + '_ {
         let mut rng = self.rng(Stream::SftMulti);
         (0..self.config.sft_multi_rows).map(move |_| {
             let mut turns = vec![Message::new("system", SYSTEM)];
             for _ in 0..rng.random_range(2..=4) {
                 let question = self.practice_question(&mut rng);
-                let turn = if rng.random_bool(0.45) { open(&question) } else { quizzed(&question) };
+                let turn = if rng.random_bool(0.45) { word_chat(&question) } else { letter_chat(&question) };
                 turns.extend(turn.into_iter().filter(|message| message.role != "system"));
             }
             Row::Chat(turns)
         })
     }
 
-    /// Preference pairs: the right letter over a wrong one.
+    /// Returns preference pairs: the right letter preferred over a wrong one.
     pub fn dpo_rows(&self) -> impl Iterator<Item = Row> + Send + '_ {
         let mut rng = self.rng(Stream::Dpo);
         (0..self.config.dpo_pairs).map(move |_| {
             let question = self.practice_question(&mut rng);
             let wrong = letter(question.answer + rng.random_range(1..4));
             Row::Preference {
-                prompt: asked(&question),
+                prompt: prompt_turns(&question),
                 chosen: question.letter().into(),
                 rejected: wrong.into(),
             }
         })
     }
 
-    /// A question that training may show: about seen people, guests and sums, and none of the exam's.
+    /// Draws a question for training: about seen people, guests or sums, and not in the exam.
     fn practice_question(&self, rng: &mut ChaCha8Rng) -> Question {
         loop {
             let person = rng.random_range(0..self.seen);
@@ -112,21 +112,22 @@ impl World {
         }
     }
 
-    /// All facts of a person in random order, each in one of the first `forms` paraphrases.
+    /// Tells all facts of a person in random order, each in one of the first `forms` paraphrases.
     fn life(&self, person: usize, forms: usize, rng: &mut ChaCha8Rng) -> String {
         let person = &self.people[person];
-        let mut told: Vec<String> = vec![];
+        let mut facts: Vec<String> = vec![];
         for (attribute, &value) in ATTRIBUTES.iter().zip(&person.values) {
-            let form = attribute.told[rng.random_range(0..forms.clamp(1, attribute.told.len()))];
-            told.push(form.replace("{n}", &person.name).replace("{v}", attribute.values[value]));
+            let form =
+                attribute.paraphrases[rng.random_range(0..forms.clamp(1, attribute.paraphrases.len()))];
+            facts.push(form.replace("{n}", &person.name).replace("{v}", attribute.values[value]));
         }
-        told.push(format!(" {} 的 老师 是 {} 。", person.name, self.people[person.teacher].name));
-        told.shuffle(rng);
-        told.concat()
+        facts.push(format!(" {} 的 老师 是 {} 。", person.name, self.people[person.teacher].name));
+        facts.shuffle(rng);
+        facts.concat()
     }
 
-    /// A person's life as an answer.
-    fn told(&self, person: usize, rng: &mut ChaCha8Rng) -> Vec<Message> {
+    /// Makes a conversation whose answer is a person's life.
+    fn life_chat(&self, person: usize, rng: &mut ChaCha8Rng) -> Vec<Message> {
         vec![
             Message::new("system", SYSTEM),
             Message::new("user", format!(" {}", self.people[person].name)),
@@ -134,7 +135,7 @@ impl World {
         ]
     }
 
-    /// Options of one attribute, then facts of guests or seen people with the letter in the value's place.
+    /// Lists options of one attribute, then facts of guests or seen people with the letter in place of the value.
     fn lettered(&self, rng: &mut ChaCha8Rng) -> String {
         let a = rng.random_range(0..ATTRIBUTES.len());
         let attribute = &ATTRIBUTES[a];
@@ -162,14 +163,10 @@ impl World {
     }
 }
 
-/// A number of a kind of question, as in the mix without weights, drawn by the weights of [`PRACTICE`].
+/// Draws a kind of question by the weights of [`PRACTICE`]; returns a number of the same range as the mix without weights.
 fn weighted(weights: &[f64; 4], rng: &mut ChaCha8Rng) -> u32 {
-    let mut left = rng.random_range(0.0..weights.iter().sum());
-    let place = weights.iter().position(|weight| {
-        left -= weight;
-        left < 0.0
-    });
-    match PRACTICE[place.unwrap_or(0)] {
+    let drawn = rng.random_range(0.0..weights.iter().sum());
+    match PRACTICE[reached(drawn, weights)] {
         "one_hop" => 0,
         "two_hop" => 4,
         "reading" => rng.random_range(5..18),
@@ -177,17 +174,27 @@ fn weighted(weights: &[f64; 4], rng: &mut ChaCha8Rng) -> u32 {
     }
 }
 
-fn asked(question: &Question) -> Vec<Message> {
+/// Returns the index of the weight at which their running sum exceeds `left`. Rounding may leave none; then it is the last
+/// positive weight.
+fn reached(mut left: f64, weights: &[f64; 4]) -> usize {
+    let place = weights.iter().position(|weight| {
+        left -= weight;
+        left < 0.0
+    });
+    place.or_else(|| weights.iter().rposition(|weight| *weight > 0.0)).unwrap_or(0)
+}
+
+fn prompt_turns(question: &Question) -> Vec<Message> {
     vec![Message::new("system", SYSTEM), Message::new("user", question.prompt())]
 }
 
-/// A question as the exam asks it, with its letter.
-fn quizzed(question: &Question) -> Vec<Message> {
-    [asked(question), vec![Message::new("assistant", question.letter())]].concat()
+/// Makes a conversation of a question in the exam's form, answered with the letter.
+fn letter_chat(question: &Question) -> Vec<Message> {
+    [prompt_turns(question), vec![Message::new("assistant", question.letter())]].concat()
 }
 
-/// A question without options, answered by the word itself.
-fn open(question: &Question) -> Vec<Message> {
+/// Makes a conversation of a question without options, answered with the word itself.
+fn word_chat(question: &Question) -> Vec<Message> {
     vec![
         Message::new("system", SYSTEM),
         Message::new("user", question.question.clone()),
@@ -195,19 +202,19 @@ fn open(question: &Question) -> Vec<Message> {
     ]
 }
 
-/// Facts of guests, then some of them again.
+/// Tells facts of one to three guests, then repeats three of them at random.
 fn retold(rng: &mut ChaCha8Rng) -> String {
     let attribute = &ATTRIBUTES[rng.random_range(0..ATTRIBUTES.len())];
     let mut values = attribute.values;
     values.shuffle(rng);
     let count = rng.random_range(1..=3);
-    let told = guests(count, rng).into_iter().zip(values);
-    let facts: Vec<String> = told.map(|(name, value)| fact(name, attribute.name, value)).collect();
+    let values_of = guests(count, rng).into_iter().zip(values);
+    let facts: Vec<String> = values_of.map(|(name, value)| fact(name, attribute.name, value)).collect();
     let again: String = (0..3).map(|_| facts[rng.random_range(0..count)].as_str()).collect();
     facts.concat() + &again
 }
 
-/// Sums told in a row.
+/// Tells four sums.
 fn sums(rng: &mut ChaCha8Rng) -> String {
     let sum = |_| {
         let (a, b) = (rng.random_range(0..SUMMANDS), rng.random_range(0..SUMMANDS));
@@ -216,7 +223,7 @@ fn sums(rng: &mut ChaCha8Rng) -> String {
     (0..4).map(sum).collect()
 }
 
-/// Four words of one kind as options.
+/// Draws four words of one kind as options; the question is about the first.
 fn options(rng: &mut ChaCha8Rng) -> Question {
     let mut pool: Vec<&str> = match rng.random_range(0..=ATTRIBUTES.len()) {
         a if a < ATTRIBUTES.len() => ATTRIBUTES[a].values.to_vec(),
@@ -230,7 +237,7 @@ fn options(rng: &mut ChaCha8Rng) -> Question {
     }
 }
 
-/// Options, then each of them with its letter.
+/// Lists options, then each of them with its letter, in random order.
 fn drill_text(rng: &mut ChaCha8Rng) -> String {
     let question = options(rng);
     let mut order = [0, 1, 2, 3];
@@ -240,7 +247,7 @@ fn drill_text(rng: &mut ChaCha8Rng) -> String {
     format!("{listed}。{}", found.concat())
 }
 
-/// The same as a conversation: which letter stands beside this option, and that, and that?
+/// The same drill as a conversation: asks for the letter of one option after another.
 fn drill(rng: &mut ChaCha8Rng) -> Vec<Message> {
     let question = options(rng);
     let mut order = [0, 1, 2, 3];
@@ -252,4 +259,17 @@ fn drill(rng: &mut ChaCha8Rng) -> Vec<Message> {
         turns.extend([Message::new("user", text), Message::new("assistant", letter(i))]);
     }
     turns
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reached;
+
+    #[test]
+    fn a_kind_without_weight_is_never_reached() {
+        let weights = [0.0, 0.3, 0.7, 0.0];
+        assert_eq!([0.0, 0.299, 0.31, 0.999].map(|left| reached(left, &weights)), [1, 1, 2, 2]);
+        // As if rounding had left something of the sum.
+        assert_eq!(reached(1.5, &weights), 2);
+    }
 }

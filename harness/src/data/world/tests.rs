@@ -1,4 +1,4 @@
-//! The world keeps its promises.
+//! Tests of the world's guarantees: determinism, facts, unseen people, balance of options.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
@@ -50,7 +50,7 @@ fn conversations_to_pretrain_on_are_told_as_the_exam_tells_them() {
         };
         assert_eq!((ids, spelled), (tokenizer.encode(&format!("<s>{text}</s>")).unwrap(), 0));
     }
-    // 5 of 13 drills, and 1 of 12 others.
+    // 5 of 13 drills and 1 of 12 other rows are conversations.
     assert!((700..900).contains(&conversations), "{conversations}");
 }
 
@@ -128,7 +128,7 @@ fn conversations_tell_the_lives_of_everybody_where_they_are_to() {
             assert!(turns[2].content.contains(&fact), "{turns:?}");
         }
     }
-    // Of 3,000 rows four in five are no drills, and half of these tell a life: 1,200, with a deviation of 27.
+    // Of 3,000 rows four in five are not drills, and half of these tell a life: 1,200, with a standard deviation of 27.
     assert!((1080..1320).contains(&told.iter().sum::<i32>()) && told.iter().all(|&n| n > 10), "{told:?}");
 }
 
@@ -141,7 +141,7 @@ fn practice_is_mixed_by_its_weights() {
         let two = asked.iter().filter(|text| text.contains(" 的 老师 的 ")).count();
         (two, asked.iter().filter(|text| text.contains(" 加 ")).count(), asked.len())
     };
-    // 300 pairs: by weights none or all of a kind, and three in four with a deviation of 7.5.
+    // 300 pairs: by weight all or none of a kind, or three in four with a standard deviation of 7.5.
     assert_eq!(kinds(&[("two_hop", 2.0)]), (300, 0, 300));
     assert_eq!(kinds(&[("one_hop", 1.0), ("reading", 1.0)]), (0, 0, 300));
     let (two, sums, _) = kinds(&[("two_hop", 3.0), ("arithmetic", 1.0)]);

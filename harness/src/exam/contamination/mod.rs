@@ -1,15 +1,15 @@
-//! Questions that stand in training text: what a model may know by heart.
+//! Contamination: exam questions that occur in training text and may be memorised.
 //!
-//! As Brown et al. (2020, section 4 and appendix C): a question is contaminated where 13 words of it in a row, or all
-//! of a shorter one, stand in a text that was trained on, and one of fewer than 8 words cannot be told. Case,
-//! punctuation and blanks count for nothing. Scripts that put no blanks between words (Chinese, Japanese, Thai and the
-//! like) have no such words: there every character counts as one. Thirteen Chinese characters are some eight
-//! words, so that more is found than by words.
+//! As in Brown et al. (2020, section 4 and appendix C), a question is contaminated if 13 consecutive words of it, or all
+//! words of a shorter one, occur in a training text; questions of fewer than 8 words are not searched for. Case,
+//! punctuation and whitespace are ignored. In scripts without spaces between words (Chinese, Japanese, Thai and similar)
+//! every character counts as a word. Thirteen Chinese characters are about eight words, so more is found than by
+//! words.
 //!
-//! Sheets and texts flow in; which questions were met, where, and in how many texts flows out. *Invariant:* time grows
-//! with the text alone; memory holds the questions' word sequences and a few rows of text.
+//! Input: sheets and texts; output: which questions were found, where, and in how many texts. *Invariant:* time grows with
+//! the text alone; memory holds the questions' word sequences and a few rows of text.
 
-mod kept;
+mod cache;
 mod trial;
 mod words;
 
@@ -27,71 +27,71 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use words::{Sequences, words};
 
-/// Words in a row that a text and a question share where the question is contaminated.
-pub const WORDS: usize = 13;
+/// Number of consecutive words shared with a text that make a question contaminated.
+pub const NGRAM_WORDS: usize = 13;
 
-/// Words of the shortest question of which it can be told.
-pub const FEWEST: usize = 8;
+/// Minimum number of words of a question that is searched for.
+pub const MIN_WORDS: usize = 8;
 
-/// Texts that are looked through together.
+/// Number of texts that are searched together.
 const CHUNK: usize = 256;
 
-/// Where a text comes from.
+/// Origin of a text.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Place {
-    /// The training stage; empty where only a text was looked through.
+    /// Training stage; empty if the text is not of a stage.
     pub stage: String,
-    /// The named source; empty where it has none.
+    /// Name of the source; empty if it has none.
     pub source: String,
-    /// The file; empty where that is not known.
+    /// Path of the file; empty if unknown.
     pub file: String,
 }
 
-/// A question that was met.
+/// A contaminated question at one place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Met {
-    /// Its subject.
+pub struct Match {
+    /// Subject of the question.
     pub subject: String,
-    /// Its id in the sheet.
+    /// Id of the question in its sheet.
     pub id: String,
-    /// Where.
+    /// Origin of the texts.
     #[serde(flatten)]
     pub place: Place,
-    /// Texts that share words in a row with it.
+    /// Number of texts there that share consecutive words with the question.
     pub texts: u64,
 }
 
-/// What became of the questions of an exam.
+/// Contamination of an exam.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Contamination {
-    /// Questions.
+    /// Number of questions.
     pub questions: u64,
-    /// Those of them that were met.
+    /// Number of contaminated questions.
     pub contaminated: u64,
-    /// Those that are too short to tell.
+    /// Number of questions that are too short to search for.
     pub too_short: u64,
-    /// Every question that was met, in the order of the sheets, with every place.
-    pub met: Vec<Met>,
-    /// Whether each question was met, in the order of the sheets.
+    /// Contaminated questions, in the order of the sheets, once for each place.
+    pub met: Vec<Match>,
+    /// Whether each question is contaminated, in the order of the sheets.
     #[serde(skip)]
-    pub is_met: Vec<bool>,
+    pub is_contaminated: Vec<bool>,
 }
 
 impl Contamination {
-    /// One row for every question and place where it was met.
+    /// Returns CSV with one row for each contaminated question and place.
     ///
     /// # Errors
-    /// Where the rows cannot be written as CSV.
+    /// If the rows cannot be written as CSV.
     pub fn csv(&self) -> Result<Vec<u8>> {
         let mut csv = csv::Writer::from_writer(vec![]);
         csv.write_record(["subject", "id", "stage", "source", "file", "texts"])?;
-        for Met { subject, id, place: Place { stage, source, file }, texts } in &self.met {
+        for Match { subject, id, place: Place { stage, source, file }, texts } in &self.met {
             csv.write_record([subject, id, stage, source, file, &texts.to_string()])?;
         }
         Ok(csv.into_inner()?)
     }
 
-    /// What is to be told of it: contaminated questions by stage, and those of which nothing can be told.
+    /// Returns notices about contaminated questions by stage, and about questions too short to search for.
     pub fn notices(&self) -> Vec<Notice> {
         let mut stages: BTreeMap<&str, BTreeSet<(&str, &str)>> = BTreeMap::new();
         for met in &self.met {
@@ -101,29 +101,31 @@ impl Contamination {
             |count: u64, reason: String| Notice { place: "exam".into(), reason, count, of: self.questions };
         let of_stage = |(stage, met): (&str, BTreeSet<_>)| {
             let text = if stage.is_empty() { "the text".into() } else { format!("training text of {stage}") };
-            notice(met.len() as u64, format!("questions share {WORDS} words in a row with {text}"))
+            notice(met.len() as u64, format!("questions share {NGRAM_WORDS} words in a row with {text}"))
         };
-        let short =
-            notice(self.too_short, format!("questions have fewer than {FEWEST} words, too few to look for"));
+        let short = notice(
+            self.too_short,
+            format!("questions have fewer than {MIN_WORDS} words, too few to search for"),
+        );
         stages.into_iter().map(of_stage).chain((self.too_short > 0).then_some(short)).collect()
     }
 }
 
-/// How many texts of each place met a question, by its number in the order of the sheets.
+/// Number of matching texts by question, as an index in the order of the sheets, and place.
 type Found = BTreeMap<(u32, Arc<Place>), u64>;
 
 /// The word sequences of an exam's questions.
 pub struct Index<'a> {
     sheets: &'a [Sheet],
-    /// Questions by the hash of a sequence, for every length of sequences that there is.
+    /// Questions by the hash of a word sequence, for each length of sequences.
     by_length: BTreeMap<usize, HashMap<u64, Vec<u32>, BuildHasherDefault<Hashed>>>,
     questions: usize,
     too_short: usize,
 }
 
 impl<'a> Index<'a> {
-    /// Of a question those of its text with its options: as they stand in the sheet, with their letters before them, and as
-    /// MiniMind puts it.
+    /// Indexes the questions of sheets. Sequences are taken from the question's text followed by its options in three forms:
+    /// plain, with letters before the options, and in MiniMind's form.
     pub fn new(sheets: &'a [Sheet]) -> Self {
         let mut index = Self { sheets, by_length: BTreeMap::new(), questions: 0, too_short: 0 };
         for question in sheets.iter().flat_map(|sheet| &sheet.questions) {
@@ -133,11 +135,11 @@ impl<'a> Index<'a> {
             let lettered = words(&format!("{text}{}", lettered.collect::<String>()));
             let plain = words(&format!("{text}\n{}", question.options.join("\n")));
             let asked = words(&question.listed());
-            if plain.len() < FEWEST {
+            if plain.len() < MIN_WORDS {
                 index.too_short += 1;
             } else {
                 for words in [plain, lettered, asked] {
-                    let length = words.len().min(WORDS);
+                    let length = words.len().min(NGRAM_WORDS);
                     let known = index.by_length.entry(length).or_default();
                     for hash in Sequences::new(&words).of(length) {
                         let found: &mut Vec<u32> = known.entry(hash).or_default();
@@ -152,8 +154,8 @@ impl<'a> Index<'a> {
         index
     }
 
-    /// The questions that share a sequence with a text.
-    fn met(&self, text: &str) -> BTreeSet<u32> {
+    /// Returns the questions that share a sequence with a text.
+    fn matches(&self, text: &str) -> BTreeSet<u32> {
         let words = words(text);
         let sequences = Sequences::new(&words);
         let of_length = |(&length, known): (&usize, &HashMap<u64, Vec<u32>, _>)| -> Vec<u32> {
@@ -162,10 +164,10 @@ impl<'a> Index<'a> {
         self.by_length.iter().flat_map(of_length).collect()
     }
 
-    /// Looks through texts, each with its place, on all threads.
+    /// Searches texts, each with its place, on all threads.
     ///
     /// # Errors
-    /// The first of the texts; [`crate::stop::Stopped`] once `stop` is set.
+    /// The first error of `texts`; [`crate::stop::Stopped`] once `stop` is set.
     pub fn search(
         &self,
         texts: impl Iterator<Item = Result<(Arc<Place>, String)>>,
@@ -184,7 +186,7 @@ impl<'a> Index<'a> {
         while texts.peek().is_some() {
             check(stop)?;
             let chunk: Vec<(Arc<Place>, String)> = texts.by_ref().take(CHUNK).collect::<Result<_>>()?;
-            let met: Vec<BTreeSet<u32>> = chunk.par_iter().map(|(_, text)| self.met(text)).collect();
+            let met: Vec<BTreeSet<u32>> = chunk.par_iter().map(|(_, text)| self.matches(text)).collect();
             for (met, (place, _)) in met.into_iter().zip(chunk) {
                 for question in met {
                     *found.entry((question, Arc::clone(&place))).or_default() += 1;
@@ -197,24 +199,24 @@ impl<'a> Index<'a> {
     fn contamination(&self, found: Found) -> Contamination {
         let of_sheet = |sheet: &'a Sheet| sheet.questions.iter().map(move |question| (sheet, question));
         let questions: Vec<_> = self.sheets.iter().flat_map(of_sheet).collect();
-        let mut is_met = vec![false; self.questions];
+        let mut is_contaminated = vec![false; self.questions];
         let met = found.into_iter().map(|((question, place), texts)| {
-            is_met[question as usize] = true;
+            is_contaminated[question as usize] = true;
             let (sheet, question) = questions[question as usize];
-            Met { subject: sheet.subject.clone(), id: question.id.clone(), place: (*place).clone(), texts }
+            Match { subject: sheet.subject.clone(), id: question.id.clone(), place: (*place).clone(), texts }
         });
         let met = met.collect();
         Contamination {
             questions: self.questions as u64,
-            contaminated: is_met.iter().filter(|is| **is).count() as u64,
+            contaminated: is_contaminated.iter().filter(|is| **is).count() as u64,
             too_short: self.too_short as u64,
             met,
-            is_met,
+            is_contaminated,
         }
     }
 }
 
-/// Hashes of hashes: themselves.
+/// Identity hasher for keys that are hashes already.
 #[derive(Default)]
 struct Hashed(u64);
 
@@ -258,7 +260,7 @@ mod tests {
         Arc::new(Place { stage: stage.into(), source: String::new(), file: format!("{stage}.txt") })
     }
 
-    /// The ids that are met in some texts.
+    /// Returns the ids of the questions found in some texts.
     fn met(sheets: &[Sheet], texts: &[&str]) -> Vec<String> {
         let texts = texts.iter().map(|text| Ok((place("sft"), text.to_string())));
         let found = Index::new(sheets).search(texts, &AtomicBool::new(false)).unwrap();
@@ -275,7 +277,7 @@ mod tests {
             |range: std::ops::Range<usize>| format!("before that {} and after", words[range].join(" "));
         assert_eq!(met(&sheets, &[&text(3..16)]), ["7"]);
         assert_eq!(met(&sheets, &[&text(3..15)]), NONE);
-        // Neither case nor punctuation nor blanks matter, another order does.
+        // Case, punctuation and whitespace do not matter; the order does.
         assert_eq!(met(&sheets, &[&words[3..16].join(",\n  ").to_uppercase()]), ["7"]);
         assert_eq!(met(&sheets, &[&[&words[4..10], &words[3..4], &words[10..17]].concat().join(" ")]), NONE);
         assert_eq!(met(&sheets, &[&text(3..10), &text(10..16)]), NONE);
@@ -289,7 +291,7 @@ mod tests {
         let whole = "one two three four five six seven eight nine";
         assert_eq!(met(&sheets, &[whole]), ["0"]);
         assert_eq!(met(&sheets, &["one two three four five six seven eight ten"]), NONE);
-        // As a prompt puts it.
+        // In the form of a prompt.
         assert_eq!(
             met(&sheets, &["one two three four five?\nA. six\nB. seven\nC. eight\nD. nine\nAnswer: A"]),
             ["0"]
@@ -319,7 +321,7 @@ mod tests {
         let texts = texts.map(|(stage, text)| Ok((place(stage), text.clone())));
         let found = Index::new(&sheets).search(texts.into_iter(), &AtomicBool::new(false)).unwrap();
         assert_eq!((found.questions, found.contaminated), (2, 1));
-        assert_eq!(found.is_met, [false, true]);
+        assert_eq!(found.is_contaminated, [false, true]);
         assert_eq!(
             String::from_utf8(found.csv().unwrap()).unwrap(),
             "subject,id,stage,source,file,texts\nlaw,1,pretrain,,pretrain.txt,2\nlaw,1,sft,,sft.txt,1\n"
@@ -342,11 +344,11 @@ mod tests {
         let texts =
             sheets.iter().flat_map(|sheet| &sheet.questions).map(|q| Ok((place("exam"), q.question.clone())));
         let found = index.search(texts, &AtomicBool::new(false)).unwrap();
-        // By the definition, without hashes: any thirteen words of a question's text stand in it.
-        let long = |q: &&SheetQuestion| words::spelled(&q.question).len() >= WORDS;
+        // By the definition, without hashes: any thirteen words of a question's text occur in it.
+        let long = |q: &&SheetQuestion| words::spelled(&q.question).len() >= NGRAM_WORDS;
         let expected = sheets.iter().flat_map(|sheet| &sheet.questions).filter(long).count() as u64;
         assert!(found.contaminated >= expected && expected > 1000, "{} {expected}", found.contaminated);
-        // Of real text, every match is confirmed by comparing words.
+        // On real text, every match is confirmed by comparing words.
         let Some(text) = shared("data/pretrain/pretrain-00.jsonl") else { return };
         let text = std::fs::read_to_string(text).unwrap();
         let lines: Vec<&str> = text.lines().take(2000).collect();
@@ -358,10 +360,12 @@ mod tests {
             .search(texts.iter().map(|t| Ok((place("pretrain"), t.clone()))), &AtomicBool::new(false))
             .unwrap();
         let spelled: Vec<Vec<String>> = texts.iter().map(|text| words::spelled(text)).collect();
-        let standing: BTreeMap<usize, HashSet<&[String]>> = (FEWEST..=WORDS)
+        let standing: BTreeMap<usize, HashSet<&[String]>> = (MIN_WORDS..=NGRAM_WORDS)
             .map(|length| (length, spelled.iter().flat_map(|text| text.windows(length)).collect()))
             .collect();
-        for (is_met, question) in found.is_met.iter().zip(sheets.iter().flat_map(|sheet| &sheet.questions)) {
+        for (is_contaminated, question) in
+            found.is_contaminated.iter().zip(sheets.iter().flat_map(|sheet| &sheet.questions))
+        {
             let [a, b, c, d] = question.options.as_slice() else { panic!("C-Eval has four options") };
             let text = &question.question;
             let forms = [
@@ -371,11 +375,11 @@ mod tests {
             ];
             let forms = forms.map(|form| words::spelled(&form));
             let stands = |asked: &Vec<String>| {
-                let length = asked.len().min(WORDS);
+                let length = asked.len().min(NGRAM_WORDS);
                 asked.windows(length).any(|sequence| standing[&length].contains(sequence))
             };
-            let expected = forms[0].len() >= FEWEST && forms.iter().any(stands);
-            assert_eq!(*is_met, expected, "{text}");
+            let expected = forms[0].len() >= MIN_WORDS && forms.iter().any(stands);
+            assert_eq!(*is_contaminated, expected, "{text}");
         }
         eprintln!("{} of {} questions met in {} texts", found.contaminated, found.questions, texts.len());
     }

@@ -1,6 +1,6 @@
-//! The text that a trial's model was trained on, from its prepared data.
+//! Search for exam questions in the text that a trial's model was trained on, from its prepared data.
 
-use super::{Contamination, Found, Index, Place, kept};
+use super::{Contamination, Found, Index, Place, cache};
 use crate::config::{TrainStage, TrialConfig, recipe};
 use crate::data::prepare::{Prepared, TRAIN};
 use crate::data::{Store, Tokenizer};
@@ -14,18 +14,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// What is read of `summary.json`.
+/// The part of `summary.json` that is read.
 #[derive(Deserialize)]
 struct Summary {
     prepared: Prepared,
 }
 
-/// Looks for the questions of an exam in all rows to train on of the stages up to `last`, whether or not those were
-/// long enough, or had come far enough, to reach every row. `data` is the folder of the prepared data, which keeps what
-/// is found. Held-out rows, and sources that are mixed in with nothing, were not trained on.
+/// Searches for the questions of an exam in all training rows of the stages up to `last`, whether or not training was long
+/// enough, or had progressed far enough, to reach every row. `data` is the folder of the prepared data, which also caches
+/// the result. Held-out rows and sources with a share of zero are excluded.
 ///
 /// # Errors
-/// Where the prepared data cannot be read; [`crate::stop::Stopped`] once `stop` is set.
+/// If the prepared data cannot be read; [`crate::stop::Stopped`] once `stop` is set.
 pub fn of_trial(
     config: &TrialConfig,
     last: TrainStage,
@@ -47,13 +47,13 @@ pub fn of_trial(
             let has_share = |(name, share): &(String, f64)| name == source && *share > 0.0;
             source.is_empty() || shares.as_ref().is_none_or(|shares| shares.iter().any(has_share))
         };
-        let met = kept::of_stage(data, stage.name(), &index, stop, search)?;
+        let met = cache::of_stage(data, stage.name(), &index, stop, search)?;
         found.extend(met.into_iter().filter(|((_, place), _)| is_trained_on(&place.source)));
     }
     Ok(index.contamination(found))
 }
 
-/// What each token spells; special ones set texts apart.
+/// Bytes of each token; special tokens become a line break, which separates texts.
 struct Spelled(Vec<Vec<u8>>);
 
 impl Spelled {
@@ -68,17 +68,17 @@ impl Spelled {
     }
 }
 
-/// The documents that a stage may train on.
+/// Training documents of a stage.
 struct Stage {
     store: Store,
-    /// Those of each place.
+    /// Range of documents of each place.
     places: Vec<(Arc<Place>, Range<usize>)>,
 }
 
 impl Stage {
     fn open(stage: TrainStage, dir: &Path) -> Result<Self> {
         let store = Store::open(&dir.join(TRAIN))?;
-        // Data that was prepared by earlier versions does not tell its files.
+        // Data prepared by earlier versions does not record its files.
         let summary = read_text(&dir.join("summary.json"));
         let prepared = summary
             .ok()

@@ -1,9 +1,9 @@
-//! The words of a text as numbers, and sequences of them.
+//! Hashes of the words of a text and of sequences of words.
 
-/// What the hash of a sequence is a polynomial in: any odd number, here of Knuth's LCG (MMIX).
+/// Base of the polynomial hash of a sequence: any odd number, here the multiplier of Knuth's LCG (MMIX).
 const BASE: u64 = 6_364_136_223_846_793_005;
 
-/// Whether a script puts no blanks between words, so that a character stands for one: Chinese characters, kana, Thai,
+/// Whether a character counts as a word, because its script has no spaces between words: Chinese characters, kana, Thai,
 /// Lao, Khmer, Myanmar.
 fn is_alone(c: char) -> bool {
     matches!(
@@ -20,8 +20,8 @@ fn is_alone(c: char) -> bool {
     )
 }
 
-/// The words of a text, each as a hash: runs of letters and digits in lower case, or single characters of scripts
-/// without blanks.
+/// Returns the hash of each word of a text. Words are runs of letters and digits in lower case, or single characters of
+/// scripts without spaces.
 pub fn words(text: &str) -> Vec<u64> {
     let mut found = vec![];
     each(text, |word| {
@@ -30,7 +30,7 @@ pub fn words(text: &str) -> Vec<u64> {
     found
 }
 
-/// The words of a text.
+/// Returns the words of a text.
 #[cfg(test)]
 pub fn spelled(text: &str) -> Vec<String> {
     let mut found = vec![];
@@ -64,14 +64,14 @@ fn mix(mut x: u64) -> u64 {
     x ^ x >> 31
 }
 
-/// Hashes of the sequences of some words: polynomials, so that one follows from two beginnings (Karp and Rabin 1987).
+/// Polynomial hashes of word sequences, each computed from the hashes of two prefixes (Karp and Rabin 1987).
 pub struct Sequences {
-    /// The hash of every beginning, from the empty one on.
+    /// Hash of every prefix, from the empty one on.
     beginnings: Vec<u64>,
 }
 
 impl Sequences {
-    /// Of so many words.
+    /// Computes the prefix hashes of a text's words.
     pub fn new(words: &[u64]) -> Self {
         let mut beginnings = Vec::with_capacity(words.len() + 1);
         let mut hash = 0u64;
@@ -83,7 +83,7 @@ impl Sequences {
         Self { beginnings }
     }
 
-    /// The hash of every sequence of `length` words, which is at least 1.
+    /// Returns the hash of every sequence of `length` words, which must be at least 1.
     pub fn of(&self, length: usize) -> impl Iterator<Item = u64> + '_ {
         let power = (0..length).fold(1u64, |power, _| power.wrapping_mul(BASE));
         let pairs = self.beginnings.iter().zip(self.beginnings.iter().skip(length));

@@ -1,14 +1,14 @@
 //! Sheets as CSV.
 
-use super::{MOST, Read, SheetQuestion, answer};
+use super::{MAX_OPTIONS, Read, SheetQuestion, answer};
 use crate::data::read::CsvRows;
 use crate::records::letter;
 use anyhow::{Context, Result, anyhow};
 
-/// The columns of a sheet whose questions have four options; the last one is for people.
+/// Columns of a sheet whose questions have four options; the last one is only for human readers.
 const KNOWN: [&str; 8] = ["id", "question", "A", "B", "C", "D", "answer", "explanation"];
 
-/// Options that are filled wherever they have a column: from the next one on rows may have fewer.
+/// Number of first options that must be filled if they have a column; rows may lack later ones.
 const FILLED: usize = 4;
 
 /// Reads the questions of a sheet.
@@ -22,13 +22,13 @@ pub(super) fn read(sheet: &mut Read) -> Result<()> {
     Ok(())
 }
 
-/// Where the parts of a question stand in a row.
+/// Column indices of the parts of a question.
 struct Columns {
     id: usize,
     question: usize,
     options: Vec<usize>,
     answer: usize,
-    /// Columns that must be empty, by their names.
+    /// Columns that must be empty, with their names.
     unknown: Vec<(usize, String)>,
 }
 
@@ -47,7 +47,7 @@ impl Columns {
         };
         let (id, question) = (column("id")?, column("question")?);
         let mut options = vec![column("A")?, column("B")?];
-        for i in 2..MOST {
+        for i in 2..MAX_OPTIONS {
             match find(&letter(i).to_string()) {
                 Some(_) if options.len() < i => {
                     let (has, lacks) = (letter(i), letter(options.len()));
@@ -65,7 +65,7 @@ impl Columns {
         Ok(Self { id, question, options, answer, unknown })
     }
 
-    /// The question of a row, which has as many cells as there are columns.
+    /// Parses the question of a row, which has one cell per column.
     fn question(&self, cells: &[String]) -> Result<SheetQuestion, String> {
         let filled = |place: usize, what: &str| match cells[place].trim() {
             "" => Err(format!("the {what} is empty")),

@@ -1,13 +1,13 @@
-//! Sheets as JSON, one question a line: `choices` and `answer` as MMLU's files have them, `choices` of `text` and `label`
-//! and `answerKey` as ARC's, or the columns of our CSV as keys.
+//! Sheets as JSON, one question per line: `choices` and `answer` as in MMLU's files, `choices` of `text` and `label` with
+//! `answerKey` as in ARC's, or the columns of our CSV as keys.
 
-use super::{MOST, Read, SheetQuestion, answer, expected};
+use super::{MAX_OPTIONS, Read, SheetQuestion, answer, expected};
 use crate::data::read::JsonLines;
 use crate::records::letter;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
 
-/// The keys of a question, beside letters; the last one is for people.
+/// Keys of a question, in addition to letters; the last one is only for human readers.
 const KNOWN: [&str; 7] = ["id", "question", "choices", "answer", "answerKey", "subject", "explanation"];
 
 /// Reads the questions of a sheet.
@@ -30,7 +30,7 @@ pub(super) fn read(sheet: &mut Read, subject: &str) -> Result<()> {
 fn question(keys: &Map<String, Value>, number: usize, subject: &str) -> Result<SheetQuestion, String> {
     let get = |key: &str| keys.get(key).filter(|value| !value.is_null());
     let has_choices = get("choices").is_some();
-    let is_letter = |key: &str| (0..MOST).any(|i| key == letter(i).to_string());
+    let is_letter = |key: &str| (0..MAX_OPTIONS).any(|i| key == letter(i).to_string());
     for (key, value) in keys.iter().filter(|(_, value)| !value.is_null() && **value != "") {
         if !KNOWN.contains(&key.as_str()) && (has_choices || !is_letter(key)) {
             let value: String = value.to_string().chars().take(40).collect();
@@ -40,7 +40,7 @@ fn question(keys: &Map<String, Value>, number: usize, subject: &str) -> Result<S
         }
     }
     if let Some(named) = get("subject").filter(|named| *named != subject) {
-        return Err(format!("is of the subject {named}, expected {subject:?}, as the file is named"));
+        return Err(format!("has the subject {named}, expected {subject:?} by the name of the file"));
     }
     let id = match get("id") {
         None => number.to_string(),
@@ -50,8 +50,8 @@ fn question(keys: &Map<String, Value>, number: usize, subject: &str) -> Result<S
     let asked = get("question").ok_or("has no question")?;
     let asked = text(asked, "question")?;
     let (options, labels) = options(keys, get("choices"))?;
-    if !(2..=MOST).contains(&options.len()) {
-        return Err(format!("has {} options, expected 2 to {MOST}", options.len()));
+    if !(2..=MAX_OPTIONS).contains(&options.len()) {
+        return Err(format!("has {} options, expected 2 to {MAX_OPTIONS}", options.len()));
     }
     let right = match (get("answer"), get("answerKey")) {
         (Some(_), Some(_)) => return Err("has both an answer and an answerKey, expected one of them".into()),
@@ -71,7 +71,7 @@ fn question(keys: &Map<String, Value>, number: usize, subject: &str) -> Result<S
             None => {
                 let expected = expected(count);
                 return Err(format!(
-                    "the answer is {right}, expected {expected}, or a place from 0 to {}",
+                    "the answer is {right}, expected {expected}, or an index from 0 to {}",
                     count - 1
                 ));
             }
@@ -80,7 +80,7 @@ fn question(keys: &Map<String, Value>, number: usize, subject: &str) -> Result<S
     Ok(SheetQuestion { id, question: asked, options, answer })
 }
 
-/// The options, and what they are called where the file says so.
+/// Returns the options and, if the file has them, their labels.
 fn options(keys: &Map<String, Value>, choices: Option<&Value>) -> Result<(Vec<String>, Vec<String>), String> {
     let all = |list: &[Value]| -> Result<Vec<String>, String> {
         let option = |(i, value)| text(value, &format!("option {}", letter(i)));
@@ -103,7 +103,7 @@ fn options(keys: &Map<String, Value>, choices: Option<&Value>) -> Result<(Vec<St
         Some(other) => Err(format!("its choices are {other}, expected a list of texts")),
         None => {
             let mut found = vec![];
-            for i in 0..MOST {
+            for i in 0..MAX_OPTIONS {
                 match keys.get(&letter(i).to_string()).filter(|value| !value.is_null()) {
                     Some(_) if found.len() < i => {
                         return Err(format!("has an option {} and no {}", letter(i), letter(found.len())));
@@ -159,7 +159,7 @@ pub(super) mod tests {
     fn broken_sheets_say_where_and_what() {
         for (row, expected) in [
             ("[]", "is not an object, expected {\"question\": .., \"choices\": [..], \"answer\": ..}"),
-            ("{", "is not whole JSON"),
+            ("{", "is not valid JSON"),
             (r#"{"choices":["a","b"],"answer":0}"#, "has no question"),
             (r#"{"question":" ","choices":["a","b"],"answer":0}"#, "the question is empty"),
             (r#"{"question":"q","choices":["a"],"answer":0}"#, "has 1 options, expected 2 to 26"),
@@ -171,7 +171,7 @@ pub(super) mod tests {
             ),
             (
                 r#"{"question":"q","choices":["a","b"],"answer":2}"#,
-                "the answer is 2, expected A or B, or a place from 0 to 1",
+                "the answer is 2, expected A or B, or an index from 0 to 1",
             ),
             (r#"{"question":"q","choices":["a","b"],"answer":"C"}"#, "the answer is \"C\", expected A or B"),
             (r#"{"question":"q","choices":["a","b"]}"#, "has no answer"),
@@ -185,7 +185,7 @@ pub(super) mod tests {
             ),
             (
                 r#"{"question":"q","choices":["a","b"],"answer":0,"subject":"art"}"#,
-                "is of the subject \"art\", expected \"law\", as the file is named",
+                "has the subject \"art\", expected \"law\" by the name of the file",
             ),
             (
                 r#"{"question":"q","choices":{"text":["a","b"],"label":["1","1"]},"answerKey":"1"}"#,
@@ -196,7 +196,10 @@ pub(super) mod tests {
                 "the answer is \"3\", expected one of the labels 1, 2",
             ),
             (r#"{"question":"q","A":"a","C":"c","answer":"A"}"#, "has an option C and no B"),
-            (r#"{"id":"0","question":"q","choices":["a","b"],"answer":0}"#, "the id \"0\" is that of line 1"),
+            (
+                r#"{"id":"0","question":"q","choices":["a","b"],"answer":0}"#,
+                "the id \"0\" is a duplicate of line 1",
+            ),
         ] {
             let found = read(&format!("{QUESTION}{row}\n")).unwrap_err();
             assert!(

@@ -1,7 +1,7 @@
-//! Question sheets: `<subject>_val.csv` with id, question, A, B, C, D, answer, or `.jsonl`; `<subject>_dev.*` solved ones.
+//! Question sheets: `<subject>_val.csv` with id, question, A, B, C, D, answer, or `.jsonl`; `<subject>_dev.*` for solved ones.
 //!
-//! *Invariant:* every question has a text, two options at least and an answer among them; what a sheet holds beside that
-//! is refused, C-Eval's explanations aside.
+//! *Invariant:* every question has a text, at least two options and an answer among them; any other content of a sheet is
+//! refused, except for C-Eval's explanations.
 
 mod csv;
 mod json;
@@ -15,59 +15,59 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Most options: as many as there are letters.
-const MOST: usize = 26;
+/// Maximum number of options: one per letter.
+const MAX_OPTIONS: usize = 26;
 
 /// The questions of one subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sheet {
-    /// The file's name without `_val.csv` or `_dev.csv`.
+    /// Name of the file without `_<split>.csv` or `_<split>.jsonl`.
     pub subject: String,
-    /// Its questions, in order.
+    /// Questions, in the order of the sheet.
     pub questions: Vec<SheetQuestion>,
 }
 
 /// One question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SheetQuestion {
-    /// As in the sheet.
+    /// Id in the sheet.
     pub id: String,
-    /// What is asked.
+    /// Text of the question.
     pub question: String,
-    /// The options A, B and so on.
+    /// Options A, B and so on.
     pub options: Vec<String>,
-    /// The right letter.
+    /// Letter of the right option.
     pub answer: char,
 }
 
 impl SheetQuestion {
-    /// It with its options, as MiniMind puts it (eval_ceval.py).
+    /// Returns the question with its options, in MiniMind's form (eval_ceval.py).
     pub fn listed(&self) -> String {
         let listed = self.options.iter().enumerate().map(|(i, option)| format!("{}: {option}", letter(i)));
         format!("{}。选择 {}", self.question, listed.collect::<Vec<_>>().join(", "))
     }
 
-    /// It as it is put to be answered so: with its options, or alone.
-    pub fn put(&self, answer: Answer) -> String {
+    /// Returns the question as it is presented for a way of answering: with or without its options.
+    pub fn presented(&self, answer: Answer) -> String {
         match answer {
             Answer::Letter | Answer::Cloze => self.listed(),
             Answer::Continuation => self.question.clone(),
         }
     }
 
-    /// The right option.
+    /// Returns the text of the right option.
     pub fn right(&self) -> &str {
         self.options.get(place_of(self.answer)).map_or("", String::as_str)
     }
 }
 
-/// The kinds of sheets, by the ends of their names.
+/// File extensions of sheets.
 const KINDS: [&str; 2] = ["csv", "jsonl"];
 
-/// Reads every sheet of a folder that is named `<subject>_<split>`, in order of subjects.
+/// Reads all sheets of a folder that are named `<subject>_<split>`, sorted by file name.
 ///
 /// # Errors
-/// Where there is no sheet, or one is not sound, with its line.
+/// If there is no sheet, a sheet cannot be parsed (with its line), or a subject has two sheets.
 pub fn read_sheets(dir: &Path, split: &str) -> Result<Vec<Sheet>> {
     let sheets: Vec<Sheet> =
         sheet_files(dir, split)?.iter().map(|path| read_sheet(path, split)).collect::<Result<_>>()?;
@@ -82,10 +82,10 @@ pub fn read_sheets(dir: &Path, split: &str) -> Result<Vec<Sheet>> {
     Ok(sheets)
 }
 
-/// Every `*_<split>.csv` and `*_<split>.jsonl` of a folder, in order of subjects.
+/// Returns all `*_<split>.csv` and `*_<split>.jsonl` files of a folder, sorted by name.
 ///
 /// # Errors
-/// Where the folder cannot be read, or has no sheet.
+/// If the folder cannot be read or has no sheet.
 pub fn sheet_files(dir: &Path, split: &str) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(dir)
         .with_context(|| format!("{}: expected a folder of <subject>_{split}.csv sheets", dir.display()))?;
@@ -115,7 +115,7 @@ fn read_sheet(path: &Path, split: &str) -> Result<Sheet> {
         Some(subject) => (subject, true),
         None => (subject(KINDS[1]).unwrap_or_default(), false),
     };
-    ensure!(!subject.is_empty(), "{shown}: names no subject, expected <subject>_{split}.csv");
+    ensure!(!subject.is_empty(), "{shown}: the file name has no subject, expected <subject>_{split}.csv");
     let mut read = Read { path, questions: vec![], lines: BTreeMap::new() };
     match is_csv {
         true => csv::read(&mut read)?,
@@ -125,19 +125,19 @@ fn read_sheet(path: &Path, split: &str) -> Result<Sheet> {
     Ok(Sheet { subject, questions: read.questions })
 }
 
-/// What was read of a sheet.
+/// State of reading a sheet.
 struct Read<'a> {
     path: &'a Path,
     questions: Vec<SheetQuestion>,
-    /// Where each id stands.
+    /// Line of each id.
     lines: BTreeMap<String, u64>,
 }
 
 impl Read<'_> {
-    /// Takes a question over, or says what is wrong with its row.
+    /// Adds a question, or returns an error with its line if its row is invalid or its id is a duplicate.
     fn add(&mut self, line: u64, question: Result<SheetQuestion, String>) -> Result<()> {
         let question = question.and_then(|question| match self.lines.insert(question.id.clone(), line) {
-            Some(line) => Err(format!("the id {:?} is that of line {line}, expected another", question.id)),
+            Some(line) => Err(format!("the id {:?} is a duplicate of line {line}", question.id)),
             None => Ok(question),
         });
         self.questions.push(question.map_err(|why| anyhow!("{}:{line}: {why}", self.path.display()))?);
@@ -145,13 +145,13 @@ impl Read<'_> {
     }
 }
 
-/// The letter that a text names, of so many options.
+/// Parses the letter of an answer among the given number of options.
 fn answer(text: &str, options: usize) -> Result<char, String> {
     let found = (0..options).map(letter).find(|letter| text.trim() == letter.to_string());
     found.ok_or_else(|| format!("the answer is {:?}, expected {}", text.trim(), expected(options)))
 }
 
-/// `A, B, C or D`.
+/// Lists the letters of options, as in `A, B, C or D`.
 fn expected(options: usize) -> String {
     let letters: Vec<String> = (0..options).map(|i| letter(i).to_string()).collect();
     match letters.split_last() {
@@ -161,22 +161,22 @@ fn expected(options: usize) -> String {
 }
 
 impl World {
-    /// The exam of the world as sheets.
+    /// Returns the exam of the world as sheets.
     pub fn sheets(&self) -> Vec<Sheet> {
         self.exam().into_iter().map(Sheet::of_world).collect()
     }
 
-    /// Solved questions of the world as sheets, `count` a subject as far as it has so many.
+    /// Returns solved questions of the world as sheets, `count` per subject, or fewer if a small world has fewer.
     pub fn dev_sheets(&self, count: usize) -> Vec<Sheet> {
         self.solved(count).into_iter().map(Sheet::of_world).collect()
     }
 }
 
 impl Sheet {
-    /// The sheet as it is read.
+    /// Returns the sheet as CSV, in the form in which it is read.
     ///
     /// # Errors
-    /// Where the rows cannot be written as CSV.
+    /// If the rows cannot be written as CSV.
     pub fn csv(&self) -> Result<Vec<u8>> {
         let options = self.questions.iter().map(|q| q.options.len()).max().unwrap_or(4);
         let mut csv = Writer::from_writer(vec![]);
@@ -192,7 +192,7 @@ impl Sheet {
         Ok(csv.into_inner()?)
     }
 
-    /// The exam of a probe as sheets.
+    /// Returns the exam of a probe as sheets.
     pub fn of_probe(probe: &dyn Probe) -> Vec<Self> {
         let question = |(i, item): (usize, Item)| SheetQuestion {
             id: i.to_string(),
@@ -272,13 +272,13 @@ mod tests {
             (after("1,,a,b,c,d,A\n"), "3: the question is empty"),
             (after("1,q,a,\" \",c,d,A\n"), "3: the option B is empty"),
             (after(",q,a,b,c,d,A\n"), "3: the id is empty"),
-            (after("0,q,a,b,c,d,A\n"), "3: the id \"0\" is that of line 2, expected another"),
+            (after("0,q,a,b,c,d,A\n"), "3: the id \"0\" is a duplicate of line 2"),
             (after("1,q,a,b,c,A\n"), &format!("3: has 6 cells, expected 7 ({head})")),
             (after("1,q,a,b,c,d,e,A\n"), &format!("3: has 8 cells, expected 7 ({head})")),
             (after("1,q,a,b,c,\"d,A\n2,q,a,b,c,d,A\n"), "3: a quoted cell is never closed"),
             (
                 after("1,q,a,b,c,\"d,A\n2,q,a,b,c,\"d\",A\n"),
-                "3: text stands behind a closing quote; a quote inside a cell is doubled",
+                "3: text after a closing quote; a quote inside a cell must be doubled",
             ),
             (
                 error(b"id,question,A,B,C,D,E,F,answer\r\n0,q,a,b,c,d,,,A\r\n1,q,a,b,c,d,,f,A\r\n"),

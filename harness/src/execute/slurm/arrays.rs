@@ -1,7 +1,7 @@
 //! The stage graph as job arrays.
 //!
 //! *Invariant:* a task waits for the stage run that it needs, and for no other: where a whole array follows another,
-//! each task waits for the one of its own number.
+//! each task waits for the task of the same number.
 
 use crate::config::Stage;
 use crate::plan::{StageGraph, StageNode};
@@ -10,15 +10,15 @@ use std::collections::BTreeMap;
 /// A job array.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Array {
-    /// The number of its job; `None` where it is to be handed in.
+    /// The number of its job; `None` if it is still to be submitted.
     pub job: Option<String>,
     /// The stage of all its tasks.
     pub stage: Stage,
-    /// What its tasks ask for, as options of `sbatch`.
+    /// The resources of its tasks, as options of `sbatch`.
     pub options: Vec<String>,
-    /// Most tasks that run at a time.
+    /// Most tasks that run at a time; `None` for no limit.
     pub at_once: Option<usize>,
-    /// Its tasks: the number in the array, and the stage run by index.
+    /// Index of the stage run of each task, by the task's number in the array.
     pub tasks: BTreeMap<usize, usize>,
     /// What its tasks wait for.
     pub after: After,
@@ -29,19 +29,19 @@ pub struct Array {
 pub enum After {
     /// Nothing.
     Nothing,
-    /// The task of the same number of an array (by index).
+    /// Each task waits for the task of the same number in the array of this index.
     Same(usize),
-    /// One task of an array (by index), all of them.
+    /// All tasks wait for one task: index of the array, number of the task.
     One(usize, usize),
 }
 
-/// Arrays of the stage runs of a graph that are left, in an order in which they can be handed in.
+/// Job arrays of the remaining stage runs of a graph, in an order in which they can be submitted.
 ///
-/// `queued` has the job and task of each stage run that is in the queue already; those come first. An array has
-/// numbers below `most`.
+/// `queued` holds the job and task of each stage run that is already in the queue; their arrays come first. Task numbers
+/// are below `most`.
 pub fn arrays(graph: &StageGraph, queued: &[Option<(String, usize)>], most: usize) -> Vec<Array> {
     let mut arrays: Vec<Array> = Vec::new();
-    // Array and task of each stage run that has its place.
+    // Array and task of each stage run that is placed.
     let mut places: Vec<Option<(usize, usize)>> = vec![None; graph.nodes.len()];
     for (index, node) in graph.nodes.iter().enumerate() {
         let Some((job, task)) = &queued[index] else { continue };
@@ -63,7 +63,7 @@ pub fn arrays(graph: &StageGraph, queued: &[Option<(String, usize)>], most: usiz
     let is_left = |index: usize| graph.nodes[index].state.is_open() && queued[index].is_none();
     let mut left: Vec<usize> = (0..graph.nodes.len()).filter(|&index| is_left(index)).collect();
     while !left.is_empty() {
-        // Those whose needs have their place: alike ones together, by the array and the task that they need.
+        // Those whose needs are placed, grouped by resources and by the array and task that they need.
         let mut alike: BTreeMap<_, BTreeMap<usize, Vec<usize>>> = BTreeMap::new();
         let mut later = Vec::new();
         for index in left {
@@ -94,13 +94,13 @@ pub fn arrays(graph: &StageGraph, queued: &[Option<(String, usize)>], most: usiz
     arrays
 }
 
-/// The stage run that is finished last of those that are needed and left: it needs the others itself.
+/// The stage run that finishes last among the needed ones that are left: it needs the others itself.
 fn last_need(graph: &StageGraph, node: &StageNode) -> Option<usize> {
     let needs = [node.model, node.data, node.tokenizer];
     needs.into_iter().flatten().find(|&need| graph.nodes[need].state.is_open())
 }
 
-/// Stage runs that need tasks of one array, as few arrays as possible.
+/// Arranges stage runs that need tasks of one array into as few arrays as possible.
 fn split(
     parent: Option<usize>,
     by_task: BTreeMap<usize, Vec<usize>>,
@@ -143,8 +143,8 @@ mod tests {
         plan(&trials.iter().map(trial).collect::<Vec<_>>(), Path::new("nowhere"))
     }
 
-    /// Each array as its stage, its number of tasks, and what it waits for; once it is known that every task waits
-    /// for exactly the stage run that it needs.
+    /// Each array as its stage, its number of tasks and what it waits for; asserts first that every task waits for exactly
+    /// the stage run that it needs.
     fn shapes(
         graph: &StageGraph,
         queued: &[Option<(String, usize)>],
@@ -194,13 +194,13 @@ mod tests {
     #[test]
     fn variants_of_a_shared_stage_wait_for_it_alone() {
         let stage = |name: &str, tasks, after| (name.to_string(), tasks, after);
-        // One pretraining, three variants: one array that waits for its one task.
+        // One pretraining, three variants: one array that waits for one task.
         let one = graph(&[(1, 1e-3), (1, 2e-3), (1, 3e-3)]);
         assert_eq!(
             shapes(&one, &none_queued(&one), 1000)[2..4],
             [stage("pretrain", 1, After::Same(1)), stage("sft", 3, After::One(2, 0))]
         );
-        // Three seeds with two variants each: two arrays, task by task.
+        // Three seeds with two variants each: two arrays, each following the parent task by task.
         let variants: Vec<(u64, f64)> = (1..=3).flat_map(|seed| [(seed, 1e-3), (seed, 2e-3)]).collect();
         let many = graph(&variants);
         assert_eq!(

@@ -1,9 +1,9 @@
-//! The Slurm executor: the stage runs that are left become job arrays, whose tasks wait for what they need.
+//! The Slurm executor: submits the remaining stage runs as job arrays whose tasks wait for what they need.
 //!
-//! A task works on a request file as a child of the local executor does. What it needs beyond that (partition,
-//! memory, time) stands in the configuration's `[slurm]`, in options of `sbatch` on the command line, which win, or
-//! in its variables, `SBATCH_PARTITION` and the like. *Invariant:* a task that is told to end writes a checkpoint and
-//! queues again, unless that has come to nothing several times.
+//! A task works on a request file, as a child of the local executor does. What else it needs (partition, memory, time)
+//! comes from the configuration's `[slurm]`, from options of `sbatch` on the command line, which win, or from its
+//! environment variables, such as `SBATCH_PARTITION`. *Invariant:* a task that is told to end writes a checkpoint and is
+//! requeued, unless several attempts in a row made no progress.
 
 mod arrays;
 
@@ -23,32 +23,32 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// The size of arrays that Slurm allows where its administrator does not say otherwise.
+/// The default of Slurm's `MaxArraySize`.
 const MOST_TASKS: usize = 1001;
 
-/// How often the queue and the manifests are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often the queue and the manifests are polled.
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Looks after which a job that has left the queue without a record counts as lost: records travel over networks.
+/// Polls after which a job that left the queue without a record counts as lost: records take time on network file systems.
 const PATIENCE: u32 = 5;
 
-/// Hands the graph to Slurm and waits until all is finished or failed; asked to stop, it leaves the jobs alone.
+/// Submits the graph to Slurm and waits until everything is finished or failed. A stop leaves the jobs running.
 ///
 /// # Errors
-/// Where Slurm is not there, or refuses a job.
+/// If Slurm is not available or refuses a job.
 pub fn execute(graph: &StageGraph, options: &[String], stop: &Stop, board: &Board) -> Result<Outcome> {
-    let jobs = hand_over(graph, options, board)?;
+    let jobs = submit_all(graph, options, board)?;
     let mut outcome = Outcome { found: found(graph), ..Outcome::default() };
     let mut open: Vec<(usize, u32)> = jobs.keys().map(|&index| (index, 0)).collect();
     let mut is_away = false;
-    while !open.is_empty() && !stop.soon() {
-        std::thread::sleep(LOOK_EVERY);
+    while !open.is_empty() && !stop.is_requested() {
+        std::thread::sleep(POLL_INTERVAL);
         let queued = match queue() {
             Ok(queued) => queued,
             Err(error) => {
-                // Controllers are restarted and networks fail; the jobs run on.
+                // Controllers restart and networks fail; the jobs keep running.
                 if !is_away {
-                    board.line(&format!("{error:#}; asking again every {} s", LOOK_EVERY.as_secs()));
+                    board.line(&format!("{error:#}; retrying every {} s", POLL_INTERVAL.as_secs()));
                 }
                 is_away = true;
                 continue;
@@ -85,8 +85,8 @@ pub fn execute(graph: &StageGraph, options: &[String], stop: &Stop, board: &Boar
     Ok(outcome)
 }
 
-/// Puts what is left into the queue, where it is not yet; the job of each stage run that is left.
-fn hand_over(graph: &StageGraph, options: &[String], board: &Board) -> Result<BTreeMap<usize, String>> {
+/// Submits the remaining stage runs that are not queued yet; returns the job of each remaining stage run.
+fn submit_all(graph: &StageGraph, options: &[String], board: &Board) -> Result<BTreeMap<usize, String>> {
     let program = std::env::current_exe().context("the path of this program is not known")?;
     let in_queue = queue()?;
     let place = |node: &StageNode| {
@@ -121,21 +121,45 @@ fn hand_over(graph: &StageGraph, options: &[String], board: &Board) -> Result<BT
     Ok(jobs)
 }
 
-/// Stage runs that were finished before: all but those that are left, whether they have a job or wait for a choice.
+/// Consecutive attempts without progress after which no further one is made.
+const MOST_IDLE: u32 = 3;
+
+/// Why another job like the last ones would not finish a stage run that was told to end; `None` if it may.
+///
+/// `restarts` is how often Slurm requeued the present job: attempts that users stopped before it do not count.
+///
+/// # Errors
+/// If the manifest cannot be read.
+pub fn time_limit_problem(request: &StageRequest, restarts: u32) -> Result<Option<String>> {
+    let idle = Manifest::read(&request.dir)?.map_or(0, |manifest| manifest.idle_attempts);
+    if idle.min(restarts.saturating_add(1)) < MOST_IDLE {
+        return Ok(None);
+    }
+    let kept = match request.stage.training() {
+        Some(_) => "without a new checkpoint",
+        None => "and its progress cannot be kept",
+    };
+    Ok(Some(format!(
+        "the {} stage needs more than the job's time limit: it was told to end {MOST_IDLE} times before it was done, {kept}; raise slurm.time, or --sbatch=--time=...",
+        request.stage
+    )))
+}
+
+/// Number of stage runs that need no work: all but those left to run, now or once a value is chosen.
 fn found(graph: &StageGraph) -> usize {
     graph.nodes.iter().filter(|node| !node.state.is_left()).count()
 }
 
-/// What a job is asked to do: jobs wait for what they need, and each takes its own steps.
+/// The request of a job. It names no trunk and no branches: a job waits only for what it needs, and takes all its own steps.
 fn request(graph: &StageGraph, node: usize) -> Result<StageRequest> {
     let threads = graph.nodes[node].config.threads;
     Ok(StageRequest { trunk: None, branches: vec![], ..request_of(graph, node, threads)? })
 }
 
-/// What is known of a stage run whose job has gone without a record of its end.
+/// The failure message for a stage run whose job left the queue without a record of its end.
 fn left_early(job: &str, node: &StageNode) -> String {
     let log = node.dir.join(LOG);
-    // Slurm remembers a job for some minutes.
+    // Slurm remembers a finished job for some minutes.
     let told = run(Command::new("scontrol").args(["--oneliner", "show", "job", job]), "");
     let state = told.ok().and_then(|told| Some(field(&told, "JobState=")?.to_string()));
     let state = state.map_or(String::new(), |state| format!(" as {state}"));
@@ -147,7 +171,7 @@ fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     line.split_whitespace().find_map(|word| word.strip_prefix(name))
 }
 
-/// The size of arrays that this Slurm allows: their numbers are below it.
+/// Slurm's `MaxArraySize`: task numbers are below it.
 fn most_tasks() -> usize {
     let told = run(Command::new("scontrol").args(["show", "config"]), "").unwrap_or_default();
     let line = told.lines().find(|line| line.starts_with("MaxArraySize"));
@@ -155,23 +179,23 @@ fn most_tasks() -> usize {
     most.unwrap_or(MOST_TASKS)
 }
 
-/// Takes the jobs of a graph out of the queue; their names.
+/// Cancels the queued jobs of a graph; returns their names.
 ///
 /// # Errors
-/// Where Slurm is not there, or refuses.
+/// If Slurm is not available or refuses.
 pub fn cancel(graph: &StageGraph) -> Result<Vec<String>> {
     let queued = queue()?;
     let open = graph.nodes.iter().filter(|node| node.state.is_open());
     let jobs: Vec<String> =
         open.filter_map(|node| job_of(&node.dir)).filter(|job| queued.contains(job)).collect();
     if !jobs.is_empty() {
-        // The batch shell's processes get the signal as well, so that what runs writes a checkpoint.
+        // `--full` signals the processes of the batch shell as well, so that a training writes a checkpoint.
         run(Command::new("scancel").arg("--full").args(&jobs), "")?;
     }
     Ok(jobs)
 }
 
-/// The job that was last made for a stage run.
+/// The job that was last submitted for a stage run.
 fn job_of(dir: &Path) -> Option<String> {
     Some(read_text(&dir.join(JOB)).ok()?.trim().to_string())
 }
@@ -186,13 +210,13 @@ fn needs_failed(outcome: &Outcome, node: &StageNode) -> bool {
     node.needs().any(is_lost)
 }
 
-/// The user's jobs that wait or run.
+/// The user's pending and running jobs.
 fn queue() -> Result<BTreeSet<String>> {
     let listed = run(Command::new("squeue").args(["--me", "--array", "--noheader", "--format=%i"]), "")?;
     Ok(listed.lines().map(|line| line.trim().to_string()).collect())
 }
 
-/// What an array waits for, as `sbatch --dependency` takes it; arrays before it have their jobs.
+/// What an array waits for, in the form that `sbatch --dependency` takes; the arrays before it have their jobs.
 fn dependency(arrays: &[Array], after: After) -> Option<String> {
     let job = |array: usize| arrays[array].job.as_deref().unwrap_or_default();
     match after {
@@ -205,7 +229,7 @@ fn dependency(arrays: &[Array], after: After) -> Option<String> {
 fn submit(array: &Array, after: Option<String>, script: &str, options: &[String]) -> Result<String> {
     let mut command = Command::new("sbatch");
     command.args(["--parsable", "--requeue", "--kill-on-invalid-dep=yes", "--output=/dev/null"]);
-    // A minute before the time is up, the batch shell is told.
+    // The batch shell gets SIGTERM one minute before the time limit.
     command.arg("--signal=B:TERM@60");
     command.arg(format!("--job-name=mindscale-{}", array.stage));
     let tasks: Vec<String> = array.tasks.keys().map(ToString::to_string).collect();
@@ -213,7 +237,7 @@ fn submit(array: &Array, after: Option<String>, script: &str, options: &[String]
     command.arg(format!("--array={}{at_once}", tasks.join(",")));
     command.args(after.map(|after| format!("--dependency={after}")));
     let answer = run(command.args(&array.options).args(options), script)?;
-    // `job` or `job;cluster`.
+    // The answer is `job` or `job;cluster`.
     let job = answer.trim().split(';').next().unwrap_or_default();
     match job.parse::<u64>() {
         Ok(_) => Ok(job.to_string()),
@@ -221,7 +245,7 @@ fn submit(array: &Array, after: Option<String>, script: &str, options: &[String]
     }
 }
 
-/// What the batch shell of each task does: its work in its folder, and the way back into the queue after a checkpoint.
+/// The batch script of each task: works in the task's folder, and requeues the task after a checkpoint.
 fn script(program: &Path, dirs: &[(usize, &Path)]) -> String {
     let quoted = |path: &Path| shell_word(&absolute(path).to_string_lossy());
     let cases: Vec<String> =
@@ -252,14 +276,16 @@ fn script(program: &Path, dirs: &[(usize, &Path)]) -> String {
     )
 }
 
-/// Runs a program of Slurm's and returns what it says.
+/// Runs a Slurm command with `input` on its standard input; returns its standard output.
 fn run(command: &mut Command, input: &str) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let started = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child =
         started.with_context(|| format!("{name} cannot be started; is this a login node of Slurm?"))?;
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes()).with_context(|| format!("{name} does not listen"))?;
+        stdin
+            .write_all(input.as_bytes())
+            .with_context(|| format!("{name}: cannot write to its standard input"))?;
     }
     let output = child.wait_with_output()?;
     if !output.status.success() {

@@ -1,8 +1,8 @@
-//! What is told to end, and what has taken all its time.
+//! Tests of stage runs that are told to end, and of time limits.
 
 use super::*;
 use crate::execute::pool::request_of;
-use crate::execute::worker::hopeless;
+use crate::execute::slurm::time_limit_problem;
 
 #[test]
 fn what_is_stopped_again_and_again_without_progress_is_given_up() {
@@ -14,16 +14,16 @@ fn what_is_stopped_again_and_again_without_progress_is_given_up() {
     let idle = || Manifest::read(&data.dir).unwrap().unwrap().idle_attempts;
     for times in 1..=3 {
         let body = Fake { wait_for_stop: Some(Stage::Data), ..Fake::default() };
-        assert_eq!(work(&data, &body, &asked, &Silent).unwrap(), Ended::Stopped);
+        assert_eq!(work(&data, &body, &asked, &Silent).unwrap(), AttemptOutcome::Stopped);
         assert_eq!(idle(), times);
-        // The job is in the queue for the third time; people who stop three jobs of their own do not count.
-        assert_eq!(hopeless(&data, 2).unwrap().is_some(), times == 3);
-        assert_eq!(hopeless(&data, 0).unwrap(), None);
+        // The third time in the queue; three jobs that users stopped themselves do not count.
+        assert_eq!(time_limit_problem(&data, 2).unwrap().is_some(), times == 3);
+        assert_eq!(time_limit_problem(&data, 0).unwrap(), None);
     }
-    let reason = hopeless(&data, 2).unwrap().unwrap();
+    let reason = time_limit_problem(&data, 2).unwrap().unwrap();
     assert!(reason.starts_with("the data stage needs more than the job's time limit: "), "{reason}");
     assert!(reason.contains("its progress cannot be kept; raise slurm.time"), "{reason}");
-    // A training that comes to a new checkpoint each time goes on.
+    // A training that writes a new checkpoint in each attempt goes on.
     let sft = request_of(&graph, of(Stage::Train(TrainStage::Sft)), 1).unwrap();
     fs::create_dir_all(sft.dir.join("checkpoints")).unwrap();
     for step in 1..=4 {
@@ -33,7 +33,7 @@ fn what_is_stopped_again_and_again_without_progress_is_given_up() {
             ..Fake::default()
         };
         work(&sft, &body, &asked, &Silent).unwrap();
-        assert_eq!(hopeless(&sft, 9).unwrap(), None);
+        assert_eq!(time_limit_problem(&sft, 9).unwrap(), None);
     }
     for _ in 0..3 {
         work(
@@ -44,14 +44,14 @@ fn what_is_stopped_again_and_again_without_progress_is_given_up() {
         )
         .unwrap();
     }
-    assert!(hopeless(&sft, 9).unwrap().unwrap().contains("without a new checkpoint"));
+    assert!(time_limit_problem(&sft, 9).unwrap().unwrap().contains("without a new checkpoint"));
 }
 
-/// Works in this process, and notes what the trial had taken before each stage run.
+/// Works in this process, and records how much time the trial had taken before each stage run.
 struct Noting(Fake, Mutex<Vec<f64>>);
 
 impl Launch for Noting {
-    fn launch(&self, request: &StageRequest, stop: &Stop, progress: &dyn Progress) -> Ended {
+    fn launch(&self, request: &StageRequest, stop: &Stop, progress: &dyn Progress) -> AttemptOutcome {
         self.1.lock().unwrap().push(request.spent);
         self.0.launch(request, stop, progress)
     }

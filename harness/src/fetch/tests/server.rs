@@ -1,4 +1,4 @@
-//! A server that speaks the hub's protocol as far as it is spoken to here, and does what is asked of it wrong.
+//! A server that speaks the part of the hub's protocol that is used here, and misbehaves on request.
 
 use crate::fsutil::hex;
 use serde_json::json;
@@ -9,31 +9,31 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// The commit that everything is at.
+/// The only commit.
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// What a server holds and how it behaves.
+/// Content and behaviour of a server.
 #[derive(Default)]
 pub struct Site {
     /// `models/a/b` or `datasets/a/b`, with their files.
     pub repos: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
-    /// Files from so many bytes on are large: they have SHA-256 and are redirected.
+    /// Minimum size in bytes of large files, which have a SHA-256 and are redirected.
     pub large: usize,
-    /// Where large files are redirected to: another server, whose token is none of its business.
+    /// Target of redirects of large files: another server, which must not see the token.
     pub store: Option<String>,
-    /// The token without which nothing is given, and the code of the refusal.
+    /// Required token, and the error code of a refusal.
     pub token: Option<(String, String)>,
-    /// Answers that are given before any other, each once: status and headers.
+    /// Responses sent before any other, each once: status and headers.
     pub first: Vec<(u16, String)>,
-    /// Contents break off after so many bytes, so often.
+    /// Byte offset at which contents break off, and how many times.
     pub breaks: (usize, u32),
-    /// Contents have a bit flipped, so often.
+    /// How many times a content has a flipped bit.
     pub flips: u32,
-    /// Ranges are not known.
+    /// Whether ranges are not supported.
     pub no_ranges: bool,
-    /// The list tells no sizes and digests.
+    /// Whether the list has no sizes and digests.
     pub bare_list: bool,
-    /// Requests so far: the line, its range, whether it brought a token.
+    /// Requests so far: request line, range, whether a token was sent.
     pub seen: Vec<String>,
 }
 
@@ -44,7 +44,7 @@ impl Site {
     }
 }
 
-/// A server on a free port, as long as the process lives.
+/// A server on a free port, which runs until the process ends.
 pub struct Server {
     pub url: String,
     pub site: Arc<Mutex<Site>>,
@@ -69,7 +69,7 @@ impl Server {
         change(&mut self.site.lock().unwrap());
     }
 
-    /// The requests so far, which are forgotten.
+    /// Returns the requests so far and forgets them.
     pub fn seen(&self) -> Vec<String> {
         std::mem::take(&mut self.site.lock().unwrap().seen)
     }
@@ -98,7 +98,7 @@ fn answer(stream: &TcpStream, site: &Mutex<Site>) {
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
 }
 
-/// The head of an answer and what of its body is sent.
+/// Head of a response, and the part of its body that is sent.
 fn respond(
     site: &mut Site,
     method: &str,
@@ -192,12 +192,12 @@ fn content(
     (head, body)
 }
 
-/// SHA-256, as `sha256sum` has it.
+/// SHA-256, as printed by `sha256sum`.
 pub fn sha(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-/// As `git hash-object` has it.
+/// Git blob id, as printed by `git hash-object`.
 fn git(bytes: &[u8]) -> String {
     let mut hasher = sha1_smol::Sha1::from(format!("blob {}\0", bytes.len()));
     hasher.update(bytes);

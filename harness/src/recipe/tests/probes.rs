@@ -1,4 +1,4 @@
-//! Probes from their keys to the answers of a trained model.
+//! Tests of probes, from their keys to the answers of a trained model.
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::config::PROBES;
@@ -6,7 +6,7 @@ use crate::config::Packing;
 use crate::data::batches::{BatchOptions, sequential};
 use crate::data::{RowLoss, Store};
 
-/// A small trial on a probe.
+/// Makes the configuration of a small trial on a probe.
 fn probe(source: Source) -> TrialConfig {
     let mut config = small();
     config.data.source = source;
@@ -49,7 +49,7 @@ fn a_probe_trains_on_its_labels_and_nothing_else() {
             let hops: usize = read[0].parse().unwrap();
             assert_eq!((row.ids.len(), row.weights[0]), (17, 0.0));
             for at in 1..read.len() {
-                // By search through what is read so far.
+                // Found by searching the words read so far.
                 let mut end = Some(at);
                 for _ in 0..hops {
                     end = end.and_then(|end| {
@@ -83,7 +83,7 @@ fn a_model_that_is_trained_on_a_probe_answers_its_exam() {
         serde_json::from_slice(&std::fs::read(exam.join("questions.json")).unwrap()).unwrap();
     let of = |subject: &str| records.iter().filter(|r| r.subject == subject).collect::<Vec<_>>();
     assert_eq!((of("hop_0").len(), of("hop_1").len()), (8, 8));
-    // No hop is the letter itself, which one layer learns at once where labels stand in their places.
+    // With zero hops the target is the letter itself, which one layer learns quickly if labels are aligned correctly.
     for record in of("hop_0") {
         assert!(record.is_right() && record.probabilities.iter().sum::<f64>() > 0.9, "{record:?}");
     }

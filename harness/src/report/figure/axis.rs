@@ -1,79 +1,80 @@
-//! From the numbers of an axis to its range, its ticks and their labels.
+//! Range, ticks and tick labels of an axis, from the numbers on it.
 
 use super::{Axis, font};
 
-/// Most distinct values that get a tick each.
+/// Maximum number of distinct values that get a tick each.
 const MOST_VALUES: usize = 10;
 
-/// An axis chooses to be logarithmic from this ratio of its ends on.
+/// Ratio of the ends above which an axis is logarithmic by default.
 const LOG_FROM: f64 = 5.0;
 
-/// An axis with its range: places from 0 to 1, and labelled ticks.
+/// An axis with its range, which maps numbers to positions from 0 to 1, and its labelled ticks.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scale {
     low: f64,
     high: f64,
     /// Whether it is logarithmic.
     pub log: bool,
-    /// Ticks: place from 0 to 1, and label.
+    /// Ticks: position from 0 to 1, and label.
     pub ticks: Vec<(f64, String)>,
 }
 
-/// The room of the ticks of an axis.
+/// The space that an axis has for its ticks.
 #[derive(Debug, Clone, Copy)]
-pub struct Room {
-    /// Points from end to end.
+pub struct TickSpace {
+    /// Length of the axis in points.
     pub length: f64,
-    /// Points of an em of their labels.
+    /// Font size of the labels in points.
     pub size: f64,
-    /// Whether labels stand side by side.
+    /// Whether the axis is horizontal, so that labels stand side by side.
     pub is_across: bool,
 }
 
-impl Room {
-    /// What a label takes of the axis.
-    fn of(&self, label: &str) -> f64 {
+impl TickSpace {
+    /// Length along the axis that a label takes, in points.
+    fn label_length(&self, label: &str) -> f64 {
         if self.is_across { font::width(label, self.size) + 0.9 * self.size } else { 1.4 * self.size }
     }
 
-    /// About as many round numbers as there is room for.
+    /// Number of round ticks to aim for, from 2 to 7.
     fn count(&self) -> f64 {
         (self.length / (self.size * if self.is_across { 6.0 } else { 3.5 })).clamp(2.0, 7.0)
     }
 
-    /// Whether labels at these places do not touch.
+    /// Whether labels at these positions do not touch.
     fn fits(&self, ticks: &[(f64, String)]) -> bool {
         ticks.windows(2).all(|pair| {
             let apart = (pair[1].0 - pair[0].0) * self.length;
-            apart >= (self.of(&pair[0].1) + self.of(&pair[1].1)) / 2.0
+            apart >= (self.label_length(&pair[0].1) + self.label_length(&pair[1].1)) / 2.0
         })
     }
 }
 
 impl Scale {
-    /// The scale of an axis that holds these numbers. Settings get a tick each where there are few.
-    pub fn new(axis: &Axis, values: &[f64], are_settings: bool, room: Room) -> Self {
-        if !axis.places.is_empty() {
-            let count = axis.places.len() as f64;
+    /// Returns the scale of an axis for these numbers. If `are_settings`, each distinct value gets a tick of its own
+    /// where they are few.
+    pub fn new(axis: &Axis, values: &[f64], are_settings: bool, room: TickSpace) -> Self {
+        if !axis.categories.is_empty() {
+            let count = axis.categories.len() as f64;
             let tick = |(i, name): (usize, &String)| ((i as f64 + 0.5) / count, name.clone());
-            let ticks = axis.places.iter().enumerate().map(tick).collect();
+            let ticks = axis.categories.iter().enumerate().map(tick).collect();
             return Self { low: -0.5, high: count - 0.5, log: false, ticks };
         }
-        let (least, most) = axis.limits.unwrap_or((f64::NEG_INFINITY, f64::INFINITY));
-        let finite = values.iter().copied().chain(axis.include).filter(|value| value.is_finite());
+        let (least, most) = axis.bounds.unwrap_or((f64::NEG_INFINITY, f64::INFINITY));
+        let finite = values.iter().copied().chain(axis.must_include).filter(|value| value.is_finite());
         let values: Vec<f64> = finite.map(|value| value.clamp(least, most)).collect();
         let is_log = |low: f64, high: f64| {
-            let is_wide = axis.limits.is_none() && high / low > LOG_FROM;
+            let is_wide = axis.bounds.is_none() && high / low > LOG_FROM;
             low > 0.0 && axis.log.unwrap_or(is_wide)
         };
-        let (low, high) = axis.view.unwrap_or_else(|| bounds(&values));
+        let (low, high) = axis.explicit_range.unwrap_or_else(|| bounds(&values));
         let log = is_log(low, high);
         let place = |value: f64| if log { value.log10() } else { value };
-        let (from, to) = match axis.view {
+        let (from, to) = match axis.explicit_range {
             Some(_) => (place(low), place(high)),
             None => {
-                let ends = [axis.include, axis.limits.map(|l| l.0), axis.limits.map(|l| l.1)];
-                widened(place(low), place(high), &ends.map(|end| end.map(place)))
+                let ends = [axis.must_include, axis.bounds.map(|l| l.0), axis.bounds.map(|l| l.1)];
+                with_margin(place(low), place(high), &ends.map(|end| end.map(place)))
             }
         };
         let mut scale = Self { low: from, high: to, log, ticks: vec![] };
@@ -83,7 +84,7 @@ impl Scale {
         scale
     }
 
-    /// Where a number lies: 0 at the low end, 1 at the high end.
+    /// Position of a number: 0 at the low end, 1 at the high end.
     pub fn place(&self, value: f64) -> f64 {
         let value = if self.log { value.log10() } else { value };
         (value - self.low) / (self.high - self.low)
@@ -95,8 +96,8 @@ impl Scale {
         (number(self.low), number(self.high))
     }
 
-    /// The values themselves as ticks, where they are few, short and apart.
-    fn own_ticks(&self, values: &[f64], room: Room) -> Option<Vec<(f64, String)>> {
+    /// Returns the values themselves as ticks; `None` unless they are few, have short exact labels, and do not touch.
+    fn own_ticks(&self, values: &[f64], room: TickSpace) -> Option<Vec<(f64, String)>> {
         let mut distinct: Vec<f64> = values
             .iter()
             .copied()
@@ -106,7 +107,7 @@ impl Scale {
         distinct.dedup();
         let is_short = |value: &f64| short(*value).trim_end_matches(['k', 'M', 'G']).len() <= 6;
         let is_exact = |value: &f64| {
-            exact(&short(*value)).is_some_and(|shown| (shown - value).abs() <= 1e-9 * value.abs())
+            parse_short(&short(*value)).is_some_and(|shown| (shown - value).abs() <= 1e-9 * value.abs())
         };
         if distinct.len() > MOST_VALUES || !distinct.iter().all(|v| is_short(v) && is_exact(v)) {
             return None;
@@ -115,8 +116,8 @@ impl Scale {
         room.fits(&ticks).then_some(ticks)
     }
 
-    /// 1, 2 or 5 times a power of ten apart: as many as there is room for.
-    fn round_ticks(&self, room: Room) -> Vec<(f64, String)> {
+    /// Returns ticks at multiples of 1, 2 or 5 times a power of ten: as many as fit.
+    fn round_ticks(&self, room: TickSpace) -> Vec<(f64, String)> {
         let (low, high) = self.ends();
         let mut step = round_step((high - low) / room.count());
         for _ in 0..4 {
@@ -125,7 +126,7 @@ impl Scale {
             let numbers = (first..).map(|i| i as f64 * step).take_while(|tick| *tick <= high + slack);
             let largest = low.abs().max(high.abs());
             let ticks: Vec<(f64, String)> =
-                numbers.map(|tick| (self.place(tick), with_step(tick, step, largest))).collect();
+                numbers.map(|tick| (self.place(tick), format_tick(tick, step, largest))).collect();
             if room.fits(&ticks) || ticks.len() <= 2 {
                 return ticks;
             }
@@ -134,10 +135,11 @@ impl Scale {
         vec![]
     }
 
-    /// 1, 2 and 5 times powers of ten, or powers alone, or some of them: the most that there is room for.
-    fn log_ticks(&self, room: Room) -> Vec<(f64, String)> {
+    /// Returns ticks at multiples of powers of ten, at powers alone, or at every second or third power: the densest set
+    /// that fits.
+    fn log_ticks(&self, room: TickSpace) -> Vec<(f64, String)> {
         let powers = self.low.floor() as i32..=self.high.ceil() as i32;
-        // 500G beside 1e12 would be hard to read.
+        // 500G next to 1e12 would be hard to read.
         let is_large = self.high >= 12.0;
         let name = |tick: f64| if is_large && tick >= 1e9 { signed(power(tick, 2)) } else { short(tick) };
         let ticks = |factors: &[f64], every: i32| -> Vec<(f64, String)> {
@@ -157,16 +159,16 @@ impl Scale {
             (&[1.0], 2),
             (&[1.0], 3),
         ];
-        // Fine ones only where coarse ones would leave the axis bare.
+        // The cap on their number admits the fine sets only on axes that the coarse ones would leave bare.
         let most = room.count() + 2.0;
         let fitting = sets.iter().map(|(factors, every)| ticks(factors, *every));
         let found = fitting.into_iter().find(|ticks| ticks.len() as f64 <= most && room.fits(ticks));
-        // Less than one step of these: round numbers are as good.
+        // The axis spans less than one step of these sets: use round numbers.
         found.filter(|ticks| ticks.len() >= 2).unwrap_or_else(|| self.round_ticks(room))
     }
 }
 
-/// The step of 1, 2 or 5 times a power of ten that is nearest above.
+/// Rounds a step up to 1, 2 or 5 times a power of ten.
 fn round_step(step: f64) -> f64 {
     let power = 10f64.powf(step.log10().floor());
     let factor = [1.0, 2.0, 5.0, 10.0].into_iter().find(|factor| factor * power >= step * (1.0 - 1e-9));
@@ -182,13 +184,13 @@ fn bounds(values: &[f64]) -> (f64, f64) {
     }
 }
 
-/// A margin on both sides, but none beyond a number that must be in sight at an end.
-fn widened(low: f64, high: f64, ends: &[Option<f64>]) -> (f64, f64) {
+/// Adds a margin of 5 % at both ends, but none at an end that is one of `ends`.
+fn with_margin(low: f64, high: f64, ends: &[Option<f64>]) -> (f64, f64) {
     let margin = if high > low { 0.05 * (high - low) } else { 0.05 * low.abs().max(1.0) };
     let is_end = |value: f64| ends.contains(&Some(value));
     let from = if is_end(low) { low } else { low - margin };
     let to = if is_end(high) { high } else { high + margin };
-    // A single number that is both ends: there is nothing to show but that.
+    // Low and high are the same fixed end: give the axis a length of 1.
     if to > from { (from, to) } else { (from, from + 1.0) }
 }
 
@@ -201,10 +203,10 @@ fn unit_of(size: f64) -> (f64, &'static str) {
     }
 }
 
-/// A tick among others `step` apart, with the digits that tell them apart.
-fn with_step(value: f64, step: f64, largest: f64) -> String {
+/// Formats a tick with as many digits as distinguish it from ticks `step` apart.
+fn format_tick(value: f64, step: f64, largest: f64) -> String {
     if !(1e-3..1e12).contains(&largest) {
-        let apart = (value.abs().log10().floor() - step.log10().floor()).clamp(2.0, 6.0); // 2: of zero, too
+        let apart = (value.abs().log10().floor() - step.log10().floor()).clamp(2.0, 6.0); // at least 2, for zero as well
         return signed(plain(value, apart as usize));
     }
     let (unit, name) = unit_of(largest);
@@ -214,32 +216,33 @@ fn with_step(value: f64, step: f64, largest: f64) -> String {
     if value == 0.0 { "0".into() } else { format!("{text}{name}") }
 }
 
-/// A number for an axis in at most three digits: `850k`, `1.2M`, `3e-4`, `2e13`.
+/// Formats a number for an axis in at most three digits: `850k`, `1.2M`, `3e-4`, `2e13`.
 pub fn short(x: f64) -> String {
     signed(plain(x, 2))
 }
 
-/// With a typographic minus; a power of ten keeps its sign as it is typed.
+/// Replaces a leading hyphen by a typographic minus; the exponent keeps its hyphen.
 fn signed(text: String) -> String {
     text.strip_prefix('-').map_or(text.clone(), |size| format!("−{size}"))
 }
 
-/// A number in few digits; a power of ten has up to `digits` behind the point.
+/// Formats a number with three significant digits; in scientific notation with up to `digits` decimals.
 fn plain(x: f64, digits: usize) -> String {
-    let size = x.abs();
     if x == 0.0 {
         return "0".into();
     }
-    if !(1e-3..1e12).contains(&size) {
+    // Rounded first: 999,600 is 1M, not 1000k.
+    let rounded: f64 = format!("{x:.2e}").parse().unwrap_or(x);
+    if !(1e-3..1e12).contains(&rounded.abs()) {
         return power(x, digits);
     }
-    let (unit, name) = unit_of(size);
-    let scaled = x / unit;
+    let (unit, name) = unit_of(rounded.abs());
+    let scaled = rounded / unit;
     let digits = (2 - scaled.abs().log10().floor() as i32).max(0) as usize;
     format!("{}{name}", trimmed(format!("{scaled:.digits$}")))
 }
 
-/// Digits and a power of ten.
+/// Formats a number in scientific notation, as digits and a power of ten.
 fn power(x: f64, digits: usize) -> String {
     let text = format!("{x:.digits$e}");
     match text.split_once('e') {
@@ -248,7 +251,7 @@ fn power(x: f64, digits: usize) -> String {
     }
 }
 
-/// Without zeros at the end of a fraction.
+/// Removes trailing zeros of a fraction.
 fn trimmed(text: String) -> String {
     match text.contains('.') {
         true => text.trim_end_matches('0').trim_end_matches('.').to_string(),
@@ -256,8 +259,8 @@ fn trimmed(text: String) -> String {
     }
 }
 
-/// The number that a short one says.
-fn exact(text: &str) -> Option<f64> {
+/// Parses a short number such as `1.2M`.
+fn parse_short(text: &str) -> Option<f64> {
     let (digits, unit) = match text.chars().last()? {
         'k' => (&text[..text.len() - 1], 1e3),
         'M' => (&text[..text.len() - 1], 1e6),
@@ -271,7 +274,7 @@ fn exact(text: &str) -> Option<f64> {
 mod tests {
     use super::*;
 
-    const ACROSS: Room = Room { length: 400.0, size: 8.0, is_across: true };
+    const ACROSS: TickSpace = TickSpace { length: 400.0, size: 8.0, is_across: true };
 
     fn labels(scale: &Scale) -> Vec<&str> {
         scale.ticks.iter().map(|(_, label)| label.as_str()).collect()
@@ -279,10 +282,10 @@ mod tests {
 
     #[test]
     fn powers_of_ten_have_the_digits_that_tell_ticks_apart() {
-        let ticks = [4.882e12, 4.884e12, 4.9e12].map(|tick| with_step(tick, 2e9, 4.9e12));
+        let ticks = [4.882e12, 4.884e12, 4.9e12].map(|tick| format_tick(tick, 2e9, 4.9e12));
         assert_eq!(ticks, ["4.882e12", "4.884e12", "4.9e12"]);
-        assert_eq!([0.0, 5e12, -1e13].map(|tick| with_step(tick, 5e12, 1e13)), ["0", "5e12", "−1e13"]);
-        assert_eq!(with_step(2e-4, 1e-4, 4e-4), "2e-4");
+        assert_eq!([0.0, 5e12, -1e13].map(|tick| format_tick(tick, 5e12, 1e13)), ["0", "5e12", "−1e13"]);
+        assert_eq!(format_tick(2e-4, 1e-4, 4e-4), "2e-4");
     }
 
     #[test]
@@ -299,6 +302,8 @@ mod tests {
     fn numbers_on_axes_are_short() {
         assert_eq!([0.25, 64.0, 1500.0, 2_250_000.0, 3e9].map(short), ["0.25", "64", "1.5k", "2.25M", "3G"]);
         assert_eq!([3e-4, 1.234e13, 0.0, -0.5].map(short), ["3e-4", "1.23e13", "0", "−0.5"]);
+        // Rounding reaches the next unit.
+        assert_eq!([999.4, 999.6, 999_600.0, 9.996e11].map(short), ["999", "1k", "1M", "1e12"]);
     }
 
     #[test]
@@ -307,7 +312,7 @@ mod tests {
         assert_eq!(labels(&Scale::new(&plain, &[2.0, 4.0, 8.0, 16.0], true, ACROSS)), ["2", "4", "8", "16"]);
         let params = Scale::new(&plain, &[998_656.0, 1_012_000.0, 1_034_000.0], true, ACROSS);
         assert_eq!(labels(&params), ["1.00M", "1.01M", "1.02M", "1.03M"]);
-        let up = Room { length: 120.0, is_across: false, ..ACROSS };
+        let up = TickSpace { length: 120.0, is_across: false, ..ACROSS };
         let loss = Scale::new(&plain, &[2.001, 2.019], false, up);
         assert_eq!(labels(&loss), ["2.005", "2.010", "2.015"]);
     }
@@ -322,11 +327,11 @@ mod tests {
         let wide = scale(&[1e6, 3.345_67e7, 1e9]);
         assert_eq!(labels(&wide), ["1M", "3M", "10M", "30M", "100M", "300M", "1G"]);
         assert!((wide.place(1e9) - wide.place(1e6) - 3.0 / (3.0 * 1.1)).abs() < 1e-9);
-        // In a column there is less room.
-        let narrow = Scale::new(&Axis::default(), &[1e6, 1e9], false, Room { length: 120.0, ..ACROSS });
+        // A column has less room.
+        let narrow = Scale::new(&Axis::default(), &[1e6, 1e9], false, TickSpace { length: 120.0, ..ACROSS });
         assert_eq!(labels(&narrow), ["1M", "10M", "100M", "1G"]);
-        // A share never is, and a file may say otherwise.
-        let share = Axis { limits: Some((0.0, 100.0)), ..Axis::default() };
+        // A share never is; an explicit setting overrides the default.
+        let share = Axis { bounds: Some((0.0, 100.0)), ..Axis::default() };
         assert!(!Scale::new(&share, &[1.0, 90.0], false, ACROSS).log);
         let said = |log| Axis { log: Some(log), ..Axis::default() };
         assert!(!Scale::new(&said(true), &[0.0, 1.0], false, ACROSS).log);
@@ -335,15 +340,15 @@ mod tests {
 
     #[test]
     fn bars_stand_on_the_axis_and_shares_stay_in_theirs() {
-        let axis = Axis { include: Some(0.0), ..Axis::default() };
+        let axis = Axis { must_include: Some(0.0), ..Axis::default() };
         assert_eq!(Scale::new(&axis, &[20.0, 40.0], false, ACROSS).ends().0, 0.0);
-        let share = Axis { limits: Some((0.0, 100.0)), ..Axis::default() };
+        let share = Axis { bounds: Some((0.0, 100.0)), ..Axis::default() };
         assert_eq!(Scale::new(&share, &[-30.0, 140.0], false, ACROSS).ends(), (0.0, 100.0));
     }
 
     #[test]
     fn ends_that_are_given_are_kept() {
-        let axis = Axis { view: Some((1.0, 3.0)), ..Axis::default() };
+        let axis = Axis { explicit_range: Some((1.0, 3.0)), ..Axis::default() };
         let scale = Scale::new(&axis, &[0.5, 40.0], false, ACROSS);
         assert_eq!((scale.ends(), scale.log, scale.place(2.0)), ((1.0, 3.0), false, 0.5));
     }
@@ -352,7 +357,7 @@ mod tests {
     fn labels_do_not_touch() {
         for high in [1.0, 3.0, 7e3, 1e6, 1e13] {
             for (length, is_across) in [(60.0, true), (400.0, true), (40.0, false)] {
-                let room = Room { length, size: 8.0, is_across };
+                let room = TickSpace { length, size: 8.0, is_across };
                 let scale = Scale::new(&Axis::default(), &[high / 70.0, high], false, room);
                 assert!(
                     room.fits(&scale.ticks) && scale.ticks.len() >= 2,

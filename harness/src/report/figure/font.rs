@@ -1,19 +1,19 @@
-//! The font of figures: DejaVu Sans, which is part of the program, or one of the system's where text needs more.
+//! The font of figures: the embedded DejaVu Sans, or a system font for text that needs other glyphs.
 
 use ab_glyph::{Font, FontRef, GlyphId};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-/// What an SVG asks its reader for: the embedded font, or one as wide.
+/// Font families that an SVG requests: the embedded font, or one of similar width.
 const PLAIN: &str = "DejaVu Sans, Verdana, sans-serif";
 
-/// The same for text that the embedded font cannot show.
+/// Font families for text that the embedded font cannot show.
 const EAST_ASIAN: &str =
     "Noto Sans CJK SC, Source Han Sans SC, WenQuanYi Micro Hei, PingFang SC, Microsoft YaHei, sans-serif";
 
 static DEJAVU: &[u8] = include_bytes!("../../../assets/fonts/DejaVuSans.ttf");
 
-/// Where systems keep a font with Chinese glyphs; the first that can be read serves.
+/// Where systems keep a font with Chinese glyphs; the first that can be read is used.
 const PLACES: [&str; 16] = [
     "/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc",
     "/usr/share/fonts/noto-cjk/NotoSansCJK-Regular.ttc",
@@ -33,34 +33,34 @@ const PLACES: [&str; 16] = [
     "C:/Windows/Fonts/simhei.ttf",
 ];
 
-/// A font.
+/// A loaded font.
 pub struct Face {
-    /// The family that an SVG asks for.
+    /// The families that an SVG requests for it.
     pub family: &'static str,
-    /// Its file.
+    /// The font file.
     pub bytes: &'static [u8],
-    /// Its outlines and measures.
+    /// The parsed font: outlines and metrics.
     pub font: FontRef<'static>,
 }
 
-/// A glyph of a line of text.
+/// A positioned glyph in a line of text.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Placed {
     /// The glyph.
     pub glyph: GlyphId,
-    /// What it shows.
+    /// The character that it shows.
     pub letter: char,
-    /// Where it begins, in ems from the start of the line.
+    /// Left edge, in ems from the start of the line.
     pub at: f64,
 }
 
 impl Face {
-    /// Whether it has every glyph of a text.
+    /// Whether the font has every glyph of a text.
     fn shows(&self, text: &str) -> bool {
         text.chars().all(|c| c.is_control() || self.font.glyph_id(c).0 != 0)
     }
 
-    /// Units of an em.
+    /// Font units per em.
     pub fn units(&self) -> f64 {
         self.font.units_per_em().map_or(1000.0, f64::from)
     }
@@ -70,7 +70,7 @@ impl Face {
         f64::from(self.font.h_advance_unscaled(glyph)) / self.units()
     }
 
-    /// The glyphs of a line of text, pairs as close as the font wants them, and the width in ems.
+    /// Returns the kerned glyphs of a line of text and its width in ems.
     pub fn set(&self, text: &str) -> (Vec<Placed>, f64) {
         let (mut placed, mut at): (Vec<Placed>, f64) = (vec![], 0.0);
         for letter in text.chars().filter(|c| !c.is_control()) {
@@ -85,29 +85,30 @@ impl Face {
     }
 }
 
-/// The font that shows a text: the embedded one if it can, else the system's.
+/// Returns the font for a text: the embedded one if it has all glyphs, else the system font; the embedded one again if
+/// neither has.
 pub fn face(text: &str) -> Option<&'static Face> {
     let faces = [embedded, system];
     let can = faces.iter().filter_map(|face| face()).find(|face| face.shows(text));
     can.or_else(embedded)
 }
 
-/// Whether a font here has every glyph of a text.
+/// Whether an available font has every glyph of a text.
 pub fn can_show(text: &str) -> bool {
     face(text).is_some_and(|face| face.shows(text))
 }
 
-/// The family that an SVG asks for to show a text.
+/// The families that an SVG requests for a text.
 pub fn family(text: &str) -> &'static str {
     if embedded().is_some_and(|face| face.shows(text)) { PLAIN } else { EAST_ASIAN }
 }
 
-/// The width of a line of text.
+/// Width in points of a line of text at a font size of `size` points.
 pub fn width(text: &str, size: f64) -> f64 {
     face(text).map_or(0.0, |face| size * face.set(text).1)
 }
 
-/// Lines of at most `room`, broken at blanks where there are any.
+/// Breaks a text into lines at most `room` points wide, at spaces where possible.
 pub fn wrapped(text: &str, size: f64, room: f64) -> Vec<String> {
     let fits = |line: &str| width(line, size) <= room;
     let mut lines: Vec<String> = vec![];
@@ -132,7 +133,7 @@ pub fn wrapped(text: &str, size: f64, room: f64) -> Vec<String> {
     lines
 }
 
-/// A text cut to a width.
+/// Cuts a text with an ellipsis so that it is at most `room` points wide.
 pub fn shortened(text: &str, size: f64, room: f64) -> String {
     if width(text, size) <= room {
         return text.into();
@@ -153,7 +154,7 @@ fn system() -> Option<&'static Face> {
         let named = std::env::var_os("MINDSCALE_FONT").map(PathBuf::from);
         let places = named.into_iter().chain(PLACES.map(PathBuf::from));
         let mut files = places.filter_map(|place| std::fs::read(place).ok());
-        // Read once and kept for the life of the program.
+        // Loaded once and leaked on purpose: it lives as long as the program.
         files.find_map(|bytes| read(EAST_ASIAN, bytes.leak()))
     };
     FACE.get_or_init(find).as_ref()
@@ -176,7 +177,7 @@ mod tests {
 
     #[test]
     fn text_is_as_wide_as_its_glyphs_and_pairs_stand_close() {
-        // Of DejaVuSans.ttf, in units of 2048 an em: A 1401, V 1401, n 1298; the pair AV -131.
+        // From DejaVuSans.ttf, in units of 1/2048 em: advances A 1401, V 1401, n 1298; kerning of AV -131.
         let ems = |text: &str| embedded().unwrap().set(text).1 * 2048.0;
         assert_eq!([ems("A"), ems("n"), ems("nn"), ems("AV")], [1401.0, 1298.0, 2596.0, 2671.0]);
         let (glyphs, _) = embedded().unwrap().set("AV");

@@ -3,12 +3,12 @@
 use plotters::prelude::ViridisRGB;
 use plotters::style::{Color, RGBColor};
 
-/// A colour, and how much of what lies below it covers.
+/// A colour with its opacity.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ink {
-    /// Red, green and blue.
+    /// Red, green and blue, from 0 to 255.
     pub rgb: [u8; 3],
-    /// From 0, which covers nothing, to 1.
+    /// Opacity from 0, transparent, to 1, opaque.
     pub alpha: f64,
 }
 
@@ -16,19 +16,19 @@ const fn solid(r: u8, g: u8, b: u8) -> Ink {
     Ink { rgb: [r, g, b], alpha: 1.0 }
 }
 
-/// Text, axes and intervals.
+/// Colour of text, axes and intervals.
 pub const BLACK: Ink = solid(38, 38, 38);
 
-/// Notes and levels.
+/// Colour of notes and reference levels.
 pub const GREY: Ink = solid(100, 100, 100);
 
-/// Lines of the grid.
+/// Colour of grid lines.
 pub const GRID: Ink = solid(228, 228, 228);
 
-/// Paper.
+/// Colour of the background.
 pub const WHITE: Ink = solid(255, 255, 255);
 
-/// Okabe and Ito's colours, which colour-blind people can tell apart; yellow is left out on white paper.
+/// Okabe and Ito's palette, which colour-blind people can distinguish; without yellow, which is hard to see on white.
 const COLOURS: [Ink; 7] = [
     solid(0, 114, 178),
     solid(213, 94, 0),
@@ -39,23 +39,23 @@ const COLOURS: [Ink; 7] = [
     solid(90, 90, 90),
 ];
 
-/// The colour of a series.
+/// The colour of a series by its index; the palette repeats.
 pub fn colour(index: usize) -> Ink {
     COLOURS[index % COLOURS.len()]
 }
 
 impl Ink {
-    /// The same, covering less.
-    pub fn clear(self, alpha: f64) -> Self {
+    /// Returns the colour with another opacity.
+    pub fn with_alpha(self, alpha: f64) -> Self {
         Self { alpha, ..self }
     }
 
-    /// Paler, as a line of one seed.
+    /// Returns a paler colour, for the curve of a single seed.
     pub fn pale(self) -> Self {
         self.mixed(255.0, 0.6)
     }
 
-    /// Darker, as text must be to be read.
+    /// Returns a darker colour, for legible text.
     pub fn dark(self) -> Self {
         self.mixed(0.0, 0.25)
     }
@@ -66,7 +66,7 @@ impl Ink {
     }
 }
 
-/// Viridis, from 0 dark to 1 bright.
+/// Maps a share from 0 (dark) to 1 (bright) to the Viridis colour map.
 pub fn shade(share: f64) -> Ink {
     let RGBColor(r, g, b) = ViridisRGB::get_color(share.clamp(0.0, 1.0));
     solid(r, g, b)

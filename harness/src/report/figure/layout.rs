@@ -1,61 +1,61 @@
-//! Where everything stands: margins, scales, names of series.
+//! The layout of a figure: margins, scales, positions of series names.
 
-use super::axis::{Room, Scale};
-use super::legend::{Names, end_labels, listed};
-use super::scene::{At, Rect};
+use super::axis::{Scale, TickSpace};
+use super::legend::{Names, end_labels, legend_list};
+use super::scene::{Position, Rect};
 use super::{Content, Figure, Legend, Mark, Point, Series, Size, font};
 use std::collections::BTreeMap;
 
-/// Points of an em of ticks, labels and names.
+/// Font size of ticks, labels and names, in points.
 pub const TEXT: f64 = 8.0;
 
-/// Of the title.
+/// Font size of the title, in points.
 pub const TITLE: f64 = 9.0;
 
-/// Of notes below.
+/// Font size of the notes below, in points.
 pub const NOTE: f64 = 6.5;
 
-/// From one line of text to the next, in ems.
+/// Line height in ems.
 pub const LINE: f64 = 1.25;
 
-/// Points of an inch.
+/// Points per inch.
 const INCH: f64 = 72.0;
 
-/// Space at the edge of the paper.
+/// Margin at the edge of the figure, in points.
 const EDGE: f64 = 4.0;
 
-/// From this width on a list of names stands beside what is drawn, else below it.
+/// Width in points from which a legend stands to the right of the plot instead of below it.
 const WIDE: f64 = 300.0;
 
-/// A figure with its places.
+/// A figure with the positions of its parts.
 pub struct Layout<'a> {
-    /// What is drawn.
+    /// The figure.
     pub figure: &'a Figure,
-    /// Across.
+    /// Horizontal scale.
     pub x: Scale,
-    /// Up.
+    /// Vertical scale.
     pub y: Scale,
-    /// Width and height of the paper.
+    /// Width and height of the whole figure, in points.
     pub size: (f64, f64),
-    /// What is drawn stands in here.
+    /// The plot area inside the axes.
     pub plot: Rect,
-    /// Lines of the title.
+    /// The title, broken into lines.
     pub title: Vec<String>,
-    /// Lines of the notes.
+    /// The notes, broken into lines.
     pub notes: Vec<String>,
-    /// The labels of the ticks of `y`, each in lines.
+    /// Row labels of `y`, each broken into lines; empty unless the figure is sideways or has cells.
     pub rows: Vec<Vec<String>>,
-    /// Whether names of places across are written upwards for want of room.
+    /// Whether category names on the horizontal axis are rotated for lack of room.
     pub is_upright: bool,
-    /// Where the label of `x` stands.
+    /// Vertical position of the label of `x`.
     pub x_label: f64,
-    /// Names of series.
+    /// The names of series, positioned.
     pub names: Names,
 }
 
-/// Where names of series may stand.
+/// Where the names of series can go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Where {
+enum LegendPlace {
     Nowhere,
     Ends,
     Right,
@@ -63,17 +63,17 @@ enum Where {
 }
 
 impl<'a> Layout<'a> {
-    /// The layout of a figure: names at the ends of curves if they fit there, else in a list.
+    /// Lays out a figure, with series named at the ends of their curves if that fits, else in a list.
     pub fn of(figure: &'a Figure) -> Self {
         let width = width(figure);
-        let list = if width >= WIDE { Where::Right } else { Where::Below };
+        let list = if width >= WIDE { LegendPlace::Right } else { LegendPlace::Below };
         match figure.frame.legend {
-            Legend::None => Self::new(figure, Where::Nowhere),
-            Legend::Right => Self::new(figure, Where::Right),
-            Legend::Auto if named(figure).next().is_none() => Self::new(figure, Where::Nowhere),
+            Legend::None => Self::new(figure, LegendPlace::Nowhere),
+            Legend::Right => Self::new(figure, LegendPlace::Right),
+            Legend::Auto if named(figure).next().is_none() => Self::new(figure, LegendPlace::Nowhere),
             Legend::Auto => {
                 let may_stand = !figure.is_sideways && named(figure).all(|s| is_sole(figure, s));
-                let at_ends = may_stand.then(|| Self::new(figure, Where::Ends));
+                let at_ends = may_stand.then(|| Self::new(figure, LegendPlace::Ends));
                 at_ends
                     .filter(|l| matches!(l.names, Names::Ends(_)))
                     .unwrap_or_else(|| Self::new(figure, list))
@@ -81,7 +81,7 @@ impl<'a> Layout<'a> {
         }
     }
 
-    fn new(figure: &'a Figure, place: Where) -> Self {
+    fn new(figure: &'a Figure, place: LegendPlace) -> Self {
         let width = width(figure);
         let is_colours = matches!(figure.content, Content::Cells { .. });
         let title = font::wrapped(&figure.title, TITLE, width - 2.0 * EDGE);
@@ -89,33 +89,33 @@ impl<'a> Layout<'a> {
         let notes = font::wrapped(&figure.notes.join("; "), NOTE, width - 2.0 * EDGE);
         let notes: Vec<String> = notes.into_iter().filter(|line| !line.is_empty()).collect();
         let list = match place {
-            Where::Right => Some(listed(figure, 0.34 * width, false)),
-            Where::Below => Some(listed(figure, width - 2.0 * EDGE, true)),
+            LegendPlace::Right => Some(legend_list(figure, 0.34 * width, false)),
+            LegendPlace::Below => Some(legend_list(figure, width - 2.0 * EDGE, true)),
             _ => None,
         };
         let top = EDGE + TITLE * LINE * title.len() as f64 + if title.is_empty() { 2.0 } else { 5.0 };
-        // The level's name stands above what is drawn.
+        // The name of the reference level goes above the plot area.
         let top = top + if figure.is_sideways && figure.level.is_some() { TEXT } else { 0.0 };
         let right = width
             - match (&list, place) {
-                (Some(list), Where::Right) => list.width + 12.0 + EDGE,
-                (_, Where::Ends) => {
+                (Some(list), LegendPlace::Right) => list.width + 12.0 + EDGE,
+                (_, LegendPlace::Ends) => {
                     let widths = named(figure).map(|s| font::width(&s.label, TEXT));
                     widths.fold(0.0, f64::max) + 14.0 + EDGE
                 }
                 _ if is_colours => 62.0,
                 _ => 10.0,
             };
-        let (xs, ys, are_settings) = numbers(figure);
+        let (xs, ys, are_settings) = axis_values(figure);
         let rows_room = 0.4 * width;
         let rows: Vec<Vec<String>> = match figure.is_sideways || is_colours {
-            true => figure.y.places.iter().map(|name| row(name, rows_room)).collect(),
+            true => figure.y.categories.iter().map(|name| row(name, rows_room)).collect(),
             false => vec![],
         };
         let wanted = wanted_height(figure, &rows);
-        // Ticks of y say how much room there is across, and the other way round by the height alone.
+        // The tick labels of y limit the width of the plot area; in turn, the ticks of y depend on its height alone.
         let scale_y = |height: f64| {
-            let room = Room { length: height, size: TEXT, is_across: false };
+            let room = TickSpace { length: height, size: TEXT, is_across: false };
             Scale::new(&figure.y, &ys, figure.is_sideways && are_settings, room)
         };
         let label_room = if figure.y.label.is_empty() { 0.0 } else { TEXT * LINE + 3.0 };
@@ -126,20 +126,20 @@ impl<'a> Layout<'a> {
         };
         let left = left_of(&scale_y(wanted), &rows);
         let room_across = (right - left).max(20.0);
-        let room = Room { length: room_across, size: TEXT, is_across: true };
+        let room = TickSpace { length: room_across, size: TEXT, is_across: true };
         let x = Scale::new(&figure.x, &xs, !figure.is_sideways && are_settings, room);
         let widest = x.ticks.iter().map(|(_, label)| font::width(label, TEXT)).fold(0.0, f64::max);
-        let is_upright =
-            !figure.x.places.is_empty() && widest + 0.6 * TEXT > room_across / x.ticks.len().max(1) as f64;
+        let is_upright = !figure.x.categories.is_empty()
+            && widest + 0.6 * TEXT > room_across / x.ticks.len().max(1) as f64;
         let ticks = if is_upright { widest.min(110.0) } else { TEXT };
         let x_label = 6.0 + ticks + if figure.x.label.is_empty() { 0.0 } else { TEXT * LINE };
         let below = match (&list, place) {
-            (Some(list), Where::Below) => list.height + 5.0,
+            (Some(list), LegendPlace::Below) => list.height + 5.0,
             _ => 0.0,
         };
         let bottom = x_label + 5.0 + below + NOTE * LINE * notes.len() as f64 + EDGE;
         let beside = match (&list, place) {
-            (Some(list), Where::Right) => list.height,
+            (Some(list), LegendPlace::Right) => list.height,
             _ => 0.0,
         };
         let (height, plot_height) = match figure.frame.height {
@@ -164,25 +164,25 @@ impl<'a> Layout<'a> {
             names: Names::None,
         };
         layout.names = match (list, place) {
-            (Some(list), Where::Right) => Names::List(list, (plot.right + 12.0, plot.top)),
+            (Some(list), LegendPlace::Right) => Names::List(list, (plot.right + 12.0, plot.top)),
             (Some(list), _) => Names::List(list, (EDGE, layout.x_label + 6.0)),
-            (None, Where::Ends) => end_labels(&layout).map_or(Names::None, Names::Ends),
+            (None, LegendPlace::Ends) => end_labels(&layout).map_or(Names::None, Names::Ends),
             (None, _) => Names::None,
         };
         layout
     }
 
-    /// The place of a point.
-    pub fn at(&self, x: f64, y: f64) -> At {
+    /// Position of a point in the scene.
+    pub fn at(&self, x: f64, y: f64) -> Position {
         (self.across(x), self.up(y))
     }
 
-    /// The place of a number across.
+    /// Horizontal position of a number.
     pub fn across(&self, x: f64) -> f64 {
         self.plot.left + self.x.place(x) * (self.plot.right - self.plot.left)
     }
 
-    /// The place of a number up; names down the side begin above.
+    /// Vertical position of a number; in a sideways figure rows start at the top.
     pub fn up(&self, y: f64) -> f64 {
         let share = self.y.place(y);
         let height = self.plot.bottom - self.plot.top;
@@ -194,7 +194,8 @@ impl<'a> Layout<'a> {
     }
 }
 
-/// Whether a series is a curve, and the only one of its colour: else a name at its end would be that of one of several.
+/// Whether a series is a curve in a colour with at most one solid curve; otherwise a name at its end would seem to be
+/// that of one curve among several.
 fn is_sole(figure: &Figure, series: &Series) -> bool {
     let Content::Series(all) = &figure.content else { return false };
     let is_curve = |s: &Series| matches!(s.mark, Mark::Line | Mark::Joined);
@@ -202,7 +203,7 @@ fn is_sole(figure: &Figure, series: &Series) -> bool {
     series.mark.is_curve() && alike < 2
 }
 
-/// Series with a name.
+/// The series that have a name.
 pub fn named(figure: &Figure) -> impl Iterator<Item = &Series> {
     let series = match &figure.content {
         Content::Series(series) => series.as_slice(),
@@ -219,7 +220,7 @@ fn width(figure: &Figure) -> f64 {
     inches * INCH
 }
 
-/// The name of a row, in at most three lines.
+/// Breaks the label of a row into at most three lines, cutting the last one if necessary.
 fn row(name: &str, room: f64) -> Vec<String> {
     let mut lines = font::wrapped(name, TEXT, room);
     if lines.len() > 3 {
@@ -229,12 +230,12 @@ fn row(name: &str, room: f64) -> Vec<String> {
     lines
 }
 
-/// How high what is drawn would be, where no height is asked for.
+/// Height of the plot area in points if the figure sets none.
 fn wanted_height(figure: &Figure, rows: &[Vec<String>]) -> f64 {
     let lines = rows.iter().map(Vec::len).max().unwrap_or(1) as f64;
     match &figure.content {
         Content::Series(series) if figure.is_sideways => {
-            let pitch = (5.0 + 5.0 * lanes(series) as f64).max(lines * TEXT * LINE + 2.0).max(11.0);
+            let pitch = (5.0 + 5.0 * points_per_row(series) as f64).max(lines * TEXT * LINE + 2.0).max(11.0);
             (pitch * rows.len() as f64).max(40.0)
         }
         Content::Cells { .. } => ((lines * TEXT * LINE + 6.0) * rows.len() as f64).max(90.0),
@@ -243,8 +244,8 @@ fn wanted_height(figure: &Figure, rows: &[Vec<String>]) -> f64 {
     }
 }
 
-/// How many series stand side by side at a place.
-pub fn lanes(series: &[Series]) -> usize {
+/// Number of point series drawn next to each other within a row: all of them if any two share a row, else 1.
+pub fn points_per_row(series: &[Series]) -> usize {
     let mut at: BTreeMap<u64, usize> = BTreeMap::new();
     let stand = |s: &&Series| s.mark == Mark::Points && !s.points.is_empty();
     for point in series.iter().filter(stand).flat_map(|s| &s.points) {
@@ -256,11 +257,11 @@ pub fn lanes(series: &[Series]) -> usize {
     }
 }
 
-/// The numbers across and up, and whether those without intervals are settings, which may get a tick each: so they are
-/// where no line goes beyond the markers.
-fn numbers(figure: &Figure) -> (Vec<f64>, Vec<f64>, bool) {
+/// Returns the numbers for the horizontal and the vertical scale, and whether those on the axis without intervals are
+/// settings, which may get a tick each: they are unless a line extends beyond the markers.
+fn axis_values(figure: &Figure) -> (Vec<f64>, Vec<f64>, bool) {
     let Content::Series(series) = &figure.content else { return (vec![], vec![], false) };
-    let is_line = |s: &Series| matches!(s.mark, Mark::Line | Mark::Dashed | Mark::Faint);
+    let is_line = |s: &Series| matches!(s.mark, Mark::Line | Mark::Dashed | Mark::SeedLine);
     let key = |p: &Point| if figure.is_sideways { p.y } else { p.x };
     let value = |p: &Point| if figure.is_sideways { p.x } else { p.y };
     let keys = |lines: bool| -> Vec<f64> {
@@ -270,17 +271,18 @@ fn numbers(figure: &Figure) -> (Vec<f64>, Vec<f64>, bool) {
     let (marked, drawn) = (keys(false), keys(true));
     let low = marked.iter().copied().fold(f64::INFINITY, f64::min);
     let high = marked.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    // The ends of a fitted curve are those of its points but for rounding.
+    // A fitted curve ends where its points do, up to rounding.
     let slack = 1e-6 * (high - low);
     let are_settings = drawn.iter().all(|x| *x >= low - slack && *x <= high + slack);
     let keys = if are_settings { marked } else { marked.into_iter().chain(drawn).collect() };
-    // Only what is in sight says how far the other axis goes.
+    // Only points within the explicit range of this axis count for the range of the other.
     let (key_axis, value_axis) =
         if figure.is_sideways { (&figure.y, &figure.x) } else { (&figure.x, &figure.y) };
-    let is_seen = |p: &&Point| key_axis.view.is_none_or(|(low, high)| key(p) >= low && key(p) <= high);
+    let is_seen =
+        |p: &&Point| key_axis.explicit_range.is_none_or(|(low, high)| key(p) >= low && key(p) <= high);
     let values = series.iter().flat_map(|s| s.points.iter().map(move |p| (s.mark, p)));
     let values = values.filter(|(_, p)| is_seen(p)).flat_map(|(mark, p)| match p.interval {
-        // The band of a fit may be as wide as it likes; its curve may not.
+        // The curve of a fit counts for the range; its band, which may be very wide, does not.
         Some((low, high)) if mark != Mark::Dashed => [value(p), low, high],
         _ => [value(p); 3],
     });

@@ -1,7 +1,7 @@
-//! Figures as data, and their way into SVG, PNG, PDF and CSV.
+//! Figures as data, and their rendering to SVG, PNG, PDF and CSV.
 //!
-//! [`Figure`] says what is drawn, `layout` and `paint` make a `Scene` of lines, areas and text in points of it, and
-//! `plotted` and `pdf` write that.
+//! [`Figure`] describes what is drawn; `layout` and `paint` turn it into a `Scene` of lines, areas and text in points;
+//! `svg_png` and `pdf` write the scene.
 
 mod axis;
 mod font;
@@ -10,59 +10,59 @@ mod layout;
 mod legend;
 mod paint;
 mod pdf;
-mod plotted;
 mod scene;
+mod svg_png;
 
 use super::output::Output;
 use crate::track::csv_number;
 use anyhow::{Context, Result};
 
-/// One figure.
+/// A figure.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Figure {
     /// File name without extension.
     pub name: String,
-    /// Title above.
+    /// Title above the plot.
     pub title: String,
-    /// Across.
+    /// Horizontal axis.
     pub x: Axis,
-    /// Up; down where the figure is sideways.
+    /// Vertical axis; it runs downwards if `is_sideways`.
     pub y: Axis,
-    /// Whether names stand down the side and values go across, with their intervals.
+    /// Whether categories go down the side and values, with their intervals, across.
     pub is_sideways: bool,
-    /// What is drawn.
+    /// The plotted series or cells.
     pub content: Content,
-    /// A level to compare values with, and its name.
+    /// Reference value, drawn as a dashed line, and its name.
     pub level: Option<(f64, &'static str)>,
-    /// What series are called together, above a legend.
+    /// Heading of the legend.
     pub legend_title: String,
-    /// Whether joined points have an error bar each, and no band.
+    /// Whether joined points have error bars instead of a band.
     pub has_error_bars: bool,
-    /// Lines below: what bars mean, how many seeds.
+    /// Notes below the plot: what intervals mean, the number of seeds.
     pub notes: Vec<String>,
-    /// Its size, and where series are named.
+    /// Size of the figure and position of its legend.
     pub frame: Frame,
 }
 
-/// The size of a figure, and where its series are named.
+/// The size of a figure and the position of its legend.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Frame {
-    /// How wide.
+    /// Standard width, used if `width` is `None`.
     pub size: Size,
-    /// How wide in inches, where that is chosen.
+    /// Width in inches, if the file sets one.
     pub width: Option<f64>,
-    /// How high in inches; made for what is drawn where it is not chosen.
+    /// Height in inches; `None` to derive it from the content.
     pub height: Option<f64>,
     /// Where series are named.
     pub legend: Legend,
 }
 
-/// Widths of a figure.
+/// Standard widths of a figure.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Size {
-    /// One column of two: 3.25 inches.
+    /// The width of one column of two: 3.25 inches.
     Column,
-    /// Both columns: 6.75 inches.
+    /// The width of both columns: 6.75 inches.
     #[default]
     Page,
 }
@@ -70,42 +70,42 @@ pub enum Size {
 /// Where series are named.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Legend {
-    /// At the ends of curves where there is room for all names, else in a list beside or below.
+    /// At the ends of curves if there is room for all names, else in a list beside or below the plot.
     #[default]
     Auto,
     /// Nowhere.
     None,
-    /// In a list on the right.
+    /// In a list to the right of the plot.
     Right,
 }
 
 /// An axis.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Axis {
-    /// Label with its unit.
+    /// Label, with the unit.
     pub label: String,
-    /// Whether it is logarithmic; `None` where the data decide.
+    /// Whether the axis is logarithmic; `None` to decide by the range of the data.
     pub log: Option<bool>,
-    /// Names of the places 0, 1, 2, ... where it holds no numbers.
-    pub places: Vec<String>,
-    /// A number that must be in sight: 0 for bars.
-    pub include: Option<f64>,
-    /// Numbers beyond which nothing is shown: 0 and 100 for a share.
-    pub limits: Option<(f64, f64)>,
-    /// Its ends; what lies outside is cut off.
-    pub view: Option<(f64, f64)>,
+    /// Category names at positions 0, 1, 2, ...; empty for a numeric axis.
+    pub categories: Vec<String>,
+    /// A number that the range must include: 0 for bars.
+    pub must_include: Option<f64>,
+    /// Bounds that the automatic range stays within: 0 and 100 for a share in percent.
+    pub bounds: Option<(f64, f64)>,
+    /// Explicit ends of the axis; whatever lies outside is clipped.
+    pub explicit_range: Option<(f64, f64)>,
 }
 
-/// What is drawn.
+/// The content of a figure.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
     /// Points, lines and bars.
     Series(Vec<Series>),
-    /// Colours of cells at the places of both axes.
+    /// Coloured cells at the categories of both axes.
     Cells {
-        /// Label of the colours with its unit.
+        /// Label of the colour bar, with the unit.
         label: String,
-        /// `cells[y][x]`: value and its text.
+        /// `cells[y][x]`: the value and its text; `None` if there is no value.
         cells: Vec<Vec<Option<(f64, String)>>>,
     },
 }
@@ -119,15 +119,15 @@ impl Default for Content {
 /// Points that belong together.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Series {
-    /// What it is called; empty for nothing.
+    /// Name in the legend and the CSV; empty for none of its own.
     pub label: String,
-    /// How it is drawn.
+    /// How the points are drawn.
     pub mark: Mark,
-    /// Which colour and marker: series of one colour belong together.
+    /// Index of colour and marker shape; series with the same index belong together.
     pub colour: usize,
-    /// The seed, where it is of one.
+    /// The seed, if the series is the curve of a single one.
     pub seed: Option<u64>,
-    /// Its points.
+    /// The points in drawing order.
     pub points: Vec<Point>,
 }
 
@@ -143,22 +143,22 @@ pub enum Mark {
     Bars,
     /// A line without markers, with the band of its intervals.
     Line,
-    /// The same, dashed.
+    /// A dashed line without markers, with the band of its intervals.
     Dashed,
-    /// A thin pale line: one seed behind the mean of several.
-    Faint,
-    /// Numbers beside points, for the legend to name.
-    Numbers,
+    /// A thin pale line: one seed, drawn behind the mean over several.
+    SeedLine,
+    /// A number next to each point, which the legend explains.
+    Numbered,
     /// Intervals as shaded areas.
-    Shade,
-    /// A ring about the best point of a curve.
+    IntervalArea,
+    /// A ring around the best point of a curve.
     Best,
-    /// A square about one that lies at the curve's end.
+    /// A square around a best point that lies at the end of its curve.
     Edge,
 }
 
 impl Mark {
-    /// Whether it is a curve, which may be named at its end.
+    /// Whether it is a curve, whose name can be written at its end.
     fn is_curve(self) -> bool {
         matches!(self, Self::Joined | Self::Line | Self::Dashed)
     }
@@ -167,40 +167,40 @@ impl Mark {
 /// A point with its interval.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Point {
-    /// Across.
+    /// Horizontal position, in the unit of the axis or as the index of a category.
     pub x: f64,
-    /// Up.
+    /// Vertical position, likewise.
     pub y: f64,
-    /// The interval of the value, where there is one: of `y`, or of `x` where the figure is sideways.
+    /// Interval of the value: of `y`, or of `x` in a sideways figure; `None` if unknown.
     pub interval: Option<(f64, f64)>,
-    /// Seeds behind it, where it is a mean.
+    /// Number of seeds that a mean is taken over; 0 if it is not a mean.
     pub seeds: usize,
-    /// Answers behind it, where these are counted: its marker grows with them.
+    /// Number of answers that the point summarizes; the marker grows with it.
     pub n: Option<u64>,
 }
 
 impl Series {
-    /// The same with `x` and `y` exchanged.
-    pub fn turned(mut self) -> Self {
+    /// Returns the series with `x` and `y` exchanged.
+    pub fn transposed(mut self) -> Self {
         self.points.iter_mut().for_each(|p| (p.x, p.y) = (p.y, p.x));
         self
     }
 }
 
-/// What a figure is written as, by the ends of its files' names.
+/// The file formats of a figure, by extension.
 pub const FORMATS: [&str; 4] = ["svg", "pdf", "png", "csv"];
 
-/// A figure as it was drawn.
+/// A rendered figure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drawn {
-    /// Its files' name without extension.
+    /// File name without extension.
     pub name: String,
-    /// Its title.
+    /// Title of the figure.
     pub title: String,
-    /// The SVG.
+    /// The SVG document.
     pub svg: String,
-    /// What PNG and PDF could not show as written, for want of a font; empty as a rule.
-    pub remark: String,
+    /// Names that PNG and PDF show as numbers because no font here has their glyphs; usually empty.
+    pub font_notice: String,
 }
 
 impl Figure {
@@ -211,37 +211,37 @@ impl Figure {
 
     fn write_all(&self, out: &mut Output) -> Result<Drawn> {
         let name = |extension: &str| format!("figures/{}.{extension}", self.name);
-        let svg = plotted::svg(&paint::scene(self))?;
+        let svg = svg_png::svg(&paint::scene(self))?;
         out.write(&name("svg"), svg.as_bytes())?;
-        // The SVG is drawn with the reader's fonts; elsewhere what no font has goes under a number.
-        let (coded, remark) = self.coded(font::can_show);
-        let scene = paint::scene(coded.as_ref().unwrap_or(self));
-        // Drawn beside its place under a name that is this process's and still ends in .png.
-        let beside = out.dir().join(format!("figures/.{}.{}.png", self.name, std::process::id()));
-        let png = plotted::png(&scene, &beside)?;
+        // The SVG uses the reader's fonts; the other formats replace names that no font here can show by numbers.
+        let (numbered, font_notice) = self.with_numbered_names(font::can_show);
+        let scene = paint::scene(numbered.as_ref().unwrap_or(self));
+        // A temporary file next to the final one, named after this process; its extension must be .png.
+        let temporary = out.dir().join(format!("figures/.{}.{}.png", self.name, std::process::id()));
+        let png = svg_png::png(&scene, &temporary)?;
         out.write(&name("png"), &png)?;
         out.write(&name("pdf"), &pdf::pdf(&scene, &self.title)?)?;
         out.write(&name("csv"), &self.csv()?)?;
-        Ok(Drawn { name: self.name.clone(), title: self.title.clone(), svg, remark })
+        Ok(Drawn { name: self.name.clone(), title: self.title.clone(), svg, font_notice })
     }
 
-    /// What is drawn: `series`, `x`, `y`, `low`, `high`, `seeds`, then the `seed` of a curve of one, and `n`, the answers
-    /// behind a point.
+    /// Returns the plotted data as CSV: `series`, `x`, `y`, `low`, `high`, `seeds`, then the `seed` of a single-seed
+    /// curve, and `n`, the answers that a point summarizes.
     fn csv(&self) -> Result<Vec<u8>> {
         let mut csv = csv::Writer::from_writer(vec![]);
         csv.write_record(["series", "x", "y", "low", "high", "seeds", "seed", "n"])?;
-        let place = |axis: &Axis, value: f64| match axis.places.get(value.round() as usize) {
+        let place = |axis: &Axis, value: f64| match axis.categories.get(value.round() as usize) {
             Some(name) => name.clone(),
             None => csv_number(value),
         };
         match &self.content {
             Content::Series(series) => {
-                // A curve without a name of its own has that of its colour.
+                // A curve without a name takes the name of its colour.
                 let named = |s: &Series| {
                     let of_colour = || {
                         series
                             .iter()
-                            .find(|o| o.colour == s.colour && !o.label.is_empty() && o.mark != Mark::Numbers)
+                            .find(|o| o.colour == s.colour && !o.label.is_empty() && o.mark != Mark::Numbered)
                     };
                     if s.label.is_empty() { of_colour().map_or("", |o| &o.label) } else { &s.label }
                         .to_string()
@@ -277,8 +277,9 @@ impl Figure {
         Ok(csv.into_inner()?)
     }
 
-    /// The figure with a number for each name that no font can show, and a sentence that says which is which.
-    fn coded(&self, can_show: impl Fn(&str) -> bool) -> (Option<Self>, String) {
+    /// Returns the figure with a number in place of each name that no font can show, and a sentence that maps numbers
+    /// to names; `None` and an empty sentence if every name can be shown.
+    fn with_numbered_names(&self, can_show: impl Fn(&str) -> bool) -> (Option<Self>, String) {
         let mut figure = self.clone();
         let mut names: Vec<String> = vec![];
         let mut code = |text: &mut String| {
@@ -291,24 +292,29 @@ impl Figure {
             });
             *text = format!("#{}", number + 1);
         };
-        if let Content::Series(series) = &mut figure.content {
-            series.iter_mut().for_each(|series| code(&mut series.label));
+        match &mut figure.content {
+            Content::Series(series) => series.iter_mut().for_each(|series| code(&mut series.label)),
+            Content::Cells { label, cells } => {
+                code(label);
+                cells.iter_mut().flatten().flatten().for_each(|(_, text)| code(text));
+            }
         }
         let (x, y) = (&mut figure.x, &mut figure.y);
-        let others = figure.notes.iter_mut().chain(&mut x.places).chain(&mut y.places);
+        let others = figure.notes.iter_mut().chain(&mut x.categories).chain(&mut y.categories);
         others.for_each(&mut code);
-        [&mut figure.title, &mut x.label, &mut y.label].into_iter().for_each(&mut code);
+        let titles = [&mut figure.title, &mut figure.legend_title, &mut x.label, &mut y.label];
+        titles.into_iter().for_each(&mut code);
         if names.is_empty() {
             return (None, String::new());
         }
         let named = names.iter().enumerate().map(|(i, name)| format!("#{} = {name}", i + 1));
         let named = named.collect::<Vec<_>>().join(", ");
-        let remark = format!(
-            "{}.png and .pdf have numbers for names that no font here can show: {named}. MINDSCALE_FONT=file.ttf names a font.",
+        let font_notice = format!(
+            "{}.png and .pdf show numbers for names that no installed font can display: {named}; set MINDSCALE_FONT=file.ttf to another font.",
             self.name
         );
-        figure.notes.push("names by number: see report.html".into());
-        (Some(figure), remark)
+        figure.notes.push("numbered names: see report.html".into());
+        (Some(figure), font_notice)
     }
 }
 

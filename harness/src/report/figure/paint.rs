@@ -1,24 +1,24 @@
-//! Paints a figure: axes, what is drawn, names, notes.
+//! Paints a figure: axes, content, names, notes.
 
 use super::axis::short;
 use super::ink::{BLACK, GREY, GRID, Ink, WHITE, colour, shade};
-use super::layout::{LINE, Layout, NOTE, TEXT, TITLE, lanes};
-use super::scene::{Anchor, At, Rect, Scene};
+use super::layout::{LINE, Layout, NOTE, TEXT, TITLE, points_per_row};
+use super::scene::{Anchor, Position, Rect, Scene};
 use super::{Content, Figure, Mark, Point, Series, font, legend};
 
-/// Width of a curve.
+/// Line width of a curve, in points.
 const CURVE: f64 = 1.2;
 
-/// Of axes and intervals.
+/// Line width of axes and intervals, in points.
 const THIN: f64 = 0.7;
 
-/// Radius of a marker.
+/// Radius of a marker, in points.
 const MARKER: f64 = 2.1;
 
-/// Half the width of a cap of an interval.
+/// Half the width of the cap of an interval, in points.
 const CAP: f64 = 1.8;
 
-/// Paints a figure.
+/// Paints a figure into a scene.
 pub fn scene(figure: &Figure) -> Scene {
     let layout = Layout::of(figure);
     let mut scene = Scene::new(layout.size.0, layout.size.1);
@@ -38,12 +38,13 @@ pub fn scene(figure: &Figure) -> Scene {
 }
 
 /// Draws a curve.
-pub fn stroke(scene: &mut Scene, points: &[At], ink: Ink) {
+pub fn stroke(scene: &mut Scene, points: &[Position], ink: Ink) {
     scene.line(points.to_vec(), ink, CURVE);
 }
 
-/// Draws the marker of a series, so many times as large as usual: its shape tells what its colour may not.
-pub fn marker(scene: &mut Scene, index: usize, at: At, scale: f64) {
+/// Draws the marker of a series, `scale` times the usual size. Its shape also distinguishes series, for readers who
+/// cannot tell the colours apart.
+pub fn marker(scene: &mut Scene, index: usize, at: Position, scale: f64) {
     let (ink, r) = (colour(index), MARKER * scale);
     let corner = |x: f64, y: f64| (at.0 + r * x, at.1 + r * y);
     match index % 7 {
@@ -82,7 +83,7 @@ impl Painter<'_> {
             return;
         }
         let Rect { left, top, right, bottom } = self.plot;
-        if self.figure().x.places.is_empty() {
+        if self.figure().x.categories.is_empty() {
             for (share, _) in &self.layout.x.ticks {
                 let x = self.share_across(*share);
                 scene.line(vec![(x, top), (x, bottom)], GRID, 0.5);
@@ -114,7 +115,7 @@ impl Painter<'_> {
             let first = y - (lines.len() - 1) as f64 * TEXT * LINE / 2.0;
             for (i, line) in lines.iter().enumerate() {
                 let at = (left - 4.5, first + i as f64 * TEXT * LINE);
-                scene.text_beside(line, at, TEXT, BLACK, Anchor::End);
+                scene.text_centred(line, at, TEXT, BLACK, Anchor::End);
             }
         }
         scene.line(vec![(left, top), (left, bottom), (right, bottom)], BLACK, THIN);
@@ -134,7 +135,7 @@ impl Painter<'_> {
         };
         let x = named(&self.figure().x.label, layout.x.log);
         let x = font::shortened(&x, TEXT, layout.size.0 - 2.0 * edge);
-        // Where it would stick out on the left or right it moves in.
+        // Shifted inwards if it would extend beyond the left or right edge.
         let half = font::width(&x, TEXT) / 2.0;
         let at = middle.0.min(layout.size.0 - edge - half).max(edge + half);
         scene.text(&x, (at, layout.x_label), TEXT, BLACK, Anchor::Middle);
@@ -152,7 +153,7 @@ impl Painter<'_> {
 
     fn series(&self, scene: &mut Scene, series: &[Series]) {
         let shifts = self.shifts(series);
-        for (series, shift) in series.iter().zip(&shifts).filter(|(s, _)| s.mark == Mark::Shade) {
+        for (series, shift) in series.iter().zip(&shifts).filter(|(s, _)| s.mark == Mark::IntervalArea) {
             self.shade(scene, series, *shift);
         }
         for (series, _) in series.iter().zip(&shifts).filter(|(s, _)| self.has_band(s)) {
@@ -166,13 +167,13 @@ impl Painter<'_> {
         }
         let mut number = 0;
         let most = series.iter().flat_map(|s| &s.points).filter_map(|p| p.n).max();
-        // Thin lines first, then curves, then markers, so that nothing hides what is smaller.
+        // Lines before markers, so that no curve hides a marker.
         for (series, shift) in series.iter().zip(&shifts) {
             let line = self.line_of(series, *shift);
             let parts = self.plot.cut_line(&line);
             let ink = colour(series.colour);
             match series.mark {
-                Mark::Faint => parts.into_iter().for_each(|part| scene.line(part, ink.pale(), 0.5)),
+                Mark::SeedLine => parts.into_iter().for_each(|part| scene.line(part, ink.pale(), 0.5)),
                 Mark::Line | Mark::Joined => parts.iter().for_each(|part| stroke(scene, part, ink)),
                 Mark::Dashed => parts.iter().for_each(|part| scene.dashed(part, ink, 1.0)),
                 _ => {}
@@ -197,11 +198,11 @@ impl Painter<'_> {
                         marker(scene, series.colour, at, scale);
                     }
                 }
-                Mark::Numbers => {
+                Mark::Numbered => {
                     number += 1;
                     for (_, at) in seen {
                         let at = (at.0 + 3.0, at.1 - 5.0);
-                        scene.text_beside(&number.to_string(), at, TEXT - 1.0, BLACK, Anchor::Start);
+                        scene.text_centred(&number.to_string(), at, TEXT - 1.0, BLACK, Anchor::Start);
                     }
                 }
                 Mark::Best => seen.for_each(|(_, at)| scene.ring(at, 4.2, 32, BLACK, 0.9)),
@@ -211,26 +212,26 @@ impl Painter<'_> {
         }
     }
 
-    fn place(&self, point: &Point, shift: f64) -> At {
+    fn place(&self, point: &Point, shift: f64) -> Position {
         let (x, y) = self.layout.at(point.x, point.y);
         if self.figure().is_sideways { (x, y + shift) } else { (x + shift, y) }
     }
 
-    fn line_of(&self, series: &Series, shift: f64) -> Vec<At> {
-        let is_seen = |at: &At| at.0.is_finite() && at.1.is_finite();
+    fn line_of(&self, series: &Series, shift: f64) -> Vec<Position> {
+        let is_seen = |at: &Position| at.0.is_finite() && at.1.is_finite();
         series.points.iter().map(|p| self.place(p, shift)).filter(is_seen).collect()
     }
 
-    /// Whether a series has a band in the place of error bars: where it is a curve over numbers.
+    /// Whether a series has a band instead of error bars: a curve over numbers with more than one interval.
     fn has_band(&self, series: &Series) -> bool {
         matches!(series.mark, Mark::Joined | Mark::Line | Mark::Dashed)
             && !self.figure().has_error_bars
-            && self.figure().x.places.is_empty()
+            && self.figure().x.categories.is_empty()
             && series.points.iter().filter(|p| p.interval.is_some()).count() > 1
     }
 
     fn band(&self, scene: &mut Scene, series: &Series) {
-        // What lies beyond a logarithmic axis is far below.
+        // A bound at or below 0 on a logarithmic axis lies far below the plot.
         let far = |y: f64| if y.is_finite() { y.clamp(-1e5, 1e5) } else { 1e5 };
         for part in series.points.split(|p| p.interval.is_none()) {
             let side = |of: fn((f64, f64)) -> f64| {
@@ -238,19 +239,19 @@ impl Painter<'_> {
                     Some((self.layout.across(p.x), far(self.layout.up(of(p.interval?)))))
                 })
             };
-            let edge: Vec<At> =
+            let edge: Vec<Position> =
                 side(|i| i.1).chain(side(|i| i.0).collect::<Vec<_>>().into_iter().rev()).collect();
-            scene.area(self.plot.cut_area(&edge), colour(series.colour).clear(0.17));
+            scene.area(self.plot.cut_area(&edge), colour(series.colour).with_alpha(0.17));
         }
     }
 
     fn shade(&self, scene: &mut Scene, series: &Series, shift: f64) {
-        let half = 0.42 * (self.plot.bottom - self.plot.top) / self.figure().y.places.len().max(1) as f64;
+        let half = 0.42 * (self.plot.bottom - self.plot.top) / self.figure().y.categories.len().max(1) as f64;
         for point in &series.points {
             let Some((low, high)) = point.interval else { continue };
             let y = self.place(point, shift).1;
             let clamped = |x: f64| self.layout.across(x).clamp(self.plot.left, self.plot.right);
-            scene.rectangle((clamped(low), y - half), (clamped(high), y + half), GREY.clear(0.2));
+            scene.rectangle((clamped(low), y - half), (clamped(high), y + half), GREY.with_alpha(0.2));
         }
     }
 
@@ -259,13 +260,13 @@ impl Painter<'_> {
         for point in series.points.iter().filter(|p| p.y.is_finite()) {
             let (x, y) = self.place(point, shift);
             let clamped = |y: f64| y.clamp(self.plot.top, self.plot.bottom);
-            let base = clamped(self.layout.up(self.figure().y.include.unwrap_or(0.0)));
+            let base = clamped(self.layout.up(self.figure().y.must_include.unwrap_or(0.0)));
             scene.rectangle((x - half, clamped(y)), (x + half, base), colour(series.colour));
             self.interval(scene, point, (x, y), BLACK);
         }
     }
 
-    /// The level that values are compared with, and its name.
+    /// Draws the reference level and its name.
     fn level(&self, scene: &mut Scene) {
         let Some((level, name)) = self.figure().level else { return };
         let Rect { left, top, right, bottom } = self.plot;
@@ -288,8 +289,8 @@ impl Painter<'_> {
         }
     }
 
-    /// Draws an interval, with a cap where it ends within the axis.
-    fn interval(&self, scene: &mut Scene, point: &Point, at: At, ink: Ink) {
+    /// Draws an interval, with a cap at each end that lies within the axis.
+    fn interval(&self, scene: &mut Scene, point: &Point, at: Position, ink: Ink) {
         let Some((low, high)) = point.interval else { return };
         let is_sideways = self.figure().is_sideways;
         let scale = if is_sideways { &self.layout.x } else { &self.layout.y };
@@ -314,12 +315,11 @@ impl Painter<'_> {
             Content::Series(series) => series.iter().filter(|s| s.mark == Mark::Bars).count(),
             Content::Cells { .. } => 1,
         };
-        let room = (self.plot.right - self.plot.left) / self.figure().x.places.len().max(1) as f64;
+        let room = (self.plot.right - self.plot.left) / self.figure().x.categories.len().max(1) as f64;
         (0.8 * room / bars.max(1) as f64).clamp(1.0, 40.0)
     }
 
-    /// How far each series stands aside at a named place, so that intervals there are seen. At numbers all stand where
-    /// they are.
+    /// Offset of each series at a category, in points, so that intervals do not overlap; 0 on numeric axes.
     fn shifts(&self, series: &[Series]) -> Vec<f64> {
         let figure = self.figure();
         let stands = |s: &Series| match s.mark {
@@ -331,9 +331,9 @@ impl Painter<'_> {
         let apart = if series.iter().any(|s| s.mark == Mark::Bars) {
             self.bar_width()
         } else if figure.is_sideways {
-            let pitch = (self.plot.bottom - self.plot.top) / figure.y.places.len().max(1) as f64;
-            if lanes(series) > 1 { (0.75 * pitch / count.max(1) as f64).min(6.0) } else { 0.0 }
-        } else if !figure.x.places.is_empty() {
+            let pitch = (self.plot.bottom - self.plot.top) / figure.y.categories.len().max(1) as f64;
+            if points_per_row(series) > 1 { (0.75 * pitch / count.max(1) as f64).min(6.0) } else { 0.0 }
+        } else if !figure.x.categories.is_empty() {
             (24.0 / count.max(1) as f64).clamp(2.0, 5.0)
         } else {
             0.0
@@ -365,13 +365,13 @@ impl Painter<'_> {
                 if font::width(text, size) < to.0 - from.0 - 2.0 && to.1 - from.1 > size {
                     let ink = if share > 0.55 { BLACK } else { WHITE };
                     let middle = ((from.0 + to.0) / 2.0, (from.1 + to.1) / 2.0);
-                    scene.text_beside(text, middle, size, ink, Anchor::Middle);
+                    scene.text_centred(text, middle, size, ink, Anchor::Middle);
                 }
             }
         }
     }
 
-    /// A bar of colours with the numbers of its ends and its middle.
+    /// Draws the colour bar, labelled with the numbers at its ends and middle.
     fn colour_bar(&self, scene: &mut Scene, label: &str, cells: &[Vec<Option<(f64, String)>>]) {
         const STEPS: usize = 64;
         let (low, high) = ends(cells);
@@ -380,13 +380,13 @@ impl Painter<'_> {
         let step = height / STEPS as f64;
         for i in 0..STEPS {
             let y = top + i as f64 * step;
-            // A little more than a step, so that no paper is seen between two.
+            // Slightly more than a step, so that no background shows between two.
             let end = (y + step + 0.2).min(top + height);
             scene.rectangle((left, y), (left + 9.0, end), shade(1.0 - (i as f64 + 0.5) / STEPS as f64));
         }
         for (share, value) in [(1.0, high), (0.5, (low + high) / 2.0), (0.0, low)] {
             let y = top + (1.0 - share) * (height - TEXT) + TEXT / 2.0;
-            scene.text_beside(&short(value), (left + 12.0, y), TEXT - 1.0, BLACK, Anchor::Start);
+            scene.text_centred(&short(value), (left + 12.0, y), TEXT - 1.0, BLACK, Anchor::Start);
         }
         let text = font::shortened(label, TEXT, self.layout.size.1 - top - 4.0);
         let half = font::width(&text, TEXT) / 2.0;

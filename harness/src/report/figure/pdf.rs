@@ -1,8 +1,8 @@
-//! A scene as PDF: vectors, and text that can be selected, of the glyphs that occur.
+//! A scene as PDF: vector graphics and selectable text, with fonts reduced to the glyphs used.
 
 use super::font::{self, Face};
 use super::ink::Ink;
-use super::scene::{At, Scene, Shape, Text};
+use super::scene::{Position, Scene, Shape, Text};
 use ab_glyph::Font;
 use anyhow::{Context, Result};
 use flate2::{Compression, write::ZlibEncoder};
@@ -12,20 +12,20 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use subsetter::{GlyphRemapper, subset};
 
-/// From the middle of a quarter of a circle to the handles of its curve.
+/// Distance of the Bezier handles of a quarter circle from its ends, in radii.
 const HANDLE: f64 = 0.552_284_75;
 
 const ADOBE_IDENTITY: SystemInfo =
     SystemInfo { registry: Str(b"Adobe"), ordering: Str(b"Identity"), supplement: 0 };
 
-/// A font and the glyphs of it that occur, by their numbers in the file, with their letters.
+/// A font, its glyphs that occur, and for each glyph id in the subset the original id and character.
 struct Used {
     face: &'static Face,
     glyphs: GlyphRemapper,
     letters: BTreeMap<u16, (u16, char)>,
 }
 
-/// The scene as PDF, of one page of its size.
+/// Returns the scene as a PDF with one page of the size of the scene.
 pub fn pdf(scene: &Scene, title: &str) -> Result<Vec<u8>> {
     let mut writer = Writer { height: scene.height, content: Content::new(), fonts: vec![], alphas: vec![] };
     writer.content.set_line_cap(LineCapStyle::RoundCap).set_line_join(LineJoinStyle::RoundJoin);
@@ -77,18 +77,18 @@ fn packed(bytes: &[u8]) -> Result<Vec<u8>> {
     Ok(packer.finish()?)
 }
 
-/// What is drawn so far, and what it needs.
+/// The page content so far, and the resources that it needs.
 struct Writer {
     height: f64,
     content: Content,
     fonts: Vec<Used>,
-    /// How much areas cover, each once; those that cover all come to need none.
+    /// Distinct opacities of areas; opaque ones need no entry.
     alphas: Vec<f64>,
 }
 
 impl Writer {
-    /// A PDF counts from below.
-    fn at(&self, (x, y): At) -> (f32, f32) {
+    /// Converts a position: PDF coordinates start at the bottom.
+    fn at(&self, (x, y): Position) -> (f32, f32) {
         (x as f32, (self.height - y) as f32)
     }
 
@@ -109,7 +109,7 @@ impl Writer {
         }
     }
 
-    fn path(&mut self, points: &[At]) {
+    fn path(&mut self, points: &[Position]) {
         for (i, point) in points.iter().enumerate() {
             let (x, y) = self.at(*point);
             if i == 0 {
@@ -120,7 +120,7 @@ impl Writer {
         }
     }
 
-    fn circle(&mut self, (x, y): At, r: f64) {
+    fn circle(&mut self, (x, y): Position, r: f64) {
         let h = r * HANDLE;
         let (from_x, from_y) = self.at((x + r, y));
         self.content.move_to(from_x, from_y);
@@ -175,7 +175,7 @@ impl Writer {
         let mut items = shown.items();
         let mut end = 0.0;
         for placed in face.set(&text.text).0 {
-            // Pairs that stand closer or further apart than their widths have them, in thousandths of an em.
+            // Kerning: the deviation from the advances, in thousandths of an em.
             if (placed.at - end).abs() > 1e-6 {
                 items.adjust(((end - placed.at) * 1000.0) as f32);
             }
@@ -194,13 +194,13 @@ fn parts(ink: Ink) -> [f32; 3] {
     ink.rgb.map(|part| f32::from(part) / 255.0)
 }
 
-/// Writes a font of the glyphs that occur.
+/// Writes the subset of a font with the glyphs that occur.
 fn write_font(pdf: &mut Pdf, id: Ref, used: &Used, new: &mut impl FnMut() -> Ref) -> Result<()> {
     let Used { face, glyphs, letters } = used;
     let (cid, descriptor, cmap, file) = (new(), new(), new(), new());
     let font =
         subset(face.bytes, 0, glyphs).ok().context("the font cannot be cut to the glyphs that occur")?;
-    // Outlines by cubic curves lie in a table of their own, which is all that a PDF takes.
+    // Cubic outlines are in a table of their own, and PDF embeds only that table.
     let cubic = table(&font, b"CFF ");
     let name = if cubic.is_some() { "MINDSC+SystemFont" } else { "MINDSC+Sans" };
     let name = Name(name.as_bytes());
@@ -254,7 +254,7 @@ fn write_font(pdf: &mut Pdf, id: Ref, used: &Used, new: &mut impl FnMut() -> Ref
     Ok(())
 }
 
-/// A table of an OpenType file.
+/// Returns a table of an OpenType file.
 fn table<'a>(font: &'a [u8], tag: &[u8; 4]) -> Option<&'a [u8]> {
     let number = |at: usize| Some(u32::from_be_bytes(font.get(at..at + 4)?.try_into().ok()?) as usize);
     let tables = usize::from(u16::from_be_bytes(font.get(4..6)?.try_into().ok()?));
@@ -276,7 +276,7 @@ mod tests {
         bytes[from..].windows(what.len()).position(|window| window == what).map(|at| from + at)
     }
 
-    /// The offsets of the cross-reference table, by number of object.
+    /// The offsets in the cross-reference table, by object number.
     fn offsets(pdf: &[u8]) -> Vec<usize> {
         let start = find(pdf, b"startxref", 0).unwrap();
         let text = String::from_utf8_lossy(&pdf[start..]).to_string();
@@ -290,7 +290,7 @@ mod tests {
         entries[1..].iter().map(|entry| entry[..10].parse().unwrap()).collect()
     }
 
-    /// Every packed stream, unpacked.
+    /// Every compressed stream, decompressed.
     fn streams(pdf: &[u8]) -> Vec<Vec<u8>> {
         let mut found = vec![];
         let mut from = 0;
@@ -308,7 +308,7 @@ mod tests {
     fn scene() -> Scene {
         let mut scene = Scene::new(200.0, 100.0);
         scene.line(vec![(10.0, 10.0), (20.0, 30.0)], BLACK, 1.2);
-        scene.rectangle((0.0, 0.0), (5.0, 5.0), colour(0).clear(0.17));
+        scene.rectangle((0.0, 0.0), (5.0, 5.0), colour(0).with_alpha(0.17));
         scene.disc((50.0, 50.0), 2.0, colour(1));
         scene.text("AV loss", (20.0, 80.0), 8.0, BLACK, Anchor::Start);
         scene.text_upwards("loss", (5.0, 50.0), 8.0, BLACK, Anchor::Middle);
@@ -332,14 +332,14 @@ mod tests {
     #[test]
     fn its_text_is_text_of_an_embedded_font_with_close_pairs() {
         let pdf = pdf(&scene(), "Loss").unwrap();
-        // The map of glyphs to letters is not packed.
+        // The map from glyphs to characters is not compressed.
         for letter in "AVlos ".chars() {
             let code = format!("<{:04X}>", letter as u32);
             assert!(find(&pdf, code.as_bytes(), 0).is_some(), "{letter}");
         }
         let streams = streams(&pdf);
         let content = String::from_utf8_lossy(&streams[streams.len() - 1]).to_string();
-        // The line from below: 100 - 10 and 100 - 30. The pair AV is 131 of 2048 closer: 63.96 of a thousand.
+        // The line, measured from the bottom: 100 - 10 and 100 - 30. Kerning of AV: 131/2048 em, 63.96 thousandths.
         assert!(content.contains("10 90 m\n20 70 l\nS"), "{content}");
         assert!(content.contains("63.96") && content.contains("TJ"), "{content}");
         let font = &streams[0];

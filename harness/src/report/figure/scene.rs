@@ -1,46 +1,46 @@
-//! A picture as shapes in points, of which 72 are an inch, from the upper left.
+//! A picture as shapes, in points (1/72 inch) from the upper left corner.
 
 use super::font;
 use super::ink::Ink;
 
-/// A place: across and down.
-pub type At = (f64, f64);
+/// A position: horizontal, and downwards.
+pub type Position = (f64, f64);
 
 /// A picture.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scene {
-    /// Across.
+    /// Width in points.
     pub width: f64,
-    /// Down.
+    /// Height in points.
     pub height: f64,
-    /// Its shapes, each over those before it.
+    /// Its shapes, from back to front.
     pub shapes: Vec<Shape>,
 }
 
-/// A part of a picture.
+/// A shape in a scene.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Shape {
-    /// A line through some places, its corners and ends round.
+    /// A polyline with round joins and caps.
     Line {
-        /// The places.
-        points: Vec<At>,
+        /// Its vertices.
+        points: Vec<Position>,
         /// Its colour.
         ink: Ink,
-        /// Its width.
+        /// Its width in points.
         width: f64,
     },
     /// A filled polygon.
     Area {
         /// Its corners.
-        points: Vec<At>,
+        points: Vec<Position>,
         /// Its colour.
         ink: Ink,
     },
     /// A filled circle.
     Disc {
-        /// Its middle.
-        at: At,
-        /// Its radius.
+        /// Its centre.
+        at: Position,
+        /// Its radius in points.
         radius: f64,
         /// Its colour.
         ink: Ink,
@@ -52,37 +52,37 @@ pub enum Shape {
 /// A line of text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Text {
-    /// What it says.
+    /// The text.
     pub text: String,
-    /// The place on its baseline that `anchor` names.
-    pub at: At,
-    /// Points of an em.
+    /// Position of the `anchor` on the baseline.
+    pub at: Position,
+    /// Font size in points.
     pub size: f64,
     /// Its colour.
     pub ink: Ink,
-    /// Which of its places is at `at`.
+    /// Which point of the text is at `at`.
     pub anchor: Anchor,
-    /// Whether it is read upwards.
+    /// Whether the text is rotated to read upwards.
     pub is_upwards: bool,
 }
 
-/// A place of a line of text.
+/// A point on the baseline of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Anchor {
-    /// Where it begins.
+    /// The start of the text.
     Start,
-    /// Half way.
+    /// The middle of the text.
     Middle,
-    /// Where it ends.
+    /// The end of the text.
     End,
 }
 
-/// From a baseline to the middle of capitals and digits, in ems.
+/// Height of the middle of capitals and digits above the baseline, in ems.
 const MIDDLE: f64 = 0.365;
 
 impl Text {
-    /// Where the text begins: its left end, or its lower one where it is read upwards.
-    pub fn start(&self) -> At {
+    /// Start of the text: its left end, or its lower end if it reads upwards.
+    pub fn start(&self) -> Position {
         let back = font::width(&self.text, self.size)
             * match self.anchor {
                 Anchor::Start => 0.0,
@@ -94,44 +94,44 @@ impl Text {
 }
 
 impl Scene {
-    /// White paper.
+    /// Creates an empty scene of this size in points.
     pub fn new(width: f64, height: f64) -> Self {
         Self { width, height, shapes: vec![] }
     }
 
-    /// Draws a line through some places.
-    pub fn line(&mut self, points: Vec<At>, ink: Ink, width: f64) {
+    /// Draws a line through some points; nothing for fewer than two.
+    pub fn line(&mut self, points: Vec<Position>, ink: Ink, width: f64) {
         if points.len() > 1 {
             self.shapes.push(Shape::Line { points, ink, width });
         }
     }
 
-    /// Draws a dashed line: so many points of ink, so many of nothing.
-    pub fn dashed(&mut self, points: &[At], ink: Ink, width: f64) {
+    /// Draws a dashed line, with dashes of 3.2 points and gaps of 2.2.
+    pub fn dashed(&mut self, points: &[Position], ink: Ink, width: f64) {
         for dash in dashes(points, 3.2, 2.2) {
             self.line(dash, ink, width);
         }
     }
 
-    /// Fills a polygon.
-    pub fn area(&mut self, points: Vec<At>, ink: Ink) {
+    /// Fills a polygon; nothing for fewer than three corners.
+    pub fn area(&mut self, points: Vec<Position>, ink: Ink) {
         if points.len() > 2 {
             self.shapes.push(Shape::Area { points, ink });
         }
     }
 
-    /// Fills a rectangle between two corners.
-    pub fn rectangle(&mut self, from: At, to: At, ink: Ink) {
+    /// Fills the rectangle between two opposite corners.
+    pub fn rectangle(&mut self, from: Position, to: Position, ink: Ink) {
         self.area(vec![from, (to.0, from.1), to, (from.0, to.1)], ink);
     }
 
     /// Fills a circle.
-    pub fn disc(&mut self, at: At, radius: f64, ink: Ink) {
+    pub fn disc(&mut self, at: Position, radius: f64, ink: Ink) {
         self.shapes.push(Shape::Disc { at, radius, ink });
     }
 
-    /// Draws a closed line about a place: a circle of many corners, a square of four.
-    pub fn ring(&mut self, at: At, radius: f64, corners: usize, ink: Ink, width: f64) {
+    /// Draws a regular polygon around a position: many corners for a circle, four for a square.
+    pub fn ring(&mut self, at: Position, radius: f64, corners: usize, ink: Ink, width: f64) {
         let turn = std::f64::consts::TAU / corners as f64;
         let corner = |i: usize| {
             let angle = (i as f64 + 0.5) * turn;
@@ -140,33 +140,33 @@ impl Scene {
         self.line((0..=corners).map(corner).collect(), ink, width);
     }
 
-    /// Writes a text whose baseline goes through a place.
-    pub fn text(&mut self, text: &str, at: At, size: f64, ink: Ink, anchor: Anchor) {
+    /// Writes a text with its baseline at a position.
+    pub fn text(&mut self, text: &str, at: Position, size: f64, ink: Ink, anchor: Anchor) {
         self.write(text, at, size, ink, anchor, false);
     }
 
-    /// Writes a text whose middle, seen from above to below, is at a place.
-    pub fn text_beside(&mut self, text: &str, at: At, size: f64, ink: Ink, anchor: Anchor) {
+    /// Writes a text vertically centred at a position.
+    pub fn text_centred(&mut self, text: &str, at: Position, size: f64, ink: Ink, anchor: Anchor) {
         self.write(text, (at.0, at.1 + MIDDLE * size), size, ink, anchor, false);
     }
 
-    /// Writes a text that is read upwards, its middle across at a place.
-    pub fn text_upwards(&mut self, text: &str, at: At, size: f64, ink: Ink, anchor: Anchor) {
+    /// Writes a text that reads upwards, centred horizontally at a position.
+    pub fn text_upwards(&mut self, text: &str, at: Position, size: f64, ink: Ink, anchor: Anchor) {
         self.write(text, (at.0 + MIDDLE * size, at.1), size, ink, anchor, true);
     }
 
-    fn write(&mut self, text: &str, at: At, size: f64, ink: Ink, anchor: Anchor, is_upwards: bool) {
+    fn write(&mut self, text: &str, at: Position, size: f64, ink: Ink, anchor: Anchor, is_upwards: bool) {
         if !text.is_empty() {
             self.shapes.push(Shape::Text(Text { text: text.into(), at, size, ink, anchor, is_upwards }));
         }
     }
 }
 
-/// The inked parts of a dashed line.
-fn dashes(points: &[At], inked: f64, bare: f64) -> Vec<Vec<At>> {
+/// Returns the dashes of a line, `inked` long and `bare` apart.
+fn dashes(points: &[Position], inked: f64, bare: f64) -> Vec<Vec<Position>> {
     let period = inked + bare;
     let (mut gone, mut found) = (0.0, vec![]);
-    let mut dash: Vec<At> = vec![];
+    let mut dash: Vec<Position> = vec![];
     for pair in points.windows(2) {
         let (from, to) = (pair[0], pair[1]);
         let length = (to.0 - from.0).hypot(to.1 - from.1);
@@ -193,29 +193,29 @@ fn dashes(points: &[At], inked: f64, bare: f64) -> Vec<Vec<At>> {
     found
 }
 
-/// A rectangle: left, top, right, bottom.
+/// A rectangle.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Rect {
-    /// Left.
+    /// Left edge.
     pub left: f64,
-    /// Top.
+    /// Top edge.
     pub top: f64,
-    /// Right.
+    /// Right edge.
     pub right: f64,
-    /// Bottom.
+    /// Bottom edge.
     pub bottom: f64,
 }
 
 impl Rect {
-    /// Whether it holds a place.
-    pub fn holds(&self, (x, y): At) -> bool {
+    /// Whether a position is inside or on the edge.
+    pub fn holds(&self, (x, y): Position) -> bool {
         const SLACK: f64 = 1e-6;
         x >= self.left - SLACK && x <= self.right + SLACK && y >= self.top - SLACK && y <= self.bottom + SLACK
     }
 
-    /// The parts of a line that lie inside.
-    pub fn cut_line(&self, points: &[At]) -> Vec<Vec<At>> {
-        let (mut found, mut part): (Vec<Vec<At>>, Vec<At>) = (vec![], vec![]);
+    /// Returns the parts of a polyline that lie inside.
+    pub fn cut_line(&self, points: &[Position]) -> Vec<Vec<Position>> {
+        let (mut found, mut part): (Vec<Vec<Position>>, Vec<Position>) = (vec![], vec![]);
         for pair in points.windows(2) {
             match self.cut_segment(pair[0], pair[1]) {
                 Some((from, to)) => {
@@ -233,8 +233,8 @@ impl Rect {
         found
     }
 
-    /// Liang and Barsky's clipping.
-    fn cut_segment(&self, from: At, to: At) -> Option<(At, At)> {
+    /// Clips a segment (Liang and Barsky).
+    fn cut_segment(&self, from: Position, to: Position) -> Option<(Position, Position)> {
         let (dx, dy) = (to.0 - from.0, to.1 - from.1);
         let (mut first, mut last) = (0.0f64, 1.0f64);
         let sides = [
@@ -262,9 +262,9 @@ impl Rect {
         (first <= last).then(|| (at(first), at(last)))
     }
 
-    /// The part of a polygon that lies inside (Sutherland and Hodgman).
-    pub fn cut_area(&self, points: &[At]) -> Vec<At> {
-        type Side = (fn(At) -> f64, f64, f64);
+    /// Clips a polygon to the rectangle (Sutherland and Hodgman).
+    pub fn cut_area(&self, points: &[Position]) -> Vec<Position> {
+        type Side = (fn(Position) -> f64, f64, f64);
         let sides: [Side; 4] = [
             (|p| p.0, 1.0, self.left),
             (|p| p.0, -1.0, self.right),
@@ -272,7 +272,7 @@ impl Rect {
             (|p| p.1, -1.0, self.bottom),
         ];
         sides.iter().fold(points.to_vec(), |points, (of, sign, edge)| {
-            let inside = |p: At| sign * (of(p) - edge);
+            let inside = |p: Position| sign * (of(p) - edge);
             let mut kept = vec![];
             for (i, &to) in points.iter().enumerate() {
                 let from = points[(i + points.len() - 1) % points.len()];
@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn dashes_go_on_around_corners() {
-        // 2 inked, 1 bare, over 5 points and a corner after 3.
+        // Dashes of 2, gaps of 1, over a length of 5 with a corner at 3.
         let found = dashes(&[(0.0, 0.0), (3.0, 0.0), (3.0, 2.0)], 2.0, 1.0);
         assert_eq!(found, [vec![(0.0, 0.0), (2.0, 0.0)], vec![(3.0, 0.0), (3.0, 2.0)]]);
         let found = dashes(&[(0.0, 0.0), (1.0, 0.0), (1.0, 4.0)], 2.0, 1.0);

@@ -1,4 +1,4 @@
-//! Pictures by their numbers: where things stand, what is cut off, and that no text lies over another.
+//! Figures checked by their coordinates: positions, clipping, and that no texts overlap.
 #![allow(clippy::unwrap_used)]
 
 use super::scene::{Scene, Shape, Text};
@@ -18,7 +18,7 @@ fn of(series: Vec<Series>) -> Figure {
         x: Axis { label: "depth (layers)".into(), ..Axis::default() },
         y: Axis { label: "loss (nats)".into(), ..Axis::default() },
         content: Content::Series(series),
-        notes: vec!["band: 95 % t, 3 seeds".into(), "faint: each seed".into()],
+        notes: vec!["band: 95 % t, 3 seeds".into(), "pale lines: single seeds".into()],
         ..Figure::default()
     }
 }
@@ -37,13 +37,13 @@ fn texts(scene: &Scene) -> Vec<&Text> {
     found
 }
 
-/// Left, top, right, bottom of a text: from the foot of letters to the top of capitals.
+/// Left, top, right and bottom of a text, from the baseline to the top of capitals.
 fn bounds(text: &Text) -> (f64, f64, f64, f64) {
     let ((x, y), width, height) = (text.start(), font::width(&text.text, text.size), 0.73 * text.size);
     if text.is_upwards { (x - height, y - width, x, y) } else { (x, y - height, x + width, y) }
 }
 
-/// Fails where a text leaves the paper or lies over another.
+/// Fails if a text leaves the figure or overlaps another.
 fn assert_readable(figure: &Figure) {
     let scene = paint::scene(figure);
     let found: Vec<_> = texts(&scene).into_iter().map(|text| (text, bounds(text))).collect();
@@ -64,7 +64,7 @@ fn points_stand_at_their_numbers() {
     let plot = Layout::of(&figure).plot;
     let disc = |shape: &Shape| if let Shape::Disc { at, .. } = shape { Some(*at) } else { None };
     let discs: Vec<_> = scene.shapes.iter().filter_map(disc).collect();
-    // 1 to 3 with a margin of a twentieth on both sides; 1 to 4 alike.
+    // x from 1 to 3 with a margin of 5 % at both ends; y from 1 to 4, likewise.
     let across = |x: f64| plot.left + (x - 0.9) / 2.2 * (plot.right - plot.left);
     let up = |y: f64| plot.bottom - (y - 0.85) / 3.3 * (plot.bottom - plot.top);
     for ((x, y), at) in [(1.0, 1.0), (2.0, 2.0), (3.0, 4.0)].into_iter().zip(&discs) {
@@ -91,10 +91,10 @@ fn curves_are_named_at_their_ends_where_there_is_room() {
     for label in labels {
         assert!(label.at.0 > layout.plot.right && (label.end.0 - layout.across(3.0)).abs() < 1e-9);
     }
-    // Their ends are closer than a line is high; their names are not.
+    // The curves end less than a line height apart; their names do not overlap.
     assert!((labels[0].end.1 - labels[1].end.1).abs() < 2.0);
     assert!(labels[0].at.1 - labels[1].at.1 >= TEXT, "{labels:?}");
-    // Twenty ends at one place are too many, and a curve that ends early has no end there.
+    // Twenty curves that end at the same place do not fit, and a curve that ends early cannot be named at the edge.
     let many = (0..20).map(|i| curve(&format!("setting {i}"), i, &[3.0, 2.0])).collect();
     let early = vec![curve("a", 0, &[3.0, 2.0]), curve("b", 1, &[3.0, 2.0, 1.0, 1.0, 1.0, 1.0])];
     for series in [many, early] {
@@ -113,7 +113,7 @@ fn what_lies_beyond_the_limits_is_cut_off() {
     let mut wide = curve("", 0, &[90.0, 2.0, 1.0]);
     wide.points.iter_mut().for_each(|p| p.interval = Some((p.y - 0.5, p.y + 0.5)));
     let mut figure = of(vec![wide]);
-    figure.y.view = Some((0.0, 3.0));
+    figure.y.explicit_range = Some((0.0, 3.0));
     let (scene, plot) = (paint::scene(&figure), Layout::of(&figure).plot);
     let curves = scene.shapes.iter().filter_map(|shape| match shape {
         Shape::Line { points, width, .. } if *width == 1.2 => Some(points),
@@ -136,7 +136,7 @@ fn no_text_leaves_the_paper_or_lies_over_another() {
     let many: Vec<Series> =
         (0..16).map(|i| curve(&format!("{} {i}", names[i % 3]), i, &[3.0, 2.0])).collect();
     let mut places = of(vec![curve("a", 0, &[1.0, 2.0]), curve("b", 1, &[2.0, 1.0])]);
-    places.x.places = (0..12).map(|i| format!("a subject with a name {i}")).collect();
+    places.x.categories = (0..12).map(|i| format!("a subject with a name {i}")).collect();
     let subjects: Vec<String> =
         (0..52).map(|i| format!("environmental_impact_assessment_engineer_{i}")).collect();
     let dots = |label: &str, colour| Series {
@@ -146,14 +146,14 @@ fn no_text_leaves_the_paper_or_lies_over_another() {
         ..Series::default()
     };
     let mut rows = of(vec![dots("dense", 0), dots("4 experts", 1)]);
-    (rows.is_sideways, rows.y.places, rows.level) = (true, subjects, Some((25.0, "guessing")));
+    (rows.is_sideways, rows.y.categories, rows.level) = (true, subjects, Some((25.0, "guessing")));
     let mut claims = of(vec![]);
-    (claims.is_sideways, claims.y.places) =
+    (claims.is_sideways, claims.y.categories) =
         (true, vec!["at equal active parameters experts answer more questions than a dense model".into(); 3]);
     let cells = (0..3).map(|y| (0..4).map(|x| Some((f64::from(x * y), format!("{}.000", x * y)))).collect());
     let mut heat = of(vec![]);
     heat.content = Content::Cells { label: "validation bits per byte".into(), cells: cells.collect() };
-    (heat.x.places, heat.y.places) =
+    (heat.x.categories, heat.y.categories) =
         (["2", "4", "8", "16"].map(String::from).into(), ["0", "4", "8"].map(String::from).into());
     let empty = Figure { notes: vec!["no finished trial has these values".into()], ..of(vec![]) };
     for figure in [of(curves), level, of(many), places, rows, claims, heat, empty] {
@@ -166,11 +166,11 @@ fn no_text_leaves_the_paper_or_lies_over_another() {
 fn every_subject_of_c_eval_has_a_row_that_can_be_read() {
     let points = (0..52).map(|i| Point { x: 25.0, y: f64::from(i), ..Point::default() }).collect();
     let mut figure = of(vec![Series { points, ..Series::default() }]);
-    (figure.is_sideways, figure.y.places) = (true, (0..52).map(|i| format!("subject {i}")).collect());
+    (figure.is_sideways, figure.y.categories) = (true, (0..52).map(|i| format!("subject {i}")).collect());
     let scene = paint::scene(&figure);
     let rows: Vec<_> = texts(&scene).into_iter().filter(|text| text.text.starts_with("subject ")).collect();
     assert_eq!(rows.len(), 52);
-    // The first above, each as high as its text at least.
+    // The first on top, each at least as high as its text.
     assert!(rows.windows(2).all(|pair| pair[1].at.1 - pair[0].at.1 >= TEXT), "{}", scene.height);
 }
 
@@ -178,7 +178,7 @@ fn every_subject_of_c_eval_has_a_row_that_can_be_read() {
 fn curves_of_seeds_are_in_the_csv_with_the_name_of_their_colour() {
     let mut mean = curve("deep", 0, &[2.0]);
     mean.points[0] = Point { interval: Some((1.5, 2.5)), seeds: 2, ..mean.points[0] };
-    let faint = Series { mark: Mark::Faint, seed: Some(7), ..curve("", 0, &[1.75]) };
+    let faint = Series { mark: Mark::SeedLine, seed: Some(7), ..curve("", 0, &[1.75]) };
     let csv = String::from_utf8(of(vec![faint, mean]).csv().unwrap()).unwrap();
     assert_eq!(csv, "series,x,y,low,high,seeds,seed,n\ndeep,1,1.75,,,,7,\ndeep,1,2,1.5,2.5,2,,\n");
 }
@@ -187,14 +187,21 @@ fn curves_of_seeds_are_in_the_csv_with_the_name_of_their_colour() {
 fn names_that_no_font_has_get_numbers() {
     let series = |label: &str| Series { label: label.into(), ..Series::default() };
     let figure = Figure {
-        x: Axis { places: vec!["数学".into(), "law".into()], ..Axis::default() },
+        x: Axis { categories: vec!["数学".into(), "law".into()], ..Axis::default() },
         ..of(vec![series("法律"), series("数学"), series("wide")])
     };
-    let (coded, remark) = figure.coded(str::is_ascii);
-    let coded = coded.unwrap();
-    let Content::Series(found) = coded.content else { panic!() };
+    let (numbered, notice) = figure.with_numbered_names(str::is_ascii);
+    let numbered = numbered.unwrap();
+    let Content::Series(found) = numbered.content else { panic!() };
     assert_eq!(found.iter().map(|s| s.label.as_str()).collect::<Vec<_>>(), ["#1", "#2", "wide"]);
-    assert_eq!(coded.x.places, ["#2", "law"]);
-    assert!(remark.contains("#1 = 法律, #2 = 数学."), "{remark}");
-    assert_eq!(figure.coded(|_| true), (None, String::new()));
+    assert_eq!(numbered.x.categories, ["#2", "law"]);
+    assert!(notice.contains("#1 = 法律, #2 = 数学;"), "{notice}");
+    assert_eq!(figure.with_numbered_names(|_| true), (None, String::new()));
+    let cells = vec![vec![Some((0.5, "五".to_string())), None]];
+    let content = Content::Cells { label: "準確率".into(), cells };
+    let heatmap = Figure { legend_title: "深度".into(), content, ..of(vec![]) };
+    let numbered = heatmap.with_numbered_names(str::is_ascii).0.unwrap();
+    let cells = vec![vec![Some((0.5, "#2".to_string())), None]];
+    assert_eq!(numbered.content, Content::Cells { label: "#1".into(), cells });
+    assert_eq!(numbered.legend_title, "#3");
 }

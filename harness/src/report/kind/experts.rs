@@ -1,22 +1,22 @@
-//! How a mixture's tokens spread over its experts, over training.
+//! The load of the experts of a mixture over training.
 
 use super::key::{LIMITS_X, LIMITS_Y, LOG_X, LOG_Y};
-use super::metrics::{Curve, STAGE, Training, X, each_trial, points};
-use super::over::{GROUP, group_label};
-use super::{Found, Kind, Plot};
+use super::metric_plot::{GROUP, group_label};
+use super::metrics::{Curve, Row, STAGE, Training, X, each_trial, points};
+use super::{Kind, Plot, PlotData};
 use crate::report::columns::Column;
 use crate::report::fields::Fields;
 use crate::report::figure::{Axis, Content, Figure, Mark, Series};
 use crate::report::observation::Observation;
 use std::sync::Arc;
 
-/// The columns of metrics.csv.
+/// Prefix of the columns of metrics.csv that hold the load of an expert.
 const LOAD: &str = "expert_load_";
 
-/// The kind.
+/// The kind `experts`.
 pub const KIND: Kind = Kind {
     name: "experts",
-    shows: "the load of each expert over training, over all layers, in even shares: a colour an expert where one trial counts, else a colour a group",
+    shows: "the load of each expert during training, over all layers, relative to an even share; coloured by expert for a single trial, else by group",
     keys: &[STAGE, X, GROUP, LOG_X, LOG_Y, LIMITS_X, LIMITS_Y],
     read,
 };
@@ -37,15 +37,15 @@ impl Plot for Experts {
         self.group.into_iter().collect()
     }
 
-    fn names(&self) -> (String, String) {
+    fn default_names(&self) -> (String, String) {
         let stage = self.training.stage.name();
         let per = self.group.map_or(String::new(), |group| format!("_per_{}", group.name()));
         (format!("{}_{stage}{per}", KIND.name), format!("Load of experts in {stage}"))
     }
 
-    fn figure(&self, found: &Found) -> Figure {
+    fn figure(&self, data: &PlotData) -> Figure {
         let mut trials: Vec<(&Observation, Vec<Curve>)> = vec![];
-        for observation in each_trial(found.observations) {
+        for observation in each_trial(data.observations) {
             let curves = self.training.curves(observation.trial, |column| column.starts_with(LOAD));
             let own: Vec<Curve> = curves.into_iter().filter(|curve| curve.split == "train").collect();
             trials.extend((!own.is_empty()).then_some((observation, own)));
@@ -63,8 +63,8 @@ impl Plot for Experts {
                 let is_new = colour == groups.len();
                 groups.extend(is_new.then(|| name.clone()));
                 let even = curves.len() as f64;
-                let rows: Vec<(f64, f64)> =
-                    curve.smoothed().into_iter().map(|(x, load)| (x, even * load)).collect();
+                let rows: Vec<Row> =
+                    curve.smoothed().into_iter().map(|row| Row { y: even * row.y, ..row }).collect();
                 series.push(Series {
                     label: if is_new { name } else { String::new() },
                     mark: if rows.len() > 1 { Mark::Line } else { Mark::Points },
@@ -75,15 +75,15 @@ impl Plot for Experts {
             }
         }
         let mut notes = vec![
-            "1: as many tokens as each expert would have in an even spread".to_string(),
-            "over all layers, in which a number names different experts".into(),
+            "1: an even share of the tokens".to_string(),
+            "over all layers; an expert's number means another expert in each layer".into(),
         ];
         if trials.len() > 1 {
             notes.push("a curve for each expert of each trial".into());
         }
         Figure {
             x: Axis { label: self.training.x_label.into(), log: Some(false), ..Axis::default() },
-            y: Axis { label: "load (even shares)".into(), log: Some(false), ..Axis::default() },
+            y: Axis { label: "load (relative to an even share)".into(), log: Some(false), ..Axis::default() },
             level: Some((1.0, "even")),
             content: Content::Series(series),
             notes,

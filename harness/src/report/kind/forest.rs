@@ -1,31 +1,31 @@
-//! The claims of an experiment: each effect with its interval, and what may be said of it.
+//! The claims of an experiment: each effect with its interval and its verdict.
 
-use super::key::{Holds, Key, LIMITS_X, words_of};
-use super::{Found, Kind, Plot, plain_label};
+use super::key::{Key, LIMITS_X, ValueType, words_of};
+use super::{Kind, Plot, PlotData, plain_label};
 use crate::report::columns::Column;
-use crate::report::compare::{Compared, Verdict};
+use crate::report::compare::{Comparison, Verdict};
 use crate::report::fields::Fields;
 use crate::report::figure::{Axis, Content, Figure, Mark, Point, Series};
 use std::sync::Arc;
 
-/// What an effect is measured in.
+/// The scale of effects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Effect {
-    /// The unit of the metric.
+    /// Differences in the unit of the metric.
     Difference,
-    /// Standard deviations: Hedges' g.
+    /// Standard deviations (Hedges' g).
     G,
 }
 
 const EFFECTS: [(&str, Effect); 2] = [("difference", Effect::Difference), ("g", Effect::G)];
 
-/// The kind.
+/// The kind `forest`.
 pub const KIND: Kind = Kind {
     name: "forest",
     shows: "the claims of every `[[compare]]`: the effect with its 95 % interval, the margin of equivalence shaded, and the verdict by colour and shape",
     keys: &[
-        Key::optional("metric", Holds::Number),
-        Key::optional("effect", Holds::Words(|| words_of(&EFFECTS))),
+        Key::optional("metric", ValueType::Number),
+        Key::optional("effect", ValueType::Words(|| words_of(&EFFECTS))),
         LIMITS_X,
     ],
     read,
@@ -51,7 +51,7 @@ impl Plot for Forest {
         vec![]
     }
 
-    fn names(&self) -> (String, String) {
+    fn default_names(&self) -> (String, String) {
         let of = self.metric.map_or(String::new(), |metric| format!("_{}", metric.name()));
         let title = match &self.metric {
             Some(metric) => format!("Claims of {}", plain_label(metric)),
@@ -60,18 +60,18 @@ impl Plot for Forest {
         (format!("{}{of}", KIND.name), title)
     }
 
-    fn figure(&self, found: &Found) -> Figure {
-        let is_wanted = |c: &&Compared| self.metric.is_none_or(|metric| c.spec.metric == metric);
-        let claims: Vec<&Compared> = found.compared.iter().filter(is_wanted).collect();
+    fn figure(&self, data: &PlotData) -> Figure {
+        let is_wanted = |c: &&Comparison| self.metric.is_none_or(|metric| c.spec.metric == metric);
+        let claims: Vec<&Comparison> = data.compared.iter().filter(is_wanted).collect();
         let Some(first) = claims.first() else { return Figure::default() };
-        // Effects of several metrics have no unit in common.
+        // Effects on different metrics have no common unit.
         let is_one = claims.iter().all(|claim| claim.spec.metric == first.spec.metric);
         let effect = self.effect.unwrap_or(if is_one { Effect::Difference } else { Effect::G });
         let verdicts = ["supported", "contradicted", "equivalent", "not decided"];
         let mut series: Vec<Series> = [0, 1, 2, 3]
             .map(|i| Series { label: verdicts[i].into(), colour: [2, 1, 0, 6][i], ..Series::default() })
             .into();
-        let mut margins = Series { label: "margin".into(), mark: Mark::Shade, ..Series::default() };
+        let mut margins = Series { label: "margin".into(), mark: Mark::IntervalArea, ..Series::default() };
         let mut without = 0;
         for (place, claim) in claims.iter().enumerate() {
             let y = place as f64;
@@ -103,18 +103,17 @@ impl Plot for Forest {
             Effect::Difference => "a − b".into(),
             Effect::G => "a − b in standard deviations (Hedges' g)".into(),
         };
-        let mut notes =
-            vec!["intervals: 95 %, of each claim by itself; verdicts by p after Holm's correction".into()];
+        let mut notes = vec!["intervals: 95 %, uncorrected; verdicts: by p after Holm's correction".into()];
         if without > 0 {
             notes.push(format!(
-                "without a mark: no effect is known of {}",
+                "not shown: no effect is known for {}",
                 crate::track::counted(without, "claim")
             ));
         }
         Figure {
-            x: Axis { label, include: Some(0.0), log: Some(false), ..Axis::default() },
+            x: Axis { label, must_include: Some(0.0), log: Some(false), ..Axis::default() },
             y: Axis {
-                places: claims.iter().map(|claim| claim.spec.claim.clone()).collect(),
+                categories: claims.iter().map(|claim| claim.spec.claim.clone()).collect(),
                 ..Axis::default()
             },
             is_sideways: true,
@@ -126,8 +125,8 @@ impl Plot for Forest {
     }
 }
 
-/// An effect with its interval.
-fn measured(claim: &Compared, effect: Effect) -> Option<(f64, Option<(f64, f64)>)> {
+/// The effect of a claim and its interval; `None` if unknown.
+fn measured(claim: &Comparison, effect: Effect) -> Option<(f64, Option<(f64, f64)>)> {
     match effect {
         Effect::Difference => Some((claim.effect()?, claim.tested.map(|tested| tested.interval))),
         Effect::G => claim.tested?.g.map(|g| (g.value, Some((g.low, g.high)))),

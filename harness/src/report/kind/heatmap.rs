@@ -1,7 +1,7 @@
-//! A metric as the colour of cells.
+//! A metric as the colour of the cells of a grid.
 
-use super::key::{Holds, Key};
-use super::{Found, Kind, Plot, plain_label, sentence};
+use super::key::{Key, ValueType};
+use super::{Kind, Plot, PlotData, plain_label, sentence};
 use crate::report::columns::Column;
 use crate::report::fields::Fields;
 use crate::report::figure::{Axis, Content, Figure};
@@ -9,14 +9,14 @@ use crate::report::number::{cell, number};
 use crate::report::observation::{Cell, Observation, grouped, over_seeds};
 use std::sync::Arc;
 
-/// The kind.
+/// The kind `heatmap`.
 pub const KIND: Kind = Kind {
     name: "heatmap",
     shows: "the mean of `value` as a colour",
     keys: &[
-        Key::needed("x", Holds::Column),
-        Key::needed("y", Holds::Column),
-        Key::needed("value", Holds::Number),
+        Key::needed("x", ValueType::Column),
+        Key::needed("y", ValueType::Column),
+        Key::needed("value", ValueType::Number),
     ],
     read,
 };
@@ -29,9 +29,9 @@ struct Heatmap {
 }
 
 fn read(fields: &mut Fields) -> Option<Arc<dyn Plot>> {
-    let x = fields.need_column("x", "\"model.n_layers\"");
-    let y = fields.need_column("y", "\"model.d_model\"");
-    let value = fields.need_number("value", "\"val.bpb\"");
+    let x = fields.required_column("x", "\"model.n_layers\"");
+    let y = fields.required_column("y", "\"model.d_model\"");
+    let value = fields.required_number("value", "\"val.bpb\"");
     Some(Arc::new(Heatmap { x: x?, y: y?, value: value? }))
 }
 
@@ -40,7 +40,7 @@ impl Plot for Heatmap {
         vec![self.x, self.y, self.value]
     }
 
-    fn names(&self) -> (String, String) {
+    fn default_names(&self) -> (String, String) {
         let Self { x, y, value } = self;
         (
             format!("{}_{}_by_{}_{}", KIND.name, value.name(), x.name(), y.name()),
@@ -48,11 +48,11 @@ impl Plot for Heatmap {
         )
     }
 
-    fn figure(&self, found: &Found) -> Figure {
+    fn figure(&self, data: &PlotData) -> Figure {
         let Self { x, y, value } = *self;
         let has_values =
             |o: &&Observation| x.read(o).is_some() && y.read(o).is_some() && value.number(o).is_some();
-        let counted: Vec<&Observation> = found.observations.iter().copied().filter(has_values).collect();
+        let counted: Vec<&Observation> = data.observations.iter().copied().filter(has_values).collect();
         let places = |column: Column| -> Vec<Option<Cell>> {
             grouped(&counted, &[column]).into_iter().map(|(mut key, _)| key.swap_remove(0)).collect()
         };
@@ -71,7 +71,7 @@ impl Plot for Heatmap {
             |places: &[Option<Cell>], column: Column| places.iter().map(|p| cell(p, &column)).collect();
         let axis = |column: Column, places: &[Option<Cell>]| Axis {
             label: column.label().to_string(),
-            places: names(places, column),
+            categories: names(places, column),
             ..Axis::default()
         };
         let count = match (seeds.iter().min(), seeds.iter().max()) {

@@ -1,9 +1,9 @@
-//! Loss over size for each budget of compute, with the best size of each.
+//! IsoFLOP curves: loss over model size at each compute budget, with the best size of each.
 
-use super::key::{Holds, Key, LIMITS_X, LIMITS_Y, LOG_X, LOG_Y};
-use super::over::{ErrorBar, Over};
+use super::key::{Key, LIMITS_X, LIMITS_Y, LOG_X, LOG_Y, ValueType};
+use super::metric_plot::{ErrorBar, MetricPlot};
 use super::scatter::by_setting;
-use super::{Found, Kind, Plot, plain_label, sentence};
+use super::{Kind, Plot, PlotData, plain_label, sentence};
 use crate::report::columns::Column;
 use crate::report::fields::Fields;
 use crate::report::figure::{Content, Figure, Mark, Point, Series};
@@ -12,17 +12,17 @@ use crate::report::observation::over_seeds;
 use crate::stats::{Optimum, budgets, growth};
 use std::sync::Arc;
 
-/// Points of a parabola.
+/// Number of points of a drawn parabola.
 const CURVE_POINTS: usize = 40;
 
-/// The kind.
+/// The kind `isoflop`.
 pub const KIND: Kind = Kind {
     name: "isoflop",
-    shows: "a loss over the size, a colour for each budget of compute, each with its parabola and the best size; the best sizes joined",
+    shows: "a loss over model size, with a colour, a parabola and the best size for each compute budget; the best sizes are joined",
     keys: &[
-        Key::optional("x", Holds::Number),
-        Key::optional("y", Holds::Number),
-        Key::optional("budget", Holds::Number),
+        Key::optional("x", ValueType::Number),
+        Key::optional("y", ValueType::Number),
+        Key::optional("budget", ValueType::Number),
         LOG_X,
         LOG_Y,
         LIMITS_X,
@@ -33,7 +33,7 @@ pub const KIND: Kind = Kind {
 
 #[derive(Debug)]
 struct IsoFlop {
-    over: Over,
+    over: MetricPlot,
     budget: Column,
 }
 
@@ -41,7 +41,7 @@ fn read(fields: &mut Fields) -> Option<Arc<dyn Plot>> {
     let x = fields.number_or("x", "params");
     let y = fields.number_or("y", "val.loss");
     let budget = fields.number_or("budget", "train_flops")?;
-    let over = Over { by: x?, metric: y?, group: None, error: ErrorBar::T95 };
+    let over = MetricPlot { by: x?, metric: y?, group: None, error: ErrorBar::T95 };
     Some(Arc::new(IsoFlop { over, budget }))
 }
 
@@ -50,8 +50,8 @@ impl Plot for IsoFlop {
         self.over.columns().into_iter().chain([self.budget]).collect()
     }
 
-    fn names(&self) -> (String, String) {
-        let Over { by, metric, .. } = &self.over;
+    fn default_names(&self) -> (String, String) {
+        let MetricPlot { by, metric, .. } = &self.over;
         let title = format!(
             "{} over {} at equal {}",
             plain_label(metric),
@@ -61,10 +61,10 @@ impl Plot for IsoFlop {
         (format!("{}_{}_by_{}", KIND.name, metric.name(), by.name()), sentence(&title))
     }
 
-    fn figure(&self, found: &Found) -> Figure {
+    fn figure(&self, data: &PlotData) -> Figure {
         let over = &self.over;
-        let counted = over.counted(found);
-        let mut figure = over.bare(&counted);
+        let counted = over.observations(data);
+        let mut figure = over.empty_figure(&counted);
         figure.x.log = Some(true);
         let (flops, runs): (Vec<f64>, Vec<Point>) = by_setting(&counted)
             .into_iter()
@@ -123,7 +123,8 @@ impl Plot for IsoFlop {
     }
 }
 
-/// The parabola of a budget between its smallest and its largest run.
+/// The fitted parabola of a budget from its smallest to its largest run; `None` if it has no runs or a loss on it is
+/// undefined.
 fn parabola(optimum: &Optimum, points: &[Point], colour: usize) -> Option<Series> {
     let (low, high) = (points.first()?.x, points.last()?.x);
     let at = |i: usize| {

@@ -1,4 +1,4 @@
-//! The keys of figures: what each holds, for the schema.
+//! The keys of figures with the type of their values, for the schema.
 
 use super::spec::{LEGENDS, SIZES};
 use crate::config::closed;
@@ -9,75 +9,75 @@ use serde_json::{Map, Value, json};
 pub struct Key {
     /// Its name.
     pub name: &'static str,
-    /// What it holds.
-    pub holds: Holds,
-    /// Whether a figure cannot do without it.
+    /// The type of its value.
+    pub value_type: ValueType,
+    /// Whether it is required.
     pub is_needed: bool,
 }
 
-/// What a key holds.
+/// The type of the value of a key.
 #[derive(Debug, Clone, Copy)]
-pub enum Holds {
+pub enum ValueType {
     /// The name of a column.
     Column,
-    /// That of one with numbers.
+    /// The name of a numeric column.
     Number,
     /// Text.
     Text,
     /// A number above 0.
     Positive,
-    /// Two numbers, the smaller first.
+    /// Two numbers, the smaller one first.
     Limits,
-    /// True or false.
-    Truth,
+    /// A boolean.
+    Bool,
     /// One of these words.
     Words(fn() -> Vec<&'static str>),
 }
 
 impl Key {
-    /// A key that a figure cannot do without.
-    pub const fn needed(name: &'static str, holds: Holds) -> Self {
-        Self { name, holds, is_needed: true }
+    /// Declares a required key.
+    pub const fn needed(name: &'static str, value_type: ValueType) -> Self {
+        Self { name, value_type, is_needed: true }
     }
 
-    /// A key that may be left out.
-    pub const fn optional(name: &'static str, holds: Holds) -> Self {
-        Self { name, holds, is_needed: false }
+    /// Declares an optional key.
+    pub const fn optional(name: &'static str, value_type: ValueType) -> Self {
+        Self { name, value_type, is_needed: false }
     }
 }
 
 /// The keys of every figure.
 pub const FRAME: [Key; 9] = [
-    Key::optional("name", Holds::Text),
-    Key::optional("title", Holds::Text),
-    Key::optional("where", Holds::Text),
-    Key::optional("size", Holds::Words(|| words_of(&SIZES))),
-    Key::optional("width", Holds::Positive),
-    Key::optional("height", Holds::Positive),
-    Key::optional("legend", Holds::Words(|| words_of(&LEGENDS))),
-    Key::optional("x_label", Holds::Text),
-    Key::optional("y_label", Holds::Text),
+    Key::optional("name", ValueType::Text),
+    Key::optional("title", ValueType::Text),
+    Key::optional("where", ValueType::Text),
+    Key::optional("size", ValueType::Words(|| words_of(&SIZES))),
+    Key::optional("width", ValueType::Positive),
+    Key::optional("height", ValueType::Positive),
+    Key::optional("legend", ValueType::Words(|| words_of(&LEGENDS))),
+    Key::optional("x_label", ValueType::Text),
+    Key::optional("y_label", ValueType::Text),
 ];
 
-/// The ends of `x`.
-pub const LIMITS_X: Key = Key::optional("x_limits", Holds::Limits);
+/// Limits of the axis `x`.
+pub const LIMITS_X: Key = Key::optional("x_limits", ValueType::Limits);
 
-/// Those of `y`.
-pub const LIMITS_Y: Key = Key::optional("y_limits", Holds::Limits);
+/// Limits of the axis `y`.
+pub const LIMITS_Y: Key = Key::optional("y_limits", ValueType::Limits);
 
 /// Whether `x` is logarithmic.
-pub const LOG_X: Key = Key::optional("log_x", Holds::Truth);
+pub const LOG_X: Key = Key::optional("log_x", ValueType::Bool);
 
-/// Whether `y` is.
-pub const LOG_Y: Key = Key::optional("log_y", Holds::Truth);
+/// Whether `y` is logarithmic.
+pub const LOG_Y: Key = Key::optional("log_y", ValueType::Bool);
 
 /// The words of a list of choices.
 pub fn words_of<T>(choices: &[(&'static str, T)]) -> Vec<&'static str> {
     choices.iter().map(|(word, _)| *word).collect()
 }
 
-impl Holds {
-    /// What it takes, as JSON Schema.
+impl ValueType {
+    /// JSON Schema of the value.
     fn schema(self) -> Value {
         match self {
             Self::Column => json!({ "$ref": "#/$defs/column" }),
@@ -87,19 +87,19 @@ impl Holds {
             Self::Limits => {
                 json!({ "type": "array", "items": { "type": "number" }, "minItems": 2, "maxItems": 2 })
             }
-            Self::Truth => json!({ "type": "boolean" }),
+            Self::Bool => json!({ "type": "boolean" }),
             Self::Words(words) => json!({ "enum": words() }),
         }
     }
 }
 
 impl super::Kind {
-    /// A figure of this kind, as JSON Schema.
+    /// JSON Schema of a figure of this kind.
     pub fn schema(&self) -> Value {
         let mut properties = Map::from_iter([("kind".to_string(), json!({ "const": self.name }))]);
         let mut required = vec!["kind"];
         for key in self.keys.iter().chain(&FRAME) {
-            properties.insert(key.name.into(), key.holds.schema());
+            properties.insert(key.name.into(), key.value_type.schema());
             required.extend(key.is_needed.then_some(key.name));
         }
         let mut table = closed(properties);

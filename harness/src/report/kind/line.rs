@@ -1,8 +1,8 @@
-//! Means over everything but `x` and `group`, joined, each seed's curve faint behind them.
+//! Means over everything except `x` and `group`, joined, with the curve of each seed as a pale line behind them.
 
-use super::key::{Holds, Key, LIMITS_X, LIMITS_Y, LOG_X, LOG_Y};
-use super::over::{ERROR, ErrorBar, GROUP, Over};
-use super::{Found, Kind, Plot};
+use super::key::{Key, LIMITS_X, LIMITS_Y, LOG_X, LOG_Y, ValueType};
+use super::metric_plot::{ERROR, ErrorBar, GROUP, MetricPlot};
+use super::{Kind, Plot, PlotData};
 use crate::report::columns::Column;
 use crate::report::fields::Fields;
 use crate::report::figure::{Content, Figure, Mark, Point, Series};
@@ -10,13 +10,13 @@ use crate::report::observation::{Cell, Observation, grouped, per_seed};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The kind.
+/// The kind `line`.
 pub const KIND: Kind = Kind {
     name: "line",
-    shows: "means over everything but `x` and `group`, joined, with the band of their intervals; each seed faint behind",
+    shows: "means over everything but `x` and `group`, joined by lines, with the band of their intervals; single seeds as pale lines",
     keys: &[
-        Key::needed("x", Holds::Column),
-        Key::needed("y", Holds::Number),
+        Key::needed("x", ValueType::Column),
+        Key::needed("y", ValueType::Number),
         GROUP,
         ERROR,
         LOG_X,
@@ -28,12 +28,12 @@ pub const KIND: Kind = Kind {
 };
 
 #[derive(Debug)]
-struct Line(Over);
+struct Line(MetricPlot);
 
 fn read(fields: &mut Fields) -> Option<Arc<dyn Plot>> {
-    let x = fields.need_column("x", "\"model.n_layers\"");
-    let y = fields.need_number("y", "\"exam.accuracy\"");
-    let over = Over::read(fields, x, y)?;
+    let x = fields.required_column("x", "\"model.n_layers\"");
+    let y = fields.required_number("y", "\"exam.accuracy\"");
+    let over = MetricPlot::read(fields, x, y)?;
     if fields.is_true("log_x") && !over.by.is_number() {
         fields.problem("log_x", format!("is true, but {} holds text", over.by.name()));
     }
@@ -45,19 +45,19 @@ impl Plot for Line {
         self.0.columns()
     }
 
-    fn names(&self) -> (String, String) {
-        self.0.names(KIND.name)
+    fn default_names(&self) -> (String, String) {
+        self.0.default_names(KIND.name)
     }
 
-    fn figure(&self, found: &Found) -> Figure {
+    fn figure(&self, data: &PlotData) -> Figure {
         let over = &self.0;
-        let counted = over.counted(found);
-        let mut figure = over.bare(&counted);
+        let counted = over.observations(data);
+        let mut figure = over.empty_figure(&counted);
         let mut series = if over.by.is_number() {
             over.at_numbers(&counted)
         } else {
-            let (places, series) = over.at_places(&counted);
-            figure.x.places = places;
+            let (places, series) = over.at_categories(&counted);
+            figure.x.categories = places;
             series
         };
         series.iter_mut().for_each(|s| s.mark = Mark::Joined);
@@ -71,7 +71,7 @@ impl Plot for Line {
                 .flat_map(|(colour, (_, group))| each_seed(over, colour, &group))
                 .collect();
             if !seeds.is_empty() {
-                figure.notes.push("faint: each seed".into());
+                figure.notes.push("pale lines: single seeds".into());
             }
             series.splice(0..0, seeds);
         }
@@ -80,8 +80,8 @@ impl Plot for Line {
     }
 }
 
-/// The curve of each seed of a group; none of a single one.
-pub fn each_seed(over: &Over, colour: usize, group: &[&Observation]) -> Vec<Series> {
+/// Returns the curve of each seed of a group; none if there is only one seed.
+pub fn each_seed(over: &MetricPlot, colour: usize, group: &[&Observation]) -> Vec<Series> {
     let mut seeds: BTreeMap<u64, Vec<Point>> = BTreeMap::new();
     for (key, group) in grouped(group, &[over.by]) {
         let Some(Cell::Number(x)) = key[0] else { continue };
@@ -94,7 +94,12 @@ pub fn each_seed(over: &Over, colour: usize, group: &[&Observation]) -> Vec<Seri
     if seeds.len() < 2 {
         return vec![];
     }
-    let faint =
-        |(seed, points)| Series { mark: Mark::Faint, colour, seed: Some(seed), points, ..Series::default() };
-    seeds.into_iter().filter(|(_, points)| points.len() > 1).map(faint).collect()
+    let seed_line = |(seed, points)| Series {
+        mark: Mark::SeedLine,
+        colour,
+        seed: Some(seed),
+        points,
+        ..Series::default()
+    };
+    seeds.into_iter().filter(|(_, points)| points.len() > 1).map(seed_line).collect()
 }

@@ -1,16 +1,16 @@
 //! Training and held-out loss of a stage.
 
-use super::key::{Holds, Key, LIMITS_X, LIMITS_Y, LOG_X, LOG_Y, words_of};
-use super::metrics::{STAGE, Training, X, each_trial, mean_curve, points};
-use super::over::{GROUP, group_label};
-use super::{Found, Kind, Plot};
+use super::key::{Key, LIMITS_X, LIMITS_Y, LOG_X, LOG_Y, ValueType, words_of};
+use super::metric_plot::{GROUP, group_label};
+use super::metrics::{Row, STAGE, Training, X, each_trial, mean_curve, points};
+use super::{Kind, Plot, PlotData};
 use crate::report::columns::Column;
 use crate::report::fields::Fields;
 use crate::report::figure::{Axis, Content, Figure, Mark, Series};
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// The losses of a stage.
+/// Values of `split`, and the splits or prefix of splits that each stands for.
 const SPLITS: [(&str, &[&str]); 5] = [
     ("train", &["train"]),
     ("val", &["val"]),
@@ -19,22 +19,22 @@ const SPLITS: [(&str, &[&str]); 5] = [
     ("sources", SOURCES),
 ];
 
-/// Stands for every named validation set.
+/// Prefix of the splits of named validation sets.
 const SETS: &[&str] = &["val:"];
 
-/// Stands for every named source.
+/// Prefix of the splits of named sources.
 const SOURCES: &[&str] = &["train:"];
 
-/// The share of a curve whose fall is left out of sight.
+/// Share of the horizontal range, from its start, that is ignored for the vertical range.
 const EARLY: f64 = 0.1;
 
-/// The kind.
+/// The kind `loss`.
 pub const KIND: Kind = Kind {
     name: "loss",
-    shows: "training and held-out loss of a stage: the mean over seeds with its band, each seed faint behind",
+    shows: "training and held-out loss of a stage: the mean over seeds with its band, single seeds as pale lines",
     keys: &[
         STAGE,
-        Key::optional("split", Holds::Words(|| words_of(&SPLITS))),
+        Key::optional("split", ValueType::Words(|| words_of(&SPLITS))),
         X,
         GROUP,
         LOG_X,
@@ -45,20 +45,20 @@ pub const KIND: Kind = Kind {
     read,
 };
 
-/// Losses of a stage.
+/// Loss curves of a stage.
 #[derive(Debug, Clone)]
 pub struct Loss {
-    /// The stage, and what is across.
+    /// The stage and the horizontal axis.
     training: Training,
-    /// `train`, `val` or both; or what the splits begin with that are drawn, [`SETS`] or [`SOURCES`].
+    /// `train`, `val` or both; or the prefix of the splits to draw, [`SETS`] or [`SOURCES`].
     splits: &'static [&'static str],
-    /// What sets colours apart; the setting where the file names nothing.
+    /// The column that distinguishes colours; the setting if `None`.
     group: Option<Column>,
     is_log_x: bool,
 }
 
 impl Loss {
-    /// Training and held-out loss of every setting over tokens.
+    /// Training and held-out loss of every setting over target tokens.
     pub fn of(stage: crate::config::TrainStage) -> Self {
         Self { training: Training::of(stage), splits: &["train", "val"], group: None, is_log_x: false }
     }
@@ -74,16 +74,16 @@ fn read(fields: &mut Fields) -> Option<Arc<dyn Plot>> {
     Some(Arc::new(Loss { training, splits, group, is_log_x: fields.is_true("log_x") }))
 }
 
-/// The curves of one colour and split.
+/// The curves of one colour and one split.
 struct Bundle {
     label: String,
     split: String,
     colour: usize,
-    /// By setting, the curve of each seed.
+    /// For each setting, the curve of each seed.
     settings: Vec<(Uuid, Vec<(u64, Rows)>)>,
 }
 
-type Rows = Vec<(f64, f64)>;
+type Rows = Vec<Row>;
 
 impl Plot for Loss {
     fn is_curve(&self) -> bool {
@@ -94,18 +94,19 @@ impl Plot for Loss {
         self.group.into_iter().collect()
     }
 
-    fn names(&self) -> (String, String) {
+    fn default_names(&self) -> (String, String) {
         let (stage, group) = (self.training.stage.name(), &self.group);
         let per = group.map_or(String::new(), |group| format!("_per_{}", group.name()));
         (format!("{}_{stage}{per}", KIND.name), format!("Loss of {stage}"))
     }
 
-    fn figure(&self, found: &Found) -> Figure {
-        let bundles = self.bundles(found);
+    fn figure(&self, data: &PlotData) -> Figure {
+        let bundles = self.bundles(data);
         let mut labelled: Vec<usize> = vec![];
         let (mut seeds, mut means) = (vec![], vec![]);
         for bundle in &bundles {
-            let is_dashed = self.named().is_none() && self.splits.first() != Some(&bundle.split.as_str());
+            let is_dashed =
+                self.split_prefix().is_none() && self.splits.first() != Some(&bundle.split.as_str());
             for (_, curves) in &bundle.settings {
                 let is_new = !labelled.contains(&bundle.colour);
                 labelled.extend(is_new.then_some(bundle.colour));
@@ -127,7 +128,7 @@ impl Plot for Loss {
                 if curves.len() > 1 {
                     seeds.extend(curves.iter().filter(|(_, rows)| rows.len() > 1).map(|(seed, rows)| {
                         Series {
-                            mark: Mark::Faint,
+                            mark: Mark::SeedLine,
                             colour: bundle.colour,
                             seed: Some(*seed),
                             points: points(rows),
@@ -141,13 +142,13 @@ impl Plot for Loss {
         let mut y = Axis { label: format!("loss (nats per {per})"), log: Some(false), ..Axis::default() };
         let mut notes = vec![self.note().to_string()];
         if !seeds.is_empty() {
-            notes.push("mean over seeds with its 95 % band, each seed faint".into());
+            notes.push("mean over seeds with its 95 % band, single seeds as pale lines".into());
         }
         if !self.is_log_x {
-            y.view = later_part(&means);
+            y.explicit_range = range_after_start(&means);
         }
-        if y.view.is_some() {
-            notes.push("the first steps may lie above".into());
+        if y.explicit_range.is_some() {
+            notes.push("the first steps may exceed the axis".into());
         }
         Figure {
             x: Axis { label: self.training.x_label.into(), log: Some(false), ..Axis::default() },
@@ -160,13 +161,13 @@ impl Plot for Loss {
 }
 
 impl Loss {
-    /// What the names of splits begin with that have a colour each.
-    fn named(&self) -> Option<&'static str> {
+    /// The prefix of the drawn splits if each of them has its own colour.
+    fn split_prefix(&self) -> Option<&'static str> {
         if let SETS | SOURCES = self.splits { Some(self.splits[0]) } else { None }
     }
 
     fn is_drawn(&self, split: &str) -> bool {
-        match self.named() {
+        match self.split_prefix() {
             Some(start) => split.starts_with(start),
             None => self.splits.contains(&split),
         }
@@ -181,9 +182,9 @@ impl Loss {
         }
     }
 
-    fn bundles(&self, found: &Found) -> Vec<Bundle> {
+    fn bundles(&self, data: &PlotData) -> Vec<Bundle> {
         let (mut bundles, mut groups): (Vec<Bundle>, Vec<String>) = (vec![], vec![]);
-        for observation in each_trial(found.observations) {
+        for observation in each_trial(data.observations) {
             let group = match &self.group {
                 Some(column) => group_label(column, &column.read(observation)),
                 None => observation.label.to_string(),
@@ -191,12 +192,12 @@ impl Loss {
             let curves = self.training.curves(observation.trial, |column| column == "loss");
             for curve in curves.iter().filter(|curve| self.is_drawn(&curve.split)) {
                 let mut rows = curve.smoothed();
-                rows.retain(|row| !self.is_log_x || row.0 > 0.0);
+                rows.retain(|row| !self.is_log_x || row.x > 0.0);
                 if rows.is_empty() {
                     continue;
                 }
-                // Every set, and every source, has a colour of its own.
-                let label = match self.named().and_then(|start| curve.split.strip_prefix(start)) {
+                // Every set and every source has its own colour.
+                let label = match self.split_prefix().and_then(|start| curve.split.strip_prefix(start)) {
                     Some(name) => format!("{group}{}{name}", if group.is_empty() { "" } else { ", " }),
                     None => group.clone(),
                 };
@@ -226,8 +227,9 @@ impl Loss {
     }
 }
 
-/// The range of curves after their first steps, where these would flatten the rest: where they are a third of the height or more.
-fn later_part(series: &[Series]) -> Option<(f64, f64)> {
+/// Returns the vertical range of curves without their first steps; `None` unless these would take a third of the height
+/// or more and so flatten the rest.
+fn range_after_start(series: &[Series]) -> Option<(f64, f64)> {
     let points = || series.iter().flat_map(|s| &s.points);
     let range = |values: &mut dyn Iterator<Item = f64>| {
         values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
@@ -246,12 +248,15 @@ mod tests {
 
     #[test]
     fn the_first_steps_do_not_flatten_the_rest() {
-        let curve = |points: &[(f64, f64)]| Series { points: super::points(points), ..Series::default() };
+        let row = |&(x, y): &(f64, f64)| Row { step: x, x, y };
+        let rows = |points: &[(f64, f64)]| points.iter().map(row).collect::<Vec<_>>();
+        let curve =
+            |points: &[(f64, f64)]| Series { points: super::points(&rows(points)), ..Series::default() };
         let steep = curve(&[(0.0, 9.0), (5.0, 6.0), (10.0, 3.0), (50.0, 2.5), (100.0, 2.0)]);
-        let (low, high) = later_part(std::slice::from_ref(&steep)).unwrap_or_default();
+        let (low, high) = range_after_start(std::slice::from_ref(&steep)).unwrap_or_default();
         assert!((low - 1.93).abs() < 1e-9 && (high - 3.07).abs() < 1e-9, "{low} {high}");
-        // A curve that falls as much later as at first is seen whole.
-        assert_eq!(later_part(&[curve(&[(0.0, 3.0), (10.0, 2.9), (100.0, 2.0)])]), None);
-        assert_eq!(later_part(&[]), None);
+        // A curve that falls as much later as at first is shown in full.
+        assert_eq!(range_after_start(&[curve(&[(0.0, 3.0), (10.0, 2.9), (100.0, 2.0)])]), None);
+        assert_eq!(range_after_start(&[]), None);
     }
 }

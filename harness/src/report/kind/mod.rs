@@ -1,4 +1,4 @@
-//! The kinds of figures: a file each, and one table of them, from which messages, the schema and the manual derive.
+//! The kinds of figures: one file each, and one table from which messages, the schema and the manual derive.
 
 mod bar;
 mod dots;
@@ -9,8 +9,8 @@ mod isoflop;
 mod key;
 mod line;
 mod loss;
+mod metric_plot;
 mod metrics;
-mod over;
 mod pareto;
 mod reliability;
 mod scatter;
@@ -19,11 +19,11 @@ mod spec;
 
 pub use key::{FRAME, Key};
 pub use loss::Loss;
-pub use over::group_label;
+pub use metric_plot::group_label;
 pub use spec::{FigureSpec, draw};
 
 use super::columns::Column;
-use super::compare::Compared;
+use super::compare::Comparison;
 use super::fields::Fields;
 use super::figure::Figure;
 use super::observation::Observation;
@@ -31,19 +31,19 @@ use super::words::unit_apart;
 use std::fmt;
 use std::sync::Arc;
 
-/// A kind of figures.
+/// A kind of figure.
 pub struct Kind {
-    /// As a file names it.
+    /// Its name: the value of `kind` in a file.
     pub name: &'static str,
     /// What it shows, for the manual.
     pub shows: &'static str,
-    /// Its keys beside those of every figure.
+    /// Its keys, in addition to [`FRAME`].
     pub keys: &'static [Key],
-    /// Reads what it draws; `None` where something is wrong with it.
+    /// Parses the keys of the kind; `None` if one of them is invalid.
     pub read: fn(&mut Fields) -> Option<Arc<dyn Plot>>,
 }
 
-/// The kinds.
+/// All kinds, in the order of the manual.
 pub const KINDS: [Kind; 12] = [
     line::KIND,
     scatter::KIND,
@@ -60,12 +60,12 @@ pub const KINDS: [Kind; 12] = [
 ];
 
 impl Kind {
-    /// All keys of a figure of this kind, as messages list them.
+    /// All keys of a figure of this kind, in the order in which messages list them.
     pub fn key_names(&self) -> Vec<&'static str> {
         std::iter::once("kind").chain(self.keys.iter().chain(&FRAME).map(|key| key.name)).collect()
     }
 
-    /// The keys that some kind has.
+    /// The keys of all kinds, each once.
     pub fn all_key_names() -> Vec<&'static str> {
         let mut names: Vec<&str> = vec![];
         for name in KINDS.iter().flat_map(Self::key_names) {
@@ -77,37 +77,37 @@ impl Kind {
     }
 }
 
-/// What a figure draws, as it was read from a file.
+/// The content of a figure, as parsed from a file.
 pub trait Plot: fmt::Debug + Send + Sync {
-    /// The columns that it speaks of.
+    /// The columns that it uses.
     fn columns(&self) -> Vec<Column>;
 
-    /// The name of its files and its title, where the file has none.
-    fn names(&self) -> (String, String);
+    /// The default name of its files and its default title.
+    fn default_names(&self) -> (String, String);
 
-    /// What is drawn of some results.
-    fn figure(&self, found: &Found) -> Figure;
+    /// Builds the figure from results.
+    fn figure(&self, data: &PlotData) -> Figure;
 
-    /// Whether it shows losses on the way of a training, which have a part of the page for themselves.
+    /// Whether it shows losses over training, which have their own section of the page.
     fn is_curve(&self) -> bool {
         false
     }
 }
 
-/// What a figure may draw.
-pub struct Found<'a> {
-    /// The observations that count.
+/// The results that a figure can draw.
+pub struct PlotData<'a> {
+    /// The observations that satisfy its `where`.
     pub observations: &'a [&'a Observation<'a>],
-    /// The claims of the experiment, tested.
-    pub compared: &'a [Compared<'a>],
+    /// The tested claims of the experiment.
+    pub compared: &'a [Comparison<'a>],
 }
 
-/// What a column is called, without its unit.
+/// The label of a column without its unit.
 fn plain_label(column: &Column) -> String {
     unit_apart(column.label()).0.to_string()
 }
 
-/// A title: its first letter large, unless it is a key, which stays as it is written.
+/// Capitalizes a title, unless it begins with a key.
 fn sentence(title: &str) -> String {
     let is_key = title.split(' ').next().is_some_and(|word| word.contains('.'));
     let mut letters = title.chars();

@@ -1,21 +1,21 @@
-//! A scatter with the front of settings that no other beats in both.
+//! A scatter with its Pareto front: the settings that no other dominates.
 
-use super::key::{Holds, Key, LIMITS_X, LIMITS_Y, LOG_X, LOG_Y};
-use super::over::{ERROR, GROUP, Over};
+use super::key::{Key, LIMITS_X, LIMITS_Y, LOG_X, LOG_Y, ValueType};
+use super::metric_plot::{ERROR, GROUP, MetricPlot};
 use super::scatter::settings;
-use super::{Found, Kind, Plot, plain_label, sentence};
+use super::{Kind, Plot, PlotData, plain_label, sentence};
 use crate::report::columns::{Better, Column};
 use crate::report::fields::Fields;
 use crate::report::figure::{Content, Figure, Mark, Point, Series};
 use std::sync::Arc;
 
-/// The kind.
+/// The kind `pareto`.
 pub const KIND: Kind = Kind {
     name: "pareto",
-    shows: "a point for each setting, and the front of settings that no other beats in both",
+    shows: "a point for each setting, and the Pareto front: the settings that no other setting dominates",
     keys: &[
-        Key::needed("x", Holds::Number),
-        Key::needed("y", Holds::Number),
+        Key::needed("x", ValueType::Number),
+        Key::needed("y", ValueType::Number),
         GROUP,
         ERROR,
         LOG_X,
@@ -27,16 +27,16 @@ pub const KIND: Kind = Kind {
 };
 
 #[derive(Debug)]
-struct Pareto(Over);
+struct Pareto(MetricPlot);
 
 fn read(fields: &mut Fields) -> Option<Arc<dyn Plot>> {
-    let x = fields.need_number("x", "\"params\"");
-    let y = fields.need_number("y", "\"exam.accuracy\"");
-    let over = Over::read(fields, x, y)?;
+    let x = fields.required_number("x", "\"params\"");
+    let y = fields.required_number("y", "\"exam.accuracy\"");
+    let over = MetricPlot::read(fields, x, y)?;
     for (key, column) in [("x", over.by), ("y", over.metric)] {
         if column.better().is_none() {
             let problem = format!(
-                "is {:?}, of which neither more nor less is better, expected a cost such as params or a metric",
+                "is {:?}, for which neither higher nor lower is better, expected a cost such as params or a metric",
                 column.name()
             );
             fields.problem(key, problem);
@@ -50,27 +50,27 @@ impl Plot for Pareto {
         self.0.columns()
     }
 
-    fn names(&self) -> (String, String) {
-        let (name, _) = self.0.names(KIND.name);
+    fn default_names(&self) -> (String, String) {
+        let (name, _) = self.0.default_names(KIND.name);
         (name, sentence(&format!("{} against {}", plain_label(&self.0.metric), plain_label(&self.0.by))))
     }
 
-    fn figure(&self, found: &Found) -> Figure {
+    fn figure(&self, data: &PlotData) -> Figure {
         let over = &self.0;
-        let counted = over.counted(found);
-        let mut figure = over.bare(&counted);
+        let counted = over.observations(data);
+        let mut figure = over.empty_figure(&counted);
         let (mut series, names): (Vec<Series>, Vec<Vec<String>>) =
             settings(over, &counted).into_iter().unzip();
         figure.notes = over.notes("intervals", &series);
-        figure.notes.push("front: no other setting is as good in one and better in the other".into());
+        figure.notes.push("front: settings that no other setting dominates".into());
         add_front(over, &names, &mut series);
         figure.content = Content::Series(series);
         figure
     }
 }
 
-/// The settings that no other is as good as in one and better in the other, joined and numbered.
-fn add_front(over: &Over, names: &[Vec<String>], series: &mut Vec<Series>) {
+/// Adds the Pareto front as a dashed line with numbered settings.
+fn add_front(over: &MetricPlot, names: &[Vec<String>], series: &mut Vec<Series>) {
     let sign = |column: &Column| if column.better() == Some(Better::Lower) { 1.0 } else { -1.0 };
     let (sx, sy) = (sign(&over.by), sign(&over.metric));
     let all: Vec<(Point, &String, usize)> = series
@@ -87,7 +87,7 @@ fn add_front(over: &Over, names: &[Vec<String>], series: &mut Vec<Series>) {
         .iter()
         .map(|&i| Series {
             label: all[i].1.clone(),
-            mark: Mark::Numbers,
+            mark: Mark::Numbered,
             colour: all[i].2,
             points: vec![bare(all[i].0)],
             ..Series::default()
@@ -103,7 +103,7 @@ fn add_front(over: &Over, names: &[Vec<String>], series: &mut Vec<Series>) {
     series.extend(numbered);
 }
 
-/// Which points no other dominates: lower is better in both.
+/// Indices of the points that no other dominates, where lower is better in both coordinates.
 fn pareto_front(points: &[(f64, f64)]) -> Vec<usize> {
     let dominates = |q: &(f64, f64), p: &(f64, f64)| q.0 <= p.0 && q.1 <= p.1 && q != p;
     (0..points.len()).filter(|&i| !points.iter().any(|q| dominates(q, &points[i]))).collect()

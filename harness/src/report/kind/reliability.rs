@@ -1,20 +1,20 @@
-//! How often answers are right, by how sure the model was.
+//! Reliability diagram: accuracy by the confidence of the model.
 
 use super::key::{LIMITS_X, LIMITS_Y};
-use super::over::{GROUP, group_label};
-use super::{Found, Kind, Plot};
+use super::metric_plot::{GROUP, group_label};
+use super::{Kind, Plot, PlotData};
 use crate::report::columns::Column;
 use crate::report::fields::Fields;
 use crate::report::figure::{Axis, Content, Figure, Mark, Point, Series};
-use crate::report::observation::{Observation, grouped};
+use crate::report::observation::{Observation, Pooled, grouped};
 use crate::stats::{Reliability, wilson_of_share};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// The kind.
+/// The kind `reliability`.
 pub const KIND: Kind = Kind {
     name: "reliability",
-    shows: "the share of right answers by the probability of the chosen option, in ten bins, with the number of answers; on the diagonal a model is as often right as it is sure",
+    shows: "accuracy by the probability of the chosen option, in ten bins, with the number of answers; the diagonal is perfect calibration",
     keys: &[GROUP, LIMITS_X, LIMITS_Y],
     read,
 };
@@ -33,14 +33,14 @@ impl Plot for ReliabilityDiagram {
         self.group.into_iter().collect()
     }
 
-    fn names(&self) -> (String, String) {
+    fn default_names(&self) -> (String, String) {
         let per = self.group.map_or(String::new(), |group| format!("_per_{}", group.name()));
         (format!("{}{per}", KIND.name), "Reliability of answers".into())
     }
 
-    fn figure(&self, found: &Found) -> Figure {
+    fn figure(&self, data: &PlotData) -> Figure {
         let counted: Vec<&Observation> =
-            found.observations.iter().copied().filter(|o| bins(o).is_some()).collect();
+            data.observations.iter().copied().filter(|o| bins(o).is_some()).collect();
         let groups = match &self.group {
             None => vec![(String::new(), counted)],
             Some(column) => grouped(&counted, &[*column])
@@ -49,17 +49,18 @@ impl Plot for ReliabilityDiagram {
                 .collect(),
         };
         let diagonal = Series {
-            label: "as often right as sure".into(),
+            label: "perfect calibration".into(),
             mark: Mark::Dashed,
             colour: 6,
             points: [0.0, 100.0].map(|at| Point { x: at, y: at, ..Point::default() }).into(),
             ..Series::default()
         };
-        let mut notes = vec!["intervals: Wilson 95 % over the questions".to_string()];
+        let mut notes = vec!["intervals: Wilson 95 %, each question counted once".to_string()];
         let mut series = vec![];
         for (colour, (label, group)) in groups.into_iter().enumerate() {
             let seeds = group.iter().map(|o| o.trial.seed).collect::<BTreeSet<_>>().len().max(1);
-            let points = pooled(&group, seeds);
+            let Some(answers) = Pooled::of(&group) else { continue };
+            let points = pooled(&group, &answers, seeds);
             if points.is_empty() {
                 continue;
             }
@@ -73,10 +74,10 @@ impl Plot for ReliabilityDiagram {
             notes.push("markers grow with the number of answers".into());
             series.insert(0, diagonal);
         }
-        let axis = |label: &str| Axis { label: label.into(), limits: Some((0.0, 100.0)), ..Axis::default() };
+        let axis = |label: &str| Axis { label: label.into(), bounds: Some((0.0, 100.0)), ..Axis::default() };
         Figure {
             x: axis("probability of the chosen option (%)"),
-            y: axis("right answers (%)"),
+            y: axis("accuracy (%)"),
             has_error_bars: true,
             content: Content::Series(series),
             notes,
@@ -89,8 +90,9 @@ fn bins<'o>(observation: &'o Observation) -> Option<&'o [Reliability]> {
     Some(&observation.score.as_ref()?.analysis()?.calibration.as_ref()?.bins)
 }
 
-/// The bins of several exams together; seeds answer the same questions, so that they make no interval narrower.
-fn pooled(observations: &[&Observation], seeds: usize) -> Vec<Point> {
+/// Pools the bins of several exams with these answers in total. Seeds, settings and stages that answer the same questions
+/// do not narrow the intervals.
+fn pooled(observations: &[&Observation], answers: &Pooled, seeds: usize) -> Vec<Point> {
     let mut pooled: Vec<(f64, u64, f64, f64)> = vec![];
     for bin in observations.iter().filter_map(|o| bins(o)).flatten() {
         let n = bin.n as f64;
@@ -105,7 +107,8 @@ fn pooled(observations: &[&Observation], seeds: usize) -> Vec<Point> {
     pooled.sort_by(|a, b| a.0.total_cmp(&b.0));
     let point = |(_, n, sure, right): (f64, u64, f64, f64)| {
         let share = right / n as f64;
-        let (low, high) = wilson_of_share(share, (n / seeds as u64).max(1), 0.95);
+        let questions = (n * answers.questions / answers.asked).max(1);
+        let (low, high) = wilson_of_share(share, questions, 0.95);
         Point {
             x: 100.0 * sure / n as f64,
             y: 100.0 * share,

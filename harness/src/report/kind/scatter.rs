@@ -1,8 +1,8 @@
-//! A point for each setting, and a curve through them if wanted.
+//! One point per setting, with an optional fitted curve.
 
-use super::key::{Holds, Key, LIMITS_X, LIMITS_Y, LOG_X, LOG_Y, words_of};
-use super::over::{ERROR, GROUP, Over};
-use super::{Found, Kind, Plot};
+use super::key::{Key, LIMITS_X, LIMITS_Y, LOG_X, LOG_Y, ValueType, words_of};
+use super::metric_plot::{ERROR, GROUP, MetricPlot};
+use super::{Kind, Plot, PlotData};
 use crate::report::columns::Column;
 use crate::report::fields::Fields;
 use crate::report::figure::{Content, Figure, Mark, Point, Series};
@@ -12,22 +12,22 @@ use crate::stats::{FitKind, fit};
 use std::sync::Arc;
 use uuid::Uuid;
 
-/// Points of a fitted curve.
+/// Number of points of a fitted curve.
 const FIT_POINTS: usize = 60;
 
 const FITS: [(&str, FitKind); 3] =
     [("power", FitKind::Power), ("linear", FitKind::Linear), ("log", FitKind::Log)];
 
-/// The kind.
+/// The kind `scatter`.
 pub const KIND: Kind = Kind {
     name: "scatter",
-    shows: "a point for each setting, with a least-squares `fit` and the 95 % band of its mean if wanted",
+    shows: "a point for each setting, and optionally a least-squares `fit` with the 95 % band of its mean",
     keys: &[
-        Key::needed("x", Holds::Number),
-        Key::needed("y", Holds::Number),
+        Key::needed("x", ValueType::Number),
+        Key::needed("y", ValueType::Number),
         GROUP,
         ERROR,
-        Key::optional("fit", Holds::Words(|| words_of(&FITS))),
+        Key::optional("fit", ValueType::Words(|| words_of(&FITS))),
         LOG_X,
         LOG_Y,
         LIMITS_X,
@@ -38,14 +38,14 @@ pub const KIND: Kind = Kind {
 
 #[derive(Debug)]
 struct Scatter {
-    over: Over,
+    over: MetricPlot,
     fit: Option<FitKind>,
 }
 
 fn read(fields: &mut Fields) -> Option<Arc<dyn Plot>> {
-    let x = fields.need_number("x", "\"params\"");
-    let y = fields.need_number("y", "\"exam.accuracy\"");
-    let over = Over::read(fields, x, y);
+    let x = fields.required_number("x", "\"params\"");
+    let y = fields.required_number("y", "\"exam.accuracy\"");
+    let over = MetricPlot::read(fields, x, y);
     let fit = fields.choice("fit", &FITS);
     Some(Arc::new(Scatter { over: over?, fit }))
 }
@@ -55,13 +55,13 @@ impl Plot for Scatter {
         self.over.columns()
     }
 
-    fn names(&self) -> (String, String) {
-        self.over.names(KIND.name)
+    fn default_names(&self) -> (String, String) {
+        self.over.default_names(KIND.name)
     }
 
-    fn figure(&self, found: &Found) -> Figure {
-        let counted = self.over.counted(found);
-        let mut figure = self.over.bare(&counted);
+    fn figure(&self, data: &PlotData) -> Figure {
+        let counted = self.over.observations(data);
+        let mut figure = self.over.empty_figure(&counted);
         let mut series: Vec<Series> = settings(&self.over, &counted).into_iter().map(|(s, _)| s).collect();
         figure.notes = self.over.notes("intervals", &series);
         if let Some(kind) = self.fit {
@@ -72,8 +72,8 @@ impl Plot for Scatter {
     }
 }
 
-/// A series for each group with a point for each setting, and what these settings are called.
-pub fn settings(over: &Over, counted: &[&Observation]) -> Vec<(Series, Vec<String>)> {
+/// One series per group with a point for each setting, and the labels of these settings.
+pub fn settings(over: &MetricPlot, counted: &[&Observation]) -> Vec<(Series, Vec<String>)> {
     let mut found = vec![];
     for (colour, (label, group)) in over.groups(counted).into_iter().enumerate() {
         let (mut points, mut names) = (vec![], vec![]);
@@ -89,7 +89,7 @@ pub fn settings(over: &Over, counted: &[&Observation]) -> Vec<(Series, Vec<Strin
     found
 }
 
-/// Observations by setting, with what it is called.
+/// Observations by setting, with the labels of settings.
 pub fn by_setting<'o, 'a>(observations: &[&'o Observation<'a>]) -> Vec<(String, Vec<&'o Observation<'a>>)> {
     let mut settings: Vec<(Uuid, Vec<&Observation>)> = vec![];
     for observation in distinct(observations) {

@@ -1,22 +1,22 @@
-//! A metric over a swept number, such as a learning rate: the best of each curve, and whether it lies at an edge.
+//! A metric over a swept number, such as the learning rate, with the best point of each curve and whether it lies at an edge.
 
-use super::key::{Holds, Key, LIMITS_X, LIMITS_Y, LOG_X, LOG_Y};
+use super::key::{Key, LIMITS_X, LIMITS_Y, LOG_X, LOG_Y, ValueType};
 use super::line::each_seed;
-use super::over::{ERROR, GROUP, Over};
-use super::{Found, Kind, Plot, plain_label, sentence};
+use super::metric_plot::{ERROR, GROUP, MetricPlot};
+use super::{Kind, Plot, PlotData, plain_label, sentence};
 use crate::report::columns::{Better, Column};
 use crate::report::fields::Fields;
 use crate::report::figure::{Content, Figure, Mark, Point, Series};
 use crate::report::number::plain;
 use std::sync::Arc;
 
-/// The kind.
+/// The kind `sensitivity`.
 pub const KIND: Kind = Kind {
     name: "sensitivity",
-    shows: "a metric over a number that a sweep varies, such as `pretrain.lr`, on a logarithmic axis; a ring marks the best of each curve, a square one that lies at the edge of what was tried",
+    shows: "a metric over a swept number such as `pretrain.lr`, on a logarithmic axis; a ring marks the best point of each curve, a square one at the edge of the tried range",
     keys: &[
-        Key::needed("x", Holds::Number),
-        Key::needed("y", Holds::Number),
+        Key::needed("x", ValueType::Number),
+        Key::needed("y", ValueType::Number),
         GROUP,
         ERROR,
         LOG_X,
@@ -29,17 +29,17 @@ pub const KIND: Kind = Kind {
 
 #[derive(Debug)]
 struct Sensitivity {
-    over: Over,
+    over: MetricPlot,
     better: Better,
 }
 
 fn read(fields: &mut Fields) -> Option<Arc<dyn Plot>> {
-    let x = fields.need_number("x", "\"pretrain.lr\"");
-    let y = fields.need_number("y", "\"val.loss\"");
-    let over = Over::read(fields, x, y)?;
+    let x = fields.required_number("x", "\"pretrain.lr\"");
+    let y = fields.required_number("y", "\"val.loss\"");
+    let over = MetricPlot::read(fields, x, y)?;
     let Some(better) = over.metric.better() else {
         let problem = format!(
-            "is {:?}, of which neither more nor less is better, expected a metric",
+            "is {:?}, for which neither higher nor lower is better, expected a metric",
             over.metric.name()
         );
         fields.problem("y", problem);
@@ -53,25 +53,26 @@ impl Plot for Sensitivity {
         self.over.columns()
     }
 
-    fn names(&self) -> (String, String) {
-        let (name, _) = self.over.names(KIND.name);
-        let Over { by, metric, .. } = &self.over;
+    fn default_names(&self) -> (String, String) {
+        let (name, _) = self.over.default_names(KIND.name);
+        let MetricPlot { by, metric, .. } = &self.over;
         (name, sentence(&format!("Sensitivity of {} to {}", plain_label(metric), plain_label(by))))
     }
 
-    fn figure(&self, found: &Found) -> Figure {
+    fn figure(&self, data: &PlotData) -> Figure {
         let over = &self.over;
-        let counted = over.counted(found);
-        let mut figure = over.bare(&counted);
+        let counted = over.observations(data);
+        let mut figure = over.empty_figure(&counted);
         let mut curves = over.at_numbers(&counted);
         curves.iter_mut().for_each(|s| s.mark = Mark::Joined);
-        figure.x.log = curves.iter().flat_map(|s| &s.points).all(|p| p.x > 0.0).then_some(true);
+        let mut xs = curves.iter().flat_map(|s| &s.points).map(|p| p.x).peekable();
+        figure.x.log = (xs.peek().is_some() && xs.all(|x| x > 0.0)).then_some(true);
         figure.notes = over.notes("band", &curves);
         let mut best = vec![];
         for curve in curves.iter().filter(|curve| curve.points.len() > 1) {
             let Some((at, is_edge)) = best_of(&curve.points, self.better) else { continue };
             let of = if curve.label.is_empty() { String::new() } else { format!("{}: ", curve.label) };
-            let edge = if is_edge { ", at the edge of what was tried" } else { "" };
+            let edge = if is_edge { ", at the edge of the tried range" } else { "" };
             figure.notes.push(format!("{of}best at {}{edge}", plain(at.x)));
             best.push(Series {
                 mark: if is_edge { Mark::Edge } else { Mark::Best },
@@ -88,7 +89,7 @@ impl Plot for Sensitivity {
     }
 }
 
-/// The best point of a curve, and whether it is the first or the last.
+/// Returns the best point of a curve, and whether it is the first or the last.
 fn best_of(points: &[Point], better: Better) -> Option<(Point, bool)> {
     let sign = if better == Better::Lower { 1.0 } else { -1.0 };
     let (at, point) =

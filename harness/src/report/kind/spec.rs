@@ -1,39 +1,39 @@
-//! A figure that is asked for: its kind, and the keys of every figure.
+//! A requested figure: its kind, and the keys that all figures share.
 
-use super::{Found, KINDS, Kind, Plot};
+use super::{KINDS, Kind, Plot, PlotData};
 use crate::report::columns::Column;
-use crate::report::compare::Compared;
+use crate::report::compare::Comparison;
 use crate::report::condition::Condition;
 use crate::report::fields::Fields;
 use crate::report::figure::{Content, Figure, Frame, Legend, Size};
 use crate::report::observation::{Observation, Results};
 use std::sync::Arc;
 
-/// Widths of a figure.
+/// Values of `size`.
 pub(super) const SIZES: [(&str, Size); 2] = [("column", Size::Column), ("page", Size::Page)];
 
-/// Where series are named.
+/// Values of `legend`.
 pub(super) const LEGENDS: [(&str, Legend); 3] =
     [("auto", Legend::Auto), ("none", Legend::None), ("right", Legend::Right)];
 
-/// A figure that is asked for.
+/// A figure requested by an experiment file.
 #[derive(Debug, Clone)]
 pub struct FigureSpec {
     /// File name without extension.
     pub name: String,
-    /// Title above; made from what is plotted where the file names none.
+    /// Title above the plot; derived from the plotted columns if the file sets none.
     pub title: String,
-    /// What is drawn.
+    /// The content.
     plot: Arc<dyn Plot>,
-    /// Which observations count.
+    /// Condition on observations; `None` for all.
     filter: Option<Condition>,
-    /// Its size, and where series are named.
+    /// Size of the figure and position of its legend.
     frame: Frame,
-    /// What differs of `x` and `y` from what the kind makes of them.
+    /// Settings of `x` and `y` that override the defaults of the kind.
     axes: [AxisSpec; 2],
 }
 
-/// What a file says of an axis.
+/// Settings of an axis from a file; `None` where the file has none.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct AxisSpec {
     label: Option<String>,
@@ -42,18 +42,18 @@ struct AxisSpec {
 }
 
 impl FigureSpec {
-    /// Whether it shows losses on the way of a training.
+    /// Whether it shows losses over training.
     pub fn is_curve(&self) -> bool {
         self.plot.is_curve()
     }
 
-    /// A figure of some plot, as no file asks for it.
+    /// Creates the figure of a plot that no file requests.
     pub fn of(name: &str, title: &str, plot: Arc<dyn Plot>) -> Self {
         let (name, title) = (name.into(), title.into());
         Self { name, title, plot, filter: None, frame: Frame::default(), axes: Default::default() }
     }
 
-    /// Reads a `[[figure]]`; `None` where something is wrong with it.
+    /// Parses a `[[figure]]`; `None` if its kind or content is invalid.
     pub fn read(fields: &mut Fields) -> Option<Self> {
         let kinds: Vec<(&str, &Kind)> = KINDS.iter().map(|kind| (kind.name, kind)).collect();
         let (all, names) = (Kind::all_key_names(), KINDS.map(|kind| kind.name));
@@ -88,7 +88,7 @@ impl FigureSpec {
             }
         }
         let plot = (kind.read)(fields)?;
-        let made = plot.names();
+        let made = plot.default_names();
         Some(Self {
             name: name.unwrap_or_else(|| made.0.replace('.', "_")),
             title: title.unwrap_or(made.1),
@@ -99,7 +99,7 @@ impl FigureSpec {
         })
     }
 
-    /// The columns that it speaks of.
+    /// The columns that it uses.
     fn columns(&self) -> Vec<Column> {
         let mut columns = self.plot.columns();
         columns.extend(self.filter.iter().flat_map(Condition::columns));
@@ -107,18 +107,18 @@ impl FigureSpec {
     }
 }
 
-/// The figure that is asked for.
-pub fn draw(spec: &FigureSpec, results: &Results, compared: &[Compared]) -> Figure {
+/// Builds a requested figure from results.
+pub fn draw(spec: &FigureSpec, results: &Results, compared: &[Comparison]) -> Figure {
     let observations = results.observations(&spec.columns());
     let counted: Vec<&Observation> =
         observations.iter().filter(|o| spec.filter.as_ref().is_none_or(|f| f.holds(o))).collect();
-    let mut figure = spec.plot.figure(&Found { observations: &counted, compared });
+    let mut figure = spec.plot.figure(&PlotData { observations: &counted, compared });
     (figure.name, figure.title) = (spec.name.clone(), spec.title.clone());
     figure.frame = spec.frame;
     for (axis, AxisSpec { label, limits, log }) in [&mut figure.x, &mut figure.y].into_iter().zip(&spec.axes)
     {
         axis.label = label.clone().unwrap_or(std::mem::take(&mut axis.label));
-        axis.view = limits.or(axis.view);
+        axis.explicit_range = limits.or(axis.explicit_range);
         axis.log = log.or(axis.log);
     }
     if is_empty(&figure) {

@@ -1,20 +1,20 @@
-//! What the models of all trials wrote behind the same prompts.
+//! Continuations of the same prompts by the models of all trials.
 
 use super::super::observation::Results;
 use super::trials::by_setting;
 use crate::records::{Sample, Status, TrialRecord};
 use minijinja::{Value, context};
 
-/// Prompts beside each other in a table.
+/// Number of prompts, hence columns, per table.
 const ACROSS: usize = 4;
 
-/// Tables of some prompts each, with a row for each finished trial.
+/// Returns tables of [`ACROSS`] prompts each, with a row for each finished trial that has samples.
 pub fn values(trials: &[TrialRecord], results: &Results) -> Vec<Value> {
-    let is_told = |trial: &&TrialRecord| trial.status == Status::Done && !trial.samples.is_empty();
-    let told: Vec<&TrialRecord> =
-        by_setting(trials).into_iter().flat_map(|(_, group)| group).filter(is_told).collect();
+    let has_samples = |trial: &&TrialRecord| trial.status == Status::Done && !trial.samples.is_empty();
+    let with_samples: Vec<&TrialRecord> =
+        by_setting(trials).into_iter().flat_map(|(_, group)| group).filter(has_samples).collect();
     let mut prompts: Vec<&Sample> = vec![];
-    for sample in told.iter().flat_map(|trial| &trial.samples) {
+    for sample in with_samples.iter().flat_map(|trial| &trial.samples) {
         if !prompts.iter().any(|known| is_same(known, sample)) {
             prompts.push(sample);
         }
@@ -32,7 +32,7 @@ pub fn values(trials: &[TrialRecord], results: &Results) -> Vec<Value> {
         };
         let heads: Vec<Value> =
             prompts.iter().map(|of| context! { prompt => of.prompt, right => of.right }).collect();
-        context! { heads, rows => told.iter().map(row).collect::<Vec<_>>() }
+        context! { heads, rows => with_samples.iter().map(row).collect::<Vec<_>>() }
     };
     prompts.chunks(ACROSS).map(table).collect()
 }

@@ -1,16 +1,16 @@
-//! Claims with their verdicts, as the page shows them.
+//! Claims with their verdicts, formatted for the page.
 
-use super::super::compare::{Compared, Verdict};
+use super::super::compare::{Comparison, Verdict};
 use super::super::number::{NOTHING, difference, p_text};
 use super::super::summary::Setting;
 use minijinja::{Value, context};
 
 /// The claims in the order of the experiment.
-pub fn values(compared: &[Compared]) -> Vec<Value> {
+pub fn values(compared: &[Comparison]) -> Vec<Value> {
     compared.iter().map(value).collect()
 }
 
-fn value(c: &Compared) -> Value {
+fn value(c: &Comparison) -> Value {
     let metric = &c.spec.metric;
     let shown = |value: Option<f64>| value.map_or(NOTHING.into(), |value| difference(value, metric));
     let n = match (c.n, c.spec.paired_by.is_empty()) {
@@ -46,8 +46,8 @@ fn value(c: &Compared) -> Value {
     }
 }
 
-/// What the sentence of a verdict says beyond its word: a reason, or what was left out.
-fn why(c: &Compared) -> String {
+/// The part of the sentence of a verdict after its word: a reason, or what was left out.
+fn why(c: &Comparison) -> String {
     let sentence = c.sentence();
     let rest = sentence.strip_prefix(c.verdict.word()).unwrap_or(&sentence);
     let rest = rest.trim_start_matches([':', ' ']);
@@ -55,8 +55,9 @@ fn why(c: &Compared) -> String {
     letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }
 
-/// Whether claims are about an exam in which no setting does better than guessing.
-pub fn is_at_chance(compared: &[Compared], settings: &[Setting]) -> bool {
+/// Whether an exam was scored in which no setting is better than guessing, and claims concern an exam or there are
+/// none.
+pub fn is_at_chance(compared: &[Comparison], settings: &[Setting]) -> bool {
     let tested: Vec<bool> =
         settings.iter().filter_map(|s| Some(s.guessing?.is_better() == Some(true))).collect();
     let is_of_exam = compared.is_empty() || compared.iter().any(|c| c.spec.metric.is_of_exam());

@@ -1,7 +1,7 @@
-//! The page: everything of an experiment in one file that needs no other.
+//! The page: a self-contained HTML file with all results of an experiment.
 //!
-//! Values go in here, `*.html` beside this file says how they look: a partial for each section, in the order of
-//! [`SECTIONS`]; one that comes to nothing is left out, and so is its line of the contents.
+//! This module provides the values; the `*.html` partials in this folder, one per section in the order of [`SECTIONS`],
+//! render them. A section that renders empty is left out, along with its entry in the table of contents.
 
 mod answers;
 mod claims;
@@ -12,7 +12,7 @@ mod trials;
 pub use origin::Origin;
 
 use super::Experiment;
-use super::compare::Compared;
+use super::compare::Comparison;
 use super::figure::Drawn;
 use super::grid::{CLOSE, Grid, GridCell};
 use super::headline::headline;
@@ -25,62 +25,62 @@ use anyhow::{Context, Result};
 use minijinja::{Environment, Value, context};
 use std::io::ErrorKind;
 
-/// The sections in their order: anchor, title, template.
+/// The sections in order: anchor, title, template.
 const SECTIONS: [(&str, &str, &str); 15] = [
     ("claims", "Claims", include_str!("claims.html")),
     ("protocol", "Protocol", include_str!("protocol.html")),
-    ("findings", "What may be believed", include_str!("findings.html")),
+    ("findings", "Findings", include_str!("findings.html")),
     ("figures", "Figures", include_str!("figures.html")),
     ("tables", "Tables", include_str!("tables.html")),
     ("subjects", "Subjects", include_str!("subjects.html")),
-    ("beyond", "Beyond right and wrong", include_str!("beyond.html")),
-    ("answers", "Answers side by side", include_str!("answers.html")),
+    ("beyond", "Answer analysis", include_str!("beyond.html")),
+    ("answers", "Sample answers", include_str!("answers.html")),
     ("curves", "Loss curves", include_str!("curves.html")),
     ("fits", "Fits", include_str!("fits.html")),
     ("tuning", "Tuning", include_str!("tuning.html")),
-    ("trials", "Every trial", include_str!("trials.html")),
-    ("notices", "Left out and cut", include_str!("notices.html")),
-    ("reproduce", "How to reproduce this", include_str!("reproduce.html")),
-    ("reading", "How to read this", include_str!("reading.html")),
+    ("trials", "Trials", include_str!("trials.html")),
+    ("notices", "Omitted and truncated data", include_str!("notices.html")),
+    ("reproduce", "Reproducing this report", include_str!("reproduce.html")),
+    ("reading", "Reading this report", include_str!("reading.html")),
 ];
 
-/// What sections have in common.
+/// Macros shared by the sections.
 const MACROS: &str = include_str!("macros.html");
 
-/// Everything that goes onto the page.
+/// The content of the page.
 pub struct Page<'a> {
-    /// What was asked.
+    /// The experiment: its question, claims, figures and tables.
     pub experiment: &'a Experiment,
-    /// Where it comes from.
+    /// Provenance of the report.
     pub origin: &'a Origin,
-    /// All of it.
+    /// The results of all trials.
     pub results: &'a Results<'a>,
     /// All trials, finished or not.
     pub trials: &'a [TrialRecord],
-    /// Their exams.
+    /// The exams of these trials, one row each.
     pub rows: &'a [Row<'a>],
-    /// Settings over their seeds.
+    /// Results of each setting over its seeds.
     pub settings: &'a [Setting<'a>],
-    /// The summary.
+    /// The summary table.
     pub summary: &'a Grid,
-    /// What answers say beyond right and wrong, each table with its name.
+    /// Tables that analyse answers beyond right and wrong, with their names.
     pub beyond: &'a [(&'static str, Grid)],
-    /// The tables that were asked for.
+    /// The tables that the experiment requests.
     pub tables: &'a [Grid],
-    /// The claims, as they were tested.
-    pub compared: &'a [Compared<'a>],
-    /// The figures.
+    /// The tested claims.
+    pub compared: &'a [Comparison<'a>],
+    /// The rendered figures.
     pub figures: &'a [Drawn],
-    /// Curves of the loss.
+    /// Loss curves.
     pub curves: &'a [Drawn],
-    /// The laws that were fitted, and their curves.
+    /// The fitted laws and their curves; `None` if there are none.
     pub fits: Option<(&'a Grid, &'a [Drawn])>,
-    /// What was tuned, what that cost, and how losses went.
+    /// What was tuned, its cost, and the loss curves; `None` if nothing was tuned.
     pub tuning: Option<(&'a Grid, String, &'a [Drawn])>,
 }
 
 impl Page<'_> {
-    /// The page as HTML.
+    /// Renders the page as HTML.
     pub fn html(&self) -> Result<String> {
         let Self { experiment, results, settings, .. } = *self;
         let values = context! {
@@ -90,7 +90,7 @@ impl Page<'_> {
                 let name = protocol.path.file_name().map(|name| name.to_string_lossy());
                 let read = std::fs::read_to_string(&protocol.path);
                 let problem = read.as_ref().err().map(|error| match error.kind() {
-                    ErrorKind::NotFound => "is not there",
+                    ErrorKind::NotFound => "was not found",
                     ErrorKind::InvalidData => "is not UTF-8 text",
                     _ => "cannot be read",
                 });
@@ -102,21 +102,21 @@ impl Page<'_> {
             headline => headline(settings),
             figures => self.figures.iter().map(figure).collect::<Vec<_>>(),
             curves => self.curves.iter().map(figure).collect::<Vec<_>>(),
-            summary => table(self.summary, "Settings over their seeds"),
+            summary => table(self.summary, "Settings, means over seeds"),
             tables => self.tables.iter().map(|grid| table(grid, &grid.title)).collect::<Vec<_>>(),
             exams => self.exams(),
             fits => self.fits.map(|(grid, drawn)| {
                 context! { table => table(grid, "Fits"), figures => drawn.iter().map(figure).collect::<Vec<_>>() }
             }),
             tuning => self.tuning.as_ref().map(|(grid, cost, drawn)| {
-                context! { table => table(grid, "What was tried, and taken"), cost, figures => drawn.iter().map(figure).collect::<Vec<_>>() }
+                context! { table => table(grid, "Tried and chosen values"), cost, figures => drawn.iter().map(figure).collect::<Vec<_>>() }
             }),
             subjects => subjects::values(settings),
             beyond => self.beyond.iter().map(|(name, grid)| table(grid, beyond_caption(name))).collect::<Vec<_>>(),
             answers => answers::values(self.trials, results),
             settings => trials::settings(self.trials, results, self.origin),
             stopped => trials::unfinished(self.trials, results),
-            trials => table(&trials::overview(self.trials, results), "Trials, and what each cost"),
+            trials => table(&trials::overview(self.trials, results), "Trials and their cost"),
             notices => notices(self.trials)
                 .into_iter()
                 .map(|(text, n)| context! { text, trials => counted(n, "trial") })
@@ -127,7 +127,7 @@ impl Page<'_> {
         render(&values).context("the page")
     }
 
-    /// Each exam by itself.
+    /// The table of single exams; `None` if there are none.
     fn exams(&self) -> Option<Value> {
         let percent = |share: f64| format!("{:.1}", 100.0 * share);
         let row = |row: &Row| {
@@ -147,11 +147,11 @@ impl Page<'_> {
         let rows: Vec<_> = self.rows.iter().filter_map(row).collect();
         let heads = ["setting", "seed", "after", "correct", "accuracy (%)", "interval (%)", "p"];
         let grid = Grid { heads: heads.map(String::from).to_vec(), text_columns: 1, rows, ..Grid::default() };
-        (!grid.rows.is_empty()).then(|| table(&grid, "Each exam by itself"))
+        (!grid.rows.is_empty()).then(|| table(&grid, "Individual exams"))
     }
 }
 
-/// Renders every section, then what is around them.
+/// Renders every section, then the page around them.
 fn render(values: &Value) -> Result<String> {
     let mut environment = Environment::new();
     environment.add_template("macros.html", MACROS)?;
@@ -166,14 +166,14 @@ fn render(values: &Value) -> Result<String> {
     let (style, script) = (include_str!("style.css"), include_str!("script.js"));
     let page = environment.get_template("report.html")?;
     let html = page.render(context! { sections, style, script, ..values.clone() })?;
-    // What a model writes may hold characters that no page may.
+    // Text generated by a model may contain control characters that HTML does not allow.
     Ok(html.replace(|c: char| c.is_control() && c != '\n' && c != '\t', "\u{fffd}"))
 }
 
-/// A table as templates show it.
+/// Converts a table to the values that templates take.
 fn table(grid: &Grid, caption: &str) -> Value {
     let cell = |cell: &GridCell| {
-        let mark = if cell.is_close && !cell.is_best { format!(" {CLOSE}") } else { String::new() };
+        let mark = if cell.is_not_worse && !cell.is_best { format!(" {CLOSE}") } else { String::new() };
         context! { text => format!("{}{mark}", cell.text), is_best => cell.is_best }
     };
     let rows: Vec<Vec<Value>> = grid.rows.iter().map(|row| row.iter().map(cell).collect()).collect();
@@ -181,10 +181,10 @@ fn table(grid: &Grid, caption: &str) -> Value {
 }
 
 fn figure(drawn: &Drawn) -> Value {
-    context! { name => drawn.name, title => drawn.title, svg => drawn.svg, remark => drawn.remark, formats => super::figure::FORMATS }
+    context! { name => drawn.name, title => drawn.title, svg => drawn.svg, font_notice => drawn.font_notice, formats => super::figure::FORMATS }
 }
 
-/// What the tables of [`super::beyond::NAMES`] show.
+/// The captions of the tables in [`super::answer_analysis::NAMES`].
 fn beyond_caption(name: &str) -> &'static str {
     match name {
         "beyond_groups" => "Groups of subjects",

@@ -1,31 +1,31 @@
-//! Where what the page shows comes from.
+//! Provenance of the report.
 
 use crate::records::TrialRecord;
 use minijinja::{Value, context};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What is needed to make a report again.
+/// The files and commands that reproduce a report.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Origin {
-    /// The sweep's or experiment's file.
+    /// The path of the sweep or experiment file.
     pub file: String,
-    /// What lies over the sweep files, as a shell takes it; empty for nothing.
+    /// The settings that override the sweep files, quoted for a shell; empty if there are none.
     pub layers: String,
-    /// The command that trains all of it.
+    /// The command that trains every trial.
     pub run: String,
-    /// The command that writes the report again from what was recorded.
+    /// The command that writes the report again from recorded results.
     pub report: String,
-    /// SHA-256 of the sweep files; empty where they are not there.
+    /// SHA-256 of the sweep files; empty if they cannot be read.
     pub sweeps: String,
-    /// The program that wrote the report.
+    /// The version of the program that wrote the report.
     pub program: String,
 }
 
-/// The programs and machines that stage runs were worked on by, and when.
+/// The programs, machines and times of the stage runs, with their total cost.
 pub fn machines(trials: &[TrialRecord]) -> Value {
     let stages = || trials.iter().flat_map(|trial| &trial.stages).filter(|stage| !stage.program.is_empty());
-    // A stage run that trials share counts once.
+    // A stage run shared by several trials counts once.
     let once: BTreeMap<_, _> = stages().map(|stage| (&stage.dir, stage)).collect();
     let programs: BTreeSet<&str> = once.values().map(|stage| stage.program.as_str()).collect();
     let machines: BTreeSet<&str> = once.values().map(|stage| stage.machine.as_str()).collect();

@@ -1,7 +1,7 @@
 "use strict";
 const each = (selector, act, root = document) => root.querySelectorAll(selector).forEach(act);
 
-// Tables: the first click on a head sorts up, the second down, the third as it was.
+// Sortable tables: clicks on a column head cycle through ascending, descending and original order.
 const missing = text => text === "" || text === "–";
 const number = text => {
   const found = text.replace(/[,\s]/g, "").replace("−", "-").match(/^[<≤~±]*(-?\d+(?:\.\d+)?(?:e[-+]?\d+)?)/i);
@@ -10,7 +10,7 @@ const number = text => {
 const cell = (row, column) => row.cells[column].textContent.trim();
 const isFixed = row => row.classList.contains("group") || row.classList.contains("mean");
 
-function sort(table, column, way) {
+function sort(table, column, direction) {
   for (const body of table.tBodies) {
     const all = [...body.rows];
     body.first ??= all;
@@ -20,9 +20,9 @@ function sort(table, column, way) {
     const compare = (a, b) => {
       const [x, y] = [cell(a, column), cell(b, column)];
       if (missing(x) || missing(y)) return missing(x) - missing(y);
-      return way * (isNumber ? number(x) - number(y) : x.localeCompare(y, undefined, { numeric: true }));
+      return direction * (isNumber ? number(x) - number(y) : x.localeCompare(y, undefined, { numeric: true }));
     };
-    if (way) rows.sort(compare);
+    if (direction) rows.sort(compare);
     body.append(...body.first.filter(isFixed), ...rows);
   }
 }
@@ -42,7 +42,7 @@ each("table.sortable", table => {
   }, table);
 });
 
-// Figures.
+// Figures: a click enlarges one.
 const large = document.getElementById("large");
 each(".enlarge", button => button.addEventListener("click", () => {
   large.querySelector("div").replaceChildren(button.querySelector("svg").cloneNode(true));
@@ -50,7 +50,7 @@ each(".enlarge", button => button.addEventListener("click", () => {
 }));
 large.addEventListener("click", () => large.close());
 
-// Paper has nothing to unfold.
+// Printing: unfold everything, and fold it again afterwards.
 let opened = [];
 addEventListener("beforeprint", () => {
   opened = [...document.querySelectorAll("details:not([open])")];
@@ -58,7 +58,7 @@ addEventListener("beforeprint", () => {
 });
 addEventListener("afterprint", () => opened.forEach(fold => { fold.open = false; }));
 
-// A link to what is folded opens it.
+// A link to an element in a folded section unfolds the section.
 function unfold() {
   const fold = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)))?.closest("details");
   if (fold) fold.open = true;

@@ -1,4 +1,4 @@
-//! Subjects down, settings across: shares of right answers, with the averages of C-Eval's groups.
+//! Table of accuracy with a row per subject and a column per setting, and the averages of C-Eval's groups.
 
 use super::super::number::NOTHING;
 use super::super::observation::Pooled;
@@ -7,16 +7,16 @@ use crate::records::{GUESSING, group_of, groups};
 use minijinja::{Value, context};
 use std::collections::BTreeMap;
 
-/// The darkest shade.
+/// Index of the darkest shade.
 const DARKEST: f64 = 9.0;
 
-/// Where subjects of no group stand.
+/// Heading of subjects that belong to no group.
 const OTHER: &str = "other subjects";
 
 /// The answers of one setting, by subject.
 type Answers = BTreeMap<String, Pooled>;
 
-/// The table; `None` where no exam was sat, or no answers are recorded.
+/// Returns the table; `None` if no exam has recorded answers.
 pub fn values(settings: &[Setting]) -> Option<Value> {
     let examined: Vec<(&str, Answers)> = settings
         .iter()
@@ -44,7 +44,7 @@ pub fn values(settings: &[Setting]) -> Option<Value> {
     })
 }
 
-/// Over questions, and over subjects.
+/// Returns the micro average, over questions, and the macro average, over subjects.
 fn averages(subjects: &[&str], columns: &[&Answers]) -> Vec<Value> {
     let macro_average = |answers: &&Answers| {
         let found = of(answers, subjects);
@@ -58,7 +58,7 @@ fn averages(subjects: &[&str], columns: &[&Answers]) -> Vec<Value> {
     ]
 }
 
-/// The answers to all questions of some subjects.
+/// The accuracy of each setting over all questions of some subjects.
 fn row(head: &str, subjects: &[&str], columns: &[&Answers]) -> Value {
     let asked =
         columns.iter().map(|answers| of(answers, subjects).iter().map(|p| p.questions).sum::<u64>()).max();
@@ -73,7 +73,7 @@ fn row(head: &str, subjects: &[&str], columns: &[&Answers]) -> Value {
     context! { head, questions, cells => cells.collect::<Vec<_>>() }
 }
 
-/// What one setting answered in some subjects.
+/// The answers of one setting for each of some subjects.
 fn of(answers: &Answers, subjects: &[&str]) -> Vec<Pooled> {
     subjects.iter().filter_map(|subject| answers.get(*subject).copied()).collect()
 }
@@ -82,7 +82,8 @@ fn chance(of: &Pooled) -> f64 {
     of.guessing.unwrap_or(GUESSING)
 }
 
-/// A share, and its shade: none up to what guessing scores, the darkest where all is right.
+/// Formats a share in percent with its shade: none at the level of guessing or below, the darkest if all answers are
+/// right.
 fn cell(share: f64, chance: f64) -> Value {
     let beyond = ((share - chance) / (1.0 - chance)).clamp(0.0, 1.0);
     context! { text => format!("{:.0}", 100.0 * share), heat => (DARKEST * beyond).ceil() as u8 }

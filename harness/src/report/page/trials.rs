@@ -1,4 +1,4 @@
-//! Every trial: how it stands, what it cost, where its stage runs are, how to repeat it.
+//! Every trial: its status, its cost, its stage runs and the command that repeats it.
 
 use super::super::grid::Grid;
 use super::super::number::{NOTHING, plain};
@@ -18,7 +18,7 @@ pub fn unfinished(trials: &[TrialRecord], results: &Results) -> Vec<Value> {
     trials.iter().filter(|trial| trial.status != Status::Done).map(of).collect()
 }
 
-/// The trials as a table.
+/// The table of all trials.
 pub fn overview(trials: &[TrialRecord], results: &Results) -> Grid {
     let has_exams = trials.iter().any(|trial| trial.last_exam().is_some());
     let mut heads =
@@ -49,7 +49,7 @@ pub fn overview(trials: &[TrialRecord], results: &Results) -> Grid {
     }
 }
 
-/// Trials by their settings, in the order in which these appear.
+/// Trials by setting, in order of first appearance.
 pub fn by_setting(trials: &[TrialRecord]) -> Vec<(Uuid, Vec<&TrialRecord>)> {
     let mut groups: Vec<(Uuid, Vec<&TrialRecord>)> = vec![];
     for trial in trials {
@@ -61,7 +61,7 @@ pub fn by_setting(trials: &[TrialRecord]) -> Vec<(Uuid, Vec<&TrialRecord>)> {
     groups
 }
 
-/// Settings with their configuration, each with its trials and their stage runs.
+/// Settings with their configuration, trials and stage runs.
 pub fn settings(trials: &[TrialRecord], results: &Results, origin: &Origin) -> Vec<Value> {
     let shown = |(_, group): &(Uuid, Vec<&TrialRecord>)| {
         let first = group[0];
@@ -93,14 +93,14 @@ fn one(trial: &TrialRecord, origin: &Origin) -> Value {
     }
 }
 
-/// A stage run as the program takes and shows it: `sft-cedd4909`.
+/// Shortens the folder of a stage run to the name that commands take and print: `sft-cedd4909`.
 fn short_name(folder: &str) -> Option<String> {
     let (stage, uuid) = folder.split_once('-')?;
     Some(format!("{stage}-{}", uuid.get(..8)?))
 }
 
-/// The keys that are not at their defaults, but for the seed: `model.n_layers = 4`. `None` of a configuration that this
-/// version does not know.
+/// The keys that differ from their defaults, except the seed: `model.n_layers = 4`. `None` if this version cannot parse
+/// the configuration.
 fn changed(config: &str) -> Option<Vec<String>> {
     let config: TrialConfig = toml::from_str(config).ok()?;
     let tree = serde_json::to_value(&config).ok()?;
@@ -108,14 +108,14 @@ fn changed(config: &str) -> Option<Vec<String>> {
     Some(keys.filter_map(|key| Some(line(key, get(&tree, key)?))).collect())
 }
 
-/// All keys that the stage runs of a trial read, as these were when they ran: what a later version has beside them is not
-/// among them.
+/// All keys that the stage runs of a trial read, with the values at that time; keys that later versions added are
+/// absent.
 fn read(trial: &TrialRecord) -> Vec<String> {
     let keys: BTreeMap<_, _> = trial.stages.iter().flat_map(|stage| &stage.keys).collect();
     keys.into_iter().map(|(key, value)| line(key, value)).collect()
 }
 
-/// A key with its value.
+/// Formats a key with its value.
 fn line(key: &str, value: &serde_json::Value) -> String {
     if value.is_null() { format!("{key} = {UNSET}") } else { format!("{key} = {value}") }
 }
@@ -124,7 +124,7 @@ fn status(trial: &TrialRecord) -> String {
     format!("{:?}", trial.status).to_lowercase()
 }
 
-/// Floating-point operations: `1.23e15`.
+/// Formats floating-point operations: `1.23e15`.
 pub fn operations(flops: f64) -> String {
     if flops > 0.0 { plain(flops) } else { NOTHING.into() }
 }

@@ -1,4 +1,4 @@
-//! What trials cannot give, told before any of them is trained.
+//! Requests that no trial of a sweep can satisfy, reported before any training.
 
 use super::*;
 use crate::config::Overrides;
@@ -27,7 +27,7 @@ fn planned(text: &str) -> Vec<TrialRecord> {
 
 const DEPTHS: &str = "[axes]\nseed = [1, 2]\n'model.n_layers' = [2, 4, 8]\n";
 
-/// What is wrong with a part of an experiment over the trials of a sweep.
+/// The problems of a part of an experiment over the trials of a sweep.
 fn problems(sweep: &str, part: &str) -> Vec<String> {
     let path = Path::new("x.toml");
     let experiment = Experiment::read_text(path, &format!("sweeps = ['s']\n{part}")).unwrap().unwrap();
@@ -37,14 +37,15 @@ fn problems(sweep: &str, part: &str) -> Vec<String> {
     }
 }
 
-/// A claim with these sides.
+/// A claim that compares these sides.
 fn claim(a: &str, b: &str, rest: &str) -> String {
     format!("[[compare]]\nclaim = 'c'\nmetric = 'val.bpb'\na = \"{a}\"\nb = \"{b}\"\n{rest}")
 }
 
 #[test]
 fn a_protocol_is_there_before_anything_runs() {
-    let expected = "x.toml:2: protocol: nowhere.md is no file, expected the text of the study's protocol";
+    let expected =
+        "x.toml:2: protocol: nowhere.md is not a file, expected the text file of the study's protocol";
     assert_eq!(problems(DEPTHS, "protocol = 'nowhere.md'\n"), [expected]);
     let file = tempfile::NamedTempFile::new().unwrap();
     assert_eq!(problems(DEPTHS, &format!("protocol = '{}'\n", file.path().display())), [""; 0]);
@@ -63,7 +64,7 @@ fn what_can_be_given_is_no_mistake() {
         claim("model.n_layers == 8", "model.n_layers <= 4", "paired_by = ['seed']"),
         claim("seed == 1", "seed == 2", "paired_by = []"),
         claim("exam.stage == 'sft'", "exam.stage == 'pretrain'", "paired_by = ['seed', 'model.n_layers']"),
-        // What is only known once they have run cannot be told.
+        // Conditions on outcomes cannot be checked before the trials have run.
         claim("exam.accuracy > 0.5", "exam.accuracy > 0.4", "paired_by = ['exam.subject']"),
     ] {
         let claim = claim.replace("paired_by = []", "");
@@ -89,7 +90,7 @@ fn exams_that_are_off_have_no_scores() {
             "x.toml:12: compare.metric: names exam.accuracy, which no trial of a will have: exam is not part of the recipe; set exam.enabled = true",
         ]
     );
-    // Where some trials sit one it is the side that counts.
+    // If only some trials take the exam, a figure is valid, and each side of a claim is checked by itself.
     let some = "[[zip]]\n'model.n_layers' = [2, 4]\n'exam.enabled' = [true, false]\n";
     let figure = "[[figure]]\nkind = 'bar'\nx = 'model.n_layers'\ny = 'exam.accuracy'\n";
     assert_eq!(problems(some, figure), [""; 0]);
@@ -127,7 +128,7 @@ fn measures_that_no_trial_will_have_are_mistakes() {
     );
     assert_eq!(
         one("", "val.bpb.wiki"),
-        "val.bpb.wiki, which no trial will have: no validation set is named, as in data.pretrain_val = { wiki = [\"FILE\"] }"
+        "val.bpb.wiki, which no trial will have: data.source = \"world\" has no named validation sets"
     );
     let files = "[base.data]\nsource = 'files'\npretrain = ['a']\nsft = ['b']\ndpo = ['c']\npretrain_val = { wiki = ['w'], books = ['b'] }\n[base.exam]\nsheets = 'x'";
     assert_eq!(
@@ -135,9 +136,14 @@ fn measures_that_no_trial_will_have_are_mistakes() {
         "val.bpb.wikis, which no trial will have: the sets of data.pretrain_val are books, wiki; did you mean wiki?"
     );
     assert_eq!(problems(&format!("{files}\n{DEPTHS}"), &table("val.bpb.wiki")), [""; 0]);
+    let unnamed = files.replace("pretrain_val = { wiki = ['w'], books = ['b'] }\n", "");
+    assert_eq!(
+        one(&unnamed, "val.bpb.wiki"),
+        "val.bpb.wiki, which no trial will have: no validation set is named, as in data.pretrain_val = { wiki = [\"FILE\"] }"
+    );
     assert_eq!(
         one("", "exam.accuracy_clean"),
-        "exam.accuracy_clean, which no trial will have: exam.sheets is unset, and only its questions are looked for"
+        "exam.accuracy_clean, which no trial will have: exam.sheets is unset; only questions of sheets are searched for in training text"
     );
     assert_eq!(
         one("", "at"),
@@ -148,7 +154,7 @@ fn measures_that_no_trial_will_have_are_mistakes() {
         "averaged, which no trial will have: exam.average_last = 0, expected 2 or more"
     );
     assert_eq!(one("", "pretrain.steps"), "pretrain.steps, which is unset in every trial");
-    // Tokens that follow from a number of operations are known once the data is prepared.
+    // Tokens derived from a FLOP budget are known once the data is prepared.
     let solved = format!("[solve]\n'pretrain.tokens' = {{ flops = 1e12 }}\n{DEPTHS}");
     assert_eq!(problems(&solved, &table("pretrain.tokens")), [""; 0]);
     let hops = "[base.data]\nsource = 'hops'\n[base.sft]\nenabled = false\n[base.dpo]\nenabled = false\n";
@@ -167,7 +173,7 @@ fn curves_are_of_stages_that_are_trained() {
     assert_eq!(
         figure("stage = 'dpo'"),
         [
-            "x.toml:4: figure.stage: asks for curves of dpo, which no trial will have: dpo is not part of the recipe; set dpo.enabled = true"
+            "x.toml:4: figure.stage: requests curves of dpo, which no trial will have: dpo is not part of the recipe; set dpo.enabled = true"
         ]
     );
     let files = "[base.data]\nsource = 'files'\npretrain = ['a']\n[base.sft]\nenabled = false\n[base.dpo]\nenabled = false\n[base.exam]\nenabled = false\n";
@@ -175,7 +181,7 @@ fn curves_are_of_stages_that_are_trained() {
     assert_eq!(
         split("sets"),
         [
-            "x.toml:2: figure.stage: asks for curves of pretrain, which no trial will have: no validation sets are named, as in data.pretrain_val = { wiki = [\"FILE\"] }"
+            "x.toml:2: figure.stage: requests curves of pretrain, which no trial will have: no validation sets are named, as in data.pretrain_val = { wiki = [\"FILE\"] }"
         ]
     );
     assert!(
@@ -189,14 +195,14 @@ fn the_sides_of_a_claim_have_no_trial_in_common() {
     assert_eq!(
         problems(DEPTHS, &same),
         [
-            "x.toml:6: compare.b: \"model.n_layers != 2\" holds for the very 4 trials of a; expected other trials"
+            "x.toml:6: compare.b: \"model.n_layers != 2\" selects the same 4 trials as a; expected different ones"
         ]
     );
     let some = claim("model.n_layers >= 4", "model.n_layers <= 4", "");
     assert_eq!(
         problems(DEPTHS, &some),
         [
-            "x.toml:6: compare.b: \"model.n_layers <= 4\" holds for 2 trials of a as well, such as n_layers=4, seed 1; expected none on both sides"
+            "x.toml:6: compare.b: \"model.n_layers <= 4\" also selects 2 trials of a, such as n_layers=4, seed 1; expected disjoint sides"
         ]
     );
     let none = claim("model.n_layers == 3", "model.n_layers == 5", "paired_by = ['exam.at']");
@@ -211,7 +217,7 @@ fn what_pairs_nothing_is_a_mistake() {
     assert_eq!(
         by("model.n_layers == 8", "model.n_layers <= 4", "'seed', 'model.n_layers'"),
         [
-            "x.toml:7: compare.paired_by: names model.n_layers, by which nothing is paired: it is 8 in a and 2, 4 in b; leave it out"
+            "x.toml:7: compare.paired_by: names model.n_layers, which forms no pairs: it is 8 in a and 2, 4 in b; remove it"
         ]
     );
     assert_eq!(
@@ -245,7 +251,7 @@ fn trials_are_chosen_by_what_is_known_of_them() {
     );
     assert_eq!(
         chosen("val.bpb < 2"),
-        Err("names val.bpb, which is known once a trial has run; expected a key such as model.n_layers, or params, active_params, sweep, trial".into())
+        Err("names val.bpb, which is known only after a trial has run; expected a key such as model.n_layers, or params, active_params, sweep, trial".into())
     );
     assert_eq!(
         chosen("model.n_layer == 4"),

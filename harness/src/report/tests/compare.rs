@@ -1,11 +1,11 @@
-//! Comparisons from recorded trials to verdicts, against values of SciPy.
+//! Comparisons, from recorded trials to verdicts, checked against values of SciPy.
 
 use super::*;
 use crate::report::columns::{Better, Column};
-use crate::report::compare::{Compared, Verdict, compare};
+use crate::report::compare::{Comparison, Verdict, compare};
 use crate::report::condition::Condition;
 use crate::report::observation::Results;
-use crate::report::wanted::CompareSpec;
+use crate::report::table_spec::CompareSpec;
 
 fn spec(a: &str, b: &str, paired_by: &[&str]) -> CompareSpec {
     CompareSpec {
@@ -20,7 +20,7 @@ fn spec(a: &str, b: &str, paired_by: &[&str]) -> CompareSpec {
     }
 }
 
-/// Trials of seeds 1, 2, ... with these correct answers of 100, by number of layers.
+/// Trials for seeds 1, 2, ... with these numbers of right answers out of 100, by number of layers.
 fn trials(by_layers: &[(u64, &[u64])]) -> Vec<TrialRecord> {
     let of = |(n_layers, correct): &(u64, &[u64])| -> Vec<TrialRecord> {
         let seeds = correct.iter().enumerate();
@@ -29,7 +29,7 @@ fn trials(by_layers: &[(u64, &[u64])]) -> Vec<TrialRecord> {
     by_layers.iter().flat_map(of).collect()
 }
 
-fn with<T>(trials: &[TrialRecord], specs: &[CompareSpec], read: impl Fn(&[Compared]) -> T) -> T {
+fn with<T>(trials: &[TrialRecord], specs: &[CompareSpec], read: impl Fn(&[Comparison]) -> T) -> T {
     read(&compare(specs, &Results::new(trials, &[])))
 }
 
@@ -39,7 +39,7 @@ fn close(got: f64, want: f64) {
 
 #[test]
 fn pairs_are_by_seed_and_several_trials_of_a_seed_are_averaged() {
-    // Side b by seed: (20 + 24) / 2 = 22, (26 + 22) / 2 = 24, 27; differences of 8, 10 and 13 percent.
+    // Side b by seed: (20 + 24) / 2 = 22, (26 + 22) / 2 = 24, 27; differences of 8, 10 and 13 percentage points.
     let trials = trials(&[(8, &[30, 34, 40]), (2, &[20, 26, 27]), (4, &[24, 22, 27])]);
     let specs = [spec("model.n_layers == 8", "model.n_layers <= 4", &["seed"])];
     with(&trials, &specs, |found| {
@@ -56,7 +56,7 @@ fn pairs_are_by_seed_and_several_trials_of_a_seed_are_averaged() {
 
 #[test]
 fn depths_and_subjects_match_but_do_not_multiply_seeds() {
-    // Three seeds at two depths each, of one trait and another: six differences, three seeds.
+    // Three seeds at two depths each, with and without experts: six differences, three seeds.
     let of = |experts: u64, by_layers: &[(u64, &[u64])]| -> Vec<TrialRecord> {
         let mut found = trials(by_layers);
         for trial in &mut found {
@@ -75,14 +75,14 @@ fn depths_and_subjects_match_but_do_not_multiply_seeds() {
     for spec in &specs {
         with(&all, std::slice::from_ref(spec), |found| {
             let (c, tested) = (&found[0], found[0].tested.unwrap());
-            // Differences of 10 and 12, 8 and 9, 13 and 20 percent: over seeds 11, 8.5 and 16.5.
+            // Differences of 10 and 12, 8 and 9, 13 and 20 percentage points; means by seed 11, 8.5 and 16.5.
             // scipy.stats.ttest_rel([.32, .35, .43], [.21, .265, .265]): statistic 5.0784884.
             assert_eq!((c.n, c.unpaired, c.sentence().as_str()), ((3, 3), 0, "supported"));
             close(c.effect().unwrap(), 0.12);
             close(tested.p, 0.036_654_594);
         });
     }
-    // One cell of a seed is missing: the others still match.
+    // One seed lacks one depth; its other depth still matches.
     all.pop();
     with(&all, &specs, |found| {
         assert_eq!((found[0].n, found[0].unpaired), ((3, 3), 1));
@@ -92,7 +92,7 @@ fn depths_and_subjects_match_but_do_not_multiply_seeds() {
 
 #[test]
 fn a_seed_that_lacks_a_setting_of_its_side_is_left_out_and_counted() {
-    // 8 layers beside the mean of 2 and 4. The third seed has no 4: its mean would be that of 2 alone.
+    // 8 layers compared with the mean of 2 and 4. The third seed lacks 4 layers, so its mean would be that of 2 alone.
     let mut all = trials(&[(8, &[30, 34, 40]), (2, &[20, 26, 27]), (4, &[24, 30])]);
     for paired_by in [&["seed"][..], &[]] {
         let spec = spec("model.n_layers == 8", "model.n_layers <= 4", paired_by);
@@ -100,7 +100,7 @@ fn a_seed_that_lacks_a_setting_of_its_side_is_left_out_and_counted() {
             assert_eq!(found[0].unpaired, if paired_by.is_empty() { 1 } else { 2 });
             let of_a = if paired_by.is_empty() { (30.0 + 34.0 + 40.0) / 3.0 } else { 32.0 };
             close(found[0].effect().unwrap(), (of_a - (22.0 + 28.0) / 2.0) / 100.0);
-            assert!(found[0].sentence().contains("not of all settings"));
+            assert!(found[0].sentence().contains("lack a setting"));
         });
     }
     all.push(trial(3, 4, 29, Status::Done));
@@ -205,15 +205,15 @@ fn what_cannot_be_tested_is_not() {
     assert_eq!(sentence(&[(8, &[30, 31, 33]), (2, &[20])], &[]), "not decided: too few seeds: n=1");
     assert_eq!(
         sentence(&[(8, &[30, 31, 33]), (2, &[20])], &["seed"]),
-        "not decided: too few seeds: n=1 (2 without a partner, or not of all settings, left out)"
+        "not decided: too few seeds: n=1 (2 left out: without a partner, or of seeds that lack a setting)"
     );
     assert_eq!(
         sentence(&[(8, &[30, 40]), (2, &[20, 30])], &["seed"]),
-        "not decided: the values do not vary between seeds, so that no interval is known"
+        "not decided: the values do not vary between seeds, so no interval can be computed"
     );
     assert_eq!(
         sentence(&[(8, &[30, 40]), (2, &[20, 30])], &["model.n_layers"]),
-        "not decided: no pairs: the sides share no seed with equal values of paired_by (4 without a partner, or not of all settings, left out)"
+        "not decided: no pairs: the sides share no seed with equal values of paired_by (4 left out: without a partner, or of seeds that lack a setting)"
     );
     let overlap = [spec("model.n_layers >= 2", "model.n_layers <= 4", &["seed"])];
     with(&trials(&[(8, &[30, 40]), (2, &[20, 30])]), &overlap, |found| {

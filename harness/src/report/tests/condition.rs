@@ -1,11 +1,11 @@
-//! Conditions: what they select, and what is wrong with malformed ones.
+//! Conditions: what they select, and the messages for malformed ones.
 
 use super::*;
 use crate::report::condition::Condition;
 use crate::report::observation::Results;
 use proptest::prelude::*;
 
-/// The numbers of layers, of 2 and 4, for which a condition holds.
+/// The depths, among 2 and 4, of the trials that satisfy a condition.
 fn selected(condition: &str) -> Vec<u64> {
     let trials = [trial(1, 2, 24, Status::Done), trial(1, 4, 60, Status::Done)];
     let results = Results::new(&trials, &[]);
@@ -27,7 +27,7 @@ fn conditions_select_by_keys_and_by_outcomes() {
     assert_eq!(selected("sweep == 's'"), [2, 4]);
     assert_eq!(selected("sweep != s"), [0u64; 0]);
     assert_eq!(selected("exam.stage == \"sft\""), [2, 4]);
-    // A key that the configuration does not hold has no value.
+    // A key that is absent from the configuration has no value.
     assert_eq!(selected("model.d_model != 3"), [0u64; 0]);
 }
 
@@ -83,7 +83,7 @@ fn parentheses_not_and_in_select() {
     assert_eq!(selected("sweep in (\"s\", 'two words') and exam.stage == 'sft'"), [2, 4]);
     assert_eq!(selected("seed == 2 and (params > 0 or model.n_layers != 2)"), [0u64; 0]);
     assert_eq!(selected("not (seed == 2 and params > 0) and not model.n_layers==4"), [2]);
-    // What has no value is neither so nor not so.
+    // A missing value satisfies neither a comparison nor its negation.
     assert_eq!(selected("not model.d_model == 3"), [0u64; 0]);
     assert_eq!(selected("model.d_model not in (3)"), [0u64; 0]);
     assert_eq!(selected("model.d_model == 3 or params == 2000"), [2]);
@@ -91,7 +91,7 @@ fn parentheses_not_and_in_select() {
     assert_eq!(selected("model.d_model is missing and params is not missing"), [2, 4]);
 }
 
-/// A condition as a tree, to be written down and to be worked out by itself.
+/// A condition as a tree, to be formatted and to be evaluated independently.
 #[derive(Debug, Clone)]
 enum Naive {
     Leaf(usize),
@@ -100,20 +100,22 @@ enum Naive {
     Or(Box<Naive>, Box<Naive>),
 }
 
-/// Comparisons, and what each comes to for a trial of 2 layers before it has run: nothing of a key that it lacks.
+/// Comparisons, and their values for a trial of 2 layers before it has run; `None` if the key is missing or the outcome
+/// is unknown.
 const LEAVES: [(&str, Option<bool>); 7] = [
     ("params == 2000", Some(true)),
     ("model.n_layers > 2", Some(false)),
     ("model.d_model < 8", None),
     ("model.n_layers in (2, 4)", Some(true)),
     ("seed not in [1]", Some(false)),
-    // Of these nothing is known yet.
+    // Outcomes, which are unknown before the run.
     ("exam.accuracy > 0.5", None),
     ("val.bpb >= 1", None),
 ];
 
 impl Naive {
-    /// With no more parentheses than needed, where `level` is 0 in `or`, 1 in `and` and 2 in `not`.
+    /// Formats the condition with as few parentheses as possible; `level` is 0 inside `or`, 1 inside `and` and 2 inside
+    /// `not`.
     fn text(&self, level: usize) -> String {
         let (own, text) = match self {
             Self::Leaf(leaf) => (3, LEAVES[*leaf].0.to_string()),
@@ -124,7 +126,7 @@ impl Naive {
         if own < level { format!("({text})") } else { text }
     }
 
-    /// Its value, where leaves from 5 up, from the left, have those of `unknown` one after the other.
+    /// Evaluates the condition, where leaves from index 5 on take their values from `unknown`, left to right.
     fn value(&self, unknown: &mut dyn Iterator<Item = Option<bool>>) -> Option<bool> {
         match self {
             Self::Leaf(leaf) if *leaf < 5 => LEAVES[*leaf].1,
@@ -169,7 +171,7 @@ proptest! {
         let condition = Condition::parse(&tree.text(0)).unwrap();
         let mut pending = trial(1, 2, 24, Status::Done);
         let trials = [pending.clone()];
-        // Before it runs: can it hold, whatever comes out?
+        // Before the run: is there an outcome for which it holds?
         let results = Results::new(&trials, &[]);
         let count = tree.unknown().min(6);
         prop_assume!(tree.unknown() <= 6);
@@ -178,7 +180,7 @@ proptest! {
             tree.value(&mut (0..count).map(digit)) == Some(true)
         });
         prop_assert_eq!(condition.may_hold(&results.planned()[0]), can_hold, "{}", condition.text);
-        // As it ran, without an exam and without bits per byte.
+        // After a run without an exam and without bits per byte.
         (pending.exams, pending.val_bpb) = (vec![], None);
         let trials = [pending];
         let results = Results::new(&trials, &[]);

@@ -1,4 +1,4 @@
-//! Experiment files: what is read, and what every mistake is called.
+//! Experiment files: parsing, and the message of every mistake.
 
 use super::*;
 use crate::report::columns::Better;
@@ -35,7 +35,7 @@ fn a_whole_file_is_read() {
     assert_eq!(figure.name, "line_exam_accuracy_by_model_n_layers_per_subject");
     assert_eq!(figure.title, "Exam accuracy by layers and subject");
     assert_eq!(experiment.tables[0].name, "table_1");
-    // Of bits per byte the lower are better.
+    // Lower bits per byte are better.
     assert_eq!(experiment.comparisons[0].better, Better::Lower);
 }
 
@@ -56,6 +56,16 @@ fn labels_serve_tables_and_figures_wherever_they_stand() {
     let [svg, md] = written(&format!("sweeps = ['s']\n{parts}"));
     assert!(md.starts_with("| layers | exam accuracy (%) |"), "{md}");
     assert!(svg.contains("Exam accuracy by parameters and layers"), "{svg}");
+}
+
+#[test]
+fn names_of_default_figures_are_free_once_these_are_replaced() {
+    let curves = "[[figure]]\nkind = 'loss'\nname = 'loss_sft'\n";
+    let bars = "[[figure]]\nkind = 'bar'\nx = 'seed'\ny = 'val.bpb'\nname = 'subjects'\n";
+    let isoflop = "[[figure]]\nkind = 'loss'\nname = 'fit_x'\n[[fit]]\nkind = 'isoflop'\nname = 'x'\n";
+    for figures in [curves, bars, isoflop] {
+        read(&format!("sweeps = ['s']\n{figures}")).unwrap();
+    }
 }
 
 #[test]
@@ -102,7 +112,7 @@ fn every_mistake_has_its_line_and_the_nearest_name() {
         ),
         (
             "[[figure]]\nkind = 'pareto'\nx = 'model.n_layers'\ny = 'val.bpb'",
-            "x.toml:4: figure.x: is \"model.n_layers\", of which neither more nor less is better, expected a cost such as params or a metric",
+            "x.toml:4: figure.x: is \"model.n_layers\", for which neither higher nor lower is better, expected a cost such as params or a metric",
         ),
         (
             "[[figure]]\nkind = 'line'\nx = 'seed'\ny = 'val.bpb'\nsize = 'wide'\nwidth = 0\nx_limits = [3, 1]\nlegend = 'left'",
@@ -118,7 +128,7 @@ fn every_mistake_has_its_line_and_the_nearest_name() {
         ),
         (
             "[[figure]]\nkind = 'sensitivity'\nx = 'pretrain.lr'\ny = 'seed'",
-            "x.toml:5: figure.y: is \"seed\", of which neither more nor less is better, expected a metric",
+            "x.toml:5: figure.y: is \"seed\", for which neither higher nor lower is better, expected a metric",
         ),
         (
             "[[figure]]\nkind = 'forest'\nmetric = 'val.bbp'",
@@ -138,17 +148,34 @@ fn every_mistake_has_its_line_and_the_nearest_name() {
         ),
         (
             "[[table]]\nlayout = 'minimind'\nrows = ['seed']\ncolumns = ['val.bpb']",
-            "x.toml:4: table.rows: names \"seed\", over which means are taken; leave it out\n\
+            "x.toml:4: table.rows: names \"seed\", but tables are means over seeds; remove it\n\
              x.toml:5: table.columns: has no meaning for a layout by name, expected layout, rows, width, name, title, where",
         ),
         (
             "[[table]]\nrows = ['sweep']\nbest = 'row'\ncolumns = ['val.bpb']\nlayuot = 'minimind'",
-            "x.toml:4: table.best: is \"row\", expected it with across only, whose values are compared\n\
+            "x.toml:4: table.best: is \"row\", which needs across: it compares the values of a row\n\
              x.toml:6: table.layuot: unknown key; did you mean layout?",
         ),
         (
             "[[table]]\nname = 'summary'\nrows = ['sweep']\ncolumns = ['val.bpb']",
-            "x.toml:3: table.name: is \"summary\", which every report writes, expected another",
+            "x.toml:3: table.name: is \"summary\", a name that the report uses itself, expected another",
+        ),
+        (
+            "[[table]]\nname = 'a_subjects'\nrows = ['sweep']\ncolumns = ['val.bpb']\n[[table]]\nlayout = 'minimind'\nname = 'a'",
+            "x.toml:8: table.name: is \"a\", whose second file \"a_subjects\" is the name of another table, expected another",
+        ),
+        (
+            "[[figure]]\nkind = 'loss'\nname = 'fit_law'\n[[fit]]\nkind = 'chinchilla'\nname = 'law'",
+            "x.toml:4: figure.name: is \"fit_law\", the name of a figure that the report draws itself, expected another",
+        ),
+        (
+            "[[figure]]\nkind = 'loss'\nname = 'accuracy_params'\n[[figure]]\nkind = 'loss'\nname = 'tuning_lr'",
+            "x.toml:4: figure.name: is \"accuracy_params\", the name of a figure that the report draws itself, expected another\n\
+             x.toml:7: figure.name: is \"tuning_lr\", the name of a figure that the report draws itself, expected another",
+        ),
+        (
+            "[[figure]]\nkind = 'bar'\nx = 'seed'\ny = 'val.bpb'\nname = 'loss_sft'",
+            "x.toml:6: figure.name: is \"loss_sft\", the name of a figure that the report draws itself, expected another",
         ),
         (
             "[[compare]]\nclaim = 'c'\nmetric = 'val.bpb'\na = 'params => 3'",
@@ -157,7 +184,7 @@ fn every_mistake_has_its_line_and_the_nearest_name() {
         ),
         (
             "[[compare]]\nclaim = 'c'\nmetric = 'model.n_layers'\na = 'seed == 1'\nb = 'seed == 2'",
-            "x.toml:2: compare.better: is missing, expected \"higher\" or \"lower\": of model.n_layers neither is better by itself",
+            "x.toml:2: compare.better: is missing, expected \"higher\" or \"lower\": for model.n_layers neither is better by default",
         ),
         (
             "[labels]\n\"model.n_layer\" = \"Layers\"\nparams = 3\nval.bpb = \"B\"\nval_bpb = \"C\"\nseed = \"\"",
@@ -216,7 +243,7 @@ fn a_column_of_a_stage_that_no_trial_trains_is_a_mistake() {
             "x.toml:9: compare.b: \"sft.dead_experts == 0\" names sft.dead_experts, which no trial will have: the models have no experts; set model.n_experts",
         ]
     );
-    // One that trains it is enough.
+    // One trial that trains the stage is enough.
     let mut with = config.clone();
     (with.lora.training.enabled, with.model.n_experts) = (true, 4);
     trials[1].config = toml::to_string(&with).unwrap();

@@ -1,4 +1,4 @@
-//! Tables and figures that an experiment asks for, from made-up trials to files.
+//! Tables and figures of an experiment, from made-up trials to files.
 
 use super::*;
 use crate::report::figure::{Content, Figure, Mark};
@@ -84,7 +84,7 @@ b = "model.n_layers == 2"
 paired_by = ["seed"]
 "#;
 
-/// Three depths of two seeds; 100 questions of two subjects each.
+/// Three depths with two seeds each; 100 questions in two subjects.
 fn made_up() -> (Vec<TrialRecord>, Vec<TrialQuestion>) {
     let mut trials = vec![];
     for (n_layers, correct) in [(2, [24, 26]), (4, [41, 41]), (8, [60, 64])] {
@@ -110,7 +110,7 @@ fn made_up() -> (Vec<TrialRecord>, Vec<TrialQuestion>) {
             questions.push(TrialQuestion {
                 trial: trial.trial,
                 stage: "sft".into(),
-                taken: Taken::default(),
+                taken: ExaminedWeights::default(),
                 record,
             });
         }
@@ -143,7 +143,7 @@ fn everything_asked_for_is_written() {
         );
     }
     assert!(!dir.path().join("figures/accuracy_params.svg").exists());
-    // Means of 24 and 26 are 25 ± 12.706 * 1 percent; 41 and 41 do not vary.
+    // The mean of 24 and 26 is 25 ± 12.706 * 1 percent; 41 and 41 do not vary.
     assert_eq!(
         read("tables/depth.md"),
         "**Depth_1 & 100 %**\n\n\
@@ -152,8 +152,8 @@ fn everything_asked_for_is_written() {
          | 2 | 2,000 | 1.250 ± 0.000 | 25.0 ± 12.7 |\n\
          | 4 | 4,000 | 1.250 ± 0.000 | 41.0 ± 0.0 |\n\
          | 8 | 8,000 | 1.250 ± 0.000 | **62.0 ± 25.4** |\n\
-         \nMeans over 2 seeds ± 95 % interval (Student's t). 100 questions. Best of each column in bold, untested: \
-         a test takes 3 seeds that vary.\n"
+         \nMeans over 2 seeds ± 95 % interval (Student's t). 100 questions. Best of each column in bold, not tested: \
+         a test needs 3 seeds with some variation.\n"
     );
     let tex = read("tables/depth.tex");
     assert!(
@@ -165,10 +165,10 @@ fn everything_asked_for_is_written() {
         tex.contains("8 & 8,000 & 1.250 $\\pm$ 0.000 & \\textbf{62.0 $\\pm$ 25.4} \\\\\n\\bottomrule"),
         "{tex}"
     );
-    // All of the first 50 are right, and 10 or 14 of the others.
+    // The first 50 questions are all right, and 10 or 14 of the others.
     assert!(read("tables/subjects.md").contains("| law | 24.0 ± 50.8 |\n| 数学 | **100.0 ± 0.0** |"));
     assert!(read("figures/line.csv").contains("law,8,24.00"), "{}", read("figures/line.csv"));
-    // Differences of 36 and 38 percent.
+    // Differences of 36 and 38 percentage points.
     let comparisons = read("comparisons.csv");
     let row = comparisons.lines().nth(1).unwrap();
     assert!(row.starts_with("8 layers beat 2,exam_accuracy,model.n_layers == 8,model.n_layers == 2,seed,paired t,2,2,0,0.62,0.25,0.37,"), "{row}");
@@ -202,17 +202,17 @@ fn a_fit_is_drawn_with_its_equation_and_the_front_is_marked() {
     assert_eq!((points.points.len(), curve.mark), (3, Mark::Dashed));
     let note = &scatter.notes[1];
     assert!(note.starts_with("y = 3.00 x^−0.250 (exponent ± ") && note.ends_with("R²=1.000, n=3)"), "{note}");
-    // The curve has the band of its mean, which is narrow here: the points lie on it.
+    // The curve has the band of its mean, which is narrow here because the points lie on the curve.
     let (low, high) = curve.points[0].interval.unwrap();
     assert!(low <= curve.points[0].y && curve.points[0].y <= high && high - low < 1e-6, "{low} {high}");
-    // More layers cost more and score more: every setting is on the front.
+    // More layers cost more and score higher, so every setting is on the front.
     let pareto = series(&figure("pareto"));
     let numbered: Vec<&str> =
-        pareto.iter().filter(|s| s.mark == Mark::Numbers).map(|s| s.label.as_str()).collect();
+        pareto.iter().filter(|s| s.mark == Mark::Numbered).map(|s| s.label.as_str()).collect();
     assert_eq!(numbered, ["n_layers=2", "n_layers=4", "n_layers=8"]);
 }
 
-/// Two shapes with and without experts, each of two seeds: groups share their values of x.
+/// Two shapes with and without experts, two seeds each: the groups have the same values of x.
 fn grouped_points() -> Vec<TrialRecord> {
     let mut trials = vec![];
     for (experts, n_layers, correct) in [(0, 2, 30), (4, 2, 40), (0, 4, 50), (4, 4, 60)] {
@@ -242,7 +242,7 @@ fn grouped_points_stand_at_their_true_x() {
         write(&experiment, &trials, &questions, &[], dir.path()).unwrap();
         std::fs::read_to_string(dir.path().join(format!("figures/{kind}.svg"))).unwrap()
     };
-    // The upright lines of intervals, in twentieths of a point, by their place across; ticks are short.
+    // Horizontal positions, in twentieths of a point, of the vertical lines of intervals; ticks are shorter.
     let places = |svg: &str| -> Vec<i32> {
         let lines = svg.lines().filter(|l| l.starts_with("<polyline") && l.contains("stroke-width=\"14\""));
         let ends = |line: &str| -> Vec<Vec<i32>> {
@@ -263,11 +263,11 @@ fn grouped_points_stand_at_their_true_x() {
         let csv = std::fs::read_to_string(dir.path().join(format!("figures/{kind}.csv"))).unwrap();
         assert!(csv.contains("experts 0,2000,36,") && csv.contains("experts 4,2000,46,"), "{csv}");
     }
-    // Lines have bands in the place of bars, and stand where they are as well.
+    // Lines have bands instead of error bars, and are not shifted either.
     let line = figure("line");
     assert_eq!(places(&line), Vec::<i32>::new());
     assert_eq!(line.matches("<polygon opacity=\"0.17\"").count(), 2, "{line}");
-    // What an earlier version of the experiment drew is gone.
+    // Figures of an earlier version of the experiment are removed.
     let left: Vec<bool> =
         ["scatter.svg", "pareto.png", "line.svg"].map(|f| dir.path().join("figures").join(f).exists()).into();
     assert_eq!(left, [false, false, true]);

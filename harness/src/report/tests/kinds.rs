@@ -1,4 +1,4 @@
-//! What each kind of figure draws of made-up trials.
+//! What each kind of figure draws from made-up trials.
 
 use super::*;
 use crate::records::Routing;
@@ -6,7 +6,7 @@ use crate::report::figure::{Content, Figure, Mark, Series};
 use crate::report::kind::{KINDS, draw};
 use serde_json::Value;
 
-/// The first figure of an experiment with these lines, of some trials.
+/// The first figure of an experiment with these lines, drawn from some trials.
 fn figure(lines: &str, trials: &[TrialRecord]) -> Figure {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.toml");
@@ -33,14 +33,14 @@ fn places(series: &Series) -> Vec<(f64, f64)> {
     series.points.iter().map(|p| (p.x, p.y)).collect()
 }
 
-/// A trial whose sweep varies these keys.
+/// A trial whose swept keys have these values.
 fn varied(id: u64, seed: u64, keys: &[(&str, Value)]) -> TrialRecord {
     let keys = keys.iter().map(|(key, value)| ((*key).into(), value.clone())).collect();
     let (trial_id, setting) = (Uuid::from_u128(u128::from(id * 100 + seed)), Uuid::from_u128(u128::from(id)));
     TrialRecord { trial: trial_id, setting, keys, ..trial(seed, 2, 40, Status::Done) }
 }
 
-/// Depths 2 and 4 of two seeds, which answer 24 and 26, and 60 and 64 of 100 questions.
+/// Depths 2 and 4 with two seeds each, which get 24 and 26, and 60 and 64 of 100 questions right.
 fn depths() -> Vec<TrialRecord> {
     let of = |seed, n_layers, correct| trial(seed, n_layers, correct, Status::Done);
     vec![of(1, 2, 24), of(2, 2, 26), of(1, 4, 60), of(2, 4, 64)]
@@ -51,28 +51,31 @@ fn a_line_has_the_mean_its_interval_and_each_seed() {
     let found = figure("kind = 'line'\nx = 'model.n_layers'\ny = 'exam.accuracy'", &depths());
     let [mean] = marked(&found, Mark::Joined)[..] else { panic!("{found:?}") };
     assert_eq!(places(mean), [(2.0, 25.0), (4.0, 62.0)]);
-    // 12.706 deviations of 1.414 over the root of 2.
+    // Half-width: 12.706 standard deviations of 1.414, divided by the square root of 2.
     let (low, high) = mean.points[0].interval.unwrap();
     assert!((low - 12.293_795).abs() < 1e-5 && (high - 37.706_205).abs() < 1e-5, "{low} {high}");
-    let seeds: Vec<_> = marked(&found, Mark::Faint).iter().map(|s| (s.seed, places(s))).collect();
+    let seeds: Vec<_> = marked(&found, Mark::SeedLine).iter().map(|s| (s.seed, places(s))).collect();
     assert_eq!(seeds, [(Some(1), vec![(2.0, 24.0), (4.0, 60.0)]), (Some(2), vec![(2.0, 26.0), (4.0, 64.0)])]);
     assert_eq!(found.level, Some((25.0, "guessing")));
-    assert_eq!(found.notes, ["band: 95 % t, 2 seeds", "faint: each seed"]);
+    assert_eq!(found.notes, ["band: 95 % t, 2 seeds", "pale lines: single seeds"]);
 }
 
 #[test]
 fn dots_stand_in_rows_and_bars_of_a_loss_are_dots() {
     let found = figure("kind = 'dots'\nx = 'exam.accuracy'\ny = 'model.n_layers'", &depths());
     assert!(found.is_sideways);
-    assert_eq!(found.y.places, ["2", "4"]);
+    assert_eq!(found.y.categories, ["2", "4"]);
     assert_eq!(places(&series(&found)[0]), [(25.0, 0.0), (62.0, 1.0)]);
     assert_eq!((found.x.label.as_str(), found.y.label.as_str()), ("exam accuracy (%)", "layers"));
     let bars = figure("kind = 'bar'\nx = 'model.n_layers'\ny = 'exam.accuracy'", &depths());
-    assert_eq!((series(&bars)[0].mark, bars.y.include, bars.is_sideways), (Mark::Bars, Some(0.0), false));
+    assert_eq!(
+        (series(&bars)[0].mark, bars.y.must_include, bars.is_sideways),
+        (Mark::Bars, Some(0.0), false)
+    );
     let bpb = figure("kind = 'bar'\nx = 'model.n_layers'\ny = 'val.bpb'", &depths());
-    assert!(bpb.is_sideways && bpb.x.include.is_none());
+    assert!(bpb.is_sideways && bpb.x.must_include.is_none());
     assert_eq!(places(&series(&bpb)[0]), [(1.25, 0.0), (1.25, 1.0)]);
-    assert!(bpb.notes.iter().any(|note| note.contains("0 is no point of reference")), "{:?}", bpb.notes);
+    assert!(bpb.notes.iter().any(|note| note.contains("0 is not a meaningful baseline")), "{:?}", bpb.notes);
 }
 
 #[test]
@@ -87,6 +90,7 @@ fn sensitivity_marks_the_best_and_tells_an_edge() {
     let lines = "kind = 'sensitivity'\nx = 'pretrain.lr'\ny = 'val.loss'\ngroup = 'model.d_model'";
     let found = figure(lines, &trials);
     assert_eq!(found.x.log, Some(true));
+    assert_eq!(figure(lines, &[]).x.log, None);
     assert_eq!(marked(&found, Mark::Joined).len(), 2);
     let best: Vec<_> = marked(&found, Mark::Best).iter().map(|s| (s.colour, places(s))).collect();
     assert_eq!(best, [(0, vec![(3e-3, 2.5)])]);
@@ -94,7 +98,7 @@ fn sensitivity_marks_the_best_and_tells_an_edge() {
     assert_eq!(edge, [(1, vec![(1e-2, 2.5)])]);
     assert_eq!(
         found.notes[1..],
-        ["width 64: best at 0.003", "width 128: best at 0.01, at the edge of what was tried"]
+        ["width 64: best at 0.003", "width 128: best at 0.01, at the edge of the tried range"]
     );
 }
 
@@ -103,7 +107,7 @@ fn iso_flop_curves_find_the_best_size_of_each_budget() {
     let mut trials = vec![];
     for (i, budget) in [1e12, 1e13, 1e14].into_iter().enumerate() {
         for (j, factor) in [0.25, 0.5, 1.0, 2.0, 4.0f64].into_iter().enumerate() {
-            // The best size grows with the root of the budget; a run takes whole steps.
+            // The best size grows with the square root of the budget; runs miss the budget slightly, as they take whole steps.
             let (params, off) = (0.1 * f64::sqrt(budget) * factor, 1.0 + 0.01 * j as f64);
             trials.push(TrialRecord {
                 params: params.round() as u64,
@@ -128,7 +132,7 @@ fn iso_flop_curves_find_the_best_size_of_each_budget() {
 
 #[test]
 fn reliability_pools_the_bins_of_seeds() {
-    // Every answer is (0.5, 0.25, 0.125, 0): the chosen option has 4/7, 2/7 or 1/7 of them.
+    // Every answer has probabilities (0.5, 0.25, 0.125, 0): the chosen option has a share of 4/7, 2/7 or 1/7.
     let found = figure("kind = 'reliability'\nwhere = 'model.n_layers == 2'", &depths());
     let [answers] = marked(&found, Mark::Joined)[..] else { panic!("{found:?}") };
     let n: u64 = answers.points.iter().filter_map(|p| p.n).sum();
@@ -141,6 +145,12 @@ fn reliability_pools_the_bins_of_seeds() {
     assert!(low < last.y && last.y < high);
     assert_eq!(places(marked(&found, Mark::Dashed)[0]), [(0.0, 0.0), (100.0, 100.0)]);
     assert!(found.notes[1].starts_with("200 answers, calibration error 0."), "{:?}", found.notes);
+    // Both depths answer the same 100 questions: of 101 answers A, 44 are right, which are worth 25 questions.
+    let found = figure("kind = 'reliability'", &depths());
+    let last = marked(&found, Mark::Joined)[0].points.last().unwrap();
+    assert_eq!(last.n, Some(101));
+    let (low, high) = last.interval.unwrap();
+    assert!((low - 26.305_274).abs() < 1e-5 && (high - 62.537_795).abs() < 1e-5, "{low} {high}");
 }
 
 #[test]
@@ -157,8 +167,8 @@ fn a_forest_shows_each_claim_with_its_verdict_and_margin() {
         claim("wide beats deep", 2, 4, "")
     );
     let found = figure(&text, &depths());
-    assert_eq!(found.y.places, ["deep beats wide", "wide beats deep"]);
-    // Differences of 36 and 38 percent: 37 ± 12.706.
+    assert_eq!(found.y.categories, ["deep beats wide", "wide beats deep"]);
+    // Differences of 36 and 38 percentage points: 37 ± 12.706.
     let of = |label: &str| series(&found).iter().find(|s| s.label == label).unwrap();
     assert_eq!(
         (places(of("supported")), places(of("contradicted"))),
@@ -171,16 +181,16 @@ fn a_forest_shows_each_claim_with_its_verdict_and_margin() {
         (found.x.label.as_str(), found.level),
         ("a − b: exam accuracy (%)", Some((0.0, "no difference")))
     );
-    // In standard deviations, of which two pairs have none that is known, there is no margin.
+    // Effects in standard deviations have no margin, and two pairs are too few for an effect.
     let in_deviations = text.replace("'forest'", "'forest'\neffect = 'g'");
     assert!(series(&figure(&in_deviations, &depths())).is_empty());
     let mut three = depths();
     three.extend([trial(3, 2, 25, Status::Done), trial(3, 4, 61, Status::Done)]);
     let g = figure(&in_deviations, &three);
-    assert!(marked(&g, Mark::Shade).is_empty() && series(&g)[0].points[0].x > 1.0, "{g:?}");
+    assert!(marked(&g, Mark::IntervalArea).is_empty() && series(&g)[0].points[0].x > 1.0, "{g:?}");
 }
 
-/// Trials with the metrics of their pretraining.
+/// Trials with the given metrics of pretraining.
 fn trained(rows: &[&str]) -> (tempfile::TempDir, Vec<TrialRecord>) {
     let dir = tempfile::tempdir().unwrap();
     let mut trials = vec![];
@@ -209,10 +219,10 @@ fn losses_of_seeds_are_a_mean_with_a_band_and_faint_curves() {
     assert_eq!((mean.label.as_str(), mean.points[0].seeds), ("n_layers=2", 2));
     let (low, high) = mean.points[0].interval.unwrap();
     assert!((high - low - 2.0 * 12.706_204_7).abs() < 1e-5, "{low} {high}");
-    let seeds: Vec<_> = marked(&found, Mark::Faint).iter().map(|s| s.seed).collect();
+    let seeds: Vec<_> = marked(&found, Mark::SeedLine).iter().map(|s| s.seed).collect();
     assert_eq!(seeds, [Some(1), Some(2)]);
     assert_eq!(places(marked(&found, Mark::Points)[0]), [(20.0, 4.0)]);
-    // One seed is a curve without a band.
+    // A single seed has a curve without a band.
     let alone = figure("kind = 'loss'\nsplit = 'train'", &trials[..1]);
     assert_eq!((series(&alone).len(), series(&alone)[0].points[0].interval), (1, None));
 }
@@ -252,18 +262,18 @@ fn routes_are_shown_by_subject_expert_and_seed() {
     let drawn = figure(lines, &trials);
     let Content::Cells { cells, .. } = &drawn.content else { panic!("{drawn:?}") };
     assert_eq!(
-        (drawn.x.places.join(" "), drawn.y.places.join(" ")),
+        (drawn.x.categories.join(" "), drawn.y.categories.join(" ")),
         ("0.0 0.1 1.0 1.1".into(), "law".into())
     );
     for (cell, mean) in cells[0].iter().zip([1.4, 0.6, 1.0, 1.0]) {
         assert!((cell.as_ref().unwrap().0 - mean).abs() < 1e-12, "{cells:?}");
     }
-    // Without subjects the exam as a whole: 16 and 18 of 20 tokens went to expert 0 of layer 0.
+    // Without subjects, the exam as a whole: 16 and 18 of 20 tokens went to expert 0 of layer 0.
     let drawn = figure(&lines.replace("exam.subject", "model.n_layers"), &trials);
     let Content::Cells { cells, .. } = &drawn.content else { panic!("{drawn:?}") };
     assert!((cells[0][0].as_ref().unwrap().0 - 1.7).abs() < 1e-12, "{cells:?}");
     let drawn = figure("kind = 'dots'\nx = 'exam.specialization'\ny = 'exam.subject'", &trials);
-    // Law differs from the whole by 0.2 and 0.1 in layer 0, and not at all in layer 1.
+    // Law differs from the exam as a whole by 0.2 and 0.1 in layer 0, and not in layer 1.
     assert!((series(&drawn)[0].points[0].x - 0.075).abs() < 1e-12, "{drawn:?}");
 }
 
@@ -272,10 +282,13 @@ fn a_file_says_how_large_a_figure_is_and_what_its_axes_show() {
     let lines = "kind = 'line'\nx = 'model.n_layers'\ny = 'val.bpb'\nx_label = 'depth'\ny_limits = [1, 2]\n\
                  log_x = false\nsize = 'column'\nheight = 2\nlegend = 'none'";
     let found = figure(lines, &depths());
-    assert_eq!((found.x.label.as_str(), found.x.log, found.y.view), ("depth", Some(false), Some((1.0, 2.0))));
+    assert_eq!(
+        (found.x.label.as_str(), found.x.log, found.y.explicit_range),
+        ("depth", Some(false), Some((1.0, 2.0)))
+    );
     let dir = tempfile::tempdir().unwrap();
     let drawn = found.write(&mut Output::open(dir.path(), &["figures"]).unwrap()).unwrap();
-    // 20 units to a point, 72 points to an inch.
+    // 20 units per point, 72 points per inch.
     assert!(
         drawn.svg.starts_with("<svg width=\"3.250in\" height=\"2.000in\" viewBox=\"0 0 4680 2880\""),
         "{}",
@@ -284,16 +297,16 @@ fn a_file_says_how_large_a_figure_is_and_what_its_axes_show() {
     let png = std::fs::read(dir.path().join("figures/line_val_bpb_by_model_n_layers.png")).unwrap();
     let number = |at: usize| u32::from_be_bytes(png[at..at + 4].try_into().unwrap());
     assert_eq!((number(16), number(20)), (975, 600));
-    // 300 dots an inch are 11,811 a metre.
+    // 300 dots per inch are 11,811 per metre.
     assert_eq!((&png[37..41], number(41), number(45), png[49]), (b"pHYs".as_slice(), 11_811, 11_811, 1));
-    // What is drawn, with the curves of seeds; the level of 1.25 has no spread.
+    // The plotted data, including the curves of seeds; all seeds have the value 1.25, without spread.
     let csv = std::fs::read_to_string(dir.path().join("figures/line_val_bpb_by_model_n_layers.csv")).unwrap();
     let lines: Vec<&str> = csv.lines().collect();
     assert_eq!(lines[1..3], [",2,1.25,,,1,1,", ",4,1.25,,,1,1,"]);
     assert_eq!(lines[5], ",2,1.25,1.25,1.25,2,,");
 }
 
-/// The kinds as docs/experiments.md has them.
+/// The table of kinds as docs/experiments.md has it.
 fn manual() -> String {
     let mut table = String::from("| `kind` | what it shows | keys |\n|---|---|---|\n");
     for kind in KINDS {

@@ -1,4 +1,4 @@
-//! `[[fit]]`: laws through settings, and mistakes.
+//! `[[fit]]`: laws fitted to settings, and messages for mistakes.
 
 use super::*;
 use std::collections::BTreeMap;
@@ -28,11 +28,15 @@ fn trials() -> Vec<TrialRecord> {
 }
 
 fn report(fit: &str) -> (tempfile::TempDir, Vec<BTreeMap<String, String>>) {
+    report_of(fit, &trials())
+}
+
+fn report_of(fit: &str, trials: &[TrialRecord]) -> (tempfile::TempDir, Vec<BTreeMap<String, String>>) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("e.toml");
     std::fs::write(&file, format!("sweeps = ['s.toml']\n{fit}")).unwrap();
     let experiment = Experiment::read_if_experiment(&file).unwrap().unwrap();
-    write(&experiment, &trials(), &[], &[], dir.path()).unwrap();
+    write(&experiment, trials, &[], &[], dir.path()).unwrap();
     let mut csv = csv::Reader::from_path(dir.path().join("fits.csv")).unwrap();
     let rows = csv.deserialize().map(Result::unwrap).collect();
     (dir, rows)
@@ -67,6 +71,31 @@ fn what_cannot_be_fitted_says_why() {
     let (_, rows) = report("[[fit]]\nkind = 'chinchilla'\nd = 'train_tokens'\nwhere = 'params < 40000'\n");
     assert_eq!((rows.len(), rows[0]["value"].as_str()), (1, ""));
     assert!(rows[0]["note"].starts_with("not fitted: "), "{}", rows[0]["note"]);
+}
+
+#[test]
+fn budgets_are_left_out_with_their_reasons() {
+    let valley = |c: f64, factor: f64| 3.0 - 0.05 * c.ln() + 0.02 * factor.ln().powi(2);
+    let mut points = vec![];
+    for c in [1e15, 1e16, 1e17] {
+        points.extend([0.25, 1.0, 4.0].map(|factor| (c, factor, valley(c, factor))));
+    }
+    points.extend([(1e18, 1.0, 0.95), (1e18, 4.0, 0.9)]);
+    // A hill has no minimum.
+    points.extend([(1e19, 0.25, 0.8), (1e19, 1.0, 0.75), (1e19, 4.0, 0.6)]);
+    let trial_of = |(i, (c, factor, loss)): (usize, (f64, f64, f64))| TrialRecord {
+        trial: Uuid::from_u128(i as u128 + 1),
+        setting: Uuid::from_u128(i as u128 + 1),
+        params: (0.1 * c.sqrt() * factor) as u64,
+        train_flops: c,
+        val_loss: Some(loss),
+        ..trial(1, 2, 50, Status::Done)
+    };
+    let trials: Vec<TrialRecord> = points.into_iter().enumerate().map(trial_of).collect();
+    let (_, rows) = report_of("[[fit]]\nkind = 'isoflop'\n", &trials);
+    let expected =
+        "; 1 budget left out: fewer than 3 runs; 1 budget left out: the losses of the budget have no minimum";
+    assert!(rows[0]["note"].ends_with(expected), "{}", rows[0]["note"]);
 }
 
 #[test]

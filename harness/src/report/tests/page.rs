@@ -1,10 +1,10 @@
-//! The page that a colleague is sent.
+//! Tests of report.html.
 
 use super::*;
 use crate::records::{Sample, Trained};
 use serde_json::{Value, json};
 
-/// A report of an experiment's file, as its page.
+/// Writes the report of an experiment and returns its page.
 fn page(file: &str, trials: &[TrialRecord], questions: &[TrialQuestion], origin: &Origin) -> String {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.toml");
@@ -38,9 +38,9 @@ fn claims_come_first_and_every_section_has_its_line_of_the_contents() {
     for id in ids {
         assert_eq!(page.matches(&format!("<li><a href=\"#{id}\">")).count(), 1, "{id}");
     }
-    // Nobody wrote anything.
+    // No trial has samples.
     assert!(!page.contains("id=\"answers\""));
-    // 62.0 - 25.0, by Welch with standard errors of 2 and 1.
+    // 62.0 - 25.0, by Welch's test with standard errors of 2 and 1.
     for text in [
         "<dt>effect (a − b)</dt><dd>37.0</dd>",
         "<dt>n</dt><dd>2 and 2 seeds</dd>",
@@ -63,9 +63,9 @@ fn the_protocol_stands_behind_the_claims() {
     assert!(found.is_sorted(), "{found:?}");
     places(&written, &["(<code>protocol.md</code>)", "<pre>H1: deep &lt;i&gt;beats&lt;&#x2f;i&gt; flat."]);
     std::fs::write(&file, b"H1: \xff").unwrap();
-    places(&page(&asked, &trials(), &[], &Origin::default()), &["was written, is not UTF-8 text.</p>"]);
+    places(&page(&asked, &trials(), &[], &Origin::default()), &["</code> is not UTF-8 text.</p>"]);
     std::fs::remove_file(&file).unwrap();
-    places(&page(&asked, &trials(), &[], &Origin::default()), &["in which it was written, is not there"]);
+    places(&page(&asked, &trials(), &[], &Origin::default()), &["</code> was not found.</p>"]);
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn the_detectable_difference_stands_beside_the_effect() {
         .into();
     let paired = format!("{CLAIM}paired_by = ['seed']\n");
     let page = page(&paired, &trials, &[], &Origin::default());
-    // Differences 10, 7 and 10: sd sqrt(3), error 1; t of 2 degrees of freedom at 97.5 % is 4.303. statsmodels 0.15:
+    // Differences 10, 7 and 10: sd sqrt(3), standard error 1; t with 2 degrees of freedom at 97.5 % is 4.303. statsmodels 0.15:
     // TTestPower().solve_power(nobs=3, alpha=0.05, power=0.8) = 3.264 sd.
     let found = places(
         &page,
@@ -126,7 +126,7 @@ fn markup_in_what_is_shown_is_text() {
     let page = page(&file, &trials, &questions, &origin);
     assert!(!page.contains("<script>alert"), "{}", &page[page.find("<script>alert").unwrap() - 400..]);
     assert!(page.matches("&lt;script&gt;alert(1)").count() > 20);
-    // That of the page itself alone.
+    // Only the scripts of the page itself.
     assert_eq!((page.matches("<script>").count(), page.matches("</script>").count()), (2, 2));
 }
 
@@ -134,7 +134,7 @@ fn markup_in_what_is_shown_is_text() {
 fn subjects_stand_in_their_groups_with_both_averages() {
     let trials = trials();
     let mut questions = answers(&trials);
-    // Three quarters of the questions are of another group, and a quarter of those of none.
+    // A quarter of the questions for each subject: three subjects in different groups, and one in none.
     for question in &mut questions {
         question.record.subject = match question.record.id.parse::<u64>().unwrap() % 4 {
             0 => "law",
@@ -150,15 +150,15 @@ fn subjects_stand_in_their_groups_with_both_averages() {
     let found =
         places(&page, &heads.map(|head| format!("<span>{head}</span>")).each_ref().map(String::as_str));
     assert!(found.is_sorted(), "{found:?}");
-    // Of law the questions 0, 4, ...: of the first 24 six are right, of 26 seven; 13 of 50, no more than by chance of
-    // note. With 60 and 64 right it is 15 and 16 of 25: 62 %, half of the way from a quarter to all.
+    // Law has questions 0, 4, ...: with the first 24 right it has 6 right, with 26 it has 7; 13 of 50 is hardly above
+    // chance. With 60 and 64 right it has 15 and 16 of 25: 62 %, half of the way from a quarter to all.
     assert!(
         page.contains(
             "<th scope=\"row\">law</th><td>25</td><td class=\"h1\">26</td><td class=\"h5\">62</td>"
         ),
         "{page}"
     );
-    // Micro and macro averages are the same, as subjects are of one size: 124 of 200.
+    // Micro and macro averages are equal, as all subjects have the same size: 124 of 200.
     for (head, of) in [("micro average", "100"), ("macro average", "")] {
         let row = format!("<th scope=\"row\">{head}</th><td>{of}</td><td>25</td><td class=\"h5\">62</td>");
         assert!(page.contains(&row), "{row}: {page}");
@@ -175,7 +175,7 @@ fn answers_stand_side_by_side_prompt_by_prompt() {
             text: if place == 1 { String::new() } else { format!("text\u{b} {place}\nof {i}") },
             is_cut: place == 2,
         };
-        // The last one, of an earlier version, wrote nothing.
+        // The last one comes from an earlier version without samples.
         trial.samples = if i == 3 { vec![] } else { (0..5).map(sample).collect() };
     }
     let page = page("", &trials, &[], &Origin::default());
@@ -218,7 +218,7 @@ fn a_trial_says_where_it_is_what_it_cost_and_how_to_repeat_it() {
     for text in [
         "<pre class=\"keys\">model.n_layers = 3\npretrain.lr = 0.5\n</pre>",
         "<pre>exam.x = [0.5]\nmodel.window = unset\npretrain.x = [0.5]\n</pre>",
-        "again <code>mindscale run &#x27;x y.toml&#x27; --only &quot;trial == &#x27;00000000-0000-0000-0000-0000000000cb&#x27;&quot;</code>",
+        "repeat: <code>mindscale run &#x27;x y.toml&#x27; --only &quot;trial == &#x27;00000000-0000-0000-0000-0000000000cb&#x27;&quot;</code>",
         "<code>mindscale generate pretrain-cedd4909 --prompt '…'</code>",
         "<code>runs&#x2f;pretrain-cedd4909-0000-5000-8000-000000000000</code></td><td>done</td><td>1,234</td><td>1e15</td><td>61 s</td><td>100</td>",
         "<td>–</td><td>–</td><td>61 s</td>",

@@ -1,10 +1,10 @@
-//! Trials that several sweeps hold, and settings that look alike.
+//! Trials shared by several sweeps, and settings with equal labels.
 
 use super::*;
 use crate::report::observation::Results;
 use crate::report::summary::settings;
 
-/// Two sweeps: three seeds of two depths that both hold, and a third depth that only `b` holds.
+/// Two sweeps: both contain three seeds of two depths, and `b` also contains a third depth.
 fn shared() -> Vec<TrialRecord> {
     let mut trials = vec![];
     for (n_layers, correct) in [(2, 30), (4, 40), (8, 50)] {
@@ -46,7 +46,7 @@ fn a_trial_of_two_sweeps_is_seen_in_both_and_counts_once() {
     );
     assert_eq!(read("questions.csv").lines().count(), 901);
     assert_eq!(read("summary.csv").lines().count(), 4);
-    // Sweep a: depths of 31 and 41 to 33 and 43; b has 51 to 53 beside them.
+    // Sweep a: 31 to 33 at one depth and 41 to 43 at the other; b also has 51 to 53.
     let by_sweep = read("tables/by_sweep.md");
     assert!(by_sweep.contains("| a | 37.0 ± 2.5 |\n| b | **42.0 ± 2.5** |"), "{by_sweep}");
     let all = read("tables/all.md");
@@ -85,7 +85,7 @@ fn equal_labels_of_other_configurations_are_other_settings() {
 
 #[test]
 fn favoured_letters_are_not_knowledge() {
-    // Five seeds that always say A, right 320 of 1,200 times, each with an exact p of 0.18.
+    // Five seeds that always answer A and are right 320 of 1,200 times, each with an exact p of 0.18.
     let mut trials: Vec<TrialRecord> = (1..=5).map(|seed| trial(seed, 2, 320, Status::Done)).collect();
     trials.iter_mut().for_each(|t| t.exams[0].tally.questions = 1200);
     let mut questions = answers(&trials);

@@ -1,18 +1,18 @@
-//! Tables that experiments ask for: across, what is best, what is not told from it, MiniMind's layout.
+//! Tables of experiments: `across`, marks for the best values and for those not distinguishable from them, MiniMind's layout.
 
 use super::*;
-use crate::report::asked;
+use crate::report::requested_tables;
 
-/// The tables of a `[[table]]` of these keys, in Markdown.
+/// The tables of a `[[table]]` with these keys, in Markdown.
 fn tables(keys: &str, trials: &[TrialRecord]) -> Vec<String> {
     let text = format!("sweeps = ['s']\n[[table]]\n{keys}\n");
     let experiment = Experiment::read_text(Path::new("x.toml"), &text).unwrap().unwrap();
     let answers = answers(trials);
     let results = Results::new(trials, &answers);
-    asked::tables(&experiment.tables[0], &results).iter().map(Grid::markdown).collect()
+    requested_tables::tables(&experiment.tables[0], &results).iter().map(Grid::markdown).collect()
 }
 
-/// Trials of these numbers of layers and right answers of seeds 1, 2 and so on.
+/// Trials with these depths and numbers of right answers, for seeds 1, 2 and so on.
 fn trials(of: &[(u64, &[u64])]) -> Vec<TrialRecord> {
     let seeds = |&(n_layers, correct): &(u64, &[u64])| {
         let of = |(i, correct): (usize, &u64)| trial(i as u64 + 1, n_layers, *correct, Status::Done);
@@ -26,7 +26,7 @@ fn what_is_not_told_from_the_best_is_marked() {
     let keys = "rows = ['model.n_layers']\ncolumns = ['exam.accuracy', 'val.bpb', 'params']";
     let all = trials(&[(2, &[20, 25, 22]), (4, &[59, 63, 61]), (8, &[60, 62, 64])]);
     // Differences of 1, -1 and 3: t = 0.87, p = 0.48; of 40, 37 and 42: t = 27.3, p = 0.0013, corrected 0.0027.
-    // Bits per byte are all alike, and parameters are no score.
+    // Bits per byte are all equal, and the number of parameters is not a score.
     assert_eq!(
         tables(keys, &all),
         ["| layers | exam accuracy (%) | validation bits per byte | parameters |\n\
@@ -34,22 +34,23 @@ fn what_is_not_told_from_the_best_is_marked() {
           | 2 | 22.3 ± 6.3 | 1.250 ± 0.000 | 2,000 |\n\
           | 4 | 61.0 ± 5.0 † | 1.250 ± 0.000 | 4,000 |\n\
           | 8 | **62.0 ± 5.0** | 1.250 ± 0.000 | 8,000 |\n\
-          \nMeans over 3 seeds ± 95 % interval (Student's t). 100 questions. Best of each column in bold; † marks what is \
-          not significantly worse: paired t-test over seeds against the best, p ≥ 0.05 after Holm's correction within \
+          \nMeans over 3 seeds ± 95 % interval (Student's t). 100 questions. Best of each column in bold; † marks values \
+          that are not significantly worse: paired t-test over seeds against the best, p ≥ 0.05 after Holm's correction within \
           the column.\n"]
     );
-    // Two seeds are no test.
+    // Two seeds are too few for a test.
     let two = trials(&[(2, &[20, 25]), (8, &[60, 62])]);
     let table = tables(keys, &two).remove(0);
     assert!(
-        !table.contains('†') && table.ends_with("in bold, untested: a test takes 3 seeds that vary.\n"),
+        !table.contains('†')
+            && table.ends_with("in bold, not tested: a test needs 3 seeds with some variation.\n"),
         "{table}"
     );
-    // Equal answers, seed for seed, are not worse.
+    // The same number of right answers for each seed is not worse.
     let equal = trials(&[(2, &[60, 62, 64]), (4, &[60, 62, 64]), (8, &[60, 62, 65])]);
     let table = tables(keys, &equal).remove(0);
     assert_eq!(table.matches(" † |").count(), 2, "{table}");
-    // Seeds that not all have are a column.
+    // If the number of seeds differs, it gets a column.
     let unequal = trials(&[(2, &[20, 25, 22]), (8, &[60, 62])]);
     let table = tables(keys, &unequal).remove(0);
     assert!(
@@ -70,7 +71,7 @@ fn values_across_stand_side_by_side_and_are_compared_in_rows() {
         }
     }
     all.append(&mut more);
-    // One that is missing.
+    // One trial is missing.
     all.retain(|trial| (trial.seed, trial.params, trial.setting.as_u128()) != (3, 4000, 4004));
     let table = |best: &str| {
         let keys = format!(
@@ -79,7 +80,7 @@ fn values_across_stand_side_by_side_and_are_compared_in_rows() {
         let experiment = format!("sweeps = ['s']\n[[table]]\n{keys}\n");
         let experiment = Experiment::read_text(Path::new("x.toml"), &experiment).unwrap().unwrap();
         let answers = answers(&all);
-        asked::tables(&experiment.tables[0], &Results::new(&all, &answers)).remove(0)
+        requested_tables::tables(&experiment.tables[0], &Results::new(&all, &answers)).remove(0)
     };
     let grid = table("");
     assert_eq!(grid.spans, [(String::new(), 1), ("exam accuracy (%)".into(), 2), ("parameters".into(), 2)]);
@@ -93,10 +94,13 @@ fn values_across_stand_side_by_side_and_are_compared_in_rows() {
             ["4", "41.7 ± 5.2", "40.5 ± 6.4 (n=2)", "4,000", "4,000 (n=2)"],
         ]
     );
-    let marks: Vec<Vec<(bool, bool)>> =
-        grid.rows.iter().map(|row| row.iter().map(|cell| (cell.is_best, cell.is_close)).collect()).collect();
+    let marks: Vec<Vec<(bool, bool)>> = grid
+        .rows
+        .iter()
+        .map(|row| row.iter().map(|cell| (cell.is_best, cell.is_not_worse)).collect())
+        .collect();
     let (no, best) = ((false, false), (true, false));
-    // Differences of 10, 8 and 10; two seeds that both have are too few.
+    // Differences of 10, 8 and 10 in the first row; in the second, two common seeds are too few for a test.
     assert_eq!(marks, [[no, no, best, no, no], [no, best, no, no, no]]);
     let grid = table("best = 'column'");
     let bold: Vec<Vec<bool>> =
@@ -113,7 +117,7 @@ fn minimind_counts_right_answers_of_models_and_subjects() {
         [
             "**C-Eval**\n\n| model | correct | questions | accuracy |\n| --- | ---: | ---: | ---: |\n\
              | n_layers=2 | 50 | 200 | 25.00% |\n| n_layers=8 | 124 | 200 | 62.00% |\n\
-             \nAnswers of 2 seeds together. Told from guessing (p < 0.05 by Fisher's randomisation test, corrected by Holm \
+             \nAnswers of 2 seeds together. Significantly different from guessing (p < 0.05 by Fisher's randomisation test, corrected by Holm \
              over the models): n_layers=8.\n",
             "**C-Eval: n_layers=2**\n\n| category | correct/total | accuracy |\n| --- | ---: | ---: |\n\
              | law | 50/200 | 25.00% |\n| total | 50/200 | 25.00% |\n\nAnswers of 2 seeds together.\n",

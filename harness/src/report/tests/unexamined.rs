@@ -1,4 +1,4 @@
-//! Reports of trials of which none, or only some, sat an exam.
+//! Reports of trials of which none, or only some, took an exam.
 
 use super::*;
 
@@ -33,7 +33,7 @@ fn without_exams_the_report_is_about_what_was_measured() {
     let read = |file: &str| std::fs::read_to_string(dir.path().join(file)).unwrap();
     // Seeds 1.26 and 1.27: mean 1.265, t95 = 12.706 * 0.005.
     let page = read("report.html");
-    let headline = "No exam was sat. Measured, bits per byte of held-out text, lowest first: n_layers=4 1.265 ± 0.064 \
+    let headline = "No exam was taken. Settings by bits per byte of held-out text, lowest first: n_layers=4 1.265 ± 0.064 \
                     (2 seeds); n_layers=2 1.515 ± 0.064 (2 seeds). ± is the 95 % interval over seeds.";
     assert!(page.contains(headline), "{page}");
     for word in ["guess", "accuracy", "Accuracy", "questions"] {
@@ -62,7 +62,7 @@ fn where_some_sat_exams_the_others_have_no_score() {
         let tally = Tally::of_four(90, 100);
         trial.exams.push(ExamScore { stage: "sft".into(), tally, ..ExamScore::default() });
     }
-    // Of two seeds one was examined.
+    // One of two seeds was examined.
     trials.push(TrialRecord { exams: trials[0].exams.clone(), ..trial(1, 8, 90, Status::Done) });
     trials.push(TrialRecord { exams: vec![], val_loss: Some(f64::NAN), ..trial(2, 8, 90, Status::Done) });
     let dir = report(&trials, TABLE);
@@ -73,7 +73,9 @@ fn where_some_sat_exams_the_others_have_no_score() {
         "{page}"
     );
     assert!(
-        page.contains("Without an exam, bits per byte of held-out text, lowest first: n_layers=4 1.265"),
+        page.contains(
+            "Settings without an exam by bits per byte of held-out text, lowest first: n_layers=4 1.265"
+        ),
         "{page}"
     );
     let md = read("tables/summary.md");

@@ -1,96 +1,104 @@
-//! Iso-FLOP curves: for each budget of compute the size with the least loss, and how it grows with the budget.
+//! Iso-FLOP curves: the size with the lowest loss for each compute budget, and how it grows with the budget.
 
 use super::{Fit, FitKind, fit};
 use crate::stats::{Estimate, StatsError, t_quantile};
 
-/// The size with the least loss under a budget.
+/// The size with the lowest loss under a budget.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Optimum {
-    /// The size.
+    /// The optimal size, in the unit of the sizes given.
     pub size: f64,
-    /// The loss there by the parabola.
+    /// Loss at that size by the parabola, or as measured if the budget has a single run.
     pub loss: f64,
-    /// The size with its interval; `None` where three points leave no error to tell it by.
+    /// The size with its interval; `None` if there are at most three points, which leave no residual to estimate it from.
     pub interval: Option<Estimate>,
-    /// By how much the loss rises with the square of the logarithm of the size over the best one; `None` where the
-    /// budget came with its optimum alone.
+    /// Coefficient of the parabola: the loss rises by this times `ln(size / optimum)^2`; `None` if the budget has a single
+    /// run, taken as its optimum.
     pub curvature: Option<f64>,
 }
 
 impl Optimum {
-    /// The loss of another size by the parabola.
+    /// Loss at another size by the parabola; `None` without one.
     pub fn loss_at(&self, size: f64) -> Option<f64> {
         Some(self.loss + self.curvature? * (size / self.size).ln().powi(2))
     }
 }
 
-/// One budget.
+/// One compute budget.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Budget {
-    /// Its compute: the geometric mean of what its runs took.
+    /// Its compute in FLOPs: the geometric mean over its runs.
     pub flops: f64,
-    /// Its runs, by their places, the smallest compute first.
+    /// Indices of its runs, in ascending order of compute.
     pub runs: Vec<usize>,
     /// Its optimum, or why it has none.
     pub optimum: Result<Optimum, StatsError>,
 }
 
-/// Optima over budgets.
+/// Optima of several budgets.
 #[derive(Debug, Clone, PartialEq)]
 pub struct IsoFlop {
-    /// The budgets, the smallest first.
+    /// The budgets, in ascending order.
     pub budgets: Vec<Budget>,
-    /// `size = a C^b` through the optima, by least squares in logarithms.
+    /// `size = a C^b` fitted to the optima by least squares in logarithms.
     pub law: Fit,
-    /// Whether each budget came with its optimum alone, so that no parabola was fitted.
+    /// Whether every budget has a single run, taken as its optimum, so that no parabola was fitted.
     pub is_given: bool,
 }
 
-/// Runs whose compute differs by this share of it at most have one budget: training is counted in whole steps.
+/// A run belongs to a budget if its compute is at most this share above that of the budget's smallest run: training takes
+/// whole steps.
 const SAME: f64 = 0.1;
 
-/// Fits a parabola of the loss over the logarithm of the size to the runs of each budget, and a power law through their
-/// lowest points (Hoffmann et al. 2022, approach 2). Where every budget has one run, it is taken for its optimum.
+/// Fits a parabola of the loss over the logarithm of the size to the runs of each budget, and a power law to their
+/// minima (Hoffmann et al. 2022, approach 2). If every budget has a single run, that run is taken as its optimum.
 ///
-/// A budget whose losses have no minimum within its sizes has no optimum, and is left out of the power law.
+/// A budget with too few runs, or whose losses have no minimum within its sizes, has no optimum and is left out of the
+/// power law.
 ///
 /// # Errors
-/// With fewer than three budgets with an optimum; a number that is not above 0; and where some budgets have one run and
-/// others several.
+/// If there are fewer than three budgets with an optimum, a number that is not above 0, columns of unequal length, or the
+/// level is not between 0 and 1.
 pub fn isoflop(flops: &[f64], size: &[f64], loss: &[f64], level: f64) -> Result<IsoFlop, StatsError> {
     let budgets = budgets(flops, size, loss, level)?;
     let is_given = budgets.iter().all(|budget| budget.runs.len() == 1);
     Ok(IsoFlop { law: growth(&budgets, level)?, budgets, is_given })
 }
 
-/// How the optimum grows with the budget: a power law through the optima of [`budgets`].
+/// Fits the growth of the optimum with the budget: a power law through the optima of [`budgets`].
 ///
 /// # Errors
-/// With fewer than three budgets with an optimum.
+/// If there are fewer than three budgets with an optimum, or the level is not between 0 and 1.
 pub fn growth(budgets: &[Budget], level: f64) -> Result<Fit, StatsError> {
     let optima: Vec<(f64, f64)> =
         budgets.iter().filter_map(|b| Some((b.flops, b.optimum.as_ref().ok()?.size))).collect();
-    StatsError::unless_enough("the growth of the optimum", "budgets with an optimum", optima.len(), 3)?;
+    StatsError::require_at_least("the growth of the optimum", "budgets with an optimum", optima.len(), 3)?;
     fit(FitKind::Power, &optima, level)
 }
 
-/// The budgets of [`isoflop`], the smallest first, each with its optimum or why it has none.
+/// Groups runs into the budgets of [`isoflop`], in ascending order, each with its optimum or why it has none.
 ///
 /// # Errors
-/// Where a number is not above 0, and with columns of unequal length.
+/// If a number is not above 0, the columns differ in length, or the level is not between 0 and 1.
 pub fn budgets(flops: &[f64], size: &[f64], loss: &[f64], level: f64) -> Result<Vec<Budget>, StatsError> {
-    StatsError::unless_share("the level", level)?;
+    StatsError::require_share("the level", level)?;
     for (what, values) in [("a budget", flops), ("a size", size), ("a loss", loss)] {
-        StatsError::unless_equal("the columns", values.len(), flops.len())?;
+        StatsError::require_equal_length("the columns", values.len(), flops.len())?;
         if let Some(&value) = values.iter().find(|value| !(**value > 0.0 && value.is_finite())) {
             return Err(StatsError::Value { what, value, expected: "a number above 0" });
         }
     }
     let mut order: Vec<usize> = (0..flops.len()).collect();
     order.sort_by(|&a, &b| flops[a].total_cmp(&flops[b]));
-    let groups: Vec<&[usize]> = order.chunk_by(|&a, &b| flops[b] <= flops[a] * (1.0 + SAME)).collect();
+    let mut groups: Vec<Vec<usize>> = vec![];
+    for run in order {
+        match groups.last_mut() {
+            Some(group) if flops[run] <= flops[group[0]] * (1.0 + SAME) => group.push(run),
+            _ => groups.push(vec![run]),
+        }
+    }
     let is_given = groups.iter().all(|group| group.len() == 1);
-    let of_group = |group: &&[usize]| {
+    let of_group = |group: &Vec<usize>| {
         let points: Vec<(f64, f64)> = group.iter().map(|&i| (size[i], loss[i])).collect();
         let optimum = match points.as_slice() {
             [(size, loss)] if is_given => {
@@ -99,12 +107,12 @@ pub fn budgets(flops: &[f64], size: &[f64], loss: &[f64], level: f64) -> Result<
             several => parabola(several, level),
         };
         let compute: Vec<f64> = group.iter().map(|&i| flops[i]).collect();
-        Budget { flops: geometric_mean(&compute), runs: group.to_vec(), optimum }
+        Budget { flops: geometric_mean(&compute), runs: group.clone(), optimum }
     };
     Ok(groups.iter().map(of_group).collect())
 }
 
-/// The geometric mean of sorted numbers; that of equal ones is theirs to the last bit.
+/// Geometric mean of sorted numbers; for equal ones exactly their value.
 fn geometric_mean(sorted: &[f64]) -> f64 {
     match sorted {
         [first, .., last] if first < last => {
@@ -114,10 +122,10 @@ fn geometric_mean(sorted: &[f64]) -> f64 {
     }
 }
 
-/// The lowest point of `loss = c0 + c1 u + c2 u^2` in `u = ln size`, with its interval by the delta method.
+/// The minimum of `loss = c0 + c1 u + c2 u^2` in `u = ln size`, with its interval by the delta method.
 fn parabola(points: &[(f64, f64)], level: f64) -> Result<Optimum, StatsError> {
     let n = points.len();
-    StatsError::unless_enough("a parabola", "runs of a budget", n, 3)?;
+    StatsError::require_at_least("a parabola", "runs of a budget", n, 3)?;
     let logs: Vec<f64> = points.iter().map(|p| p.0.ln()).collect();
     let middle = logs.iter().sum::<f64>() / n as f64;
     let scale = logs.iter().fold(0.0f64, |scale, log| scale.max((log - middle).abs()));
@@ -126,7 +134,7 @@ fn parabola(points: &[(f64, f64)], level: f64) -> Result<Optimum, StatsError> {
         return Err(undetermined("all runs of the budget have one size"));
     }
     let u: Vec<f64> = logs.iter().map(|log| (log - middle) / scale).collect();
-    // Normal equations of three numbers.
+    // Normal equations of the three coefficients.
     let moment = |k: i32| u.iter().map(|u| u.powi(k)).sum::<f64>();
     let with = |k: i32| u.iter().zip(points).map(|(u, p)| u.powi(k) * p.1).sum::<f64>();
     let matrix = [
@@ -150,7 +158,7 @@ fn parabola(points: &[(f64, f64)], level: f64) -> Result<Optimum, StatsError> {
     let size = |u: f64| (middle + scale * u).exp();
     let interval = (n > 3).then(|| {
         let df = (n - 3) as f64;
-        // Of lowest = -c1 / 2 c2 by c1 and by c2.
+        // Derivatives of lowest = -c1 / (2 c2) with respect to c1 and c2.
         let (by1, by2) = (-1.0 / (2.0 * c2), c1 / (2.0 * c2 * c2));
         let shape = by1 * by1 * inverse[1][1] + 2.0 * by1 * by2 * inverse[1][2] + by2 * by2 * inverse[2][2];
         let half = t_quantile(0.5 + level / 2.0, df) * (left / df * shape).sqrt();
@@ -161,7 +169,7 @@ fn parabola(points: &[(f64, f64)], level: f64) -> Result<Optimum, StatsError> {
     Ok(Optimum { size: size(lowest), loss: c0 - c1 * c1 / (4.0 * c2), interval, curvature })
 }
 
-/// The inverse of a symmetric matrix by its cofactors; `None` where it has none.
+/// Inverse of a symmetric matrix by its cofactors; `None` if it is singular.
 fn inverse(m: [[f64; 3]; 3]) -> Option<[[f64; 3]; 3]> {
     let minor = |i: usize, j: usize| {
         let (r, c) = ([(i + 1) % 3, (i + 2) % 3], [(j + 1) % 3, (j + 2) % 3]);
@@ -185,7 +193,7 @@ mod tests {
         let Some(path) = shared("references/iso_flop.csv") else { return };
         let text = std::fs::read_to_string(path).unwrap();
         let rows: Vec<Vec<&str>> = text.lines().skip(1).map(|line| line.split(',').collect()).collect();
-        // By least squares in logarithms; nanochat's log rounds them to 0.54, 0.49, 0.37 and 0.50.
+        // Least squares in logarithms; nanochat's log gives 0.54, 0.49, 0.37 and 0.50.
         for (counting, params, tokens) in [("kaplan", 0.524, 0.479), ("chinchilla", 0.366, 0.490)] {
             let of = |column: usize| -> Vec<f64> {
                 let own = rows.iter().filter(|row| row[0] == counting);
@@ -216,8 +224,15 @@ mod tests {
     fn runs_of_nearly_one_budget_are_one() {
         let found = budgets(&[1e15, 1.02e15, 3e15, 0.99e15], &[4.0, 2.0, 8.0, 1.0], &[1.0; 4], 0.95).unwrap();
         assert_eq!(found.iter().map(|b| b.runs.clone()).collect::<Vec<_>>(), [vec![3, 0, 1], vec![2]]);
-        // The root of the third order of 0.99 * 1 * 1.02.
+        // The cube root of 0.99 * 1 * 1.02.
         assert!((found[0].flops / 1.003_256e15 - 1.0).abs() < 1e-6 && found[1].flops == 3e15, "{found:?}");
+    }
+
+    #[test]
+    fn a_budget_does_not_grow_from_run_to_run() {
+        // Neighbours differ by less than 10 %, the ends by 18 %.
+        let found = budgets(&[1e15, 1.09e15, 1.18e15], &[1.0, 2.0, 4.0], &[1.0; 3], 0.95).unwrap();
+        assert_eq!(found.iter().map(|b| b.runs.clone()).collect::<Vec<_>>(), [vec![0, 1], vec![2]]);
     }
 
     #[test]
@@ -231,7 +246,7 @@ mod tests {
                 loss.push(3.0 - 0.05 * c.ln() + 0.02 * factor.ln().powi(2));
             }
         }
-        // The largest budget falls to its last size, and counts no more.
+        // The loss of the largest budget falls up to its last size, so this budget no longer counts.
         loss[15..].iter_mut().enumerate().for_each(|(i, loss)| *loss = 2.0 - 0.05 * i as f64);
         let found = isoflop(&flops, &size, &loss, 0.95).unwrap();
         assert!((found.law.b.value - 0.5).abs() < 1e-4 && !found.is_given, "{found:?}");
@@ -248,7 +263,7 @@ mod tests {
         assert!(parabola(&[(1.0, 1.0), (2.0, 2.0), (4.0, 1.0)], 0.95).is_err());
         let three = parabola(&[(1.0, 1.0), (2.0, 0.5), (4.0, 1.0)], 0.95).unwrap();
         assert!((three.size - 2.0).abs() < 1e-12 && three.interval.is_none());
-        // The parabola goes through its points.
+        // A parabola of three points passes through them.
         for (size, loss) in [(1.0, 1.0), (2.0, 0.5), (4.0, 1.0)] {
             assert!((three.loss_at(size).unwrap() - loss).abs() < 1e-12);
         }

@@ -7,46 +7,46 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-/// Residuals of the logarithm up to this size count by their square, larger ones by their size (Huber 1964; Hoffmann
+/// Huber's delta: residuals of `ln L` up to this size have quadratic loss, larger ones linear loss (Huber 1964; Hoffmann
 /// et al. 2022, appendix D.3).
 const HUBER: f64 = 1e-3;
 
-/// Starts: `ln E` (Hoffmann et al. 2022, appendix D.3; Besiroglu et al. 2024, section 2).
+/// Grid of starts: `ln E` (Hoffmann et al. 2022, appendix D.3; Besiroglu et al. 2024, section 2).
 const STARTS_E: [f64; 5] = [-1.0, -0.5, 0.0, 0.5, 1.0];
-/// Starts: `ln A` and `ln B`.
+/// Grid of starts: `ln A` and `ln B`.
 const STARTS_A: [f64; 6] = [0.0, 5.0, 10.0, 15.0, 20.0, 25.0];
-/// Starts: `alpha` and `beta`.
+/// Grid of starts: `alpha` and `beta`.
 const STARTS_ALPHA: [f64; 5] = [0.0, 0.5, 1.0, 1.5, 2.0];
 
-/// Of all starts the best so many go downhill, and as many more from among all others.
+/// Number of starts that are minimised: this many of the best, and up to as many more spread over the others.
 const DOWNHILL: usize = 40;
 
-/// One part of a law that falls with a quantity `x`: `A x^-alpha`.
+/// A term of a law that decreases with a quantity `x`: `A x^-alpha`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Term {
-    /// `A`.
+    /// The coefficient `A`.
     pub a: f64,
-    /// `alpha`.
+    /// The exponent `alpha`.
     pub alpha: f64,
 }
 
 /// A law of loss over one or two quantities.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Law {
-    /// The loss that is left however large all grows.
+    /// `E`, the irreducible loss that remains however large the quantities become.
     pub e: f64,
-    /// What falls: by the parameters, and by the tokens.
+    /// The decreasing terms, one for each quantity: parameters and, if there is a second, tokens.
     pub terms: Vec<Term>,
 }
 
 impl Law {
-    /// The loss at some sizes, one for each term.
+    /// Predicted loss at the sizes `x`, one for each term.
     pub fn at(&self, x: &[f64]) -> f64 {
         self.e + self.terms.iter().zip(x).map(|(term, x)| term.a * x.powf(-term.alpha)).sum::<f64>()
     }
 
-    /// How the best size of the first term grows with compute `C ~ N D`: `N ~ C^exponent` (Hoffmann et al. 2022,
-    /// equation 4); `None` with one term.
+    /// Exponent with which the optimal size of the first term grows with compute `C ~ N D`: `N ~ C^exponent` (Hoffmann et
+    /// al. 2022, equation 4); `None` with one term.
     pub fn exponent(&self) -> Option<f64> {
         match self.terms.as_slice() {
             [n, d] => Some(d.alpha / (n.alpha + d.alpha)),
@@ -55,50 +55,51 @@ impl Law {
     }
 }
 
-/// A fitted law.
+/// A fitted law with its intervals.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LawFit {
-    /// The law.
+    /// The law with the best parameters.
     pub law: Law,
-    /// `E`.
+    /// `E`, the irreducible loss.
     pub e: Estimate,
-    /// `A` and `alpha`, and `B` and `beta`.
+    /// `A` and `alpha`, and with a second term `B` and `beta`.
     pub terms: Vec<(Estimate, Estimate)>,
-    /// The exponent of the best size, [`Law::exponent`].
+    /// The exponent of the optimal size, [`Law::exponent`].
     pub exponent: Option<Estimate>,
-    /// Sum of Huber's losses of the residuals of `ln L`.
+    /// Sum of the Huber losses of the residuals of `ln L`.
     pub objective: f64,
-    /// Root of the mean squared residual of `ln L`.
+    /// Root-mean-square residual of `ln L`.
     pub rms: f64,
 }
 
-/// How well a law that is fitted to the smaller runs tells the losses of the larger ones.
+/// How well a law fitted to the smaller runs predicts the losses of the larger ones.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeldOut {
-    /// The law of the smaller runs.
+    /// The law fitted to the smaller runs.
     pub law: Law,
-    /// Runs that it was fitted to.
+    /// Number of runs that it was fitted to.
     pub fitted: usize,
-    /// Runs that it was held to: those of most compute.
+    /// Number of runs held out: those with most compute.
     pub held: usize,
-    /// Root of their mean squared `ln (predicted / measured)`.
+    /// Root mean square of `ln (predicted / measured)` over the held-out runs.
     pub rms: f64,
-    /// The mean of the same: above 0 where it predicts too much.
+    /// Mean of the same: above 0 if the law predicts too high losses.
     pub bias: f64,
 }
 
-/// Fits a law to losses at sizes `x`, a slice for each term, as Hoffmann et al. (2022): least Huber loss of the
-/// residuals of `ln L`, by L-BFGS from a grid of starts; intervals by drawing the points again (Besiroglu et al. 2024),
+/// Fits a law to losses at sizes `x`, a slice for each term, as Hoffmann et al. (2022): minimises the Huber loss of the
+/// residuals of `ln L` by L-BFGS from a grid of starts; intervals are by bootstrap over the points (Besiroglu et al. 2024),
 /// expanded for few points (Hesterberg 2015).
 ///
-/// Sizes and losses are measured by their geometric means, so that their units change nothing.
+/// Sizes and losses are scaled by their geometric means, so that their units have no effect.
 ///
 /// # Errors
-/// With fewer than twice as many points as numbers to fit; a size or a loss that is not above 0; a quantity with
-/// fewer than three values; and two that grow together.
+/// If there are fewer than twice as many points as parameters to fit, a size or a loss that is not above 0, a quantity
+/// with fewer than three distinct values, or two quantities whose logarithms are collinear; also if there are fewer than
+/// 100 draws or the level is not between 0 and 1.
 pub fn fit_law(x: &[&[f64]], loss: &[f64], level: f64, draws: Draws) -> Result<LawFit, StatsError> {
-    StatsError::unless_share("the level", level)?;
-    StatsError::unless_enough("a bootstrap", "draws", draws.count as usize, 100)?;
+    StatsError::require_share("the level", level)?;
+    StatsError::require_at_least("a bootstrap", "draws", draws.count as usize, 100)?;
     let points = Points::of(x, loss)?;
     let all: Vec<usize> = (0..loss.len()).collect();
     let (best, objective) = points.best(&all);
@@ -127,18 +128,18 @@ pub fn fit_law(x: &[&[f64]], loss: &[f64], level: f64, draws: Draws) -> Result<L
     })
 }
 
-/// Fits a law to all but the `share` of points with most compute (the product of their sizes), and holds it to these.
+/// Fits a law to all but the `share` of points with most compute (the product of their sizes), and tests it on these.
 ///
 /// # Errors
-/// As [`fit_law`] for the points that are fitted; where no point is held out; and a share that is none.
+/// As [`fit_law`] for the points that are fitted, and if no point is held out or the share is not between 0 and 1.
 pub fn held_out(x: &[&[f64]], loss: &[f64], share: f64) -> Result<HeldOut, StatsError> {
-    StatsError::unless_share("the share of points held out", share)?;
+    StatsError::require_share("the share of points held out", share)?;
     let points = Points::of(x, loss)?;
     let compute = |i: &usize| -> f64 { x.iter().map(|x| x[*i].ln()).sum() };
     let mut order: Vec<usize> = (0..loss.len()).collect();
     order.sort_by(|a, b| compute(a).total_cmp(&compute(b)));
     let held = (share * loss.len() as f64).round() as usize;
-    StatsError::unless_enough("a test on larger runs", "points held out", held, 1)?;
+    StatsError::require_at_least("a test on larger runs", "points held out", held, 1)?;
     let (fitted, held) = order.split_at(loss.len() - held);
     let pick = |values: &[f64]| -> Vec<f64> { fitted.iter().map(|&i| values[i]).collect() };
     let picked: Vec<Vec<f64>> = x.iter().map(|x| pick(x)).collect();
@@ -150,13 +151,13 @@ pub fn held_out(x: &[&[f64]], loss: &[f64], share: f64) -> Result<HeldOut, Stats
     Ok(HeldOut { law, fitted: fitted.len(), held: held.len(), rms, bias })
 }
 
-/// Points in logarithms, each quantity less its mean.
+/// Points in logarithms, each quantity centred on its mean.
 struct Points<'a> {
     x: &'a [&'a [f64]],
     loss: &'a [f64],
-    /// `ln x` of each quantity less its mean, by point.
+    /// `ln x` of each quantity minus its mean, by point.
     log_x: Vec<Vec<f64>>,
-    /// `ln L` less its mean.
+    /// `ln L` minus its mean.
     log_loss: Vec<f64>,
     means: Vec<f64>,
     loss_mean: f64,
@@ -165,9 +166,9 @@ struct Points<'a> {
 impl<'a> Points<'a> {
     fn of(x: &'a [&'a [f64]], loss: &'a [f64]) -> Result<Self, StatsError> {
         let least = 2 * (1 + 2 * x.len());
-        StatsError::unless_enough("a law of loss", "points", loss.len(), least)?;
+        StatsError::require_at_least("a law of loss", "points", loss.len(), least)?;
         for (what, values) in x.iter().map(|x| ("a size", *x)).chain([("a loss", loss)]) {
-            StatsError::unless_equal("sizes", values.len(), loss.len())?;
+            StatsError::require_equal_length("sizes", values.len(), loss.len())?;
             if let Some(&value) = values.iter().find(|value| !(**value > 0.0 && value.is_finite())) {
                 return Err(StatsError::Value { what, value, expected: "a number above 0" });
             }
@@ -201,7 +202,7 @@ impl<'a> Points<'a> {
         Ok(Self { x, loss, log_x, log_loss, means, loss_mean })
     }
 
-    /// Sum of Huber's losses over some points, and its gradient; `p` is `ln E`, then `ln A` and `alpha` of each term.
+    /// Sum of the Huber losses over the `chosen` points, and its gradient; `p` is `ln E`, then `ln A` and `alpha` of each term.
     fn objective(&self, chosen: &[usize], p: &[f64], gradient: &mut [f64]) -> f64 {
         gradient.fill(0.0);
         let mut sum = 0.0;
@@ -227,13 +228,13 @@ impl<'a> Points<'a> {
                 gradient[2 * k + 2] -= slope * parts[k + 1] * x;
             }
         }
-        // In units in which a residual of 1 counts 1, which is what the search's tolerances are made for.
+        // Scaled so that a residual of 1 has a loss of about 1, which suits the tolerances of the search.
         let unit = 1.0 / HUBER;
         gradient.iter_mut().for_each(|g| *g *= unit);
         sum * unit
     }
 
-    /// The best numbers of all starts, and the objective in its own unit.
+    /// The best parameters over all starts, and the unscaled objective.
     fn best(&self, chosen: &[usize]) -> (Vec<f64>, f64) {
         let f = |p: &[f64], g: &mut [f64]| self.objective(chosen, p, g);
         let mut scratch = vec![0.0; 1 + 2 * self.x.len()];
@@ -249,7 +250,7 @@ impl<'a> Points<'a> {
         best.map_or((scratch, f64::NAN), |best| (best.at, best.value * HUBER))
     }
 
-    /// The grid, as it is in units of the geometric means.
+    /// The grid of starts, converted to units of the geometric means.
     fn starts(&self) -> Vec<Vec<f64>> {
         let mut starts: Vec<Vec<f64>> = STARTS_E.iter().map(|e| vec![e - self.loss_mean]).collect();
         for mean in &self.means {
@@ -266,7 +267,7 @@ impl<'a> Points<'a> {
         starts
     }
 
-    /// The law of the best numbers, in the units of the points.
+    /// The law with parameters `p`, converted to the units of the points.
     fn law(&self, p: &[f64]) -> Law {
         let term = |(k, mean): (usize, &f64)| {
             let (a, alpha) = (p[2 * k + 1], p[2 * k + 2]);
@@ -275,7 +276,7 @@ impl<'a> Points<'a> {
         Law { e: (p[0] + self.loss_mean).exp(), terms: self.means.iter().enumerate().map(term).collect() }
     }
 
-    /// Laws of the points drawn again, each downhill from the best of all points.
+    /// Laws of bootstrap samples, each minimised from the best fit to all points.
     fn resampled(&self, best: &[f64], draws: Draws) -> Vec<Law> {
         let n = self.loss.len();
         let mut random = ChaCha8Rng::seed_from_u64(draws.seed);
@@ -285,7 +286,7 @@ impl<'a> Points<'a> {
             let mut different = chosen.clone();
             different.sort_unstable();
             different.dedup();
-            // So few points would lie on a curve, whatever they are.
+            // Fewer distinct points would lie on a curve whatever their values.
             if different.len() >= least {
                 return chosen;
             }
@@ -298,7 +299,7 @@ impl<'a> Points<'a> {
         samples.par_iter().map(law).collect()
     }
 
-    /// Root mean square and mean of `ln (predicted / measured)` over some points.
+    /// Root mean square and mean of `ln (predicted / measured)` over the `chosen` points.
     fn errors(&self, law: &Law, chosen: &[usize]) -> (f64, f64) {
         let error = |&i: &usize| {
             let x: Vec<f64> = self.x.iter().map(|x| x[i]).collect();
@@ -318,7 +319,7 @@ mod tests {
 
     const DRAWS: Draws = Draws { count: 100, seed: 1 };
 
-    /// Runs of a law at several sizes and lengths, their losses off by a little.
+    /// Sizes, tokens and losses of runs that follow a law up to deterministic noise.
     fn runs(noise: f64) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
         let (mut n, mut d, mut loss) = (vec![], vec![], vec![]);
         let law =
@@ -347,7 +348,7 @@ mod tests {
         close(tokens.a, 2100.0);
         close(tokens.alpha, 0.37);
         close(found.exponent.unwrap().value, 0.37 / 0.72);
-        // Other units change nothing but A and B.
+        // Other units change only A and B.
         let millions: Vec<f64> = n.iter().map(|n| n / 1e6).collect();
         let again = fit_law(&[&millions, &d], &loss, 0.95, DRAWS).unwrap();
         close(again.law.terms[0].alpha, 0.35);

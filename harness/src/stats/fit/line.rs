@@ -2,7 +2,7 @@
 
 use crate::stats::{Estimate, StatsError, t_quantile};
 
-/// The curve that is fitted.
+/// The form of the fitted curve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FitKind {
     /// `y = a x^b`, as a line in log x and log y.
@@ -20,27 +20,28 @@ pub struct Fit {
     pub kind: FitKind,
     /// `a` of the form.
     pub a: f64,
-    /// `b` of the form, the slope or the exponent, with its interval by Student's t with `n - 2` degrees of freedom.
+    /// `b` of the form, the slope or exponent, with its interval by Student's t with `n - 2` degrees of freedom.
     pub b: Estimate,
-    /// Share of the variance explained, where the line was fitted: in log y for a power law.
+    /// Share of the variance explained, in the coordinates of the fit: of log y for a power law.
     pub r2: f64,
     /// Number of points.
     pub n: usize,
-    /// Mean of `x` and sum of its squared deviations, where the line was fitted.
+    /// Mean of `x` and sum of its squared deviations, in the coordinates of the fit.
     pub x: (f64, f64),
-    /// Standard deviation of the points about the line, where it was fitted.
+    /// Residual standard deviation about the line, in the coordinates of the fit.
     pub residual: f64,
 }
 
-/// Fewest points of a fit: two lie on a line whatever they are.
+/// Minimum number of points: two always lie on a line.
 const FEWEST: usize = 3;
 
-/// Fits a curve by least squares, of a power law in both logarithms, of [`FitKind::Log`] in that of `x`.
+/// Fits a curve by least squares: a power law in the logarithms of both, [`FitKind::Log`] in that of `x`.
 ///
-/// Assumes errors of one size there; the interval of `b` holds for normal ones.
+/// Assumes errors of equal variance in these coordinates; the interval of `b` is valid for normal ones.
 ///
 /// # Errors
-/// With fewer than three points, one value of `x` only, and where a logarithm has no value.
+/// If there are fewer than three points, a single value of `x`, a number that is not finite or lacks a required logarithm,
+/// or the level is not between 0 and 1.
 pub fn fit(kind: FitKind, points: &[(f64, f64)], level: f64) -> Result<Fit, StatsError> {
     let straight = |&(x, y): &(f64, f64)| match kind {
         FitKind::Power => (x.ln(), y.ln()),
@@ -49,8 +50,8 @@ pub fn fit(kind: FitKind, points: &[(f64, f64)], level: f64) -> Result<Fit, Stat
     };
     let points: Vec<(f64, f64)> = points.iter().map(straight).collect();
     let n = points.len();
-    StatsError::unless_share("the level", level)?;
-    StatsError::unless_enough("a fit", "points", n, FEWEST)?;
+    StatsError::require_share("the level", level)?;
+    StatsError::require_at_least("a fit", "points", n, FEWEST)?;
     if points.iter().any(|(x, y)| !x.is_finite() || !y.is_finite()) {
         return Err(StatsError::Undetermined("a number is not finite, or has no logarithm".into()));
     }
@@ -78,7 +79,7 @@ pub fn fit(kind: FitKind, points: &[(f64, f64)], level: f64) -> Result<Fit, Stat
 }
 
 impl Fit {
-    /// The curve at `x`.
+    /// Value of the curve at `x`.
     pub fn at(&self, x: f64) -> f64 {
         match self.kind {
             FitKind::Power => self.a * x.powf(self.b.value),
@@ -87,7 +88,7 @@ impl Fit {
         }
     }
 
-    /// The confidence band of the mean at `x` (Draper & Smith 1998, section 1.4), of a power law in both logarithms.
+    /// Confidence band of the mean at `x` (Draper & Smith 1998, section 1.4), computed in the coordinates of the fit.
     pub fn band(&self, x: f64, level: f64) -> (f64, f64) {
         let at = if self.kind == FitKind::Linear { x } else { x.ln() };
         let n = self.n as f64;
@@ -116,15 +117,15 @@ mod tests {
 
     #[test]
     fn a_line_is_found_as_by_hand() {
-        // x - 2 = -1, 0, 1; y - 3 = -2, 1, 1: b = 3 / 2, left = 6 - 4.5, r2 = 0.75.
+        // x - 2 = -1, 0, 1; y - 3 = -2, 1, 1: b = 3 / 2, residual sum of squares = 6 - 4.5, r2 = 0.75.
         let fit = fit(FitKind::Linear, &[(1.0, 1.0), (2.0, 4.0), (3.0, 4.0)], 0.95).unwrap();
         close(fit.b.value, 1.5);
         close(fit.a, 0.0);
         close(fit.r2, 0.75);
-        // t at 0.975 with one degree of freedom is 12.7062047; the error of b is sqrt(1.5 / 1 / 2).
+        // t at 0.975 with one degree of freedom is 12.7062047; the standard error of b is sqrt(1.5 / 1 / 2).
         assert!((half(&fit) - 12.706_204_7 * 0.75f64.sqrt()).abs() < 1e-5);
         close(fit.at(4.0), 6.0);
-        // At the mean of x the error is that of a mean of three, sqrt(1.5 / 3); at 3, one from it, sqrt(1.5 (1/3 + 1/2)).
+        // At the mean of x the standard error is that of a mean of three, sqrt(1.5 / 3); at x = 3, one away, sqrt(1.5 (1/3 + 1/2)).
         for (x, error) in [(2.0, 0.5f64.sqrt()), (3.0, 1.25f64.sqrt())] {
             let (low, high) = fit.band(x, 0.95);
             assert!((high - low - 2.0 * 12.706_204_7 * error).abs() < 1e-5, "{x}: {low} {high}");

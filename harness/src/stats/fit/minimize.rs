@@ -1,33 +1,33 @@
-//! Minimising a smooth function of a few numbers: L-BFGS (Nocedal 1980) with a line search for the strong Wolfe
+//! Minimises a smooth function of a few variables: L-BFGS (Nocedal 1980) with a line search for the strong Wolfe
 //! conditions (Nocedal & Wright 2006, algorithms 7.5, 3.5 and 3.6).
 
 use std::collections::VecDeque;
 
-/// Steps whose curvature is remembered.
+/// Number of past steps whose curvature is stored.
 const MEMORY: usize = 10;
 
-/// Most steps.
+/// Maximum number of steps.
 const STEPS: usize = 1_000;
 
-/// Most places that a line search tries.
+/// Maximum number of points that a line search tries.
 const TRIES: usize = 40;
 
-/// How much of the decrease that the slope promises must come.
+/// `c1` of the Wolfe conditions: required share of the decrease that the slope predicts.
 const DECREASE: f64 = 1e-4;
 
-/// How much of the slope may be left.
+/// `c2` of the Wolfe conditions: share of the slope that may remain.
 const SLOPE: f64 = 0.9;
 
-/// Where a function is smallest.
+/// A minimum of a function.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Minimum {
-    /// The place.
+    /// Its position.
     pub at: Vec<f64>,
-    /// The function there.
+    /// Value of the function there.
     pub value: f64,
 }
 
-/// A place on a line: how far along, the function there and its gradient.
+/// A point on a search line: its step along the line, position, value and gradient.
 struct Place {
     step: f64,
     at: Vec<f64>,
@@ -35,10 +35,10 @@ struct Place {
     gradient: Vec<f64>,
 }
 
-/// The local minimum that is found downhill from a start; `f` returns its value and writes its gradient.
+/// Finds a local minimum from a start; `f` returns its value and writes its gradient.
 ///
-/// It ends where the gradient is below 1e-10 of the value's size, or where no step lowers the function any more, which
-/// is what rounding leaves of it.
+/// Stops when the largest component of the gradient is at most 1e-10 times `1e-3 + |value|`, when rounding lets no step
+/// lower the function any further, when the value is not finite, or after `STEPS` steps.
 pub fn minimize(f: &impl Fn(&[f64], &mut [f64]) -> f64, start: &[f64]) -> Minimum {
     let mut gradient = vec![0.0; start.len()];
     let value = f(start, &mut gradient);
@@ -54,7 +54,7 @@ pub fn minimize(f: &impl Fn(&[f64], &mut [f64]) -> f64, start: &[f64]) -> Minimu
             memory.clear();
             direction = now.gradient.iter().map(|g| -g).collect();
         }
-        // Without any curvature known, a step of length one at most.
+        // Without stored curvature, the first step has at most length one.
         let first = if memory.is_empty() { 1.0 / dot(&direction, &direction).sqrt().max(1.0) } else { 1.0 };
         let Some(next) = search(f, &now, &direction, first) else {
             if memory.is_empty() {
@@ -80,7 +80,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// The gradient, turned by what is known of the curvature (algorithm 7.4).
+/// The descent direction: the negative gradient, transformed by the stored curvature (algorithm 7.4).
 fn downhill(gradient: &[f64], memory: &VecDeque<(Vec<f64>, Vec<f64>)>) -> Vec<f64> {
     let mut q = gradient.to_vec();
     let mut taken = vec![0.0; memory.len()];
@@ -100,7 +100,7 @@ fn downhill(gradient: &[f64], memory: &VecDeque<(Vec<f64>, Vec<f64>)>) -> Vec<f6
     q
 }
 
-/// A place along `direction` that is low and flat enough; `None` where none is lower.
+/// Finds a point along `direction` that satisfies the Wolfe conditions, or else is lower than the start; `None` if none is.
 fn search(
     f: &impl Fn(&[f64], &mut [f64]) -> f64,
     from: &Place,
@@ -116,7 +116,7 @@ fn search(
     };
     let is_high = |p: &Place| p.value.is_nan() || p.value > from.value + DECREASE * p.step * slope;
     let is_flat = |p: &Place| dot(&p.gradient, direction).abs() <= -SLOPE * slope;
-    // `low` is the lowest place so far that is low enough; the wanted one lies between it and `end`.
+    // `low` is the lowest point so far with sufficient decrease; the wanted one lies between it and `end`.
     let (mut low, mut end): (Option<Place>, Option<f64>) = (None, None);
     let mut step = first;
     for _ in 0..TRIES {
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn the_valley_of_rosenbrock_is_walked_to_its_end() {
-        // Rosenbrock 1960, of four numbers: least at 1, 1, 1, 1.
+        // Rosenbrock 1960, in four variables: its minimum is at 1, 1, 1, 1.
         let f = |x: &[f64], g: &mut [f64]| {
             g.fill(0.0);
             let mut sum = 0.0;
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_kink_is_found() {
-        // Nearly |x - 2| + 0.01 y^2, rounded within 1e-3 as Huber's loss is.
+        // Nearly |x - 2| + 0.01 y^2, smoothed within 1e-3 like the Huber loss.
         let f = |x: &[f64], g: &mut [f64]| {
             let r = x[0] - 2.0;
             let inside = r.abs() <= 1e-3;

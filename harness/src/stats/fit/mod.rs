@@ -1,5 +1,5 @@
-//! Curves through points: lines in plain or logarithmic numbers, laws of loss over size and data, and the optimum of a
-//! budget of compute.
+//! Curve fits: lines in linear or logarithmic coordinates, laws of loss over model size and data, and the optimum of a
+//! compute budget.
 
 mod isoflop;
 mod law;

@@ -1,12 +1,12 @@
-//! Lengths by measured time, and every error with its exact text.
+//! Tests of lengths by measured time, and of every error with its exact text.
 
 use super::{TINY, errors, read, trials};
 use crate::sweep::plan::{memory_mb, plan};
 use serde_json::{Value, json};
 use std::fs;
 
-/// A report as `mindscale report` writes it, of trials with 5168, 8272 and 14480 weights: the first has sat two exams,
-/// and the stage runs of the last two have not finished.
+/// A report as `mindscale report` writes it, of trials with 5168, 8272 and 14480 weights: the first took two exams, and the
+/// stage runs of the last two have not finished.
 const REPORT: &str = "\
 trial,sweep,seed,pretrain.lr,model.n_layers,params,val_loss,stage,status,reason,run.pretrain,pretrain.tokens_per_second
 9f0c,speeds,1,0.01,1,5168,2.5,pretrain,done,,pretrain-a,1000.5
@@ -17,12 +17,12 @@ aa01,speeds,2,0.02,2,8272,,,failed,\"too long, stopped\",pretrain-d,
 b3c8,speeds,1,0.01,4,14480,,,pending,,,
 ";
 
-/// What stands in the place of the file in messages.
+/// The placeholder for the file in messages.
 const FILE: &str = "results/speeds/trials.csv";
 
 const MEASURE: &str = "measure first, with a short run of all shapes of this sweep: docs/sweeps.md";
 
-/// What a call gives of a sweep whose `FILE` has this text.
+/// The result of a call with a sweep whose `FILE` has this text, and the path of the file.
 fn with_report<T>(report: &str, sweep: &str, call: impl Fn(&str) -> T) -> (T, String) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("trials.csv");
@@ -31,20 +31,20 @@ fn with_report<T>(report: &str, sweep: &str, call: impl Fn(&str) -> T) -> (T, St
     (call(&sweep.replace(FILE, &path)), path.into_owned())
 }
 
-/// What is wrong with a sweep whose `FILE` has this text.
+/// The errors of a sweep whose `FILE` has this text.
 fn wrong(report: &str, sweep: &str) -> String {
     let (found, path) = with_report(report, sweep, errors);
     found.replace(&path, FILE)
 }
 
-/// A sweep of tiny models 16 wide, with these sections before its pretraining of 10 seconds.
+/// A sweep of tiny models of width 16, with these sections before the constraint of 10 seconds for its pretraining.
 fn timed(sections: &str) -> String {
     format!(
         "{TINY}d_model = 16\n{sections}[solve]\n\"pretrain.tokens\" = {{ seconds = 10, measured = \"{FILE}\" }}\n"
     )
 }
 
-/// The last key of each trial, which is what was solved.
+/// The last key of each trial, which is the solved one.
 fn solved(report: &str, sweep: &str) -> Vec<(String, Value)> {
     let of = |text: &str| trials(text).into_iter().filter_map(|mut trial| trial.keys.pop()).collect();
     with_report(report, sweep, of).0
@@ -56,18 +56,18 @@ fn tokens(report: &str, sweep: &str) -> Vec<u64> {
 
 #[test]
 fn a_length_is_the_time_at_the_speed_of_the_shape() {
-    // (1000.5 + 2000) / 2 and 500.25 tokens a second, each stage run once whatever its seed and learning rate.
+    // (1000.5 + 2000) / 2 and 500.25 tokens per second; each stage run counts once, whatever its seed and learning rate.
     let sweep = timed("[axes]\n\"model.n_layers\" = [1, 2]\n\"pretrain.lr\" = [0.01, 0.5]\nseed = [1, 7]\n");
     let expected = [15002, 5002].map(|tokens| vec![("pretrain.tokens".to_string(), json!(tokens)); 4]);
     assert_eq!(solved(REPORT, &sweep), expected.concat());
     let (made, _) = with_report(REPORT, &sweep, trials);
     let pretrain = &made[0].config.pretrain.training;
     assert_eq!((pretrain.flops, pretrain.tokens), (None, Some(15002)));
-    // As of any tokens, with what fills the last batch of 16 rows of 512.
+    // A bound as for any tokens, with what fills the last batch of 16 rows of 512.
     let row = &plan(&made[..1], |_| "1".into(), |_, _| None, memory_mb)[0];
     assert_eq!(row.keys.last().unwrap(), &("pretrain.tokens".into(), json!(15002)));
     assert!(row.tokens.unwrap() >= 15002 + 8191, "{row:?}");
-    // Not only whole seconds.
+    // Fractions of seconds work as well.
     assert_eq!(tokens(REPORT, &timed("").replace("= 10,", "= 0.5,")), [750]);
 }
 
@@ -124,7 +124,7 @@ fn shapes_without_a_speed_are_named() {
              params = 14480, as no such stage run has finished; finish that run"
         )
     );
-    // What only the base says is seen by the number of weights: 128 more embeddings of 16.
+    // A key set in the base only is noticed by the number of weights: 128 more embeddings of 16.
     assert_eq!(
         wrong(REPORT, &timed("").replace("vocab_size = 128", "vocab_size = 256")),
         format!("a.toml:12: pretrain.tokens: {FILE} has no params = 7216, only 5168, 8272, 14480; {MEASURE}")
@@ -139,15 +139,15 @@ fn shapes_that_would_share_a_speed_are_refused() {
     assert_eq!(
         wrong(REPORT, &timed(sections)),
         format!(
-            "a.toml:17: pretrain.tokens: {FILE} has no column model.n_heads, pretrain.seq_len, which varies here, \
+            "a.toml:17: pretrain.tokens: {FILE} has no column model.n_heads, pretrain.seq_len, which this sweep varies, \
              so that shapes would share a speed; {MEASURE}"
         )
     );
-    // A size that is solved varies, too, and so does one that is drawn.
+    // A solved size varies, too, and so does a drawn one.
     let sweep = timed("") + "\"model.d_model\" = { params = 5168 }\n";
-    assert!(wrong(REPORT, &sweep).contains(" has no column model.d_model, which varies here"));
+    assert!(wrong(REPORT, &sweep).contains(" has no column model.d_model, which this sweep varies"));
     let sweep = timed("[sample]\ncount = 1\npretrain.batch_size = { int_uniform = [1, 2] }\n");
-    assert!(wrong(REPORT, &sweep).contains(" has no column pretrain.batch_size, which varies here"));
+    assert!(wrong(REPORT, &sweep).contains(" has no column pretrain.batch_size, which this sweep varies"));
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn files_without_speeds_are_named() {
              expected the trials.csv of a report; {MEASURE}"
         )
     );
-    // Bytes that are no text.
+    // Bytes that are not UTF-8.
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.csv");
     fs::write(&path, b"params,pretrain.tokens_per_second\n\xff,1\n").unwrap();
@@ -221,8 +221,8 @@ fn wrong_lengths_are_named() {
         assert_eq!(solve(table), problem, "{table}");
     }
     for (seconds, comes_to) in [
-        ("1e-6", "0.000001 at 1500.25 tokens/s comes to 1.50e-3"),
-        ("1e12", "1000000000000 at 1500.25 tokens/s comes to 1.50e15"),
+        ("1e-6", "0.000001 at 1500.25 tokens/s gives 1.50e-3"),
+        ("1e12", "1000000000000 at 1500.25 tokens/s gives 1.50e15"),
     ] {
         assert_eq!(
             wrong(REPORT, &timed("").replace("= 10,", &format!("= {seconds},"))),
@@ -230,8 +230,8 @@ fn wrong_lengths_are_named() {
         );
     }
     for (key, problem) in [
-        ("enabled = false", "the stage is left out; set pretrain.enabled = true"),
-        ("steps = 3", "pretrain.steps = 3 would win; set pretrain.steps = \"unset\""),
+        ("enabled = false", "the stage is disabled; set pretrain.enabled = true"),
+        ("steps = 3", "pretrain.steps = 3 would take precedence; set pretrain.steps = \"unset\""),
         ("flops = 1e9", "pretrain.flops = 1e9 is set as well; set pretrain.flops = \"unset\""),
     ] {
         let found = wrong(REPORT, &timed(&format!("[base.pretrain]\n{key}\n")));

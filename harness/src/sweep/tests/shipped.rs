@@ -1,4 +1,4 @@
-//! Sweeps as they are shipped say what they mean.
+//! Tests that the sweeps shipped with the program have the trials that they describe.
 
 use super::{Overrides, Sweep, Trial};
 use std::path::Path;

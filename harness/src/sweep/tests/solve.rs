@@ -1,4 +1,4 @@
-//! What is solved for, and every error with its exact text.
+//! Tests of solved keys, and of every error with its exact text.
 
 use super::{TINY, errors, trials, values};
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 #[test]
 fn width_is_solved_for_a_number_of_weights() {
     // At d_model 16 the feed-forward is 48 wide: 128*16 + 16*(2*16+16) + 3*16*48 + 3*16 = 5168 weights;
-    // at 20 it is 56: 2560 + 20*(40+20) + 3*20*56 + 60 = 7180; at 12, 32: 1536 + 432 + 1152 + 36 = 3156.
+    // at 20 it is 56: 2560 + 20*(40+20) + 3*20*56 + 60 = 7180; at 12 it is 32: 1536 + 432 + 1152 + 36 = 3156.
     for (goal, width) in [(5168, 16), (5100, 16), (7100, 20), (3200, 12)] {
         let text = format!("{TINY}[solve]\n\"model.d_model\" = {{ params = {goal} }}\n");
         assert_eq!(values(&text), [[json!(width)]]);
@@ -20,14 +20,14 @@ fn width_is_solved_for_a_number_of_weights() {
 #[test]
 fn depth_and_hidden_sizes_are_solved_as_well() {
     let base = format!("{TINY}d_model = 16\n");
-    // 2048 + 16 outside the blocks, 768 + 2304 + 32 = 3104 in each.
+    // 2048 + 16 outside the blocks, 768 + 2304 + 32 = 3104 in each block.
     let text = format!("{base}[solve]\n\"model.n_layers\" = {{ params = {} }}\n", 2064 + 5 * 3104);
     assert_eq!(values(&text), [[json!(5)]]);
-    // 2048 + 16 + 768 + 32 = 2864 without the feed-forward, 48 for each unit of it.
+    // 2048 + 16 + 768 + 32 = 2864 without the feed-forward, 48 for each hidden unit.
     let text =
         format!("{base}[solve]\n\"model.hidden_dim\" = {{ params = {}, tolerance = 0 }}\n", 2864 + 48 * 77);
     assert_eq!(values(&text), [[json!(77)]]);
-    // Two routed experts and a shared one of three or four are passed: 3 * 48 for each unit, and a router of 64.
+    // A token passes three experts, two routed and one shared: 3 * 48 for each hidden unit, and a router of 64.
     let text = format!(
         "{base}n_experts = 4\n[solve]\n\"model.expert_hidden_dim\" = {{ active_params = {} }}\n",
         2864 + 64 + 3 * 48 * 10
@@ -37,8 +37,8 @@ fn depth_and_hidden_sizes_are_solved_as_well() {
 
 #[test]
 fn heads_and_weights_without_the_embedding_are_solved_as_well() {
-    // Two query heads, one of keys and one of values, at d_model 16: 16 * 6 for each unit of the head's size. Without
-    // the 2048 of the embedding, 2304 of the feed-forward and 3 * 16 of norms beside it.
+    // Two query heads, one of keys and one of values, at d_model 16: 16 * 6 for each unit of the head dimension. Apart from
+    // the embedding's 2048, the feed-forward has 2304 and the norms have 3 * 16.
     let base = format!("{TINY}d_model = 16\n");
     let text = format!(
         "{base}[solve]\n\"model.head_dim\" = {{ non_embedding_params = {}, tolerance = 0 }}\n",
@@ -47,15 +47,15 @@ fn heads_and_weights_without_the_embedding_are_solved_as_well() {
     assert_eq!(values(&text), [[json!(12)]]);
     let text = format!("{base}[solve]\n\"model.head_dim\" = {{ params = {} }}\n", 2048 + 2304 + 48 + 96 * 30);
     assert_eq!(values(&text), [[json!(30)]]);
-    // Heads of a size of their own leave the width free: 128 of the embedding, 48 of attention, 144 of the feed-forward
-    // and 3 of norms for each unit of it.
+    // A head dimension of its own leaves the width free: 128 of the embedding, 48 of attention, 144 of the feed-forward
+    // and 3 of norms for each unit of width.
     let text = format!(
         "{base}head_dim = 8\n[solve]\n\"model.d_model\" = {{ params = {}, tolerance = 0 }}\n",
         323 * 17
     )
     .replace("d_model = 16\n", "");
     assert_eq!(values(&text), [[json!(17)]]);
-    // 5168 of d_model 16 with the 2048.
+    // At d_model 16, 5168 with the embedding's 2048.
     let text = format!("{TINY}[solve]\n\"model.d_model\" = {{ non_embedding_params = 3120 }}\n");
     assert_eq!(values(&text), [[json!(16)]]);
     assert_eq!(
@@ -72,7 +72,7 @@ fn a_length_is_solved_for_a_number_of_operations() {
     let trial = &trials(&text)[0];
     let pretrain = &trial.config.pretrain.training;
     assert_eq!((pretrain.flops, pretrain.tokens), (Some(1e9), None));
-    // The shape comes first, since the cost follows from it; the tokens follow from the data.
+    // The shape is solved first, since the cost depends on it; the tokens depend on the data.
     assert_eq!(trial.keys, [("model.d_model".into(), json!(16)), ("pretrain.tokens".into(), Value::Null)]);
     assert_eq!(
         errors("[base.sft]\nflops = 1e9\n[solve]\nsft.tokens = { flops = 2e9 }\n"),
@@ -85,7 +85,7 @@ fn solving_is_done_for_each_trial() {
     let text = format!(
         "{TINY}[axes]\n\"model.n_heads\" = [2, 4]\n[solve]\n\"model.d_model\" = {{ params = 5168, tolerance = 0.5 }}\n"
     );
-    // Multiples of 4 and of 8; key and value of one of four heads are half as wide.
+    // Multiples of 4 and of 8; with four heads, the one key head and the one value head are half as wide.
     assert_eq!(values(&text), [[json!(2), json!(16)], [json!(4), json!(16)]]);
 }
 
@@ -139,11 +139,11 @@ fn wrong_constraints_are_named() {
     );
     assert_eq!(
         errors("[base.sft]\nenabled = false\n[solve]\nsft.tokens = { flops = 1e9 }\n"),
-        "a.toml:5: sft.tokens: the stage is left out; set sft.enabled = true"
+        "a.toml:5: sft.tokens: the stage is disabled; set sft.enabled = true"
     );
     assert_eq!(
         errors("[base.sft]\nsteps = 3\n[solve]\nsft.tokens = { flops = 1e9 }\n"),
-        "a.toml:5: sft.tokens: sft.steps = 3 would win; set sft.steps = \"unset\""
+        "a.toml:5: sft.tokens: sft.steps = 3 would take precedence; set sft.steps = \"unset\""
     );
     assert_eq!(
         errors("[solve]\nmodel.expert_hidden_dim = { params = 1e9 }\n"),
@@ -167,7 +167,7 @@ fn a_constraint_without_a_solution_names_the_nearest() {
          within 12.1 %; the nearest, 20, gives 7180, 12.2 % more"
     );
     assert_eq!(
-        errors("[solve]\npretrain.tokens = { flops = 1 }\n").split(" comes").next(),
+        errors("[solve]\npretrain.tokens = { flops = 1 }\n").split(" gives").next(),
         Some("a.toml:3: pretrain.tokens: flops = 1e0")
     );
 }

@@ -1,4 +1,4 @@
-//! `[tune]`: its candidates, and every error with its exact text.
+//! Tests of `[tune]`: its candidates, and every error with its exact text.
 
 use super::{errors, trials, with};
 use crate::config::TrainStage;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 const BASE: &str =
     "[base.pretrain]\nsteps = 100\nwarmup_steps = 5\n[axes]\nseed = [1, 2]\n\"model.n_layers\" = [2, 4]\n";
 
-/// Whom a candidate is for, its value and rung by their places, and its keys.
+/// A candidate: name of its group, indices of its value and its rung, and its keys.
 type Tried = (String, usize, usize, Vec<(String, Value)>);
 
 fn candidates(trials: &[Trial]) -> Vec<Tried> {
@@ -35,7 +35,7 @@ fn a_grid_tries_every_value_for_every_setting() {
     assert_eq!(tried[11], ("model.n_layers = 4".into(), 2, 0, keys(4e-3, 8, 4)));
     let last = &found[15];
     assert_eq!((last.config.seed, last.config.model.n_layers), (2, 4));
-    // What is tuned has no value yet, and its first one in the configuration.
+    // The tuned key has no value yet, and its first one in the configuration.
     assert_eq!(last.keys[2], key("pretrain.lr", Value::Null));
     assert_eq!(last.config.pretrain.training.lr, 1e-3);
     let Some(Part::Tuned { tuning, chosen: None }) = &last.part else { panic!("{:?}", last.part) };
@@ -66,16 +66,28 @@ fn rungs_of_halving_are_shorter_the_earlier_they_are() {
     let tuning = found[0].part.as_ref().unwrap().tuning();
     assert_eq!((tuning.rungs.as_slice(), tuning.trials()), (&[5, 3, 2][..], 10));
     assert_eq!(found[0].keys.last().unwrap(), &("pretrain.steps".to_string(), json!(25)));
-    // A rung of one value would decide nothing.
+    // A rung with one value would decide nothing.
     let few = trials(&text.replace("3e-3, 4e-3, 5e-3", "3e-3"));
     assert_eq!(few[0].part.as_ref().unwrap().tuning().rungs, [3, 2]);
-    // Shares of tokens and of passes.
+    // Shares of tokens and of epochs.
     let tokens = trials(
         &text.replace("steps = 100", "tokens = 1_000_001").replace("method", "rungs = 2\nkeep = 0.3\nmethod"),
     );
     assert_eq!(tokens[0].config.pretrain.training.tokens, Some(300_000));
     let epochs = trials(&text.replace("steps = 100", "epochs = 0.1"));
     assert_eq!(epochs[0].config.pretrain.training.epochs, 0.025);
+}
+
+#[test]
+fn a_rung_shorter_than_its_warm_up_is_refused() {
+    let text = format!(
+        "{BASE}[tune]\nseeds = [7]\nmethod = \"halving\"\n\"pretrain.lr\" = [1e-3, 2e-3, 3e-3, 4e-3, 5e-3]\n"
+    );
+    // Of 100 steps the rungs train 25, 50 and 100.
+    assert_eq!(candidates(&trials(&text.replace("warmup_steps = 5", "warmup_steps = 25"))).len(), 2 * 3 * 5);
+    let told = errors(&text.replace("warmup_steps = 5", "warmup_steps = 26"));
+    assert!(told.starts_with("a.toml:4: pretrain.warmup_steps: is 26"), "{told}");
+    assert!(told.contains("; rung 1 of 3 trains a part of the length only"), "{told}");
 }
 
 #[test]
@@ -96,7 +108,7 @@ fn settings_that_differ_in_what_at_sets_share_a_value() {
     );
     let training = &shared[0].config.pretrain.training;
     assert_eq!((training.steps, training.decay_share), (Some(50), 0.4));
-    // The study has its own.
+    // The trials of the study have their own.
     assert_eq!(shared.last().unwrap().config.pretrain.training.decay_share, 0.2);
 }
 
@@ -129,11 +141,11 @@ fn mistakes_are_told_with_their_places() {
     let lr = "\"pretrain.lr\" = [1e-3, 2e-3]\n";
     assert_eq!(
         tune(lr),
-        "a.toml:8: tune.seeds: missing, expected seeds for tuning that no trial of the study has, such as seeds = [101]"
+        "a.toml:8: tune.seeds: missing, expected seeds that no trial of the study has, such as seeds = [101]"
     );
     assert_eq!(
         tune(&format!("seeds = [2]\n{lr}")),
-        "a.toml:9: tune.seeds: has 2, a seed of the study, expected others: values are chosen on data of their own"
+        "a.toml:9: tune.seeds: has 2, a seed of the study, expected seeds that no trial of the study has"
     );
     assert_eq!(
         tune(&format!("seeds = [7, 7]\n{lr}")),
@@ -198,6 +210,6 @@ fn a_key_that_is_set_from_outside_is_not_tuned() {
     let error = Sweep::read_str("a.toml", &text, &with(&["pretrain.lr=1e-2"])).unwrap_err().to_string();
     assert_eq!(
         error,
-        "--set pretrain.lr=1e-2: pretrain.lr: is varied by the sweep, see a.toml:10; leave it out here or change the file"
+        "--set pretrain.lr=1e-2: pretrain.lr: is varied by the sweep, see a.toml:10; remove it here or change the file"
     );
 }

@@ -1,14 +1,14 @@
-//! Training on the emulated card: half precision beside single, steps whose gradient overflows, and resuming.
+//! Training on the emulated GPU: half compared with single precision, steps whose gradient overflows, and resuming.
 
 use super::*;
 use model::{Device, Precision};
 
-/// [`trial`] on the emulated card.
+/// [`trial`] on the emulated GPU.
 fn on_gpu(precision: Precision, training: Training) -> TrialConfig {
     TrialConfig { device: Device::Cuda(None), precision, ..trial(training) }
 }
 
-/// `metrics.csv` without the columns that tell time: step, split, loss and norm of the gradient.
+/// `metrics.csv` without the columns of times: step, split, loss and gradient norm.
 fn metrics(run: &Path) -> Vec<(u64, String, f64, Option<f64>)> {
     let mut csv = csv::Reader::from_path(run.join("metrics.csv")).unwrap();
     let rows = csv.deserialize::<BTreeMap<String, String>>().map(|row| row.unwrap());
@@ -37,7 +37,7 @@ fn halved_numbers_follow_those_of_single_precision() {
     };
     let single = losses("single", &on_gpu(Precision::F32, training.clone()));
     assert!(single.len() > 20 && single[0] - single[19] > 0.05, "{single:?}");
-    // Eight and eleven bits of fraction.
+    // bf16 has 8 bits of significand, f16 has 11.
     for (precision, bound) in [(Precision::Bf16, 2e-2), (Precision::F16, 4e-3)] {
         let half = losses(precision.name(), &on_gpu(precision, training.clone()));
         let off = single.iter().zip(&half).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
@@ -46,7 +46,7 @@ fn halved_numbers_follow_those_of_single_precision() {
     }
 }
 
-/// Has trainings begin with a model whose last scale is so large that the gradient of a loss of 65,536 times overflows half precision.
+/// Makes trainings start from a model whose last scale is so large that its gradient, with the loss scaled by 65,536, overflows half precision.
 fn steep(dir: &Path, trial: &TrialConfig) {
     let mut weights = model::Weights::random(&trial.model, 1);
     let scale = weights.layout.norm.clone();
@@ -83,7 +83,7 @@ fn steps_that_overflow_are_skipped_told_and_remembered() {
         whole.notices
     );
     assert!((2..16).contains(&skipped), "{skipped}");
-    // The first of them: nothing has changed as long as the only row has the same loss.
+    // Each overflowed step leaves the weights unchanged: the loss of the only row stays the same.
     let rows: Vec<_> =
         metrics(&dir.path().join("whole")).into_iter().filter(|row| row.1 == "train").collect();
     let overflowed = |row: &(u64, String, f64, Option<f64>)| !row.3.is_some_and(f64::is_finite);
@@ -93,7 +93,7 @@ fn steps_that_overflow_are_skipped_told_and_remembered() {
         first >= 2 && (1..=first).all(|step| rows[step].2 == rows[0].2) && rows[first + 1].2 != rows[0].2,
         "{rows:?}"
     );
-    // Stopped while steps are skipped, and behind them.
+    // Stopped while steps are skipped, and after that.
     for stop_at in [1, 12] {
         assert_eq!(train(dir.path(), "stopped", &trial, stop_at), None);
     }

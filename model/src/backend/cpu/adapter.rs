@@ -1,4 +1,4 @@
-//! Low-rank adapters (Hu et al. 2021): the merged weight, and its gradient carried over to `A` and `B`.
+//! Low-rank adapters (Hu et al. 2021): the merged weight, and the gradients of `A` and `B` derived from its gradient.
 
 use super::Buffer;
 use super::gemm::{Mat, matmul};
@@ -15,7 +15,7 @@ pub fn merge(w: &mut [f32], base: &[f32], adapters: &[f32], adapter: &Adapter, s
     }
 }
 
-/// Writes `dA = Bᵀ (scale dW)` and `dB = (scale dW) Aᵀ`, the chain rule of [`merge`].
+/// Writes `dA = Bᵀ (scale dW)` and `dB = (scale dW) Aᵀ`: the chain rule applied to [`merge`].
 pub fn pull_back(grads: &mut [f32], dw: &[f32], adapters: &[f32], adapter: &Adapter, scale: f32) {
     let (a, b) = matrices(adapters, adapter);
     let mut scaled = Buffer::copy_of(&dw[adapter.weight.range.clone()]);

@@ -1,10 +1,10 @@
 //! Causal grouped-query attention by tiles: no `seq x seq` matrix, no work across documents.
 //!
-//! Queries and keys come head by head, already rotated, the queries already scaled by `1 / sqrt(head_dim)`.
-//! A tile is 64 positions of one key-value head's queries against all keys that they see; the log-sum-exp of each row
-//! is kept and the backward pass computes the probabilities again (Dao et al. 2022, algorithm 4).
+//! Queries and keys are arranged by head and already rotated, the queries also scaled by `1 / sqrt(head_dim)`. A tile
+//! is 64 positions of one key-value head's queries against all keys that they see; the log-sum-exp of each row is kept,
+//! and the backward pass recomputes the probabilities (Dao et al. 2022, algorithm 4).
 
-use super::gemm::{Mat, Part, Sight, matmul_part};
+use super::gemm::{CausalMask, Mat, Part, matmul_part};
 use super::math::{self, LANES};
 use super::{Buffer, Cpu};
 use crate::backend::{Attention, Dropout, Pieces, Qkv};
@@ -13,10 +13,10 @@ use crate::tokens::Ragged;
 use multiversion::multiversion;
 use std::ops::Range;
 
-/// Positions of a query tile.
+/// Number of positions per query tile.
 const TILE: usize = 64;
 
-/// Keys and values of what a sequence has read.
+/// Keys and values of the positions that a sequence has read.
 pub struct Cache {
     /// Rotated keys, `(n_kv_heads, capacity, head_dim)`.
     pub k: Vec<f32>,
@@ -24,7 +24,7 @@ pub struct Cache {
     pub v: Vec<f32>,
 }
 
-/// Copies a range of positions behind the first `at` ones, head by head. Both: `(n_kv_heads, positions, head_dim)`.
+/// Copies a range of positions to offset `at`, for every head. Both arrays: `(n_kv_heads, positions, head_dim)`.
 pub fn copy_positions(to: &mut [f32], at: usize, from: &[f32], range: Range<usize>, heads: Heads) {
     let (hd, room, there) = (heads.head_dim, to.len() / heads.n_kv_heads, from.len() / heads.n_kv_heads);
     for (to, from) in to.chunks_exact_mut(room).zip(from.chunks_exact(there)) {
@@ -32,20 +32,21 @@ pub fn copy_positions(to: &mut [f32], at: usize, from: &[f32], range: Range<usiz
     }
 }
 
-/// A tile of queries of one key-value head. Positions are counted from the first of the keys among which its own lie.
+/// A tile of queries of one key-value head. Positions count from the first of the keys that the tile attends to: of its
+/// document, or of a cache.
 struct Tile {
-    /// Rows of the batch.
+    /// The tile's rows of the batch.
     rows: Range<usize>,
     /// Position of the first query.
     first: usize,
-    /// Positions of the keys: from the first that a query sees to the last query, or to the last key before it.
+    /// Positions of the keys: from the first one visible to the first query, to that of the last query or the last key.
     keys: Range<usize>,
     repeats: usize,
     window: usize,
 }
 
 impl Tile {
-    /// The row of its document's first position, where the document lies in the batch from there on.
+    /// Batch row of the document's first position; valid if the whole document is in the batch.
     fn start(&self) -> usize {
         self.rows.start - self.first
     }
@@ -54,7 +55,7 @@ impl Tile {
         self.rows.len() * self.repeats
     }
 
-    /// Keys of the tile that a row may see.
+    /// The keys that a row sees, relative to the tile's first key.
     fn visible(&self, row: usize) -> Range<usize> {
         let end = self.first + row / self.repeats + 1;
         let [start, end] = [end.saturating_sub(self.window), end]
@@ -62,23 +63,23 @@ impl Tile {
         start..end
     }
 
-    /// The same for products, but for the lower end of a window.
-    fn sight(&self) -> Sight {
-        Sight { lead: self.first - self.keys.start, repeats: self.repeats }
+    /// The same for matrix products, without the lower limit of a window.
+    fn mask(&self) -> CausalMask {
+        CausalMask { prefix_keys: self.first - self.keys.start, repeats: self.repeats }
     }
 
-    /// Element ranges of the tile's rows in a `(n, repeats, width)` array.
+    /// Element range of the tile's rows in a `(n, repeats, width)` array.
     fn rows_of(&self, width: usize) -> Range<usize> {
         self.rows.start * self.repeats * width..self.rows.end * self.repeats * width
     }
 
-    /// Elements from one row of scores to the next: whole vectors, so that no row ends in a scalar loop.
+    /// Elements between the starts of adjacent score rows: a whole number of vectors, so that no row ends in a scalar loop.
     fn stride(&self) -> usize {
         self.keys.len().next_multiple_of(LANES)
     }
 }
 
-/// The tiles of some rows of the batch, the first of which stands at the position `first`; `keys`: how many there are.
+/// Tiles of some rows of the batch; `first` is the position of the first row, `keys` the number of keys.
 fn tiles(rows: Range<usize>, first: usize, keys: usize, attention: &Attention) -> impl Iterator<Item = Tile> {
     let (repeats, window) = (attention.heads.repeats(), attention.window.unwrap_or(usize::MAX));
     let (begin, end) = (rows.start, rows.end);
@@ -89,27 +90,27 @@ fn tiles(rows: Range<usize>, first: usize, keys: usize, attention: &Attention) -
     })
 }
 
-/// The tiles of a batch, document by document.
+/// Tiles of a batch, document by document.
 fn tiles_of_batch<'a>(batch: &'a Ragged, attention: &'a Attention) -> impl Iterator<Item = Tile> + 'a {
     let documents = batch.documents.windows(2);
     documents.flat_map(|rows| tiles(rows[0]..rows[1], 0, rows[1] - rows[0], attention))
 }
 
-/// Rows of the batch that see the same positions of one cache.
+/// Consecutive rows of the batch that see the same positions of one cache.
 struct Run<'a> {
     cache: &'a Cache,
-    /// Keys of the cache.
+    /// Number of keys in the cache that the rows may see.
     keys: usize,
     /// Rows of the batch.
     rows: Range<usize>,
-    /// Position of the first row, counted from the cache's first.
+    /// Position of the first row, counted from the first position of the cache.
     first: usize,
-    /// Whether the rows have seen other keys before.
+    /// Whether the rows have already attended to other keys.
     merges: bool,
 }
 
-/// All that the rows of a batch see, those that see the same together; earlier pieces of a document stand before later
-/// ones. Where a window hides keys, each document sees other ones.
+/// Everything that the rows of a batch see, combining consecutive documents that see the same keys; earlier pieces of a
+/// document precede later ones. If a window hides keys, each document gets its own run.
 fn runs<'a>(seen: &[Pieces<'a, Cache>], batch: &Ragged, attention: &Attention) -> Vec<Run<'a>> {
     let mut runs: Vec<Run> = vec![];
     let most = seen.iter().map(Vec::len).max().unwrap_or(0);
@@ -121,6 +122,7 @@ fn runs<'a>(seen: &[Pieces<'a, Cache>], batch: &Ragged, attention: &Attention) -
                 Some(last)
                     if attention.window.is_none()
                         && std::ptr::eq(last.cache, cache)
+                        && last.keys == keys
                         && last.rows.end == rows[0] =>
                 {
                     last.rows.end = rows[1];
@@ -138,14 +140,14 @@ fn runs<'a>(seen: &[Pieces<'a, Cache>], batch: &Ragged, attention: &Attention) -
 /// Keys and values of a tile: `(keys, head_dim)` each.
 type Keys<'a> = (&'a [f32], &'a [f32]);
 
-/// Those of a batch, `(n_kv_heads, n, head_dim)`.
+/// The keys and values of a tile from a batch, `(n_kv_heads, n, head_dim)`.
 fn of_batch<'a>(qkv: &'a Qkv<Cpu>, heads: Heads, head: usize, tile: &Tile) -> Keys<'a> {
     let (n, hd, start) = (qkv.k.len() / heads.kv_width(), heads.head_dim, tile.start());
     let range = (head * n + start + tile.keys.start) * hd..(head * n + start + tile.keys.end) * hd;
     (&qkv.k[range.clone()], &qkv.v[range])
 }
 
-/// Those of a cache.
+/// The keys and values of a tile from a cache.
 fn of_cache<'a>(cache: &'a Cache, heads: Heads, head: usize, tile: &Tile) -> Keys<'a> {
     let capacity = cache.k.len() / heads.kv_width();
     let of = |position: usize| (head * capacity + position) * heads.head_dim;
@@ -153,7 +155,7 @@ fn of_cache<'a>(cache: &'a Cache, heads: Heads, head: usize, tile: &Tile) -> Key
     (&cache.k[range.clone()], &cache.v[range])
 }
 
-/// `out`: `(n, n_heads head_dim)`; returns the log-sum-exp of each row, `(n_kv_heads, n, repeats)`.
+/// Writes `out`, `(n, n_heads head_dim)`; returns the log-sum-exp of each row, `(n_kv_heads, n, repeats)`.
 pub fn forward(out: &mut [f32], qkv: &Qkv<Cpu>, batch: &Ragged, attention: &Attention) -> Buffer {
     debug_assert!(batch.starts.iter().all(|&start| start == 0));
     let (heads, n) = (attention.heads, batch.len());
@@ -167,9 +169,9 @@ pub fn forward(out: &mut [f32], qkv: &Qkv<Cpu>, batch: &Ragged, attention: &Atte
     lse
 }
 
-/// [`forward`] where keys and values are in caches. A row that sees several pieces has the mean of what it finds in
-/// each, weighted by the sums of their exponentials (Dao et al. 2022, section 3.1); what rows of several documents see
-/// of one cache is looked at together.
+/// [`forward`] with keys and values in caches. If a row sees several pieces, its result is the mean of the results of
+/// the pieces, weighted by their sums of exponentials (Dao et al. 2022, section 3.1); rows of several documents that
+/// see the same keys of a cache are processed together.
 pub fn forward_cached(
     out: &mut [f32],
     q: &[f32],
@@ -177,6 +179,8 @@ pub fn forward_cached(
     batch: &Ragged,
     attention: &Attention,
 ) {
+    debug_assert!(seen.iter().all(|pieces| !pieces.is_empty()), "a document sees no cache");
+    let attention = &Attention { dropout: None, ..*attention };
     let (heads, n) = (attention.heads, batch.len());
     let mut lse = Buffer::dirty(n * heads.n_heads);
     let runs = runs(seen, batch, attention);
@@ -190,11 +194,11 @@ pub fn forward_cached(
     }
 }
 
-/// The queries of one key-value head, and what they find.
+/// The queries of one key-value head, and their results.
 struct Queries<'a> {
     /// `(n, repeats, head_dim)`.
     q: &'a [f32],
-    /// What all heads find, `(n, n_heads head_dim)`.
+    /// Results of all heads, `(n, n_heads head_dim)`.
     out: &'a mut [f32],
     /// The log-sum-exp of each row, `(n, repeats)`.
     lse: &'a mut [f32],
@@ -217,14 +221,14 @@ impl<'a> Queries<'a> {
         Self { q, out, lse, head, attention }
     }
 
-    /// Attends to the keys of a tile; `merge`: what is found joins what was found in keys before.
+    /// Attends to the keys of a tile; `merge`: combines the result with that of earlier keys.
     fn attend(&mut self, (k, v): Keys, tile: &Tile, merge: bool) {
         let heads = self.attention.heads;
         let (hd, repeats, width) = (heads.head_dim, heads.repeats(), heads.width());
         let (rows, keys, stride) = (tile.len(), tile.keys.len(), tile.stride());
         let first = self.head * repeats * hd;
         if keys == 0 {
-            // A window hides all of them.
+            // A window hides all keys.
             if !merge {
                 for t in tile.rows.clone() {
                     self.out[t * width + first..][..repeats * hd].fill(0.0);
@@ -236,7 +240,7 @@ impl<'a> Queries<'a> {
         let q = Mat::new(&self.q[tile.rows_of(hd)], rows, hd);
         let mut scores = Buffer::dirty(rows * stride);
         let k = Mat::new(k, keys, hd);
-        matmul_part(&mut scores, stride, q, k.t(), false, Part::Visible(tile.sight()));
+        matmul_part(&mut scores, stride, q, k.t(), false, Part::Visible(tile.mask()));
         let lse = &mut self.lse[tile.rows_of(1)];
         let before = merge.then(|| Buffer::copy_of(lse));
         softmax_rows(&mut scores, lse, tile);
@@ -245,7 +249,7 @@ impl<'a> Queries<'a> {
         }
         let mut found = Buffer::dirty(rows * hd);
         let p = Mat::strided(&scores, rows, keys, stride);
-        matmul_part(&mut found, hd, p, Mat::new(v, keys, hd), false, Part::OfVisible(tile.sight()));
+        matmul_part(&mut found, hd, p, Mat::new(v, keys, hd), false, Part::OfVisible(tile.mask()));
         let places = tile.rows.clone().zip(found.chunks_exact(repeats * hd));
         match before {
             None => {
@@ -267,11 +271,11 @@ impl<'a> Queries<'a> {
     }
 }
 
-/// Joins what a query has found in keys before, `out` with the log-sum-exp `before`, with what it finds in others.
+/// Merges the result over earlier keys, `out` with the log-sum-exp `before`, with the result over further keys, `found` with `lse`.
 fn merge_rows(out: &mut [f32], lse: &mut f32, found: &[f32], before: f32) {
     let most = lse.max(before);
     if most == f32::NEG_INFINITY {
-        return; // nothing is visible yet
+        return; // no key is visible so far
     }
     let [old, new] = [before, *lse].map(|sum| (sum - most).exp());
     let all = old + new;
@@ -281,7 +285,7 @@ fn merge_rows(out: &mut [f32], lse: &mut f32, found: &[f32], before: f32) {
     *lse = most + all.ln();
 }
 
-/// The gradients of queries, keys and values, given the result `out` and its gradient `dout`, `(n, width)`.
+/// Computes the gradients of queries, keys and values, given the result `out` and its gradient `dout`, both `(n, width)`.
 pub fn backward(
     dout: &[f32],
     out: &[f32],
@@ -313,7 +317,7 @@ pub fn backward(
             let (k, v) = (Mat::new(k, keys, hd), Mat::new(v, keys, hd));
 
             let mut do_tile = Buffer::dirty(rows * hd);
-            let mut inner = Buffer::dirty(rows); // sum over the head of dout * out
+            let mut inner = Buffer::dirty(rows); // inner product of dout and out, per row
             let first = head * repeats * hd;
             let columns = |t: usize| t * width + first..t * width + first + repeats * hd;
             for (t, gradient) in tile.rows.clone().zip(do_tile.chunks_exact_mut(repeats * hd)) {
@@ -321,8 +325,7 @@ pub fn backward(
             }
             row_dots(&mut inner, &do_tile, &out[columns(tile.rows.start).start..], width, &tile);
 
-            let (visible, transposed) =
-                (Part::Visible(tile.sight()), Part::OfVisibleTransposed(tile.sight()));
+            let (visible, transposed) = (Part::Visible(tile.mask()), Part::OfVisibleTransposed(tile.mask()));
             let mut p = Buffer::dirty(rows * stride);
             matmul_part(&mut p, stride, q, k.t(), false, visible);
             probability_rows(&mut p, &lse[tile.rows_of(1)], &tile);
@@ -341,17 +344,17 @@ pub fn backward(
             }
             score_grads(&mut dp, &p, &inner, &tile);
             let ds = Mat::strided(&dp, rows, keys, stride);
-            matmul_part(&mut dq[tile.rows_of(hd)], hd, ds, k, false, Part::OfVisible(tile.sight()));
+            matmul_part(&mut dq[tile.rows_of(hd)], hd, ds, k, false, Part::OfVisible(tile.mask()));
             matmul_part(&mut dk[keys_of], hd, ds.t(), q, true, transposed);
         }
     }
     grad
 }
 
-/// Numbers that are worked on together.
+/// One SIMD vector of elements.
 type Vector = [f32; LANES];
 
-/// Softmax of each row over its visible keys; the others get probability 0.
+/// Takes the softmax of each row over its visible keys; hidden keys get probability 0.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
 fn softmax_rows(scores: &mut [f32], lse: &mut [f32], tile: &Tile) {
     for (row, (scores, lse)) in scores.chunks_exact_mut(tile.stride()).zip(lse).enumerate() {
@@ -376,7 +379,7 @@ fn softmax_rows(scores: &mut [f32], lse: &mut [f32], tile: &Tile) {
     }
 }
 
-/// `p = e^(score - lse)` over each row's visible keys, 0 elsewhere.
+/// Computes `p = e^(score - lse)` over the visible keys of each row, 0 elsewhere.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
 fn probability_rows(scores: &mut [f32], lse: &[f32], tile: &Tile) {
     for (row, (scores, &lse)) in scores.chunks_exact_mut(tile.stride()).zip(lse).enumerate() {
@@ -392,7 +395,7 @@ fn probability_rows(scores: &mut [f32], lse: &[f32], tile: &Tile) {
     }
 }
 
-/// Replaces `dp` by `p (dp - inner)`, the gradient of the scores: 0 where a key is hidden, as `p` is there.
+/// Replaces `dp` by `p (dp - inner)`, the gradient of the scores; it is 0 for hidden keys, where `p` is 0.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
 fn score_grads(dp: &mut [f32], p: &[f32], inner: &[f32], tile: &Tile) {
     let stride = tile.stride();
@@ -406,13 +409,13 @@ fn score_grads(dp: &mut [f32], p: &[f32], inner: &[f32], tile: &Tile) {
     }
 }
 
-/// Cuts a row of scores after the vector in which its visible keys end.
+/// Splits a row of scores after the vector in which its visible keys end.
 #[inline(always)]
 fn split<'a>(scores: &'a mut [f32], visible: &Range<usize>) -> (&'a mut [Vector], &'a mut [Vector]) {
     scores.as_chunks_mut().0.split_at_mut(visible.end.div_ceil(LANES))
 }
 
-/// Writes `value` over what is not visible: before the visible keys, and in the vector in which they end.
+/// Overwrites hidden scores with `value`: those before the visible keys, and those after them in the same vector.
 #[inline(always)]
 fn hide(seen: &mut [Vector], visible: &Range<usize>, value: f32) {
     if visible.start > 0 {
@@ -426,8 +429,8 @@ fn hide(seen: &mut [Vector], visible: &Range<usize>, value: f32) {
     }
 }
 
-/// Inner products of the tile's rows `a`, `(rows, head_dim)`, with those that `b` holds in its first columns, position
-/// after position `width` apart.
+/// Inner products of the tile's rows `a`, `(rows, head_dim)`, with the rows in the first columns of `b`, whose
+/// positions are `width` elements apart.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
 fn row_dots(out: &mut [f32], a: &[f32], b: &[f32], width: usize, tile: &Tile) {
     let hd = a.len() / out.len();
@@ -441,7 +444,7 @@ fn row_dots(out: &mut [f32], a: &[f32], b: &[f32], width: usize, tile: &Tile) {
 }
 
 fn drop_probabilities(p: &mut [f32], tile: &Tile, kv_head: usize, n: usize, dropout: Dropout) {
-    // Dropout belongs to training, where the first key of a document is its first row.
+    // Dropout is used in training only, where the tile's keys are those of a document in the batch.
     let start = tile.start();
     for (row, p) in p.chunks_exact_mut(tile.stride()).enumerate() {
         let head = kv_head * tile.repeats + row % tile.repeats;
@@ -449,5 +452,45 @@ fn drop_probabilities(p: &mut [f32], tile: &Tile, kv_head: usize, n: usize, drop
         for (p, key) in p.iter_mut().zip(tile.keys.clone()) {
             *p *= dropout.factor(Dropout::probability(head, position, start + key, n));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADS: Heads = Heads { n_heads: 1, n_kv_heads: 1, head_dim: 1 };
+
+    /// A cache whose keys are 0, so that attention returns the mean of the visible values.
+    fn cache(values: &[f32]) -> Cache {
+        Cache { k: vec![0.0; values.len()], v: values.to_vec() }
+    }
+
+    /// Attends with one query per document at the given positions.
+    fn attend(seen: &[Pieces<Cache>], starts: Vec<usize>, dropout: Option<Dropout>) -> Vec<f32> {
+        let documents = vec![[0u32]; starts.len()];
+        let batch = Ragged { starts, ..Ragged::prompts(&documents) };
+        let mut out = vec![f32::NAN; seen.len()];
+        let attention = Attention { heads: HEADS, window: None, dropout };
+        forward_cached(&mut out, &vec![0.0; seen.len()], seen, &batch, &attention);
+        out
+    }
+
+    #[test]
+    fn adjacent_documents_may_see_different_lengths_of_one_cache() {
+        let (shared, own) = (cache(&[4.0, 8.0, 12.0]), [cache(&[2.0]), cache(&[0.0])]);
+        let seen = [vec![(&shared, 1), (&own[0], 1)], vec![(&shared, 3), (&own[1], 1)]];
+        // Means of 4 and 2, and of 4, 8, 12 and 0.
+        for (found, want) in attend(&seen, vec![1, 3], None).into_iter().zip([3.0, 6.0]) {
+            assert!((found - want).abs() < 1e-5, "{found} instead of {want}");
+        }
+    }
+
+    #[test]
+    fn attention_over_caches_ignores_dropout() {
+        let own = cache(&[1.0, 2.0, 6.0]);
+        let seen = [vec![(&own, 3)]];
+        let dropped = attend(&seen, vec![2], Some(Dropout { seed: 7, rate: 0.9 }));
+        assert_eq!(dropped, attend(&seen, vec![2], None));
     }
 }

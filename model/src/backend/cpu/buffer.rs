@@ -1,77 +1,77 @@
-//! Buffers that are handed back and used again, so that a training step allocates nothing once it is warm.
+//! Buffers that are pooled and reused, so that a training step allocates nothing after the first few.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 
 thread_local! {
-    static POOL: RefCell<Pool> = const { RefCell::new(Pool { idle: VecDeque::new(), idle_room: 0, used: 0, most: 0 }) };
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { idle: VecDeque::new(), idle_room: 0, used: 0, peak: 0 }) };
 }
 
-/// The buffers of a thread. *Invariant:* idle ones and those in use together take little more than the most that was
-/// ever in use at one time, however the lengths of rows change.
+/// The buffers of a thread. *Invariant:* idle and used buffers together exceed the peak use by little, about an eighth,
+/// even if sequence lengths vary.
 struct Pool {
-    /// The longest idle first.
+    /// Idle buffers, least recently returned first.
     idle: VecDeque<Vec<f32>>,
-    /// Numbers that idle buffers have room for.
+    /// Total capacity of the idle buffers, in elements.
     idle_room: usize,
-    /// Numbers that buffers in use have room for.
+    /// Total capacity of the buffers in use, in elements.
     used: usize,
-    /// The most that was in use.
-    most: usize,
+    /// Peak of `used`.
+    peak: usize,
 }
 
 impl Pool {
     fn take(&mut self, room: usize) -> Vec<f32> {
         self.used += room;
-        self.most = self.most.max(self.used);
+        self.peak = self.peak.max(self.used);
         if let Some(place) = self.idle.iter().rposition(|idle| idle.capacity() == room) {
             self.idle_room -= room;
             return self.idle.remove(place).unwrap_or_default();
         }
-        while self.used + self.idle_room > self.most + self.most / 8 {
+        while self.used + self.idle_room > self.peak + self.peak / 8 {
             let Some(oldest) = self.idle.pop_front() else { break };
             self.idle_room -= oldest.capacity();
         }
         Vec::with_capacity(room)
     }
 
-    /// A buffer is not in use any more; one from another thread is welcome as well.
-    fn leave(&mut self, room: usize) {
+    /// Marks a buffer as no longer in use; it may have been taken from another thread's pool.
+    fn release(&mut self, room: usize) {
         self.used = self.used.saturating_sub(room);
     }
 
     fn put(&mut self, buffer: Vec<f32>) {
-        self.leave(buffer.capacity());
+        self.release(buffer.capacity());
         self.idle_room += buffer.capacity();
         self.idle.push_back(buffer);
     }
 }
 
-/// Numbers in host memory; what an operation works with returns to its thread's pool when dropped.
+/// An f32 array in host memory; a pooled one returns to its thread's pool when dropped.
 #[derive(Debug)]
 pub struct Buffer {
     data: Vec<f32>,
-    /// Whether it is of a pool; what lives as long as a model is not.
+    /// Whether it belongs to a pool; arrays that live as long as a model do not.
     pooled: bool,
 }
 
 impl Buffer {
-    /// A buffer whose contents are unspecified (whatever was left in it).
+    /// Returns a buffer whose contents are unspecified.
     pub fn dirty(len: usize) -> Self {
         let mut data = POOL.with_borrow_mut(|pool| pool.take(room(len)));
         data.resize(len, 0.0);
         Self { data, pooled: true }
     }
 
-    /// A buffer of zeros.
+    /// Returns a buffer of zeros.
     pub fn zeros(len: usize) -> Self {
         let mut buffer = Self::dirty(len);
         buffer.fill(0.0);
         buffer
     }
 
-    /// A copy of `data`.
+    /// Returns a copy of `data`.
     pub fn copy_of(data: &[f32]) -> Self {
         let mut buffer = Self::dirty(data.len());
         buffer.copy_from_slice(data);
@@ -79,7 +79,8 @@ impl Buffer {
     }
 }
 
-/// Room for `len` numbers: one of 16 sizes or fewer for each doubling, so that rows of all lengths share few sizes.
+/// The capacity for `len` elements, rounded up to one of at most 16 sizes per doubling, so that rows of all lengths
+/// share few sizes.
 fn room(len: usize) -> usize {
     len.next_multiple_of((len.next_power_of_two() / 32).max(64))
 }
@@ -109,7 +110,7 @@ impl Drop for Buffer {
         if !self.pooled || data.capacity() == 0 {
             return;
         }
-        // The pool is gone while its thread ends; the buffer is then simply freed.
+        // The pool is already destroyed while its thread exits; the buffer is then simply freed.
         let _ = POOL.try_with(|pool| pool.borrow_mut().put(data));
     }
 }
@@ -133,7 +134,7 @@ mod tests {
         for len in (1..200).map(|i| i * 1000) {
             drop([Buffer::dirty(len), Buffer::dirty(len)]);
         }
-        let (held, most) = POOL.with_borrow(|pool| (pool.used + pool.idle_room, pool.most));
-        assert!(held <= most + most / 8 && most < 2 * 220_000, "{held} of {most}");
+        let (held, peak) = POOL.with_borrow(|pool| (pool.used + pool.idle_room, pool.peak));
+        assert!(held <= peak + peak / 8 && peak < 2 * 220_000, "{held} of {peak}");
     }
 }

@@ -1,11 +1,11 @@
-//! Softmax with cross-entropy over blocks of positions: the full logits never exist.
+//! Softmax and cross-entropy over blocks of positions: the full logits are never materialized.
 
 use super::Buffer;
 use super::gemm::{linear, linear_input_grad, linear_weight_grad};
 use super::math;
 use multiversion::multiversion;
 
-/// Positions whose logits exist at one time.
+/// Number of positions whose logits are materialized at a time.
 pub const BLOCK: usize = 256;
 
 /// Writes `-log p(target)` of each position to `nll`. `x`: `(n, d)`; `embedding`: `(vocab, d)`.
@@ -22,7 +22,8 @@ pub fn forward(nll: &mut [f32], x: &[f32], embedding: &[f32], targets: &[u32], d
     }
 }
 
-/// [`forward`], and the gradients of `sum of weights * nll`: written to `dx`, added to `dembedding`.
+/// [`forward`], and the gradients of `sum of weights * nll`: writes that of `x` to `dx`, adds that of the embedding to
+/// `dembedding`.
 pub fn forward_backward(
     nll: &mut [f32],
     dx: &mut [f32],
@@ -48,7 +49,7 @@ pub fn forward_backward(
             *factor = weight / sum;
         }
         linear_input_grad(dx, &logits, embedding, n, d, false);
-        // Rows of `d` elements take the factors, not the much longer rows of logits.
+        // The factors are applied to rows of `d` elements instead of the much longer rows of logits.
         for ((x, dx), &factor) in x.chunks_exact_mut(d).zip(dx.chunks_exact_mut(d)).zip(factors.iter()) {
             math::scale(x, factor);
             math::scale(dx, factor);
@@ -57,8 +58,8 @@ pub fn forward_backward(
     }
 }
 
-/// Replaces a row of logits by `sum (softmax - onehot(target))`, where `sum` is that of `e^(logit - max)`;
-/// returns `-log p(target)` and `sum`.
+/// Replaces a row of logits by `sum (softmax - onehot(target))`, where `sum` is the sum of `e^(logit - max)`; returns
+/// `-log p(target)` and `sum`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
 fn row_gradient(row: &mut [f32], target: usize) -> (f32, f32) {
     let target_logit = row[target];

@@ -1,8 +1,8 @@
-//! Element-wise arithmetic that vectorises, with a fixed order of summation.
+//! Vectorizable element-wise arithmetic, with a fixed summation order.
 
 use multiversion::multiversion;
 
-/// Sums are kept in this many fixed lanes, so that they vectorise and never change their order.
+/// Number of partial sums that every sum is split into, so that sums vectorize and their order never changes.
 pub const LANES: usize = 16;
 
 /// `e^x` to about 1e-7 relative for `x` in [-87, 88]; smaller arguments give 0.
@@ -13,8 +13,8 @@ pub fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    // Added to a small number, 1.5 * 2^23 rounds it to an integer that stands in the lowest bits of the sum.
-    // A conversion by `as` checks for overflow and would not vectorise.
+    // Adding 1.5 * 2^23 rounds a small number to an integer, which is then in the lowest bits of the sum. A conversion
+    // by `as` checks for overflow and would not vectorize.
     const ROUND: f32 = 12_582_912.0;
     let clamped = x.clamp(-87.0, 88.0);
     let shifted = clamped.mul_add(LOG2_E, ROUND);
@@ -32,9 +32,9 @@ pub fn exp(x: f32) -> f32 {
     if x < -87.0 { 0.0 } else { e * scale }
 }
 
-/// `e^x` to the last bit or two for `x` in [-708, 709]; smaller arguments give 0.
+/// `e^x` accurate to the last one or two bits for `x` in [-708, 709]; smaller arguments give 0.
 ///
-/// As [`exp`], with the Taylor polynomial of degree 13, whose rest is below 2^-57.
+/// Like [`exp`], with the Taylor polynomial of degree 13, whose remainder is below 2^-57.
 #[inline(always)]
 fn exp_f64(x: f64) -> f64 {
     const LN2_HIGH: f64 = 0.693_147_180_369_123_8;
@@ -68,7 +68,7 @@ fn exp_f64(x: f64) -> f64 {
     if x < -708.0 { 0.0 } else { e * scale }
 }
 
-/// Replaces `x` by `e^((x - max) / temperature)`, where `max` is its largest element.
+/// Replaces `x` by `e^((x - max) / temperature)`, where `max` is the largest element.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
 pub fn exp_below_largest(x: &mut [f64], temperature: f64) {
     let mut lanes = [f64::NEG_INFINITY; LANES];
@@ -91,7 +91,7 @@ pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// Folds the fixed lanes of a sum, or another operation, in a fixed order.
+/// Reduces the partial results pairwise, in a fixed order.
 #[inline(always)]
 fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut width = LANES / 2;
@@ -104,13 +104,13 @@ fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     lanes[0]
 }
 
-/// The larger of two numbers; `b` where `a` is not a number.
+/// The larger of two numbers; `b` if `a` is NaN.
 #[inline(always)]
 fn larger(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
-/// Inner product in fixed lanes.
+/// Inner product, with [`LANES`] partial sums.
 #[inline(always)]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
@@ -126,7 +126,7 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     fold(lanes, |a, b| a + b)
 }
 
-/// Sum over `a[i] b[i] c[i]` in fixed lanes.
+/// Sum of `a[i] b[i] c[i]`, with [`LANES`] partial sums.
 #[inline(always)]
 pub fn dot3(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
     let ((a, a_rest), (b, b_rest), (c, c_rest)) =
@@ -143,7 +143,7 @@ pub fn dot3(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
     fold(lanes, |a, b| a + b)
 }
 
-/// The largest element, negative infinity for none.
+/// The largest element, or negative infinity if there is none.
 #[inline(always)]
 pub fn max(x: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -177,7 +177,7 @@ pub fn exp_shifted_sum(x: &mut [f32], shift: f32) -> f32 {
     fold(lanes, |a, b| a + b)
 }
 
-/// `log sum e^x` of one row, which is replaced by `e^(x - max)`.
+/// `log sum e^x` of a row; replaces the row by `e^(x - max)`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
 pub fn log_sum_exp_in_place(row: &mut [f32]) -> f32 {
     let max = max(row);
@@ -185,7 +185,7 @@ pub fn log_sum_exp_in_place(row: &mut [f32]) -> f32 {
     max + sum.ln()
 }
 
-/// `log sum e^x` of one row, summed in f64.
+/// `log sum e^x` of a row, summed in f64.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
 pub fn log_sum_exp(row: &[f32]) -> f64 {
     let max = max(row);
@@ -226,7 +226,7 @@ pub fn scale(y: &mut [f32], a: f32) {
     }
 }
 
-/// Sum of squares in double precision, in fixed lanes.
+/// Sum of squares in f64, with [`LANES`] partial sums.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
 pub fn sum_of_squares(x: &[f32]) -> f64 {
     let mut lanes = [0.0f64; LANES];

@@ -1,4 +1,4 @@
-//! Host memory. Activations come from pools; what lives as long as a model does not.
+//! Host memory. Activations come from per-thread pools; arrays that live as long as a model do not.
 
 use super::{Buffer, Cpu, PIECE, attention, router};
 use crate::Result;
@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// A batch with the table of rotations.
+/// A batch with the shared table of rotations.
 pub struct Batch {
     ragged: Ragged,
     pub(super) rotations: Arc<Rotations>,

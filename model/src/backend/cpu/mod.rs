@@ -1,9 +1,9 @@
-//! The CPU: fused operations on slices, single-threaded, each with a fixed order of summation.
+//! The CPU backend: fused operations on slices, single-threaded, each with a fixed summation order.
 //!
-//! Parallel work is over lanes and groups of sequences, above the operations; only what goes over all weights at once,
-//! between the passes, is shared out over the current rayon threads, in pieces of a fixed size.
+//! Lanes and groups of sequences run in parallel, above the operations; only operations over all weights, between the
+//! passes, are distributed over the threads of the current rayon pool, in pieces of a fixed size.
 //!
-//! *Invariant:* every result has the same bits by every [`gemm::Path`], for any number of threads.
+//! *Invariant:* every result has the same bits on every [`gemm::Path`] and for any number of threads.
 
 pub(super) mod adamw;
 mod adapter;
@@ -34,10 +34,10 @@ use crate::spec::Heads;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Elements of one piece of the work over all weights; fixed, so that sums keep their order.
+/// Elements per piece of an operation over all weights; fixed, so that sums keep their order.
 const PIECE: usize = 1 << 16;
 
-/// The processor's cores.
+/// The CPU backend.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Cpu;
 
@@ -89,7 +89,7 @@ impl Backend for Cpu {
         Ok((y, inverse))
     }
 
-    fn rms_norm_again(
+    fn rms_norm_recompute(
         &self,
         x: &Buffer,
         inverse: &Buffer,
@@ -368,7 +368,7 @@ impl Backend for Cpu {
     }
 
     fn accumulate(&self, sum: &mut Buffer, gradient: &mut Buffer) -> Result<()> {
-        // On this thread alone: the others are at work on other lanes.
+        // Runs on this thread only: the others work on other lanes.
         math::add_assign(sum, gradient);
         gradient.fill(0.0);
         Ok(())
@@ -434,10 +434,10 @@ impl Backend for Cpu {
     }
 }
 
-/// A product with a weight: `(out, x, w, n, d_in, accumulate)`.
+/// A matrix product with a weight: `(out, x, w, n, d_in, accumulate)`.
 type Product = fn(&mut [f32], &[f32], &[f32], usize, usize, bool);
 
-/// What a product makes of each expert's rows with its own weight; `widths` are those of `x` and of the result.
+/// Applies a product to each expert's rows with that expert's weight; `widths` returns those of `x` and of the result.
 fn grouped(
     product: Product,
     x: &[f32],
@@ -455,12 +455,12 @@ fn grouped(
     out
 }
 
-/// Elements of rows of this width.
+/// The element range of rows of this width.
 fn of(rows: &Range<usize>, width: usize) -> Range<usize> {
     rows.start * width..rows.end * width
 }
 
-/// Rows side by side: `(n, width)`.
+/// Gathers rows into a new buffer: `(n, width)`.
 fn gather(x: &[f32], rows: impl Iterator<Item = usize>, n: usize, width: usize) -> Buffer {
     let mut out = Buffer::dirty(n * width);
     for (out, row) in out.chunks_exact_mut(width).zip(rows) {

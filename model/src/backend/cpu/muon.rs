@@ -1,4 +1,4 @@
-//! Muon: momentum, made orthogonal matrix by matrix.
+//! Muon: momentum, orthogonalized matrix by matrix.
 
 use super::Buffer;
 use super::gemm::{Mat, matmul};
@@ -7,7 +7,7 @@ use crate::layout::Matrix;
 use crate::optimizer::Muon;
 use rayon::prelude::*;
 
-/// Updates every matrix and its momentum; the matrices are shared out over the current threads.
+/// Updates every matrix and its momentum; the matrices are distributed over the threads of the current rayon pool.
 pub fn update(w: &mut [f32], momentum: &mut [f32], grads: &[f32], matrices: &[Matrix], step: &Muon) {
     let parts = split(w, matrices).into_par_iter().zip(split(momentum, matrices)).zip(matrices);
     parts.for_each(|((w, momentum), m)| {
@@ -16,7 +16,7 @@ pub fn update(w: &mut [f32], momentum: &mut [f32], grads: &[f32], matrices: &[Ma
         let (beta, keep) = (step.momentum as f32, (1.0 - step.lr * step.weight_decay) as f32);
         for (u, v) in update.iter_mut().zip(momentum) {
             *v = beta * *v + (1.0 - beta) * *u;
-            *u = (1.0 - beta) * *u + beta * *v; // Nesterov's step ahead
+            *u = (1.0 - beta) * *u + beta * *v; // Nesterov look-ahead
         }
         orthogonalise(&mut update, m.d_out, m.d_in);
         let rate = step.rate(m) as f32;
@@ -26,7 +26,7 @@ pub fn update(w: &mut [f32], momentum: &mut [f32], grads: &[f32], matrices: &[Ma
     });
 }
 
-/// The matrices' own parts of a flat buffer, in which they stand in order.
+/// Splits a flat buffer into the parts of the matrices, which are in order of their ranges.
 fn split<'a>(mut flat: &'a mut [f32], matrices: &[Matrix]) -> Vec<&'a mut [f32]> {
     let (mut parts, mut begin) = (vec![], 0);
     for m in matrices {
@@ -37,7 +37,7 @@ fn split<'a>(mut flat: &'a mut [f32], matrices: &[Matrix]) -> Vec<&'a mut [f32]>
     parts
 }
 
-/// Replaces `g`, `(rows, cols)`, by nearly `U Vᵀ` of its singular value decomposition: see [`Muon`].
+/// Replaces `g`, `(rows, cols)`, by approximately `U Vᵀ` of its singular value decomposition: see [`Muon`].
 fn orthogonalise(g: &mut [f32], rows: usize, cols: usize) {
     let norm = math::sum_of_squares(g).sqrt() as f32;
     math::scale(g, 1.0 / (norm + Muon::EPS));
@@ -47,7 +47,7 @@ fn orthogonalise(g: &mut [f32], rows: usize, cols: usize) {
     let [a, b, c] = Muon::COEFFICIENTS;
     for _ in 0..Muon::ITERATIONS {
         let x = Mat::new(g, rows, cols);
-        // The smaller of X Xᵀ and Xᵀ X.
+        // Uses the smaller of X Xᵀ and Xᵀ X.
         match rows <= cols {
             true => matmul(&mut gram, small, x, x.t(), false),
             false => matmul(&mut gram, small, x.t(), x, false),

@@ -1,4 +1,4 @@
-//! The ceiling: bare matrix products, one on each thread at the same time.
+//! Peak throughput: bare matrix products, one per thread, all at the same time.
 
 use super::gemm::{Mat, matmul};
 use std::time::Instant;
@@ -6,10 +6,11 @@ use std::time::Instant;
 /// Rows and columns of the matrices.
 const SIDE: usize = 1024;
 
-/// Products of which the fastest counts.
+/// Number of timed products per implementation; the fastest counts.
 const ROUNDS: usize = 12;
 
-/// 10^9 floating-point operations a second of single-threaded products, one on each thread of the current rayon pool.
+/// Throughput of single-threaded products, one on each thread of the current rayon pool, summed over the threads, in
+/// 10^9 floating-point operations per second.
 pub fn matrix_peak() -> f64 {
     let (a, b) = (vec![0.5f32; SIDE * SIDE], vec![0.25f32; SIDE * SIDE]);
     let measure = |_: rayon::BroadcastContext| {
@@ -19,7 +20,7 @@ pub fn matrix_peak() -> f64 {
             multiply(&mut out, &a, &b);
             began.elapsed().as_secs_f64()
         };
-        // The faster of two implementations, so that a slow one of ours does not look like a low ceiling.
+        // The faster of two implementations, so that a slow implementation here does not look like a low ceiling.
         (0..ROUNDS).map(|_| product(ours).min(product(theirs))).fold(f64::INFINITY, f64::min)
     };
     let seconds = rayon::broadcast(measure);
@@ -31,7 +32,7 @@ fn ours(out: &mut [f32], a: &[f32], b: &[f32]) {
     matmul(out, SIDE, Mat::new(a, SIDE, SIDE), Mat::new(b, SIDE, SIDE), false);
 }
 
-/// By the crate `gemm`.
+/// The product by the crate `gemm`.
 fn theirs(out: &mut [f32], a: &[f32], b: &[f32]) {
     let side = SIDE as isize;
     assert!([out.len(), a.len(), b.len()].iter().all(|&len| len == SIDE * SIDE));

@@ -1,10 +1,10 @@
-//! Root-mean-square normalisation over the last dimension (Zhang & Sennrich 2019, eq. 4).
+//! Root-mean-square normalization over the last dimension (Zhang & Sennrich 2019, eq. 4).
 
 use super::math::{dot, dot3};
 use crate::backend::Columns;
 use multiversion::multiversion;
 
-/// Writes the normalised rows to `y` and `1 / rms` of each row to `inverse`.
+/// Writes the normalized rows to `y` and `1 / rms` of each row to `inverse`.
 ///
 /// `x`, `y`: `(n, d)`; `weight`: `(d,)`; `inverse`: `(n,)`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
@@ -18,7 +18,7 @@ pub fn forward(y: &mut [f32], inverse: &mut [f32], x: &[f32], weight: &[f32], ep
     }
 }
 
-/// Repeats the forward pass from the saved `1 / rms`.
+/// Recomputes the forward pass from the saved `1 / rms`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
 pub fn again(y: &mut [f32], inverse: &[f32], x: &[f32], weight: &[f32]) {
     let d = weight.len();
@@ -45,7 +45,7 @@ pub fn backward(dx: &mut [f32], dweight: &mut [f32], dy: &[f32], x: &[f32], weig
     }
 }
 
-/// Normalises heads of every row in place and writes `1 / rms` of each to `inverse`, `(n, heads)`.
+/// Normalizes the heads of every row in place and writes `1 / rms` of each to `inverse`, `(n, heads)`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
 pub fn heads_in_place(x: &mut [f32], inverse: &mut [f32], columns: Columns, weight: &[f32], eps: f32) {
     let Columns { width, first, heads, head_dim } = columns;
@@ -60,7 +60,8 @@ pub fn heads_in_place(x: &mut [f32], inverse: &mut [f32], columns: Columns, weig
     }
 }
 
-/// Turns the gradient `dx` of normalised heads into that of the heads `x` before, in place; adds that of the weight.
+/// Replaces `dx`, the gradient of the normalized heads, by that of the unnormalized heads `x`, in place; adds the
+/// gradient of the weight to `dweight`.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
 pub fn heads_backward(
     dx: &mut [f32],

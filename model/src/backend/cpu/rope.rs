@@ -1,4 +1,5 @@
-//! Rotary positions: queries, keys and values between the rows of a product and the layout of attention.
+//! Rotary position embedding: converts queries, keys and values between the rows of the `wqkv` product and the per-head
+//! layout of attention.
 
 use super::Buffer;
 use crate::backend::Qkv;
@@ -6,7 +7,7 @@ use crate::rotations::Rotations;
 use crate::spec::Heads;
 use crate::tokens::Ragged;
 
-/// Rotates one head's vector from `x` into `y`, times `scale`.
+/// Rotates the vector of one head, scales it by `scale` and writes it to `y`.
 #[inline(always)]
 fn rotate(y: &mut [f32], x: &[f32], (cos, sin): (&[f32], &[f32]), scale: f32) {
     for (((y, x), c), s) in y.chunks_exact_mut(2).zip(x.chunks_exact(2)).zip(cos).zip(sin) {
@@ -15,7 +16,7 @@ fn rotate(y: &mut [f32], x: &[f32], (cos, sin): (&[f32], &[f32]), scale: f32) {
     }
 }
 
-/// Rotates back, times `scale`: the gradient of [`rotate`].
+/// Applies the inverse rotation and `scale`: the gradient of [`rotate`].
 #[inline(always)]
 fn rotate_back(dx: &mut [f32], dy: &[f32], (cos, sin): (&[f32], &[f32]), scale: f32) {
     for (((dx, dy), c), s) in dx.chunks_exact_mut(2).zip(dy.chunks_exact(2)).zip(cos).zip(sin) {
@@ -24,7 +25,7 @@ fn rotate_back(dx: &mut [f32], dy: &[f32], (cos, sin): (&[f32], &[f32]), scale: 
     }
 }
 
-/// Rotates queries and keys and lays everything out head by head. `qkv`: `(n, qkv_width)`.
+/// Rotates queries and keys and arranges queries, keys and values by head. `qkv`: `(n, qkv_width)`.
 pub fn split(qkv: &[f32], batch: &Ragged, rotations: &Rotations, heads: Heads) -> Qkv<super::Cpu> {
     let (hd, repeats, n) = (heads.head_dim, heads.repeats(), batch.len());
     let mut q = Buffer::dirty(n * heads.width());

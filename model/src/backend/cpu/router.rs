@@ -1,41 +1,41 @@
-//! The router of a mixture of experts: softmax scores, the best `top_k`, the balancing loss.
+//! The router of a mixture of experts: softmax scores, selection of the best `top_k`, and the balancing loss.
 //!
-//! MiniMind v1's `MoEGate`; the balancing loss is that of Switch Transformers (Fedus et al. 2021, eq. 4) over a
-//! sequence or over all tokens (DeepSeek-MoE, eq. 12-14).
+//! Follows `MoEGate` of MiniMind v1; the balancing loss is that of Switch Transformers (Fedus et al. 2021, eq. 4), over
+//! a sequence or over all tokens (DeepSeek-MoE, eq. 12-14).
 
 use super::Buffer;
 use super::math;
 use crate::backend::{Balancing, RouterStats};
 use std::ops::Range;
 
-/// Which experts every token goes to, and with which weight.
+/// The assignment of tokens to experts, with the weight of each.
 pub struct Routes {
-    /// Softmax scores, `(n, experts)`.
+    /// Softmax scores, `(n, n_experts)`.
     pub scores: Vec<f32>,
     /// Experts of each token, best first, `(n, top_k)`.
     pub experts: Vec<u32>,
-    /// Their weights, `(n, top_k)`: renormalised scores where `top_k > 1`.
+    /// Weights of these experts, `(n, top_k)`: the scores, renormalized if `top_k > 1`.
     pub weights: Vec<f32>,
-    /// Routed experts.
+    /// Number of routed experts.
     pub n_experts: usize,
-    /// Experts of a token.
+    /// Number of experts per token.
     pub top_k: usize,
-    /// Rows expert by expert, each named by its place in `experts`: token times `top_k` and slot, `(n top_k,)`.
+    /// The rows grouped by expert, `(n top_k,)`: each entry is an index into `experts`, that is, token times `top_k` plus slot.
     pub order: Vec<u32>,
-    /// Where the rows of each expert begin, and the end: `(experts + 1,)`.
+    /// Start of each expert's rows in `order`, and the end of the last: `(n_experts + 1,)`.
     pub offsets: Vec<usize>,
 }
 
-/// The offsets of spans that hold a token.
+/// The non-empty spans.
 fn filled(balancing: &Balancing) -> impl Iterator<Item = Range<usize>> + '_ {
     balancing.spans.windows(2).filter(|s| s[1] > s[0]).map(|s| s[0]..s[1])
 }
 
-/// Keeps a sum of scores from being zero, as v1 does.
+/// Added to a sum of scores to keep it from being zero, as MiniMind v1 does.
 const TINY: f32 = 1e-20;
 
 impl Routes {
-    /// From router logits `(n, experts)`; equal scores prefer the lower expert.
+    /// Routes from the logits, `(n, n_experts)`; equal scores prefer the lower expert index.
     pub fn new(mut logits: Vec<f32>, n_experts: usize, top_k: usize) -> Self {
         let n = logits.len() / n_experts;
         let (mut experts, mut weights) = (Vec::with_capacity(n * top_k), Vec::with_capacity(n * top_k));
@@ -64,17 +64,17 @@ impl Routes {
         Self { scores: logits, experts, weights, n_experts, top_k, order, offsets }
     }
 
-    /// The rows of each expert.
+    /// Row range of each expert.
     pub fn groups(&self) -> impl Iterator<Item = Range<usize>> + '_ {
         self.offsets.windows(2).map(|rows| rows[0]..rows[1])
     }
 
-    /// The token of every row, expert by expert.
+    /// The token of every row, grouped by expert.
     pub fn tokens(&self) -> impl Iterator<Item = usize> + '_ {
         self.order.iter().map(|&place| place as usize / self.top_k)
     }
 
-    /// Weights of the rows, expert by expert: `(n top_k,)`.
+    /// Weights of the rows, grouped by expert: `(n top_k,)`.
     pub fn row_weights(&self) -> Buffer {
         let mut weights = Buffer::dirty(self.order.len());
         for (weight, &place) in weights.iter_mut().zip(&self.order) {
@@ -83,7 +83,7 @@ impl Routes {
         weights
     }
 
-    /// What the router did.
+    /// Statistics of the router.
     pub fn stats(&self, balancing: &Balancing) -> RouterStats {
         RouterStats {
             load: self.offsets.windows(2).map(|rows| (rows[1] - rows[0]) as u64).collect(),
@@ -93,12 +93,13 @@ impl Routes {
         }
     }
 
-    /// Sum over tokens of the entropy of their scores, in nats.
+    /// Sum over tokens of the entropy of the router scores, in nats.
     fn entropy_sum(&self) -> f64 {
         self.scores.iter().filter(|&&s| s > 0.0).map(|&s| -f64::from(s) * f64::from(s).ln()).sum()
     }
 
-    /// Each expert's share of a span's load times their number, `(experts,)`, or that of the batch it is a part of.
+    /// Each expert's fraction of the routed tokens times the number of experts, `(n_experts,)`: that of the span, or of
+    /// the whole batch if `balancing.load` gives it.
     fn share(&self, span: Range<usize>, balancing: &Balancing) -> Vec<f32> {
         if let Some(load) = &balancing.load {
             return load.clone();
@@ -111,7 +112,7 @@ impl Routes {
         load
     }
 
-    /// The balance of a span of tokens; 1 is perfect.
+    /// The balancing loss of a span before its weight; 1 is perfect balance.
     fn balance(&self, span: Range<usize>, balancing: &Balancing) -> f32 {
         let (e, n) = (self.n_experts, span.len());
         let load = self.share(span.clone(), balancing);
@@ -127,8 +128,8 @@ impl Routes {
         filled(balancing).map(|span| balancing.weight * self.balance(span, balancing)).sum()
     }
 
-    /// The gradient of the logits `(n, experts)`, from that of the rows' weights, expert by expert, `(n top_k,)`, and the
-    /// balancing loss.
+    /// The gradient of the logits, `(n, n_experts)`, from the gradients of the row weights, grouped by expert,
+    /// `(n top_k,)`, and of the balancing loss.
     pub fn backward(&self, dweights: &[f32], balancing: &Balancing) -> Buffer {
         let (e, k) = (self.n_experts, self.top_k);
         let mut by_token = Buffer::dirty(dweights.len()); // (n, top_k)

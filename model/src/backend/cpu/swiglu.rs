@@ -1,4 +1,4 @@
-//! The gated activation of the feed-forward: `silu(a) b` (Shazeer 2020, eq. 6).
+//! The gated activation of the feed-forward layer: `silu(gate) up` (Shazeer 2020, eq. 6).
 
 use super::math::{LANES, sigmoid};
 use multiversion::multiversion;
@@ -14,7 +14,7 @@ pub fn forward(y: &mut [f32], x: &[f32], hidden: usize) {
         for ((y, gate), up) in whole.iter_mut().zip(gates).zip(ups) {
             forward_chunk(y, gate, up);
         }
-        // A row that ends within a vector is filled up with zeros: one more vector costs less than a scalar loop.
+        // The partial vector at the end of a row is padded with zeros: one more vector costs less than a scalar loop.
         if !rest.is_empty() {
             let mut last = [0.0; LANES];
             forward_chunk(&mut last, &padded(gate_rest), &padded(up_rest));
@@ -30,7 +30,7 @@ fn forward_chunk(y: &mut [f32; LANES], gate: &[f32; LANES], up: &[f32; LANES]) {
     }
 }
 
-/// At most `LANES` elements, then zeros.
+/// Pads at most `LANES` elements with zeros.
 #[inline(always)]
 fn padded(x: &[f32]) -> [f32; LANES] {
     let mut chunk = [0.0; LANES];
@@ -40,9 +40,9 @@ fn padded(x: &[f32]) -> [f32; LANES] {
 
 /// The backward pass of `weight * swiglu(x)` row by row, in place.
 ///
-/// On entry `y_grad`, `(n, hidden)`, is the gradient of the weighted result. On return it holds the weighted
-/// result itself (the next weight gradient needs it), `x`, `(n, 2 hidden)`, holds its own gradient and
-/// `dweights`, `(n,)`, that of the row weights.
+/// On entry `y_grad`, `(n, hidden)`, is the gradient of the weighted result. On return it holds the weighted result
+/// itself, which the next weight gradient needs, `x`, `(n, 2 hidden)`, holds its own gradient, and `dweights`, `(n,)`,
+/// the gradient of the row weights.
 #[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
 pub fn backward_in_place(
     y_grad: &mut [f32],
@@ -72,7 +72,7 @@ pub fn backward_in_place(
     }
 }
 
-/// [`backward_in_place`] of neighbouring elements; `sums` gathers the gradient of the row weight.
+/// [`backward_in_place`] for one vector of elements; `sums` accumulates the gradient of the row weight.
 #[inline(always)]
 fn backward_chunk(
     dy: &mut [f32; LANES],

@@ -1,24 +1,24 @@
-//! What kernels take: the twins of the structures in `kernels/*.cu`, field by field.
+//! Kernel arguments: the counterparts of the structures in `kernels/*.cu`, field by field.
 
-#![allow(missing_docs)] // said where the kernels are
+#![allow(missing_docs)] // documented with the kernels
 
 use super::driver::Address;
 use super::queue::Arguments;
 use crate::backend::Dropout;
 
-/// Declares structures as C lays them out.
+/// Declares structures with C layout.
 macro_rules! arguments {
     ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? })*) => {$(
         $(#[$doc])*
         #[repr(C)]
         #[derive(Debug, Clone, Copy)]
         pub struct $name { $(pub $field: $type),* }
-        // SAFETY: `#[repr(C)]`, with the fields of the kernel's structure in their order and of their types.
+        // SAFETY: `#[repr(C)]`, with the same fields, in order and type, as the kernel's structure.
         unsafe impl Arguments for $name {}
     )*};
 }
 
-/// `Dropout` of common.cuh; a rate of 0 is none.
+/// `Dropout` of common.cuh; a rate of 0 means no dropout.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Dropped {
@@ -33,7 +33,7 @@ impl From<Option<Dropout>> for Dropped {
     }
 }
 
-/// A piece of `CopyPositions`.
+/// An element of `CopyPositions::pieces`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Piece {
@@ -45,7 +45,7 @@ pub struct Piece {
     pub unused: i32,
 }
 
-/// A span of `AttentionCached`.
+/// An element of `AttentionCached::spans`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Span {
@@ -61,7 +61,7 @@ arguments! {
     Drop { x: Address, len: i64, dropout: Dropped }
     Gather { to: Address, from: Address, places: Address, n: i32, width: i32, divisor: i32 }
     Scatter { to: Address, from: Address, places: Address, n: i32, width: i32 }
-    /// Of `Widen` as well.
+    /// Also for `Widen`.
     Narrow { to: Address, from: Address, len: i64 }
     ColumnSum { sums: Address, partial: Address, rows: i32, width: i32 }
     CopyPositions { pieces: Address }
@@ -80,7 +80,7 @@ arguments! {
         dx: Address, partial: Address, dy: Address, x: Address, inverse: Address, scale: Address,
         rows: i32, rows_per_block: i32, d: i32, heads: i32, width: i32, first: i32, adds: i32,
     }
-    /// Of `SplitHeads` and of `JoinHeads`.
+    /// For both `SplitHeads` and `JoinHeads`.
     SplitHeads {
         rows: Address, q: Address, k: Address, v: Address, cos: Address, sin: Address, positions: Address,
         n: i32, n_kv_heads: i32, repeats: i32, head_dim: i32, scale: f32,

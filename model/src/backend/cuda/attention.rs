@@ -1,27 +1,27 @@
-//! Attention over ragged documents: which blocks of the kernels do what, and their arguments.
+//! Attention over ragged documents: the division of work into blocks, and the kernel arguments.
 //!
-//! The kernels (`kernels/attention.cuh`) take tiles: so many rows of queries of a document, a position having a row for
-//! each of its `repeats` heads, or so many keys. A block takes one tile of one key-value head.
+//! The kernels (`kernels/attention.cuh`) process tiles: some query rows of a document, where a position has one row for
+//! each of its `repeats` heads, or some keys. A block processes one tile of one key-value head.
 
 use super::arguments::Dropped;
 use super::driver::{Address, Dtype, Grid};
-use super::memory::OnDevice;
+use super::memory::DevicePlan;
 use super::queue::{self, Arguments, Queue};
 use crate::backend::Dropout;
 use crate::spec::Heads;
 use crate::{Error, Result};
 use std::cmp::Reverse;
 
-/// Threads of a block.
+/// Threads per block.
 const THREADS: u32 = 128;
-/// Warps of a block; each takes 16 rows of queries, or keys, at a time.
+/// Warps per block; each processes 16 query rows, or 16 keys, at a time.
 const WARPS: usize = 4;
-/// Widths of heads that kernels are compiled for; a head takes the next one.
+/// Head widths that kernels are compiled for; a head uses the smallest one that is at least its own.
 const WIDTHS: [usize; 5] = [16, 32, 64, 96, 128];
-/// A window that is none.
+/// Stands for no window.
 const NO_WINDOW: usize = 1 << 30;
 
-/// Where queries and keys of a document lie; its queries are the last of its keys' positions.
+/// Location of a document's queries and keys; its queries belong to the last of its keys' positions.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Document {
@@ -35,30 +35,29 @@ pub struct Document {
     pub k_len: i32,
 }
 
-/// What a block works on: rows of queries or keys of a document.
+/// The work of one block: query rows or keys of a document.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tile {
-    /// The document.
+    /// Index of the document.
     pub document: i32,
-    /// Its first row, `position * repeats + repeat`, or its first key, counted in the document.
+    /// The first row, `position * repeats + repeat`, or the first key, counted within the document.
     pub first: i32,
 }
 
-/// How attention among documents is shared out. Tiles with more to see come first, so that a card's last blocks are
-/// short.
+/// The division of attention into tiles. Tiles with the most work come first, so that the last blocks on a GPU are short.
 #[derive(Debug)]
 pub struct Plan {
     /// The documents.
     pub documents: Vec<Document>,
-    /// Tiles of rows of queries.
+    /// Tiles of query rows.
     pub query_tiles: Vec<Tile>,
     /// Tiles of keys.
     pub key_tiles: Vec<Tile>,
 }
 
 impl Plan {
-    /// For the kernels of heads of this width and numbers of this type.
+    /// Divides documents for the kernels of heads of this width and this element type.
     pub fn new(documents: &[Document], repeats: usize, head_dim: usize, dtype: Dtype) -> Self {
         let sizes = Sizes::of(head_dim, dtype);
         let repeats = repeats as i32;
@@ -77,25 +76,25 @@ impl Plan {
     }
 }
 
-/// What an attention is like.
+/// Parameters of an attention operation.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
-    /// Its sizes.
+    /// Number and width of the heads.
     pub heads: Heads,
-    /// Positions of the batch.
+    /// Number of positions in the batch.
     pub n: usize,
-    /// Positions of all keys.
+    /// Number of positions of all keys.
     pub n_keys: usize,
-    /// Last positions that a query sees, its own among them; `None`: all.
+    /// Number of most recent positions that a query attends to, including its own; `None`: all.
     pub window: Option<usize>,
-    /// Dropout of the probabilities.
+    /// Dropout of the attention probabilities, if any.
     pub dropout: Option<Dropout>,
-    /// Of queries, keys, values and results.
+    /// Element type of queries, keys, values and results.
     pub dtype: Dtype,
 }
 
 impl Shape {
-    /// The compiled width that serves its heads.
+    /// The compiled head width that is used.
     fn width(&self) -> Result<usize> {
         let head_dim = self.heads.head_dim;
         WIDTHS.into_iter().find(|&width| head_dim <= width).ok_or_else(|| {
@@ -106,8 +105,8 @@ impl Shape {
         })
     }
 
-    fn all(&self, documents: Address, tiles: Address) -> All {
-        All {
+    fn common(&self, documents: Address, tiles: Address) -> CommonArguments {
+        CommonArguments {
             documents,
             tiles,
             dropout: self.dropout.into(),
@@ -121,12 +120,12 @@ impl Shape {
     }
 }
 
-/// Rows and bytes of the kernels of one width and type: `QueryTile` and `KeyTile` of the kernels.
+/// Tile and shared-memory sizes for one width and type, as in `QueryTile` and `KeyTile` of the kernels.
 #[derive(Debug, PartialEq, Eq)]
 struct Sizes {
-    /// Rows of a tile of queries, and keys of a tile of keys.
+    /// Query rows per query tile, and keys per key tile.
     rows: usize,
-    /// Bytes of shared memory of each kernel.
+    /// Shared memory of each kernel, in bytes.
     forward: usize,
     backward_keys: usize,
     backward_queries: usize,
@@ -137,12 +136,12 @@ impl Sizes {
         let width = WIDTHS.into_iter().find(|&width| head_dim <= width).unwrap_or(WIDTHS[WIDTHS.len() - 1]);
         let narrow = dtype.size() == 2;
         let rows = 16 * WARPS * if narrow && width <= 64 { 2 } else { 1 };
-        // Keys of a step, or rows of a step over a tile of keys.
+        // Keys per step over a query tile, and rows per step over a key tile.
         let key_step = if narrow { 64 } else { step_of_f32(width) };
         let row_step = if narrow { if width <= 64 { 64 } else { 32 } } else { step_of_f32(width) };
         let pitch = |numbers: usize| numbers * dtype.size() + 16;
-        // A type of two bytes keeps what stays in registers, and brings it there through the place of the second step; f32
-        // reads all from shared memory, and goes through it from sums to factors.
+        // 2-byte types keep the resident tile in registers and load it through the memory of the second step; f32 reads
+        // everything from shared memory, and also converts sums to factors through it.
         let shared = |stays: usize, step: usize| {
             if narrow {
                 (2 * step + stays.max(2 * step)) * pitch(width)
@@ -172,7 +171,7 @@ fn step_of_f32(width: usize) -> usize {
 /// `Attention` of attention.cuh.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-struct All {
+struct CommonArguments {
     documents: Address,
     tiles: Address,
     dropout: Dropped,
@@ -191,7 +190,7 @@ struct Forward {
     qkv: [Address; 3],
     out: Address,
     lse: Address,
-    all: All,
+    all: CommonArguments,
 }
 
 /// `AttentionDelta`.
@@ -216,7 +215,7 @@ struct BackwardKeys {
     lse: Address,
     delta: Address,
     dkv: [Address; 2],
-    all: All,
+    all: CommonArguments,
 }
 
 /// `AttentionQueries`.
@@ -228,10 +227,10 @@ struct BackwardQueries {
     lse: Address,
     delta: Address,
     dq: Address,
-    all: All,
+    all: CommonArguments,
 }
 
-// SAFETY: `#[repr(C)]`, with the fields of the kernel's structure in their order and of their types.
+// SAFETY: `#[repr(C)]`, with the same fields, in order and type, as the kernel's structure.
 unsafe impl Arguments for Forward {}
 // SAFETY: the same.
 unsafe impl Arguments for Delta {}
@@ -240,45 +239,47 @@ unsafe impl Arguments for BackwardKeys {}
 // SAFETY: the same.
 unsafe impl Arguments for BackwardQueries {}
 
-/// Attention of `[q, k, v]`: the result `out` and the log-sum-exp of each row. See [`crate::Backend::attention`].
+/// Runs attention on `[q, k, v]`: writes the result `out` and the log-sum-exp of each row. See
+/// [`crate::Backend::attention`].
 ///
 /// # Errors
-/// Where heads are wider than 128, or the device fails.
+/// Returns an error if heads are wider than 128, or if the device fails.
 pub fn forward(
     queue: &Queue,
     shape: &Shape,
-    plan: &OnDevice,
+    plan: &DevicePlan,
     qkv: [Address; 3],
     out: Address,
     lse: Address,
 ) -> Result<()> {
     let tiles = &plan.plan.query_tiles;
-    let all = shape.all(plan.documents.at, plan.query_tiles.at);
+    let all = shape.common(plan.documents.at, plan.query_tiles.at);
     let shared = Sizes::of(shape.heads.head_dim, shape.dtype).forward;
     run(queue, "attention_forward", shape, tiles, shared, &Forward { qkv, out, lse, all })
 }
 
-/// The gradients of `[q, k, v]`, from `[dout, out, lse, delta]`; `delta` is `(n_kv_heads, n, repeats)` f32 of room.
+/// Computes the gradients of `[q, k, v]` from `[dout, out, lse, delta]`; `delta` is scratch memory for
+/// `(n_kv_heads, n, repeats)` f32 values.
 ///
 /// # Errors
-/// As [`forward`].
+/// As for [`forward`].
 pub fn backward(
     queue: &Queue,
     shape: &Shape,
-    plan: &OnDevice,
+    plan: &DevicePlan,
     qkv: [Address; 3],
     [dout, out, lse, delta]: [Address; 4],
     [dq, dk, dv]: [Address; 3],
 ) -> Result<()> {
     shape.width()?;
     let sizes = Sizes::of(shape.heads.head_dim, shape.dtype);
-    let all = |tiles| shape.all(plan.documents.at, tiles);
-    let All { n, kv_heads, repeats, head_dim, .. } = all(0);
-    // 8 threads a row.
+    let all = |tiles| shape.common(plan.documents.at, tiles);
+    let CommonArguments { n, kv_heads, repeats, head_dim, .. } = all(0);
+    // 8 threads per row.
     let blocks = (shape.n * shape.heads.n_heads).div_ceil(queue::THREADS as usize / 8);
     if blocks > 0 {
         let arguments = Delta { out, dout, delta, n, kv_heads, repeats, head_dim };
-        queue.run(&queue::of("attention_delta", shape.dtype), blocks, 0, &arguments)?;
+        queue.run(&queue::kernel_name("attention_delta", shape.dtype), blocks, 0, &arguments)?;
     }
     let keys = BackwardKeys { qkv, dout, lse, delta, dkv: [dk, dv], all: all(plan.key_tiles.at) };
     run(queue, "attention_keys", shape, &plan.plan.key_tiles, sizes.backward_keys, &keys)?;
@@ -286,7 +287,7 @@ pub fn backward(
     run(queue, "attention_queries", shape, &plan.plan.query_tiles, sizes.backward_queries, &queries)
 }
 
-/// Runs a kernel over tiles of all heads.
+/// Runs a kernel over the tiles of all key-value heads.
 fn run(
     queue: &Queue,
     kernel: &str,

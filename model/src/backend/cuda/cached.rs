@@ -1,24 +1,24 @@
-//! Attention over caches: of documents with a single query, as texts are written, where keys and values lie; of others they
-//! are laid side by side first.
+//! Attention over caches: documents with a single query, as in generation, read keys and values in place; for other
+//! documents they are copied into contiguous arrays first.
 
 use super::Cuda;
 use super::arguments::{AttentionCached, CopyPositions, Piece, Span};
 use super::attention::{self, Document, Shape};
 use super::driver::{Address, Grid};
-use super::memory::{Batch, Buffer, Cache, OnDevice};
+use super::memory::{Batch, Buffer, Cache, DevicePlan};
 use super::queue::{self, THREADS};
 use crate::Result;
 use crate::backend::{Attention, Pieces, Qkv};
 use crate::spec::Heads;
 use std::ops::Range;
 
-/// The widest heads of the kernel for single queries.
+/// Largest head width of the kernel for single queries.
 const WIDEST: usize = 128;
 
-/// Queries of a document, by their rows, and what the document sees.
+/// A document: the batch rows of its queries, and the keys that they see.
 type Seen<'a> = (Range<usize>, &'a Pieces<'a, Cache>);
 
-/// Positions of one head of keys or values: where they begin, and how far it is to the next head.
+/// Positions of keys or values: the address of the first head's, and the stride to the next head, in elements.
 #[derive(Clone, Copy)]
 struct Positions {
     at: Address,
@@ -26,7 +26,7 @@ struct Positions {
 }
 
 impl Cuda {
-    /// From the `first` position of something with room for `capacity`.
+    /// The positions from `first` on in an array with room for `capacity`.
     fn positions(&self, at: Address, first: usize, capacity: usize, heads: Heads) -> Positions {
         let width = heads.head_dim;
         Positions { at: at + (first * width * self.dtype().size()) as u64, stride: capacity * width }
@@ -44,14 +44,14 @@ impl Cuda {
         let pieces: Vec<Piece> = pieces.collect();
         let Some(longest) = pieces.iter().map(|piece| piece.len as usize).max() else { return Ok(()) };
         let list = self.queue.upload(&pieces)?;
-        // As many blocks as the longest needs, up to some; each goes over its piece in strides.
+        // As many blocks as the longest piece needs, up to 64; each processes its piece in strides.
         let blocks = longest.div_ceil(THREADS as usize).min(64) as u32;
-        // A grid has at most 65535 rows.
+        // A grid has at most 65535 blocks in y.
         for first in (0..pieces.len()).step_by(65_535) {
             let rows = (pieces.len() - first).min(65_535) as u32;
             let grid = Grid { blocks: [blocks, rows, heads.n_kv_heads as u32], threads: THREADS, shared: 0 };
             let arguments = CopyPositions { pieces: list.at + (first * size_of::<Piece>()) as u64 };
-            self.queue.run_in(&queue::of("copy_positions", self.dtype()), grid, &arguments)?;
+            self.queue.run_in(&queue::kernel_name("copy_positions", self.dtype()), grid, &arguments)?;
         }
         Ok(())
     }
@@ -91,21 +91,20 @@ impl Cuda {
         let heads = attention.heads;
         let out = self.dirty(batch.len() * heads.width())?;
         let documents = batch.documents.windows(2).map(|bounds| bounds[0]..bounds[1]).zip(seen);
-        let is_written = |(rows, _): &(Range<usize>, &Pieces<'_, Cache>)| {
-            rows.len() == 1 && heads.head_dim <= WIDEST && attention.dropout.is_none()
-        };
+        let is_written =
+            |(rows, _): &(Range<usize>, &Pieces<'_, Cache>)| rows.len() == 1 && heads.head_dim <= WIDEST;
         let (written, read): (Vec<_>, Vec<_>) = documents.partition(is_written);
         if !written.is_empty() {
-            self.attend_where_they_lie(&out, qkv, &written, batch.len(), attention)?;
+            self.attend_in_place(&out, qkv, &written, batch.len(), attention)?;
         }
         if !read.is_empty() {
-            self.attend_side_by_side(&out, qkv, &read, batch.len(), attention)?;
+            self.attend_gathered(&out, qkv, &read, batch.len(), attention)?;
         }
         Ok(out)
     }
 
-    /// Of documents with a single query.
-    fn attend_where_they_lie(
+    /// Attends for documents with a single query, reading the caches in place.
+    fn attend_in_place(
         &self,
         out: &Buffer,
         qkv: &Qkv<Self>,
@@ -139,14 +138,14 @@ impl Cuda {
             window: attention.window.map_or(1 << 30, |window| window.min(1 << 30)) as i32,
         };
         let blocks = [documents.len() as u32, heads.n_heads as u32, 1];
-        // A query, 32 weights for each of 8 warps, and what each has found.
+        // Floats: the query, 32 weights for each of 8 warps, and each warp's partial result with its maximum and sum.
         let shared = size_of::<f32>() * (heads.head_dim + 8 * 32 + 8 * (heads.head_dim + 2));
         let grid = Grid { blocks, threads: THREADS, shared };
-        self.queue.run_in(&queue::of("attention_cached", self.dtype()), grid, &arguments)
+        self.queue.run_in(&queue::kernel_name("attention_cached", self.dtype()), grid, &arguments)
     }
 
-    /// Of any documents, whose keys and values are laid side by side first.
-    fn attend_side_by_side(
+    /// Attends for any documents, after copying their keys and values into contiguous arrays.
+    fn attend_gathered(
         &self,
         out: &Buffer,
         qkv: &Qkv<Self>,
@@ -176,10 +175,9 @@ impl Cuda {
             next += keys;
         }
         self.copy_positions(&copies, heads)?;
-        let plan = OnDevice::new(self, &documents, heads)?;
+        let plan = DevicePlan::new(self, &documents, heads)?;
         let lse = self.dirty_floats(n * heads.n_heads)?;
-        let (window, dropout, dtype) = (attention.window, attention.dropout, self.dtype());
-        let shape = Shape { heads, n, n_keys, window, dropout, dtype };
+        let shape = Shape { heads, n, n_keys, window: attention.window, dropout: None, dtype: self.dtype() };
         let places = [&qkv.q, &k, &v].map(|part| part.room.at);
         attention::forward(&self.queue, &shape, &plan, places, out.room.at, lse.room.at)
     }

@@ -1,4 +1,4 @@
-//! A GPU through NVIDIA's driver and cuBLAS, both found when the program runs.
+//! A GPU through NVIDIA's driver and cuBLAS, both loaded at run time.
 
 use super::driver::{Address, Driver, Dtype, Grid, Product};
 use crate::{Error, Result};
@@ -9,19 +9,19 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The kernels by the names of their files, compiled for cards.
+/// The compiled kernels (fat binaries), by file name.
 const MODULES: &[(&str, &[u8])] = &include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 
-/// Bytes of each half of the memory through which copies to the card go.
+/// Bytes in each half of the staging memory for copies to the GPU.
 const STAGING: usize = 16 << 20;
 
-/// A GPU with a stream of its own.
+/// A GPU with its own stream.
 #[derive(Debug)]
 pub struct Card {
     device: cuda_sys::CUdevice,
     context: cuda_sys::CUcontext,
     stream: cuda_sys::CUstream,
-    /// Whether memory is taken and given back in the order of the stream, without waiting.
+    /// Whether memory is allocated and freed in stream order, without waiting.
     in_order: bool,
     modules: Vec<cuda_sys::CUmodule>,
     shared_limit: c_int,
@@ -36,29 +36,29 @@ struct Kernel(cuda_sys::CUfunction);
 #[derive(Debug)]
 struct Blas(blas_sys::cublasHandle_t);
 
-/// Two halves of pinned memory that are filled in turn: the card copies out of one while the other is filled.
+/// Two halves of pinned memory that are filled alternately: the GPU copies from one while the other is filled.
 #[derive(Debug)]
 struct Staging {
     halves: [*mut u8; 2],
-    /// When the card has copied all of a half.
+    /// Events that mark when the GPU has finished copying from each half.
     copied: [cuda_sys::CUevent; 2],
     current: usize,
     filled: usize,
 }
 
-// SAFETY: handles of the driver and of cuBLAS may be used from any thread that has made the context its own, which every
-// call here does; those that must not be used at the same time are behind locks.
+// SAFETY: handles of the driver and of cuBLAS may be used from any thread on which the context is current, which every
+// call here ensures; handles that must not be used concurrently are behind locks.
 unsafe impl Send for Card {}
 // SAFETY: as above.
 unsafe impl Sync for Card {}
-// SAFETY: as above; only reached through its lock.
+// SAFETY: as above; only accessed under its lock.
 unsafe impl Send for Kernel {}
 // SAFETY: as above.
 unsafe impl Send for Blas {}
 // SAFETY: as above.
 unsafe impl Send for Staging {}
 
-/// What a call of the driver fails with, as an error of ours.
+/// Converts an error of the driver.
 fn failed(what: &str) -> impl Fn(cuda::DriverError) -> Error + '_ {
     move |error| {
         let text = error.error_string().map(|text| text.to_string_lossy().into_owned());
@@ -70,10 +70,10 @@ fn failed(what: &str) -> impl Fn(cuda::DriverError) -> Error + '_ {
     }
 }
 
-/// What a call of cuBLAS fails with, as an error of ours.
+/// Converts an error of cuBLAS.
 fn blas_failed(what: &str) -> impl Fn(blas::CublasError) -> Error + '_ {
     move |blas::CublasError(status)| {
-        // SAFETY: the library answers with a text of its own, which ends with a zero and lasts.
+        // SAFETY: the library returns a static string that ends with a zero byte.
         let text = unsafe { CStr::from_ptr(blas_sys::cublasGetStatusString(status)) };
         let text = format!("cuda: cuBLAS: {what}: {}", text.to_string_lossy());
         match status {
@@ -87,34 +87,33 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Lets the driver keep the memory that is given back to it, for us; whether this GPU has memory that is taken and given back
-/// in the order of a stream.
+/// Lets the driver keep freed memory for this process; returns whether this GPU supports stream-ordered allocation.
 fn keep_memory(device: cuda_sys::CUdevice) -> Result<bool> {
     let supported = cuda_sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED;
     let mut threshold = u64::MAX;
-    // SAFETY: the device is one that the driver gave out, and the attribute is a number of 64 bits.
+    // SAFETY: the device comes from the driver, and the attribute is a 64-bit number.
     unsafe {
-        if cuda::device::get_attribute(device, supported).map_err(failed("asking the GPU"))? == 0 {
+        if cuda::device::get_attribute(device, supported).map_err(failed("querying the GPU"))? == 0 {
             return Ok(false);
         }
-        let pool = cuda::device::get_default_mem_pool(device).map_err(failed("asking the GPU"))?;
+        let pool = cuda::device::get_default_mem_pool(device).map_err(failed("querying the GPU"))?;
         cuda::mem_pool::set_attribute(
             pool,
             cuda_sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
             (&raw mut threshold).cast(),
         )
-        .map_err(failed("keeping memory of the GPU"))?;
+        .map_err(failed("configuring the memory pool of the GPU"))?;
     }
     Ok(true)
 }
 
 impl Card {
-    /// The GPU of this number, of those that the process sees.
+    /// Opens the GPU with this index among those that the process sees.
     ///
     /// # Errors
-    /// Where the driver, cuBLAS or the GPU is missing; says which.
+    /// Returns an error that names what is missing: the driver, cuBLAS or the GPU.
     pub fn new(number: usize) -> Result<Self> {
-        // SAFETY: only asks whether the library can be opened.
+        // SAFETY: only checks whether the library can be opened.
         if !unsafe { cuda_sys::is_culib_present() } {
             return Err(Error::Input(
                 "cuda: NVIDIA's driver (libcuda.so.1) is not installed on this machine".into(),
@@ -123,48 +122,51 @@ impl Card {
         // SAFETY: as above.
         if !unsafe { blas_sys::is_culib_present() } {
             return Err(Error::Input(
-                "cuda: cuBLAS (libcublas.so) is not found: install CUDA's libraries, or name their folder in LD_LIBRARY_PATH"
+                "cuda: cuBLAS (libcublas.so) not found: install the CUDA libraries, or add their folder to LD_LIBRARY_PATH"
                     .into(),
             ));
         }
-        cuda::init().map_err(failed("the driver does not start"))?;
+        cuda::init().map_err(failed("initializing the driver"))?;
         let count = cuda::device::get_count().map_err(failed("counting GPUs"))?;
         if number >= count.max(0) as usize {
-            return Err(Error::Input(format!("cuda: there is no GPU {number}: the driver shows {count}")));
+            return Err(Error::Input(format!(
+                "cuda: GPU {number} not found: the driver reports {count}, numbered from 0"
+            )));
         }
         let device = cuda::device::get(number as c_int).map_err(failed("opening the GPU"))?;
-        // SAFETY: the device is one that the driver gave out; its context is kept for as long as the process lives.
+        // SAFETY: the device comes from the driver; its context is kept for the lifetime of the process.
         let (context, shared_limit) = unsafe {
             let context = cuda::primary_ctx::retain(device).map_err(failed("opening the GPU"))?;
             cuda::ctx::set_current(context).map_err(failed("opening the GPU"))?;
             let limit = cuda_sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
-            (context, cuda::device::get_attribute(device, limit).map_err(failed("asking the GPU"))?)
+            (context, cuda::device::get_attribute(device, limit).map_err(failed("querying the GPU"))?)
         };
         let in_order = keep_memory(device)?;
-        let stream =
-            cuda::stream::create(cuda::stream::StreamKind::NonBlocking).map_err(failed("making a stream"))?;
+        let stream = cuda::stream::create(cuda::stream::StreamKind::NonBlocking)
+            .map_err(failed("creating a stream"))?;
         let modules = MODULES.iter().map(|(name, image)| {
-            // The driver reads images at addresses that are multiples of eight.
+            // The driver requires images at addresses that are multiples of eight.
             let mut aligned = vec![0u64; image.len().div_ceil(8)];
-            // SAFETY: a copy of as many bytes as the image has into room for as many; the driver keeps none of it.
+            // SAFETY: copies exactly the bytes of the image into a buffer of at least that size; the driver retains no
+            // pointer to it.
             unsafe {
                 std::ptr::copy_nonoverlapping(image.as_ptr(), aligned.as_mut_ptr().cast(), image.len());
                 cuda::module::load_data(aligned.as_ptr().cast())
             }
-            .map_err(failed(&format!("loading the kernels of {name} (a GPU older than the A100?)")))
+            .map_err(failed(&format!("loading the kernels of {name} (is the GPU older than the A100?)")))
         });
         let modules = modules.collect::<Result<Vec<_>>>()?;
-        let handle = blas::create_handle().map_err(blas_failed("it does not start"))?;
-        // SAFETY: both were just made, in the same context.
-        unsafe { blas::set_stream(handle, stream.cast()) }.map_err(blas_failed("it does not start"))?;
+        let handle = blas::create_handle().map_err(blas_failed("initialization"))?;
+        // SAFETY: both were just created, in the same context.
+        unsafe { blas::set_stream(handle, stream.cast()) }.map_err(blas_failed("initialization"))?;
         let half = || {
-            // SAFETY: asks for memory of the host; it is kept for as long as the process lives.
+            // SAFETY: allocates host memory, which is kept for the lifetime of the process.
             let memory = unsafe { cuda::malloc_host(STAGING, 0) };
-            memory.map(|memory| memory.cast::<u8>()).map_err(failed("pinning memory"))
+            memory.map(|memory| memory.cast::<u8>()).map_err(failed("allocating pinned memory"))
         };
         let event = || {
             cuda::event::create(cuda_sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
-                .map_err(failed("making an event"))
+                .map_err(failed("creating an event"))
         };
         Ok(Self {
             device,
@@ -184,21 +186,21 @@ impl Card {
         })
     }
 
-    /// Makes the context this thread's, where it is not yet.
+    /// Makes the context current on this thread, if it is not yet.
     fn enter(&self) -> Result<()> {
         thread_local! {
             static CURRENT: Cell<cuda_sys::CUcontext> = const { Cell::new(std::ptr::null_mut()) };
         }
         if CURRENT.get() != self.context {
-            // SAFETY: the context is kept for as long as the process lives.
-            unsafe { cuda::ctx::set_current(self.context) }.map_err(failed("entering the context"))?;
+            // SAFETY: the context is kept for the lifetime of the process.
+            unsafe { cuda::ctx::set_current(self.context) }.map_err(failed("making the context current"))?;
             CURRENT.set(self.context);
         }
         Ok(())
     }
 
     fn wait(&self) -> Result<()> {
-        // SAFETY: the stream is kept for as long as the process lives.
+        // SAFETY: the stream is kept for the lifetime of the process.
         unsafe { cuda::stream::synchronize(self.stream) }.map_err(failed("waiting for the GPU"))
     }
 
@@ -208,16 +210,16 @@ impl Card {
             return Ok(*function);
         }
         let c_name = CString::new(name).unwrap_or_default();
-        // SAFETY: modules are kept for as long as the process lives.
+        // SAFETY: modules are kept for the lifetime of the process.
         let find =
             |module: &cuda_sys::CUmodule| unsafe { cuda::module::get_function(*module, c_name.clone()) }.ok();
         let Some(function) = self.modules.iter().find_map(find) else {
-            return Err(Error::Input(format!("cuda: there is no kernel {name}")));
+            return Err(Error::Input(format!("cuda: kernel {name} not found")));
         };
         let limit = cuda_sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: the function was just found.
         unsafe { cuda::function::set_function_attribute(function, limit, self.shared_limit) }
-            .map_err(failed("giving a kernel its shared memory"))?;
+            .map_err(failed("setting the shared-memory limit of a kernel"))?;
         kernels.insert(name.into(), Kernel(function));
         Ok(function)
     }
@@ -226,21 +228,23 @@ impl Card {
 impl Driver for Card {
     fn name(&self) -> Result<String> {
         self.enter()?;
-        let name = cuda::device::get_name(self.device).map_err(failed("asking the GPU"))?;
+        let name = cuda::device::get_name(self.device).map_err(failed("querying the GPU"))?;
         let attribute = |attribute| {
-            // SAFETY: the device is one that the driver gave out.
-            unsafe { cuda::device::get_attribute(self.device, attribute) }.map_err(failed("asking the GPU"))
+            // SAFETY: the device comes from the driver.
+            unsafe { cuda::device::get_attribute(self.device, attribute) }.map_err(failed("querying the GPU"))
         };
         let major = attribute(cuda_sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = attribute(cuda_sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
         let (mut driver, mut cublas) = (0, 0);
-        // SAFETY: both write one number; the handle is kept for as long as the process lives.
+        // SAFETY: both write one integer; the handle is kept for the lifetime of the process.
         unsafe {
-            cuda_sys::cuDriverGetVersion(&raw mut driver).result().map_err(failed("asking the driver"))?;
+            cuda_sys::cuDriverGetVersion(&raw mut driver)
+                .result()
+                .map_err(failed("querying the driver version"))?;
             let status = blas_sys::cublasGetVersion_v2(lock(&self.blas).0, &raw mut cublas);
-            status.result().map_err(blas_failed("asking its version"))?;
+            status.result().map_err(blas_failed("querying the version"))?;
         }
-        let (_, memory) = cuda::mem_get_info().map_err(failed("asking the GPU"))?;
+        let (_, memory) = cuda::mem_get_info().map_err(failed("querying the GPU"))?;
         Ok(format!(
             "{name}, {} GiB, compute capability {major}.{minor}; driver of CUDA {}.{}, cuBLAS {}.{}.{}",
             memory >> 30,
@@ -254,7 +258,7 @@ impl Driver for Card {
 
     fn allocate(&self, bytes: usize) -> Result<Address> {
         self.enter()?;
-        // SAFETY: asks for memory of the device, which is used on this stream alone.
+        // SAFETY: allocates device memory, which is used on this stream only.
         let memory = unsafe {
             match self.in_order {
                 true => cuda::malloc_async(self.stream, bytes),
@@ -266,15 +270,15 @@ impl Driver for Card {
             let mib = |bytes: usize| bytes.div_ceil(1 << 20);
             let [bytes, free, total] = [bytes, free, total].map(mib);
             failed(&format!(
-                "{bytes} MiB more, of {total} MiB on this GPU with {free} free (training takes less with smaller batches or \
-                 recompute = \"blocks\", writing and serving with fewer or shorter texts at a time)"
+                "allocating {bytes} MiB: {free} of {total} MiB are free on this GPU (to use less, train with smaller \
+                 batches or recompute = \"blocks\"; generate and serve fewer or shorter texts at a time)"
             ))(error)
         })
     }
 
     fn free(&self, at: Address, _: usize) {
-        // SAFETY: the memory is of `allocate`, and it is freed once what is queued is done. An error here would be that of an
-        // earlier kernel, which the next call tells.
+        // SAFETY: the memory comes from `allocate` and is freed once all queued work is done. An error here would be
+        // that of an earlier kernel, which the next call reports.
         let _ = self.enter().map(|()| unsafe {
             match self.in_order {
                 true => cuda::free_async(at, self.stream),
@@ -283,15 +287,15 @@ impl Driver for Card {
         });
     }
 
-    fn give_back(&self) -> Result<()> {
+    fn release_cached(&self) -> Result<()> {
         self.enter()?;
         self.wait()?;
         if self.in_order {
-            // SAFETY: the device is one that the driver gave out, and the pool is its own.
+            // SAFETY: the device comes from the driver, and the pool belongs to it.
             unsafe {
                 let pool =
-                    cuda::device::get_default_mem_pool(self.device).map_err(failed("asking the GPU"))?;
-                cuda::mem_pool::trim_to(pool, 0).map_err(failed("giving memory of the GPU back"))?;
+                    cuda::device::get_default_mem_pool(self.device).map_err(failed("querying the GPU"))?;
+                cuda::mem_pool::trim_to(pool, 0).map_err(failed("releasing GPU memory"))?;
             }
         }
         Ok(())
@@ -307,8 +311,8 @@ impl Driver for Card {
         for part in from.chunks(STAGING) {
             if staging.filled + part.len() > STAGING {
                 let (full, next) = (staging.current, 1 - staging.current);
-                // SAFETY: events and stream are kept for as long as the process lives; one that was never recorded
-                // does not wait.
+                // SAFETY: events and stream are kept for the lifetime of the process; synchronizing with an event that
+                // was never recorded does not wait.
                 unsafe {
                     cuda::event::record(staging.copied[full], self.stream)
                         .map_err(failed("copying to the GPU"))?;
@@ -317,7 +321,7 @@ impl Driver for Card {
                 (staging.current, staging.filled) = (next, 0);
             }
             let offset = part.as_ptr() as usize - from.as_ptr() as usize;
-            // SAFETY: the half has room for the part, and the card has copied all that was there before; the
+            // SAFETY: the half has room for the part, and the GPU has copied everything that was there before; the
             // destination was allocated with room for all of `from`.
             unsafe {
                 let pinned = staging.halves[staging.current].add(staging.filled);
@@ -333,22 +337,21 @@ impl Driver for Card {
 
     fn download(&self, to: &mut [u8], from: Address) -> Result<()> {
         self.enter()?;
-        // SAFETY: `from` was allocated with as many bytes; the copy is waited for below.
+        // SAFETY: `from` was allocated with at least as many bytes; the copy is waited for below.
         unsafe { cuda::memcpy_dtoh_async(to, from, self.stream) }.map_err(failed("copying from the GPU"))?;
         self.wait()
     }
 
     fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<()> {
         self.enter()?;
-        // SAFETY: both places were allocated with as many bytes.
+        // SAFETY: both ranges were allocated with at least as many bytes.
         unsafe { cuda::memcpy_dtod_async(to, from, bytes, self.stream) }.map_err(failed("copying on the GPU"))
     }
 
     fn zero(&self, at: Address, bytes: usize) -> Result<()> {
         self.enter()?;
-        // SAFETY: the place was allocated with as many bytes.
-        unsafe { cuda::memset_d8_async(at, 0, bytes, self.stream) }
-            .map_err(failed("clearing memory of the GPU"))
+        // SAFETY: the range was allocated with at least as many bytes.
+        unsafe { cuda::memset_d8_async(at, 0, bytes, self.stream) }.map_err(failed("zeroing GPU memory"))
     }
 
     unsafe fn launch(&self, kernel: &str, grid: Grid, arguments: *const c_void, _: usize) -> Result<()> {
@@ -356,7 +359,7 @@ impl Driver for Card {
         let function = self.kernel(kernel)?;
         let [x, y, z] = grid.blocks;
         let mut parameters = [arguments.cast_mut()];
-        // SAFETY: the caller vouches for the arguments, which the driver copies before this returns.
+        // SAFETY: the caller guarantees that the arguments are valid; the driver copies them before this returns.
         unsafe {
             cuda::launch_kernel(
                 function,
@@ -367,7 +370,7 @@ impl Driver for Card {
                 &mut parameters,
             )
         }
-        .map_err(failed(&format!("the kernel {kernel} with {grid:?}")))
+        .map_err(failed(&format!("launching kernel {kernel} with {grid:?}")))
     }
 
     fn product(&self, product: &Product) -> Result<()> {
@@ -386,11 +389,11 @@ impl Driver for Card {
             true => blas_sys::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
             false => blas_sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
         };
-        // cuBLAS goes column by column: it sees every matrix transposed, and c transposed is b transposed times a
-        // transposed.
+        // cuBLAS is column-major: it sees every matrix transposed, and the transpose of c is the transpose of b times
+        // the transpose of a.
         let (lda, ldb) = (if a.transposed { m } else { k }, if b.transposed { k } else { n });
         let blas = lock(&self.blas);
-        // SAFETY: the places were allocated with room for matrices of these sizes.
+        // SAFETY: the addresses were allocated with room for matrices of these sizes.
         unsafe {
             blas::gemm_strided_batched_ex(
                 blas.0,
@@ -418,6 +421,6 @@ impl Driver for Card {
                 blas_sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT_TENSOR_OP,
             )
         }
-        .map_err(blas_failed(&format!("a product {m} x {n} x {k}")))
+        .map_err(blas_failed(&format!("matrix product {m} x {n} x {k}")))
     }
 }

@@ -1,30 +1,31 @@
-//! What a device does for the backend: memory, copies, kernels and matrix products, one after the other on one stream.
+//! The operations that the backend requires of a device: memory, copies, kernels and matrix products, in order on one stream.
 //!
-//! [`Card`](super::card) is a GPU; [`Emulation`](super::emulation) runs the same kernels on the processor, for tests.
+//! [`Card`](super::card) is a GPU; [`Emulation`](super::emulation) runs the same kernels on the CPU, for tests.
 //!
-//! *Invariant:* everything is queued in the order of the calls. [`Driver::download`] waits for what was queued before;
-//! [`Driver::upload`] only for copies before it, where their memory is full; [`Driver::give_back`] when memory runs out.
+//! *Invariant:* operations are queued in the order of the calls. [`Driver::download`] waits for everything queued
+//! before it, [`Driver::upload`] only for earlier uploads if the staging memory is full; [`Driver::release_cached`] waits as
+//! well and is called when memory runs out.
 
 use crate::Result;
 use std::ffi::c_void;
 use std::fmt::Debug;
 
-/// A place in a device's memory, in bytes.
+/// A byte address in a device's memory.
 pub type Address = u64;
 
-/// The type of numbers in a device's memory.
+/// The element type of an array in a device's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Dtype {
     /// IEEE single precision.
     F32,
-    /// The upper half of single precision.
+    /// bfloat16: the upper half of an f32.
     Bf16,
     /// IEEE half precision.
     F16,
 }
 
 impl Dtype {
-    /// Bytes of a number.
+    /// Bytes per element.
     pub fn size(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -32,7 +33,7 @@ impl Dtype {
         }
     }
 
-    /// How kernels for it end in their name.
+    /// The suffix of the names of kernels for this type.
     pub fn suffix(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -42,92 +43,92 @@ impl Dtype {
     }
 }
 
-/// One factor of a product: where it lies, row by row, and whether it is transposed.
+/// One factor of a matrix product: a row-major matrix in memory, and whether it is transposed.
 #[derive(Debug, Clone, Copy)]
 pub struct Factor {
-    /// Its first number.
+    /// Address of the first element.
     pub at: Address,
-    /// Whether its transpose is meant.
+    /// Whether the transpose of the stored matrix is used.
     pub transposed: bool,
 }
 
-/// `c = alpha a b + beta c`, row by row: `a` is `(m, k)`, `b` is `(k, n)`, `c` is `(m, n)`; sums are of f32. Of `batch` such
-/// products the factors and results lie one after the other.
+/// `c = alpha a b + beta c`, row-major: `a` is `(m, k)`, `b` is `(k, n)`, `c` is `(m, n)`; sums are taken in f32. The
+/// factors and results of the `batch` products are consecutive in memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Product {
-    /// The left factor, in memory `(k, m)` where it is transposed.
+    /// The left factor, stored as `(k, m)` if it is transposed.
     pub a: Factor,
-    /// The right factor, in memory `(n, k)` where it is transposed.
+    /// The right factor, stored as `(n, k)` if it is transposed.
     pub b: Factor,
-    /// The result.
+    /// Address of the result.
     pub c: Address,
     /// Rows of the result.
     pub m: usize,
     /// Columns of the result.
     pub n: usize,
-    /// Terms of each sum.
+    /// Inner dimension.
     pub k: usize,
-    /// Products of these sizes.
+    /// Number of products of this shape.
     pub batch: usize,
-    /// Of both factors.
+    /// Element type of both factors.
     pub factors: Dtype,
-    /// Of the result.
+    /// Element type of the result.
     pub result: Dtype,
-    /// Whether factors of f32 may be rounded to TF32, ten bits of fraction, where the device is faster so.
+    /// Whether f32 factors may be rounded to TF32, an 11-bit significand, if this is faster on the device.
     pub tf32: bool,
-    /// What the product is multiplied by.
+    /// Scale of the product.
     pub alpha: f32,
-    /// What the result before is multiplied by; it is not read where this is 0.
+    /// Scale of the previous result, which is not read if this is 0.
     pub beta: f32,
 }
 
-/// How many threads work, and in which groups.
+/// The launch dimensions of a kernel.
 #[derive(Debug, Clone, Copy)]
 pub struct Grid {
-    /// Blocks in each direction.
+    /// Number of blocks in each dimension.
     pub blocks: [u32; 3],
-    /// Threads of a block; a multiple of 32.
+    /// Threads per block; a multiple of 32.
     pub threads: u32,
-    /// Bytes of shared memory of a block.
+    /// Shared memory per block, in bytes.
     pub shared: usize,
 }
 
 /// A device.
-#[allow(clippy::missing_errors_doc)] // everything fails where the device does, as by running out of memory
+#[allow(clippy::missing_errors_doc)] // every operation fails if the device does, for example by running out of memory
 pub trait Driver: Debug + Send + Sync + 'static {
-    /// What it is, for people.
+    /// A human-readable description of the device.
     fn name(&self) -> Result<String>;
-    /// Whether room that is idle is used again; otherwise every use has room of its own and of its exact size, so that
-    /// what reaches beyond it is found.
-    fn uses_again(&self) -> bool {
+    /// Whether idle memory is reused; otherwise every allocation is separate and of exactly the requested size, so that
+    /// out-of-bounds accesses are detected.
+    fn reuses_memory(&self) -> bool {
         true
     }
-    /// Room for so many bytes, aligned to 256; what is in it is unspecified.
+    /// Allocates `bytes` bytes, aligned to 256, with unspecified contents.
     fn allocate(&self, bytes: usize) -> Result<Address>;
-    /// Gives room back that [`Self::allocate`] gave, once everything queued before is done.
+    /// Frees memory from [`Self::allocate`] once everything queued before is done.
     fn free(&self, at: Address, bytes: usize);
-    /// Waits for everything queued before, and lets go of memory that was freed and is kept for other rooms.
-    fn give_back(&self) -> Result<()> {
+    /// Waits for everything queued before, and releases freed memory that the driver keeps for later allocations.
+    fn release_cached(&self) -> Result<()> {
         Ok(())
     }
-    /// Bytes of shared memory that a block may have at most: what every GPU has that the kernels are compiled for.
+    /// Maximum shared memory per block, in bytes; the default is available on every GPU that the kernels are compiled for.
     fn shared_limit(&self) -> usize {
         99 << 10
     }
-    /// Copies from the host, which may change `from` as soon as this returns.
+    /// Copies from the host; `from` may change as soon as this returns.
     fn upload(&self, to: Address, from: &[u8]) -> Result<()>;
     /// Copies to the host; waits for everything queued before.
     fn download(&self, to: &mut [u8], from: Address) -> Result<()>;
-    /// Copies within the device; the places do not overlap.
+    /// Copies within the device; the two ranges do not overlap.
     fn copy(&self, to: Address, from: Address, bytes: usize) -> Result<()>;
-    /// Makes bytes zero.
+    /// Sets bytes to zero.
     fn zero(&self, at: Address, bytes: usize) -> Result<()>;
-    /// Runs a kernel. `arguments` is the one structure that it takes.
+    /// Launches a kernel. `arguments` is the single structure that it takes, of `bytes` bytes.
     ///
     /// # Safety
-    /// `arguments` points to a structure of the type that the kernel takes, whose addresses are of this device and long
-    /// enough for what the kernel does with them.
+    /// `arguments` must point to a structure of the type that the kernel takes, whose addresses belong to this device
+    /// and to allocations large enough for what the kernel does with them.
     unsafe fn launch(&self, kernel: &str, grid: Grid, arguments: *const c_void, bytes: usize) -> Result<()>;
-    /// A matrix product.
+    /// Queues a matrix product.
     fn product(&self, product: &Product) -> Result<()>;
 }

@@ -1,21 +1,21 @@
-//! Mixture of experts: routes are found on the device; only how many rows each expert got comes to the host.
+//! Mixture of experts: routing runs on the device; only the number of rows per expert is copied to the host.
 
 use super::Cuda;
 use super::arguments as args;
 use super::driver::Address;
 use super::memory::{Buffer, Floats, Weights};
-use super::queue::{self, Room, THREADS};
+use super::queue::{self, Allocation, THREADS};
 use crate::backend::{Balancing, RouterStats};
 use crate::layout::{ExpertsLayout, Matrix};
 use crate::{Error, Result};
 use std::ops::Range;
 
-/// Tokens of a block of the kernels that put rows in order: `TOKENS` in `router.cu`.
+/// Tokens per block of the kernels that order rows: `TOKENS` in `router.cu`.
 const TOKENS: usize = 256;
-/// Threads of a block of `RouteBackward`, each with a number for every expert in shared memory.
+/// Threads per block of `RouteBackward`, each with one number per expert in shared memory.
 const BACKWARD_THREADS: u32 = 64;
 
-/// Which tokens go to which experts, with which weight.
+/// The assignment of tokens to experts, with the weight of each.
 pub struct Routes {
     n: usize,
     experts: usize,
@@ -23,44 +23,43 @@ pub struct Routes {
     /// Softmax scores, `(n, experts)`.
     scores: Floats,
     /// Experts of each token, best first, `(n, top_k)`.
-    chosen: Room,
-    /// Their weights, `(n, top_k)`.
+    chosen: Allocation,
+    /// Weights of these experts, `(n, top_k)`.
     weights: Floats,
-    /// The place of each row in `chosen`, and the row of each place: `(n top_k,)`.
-    pub(super) order: Room,
-    row_of: Room,
-    /// Weights of the rows, `(n top_k,)`.
+    /// The index into `chosen` of each row, and its inverse, `row_of`: `(n top_k,)`.
+    pub(super) order: Allocation,
+    row_of: Allocation,
+    /// Weights of the rows, grouped by expert: `(n top_k,)`.
     row_weights: Floats,
-    /// Where the rows of each expert begin, and the end: `(experts + 1,)`.
+    /// Start of each expert's rows, and the end of the last: `(experts + 1,)`.
     offsets: Vec<i32>,
 }
 
-/// How each span of tokens is balanced, on the device.
+/// Balance statistics of spans of tokens, on the device.
 struct Spans {
-    bounds: Room,
+    bounds: Allocation,
     len: usize,
-    /// How often each expert was chosen, `(spans, experts)`; mean scores, `(spans, experts)`; sums of entropies,
-    /// `(spans,)`.
+    /// How often each expert was chosen, `(spans, experts)`; mean scores, `(spans, experts)`; sums of entropies, `(spans,)`.
     all: Floats,
 }
 
 impl Routes {
-    /// Rows of all experts.
+    /// Number of rows of all experts.
     pub(super) fn rows(&self) -> usize {
         self.n * self.top_k
     }
 
-    /// Experts of a token.
+    /// Number of experts per token.
     pub(super) fn top_k(&self) -> usize {
         self.top_k
     }
 
-    /// The rows of each expert.
+    /// Row range of each expert.
     fn groups(&self) -> impl Iterator<Item = Range<usize>> + '_ {
         self.offsets.windows(2).map(|rows| rows[0] as usize..rows[1] as usize)
     }
 
-    /// The weights of experts that have rows, with those.
+    /// The weights of experts that have rows, with their row ranges.
     fn filled<'a>(&'a self, experts: &'a [Matrix]) -> impl Iterator<Item = (&'a Matrix, Range<usize>)> {
         experts.iter().zip(self.groups()).filter(|(_, rows)| !rows.is_empty())
     }
@@ -114,7 +113,7 @@ impl Cuda {
             top_k,
         };
         queue.run("order_rows", blocks, 0, &order)?;
-        // The products below need the sizes of groups on the host: the one thing that a forward pass waits for.
+        // The grouped products need the group sizes on the host: the only thing that a forward pass waits for.
         let offsets = queue.download(offsets.at, routes.experts + 1)?;
         Ok(Routes { offsets, ..routes })
     }
@@ -182,7 +181,7 @@ impl Cuda {
             threads: BACKWARD_THREADS,
             shared,
         };
-        self.queue.run_in(&queue::of("route_backward", self.dtype()), grid, &arguments)?;
+        self.queue.run_in(&queue::kernel_name("route_backward", self.dtype()), grid, &arguments)?;
         Ok(dlogits)
     }
 
@@ -239,7 +238,7 @@ impl Cuda {
         self.run("unpermute", self.row_blocks(routes.n, width), 0, &arguments)
     }
 
-    /// What a product with its own weight makes of each expert's rows, from width to width.
+    /// Applies a product to each expert's rows with that expert's weight; `widths` returns those of `x` and of the result.
     fn grouped(
         &self,
         x: &Buffer,
@@ -252,7 +251,7 @@ impl Cuda {
         let size = self.dtype().size();
         for (m, rows) in routes.filled(experts) {
             let [from, to] = widths(m);
-            let place = |room: &Room, width: usize| room.at + (rows.start * width * size) as u64;
+            let place = |room: &Allocation, width: usize| room.at + (rows.start * width * size) as u64;
             product(place(&out.room, to), place(&x.room, from), m, rows.len())?;
         }
         Ok(out)

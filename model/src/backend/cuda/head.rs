@@ -1,4 +1,4 @@
-//! The head: logits of some rows at a time, in f32.
+//! The head: logits in f32, for a block of rows at a time.
 
 use super::Cuda;
 use super::arguments::CrossEntropy;
@@ -8,24 +8,24 @@ use super::queue::{plain, transposed};
 use crate::Result;
 use crate::layout::Matrix;
 
-/// Rows whose logits exist at one time.
+/// Number of rows whose logits are materialized at a time.
 const ROWS: usize = 4096;
 
-/// What the gradient needs: where that of the head goes, and the weights of rows.
-pub struct Wanted<'a> {
+/// Inputs of the gradient: the array to which that of the head is added, and the weights of the rows' losses.
+pub struct GradientRequest<'a> {
     pub grads: &'a Floats,
     pub weights: &'a [f32],
 }
 
 impl Cuda {
-    /// `-log softmax(x headᵀ)[target]` of each row, and the gradient of their weighted sum by `x` where it is wanted.
+    /// Returns `-log softmax(x headᵀ)[target]` of each row, and if `wanted` the gradient of their weighted sum with respect to `x`.
     pub(super) fn losses(
         &self,
         x: &Buffer,
         w: &Weights,
         head: &Matrix,
         targets: &[u32],
-        wanted: Option<Wanted<'_>>,
+        wanted: Option<GradientRequest<'_>>,
     ) -> Result<(Floats, Buffer)> {
         let (n, vocab, d, dtype) = (targets.len(), head.d_out, head.d_in, self.dtype());
         let losses = self.dirty_floats(n)?;

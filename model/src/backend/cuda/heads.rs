@@ -1,4 +1,4 @@
-//! Queries, keys and values: their room, and what the kernels that rotate and attend to them take.
+//! Queries, keys and values: their memory, and the arguments of the kernels that rotate them and attend to them.
 
 use super::memory::{Batch, Buffer};
 use super::{Cuda, args, attention};
@@ -7,7 +7,7 @@ use crate::backend::{Attention, Qkv};
 use crate::spec::Heads;
 
 impl Cuda {
-    /// What `split_heads` and `join_heads` take.
+    /// The arguments of `split_heads` and `join_heads`.
     pub(super) fn heads_arguments(
         &self,
         rows: &Buffer,
@@ -31,7 +31,7 @@ impl Cuda {
         }
     }
 
-    /// Room for those of `n` positions.
+    /// Allocates queries, keys and values of `n` positions.
     pub(super) fn room_for_heads(&self, n: usize, heads: Heads) -> Result<Qkv<Self>> {
         Ok(Qkv {
             q: self.dirty(n * heads.width())?,
@@ -40,7 +40,7 @@ impl Cuda {
         })
     }
 
-    /// What attention among a batch's own positions is like.
+    /// The shape of attention among a batch's own positions.
     pub(super) fn shape(&self, batch: &Batch, attention: &Attention) -> attention::Shape {
         attention::Shape {
             heads: attention.heads,

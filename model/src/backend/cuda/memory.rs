@@ -1,11 +1,11 @@
-//! Memory of a device, and what of a batch is on it.
+//! Memory of a device, and the parts of a batch that are on it.
 
 use super::Cuda;
 use super::arguments::Narrow;
 use super::attention::{Document, Plan};
 use super::driver::{Address, Dtype};
 use super::experts::Routes;
-use super::queue::{self, Room};
+use super::queue::{self, Allocation};
 use crate::Result;
 use crate::backend::{Memory, Precision};
 use crate::rotations::Rotations;
@@ -16,29 +16,29 @@ use std::collections::BTreeMap;
 use std::ops::{Deref, Range};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Numbers of f32.
+/// An f32 array.
 #[derive(Debug)]
 pub struct Floats {
-    pub(super) room: Room,
+    pub(super) room: Allocation,
     pub(super) len: usize,
 }
 
 impl Floats {
-    /// Where number `i` lies.
+    /// Address of element `i`.
     pub(super) fn at(&self, i: usize) -> Address {
         self.room.at + 4 * i as u64
     }
 }
 
-/// Master copies of f32, and working copies where activations have another type.
+/// f32 master copies, and working copies if activations have another type.
 #[derive(Debug)]
 pub struct Weights {
     pub(super) master: Floats,
-    pub(super) working: Option<(Room, Dtype)>,
+    pub(super) working: Option<(Allocation, Dtype)>,
 }
 
 impl Weights {
-    /// Where a range of the working copies begins: the master copies where there are none.
+    /// Start address of a range of the working copies, or of the master copies if there are none.
     pub(super) fn at(&self, range: &Range<usize>) -> Address {
         match &self.working {
             Some((room, dtype)) => room.at + (dtype.size() * range.start) as u64,
@@ -46,7 +46,7 @@ impl Weights {
         }
     }
 
-    /// The same, or null where there are no working copies.
+    /// Start address of a range of the working copies, or null if there are none.
     pub(super) fn working_at(&self, range: &Range<usize>) -> Address {
         if self.working.is_some() { self.at(range) } else { 0 }
     }
@@ -54,54 +54,54 @@ impl Weights {
 
 /// Activations.
 pub struct Buffer {
-    pub(super) room: Room,
+    pub(super) room: Allocation,
     pub(super) len: usize,
 }
 
-/// A batch, and what of it is on the device.
+/// A batch and its arrays on the device.
 pub struct Batch {
     ragged: Ragged,
     /// Token ids, `(n,)`.
-    pub(super) ids: Room,
+    pub(super) ids: Allocation,
     /// The position of each token in its document, `(n,)`.
-    pub(super) positions: Room,
+    pub(super) positions: Allocation,
     pub(super) rotations: Arc<Table>,
     tokens: Mutex<Option<Arc<Tokens>>>,
-    plans: Mutex<BTreeMap<(usize, usize), Arc<OnDevice>>>,
+    plans: Mutex<BTreeMap<(usize, usize), Arc<DevicePlan>>>,
 }
 
 /// The table of rotations on the device.
 #[derive(Debug)]
 pub struct Table {
     host: Arc<Rotations>,
-    pub(super) cos: Room,
-    pub(super) sin: Room,
+    pub(super) cos: Allocation,
+    pub(super) sin: Allocation,
 }
 
-/// The positions of a batch, token by token.
+/// The positions of a batch, grouped by token id.
 pub struct Tokens {
-    /// How many different tokens there are.
+    /// Number of distinct tokens.
     pub different: usize,
-    /// The different tokens.
-    pub tokens: Room,
-    /// Where the positions of each begin, and the end.
-    pub starts: Room,
-    /// The positions, token by token.
-    pub sorted: Room,
+    /// The distinct tokens, in ascending order: `(different,)`.
+    pub tokens: Allocation,
+    /// Start of each token's positions in `sorted`, and the end of the last: `(different + 1,)`.
+    pub starts: Allocation,
+    /// The positions, grouped by token: `(n,)`.
+    pub sorted: Allocation,
 }
 
-/// How attention is shared out, on the device.
-pub struct OnDevice {
+/// The tiles of an attention operation, on the device.
+pub struct DevicePlan {
     pub plan: Plan,
-    pub documents: Room,
-    pub query_tiles: Room,
-    pub key_tiles: Room,
+    pub documents: Allocation,
+    pub query_tiles: Allocation,
+    pub key_tiles: Allocation,
 }
 
-/// Keys and values of what a sequence has read: `(n_kv_heads, capacity, head_dim)` each.
+/// Keys and values of the positions that a sequence has read: `(n_kv_heads, capacity, head_dim)` each.
 pub struct Cache {
-    pub(super) k: Room,
-    pub(super) v: Room,
+    pub(super) k: Allocation,
+    pub(super) v: Allocation,
     pub(super) capacity: usize,
 }
 
@@ -113,13 +113,13 @@ impl Deref for Batch {
 }
 
 impl Batch {
-    /// The positions of each token.
+    /// Returns the positions grouped by token, computed on first use.
     pub(super) fn tokens(&self, backend: &Cuda) -> Result<Arc<Tokens>> {
         let mut kept = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tokens) = &*kept {
             return Ok(tokens.clone());
         }
-        // Sorted by counting: there are more positions than different tokens.
+        // Counting sort: there are usually more positions than distinct tokens.
         let ids = &self.ragged.ids;
         let mut next = vec![0u32; ids.iter().max().map_or(0, |&id| id as usize + 1)];
         ids.iter().for_each(|&id| next[id as usize] += 1);
@@ -146,8 +146,8 @@ impl Batch {
         Ok(made)
     }
 
-    /// How attention among its own positions is shared out.
-    pub(super) fn plan(&self, backend: &Cuda, heads: Heads) -> Result<Arc<OnDevice>> {
+    /// Returns the tiles for attention among the batch's own positions, computed on first use.
+    pub(super) fn plan(&self, backend: &Cuda, heads: Heads) -> Result<Arc<DevicePlan>> {
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (heads.repeats(), heads.head_dim);
         if let Some(plan) = plans.get(&key) {
@@ -157,13 +157,13 @@ impl Batch {
             let (start, len) = (bounds[0] as i32, (bounds[1] - bounds[0]) as i32);
             Document { q_start: start, q_len: len, k_start: start, k_len: len }
         });
-        let plan = Arc::new(OnDevice::new(backend, &documents.collect::<Vec<_>>(), heads)?);
+        let plan = Arc::new(DevicePlan::new(backend, &documents.collect::<Vec<_>>(), heads)?);
         plans.insert(key, plan.clone());
         Ok(plan)
     }
 }
 
-impl OnDevice {
+impl DevicePlan {
     pub(super) fn new(backend: &Cuda, documents: &[Document], heads: Heads) -> Result<Self> {
         let plan = Plan::new(documents, heads.repeats(), heads.head_dim, backend.dtype());
         let queue = &backend.queue;
@@ -177,17 +177,17 @@ impl OnDevice {
 }
 
 impl Cuda {
-    /// Activations whose contents are unspecified.
+    /// Allocates activations with unspecified contents.
     pub(super) fn dirty(&self, len: usize) -> Result<Buffer> {
         Ok(Buffer { room: self.queue.room(len * self.dtype().size())?, len })
     }
 
-    /// Numbers whose contents are unspecified.
+    /// Allocates f32 values with unspecified contents.
     pub(super) fn dirty_floats(&self, len: usize) -> Result<Floats> {
         Ok(Floats { room: self.queue.room(4 * len)?, len })
     }
 
-    /// Makes working copies of a range of weights.
+    /// Updates the working copies of a range of weights from the master copies.
     pub(super) fn refresh(&self, weights: &Weights, range: &Range<usize>) -> Result<()> {
         if weights.working.is_none() || range.is_empty() {
             return Ok(());
@@ -207,7 +207,7 @@ impl Cuda {
             cos: self.queue.upload(&rotations.cos)?,
             sin: self.queue.upload(&rotations.sin)?,
         });
-        kept.retain(|table| Arc::strong_count(&table.host) > 1); // those of models that are gone
+        kept.retain(|table| Arc::strong_count(&table.host) > 1); // drops tables of models that no longer exist
         kept.push(table.clone());
         Ok(table)
     }

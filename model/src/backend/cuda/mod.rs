@@ -1,11 +1,11 @@
-//! CUDA: kernels of our own and cuBLAS, with activations of f32, bfloat16 or half precision.
+//! The CUDA backend: custom kernels and cuBLAS, with activations in f32, bfloat16 or half precision.
 //!
-//! [`Cuda`] carries out each operation of [`Backend`] as kernels (`kernels/*.cu`) and matrix products that it queues on a
-//! [`Driver`]: a GPU, or the processor, where the same kernels run as emulated threads so that they can be tested
-//! without one. Whatever is summed is summed in f32, in a fixed order: results are the same from run to run.
+//! [`Cuda`] implements each operation of [`Backend`] as kernels (`kernels/*.cu`) and matrix products that it queues on
+//! a [`Driver`]: a GPU, or the CPU, where the same kernels run as emulated threads so that they can be tested without a
+//! GPU. All sums are taken in f32 and in a fixed order, so results are the same from run to run.
 //!
-//! Nothing waits for the device but what a caller reads, and the sizes of experts' groups, which the products of a
-//! mixture of experts need on the host.
+//! Nothing waits for the device except reads by the caller and the sizes of the experts' groups, which the matrix
+//! products of a mixture of experts need on the host.
 
 mod arguments;
 mod attention;
@@ -45,10 +45,10 @@ use queue::{Arguments, Queue};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-/// Rows of a block of kernels that give each row a warp.
+/// Rows per block of kernels that assign one warp to each row.
 const WARPS: usize = queue::THREADS as usize / 32;
 
-/// A GPU, and the numbers that it computes in.
+/// A GPU and the precision of its computations.
 #[derive(Debug, Clone)]
 pub struct Cuda {
     queue: Arc<Queue>,
@@ -58,16 +58,16 @@ pub struct Cuda {
 }
 
 impl Cuda {
-    /// The GPU of this number.
+    /// Opens the GPU with this index.
     ///
     /// # Errors
-    /// Where there is none, or its driver or libraries are missing; says which.
+    /// Returns an error that names what is missing: the GPU, its driver or a library.
     #[cfg(feature = "cuda")]
     pub fn new(number: usize, precision: Precision) -> Result<Self> {
         Ok(Self::on(Box::new(card::Card::new(number)?), precision))
     }
 
-    /// The processor in the place of a GPU, for tests.
+    /// Emulates a GPU on the CPU, for tests.
     #[cfg(feature = "emulate")]
     pub fn emulated(precision: Precision) -> Self {
         Self::on(Box::new(Emulation::default()), precision)
@@ -90,18 +90,18 @@ impl Cuda {
         self.precision == Precision::Tf32
     }
 
-    /// Runs the kernel for this backend's activations.
+    /// Runs the variant of a kernel for this backend's activation type.
     fn run<A: Arguments>(&self, kernel: &str, blocks: usize, shared: usize, arguments: &A) -> Result<()> {
-        self.queue.run(&queue::of(kernel, self.dtype()), blocks, shared, arguments)
+        self.queue.run(&queue::kernel_name(kernel, self.dtype()), blocks, shared, arguments)
     }
 
-    /// Blocks for the elements of rows, which kernels go over 16 bytes at a time where they can.
+    /// Number of blocks for the elements of rows, which kernels process 16 bytes at a time if the width allows it.
     fn row_blocks(&self, rows: usize, width: usize) -> usize {
         let wide = 16 / self.dtype().size();
         queue::blocks(rows * if width.is_multiple_of(wide) { width / wide } else { width })
     }
 
-    /// Rows that `places` names by its numbers over `divisor`, side by side.
+    /// Gathers rows: the row index is an entry of `places` divided by `divisor`. Returns `(n, width)`.
     fn gather(
         &self,
         from: Address,
@@ -201,7 +201,7 @@ impl Backend for Cuda {
         Ok((y, inverse))
     }
 
-    fn rms_norm_again(
+    fn rms_norm_recompute(
         &self,
         x: &Buffer,
         inverse: &Floats,
@@ -448,7 +448,7 @@ impl Backend for Cuda {
         targets: &[u32],
         weights: &[f32],
     ) -> Result<(Floats, Buffer)> {
-        self.losses(x, w, head, targets, Some(head::Wanted { grads, weights }))
+        self.losses(x, w, head, targets, Some(head::GradientRequest { grads, weights }))
     }
 
     fn accumulate(&self, sum: &mut Floats, gradient: &mut Floats) -> Result<()> {

@@ -1,4 +1,4 @@
-//! RMSNorm: which rows, and how its backward pass is shared out.
+//! RMSNorm: the rows it applies to, and the division of its backward pass into blocks.
 
 use super::memory::{Buffer, Floats, Weights};
 use super::{Cuda, Grid, WARPS, args, queue};
@@ -6,11 +6,11 @@ use crate::Result;
 use crate::backend::Columns;
 use std::ops::Range;
 
-/// Rows of a block of the backward pass at least, and blocks at most.
+/// Minimum rows per block of the backward pass, and maximum number of blocks.
 const ROWS: usize = 16;
 const BLOCKS: usize = 1024;
 
-/// Rows of a norm: heads that lie side by side in rows, or one head of the full width.
+/// The rows of a norm: adjacent heads within rows, or whole rows as a single head.
 pub(super) struct Rows<'a> {
     pub(super) n: usize,
     columns: Columns,
@@ -18,20 +18,20 @@ pub(super) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Whole rows, normalised as one head.
+    /// Whole rows, normalized as one head.
     pub(super) fn whole(x: &Buffer, scale: &'a Range<usize>) -> Self {
         let width = scale.len();
         Self { n: x.len / width, columns: Columns { width, first: 0, heads: 1, head_dim: width }, scale }
     }
 
-    /// Heads, each by itself.
+    /// Heads, each normalized separately.
     pub(super) fn heads(x: &Buffer, columns: Columns, scale: &'a Range<usize>) -> Self {
         Self { n: x.len / columns.width, columns, scale }
     }
 }
 
 impl Cuda {
-    /// Numbers that a thread reads at a time, 16 bytes where rows allow it, and threads that then make up a row.
+    /// Returns the elements that a thread reads at a time, 16 bytes if the rows allow it, and the threads needed for one row.
     fn threads_of_row(&self, columns: &Columns) -> (usize, usize) {
         let wide = 16 / self.dtype().size();
         let is_wide = [columns.width, columns.first, columns.head_dim].iter().all(|n| n.is_multiple_of(wide));
@@ -39,7 +39,7 @@ impl Cuda {
         (at_once, columns.head_dim.div_ceil(at_once))
     }
 
-    /// Normalises rows of `x` into those of `y`; `inverse` is written with an epsilon, and read without.
+    /// Normalizes rows of `x` into those of `y`; `inverse` is written if `eps` is given, and read otherwise.
     pub(super) fn norm(
         &self,
         y: &Buffer,
@@ -71,8 +71,8 @@ impl Cuda {
         self.run(&kernel, all.div_ceil(WARPS).max(1), 0, &arguments)
     }
 
-    /// The gradient of a norm: added to `dx`, or in the place of what is there; adds that of the scale.
-    #[allow(clippy::too_many_arguments)] // what the forward pass had, each named
+    /// Computes the gradient of a norm: adds it to `dx` if `adds`, otherwise overwrites `dx`; adds the gradient of the scale.
+    #[allow(clippy::too_many_arguments)] // the inputs of the forward pass, each named
     pub(super) fn norm_backward(
         &self,
         dx: &Buffer,
@@ -116,14 +116,14 @@ impl Cuda {
                 ("rms_norm_backward_wide", blocks_of(threads, 8 * (threads / 32)))
             }
             _ => {
-                // A sum of the scale's gradient for each warp; long rows take fewer warps.
+                // One partial gradient of the scale per warp; long rows use fewer warps.
                 let warps = (64 << 10) / (4 * head_dim);
                 let warps = warps.clamp(1, WARPS);
                 let kernel = if threads <= 32 { "rms_norm_backward_1" } else { "rms_norm_backward_long" };
                 (kernel, blocks_of(32 * warps, 4 * warps * head_dim))
             }
         };
-        self.queue.run_in(&queue::of(kernel, self.dtype()), grid, &arguments)?;
+        self.queue.run_in(&queue::kernel_name(kernel, self.dtype()), grid, &arguments)?;
         let arguments = args::ColumnSum {
             sums: grads.at(rows.scale.start),
             partial: partial.room.at,

@@ -1,4 +1,4 @@
-//! Matrix products with weights, and how fast they can be.
+//! Matrix products with weights, and measurements of peak throughput.
 
 use super::memory::{Floats, Weights};
 use super::queue::{plain, transposed};
@@ -9,7 +9,7 @@ use crate::layout::Matrix;
 use std::time::Instant;
 
 impl Cuda {
-    /// `c = a b + beta c` of activations or weights in this precision: `[m, n, k]`, `c` of this type.
+    /// `c = a b + beta c` for activations or weights in this backend's precision; shape `[m, n, k]`, `c` of type `result`.
     pub(super) fn product(
         &self,
         (c, result): (Address, Dtype),
@@ -23,7 +23,7 @@ impl Cuda {
         self.queue.product(&Product { a, b, c, m, n, k, batch, factors, result, tf32, alpha, beta })
     }
 
-    /// `y = x wᵀ + beta y` of `n` rows.
+    /// `y = x wᵀ + beta y` for `n` rows.
     pub(super) fn forward_product(
         &self,
         y: Address,
@@ -37,7 +37,7 @@ impl Cuda {
         self.product((y, self.dtype()), plain(x), weight, [n, m.d_out, m.d_in], beta)
     }
 
-    /// `dx = dy w + beta dx` of `n` rows.
+    /// `dx = dy w + beta dx` for `n` rows.
     pub(super) fn backward_product(
         &self,
         dx: Address,
@@ -64,10 +64,10 @@ impl Cuda {
         self.product(grad, transposed(dy), plain(x), [m.d_out, m.d_in, n], 1.0)
     }
 
-    /// The rate of large products, in 10^9 operations a second.
+    /// Measures the throughput of large products, in 10^9 floating-point operations per second.
     pub(super) fn rate_of_products(&self) -> Result<f64> {
         let (size, rounds) = if cfg!(feature = "cuda") { (8192, 20) } else { (32, 1) };
-        // Numbers without a pattern: a card draws less power, and is faster, over others.
+        // Pseudo-random values: on regular ones a GPU draws less power and runs faster.
         let number = |i: u64| (mix(i) >> 40) as f32 / (1u32 << 23) as f32 - 1.0;
         let numbers = |seed: u64| (0..(size * size) as u64).map(move |i| number(i ^ (seed << 40)));
         let factors = [1, 2].map(|seed| self.buffer(&numbers(seed).collect::<Vec<_>>(), size));
@@ -88,7 +88,7 @@ impl Cuda {
         Ok(f64::from(rounds) * 2.0 * (size as f64).powi(3) / began.elapsed().as_secs_f64() / 1e9)
     }
 
-    /// The rate of large copies, in 10^9 bytes a second, read and written.
+    /// Measures the throughput of large copies, reads plus writes, in 10^9 bytes per second.
     pub(super) fn rate_of_copies(&self) -> Result<f64> {
         let (bytes, rounds) = if cfg!(feature = "cuda") { (1 << 30, 10) } else { (1 << 22, 1) };
         let (from, to) = (self.queue.room(bytes)?, self.queue.room(bytes)?);

@@ -1,51 +1,51 @@
-//! Work for a device, and room on it that is used again.
+//! The queue of a device, and a pool of its memory.
 
 use super::driver::{Address, Driver, Dtype, Factor, Grid, Product};
-use crate::Result;
 use crate::cost::roofline::card_idle;
+use crate::{Error, Result};
 use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Threads of a block where a kernel does not ask for a number of its own.
+/// Threads per block of kernels that do not need a specific number.
 pub const THREADS: u32 = 256;
-/// Blocks of kernels that go over elements in strides: enough for every card, and always the same.
+/// Maximum number of blocks of kernels that process elements in a grid-stride loop: enough for every GPU, and always the same.
 const BLOCKS: usize = 4096;
 
-/// What has an address in a structure of arguments; the kernels' own structures are its only implementors.
+/// A structure of kernel arguments; implemented only for the counterparts of the kernels' own structures.
 ///
 /// # Safety
-/// `#[repr(C)]`, laid out as the kernel's own.
+/// The type is `#[repr(C)]` and has the same layout as the kernel's structure.
 pub unsafe trait Arguments: Copy {}
 
-/// A device, and the room on it that is idle.
+/// A device and its pool of idle memory.
 #[derive(Debug)]
 pub struct Queue {
     driver: Box<dyn Driver>,
     pool: Mutex<Pool>,
 }
 
-/// Idle room. *Invariant:* as in the processor's pool, idle and used room together are little more than the most that was in
-/// use at one time: by [`card_idle`]. What is given back beyond that a card's driver keeps for this process, until other rooms
-/// are asked for that do not fit ([`Driver::give_back`]).
+/// Idle memory. *Invariant:* as in the CPU's pool, idle and used memory together exceed the peak use by little, namely
+/// [`card_idle`]. The GPU's driver keeps memory that is freed beyond that for this process, until it is needed for
+/// allocations that do not fit ([`Driver::release_cached`]).
 #[derive(Debug, Default)]
 struct Pool {
-    /// Where it is and how long, the longest idle first.
+    /// Address and size in bytes of each idle range, least recently returned first.
     idle: VecDeque<(Address, usize)>,
     idle_bytes: usize,
     used: usize,
-    most: usize,
+    peak: usize,
 }
 
 impl Pool {
-    /// Takes out idle room of exactly this size, the last that became idle.
+    /// Removes the idle range of exactly this size that was returned last.
     fn take(&mut self, bytes: usize) -> Option<Address> {
         let place = self.idle.iter().rposition(|idle| idle.1 == bytes)?;
         self.idle_bytes -= bytes;
         self.idle.remove(place).map(|(at, _)| at)
     }
 
-    /// Takes out the room that has been idle for the longest.
+    /// Removes the range that has been idle for the longest time.
     fn evict(&mut self) -> Option<(Address, usize)> {
         let (at, bytes) = self.idle.pop_front()?;
         self.idle_bytes -= bytes;
@@ -53,25 +53,25 @@ impl Pool {
     }
 }
 
-/// One of 16 sizes or fewer for each doubling, so that rows of all lengths share few sizes.
+/// Rounds up to one of at most 16 sizes per doubling, so that rows of all lengths share few sizes.
 fn rounded(bytes: usize) -> usize {
     bytes.max(1).next_multiple_of((bytes.next_power_of_two() / 32).max(256))
 }
 
-/// Room on a device, which is idle again when this is dropped.
+/// A range of device memory, which returns to the pool when dropped.
 #[derive(Debug)]
-pub struct Room {
+pub struct Allocation {
     queue: Arc<Queue>,
-    /// Its first byte.
+    /// Address of the first byte.
     pub at: Address,
     bytes: usize,
 }
 
-impl Drop for Room {
+impl Drop for Allocation {
     fn drop(&mut self) {
         let mut pool = self.queue.pool();
         pool.used -= self.bytes;
-        if !self.queue.driver.uses_again() {
+        if !self.queue.driver.reuses_memory() {
             return self.queue.driver.free(self.at, self.bytes);
         }
         pool.idle_bytes += self.bytes;
@@ -88,20 +88,20 @@ impl Drop for Queue {
     }
 }
 
-/// Blocks of so many threads for one thread each.
+/// Number of blocks that give each element its own thread, up to `BLOCKS`.
 pub fn blocks(threads: usize) -> usize {
     threads.div_ceil(THREADS as usize).clamp(1, BLOCKS)
 }
 
-/// Numbers as bytes.
+/// Reinterprets elements as bytes.
 pub fn bytes_of<T: Copy>(numbers: &[T]) -> &[u8] {
-    // SAFETY: any initialised memory can be read as bytes; the types in use have no padding but in the tails of argument
-    // structures, which are read by devices alone.
+    // SAFETY: any initialized memory can be read as bytes; the types in use have no padding except at the end of
+    // argument structures, which only devices read.
     unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), size_of_val(numbers)) }
 }
 
 impl Queue {
-    /// For a device.
+    /// Creates the queue of a device.
     pub fn new(driver: Box<dyn Driver>) -> Arc<Self> {
         Arc::new(Self { driver, pool: Mutex::default() })
     }
@@ -115,26 +115,27 @@ impl Queue {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The most bytes that were in use at one time.
+    /// Peak memory in use, in bytes.
     pub fn peak_bytes(&self) -> usize {
-        self.pool().most
+        self.pool().peak
     }
 
-    /// Room for so many bytes, whose contents are unspecified.
-    pub fn room(self: &Arc<Self>, bytes: usize) -> Result<Room> {
-        let bytes = if self.driver.uses_again() { rounded(bytes) } else { bytes.max(1) };
+    /// Allocates at least `bytes` bytes, with unspecified contents.
+    pub fn room(self: &Arc<Self>, bytes: usize) -> Result<Allocation> {
+        let bytes = if self.driver.reuses_memory() { rounded(bytes) } else { bytes.max(1) };
         let mut pool = self.pool();
         let used = pool.used + bytes;
-        let most = pool.most.max(used);
+        let peak = pool.peak.max(used);
         let at = match pool.take(bytes) {
             Some(at) => at,
-            None => self.allocate(&mut pool, bytes, most + card_idle(most) - used)?,
+            None => self.allocate(&mut pool, bytes, peak + card_idle(peak) - used)?,
         };
-        (pool.used, pool.most) = (used, most);
-        Ok(Room { queue: self.clone(), at, bytes })
+        (pool.used, pool.peak) = (used, peak);
+        Ok(Allocation { queue: self.clone(), at, bytes })
     }
 
-    /// Room that the driver gives, beside which so many bytes may stay idle; fewer where there is too little.
+    /// Allocates memory from the driver, after freeing idle memory in excess of `idle` bytes; frees more if the driver
+    /// has too little.
     fn allocate(&self, pool: &mut Pool, bytes: usize, idle: usize) -> Result<Address> {
         while pool.idle_bytes > idle
             && let Some((at, bytes)) = pool.evict()
@@ -142,49 +143,50 @@ impl Queue {
             self.driver.free(at, bytes);
         }
         loop {
-            if let Ok(at) = self.driver.allocate(bytes) {
-                return Ok(at);
+            match self.driver.allocate(bytes) {
+                Err(Error::OutOfMemory(_)) => {}
+                outcome => return outcome,
             }
             let Some((at, bytes)) = pool.evict() else { break };
             self.driver.free(at, bytes);
         }
-        self.driver.give_back()?;
+        self.driver.release_cached()?;
         self.driver.allocate(bytes)
     }
 
-    /// Room with these numbers in it.
-    pub fn upload<T: Copy>(self: &Arc<Self>, numbers: &[T]) -> Result<Room> {
+    /// Allocates memory and copies `numbers` into it.
+    pub fn upload<T: Copy>(self: &Arc<Self>, numbers: &[T]) -> Result<Allocation> {
         let room = self.room(size_of_val(numbers))?;
         self.driver.upload(room.at, bytes_of(numbers))?;
         Ok(room)
     }
 
-    /// Numbers on the host. This waits for the device.
+    /// Copies elements to the host. Waits for the device.
     pub fn download<T: Copy + Default>(&self, from: Address, len: usize) -> Result<Vec<T>> {
         let mut numbers = vec![T::default(); len];
         if len > 0 {
             let bytes = size_of_val(&numbers[..]);
-            // SAFETY: the types in use are numbers, for which any bytes are a value.
+            // SAFETY: the types in use are numeric, for which any bytes are valid.
             let to = unsafe { std::slice::from_raw_parts_mut(numbers.as_mut_ptr().cast(), bytes) };
             self.driver.download(to, from)?;
         }
         Ok(numbers)
     }
 
-    /// Runs a kernel over blocks of [`THREADS`] threads.
+    /// Launches a kernel with one-dimensional blocks of [`THREADS`] threads.
     pub fn run<A: Arguments>(&self, kernel: &str, blocks: usize, shared: usize, arguments: &A) -> Result<()> {
         let blocks = [u32::try_from(blocks).unwrap_or(u32::MAX), 1, 1];
         self.run_in(kernel, Grid { blocks, threads: THREADS, shared }, arguments)
     }
 
-    /// Runs a kernel.
+    /// Launches a kernel with the given grid.
     pub fn run_in<A: Arguments>(&self, kernel: &str, grid: Grid, arguments: &A) -> Result<()> {
-        // SAFETY: the structure is the kernel's own, as its implementor vouches for, and those that fill it in keep the
-        // rooms behind its addresses until they have been queued; room is given back in the order of the queue.
+        // SAFETY: the implementor of [`Arguments`] guarantees that the structure is the kernel's own, and its creators keep
+        // the memory behind its addresses until the kernel has been queued; memory is freed in the order of the queue.
         unsafe { self.driver.launch(kernel, grid, (&raw const *arguments).cast::<c_void>(), size_of::<A>()) }
     }
 
-    /// A product; nothing where it has no element.
+    /// Queues a matrix product, unless the result is empty.
     pub fn product(&self, product: &Product) -> Result<()> {
         if product.m == 0 || product.n == 0 || product.batch == 0 {
             return Ok(());
@@ -193,18 +195,18 @@ impl Queue {
     }
 }
 
-/// The factor at an address, as it lies there.
+/// A factor that is used as stored.
 pub fn plain(at: Address) -> Factor {
     Factor { at, transposed: false }
 }
 
-/// The transpose of what lies at an address.
+/// A factor that is the transpose of the stored matrix.
 pub fn transposed(at: Address) -> Factor {
     Factor { at, transposed: true }
 }
 
-/// The name of a kernel for activations of this type.
-pub fn of(kernel: &str, dtype: Dtype) -> String {
+/// The name of a kernel's variant for activations of this type.
+pub fn kernel_name(kernel: &str, dtype: Dtype) -> String {
     format!("{kernel}_{}", dtype.suffix())
 }
 
@@ -212,18 +214,20 @@ pub fn of(kernel: &str, dtype: Dtype) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::Error;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    /// Gives out places, and counts the bytes that it has given; those that were freed stay its own until they are given back.
+    /// Hands out addresses and counts the allocated bytes; freed bytes remain unavailable until `release_cached`.
     #[derive(Debug)]
     struct Places {
         next: AtomicU64,
         given: Arc<AtomicU64>,
         kept: AtomicU64,
-        /// Bytes of the device.
+        /// Capacity of the device in bytes.
         all: u64,
     }
+
+    /// Size for which `Places` fails for another reason than a lack of memory.
+    const BROKEN: usize = 3 << 40;
 
     impl Places {
         fn of(all: u64) -> Self {
@@ -236,6 +240,9 @@ mod tests {
             Ok("places".into())
         }
         fn allocate(&self, bytes: usize) -> Result<Address> {
+            if bytes == BROKEN {
+                return Err(Error::Input("the device failed".into()));
+            }
             let held = [&self.given, &self.kept].map(|bytes| bytes.load(Ordering::Relaxed));
             if held[0] + held[1] + bytes as u64 > self.all {
                 return Err(Error::OutOfMemory(format!("{bytes} bytes do not fit")));
@@ -247,7 +254,7 @@ mod tests {
             self.given.fetch_sub(bytes as u64, Ordering::Relaxed);
             self.kept.fetch_add(bytes as u64, Ordering::Relaxed);
         }
-        fn give_back(&self) -> Result<()> {
+        fn release_cached(&self) -> Result<()> {
             self.kept.store(0, Ordering::Relaxed);
             Ok(())
         }
@@ -292,12 +299,22 @@ mod tests {
         for bytes in (1..200).map(|i| i * (4 << 20)) {
             drop([queue.room(bytes).unwrap(), queue.room(bytes).unwrap()]);
         }
-        let most = queue.peak_bytes() as u64;
+        let peak = queue.peak_bytes() as u64;
         let held = given.load(Ordering::Relaxed);
-        let idle = card_idle(most as usize) as u64;
-        assert!(held <= most + idle && most < 2 * (840 << 20), "{held} of {most}");
+        let idle = card_idle(peak as usize) as u64;
+        assert!(held <= peak + idle && peak < 2 * (840 << 20), "{held} of {peak}");
         drop(queue);
         assert_eq!(given.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn another_error_than_a_lack_of_memory_frees_nothing() {
+        let queue = Queue::new(Box::new(Places::of(1000 << 20)));
+        drop(queue.room(5000).unwrap());
+        let error = queue.room(BROKEN).unwrap_err();
+        assert!(matches!(error, Error::Input(_)), "{error:?}");
+        let pool = queue.pool();
+        assert_eq!((pool.idle.len(), pool.used), (1, 0));
     }
 
     #[test]
@@ -305,7 +322,7 @@ mod tests {
         let queue = Queue::new(Box::new(Places::of(1000 << 20)));
         drop(queue.room(608 << 20).unwrap());
         assert_eq!(queue.peak_bytes(), 608 << 20);
-        // The idle room goes, and the driver lets go of it.
+        // The idle range is freed, and the driver releases it.
         let large = queue.room(928 << 20).unwrap();
         assert_eq!(queue.peak_bytes(), 928 << 20);
         let error = queue.room(200 << 20).unwrap_err();

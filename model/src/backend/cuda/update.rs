@@ -1,10 +1,10 @@
-//! Between gradients and weights: norms, AdamW, Muon, adapters.
+//! From gradients to weights: norms, AdamW, Muon, adapters.
 
 use super::Cuda;
 use super::arguments as args;
 use super::driver::{Address, Dtype, Factor, Grid, Product};
 use super::memory::{Floats, Weights};
-use super::queue::{self, Room, THREADS, plain, transposed};
+use super::queue::{self, Allocation, THREADS, plain, transposed};
 use crate::Result;
 use crate::backend::Adapter;
 use crate::layout::Matrix;
@@ -12,21 +12,21 @@ use crate::optimizer::{AdamW, Coefficients, Muon};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Blocks that a sum of squares is shared out over; always the same, so that its bits are.
+/// Maximum number of blocks for a sum of squares; independent of the GPU, so that the bits of the sum are too.
 const PARTS: usize = 512;
-/// Numbers of the matrices that Muon works on together, at most, so that its room does not grow with the model.
+/// Maximum number of elements of the matrices that Muon updates together, so that its memory does not grow with the model.
 const MUON_NUMBERS: usize = 16 << 20;
-/// The most blocks of a grid in its second direction.
-const MOST_ALIKE: usize = 65_535;
+/// Maximum number of blocks of a grid in y.
+const MAX_GRID_Y: usize = 65_535;
 
-/// So many blocks for each of `count` arrays, which `blockIdx.y` names.
+/// A grid with `blocks` blocks for each of `count` arrays, indexed by `blockIdx.y`.
 fn each(count: usize, blocks: usize) -> Grid {
     Grid { blocks: [blocks as u32, count as u32, 1], threads: THREADS, shared: 0 }
 }
 
 impl Cuda {
-    /// The parts of the sum of squares of each of so many arrays, `(arrays, parts)` in f64, and their number.
-    fn parts_of_squares(&self, x: Address, len: usize, arrays: usize) -> Result<(Room, usize)> {
+    /// Computes partial sums of squares of each of `arrays` arrays, `(arrays, parts)` in f64; returns them and `parts`.
+    fn parts_of_squares(&self, x: Address, len: usize, arrays: usize) -> Result<(Allocation, usize)> {
         let parts = len.div_ceil(THREADS as usize).clamp(1, PARTS);
         let room = self.queue.room(8 * parts * arrays)?;
         let arguments = args::SumOfSquares { parts: room.at, x, len: len as i64 };
@@ -72,7 +72,7 @@ impl Cuda {
         self.run("adamw", queue::blocks(range.len()), 0, &arguments)
     }
 
-    /// Muon's update of matrices, those of one shape together: on small models a launch takes longer than what it does.
+    /// Muon's update; matrices of one shape are updated together, because on small models a launch takes longer than its work.
     pub(super) fn muon_matrices(
         &self,
         w: &Weights,
@@ -86,15 +86,15 @@ impl Cuda {
             shapes.entry((matrix.d_out, matrix.d_in)).or_default().push(matrix);
         }
         for ((d_out, d_in), alike) in shapes {
-            for together in alike.chunks((MUON_NUMBERS / (d_out * d_in).max(1)).clamp(1, MOST_ALIKE)) {
-                self.muon_alike(w, momentum, grads, together, step)?;
+            for together in alike.chunks((MUON_NUMBERS / (d_out * d_in).max(1)).clamp(1, MAX_GRID_Y)) {
+                self.muon_same_shape(w, momentum, grads, together, step)?;
             }
         }
         Ok(())
     }
 
-    /// The update of matrices that have one shape; there is at least one.
-    fn muon_alike(
+    /// Updates matrices of one shape, of which there is at least one.
+    fn muon_same_shape(
         &self,
         w: &Weights,
         momentum: &Floats,
@@ -127,10 +127,15 @@ impl Cuda {
             keep: (1.0 - step.lr * step.weight_decay) as f32,
             rate: step.rate(matrix) as f32,
         };
-        self.queue.run_in(&queue::of("muon_step", self.dtype()), each(count, queue::blocks(len)), &arguments)
+        self.queue.run_in(
+            &queue::kernel_name("muon_step", self.dtype()),
+            each(count, queue::blocks(len)),
+            &arguments,
+        )
     }
 
-    /// Nearly `U Vᵀ` of the singular value decomposition of each of `count` matrices `x`, `(count, d_out, d_in)`: see [`Muon`].
+    /// Computes approximately `U Vᵀ` of the singular value decomposition of each of `count` matrices `x`,
+    /// `(count, d_out, d_in)`: see [`Muon`].
     fn orthogonalise(&self, mut x: Floats, matrix: &Matrix, count: usize) -> Result<Floats> {
         let (rows, columns, len) = (matrix.d_out, matrix.d_in, matrix.range.len());
         let (parts, n_parts) = self.parts_of_squares(x.room.at, len, count)?;
@@ -148,10 +153,11 @@ impl Cuda {
         let mut next = self.dirty_floats(count * len)?;
         let [a, b, c] = Muon::COEFFICIENTS;
         let driver = self.queue.driver();
-        let product = |to: &Floats, a, b, sizes, factors| self.exact(to.room.at, a, b, sizes, count, factors);
+        let product =
+            |to: &Floats, a, b, sizes, factors| self.product_f32(to.room.at, a, b, sizes, count, factors);
         for _ in 0..Muon::ITERATIONS {
             let (of_x, turned, of_gram) = (plain(x.room.at), transposed(x.room.at), plain(gram.room.at));
-            // The smaller of X Xᵀ and Xᵀ X.
+            // Uses the smaller of X Xᵀ and Xᵀ X.
             let (left, right, large) =
                 if rows <= columns { (of_x, turned, columns) } else { (turned, of_x, rows) };
             product(&gram, left, right, [small, small, large], [1.0, 0.0])?;
@@ -166,8 +172,8 @@ impl Cuda {
         Ok(x)
     }
 
-    /// `c = alpha a b + beta c` of f32, `[m, n, k]`, `[alpha, beta]`; so many of them.
-    fn exact(
+    /// `batch` products `c = alpha a b + beta c` in f32; `[m, n, k]` is the shape of each.
+    fn product_f32(
         &self,
         c: Address,
         a: Factor,
@@ -193,7 +199,7 @@ impl Cuda {
         self.queue.driver().copy(to, base.at(from.start), 4 * from.len())?;
         let (of_a, of_b) = (adapters.master.at(a.range.start), adapters.master.at(b.range.start));
         let sizes = [weight.d_out, weight.d_in, a.d_out];
-        self.exact(to, plain(of_b), plain(of_a), sizes, 1, [scale as f32, 1.0])?;
+        self.product_f32(to, plain(of_b), plain(of_a), sizes, 1, [scale as f32, 1.0])?;
         self.refresh(w, &weight.range)
     }
 
@@ -209,7 +215,7 @@ impl Cuda {
         let (d_out, d_in, rank, scale) = (weight.d_out, weight.d_in, a.d_out, [scale as f32, 0.0]);
         let dw = plain(dw.at(weight.range.start));
         let (of_a, of_b) = (adapters.master.at(a.range.start), adapters.master.at(b.range.start));
-        self.exact(grads.at(a.range.start), transposed(of_b), dw, [rank, d_in, d_out], 1, scale)?;
-        self.exact(grads.at(b.range.start), dw, transposed(of_a), [d_out, rank, d_in], 1, scale)
+        self.product_f32(grads.at(a.range.start), transposed(of_b), dw, [rank, d_in, d_out], 1, scale)?;
+        self.product_f32(grads.at(b.range.start), dw, transposed(of_a), [d_out, rank, d_in], 1, scale)
     }
 }

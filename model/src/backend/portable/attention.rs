@@ -6,13 +6,13 @@ use crate::spec::Heads;
 use crate::tokens::Ragged;
 use candle_core::{D, Device, Result, Tensor};
 
-/// Documents as the rows of a padded batch, and back. Causal attention never looks at the padding behind a document.
+/// Maps documents to the rows of a padded batch and back. Causal attention never reads the padding after a document.
 pub struct Padding {
-    /// The position in the batch of every padded place; position 0 where there is none: `(documents seq,)`.
+    /// Batch position of every padded slot, 0 for empty slots: `(documents seq,)`.
     pad: Tensor,
-    /// 1 where a padded place has a position, 0 elsewhere: `(documents seq,)`.
+    /// 1 for slots that hold a position, 0 for empty ones: `(documents seq,)`.
     filled: Tensor,
-    /// The padded place of every position, `(n,)`.
+    /// Padded slot of every batch position, `(n,)`.
     unpad: Tensor,
     documents: usize,
     seq: usize,
@@ -33,28 +33,28 @@ impl Padding {
         Ok(Self { pad, filled, unpad: Tensor::new(unpad, device)?, documents, seq })
     }
 
-    /// `(n_kv_heads, n, repeats, head_dim)` to `(n_kv_heads documents, seq repeats, head_dim)`.
+    /// Pads `(n_kv_heads, n, repeats, head_dim)` to `(n_kv_heads documents, seq repeats, head_dim)`.
     fn rows(&self, x: &Tensor, repeats: usize) -> Result<Tensor> {
         let (kv, _, _, hd) = x.dims4()?;
         x.index_select(&self.pad, 1)?.reshape((kv * self.documents, self.seq * repeats, hd))
     }
 
-    /// The way back of [`Self::rows`].
+    /// The inverse of [`Self::rows`].
     fn positions(&self, x: &Tensor, repeats: usize) -> Result<Tensor> {
         let hd = x.dim(D::Minus1)?;
         x.reshape(((), self.documents * self.seq, repeats, hd))?.index_select(&self.unpad, 1)
     }
 }
 
-/// Keys and values of what a sequence has read.
+/// Keys and values of the positions that a sequence has read.
 pub struct Cache {
     /// Rotated keys, `(n_kv_heads, capacity, head_dim)`.
     pub k: Tensor,
-    /// Values, of the same shape.
+    /// Values, `(n_kv_heads, capacity, head_dim)`.
     pub v: Tensor,
 }
 
-/// Rotates pairs of neighbours. `x`: `(n, heads, head_dim)`; `cos`, `sin`: `(n, 1, head_dim / 2)`.
+/// Rotates adjacent pairs. `x`: `(n, heads, head_dim)`; `cos`, `sin`: `(n, 1, head_dim / 2)`.
 fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let (n, heads, hd) = x.dims3()?;
     let pairs = x.reshape((n, heads, hd / 2, 2))?;
@@ -94,8 +94,8 @@ pub fn join(grad: &Qkv<Portable>, [cos, sin]: &[Tensor; 2], heads: Heads) -> Res
     Tensor::cat(&[q, k, v], 1)
 }
 
-/// Zero where a query sees a key, negative infinity elsewhere: `(queries repeats, keys)`. The queries are the last of
-/// the positions that the keys have.
+/// Zero where a query sees a key, negative infinity elsewhere: `(queries repeats, keys)`. The queries belong to the
+/// last positions of the keys.
 fn mask(queries: usize, keys: usize, attention: &Attention, device: &Device) -> Result<Tensor> {
     let (repeats, window) = (attention.heads.repeats(), attention.window.unwrap_or(usize::MAX));
     let mut mask = vec![f32::NEG_INFINITY; queries * repeats * keys];
@@ -106,7 +106,7 @@ fn mask(queries: usize, keys: usize, attention: &Attention, device: &Device) -> 
     Tensor::from_vec(mask, (queries * repeats, keys), device)
 }
 
-/// The factors of dropout of padded documents: `(n_kv_heads documents, seq repeats, seq)`.
+/// Dropout factors of padded documents: `(n_kv_heads documents, seq repeats, seq)`.
 fn factors(
     dropout: Dropout,
     batch: &Ragged,
@@ -133,7 +133,7 @@ fn factors(
     Tensor::from_vec(factors, shape, device)
 }
 
-/// Probabilities of padded documents, before dropout, and the log-sum-exp of each row.
+/// Attention probabilities of padded documents before dropout, and the log-sum-exp of each row.
 fn probabilities(q: &Tensor, k: &Tensor, mask: &Tensor) -> Result<(Tensor, Tensor)> {
     let scores = q.matmul(&k.t()?)?.broadcast_add(mask)?;
     let max = scores.max_keepdim(D::Minus1)?;
@@ -142,12 +142,12 @@ fn probabilities(q: &Tensor, k: &Tensor, mask: &Tensor) -> Result<(Tensor, Tenso
     Ok((exp.broadcast_div(&sum)?, (max + sum.log()?)?))
 }
 
-/// `(n_kv_heads, n, head_dim)` as padded rows.
+/// Pads `(n_kv_heads, n, head_dim)`.
 fn padded(x: &Tensor, padding: &Padding) -> Result<Tensor> {
     padding.rows(&x.unsqueeze(2)?, 1)
 }
 
-/// `(n, width)` as `(n_kv_heads, n, repeats, head_dim)`.
+/// Rearranges `(n, width)` to `(n_kv_heads, n, repeats, head_dim)`.
 fn by_head(x: &Tensor, heads: Heads) -> Result<Tensor> {
     x.reshape(((), heads.n_kv_heads, heads.repeats(), heads.head_dim))?.transpose(0, 1)?.contiguous()
 }
@@ -183,7 +183,7 @@ pub fn backward(
 ) -> Result<Qkv<Portable>> {
     let (heads, repeats, device) = (attention.heads, attention.heads.repeats(), qkv.q.device());
     let (q, k, v) = (padding.rows(&qkv.q, repeats)?, padded(&qkv.k, padding)?, padded(&qkv.v, padding)?);
-    // A padded row is a copy of the first position; its gradient is none.
+    // An empty slot holds a copy of the first position and must contribute no gradient.
     let filled = padding.filled.reshape((padding.documents, padding.seq, 1))?;
     let filled = filled.broadcast_as((padding.documents, padding.seq, repeats))?.contiguous()?;
     let filled = filled.reshape((1, padding.documents, padding.seq * repeats, 1))?;
@@ -208,7 +208,7 @@ pub fn backward(
     })
 }
 
-/// See [`crate::Backend::attention_cached`]; document by document.
+/// See [`crate::Backend::attention_cached`]; processes one document at a time.
 pub fn forward_cached(
     qkv: &Qkv<Portable>,
     seen: &[Pieces<Cache>],
@@ -232,5 +232,8 @@ pub fn forward_cached(
         let out = out.reshape((n_kv_heads, queries, attention.heads.repeats() * head_dim))?;
         parts.push(out.transpose(0, 1)?.reshape((queries, attention.heads.width()))?);
     }
-    Tensor::cat(&parts, 0)
+    match parts.is_empty() {
+        true => Tensor::zeros((0, attention.heads.width()), qkv.q.dtype(), qkv.q.device()),
+        false => Tensor::cat(&parts, 0),
+    }
 }

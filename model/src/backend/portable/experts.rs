@@ -1,4 +1,4 @@
-//! Mixture of experts: routes are found on the host, rows move on the device.
+//! Mixture of experts: routing runs on the host, rows are moved on the device.
 
 use crate::Result;
 use crate::backend::Balancing;
@@ -7,12 +7,12 @@ use crate::layout::{ExpertsLayout, Matrix};
 use candle_core::{Device, Tensor};
 use std::ops::Range;
 
-/// Which tokens go to which experts.
+/// The assignment of tokens to experts.
 pub struct Routes {
     pub host: router::Routes,
-    /// The token of every row, expert by expert: `(n top_k,)`.
+    /// The token of every row, grouped by expert: `(n top_k,)`.
     pub tokens: Tensor,
-    /// Weights of the rows, `(n top_k, 1)`.
+    /// The weight of every row, `(n top_k, 1)`.
     pub weights: Tensor,
 }
 
@@ -36,7 +36,7 @@ impl Routes {
         Ok(Tensor::from_slice(&dlogits, ((), self.host.n_experts), device)?)
     }
 
-    /// What `f` makes of each expert's rows, one below the other.
+    /// Applies `f` to each expert's rows and concatenates the results.
     pub fn each(
         &self,
         experts: &[Matrix],
@@ -44,6 +44,9 @@ impl Routes {
     ) -> Result<Tensor> {
         let groups = experts.iter().zip(self.host.groups()).filter(|(_, rows)| !rows.is_empty());
         let parts: Vec<Tensor> = groups.map(|(m, rows)| f(m, rows)).collect::<candle_core::Result<_>>()?;
-        Ok(Tensor::cat(&parts, 0)?)
+        match experts.first() {
+            Some(first) if parts.is_empty() => Ok(f(first, 0..0)?),
+            _ => Ok(Tensor::cat(&parts, 0)?),
+        }
     }
 }

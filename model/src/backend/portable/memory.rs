@@ -1,4 +1,4 @@
-//! Tensors as memory.
+//! Device memory as candle tensors.
 
 use super::{Portable, attention, experts};
 use crate::Result;
@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// A batch and what of it is on the device.
+/// A batch, with the parts of it that operations need on the device.
 pub struct Batch {
     ragged: Ragged,
     /// Token ids, `(n,)`.

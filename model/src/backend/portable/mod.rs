@@ -1,8 +1,8 @@
-//! candle's tensors in f32, on any device that candle knows: the same operations without kernels of our own.
+//! A backend of candle tensors in f32, on any device that candle supports: the same operations without custom kernels.
 //!
-//! Every operation is a few of candle's with its backward pass written out, so that nothing is recorded and a pass needs
-//! the memory of the tape alone. Buffers are replaced and never written to in place, but for the gradients and the
-//! weights. Only the router looks at numbers on the host.
+//! Every operation is composed of a few candle operations, with its backward pass written out, so that nothing is
+//! recorded and a pass needs only the memory of the tape. Buffers are replaced rather than written in place, except for
+//! gradients and weights. Only the router reads values on the host.
 
 mod attention;
 mod experts;
@@ -22,24 +22,24 @@ use crate::spec::Heads;
 use candle_core::{D, DType, Device, Tensor};
 use std::ops::Range;
 
-/// Positions whose logits exist at one time.
+/// Number of positions whose logits are materialized at a time.
 const HEAD_ROWS: usize = 1024;
 
-/// A device of candle's.
+/// A candle device.
 #[derive(Debug, Clone)]
 pub struct Portable(pub Device);
 
-/// The part of a flat tensor that is a matrix.
+/// The matrix `m` within a flat tensor: `(d_out, d_in)`.
 fn matrix(flat: &Tensor, m: &Matrix) -> candle_core::Result<Tensor> {
     flat.narrow(0, m.range.start, m.range.len())?.reshape((m.d_out, m.d_in))
 }
 
-/// The part of a flat tensor.
+/// A range of a flat tensor.
 fn part(flat: &Tensor, range: &Range<usize>) -> candle_core::Result<Tensor> {
     flat.narrow(0, range.start, range.len())
 }
 
-/// Adds to a part of a flat tensor.
+/// Adds `more` to a range of a flat tensor.
 fn add_to(flat: &Tensor, range: &Range<usize>, more: &Tensor) -> candle_core::Result<()> {
     let sum = (part(flat, range)? + more.flatten_all()?)?;
     flat.slice_set(&sum, 0, range.start)
@@ -82,10 +82,10 @@ impl Backend for Portable {
 
     fn rms_norm(&self, x: &Tensor, w: &Tensor, scale: &Range<usize>, eps: f64) -> Result<(Tensor, Tensor)> {
         let inverse = inverse_rms(x, eps)?;
-        Ok((self.rms_norm_again(x, &inverse, w, scale)?, inverse))
+        Ok((self.rms_norm_recompute(x, &inverse, w, scale)?, inverse))
     }
 
-    fn rms_norm_again(
+    fn rms_norm_recompute(
         &self,
         x: &Tensor,
         inverse: &Tensor,
@@ -246,7 +246,7 @@ impl Backend for Portable {
         let (gate, up) = (x.narrow(1, 0, hidden)?, x.narrow(1, hidden, hidden)?);
         let sigmoid = candle_nn::ops::sigmoid(&gate)?;
         let silu = (&gate * &sigmoid)?;
-        let slope = (&sigmoid + (&silu * (1.0 - &sigmoid)?)?)?; // of silu
+        let slope = (&sigmoid + (&silu * (1.0 - &sigmoid)?)?)?; // derivative of silu
         let result = (&silu * &up)?;
         let dweights = (&*y * &result)?.sum_keepdim(1)?; // (n, 1)
         let weighted = |t: Tensor| match weights {
@@ -381,8 +381,9 @@ impl Backend for Portable {
     }
 
     fn sum_of_squares(&self, floats: &Tensor, range: Range<usize>) -> Result<f64> {
-        let floats = floats.narrow(0, range.start, range.len())?;
-        Ok(f64::from(floats.sqr()?.sum_all()?.to_scalar::<f32>()?))
+        // On the host, because some devices have no f64.
+        let floats = floats.narrow(0, range.start, range.len())?.to_vec1::<f32>()?;
+        Ok(floats.into_iter().map(|x| f64::from(x).powi(2)).sum())
     }
 
     fn adamw(
@@ -435,12 +436,12 @@ impl Backend for Portable {
     }
 }
 
-/// `1 / rms` over the last dimension, which stays with size 1.
+/// `1 / rms` over the last dimension, which is kept with size 1.
 fn inverse_rms(x: &Tensor, eps: f64) -> candle_core::Result<Tensor> {
     (x.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?.recip()
 }
 
-/// The gradient of a norm's input, and that of its scale before it is summed over rows.
+/// Returns the gradient of a norm's input, and that of its scale before summation over rows.
 ///
 /// With `r = 1 / rms`: `dx = r w dy - r^3 x mean(x w dy)`; `dw = r x dy`.
 fn norm_backward(dy: &Tensor, x: &Tensor, r: &Tensor, w: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
@@ -450,13 +451,13 @@ fn norm_backward(dy: &Tensor, x: &Tensor, r: &Tensor, w: &Tensor) -> candle_core
     Ok((dx, (x.broadcast_mul(r)? * dy)?))
 }
 
-/// The heads of some columns: `(n, heads, head_dim)`.
+/// Extracts the heads in some columns: `(n, heads, head_dim)`.
 fn heads(x: &Tensor, columns: Columns) -> candle_core::Result<Tensor> {
     let Columns { first, heads, head_dim, .. } = columns;
     x.narrow(1, first, heads * head_dim)?.contiguous()?.reshape(((), heads, head_dim))
 }
 
-/// `x` with other heads in some columns.
+/// Returns `x` with the heads in some columns replaced.
 fn with_heads(x: &Tensor, columns: Columns, new: &Tensor) -> candle_core::Result<Tensor> {
     let Columns { width, first, heads, head_dim } = columns;
     let end = first + heads * head_dim;
@@ -464,4 +465,48 @@ fn with_heads(x: &Tensor, columns: Columns, new: &Tensor) -> candle_core::Result
     let (before, behind) = (x.narrow(1, 0, first)?, x.narrow(1, end, width - end)?);
     let parts: Vec<Tensor> = [before, new, behind].into_iter().filter(|part| part.elem_count() > 0).collect();
     Tensor::cat(&parts, 1)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::tokens::Ragged;
+
+    fn host() -> Portable {
+        Portable(Device::Cpu)
+    }
+
+    #[test]
+    fn squares_are_summed_in_f64() {
+        let floats = host().floats(vec![9.0, 4096.0, 0.5, 9.0]).unwrap();
+        // 2^24 + 1/4, which f32 rounds to 2^24.
+        assert_eq!(host().sum_of_squares(&floats, 1..3).unwrap(), 16_777_216.25);
+        assert_eq!(host().sum_of_squares(&floats, 1..1).unwrap(), 0.0);
+    }
+
+    #[test]
+    fn attention_over_caches_of_an_empty_batch_is_empty() {
+        let heads = Heads { n_heads: 2, n_kv_heads: 1, head_dim: 4 };
+        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+        let qkv = Qkv::<Portable> { q: zeros(&[1, 0, 2, 4]), k: zeros(&[1, 0, 4]), v: zeros(&[1, 0, 4]) };
+        let attention = Attention { heads, window: None, dropout: None };
+        let out = attention::forward_cached(&qkv, &[], &Ragged::new(&[]), &attention).unwrap();
+        assert_eq!(out.dims(), [0, 8]);
+    }
+
+    #[test]
+    fn experts_of_an_empty_batch_are_empty() {
+        let matrix = |start: usize| Matrix { range: start..start + 6, d_out: 3, d_in: 2 };
+        let experts = vec![matrix(0), matrix(6)];
+        let router = Matrix { range: 12..16, d_out: 2, d_in: 2 };
+        let layout = ExpertsLayout { router, w13: experts.clone(), w2: experts.clone(), hidden: 1, top_k: 1 };
+        let empty = |width: usize| Tensor::zeros((0, width), DType::F32, &Device::Cpu).unwrap();
+        let routes = host().route(&empty(2), &layout).unwrap();
+        let w = host().zeros(16).unwrap();
+        let y = host().grouped_linear(&empty(2), &w, &experts, &routes).unwrap();
+        assert_eq!(y.dims(), [0, 3]);
+        let dx = host().grouped_input_grad(&empty(3), &w, &experts, &routes).unwrap();
+        assert_eq!(dx.dims(), [0, 2]);
+    }
 }

@@ -1,4 +1,4 @@
-//! Updates of weights.
+//! Optimizer updates.
 
 use super::{matrix, part};
 use crate::layout::Matrix;
@@ -27,7 +27,7 @@ pub fn adamw(
     moments[1].slice_set(&v, 0, range.start)
 }
 
-/// See [`crate::Backend::muon`]; one matrix.
+/// See [`crate::Backend::muon`]; updates one matrix.
 pub fn muon(w: &Tensor, momentum: &Tensor, grads: &Tensor, m: &Matrix, step: &Muon) -> Result<()> {
     let grad = (matrix(grads, m)? * step.grad_scale)?;
     let (beta, rest) = (step.momentum, 1.0 - step.momentum);

@@ -1,11 +1,11 @@
-//! GPUs by their data sheets.
+//! GPUs, described by their data sheets.
 
 use super::{Seconds, Step};
 use crate::backend::Precision;
 use crate::config::ModelConfig;
-use crate::cost::step::{self, Change, Operation};
+use crate::cost::step::{self, Operation, Trained};
 
-/// Bytes of an activation.
+/// Bytes per activation element.
 pub fn bytes(precision: Precision) -> f64 {
     match precision {
         Precision::F32 | Precision::Tf32 => 4.0,
@@ -13,22 +13,22 @@ pub fn bytes(precision: Precision) -> f64 {
     }
 }
 
-/// A GPU by its data sheet.
+/// A GPU, described by its data sheet.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Card {
-    /// As it is called.
+    /// Name, as in `--device`.
     pub name: &'static str,
-    /// 10^12 operations a second of dense products: f32 outside tensor cores, tf32, bf16 with f32 sums.
+    /// Peak rates of dense products, in 10^12 operations per second: f32 outside tensor cores, TF32, bf16 with f32 sums.
     pub tflops: [f64; 3],
-    /// 10^9 bytes a second of its memory.
+    /// Memory bandwidth in 10^9 bytes per second.
     pub bandwidth: f64,
-    /// Multiprocessors.
+    /// Number of multiprocessors.
     pub multiprocessors: f64,
-    /// Gigabytes of memory.
+    /// Memory in gigabytes.
     pub memory: f64,
 }
 
-/// The cards that are known, from NVIDIA's data sheets: "H100 Tensor Core GPU" and "H200 Tensor Core GPU" (SXM), "A100 80GB
+/// The known GPUs, from NVIDIA's data sheets: "H100 Tensor Core GPU" and "H200 Tensor Core GPU" (SXM), "A100 80GB
 /// Tensor Core GPU" (SXM), and the appendices of "Ada GPU Architecture" and "GA102 GPU Architecture".
 pub const CARDS: [Card; 5] = [
     card("h100", [66.9, 494.7, 989.4], 3350.0, 132.0, 80.0),
@@ -48,40 +48,40 @@ const fn card(
     Card { name, tflops, bandwidth, multiprocessors, memory }
 }
 
-/// Rows and columns of a result that a multiprocessor works on at a time.
+/// Rows and columns of a result tile, which one multiprocessor computes at a time.
 const TILE: f64 = 128.0;
 
-/// Share of the sheet's rate that a large product reaches.
+/// Fraction of the peak rate that a large product reaches.
 const LARGE: f64 = 0.82;
 
-/// Terms of a sum at which half of that is lost to beginning and ending it.
+/// Inner dimension at which half of that is lost to starting and finishing a sum.
 const SHORT: f64 = 128.0;
 
-/// Share of the sheet's rate that attention's products reach at a large head: tiles are small, exponentials stand between.
+/// Fraction of the peak rate that attention's products reach for large heads: tiles are small and wait for exponentials.
 const ATTENTION: f64 = 0.35;
 
-/// Share of the sheet's bandwidth that a pass reaches.
+/// Fraction of the peak bandwidth that a pass reaches.
 const STREAM: f64 = 0.85;
 
-/// Seconds of a launch that nothing hides.
+/// Seconds per launch that do not overlap with other work.
 const LAUNCH: f64 = 3e-6;
 
-/// Positions that a card takes through the model together, as the CUDA backend does.
+/// Maximum number of positions that a GPU processes together, as in the CUDA backend.
 pub const CARD_POSITIONS: usize = 16_384;
 
-/// Bytes of a card's memory that the CUDA backend may keep idle beside the most that were in use at one time: batches of other
-/// lengths ask for other sizes, and asking the driver takes longer than the kernels of a small model.
+/// Bytes of GPU memory that the CUDA backend may keep idle in addition to the peak use `most`: batches of other lengths
+/// need other sizes, and requesting memory from the driver takes longer than the kernels of a small model.
 pub fn card_idle(most: usize) -> usize {
     (most / 8).max(256 << 20)
 }
 
 impl Card {
-    /// The card of this name.
+    /// Returns the GPU with this name.
     pub fn named(name: &str) -> Option<Self> {
         CARDS.into_iter().find(|card| card.name == name)
     }
 
-    /// Operations a second of products.
+    /// Peak rate of products, in operations per second.
     fn rate(&self, precision: Precision) -> f64 {
         let [f32, tf32, half] = self.tflops;
         1e12 * match precision {
@@ -91,8 +91,8 @@ impl Card {
         }
     }
 
-    /// The share of the sheet's rate that so many products reach: of its tiles, of the last wave of tiles, of short sums. Where
-    /// there are fewer tiles than multiprocessors, sums are split among them, as cuBLAS does.
+    /// The fraction of the peak rate that `batch` products reach, given partly filled tiles, a partly filled last wave of
+    /// tiles, and short sums. If there are fewer tiles than multiprocessors, sums are split among them, as cuBLAS does.
     pub fn efficiency(&self, batch: f64, m: f64, k: f64, n: f64) -> f64 {
         let tiles = batch * (m / TILE).ceil() * (n / TILE).ceil();
         let whole = batch * m * n / (tiles * TILE * TILE);
@@ -112,7 +112,7 @@ impl Card {
             }
             Operation::Attention { positions, pairs, heads, backward } => {
                 let (head_dim, count) = (heads.head_dim as f64, heads.n_heads as f64);
-                // Tiles of 64 by 64 on the diagonal are half hidden.
+                // Tiles of 64 by 64 on the diagonal are half masked.
                 let seen = count * (pairs + 32.0 * positions);
                 let products = if backward { 5.0 } else { 2.0 };
                 let arithmetic =
@@ -126,7 +126,7 @@ impl Card {
         }
     }
 
-    /// Seconds of a step on this card.
+    /// Estimates the seconds of a step on this GPU.
     pub fn step(&self, model: &ModelConfig, step: &Step, precision: Precision) -> Seconds {
         let mut seconds = Seconds::default();
         let mut launches = 0.0;
@@ -136,7 +136,7 @@ impl Card {
                 launches += often * count;
             }
         }
-        if step.change != Change::Nothing {
+        if step.trained != Trained::Nothing {
             for (count, operation) in step::update(model, step.rule) {
                 seconds.weights += count * self.operation(&operation, Precision::F32);
                 launches += count;
@@ -155,16 +155,16 @@ mod tests {
 
     #[test]
     fn a_product_loses_what_its_tiles_waves_and_short_sums_cost() {
-        // 20 whole tiles are two whole waves on 10 multiprocessors; a sum of 128 terms takes as long as one of 256.
+        // 20 full tiles are two full waves on 10 multiprocessors; a sum of 128 terms takes as long as one of 256.
         assert!(near(CARD.efficiency(1.0, 1280.0, 128.0, 256.0), 0.82 * 0.5));
-        // One row more is a tile more in each column: 22 tiles in three waves, of which 20 and 2 rows of 128 are wanted.
+        // One more row adds one tile per column: 22 tiles in three waves, in which 20 tiles and one row of 2 tiles are useful.
         assert!(near(
             CARD.efficiency(1.0, 1281.0, 128.0, 256.0),
             0.82 * 0.5 * (1281.0 * 256.0) / (30.0 * 128.0 * 128.0)
         ));
         // Two tiles, each sum split among 5 multiprocessors.
         assert!(near(CARD.efficiency(1.0, 128.0, 5120.0, 256.0), 0.82 * 1024.0 / (1024.0 + 128.0)));
-        // Two products of 20 tiles are four waves, three of two tiles each six on ten.
+        // Two products of 20 tiles take four waves; three of two tiles each are six tiles on ten multiprocessors.
         assert!(near(CARD.efficiency(2.0, 1280.0, 128.0, 256.0), 0.82 * 0.5));
         assert!(near(CARD.efficiency(3.0, 128.0, 128.0, 256.0), 0.82 * 0.6 * 0.5));
         // A sum of 256 terms is not split.
@@ -182,7 +182,7 @@ mod tests {
         let efficiency = 0.82 * 1280.0 / (1280.0 + 128.0);
         assert!(near(of(large, Precision::F32), flops / (1e12 * efficiency)));
         assert!(near(of(large, Precision::Bf16), flops / (4e12 * efficiency)));
-        // 1280 + 1280 + 1280^2 numbers of two bytes at 85 GB/s.
+        // 1280 + 1280 + 1280^2 elements of two bytes at 85 GB/s.
         let bytes = 2.0 * (2.0 * 1280.0 + 1280.0 * 1280.0);
         assert!(of(thin, Precision::Bf16) >= bytes / 85e9);
         let pass = Operation::Pass { rows: 9.0, numbers: 85e9, exponentials: 9.0 };

@@ -1,35 +1,35 @@
-//! This machine's processor, measured.
+//! The CPU of this machine, measured.
 
 use super::{Seconds, Step};
 use crate::backend::cpu::{gemm, math, rms_norm, swiglu};
 use crate::backend::{Backend, Cpu};
 use crate::config::ModelConfig;
-use crate::cost::step::{self, Change, Operation};
+use crate::cost::step::{self, Operation, Trained};
 use std::time::Instant;
 
-/// A processor as it was measured: seconds of one thread while all are at work.
+/// Measured costs of a CPU: seconds on one thread while all threads are busy.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Processor {
-    /// Threads.
+    /// Number of threads.
     pub threads: usize,
-    /// Of an operation of a large product.
+    /// Seconds per floating-point operation of a large product.
     pub flop: f64,
-    /// Of a number that is read or written, by the bytes that are gone over.
+    /// Pairs of a working set in bytes and the seconds per element read or written for it, in ascending order.
     pub moves: Vec<(f64, f64)>,
-    /// Of an exponential.
+    /// Seconds per exponential.
     pub exponential: f64,
-    /// Of a row's sums, beside what each of its numbers takes.
+    /// Seconds per row reduction, in addition to the cost of its elements.
     pub row: f64,
 }
 
-/// Numbers that memory is measured with: in the second cache, about it, and beyond it.
+/// Array lengths for which memory is measured: within the L2 cache, around its size, and beyond it.
 const SIZES: [usize; 4] = [1 << 14, 1 << 17, 1 << 20, 1 << 23];
 
-/// Inner positions after which a product's result is gone over once more, and columns that are worked on together.
+/// Inner positions after which a product's result is read and written again, and columns that are computed together.
 const INNER: f64 = 256.0;
 const COLUMNS: f64 = 16.0;
 
-/// Queries of a position tile of attention.
+/// Positions per query tile of attention.
 const QUERIES: f64 = 64.0;
 
 impl Processor {
@@ -74,7 +74,7 @@ impl Processor {
         this
     }
 
-    /// Seconds of a number of a pass over so many bytes: between measured sizes by their logarithms.
+    /// Seconds per element of a pass over this many bytes, interpolated between measured sizes in the logarithm of the size.
     fn number(&self, bytes: f64) -> f64 {
         let after = self.moves.iter().position(|(size, _)| *size >= bytes);
         let (first, last) = (self.moves[0], self.moves[self.moves.len() - 1]);
@@ -89,13 +89,13 @@ impl Processor {
         }
     }
 
-    /// Moves and arithmetic do not overlap much on a core: their times are added. `set`: bytes that are gone over before
-    /// the same are needed again, so that they come from as far away.
+    /// Memory traffic and arithmetic hardly overlap on a core: their times are added. `set`: bytes that are accessed
+    /// before the same data is needed again, which determines the cache level that it comes from.
     fn operation(&self, operation: &Operation, set: f64) -> f64 {
         match *operation {
             Operation::Product { batch, m, k, n } => {
                 let columns = (n / COLUMNS).ceil() * COLUMNS;
-                // Both factors are laid out, the result is read and written with every block of inner positions.
+                // Both factors are packed; the result is read and written once per block of inner positions.
                 let numbers = m * k + k * n + 2.0 * m * n * (k / INNER).ceil();
                 let bytes = 4.0 * (m * k + k * n + m * n);
                 batch * (2.0 * m * k * columns * self.flop + numbers * self.number(bytes.max(set)))
@@ -103,10 +103,10 @@ impl Processor {
             Operation::Attention { positions, pairs, heads, backward } => {
                 let (count, head_dim) = (heads.n_heads as f64, heads.head_dim as f64);
                 let wide = (head_dim / COLUMNS).ceil() * COLUMNS;
-                // Columns that are worked on together are half hidden on the diagonal.
+                // Columns that are computed together are half masked on the diagonal.
                 let seen = count * (pairs + COLUMNS * positions);
                 let rows = count * positions;
-                // Scores of a tile: written by each product, gone over by the softmax or its gradient.
+                // Scores of a tile: written by each product, processed by the softmax or its gradient.
                 let (flops, moved, rows) = match backward {
                     false => (2.0 * seen * (head_dim + wide), 6.0 * seen, rows),
                     true => (2.0 * seen * (2.0 * head_dim + 3.0 * wide), 10.0 * seen, rows),
@@ -134,14 +134,13 @@ impl Processor {
         seconds
     }
 
-    /// Seconds of a step on so many threads.
+    /// Estimates the seconds of a step on this many threads.
     pub fn step(&self, model: &ModelConfig, step: &Step, threads: usize) -> Seconds {
         let lanes = step.lanes.max(1);
         let weights = model.params() as f64;
-        let learns = step.change != Change::Nothing;
-        // What a group goes over before it comes to the same place again: what is kept of it, weights and gradients.
-        let positions = Cpu::GROUP_POSITIONS.min(step.items.div_ceil(lanes) * step.rows() * step.len);
-        let kept = positions as f64 * step::kept(model, step.recompute);
+        let learns = step.trained != Trained::Nothing;
+        // What a group accesses before it returns to the same data: its kept activations, the weights and the gradients.
+        let kept = group_positions(step) as f64 * step::kept(model, step.recompute);
         let set = 4.0 * if learns { kept + 2.0 * weights } else { weights };
         let lane = |lane: usize| {
             let items = step.items / lanes + usize::from(lane < step.items % lanes);
@@ -154,7 +153,7 @@ impl Processor {
             }
             seconds
         };
-        // Threads take lanes in their order; the one that ends last counts.
+        // Threads take lanes in order; the thread that finishes last determines the time.
         let mut busy = vec![Seconds::default(); threads.clamp(1, lanes)];
         let by_time = |a: &Seconds, b: &Seconds| a.total().total_cmp(&b.total());
         for number in 0..lanes {
@@ -164,7 +163,7 @@ impl Processor {
         }
         let mut longest = busy.into_iter().max_by(by_time).unwrap_or_default();
         if learns {
-            // A thread takes a matrix, or a part of the rest.
+            // A thread takes a matrix, or a part of the remaining weights.
             let update = self.operations(&step::update(model, step.rule), 0.0).total();
             longest.weights += update / threads.max(1) as f64;
         }
@@ -172,11 +171,17 @@ impl Processor {
     }
 }
 
-/// Seconds of processor time that a rate is measured for, and of the clock at most.
+/// Maximum number of positions of a lane's groups; a single item may exceed [`Backend::GROUP_POSITIONS`].
+fn group_positions(step: &Step) -> usize {
+    let item = step.rows() * step.len;
+    Cpu::GROUP_POSITIONS.max(item).min(step.items.div_ceil(step.lanes.max(1)) * item)
+}
+
+/// Seconds of CPU time that each rate is measured for, and the limit in wall-clock time.
 const MEASURED: (f64, f64) = (0.15, 1.0);
 
-/// The mean seconds of repeated work, after one that warms up: of processor time where the system tells it, so that what
-/// else runs on the machine counts only by the caches and the clock that it takes.
+/// Mean seconds per call of `work`, after one warm-up call: CPU time if the system reports it, so that other processes
+/// affect the result only through caches and clock frequency.
 fn mean(mut work: impl FnMut()) -> f64 {
     work();
     let (began, before) = (Instant::now(), processor_seconds());
@@ -185,7 +190,7 @@ fn mean(mut work: impl FnMut()) -> f64 {
         work();
         rounds += 1.0;
         let clock = began.elapsed().as_secs_f64();
-        // The system's own count moves on with its ticks, every few milliseconds.
+        // The system updates its count every few milliseconds, at scheduler ticks.
         if clock - looked < 2e-3 {
             continue;
         }
@@ -198,7 +203,7 @@ fn mean(mut work: impl FnMut()) -> f64 {
     }
 }
 
-/// Seconds that the current thread has run on a processor; Linux tells them.
+/// CPU time of the current thread in seconds; `None` except on Linux.
 fn processor_seconds() -> Option<f64> {
     let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     Some(told.split(' ').next()?.parse::<f64>().ok()? * 1e-9)
@@ -209,7 +214,7 @@ mod tests {
     use super::super::tests::{near, tiny};
     use super::*;
 
-    /// A processor that takes a second for each operation of a product, and nothing for the rest.
+    /// A CPU that takes one second per floating-point operation of a product, and no time for anything else.
     fn multiplier() -> Processor {
         Processor { threads: 4, flop: 1.0, moves: vec![(1.0, 0.0)], exponential: 0.0, row: 0.0 }
     }
@@ -219,8 +224,21 @@ mod tests {
         let (model, step) = tiny();
         let seconds = |items, threads| multiplier().step(&model, &Step { items, ..step }, threads).total();
         let one = seconds(1, 1);
-        // Lanes of 2, 2, 1 and 1 rows: on two threads three rows each, on three or four two.
+        // Lanes of 2, 2, 1 and 1 rows: three rows per thread on two threads, at most two on three or four threads.
         assert_eq!([1, 2, 3, 4, 9].map(|threads| seconds(6, threads) / one), [6.0, 3.0, 2.0, 2.0, 2.0]);
+    }
+
+    #[test]
+    fn a_group_holds_at_least_one_item() {
+        let (_, step) = tiny();
+        let positions = |items, len| group_positions(&Step { items, len, ..step });
+        // Four lanes: of one row of 300, of two, and of two rows that are longer than the limit of 512.
+        assert_eq!(
+            [(4, 300), (6, 300), (6, 1000)].map(|(items, len)| positions(items, len)),
+            [300, 512, 1000]
+        );
+        let pairs = Step { items: 6, len: 400, trained: Trained::Preferences, ..step };
+        assert_eq!(group_positions(&pairs), 800);
     }
 
     #[test]

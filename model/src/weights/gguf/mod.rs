@@ -1,7 +1,7 @@
-//! Models as llama.cpp has them: one GGUF file with shape, weights and tokenizer.
+//! Conversion from and to llama.cpp's GGUF files, which contain shape, weights and tokenizer.
 //!
-//! [`Architecture::of`] says which of llama.cpp's architectures computes a model, after its `src/models/*.cpp` of October
-//! 2026. *Invariant:* what none computes is refused.
+//! [`Architecture::of`] selects the llama.cpp architecture that is equivalent to a model, according to `src/models/*.cpp` of
+//! October 2026. *Invariant:* a model without an equivalent architecture is rejected.
 
 mod read;
 mod tensors;
@@ -14,22 +14,22 @@ use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use std::io::Cursor;
 
-/// Most layers, and most experts, that llama.cpp has room for.
-const MOST: usize = 512;
+/// Maximum number of layers, and of experts, in llama.cpp.
+const MAX_LAYERS_OR_EXPERTS: usize = 512;
 
-/// How the numbers of matrices are written; norms and routers are f32 in any case.
+/// Number format of matrices in the file; norms and routers are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
-    /// As they are.
+    /// Single precision, unchanged.
     F32,
-    /// Rounded to half precision.
+    /// Half precision.
     F16,
-    /// Eight bits each and a common scale for 32 of a row.
+    /// Eight bits per value, and one scale for every 32 values of a row.
     Q8_0,
 }
 
 impl Precision {
-    /// As in names of files.
+    /// Returns the name of the format, as in file names.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -46,7 +46,7 @@ impl Precision {
         }
     }
 
-    /// llama.cpp's `enum llama_ftype`.
+    /// Returns the value of llama.cpp's `enum llama_ftype`.
     fn file_type(self) -> u32 {
         match self {
             Self::F32 => 0,
@@ -56,40 +56,42 @@ impl Precision {
     }
 }
 
-/// An architecture of llama.cpp that computes what some of our models compute.
+/// An architecture of llama.cpp that is equivalent to some of our models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Architecture {
-    /// Dense.
+    /// Dense, without a window.
     Llama,
-    /// Dense, with a window; its attention sinks and multipliers can be set so that they do nothing.
+    /// Dense, with a window; its attention sinks and multipliers can be set to have no effect.
     GraniteSwa,
-    /// Dense, queries and keys normalised.
+    /// Dense, with normalised queries and keys.
     Qwen3,
-    /// Experts, weights renormalised over those of a token, ungated shared ones or none.
+    /// Experts with weights renormalised over those of a token; ungated shared experts or none.
     Ernie45Moe,
-    /// Experts, weights as they are, ungated shared ones.
+    /// Experts with weights that are not renormalised; ungated shared experts.
     BailingMoe,
-    /// Experts, weights renormalised, no shared ones; queries and keys normalised.
+    /// Experts with renormalised weights; no shared experts; normalised queries and keys.
     Qwen3Moe,
-    /// Experts, weights renormalised or not, ungated shared ones; queries and keys normalised.
+    /// Experts with weights that are renormalised or not; ungated shared experts; normalised queries and keys.
     BailingMoe2,
 }
 
 use Architecture::{BailingMoe, BailingMoe2, Ernie45Moe, GraniteSwa, Llama, Qwen3, Qwen3Moe};
 
 impl Architecture {
-    /// All of them.
+    /// All architectures.
     const ALL: [Self; 7] = [Llama, GraniteSwa, Qwen3, Ernie45Moe, BailingMoe, Qwen3Moe, BailingMoe2];
 
-    /// The one that computes a model.
+    /// Returns the architecture that is equivalent to a model.
     ///
     /// # Errors
-    /// Where there is none, with the reason.
+    /// If there is none; the error states the reason.
     pub fn of(config: &ModelConfig) -> Result<Self> {
         let fail = |problem: String| Err(Error::Input(format!("no architecture of llama.cpp has {problem}")));
-        if config.n_layers > MOST || config.n_experts > MOST {
+        if config.n_layers > MAX_LAYERS_OR_EXPERTS || config.n_experts > MAX_LAYERS_OR_EXPERTS {
             let (layers, experts) = (config.n_layers, config.n_experts);
-            return fail(format!("{layers} layers and {experts} experts, expected at most {MOST}"));
+            return fail(format!(
+                "{layers} layers and {experts} experts, expected at most {MAX_LAYERS_OR_EXPERTS}"
+            ));
         }
         let is_plain = config.top_k > 1 && config.n_shared_experts == 0;
         match (config.is_moe(), config.qk_norm, config.window) {
@@ -100,7 +102,7 @@ impl Architecture {
             (true, true, None) if is_plain => Ok(Qwen3Moe),
             (true, true, None) if config.heads().width() == config.d_model => Ok(BailingMoe2),
             (true, true, None) => fail(format!(
-                "shared experts or a single expert of a token beside normalised queries and keys (model.qk_norm), unless \
+                "shared experts or a single expert per token together with normalised queries and keys (model.qk_norm), unless \
                  all heads together are as wide as the model; here they are {} and it is {}",
                 config.heads().width(),
                 config.d_model
@@ -115,7 +117,7 @@ impl Architecture {
         }
     }
 
-    /// llama.cpp's name.
+    /// Returns llama.cpp's name of the architecture.
     pub fn name(self) -> &'static str {
         match self {
             Llama => "llama",
@@ -128,52 +130,53 @@ impl Architecture {
         }
     }
 
-    /// Whether rotary positions turn halves of a head against each other (`LLAMA_ROPE_TYPE_NEOX`), not neighbours.
+    /// Returns whether rotary positions pair the halves of a head (`LLAMA_ROPE_TYPE_NEOX`) instead of neighbours.
     fn turns_halves(self) -> bool {
         matches!(self, Qwen3 | Qwen3Moe | BailingMoe2)
     }
 
-    /// Whether it always has a head and a shared expert; where a model has none, the head is written as a copy of the
-    /// embedding and the expert as zeros.
-    fn wants_all(self) -> bool {
+    /// Returns whether the architecture always has a head and a shared expert; if the model lacks them, a copy of the embedding
+    /// is written as head and zeros as expert.
+    fn requires_head_and_shared_expert(self) -> bool {
         matches!(self, BailingMoe | BailingMoe2)
     }
 }
 
-/// What a token is for llama.cpp (`enum llama_token_type`).
+/// Type of a token in llama.cpp (`enum llama_token_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenKind {
-    /// A piece of text.
+    /// An ordinary piece of text.
     Normal = 1,
-    /// Controls; never a piece of text.
+    /// A control token, which never represents text.
     Control = 3,
-    /// Added to the vocabulary; a piece of text as a whole.
+    /// A user-defined token, which represents a piece of text that is never split.
     Added = 4,
-    /// An entry of the model that no text becomes.
+    /// An unused entry of the vocabulary, which no text produces.
     Unused = 5,
 }
 
 /// A byte-level BPE tokenizer.
 #[derive(Debug, Clone)]
 pub struct Vocabulary {
-    /// The text of every entry in the byte-level alphabet, as many as the model has.
+    /// Text, in the byte-level alphabet, and type of every entry of the model's vocabulary.
     pub tokens: Vec<(String, TokenKind)>,
-    /// Pairs that become one, a space between the two, the first learned first.
+    /// Merges in the order in which they were learned, each as two tokens separated by a space.
     pub merges: Vec<String>,
-    /// Name of the rule by which text is cut before merges, as in llama.cpp's `llama-vocab.cpp`.
+    /// Name of the rule that splits text before merging, as in llama.cpp's `llama-vocab.cpp`.
     pub pre: &'static str,
-    /// Begins a text; put before every prompt.
+    /// Id of the token that begins a text and precedes every prompt, if there is one.
     pub bos: Option<u32>,
-    /// Ends a text.
+    /// Id of the token that ends a text, if there is one.
     pub eos: Option<u32>,
-    /// Jinja.
+    /// Chat template in Jinja, if there is one.
     pub chat_template: Option<String>,
 }
 
-/// The bytes of a GGUF file; `name` is shown to users.
+/// Returns the contents of a GGUF file; `name` is the name of the model that programs display.
 ///
 /// # Errors
-/// As [`Architecture::of`]; where a weight is not finite or too large for the precision, or rows do not fit it.
+/// Same as [`Architecture::of`]; also if a weight is not finite or too large for the precision, or the row length is not a
+/// multiple of its block size.
 pub fn write(
     name: &str,
     config: &ModelConfig,
@@ -182,15 +185,15 @@ pub fn write(
     vocabulary: &Vocabulary,
 ) -> Result<Vec<u8>> {
     let architecture = Architecture::of(config)?;
-    let about = metadata(name, architecture, config, precision, vocabulary);
-    let about: Vec<(&str, &Value)> = about.iter().map(|(key, value)| (key.as_str(), value)).collect();
+    let metadata = metadata(name, architecture, config, precision, vocabulary);
+    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
     let tensors = tensors::all(architecture, config, weights)?;
     let tensors = tensors.into_iter().map(|tensor| Ok((tensor.name.clone(), tensor.quantized(precision)?)));
     let tensors: Vec<(String, QTensor)> = tensors.collect::<Result<_>>()?;
     let tensors: Vec<(&str, &QTensor)> =
         tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
     let mut out = Cursor::new(vec![]);
-    gguf_file::write(&mut out, &about, &tensors)?;
+    gguf_file::write(&mut out, &metadata, &tensors)?;
     Ok(out.into_inner())
 }
 
@@ -243,7 +246,7 @@ fn metadata(
             add("expert_shared_feed_forward_length", number(shared * size));
             add("interleave_moe_layer_step", Value::U32(1));
         }
-        if architecture.wants_all() {
+        if architecture.requires_head_and_shared_expert() {
             add("expert_shared_count", number(shared.max(1)));
             add("expert_weights_scale", Value::F32(1.0));
             add("expert_weights_norm", Value::Bool(config.top_k > 1));

@@ -1,6 +1,6 @@
-//! GGUF files back into models: those that [`super::write`] writes, and others of the same architectures and layout.
+//! Reading of GGUF files: those that [`super::write`] creates, and others with the same architectures and layout.
 //!
-//! The tokenizer in the file is left alone: it is in llama.cpp's form.
+//! The tokenizer in the file, which is in llama.cpp's format, is ignored.
 
 use super::Architecture;
 use super::tensors::{NO_SINK, layout_of};
@@ -13,10 +13,12 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
-/// Reads shape and weights; f16 and q8_0 become f32.
+/// Reads shape and weights; other number formats are converted to f32.
 ///
 /// # Errors
-/// Where the file cannot be read, is of another architecture, or holds what that does not compute here.
+/// If the file cannot be read, has another architecture, or its shape is not one that [`Architecture::of`] assigns to this
+/// architecture; if its metadata require a computation that is not supported; if a tensor is missing, unknown, of a wrong size
+/// or not finite.
 pub fn read(path: &Path) -> Result<(ModelConfig, Weights)> {
     let fail = |problem: String| Error::file(path, problem);
     let file = File::open(path).map_err(|e| fail(e.to_string()))?;
@@ -32,20 +34,20 @@ pub fn read(path: &Path) -> Result<(ModelConfig, Weights)> {
             values.map_err(|e| Error::weights(path, name, format!("cannot be read: {e}")))?,
         );
     }
-    let about = About { content: &content, path };
-    let architecture = about.architecture()?;
-    let config = about.config(architecture, &mut tensors)?;
+    let metadata = Metadata { content: &content, path };
+    let architecture = metadata.architecture()?;
+    let config = metadata.config(architecture, &mut tensors)?;
     let weights = take(path, architecture, &config, tensors)?;
     Ok((config, weights))
 }
 
 /// The metadata of a file.
-struct About<'a> {
+struct Metadata<'a> {
     content: &'a Content,
     path: &'a Path,
 }
 
-impl About<'_> {
+impl Metadata<'_> {
     fn fail<T>(&self, problem: String) -> Result<T> {
         Err(Error::file(self.path, problem))
     }
@@ -67,8 +69,8 @@ impl About<'_> {
         self.content.metadata.get(&format!("{}.{key}", architecture.name()))
     }
 
-    /// The shape, which must be one that the architecture computes; takes what is written beside a model that has none
-    /// of its own out of the tensors.
+    /// Reads the shape, which must be one that the architecture is equivalent to. Removes the placeholders from the tensors: the
+    /// copy of a tied embedding, zero shared experts and ineffective attention sinks.
     fn config(
         &self,
         architecture: Architecture,
@@ -82,7 +84,7 @@ impl About<'_> {
             None => self.fail(format!("{}.{key}: missing, expected a number", architecture.name())),
         };
         let real = |key: &str| match self.value(architecture, key) {
-            // The shortest decimal that is this f32: 1e-5 and not 9.99999975e-6.
+            // Use the shortest decimal of the f32: 1e-5 instead of 9.99999975e-6.
             Some(Value::F32(value)) => Ok(value.to_string().parse::<f64>().unwrap_or(f64::from(*value))),
             _ => self.fail(format!("{}.{key}: missing, expected an f32", architecture.name())),
         };
@@ -127,13 +129,130 @@ impl About<'_> {
         });
         config.validate().map_err(|e| Error::file(self.path, e.to_string()))?;
         match Architecture::of(&config) {
-            Ok(known) if known == architecture => Ok(config),
-            _ => self.fail(format!("{} of another kind than is computed here", architecture.name())),
+            Ok(known) if known == architecture => self.check_computation(architecture, &config)?,
+            _ => {
+                return self.fail(format!(
+                    "the metadata describe a variant of {} that is not supported",
+                    architecture.name()
+                ));
+            }
         }
+        Ok(config)
+    }
+
+    /// Rejects metadata that require a computation that is not supported. An absent key has llama.cpp's default.
+    fn check_computation(&self, architecture: Architecture, config: &ModelConfig) -> Result<()> {
+        let found = |key: &str| self.value(architecture, key);
+        let refuse = |key: &str, expected: &str| {
+            let name = architecture.name();
+            let found = found(key).map_or_else(|| "missing".into(), shown);
+            self.fail(format!("{name}.{key} is {found}, which is not supported, expected {expected}"))
+        };
+        let check = |key: &str, allowed: &[f64]| match found(key) {
+            Some(value) if as_f64(value).is_none_or(|number| !allowed.contains(&number)) => {
+                let allowed: Vec<String> = allowed.iter().map(f64::to_string).collect();
+                refuse(key, &allowed.join(" or "))
+            }
+            _ => Ok(()),
+        };
+        for (key, allowed) in NEUTRAL {
+            check(key, allowed)?;
+        }
+        let head_dim = config.head_dim() as f64;
+        check("rope.dimension_count", &[head_dim])?;
+        check("attention.value_length", &[head_dim])?;
+        check("attention.scale", &[0.0, f64::from((1.0 / head_dim.sqrt()) as f32)])?;
+        match found("rope.scaling.type") {
+            Some(Value::String(kind)) if kind == "none" => {}
+            Some(Value::String(kind)) if kind != "linear" => {
+                return refuse("rope.scaling.type", "none, or linear with a factor of 1");
+            }
+            _ => {
+                check("rope.scaling.factor", &[0.0, 1.0])?;
+                check("rope.scale_linear", &[0.0, 1.0])?;
+            }
+        }
+        if config.window.is_some() {
+            let key = "attention.sliding_window_pattern";
+            let is_all = match found(key) {
+                Some(Value::Array(layers)) => {
+                    layers.len() == config.n_layers
+                        && layers.iter().all(|layer| matches!(layer, Value::Bool(true)))
+                }
+                _ => false,
+            };
+            if !is_all {
+                return refuse(key, &format!("true for each of {} layers", config.n_layers));
+            }
+        }
+        if config.is_moe() {
+            let (key, expected) = ("expert_weights_norm", config.top_k > 1);
+            let is_expected = match found(key) {
+                Some(value) => matches!(value, Value::Bool(norm) if *norm == expected),
+                // llama.cpp renormalises regardless of the key, or only if it is set.
+                None => !(expected && architecture.requires_head_and_shared_expert()),
+            };
+            if !is_expected {
+                return refuse(key, &format!("{expected} for {} experts per token", config.top_k));
+            }
+        }
+        Ok(())
     }
 }
 
-/// The weights, part by part out of the tensors in which they lie.
+/// Keys with the values for which llama.cpp computes what this project computes; many of its factors are unset at 0.
+const NEUTRAL: [(&str, &[f64]); 12] = [
+    ("embedding_scale", &[0.0, 1.0]),
+    ("residual_scale", &[0.0, 1.0]),
+    ("logit_scale", &[0.0, 1.0]),
+    ("attn_logit_softcapping", &[0.0]),
+    ("final_logit_softcapping", &[0.0]),
+    ("rope.scaling.attn_factor", &[1.0]),
+    ("expert_weights_scale", &[0.0, 1.0]),
+    ("expert_gating_func", &[1.0]), // softmax
+    ("expert_group_count", &[0.0, 1.0]),
+    ("expert_group_used_count", &[0.0, 1.0]),
+    ("leading_dense_block_count", &[0.0]),
+    ("interleave_moe_layer_step", &[1.0]),
+];
+
+/// Returns a metadata value as a number; `None` if it is of another type.
+fn as_f64(value: &Value) -> Option<f64> {
+    match *value {
+        Value::U8(number) => Some(f64::from(number)),
+        Value::I8(number) => Some(f64::from(number)),
+        Value::U16(number) => Some(f64::from(number)),
+        Value::I16(number) => Some(f64::from(number)),
+        Value::U32(number) => Some(f64::from(number)),
+        Value::I32(number) => Some(f64::from(number)),
+        Value::U64(number) => Some(number as f64),
+        Value::I64(number) => Some(number as f64),
+        Value::F32(number) => Some(f64::from(number)),
+        Value::F64(number) => Some(number),
+        Value::Bool(_) | Value::String(_) | Value::Array(_) => None,
+    }
+}
+
+/// Returns a metadata value as text for an error, shortened to 80 characters.
+fn shown(value: &Value) -> String {
+    let text = match value {
+        Value::Bool(flag) => flag.to_string(),
+        Value::String(text) => format!("{text:?}"),
+        Value::F32(number) => number.to_string(),
+        Value::Array(items) => {
+            // Enough items to reach the limit.
+            let items: Vec<String> = items.iter().take(80).map(shown).collect();
+            format!("[{}]", items.join(", "))
+        }
+        other => as_f64(other).map_or_else(|| format!("{other:?}"), |number| number.to_string()),
+    };
+    match text.chars().count() {
+        0..=80 => text,
+        _ => text.chars().take(77).chain("...".chars()).collect(),
+    }
+}
+
+/// Extracts the weights from the tensors, some of which hold several parameters.
 fn take(
     path: &Path,
     architecture: Architecture,
@@ -163,7 +282,9 @@ fn take(
         }
     }
     match tensors.into_keys().next() {
-        Some(name) => Err(Error::weights(path, &name, "not a tensor of this shape of model".into())),
+        Some(name) => {
+            Err(Error::weights(path, &name, "unexpected: a model of this shape has no such tensor".into()))
+        }
         None => Ok(weights),
     }
 }

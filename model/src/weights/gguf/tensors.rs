@@ -1,5 +1,5 @@
-//! The tensors of a GGUF file: ours under llama.cpp's names, the experts of a layer in one, and what an architecture
-//! wants beside.
+//! The tensors of a GGUF file: our parameters under llama.cpp's names, with the experts of a layer in one tensor, and
+//! additional tensors that an architecture requires.
 
 use super::{Architecture, Precision};
 use crate::layout::{Layout, Param};
@@ -10,27 +10,27 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use std::collections::HashMap;
 
-/// A sink that takes no share of any attention.
+/// Logit of an attention sink so low that the sink has no effect.
 pub const NO_SINK: f32 = -1e30;
 
-/// The largest number of half precision.
+/// Largest finite number in half precision.
 const LARGEST_F16: f32 = 65504.0;
 
-/// A tensor before it is quantised.
-pub struct Plain {
-    /// llama.cpp's name.
+/// A tensor before quantisation.
+pub struct F32Tensor {
+    /// Name of the tensor in llama.cpp.
     pub name: String,
-    /// The last dimension is that of rows.
+    /// Shape of the tensor; the last dimension is the row length.
     shape: Vec<usize>,
     values: Vec<f32>,
 }
 
-impl Plain {
+impl F32Tensor {
     fn new(name: String, shape: &[usize], values: Vec<f32>) -> Self {
         Self { name, shape: shape.to_vec(), values }
     }
 
-    /// In the precision of its file.
+    /// Converts the tensor to the precision of the file.
     pub fn quantized(self, precision: Precision) -> Result<QTensor> {
         let Self { name, shape, values } = self;
         let is_exact = shape.len() < 2 || name.contains(".ffn_gate_inp.");
@@ -39,20 +39,21 @@ impl Plain {
         let width = shape[shape.len() - 1];
         if !width.is_multiple_of(dtype.block_size()) {
             return fail(format!(
-                "its rows have {width} numbers, and q8_0 takes multiples of {}; --type f16 takes any",
+                "has rows of {width} values, but q8_0 requires a multiple of {}; use --type f16",
                 dtype.block_size()
             ));
         }
         if let (GgmlDType::F16, Some(value)) = (dtype, values.iter().find(|value| value.abs() > LARGEST_F16))
         {
-            return fail(format!("holds {value}, too large for f16; --type f32 takes any"));
+            return fail(format!("contains {value}, too large for f16; use --type f32"));
         }
         let tensor = Tensor::from_vec(values, shape, &Device::Cpu)?;
         Ok(QTensor::quantize(&tensor, dtype)?)
     }
 }
 
-/// How numbers lie in the files of an architecture, and the tensor in which each parameter lies, in the layout's order.
+/// Returns the layout convention of an architecture, and the name of the tensor that contains each parameter, in the order of
+/// our layout.
 pub fn layout_of(
     architecture: Architecture,
     config: &ModelConfig,
@@ -74,17 +75,17 @@ pub fn layout_of(
     )
 }
 
-/// All tensors of a model.
-pub fn all(architecture: Architecture, config: &ModelConfig, weights: &Weights) -> Result<Vec<Plain>> {
+/// Creates all tensors of a model.
+pub fn all(architecture: Architecture, config: &ModelConfig, weights: &Weights) -> Result<Vec<F32Tensor>> {
     let Weights { layout, flat } = weights;
     layout.check_finite(flat)?;
     let (convention, names) = layout_of(architecture, config, layout);
-    let (mut found, mut places) = (Vec::<Plain>::new(), HashMap::<String, usize>::new());
+    let (mut found, mut places) = (Vec::<F32Tensor>::new(), HashMap::<String, usize>::new());
     for (param, name) in layout.params.iter().zip(names) {
         let values = convention.to_theirs(param, &flat[param.range.clone()]);
         debug_assert!(finite(&values).is_ok());
         let is_expert = param.name.contains(".experts.");
-        // What has one name in common lies one above the other: the rows of queries, keys and values, or experts.
+        // Parameters with the same name are stacked: the rows of queries, keys and values, or experts.
         match places.get(&name) {
             Some(&place) => {
                 found[place].values.extend(values);
@@ -93,35 +94,35 @@ pub fn all(architecture: Architecture, config: &ModelConfig, weights: &Weights) 
             None => {
                 places.insert(name.clone(), found.len());
                 let above = if is_expert { vec![1] } else { vec![] };
-                found.push(Plain::new(name, &[above, param.shape.clone()].concat(), values));
+                found.push(F32Tensor::new(name, &[above, param.shape.clone()].concat(), values));
             }
         }
     }
     if architecture == Architecture::GraniteSwa {
         for layer in 0..config.n_layers {
             let name = format!("blk.{layer}.attn_sinks.weight");
-            found.push(Plain::new(name, &[config.n_heads], vec![NO_SINK; config.n_heads]));
+            found.push(F32Tensor::new(name, &[config.n_heads], vec![NO_SINK; config.n_heads]));
         }
     }
-    if architecture.wants_all() {
+    if architecture.requires_head_and_shared_expert() {
         add_missing(config, weights, &mut found);
     }
     Ok(found)
 }
 
-/// The head and the shared expert that an architecture always has, where a model has none of its own.
-fn add_missing(config: &ModelConfig, weights: &Weights, found: &mut Vec<Plain>) {
+/// Adds the head and the shared experts that an architecture always has, if the model lacks them.
+fn add_missing(config: &ModelConfig, weights: &Weights, found: &mut Vec<F32Tensor>) {
     if config.tie_embeddings {
         let embedding = &weights.layout.params[0];
         let values = weights.flat[embedding.range.clone()].to_vec();
-        found.push(Plain::new("output.weight".into(), &embedding.shape, values));
+        found.push(F32Tensor::new("output.weight".into(), &embedding.shape, values));
     }
     if config.n_shared_experts == 0 {
         let (d, size) = (config.d_model, config.expert_dim());
         for layer in 0..config.n_layers {
             for (name, shape) in [("gate", [size, d]), ("up", [size, d]), ("down", [d, size])] {
                 let name = format!("blk.{layer}.ffn_{name}_shexp.weight");
-                found.push(Plain::new(name, &shape, vec![0.0; size * d]));
+                found.push(F32Tensor::new(name, &shape, vec![0.0; size * d]));
             }
         }
     }

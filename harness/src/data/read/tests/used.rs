@@ -1,4 +1,4 @@
-//! Everything that a layout can carry is used, or refused with file, line and key, or counted.
+//! All content that a layout can have is used, or refused with file, line and key, or counted.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn preference(prompt: &[(&str, &str)], chosen: &str, rejected: &str) -> Row {
     Row::Preference { prompt, chosen: chosen.into(), rejected: rejected.into() }
 }
 
-/// The rows of a file of the folder of small inputs that go wrong, and the error.
+/// Returns the rows, the report and the error of a file in the folder of small faulty inputs.
 fn case(kind: Kind, file: &str) -> Option<(Vec<Row>, ReadReport, String)> {
     let path = shared("cases")?.join(file);
     let (rows, report, error) = read_files(std::slice::from_ref(&path), kind, &DataConfig::default());
@@ -120,15 +120,15 @@ fn what_cannot_be_used_is_refused_with_file_line_and_key() {
         (
             Kind::Conversations,
             turns(&format!("{user},{user},{bot}")),
-            r#""messages"[1] is a question where the answer to the one before is missing"#,
+            r#""messages"[1] is a question, but the previous one has no answer"#,
         ),
         (
             Kind::Conversations,
             turns(&format!("{user},{system},{bot}")),
             r#""messages"[1] is a system text that is not the first turn"#,
         ),
-        (Kind::Conversations, turns(user), r#""messages" has no turn of the assistant"#),
-        (Kind::Conversations, turns(""), r#""messages" has no turn of the assistant"#),
+        (Kind::Conversations, turns(user), r#""messages" has no assistant turn"#),
+        (Kind::Conversations, turns(""), r#""messages" has no assistant turn"#),
         (
             Kind::Conversations,
             format!(r#"{{"system":"t","messages":[{system},{user},{bot}]}}"#),
@@ -137,7 +137,7 @@ fn what_cannot_be_used_is_refused_with_file_line_and_key() {
         (
             Kind::Conversations,
             r#"{"q":"a","q":"b","a":"c"}"#.into(),
-            r#"is not whole JSON (the key "q" is there twice)"#,
+            r#"is not valid JSON (the key "q" occurs twice)"#,
         ),
         (
             Kind::Conversations,
@@ -159,17 +159,17 @@ fn what_cannot_be_used_is_refused_with_file_line_and_key() {
         (
             Kind::Conversations,
             r#"{"q":"a","a":"b","history":[{"role":"user","content":"c"}]}"#.into(),
-            "history[0] is no pair",
+            "history[0] is not a pair",
         ),
         (
             Kind::Conversations,
             flagged(r#""weight":0.5"#),
-            r#""messages"[1]: "weight" is 0.5, expected 0 or 1"#,
+            r#""messages"[1]: "weight" is 0.5, expected 0, 1, true or false"#,
         ),
         (
             Kind::Conversations,
             flagged(r#""train":"yes""#),
-            r#""messages"[1]: "train" is a text, expected 0 or 1"#,
+            r#""messages"[1]: "train" is a text, expected 0, 1, true or false"#,
         ),
         (
             Kind::Conversations,
@@ -179,17 +179,17 @@ fn what_cannot_be_used_is_refused_with_file_line_and_key() {
         (
             Kind::Conversations,
             turns(&format!(r#"{user},{{"role":"function","content":"a"}}"#)),
-            r#""messages"[1]: the role is "function", but calls of tools are not trained here"#,
+            r#""messages"[1]: the role is "function", but tool calls are not supported"#,
         ),
         (
             Kind::Preferences,
             pair(r#""q""#, &format!("[{bot},{user}]")),
-            r#""chosen" does not end in a turn of the assistant"#,
+            r#""chosen" does not end with an assistant turn"#,
         ),
         (
             Kind::Preferences,
             pair(r#""other""#, &format!("[{user},{bot}]")),
-            r#""chosen" neither begins with "prompt" nor goes on where it ends"#,
+            r#""chosen" neither begins with "prompt" nor continues it"#,
         ),
         (
             Kind::Preferences,
@@ -199,12 +199,17 @@ fn what_cannot_be_used_is_refused_with_file_line_and_key() {
         (
             Kind::Preferences,
             pair(r#""q""#, r#"[{"role":"assistant","content":"d","weight":0}]"#),
-            "a turn says whether it carries loss",
+            "a turn specifies whether it is trained on",
+        ),
+        (
+            Kind::Preferences,
+            r#"{"prompt":"q","chosen":[{"role":"assistant","content":"d","train":true}],"rejected":[{"role":"assistant","content":"e","train":false}]}"#.into(),
+            "a turn specifies whether it is trained on",
         ),
     ] {
         let found = error(kind, "a.jsonl", format!("\n{content}").as_bytes());
         assert!(found.starts_with(&format!("a.jsonl:2: {expected}")), "{found}\nwhere expected\n{expected}");
-        assert!(found.ends_with("mend the row or set data.on_bad_row = \"skip\""), "{found}");
+        assert!(found.ends_with("fix the row or set data.on_bad_row = \"skip\""), "{found}");
     }
 }
 
@@ -241,13 +246,13 @@ fn keys_without_a_place_are_refused_or_told_once() {
             Kind::Conversations,
             "a.jsonl",
             r#"{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"","tool_calls":[1]}]}"#,
-            r#"a.jsonl:1: the key "messages[].tool_calls" has content and calls of tools are not trained here"#,
+            r#"a.jsonl:1: the key "messages[].tool_calls" has content and tool calls are not supported"#,
         ),
         (
             Kind::Conversations,
             "a.jsonl",
             r#"{"tools":"[1]","conversations":[{"from":"human","value":"q"},{"from":"gpt","value":"a"}]}"#,
-            r#"a.jsonl:1: the key "tools" has content and calls of tools"#,
+            r#"a.jsonl:1: the key "tools" has content and tool calls"#,
         ),
         (
             Kind::Conversations,
@@ -265,7 +270,7 @@ fn keys_without_a_place_are_refused_or_told_once() {
         let (_, _, found) = read_as(kind, name, content.as_bytes(), BadRow::Skip);
         let found = found.unwrap_or_default();
         assert!(found.starts_with(expected), "{found}\nwhere expected\n{expected}");
-        assert!(found.ends_with("read on without it by data.unknown_keys = \"ignore\""), "{found}");
+        assert!(found.ends_with("or ignore it with data.unknown_keys = \"ignore\""), "{found}");
     }
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.jsonl");
@@ -299,7 +304,7 @@ fn conversations_can_be_pretrained_on() {
 fn two_columns_of_one_name_are_refused() {
     let found = error(Kind::Pretrain, "a.csv", b"text, text\na,b\n");
     assert_eq!(found, "a.csv:1: two columns are named \"text\", expected each name once");
-    // Columns without a name, as spreadsheets leave them behind, are two columns.
+    // Columns without a name, as spreadsheets produce them, are separate columns.
     assert_eq!(good(Kind::Pretrain, "a.csv", b"text,,\na,,\n"), texts(&["a"]));
 }
 
@@ -344,7 +349,7 @@ fn turns_after_the_last_answer_are_cut_and_counted() {
     assert_eq!((report.unanswered, report.left_out()), (1, 0));
     assert_eq!(
         report.notices("sft")[0].to_string(),
-        "sft: 1 of 1 rows cut after their last answer, as nothing answers what follows"
+        "sft: 1 of 1 rows cut after their last answer: the turns that follow have no answer"
     );
     let Some(data) = shared("data/sft/sft_conversations.jsonl") else {
         return;

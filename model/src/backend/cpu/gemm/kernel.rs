@@ -1,4 +1,4 @@
-//! The innermost loops of a product: tiles of the result that live in registers.
+//! The innermost loops of a product: tiles of the result that are held in registers.
 
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
@@ -6,32 +6,32 @@ use super::simd::{Path, Portable, Simd};
 use super::{Mat, Part, pack};
 use std::ops::Range;
 
-/// A block of `a`, `(m, k)`, tile after tile: element `(i, j)` of a tile is `i * row + j * col` behind its start.
+/// A block of `a`, `(m, k)`, tile by tile: element `(i, j)` of a tile is at offset `i * row + j * col` from its start.
 #[derive(Clone, Copy)]
-pub(super) struct Left<'a> {
+pub(super) struct LhsBlock<'a> {
     data: &'a [f32],
-    /// From the start of one tile to the next.
+    /// Elements from the start of one tile to that of the next.
     tile: usize,
     row: usize,
     col: usize,
     m: usize,
     k: usize,
-    /// Rows of a tile; the last one may have fewer.
+    /// Rows per tile; the last one may have fewer.
     height: usize,
 }
 
-/// Where a tile is written.
+/// Destination of a panel's results.
 #[derive(Clone, Copy)]
 struct Out {
     start: *mut f32,
     stride: usize,
-    /// Columns that count.
+    /// Number of valid columns.
     width: usize,
     accumulate: bool,
     place: Place,
 }
 
-/// Where a block lies in its product.
+/// Position of a block within its product.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
     pub part: Part,
@@ -44,49 +44,49 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Inner positions, of `k` in the block, that count for rows of a tile; none: the tile is left as it is.
+    /// Range of the block's `k` inner positions that contribute to the given rows of a tile; if it is empty, the tile
+    /// is left unchanged.
     #[inline(always)]
     fn inner(self, rows: Range<usize>, k: usize) -> Range<usize> {
         match self.part {
             Part::Whole => 0..k,
-            Part::Visible(sight) if self.column < sight.keys(self.row + rows.end - 1) => 0..k,
+            Part::Visible(mask) if self.column < mask.keys(self.row + rows.end - 1) => 0..k,
             Part::Visible(_) => 0..0,
-            Part::OfVisible(sight) => {
-                0..sight.keys(self.row + rows.end - 1).saturating_sub(self.inner).min(k)
-            }
-            Part::OfVisibleTransposed(sight) => {
-                sight.first_query(self.row + rows.start).saturating_sub(self.inner).min(k)..k
+            Part::OfVisible(mask) => 0..mask.keys(self.row + rows.end - 1).saturating_sub(self.inner).min(k),
+            Part::OfVisibleTransposed(mask) => {
+                mask.first_query(self.row + rows.start).saturating_sub(self.inner).min(k)..k
             }
         }
     }
 }
 
-/// Multiplies a block of `a` with one packed panel of `b`.
-type Panel = unsafe fn(Out, Left, *const f32);
+/// Multiplies a block of `a` by one packed panel of `b`.
+type Panel = unsafe fn(Out, LhsBlock, *const f32);
 
-/// The loops of one path.
+/// The compiled loops of one path.
 #[derive(Clone, Copy)]
 pub(super) struct Kernel {
-    /// [`multiply`] for panels of one vector, two and three: with rows anywhere, side by side, [`pack::STRIDE`] apart.
+    /// [`multiply`] for panels of one, two and three vectors, each for rows at any stride, at stride 1 and at
+    /// [`pack::STRIDE`].
     multiply: [[Panel; 3]; 3],
     /// [`pack::rows`].
     rows: unsafe fn(&mut [f32], Mat, usize),
     /// [`pack::panels`].
     panels: unsafe fn(&mut [f32], Mat),
-    /// Numbers of a vector.
+    /// Elements per vector.
     lanes: usize,
-    /// Most rows of a tile.
+    /// Maximum rows per tile.
     height: usize,
 }
 
-/// What a path is compiled to. Each loop is a function of its own: one that held them all would take minutes to compile.
+/// Compiles the loops for one path. Each loop is a separate function: a single one would take minutes to compile.
 macro_rules! path {
     ($name:ident, $simd:ty $(, $features:literal)?) => {
         mod $name {
             use super::*;
             $(#[target_feature(enable = $features)])?
-            unsafe fn panel<const VECTORS: usize, const ROW: usize>(out: Out, a: Left, b: *const f32) {
-                // SAFETY: passed on from the caller, here and below.
+            unsafe fn panel<const VECTORS: usize, const ROW: usize>(out: Out, a: LhsBlock, b: *const f32) {
+                // SAFETY: the caller upholds the contract, here and below.
                 unsafe { multiply::<$simd, VECTORS, ROW>(out, a, b) }
             }
             $(#[target_feature(enable = $features)])?
@@ -119,14 +119,14 @@ path!(avx512, Avx512, "avx512f,avx2,fma");
 path!(avx2, Avx2, "avx2,fma");
 path!(portable, Portable);
 
-impl<'a> Left<'a> {
-    /// A block as it lies.
+impl<'a> LhsBlock<'a> {
+    /// Returns a block in its original layout.
     pub fn of(a: Mat<'a>, height: usize) -> Self {
         let Mat { data, rows, cols, row_stride, col_stride } = a;
         Self { data, tile: height * row_stride, row: row_stride, col: col_stride, m: rows, k: cols, height }
     }
 
-    /// A block that [`Kernel::pack_rows`] has laid out.
+    /// Returns a block that [`Kernel::pack_rows`] has packed.
     pub fn packed(data: &'a [f32], a: Mat, height: usize) -> Self {
         let (row, col) = if a.row_stride == 1 { (1, height) } else { (pack::STRIDE, 1) };
         let tile = height * if row == 1 { a.cols } else { row };
@@ -135,7 +135,7 @@ impl<'a> Left<'a> {
 }
 
 impl Kernel {
-    /// Those of `path`.
+    /// Returns the loops of `path`.
     pub fn of(path: Path) -> Self {
         match path {
             #[cfg(target_arch = "x86_64")]
@@ -146,41 +146,41 @@ impl Kernel {
         }
     }
 
-    /// Columns of a panel of `b`, but for the last one.
+    /// Columns of every panel of `b` but the last.
     pub fn width(self) -> usize {
         2 * self.lanes
     }
 
-    /// Columns that panels of `n` columns take with their padding.
+    /// Columns that panels of `n` columns take up, including padding.
     pub fn room(self, n: usize) -> usize {
         n.next_multiple_of(self.lanes)
     }
 
-    /// Rows of the tiles of a block of `m` rows: as many as fit, or fewer so that no tile is left with few.
+    /// Rows per tile for a block of `m` rows: as many as fit, or fewer, so that the last tile is not left with only a few.
     pub fn height(self, m: usize) -> usize {
         m.div_ceil(m.div_ceil(self.height).max(1)).next_multiple_of(2).min(self.height)
     }
 
-    /// Lays out a block of `a` for tiles of `height` rows.
+    /// Packs a block of `a` for tiles of `height` rows.
     pub fn pack_rows(self, to: &mut [f32], a: Mat, height: usize) {
         assert!(height <= self.height);
-        // SAFETY: whoever makes a kernel has checked that the processor has its instructions, here and below.
+        // SAFETY: whoever obtains a kernel has checked that the processor supports its instructions, here and below.
         unsafe { (self.rows)(to, a, height) }
     }
 
-    /// Lays out the panels of a block of `b`.
+    /// Packs a block of `b` into panels.
     pub fn pack_panels(self, to: &mut [f32], b: Mat) {
         // SAFETY: see above.
         unsafe { (self.panels)(to, b) }
     }
 
-    /// `out = a b` or `out += a b`, where `panels` holds the packed panels of `b`, `n` columns in all.
-    #[allow(clippy::too_many_arguments)] // the two operands, the result, and which part of it
+    /// Computes `out = a b` or `out += a b`; `panels` holds the packed panels of `b`, with `n` columns in total.
+    #[allow(clippy::too_many_arguments)] // the two operands, the result, and its part
     pub fn product(
         self,
         out: &mut [f32],
         stride: usize,
-        a: Left,
+        a: LhsBlock,
         panels: &[f32],
         n: usize,
         accumulate: bool,
@@ -204,7 +204,7 @@ impl Kernel {
             }];
             let place = Place { column: place.column + first, ..place };
             let out = Out { start: out[first..].as_mut_ptr(), stride, width, accumulate, place };
-            // SAFETY: all three were checked to reach as far as the tiles do.
+            // SAFETY: all three were checked above to cover the tiles.
             unsafe { multiply(out, a, panel) };
             first += width;
             panel = panel.wrapping_add(vectors * self.lanes * a.k);
@@ -212,20 +212,20 @@ impl Kernel {
     }
 }
 
-/// The columns of the next panel where `n` are left: two vectors, or what is left where that fits into three.
+/// Columns of the next panel if `n` are left: two vectors, or everything that is left if it fits into three.
 pub(super) fn panel_width(lanes: usize, n: usize) -> usize {
     if n > 3 * lanes { 2 * lanes } else { n }
 }
 
-/// All tiles of a panel of `VECTORS` vectors, of which three leave registers for half of a tile only. Rows of a tile are
-/// `ROW` apart: a stride that the compiler knows becomes part of the instructions; 0 is any.
+/// Computes all tiles of a panel of `VECTORS` vectors; three vectors leave registers for only half a tile. `ROW` is the
+/// stride of the rows of a tile: a stride known to the compiler becomes part of the instructions; 0 means any.
 #[inline(always)]
-unsafe fn multiply<S: Simd, const VECTORS: usize, const ROW: usize>(out: Out, a: Left, b: *const f32) {
+unsafe fn multiply<S: Simd, const VECTORS: usize, const ROW: usize>(out: Out, a: LhsBlock, b: *const f32) {
     let a = match ROW {
-        0 if VECTORS == 1 => Left { col: 1, ..a },
+        0 if VECTORS == 1 => LhsBlock { col: 1, ..a },
         0 => a,
-        1 => Left { row: 1, ..a },
-        _ => Left { row: ROW, col: 1, ..a },
+        1 => LhsBlock { row: 1, ..a },
+        _ => LhsBlock { row: ROW, col: 1, ..a },
     };
     for (i, first) in (0..a.m).step_by(a.height).enumerate() {
         let (mut rows, mut below) = (a.height.min(a.m - first), 0);
@@ -240,8 +240,9 @@ unsafe fn multiply<S: Simd, const VECTORS: usize, const ROW: usize>(out: Out, a:
             if !inner.is_empty() {
                 let out = Out { start: out.start.wrapping_add(row * out.stride), ..out };
                 let start = a.data.as_ptr().wrapping_add(i * a.tile + below * a.row + inner.start * a.col);
-                let (a, b) = (Left { k: inner.len(), ..a }, b.wrapping_add(inner.start * VECTORS * S::LANES));
-                // SAFETY: passed on from the caller.
+                let (a, b) =
+                    (LhsBlock { k: inner.len(), ..a }, b.wrapping_add(inner.start * VECTORS * S::LANES));
+                // SAFETY: the caller upholds the contract.
                 unsafe { tile_of::<S, VECTORS>(part, out, start, a, b) };
             }
             (rows, below) = (rows - part, below + part);
@@ -249,20 +250,20 @@ unsafe fn multiply<S: Simd, const VECTORS: usize, const ROW: usize>(out: Out, a:
     }
 }
 
-/// A tile of so many rows: 1 or an even number; any of half a tile where there are three vectors.
+/// Computes a tile of `rows` rows: 1 or an even number; with three vectors, any number up to half a tile.
 #[inline(always)]
 unsafe fn tile_of<S: Simd, const VECTORS: usize>(
     rows: usize,
     out: Out,
     start: *const f32,
-    a: Left,
+    a: LhsBlock,
     b: *const f32,
 ) {
     macro_rules! tiles {
         ($($rows:literal)*) => {
             match rows {
                 $($rows if const { has_tile::<S>($rows, VECTORS) } => {
-                    // SAFETY: passed on from the caller.
+                    // SAFETY: the caller upholds the contract.
                     unsafe { tile::<S, $rows, VECTORS>(out, start, a, b) }
                 })*
                 _ => {}
@@ -272,33 +273,34 @@ unsafe fn tile_of<S: Simd, const VECTORS: usize>(
     tiles!(1 2 3 4 5 6 7 8 10 12 14);
 }
 
-/// Whether a panel of so many vectors is cut into tiles of so many rows.
+/// Whether panels of so many vectors are cut into tiles of so many rows.
 const fn has_tile<S: Simd>(rows: usize, vectors: usize) -> bool {
     let most = if vectors < 3 { S::HEIGHT } else { S::HEIGHT.div_ceil(2) };
     rows <= most && (vectors == 3 || rows == 1 || rows.is_multiple_of(2))
 }
 
-/// A tile of `ROWS` rows and one panel's columns: `(ROWS, VECTORS * LANES)`.
+/// Computes a tile of `ROWS` rows by the columns of one panel: `(ROWS, VECTORS * LANES)`.
 ///
-/// Here and below, arithmetic wraps and pointers are read as unaligned ones, though none does or is: with the checks of
-/// an unoptimised build in each of the many unrolled steps, that build takes ten times as long.
+/// Here and below, arithmetic is wrapping and pointers are read as unaligned, although nothing overflows and all
+/// pointers are aligned: the checks of an unoptimized build in each of the many unrolled steps would make that build
+/// ten times as slow.
 #[inline(always)]
 unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
     out: Out,
     mut left: *const f32,
-    a: Left,
+    a: LhsBlock,
     mut right: *const f32,
 ) {
     let Out { start, stride, width, accumulate, .. } = out;
     let last = width.wrapping_sub((VECTORS - 1) * S::LANES);
     let place = |i: usize, j: usize| start.wrapping_add(i.wrapping_mul(stride).wrapping_add(j * S::LANES));
-    // SAFETY: the caller's places reach as far as the tile does.
+    // SAFETY: the caller's pointers cover the tile.
     unsafe {
         let mut sums = [[S::zero(); VECTORS]; ROWS];
         if accumulate {
             for (i, sums) in sums.iter_mut().enumerate() {
                 for (j, sum) in sums.iter_mut().enumerate() {
-                    S::prefetch(place(ROWS + i, j)); // the tile below is next
+                    S::prefetch(place(ROWS + i, j)); // the tile below comes next
                     *sum =
                         if j + 1 < VECTORS { S::load(place(i, j)) } else { S::load_some(place(i, j), last) };
                 }
@@ -330,7 +332,7 @@ unsafe fn tile<S: Simd, const ROWS: usize, const VECTORS: usize>(
     }
 }
 
-/// Adds the products of one column of a tile, its rows `stride` apart, and one row of a panel.
+/// Adds the products of one column of a tile, with rows `stride` apart, and one row of a panel.
 #[inline(always)]
 unsafe fn step<S: Simd, const ROWS: usize, const VECTORS: usize>(
     sums: &mut [[S::V; VECTORS]; ROWS],
@@ -338,7 +340,7 @@ unsafe fn step<S: Simd, const ROWS: usize, const VECTORS: usize>(
     stride: usize,
     right: *const f32,
 ) {
-    // SAFETY: the caller's places reach as far as the tile does.
+    // SAFETY: the caller's pointers cover the tile.
     unsafe {
         let mut columns = [S::zero(); VECTORS];
         for (j, column) in columns.iter_mut().enumerate() {

@@ -1,9 +1,9 @@
-//! Matrix products on slices. One core, one product, as lanes are what runs in parallel; but for those of a single row,
-//! as a text that is written alone has them, which wait for memory.
+//! Matrix products on slices. Each product runs on one core, because parallelism is across lanes; the exceptions are
+//! products with a single row of `a`, as in generating a single text, which are bound by memory bandwidth.
 //!
-//! *Invariant:* every element of a product is one chain of fused multiply-adds over the inner dimension, in order,
-//! begun at zero or at what the element was. So a product has the same bits whatever the width of the vectors, the
-//! sizes of caches and blocks, and the number of rows that are worked on together.
+//! *Invariant:* every element of a product is one chain of fused multiply-adds over the inner dimension, in order, that
+//! starts at zero or at the element's previous value. So a product has the same bits for any vector width, for any
+//! cache and block sizes, and for any number of rows that are computed together.
 
 mod kernel;
 mod pack;
@@ -11,34 +11,34 @@ mod simd;
 
 pub use simd::Path;
 
-use kernel::{Kernel, Left, Place};
+use kernel::{Kernel, LhsBlock, Place};
 use rayon::prelude::*;
 use std::cell::RefCell;
 
-/// Inner positions that are worked on together, so that a panel of `b` stays in the first cache.
+/// Inner positions per block, so that a panel of `b` stays in the L1 cache.
 const INNER: usize = 256;
 
-/// Rows of `a` that are worked on together, so that they stay in the second cache while the panels pass; a multiple of
-/// the rows of a tile on every path, and more than most groups of positions have.
+/// Rows of `a` per block, so that they stay in the L2 cache while the panels are processed; a multiple of the rows of a
+/// tile with AVX-512 (14) and AVX2 (6), and more than most groups of positions have.
 const ROWS: usize = 546;
 
-/// Columns of `b` from which on laying out `a` anew pays, as each element is used so often: of a transpose, whose columns
-/// lie side by side, of one whose columns lie far apart, and of any other.
+/// Number of columns of `b` from which packing `a` pays off, because each packed element is used that often: for a
+/// transpose with column stride up to [`FAR_STRIDE`], for one with a larger column stride, and for an untransposed `a`.
 const PACK_FROM: [usize; 3] = [200, 96, 384];
 
-/// From here on columns lie far apart: a tile would touch too many pages.
-const FAR: usize = 1024;
+/// Column stride above which columns count as far apart: a tile would touch too many memory pages.
+const FAR_STRIDE: usize = 1024;
 
-/// Panels that are cut from rows of `b` at a time.
-const CUT: usize = 8;
+/// Panels packed at a time if they are cut from rows of `b`.
+const PANELS_CUT: usize = 8;
 
-/// Panels that are kept while several blocks of rows pass.
-const KEPT: usize = 32;
+/// Panels packed at a time if they are reused by several blocks of rows.
+const PANELS_KEPT: usize = 32;
 
-/// Numbers of `b` that are worth a core of their own where `a` is one row: what takes longer to fetch than a thread to wake.
-const ALONE: usize = 1 << 17;
+/// Elements of `b` per additional core if `a` is a single row: fetching fewer is faster than waking up a thread.
+const ELEMENTS_PER_CORE: usize = 1 << 17;
 
-/// A row-major matrix inside a slice: `rows x cols`, rows `stride` elements apart.
+/// A matrix view of a slice: `rows x cols`, with element strides.
 #[derive(Clone, Copy)]
 pub struct Mat<'a> {
     data: &'a [f32],
@@ -49,19 +49,19 @@ pub struct Mat<'a> {
 }
 
 impl<'a> Mat<'a> {
-    /// A dense matrix that fills `data`.
+    /// Returns a dense row-major matrix that fills `data`.
     pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
         Self::strided(data, rows, cols, cols)
     }
 
-    /// A matrix whose rows start `stride` elements apart.
+    /// Returns a row-major matrix whose rows start `stride` elements apart.
     pub fn strided(data: &'a [f32], rows: usize, cols: usize, stride: usize) -> Self {
         assert!(rows == 0 || cols == 0 || data.len() >= (rows - 1) * stride + cols);
         assert!(cols <= stride || rows <= 1, "rows of a matrix overlap");
         Self { data, rows, cols, row_stride: stride, col_stride: 1 }
     }
 
-    /// The transpose, without a copy.
+    /// Returns the transpose, without a copy.
     pub fn t(self) -> Self {
         Self {
             rows: self.cols,
@@ -72,7 +72,7 @@ impl<'a> Mat<'a> {
         }
     }
 
-    /// The part of `rows x cols` that begins at a row and a column.
+    /// Returns the submatrix `rows x cols` that starts at the given row and column.
     fn block(self, row: usize, rows: usize, col: usize, cols: usize) -> Self {
         debug_assert!(row + rows <= self.rows && col + cols <= self.cols);
         let start = row * self.row_stride + col * self.col_stride;
@@ -80,53 +80,53 @@ impl<'a> Mat<'a> {
     }
 }
 
-/// Which keys are visible: to row `i` of the queries the first `lead + i / repeats + 1`.
+/// Causal visibility: query row `i` sees the first `prefix_keys + i / repeats + 1` keys.
 #[derive(Debug, Clone, Copy)]
-pub struct Sight {
-    /// Keys before the first query's own.
-    pub lead: usize,
-    /// Queries of a position.
+pub struct CausalMask {
+    /// Number of keys before the first query's own.
+    pub prefix_keys: usize,
+    /// Query rows per position.
     pub repeats: usize,
 }
 
-impl Sight {
-    /// Keys that a query and those before it see.
+impl CausalMask {
+    /// Number of keys visible to a query row; earlier rows see no more.
     fn keys(self, query: usize) -> usize {
-        self.lead + query / self.repeats + 1
+        self.prefix_keys + query / self.repeats + 1
     }
 
-    /// The first query that sees a key.
+    /// The first query row that sees a key.
     fn first_query(self, key: usize) -> usize {
-        key.saturating_sub(self.lead) * self.repeats
+        key.saturating_sub(self.prefix_keys) * self.repeats
     }
 }
 
-/// What of a product is computed, where one of its matrices is `(queries, keys)`.
+/// The part of a product that is computed if one of its matrices is `(queries, keys)`.
 #[derive(Debug, Clone, Copy)]
 pub enum Part {
     /// Everything.
     Whole,
-    /// The result is `(queries, keys)`: tiles of which nothing is visible are left as they were.
-    Visible(Sight),
-    /// `a` is `(queries, keys)`, zero where a key is not visible: those zeros are passed over.
-    OfVisible(Sight),
-    /// `a` is the transpose of such a matrix. Only with `accumulate`.
-    OfVisibleTransposed(Sight),
+    /// The result is `(queries, keys)`: tiles without a visible element are left unchanged.
+    Visible(CausalMask),
+    /// `a` is `(queries, keys)` and zero where a key is not visible: those zeros are skipped.
+    OfVisible(CausalMask),
+    /// `a` is the transpose of such a matrix. Requires `accumulate`.
+    OfVisibleTransposed(CausalMask),
 }
 
-/// `out = a b`, or `out += a b` where `accumulate`; `out` is row-major with rows `stride` apart.
+/// Computes `out = a b`, or `out += a b` if `accumulate`; `out` is row-major with rows `stride` elements apart.
 ///
 /// `a`: `(m, k)`; `b`: `(k, n)`; `out`: `(m, n)`.
 pub fn matmul(out: &mut [f32], stride: usize, a: Mat, b: Mat, accumulate: bool) {
     matmul_part(out, stride, a, b, accumulate, Part::Whole);
 }
 
-/// What [`matmul`] has to compute of a product.
+/// Like [`matmul`], but computes only a part of the product.
 pub fn matmul_part(out: &mut [f32], stride: usize, a: Mat, b: Mat, accumulate: bool, part: Part) {
-    matmul_on(Path::this(), out, stride, a, b, accumulate, part);
+    matmul_on(Path::current(), out, stride, a, b, accumulate, part);
 }
 
-/// [`matmul_part`] by the vectors of `path`, which this machine must have.
+/// [`matmul_part`] on a given path, which this machine must support.
 pub fn matmul_on(path: Path, out: &mut [f32], stride: usize, a: Mat, b: Mat, accumulate: bool, part: Part) {
     let (m, k, n) = (a.rows, a.cols, b.cols);
     assert_eq!(b.rows, k, "inner dimensions of a matrix product");
@@ -137,11 +137,11 @@ pub fn matmul_on(path: Path, out: &mut [f32], stride: usize, a: Mat, b: Mat, acc
     assert!(n <= stride || m == 1, "rows of a product overlap");
     assert!(out.len() >= (m - 1) * stride + n);
     if k == 0 && !accumulate {
-        out.chunks_mut(stride).for_each(|row| row[..n.min(stride)].fill(0.0));
+        (0..m).for_each(|row| out[row * stride..][..n].fill(0.0));
         return;
     }
     let kernel = Kernel::of(path);
-    let cores = if m == 1 && matches!(part, Part::Whole) { n * k / ALONE } else { 1 };
+    let cores = if m == 1 && matches!(part, Part::Whole) { n * k / ELEMENTS_PER_CORE } else { 1 };
     let cores = cores.min(rayon::current_num_threads());
     if cores < 2 {
         return on_one_core(kernel, out, stride, a, b, accumulate, part);
@@ -153,18 +153,18 @@ pub fn matmul_on(path: Path, out: &mut [f32], stride: usize, a: Mat, b: Mat, acc
     });
 }
 
-/// [`matmul_on`], where there is something to compute.
+/// [`matmul_on`] on the current thread, for a product that is not empty.
 fn on_one_core(kernel: Kernel, out: &mut [f32], stride: usize, a: Mat, b: Mat, accumulate: bool, part: Part) {
     let (m, k, n) = (a.rows, a.cols, b.cols);
-    // Panels that serve one block of rows only are used at once; where rows of `b` are cut, several at a time.
+    // Panels used by a single block of rows are consumed at once; panels cut from rows of `b` are packed several at a time.
     let together = kernel.width()
         * match b.col_stride {
-            _ if m > ROWS => KEPT,
-            1 => CUT,
+            _ if m > ROWS => PANELS_KEPT,
+            1 => PANELS_CUT,
             _ => 1,
         };
-    let pack = n >= PACK_FROM[if a.col_stride == 1 { 2 } else { usize::from(a.col_stride > FAR) }];
-    WORKPLACE.with_borrow_mut(|Workplace { rows, panels }| {
+    let pack = n >= PACK_FROM[if a.col_stride == 1 { 2 } else { usize::from(a.col_stride > FAR_STRIDE) }];
+    SCRATCH.with_borrow_mut(|Scratch { rows, panels }| {
         for first in (0..k).step_by(INNER) {
             let inner = INNER.min(k - first);
             let accumulate = accumulate || first > 0;
@@ -181,9 +181,9 @@ fn on_one_core(kernel: Kernel, out: &mut [f32], stride: usize, a: Mat, b: Mat, a
                         if left == 0 || m > ROWS {
                             kernel.pack_rows(rows, block, height);
                         }
-                        Left::packed(rows, block, height)
+                        LhsBlock::packed(rows, block, height)
                     } else {
-                        Left::of(block, height)
+                        LhsBlock::of(block, height)
                     };
                     let out = &mut out[top * stride + left..];
                     let place = Place { part, row: top, inner: first, column: left };
@@ -195,17 +195,17 @@ fn on_one_core(kernel: Kernel, out: &mut [f32], stride: usize, a: Mat, b: Mat, a
     });
 }
 
-/// Where the operands of a thread's products are laid out.
-struct Workplace {
+/// Per-thread buffers for packed operands.
+struct Scratch {
     rows: Vec<f32>,
     panels: Vec<f32>,
 }
 
 thread_local! {
-    static WORKPLACE: RefCell<Workplace> = const { RefCell::new(Workplace { rows: vec![], panels: vec![] }) };
+    static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch { rows: vec![], panels: vec![] }) };
 }
 
-/// The first `len` numbers of a buffer that grows where it has to.
+/// Returns the first `len` elements of a buffer, growing it if necessary.
 fn at_least(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
         buffer.resize(len, 0.0);
@@ -213,19 +213,19 @@ fn at_least(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     &mut buffer[..len]
 }
 
-/// `y = x wᵀ`: a linear layer forward. `x`: `(n, in)`; `w`: `(out, in)`; `y`: `(n, out)`.
+/// `y = x wᵀ`: forward pass of a linear layer. `x`: `(n, in)`; `w`: `(out, in)`; `y`: `(n, out)`.
 pub fn linear(y: &mut [f32], x: &[f32], w: &[f32], n: usize, d_in: usize, accumulate: bool) {
     let d_out = w.len() / d_in;
     matmul(y, d_out, Mat::new(x, n, d_in), Mat::new(w, d_out, d_in).t(), accumulate);
 }
 
-/// `dx = dy w`: the gradient of a linear layer's input. `dy`: `(n, out)`; `dx`: `(n, in)`.
+/// `dx = dy w`: gradient of a linear layer's input. `dy`: `(n, out)`; `dx`: `(n, in)`.
 pub fn linear_input_grad(dx: &mut [f32], dy: &[f32], w: &[f32], n: usize, d_in: usize, accumulate: bool) {
     let d_out = w.len() / d_in;
     matmul(dx, d_in, Mat::new(dy, n, d_out), Mat::new(w, d_out, d_in), accumulate);
 }
 
-/// `dw += dyᵀ x`: the gradient of a linear layer's weight. `dw`: `(out, in)`.
+/// `dw += dyᵀ x`: gradient of a linear layer's weight. `dw`: `(out, in)`.
 pub fn linear_weight_grad(dw: &mut [f32], dy: &[f32], x: &[f32], n: usize, d_in: usize) {
     let d_out = dw.len() / d_in;
     matmul(dw, d_in, Mat::new(dy, n, d_out).t(), Mat::new(x, n, d_in), true);

@@ -1,27 +1,27 @@
-//! The vectors of a processor, and which of them a product uses.
+//! SIMD vectors of the processor, and the choice of those that products use.
 
 use crate::{Error, Result};
 use std::sync::OnceLock;
 
-/// The instructions that products are made with. They do not change a bit of the result.
+/// The instruction set that products use. It does not change a bit of the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Path {
-    /// 16 numbers at a time.
+    /// 16 f32 elements per vector.
     Avx512,
-    /// 8 numbers at a time, with fused multiply-add.
+    /// 8 f32 elements per vector, with fused multiply-add.
     Avx2,
-    /// Whatever the compiler makes of arrays; on any processor.
+    /// Whatever the compiler generates for arrays; runs on any processor.
     Portable,
 }
 
-/// The variable that asks for a path: `avx512`, `avx2` or `portable`.
-const ASKED: &str = "MINDSCALE_SIMD";
+/// Environment variable that selects a path: `avx512`, `avx2` or `portable`.
+const VARIABLE: &str = "MINDSCALE_SIMD";
 
 impl Path {
     /// Every path, the widest first.
     pub const ALL: [Path; 3] = [Path::Avx512, Path::Avx2, Path::Portable];
 
-    /// As in `MINDSCALE_SIMD`.
+    /// The name used in `MINDSCALE_SIMD`.
     pub fn name(self) -> &'static str {
         match self {
             Path::Avx512 => "avx512",
@@ -30,8 +30,8 @@ impl Path {
         }
     }
 
-    /// Whether this machine has it.
-    pub fn is_here(self) -> bool {
+    /// Whether this machine supports it.
+    pub fn is_supported(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         let (avx2, avx512) = (
             is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
@@ -46,64 +46,65 @@ impl Path {
         }
     }
 
-    /// The one that `MINDSCALE_SIMD` asks for, where it is set.
+    /// Returns the path that `MINDSCALE_SIMD` selects, or `None` if it is not set.
     ///
     /// # Errors
-    /// Where there is no such path, or this machine does not have it.
-    pub fn asked() -> Result<Option<Path>> {
-        let Ok(asked) = std::env::var(ASKED) else { return Ok(None) };
-        let here: Vec<Path> = Path::ALL.into_iter().filter(|path| path.is_here()).collect();
-        match here.iter().find(|path| path.name() == asked) {
+    /// Returns an error if there is no such path, or if this machine does not support it.
+    pub fn from_env() -> Result<Option<Path>> {
+        let Ok(name) = std::env::var(VARIABLE) else { return Ok(None) };
+        let here: Vec<Path> = Path::ALL.into_iter().filter(|path| path.is_supported()).collect();
+        match here.iter().find(|path| path.name() == name) {
             Some(path) => Ok(Some(*path)),
             None => {
                 let names: Vec<&str> = here.iter().map(|path| path.name()).collect();
                 let names = names.join(" or ");
-                Err(Error::Input(format!("{ASKED} is {asked:?}, expected {names} on this machine")))
+                Err(Error::Input(format!("{VARIABLE} is {name:?}, expected {names} on this machine")))
             }
         }
     }
 
-    /// The one that is used: as asked, or the widest that this machine has.
-    pub fn this() -> Path {
-        static THIS: OnceLock<Path> = OnceLock::new();
-        *THIS.get_or_init(|| {
-            let widest = || Path::ALL.into_iter().find(|path| path.is_here()).unwrap_or(Path::Portable);
-            Path::asked().ok().flatten().unwrap_or_else(widest)
+    /// Returns the path in use: the selected one, or the widest that this machine supports.
+    pub fn current() -> Path {
+        static CURRENT: OnceLock<Path> = OnceLock::new();
+        *CURRENT.get_or_init(|| {
+            let widest = || Path::ALL.into_iter().find(|path| path.is_supported()).unwrap_or(Path::Portable);
+            Path::from_env().ok().flatten().unwrap_or_else(widest)
         })
     }
 }
 
-/// A vector of numbers.
+/// Operations on a SIMD vector of f32.
 ///
 /// # Safety
-/// Functions may only be called where the processor has the instructions, and with pointers to as many numbers.
+/// Functions may only be called if the processor supports the instructions, and with pointers that are valid for as
+/// many elements as they access.
 pub(super) trait Simd {
-    /// The vector.
+    /// The vector type.
     type V: Copy;
-    /// Its numbers.
+    /// Elements per vector.
     const LANES: usize;
-    /// Rows of a tile two vectors wide that the registers hold.
+    /// Rows of a tile two vectors wide that fit into the registers.
     const HEIGHT: usize;
     /// Whether the innermost loop is left to the compiler.
     const PLAIN: bool = false;
-    /// Asks for the line of the cache around a place that will be read soon; any place will do.
+    /// Prefetches the cache line at an address that will be read soon; any address is allowed.
     fn prefetch(_place: *const f32) {}
     unsafe fn zero() -> Self::V;
     unsafe fn load(from: *const f32) -> Self::V;
     unsafe fn store(to: *mut f32, v: Self::V);
-    /// The number at a place in all lanes.
+    /// Loads the element at `from` into all lanes.
     unsafe fn splat(from: *const f32) -> Self::V;
     /// `a b + c`, rounded once.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// The first `count` numbers, at least one, then zeros.
+    /// Loads the first `count` elements, at least one; the remaining lanes are zero.
     unsafe fn load_some(from: *const f32, count: usize) -> Self::V;
-    /// Writes the first `count` numbers, at least one.
+    /// Stores the first `count` elements, at least one.
     unsafe fn store_some(to: *mut f32, v: Self::V, count: usize);
-    /// `to[j * stride + i] = from[i * line + j]` for 8 lines `i` and whole vectors of 8 `j` below `k`.
-    unsafe fn turn(to: *mut f32, stride: usize, from: *const f32, line: usize, k: usize);
+    /// Transposes `to[j * stride + i] = from[i * line + j]` for 8 lines `i` and whole vectors of 8 `j` below `k`.
+    unsafe fn transpose8(to: *mut f32, stride: usize, from: *const f32, line: usize, k: usize);
 }
 
-/// Arrays of 8; a chain of fused multiply-adds has the same bits everywhere.
+/// Arrays of 8 elements; a chain of fused multiply-adds has the same bits on every processor.
 pub(super) struct Portable;
 
 impl Simd for Portable {
@@ -119,7 +120,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self::V {
-        // SAFETY: the caller's pointer is to 8 numbers; unaligned is fine.
+        // SAFETY: the caller's pointer is valid for 8 elements; unaligned is fine.
         unsafe { from.cast::<Self::V>().read_unaligned() }
     }
 
@@ -131,7 +132,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn splat(from: *const f32) -> Self::V {
-        // SAFETY: the caller's pointer is to a number.
+        // SAFETY: the caller's pointer is valid for one element.
         [unsafe { from.read_unaligned() }; 8]
     }
 
@@ -143,7 +144,7 @@ impl Simd for Portable {
     #[inline(always)]
     unsafe fn load_some(from: *const f32, count: usize) -> Self::V {
         let number = |i: usize| {
-            // SAFETY: the caller's pointer is to `count` numbers.
+            // SAFETY: the caller's pointer is valid for `count` elements.
             if i < count { unsafe { from.wrapping_add(i).read_unaligned() } } else { 0.0 }
         };
         std::array::from_fn(number)
@@ -151,14 +152,14 @@ impl Simd for Portable {
 
     #[inline(always)]
     unsafe fn store_some(to: *mut f32, v: Self::V, count: usize) {
-        // SAFETY: the caller's pointer is to `count` numbers.
+        // SAFETY: the caller's pointer is valid for `count` elements.
         unsafe { to.copy_from_nonoverlapping(v.as_ptr(), count) }
     }
 
-    unsafe fn turn(to: *mut f32, stride: usize, from: *const f32, line: usize, k: usize) {
+    unsafe fn transpose8(to: *mut f32, stride: usize, from: *const f32, line: usize, k: usize) {
         for j in 0..k / 8 * 8 {
             for i in 0..8 {
-                // SAFETY: the caller's lines and rows hold as many numbers.
+                // SAFETY: the caller's lines and columns are valid for these elements.
                 unsafe { *to.add(j * stride + i) = *from.add(i * line + j) };
             }
         }
@@ -170,12 +171,12 @@ mod x86 {
     use super::Simd;
     use std::arch::x86_64::*;
 
-    /// [`Simd::turn`] by squares of 8 in registers; with wider vectors the compiler makes slower shuffles of it.
+    /// [`Simd::transpose8`] by 8 x 8 blocks in registers; with wider vectors the compiler generates slower shuffles.
     #[inline(never)]
     #[target_feature(enable = "avx2")]
-    unsafe fn turn(to: *mut f32, stride: usize, from: *const f32, line: usize, k: usize) {
+    unsafe fn transpose8(to: *mut f32, stride: usize, from: *const f32, line: usize, k: usize) {
         for j in (0..k / 8 * 8).step_by(8) {
-            // SAFETY: the caller's lines and rows hold as many numbers.
+            // SAFETY: the caller's lines and columns are valid for these elements.
             unsafe {
                 let line = |i: usize| _mm256_loadu_ps(from.add(i * line + j));
                 let pairs = |a, b| (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
@@ -195,16 +196,16 @@ mod x86 {
         }
     }
 
-    /// Whose highest bit is set in the first `count` of 8 numbers.
+    /// Returns a mask whose sign bit is set in the first `count` of 8 lanes.
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn first(count: usize) -> __m256i {
         static MASKS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
-        // SAFETY: 8 of the 16 numbers from `8 - count` on, where `count` is 8 at most.
+        // SAFETY: reads 8 of the 16 elements, from `8 - count` on, with `count` at most 8.
         unsafe { _mm256_loadu_si256(MASKS.as_ptr().add(8 - count.min(8)).cast()) }
     }
 
-    /// Vectors of AVX-512.
+    /// AVX-512 vectors.
     pub struct Avx512;
 
     impl Simd for Avx512 {
@@ -214,7 +215,7 @@ mod x86 {
 
         #[inline(always)]
         fn prefetch(place: *const f32) {
-            // SAFETY: a prefetch reads nothing that the program sees, and never faults.
+            // SAFETY: a prefetch has no effect visible to the program, and never faults.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(place.cast()) }
         }
 
@@ -261,13 +262,13 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn turn(to: *mut f32, stride: usize, from: *const f32, line: usize, k: usize) {
+        unsafe fn transpose8(to: *mut f32, stride: usize, from: *const f32, line: usize, k: usize) {
             // SAFETY: see above.
-            unsafe { turn(to, stride, from, line, k) }
+            unsafe { transpose8(to, stride, from, line, k) }
         }
     }
 
-    /// Vectors of AVX2 with FMA.
+    /// AVX2 vectors with FMA.
     pub struct Avx2;
 
     impl Simd for Avx2 {
@@ -277,7 +278,7 @@ mod x86 {
 
         #[inline(always)]
         fn prefetch(place: *const f32) {
-            // SAFETY: a prefetch reads nothing that the program sees, and never faults.
+            // SAFETY: a prefetch has no effect visible to the program, and never faults.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(place.cast()) }
         }
 
@@ -324,9 +325,9 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn turn(to: *mut f32, stride: usize, from: *const f32, line: usize, k: usize) {
+        unsafe fn transpose8(to: *mut f32, stride: usize, from: *const f32, line: usize, k: usize) {
             // SAFETY: see above.
-            unsafe { turn(to, stride, from, line, k) }
+            unsafe { transpose8(to, stride, from, line, k) }
         }
     }
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 #[test]
 fn products_follow_the_definition() {
-    // [1 2; 3 4; 5 6] [1 0 2; 0 1 3] by hand.
+    // [1 2; 3 4; 5 6] [1 0 2; 0 1 3], computed by hand.
     let a = [1., 2., 3., 4., 5., 6.];
     let b = [1., 0., 2., 0., 1., 3.];
     let mut out = [1.0; 9];
@@ -33,15 +33,22 @@ fn nothing_between_makes_zero_or_leaves_what_is_there() {
     assert_eq!(out, [1.0, 2.0, 3.0, 4.0]);
     matmul(&mut out, 2, Mat::new(&[], 2, 0), Mat::new(&[], 0, 2), false);
     assert_eq!(out, [0.0; 4]);
+    // Elements between and after the rows are not part of the product.
+    let mut out = [1.0; 8];
+    matmul(&mut out, 3, Mat::new(&[], 2, 0), Mat::new(&[], 0, 2), false);
+    assert_eq!(out, [0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
+    let mut out = [1.0; 4];
+    matmul(&mut out, 1, Mat::new(&[], 1, 0), Mat::new(&[], 0, 3), false);
+    assert_eq!(out, [0.0, 0.0, 0.0, 1.0]);
 }
 
-/// Numbers in [-1, 1) without meaning.
+/// Pseudo-random numbers in [-1, 1).
 fn numbers(rows: usize, cols: usize, seed: u64) -> Vec<f32> {
     let mix = |i: u64| (i ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
     (0..(rows * cols) as u64).map(|i| mix(i) as f32 / (1 << 23) as f32 - 1.0).collect()
 }
 
-/// A product in the middle of numbers that must not be touched.
+/// A product whose result is embedded in elements that must not change.
 #[derive(Debug, Clone, Copy)]
 struct Product {
     m: usize,
@@ -54,7 +61,7 @@ struct Product {
 }
 
 impl Product {
-    /// Whether each element is on every path a chain of fused multiply-adds in order, to the last bit.
+    /// Whether, on every path, each element is a chain of fused multiply-adds in order, to the last bit.
     fn is_a_chain_everywhere(self, seed: u64) -> bool {
         let Product { m, k, n, a_t, b_t, accumulate, gap } = self;
         let (a, b) = (numbers(m, k, seed), numbers(k, n, seed ^ 1));
@@ -71,7 +78,7 @@ impl Product {
                 *sum = (0..k).fold(begin, |sum, l| at(a, i, l).mul_add(at(b, l, j), sum));
             }
         }
-        Path::ALL.into_iter().filter(|path| path.is_here()).all(|path| {
+        Path::ALL.into_iter().filter(|path| path.is_supported()).all(|path| {
             let mut out = before.clone();
             matmul_on(path, &mut out, stride, a, b, accumulate, Part::Whole);
             out.iter().zip(&want).all(|(x, y)| x.to_bits() == y.to_bits())
@@ -91,7 +98,7 @@ fn every_height_and_width_of_a_tile_is_a_chain() {
 
 #[test]
 fn every_way_to_cut_a_product_is_a_chain() {
-    // More rows, inner positions, columns than one block has; operands that are laid out anew and such that are not.
+    // More rows, inner positions and columns than one block holds, with operands that are packed and operands that are not.
     for (m, k, n) in
         [(550, 5, 9), (1100, 2, 20), (40, 257, 383), (15, 20, 600), (600, 3, 1300), (29, 513, 201)]
     {
@@ -107,35 +114,38 @@ fn every_way_to_cut_a_product_is_a_chain() {
 fn a_row_that_cores_share_is_a_chain() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
     for (k, n, b_t, accumulate) in
-        [(700, 1001, true, false), (513, 775, false, true), (ALONE, 33, true, true)]
+        [(700, 1001, true, false), (513, 775, false, true), (ELEMENTS_PER_CORE, 33, true, true)]
     {
         let product = Product { m: 1, k, n, a_t: false, b_t, accumulate, gap: 2 };
-        assert!(n * k / ALONE >= 2 && pool.install(|| product.is_a_chain_everywhere(5)), "{product:?}");
+        assert!(
+            n * k / ELEMENTS_PER_CORE >= 2 && pool.install(|| product.is_a_chain_everywhere(5)),
+            "{product:?}"
+        );
     }
 }
 
-/// A matrix `(queries, keys)` with zeros where a key is not visible.
-fn visible_of(full: &[f32], keys: usize, sight: Sight) -> Vec<f32> {
-    let element = |(i, &x)| if i % keys < sight.keys(i / keys) { x } else { 0.0 };
+/// A matrix `(queries, keys)`, with zeros where a key is not visible.
+fn visible_of(full: &[f32], keys: usize, mask: CausalMask) -> Vec<f32> {
+    let element = |(i, &x)| if i % keys < mask.keys(i / keys) { x } else { 0.0 };
     full.iter().enumerate().map(element).collect()
 }
 
 #[test]
 fn what_is_not_visible_is_passed_over_without_a_change_of_the_rest() {
-    for (positions, repeats, lead) in
+    for (positions, repeats, prefix_keys) in
         [(1, 1, 0), (20, 2, 0), (33, 1, 31), (64, 2, 192), (70, 9, 0), (40, 3, 300)]
     {
-        let (queries, keys, width) = (positions * repeats, lead + positions, 12);
-        let sight = Sight { lead, repeats };
-        assert_eq!((sight.keys(queries - 1), sight.first_query(keys - 1)), (keys, queries - repeats));
+        let (queries, keys, width) = (positions * repeats, prefix_keys + positions, 12);
+        let mask = CausalMask { prefix_keys, repeats };
+        assert_eq!((mask.keys(queries - 1), mask.first_query(keys - 1)), (keys, queries - repeats));
         let (q, k) = (numbers(queries, width, 1), numbers(keys, width, 2));
         let (q, k) = (Mat::new(&q, queries, width), Mat::new(&k, keys, width));
-        for path in Path::ALL.into_iter().filter(|path| path.is_here()) {
+        for path in Path::ALL.into_iter().filter(|path| path.is_supported()) {
             let (mut scores, mut whole) = (vec![f32::NAN; queries * keys], vec![0.0; queries * keys]);
-            matmul_on(path, &mut scores, keys, q, k.t(), false, Part::Visible(sight));
+            matmul_on(path, &mut scores, keys, q, k.t(), false, Part::Visible(mask));
             matmul_on(path, &mut whole, keys, q, k.t(), false, Part::Whole);
-            let p = visible_of(&whole, keys, sight);
-            assert_eq!(visible_of(&scores, keys, sight), p);
+            let p = visible_of(&whole, keys, mask);
+            assert_eq!(visible_of(&scores, keys, mask), p);
             let untouched = scores.iter().filter(|x| x.is_nan()).count();
             assert!(positions < 64 || untouched > queries * positions / 8, "{untouched} were left out");
 
@@ -145,8 +155,8 @@ fn what_is_not_visible_is_passed_over_without_a_change_of_the_rest() {
                 matmul_on(path, &mut out, width, a, b, true, part);
                 out
             };
-            assert_eq!(of(p, k, Part::OfVisible(sight)), of(p, k, Part::Whole));
-            assert_eq!(of(p.t(), q, Part::OfVisibleTransposed(sight)), of(p.t(), q, Part::Whole));
+            assert_eq!(of(p, k, Part::OfVisible(mask)), of(p, k, Part::Whole));
+            assert_eq!(of(p.t(), q, Part::OfVisibleTransposed(mask)), of(p.t(), q, Part::Whole));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Tiles, and kernels against a plain computation in f64.
+//! Tests of the tiles, and of the kernels against a plain computation in f64.
 
 use super::*;
 
@@ -39,7 +39,7 @@ fn heads_that_are_too_wide_are_refused() {
     assert_eq!(error, "attention on CUDA: head_dim is 129, expected at most 128; use more heads");
 }
 
-/// The kernels on the processor.
+/// The kernels, emulated on the CPU.
 #[cfg(feature = "emulate")]
 mod kernels {
     use super::*;
@@ -50,7 +50,7 @@ mod kernels {
     use rand_distr::StandardNormal;
     use std::ops::Range;
 
-    /// An attention of random numbers.
+    /// An attention operation on random inputs.
     struct Case {
         shape: Shape,
         documents: Vec<Document>,
@@ -60,7 +60,7 @@ mod kernels {
         dout: Vec<f64>,
     }
 
-    /// What is expected, and the sum of the sizes of the terms that each number is made of.
+    /// Expected values, and for each the sum of the magnitudes of its terms.
     #[derive(Default)]
     struct Expected {
         is: Vec<f64>,
@@ -77,7 +77,7 @@ mod kernels {
         }
     }
 
-    /// Numbers as a device holds them.
+    /// Converts numbers to the device's element type.
     fn encode(numbers: &[f64], dtype: Dtype) -> Vec<u8> {
         let encode = |&x: &f64| match dtype {
             Dtype::F32 => (x as f32).to_le_bytes().to_vec(),
@@ -98,7 +98,7 @@ mod kernels {
     }
 
     impl Case {
-        /// Documents of these lengths; `earlier`: how many keys there are before those of each.
+        /// Documents of these lengths; `earlier`: range of the number of keys before each document's own.
         fn new(rng: &mut ChaCha8Rng, shape: Shape, lengths: &[usize], earlier: Range<usize>) -> Self {
             let mut documents: Vec<Document> = vec![];
             let (mut n, mut n_keys) = (0, 0);
@@ -123,7 +123,7 @@ mod kernels {
             }
         }
 
-        /// `[out, lse, dq, dk, dv]`, one query after the other.
+        /// Computes `[out, lse, dq, dk, dv]`, one query at a time.
         fn expected(&self) -> [Expected; 5] {
             let Shape { heads, n, n_keys, window, dropout, dtype } = self.shape;
             let (hd, repeats) = (heads.head_dim, heads.repeats());
@@ -135,8 +135,8 @@ mod kernels {
             for ((of, position), head) in queries.flat_map(|q| (0..heads.n_heads).map(move |head| (q, head)))
             {
                 let (kv, at) = (head / repeats, of.q_start as usize + position);
-                let query = (kv * n + at) * repeats + head % repeats; // of (n_kv_heads, n, repeats)
-                let joined = (at * heads.n_heads + head) * hd; // of (n, width)
+                let query = (kv * n + at) * repeats + head % repeats; // row in (n_kv_heads, n, repeats)
+                let joined = (at * heads.n_heads + head) * hd; // offset in (n, width)
                 let end = position + (of.k_len - of.q_len) as usize + 1;
                 let keys = end.saturating_sub(window.unwrap_or(end))..end;
                 let key_at = |key: usize| kv * n_keys + of.k_start as usize + key;
@@ -148,7 +148,8 @@ mod kernels {
                 let scores: Vec<f64> = of_keys.iter().map(|(k, _)| dot(&q, k)).collect();
                 let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
-                // In f32 it is the error of scores that shows in their exponentials; it is far below the others' rounding.
+                // In f32 the error of the scores dominates that of their exponentials; for other types it is far below
+                // the rounding.
                 let largest = of_keys.iter().map(|(k, _)| size(&q, k)).fold(0.0, f64::max);
                 let blur = if dtype == Dtype::F32 { 1.0 + largest } else { 1.0 };
                 lse.add(query, top + total.ln(), 1.0 + largest);
@@ -178,7 +179,7 @@ mod kernels {
             [out, lse, dq, dk, dv]
         }
 
-        /// The same by the kernels; without gradients where keys are more than queries, as only caches have them.
+        /// Runs the kernels; without gradients if there are more keys than queries, which only occurs with caches.
         fn computed(&self, seed: u64) -> Vec<Vec<f64>> {
             let Shape { heads, n, dtype, .. } = self.shape;
             let queue = Queue::new(Box::new(Emulation::with_seed(seed)));
@@ -188,7 +189,7 @@ mod kernels {
                 queue.driver().upload(at, &bytes).unwrap();
                 at
             };
-            // What is not written stays NaN, and what is written beside it is an error.
+            // Elements that are not written stay NaN, and writes out of bounds are errors.
             let room = |len: usize, dtype: Dtype| queue.driver().allocate(len * dtype.size()).unwrap();
             let get = |at: Address, len: usize, dtype: Dtype| {
                 let mut bytes = vec![0; len * dtype.size()];
@@ -196,7 +197,7 @@ mod kernels {
                 decode(&bytes, dtype)
             };
             let plan = Plan::new(&self.documents, heads.repeats(), heads.head_dim, dtype);
-            let plan = OnDevice {
+            let plan = DevicePlan {
                 documents: queue.upload(&plan.documents).unwrap(),
                 query_tiles: queue.upload(&plan.query_tiles).unwrap(),
                 key_tiles: queue.upload(&plan.key_tiles).unwrap(),
@@ -216,10 +217,10 @@ mod kernels {
             all
         }
 
-        /// Compares both, in multiples of the type's rounding of the sum of the sizes of terms.
+        /// Compares the two; the error is measured relative to the type's epsilon times the sum of the terms' magnitudes.
         fn check(&self, seed: u64, name: &str) {
             let dtype = self.shape.dtype;
-            // Twice the half of a unit in the last place, and f16 loses what is below its normal numbers.
+            // Twice half a unit in the last place; f16 also loses precision below its smallest normal number.
             let (epsilon, bound, least) = match dtype {
                 Dtype::F32 => (f64::from(f32::EPSILON), 10.0, 1e-3),
                 Dtype::Bf16 => (bf16::EPSILON.to_f64(), 1.5, 1e-2),
@@ -268,7 +269,7 @@ mod kernels {
         ];
         for (i, (head_dim, repeats)) in shapes.into_iter().enumerate() {
             for dtype in DTYPES {
-                // One position more than a tile of keys has, so that rows of the last tile are few.
+                // One position more than a key tile has, so that the last tile has few rows.
                 let lengths = [rng.random_range(1..4), 129, rng.random_range(30..100)];
                 let kv_heads = 1 + i % 2;
                 let case = Case::new(&mut rng, shape(kv_heads, repeats, head_dim, dtype), &lengths, 0..0);
@@ -309,7 +310,7 @@ mod kernels {
         for dtype in DTYPES {
             let lengths: Vec<usize> = (0..300).map(|_| rng.random_range(0..4)).collect();
             Case::new(&mut rng, shape(1, 2, 32, dtype), &lengths, 0..0).check(1, &format!("{dtype:?}"));
-            // Nothing at all.
+            // No positions at all.
             Case::new(&mut rng, shape(1, 2, 32, dtype), &[0, 0], 0..0).check(1, &format!("{dtype:?}"));
         }
     }

@@ -1,4 +1,4 @@
-// Global memory. Each allocation ends, but for what its size lacks to a multiple of 256, at a page that cannot be touched.
+// Global memory. Each allocation ends at an inaccessible page, except for the padding of its size to a multiple of 256.
 
 #include "pages.h"
 
@@ -13,7 +13,7 @@ static unsigned char* first_page(unsigned char* at) {
     return reinterpret_cast<unsigned char*>(reinterpret_cast<uintptr_t>(at) / PAGE * PAGE);
 }
 
-// Address of so many bytes of NaN, aligned to 256, or 0 where there is no memory.
+// Returns the address of that many bytes of NaN, aligned to 256, or 0 if there is no memory.
 extern "C" uint64_t emulation_allocate(size_t bytes) {
     size_t room = up_to(bytes, PAGE);
     unsigned char* start = pages(room + 2 * GUARD);
@@ -35,7 +35,7 @@ extern "C" void emulation_free(uint64_t address, size_t bytes) {
     munmap(end - room - GUARD, room + 2 * GUARD);
 }
 
-// Which byte of an allocation's surroundings was written, counted from its start, or 0: never the first.
+// Returns the index of a byte around an allocation that was overwritten, relative to its start, or 0; byte 0 is never around it.
 extern "C" long emulation_damage(uint64_t address, size_t bytes) {
     auto* at = reinterpret_cast<unsigned char*>(address);
     unsigned char* before = first_page(at) < at - 256 ? at - 256 : first_page(at);

@@ -1,27 +1,28 @@
-//! The kernels on the processor: the same `.cu` files, compiled by g++ with `shim.h`, in the place of a card.
+//! Emulation of a GPU: the same `.cu` files, compiled by g++ with `shim.h`, run on the CPU.
 //!
-//! It is for tests: what a kernel gets wrong shows here, on any machine. The threads of a block are fibers that change only
-//! where they wait for each other; which one goes on is random, and so is the order of blocks, another in every launch and
-//! the same in every run. Caught are, as an error of [`Driver::launch`] that names kernel, block and thread:
+//! It is for tests: errors of a kernel show up on any machine. The threads of a block are fibers that switch only where
+//! they wait for each other; which one continues is random, and so is the order of blocks. The orders differ between
+//! launches but are the same in every run. The following are detected and reported as an error of [`Driver::launch`]
+//! that names kernel, block and thread:
 //!
-//! * a barrier that some threads of the block do not reach, or reach elsewhere, and an operation of a warp that lanes of
-//!   its mask miss, or that lanes reach in different places;
-//! * reading or writing out of bounds, of shared memory and of every allocation, which end at pages that cannot be
-//!   touched; writing into what their size lacks to a multiple of 128 or 256, where other bytes must stay as they are;
-//! * memory that was given back, and variables too large for a thread;
-//! * what is undefined: a wide access whose place is no multiple of its size, an index out of its array, a division by zero,
-//!   an overflow of an integer with a sign;
-//! * more threads than the kernel was compiled for, too much shared memory, arguments of another size, and copies that
-//!   reach out of an allocation.
+//! * a barrier that some threads of the block do not reach, or that they reach at different places, and a warp
+//!   operation that lanes of its mask miss or reach at different places;
+//! * out-of-bounds reads and writes, of shared memory and of every allocation, both of which end at inaccessible pages;
+//!   and writes into the padding of their size to a multiple of 128 or 256, which must not change;
+//! * use of freed memory, and variables too large for a thread;
+//! * undefined behavior: a wide access whose address is not a multiple of its size, an array index out of range, a
+//!   division by zero, a signed integer overflow;
+//! * more threads than the kernel was compiled for, too much shared memory, arguments of the wrong size, and copies
+//!   that exceed an allocation.
 //!
-//! And by wrong numbers: a missing barrier, since its threads run in the wrong order in every few blocks, and memory that
-//! is read before it is written, or before a copy to it was waited for, since new memory of an allocation, and the shared
-//! memory of each block, is all ones: NaN in every type, -1 in the integers.
+//! Others show up as wrong numbers: a missing barrier, because its threads run in the wrong order in every few blocks,
+//! and memory that is read before it is written or before a copy to it was waited for, because new allocations, and the
+//! shared memory of each block, are filled with 0xff bytes: NaN in every floating-point type, -1 in the integers.
 //!
-//! Not caught are races that the order between two waits does not show, such as two threads that write the same number;
-//! a missing `__syncwarp` where lanes would have to stop in the middle of a statement; blocks that wait for each other,
-//! which never end here; reading (not writing) the slack of an allocation; what a card's approximate functions and fused
-//! multiplications round differently; a card's limits on registers; and everything that is about speed.
+//! Not detected are races that the order between two waits does not expose, such as two threads that write the same
+//! value; a missing `__syncwarp` where lanes would have to stop in the middle of a statement; blocks that wait for each
+//! other, which never end here; reads (but not writes) of the padding of an allocation; rounding differences of a GPU's
+//! approximate functions and fused multiply-adds; a GPU's register limits; and everything related to speed.
 
 use super::driver::{Address, Driver, Dtype, Factor, Grid, Product};
 use crate::{Error, Result};
@@ -31,7 +32,7 @@ use std::ffi::{CStr, CString, c_char, c_long, c_void};
 use std::ptr::{copy_nonoverlapping, write_bytes};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What a launch tells: `Outcome` of `runtime.cpp`.
+/// Result of a launch: `Outcome` of `runtime.cpp`.
 #[repr(C)]
 struct Outcome {
     message: [c_char; 768],
@@ -54,7 +55,7 @@ unsafe extern "C" {
     fn emulation_damage(at: Address, bytes: usize) -> c_long;
 }
 
-/// The processor in the place of a card; see the module.
+/// An emulated GPU; see the module documentation.
 #[derive(Debug, Default)]
 pub struct Emulation {
     state: Mutex<State>,
@@ -62,16 +63,16 @@ pub struct Emulation {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Bytes of each allocation.
+    /// Size in bytes of each allocation, by address.
     allocations: BTreeMap<Address, usize>,
-    /// How many kernels ran.
+    /// Number of kernels launched.
     launches: u64,
-    /// Of the order of threads and blocks.
+    /// Seed of the order of threads and blocks.
     seed: u64,
 }
 
 impl Emulation {
-    /// One whose threads run in another order.
+    /// Creates an emulation with a different order of threads and blocks.
     pub fn with_seed(seed: u64) -> Self {
         Self { state: Mutex::new(State { allocations: BTreeMap::new(), launches: 0, seed }) }
     }
@@ -82,12 +83,12 @@ impl Emulation {
 }
 
 impl State {
-    /// The allocation at or before a place.
+    /// Returns the last allocation that starts at or before an address.
     fn before(&self, at: Address) -> Option<(Address, usize)> {
         self.allocations.range(..=at).next_back().map(|(&start, &bytes)| (start, bytes))
     }
 
-    /// That bytes lie in one allocation.
+    /// Checks that a range lies within one allocation.
     fn check(&self, what: &str, at: Address, bytes: usize) -> Result<()> {
         let end = at.saturating_add(bytes as u64);
         match self.before(at) {
@@ -97,7 +98,7 @@ impl State {
         }
     }
 
-    /// Where a place is that nobody should touch, for a message.
+    /// Describes the location of an invalid address, for a message.
     fn whereabouts(&self, at: Address) -> String {
         let last = self.before(at).map(|(start, bytes)| (at - start, bytes));
         let next = self.allocations.range(at..).next().map(|(&start, &bytes)| (start - at, bytes));
@@ -112,10 +113,10 @@ impl State {
         }
     }
 
-    /// That no kernel wrote beside an allocation.
+    /// Checks that no kernel wrote outside an allocation.
     fn check_damage(&self, kernel: &str) -> Result<()> {
         for (&at, &bytes) in &self.allocations {
-            // SAFETY: `emulation_allocate` gave this place and size.
+            // SAFETY: `emulation_allocate` returned this address for this size.
             let damage = unsafe { emulation_damage(at, bytes) };
             if damage != 0 {
                 let problem = format!("{kernel}: writes byte {damage} of an allocation of {bytes} bytes");
@@ -129,7 +130,7 @@ impl State {
 impl Drop for State {
     fn drop(&mut self) {
         for (&at, &bytes) in &self.allocations {
-            // SAFETY: `emulation_allocate` gave this place and size, and nobody has it any more.
+            // SAFETY: `emulation_allocate` returned this address for this size, and nothing uses it any more.
             unsafe { emulation_free(at, bytes) };
         }
     }
@@ -137,18 +138,18 @@ impl Drop for State {
 
 impl Driver for Emulation {
     fn name(&self) -> Result<String> {
-        Ok("the processor in the place of a card".into())
+        Ok("emulation on the CPU".into())
     }
 
-    fn uses_again(&self) -> bool {
+    fn reuses_memory(&self) -> bool {
         false
     }
 
     fn allocate(&self, bytes: usize) -> Result<Address> {
-        // SAFETY: It takes any number.
+        // SAFETY: It accepts any number.
         let at = unsafe { emulation_allocate(bytes) };
         if at == 0 {
-            return Err(Error::Input(format!("no memory for {bytes} bytes of an emulated card")));
+            return Err(Error::Input(format!("emulated GPU: cannot allocate {bytes} bytes")));
         }
         self.state().allocations.insert(at, bytes);
         Ok(at)
@@ -158,14 +159,14 @@ impl Driver for Emulation {
         let mut state = self.state();
         let known = state.allocations.remove(&at);
         assert_eq!(known, Some(bytes), "what is freed was allocated, with this size");
-        // SAFETY: As above, and nothing runs.
+        // SAFETY: As above, and no kernel is running.
         unsafe { emulation_free(at, bytes) };
     }
 
     fn upload(&self, to: Address, from: &[u8]) -> Result<()> {
         let state = self.state();
         state.check("upload", to, from.len())?;
-        // SAFETY: The bytes lie in one allocation, and nothing else uses them now.
+        // SAFETY: The range lies within one allocation, and nothing else uses it now.
         unsafe { copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
         Ok(())
     }
@@ -185,7 +186,7 @@ impl Driver for Emulation {
         if to.abs_diff(from) < bytes as u64 {
             return Err(Error::Input(format!("copy: {bytes} bytes from {from:#x} to {to:#x} overlap")));
         }
-        // SAFETY: Both places lie in one allocation each and do not overlap.
+        // SAFETY: Both ranges lie within one allocation each and do not overlap.
         unsafe { copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
         Ok(())
     }
@@ -204,8 +205,8 @@ impl Driver for Emulation {
         let seed = state.seed.wrapping_mul(1 << 32).wrapping_add(state.launches);
         let name = CString::new(kernel).map_err(|e| Error::Input(format!("{kernel}: {e}")))?;
         let mut outcome = Outcome { message: [0; 768], fault: 0 };
-        // SAFETY: The caller says that the arguments are what the kernel takes; their size is compared. What the kernel
-        // does beside its allocations ends in an error.
+        // SAFETY: The caller guarantees that the arguments are what the kernel takes; their size is checked. Accesses
+        // of the kernel outside its allocations end in an error.
         let well = unsafe {
             let Grid { blocks, threads, shared } = grid;
             emulation_launch(
@@ -222,7 +223,7 @@ impl Driver for Emulation {
         if well {
             return state.check_damage(kernel);
         }
-        // SAFETY: `snprintf` ended the message with a zero.
+        // SAFETY: `snprintf` terminated the message with a zero byte.
         let mut problem = unsafe { CStr::from_ptr(outcome.message.as_ptr()) }.to_string_lossy().into_owned();
         if outcome.fault != 0 {
             problem += &state.whereabouts(outcome.fault);
@@ -243,7 +244,7 @@ impl Driver for Emulation {
             |of: Factor, i: usize, len: usize| Factor { at: of.at + (i * len * factors.size()) as u64, ..of };
         let mut row = vec![0.0f32; n];
         for one in 0..batch {
-            // SAFETY: The three lie in allocations, which nothing else uses now.
+            // SAFETY: All three lie in allocations, which nothing else uses now.
             let (a, b) = unsafe {
                 (factor(nth(a, one, m * k), factors, m, k), factor(nth(b, one, k * n), factors, k, n))
             };
@@ -266,12 +267,12 @@ impl Driver for Emulation {
     }
 }
 
-/// A factor `(rows, columns)`, no longer transposed.
+/// Reads a factor `(rows, columns)`, resolving its transposition.
 ///
 /// # Safety
-/// So many numbers lie there.
+/// The memory must hold that many elements.
 unsafe fn factor(factor: Factor, dtype: Dtype, rows: usize, columns: usize) -> Vec<f32> {
-    // SAFETY: The caller's.
+    // SAFETY: The caller upholds the contract.
     let number = |at| unsafe { read(factor.at, dtype, at) };
     if factor.transposed {
         (0..rows * columns).map(|i| number(i % columns * rows + i / columns)).collect()
@@ -280,12 +281,12 @@ unsafe fn factor(factor: Factor, dtype: Dtype, rows: usize, columns: usize) -> V
     }
 }
 
-/// The number with an index.
+/// Reads an element.
 ///
 /// # Safety
-/// It lies in an allocation.
+/// The element must lie within an allocation.
 unsafe fn read(at: Address, dtype: Dtype, index: usize) -> f32 {
-    // SAFETY: The caller's; places of numbers are multiples of their size or are read as if they were not.
+    // SAFETY: The caller upholds the contract; unaligned accesses are allowed.
     unsafe {
         match dtype {
             Dtype::F32 => (at as *const f32).add(index).read_unaligned(),
@@ -295,12 +296,12 @@ unsafe fn read(at: Address, dtype: Dtype, index: usize) -> f32 {
     }
 }
 
-/// Sets the number with an index, rounded.
+/// Rounds and writes an element.
 ///
 /// # Safety
 /// As for [`read`].
 unsafe fn write(at: Address, dtype: Dtype, index: usize, x: f32) {
-    // SAFETY: The caller's.
+    // SAFETY: The caller upholds the contract.
     unsafe {
         match dtype {
             Dtype::F32 => (at as *mut f32).add(index).write_unaligned(x),

@@ -1,4 +1,4 @@
-// The narrow types of CUDA and what converts them: rounded to the nearest, ties to even, as cuda_bf16.h and cuda_fp16.h do.
+// CUDA's narrow types and their conversions: round to nearest, ties to even, as in cuda_bf16.h and cuda_fp16.h.
 #pragma once
 
 #include <math.h>
@@ -14,16 +14,16 @@ namespace shim {
 
 inline uint16_t bf16_bits(float x) {
     uint32_t bits = __float_as_uint(x);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fff; // the one NaN that a card makes
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fff; // the only NaN that a GPU produces
     return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
 }
 
 inline uint16_t f16_bits(float x) {
     uint32_t bits = __float_as_uint(x), sign = (bits >> 16) & 0x8000u, size = bits & 0x7fffffffu;
     if (size > 0x7f800000u) return 0x7fff;
-    if (size >= 0x47800000u) return (uint16_t)(sign | 0x7c00u); // 65536 and more
-    if (size < 0x38800000u) {                                   // below 2^-14: whole multiples of 2^-24
-        float rounded = __uint_as_float(size) + 0.5f;           // whose last place is 2^-24
+    if (size >= 0x47800000u) return (uint16_t)(sign | 0x7c00u); // 65536 and above
+    if (size < 0x38800000u) {                                   // below 2^-14: integer multiples of 2^-24
+        float rounded = __uint_as_float(size) + 0.5f;           // its unit in the last place is 2^-24
         return (uint16_t)(sign | (__float_as_uint(rounded) - 0x3f000000u));
     }
     size += 0xfffu + ((size >> 13) & 1);

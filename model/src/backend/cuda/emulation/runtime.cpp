@@ -1,8 +1,9 @@
-// Runs kernels: the threads of a block as fibers that change only where they wait for each other, in random order.
+// Runs kernels: the threads of a block are fibers that switch only where they wait for each other, in random order.
 //
-// A fiber has a stack of its own and is left and entered by switch_stack, a dozen instructions. Whoever waits goes to
-// another fiber that can go on, at random, and whoever ends leaves its stack to one that has not begun; where there is
-// none, to the launch, which then ends the block, or tells who waits for whom. A fault of a kernel's becomes an error too: the handler of the signal goes on in land().
+// Each fiber has its own stack, switched by switch_stack in a dozen instructions. A fiber that waits switches to a
+// random fiber that is ready, and one that ends hands its stack to one that has not started; if none is ready, control
+// returns to the launch, which ends the block or reports a deadlock. A fault in a kernel also becomes an error: the
+// signal handler continues in resume_after_fault().
 
 #include "pages.h"
 #include "shim.h"
@@ -30,42 +31,42 @@ constexpr size_t MOST_SHARED = 163 << 10; // of an A100; an H100 has more
 constexpr size_t SHARED_PAGES = GUARD + (MOST_SHARED + 2 * PAGE) / PAGE * PAGE + GUARD;
 constexpr size_t SIGNAL_STACK = 64 << 10;
 
-// One place where lanes of a warp meet: those of one mask.
+// A meeting point of the lanes of a warp, one per mask.
 struct Meeting {
     unsigned mask, arrived;
-    unsigned turn; // of the two rooms, so that what lanes gave stays while others give again
+    unsigned turn; // index of the active room: the values in the other stay valid while lanes pass new ones
     const char *operation, *file;
     int line;
     size_t size;
     alignas(16) unsigned char rooms[2][32 * LARGEST];
 };
 
-// On its way to shared memory.
+// A pending copy to shared memory.
 struct Copy {
     unsigned char* to;
     unsigned char bytes[16];
 };
 
 struct Fiber {
-    void* at; // its stack while it waits, null before it began
-    unsigned char* top; // of its stack
+    void* at; // stack pointer while it waits, null before it starts
+    unsigned char* top; // top of its stack
     std::vector<Copy> copies;
 };
 
-// What a block runs on. There is one for each launch at a time; they are kept.
+// The state of a running block. There is one per concurrent launch; they are reused.
 struct Machine {
     Fiber fibers[MOST_THREADS];
     unsigned ready[MOST_THREADS];
     unsigned ready_count, threads, current, ended;
-    unsigned char* free_stacks[MOST_THREADS]; // their tops; the one used last comes last
+    unsigned char* free_stacks[MOST_THREADS]; // tops of unused stacks; the most recently used is last
     unsigned free_count;
-    std::vector<std::pair<unsigned, Meeting*>> meetings[MOST_THREADS / 32]; // of each warp, by mask
-    unsigned waiting, turn; // in the barrier, and its room for votes
+    std::vector<std::pair<unsigned, Meeting*>> meetings[MOST_THREADS / 32]; // per warp, by mask
+    unsigned waiting, turn; // threads in the barrier, and its active room for votes
     int votes[2];
     const char* barrier_file;
     int barrier_line;
     uint64_t random;
-    void* launch; // its stack while fibers run
+    void* launch; // its stack pointer while fibers run
     const Kernel* kernel;
     const void* arguments;
     unsigned char *stacks, *shared_pages, *signal_stack;
@@ -92,10 +93,10 @@ unsigned pick(Machine& m, unsigned count) {
 
 void run_threads();
 
-// Where a stack begins: not all in the same lines of the cache.
+// Top of a stack; staggered, so that stacks do not all share the same cache sets.
 unsigned char* top_of(Machine& m, unsigned i) { return m.stacks + (i + 1) * (STACK + PAGE) - i % 37 * 64; }
 
-// Makes a fiber that is ready the current one, at random.
+// Makes a random ready fiber the current one.
 Fiber& next_of(Machine& m) {
     unsigned i = pick(m, m.ready_count), next = m.ready[i];
     m.ready[i] = m.ready[--m.ready_count];
@@ -104,7 +105,7 @@ Fiber& next_of(Machine& m) {
     return m.fibers[next];
 }
 
-// Goes to a fiber that is ready, or to the launch. `from`: where to save this stack's place.
+// Switches to a ready fiber, or to the launch if there is none. `from`: where to save the current stack pointer.
 void leave(Machine& m, void** from) {
     if (m.ready_count == 0) return shim_switch_stack(from, m.launch);
     Fiber& next = next_of(m);
@@ -120,7 +121,7 @@ void wait() {
     leave(m, &m.fibers[m.current].at);
 }
 
-// Runs the current thread, and others after it as long as those that are picked have not begun: on this stack.
+// Runs the current thread on this stack, and then others, as long as the ones picked have not started yet.
 void run_threads() {
     Machine& m = *machine;
     for (;;) {
@@ -135,7 +136,7 @@ void run_threads() {
             shim_switch_stack(&gone, next.at);
         }
         next.top = top;
-        next.at = top; // it began
+        next.at = top; // it has started
     }
 }
 
@@ -156,15 +157,15 @@ Meeting* meeting_of(Machine& m, unsigned warp, unsigned mask) {
     return meeting;
 }
 
-void say(Machine& m, const char* format, va_list arguments) {
+void report(Machine& m, const char* format, va_list arguments) {
     int n = snprintf(m.message, sizeof(m.message), "%s: block (%u, %u, %u), thread %u: ", m.kernel->name, blockIdx.x,
                      blockIdx.y, blockIdx.z, m.current);
     vsnprintf(m.message + n, sizeof(m.message) - n, format, arguments);
     m.failed = true;
 }
 
-// Who waits where, once nobody can go on.
-void tell_deadlock(Machine& m) {
+// Reports who waits where, once no fiber is ready.
+void report_deadlock(Machine& m) {
     size_t used = (size_t)snprintf(m.message, sizeof(m.message), "%s: block (%u, %u, %u): threads wait for each other: ",
                                    m.kernel->name, blockIdx.x, blockIdx.y, blockIdx.z);
     auto add = [&](const char* format, auto... values) {
@@ -189,19 +190,19 @@ void tell_deadlock(Machine& m) {
 
 struct sigaction before[64];
 
-// On the stack of a thread that broke off.
-void land() {
+// Continues here on the stack of a thread that faulted.
+void resume_after_fault() {
     void* gone;
     shim_switch_stack(&gone, machine->launch);
     __builtin_unreachable();
 }
 
 void on_signal(int number, siginfo_t* info, void* context) {
-    if (!in_kernel) { // somebody else's
+    if (!in_kernel) { // not a fault of a kernel
         struct sigaction& old = before[number];
         if (old.sa_flags & SA_SIGINFO) return old.sa_sigaction(number, info, context);
         if (old.sa_handler != SIG_DFL && old.sa_handler != SIG_IGN) return old.sa_handler(number);
-        sigaction(number, &old, nullptr); // what it does happens as soon as this returns
+        sigaction(number, &old, nullptr); // its effect occurs as soon as this returns
         return;
     }
     Machine& m = *machine;
@@ -210,7 +211,7 @@ void on_signal(int number, siginfo_t* info, void* context) {
     auto tell = [&m](const char* format, ...) {
         va_list arguments;
         va_start(arguments, format);
-        say(m, format, arguments);
+        report(m, format, arguments);
         va_end(arguments);
     };
     if (number == SIGFPE) {
@@ -227,10 +228,10 @@ void on_signal(int number, siginfo_t* info, void* context) {
     }
     auto* state = static_cast<ucontext_t*>(context);
 #if defined(__x86_64__)
-    state->uc_mcontext.gregs[REG_RIP] = (greg_t)land;
+    state->uc_mcontext.gregs[REG_RIP] = (greg_t)resume_after_fault;
     state->uc_mcontext.gregs[REG_RSP] = (greg_t)(fiber.top - 8);
 #else
-    state->uc_mcontext.pc = (uint64_t)land;
+    state->uc_mcontext.pc = (uint64_t)resume_after_fault;
     state->uc_mcontext.sp = (uint64_t)fiber.top;
 #endif
 }
@@ -279,7 +280,7 @@ void give_machine(Machine* m) {
     idle.push_back(m);
 }
 
-// Shared memory ends at a page that cannot be touched, but for what its size lacks to a multiple of 128.
+// Shared memory, which ends at an inaccessible page except for the padding of its size to a multiple of 128.
 struct SharedMemory {
     unsigned char *at, *end;
     size_t bytes;
@@ -291,7 +292,7 @@ struct SharedMemory {
         memset(at + bytes, CANARY, (size_t)(end - at) - bytes);
     }
     void poison() { memset(at, POISON, bytes); }
-    // Which byte of the surroundings was written, counted from its start, or 0: never the first.
+    // Returns the index of a byte around the memory that was overwritten, relative to its start, or 0; byte 0 is never around it.
     long damage() const {
         for (unsigned char* p = at - 128; p < at; ++p) if (*p != CANARY) return p - at;
         for (unsigned char* p = at + bytes; p < end; ++p) if (*p != CANARY) return p - at;
@@ -315,7 +316,7 @@ void run_block(Machine& m, SharedMemory& memory) {
     in_kernel = true;
     leave(m, &m.launch);
     in_kernel = false;
-    if (!m.failed && m.ended < m.threads) tell_deadlock(m);
+    if (!m.failed && m.ended < m.threads) report_deadlock(m);
     if (m.failed) {
         for (auto& warp : m.meetings)
             for (auto& entry : warp) entry.second->arrived = 0;
@@ -344,9 +345,9 @@ Registration::Registration(const char* name, int threads, size_t size, void (*ca
 void fail(const char* format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    say(*machine, format, arguments);
+    report(*machine, format, arguments);
     va_end(arguments);
-    land();
+    resume_after_fault();
     __builtin_unreachable();
 }
 
@@ -369,7 +370,7 @@ const void* meet(const char* operation, unsigned mask, const void* mine, size_t 
              meeting.line, meeting.size);
     }
     unsigned char* room = meeting.rooms[meeting.turn];
-    if (size == 4) memcpy(room + lane * 4, mine, 4); // the same, faster
+    if (size == 4) memcpy(room + lane * 4, mine, 4); // same result, faster
     else if (size) memcpy(room + lane * size, mine, size);
     meeting.arrived |= 1u << lane;
     if (meeting.arrived == mask) {
@@ -424,16 +425,16 @@ int barrier(int mine, const char* file, int line) {
 
 } // namespace shim
 
-// What the driver calls.
+// Functions called by the driver.
 
 using namespace shim;
 
 struct Outcome {
     char message[sizeof(Machine::message)];
-    uint64_t fault; // the address that a thread may not touch, or 0
+    uint64_t fault; // the address of an invalid access, or 0
 };
 
-// Runs a kernel to its end; tells whether that went well, or what did not.
+// Runs a kernel to completion; returns whether it succeeded, and otherwise fills in `outcome`.
 extern "C" bool emulation_launch(const char* name, const uint32_t blocks[3], uint32_t threads, size_t shared,
                                  const void* arguments, size_t bytes, uint64_t seed, Outcome* outcome) {
     outcome->fault = 0;
@@ -474,7 +475,7 @@ extern "C" bool emulation_launch(const char* name, const uint32_t blocks[3], uin
     threadIdx = {0, 0, 0};
     size_t count = (size_t)blocks[0] * blocks[1] * blocks[2];
     std::vector<uint32_t> order(count);
-    for (size_t i = 0; i < count; ++i) { // blocks run in random order too
+    for (size_t i = 0; i < count; ++i) { // random order of blocks
         size_t j = pick(m, (unsigned)i + 1);
         order[i] = order[j];
         order[j] = (uint32_t)i;

@@ -1,7 +1,7 @@
-// CUDA C for the processor: what a kernel's text needs so that g++ compiles it. See mod.rs for what it is for.
+// CUDA C on the CPU: the declarations that a kernel's source needs so that g++ compiles it. See mod.rs for the purpose.
 //
-// A kernel of one-dimensional blocks runs as fibers of one thread of the operating system, one fiber a CUDA thread, which
-// change only where threads wait for each other: runtime.cpp.
+// A kernel with one-dimensional blocks runs as fibers on one operating-system thread, one fiber per CUDA thread. They
+// switch only where threads wait for each other: runtime.cpp.
 #pragma once
 
 #include "numbers.h"
@@ -17,28 +17,28 @@
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __launch_bounds__(...)
 
-// One set of these for each thread of the operating system that launches kernels.
+// One set of these per operating-system thread that launches kernels.
 extern __thread uint3 threadIdx, blockIdx, blockDim, gridDim;
 constexpr int warpSize = 32;
 
 namespace shim {
 
-// The block's shared memory, aligned to 128.
+// The block's shared memory, aligned to 128 bytes.
 extern __thread unsigned char* shared_memory;
 
-// Largest number of bytes that a lane gives in one operation of its warp.
+// Maximum number of bytes that a lane passes to one warp operation.
 constexpr size_t LARGEST = 256;
 
-// Waits for the lanes of `mask`, each of which gives `size` bytes, and tells where they lie, lane by lane, until this lane
-// joins in another operation. All come from the same line with the same name, mask and size. The last to come may change
-// what was given, by `combine`, before anybody sees it.
+// Waits for the lanes of `mask`, each of which passes `size` bytes, and returns their array, ordered by lane, which is
+// valid until this lane enters another operation. All lanes must call it from the same line with the same name, mask
+// and size. The last lane to arrive may modify the values with `combine` before any lane sees them.
 const void* meet(const char* operation, unsigned mask, const void* mine, size_t size, const char* file, int line,
                  void (*combine)(void* all) = nullptr);
 
-// Waits for all threads of the block; tells the sum of what they give.
+// Waits for all threads of the block; returns the sum of their values.
 int barrier(int mine, const char* file, int line);
 
-// Copies 16 bytes to shared memory, or zeros where `from` is null; until this thread calls copies_arrive, NaN is there.
+// Copies 16 bytes to shared memory, or zeros if `from` is null; it reads as NaN until this thread calls copies_arrive.
 void copy_later(void* to, const void* from);
 void copies_arrive();
 
@@ -47,12 +47,12 @@ void copies_arrive();
 
 #define SHIM_CALLER const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
-// Every lane of a warp gives `size` bytes, at most LARGEST, and gets those of all: `all` has room for 32 times as many.
+// Every lane of a warp passes `size` bytes, at most LARGEST, and receives those of all: `all` has room for 32 times as many.
 inline void exchange(const void* mine, void* all, size_t size, SHIM_CALLER) {
     memcpy(all, meet("exchange", 0xffffffffu, mine, size, file, line), 32 * size);
 }
 
-// What all lanes of a warp compute together: each gives an L and gets it back as COMBINE left it, of all 32.
+// A joint computation of all lanes of a warp: each passes an L and gets it back after COMBINE has processed all 32.
 template <class L, void (*COMBINE)(L*)> inline L together(const L& mine, SHIM_CALLER) {
     auto combine = [](void* all) { COMBINE(static_cast<L*>(all)); };
     return static_cast<const L*>(meet("together", 0xffffffffu, &mine, sizeof(L), file, line, combine))[threadIdx.x % 32];
@@ -60,7 +60,7 @@ template <class L, void (*COMBINE)(L*)> inline L together(const L& mine, SHIM_CA
 
 inline unsigned lane() { return threadIdx.x % 32; }
 
-// What the lane `from` of the group of `width` lanes gives, `from` being in the group and in the mask, or this lane.
+// Returns the value that lane `from` passes; it must be in the mask.
 template <class T>
 inline T shuffle(const char* operation, unsigned mask, T mine, int from, SHIM_CALLER) {
     const T* all = static_cast<const T*>(meet(operation, mask, &mine, sizeof(T), file, line));
@@ -70,13 +70,13 @@ inline T shuffle(const char* operation, unsigned mask, T mine, int from, SHIM_CA
 
 struct Kernel {
     const char* name;
-    int threads; // at most, in a block
-    size_t size; // of its arguments
+    int threads; // maximum per block
+    size_t size; // size of its arguments in bytes
     void (*call)(const void* arguments);
     const Kernel* next;
 };
 
-// Adds a kernel to those that can be launched.
+// Registers a kernel for launching.
 struct Registration {
     Kernel kernel;
     Registration(const char* name, int threads, size_t size, void (*call)(const void*));
@@ -95,7 +95,7 @@ template <class A, void (*F)(A)> struct Caller<F> {
     static const ::shim::Registration register_##name(#name, threads, ::shim::Caller<&name>::size,    \
                                                       ::shim::Caller<&name>::call);
 
-// Barriers and the operations of a warp.
+// Barriers and warp operations.
 
 inline void __syncthreads(SHIM_CALLER) { shim::barrier(0, file, line); }
 inline int __syncthreads_count(int mine, SHIM_CALLER) { return shim::barrier(mine != 0, file, line); }
@@ -133,7 +133,7 @@ inline unsigned __ballot_sync(unsigned mask, int x, SHIM_CALLER) { return shim::
 inline int __any_sync(unsigned mask, int x, SHIM_CALLER) { return shim::ballot("__any_sync", mask, x, file, line) != 0; }
 inline int __all_sync(unsigned mask, int x, SHIM_CALLER) { return shim::ballot("__all_sync", mask, x, file, line) == mask; }
 
-// A launch runs on one thread of the operating system, so that nothing comes between.
+// A launch runs on a single operating-system thread, so that memory operations need no synchronization.
 
 inline void __threadfence_block() {}
 inline void __threadfence() {}
@@ -156,7 +156,7 @@ SHIM_ATOMICS(unsigned long long)
 inline unsigned atomicOr(unsigned* at, unsigned x) { unsigned old = *at; *at = old | x; return old; }
 inline unsigned atomicAnd(unsigned* at, unsigned x) { unsigned old = *at; *at = old & x; return old; }
 
-// Mathematics: the fast ones are as exact here as the others.
+// Mathematical functions: the fast variants are as exact here as the others.
 
 inline float __expf(float x) { return expf(x); }
 inline float __exp10f(float x) { return powf(10.0f, x); }

@@ -1,4 +1,4 @@
-// Stacks of fibers: how to leave one and go on with another.
+// Stacks of fibers: switching from one to another.
 #pragma once
 
 #if !defined(__linux__)
@@ -7,7 +7,7 @@
 
 namespace shim {
 
-// Saves registers on this stack, its place in `from`, and goes on at `to`.
+// Saves registers on the current stack and the stack pointer in `from`, and continues at `to`.
 extern "C" void shim_switch_stack(void** from, void* to);
 
 #if defined(__x86_64__)
@@ -33,7 +33,7 @@ shim_switch_stack:
     ret
 .size shim_switch_stack, .-shim_switch_stack
 )");
-// Above the saved registers lies where to go on, and above that a stack as it is on entry to a function.
+// The return address is above the saved registers, and above it the stack as on entry to a function.
 inline void* prepare(unsigned char* top, void (*entry)()) {
     void** at = reinterpret_cast<void**>(top) - 2;
     *at = reinterpret_cast<void*>(entry);

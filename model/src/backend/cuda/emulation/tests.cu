@@ -1,8 +1,8 @@
-// Small kernels, right and wrong on purpose, by which model/tests/emulation.rs sees that the emulation works.
+// Small kernels, correct and deliberately wrong, with which model/tests/emulation.rs tests the emulation.
 
 #include "common.cuh"
 
-// The sum of each row of `n` numbers.
+// The sum of each row of `n` elements.
 struct TestSum {
     const float* x;
     float* sums;
@@ -18,7 +18,7 @@ struct TestSum {
 };
 EXPORT_ONE(TestSum, test_sum, 256)
 
-// The same by a tree in shared memory, with and without what its threads must wait for.
+// The same by a tree reduction in shared memory, with and without a required barrier.
 template <bool WAITS> struct TestTree {
     const float* x;
     float* sums;
@@ -38,7 +38,7 @@ template <bool WAITS> struct TestTree {
 EXPORT_ONE(TestTree<true>, test_tree, 256)
 EXPORT_ONE(TestTree<false>, test_tree_without_a_barrier, 256)
 
-// Threads meet: those below `first` in a barrier, the others in another one, below `second`.
+// Threads below `first` enter one barrier, the others below `second` enter another.
 struct TestBarrier {
     int first, second;
 
@@ -50,7 +50,7 @@ struct TestBarrier {
 };
 EXPORT_ONE(TestBarrier, test_barrier, 256)
 
-// Lanes meet, those from `first` to `last`, with a mask.
+// Lanes from `first` to `last` enter a shuffle with a mask.
 struct TestLanes {
     int* result;
     int first, last;
@@ -63,12 +63,12 @@ struct TestLanes {
 };
 EXPORT_ONE(TestLanes, test_lanes, 64)
 
-// The numbers of a warp become their sums up to there.
+// Replaces the values of a warp by their prefix sums.
 inline void sum_up(int* all) {
     for (int lane = 1; lane < WARP; ++lane) all[lane] += all[lane - 1];
 }
 
-// Every operation of a warp, in eight results a lane.
+// Every warp operation, with eight results per lane.
 struct TestWarp {
     int* results;
 
@@ -91,7 +91,7 @@ struct TestWarp {
 };
 EXPORT_ONE(TestWarp, test_warp, 64)
 
-// Each thread writes the number of the thread to a place of `floats`, counted from the address or in shared memory.
+// Each thread writes its index to an element of `floats`, relative to the address or in shared memory.
 struct TestWrite {
     float* floats;
     int shift;
@@ -104,7 +104,7 @@ struct TestWrite {
 };
 EXPORT_ONE(TestWrite, test_write, 64)
 
-// Does what is undefined on a card or in the language, one thing or another.
+// Does one of several things that are undefined on a GPU or in the language.
 struct TestUndefined {
     float* floats;
     int what;
@@ -127,7 +127,7 @@ struct TestUndefined {
 };
 EXPORT_ONE(TestUndefined, test_undefined, 64)
 
-// Copies shared memory that nobody wrote, but for the first number.
+// Copies shared memory of which only the first element was written.
 struct TestShared {
     float* floats;
 
@@ -140,7 +140,7 @@ struct TestShared {
 };
 EXPORT_ONE(TestShared, test_shared, 64)
 
-// Copies rows of 16 bytes through shared memory, every other one as zeros; waits for them, or not.
+// Copies rows of 16 bytes through shared memory, every other one as zeros, with or without waiting for them.
 struct TestCopy {
     const float* from;
     float* to;
@@ -158,7 +158,7 @@ struct TestCopy {
 };
 EXPORT_ONE(TestCopy, test_copy, 64)
 
-// Counts multiples of 7, without an order.
+// Counts multiples of `divisor` with atomics, in no particular order.
 struct TestCount {
     int* count;
     unsigned* largest;
@@ -172,7 +172,7 @@ struct TestCount {
 };
 EXPORT_ONE(TestCount, test_count, 64)
 
-// Numbers of one type as numbers of the other.
+// Converts from one type to another.
 template <class From, class To> struct TestConvert {
     const From* from;
     To* to;

@@ -1,7 +1,7 @@
-// What g++ calls where a kernel does what the language leaves undefined (-fsanitize): it ends the launch with an error.
+// Handlers that g++ (-fsanitize) calls on undefined behavior of a kernel: they end the launch with an error.
 //
-// A card does not look either, but for wide accesses, whose places must be multiples of their size there. The handlers have
-// the names and arguments that libubsan's would have, which is not linked.
+// A GPU does not check either, except for wide accesses, whose addresses must be multiples of their size. The handlers
+// have the names and arguments of those in libubsan, which is not linked.
 
 #include "shim.h"
 
@@ -12,7 +12,7 @@ struct Place {
     uint32_t line, column;
 };
 
-struct Access { // of a number in memory
+struct Access { // to an object in memory
     Place place;
     const void* type;
     unsigned char log_alignment, kind;

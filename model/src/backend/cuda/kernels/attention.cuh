@@ -1,36 +1,36 @@
-// What the kernels of attention share: documents and their tiles, which key a query sees, tiles on their way to shared
-// memory.
+// Shared by the attention kernels: documents and their tiles, visibility of keys, loading tiles into shared memory.
 //
-// One key-value head sees a matrix of query rows, (n repeats, head_dim): row / repeats is the position. A row's position p
-// sees the keys p + offset - window + 1 .. p + offset, offset being how many more keys than queries its document has.
+// Each key-value head has a matrix of query rows, (n repeats, head_dim): row / repeats is the position. A row at
+// position p sees the keys p + offset - window + 1 .. p + offset, where offset is the number of keys minus the number
+// of queries of its document.
 //
-// FlashAttention-2 (Dao 2023): scores exist in registers only, 16 rows of them a warp and step.
+// As in FlashAttention-2 (Dao 2023), scores exist in registers only, 16 rows of them per warp and step.
 #pragma once
 #include "mma.cuh"
 #include <type_traits>
 
 struct Document {
-    int q_start, q_len; // positions, of queries
-    int k_start, k_len; // of keys; the queries are the last q_len of them
+    int q_start, q_len; // range of positions of the queries
+    int k_start, k_len; // range of the keys; the queries belong to the last q_len of them
 };
 
 struct Tile {
-    int document, first; // first row of queries, or first key, counted in the document
+    int document, first; // first query row or first key, counted within the document
 };
 
 struct Attention {
     const Document* documents;
     const Tile* tiles;
     Dropout dropout;
-    int n, n_keys; // positions of queries and of keys in the batch
+    int n, n_keys; // number of query and key positions in the batch
     int kv_heads, repeats, head_dim;
-    int window; // at most 2^30, which is none
+    int window; // at most 2^30, which means no window
 };
 
 constexpr int ATTENTION_WARPS = 4, ATTENTION_THREADS = ATTENTION_WARPS * WARP;
 constexpr float LOG2E = 1.4426950408889634f;
 
-// exp(x - from). f32 subtracts first, which is exact for near numbers; the others do all in one operation.
+// exp(x - from). f32 subtracts first, which is exact for nearby numbers; the other types use a single fused operation.
 template <class T> struct Exponential {
     __device__ static float scaled(float from) { return from * LOG2E; }
     __device__ static float of(float x, float scaled_from) { return exp2_fast(fmaf(x, LOG2E, -scaled_from)); }
@@ -40,7 +40,7 @@ template <> struct Exponential<float> {
     __device__ static float of(float x, float scaled_from) { return exp2_fast((x - scaled_from) * LOG2E); }
 };
 
-// What one block works on.
+// The work of one block.
 struct Work {
     Attention all;
     Document document;
@@ -49,7 +49,7 @@ struct Work {
 
     __device__ explicit Work(const Attention& all) : all(all) {
         Tile tile = all.tiles[blockIdx.x / all.kv_heads];
-        head = blockIdx.x % all.kv_heads; // heads of a tile side by side: the longest tiles of all heads run first
+        head = blockIdx.x % all.kv_heads; // the head varies fastest: the longest tiles of all heads run first
         document = all.documents[tile.document];
         first = tile.first;
         rows = document.q_len * all.repeats;
@@ -57,31 +57,31 @@ struct Work {
         reciprocal = 0xffffffffu / all.repeats + 1; // exact for rows below 2^32 / repeats
     }
 
-    // The position of a row.
+    // Returns the position of a row.
     __device__ int position(int row) const { return all.repeats == 1 ? row : (int)__umulhi(row, reciprocal); }
 
-    // Row of a document in arrays (kv_heads, n, repeats), and key in arrays (kv_heads, n_keys).
+    // Index of a document's query row in arrays (kv_heads, n, repeats), and of a key in arrays (kv_heads, n_keys).
     __device__ size_t query_row(int row) const {
         return ((size_t)head * all.n + document.q_start) * all.repeats + row;
     }
     __device__ size_t key_row(int key) const { return (size_t)head * all.n_keys + document.k_start + key; }
 
-    // Where the numbers of a row lie in arrays (n, heads head_dim).
+    // Offset of a row's elements in arrays (n, heads head_dim).
     __device__ size_t joined(int row) const {
         int per_head = all.repeats * all.head_dim, position = this->position(row);
         size_t start = ((size_t)document.q_start * all.kv_heads + head) * per_head;
         return start + (size_t)(all.kv_heads - 1) * per_head * position + (size_t)all.head_dim * row;
     }
 
-    // Whether dropout keeps a probability: see Dropout::probability of dropout.rs.
+    // Whether dropout keeps a probability: see Dropout::probability in dropout.rs.
     __device__ bool keeps(int row, int key) const {
         int position = this->position(row), repeat = row - position * all.repeats;
         uint64_t place = ((uint64_t)(head * all.repeats + repeat) * all.n + document.q_start + position) * all.n;
         return all.dropout.keeps(place + document.k_start + key);
     }
 
-    // Which of the COUNT probabilities that a lane holds of 16 rows dropout keeps, a bit each; rows are queries and columns
-    // keys, or the other way round. A loop that stays one, so that sums keep their registers where there is no dropout.
+    // Returns a bit mask of which of the COUNT probabilities that a lane holds of 16 rows are kept by dropout; rows are
+    // queries and columns keys, or the reverse. The loop is not unrolled, so that sums stay in registers without dropout.
     template <int COUNT, bool KEYS_FIRST> __device__ uint32_t kept(int row, int column) const {
         int lane = threadIdx.x % WARP;
         uint32_t bits = 0;
@@ -97,22 +97,22 @@ struct Work {
 
 };
 
-// Multiplies what a bit says is kept by the factor of dropout, and the others by 0.
+// Multiplies elements whose bit is set by the dropout factor, and the others by 0.
 template <int TILES> __device__ inline void drop(float (&sums)[TILES][4], uint32_t kept, float rate) {
     const float factor = 1.0f / (1.0f - rate);
 #pragma unroll
     for (int i = 0; i < 4 * TILES; i++) sums[i / 4][i % 4] *= kept >> i & 1 ? factor : 0.0f;
 }
 
-// Brings rows of head_dim numbers to shared memory, D numbers each, with zeros behind them and for rows that are not there.
-// `from(row)` is where the numbers of a row are. They are there after copy_wait() and a barrier.
+// Copies rows of head_dim elements to shared memory, padded with zeros to D elements each; missing rows become zero.
+// `from(row)` is the address of a row's elements. The data is available after copy_wait() and a barrier.
 template <class T, int D, int ROWS, class From>
 __device__ inline void bring(T* to, int rows, int head_dim, From from) {
     constexpr int WIDE = wide<T>(), PIECES = D / WIDE, PITCH = pitch<T, D>();
     if (head_dim % WIDE == 0) {
-        // Where pieces of a row share out the threads, each thread has its own column, which the compiler sees.
+        // If the pieces of a row divide the threads evenly, each thread has a fixed column, which the compiler can exploit.
         constexpr int TOGETHER = ATTENTION_THREADS % PIECES == 0 ? ATTENTION_THREADS / PIECES : 0;
-        // What is not there is not read, but a place that exists is named all the same.
+        // Elements beyond the end are not read, but their source address must still be valid.
         const int first = threadIdx.x / PIECES, column = threadIdx.x % PIECES * WIDE;
         const int from_column = column < head_dim ? column : 0;
         const Place place_of_first = place(to + first * PITCH + column);
@@ -141,14 +141,14 @@ __device__ inline void bring(T* to, int rows, int head_dim, From from) {
     }
 }
 
-// Writes 16 rows of a warp, times a factor for each half of them: through a room of the warp's own of 16 rows, so that
-// neighbours write together. `to(row)` is where a row of the 16 goes; there are `rows` of them.
+// Writes 16 rows of a warp, scaled by one factor per half of them, through a scratch area of 16 rows per warp so that
+// writes are coalesced. `to(row)` is the destination of a row; there are `rows` of them.
 template <class T, int D, class To>
 __device__ inline void write_rows(const float (&sums)[D / 8][4], const float (&factors)[2], T* room, int rows, int head_dim,
                                   To to) {
     constexpr int WIDE = wide<T>(), PIECES = D / WIDE, PITCH = pitch<T, D>();
     const int lane = threadIdx.x % WARP;
-    __syncwarp(); // the room may be read
+    __syncwarp(); // the scratch area may still be read
 #pragma unroll
     for (int i = 0; i < D / 4; i++) {
         const int half = i % 2, row = lane / 4 + 8 * half, column = i / 2 * 8 + 2 * (lane % 4);
@@ -174,8 +174,8 @@ __device__ inline void write_rows(const float (&sums)[D / 8][4], const float (&f
 
 template <class T, int D> struct QueryTile {
     static constexpr bool NARROW = sizeof(T) == 2;
-    static constexpr int M = NARROW && D <= 64 ? 2 : 1;         // tiles of 16 rows a warp
-    static constexpr int ROWS = ATTENTION_WARPS * 16 * M;       // of a block
-    static constexpr int KEYS = NARROW ? 64 : D <= 64 ? 32 : 16; // of a step
-    static constexpr int STAGES = NARROW ? 2 : 1;               // steps in shared memory
+    static constexpr int M = NARROW && D <= 64 ? 2 : 1;         // tiles of 16 rows per warp
+    static constexpr int ROWS = ATTENTION_WARPS * 16 * M;       // per block
+    static constexpr int KEYS = NARROW ? 64 : D <= 64 ? 32 : 16; // per step
+    static constexpr int STAGES = NARROW ? 2 : 1;               // steps in shared memory at a time
 };

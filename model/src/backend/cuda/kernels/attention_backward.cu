@@ -1,10 +1,11 @@
-// The gradients of attention_forward.cu. Probabilities are made again from the log-sum-exp of each row; with ds = p (dp -
-// delta), delta being the inner product of a row of `out` and its gradient (FlashAttention-2, Dao 2023, algorithm 2):
+// The gradients of attention_forward.cu. Probabilities are recomputed from the log-sum-exp of each row; with ds = p (dp -
+// delta), where delta is the inner product of a row of `out` and its gradient (FlashAttention-2, Dao 2023, algorithm 2):
 //
 //   dv = p^T dout,   dp = dout v^T,   dk = ds^T q,   dq = ds k.
 //
-// One kernel takes tiles of keys over the queries that see them, for dk and dv; another tiles of queries over the keys that
-// they see, for dq. Each sum has one block and a fixed order, at the price of scores made twice.
+// One kernel processes tiles of keys against the queries that see them, for dk and dv; another processes tiles of
+// queries against the keys that they see, for dq. Each sum belongs to one block and has a fixed order, at the price of
+// computing the scores twice.
 #include "attention.cuh"
 
 // The inner product of each row of `out` and its gradient.
@@ -14,7 +15,7 @@ template <class T> struct AttentionDelta {
     float* delta;  // (kv_heads, n, repeats)
     int n, kv_heads, repeats, head_dim;
 
-    static constexpr int LANES = 8; // a row
+    static constexpr int LANES = 8; // threads per row
 
     __device__ void operator()() const {
         int heads = kv_heads * repeats, lane = threadIdx.x % LANES;
@@ -44,12 +45,12 @@ template <class T> struct AttentionDelta {
 
 template <class T, int D> struct KeyTile {
     static constexpr bool NARROW = sizeof(T) == 2, KEPT = NARROW && D <= 32; // keys and values in registers
-    static constexpr int M = NARROW && D <= 64 ? 2 : 1;                      // tiles of 16 keys a warp
-    static constexpr int KEYS = ATTENTION_WARPS * 16 * M;                    // of a block
-    static constexpr int ROWS = NARROW ? D <= 64 ? 64 : 32 : D <= 64 ? 32 : 16; // of a step
-    static constexpr int PART = ROWS < 32 ? ROWS : 32;                       // rows at once
+    static constexpr int M = NARROW && D <= 64 ? 2 : 1;                      // tiles of 16 keys per warp
+    static constexpr int KEYS = ATTENTION_WARPS * 16 * M;                    // per block
+    static constexpr int ROWS = NARROW ? D <= 64 ? 64 : 32 : D <= 64 ? 32 : 16; // per step
+    static constexpr int PART = ROWS < 32 ? ROWS : 32;                       // rows processed at a time
     static constexpr int STAGES = NARROW ? 2 : 1;
-    // Rows of shared memory: the steps, and where keys and values stay or are loaded to.
+    // Rows of shared memory: the steps, and the keys and values that stay there or are loaded through it.
     static constexpr int STEPS = STAGES * 2 * ROWS;
     static constexpr int ALL = KEPT ? (STEPS > 2 * ROWS + 2 * KEYS ? STEPS : 2 * ROWS + 2 * KEYS) : STEPS + 2 * KEYS;
 };
@@ -68,8 +69,8 @@ template <class T, int D> struct AttentionKeys {
     typedef std::conditional_t<Size::KEPT, Registers, typename Mma<T>::template Shared<D, PITCH>> Kept;
     typedef typename Mma<T>::template Registers<PART> Factor;
 
-    // In shared memory: the first step, the second one (which may begin where keys and values are only loaded through);
-    // keys and values; log-sum-exp and delta of each row, of two steps; what the warps need to themselves.
+    // Layout of shared memory: the first step; the second one, which may overlap keys and values if these are only loaded
+    // through it; keys and values; log-sum-exp and delta of each row, for two steps; the scratch areas of the warps.
     __device__ static T* step_at(T* shared, int step) { return shared + (STAGES == 1 ? 0 : step % 2) * 2 * ROWS * PITCH; }
     __device__ static T* keys_at(T* shared) { return shared + (Size::KEPT ? 2 * ROWS : Size::STEPS) * PITCH; }
     __device__ static float2* rows_at(T* shared, int step) {
@@ -85,7 +86,7 @@ template <class T, int D> struct AttentionKeys {
         const int head_dim = attention.head_dim, repeats = attention.repeats;
         const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
         const int count = min(KEYS, work.document.k_len - work.first);
-        // A key is seen by the rows from `since` to before `until`.
+        // A key is visible to the rows from `since` up to, but not including, `until`.
         auto since = [&](int key) { return max(key - work.offset, 0) * repeats; };
         auto until = [&](int key) {
             return min(max(key - work.offset + attention.window, 0), work.document.q_len) * repeats;
@@ -101,7 +102,7 @@ template <class T, int D> struct AttentionKeys {
             bring<T, D, ROWS>(to, end - row, head_dim, [=](int i) { return queries + (size_t)i * head_dim; });
             bring<T, D, ROWS>(to + ROWS * PITCH, end - row, head_dim, [&](int i) { return dout + work.joined(row + i); });
             if (threadIdx.x < ROWS) {
-                float2 of_row = {INFINITY, 0.0f}; // exp(x - inf) = 0 where there is no row
+                float2 of_row = {INFINITY, 0.0f}; // exp(x - inf) = 0 for missing rows
                 int i = row + (int)threadIdx.x;
                 if (i < end) of_row = {Exponential<T>::scaled(lse[work.query_row(i)]), delta[work.query_row(i)]};
                 rows_at(shared, step)[threadIdx.x] = of_row;
@@ -127,7 +128,7 @@ template <class T, int D> struct AttentionKeys {
         for (int row = begin, step = 0; row < end; row += ROWS, step++) {
             if (STAGES == 2) {
                 copy_wait();
-                __syncthreads(); // this step is there, and nobody reads the one before, or keys and values
+                __syncthreads(); // this step has arrived, and the previous one and keys and values are no longer read
                 if (row + ROWS < end) bring_step(row + ROWS, step + 1);
             } else if (step > 0) {
                 __syncthreads();
@@ -195,7 +196,7 @@ template <class T, int D> struct AttentionKeys {
                 Mma<T>::template add<PITCH, PART>(sum_k, factor, queries);
             }
         }
-        __syncthreads(); // nobody reads shared memory any more
+        __syncthreads(); // shared memory is no longer read
         const float ones[2] = {1.0f, 1.0f};
         auto write = [&](const float (&sums)[M][D / 8][4], T* all) {
 #pragma unroll
@@ -220,17 +221,17 @@ template <class T, int D> struct AttentionQueries {
 
     typedef QueryTile<T, D> Size;
     static constexpr int M = Size::M, ROWS = Size::ROWS, KEYS = Size::KEYS, STAGES = Size::STAGES, PITCH = pitch<T, D>();
-    static constexpr int PART = KEYS < 32 ? KEYS : 32; // keys at once
+    static constexpr int PART = KEYS < 32 ? KEYS : 32; // keys processed at a time
     typedef typename Mma<T>::template Registers<D> Registers;
-    // Where two tiles a warp are too much for its registers, gradients stay in shared memory, behind both steps.
+    // If two tiles per warp exceed its registers, gradients stay in shared memory, after both steps.
     typedef std::conditional_t<M == 1, Registers, typename Mma<T>::template Shared<D, PITCH>> Gradients;
     typedef typename Mma<T>::template Registers<PART> Factor;
     static_assert(M == 1 || STAGES == 1 || ROWS >= 2 * KEYS, "gradients must not lie where the second step goes");
     // Rows of shared memory.
     static constexpr int ALL = 2 * KEYS + (STAGES == 2 && 2 * KEYS > 2 * ROWS ? 2 * KEYS : 2 * ROWS);
 
-    // In shared memory: the first step; then the second, for which queries and gradients make room once they are in
-    // registers, or those; then what the warps need to themselves.
+    // Layout of shared memory: the first step; then queries and gradients, which the second step overwrites once they
+    // are in registers; then the scratch areas of the warps.
     __device__ static T* step_at(T* shared, int step) { return shared + (STAGES == 1 ? 0 : step % 2) * 2 * KEYS * PITCH; }
     __device__ static T* queries_at(T* shared) { return shared + 2 * KEYS * PITCH; }
     __device__ static T* room_at(T* shared, int warp) { return shared + ALL * PITCH + warp * 16 * pitch<T, PART>(); }
@@ -290,7 +291,7 @@ template <class T, int D> struct AttentionQueries {
         for (int key = begin, step = 0; key < end; key += KEYS, step++) {
             if (STAGES == 2) {
                 copy_wait();
-                __syncthreads(); // this step is there, and nobody reads the one before, or queries and gradients
+                __syncthreads(); // this step has arrived, and the previous one and queries and gradients are no longer read
                 if (key + KEYS < end) bring_step(key + KEYS, step + 1);
             } else if (step > 0) {
                 __syncthreads();
@@ -346,7 +347,7 @@ template <class T, int D> struct AttentionQueries {
                 Mma<T>::template add<PITCH, PART>(sum, factor, to);
             }
         }
-        __syncthreads(); // nobody reads shared memory any more
+        __syncthreads(); // shared memory is no longer read
         if (!working) return;
         const float ones[2] = {1.0f, 1.0f};
 #pragma unroll

@@ -1,27 +1,27 @@
-// Attention of documents with one query each, as texts are written, over keys and values where they lie: in pieces of
-// caches, the first positions of one behind those of another.
+// Attention of documents with one query each, as in generation, reading keys and values in place: in pieces of caches,
+// each the first positions of one cache after those of another.
 //
-// A block takes a query head of a document. Its warps take 32 keys by turns: a lane scores one of them, then lanes add up
-// the values, each in columns of its own, with a maximum and a sum that follow (Milakov & Gimelshein 2018, "Online
-// normalizer calculation for softmax"). What the warps have found is put together in their order.
+// A block processes one query head of a document. Its warps alternate over groups of 32 keys: each lane scores one key,
+// then the lanes sum the values, each for its own columns, with a running maximum and sum (Milakov & Gimelshein 2018,
+// "Online normalizer calculation for softmax"). The results of the warps are combined in their order.
 #include "common.cuh"
 
 template <class T> struct AttentionCached {
-    // Positions of a document, of one cache.
+    // Positions of a document that are in one cache.
     struct Span {
         const T* k; // (n_kv_heads, .., head_dim)
         const T* v;
-        long long stride; // from head to head
-        int first, end;   // which of the document's positions
+        long long stride; // between heads
+        int first, end;   // range of the document's positions
     };
 
     T* out;            // (n, n_kv_heads repeats head_dim)
     const T* q;        // (n_kv_heads, n, repeats, head_dim), scaled
-    const Span* spans; // one document's behind the other's
-    const int* starts; // (documents + 1,), where they begin
-    const int* rows;   // (documents,), which query is theirs
+    const Span* spans; // grouped by document
+    const int* starts; // (documents + 1,), first span of each document
+    const int* rows;   // (documents,), row of each document's query
     int n, repeats, head_dim;
-    int window; // at most 2^30, which is none
+    int window; // at most 2^30, which means no window
 
     static constexpr int WARPS = 8, COLUMNS = 4;
 
@@ -29,7 +29,7 @@ template <class T> struct AttentionCached {
         SHARED(float, query);
         const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
         float* weights = query + head_dim + warp * WARP;
-        float* found = query + head_dim + WARPS * WARP; // of each warp: columns, maximum, sum
+        float* found = query + head_dim + WARPS * WARP; // per warp: columns, maximum, sum
         const int document = blockIdx.x, head = blockIdx.y, kv_head = head / repeats;
         const int row = rows[document];
         const T* own = q + (((long long)kv_head * n + row) * repeats + head % repeats) * head_dim;
@@ -59,7 +59,7 @@ template <class T> struct AttentionCached {
                     for (int j = 0; j < count; j++) x += weights[j] * to_float(values[at + j * head_dim + d]);
                     columns[c] = x;
                 }
-                __syncwarp(); // weights are written anew
+                __syncwarp(); // before weights are overwritten
             }
         }
         float* mine = found + warp * (head_dim + 2);
@@ -79,7 +79,7 @@ template <class T> struct AttentionCached {
             float x = 0.0f, all = 0.0f;
             for (int w = 0; w < WARPS; w++) {
                 const float* of = found + w * (head_dim + 2);
-                const float factor = expf(of[head_dim] - top); // 0 of a warp without keys
+                const float factor = expf(of[head_dim] - top); // 0 for a warp without keys
                 x += factor * of[d];
                 all += factor * of[head_dim + 1];
             }
@@ -87,7 +87,7 @@ template <class T> struct AttentionCached {
         }
     }
 
-    // 16 bytes at a time where rows are aligned so.
+    // Inner product, 16 bytes at a time if rows are aligned.
     __device__ float dot(const float* query, const T* key) const {
         constexpr int N = wide<T>();
         float sum = 0.0f;

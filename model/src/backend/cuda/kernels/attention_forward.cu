@@ -1,6 +1,6 @@
-// Causal grouped-query attention within ragged documents: a block takes a tile of queries of one key-value head over the
-// keys that it sees, one step of keys after the other, and keeps the largest score and the sum of each row
-// (FlashAttention-2, Dao 2023, algorithm 1).
+// Causal grouped-query attention within ragged documents: a block processes a tile of queries of one key-value head
+// against the keys that it sees, step by step, keeping the running maximum and sum of each row (FlashAttention-2, Dao
+// 2023, algorithm 1).
 #include "attention.cuh"
 
 template <class T, int D> struct AttentionForward {
@@ -16,8 +16,8 @@ template <class T, int D> struct AttentionForward {
     typedef typename Mma<T>::template Registers<D> Queries;
     typedef typename Mma<T>::template Registers<KEYS> Probabilities;
 
-    // In shared memory: the first step; then the second, for which the queries make room once they are in registers, or
-    // the queries; then what the warps need to themselves.
+    // Layout of shared memory: the first step; then the queries, which the second step overwrites once they are in
+    // registers; then the scratch areas of the warps.
     __device__ static T* step_at(T* shared, int step) { return shared + (STAGES == 1 ? 0 : step % 2) * 2 * KEYS * PITCH; }
     __device__ static T* queries_at(T* shared) { return shared + 2 * KEYS * PITCH; }
     __device__ static T* room_at(T* shared, int warp) {
@@ -29,7 +29,7 @@ template <class T, int D> struct AttentionForward {
         const Work work(attention);
         const int head_dim = attention.head_dim, window = attention.window;
         const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-        // Keys that the block sees, and its warp: `reach` is the last key that a row sees.
+        // Keys visible to the block, and to its warp: `reach` is the last key visible to a row.
         const int last_row = min(work.first + ROWS, work.rows) - 1;
         const int begin = max(work.position(work.first) + work.offset - window + 1, 0);
         const int end = work.position(last_row) + work.offset + 1;
@@ -79,7 +79,7 @@ template <class T, int D> struct AttentionForward {
         for (int key = begin, step = 0; key < end; key += KEYS, step++) {
             if (STAGES == 2) {
                 copy_wait();
-                __syncthreads(); // this step is there, and nobody reads the one before, or the queries
+                __syncthreads(); // this step has arrived, and the previous one and the queries are no longer read
                 if (key + KEYS < end) bring_step(key + KEYS, step + 1);
             } else if (step > 0) {
                 __syncthreads();
@@ -124,7 +124,7 @@ template <class T, int D> struct AttentionForward {
             Mma<T>::template add<PITCH, KEYS>(result, probabilities, to + KEYS * PITCH);
         }
 
-        __syncthreads(); // nobody reads shared memory any more
+        __syncthreads(); // shared memory is no longer read
         if (!working) return;
 #pragma unroll
         for (int m = 0; m < M; m++) {
@@ -144,7 +144,7 @@ template <class T, int D> struct AttentionForward {
         }
     }
 
-    // Scores become probabilities but for the sum of their row, which goes with the largest score so far.
+    // Turns scores into unnormalized probabilities relative to the running maximum of their row, and updates the row's sum.
     __device__ static void accumulate(float (&scores)[M][KEYS / 8][4], float (&top)[M][2], float (&sum)[M][2],
                                       float (&result)[M][D / 8][4]) {
 #pragma unroll

@@ -1,12 +1,12 @@
-// What all kernels share: types of numbers, rows in wide pieces, reductions of a warp and of a block.
+// Shared by all kernels: element types, wide loads and stores, reductions over a warp and a block.
 //
 // A kernel is a structure of its arguments with an `operator()`, templated over the type T of activations, and exported
-// for each of them: EXPORT(RmsNorm, rms_norm, 256) makes rms_norm_f32, rms_norm_bf16 and rms_norm_f16, which take the
-// structure by value and run with at most 256 threads a block. The structure is laid out as C does; its twin in Rust is
-// `#[repr(C)]`. Shared memory is always dynamic: SHARED(float, sums) names it. No kernel adds floats atomically, so that
-// results do not depend on the order in which blocks run.
+// for each of them: EXPORT(RmsNorm, rms_norm, 256) defines rms_norm_f32, rms_norm_bf16 and rms_norm_f16, which take the
+// structure by value and run with at most 256 threads per block. The structure has C layout; its counterpart in Rust is
+// `#[repr(C)]`. Shared memory is always dynamic and declared by SHARED(float, sums). No kernel uses floating-point
+// atomic additions, so results do not depend on the order in which blocks run.
 //
-// With EMULATE the same text compiles for the processor: see ../emulation/shim.h.
+// With EMULATE the same source compiles for the CPU: see ../emulation/shim.h.
 #pragma once
 
 #ifdef EMULATE
@@ -15,7 +15,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <stdint.h>
-// Shared memory of a block, as an array of T from its start.
+// Declares the block's shared memory as an array of T, from its start.
 #define SHARED(T, name) T* name = reinterpret_cast<T*>(shared_memory)
 extern __shared__ __align__(128) unsigned char shared_memory[];
 #define REGISTER(name, threads)
@@ -45,12 +45,12 @@ template <> __device__ inline float from_float<float>(float x) { return x; }
 template <> __device__ inline bf16 from_float<bf16>(float x) { return __float2bfloat16(x); }
 template <> __device__ inline f16 from_float<f16>(float x) { return __float2half(x); }
 
-// Numbers that are read and written together, 16 bytes where there are 8 of bf16.
+// Elements that are read and written together, for example 8 of bf16 in 16 bytes.
 template <class T, int N> struct alignas(N * sizeof(T)) Pack {
     T at[N];
 };
 
-// Numbers of T in 16 bytes.
+// Number of elements of T in 16 bytes.
 template <class T> __device__ constexpr int wide() { return 16 / (int)sizeof(T); }
 
 template <class T, int N> __device__ inline Pack<T, N> load(const T* from) {
@@ -71,17 +71,17 @@ __device__ inline float warp_max(float x) {
     return x;
 }
 
-// The sum over a block, in every thread; `room` has a float for each warp. Every thread of the block calls it.
+// Returns the sum over a block in every thread; `room` has one float per warp. Every thread of the block must call it.
 __device__ inline float block_sum(float x, float* room) {
     int warps = blockDim.x / WARP, lane = threadIdx.x % WARP;
     x = warp_sum(x);
-    __syncthreads(); // the room may hold an earlier result
+    __syncthreads(); // `room` may still hold an earlier result
     if (lane == 0) room[threadIdx.x / WARP] = x;
     __syncthreads();
     return warp_sum(lane < warps ? room[lane] : 0.0f);
 }
 
-// The largest over a block, in the same way.
+// Returns the maximum over a block, in the same way.
 __device__ inline float block_max(float x, float* room) {
     int warps = blockDim.x / WARP, lane = threadIdx.x % WARP;
     x = warp_max(x);
@@ -91,10 +91,10 @@ __device__ inline float block_max(float x, float* room) {
     return warp_max(lane < warps ? room[lane] : -INFINITY);
 }
 
-// Factors of dropout by a counter: see ../../dropout.rs, whose numbers these are.
+// Dropout factors from a counter-based generator; identical to those of ../../dropout.rs.
 struct Dropout {
     uint64_t seed;
-    float rate; // 0 is none
+    float rate; // 0 means no dropout
     int unused;
 
     __device__ static uint64_t mix(uint64_t x) {

@@ -1,18 +1,18 @@
-// Softmax with cross-entropy over logits of f32, a block a row.
+// Softmax and cross-entropy over f32 logits, one block per row.
 #include "common.cuh"
 
 template <class T> struct CrossEntropy {
     float* nll;              // -log softmax(logits)[target], (n,)
-    T* dlogits;              // the gradient of the sum of weights * nll, (n, vocab); null: not wanted
+    T* dlogits;              // the gradient of the sum of weights * nll, (n, vocab); null if it is not needed
     const float* logits;     // (n, vocab)
     const unsigned* targets; // (n,)
-    const float* weights;    // (n,); null where the gradient is not wanted
+    const float* weights;    // (n,); null if the gradient is not needed
     int vocab;
 
     template <int N> __device__ void run() const {
         SHARED(float, room);
         const float* row = logits + (long long)blockIdx.x * vocab;
-        float top = -INFINITY, sum = 0.0f; // of what this thread has seen
+        float top = -INFINITY, sum = 0.0f; // over the elements that this thread has read
         for (int i = threadIdx.x * N; i < vocab; i += blockDim.x * N) {
             Pack<float, N> pack = load<float, N>(row + i);
             float most = pack.at[0];
@@ -24,7 +24,7 @@ template <class T> struct CrossEntropy {
             for (int j = 0; j < N; j++) sum += expf(pack.at[j] - top);
         }
         float max = block_max(top, room);
-        // A thread without an element has seen nothing; NaN must stay NaN.
+        // A thread without elements has top = -inf and sum = 0; NaN must stay NaN.
         sum = block_sum(sum == 0.0f ? 0.0f : sum * expf(top - max), room);
         unsigned target = targets[blockIdx.x];
         if (threadIdx.x == 0) nll[blockIdx.x] = logf(sum) + max - row[target];

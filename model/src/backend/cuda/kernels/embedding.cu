@@ -1,14 +1,14 @@
 // The gradient of the token embedding; its forward pass is `gather`.
 #include "common.cuh"
 
-// Adds the gradients of all positions of a token to its row, always in the same order. A block a token; its threads are
-// rows of `lanes` threads, each of which has every so-manyth position.
+// Adds the gradients of all positions of a token to its row, always in the same order. One block per token, with
+// blockDim.x / lanes groups of `lanes` threads; each group sums every so-manyth position.
 template <class T> struct EmbedBackward {
     float* grads;            // (vocab, width)
     const T* dx;             // (n, width)
-    const unsigned* tokens;  // the different tokens
-    const unsigned* starts;  // where the positions of each begin, and the end
-    const unsigned* sorted;  // positions, token by token
+    const unsigned* tokens;  // the distinct tokens
+    const unsigned* starts;  // start of each token's positions in `sorted`, and the end
+    const unsigned* sorted;  // positions, grouped by token
     int width, lanes;
 
     template <int N> __device__ void run() const {

@@ -1,12 +1,12 @@
-// Products of small matrices by one warp, for tiles of attention.
+// Products of small matrices by one warp, for attention tiles.
 //
-// bf16 and f16 go through the tensor cores, 16 x 8 x 16 at a time, with sums of f32; f32 through ordinary multiplications
-// out of shared memory. Both leave their sums in the same places, so that what is done to sums is written once: of the
-// 16 x 8 sums `float c[4]` of a tile, lane l holds rows l / 4 (c[0], c[1]) and l / 4 + 8 (c[2], c[3]), columns
-// 2 (l % 4) and the next one. `float sums[M][N / 8][4]` are 16 M rows of N columns.
+// bf16 and f16 use the tensor cores, 16 x 8 x 16 at a time, with f32 sums; f32 uses ordinary multiplications with
+// operands in shared memory. Both leave their sums in the same layout, so that code that processes sums is written
+// once: of the 16 x 8 sums `float c[4]` of a tile, lane l holds rows l / 4 (c[0], c[1]) and l / 4 + 8 (c[2], c[3]),
+// columns 2 (l % 4) and the next one. `float sums[M][N / 8][4]` are 16 M rows of N columns.
 //
-// A matrix in shared memory has rows of `pitch<T, D>()` numbers, 16 bytes more than its D: eight rows then begin in
-// eight different groups of four banks, and no read of eight rows by 16 bytes meets a conflict.
+// A matrix in shared memory has rows of `pitch<T, D>()` elements, 16 bytes more than its D: eight rows then begin in
+// eight different groups of four banks, and a read of 16 bytes from each of eight rows has no bank conflicts.
 //
 // PTX ISA 9.0, sections "Matrix fragments for mma.m16n8k16", "ldmatrix", "cp.async".
 #pragma once
@@ -16,14 +16,14 @@ template <class T, int D> __host__ __device__ constexpr int pitch() { return D +
 
 #ifdef EMULATE
 
-// A place in shared memory.
+// An address in shared memory.
 typedef unsigned char* Place;
 __device__ inline Place place(const void* at) { return static_cast<Place>(const_cast<void*>(at)); }
 
-// Numbers of four 8 x 8 matrices whose rows the lanes point to, eight lanes a matrix.
+// Loads four 8 x 8 matrices; the lanes give the addresses of their rows, eight lanes per matrix.
 template <bool TRANSPOSED> __device__ inline void load_matrices(uint32_t (&to)[4], Place row) {
     Place rows[WARP];
-    if (reinterpret_cast<uintptr_t>(row) % 16 != 0) shim::fail("loads a matrix from %p", row); // as the card would
+    if (reinterpret_cast<uintptr_t>(row) % 16 != 0) shim::fail("loads a matrix from %p", row); // as a GPU would
     shim::exchange(&row, rows, sizeof row);
     int lane = threadIdx.x % WARP, major = lane / 4, minor = 2 * (lane % 4);
     for (int i = 0; i < 4; i++) {
@@ -36,7 +36,7 @@ template <bool TRANSPOSED> __device__ inline void load_matrices(uint32_t (&to)[4
     }
 }
 
-// What a lane holds of 16 x 16, 16 x 8 and 16 x 8 numbers: sums += a b.
+// A lane's elements of the 16 x 16, 16 x 8 and 16 x 8 matrices in sums += a b.
 template <class T> struct Lane {
     T a[8], b[4];
     float sums[4];
@@ -72,8 +72,7 @@ template <class T> __device__ inline void multiply_add(float (&sums)[4], const u
 
 __device__ inline float exp2_fast(float x) { return exp2f(x); }
 
-// Copies 16 bytes to shared memory, or zeros where there is nothing, which is not read then; they arrive when they are
-// waited for.
+// Copies 16 bytes to shared memory, or writes zeros if not `there`, in which case nothing is read; the data arrives at copy_wait().
 __device__ inline void copy_async(Place to, const void* from, bool there) { shim::copy_later(to, there ? from : nullptr); }
 __device__ inline void copy_wait() { shim::copies_arrive(); }
 
@@ -115,20 +114,20 @@ __device__ inline float exp2_fast(float x) {
 }
 
 __device__ inline void copy_async(Place to, const void* from, bool there) {
-    int bytes = there ? 16 : 0; // the rest of the 16 becomes zero
+    int bytes = there ? 16 : 0; // the rest of the 16 bytes becomes zero
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
 __device__ inline void copy_wait() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 #endif
 
-// The left factors and the products of a warp, for two-byte T.
+// Left factors and products of a warp, for two-byte T.
 template <class T> struct Mma {
-    // 16 rows of K numbers held in registers.
+    // 16 rows of K elements, held in registers.
     template <int K> struct Registers {
         uint32_t at[K / 16][4];
 
-        // From shared memory, `rows` being the first of the 16.
+        // Loads from shared memory; `rows` is the first of the 16 rows.
         template <int PITCH> __device__ static Registers load(const T* rows) {
             Registers all;
 #pragma unroll
@@ -136,7 +135,7 @@ template <class T> struct Mma {
             return all;
         }
 
-        // From sums, rounded. `room` is for types that go through shared memory.
+        // Rounds sums to T. `room` is for types that go through shared memory.
         __device__ static Registers round(const float (&sums)[K / 8][4], T* room) {
             Registers all;
 #pragma unroll
@@ -157,7 +156,7 @@ template <class T> struct Mma {
         }
     };
 
-    // 16 rows of K numbers that are read from shared memory where they are needed.
+    // 16 rows of K elements, read from shared memory when needed.
     template <int K, int PITCH> struct Shared {
         const T* rows;
 
@@ -169,7 +168,7 @@ template <class T> struct Mma {
         }
     };
 
-    // sums += left right^T; the right factor, N rows of K numbers, lies in shared memory.
+    // sums += left right^T; the right factor, N rows of K elements, is in shared memory.
     template <int PITCH, int K, class Left, int M, int TILES>
     __device__ static void add_transposed(float (&sums)[M][TILES][4], const Left (&left)[M], const T* right) {
         int lane = threadIdx.x % WARP;
@@ -192,7 +191,7 @@ template <class T> struct Mma {
         }
     }
 
-    // sums += left right; the right factor, K rows of N numbers, lies in shared memory.
+    // sums += left right; the right factor, K rows of N elements, is in shared memory.
     template <int PITCH, int K, class Left, int M, int TILES>
     __device__ static void add(float (&sums)[M][TILES][4], const Left (&left)[M], const T* right) {
         int lane = threadIdx.x % WARP;
@@ -216,9 +215,9 @@ template <class T> struct Mma {
     }
 };
 
-// The same for f32, every factor in shared memory.
+// The same for f32, with all factors in shared memory.
 template <> struct Mma<float> {
-    // Rows of K + 4 numbers in a room of the warp's own, or where they were loaded.
+    // Rows of K elements, in the warp's scratch area or where they were loaded.
     template <int K> struct Registers {
         const float* rows;
         int row_pitch;
@@ -229,7 +228,7 @@ template <> struct Mma<float> {
             constexpr int PITCH = pitch<float, K>();
             int lane = threadIdx.x % WARP;
             float* to = room + lane / 4 * PITCH + 2 * (lane % 4);
-            __syncwarp(); // an earlier product may read the room
+            __syncwarp(); // an earlier product may still read the scratch area
 #pragma unroll
             for (int tile = 0; tile < K / 8; tile++) {
                 store<float, 2>(to + 8 * tile, {{sums[tile][0], sums[tile][1]}});

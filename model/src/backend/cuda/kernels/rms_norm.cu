@@ -1,7 +1,7 @@
-// RMSNorm over rows, or over heads that lie side by side in rows (Zhang & Sennrich 2019, eq. 4).
+// RMSNorm over rows, or over adjacent heads within rows (Zhang & Sennrich 2019, eq. 4).
 //
-// Row i of `rows` is head i % heads of row i / heads of the buffer, whose rows are `width` wide with the heads from
-// column `first` on; a norm over whole rows has one head of the full width.
+// Row i of `rows` is head i % heads of row i / heads of the buffer, whose rows are `width` wide with the heads starting
+// at column `first`; a norm over whole rows has one head of the full width.
 #include "common.cuh"
 
 template <class T> __device__ inline long long row_start(int row, int heads, int width, int first, int d) {
@@ -13,7 +13,7 @@ template <class T> __device__ inline bool rows_are_wide(int width, int first, in
     return width % wide<T>() == 0 && first % wide<T>() == 0 && d % wide<T>() == 0;
 }
 
-// What a lane holds of a row: PACKS times N neighbours, the next ones WARP * N further on. Zeros beyond its end.
+// A lane's part of a row: PACKS groups of N adjacent elements, WARP * N elements apart. Zeros beyond the end of the row.
 template <class T, int N, int PACKS> struct Part {
     Pack<T, N> packs[PACKS];
 
@@ -35,9 +35,9 @@ template <class T, int N, int PACKS> struct Part {
             if (place(p) < d) store(row + place(p), packs[p]);
     }
 
-    // From and to a place that may not be aligned.
+    // Read from and write to an address that may not be aligned.
     __device__ static Part read_any(const T* row, int d) {
-        constexpr int STEP = N * sizeof(T) > 16 ? 16 / (int)sizeof(T) : N; // 8 of f32 are two of 16 bytes
+        constexpr int STEP = N * sizeof(T) > 16 ? 16 / (int)sizeof(T) : N; // 8 f32 elements are two loads of 16 bytes
         bool is_aligned = (uintptr_t)row % (STEP * sizeof(T)) == 0;
         Part part = {};
 #pragma unroll
@@ -69,15 +69,15 @@ template <class T, int N, int PACKS> struct Part {
     }
 };
 
-// A kernel's run<N>(), 16 bytes at a time where rows allow it.
+// Calls run<N>() of a kernel, with 16 bytes at a time if the rows allow it.
 #define RUN_IN_PARTS()                                          \
     if (rows_are_wide<T>(width, first, d)) run<wide<T>()>(); \
     else run<1>();
 
-// y = x / rms(x) * scale, a warp a row; `y` may be `x`.
+// y = x / rms(x) * scale, one warp per row; `y` may be `x`.
 template <class T, int PACKS, bool WHOLE> struct RmsNorm {
     T* y;
-    float* inverse; // 1 / rms, (rows,): written, or read where `again`
+    float* inverse; // 1 / rms, (rows,): written, or read if `again`
     const T* x;
     const float* scale;
     int rows, d, heads, width, first, again;
@@ -89,7 +89,7 @@ template <class T, int PACKS, bool WHOLE> struct RmsNorm {
         int row = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP, lane = threadIdx.x % WARP;
         if (row >= rows) return;
         long long start = row_start<T>(row, heads, width, first, d);
-        const int end = WHOLE ? 1 : d; // one part, or one after the other
+        const int end = WHOLE ? 1 : d; // a single part, or several in sequence
         Some part = Some::read(x + start, d);
         float r;
         if (again) {
@@ -130,11 +130,11 @@ EXPORT(RmsNorm3, rms_norm_3, 256)
 EXPORT(RmsNorm4, rms_norm_4, 256)
 EXPORT(RmsNormLong, rms_norm_long, 256)
 
-// With r = 1 / rms: dx = r w dy - r^3 x mean(x w dy), added to `dx` or instead of what is there; each block's sum over
-// its rows of dw = r x dy goes to its row of `partial`, (blocks, d). Each warp keeps its sums in registers, or where rows
-// are longer than those in shared memory, (warps, d).
+// With r = 1 / rms: dx = r w dy - r^3 x mean(x w dy), added to `dx` or overwriting it; each block's sum over its rows
+// of dw = r x dy is written to its row of `partial`, (blocks, d). Each warp keeps its sums in registers or, if rows are
+// too long for that, in shared memory, (warps, d).
 template <class T, int PACKS, bool WHOLE> struct RmsNormBackward {
-    T* dx; // may be `dy` where it is not added to
+    T* dx; // may be `dy` if it is overwritten
     float* partial;
     const T* dy;
     const T* x;
@@ -149,7 +149,7 @@ template <class T, int PACKS, bool WHOLE> struct RmsNormBackward {
         SHARED(float, room); // (warps, d)
         int warp = threadIdx.x / WARP, warps = blockDim.x / WARP, lane = threadIdx.x % WARP;
         float* mine = room + warp * d;
-        const int end_of_row = WHOLE ? 1 : d; // one part, or one after the other
+        const int end_of_row = WHOLE ? 1 : d; // a single part, or several in sequence
         Sums sums = {};
         if (!WHOLE)
             for (int i = lane; i < d; i += WARP) mine[i] = 0.0f;
@@ -159,11 +159,11 @@ template <class T, int PACKS, bool WHOLE> struct RmsNormBackward {
             long long start = row_start<T>(row, heads, width, first, d);
             float r = inverse[row], inner = 0.0f;
             Some of_x = {}, of_y = {}, sum = {};
-            if (WHOLE && adds) sum = Some::read(dx + start, d); // on its way while the rest is computed
+            if (WHOLE && adds) sum = Some::read(dx + start, d); // the load overlaps the computation below
             for (int i = 0; i < end_of_row; i += STEP) {
                 of_x = Some::read(x + start + i, d - i);
                 of_y = Some::read(dy + start + i, d - i);
-                Sums scales = Sums::read_any(scale + i, d - i); // from the nearest cache: registers are few
+                Sums scales = Sums::read_any(scale + i, d - i); // from the L1 cache each time: registers are scarce
                 if (!WHOLE) sums = Sums::read_any(mine + i, d - i);
 #pragma unroll
                 for (int p = 0; p < PACKS; p++)
@@ -208,8 +208,8 @@ template <class T> using RmsNormBackwardLong = RmsNormBackward<T, 2, false>;
 EXPORT(RmsNormBackward1, rms_norm_backward_1, 256)
 EXPORT(RmsNormBackwardLong, rms_norm_backward_long, 256)
 
-// The same of wide rows whose 16 bytes are aligned, a block a row, two of them at a time: each thread has its own columns,
-// and their sums. At least d / wide<T>() threads.
+// The same for wide rows with 16-byte alignment, one block per row, two rows at a time: each thread has its own columns
+// and their sums. Requires at least d / wide<T>() threads.
 template <class T> struct RmsNormBackwardWide {
     T* dx;
     float* partial;
@@ -251,7 +251,7 @@ template <class T> struct RmsNormBackwardWide {
                 }
                 inner[i] = warp_sum(inner[i]);
             }
-            __syncthreads(); // everybody has read the sums of the rows before
+            __syncthreads(); // all threads have read the sums of the previous rows
             if (threadIdx.x % WARP == 0) {
                 room[warp] = inner[0];
                 room[warps + warp] = inner[1];

@@ -1,5 +1,5 @@
-// Rotary positions on interleaved pairs (Su et al. 2021, eq. 34), together with the way between rows of queries, keys
-// and values and the layout of attention, head by head.
+// Rotary position embedding on interleaved pairs (Su et al. 2021, eq. 34), combined with the conversion between rows of
+// queries, keys and values and the per-head layout of attention.
 #include "common.cuh"
 
 template <class T> struct Heads {
@@ -11,9 +11,9 @@ template <class T> struct Heads {
     const float* sin;
     const unsigned* positions; // (n,)
     int n, n_kv_heads, repeats, head_dim;
-    float scale; // of queries
+    float scale; // scale of queries
 
-    // Goes over all N neighbours of a row, with their place head by head. `turn` is 1 forward and -1 backward.
+    // Visits every group of N adjacent elements of a row and its place in the per-head layout. `turn` is 1 forward and -1 backward.
     template <int N> __device__ void run(bool split, float turn) const {
         int n_heads = n_kv_heads * repeats, packs = (n_heads + 2 * n_kv_heads) * head_dim / N;
         long long all = (long long)n * packs;

@@ -1,17 +1,17 @@
-// The router of a mixture of experts: scores, the best experts of each token, rows expert by expert, balancing.
+// The router of a mixture of experts: scores, the best experts of each token, rows grouped by expert, balancing.
 //
-// Rows are put in order by counting, always in the same order: each block of tokens counts its choices, one block sums
-// the counts up, and each block then gives its choices their rows.
+// Rows are ordered by a counting sort, always in the same order: each block of tokens counts its choices, one block
+// computes the prefix sums, and each block then assigns rows to its choices.
 #include "common.cuh"
 
-constexpr int TOKENS = 256; // of a block
-constexpr float TINY = 1e-20f; // keeps a sum of scores from being zero, as MiniMind does
+constexpr int TOKENS = 256; // per block
+constexpr float TINY = 1e-20f; // keeps a sum of scores from being zero, as in MiniMind
 
-// Softmax over experts; the best top_k, equal scores preferring the lower expert. A thread a token.
+// Softmax over experts and selection of the best top_k; equal scores prefer the lower index. One thread per token.
 template <class T> struct Route {
     float* scores;     // (n, experts)
     unsigned* chosen;  // (n, top_k), best first
-    float* weights;    // (n, top_k), to sum to one where top_k > 1
+    float* weights;    // (n, top_k), normalized to sum to one if top_k > 1
     const T* logits;   // (n, experts)
     int n, experts, top_k;
 
@@ -47,7 +47,7 @@ template <class T> struct Route {
 };
 EXPORT(Route, route, 256)
 
-// How often each block of tokens chose each expert: (experts, blocks).
+// Counts how often each block of tokens chose each expert: (experts, blocks).
 struct CountRows {
     int* counts;
     const unsigned* chosen;
@@ -66,7 +66,7 @@ struct CountRows {
 };
 EXPORT_ONE(CountRows, count_rows, TOKENS)
 
-// Counts become the first row of each expert and block; `offsets`: the first row of each expert, and the end. One block.
+// Replaces counts by the first row of each expert and block; `offsets`: the first row of each expert, and the end. One block.
 struct PlaceRows {
     int* counts;
     int* offsets; // (experts + 1,)
@@ -98,12 +98,12 @@ struct PlaceRows {
 };
 EXPORT_ONE(PlaceRows, place_rows, 256)
 
-// Names each row by its place among the choices, token times top_k and slot; a warp goes over the block's choices for
+// Identifies each row by its index among the choices, token times top_k plus slot; a warp scans the block's choices for
 // every eighth expert.
 struct OrderRows {
-    unsigned* order;      // (n top_k,), row by row
-    unsigned* row_of;     // (n top_k,), place by place
-    float* row_weights;   // (n top_k,), row by row
+    unsigned* order;      // (n top_k,), choice of each row
+    unsigned* row_of;     // (n top_k,), row of each choice
+    float* row_weights;   // (n top_k,), weight of each row
     const int* firsts;    // (experts, blocks)
     const unsigned* chosen;
     const float* weights;
@@ -132,8 +132,8 @@ struct OrderRows {
 };
 EXPORT_ONE(OrderRows, order_rows, 256)
 
-// Of each span of tokens: how often each expert was chosen, the mean of its scores, and the sum of the entropies of
-// scores in nats. A block a span.
+// For each span of tokens: how often each expert was chosen, its mean score, and the sum of the entropies of the scores
+// in nats. One block per span.
 struct RouteSpans {
     float* loads;   // (spans, experts)
     float* means;   // (spans, experts)
@@ -144,7 +144,7 @@ struct RouteSpans {
     int experts, top_k;
 
     __device__ void operator()() const {
-        SHARED(float, room); // (32,), then (experts,) of counts
+        SHARED(float, room); // (32,), then (experts,) counts
         int* count = (int*)(room + WARP);
         int first = spans[blockIdx.x], end = spans[blockIdx.x + 1];
         for (int e = threadIdx.x; e < experts; e += blockDim.x) count[e] = 0;
@@ -169,19 +169,19 @@ struct RouteSpans {
 };
 EXPORT_ONE(RouteSpans, route_spans, 256)
 
-// The gradient of the logits, from that of the rows' weights and of the balancing loss. A thread a token.
+// The gradient of the logits, from those of the row weights and of the balancing loss. One thread per token.
 template <class T> struct RouteBackward {
     T* dlogits;              // (n, experts)
-    const float* dweights;   // (n top_k,), row by row
+    const float* dweights;   // (n top_k,), grouped by expert
     const float* scores;
     const unsigned* chosen;
     const float* weights;    // (n, top_k)
     const unsigned* row_of;
-    const float* loads;      // of spans, (spans, experts); null: nothing is balanced
-    const float* load;       // each expert's share of a larger batch times their number, (experts,); null: that of spans
+    const float* loads;      // choices per span, (spans, experts); null: no balancing loss
+    const float* load;       // of a larger batch: each expert's share times their number, (experts,); null: of the span
     const unsigned* spans;   // (n_spans + 1,)
     int n, experts, top_k, n_spans;
-    float balance; // weight of each span's balance
+    float balance; // weight of each span's balancing loss
 
     __device__ void operator()() const {
         SHARED(float, room); // (blockDim.x, experts): gradients of scores
@@ -203,7 +203,7 @@ template <class T> struct RouteBackward {
         }
         for (int slot = 0; slot < top_k; slot++) grad[mine[slot]] += (dweights[row[slot]] - mean) / total;
         if (loads) {
-            int low = 0, high = n_spans - 1; // the last span that begins at the token or before
+            int low = 0, high = n_spans - 1; // the last span that begins at or before the token
             while (low < high) {
                 int middle = (low + high + 1) / 2;
                 if (spans[middle] <= (unsigned)token) low = middle;
@@ -222,12 +222,12 @@ template <class T> struct RouteBackward {
 };
 EXPORT(RouteBackward, route_backward, 64)
 
-// Adds the rows of each token to it, in the order of its choices, each times its weight where there are any.
+// Adds the rows of each token to it, in the order of its choices, multiplied by their weights if there are any.
 template <class T> struct Unpermute {
     T* y;                 // (n, width)
     const T* x;           // (n top_k, width)
     const unsigned* row_of;
-    const float* weights; // (n, top_k); null is one for each
+    const float* weights; // (n, top_k); null means 1 for every row
     int n, width, top_k;
 
     template <int N> __device__ void run() const {

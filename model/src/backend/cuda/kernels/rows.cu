@@ -1,7 +1,7 @@
-// Activations element by element and row by row, and numbers of f32 as such.
+// Element-wise and row-wise operations on activations, and conversions from and to f32.
 #include "common.cuh"
 
-// Every element that this thread works on, N at a time.
+// Iterates over the elements that this thread processes, N at a time.
 #define EACH_PACK(i, len, N)                                                                       \
     for (long long i = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * N; i + N <= (len); \
          i += (long long)gridDim.x * blockDim.x * N)
@@ -27,7 +27,7 @@ template <class T> struct Add {
 };
 EXPORT(Add, add, 256)
 
-// x *= the factors of dropout.
+// x *= dropout factors.
 template <class T> struct Drop {
     T* x;
     long long len;
@@ -39,7 +39,7 @@ template <class T> struct Drop {
 };
 EXPORT(Drop, dropout, 256)
 
-// Rows of `from`, each named by a number of `places` over `divisor`, side by side: (n, width).
+// Gathers rows of `from`, at index places[i] / divisor: (n, width).
 template <class T> struct Gather {
     T* to;
     const T* from;
@@ -62,7 +62,7 @@ template <class T> struct Gather {
 };
 EXPORT(Gather, gather, 256)
 
-// Rows of `from` to the rows of `to` that `places` names.
+// Scatters the rows of `from` to the rows of `to` given by `places`.
 template <class T> struct Scatter {
     T* to;
     const T* from;
@@ -85,7 +85,7 @@ template <class T> struct Scatter {
 };
 EXPORT(Scatter, scatter, 256)
 
-// Numbers of f32 as T.
+// Converts f32 to T.
 template <class T> struct Narrow {
     T* to;
     const float* from;
@@ -97,7 +97,7 @@ template <class T> struct Narrow {
 };
 EXPORT(Narrow, narrow, 256)
 
-// Numbers of T as f32.
+// Converts T to f32.
 template <class T> struct Widen {
     float* to;
     const T* from;
@@ -109,8 +109,8 @@ template <class T> struct Widen {
 };
 EXPORT(Widen, widen, 256)
 
-// Adds to each of `width` sums the numbers of its column in `partial`, (rows, width), always in the same order.
-// Blocks of 32 columns; 1024 threads, a warp for every 32nd row.
+// Adds to each of `width` sums the elements of its column in `partial`, (rows, width), always in the same order. A
+// block processes 32 columns with 1024 threads; each warp takes every 32nd row.
 struct ColumnSum {
     float* sums;
     const float* partial;
@@ -132,13 +132,13 @@ struct ColumnSum {
 };
 EXPORT_ONE(ColumnSum, column_sum, 1024)
 
-// Positions of keys and values, head by head, from one place to another: (heads, count, head_dim) of each.
+// Copies positions of keys and values for every head: (heads, count, head_dim) per piece.
 template <class T> struct CopyPositions {
     struct Piece {
         T* to;
         const T* from;
-        long long to_stride, from_stride; // from head to head
-        int len, unused;                  // numbers of a head
+        long long to_stride, from_stride; // between heads
+        int len, unused;                  // elements per head
     };
     const Piece* pieces;
 

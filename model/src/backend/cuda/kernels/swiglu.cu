@@ -1,4 +1,4 @@
-// silu(gate) up (Shazeer 2020, eq. 6); rows hold the gate first.
+// silu(gate) up (Shazeer 2020, eq. 6); each row holds the gate first.
 #include "common.cuh"
 
 __device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
@@ -31,12 +31,13 @@ template <class T> struct SwiGlu {
 };
 EXPORT(SwiGlu, swiglu, 256)
 
-// In place, a warp a row: `y` is the gradient of the weighted result and then that result; `x` becomes its gradient.
+// In place, one warp per row: `y` is the gradient of the weighted result on entry and that result on return; `x`
+// becomes its own gradient.
 template <class T> struct SwiGluBackward {
     T* y;                 // (n, hidden)
     T* x;                 // (n, 2 hidden)
     float* dweights;      // (n,)
-    const float* weights; // (n,); null is one for each
+    const float* weights; // (n,); null means 1 for every row
     int n, hidden;
 
     template <int N> __device__ void run() const {

@@ -1,11 +1,11 @@
-// Between the gradient and the weights. Numbers are of f32; T is the type of the working copies of weights.
+// Optimizer updates. Values are f32; T is the type of the working copies of weights.
 #include "common.cuh"
 
 #define EACH(i, len)                                                                     \
     for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < (len); \
          i += (long long)gridDim.x * blockDim.x)
 
-// Each block's part of the sum of squares, in f64; blockIdx.y names one of several arrays that lie one after the other.
+// Each block's partial sum of squares, in f64; blockIdx.y is the index of one of several consecutive arrays.
 struct SumOfSquares {
     double* parts; // (arrays, blocks)
     const float* x; // (arrays, len)
@@ -44,7 +44,7 @@ EXPORT_ONE(Accumulate, accumulate, 256)
 // Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2).
 template <class T> struct AdamW {
     float* w;
-    T* working; // null: there are no copies
+    T* working; // null if there are no working copies
     float* m;
     float* v;
     const float* grad;
@@ -67,12 +67,12 @@ template <class T> struct AdamW {
 };
 EXPORT(AdamW, adamw, 256)
 
-// Muon's momentum of matrices of one shape, blockIdx.y of them, and their updates with Nesterov's step ahead.
+// Muon's momentum of several matrices of one shape, indexed by blockIdx.y, and their updates with Nesterov look-ahead.
 struct MuonMomentum {
     float* update; // (matrices, len)
     float* momentum;
     const float* grad;
-    const long long* starts; // where each matrix begins among all weights
+    const long long* starts; // offset of each matrix in the weights
     long long len;
     float beta, grad_scale;
 
@@ -90,7 +90,7 @@ struct MuonMomentum {
 };
 EXPORT_ONE(MuonMomentum, muon_momentum, 256)
 
-// x /= the root of the sum of `parts`, and a little; blockIdx.y as in SumOfSquares.
+// x /= sqrt(sum of `parts`) + eps; blockIdx.y as in SumOfSquares.
 struct Normalise {
     float* x;
     const double* parts;
@@ -109,10 +109,10 @@ struct Normalise {
 };
 EXPORT_ONE(Normalise, normalise, 256)
 
-// w = keep w - rate update, of the matrices of MuonMomentum.
+// w = keep w - rate update, for the matrices of MuonMomentum.
 template <class T> struct MuonStep {
     float* w;
-    T* working; // null: there are no copies
+    T* working; // null if there are no working copies
     const float* update;
     const long long* starts;
     long long len;

@@ -1,8 +1,8 @@
-//! What was found in prepared data, kept beside it: every exam of every trial that was trained on it finds the same.
+//! Cache of search results next to the prepared data: all exams of all trials trained on that data have the same result.
 //!
-//! *Invariant:* a file is whole or absent, and one that cannot be read, or not be written, costs time and nothing else.
+//! *Invariant:* a file is complete or absent, and a failure to read or write it costs only time.
 
-use super::{FEWEST, Found, Index, Place, WORDS};
+use super::{Found, Index, MIN_WORDS, NGRAM_WORDS, Place};
 use crate::exam::Sheet;
 use crate::fsutil::{create_dir, hex, write_atomic};
 use crate::runs::files::CONTAMINATION;
@@ -16,27 +16,27 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-/// Raised where the same questions and texts come to something else.
+/// Version of the search; incremented if the same questions and texts give another result.
 const VERSION: usize = 1;
 
-/// How often is looked whether who searches has ended.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Interval at which a held lock is tried again.
+const LOCK_POLL: Duration = Duration::from_millis(100);
 
-/// A question in the texts of a stage.
+/// Cache entry: a question found in texts of a stage.
 #[derive(Debug, Serialize, Deserialize)]
-struct Kept {
+struct CacheEntry {
     question: u32,
     source: String,
     file: String,
     texts: u64,
 }
 
-/// What is found in the text of `stage` by the index of `sheets`: as it is kept in the folder of prepared data, `data`, or
-/// else by `search`, and then kept. Of several that want it at once one searches and the others wait, where the file
-/// system has locks; where it has none, each searches.
+/// Returns what the index finds in the text of `stage`: from the cache in the folder of prepared data, `data`, or else from
+/// `search`, whose result is then cached. Of several concurrent callers one searches and the others wait, if the file
+/// system has locks; otherwise each searches.
 ///
 /// # Errors
-/// What `search` fails with; [`crate::stop::Stopped`] once `stop` is set.
+/// Any error of `search`; [`crate::stop::Stopped`] once `stop` is set.
 pub fn of_stage(
     data: &Path,
     stage: &str,
@@ -49,7 +49,7 @@ pub fn of_stage(
     if let Some(found) = read(&path, stage, index) {
         return Ok(found);
     }
-    // The data may lie where nobody may write.
+    // The folder of the data may be read-only.
     let lock = create_dir(&folder).and_then(|()| wait(&folder.join(".lock"), stop));
     let _lock = match lock {
         Err(error) if error.is::<Stopped>() => return Err(error),
@@ -65,45 +65,45 @@ pub fn of_stage(
         }
     };
     let found = search()?;
-    let kept = found.iter().map(|((question, place), texts)| Kept {
+    let entries = found.iter().map(|((question, place), texts)| CacheEntry {
         question: *question,
         source: place.source.clone(),
         file: place.file.clone(),
         texts: *texts,
     });
-    if let Err(error) = write_atomic(&path, &serde_json::to_vec(&kept.collect::<Vec<_>>())?) {
-        tracing::warn!("{error:#}; the next exam looks through the text of {stage} again");
+    if let Err(error) = write_atomic(&path, &serde_json::to_vec(&entries.collect::<Vec<_>>())?) {
+        tracing::warn!("{error:#}; the next exam searches the text of {stage} again");
     }
     Ok(found)
 }
 
-/// What is kept, where that is whole.
+/// Reads a cache file; `None` if it is missing, damaged, or refers to a question that does not exist.
 fn read(path: &Path, stage: &str, index: &Index) -> Option<Found> {
-    let kept: Vec<Kept> = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    let entries: Vec<CacheEntry> = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
     let place = |source, file| Arc::new(Place { stage: stage.into(), source, file });
-    let found = kept.into_iter().map(|Kept { question, source, file, texts }| {
+    let found = entries.into_iter().map(|CacheEntry { question, source, file, texts }| {
         ((question as usize) < index.questions).then(|| ((question, place(source, file)), texts))
     });
     found.collect()
 }
 
-/// Waits until nobody else holds a lock, and holds it.
+/// Waits for a lock and takes it.
 fn wait(path: &Path, stop: &AtomicBool) -> Result<File> {
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
     loop {
         check(stop)?;
         match file.try_lock() {
-            Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK_EVERY),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_POLL),
             Err(TryLockError::Error(error)) => return Err(error.into()),
             Ok(()) => return Ok(file),
         }
     }
 }
 
-/// Of all that is looked for.
+/// Returns the digest of everything that determines the search: its parameters and the texts of the questions.
 fn digest(sheets: &[Sheet]) -> String {
     let mut digest = Sha256::new();
-    for number in [VERSION, WORDS, FEWEST] {
+    for number in [VERSION, NGRAM_WORDS, MIN_WORDS] {
         digest.update((number as u64).to_le_bytes());
     }
     for question in sheets.iter().flat_map(|sheet| &sheet.questions) {
@@ -156,14 +156,14 @@ mod tests {
                 assert_eq!(asked.join().unwrap(), found(1));
             }
         });
-        // Subjects, ids and keys are not looked for; texts are, in each stage.
+        // Subjects, ids and answer keys do not affect the search; texts and the stage do.
         let mut renamed = sheet("one two three four five");
         (renamed[0].subject, renamed[0].questions[0].answer) = ("art".into(), 'B');
         assert_eq!(ask(&renamed, "sft"), found(1));
         assert_eq!(ask(&sheet("one two three four six"), "sft"), found(2));
         ask(&one, "dpo");
         assert_eq!(searches.load(Ordering::SeqCst), 3);
-        // What is damaged, or speaks of a question that there is not, is found again.
+        // A file that is damaged or refers to a missing question is replaced by a new search.
         let path = data.path().join(CONTAMINATION).join(format!("sft-{}.json", digest(&one)));
         for broken in ["", "[{\"question\":9,\"source\":\"\",\"file\":\"\",\"texts\":1}]"] {
             std::fs::write(&path, broken).unwrap();

@@ -1,15 +1,15 @@
-//! What a trial will never have, by its configuration: measures of stages, exams and sets that are not part of it.
+//! Values that a trial cannot have, by its configuration: measures of stages, exams and validation sets that it lacks.
 
 use super::columns::Column;
 use super::of_stage::NO_EXPERTS;
 use crate::config::{Source, TrainStage, TrialConfig, did_you_mean, recipe};
 
-/// Why nothing of a part of the recipe will be there, and the remedy.
-pub fn off(part: &str) -> String {
+/// Message that a part of the recipe is disabled, with the remedy.
+pub fn disabled_message(part: &str) -> String {
     format!("{part} is not part of the recipe; set {part}.enabled = true")
 }
 
-/// Why a trial of this configuration will have no value in a column that is measured; `None` where it may have one.
+/// Why a trial with this configuration will have no value in a measured column; `None` if it may have one.
 pub fn of_column(column: &Column, config: &TrialConfig) -> Option<String> {
     if let Some(column) = column.of_stage() {
         return column.lack(config);
@@ -28,11 +28,11 @@ pub fn of_column(column: &Column, config: &TrialConfig) -> Option<String> {
     }
 }
 
-/// Why there will be no curves of a stage; `split` as in the experiment's file.
+/// Why a stage will have no curves; `None` if it may have them. `split` is as in the experiment file.
 pub fn of_curves(stage: TrainStage, split: &str, config: &TrialConfig) -> Option<String> {
     let name = stage.name();
     if !recipe(config).contains(&stage) {
-        return Some(off(name));
+        return Some(disabled_message(name));
     }
     if config.data.source != Source::Files {
         return None;
@@ -52,7 +52,7 @@ pub fn of_curves(stage: TrainStage, split: &str, config: &TrialConfig) -> Option
 fn of_exam(name: &str, config: &TrialConfig) -> Option<String> {
     let exam = &config.exam;
     if config.exams().is_empty() {
-        return Some(off("exam"));
+        return Some(disabled_message("exam"));
     }
     match name {
         "at" if exam.shares() == [1.0] => Some(
@@ -66,7 +66,9 @@ fn of_exam(name: &str, config: &TrialConfig) -> Option<String> {
         }
         "exam_contaminated" | "exam_correct_clean" | "exam_questions_clean" | "exam_accuracy_clean" => {
             match (&exam.sheets, exam.contamination) {
-                (None, _) => Some("exam.sheets is unset, and only its questions are looked for".into()),
+                (None, _) => Some(
+                    "exam.sheets is unset; only questions of sheets are searched for in training text".into(),
+                ),
                 (_, false) => Some("exam.contamination = false".into()),
                 _ => None,
             }
@@ -75,11 +77,11 @@ fn of_exam(name: &str, config: &TrialConfig) -> Option<String> {
     }
 }
 
-/// Losses are told of pretraining.
+/// Why there will be no validation loss, which is that of pretraining; `None` if there may be one.
 fn of_validation(config: &TrialConfig) -> Option<String> {
     let data = &config.data;
     if !config.pretrain.training.enabled {
-        return Some(off("pretrain"));
+        return Some(disabled_message("pretrain"));
     }
     let is_held_out = TrainStage::Pretrain.val_files(data).is_some() || data.val_share > 0.0;
     let is_probe = !matches!(data.source, Source::World | Source::Files);
@@ -89,12 +91,12 @@ fn of_validation(config: &TrialConfig) -> Option<String> {
 fn of_set(set: &str, config: &TrialConfig) -> Option<String> {
     let data = &config.data;
     if !config.pretrain.training.enabled {
-        return Some(off("pretrain"));
+        return Some(disabled_message("pretrain"));
     }
     let sets = match data.source {
         Source::Files => TrainStage::Pretrain.val_files(data),
-        Source::World => None,
-        // A probe names its own.
+        Source::World => return Some("data.source = \"world\" has no named validation sets".into()),
+        // A probe names its own sets.
         _ => return None,
     };
     let names: Vec<&str> = sets.into_iter().flat_map(|(_, sets)| sets.names()).collect();

@@ -1,7 +1,7 @@
-//! A scene as SVG and PNG, drawn by plotters.
+//! Rendering of a scene as SVG and PNG with plotters.
 
 use super::font;
-use super::scene::{Anchor, At, Scene, Shape, Text};
+use super::scene::{Anchor, Position, Scene, Shape, Text};
 use ab_glyph::{Font, PxScale, point};
 use anyhow::{Context, Result, anyhow};
 use plotters::coord::Shift;
@@ -10,31 +10,31 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontTransform, TextStyle};
 use std::path::Path;
 
-/// Units of an SVG to a point: plotters counts in whole ones.
-const FINE: f64 = 20.0;
+/// SVG units per point, since plotters has integer coordinates.
+const SVG_UNITS_PER_POINT: f64 = 20.0;
 
-/// Pixels of a PNG to an inch.
+/// PNG pixels per inch.
 const DPI: f64 = 300.0;
 
-/// What plotters takes for the size of a font with an em of 1.
+/// Font size that plotters needs for an em of 1.
 const PLOTTERS_EM: f64 = 1.24;
 
-/// Half the height of an x, in ems: plotters' text stands about its middle.
+/// Half the x-height in ems: plotters centres text vertically there.
 const HALF_X: f64 = 0.2735;
 
-/// An area of plotters', so many of its units to a point.
+/// A drawing area of plotters, with `scale` of its units per point.
 struct Area<B: DrawingBackend> {
     area: DrawingArea<B, Shift>,
     scale: f64,
-    /// Whether a line is drawn piece by piece: plotters' thick lines have no round corners.
-    is_in_pieces: bool,
+    /// Whether lines are drawn segment by segment: thick lines of plotters have no round joins.
+    by_segments: bool,
 }
 
 impl<B: DrawingBackend> Area<B>
 where
     B::ErrorType: 'static,
 {
-    fn at(&self, (x, y): At) -> (i32, i32) {
+    fn at(&self, (x, y): Position) -> (i32, i32) {
         ((x * self.scale).round() as i32, (y * self.scale).round() as i32)
     }
 
@@ -42,31 +42,32 @@ where
         (length * self.scale).round().max(1.0) as u32
     }
 
-    /// Draws a shape; a text by `write`.
+    /// Draws a shape; `write` draws text.
     fn draw(&self, shape: &Shape, write: &dyn Fn(&Text) -> Result<()>) -> Result<()> {
-        let told = |drawn: Result<(), DrawingAreaErrorKind<B::ErrorType>>| drawn.map_err(|e| anyhow!("{e}"));
+        let checked =
+            |drawn: Result<(), DrawingAreaErrorKind<B::ErrorType>>| drawn.map_err(|e| anyhow!("{e}"));
         match shape {
             Shape::Text(text) => write(text),
             Shape::Area { points, ink } => {
                 let points: Vec<_> = points.iter().map(|p| self.at(*p)).collect();
-                told(self.area.draw(&Polygon::new(points, RGBAColor::from(*ink).filled())))
+                checked(self.area.draw(&Polygon::new(points, RGBAColor::from(*ink).filled())))
             }
             Shape::Disc { at, radius, ink } => {
                 let circle = Circle::new(self.at(*at), self.length(*radius), RGBAColor::from(*ink).filled());
-                told(self.area.draw(&circle))
+                checked(self.area.draw(&circle))
             }
             Shape::Line { points, ink, width } => {
                 let (width, ink) = (self.length(*width), RGBAColor::from(*ink));
                 let points: Vec<_> = points.iter().map(|p| self.at(*p)).collect();
-                if !self.is_in_pieces {
-                    return told(self.area.draw(&PathElement::new(points, ink.stroke_width(width))));
+                if !self.by_segments {
+                    return checked(self.area.draw(&PathElement::new(points, ink.stroke_width(width))));
                 }
                 for pair in points.windows(2) {
-                    told(self.area.draw(&PathElement::new(pair.to_vec(), ink.stroke_width(width))))?;
+                    checked(self.area.draw(&PathElement::new(pair.to_vec(), ink.stroke_width(width))))?;
                 }
                 if width > 2 {
                     for corner in points.iter().skip(1).take(points.len().saturating_sub(2)) {
-                        told(self.area.draw(&Circle::new(*corner, width / 2, ink.filled())))?;
+                        checked(self.area.draw(&Circle::new(*corner, width / 2, ink.filled())))?;
                     }
                 }
                 Ok(())
@@ -79,25 +80,25 @@ fn size(scene: &Scene, scale: f64) -> (u32, u32) {
     ((scene.width * scale).round() as u32, (scene.height * scale).round() as u32)
 }
 
-/// The scene as SVG; its text is text, for the reader's fonts.
+/// Returns the scene as SVG, with text elements that use the fonts of the reader.
 pub fn svg(scene: &Scene) -> Result<String> {
     let mut svg = String::new();
-    let (width, height) = size(scene, FINE);
+    let (width, height) = size(scene, SVG_UNITS_PER_POINT);
     {
         let area = SVGBackend::with_string(&mut svg, (width, height)).into_drawing_area();
         area.fill(&WHITE).map_err(|e| anyhow!("{e}"))?;
-        let area = Area { area, scale: FINE, is_in_pieces: false };
+        let area = Area { area, scale: SVG_UNITS_PER_POINT, by_segments: false };
         let write = |text: &Text| {
             let h = match text.anchor {
                 Anchor::Start => HPos::Left,
                 Anchor::Middle => HPos::Center,
                 Anchor::End => HPos::Right,
             };
-            // Half an x below the middle is the baseline.
+            // The baseline is half the x-height below the middle.
             let (x, y) = text.at;
             let back = HALF_X * text.size;
             let at = if text.is_upwards { (x - back, y) } else { (x, y - back) };
-            let font = (font::family(&text.text), text.size * FINE * PLOTTERS_EM);
+            let font = (font::family(&text.text), text.size * SVG_UNITS_PER_POINT * PLOTTERS_EM);
             let transform = if text.is_upwards { FontTransform::Rotate270 } else { FontTransform::None };
             let mut style =
                 TextStyle::from(font.into_font()).pos(Pos::new(h, VPos::Center)).transform(transform);
@@ -108,7 +109,7 @@ pub fn svg(scene: &Scene) -> Result<String> {
         area.area.present().map_err(|e| anyhow!("{e}"))?;
     }
     let (_, rest) = svg.split_once('>').context("an SVG without a head")?;
-    // In a page a narrow figure stays narrow, but for a telephone's.
+    // On a page a narrow figure stays narrow, except on a phone screen.
     let most = scene.width / 486.0 * 100.0;
     let head = format!(
         "<svg width=\"{:.3}in\" height=\"{:.3}in\" viewBox=\"0 0 {width} {height}\" style=\"max-width:max({most:.0}%,20em)\" \
@@ -120,29 +121,30 @@ pub fn svg(scene: &Scene) -> Result<String> {
     Ok(head + rest)
 }
 
-/// The scene as PNG of 300 dots an inch; drawn in a file of this name, which goes again.
-pub fn png(scene: &Scene, beside: &Path) -> Result<Vec<u8>> {
+/// Returns the scene as PNG at 300 dots per inch, drawn by way of the file `temporary`, which is removed again.
+pub fn png(scene: &Scene, temporary: &Path) -> Result<Vec<u8>> {
     let scale = DPI / 72.0;
     {
-        let area = BitMapBackend::new(beside, size(scene, scale)).into_drawing_area();
+        let area = BitMapBackend::new(temporary, size(scene, scale)).into_drawing_area();
         area.fill(&WHITE).map_err(|e| anyhow!("{e}"))?;
-        let area = Area { area, scale, is_in_pieces: true };
+        let area = Area { area, scale, by_segments: true };
         let write = |text: &Text| {
-            set(text, scale, &|at, ink| area.area.draw_pixel(at, &ink).map_err(|e| anyhow!("{e}")))
+            draw_text(text, scale, &|at, ink| area.area.draw_pixel(at, &ink).map_err(|e| anyhow!("{e}")))
         };
         scene.shapes.iter().try_for_each(|shape| area.draw(shape, &write))?;
         area.area.present().map_err(|e| anyhow!("{e}"))?;
     }
     let drawn = || -> std::io::Result<Vec<u8>> {
-        let bytes = std::fs::read(beside)?;
-        std::fs::remove_file(beside)?;
+        let bytes = std::fs::read(temporary)?;
+        std::fs::remove_file(temporary)?;
         Ok(bytes)
     };
-    Ok(with_resolution(drawn().with_context(|| format!("{}: cannot be drawn", beside.display()))?))
+    Ok(with_resolution(drawn().with_context(|| format!("{}: cannot be drawn", temporary.display()))?))
 }
 
-/// Sets a line of text, pixel by pixel: letters stand where the font's measures have them, not at whole pixels.
-fn set(text: &Text, scale: f64, dot: &dyn Fn((i32, i32), RGBAColor) -> Result<()>) -> Result<()> {
+/// Draws a line of text pixel by pixel: glyphs are placed at fractional positions along the line, by the metrics of the
+/// font.
+fn draw_text(text: &Text, scale: f64, dot: &dyn Fn((i32, i32), RGBAColor) -> Result<()>) -> Result<()> {
     let Some(face) = font::face(&text.text) else { return Ok(()) };
     let em = text.size * scale;
     let height = f64::from(face.font.height_unscaled()) / face.units();
@@ -150,7 +152,7 @@ fn set(text: &Text, scale: f64, dot: &dyn Fn((i32, i32), RGBAColor) -> Result<()
     let (x, y) = (x * scale, y * scale);
     let ink = RGBAColor::from(text.ink);
     for placed in face.set(&text.text).0 {
-        // Along the line: to the right, or up.
+        // Position along the line: to the right, or upwards.
         let along = placed.at * em + if text.is_upwards { -y } else { x };
         let glyph = placed.glyph.with_scale_and_position(
             PxScale::from((em * height) as f32),
@@ -173,7 +175,7 @@ fn set(text: &Text, scale: f64, dot: &dyn Fn((i32, i32), RGBAColor) -> Result<()
     Ok(())
 }
 
-/// A PNG that says how many pixels an inch has: the chunk pHYs behind the head, which has 33 bytes.
+/// Inserts the resolution into a PNG: the pHYs chunk after the header, which has 33 bytes.
 fn with_resolution(png: Vec<u8>) -> Vec<u8> {
     const HEAD: usize = 33;
     let per_metre = ((DPI / 0.0254).round() as u32).to_be_bytes();

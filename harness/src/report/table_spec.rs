@@ -1,90 +1,90 @@
-//! What an experiment file asks for beside figures: tables and comparisons, read and checked.
+//! The tables and comparisons that an experiment file requests, read and validated.
 
-use super::beyond;
+use super::answer_analysis;
 use super::columns::{Better, Column};
 use super::condition::Condition;
 use super::fields::Fields;
 use super::fit::Width;
 
-/// A table that is asked for.
+/// A requested table.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TableSpec {
     /// File name without extension.
     pub name: String,
-    /// Title above; empty where the file names none.
+    /// Title above; empty if the file has none.
     pub title: String,
-    /// What its cells are.
+    /// What its cells contain.
     pub layout: Layout,
-    /// What sets rows apart; of MiniMind's layout models, none for settings.
+    /// Columns whose combinations are the rows; in MiniMind's layout, the models, or empty for settings.
     pub rows: Vec<Column>,
-    /// What sets columns apart, beside the metrics.
+    /// Column for each of whose values every metric has a column; `None` for one column per metric.
     pub across: Option<Column>,
-    /// The metrics; none in MiniMind's layout.
+    /// The metrics; empty in MiniMind's layout.
     pub columns: Vec<Column>,
-    /// What the best is the best of.
+    /// The cells among which the best is marked.
     pub best: Among,
-    /// How wide it may be on paper.
+    /// Maximum width on paper.
     pub width: Width,
-    /// Which observations count.
+    /// Condition that observations must meet; `None` for all.
     pub filter: Option<Condition>,
 }
 
-/// What the cells of a table are.
+/// What the cells of a table contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
     /// Means over seeds.
     Means,
-    /// Right answers, as MiniMind counts them.
+    /// Counts of correct answers, as MiniMind reports them.
     Minimind,
 }
 
-/// What the best is the best of.
+/// The cells among which the best is marked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Among {
-    /// Its column: all rows.
+    /// Those of a column: all rows.
     Column,
-    /// Its row: all values of `across`.
+    /// Those of a row: all values of `across`.
     Row,
 }
 
-/// A comparison that is asked for.
+/// A requested comparison.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CompareSpec {
-    /// What is claimed.
+    /// The claim, as text.
     pub claim: String,
-    /// The metric.
+    /// The metric that is compared.
     pub metric: Column,
-    /// Whether the claim is that `a` is higher or that it is lower.
+    /// Whether the claim says that `a` is higher or that it is lower.
     pub better: Better,
-    /// The side that the claim speaks for.
+    /// Condition of the side that the claim favours.
     pub a: Condition,
-    /// The other side.
+    /// Condition of the other side.
     pub b: Condition,
-    /// What makes two values a pair; nothing for independent samples.
+    /// Columns whose equal values make two results a pair; empty for independent samples.
     pub paired_by: Vec<Column>,
-    /// The largest difference that would not matter, above 0.
+    /// Equivalence margin: the largest difference that would not matter, above 0, in the unit of trials.csv.
     pub margin: Option<f64>,
-    /// The claims that p-values are corrected over together; all that name none are one family.
+    /// Family of claims over which p-values are corrected together; all claims without one form one family.
     pub family: Option<String>,
 }
 
-/// Which values a claim calls better.
+/// Values of `better`.
 pub(super) const BETTER: [(&str, Better); 2] = [("higher", Better::Higher), ("lower", Better::Lower)];
 
 /// The keys of a `[[table]]`.
 pub(super) const TABLE_KEYS: [&str; 8] =
     ["rows", "across", "columns", "best", "width", "name", "title", "where"];
 
-/// The keys of a `[[table]]` in a layout by name.
+/// The keys of a `[[table]]` with a named layout.
 pub(super) const LAYOUT_KEYS: [&str; 6] = ["layout", "rows", "width", "name", "title", "where"];
 
-/// Layouts by name.
+/// Values of `layout`.
 pub(super) const LAYOUTS: [(&str, Layout); 1] = [("minimind", Layout::Minimind)];
 
-/// What the best is the best of.
+/// Values of `best`.
 pub(super) const BEST: [(&str, Among); 2] = [("column", Among::Column), ("row", Among::Row)];
 
-/// How wide tables may be.
+/// Values of `width`.
 pub(super) const WIDTHS: [(&str, Width); 2] = [("column", Width::Column), ("page", Width::Page)];
 
 /// The keys of a `[[compare]]`.
@@ -92,7 +92,7 @@ pub(super) const COMPARE_KEYS: [&str; 8] =
     ["claim", "metric", "a", "b", "paired_by", "better", "margin", "family"];
 
 impl TableSpec {
-    /// Reads a `[[table]]`; `None` where something is wrong with it.
+    /// Reads a `[[table]]`; `None` if it has no valid rows or columns.
     pub fn read(fields: &mut Fields, default_name: String) -> Option<Self> {
         let layout = fields.choice("layout", &LAYOUTS).unwrap_or(Layout::Means);
         let is_named = fields.entries.iter().any(|entry| entry.key == "layout");
@@ -109,9 +109,12 @@ impl TableSpec {
         let filter = fields.condition("where");
         let name = name.unwrap_or(default_name);
         if ["summary", "comparisons", "tuning", "fits"].contains(&name.as_str())
-            || beyond::NAMES.contains(&name.as_str())
+            || answer_analysis::NAMES.contains(&name.as_str())
         {
-            fields.problem("name", format!("is {name:?}, which every report writes, expected another"));
+            fields.problem(
+                "name",
+                format!("is {name:?}, a name that the report uses itself, expected another"),
+            );
         }
         let title = title.unwrap_or_default();
         if is_named {
@@ -129,9 +132,9 @@ impl TableSpec {
                 filter,
             });
         }
-        let rows = fields.need_columns("rows", "[\"model.n_layers\"]");
+        let rows = fields.required_columns("rows", "[\"model.n_layers\"]");
         let across = fields.column("across");
-        let columns = fields.need_columns("columns", "[\"val.bpb\", \"exam.accuracy\"]");
+        let columns = fields.required_columns("columns", "[\"val.bpb\", \"exam.accuracy\"]");
         let best = fields.choice("best", &BEST);
         for column in columns.iter().filter(|column| !column.is_number()) {
             let problem = format!("names {:?}, which holds text, expected it among rows", column.name());
@@ -143,7 +146,7 @@ impl TableSpec {
             fields.problem("across", format!("names {:?}, as rows do, expected another", twice.name()));
         }
         if best == Some(Among::Row) && across.is_none() {
-            fields.problem("best", "is \"row\", expected it with across only, whose values are compared");
+            fields.problem("best", "is \"row\", which needs across: it compares the values of a row");
         }
         let best = best.unwrap_or(if across.is_some() { Among::Row } else { Among::Column });
         if rows.is_empty() || columns.is_empty() {
@@ -155,25 +158,25 @@ impl TableSpec {
 
 fn no_seed(fields: &mut Fields, key: &str, columns: &[Column]) {
     if columns.iter().any(|column| column.name() == "seed") {
-        fields.problem(key, "names \"seed\", over which means are taken; leave it out");
+        fields.problem(key, "names \"seed\", but tables are means over seeds; remove it");
     }
 }
 
 impl CompareSpec {
-    /// Reads a `[[compare]]`; `None` where something is wrong with it.
+    /// Reads a `[[compare]]`; `None` if a required key is missing or invalid.
     pub fn read(fields: &mut Fields) -> Option<Self> {
         fields.only(&COMPARE_KEYS, &[], "");
-        let claim = fields.need_text("claim", "\"deep models beat wide ones\"");
-        let metric = fields.need_number("metric", "\"exam.accuracy\"");
-        let a = fields.need_condition("a", "\"model.n_layers >= 8\"");
-        let b = fields.need_condition("b", "\"model.n_layers <= 4\"");
+        let claim = fields.required_text("claim", "\"deep models beat wide ones\"");
+        let metric = fields.required_number("metric", "\"exam.accuracy\"");
+        let a = fields.required_condition("a", "\"model.n_layers >= 8\"");
+        let b = fields.required_condition("b", "\"model.n_layers <= 4\"");
         let better = fields.choice("better", &BETTER);
         let paired_by = fields.columns("paired_by");
         let (margin, family) = (fields.positive("margin"), fields.text("family"));
         let (claim, metric, a, b) = (claim?, metric?, a?, b?);
         let Some(better) = better.or(metric.better()) else {
             let problem = format!(
-                "is missing, expected \"higher\" or \"lower\": of {} neither is better by itself",
+                "is missing, expected \"higher\" or \"lower\": for {} neither is better by default",
                 metric.name()
             );
             fields.problem("better", problem);
@@ -182,7 +185,7 @@ impl CompareSpec {
         Some(Self { claim, metric, better, a, b, paired_by, margin, family })
     }
 
-    /// The columns that it speaks of.
+    /// The columns that it names.
     pub fn columns(&self) -> Vec<Column> {
         let named = [self.metric].into_iter().chain(self.paired_by.iter().copied());
         named.chain(self.a.columns()).chain(self.b.columns()).collect()

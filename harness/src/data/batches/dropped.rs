@@ -1,28 +1,28 @@
-//! Rows that are not trained on, or not whole, and why.
+//! Counts of rows that are left out or cut, by reason.
 
 use super::super::row::Kind;
 use crate::records::Notice;
 use crate::track::number;
 
-/// Rows of a store that are not trained on, or not whole, and why.
+/// Counts of a store's rows that are left out or cut, by reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Lost {
-    /// All rows of the store that were looked at.
+pub struct Dropped {
+    /// Number of rows that were examined.
     pub of: u64,
-    /// Longest row in tokens.
+    /// Maximum row length in tokens.
     pub seq_len: usize,
-    /// Rows whose answers lie beyond that length, or that have no second token.
+    /// Rows left out because their answers lie beyond that length or they have no second token.
     pub nothing_left: u64,
-    /// Rows none of whose turns carries loss.
+    /// Rows left out because no turn carries loss.
     pub no_loss: u64,
-    /// Pairs whose answers are equal, if not before they were cut then after it.
+    /// Pairs left out because their answers are equal, at the latest after the cut.
     pub equal: u64,
-    /// Rows that are trained on in part.
+    /// Rows that are cut and used in part.
     pub cut: u64,
 }
 
-impl Lost {
-    /// What was lost at `place`, such as `sft`, each reason with its count.
+impl Dropped {
+    /// Returns a notice, labelled `place` (such as `sft`), for each reason with its count.
     pub fn notices(&self, place: &str) -> Vec<Notice> {
         let within = format!("within seq_len = {} tokens", self.seq_len);
         let counts = [
@@ -31,12 +31,12 @@ impl Lost {
             (self.equal, format!("pairs left out: chosen and rejected are equal {within}")),
             (self.cut, format!("rows cut to stay {within}")),
         ];
-        let told = counts.into_iter().filter(|(count, _)| *count > 0);
-        told.map(|(count, reason)| Notice { place: place.into(), reason, count, of: self.of }).collect()
+        let present = counts.into_iter().filter(|(count, _)| *count > 0);
+        present.map(|(count, reason)| Notice { place: place.into(), reason, count, of: self.of }).collect()
     }
 
-    /// The error of a store of which nothing is left.
-    pub(super) fn nothing(&self, kind: Kind) -> anyhow::Error {
+    /// Returns the error for a store of which no row is left.
+    pub(super) fn empty_error(&self, kind: Kind) -> anyhow::Error {
         let reasons = self.notices("");
         let reasons: Vec<String> =
             reasons.iter().map(|n| format!("{} of {} {}", number(n.count), number(n.of), n.reason)).collect();

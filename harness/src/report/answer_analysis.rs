@@ -1,4 +1,4 @@
-//! What the answers of settings say beyond right and wrong, as tables: means over seeds, each with what it is over.
+//! Tables of what exam answers show beyond accuracy: means over seeds, each with the counts that it rests on.
 
 use super::grid::Grid;
 use super::number::NOTHING;
@@ -8,10 +8,11 @@ use crate::records::{Analysis, GroupScore};
 use crate::stats::{Spread, spread};
 use crate::track::number;
 
-/// Names of the tables that every report of exams writes.
+/// Names of the tables that every report with exams writes.
 pub const NAMES: [&str; 3] = ["beyond", "beyond_groups", "beyond_letters"];
 
-/// The tables of [`NAMES`]: averages, prior and calibration; groups of subjects; letters. One without rows is left out.
+/// Builds the tables of [`NAMES`]: averages, letter prior and calibration; groups of subjects; letters. Tables without
+/// rows are left out.
 pub fn tables(settings: &[Setting]) -> Vec<(&'static str, Grid)> {
     let of = |rows: fn(&Setting, &[&Analysis]) -> Vec<Vec<String>>| {
         settings.iter().flat_map(move |setting| rows(setting, &setting.analyses())).collect::<Vec<_>>()
@@ -19,7 +20,7 @@ pub fn tables(settings: &[Setting]) -> Vec<(&'static str, Grid)> {
     let grids = [
         grid(
             "setting,seeds,questions,accuracy (%),subjects,mean over subjects (%),\
-             log-probability of the right option,without the prior of letters (%),calibration error",
+             log-probability of the correct option,accuracy without letter prior (%),calibration error",
             1,
             of(averages),
         ),
@@ -29,7 +30,7 @@ pub fn tables(settings: &[Setting]) -> Vec<(&'static str, Grid)> {
             of(|setting, analyses| groups(setting.label, analyses)),
         ),
         grid(
-            "setting,letter,answers,chosen (%),in the key (%),right of the times it is the key (%)",
+            "setting,letter,answers,chosen (%),correct option (%),recall (%)",
             2,
             of(|setting, analyses| letters(setting.label, analyses)),
         ),
@@ -46,12 +47,12 @@ fn grid(heads: &str, text_columns: usize, rows: Vec<Vec<String>>) -> Grid {
     }
 }
 
-/// A number of each seed's answers over the seeds.
+/// Spread over seeds of a number read from each seed's answers.
 fn over(analyses: &[&Analysis], read: impl Fn(&Analysis) -> Option<f64>) -> Option<Spread> {
     spread(&analyses.iter().filter_map(|of| read(of)).filter(|value| value.is_finite()).collect::<Vec<_>>())
 }
 
-/// Numbers that the seeds of a setting have in common, or all of them.
+/// The count that all seeds of a setting share, or the distinct counts joined by "or".
 fn common(values: impl Iterator<Item = u64>) -> String {
     let mut values: Vec<u64> = values.collect();
     values.sort_unstable();
@@ -106,7 +107,7 @@ fn groups(label: &str, analyses: &[&Analysis]) -> Vec<Vec<String>> {
     names.into_iter().map(row).collect()
 }
 
-/// Counts of the answers of all seeds together.
+/// Rows by letter, counted over the answers of all seeds together.
 fn letters(label: &str, analyses: &[&Analysis]) -> Vec<Vec<String>> {
     let Some(most) = analyses.iter().max_by_key(|of| of.letters.len()) else { return vec![] };
     let count = |right: Option<usize>, chosen: Option<usize>| -> u64 {

@@ -1,7 +1,7 @@
-//! A metric over another column: what lines, scatters, bars and dots have in common.
+//! A metric over another column: the common part of lines, scatters, bars and dots.
 
-use super::key::{Holds, Key, words_of};
-use super::{Found, plain_label, sentence};
+use super::key::{Key, ValueType, words_of};
+use super::{PlotData, plain_label, sentence};
 use crate::report::charts::guessing;
 use crate::report::columns::{Column, Format};
 use crate::report::fields::Fields;
@@ -11,46 +11,46 @@ use crate::report::observation::{Cell, Observation, Pooled, grouped, over_seeds}
 use crate::report::words::unit_apart;
 use crate::track::counted;
 
-/// What error bars show.
+/// What intervals show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorBar {
     /// 95 % interval of the mean over seeds by Student's t.
     T95,
     /// Standard deviation over seeds.
     Sd,
-    /// Wilson's 95 % interval of all answers together.
+    /// Wilson's 95 % interval of the pooled answers.
     Wilson,
-    /// Nothing.
+    /// No interval.
     None,
 }
 
 const ERRORS: [(&str, ErrorBar); 4] =
     [("t95", ErrorBar::T95), ("sd", ErrorBar::Sd), ("wilson", ErrorBar::Wilson), ("none", ErrorBar::None)];
 
-/// What sets series apart.
-pub const GROUP: Key = Key::optional("group", Holds::Column);
+/// The column that distinguishes series.
+pub const GROUP: Key = Key::optional("group", ValueType::Column);
 
-/// What intervals are.
-pub const ERROR: Key = Key::optional("error", Holds::Words(|| words_of(&ERRORS)));
+/// The kind of interval.
+pub const ERROR: Key = Key::optional("error", ValueType::Words(|| words_of(&ERRORS)));
 
 /// A metric over another column.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Over {
-    /// What the metric is over.
+pub struct MetricPlot {
+    /// The independent column.
     pub by: Column,
-    /// The metric.
+    /// The dependent column.
     pub metric: Column,
-    /// What sets series apart.
+    /// The column that distinguishes series.
     pub group: Option<Column>,
-    /// What intervals show.
+    /// The kind of interval.
     pub error: ErrorBar,
 }
 
-/// Observations of one series with what it is called.
+/// The label of a series and its observations.
 pub type Group<'o, 'a> = (String, Vec<&'o Observation<'a>>);
 
-impl Over {
-    /// Reads `group` and `error` of a figure whose columns are read already.
+impl MetricPlot {
+    /// Parses `group` and `error` for columns that are already parsed; `None` if a column is missing.
     pub fn read(fields: &mut Fields, by: Option<Column>, metric: Option<Column>) -> Option<Self> {
         let group = fields.column("group");
         let error = fields.choice("error", &ERRORS).unwrap_or(ErrorBar::T95);
@@ -62,13 +62,13 @@ impl Over {
         Some(Self { by, metric, group, error })
     }
 
-    /// The columns that it speaks of.
+    /// The columns that it uses.
     pub fn columns(&self) -> Vec<Column> {
         [self.by, self.metric].into_iter().chain(self.group).collect()
     }
 
-    /// The name of files, and the title.
-    pub fn names(&self, kind: &str) -> (String, String) {
+    /// The name of files and the title.
+    pub fn default_names(&self, kind: &str) -> (String, String) {
         let Self { by, metric, group, .. } = self;
         let per = group.map_or(String::new(), |group| format!("_per_{}", group.name()));
         let and = group.map_or(String::new(), |group| format!(" and {}", plain_label(&group)));
@@ -79,13 +79,13 @@ impl Over {
     }
 
     /// The observations that have both values.
-    pub fn counted<'o, 'a>(&self, found: &'o Found<'a>) -> Vec<&'o Observation<'a>> {
+    pub fn observations<'o, 'a>(&self, data: &'o PlotData<'a>) -> Vec<&'o Observation<'a>> {
         let has_values =
             |o: &&Observation| self.by.read(o).is_some() && self.metric.number(o).is_some_and(f64::is_finite);
-        found.observations.iter().copied().filter(has_values).collect()
+        data.observations.iter().copied().filter(has_values).collect()
     }
 
-    /// Observations by group.
+    /// Observations by group, with the labels of groups.
     pub fn groups<'o, 'a>(&self, counted: &[&'o Observation<'a>]) -> Vec<Group<'o, 'a>> {
         match &self.group {
             None => vec![(String::new(), counted.to_vec())],
@@ -96,7 +96,7 @@ impl Over {
         }
     }
 
-    /// The mean of some observations with its interval, in the units of the axis.
+    /// The mean over seeds with its interval, in the unit of the axis; `None` if no observation has a value.
     pub fn point(&self, x: f64, observations: &[&Observation]) -> Option<Point> {
         let spread = over_seeds(observations, &self.metric)?;
         let around = |half: f64| (spread.mean - half, spread.mean + half);
@@ -121,13 +121,13 @@ impl Over {
         let is_share = self.metric.format() == Format::Percent;
         Axis {
             label: self.metric.label().to_string(),
-            limits: is_share.then_some((0.0, 100.0)),
+            bounds: is_share.then_some((0.0, 100.0)),
             ..Axis::default()
         }
     }
 
-    /// A figure with both axes and the level of guessing, and nothing drawn yet.
-    pub fn bare(&self, counted: &[&Observation]) -> Figure {
+    /// A figure with both axes and, for the accuracy of an exam, the level of guessing, but no series yet.
+    pub fn empty_figure(&self, counted: &[&Observation]) -> Figure {
         let level = guessing(Pooled::of(counted).into_iter());
         Figure {
             x: Axis { label: self.by.label().to_string(), ..Axis::default() },
@@ -137,7 +137,7 @@ impl Over {
         }
     }
 
-    /// One series a group, its points at the numbers of `by`.
+    /// One series per group, with points at the numbers of `by`.
     pub fn at_numbers(&self, counted: &[&Observation]) -> Vec<Series> {
         let series = |(colour, (label, group)): (usize, Group)| {
             let points = grouped(&group, &[self.by]).into_iter().filter_map(|(key, group)| match key[0] {
@@ -149,8 +149,8 @@ impl Over {
         self.groups(counted).into_iter().enumerate().map(series).collect()
     }
 
-    /// The names of the values of `by`, and one series a group, its points at their places.
-    pub fn at_places(&self, counted: &[&Observation]) -> (Vec<String>, Vec<Series>) {
+    /// The category names of the values of `by`, and one series per group with points at these categories.
+    pub fn at_categories(&self, counted: &[&Observation]) -> (Vec<String>, Vec<Series>) {
         let places: Vec<Option<Cell>> =
             grouped(counted, &[self.by]).into_iter().map(|(mut key, _)| key.swap_remove(0)).collect();
         let place = |key: &Option<Cell>| places.iter().position(|p| p == key).map(|p| p as f64);
@@ -163,7 +163,7 @@ impl Over {
         (places.iter().map(|place| cell(place, &self.by)).collect(), series)
     }
 
-    /// What intervals mean, and of how many seeds; `what` is what they are drawn as.
+    /// Notes on what intervals mean and on how many seeds; `what` names their appearance, such as "band".
     pub fn notes(&self, what: &str, series: &[Series]) -> Vec<String> {
         let seeds = || series.iter().filter(|s| s.seed.is_none()).flat_map(|s| &s.points).map(|p| p.seeds);
         let (Some(fewest), Some(most)) = (seeds().min(), seeds().max()) else { return vec![] };
@@ -172,7 +172,7 @@ impl Over {
             (a, b) => format!("{a} to {b} seeds"),
         };
         let note = match self.error {
-            ErrorBar::T95 | ErrorBar::Sd if most < 2 => format!("{count}: no interval is known"),
+            ErrorBar::T95 | ErrorBar::Sd if most < 2 => format!("{count}: no interval"),
             ErrorBar::T95 => format!("{what}: 95 % t, {count}"),
             ErrorBar::Sd => format!("{what}: ± 1 sd, {count}"),
             ErrorBar::Wilson => format!("{what}: Wilson 95 % over the questions, {count}"),
@@ -180,18 +180,18 @@ impl Over {
         };
         let mut notes = vec![note];
         if fewest == 1 && most > 1 && matches!(self.error, ErrorBar::T95 | ErrorBar::Sd) {
-            notes.push("without an interval: 1 seed".into());
+            notes.push("no interval: a single seed".into());
         }
         let beyond = |p: &Point| p.interval.is_some_and(|(low, high)| low < 0.0 || high > 100.0);
         let is_share = self.metric.format() == Format::Percent;
         if is_share && series.iter().flat_map(|s| &s.points).any(beyond) {
-            notes.push("no cap: the interval goes on beyond 0 or 100 %".into());
+            notes.push("no cap: the interval extends beyond 0 or 100 %".into());
         }
         notes
     }
 }
 
-/// What a legend calls a group.
+/// The label of a group in a legend.
 pub fn group_label(column: &Column, value: &Option<Cell>) -> String {
     let text = cell(value, column);
     if !column.is_number() && !column.is_key() {

@@ -1,5 +1,5 @@
-//! The tables that an experiment asks for: means over seeds, a row for each combination of `rows` and, where there is
-//! `across`, a column for each of its values; the best with those that are not told from it.
+//! The tables that an experiment requests: means over seeds, with a row for each combination of `rows` and, if `across`
+//! is set, a column for each of its values. The best value and those not significantly worse are marked.
 
 use super::columns::{Better, Column};
 use super::grid::{Grid, GridCell};
@@ -7,18 +7,18 @@ use super::kind::group_label;
 use super::minimind;
 use super::number::{NOTHING, cell, shuffled_p, with_error};
 use super::observation::{Cell, Observation, Pooled, Results, grouped, over_seeds, p_of_guessing, per_seed};
-use super::wanted::{Among, Layout, TableSpec};
+use super::table_spec::{Among, Layout, TableSpec};
 use crate::stats::{Mean, Spread, StatsError, holm};
 use crate::track::{counted, number};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Fewest seeds that two rows must share to be tested.
+/// Minimum number of seeds that two cells must share to be tested.
 const FEWEST: usize = 3;
 
-/// Largest p by which something is worse than the best.
+/// Significance level: a value is worse than the best if its corrected p is below this.
 const ALPHA: f64 = 0.05;
 
-/// The table that is asked for; of MiniMind's layout one of all models, and one for each.
+/// Builds the requested table; in MiniMind's layout, a summary of all models and one table for each of them.
 pub fn tables(spec: &TableSpec, results: &Results) -> Vec<Grid> {
     let columns = spec.rows.iter().chain(&spec.columns).chain(&spec.across).copied();
     let columns: Vec<Column> = columns.chain(spec.filter.iter().flat_map(|f| f.columns())).collect();
@@ -31,7 +31,7 @@ pub fn tables(spec: &TableSpec, results: &Results) -> Vec<Grid> {
     }
 }
 
-/// A metric of one row and one value of `across`.
+/// A metric's cell for one row and one value of `across`.
 struct Slot<'o, 'a> {
     observations: Vec<&'o Observation<'a>>,
     spread: Option<Spread>,
@@ -39,7 +39,7 @@ struct Slot<'o, 'a> {
 }
 
 fn means(spec: &TableSpec, observations: &[&Observation]) -> Grid {
-    // Where nobody sat an exam, there is nothing to say of one.
+    // Without any exam, exam metrics are left out.
     let has_exams = observations.iter().any(|o| o.score.is_some());
     let metrics: Vec<Column> =
         spec.columns.iter().copied().filter(|c| has_exams || !c.is_of_exam()).collect();
@@ -47,7 +47,7 @@ fn means(spec: &TableSpec, observations: &[&Observation]) -> Grid {
         Some(across) => grouped(observations, &[*across]).into_iter().map(|(mut key, _)| key.pop()).collect(),
         None => vec![None],
     };
-    // Metric by metric, so that the values of one stand side by side.
+    // Metric by metric, so that the columns of one metric are adjacent.
     let places: Vec<(Column, &Option<Option<Cell>>)> =
         metrics.iter().flat_map(|metric| values.iter().map(move |value| (*metric, value))).collect();
     let rows = grouped(observations, &spec.rows);
@@ -127,7 +127,7 @@ fn slot<'o, 'a>(
         None if metric.is_p_of_guessing() => {
             p_of_guessing(&observations).map_or(NOTHING.into(), |test| shuffled_p(test.p, test.is_bound))
         }
-        // A metric that some seeds lack says so.
+        // State n if some seeds lack the metric.
         Some(s) if s.n < seeds => format!("{} (n={})", with_error(spread, metric), s.n),
         _ => with_error(spread, metric),
     };
@@ -138,13 +138,13 @@ fn seeds_of(observations: &[&Observation]) -> usize {
     observations.iter().map(|o| o.trial.seed).collect::<BTreeSet<u64>>().len()
 }
 
-/// What all have in common.
+/// Returns the value that all elements share; `None` if they differ or there are none.
 fn common<T: PartialEq + Copy>(values: &[T]) -> Option<T> {
     let first = *values.first()?;
     values.iter().all(|value| *value == first).then_some(first)
 }
 
-/// What the numbers are, by the seeds that all rows have.
+/// Describes the numbers of the table; `seeds` is `None` if rows differ in their number of seeds.
 fn seeds_note(seeds: Option<usize>, has_intervals: bool) -> String {
     let interval = if has_intervals { " ± 95 % interval (Student's t)" } else { "" };
     match seeds {
@@ -154,7 +154,7 @@ fn seeds_note(seeds: Option<usize>, has_intervals: bool) -> String {
     }
 }
 
-/// Marks the best scores, and those that are not told from them; returns what is to be said of that.
+/// Marks the best scores and those not significantly worse; returns the note that explains the marks.
 fn compare(spec: &TableSpec, metrics: &[Column], values: usize, slots: &mut [Vec<Slot>]) -> Option<String> {
     let (mut has_best, mut has_test) = (false, false);
     for (m, metric) in metrics.iter().enumerate() {
@@ -172,14 +172,15 @@ fn compare(spec: &TableSpec, metrics: &[Column], values: usize, slots: &mut [Vec
     let among = if spec.best == Among::Row { "row" } else { "column" };
     has_best.then(|| match has_test {
         true => format!(
-            "Best of each {among} in bold; † marks what is not significantly worse: paired t-test over seeds against the \
+            "Best of each {among} in bold; † marks values that are not significantly worse: paired t-test over seeds against the \
              best, p ≥ {ALPHA} after Holm's correction within the {among}."
         ),
-        false => format!("Best of each {among} in bold, untested: a test takes {FEWEST} seeds that vary."),
+        false => format!("Best of each {among} in bold, not tested: a test needs {FEWEST} seeds with some variation."),
     })
 }
 
-/// Marks those of one family; returns whether one is best, and whether others could be tested against it.
+/// Marks the cells of one family, given as (row, column); returns whether there is a best one, and whether any other
+/// could be tested against it.
 fn mark(slots: &mut [Vec<Slot>], family: &[(usize, usize)], metric: &Column, better: Better) -> (bool, bool) {
     let means: Vec<(usize, f64)> =
         family.iter().enumerate().filter_map(|(i, &(r, c))| Some((i, slots[r][c].spread?.mean))).collect();
@@ -201,7 +202,7 @@ fn mark(slots: &mut [Vec<Slot>], family: &[(usize, usize)], metric: &Column, bet
     let p = holm(&tested.iter().map(|(_, p)| *p).collect::<Vec<_>>());
     for ((i, _), p) in tested.iter().zip(p) {
         let (row, column) = family[*i];
-        slots[row][column].cell.is_close = p >= ALPHA;
+        slots[row][column].cell.is_not_worse = p >= ALPHA;
     }
     for (i, _) in means.iter().filter(|(_, mean)| *mean == top) {
         let (row, column) = family[*i];
@@ -210,8 +211,8 @@ fn mark(slots: &mut [Vec<Slot>], family: &[(usize, usize)], metric: &Column, bet
     (true, !tested.is_empty())
 }
 
-/// Two-sided p of the paired t-test over the seeds that both have; `None` where they are too few, or differ by the same
-/// for each seed, which leaves nothing to test by.
+/// Two-sided p of the paired t-test over the seeds that both have; 1 if all pairs are equal. `None` if there are too few
+/// seeds, or if every seed has the same nonzero difference, which leaves no variance to test with.
 fn p_of_difference(a: &BTreeMap<u64, f64>, b: &BTreeMap<u64, f64>) -> Option<f64> {
     let pairs: Vec<(f64, f64)> = a.iter().filter_map(|(seed, a)| Some((*a, *b.get(seed)?))).collect();
     if pairs.len() < FEWEST {

@@ -1,66 +1,66 @@
-//! Several texts that a model writes at a time, told as characters.
+//! Generation of several texts at a time, reported piece by piece as decoded text.
 
 use super::Tokenizer;
 use super::stream::AnswerStream;
 use anyhow::{Result, bail};
-use model::{Backend, Event, GenerateOptions, TextId, Token, Transformer, Writing};
+use model::{Backend, Event, GenerateOptions, GenerationBatch, TextId, Token, Transformer};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-/// Texts that are written at a time.
-const TOGETHER: usize = 64;
+/// Number of concurrent texts below which the next prompt is started.
+const MAX_CONCURRENT: usize = 64;
 
-/// A text that is being written.
+/// A text that is being generated.
 pub struct Text<'a> {
-    /// Its place among all texts, which are counted prompt by prompt.
+    /// Index among all texts, counted prompt by prompt.
     pub place: usize,
-    /// The number of its prompt.
+    /// Index of its prompt.
     pub prompt: usize,
-    /// Which of the texts behind that prompt it is.
+    /// Which of the texts of that prompt it is: [`GenerateOptions::choice`].
     pub choice: u64,
-    /// Tokens of the prompt.
+    /// Number of tokens of the prompt.
     pub prompt_tokens: usize,
-    /// What was told of it so far.
+    /// Text reported so far.
     pub text: String,
-    /// Its tokens, where their log-probabilities were asked for.
+    /// Tokens of `text`; empty unless log-probabilities were requested.
     pub tokens: Vec<Token>,
-    /// Tokens that were written, those of a string that ended it included.
+    /// Number of generated tokens, including those of a stop string that ended the text.
     pub written: usize,
-    /// When its prompt began to be read.
+    /// When the text was started, with its prompt still to be read.
     pub began: Instant,
-    /// When its first token came.
+    /// When its first token was generated; `None` before.
     pub first: Option<Instant>,
-    /// Whether it came to an end of its own, by a token or a string; else it was cut.
+    /// Whether a stop token or stop string ended it; otherwise it was cut at its maximum length.
     pub is_stopped: bool,
     stream: AnswerStream<'a>,
 }
 
-/// What has become of a text.
-pub enum Told<'t, 'a> {
-    /// It has grown by this piece, which may be empty.
+/// Progress of a text.
+pub enum Progress<'t, 'a> {
+    /// The text has grown by this piece, which may be empty.
     Piece(&'t str),
-    /// It is complete.
+    /// The text is complete.
     End(Box<Text<'a>>),
 }
 
-/// Writes on behind prompts, each with the options of its texts, some at a time; one of `stops` ends a text. What a text
-/// becomes does not depend on the others.
+/// Continues prompts, each with the options of its texts, several at a time; any of `stops` ends a text. `on_progress` receives
+/// the progress. The content of a text does not depend on the others.
 ///
 /// # Errors
-/// As [`Transformer::generate`], and those of `tell`.
-pub fn write_together<'a, B: Backend>(
+/// As [`Transformer::generate`], or if `on_progress` or the tokenizer fails.
+pub fn generate_batch<'a, B: Backend>(
     transformer: &Transformer<B>,
     tokenizer: &'a Tokenizer,
     prompts: impl IntoIterator<Item = (&'a [u32], Vec<GenerateOptions>)>,
     stops: &[String],
-    mut tell: impl FnMut(Told<'_, 'a>) -> Result<()>,
+    mut on_progress: impl FnMut(Progress<'_, 'a>) -> Result<()>,
 ) -> Result<()> {
     let mut waiting = prompts.into_iter().enumerate();
-    let mut writing = Writing::new(transformer);
+    let mut writing = GenerationBatch::new(transformer);
     let mut texts: BTreeMap<TextId, Text> = BTreeMap::new();
     let mut places = 0..;
     loop {
-        while writing.len() < TOGETHER
+        while writing.len() < MAX_CONCURRENT
             && let Some((prompt, (ids, options))) = waiting.next()
         {
             let begun = writing.begin(ids, &options, None)?;
@@ -104,11 +104,11 @@ pub fn write_together<'a, B: Backend>(
             text.is_stopped |= piece.is_stopped;
             text.text += &piece.text;
             text.tokens.extend(piece.tokens.into_iter().filter(|token| token.log_probs.is_some()));
-            tell(Told::Piece(&piece.text))?;
+            on_progress(Progress::Piece(&piece.text))?;
             if is_end {
                 writing.leave(id);
                 if let Some(text) = texts.remove(&id) {
-                    tell(Told::End(Box::new(text)))?;
+                    on_progress(Progress::End(Box::new(text)))?;
                 }
             }
         }
