@@ -278,6 +278,7 @@ fn metadata_that_require_another_computation_are_refused() {
     };
     let text = |text: &str| Some(Value::String(text.into()));
     let layers = Value::Array(vec![Value::Bool(true), Value::Bool(false)]);
+    let ones = Value::Array(vec![Value::U32(1), Value::U32(1)]);
     for (config, key, value, found, expected) in [
         (&dense, "llama.rope.scaling.type", text("yarn"), "\"yarn\"", "none, or linear with a factor of 1"),
         (&dense, "llama.rope.scaling.factor", Some(Value::F32(4.0)), "4", "0 or 1"),
@@ -289,10 +290,18 @@ fn metadata_that_require_another_computation_are_refused() {
         (
             &window,
             "granite_swa.attention.sliding_window_pattern",
+            Some(layers.clone()),
+            "[true, false]",
+            "true for each of 2 layers",
+        ),
+        (
+            &window,
+            "granite_swa.attention.rope_pattern",
             Some(layers),
             "[true, false]",
             "true for each of 2 layers",
         ),
+        (&dense, "llama.attention.causal", Some(Value::Bool(false)), "false", "true"),
         (
             &window,
             "granite_swa.attention.sliding_window_pattern",
@@ -319,6 +328,8 @@ fn metadata_that_require_another_computation_are_refused() {
         (&dense, "llama.rope.scaling.type", text("linear")),
         (&dense, "llama.rope.scaling.factor", Some(Value::F32(1.0))),
         (&dense, "llama.attention.scale", Some(Value::F32(0.25))),
+        (&window, "granite_swa.attention.sliding_window_pattern", Some(ones.clone())),
+        (&window, "granite_swa.attention.rope_pattern", Some(ones)),
         (&moe, "bailingmoe2.expert_gating_func", None),
     ] {
         assert_eq!(read(config, key, value), Ok(()), "{key}");

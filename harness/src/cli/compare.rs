@@ -158,7 +158,7 @@ fn until_interrupted() -> Result<Arc<AtomicBool>> {
             std::process::exit(130); // exit code of a program that SIGINT ends
         }
         note(
-            "no more judgements are requested, those made so far are shown; press Ctrl-C again to exit immediately",
+            "no more judgements are requested; those made so far will be shown; press Ctrl-C again to exit immediately",
         );
     };
     ctrlc::set_handler(handler).context("Ctrl-C cannot be caught")?;

@@ -36,7 +36,8 @@ impl ModelsArg {
         let named = self.models.iter().map(|model| split_name(model)).collect::<Result<Vec<_>>>()?;
         ensure!(
             !self.choice.is_set() || named.iter().any(|(_, model)| is_sweep_file(Path::new(model))),
-            "--trial, --best and --stage choose from a sweep or experiment file, but none is given"
+            "--trial, --best and --stage choose from a sweep or experiment file, but none is given: found no such file among {}",
+            self.models.join(", ")
         );
         let mut all = vec![];
         for (name, model) in named {

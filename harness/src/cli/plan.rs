@@ -80,9 +80,10 @@ fn saved(graph: &StageGraph, extents: &[Option<Extent>]) -> Option<String> {
         (whole, taken) = (whole + of_node, taken + taken_here);
         branches += usize::from(node.trunk.is_some());
     }
+    let start = if branches == 1 { "starts" } else { "start" };
     let branches = (branches > 0).then(|| counted(branches, "stage run"))?;
     Some(format!(
-        "{branches} start from a checkpoint of a longer one: training takes about {taken:.2e} FLOPs instead of {whole:.2e}"
+        "{branches} {start} from a checkpoint of a longer one: training takes about {taken:.2e} FLOPs instead of {whole:.2e}"
     ))
 }
 

@@ -20,7 +20,7 @@ use crate::models::Model;
 use crate::plan::facts::files_of;
 use crate::records::{GUESSING, Notice, Tally};
 use crate::runs::files::SAMPLES;
-use crate::runs::manifest::{Examined, Results};
+use crate::runs::manifest::{Examined, Manifest, Results, RunStatus};
 use crate::stop::{Stopped, check};
 use crate::system::on_threads;
 use crate::track::{Progress, counted, number};
@@ -249,7 +249,11 @@ fn training(
     let data = required_folder(&request.data, "data")?.join(stage.name());
     let start_from = request.model.as_ref().map(|dir| dir.join("model"));
     // A plan names no trunk for a training with checkpoints; if all of them are damaged, its trunk's is still there.
-    let trunk = request.trunk.clone().or_else(|| train::trunk::recorded_trunk(&request.dir));
+    // It must be finished, as a trunk that is trained again has cut its metrics. Checkpoints kept for good need all steps.
+    let keeps = stage.training(config).keep_every > 0 || stage.training(config).keep_best;
+    let is_done = |trunk: &PathBuf| matches!(Manifest::read(trunk), Ok(Some(manifest)) if manifest.status == RunStatus::Done);
+    let recorded = || train::trunk::recorded_trunk(&request.dir).filter(|trunk| !keeps && is_done(trunk));
+    let trunk = request.trunk.clone().or_else(recorded);
     train::run(&TrainRequest {
         stage,
         trial: config,

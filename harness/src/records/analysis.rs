@@ -106,7 +106,9 @@ pub fn predictions_without_prior(records: &[&QuestionRecord]) -> Vec<char> {
     for of in strata.into_values() {
         let probabilities: Vec<Vec<f64>> = of.iter().map(|&i| records[i].probabilities.clone()).collect();
         for (i, free) in of.into_iter().zip(without_prior(&probabilities)) {
-            found[i] = letter(first_best(&free));
+            // Probabilities that all underflowed leave nothing to divide by a prior.
+            let is_lost = records[i].probabilities.iter().all(|p| *p == 0.0);
+            found[i] = if is_lost { records[i].prediction } else { letter(first_best(&free)) };
         }
     }
     found

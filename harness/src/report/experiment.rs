@@ -169,11 +169,16 @@ impl Experiment {
     /// Reports names of figures that the report uses for figures of its own.
     fn check_figure_names(&self, entries: &[Entry], errors: &mut ConfigErrors) {
         let requests = |curves: bool| self.figures.iter().any(|figure| figure.is_curve() == curves);
-        let (has_charts, has_curves) = (!requests(false), !requests(true));
+        let figures = || {
+            let lists = entries.iter().filter(|entry| entry.key == "figure");
+            lists.filter_map(|entry| entry.node.array()).flatten()
+        };
+        // The kind of a figure with mistakes is not known.
+        let are_all_read = figures().count() == self.figures.len();
+        let (has_charts, has_curves) = (are_all_read && !requests(false), are_all_read && !requests(true));
         let is_fit =
             |fit: &FitSpec, name: &str| matches!(fit.form, Form::Law { .. }) && fit.figure_name() == name;
-        let figures = entries.iter().filter(|entry| entry.key == "figure");
-        let keys = figures.filter_map(|entry| entry.node.array()).flatten().filter_map(Node::table).flatten();
+        let keys = figures().filter_map(Node::table).flatten();
         for Entry { place, node, .. } in keys.filter(|entry| entry.key == "name") {
             let Some(name) = node.str() else { continue };
             // Whether the sweeps tune a key is not known here.

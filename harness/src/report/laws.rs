@@ -206,8 +206,9 @@ impl Fitted<'_> {
     fn note(&self) -> String {
         let seeds = self.settings.iter().map(|setting| setting.seeds);
         let (least, most) = (seeds.clone().min().unwrap_or(0), seeds.max().unwrap_or(0));
-        let seeds = if least == most { format!("{least}") } else { format!("{least} to {most}") };
-        let rests = format!("{} settings, means over {seeds} seeds, 95 % intervals", self.settings.len());
+        let seeds = if least == most { counted(least, "seed") } else { format!("{least} to {most} seeds") };
+        let rests =
+            format!("{}, means over {seeds}, 95 % intervals", counted(self.settings.len(), "setting"));
         match &self.outcome {
             Err(error) => format!("not fitted: {error}"),
             Ok(Found::Law(law, held)) => {
@@ -218,8 +219,8 @@ impl Fitted<'_> {
                 match held {
                     None => fits,
                     Some(Ok(held)) => format!(
-                        "{fits}; the {} settings with most compute, predicted from the other {}: off by {:.2} %, on average {:+.2} %",
-                        held.held,
+                        "{fits}; the {} with most compute, predicted from the other {}: off by {:.2} %, on average {:+.2} %",
+                        counted(held.held, "setting"),
                         held.fitted,
                         100.0 * held.rms,
                         100.0 * held.bias

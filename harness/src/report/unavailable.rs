@@ -34,8 +34,12 @@ pub fn of_curves(stage: TrainStage, split: &str, config: &TrialConfig) -> Option
     if !recipe(config).contains(&stage) {
         return Some(disabled_message(name));
     }
-    if config.data.source != Source::Files {
-        return None;
+    match config.data.source {
+        Source::Files => {}
+        Source::World if split == "sets" => {
+            return Some("data.source = \"world\" has no named validation sets".into());
+        }
+        _ => return None,
     }
     let has_sets = || stage.val_files(&config.data).is_some_and(|(_, sets)| sets.names().next().is_some());
     match split {

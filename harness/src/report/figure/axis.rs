@@ -233,7 +233,7 @@ fn plain(x: f64, digits: usize) -> String {
     }
     // Rounded first: 999,600 is 1M, not 1000k.
     let rounded: f64 = format!("{x:.2e}").parse().unwrap_or(x);
-    if !(1e-3..1e12).contains(&rounded.abs()) {
+    if digits > 2 || !(1e-3..1e12).contains(&rounded.abs()) {
         return power(x, digits);
     }
     let (unit, name) = unit_of(rounded.abs());

@@ -174,6 +174,10 @@ fn every_mistake_has_its_line_and_the_nearest_name() {
              x.toml:7: figure.name: is \"tuning_lr\", the name of a figure that the report draws itself, expected another",
         ),
         (
+            "[[figure]]\nkind = 'line'\nx = 'params'\ny = 'val.bpbb'\nname = 'bpb_params'",
+            "x.toml:5: figure.y: there is no \"val.bpbb\"; did you mean val.bpb?",
+        ),
+        (
             "[[figure]]\nkind = 'bar'\nx = 'seed'\ny = 'val.bpb'\nname = 'loss_sft'",
             "x.toml:6: figure.name: is \"loss_sft\", the name of a figure that the report draws itself, expected another",
         ),

@@ -158,6 +158,9 @@ impl Metadata<'_> {
         for (key, allowed) in NEUTRAL {
             check(key, allowed)?;
         }
+        if found("attention.causal").is_some_and(|value| !matches!(value, Value::Bool(true))) {
+            return refuse("attention.causal", "true");
+        }
         let head_dim = config.head_dim() as f64;
         check("rope.dimension_count", &[head_dim])?;
         check("attention.value_length", &[head_dim])?;
@@ -173,16 +176,23 @@ impl Metadata<'_> {
             }
         }
         if config.window.is_some() {
-            let key = "attention.sliding_window_pattern";
-            let is_all = match found(key) {
-                Some(Value::Array(layers)) => {
-                    layers.len() == config.n_layers
-                        && layers.iter().all(|layer| matches!(layer, Value::Bool(true)))
-                }
-                _ => false,
+            let is_set = |layer: &Value| match layer {
+                Value::Bool(flag) => *flag,
+                number => as_f64(number).is_some_and(|number| number != 0.0),
             };
-            if !is_all {
-                return refuse(key, &format!("true for each of {} layers", config.n_layers));
+            // Without a pattern of rotary positions every layer has them.
+            for (key, is_optional) in
+                [("attention.sliding_window_pattern", false), ("attention.rope_pattern", true)]
+            {
+                let is_all = match found(key) {
+                    Some(Value::Array(layers)) => {
+                        layers.len() == config.n_layers && layers.iter().all(is_set)
+                    }
+                    found => found.is_none() && is_optional,
+                };
+                if !is_all {
+                    return refuse(key, &format!("true for each of {} layers", config.n_layers));
+                }
             }
         }
         if config.is_moe() {
