@@ -446,6 +446,11 @@ impl SlurmConfig {
 }
 
 impl Training {
+    /// Whether checkpoints stay after training, which then has to take all of its steps itself.
+    pub fn keeps_for_good(&self) -> bool {
+        self.keep_every > 0 || self.keep_best
+    }
+
     fn fine_tuning() -> Self {
         Self { packing: Packing::Single, lr: 1e-4, ..Self::default() }
     }

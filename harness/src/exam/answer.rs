@@ -149,8 +149,7 @@ fn mean_over_rotations(rotations: &[Vec<f64>]) -> Vec<f64> {
 /// scores underflow to 0 and do not differ.
 fn compare_texts(options: &[OptionScore], norm: Norm) -> (Vec<f64>, usize) {
     let scores: Vec<f64> = options.iter().map(|option| norm.score(option)).collect();
-    // JSON has no infinity.
-    (scores.iter().map(|score| score.exp().min(1e300)).collect(), best(&scores))
+    (options.iter().map(|option| norm.probability(option)).collect(), best(&scores))
 }
 
 fn texts(

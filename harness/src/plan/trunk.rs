@@ -65,7 +65,7 @@ fn trunk(graph: &StageGraph, group: &[usize], branch: usize) -> Option<Trunk> {
     let stage = node.stage.training()?;
     let training = stage.training(&node.config);
     // A training that keeps checkpoints for good has to take its steps itself.
-    if !node.state.is_left() || training.keep_every > 0 || training.keep_best || has_begun(&node.dir) {
+    if !node.state.is_left() || training.keeps_for_good() || has_begun(&node.dir) {
         return None;
     }
     let serves = |&&longer: &&usize| {

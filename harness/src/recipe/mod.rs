@@ -250,7 +250,7 @@ fn training(
     let start_from = request.model.as_ref().map(|dir| dir.join("model"));
     // A plan names no trunk for a training with checkpoints; if all of them are damaged, its trunk's is still there.
     // It must be finished, as a trunk that is trained again has cut its metrics. Checkpoints kept for good need all steps.
-    let keeps = stage.training(config).keep_every > 0 || stage.training(config).keep_best;
+    let keeps = stage.training(config).keeps_for_good();
     let is_done = |trunk: &PathBuf| matches!(Manifest::read(trunk), Ok(Some(manifest)) if manifest.status == RunStatus::Done);
     let recorded = || train::trunk::recorded_trunk(&request.dir).filter(|trunk| !keeps && is_done(trunk));
     let trunk = request.trunk.clone().or_else(recorded);

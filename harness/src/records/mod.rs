@@ -352,7 +352,7 @@ impl QuestionRecord {
     fn norm(&self) -> Option<Norm> {
         let is_of = |norm: Norm| {
             let mut pairs = self.options.iter().zip(&self.probabilities);
-            pairs.all(|(option, &p)| (norm.score(option).exp().min(1e300) - p).abs() <= 1e-9 * p)
+            pairs.all(|(option, &p)| (norm.probability(option) - p).abs() <= 1e-9 * p)
         };
         Norm::ALL.into_iter().map(|(norm, _)| norm).find(|&norm| is_of(norm))
     }

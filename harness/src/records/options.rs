@@ -48,6 +48,11 @@ impl Norm {
             Self::Pmi => log_prob - unconditional,
         }
     }
+
+    /// The exponential of the score, as records hold it: 0 if it underflows, at most 1e300, as JSON has no infinity.
+    pub fn probability(self, option: &OptionScore) -> f64 {
+        self.score(option).exp().min(1e300)
+    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use super::columns::Column;
 use super::of_stage::NO_EXPERTS;
 use crate::config::{Source, TrainStage, TrialConfig, did_you_mean, recipe};
 
+const WITHOUT_SETS: &str = "data.source = \"world\" has no named validation sets";
+
 /// Message that a part of the recipe is disabled, with the remedy.
 pub fn disabled_message(part: &str) -> String {
     format!("{part} is not part of the recipe; set {part}.enabled = true")
@@ -37,7 +39,7 @@ pub fn of_curves(stage: TrainStage, split: &str, config: &TrialConfig) -> Option
     match config.data.source {
         Source::Files => {}
         Source::World if split == "sets" => {
-            return Some("data.source = \"world\" has no named validation sets".into());
+            return Some(WITHOUT_SETS.into());
         }
         _ => return None,
     }
@@ -99,7 +101,7 @@ fn of_set(set: &str, config: &TrialConfig) -> Option<String> {
     }
     let sets = match data.source {
         Source::Files => TrainStage::Pretrain.val_files(data),
-        Source::World => return Some("data.source = \"world\" has no named validation sets".into()),
+        Source::World => return Some(WITHOUT_SETS.into()),
         // A probe names its own sets.
         _ => return None,
     };
