@@ -493,7 +493,7 @@ fn shared_cases_are_told_before_anything_starts() {
         ),
         (
             "22b_same_setting_twice/t4.toml",
-            Err("t4.toml:30: exam.after: has no effect, as the exam is sat after pretrain"),
+            Err("t4.toml:30: exam.after: has no effect, as the exam is taken after pretrain"),
         ),
     ] {
         match (case(path), expected) {
