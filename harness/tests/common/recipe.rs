@@ -94,7 +94,9 @@ fn training(random: &mut ChaCha8Rng, stage: &str, steps: u64) -> String {
     let schedule = one_of(random, &["cosine", "linear", "constant", "wsd"]);
     let packing = one_of(random, &["separated", "single"]);
     let warmup = one_of(random, &[0, 2]);
-    let optimizer = one_of(random, &["adamw", "adam", "muon"]);
+    // Muon updates whole weights, not adapters.
+    let optimizers = ["adamw", "adam", "muon"];
+    let optimizer = one_of(random, if stage == "lora" { &optimizers[..2] } else { &optimizers });
     let recompute = one_of(random, &["none", "activations", "blocks"]);
     let _ = write!(
         keys,
