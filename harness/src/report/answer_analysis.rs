@@ -9,7 +9,7 @@ use crate::stats::{Spread, spread};
 use crate::track::number;
 
 /// Names of the tables that every report with exams writes.
-pub const NAMES: [&str; 3] = ["beyond", "beyond_groups", "beyond_letters"];
+pub const NAMES: [&str; 3] = ["answer_analysis", "answer_groups", "answer_letters"];
 
 /// Builds the tables of [`NAMES`]: averages, letter prior and calibration; groups of subjects; letters. Tables without
 /// rows are left out.
@@ -19,17 +19,24 @@ pub fn tables(settings: &[Setting]) -> Vec<(&'static str, Grid)> {
     };
     let grids = [
         grid(
+            "Accuracy, letter prior and calibration",
+            "± 95 % interval over seeds (Student's t). Accuracy is the micro average over questions, the mean over \
+             subjects the macro average. The prior of a letter is its mean probability in a subject.",
             "setting,seeds,questions,accuracy (%),subjects,mean over subjects (%),\
              log-probability of the correct option,accuracy without letter prior (%),calibration error",
             1,
             of(averages),
         ),
         grid(
+            "Groups of subjects",
+            "± 95 % interval over seeds (Student's t). Groups are C-Eval's.",
             "setting,group,seeds,questions,accuracy (%),subjects,mean over subjects (%)",
             2,
             of(|setting, analyses| groups(setting.label, analyses)),
         ),
         grid(
+            "Letters of the chosen and of the correct options",
+            "Counted over the answers of all seeds.",
             "setting,letter,answers,chosen (%),correct option (%),recall (%)",
             2,
             of(|setting, analyses| letters(setting.label, analyses)),
@@ -38,8 +45,10 @@ pub fn tables(settings: &[Setting]) -> Vec<(&'static str, Grid)> {
     NAMES.into_iter().zip(grids).filter(|(_, grid)| !grid.rows.is_empty()).collect()
 }
 
-fn grid(heads: &str, text_columns: usize, rows: Vec<Vec<String>>) -> Grid {
+fn grid(title: &str, note: &str, heads: &str, text_columns: usize, rows: Vec<Vec<String>>) -> Grid {
     Grid {
+        title: title.into(),
+        note: note.into(),
         heads: heads.split(',').map(String::from).collect(),
         text_columns,
         rows: rows.into_iter().map(|row| row.into_iter().map(Into::into).collect()).collect(),

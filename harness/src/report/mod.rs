@@ -102,8 +102,8 @@ pub fn write(
     }
     let summary = tables::summary(&settings);
     write_grid(&summary, "summary", &mut out)?;
-    let beyond = answer_analysis::tables(&settings);
-    beyond.iter().try_for_each(|(name, grid)| write_grid(grid, name, &mut out))?;
+    let analysis = answer_analysis::tables(&settings);
+    analysis.iter().try_for_each(|(name, grid)| write_grid(grid, name, &mut out))?;
     let mut requested = vec![];
     for spec in &experiment.tables {
         let mut grids = requested_tables::tables(spec, &results);
@@ -151,7 +151,7 @@ pub fn write(
         rows: &rows,
         settings: &settings,
         summary: &summary,
-        beyond: &beyond,
+        analysis: &analysis,
         tables: &requested,
         compared: &compared,
         figures: &figures,

@@ -266,6 +266,7 @@ pub fn summary(settings: &[Setting]) -> Grid {
         note += " p of guessing: Fisher's randomisation test, corrected by Holm over the settings.";
     }
     Grid {
+        title: "Settings, means over seeds".into(),
         note,
         heads: heads.into_iter().map(String::from).collect(),
         text_columns: 1,
@@ -377,6 +378,7 @@ pub fn comparisons(compared: &[Comparison]) -> Grid {
         cells.map(GridCell::from).to_vec()
     };
     Grid {
+        title: "Claims".into(),
         note: "p is two-sided, and corrected by Holm over the claims of one family.".into(),
         heads: heads.map(String::from).to_vec(),
         text_columns: 3,

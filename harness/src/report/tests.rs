@@ -194,7 +194,8 @@ fn tables_hold_the_numbers() {
     assert_eq!(agreement.len(), 4);
     assert_eq!(
         read("tables/summary.md"),
-        "| setting | seeds | parameters | active | validation loss | bits per byte | questions | accuracy (%) | p of guessing (Holm) |\n\
+        "**Settings, means over seeds**\n\n\
+         | setting | seeds | parameters | active | validation loss | bits per byte | questions | accuracy (%) | p of guessing (Holm) |\n\
          | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n\
          | n_layers=2 | 2 | 2,000 | 2,000 | 2.500 ± 0.000 | 1.250 ± 0.000 | 100 | 25.0 ± 12.7 | 1.000 |\n\
          | n_layers=4 | 2 | 4,000 | 4,000 | 2.500 ± 0.000 | 1.250 ± 0.000 | 100 | 62.0 ± 25.4 | < 0.0002 |\n\
@@ -203,18 +204,18 @@ fn tables_hold_the_numbers() {
     );
     // Calibration errors are 0.17857 and 0.16571; of the two seeds' 200 answers, 51 are A, 13 of them where A is correct.
     assert_eq!(
-        read("tables/beyond.md").lines().nth(2).unwrap(),
+        read("tables/answer_analysis.md").lines().nth(4).unwrap(),
         "| n_layers=2 | 2 | 100 | 25.0 ± 12.7 | 1 | 25.0 ± 12.7 | −75.874 ± 0.000 | 25.0 ± 0.0 | 0.172 ± 0.082 |"
     );
     assert_eq!(
-        read("tables/beyond_groups.md").lines().skip(2).collect::<Vec<_>>(),
+        read("tables/answer_groups.md").lines().skip(4).take(2).collect::<Vec<_>>(),
         [
             "| n_layers=2 | humanities | 2 | 100 | 25.0 ± 12.7 | 1 | 25.0 ± 12.7 |",
             "| n_layers=4 | humanities | 2 | 100 | 62.0 ± 25.4 | 1 | 62.0 ± 25.4 |",
         ]
     );
     assert_eq!(
-        read("tables/beyond_letters.md").lines().skip(2).take(4).collect::<Vec<_>>(),
+        read("tables/answer_letters.md").lines().skip(4).take(4).collect::<Vec<_>>(),
         [
             "| n_layers=2 | A | 200 | 25.5 | 25.0 | 26.0 (n=50) |",
             "| n_layers=2 | B | 200 | 25.0 | 25.0 | 26.0 (n=50) |",

@@ -33,7 +33,7 @@ const SECTIONS: [(&str, &str, &str); 15] = [
     ("figures", "Figures", include_str!("figures.html")),
     ("tables", "Tables", include_str!("tables.html")),
     ("subjects", "Subjects", include_str!("subjects.html")),
-    ("beyond", "Answer analysis", include_str!("beyond.html")),
+    ("analysis", "Answer analysis", include_str!("analysis.html")),
     ("answers", "Sample answers", include_str!("answers.html")),
     ("curves", "Loss curves", include_str!("curves.html")),
     ("fits", "Fits", include_str!("fits.html")),
@@ -63,8 +63,8 @@ pub struct Page<'a> {
     pub settings: &'a [Setting<'a>],
     /// The summary table.
     pub summary: &'a Grid,
-    /// Tables that analyse answers beyond right and wrong, with their names.
-    pub beyond: &'a [(&'static str, Grid)],
+    /// Tables that analyse answers beyond right and wrong, each with the name of its file.
+    pub analysis: &'a [(&'static str, Grid)],
     /// The tables that the experiment requests.
     pub tables: &'a [Grid],
     /// The tested claims.
@@ -102,21 +102,21 @@ impl Page<'_> {
             headline => headline(settings),
             figures => self.figures.iter().map(figure).collect::<Vec<_>>(),
             curves => self.curves.iter().map(figure).collect::<Vec<_>>(),
-            summary => table(self.summary, "Settings, means over seeds"),
-            tables => self.tables.iter().map(|grid| table(grid, &grid.title)).collect::<Vec<_>>(),
+            summary => table(self.summary),
+            tables => self.tables.iter().map(table).collect::<Vec<_>>(),
             exams => self.exams(),
             fits => self.fits.map(|(grid, drawn)| {
-                context! { table => table(grid, "Fits"), figures => drawn.iter().map(figure).collect::<Vec<_>>() }
+                context! { table => table(grid), figures => drawn.iter().map(figure).collect::<Vec<_>>() }
             }),
             tuning => self.tuning.as_ref().map(|(grid, cost, drawn)| {
-                context! { table => table(grid, "Tried and chosen values"), cost, figures => drawn.iter().map(figure).collect::<Vec<_>>() }
+                context! { table => table(grid), cost, figures => drawn.iter().map(figure).collect::<Vec<_>>() }
             }),
             subjects => subjects::values(settings),
-            beyond => self.beyond.iter().map(|(name, grid)| table(grid, beyond_caption(name))).collect::<Vec<_>>(),
+            analysis => self.analysis.iter().map(|(_, grid)| table(grid)).collect::<Vec<_>>(),
             answers => answers::values(self.trials, results),
             settings => trials::settings(self.trials, results, self.origin),
             stopped => trials::unfinished(self.trials, results),
-            trials => table(&trials::overview(self.trials, results), "Trials and their cost"),
+            trials => table(&trials::overview(self.trials, results)),
             notices => notices(self.trials)
                 .into_iter()
                 .map(|(text, n)| context! { text, trials => counted(n, "trial") })
@@ -146,8 +146,9 @@ impl Page<'_> {
         };
         let rows: Vec<_> = self.rows.iter().filter_map(row).collect();
         let heads = ["setting", "seed", "after", "correct", "accuracy (%)", "interval (%)", "p"];
-        let grid = Grid { heads: heads.map(String::from).to_vec(), text_columns: 1, rows, ..Grid::default() };
-        (!grid.rows.is_empty()).then(|| table(&grid, "Individual exams"))
+        let (title, heads) = ("Individual exams".into(), heads.map(String::from).to_vec());
+        let grid = Grid { title, heads, text_columns: 1, rows, ..Grid::default() };
+        (!grid.rows.is_empty()).then(|| table(&grid))
     }
 }
 
@@ -171,24 +172,15 @@ fn render(values: &Value) -> Result<String> {
 }
 
 /// Converts a table to the values that templates take.
-fn table(grid: &Grid, caption: &str) -> Value {
+fn table(grid: &Grid) -> Value {
     let cell = |cell: &GridCell| {
         let mark = if cell.is_not_worse && !cell.is_best { format!(" {CLOSE}") } else { String::new() };
         context! { text => format!("{}{mark}", cell.text), is_best => cell.is_best }
     };
     let rows: Vec<Vec<Value>> = grid.rows.iter().map(|row| row.iter().map(cell).collect()).collect();
-    context! { caption, note => grid.note, spans => grid.spans, heads => grid.heads, text_columns => grid.text_columns, rows }
+    context! { caption => grid.title, note => grid.note, spans => grid.spans, heads => grid.heads, text_columns => grid.text_columns, rows }
 }
 
 fn figure(drawn: &Drawn) -> Value {
     context! { name => drawn.name, title => drawn.title, svg => drawn.svg, font_notice => drawn.font_notice, formats => super::figure::FORMATS }
-}
-
-/// The captions of the tables in [`super::answer_analysis::NAMES`].
-fn beyond_caption(name: &str) -> &'static str {
-    match name {
-        "beyond_groups" => "Groups of subjects",
-        "beyond_letters" => "Letters",
-        _ => "Averages, prior of letters and calibration",
-    }
 }

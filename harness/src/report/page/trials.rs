@@ -42,6 +42,7 @@ pub fn overview(trials: &[TrialRecord], results: &Results) -> Grid {
         cells.into_iter().map(Into::into).collect()
     };
     Grid {
+        title: "Trials and their cost".into(),
         heads: heads.into_iter().map(String::from).collect(),
         text_columns: 1,
         rows: by_setting(trials).into_iter().flat_map(|(_, group)| group).map(row).collect(),

@@ -31,7 +31,7 @@ fn claims_come_first_and_every_section_has_its_line_of_the_contents() {
     trials.push(trial(3, 4, 0, Status::Failed));
     let page = page(CLAIM, &trials, &answers(&trials), &Origin::default());
     let ids =
-        ["claims", "findings", "figures", "tables", "subjects", "beyond", "trials", "reproduce", "reading"];
+        ["claims", "findings", "figures", "tables", "subjects", "analysis", "trials", "reproduce", "reading"];
     let heads: Vec<String> = ids.iter().map(|id| format!("<h2 id=\"{id}\">")).collect();
     let found = places(&page, &heads.iter().map(String::as_str).collect::<Vec<_>>());
     assert!(found.is_sorted(), "{found:?}");
