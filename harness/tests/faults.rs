@@ -119,6 +119,7 @@ fn runs_that_vanish_are_an_error_and_made_again() {
     };
     let mut driver = Driver::start(dir.path(), &["run", "s.toml", "--retries", "0"]);
     assert!(driver.wait_until(is_training), "the sweep was over too soon");
+    mindscale(dir.path()).args(["status", "s.toml"]).assert().stdout(contains("\nRunning "));
     // Retry, since files written meanwhile can prevent the removal.
     while fs::remove_dir_all(&runs).is_err() {}
     let code = driver.wait(PATIENCE).code();

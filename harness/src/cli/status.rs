@@ -3,7 +3,7 @@
 use super::web::WebArgs;
 use super::{OnlyArg, SweepArgs, say};
 use crate::plan::short_name;
-use crate::records::short_id;
+use crate::records::{Status, short_id};
 use crate::run::Layers;
 use crate::status::{Overview, StageStatus, TrialStatus, overview};
 use crate::track::{number, table, time};
@@ -89,8 +89,7 @@ fn page(found: &Overview) -> String {
         _ => headline(found),
     }];
     let mut trials: Vec<&TrialStatus> = found.trials.iter().collect();
-    let is_running = |trial: &TrialStatus| trial.stages.iter().any(|stage| stage.state == "running");
-    trials.sort_by_key(|trial| !is_running(trial));
+    trials.sort_by_key(|trial| trial.status != Status::Running);
     let rows: Vec<_> = trials.iter().take(SHOWN).map(|trial| row(trial)).collect();
     lines.push(table(&["trial", "stage", "state", "step", "loss", "tokens/s", "left", ""], &rows));
     if trials.len() > SHOWN {
@@ -128,7 +127,6 @@ fn stage_cells(stage: &StageStatus) -> [String; 7] {
 mod tests {
     use super::*;
     use crate::config::{Stage, TrainStage};
-    use crate::records::Status;
     use crate::status::{Counts, LastRow};
     use uuid::Uuid;
 
@@ -152,20 +150,21 @@ mod tests {
             tokens_per_second: Some(12_345.6),
             elapsed_seconds: Some(9.0),
         };
-        let trial = |label: &str, stages| TrialStatus {
+        let trial = |label: &str, status, stages| TrialStatus {
             trial: Uuid::nil(),
             sweep: "s".into(),
             label: label.into(),
-            status: Status::Stopped,
+            status,
             reason: None,
             stages,
         };
         let found = Overview {
             counts: Counts { running: 1, pending: 1, ..Counts::default() },
             trials: vec![
-                trial("seed=1", vec![stage(Stage::Train(TrainStage::Sft), "pending", None)]),
+                trial("seed=1", Status::Pending, vec![stage(Stage::Train(TrainStage::Sft), "pending", None)]),
                 trial(
                     "seed=2",
+                    Status::Running,
                     vec![
                         stage(Stage::Train(TrainStage::Pretrain), "done", None),
                         stage(Stage::Train(TrainStage::Sft), "running", Some(last)),

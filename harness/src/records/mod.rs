@@ -37,6 +37,8 @@ pub fn short_id(name: Uuid) -> String {
 pub enum Status {
     /// Every stage finished.
     Done,
+    /// One of its stages is running.
+    Running,
     /// A stage ended in an error.
     Failed,
     /// Stopped before its end; it can be resumed.

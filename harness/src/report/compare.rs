@@ -241,7 +241,12 @@ fn unfinished(name: &str, condition: &Condition, results: &Results) -> Option<St
     if of_side.is_empty() || count(Status::Done) > 0 {
         return None;
     }
-    let stand = [(Status::Failed, "failed"), (Status::Stopped, "stopped"), (Status::Pending, "pending")];
+    let stand = [
+        (Status::Running, "running"),
+        (Status::Failed, "failed"),
+        (Status::Stopped, "stopped"),
+        (Status::Pending, "pending"),
+    ];
     let stand = stand.map(|(status, word)| (count(status), word)).into_iter().filter(|(n, _)| *n > 0);
     let stand: Vec<String> = stand.map(|(n, word)| format!("{n} {word}")).collect();
     Some(format!("no trial of {name} has finished ({})", stand.join(", ")))

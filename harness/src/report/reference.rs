@@ -20,7 +20,7 @@ finite, or not recorded by an older version are empty. Shares are numbers from 0
 const FURTHER: [(&str, &str); 6] = [
     ("seed", "the trial's seed"),
     ("`model.n_layers`, ...", "every key that is swept, solved or distinguishes settings"),
-    ("status", "`done`, `failed`, `stopped` or `pending`"),
+    ("status", "`done`, `running`, `failed`, `stopped` or `pending`"),
     ("reason", "why the trial failed"),
     ("`run.pretrain`, ...", "name of the stage run's folder; for `run.exam`, the folder of the row's exam"),
     ("`val_loss.NAME`, `val_bpb.NAME`", "`val_loss` and `val_bpb` on the validation set of that name"),

@@ -114,10 +114,9 @@ pub fn overview(graph: &StageGraph) -> Overview {
     {
         let stages: Vec<StageStatus> = planned.stages.iter().map(|&index| nodes[index].clone()).collect();
         let (status, reason) = standing(graph, planned);
-        let runs = stages.iter().any(|stage| stage.state == "running");
         let count = match status {
             Status::Done => &mut counts.done,
-            _ if runs => &mut counts.running,
+            Status::Running => &mut counts.running,
             Status::Failed => &mut counts.failed,
             Status::Stopped => &mut counts.stopped,
             Status::Pending => &mut counts.pending,

@@ -215,6 +215,10 @@ pub fn standing(graph: &StageGraph, planned: &PlannedTrial) -> (Status, Option<S
         let untuned = graph.tuning_of(planned).and_then(|(_, tuning)| tuning.problem());
         return untuned.map_or((Status::Pending, None), |problem| (Status::Failed, Some(problem)));
     }
+    let is_running = |node: &StageNode| matches!(node.state, State::Running(_));
+    if nodes().any(is_running) {
+        return (Status::Running, None);
+    }
     let failed = nodes().find_map(|node| match &node.state {
         State::Again(reason) => Some(format!("{}: {reason}", node.stage)),
         _ => None,
@@ -225,11 +229,10 @@ pub fn standing(graph: &StageGraph, planned: &PlannedTrial) -> (Status, Option<S
     if !nodes().any(|node| node.state.is_left()) {
         return (Status::Done, None);
     }
-    let begun = |state: &State| matches!(state, State::Unfinished | State::Running(_));
     // If another trial is running, one between two stages is waiting for its turn.
-    let is_driven = graph.nodes.iter().any(|node| matches!(node.state, State::Running(_)));
+    let is_driven = graph.nodes.iter().any(is_running);
     let trained = nodes().any(|node| node.state == State::Done && node.stage.training().is_some());
-    match trained && !is_driven || nodes().any(|node| begun(&node.state)) {
+    match trained && !is_driven || nodes().any(|node| node.state == State::Unfinished) {
         true => (Status::Stopped, None),
         false => (Status::Pending, None),
     }
