@@ -3,7 +3,7 @@
 use super::device_arg::DeviceArgs;
 use super::models_arg::ModelsArg;
 use super::say;
-use crate::config::{Answer, ExamConfig, Norm};
+use crate::config::{Answer, ExamConfig, ExamFormat, Norm};
 use crate::exam::{Prompter, Questions, Score, notices, questions_csv, scores};
 use crate::fsutil::write_atomic;
 use crate::models::{Model, ModelFiles};
@@ -26,6 +26,9 @@ pub struct ExamArgs {
     /// Folder of <subject>_val.csv or <subject>_val.jsonl sheets
     #[arg(long)]
     sheets: PathBuf,
+    /// How prompts are worded
+    #[arg(long, value_enum, default_value = "minimind")]
+    format: ExamFormat,
     /// How questions are answered
     #[arg(long, value_enum, default_value = "letter")]
     answer: Answer,
@@ -41,9 +44,9 @@ pub struct ExamArgs {
     /// Folder of <subject>_dev.csv or <subject>_dev.jsonl sheets, for --shots
     #[arg(long)]
     dev: Option<PathBuf>,
-    /// System message of each prompt; empty: none
-    #[arg(long, default_value_t = ExamConfig::default().system)]
-    system: String,
+    /// System message of each prompt with --format minimind; empty: none; unset: 开始回答问题
+    #[arg(long)]
+    system: Option<String>,
     #[command(flatten)]
     device: DeviceArgs,
     /// Write the answers to this CSV file; for several models, with a column of their names
@@ -104,6 +107,10 @@ fn exam_on<B: Backend>(args: &ExamArgs, backend: &B) -> Result<bool> {
         args.norm.is_none() || args.answer != Answer::Letter,
         "--norm goes with --answer cloze or continuation only: letters have no text to be compared by"
     );
+    ensure!(
+        args.system.is_none() || args.format == ExamFormat::Minimind,
+        "--system goes with --format minimind only: lm_eval has no system message"
+    );
     let questions = Questions::read(&args.sheets, args.dev.as_deref(), args.shots)?;
     let files = args.models.files()?;
     let mut names = BTreeSet::new();
@@ -138,8 +145,9 @@ fn take_exam<B: Backend>(
     let Model { name, source, transformer, tokenizer, .. } = model;
     let Questions { sheets, shots } = questions;
     let max_len = transformer.config.max_seq_len;
-    let (system, answer, rotate) = (args.system.clone(), args.answer, args.rotate);
-    let prompter = Prompter { system, max_len, shots: shots.clone(), answer, rotate };
+    let system = args.system.clone().unwrap_or_else(|| ExamConfig::default().system);
+    let (format, answer, rotate) = (args.format, args.answer, args.rotate);
+    let prompter = Prompter { format, system, max_len, shots: shots.clone(), answer, rotate };
     // Ctrl-C simply ends the program: nothing is written before the end.
     let stop = AtomicBool::new(false);
     let shown = || source.clone();

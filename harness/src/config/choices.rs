@@ -121,6 +121,17 @@ pub enum DpoLoss {
     Ipo,
 }
 
+/// How exam prompts are worded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum ExamFormat {
+    /// As MiniMind does: the question is a user turn in the chat template.
+    Minimind,
+    /// As the tasks `ceval-valid` of lm-evaluation-harness do: plain text, without the chat template.
+    LmEval,
+}
+
 /// How an exam question is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ValueEnum)]
 #[serde(rename_all = "snake_case")]

@@ -7,8 +7,8 @@
 use super::keys::{keys, sections};
 use super::layers::get;
 use super::{
-    Answer, ExamConfig, OptimizerKind, PROBES, ProbeSpec, RowStyle, Schedule, Source, TRAINING, TrainStage,
-    Training, TrialConfig, recipe, source_key,
+    Answer, ExamConfig, ExamFormat, OptimizerKind, PROBES, ProbeSpec, RowStyle, Schedule, Source, TRAINING,
+    TrainStage, Training, TrialConfig, recipe, source_key,
 };
 use model::{Device, Parametrization};
 use serde_json::{Value, json};
@@ -272,9 +272,12 @@ fn of_trials(config: &TrialConfig, found: &mut Found) {
         found.canonical("exam.average_last", 0, "fewer than 2 weights are not averaged");
     }
     if let Some(probe) = config.probe() {
-        let keys = ["answer", "norm", "rotate", "shots", "dev_sheets", "system", "samples"];
+        let keys = ["format", "answer", "norm", "rotate", "shots", "dev_sheets", "system", "samples"];
         found.add_in("exam", &keys, format!("data.source = \"{}\" has its own question format", probe.name));
         return;
+    }
+    if exam.format == ExamFormat::LmEval {
+        found.add(&["exam.system"], "exam.format = \"lm_eval\" has no system message");
     }
     if exam.answer == Answer::Letter {
         found.add(&["exam.norm"], "exam.answer = \"letter\" compares no texts");

@@ -26,7 +26,8 @@ mod world;
 pub use crate::records::Norm;
 pub use at::ExamPoint;
 pub use choices::{
-    Answer, AnswerLoss, BadRow, DpoLoss, OptimizerKind, Packing, RowStyle, Schedule, Source, UnknownKeys,
+    Answer, AnswerLoss, BadRow, DpoLoss, ExamFormat, OptimizerKind, Packing, RowStyle, Schedule, Source,
+    UnknownKeys,
 };
 pub use document::{Content, Entry, Node};
 pub use effect::{FILTERS, Idle, differing, effective, idle};
@@ -326,6 +327,9 @@ section! {
         pub sheets: Option<String> = None,
         /// Folder of `<subject>_dev.csv` or `.jsonl` sheets for few-shot prompts; unset: those of the built-in world.
         pub dev_sheets: Option<String> = None,
+        /// How prompts are worded: as MiniMind does, in the chat template (`minimind`), or as plain text like the tasks
+        /// `ceval-valid` of lm-evaluation-harness (`lm_eval`), which also suits models that were only pretrained.
+        pub format: ExamFormat = ExamFormat::Minimind,
         /// How a question is answered: by the most likely `letter`, or by the option whose text is most likely, after a
         /// prompt that lists the options (`cloze`) or after the question alone (`continuation`).
         pub answer: Answer = Answer::Letter,
@@ -348,7 +352,7 @@ section! {
         pub at: Vec<f64> = vec![1.0],
         /// Also examine the mean of the weights at the last N fractions of `exam.at`; below 2: no mean.
         pub average_last: usize = 0,
-        /// System message of the prompt; empty: none.
+        /// System message of the prompt; empty: none. `format = "lm_eval"` has none.
         pub system: String = "开始回答问题".into(),
         /// Number of prompts that an examined model answers greedily, in up to 64 tokens each, so that the report can
         /// show the answers of all trials side by side: MiniMind's questions, or the built-in world's without their

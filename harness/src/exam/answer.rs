@@ -124,15 +124,14 @@ fn continuations(prompts: &[Prompt]) -> Vec<Continuation<'_>> {
     asked.flat_map(answers).collect()
 }
 
-/// Returns the number of tokens read if a prompt shared nothing with others: once for all its letters, or once per text.
+/// Returns the number of tokens read if a prompt shared nothing with others: once for all its answers if each is a single
+/// token, otherwise once for each.
 fn unshared_tokens(prompt: &Prompt) -> usize {
-    let texts = |asked: &TokenizedPrompt| {
-        asked.answers.iter().map(|ids| asked.ids.len() + ids.len() - 1).sum::<usize>()
+    let alone = |asked: &TokenizedPrompt| match asked.answers.iter().all(|ids| ids.len() == 1) {
+        true => asked.ids.len(),
+        false => asked.answers.iter().map(|ids| asked.ids.len() + ids.len() - 1).sum(),
     };
-    match prompt.unconditional {
-        None => prompt.rotations.iter().map(|asked| asked.ids.len()).sum(),
-        Some(_) => prompt.rotations.iter().chain(&prompt.unconditional).map(texts).sum(),
-    }
+    prompt.rotations.iter().chain(&prompt.unconditional).map(alone).sum()
 }
 
 /// Returns the probability of each option, averaged over rotations, from the log-probability of each position.

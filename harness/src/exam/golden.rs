@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::{Prompter, Sheet, Shots, read_sheets, run_exam};
-use crate::config::{Answer, Norm};
+use crate::config::{Answer, ExamFormat, Norm};
 use crate::data::Tokenizer;
 use crate::fsutil::hex;
 use crate::testing::shared;
@@ -43,6 +43,7 @@ fn compare(folder: &str, factor: f32, max_len: usize, file: &str, tolerance: f64
         .collect();
     assert_eq!(sheets.len(), 6);
     let prompter = Prompter {
+        format: ExamFormat::Minimind,
         system: "开始回答问题".into(),
         max_len,
         shots: Shots::new(),

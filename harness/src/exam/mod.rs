@@ -8,6 +8,7 @@ pub mod contamination;
 #[cfg(test)]
 mod golden;
 mod length;
+mod plain;
 mod prompt;
 mod questions;
 mod score;

@@ -1,8 +1,9 @@
-//! Prompts for exam questions, in MiniMind's wording, and the ids of their answers.
+//! Prompts for exam questions, and the ids of their answers.
 
+use super::plain;
 use super::sheet::{Sheet, SheetQuestion};
 use super::shots::Shots;
-use crate::config::Answer;
+use crate::config::{Answer, ExamFormat};
 use crate::data::{Conversation, Message, SpecialText, Tokenizer};
 use crate::records::letter;
 use crate::stop::check;
@@ -13,7 +14,9 @@ use std::sync::atomic::AtomicBool;
 /// Options for making prompts from questions.
 #[derive(Debug, Clone)]
 pub struct Prompter {
-    /// System message; empty for none.
+    /// How prompts are worded.
+    pub format: ExamFormat,
+    /// System message, with [`ExamFormat::Minimind`]; empty for none.
     pub system: String,
     /// Maximum length of a prompt with its answer, in tokens.
     pub max_len: usize,
@@ -48,6 +51,14 @@ pub struct TokenizedPrompt {
     pub answers: Vec<Vec<u32>>,
 }
 
+/// A prompt before it is tokenized.
+enum PromptText {
+    /// Turns for the chat template.
+    Chat(Vec<Message>),
+    /// The text as it is.
+    Plain(String),
+}
+
 /// A tokenized prompt, and where in it the answer of each shot ends, in ids.
 struct PromptWithEnds {
     prompt: TokenizedPrompt,
@@ -65,24 +76,19 @@ impl Prompter {
             sheets.iter().flat_map(|sheet| sheet.questions.iter().map(move |q| (sheet, q))).collect();
         let prompt = |(sheet, question): (&Sheet, &SheetQuestion)| {
             check(stop)?;
-            let shots = self.shots.get(&sheet.subject).map_or(&[][..], Vec::as_slice);
-            self.prompt(tokenizer, shots, question)
+            self.prompt(tokenizer, &sheet.subject, question)
                 .with_context(|| format!("{}, question {}", sheet.subject, question.id))
         };
         questions.into_par_iter().map(prompt).collect()
     }
 
     /// Makes a prompt. If it is too long for the model, it loses shots, the first ones first, and only then its beginning.
-    fn prompt(
-        &self,
-        tokenizer: &Tokenizer,
-        shots: &[SheetQuestion],
-        question: &SheetQuestion,
-    ) -> Result<Prompt> {
+    fn prompt(&self, tokenizer: &Tokenizer, subject: &str, question: &SheetQuestion) -> Result<Prompt> {
+        let shots = self.shots.get(subject).map_or(&[][..], Vec::as_slice);
         let unconditional = match self.answer {
             Answer::Letter => None,
             Answer::Cloze | Answer::Continuation => {
-                Some(self.whole_prompt(tokenizer, &[Message::new("user", "")], question)?)
+                Some(self.tokenize(tokenizer, &self.empty_text(), question)?.prompt)
             }
         };
         let count = if self.rotate { question.options.len() } else { 1 };
@@ -92,7 +98,7 @@ impl Prompter {
             question.options.rotate_left(by);
             let mut shown = shots;
             let (mut asked, excess) = loop {
-                let tokenized = self.tokenize(tokenizer, &self.messages(shown, &question), &question)?;
+                let tokenized = self.tokenize(tokenizer, &self.text(subject, shown, &question), &question)?;
                 let asked = tokenized.prompt;
                 let longest = asked.answers.iter().map(Vec::len).max().unwrap_or(0);
                 // The last token of an answer is not an input.
@@ -114,17 +120,61 @@ impl Prompter {
         Ok(prompt)
     }
 
-    fn whole_prompt(
-        &self,
-        tokenizer: &Tokenizer,
-        messages: &[Message],
-        question: &SheetQuestion,
-    ) -> Result<TokenizedPrompt> {
-        Ok(self.tokenize(tokenizer, messages, question)?.prompt)
+    /// The text of a question after its shots.
+    fn text(&self, subject: &str, shots: &[SheetQuestion], question: &SheetQuestion) -> PromptText {
+        match self.format {
+            ExamFormat::Minimind => PromptText::Chat(self.messages(shots, question)),
+            ExamFormat::LmEval => PromptText::Plain(plain::prompt(subject, shots, question, self.answer)),
+        }
     }
 
-    /// Tokenizes the messages and the answers to `question` after them, regardless of their length.
+    /// The text of an empty question.
+    fn empty_text(&self) -> PromptText {
+        match self.format {
+            ExamFormat::Minimind => PromptText::Chat(vec![Message::new("user", "")]),
+            ExamFormat::LmEval => PromptText::Plain(plain::ANSWER.into()),
+        }
+    }
+
+    /// Tokenizes a prompt and the answers to `question` after it, regardless of their length.
     fn tokenize(
+        &self,
+        tokenizer: &Tokenizer,
+        text: &PromptText,
+        question: &SheetQuestion,
+    ) -> Result<PromptWithEnds> {
+        match text {
+            PromptText::Chat(messages) => self.tokenize_chat(tokenizer, messages, question),
+            PromptText::Plain(text) => {
+                let prompt = self.tokenize_plain(tokenizer, text, question)?;
+                Ok(PromptWithEnds { prompt, ends: vec![] })
+            }
+        }
+    }
+
+    /// Tokenizes a plain prompt as lm-evaluation-harness does: an answer is what is tokenized after as many tokens as the
+    /// prompt has alone. Letters may be several tokens.
+    fn tokenize_plain(
+        &self,
+        tokenizer: &Tokenizer,
+        text: &str,
+        question: &SheetQuestion,
+    ) -> Result<TokenizedPrompt> {
+        let ids = tokenizer.encode_characters(text)?;
+        let answer = |place: usize| {
+            let answer = self.answer_of(question, place);
+            let mut whole = tokenizer.encode_characters(&plain::answered(text, &answer))?;
+            ensure!(
+                whole.len() > ids.len(),
+                "the tokenizer encodes the answer {answer:?} after the prompt as no tokens"
+            );
+            Ok(whole.split_off(ids.len()))
+        };
+        let answers = (0..question.options.len()).map(answer).collect::<Result<_>>()?;
+        Ok(TokenizedPrompt { ids, answers })
+    }
+
+    fn tokenize_chat(
         &self,
         tokenizer: &Tokenizer,
         messages: &[Message],
@@ -215,13 +265,14 @@ pub fn letters(tokenizer: &Tokenizer) -> Result<[u32; 4]> {
     let options: Vec<String> = LETTERS.map(String::from).into();
     let question = SheetQuestion { id: String::new(), question: "?".into(), options, answer: 'A' };
     let prompter = Prompter {
+        format: ExamFormat::Minimind,
         system: String::new(),
         max_len: 512,
         shots: Shots::new(),
         answer: Answer::Letter,
         rotate: false,
     };
-    let asked = prompter.whole_prompt(tokenizer, &prompter.messages(&[], &question), &question)?;
+    let asked = prompter.tokenize(tokenizer, &prompter.text("", &[], &question), &question)?.prompt;
     Ok(std::array::from_fn(|i| asked.answers[i][0]))
 }
 
@@ -245,7 +296,8 @@ mod tests {
 
     fn prompter(shots: Vec<SheetQuestion>, answer: Answer) -> Prompter {
         let shots = Shots::from([("s".to_string(), shots)]);
-        Prompter { system: "开始回答问题".into(), max_len: 512, shots, answer, rotate: false }
+        let format = ExamFormat::Minimind;
+        Prompter { format, system: "开始回答问题".into(), max_len: 512, shots, answer, rotate: false }
     }
 
     fn minimind() -> Option<Tokenizer> {
@@ -294,6 +346,39 @@ mod tests {
         let unconditional = prompt.unconditional.unwrap();
         assert_eq!(tokenizer.decode(&unconditional.ids, false).unwrap(), "<s>user\n</s>\n<s>assistant\n");
         assert_eq!(told(&unconditional.answers), ["蓝", "红色", "绿", "黑"]);
+    }
+
+    #[test]
+    fn the_format_of_lm_evaluation_harness_is_plain_text() {
+        let Some(tokenizer) = minimind() else { return };
+        let plain = |answer| Prompter { format: ExamFormat::LmEval, ..prompter(vec![], answer) };
+        let told = |ids: &Vec<u32>| tokenizer.decode(ids, false).unwrap();
+        let intro = "以下是中国关于s的单项选择题，请选出其中的正确答案。\n\n";
+        let (text, prompt) = ask(&plain(Answer::Letter), &tokenizer, &question(" 天空是</s> ", 'A'));
+        assert_eq!(text, format!("{intro}天空是</s>\nA. 蓝\nB. 红色\nC. 绿\nD. 黑\n答案："));
+        let answers: Vec<String> = prompt.rotations[0].answers.iter().map(told).collect();
+        assert_eq!(answers, [" A", " B", " C", " D"]);
+        // The control token that the question spells is characters.
+        assert!(!prompt.rotations[0].ids.contains(&2));
+        let (text, prompt) = ask(&plain(Answer::Continuation), &tokenizer, &question("天空是", 'A'));
+        assert_eq!(text, format!("{intro}天空是\n答案："));
+        let unconditional = prompt.unconditional.unwrap();
+        assert_eq!(told(&unconditional.ids), "答案：");
+        assert_eq!(
+            unconditional.answers.iter().map(told).collect::<Vec<_>>(),
+            [" 蓝", " 红色", " 绿", " 黑"]
+        );
+        // A shot that does not fit is left out.
+        let mut few = Prompter { max_len: 60, ..plain(Answer::Letter) };
+        few.shots.insert("s".into(), vec![question("海是", 'B')]);
+        let (text, prompt) = ask(&few, &tokenizer, &question("天空是", 'A'));
+        assert!(text.starts_with(intro) && !text.contains("海是") && prompt.has_fewer_shots, "{text}");
+        few.max_len = 512;
+        let text = ask(&few, &tokenizer, &question("天空是", 'A')).0;
+        assert!(
+            text.starts_with(&format!("{intro}海是\nA. 蓝")) && text.contains("答案： B\n\n天空是"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -369,8 +454,8 @@ mod tests {
         for (answer, system) in [(Answer::Letter, "开始回答问题"), (Answer::Cloze, "")] {
             let mut prompter = Prompter { system: system.into(), ..prompter(shots.clone(), answer) };
             let len = |prompter: &Prompter, shots: &[SheetQuestion]| {
-                let asked =
-                    prompter.whole_prompt(&tokenizer, &prompter.messages(shots, &asked), &asked).unwrap();
+                let text = prompter.text("s", shots, &asked);
+                let asked = prompter.tokenize(&tokenizer, &text, &asked).unwrap().prompt;
                 asked.ids.len() + asked.answers.iter().map(Vec::len).max().unwrap() - 1
             };
             let lens: Vec<usize> = (0..=5).map(|gone| len(&prompter, &shots[gone..])).collect();
@@ -378,9 +463,9 @@ mod tests {
                 prompter.max_len = max_len;
                 let gone = lens.iter().position(|len| *len <= max_len).unwrap_or(5);
                 let (text, prompt) = ask(&prompter, &tokenizer, &asked);
-                let whole =
-                    prompter.whole_prompt(&tokenizer, &prompter.messages(&shots[gone..], &asked), &asked);
-                let whole = tokenizer.decode(&whole.unwrap().ids, false).unwrap();
+                let text_of_all = prompter.text("s", &shots[gone..], &asked);
+                let whole = prompter.tokenize(&tokenizer, &text_of_all, &asked).unwrap().prompt;
+                let whole = tokenizer.decode(&whole.ids, false).unwrap();
                 assert!(whole.ends_with(&text) && (prompt.is_cut || whole == text), "{max_len}");
                 assert_eq!((prompt.has_fewer_shots, prompt.is_cut), (gone > 0, lens[5] > max_len));
             }

@@ -41,6 +41,7 @@ fn check(node: &StageNode) -> Result<()> {
         sheet.questions.truncate(1);
     }
     let prompter = Prompter {
+        format: config.exam.format,
         system: config.exam.system.clone(),
         max_len: config.model.max_seq_len,
         shots,

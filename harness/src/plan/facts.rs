@@ -4,8 +4,8 @@
 //! effect changes it. A test runs every key through the stages that make data.
 
 use crate::config::{
-    Answer, ExamConfig, ExamPoint, FILTERS, NamedFiles, RowKind, RowStyle, Source, Stage, TrainStage,
-    TrialConfig, WORLD, canonical_json, effective, recipe, source_key,
+    Answer, ExamConfig, ExamFormat, ExamPoint, FILTERS, NamedFiles, RowKind, RowStyle, Source, Stage,
+    TrainStage, TrialConfig, WORLD, canonical_json, effective, recipe, source_key,
 };
 use crate::data::files::Inputs;
 use crate::data::read::extension;
@@ -204,12 +204,16 @@ impl<'a> Reading<'a> {
             self.take(probe.exam, keys);
             return;
         }
-        self.take(&["exam.answer", "exam.shots", "exam.system", "device", "precision"], keys);
+        self.take(&["exam.answer", "exam.shots", "device", "precision"], keys);
         // Exams older than this key were run without it, and keep their names; their contamination fields are empty.
         if exam.sheets.is_some() && !exam.contamination {
             self.take(&["exam.contamination"], keys);
         }
         // Exams that do not use these keys keep the names from before the keys existed.
+        match exam.format {
+            ExamFormat::Minimind => self.take(&["exam.system"], keys),
+            ExamFormat::LmEval => self.take(&["exam.format"], keys),
+        }
         match exam.answer {
             Answer::Letter if exam.rotate => self.take(&["exam.rotate"], keys),
             Answer::Cloze | Answer::Continuation if exam.norm != ExamConfig::default().norm => {
@@ -345,6 +349,10 @@ mod tests {
         assert_eq!(rotated, cloze);
         assert!(name(&|exam| exam.rotate = true).2);
         assert!(name(&|exam| (exam.answer, exam.norm) = (Answer::Continuation, Norm::Raw)).1);
+        // The system message is not part of the other format.
+        let plain = name(&|exam| exam.format = ExamFormat::LmEval);
+        assert_ne!(plain, letter);
+        assert_eq!(name(&|exam| (exam.format, exam.system) = (ExamFormat::LmEval, "x".into())), plain);
     }
 
     #[test]

@@ -303,7 +303,8 @@ fn run_exam<B: Backend>(work: &ExamWork, backend: &B) -> Result<Results> {
     let exam = &config.exam;
     let max_len = transformer.config.max_seq_len;
     let rotate = exam.rotate && exam.answer == Answer::Letter;
-    let prompter = Prompter { system: exam.system.clone(), max_len, shots, answer: exam.answer, rotate };
+    let (format, system, answer) = (exam.format, exam.system.clone(), exam.answer);
+    let prompter = Prompter { format, system, max_len, shots, answer, rotate };
     let prompts = match config.probe() {
         Some(_) => exam::prompts_of_words(&tokenizer, &sheets)?,
         None => prompter.prompts(&tokenizer, &sheets, stop)?,

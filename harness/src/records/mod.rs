@@ -12,7 +12,7 @@ mod tuning;
 pub use analysis::{Analysis, GroupScore, LetterBias, analyse};
 pub use csv::QuestionTable;
 pub use ending::Ending;
-pub use groups::{group_of, groups};
+pub use groups::{chinese_name_of, group_of, groups};
 pub use options::{Norm, OptionScore};
 pub use routing::Routing;
 pub use tally::{GUESSING, Tally};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// Labels of keys that tables and figures often name.
-const WORDS: [(&str, &str); 42] = [
+const WORDS: [(&str, &str); 43] = [
     ("model.d_model", "width"),
     ("model.n_layers", "layers"),
     ("model.n_heads", "heads"),
@@ -35,6 +35,7 @@ const WORDS: [(&str, &str); 42] = [
     ("dpo.beta", "DPO beta"),
     ("dpo.loss", "DPO loss"),
     ("exam.answer", "answers by"),
+    ("exam.format", "prompt format"),
     ("exam.norm", "norm of options"),
     ("exam.shots", "shots"),
     ("exam.rotate", "rotated options"),

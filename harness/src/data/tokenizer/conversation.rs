@@ -139,7 +139,15 @@ impl Tokenizer {
         self.enclosed(text, &[contents], special)
     }
 
-    /// Does the same for a conversation: `<s>`, its text in the chat template's form, `</s>`.
+    /// Returns the ids of a text alone; special tokens that it spells are encoded as characters.
+    ///
+    /// # Errors
+    /// If the tokenizer fails on the text.
+    pub fn encode_characters(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.encode_text(text, &[0..text.len()], SpecialText::Characters)?.ids)
+    }
+
+    /// Does the same as [`Self::document`] for a conversation: `<s>`, its text in the chat template's form, `</s>`.
     ///
     /// # Errors
     /// As [`Self::conversation`], or if the tokenizer fails on the text.
