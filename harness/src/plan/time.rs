@@ -386,7 +386,7 @@ mod tests {
             }
         };
         let reason =
-            "steps, and their time, are those of pretrain-1, which differs in its length alone".into();
+            "steps, and their time, are those of its trunk, a longer training that begins the same".into();
         let of_trunk = Notice { place: "pretrain".into(), reason, count: 75, of: 100 };
         assert_eq!(throughput(vec![]), (500.0, 1));
         // A quarter of the operations is its own.

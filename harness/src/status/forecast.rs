@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(seconds_left(vec![]), 2.0);
         // It took a quarter of its steps in two seconds; the other trial takes all of them.
         let reason =
-            "steps, and their time, are those of pretrain-1, which differs in its length alone".into();
+            "steps, and their time, are those of its trunk, a longer training that begins the same".into();
         let of_trunk = Notice { place: "pretrain".into(), reason, count: 75, of: 100 };
         assert_eq!(seconds_left(vec![of_trunk]), 8.0);
     }

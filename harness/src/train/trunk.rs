@@ -144,10 +144,10 @@ pub fn adopted_share(results: &Results) -> f64 {
     of_trunk.map_or(0.0, |notice| notice.count as f64 / notice.of.max(1) as f64)
 }
 
-/// The notice about a training that began as a branch.
+/// The notice about a training that began as a branch. `trunk.json` names its trunk: so many branches share a line.
 pub(super) fn notice(out: &Path, stage: TrainStage, steps: u64) -> Result<Option<Notice>> {
     let Some(origin) = read_origin(out)? else { return Ok(None) };
-    let reason = format!("{NOTICE}{}, which differs in its length alone", origin.run);
+    let reason = format!("{NOTICE}its trunk, a longer training that begins the same");
     Ok(Some(Notice { place: stage.name().into(), reason, count: origin.step, of: steps }))
 }
 
