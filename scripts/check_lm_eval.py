@@ -4,12 +4,18 @@
     python -m venv venv
     venv/bin/pip install "lm-eval[api]" transformers datasets
     cargo build --release
-    venv/bin/python scripts/check_lm_eval.py MODEL_FOLDER --sheets DIR [--mindscale target/release/mindscale] [--limit N]
+    venv/bin/python scripts/check_lm_eval.py MODEL_FOLDER --sheets DIR [--format lm_eval] [--shots N --dev DIR]
+        [--mindscale target/release/mindscale] [--limit N]
 
-Sheets are C-Eval's: <subject>_val.csv. The task words each question as MiniMind does, applies the chat template, scores
-the letters A to D after it and takes the most probable one (`local-completions`: echo and logprobs). The evaluation
-harness sends token ids of the model's own tokenizer. If the two programs choose different letters, these must be tied to
-within 1e-4. Exit code 1 if accuracies differ.
+Sheets are C-Eval's: <subject>_val.csv, and <subject>_dev.csv for shots. Two formats of prompts:
+
+    minimind   a task of this script words each question as MiniMind does, in the chat template
+    lm_eval    the package's own tasks ceval-valid_<subject>, which read the local sheets instead of the hub's
+
+Both score the letters after the prompt and take the most probable one (`local-completions`: echo and logprobs). The
+evaluation harness sends token ids of the model's own tokenizer. Questions that do not fit the context are left out, as
+the two programs cut them differently. If the programs choose different letters, these must be tied to within 1e-4. Exit
+code 1 if accuracies differ.
 """
 
 import argparse
@@ -22,12 +28,14 @@ import time
 import urllib.request
 from pathlib import Path
 
-TASK = """\
-task: sheets
+COLUMNS = ["id", "question", "A", "B", "C", "D", "answer"]
+
+CHAT_TASK = """\
+task: {task}
 dataset_path: json
 dataset_kwargs:
   data_files:
-    test: {data}
+    test: {val}
 test_split: test
 output_type: multiple_choice
 doc_to_text: "{{{{prompt}}}}"
@@ -40,59 +48,112 @@ metric_list:
     higher_is_better: true
 """
 
+PACKAGE_TASK = """\
+include: {package}/tasks/ceval/ceval-valid_{subject}.yaml
+task: {task}
+dataset_path: json
+dataset_name: null
+dataset_kwargs:
+  data_files:
+    val: {val}
+    dev: {dev}
+"""
 
-def questions(sheets, limit):
-    for file in sorted(Path(sheets).glob("*_val.csv")):
-        with open(file, newline="", encoding="utf-8-sig") as rows:
-            for i, row in enumerate(csv.DictReader(rows)):
-                if limit is None or i < limit:
-                    yield file.name.removesuffix("_val.csv"), row
+
+def read_sheet(file, limit=None):
+    with open(file, newline="", encoding="utf-8-sig") as rows:
+        return [{name: row[name] for name in COLUMNS} for row in csv.DictReader(rows)][:limit]
 
 
-def prompt_of(tokenizer, row, system):
+def chat_prompt(tokenizer, row, system):
     text = "{question}。选择 A: {A}, B: {B}, C: {C}, D: {D}".format(**row)
     messages = [{"role": "system", "content": system}, {"role": "user", "content": text}]
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
+def plain_prompt(row, description, shots):
+    def asked(row):
+        return "{question}\nA. {A}\nB. {B}\nC. {C}\nD. {D}\n答案：".format(**{**row, "question": row["question"].strip()})
+
+    return description + "".join(f"{asked(shot)} {shot['answer']}\n\n" for shot in shots) + asked(row)
+
+
+def write_csv(path, rows):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--sheets", required=True)
+    parser.add_argument("--sheets", required=True, type=Path)
+    parser.add_argument("--format", choices=["minimind", "lm_eval"], default="minimind")
+    parser.add_argument("--shots", type=int, default=0, help="with --format lm_eval")
+    parser.add_argument("--dev", type=Path, help="folder of <subject>_dev.csv, for --shots")
     parser.add_argument("--mindscale", default="target/release/mindscale")
     parser.add_argument("--port", type=int, default=8765)
     parser.add_argument("--limit", type=int, help="questions of each sheet")
-    parser.add_argument("--system", default="开始回答问题")
     options = parser.parse_args()
+    is_chat = options.format == "minimind"
+    if options.shots and (is_chat or options.dev is None):
+        parser.error("--shots needs --format lm_eval and --dev")
 
     import lm_eval
+    import yaml
     from lm_eval.tasks import TaskManager
     from transformers import AutoTokenizer
 
+    package = Path(lm_eval.__file__).parent
     tokenizer = AutoTokenizer.from_pretrained(options.model)
+    context = json.loads(Path(options.model, "config.json").read_text())["max_seq_len"]
+    system = "开始回答问题"
+
+    def prompt_of(subject, row, shots):
+        if is_chat:
+            return chat_prompt(tokenizer, row, system)
+        task = yaml.safe_load((package / f"tasks/ceval/ceval-valid_{subject}.yaml").read_text(encoding="utf-8"))
+        return plain_prompt(row, task["description"], shots)
+
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        asked = list(questions(options.sheets, options.limit))
-        context = json.loads(Path(options.model, "config.json").read_text())["max_seq_len"]
-        # After prompt and letter the evaluation harness requests one more token, which it discards.
-        fits = [(s, r) for s, r in asked if len(tokenizer.encode(prompt_of(tokenizer, r, options.system), add_special_tokens=False)) + 2 <= context]
-        print(f"{len(fits)} of {len(asked)} questions fit the context of {context}")
-        subjects = {}
-        for subject, row in fits:
-            subjects.setdefault(subject, []).append(row)
-        for subject, rows in subjects.items():
-            with open(folder / f"{subject}_val.csv", "w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, ["id", "question", "A", "B", "C", "D", "answer"], extrasaction="ignore")
-                writer.writeheader()
-                writer.writerows(rows)
-        own = [options.mindscale, "exam", options.model, "--sheets", str(folder), "--system", options.system]
-        subprocess.run([*own, "--out", str(folder / "answers.csv")], check=True, stdout=subprocess.DEVNULL)
+        asked, found, tasks = 0, {}, {}
+        for file in sorted(options.sheets.glob("*_val.csv")):
+            subject = file.name.removesuffix("_val.csv")
+            shots = read_sheet(options.dev / f"{subject}_dev.csv", options.shots) if options.shots else []
+            rows = read_sheet(file, options.limit)
+            asked += len(rows)
+            # After prompt and letter, of two tokens at most, the evaluation harness requests one more, which it discards.
+            fits = [row for row in rows if len(tokenizer.encode(prompt_of(subject, row, shots), add_special_tokens=False)) + 3 <= context]
+            if not fits:
+                continue
+            found[subject], task = fits, f"sheets_{subject}"
+            val, dev = folder / f"{subject}_val.jsonl", folder / f"{subject}_dev.jsonl"
+            write_csv(folder / f"{subject}_val.csv", fits)
+            write_csv(folder / f"{subject}_dev.csv", shots)
+            prompts = [{**row, "prompt": prompt_of(subject, row, shots), "answer": "ABCD".index(row["answer"])} for row in fits]
+            write_jsonl(val, prompts if is_chat else fits)
+            write_jsonl(dev, shots or fits[:1])
+            text = (CHAT_TASK if is_chat else PACKAGE_TASK).format(task=task, val=val, dev=dev, package=package, subject=subject)
+            (folder / f"{task}.yaml").write_text(text, encoding="utf-8")
+            tasks[task] = subject
+        fitting = sum(map(len, found.values()))
+        print(f"{fitting} of {asked} questions fit the context of {context}")
+
+        own = [options.mindscale, "exam", options.model, "--sheets", str(folder), "--out", str(folder / "answers.csv")]
+        if not is_chat:
+            own += ["--format", "lm_eval"]
+        if options.shots:
+            own += ["--shots", str(options.shots), "--dev", str(folder)]
+        subprocess.run(own, check=True, stdout=subprocess.DEVNULL)
         with open(folder / "answers.csv", newline="", encoding="utf-8") as file:
             ours = {(row["subject"], row["id"]): row for row in csv.DictReader(file)}
 
-        rows = [{"prompt": prompt_of(tokenizer, r, options.system), "answer": "ABCD".index(r["answer"]), "subject": s, "id": r["id"]} for s, r in fits]
-        (folder / "sheets.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        (folder / "sheets.yaml").write_text(TASK.format(data=folder / "sheets.jsonl"))
         server = subprocess.Popen([options.mindscale, "serve", f"exam={options.model}", "--port", str(options.port)], stdout=subprocess.DEVNULL)
         try:
             url = f"http://127.0.0.1:{options.port}"
@@ -107,24 +168,30 @@ def main():
                 num_concurrent=8, batch_size=8, max_length=context, max_retries=1,
             )  # fmt: skip
             manager = TaskManager(include_path=str(folder), include_defaults=False)
-            found = lm_eval.simple_evaluate(model, tasks=["sheets"], task_manager=manager, log_samples=True, bootstrap_iters=0)
+            shots = None if is_chat else options.shots
+            evaluated = lm_eval.simple_evaluate(
+                model, tasks=list(tasks), task_manager=manager, num_fewshot=shots, log_samples=True, bootstrap_iters=0
+            )
         finally:
             server.terminate()
             server.wait()
 
-    theirs = found["results"]["sheets"]["acc,none"]
-    right = sum(row["prediction"] == row["answer"] for row in ours.values())
-    differ = 0
-    for sample in found["samples"]["sheets"]:
-        row = ours[sample["doc"]["subject"], sample["doc"]["id"]]
-        scores = [float(answer[0]) for answer in sample["filtered_resps"]]
-        best = "ABCD"[scores.index(max(scores))]
-        p = {letter: float(row[f"p_{letter.lower()}"]) for letter in "ABCD"}
-        if best != row["prediction"]:
-            differ += 1
-            assert abs(p[best] - p[row["prediction"]]) < 1e-4 * p[best], (sample["doc"]["id"], scores, p)
-    print(json.dumps({"questions": len(ours), "lm_eval": theirs, "mindscale": right / len(ours), "differ_in_ties": differ}))
-    sys.exit(abs(theirs - right / len(ours)) > differ / len(ours) + 1e-9)
+    theirs = right = differ = 0
+    for task, subject in tasks.items():
+        samples = evaluated["samples"][task]
+        assert len(samples) == len(found[subject]), (task, len(samples))
+        for sample in samples:
+            row = ours[subject, str(sample["doc"]["id"])]
+            scores = [float(answer[0]) for answer in sample["filtered_resps"]]
+            best = "ABCD"[scores.index(max(scores))]
+            theirs += sample["acc"]
+            right += row["prediction"] == row["answer"]
+            p = {letter: float(row[f"p_{letter.lower()}"]) for letter in "ABCD"}
+            if best != row["prediction"]:
+                differ += 1
+                assert abs(p[best] - p[row["prediction"]]) < 1e-4 * p[best], (subject, row["id"], scores, p)
+    print(json.dumps({"questions": fitting, "lm_eval": theirs / fitting, "mindscale": right / fitting, "differ_in_ties": differ}))
+    sys.exit(abs(theirs - right) > differ)
 
 
 if __name__ == "__main__":
