@@ -5,7 +5,8 @@
 #     scripts/check_all.sh survival peer    # some parts
 #
 # PYTHON names a Python with torch, transformers and scipy, TEXT a file of JSON lines with the key text,
-# RESULTS the results folders whose tables are typeset (default: all in results/).
+# RESULTS the results folders whose tables are typeset (default: all in results/), MODEL a model folder with a chat
+# template and SHEETS a folder of C-Eval's sheets, for clients.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python="${PYTHON:-python3}"
@@ -72,6 +73,23 @@ page() {
     "$python" scripts/check_page.py
 }
 
+clients() {
+    "$python" -c 'import openai, lm_eval, transformers' 2>/dev/null \
+        || { missing "$python has no openai, lm_eval or transformers; set PYTHON"; return; }
+    [ -n "${MODEL:-}" ] && [ -n "${SHEETS:-}" ] || { missing "no model or no sheets; set MODEL and SHEETS"; return; }
+    local mindscale server failed=0
+    mindscale="$(program)"
+    "$mindscale" serve "$MODEL" --port 8766 & server=$!
+    sleep 5
+    "$python" scripts/check_openai.py --base-url http://127.0.0.1:8766/v1 || failed=1
+    "$python" scripts/load_serve.py --pid $server --port 8766 || failed=1
+    kill $server; wait $server
+    for format in minimind lm_eval; do
+        "$python" scripts/check_lm_eval.py "$MODEL" --sheets "$SHEETS" --format $format --mindscale "$mindscale" || failed=1
+    done
+    return $failed
+}
+
 notebooks() {
     local results="${RESULTS:-results/quickstart}" # the first of several
     results="${results%% *}"
@@ -98,7 +116,7 @@ cuda() {
     cargo check --workspace --features cuda
 }
 
-for part in "${@:-ci quickstart tables survival slurm peer speed fuzz page notebooks exports deny cuda}"; do
+for part in "${@:-ci quickstart tables survival slurm peer speed fuzz page clients notebooks exports deny cuda}"; do
     for one in $part; do
         declare -F "$one" >/dev/null || { echo "there is no part $one; see CONTRIBUTING.md"; exit 2; }
         echo "== $one"
