@@ -8,25 +8,31 @@ use std::collections::VecDeque;
 /// What a byte sequence that is not a valid character decodes to.
 const BROKEN: char = '\u{fffd}';
 
-/// Most bytes of a character that may still be incomplete; a token holds at least one byte.
-const MAX_INCOMPLETE_BYTES: usize = 3;
+/// Most characters at the end of a text that may still be incomplete: some decoders turn each byte of one into `BROKEN`.
+const MAX_HELD: usize = 3;
+
+/// Number of ids that cover the text held back: a broken character has at most three bytes, and each may be a token.
+const ENOUGH_IDS: usize = 3 * MAX_HELD;
 
 /// Decodes ids piece by piece; a character that spans several tokens is emitted once it is complete.
 ///
-/// The concatenated pieces equal the decoding of all ids: each piece is cut from a decoding that begins one piece
-/// earlier, as some decoders treat the first token of a text differently.
+/// The concatenated pieces equal the decoding of all ids. Each is cut from a decoding that begins one piece earlier, as
+/// some decoders treat the first token of a text differently; while characters stay broken, from one that begins
+/// `ENOUGH_IDS` earlier, which decodes its end alike.
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
-    /// Ids of the last emitted piece and all ids after it.
+    /// Ids of the last complete piece and all ids after it.
     ids: Vec<u32>,
-    /// How many of `ids` belong to the last emitted piece.
-    emitted: usize,
+    /// How many of `ids` belong to the last complete piece.
+    complete: usize,
+    /// The emitted part of the text of `ids`.
+    emitted: String,
 }
 
 impl<'a> TextStream<'a> {
     /// Creates an empty stream; special tokens are left out of its text.
     pub fn new(tokenizer: &'a Tokenizer) -> Self {
-        Self { tokenizer, ids: vec![], emitted: 0 }
+        Self { tokenizer, ids: vec![], complete: 0, emitted: String::new() }
     }
 
     /// Returns the text that `id` completes, which may be empty.
@@ -34,35 +40,54 @@ impl<'a> TextStream<'a> {
     /// # Errors
     /// If the tokenizer fails on the text.
     pub fn push(&mut self, id: u32) -> Result<String> {
+        if !self.tokenizer.is_text(id) {
+            return Ok(String::new());
+        }
         self.ids.push(id);
-        let mut end = self.ids.len();
-        let mut rest = self.rest(end)?;
-        if rest.ends_with(BROKEN) {
-            // Only the last tokens can hold an incomplete character; invalid bytes before them stay invalid.
-            end = end.saturating_sub(MAX_INCOMPLETE_BYTES);
-            rest = if end > self.emitted { self.rest(end)? } else { String::new() };
+        let all = self.text()?;
+        let (certain, held) = all.split_at(all.len() - held(&all));
+        let piece = certain.get(self.emitted.len()..).unwrap_or_default().to_owned();
+        self.emitted += &piece;
+        if held.is_empty() && !piece.is_empty() {
+            self.ids.drain(..self.complete);
+            self.complete = self.ids.len();
+            self.emitted = self.tokenizer.decode(&self.ids, true)?;
+        } else if self.ids.len() > 2 * ENOUGH_IDS {
+            self.ids.drain(..self.ids.len() - ENOUGH_IDS);
+            self.complete = 0;
+            let end = self.tokenizer.decode(&self.ids, true)?;
+            self.emitted = end.strip_suffix(held).unwrap_or(&end).to_owned();
         }
-        if !rest.is_empty() {
-            self.ids.drain(..self.emitted);
-            self.emitted = end - self.emitted;
-        }
-        Ok(rest)
+        Ok(piece)
     }
 
     /// Returns the text that is left at the end, including an incomplete character.
     ///
     /// # Errors
     /// If the tokenizer fails on the text.
-    pub fn finish(&self) -> Result<String> {
-        self.rest(self.ids.len())
+    pub fn finish(&mut self) -> Result<String> {
+        let all = self.text()?;
+        Ok(all.get(self.emitted.len()..).unwrap_or_default().to_owned())
     }
 
-    /// Returns the text of the first `end` ids without the last emitted piece.
-    fn rest(&self, end: usize) -> Result<String> {
-        let before = self.tokenizer.decode(&self.ids[..self.emitted], true)?;
-        let all = self.tokenizer.decode(&self.ids[..end], true)?;
-        Ok(all.get(before.len()..).unwrap_or_default().to_owned())
+    /// Returns the text of `ids`, which begins with `emitted`.
+    fn text(&mut self) -> Result<String> {
+        let all = self.tokenizer.decode(&self.ids, true)?;
+        if all.starts_with(&self.emitted) {
+            return Ok(all);
+        }
+        // Tokens such as <0xE9> that follow each other decode to characters only if all of them are whole, so that a
+        // byte can break those already emitted; then the new ids are decoded alone.
+        self.ids.drain(..self.complete);
+        self.complete = 0;
+        self.emitted.clear();
+        self.tokenizer.decode(&self.ids, true)
     }
+}
+
+/// Returns the number of bytes at the end of `text` that may still become a character.
+fn held(text: &str) -> usize {
+    text.chars().rev().take(MAX_HELD).take_while(|&c| c == BROKEN).count() * BROKEN.len_utf8()
 }
 
 /// A piece of an answer.
@@ -147,6 +172,9 @@ fn partial_match(text: &str, stop: &str) -> usize {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+    use std::sync::LazyLock;
 
     /// Returns a tokenizer whose vocabulary is so small that every character is spelled in bytes.
     fn bytes() -> Tokenizer {
@@ -182,14 +210,102 @@ mod tests {
         let first = tokenizer.encode("龘").unwrap()[0];
         let mut ids = vec![first; 40];
         ids.extend(tokenizer.encode("龘b").unwrap());
-        let mut stream = TextStream::new(&tokenizer);
+        assert_eq!(streamed(&tokenizer, &ids), format!("{}龘b", "\u{fffd}".repeat(40)));
+        assert_eq!(tokenizer.decode(&ids, true).unwrap(), streamed(&tokenizer, &ids));
+    }
+
+    /// Returns all text of a stream, and checks that it keeps few ids.
+    fn streamed(tokenizer: &Tokenizer, ids: &[u32]) -> String {
+        let mut stream = TextStream::new(tokenizer);
         let mut text = String::new();
-        for &id in &ids {
+        for &id in ids {
             text += &stream.push(id).unwrap();
-            assert!(stream.ids.len() <= 2 * MAX_INCOMPLETE_BYTES + 2, "{} ids are kept", stream.ids.len());
+            assert!(stream.ids.len() <= 2 * ENOUGH_IDS, "{} ids are kept", stream.ids.len());
         }
-        assert_eq!(text, tokenizer.decode(&ids, true).unwrap());
-        assert_eq!(text, format!("{}龘b", "\u{fffd}".repeat(40)));
+        text + &stream.finish().unwrap()
+    }
+
+    /// Returns a tokenizer with a token that ends one character and begins another: 0x80 and 0xc3.
+    fn crossing() -> Tokenizer {
+        let ends_in_80 = ['Ā', 'ŀ', 'ƀ', 'ǀ', 'Ȁ', 'ɀ', 'ʀ'];
+        let texts = ends_in_80.into_iter().flat_map(|a| ('À'..='ÿ').map(move |b| format!("{a}{b}")));
+        Tokenizer::train(texts.collect::<Vec<_>>().into_iter(), 280).unwrap()
+    }
+
+    #[test]
+    fn a_token_across_two_characters_loses_neither() {
+        let tokenizer = crossing();
+        let spelled = tokenizer.spellings();
+        let id = |bytes: &[u8]| spelled.iter().position(|spelling| spelling == bytes).unwrap() as u32;
+        let ids = [id(b"\xc4"), id(b"\x80\xc3"), id(b"\x80\xc3"), id(b"\x80"), id(b"\xff"), id(b"x")];
+        assert_eq!(streamed(&tokenizer, &ids), "ĀÀÀ\u{fffd}x");
+        let mut stream = TextStream::new(&tokenizer);
+        assert_eq!([0, 1, 2].map(|i| stream.push(ids[i]).unwrap()), ["", "Ā", "À"]);
+    }
+
+    static TOKENIZERS: LazyLock<[Tokenizer; 2]> = LazyLock::new(|| [bytes(), crossing()]);
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn a_stream_is_the_decoding_of_all_ids(
+            ids in prop::collection::vec(prop_oneof![0..280u32, 190..259u32], 0..120),
+            stop in prop_oneof![Just("\0"), Just("a"), Just("À"), Just("\u{1}\u{fffd}"), Just("")],
+        ) {
+            for tokenizer in TOKENIZERS.iter() {
+                let all = tokenizer.decode(&ids, true).unwrap();
+                prop_assert_eq!(&streamed(tokenizer, &ids), &all);
+                let mut stream = AnswerStream::new(tokenizer, &[stop.to_owned()]);
+                let (mut text, mut is_stopped) = (String::new(), false);
+                for &id in &ids {
+                    if !is_stopped {
+                        let piece = stream.push(Token { id, log_probs: None }).unwrap();
+                        (text, is_stopped) = (text + &piece.text, piece.is_stopped);
+                    }
+                }
+                if !is_stopped {
+                    let piece = stream.finish().unwrap();
+                    (text, is_stopped) = (text + &piece.text, piece.is_stopped);
+                }
+                let end = Some(stop).filter(|stop| !stop.is_empty()).and_then(|stop| all.find(stop));
+                prop_assert_eq!(is_stopped, end.is_some());
+                prop_assert_eq!(&text, &all[..end.unwrap_or(all.len())]);
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_as_words_of_the_vocabulary_become_characters() {
+        // The decoder of Llama: ▁ is a space, left out at the beginning, and <0x61> is a byte.
+        let words = ["</s>", "\u{2581}", "\u{2581}b", "c"].map(str::to_owned).into_iter();
+        let vocab = words.chain((0..=255).map(|byte| format!("<0x{byte:02X}>"))).zip(0..);
+        let vocab: serde_json::Map<String, Value> = vocab.map(|(word, id)| (word, json!(id))).collect();
+        let decoders = json!([
+            { "type": "Replace", "pattern": { "String": "\u{2581}" }, "content": " " },
+            { "type": "ByteFallback" },
+            { "type": "Fuse" },
+            { "type": "Strip", "content": " ", "start": 1, "stop": 0 },
+        ]);
+        let file = json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": null, "post_processor": null,
+            "decoder": { "type": "Sequence", "decoders": decoders },
+            "model": { "type": "BPE", "vocab": vocab, "merges": [], "byte_fallback": true },
+        });
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("tokenizer.json"), file.to_string()).unwrap();
+        std::fs::write(dir.path().join("tokenizer_config.json"), r#"{"eos_token": "</s>"}"#).unwrap();
+        let tokenizer = Tokenizer::load(dir.path()).unwrap();
+        let ids = |text: &str| -> Vec<u32> { text.bytes().map(|byte| 4 + u32::from(byte)).collect() };
+        for of in
+            [vec![2, 1, 2, 3], [vec![2], ids("龘😀é"), vec![3, 1]].concat(), [ids("😀😀"), vec![2]].concat()]
+        {
+            assert_eq!(streamed(&tokenizer, &of), tokenizer.decode(&of, true).unwrap());
+        }
+        assert_eq!(streamed(&tokenizer, &[vec![2], ids("龘😀"), vec![2]].concat()), "b龘😀 b");
+        // The decoding of all ids breaks every byte before a broken one; what was emitted stays whole.
+        let broken = [ids("龘"), vec![4 + 0xff; 30], vec![2]].concat();
+        assert_eq!(streamed(&tokenizer, &broken), format!("龘{} b", "\u{fffd}".repeat(30)));
     }
 
     /// Returns the pieces of an answer, each with the text of its tokens, and whether a stop string ended it.

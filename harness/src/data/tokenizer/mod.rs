@@ -129,6 +129,12 @@ impl Tokenizer {
         self.inner.id_to_token(id).is_some()
     }
 
+    /// Whether the text of an id is part of decoded text, as that of special tokens and of unknown ids is not.
+    pub fn is_text(&self, id: u32) -> bool {
+        let added = self.inner.get_added_vocabulary();
+        self.inner.id_to_token(id).is_some_and(|token| !token.is_empty() && !added.is_special_token(&token))
+    }
+
     /// Returns the text of ids. Special tokens are left out if `skip_special` is set, unknown ids always.
     ///
     /// # Errors
