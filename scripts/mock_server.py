@@ -155,6 +155,8 @@ def table(trials):
         rows.append([one["trial"], one["sweep"], 1, 3 + i % 3, 64 - 8 * (i % 3), 4 * (i // 3), 96_448 + 12_345 * i, 1_536_000 if done else 0,
                      1.25e12 * (i + 1), 2.1 - 0.05 * i if done else None, 1.4 - 0.03 * i if done else None, 0.31 + 0.04 * i if done else None,
                      0.25 + 0.04 * i if done else None, 0.37 + 0.04 * i if done else None, one["status"], one["reason"]])  # fmt: skip
+    # A trial of an earlier version of the sweep, which its status no longer has.
+    rows.insert(0, [str(uuid.uuid5(uuid.NAMESPACE_DNS, "gone")), "running", 1, 2, 48, 0, *[None] * (len(names) - 8), "done", None])
     return {"columns": names, "rows": rows}
 
 
@@ -230,7 +232,10 @@ class Server(BaseHTTPRequestHandler):
             self.reply(200, text, TYPES.get(Path(name).suffix, "text/html; charset=utf-8"))
         else:
             file = PAGE / (path.strip("/") or "index.html")
-            if file.parent == PAGE and file.is_file():
+            if path == "/questions.js":
+                questions = (PAGE.parent.parent / "models/questions.json").read_text()
+                self.reply(200, f"export const QUESTIONS = {questions};".encode(), TYPES[".js"])
+            elif file.parent == PAGE and file.is_file():
                 self.reply(200, file.read_bytes(), TYPES.get(file.suffix, "text/plain; charset=utf-8"))
             else:
                 self.error(404, f"there is nothing at {path}")

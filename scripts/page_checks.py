@@ -280,6 +280,15 @@ def sweeps_fill_in_without_losing_the_place(checks):
         assert values() == sorted(values()) and page.evaluate("document.activeElement.textContent") == "model.d_model"
 
 
+def a_sweep_lists_the_trials_it_has(checks):
+    with checks.page("#/sweeps/" + "参数相等时深与宽的比较") as page:
+        expect(page.locator(".data tbody tr")).to_have_count(6)
+        trials = mock_server.sweep(1e6, "finished")["trials"]
+        assert [link.get_attribute("href").split("/")[-1] for link in page.locator(".data td.label a").all()] == [one["trial"] for one in trials]
+        expect(page.locator(".data input:checked")).to_have_count(6)
+        expect(page.get_by_text("Left out: 1 trial in trials.csv that the sweep no longer contains")).to_be_visible()
+
+
 def curves_are_drawn_and_read(checks):
     with checks.page("#/sweeps/" + "参数相等时深与宽的比较") as page:
         expect(page.locator(".plot path.line")).to_have_count(6)
@@ -443,5 +452,5 @@ def a_phone_is_enough(checks):
 
 CHECKS = [words_are_whole, numbers_are_right, an_answer_streams_and_stops, html_of_a_model_stays_text, markdown_is_shown,
         turns_are_edited_regenerated_kept_and_exported, a_pretrained_model_continues, errors_are_told, answers_stand_side_by_side,
-        sweeps_fill_in_without_losing_the_place, curves_are_drawn_and_read, a_key_is_asked_for, languages_change_in_place,
+        sweeps_fill_in_without_losing_the_place, a_sweep_lists_the_trials_it_has, curves_are_drawn_and_read, a_key_is_asked_for, languages_change_in_place,
         the_keyboard_is_enough, a_phone_is_enough]  # fmt: skip

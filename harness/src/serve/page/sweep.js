@@ -25,6 +25,7 @@ export class Sweep {
     this.note = el("p", { class: "trouble", role: "alert" });
     this.bar = progress();
     this.table = new SortTable("trials");
+    this.gone = el("p", { class: "faint" });
     this.curves = new Curves();
     this.results = new Results();
     const all = button("columns.all", () => {
@@ -35,7 +36,7 @@ export class Sweep {
     const compare = button("compare.chosen", () => this.compare(), { class: "quiet" });
     this.body = el("div", { hidden: true },
       this.bar.node,
-      el("section", {}, el("div", { class: "bar" }, el("h2", { t: "trials" }), el("span", { class: "gap" }), compare, all), this.table.node),
+      el("section", {}, el("div", { class: "bar" }, el("h2", { t: "trials" }), el("span", { class: "gap" }), compare, all), this.table.node, this.gone),
       el("section", {}, el("h2", { t: "curves" }), this.curves.node),
       this.results.node);
     this.node = el("section", { class: "page sweep" },
@@ -67,9 +68,21 @@ export class Sweep {
     const counts = status?.counts ?? countsOf(this.rows);
     const total = Object.values(counts).reduce((sum, n) => sum + n, 0);
     this.bar.update(counts, total, status?.seconds_left);
-    this.chosen ??= this.rows.filter(({ isFirst }) => isFirst).slice(0, CURVES).map(({ trial }) => trial);
+    this.chooseFirst();
+    const gone = countGone(this.data);
+    this.gone.hidden = !gone;
+    write(this.gone, gone ? text("trials.gone", { trials: text(gone === 1 ? "count.trial" : "count.trials", { n: gone }) }) : "");
     this.table.update(this.columns(), this.rows);
     this.results.update(files);
+  }
+
+  // Ticks the first trials, those that have begun before others; again if the sweep has none of the ticked ones any more.
+  chooseFirst() {
+    const all = this.rows.filter(({ isFirst }) => isFirst);
+    const kept = this.chosen?.filter((one) => all.some(({ trial }) => trial === one));
+    const isAnew = !kept || (this.chosen.length > 0 && kept.length === 0);
+    const inOrder = [...all.filter(({ state }) => state !== "pending"), ...all.filter(({ state }) => state === "pending")];
+    this.chosen = isAnew ? inOrder.slice(0, CURVES).map(({ trial }) => trial) : kept;
   }
 
   columns() {
@@ -153,14 +166,13 @@ export class Sweep {
   }
 }
 
-// Rows of the table: those of the record, with how their trials stand, and trials that have no record yet.
+// Rows of the table: the trials that the sweep has now, as they stand, with what the record says of them; without a
+// status, those of the record.
 function rowsOf({ status, trials: { columns, rows } }) {
-  const place = columns.indexOf("trial");
   const standing = new Map((status?.trials ?? []).map((one) => [one.trial, one]));
-  const seen = new Map();
-  const row = (trial, values) => {
-    const times = seen.get(trial) ?? 0;
-    seen.set(trial, times + 1);
+  const recorded = recordedOf(columns, rows);
+  const trials = status ? [...standing.keys()] : [...recorded.keys()];
+  const row = (trial, values, times) => {
     const stands = standing.get(trial);
     const told = (name) => values?.[columns.indexOf(name)];
     return {
@@ -171,17 +183,32 @@ function rowsOf({ status, trials: { columns, rows } }) {
       ...workOf(stands),
     };
   };
-  const recorded = rows.map((values) => row(values[place], values.map(valueOf)));
-  const others = [...standing.keys()].filter((trial) => !seen.has(trial)).map((trial) => row(trial, null));
-  const all = [...recorded, ...others];
+  const all = trials.flatMap((trial) => (recorded.get(trial) ?? [null]).map((values, times) => row(trial, values, times)));
   const short = distinct(all.map(({ label }) => label));
   return all.map((one, i) => ({ ...one, short: short[i] }));
 }
 
-// A name of a trial that only its record tells of.
+// The rows of trials.csv by trial: one for each exam.
+function recordedOf(columns, rows) {
+  const place = columns.indexOf("trial");
+  const recorded = new Map();
+  for (const values of rows) recorded.set(values[place], [...(recorded.get(values[place]) ?? []), values.map(valueOf)]);
+  return recorded;
+}
+
+// How many trials of the record the sweep no longer contains.
+function countGone({ status, trials: { columns, rows } }) {
+  if (!status) return 0;
+  const here = new Set(status.trials.map(({ trial }) => trial));
+  return [...recordedOf(columns, rows).keys()].filter((trial) => !here.has(trial)).length;
+}
+
+// A name of a trial that only its record tells of: the seed and the keys, which trials.csv has before `params`.
 function labelOf(columns, values) {
-  const keys = columns.map((name, i) => [name, values?.[i]]).filter(([name, value]) => name.includes(".") && value !== null && value !== undefined && value !== "");
-  return keys.map(([name, value]) => `${name.split(".").at(-1)}=${value}`).join(" ");
+  const first = columns.indexOf("seed");
+  const named = columns.slice(first, columns.indexOf("params")).map((name, i) => [name, values?.[first + i]]);
+  const known = named.filter(([, value]) => value !== null && value !== undefined && value !== "");
+  return known.map(([name, value]) => `${name.split(".").at(-1)}=${value}`).join(" ");
 }
 
 // What a trial is at, in words, and how far it has come (0 to 1).

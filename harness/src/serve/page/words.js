@@ -111,6 +111,7 @@ export const WORDS = {
   "state.pending": ["pending", "等待"],
   "state.unneeded": ["unneeded", "无需运行"],
   "trials": ["Trials", "试验"],
+  "trials.gone": ["Left out: {trials} in trials.csv that the sweep no longer contains", "未列出：trials.csv 中有 {trials}已不在此扫描中"],
   "trial.unknown": ["This sweep has no trial {id}.", "此扫描中没有试验 {id}。"],
   "col.plot": ["Curve", "曲线"],
   "col.label": ["Trial", "试验"],
