@@ -4,6 +4,7 @@ use super::{OnlyArg, SweepArgs, note, say};
 use crate::config::{Stage, TrainStage, TrialConfig};
 use crate::exam::Questions;
 use crate::plan::extents::extents;
+use crate::plan::outline::flops;
 use crate::plan::time::{DEVICES, Estimator, Target, Totals, times};
 use crate::plan::{PlannedTrial, StageGraph, StageNode, State, explain};
 use crate::records::short_id;
@@ -18,7 +19,7 @@ use model::Precision;
 #[derive(Debug, Args)]
 pub struct OnArgs {
     /// Forecast times for a GPU by its data sheet, or for this machine's processor, which is measured for a second or
-    /// two; unset: by the pace of this machine's earlier stage runs, if there are any
+    /// two; unset: by the pace of this machine's earlier stage runs, or, before the first one on the CPU, as with cpu
     #[arg(long, value_name = "NAME", value_parser = DEVICES)]
     device: Option<String>,
     /// Number format of the GPU's computations: f32, tf32, bf16 or f16; unset: bf16
@@ -51,8 +52,10 @@ impl OnArgs {
             _ if graph.is_finished() => Ok(None),
             Some(target) => Estimator::of(target).map(Some),
             None => {
-                let device = graph.trials.first().map_or("cpu", |planned| planned.trial.config.device.kind());
-                let found = Estimator::recorded(&work.runs, device);
+                let found = match Estimator::recorded(&work.runs, graph.device()) {
+                    None => Estimator::measured(graph.device())?,
+                    recorded => recorded,
+                };
                 let has_speed = found.is_some() || self.price_per_hour.is_none();
                 ensure!(
                     has_speed,
@@ -62,14 +65,6 @@ impl OnArgs {
             }
         }
     }
-}
-
-/// Returns the floating-point operations of a stage run trained on its own, and those left if a trunk takes its first
-/// steps; both times its probability of being run.
-fn flops(node: &StageNode, extent: Option<Extent>) -> (f64, f64) {
-    let share = node.trunk.map_or(0.0, |trunk| trunk.share);
-    let whole = extent.and_then(|extent| extent.flops).unwrap_or(node.weight / (1.0 - share));
-    (node.chance * whole, node.chance * whole * (1.0 - share))
 }
 
 /// Describes the training cost saved by shared trunks; `None` if there are none.

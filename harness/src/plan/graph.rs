@@ -208,6 +208,11 @@ impl StageGraph {
         self.trials.iter().filter(|planned| !planned.trial.is_candidate())
     }
 
+    /// Kind of the device of the first trial: `cpu` or `cuda`.
+    pub fn device(&self) -> &'static str {
+        self.trials.first().map_or("cpu", |planned| planned.trial.config.device.kind())
+    }
+
     /// Returns an error if two trials of one sweep are equal: they would be compared with themselves.
     fn ensure_different(&self) -> Result<()> {
         let mut first: HashMap<(&str, Uuid), usize> = HashMap::new();

@@ -10,6 +10,7 @@ pub mod facts;
 pub mod graph;
 mod missing;
 mod names;
+pub mod outline;
 mod part;
 mod planner;
 mod record;

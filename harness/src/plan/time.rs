@@ -88,6 +88,14 @@ impl Estimator {
         }
     }
 
+    /// The processor as measured now, for stage runs on the CPU; `None` for other devices.
+    ///
+    /// # Errors
+    /// If no threads can be started.
+    pub fn measured(device: &str) -> Result<Option<Self>> {
+        (device == "cpu").then(|| Self::of(Target::Processor)).transpose()
+    }
+
     /// The mean throughput of finished training stage runs in a folder that this machine made on `device`; reads at most
     /// `MOST_READ` stage runs. `None` if there are none.
     pub fn recorded(runs: &Path, device: &str) -> Option<Self> {

@@ -19,6 +19,7 @@ use crate::execute::machine::Machine;
 use crate::execute::pool::{self, Stop};
 use crate::execute::slurm;
 use crate::fsutil::create_dir;
+use crate::plan::outline::outline;
 use crate::plan::{PlannedTuning, StageGraph, StageNode, State};
 use crate::records::notices;
 use crate::runs::recorded::finished;
@@ -142,6 +143,7 @@ pub fn run(work: &Work, options: &RunOptions) -> Result<Outcome> {
         gpus.turns(jobs.unwrap_or(left).min(left)).iter().for_each(|told| options.board.line(told));
     }
     create_dir(&work.runs)?;
+    options.board.line(&outline(&graph, &work.runs)?);
     let (all, graph, executed) = execute(work, all, graph, gpus, options)?;
     work.end()?;
     // By the names of this run: its data may have changed meanwhile.
