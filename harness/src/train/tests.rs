@@ -151,7 +151,7 @@ fn a_branch_without_intact_checkpoints_resumes_from_its_trunk_or_counts_no_step_
     assert_eq!(go_on(0), None);
     assert_eq!(newest(), "step-0000000007.ckpt");
     let finished = go_on(u64::MAX).unwrap();
-    let of_trunk = finished.notices.iter().find(|notice| notice.reason.contains("length alone")).unwrap();
+    let of_trunk = finished.notices.iter().find(|notice| notice.reason.contains("its trunk")).unwrap();
     assert_eq!((of_trunk.count, of_trunk.of, super::trunk::adopted_share(&finished)), (6, 12, 0.5));
     // Without the trunk's checkpoint it takes all steps itself.
     damage();

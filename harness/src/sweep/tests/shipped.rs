@@ -23,8 +23,14 @@ fn shapes_of_deep_against_wide_have_equal_parameters() {
 
 #[test]
 fn sweeps_of_probes_waste_no_words_and_repeat_no_sequence() {
-    let sweeps =
-        [("hops", 12), ("recall", 6), ("recall_widths", 27), ("capacity", 18), ("hops_published", 15)];
+    let sweeps = [
+        ("hops", 12),
+        ("recall", 6),
+        ("recall_widths", 27),
+        ("recall_heads", 18),
+        ("capacity", 18),
+        ("hops_published", 75),
+    ];
     for (name, count) in sweeps {
         let path = format!("{}/../sweeps/probe_{name}.toml", env!("CARGO_MANIFEST_DIR"));
         let trials = Sweep::read(Path::new(&path), &Overrides::default()).unwrap().expand().unwrap();
@@ -36,7 +42,12 @@ fn sweeps_of_probes_waste_no_words_and_repeat_no_sequence() {
             assert!((probe.row_tokens)(config) <= training.seq_len, "{name}");
             let rows = if probe.name == "hops" { config.hops.rows } else { config.recall.rows };
             let trained = training.steps.map(|steps| steps * training.batch_size as u64);
-            assert!(trained.is_none_or(|trained| trained <= rows), "{name}: {trained:?} of {rows}");
+            // The published table has models that read few sequences many times.
+            let repeats = name == "hops_published" && [1_000, 3_000, 10_000].contains(&rows);
+            assert!(
+                repeats || trained.is_none_or(|trained| trained <= rows),
+                "{name}: {trained:?} of {rows}"
+            );
         }
     }
 }
