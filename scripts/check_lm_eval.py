@@ -133,7 +133,7 @@ def main():
             if not fits:
                 continue
             found[subject], task = fits, f"sheets_{subject}"
-            val, dev = folder / f"{subject}_val.jsonl", folder / f"{subject}_dev.jsonl"
+            val, dev = folder / f"{task}_val_rows.jsonl", folder / f"{task}_dev_rows.jsonl"
             write_csv(folder / f"{subject}_val.csv", fits)
             write_csv(folder / f"{subject}_dev.csv", shots)
             prompts = [{**row, "prompt": prompt_of(subject, row, shots), "answer": "ABCD".index(row["answer"])} for row in fits]
