@@ -22,8 +22,8 @@ pub fn agreement_csv(settings: &[Setting]) -> Result<Vec<u8>> {
                 if values.is_empty() { String::new() } else { csv_number(mean(&values)) }
             };
             csv.write_record([
-                a.label.to_string(),
-                b.label.to_string(),
+                a.keys.to_string(),
+                b.keys.to_string(),
                 found.len().to_string(),
                 cell(|pair| pair.n as f64),
                 cell(|pair| pair.equal),

@@ -1,7 +1,7 @@
 //! Tables of what exam answers show beyond accuracy: means over seeds, each with the counts that it rests on.
 
 use super::grid::Grid;
-use super::number::NOTHING;
+use super::number::{Digits, NOTHING};
 use super::summary::Setting;
 use super::tables::with_error;
 use crate::records::{Analysis, GroupScore};
@@ -75,16 +75,16 @@ fn averages(setting: &Setting, analyses: &[&Analysis]) -> Vec<Vec<String>> {
         return vec![];
     }
     let cell = |scale: f64, digits: usize, read: &dyn Fn(&Analysis) -> Option<f64>| {
-        with_error(over(analyses, read), scale, digits, seeds)
+        with_error(over(analyses, read), scale, Digits::fixed(digits), seeds)
     };
     vec![vec![
         setting.label.into(),
         seeds.to_string(),
         setting.answers.map_or(NOTHING.into(), |answers| number(answers.questions)),
-        with_error(setting.accuracy, 100.0, 1, seeds),
+        with_error(setting.accuracy, 100.0, Digits::fixed(1), seeds),
         common(analyses.iter().map(|of| of.subjects as u64)),
         cell(100.0, 1, &|of| Some(of.macro_accuracy)),
-        cell(1.0, 3, &|of| Some(of.log_prob)).replace('-', "−"),
+        cell(1.0, 3, &|of| Some(of.log_prob)),
         cell(100.0, 1, &|of| Some(of.accuracy_without_prior)),
         cell(1.0, 3, &|of| Some(of.calibration.as_ref()?.ece)),
     ]]
@@ -101,7 +101,8 @@ fn groups(label: &str, analyses: &[&Analysis]) -> Vec<Vec<String>> {
         let of = |analysis: &Analysis| analysis.groups.iter().find(|group| group.group == name).cloned();
         let found: Vec<GroupScore> = analyses.iter().filter_map(|analysis| of(analysis)).collect();
         let cell = |read: fn(&GroupScore) -> f64| {
-            with_error(over(analyses, |analysis| of(analysis).as_ref().map(read)), 100.0, 1, found.len())
+            let share = over(analyses, |analysis| of(analysis).as_ref().map(read));
+            with_error(share, 100.0, Digits::fixed(1), found.len())
         };
         vec![
             label.into(),

@@ -251,6 +251,20 @@ impl Column {
     }
 }
 
+/// Gives the columns of one table or figure labels that differ: where two have the same, a measure of a stage names its
+/// stage, and a key is written in full.
+pub fn tell_apart(columns: &mut [&mut Column]) {
+    let labels: Vec<(&str, &str)> = columns.iter().map(|column| (column.name(), column.label())).collect();
+    for column in columns {
+        let is_shared = labels.iter().any(|(name, label)| *label == column.label() && *name != column.name());
+        match column.of_stage() {
+            Some(measured) if is_shared => **column = column.labelled(&measured.label_with_stage()),
+            None if is_shared && column.is_key() => **column = column.labelled(column.name()),
+            _ => {}
+        }
+    }
+}
+
 /// The labels of an experiment file, which override the built-in ones.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Names {
@@ -300,6 +314,11 @@ impl Names {
         Ok(self.given.get(column.name()).map_or(column, |label| column.labelled(label)))
     }
 
+    /// The label that the file gives a key or column; `None` if it gives none.
+    pub fn given(&self, name: &str) -> Option<&str> {
+        self.given.get(name).map(String::as_str)
+    }
+
     /// Label of a key or column; the name itself if there is no such column.
     pub fn label(&self, name: &str) -> String {
         self.column(name).map_or(name.into(), |column| column.label().into())
@@ -330,6 +349,20 @@ mod tests {
         assert!(
             Column::find("seed").unwrap().is_number() && !Column::find("exam.answer").unwrap().is_number()
         );
+    }
+
+    #[test]
+    fn equal_labels_name_the_stage_or_the_key() {
+        let labels = |names: &[&str]| -> Vec<&str> {
+            let mut columns: Vec<Column> = names.iter().map(|name| Column::find(name).unwrap()).collect();
+            tell_apart(&mut columns.iter_mut().collect::<Vec<_>>());
+            columns.iter().map(Column::label).collect()
+        };
+        let (loss, of_stage) =
+            ("validation loss (nats per token)", "pretraining validation loss (nats per token)");
+        assert_eq!(labels(&["val.loss", "pretrain.val_loss", "sft.val_loss"])[..2], [loss, of_stage]);
+        assert_eq!(labels(&["pretrain.val_loss", "val.bpb", "pretrain.val_loss"])[0], loss);
+        assert_eq!(labels(&["hops.length", "recall.length"]), ["hops.length", "recall.length"]);
     }
 
     #[test]

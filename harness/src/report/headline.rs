@@ -1,11 +1,11 @@
 //! The headline of a report: sentences on what its results support.
 
-use super::number::shuffled_p;
+use super::number::{Digits, shuffled_p};
 use super::summary::Setting;
 use crate::stats::{PERMUTATIONS, Spread};
 
-/// Maximum number of settings that the sentence on held-out text names.
-const MOST_NAMED: usize = 8;
+/// Maximum number of settings that a sentence names; the tables have all of them.
+const MOST_NAMED: usize = 3;
 
 /// The possible verdicts of an exam on a setting.
 const VERDICTS: [&str; 4] = [
@@ -35,8 +35,8 @@ pub fn headline(settings: &[Setting]) -> Vec<String> {
 }
 
 fn guessing(examined: &[&Setting]) -> Vec<String> {
+    let share = |s: &Setting| s.answers.map_or(f64::NAN, |answers| 100.0 * answers.share());
     let told = |s: &Setting| {
-        let share = s.answers.map_or(f64::NAN, |answers| 100.0 * answers.share());
         let p = s.guessing.map_or_else(
             || "untested".into(),
             |g| match shuffled_p(g.p_holm, g.test.is_bound) {
@@ -44,7 +44,7 @@ fn guessing(examined: &[&Setting]) -> Vec<String> {
                 p => format!("p = {p}"),
             },
         );
-        format!("{} ({share:.1} %, {p})", s.label)
+        format!("{} ({:.1} %, {p})", s.label, share(s))
     };
     let verdict = |s: &Setting| match s.guessing.map(|guessing| guessing.is_better()) {
         Some(Some(true)) => 0,
@@ -53,22 +53,29 @@ fn guessing(examined: &[&Setting]) -> Vec<String> {
         None => 3,
     };
     let line = |(index, start): (usize, &&str)| {
-        let found: Vec<String> =
-            examined.iter().filter(|s| verdict(s) == index).map(|setting| told(setting)).collect();
-        (!found.is_empty()).then(|| format!("{start}: {}.", found.join("; ")))
+        let mut found: Vec<&Setting> =
+            examined.iter().copied().filter(|setting| verdict(setting) == index).collect();
+        found.sort_by(|a, b| share(b).total_cmp(&share(a)));
+        let lowest = share(found.last()?);
+        let names = found.iter().map(|setting| told(setting));
+        Some(format!("{start}: {}.", listed(names.collect(), &format!("down to {lowest:.1} %"))))
     };
-    let mut lines: Vec<String> = VERDICTS.iter().enumerate().filter_map(line).collect();
-    let tested = examined.iter().filter(|s| s.guessing.is_some()).count();
-    if tested > 0 {
-        lines.push(format!(
-            "Fisher's randomisation test, two-sided: the correct letters are shuffled {} times within each subject, in the same \
-             way for all seeds of a setting, so that a preference for a letter has no effect and identical answers of several \
-             seeds count once; if no shuffle is as extreme as the true key, p is an upper bound. Corrected by Holm over {}.",
+    VERDICTS.iter().enumerate().filter_map(line).collect()
+}
+
+/// How guessing is tested; `None` if no setting is.
+pub fn test_of_guessing(settings: &[Setting]) -> Option<String> {
+    let tested = settings.iter().filter(|s| s.guessing.is_some()).count();
+    (tested > 0).then(|| {
+        format!(
+            "Guessing is tested by Fisher's randomisation test, two-sided: the correct letters are shuffled {} times within each \
+             subject, in the same way for all seeds of a setting, so that a preference for a letter has no effect and identical \
+             answers of several seeds count once; if no shuffle is as extreme as the true key, p is an upper bound. Corrected by \
+             Holm over {}.",
             crate::track::number(u64::from(PERMUTATIONS)),
             crate::track::counted(tested, "setting")
-        ));
-    }
-    lines
+        )
+    })
 }
 
 /// Sentence on the bits per byte, or else the validation loss, of settings without an exam.
@@ -80,23 +87,27 @@ fn measured(settings: &[&Setting], is_part: bool) -> Option<String> {
         bpb if !bpb.is_empty() => ("bits per byte of held-out text", bpb),
         _ => ("validation loss (nats per token)", found(|s| s.val_loss)),
     };
-    let highest = found.iter().map(|(_, spread)| spread.mean).max_by(f64::total_cmp)?;
     found.sort_by(|a, b| a.1.mean.total_cmp(&b.1.mean));
-    let told: Vec<String> = found
-        .iter()
-        .take(MOST_NAMED)
-        .map(|(label, Spread { n, mean, t95, .. })| {
-            let half = t95.map_or(String::new(), |half| format!(" ± {half:.3}"));
-            format!("{label} {mean:.3}{half} ({})", crate::track::counted(*n, "seed"))
-        })
-        .collect();
-    let more = match found.len().saturating_sub(MOST_NAMED) {
-        0 => String::new(),
-        more => format!("; and {more} more up to {highest:.3}"),
+    let digits = Digits::of(3, found.iter().map(|(_, spread)| spread.mean));
+    let highest = digits.text(found.last()?.1.mean);
+    let told = |(label, Spread { n, mean, t95, .. }): &(&str, Spread)| {
+        let half = t95.map_or(String::new(), |half| format!(" ± {}", digits.half(half)));
+        format!("{label} {}{half} ({})", digits.text(*mean), crate::track::counted(*n, "seed"))
     };
     let start = if is_part { "Settings without an exam" } else { "No exam was taken. Settings" };
     Some(format!(
-        "{start} by {name}, lowest first: {}{more}. ± is the 95 % interval over seeds.",
-        told.join("; ")
+        "{start} by {name}, lowest first: {}. ± is the 95 % interval over seeds.",
+        listed(found.iter().map(told).collect(), &format!("up to {highest}"))
     ))
+}
+
+/// Joins names, of which the last stand for themselves as `and 12 more down to 31.0 %` if they are many.
+fn listed(mut names: Vec<String>, rest: &str) -> String {
+    let more = names.len().saturating_sub(MOST_NAMED);
+    // One more takes no more room than its number.
+    if more > 1 {
+        names.truncate(MOST_NAMED);
+        names.push(format!("and {more} more {rest}"));
+    }
+    names.join("; ")
 }

@@ -1,9 +1,11 @@
 //! Labels of settings: the swept keys, and whatever else distinguishes two settings.
 
+use super::columns::Names;
+use super::words::with_value;
 use crate::config::{TrialConfig, config_of, get, identity, keys, plain, set};
 use crate::records::{TrialRecord, short_id};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// Maximum number of further keys in a label; if settings of two sweeps differ in more, the sweep's name is used instead.
@@ -16,9 +18,18 @@ const ROUNDS: usize = 4;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Labels {
     /// Label of each setting, such as `n_layers=4 d_model=64`; no two are equal.
-    pub by_setting: BTreeMap<Uuid, String>,
+    pub by_setting: BTreeMap<Uuid, Label>,
     /// Swept and solved keys, and those that labels needed in addition; without the seed.
     pub keys: Vec<String>,
+}
+
+/// The label of a setting.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Label {
+    /// As shown, with the labels of the experiment file for its keys: `Width 64, lr=0.001`.
+    pub shown: String,
+    /// By its keys alone, for CSV files: `d_model=64 lr=0.001`.
+    pub keys: String,
 }
 
 /// A setting whose label is being built.
@@ -33,8 +44,8 @@ struct Named<'a> {
 }
 
 impl Labels {
-    /// Builds the labels of the settings of some trials, each given with its configuration.
-    pub fn of(trials: &[(&TrialRecord, Value)]) -> Self {
+    /// Builds the labels of the settings of some trials, each given with its configuration; `names` are the labels of keys.
+    pub fn of(trials: &[(&TrialRecord, Value)], names: &Names) -> Self {
         let mut named: Vec<Named> = vec![];
         let mut keys: Vec<String> = vec![];
         for (trial, config) in trials {
@@ -58,7 +69,7 @@ impl Labels {
         for _ in 0..ROUNDS {
             let mut alike: BTreeMap<String, Vec<usize>> = BTreeMap::new();
             for (i, one) in named.iter().enumerate() {
-                alike.entry(one.text(&|key| key.into())).or_default().push(i);
+                alike.entry(one.text(" ", &|key, value| format!("{key}={value}"))).or_default().push(i);
             }
             for group in alike.into_values().filter(|group| group.len() > 1) {
                 tell_apart(&mut named, &group, &mut keys);
@@ -70,8 +81,21 @@ impl Labels {
             let is_alone = keys.iter().filter(|other| last(other) == last(key)).count() < 2;
             if is_alone { last(key) } else { key.into() }
         };
-        let by_setting = named.iter().map(|one| (one.setting, one.text(&short))).collect();
-        Self { by_setting, keys }
+        let by_key = |key: &str, value: &str| format!("{}={value}", short(key));
+        let by_name = |key: &str, value: &str| match names.given(key) {
+            Some(name) => with_value(name, value),
+            None => by_key(key, value),
+        };
+        let separator = if keys.iter().any(|key| names.given(key).is_some()) { ", " } else { " " };
+        let label =
+            |one: &Named| Label { shown: one.text(separator, &by_name), keys: one.text(" ", &by_key) };
+        let mut labels: Vec<Label> = named.iter().map(label).collect();
+        // Two keys of one name may make two settings equal.
+        let shown: BTreeSet<&str> = labels.iter().map(|label| label.shown.as_str()).collect();
+        if shown.len() < labels.len() {
+            labels.iter_mut().for_each(|label| label.shown.clone_from(&label.keys));
+        }
+        Self { by_setting: named.iter().map(|one| one.setting).zip(labels).collect(), keys }
     }
 }
 
@@ -88,10 +112,9 @@ impl Named<'_> {
         config_of(tree).map_or(true, |changed| identity(&changed) != identity(config))
     }
 
-    fn text(&self, name: &dyn Fn(&str) -> String) -> String {
-        let parts: Vec<String> =
-            self.keys.iter().map(|key| format!("{}={}", name(key), self.value(key))).collect();
-        let text = if parts.is_empty() { self.trial.sweeps.join("+") } else { parts.join(" ") };
+    fn text(&self, separator: &str, part: &dyn Fn(&str, &str) -> String) -> String {
+        let parts: Vec<String> = self.keys.iter().map(|key| part(key, &self.value(key))).collect();
+        let text = if parts.is_empty() { self.trial.sweeps.join("+") } else { parts.join(separator) };
         text + &self.after
     }
 }
@@ -151,14 +174,15 @@ fn tell_apart(named: &mut [Named], group: &[usize], all_keys: &mut Vec<String>) 
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::config::{ConfigErrors, parse};
     use crate::records::Status;
     use crate::report::tests::trial;
 
     fn labels(trials: &[TrialRecord]) -> (Vec<String>, Vec<String>) {
         let read: Vec<(&TrialRecord, Value)> =
             trials.iter().map(|trial| (trial, toml::from_str(&trial.config).unwrap())).collect();
-        let labels = Labels::of(&read);
-        (trials.iter().map(|t| labels.by_setting[&t.setting].clone()).collect(), labels.keys)
+        let labels = Labels::of(&read, &Names::default());
+        (trials.iter().map(|t| labels.by_setting[&t.setting].keys.clone()).collect(), labels.keys)
     }
 
     fn of(setting: u128, sweep: &str, keys: &[(&str, Value)], config: &TrialConfig) -> TrialRecord {
@@ -214,6 +238,35 @@ mod tests {
         let (found, _) = labels(&[of(1 << 96, "a", &rate, &a), of(2 << 96, "a", &rate, &a)]);
         assert_eq!(found, ["lr=0.5 (00000001)", "lr=0.5 (00000002)"]);
         assert_eq!(labels(&[of(1, "a", &[], &a)]).0, ["a"]);
+    }
+
+    #[test]
+    fn labels_of_the_file_name_keys_where_settings_are_shown() {
+        let names = |text: &str| {
+            let mut errors = ConfigErrors::default();
+            let names = Names::read(&parse("x.toml", text).unwrap(), &mut errors);
+            errors.or(names).unwrap()
+        };
+        let (a, b) =
+            ([("model.d_model", 16.into()), ("sft.lr", 0.5.into())], [("model.n_layers", 16.into())]);
+        let trials = [of(1, "a", &a, &TrialConfig::default()), of(2, "a", &b, &TrialConfig::default())];
+        let trials: Vec<(&TrialRecord, Value)> = trials.iter().map(|trial| (trial, Value::Null)).collect();
+        let labels = |text: &str| -> Vec<Label> {
+            Labels::of(&trials, &names(text)).by_setting.into_values().collect()
+        };
+        let label = |shown: &str, keys: &str| Label { shown: shown.into(), keys: keys.into() };
+        assert_eq!(
+            labels("'model.d_model' = 'Width (channels)'"),
+            [label("Width 16 channels, lr=0.5", "d_model=16 lr=0.5"), label("n_layers=16", "n_layers=16")]
+        );
+        // With one name for two keys, settings would be equal.
+        let (same, c) =
+            ("'model.d_model' = 'Size'\n'model.n_layers' = 'Size'", [("model.d_model", 16.into())]);
+        let alone = of(3, "a", &c, &TrialConfig::default());
+        let two: Vec<(&TrialRecord, Value)> = vec![(&alone, Value::Null), trials[1].clone()];
+        let shown: Vec<String> =
+            Labels::of(&two, &names(same)).by_setting.into_values().map(|label| label.shown).collect();
+        assert_eq!(shown, ["n_layers=16", "d_model=16"]);
     }
 
     #[test]

@@ -45,7 +45,7 @@ fn float(grid: &Grid, name: &str, width: Width) -> String {
     let lines =
         |fit: &TableLayout| grid.rows.iter().map(|row| lines(row, fit)).sum::<f64>() * fit.size.points / 10.0;
     let is_long = fits.iter().map(lines).sum::<f64>() > PAGE;
-    let caption = format!("\\caption{{{}}}\\label{{tab:{}}}", caption(grid, name), name.replace('_', "-"));
+    let caption = format!("\\caption{{{}}}\\label{{tab:{}}}", caption(grid), name.replace('_', "-"));
     let mut parts = vec![];
     for (i, fit) in fits.iter().enumerate() {
         let letters = format!(
@@ -76,13 +76,10 @@ fn float(grid: &Grid, name: &str, width: Width) -> String {
     format!("\\begin{{table}}[htbp]\n\\centering\n{caption}\n\\par\\smallskip\n{parts}\\end{{table}}\n")
 }
 
-/// The caption: the title, or the name if there is none, followed by the note.
-fn caption(grid: &Grid, name: &str) -> String {
-    let mut title = if grid.title.is_empty() { name.replace(['_', '-'], " ") } else { grid.title.clone() };
-    if grid.title.is_empty() {
-        title = title.chars().take(1).flat_map(char::to_uppercase).chain(title.chars().skip(1)).collect();
-    }
-    if !title.ends_with(['.', '?', '!', '。', '？']) {
+/// The caption: the title, if there is one, followed by the note.
+fn caption(grid: &Grid) -> String {
+    let mut title = grid.title.clone();
+    if !title.is_empty() && !title.ends_with(['.', '?', '!', '。', '？']) {
         title.push('.');
     }
     escape_tex(format!("{title} {}", grid.note).trim())
@@ -281,7 +278,7 @@ mod tests {
         for part in [
             "% \\usepackage{booktabs,longtable}; made",
             "xelatex and \\usepackage[UTF8]{ctex}",
-            "\\begin{longtable}{@{}lr@{}}\n\\caption{Ceval.}\\label{tab:ceval}\\\\\n\\toprule\nsubject & correct \\\\\n\\midrule\n\\endfirsthead",
+            "\\begin{longtable}{@{}lr@{}}\n\\caption{}\\label{tab:ceval}\\\\\n\\toprule\nsubject & correct \\\\\n\\midrule\n\\endfirsthead",
             "\\label{tab:ceval-2}\n",
         ] {
             assert!(tex.contains(part), "{part} in {tex}");

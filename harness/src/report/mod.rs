@@ -88,7 +88,7 @@ pub fn write(
     origin: &Origin,
     out: &Path,
 ) -> Result<()> {
-    let results = Results::new(trials, questions);
+    let results = Results::labelled(trials, questions, &experiment.names);
     let (rows, settings) = (summary::rows(trials), summary::settings(&results));
     let mut out = Output::open(out, &["figures", "tables"])?;
     out.write("trials.csv", &tables::trials_csv(&rows, &results)?)?;

@@ -7,15 +7,81 @@ use crate::stats::{Fit, FitKind, Spread};
 /// Placeholder for a missing value.
 pub const NOTHING: &str = "–";
 
+/// The digits of numbers that are read together, such as those of a column of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Digits {
+    decimals: usize,
+    /// Whether every number has three significant digits or more.
+    is_fine: bool,
+}
+
+impl Digits {
+    /// This many decimals.
+    pub const fn fixed(decimals: usize) -> Self {
+        Self { decimals, is_fine: false }
+    }
+
+    /// This many decimals, or three significant digits where these are more, if a number other than 0 would otherwise be
+    /// written as 0.
+    pub fn of(decimals: usize, numbers: impl IntoIterator<Item = f64>) -> Self {
+        Self { decimals, is_fine: numbers.into_iter().any(|number| is_lost(number, decimals)) }
+    }
+
+    /// As [`Self::of`], with the decimals of a column and its numbers in the unit in which they are stored.
+    pub fn of_column(column: &Column, numbers: impl IntoIterator<Item = f64>) -> Self {
+        let scaled = numbers.into_iter().map(|number| column.scale() * number);
+        match column.format() {
+            Format::Fixed(decimals) => Self::of(decimals, scaled),
+            _ => Self::of(1, scaled),
+        }
+    }
+
+    /// Formats a number: `0.512`, `0.000974`, `3.35e-6`, `13,519`.
+    pub fn text(self, number: f64) -> String {
+        let decimals = self.decimals;
+        if !self.is_fine || number == 0.0 || !number.is_finite() {
+            return grouped(&format!("{number:.decimals$}"));
+        }
+        match number.abs().log10().floor() as i32 {
+            size if size < -4 => digits3(number),
+            size => grouped(&format!("{number:.*}", decimals.max((2 - size).max(0) as usize))),
+        }
+    }
+
+    /// Formats the half-width of an interval: with one significant digit where it would be written as 0.
+    pub fn half(self, half: f64) -> String {
+        match is_lost(half, self.decimals) && !self.is_fine {
+            true => plain(format!("{half:.0e}").parse().unwrap_or(half)),
+            false => self.text(half),
+        }
+    }
+}
+
+/// Whether a number other than 0 would be written as 0 with this many decimals.
+fn is_lost(number: f64, decimals: usize) -> bool {
+    number != 0.0 && number.abs() < 0.5 * 10f64.powi(-(decimals as i32))
+}
+
+/// Groups the thousands of a decimal number and writes its minus sign: `−13,519.5`.
+fn grouped(text: &str) -> String {
+    let (sign, digits) = text.strip_prefix('-').map_or(("", text), |digits| ("−", digits));
+    let (whole, rest) = digits.split_at(digits.find('.').unwrap_or(digits.len()));
+    let whole = whole.parse().map_or_else(|_| whole.to_string(), crate::track::number);
+    format!("{sign}{whole}{rest}")
+}
+
 /// Formats a number of a column in its unit.
 pub fn number(value: f64, column: &Column) -> String {
-    let minus = |text: String| text.replacen('-', "−", 1);
+    number_with(value, column, Digits::of_column(column, []))
+}
+
+/// Formats a number of a column in its unit, with the digits of the numbers around it.
+pub fn number_with(value: f64, column: &Column, digits: Digits) -> String {
     match column.format() {
-        Format::Fixed(digits) => minus(format!("{value:.digits$}")),
+        Format::Fixed(_) | Format::Percent => digits.text(column.scale() * value),
         Format::PValue => p_text(value),
-        Format::Percent => minus(format!("{:.1}", 100.0 * value)),
         Format::Count if value >= 0.0 && value.fract() == 0.0 => crate::track::number(value as u64),
-        Format::Count => format!("{value:.1}"),
+        Format::Count => grouped(&format!("{value:.1}")),
         Format::Plain | Format::Text => plain(value),
     }
 }
@@ -40,13 +106,15 @@ pub fn cell(value: &Option<Cell>, column: &Column) -> String {
 
 /// Formats a mean with its 95 % interval as `41.2 ± 1.3`, or the mean alone if a single seed leaves no interval. A
 /// quantity that is known before the run and does not vary has none either.
-pub fn with_error(spread: Option<Spread>, column: &Column) -> String {
+pub fn with_error(spread: Option<Spread>, column: &Column, digits: Digits) -> String {
     let Some(Spread { mean, sd, t95, .. }) = spread else { return NOTHING.into() };
     let is_constant = column.is_known() && sd == Some(0.0);
-    match t95.filter(|_| !is_constant) {
-        Some(half) => format!("{} ± {}", number(mean, column), number(half, column)),
-        None => number(mean, column),
-    }
+    let half = |half: f64| match column.format() {
+        Format::Fixed(_) | Format::Percent => digits.half(column.scale() * half),
+        _ => number(half, column),
+    };
+    let mean = number_with(mean, column, digits);
+    t95.filter(|_| !is_constant).map_or(mean.clone(), |t95| format!("{mean} ± {}", half(t95)))
 }
 
 /// Formats a number with as few digits as it needs, at most six, or three outside 1e-4 to 1e7: `4`, `0.0003`, `1.25e15`.
@@ -128,6 +196,22 @@ mod tests {
             [4.0, 3e-4, 0.1 + 0.2, 1e15, 1.234e15, 999_999.0, 1e-5].map(plain),
             ["4", "0.0003", "0.3", "1e15", "1.23e15", "999999", "1e-5"]
         );
+    }
+
+    #[test]
+    fn numbers_that_differ_do_not_all_read_as_zero() {
+        // A column of losses, one of which would be 0.000.
+        let digits = Digits::of(3, [3.35e-6, 0.000_974, 0.0123, 1.2345]);
+        let texts = [0.0, 3.35e-6, 0.000_974, 0.0123, 1.2345, -0.000_974].map(|number| digits.text(number));
+        assert_eq!(texts, ["0.000", "3.35e-6", "0.000974", "0.0123", "1.234", "−0.000974"]);
+        assert_eq!(digits.half(0.000_002), "2.00e-6");
+        // Otherwise three decimals, and a narrow interval has the digit that it needs.
+        let plain = Digits::of(3, [2.345, 0.0, 0.001]);
+        assert_eq!([2.345, 0.0, 0.001].map(|number| plain.text(number)), ["2.345", "0.000", "0.001"]);
+        assert_eq!([0.000_34, 0.0, 0.012].map(|half| plain.half(half)), ["0.0003", "0.000", "0.012"]);
+        assert_eq!(Digits::fixed(0).text(105_437.4), "105,437");
+        assert_eq!(Digits::fixed(1).text(-13_519.26), "−13,519.3");
+        assert_eq!(Digits::fixed(1).text(f64::NAN), "NaN");
     }
 
     #[test]

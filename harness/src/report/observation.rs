@@ -4,7 +4,7 @@
 //! trial that several sweeps contain counts once, unless `sweep` is among the requested columns.
 
 use super::TrialQuestion;
-use super::columns::Column;
+use super::columns::{Column, Names};
 use super::labels::{self, Labels};
 use crate::config::{TrainStage, TrialConfig};
 use crate::records::{
@@ -179,6 +179,11 @@ pub struct Results<'a> {
 impl<'a> Results<'a> {
     /// Reads the configurations. `trials` and `questions` hold each trial and answer once.
     pub fn new(trials: &'a [TrialRecord], questions: &'a [TrialQuestion]) -> Self {
+        Self::labelled(trials, questions, &Names::default())
+    }
+
+    /// As [`Self::new`], with the labels of an experiment file in the names of settings.
+    pub fn labelled(trials: &'a [TrialRecord], questions: &'a [TrialQuestion], names: &Names) -> Self {
         // If a configuration cannot be parsed, the swept keys remain, which are recorded separately.
         let config = |trial: &TrialRecord| toml::from_str(&trial.config).unwrap_or(Value::Null);
         let trials: Vec<(&TrialRecord, Value)> = trials.iter().map(|t| (t, config(t))).collect();
@@ -188,7 +193,7 @@ impl<'a> Results<'a> {
             let answered = answers.entry((question.trial, exam)).or_default();
             answered.push((answered.len(), &question.record));
         }
-        Self { labels: Labels::of(&trials), trials, answers }
+        Self { labels: Labels::of(&trials, names), trials, answers }
     }
 
     /// Every trial, with its configuration.
@@ -196,9 +201,14 @@ impl<'a> Results<'a> {
         self.trials.iter().map(|(trial, config)| (*trial, config))
     }
 
-    /// Label of a trial's setting.
+    /// Label of a trial's setting, as shown.
     pub fn label(&self, trial: &TrialRecord) -> &str {
-        self.labels.by_setting.get(&trial.setting).map_or("", String::as_str)
+        self.labels.by_setting.get(&trial.setting).map_or("", |label| &label.shown)
+    }
+
+    /// Label of a trial's setting by its keys alone, for CSV files and names of folders.
+    pub fn label_by_keys(&self, trial: &TrialRecord) -> &str {
+        self.labels.by_setting.get(&trial.setting).map_or("", |label| &label.keys)
     }
 
     /// Analysis of the answers of an exam beyond accuracy; `None` if only counts are recorded.

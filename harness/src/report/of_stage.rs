@@ -2,7 +2,7 @@
 
 use super::quantity::{Better, Format, QUANTITIES};
 use super::unavailable::disabled_message;
-use super::words::of_stage;
+use super::words::{of_stage, stage_word};
 use crate::config::{TrainStage, TrialConfig, recipe};
 use crate::records::{Trained, TrialRecord};
 use std::sync::LazyLock;
@@ -224,6 +224,16 @@ impl StageColumn {
     pub fn of(&self, trial: &TrialRecord) -> Option<f64> {
         let record = trial.stages.iter().find(|record| record.stage == self.stage.name())?;
         (self.measure.read)(record.trained.as_ref()?).filter(|value| value.is_finite())
+    }
+
+    /// The label with the stage, also where the stage is pretraining.
+    pub fn label_with_stage(&self) -> String {
+        match self.stage {
+            TrainStage::Pretrain if !self.label.starts_with(stage_word(self.stage)) => {
+                format!("{} {}", stage_word(self.stage), self.label)
+            }
+            _ => self.label.clone(),
+        }
     }
 
     /// Why a trial with this configuration cannot have a value; `None` if it can.

@@ -5,7 +5,7 @@ use super::columns::{Better, Column};
 use super::grid::{Grid, GridCell};
 use super::kind::group_label;
 use super::minimind;
-use super::number::{NOTHING, cell, shuffled_p, with_error};
+use super::number::{Digits, NOTHING, cell, shuffled_p, with_error};
 use super::observation::{Cell, Observation, Pooled, Results, grouped, over_seeds, p_of_guessing, per_seed};
 use super::table_spec::{Among, Layout, TableSpec};
 use crate::stats::{Mean, Spread, StatsError, holm};
@@ -54,13 +54,19 @@ fn means(spec: &TableSpec, observations: &[&Observation]) -> Grid {
     let seeds: Vec<usize> = rows.iter().map(|(_, group)| seeds_of(group)).collect();
     let mut slots: Vec<Vec<Slot>> = rows
         .iter()
-        .zip(&seeds)
-        .map(|((_, group), seeds)| {
-            let of =
-                |(metric, value): &(Column, &Option<Option<Cell>>)| slot(spec, group, metric, value, *seeds);
-            places.iter().map(of).collect()
-        })
+        .map(|(_, group)| places.iter().map(|(metric, value)| slot(spec, group, metric, value)).collect())
         .collect();
+    for (m, metric) in metrics.iter().enumerate() {
+        let columns = m * values.len()..(m + 1) * values.len();
+        let means =
+            slots.iter().flat_map(|row| &row[columns.clone()]).filter_map(|slot| Some(slot.spread?.mean));
+        let digits = Digits::of_column(metric, means);
+        for (row, seeds) in slots.iter_mut().zip(&seeds) {
+            row[columns.clone()]
+                .iter_mut()
+                .for_each(|slot| slot.cell.text = text(slot, metric, digits, *seeds));
+        }
+    }
     let compared = compare(spec, &metrics, values.len(), &mut slots);
     let questions: Vec<Option<u64>> =
         rows.iter().map(|(_, group)| Some(Pooled::of(group)?.questions)).collect();
@@ -115,7 +121,6 @@ fn slot<'o, 'a>(
     group: &[&'o Observation<'a>],
     metric: &Column,
     value: &Option<Option<Cell>>,
-    seeds: usize,
 ) -> Slot<'o, 'a> {
     let is_here = |o: &&&Observation| match (&spec.across, value) {
         (Some(across), Some(value)) => across.read(o) == *value,
@@ -123,15 +128,19 @@ fn slot<'o, 'a>(
     };
     let observations: Vec<&Observation> = group.iter().filter(is_here).copied().collect();
     let spread = if metric.is_p_of_guessing() { None } else { over_seeds(&observations, metric) };
-    let text = match spread {
+    Slot { observations, spread, cell: GridCell::default() }
+}
+
+/// The text of a cell; states n if some of the row's `seeds` lack the metric.
+fn text(slot: &Slot, metric: &Column, digits: Digits, seeds: usize) -> String {
+    match slot.spread {
         None if metric.is_p_of_guessing() => {
-            p_of_guessing(&observations).map_or(NOTHING.into(), |test| shuffled_p(test.p, test.is_bound))
+            let test = p_of_guessing(&slot.observations);
+            test.map_or(NOTHING.into(), |test| shuffled_p(test.p, test.is_bound))
         }
-        // State n if some seeds lack the metric.
-        Some(s) if s.n < seeds => format!("{} (n={})", with_error(spread, metric), s.n),
-        _ => with_error(spread, metric),
-    };
-    Slot { observations, spread, cell: text.into() }
+        Some(s) if s.n < seeds => format!("{} (n={})", with_error(slot.spread, metric, digits), s.n),
+        _ => with_error(slot.spread, metric, digits),
+    }
 }
 
 fn seeds_of(observations: &[&Observation]) -> usize {

@@ -30,8 +30,10 @@ pub fn rows(trials: &[TrialRecord]) -> Vec<Row<'_>> {
 /// One setting over its seeds, scored by the exam after its last stage.
 #[derive(Debug, Clone)]
 pub struct Setting<'a> {
-    /// Label of the setting: `n_layers=4 d_model=64`.
+    /// Label of the setting, as shown: `n_layers=4 d_model=64`.
     pub label: &'a str,
+    /// Its label by its keys alone, for CSV files.
+    pub keys: &'a str,
     /// Its finished trials, one per seed.
     pub trials: Vec<&'a TrialRecord>,
     /// Observations of these trials, in the same order.
@@ -117,20 +119,22 @@ pub fn settings<'a>(results: &'a Results) -> Vec<Setting<'a>> {
             None => groups.push((setting, vec![observation])),
         }
     }
-    let mut settings: Vec<Setting> = groups.into_par_iter().map(|(_, group)| setting(group)).collect();
+    let mut settings: Vec<Setting> =
+        groups.into_par_iter().map(|(_, group)| setting(results, group)).collect();
     let p: Vec<f64> = settings.iter().filter_map(|s| s.guessing.map(|g| g.test.p)).collect();
     let tested = settings.iter_mut().filter_map(|s| s.guessing.as_mut());
     tested.zip(holm(&p)).for_each(|(guessing, p)| guessing.p_holm = p);
     settings
 }
 
-fn setting(observations: Vec<Observation<'_>>) -> Setting<'_> {
+fn setting<'a>(results: &'a Results, observations: Vec<Observation<'a>>) -> Setting<'a> {
     let seen: Vec<&Observation> = observations.iter().collect();
     let over = |value: &dyn Fn(&Observation) -> Option<f64>| {
         spread(&seen.iter().filter_map(|o| value(o)).filter(|v| v.is_finite()).collect::<Vec<_>>())
     };
     Setting {
         label: observations[0].label,
+        keys: results.label_by_keys(observations[0].trial),
         trials: seen.iter().map(|o| o.trial).collect(),
         answers: Pooled::of(&seen),
         accuracy: over(&|o| o.score.as_ref()?.accuracy()),

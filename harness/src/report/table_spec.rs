@@ -1,7 +1,7 @@
 //! The tables and comparisons that an experiment file requests, read and validated.
 
 use super::answer_analysis;
-use super::columns::{Better, Column};
+use super::columns::{Better, Column, tell_apart};
 use super::condition::Condition;
 use super::fields::Fields;
 use super::fit::Width;
@@ -132,9 +132,10 @@ impl TableSpec {
                 filter,
             });
         }
-        let rows = fields.required_columns("rows", "[\"model.n_layers\"]");
+        let mut rows = fields.required_columns("rows", "[\"model.n_layers\"]");
         let across = fields.column("across");
-        let columns = fields.required_columns("columns", "[\"val.bpb\", \"exam.accuracy\"]");
+        let mut columns = fields.required_columns("columns", "[\"val.bpb\", \"exam.accuracy\"]");
+        tell_apart(&mut rows.iter_mut().chain(&mut columns).collect::<Vec<_>>());
         let best = fields.choice("best", &BEST);
         for column in columns.iter().filter(|column| !column.is_number()) {
             let problem = format!("names {:?}, which holds text, expected it among rows", column.name());

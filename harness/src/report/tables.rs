@@ -5,7 +5,7 @@ use super::columns::ValidationSetColumn;
 use super::compare::Comparison;
 use super::grid::{Grid, GridCell};
 use super::labels;
-use super::number::{NOTHING, difference, p_text, shuffled_p};
+use super::number::{Digits, NOTHING, difference, p_text, shuffled_p};
 use super::observation::Results;
 use super::of_stage::StageColumn;
 use super::summary::{Row, Setting};
@@ -202,7 +202,7 @@ pub fn summary_csv(settings: &[Setting]) -> Result<Vec<u8>> {
         let mean = |spread: Option<Spread>| number(spread.map(|s| s.mean));
         let t95 = |spread: Option<Spread>| number(spread.and_then(|s| s.t95));
         csv.write_record([
-            s.label.to_string(),
+            s.keys.to_string(),
             s.trials.len().to_string(),
             s.trials[0].params.to_string(),
             s.trials[0].active_params.to_string(),
@@ -239,25 +239,30 @@ pub fn summary(settings: &[Setting]) -> Grid {
     if is_contaminated {
         heads.push("accuracy, clean (%)");
     }
+    let digits = |decimals: usize, scale: f64, of: fn(&Setting) -> Option<Spread>| {
+        Digits::of(decimals, settings.iter().filter_map(|s| Some(scale * of(s)?.mean)))
+    };
+    let (loss, bpb) = (digits(3, 1.0, |s| s.val_loss), digits(3, 1.0, |s| s.bpb));
+    let (accuracy, clean) = (digits(1, 100.0, |s| s.accuracy), digits(1, 100.0, |s| s.clean));
     let row = |s: &Setting| -> Vec<GridCell> {
         let mut cells = vec![
             s.label.to_string(),
             s.trials.len().to_string(),
             crate::track::number(s.trials[0].params),
             crate::track::number(s.trials[0].active_params),
-            with_error(s.val_loss, 1.0, 3, s.trials.len()),
-            with_error(s.bpb, 1.0, 3, s.trials.len()),
+            with_error(s.val_loss, 1.0, loss, s.trials.len()),
+            with_error(s.bpb, 1.0, bpb, s.trials.len()),
         ];
         if has_exams {
             let p = s.guessing.map(|g| shuffled_p(g.p_holm, g.test.is_bound));
             cells.extend([
                 s.answers.map_or(NOTHING.into(), |answers| crate::track::number(answers.questions)),
-                with_error(s.accuracy, 100.0, 1, s.trials.len()),
+                with_error(s.accuracy, 100.0, accuracy, s.trials.len()),
                 p.unwrap_or_else(|| NOTHING.into()),
             ]);
         }
         if is_contaminated {
-            cells.push(with_error(s.clean, 100.0, 1, s.trials.len()));
+            cells.push(with_error(s.clean, 100.0, clean, s.trials.len()));
         }
         cells.into_iter().map(GridCell::from).collect()
     };
@@ -276,11 +281,11 @@ pub fn summary(settings: &[Setting]) -> Grid {
 }
 
 /// Formats a spread times `scale` as `41.2 ± 1.3`, or the mean alone for a single seed; states n if not all `seeds` have a value.
-pub fn with_error(spread: Option<Spread>, scale: f64, digits: usize, seeds: usize) -> String {
+pub fn with_error(spread: Option<Spread>, scale: f64, digits: Digits, seeds: usize) -> String {
     let Some(Spread { n, mean, t95, .. }) = spread else { return NOTHING.into() };
-    let half = t95.map_or(String::new(), |half| format!(" ± {:.digits$}", half * scale));
+    let half = t95.map_or(String::new(), |half| format!(" ± {}", digits.half(half * scale)));
     let count = if n < seeds { format!(" (n={n})") } else { String::new() };
-    format!("{:.digits$}{half}{count}", mean * scale)
+    format!("{}{half}{count}", digits.text(mean * scale))
 }
 
 /// Returns comparisons.csv: one row per claim; shares are fractions of 1 here, not percent.

@@ -60,7 +60,7 @@ pub fn write(question: &str, results: &Results, out: &mut Output) -> Result<()> 
     for (trial, values) in &ended {
         let numbers = measured.get(&trial.trial).map_or(&[][..], Vec::as_slice);
         let events = varied.trial(values, numbers, trial.status == Status::Done)?;
-        out.write(&format!("{FOLDER}/{}/{EVENTS}", folder(results.label(trial), trial)), &events)?;
+        out.write(&format!("{FOLDER}/{}/{EVENTS}", folder(results.label_by_keys(trial), trial)), &events)?;
     }
     Ok(())
 }

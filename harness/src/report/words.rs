@@ -117,6 +117,12 @@ pub fn unit_apart(label: &str) -> (&str, Option<&str>) {
     parts.map_or((label, None), |(name, unit)| (name, Some(unit)))
 }
 
+/// A label with a value: `width 64`, `row length 128 tokens` for `row length (tokens)`.
+pub fn with_value(label: &str, value: &str) -> String {
+    let (label, unit) = unit_apart(label);
+    format!("{label} {value}{}", unit.map_or(String::new(), |unit| format!(" {unit}")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

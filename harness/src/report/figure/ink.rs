@@ -55,6 +55,11 @@ impl Ink {
         self.mixed(255.0, 0.6)
     }
 
+    /// Returns a somewhat paler colour, for one of many curves.
+    pub fn faint(self) -> Self {
+        self.mixed(255.0, 0.35)
+    }
+
     /// Returns a darker colour, for legible text.
     pub fn dark(self) -> Self {
         self.mixed(0.0, 0.25)

@@ -3,7 +3,7 @@
 use super::axis::{Scale, TickSpace};
 use super::legend::{Names, end_labels, legend_list};
 use super::scene::{Position, Rect};
-use super::{Content, Figure, Legend, Mark, Point, Series, Size, font};
+use super::{Axis, Content, Figure, Legend, Mark, Point, Series, Size, font};
 use std::collections::BTreeMap;
 
 /// Font size of ticks, labels and names, in points.
@@ -47,8 +47,14 @@ pub struct Layout<'a> {
     pub rows: Vec<Vec<String>>,
     /// Whether category names on the horizontal axis are rotated for lack of room.
     pub is_upright: bool,
-    /// Vertical position of the label of `x`.
-    pub x_label: f64,
+    /// The label of `x`, broken into lines.
+    pub x_label: Vec<String>,
+    /// Vertical position of its first line.
+    pub x_label_at: f64,
+    /// The label of `y`, broken into lines.
+    pub y_label: Vec<String>,
+    /// The label of the colour bar, broken into lines.
+    pub bar_label: Vec<String>,
     /// The names of series, positioned.
     pub names: Names,
 }
@@ -84,10 +90,8 @@ impl<'a> Layout<'a> {
     fn new(figure: &'a Figure, place: LegendPlace) -> Self {
         let width = width(figure);
         let is_colours = matches!(figure.content, Content::Cells { .. });
-        let title = font::wrapped(&figure.title, TITLE, width - 2.0 * EDGE);
-        let title: Vec<String> = title.into_iter().filter(|line| !line.is_empty()).collect();
-        let notes = font::wrapped(&figure.notes.join("; "), NOTE, width - 2.0 * EDGE);
-        let notes: Vec<String> = notes.into_iter().filter(|line| !line.is_empty()).collect();
+        let title = lines(&figure.title, TITLE, width - 2.0 * EDGE);
+        let notes = lines(&figure.all_notes().join("; "), NOTE, width - 2.0 * EDGE);
         let list = match place {
             LegendPlace::Right => Some(legend_list(figure, 0.34 * width, false)),
             LegendPlace::Below => Some(legend_list(figure, width - 2.0 * EDGE, true)),
@@ -96,6 +100,20 @@ impl<'a> Layout<'a> {
         let top = EDGE + TITLE * LINE * title.len() as f64 + if title.is_empty() { 2.0 } else { 5.0 };
         // The name of the reference level goes above the plot area.
         let top = top + if figure.is_sideways && figure.level.is_some() { TEXT } else { 0.0 };
+        let rows: Vec<Vec<String>> = match figure.is_sideways || is_colours {
+            true => figure.y.categories.iter().map(|name| row(name, 0.4 * width)).collect(),
+            false => vec![],
+        };
+        let wanted = wanted_height(figure, &rows);
+        // Height for labels that read upwards, from the top of the plot to its ticks, which are at least 15 points below it.
+        let upwards = match figure.frame.height {
+            Some(inches) => (inches * INCH - top - 45.0).max(60.0),
+            None => wanted + 15.0,
+        };
+        let bar_label = match &figure.content {
+            Content::Cells { label, .. } => lines(label, TEXT, upwards),
+            Content::Series(_) => vec![],
+        };
         let right = width
             - match (&list, place) {
                 (Some(list), LegendPlace::Right) => list.width + 12.0 + EDGE,
@@ -103,22 +121,17 @@ impl<'a> Layout<'a> {
                     let widths = named(figure).map(|s| font::width(&s.label, TEXT));
                     widths.fold(0.0, f64::max) + 14.0 + EDGE
                 }
-                _ if is_colours => 62.0,
+                _ if is_colours => 52.0 + TEXT * LINE * bar_label.len() as f64,
                 _ => 10.0,
             };
         let (xs, ys, are_settings) = axis_values(figure);
-        let rows_room = 0.4 * width;
-        let rows: Vec<Vec<String>> = match figure.is_sideways || is_colours {
-            true => figure.y.categories.iter().map(|name| row(name, rows_room)).collect(),
-            false => vec![],
-        };
-        let wanted = wanted_height(figure, &rows);
         // The tick labels of y limit the width of the plot area; in turn, the ticks of y depend on its height alone.
         let scale_y = |height: f64| {
             let room = TickSpace { length: height, size: TEXT, is_across: false };
             Scale::new(&figure.y, &ys, figure.is_sideways && are_settings, room)
         };
-        let label_room = if figure.y.label.is_empty() { 0.0 } else { TEXT * LINE + 3.0 };
+        let y_label = lines(&axis_label(&figure.y, scale_y(wanted).log), TEXT, upwards);
+        let label_room = if y_label.is_empty() { 0.0 } else { TEXT * LINE * y_label.len() as f64 + 3.0 };
         let left_of = |y: &Scale, rows: &[Vec<String>]| {
             let ticks = y.ticks.iter().map(|(_, label)| label).filter(|_| rows.is_empty());
             let widths = rows.iter().flatten().chain(ticks).map(|text| font::width(text, TEXT));
@@ -132,12 +145,15 @@ impl<'a> Layout<'a> {
         let is_upright = !figure.x.categories.is_empty()
             && widest + 0.6 * TEXT > room_across / x.ticks.len().max(1) as f64;
         let ticks = if is_upright { widest.min(110.0) } else { TEXT };
-        let x_label = 6.0 + ticks + if figure.x.label.is_empty() { 0.0 } else { TEXT * LINE };
+        let x_label = lines(&axis_label(&figure.x, x.log), TEXT, width - 2.0 * EDGE);
+        // Baselines of its first and last lines, below the plot.
+        let first = 6.0 + ticks + if x_label.is_empty() { 0.0 } else { TEXT * LINE };
+        let last = first + TEXT * LINE * x_label.len().saturating_sub(1) as f64;
         let below = match (&list, place) {
             (Some(list), LegendPlace::Below) => list.height + 5.0,
             _ => 0.0,
         };
-        let bottom = x_label + 5.0 + below + NOTE * LINE * notes.len() as f64 + EDGE;
+        let bottom = last + 5.0 + below + NOTE * LINE * notes.len() as f64 + EDGE;
         let beside = match (&list, place) {
             (Some(list), LegendPlace::Right) => list.height,
             _ => 0.0,
@@ -160,12 +176,15 @@ impl<'a> Layout<'a> {
             notes,
             rows,
             is_upright,
-            x_label: top + plot_height + x_label,
+            x_label,
+            x_label_at: top + plot_height + first,
+            y_label,
+            bar_label,
             names: Names::None,
         };
         layout.names = match (list, place) {
             (Some(list), LegendPlace::Right) => Names::List(list, (plot.right + 12.0, plot.top)),
-            (Some(list), _) => Names::List(list, (EDGE, layout.x_label + 6.0)),
+            (Some(list), _) => Names::List(list, (EDGE, top + plot_height + last + 6.0)),
             (None, LegendPlace::Ends) => end_labels(&layout).map_or(Names::None, Names::Ends),
             (None, _) => Names::None,
         };
@@ -218,6 +237,20 @@ fn width(figure: &Figure) -> f64 {
         Size::Page => 6.75,
     });
     inches * INCH
+}
+
+/// Breaks a text into lines; none for an empty text.
+fn lines(text: &str, size: f64, room: f64) -> Vec<String> {
+    font::wrapped(text, size, room).into_iter().filter(|line| !line.is_empty()).collect()
+}
+
+/// The label of an axis, which says whether its scale is logarithmic.
+fn axis_label(axis: &Axis, is_log: bool) -> String {
+    match axis.label.strip_suffix(')') {
+        Some(start) if is_log => format!("{start}, log scale)"),
+        None if is_log && !axis.label.is_empty() => format!("{} (log scale)", axis.label),
+        _ => axis.label.clone(),
+    }
 }
 
 /// Breaks the label of a row into at most three lines, cutting the last one if necessary.

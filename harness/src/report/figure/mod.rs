@@ -157,7 +157,15 @@ pub enum Mark {
     Edge,
 }
 
+/// Number of curves above which they are drawn thin and pale.
+const MANY_CURVES: usize = 12;
+
 impl Mark {
+    /// Whether its points have markers, or bars, with intervals of their own.
+    fn has_intervals(self) -> bool {
+        matches!(self, Self::Points | Self::Joined | Self::Bars)
+    }
+
     /// Whether it is a curve, whose name can be written at its end.
     fn is_curve(self) -> bool {
         matches!(self, Self::Joined | Self::Line | Self::Dashed)
@@ -177,6 +185,13 @@ pub struct Point {
     pub seeds: usize,
     /// Number of answers that the point summarizes; the marker grows with it.
     pub n: Option<u64>,
+}
+
+impl Point {
+    /// Whether it has an interval that can be seen; that of seeds with equal values has no length.
+    fn has_interval(&self) -> bool {
+        self.interval.is_some_and(|(low, high)| high > low)
+    }
 }
 
 impl Series {
@@ -204,6 +219,41 @@ pub struct Drawn {
 }
 
 impl Figure {
+    fn series(&self) -> &[Series] {
+        match &self.content {
+            Content::Series(series) => series,
+            Content::Cells { .. } => &[],
+        }
+    }
+
+    /// The number of curves if there are too many to be drawn in full.
+    fn many_curves(&self) -> Option<usize> {
+        let curves = self.series().iter().filter(|s| s.mark.is_curve() && s.points.len() > 1).count();
+        (curves > MANY_CURVES).then_some(curves)
+    }
+
+    /// Whether a mean has no interval, while others of the figure have one: its marker is hollow.
+    fn lacks_interval(&self, series: &Series, point: &Point) -> bool {
+        let mut others = self.series().iter().filter(|s| s.mark.has_intervals()).flat_map(|s| &s.points);
+        series.mark.has_intervals()
+            && point.seeds > 0
+            && !point.has_interval()
+            && others.any(|p| p.has_interval())
+    }
+
+    /// The notes, with those on how marks are drawn.
+    fn all_notes(&self) -> Vec<String> {
+        let mut notes = self.notes.clone();
+        let points = || self.series().iter().flat_map(|s| s.points.iter().map(move |p| (s, p)));
+        if points().any(|(s, p)| self.lacks_interval(s, p)) {
+            let has_bars = self.series().iter().any(|s| s.mark == Mark::Bars);
+            let which = if has_bars { "no interval" } else { "hollow" };
+            notes.push(format!("{which}: a single seed, or seeds that agree exactly"));
+        }
+        notes.extend(self.many_curves().map(|curves| format!("{curves} curves")));
+        notes
+    }
+
     /// Writes `figures/<name>.svg`, `.png`, `.pdf` and `.csv`.
     pub fn write(&self, out: &mut Output) -> Result<Drawn> {
         self.write_all(out).with_context(|| format!("figure {}", self.name))

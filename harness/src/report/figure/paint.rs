@@ -26,9 +26,9 @@ pub fn scene(figure: &Figure) -> Scene {
     painter.grid(&mut scene);
     match &figure.content {
         Content::Series(series) => painter.series(&mut scene, series),
-        Content::Cells { label, cells } => {
+        Content::Cells { cells, .. } => {
             painter.cells(&mut scene, cells);
-            painter.colour_bar(&mut scene, label, cells);
+            painter.colour_bar(&mut scene, cells);
         }
     }
     painter.axes(&mut scene);
@@ -45,7 +45,11 @@ pub fn stroke(scene: &mut Scene, points: &[Position], ink: Ink) {
 /// Draws the marker of a series, `scale` times the usual size. Its shape also distinguishes series, for readers who
 /// cannot tell the colours apart.
 pub fn marker(scene: &mut Scene, index: usize, at: Position, scale: f64) {
-    let (ink, r) = (colour(index), MARKER * scale);
+    shape(scene, index, at, scale, colour(index));
+}
+
+fn shape(scene: &mut Scene, index: usize, at: Position, scale: f64, ink: Ink) {
+    let r = MARKER * scale;
     let corner = |x: f64, y: f64| (at.0 + r * x, at.1 + r * y);
     match index % 7 {
         0 | 4 => scene.disc(at, r, ink),
@@ -128,22 +132,25 @@ impl Painter<'_> {
             scene.text(line, (edge, y), TITLE, BLACK, Anchor::Start);
         }
         let middle = ((self.plot.left + self.plot.right) / 2.0, (self.plot.top + self.plot.bottom) / 2.0);
-        let named = |label: &str, is_log: bool| match label.strip_suffix(')') {
-            Some(start) if is_log => format!("{start}, log scale)"),
-            None if is_log && !label.is_empty() => format!("{label} (log scale)"),
-            _ => label.into(),
+        // Shifted inwards if it would extend beyond the ends.
+        let within = |at: f64, text: &str, (low, high): (f64, f64)| {
+            let half = font::width(text, TEXT) / 2.0;
+            at.min(high - half).max(low + half)
         };
-        let x = named(&self.figure().x.label, layout.x.log);
-        let x = font::shortened(&x, TEXT, layout.size.0 - 2.0 * edge);
-        // Shifted inwards if it would extend beyond the left or right edge.
-        let half = font::width(&x, TEXT) / 2.0;
-        let at = middle.0.min(layout.size.0 - edge - half).max(edge + half);
-        scene.text(&x, (at, layout.x_label), TEXT, BLACK, Anchor::Middle);
-        let y = named(&self.figure().y.label, layout.y.log);
-        let y = font::shortened(&y, TEXT, layout.size.1 - 2.0 * edge);
-        let half = font::width(&y, TEXT) / 2.0;
-        let at = middle.1.min(layout.size.1 - edge - half).max(edge + half);
-        scene.text_upwards(&y, (edge + TEXT / 2.0, at), TEXT, BLACK, Anchor::Middle);
+        for (i, line) in layout.x_label.iter().enumerate() {
+            let at = (
+                within(middle.0, line, (edge, layout.size.0 - edge)),
+                layout.x_label_at + TEXT * LINE * i as f64,
+            );
+            scene.text(line, at, TEXT, BLACK, Anchor::Middle);
+        }
+        for (i, line) in layout.y_label.iter().enumerate() {
+            let at = (
+                edge + TEXT * (0.5 + LINE * i as f64),
+                within(middle.1, line, (self.plot.top, layout.size.1 - edge)),
+            );
+            scene.text_upwards(line, at, TEXT, BLACK, Anchor::Middle);
+        }
         let first = layout.size.1 - edge - NOTE * LINE * layout.notes.len() as f64;
         for (i, line) in layout.notes.iter().enumerate() {
             let y = first + NOTE * (1.0 + LINE * i as f64);
@@ -165,6 +172,7 @@ impl Painter<'_> {
                 self.bars(scene, series, *shift);
             }
         }
+        let is_crowded = self.figure().many_curves().is_some();
         let mut number = 0;
         let most = series.iter().flat_map(|s| &s.points).filter_map(|p| p.n).max();
         // Lines before markers, so that no curve hides a marker.
@@ -174,7 +182,13 @@ impl Painter<'_> {
             let ink = colour(series.colour);
             match series.mark {
                 Mark::SeedLine => parts.into_iter().for_each(|part| scene.line(part, ink.pale(), 0.5)),
+                Mark::Line | Mark::Joined if is_crowded => {
+                    parts.into_iter().for_each(|part| scene.line(part, ink.faint(), THIN));
+                }
                 Mark::Line | Mark::Joined => parts.iter().for_each(|part| stroke(scene, part, ink)),
+                Mark::Dashed if is_crowded => {
+                    parts.iter().for_each(|part| scene.dashed(part, ink.faint(), THIN));
+                }
                 Mark::Dashed => parts.iter().for_each(|part| scene.dashed(part, ink, 1.0)),
                 _ => {}
             }
@@ -196,6 +210,9 @@ impl Painter<'_> {
                         let scale =
                             share.map_or(if is_small { 0.8 } else { 1.0 }, |share| 0.5 + 1.5 * share.sqrt());
                         marker(scene, series.colour, at, scale);
+                        if self.figure().lacks_interval(series, point) {
+                            shape(scene, series.colour, at, 0.6 * scale, WHITE);
+                        }
                     }
                 }
                 Mark::Numbered => {
@@ -210,6 +227,7 @@ impl Painter<'_> {
                 _ => {}
             }
         }
+        self.level_name(scene);
     }
 
     fn place(&self, point: &Point, shift: f64) -> Position {
@@ -266,27 +284,36 @@ impl Painter<'_> {
         }
     }
 
-    /// Draws the reference level and its name.
-    fn level(&self, scene: &mut Scene) {
-        let Some((level, name)) = self.figure().level else { return };
+    /// The ends of the reference level, across or, in a sideways figure, upwards; `None` if there is none in the plot.
+    fn level_line(&self) -> Option<[Position; 2]> {
+        let (level, _) = self.figure().level?;
         let Rect { left, top, right, bottom } = self.plot;
+        let (x, y) = (self.layout.across(level), self.layout.up(level));
+        let line = if self.figure().is_sideways { [(x, top), (x, bottom)] } else { [(left, y), (right, y)] };
+        self.plot.holds(line[0]).then_some(line)
+    }
+
+    /// Draws the reference level.
+    fn level(&self, scene: &mut Scene) {
+        if let Some(line) = self.level_line() {
+            scene.dashed(&line, GREY, THIN);
+        }
+    }
+
+    /// Draws the name of the reference level: above the plot of a sideways figure, else over the curves.
+    fn level_name(&self, scene: &mut Scene) {
+        let (Some((_, name)), Some([(x, y), _])) = (self.figure().level, self.level_line()) else { return };
         let size = TEXT - 1.0;
+        let width = font::width(name, size);
         if self.figure().is_sideways {
-            let x = self.layout.across(level);
-            if self.plot.holds((x, top)) {
-                scene.dashed(&[(x, top), (x, bottom)], GREY, THIN);
-                let half = font::width(name, size) / 2.0;
-                let at = x.min(self.layout.size.0 - 4.0 - half).max(4.0 + half);
-                scene.text(name, (at, top - 2.0), size, GREY, Anchor::Middle);
-            }
+            let at = x.min(self.layout.size.0 - 4.0 - width / 2.0).max(4.0 + width / 2.0);
+            scene.text(name, (at, y - 2.0), size, GREY, Anchor::Middle);
             return;
         }
-        let y = self.layout.up(level);
-        if self.plot.holds((left, y)) {
-            scene.dashed(&[(left, y), (right, y)], GREY, THIN);
-            let above = if y - 1.3 * size > top { y - 2.5 } else { y + size };
-            scene.text(name, (left + 3.0, above), size, GREY, Anchor::Start);
-        }
+        let base = if y - 1.3 * size > self.plot.top { y - 2.5 } else { y + size };
+        let (from, to) = ((x + 1.5, base - 0.85 * size), (x + 4.5 + width, base + 0.25 * size));
+        scene.rectangle(from, to, WHITE.with_alpha(0.85));
+        scene.text(name, (x + 3.0, base), size, GREY, Anchor::Start);
     }
 
     /// Draws an interval, with a cap at each end that lies within the axis.
@@ -372,7 +399,7 @@ impl Painter<'_> {
     }
 
     /// Draws the colour bar, labelled with the numbers at its ends and middle.
-    fn colour_bar(&self, scene: &mut Scene, label: &str, cells: &[Vec<Option<(f64, String)>>]) {
+    fn colour_bar(&self, scene: &mut Scene, cells: &[Vec<Option<(f64, String)>>]) {
         const STEPS: usize = 64;
         let (low, high) = ends(cells);
         let (left, top) = (self.plot.right + 10.0, self.plot.top);
@@ -388,16 +415,12 @@ impl Painter<'_> {
             let y = top + (1.0 - share) * (height - TEXT) + TEXT / 2.0;
             scene.text_centred(&short(value), (left + 12.0, y), TEXT - 1.0, BLACK, Anchor::Start);
         }
-        let text = font::shortened(label, TEXT, self.layout.size.1 - top - 4.0);
-        let half = font::width(&text, TEXT) / 2.0;
-        let middle = (top + height / 2.0).max(top + half).min(self.layout.size.1 - 4.0 - half);
-        scene.text_upwards(
-            &text,
-            (self.layout.size.0 - 4.0 - TEXT / 2.0, middle),
-            TEXT,
-            BLACK,
-            Anchor::Middle,
-        );
+        for (i, line) in self.layout.bar_label.iter().rev().enumerate() {
+            let half = font::width(line, TEXT) / 2.0;
+            let middle = (top + height / 2.0).max(top + half).min(self.layout.size.1 - 4.0 - half);
+            let across = self.layout.size.0 - 4.0 - TEXT * (0.5 + LINE * i as f64);
+            scene.text_upwards(line, (across, middle), TEXT, BLACK, Anchor::Middle);
+        }
     }
 }
 

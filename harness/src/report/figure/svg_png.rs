@@ -109,14 +109,15 @@ pub fn svg(scene: &Scene) -> Result<String> {
         area.area.present().map_err(|e| anyhow!("{e}"))?;
     }
     let (_, rest) = svg.split_once('>').context("an SVG without a head")?;
-    // On a page a narrow figure stays narrow, except on a phone screen.
+    // On a page a narrow figure stays narrow, except on a phone screen; enlarged, it takes its width from `--width`.
     let most = scene.width / 486.0 * 100.0;
     let head = format!(
-        "<svg width=\"{:.3}in\" height=\"{:.3}in\" viewBox=\"0 0 {width} {height}\" style=\"max-width:max({most:.0}%,20em)\" \
+        "<svg width=\"{:.3}in\" height=\"{:.3}in\" viewBox=\"0 0 {width} {height}\" style=\"--width:{:.3}in;max-width:max({most:.0}%,20em)\" \
          stroke-linejoin=\"round\" stroke-linecap=\"round\" \
          xmlns=\"http://www.w3.org/2000/svg\">",
         scene.width / 72.0,
-        scene.height / 72.0
+        scene.height / 72.0,
+        scene.width / 72.0
     );
     Ok(head + rest)
 }

@@ -155,11 +155,65 @@ fn no_text_leaves_the_paper_or_lies_over_another() {
     heat.content = Content::Cells { label: "validation bits per byte".into(), cells: cells.collect() };
     (heat.x.categories, heat.y.categories) =
         (["2", "4", "8", "16"].map(String::from).into(), ["0", "4", "8"].map(String::from).into());
+    let mut wordy = heat.clone();
+    let label = "SFT validation loss (nats per token) of the held-out conversations of several turns";
+    wordy.content = match wordy.content {
+        Content::Cells { cells, .. } => Content::Cells { label: label.into(), cells },
+        content => content,
+    };
+    (wordy.x.label, wordy.y.label) = (format!("x: {label}"), format!("y: {label}"));
+    // Nothing of a label is cut.
+    for figure in [wordy.clone(), column(wordy.clone())] {
+        let scene = paint::scene(&figure);
+        let lines: Vec<&str> = texts(&scene).iter().map(|text| text.text.as_str()).collect();
+        let upwards: Vec<&str> =
+            texts(&scene).iter().filter(|text| text.is_upwards).map(|text| text.text.as_str()).collect();
+        assert!(lines.iter().all(|line| !line.contains('…')), "{lines:?}");
+        assert!(upwards.join(" ").contains(&format!("y: {label}")), "{upwards:?}");
+    }
     let empty = Figure { notes: vec!["no finished trial has these values".into()], ..of(vec![]) };
-    for figure in [of(curves), level, of(many), places, rows, claims, heat, empty] {
+    for figure in [of(curves), level, of(many), places, rows, claims, heat, wordy, empty] {
         assert_readable(&figure);
         assert_readable(&column(figure));
     }
+}
+
+#[test]
+fn a_mean_without_an_interval_has_a_hollow_marker() {
+    let point = |x: f64, interval| Point { x, y: 1.0, interval, seeds: 2, ..Point::default() };
+    let sized = point(1.0, Some((0.5, 1.5)));
+    let discs = |points: Vec<Point>| {
+        let scene = paint::scene(&of(vec![Series { points, ..Series::default() }]));
+        let notes = texts(&scene).iter().filter(|text| text.text.contains("hollow: a single seed")).count();
+        let is_white = |shape: &&Shape| matches!(shape, Shape::Disc { ink, .. } if ink.rgb == [255; 3]);
+        (scene.shapes.iter().filter(is_white).count(), notes)
+    };
+    // Two seeds of equal values, and a single seed.
+    assert_eq!(discs(vec![sized, point(2.0, Some((1.0, 1.0))), point(3.0, None)]), (2, 1));
+    // Where no point has an interval, none stands out.
+    assert_eq!(discs(vec![point(1.0, None), point(2.0, None)]), (0, 0));
+    assert_eq!(discs(vec![sized]), (0, 0));
+}
+
+#[test]
+fn many_curves_are_thin_and_the_name_of_the_level_lies_over_them() {
+    let drawn = |n: usize| {
+        let curves = (0..n).map(|i| Series { mark: Mark::Line, ..curve("", i, &[1.0 + i as f64, 2.0]) });
+        let mut figure = of(curves.collect());
+        figure.level = Some((2.0, "even"));
+        paint::scene(&figure)
+    };
+    let (few, many) = (drawn(12), drawn(48));
+    let wide = |scene: &Scene| {
+        scene.shapes.iter().filter(|s| matches!(s, Shape::Line { width, .. } if *width == 1.2)).count()
+    };
+    assert_eq!((wide(&few), wide(&many)), (12, 0));
+    assert!(texts(&many).iter().any(|text| text.text.contains("48 curves")));
+    let coloured = |shape: &Shape| matches!(shape, Shape::Line { ink, .. } if ink.rgb[0] != ink.rgb[1]);
+    let last = many.shapes.iter().rposition(coloured).unwrap();
+    let name =
+        many.shapes.iter().position(|s| matches!(s, Shape::Text(text) if text.text == "even")).unwrap();
+    assert!(name > last, "{name} {last}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::key::{Key, LIMITS_X, ValueType, words_of};
 use super::{Kind, Plot, PlotData, plain_label};
-use crate::report::columns::Column;
+use crate::report::columns::{Better, Column};
 use crate::report::compare::{Comparison, Verdict};
 use crate::report::fields::Fields;
 use crate::report::figure::{Axis, Content, Figure, Mark, Point, Series};
@@ -22,7 +22,7 @@ const EFFECTS: [(&str, Effect); 2] = [("difference", Effect::Difference), ("g", 
 /// The kind `forest`.
 pub const KIND: Kind = Kind {
     name: "forest",
-    shows: "the claims of every `[[compare]]`: the effect with its 95 % interval, the margin of equivalence shaded, and the verdict by colour and shape",
+    shows: "the claims of every `[[compare]]`: the effect with its 95 % interval, to the right as claimed, the margin of equivalence shaded, and the verdict by colour and shape",
     keys: &[
         Key::optional("metric", ValueType::Number),
         Key::optional("effect", ValueType::Words(|| words_of(&EFFECTS))),
@@ -76,6 +76,7 @@ impl Plot for Forest {
         for (place, claim) in claims.iter().enumerate() {
             let y = place as f64;
             let scale = if effect == Effect::Difference { claim.spec.metric.scale() } else { 1.0 };
+            let turn = if claim.spec.better == Better::Lower { -scale } else { scale };
             let margin = claim.spec.margin.filter(|_| effect == Effect::Difference).map(|m| scale * m);
             margins.points.extend(margin.map(|m| Point {
                 x: 0.0,
@@ -88,9 +89,9 @@ impl Plot for Forest {
                 continue;
             };
             let point = Point {
-                x: scale * x,
+                x: turn * x,
                 y,
-                interval: interval.map(|(low, high)| (scale * low, scale * high)),
+                interval: interval.map(|(a, b)| (turn * a, turn * b)).map(|(a, b)| (a.min(b), a.max(b))),
                 seeds: claim.n.0.min(claim.n.1),
                 ..Point::default()
             };
@@ -99,11 +100,16 @@ impl Plot for Forest {
         series.retain(|s| !s.points.is_empty());
         series.extend((!margins.points.is_empty()).then_some(margins));
         let label = match effect {
-            Effect::Difference if is_one => format!("a − b: {}", first.spec.metric.label()),
-            Effect::Difference => "a − b".into(),
-            Effect::G => "a − b in standard deviations (Hedges' g)".into(),
+            Effect::Difference if is_one => {
+                format!("effect (right: as claimed), {}", first.spec.metric.label())
+            }
+            Effect::Difference => "effect (right: as claimed)".into(),
+            Effect::G => "effect (right: as claimed), Hedges' g (standard deviations)".into(),
         };
-        let mut notes = vec!["intervals: 95 %, uncorrected; verdicts: by p after Holm's correction".into()];
+        let mut notes = vec![
+            "effect: a − b where the claim says that a is higher, else b − a".to_string(),
+            "intervals: 95 %, uncorrected; verdicts: by p after Holm's correction".into(),
+        ];
         if without > 0 {
             notes.push(format!(
                 "not shown: no effect is known for {}",

@@ -2,11 +2,12 @@
 
 use super::key::{Key, ValueType};
 use super::{Kind, Plot, PlotData, plain_label, sentence};
-use crate::report::columns::Column;
+use crate::report::columns::{Column, tell_apart};
 use crate::report::fields::Fields;
 use crate::report::figure::{Axis, Content, Figure};
-use crate::report::number::{cell, number};
+use crate::report::number::{Digits, cell, number_with};
 use crate::report::observation::{Cell, Observation, grouped, over_seeds};
+use crate::stats::Spread;
 use std::sync::Arc;
 
 /// The kind `heatmap`.
@@ -32,7 +33,9 @@ fn read(fields: &mut Fields) -> Option<Arc<dyn Plot>> {
     let x = fields.required_column("x", "\"model.n_layers\"");
     let y = fields.required_column("y", "\"model.d_model\"");
     let value = fields.required_number("value", "\"val.bpb\"");
-    Some(Arc::new(Heatmap { x: x?, y: y?, value: value? }))
+    let (mut x, mut y, mut value) = (x?, y?, value?);
+    tell_apart(&mut [&mut x, &mut y, &mut value]);
+    Some(Arc::new(Heatmap { x, y, value }))
 }
 
 impl Plot for Heatmap {
@@ -58,15 +61,16 @@ impl Plot for Heatmap {
         };
         let (xs, ys) = (places(x), places(y));
         let mut cells = vec![vec![None; xs.len()]; ys.len()];
-        let mut seeds: Vec<usize> = vec![];
-        for (key, group) in grouped(&counted, &[x, y]) {
+        let groups = grouped(&counted, &[x, y]).into_iter();
+        let found: Vec<_> =
+            groups.filter_map(|(key, group)| Some((key, over_seeds(&group, &value)?))).collect();
+        let digits = Digits::of_column(&value, found.iter().map(|(_, spread)| spread.mean));
+        for (key, Spread { mean, .. }) in &found {
             let at = |places: &[Option<Cell>], cell: &Option<Cell>| places.iter().position(|p| p == cell);
             let (Some(column), Some(row)) = (at(&xs, &key[0]), at(&ys, &key[1])) else { continue };
-            if let Some(spread) = over_seeds(&group, &value) {
-                seeds.push(spread.n);
-                cells[row][column] = Some((value.scale() * spread.mean, number(spread.mean, &value)));
-            }
+            cells[row][column] = Some((value.scale() * mean, number_with(*mean, &value, digits)));
         }
+        let seeds = || found.iter().map(|(_, spread)| spread.n);
         let names =
             |places: &[Option<Cell>], column: Column| places.iter().map(|p| cell(p, &column)).collect();
         let axis = |column: Column, places: &[Option<Cell>]| Axis {
@@ -74,7 +78,7 @@ impl Plot for Heatmap {
             categories: names(places, column),
             ..Axis::default()
         };
-        let count = match (seeds.iter().min(), seeds.iter().max()) {
+        let count = match (seeds().min(), seeds().max()) {
             (Some(1), Some(1)) => vec!["1 seed".into()],
             (Some(a), Some(b)) if a == b => vec![format!("means of {a} seeds")],
             (Some(a), Some(b)) => vec![format!("means of {a} to {b} seeds")],

@@ -3,12 +3,12 @@
 use super::key::{Key, ValueType, words_of};
 use super::{PlotData, plain_label, sentence};
 use crate::report::charts::guessing;
-use crate::report::columns::{Column, Format};
+use crate::report::columns::{Column, Format, tell_apart};
 use crate::report::fields::Fields;
 use crate::report::figure::{Axis, Figure, Point, Series};
 use crate::report::number::cell;
 use crate::report::observation::{Cell, Observation, Pooled, grouped, over_seeds};
-use crate::report::words::unit_apart;
+use crate::report::words::with_value;
 use crate::track::counted;
 
 /// What intervals show.
@@ -54,7 +54,8 @@ impl MetricPlot {
     pub fn read(fields: &mut Fields, by: Option<Column>, metric: Option<Column>) -> Option<Self> {
         let group = fields.column("group");
         let error = fields.choice("error", &ERRORS).unwrap_or(ErrorBar::T95);
-        let (by, metric) = (by?, metric?);
+        let (mut by, mut metric) = (by?, metric?);
+        tell_apart(&mut [&mut by, &mut metric]);
         if error == ErrorBar::Wilson && metric.name() != "exam_accuracy" {
             let problem = "is \"wilson\", expected it with \"exam.accuracy\" only; use t95 or sd";
             fields.problem("error", problem);
@@ -179,9 +180,6 @@ impl MetricPlot {
             ErrorBar::None => format!("means of {count}"),
         };
         let mut notes = vec![note];
-        if fewest == 1 && most > 1 && matches!(self.error, ErrorBar::T95 | ErrorBar::Sd) {
-            notes.push("no interval: a single seed".into());
-        }
         let beyond = |p: &Point| p.interval.is_some_and(|(low, high)| low < 0.0 || high > 100.0);
         let is_share = self.metric.format() == Format::Percent;
         if is_share && series.iter().flat_map(|s| &s.points).any(beyond) {
@@ -197,6 +195,5 @@ pub fn group_label(column: &Column, value: &Option<Cell>) -> String {
     if !column.is_number() && !column.is_key() {
         return text;
     }
-    let (label, unit) = unit_apart(column.label());
-    format!("{label} {text}{}", unit.map_or(String::new(), |unit| format!(" {unit}")))
+    with_value(column.label(), &text)
 }

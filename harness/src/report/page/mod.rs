@@ -5,6 +5,7 @@
 
 mod answers;
 mod claims;
+mod markdown;
 mod origin;
 mod subjects;
 mod trials;
@@ -15,7 +16,7 @@ use super::Experiment;
 use super::compare::Comparison;
 use super::figure::Drawn;
 use super::grid::{CLOSE, Grid, GridCell};
-use super::headline::headline;
+use super::headline::{headline, test_of_guessing};
 use super::number::p_text;
 use super::observation::Results;
 use super::summary::{Row, Setting};
@@ -94,12 +95,15 @@ impl Page<'_> {
                     ErrorKind::InvalidData => "is not UTF-8 text",
                     _ => "cannot be read",
                 });
-                context! { name, text => read.ok(), problem }
+                let is_markdown = protocol.path.extension().is_some_and(|end| end == "md");
+                let html = read.as_ref().ok().filter(|_| is_markdown).map(|text| markdown::html(text));
+                context! { name, html, text => read.ok(), problem }
             }),
             has_exams => settings.iter().any(|setting| setting.answers.is_some()),
             claims => claims::values(self.compared),
             is_at_chance => claims::is_at_chance(self.compared, settings),
             headline => headline(settings),
+            test_of_guessing => test_of_guessing(settings),
             figures => self.figures.iter().map(figure).collect::<Vec<_>>(),
             curves => self.curves.iter().map(figure).collect::<Vec<_>>(),
             summary => table(self.summary),

@@ -42,6 +42,13 @@ each("table.sortable", table => {
   }, table);
 });
 
+// A table that continues to the right fades there.
+each(".scroll", box => {
+  const look = () => box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+  box.addEventListener("scroll", look, { passive: true });
+  new ResizeObserver(look).observe(box);
+});
+
 // Figures: a click enlarges one.
 const large = document.getElementById("large");
 each(".enlarge", button => button.addEventListener("click", () => {

@@ -1,7 +1,7 @@
 //! Every trial: its status, its cost, its stage runs and the command that repeats it.
 
 use super::super::grid::Grid;
-use super::super::number::{NOTHING, plain};
+use super::super::number::{Digits, NOTHING, plain};
 use super::super::observation::Results;
 use super::Origin;
 use crate::config::{TrialConfig, UNSET, differing, get};
@@ -24,6 +24,7 @@ pub fn overview(trials: &[TrialRecord], results: &Results) -> Grid {
     let mut heads =
         vec!["setting", "seed", "status", "tokens", "FLOPs", "seconds", "memory (MiB)", "bits per byte"];
     heads.extend(has_exams.then_some("accuracy (%)"));
+    let digits = Digits::of(3, trials.iter().filter_map(|trial| trial.val_bpb));
     let row = |t: &TrialRecord| {
         let mut cells = vec![
             results.label(t).to_owned(),
@@ -33,7 +34,7 @@ pub fn overview(trials: &[TrialRecord], results: &Results) -> Grid {
             operations(t.train_flops),
             format!("{:.1}", t.wall_seconds),
             number(t.peak_rss_mb.round() as u64),
-            t.val_bpb.map_or(NOTHING.into(), |bpb| format!("{bpb:.3}")),
+            t.val_bpb.map_or(NOTHING.into(), |bpb| digits.text(bpb)),
         ];
         if has_exams {
             let accuracy = t.last_exam().map(|exam| format!("{:.1}", 100.0 * exam.tally.accuracy()));

@@ -79,6 +79,15 @@ fn dots_stand_in_rows_and_bars_of_a_loss_are_dots() {
 }
 
 #[test]
+fn columns_of_one_label_name_their_stage() {
+    let found = figure("kind = 'scatter'\nx = 'pretrain.val_loss'\ny = 'val.loss'", &[]);
+    assert_eq!(
+        (found.x.label.as_str(), found.y.label.as_str()),
+        ("pretraining validation loss (nats per token)", "validation loss (nats per token)")
+    );
+}
+
+#[test]
 fn sensitivity_marks_the_best_and_tells_an_edge() {
     let mut trials = vec![];
     for (width, losses) in [(64, [3.0, 2.5, 2.75]), (128, [3.0, 2.75, 2.5])] {
@@ -179,7 +188,22 @@ fn a_forest_shows_each_claim_with_its_verdict_and_margin() {
     assert_eq!(of("margin").points[0].interval, Some((-2.0, 2.0)));
     assert_eq!(
         (found.x.label.as_str(), found.level),
-        ("a − b: exam accuracy (%)", Some((0.0, "no difference")))
+        ("effect (right: as claimed), exam accuracy (%)", Some((0.0, "no difference")))
+    );
+    // What is claimed to be lower stands to the right as well: seeds of 1.20 and 1.30, and of 1.00 and 1.05.
+    let mut lower = depths();
+    for (trial, bpb) in lower.iter_mut().zip([1.2, 1.3, 1.0, 1.05]) {
+        trial.val_bpb = Some(bpb);
+    }
+    let found = figure(
+        &format!("kind = 'forest'\n{}", claim("deep", 4, 2, "").replace("exam.accuracy", "val.bpb")),
+        &lower,
+    );
+    let point = series(&found)[0].points[0];
+    let (low, high) = point.interval.unwrap();
+    // Differences of -0.20 and -0.25: their mean and 12.706 standard errors of 0.025.
+    assert!(
+        (point.x - 0.225).abs() < 1e-12 && (low + 0.092_655).abs() < 1e-6 && (high - 0.542_655).abs() < 1e-6
     );
     // Effects in standard deviations have no margin, and two pairs are too few for an effect.
     let in_deviations = text.replace("'forest'", "'forest'\neffect = 'g'");

@@ -61,7 +61,7 @@ fn the_protocol_stands_behind_the_claims() {
     let written = page(&asked, &trials(), &[], &Origin::default());
     let found = places(&written, &["<h2 id=\"claims\">", "<h2 id=\"protocol\">", "<h2 id=\"findings\">"]);
     assert!(found.is_sorted(), "{found:?}");
-    places(&written, &["(<code>protocol.md</code>)", "<pre>H1: deep &lt;i&gt;beats&lt;&#x2f;i&gt; flat."]);
+    places(&written, &["(<code>protocol.md</code>)", "<p>H1: deep &lt;i&gt;beats&lt;/i&gt; flat.</p>"]);
     std::fs::write(&file, b"H1: \xff").unwrap();
     places(&page(&asked, &trials(), &[], &Origin::default()), &["</code> is not UTF-8 text.</p>"]);
     std::fs::remove_file(&file).unwrap();
@@ -216,8 +216,8 @@ fn a_trial_says_where_it_is_what_it_cost_and_how_to_repeat_it() {
     };
     let page = page("", &[trial], &[], &origin);
     for text in [
-        "<pre class=\"keys\">model.n_layers = 3\npretrain.lr = 0.5\n</pre>",
-        "<pre>exam.x = [0.5]\nmodel.window = unset\npretrain.x = [0.5]\n</pre>",
+        "<pre class=\"keys\"><span>model.n_layers = 3</span><span>pretrain.lr = 0.5</span></pre>",
+        "<pre><span>exam.x = [0.5]</span><span>model.window = unset</span><span>pretrain.x = [0.5]</span></pre>",
         "repeat: <code>mindscale run &#x27;x y.toml&#x27; --only &quot;trial == &#x27;00000000-0000-0000-0000-0000000000cb&#x27;&quot;</code>",
         "<code>mindscale generate pretrain-cedd4909 --prompt '…'</code>",
         "<code>runs&#x2f;pretrain-cedd4909-0000-5000-8000-000000000000</code></td><td>done</td><td>1,234</td><td>1e15</td><td>61 s</td><td>100</td>",
