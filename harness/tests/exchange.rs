@@ -4,6 +4,7 @@
 mod common;
 
 use common::{TINY, mindscale, only};
+use harness::data::Tokenizer;
 use predicates::str::contains;
 use serde_json::Value;
 use std::fs;
@@ -98,8 +99,19 @@ fn what_fails_leaves_nothing_behind() {
     run(&["import", "odd", "out"]).code(1).stderr(contains("not a readable safetensors file"));
     fs::write(dir.path().join("a.pth"), b"no weights").unwrap();
     run(&["import", "a.pth", "out"]).code(1).stderr(contains("not a readable PyTorch file"));
+    // Candle's errors come without a backtrace.
+    fs::write(dir.path().join("a.gguf"), b"no weights").unwrap();
+    let damaged = mindscale(dir.path()).env("RUST_BACKTRACE", "1").args(["import", "a.gguf", "out"]).assert();
+    let told = String::from_utf8(damaged.code(1).get_output().stderr.clone()).unwrap();
+    assert!(told.contains("a.gguf: not a readable GGUF file: ") && told.lines().count() == 1, "{told}");
+    let texts = (0..60).map(|i| format!("{i} {}", i * i));
+    Tokenizer::train(texts, 330).unwrap().save(&dir.path().join("other")).unwrap();
+    let from = reference();
+    run(&["import", from.to_str().unwrap(), "out", "--tokenizer", "other"])
+        .code(1)
+        .stderr(contains("other: the tokenizer has 330 entries and the model 320; expected the model's own"));
     run(&["import", "nowhere", "out"]).code(1).stderr(contains("nowhere"));
-    assert_eq!(names(dir.path()), ["a.pth", "odd"]);
+    assert_eq!(names(dir.path()), ["a.gguf", "a.pth", "odd", "other"]);
 }
 
 #[test]

@@ -37,9 +37,9 @@ pub enum Error {
     /// Device memory is exhausted. If other processes share the device, a later attempt may succeed.
     #[error("{0}")]
     OutOfMemory(String),
-    /// An error raised by candle.
+    /// An error raised by candle, without its backtrace.
     #[error(transparent)]
-    Candle(#[from] candle_core::Error),
+    Candle(candle_core::Error),
 }
 
 impl Error {
@@ -52,6 +52,37 @@ impl Error {
     }
 
     pub(crate) fn safetensors(e: safetensors::SafeTensorError) -> Self {
-        Self::Candle(candle_core::Error::wrap(e))
+        candle_core::Error::wrap(e).into()
+    }
+}
+
+/// Removes the backtraces that candle appends to its messages if `RUST_BACKTRACE` is set.
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        match error {
+            candle_core::Error::WithBacktrace { inner, .. } => (*inner).into(),
+            candle_core::Error::WithPath { inner, path } => match Self::from(*inner) {
+                Self::Candle(inner) => Self::Candle(inner.with_path(path)),
+                other => other,
+            },
+            other => Self::Candle(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn candle_s_errors_have_no_backtrace() {
+        let backtrace = || Box::new(std::backtrace::Backtrace::force_capture());
+        let with_backtrace =
+            |inner| candle_core::Error::WithBacktrace { inner: Box::new(inner), backtrace: backtrace() };
+        let damaged = with_backtrace(candle_core::Error::Msg("unknown magic".into()));
+        assert!(damaged.to_string().contains('\n'));
+        assert_eq!(Error::from(with_backtrace(damaged)).to_string(), "unknown magic");
+        let damaged = with_backtrace(candle_core::Error::Msg("unknown magic".into())).with_path("a.gguf");
+        assert_eq!(Error::from(damaged).to_string(), "path: \"a.gguf\" unknown magic");
     }
 }

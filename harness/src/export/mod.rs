@@ -111,9 +111,12 @@ fn generation(ends: Ends) -> Value {
 /// Writes a model folder in our format, completely or not at all.
 ///
 /// # Errors
-/// If something exists at `out`, the tokenizer cannot be read or a file cannot be written.
+/// If something exists at `out`, the tokenizer cannot be read or has more entries than the model, or a file cannot be
+/// written.
 pub fn import(config: &ModelConfig, weights: Weights, tokenizer: &Path, out: &Path) -> Result<Tokenizer> {
+    let from = tokenizer.display();
     let tokenizer = Tokenizer::load(tokenizer)?;
+    tokenizer.ensure_fits(config.vocab_size).with_context(|| from.to_string())?;
     let bytes = model::weights::write_safetensors(&weights.layout, &weights.flat)?;
     folder::whole(
         out,

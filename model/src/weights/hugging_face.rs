@@ -393,7 +393,7 @@ fn check_zero(tensor: &Tensor, shape: &[usize]) -> std::result::Result<(), Strin
         return Err(format!("has shape {:?}, expected {shape:?}", tensor.dims()));
     }
     let values = tensor.to_dtype(DType::F32).and_then(|tensor| tensor.flatten_all()?.to_vec1::<f32>());
-    let values = values.map_err(|error| format!("cannot be read: {error}"))?;
+    let values = values.map_err(|error| format!("cannot be read: {}", Error::from(error)))?;
     match values.iter().all(|&value| value == 0.0) {
         true => Ok(()),
         false => Err("is not zero, expected zeros: the model has no such parameter".into()),

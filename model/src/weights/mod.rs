@@ -125,7 +125,7 @@ fn checked(tensor: &Tensor, param: &Param) -> std::result::Result<Vec<f32>, Stri
     let values = tensor
         .to_dtype(candle_core::DType::F32)
         .and_then(|t| t.flatten_all()?.to_vec1::<f32>())
-        .map_err(|e| format!("cannot be read: {e}"))?;
+        .map_err(|e| format!("cannot be read: {}", Error::from(e)))?;
     finite(&values)?;
     Ok(values)
 }

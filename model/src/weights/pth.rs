@@ -46,8 +46,8 @@ fn read(path: &Path) -> std::result::Result<NamedTensors, String> {
     let bytes = entry(&mut archive, pickle, 0, None)?;
     pickle::check(&bytes)?;
     let mut stack = Stack::empty();
-    stack.read_loop(&mut bytes.as_slice()).map_err(|e| e.to_string())?;
-    let Object::Dict(entries) = stack.finalize().map_err(|e| e.to_string())? else {
+    stack.read_loop(&mut bytes.as_slice()).map_err(|e| Error::from(e).to_string())?;
+    let Object::Dict(entries) = stack.finalize().map_err(|e| Error::from(e).to_string())? else {
         return Err("its pickle is not a dict".into());
     };
     let (mut tensors, mut left) = (NamedTensors::new(), length.saturating_mul(MAX_EXPANSION));
@@ -178,6 +178,6 @@ impl Stored {
                 Ok(tensor)
             }
         });
-        turned.map_err(|e| e.to_string())
+        turned.map_err(|e| Error::from(e).to_string())
     }
 }

@@ -15,7 +15,8 @@ use std::path::Path;
 pub fn read_safetensors(path: &Path) -> Result<NamedTensors> {
     let fail = |e: &dyn std::fmt::Display| Error::file(path, format!("not a readable safetensors file: {e}"));
     let bytes = std::fs::read(path).map_err(|e| Error::file(path, e.to_string()))?;
-    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| fail(&e))?;
+    let tensors =
+        candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| fail(&Error::from(e)))?;
     Ok(tensors.into_iter().collect())
 }
 

@@ -23,7 +23,8 @@ pub fn read(path: &Path) -> Result<(ModelConfig, Weights)> {
     let fail = |problem: String| Error::file(path, problem);
     let file = File::open(path).map_err(|e| fail(e.to_string()))?;
     let mut file = BufReader::new(file);
-    let content = Content::read(&mut file).map_err(|e| fail(format!("not a readable GGUF file: {e}")))?;
+    let content = Content::read(&mut file)
+        .map_err(|e| fail(format!("not a readable GGUF file: {}", Error::from(e))))?;
     let mut tensors = HashMap::new();
     for name in content.tensor_infos.keys() {
         let tensor =
@@ -31,7 +32,7 @@ pub fn read(path: &Path) -> Result<(ModelConfig, Weights)> {
         let values = tensor.and_then(|tensor| tensor.flatten_all()?.to_vec1::<f32>());
         tensors.insert(
             name.clone(),
-            values.map_err(|e| Error::weights(path, name, format!("cannot be read: {e}")))?,
+            values.map_err(|e| Error::weights(path, name, format!("cannot be read: {}", Error::from(e))))?,
         );
     }
     let metadata = Metadata { content: &content, path };
