@@ -70,36 +70,54 @@ impl Sampling {
         ranked.tokens
     }
 
-    /// Returns the tokens that `top_k` keeps, with their probabilities divided by that of the most likely one.
-    fn ranked(&self, logits: &[f32], seen: &[bool]) -> Ranked {
+    /// Returns the logit of each token after the penalty, in order of id.
+    fn penalised(&self, logits: &[f32], seen: &[bool]) -> impl Iterator<Item = f64> {
         let penalty = self.repetition_penalty;
-        let penalised = |(logit, &seen): (&f32, &bool)| {
+        logits.iter().zip(seen).map(move |(logit, &seen)| {
             let logit = f64::from(*logit);
             match seen {
                 true if logit > 0.0 => logit / penalty,
                 true => logit * penalty,
                 false => logit,
             }
-        };
-        let mut scores: Vec<f64> = logits.iter().zip(seen).map(penalised).collect();
-        let mut ids: Option<Vec<u32>> = None;
-        let kept = match (self.temperature, self.top_k) {
+        })
+    }
+
+    /// Returns the number of tokens that `temperature` and `top_k` keep of a vocabulary of this size.
+    fn kept(&self, vocab_size: usize) -> usize {
+        match (self.temperature, self.top_k) {
             (0.0, _) => 1,
-            (_, 0) => scores.len(),
-            (_, k) => k.min(scores.len()),
+            (_, 0) => vocab_size,
+            (_, k) => k.min(vocab_size),
+        }
+    }
+
+    /// Returns whether every token of a vocabulary of this size may be drawn.
+    fn keeps_all(&self, vocab_size: usize) -> bool {
+        let is_warm = self.temperature > 0.0;
+        is_warm && self.kept(vocab_size) == vocab_size && self.top_p == 1.0 && self.min_p == 0.0
+    }
+
+    /// Returns the tokens that `top_k` keeps, with their probabilities divided by that of the most likely one.
+    fn ranked(&self, logits: &[f32], seen: &[bool]) -> Ranked {
+        let kept = self.kept(logits.len());
+        let scores = (0..).zip(self.penalised(logits, seen));
+        let tokens: Vec<(u32, f64)> = match kept {
+            1 => scores
+                .reduce(|best, next| if next.1.total_cmp(&best.1).is_gt() { next } else { best })
+                .into_iter()
+                .collect(),
+            _ => scores.collect(),
         };
-        if kept < scores.len() {
-            let mut ranked = Ranked { tokens: (0..).zip(scores).collect(), sorted: 0 };
+        let mut ranked = Ranked { tokens, sorted: 0 };
+        if kept < ranked.tokens.len() {
             ranked.sort_up_to(kept);
             ranked.tokens.truncate(kept);
-            let (best, of): (Vec<u32>, Vec<f64>) = ranked.tokens.into_iter().unzip();
-            (ids, scores) = (Some(best), of);
         }
-        exp_below_largest(&mut scores, if self.temperature > 0.0 { self.temperature } else { 1.0 });
-        match ids {
-            Some(ids) => Ranked { sorted: ids.len(), tokens: ids.into_iter().zip(scores).collect() },
-            None => Ranked { sorted: 0, tokens: (0..).zip(scores).collect() },
-        }
+        let mut weights: Vec<f64> = ranked.tokens.iter().map(|token| token.1).collect();
+        exp_below_largest(&mut weights, if self.temperature > 0.0 { self.temperature } else { 1.0 });
+        ranked.tokens.iter_mut().zip(weights).for_each(|(token, weight)| token.1 = weight);
+        ranked
     }
 
     /// Returns the number of tokens that `top_p` and `min_p` keep, and the sum of their probabilities.
@@ -192,6 +210,20 @@ pub(crate) fn not_finite() -> Error {
     Error::Input("the model's logits are not finite; did its training diverge?".into())
 }
 
+/// Returns the token at which the sum of the probabilities exceeds `left`.
+fn draw(mut left: f64, tokens: impl Iterator<Item = (u32, f64)>) -> u32 {
+    let mut chosen = 0;
+    for (id, p) in tokens {
+        // Rounding may leave a remainder after the last token.
+        chosen = id;
+        left -= p;
+        if left < 0.0 {
+            break;
+        }
+    }
+    chosen
+}
+
 /// Draws tokens and keeps track of those seen.
 pub struct Sampler {
     sampling: Sampling,
@@ -238,21 +270,23 @@ impl Sampler {
         if !logits.iter().all(|logit| logit.is_finite()) {
             return Err(not_finite());
         }
-        let mut ranked = self.sampling.ranked(logits, &self.seen);
-        let (kept, sum) = self.sampling.apply_top_p_min_p(&mut ranked);
-        let mut left = self.random.random_range(0.0..1.0) * sum;
-        let mut chosen = 0;
-        // If no token is cut off, any order is valid, so sorting is unnecessary.
-        let is_all = kept == ranked.tokens.len();
-        for place in 0..kept {
-            let (id, p) = if is_all { ranked.tokens[place] } else { ranked.get(place) };
-            // Rounding may leave a remainder after the last token.
-            chosen = id;
-            left -= p;
-            if left < 0.0 {
-                break;
-            }
-        }
+        let random: f64 = self.random.random_range(0.0..1.0);
+        let Self { sampling, seen, .. } = self;
+        let chosen = if sampling.keeps_all(logits.len()) {
+            // Any order is valid, so no ranking is necessary.
+            let mut weights: Vec<f64> = sampling.penalised(logits, seen).collect();
+            exp_below_largest(&mut weights, sampling.temperature);
+            let sum: f64 = weights.iter().sum();
+            draw(random * sum, (0..).zip(weights))
+        } else {
+            let mut ranked = sampling.ranked(logits, seen);
+            let (kept, sum) = sampling.apply_top_p_min_p(&mut ranked);
+            let is_all = kept == ranked.tokens.len();
+            draw(
+                random * sum,
+                (0..kept).map(|place| if is_all { ranked.tokens[place] } else { ranked.get(place) }),
+            )
+        };
         self.see(chosen);
         Ok(chosen)
     }
