@@ -32,6 +32,25 @@ fn what_is_wrong_is_told_in_openai_s_shape() {
         (json!({ "top_logprobs": 3 }), 400, "top_logprobs", "is only for logprobs = true"),
         (json!({ "logprobs": true, "top_logprobs": 21 }), 400, "top_logprobs", "from 0 to 20"),
         (json!({ "stream_options": {} }), 400, "stream_options", "is only for stream = true"),
+        (
+            json!({ "stream": true, "stream_options": { "includ_usage": true } }),
+            400,
+            "stream_options.includ_usage",
+            "unknown parameter; did you mean include_usage?",
+        ),
+        (json!({ "seed": 1.5 }), 400, "seed", "is 1.5, expected a whole number of 64 bits"),
+        (
+            json!({ "messages": [{ "role": "user", "content": "a", "contents": "b" }] }),
+            400,
+            "messages[0].contents",
+            "unknown parameter; did you mean content?",
+        ),
+        (
+            json!({ "messages": [{ "role": "user", "content": "a" }, { "role": "system", "content": "b" }] }),
+            400,
+            "messages",
+            "messages: the chat template leaves out turn 2 of a conversation (role system)",
+        ),
         (json!({ "temprature": 1 }), 400, "temprature", "unknown parameter; did you mean temperature?"),
         (json!({ "tools": [{}] }), 400, "tools", "is not supported here"),
         (json!({ "frequency_penalty": 0.5 }), 400, "frequency_penalty", "is not supported here"),
@@ -115,6 +134,7 @@ fn malformed_bodies_are_refused_one_by_one() {
         b"{\"model\": \"tiny\", \"messages\": [null]}".to_vec(),
         b"{\"model\": \"tiny\", \"messages\": {}}".to_vec(),
         b"{\"model\": 5}".to_vec(),
+        b"{\"model\": \"tiny\", \"prompt\": \"a\", \"prompt\": \"b\"}".to_vec(),
         b"{\"temperature\": 1e999}".to_vec(),
         b"{\"model\": \"tiny\", \"seed\": 99999999999999999999999}".to_vec(),
         b"{\"model\": \"tiny\", \"prompt\": [1, -2]}".to_vec(),
@@ -136,6 +156,11 @@ fn malformed_bodies_are_refused_one_by_one() {
         }
     }
     assert_eq!(server.chat(json!({})).0, 200);
+    // What clients send back of an earlier answer.
+    let answer = json!({ "role": "assistant", "content": "b", "refusal": null, "tool_calls": null, "annotations": [] });
+    let turns =
+        json!([{ "role": "user", "content": "a", "name": "x" }, answer, { "role": "user", "content": "c" }]);
+    assert_eq!(server.chat(json!({ "messages": turns, "seed": u64::MAX })).0, 200);
 }
 
 #[test]
@@ -164,6 +189,11 @@ fn bodies_are_bounded_and_garbage_is_no_request() {
         assert!([0, 400, 414, 431].contains(&status), "{status}");
     }
     assert_eq!(server.chat(json!({})).0, 200);
+    // What clients send back of an earlier answer.
+    let answer = json!({ "role": "assistant", "content": "b", "refusal": null, "tool_calls": null, "annotations": [] });
+    let turns =
+        json!([{ "role": "user", "content": "a", "name": "x" }, answer, { "role": "user", "content": "c" }]);
+    assert_eq!(server.chat(json!({ "messages": turns, "seed": u64::MAX })).0, 200);
 }
 
 #[test]

@@ -40,6 +40,8 @@ pub struct Answer {
     about: About,
     prompts: Vec<Vec<LogProbs>>,
     choices: Vec<Choice>,
+    /// What every event of a stream has before and after its choice.
+    envelope: [String; 2],
 }
 
 #[derive(Default)]
@@ -59,7 +61,8 @@ impl Answer {
     pub fn new(about: About) -> Self {
         let mut choices = vec![];
         choices.resize_with(about.prompts.len() * about.n, Choice::default);
-        Self { prompts: vec![vec![]; about.prompts.len()], choices, about }
+        let envelope = envelope(&about);
+        Self { prompts: vec![vec![]; about.prompts.len()], choices, about, envelope }
     }
 
     /// Adds an event of the scheduler.
@@ -120,7 +123,7 @@ impl Answer {
                 }
             })
             .collect();
-        let mut whole = self.head(if is_chat { "chat.completion" } else { "text_completion" });
+        let mut whole = head(&self.about, if is_chat { "chat.completion" } else { "text_completion" });
         whole["choices"] = choices.into();
         whole["usage"] = self.usage();
         whole
@@ -134,8 +137,8 @@ impl Answer {
         }
         if self.is_complete() {
             if self.about.include_usage {
-                let mut last = self.chunk(vec![]);
-                last["usage"] = self.usage();
+                let mut last = head(&self.about, chunk(&self.about));
+                (last["choices"], last["usage"]) = (json!([]), self.usage());
                 event(&mut events, &last);
             }
             events += "data: [DONE]\n\n";
@@ -157,7 +160,7 @@ impl Answer {
         if is_first && is_chat {
             let delta = json!({ "role": "assistant", "content": "", "refusal": null });
             let first = json!({ "index": index, "delta": delta, "logprobs": null, "finish_reason": null });
-            event(events, &self.chunk(vec![first]));
+            self.event(events, &first);
         }
         let choice = &self.choices[index];
         let has_more = has_echo || !choice.text.is_empty() || !choice.tokens.is_empty();
@@ -172,7 +175,7 @@ impl Answer {
                     json!({ "index": index, "text": text, "logprobs": log_probs, "finish_reason": null })
                 }
             };
-            event(events, &self.chunk(vec![piece]));
+            self.event(events, &piece);
         }
         if let Some(ending) = ending {
             let finish = finish_reason(ending);
@@ -180,28 +183,17 @@ impl Answer {
                 true => json!({ "index": index, "delta": {}, "logprobs": null, "finish_reason": finish }),
                 false => json!({ "index": index, "text": "", "logprobs": null, "finish_reason": finish }),
             };
-            event(events, &self.chunk(vec![last]));
+            self.event(events, &last);
         }
         let choice = &mut self.choices[index];
         choice.is_begun |= is_first && (is_chat || has_more);
         choice.is_over = ending.is_some();
     }
 
-    fn head(&self, object: &str) -> Value {
-        let About { id, created, model, .. } = &self.about;
-        json!({ "id": id, "object": object, "created": created, "model": model, "system_fingerprint": null })
-    }
-
-    fn chunk(&self, choices: Vec<Value>) -> Value {
-        let mut chunk = self.head(match self.about.endpoint {
-            Endpoint::Chat => "chat.completion.chunk",
-            Endpoint::Completion => "text_completion",
-        });
-        chunk["choices"] = choices.into();
-        if self.about.include_usage {
-            chunk["usage"] = Value::Null;
-        }
-        chunk
+    /// Appends the event of a choice.
+    fn event(&self, events: &mut String, choice: &Value) {
+        let [before, after] = &self.envelope;
+        events.extend([before, choice.to_string().as_str(), after]);
     }
 
     /// Takes the text of a choice and the log-probabilities of its tokens that have not been taken yet; an echoed
@@ -234,6 +226,27 @@ impl Answer {
         written.for_each(|(id, found)| legacy.push(spellings, id, Some(found)));
         (text, legacy.json())
     }
+}
+
+/// Returns the fields that whole answers and all events of a stream have.
+fn head(about: &About, object: &str) -> Value {
+    let About { id, created, model, .. } = about;
+    json!({ "id": id, "object": object, "created": created, "model": model, "system_fingerprint": null })
+}
+
+/// Returns the type of a stream's events.
+fn chunk(about: &About) -> &'static str {
+    match about.endpoint {
+        Endpoint::Chat => "chat.completion.chunk",
+        Endpoint::Completion => "text_completion",
+    }
+}
+
+/// Returns what every event of a stream has before and after its choice.
+fn envelope(about: &About) -> [String; 2] {
+    let head = head(about, chunk(about)).to_string();
+    let usage = if about.include_usage { ",\"usage\":null" } else { "" };
+    [format!("data: {},\"choices\":[", head.trim_end_matches('}')), format!("]{usage}}}\n\n")]
 }
 
 fn finish_reason(ending: Ending) -> &'static str {

@@ -84,7 +84,7 @@ impl Ask {
         let include_usage = stream_options(&mut fields, stream)?;
         let n = fields.integer("n", 1..=MOST_CHOICES)?.unwrap_or(1) as usize;
         let sampling = sampling(&mut fields)?;
-        let seed = fields.integer("seed", i64::MIN..=i64::MAX)?.map(|seed| seed as u64);
+        let seed = fields.seed("seed")?;
         let stop = stops(fields.take("stop"))?;
         let ignore_eos = fields.flag("ignore_eos")?;
         let (prompts, max_tokens, log_probs, echo) = match endpoint {
@@ -143,7 +143,8 @@ impl Ask {
     pub fn prepare(self, served: &Served, deadline: Instant) -> Result<Prepared, ApiError> {
         let Self { n, log_probs, echo, prompts, max_tokens, sampling, seed, stop, ignore_eos, .. } = self;
         let tokenizer = &served.tokenizer;
-        let bad = |name: &str, error: anyhow::Error| ApiError::param(name, format_args!("{error:#}"));
+        // Only the cause: its context names files of the server.
+        let bad = |name: &str, error: anyhow::Error| ApiError::param(name, error.root_cause());
         let prompts: Vec<(Vec<u32>, Option<String>)> = match prompts {
             Prompts::Chat(messages) => {
                 let found = tokenizer.conversation(&messages, SpecialText::Characters);
@@ -207,14 +208,11 @@ fn stream_options(fields: &mut Fields, stream: bool) -> Result<bool, ApiError> {
             "expected an object such as {\"include_usage\": true}",
         ));
     };
-    match options.get("include_usage") {
-        None | Some(Value::Null) => Ok(false),
-        Some(Value::Bool(include)) => Ok(*include),
-        Some(other) => {
-            let problem = format_args!("is {}, expected true or false", shown(other)).to_string();
-            Err(ApiError::param("stream_options.include_usage", problem))
-        }
-    }
+    let mut options = Fields::within(options, "stream_options.".into());
+    let include_usage = options.flag("include_usage")?;
+    options.ignore(&["include_obfuscation"]);
+    options.finish()?;
+    Ok(include_usage)
 }
 
 fn sampling(fields: &mut Fields) -> Result<Sampling, ApiError> {
@@ -337,30 +335,28 @@ fn messages(value: Option<Value>) -> Result<Vec<Message>, ApiError> {
 }
 
 fn message(place: &str, value: Value) -> Result<Message, ApiError> {
-    let Value::Object(mut fields) = value else {
+    let Value::Object(fields) = value else {
         return Err(ApiError::param(place, format_args!("is {}, expected an object", kind(&value))));
     };
-    let role = match fields.get("role").and_then(Value::as_str) {
+    let mut fields = Fields::within(fields, format!("{place}."));
+    let role = match fields.take("role").as_ref().and_then(Value::as_str) {
         // `developer` is the newer name of `system`.
         Some("developer" | "system") => "system",
         Some("user") => "user",
         Some("assistant") => "assistant",
         other => {
-            let name = format!("{place}.role");
             let problem = other.map_or("is missing or no text".to_owned(), |role| format!("is {role:?}"));
-            return Err(ApiError::param(
-                &name,
-                format_args!("{problem}, expected system, user or assistant"),
-            ));
+            return Err(fields.wrong("role", format_args!("{problem}, expected system, user or assistant")));
         }
     };
-    for name in ["tool_calls", "function_call", "audio"] {
-        if fields.get(name).is_some_and(|value| !value.is_null()) {
-            let name = format!("{place}.{name}");
-            return Err(ApiError::param(&name, "is not supported here").with_code("unsupported_parameter"));
-        }
-    }
-    let content = content(&format!("{place}.content"), fields.remove("content"))?;
+    fields.refuse("tool_calls", &[json!([])])?;
+    fields.refuse("function_call", &[])?;
+    fields.refuse("audio", &[])?;
+    fields.refuse("type", &[json!("text"), json!("message")])?;
+    // Clients send back the messages of earlier answers with all their fields.
+    fields.ignore(&["name", "refusal", "annotations"]);
+    let content = content(&format!("{place}.content"), fields.take("content"))?;
+    fields.finish()?;
     Ok(Message::new(role, content))
 }
 

@@ -2,31 +2,64 @@
 
 use super::error::ApiError;
 use crate::config::did_you_mean;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_json::{Map, Value};
-use std::fmt::Display;
+use std::fmt::{self, Display, Formatter};
 use std::ops::RangeInclusive;
 
-/// The fields of a request; `null` counts as absent.
+/// The fields of a request or of an object in it; `null` counts as absent.
 pub struct Fields {
     map: Map<String, Value>,
     known: Vec<&'static str>,
+    /// Where the object is, such as `messages[0].`; empty for the request itself.
+    place: String,
+}
+
+/// Reads a JSON object without duplicate names.
+struct Distinct;
+
+impl<'de> Visitor<'de> for Distinct {
+    type Value = Map<String, Value>;
+
+    fn expecting(&self, f: &mut Formatter) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let mut map = Map::new();
+        while let Some((name, value)) = entries.next_entry::<String, Value>()? {
+            if map.contains_key(&name) {
+                return Err(Error::custom(format_args!("{name} occurs twice")));
+            }
+            map.insert(name, value);
+        }
+        Ok(map)
+    }
 }
 
 impl Fields {
     /// Parses a request body.
     ///
     /// # Errors
-    /// If it is not a JSON object.
+    /// If it is not a JSON object, or a name occurs twice.
     pub fn read(body: &[u8]) -> Result<Self, ApiError> {
-        let value: Value = serde_json::from_slice(body).map_err(|error| {
-            ApiError::bad(format!(
-                "the body is not JSON: {error}; expected an object such as {{\"model\": ...}}"
-            ))
+        let mut json = serde_json::Deserializer::from_slice(body);
+        let map = json.deserialize_map(Distinct).and_then(|map| json.end().map(|()| map));
+        let map = map.map_err(|error| {
+            let expected = "expected one such as {\"model\": ...}, with each name once";
+            ApiError::bad(format!("the body is no valid JSON object: {error}; {expected}"))
         })?;
-        match value {
-            Value::Object(map) => Ok(Self { map, known: vec![] }),
-            other => Err(ApiError::bad(format!("the body is {}, expected a JSON object", kind(&other)))),
-        }
+        Ok(Self::within(map, String::new()))
+    }
+
+    /// Creates the fields of an object at `place`.
+    pub fn within(map: Map<String, Value>, place: String) -> Self {
+        Self { map, known: vec![], place }
+    }
+
+    /// Creates an error for the value of a field.
+    pub fn wrong(&self, name: &str, problem: impl Display) -> ApiError {
+        ApiError::param(&format!("{}{name}", self.place), problem)
     }
 
     /// Takes the value of a field; `None` if it is absent.
@@ -44,7 +77,7 @@ impl Fields {
         let Some(value) = self.take(name) else { return Ok(None) };
         read(&value)
             .map(Some)
-            .ok_or_else(|| ApiError::param(name, format_args!("is {}, expected {expected}", shown(&value))))
+            .ok_or_else(|| self.wrong(name, format_args!("is {}, expected {expected}", shown(&value))))
     }
 
     /// Takes a text.
@@ -73,14 +106,19 @@ impl Fields {
         range: RangeInclusive<i64>,
     ) -> Result<Option<i64>, ApiError> {
         let expected = match (*range.start(), *range.end()) {
-            (i64::MIN, i64::MAX) => "a whole number".to_owned(),
             (start, i64::MAX) => format!("a whole number of {start} or more"),
             (start, end) => format!("a whole number from {start} to {end}"),
         };
-        self.typed(name, expected, |value| {
-            // A client may send 16.0 for 16.
-            let whole = value.as_f64().filter(|v| v.fract() == 0.0 && v.abs() < 9e15).map(|v| v as i64);
-            value.as_i64().or(whole).filter(|value| range.contains(value))
+        self.typed(name, expected, |value| whole(value).filter(|value| range.contains(value)))
+    }
+
+    /// Takes a seed: an integer of 64 bits, with or without sign.
+    ///
+    /// # Errors
+    /// If the value is anything else.
+    pub fn seed(&mut self, name: &'static str) -> Result<Option<u64>, ApiError> {
+        self.typed(name, "a whole number of 64 bits", |value| {
+            value.as_u64().or_else(|| whole(value).map(|seed| seed as u64))
         })
     }
 
@@ -98,10 +136,9 @@ impl Fields {
     /// If the field has any other value.
     pub fn refuse(&mut self, name: &'static str, nothing: &[Value]) -> Result<(), ApiError> {
         match self.take(name) {
-            Some(value) if !nothing.iter().any(|nothing| is_same(nothing, &value)) => {
-                Err(ApiError::param(name, "is not supported here; leave it out")
-                    .with_code("unsupported_parameter"))
-            }
+            Some(value) if !nothing.iter().any(|nothing| is_same(nothing, &value)) => Err(self
+                .wrong(name, "is not supported here; leave it out")
+                .with_code("unsupported_parameter")),
             _ => Ok(()),
         }
     }
@@ -120,13 +157,16 @@ impl Fields {
             None => Ok(()),
             Some(name) => {
                 let hint = did_you_mean(name, self.known.iter().copied());
-                Err(ApiError {
-                    param: Some(name.clone()),
-                    ..ApiError::bad(format!("{name}: unknown parameter{hint}"))
-                })
+                Err(self.wrong(name, format_args!("unknown parameter{hint}")))
             }
         }
     }
+}
+
+/// Returns an integer; a client may send 16.0 for 16.
+fn whole(value: &Value) -> Option<i64> {
+    let whole = || value.as_f64().filter(|v| v.fract() == 0.0 && v.abs() < 9e15).map(|v| v as i64);
+    value.as_i64().or_else(whole)
 }
 
 /// Returns whether two values are equal; 0 equals 0.0.
@@ -152,5 +192,40 @@ pub fn kind(value: &Value) -> &'static str {
         Value::String(_) => "a text",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_body_is_one_object_with_each_name_once() {
+        let problem = |body: &str| Fields::read(body.as_bytes()).err().unwrap().message;
+        for (body, found) in [
+            (r#"{"a": 1, "b": {}, "a": 2}"#, "a occurs twice"),
+            ("[]", "invalid type: sequence, expected a JSON object"),
+            ("{} {}", "trailing characters"),
+        ] {
+            let found = format!("the body is no valid JSON object: {found} at line 1 column ");
+            assert!(problem(body).starts_with(&found), "{}", problem(body));
+        }
+        assert!(Fields::read(b"{}").unwrap().finish().is_ok());
+    }
+
+    #[test]
+    fn seeds_have_64_bits_with_or_without_sign() {
+        let seed = |text: &str| {
+            Fields::read(format!("{{\"seed\": {text}}}").as_bytes())
+                .unwrap()
+                .seed("seed")
+                .map_err(|e| e.message)
+        };
+        assert_eq!(seed("18446744073709551615"), Ok(Some(u64::MAX)));
+        assert_eq!(seed("-1"), Ok(Some(u64::MAX)));
+        assert_eq!(seed("7.0"), Ok(Some(7)));
+        assert_eq!(seed("null"), Ok(None));
+        assert!(seed("18446744073709551616").unwrap_err().ends_with(", expected a whole number of 64 bits"));
     }
 }

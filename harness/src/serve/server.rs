@@ -69,7 +69,10 @@ impl Server {
                 served.name
             );
         }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        // Prompts are tokenized in threads of their own, no more than can compute at the same time.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_all().max_blocking_threads(cores).build()?;
         let (host, port) = (options.host.clone(), options.port);
         let bound = runtime.block_on(TcpListener::bind((host.as_str(), port)));
         let listener = bound

@@ -219,7 +219,7 @@ impl Tokenizer {
     fn template(&self) -> Result<&ChatTemplate> {
         match &self.no_template {
             None => Ok(&self.template),
-            Some(why) => Err(anyhow!("{}: {why}", self.from)),
+            Some(why) => Err(anyhow!("{why}")).with_context(|| self.from.clone()),
         }
     }
 

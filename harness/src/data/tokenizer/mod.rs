@@ -12,7 +12,7 @@ pub use train::largest_vocab;
 use super::chat::{ChatTemplate, MINIMIND};
 use super::control::Control;
 use crate::fsutil::hex;
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use load::{CONFIG, chat_template};
 use rayon::prelude::*;
 use serde_json::Value;
@@ -111,7 +111,8 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false);
         Ok(encoding
-            .map_err(|error| anyhow!("{}: a text cannot be tokenized: {error}", self.from))?
+            .map_err(|error| anyhow!("a text cannot be tokenized: {error}"))
+            .with_context(|| self.from.clone())?
             .get_ids()
             .to_vec())
     }
@@ -142,7 +143,8 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         self.inner
             .decode(ids, skip_special)
-            .map_err(|error| anyhow!("{}: ids cannot be decoded: {error}", self.from))
+            .map_err(|error| anyhow!("ids cannot be decoded: {error}"))
+            .with_context(|| self.from.clone())
     }
 
     /// Returns the size of the vocabulary, including special tokens: the largest id plus one.
