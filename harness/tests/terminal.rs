@@ -7,6 +7,10 @@ use common::server::Running;
 use common::tiny::folder;
 use serde_json::Value;
 use std::fs;
+use std::io::{Read, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 fn mindscale(words: &[&str], input: &str) -> (i32, String, String) {
     let mut command = assert_cmd::Command::cargo_bin("mindscale").unwrap();
@@ -43,13 +47,132 @@ fn a_chat_in_the_terminal_follows_its_commands() {
     assert_eq!(fs::read_to_string(saved.with_extension("json.md")).unwrap(), "**system**\n\n系统\n");
     // A conversation that exceeds the context length loses its first turns, with a notice.
     let long: String = (0..12).map(|i| format!("{i} {}\n", "天空".repeat(10))).collect();
+    let long = format!("{long}/save {}\n", saved.display());
     let (code, answers, told) = mindscale(&["chat", path, "--max-tokens", "8", "--system", "系统"], &long);
     assert!(
         code == 0
             && answers.lines().count() >= 12
-            && told.contains("turns are forgotten: the model reads 256 tokens"),
+            && told.contains("turns are forgotten: the model reads 256 tokens")
+            && told.contains("25 turns written to"),
         "{told}"
     );
+    let talk: Value = serde_json::from_slice(&fs::read(&saved).unwrap()).unwrap();
+    assert!(
+        talk["messages"][1]["content"].as_str().unwrap().starts_with("0 天空"),
+        "the first turns are saved"
+    );
+}
+
+#[test]
+fn answers_differ_after_turns_are_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    folder(dir.path(), 4);
+    let path = dir.path().to_str().unwrap();
+    // Two such questions exceed the context length, so that each answer depends on its question and its random stream.
+    let question = "7".repeat(180);
+    let usual = ["--max-tokens", "8", "--temperature", "1.5", "--top-k", "0"];
+    let (code, answers, told) =
+        mindscale(&[&["chat", path], &usual[..]].concat(), &format!("{question}\n").repeat(3));
+    assert!(code == 0 && told.matches("2 turns are forgotten").count() == 2, "{told}");
+    let words = ["generate", path, "--chat", "--prompt", &question, "-n", "3"];
+    let (_, texts, _) = mindscale(&[&words, &usual[..]].concat(), "");
+    let texts = (1..4).fold(texts, |texts, n| texts.replace(&format!("--- prompt 1, text {n}\n"), ""));
+    assert_eq!(answers, texts, "as `generate` draws several texts");
+}
+
+/// A program in a pseudo-terminal, by util-linux's `script`.
+struct Terminal {
+    program: Child,
+    keyboard: ChildStdin,
+    screen: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Terminal {
+    /// Starts the program; `None` where there is no such `script`.
+    fn start(words: &str) -> Option<Self> {
+        let is_there =
+            Command::new("script").arg("--version").output().is_ok_and(|shown| shown.status.success());
+        if !is_there {
+            return None;
+        }
+        let command = format!("exec {} {words}", env!("CARGO_BIN_EXE_mindscale"));
+        let mut script = Command::new("script");
+        script.args(["-qec", &command, "/dev/null"]).env("TERM", "xterm").env("SHELL", "/bin/sh");
+        let mut program = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (keyboard, mut shown) = (program.stdin.take().unwrap(), program.stdout.take().unwrap());
+        let screen = Arc::new(Mutex::new(vec![]));
+        let own = Arc::clone(&screen);
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(len @ 1..) = shown.read(&mut bytes) {
+                own.lock().unwrap().extend(&bytes[..len]);
+            }
+        });
+        Some(Self { program, keyboard, screen })
+    }
+
+    fn type_keys(&mut self, keys: &[u8]) {
+        self.keyboard.write_all(keys).unwrap();
+    }
+
+    /// Waits until the screen shows what is expected.
+    fn wait_for(&self, is_shown: impl Fn(&str) -> bool) {
+        let begun = Instant::now();
+        loop {
+            let screen = String::from_utf8_lossy(&self.screen.lock().unwrap()).into_owned();
+            if is_shown(&screen) {
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "{screen}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits for the end and returns the exit code.
+    fn end(mut self) -> Option<i32> {
+        self.program.wait().unwrap().code()
+    }
+}
+
+#[test]
+fn keys_typed_ahead_in_a_terminal_are_read_and_broken_ones_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    folder(dir.path(), 4);
+    let saved = dir.path().join("talk.json");
+    let Some(mut terminal) = Terminal::start(&format!("chat {} --max-tokens 8", dir.path().display())) else {
+        return;
+    };
+    terminal.wait_for(|screen| screen.contains("> "));
+    terminal.type_keys(b"a\xff\r");
+    terminal.wait_for(|screen| screen.contains("note: a line that is not UTF-8 text is left out"));
+    terminal.type_keys(format!("one \\\rtwo\r/save {}\r/quit\r", saved.display()).as_bytes());
+    assert_eq!(terminal.end(), Some(0));
+    let talk: Value = serde_json::from_slice(&fs::read(&saved).unwrap()).unwrap();
+    assert_eq!(talk["messages"][0]["content"], "one \ntwo");
+}
+
+#[test]
+fn ctrl_c_ends_an_answer_and_not_the_conversation() {
+    let dir = tempfile::tempdir().unwrap();
+    folder(dir.path(), 4);
+    // A context that takes hours to fill.
+    let config = dir.path().join("config.json");
+    let mut json: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+    json["max_seq_len"] = 200_000.into();
+    fs::write(&config, json.to_string()).unwrap();
+    let saved = dir.path().join("talk.json");
+    let words = format!("chat {} --max-tokens 100000 --temperature 0", dir.path().display());
+    let Some(mut terminal) = Terminal::start(&words) else {
+        return;
+    };
+    terminal.wait_for(|screen| screen.contains("> "));
+    terminal.type_keys("天空\r".as_bytes());
+    terminal.wait_for(|screen| screen.len() > 2000);
+    terminal.type_keys(format!("\x03/save {}\r/quit\r", saved.display()).as_bytes());
+    assert_eq!(terminal.end(), Some(0));
+    let talk: Value = serde_json::from_slice(&fs::read(&saved).unwrap()).unwrap();
+    assert_eq!(talk["messages"].as_array().unwrap().len(), 2);
+    assert!(talk["messages"][1]["content"].as_str().unwrap().len() > 1000);
 }
 
 #[test]
@@ -59,9 +182,9 @@ fn prompts_come_from_files_and_from_the_standard_input() {
     let path = dir.path().to_str().unwrap();
     let file = dir.path().join("prompts.jsonl");
     fs::write(&file, "{\"prompt\": \"天空\"}\n{\"prompt\": \"ab\"}\n").unwrap();
-    let usual = ["generate", path, "--max-tokens", "9", "--json"];
+    let usual = ["generate", path, "--json"];
     let rows = |more: &[&str], input: &str| -> Vec<Value> {
-        let (code, text, told) = mindscale(&[&usual, more].concat(), input);
+        let (code, text, told) = mindscale(&[&usual, more, &["--max-tokens", "9"]].concat(), input);
         assert_eq!(code, 0, "{told}");
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
@@ -74,6 +197,10 @@ fn prompts_come_from_files_and_from_the_standard_input() {
     assert_eq!(one[0]["text"], many[3]["text"]);
     assert_eq!(many[3]["log_probs"].as_array().unwrap().len(), 9);
     assert_eq!(many[3]["log_probs"][0]["top"].as_array().unwrap().len(), 2);
+    let file = dir.path().join("prompts.json");
+    fs::write(&file, "\u{feff}[\"天空\", {\"prompt\": \"ab\"}]").unwrap();
+    let listed = rows(&["--prompts", file.to_str().unwrap()], "");
+    assert_eq!((&listed[0]["text"], &listed[1]["text"]), (&many[0]["text"], &many[3]["text"]));
     // The printed text equals the text in the JSON output.
     let (_, text, _) = mindscale(&["generate", path, "--max-tokens", "9", "--prompt", "ab"], "");
     assert_eq!(text, format!("{}\n", one[0]["text"].as_str().unwrap()));
@@ -88,6 +215,13 @@ fn prompts_come_from_files_and_from_the_standard_input() {
         (&["--prompt", "a", "--top-p", "2"], "expected above 0 and at most 1"),
         (&["--prompt", "a", "--min-p", "hot"], "expected a number"),
         (&["--prompt", "a", "-n", "0"], "0 is not in 1..=1024"),
+        (&["--prompt", "a", "-n", "-1"], "-1 is not in 1..=1024"),
+        (
+            &["--prompt", "a", "--max-tokens", "-5"],
+            "'-5' for '--max-tokens <N>': expected a whole number of 0",
+        ),
+        (&["--prompt", "a", "--seed", "-1"], "'-1' for '--seed <S>': expected a whole number of 0 or more"),
+        (&["--prompt", "a", "--trained", "64"], "--rope-scaling <SCALING>"),
         (&["--prompt", "a", "--stop", ""], "at least one character"),
         (&["--prompt", "a", "--prompts", "b"], "cannot be used with"),
         (&[], "--prompt <TEXT>|--prompts <FILE>"),
@@ -157,7 +291,7 @@ fn comparisons_that_cannot_be_made_say_why() {
         (&[&bare], 1, "tokenizer.json"),
         (&[&one, &same], 1, "is named twice, the second time as"),
         (&[&one, "--prompts", "none.txt"], 1, "none.txt: cannot be read"),
-        (&[&one, "--prompts", &empty], 1, "empty.txt: holds no prompt, expected one a line"),
+        (&[&one, "--prompts", &empty], 1, "empty.txt: holds no prompt, expected at least one"),
         (&[&one, "--out", "a.docx"], 2, "a.docx: expected a name that ends in .md, .html, .csv or .json"),
         (&[&one, "--temperature", "-1"], 2, "expected 0 (the likeliest token) or more"),
         (&[&one, "--judge", "http://a/v1"], 2, "--judge-model <NAME>"),

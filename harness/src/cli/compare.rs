@@ -22,8 +22,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct CompareArgs {
     #[command(flatten)]
     models: ModelsArg,
-    /// File with one prompt per line, or JSON lines with "prompt" if its name ends in .jsonl; - reads lines from
-    /// standard input; unset: MiniMind's questions
+    /// File with one prompt per line, or by its name (.jsonl, .json) JSON lines or a JSON list of texts or of objects with
+    /// "prompt"; - reads lines from standard input; unset: MiniMind's questions
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
     /// How models are prompted; unset: with the chat template, but with the bare prompt for models that were only

@@ -4,16 +4,17 @@ use super::device_arg::DeviceArgs;
 use super::model_arg::ModelArg;
 use super::rope_arg::RopeArgs;
 use super::sampling::SamplingArgs;
-use super::say;
+use super::{say, whole};
 use crate::data::generation::{Progress, Text, generate_batch};
 use crate::data::{Message, SpecialText};
-use crate::fsutil::read_text;
+use crate::fsutil::{read_text, without_mark};
 use crate::models::ModelFiles;
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use model::{Backend, GenerateOptions, Work};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -32,8 +33,8 @@ pub struct GenerateArgs {
     #[command(flatten)]
     device: DeviceArgs,
     /// Number of texts per prompt, all from the same seed
-    #[arg(short, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
-    n: u64,
+    #[arg(short, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    n: u32,
     /// Put the prompt into the chat template, as a user's turn
     #[arg(long)]
     chat: bool,
@@ -44,7 +45,7 @@ pub struct GenerateArgs {
     #[arg(long)]
     json: bool,
     /// With --json: report the log-probability of each token and of the K most likely ones at its position
-    #[arg(long, value_name = "K", requires = "json")]
+    #[arg(long, value_name = "K", requires = "json", value_parser = whole::<usize>)]
     log_probs: Option<usize>,
 }
 
@@ -55,8 +56,8 @@ struct PromptArgs {
     /// Beginning of a document, or with --chat a question; - reads it from standard input
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
-    /// File with one prompt per line, or JSON lines with "prompt" if its name ends in .jsonl; - reads lines from
-    /// standard input
+    /// File with one prompt per line, or by its name (.jsonl, .json) JSON lines or a JSON list of texts or of objects with
+    /// "prompt"; - reads lines from standard input
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
 }
@@ -103,7 +104,7 @@ fn generate_on<B: Backend>(args: &GenerateArgs, backend: &B) -> Result<bool> {
         done: BTreeMap::new(),
     };
     let choices: Vec<GenerateOptions> =
-        (0..args.n).map(|choice| GenerateOptions { choice, ..options.clone() }).collect();
+        (0..u64::from(args.n)).map(|choice| GenerateOptions { choice, ..options.clone() }).collect();
     let waiting = prompts.iter().map(|ids| (ids.as_slice(), choices.clone()));
     generate_batch(&transformer, &tokenizer, waiting, &args.sampling.stop, |progress| match progress {
         Progress::Piece(text) => shown.piece(text),
@@ -130,7 +131,7 @@ impl PromptArgs {
 fn standard_input() -> Result<String> {
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text).context("the standard input cannot be read as UTF-8 text")?;
-    Ok(text)
+    Ok(without_mark(text))
 }
 
 /// Reads the prompts of a file; `-` is standard input.
@@ -141,25 +142,36 @@ pub fn read_prompts(file: &Path) -> Result<Vec<String>> {
     }
 }
 
-/// Splits a text into prompts: lines, or JSON lines with "prompt".
+/// Splits a text into prompts: lines, or by the name of the file a JSON list or JSON lines.
 fn prompts_of(text: &str, file: &Path) -> Result<Vec<String>> {
-    let is_json = file.extension().is_some_and(|end| end == "jsonl");
-    let mut prompts = vec![];
-    for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
-        if !is_json {
-            prompts.push(line.to_owned());
-            continue;
+    let shown = file.display();
+    let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+    let prompts: Vec<String> = match file.extension().and_then(OsStr::to_str) {
+        Some("json") => {
+            let rows: Vec<Value> =
+                serde_json::from_str(text).with_context(|| format!("{shown}: is not a JSON list"))?;
+            (1..).zip(rows).map(|(place, row)| prompt_of(row, &format!("{shown}: entry {place}"))).collect()
         }
-        let place = || format!("{}:{number}", file.display());
-        let row: Value = serde_json::from_str(line).with_context(|| format!("{}: is not JSON", place()))?;
-        let prompt = row.get("prompt").and_then(Value::as_str);
-        let prompt = prompt
-            .ok_or_else(|| anyhow!("{}: expected an object with a text \"prompt\"", place()))?
-            .to_owned();
-        prompts.push(prompt);
-    }
-    ensure!(!prompts.is_empty(), "{}: holds no prompt, expected one a line", file.display());
+        Some("jsonl") => {
+            let prompt = |(number, line): (u64, &str)| {
+                let place = format!("{shown}:{number}");
+                let row = serde_json::from_str(line).with_context(|| format!("{place}: is not JSON"))?;
+                prompt_of(row, &place)
+            };
+            lines.map(prompt).collect()
+        }
+        _ => Ok(lines.map(|(_, line)| line.to_owned()).collect()),
+    }?;
+    ensure!(!prompts.is_empty(), "{shown}: holds no prompt, expected at least one");
     Ok(prompts)
+}
+
+/// Returns the prompt in a JSON value.
+fn prompt_of(row: Value, place: &str) -> Result<String> {
+    let text = row.as_str().or_else(|| row.get("prompt")?.as_str());
+    let text =
+        text.with_context(|| format!("{place}: expected a text, or an object with a text \"prompt\""))?;
+    Ok(text.to_owned())
 }
 
 /// Prints the generated texts, in the order of their places.
@@ -242,13 +254,17 @@ mod tests {
     fn prompts_are_lines_or_json_lines() {
         let lines = |text: &str, file: &str| prompts_of(text, Path::new(file));
         assert_eq!(lines("a b\n\n 你好\n", "p.txt").unwrap(), ["a b", " 你好"]);
-        assert_eq!(lines("{\"prompt\": \"a\\nb\", \"id\": 1}\n", "p.jsonl").unwrap(), ["a\nb"]);
-        let problem = |text: &str| lines(text, "p.jsonl").unwrap_err().to_string();
+        assert_eq!(lines("{\"prompt\": \"a\\nb\", \"id\": 1}\n\"c\"\n", "p.jsonl").unwrap(), ["a\nb", "c"]);
+        assert_eq!(lines("[\"a\",\n {\"prompt\": \"b\"}]", "p.json").unwrap(), ["a", "b"]);
+        let problem = |text: &str, file: &str| lines(text, file).unwrap_err().to_string();
+        let expected = "expected a text, or an object with a text \"prompt\"";
         assert_eq!(
-            problem("{\"prompt\": \"a\"}\n\n{\"text\": 1}"),
-            "p.jsonl:3: expected an object with a text \"prompt\""
+            problem("{\"prompt\": \"a\"}\n\n{\"text\": 1}", "p.jsonl"),
+            format!("p.jsonl:3: {expected}")
         );
-        assert_eq!(problem("\n[1"), "p.jsonl:2: is not JSON");
-        assert_eq!(problem(" \n"), "p.jsonl: holds no prompt, expected one a line");
+        assert_eq!(problem("\n[1", "p.jsonl"), "p.jsonl:2: is not JSON");
+        assert_eq!(problem(" \n", "p.jsonl"), "p.jsonl: holds no prompt, expected at least one");
+        assert_eq!(problem("[\"a\", 2]", "p.json"), format!("p.json: entry 2: {expected}"));
+        assert_eq!(problem("{\"prompt\": \"a\"}", "p.json"), "p.json: is not a JSON list");
     }
 }

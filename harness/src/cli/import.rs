@@ -1,6 +1,6 @@
 //! The verb `import`: converts a model of another program into a model folder.
 
-use super::{note, say};
+use super::{note, say, whole};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use model::weights::{gguf, minimind};
@@ -23,7 +23,7 @@ pub struct ImportArgs {
     tokenizer: Option<PathBuf>,
     /// Number of query heads of a single .pth file, which does not contain it; unset: 16, as in all models that
     /// MiniMind published
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     n_heads: Option<usize>,
 }
 

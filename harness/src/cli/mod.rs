@@ -34,10 +34,11 @@ mod web;
 
 use crate::execute::limits::{parse_size, parse_time};
 use crate::run::{Layers, ReadOptions, Work};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Duration;
 
 /// Train, examine and compare small language models.
@@ -385,7 +386,8 @@ pub fn main() -> ExitCode {
         .without_time()
         .with_target(false)
         .init();
-    let cli = Cli::parse();
+    let parsed = Cli::from_arg_matches(&with_negative_numbers(Cli::command()).get_matches());
+    let cli = parsed.unwrap_or_else(|error| error.exit());
     if let Err(error) = model::backend::cpu::gemm::Path::from_env() {
         return end(Err(error.into()));
     }
@@ -417,6 +419,19 @@ pub fn main() -> ExitCode {
         Verb::StageRun { request, restarts } => return end(stage_run::stage_run(&request, restarts)),
     };
     end(outcome.map(|is_well| if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
+}
+
+/// Takes -1 after an option as its value, whose range the error then names, and not as another option.
+fn with_negative_numbers(command: Command) -> Command {
+    let takes_value = |arg: &Arg| !arg.is_positional() && arg.get_action().takes_values();
+    command
+        .mut_args(|arg| if takes_value(&arg) { arg.allow_negative_numbers(true) } else { arg })
+        .mut_subcommands(with_negative_numbers)
+}
+
+/// Parses an option that counts something.
+fn whole<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "expected a whole number of 0 or more".to_owned())
 }
 
 /// Prints an error to stderr and turns the outcome into an exit code.

@@ -3,8 +3,7 @@
 use super::data::named;
 use super::device_arg::DeviceArgs;
 use super::model_arg::ModelArg;
-use super::rope_arg::TrainedArg;
-use super::say;
+use super::{say, whole};
 use crate::config::DataConfig;
 use crate::data::read::{Advice, ReadOptions, rows};
 use crate::data::{Kind, Row, SpecialText, Tokenizer};
@@ -34,10 +33,11 @@ pub struct PerplexityArgs {
     /// the longest context to the trained length
     #[arg(long, value_delimiter = ',', value_name = "SCALING,...")]
     rope_scaling: Vec<RopeScaling>,
-    #[command(flatten)]
-    trained: TrainedArg,
+    /// Context length in tokens that the model was trained with; unset: its max_seq_len
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    trained: Option<u32>,
     /// Maximum number of windows of the text, each as long as the longest context
-    #[arg(long, default_value_t = 64, value_name = "N")]
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = whole::<usize>)]
     windows: usize,
     #[command(flatten)]
     device: DeviceArgs,
@@ -89,7 +89,7 @@ fn perplexity_on<B: Backend>(args: &PerplexityArgs, backend: &B) -> Result<bool>
 }
 
 fn plan(args: &PerplexityArgs, max_seq_len: usize) -> Result<LengthPlan> {
-    let trained = args.trained.positions(max_seq_len);
+    let trained = args.trained.map_or(max_seq_len, |trained| trained as usize);
     ensure!(trained >= 8, "--trained is {trained}, expected at least 8");
     let mut lengths = match args.lengths.is_empty() {
         true => [1, 2, 4, 8, 16].map(|quarters| trained * quarters / 4).into(),

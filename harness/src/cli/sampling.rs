@@ -1,5 +1,6 @@
 //! Sampling options of the verbs that generate text.
 
+use super::whole;
 use clap::Args;
 use model::{GenerateOptions, Sampling};
 use serde::Serialize;
@@ -8,25 +9,25 @@ use serde::Serialize;
 #[derive(Debug, Clone, Args, Serialize)]
 pub struct SamplingArgs {
     /// Maximum number of new tokens
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = whole::<usize>)]
     pub max_tokens: usize,
     /// Divisor of the logits; 0 always takes the most likely token
-    #[arg(long, value_name = "T", default_value_t = 0.7, allow_negative_numbers = true, value_parser = temperature)]
+    #[arg(long, value_name = "T", default_value_t = 0.7, value_parser = temperature)]
     pub temperature: f64,
     /// Sample from the K most likely tokens; 0: from all
-    #[arg(long, value_name = "K", default_value_t = 8)]
+    #[arg(long, value_name = "K", default_value_t = 8, value_parser = whole::<usize>)]
     pub top_k: usize,
     /// Sample from the most likely tokens that together reach this probability; 1: from all
-    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true, value_parser = top_p)]
+    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = top_p)]
     pub top_p: f64,
     /// Sample from tokens with at least this fraction of the most likely token's probability; 0: from all
-    #[arg(long, value_name = "P", default_value_t = 0.0, allow_negative_numbers = true, value_parser = min_p)]
+    #[arg(long, value_name = "P", default_value_t = 0.0, value_parser = min_p)]
     pub min_p: f64,
     /// Penalty for tokens that have already occurred; 1: none
-    #[arg(long, value_name = "R", default_value_t = 1.0, allow_negative_numbers = true, value_parser = repetition_penalty)]
+    #[arg(long, value_name = "R", default_value_t = 1.0, value_parser = repetition_penalty)]
     pub repetition_penalty: f64,
     /// Seed; equal seeds generate equal texts
-    #[arg(long, value_name = "S", default_value_t = 1)]
+    #[arg(long, value_name = "S", default_value_t = 1, value_parser = whole::<u64>)]
     pub seed: u64,
     /// End the text before this string; may be repeated
     #[arg(long, value_name = "TEXT", value_parser = stop)]
@@ -47,15 +48,14 @@ impl SamplingArgs {
     /// # Errors
     /// If there is no such option, or the value is not allowed.
     pub fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
-        let count = || value.parse().map_err(|_| format!("{value:?}: expected a whole number"));
         match name.replace('_', "-").as_str() {
-            "max-tokens" => self.max_tokens = count()?,
+            "max-tokens" => self.max_tokens = whole(value)?,
             "temperature" => self.temperature = temperature(value)?,
-            "top-k" => self.top_k = count()?,
+            "top-k" => self.top_k = whole(value)?,
             "top-p" => self.top_p = top_p(value)?,
             "min-p" => self.min_p = min_p(value)?,
             "repetition-penalty" => self.repetition_penalty = repetition_penalty(value)?,
-            "seed" => self.seed = value.parse().map_err(|_| format!("{value:?}: expected a whole number"))?,
+            "seed" => self.seed = whole(value)?,
             "stop" => {
                 self.stop =
                     Some(value).filter(|value| !value.is_empty()).map(str::to_owned).into_iter().collect()
@@ -134,6 +134,7 @@ mod tests {
         assert!(args.show().ends_with(", stop \"。\""), "{}", args.show());
         args.set("stop", "").unwrap();
         assert!(args.stop.is_empty());
+        assert_eq!(args.set("top-k", "-1").unwrap_err(), "expected a whole number of 0 or more");
         assert!(args.set("stops", "a").unwrap_err().ends_with("did you mean stop?"));
     }
 }

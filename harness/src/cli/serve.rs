@@ -2,7 +2,7 @@
 
 use super::device_arg::DeviceArgs;
 use super::models_arg::ModelsArg;
-use super::{note, say};
+use super::{note, say, whole};
 use crate::execute::limits::{parse_size, parse_time};
 use crate::fsutil::read_text;
 use crate::models::ModelFiles;
@@ -44,7 +44,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = parse_size)]
     body_limit: u64,
     /// Number of threads per model; 0: all cores
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = whole::<usize>)]
     threads: usize,
     #[command(flatten)]
     device: DeviceArgs,

@@ -113,7 +113,7 @@ pub fn create_dir(path: &Path) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("{}: the folder cannot be made", path.display()))
 }
 
-/// Reads a text file; errors name it.
+/// Reads a text file, without a byte order mark; errors name it.
 ///
 /// # Errors
 /// If it cannot be read or is not UTF-8.
@@ -134,7 +134,16 @@ pub fn read_if_there(path: &Path) -> Result<Option<String>> {
 
 fn text_of(path: &Path, read: io::Result<Vec<u8>>) -> Result<String> {
     let bytes = read.with_context(|| format!("{}: cannot be read", path.display()))?;
-    String::from_utf8(bytes).with_context(|| format!("{}: is not UTF-8 text", path.display()))
+    let text = String::from_utf8(bytes).with_context(|| format!("{}: is not UTF-8 text", path.display()))?;
+    Ok(without_mark(text))
+}
+
+/// Removes the byte order mark with which programs on Windows begin a text.
+pub fn without_mark(text: String) -> String {
+    match text.strip_prefix('\u{feff}') {
+        Some(rest) => rest.to_owned(),
+        None => text,
+    }
 }
 
 /// Computes the SHA-256 of a file's content in lower-case hexadecimal, in constant memory.
@@ -318,6 +327,8 @@ mod tests {
         assert_eq!(read_if_there(&path).unwrap(), None);
         fs::write(&path, "{}").unwrap();
         assert_eq!(read_if_there(&path).unwrap().as_deref(), Some("{}"));
+        fs::write(&path, "\u{feff}{}\u{feff}").unwrap();
+        assert_eq!(read_text(&path).unwrap(), "{}\u{feff}", "without its byte order mark");
         assert_eq!(read_if_there(&path.join("b.json")).unwrap(), None);
         assert!(read_if_there(dir.path()).unwrap_err().to_string().ends_with(": cannot be read"));
     }

@@ -1,12 +1,13 @@
 //! User input: edited lines at a terminal, plain lines from a pipe; several lines can form one text.
 
+use crate::cli::note;
 use anyhow::Result;
 use rustyline::error::ReadlineError;
 use rustyline::{
     Cmd, ConditionalEventHandler, DefaultEditor, Event, EventContext, EventHandler, KeyEvent, Movement,
     RepeatCount,
 };
-use std::io::{BufRead, IsTerminal};
+use std::io::{BufRead, ErrorKind, IsTerminal};
 
 /// Delimits a text of several lines.
 const BLOCK: &str = "\"\"\"";
@@ -78,21 +79,40 @@ impl Input {
         Ok(said)
     }
 
+    /// Reads a line; one that is not UTF-8 is left out, with a note.
     fn line(&mut self, prompt: &str) -> Result<Line> {
-        let Some(editor) = &mut self.editor else {
-            let mut line = String::new();
-            return Ok(match std::io::stdin().lock().read_line(&mut line)? {
-                0 => Line::End,
-                _ => Line::Text(line.trim_end_matches(['\n', '\r']).to_owned()),
-            });
-        };
-        match editor.readline(prompt) {
-            Ok(line) => Ok(Line::Text(line)),
-            Err(ReadlineError::Interrupted) => Ok(Line::GivenUp),
-            Err(ReadlineError::Eof) => Ok(Line::End),
-            Err(error) => Err(error.into()),
+        loop {
+            let line = match &mut self.editor {
+                Some(editor) => edited(editor.readline(prompt))?,
+                None => plain(&mut std::io::stdin().lock())?,
+            };
+            match line {
+                Some(line) => return Ok(line),
+                None => note("a line that is not UTF-8 text is left out"),
+            }
         }
     }
+}
+
+/// Turns the result of the editor into a line; `None` if it is not UTF-8.
+fn edited(line: Result<String, ReadlineError>) -> Result<Option<Line>> {
+    match line {
+        Ok(line) => Ok(Some(Line::Text(line))),
+        Err(ReadlineError::Interrupted) => Ok(Some(Line::GivenUp)),
+        Err(ReadlineError::Eof) => Ok(Some(Line::End)),
+        Err(ReadlineError::Io(error)) if error.kind() == ErrorKind::InvalidData => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads a line from a pipe; `None` if it is not UTF-8.
+fn plain(input: &mut impl BufRead) -> Result<Option<Line>> {
+    let mut line = vec![];
+    if input.read_until(b'\n', &mut line)? == 0 {
+        return Ok(Some(Line::End));
+    }
+    let text = String::from_utf8(line).ok();
+    Ok(text.map(|text| Line::Text(text.trim_end_matches(['\n', '\r']).to_owned())))
 }
 
 /// Joins lines into a text; `line` is given the prompt to show before it.
@@ -166,6 +186,17 @@ mod tests {
         // A text that the end of the input cuts off counts as far as it goes.
         assert_eq!(said(&["a\\"]), (text("a"), 2));
         assert_eq!(said(&[]), (Said::End, 1));
+    }
+
+    #[test]
+    fn a_line_that_is_not_utf_8_leaves_the_next_one_as_it_is() {
+        let mut input = &b"a\r\n\xff\n\xe4\xbd\xa0"[..];
+        let lines = std::iter::from_fn(|| match plain(&mut input).unwrap() {
+            Some(Line::Text(text)) => Some(Some(text)),
+            Some(_) => None,
+            None => Some(None),
+        });
+        assert_eq!(lines.collect::<Vec<_>>(), [Some("a".to_owned()), None, Some("你".to_owned())]);
     }
 
     #[test]

@@ -81,6 +81,7 @@ fn chat_on<B: Backend>(args: &ChatArgs, backend: &B) -> Result<bool> {
         tokenizer: &tokenizer,
         sampling: args.sampling.clone(),
         messages: system(args.system.as_deref()),
+        forgotten: 0,
         name: dir.display().to_string(),
     };
     let mut input = Input::new()?;
@@ -149,14 +150,24 @@ struct Talk<'a, B: Backend> {
     transformer: &'a Transformer<B>,
     tokenizer: &'a Tokenizer,
     sampling: SamplingArgs,
+    /// The whole conversation.
     messages: Vec<Message>,
+    /// Number of turns, after the system message, that the model no longer reads because of their length.
+    forgotten: usize,
     /// Name of the model.
     name: String,
 }
 
 impl<B: Backend> Talk<'_, B> {
-    fn has_system(&self) -> bool {
-        self.messages.first().is_some_and(|first| first.role == "system")
+    /// Splits the conversation into the system message, if there is one, and the turns.
+    fn turns(&self) -> (&[Message], &[Message]) {
+        let has_system = self.messages.first().is_some_and(|first| first.role == "system");
+        self.messages.split_at(usize::from(has_system))
+    }
+
+    /// Begins a conversation with these messages.
+    fn begin(&mut self, messages: Vec<Message>) {
+        (self.messages, self.forgotten) = (messages, 0);
     }
 
     /// Executes a command, without its `/`; `Break` ends the program.
@@ -165,8 +176,8 @@ impl<B: Backend> Talk<'_, B> {
         let rest = rest.trim();
         match name {
             "help" | "?" => say(HELP)?,
-            "reset" => self.messages.truncate(usize::from(self.has_system())),
-            "system" => self.messages = system(Some(rest)),
+            "reset" => self.begin(self.turns().0.to_vec()),
+            "system" => self.begin(system(Some(rest))),
             "set" if rest.is_empty() => say(self.sampling.show())?,
             "set" => {
                 let (option, value) = rest.split_once([' ', '=']).unwrap_or((rest, ""));
@@ -200,13 +211,12 @@ impl<B: Backend> Talk<'_, B> {
 
     /// Generates and prints the answer to a question, and adds both to the conversation.
     fn answer(&mut self, question: String, interrupt: &Interrupt) -> Result<()> {
-        let mut messages = self.messages.clone();
-        messages.push(Message::new("user", question));
-        let prompt = self.fitting(&mut messages)?;
+        let question = Message::new("user", question);
+        let (prompt, forgotten) = self.fitting(&question)?;
         let room = self.transformer.context_len() - prompt.len();
         let options = self.sampling.options(self.tokenizer.eos().into_iter().collect());
         // Each answer of a conversation has its own random stream.
-        let choice = messages.iter().filter(|message| message.role == "user").count() as u64 - 1;
+        let choice = self.turns().1.iter().filter(|turn| turn.role == "user").count() as u64;
         let options = GenerateOptions { choice, max_tokens: options.max_tokens.min(room), ..options };
         let (mut text, mut failed) = (String::new(), None);
         let mut stream = AnswerStream::new(self.tokenizer, &self.sampling.stop);
@@ -236,31 +246,32 @@ impl<B: Backend> Talk<'_, B> {
             return Err(error);
         }
         say("")?;
-        messages.push(Message::new("assistant", text));
-        self.messages = messages;
+        self.messages.extend([question, Message::new("assistant", text)]);
+        self.forgotten = forgotten;
         Ok(())
     }
 
-    /// Returns the ids of a conversation, dropping its first turns as long as it does not fit into the context.
-    fn fitting(&self, messages: &mut Vec<Message>) -> Result<Vec<u32>> {
+    /// Returns the ids of the conversation with a question, and the number of its first turns that are left out, as many as
+    /// it takes to fit into the context.
+    fn fitting(&self, question: &Message) -> Result<(Vec<u32>, usize)> {
         let longest = self.transformer.context_len();
-        let first = usize::from(self.has_system());
-        let mut forgotten = 0;
+        let (system, turns) = self.turns();
+        let mut forgotten = self.forgotten;
         loop {
-            let prompt = self.tokenizer.conversation(messages, SpecialText::Characters)?.ids;
+            let messages = [system, &turns[forgotten..], std::slice::from_ref(question)].concat();
+            let prompt = self.tokenizer.conversation(&messages, SpecialText::Characters)?.ids;
             if prompt.len() + ROOM.min(self.sampling.max_tokens).max(1) <= longest {
-                if forgotten > 0 {
-                    note(&format!("{forgotten} turns are forgotten: the model reads {longest} tokens"));
+                if forgotten > self.forgotten {
+                    let more = forgotten - self.forgotten;
+                    note(&format!("{more} turns are forgotten: the model reads {longest} tokens"));
                 }
-                return Ok(prompt);
+                return Ok((prompt, forgotten));
             }
-            if messages.len() <= first + 1 {
+            if forgotten == turns.len() {
                 bail!("this is {} tokens long, and the model reads {longest}; shorten it", prompt.len());
             }
-            // A question is dropped together with its answer.
-            let gone = (messages.len() - first - 1).min(2);
-            messages.drain(first..first + gone);
-            forgotten += gone;
+            // A question is left out together with its answer.
+            forgotten = (forgotten + 2).min(turns.len());
         }
     }
 }
