@@ -144,7 +144,8 @@ impl Tokenizer {
     /// # Errors
     /// If the tokenizer fails on the text.
     pub fn encode_characters(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.encode_text(text, &[0..text.len()], SpecialText::Characters)?.ids)
+        let contents = 0..text.len();
+        Ok(self.encode_text(text, &[contents], SpecialText::Characters)?.ids)
     }
 
     /// Does the same as [`Self::document`] for a conversation: `<s>`, its text in the chat template's form, `</s>`.
