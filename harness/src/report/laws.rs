@@ -212,8 +212,9 @@ impl Fitted<'_> {
         match &self.outcome {
             Err(error) => format!("not fitted: {error}"),
             Ok(Found::Law(law, held)) => {
+                let rising: String = law.rising().map(|k| rises(&self.spec.form, k)).collect();
                 let fits = format!(
-                    "{rests} by bootstrap over settings; residual {:.2} % (root mean square of ln L)",
+                    "{rests} by bootstrap over settings; residual {:.2} % (root mean square of ln L){rising}",
                     100.0 * law.rms
                 );
                 match held {
@@ -234,6 +235,15 @@ impl Fitted<'_> {
             }
         }
     }
+}
+
+/// The remark that the loss rises with a size of a law.
+fn rises(form: &Form, size: usize) -> String {
+    let Form::Law { n, d, .. } = form else { return String::new() };
+    let column = [Some(*n), *d].into_iter().flatten().nth(size);
+    column.map_or(String::new(), |column| {
+        format!("; the loss rises with {}, so E is no limit of it", column.name())
+    })
 }
 
 /// The numbers of budgets without an optimum, by reason; empty if all have one.

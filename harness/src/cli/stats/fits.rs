@@ -3,9 +3,11 @@
 use super::table::{Table, wanted};
 use super::{check_level, number, say};
 use crate::stats::{
-    Draws, Estimate, Fit, FitKind, HeldOut, IsoFlop, LawFit, fit as fit_line, fit_law, held_out, isoflop,
+    Budget, Draws, Estimate, Fit, FitKind, HeldOut, IsoFlop, LawFit, budgets as optima, fit as fit_line,
+    fit_law, held_out, isoflop,
 };
-use anyhow::{Context, Result, bail};
+use crate::track::counted;
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
@@ -80,7 +82,7 @@ pub struct LawArgs {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Fraction of the points, those with most compute, that a second fit to the others predicts; 0: none
-    #[arg(long, default_value_t = 0.2)]
+    #[arg(long, default_value_t = 0.2, allow_negative_numbers = true)]
     hold_out: f64,
 }
 
@@ -152,6 +154,11 @@ fn json_of(estimate: &Estimate) -> Value {
 }
 
 fn law(args: &LawArgs) -> Result<()> {
+    ensure!(
+        (0.0..1.0).contains(&args.hold_out),
+        "--hold-out {}: expected a share of the points below 1, or 0 for none",
+        args.hold_out
+    );
     let table = args.points.table()?;
     let loss = table.numbers(&args.loss)?;
     let sizes: Vec<Vec<f64>> = [Some(&args.n), args.d.as_ref()]
@@ -171,6 +178,7 @@ fn law(args: &LawArgs) -> Result<()> {
     for ((a, alpha), names) in terms.iter().zip([["A", "alpha"], ["B", "beta"]]) {
         parameters.extend([(names[0], a), (names[1], alpha)]);
     }
+    let warnings = warnings(&found, &loss);
     if args.points.json {
         let mut all: Map<String, Value> =
             parameters.iter().map(|(name, estimate)| (name.to_string(), json_of(estimate))).collect();
@@ -179,7 +187,7 @@ fn law(args: &LawArgs) -> Result<()> {
         }
         let rest = json!({
             "points": loss.len(), "level": args.points.level, "draws": draws.count, "huber_delta": 1e-3,
-            "objective": objective, "rms_log_error": rms,
+            "objective": objective, "rms_log_error": rms, "warnings": warnings,
             "held_out": held.as_ref().map(|held| match held {
                 Ok(h) => json!({ "fitted": h.fitted, "held": h.held, "rms_log_error": h.rms, "bias": h.bias }),
                 Err(reason) => json!({ "refused": reason }),
@@ -206,6 +214,7 @@ fn law(args: &LawArgs) -> Result<()> {
         100.0 * rms,
         number(*objective)
     ))?;
+    warnings.iter().try_for_each(say)?;
     match held {
         None => Ok(()),
         Some(Ok(HeldOut { fitted, held, rms, bias, .. })) => say(format!(
@@ -215,6 +224,27 @@ fn law(args: &LawArgs) -> Result<()> {
         )),
         Some(Err(reason)) => say(format!("cannot extrapolate to larger runs: {reason}")),
     }
+}
+
+/// What the parameters of a law do not mean.
+fn warnings(found: &LawFit, loss: &[f64]) -> Vec<String> {
+    let sizes = [("alpha", "N"), ("beta", "D")];
+    let mut warnings: Vec<String> = found
+        .rising()
+        .map(|k| {
+            format!(
+                "{} is not above 0: the loss rises with {}, so E is no limit of it",
+                sizes[k].0, sizes[k].1
+            )
+        })
+        .collect();
+    let least = loss.iter().copied().fold(f64::INFINITY, f64::min);
+    if found.law.e < 1e-6 * least {
+        warnings.push(
+            "E is 0 but for rounding: these losses show no floor, and its interval has no meaning".into(),
+        );
+    }
+    warnings
 }
 
 fn budgets(args: &IsoFlopArgs) -> Result<()> {
@@ -259,8 +289,11 @@ fn budgets(args: &IsoFlopArgs) -> Result<()> {
                     if family.is_empty() { String::new() } else { format!(", {family}") }
                 )
             };
-            let found =
-                isoflop(&flops, &table.numbers(column)?, &loss, args.points.level).with_context(place)?;
+            let size = table.numbers(column)?;
+            let found = isoflop(&flops, &size, &loss, args.points.level).map_err(|error| {
+                let reasons = reasons(&flops, &size, &loss, args.points.level);
+                anyhow!("{}: {error}{reasons}", place())
+            })?;
             if args.loss.is_none() && !found.is_given {
                 bail!("{}: budgets have several rows, expected --loss to find their optimum by", place());
             }
@@ -289,6 +322,16 @@ fn budgets(args: &IsoFlopArgs) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The budgets without an optimum with their reasons, a line each.
+fn reasons(flops: &[f64], size: &[f64], loss: &[f64], level: f64) -> String {
+    let Ok(budgets) = optima(flops, size, loss, level) else { return String::new() };
+    let line = |budget: &Budget| {
+        let reason = budget.optimum.as_ref().err()?;
+        Some(format!("\n  C = {}, {}: {reason}", number(budget.flops), counted(budget.runs.len(), "run")))
+    };
+    budgets.iter().filter_map(line).collect()
 }
 
 fn isoflop_json(family: &str, name: &str, found: &IsoFlop, has_loss: bool) -> Value {

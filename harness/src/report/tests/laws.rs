@@ -67,6 +67,23 @@ fn a_law_through_means_over_seeds_is_found_again() {
 }
 
 #[test]
+fn a_loss_that_rises_is_told() {
+    let rising = |mut record: TrialRecord| {
+        record.val_loss = Some(1.0 + 0.02 * (record.params as f64).powf(0.3));
+        record
+    };
+    let rising: Vec<TrialRecord> = trials().into_iter().map(rising).collect();
+    let (_, rows) = report_of("[[fit]]\nkind = 'chinchilla'\nhold_out = 0\n", &rising);
+    let note = &rows[0]["note"];
+    assert!(note.ends_with("; the loss rises with params, so E is no limit of it"), "{note}");
+    // It does not depend on the tokens, so a law with both is not determined.
+    let (_, rows) = report_of("[[fit]]\nkind = 'chinchilla'\nd = 'train_tokens'\n", &rising);
+    assert!(
+        rows[0]["note"].contains("not fitted: the points do not determine the fit: a law without size 2")
+    );
+}
+
+#[test]
 fn what_cannot_be_fitted_says_why() {
     let (_, rows) = report("[[fit]]\nkind = 'chinchilla'\nd = 'train_tokens'\nwhere = 'params < 40000'\n");
     assert_eq!((rows.len(), rows[0]["value"].as_str()), (1, ""));

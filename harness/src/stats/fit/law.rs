@@ -21,6 +21,12 @@ const STARTS_ALPHA: [f64; 5] = [0.0, 0.5, 1.0, 1.5, 2.0];
 /// Number of starts that are minimised: this many of the best, and up to as many more spread over the others.
 const DOWNHILL: usize = 40;
 
+/// Level of the test that each term improves the fit.
+const ALPHA: f64 = 0.05;
+
+/// Residuals of `ln L` up to this size count as none: 0.0001 % of the loss.
+const EXACT: f64 = 1e-6;
+
 /// A term of a law that decreases with a quantity `x`: `A x^-alpha`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Term {
@@ -46,13 +52,18 @@ impl Law {
     }
 
     /// Exponent with which the optimal size of the first term grows with compute `C ~ N D`: `N ~ C^exponent` (Hoffmann et
-    /// al. 2022, equation 4); `None` with one term.
+    /// al. 2022, equation 4); `None` with one term, or if the loss does not fall with both.
     pub fn exponent(&self) -> Option<f64> {
         match self.terms.as_slice() {
-            [n, d] => Some(d.alpha / (n.alpha + d.alpha)),
+            [n, d] if n.alpha > 0.0 && d.alpha > 0.0 => Some(ratio(self)),
             _ => None,
         }
     }
+}
+
+/// `beta / (alpha + beta)` of a law with two terms.
+fn ratio(law: &Law) -> f64 {
+    law.terms[1].alpha / (law.terms[0].alpha + law.terms[1].alpha)
 }
 
 /// A fitted law with its intervals.
@@ -70,6 +81,13 @@ pub struct LawFit {
     pub objective: f64,
     /// Root-mean-square residual of `ln L`.
     pub rms: f64,
+}
+
+impl LawFit {
+    /// Indices of the terms that do not decrease: the loss rises with their size.
+    pub fn rising(&self) -> impl Iterator<Item = usize> {
+        (0..self.law.terms.len()).filter(|&k| self.law.terms[k].alpha <= 0.0)
+    }
 }
 
 /// How well a law fitted to the smaller runs predicts the losses of the larger ones.
@@ -93,16 +111,21 @@ pub struct HeldOut {
 ///
 /// Sizes and losses are scaled by their geometric means, so that their units have no effect.
 ///
+/// A term that does not improve the fit is not determined: its coefficient and exponent could have any value, and `E` would
+/// include a part of it or not. Each term is tested by the F test of the law with and without it (level 0.05), in which
+/// the Huber losses take the place of the squared residuals; for residuals much larger than delta it is conservative.
+///
 /// # Errors
 /// If there are fewer than twice as many points as parameters to fit, a size or a loss that is not above 0, a quantity
-/// with fewer than three distinct values, or two quantities whose logarithms are collinear; also if there are fewer than
-/// 100 draws or the level is not between 0 and 1.
+/// with fewer than three distinct values, or two quantities whose logarithms are collinear; if a term is not determined,
+/// or an interval not finite; also if there are fewer than 100 draws or the level is not between 0 and 1.
 pub fn fit_law(x: &[&[f64]], loss: &[f64], level: f64, draws: Draws) -> Result<LawFit, StatsError> {
     StatsError::require_share("the level", level)?;
     StatsError::require_at_least("a bootstrap", "draws", draws.count as usize, 100)?;
     let points = Points::of(x, loss)?;
     let all: Vec<usize> = (0..loss.len()).collect();
     let (best, objective) = points.best(&all);
+    points.require_every_term(&all, objective)?;
     let law = points.law(&best);
     let resampled = points.resampled(&best, draws);
     let parameters = 1 + 2 * x.len();
@@ -118,14 +141,15 @@ pub fn fit_law(x: &[&[f64]], loss: &[f64], level: f64, draws: Draws) -> Result<L
         let Term { a, alpha } = law.terms[k];
         (interval(a, &|law| law.terms[k].a), interval(alpha, &|law| law.terms[k].alpha))
     };
-    Ok(LawFit {
-        e: interval(law.e, &|law| law.e),
-        terms: (0..x.len()).map(term).collect(),
-        exponent: law.exponent().map(|value| interval(value, &|law| law.exponent().unwrap_or(f64::NAN))),
-        objective,
-        rms: points.errors(&law, &all).0,
-        law,
-    })
+    let e = interval(law.e, &|law| law.e);
+    let terms: Vec<(Estimate, Estimate)> = (0..x.len()).map(term).collect();
+    let exponent = law.exponent().map(|value| interval(value, &ratio));
+    let has_ends = |of: &Estimate| of.low.is_finite() && of.high.is_finite();
+    if !terms.iter().flat_map(|(a, alpha)| [a, alpha]).chain([&e]).chain(&exponent).all(has_ends) {
+        let problem = "laws of resampled points have parameters beyond all bounds".into();
+        return Err(StatsError::Undetermined(problem));
+    }
+    Ok(LawFit { e, terms, exponent, objective, rms: points.errors(&law, &all).0, law })
 }
 
 /// Fits a law to all but the `share` of points with most compute (the product of their sizes), and tests it on these.
@@ -248,6 +272,28 @@ impl<'a> Points<'a> {
         let found: Vec<_> = starts.par_iter().map(|start| minimize(&f, start)).collect();
         let best = found.into_iter().min_by(|a, b| a.value.total_cmp(&b.value));
         best.map_or((scratch, f64::NAN), |best| (best.at, best.value * HUBER))
+    }
+
+    /// Returns an error unless every term improves the fit to all points, whose Huber loss is `objective`.
+    fn require_every_term(&self, all: &[usize], objective: f64) -> Result<(), StatsError> {
+        let n = all.len() as f64;
+        let exact = 0.5 * n * EXACT * EXACT;
+        for left_out in 0..self.x.len() {
+            let others: Vec<&[f64]> =
+                (0..self.x.len()).filter(|&k| k != left_out).map(|k| self.x[k]).collect();
+            let without = Points::of(&others, self.loss)?.best(all).1;
+            // The upper tail of F with 2 and df degrees of freedom, at (without / objective - 1) df / 2.
+            let df = n - 1.0 - 2.0 * self.x.len() as f64;
+            let p = ((objective + exact) / (without + exact)).powf(df / 2.0).min(1.0);
+            if p.is_nan() || p > ALPHA {
+                let size = left_out + 1;
+                let problem = format!(
+                    "a law without size {size} fits the losses as well (p = {p:.2}); leave it out, or measure over a wider range of it"
+                );
+                return Err(StatsError::Undetermined(problem));
+            }
+        }
+        Ok(())
     }
 
     /// The grid of starts, converted to units of the geometric means.
@@ -398,6 +444,46 @@ mod tests {
         assert!(problem(&[&n[..5]], &loss[..5]).contains("too few points: n=5, a law of loss needs 6"));
         assert!(problem(&[&[1e6; 8]], &loss[..8]).contains("1 different values"));
         assert!(problem(&[&n], &vec![-1.0; n.len()]).contains("a loss is -1, expected a number above 0"));
+    }
+
+    #[test]
+    fn a_term_that_does_not_matter_is_not_determined() {
+        let problem = |x: &[&[f64]], loss: &[f64]| fit_law(x, loss, 0.95, DRAWS).unwrap_err().to_string();
+        let (n, d, both) = runs(0.002);
+        // E, B and beta have no values if D does not matter: E = 1.7 and E = 0.6 with B = 1.1, beta = 0 are one law.
+        for noise in [0.0, 0.002] {
+            let wobble = |i: usize| noise * (((i * 31) % 13) as f64 - 6.0);
+            let loss: Vec<f64> =
+                n.iter().enumerate().map(|(i, n)| (1.7 + 400.0 * n.powf(-0.34)) * wobble(i).exp()).collect();
+            assert!(problem(&[&n, &d], &loss).contains("a law without size 2 fits the losses as well"));
+            assert!(problem(&[&d, &n], &loss).contains("a law without size 1 fits the losses as well"));
+            assert!(fit_law(&[&n], &loss, 0.95, DRAWS).is_ok());
+        }
+        let flat = vec![2.0; n.len()];
+        assert!(problem(&[&n], &flat).contains("a law without size 1 fits the losses as well (p = 1.00)"));
+        assert!(fit_law(&[&n, &d], &both, 0.95, DRAWS).is_ok());
+    }
+
+    #[test]
+    fn noise_is_no_law() {
+        use rand::Rng;
+        let mut random = ChaCha8Rng::seed_from_u64(5);
+        let (n, d, _) = runs(0.0);
+        let fits = |random: &mut ChaCha8Rng| {
+            let loss: Vec<f64> = n[..24].iter().map(|_| 3.0 + 0.1 * random.random_range(-1.0..1.0)).collect();
+            fit_law(&[&n[..24], &d[..24]], &loss, 0.95, DRAWS).is_ok()
+        };
+        assert_eq!((0..8).filter(|_| fits(&mut random)).count(), 0);
+    }
+
+    #[test]
+    fn a_loss_that_rises_has_an_exponent_below_0_and_no_best_size() {
+        let (n, d, _) = runs(0.0);
+        let loss: Vec<f64> =
+            n.iter().zip(&d).map(|(n, d)| 1.0 + 0.01 * n.powf(0.2) + 90.0 * d.powf(-0.25)).collect();
+        let found = fit_law(&[&n, &d], &loss, 0.95, DRAWS).unwrap();
+        assert!((found.law.terms[0].alpha + 0.2).abs() < 1e-3, "{found:?}");
+        assert_eq!((found.exponent, found.rising().collect::<Vec<_>>()), (None, vec![0]));
     }
 
     #[test]
