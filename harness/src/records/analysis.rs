@@ -78,7 +78,7 @@ pub fn analyse(records: &[&QuestionRecord]) -> Option<Analysis> {
         right: confusion[i].iter().sum::<u64>() as f64 / n,
     });
     let sure = |record: &&QuestionRecord| {
-        shares(&record.probabilities).get(place_of(record.prediction)).copied().unwrap_or(f64::NAN)
+        shares(&record.weights()).get(place_of(record.prediction)).copied().unwrap_or(f64::NAN)
     };
     let confidences: Vec<f64> = records.iter().map(sure).collect();
     let right: Vec<bool> = records.iter().map(|record| record.is_right()).collect();
@@ -104,10 +104,10 @@ pub fn predictions_without_prior(records: &[&QuestionRecord]) -> Vec<char> {
     }
     let mut found = vec!['A'; records.len()];
     for of in strata.into_values() {
-        let probabilities: Vec<Vec<f64>> = of.iter().map(|&i| records[i].probabilities.clone()).collect();
-        for (i, free) in of.into_iter().zip(without_prior(&probabilities)) {
-            // Probabilities that all underflowed leave nothing to divide by a prior.
-            let is_lost = records[i].probabilities.iter().all(|p| *p == 0.0);
+        let weights: Vec<Vec<f64>> = of.iter().map(|&i| records[i].weights()).collect();
+        for ((i, free), of) in of.into_iter().zip(without_prior(&weights)).zip(&weights) {
+            // Probabilities that all underflowed, of letters, leave nothing to divide by a prior.
+            let is_lost = of.iter().all(|weight| *weight == 0.0);
             found[i] = if is_lost { records[i].prediction } else { letter(first_best(&free)) };
         }
     }
@@ -145,6 +145,7 @@ fn macro_average<'a>(of: impl Iterator<Item = &'a Tally>) -> f64 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::records::OptionScore;
 
     fn record(subject: &str, probabilities: &[f64], answer: char) -> QuestionRecord {
         QuestionRecord {
@@ -189,5 +190,38 @@ mod tests {
         assert_eq!(calibration.bins.iter().map(|bin| bin.n).collect::<Vec<_>>(), [4, 1]);
         assert!((calibration.ece - (4.0 * (sure - 0.25) + 0.4) / 5.0).abs() < 1e-12, "{calibration:?}");
         assert_eq!(analyse(&[]), None);
+    }
+
+    #[test]
+    fn confidences_of_long_texts_come_from_their_log_probabilities() {
+        // Options of 300 tokens: every probability underflows, the odds are 7 to 3 and 1 to 4.
+        let texts = |a: f64, b: f64, answer| QuestionRecord {
+            options: [a, b]
+                .map(|p| OptionScore {
+                    log_prob: -900.0 + p.ln(),
+                    unconditional: -900.0,
+                    tokens: 300,
+                    bytes: 900,
+                })
+                .into(),
+            prediction: if a > b { 'A' } else { 'B' },
+            ..record("law", &[0.0, 0.0], answer)
+        };
+        let all = [texts(0.7, 0.3, 'A'), texts(0.2, 0.8, 'A')];
+        let records: Vec<&QuestionRecord> = all.iter().collect();
+        let bins = analyse(&records).unwrap().calibration.unwrap().bins;
+        let confidences: Vec<f64> = bins.iter().map(|bin| bin.confidence).collect();
+        assert!((confidences[0] - 0.7).abs() < 1e-9 && (confidences[1] - 0.8).abs() < 1e-9, "{bins:?}");
+        // The prior is (0.45, 0.55): both keep their choice.
+        assert_eq!(predictions_without_prior(&records), ['A', 'B']);
+        // By PMI, scores of 800 and 799.5 exceed the largest entry.
+        let option = |log_prob| OptionScore { log_prob, unconditional: -900.0, tokens: 300, bytes: 900 };
+        let high = QuestionRecord {
+            options: vec![option(-100.0), option(-100.5)],
+            ..record("law", &[1e300, 1e300], 'A')
+        };
+        let share = 1.0 / (1.0 + (-0.5f64).exp());
+        let found = analyse(&[&high]).unwrap().calibration.unwrap();
+        assert!((found.ece - (1.0 - share)).abs() < 1e-12, "{found:?}");
     }
 }

@@ -19,6 +19,7 @@ pub use tally::{GUESSING, Tally};
 pub use tuning::{CandidateRecord, TuningRecord};
 
 use crate::track::number;
+use options::LARGEST;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
@@ -350,13 +351,34 @@ impl QuestionRecord {
         }
     }
 
-    /// The norm whose scores have [`Self::probabilities`] as their exponentials; `None` if there is none.
+    /// [`Self::probabilities`] up to a common factor: relative to the largest if that has no finite exponential.
+    pub fn weights(&self) -> Vec<f64> {
+        let largest = self.probabilities.iter().copied().fold(0.0, f64::max);
+        let is_lost = !largest.is_normal() || largest >= LARGEST;
+        match self.norm().filter(|_| is_lost) {
+            None => self.probabilities.clone(),
+            Some(norm) => {
+                let scores = self.scores(norm);
+                let most = scores[best(&scores)];
+                scores.iter().map(|score| (score - most).exp()).collect()
+            }
+        }
+    }
+
+    fn scores(&self, norm: Norm) -> Vec<f64> {
+        self.options.iter().map(|option| norm.score(option)).collect()
+    }
+
+    /// The norm that chooses the prediction and whose scores have [`Self::probabilities`] as their exponentials; `None` if
+    /// there is none, as when answering by letter.
     fn norm(&self) -> Option<Norm> {
         let is_of = |norm: Norm| {
             let mut pairs = self.options.iter().zip(&self.probabilities);
             pairs.all(|(option, &p)| (norm.probability(option) - p).abs() <= 1e-9 * p)
+                && best(&self.scores(norm)) == place_of(self.prediction)
         };
-        Norm::ALL.into_iter().map(|(norm, _)| norm).find(|&norm| is_of(norm))
+        let norms = Norm::ALL.into_iter().map(|(norm, _)| norm);
+        norms.filter(|_| !self.options.is_empty()).find(|&norm| is_of(norm))
     }
 }
 

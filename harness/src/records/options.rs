@@ -17,6 +17,9 @@ pub struct OptionScore {
     pub bytes: u32,
 }
 
+/// The largest entry of a record's probabilities.
+pub(super) const LARGEST: f64 = 1e300;
+
 /// How the log-likelihoods of the texts of options are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ValueEnum)]
 #[serde(rename_all = "snake_case")]
@@ -49,9 +52,9 @@ impl Norm {
         }
     }
 
-    /// The exponential of the score, as records hold it: 0 if it underflows, at most 1e300, as JSON has no infinity.
+    /// The exponential of the score, as records hold it: 0 if it underflows, at most [`LARGEST`], as JSON has no infinity.
     pub fn probability(self, option: &OptionScore) -> f64 {
-        self.score(option).exp().min(1e300)
+        self.score(option).exp().min(LARGEST)
     }
 }
 
