@@ -167,11 +167,13 @@ struct Row {
 
 impl Speeds {
     fn read(stage: TrainStage, file: &str) -> Result<Self, String> {
-        let bytes = fs::read(file).map_err(|error| {
+        let text = fs::read_to_string(file).map_err(|error| {
             format!("measured: {file}: {error}, expected the trials.csv of a report; {MEASURE}")
         })?;
+        // The reader of CSV counts a line that ends in \r\n when it reads the next one.
+        let text = text.replace("\r\n", "\n");
         let told = |error: csv::Error| format!("measured: {file}: {error}");
-        let mut csv = csv::Reader::from_reader(bytes.as_slice());
+        let mut csv = csv::Reader::from_reader(text.as_bytes());
         let heads: Vec<String> = csv.headers().map_err(told)?.iter().map(String::from).collect();
         let place = |name: &str| heads.iter().position(|head| head == name);
         let name = format!("{}.tokens_per_second", stage.name());

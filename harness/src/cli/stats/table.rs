@@ -1,6 +1,6 @@
 //! Tables of scores from CSV files and JSON lines.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,6 +14,10 @@ pub struct Table {
     /// Rows, each with its line number.
     rows: Vec<(u64, Vec<String>)>,
 }
+
+/// What a file of JSON must hold.
+const EXPECTED: &str = "expected one object per line with the score of one question, as in samples_*.jsonl of \
+                        lm-evaluation-harness (lm_eval --log_samples), not its results.json";
 
 /// Conditions on rows: for each column, the accepted values.
 pub type Wanted = BTreeMap<String, Vec<String>>;
@@ -39,12 +43,13 @@ impl Table {
         let file = path.display().to_string();
         let bytes = std::fs::read(path).with_context(|| format!("{file}: cannot be read"))?;
         let text = String::from_utf8(bytes).ok().with_context(|| format!("{file}: is not UTF-8 text"))?;
-        let text = text.trim_start_matches('\u{feff}');
+        // The reader of CSV counts a line that ends in \r\n when it reads the next one.
+        let text = text.trim_start_matches('\u{feff}').replace("\r\n", "\n");
         let table = match text.trim_start().chars().next() {
             None => bail!("{file}: is empty, expected a header and rows"),
-            Some('{') => Self::of_lines(&file, text)?,
-            Some('[') => Self::of_list(&file, text)?,
-            Some(_) => Self::of_csv(&file, text)?,
+            Some('{') => Self::of_lines(&file, &text)?,
+            Some('[') => Self::of_list(&file, &text)?,
+            Some(_) => Self::of_csv(&file, &text)?,
         };
         ensure!(!table.rows.is_empty(), "{file}: has no rows");
         Ok(table)
@@ -57,6 +62,12 @@ impl Table {
             None => anyhow::anyhow!("{file}: {error}"),
         };
         let columns: Vec<String> = reader.headers().map_err(told)?.iter().map(Into::into).collect();
+        for (i, name) in columns.iter().enumerate() {
+            ensure!(
+                name.is_empty() || !columns[..i].contains(name),
+                "{file}:1: two columns are named {name:?}, expected each name once"
+            );
+        }
         let mut rows = vec![];
         for record in reader.records() {
             let record = record.map_err(told)?;
@@ -69,7 +80,10 @@ impl Table {
     fn of_lines(file: &str, text: &str) -> Result<Self> {
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
         let parsed = lines.map(|(i, line)| -> Result<(u64, Value)> {
-            let value = serde_json::from_str(line).with_context(|| format!("{file}:{}", i + 1))?;
+            let value = serde_json::from_str(line).map_err(|error| match error.is_eof() {
+                true => anyhow!("{file}:{}: the JSON object does not end in its line; {EXPECTED}", i + 1),
+                false => anyhow!("{file}:{}: {error}", i + 1),
+            })?;
             Ok((i as u64 + 1, value))
         });
         Self::of_objects(file, parsed.collect::<Result<Vec<_>>>()?)
@@ -103,6 +117,7 @@ impl Table {
             }
             found.push((line, row));
         }
+        ensure!(!columns.is_empty(), "{file}: no object has a plain number, truth value or text; {EXPECTED}");
         let full = |row: BTreeMap<usize, String>| {
             (0..columns.len()).map(|i| row.get(&i).cloned().unwrap_or_default()).collect()
         };
@@ -193,6 +208,17 @@ mod tests {
     }
 
     #[test]
+    fn lines_are_counted_alike_however_they_end() {
+        for end in ["\n", "\r\n"] {
+            let text = ["id,x", "1,1", "2,y", ""].join(end);
+            let problem = table(&text).unwrap().numbers("x").unwrap_err().to_string();
+            assert_eq!(problem, "t:3: x: expected a number, found \"y\"");
+            let short = table(&["id,x", "1,1", "2", ""].join(end)).unwrap_err().to_string();
+            assert!(short.contains("t:3: "), "{short}");
+        }
+    }
+
+    #[test]
     fn lines_of_json_have_their_plain_fields() {
         let text = "{\"doc_id\": 0, \"doc\": {\"q\": 1}, \"acc\": 1.0}\n\n{\"doc_id\": 1, \"acc\": 0.0, \"filter\": \"none\"}\n";
         let found = table(text).unwrap();
@@ -220,6 +246,14 @@ mod tests {
         assert!(table("").unwrap_err().to_string().ends_with("is empty, expected a header and rows"));
         assert!(table("a,b\n").unwrap_err().to_string().ends_with("has no rows"));
         assert!(table("a,b\n1\n").unwrap_err().to_string().contains(":2: "));
+        let twice = table("a,b, a\n1,2,3\n").unwrap_err().to_string();
+        assert!(twice.ends_with("t:1: two columns are named \"a\", expected each name once"), "{twice}");
+        for results in ["{\n \"results\": {}\n}\n", "{\"results\": {\"arc\": {\"acc\": 0.3}}}\n"] {
+            let told = table(results).unwrap_err().to_string();
+            assert!(told.contains("expected one object per line with the score of one question"), "{told}");
+        }
+        let broken = table("{\"acc\": 1}\n{\"acc\" 1}\n").unwrap_err().to_string();
+        assert!(broken.contains("t:2: expected `:`"), "{broken}");
         let missing = table("a,b\n1,2\n").unwrap().numbers("c").unwrap_err();
         assert_eq!(missing.to_string(), "t: no column \"c\", it has a, b");
     }

@@ -173,6 +173,8 @@ fn files_without_speeds_are_named() {
             )
         );
     }
+    let saved_by_excel = solve("params,pretrain.tokens_per_second\r\n5168,2\r\n5168,fast\r\n");
+    assert!(saved_by_excel.starts_with(&format!("{FILE}:3: ")), "{saved_by_excel}");
     assert_eq!(
         solve("params,pretrain.tokens_per_second\n5168\n"),
         format!(
@@ -191,7 +193,7 @@ fn files_without_speeds_are_named() {
     let path = dir.path().join("a.csv");
     fs::write(&path, b"params,pretrain.tokens_per_second\n\xff,1\n").unwrap();
     let sweep = timed("").replace(FILE, &path.to_string_lossy());
-    assert!(read(&sweep).unwrap_err().to_string().contains("invalid UTF-8"));
+    assert!(read(&sweep).unwrap_err().to_string().contains("valid UTF-8"));
 }
 
 #[test]
