@@ -1,7 +1,7 @@
 //! The verb `plan`: shows the trials, their stage runs and their cost.
 
 use super::{OnlyArg, SweepArgs, note, say};
-use crate::config::{Stage, TrainStage, TrialConfig};
+use crate::config::{Stage, TrainStage, TrialConfig, idle};
 use crate::exam::Questions;
 use crate::plan::extents::extents;
 use crate::plan::outline::flops;
@@ -14,6 +14,7 @@ use crate::track::counted;
 use anyhow::{Result, ensure};
 use clap::Args;
 use model::Precision;
+use serde_json::json;
 
 /// Device and price of the forecast.
 #[derive(Debug, Args)]
@@ -127,6 +128,25 @@ fn tuning(graph: &StageGraph, extents: &[Option<Extent>]) -> Option<String> {
     Some(text)
 }
 
+/// Switches that are on and have no effect in any trial, each as `KEY = true has no effect, as REASON`.
+fn idle_switches(trials: &[Trial]) -> Vec<String> {
+    let is_on = |config: &TrialConfig, key: &str| {
+        json!(config).pointer(&format!("/{}", key.replace('.', "/"))) == Some(&json!(true))
+    };
+    let idle_of = |trial: &Trial| idle(&trial.config);
+    let Some((first, others)) = trials.split_first() else { return vec![] };
+    let mut found = idle_of(first);
+    found.retain(|idle| is_on(&first.config, &idle.key) && !is_on(&TrialConfig::default(), &idle.key));
+    for trial in others {
+        if found.is_empty() {
+            break;
+        }
+        let here = idle_of(trial);
+        found.retain(|idle| here.iter().any(|other| other.key == idle.key));
+    }
+    found.iter().map(|idle| format!("{} = true has no effect, as {}", idle.key, idle.why)).collect()
+}
+
 /// A line of the stage graph: one stage run, or several in the same state that have not started.
 struct Line {
     stage: Stage,
@@ -165,6 +185,7 @@ pub fn plan(args: &SweepArgs, only: &OnlyArg, explained: bool, on: &OnArgs) -> R
     let extents = extents(&graph);
     let study: Vec<&PlannedTrial> = graph.study().collect();
     let trials: Vec<Trial> = study.iter().map(|planned| planned.trial.clone()).collect();
+    idle_switches(&trials).iter().for_each(|text| note(text));
     let known = |trial: usize, stage: TrainStage| {
         let mut stages = study[trial].stages.iter();
         stages.find(|&&node| graph.nodes[node].stage == stage.into()).and_then(|&node| extents[node])
@@ -214,12 +235,12 @@ pub fn plan(args: &SweepArgs, only: &OnlyArg, explained: bool, on: &OnArgs) -> R
         let stages = graph.nodes.iter().enumerate().map(|(index, n)| {
             let trunk = n.trunk.map(|trunk| shown(&graph.nodes[trunk.node]));
             let share = n.trunk.map_or(0.0, |trunk| trunk.share);
-            serde_json::json!({
+            json!({
                 "stage": shown(n), "trials": n.trials.len(), "state": state(n), "dir": n.dir,
                 "trunk": trunk, "shared_steps": share, "time": times.get(index).copied().flatten(),
             })
         });
-        say(serde_json::json!({
+        say(json!({
             "trials": rows, "stages": stages.collect::<Vec<_>>(), "detectable": detectable,
             "time": totals, "tuning": tuning(&graph, &extents),
         }))?;
