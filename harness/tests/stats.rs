@@ -59,6 +59,49 @@ fn a_model_against_itself_does_not_differ() {
     assert_eq!(mcnemar["test"]["p"].as_f64(), Some(1.0));
     // No division by zero: findings that cannot be computed are refused.
     assert!(found["findings"].as_array().unwrap()[1..].iter().all(|f| f["refused"].is_string()), "{found}");
+    // No difference is a finding, too: scipy.stats.binom.cdf(0, 40, 0.1).
+    let found = json(&dir, &["compare", "a.csv", "a.csv", "--margin", "0.1"]);
+    let p = found["findings"][1]["p_equivalence"].as_f64().unwrap();
+    assert!((p / 0.014_780_882_941_434_6 - 1.0).abs() < 1e-9, "{found}");
+    mindscale(dir.path())
+        .args(["stats", "compare", "a.csv", "a.csv", "--margin", "0.1"])
+        .assert()
+        .code(0)
+        .stdout(contains("40 questions; a - b = 0, all scores are equal").and(contains(
+        "none: no interval, as the difference is 0 for each of 40 questions, p of no equivalence = 0.01478",
+    )));
+    mindscale(dir.path())
+        .args(["stats", "compare", "a.csv", "a.csv", "--margin", "-1"])
+        .assert()
+        .code(1)
+        .stderr(contains("--margin -1: expected a number above 0"));
+}
+
+#[test]
+fn different_questions_are_compared_as_independent_shares() {
+    // statsmodels: confint_proportions_2indep(9, 10, 3, 10, method="newcomb"), proportion_effectsize(0.9, 0.3).
+    let side = |first: u64, right: u64| -> String {
+        let rows = (0..10).map(|i| format!("{},{}\n", first + i, u64::from(i < right)));
+        "id,correct\n".to_string() + &rows.collect::<String>()
+    };
+    let dir = folder(&[("a.csv", &side(0, 9)), ("b.csv", &side(100, 3)), ("c.csv", "id,score\n200,0.5\n")]);
+    let found = json(&dir, &["compare", "a.csv", "b.csv", "--independent"]);
+    let of = |finding: usize| {
+        ["value", "low", "high"].map(|key| found["findings"][finding]["estimate"][key].as_f64().unwrap())
+    };
+    let expected = [
+        [0.6, 0.1705227239345029, 0.809017973535488],
+        [1.3388120640691004, 0.46228952349251884, 2.215334604645682],
+    ];
+    for (found, expected) in [of(0), of(1)].iter().flatten().zip(expected.iter().flatten()) {
+        assert!((found - expected).abs() < 1e-8, "{found} instead of {expected}");
+    }
+    let refused = |sides: [&str; 2], text: &str| {
+        let args = ["stats", "compare", sides[0], sides[1], "--independent"];
+        mindscale(dir.path()).args(args).assert().code(1).stderr(contains(text.to_string()));
+    };
+    refused(["a.csv", "a.csv"], "--independent: a.csv and a.csv have 10 questions in common");
+    refused(["a.csv", "c.csv"], "--independent: c.csv has scores other than 0 and 1");
 }
 
 #[test]
@@ -87,6 +130,15 @@ fn questions_that_either_side_lacks_are_left_out_and_counted() {
     let found = json(&dir, &["compare", "a.csv", "b.csv"]);
     // 1 and 4 are left out of 1 to 4.
     assert_eq!((found["questions"].as_u64(), found["questions_left_out"].as_u64()), (Some(2), Some(2)));
+    // A question that both sides lack is told as a row of each.
+    let dir = folder(&[("a.csv", "id,score\n1,1\n2,\n3,1\n"), ("b.csv", "id,score\n1,1\n2,\n3,0\n")]);
+    let found = json(&dir, &["compare", "a.csv", "b.csv"]);
+    assert_eq!((found["questions"].as_u64(), found["a"]["rows_without_score"].as_u64()), (Some(2), Some(1)));
+    mindscale(dir.path())
+        .args(["stats", "compare", "a.csv", "b.csv"])
+        .assert()
+        .code(0)
+        .stdout(contains("b.csv: mean 0.5, seeds: 1, 1 row without a score left out"));
 }
 
 #[test]
@@ -142,6 +194,64 @@ fn guessing_is_tested_by_the_key() {
 }
 
 #[test]
+fn exams_of_one_file_are_not_pooled_as_models() {
+    let mut text = "trial,stage,subject,id,prediction,answer,at\n".to_string();
+    for (at, question) in [0.5, 1.0].into_iter().flat_map(|at| (0..20).map(move |question| (at, question))) {
+        writeln!(text, "x,sft,law,{question},A,{},{at}", ["A", "B"][question % 2]).unwrap();
+    }
+    let dir = folder(&[("q.csv", &text)]);
+    for verb in [&["guess", "q.csv"][..], &["compare", "q.csv", "q.csv"]] {
+        let refused = mindscale(dir.path()).arg("stats").args(verb).assert().code(1);
+        refused.stderr(contains(
+            "q.csv:22: question \"0\" again, as in line 2; choose some rows, such as by --where at=1",
+        ));
+    }
+    let found = json(&dir, &["guess", "q.csv", "--where", "at=1"]);
+    assert_eq!((found["models"].as_u64(), found["answers"].as_u64()), (Some(1), Some(20)));
+}
+
+#[test]
+fn chance_follows_from_the_number_of_options() {
+    let mut five = "id,p_a,p_b,p_c,p_d,prediction,answer,p_e\n".to_string();
+    for i in 0..40 {
+        let (prediction, answer) = (["A", "C"][i % 2], ["A", "E", "C", "D", "B"][i % 5]);
+        writeln!(five, "{i},0.3,0.2,0.2,0.1,{prediction},{answer},0.2").unwrap();
+    }
+    let four = "id,prediction,answer\n0,A,A\n1,B,A\n2,C,C\n";
+    let dir = folder(&[("five.csv", &five), ("four.csv", four)]);
+    // scipy.stats.binomtest(8, 40, 0.2).pvalue, and with 0.3; max(binom.sf(7, 40, 0.05), binom.cdf(8, 40, 0.35)).
+    for (args, from, chance, p) in
+        [(&[][..], "options", 0.2, 1.0), (&["--chance", "0.3"], "given", 0.3, 0.22615582583118554)]
+    {
+        let found = json(&dir, &[&["guess", "five.csv", "--margin", "0.15"], args].concat());
+        assert_eq!(found["chance_from"], from);
+        assert!((found["chance"].as_f64().unwrap() - chance).abs() < 1e-12, "{found}");
+        assert!((found["p_binomial"].as_f64().unwrap() - p).abs() < 1e-9, "{found}");
+    }
+    let found = json(&dir, &["guess", "five.csv", "--margin", "0.15"]);
+    assert!((found["p_equivalence"].as_f64().unwrap() - 0.030254517692378278).abs() < 1e-9, "{found}");
+    let said = mindscale(dir.path()).args(["stats", "guess", "four.csv"]).assert().code(0);
+    said.stdout(contains("exact binomial against 0.25 (assumed: four options; --chance sets it) p = "));
+}
+
+#[test]
+fn counts_are_tested_for_equivalence_and_as_a_family() {
+    let dir = folder(&[]);
+    let counts = ["guess", "--correct", "340,316,400", "--questions", "1346", "--margin", "0.05"];
+    let found = json(&dir, &counts);
+    // max(binom.sf(339, 1346, 0.2), binom.cdf(340, 1346, 0.3)); multipletests(p, method="fdr_bh") of binomtest(k, 1346, 0.25).
+    assert!(
+        (found[0]["p_equivalence"].as_f64().unwrap() / 6.595_791_439_567_637e-5 - 1.0).abs() < 1e-9,
+        "{found}"
+    );
+    for (i, p) in [0.8256432688642942, 0.3119981037783905, 0.0002799600233654804].into_iter().enumerate() {
+        assert!((found[i]["p_benjamini_hochberg"].as_f64().unwrap() / p - 1.0).abs() < 1e-6, "{found}");
+    }
+    let said = mindscale(dir.path()).arg("stats").args(counts).assert().code(0);
+    said.stdout(contains("by Benjamini-Hochberg").and(contains("; p of no equivalence = 6.596e-5")));
+}
+
+#[test]
 fn optima_have_their_exponents() {
     let Some(path) = shared("references/iso_flop.csv") else { return };
     let dir = folder(&[]);
@@ -178,6 +288,34 @@ fn laws_have_the_names_of_their_parameters() {
 }
 
 #[test]
+fn what_points_do_not_determine_is_refused_with_its_reason() {
+    let (mut flat, mut rising, mut high) =
+        ("N,loss\n".to_string(), "N,loss\n".to_string(), "C,N,L\n".to_string());
+    for i in 0..8 {
+        let n = 1e6 * 3f64.powi(i);
+        writeln!(flat, "{n},2").unwrap();
+        writeln!(rising, "{n},{}", 1.0 + 0.05 * n.powf(0.2)).unwrap();
+        writeln!(high, "{},{n},{}", 1e15 * 10f64.powi(i / 4), 3.0 - 0.1 * f64::from(i % 4)).unwrap();
+    }
+    let dir = folder(&[("flat.csv", &flat), ("rising.csv", &rising), ("high.csv", &high)]);
+    let law = |file: &str, more: &[&str]| {
+        let words = ["stats", "fit", "chinchilla", file, "--n", "N", "--loss", "loss", "--draws", "100"];
+        mindscale(dir.path()).args(words).args(more).assert()
+    };
+    law("flat.csv", &[]).code(1).stderr(contains("a law without size 1 fits the losses as well (p = 1.00)"));
+    law("rising.csv", &[]).code(0).stdout(contains("alpha is not above 0: the loss rises with N"));
+    for share in ["1.5", "-0.2", "NaN"] {
+        let refused = law("rising.csv", &["--hold-out", share]).code(1);
+        refused.stderr(contains(format!("--hold-out {share}: expected a share of the points below 1")));
+    }
+    let budgets = ["stats", "fit", "isoflop", "high.csv", "--flops", "C", "--n", "N", "--loss", "L"];
+    mindscale(dir.path()).args(budgets).assert().code(1).stderr(
+        contains("too few budgets with an optimum: n=0")
+            .and(contains("\n  C = 1e15, 4 runs: the points do not")),
+    );
+}
+
+#[test]
 fn metrics_are_ranked_by_what_they_tell() {
     let rows = "n,seed,bpb,acc\n2,1,1.50,0.30\n2,2,1.52,0.20\n4,1,1.20,0.25\n4,2,1.22,0.35\n";
     let dir = folder(&[("trials.csv", rows)]);
@@ -199,6 +337,39 @@ fn designs_tell_what_they_detect() {
         .assert()
         .code(1)
         .stderr(contains("expected --seeds with --sd"));
+    // Options that do not go together are refused instead of ignored.
+    for (args, told) in [
+        (
+            &["--seeds", "5", "--sd", "0.01", "--disagreement", "0.4", "--questions", "100"][..],
+            "cannot be used with",
+        ),
+        (&["--seeds", "5", "--sd", "0.01", "--accuracy", "0.4", "--questions", "100"], "cannot be used with"),
+        (&["--seeds", "3", "--questions", "100"], "--questions 100 has no effect with --seeds alone"),
+        (&["--seeds", "3", "--score", "acc"], "name columns of the tables of --pilot, which is missing"),
+        (
+            &["--seeds", "3", "--power", "0.01"],
+            "the power is 0.01, expected a number above the significance level",
+        ),
+    ] {
+        mindscale(dir.path()).args(["stats", "power"]).args(args).assert().failure().stderr(contains(told));
+    }
+    let side = |seeds: std::ops::Range<u64>| -> String {
+        let rows =
+            seeds.flat_map(|seed| (0..6).map(move |q| format!("{seed},{q},{}\n", (seed * 7 + q * 5) % 3)));
+        "seed,id,score\n".to_string() + &rows.collect::<String>()
+    };
+    let pilot = folder(&[("a.csv", &side(0..4)), ("b.csv", &side(2..6)), ("c.csv", &side(0..3))]);
+    let power = |seeds: &str, b: &str| {
+        let args = ["stats", "power", "--seeds", seeds, "--questions", "100", "--pilot", "a.csv", b];
+        mindscale(pilot.path()).args(args).assert()
+    };
+    power("4", "c.csv")
+        .code(1)
+        .stderr(contains("--pilot: a.csv has the seeds 0, 1, 2, 3, c.csv has 0, 1, 2;"));
+    power("4", "b.csv").code(1).stderr(contains("b.csv has 2, 3, 4, 5; expected the same"));
+    power("2", "a.csv")
+        .code(1)
+        .stderr(contains("too few seeds: n=2, a comparison by seeds and questions needs 4"));
     let found = json(&dir, &["one-sample", "seeds.csv", "--value", "accuracy", "--null", "0.25"]);
     assert!((found["findings"][0]["test"]["p"].as_f64().unwrap() - 0.047_421).abs() < 1e-5, "{found}");
     mindscale(dir.path()).args(["stats", "comprae"]).assert().code(2);

@@ -11,13 +11,13 @@ use super::{Mean, StatsError};
 
 /// Minimum number of seeds of one setting, or of paired seeds: with fewer, Satterthwaite's degrees of freedom rest on a
 /// poorly estimated variance, and nominal 95 % intervals cover only 87 to 93 % (`simulations.rs`).
-const SEEDS: usize = 4;
+pub(super) const SEEDS: usize = 4;
 
 /// Minimum number of seeds on each side of a difference: seeds of both sides contribute, so fewer suffice.
 const SEEDS_OF_SIDE: usize = 3;
 
 /// Minimum number of questions.
-const QUESTIONS: usize = 4;
+pub(super) const QUESTIONS: usize = 4;
 
 /// The variance components of scores.
 #[derive(Debug, Clone, Copy, PartialEq)]

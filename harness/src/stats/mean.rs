@@ -191,6 +191,13 @@ impl Mean {
     }
 }
 
+/// Exact p of the null hypothesis that scores from 0 to 1 differ by `margin` or more on average, if none of `n` independent
+/// pairs differs: a mean difference of `margin` takes a share `margin` of all pairs that differ, so that `n` equal pairs
+/// have at most the probability `(1 - margin)^n`. It takes the place of [`Mean::equivalence`] where nothing varies.
+pub fn p_of_equal_pairs(n: usize, margin: f64) -> f64 {
+    (1.0 - margin).max(0.0).powf(n as f64)
+}
+
 /// Mean, and sample variance with denominator `n - 1`.
 pub(super) fn moments(values: &[f64]) -> (f64, f64) {
     let n = values.len() as f64;
@@ -282,6 +289,14 @@ mod tests {
             let is_within = found.interval.low > -margin && found.interval.high < margin;
             assert_eq!(found.p < 0.05, is_within);
         }
+    }
+
+    #[test]
+    fn equal_pairs_bound_the_difference() {
+        // SciPy 1.17: binom.cdf(0, 240, 0.05) and binom.cdf(0, 10, 0.3).
+        assert!((p_of_equal_pairs(240, 0.05) / 4.504_693_733e-6 - 1.0).abs() < 1e-9);
+        assert!((p_of_equal_pairs(10, 0.3) - 0.028_247_524_9).abs() < 1e-9);
+        assert_eq!(p_of_equal_pairs(3, 2.0), 0.0);
     }
 
     #[test]

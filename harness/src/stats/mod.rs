@@ -37,13 +37,16 @@ pub use guessing::{Answered, OPTIONS, PERMUTATIONS, Randomised, guessing};
 pub use interval::{
     clopper_pearson, difference_of_paired_shares, difference_of_shares, wilson, wilson_of_share, wilson95,
 };
-pub use mean::{Equivalence, Mean, Spread, spread};
+pub use mean::{Equivalence, Mean, Spread, p_of_equal_pairs, spread};
 pub use power::{
     PowerTarget, SignalToNoise, detectable, detectable_by_pairs, detectable_by_questions,
     detectable_by_seeds, detectable_crossed, power, signal_to_noise,
 };
 pub use resample::{DRAWS, Draws, bootstrap, cluster_bootstrap, paired_bootstrap, pigeonhole_bootstrap};
-pub use test::{binomial_p, mcnemar, permutation, sign_flip, smallest_permutation_p, smallest_sign_flip_p};
+pub use test::{
+    binomial_equivalence, binomial_p, mcnemar, permutation, sign_flip, smallest_permutation_p,
+    smallest_sign_flip_p,
+};
 
 use serde::Serialize;
 use statrs::distribution::{ContinuousCDF, Normal, StudentsT};

@@ -1,6 +1,7 @@
 //! Power of a design before anything is run: the smallest difference that it is likely to detect; and how well a metric
 //! distinguishes models.
 
+use super::components::{QUESTIONS, SEEDS};
 use super::mean::moments;
 use super::noncentral::noncentral_t_cdf;
 use super::{Components, StatsError, normal_quantile, t_quantile};
@@ -24,7 +25,13 @@ impl Default for PowerTarget {
 impl PowerTarget {
     fn check(&self) -> Result<(), StatsError> {
         StatsError::require_share("alpha", self.alpha)?;
-        StatsError::require_share("the power", self.power)
+        StatsError::require_share("the power", self.power)?;
+        // A test rejects with probability alpha without any difference.
+        if self.power <= self.alpha {
+            let expected = "a number above the significance level";
+            return Err(StatsError::Value { what: "the power", value: self.power, expected });
+        }
+        Ok(())
     }
 }
 
@@ -39,7 +46,8 @@ pub fn power(delta: f64, df: f64, alpha: f64) -> f64 {
 /// `df` degrees of freedom: the minimum detectable difference (Bloom 1995).
 ///
 /// # Errors
-/// If there is fewer than one degree of freedom, the error is not above 0, or the level or the power is not between 0 and 1.
+/// If there is fewer than one degree of freedom, the error is not above 0, the level or the power is not between 0 and 1, or
+/// the power is not above the level.
 pub fn detectable(error: f64, df: f64, target: PowerTarget) -> Result<f64, StatsError> {
     target.check()?;
     if !(error > 0.0 && error.is_finite()) {
@@ -88,15 +96,16 @@ pub fn detectable_by_pairs(sd: f64, pairs: usize, target: PowerTarget) -> Result
 /// differences of paired seeds have the given components, such as those of a pilot (Miller 2024, section 5, with seeds).
 ///
 /// # Errors
-/// If there are fewer than two seeds or questions, and as [`detectable`].
+/// If there are fewer than four seeds or questions, for which [`Components::mean`] refuses the test, and as [`detectable`].
 pub fn detectable_crossed(
     differences: &Components,
     seeds: usize,
     questions: usize,
     target: PowerTarget,
 ) -> Result<f64, StatsError> {
-    StatsError::require_at_least("a comparison by seeds and questions", "seeds", seeds, 2)?;
-    StatsError::require_at_least("a comparison by seeds and questions", "questions", questions, 2)?;
+    let method = "a comparison by seeds and questions";
+    StatsError::require_at_least(method, "seeds", seeds, SEEDS)?;
+    StatsError::require_at_least(method, "questions", questions, QUESTIONS)?;
     let [seed, question, rest] = differences.variance_with(seeds, questions);
     let (ds, dq) = (seeds as f64 - 1.0, questions as f64 - 1.0);
     let variance = seed + question + rest;
@@ -259,5 +268,12 @@ mod tests {
         assert!(detectable_by_seeds(1.0, 1, target).is_err());
         assert!(detectable(0.0, 4.0, target).is_err() && detectable(1.0, 0.5, target).is_err());
         assert!(detectable(1.0, 4.0, PowerTarget { power: 1.0, ..target }).is_err());
+        let low = detectable_by_seeds(1.0, 5, PowerTarget { power: 0.05, ..target }).unwrap_err();
+        assert_eq!(low.to_string(), "the power is 0.05, expected a number above the significance level");
+        let pilot = Components::of(&[vec![1.0, 3.0], vec![2.0, 6.0]]).unwrap();
+        assert!(
+            detectable_crossed(&pilot, 3, 40, target).is_err()
+                && detectable_crossed(&pilot, 4, 40, target).is_ok()
+        );
     }
 }

@@ -4,7 +4,7 @@ use super::resample::below;
 use super::{StatsError, TestResult};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use statrs::distribution::{Binomial, Discrete};
+use statrs::distribution::{Binomial, Discrete, DiscreteCDF};
 
 /// Maximum number of outcomes of a randomisation that are enumerated; of more, [`DRAWS`] are drawn.
 const MOST_COUNTED: u64 = 1 << 17;
@@ -27,6 +27,32 @@ pub fn binomial_p(correct: u64, n: u64, p0: f64) -> f64 {
     // Equal probabilities count; the slack absorbs rounding (R and SciPy allow the same).
     let limit = binomial.pmf(correct) * (1.0 + 1e-7);
     (0..=n).map(|k| binomial.pmf(k)).filter(|p| *p <= limit).sum::<f64>().min(1.0)
+}
+
+/// Exact p of the null hypothesis that the share of correct answers differs from `p0` by `margin` or more: the larger p of
+/// the one-sided binomial tests that it is `p0 - margin` at most and `p0 + margin` at least (Schuirmann 1987).
+///
+/// Assumes independent answers, as [`binomial_p`].
+///
+/// # Errors
+/// If there are more correct answers than questions, or unless `p0 - margin` and `p0 + margin` are between 0 and 1 and the
+/// margin is above 0.
+pub fn binomial_equivalence(correct: u64, n: u64, p0: f64, margin: f64) -> Result<f64, StatsError> {
+    if correct > n {
+        let (what, expected) = ("the number of correct answers", "at most the number of questions");
+        return Err(StatsError::Value { what, value: correct as f64, expected });
+    }
+    let (low, high) = (p0 - margin, p0 + margin);
+    let binomials = match margin > 0.0 && low > 0.0 && high < 1.0 {
+        true => Binomial::new(low, n).ok().zip(Binomial::new(high, n).ok()),
+        false => None,
+    };
+    let Some((low, high)) = binomials else {
+        let expected = "above 0 and smaller than the distance from chance to 0 and to 1";
+        return Err(StatsError::Value { what: "the margin", value: margin, expected });
+    };
+    let above = if correct == 0 { 1.0 } else { low.sf(correct - 1) };
+    Ok(above.max(high.cdf(correct)))
 }
 
 /// Exact test of McNemar (1947; exact by Cochran 1950) that two models are equally often correct on the same questions,
@@ -210,6 +236,23 @@ mod tests {
         let (drawn, t) =
             (permutation(&a, &b, 0.05).unwrap().p, super::super::Mean::of_difference(&a, &b).unwrap());
         assert!((drawn - t.test(0.0).p).abs() < 0.02, "{drawn} {}", t.test(0.0).p);
+    }
+
+    #[test]
+    fn equivalence_to_chance_agrees_with_scipy() {
+        // SciPy 1.17: max(binom.sf(k - 1, n, p0 - margin), binom.cdf(k, n, p0 + margin)).
+        for (k, n, p0, margin, p) in [
+            (340, 1346, 0.25, 0.05, 6.595_791_439_567_637e-5),
+            (316, 1346, 0.25, 0.03, 0.101_770_103_467_705_6),
+            (5, 10, 0.25, 0.1, 0.905_065_919_826_757_9),
+            (0, 30, 0.2, 0.1, 1.0),
+        ] {
+            let found = binomial_equivalence(k, n, p0, margin).unwrap();
+            assert!((found / p - 1.0).abs() < 1e-9, "{k} of {n}: {found}");
+        }
+        for (correct, margin) in [(3, 0.25), (3, 0.0), (3, f64::NAN), (11, 0.1)] {
+            assert!(binomial_equivalence(correct, 10, 0.25, margin).is_err());
+        }
     }
 
     #[test]

@@ -4,10 +4,12 @@ use super::scores::{Columns, Question, Scores};
 use super::table::wanted;
 use super::{Finding, How, number, say, say_findings};
 use crate::stats::{
-    Components, Draws, Mean, bootstrap, cluster_bootstrap, crossed_difference, difference_of_paired_shares,
-    differences, hedges_g, hedges_g_of_pairs, mcnemar, permutation, pigeonhole_bootstrap, sign_flip,
+    Components, Draws, Mean, StatsError, bootstrap, cluster_bootstrap, cohens_h, crossed_difference,
+    difference_of_paired_shares, difference_of_shares, differences, hedges_g, hedges_g_of_pairs, mcnemar,
+    permutation, pigeonhole_bootstrap, sign_flip,
 };
-use anyhow::{Result, ensure};
+use crate::track::counted;
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
@@ -30,6 +32,9 @@ pub struct CompareArgs {
     /// As --where, for the second table only
     #[arg(long, value_name = "COLUMN=VALUE")]
     where_b: Vec<String>,
+    /// Compare the shares of right answers to different questions, of one model on each side
+    #[arg(long, conflicts_with = "margin")]
+    independent: bool,
     #[command(flatten)]
     how: How,
 }
@@ -41,6 +46,8 @@ struct Sides {
     b: Vec<Vec<f64>>,
     /// Whether both sides have several seeds, with the same names.
     is_paired: bool,
+    /// Whether all scores lie between 0 and 1.
+    are_shares: bool,
 }
 
 /// Compares two sides and prints the findings.
@@ -53,22 +60,28 @@ pub fn compare(args: &CompareArgs) -> Result<()> {
     let of_b = b.questions();
     let questions: Vec<Question> =
         a.questions().into_iter().filter(|q| of_b.binary_search(q).is_ok()).collect();
+    if args.independent {
+        return independent(&a, &b, questions.len(), &args.how);
+    }
     ensure!(
         !questions.is_empty(),
-        "{} and {} have no question in common; name the column of questions with --question",
+        "{} and {} have no question in common; name the column of questions with --question, or compare different \
+         questions with --independent",
         a.file,
         b.file
     );
     let is_paired = a.seeds.len() > 1 && a.seeds.keys().eq(b.seeds.keys());
-    let sides = Sides { a: a.table(&questions), b: b.table(&questions), questions, is_paired };
+    let (of_a, of_b) = (a.table(&questions), b.table(&questions));
+    let are_shares = of_a.iter().chain(&of_b).flatten().all(|score| (0.0..=1.0).contains(score));
+    let sides = Sides { a: of_a, b: of_b, questions, is_paired, are_shares };
     let findings = sides.findings(&args.how)?;
     let components = sides.components().filter(|parts| parts.iter().sum::<f64>() > 0.0);
     let means = [&sides.a, &sides.b].map(|side| mean(&of_seeds(side)));
     let left_out = a.answered().union(&b.answered()).count() - sides.questions.len();
     if args.how.json {
         return say(serde_json::to_string_pretty(&json!({
-            "a": { "file": a.file, "seeds": sides.a.len(), "mean": means[0] },
-            "b": { "file": b.file, "seeds": sides.b.len(), "mean": means[1] },
+            "a": { "file": a.file, "seeds": sides.a.len(), "mean": means[0], "rows_without_score": a.without },
+            "b": { "file": b.file, "seeds": sides.b.len(), "mean": means[1], "rows_without_score": b.without },
             "questions": sides.questions.len(), "questions_left_out": left_out,
             "paired_seeds": sides.is_paired, "difference": means[0] - means[1], "level": args.how.level,
             "findings": findings, "variance_of_difference": components,
@@ -76,11 +89,14 @@ pub fn compare(args: &CompareArgs) -> Result<()> {
     }
     for (name, scores, side, mean) in [("a", &a, &sides.a, means[0]), ("b", &b, &sides.b, means[1])] {
         let by = scores.seeds_by.as_ref().map_or(String::new(), |by| format!(" by {by}"));
-        say(format!("{name}  {}: mean {}, seeds: {}{by}", scores.file, number(mean), side.len()))?;
+        let without = scores.note();
+        say(format!("{name}  {}: mean {}, seeds: {}{by}{without}", scores.file, number(mean), side.len()))?;
     }
     let note =
         if left_out > 0 { format!(", {left_out} left out (not answered by all)") } else { String::new() };
-    say(format!("{} questions{note}; a - b = {}", sides.questions.len(), number(means[0] - means[1])))?;
+    let equal = if sides.a == sides.b { ", all scores are equal" } else { "" };
+    let (questions, difference) = (sides.questions.len(), number(means[0] - means[1]));
+    say(format!("{questions} questions{note}; a - b = {difference}{equal}"))?;
     say_findings(&findings)?;
     if let Some(parts) = components {
         let total: f64 = parts.iter().sum();
@@ -90,6 +106,60 @@ pub fn compare(args: &CompareArgs) -> Result<()> {
         ))?;
     }
     Ok(())
+}
+
+/// Compares the shares of right answers of two models that answered different questions.
+fn independent(a: &Scores, b: &Scores, common: usize, how: &How) -> Result<()> {
+    ensure!(
+        common == 0,
+        "--independent: {} and {} have {} in common, which are compared in pairs without it",
+        a.file,
+        b.file,
+        counted(common, "question")
+    );
+    let count = |scores: &Scores| -> Result<(u64, u64)> {
+        let only = scores.seeds.values().next().filter(|_| scores.seeds.len() == 1);
+        let answers = only.with_context(|| {
+            format!("--independent: {} has {} seeds, expected one model", scores.file, scores.seeds.len())
+        })?;
+        ensure!(
+            answers.values().all(|score| *score == 0.0 || *score == 1.0),
+            "--independent: {} has scores other than 0 and 1, expected right and wrong answers",
+            scores.file
+        );
+        Ok((answers.values().filter(|score| **score == 1.0).count() as u64, answers.len() as u64))
+    };
+    let counts = [count(a)?, count(b)?];
+    let of = "these models, other questions";
+    let findings = [
+        Finding::new("interval of Newcombe", of)
+            .estimate(difference_of_shares(counts[0], counts[1], how.level)),
+        Finding::new("Cohen's h", of).estimate(cohens_h(counts[0], counts[1], how.level)),
+    ];
+    let share = |(right, n): (u64, u64)| right as f64 / n as f64;
+    let difference = share(counts[0]) - share(counts[1]);
+    if how.json {
+        let side = |scores: &Scores, (right, n): (u64, u64)| {
+            json!({
+                "file": scores.file, "right": right, "questions": n, "mean": share((right, n)),
+                "rows_without_score": scores.without,
+            })
+        };
+        return say(serde_json::to_string_pretty(&json!({
+            "a": side(a, counts[0]), "b": side(b, counts[1]), "difference": difference, "level": how.level,
+            "findings": findings,
+        }))?);
+    }
+    for (name, scores, (right, n)) in [("a", a, counts[0]), ("b", b, counts[1])] {
+        let without = scores.note();
+        say(format!(
+            "{name}  {}: {right} of {n} right, {}{without}",
+            scores.file,
+            number(share((right, n)))
+        ))?;
+    }
+    say(format!("different questions; a - b = {}", number(difference)))?;
+    say_findings(&findings)
 }
 
 impl Sides {
@@ -124,13 +194,35 @@ impl Sides {
         vec![found.estimate(share).test(Ok(mcnemar(only_a, only_b)))]
     }
 
+    /// Adds the mean of the differences of pairs, such as questions, or that none of them differs.
+    fn paired(
+        &self,
+        finding: Finding,
+        found: Result<Mean, StatsError>,
+        pairs: &[f64],
+        units: &str,
+        how: &How,
+    ) -> Result<Finding> {
+        let are_equal = pairs.len() > 1 && pairs.iter().all(|difference| *difference == 0.0);
+        match are_equal {
+            true => Ok(finding.equal(pairs.len(), units, self.are_shares, how)),
+            false => finding.mean(found, 0.0, how),
+        }
+    }
+
     fn by_questions(&self, how: &How, who: &str) -> Result<Vec<Finding>> {
         let (a, b) = (Self::of_questions(&self.a), Self::of_questions(&self.b));
         let of = format!("{who}, other questions");
         let difference: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
         let draws = Draws::default();
         let mut findings = vec![
-            Finding::new("paired t over questions", &of).mean(Mean::of_pairs(&a, &b), 0.0, how)?,
+            self.paired(
+                Finding::new("paired t over questions", &of),
+                Mean::of_pairs(&a, &b),
+                &difference,
+                "questions",
+                how,
+            )?,
             Finding::new("paired bootstrap", &of).estimate(bootstrap(&difference, how.level, draws)),
         ];
         let subjects = self.subjects();
@@ -164,22 +256,29 @@ impl Sides {
                 Finding::new("permutation of seeds", these).test(permutation(&a, &b, alpha)),
                 Finding::new("Hedges' g over seeds", these).estimate(hedges_g(&a, &b, how.level)),
                 Finding::new("variance components, Satterthwaite", both).mean(crossed, 0.0, how)?,
+                Finding {
+                    refused: Some("the seeds of both sides have different names, expected pairs".into()),
+                    ..Finding::new("pigeonhole bootstrap", both)
+                },
             ]);
         }
         let pairs: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
         let table = differences(&self.a, &self.b)?;
         let crossed = Components::of(&table).and_then(|components| components.mean());
-        let mut findings = vec![
-            Finding::new("paired t over seeds", these).mean(Mean::of_pairs(&a, &b), 0.0, how)?,
+        let drawn = pigeonhole_bootstrap(&table, how.level, Draws::default());
+        Ok(vec![
+            self.paired(
+                Finding::new("paired t over seeds", these),
+                Mean::of_pairs(&a, &b),
+                &pairs,
+                "seeds",
+                how,
+            )?,
             Finding::new("sign-flip of seeds", these).test(sign_flip(&pairs, alpha)),
             Finding::new("Hedges' g of pairs", these).estimate(hedges_g_of_pairs(&pairs, how.level)),
             Finding::new("variance components, Satterthwaite", both).mean(crossed, 0.0, how)?,
-        ];
-        if pairs.len() >= 10 {
-            let drawn = pigeonhole_bootstrap(&table, how.level, Draws::default());
-            findings.push(Finding::new("pigeonhole bootstrap", both).estimate(drawn));
-        }
-        Ok(findings)
+            Finding::new("pigeonhole bootstrap", both).estimate(drawn),
+        ])
     }
 
     /// Returns the parts of the variance of the difference that are due to seeds, questions and single answers.

@@ -9,7 +9,7 @@ mod single;
 mod table;
 
 use super::say;
-use crate::stats::{Estimate, StatsError, TestResult};
+use crate::stats::{Estimate, StatsError, TestResult, p_of_equal_pairs};
 use anyhow::{Result, ensure};
 use clap::Subcommand;
 use serde::Serialize;
@@ -25,7 +25,8 @@ the tables of nanochat's evaluations, or your own. docs/statistics.md explains t
 Examples:
   mindscale stats compare a.csv b.csv
   mindscale stats compare samples_a.jsonl samples_b.jsonl --score acc_norm --margin 0.02
-  mindscale stats compare q.csv q.csv --where-a trial=0a1b --where-b trial=2c3d --where stage=dpo")]
+  mindscale stats compare q.csv q.csv --where-a trial=0a1b --where-b trial=2c3d --where stage=dpo
+  mindscale stats compare law.csv medicine.csv --independent")]
     Compare(compare::CompareArgs),
     /// Test whether answers are better than guessing
     #[command(after_help = "\
@@ -123,6 +124,14 @@ impl Finding {
         Ok(Self { estimate, test, p_equivalence, ..self })
     }
 
+    /// Reports that none of `n` pairs differs; `are_shares`: their scores lie between 0 and 1, so that this bounds the
+    /// difference.
+    fn equal(self, n: usize, units: &str, are_shares: bool, how: &How) -> Self {
+        let p_equivalence = how.margin.filter(|_| are_shares).map(|margin| p_of_equal_pairs(n, margin));
+        let refused = Some(format!("no interval, as the difference is 0 for each of {n} {units}"));
+        Self { refused, p_equivalence, ..self }
+    }
+
     fn line(&self) -> String {
         let mut parts = vec![];
         if let Some(Estimate { value, low, high, .. }) = self.estimate {
@@ -134,11 +143,11 @@ impl Finding {
         } else if let Some(estimate) = self.estimate {
             parts.push(format!("n = {}", estimate.n));
         }
-        if let Some(p) = self.p_equivalence {
-            parts.push(format!("p of no equivalence = {}", number(p)));
-        }
         if let Some(reason) = &self.refused {
             parts.push(format!("none: {reason}"));
+        }
+        if let Some(p) = self.p_equivalence {
+            parts.push(format!("p of no equivalence = {}", number(p)));
         }
         format!("    {}: {}", self.method, parts.join(", "))
     }
@@ -166,7 +175,7 @@ struct How {
     #[arg(long, default_value_t = 0.95)]
     level: f64,
     /// Largest difference that would not matter, chosen in advance; adds tests of equivalence within it
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     margin: Option<f64>,
     /// Print machine-readable JSON
     #[arg(long)]
@@ -175,6 +184,9 @@ struct How {
 
 impl How {
     fn check(&self) -> Result<()> {
+        if let Some(margin) = self.margin {
+            ensure!(margin > 0.0 && margin.is_finite(), "--margin {margin}: expected a number above 0");
+        }
         check_level(self.level)
     }
 

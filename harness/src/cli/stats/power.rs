@@ -7,6 +7,7 @@ use crate::stats::{
     Components, PowerTarget, detectable_by_pairs, detectable_by_questions, detectable_by_seeds,
     detectable_crossed, differences,
 };
+use crate::track::counted;
 use anyhow::{Result, bail, ensure};
 use clap::Args;
 use serde_json::{Value, json};
@@ -25,16 +26,17 @@ pub struct PowerArgs {
     #[arg(long, requires = "seeds")]
     sd: Option<f64>,
     /// Pair the settings seed by seed
-    #[arg(long)]
+    #[arg(long, requires = "seeds")]
     paired: bool,
     /// Expected accuracy, if the answers of different seeds are independent
-    #[arg(long, requires = "questions", requires = "seeds")]
+    #[arg(long, requires = "questions", requires = "seeds", conflicts_with = "sd")]
     accuracy: Option<f64>,
     /// Fraction of the questions on which two single models disagree
-    #[arg(long, requires = "questions")]
+    #[arg(long, requires = "questions", conflicts_with_all = ["seeds", "sd", "paired", "accuracy"])]
     disagreement: Option<f64>,
-    /// Two tables of scores, one per setting, from which the variances are estimated
-    #[arg(long, num_args = 2, value_names = ["A", "B"], requires = "seeds", requires = "questions")]
+    /// Two tables of scores, one per setting and with the same seeds, from which the variances are estimated
+    #[arg(long, num_args = 2, value_names = ["A", "B"], requires = "seeds", requires = "questions",
+          conflicts_with_all = ["sd", "paired", "accuracy", "disagreement"])]
     pilot: Vec<PathBuf>,
     #[command(flatten)]
     columns: Columns,
@@ -51,6 +53,10 @@ pub struct PowerArgs {
 
 /// Prints the smallest difference that a design detects.
 pub fn power(args: &PowerArgs) -> Result<()> {
+    if args.pilot.is_empty() {
+        let unused = "--score, --question, --subject and --seed name columns of the tables of --pilot, which is missing";
+        ensure!(args.columns.is_unset(), "{unused}");
+    }
     let sure = PowerTarget { alpha: args.alpha, power: args.power };
     let test = if args.paired { "paired t over seeds" } else { "Welch's t over seeds" };
     let by_seeds = |sd: f64, seeds: usize| match args.paired {
@@ -59,15 +65,16 @@ pub fn power(args: &PowerArgs) -> Result<()> {
     };
     let (design, found): (String, f64) = match (args.seeds, args.questions, args.pilot.as_slice()) {
         (Some(seeds), Some(questions), [a, b]) => {
-            let found = detectable_crossed(&pilot(a, b, &args.columns)?, seeds, questions, sure)?;
+            let (components, note) = pilot(a, b, &args.columns)?;
+            let found = detectable_crossed(&components, seeds, questions, sure)?;
             (
                 format!(
-                    "{seeds} seeds x {questions} questions, variances of the pilot, other seeds and questions"
+                    "{seeds} seeds x {questions} questions, variances of the pilot{note}, other seeds and questions"
                 ),
                 found,
             )
         }
-        (_, Some(questions), _) if args.disagreement.is_some() => {
+        (None, Some(questions), _) if args.disagreement.is_some() => {
             let share = args.disagreement.unwrap_or_default();
             let found = detectable_by_questions(share, questions, sure)?;
             (
@@ -84,7 +91,10 @@ pub fn power(args: &PowerArgs) -> Result<()> {
                 by_seeds(sd, seeds)?,
             )
         }
-        (Some(seeds), _, _) => {
+        (Some(_), Some(questions), _) => bail!(
+            "--questions {questions} has no effect with --seeds alone, expected --accuracy or --pilot, too"
+        ),
+        (Some(seeds), None, _) => {
             let sd = args.sd.unwrap_or(1.0);
             let unit = if args.sd.is_some() { "" } else { ", in standard deviations between seeds" };
             (format!("{seeds} seeds a setting, {test}{unit}"), by_seeds(sd, seeds)?)
@@ -101,15 +111,35 @@ pub fn power(args: &PowerArgs) -> Result<()> {
     say(format!("{design}: {} (power {}, level {})", number(found), args.power, args.alpha))
 }
 
-/// Estimates the variance components of the differences between a pilot's seeds, paired in the order of their names.
-fn pilot(a: &PathBuf, b: &PathBuf, columns: &Columns) -> Result<Components> {
+/// Estimates the variance components of the differences between a pilot's paired seeds; also returns a note on their number.
+fn pilot(a: &PathBuf, b: &PathBuf, columns: &Columns) -> Result<(Components, String)> {
     let read = |path: &PathBuf| Scores::read(path, columns, &Wanted::new());
     let (a, b) = (read(a)?, read(b)?);
     let of_b = b.questions();
     let questions: Vec<Question> =
         a.questions().into_iter().filter(|q| of_b.binary_search(q).is_ok()).collect();
     ensure!(questions.len() > 1, "{} and {} have fewer than two questions in common", a.file, b.file);
-    let seeds = a.seeds.len().min(b.seeds.len());
-    let (a, b) = (a.table(&questions), b.table(&questions));
-    Ok(Components::of(&differences(&a[..seeds], &b[..seeds])?)?)
+    let names = |scores: &Scores| scores.seeds.keys().cloned().collect::<Vec<_>>().join(", ");
+    ensure!(
+        a.seeds.keys().eq(b.seeds.keys()),
+        "--pilot: {} has the seeds {}, {} has {}; expected the same, as their differences are taken seed by seed",
+        a.file,
+        names(&a),
+        b.file,
+        names(&b)
+    );
+    let left_out = a.answered().union(&b.answered()).count() - questions.len();
+    let left_out = match left_out {
+        0 => String::new(),
+        n => format!(", {} not answered by all left out", counted(n, "question")),
+    };
+    let note = format!(
+        " ({}, {}{left_out}{}{})",
+        counted(a.seeds.len(), "paired seed"),
+        counted(questions.len(), "question"),
+        a.note(),
+        b.note()
+    );
+    let components = Components::of(&differences(&a.table(&questions), &b.table(&questions))?)?;
+    Ok((components, note))
 }

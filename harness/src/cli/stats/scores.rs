@@ -1,6 +1,7 @@
 //! Scores by seed and question, read from a table.
 
 use super::table::{Table, Wanted};
+use crate::track::counted;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +25,13 @@ pub struct Columns {
     pub seed: Option<String>,
 }
 
+impl Columns {
+    /// Whether no column is named.
+    pub fn is_unset(&self) -> bool {
+        [&self.score, &self.question, &self.subject, &self.seed].iter().all(|name| name.is_none())
+    }
+}
+
 /// A question: its subject, empty if there are none, and its name.
 pub type Question = (String, String);
 
@@ -36,7 +44,7 @@ pub struct Scores {
     pub seeds_by: Option<String>,
     /// Scores of each seed, by question.
     pub seeds: BTreeMap<String, BTreeMap<Question, f64>>,
-    /// Number of rows without a score, such as a total.
+    /// Number of rows without a score, such as a total, or a question without a correct answer.
     pub without: usize,
 }
 
@@ -65,8 +73,10 @@ impl Scores {
             let text = |column: Option<usize>| column.map_or(String::new(), |column| row[column].clone());
             let key = (text(subject), row[question].clone());
             let seed = text(seed);
-            if let Some((earlier, other)) = lines.insert((seed.clone(), key.clone()), (line, row)) {
-                bail!("{}", twice(&table, &key.1, earlier, other, line, row));
+            if let Some(earlier) = lines.insert((seed.clone(), key.clone()), (line, row)) {
+                let otherwise = "; name the column of seeds with --seed, or of questions with --question";
+                let asked = Asked { question, subject, scores: score.columns() };
+                bail!("{}", asked.twice(&table, earlier, (line, row), otherwise));
             }
             seeds.entry(seed).or_default().insert(key, value);
         }
@@ -77,6 +87,14 @@ impl Scores {
             seeds,
             without,
         })
+    }
+
+    /// Returns the remark on rows without a score, to follow other words; empty if all have one.
+    pub fn note(&self) -> String {
+        match self.without {
+            0 => String::new(),
+            n => format!(", {} without a score left out", counted(n, "row")),
+        }
     }
 
     /// Returns the questions that every seed answered.
@@ -112,17 +130,52 @@ fn none(table: &Table, option: &str, what: &str) -> String {
     )
 }
 
-/// Returns the error for two rows of one question, with the columns that distinguish them.
-fn twice(table: &Table, question: &str, earlier: u64, other: &[String], line: u64, row: &[String]) -> String {
-    let differ: Vec<String> = (0..row.len())
-        .filter(|&i| row[i] != other[i] && row[i].len() < 40 && row[i].parse::<f64>().is_err())
-        .map(|i| format!("--where {}={}", table.names()[i], row[i]))
-        .collect();
-    let hint = match differ.is_empty() {
-        true => "name the column of seeds with --seed, or of questions with --question".to_string(),
-        false => format!("choose some rows, such as by {}", differ.join(" or ")),
-    };
-    format!("{}:{line}: question {question:?} again, as in line {earlier}; {hint}", table.file)
+/// The columns that identify a question, and those that score its answer.
+pub struct Asked {
+    /// Column of the question.
+    pub question: usize,
+    /// Column of its subject, if there is one.
+    pub subject: Option<usize>,
+    /// Columns of the score, or of the prediction and the answer.
+    pub scores: Vec<usize>,
+}
+
+impl Asked {
+    /// Returns the error for two rows of one question, with the columns that distinguish them, or else with `otherwise`.
+    pub fn twice(
+        &self,
+        table: &Table,
+        (earlier, other): (u64, &[String]),
+        (line, row): (u64, &[String]),
+        otherwise: &str,
+    ) -> String {
+        let chosen = |i: &usize| {
+            row[*i] != other[*i]
+                && row[*i].len() < 40
+                && !self.scores.contains(i)
+                && self.is_kind(table, *i, row)
+        };
+        let differ: Vec<String> = (0..row.len())
+            .filter(chosen)
+            .map(|i| format!("--where {}={}", table.names()[i], row[i]))
+            .collect();
+        let hint = match differ.is_empty() {
+            true => otherwise.to_string(),
+            false => format!("; choose some rows, such as by {}", differ.join(" or ")),
+        };
+        let question = &row[self.question];
+        format!("{}:{line}: question {question:?} again, as in line {earlier}{hint}", table.file)
+    }
+
+    /// Whether the value that a row has in a column occurs with every question, as that of a stage does, unlike a number
+    /// that was measured for a single question.
+    fn is_kind(&self, table: &Table, column: usize, row: &[String]) -> bool {
+        let key =
+            |row: &[String]| (self.subject.map(|subject| row[subject].clone()), row[self.question].clone());
+        let all: BTreeSet<_> = table.rows().map(|(_, row)| key(row)).collect();
+        let same = table.rows().filter(|(_, other)| other[column] == row[column]);
+        same.map(|(_, row)| key(row)).collect::<BTreeSet<_>>() == all
+    }
 }
 
 /// How a row is scored.
@@ -144,9 +197,18 @@ impl Score {
         found.with_context(|| none(table, "--score", "holds scores"))
     }
 
+    fn columns(&self) -> Vec<usize> {
+        match *self {
+            Self::Column(column) => vec![column],
+            Self::Equal(prediction, answer) => vec![prediction, answer],
+        }
+    }
+
+    /// Returns the score of a row; `None` if its cell, or that of the correct answer, is empty.
     fn of(&self, table: &Table, line: u64, row: &[String]) -> Result<Option<f64>> {
         match *self {
             Self::Column(column) if row[column].is_empty() => Ok(None),
+            Self::Equal(_, answer) if row[answer].is_empty() => Ok(None),
             Self::Column(column) => table.number(line, row, column).map(Some),
             Self::Equal(prediction, answer) => Ok(Some(f64::from(row[prediction] == row[answer]))),
         }
@@ -184,6 +246,9 @@ mod tests {
         );
         let found = found.unwrap();
         assert_eq!((found.without, found.table(&found.questions())), (1, vec![vec![0.5, 0.25]]));
+        // Without the correct answer there is nothing to be right about; without a prediction the answer is wrong.
+        let found = scores("id,prediction,answer\n0,A,A\n1,,\n2,B,\n3,,A\n", &Columns::default()).unwrap();
+        assert_eq!((found.without, found.table(&found.questions())), (2, vec![vec![1.0, 0.0]]));
     }
 
     #[test]
@@ -193,6 +258,17 @@ mod tests {
         assert!(
             problem.ends_with(
                 ":3: question \"0\" again, as in line 2; choose some rows, such as by --where stage=dpo"
+            ),
+            "{problem}"
+        );
+        // Numbers tell rows apart too, if they stand for a kind of row: the share of training, but not a probability.
+        let text = "id,at,p_a,prediction,answer\n0,0.5,0.4,A,B\n1,0.5,0.3,A,B\n0,1,0.2,C,B\n1,1,0.1,B,B\n";
+        let problem = scores(text, &Columns::default()).unwrap_err().to_string();
+        assert!(problem.ends_with("in line 2; choose some rows, such as by --where at=1"), "{problem}");
+        let problem = scores("id,acc\n0,1\n0,0\n", &Columns::default()).unwrap_err().to_string();
+        assert!(
+            problem.ends_with(
+                "in line 2; name the column of seeds with --seed, or of questions with --question"
             ),
             "{problem}"
         );

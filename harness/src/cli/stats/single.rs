@@ -1,11 +1,12 @@
 //! `stats guess` and `stats one-sample`: test one model, or one setting, against chance or a number.
 
+use super::scores::Asked;
 use super::table::{Table, wanted};
 use super::{Finding, How, number, say, say_findings};
-use crate::records::{GUESSING, place_of};
+use crate::records::{GUESSING, letter, place_of};
 use crate::stats::{
-    Answered, Mean, OPTIONS, PERMUTATIONS, TestResult, binomial_p, clopper_pearson, guessing,
-    hedges_g_of_pairs, holm, sign_flip, wilson,
+    Answered, Mean, OPTIONS, PERMUTATIONS, StatsError, TestResult, benjamini_hochberg, binomial_equivalence,
+    binomial_p, clopper_pearson, guessing, hedges_g_of_pairs, holm, sign_flip, wilson,
 };
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -16,7 +17,8 @@ use std::path::PathBuf;
 /// Arguments of `guess`.
 #[derive(Debug, Args)]
 pub struct GuessArgs {
-    /// Table of answers with the columns prediction and answer; may hold several seeds of one setting
+    /// Table of answers with the columns prediction and answer; may hold several seeds of one setting, each with one answer
+    /// to a question
     #[arg(required_unless_present = "correct", conflicts_with = "correct")]
     file: Option<PathBuf>,
     /// Numbers of right answers, if only these are known
@@ -25,9 +27,9 @@ pub struct GuessArgs {
     /// Number of questions that each number in --correct refers to
     #[arg(long)]
     questions: Option<u64>,
-    /// Accuracy of guessing
-    #[arg(long, default_value_t = GUESSING)]
-    chance: f64,
+    /// Accuracy of guessing; unset: by the number of options, if the table has probabilities p_a, p_b, ..., otherwise 0.25
+    #[arg(long)]
+    chance: Option<f64>,
     /// Use only rows whose COLUMN is VALUE; may be repeated; several values of one column are alternatives
     #[arg(long, value_name = "COLUMN=VALUE")]
     r#where: Vec<String>,
@@ -38,11 +40,9 @@ pub struct GuessArgs {
 /// Tests whether answers are better than guessing.
 pub fn guess(args: &GuessArgs) -> Result<()> {
     args.how.check()?;
-    ensure!(
-        args.chance > 0.0 && args.chance < 1.0,
-        "--chance {}: expected a number between 0 and 1",
-        args.chance
-    );
+    if let Some(chance) = args.chance {
+        ensure!(chance > 0.0 && chance < 1.0, "--chance {chance}: expected a number between 0 and 1");
+    }
     match (&args.file, args.questions) {
         (Some(file), _) => of_answers(file, args),
         (None, Some(questions)) => of_counts(questions, args),
@@ -61,34 +61,162 @@ fn verdict(p: f64, is_above: bool, how: &How) -> &'static str {
 
 fn of_counts(questions: u64, args: &GuessArgs) -> Result<()> {
     let how = &args.how;
-    let p: Vec<f64> =
-        args.correct.iter().map(|&correct| binomial_p(correct, questions, args.chance)).collect();
-    let corrected = holm(&p);
+    let chance = args.chance.map_or(Chance::Assumed, Chance::Given);
+    let all: Vec<f64> =
+        args.correct.iter().map(|&correct| binomial_p(correct, questions, chance.accuracy())).collect();
+    let (by_holm, by_bh) = (holm(&all), benjamini_hochberg(&all));
     let mut found: Vec<Value> = vec![];
-    for ((&correct, p), p_holm) in args.correct.iter().zip(&p).zip(&corrected) {
+    for (((&correct, p), p_holm), p_bh) in args.correct.iter().zip(&all).zip(&by_holm).zip(&by_bh) {
         let shares = wilson(correct, questions, how.level)?;
         let exact = clopper_pearson(correct, questions, how.level)?;
-        let verdict = verdict(*p_holm, shares.value > args.chance, how);
+        let verdict = verdict(*p_holm, shares.value > chance.accuracy(), how);
+        let equivalence =
+            how.margin.map(|margin| binomial_equivalence(correct, questions, chance.accuracy(), margin));
+        let equivalence = equivalence.transpose()?;
         let test = TestResult { statistic: correct as f64, df: None, p: *p, n: questions as usize };
         if how.json {
             found.push(json!({
                 "correct": correct, "questions": questions, "wilson": shares, "clopper_pearson": exact,
-                "binomial": test, "p_holm": p_holm, "verdict": verdict,
+                "binomial": test, "p_holm": p_holm, "p_benjamini_hochberg": p_bh, "verdict": verdict,
+                "chance": chance.accuracy(), "chance_from": chance.source(), "p_equivalence": equivalence,
             }));
             continue;
         }
         let percent = |x: f64| format!("{:.2}", 100.0 * x);
         say(format!(
-            "{correct} of {questions}: {} % [{}, {}] (Wilson), p = {}{} (exact binomial): {verdict} ({} %)",
+            "{correct} of {questions}: {} % [{}, {}] (Wilson), p = {}{} (exact binomial): {verdict}, {} %{}{}",
             percent(shares.value),
             percent(shares.low),
             percent(shares.high),
             number(*p),
-            if p_holm == p { String::new() } else { format!(", by Holm {}", number(*p_holm)) },
-            percent(args.chance),
+            match all.len() {
+                1 => String::new(),
+                _ => format!(", by Holm {}, by Benjamini-Hochberg {}", number(*p_holm), number(*p_bh)),
+            },
+            percent(chance.accuracy()),
+            chance.note(),
+            equivalence.map_or(String::new(), |p| format!("; p of no equivalence = {}", number(p))),
         ))?;
     }
     if how.json { say(serde_json::to_string_pretty(&found)?) } else { Ok(()) }
+}
+
+/// Where the accuracy of guessing comes from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Chance {
+    /// The option `--chance`.
+    Given(f64),
+    /// The mean over the questions of 1 / number of options, which the probabilities of a table tell.
+    Options(f64),
+    /// Four options, as nothing tells another number.
+    Assumed,
+}
+
+impl Chance {
+    fn accuracy(self) -> f64 {
+        match self {
+            Self::Given(chance) | Self::Options(chance) => chance,
+            Self::Assumed => GUESSING,
+        }
+    }
+
+    /// Its source, for JSON.
+    fn source(self) -> &'static str {
+        match self {
+            Self::Given(_) => "given",
+            Self::Options(_) => "options",
+            Self::Assumed => "assumed",
+        }
+    }
+
+    fn note(self) -> &'static str {
+        match self {
+            Self::Given(_) => "",
+            Self::Options(_) => " (1 / number of options)",
+            Self::Assumed => " (assumed: four options; --chance sets it)",
+        }
+    }
+}
+
+/// Answers of the seeds of one setting to the questions of an exam.
+struct Answers {
+    questions: Vec<Answered>,
+    /// Right answers and answers of each seed.
+    models: Vec<[u64; 2]>,
+    /// Mean over the questions of 1 / number of options; `None` unless the table tells the number for all.
+    chance: Option<f64>,
+}
+
+impl Answers {
+    /// Reads the answers of a table, each question once per seed.
+    fn of(table: &Table) -> Result<Self> {
+        let [prediction, answer] = ["prediction", "answer"].map(|name| table.column(name));
+        let (prediction, answer) = (prediction?, answer?);
+        let question = table.first_of(&["id", "doc_id", "question"]);
+        let question = question.map_or_else(|| table.column("id"), Ok)?;
+        let subject = table.find("subject");
+        let seed = table.first_of(&["seed", "trial"]);
+        let probabilities: Vec<usize> = (0..OPTIONS)
+            .filter_map(|i| table.find(&format!("p_{}", letter(i).to_ascii_lowercase())))
+            .collect();
+        let mut strata: BTreeMap<(&str, usize), usize> = BTreeMap::new();
+        let mut asked: BTreeMap<(usize, &str), (Answered, usize)> = BTreeMap::new();
+        let mut models: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
+        let mut rows = BTreeMap::new();
+        for (line, row) in table.rows() {
+            let place = |what: &str, text: &str| {
+                let mut letters = text.chars();
+                let letter = letters.next().filter(|_| letters.next().is_none()).map(place_of);
+                let letter = letter.filter(|place| *place < OPTIONS);
+                letter.with_context(|| {
+                    format!("{}:{line}: {what}: expected a letter from A to Z, found {text:?}", table.file)
+                })
+            };
+            let (right, chosen) = (place("answer", &row[answer])?, place("prediction", &row[prediction])?);
+            let text = |column: Option<usize>| column.map_or("", |column| row[column].as_str());
+            // Correct letters are exchanged only between questions with the same number of options.
+            let options = probabilities.iter().filter(|&&column| !row[column].is_empty()).count();
+            let next = strata.len();
+            let stratum = *strata.entry((text(subject), options)).or_insert(next);
+            let key = (stratum, row[question].as_str());
+            if let Some(earlier) = rows.insert((text(seed), key), (line, row)) {
+                let asked = Asked { question, subject, scores: vec![prediction, answer] };
+                let otherwise =
+                    "; expected one answer of each seed or trial, named by a column seed or trial";
+                bail!("{}", asked.twice(table, earlier, (line, row), otherwise));
+            }
+            let new = (Answered { stratum, right, chosen: [0; OPTIONS] }, options);
+            let (known, _) = asked.entry(key).or_insert(new);
+            ensure!(
+                known.right == right,
+                "{}:{line}: question {:?} has a different answer than in an earlier row",
+                table.file,
+                row[question]
+            );
+            known.chosen[chosen] += 1;
+            let model = models.entry(text(seed)).or_default();
+            model[0] += u64::from(chosen == right);
+            model[1] += 1;
+        }
+        let (questions, options): (Vec<Answered>, Vec<usize>) = asked.into_values().unzip();
+        let chances: f64 = options.iter().map(|options| 1.0 / *options as f64).sum();
+        let is_known = options.iter().all(|options| *options > 1);
+        let chance = is_known.then(|| chances / options.len() as f64);
+        Ok(Self { questions, models: models.into_values().collect(), chance })
+    }
+
+    /// Returns p of no equivalence: that the accuracy differs from chance by the margin or more. Answers of several seeds to
+    /// one question are not independent, so their means by question are.
+    fn equivalence(&self, chance: f64, margin: f64, alpha: f64) -> Result<f64, StatsError> {
+        if let [[correct, n]] = self.models[..] {
+            return binomial_equivalence(correct, n, chance, margin);
+        }
+        let share = |question: &Answered| {
+            f64::from(question.chosen[question.right]) / f64::from(question.chosen.iter().sum::<u32>())
+        };
+        let mean = Mean::of(&self.questions.iter().map(share).collect::<Vec<_>>())?;
+        Ok(Mean { value: mean.value - chance, ..mean }.equivalence(margin, alpha)?.p)
+    }
 }
 
 /// Tests the answers of one setting against keys shuffled within subjects.
@@ -96,60 +224,35 @@ fn of_answers(file: &std::path::Path, args: &GuessArgs) -> Result<()> {
     let how = &args.how;
     let mut table = Table::read(file)?;
     table.keep(&wanted(&args.r#where)?)?;
-    let [prediction, answer] = ["prediction", "answer"].map(|name| table.column(name));
-    let (prediction, answer) = (prediction?, answer?);
-    let question = table.first_of(&["id", "doc_id", "question"]);
-    let question = question.map_or_else(|| table.column("id"), Ok)?;
-    let [subject, stage] = ["subject", "stage"].map(|name| table.find(name));
-    let seed = table.first_of(&["seed", "trial"]);
-    let mut strata: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut asked: BTreeMap<(usize, &str), Answered> = BTreeMap::new();
-    let mut models: BTreeMap<(&str, &str), [u64; 2]> = BTreeMap::new();
-    for (line, row) in table.rows() {
-        let place = |what: &str, text: &str| {
-            let mut letters = text.chars();
-            let letter = letters.next().filter(|_| letters.next().is_none()).map(place_of);
-            let letter = letter.filter(|place| *place < OPTIONS);
-            letter.with_context(|| {
-                format!("{}:{line}: {what}: expected a letter from A to Z, found {text:?}", table.file)
-            })
-        };
-        let (right, chosen) = (place("answer", &row[answer])?, place("prediction", &row[prediction])?);
-        let text = |column: Option<usize>| column.map_or("", |column| row[column].as_str());
-        let next = strata.len();
-        let stratum = *strata.entry(text(subject)).or_insert(next);
-        let new = Answered { stratum, right, chosen: [0; OPTIONS] };
-        let known = asked.entry((stratum, &row[question])).or_insert(new);
-        ensure!(
-            known.right == right,
-            "{}:{line}: question {:?} has a different answer than in an earlier row",
-            table.file,
-            row[question]
-        );
-        known.chosen[chosen] += 1;
-        let model = models.entry((text(seed), text(stage))).or_default();
-        model[0] += u64::from(chosen == right);
-        model[1] += 1;
-    }
-    let questions: Vec<Answered> = asked.into_values().collect();
-    let found = guessing(&questions, PERMUTATIONS, 1).context("no answers")?;
-    let answers: u64 = models.values().map(|model| model[1]).sum();
-    let (share, shuffled) = (found.statistic as f64 / answers as f64, found.expected / answers as f64);
+    let answers = Answers::of(&table)?;
+    let Answers { questions, models, .. } = &answers;
+    let chance = match (args.chance, answers.chance) {
+        (Some(chance), _) => Chance::Given(chance),
+        (None, Some(chance)) => Chance::Options(chance),
+        (None, None) => Chance::Assumed,
+    };
+    let found = guessing(questions, PERMUTATIONS, 1).context("no answers")?;
+    let given: u64 = models.iter().map(|model| model[1]).sum();
+    let (share, shuffled) = (found.statistic as f64 / given as f64, found.expected / given as f64);
     let verdict = verdict(found.p, share > shuffled, how);
-    let single = match models.values().collect::<Vec<_>>().as_slice() {
-        // Answers of several seeds that no column distinguishes are not independent.
-        [[correct, n]] if *n == questions.len() as u64 => {
-            let interval = wilson(*correct, *n, how.level)?;
-            Some((interval, binomial_p(*correct, *n, args.chance)))
-        }
+    let single = match models[..] {
+        [[correct, n]] => Some((wilson(correct, n, how.level)?, binomial_p(correct, n, chance.accuracy()))),
         _ => None,
     };
+    let equivalence = how.margin.map(|margin| answers.equivalence(chance.accuracy(), margin, how.alpha()));
     if how.json {
-        return say(serde_json::to_string_pretty(&json!({
-            "models": models.len(), "questions": questions.len(), "answers": answers, "accuracy": share,
+        let mut all = json!({
+            "models": models.len(), "questions": questions.len(), "answers": given, "accuracy": share,
             "shuffled_accuracy": shuffled, "p": found.p, "p_is_bound": found.is_bound, "shuffles": found.n,
             "wilson": single.map(|s| s.0), "p_binomial": single.map(|s| s.1), "verdict": verdict,
-        }))?);
+            "chance": chance.accuracy(), "chance_from": chance.source(),
+        });
+        match equivalence {
+            None => {}
+            Some(Ok(p)) => all["p_equivalence"] = p.into(),
+            Some(Err(reason)) => all["equivalence_refused"] = reason.to_string().into(),
+        }
+        return say(serde_json::to_string_pretty(&all)?);
     }
     let bound = if found.is_bound && found.p < 1.0 { "<" } else { "=" };
     say(format!(
@@ -161,15 +264,19 @@ fn of_answers(file: &std::path::Path, args: &GuessArgs) -> Result<()> {
         number(found.p),
         found.n
     ))?;
+    let against = format!("{}{}", number(chance.accuracy()), chance.note());
     if let Some((interval, p)) = single {
         let [low, high] = [interval.low, interval.high].map(|x| 100.0 * x);
-        say(format!(
-            "Wilson [{low:.2}, {high:.2}] %; exact binomial against {} p = {}",
-            args.chance,
-            number(p)
-        ))?;
+        say(format!("Wilson [{low:.2}, {high:.2}] %; exact binomial against {against} p = {}", number(p)))?;
     }
-    Ok(())
+    let method = if single.is_some() { "exact binomial" } else { "t over questions" };
+    match equivalence {
+        None => Ok(()),
+        Some(Ok(p)) => {
+            say(format!("{method}, within the margin of {against}: p of no equivalence = {}", number(p)))
+        }
+        Some(Err(reason)) => say(format!("no test of equivalence to {against}: {reason}")),
+    }
 }
 
 /// Arguments of `one-sample`.
