@@ -224,6 +224,10 @@ pub fn spread(values: &[f64]) -> Option<Spread> {
     match n {
         0 => None,
         1 => Some(Spread { n, mean: values[0], sd: None, t95: None }),
+        // Rounding would give equal values a mean beside them.
+        _ if values.iter().all(|value| *value == values[0]) => {
+            Some(Spread { n, mean: values[0], sd: Some(0.0), t95: Some(0.0) })
+        }
         _ => {
             let (mean, variance) = moments(values);
             let sd = variance.sqrt();
@@ -334,6 +338,8 @@ mod tests {
         assert!((found.t95.unwrap() - 4.302_652_7 / 3f64.sqrt()).abs() < 1e-6);
         assert_eq!(spread(&[1.0]), Some(Spread { n: 1, mean: 1.0, sd: None, t95: None }));
         assert_eq!(spread(&[2.0, 2.0]).and_then(|s| s.t95), Some(0.0));
+        let equal = spread(&[0.003; 3]).unwrap();
+        assert_eq!((equal.mean, equal.sd, equal.t95), (0.003, Some(0.0), Some(0.0)));
         assert_eq!(spread(&[]), None);
     }
 }
