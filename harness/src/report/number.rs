@@ -21,10 +21,11 @@ impl Digits {
         Self { decimals, is_fine: false }
     }
 
-    /// This many decimals, or three significant digits where these are more, if a number other than 0 would otherwise be
-    /// written as 0.
+    /// This many decimals, or three significant digits where these are more, if a number other than 0 would otherwise have
+    /// fewer than two.
     pub fn of(decimals: usize, numbers: impl IntoIterator<Item = f64>) -> Self {
-        Self { decimals, is_fine: numbers.into_iter().any(|number| is_lost(number, decimals)) }
+        let is_coarse = |number: f64| number != 0.0 && number.abs() < 9.5 * 10f64.powi(-(decimals as i32));
+        Self { decimals, is_fine: numbers.into_iter().any(is_coarse) }
     }
 
     /// As [`Self::of`], with the decimals of a column and its numbers in the unit in which they are stored.
@@ -206,7 +207,7 @@ mod tests {
         assert_eq!(texts, ["0.000", "3.35e-6", "0.000974", "0.0123", "1.234", "−0.000974"]);
         assert_eq!(digits.half(0.000_002), "2.00e-6");
         // Otherwise three decimals, and a narrow interval has the digit that it needs.
-        let plain = Digits::of(3, [2.345, 0.0, 0.001]);
+        let plain = Digits::of(3, [2.345, 0.0, 0.01]);
         assert_eq!([2.345, 0.0, 0.001].map(|number| plain.text(number)), ["2.345", "0.000", "0.001"]);
         assert_eq!([0.000_34, 0.0, 0.012].map(|half| plain.half(half)), ["0.0003", "0.000", "0.012"]);
         assert_eq!(Digits::fixed(0).text(105_437.4), "105,437");
