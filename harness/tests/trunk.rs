@@ -61,7 +61,7 @@ fn apart(dir: &Path, more: &str) -> PathBuf {
 /// The notice of a pretraining that started from a branch point.
 fn begun(manifest: &Value) -> Option<&Value> {
     let notices = manifest["results"]["notices"].as_array()?;
-    notices.iter().find(|notice| notice["reason"].as_str().unwrap().contains("length alone"))
+    notices.iter().find(|notice| notice["reason"].as_str().unwrap().contains("its trunk"))
 }
 
 /// Compares both folders byte for byte; `shared_steps` are the steps of the trunk in each branch.
