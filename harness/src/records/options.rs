@@ -52,7 +52,7 @@ impl Norm {
         }
     }
 
-    /// The exponential of the score, as records hold it: 0 if it underflows, at most [`LARGEST`], as JSON has no infinity.
+    /// The exponential of the score, as records hold it: 0 if it underflows, at most 1e300, as JSON has no infinity.
     pub fn probability(self, option: &OptionScore) -> f64 {
         self.score(option).exp().min(LARGEST)
     }
