@@ -14,9 +14,18 @@ const MOST_ROWS: f64 = 5e7;
 /// Tokens and operations of each stage run of the plan, in its order: recorded for finished ones, computed from the prepared
 /// data for others. `None` for stages that do not train, and while the data is not prepared.
 pub fn extents(graph: &StageGraph) -> Vec<Option<Extent>> {
+    extents_of(graph, |_| true)
+}
+
+/// Like [`extents`], with `None` for stage runs of which nothing is left: their manifests are not read.
+pub fn extents_left(graph: &StageGraph) -> Vec<Option<Extent>> {
+    extents_of(graph, |node| node.state.is_left())
+}
+
+fn extents_of(graph: &StageGraph, is_asked: impl Fn(&StageNode) -> bool) -> Vec<Option<Extent>> {
     let (mut open, mut left) = (Open::default(), MOST_ROWS);
     let mut extent = |node: &StageNode| -> Option<Extent> {
-        let stage = node.stage.training()?;
+        let stage = node.stage.training().filter(|_| is_asked(node))?;
         if node.state == State::Done {
             let results = Manifest::read(node.record()).ok()??.results;
             return Some(Extent { tokens: Some(results.tokens), flops: Some(results.flops) });

@@ -1,6 +1,6 @@
 //! What a run is about to do, in one line.
 
-use super::extents::extents;
+use super::extents::extents_left;
 use super::time::{Estimator, Totals, times};
 use super::{StageGraph, StageNode, State};
 use crate::sweep::Extent;
@@ -26,20 +26,16 @@ pub fn flops(node: &StageNode, extent: Option<Extent>) -> (f64, f64) {
 /// If the processor cannot be measured.
 pub fn outline(graph: &StageGraph, runs: &Path) -> Result<String> {
     let trials: BTreeSet<_> = graph.study().map(|planned| planned.uuid).collect();
-    let left: Vec<_> = graph.nodes.iter().map(|node| node.state.is_left()).collect();
     let done = graph.nodes.iter().filter(|node| node.state == State::Done).count();
-    let extents = extents(graph);
-    let is_exact = |(node, extent): (&StageNode, &Option<Extent>)| {
-        !node.state.is_left() || node.stage.training().is_none() || extent.is_some()
-    };
-    let at_most = if graph.nodes.iter().zip(&extents).all(is_exact) { "" } else { "at most " };
-    let training = graph.nodes.iter().zip(&extents).zip(&left);
-    let training: f64 =
-        training.filter(|(_, left)| **left).map(|((node, extent), _)| flops(node, *extent).1).sum();
+    let extents = extents_left(graph);
+    let left = || graph.nodes.iter().zip(&extents).filter(|(node, _)| node.state.is_left());
+    let is_exact = left().all(|(node, extent)| node.stage.training().is_none() || extent.is_some());
+    let at_most = if is_exact { "" } else { "at most " };
+    let training: f64 = left().map(|(node, extent)| flops(node, *extent).1).sum();
     let mut text = format!(
         "{}: {} to run, {done} done; {at_most}{training:.2e} FLOPs of training",
         counted(trials.len(), "trial"),
-        counted(left.iter().filter(|left| **left).count(), "stage run"),
+        counted(left().count(), "stage run"),
     );
     let by = match Estimator::recorded(runs, graph.device()) {
         None if training >= WORTH_MEASURING => Estimator::measured(graph.device())?,
