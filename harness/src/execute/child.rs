@@ -14,7 +14,7 @@ use super::worker::{AttemptOutcome, record_end, work};
 use crate::fsutil::{create_dir, hand_in, read_text};
 use crate::recipe::{StageBody, StageRequest};
 use crate::runs::files::{LOG, REQUEST};
-use crate::runs::manifest::RunStatus;
+use crate::runs::manifest::{Manifest, RunStatus};
 use crate::track::{Board, Progress};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -82,6 +82,7 @@ impl Launch for Processes {
 impl Processes {
     fn run(&self, request: &StageRequest, stop: &Stop, progress: &dyn Progress) -> Result<AttemptOutcome> {
         let request_path = write_request(request)?;
+        let before = Manifest::seconds_so_far(&request.dir, request.uuid);
         let log_path = request.dir.join(LOG);
         let log = OpenOptions::new()
             .create(true)
@@ -115,17 +116,17 @@ impl Processes {
             follow(&mut child, &lines, &mut watched, stop, progress)
         });
         let status = child.wait()?;
-        let elapsed = watched.elapsed();
+        let least = before + watched.elapsed().as_secs_f64();
         match (ended, watched.excess) {
             (Some(AttemptOutcome::Done(results)), _) => Ok(AttemptOutcome::Done(results)),
             (_, Some(excess)) => {
-                record_end(request, RunStatus::Failed, Some(&excess), elapsed)?;
+                record_end(request, RunStatus::Failed, Some(&excess), least)?;
                 Ok(AttemptOutcome::Failed(excess))
             }
             (Some(ended), None) => Ok(ended),
             (None, None) if watched.was_killed => {
                 // Without this record only the time of the attempt is lost.
-                if let Err(error) = record_end(request, RunStatus::Stopped, None, elapsed) {
+                if let Err(error) = record_end(request, RunStatus::Stopped, None, least) {
                     tracing::warn!("{error:#}");
                 }
                 Ok(AttemptOutcome::Stopped)
@@ -133,7 +134,7 @@ impl Processes {
             (None, None) => {
                 let (reason, is_transient) = describe(status);
                 let recorded = if is_transient { RunStatus::Stopped } else { RunStatus::Failed };
-                record_end(request, recorded, Some(&reason), elapsed)?;
+                record_end(request, recorded, Some(&reason), least)?;
                 Ok(if is_transient { AttemptOutcome::CutOff(reason) } else { AttemptOutcome::Failed(reason) })
             }
         }
@@ -246,7 +247,7 @@ pub fn stage_run(
         AttemptOutcome::Stopped => {
             let reason = alone.map(|restarts| time_limit_problem(&request, restarts)).transpose()?.flatten();
             let Some(reason) = reason else { return Ok(false) };
-            record_end(&request, RunStatus::Failed, Some(&reason), Duration::ZERO)?;
+            record_end(&request, RunStatus::Failed, Some(&reason), 0.0)?;
             bail!(reason)
         }
         AttemptOutcome::Busy => Ok(false),

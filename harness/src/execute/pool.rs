@@ -281,13 +281,11 @@ impl<'a> Pool<'a> {
     /// Seconds that a stage run has taken so far, over all its attempts.
     fn taken(&self, index: usize) -> f64 {
         let planned = &self.graph.nodes[index];
-        let manifest = Manifest::read(&planned.dir).ok().flatten();
-        let manifest = manifest.filter(|manifest| manifest.uuid == planned.uuid);
         let now = match &self.states[index] {
             NodeState::Running(since) => since.elapsed().as_secs_f64(),
             _ => 0.0,
         };
-        manifest.map_or(0.0, |manifest| manifest.wall_seconds) + now
+        Manifest::seconds_so_far(&planned.dir, planned.uuid) + now
     }
 
     /// Shows the share of the work that is done and how long the rest will take.
@@ -401,7 +399,7 @@ impl<'a> Pool<'a> {
             AttemptOutcome::CutOff(reason) => {
                 // A full disk takes no record either; report the reason nevertheless.
                 let request = request_of(self.graph, node, 1)?;
-                if let Err(error) = record_end(&request, RunStatus::Failed, Some(&reason), Duration::ZERO) {
+                if let Err(error) = record_end(&request, RunStatus::Failed, Some(&reason), 0.0) {
                     self.board.line(&format!("{}: {error:#}", self.name(node)));
                 }
                 self.fail(node, reason);

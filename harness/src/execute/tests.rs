@@ -5,7 +5,7 @@ use super::gpus::{Gpu, Gpus};
 use super::machine::Machine;
 use super::pool::{Launch, Outcome, Stop, execute};
 use super::testing::{Fake, run, seeds, two_cores};
-use super::worker::{AttemptOutcome, work};
+use super::worker::{AttemptOutcome, record_end, work};
 use crate::config::{Source, Stage, TrainStage};
 use crate::plan::State;
 use crate::plan::testing::{plan, trial};

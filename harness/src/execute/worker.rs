@@ -111,18 +111,14 @@ pub fn work(
 }
 
 /// Records from outside how an attempt ended that could not record it itself, or whose end is to be judged otherwise.
-/// `elapsed` is how long the attempt took.
+/// `least` is how many seconds the stage run has taken at least, over all its attempts, as seen from outside: a process
+/// counts its own time only once it has started.
 ///
 /// A finished stage run stays finished, and one that another process works on is left alone.
 ///
 /// # Errors
 /// If the manifest cannot be read or written.
-pub fn record_end(
-    request: &StageRequest,
-    status: RunStatus,
-    reason: Option<&str>,
-    elapsed: Duration,
-) -> Result<()> {
+pub fn record_end(request: &StageRequest, status: RunStatus, reason: Option<&str>, least: f64) -> Result<()> {
     let Taking::Ours(claim) = Claim::take(&request.dir, None)? else {
         return Ok(());
     };
@@ -134,10 +130,11 @@ pub fn record_end(
         None => new_manifest(request, &request.trial_config()?, None),
     };
     let unrecorded = match manifest.status {
-        RunStatus::Running => elapsed.max(claim.taken_over()),
+        RunStatus::Running => claim.taken_over(),
         _ => Duration::ZERO,
     };
     manifest.end(status, reason.map(Into::into), unrecorded);
+    manifest.wall_seconds = manifest.wall_seconds.max(least);
     manifest.cut_off = true;
     manifest.write(&request.dir)?;
     remove_drafts(&request.dir)

@@ -215,6 +215,12 @@ impl Manifest {
         Ok(Some(manifest))
     }
 
+    /// Seconds that a stage run has taken so far, over all its attempts; 0 if its folder holds no manifest of it.
+    pub fn seconds_so_far(dir: &Path, uuid: Uuid) -> f64 {
+        let manifest = Self::read(dir).ok().flatten().filter(|manifest| manifest.uuid == uuid);
+        manifest.map_or(0.0, |manifest| manifest.wall_seconds)
+    }
+
     /// Writes the manifest into the folder of its stage run.
     ///
     /// # Errors

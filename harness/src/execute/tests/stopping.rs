@@ -72,3 +72,20 @@ fn exams_count_as_time_of_their_trial() {
         assert!(spent >= before as f64 * takes.as_secs_f64(), "{spent} s before stage run {before}");
     }
 }
+
+#[test]
+fn an_attempt_counts_as_long_as_it_looked_from_outside() {
+    let runs = tempfile::tempdir().unwrap();
+    let graph = plan(&seeds(&[1]), runs.path());
+    let data = graph.nodes.iter().position(|node| node.stage == Stage::Data).unwrap();
+    let data = request_of(&graph, data, 1).unwrap();
+    let body = Fake { wait_for_stop: Some(Stage::Data), ..Fake::default() };
+    work(&data, &body, &AtomicBool::new(true), &Silent).unwrap();
+    assert!(Manifest::seconds_so_far(&data.dir, data.uuid) < 3.0);
+    // The process counted from when it had started, so less than the limit that it exceeded.
+    for (seen, counted) in [(3.25, 3.25), (1.5, 3.25)] {
+        record_end(&data, RunStatus::Failed, Some("out of time"), seen).unwrap();
+        assert_eq!(Manifest::seconds_so_far(&data.dir, data.uuid), counted);
+    }
+    assert_eq!(Manifest::seconds_so_far(&data.dir, uuid::Uuid::nil()), 0.0, "of another stage run");
+}
