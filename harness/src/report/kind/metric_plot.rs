@@ -183,7 +183,7 @@ impl MetricPlot {
         let beyond = |p: &Point| p.interval.is_some_and(|(low, high)| low < 0.0 || high > 100.0);
         let is_share = self.metric.format() == Format::Percent;
         if is_share && series.iter().flat_map(|s| &s.points).any(beyond) {
-            notes.push("no cap: the interval extends beyond 0 or 100 %".into());
+            notes.push(format!("{what} cut at 0 and 100 %"));
         }
         notes
     }
