@@ -30,7 +30,8 @@ fn committed_results_are_written_again_from_their_records() {
     for folder in ["experiments", "sweeps"] {
         copy(&root.join(folder), &dir.path().join(folder));
     }
-    let names = ["deep_vs_wide", "dense_vs_moe", "parametrization", "probes", "scaling", "tuned_scaling"];
+    let names =
+        ["deep_vs_wide", "dense_vs_moe", "parametrization", "probes", "recall", "scaling", "tuned_scaling"];
     for name in names {
         let (committed, here) = (root.join("results").join(name), dir.path().join("results").join(name));
         // Only the records are copied; everything that a report writes is made anew.
