@@ -68,6 +68,10 @@ fn bad_input_is_one_clear_error() {
         .assert()
         .code(0)
         .stderr(contains("note: --pretrain: no file matches \"nope/*.txt\"; expected a file or a glob"));
+    // As a shell expands text/*.toml.
+    mindscale(dir.path()).args(["init", "two", "--pretrain", "s.toml", "s.toml"]).assert().code(0);
+    let written = std::fs::read_to_string(dir.path().join("sweeps/two.toml")).unwrap();
+    assert!(written.contains("[\"s.toml\", \"s.toml\"]"), "{written}");
     mindscale(dir.path())
         .args(["report", "s.toml"])
         .assert()
@@ -78,6 +82,41 @@ fn bad_input_is_one_clear_error() {
         .assert()
         .code(1)
         .stderr(contains("nowhere: expected a folder of <subject>_val.csv sheets"));
+}
+
+#[test]
+fn a_tokenizer_is_found_by_the_name_of_its_stage_run() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("text.txt"), "one two three").unwrap();
+    for run in ["tokenizer-0a1b2c3d", "sft-0a1b2c3d", "sft-0a999999"] {
+        let out = format!("runs/{run}/model");
+        mindscale(dir.path())
+            .args(["tokenizer", "train", "--vocab-size", "260", "--out", &out, "text.txt"])
+            .assert()
+            .code(0);
+    }
+    for given in
+        ["tokenizer-0a1b", "sft-0a1b2c3d", "runs/sft-0a1b2c3d", "runs/sft-0a1b2c3d/model/tokenizer.json"]
+    {
+        mindscale(dir.path())
+            .args(["tokenizer", "show", given])
+            .assert()
+            .code(0)
+            .stdout(contains("260 entries"));
+    }
+    mindscale(dir.path()).args(["tokenizer", "decode", "tokenizer-0a", "67"]).assert().code(0).stdout("a\n");
+    for (given, message) in [
+        ("sft-0a", "sft-0a: matches 2 stage runs in runs: "),
+        ("dpo-0a", "dpo-0a: neither a folder nor a stage run in runs; `mindscale status` lists them"),
+        ("none/tokenizer.json", "none/tokenizer.json: cannot be read: No such file"),
+    ] {
+        mindscale(dir.path()).args(["tokenizer", "show", given]).assert().code(1).stderr(contains(message));
+    }
+    mindscale(dir.path())
+        .args(["tokenizer", "decode", "tokenizer-0a", "260"])
+        .assert()
+        .code(1)
+        .stderr(contains("tokenizer-0a: the id 260 is not among its 260 entries"));
 }
 
 #[test]

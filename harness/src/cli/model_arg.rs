@@ -94,26 +94,11 @@ impl ModelArg {
             let inner = model.join("model");
             return Ok(if inner.join("config.json").is_file() { inner } else { model.clone() });
         }
-        let name = model.to_string_lossy();
-        let found = named(runs, &name);
-        match found.as_slice() {
-            [only] if only.join("model/config.json").is_file() => Ok(only.join("model")),
-            [only] => {
-                bail!("{}: holds no model (yet); expected a finished stage run of a model", only.display())
-            }
-            [] => bail!(
-                "{name}: neither a folder nor a stage run in {}; `mindscale status` lists them, --runs sets their folder",
-                runs.display()
-            ),
-            several => {
-                let names: Vec<_> = several.iter().filter_map(|run| run.file_name()).collect();
-                bail!(
-                    "{name}: matches {} stage runs in {}: {names:?}; give a longer prefix",
-                    several.len(),
-                    runs.display()
-                )
-            }
+        let found = stage_run_named(runs, &model.to_string_lossy())?;
+        if !found.join("model/config.json").is_file() {
+            bail!("{}: holds no model (yet); expected a finished stage run of a model", found.display());
         }
+        Ok(found.join("model"))
     }
 }
 
@@ -236,8 +221,11 @@ pub fn is_sweep_file(model: &Path) -> bool {
     model.is_file() && model.extension().is_some_and(|extension| extension == "toml")
 }
 
-/// Returns the folders of the stage runs whose name has this prefix, sorted.
-fn named(runs: &Path, beginning: &str) -> Vec<PathBuf> {
+/// Returns the folder of the one stage run in `runs` whose name has this prefix, such as `sft-cedd4909`.
+///
+/// # Errors
+/// If there is none, or several.
+pub fn stage_run_named(runs: &Path, beginning: &str) -> Result<PathBuf> {
     let entries = fs::read_dir(runs).into_iter().flatten().flatten().map(|entry| entry.path());
     let begins = |run: &PathBuf| {
         let name = run.file_name().and_then(|name| name.to_str());
@@ -245,7 +233,21 @@ fn named(runs: &Path, beginning: &str) -> Vec<PathBuf> {
     };
     let mut found: Vec<PathBuf> = entries.filter(begins).collect();
     found.sort();
-    found
+    match found.as_slice() {
+        [only] => Ok(only.clone()),
+        [] => bail!(
+            "{beginning}: neither a folder nor a stage run in {}; `mindscale status` lists them, --runs sets their folder",
+            runs.display()
+        ),
+        several => {
+            let names: Vec<_> = several.iter().filter_map(|run| run.file_name()).collect();
+            bail!(
+                "{beginning}: matches {} stage runs in {}: {names:?}; give a longer prefix",
+                several.len(),
+                runs.display()
+            )
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The verb `tokenizer`: trains, shows and tries out tokenizers.
 
 use super::data::named;
+use super::model_arg::stage_run_named;
 use super::say;
 use crate::config::{DataConfig, TokenizerConfig};
 use crate::data::chat::ChatTemplate;
@@ -10,8 +11,27 @@ use crate::data::{Kind, Message, Tokenizer};
 use crate::exam::letters;
 use crate::fsutil::create_dir;
 use anyhow::{Context, Result, bail};
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use std::path::PathBuf;
+
+/// A tokenizer given by its file, its folder, or the stage run that wrote it or trained with it.
+#[derive(Debug, Args)]
+pub struct TokenizerArg {
+    /// A tokenizer.json or its folder; or a stage run, by its folder or short name, such as tokenizer-89540c46
+    path: PathBuf,
+    /// Folder of stage runs, in which names are looked up
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    runs: PathBuf,
+}
+
+impl TokenizerArg {
+    fn load(&self) -> Result<Tokenizer> {
+        if self.path.exists() || self.path.extension().is_some_and(|extension| extension == "json") {
+            return Tokenizer::load(&self.path);
+        }
+        Tokenizer::load(&stage_run_named(&self.runs, &self.path.to_string_lossy())?)
+    }
+}
 
 /// Verbs on tokenizers.
 #[derive(Debug, Subcommand)]
@@ -33,13 +53,13 @@ pub enum TokenizerVerb {
     },
     /// Show a tokenizer's size, special tokens and answer letters
     Show {
-        /// A tokenizer.json or its folder
-        path: PathBuf,
+        #[command(flatten)]
+        tokenizer: TokenizerArg,
     },
     /// Convert text to ids
     Encode {
-        /// A tokenizer.json or its folder
-        path: PathBuf,
+        #[command(flatten)]
+        tokenizer: TokenizerArg,
         /// Text; unset: read from standard input
         text: Option<String>,
         /// Print machine-readable JSON
@@ -48,8 +68,8 @@ pub enum TokenizerVerb {
     },
     /// Convert ids to text
     Decode {
-        /// A tokenizer.json or its folder
-        path: PathBuf,
+        #[command(flatten)]
+        tokenizer: TokenizerArg,
         /// Ids; unset: read from standard input, separated by blanks, commas or newlines
         ids: Vec<u32>,
     },
@@ -84,8 +104,8 @@ pub fn tokenizer(verb: &TokenizerVerb) -> Result<bool> {
             }
             say(out.join("tokenizer.json").display())?;
         }
-        TokenizerVerb::Show { path } => {
-            let tokenizer = Tokenizer::load(path)?;
+        TokenizerVerb::Show { tokenizer } => {
+            let tokenizer = tokenizer.load()?;
             say(format!("{} entries", tokenizer.vocab_size()))?;
             match letters(&tokenizer) {
                 Ok(ids) => say(format!("A B C D as answers: {ids:?}"))?,
@@ -95,8 +115,8 @@ pub fn tokenizer(verb: &TokenizerVerb) -> Result<bool> {
             let example = [Message::new("user", "你好"), Message::new("assistant", "你好！")];
             say(format!("a conversation: {:?}", tokenizer.render(&example)?))?;
         }
-        TokenizerVerb::Encode { path, text, json } => {
-            let tokenizer = Tokenizer::load(path)?;
+        TokenizerVerb::Encode { tokenizer, text, json } => {
+            let tokenizer = tokenizer.load()?;
             let text = text.clone().map_or_else(standard_input, Ok)?;
             let ids = tokenizer.encode(&text)?;
             if *json {
@@ -107,12 +127,12 @@ pub fn tokenizer(verb: &TokenizerVerb) -> Result<bool> {
                 }
             }
         }
-        TokenizerVerb::Decode { path, ids } => {
-            let tokenizer = Tokenizer::load(path)?;
+        TokenizerVerb::Decode { tokenizer: given, ids } => {
+            let tokenizer = given.load()?;
             let ids = if ids.is_empty() { read_ids(&standard_input()?)? } else { ids.clone() };
             if let Some(id) = ids.iter().find(|&&id| !tokenizer.knows(id)) {
                 let entries = tokenizer.vocab_size();
-                bail!("{}: the id {id} is not among its {entries} entries", path.display());
+                bail!("{}: the id {id} is not among its {entries} entries", given.path.display());
             }
             say(tokenizer.decode(&ids, false)?)?;
         }

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 pub struct InitArgs {
     /// Name of the study and of its files
     name: String,
-    /// Files or globs of text to train on instead of the built-in world; may be repeated
-    #[arg(long, value_name = "FILE")]
+    /// Files or globs of text to train on instead of the built-in world
+    #[arg(long, value_name = "FILE", num_args = 1..)]
     pretrain: Vec<String>,
     /// Folder that contains sweeps/ and experiments/; unset: the current one
     #[arg(long, value_name = "DIR")]
