@@ -16,7 +16,7 @@ lint:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --features emulate
 
-# Generated texts anew: the page of all keys
+# Regenerates docs/configuration.md, docs/columns.md and the kinds of figures in docs/experiments.md
 docs:
     UPDATE_DOCS=1 cargo test -p mindscale --lib reference
 

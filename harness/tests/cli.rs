@@ -107,7 +107,10 @@ fn a_tokenizer_is_found_by_the_name_of_its_stage_run() {
     mindscale(dir.path()).args(["tokenizer", "decode", "tokenizer-0a", "67"]).assert().code(0).stdout("a\n");
     for (given, message) in [
         ("sft-0a", "sft-0a: matches 2 stage runs in runs: "),
-        ("dpo-0a", "dpo-0a: neither a folder nor a stage run in runs; `mindscale status` lists them"),
+        (
+            "dpo-0a",
+            "dpo-0a: neither a folder nor a stage run in runs; `mindscale status FILE` lists those of a sweep",
+        ),
         ("none/tokenizer.json", "none/tokenizer.json: cannot be read: No such file"),
     ] {
         mindscale(dir.path()).args(["tokenizer", "show", given]).assert().code(1).stderr(contains(message));

@@ -17,7 +17,7 @@ const CASES: u32 = 150;
 const LONGEST: Duration = Duration::from_secs(10);
 
 /// Maximum memory of all readers together, in MB.
-const MOST_MB: f64 = 1500.0;
+const MAX_MB: f64 = 1500.0;
 
 /// A change to a valid file.
 #[derive(Debug, Clone)]
@@ -124,7 +124,7 @@ fn check(name: &str) {
     }
     // Damage is often harmless, as in plain text; but a reader that accepts nearly all files does not check.
     assert!(refused.get() > CASES / 10, "{name} refused {} of {CASES} damaged files", refused.get());
-    assert!(harness::system::peak_rss_mb() < MOST_MB, "{name} took too much memory");
+    assert!(harness::system::peak_rss_mb() < MAX_MB, "{name} took too much memory");
 }
 
 macro_rules! robust {

@@ -4,14 +4,45 @@
 //! f64, so that equal models have a margin of exactly zero.
 
 use crate::tokens::Sequence;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Preference loss: a function of `margin`, the difference of log-probabilities, chosen minus rejected, policy minus
+/// reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PreferenceLoss {
+    /// `-log sigmoid(beta * margin)` (Rafailov et al. 2023, eq. 7).
+    Sigmoid,
+    /// `(margin - 1 / (2 beta))^2` (Azar et al. 2023, eq. 17).
+    Ipo,
+}
+
+impl PreferenceLoss {
+    /// Returns the loss and its derivative with respect to the margin.
+    fn at(self, margin: f64, beta: f64) -> (f64, f64) {
+        match self {
+            Self::Sigmoid => {
+                let reward_margin = beta * margin;
+                // log(1 + e^-r), computed without overflow.
+                let loss = (-reward_margin).max(0.0) + (-reward_margin.abs()).exp().ln_1p();
+                (loss, -beta / (1.0 + reward_margin.exp()))
+            }
+            Self::Ipo => {
+                let off = margin - 0.5 / beta;
+                (off.powi(2), 2.0 * off)
+            }
+        }
+    }
+}
 
 /// Configuration of the preference loss.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DpoConfig {
     /// Strength of the regularisation towards the reference model.
     pub beta: f64,
-    /// Whether to use the squared loss of IPO instead of the sigmoid loss of DPO.
-    pub ipo: bool,
+    /// The loss.
+    pub loss: PreferenceLoss,
     /// Whether to divide the log-probability of each answer by its length in tokens.
     pub length_normalised: bool,
 }
@@ -49,22 +80,10 @@ pub fn answer_log_prob(log_probs: &[f32], row: &Sequence, config: &DpoConfig) ->
 }
 
 /// Computes the preference loss of one pair from the log-probabilities `[chosen, rejected]` under policy and reference.
-///
-/// Sigmoid: `-log sigmoid(beta * margin)` (Rafailov et al. 2023, eq. 7); IPO: `(margin - 1 / (2 beta))^2`
-/// (Azar et al. 2023, eq. 17), where `margin` is the difference of log-probabilities, chosen minus rejected,
-/// policy minus reference.
 pub fn pair_loss(policy: [f64; 2], reference: [f64; 2], config: &DpoConfig) -> PairOutcome {
     let margin = (policy[0] - policy[1]) - (reference[0] - reference[1]);
-    let reward_margin = config.beta * margin;
-    let (loss, d_margin) = if config.ipo {
-        let off = margin - 0.5 / config.beta;
-        (off.powi(2), 2.0 * off)
-    } else {
-        // log(1 + e^-r), computed without overflow.
-        let loss = (-reward_margin).max(0.0) + (-reward_margin.abs()).exp().ln_1p();
-        (loss, -config.beta / (1.0 + reward_margin.exp()))
-    };
-    PairOutcome { loss, d_margin, reward_margin }
+    let (loss, d_margin) = config.loss.at(margin, config.beta);
+    PairOutcome { loss, d_margin, reward_margin: config.beta * margin }
 }
 
 /// Computes the preference loss of each pair of a pass.
@@ -99,7 +118,8 @@ pub fn dpo_loss(
 mod tests {
     use super::*;
 
-    const SIGMOID: DpoConfig = DpoConfig { beta: 0.5, ipo: false, length_normalised: false };
+    const SIGMOID: DpoConfig =
+        DpoConfig { beta: 0.5, loss: PreferenceLoss::Sigmoid, length_normalised: false };
 
     /// An answer that fills its row.
     fn answer(len: usize) -> Sequence {
@@ -119,7 +139,7 @@ mod tests {
         assert_eq!(sigmoid.reward_margin, 0.5);
         assert!((sigmoid.loss - (1.0 + (-0.5f64).exp()).ln()).abs() < 1e-15);
         // Margin 1 equals 1 / (2 beta).
-        assert_eq!(outcome(log_probs, DpoConfig { ipo: true, ..SIGMOID }).loss, 0.0);
+        assert_eq!(outcome(log_probs, DpoConfig { loss: PreferenceLoss::Ipo, ..SIGMOID }).loss, 0.0);
         // The means are -1.25 and -2; the references are not divided again: 0.75 - 0.5 = 0.25.
         let normalised = outcome(log_probs, DpoConfig { length_normalised: true, ..SIGMOID });
         assert_eq!(normalised.reward_margin, 0.125);
@@ -148,8 +168,10 @@ mod tests {
         let rows = [chosen[0], rejected[0], chosen[1], rejected[1]];
         let references = [[-2.0, -2.5], [-1.0, -3.0]];
         let at = [-0.5f32, 0.0, -1.5, -2.0, -0.25, -1.0, -0.5, -0.75, 0.0, -3.0];
-        for (ipo, length_normalised) in [(false, false), (false, true), (true, false), (true, true)] {
-            let config = DpoConfig { beta: 0.3, ipo, length_normalised };
+        let both =
+            [PreferenceLoss::Sigmoid, PreferenceLoss::Ipo].map(|loss| [false, true].map(|each| (loss, each)));
+        for (loss, length_normalised) in both.into_iter().flatten() {
+            let config = DpoConfig { beta: 0.3, loss, length_normalised };
             let losses = |log_probs: &[f32]| dpo_loss(log_probs, &rows, &references, &config);
             let gradient = losses(&at).d_log_probs;
             for i in 0..at.len() {

@@ -201,7 +201,11 @@ fn dpo_matches_on<B: Backend>(backend: &B) {
         &pass.log_probs(&hidden).unwrap(),
         &rows.iter().collect::<Vec<_>>(),
         &references,
-        &model::preference::DpoConfig { beta: 0.1, ipo: false, length_normalised: false },
+        &model::preference::DpoConfig {
+            beta: 0.1,
+            loss: model::preference::PreferenceLoss::Sigmoid,
+            length_normalised: false,
+        },
     );
     let mean = outcome.pairs.iter().map(|pair| pair.loss).sum::<f64>() / 8.0;
     let off = (mean - json["loss"].as_f64().unwrap()).abs();

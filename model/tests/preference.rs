@@ -1,7 +1,7 @@
 //! Preference training starts from equal models: policy and reference agree to the last bit.
 #![allow(clippy::unwrap_used)]
 
-use model::preference::{DpoConfig, answer_log_prob, dpo_loss};
+use model::preference::{DpoConfig, PreferenceLoss, answer_log_prob, dpo_loss};
 use model::{
     Cpu, LaneConfig, ModelConfig, OptimizerConfig, Recompute, Sequence, Trainer, Transformer, Weights,
 };
@@ -35,7 +35,7 @@ fn equal_models_have_no_margin_whatever_the_lengths() {
         (0..13).map(|i| [answered(40, 3 + i, i as u32), answered(40, 90 - 5 * i, i as u32 + 7)]).collect();
     let rows: Vec<Sequence> = pairs.iter().flatten().cloned().collect();
     for length_normalised in [false, true] {
-        let config = DpoConfig { beta: 0.1, ipo: false, length_normalised };
+        let config = DpoConfig { beta: 0.1, loss: PreferenceLoss::Sigmoid, length_normalised };
         let model = certain();
         let log_probs = model.token_log_probs(&rows).unwrap();
         let certain_tokens = log_probs

@@ -8,7 +8,7 @@ mod common;
 use candle_core::{DType, Device};
 use common::{PORTABLE, counted, distance, flat, relative_distance};
 use model::layout::Layout;
-use model::preference::{DpoConfig, answer_log_prob, dpo_loss};
+use model::preference::{DpoConfig, PreferenceLoss, answer_log_prob, dpo_loss};
 use model::reference::Reference;
 use model::trainer::Rule;
 use model::weights::{NamedTensors, read_safetensors};
@@ -311,7 +311,7 @@ fn preferences_match<B: Backend>(backend: &B) {
         let name = kind["name"].as_str().unwrap();
         let config = DpoConfig {
             beta,
-            ipo: name.starts_with("ipo"),
+            loss: if name.starts_with("ipo") { PreferenceLoss::Ipo } else { PreferenceLoss::Sigmoid },
             length_normalised: name.ends_with("_normalised"),
         };
         let mut policy = trainer(written.model("dense", "dpo/policy", backend), None, 0.0);
@@ -324,7 +324,7 @@ fn preferences_match<B: Backend>(backend: &B) {
         close_to_all(&gradient, &layout, &written.folder(&format!("dpo/{name}")), 1e-5, &what);
     }
     // Preference training starts from equal models.
-    let config = DpoConfig { beta, ipo: false, length_normalised: false };
+    let config = DpoConfig { beta, loss: PreferenceLoss::Sigmoid, length_normalised: false };
     let mut policy = trainer(reference, None, 0.0);
     for (i, step) in dpo["steps"].as_array().unwrap().iter().enumerate() {
         let losses = compare(&mut policy, &pairs, &references(&config), &config);

@@ -188,7 +188,7 @@ pub fn data(verb: &DataVerb) -> Result<bool> {
             let files = named(text, "--text", *json)?;
             let found = contamination(sheets, &files, (*kind).into(), &options)?;
             let read = options.log.report();
-            read.notices("--text").iter().try_for_each(|notice| tell(notice, *json))?;
+            read.notices("--text").iter().try_for_each(|notice| print_notice(notice, *json))?;
             if let Some(out) = out {
                 write_atomic(out, &found.csv()?)?;
             }
@@ -201,8 +201,8 @@ pub fn data(verb: &DataVerb) -> Result<bool> {
             let mut config = WorldConfig::default();
             config.people = people.unwrap_or(config.people);
             config.seed = seed.unwrap_or(config.seed);
-            if !(4..=WorldConfig::MOST_PEOPLE).contains(&config.people) {
-                bail!("--people {}: expected 4 to {}", config.people, WorldConfig::MOST_PEOPLE);
+            if !(4..=WorldConfig::MAX_PEOPLE).contains(&config.people) {
+                bail!("--people {}: expected 4 to {}", config.people, WorldConfig::MAX_PEOPLE);
             }
             write_world(&World::generate(&config), out)?;
             say(out.display())?;
@@ -214,12 +214,12 @@ pub fn data(verb: &DataVerb) -> Result<bool> {
 /// Returns the files that the patterns of an argument match; reports files that were named twice.
 pub fn named(patterns: &[String], argument: &str, is_json: bool) -> Result<Vec<PathBuf>> {
     let named = expand(patterns, argument)?;
-    named.notice(argument).iter().try_for_each(|notice| tell(notice, is_json))?;
+    named.notice(argument).iter().try_for_each(|notice| print_notice(notice, is_json))?;
     Ok(named.files)
 }
 
 /// Prints a notice; to stderr if stdout is JSON.
-fn tell(notice: &Notice, is_json: bool) -> Result<()> {
+fn print_notice(notice: &Notice, is_json: bool) -> Result<()> {
     match is_json {
         true => note(&notice.to_string()),
         false => say(notice)?,

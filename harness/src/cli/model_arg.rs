@@ -236,7 +236,7 @@ pub fn stage_run_named(runs: &Path, beginning: &str) -> Result<PathBuf> {
     match found.as_slice() {
         [only] => Ok(only.clone()),
         [] => bail!(
-            "{beginning}: neither a folder nor a stage run in {}; `mindscale status` lists them, --runs sets their folder",
+            "{beginning}: neither a folder nor a stage run in {}; `mindscale status FILE` lists those of a sweep, --runs sets their folder",
             runs.display()
         ),
         several => {

@@ -136,7 +136,10 @@ fn idle_switches(trials: &[Trial]) -> Vec<String> {
     let idle_of = |trial: &Trial| idle(&trial.config);
     let Some((first, others)) = trials.split_first() else { return vec![] };
     let mut found = idle_of(first);
-    found.retain(|idle| is_on(&first.config, &idle.key) && !is_on(&TrialConfig::default(), &idle.key));
+    found.retain(|idle| {
+        let is_switched_on = is_on(&first.config, &idle.key) && !is_on(&TrialConfig::default(), &idle.key);
+        is_switched_on && !idle.is_of_monitoring()
+    });
     for trial in others {
         if found.is_empty() {
             break;
@@ -193,7 +196,7 @@ pub fn plan(args: &SweepArgs, only: &OnlyArg, explained: bool, on: &OnArgs) -> R
     let name = |trial: usize| short_id(study[trial].uuid);
     let target = on.target()?;
     let memory = |config: &TrialConfig| target.map_or_else(|| memory_mb(config), |on| on.memory_mb(config));
-    let rows = crate::sweep::plan(&trials, name, known, memory);
+    let rows = crate::sweep::costs(&trials, name, known, memory);
     let by = on.estimator(target, &work, &graph)?;
     let times = by.as_ref().map(|by| times(&graph, &extents, by)).unwrap_or_default();
     let totals = by.as_ref().map(|by| Totals::of(&graph, &times, by, on.price_per_hour));

@@ -49,6 +49,11 @@ pub fn status(args: &SweepArgs, only: &OnlyArg, watch: bool, web: WebArgs) -> Re
                 say(format!("        {line}"))?;
             }
         }
+        let trained = trial.stages.iter().filter(|s| s.state == "done" && s.stage.training().is_some());
+        let trained: Vec<String> = trained.map(|s| short_name(s.stage, s.uuid)).collect();
+        if !trained.is_empty() {
+            say(format!("    trained: {}", trained.join(" ")))?;
+        }
     }
     Ok(true)
 }

@@ -149,7 +149,9 @@ fn question(comparison: &Comparison, judgement: &Judgement) -> String {
     let places = [judgement.first, judgement.second];
     let is_continuation = places.iter().all(|&place| comparison.models[place].form == Form::Continuation);
     let (task, name) = match is_continuation {
-        true => ("Two texts go on with the beginning of a document. Which goes on better?", "continuation"),
+        true => {
+            ("Two texts continue the beginning of a document. Which continues it better?", "continuation")
+        }
         false => ("Two answers were given to a user. Which is better?", "answer"),
     };
     let part = |mark: &str, text: &str| format!("<<<{mark}>>>\n{text}\n<<<end of {mark}>>>\n");

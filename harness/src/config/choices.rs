@@ -111,16 +111,6 @@ pub enum Schedule {
     Wsd,
 }
 
-/// Preference loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum DpoLoss {
-    /// `-log sigmoid(beta * margin)` (Rafailov et al. 2023, eq. 7).
-    Sigmoid,
-    /// `(margin - 1 / (2 beta))^2` (Azar et al. 2023, eq. 17).
-    Ipo,
-}
-
 /// How exam prompts are worded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ValueEnum)]
 #[serde(rename_all = "snake_case")]

@@ -25,6 +25,16 @@ pub struct Idle {
     canonical: Option<Value>,
 }
 
+impl Idle {
+    /// Whether it is a key of a training stage that has an effect, but not on what is learned, such as `pretrain.keep_best`.
+    pub fn is_of_monitoring(&self) -> bool {
+        let parts = self.key.split_once('.');
+        parts.is_some_and(|(section, key)| {
+            TrainStage::named(section).is_some() && MONITORING_KEYS.contains(&key)
+        })
+    }
+}
+
 /// Returns every key without an effect on the trial, with the reason.
 pub fn idle(config: &TrialConfig) -> Vec<Idle> {
     let mut found = of_stage_runs(config);

@@ -4,11 +4,11 @@
 //! *Invariant:* nothing downstream reads a TOML file or an environment variable for settings.
 
 mod at;
+mod canonical;
 mod choices;
 mod document;
 mod effect;
 mod errors;
-mod identity;
 mod keys;
 mod layers;
 mod local;
@@ -25,14 +25,13 @@ mod world;
 
 pub use crate::records::Norm;
 pub use at::ExamPoint;
+pub use canonical::{canonical_json, setting_key};
 pub use choices::{
-    Answer, AnswerLoss, BadRow, DpoLoss, ExamFormat, OptimizerKind, Packing, RowStyle, Schedule, Source,
-    UnknownKeys,
+    Answer, AnswerLoss, BadRow, ExamFormat, OptimizerKind, Packing, RowStyle, Schedule, Source, UnknownKeys,
 };
 pub use document::{Content, Entry, Node};
 pub use effect::{FILTERS, Idle, differing, effective, idle};
 pub use errors::{ConfigError, ConfigErrors};
-pub use identity::{canonical_json, identity};
 pub use keys::{KeySpec, Kind, Section, UNSET, find, keys, largest, plain, sections, unknown_key};
 pub use layers::{Layer, Overrides, Setting, Settings, load, load_layers};
 pub use local::{Local, SWEEP_SECTIONS};
@@ -49,6 +48,7 @@ pub(crate) use document::parse;
 pub(crate) use keys::is_section;
 pub(crate) use layers::{config_of, get, leaves, not_a_key, set, settings};
 
+use model::preference::PreferenceLoss;
 use model::{Cost, Device, LoraConfig, ModelConfig, Precision, Recompute, section};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -237,7 +237,7 @@ stage_section! {
         #[schemars(extend("exclusiveMinimum" = 0))]
         pub beta: f64 = 0.1,
         /// Preference loss: `sigmoid` (DPO) or `ipo`.
-        pub loss: DpoLoss = DpoLoss::Sigmoid,
+        pub loss: PreferenceLoss = PreferenceLoss::Sigmoid,
         /// Whether to divide each answer's log-probability by its length in tokens.
         pub length_normalised: bool = false,
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 const HEAD: &str = "\
 # Configuration
 
-<!-- Made from the declarations in the program; `UPDATE_DOCS=1 cargo test -p mindscale reference` writes it anew. -->
+<!-- Made from the declarations in the program; `UPDATE_DOCS=1 cargo test -p mindscale reference` regenerates it. -->
 
 Every key of a trial. Layers, later wins: the defaults below, `--preset NAME`, the sweep file's `[base]`,
 environment variables, `--set key=value`; what a sweep varies or solves takes the place of `[base]` in each trial.
@@ -126,7 +126,7 @@ mod tests {
             std::fs::write(&path, &page).unwrap();
         }
         let committed = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(committed == page, "docs/configuration.md is old; write it anew with UPDATE_DOCS=1");
+        assert!(committed == page, "docs/configuration.md is old; regenerate it with UPDATE_DOCS=1");
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub struct TrainSpec {
     pub stage: TrainStage,
     /// Name of its configuration section, of the folder of its data, and of the stage everywhere else.
     pub name: &'static str,
+    /// Its name in labels of figures and tables.
+    pub label: &'static str,
     /// Kind of its rows, unless the data is that of a probe.
     pub rows: RowKind,
     /// Keys of its files: its own first, then the fallback for when its own is empty.
@@ -107,6 +109,7 @@ pub const TRAINING: [TrainSpec; 5] = [
     TrainSpec {
         stage: TrainStage::Pretrain,
         name: "pretrain",
+        label: "pretraining",
         rows: RowKind::Pretrain,
         files: &[files!(pretrain, pretrain_val)],
         world: &["world.paraphrases", "world.pretrain_rows", "world.pretrain_drills", "world.practice"],
@@ -119,6 +122,7 @@ pub const TRAINING: [TrainSpec; 5] = [
     TrainSpec {
         stage: TrainStage::Sft,
         name: "sft",
+        label: "SFT",
         rows: RowKind::Conversations,
         files: &[files!(sft, sft_val)],
         world: &["world.sft_rows", "world.sft_drills", "world.sft_lives", "world.practice"],
@@ -131,6 +135,7 @@ pub const TRAINING: [TrainSpec; 5] = [
     TrainSpec {
         stage: TrainStage::SftMulti,
         name: "sft_multi",
+        label: "multi-turn SFT",
         rows: RowKind::Conversations,
         files: &[files!(sft_multi, sft_multi_val)],
         world: &["world.sft_multi_rows", "world.practice"],
@@ -143,6 +148,7 @@ pub const TRAINING: [TrainSpec; 5] = [
     TrainSpec {
         stage: TrainStage::Lora,
         name: "lora",
+        label: "LoRA",
         rows: RowKind::Conversations,
         files: &[files!(lora, lora_val), files!(sft, sft_val)],
         world: &["world.sft_rows", "world.sft_drills", "world.sft_lives", "world.practice"],
@@ -155,6 +161,7 @@ pub const TRAINING: [TrainSpec; 5] = [
     TrainSpec {
         stage: TrainStage::Dpo,
         name: "dpo",
+        label: "DPO",
         rows: RowKind::Preferences,
         files: &[files!(dpo, dpo_val)],
         world: &["world.dpo_pairs", "world.practice"],

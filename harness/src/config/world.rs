@@ -10,7 +10,7 @@ section! {
         /// Seed of the world; independent of the trial's seed, so that trials with different seeds share one world.
         pub seed: u64 = 1,
         /// Number of invented people.
-        #[schemars(range(min = 4, max = WorldConfig::MOST_PEOPLE))]
+        #[schemars(range(min = 4, max = WorldConfig::MAX_PEOPLE))]
         pub people: usize = 40,
         /// Share of the people about whom training may ask questions; the exam asks only about the others.
         #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
@@ -20,7 +20,7 @@ section! {
         /// somebody's teacher, from which two-hop questions are learned.
         pub teachers: usize = 0,
         /// Number of paraphrases of each fact, 1 to 8, in the biographies that vary their wording.
-        #[schemars(range(min = 1, max = WorldConfig::MOST_PARAPHRASES))]
+        #[schemars(range(min = 1, max = WorldConfig::MAX_PARAPHRASES))]
         pub paraphrases: usize = 8,
         /// Number of rows of pretraining text.
         #[schemars(range(min = 1))]
@@ -58,14 +58,14 @@ pub const PRACTICE: [&str; 4] = ["one_hop", "two_hop", "reading", "arithmetic"];
 
 impl WorldConfig {
     /// Maximum number of people in a world: every surname with every given name.
-    pub const MOST_PEOPLE: usize = 144;
+    pub const MAX_PEOPLE: usize = 144;
 
     /// Number of paraphrases that the built-in vocabulary has of each fact.
-    pub const MOST_PARAPHRASES: usize = 8;
+    pub const MAX_PARAPHRASES: usize = 8;
 
     /// Returns the number of seen people: at least one, but not all.
     pub fn seen_people(&self) -> usize {
-        let people = self.people.clamp(2, Self::MOST_PEOPLE);
+        let people = self.people.clamp(2, Self::MAX_PEOPLE);
         ((people as f64 * self.seen_share).round() as usize).clamp(1, people - 1)
     }
 

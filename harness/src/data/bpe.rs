@@ -16,7 +16,7 @@ use std::sync::atomic::AtomicBool;
 const NONE: u32 = u32::MAX;
 
 /// Most symbols of one training run, as places are 32-bit.
-const MOST_SYMBOLS: usize = NONE as usize - 1;
+const MAX_SYMBOLS: usize = NONE as usize - 1;
 
 type Pair = (u32, u32);
 type ByPair<T> = HashMap<Pair, T, BuildHasherDefault<PairHasher>>;
@@ -139,8 +139,8 @@ impl Text {
             text.words.push((start, count as i64));
             text.symbols.extend(word.chars().filter_map(|char| of_char.get(&char)));
             ensure!(
-                text.symbols.len() <= MOST_SYMBOLS,
-                "the words of the text have more than {MOST_SYMBOLS} bytes; set a smaller tokenizer.train_chars"
+                text.symbols.len() <= MAX_SYMBOLS,
+                "the words of the text have more than {MAX_SYMBOLS} bytes; set a smaller tokenizer.train_chars"
             );
             let end = text.symbols.len() as u32;
             text.next.extend((start..end).map(|place| if place + 1 < end { place + 1 } else { NONE }));

@@ -22,7 +22,7 @@ const ENDPOINT: &str = "https://huggingface.co";
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// Maximum number of redirects of a request.
-const MOST_REDIRECTS: usize = 8;
+const MAX_REDIRECTS: usize = 8;
 
 /// Maximum size of a list of files, in bytes.
 const LARGEST_LIST: u64 = 64 << 20;
@@ -287,7 +287,7 @@ impl Hub {
         let refused = |why: String| Trouble::Refused(anyhow!("{url}: {why}"));
         let mut at: Uri = url.parse().map_err(|error| refused(format!("is not a valid URL: {error}")))?;
         let mut hub_headers = HeaderMap::new();
-        for _ in 0..=MOST_REDIRECTS {
+        for _ in 0..=MAX_REDIRECTS {
             let mut request = Request::builder().method(method).uri(at.clone());
             request = request.header(ACCEPT_ENCODING, "identity");
             if from > 0 {
@@ -312,7 +312,7 @@ impl Hub {
             at = redirected(&at, to)
                 .ok_or_else(|| refused(format!("is redirected to {to:?}, which is not a valid URL")))?;
         }
-        Err(refused(format!("is redirected more than {MOST_REDIRECTS} times")))
+        Err(refused(format!("is redirected more than {MAX_REDIRECTS} times")))
     }
 
     /// Interprets a response with an error status.

@@ -76,7 +76,7 @@ pub struct Digests {
 }
 
 impl Digests {
-    /// Loads the digests cached in the folder of stage runs; an unreadable cache is started anew.
+    /// Loads the digests cached in the folder of stage runs; an unreadable cache is started again.
     pub fn remembered(runs: &Path) -> Self {
         let file = runs.join(REMEMBERED);
         let known =

@@ -9,7 +9,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 
 /// Most rows that a plan reads; further stages keep their upper bounds.
-const MOST_ROWS: f64 = 5e7;
+const MAX_ROWS: f64 = 5e7;
 
 /// Tokens and operations of each stage run of the plan, in its order: recorded for finished ones, computed from the prepared
 /// data for others. `None` for stages that do not train, and while the data is not prepared.
@@ -23,7 +23,7 @@ pub fn extents_left(graph: &StageGraph) -> Vec<Option<Extent>> {
 }
 
 fn extents_of(graph: &StageGraph, is_asked: impl Fn(&StageNode) -> bool) -> Vec<Option<Extent>> {
-    let (mut open, mut left) = (Open::default(), MOST_ROWS);
+    let (mut open, mut left) = (Open::default(), MAX_ROWS);
     let mut extent = |node: &StageNode| -> Option<Extent> {
         let stage = node.stage.training().filter(|_| is_asked(node))?;
         if node.state == State::Done {

@@ -39,7 +39,7 @@ pub enum Estimator {
 pub const DEVICES: [&str; 6] = ["h100", "h200", "a100", "4090", "3090", "cpu"];
 
 /// Most earlier stage runs that are read for the throughput.
-const MOST_READ: usize = 1000;
+const MAX_READ: usize = 1000;
 
 /// A device that times can be estimated for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -97,14 +97,14 @@ impl Estimator {
     }
 
     /// The mean throughput of finished training stage runs in a folder that this machine made on `device`; reads at most
-    /// `MOST_READ` stage runs. `None` if there are none.
+    /// `MAX_READ` stage runs. `None` if there are none.
     pub fn recorded(runs: &Path, device: &str) -> Option<Self> {
         let (mut flops, mut seconds, mut count, here) = (0.0, 0.0, 0, host());
         let is_training = |entry: &std::fs::DirEntry| {
             let name = entry.file_name().to_string_lossy().into_owned();
             TrainStage::all().any(|stage| name.starts_with(&format!("{}-", stage.name())))
         };
-        for entry in std::fs::read_dir(runs).ok()?.flatten().filter(is_training).take(MOST_READ) {
+        for entry in std::fs::read_dir(runs).ok()?.flatten().filter(is_training).take(MAX_READ) {
             let Ok(Some(manifest)) = Manifest::read(&entry.path()) else { continue };
             let is_of_this = manifest.host == here && manifest.device.starts_with(device);
             if manifest.status == RunStatus::Done && is_of_this {

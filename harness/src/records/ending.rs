@@ -1,6 +1,6 @@
 //! The end of a training, from the last rows of its metrics.csv.
 
-use crate::track::{Course, CourseRow};
+use crate::track::{MetricsTable, MetricsTableRow};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -27,7 +27,7 @@ impl Ending {
     /// Reads a metrics.csv; `None` if it does not exist or has no training row.
     pub fn read(path: &Path) -> Option<Self> {
         let text = std::fs::read_to_string(path).ok()?;
-        let course = Course::of(&text)?;
+        let course = MetricsTable::of(&text)?;
         let step = course.column("step")?;
         let (mut train, mut held_out) = (vec![], None);
         for row in course.rows() {
@@ -38,8 +38,8 @@ impl Ending {
             }
         }
         let last = train.last()?.number(step)?;
-        let is_late = |row: &&CourseRow| row.number(step).is_some_and(|at| at > 0.9 * last);
-        let late: Vec<&CourseRow> = train.iter().filter(is_late).collect();
+        let is_late = |row: &&MetricsTableRow| row.number(step).is_some_and(|at| at > 0.9 * last);
+        let late: Vec<&MetricsTableRow> = train.iter().filter(is_late).collect();
         let recorded = |name: &str| -> Vec<f64> {
             let Some(column) = course.column(name) else { return vec![] };
             late.iter().filter_map(|row| row.number(column)).filter(|v| v.is_finite()).collect()

@@ -1,8 +1,8 @@
 //! Agreement of models' answers: between settings, and between the seeds of one setting.
 
-use super::observation::{Score, mean};
+use super::observation::Score;
 use super::summary::Setting;
-use crate::stats::{Agreement, agreement};
+use crate::stats::{Agreement, agreement, mean};
 use crate::track::csv_number;
 use anyhow::Result;
 
@@ -10,10 +10,10 @@ use anyhow::Result;
 pub fn agreement_csv(settings: &[Setting]) -> Result<Vec<u8>> {
     let mut csv = csv::Writer::from_writer(vec![]);
     csv.write_record(["setting_a", "setting_b", "pairs", "questions", "equal", "kappa"])?;
-    let sat: Vec<Vec<Sat>> = settings.iter().map(sat).collect();
+    let taken: Vec<Vec<ExamTaken>> = settings.iter().map(exams_taken).collect();
     for (i, a) in settings.iter().enumerate() {
         for (j, b) in settings.iter().enumerate().skip(i) {
-            let found = pairs(&sat[i], &sat[j], i == j);
+            let found = pairs(&taken[i], &taken[j], i == j);
             if found.is_empty() {
                 continue;
             }
@@ -35,10 +35,10 @@ pub fn agreement_csv(settings: &[Setting]) -> Result<Vec<u8>> {
 }
 
 /// An exam that a model took, and the letters that it chose.
-type Sat<'a> = (&'a Score<'a>, Vec<u8>);
+type ExamTaken<'a> = (&'a Score<'a>, Vec<u8>);
 
 /// Returns the exams taken by the models of a setting.
-fn sat<'a>(setting: &'a Setting) -> Vec<Sat<'a>> {
+fn exams_taken<'a>(setting: &'a Setting) -> Vec<ExamTaken<'a>> {
     let letters = |score: &Score| score.answers.iter().map(|(_, record)| record.prediction as u8).collect();
     let scores = setting.observations().iter().filter_map(|observation| observation.score.as_ref());
     scores.map(|score| (score, letters(score))).collect()
@@ -46,7 +46,7 @@ fn sat<'a>(setting: &'a Setting) -> Vec<Sat<'a>> {
 
 /// Compares every model of one setting with every model of the other, or each pair within one setting once; pairs that
 /// took different exams are skipped.
-fn pairs(a: &[Sat], b: &[Sat], is_same: bool) -> Vec<Agreement> {
+fn pairs(a: &[ExamTaken], b: &[ExamTaken], is_same: bool) -> Vec<Agreement> {
     let mut found = vec![];
     for (i, (exam, chosen)) in a.iter().enumerate() {
         let others = b.iter().skip(if is_same { i + 1 } else { 0 });

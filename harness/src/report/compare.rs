@@ -3,10 +3,13 @@
 use super::columns::{Better, Column};
 use super::condition::Condition;
 use super::number::p_text;
-use super::observation::{Cell, Observation, Results, distinct, grouped, mean, per_seed};
+use super::observation::{Cell, Observation, Results, distinct, grouped, per_seed};
 use super::table_spec::CompareSpec;
 use crate::records::Status;
-use crate::stats::{Estimate, Mean, PowerTarget, StatsError, detectable, hedges_g, hedges_g_of_pairs, holm};
+use crate::stats::{
+    Estimate, Mean, PowerTarget, StatsError, benjamini_hochberg, detectable, hedges_g, hedges_g_of_pairs,
+    holm, mean,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
@@ -41,6 +44,8 @@ pub struct Tested {
     pub p: f64,
     /// `p` after Holm's correction over all tested claims of its family.
     pub p_holm: f64,
+    /// `p` after Benjamini and Hochberg's correction over the same claims; verdicts do not depend on it.
+    pub p_bh: f64,
     /// Hedges' g with its 95 % interval; for pairs, in standard deviations of their differences.
     pub g: Option<Estimate>,
     /// The smallest difference that this test detects with 80 % power, given the observed variation between seeds.
@@ -104,20 +109,31 @@ pub fn compare<'a>(specs: &'a [CompareSpec], results: &Results) -> Vec<Compariso
             .iter_mut()
             .filter(|c| c.spec.family.as_deref() == family && c.tested.is_some())
             .collect();
-        correct(&mut own, |tested| Some(tested.p), |tested, p| tested.p_holm = p);
-        correct(&mut own, |tested| tested.p_equivalence, |tested, p| tested.p_equivalence_holm = Some(p));
+        correct(&mut own, holm, |tested| Some(tested.p), |tested, p| tested.p_holm = p);
+        correct(&mut own, benjamini_hochberg, |tested| Some(tested.p), |tested, p| tested.p_bh = p);
+        correct(
+            &mut own,
+            holm,
+            |tested| tested.p_equivalence,
+            |tested, p| tested.p_equivalence_holm = Some(p),
+        );
         let tests = own.len();
         own.iter_mut().for_each(|compared| compared.verdict = verdict(compared, tests));
     }
     compared
 }
 
-/// Applies Holm's correction to the p-values that `read` finds, and stores the results with `write`.
-fn correct(own: &mut [&mut Comparison], read: fn(&Tested) -> Option<f64>, write: fn(&mut Tested, f64)) {
+/// Corrects the p-values that `read` finds together, and stores the results with `write`.
+fn correct(
+    own: &mut [&mut Comparison],
+    correction: fn(&[f64]) -> Vec<f64>,
+    read: fn(&Tested) -> Option<f64>,
+    write: fn(&mut Tested, f64),
+) {
     let mut tested: Vec<&mut Tested> =
         own.iter_mut().filter_map(|c| c.tested.as_mut()).filter(|tested| read(tested).is_some()).collect();
     let p: Vec<f64> = tested.iter().filter_map(|tested| read(tested)).collect();
-    tested.iter_mut().zip(holm(&p)).for_each(|(tested, p)| write(tested, p));
+    tested.iter_mut().zip(correction(&p)).for_each(|(tested, p)| write(tested, p));
 }
 
 fn verdict(compared: &Comparison, tests: usize) -> Verdict {
@@ -165,6 +181,7 @@ fn compare_one<'a>(spec: &'a CompareSpec, results: &Results) -> Comparison<'a> {
                 interval: (interval.low, interval.high),
                 p,
                 p_holm: p,
+                p_bh: p,
                 g,
                 detectable: detectable(found.error, found.df, PowerTarget::default()).ok(),
                 p_equivalence,

@@ -5,7 +5,7 @@ use super::summary::Setting;
 use crate::stats::{PERMUTATIONS, Spread};
 
 /// Maximum number of settings that a sentence names; the tables have all of them.
-const MOST_NAMED: usize = 3;
+const MAX_NAMED: usize = 3;
 
 /// The possible verdicts of an exam on a setting.
 const VERDICTS: [&str; 4] = [
@@ -103,10 +103,10 @@ fn measured(settings: &[&Setting], is_part: bool) -> Option<String> {
 
 /// Joins names, of which the last stand for themselves as `and 12 more down to 31.0 %` if they are many.
 fn listed(mut names: Vec<String>, rest: &str) -> String {
-    let more = names.len().saturating_sub(MOST_NAMED);
+    let more = names.len().saturating_sub(MAX_NAMED);
     // One more takes no more room than its number.
     if more > 1 {
-        names.truncate(MOST_NAMED);
+        names.truncate(MAX_NAMED);
         names.push(format!("and {more} more {rest}"));
     }
     names.join("; ")

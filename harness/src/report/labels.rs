@@ -2,14 +2,14 @@
 
 use super::columns::Names;
 use super::words::with_value;
-use crate::config::{TrialConfig, config_of, get, identity, keys, plain, set};
+use crate::config::{TrialConfig, config_of, get, keys, plain, set, setting_key};
 use crate::records::{TrialRecord, short_id};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// Maximum number of further keys in a label; if settings of two sweeps differ in more, the sweep's name is used instead.
-const MOST_FURTHER: usize = 3;
+const MAX_FURTHER: usize = 3;
 
 /// Number of passes in which equal labels are resolved.
 const ROUNDS: usize = 4;
@@ -109,7 +109,7 @@ impl Named<'_> {
         let Some(config) = &self.whole else { return true };
         let mut tree = serde_json::json!(config);
         set(&mut tree, key, get(other.config, key).cloned().unwrap_or(Value::Null));
-        config_of(tree).map_or(true, |changed| identity(&changed) != identity(config))
+        config_of(tree).map_or(true, |changed| setting_key(&changed) != setting_key(config))
     }
 
     fn text(&self, separator: &str, part: &dyn Fn(&str, &str) -> String) -> String {
@@ -145,7 +145,7 @@ fn tell_apart(named: &mut [Named], group: &[usize], all_keys: &mut Vec<String>) 
     };
     let differing: Vec<&str> = keys().map(|key| key.path.as_str()).filter(|key| differs(key)).collect();
     let sweeps: Vec<String> = group.iter().map(|&i| named[i].trial.sweeps.join("+")).collect();
-    if differing.is_empty() || differing.len() > MOST_FURTHER && is_distinct(&sweeps) {
+    if differing.is_empty() || differing.len() > MAX_FURTHER && is_distinct(&sweeps) {
         for (&i, sweep) in group.iter().zip(&sweeps) {
             let id = if is_distinct(&sweeps) { sweep.clone() } else { short_id(named[i].setting) };
             named[i].after = format!(" ({id})");
@@ -155,7 +155,7 @@ fn tell_apart(named: &mut [Named], group: &[usize], all_keys: &mut Vec<String>) 
     // All differing keys if they are few, else as many as distinguish the settings.
     let mut told = vec![String::new(); group.len()];
     for key in differing.iter().copied() {
-        if differing.len() > MOST_FURTHER && is_distinct(&told) {
+        if differing.len() > MAX_FURTHER && is_distinct(&told) {
             break;
         }
         for ((text, value), &i) in told.iter_mut().zip(values(named, key)).zip(group) {

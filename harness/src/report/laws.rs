@@ -23,7 +23,7 @@ const HOLD_OUT: f64 = 0.2;
 const CURVE: usize = 40;
 
 /// Maximum number of curves that can be told apart in one figure.
-const MOST_CURVES: usize = 6;
+const MAX_CURVES: usize = 6;
 
 /// A requested fit.
 #[derive(Debug, Clone, PartialEq)]
@@ -306,7 +306,7 @@ pub fn table(fitted: &[Fitted]) -> Grid {
 }
 
 /// Builds a figure of each fitted law: the loss against the first size, with a curve of the law for each value of the second; or, if there are
-/// more than `MOST_CURVES` of these, against the loss that the law predicts.
+/// more than `MAX_CURVES` of these, against the loss that the law predicts.
 pub fn figures(fitted: &[Fitted]) -> Vec<Figure> {
     fitted.iter().filter_map(figure).collect()
 }
@@ -328,7 +328,7 @@ fn figure(fit: &Fitted) -> Option<Figure> {
         }
     }
     groups.sort_by(|a, b| of(a[0]).unwrap_or(0.0).total_cmp(&of(b[0]).unwrap_or(0.0)));
-    if groups.len() > MOST_CURVES {
+    if groups.len() > MAX_CURVES {
         return Some(predicted_vs_measured(fit, &law.law));
     }
     let sizes = || fit.settings.iter().map(|setting| setting.sizes[0]);

@@ -11,7 +11,9 @@ use crate::records::{
     Analysis, Contaminated, ExamScore, ExaminedWeights, QuestionRecord, Routing, Status, Tally, TrialRecord,
     analyse, place_of,
 };
-use crate::stats::{Answered, OPTIONS, PERMUTATIONS, Randomised, Spread, guessing, spread, wilson_of_share};
+use crate::stats::{
+    Answered, OPTIONS, PERMUTATIONS, Randomised, Spread, guessing, mean, spread, wilson_of_share,
+};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -481,9 +483,4 @@ pub fn p_of_guessing(observations: &[&Observation]) -> Option<Randomised> {
         }
     }
     guessing(&questions.into_values().collect::<Vec<_>>(), PERMUTATIONS, 1)
-}
-
-/// Arithmetic mean; NaN for an empty slice.
-pub fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
 }

@@ -2,7 +2,7 @@
 
 use super::quantity::{Better, Format, QUANTITIES};
 use super::unavailable::disabled_message;
-use super::words::{of_stage, stage_word};
+use super::words::of_stage;
 use crate::config::{TrainStage, TrialConfig, recipe};
 use crate::records::{Trained, TrialRecord};
 use std::sync::LazyLock;
@@ -229,8 +229,8 @@ impl StageColumn {
     /// The label with the stage, also where the stage is pretraining.
     pub fn label_with_stage(&self) -> String {
         match self.stage {
-            TrainStage::Pretrain if !self.label.starts_with(stage_word(self.stage)) => {
-                format!("{} {}", stage_word(self.stage), self.label)
+            TrainStage::Pretrain if !self.label.starts_with(self.stage.spec().label) => {
+                format!("{} {}", self.stage.spec().label, self.label)
             }
             _ => self.label.clone(),
         }

@@ -84,18 +84,7 @@ pub fn word(path: &str) -> Option<&'static str> {
 pub fn of_stage(stage: TrainStage, word: &str) -> String {
     match stage {
         TrainStage::Pretrain => word.into(),
-        _ => format!("{} {word}", stage_word(stage)),
-    }
-}
-
-/// The name of a stage in labels.
-pub fn stage_word(stage: TrainStage) -> &'static str {
-    match stage {
-        TrainStage::Pretrain => "pretraining",
-        TrainStage::Sft => "SFT",
-        TrainStage::SftMulti => "multi-turn SFT",
-        TrainStage::Lora => "LoRA",
-        TrainStage::Dpo => "DPO",
+        _ => format!("{} {word}", stage.spec().label),
     }
 }
 

@@ -11,13 +11,13 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Instant;
 
 /// Maximum number of texts per prompt.
-const MOST_CHOICES: i64 = 64;
+const MAX_CHOICES: i64 = 64;
 
 /// Maximum number of top log-probabilities per position.
-const MOST_TOP: i64 = 20;
+const MAX_TOP: i64 = 20;
 
 /// Maximum number of stop strings.
-const MOST_STOPS: usize = 16;
+const MAX_STOPS: usize = 16;
 
 /// Default of `max_tokens` for completions, as in OpenAI's API.
 const USUAL_TOKENS: usize = 16;
@@ -82,7 +82,7 @@ impl Ask {
         let model = fields.text("model")?;
         let stream = fields.flag("stream")?;
         let include_usage = stream_options(&mut fields, stream)?;
-        let n = fields.integer("n", 1..=MOST_CHOICES)?.unwrap_or(1) as usize;
+        let n = fields.integer("n", 1..=MAX_CHOICES)?.unwrap_or(1) as usize;
         let sampling = sampling(&mut fields)?;
         let seed = fields.seed("seed")?;
         let stop = stops(fields.take("stop"))?;
@@ -96,9 +96,9 @@ impl Ask {
                 let prompts = prompts(fields.take("prompt"))?;
                 let most = fields.integer("max_tokens", -1..=i64::MAX)?;
                 let most = most.map_or(Some(USUAL_TOKENS), |most| usize::try_from(most).ok());
-                let log_probs = fields.integer("logprobs", 0..=MOST_TOP)?.map(|top| top as usize);
+                let log_probs = fields.integer("logprobs", 0..=MAX_TOP)?.map(|top| top as usize);
                 if let Some(best_of) =
-                    fields.integer("best_of", 1..=MOST_CHOICES)?.filter(|&best| best != n as i64)
+                    fields.integer("best_of", 1..=MAX_CHOICES)?.filter(|&best| best != n as i64)
                 {
                     return Err(ApiError::param(
                         "best_of",
@@ -239,11 +239,11 @@ fn sampling(fields: &mut Fields) -> Result<Sampling, ApiError> {
 
 fn stops(value: Option<Value>) -> Result<Vec<String>, ApiError> {
     let expected =
-        || ApiError::param("stop", format_args!("expected a text or a list of at most {MOST_STOPS} texts"));
+        || ApiError::param("stop", format_args!("expected a text or a list of at most {MAX_STOPS} texts"));
     let texts = match value {
         None => vec![],
         Some(Value::String(text)) => vec![text],
-        Some(Value::Array(all)) if all.len() <= MOST_STOPS => {
+        Some(Value::Array(all)) if all.len() <= MAX_STOPS => {
             let text = |value: Value| if let Value::String(text) = value { Some(text) } else { None };
             all.into_iter().map(text).collect::<Option<Vec<_>>>().ok_or_else(expected)?
         }
@@ -272,7 +272,7 @@ fn chat_limit(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
 
 fn chat_log_probs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
     let wanted = fields.flag("logprobs")?;
-    match fields.integer("top_logprobs", 0..=MOST_TOP)? {
+    match fields.integer("top_logprobs", 0..=MAX_TOP)? {
         Some(top) if !wanted && top > 0 => {
             Err(ApiError::param("top_logprobs", "is only for logprobs = true"))
         }

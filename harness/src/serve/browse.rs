@@ -6,7 +6,7 @@ use crate::fsutil::read_text;
 use crate::run::{Layers, ReadOptions, Work};
 use crate::runs::recorded::Record;
 use crate::status::{Counts, Overview, overview};
-use crate::track::{Course, CourseRow};
+use crate::track::{MetricsTable, MetricsTableRow};
 use anyhow::{Context, Result};
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
@@ -243,14 +243,14 @@ fn metrics_of(runs: &Path, name: &str) -> Option<PathBuf> {
 
 /// Returns each split's columns, thinned; columns without numbers and incomplete rows are left out.
 fn curves(text: &str) -> Value {
-    let Some(course) = Course::of(text) else { return json!({}) };
-    let mut splits: BTreeMap<&str, Vec<CourseRow>> = BTreeMap::new();
+    let Some(course) = MetricsTable::of(text) else { return json!({}) };
+    let mut splits: BTreeMap<&str, Vec<MetricsTableRow>> = BTreeMap::new();
     for row in course.rows() {
         splits.entry(row.split).or_default().push(row);
     }
     let mut all = Map::new();
     for (name, rows) in splits {
-        let kept: Vec<&CourseRow> = thinned(rows.len()).into_iter().map(|row| &rows[row]).collect();
+        let kept: Vec<&MetricsTableRow> = thinned(rows.len()).into_iter().map(|row| &rows[row]).collect();
         let mut columns = Map::new();
         for (column, name) in course.columns.iter().enumerate().filter(|(_, name)| **name != "split") {
             let values: Vec<Value> = kept.iter().map(|row| cell(row.cells[column])).collect();

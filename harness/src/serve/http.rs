@@ -1,11 +1,11 @@
-//! The endpoints. Access control is in [`super::door`], connections are in [`super::server`].
+//! The endpoints. Access control is in [`super::access`], connections are in [`super::server`].
 
 use super::answer::{About, Answer, error_event};
 use super::ask::{Ask, Endpoint, Prepared};
 use super::error::{ApiError, Name, wrong_method};
 use super::models::Served;
 use super::scheduler::{Refusal, Update};
-use super::{Options, browse, door, metrics, page};
+use super::{Options, access, browse, metrics, page};
 use crate::system::now;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
@@ -59,7 +59,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/results/{*path}", get(browse::file))
         .fallback(page::page)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), door::authorize))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), access::authorize))
         .with_state(app)
 }
 

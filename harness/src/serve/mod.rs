@@ -5,10 +5,10 @@
 //! depends on its request alone; nothing that a client sends or fails to send delays another client; nothing is written
 //! to disk.
 
+mod access;
 pub mod answer;
 pub mod ask;
 mod browse;
-mod door;
 pub mod error;
 pub mod fields;
 mod http;
@@ -69,6 +69,6 @@ impl Default for Options {
 impl Options {
     /// Returns whether the server can be reached only from this machine.
     pub fn is_local(&self) -> bool {
-        door::is_local(&self.host)
+        access::is_local(&self.host)
     }
 }

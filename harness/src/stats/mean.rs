@@ -3,6 +3,11 @@
 
 use super::{Estimate, StatsError, TestResult, t_quantile, t_tail};
 
+/// The arithmetic mean; NaN for an empty slice.
+pub fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
 /// A mean, or a difference of means, for which `(value - truth) / error` follows Student's t.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Mean {

@@ -37,7 +37,7 @@ pub use guessing::{Answered, OPTIONS, PERMUTATIONS, Randomised, guessing};
 pub use interval::{
     clopper_pearson, difference_of_paired_shares, difference_of_shares, wilson, wilson_of_share, wilson95,
 };
-pub use mean::{Equivalence, Mean, Spread, p_of_equal_pairs, spread};
+pub use mean::{Equivalence, Mean, Spread, mean, p_of_equal_pairs, spread};
 pub use power::{
     PowerTarget, SignalToNoise, detectable, detectable_by_pairs, detectable_by_questions,
     detectable_by_seeds, detectable_crossed, power, signal_to_noise,

@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use statrs::distribution::{Binomial, Discrete, DiscreteCDF};
 
 /// Maximum number of outcomes of a randomisation that are enumerated; of more, [`DRAWS`] are drawn.
-const MOST_COUNTED: u64 = 1 << 17;
+const MAX_COUNTED: u64 = 1 << 17;
 
 /// Number of random outcomes of a randomisation test: the standard error of a p near 0.05 is 0.0007.
 const DRAWS: u64 = 99_999;
@@ -99,7 +99,7 @@ pub fn sign_flip(differences: &[f64], level: f64) -> Result<TestResult, StatsErr
         let signed = |(i, d): (usize, &f64)| if signs >> (i % 64) & 1 == 1 { -d } else { *d };
         differences.iter().enumerate().map(signed).sum()
     };
-    let p = if n < 64 && 1u64 << n <= MOST_COUNTED {
+    let p = if n < 64 && 1u64 << n <= MAX_COUNTED {
         let all = 1u64 << n;
         (0..all).filter(|&signs| flipped(signs).abs() >= limit).count() as f64 / all as f64
     } else {
@@ -137,7 +137,7 @@ pub fn permutation(a: &[f64], b: &[f64], level: f64) -> Result<TestResult, Stats
     let seen = difference(a.iter().sum());
     let size = all.iter().fold(0.0f64, |size, value| size.max(value.abs()));
     let limit = seen.abs() - 1e-12 * size;
-    let p = if ways(n, k) <= MOST_COUNTED as f64 {
+    let p = if ways(n, k) <= MAX_COUNTED as f64 {
         let (mut hits, mut count) = (0u64, 0u64);
         let mut chosen: Vec<usize> = (0..k).collect();
         loop {

@@ -8,7 +8,7 @@ use crate::fsutil::{last_lines, read_text};
 use crate::plan::{Participation, StageGraph, State};
 use crate::records::Status;
 use crate::runs::files::{LENGTH, LOG};
-use crate::track::{Course, METRICS};
+use crate::track::{METRICS, MetricsTable};
 use records::standing;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -166,7 +166,7 @@ fn stage_status(graph: &StageGraph, index: usize) -> StageStatus {
 
 fn last_row(dir: &Path) -> Option<LastRow> {
     let text = read_text(&dir.join(METRICS)).ok()?;
-    let course = Course::of(&text)?;
+    let course = MetricsTable::of(&text)?;
     let row = course.rows().rev().find(|row| row.split == "train")?;
     let field = |name: &str| row.cells.get(course.column(name)?).copied();
     Some(LastRow {

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
 /// Most trials of one sweep.
-pub const MOST_TRIALS: u64 = 100_000;
+pub const MAX_TRIALS: u64 = 100_000;
 
 /// How draws are distributed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,9 +171,9 @@ pub fn read(place: &str, entries: &[Entry], errors: &mut ConfigErrors) -> Sample
         match key.as_str() {
             "count" => {
                 has_count = true;
-                match node.whole().filter(|count| (1..=MOST_TRIALS).contains(count)) {
+                match node.whole().filter(|count| (1..=MAX_TRIALS).contains(count)) {
                     Some(count) => sample.count = count,
-                    None => fail(&format!("a number of trials from 1 to {MOST_TRIALS}")),
+                    None => fail(&format!("a number of trials from 1 to {MAX_TRIALS}")),
                 }
             }
             "seed" => match node.whole() {

@@ -1,22 +1,21 @@
 //! Expands a sweep into its trials: combinations or draws, solved, validated and labelled.
 
-use super::draw::{MOST_TRIALS, Points, place_in};
+use super::draw::{MAX_TRIALS, Points, place_in};
 use super::{Part, Reading, Sweep, Trial, Tune};
 use crate::config::{
-    ConfigError, ConfigErrors, Idle, Problem, Setting, TrialConfig, config_of, differing, identity, idle,
-    plain, set,
+    ConfigError, ConfigErrors, Idle, Problem, Setting, TrialConfig, config_of, differing, idle, plain, set,
+    setting_key,
 };
 use rayon::prelude::*;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use uuid::Uuid;
 
 /// Draws per wanted trial after which drawing gives up.
 const PATIENCE: u64 = 100;
 
 /// Failed draws after which drawing gives up.
-const MOST_MISSES: u64 = 1_000_000;
+const MAX_MISSES: u64 = 1_000_000;
 
 /// The settings of one trial that override the base.
 pub(super) type Point = Vec<Setting>;
@@ -96,8 +95,8 @@ fn tuned(
         }
     }
     let total = candidates.len() + trials.len();
-    if total as u64 > MOST_TRIALS {
-        let problem = format!("makes {total} trials with those of the study, expected at most {MOST_TRIALS}");
+    if total as u64 > MAX_TRIALS {
+        let problem = format!("makes {total} trials with those of the study, expected at most {MAX_TRIALS}");
         errors.push(ConfigError::new(&tune.place, "tune", problem));
         return Err(errors);
     }
@@ -149,11 +148,11 @@ fn may_be_the_same(points: &[Point], trials: &[(usize, Trial)]) -> bool {
 
 /// Errors about trials that are the same because the keys in which they differ have no effect: one per key and reason.
 fn same_settings(sweep: &Sweep, points: &[Point], trials: &[(usize, Trial)]) -> Vec<ConfigError> {
-    let mut first: HashMap<Uuid, &(usize, Trial)> = HashMap::new();
+    let mut first: HashMap<String, &(usize, Trial)> = HashMap::new();
     let mut found: BTreeMap<(String, Arc<str>), (ConfigError, usize)> = BTreeMap::new();
-    let identities: Vec<Uuid> = trials.par_iter().map(|(_, trial)| identity(&trial.config)).collect();
-    for (trial, identity) in trials.iter().zip(identities) {
-        let earlier = *first.entry(identity).or_insert(trial);
+    let settings: Vec<String> = trials.par_iter().map(|(_, trial)| setting_key(&trial.config)).collect();
+    for (trial, setting) in trials.iter().zip(settings) {
+        let earlier = *first.entry(setting).or_insert(trial);
         if earlier.0 == trial.0 {
             continue;
         }
@@ -232,8 +231,8 @@ fn points(sweep: &Sweep) -> Result<Vec<Point>, ConfigError> {
 fn combinations(sweep: &Sweep) -> Result<Vec<Point>, ConfigError> {
     let sizes = sweep.axes.iter().map(|axis| axis.points.len() as u64);
     let total = sizes.fold(1, u64::saturating_mul);
-    if total > MOST_TRIALS {
-        let problem = format!("makes {total} combinations, expected at most {MOST_TRIALS}; use [sample]");
+    if total > MAX_TRIALS {
+        let problem = format!("makes {total} combinations, expected at most {MAX_TRIALS}; use [sample]");
         return Err(ConfigError::new(&sweep.file, "axes", problem));
     }
     let mut points: Vec<Point> = vec![Vec::new()];
@@ -255,11 +254,11 @@ fn draws(sweep: &Sweep, sample: &super::Sample) -> Result<Vec<Point>, ConfigErro
     // Draws that differ only in keys without effect are the same setting.
     let mut settings = BTreeSet::new();
     let mut is_new = |point: &Point| match config_of(tree(sweep, point)) {
-        Ok(config) if config.validate().is_empty() => settings.insert(identity(&config)),
+        Ok(config) if config.validate().is_empty() => settings.insert(setting_key(&config)),
         // Errors are reported later; or the configuration is complete only after solving.
         _ => true,
     };
-    let tries = (PATIENCE * sample.count).min(sample.count + MOST_MISSES);
+    let tries = (PATIENCE * sample.count).min(sample.count + MAX_MISSES);
     for _ in 0..tries {
         let place = random.next_point();
         let (on_axes, drawn) = place.split_at(sweep.axes.len());

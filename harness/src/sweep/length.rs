@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 /// Most tokens of a solved stage.
-const MOST_TOKENS: f64 = 1e15;
+const MAX_TOKENS: f64 = 1e15;
 
 const EXPECTED: &str =
     "{ flops = OPERATIONS } or { seconds = SECONDS, measured = \"results/NAME/trials.csv\" }";
@@ -85,9 +85,9 @@ impl Length {
             Self::Flops(_, flops) => {
                 let cost = config.cost(stage);
                 let (per_token, most) = (cost.per_token(training.seq_len), flops / cost.linear);
-                if !(1.0..=MOST_TOKENS).contains(&most) {
+                if !(1.0..=MAX_TOKENS).contains(&most) {
                     return Err(format!(
-                        "flops = {flops:e} gives {most:e} tokens of about {per_token:e} operations each, expected 1 to {MOST_TOKENS:e}"
+                        "flops = {flops:e} gives {most:e} tokens of about {per_token:e} operations each, expected 1 to {MAX_TOKENS:e}"
                     ));
                 }
                 (Some(*flops), None)
@@ -95,9 +95,9 @@ impl Length {
             Self::Seconds(seconds, speeds) => {
                 let speed = speeds.of(config)?;
                 let tokens = seconds * speed;
-                if !(1.0..=MOST_TOKENS).contains(&tokens) {
+                if !(1.0..=MAX_TOKENS).contains(&tokens) {
                     return Err(format!(
-                        "seconds = {seconds} at {speed} tokens/s gives {tokens:.2e} tokens, expected 1 to {MOST_TOKENS:e}"
+                        "seconds = {seconds} at {speed} tokens/s gives {tokens:.2e} tokens, expected 1 to {MAX_TOKENS:e}"
                     ));
                 }
                 (None, Some(tokens as u64))
@@ -111,8 +111,9 @@ impl Length {
     /// Why the measured speeds do not distinguish the shapes of a sweep that varies these keys; `None` if they do.
     pub fn problem<'a>(&self, varied: impl Iterator<Item = &'a str>) -> Option<String> {
         let Self::Seconds(_, speeds) = self else { return None };
-        let is_missing =
-            |key: &&str| tells_speed(key, speeds.stage) && !speeds.columns.iter().any(|column| column == key);
+        let is_missing = |key: &&str| {
+            measures_speed(key, speeds.stage) && !speeds.columns.iter().any(|column| column == key)
+        };
         let missing: Vec<&str> = varied.filter(is_missing).collect();
         (!missing.is_empty()).then(|| {
             let (file, keys) = (&speeds.file, missing.join(", "));
@@ -124,7 +125,7 @@ impl Length {
 }
 
 /// Whether the speed of a stage may depend on a key.
-fn tells_speed(key: &str, stage: TrainStage) -> bool {
+fn measures_speed(key: &str, stage: TrainStage) -> bool {
     let of_stage = key.strip_prefix(stage.name()).and_then(|key| key.strip_prefix('.'));
     match of_stage {
         Some(key) => matches!(
@@ -192,7 +193,7 @@ impl Speeds {
         };
         let run = place(&format!("run.{}", stage.name()));
         let compared: Vec<usize> =
-            (0..heads.len()).filter(|&at| heads[at] == PARAMS || tells_speed(&heads[at], stage)).collect();
+            (0..heads.len()).filter(|&at| heads[at] == PARAMS || measures_speed(&heads[at], stage)).collect();
         let mut rows = Vec::new();
         for record in csv.records() {
             let record = record.map_err(told)?;

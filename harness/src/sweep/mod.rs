@@ -5,12 +5,12 @@
 //! same trials in the same order on every machine.
 
 mod axis;
+mod cost;
 mod detect;
 mod draw;
 mod expand;
 mod grammar;
 mod length;
-mod plan;
 mod schema;
 mod solve;
 mod tune;
@@ -19,8 +19,8 @@ mod tune;
 mod tests;
 
 pub use crate::config::Overrides;
+pub use cost::{CostRow, Extent, at_most, card_memory_mb, costs, memory_mb, render_table};
 pub use detect::Detectable;
-pub use plan::{Extent, PlanRow, at_most, card_memory_mb, memory_mb, plan, render_table};
 pub use schema::sweep_schema;
 pub use tune::{Part, Tuning};
 

@@ -1,8 +1,8 @@
 //! The JSON Schema of sweep files.
 
-use super::draw::{DISTRIBUTIONS, MOST_TRIALS};
-use super::solve::{MOST_MULTIPLE, ParamCount, SIZES};
-use super::tune::{KEEP, MOST_RUNGS, RUNGS};
+use super::draw::{DISTRIBUTIONS, MAX_TRIALS};
+use super::solve::{MAX_MULTIPLE, ParamCount, SIZES};
+use super::tune::{KEEP, MAX_RUNGS, RUNGS};
 use crate::config::{
     KeySpec, Kind, PRESETS, TrainStage, closed, definitions, document, refer, table_of, value_of,
 };
@@ -88,7 +88,7 @@ fn sample() -> Value {
     });
     let own = json!({
         "count": {
-            "type": "integer", "minimum": 1, "maximum": MOST_TRIALS, "description": "Number of different trials.",
+            "type": "integer", "minimum": 1, "maximum": MAX_TRIALS, "description": "Number of different trials.",
         },
         "method": {
             "enum": ["random", "halton"],
@@ -122,7 +122,7 @@ fn tune() -> Value {
             "description": "Every value at full length, or successive halving: rungs of growing length, to which the best values of the previous rung advance.",
         },
         "rungs": {
-            "type": "integer", "minimum": 2, "maximum": MOST_RUNGS, "default": RUNGS,
+            "type": "integer", "minimum": 2, "maximum": MAX_RUNGS, "default": RUNGS,
             "description": "Rungs of successive halving.",
         },
         "keep": {
@@ -176,7 +176,7 @@ fn solved(key: &KeySpec) -> Option<Value> {
     }
     SIZES.contains(&key.path.as_str()).then(|| {
         let properties = json!({
-            "multiple_of": { "type": "integer", "minimum": 1, "maximum": MOST_MULTIPLE },
+            "multiple_of": { "type": "integer", "minimum": 1, "maximum": MAX_MULTIPLE },
             "tolerance": { "type": "number", "minimum": 0, "exclusiveMaximum": 1 },
         });
         let counted = ParamCount::NAMES.map(|(_, name)| name);

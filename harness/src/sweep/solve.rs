@@ -22,7 +22,7 @@ pub(super) const SIZES: [&str; 6] = [
 ];
 
 /// The largest accepted `multiple_of`.
-pub(super) const MOST_MULTIPLE: u64 = 1 << 20;
+pub(super) const MAX_MULTIPLE: u64 = 1 << 20;
 
 /// A key that is computed so that a constraint holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -248,7 +248,7 @@ fn read_key(key: &str, node: &Node) -> Result<Goal, String> {
             "multiple_of" => {
                 multiple_of = node
                     .whole()
-                    .filter(|number| (1..=MOST_MULTIPLE).contains(number))
+                    .filter(|number| (1..=MAX_MULTIPLE).contains(number))
                     .ok_or_else(|| wrong("a whole number of 1 to 1048576"))?;
             }
             "tolerance" => {

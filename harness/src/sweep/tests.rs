@@ -138,7 +138,7 @@ fn draws_are_different_and_respect_exclusions() {
 #[test]
 fn trials_are_named_by_what_they_are() {
     let ids = |text: &str| {
-        trials(text).iter().map(|trial| crate::config::identity(&trial.config)).collect::<Vec<_>>()
+        trials(text).iter().map(|trial| crate::config::setting_key(&trial.config)).collect::<Vec<_>>()
     };
     assert_eq!(ids("[base]\nseed = 2\n"), ids("[base]\nseed = 2\nthreads = 3\n"));
     assert_ne!(ids("[base]\nseed = 2\n"), ids("[base]\nseed = 2\ndevice = 'cuda'\n"));

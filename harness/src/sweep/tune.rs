@@ -21,7 +21,7 @@ pub(super) const RUNGS: usize = 3;
 pub(super) const KEEP: f64 = 0.5;
 
 /// Most rungs of successive halving.
-pub(super) const MOST_RUNGS: u64 = 10;
+pub(super) const MAX_RUNGS: u64 = 10;
 
 /// The section as it is written.
 #[derive(Debug, Clone, PartialEq)]
@@ -143,9 +143,9 @@ impl Tune {
                     Some("halving") => is_halving = true,
                     _ => wrong("\"grid\" or \"halving\""),
                 },
-                "rungs" => match node.whole().filter(|rungs| (2..=MOST_RUNGS).contains(rungs)) {
+                "rungs" => match node.whole().filter(|rungs| (2..=MAX_RUNGS).contains(rungs)) {
                     Some(found) => rungs = Some((found as usize, place)),
-                    None => wrong(&format!("a whole number from 2 to {MOST_RUNGS}")),
+                    None => wrong(&format!("a whole number from 2 to {MAX_RUNGS}")),
                 },
                 "keep" => match node.number().filter(|keep| 0.0 < *keep && *keep < 1.0) {
                     Some(found) => keep = Some((found, place)),

@@ -176,7 +176,7 @@ impl Metrics {
 
 /// A parsed metrics.csv: its complete rows, since the last row may still be in the middle of being written.
 #[derive(Debug, Clone)]
-pub struct Course<'a> {
+pub struct MetricsTable<'a> {
     /// Names of its columns.
     pub columns: Vec<&'a str>,
     split: usize,
@@ -185,14 +185,14 @@ pub struct Course<'a> {
 
 /// A row of a metrics.csv.
 #[derive(Debug, Clone)]
-pub struct CourseRow<'a> {
+pub struct MetricsTableRow<'a> {
     /// What it was measured on, as [`Split::name`] returns it.
     pub split: &'a str,
     /// The text of each cell, in the order of the columns.
     pub cells: Vec<&'a str>,
 }
 
-impl<'a> Course<'a> {
+impl<'a> MetricsTable<'a> {
     /// Parses a text; `None` if it has no column `split`.
     pub fn of(text: &'a str) -> Option<Self> {
         let (head, body) = text.split_once('\n')?;
@@ -207,15 +207,15 @@ impl<'a> Course<'a> {
     }
 
     /// Its complete rows.
-    pub fn rows(&self) -> impl DoubleEndedIterator<Item = CourseRow<'a>> + '_ {
+    pub fn rows(&self) -> impl DoubleEndedIterator<Item = MetricsTableRow<'a>> + '_ {
         let lines = self.body.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
         let rows = lines.map(|line| line.trim_end().split(',').collect::<Vec<_>>());
         let whole = rows.filter(|cells| cells.len() == self.columns.len());
-        whole.map(|cells| CourseRow { split: cells[self.split], cells })
+        whole.map(|cells| MetricsTableRow { split: cells[self.split], cells })
     }
 }
 
-impl CourseRow<'_> {
+impl MetricsTableRow<'_> {
     /// The number in a column; `None` if the cell is empty or not a number.
     pub fn number(&self, column: usize) -> Option<f64> {
         self.cells.get(column)?.parse().ok()
@@ -244,7 +244,7 @@ fn rows_up_to(path: &Path, step: u64, header: &[&str]) -> Result<Vec<u8>> {
     let found = lines.next().unwrap_or_default();
     if found != expected.as_bytes() {
         bail!(
-            "{}:1: columns are {}, expected {}; move the stage run's folder away to start it anew",
+            "{}:1: columns are {}, expected {}; move the stage run's folder away to start it again",
             path.display(),
             String::from_utf8_lossy(found).trim_end(),
             expected.trim_end(),
@@ -316,13 +316,13 @@ mod tests {
     #[test]
     fn a_course_is_read_up_to_its_last_whole_row() {
         let text = "step,split,loss\n1,train,0.5\n1,val,\n2,train\n3,train,2.5\n4,train,1";
-        let course = Course::of(text).unwrap();
+        let course = MetricsTable::of(text).unwrap();
         let rows: Vec<_> = course.rows().map(|row| (row.split, row.number(0), row.number(2))).collect();
         let expected =
             [("train", Some(1.0), Some(0.5)), ("val", Some(1.0), None), ("train", Some(3.0), Some(2.5))];
         assert_eq!(rows, expected);
         assert_eq!((course.column("loss"), course.column("lr")), (Some(2), None));
-        assert!(Course::of("").is_none() && Course::of("step,loss\n1,2\n").is_none());
+        assert!(MetricsTable::of("").is_none() && MetricsTable::of("step,loss\n1,2\n").is_none());
     }
 
     #[test]

@@ -12,6 +12,8 @@ mod table;
 
 pub use board::Board;
 pub use events::Events;
-pub use metrics::{Course, CourseRow, METRICS, Metrics, MetricsRow, Split, carry_over, csv_number};
+pub use metrics::{
+    METRICS, Metrics, MetricsRow, MetricsTable, MetricsTableRow, Split, carry_over, csv_number,
+};
 pub use progress::{Progress, Silent, counted, number, size, time};
 pub use table::table;

@@ -1,7 +1,7 @@
 //! Training objectives: next tokens, or preferences.
 
 use super::{Sums, TrainRequest};
-use crate::config::{DpoLoss, Packing, TrainStage, TrialConfig};
+use crate::config::{Packing, TrainStage, TrialConfig};
 use crate::data::{
     BatchOptions, Batches, Dropped, Pair, Position, PreferenceBatches, RowLoss, RowSize, Store, TrainRow,
     sequential,
@@ -97,7 +97,7 @@ impl Objective {
                 held_out_references: vec![],
                 config: DpoConfig {
                     beta: section.beta,
-                    ipo: section.loss == DpoLoss::Ipo,
+                    loss: section.loss,
                     length_normalised: section.length_normalised,
                 },
             });

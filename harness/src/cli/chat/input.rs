@@ -14,7 +14,7 @@ const BLOCK: &str = "\"\"\"";
 
 /// One input of the user.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Said {
+pub enum ChatInput {
     /// A non-empty text, trimmed.
     Text(String),
     /// An empty line, or one that was aborted with Ctrl-C.
@@ -71,9 +71,9 @@ impl Input {
     ///
     /// # Errors
     /// If standard input cannot be read.
-    pub fn next(&mut self) -> Result<Said> {
+    pub fn next(&mut self) -> Result<ChatInput> {
         let said = text(|prompt| self.line(prompt))?;
-        if let (Some(editor), Said::Text(text)) = (&mut self.editor, &said) {
+        if let (Some(editor), ChatInput::Text(text)) = (&mut self.editor, &said) {
             editor.add_history_entry(text)?;
         }
         Ok(said)
@@ -116,15 +116,15 @@ fn plain(input: &mut impl BufRead) -> Result<Option<Line>> {
 }
 
 /// Joins lines into a text; `line` is given the prompt to show before it.
-fn text(mut line: impl FnMut(&str) -> Result<Line>) -> Result<Said> {
+fn text(mut line: impl FnMut(&str) -> Result<Line>) -> Result<ChatInput> {
     let mut lines: Vec<String> = vec![];
     let mut is_block = false;
     loop {
         let more = match line(if lines.is_empty() && !is_block { "> " } else { ". " })? {
             Line::Text(more) => more,
-            Line::GivenUp if lines.is_empty() && !is_block => return Ok(Said::End),
-            Line::GivenUp => return Ok(Said::Nothing),
-            Line::End if lines.is_empty() => return Ok(Said::End),
+            Line::GivenUp if lines.is_empty() && !is_block => return Ok(ChatInput::End),
+            Line::GivenUp => return Ok(ChatInput::Nothing),
+            Line::End if lines.is_empty() => return Ok(ChatInput::End),
             Line::End => break,
         };
         let mut rest = more.as_str();
@@ -153,7 +153,7 @@ fn text(mut line: impl FnMut(&str) -> Result<Line>) -> Result<Said> {
         }
     }
     let text = lines.join("\n").trim().to_owned();
-    Ok(if text.is_empty() { Said::Nothing } else { Said::Text(text) })
+    Ok(if text.is_empty() { ChatInput::Nothing } else { ChatInput::Text(text) })
 }
 
 #[cfg(test)]
@@ -161,7 +161,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn said(lines: &[&str]) -> (Said, usize) {
+    fn inputs(lines: &[&str]) -> (ChatInput, usize) {
         let mut left = lines.iter();
         let mut taken = 0;
         let said = text(|_| {
@@ -176,16 +176,16 @@ mod tests {
 
     #[test]
     fn lines_make_a_text() {
-        let text = |text: &str| Said::Text(text.to_owned());
-        assert_eq!(said(&[" 你好 ", "b"]), (text("你好"), 1));
-        assert_eq!(said(&["a\\", "b \\", "c", "d"]), (text("a\nb \nc"), 3));
-        assert_eq!(said(&["\"\"\"a", "", "  b\\", "c\"\"\" ", "d"]), (text("a\n\n  b\\\nc"), 4));
-        assert_eq!(said(&["\"\"\"a\"\"\""]), (text("a"), 1));
-        assert_eq!(said(&["\"\"\"", "\"\"\""]), (Said::Nothing, 2));
-        assert_eq!(said(&["  "]), (Said::Nothing, 1));
+        let text = |text: &str| ChatInput::Text(text.to_owned());
+        assert_eq!(inputs(&[" 你好 ", "b"]), (text("你好"), 1));
+        assert_eq!(inputs(&["a\\", "b \\", "c", "d"]), (text("a\nb \nc"), 3));
+        assert_eq!(inputs(&["\"\"\"a", "", "  b\\", "c\"\"\" ", "d"]), (text("a\n\n  b\\\nc"), 4));
+        assert_eq!(inputs(&["\"\"\"a\"\"\""]), (text("a"), 1));
+        assert_eq!(inputs(&["\"\"\"", "\"\"\""]), (ChatInput::Nothing, 2));
+        assert_eq!(inputs(&["  "]), (ChatInput::Nothing, 1));
         // A text that the end of the input cuts off counts as far as it goes.
-        assert_eq!(said(&["a\\"]), (text("a"), 2));
-        assert_eq!(said(&[]), (Said::End, 1));
+        assert_eq!(inputs(&["a\\"]), (text("a"), 2));
+        assert_eq!(inputs(&[]), (ChatInput::End, 1));
     }
 
     #[test]
@@ -201,8 +201,8 @@ mod tests {
 
     #[test]
     fn giving_up_ends_a_begun_text_or_all() {
-        assert_eq!(said(&["^C"]), (Said::End, 1));
-        assert_eq!(said(&["a\\", "^C", "b"]), (Said::Nothing, 2));
-        assert_eq!(said(&["\"\"\"", "^C"]), (Said::Nothing, 2));
+        assert_eq!(inputs(&["^C"]), (ChatInput::End, 1));
+        assert_eq!(inputs(&["a\\", "^C", "b"]), (ChatInput::Nothing, 2));
+        assert_eq!(inputs(&["\"\"\"", "^C"]), (ChatInput::Nothing, 2));
     }
 }

@@ -13,7 +13,7 @@ use crate::fsutil::write_atomic;
 use crate::models::ModelFiles;
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use input::{Input, Said};
+use input::{ChatInput, Input};
 use model::{Backend, GenerateOptions, Transformer, Work};
 use serde_json::json;
 use std::io::Write;
@@ -90,9 +90,9 @@ fn chat_on<B: Backend>(args: &ChatArgs, backend: &B) -> Result<bool> {
     }
     loop {
         match input.next()? {
-            Said::End => return Ok(true),
-            Said::Nothing => {}
-            Said::Text(text) => {
+            ChatInput::End => return Ok(true),
+            ChatInput::Nothing => {}
+            ChatInput::Text(text) => {
                 if let Some(command) = text.strip_prefix('/') {
                     match talk.command(command) {
                         Ok(ControlFlow::Break(())) => return Ok(true),

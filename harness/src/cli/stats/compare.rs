@@ -6,7 +6,7 @@ use super::{Finding, How, number, say, say_findings};
 use crate::stats::{
     Components, Draws, Mean, StatsError, bootstrap, cluster_bootstrap, cohens_h, crossed_difference,
     difference_of_paired_shares, difference_of_shares, differences, hedges_g, hedges_g_of_pairs, mcnemar,
-    permutation, pigeonhole_bootstrap, sign_flip,
+    mean, permutation, pigeonhole_bootstrap, sign_flip,
 };
 use crate::track::counted;
 use anyhow::{Context, Result, ensure};
@@ -302,8 +302,4 @@ impl Sides {
 
 fn of_seeds(side: &[Vec<f64>]) -> Vec<f64> {
     side.iter().map(|row| mean(row)).collect()
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
 }

@@ -11,7 +11,7 @@ pub struct Attribute {
     /// Possible values.
     pub values: [&'static str; 6],
     /// Paraphrases of a fact; `{n}` is the person and `{v}` the value.
-    pub paraphrases: [&'static str; WorldConfig::MOST_PARAPHRASES],
+    pub paraphrases: [&'static str; WorldConfig::MAX_PARAPHRASES],
 }
 
 /// All attributes.

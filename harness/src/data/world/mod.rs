@@ -29,7 +29,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeSet;
 
-const _: () = assert!(WorldConfig::MOST_PEOPLE == SURNAMES.len() * GIVEN_NAMES.len());
+const _: () = assert!(WorldConfig::MAX_PEOPLE == SURNAMES.len() * GIVEN_NAMES.len());
 
 /// One inhabitant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,7 +104,7 @@ impl World {
         let mut names: Vec<String> =
             SURNAMES.iter().flat_map(|s| GIVEN_NAMES.iter().map(move |g| format!("{s}{g}"))).collect();
         names.shuffle(&mut rng);
-        let count = config.people.clamp(2, WorldConfig::MOST_PEOPLE);
+        let count = config.people.clamp(2, WorldConfig::MAX_PEOPLE);
         let people = names.into_iter().take(count).enumerate().map(|(i, name)| {
             let values = ATTRIBUTES.map(|a| rng.random_range(0..a.values.len()));
             let teacher = (i + rng.random_range(1..count)) % count;

@@ -2,7 +2,7 @@
 //!
 //! A task works on a request file, as a child of the local executor does. What else it needs (partition, memory, time)
 //! comes from the configuration's `[slurm]`, from options of `sbatch` on the command line, which win, or from its
-//! environment variables, such as `SBATCH_PARTITION`. *Invariant:* a task that is told to end writes a checkpoint and is
+//! environment variables, such as `SBATCH_PARTITION`. *Invariant:* a task that is asked to stop writes a checkpoint and is
 //! requeued, unless several attempts in a row made no progress.
 
 mod arrays;
@@ -24,7 +24,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// The default of Slurm's `MaxArraySize`.
-const MOST_TASKS: usize = 1001;
+const MAX_TASKS: usize = 1001;
 
 /// How often the queue and the manifests are polled.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
@@ -122,9 +122,9 @@ fn submit_all(graph: &StageGraph, options: &[String], board: &Board) -> Result<B
 }
 
 /// Consecutive attempts without progress after which no further one is made.
-const MOST_IDLE: u32 = 3;
+const MAX_IDLE: u32 = 3;
 
-/// Why another job like the last ones would not finish a stage run that was told to end; `None` if it may.
+/// Why another job like the last ones would not finish a stage run that was stopped; `None` if it may.
 ///
 /// `restarts` is how often Slurm requeued the present job: attempts that users stopped before it do not count.
 ///
@@ -132,7 +132,7 @@ const MOST_IDLE: u32 = 3;
 /// If the manifest cannot be read.
 pub fn time_limit_problem(request: &StageRequest, restarts: u32) -> Result<Option<String>> {
     let idle = Manifest::read(&request.dir)?.map_or(0, |manifest| manifest.idle_attempts);
-    if idle.min(restarts.saturating_add(1)) < MOST_IDLE {
+    if idle.min(restarts.saturating_add(1)) < MAX_IDLE {
         return Ok(None);
     }
     let kept = match request.stage.training() {
@@ -140,7 +140,7 @@ pub fn time_limit_problem(request: &StageRequest, restarts: u32) -> Result<Optio
         None => "and its progress cannot be kept",
     };
     Ok(Some(format!(
-        "the {} stage needs more than the job's time limit: it was told to end {MOST_IDLE} times before it was done, {kept}; raise slurm.time, or --sbatch=--time=...",
+        "the {} stage needs more than the job's time limit: it was stopped {MAX_IDLE} times before it was done, {kept}; raise slurm.time, or --sbatch=--time=...",
         request.stage
     )))
 }
@@ -176,7 +176,7 @@ fn most_tasks() -> usize {
     let told = run(Command::new("scontrol").args(["show", "config"]), "").unwrap_or_default();
     let line = told.lines().find(|line| line.starts_with("MaxArraySize"));
     let most = line.and_then(|line| line.split('=').nth(1)?.trim().parse().ok());
-    most.unwrap_or(MOST_TASKS)
+    most.unwrap_or(MAX_TASKS)
 }
 
 /// Cancels the queued jobs of a graph; returns their names.
@@ -263,7 +263,7 @@ fn script(program: &Path, dirs: &[(usize, &Path)]) -> String {
          wait $work; code=$?\n\
          # A signal ends the first wait, not the work.\n\
          while kill -0 $work 2>/dev/null; do wait $work; code=$?; done\n\
-         # A job that was cancelled is told to end as well, and stays away.\n\
+         # A job that was cancelled is asked to stop as well, and stays away.\n\
          # SLURM_JOB_ID of the last task is that of the whole array.\n\
          job=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID\n\
          state() {{ squeue --noheader --jobs=$job --format=%T; }}\n\

@@ -1,4 +1,4 @@
-//! Tests of stage runs that are told to end, and of time limits.
+//! Tests of stage runs that are stopped, and of time limits.
 
 use super::*;
 use crate::execute::pool::request_of;

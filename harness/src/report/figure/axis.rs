@@ -3,7 +3,7 @@
 use super::{Axis, font};
 
 /// Maximum number of distinct values that get a tick each.
-const MOST_VALUES: usize = 10;
+const MAX_VALUES: usize = 10;
 
 /// Ratio of the ends above which an axis is logarithmic by default.
 const LOG_FROM: f64 = 5.0;
@@ -109,7 +109,7 @@ impl Scale {
         let is_exact = |value: &f64| {
             parse_short(&short(*value)).is_some_and(|shown| (shown - value).abs() <= 1e-9 * value.abs())
         };
-        if distinct.len() > MOST_VALUES || !distinct.iter().all(|v| is_short(v) && is_exact(v)) {
+        if distinct.len() > MAX_VALUES || !distinct.iter().all(|v| is_short(v) && is_exact(v)) {
             return None;
         }
         let ticks: Vec<(f64, String)> = distinct.iter().map(|v| (self.place(*v), short(*v))).collect();

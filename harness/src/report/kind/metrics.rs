@@ -5,9 +5,10 @@ use crate::config::TrainStage;
 use crate::records::TrialRecord;
 use crate::report::fields::Fields;
 use crate::report::figure::Point;
-use crate::report::observation::{Observation, mean};
+use crate::report::observation::Observation;
+use crate::stats::mean;
 use crate::stats::spread;
-use crate::track::{Course, METRICS};
+use crate::track::{METRICS, MetricsTable};
 
 /// Maximum number of points of a smoothed training curve.
 const CURVE_POINTS: usize = 200;
@@ -61,7 +62,7 @@ impl Training {
 
     fn read_file(self, dir: &std::path::Path, is_wanted: impl Fn(&str) -> bool) -> Option<Vec<Curve>> {
         let text = std::fs::read_to_string(dir.join(METRICS)).ok()?;
-        let course = Course::of(&text)?;
+        let course = MetricsTable::of(&text)?;
         let (step, x) = (course.column("step")?, course.column(self.x)?);
         let wanted: Vec<usize> =
             (0..course.columns.len()).filter(|i| is_wanted(course.columns[*i])).collect();

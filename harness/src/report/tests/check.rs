@@ -12,7 +12,7 @@ fn planned(text: &str) -> Vec<TrialRecord> {
         let setting = crate::config::TrialConfig { seed: 0, ..(**config).clone() };
         TrialRecord {
             trial: Uuid::from_u128(i as u128),
-            setting: crate::config::identity(&setting),
+            setting: Uuid::new_v5(&Uuid::nil(), crate::config::setting_key(&setting).as_bytes()),
             seed: config.seed,
             keys: planned.keys.clone(),
             exams: vec![],

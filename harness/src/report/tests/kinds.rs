@@ -344,7 +344,7 @@ fn manual() -> String {
 }
 
 #[test]
-fn the_manual_has_every_kind() {
+fn the_reference_of_kinds_is_in_the_manual() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/experiments.md");
     let page = std::fs::read_to_string(&path).unwrap();
     let (before, rest) = page.split_once("| `kind` | what it shows").unwrap();
@@ -353,6 +353,6 @@ fn the_manual_has_every_kind() {
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(&path, &wanted).unwrap();
     } else {
-        assert!(page == wanted, "docs/experiments.md is old; write it anew with UPDATE_DOCS=1");
+        assert!(page == wanted, "docs/experiments.md is old; regenerate it with UPDATE_DOCS=1");
     }
 }

@@ -6,7 +6,7 @@ import { button, el } from "./dom.js";
 import { text } from "./i18n.js";
 
 const MEASURES = ["train.loss", "val.loss", "val.bpb", "train.lr", "train.tokens_per_second"];
-const STAGES = ["pretrain", "sft", "sft_multi", "lora", "dpo"];
+const WITHOUT_CURVES = ["tokenizer", "data", "exam"]; // stages that train nothing
 const SMOOTHING = [0, 0.8, 0.95];
 const AT_ONCE = 6; // requests
 
@@ -68,7 +68,7 @@ export class Curves {
 
   listStages() {
     const there = new Set(this.trials.flatMap(({ stages }) => stages.map(({ stage }) => stage)));
-    const names = STAGES.filter((stage) => there.has(stage));
+    const names = [...there].filter((stage) => !WITHOUT_CURVES.includes(stage));
     if (names.join() === this.listed) return;
     this.listed = names.join();
     const chosen = this.stage.value;

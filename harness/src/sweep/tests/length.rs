@@ -1,7 +1,7 @@
 //! Tests of lengths by measured time, and of every error with its exact text.
 
 use super::{TINY, errors, read, trials};
-use crate::sweep::plan::{memory_mb, plan};
+use crate::sweep::cost::{costs, memory_mb};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -64,7 +64,7 @@ fn a_length_is_the_time_at_the_speed_of_the_shape() {
     let pretrain = &made[0].config.pretrain.training;
     assert_eq!((pretrain.flops, pretrain.tokens), (None, Some(15002)));
     // A bound as for any tokens, with what fills the last batch of 16 rows of 512.
-    let row = &plan(&made[..1], |_| "1".into(), |_, _| None, memory_mb)[0];
+    let row = &costs(&made[..1], |_| "1".into(), |_, _| None, memory_mb)[0];
     assert_eq!(row.keys.last().unwrap(), &("pretrain.tokens".into(), json!(15002)));
     assert!(row.tokens.unwrap() >= 15002 + 8191, "{row:?}");
     // Fractions of seconds work as well.

@@ -28,7 +28,7 @@ const MIB: f64 = 1024.0 * 1024.0;
 
 /// The expected cost of one trial.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct PlanRow {
+pub struct CostRow {
     /// The trial's name for display.
     pub trial: String,
     /// Swept and solved keys with their values, in the sweep's order.
@@ -61,12 +61,12 @@ pub struct Extent {
 
 /// The expected cost of every trial; `known` returns the exact extent of a stage of the trial at an index if its data is
 /// prepared, and `memory` the peak memory of a configuration in MiB.
-pub fn plan(
+pub fn costs(
     trials: &[Trial],
     name: impl Fn(usize) -> String + Sync,
     known: impl Fn(usize, TrainStage) -> Option<Extent> + Sync,
     memory: impl Fn(&TrialConfig) -> f64 + Sync,
-) -> Vec<PlanRow> {
+) -> Vec<CostRow> {
     trials
         .par_iter()
         .enumerate()
@@ -74,9 +74,9 @@ pub fn plan(
         .collect()
 }
 
-fn row(trial: &Trial, name: String, known: impl Fn(TrainStage) -> Option<Extent>, memory_mb: f64) -> PlanRow {
+fn row(trial: &Trial, name: String, known: impl Fn(TrainStage) -> Option<Extent>, memory_mb: f64) -> CostRow {
     let config = &trial.config;
-    let mut row = PlanRow {
+    let mut row = CostRow {
         trial: name,
         keys: trial.keys.clone(),
         params: config.model.params() as u64,
@@ -198,7 +198,7 @@ fn training_has_two_models(config: &TrialConfig, stage: TrainStage) -> bool {
 }
 
 /// Formats the rows as a table for a terminal.
-pub fn render_table(rows: &[PlanRow]) -> String {
+pub fn render_table(rows: &[CostRow]) -> String {
     let mut keys: Vec<&str> = Vec::new();
     for (key, _) in rows.iter().flat_map(|row| &row.keys) {
         if !keys.contains(&key.as_str()) {
@@ -298,7 +298,7 @@ device = "cpu"
     #[test]
     fn costs_are_those_of_the_shape() {
         let trials = Sweep::read_str("a.toml", SWEEP, &Overrides::default()).unwrap().expand().unwrap();
-        let rows = plan(&trials, |_| "1".into(), |_, _| None, memory_mb);
+        let rows = costs(&trials, |_| "1".into(), |_, _| None, memory_mb);
         let row = &rows[0];
         // As in the model's own test: 48 products of attention, 72 of the feed-forward, 40 of the head, and two norms.
         assert_eq!((row.params, row.active_params), (48 + 72 + 40 + 3 * 4, 48 + 72 + 40 + 3 * 4));
@@ -330,7 +330,7 @@ device = "cpu"
     #[test]
     fn the_table_is_aligned() {
         let trials = Sweep::read_str("a.toml", SWEEP, &Overrides::default()).unwrap().expand().unwrap();
-        let mut rows = plan(&trials, |_| "1".into(), |_, _| None, memory_mb);
+        let mut rows = costs(&trials, |_| "1".into(), |_, _| None, memory_mb);
         for row in &mut rows {
             row.trial = "0123abcd".into();
         }
@@ -350,13 +350,13 @@ device = "cpu"
     fn what_follows_from_the_data_is_a_bound_until_it_is_there() {
         let text = SWEEP.replace("[axes]", "[solve]\n\"dpo.tokens\" = { flops = 1e6 }\n[axes]");
         let trials = Sweep::read_str("a.toml", &text, &Overrides::default()).unwrap().expand().unwrap();
-        let before = &plan(&trials, |_| "1".into(), |_, _| None, memory_mb)[0];
+        let before = &costs(&trials, |_| "1".into(), |_, _| None, memory_mb)[0];
         assert_eq!(before.open, []);
         // 4 forward passes of 2 * 160 operations per token, and one step of two answers of 8 tokens.
         assert_eq!(before.keys.last().unwrap(), &("dpo.tokens".into(), "<= 797".into()));
         assert_eq!(before.tokens, Some(1063 + 797));
         let extent = Extent { tokens: Some(10), flops: Some(99.0) };
-        let after = &plan(&trials, |_| "1".into(), |trial, _| (trial == 0).then_some(extent), memory_mb);
+        let after = &costs(&trials, |_| "1".into(), |trial, _| (trial == 0).then_some(extent), memory_mb);
         assert_eq!((after[0].tokens, after[0].flops, after[0].exact), (Some(30), Some(297.0), true));
         assert_eq!(after[0].keys.last().unwrap().1, 10);
         let table = render_table(after);
@@ -368,7 +368,7 @@ device = "cpu"
         let text = SWEEP.replace("steps = 3", "tokens = 100");
         let trials = Sweep::read_str("a.toml", &text, &Overrides::default()).unwrap().expand().unwrap();
         assert_eq!(
-            plan(&trials, |_| "1".into(), |_, _| None, memory_mb)[0].open,
+            costs(&trials, |_| "1".into(), |_, _| None, memory_mb)[0].open,
             [TrainStage::Sft, TrainStage::Dpo]
         );
     }

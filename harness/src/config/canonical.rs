@@ -1,17 +1,15 @@
-//! The name of a trial: equal configurations have equal names, on every machine.
+//! When two configurations are the same setting, and the canonical form of JSON that names are made from.
 
 use super::TrialConfig;
 use super::effect::effective_in_trial;
 use serde_json::Value;
-use uuid::Uuid;
 
-/// UUID namespace of trial names. Never change it: that would rename every trial.
-const NAMESPACE: Uuid = Uuid::from_u128(0x3f7a_9c52_0d1e_4b86_a5c4_6d73_6361_6c65);
-
-/// Returns the UUID v5 of the configuration without the keys that have no effect in it: where it runs, how often it
-/// records, and the keys of disabled stages. See `effect.rs`.
-pub fn identity(config: &TrialConfig) -> Uuid {
-    Uuid::new_v5(&NAMESPACE, canonical_json(&effective_in_trial(config)).as_bytes())
+/// Returns a text that is equal for equal settings and seeds: the canonical JSON of the configuration without the keys that
+/// have no effect in it: where it runs, how often it records, and the keys of disabled stages. See `effect.rs`.
+///
+/// Trials are named by their stage runs instead (`plan/facts.rs`), as they also depend on the content of files.
+pub fn setting_key(config: &TrialConfig) -> String {
+    canonical_json(&effective_in_trial(config))
 }
 
 /// Formats JSON without spaces, with the keys of every object sorted and fractions in exponent notation, such as
@@ -70,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_follows_what_is_trained_and_not_where() {
+    fn a_setting_is_what_is_trained_and_not_where() {
         let config = TrialConfig::default();
         let slurm = SlurmConfig { gres: Some("gpu:1".into()), ..SlurmConfig::default() };
         let elsewhere = TrialConfig { threads: 7, slurm, ..config.clone() };
@@ -80,13 +78,12 @@ mod tests {
         (chattier.sft.training.log_every, chattier.lora.rank) = (1, 3); // lora is disabled
         let mut slower = config.clone();
         slower.sft.training.lr /= 2.0;
-        assert_eq!(identity(&config), identity(&elsewhere));
+        assert_eq!(setting_key(&config), setting_key(&elsewhere));
         // Results are exact on each kind of device, not between them.
-        assert_eq!(identity(&on(Device::Cuda(None))), identity(&on(Device::Cuda(Some(1)))));
-        assert_ne!(identity(&config), identity(&on(Device::Cuda(None))));
-        assert_eq!(identity(&config), identity(&chattier));
-        assert_ne!(identity(&config), identity(&slower));
-        assert_ne!(identity(&config), identity(&other));
-        assert_eq!(identity(&config).get_version_num(), 5);
+        assert_eq!(setting_key(&on(Device::Cuda(None))), setting_key(&on(Device::Cuda(Some(1)))));
+        assert_ne!(setting_key(&config), setting_key(&on(Device::Cuda(None))));
+        assert_eq!(setting_key(&config), setting_key(&chattier));
+        assert_ne!(setting_key(&config), setting_key(&slower));
+        assert_ne!(setting_key(&config), setting_key(&other));
     }
 }
