@@ -29,7 +29,7 @@ pub const GRID: Ink = solid(228, 228, 228);
 pub const WHITE: Ink = solid(255, 255, 255);
 
 /// Okabe and Ito's palette, which colour-blind people can distinguish; without yellow, which is hard to see on white.
-const COLOURS: [Ink; 7] = [
+pub const COLOURS: [Ink; 7] = [
     solid(0, 114, 178),
     solid(213, 94, 0),
     solid(0, 158, 115),

@@ -13,6 +13,8 @@ mod pdf;
 mod scene;
 mod svg_png;
 
+pub use ink::COLOURS;
+
 use super::output::Output;
 use crate::track::csv_number;
 use anyhow::{Context, Result};

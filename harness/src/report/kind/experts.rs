@@ -6,7 +6,7 @@ use super::metrics::{Curve, Row, STAGE, Training, X, each_trial, points};
 use super::{Kind, Plot, PlotData};
 use crate::report::columns::Column;
 use crate::report::fields::Fields;
-use crate::report::figure::{Axis, Content, Figure, Mark, Series};
+use crate::report::figure::{Axis, COLOURS, Content, Figure, Mark, Series};
 use crate::report::observation::Observation;
 use std::sync::Arc;
 
@@ -67,7 +67,12 @@ impl Plot for Experts {
                     curve.smoothed().into_iter().map(|row| Row { y: even * row.y, ..row }).collect();
                 series.push(Series {
                     label: if is_new { name } else { String::new() },
-                    mark: if rows.len() > 1 { Mark::Line } else { Mark::Points },
+                    mark: match rows.len() {
+                        ..=1 => Mark::Points,
+                        // The palette repeats.
+                        _ if colour >= COLOURS.len() => Mark::Dashed,
+                        _ => Mark::Line,
+                    },
                     colour,
                     seed: Some(observation.trial.seed),
                     points: points(&rows),

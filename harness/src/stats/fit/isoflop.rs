@@ -153,7 +153,7 @@ fn parabola(points: &[(f64, f64)], level: f64) -> Result<Optimum, StatsError> {
     let lowest = -c1 / (2.0 * c2);
     let ends = u.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), u| (l.min(*u), h.max(*u)));
     if lowest < ends.0 || lowest > ends.1 {
-        return Err(undetermined("the minimum of the budget lies outside the sizes that were run"));
+        return Err(undetermined("the minimum of the parabola lies outside the sizes that were run"));
     }
     let size = |u: f64| (middle + scale * u).exp();
     let interval = (n > 3).then(|| {
