@@ -2,7 +2,7 @@
 //!
 //! Every key counts unless it is listed here. *Invariant:* whether a key of `[model]`, of a training stage or of
 //! `[data]` has an effect depends only on keys in the stage runs' own facts, so that their names can leave out the same
-//! keys.
+//! keys. Names keep what [`kept_in_names`] lists: leaving it out now would rename stage runs that exist.
 
 use super::keys::{keys, sections};
 use super::layers::get;
@@ -12,6 +12,7 @@ use super::{
 };
 use model::{Device, Parametrization};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A key that does not affect the results of a given configuration.
@@ -26,6 +27,17 @@ pub struct Idle {
 }
 
 impl Idle {
+    /// Whether none of the key's values has an effect, rather than that some are equivalent.
+    pub fn is_whole(&self) -> bool {
+        self.canonical.is_none()
+    }
+
+    /// Whether it is about a key, or about the table that holds it: `world.practice` is about `world.practice.two_hop`.
+    pub fn is_about(&self, key: &str) -> bool {
+        let rest = key.strip_prefix(&self.key);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    }
+
     /// Whether it is a key of a training stage that has an effect, but not on what is learned, such as `pretrain.keep_best`.
     pub fn is_of_monitoring(&self) -> bool {
         let parts = self.key.split_once('.');
@@ -247,7 +259,71 @@ fn of_training(config: &TrialConfig, stage: TrainStage, t: &Training, found: &mu
     }
 }
 
+/// Keys without an effect on the trial that names of stage runs contain nevertheless.
+fn kept_in_names(config: &TrialConfig, found: &mut Found) {
+    let trained = recipe(config);
+    for stage in &trained {
+        of_groups(config, *stage, found);
+    }
+    // No row is longer than `max_seq_len`, and prompts are cut to it; the texts of options after an empty question are not.
+    let exam = &config.exam;
+    let (what, longest) = match exam.enabled {
+        true => ("row or prompt", config.model.max_seq_len),
+        false => {
+            ("row", trained.iter().map(|stage| stage.training(config).seq_len).max().unwrap_or_default())
+        }
+    };
+    let is_bounded = !exam.enabled || exam.answer == Answer::Letter || config.probe().is_some();
+    if is_bounded && config.model.window.is_some_and(|window| window >= longest) {
+        found.canonical("model.window", Value::Null, format!("no {what} is longer than {longest} positions"));
+    }
+    found.add(&["exam.samples"], "it sets what is recorded, not the score");
+}
+
+/// Multipliers of a training stage for groups of parameters that it does not train or decay.
+fn of_groups(config: &TrialConfig, stage: TrainStage, found: &mut Found) {
+    let (name, t) = (stage.name(), stage.training(config));
+    let mut add = |keys: &[&str], why: String| found.add_in(name, keys, why);
+    let groups = [
+        ("embedding", t.embedding_lr, t.embedding_decay),
+        ("hidden", t.hidden_lr, t.hidden_decay),
+        ("head", t.head_lr, t.head_decay),
+    ];
+    let trained = match ((stage.spec().adapters)(config).is_some(), config.model.tie_embeddings) {
+        (true, _) => {
+            let keys = ["embedding_lr", "head_lr", "norm_lr", "embedding_decay", "head_decay"];
+            add(&keys, "adapters take only the multipliers of the matrices in the blocks".into());
+            &groups[1..2]
+        }
+        (false, true) => &groups[..2],
+        (false, false) => &groups[..],
+    };
+    if t.weight_decay == 0.0 {
+        let keys = ["embedding_decay", "hidden_decay", "head_decay"];
+        add(&keys, format!("{name}.weight_decay = 0 decays no weights"));
+    }
+    for (group, lr, _) in trained {
+        if *lr == 0.0 {
+            add(
+                &[&format!("{group}_decay")],
+                format!("{name}.{group}_lr = 0 leaves these weights as they are"),
+            );
+        }
+    }
+    if trained.iter().all(|(_, lr, decay)| *lr == 0.0 || *decay == 0.0) {
+        add(&["weight_decay"], "its multipliers are all 0".into());
+    }
+}
+
+/// Weights relative to their sum, without those of 0 and without rounding errors.
+fn relative<'a>(weights: impl Iterator<Item = (&'a String, &'a f64)> + Clone) -> BTreeMap<&'a str, f64> {
+    let sum: f64 = weights.clone().map(|(_, weight)| weight).sum();
+    let shares = weights.map(|(name, weight)| (name.as_str(), (1e12 * weight / sum).round() / 1e12));
+    shares.filter(|(_, share)| *share != 0.0).collect()
+}
+
 fn of_trials(config: &TrialConfig, found: &mut Found) {
+    kept_in_names(config, found);
     let kind = config.device.kind();
     found.canonical("device", kind, format!("results are the same on every {kind} device"));
     if config.device == Device::Cpu {
@@ -327,6 +403,14 @@ fn of_data(config: &TrialConfig, trains_tokenizer: bool, found: &mut Found) {
             let unread: Vec<&str> = unread.copied().collect();
             found.add(&unread, left_out(spec.stage));
         }
+        if !found.has("world.practice") {
+            let practice = json!(relative(config.world.practice.iter()));
+            found.canonical("world.practice", practice, "its weights are relative to their sum");
+        }
+        if trains_tokenizer {
+            let why = "the texts of the built-in world spell no special token";
+            found.add(&["data.special_tokens_in_text"], why);
+        }
         return;
     }
     found.section("world", "data.source = \"files\" has no world");
@@ -359,6 +443,14 @@ fn of_data(config: &TrialConfig, trains_tokenizer: bool, found: &mut Found) {
     let mixed: Vec<&str> = enabled.iter().flat_map(|stage| stage.files(data).1.names()).collect();
     for name in data.mix.keys().filter(|name| !mixed.contains(&name.as_str())) {
         found.add(&[&source_key("data.mix", Some(name))], "no stage that is trained has this source");
+    }
+    let mix = |stage: &TrainStage| {
+        let shares = data.shares(*stage)?;
+        Some((stage.name(), json!(relative(shares.iter().map(|(source, share)| (source, share))))))
+    };
+    let mixes: BTreeMap<&str, Value> = enabled.iter().filter_map(mix).collect();
+    if !mixes.is_empty() {
+        found.canonical("data.mix", json!(mixes), "the stages mix their sources in the same proportions");
     }
 }
 

@@ -330,7 +330,7 @@ fn contents(key: &str, files: &[FileDigest]) -> Vec<Content> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Norm;
+    use crate::config::{Norm, setting_key};
     use model::Parametrization;
 
     #[test]
@@ -353,6 +353,36 @@ mod tests {
         let plain = name(&|exam| exam.format = ExamFormat::LmEval);
         assert_ne!(plain, letter);
         assert_eq!(name(&|exam| (exam.format, exam.system) = (ExamFormat::LmEval, "x".into())), plain);
+    }
+
+    #[test]
+    fn names_from_before_a_key_was_known_to_be_idle_stay() {
+        let made = |change: &dyn Fn(&mut TrialConfig)| {
+            let mut config = TrialConfig::default();
+            config.pretrain.training.weight_decay = 0.0;
+            change(&mut config);
+            let facts = |stage: Stage| {
+                let reading = Reading::new(&config);
+                reading.facts(stage, &ExamPoint::default(), None, None, &vec![]).name()
+            };
+            let stages = [Stage::Data, Stage::Train(TrainStage::Pretrain), Stage::Exam];
+            (setting_key(&config), stages.map(facts))
+        };
+        let practice = |weight: f64| BTreeMap::from([("one_hop".to_string(), weight)]);
+        let changes: [(fn(&mut TrialConfig), [bool; 3]); 4] = [
+            (|c| c.pretrain.training.hidden_decay = 2.0, [false, true, false]),
+            (|c| c.model.window = Some(512), [false, true, false]),
+            (|c| c.exam.samples = 0, [false, false, true]),
+            (|c| c.data.special_tokens_in_text = true, [true, true, false]),
+        ];
+        let (setting, names) = made(&|_| ());
+        for (change, renamed) in changes {
+            let (other, others) = made(&change);
+            assert_eq!(setting, other);
+            assert_eq!([0, 1, 2].map(|i| names[i] != others[i]), renamed);
+        }
+        let [one, two] = [1.0, 2.0].map(|weight| made(&|c| c.world.practice = practice(weight)));
+        assert!(one.0 == two.0 && one.1[0] != two.1[0]);
     }
 
     #[test]

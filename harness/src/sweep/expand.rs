@@ -108,7 +108,8 @@ fn tuned(
 fn candidate(sweep: &Sweep, tune: &Tune, candidate: &Candidate) -> Result<Trial, Vec<ConfigError>> {
     let Candidate { point, of, value, rung } = candidate;
     let mut trial = trial(sweep, point)?;
-    if let Some(idle) = idle(&trial.config).into_iter().find(|idle| idle.key == tune.key) {
+    let mut idle = idle(&trial.config).into_iter();
+    if let Some(idle) = idle.find(|idle| idle.key == tune.key && idle.is_whole()) {
         let problem = format!("has no effect, as {}; expected a key to tune that has one", idle.why);
         return Err(vec![ConfigError::new(&tune.key_place, &tune.key, problem)]);
     }
@@ -139,7 +140,7 @@ fn candidate(sweep: &Sweep, tune: &Tune, candidate: &Candidate) -> Result<Trial,
 fn may_be_the_same(points: &[Point], trials: &[(usize, Trial)]) -> bool {
     let has_idle = |(index, trial): &(usize, Trial)| {
         let idle = idle(&trial.config);
-        points[*index].iter().any(|setting| idle.iter().any(|idle| idle.key == setting.key))
+        points[*index].iter().any(|setting| idle.iter().any(|idle| idle.is_about(&setting.key)))
     };
     let labels: Vec<String> = points.par_iter().map(label).collect();
     let mut seen = HashSet::new();
@@ -324,11 +325,14 @@ fn trial(sweep: &Sweep, point: &Point) -> Result<Trial, Vec<ConfigError>> {
     }
 }
 
-/// The error at the place where its key was last set, or else one of the keys that it conflicts with.
+/// The error at the place where its key, or a key of its table, was last set, or else one of the keys that it conflicts
+/// with.
 fn locate_error(sweep: &Sweep, point: &Point, problem: Problem) -> ConfigError {
     let place_of = |key: &String| {
         let solved = sweep.solve.iter().find(|solve| solve.key == *key).map(|solve| &solve.place);
-        let varied = point.iter().find(|setting| setting.key == *key).map(|setting| &setting.place);
+        let is_in = |inner: &str| inner.strip_prefix(key.as_str()).is_some_and(|rest| rest.starts_with('.'));
+        let varied = point.iter().find(|setting| setting.key == *key || is_in(&setting.key));
+        let varied = varied.map(|setting| &setting.place);
         let tuned = sweep.tune.iter().find(|tune| tune.key == *key).map(|tune| &tune.key_place);
         solved.or(varied).or(tuned).or(sweep.base.places.get(key))
     };

@@ -199,6 +199,9 @@ fn mistakes_are_told_with_their_places() {
         tune("seeds = [7]\n\"model.top_k\" = [1, 2]\n")
             .starts_with("a.toml:10: model.top_k: has no effect, as")
     );
+    // One of these values is that of no window; the other has an effect.
+    let windows = format!("{BASE}[tune]\nseeds = [7]\n\"model.window\" = [64, 512]\n");
+    assert_eq!(candidates(&trials(&windows)).len(), 4);
     assert!(
         tune("seeds = [7]\n\"pretrain.lr\" = [1e-3, -1.0]\n").starts_with("a.toml:10: pretrain.lr: is -1")
     );
