@@ -182,7 +182,7 @@ fn tables_of_other_programs_are_read() {
 
 #[test]
 fn guessing_is_tested_by_the_key() {
-    let dir = folder(&[("q.csv", &answers(3, 5)), ("b.csv", "id,prediction,answer\n0,A,e\n")]);
+    let dir = folder(&[("q.csv", &answers(3, 5)), ("b.csv", "id,prediction,answer\n0,A,5\n")]);
     let found = json(&dir, &["guess", "q.csv"]);
     assert_eq!(
         (found["models"].as_u64(), found["verdict"].as_str()),
@@ -190,7 +190,103 @@ fn guessing_is_tested_by_the_key() {
     );
     assert!(found["p_binomial"].is_null(), "three seeds are no independent answers");
     let problem = mindscale(dir.path()).args(["stats", "guess", "b.csv"]).assert().code(1);
-    problem.stderr(contains("b.csv:2: answer: expected a letter from A to Z, found \"e\""));
+    problem.stderr(contains("b.csv:2: answer: expected a letter from A to Z, found \"5\""));
+}
+
+/// Answers to 12 questions, all alike.
+fn alike(prediction: &str, answer: &str) -> String {
+    let rows = (0..12).map(|id| format!("{id},{prediction},{answer}\n"));
+    "id,prediction,answer\n".to_string() + &rows.collect::<String>()
+}
+
+#[test]
+fn a_letter_counts_in_either_case_and_that_is_told() {
+    let dir = folder(&[("lower.csv", &alike("a", "A")), ("upper.csv", &alike("A", "A"))]);
+    let found = json(&dir, &["compare", "lower.csv", "upper.csv"]);
+    assert_eq!(
+        (found["difference"].as_f64(), found["a"]["rows_in_other_case"].as_u64()),
+        (Some(0.0), Some(12))
+    );
+    assert_eq!(found["b"]["rows_in_other_case"].as_u64(), Some(0));
+    let told = ", 12 rows with the right letter in the other case counted as right";
+    let said = mindscale(dir.path()).args(["stats", "compare", "lower.csv", "upper.csv"]).assert().code(0);
+    said.stdout(contains(format!("lower.csv: mean 1, seeds: 1{told}")));
+    let [lower, upper] = ["lower.csv", "upper.csv"].map(|file| json(&dir, &["guess", file]));
+    assert_eq!((&lower["accuracy"], &lower["p"]), (&upper["accuracy"], &upper["p"]));
+    let said = mindscale(dir.path()).args(["stats", "guess", "lower.csv"]).assert().code(0);
+    said.stdout(contains(format!("questions: 12{told}: 100.00 % right")));
+}
+
+#[test]
+fn tables_with_different_keys_are_not_compared() {
+    let dir = folder(&[("a.csv", &alike("A", "A")), ("b.csv", &alike("A", "B"))]);
+    let refused = mindscale(dir.path()).args(["stats", "compare", "a.csv", "b.csv"]).assert().code(1);
+    refused.stderr(contains(
+        "a.csv:2 and b.csv:2: question \"0\" has the answers \"A\" and \"B\", and so for 11 more: these are different \
+         questions; expected one answer key",
+    ));
+}
+
+#[test]
+fn a_guess_without_a_letter_is_wrong_and_one_beyond_the_options_refused() {
+    let some = "id,prediction,answer\n1,,A\n2,B,B\n3,C,\n4,A,C\n";
+    let beyond = "id,prediction,answer,p_a,p_b\n1,A,C,.5,.5\n2,B,B,.5,.5\n";
+    let dir = folder(&[("some.csv", some), ("beyond.csv", beyond), ("none.csv", &alike("", "A"))]);
+    let found = json(&dir, &["guess", "some.csv"]);
+    let rows = ["questions", "answers", "rows_without_prediction", "rows_without_score"];
+    assert_eq!(rows.map(|key| found[key].as_u64().unwrap()), [3, 3, 1, 1]);
+    // One of three is right: scipy.stats.binomtest(1, 3, 0.25).pvalue is 1.
+    assert_eq!(found["accuracy"].as_f64(), Some(1.0 / 3.0));
+    assert!((found["p_binomial"].as_f64().unwrap() - 1.0).abs() < 1e-12, "{found}");
+    let said = mindscale(dir.path()).args(["stats", "guess", "some.csv"]).assert().code(0);
+    said.stdout(contains(
+        "questions: 3, 1 row without a score left out, 1 row without a prediction counted as wrong: 33.33 % right",
+    ));
+    for (file, told) in [
+        ("beyond.csv", "beyond.csv:2: answer: expected an option that has a probability, A, B, found \"C\""),
+        ("none.csv", "none.csv: no row has a prediction"),
+    ] {
+        mindscale(dir.path()).args(["stats", "guess", file]).assert().code(1).stderr(contains(told));
+    }
+}
+
+#[test]
+fn numbers_that_cannot_be_used_are_told_with_their_line() {
+    let law = "N,D,loss\n1e6,2e7,3\n2e6,4e7,-1\n";
+    let dir = folder(&[
+        ("law.csv", law),
+        ("line.csv", "x,y\n0,2\n2,3\n3,4\n"),
+        ("iso.csv", "C,N\n1e15,1e6\n1e16,-2\n1e17,4e6\n"),
+        ("flat.csv", "x,y\n1,2\n2,2\n3,2\n"),
+        ("huge.csv", "x\n1e300\n2e300\n-1e300\n"),
+        ("semicolons.csv", "x;y\n1;2\n2;3\n3;5\n"),
+    ]);
+    let line = ["fit", "line", "line.csv", "--x", "x", "--y", "y"];
+    let fit = |file: &'static str| ["fit", "line", file, "--x", "x", "--y", "y"];
+    for (args, told) in [
+        (
+            &["fit", "chinchilla", "law.csv", "--n", "N", "--d", "D", "--loss", "loss"][..],
+            "law.csv:3: loss: expected a number above 0, found \"-1\"",
+        ),
+        (&line[..], "line.csv:2: x: expected a number above 0, found \"0\""),
+        (
+            &["fit", "isoflop", "iso.csv", "--flops", "C", "--n", "N"],
+            "iso.csv:3: N: expected a number above 0, found \"-2\"",
+        ),
+        (&fit("flat.csv")[..], "flat.csv: the points do not determine the fit: all points have one y"),
+        (
+            &fit("semicolons.csv")[..],
+            "semicolons.csv:1: the columns are separated by semicolons, expected commas",
+        ),
+    ] {
+        mindscale(dir.path()).arg("stats").args(args).assert().code(1).stderr(contains(told));
+    }
+    let found = json(&dir, &[&line[..], &["--kind", "linear"]].concat());
+    // scipy.stats.linregress([0, 2, 3], [2, 3, 4]): slope 9 / 14.
+    assert!((found["b"]["value"].as_f64().unwrap() - 9.0 / 14.0).abs() < 1e-12, "{found}");
+    let found = json(&dir, &["one-sample", "huge.csv", "--value", "x"]);
+    let told = "a value is 1e300, expected at most 1e150 in size, as variances are made of squares";
+    assert_eq!(found["findings"][0]["refused"], told, "{found}");
 }
 
 #[test]
@@ -302,7 +398,9 @@ fn what_points_do_not_determine_is_refused_with_its_reason() {
         let words = ["stats", "fit", "chinchilla", file, "--n", "N", "--loss", "loss", "--draws", "100"];
         mindscale(dir.path()).args(words).args(more).assert()
     };
-    law("flat.csv", &[]).code(1).stderr(contains("a law without size 1 fits the losses as well (p = 1.00)"));
+    law("flat.csv", &[])
+        .code(1)
+        .stderr(contains("determine the fit: N: a law without it fits the losses as well (p = 1.00)"));
     law("rising.csv", &[]).code(0).stdout(contains("alpha is not above 0: the loss rises with N"));
     for share in ["1.5", "-0.2", "NaN"] {
         let refused = law("rising.csv", &["--hold-out", share]).code(1);

@@ -147,10 +147,7 @@ fn fit_one<'a>(spec: &'a FitSpec, results: &Results) -> Fitted<'a> {
     for observation in observations.iter().filter(|o| spec.filter.as_ref().is_none_or(|f| f.holds(o))) {
         by_setting.entry(observation.trial.setting).or_default().push(observation);
     }
-    let sizes: Vec<Column> = match &spec.form {
-        Form::Law { n, d, .. } => [*n].into_iter().chain(*d).collect(),
-        Form::IsoFlop { flops, n } => vec![*flops, *n],
-    };
+    let sizes = sizes(&spec.form);
     let setting = |of: Vec<&Observation>| {
         let loss = over_seeds(&of, &spec.loss)?;
         let sizes = sizes.iter().map(|column| Some(over_seeds(&of, column)?.mean)).collect::<Option<_>>()?;
@@ -202,6 +199,12 @@ impl Fitted<'_> {
         }
     }
 
+    /// Why there is no fit, with the names of its sizes.
+    fn told(&self, error: &StatsError) -> String {
+        let names: Vec<&str> = sizes(&self.spec.form).iter().map(|column| column.name()).collect();
+        error.naming(&names)
+    }
+
     /// Note on the data behind the numbers and the accuracy of the fit, or why there is no fit.
     fn note(&self) -> String {
         let seeds = self.settings.iter().map(|setting| setting.seeds);
@@ -210,7 +213,7 @@ impl Fitted<'_> {
         let rests =
             format!("{}, means over {seeds}, 95 % intervals", counted(self.settings.len(), "setting"));
         match &self.outcome {
-            Err(error) => format!("not fitted: {error}"),
+            Err(error) => format!("not fitted: {}", self.told(error)),
             Ok(Found::Law(law, held)) => {
                 let rising: String = law.rising().map(|k| rises(&self.spec.form, k)).collect();
                 let fits = format!(
@@ -226,7 +229,7 @@ impl Fitted<'_> {
                         100.0 * held.rms,
                         100.0 * held.bias
                     ),
-                    Some(Err(error)) => format!("{fits}; no test of extrapolation: {error}"),
+                    Some(Err(error)) => format!("{fits}; no test of extrapolation: {}", self.told(error)),
                 }
             }
             Ok(Found::IsoFlop(found)) => {
@@ -237,10 +240,17 @@ impl Fitted<'_> {
     }
 }
 
+/// The columns of the sizes of a fit.
+fn sizes(form: &Form) -> Vec<Column> {
+    match form {
+        Form::Law { n, d, .. } => [*n].into_iter().chain(*d).collect(),
+        Form::IsoFlop { flops, n } => vec![*flops, *n],
+    }
+}
+
 /// The remark that the loss rises with a size of a law.
 fn rises(form: &Form, size: usize) -> String {
-    let Form::Law { n, d, .. } = form else { return String::new() };
-    let column = [Some(*n), *d].into_iter().flatten().nth(size);
+    let column = sizes(form).into_iter().nth(size);
     column.map_or(String::new(), |column| {
         format!("; the loss rises with {}, so E is no limit of it", column.name())
     })

@@ -54,10 +54,29 @@ pub enum StatsError {
         /// The values that it may have.
         expected: &'static str,
     },
+    /// A value whose square, and so the variance, is beyond the range of numbers.
+    #[error("{what} is {value:e}, expected at most 1e150 in size, as variances are made of squares")]
+    TooLarge {
+        /// Name of the number.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+    },
     /// The points do not determine the fit, with the reason.
     #[error("the points do not determine the fit: {0}")]
     Undetermined(String),
+    /// The points do not determine the part of a size in a law.
+    #[error("the points do not determine the fit: size {}: {problem}", .size + 1)]
+    UndeterminedSize {
+        /// Index of the size.
+        size: usize,
+        /// The reason.
+        problem: String,
+    },
 }
+
+/// Values above this are refused: sums of their squares might not be finite.
+const LARGEST: f64 = 1e150;
 
 impl StatsError {
     /// Returns an error if there are fewer units than required.
@@ -70,11 +89,22 @@ impl StatsError {
         if n < least { Err(Self::TooFew { method, units, n, least }) } else { Ok(()) }
     }
 
-    /// Returns an error if a value is not finite.
+    /// Returns an error if a value is not finite, or too large to be squared.
     pub(super) fn require_finite(what: &'static str, values: &[f64]) -> Result<(), Self> {
-        match values.iter().find(|value| !value.is_finite()) {
+        match values.iter().find(|value| !value.is_finite() || value.abs() > LARGEST) {
+            Some(&value) if value.is_finite() => Err(Self::TooLarge { what, value }),
             Some(&value) => Err(Self::Value { what, value, expected: "a finite number" }),
             None => Ok(()),
+        }
+    }
+
+    /// Returns the message with the names of a law's sizes in place of their numbers.
+    pub fn naming(&self, sizes: &[&str]) -> String {
+        match self {
+            Self::UndeterminedSize { size, problem } if *size < sizes.len() => {
+                Self::Undetermined(format!("{}: {problem}", sizes[*size])).to_string()
+            }
+            other => other.to_string(),
         }
     }
 

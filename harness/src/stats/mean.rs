@@ -326,6 +326,9 @@ mod tests {
         let uneven = Mean::of_difference(&[1.0, 2.0], &[1.0, 2.0, 4.0]).unwrap_err().to_string();
         assert_eq!(uneven, "too few values: n=2, Welch's t against a larger sample needs 3");
         assert!(Mean::of(&[1.0, f64::NAN]).is_err());
+        // Squares of these are infinite.
+        let large = Mean::of(&[1e300, 2e300, -1e300]);
+        assert_eq!(large, Err(StatsError::TooLarge { what: "a value", value: 1e300 }));
         assert!(Mean::of_pairs(&[1.0, 2.0], &[1.0]).is_err());
         // With nearly all questions in one subject, there is no sample of subjects.
         let lopsided: Vec<usize> = (0..100).map(|i| if i < 95 { 0 } else { i }).collect();

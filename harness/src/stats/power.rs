@@ -222,6 +222,29 @@ mod tests {
     }
 
     #[test]
+    fn many_seeds_are_planned_at_once() {
+        // scipy.stats.t.ppf.
+        for (p, df, t) in [
+            (0.975, 1.5e5, 1.959_979_799_807_034_5),
+            (0.975, 1e6, 1.959_966_356_814_107),
+            (0.9, 2e6, 1.281_551_988_837_126_7),
+            (0.975, 2e12, 1.959_963_984_541_240_2),
+        ] {
+            let found = t_quantile(p, df);
+            assert!((found / t - 1.0).abs() < 1e-10, "{found} instead of {t}");
+        }
+        // 0.01 sqrt(2 / n) times the root of scipy.stats.nct.sf(t, df, x) + nct.cdf(-t, df, x) = 0.8.
+        for (seeds, expected) in [
+            (100_000, 1.252_911_480_388_501_7e-4),
+            (1_000_000, 3.962_036_861_794_487e-5),
+            (100_000_000, 3.962_034_978_317_049e-6),
+        ] {
+            let found = detectable_by_seeds(0.01, seeds, PowerTarget::default()).unwrap();
+            assert!((found / expected - 1.0).abs() < 1e-7, "{found} instead of {expected}");
+        }
+    }
+
+    #[test]
     fn more_seeds_help_until_the_questions_are_what_is_not_known() {
         // Differences of paired seeds: questions that are hard for one setting alone, and almost no variation between seeds.
         let table: Vec<Vec<f64>> = (0..5)

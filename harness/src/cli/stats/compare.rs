@@ -2,7 +2,7 @@
 
 use super::scores::{Columns, Question, Scores};
 use super::table::wanted;
-use super::{Finding, How, number, say, say_findings};
+use super::{Finding, How, number, say, say_findings, with_rows};
 use crate::stats::{
     Components, Draws, Mean, StatsError, bootstrap, cluster_bootstrap, cohens_h, crossed_difference,
     difference_of_paired_shares, difference_of_shares, differences, hedges_g, hedges_g_of_pairs, mcnemar,
@@ -57,9 +57,7 @@ pub fn compare(args: &CompareArgs) -> Result<()> {
         Scores::read(path, &args.columns, &wanted(&[&args.r#where, own].concat())?)
     };
     let (a, b) = (read(&args.a, &args.where_a)?, read(&args.b, &args.where_b)?);
-    let of_b = b.questions();
-    let questions: Vec<Question> =
-        a.questions().into_iter().filter(|q| of_b.binary_search(q).is_ok()).collect();
+    let questions = a.common(&b)?;
     if args.independent {
         return independent(&a, &b, questions.len(), &args.how);
     }
@@ -79,9 +77,11 @@ pub fn compare(args: &CompareArgs) -> Result<()> {
     let means = [&sides.a, &sides.b].map(|side| mean(&of_seeds(side)));
     let left_out = a.answered().union(&b.answered()).count() - sides.questions.len();
     if args.how.json {
+        let side = |scores: &Scores, seeds: &[Vec<f64>], mean: f64| {
+            with_rows(json!({ "file": scores.file, "seeds": seeds.len(), "mean": mean }), &scores.rows)
+        };
         return say(serde_json::to_string_pretty(&json!({
-            "a": { "file": a.file, "seeds": sides.a.len(), "mean": means[0], "rows_without_score": a.without },
-            "b": { "file": b.file, "seeds": sides.b.len(), "mean": means[1], "rows_without_score": b.without },
+            "a": side(&a, &sides.a, means[0]), "b": side(&b, &sides.b, means[1]),
             "questions": sides.questions.len(), "questions_left_out": left_out,
             "paired_seeds": sides.is_paired, "difference": means[0] - means[1], "level": args.how.level,
             "findings": findings, "variance_of_difference": components,
@@ -89,8 +89,8 @@ pub fn compare(args: &CompareArgs) -> Result<()> {
     }
     for (name, scores, side, mean) in [("a", &a, &sides.a, means[0]), ("b", &b, &sides.b, means[1])] {
         let by = scores.seeds_by.as_ref().map_or(String::new(), |by| format!(" by {by}"));
-        let without = scores.note();
-        say(format!("{name}  {}: mean {}, seeds: {}{by}{without}", scores.file, number(mean), side.len()))?;
+        let rows = scores.rows.note();
+        say(format!("{name}  {}: mean {}, seeds: {}{by}{rows}", scores.file, number(mean), side.len()))?;
     }
     let note =
         if left_out > 0 { format!(", {left_out} left out (not answered by all)") } else { String::new() };
@@ -140,10 +140,9 @@ fn independent(a: &Scores, b: &Scores, common: usize, how: &How) -> Result<()> {
     let difference = share(counts[0]) - share(counts[1]);
     if how.json {
         let side = |scores: &Scores, (right, n): (u64, u64)| {
-            json!({
-                "file": scores.file, "right": right, "questions": n, "mean": share((right, n)),
-                "rows_without_score": scores.without,
-            })
+            let found =
+                json!({ "file": scores.file, "right": right, "questions": n, "mean": share((right, n)) });
+            with_rows(found, &scores.rows)
         };
         return say(serde_json::to_string_pretty(&json!({
             "a": side(a, counts[0]), "b": side(b, counts[1]), "difference": difference, "level": how.level,
@@ -151,12 +150,8 @@ fn independent(a: &Scores, b: &Scores, common: usize, how: &How) -> Result<()> {
         }))?);
     }
     for (name, scores, (right, n)) in [("a", a, counts[0]), ("b", b, counts[1])] {
-        let without = scores.note();
-        say(format!(
-            "{name}  {}: {right} of {n} right, {}{without}",
-            scores.file,
-            number(share((right, n)))
-        ))?;
+        let rows = scores.rows.note();
+        say(format!("{name}  {}: {right} of {n} right, {}{rows}", scores.file, number(share((right, n)))))?;
     }
     say(format!("different questions; a - b = {}", number(difference)))?;
     say_findings(&findings)

@@ -160,18 +160,18 @@ fn law(args: &LawArgs) -> Result<()> {
         args.hold_out
     );
     let table = args.points.table()?;
-    let loss = table.numbers(&args.loss)?;
-    let sizes: Vec<Vec<f64>> = [Some(&args.n), args.d.as_ref()]
-        .into_iter()
-        .flatten()
-        .map(|name| table.numbers(name))
-        .collect::<Result<_>>()?;
+    let loss = table.positive_numbers(&args.loss)?;
+    let names: Vec<&str> =
+        [Some(&args.n), args.d.as_ref()].into_iter().flatten().map(String::as_str).collect();
+    let sizes: Vec<Vec<f64>> =
+        names.iter().map(|name| table.positive_numbers(name)).collect::<Result<_>>()?;
     let x: Vec<&[f64]> = sizes.iter().map(Vec::as_slice).collect();
     let draws = Draws { count: args.draws, seed: args.seed };
-    let found = fit_law(&x, &loss, args.points.level, draws).with_context(|| table.file.clone())?;
+    let found = fit_law(&x, &loss, args.points.level, draws)
+        .map_err(|error| anyhow!("{}: {}", table.file, error.naming(&names)))?;
     let held = match args.hold_out {
         0.0 => None,
-        share => Some(held_out(&x, &loss, share).map_err(|error| error.to_string())),
+        share => Some(held_out(&x, &loss, share).map_err(|error| error.naming(&names))),
     };
     let LawFit { e, terms, exponent, objective, rms, .. } = &found;
     let mut parameters: Vec<(&str, &Estimate)> = vec![("E", e)];
@@ -275,9 +275,9 @@ fn budgets(args: &IsoFlopArgs) -> Result<()> {
         if let Some(by) = &args.by {
             table.keep(&[(by.clone(), vec![family.clone()])].into())?;
         }
-        let flops = table.numbers(&args.flops)?;
+        let flops = table.positive_numbers(&args.flops)?;
         let loss = match &args.loss {
-            Some(loss) => table.numbers(loss)?,
+            Some(loss) => table.positive_numbers(loss)?,
             // The only row of a budget is its optimum, whatever its loss.
             None => vec![1.0; flops.len()],
         };
@@ -289,7 +289,7 @@ fn budgets(args: &IsoFlopArgs) -> Result<()> {
                     if family.is_empty() { String::new() } else { format!(", {family}") }
                 )
             };
-            let size = table.numbers(column)?;
+            let size = table.positive_numbers(column)?;
             let found = isoflop(&flops, &size, &loss, args.points.level).map_err(|error| {
                 let reasons = reasons(&flops, &size, &loss, args.points.level);
                 anyhow!("{}: {error}{reasons}", place())
@@ -351,7 +351,11 @@ fn isoflop_json(family: &str, name: &str, found: &IsoFlop, has_loss: bool) -> Va
 
 fn line(args: &LineArgs) -> Result<()> {
     let table = args.points.table()?;
-    let (x, y) = (table.numbers(&args.x)?, table.numbers(&args.y)?);
+    let (x, y) = match args.kind {
+        Kind::Power => (table.positive_numbers(&args.x)?, table.positive_numbers(&args.y)?),
+        Kind::Linear => (table.numbers(&args.x)?, table.numbers(&args.y)?),
+        Kind::Log => (table.positive_numbers(&args.x)?, table.numbers(&args.y)?),
+    };
     let points: Vec<(f64, f64)> = x.into_iter().zip(y).collect();
     let (kind, form) = match args.kind {
         Kind::Power => (FitKind::Power, "y = a x^b"),

@@ -12,7 +12,9 @@ use super::say;
 use crate::stats::{Estimate, StatsError, TestResult, p_of_equal_pairs};
 use anyhow::{Result, ensure};
 use clap::Subcommand;
+use scores::Rows;
 use serde::Serialize;
+use serde_json::Value;
 
 /// Statistics on tables of scores.
 #[derive(Debug, Subcommand)]
@@ -194,6 +196,14 @@ impl How {
     fn alpha(&self) -> f64 {
         (1e12 * (1.0 - self.level)).round() / 1e12
     }
+}
+
+/// Adds to JSON the numbers of rows whose counting is told.
+fn with_rows(mut found: Value, rows: &Rows) -> Value {
+    found["rows_without_score"] = rows.without_score.into();
+    found["rows_without_prediction"] = rows.without_prediction.into();
+    found["rows_in_other_case"] = rows.in_other_case.into();
+    found
 }
 
 /// Formats a number with four significant digits, without trailing zeros.

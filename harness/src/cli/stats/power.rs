@@ -1,6 +1,6 @@
 //! `stats power`: the smallest difference that a design is likely to detect.
 
-use super::scores::{Columns, Question, Scores};
+use super::scores::{Columns, Scores};
 use super::table::Wanted;
 use super::{number, say};
 use crate::stats::{
@@ -115,9 +115,7 @@ pub fn power(args: &PowerArgs) -> Result<()> {
 fn pilot(a: &PathBuf, b: &PathBuf, columns: &Columns) -> Result<(Components, String)> {
     let read = |path: &PathBuf| Scores::read(path, columns, &Wanted::new());
     let (a, b) = (read(a)?, read(b)?);
-    let of_b = b.questions();
-    let questions: Vec<Question> =
-        a.questions().into_iter().filter(|q| of_b.binary_search(q).is_ok()).collect();
+    let questions = a.common(&b)?;
     ensure!(questions.len() > 1, "{} and {} have fewer than two questions in common", a.file, b.file);
     let names = |scores: &Scores| scores.seeds.keys().cloned().collect::<Vec<_>>().join(", ");
     ensure!(
@@ -137,8 +135,8 @@ fn pilot(a: &PathBuf, b: &PathBuf, columns: &Columns) -> Result<(Components, Str
         " ({}, {}{left_out}{}{})",
         counted(a.seeds.len(), "paired seed"),
         counted(questions.len(), "question"),
-        a.note(),
-        b.note()
+        a.rows.note(),
+        b.rows.note()
     );
     let components = Components::of(&differences(&a.table(&questions), &b.table(&questions))?)?;
     Ok((components, note))

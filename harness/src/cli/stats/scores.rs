@@ -10,8 +10,8 @@ use std::path::Path;
 /// Names of the columns; those that are unset are found by their usual names.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Columns {
-    /// Column of scores; unset: 1 if prediction equals answer, otherwise the first of score, correct, acc, accuracy,
-    /// exact_match, acc_norm
+    /// Column of scores; unset: 1 if prediction equals answer, a letter in either case, otherwise the first of score,
+    /// correct, acc, accuracy, exact_match, acc_norm
     #[arg(long, value_name = "COLUMN")]
     pub score: Option<String>,
     /// Column that identifies a question; unset: the first of id, doc_id, question, task
@@ -44,8 +44,47 @@ pub struct Scores {
     pub seeds_by: Option<String>,
     /// Scores of each seed, by question.
     pub seeds: BTreeMap<String, BTreeMap<Question, f64>>,
-    /// Number of rows without a score, such as a total, or a question without a correct answer.
-    pub without: usize,
+    /// Answer of each question with its line, if predictions are compared with answers.
+    pub key: BTreeMap<Question, (String, u64)>,
+    /// Rows whose counting is told.
+    pub rows: Rows,
+}
+
+/// Numbers of rows whose counting is told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rows {
+    /// Rows left out, as they have no score, such as a total, or no answer to compare the prediction with.
+    pub without_score: usize,
+    /// Rows counted as wrong, as they have no prediction.
+    pub without_prediction: usize,
+    /// Rows counted as right, whose letter is the answer in the other case.
+    pub in_other_case: usize,
+}
+
+impl Rows {
+    /// Counts a row by its prediction and its answer; returns whether it is right.
+    pub fn count(&mut self, prediction: &str, answer: &str) -> bool {
+        let is_right = is_same(prediction, answer);
+        self.without_prediction += usize::from(prediction.is_empty());
+        self.in_other_case += usize::from(is_right && prediction != answer);
+        is_right
+    }
+
+    /// Returns the remarks on these rows, to follow other words; empty if there are none.
+    pub fn note(&self) -> String {
+        let all = [
+            (self.without_score, "without a score left out"),
+            (self.without_prediction, "without a prediction counted as wrong"),
+            (self.in_other_case, "with the right letter in the other case counted as right"),
+        ];
+        let told = all.into_iter().filter(|(n, _)| *n > 0);
+        told.map(|(n, what)| format!(", {} {what}", counted(n, "row"))).collect()
+    }
+}
+
+/// Whether two answers are the same: equal texts, or one letter in either case.
+fn is_same(a: &str, b: &str) -> bool {
+    a == b || a.len() == 1 && a.eq_ignore_ascii_case(b)
 }
 
 impl Scores {
@@ -64,37 +103,67 @@ impl Scores {
         let score = Score::find(&table, columns)?;
         let mut seeds: BTreeMap<String, BTreeMap<Question, f64>> = BTreeMap::new();
         let mut lines = BTreeMap::new();
-        let mut without = 0;
+        let (mut key, mut rows) = (BTreeMap::new(), Rows::default());
         for (line, row) in table.rows() {
-            let Some(value) = score.of(&table, line, row)? else {
-                without += 1;
+            let Some(value) = score.of(&table, line, row, &mut rows)? else {
+                rows.without_score += 1;
                 continue;
             };
             let text = |column: Option<usize>| column.map_or(String::new(), |column| row[column].clone());
-            let key = (text(subject), row[question].clone());
+            let asked = (text(subject), row[question].clone());
             let seed = text(seed);
-            if let Some(earlier) = lines.insert((seed.clone(), key.clone()), (line, row)) {
+            if let Some(earlier) = lines.insert((seed.clone(), asked.clone()), (line, row)) {
                 let otherwise = "; name the column of seeds with --seed, or of questions with --question";
                 let asked = Asked { question, subject, scores: score.columns() };
                 bail!("{}", asked.twice(&table, earlier, (line, row), otherwise));
             }
-            seeds.entry(seed).or_default().insert(key, value);
+            if let Score::Equal(_, answer) = score {
+                let (known, earlier) =
+                    key.entry(asked.clone()).or_insert_with(|| (row[answer].clone(), line));
+                ensure!(
+                    is_same(known, &row[answer]),
+                    "{}:{line}: question {:?} has the answer {:?}, but {known:?} in line {earlier}; expected one answer \
+                     to each question",
+                    table.file,
+                    asked.1,
+                    row[answer]
+                );
+            }
+            seeds.entry(seed).or_default().insert(asked, value);
         }
         ensure!(!seeds.is_empty(), "{}: no row has a score", table.file);
         Ok(Self {
             file: table.file.clone(),
             seeds_by: seed.map(|column| table.names()[column].clone()),
             seeds,
-            without,
+            key,
+            rows,
         })
     }
 
-    /// Returns the remark on rows without a score, to follow other words; empty if all have one.
-    pub fn note(&self) -> String {
-        match self.without {
-            0 => String::new(),
-            n => format!(", {} without a score left out", counted(n, "row")),
+    /// Returns the questions that every seed of both sides answered; an error if the sides have different answers to one.
+    pub fn common(&self, other: &Self) -> Result<Vec<Question>> {
+        let theirs = other.questions();
+        let questions: Vec<Question> =
+            self.questions().into_iter().filter(|question| theirs.binary_search(question).is_ok()).collect();
+        let answers = |question: &Question| Some((self.key.get(question)?, other.key.get(question)?));
+        let mut differing = questions.iter().filter_map(|question| {
+            let (ours, theirs) = answers(question).filter(|(ours, theirs)| !is_same(&ours.0, &theirs.0))?;
+            Some((question, ours, theirs))
+        });
+        if let Some(((_, name), (ours, line), (theirs, other_line))) = differing.next() {
+            let more = match differing.count() {
+                0 => String::new(),
+                n => format!(", and so for {n} more"),
+            };
+            bail!(
+                "{}:{line} and {}:{other_line}: question {name:?} has the answers {ours:?} and {theirs:?}{more}: these are \
+                 different questions; expected one answer key, or names that tell questions apart (--question)",
+                self.file,
+                other.file
+            );
         }
+        Ok(questions)
     }
 
     /// Returns the questions that every seed answered.
@@ -204,13 +273,15 @@ impl Score {
         }
     }
 
-    /// Returns the score of a row; `None` if its cell, or that of the correct answer, is empty.
-    fn of(&self, table: &Table, line: u64, row: &[String]) -> Result<Option<f64>> {
+    /// Returns the score of a row; `None` if its cell, or that of the correct answer, is empty. Counts predictions in `rows`.
+    fn of(&self, table: &Table, line: u64, row: &[String], rows: &mut Rows) -> Result<Option<f64>> {
         match *self {
             Self::Column(column) if row[column].is_empty() => Ok(None),
             Self::Equal(_, answer) if row[answer].is_empty() => Ok(None),
             Self::Column(column) => table.number(line, row, column).map(Some),
-            Self::Equal(prediction, answer) => Ok(Some(f64::from(row[prediction] == row[answer]))),
+            Self::Equal(prediction, answer) => {
+                Ok(Some(f64::from(rows.count(&row[prediction], &row[answer]))))
+            }
         }
     }
 }
@@ -245,10 +316,29 @@ mod tests {
             &Columns::default(),
         );
         let found = found.unwrap();
-        assert_eq!((found.without, found.table(&found.questions())), (1, vec![vec![0.5, 0.25]]));
+        assert_eq!((found.rows.without_score, found.table(&found.questions())), (1, vec![vec![0.5, 0.25]]));
         // Without the correct answer there is nothing to be right about; without a prediction the answer is wrong.
         let found = scores("id,prediction,answer\n0,A,A\n1,,\n2,B,\n3,,A\n", &Columns::default()).unwrap();
-        assert_eq!((found.without, found.table(&found.questions())), (2, vec![vec![1.0, 0.0]]));
+        assert_eq!((found.rows.without_score, found.table(&found.questions())), (2, vec![vec![1.0, 0.0]]));
+        let told = ", 2 rows without a score left out, 1 row without a prediction counted as wrong";
+        assert_eq!(found.rows.note(), told);
+    }
+
+    #[test]
+    fn a_letter_is_right_in_either_case_and_a_word_is_not() {
+        let text = "id,prediction,answer\n0,a,A\n1,B,b\n2,b,A\n3,Paris,paris\n4,é,É\n5,c,c\n";
+        let found = scores(text, &Columns::default()).unwrap();
+        assert_eq!(found.table(&found.questions()), [[1.0, 1.0, 0.0, 0.0, 0.0, 1.0]]);
+        let told = ", 2 rows with the right letter in the other case counted as right";
+        assert_eq!(found.rows.note(), told);
+    }
+
+    #[test]
+    fn a_question_has_one_answer() {
+        let text = "seed,id,prediction,answer\n1,0,A,A\n2,0,A,a\n3,0,A,B\n";
+        let problem = scores(text, &Columns::default()).unwrap_err().to_string();
+        let told = ":4: question \"0\" has the answer \"B\", but \"A\" in line 2; expected one answer to each question";
+        assert!(problem.ends_with(told), "{problem}");
     }
 
     #[test]

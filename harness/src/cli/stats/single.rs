@@ -1,8 +1,8 @@
 //! `stats guess` and `stats one-sample`: test one model, or one setting, against chance or a number.
 
-use super::scores::Asked;
+use super::scores::{Asked, Rows};
 use super::table::{Table, wanted};
-use super::{Finding, How, number, say, say_findings};
+use super::{Finding, How, number, say, say_findings, with_rows};
 use crate::records::{GUESSING, letter, place_of};
 use crate::stats::{
     Answered, Mean, OPTIONS, PERMUTATIONS, StatsError, TestResult, benjamini_hochberg, binomial_equivalence,
@@ -141,14 +141,18 @@ impl Chance {
 /// Answers of the seeds of one setting to the questions of an exam.
 struct Answers {
     questions: Vec<Answered>,
-    /// Right answers and answers of each seed.
+    /// Number of seeds that were asked each question.
+    asked: Vec<u32>,
+    /// Right answers and questions of each seed.
     models: Vec<[u64; 2]>,
     /// Mean over the questions of 1 / number of options; `None` unless the table tells the number for all.
     chance: Option<f64>,
+    /// Rows whose counting is told.
+    rows: Rows,
 }
 
 impl Answers {
-    /// Reads the answers of a table, each question once per seed.
+    /// Reads the answers of a table, each question once per seed; without a prediction it is wrong.
     fn of(table: &Table) -> Result<Self> {
         let [prediction, answer] = ["prediction", "answer"].map(|name| table.column(name));
         let (prediction, answer) = (prediction?, answer?);
@@ -156,26 +160,48 @@ impl Answers {
         let question = question.map_or_else(|| table.column("id"), Ok)?;
         let subject = table.find("subject");
         let seed = table.first_of(&["seed", "trial"]);
-        let probabilities: Vec<usize> = (0..OPTIONS)
-            .filter_map(|i| table.find(&format!("p_{}", letter(i).to_ascii_lowercase())))
+        let probabilities: Vec<(usize, usize)> = (0..OPTIONS)
+            .filter_map(|i| Some((i, table.find(&format!("p_{}", letter(i).to_ascii_lowercase()))?)))
             .collect();
+        let mut counts = Rows::default();
         let mut strata: BTreeMap<(&str, usize), usize> = BTreeMap::new();
-        let mut asked: BTreeMap<(usize, &str), (Answered, usize)> = BTreeMap::new();
+        let mut asked: BTreeMap<(usize, &str), (Answered, usize, u32)> = BTreeMap::new();
         let mut models: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
         let mut rows = BTreeMap::new();
         for (line, row) in table.rows() {
-            let place = |what: &str, text: &str| {
+            if row[answer].is_empty() {
+                counts.without_score += 1;
+                continue;
+            }
+            let options: Vec<usize> = probabilities
+                .iter()
+                .filter(|(_, column)| !row[*column].is_empty())
+                .map(|(i, _)| *i)
+                .collect();
+            let place = |what: &str, text: &str| -> Result<usize> {
                 let mut letters = text.chars();
-                let letter = letters.next().filter(|_| letters.next().is_none()).map(place_of);
-                let letter = letter.filter(|place| *place < OPTIONS);
-                letter.with_context(|| {
+                let found = letters.next().filter(|_| letters.next().is_none());
+                let found = found.map(|found| place_of(found.to_ascii_uppercase()));
+                let found = found.filter(|place| *place < OPTIONS).with_context(|| {
                     format!("{}:{line}: {what}: expected a letter from A to Z, found {text:?}", table.file)
-                })
+                })?;
+                ensure!(
+                    options.is_empty() || options.contains(&found),
+                    "{}:{line}: {what}: expected an option that has a probability, {}, found {text:?}",
+                    table.file,
+                    options.iter().map(|&i| letter(i).to_string()).collect::<Vec<_>>().join(", ")
+                );
+                Ok(found)
             };
-            let (right, chosen) = (place("answer", &row[answer])?, place("prediction", &row[prediction])?);
+            let right = place("answer", &row[answer])?;
+            let chosen = match row[prediction].as_str() {
+                "" => None,
+                letter => Some(place("prediction", letter)?),
+            };
+            let is_right = counts.count(&row[prediction], &row[answer]);
             let text = |column: Option<usize>| column.map_or("", |column| row[column].as_str());
             // Correct letters are exchanged only between questions with the same number of options.
-            let options = probabilities.iter().filter(|&&column| !row[column].is_empty()).count();
+            let options = options.len();
             let next = strata.len();
             let stratum = *strata.entry((text(subject), options)).or_insert(next);
             let key = (stratum, row[question].as_str());
@@ -185,24 +211,30 @@ impl Answers {
                     "; expected one answer of each seed or trial, named by a column seed or trial";
                 bail!("{}", asked.twice(table, earlier, (line, row), otherwise));
             }
-            let new = (Answered { stratum, right, chosen: [0; OPTIONS] }, options);
-            let (known, _) = asked.entry(key).or_insert(new);
+            let new = (Answered { stratum, right, chosen: [0; OPTIONS] }, options, 0);
+            let (known, _, times) = asked.entry(key).or_insert(new);
             ensure!(
                 known.right == right,
                 "{}:{line}: question {:?} has a different answer than in an earlier row",
                 table.file,
                 row[question]
             );
-            known.chosen[chosen] += 1;
+            if let Some(chosen) = chosen {
+                known.chosen[chosen] += 1;
+            }
+            *times += 1;
             let model = models.entry(text(seed)).or_default();
-            model[0] += u64::from(chosen == right);
+            model[0] += u64::from(is_right);
             model[1] += 1;
         }
-        let (questions, options): (Vec<Answered>, Vec<usize>) = asked.into_values().unzip();
+        ensure!(!asked.is_empty(), "{}: no row has an answer", table.file);
+        let options: Vec<usize> = asked.values().map(|(_, options, _)| *options).collect();
+        let (questions, asked): (Vec<_>, Vec<_>) =
+            asked.into_values().map(|(question, _, times)| (question, times)).unzip();
         let chances: f64 = options.iter().map(|options| 1.0 / *options as f64).sum();
         let is_known = options.iter().all(|options| *options > 1);
         let chance = is_known.then(|| chances / options.len() as f64);
-        Ok(Self { questions, models: models.into_values().collect(), chance })
+        Ok(Self { questions, asked, models: models.into_values().collect(), chance, rows: counts })
     }
 
     /// Returns p of no equivalence: that the accuracy differs from chance by the margin or more. Answers of several seeds to
@@ -211,10 +243,10 @@ impl Answers {
         if let [[correct, n]] = self.models[..] {
             return binomial_equivalence(correct, n, chance, margin);
         }
-        let share = |question: &Answered| {
-            f64::from(question.chosen[question.right]) / f64::from(question.chosen.iter().sum::<u32>())
+        let share = |(question, asked): (&Answered, &u32)| {
+            f64::from(question.chosen[question.right]) / f64::from(*asked)
         };
-        let mean = Mean::of(&self.questions.iter().map(share).collect::<Vec<_>>())?;
+        let mean = Mean::of(&self.questions.iter().zip(&self.asked).map(share).collect::<Vec<_>>())?;
         Ok(Mean { value: mean.value - chance, ..mean }.equivalence(margin, alpha)?.p)
     }
 }
@@ -231,7 +263,8 @@ fn of_answers(file: &std::path::Path, args: &GuessArgs) -> Result<()> {
         (None, Some(chance)) => Chance::Options(chance),
         (None, None) => Chance::Assumed,
     };
-    let found = guessing(questions, PERMUTATIONS, 1).context("no answers")?;
+    let found = guessing(questions, PERMUTATIONS, 1);
+    let found = found.with_context(|| format!("{}: no row has a prediction", table.file))?;
     let given: u64 = models.iter().map(|model| model[1]).sum();
     let (share, shuffled) = (found.statistic as f64 / given as f64, found.expected / given as f64);
     let verdict = verdict(found.p, share > shuffled, how);
@@ -241,12 +274,13 @@ fn of_answers(file: &std::path::Path, args: &GuessArgs) -> Result<()> {
     };
     let equivalence = how.margin.map(|margin| answers.equivalence(chance.accuracy(), margin, how.alpha()));
     if how.json {
-        let mut all = json!({
+        let all = json!({
             "models": models.len(), "questions": questions.len(), "answers": given, "accuracy": share,
             "shuffled_accuracy": shuffled, "p": found.p, "p_is_bound": found.is_bound, "shuffles": found.n,
             "wilson": single.map(|s| s.0), "p_binomial": single.map(|s| s.1), "verdict": verdict,
             "chance": chance.accuracy(), "chance_from": chance.source(),
         });
+        let mut all = with_rows(all, &answers.rows);
         match equivalence {
             None => {}
             Some(Ok(p)) => all["p_equivalence"] = p.into(),
@@ -256,9 +290,10 @@ fn of_answers(file: &std::path::Path, args: &GuessArgs) -> Result<()> {
     }
     let bound = if found.is_bound && found.p < 1.0 { "<" } else { "=" };
     say(format!(
-        "models: {}, questions: {}: {:.2} % right, {:.2} % by shuffled keys, p {bound} {} (Fisher's randomisation, {} keys): {verdict}",
+        "models: {}, questions: {}{}: {:.2} % right, {:.2} % by shuffled keys, p {bound} {} (Fisher's randomisation, {} keys): {verdict}",
         models.len(),
         questions.len(),
+        answers.rows.note(),
         100.0 * share,
         100.0 * shuffled,
         number(found.p),

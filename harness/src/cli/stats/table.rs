@@ -62,6 +62,12 @@ impl Table {
             None => anyhow::anyhow!("{file}: {error}"),
         };
         let columns: Vec<String> = reader.headers().map_err(told)?.iter().map(Into::into).collect();
+        let others = [(';', "semicolons"), ('\t', "tabs")];
+        if let [only] = columns.as_slice()
+            && let Some((_, name)) = others.iter().find(|(separator, _)| only.contains(*separator))
+        {
+            bail!("{file}:1: the columns are separated by {name}, expected commas: {only:?}");
+        }
         for (i, name) in columns.iter().enumerate() {
             ensure!(
                 name.is_empty() || !columns[..i].contains(name),
@@ -176,6 +182,21 @@ impl Table {
         })
     }
 
+    /// Returns a column as numbers above 0, such as sizes, losses, or what a logarithm is taken of.
+    pub fn positive_numbers(&self, name: &str) -> Result<Vec<f64>> {
+        let (column, numbers) = (self.column(name)?, self.numbers(name)?);
+        for ((line, row), number) in self.rows().zip(&numbers) {
+            ensure!(
+                *number > 0.0,
+                "{}:{line}: {}: expected a number above 0, found {:?}",
+                self.file,
+                self.columns[column],
+                row[column]
+            );
+        }
+        Ok(numbers)
+    }
+
     /// Returns a column as numbers.
     pub fn numbers(&self, name: &str) -> Result<Vec<f64>> {
         let column = self.column(name)?;
@@ -246,6 +267,12 @@ mod tests {
         assert!(table("").unwrap_err().to_string().ends_with("is empty, expected a header and rows"));
         assert!(table("a,b\n").unwrap_err().to_string().ends_with("has no rows"));
         assert!(table("a,b\n1\n").unwrap_err().to_string().contains(":2: "));
+        for (separator, name) in [(";", "semicolons"), ("\t", "tabs")] {
+            let text = "id,score\n1,0\n".replace(',', separator);
+            let told = format!("t:1: the columns are separated by {name}, expected commas: ");
+            let found = table(&text).unwrap_err().to_string();
+            assert!(found.contains(&told), "{found}");
+        }
         let twice = table("a,b, a\n1,2,3\n").unwrap_err().to_string();
         assert!(twice.ends_with("t:1: two columns are named \"a\", expected each name once"), "{twice}");
         for results in ["{\n \"results\": {}\n}\n", "{\"results\": {\"arc\": {\"acc\": 0.3}}}\n"] {
@@ -254,6 +281,8 @@ mod tests {
         }
         let broken = table("{\"acc\": 1}\n{\"acc\" 1}\n").unwrap_err().to_string();
         assert!(broken.contains("t:2: expected `:`"), "{broken}");
+        let below = table("a,b\n1,2\n3,-4\n").unwrap().positive_numbers("B").unwrap_err();
+        assert_eq!(below.to_string(), "t:3: b: expected a number above 0, found \"-4\"");
         let missing = table("a,b\n1,2\n").unwrap().numbers("c").unwrap_err();
         assert_eq!(missing.to_string(), "t: no column \"c\", it has a, b");
     }

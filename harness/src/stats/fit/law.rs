@@ -209,9 +209,8 @@ impl<'a> Points<'a> {
             values.sort_by(f64::total_cmp);
             values.dedup_by(|a, b| (*a - *b).abs() < 1e-6);
             if values.len() < 3 {
-                let problem =
-                    format!("size {} has {} different values, expected 3 or more", k + 1, values.len());
-                return Err(StatsError::Undetermined(problem));
+                let problem = format!("has {} different values, expected 3 or more", values.len());
+                return Err(StatsError::UndeterminedSize { size: k, problem });
             }
         }
         if let [n, d] = of_quantity.as_slice() {
@@ -286,11 +285,10 @@ impl<'a> Points<'a> {
             let df = n - 1.0 - 2.0 * self.x.len() as f64;
             let p = ((objective + exact) / (without + exact)).powf(df / 2.0).min(1.0);
             if p.is_nan() || p > ALPHA {
-                let size = left_out + 1;
                 let problem = format!(
-                    "a law without size {size} fits the losses as well (p = {p:.2}); leave it out, or measure over a wider range of it"
+                    "a law without it fits the losses as well (p = {p:.2}); leave it out, or measure over a wider range of it"
                 );
-                return Err(StatsError::Undetermined(problem));
+                return Err(StatsError::UndeterminedSize { size: left_out, problem });
             }
         }
         Ok(())
@@ -442,7 +440,12 @@ mod tests {
         let problem = |x: &[&[f64]], loss: &[f64]| fit_law(x, loss, 0.95, DRAWS).unwrap_err().to_string();
         assert!(problem(&[&n, &along], &loss).contains("the sizes grow together"));
         assert!(problem(&[&n[..5]], &loss[..5]).contains("too few points: n=5, a law of loss needs 6"));
-        assert!(problem(&[&[1e6; 8]], &loss[..8]).contains("1 different values"));
+        assert!(problem(&[&[1e6; 8]], &loss[..8]).contains("size 1: has 1 different values"));
+        let named = fit_law(&[&[1e6; 8]], &loss[..8], 0.95, DRAWS).unwrap_err().naming(&["params"]);
+        assert_eq!(
+            named,
+            "the points do not determine the fit: params: has 1 different values, expected 3 or more"
+        );
         assert!(problem(&[&n], &vec![-1.0; n.len()]).contains("a loss is -1, expected a number above 0"));
     }
 
@@ -455,12 +458,14 @@ mod tests {
             let wobble = |i: usize| noise * (((i * 31) % 13) as f64 - 6.0);
             let loss: Vec<f64> =
                 n.iter().enumerate().map(|(i, n)| (1.7 + 400.0 * n.powf(-0.34)) * wobble(i).exp()).collect();
-            assert!(problem(&[&n, &d], &loss).contains("a law without size 2 fits the losses as well"));
-            assert!(problem(&[&d, &n], &loss).contains("a law without size 1 fits the losses as well"));
+            assert!(problem(&[&n, &d], &loss).contains("size 2: a law without it fits the losses as well"));
+            assert!(problem(&[&d, &n], &loss).contains("size 1: a law without it fits the losses as well"));
             assert!(fit_law(&[&n], &loss, 0.95, DRAWS).is_ok());
         }
         let flat = vec![2.0; n.len()];
-        assert!(problem(&[&n], &flat).contains("a law without size 1 fits the losses as well (p = 1.00)"));
+        assert!(
+            problem(&[&n], &flat).contains("size 1: a law without it fits the losses as well (p = 1.00)")
+        );
         assert!(fit_law(&[&n, &d], &both, 0.95, DRAWS).is_ok());
     }
 

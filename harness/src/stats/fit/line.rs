@@ -35,13 +35,16 @@ pub struct Fit {
 /// Minimum number of points: two always lie on a line.
 const FEWEST: usize = 3;
 
+/// Deviations below this share of the mean are attributed to rounding.
+const ROUNDING: f64 = 1e-12;
+
 /// Fits a curve by least squares: a power law in the logarithms of both, [`FitKind::Log`] in that of `x`.
 ///
 /// Assumes errors of equal variance in these coordinates; the interval of `b` is valid for normal ones.
 ///
 /// # Errors
-/// If there are fewer than three points, a single value of `x`, a number that is not finite or lacks a required logarithm,
-/// or the level is not between 0 and 1.
+/// If there are fewer than three points, a single value of `x` or of `y`, a number that is not finite, too large or lacks
+/// a required logarithm, or the level is not between 0 and 1.
 pub fn fit(kind: FitKind, points: &[(f64, f64)], level: f64) -> Result<Fit, StatsError> {
     let straight = |&(x, y): &(f64, f64)| match kind {
         FitKind::Power => (x.ln(), y.ln()),
@@ -55,12 +58,18 @@ pub fn fit(kind: FitKind, points: &[(f64, f64)], level: f64) -> Result<Fit, Stat
     if points.iter().any(|(x, y)| !x.is_finite() || !y.is_finite()) {
         return Err(StatsError::Undetermined("a number is not finite, or has no logarithm".into()));
     }
+    StatsError::require_finite("a number", &points.iter().flat_map(|&(x, y)| [x, y]).collect::<Vec<_>>())?;
     let mean = |f: fn(&(f64, f64)) -> f64| points.iter().map(f).sum::<f64>() / n as f64;
     let (x_mean, y_mean) = (mean(|p| p.0), mean(|p| p.1));
     let sum = |f: &dyn Fn(f64, f64) -> f64| points.iter().map(|p| f(p.0 - x_mean, p.1 - y_mean)).sum::<f64>();
     let (xx, xy, yy) = (sum(&|x, _| x * x), sum(&|x, y| x * y), sum(&|_, y| y * y));
-    if xx <= 0.0 {
+    let is_one = |squares: f64, mean: f64| squares <= n as f64 * (ROUNDING * mean).powi(2);
+    if is_one(xx, x_mean) {
         return Err(StatsError::Undetermined("all points have one x".into()));
+    }
+    if is_one(yy, y_mean) {
+        let problem = "all points have one y, so R2 and an interval of the slope are undefined";
+        return Err(StatsError::Undetermined(problem.into()));
     }
     let b = xy / xx;
     let a = y_mean - b * x_mean;
@@ -71,7 +80,7 @@ pub fn fit(kind: FitKind, points: &[(f64, f64)], level: f64) -> Result<Fit, Stat
         kind,
         a: if kind == FitKind::Power { a.exp() } else { a },
         b: Estimate { value: b, low: b - half, high: b + half, level, n, df: Some(df) },
-        r2: if yy > 0.0 { 1.0 - left / yy } else { 1.0 },
+        r2: 1.0 - left / yy,
         n,
         x: (x_mean, xx),
         residual: (left / df).sqrt(),
@@ -170,6 +179,15 @@ mod tests {
     fn what_cannot_be_fitted_is_not() {
         assert!(fit(FitKind::Linear, &[(1.0, 1.0), (2.0, 2.0)], 0.95).is_err());
         assert!(fit(FitKind::Linear, &[(1.0, 1.0), (1.0, 2.0), (1.0, 3.0)], 0.95).is_err());
+        // Also where the mean of equal numbers is rounded.
+        let problem = |points: &[(f64, f64)]| fit(FitKind::Linear, points, 0.95).unwrap_err().to_string();
+        let told = "the points do not determine the fit: all points have one y, so R2 and an interval of the slope are undefined";
+        for y in [2.0, 0.1, 0.0] {
+            assert_eq!(problem(&[1.0, 2.0, 3.0].map(|x| (x, y))), told);
+        }
+        assert!(problem(&[1.0, 2.0, 3.0].map(|y| (0.1, y))).ends_with("all points have one x"));
+        let told = "a number is 1e300, expected at most 1e150 in size, as variances are made of squares";
+        assert_eq!(problem(&[(1.0, 1.0), (2.0, 1e300), (3.0, 4.0)]), told);
         assert!(fit(FitKind::Power, &[(1.0, 1.0), (2.0, 0.0), (3.0, 3.0)], 0.95).is_err());
         assert!(fit(FitKind::Log, &[(0.0, 1.0), (2.0, 0.0), (3.0, 3.0)], 0.95).is_err());
     }
