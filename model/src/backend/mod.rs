@@ -423,8 +423,8 @@ pub trait Backend: Memory {
 
     /// Adds the gradient of a lane to a sum and sets it to zero.
     fn accumulate(&self, sum: &mut Self::Floats, gradient: &mut Self::Floats) -> Result<()>;
-    /// Sums the squares of a range of values in f64. Waits for the device.
-    fn sum_of_squares(&self, floats: &Self::Floats, range: Range<usize>) -> Result<f64>;
+    /// Sums the squares of each range of values in f64, `(ranges,)`. Waits for the device, once.
+    fn sums_of_squares(&self, floats: &Self::Floats, ranges: &[Range<usize>]) -> Result<Vec<f64>>;
     /// Updates the weights of `range` and their moments `[first, second]`.
     fn adamw(
         &self,

@@ -29,10 +29,10 @@ fn sums<B: Backend>(probe: &mut Probe<B>) -> Result<()> {
         probe.compare_floats("accumulate", EXACT, lane, &want.zeros_like()?)?;
     }
     probe.compare_floats("accumulate", ROUNDING, &sum, &want)?;
-    for range in [0..len, probe.layout.embedding.range.clone()] {
-        let squares = backend.sum_of_squares(&sum, range.clone())? as f32;
+    let ranges = [0..len, probe.layout.embedding.range.clone()];
+    for (range, squares) in ranges.iter().zip(backend.sums_of_squares(&sum, &ranges)?) {
         let want = want.narrow(0, range.start, range.len())?.sqr()?.sum_all()?;
-        probe.compare("sum_of_squares", ROUNDING, &[squares], &want)?;
+        probe.compare("sums_of_squares", ROUNDING, &[squares as f32], &want)?;
     }
     backend.clear(&mut sum)?;
     probe.compare_floats("clear", EXACT, &sum, &want.zeros_like()?)?;

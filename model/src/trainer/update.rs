@@ -214,16 +214,15 @@ impl<B: Backend> Optimizer<B> {
         Ok(Self { config, adamw: Spans(vec![]), muon: vec![], multipliers: Spans(vec![]), moments })
     }
 
-    /// Computes the norm of a gradient. Waits for the device.
+    /// Computes the norm of a gradient. Waits for the device, once.
     ///
     /// # Errors
     /// If the device fails, for example by running out of memory.
     pub fn norm(&self, backend: &B, gradient: &B::Floats) -> Result<f64> {
-        let mut squares = 0.0;
-        for (range, multiplier) in &self.multipliers.0 {
-            squares += multiplier.powi(2) * backend.sum_of_squares(gradient, range.clone())?;
-        }
-        Ok(squares.sqrt())
+        let (ranges, multipliers): (Vec<_>, Vec<_>) = self.multipliers.0.iter().cloned().unzip();
+        let of_ranges = backend.sums_of_squares(gradient, &ranges)?;
+        let squares = of_ranges.iter().zip(multipliers).map(|(squares, by)| by.powi(2) * squares);
+        Ok(squares.fold(0.0, |sum, squares| sum + squares).sqrt())
     }
 
     /// Updates the weights.

@@ -374,9 +374,12 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn sum_of_squares(&self, floats: &Buffer, range: Range<usize>) -> Result<f64> {
-        let pieces: Vec<f64> = floats[range].par_chunks(PIECE).map(math::sum_of_squares).collect();
-        Ok(pieces.iter().sum())
+    fn sums_of_squares(&self, floats: &Buffer, ranges: &[Range<usize>]) -> Result<Vec<f64>> {
+        let sum = |range: &Range<usize>| -> f64 {
+            let pieces = floats[range.clone()].par_chunks(PIECE).map(math::sum_of_squares);
+            pieces.collect::<Vec<f64>>().iter().sum()
+        };
+        Ok(ranges.iter().map(sum).collect())
     }
 
     fn adamw(

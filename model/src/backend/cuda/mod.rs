@@ -456,8 +456,8 @@ impl Backend for Cuda {
         self.queue.run("accumulate", queue::blocks(sum.len), 0, &arguments)
     }
 
-    fn sum_of_squares(&self, floats: &Floats, range: Range<usize>) -> Result<f64> {
-        self.squares(floats, &range)
+    fn sums_of_squares(&self, floats: &Floats, ranges: &[Range<usize>]) -> Result<Vec<f64>> {
+        self.squares(floats, ranges)
     }
 
     fn adamw(

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Threads per block of kernels that do not need a specific number.
 pub const THREADS: u32 = 256;
+/// Maximum number of blocks of a grid in y, and in z.
+pub const MAX_GRID_Y: usize = 65_535;
 /// Maximum number of blocks of kernels that process elements in a grid-stride loop: enough for every GPU, and always the same.
 const BLOCKS: usize = 4096;
 

@@ -4,7 +4,7 @@ use super::Cuda;
 use super::arguments as args;
 use super::driver::{Address, Dtype, Factor, Grid, Product};
 use super::memory::{Floats, Weights};
-use super::queue::{self, Allocation, THREADS, plain, transposed};
+use super::queue::{self, MAX_GRID_Y, THREADS, plain, transposed};
 use crate::Result;
 use crate::backend::Adapter;
 use crate::layout::Matrix;
@@ -16,31 +16,37 @@ use std::ops::Range;
 const PARTS: usize = 512;
 /// Maximum number of elements of the matrices that Muon updates together, so that its memory does not grow with the model.
 const MUON_NUMBERS: usize = 16 << 20;
-/// Maximum number of blocks of a grid in y.
-const MAX_GRID_Y: usize = 65_535;
 
 /// A grid with `blocks` blocks for each of `count` arrays, indexed by `blockIdx.y`.
 fn each(count: usize, blocks: usize) -> Grid {
     Grid { blocks: [blocks as u32, count as u32, 1], threads: THREADS, shared: 0 }
 }
 
+/// The number of partial sums of squares of an array.
+fn parts_of(len: usize) -> usize {
+    len.div_ceil(THREADS as usize).min(PARTS)
+}
+
 impl Cuda {
-    /// Computes partial sums of squares of each of `arrays` arrays, `(arrays, parts)` in f64; returns them and `parts`.
-    fn parts_of_squares(&self, x: Address, len: usize, arrays: usize) -> Result<(Allocation, usize)> {
-        let parts = len.div_ceil(THREADS as usize).clamp(1, PARTS);
-        let room = self.queue.room(8 * parts * arrays)?;
-        let arguments = args::SumOfSquares { parts: room.at, x, len: len as i64 };
-        let grid = Grid { shared: 8 * THREADS as usize, ..each(arrays, parts) };
-        self.queue.run_in("sum_of_squares", grid, &arguments)?;
-        Ok((room, parts))
+    /// Computes partial sums of squares of each of `arrays` consecutive arrays that are not empty: `(arrays, parts_of(len))`
+    /// in f64, written to `parts`.
+    fn parts_of_squares(&self, parts: Address, x: Address, len: usize, arrays: usize) -> Result<()> {
+        let arguments = args::SumOfSquares { parts, x, len: len as i64 };
+        let grid = Grid { shared: 8 * THREADS as usize, ..each(arrays, parts_of(len)) };
+        self.queue.run_in("sum_of_squares", grid, &arguments)
     }
 
-    pub(super) fn squares(&self, floats: &Floats, range: &Range<usize>) -> Result<f64> {
-        if range.is_empty() {
-            return Ok(0.0);
+    pub(super) fn squares(&self, floats: &Floats, ranges: &[Range<usize>]) -> Result<Vec<f64>> {
+        let counts: Vec<usize> = ranges.iter().map(|range| parts_of(range.len())).collect();
+        let all = counts.iter().sum();
+        let room = self.queue.room(8 * all)?;
+        let mut next = room.at;
+        for (range, count) in ranges.iter().zip(&counts).filter(|(range, _)| !range.is_empty()) {
+            self.parts_of_squares(next, floats.at(range.start), range.len(), 1)?;
+            next += 8 * *count as Address;
         }
-        let (room, parts) = self.parts_of_squares(floats.at(range.start), range.len(), 1)?;
-        Ok(self.queue.download::<f64>(room.at, parts)?.iter().sum())
+        let mut parts = self.queue.download::<f64>(room.at, all)?.into_iter();
+        Ok(counts.into_iter().map(|count| parts.by_ref().take(count).sum()).collect())
     }
 
     pub(super) fn adamw_range(
@@ -138,7 +144,9 @@ impl Cuda {
     /// `(count, d_out, d_in)`: see [`Muon`].
     fn orthogonalise(&self, mut x: Floats, matrix: &Matrix, count: usize) -> Result<Floats> {
         let (rows, columns, len) = (matrix.d_out, matrix.d_in, matrix.range.len());
-        let (parts, n_parts) = self.parts_of_squares(x.room.at, len, count)?;
+        let n_parts = parts_of(len);
+        let parts = self.queue.room(8 * n_parts * count)?;
+        self.parts_of_squares(parts.at, x.room.at, len, count)?;
         let normalise = args::Normalise {
             x: x.room.at,
             parts: parts.at,
