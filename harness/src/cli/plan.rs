@@ -5,11 +5,11 @@ use crate::config::{Stage, TrainStage, TrialConfig, idle};
 use crate::exam::Questions;
 use crate::plan::extents::extents;
 use crate::plan::outline::flops;
-use crate::plan::time::{DEVICES, Estimator, Target, Totals, times};
+use crate::plan::time::{DEVICES, Estimator, Target, Totals, memory_on, times};
 use crate::plan::{PlannedTrial, StageGraph, StageNode, State, explain};
 use crate::records::short_id;
 use crate::run::{Layers, Work};
-use crate::sweep::{Detectable, Extent, Trial, Tuning, memory_mb};
+use crate::sweep::{Detectable, Extent, Trial, Tuning};
 use crate::track::counted;
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -23,7 +23,8 @@ pub struct OnArgs {
     /// two; unset: by the pace of this machine's earlier stage runs, or, before the first one on the CPU, as with cpu
     #[arg(long, value_name = "NAME", value_parser = DEVICES)]
     device: Option<String>,
-    /// Number format of the GPU's computations: f32, tf32, bf16 or f16; unset: bf16
+    /// Number format of the GPU's computations: f32, tf32, bf16 or f16; unset: that of each trial with device = "cuda",
+    /// and bf16 for others
     #[arg(long, requires = "device")]
     precision: Option<Precision>,
     /// Price per hour of the device, in any currency
@@ -195,8 +196,8 @@ pub fn plan(args: &SweepArgs, only: &OnlyArg, explained: bool, on: &OnArgs) -> R
     };
     let name = |trial: usize| short_id(study[trial].uuid);
     let target = on.target()?;
-    let memory = |config: &TrialConfig| target.map_or_else(|| memory_mb(config), |on| on.memory_mb(config));
-    let rows = crate::sweep::costs(&trials, name, known, memory);
+    let rows = crate::sweep::costs(&trials, name, known, |config| memory_on(target, config));
+    target.and_then(|target| target.too_small(&rows)).iter().for_each(|text| note(text));
     let by = on.estimator(target, &work, &graph)?;
     let times = by.as_ref().map(|by| times(&graph, &extents, by)).unwrap_or_default();
     let totals = by.as_ref().map(|by| Totals::of(&graph, &times, by, on.price_per_hour));

@@ -6,24 +6,25 @@ use crate::config::{Answer, Stage, TrainStage, TrialConfig};
 use crate::exam::Questions;
 use crate::runs::claim::host;
 use crate::runs::manifest::{Manifest, RunStatus};
-use crate::sweep::{Extent, at_most, card_memory_mb, memory_mb};
+use crate::sweep::{CostRow, Extent, at_most, card_memory_mb, memory_mb};
 use crate::system::on_threads;
-use crate::track::{counted, table, time};
+use crate::track::{counted, number, table, time};
 use crate::train::optimizer;
 use crate::train::trunk::adopted_share;
 use anyhow::{Context, Result, bail};
 use model::cost::roofline::{Card, Processor, Seconds, Step};
 use model::cost::step::Trained;
 use model::trainer::Rule;
-use model::{ModelConfig, Precision, Recompute};
+use model::{Device, Precision, Recompute};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// What times are estimated by.
 #[derive(Debug, Clone)]
 pub enum Estimator {
-    /// A GPU by its data sheet, computing in this precision.
-    Card(Card, Precision),
+    /// A GPU by its data sheet, computing in this precision; `None`: in that of each trial, see [`precision_of`].
+    Card(Card, Option<Precision>),
     /// This machine's CPU, as measured.
     Processor(Processor),
     /// The mean throughput of earlier stage runs.
@@ -44,14 +45,29 @@ const MAX_READ: usize = 1000;
 /// A device that times can be estimated for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Target {
-    /// A GPU, computing in this precision.
-    Card(Card, Precision),
+    /// A GPU, computing in this precision; `None`: in that of each trial, see [`precision_of`].
+    Card(Card, Option<Precision>),
     /// This machine's CPU.
     Processor,
 }
 
+/// The precision of a trial on a GPU: the one that is given, otherwise its own if its device is a GPU, otherwise bf16.
+fn precision_of(config: &TrialConfig, given: Option<Precision>) -> Precision {
+    let own = (config.device != Device::Cpu).then_some(config.precision);
+    given.or(own).unwrap_or(Precision::Bf16)
+}
+
+/// Memory in MiB that a trial needs on a device; `None`: on its own.
+pub fn memory_on(target: Option<Target>, config: &TrialConfig) -> f64 {
+    match (target, config.device) {
+        (Some(Target::Processor), _) | (None, Device::Cpu) => memory_mb(config),
+        (Some(Target::Card(_, precision)), _) => card_memory_mb(config, precision_of(config, precision)),
+        (None, Device::Cuda(_)) => card_memory_mb(config, config.precision),
+    }
+}
+
 impl Target {
-    /// The device of this name, computing in this precision; by default in bf16 on a GPU and in f32 on the CPU.
+    /// The device of this name, computing in this precision if it is given.
     ///
     /// # Errors
     /// If there is no such device, or if it does not support the precision.
@@ -64,15 +80,24 @@ impl Target {
         }
         let card = Card::named(device)
             .with_context(|| format!("--device is {device:?}, expected one of {}", DEVICES.join(", ")))?;
-        Ok(Self::Card(card, precision.unwrap_or(Precision::Bf16)))
+        Ok(Self::Card(card, precision))
     }
 
-    /// Memory in MiB that a trial needs on this device.
-    pub fn memory_mb(self, config: &TrialConfig) -> f64 {
-        match self {
-            Self::Card(_, precision) => card_memory_mb(config, precision),
-            Self::Processor => memory_mb(config),
-        }
+    /// The sentence that names the trials which need more memory than a GPU has; `None` if there are none.
+    pub fn too_small(self, rows: &[CostRow]) -> Option<String> {
+        let Self::Card(Card { name, memory, .. }, _) = self else { return None };
+        let memory_mb = 1024.0 * memory;
+        let too_large: Vec<&CostRow> = rows.iter().filter(|row| row.memory_mb > memory_mb).collect();
+        let most = too_large.iter().max_by(|a, b| a.memory_mb.total_cmp(&b.memory_mb))?;
+        let [takes, has] = [most.memory_mb, memory_mb].map(|mb| number(mb as u64));
+        Some(format!(
+            "{} of {} {} more memory than the {has} MiB of a {name}: trial {} takes about {takes} MiB; smaller models and \
+             recompute = \"blocks\" take less",
+            too_large.len(),
+            counted(rows.len(), "trial"),
+            if too_large.len() == 1 { "needs" } else { "need" },
+            most.trial
+        ))
     }
 }
 
@@ -117,10 +142,13 @@ impl Estimator {
         (flops > 0.0 && seconds > 0.0).then_some(Self::Throughput { flops: flops / seconds, runs: count })
     }
 
-    /// Time of a step, and the share of the device that it occupies; `None` for [`Self::Throughput`].
-    fn step(&self, model: &ModelConfig, step: &Step, threads: usize) -> Option<(Seconds, f64)> {
+    /// Time of a step of a trial, and the share of the device that it occupies; `None` for [`Self::Throughput`].
+    fn step(&self, config: &TrialConfig, step: &Step) -> Option<(Seconds, f64)> {
+        let (model, threads) = (&config.model, config.threads);
         match self {
-            Self::Card(card, precision) => Some((card.step(model, step, *precision), 1.0)),
+            Self::Card(card, precision) => {
+                Some((card.step(model, step, precision_of(config, *precision)), 1.0))
+            }
             Self::Processor(processor) => {
                 let all = processor.threads;
                 let threads = if threads == 0 { all } else { threads.min(all) }.clamp(1, step.lanes.max(1));
@@ -131,10 +159,13 @@ impl Estimator {
     }
 
     /// A description for the user.
-    fn describe(&self) -> String {
+    fn describe(&self, graph: &StageGraph) -> String {
         match self {
             Self::Card(card, precision) => {
-                format!("on one {} in {precision}, by a roofline", card.name)
+                let nodes = graph.nodes.iter().filter(|node| node.stage.computes());
+                let found = nodes.map(|node| precision_of(&node.config, *precision).name());
+                let found: Vec<&str> = found.collect::<BTreeSet<_>>().into_iter().collect();
+                format!("on one {} in {}, by a roofline", card.name, found.join(" and "))
             }
             Self::Processor(_) => "on this machine's processor, by a roofline measured just now".into(),
             Self::Throughput { runs, .. } => {
@@ -202,7 +233,7 @@ fn training(
         return Some(StageTime { step: None, tokens_per_second: None, seconds, device_seconds: seconds });
     }
     let step = step_of(config, stage);
-    let (of_step, share) = by.step(&config.model, &step, config.threads)?;
+    let (of_step, share) = by.step(config, &step)?;
     let positions = stage.positions_of_step(config) as f64;
     let steps = flops / (config.cost(stage).per_token(step.len) * positions);
     let seconds = steps * of_step.total();
@@ -240,7 +271,7 @@ fn exam(config: &TrialConfig, by: &Estimator) -> Option<StageTime> {
     let len = ((all / asked.max(1) as f64).ceil() as usize).clamp(1, config.model.max_seq_len);
     let (recompute, trained, rule) = (Recompute::None, Trained::Nothing, Rule::AdamW);
     let step = Step { items: 64, len, lanes: 4, recompute, trained, rule };
-    let (of_step, share) = by.step(&config.model, &step, config.threads)?;
+    let (of_step, share) = by.step(config, &step)?;
     let seconds = of_step.total() * all / (step.items * len) as f64;
     Some(StageTime { step: None, tokens_per_second: None, seconds, device_seconds: seconds * share })
 }
@@ -295,7 +326,7 @@ impl Totals {
         for line in &mut stages {
             line.price = price.map(|price| price * line.seconds / 3600.0);
         }
-        Self { by: by.describe(), stages }
+        Self { by: by.describe(graph), stages }
     }
 
     /// Formats a table for a terminal; empty if nothing is left to run.
@@ -332,6 +363,7 @@ mod tests {
     use crate::execute::testing::{Fake, run};
     use crate::plan::testing::{plan, trial};
     use crate::records::Notice;
+    use crate::sweep::costs;
 
     fn graph(dir: &Path) -> StageGraph {
         let trained = |seed| {
@@ -430,6 +462,52 @@ mod tests {
                 assert_eq!(time.device_seconds, time.seconds * share);
             }
         }
+    }
+
+    #[test]
+    fn a_gpu_computes_in_the_precision_of_each_trial_unless_one_is_given() {
+        let on = |device, precision| {
+            trial(|config| (config.device, config.precision) = (device, precision)).config
+        };
+        let gpu = Device::Cuda(None);
+        let trials = [on(Device::Cpu, Precision::F32), on(gpu, Precision::F32), on(gpu, Precision::F16)];
+        let of = |given| trials.each_ref().map(|config| precision_of(config, given));
+        assert_eq!(of(None), [Precision::Bf16, Precision::F32, Precision::F16]);
+        assert_eq!(of(Some(Precision::Tf32)), [Precision::Tf32; 3]);
+        let mb = |target| trials.each_ref().map(|config| memory_on(target, config));
+        let [cpu, single, half] = trials.each_ref();
+        let in_single = card_memory_mb(single, Precision::F32);
+        assert_eq!(mb(None), [memory_mb(cpu), in_single, card_memory_mb(half, Precision::F16)]);
+        assert_eq!(mb(Some(Target::of("h100", Some(Precision::F32)).unwrap())), [in_single; 3]);
+        assert_eq!(mb(Some(Target::Processor)), [memory_mb(cpu); 3]);
+
+        let dir = tempfile::tempdir().unwrap();
+        let two = [Precision::F16, Precision::F32]
+            .map(|precision| trial(|config| (config.device, config.precision) = (gpu, precision)));
+        let graph = plan(&two, dir.path());
+        let by = |given| Estimator::of(Target::of("3090", given).unwrap()).unwrap().describe(&graph);
+        assert_eq!(by(None), "on one 3090 in f16 and f32, by a roofline");
+        assert_eq!(by(Some(Precision::Bf16)), "on one 3090 in bf16, by a roofline");
+    }
+
+    #[test]
+    fn trials_that_do_not_fit_a_gpu_are_named() {
+        let trials = [trial(|_| ()), trial(|config| config.seed = 2), trial(|config| config.seed = 3)];
+        let rows = |mb: [f64; 3]| {
+            let mut rows = costs(&trials, |index| format!("t{index}"), |_, _| None, |_| 0.0);
+            rows.iter_mut().zip(mb).for_each(|(row, mb)| row.memory_mb = mb);
+            rows
+        };
+        let card = Target::of("4090", None).unwrap();
+        assert_eq!(card.too_small(&rows([1.0, 24_576.0, 9.0])), None);
+        assert_eq!(Target::Processor.too_small(&rows([1e6; 3])), None);
+        let advice = "smaller models and recompute = \"blocks\" take less";
+        let one =
+            "1 of 3 trials needs more memory than the 24,576 MiB of a 4090: trial t1 takes about 24,577 MiB";
+        assert_eq!(card.too_small(&rows([1.0, 24_577.0, 9.0])), Some(format!("{one}; {advice}")));
+        let two =
+            "2 of 3 trials need more memory than the 24,576 MiB of a 4090: trial t2 takes about 99,999 MiB";
+        assert_eq!(card.too_small(&rows([30_000.0, 5.0, 99_999.0])), Some(format!("{two}; {advice}")));
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub struct Card {
     pub bandwidth: f64,
     /// Number of multiprocessors.
     pub multiprocessors: f64,
-    /// Memory in gigabytes.
+    /// Memory in GiB.
     pub memory: f64,
 }
 
