@@ -1,9 +1,9 @@
 //! The verb `doctor`: describes this machine and checks every operation's results on it.
 
 use super::say;
-use crate::execute::gpus::Gpus;
+use crate::execute::gpus::{Gpus, VISIBLE};
 use crate::system::{available_memory, proc_bytes};
-use crate::track::size;
+use crate::track::{counted, size};
 use anyhow::Result;
 use clap::Args;
 use model::backend::cpu::{gemm, matrix_peak};
@@ -41,12 +41,56 @@ struct Machine {
     memory_available: Option<u64>,
     /// Speed of bare matrix products on all cores, in 10^9 floating-point operations per second.
     matrix_gflops: f64,
-    /// Number of GPUs that this program could use.
-    gpus: usize,
+    /// The GPUs that this program could use.
+    #[serde(flatten)]
+    gpus: GpuCount,
     /// Whether the program was built with CUDA.
     cuda: bool,
     /// Free bytes on the disk of the runs; `None` if the system does not report it.
     disk_free: Option<u64>,
+}
+
+/// The GPUs of this machine: as many as the driver shows to a program with CUDA, otherwise as many as are listed.
+#[derive(Debug, Serialize)]
+struct GpuCount {
+    /// Their number.
+    gpus: usize,
+    /// The number of those that `nvidia-smi`, or `CUDA_VISIBLE_DEVICES`, lists: `mindscale run` uses these.
+    gpus_listed: usize,
+    /// Why the driver shows none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gpus_problem: Option<String>,
+}
+
+impl GpuCount {
+    fn this() -> Self {
+        let listed = Gpus::of_this_machine(1).count();
+        match cfg!(feature = "cuda").then(Device::gpus) {
+            None => Self { gpus: listed, gpus_listed: listed, gpus_problem: None },
+            Some(Ok(gpus)) => Self { gpus, gpus_listed: listed, gpus_problem: None },
+            Some(Err(error)) => Self { gpus: 0, gpus_listed: listed, gpus_problem: Some(error.to_string()) },
+        }
+    }
+
+    fn line(&self, cuda: bool) -> String {
+        let listed = counted(self.gpus_listed, "GPU");
+        match self {
+            Self { gpus: 0, gpus_problem: Some(problem), gpus_listed: 0 } => format!("none: {problem}"),
+            Self { gpus_problem: Some(problem), .. } => {
+                format!("none that can be used, though nvidia-smi or {VISIBLE} lists {listed}: {problem}")
+            }
+            Self { gpus: 0, .. } => "none".into(),
+            Self { gpus, .. } if !cuda => format!("{gpus}, not used: this program was built without CUDA"),
+            Self { gpus, gpus_listed: 0, .. } => {
+                let all: Vec<String> = (0..*gpus).map(|gpu| gpu.to_string()).collect();
+                format!(
+                    "{gpus}, but nvidia-smi is missing or lists none: for mindscale run, set {VISIBLE}={}",
+                    all.join(",")
+                )
+            }
+            Self { gpus, .. } => gpus.to_string(),
+        }
+    }
 }
 
 impl Machine {
@@ -63,7 +107,7 @@ impl Machine {
             memory: proc_bytes(&told("/proc/meminfo"), "MemTotal:"),
             memory_available: available_memory(),
             matrix_gflops: matrix_peak(),
-            gpus: Gpus::of_this_machine(1).count(),
+            gpus: GpuCount::this(),
             cuda: cfg!(feature = "cuda"),
             disk_free: free_at(runs),
         }
@@ -71,17 +115,12 @@ impl Machine {
 
     fn lines(&self, runs: &Path) -> [String; 6] {
         let bytes = |bytes: Option<u64>| bytes.map_or("unknown".into(), size);
-        let gpus = match (self.gpus, self.cuda) {
-            (0, _) => "none".into(),
-            (count, true) => format!("{count}"),
-            (count, false) => format!("{count}, not used: this program was built without CUDA"),
-        };
         [
             format!("program   mindscale {}", self.version),
             format!("cpu       {}, {} cores, {} vectors", self.cpu, self.cores, self.vectors),
             format!("memory    {}, {} available", bytes(self.memory), bytes(self.memory_available)),
             format!("products  {:.0} GFLOP/s of f32 on all cores", self.matrix_gflops),
-            format!("gpus      {gpus}"),
+            format!("gpus      {}", self.gpus.line(self.cuda)),
             format!("disk      {} free at {}", bytes(self.disk_free), runs.display()),
         ]
     }
@@ -174,7 +213,7 @@ impl Work for Usual {
 /// Prints the machine and the checks; returns whether all checks passed.
 pub fn doctor(args: &DoctorArgs) -> Result<bool> {
     let machine = Machine::this(&args.runs);
-    let gpus = if machine.cuda { machine.gpus } else { 0 };
+    let gpus = if machine.cuda { machine.gpus.gpus } else { 0 };
     let of_gpus =
         (0..gpus).flat_map(|gpu| Precision::ALL.map(|precision| (Device::Cuda(Some(gpu)), precision)));
     let devices = [(Device::Cpu, Precision::F32)].into_iter().chain(of_gpus);
@@ -224,6 +263,23 @@ mod tests {
         assert!(lines[2].contains("FAILED: out of memory; train with"), "{}", lines[2]);
         let cpu = Checked { device: Device::Cpu, ..gpu };
         assert!(cpu.line(&cpu.checks[1]).contains("report the output of mindscale doctor --json"));
+    }
+
+    #[test]
+    fn what_is_missing_for_gpus_is_told() {
+        let line = |gpus, gpus_listed, problem: Option<&str>, cuda| {
+            GpuCount { gpus, gpus_listed, gpus_problem: problem.map(Into::into) }.line(cuda)
+        };
+        assert_eq!(line(0, 0, None, false), "none");
+        assert_eq!(line(2, 2, None, false), "2, not used: this program was built without CUDA");
+        assert_eq!(line(2, 1, None, true), "2");
+        let unlisted =
+            "2, but nvidia-smi is missing or lists none: for mindscale run, set CUDA_VISIBLE_DEVICES=0,1";
+        assert_eq!(line(2, 0, None, true), unlisted);
+        assert_eq!(line(0, 0, Some("no driver"), true), "none: no driver");
+        let broken =
+            "none that can be used, though nvidia-smi or CUDA_VISIBLE_DEVICES lists 3 GPUs: no driver";
+        assert_eq!(line(0, 3, Some("no driver"), true), broken);
     }
 
     #[test]

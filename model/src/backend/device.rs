@@ -27,6 +27,27 @@ impl Device {
     /// The `format` in the JSON Schema that distinguishes keys of this type from other strings.
     pub const FORMAT: &str = "device";
 
+    /// Width of the widest head that CUDA's attention kernels support.
+    pub const MAX_CUDA_HEAD_DIM: usize = 128;
+
+    /// Number of experts up to which a router can be trained on every GPU: each takes 256 bytes of 99 KiB.
+    pub const MAX_CUDA_EXPERTS: usize = 396;
+
+    /// Returns the number of GPUs that this program can open.
+    ///
+    /// # Errors
+    /// Returns an error that names what is missing: CUDA in this program, NVIDIA's driver, or a GPU.
+    pub fn gpus() -> Result<usize> {
+        #[cfg(feature = "cuda")]
+        {
+            super::cuda::count()
+        }
+        #[cfg(not(feature = "cuda"))]
+        {
+            Err(Error::Input("this program was built without CUDA; build it with --features cuda".into()))
+        }
+    }
+
     /// Returns `cpu` or `cuda`: results are reproducible within a kind of device, not across kinds.
     pub fn kind(self) -> &'static str {
         match self {

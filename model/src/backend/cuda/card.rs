@@ -107,28 +107,52 @@ fn keep_memory(device: cuda_sys::CUdevice) -> Result<bool> {
     Ok(true)
 }
 
+/// The number of GPUs that the driver shows to this process.
+///
+/// # Errors
+/// Returns an error if there is no driver, or none of its GPUs can be used.
+pub fn count() -> Result<usize> {
+    // SAFETY: only checks whether the library can be opened.
+    if !unsafe { cuda_sys::is_culib_present() } {
+        return Err(Error::Input(
+            "cuda: NVIDIA's driver (libcuda.so.1) is not installed on this machine".into(),
+        ));
+    }
+    cuda::init().map_err(failed("initializing the driver"))?;
+    let count = cuda::device::get_count().map_err(failed("counting GPUs"))?;
+    Ok(count.max(0) as usize)
+}
+
+/// Describes the compute capability of a GPU and the version of the driver.
+fn versions(device: cuda_sys::CUdevice) -> Result<String> {
+    let attribute = |attribute| {
+        // SAFETY: the device comes from the driver.
+        unsafe { cuda::device::get_attribute(device, attribute) }.map_err(failed("querying the GPU"))
+    };
+    let major = attribute(cuda_sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = attribute(cuda_sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    let mut driver = 0;
+    // SAFETY: writes one integer.
+    let status = unsafe { cuda_sys::cuDriverGetVersion(&raw mut driver) };
+    status.result().map_err(failed("querying the driver version"))?;
+    Ok(format!("compute capability {major}.{minor}; driver of CUDA {}.{}", driver / 1000, driver % 1000 / 10))
+}
+
 impl Card {
     /// Opens the GPU with this index among those that the process sees.
     ///
     /// # Errors
     /// Returns an error that names what is missing: the driver, cuBLAS or the GPU.
     pub fn new(number: usize) -> Result<Self> {
+        let count = count()?;
         // SAFETY: only checks whether the library can be opened.
-        if !unsafe { cuda_sys::is_culib_present() } {
-            return Err(Error::Input(
-                "cuda: NVIDIA's driver (libcuda.so.1) is not installed on this machine".into(),
-            ));
-        }
-        // SAFETY: as above.
         if !unsafe { blas_sys::is_culib_present() } {
             return Err(Error::Input(
                 "cuda: cuBLAS (libcublas.so) not found: install the CUDA libraries, or add their folder to LD_LIBRARY_PATH"
                     .into(),
             ));
         }
-        cuda::init().map_err(failed("initializing the driver"))?;
-        let count = cuda::device::get_count().map_err(failed("counting GPUs"))?;
-        if number >= count.max(0) as usize {
+        if number >= count {
             return Err(Error::Input(format!(
                 "cuda: GPU {number} not found: the driver reports {count}, numbered from 0"
             )));
@@ -144,6 +168,7 @@ impl Card {
         let in_order = keep_memory(device)?;
         let stream = cuda::stream::create(cuda::stream::StreamKind::NonBlocking)
             .map_err(failed("creating a stream"))?;
+        let found = versions(device)?;
         let modules = MODULES.iter().map(|(name, image)| {
             // The driver requires images at addresses that are multiples of eight.
             let mut aligned = vec![0u64; image.len().div_ceil(8)];
@@ -153,7 +178,10 @@ impl Card {
                 std::ptr::copy_nonoverlapping(image.as_ptr(), aligned.as_mut_ptr().cast(), image.len());
                 cuda::module::load_data(aligned.as_ptr().cast())
             }
-            .map_err(failed(&format!("loading the kernels of {name} (is the GPU older than the A100?)")))
+            .map_err(failed(&format!(
+                "loading the kernels of {name} (they need compute capability 8.0 or later, and a driver no older than the \
+                 compiler that built this program: R580 for CUDA 13.0; here: {found})"
+            )))
         });
         let modules = modules.collect::<Result<Vec<_>>>()?;
         let handle = blas::create_handle().map_err(blas_failed("initialization"))?;
@@ -229,27 +257,15 @@ impl Driver for Card {
     fn name(&self) -> Result<String> {
         self.enter()?;
         let name = cuda::device::get_name(self.device).map_err(failed("querying the GPU"))?;
-        let attribute = |attribute| {
-            // SAFETY: the device comes from the driver.
-            unsafe { cuda::device::get_attribute(self.device, attribute) }.map_err(failed("querying the GPU"))
-        };
-        let major = attribute(cuda_sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
-        let minor = attribute(cuda_sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-        let (mut driver, mut cublas) = (0, 0);
-        // SAFETY: both write one integer; the handle is kept for the lifetime of the process.
-        unsafe {
-            cuda_sys::cuDriverGetVersion(&raw mut driver)
-                .result()
-                .map_err(failed("querying the driver version"))?;
-            let status = blas_sys::cublasGetVersion_v2(lock(&self.blas).0, &raw mut cublas);
-            status.result().map_err(blas_failed("querying the version"))?;
-        }
+        let versions = versions(self.device)?;
+        let mut cublas = 0;
+        // SAFETY: writes one integer; the handle is kept for the lifetime of the process.
+        let status = unsafe { blas_sys::cublasGetVersion_v2(lock(&self.blas).0, &raw mut cublas) };
+        status.result().map_err(blas_failed("querying the version"))?;
         let (_, memory) = cuda::mem_get_info().map_err(failed("querying the GPU"))?;
         Ok(format!(
-            "{name}, {} GiB, compute capability {major}.{minor}; driver of CUDA {}.{}, cuBLAS {}.{}.{}",
+            "{name}, {} GiB, {versions}, cuBLAS {}.{}.{}",
             memory >> 30,
-            driver / 1000,
-            driver % 1000 / 10,
             cublas / 10_000,
             cublas / 100 % 100,
             cublas % 100

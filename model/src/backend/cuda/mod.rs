@@ -24,6 +24,8 @@ mod products;
 mod queue;
 mod update;
 
+#[cfg(feature = "cuda")]
+pub use card::count;
 pub use driver::{Address, Driver, Dtype, Factor, Grid, Product};
 #[cfg(feature = "emulate")]
 pub use emulation::Emulation;
