@@ -234,15 +234,23 @@ fn threads_and_what_is_kept_do_not_change_a_bit() {
 
 #[cfg(feature = "emulate")]
 #[test]
-fn more_experts_than_a_card_has_shared_memory_for_are_refused() {
+fn shapes_that_a_card_has_too_little_shared_memory_for_are_refused() {
     let backend = model::backend::Cuda::emulated(model::Precision::F32);
-    let shape = ModelConfig { d_model: 8, n_layers: 1, hidden_dim: Some(2), ..ModelConfig::default() };
-    let config = ModelConfig { vocab_size: 50, n_experts: 397, ..shape };
-    let lanes = LaneConfig { lanes: 1, recompute: Recompute::None, seed: 1 };
-    let start = model(&config, &backend);
-    let mut trainer = Trainer::new(start, None, OptimizerConfig::default(), lanes).unwrap();
-    let error = trainer.accumulate(&[row(&[4], 1)], |row| vec![row], work).unwrap_err().to_string();
-    assert_eq!(error, "training on CUDA: n_experts is 397, expected at most 396 on this GPU");
+    let problem = |config: &ModelConfig| {
+        let lanes = LaneConfig { lanes: 1, recompute: Recompute::None, seed: 1 };
+        let start = model(config, &backend);
+        let mut trainer = Trainer::new(start, None, OptimizerConfig::default(), lanes).unwrap();
+        trainer.accumulate(&[row(&[4], 1)], |row| vec![row], work).err().map(|error| error.to_string())
+    };
+    let (n_layers, vocab_size, hidden_dim) = (1, 50, Some(2));
+    let shape = ModelConfig { d_model: 8, n_layers, vocab_size, hidden_dim, ..ModelConfig::default() };
+    let experts = |n_experts| ModelConfig { n_experts, ..shape.clone() };
+    assert_eq!(problem(&experts(model::Device::MAX_CUDA_EXPERTS)), None);
+    let told = "training on CUDA: n_experts is 397, expected at most 396 on this GPU";
+    assert_eq!(problem(&experts(397)).as_deref(), Some(told));
+    let wide = ModelConfig { d_model: 25_345, n_heads: 1, n_kv_heads: 1, head_dim: Some(2), ..shape };
+    let told = "training on CUDA: a norm is over 25345 numbers, expected at most 25344 on this GPU; use a smaller d_model";
+    assert_eq!(problem(&wide).as_deref(), Some(told));
 }
 
 #[test]

@@ -59,10 +59,11 @@ impl TrialConfig {
     /// Returns everything that prevents the trial from running; empty if it can run.
     pub fn validate(&self) -> Vec<Problem> {
         let mut checks = Checks(self.out_of_range());
-        if !checks.0.iter().any(|problem| problem.key.starts_with("model."))
-            && let Err(error) = self.model.validate()
-        {
-            checks.0.push(error.into());
+        if !checks.0.iter().any(|problem| problem.key.starts_with("model.")) {
+            match self.model.validate() {
+                Err(error) => checks.0.push(error.into()),
+                Ok(()) => checks.gpu(self),
+            }
         }
         for (stage, training) in self.stages() {
             checks.training(stage.name(), training, &self.model);
@@ -125,6 +126,32 @@ impl Checks {
                 t.warmup_steps
             );
             self.fail_conflict(&key("warmup_steps"), &key("steps"), problem);
+        }
+    }
+
+    /// Checks that the shape is one that the kernels for GPUs support.
+    fn gpu(&mut self, config: &TrialConfig) {
+        if config.device == Device::Cpu {
+            return;
+        }
+        let (model, most) = (&config.model, Device::MAX_CUDA_HEAD_DIM);
+        let (head_dim, expected) = (model.head_dim(), "with device = \"cuda\"; set device = \"cpu\"");
+        if model.head_dim.is_some() && head_dim > most {
+            let problem =
+                format!("is {head_dim}, expected at most {most} {expected}, or use more, narrower heads");
+            self.fail_conflict("model.head_dim", "device", problem);
+        } else if head_dim > most {
+            let problem = format!(
+                "is {}: d_model / n_heads = {head_dim}, expected heads of at most {most} {expected}, or use more heads",
+                model.n_heads
+            );
+            let conflicts_with = ["model.d_model", "device"].map(Into::into).into();
+            self.0.push(Problem { conflicts_with, ..Problem::new("model.n_heads", problem) });
+        }
+        if model.n_experts > Device::MAX_CUDA_EXPERTS {
+            let most = Device::MAX_CUDA_EXPERTS;
+            let problem = format!("is {}, expected at most {most} {expected}", model.n_experts);
+            self.fail_conflict("model.n_experts", "device", problem);
         }
     }
 
@@ -479,6 +506,38 @@ mod tests {
             problems(|c| c.data.sft_val = vec!["v.csv".to_string()].into()),
             ["data.sft_val: names files, but data.source = \"world\"; set data.source = \"files\""]
         );
+    }
+
+    #[test]
+    fn shapes_without_kernels_are_refused_on_a_gpu_only() {
+        type Case<'a> = (fn(&mut TrialConfig), &'a str);
+        let shapes: [Case; 3] = [
+            (
+                |c| c.model.head_dim = Some(130),
+                "model.head_dim: is 130, expected at most 128 with device = \"cuda\"; set device = \"cpu\", or use more, narrower heads",
+            ),
+            (
+                |c| (c.model.d_model, c.model.n_heads) = (1040, 4),
+                "model.n_heads: is 4: d_model / n_heads = 260, expected heads of at most 128 with device = \"cuda\"; set device = \"cpu\", or use more heads",
+            ),
+            (
+                |c| c.model.n_experts = 397,
+                "model.n_experts: is 397, expected at most 396 with device = \"cuda\"; set device = \"cpu\"",
+            ),
+        ];
+        let none: [&str; 0] = [];
+        for (change, expected) in shapes {
+            let on_gpu = |c: &mut TrialConfig| {
+                change(c);
+                c.device = Device::Cuda(None);
+            };
+            assert_eq!(problems(on_gpu), [expected]);
+            assert_eq!(problems(change), none);
+        }
+        let largest = |c: &mut TrialConfig| {
+            (c.model.head_dim, c.model.n_experts, c.device) = (Some(128), 396, Device::Cuda(Some(1)));
+        };
+        assert_eq!(problems(largest), none);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::arguments::Dropped;
 use super::driver::{Address, Dtype, Grid};
 use super::memory::DevicePlan;
 use super::queue::{self, Arguments, Queue};
-use crate::backend::Dropout;
+use crate::backend::{Device, Dropout};
 use crate::spec::Heads;
 use crate::{Error, Result};
 use std::cmp::Reverse;
@@ -17,7 +17,7 @@ const THREADS: u32 = 128;
 /// Warps per block; each processes 16 query rows, or 16 keys, at a time.
 const WARPS: usize = 4;
 /// Head widths that kernels are compiled for; a head uses the smallest one that is at least its own.
-const WIDTHS: [usize; 5] = [16, 32, 64, 96, 128];
+const WIDTHS: [usize; 5] = [16, 32, 64, 96, Device::MAX_CUDA_HEAD_DIM];
 /// Stands for no window.
 const NO_WINDOW: usize = 1 << 30;
 
@@ -100,7 +100,7 @@ impl Shape {
         WIDTHS.into_iter().find(|&width| head_dim <= width).ok_or_else(|| {
             Error::Input(format!(
                 "attention on CUDA: head_dim is {head_dim}, expected at most {}; use more heads",
-                WIDTHS[WIDTHS.len() - 1]
+                Device::MAX_CUDA_HEAD_DIM
             ))
         })
     }
@@ -133,7 +133,7 @@ struct Sizes {
 
 impl Sizes {
     fn of(head_dim: usize, dtype: Dtype) -> Self {
-        let width = WIDTHS.into_iter().find(|&width| head_dim <= width).unwrap_or(WIDTHS[WIDTHS.len() - 1]);
+        let width = WIDTHS.into_iter().find(|&width| head_dim <= width).unwrap_or(Device::MAX_CUDA_HEAD_DIM);
         let narrow = dtype.size() == 2;
         let rows = 16 * WARPS * if narrow && width <= 64 { 2 } else { 1 };
         // Keys per step over a query tile, and rows per step over a key tile.

@@ -6,14 +6,11 @@ use super::arguments::{AttentionCached, CopyPositions, Piece, Span};
 use super::attention::{self, Document, Shape};
 use super::driver::{Address, Grid};
 use super::memory::{Batch, Buffer, Cache, DevicePlan};
-use super::queue::{self, THREADS};
-use crate::Result;
-use crate::backend::{Attention, Pieces, Qkv};
+use super::queue::{self, MAX_GRID_Y, THREADS};
+use crate::backend::{Attention, Device, Pieces, Qkv};
 use crate::spec::Heads;
+use crate::{Error, Result};
 use std::ops::Range;
-
-/// Largest head width of the kernel for single queries.
-const WIDEST: usize = 128;
 
 /// A document: the batch rows of its queries, and the keys that they see.
 type Seen<'a> = (Range<usize>, &'a Pieces<'a, Cache>);
@@ -23,6 +20,16 @@ type Seen<'a> = (Range<usize>, &'a Pieces<'a, Cache>);
 struct Positions {
     at: Address,
     stride: usize,
+}
+
+/// One block for each head, in y or z of a grid.
+fn blocks_of_heads(heads: usize) -> Result<u32> {
+    if heads > MAX_GRID_Y {
+        return Err(Error::Input(format!(
+            "attention on CUDA: the model has {heads} heads, expected at most {MAX_GRID_Y}"
+        )));
+    }
+    Ok(heads as u32)
 }
 
 impl Cuda {
@@ -46,10 +53,10 @@ impl Cuda {
         let list = self.queue.upload(&pieces)?;
         // As many blocks as the longest piece needs, up to 64; each processes its piece in strides.
         let blocks = longest.div_ceil(THREADS as usize).min(64) as u32;
-        // A grid has at most 65535 blocks in y.
-        for first in (0..pieces.len()).step_by(65_535) {
-            let rows = (pieces.len() - first).min(65_535) as u32;
-            let grid = Grid { blocks: [blocks, rows, heads.n_kv_heads as u32], threads: THREADS, shared: 0 };
+        let of_heads = blocks_of_heads(heads.n_kv_heads)?;
+        for first in (0..pieces.len()).step_by(MAX_GRID_Y) {
+            let rows = (pieces.len() - first).min(MAX_GRID_Y) as u32;
+            let grid = Grid { blocks: [blocks, rows, of_heads], threads: THREADS, shared: 0 };
             let arguments = CopyPositions { pieces: list.at + (first * size_of::<Piece>()) as u64 };
             self.queue.run_in(&queue::kernel_name("copy_positions", self.dtype()), grid, &arguments)?;
         }
@@ -91,8 +98,9 @@ impl Cuda {
         let heads = attention.heads;
         let out = self.dirty(batch.len() * heads.width())?;
         let documents = batch.documents.windows(2).map(|bounds| bounds[0]..bounds[1]).zip(seen);
-        let is_written =
-            |(rows, _): &(Range<usize>, &Pieces<'_, Cache>)| rows.len() == 1 && heads.head_dim <= WIDEST;
+        let is_written = |(rows, _): &(Range<usize>, &Pieces<'_, Cache>)| {
+            rows.len() == 1 && heads.head_dim <= Device::MAX_CUDA_HEAD_DIM
+        };
         let (written, read): (Vec<_>, Vec<_>) = documents.partition(is_written);
         if !written.is_empty() {
             self.attend_in_place(&out, qkv, &written, batch.len(), attention)?;
@@ -137,7 +145,7 @@ impl Cuda {
             head_dim: heads.head_dim as i32,
             window: attention.window.map_or(1 << 30, |window| window.min(1 << 30)) as i32,
         };
-        let blocks = [documents.len() as u32, heads.n_heads as u32, 1];
+        let blocks = [documents.len() as u32, blocks_of_heads(heads.n_heads)?, 1];
         // Floats: the query, 32 weights for each of 8 warps, and each warp's partial result with its maximum and sum.
         let shared = size_of::<f32>() * (heads.head_dim + 8 * 32 + 8 * (heads.head_dim + 2));
         let grid = Grid { blocks, threads: THREADS, shared };
@@ -180,5 +188,18 @@ impl Cuda {
         let shape = Shape { heads, n, n_keys, window: attention.window, dropout: None, dtype: self.dtype() };
         let places = [&qkv.q, &k, &v].map(|part| part.room.at);
         attention::forward(&self.queue, &shape, &plan, places, out.room.at, lse.room.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_heads_than_a_grid_has_blocks_are_refused() {
+        assert_eq!(blocks_of_heads(65_535).ok(), Some(65_535));
+        let problem = blocks_of_heads(65_536).map_err(|error| error.to_string());
+        let expected = "attention on CUDA: the model has 65536 heads, expected at most 65535";
+        assert_eq!(problem, Err(expected.into()));
     }
 }

@@ -2,8 +2,8 @@
 
 use super::memory::{Buffer, Floats, Weights};
 use super::{Cuda, Grid, WARPS, args, queue};
-use crate::Result;
 use crate::backend::Columns;
+use crate::{Error, Result};
 use std::ops::Range;
 
 /// Minimum rows per block of the backward pass, and maximum number of blocks.
@@ -119,8 +119,16 @@ impl Cuda {
                 // One partial gradient of the scale per warp; long rows use fewer warps.
                 let warps = (64 << 10) / (4 * head_dim);
                 let warps = warps.clamp(1, WARPS);
+                let (shared, limit) = (4 * warps * head_dim, self.queue.driver().shared_limit());
+                if shared > limit {
+                    return Err(Error::Input(format!(
+                        "training on CUDA: a norm is over {head_dim} numbers, expected at most {} on this GPU; use a smaller \
+                         d_model",
+                        limit / 4
+                    )));
+                }
                 let kernel = if threads <= 32 { "rms_norm_backward_1" } else { "rms_norm_backward_long" };
-                (kernel, blocks_of(32 * warps, 4 * warps * head_dim))
+                (kernel, blocks_of(32 * warps, shared))
             }
         };
         self.queue.run_in(&queue::kernel_name(kernel, self.dtype()), grid, &arguments)?;
