@@ -3,7 +3,7 @@
 #
 #     cargo build --release --features cuda        # with a CUDA compiler; scripts/cuda_toolkit.sh installs one
 #     scripts/gpu_check.sh check                   # every operation against the reference, tests, compute-sanitizer
-#     scripts/gpu_check.sh speed                   # tokens per second and memory compared with PyTorch, under four minutes
+#     scripts/gpu_check.sh speed                   # tokens per second and memory compared with PyTorch
 #     scripts/gpu_check.sh stages                  # pretraining, SFT and DPO on text, losses compared with the CPU's
 #     scripts/gpu_check.sh share                   # tiny models that share the card, with and without MPS
 #     scripts/gpu_check.sh table                   # all results as Markdown; the other parts end with it too
@@ -51,38 +51,69 @@ step() {
     [ "$outcome" = passed ] || failed=1
 }
 
+# Fails unless the output of `doctor --json` lists a GPU: `doctor` passes as well where it finds none.
+lists_gpu='
+import json, sys
+told = json.load(open(sys.argv[1], encoding="utf-8"))
+gpus = sorted({of["device"] for of in told["devices"] if of["device"].startswith("cuda")})
+machine = told["machine"]
+reason = machine.get("gpus_problem") or ("no GPU is there" if machine["cuda"] else "it was built without --features cuda")
+print(", ".join(gpus) or f"mindscale doctor checked no GPU: {reason}")
+sys.exit(not gpus)'
+
 check() {
+    local on_gpu=1
+    [ "$device" = cpu ] && on_gpu=0
     step doctor 90 "$mindscale" doctor --runs "$out"
+    if [ "$on_gpu" = 1 ]; then
+        timeout --kill-after 5 90 "$mindscale" doctor --json --runs "$out" >"$out/doctor.json"
+        step doctor-gpus 10 "$python" -c "$lists_gpu" "$out/doctor.json"
+    fi
     if [ -n "${TESTS:-}" ]; then
         for test in $TESTS; do
-            step "tests-$(basename "$test")" 200 "$test"
+            step "tests-$(basename "$test")" 200 env MINDSCALE_GPU="$on_gpu" "$test"
         done
     elif command -v cargo >/dev/null; then
         (cd "$here/.." && cargo test --release --features cuda -p mindscale-model --no-run) >&2 || true
-        step tests 240 env -C "$here/.." cargo test --release --features cuda -p mindscale-model
+        step tests 240 env -C "$here/.." MINDSCALE_GPU="$on_gpu" cargo test --release --features cuda -p mindscale-model
     fi
     if command -v compute-sanitizer >/dev/null; then
         for tool in memcheck synccheck initcheck racecheck; do
-            step "$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 --launch-timeout 30 \
+            step "$tool" 90 compute-sanitizer --tool "$tool" --error-exitcode 9 --launch-timeout 30 \
                 "$mindscale" doctor --runs "$out"
         done
     fi
 }
 
-# Measures Mindscale on one shape; a failure is recorded as well.
+# Measures Mindscale on one shape; a failure is recorded as well. A first step tells how many fit into half a minute.
 bench() {
-    local shape="$1" width layers steps=20 batch=64 rows=512 experts=() where=(--device "$device" --precision bf16)
+    local shape="$1" width layers batch=64 rows=512 experts=() where=(--device "$device" --precision bf16) counts code
     width="${shape#moe-}" layers="${width#*x}" width="${width%x*}"
     case "$shape" in
         moe-*) experts=(--n-experts 4 --top-k 2 --n-shared-experts 1) ;;
     esac
     if [ "$device" = cpu ]; then
-        where=() steps=1 batch=4 rows=32
+        where=() batch=4 rows=32
     fi
-    timeout --kill-after 5 45 "$mindscale" bench train "${where[@]}" --d-model "$width" --n-layers "$layers" \
-        --n-heads 16 --n-kv-heads 8 "${experts[@]}" --batch-size "$batch" --seq-len "$rows" --lanes 1 --warmup 30 --steps "$steps" \
-        2>"$out/bench.log" >"$out/bench.json"
-    "$python" - "$shape" "$?" "$out/bench.json" "$out/bench.log" <<'PYTHON' | tee -a "$out/ours.jsonl"
+    train() {
+        timeout --kill-after 5 60 "$mindscale" bench train "${where[@]}" --d-model "$width" --n-layers "$layers" \
+            --n-heads 16 --n-kv-heads 8 "${experts[@]}" --batch-size "$batch" --seq-len "$rows" --lanes 1 \
+            --warmup "$1" --steps "$2" 2>"$out/bench.log" >"$out/bench.json"
+    }
+    train 1 1
+    code=$?
+    if [ "$code" = 0 ]; then
+        counts=$("$python" - "$out/bench.json" $((batch * rows)) <<'PYTHON'
+import json, sys
+each = int(sys.argv[2]) / json.load(open(sys.argv[1]))["tokens_per_second"]["median"]
+print(max(1, min(30, int(18 / each))), max(3, min(20, int(12 / each))))
+PYTHON
+)
+        # shellcheck disable=SC2086 # two numbers
+        train $counts
+        code=$?
+    fi
+    "$python" - "$shape" "$code" "$out/bench.json" "$out/bench.log" <<'PYTHON' | tee -a "$out/ours.jsonl"
 import json, sys
 shape, code, found, log = sys.argv[1:]
 line = {"name": f"{shape}, mindscale, bf16", "shape_name": shape}
@@ -90,7 +121,7 @@ if code == "0":
     line |= json.load(open(found))
 else:
     said = [text.strip() for text in open(log) if text.strip()] or ["no message"]
-    line["problem"] = "not done within 45 s" if code in ("124", "137") else said[-1][:300]
+    line["problem"] = "not done within 60 s" if code in ("124", "137") else said[-1][:300]
 print(json.dumps(line))
 PYTHON
 }
@@ -103,7 +134,7 @@ speed() {
     local sizes=() theirs
     read -ra theirs <<<"$shapes"
     [ "$device" = cpu ] && theirs=(tiny) && sizes=(--warmup 1 --steps 2)
-    timeout --kill-after 5 "${PYTORCH_LIMIT:-190}" "$python" "$here/gpu_pytorch.py" --device "$device" \
+    timeout --kill-after 5 "${PYTORCH_LIMIT:-400}" "$python" "$here/gpu_pytorch.py" --device "$device" \
         --shapes "${theirs[@]}" "${sizes[@]}" --out "$out/pytorch.jsonl" || failed=1
     ! grep -q '"problem"' "$out/ours.jsonl" "$out/pytorch.jsonl" || failed=1
 }

@@ -255,12 +255,14 @@ def worker(task):
         torch.cuda.empty_cache()
     print("ready", flush=True)
     sys.stdin.readline()
-    for _ in range(task["warmup"]):
+    # Fewer steps where these would take more than 20 seconds.
+    [each] = timed(step, 1, device)
+    for _ in range(min(task["warmup"], int(8 / each))):
         step()
     if on_card:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-    seconds = timed(step, task["steps"], device)
+    seconds = timed(step, min(task["steps"], max(3, int(12 / each))), device)
     mib = lambda of: of() / 2**20 if on_card else None
     found = {
         "params": params,
@@ -396,11 +398,11 @@ def main():
     usual = ["512x8", "768x16", "moe-512x8", "moe-768x16"]
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=usual, metavar="SHAPE", help=", ".join(SHAPES))
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--warmup", type=int, default=10, help="steps")
-    parser.add_argument("--steps", type=int, default=20, help="steps that are timed")
+    parser.add_argument("--warmup", type=int, default=10, help="most steps before those that are timed")
+    parser.add_argument("--steps", type=int, default=20, help="most steps that are timed")
     parser.add_argument("--at-once", type=int, default=8, help="programs that compile side by side")
     parser.add_argument("--prepare-limit", type=float, default=150, help="seconds that a program has to start and compile")
-    parser.add_argument("--measure-limit", type=float, default=30, help="seconds that it then has for its steps")
+    parser.add_argument("--measure-limit", type=float, default=60, help="seconds that it then has for its steps")
     parser.add_argument("--out", help="a file that the lines are added to as well")
     args = parser.parse_args()
     if min(args.steps, args.at_once) < 1 or args.warmup < 0:

@@ -78,11 +78,18 @@ fn the_usual_cases_are_well() {
     }
 }
 
-/// GPU kernels, run as emulated threads.
-#[cfg(feature = "emulate")]
-mod emulated {
+/// Kernels for GPUs: on the first one of this machine with the feature `cuda`, otherwise run as emulated threads.
+#[cfg(any(feature = "cuda", feature = "emulate"))]
+mod gpu {
     use super::*;
     use model::backend::{Cuda, Precision};
+
+    /// [`assert_well`] in this precision, if there is a GPU.
+    fn assert_well_in(precision: Precision, case: &Case) {
+        if let Some(gpu) = Cuda::for_tests(precision).unwrap() {
+            assert_well(&gpu, case);
+        }
+    }
 
     /// Names of the checks of whole passes, in which random models amplify the rounding of 16-bit numbers without bound.
     const PASSES: [&str; 7] = [
@@ -103,7 +110,8 @@ mod emulated {
             case in cases(),
             precision in prop::sample::select(Precision::ALL.to_vec()),
         ) {
-            let mut checks = worst(checks(&Cuda::emulated(precision), &case));
+            let Some(gpu) = Cuda::for_tests(precision).unwrap() else { return Ok(()) };
+            let mut checks = worst(checks(&gpu, &case));
             checks.retain(|check| precision == Precision::F32 || !PASSES.contains(&check.name));
             let failed: Vec<_> = checks.iter().filter(|check| !check.is_ok()).collect();
             prop_assert!(failed.is_empty(), "{}, {:?}:\n{:#?}", precision, case, failed);
@@ -113,15 +121,15 @@ mod emulated {
     #[test]
     fn the_usual_cases_are_well() {
         for (case, precision) in Case::usual().iter().flat_map(|case| Precision::ALL.map(|p| (case, p))) {
-            assert_well(&Cuda::emulated(precision), case);
+            assert_well_in(precision, case);
         }
     }
 
-    /// Norms take different code paths depending on the row length.
+    /// Norms take different code paths depending on the row length, and on whether it is a multiple of 16 bytes.
     #[test]
     fn rows_of_every_width_are_well() {
-        let single = [6, 34, 136, 330, 520, 772].map(|width| (width, Precision::F32));
-        let narrow = [34, 136, 330, 1032, 2056].map(|width| (width, Precision::Bf16));
+        let single = [6, 34, 102, 136, 300, 330, 392, 520, 772].map(|width| (width, Precision::F32));
+        let narrow = [34, 102, 136, 330, 600, 1032, 2056].map(|width| (width, Precision::Bf16));
         for (d_model, precision) in single.into_iter().chain(narrow) {
             let config = ModelConfig {
                 d_model,
@@ -133,10 +141,7 @@ mod emulated {
                 vocab_size: 20,
                 ..ModelConfig::default()
             };
-            assert_well(
-                &Cuda::emulated(precision),
-                &Case { config, rows: vec![vec![5, 1], vec![30]], seed: 3 },
-            );
+            assert_well_in(precision, &Case { config, rows: vec![vec![5, 1], vec![30]], seed: 3 });
         }
     }
 
@@ -160,7 +165,7 @@ mod emulated {
                 ..ModelConfig::default()
             };
             let case = Case { config, rows: vec![vec![document], vec![1, 2]], seed: 4 };
-            assert_well(&Cuda::emulated(precision), &case);
+            assert_well_in(precision, &case);
         }
     }
 }

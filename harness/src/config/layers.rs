@@ -21,7 +21,8 @@ use std::path::Path;
 const ENV_PREFIX: &str = "MINDSCALE_";
 
 /// Variables with that prefix that are not keys of a trial.
-const ENV_RESERVED: [&str; 4] = ["MINDSCALE_SHARED", "MINDSCALE_COMMIT", "MINDSCALE_FONT", "MINDSCALE_SIMD"];
+const ENV_RESERVED: [&str; 5] =
+    ["MINDSCALE_SHARED", "MINDSCALE_COMMIT", "MINDSCALE_FONT", "MINDSCALE_SIMD", "MINDSCALE_GPU"];
 
 /// What this machine, the environment and the command line change about a sweep file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

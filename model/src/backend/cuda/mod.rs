@@ -35,6 +35,8 @@ use super::sealed::Sealed;
 use super::{
     About, Adapter, Attention, Backend, Balancing, Columns, Dropout, Memory, Pieces, Qkv, RouterStats,
 };
+#[cfg(feature = "cuda")]
+use crate::Error;
 use crate::Result;
 use crate::layout::{ExpertsLayout, Matrix};
 use crate::optimizer::{AdamW, Muon};
@@ -45,6 +47,8 @@ use memory::{Batch, Buffer, Cache, Floats, Table, Weights};
 use norm::Rows;
 use queue::{Arguments, Queue};
 use std::ops::Range;
+#[cfg(feature = "cuda")]
+use std::sync::OnceLock;
 use std::sync::{Arc, Mutex};
 
 /// Rows per block of kernels that assign one warp to each row.
@@ -73,6 +77,33 @@ impl Cuda {
     #[cfg(feature = "emulate")]
     pub fn emulated(precision: Precision) -> Self {
         Self::on(Box::new(Emulation::default()), precision)
+    }
+
+    /// Opens a device for tests of the kernels: an emulated GPU, or with the feature `cuda` the first GPU of this machine,
+    /// which all tests of a process share. `None`, with a message, if there is no GPU.
+    ///
+    /// # Errors
+    /// Returns an error if there is no GPU and the environment says `MINDSCALE_GPU=1`.
+    pub fn for_tests(precision: Precision) -> Result<Option<Self>> {
+        #[cfg(feature = "cuda")]
+        {
+            static GPU: OnceLock<std::result::Result<Arc<Queue>, String>> = OnceLock::new();
+            let open = || card::Card::new(0).map(|card| Queue::new(Box::new(card)));
+            match GPU.get_or_init(|| open().map_err(|error| error.to_string())) {
+                Ok(queue) => Ok(Some(Self { queue: queue.clone(), precision, rotations: Arc::default() })),
+                Err(problem) if std::env::var("MINDSCALE_GPU").as_deref() == Ok("1") => {
+                    Err(Error::Input(format!("{problem} (MINDSCALE_GPU=1 says that there is a GPU)")))
+                }
+                Err(problem) => {
+                    eprintln!("skipped: {problem}");
+                    Ok(None)
+                }
+            }
+        }
+        #[cfg(not(feature = "cuda"))]
+        {
+            Ok(Some(Self::emulated(precision)))
+        }
     }
 
     fn on(driver: Box<dyn Driver>, precision: Precision) -> Self {

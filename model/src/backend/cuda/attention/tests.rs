@@ -39,16 +39,31 @@ fn heads_that_are_too_wide_are_refused() {
     assert_eq!(error, "attention on CUDA: head_dim is 129, expected at most 128; use more heads");
 }
 
-/// The kernels, emulated on the CPU.
-#[cfg(feature = "emulate")]
+/// The kernels, on a GPU with the feature `cuda`, otherwise emulated on the CPU.
+#[cfg(any(feature = "cuda", feature = "emulate"))]
 mod kernels {
     use super::*;
-    use crate::backend::cuda::emulation::Emulation;
+    use crate::backend::cuda::queue::Allocation;
     use half::{bf16, f16};
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
     use rand_distr::StandardNormal;
     use std::ops::Range;
+    use std::sync::Arc;
+
+    /// The queue of a device; `None` if there is no GPU.
+    #[cfg(feature = "cuda")]
+    fn queue(_: u64) -> Option<Arc<Queue>> {
+        use crate::backend::{Cuda, Precision};
+        Cuda::for_tests(Precision::F32).unwrap().map(|cuda| cuda.queue)
+    }
+
+    /// The queue of an emulated GPU; `seed` determines the order of its threads.
+    #[cfg(not(feature = "cuda"))]
+    fn queue(seed: u64) -> Option<Arc<Queue>> {
+        use crate::backend::cuda::emulation::Emulation;
+        Some(Queue::new(Box::new(Emulation::with_seed(seed))))
+    }
 
     /// An attention operation on random inputs.
     struct Case {
@@ -180,21 +195,13 @@ mod kernels {
         }
 
         /// Runs the kernels; without gradients if there are more keys than queries, which only occurs with caches.
-        fn computed(&self, seed: u64) -> Vec<Vec<f64>> {
+        fn computed(&self, queue: &Arc<Queue>) -> Vec<Vec<f64>> {
             let Shape { heads, n, dtype, .. } = self.shape;
-            let queue = Queue::new(Box::new(Emulation::with_seed(seed)));
-            let put = |numbers: &[f64]| {
-                let bytes = encode(numbers, dtype);
-                let at = queue.driver().allocate(bytes.len()).unwrap();
-                queue.driver().upload(at, &bytes).unwrap();
-                at
-            };
-            // Elements that are not written stay NaN, and writes out of bounds are errors.
-            let room = |len: usize, dtype: Dtype| queue.driver().allocate(len * dtype.size()).unwrap();
-            let get = |at: Address, len: usize, dtype: Dtype| {
-                let mut bytes = vec![0; len * dtype.size()];
-                queue.driver().download(&mut bytes, at).unwrap();
-                decode(&bytes, dtype)
+            let put = |numbers: &[f64]| queue.upload(&encode(numbers, dtype)).unwrap();
+            // Elements that are not written stay NaN; in the emulation, writes out of bounds are errors.
+            let room = |len: usize, dtype: Dtype| queue.upload(&vec![0xff_u8; len * dtype.size()]).unwrap();
+            let get = |from: &Allocation, len: usize, dtype: Dtype| {
+                decode(&queue.download::<u8>(from.at, len * dtype.size()).unwrap(), dtype)
             };
             let plan = Plan::new(&self.documents, heads.repeats(), heads.head_dim, dtype);
             let plan = DevicePlan {
@@ -203,16 +210,19 @@ mod kernels {
                 key_tiles: queue.upload(&plan.key_tiles).unwrap(),
                 plan,
             };
-            let qkv = [put(&self.q), put(&self.k), put(&self.v)];
+            let inputs = [put(&self.q), put(&self.k), put(&self.v)];
+            let qkv = inputs.each_ref().map(|input| input.at);
             let (out, lse) = (room(self.q.len(), dtype), room(n * heads.n_heads, Dtype::F32));
-            forward(&queue, &self.shape, &plan, qkv, out, lse).unwrap();
-            let mut all = vec![get(out, self.q.len(), dtype), get(lse, n * heads.n_heads, Dtype::F32)];
+            forward(queue, &self.shape, &plan, qkv, out.at, lse.at).unwrap();
+            let mut all = vec![get(&out, self.q.len(), dtype), get(&lse, n * heads.n_heads, Dtype::F32)];
             if self.shape.n == self.shape.n_keys {
                 let (dout, delta) = (put(&self.dout), room(n * heads.n_heads, Dtype::F32));
                 let lengths = [self.q.len(), self.k.len(), self.v.len()];
                 let grads = lengths.map(|len| room(len, dtype));
-                backward(&queue, &self.shape, &plan, qkv, [dout, out, lse, delta], grads).unwrap();
-                all.extend(grads.iter().zip(lengths).map(|(&at, len)| get(at, len, dtype)));
+                let outcome = [dout.at, out.at, lse.at, delta.at];
+                backward(queue, &self.shape, &plan, qkv, outcome, grads.each_ref().map(|grad| grad.at))
+                    .unwrap();
+                all.extend(grads.iter().zip(lengths).map(|(grad, len)| get(grad, len, dtype)));
             }
             all
         }
@@ -226,9 +236,10 @@ mod kernels {
                 Dtype::Bf16 => (bf16::EPSILON.to_f64(), 1.5, 1e-2),
                 Dtype::F16 => (f16::EPSILON.to_f64(), 1.5, 1e-2),
             };
+            let Some(queue) = queue(seed) else { return };
             let expected = self.expected();
             for ((what, expected), computed) in
-                ["out", "lse", "dq", "dk", "dv"].iter().zip(&expected).zip(self.computed(seed))
+                ["out", "lse", "dq", "dk", "dv"].iter().zip(&expected).zip(self.computed(&queue))
             {
                 let (epsilon, bound) =
                     if *what == "lse" { (f64::from(f32::EPSILON), 10.0) } else { (epsilon, bound) };
