@@ -114,7 +114,7 @@ mod cuda {
         let mut found = homes.chain(env::split_paths(&path)).map(|folder| folder.join("nvcc"));
         found.find(|nvcc| nvcc.is_file()).ok_or_else(|| {
             "the feature cuda needs NVIDIA's compiler: there is no nvcc in $NVCC, $CUDA_HOME/bin, $CUDA_PATH/bin or $PATH; \
-             install it with: eval \"$(scripts/cuda_toolkit.sh ~/cuda)\""
+             install it with: settings=$(scripts/cuda_toolkit.sh ~/cuda) && eval \"$settings\""
                 .into()
         })
     }

@@ -2,8 +2,9 @@
 # Installs CUDA's compiler and cuBLAS from PyPI, for building and running with CUDA without an installed toolkit, and
 # prints the variables to export:
 #
-#     eval "$(scripts/cuda_toolkit.sh FOLDER)" && cargo build --release --features cuda
+#     settings=$(scripts/cuda_toolkit.sh FOLDER) && eval "$settings" && cargo build --release --features cuda
 #
+# Without the variable in between, the build would go on after a failed installation: `eval` of nothing succeeds.
 # Building needs nvcc and a C++ compiler, but no card and no driver; the program loads driver and cuBLAS on first use of a
 # card. PYTHON names the Python for the virtual environment in FOLDER. About 0.9 GB. The 12.x wheels have no nvcc.
 set -euo pipefail
