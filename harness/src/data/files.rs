@@ -64,7 +64,15 @@ fn matches(pattern: &str, from: &Path) -> Result<Vec<PathBuf>, String> {
     if path.is_file() {
         return Ok(vec![path.to_path_buf()]);
     }
-    let written = path.strip_prefix(from).unwrap_or(path).display();
+    let shown = |path: &Path| path.strip_prefix(from).unwrap_or(path).display().to_string();
+    let written = shown(path);
+    let dangling = |path: &Path| {
+        let to = fs::read_link(path).ok().filter(|_| !path.exists())?;
+        Some(format!("\"{}\" is a link to {}, which does not exist", shown(path), to.display()))
+    };
+    if let Some(problem) = dangling(path) {
+        return Err(problem);
+    }
     if path.is_dir() {
         return Err(format!(
             "\"{written}\" is a folder, expected a file or a glob such as \"{written}/*.jsonl\""
@@ -77,6 +85,8 @@ fn matches(pattern: &str, from: &Path) -> Result<Vec<PathBuf>, String> {
         let path = entry.map_err(|error| format!("\"{written}\": {error}"))?;
         if path.is_file() {
             files.push(path);
+        } else if let Some(problem) = dangling(&path) {
+            return Err(format!("{problem}, but matches \"{written}\"; mend or remove it"));
         }
     }
     if files.is_empty() {
@@ -242,5 +252,22 @@ mod tests {
         let told = matched.notice("sft").unwrap().to_string();
         assert!(told.starts_with("sft: 4 of 6 names are duplicates; each file is read once"), "{told}");
         assert_eq!(expand(&patterns[..0], "data.sft").unwrap().notice("sft"), None);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_to_nothing_is_an_error_by_its_name_and_in_a_glob() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("a.txt"), "a").unwrap();
+        fs::create_dir(at("b.txt")).unwrap();
+        std::os::unix::fs::symlink("gone/c", at("c.txt")).unwrap();
+        let problem = |name: &str| pattern_problem(&at(name).to_string_lossy(), dir.path());
+        assert_eq!(problem("c.txt").unwrap(), "\"c.txt\" is a link to gone/c, which does not exist");
+        let in_glob =
+            "\"c.txt\" is a link to gone/c, which does not exist, but matches \"*.txt\"; mend or remove it";
+        assert_eq!(problem("*.txt").unwrap(), in_glob);
+        // Folders are skipped.
+        assert_eq!(problem("[ab].txt"), None);
     }
 }

@@ -20,5 +20,5 @@ pub use length::{LengthLoss, LengthPlan, loss_by_length};
 pub use prompt::{LETTERS, Prompt, Prompter, letters, prompts_of_words};
 pub use questions::Questions;
 pub use score::{Score, contaminated, notices, questions_csv, scores};
-pub use sheet::{Sheet, SheetQuestion, read_sheets, sheet_files};
+pub use sheet::{Sheet, SheetQuestion, read_sheets, sheet_files, sheets_problem};
 pub use shots::{Shots, shots};

@@ -4,7 +4,7 @@ use crate::config::{
     ConfigError, NamedFiles, Source, TrainStage, TrialConfig, near_file, recipe, source_key,
 };
 use crate::data::files::pattern_problem;
-use crate::exam::sheet_files;
+use crate::exam::sheets_problem;
 use crate::sweep::{Reading, Sweep};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -83,12 +83,8 @@ impl Named<'_> {
                 let hint = hint(path, "");
                 Some(format!("\"{}\" is not a folder, expected a folder of sheets{hint}", written(path)))
             }
-            Self::Sheets(path, split) => sheet_files(Path::new(path), split).err().map(|_| {
-                format!(
-                    "\"{}\" holds no <subject>_{split}.csv sheet, nor <subject>_{split}.jsonl",
-                    written(path)
-                )
-            }),
+            Self::Sheets(path, split) => sheets_problem(Path::new(path), split)
+                .map(|problem| format!("\"{}\" {problem}", written(path))),
         }
     }
 }
@@ -116,8 +112,9 @@ mod tests {
         let root = format!("{}/", dir.path().display());
         fs::create_dir_all(dir.path().join("text/more")).unwrap();
         fs::create_dir_all(dir.path().join("sheets")).unwrap();
+        fs::create_dir_all(dir.path().join("other")).unwrap();
         fs::create_dir_all(dir.path().join("sweeps")).unwrap();
-        for file in ["text/train.jsonl", "sheets/law_val.csv"] {
+        for file in ["text/train.jsonl", "sheets/law_val.csv", "other/law_val.csv", "other/eco_val.tsv"] {
             fs::write(dir.path().join(file), "").unwrap();
         }
         let sweep = dir.path().join("sweeps/a.toml");
@@ -152,6 +149,13 @@ mod tests {
             told(empty, None),
             [
                 "sweeps/a.toml:3: exam.sheets: \"text\" holds no <subject>_val.csv sheet, nor <subject>_val.jsonl"
+            ]
+        );
+        let other = "name = 'a'\n[base.exam]\nsheets = 'DIR/other'\n";
+        assert_eq!(
+            told(other, None),
+            [
+                "sweeps/a.toml:3: exam.sheets: \"other\" holds eco_val.tsv, which cannot be read; expected <subject>_val.csv or <subject>_val.jsonl: convert, rename or remove what is not"
             ]
         );
     }

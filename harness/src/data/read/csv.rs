@@ -3,7 +3,6 @@
 use super::MAX_ROW_BYTES;
 use super::file::Located;
 use super::input::{self, Input, too_long};
-use super::text::not_utf8;
 use anyhow::{Context, Result, bail, ensure};
 use csv::ByteRecord;
 use std::collections::VecDeque;
@@ -79,8 +78,21 @@ impl CsvRows {
                 self.columns.join(",")
             ));
         }
-        let text = |cell: &[u8]| std::str::from_utf8(cell).map(str::to_owned).map_err(not_utf8);
-        self.record.iter().map(text).collect()
+        let text = |(index, cell): (usize, &[u8])| {
+            std::str::from_utf8(cell).map(str::to_owned).map_err(|error| {
+                let (name, byte) = (column_name(&self.columns, index), error.valid_up_to() + 1);
+                format!("the cell {name:?} is not UTF-8 from its byte {byte} on, expected UTF-8 text")
+            })
+        };
+        self.record.iter().enumerate().map(text).collect()
+    }
+}
+
+/// Returns the name of a column; one without a name is named by its number.
+pub(super) fn column_name(columns: &[String], index: usize) -> String {
+    match columns[index].as_str() {
+        "" => format!("(column {})", index + 1),
+        name => name.to_owned(),
     }
 }
 

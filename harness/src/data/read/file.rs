@@ -1,6 +1,6 @@
 //! The rows of one file.
 
-use super::csv::CsvRows;
+use super::csv::{CsvRows, column_name};
 use super::input::{self, Compression};
 use super::json::{JsonArray, JsonLines};
 use super::literal::Pairs;
@@ -26,13 +26,10 @@ pub(super) enum Problem {
     File(anyhow::Error),
 }
 
-/// Makes an object of a row of a CSV file; a column without a name is named by its number.
+/// Makes an object of a row of a CSV file.
 fn object_of(columns: &[String], cells: Vec<String>) -> Value {
-    let named = columns.iter().zip(cells).enumerate().map(|(index, (name, cell))| match name.as_str() {
-        "" => (format!("(column {})", index + 1), cell.into()),
-        name => (name.to_owned(), cell.into()),
-    });
-    Value::Object(named.collect())
+    let named = cells.into_iter().enumerate();
+    Value::Object(named.map(|(index, cell)| (column_name(columns, index), cell.into())).collect())
 }
 
 fn plain(text: String) -> Shaped {

@@ -29,7 +29,7 @@ pub(crate) use json::JsonLines;
 pub use literal::{Pairs, history};
 pub use report::{FileReport, ReadLog, ReadReport};
 
-use super::row::{Kind, Message, Row};
+use super::row::{Kind, Row};
 use crate::config::{BadRow, DataConfig, RowStyle, UnknownKeys};
 use crate::stop::check;
 use anyhow::{Result, anyhow, bail};
@@ -119,17 +119,23 @@ impl ReadOptions {
 /// Whether a row has nothing to learn: no text, no question, or an empty answer.
 fn is_empty(row: &Row) -> bool {
     let blank = |text: &str| text.trim().is_empty();
-    let asks_nothing =
-        |turns: &[Message]| turns.iter().all(|turn| turn.role != "user" || blank(&turn.content));
+    let asks_nothing = |row: &Row| questions(row).all(blank);
     match row {
         Row::Text(text) | Row::Labelled { text, .. } => blank(text),
         Row::Chat(turns) => {
-            asks_nothing(turns) || turns.iter().any(|turn| turn.role == "assistant" && blank(&turn.content))
+            asks_nothing(row) || turns.iter().any(|turn| turn.role == "assistant" && blank(&turn.content))
         }
-        Row::Preference { prompt, chosen, rejected } => {
-            asks_nothing(prompt) || blank(chosen) || blank(rejected)
-        }
+        Row::Preference { chosen, rejected, .. } => asks_nothing(row) || blank(chosen) || blank(rejected),
     }
+}
+
+/// Returns the questions of a row.
+fn questions(row: &Row) -> impl Iterator<Item = &str> {
+    let turns = match row {
+        Row::Chat(turns) | Row::Preference { prompt: turns, .. } => turns.as_slice(),
+        Row::Text(_) | Row::Labelled { .. } => &[],
+    };
+    turns.iter().filter(|turn| turn.role == "user").map(|turn| turn.content.as_str())
 }
 
 /// Truncates each turn before the last question, a system text too, to `chars` characters, as MiniMind does with its history;
@@ -149,7 +155,16 @@ fn cut_history(row: &mut Row, chars: usize) {
 /// Returns the rows of files, in order; iteration ends after the first error.
 pub fn rows(files: &[PathBuf], kind: Kind, options: &ReadOptions) -> Rows<'static> {
     let files = files.iter().cloned().collect();
-    Rows { files, kind, options: options.clone(), reader: None, rows: 0, failed: false, stop: None }
+    Rows {
+        files,
+        kind,
+        options: options.clone(),
+        reader: None,
+        rows: 0,
+        before: None,
+        failed: false,
+        stop: None,
+    }
 }
 
 /// Iterator over the rows of several files.
@@ -159,6 +174,8 @@ pub struct Rows<'a> {
     options: ReadOptions,
     reader: Option<FileReader>,
     rows: u64,
+    /// The log when reading began: it may be shared with other rows.
+    before: Option<ReadReport>,
     failed: bool,
     stop: Option<&'a AtomicBool>,
 }
@@ -170,9 +187,11 @@ impl Rows<'_> {
     }
 
     fn advance(&mut self) -> Result<Option<Row>> {
+        self.before.get_or_insert_with(|| self.options.log.report());
         loop {
             self.stop.map_or(Ok(()), check)?;
             if self.options.max_rows > 0 && self.rows >= self.options.max_rows {
+                self.leave_the_rest();
                 return Ok(None);
             }
             let Some(reader) = &mut self.reader else {
@@ -201,6 +220,8 @@ impl Rows<'_> {
                         log.filtered += 1;
                     } else {
                         self.rows += 1;
+                        let lacks_one = questions(&row).any(|question| question.trim().is_empty());
+                        log.empty_questions += u64::from(lacks_one);
                         cut_history(&mut row, self.options.history_chars);
                         return Ok(Some(row));
                     }
@@ -222,9 +243,17 @@ impl Rows<'_> {
         }
     }
 
+    /// Logs the files with rows that `data.max_rows` leaves unread.
+    fn leave_the_rest(&mut self) {
+        let is_unread = |mut reader: FileReader| reader.next().is_some().then(|| reader.path().to_path_buf());
+        let unread = self.reader.take().and_then(is_unread).into_iter().chain(self.files.drain(..));
+        self.options.log.lock().leave(unread, self.options.max_rows);
+    }
+
     /// Ends the iteration; an error if every row was left out.
     fn ended(&self) -> Result<Option<Row>> {
-        let report = self.options.log.report();
+        let mut report = self.options.log.report();
+        report.subtract(self.before.as_ref());
         if self.rows == 0 && report.left_out() > 0 {
             bail!("{}: no row of {} is left: {}", report.names(), self.kind, report.reasons());
         }

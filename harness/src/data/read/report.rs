@@ -41,8 +41,14 @@ pub struct ReadReport {
     pub bad: u64,
     /// Conversations cut after their last answer, because the turns that follow have no answer.
     pub unanswered: u64,
+    /// Rows that are used with an empty question, in their turns or in `history`, beside others that are not.
+    pub empty_questions: u64,
     /// First bad rows, each with file, line and reason.
     pub problems: Vec<String>,
+    /// Files that are not read to their end, because of `data.max_rows`.
+    pub unread: Vec<PathBuf>,
+    /// `data.max_rows`, if it left a file unread; otherwise 0.
+    pub max_rows: u64,
 }
 
 impl ReadReport {
@@ -67,6 +73,7 @@ impl ReadReport {
                 self.unanswered,
                 "rows cut after their last answer: the turns that follow have no answer".to_string(),
             ),
+            (self.empty_questions, "rows used with an empty question beside others".to_string()),
         ];
         let mut unused: BTreeMap<&str, u64> = BTreeMap::new();
         for (key, rows) in self.files.iter().flat_map(|file| &file.unused) {
@@ -77,7 +84,38 @@ impl ReadReport {
             .extend(unused.map(|(key, rows)| (rows, format!("rows have a key \"{key}\" that is not used"))));
         let of = self.rows();
         let present = counts.into_iter().filter(|(count, _)| *count > 0);
-        present.map(|(count, reason)| Notice { place: place.into(), reason, count, of }).collect()
+        let of_rows = present.map(|(count, reason)| Notice { place: place.into(), reason, count, of });
+        of_rows.chain(self.rest(place)).collect()
+    }
+
+    /// Returns the notice about files that are not read to their end; `None` if there are none.
+    fn rest(&self, place: &str) -> Option<Notice> {
+        let first = self.unread.first()?.display();
+        let is_begun = |path: &&PathBuf| self.files.iter().any(|file| file.path == **path);
+        let begun = self.unread.iter().filter(is_begun).count();
+        Some(Notice {
+            place: place.into(),
+            reason: format!(
+                "files not read to their end: data.max_rows = {}, {} read (the first: {first})",
+                self.max_rows,
+                counted(self.rows() as usize, "row")
+            ),
+            count: self.unread.len() as u64,
+            of: (self.files.len() + self.unread.len() - begun) as u64,
+        })
+    }
+
+    /// Leaves only what was read after an earlier report.
+    pub(super) fn subtract(&mut self, before: Option<&Self>) {
+        let Some(before) = before else { return };
+        self.files.drain(..before.files.len());
+        self.problems.drain(..before.problems.len());
+        self.unread.drain(..before.unread.len());
+        self.empty -= before.empty;
+        self.filtered -= before.filtered;
+        self.bad -= before.bad;
+        self.unanswered -= before.unanswered;
+        self.empty_questions -= before.empty_questions;
     }
 
     /// Names the files, for a message.
@@ -104,6 +142,15 @@ impl ReadReport {
         let first =
             self.problems.first().map_or(String::new(), |first| format!("; the first bad row: {first}"));
         parts.join(", ") + &first
+    }
+
+    /// Adds files with rows that are not read because of `data.max_rows`.
+    pub(super) fn leave(&mut self, files: impl Iterator<Item = PathBuf>, max_rows: u64) {
+        let before = self.unread.len();
+        self.unread.extend(files);
+        if self.unread.len() > before {
+            self.max_rows = max_rows;
+        }
     }
 
     pub(super) fn begin(&mut self, path: PathBuf) {

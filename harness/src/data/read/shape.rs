@@ -95,14 +95,22 @@ impl Shape {
         };
         let found = if is_csv { "columns" } else { "keys" };
         shape.ok_or_else(|| {
-            let known: &[&str] = match kind {
-                Kind::Pretrain => &["text", "conversations", "messages"],
-                Kind::Conversations => &["conversations", "messages", "instruction", "output"],
-                Kind::Preferences => &["prompt", "chosen", "rejected"],
-                Kind::Labelled => &[],
+            let lists = ["conversations", "messages"];
+            let (mut known, may_list) = match kind {
+                Kind::Pretrain => (vec!["text"], true),
+                Kind::Conversations => (vec!["instruction", "output"], true),
+                Kind::Preferences => (vec!["prompt", "chosen", "rejected"], false),
+                Kind::Labelled => (vec![], false),
             };
-            let mut hints = keys.iter().map(|key| did_you_mean(key, known.iter().copied()));
-            let hint = hints.find(|hint| !hint.is_empty()).unwrap_or_default();
+            known.extend(lists.into_iter().filter(|_| may_list && !is_csv));
+            // A key that is there is not meant by another one.
+            let missing = known.iter().copied().filter(|name| !has(name));
+            let others = keys.iter().filter(|key| !known.contains(&key.as_str()));
+            let mut hints = others.map(|key| did_you_mean(key, missing.clone()));
+            let hint = match may_list && is_csv && lists.into_iter().any(has) {
+                true => "; lists of turns are read from JSON only".into(),
+                false => hints.find(|hint| !hint.is_empty()).unwrap_or_default(),
+            };
             format!("has the {found} {}; for {kind} expected {expected}{hint}", listed(keys))
         })
     }
@@ -152,11 +160,30 @@ impl Shape {
                     _ => vec![Message::new("user", text(object, "prompt")?)],
                 };
                 let answers = [answer_of(object, "chosen")?, answer_of(object, "rejected")?];
+                let is_answer =
+                    |turns: &Vec<Message>| turns.first().is_some_and(|turn| turn.role == "assistant");
+                if self == Self::TurnPair && answers.iter().any(is_answer) {
+                    return Err(no_prompt(&unused));
+                }
                 preference(object, &prompt, answers, pairs)?
             }
         };
         Ok(Shaped { row, unanswered: !whole, unused })
     }
+}
+
+/// Describes a pair of answers without their question, and its keys that are not used.
+fn no_prompt(unused: &[Unused]) -> String {
+    let unused: Vec<String> = unused.iter().map(|unused| format!("\"{}\"", unused.key)).collect();
+    let found = match unused.as_slice() {
+        [] => String::new(),
+        [one] => format!("; found {one}, which is not used"),
+        several => format!("; found {}, which are not used", several.join(", ")),
+    };
+    format!(
+        "has no \"prompt\", expected the question that \"chosen\" and \"rejected\" answer, or whole \
+         conversations in both{found}"
+    )
 }
 
 /// Makes a conversation of a question and its answer, after `system` and `history`.

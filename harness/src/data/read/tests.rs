@@ -153,7 +153,7 @@ fn bad_rows_are_named_by_file_line_and_reason() {
     for (kind, name, content, expected) in [
         (Kind::Pretrain, "half.jsonl", long.as_bytes(), "half.jsonl:2: is not valid JSON"),
         (Kind::Pretrain, "utf8.jsonl", b"{\"text\":\"a\"}\n\n{\"text\":\"\xff\"}", "utf8.jsonl:3: is not UTF-8 from byte 10"),
-        (Kind::Pretrain, "utf8.csv", b"text\nfine\n\xe4\xbd\n", "utf8.csv:3: is not UTF-8"),
+        (Kind::Pretrain, "utf8.csv", b"id,text\n,fine\n,a\xe4\xbd\n", "utf8.csv:3: the cell \"text\" is not UTF-8 from its byte 2 on"),
         (Kind::Pretrain, "utf8.txt", b"fine\n\n\xe4\xbd\n", "utf8.txt:3: is not UTF-8"),
         (Kind::Pretrain, "type.jsonl", b"{\"text\":1}", "type.jsonl:1: \"text\" is a number, expected a text"),
         (Kind::Pretrain, "key.jsonl", b"{\"text\":\"a\"}\n{\"txt\":1}", "key.jsonl:2: has no \"text\", expected a text; found txt"),
@@ -174,7 +174,11 @@ fn bad_rows_are_named_by_file_line_and_reason() {
         (Kind::Conversations, "role.jsonl", br#"{"messages":[{"role":"tool","content":""}]}"#, "role.jsonl:1: \"messages\"[0]: the role is \"tool\", but tool calls"),
         (Kind::Conversations, "none.jsonl", br#"{"messages":[{"role":"user","content":""}]}"#, "none.jsonl:1: \"messages\" has no assistant turn"),
         (Kind::Conversations, "str.jsonl", br#"{"messages":"hi"}"#, "str.jsonl:1: \"messages\" is a text, expected a list"),
-        (Kind::Preferences, "p.jsonl", br#"{"chosen":[{"role":"assistant","content":"c"}],"rejected":[{"role":"assistant","content":"c"}]}"#, "p.jsonl:1: \"prompt\" + \"chosen\"[0] is an answer without a question"),
+        (Kind::Preferences, "p.jsonl", br#"{"chosen":[{"role":"assistant","content":"c"}],"rejected":[{"role":"assistant","content":"c"}]}"#, "p.jsonl:1: has no \"prompt\", expected the question that \"chosen\" and \"rejected\" answer, or whole conversations in both; fix"),
+        (Kind::Preferences, "q.jsonl", br#"{"question":"q","chosen":"c","rejected":"r"}"#, "q.jsonl:1: has no \"prompt\", expected the question that \"chosen\" and \"rejected\" answer, or whole conversations in both; found \"question\", which is not used; fix"),
+        (Kind::Preferences, "a.jsonl", br#"{"instruction":"q","input":"","id":7,"chosen":"c","rejected":"r"}"#, "a.jsonl:1: has no \"prompt\", expected the question that \"chosen\" and \"rejected\" answer, or whole conversations in both; found \"instruction\", \"id\", which are not used; fix"),
+        (Kind::Preferences, "k.jsonl", br#"{"prompt":"q","chosen":"a"}"#, "k.jsonl:1: has the keys prompt,chosen; for preference pairs expected prompt,chosen,rejected; fix"),
+        (Kind::Preferences, "k.jsonl", br#"{"promt":"q","chosen":"a"}"#, "k.jsonl:1: has the keys promt,chosen; for preference pairs expected prompt,chosen,rejected; did you mean prompt?; fix"),
     ] {
         let found = error(kind, name, content);
         assert!(found.starts_with(expected), "{found}\nwhere expected\n{expected}");
@@ -238,6 +242,12 @@ fn files_that_cannot_serve_are_refused_whole() {
             b"text\n1\n",
             "wrong.csv: has the columns text; for conversations expected q,a with or without history, or instruction,output with or without input",
         ),
+        (
+            Kind::Conversations,
+            "turns.csv",
+            b"conversations\n[]\n",
+            "turns.csv: has the columns conversations; for conversations expected q,a with or without history, or instruction,output with or without input; lists of turns are read from JSON only",
+        ),
         (Kind::Conversations, "a.txt", b"hello", "a.txt: is plain text, expected conversations"),
         (Kind::Pretrain, "a.parquet", b"PAR1...", "a.parquet: unknown file extension; expected .jsonl"),
         // The extension decides, regardless of the content.
@@ -297,9 +307,21 @@ fn max_rows_ends_the_reading() {
     for path in &paths {
         std::fs::write(path, "{\"text\":\"x\"}\n".repeat(4)).unwrap();
     }
-    for (max_rows, expected) in [(5, 5), (0, 8)] {
+    for (max_rows, expected, unread) in
+        [(3, 3, &paths[..]), (4, 4, &paths[1..]), (5, 5, &paths[1..]), (8, 8, &[]), (0, 8, &[])]
+    {
         let config = DataConfig { max_rows, ..DataConfig::default() };
-        assert_eq!(read_files(&paths, Kind::Pretrain, &config).0.len(), expected);
+        let (rows, report, error) = read_files(&paths, Kind::Pretrain, &config);
+        assert_eq!((rows.len(), report.unread.as_slice(), error), (expected, unread, None), "{max_rows}");
+        let told: Vec<String> = report.notices("sft").iter().map(ToString::to_string).collect();
+        let first = unread.first().map(|first| {
+            format!(
+                "sft: {} of 2 files not read to their end: data.max_rows = {max_rows}, {max_rows} rows read (the first: {})",
+                unread.len(),
+                first.display()
+            )
+        });
+        assert_eq!(told, Vec::from_iter(first));
     }
 }
 
@@ -350,6 +372,8 @@ fn real_files_have_the_rows_that_their_source_names() {
         let paths: Vec<PathBuf> = files.iter().map(|file| data.join(file)).collect();
         let (found, report, error) = read_files(&paths, kind, &DataConfig::default());
         assert_eq!(error, None);
+        // One conversation has turns of its user that are empty.
+        assert_eq!(report.empty_questions, u64::from(files[0] == "sft/sft_conversations.jsonl"));
         assert_eq!((found.len(), report.files.len()), (rows, files.len()), "{files:?}");
     }
 }

@@ -11,7 +11,7 @@ use crate::data::probes::{Item, Probe};
 use crate::data::world::{Question, World};
 use crate::records::{letter, place_of};
 use ::csv::Writer;
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, ensure};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -64,6 +64,9 @@ impl SheetQuestion {
 /// File extensions of sheets.
 const KINDS: [&str; 2] = ["csv", "jsonl"];
 
+/// Maximum number of files that an error lists.
+const SHOWN: usize = 5;
+
 /// Reads all sheets of a folder that are named `<subject>_<split>`, sorted by file name.
 ///
 /// # Errors
@@ -85,22 +88,51 @@ pub fn read_sheets(dir: &Path, split: &str) -> Result<Vec<Sheet>> {
 /// Returns all `*_<split>.csv` and `*_<split>.jsonl` files of a folder, sorted by name.
 ///
 /// # Errors
-/// If the folder cannot be read or has no sheet.
+/// If the folder cannot be read, has no sheet, or has one with another ending, which would be left out of the exam.
 pub fn sheet_files(dir: &Path, split: &str) -> Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(dir)
-        .with_context(|| format!("{}: expected a folder of <subject>_{split}.csv sheets", dir.display()))?;
-    let mut files: Vec<PathBuf> = vec![];
-    for entry in entries {
-        let path = entry.with_context(|| format!("{}: cannot be read", dir.display()))?.path();
+    listed(dir, split).map_err(|problem| anyhow!("{}: {problem}", dir.display()))
+}
+
+/// Returns what is wrong with a folder of sheets, if anything.
+pub fn sheets_problem(dir: &Path, split: &str) -> Option<String> {
+    listed(dir, split).err()
+}
+
+fn listed(dir: &Path, split: &str) -> Result<Vec<PathBuf>, String> {
+    let unreadable = |error| format!("expected a folder of <subject>_{split}.csv sheets: {error}");
+    let (mut files, mut others) = (vec![], vec![]);
+    for entry in std::fs::read_dir(dir).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if KINDS.iter().any(|kind| subject_of(&path, split, kind).is_some()) {
             files.push(path);
+        } else if is_of_split(&name, split) && path.is_file() {
+            others.push(name);
         }
     }
     files.sort();
+    others.sort();
+    if !others.is_empty() {
+        let count = others.len();
+        let mut shown = others.into_iter().take(SHOWN).collect::<Vec<_>>().join(", ");
+        if count > SHOWN {
+            shown += &format!(" and {} more", count - SHOWN);
+        }
+        return Err(format!(
+            "holds {shown}, which cannot be read; expected <subject>_{split}.csv or <subject>_{split}.jsonl: \
+             convert, rename or remove what is not"
+        ));
+    }
     if files.is_empty() {
-        bail!("{}: holds no <subject>_{split}.csv sheet, nor <subject>_{split}.jsonl", dir.display());
+        return Err(format!("holds no <subject>_{split}.csv sheet, nor <subject>_{split}.jsonl"));
     }
     Ok(files)
+}
+
+/// Whether a file is named as a sheet of `split`, whatever its ending and case; hidden files are not.
+fn is_of_split(name: &str, split: &str) -> bool {
+    let (name, marked) = (name.to_lowercase(), format!("_{split}"));
+    !name.starts_with('.') && (name.ends_with(&marked) || name.contains(&format!("{marked}.")))
 }
 
 fn subject_of(path: &Path, split: &str, kind: &str) -> Option<String> {
@@ -290,7 +322,7 @@ mod tests {
             ),
             (
                 error(b"id,question,A,B,C,D,answer\n0,\xff,a,b,c,d,A\n"),
-                "2: is not UTF-8 from byte 1 of the row on",
+                "2: the cell \"question\" is not UTF-8 from its byte 1 on",
             ),
         ] {
             assert!(
@@ -308,6 +340,36 @@ mod tests {
             std::fs::write(dir.path().join(format!("law_val.{kind}")), sheet).unwrap();
         }
         assert!(refused(dir.path()).contains("law has two sheets, expected one of"));
+    }
+
+    #[test]
+    fn sheets_with_other_endings_are_refused_and_not_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let sheet = "id,question,A,B,answer\n0,q,a,b,A\n";
+        for name in ["art_val.csv", "law_VAL.CSV", "eco_val.tsv", "med_val.csv.gz", "his_val.json"] {
+            std::fs::write(dir.path().join(name), sheet).unwrap();
+        }
+        // Other files of the folder are no sheets of this split.
+        for name in ["art_dev.json", "README.md", "valuable.txt", ".art_val.csv.swp"] {
+            std::fs::write(dir.path().join(name), sheet).unwrap();
+        }
+        std::fs::create_dir(dir.path().join("old_val.d")).unwrap();
+        let expected = "eco_val.tsv, his_val.json, law_VAL.CSV, med_val.csv.gz, which cannot be read; expected \
+                        <subject>_val.csv or <subject>_val.jsonl: convert, rename or remove what is not";
+        assert_eq!(sheets_problem(dir.path(), "val").unwrap(), format!("holds {expected}"));
+        assert!(refused(dir.path()).ends_with(expected), "{}", refused(dir.path()));
+        for name in ["law_VAL.CSV", "eco_val.tsv", "med_val.csv.gz", "his_val.json"] {
+            std::fs::remove_file(dir.path().join(name)).unwrap();
+        }
+        assert_eq!(sheets_problem(dir.path(), "val"), None);
+        assert_eq!(read_sheets(dir.path(), "val").unwrap().len(), 1);
+        let many: Vec<String> = (0..7).map(|i| format!("{i}_dev.txt")).collect();
+        many.iter().for_each(|name| std::fs::write(dir.path().join(name), sheet).unwrap());
+        let told = sheets_problem(dir.path(), "dev").unwrap();
+        assert!(
+            told.starts_with("holds 0_dev.txt, 1_dev.txt, 2_dev.txt, 3_dev.txt, 4_dev.txt and 3 more,"),
+            "{told}"
+        );
     }
 
     #[test]

@@ -301,6 +301,38 @@ fn conversations_can_be_pretrained_on() {
 }
 
 #[test]
+fn an_empty_question_beside_others_is_counted_wherever_it_is() {
+    let turns = |question: &str| {
+        format!(
+            r#"{{"messages":[{{"role":"user","content":"{question}"}},{{"role":"assistant","content":"x"}},{{"role":"user","content":"q"}},{{"role":"assistant","content":"a"}}]}}"#
+        )
+    };
+    for (kind, name, content) in [
+        (Kind::Conversations, "turns.jsonl", turns(" ")),
+        (Kind::Pretrain, "text.jsonl", turns("")),
+        (Kind::Conversations, "a.jsonl", r#"{"instruction":"q","output":"a","history":[["","x"]]}"#.into()),
+        (Kind::Conversations, "q.csv", "history,q,a\n\"[['','x']]\",q,a\n".into()),
+        (
+            Kind::Preferences,
+            "h.jsonl",
+            r#"{"prompt":"q","chosen":"a","rejected":"b","history":[["\n","x"]]}"#.into(),
+        ),
+        (
+            Kind::Preferences,
+            "p.jsonl",
+            r#"{"prompt":"","chosen":"a","rejected":"b","history":[["q","x"]]}"#.into(),
+        ),
+    ] {
+        let (rows, report, error) = read_as(kind, name, content.as_bytes(), BadRow::Error);
+        assert_eq!((rows.len(), report.empty, report.empty_questions), (1, 0, 1), "{name}: {error:?}");
+        let told: Vec<String> = report.notices("sft").iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["sft: 1 of 1 rows used with an empty question beside others"], "{name}");
+    }
+    let asked = read_as(Kind::Conversations, "turns.jsonl", turns("p").as_bytes(), BadRow::Error).1;
+    assert_eq!((asked.rows(), asked.empty_questions), (1, 0));
+}
+
+#[test]
 fn two_columns_of_one_name_are_refused() {
     let found = error(Kind::Pretrain, "a.csv", b"text, text\na,b\n");
     assert_eq!(found, "a.csv:1: two columns are named \"text\", expected each name once");
@@ -335,6 +367,22 @@ fn rows_are_counted_by_the_reason_for_which_they_are_left_out() {
         nothing.contains("a.csv: no row of conversations is left: 5 of 5 rows left out, 2 have no text, "),
         "{nothing}"
     );
+}
+
+#[test]
+fn a_source_of_which_nothing_is_left_is_told_without_the_others_that_share_its_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let [one, other] = ["a.jsonl", "b.jsonl"].map(|name| dir.path().join(name));
+    std::fs::write(&one, "{\"q\":\"a\",\"a\":\"b\"}\n{\"q\":\"\",\"a\":\"b\"}\n").unwrap();
+    std::fs::write(&other, "{\"q\":\"a\",\"a\":\"\"}\n{\"q\":\"a\"}\n").unwrap();
+    let options = ReadOptions::new(&skipping());
+    let [first, second] =
+        [&one, &other].map(|path| rows(std::slice::from_ref(path), Kind::Conversations, &options));
+    assert_eq!(first.filter(Result::is_ok).count(), 1);
+    let found = { second }.find_map(Result::err).unwrap().to_string();
+    let expected = "b.jsonl: no row of conversations is left: 2 of 2 rows left out, 1 have no text, no question or an \
+                    empty answer, 1 cannot be read; the first bad row: ";
+    assert!(found.contains(expected), "{found}");
 }
 
 fn error_of(path: &Path, config: DataConfig) -> String {
