@@ -119,6 +119,40 @@ fn a_mix_is_an_axis_and_every_set_has_its_losses() {
 }
 
 #[test]
+fn what_is_not_read_or_learnt_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    write_files(dir);
+    let row = |question: &str| format!("{{\"q\": \"{question}\", \"a\": \"yes\"}}\n");
+    let long = row(&"why ".repeat(60));
+    fs::write(dir.join("sft.jsonl"), row("one") + &long + &row("two") + &row("three")).unwrap();
+    fs::write(dir.join("sft_val.jsonl"), long.repeat(2)).unwrap();
+    let head = SWEEP.split("data.mix").next().unwrap().replace(", books = [\"books.txt\"]", "");
+    let sweep = format!(
+        "{head}data.sft = [\"sft.jsonl\"]\ndata.sft_val = [\"sft_val.jsonl\"]\ndata.max_rows = 3\nexam.enabled = false\n\
+         dpo.enabled = false\n[base.sft]\nsteps = 2\nbatch_size = 2\nseq_len = 64\n[base.model]{}",
+        SWEEP.split("[base.model]").nth(1).unwrap().split("[axes]").next().unwrap()
+    );
+    fs::write(dir.join("cut.toml"), sweep).unwrap();
+    let unread =
+        "sft: 1 of 2 files not read to their end: data.max_rows = 3, 5 rows read (the first: sft.jsonl)";
+    mindscale(dir).args(["run", "cut.toml"]).assert().code(0).stderr(
+        contains(unread)
+            .and(contains("sft: 1 of 3 rows left out: nothing left to learn within seq_len = 64 tokens"))
+            .and(contains("sft, held out: 0 of 2 rows left: there is no validation loss")),
+    );
+    let on_question =
+        "sft: 1 of 3 rows have loss on a question whose answer is not within seq_len = 64 tokens";
+    mindscale(dir)
+        .args(["run", "cut.toml", "--set", "data.rows=minimind"])
+        .assert()
+        .code(0)
+        .stderr(contains(unread).and(contains(on_question)));
+    let report = fs::read_to_string(dir.join("results/mixed/report.html")).unwrap();
+    assert!(report.contains(on_question) && report.contains("files not read to their end"));
+}
+
+#[test]
 fn what_does_not_fit_is_one_clear_error() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

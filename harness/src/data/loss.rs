@@ -91,6 +91,16 @@ impl RowLoss {
         }
     }
 
+    /// Whether a question among the ids of a cut document carries loss, as in MiniMind: no answer is marked in them, or
+    /// another turn begins after the last one that is.
+    pub fn is_on_question(&self, ids: &[u32]) -> bool {
+        let Self::Minimind { marker } = self else { return false };
+        match (0..ids.len()).rfind(|&at| ids[at..].starts_with(marker)) {
+            None => true,
+            Some(at) => marker.first().is_some_and(|turn| ids[at + marker.len()..].contains(turn)),
+        }
+    }
+
     /// Makes a sequence of a document of at least two ids; `marks` and `labels` are those of the ids.
     pub fn sequence(&self, ids: &[u32], marks: &[u8], labels: &[u32]) -> Sequence {
         let (mask, said) = match self {
@@ -194,5 +204,15 @@ mod tests {
         // The marker is cut off: MiniMind's loss starts at -1 + the marker's length.
         assert_eq!(on(&[1, 4, 9]), [0, 1, 1]);
         assert_eq!(on(&[]), [0u32; 0]);
+    }
+
+    #[test]
+    fn a_cut_minimind_row_may_have_loss_on_a_question() {
+        let loss = RowLoss::Minimind { marker: vec![1, 5] };
+        let row = [1, 4, 9, 9, 2, 1, 5, 8, 2, 1, 4, 7, 2, 1, 5, 7, 2];
+        let found: Vec<usize> = (1..=row.len()).filter(|&len| loss.is_on_question(&row[..len])).collect();
+        // Up to the first marker, and from the second question up to the second marker.
+        assert_eq!(found, [1, 2, 3, 4, 5, 6, 10, 11, 12, 13, 14]);
+        assert!(!RowLoss::Answers(AnswerLoss::Last).is_on_question(&row[..3]));
     }
 }

@@ -25,7 +25,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
-use writing::{Chunk, PartInfo, Tokenized, Writing};
+use writing::{Chunk, PartInfo, Tokenized, Writing, Written};
 
 /// Subfolder of the prepared data with the training documents.
 pub const TRAIN: &str = "train";
@@ -125,7 +125,13 @@ pub struct Overlap {
     pub rows: u64,
     /// Number of rows of the set.
     pub of: u64,
+    /// Number of its pairs that are left out, in addition, because their answers are equal.
+    #[serde(default)]
+    pub equal: u64,
 }
+
+/// Reason why pairs are left out.
+const EQUAL: &str = "pairs left out: chosen and rejected are equal";
 
 /// Fewer held-out rows than this cause a notice.
 const MIN_VAL_ROWS: u64 = 20;
@@ -139,37 +145,44 @@ impl Prepared {
             SpecialText::Control => "as control tokens",
         };
         let rows = self.train_rows + self.val_rows + self.equal;
-        let counts = [
-            (self.equal, "pairs left out: chosen and rejected are equal".to_string()),
-            (self.by_share(), "rows held out for validation (data.val_share)".to_string()),
-            (self.special, format!("texts hold special tokens, encoded {encoded}")),
+        let of_files: u64 = self.overlaps.iter().map(|set| set.of + set.equal).sum();
+        let notice = |place: &str, count: u64, of: u64, reason: &str| Notice {
+            place: place.into(),
+            reason: reason.into(),
+            count,
+            of,
+        };
+        let mut found = vec![
+            notice(place, self.equal_in_training(), rows - of_files, EQUAL),
+            notice(place, self.by_share(), rows, "rows held out for validation (data.val_share)"),
+            notice(place, self.special, rows, &format!("texts hold special tokens, encoded {encoded}")),
         ];
-        let mut reasons: Vec<(u64, String)> = counts.into_iter().filter(|(count, _)| *count > 0).collect();
+        found.retain(|notice| notice.count > 0);
         if preparation.val_share > 0.0 && self.val_rows == 0 {
             let share = preparation.val_share;
-            reasons
-                .push((0, format!("rows held out (data.val_share = {share}): there is no validation loss")));
+            let reason = format!("rows held out (data.val_share = {share}): there is no validation loss");
+            found.push(notice(place, 0, rows, &reason));
         }
         if (1..MIN_VAL_ROWS).contains(&self.val_rows) {
-            let reason = "rows are held out, too few to compare models by their losses; raise data.val_share or give validation files";
-            reasons.push((self.val_rows, reason.into()));
+            let (are, advice) = match self.overlaps.is_empty() {
+                true => ("held out", "raise data.val_share or give validation files"),
+                false => ("for validation", "give more of them"),
+            };
+            let reason = format!("rows are {are}, too few to compare models by their losses; {advice}");
+            found.push(notice(place, self.val_rows, rows, &reason));
         }
-        let reasons = reasons.into_iter().map(|(count, reason)| Notice {
-            place: place.into(),
-            reason,
-            count,
-            of: rows,
-        });
-        let overlap = |Overlap { set, rows, of }: &Overlap| Notice {
-            place: match set.as_str() {
+        for Overlap { set, rows, of, equal } in &self.overlaps {
+            let place = match set.as_str() {
                 "" => format!("{place}, held out"),
                 name => format!("{place}, held out ({name})"),
-            },
-            reason: "validation rows also occur in the training rows".into(),
-            count: *rows,
-            of: *of,
-        };
-        reasons.chain(self.overlaps.iter().filter(|overlap| overlap.rows > 0).map(overlap)).collect()
+            };
+            let of_set = [
+                notice(&place, *equal, of + equal, EQUAL),
+                notice(&place, *rows, *of, "validation rows also occur in the training rows"),
+            ];
+            found.extend(of_set.into_iter().filter(|notice| notice.count > 0));
+        }
+        found
     }
 }
 
@@ -179,15 +192,21 @@ impl Prepared {
         self.val_rows - self.overlaps.iter().map(|set| set.of).sum::<u64>()
     }
 
+    /// Number of pairs outside of validation files that are left out because their answers are equal.
+    fn equal_in_training(&self) -> u64 {
+        self.equal - self.overlaps.iter().map(|set| set.equal).sum::<u64>()
+    }
+
     /// Describes why rows are not trained on.
     fn reasons(&self, log: &ReadLog) -> String {
+        let equal = self.equal_in_training();
         let mut reasons =
-            vec![format!("{} after filtering", counted((self.by_share() + self.equal) as usize, "row"))];
+            vec![format!("{} after filtering", counted((self.by_share() + equal) as usize, "row"))];
         if self.by_share() > 0 {
             reasons.push(format!("{} held out by data.val_share", number(self.by_share())));
         }
-        if self.equal > 0 {
-            reasons.push(format!("{} with chosen equal to rejected", counted(self.equal as usize, "pair")));
+        if equal > 0 {
+            reasons.push(format!("{} with chosen equal to rejected", counted(equal as usize, "pair")));
         }
         let read = log.report();
         if read.left_out() > 0 {
@@ -224,15 +243,13 @@ pub fn prepare(
         }
         prepared.files.retain(|file| file.documents > 0 && !file.path.is_empty());
         ensure!(prepared.train_rows > 0, "no {kind} to train on: {}", prepared.reasons(preparation.log));
-        for (part, _) in infos.iter().zip(written).filter(|(_, rows)| *rows == 0) {
+        for (part, Written { equal, .. }) in infos.iter().zip(written).filter(|(_, of)| of.rows == 0) {
             let purpose = if part.is_held_out { "validate" } else { "train" };
-            let read = preparation.log.report();
-            let left_out = if read.left_out() > 0 { format!(": {}", read.reasons()) } else { String::new() };
-            ensure!(
-                part.name.is_none() && !part.is_held_out,
-                "{}: no {kind} to {purpose} on{left_out}",
-                part.key
-            );
+            let why = match equal {
+                0 => String::new(),
+                count => format!(": {} with chosen equal to rejected", counted(count as usize, "pair")),
+            };
+            ensure!(part.name.is_none() && !part.is_held_out, "{}: no {kind} to {purpose} on{why}", part.key);
         }
         Ok(prepared)
     })
@@ -245,7 +262,7 @@ fn is_ours(dir: &Path) -> bool {
     fs::read_dir(dir).is_ok_and(whole)
 }
 
-/// Writes the stores `train` and `val` into `dir`; also returns the number of rows written of each part.
+/// Writes the stores `train` and `val` into `dir`; also returns what was written of each part.
 fn stores(
     parts: Vec<Part>,
     infos: &[PartInfo],
@@ -253,7 +270,7 @@ fn stores(
     dir: &Path,
     stop: &AtomicBool,
     progress: &(dyn Fn(u64) + Sync),
-) -> Result<(Prepared, Vec<u64>)> {
+) -> Result<(Prepared, Vec<Written>)> {
     let Preparation { kind, tokenizer, rows: style, .. } = *preparation;
     let head = StoreHead {
         kind,

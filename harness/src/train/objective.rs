@@ -117,7 +117,13 @@ impl Objective {
         };
         let of_set = |(name, dropped): &(Option<String>, Dropped)| {
             let set = name.as_ref().map_or(String::new(), |name| format!(" ({name})"));
-            dropped.notices(&format!("{}, held out{set}", stage.name()))
+            let place = format!("{}, held out{set}", stage.name());
+            let mut notices = dropped.notices(&place);
+            if dropped.of > 0 && dropped.left() == 0 {
+                let reason = "rows left: there is no validation loss".into();
+                notices.push(Notice { place, reason, count: 0, of: dropped.of });
+            }
+            notices
         };
         dropped.notices(stage.name()).into_iter().chain(held_out.iter().flat_map(of_set)).collect()
     }

@@ -127,7 +127,7 @@ impl Batches {
     /// If no document carries loss, `seq_len` is below 2, or a source with a share has no rows.
     pub fn new(store: Arc<Store>, options: BatchOptions) -> Result<Self> {
         ensure!(options.seq_len >= 2, "seq_len is {}, expected at least 2", options.seq_len);
-        let (pieces, dropped) = pieces(&store, &options);
+        let (pieces, dropped) = pieces(&store, 0..store.len(), &options);
         if pieces.is_empty() {
             bail!(dropped.empty_error(store.info().kind));
         }
@@ -139,7 +139,8 @@ impl Batches {
         let (pass, position) = (Pass::default(), Position::default());
         let items: Vec<(usize, u32)> =
             pieces.iter().zip(&counted).map(|(piece, counted)| (piece.document as usize, *counted)).collect();
-        let order = Order::new(options.seed, store.info(), options.shares.as_deref(), &items)?;
+        let why = |documents| pieces::pieces(&store, documents, &options).1;
+        let order = Order::new(options.seed, store.info(), options.shares.as_deref(), &items, why)?;
         let mut batches = Self { store, options, dropped, pieces, counted, order, pass, position };
         batches.seek(position);
         Ok(batches)

@@ -3,6 +3,7 @@
 //! *Invariant:* a pass is a function of store, seed, shares and its number alone, so training can resume from any of them.
 
 use super::super::store::StoreInfo;
+use super::Dropped;
 use crate::records::SourceUse;
 use anyhow::{Result, ensure};
 use model::random::{Purpose, stream};
@@ -37,7 +38,8 @@ impl Order {
     ///
     /// `shares` gives the share of each source in the target tokens, by name. A pass then has as many tokens as all sources
     /// with a share together, and takes from each source the number of items that have its share of them on average,
-    /// resuming where the previous pass stopped: over many passes the shares are exact.
+    /// resuming where the previous pass stopped: over many passes the shares are exact. `why` counts why documents have no
+    /// items, for the error.
     ///
     /// # Errors
     /// If a source with a share has no items.
@@ -46,6 +48,7 @@ impl Order {
         store: &StoreInfo,
         shares: Option<&[(String, f64)]>,
         items: &[(usize, u32)],
+        why: impl Fn(Range<usize>) -> Dropped,
     ) -> Result<Self> {
         let index = |document: usize| items.partition_point(|(of, _)| *of < document) as u32;
         let source = |(name, documents): (&str, Range<usize>)| {
@@ -60,14 +63,14 @@ impl Order {
                 shares.iter().find(|(name, _)| *name == source.name).map_or(0.0, |(_, share)| *share)
             };
             let total: u64 = sources.iter().filter(|s| share(s) > 0.0).map(|source| source.tokens).sum();
-            for source in &mut sources {
+            for (source, (name, documents)) in sources.iter_mut().zip(store.ranges()) {
                 let share = share(source);
-                ensure!(
-                    share == 0.0 || source.tokens > 0,
-                    "data.mix.{}: is {share:.3} of the tokens, but the source has no rows left to train on; expected rows or a weight of 0",
-                    source.name
-                );
                 if share > 0.0 {
+                    ensure!(
+                        source.tokens > 0,
+                        "data.mix.{name}: is {share:.3} of the tokens, but no row of the source is left to train on: {}; or set its weight to 0",
+                        why(documents).why()
+                    );
                     source.per_pass = share * total as f64 / source.tokens as f64 * source.items.len() as f64;
                 }
             }

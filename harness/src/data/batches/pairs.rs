@@ -8,6 +8,7 @@ use super::{Dropped, Position, RowSize};
 use crate::records::SourceUse;
 use anyhow::{Result, bail, ensure};
 use model::Sequence;
+use std::ops::Range;
 
 /// Two answers to one prompt, ready for the model.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,38 +43,11 @@ impl PreferenceBatches {
         let kind = store.info().kind;
         ensure!(kind == Kind::Preferences, "the store holds {kind}, expected {}", Kind::Preferences);
         ensure!(seq_len >= 2, "seq_len is {seq_len}, expected at least 2");
-        let mut dropped = Dropped { of: store.len() as u64 / 2, seq_len, ..Dropped::default() };
-        let mut pairs = vec![];
-        for index in 0..store.len() / 2 {
-            let of = |document: usize| {
-                let ids = store.document(document);
-                let words = last_words(store.marks(document, 0, usize::MAX)).unwrap_or(ids.len());
-                (ids, words)
-            };
-            let both = [of(2 * index), of(2 * index + 1)];
-            // At least one id of the prompt stays, so that the answer's first token has a predecessor.
-            let longest =
-                both.iter().map(|(ids, words)| ids.len() - words).max().unwrap_or(0).min(seq_len - 1);
-            let mut is_cut = false;
-            let [chosen, rejected] = both.map(|(ids, words)| {
-                let (prompt, answer) = ids.split_at(words);
-                let begin = prompt.len().saturating_sub(seq_len - longest);
-                let end = answer.len().min(longest);
-                is_cut |= begin > 0 || end < answer.len();
-                answered(&prompt[begin..], &answer[..end])
-            });
-            if chosen.counted == 0.0 || rejected.counted == 0.0 {
-                dropped.nothing_left += 1;
-            } else if chosen == rejected {
-                dropped.equal += 1;
-            } else {
-                dropped.cut += u64::from(is_cut);
-                pairs.push(Pair { index, chosen, rejected });
-            }
-        }
+        let (pairs, dropped) = pairs(store, 0..store.len(), seq_len);
         let tokens = |pair: &Pair| (pair.chosen.counted + pair.rejected.counted) as u32;
         let items: Vec<(usize, u32)> = pairs.iter().map(|pair| (2 * pair.index, tokens(pair))).collect();
-        let order = Order::new(seed, store.info(), shares, &items)?;
+        let why = |documents| self::pairs(store, documents, seq_len).1;
+        let order = Order::new(seed, store.info(), shares, &items, why)?;
         let mut batches = Self { pairs, dropped, order, pass: vec![], position: Position::default() };
         batches.seek(Position::default());
         Ok(batches)
@@ -143,6 +117,39 @@ impl PreferenceBatches {
         }
         self.order.used((0..).flat_map(|epoch| self.order.pass(epoch)).take(pairs as usize))
     }
+}
+
+/// Cuts the pairs of `documents`; also returns the counts of pairs that are left out or cut.
+fn pairs(store: &Store, documents: Range<usize>, seq_len: usize) -> (Vec<Pair>, Dropped) {
+    let mut dropped = Dropped { of: documents.len() as u64 / 2, seq_len, ..Dropped::default() };
+    let mut pairs = vec![];
+    for index in documents.start / 2..documents.end / 2 {
+        let of = |document: usize| {
+            let ids = store.document(document);
+            let words = last_words(store.marks(document, 0, usize::MAX)).unwrap_or(ids.len());
+            (ids, words)
+        };
+        let both = [of(2 * index), of(2 * index + 1)];
+        // At least one id of the prompt stays, so that the answer's first token has a predecessor.
+        let longest = both.iter().map(|(ids, words)| ids.len() - words).max().unwrap_or(0).min(seq_len - 1);
+        let mut is_cut = false;
+        let [chosen, rejected] = both.map(|(ids, words)| {
+            let (prompt, answer) = ids.split_at(words);
+            let begin = prompt.len().saturating_sub(seq_len - longest);
+            let end = answer.len().min(longest);
+            is_cut |= begin > 0 || end < answer.len();
+            answered(&prompt[begin..], &answer[..end])
+        });
+        if chosen.counted == 0.0 || rejected.counted == 0.0 {
+            dropped.nothing_left += 1;
+        } else if chosen == rejected {
+            dropped.equal += 1;
+        } else {
+            dropped.cut += u64::from(is_cut);
+            pairs.push(Pair { index, chosen, rejected });
+        }
+    }
+    (pairs, dropped)
 }
 
 fn answered(prompt: &[u32], answer: &[u32]) -> Sequence {

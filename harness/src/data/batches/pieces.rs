@@ -18,14 +18,14 @@ pub struct Piece {
     pub len: u32,
 }
 
-/// Returns the pieces of all documents that are used, and the counts of rows that are left out or cut.
-pub fn pieces(store: &Store, options: &BatchOptions) -> (Vec<Piece>, Dropped) {
+/// Returns the pieces of those `documents` that are used, and the counts of rows that are left out or cut.
+pub fn pieces(store: &Store, documents: Range<usize>, options: &BatchOptions) -> (Vec<Piece>, Dropped) {
     let (single, is_text) = (options.packing == Packing::Single, options.loss == RowLoss::Text);
     // A piece has one position fewer than ids.
     let longest = if single { options.seq_len } else { options.seq_len + 1 };
-    let mut dropped = Dropped { of: store.len() as u64, seq_len: options.seq_len, ..Dropped::default() };
+    let mut dropped = Dropped { seq_len: options.seq_len, ..Dropped::default() };
     let mut pieces = vec![];
-    for document in 0..store.len() {
+    for document in documents {
         let len = store.document_len(document);
         let piece = |start: usize| {
             let len = (len - start).min(longest);
@@ -34,23 +34,37 @@ pub fn pieces(store: &Store, options: &BatchOptions) -> (Vec<Piece>, Dropped) {
         if is_text && !single && len > 1 {
             // Pieces overlap by one id, so that every id after the first is a target once.
             pieces.extend((0..len - 1).step_by(options.seq_len).map(piece));
+            dropped.of += 1;
             continue;
         }
         // Only the first piece is used: the rest of a long conversation could be answers without their questions.
         let piece = piece(0);
-        match loss_of(store, &options.loss, piece) {
-            Ok(()) => {
-                dropped.cut += u64::from(len > longest);
-                pieces.push(piece);
-            }
-            Err(NoLoss::AfterCut) => dropped.nothing_left += 1,
-            Err(NoLoss::Never) => dropped.no_loss += 1,
+        if is_used(store, &options.loss, piece, &mut dropped) {
+            pieces.push(piece);
         }
     }
     (pieces, dropped)
 }
 
+/// Whether the first piece of a document carries loss; counts the document in `dropped`.
+fn is_used(store: &Store, loss: &RowLoss, piece: Piece, dropped: &mut Dropped) -> bool {
+    dropped.of += 1;
+    let (document, len) = (piece.document as usize, piece.len as usize);
+    let found = loss_of(store, loss, piece);
+    match found {
+        Ok(()) if len < store.document_len(document) => {
+            dropped.cut += 1;
+            dropped.on_question += u64::from(loss.is_on_question(&store.slice(document, 0, len)));
+        }
+        Ok(()) => {}
+        Err(NoLoss::AfterCut) => dropped.nothing_left += 1,
+        Err(NoLoss::Never) => dropped.no_loss += 1,
+    }
+    found.is_ok()
+}
+
 /// Why a piece of a document carries no loss.
+#[derive(Clone, Copy)]
 enum NoLoss {
     /// The whole document carries loss, or is too short.
     AfterCut,
@@ -103,19 +117,10 @@ pub fn sequential(
     let mut dropped = Dropped { seq_len: options.seq_len, ..Dropped::default() };
     let (mut rows, mut tokens) = (vec![], 0.0);
     for document in documents {
-        dropped.of += 1;
-        let len = store.document_len(document);
-        let piece = Piece { document: document as u32, start: 0, len: len.min(options.seq_len) as u32 };
-        match loss_of(store, &options.loss, piece) {
-            Ok(()) => dropped.cut += u64::from(len > options.seq_len),
-            Err(NoLoss::AfterCut) => {
-                dropped.nothing_left += 1;
-                continue;
-            }
-            Err(NoLoss::Never) => {
-                dropped.no_loss += 1;
-                continue;
-            }
+        let len = store.document_len(document).min(options.seq_len);
+        let piece = Piece { document: document as u32, start: 0, len: len as u32 };
+        if !is_used(store, &options.loss, piece, &mut dropped) {
+            continue;
         }
         let sequence = sequence(store, &options.loss, piece);
         tokens += f64::from(sequence.counted);

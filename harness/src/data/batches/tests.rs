@@ -2,6 +2,7 @@
 use super::*;
 use crate::config::AnswerLoss;
 use crate::data::Kind;
+use crate::data::loss::mark;
 use crate::data::store::tests::store_of;
 
 fn store(documents: &[Vec<u32>]) -> (tempfile::TempDir, Arc<Store>) {
@@ -130,7 +131,7 @@ fn conversations_with_nothing_left_to_learn_are_left_out_and_counted() {
     let made = |packing, seq_len| {
         Batches::new(store.clone(), BatchOptions { loss: last.clone(), ..options(packing, seq_len) })
     };
-    let dropped = Dropped { of: 3, seq_len: 5, nothing_left: 1, no_loss: 1, equal: 0, cut: 1 };
+    let dropped = Dropped { of: 3, seq_len: 5, nothing_left: 1, no_loss: 1, cut: 1, ..Dropped::default() };
     let batches = made(Packing::Single, 5).unwrap();
     assert_eq!(*batches.dropped(), dropped);
     assert_eq!(batches.row_sizes(0, None), [RowSize::document(2, 4, None)]);
@@ -150,6 +151,37 @@ fn conversations_with_nothing_left_to_learn_are_left_out_and_counted() {
             "sft: 1 of 3 rows left out: nothing left to learn within seq_len = 5 tokens",
             "sft: 1 of 3 rows left out: no turn carries loss",
             "sft: 1 of 3 rows cut to stay within seq_len = 5 tokens",
+        ]
+    );
+}
+
+#[test]
+fn where_no_turn_carries_loss_no_longer_row_is_advised() {
+    let (_dir, store) = store_as(Kind::Conversations, &[vec![1, 4, 4, 2]]);
+    let loss = RowLoss::Answers(AnswerLoss::Last);
+    assert_eq!(
+        Batches::new(store, BatchOptions { loss, ..options(Packing::Single, 8) }).err().unwrap().to_string(),
+        "no conversations to train on: 1 of 1 rows left out: no turn carries loss; let an answer carry loss \
+         (weight = 1 on its turn)"
+    );
+}
+
+#[test]
+fn minimind_rows_with_loss_on_their_question_are_counted() {
+    // The answer of the first begins after its sixth id, that of the second at its fifth; the third is not cut.
+    let documents =
+        [vec![1, 4, 9, 9, 2, 1, 5, 8, 2], vec![1, 4, 1, 5, 7, 7, 7, 7, 2], vec![1, 4, 1, 5, 7, 2]];
+    let (_dir, store) = store(&documents);
+    let loss = RowLoss::Minimind { marker: vec![1, 5] };
+    let options = BatchOptions { loss, ..options(Packing::Single, 6) };
+    let dropped = Dropped { of: 3, seq_len: 6, cut: 2, on_question: 1, ..Dropped::default() };
+    assert_eq!(*Batches::new(store.clone(), options.clone()).unwrap().dropped(), dropped);
+    assert_eq!(sequential(&store, 0..store.len(), &options, u64::MAX).1, dropped);
+    assert_eq!(
+        dropped.notices("sft").iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [
+            "sft: 2 of 3 rows cut to stay within seq_len = 6 tokens",
+            "sft: 1 of 3 rows have loss on a question whose answer is not within seq_len = 6 tokens",
         ]
     );
 }
@@ -192,7 +224,14 @@ fn sources_of(kind: Kind, sources: &[(&str, usize, usize)]) -> (tempfile::TempDi
         writer.begin(name);
         for _ in 0..*documents {
             let ids = std::iter::once(10 + number).chain(std::iter::repeat_n(5, *tokens)).collect();
-            writer.push(&Document { ids, bytes: 3, ..Document::default() }).unwrap();
+            // In pairs all of it is the answer.
+            let mark_of = |at| match at {
+                0 => 0,
+                1 => mark::ANSWER | mark::WORDS | mark::FIRST,
+                _ => mark::ANSWER | mark::WORDS,
+            };
+            let marks = (0..=*tokens).filter(|_| kind == Kind::Preferences).map(mark_of).collect();
+            writer.push(&Document { ids, marks, bytes: 3, ..Document::default() }).unwrap();
             number += 1;
         }
     }
@@ -273,6 +312,21 @@ fn a_source_with_a_share_and_nothing_to_learn_is_an_error() {
     let error = Batches::new(store, mixed(&[("a", 0.5), ("b", 0.5)])).err().unwrap().to_string();
     assert_eq!(
         error,
-        "data.mix.b: is 0.500 of the tokens, but the source has no rows left to train on; expected rows or a weight of 0"
+        "data.mix.b: is 0.500 of the tokens, but no row of the source is left to train on: 5 of 5 rows left out: \
+         nothing left to learn within seq_len = 64 tokens; raise seq_len or shorten the rows; or set its weight to 0"
+    );
+    let (_dir, store) = sources_of(Kind::Pretrain, &[("a", 7, 30), ("b", 0, 0)]);
+    let error = Batches::new(store, mixed(&[("a", 0.5), ("b", 0.5)])).err().unwrap().to_string();
+    assert!(
+        error.ends_with("to train on: every row is held out; lower data.val_share; or set its weight to 0"),
+        "{error}"
+    );
+    let (_dir, store) = sources_of(Kind::Preferences, &[("a", 4, 3), ("b", 6, 0)]);
+    let shares = [("a".to_string(), 0.5), ("b".to_string(), 0.5)];
+    let error = PreferenceBatches::new(&store, 4, 1, Some(&shares)).err().unwrap().to_string();
+    assert_eq!(
+        error,
+        "data.mix.b: is 0.500 of the tokens, but no row of the source is left to train on: 3 of 3 rows left out: \
+         nothing left to learn within seq_len = 4 tokens; raise seq_len or shorten the rows; or set its weight to 0"
     );
 }

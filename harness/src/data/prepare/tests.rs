@@ -470,6 +470,48 @@ fn equal_answers_are_left_out_and_nothing_left_says_why() {
     );
 }
 
+#[test]
+fn equal_pairs_of_validation_files_are_counted_with_them() {
+    let tokenizer = small();
+    let dir = tempfile::tempdir().unwrap();
+    let part = |name: Option<&str>, is_held_out, answers: &[(&str, &str)]| {
+        let row = |(chosen, rejected): &(&str, &str)| Row::Preference {
+            prompt: vec![Message::new("user", "你好")],
+            chosen: (*chosen).into(),
+            rejected: (*rejected).into(),
+        };
+        let rows: Vec<Result<Row>> = answers.iter().map(row).map(Ok).collect();
+        let key = if is_held_out { "data.dpo_val" } else { "data.dpo" };
+        Part { key: key.into(), name: name.map(Into::into), is_held_out, rows: Box::new(rows.into_iter()) }
+    };
+    let (config, log, stop) = (held_out(0.5), ReadLog::default(), AtomicBool::new(false));
+    let preparation = Preparation::new(Kind::Preferences, &tokenizer, &config, &log);
+    let all = |parts| prepare(parts, &preparation, &dir.path().join("data"), &stop, &|_| ());
+    let (same, other) = (("好", "好"), ("好", "不"));
+    let prepared =
+        all(vec![part(None, true, &[same, other]), part(None, false, &[other, same, same])]).unwrap();
+    let notices: Vec<String> =
+        prepared.notices("dpo", &preparation).iter().map(ToString::to_string).collect();
+    assert_eq!(
+        notices,
+        [
+            "dpo: 2 of 3 pairs left out: chosen and rejected are equal",
+            "dpo: 1 of 5 rows are for validation, too few to compare models by their losses; give more of them",
+            "dpo, held out: 1 of 2 pairs left out: chosen and rejected are equal",
+            "dpo, held out: 1 of 1 validation rows also occur in the training rows",
+        ]
+    );
+    let error = |parts| all(parts).unwrap_err().to_string();
+    assert_eq!(
+        error(vec![part(None, true, &[same]), part(None, false, &[other])]),
+        "data.dpo_val: no preference pairs to validate on: 1 pair with chosen equal to rejected"
+    );
+    assert_eq!(
+        error(vec![part(None, true, &[same, other]), part(None, false, &[same])]),
+        "no preference pairs to train on: 1 row after filtering, 1 pair with chosen equal to rejected"
+    );
+}
+
 /// Batches over the conversations of a case, with rows of 64 tokens, as the stage makes them.
 fn of_case(name: &str, answers: AnswerLoss) -> Option<Result<Batches>> {
     let folder = shared(&format!("cases/{name}"))?;
@@ -599,7 +641,7 @@ fn validation_files_take_the_place_of_the_share_and_rows_in_both_are_counted() {
     ];
     let prepared = parted(parts, 0.5, dir.path()).unwrap();
     assert_eq!((prepared.train_rows, prepared.val_rows), (50, 13));
-    let overlap = |set: &str, rows, of| Overlap { set: set.into(), rows, of };
+    let overlap = |set: &str, rows, of| Overlap { set: set.into(), rows, of, equal: 0 };
     // The first text appears twice in the set, and both count.
     assert_eq!(prepared.overlaps, [overlap("code", 0, 3), overlap("wiki", 4, 10)]);
     let (log, tokenizer, config) = (ReadLog::default(), small(), held_out(0.5));
@@ -608,7 +650,7 @@ fn validation_files_take_the_place_of_the_share_and_rows_in_both_are_counted() {
     assert_eq!(
         told,
         [
-            "pretrain: 13 of 63 rows are held out, too few to compare models by their losses; raise data.val_share or give validation files",
+            "pretrain: 13 of 63 rows are for validation, too few to compare models by their losses; give more of them",
             "pretrain, held out (wiki): 4 of 10 validation rows also occur in the training rows"
         ]
     );

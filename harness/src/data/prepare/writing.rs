@@ -44,6 +44,15 @@ pub struct Tokenized {
     pub spelled: u64,
 }
 
+/// Counts of what was written of a part.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Written {
+    /// Number of rows in the stores.
+    pub rows: u64,
+    /// Number of pairs left out because their answers are equal.
+    pub equal: u64,
+}
+
 /// The two stores while they are being written.
 pub struct Writing<'a> {
     train: StoreWriter,
@@ -52,8 +61,8 @@ pub struct Writing<'a> {
     val_share: f64,
     /// The part that is being written.
     part: Option<usize>,
-    /// Number of rows written of each part.
-    written: Vec<u64>,
+    /// What was written of each part.
+    written: Vec<Written>,
     /// Rows of validation files by the hash of their text: part, number of rows, and whether an equal row is also
     /// trained on.
     held_out: HashMap<u128, Vec<(usize, u64, bool)>>,
@@ -63,18 +72,18 @@ pub struct Writing<'a> {
 impl<'a> Writing<'a> {
     /// Starts with stores without documents.
     pub fn new(train: StoreWriter, val: StoreWriter, parts: &'a [PartInfo], val_share: f64) -> Self {
-        let written = vec![0; parts.len()];
+        let written = vec![Written::default(); parts.len()];
         let (part, held_out, prepared) = (None, HashMap::new(), Prepared::default());
         // Validation files replace the held-out share.
         let val_share = if parts.iter().any(|part| part.is_held_out) { 0.0 } else { val_share };
         Self { train, val, parts, val_share, part, written, held_out, prepared }
     }
 
-    /// Writes all chunks and completes the stores; also returns the number of rows written of each part.
+    /// Writes all chunks and completes the stores; also returns what was written of each part.
     ///
     /// # Errors
     /// If a file cannot be written.
-    pub fn write_all(mut self, chunks: &Receiver<Chunk<Tokenized>>) -> Result<(Prepared, Vec<u64>)> {
+    pub fn write_all(mut self, chunks: &Receiver<Chunk<Tokenized>>) -> Result<(Prepared, Vec<Written>)> {
         for Chunk { part, file, rows } in chunks {
             self.begin(part);
             let before = self.train.documents();
@@ -93,7 +102,8 @@ impl<'a> Writing<'a> {
             let of_part = self.held_out.values().flatten().filter(|(of, ..)| *of == part);
             let rows = of_part.filter(|(.., is_trained)| *is_trained).map(|(_, count, _)| count).sum();
             let set = info.name.clone().unwrap_or_default();
-            self.prepared.overlaps.push(Overlap { set, rows, of: self.written[part] });
+            let Written { rows: of, equal } = self.written[part];
+            self.prepared.overlaps.push(Overlap { set, rows, of, equal });
         }
         Ok((self.prepared, self.written))
     }
@@ -118,6 +128,7 @@ impl<'a> Writing<'a> {
         prepared.special += u64::from(row.spelled > 0);
         if row.documents.is_empty() {
             prepared.equal += 1;
+            self.written[part].equal += 1;
             return Ok(());
         }
         let is_file = self.parts[part].is_held_out;
@@ -126,7 +137,7 @@ impl<'a> Writing<'a> {
             false => (&mut self.train, &mut prepared.train_rows),
         };
         *rows += 1;
-        self.written[part] += 1;
+        self.written[part].rows += 1;
         row.documents.iter().try_for_each(|document| store.push(document))?;
         if is_file {
             let sets = self.held_out.entry(row.content).or_default();
