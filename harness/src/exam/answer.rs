@@ -202,7 +202,7 @@ mod tests {
 
     fn prompt(ids: &[u32], answers: [&[u32]; 4]) -> Prompt {
         let rotations = vec![asked(ids, answers)];
-        Prompt { rotations, unconditional: None, has_fewer_shots: false, is_cut: false }
+        Prompt { rotations, ..Prompt::default() }
     }
 
     /// The same prompt answered by the texts of options, whose unconditional prompt is the id 31.

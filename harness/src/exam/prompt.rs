@@ -29,17 +29,23 @@ pub struct Prompter {
 }
 
 /// A tokenized question with its answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Prompt {
     /// The question, once or for each rotation of its options: position `i` of rotation `r` holds option `i + r`, modulo
     /// their number.
     pub rotations: Vec<TokenizedPrompt>,
     /// An empty question with the texts of the options as answers; `None` for answers by letter.
     pub unconditional: Option<TokenizedPrompt>,
+    /// Number of shots shown; the fewest of the rotations.
+    pub shots: usize,
     /// Whether shots were left out to make room for the question.
     pub has_fewer_shots: bool,
     /// Whether the beginning of the prompt was cut away.
     pub is_cut: bool,
+    /// Whether the question is among the shots shown before it.
+    pub is_among_shots: bool,
+    /// Whether the question or an option spells a special token, which is encoded as characters.
+    pub has_special: bool,
 }
 
 /// A tokenized prompt and its possible answers.
@@ -92,7 +98,12 @@ impl Prompter {
             }
         };
         let count = if self.rotate { question.options.len() } else { 1 };
-        let mut prompt = Prompt { rotations: vec![], unconditional, has_fewer_shots: false, is_cut: false };
+        let mut texts = std::iter::once(&question.question).chain(&question.options);
+        let has_special = texts.any(|text| tokenizer.spelled(text) > 0);
+        let mut prompt = Prompt { unconditional, shots: shots.len(), has_special, ..Prompt::default() };
+        let is_asked = |shot: &SheetQuestion| {
+            shot.question.trim() == question.question.trim() && shot.options == question.options
+        };
         for by in 0..count {
             let mut question = question.clone();
             question.options.rotate_left(by);
@@ -113,7 +124,9 @@ impl Prompter {
                 shown = &shown[(too_few + 1).min(shown.len())..];
             };
             asked.ids.drain(..excess);
+            prompt.shots = prompt.shots.min(shown.len());
             prompt.has_fewer_shots |= shown.len() < shots.len();
+            prompt.is_among_shots |= shown.iter().any(is_asked);
             prompt.is_cut |= excess > 0;
             prompt.rotations.push(asked);
         }
@@ -252,7 +265,7 @@ pub fn prompts_of_words(tokenizer: &Tokenizer, sheets: &[Sheet]) -> Result<Vec<P
         let ids = tokenizer.words(&question.question)?;
         let answers = question.options.iter().map(|option| tokenizer.words(option)).collect::<Result<_>>()?;
         let rotations = vec![TokenizedPrompt { ids, answers }];
-        Ok(Prompt { rotations, unconditional: None, has_fewer_shots: false, is_cut: false })
+        Ok(Prompt { rotations, ..Prompt::default() })
     };
     sheets.iter().flat_map(|sheet| &sheet.questions).map(prompt).collect()
 }
@@ -432,10 +445,12 @@ mod tests {
             let (text, prompt) = ask(&prompter, &tokenizer, &asked);
             assert!(text.starts_with("开始回答问题<s>user\n草是。") && text.ends_with(ASKED), "{text}");
             assert!(prompt.has_fewer_shots && !prompt.is_cut);
+            assert_eq!(prompt.shots, 1);
             prompter.max_len = short;
             let (text, prompt) = ask(&prompter, &tokenizer, &asked);
             assert_eq!(text, format!("开始回答问题{ASKED}"));
             assert!(prompt.has_fewer_shots && !prompt.is_cut);
+            assert_eq!(prompt.shots, 0);
             prompter.max_len = short - 5;
             let (text, prompt) = ask(&prompter, &tokenizer, &asked);
             assert!(ASKED.ends_with(&text) || text.ends_with(ASKED), "{text}");
@@ -481,6 +496,31 @@ mod tests {
         // <s> and </s> are 1 and 2: both around the question, and <s> again before the answer.
         let count = |id| prompt.rotations[0].ids.iter().filter(|&&i| i == id).count();
         assert_eq!((count(1), count(2)), (2, 1));
+        assert!(
+            prompt.has_special
+                && !ask(&prompter(vec![], Answer::Letter), &tokenizer, &question("q", 'A')).1.has_special
+        );
+        let mut optional = question("q", 'A');
+        optional.options[2] = "<s>".into();
+        assert!(ask(&prompter(vec![], Answer::Continuation), &tokenizer, &optional).1.has_special);
+    }
+
+    #[test]
+    fn a_question_that_is_shown_solved_is_told() {
+        let Some(tokenizer) = minimind() else { return };
+        let mut prompter = prompter(vec![question("天空是 ", 'A'), question("海是", 'B')], Answer::Letter);
+        let is_among =
+            |prompter: &Prompter, asked: &SheetQuestion| ask(prompter, &tokenizer, asked).1.is_among_shots;
+        let asked = question("天空是", 'A');
+        assert!(is_among(&prompter, &asked));
+        assert!(is_among(&Prompter { rotate: true, ..prompter.clone() }, &asked));
+        assert!(!is_among(&prompter, &question("草是", 'C')));
+        let mut other = asked.clone();
+        other.options[3] = "白".into();
+        assert!(!is_among(&prompter, &other));
+        // A shot that makes room for the question is not shown.
+        prompter.max_len = ask(&prompter, &tokenizer, &asked).1.rotations[0].ids.len() - 1;
+        assert!(!is_among(&prompter, &asked));
     }
 
     #[test]

@@ -28,6 +28,14 @@ pub struct Score {
     pub prompts_cut: u64,
     /// Number of questions whose prompt lost some of its shots.
     pub prompts_with_fewer_shots: u64,
+    /// Mean number of shots shown before a question.
+    pub mean_shots: f64,
+    /// Smallest number of shots shown before a question.
+    pub fewest_shots: usize,
+    /// Number of questions that are among the shots shown before them.
+    pub questions_among_shots: u64,
+    /// Number of questions that spell special tokens, which are encoded as characters.
+    pub questions_with_special_tokens: u64,
     /// Questions that occur in training text, and how the others were answered; `None` if they were not searched for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contaminated: Option<Contaminated>,
@@ -57,9 +65,10 @@ pub fn scores(records: &[QuestionRecord], prompts: &[Prompt]) -> Vec<Score> {
     }
     let score = |subject: &str, of: &dyn Fn(&QuestionRecord) -> bool| {
         let asked: Vec<_> = records.iter().zip(prompts).filter(|(record, _)| of(record)).collect();
-        let lost =
+        let count =
             |is: &dyn Fn(&Prompt) -> bool| asked.iter().filter(|(_, prompt)| is(prompt)).count() as u64;
         let tally = Tally::of(asked.iter().map(|(record, _)| *record));
+        let shots = asked.iter().map(|(_, prompt)| prompt.shots);
         Score {
             subject: subject.into(),
             group: group_of(subject),
@@ -67,8 +76,12 @@ pub fn scores(records: &[QuestionRecord], prompts: &[Prompt]) -> Vec<Score> {
             accuracy: tally.accuracy(),
             interval: tally.interval(),
             p_guess: tally.p_guess(),
-            prompts_cut: lost(&|prompt| prompt.is_cut),
-            prompts_with_fewer_shots: lost(&|prompt| prompt.has_fewer_shots),
+            prompts_cut: count(&|prompt| prompt.is_cut),
+            prompts_with_fewer_shots: count(&|prompt| prompt.has_fewer_shots),
+            mean_shots: shots.clone().sum::<usize>() as f64 / asked.len().max(1) as f64,
+            fewest_shots: shots.min().unwrap_or(0),
+            questions_among_shots: count(&|prompt| prompt.is_among_shots),
+            questions_with_special_tokens: count(&|prompt| prompt.has_special),
             contaminated: contaminated(asked.iter().map(|(record, _)| *record)),
             analysis: None,
         }
@@ -79,7 +92,8 @@ pub fn scores(records: &[QuestionRecord], prompts: &[Prompt]) -> Vec<Score> {
     all
 }
 
-/// Returns notices about subjects whose prompts lost shots or their beginning; `max_len` is the maximum length in tokens.
+/// Returns notices about subjects whose prompts lost shots or their beginning, show the question solved, or spell special
+/// tokens; `max_len` is the maximum length in tokens.
 pub fn notices(scores: &[Score], max_len: usize) -> Vec<Notice> {
     let of_subjects = &scores[..scores.len().saturating_sub(1)];
     let of = |score: &Score| {
@@ -92,9 +106,20 @@ pub fn notices(scores: &[Score], max_len: usize) -> Vec<Notice> {
         [
             notice(
                 score.prompts_with_fewer_shots,
-                format!("prompts with fewer shots, to fit {max_len} tokens"),
+                format!(
+                    "prompts with fewer shots, to fit {max_len} tokens: {:.1} shots per question, at least {}",
+                    score.mean_shots, score.fewest_shots
+                ),
             ),
             notice(score.prompts_cut, format!("prompts cut to their last {max_len} tokens")),
+            notice(
+                score.questions_among_shots,
+                "questions are themselves among the solved ones shown before them".into(),
+            ),
+            notice(
+                score.questions_with_special_tokens,
+                "questions hold special tokens, encoded as characters".into(),
+            ),
         ]
     };
     of_subjects.iter().flat_map(of).filter(|notice| notice.count > 0).collect()
@@ -130,10 +155,12 @@ mod tests {
             options: vec![],
         };
         let prompt = |has_fewer_shots, is_cut| Prompt {
-            rotations: vec![],
-            unconditional: None,
+            shots: if has_fewer_shots { 1 } else { 3 },
             has_fewer_shots,
             is_cut,
+            is_among_shots: is_cut,
+            has_special: has_fewer_shots,
+            ..Prompt::default()
         };
         // In b 5 of 6 are right, in a 2 of 4; the subjects are interleaved.
         let answered = ["bAA", "aAB", "bBB", "aCC", "bCC", "aDD", "bDD", "bAA", "aBA", "bAD"];
@@ -169,9 +196,12 @@ mod tests {
         assert_eq!(
             notices,
             [
-                "exam, b: 3 of 6 prompts with fewer shots, to fit 64 tokens",
+                "exam, b: 3 of 6 prompts with fewer shots, to fit 64 tokens: 2.0 shots per question, at least 1",
                 "exam, b: 1 of 6 prompts cut to their last 64 tokens",
-                "exam, a: 1 of 4 prompts with fewer shots, to fit 64 tokens",
+                "exam, b: 1 of 6 questions are themselves among the solved ones shown before them",
+                "exam, b: 3 of 6 questions hold special tokens, encoded as characters",
+                "exam, a: 1 of 4 prompts with fewer shots, to fit 64 tokens: 2.5 shots per question, at least 1",
+                "exam, a: 1 of 4 questions hold special tokens, encoded as characters",
             ]
         );
     }
@@ -187,10 +217,9 @@ mod tests {
             contaminated: None,
             options: vec![],
         };
-        let prompt = Prompt { rotations: vec![], unconditional: None, has_fewer_shots: false, is_cut: false };
         let score = |right: usize| {
             let records: Vec<QuestionRecord> = (0..4).map(|i| record(i < right)).collect();
-            scores(&records, &vec![prompt.clone(); 4]).remove(1)
+            scores(&records, &vec![Prompt::default(); 4]).remove(1)
         };
         // Ways out of 256: 81 for 0 right, 108 for 1, 54 for 2, 12 for 3, 1 for 4.
         let expected = [148.0, 256.0, 67.0, 13.0, 1.0].map(|ways| ways / 256.0);
