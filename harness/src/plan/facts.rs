@@ -369,7 +369,8 @@ mod tests {
             (setting_key(&config), stages.map(facts))
         };
         let practice = |weight: f64| BTreeMap::from([("one_hop".to_string(), weight)]);
-        let changes: [(fn(&mut TrialConfig), [bool; 3]); 4] = [
+        type Change = fn(&mut TrialConfig);
+        let changes: [(Change, [bool; 3]); 4] = [
             (|c| c.pretrain.training.hidden_decay = 2.0, [false, true, false]),
             (|c| c.model.window = Some(512), [false, true, false]),
             (|c| c.exam.samples = 0, [false, false, true]),
