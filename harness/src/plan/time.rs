@@ -23,7 +23,7 @@ use std::path::Path;
 /// What times are estimated by.
 #[derive(Debug, Clone)]
 pub enum Estimator {
-    /// A GPU by its data sheet, computing in this precision; `None`: in that of each trial, see [`precision_of`].
+    /// A GPU by its data sheet, computing in this precision; `None`: in that of each trial.
     Card(Card, Option<Precision>),
     /// This machine's CPU, as measured.
     Processor(Processor),
@@ -45,7 +45,7 @@ const MAX_READ: usize = 1000;
 /// A device that times can be estimated for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Target {
-    /// A GPU, computing in this precision; `None`: in that of each trial, see [`precision_of`].
+    /// A GPU, computing in this precision; `None`: in that of each trial.
     Card(Card, Option<Precision>),
     /// This machine's CPU.
     Processor,
