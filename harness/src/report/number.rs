@@ -164,12 +164,15 @@ pub fn equation(fit: &Fit) -> String {
     }
 }
 
-/// Formats a p-value: three decimals, or two significant digits below 0.001.
+/// Formats a p-value: three decimals, two significant digits below 0.001, and one decimal more where three would round a
+/// significant p up to 0.050.
 pub fn p_text(p: f64) -> String {
     if !p.is_finite() {
         NOTHING.into()
     } else if p < 0.001 {
         plain(format!("{p:.1e}").parse().unwrap_or(p))
+    } else if (0.0495..0.05).contains(&p) {
+        format!("{:.4}", p.min(0.0499))
     } else {
         format!("{p:.3}")
     }
@@ -234,6 +237,8 @@ mod tests {
     #[test]
     fn p_values_are_never_zero() {
         assert_eq!([1.0, 0.0312, 1.23e-7].map(p_text), ["1.000", "0.031", "1.2e-7"]);
+        // Significant at 5 % and not.
+        assert_eq!([0.0499, 0.049_99, 0.05, 0.0503].map(p_text), ["0.0499", "0.0499", "0.050", "0.050"]);
         assert_eq!(
             [1e-4, 0.0021, 3.4e-107].map(|p| shuffled_p(p, true)),
             ["< 0.0001", "< 0.003", "< 4e-107"]
