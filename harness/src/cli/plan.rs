@@ -1,7 +1,7 @@
 //! The verb `plan`: shows the trials, their stage runs and their cost.
 
 use super::{OnlyArg, SweepArgs, note, say};
-use crate::config::{Stage, TrainStage, TrialConfig, idle};
+use crate::config::{Stage, TrainStage, TrialConfig, get, idle};
 use crate::exam::Questions;
 use crate::plan::extents::extents;
 use crate::plan::outline::flops;
@@ -14,7 +14,7 @@ use crate::track::counted;
 use anyhow::{Result, ensure};
 use clap::Args;
 use model::Precision;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Device and price of the forecast.
 #[derive(Debug, Args)]
@@ -131,21 +131,16 @@ fn tuning(graph: &StageGraph, extents: &[Option<Extent>]) -> Option<String> {
 
 /// Switches that are on and have no effect in any trial, each as `KEY = true has no effect, as REASON`.
 fn idle_switches(trials: &[Trial]) -> Vec<String> {
-    let is_on = |config: &TrialConfig, key: &str| {
-        json!(config).pointer(&format!("/{}", key.replace('.', "/"))) == Some(&json!(true))
-    };
-    let idle_of = |trial: &Trial| idle(&trial.config);
     let Some((first, others)) = trials.split_first() else { return vec![] };
-    let mut found = idle_of(first);
-    found.retain(|idle| {
-        let is_switched_on = is_on(&first.config, &idle.key) && !is_on(&TrialConfig::default(), &idle.key);
-        is_switched_on && !idle.is_of_monitoring()
-    });
+    let (set, default) = (json!(*first.config), json!(TrialConfig::default()));
+    let is_on = |tree: &Value, key: &str| get(tree, key) == Some(&json!(true));
+    let mut found = idle(&first.config);
+    found.retain(|idle| is_on(&set, &idle.key) && !is_on(&default, &idle.key) && !idle.is_of_monitoring());
     for trial in others {
         if found.is_empty() {
             break;
         }
-        let here = idle_of(trial);
+        let here = idle(&trial.config);
         found.retain(|idle| here.iter().any(|other| other.key == idle.key));
     }
     found.iter().map(|idle| format!("{} = true has no effect, as {}", idle.key, idle.why)).collect()
