@@ -1,63 +1,40 @@
 //! Turns recorded runs into tables, figures and the report page. *Invariant:* this folder never touches a tensor.
+//!
+//! [`write`] tells the story: an `experiment` file names `columns`; the `results` of its trials are analysed (`analysis`)
+//! and shown as `tables`, as figures (their `kind`s, drawn by `figure`) and on the `page`.
 
-mod agreement;
-mod answer_analysis;
-mod charts;
-mod check;
-mod choose;
+mod analysis;
 mod columns;
-mod compare;
-mod condition;
+mod context_length;
 mod experiment;
-mod fields;
 mod figure;
-mod fit;
-mod glyphs;
-mod grid;
-mod headline;
 mod kind;
-mod labels;
-mod latex;
-mod laws;
-mod length;
-mod minimind;
 mod number;
-mod observation;
-mod of_stage;
 mod output;
 mod page;
-mod quantity;
-mod reference;
-mod requested_tables;
-mod routing;
-mod schema;
-mod summary;
-mod table_spec;
+mod results;
 mod tables;
 mod tensorboard;
-mod tuning;
-mod unavailable;
-mod words;
 
-pub use choose::choose;
-pub use experiment::Experiment;
-pub use grid::Grid;
-pub use length::write_length_figure;
+pub use columns::docs::columns_markdown;
+pub use context_length::write_length_figure;
+pub use experiment::{Experiment, choose::choose, schema::experiment_schema};
 pub use page::Origin;
-pub use reference::columns_markdown;
-pub use schema::experiment_schema;
+pub use tables::grid::Grid;
 #[cfg(test)]
-pub(crate) use {columns::Column, schema::NAMED};
+pub(crate) use {columns::Column, experiment::schema::NAMED};
 
 use crate::records::{ExaminedWeights, QuestionRecord, TrialRecord, TuningRecord};
+use analysis::{agreement, answers, compare, headline, laws, tuning};
 use anyhow::Result;
 use figure::{Drawn, Figure};
-use fit::Width;
 use kind::FigureSpec;
-use observation::Results;
 use output::Output;
 use page::Page;
+use results::observation::Results;
+use results::{observation, summary};
 use std::path::Path;
+use tables::{csv_files, experts_csv, grid, latex, requested, standard, typeset::Width};
 use uuid::Uuid;
 
 /// One exam question as answered by the model of one trial.
@@ -91,22 +68,22 @@ pub fn write(
     let results = Results::labelled(trials, questions, &experiment.names);
     let (rows, settings) = (summary::rows(trials), summary::settings(&results));
     let mut out = Output::open(out, &["figures", "tables"])?;
-    out.write("trials.csv", &tables::trials_csv(&rows, &results)?)?;
-    out.write("summary.csv", &tables::summary_csv(&settings)?)?;
-    out.write("questions.csv", &tables::questions_csv(questions)?)?;
+    out.write("trials.csv", &csv_files::trials_csv(&rows, &results)?)?;
+    out.write("summary.csv", &csv_files::summary_csv(&settings)?)?;
+    out.write("questions.csv", &csv_files::questions_csv(questions)?)?;
     if !questions.is_empty() {
         out.write("agreement.csv", &agreement::agreement_csv(&settings)?)?;
     }
-    if let Some(experts) = routing::experts_csv(&rows)? {
+    if let Some(experts) = experts_csv::experts_csv(&rows)? {
         out.write("experts.csv", &experts)?;
     }
-    let summary = tables::summary(&settings);
+    let summary = standard::summary(&settings);
     write_grid(&summary, "summary", &mut out)?;
-    let analysis = answer_analysis::tables(&settings);
+    let analysis = answers::tables(&settings);
     analysis.iter().try_for_each(|(name, grid)| write_grid(grid, name, &mut out))?;
     let mut requested = vec![];
     for spec in &experiment.tables {
-        let mut grids = requested_tables::tables(spec, &results);
+        let mut grids = requested::tables(spec, &results);
         let subjects = grids.split_off(1);
         write_grids(&grids, &spec.name, spec.width, &mut out)?;
         if !subjects.is_empty() {
@@ -116,8 +93,8 @@ pub fn write(
     }
     let compared = compare::compare(&experiment.comparisons, &results);
     if !compared.is_empty() {
-        out.write("comparisons.csv", &tables::comparisons_csv(&compared)?)?;
-        write_grid(&tables::comparisons(&compared), "comparisons", &mut out)?;
+        out.write("comparisons.csv", &csv_files::comparisons_csv(&compared)?)?;
+        write_grid(&standard::comparisons(&compared), "comparisons", &mut out)?;
     }
     let (curves, figures): (Vec<&FigureSpec>, Vec<&FigureSpec>) =
         experiment.figures.iter().partition(|spec| spec.is_curve());
@@ -139,8 +116,9 @@ pub fn write(
     let mut written = |figures: Vec<Figure>| -> Result<Vec<Drawn>> {
         figures.iter().map(|figure| figure.write(&mut out)).collect()
     };
-    let figures = written(draw(&figures, &|| charts::charts(&settings, &results, &experiment.names)))?;
-    let curves = written(draw(&curves, &|| charts::curves(&results)))?;
+    let figures =
+        written(draw(&figures, &|| kind::defaults::figures(&settings, &results, &experiment.names)))?;
+    let curves = written(draw(&curves, &|| kind::defaults::curves(&results)))?;
     let (of_fits, of_tuning) = (written(laws::figures(&fitted))?, written(tuning::figures(tunings))?);
     tensorboard::write(&experiment.question, &results, &mut out)?;
     let page = Page {

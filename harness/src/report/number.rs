@@ -1,7 +1,7 @@
 //! Formatting of numbers in tables and figures.
 
 use super::columns::{Column, Format};
-use super::observation::Cell;
+use super::results::observation::Cell;
 use crate::stats::{Fit, FitKind, Spread};
 
 /// Placeholder for a missing value.
@@ -116,6 +116,14 @@ pub fn with_error(spread: Option<Spread>, column: &Column, digits: Digits) -> St
     };
     let mean = number_with(mean, column, digits);
     t95.filter(|_| !is_constant).map_or(mean.clone(), |t95| format!("{mean} ± {}", half(t95)))
+}
+
+/// Formats a spread times `scale` as `41.2 ± 1.3`, or the mean alone for a single seed; states n if not all `seeds` have a value.
+pub fn scaled_with_error(spread: Option<Spread>, scale: f64, digits: Digits, seeds: usize) -> String {
+    let Some(Spread { n, mean, t95, .. }) = spread else { return NOTHING.into() };
+    let half = t95.map_or(String::new(), |half| format!(" ± {}", digits.half(half * scale)));
+    let count = if n < seeds { format!(" (n={n})") } else { String::new() };
+    format!("{}{half}{count}", digits.text(mean * scale))
 }
 
 /// Formats a number with as few digits as it needs, at most six, or three outside 1e-4 to 1e7: `4`, `0.0003`, `1.25e15`.

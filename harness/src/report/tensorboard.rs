@@ -1,9 +1,9 @@
 //! The trials for TensorBoard: `tensorboard --logdir results/<name>/tensorboard` lists them in its HPARAMS tab.
 
 use super::columns::Column;
-use super::labels;
-use super::observation::Results;
 use super::output::Output;
+use super::results::labels;
+use super::results::observation::Results;
 use crate::records::{Status, TrialRecord, short_id};
 use crate::track::hparams::{EVENTS, Varied};
 use anyhow::Result;

@@ -153,7 +153,7 @@ fn tables_hold_the_numbers() {
     );
     let heads = std::fs::read_to_string(dir.path().join("trials.csv")).unwrap();
     for column in heads.lines().next().unwrap().split(',') {
-        assert!(reference::tells_of(column), "docs/columns.md says nothing of {column}");
+        assert!(columns::docs::tells_of(column), "docs/columns.md says nothing of {column}");
     }
     // Mean and standard deviation of 0.24 and 0.26, and of 0.60 and 0.64; t95 is 12.7062 sd / sqrt(2). One setting scores
     // exactly chance, the other more than with any of 9,999 shuffled keys; p is corrected for two settings.

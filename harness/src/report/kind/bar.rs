@@ -5,7 +5,7 @@ use super::key::{Key, LIMITS_Y, ValueType};
 use super::metric_plot::{ERROR, GROUP, MetricPlot};
 use super::{Kind, Plot, PlotData};
 use crate::report::columns::Column;
-use crate::report::fields::Fields;
+use crate::report::experiment::fields::Fields;
 use crate::report::figure::{Content, Figure, Mark};
 use std::sync::Arc;
 

@@ -4,9 +4,9 @@ use super::key::{Key, LIMITS_X, LOG_X, ValueType};
 use super::metric_plot::{ERROR, GROUP, MetricPlot};
 use super::{Kind, Plot, PlotData};
 use crate::report::columns::Column;
-use crate::report::fields::Fields;
+use crate::report::experiment::fields::Fields;
 use crate::report::figure::{Axis, Content, Figure};
-use crate::report::observation::Observation;
+use crate::report::results::observation::Observation;
 use std::sync::Arc;
 
 /// The kind `dots`.

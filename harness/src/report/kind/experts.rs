@@ -5,9 +5,9 @@ use super::metric_plot::{GROUP, group_label};
 use super::metrics::{Curve, Row, STAGE, Training, X, each_trial, points};
 use super::{Kind, Plot, PlotData};
 use crate::report::columns::Column;
-use crate::report::fields::Fields;
+use crate::report::experiment::fields::Fields;
 use crate::report::figure::{Axis, COLOURS, Content, Figure, Mark, Series};
-use crate::report::observation::Observation;
+use crate::report::results::observation::Observation;
 use std::sync::Arc;
 
 /// Prefix of the columns of metrics.csv that hold the load of an expert.

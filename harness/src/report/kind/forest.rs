@@ -2,9 +2,9 @@
 
 use super::key::{Key, LIMITS_X, ValueType, words_of};
 use super::{Kind, Plot, PlotData, plain_label};
+use crate::report::analysis::compare::{Comparison, Verdict};
 use crate::report::columns::{Better, Column};
-use crate::report::compare::{Comparison, Verdict};
-use crate::report::fields::Fields;
+use crate::report::experiment::fields::Fields;
 use crate::report::figure::{Axis, Content, Figure, Mark, Point, Series};
 use std::sync::Arc;
 

@@ -3,10 +3,10 @@
 use super::key::{Key, ValueType};
 use super::{Kind, Plot, PlotData, plain_label, sentence};
 use crate::report::columns::{Column, tell_apart};
-use crate::report::fields::Fields;
+use crate::report::experiment::fields::Fields;
 use crate::report::figure::{Axis, Content, Figure};
 use crate::report::number::{Digits, cell, number_with};
-use crate::report::observation::{Cell, Observation, grouped, over_seeds};
+use crate::report::results::observation::{Cell, Observation, grouped, over_seeds};
 use crate::stats::Spread;
 use std::sync::Arc;
 

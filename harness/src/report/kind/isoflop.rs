@@ -5,10 +5,10 @@ use super::metric_plot::{ErrorBar, MetricPlot};
 use super::scatter::by_setting;
 use super::{Kind, Plot, PlotData, plain_label, sentence};
 use crate::report::columns::Column;
-use crate::report::fields::Fields;
+use crate::report::experiment::fields::Fields;
 use crate::report::figure::{Content, Figure, Mark, Point, Series};
 use crate::report::number::{digits3, plain};
-use crate::report::observation::over_seeds;
+use crate::report::results::observation::over_seeds;
 use crate::stats::{Optimum, budgets, growth};
 use std::sync::Arc;
 

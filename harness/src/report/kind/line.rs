@@ -4,9 +4,9 @@ use super::key::{Key, LIMITS_X, LIMITS_Y, LOG_X, LOG_Y, ValueType};
 use super::metric_plot::{ERROR, ErrorBar, GROUP, MetricPlot};
 use super::{Kind, Plot, PlotData};
 use crate::report::columns::Column;
-use crate::report::fields::Fields;
+use crate::report::experiment::fields::Fields;
 use crate::report::figure::{Content, Figure, Mark, Point, Series};
-use crate::report::observation::{Cell, Observation, grouped, per_seed};
+use crate::report::results::observation::{Cell, Observation, grouped, per_seed};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

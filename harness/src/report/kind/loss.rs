@@ -5,7 +5,7 @@ use super::metric_plot::{GROUP, group_label};
 use super::metrics::{Row, STAGE, Training, X, each_trial, mean_curve, points};
 use super::{Kind, Plot, PlotData};
 use crate::report::columns::Column;
-use crate::report::fields::Fields;
+use crate::report::experiment::fields::Fields;
 use crate::report::figure::{Axis, Content, Figure, Mark, Series};
 use std::sync::Arc;
 use uuid::Uuid;

@@ -1,14 +1,14 @@
 //! A metric over another column: the common part of lines, scatters, bars and dots.
 
+use super::defaults::guessing;
 use super::key::{Key, ValueType, words_of};
 use super::{PlotData, plain_label, sentence};
-use crate::report::charts::guessing;
+use crate::report::columns::key_label::with_value;
 use crate::report::columns::{Column, Format, tell_apart};
-use crate::report::fields::Fields;
+use crate::report::experiment::fields::Fields;
 use crate::report::figure::{Axis, Figure, Point, Series};
 use crate::report::number::cell;
-use crate::report::observation::{Cell, Observation, Pooled, grouped, over_seeds};
-use crate::report::words::with_value;
+use crate::report::results::observation::{Cell, Observation, Pooled, grouped, over_seeds};
 use crate::track::counted;
 
 /// What intervals show.

@@ -3,9 +3,9 @@
 use super::key::{Key, ValueType, words_of};
 use crate::config::TrainStage;
 use crate::records::TrialRecord;
-use crate::report::fields::Fields;
+use crate::report::experiment::fields::Fields;
 use crate::report::figure::Point;
-use crate::report::observation::Observation;
+use crate::report::results::observation::Observation;
 use crate::stats::mean;
 use crate::stats::spread;
 use crate::track::{METRICS, MetricsTable};

@@ -1,6 +1,7 @@
 //! The kinds of figures: one file each, and one table from which messages, the schema and the manual derive.
 
 mod bar;
+pub mod defaults;
 mod dots;
 mod experts;
 mod forest;
@@ -22,12 +23,12 @@ pub use loss::Loss;
 pub use metric_plot::group_label;
 pub use spec::{FigureSpec, draw};
 
+use super::analysis::compare::Comparison;
 use super::columns::Column;
-use super::compare::Comparison;
-use super::fields::Fields;
+use super::columns::key_label::unit_apart;
+use super::experiment::fields::Fields;
 use super::figure::Figure;
-use super::observation::Observation;
-use super::words::unit_apart;
+use super::results::observation::Observation;
 use std::fmt;
 use std::sync::Arc;
 

@@ -5,7 +5,7 @@ use super::line::each_seed;
 use super::metric_plot::{ERROR, GROUP, MetricPlot};
 use super::{Kind, Plot, PlotData, plain_label, sentence};
 use crate::report::columns::{Better, Column};
-use crate::report::fields::Fields;
+use crate::report::experiment::fields::Fields;
 use crate::report::figure::{Content, Figure, Mark, Point, Series};
 use crate::report::number::plain;
 use std::sync::Arc;

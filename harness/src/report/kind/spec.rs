@@ -1,12 +1,12 @@
 //! A requested figure: its kind, and the keys that all figures share.
 
 use super::{KINDS, Kind, Plot, PlotData};
+use crate::report::analysis::compare::Comparison;
 use crate::report::columns::Column;
-use crate::report::compare::Comparison;
-use crate::report::condition::Condition;
-use crate::report::fields::Fields;
+use crate::report::experiment::condition::Condition;
+use crate::report::experiment::fields::Fields;
 use crate::report::figure::{Content, Figure, Frame, Legend, Size};
-use crate::report::observation::{Observation, Results};
+use crate::report::results::observation::{Observation, Results};
 use std::sync::Arc;
 
 /// Values of `size`.

@@ -1,11 +1,11 @@
 //! Comparisons, from recorded trials to verdicts, checked against values of SciPy.
 
 use super::*;
+use crate::report::analysis::compare::{Comparison, Verdict, compare};
 use crate::report::columns::{Better, Column};
-use crate::report::compare::{Comparison, Verdict, compare};
-use crate::report::condition::Condition;
-use crate::report::observation::Results;
-use crate::report::table_spec::CompareSpec;
+use crate::report::experiment::condition::Condition;
+use crate::report::experiment::table_spec::CompareSpec;
+use crate::report::results::observation::Results;
 
 fn spec(a: &str, b: &str, paired_by: &[&str]) -> CompareSpec {
     CompareSpec {

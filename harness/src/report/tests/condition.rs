@@ -1,8 +1,8 @@
 //! Conditions: what they select, and the messages for malformed ones.
 
 use super::*;
-use crate::report::condition::Condition;
-use crate::report::observation::Results;
+use crate::report::experiment::condition::Condition;
+use crate::report::results::observation::Results;
 use proptest::prelude::*;
 
 /// The depths, among 2 and 4, of the trials that satisfy a condition.

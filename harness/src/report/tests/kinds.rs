@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::records::Routing;
+use crate::report::analysis::compare::compare;
 use crate::report::figure::{Content, Figure, Mark, Series};
 use crate::report::kind::{KINDS, draw};
 use serde_json::Value;
@@ -14,7 +15,7 @@ fn figure(lines: &str, trials: &[TrialRecord]) -> Figure {
     let experiment = Experiment::read_if_experiment(&path).unwrap().unwrap();
     let questions = answers(trials);
     let results = Results::new(trials, &questions);
-    let compared = crate::report::compare::compare(&experiment.comparisons, &results);
+    let compared = compare(&experiment.comparisons, &results);
     draw(&experiment.figures[0], &results, &compared)
 }
 

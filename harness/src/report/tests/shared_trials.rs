@@ -1,8 +1,8 @@
 //! Trials shared by several sweeps, and settings with equal labels.
 
 use super::*;
-use crate::report::observation::Results;
-use crate::report::summary::settings;
+use crate::report::results::observation::Results;
+use crate::report::results::summary::settings;
 
 /// Two sweeps: both contain three seeds of two depths, and `b` also contains a third depth.
 fn shared() -> Vec<TrialRecord> {

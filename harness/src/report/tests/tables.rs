@@ -1,7 +1,7 @@
 //! Tables of experiments: `across`, marks for the best values and for those not distinguishable from them, MiniMind's layout.
 
 use super::*;
-use crate::report::requested_tables;
+use crate::report::tables::requested;
 
 /// The tables of a `[[table]]` with these keys, in Markdown.
 fn tables(keys: &str, trials: &[TrialRecord]) -> Vec<String> {
@@ -9,7 +9,7 @@ fn tables(keys: &str, trials: &[TrialRecord]) -> Vec<String> {
     let experiment = Experiment::read_text(Path::new("x.toml"), &text).unwrap().unwrap();
     let answers = answers(trials);
     let results = Results::new(trials, &answers);
-    requested_tables::tables(&experiment.tables[0], &results).iter().map(Grid::markdown).collect()
+    requested::tables(&experiment.tables[0], &results).iter().map(Grid::markdown).collect()
 }
 
 /// Trials with these depths and numbers of right answers, for seeds 1, 2 and so on.
@@ -80,7 +80,7 @@ fn values_across_stand_side_by_side_and_are_compared_in_rows() {
         let experiment = format!("sweeps = ['s']\n[[table]]\n{keys}\n");
         let experiment = Experiment::read_text(Path::new("x.toml"), &experiment).unwrap().unwrap();
         let answers = answers(&all);
-        requested_tables::tables(&experiment.tables[0], &Results::new(&all, &answers)).remove(0)
+        requested::tables(&experiment.tables[0], &Results::new(&all, &answers)).remove(0)
     };
     let grid = table("");
     assert_eq!(grid.spans, [(String::new(), 1), ("exam accuracy (%)".into(), 2), ("parameters".into(), 2)]);

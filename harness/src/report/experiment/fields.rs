@@ -1,9 +1,9 @@
 //! Reads and validates the keys of one `[[figure]]`, `[[table]]`, `[[compare]]` or `[[fit]]`; errors carry the key's position.
 
-use super::columns::{Column, Names};
 use super::condition::Condition;
 use crate::config::{ConfigError, ConfigErrors, Entry, Node, did_you_mean};
 use crate::fsutil::file_name_problem;
+use crate::report::columns::{Column, Names};
 use std::ops::RangeInclusive;
 
 /// The keys of a table, and the errors found in them.

@@ -1,13 +1,13 @@
 //! The default figures of an experiment that requests none.
 
-use super::columns::Names;
-use super::figure::{Axis, Content, Figure, Point, Series};
-use super::kind::{self, FigureSpec, Loss};
-use super::labels::value;
-use super::observation::{Pooled, Results};
-use super::summary::Setting;
+use super::{FigureSpec, Loss, draw};
 use crate::config::TrainStage;
 use crate::records::TrialRecord;
+use crate::report::columns::Names;
+use crate::report::figure::{Axis, Content, Figure, Point, Series};
+use crate::report::results::labels::value;
+use crate::report::results::observation::{Pooled, Results};
+use crate::report::results::summary::Setting;
 use crate::stats::Spread;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -72,7 +72,7 @@ impl Measure {
 }
 
 /// Builds the default figures: accuracy by subject, and the metric against parameters, FLOPs and each numeric swept key.
-pub fn charts(settings: &[Setting], results: &Results, names: &Names) -> Vec<Figure> {
+pub fn figures(settings: &[Setting], results: &Results, names: &Names) -> Vec<Figure> {
     let mut figures = vec![];
     if let Some(measure) = Measure::of(settings) {
         if measure == Measure::Accuracy {
@@ -105,7 +105,7 @@ pub fn curves(results: &Results) -> Vec<Figure> {
         |stage: &TrainStage| results.trials().flat_map(|(t, _)| &t.stages).any(|s| s.stage == stage.name());
     let curves_of = |stage: TrainStage| {
         let (name, title) = (curve_name(stage), format!("Loss of {}", stage.name()));
-        kind::draw(&FigureSpec::of(&name, &title, Arc::new(Loss::of(stage))), results, &[])
+        draw(&FigureSpec::of(&name, &title, Arc::new(Loss::of(stage))), results, &[])
     };
     let has_curves = |figure: &Figure| figure.content != Content::default();
     TrainStage::all().filter(is_trained).map(curves_of).filter(has_curves).collect()
@@ -121,7 +121,7 @@ pub fn is_curve(name: &str) -> bool {
     TrainStage::all().any(|stage| curve_name(stage) == name)
 }
 
-/// Whether [`charts`] may draw a figure of this file name.
+/// Whether [`figures`] may draw a figure of this file name.
 pub fn is_chart(name: &str) -> bool {
     let is_measure =
         |measure: Measure| name.strip_prefix(measure.names().0).is_some_and(|rest| rest.starts_with('_'));

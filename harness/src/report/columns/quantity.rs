@@ -1,7 +1,7 @@
 //! The columns that every experiment has: name, label, display format and source of each.
 
-use super::observation::{Cell, Observation};
 use crate::records::{Analysis, group_of};
+use crate::report::results::observation::{Cell, Observation};
 
 /// Whether higher or lower values are better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,11 +1,11 @@
 //! Checks, before any training, that the trials can provide what an experiment requests.
 
-use super::columns::Column;
 use super::condition::Condition;
-use super::observation::{Cell, Observation, Results, distinct};
-use super::unavailable;
 use crate::config::{ConfigError, ConfigErrors, Entry, Node, TrainStage, TrialConfig};
 use crate::records::TrialRecord;
+use crate::report::columns::Column;
+use crate::report::columns::unavailable;
+use crate::report::results::observation::{Cell, Observation, Results, distinct};
 use crate::track::counted;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;

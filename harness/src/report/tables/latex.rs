@@ -1,8 +1,8 @@
 //! Tables for papers, in LaTeX with `booktabs`: they fit the requested width, and long ones continue over several pages.
 
-use super::fit::{FitColumn, Parts, TableLayout, Width, layout, wrapped};
 use super::glyphs::{escape_tex, is_chinese, width};
 use super::grid::{Grid, GridCell};
+use super::typeset::{FitColumn, Parts, TableLayout, Width, layout, wrapped};
 
 /// Maximum length of a float in lines of ten points; longer tables continue over several pages.
 const PAGE: f64 = 44.0;

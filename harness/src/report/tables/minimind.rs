@@ -1,9 +1,9 @@
 //! Tables in MiniMind's layout for C-Eval: correct answers of each model, in total and by subject.
 
 use super::grid::{Grid, GridCell};
-use super::kind::group_label;
-use super::observation::{Observation, Pooled, distinct, grouped, p_of_guessing};
-use super::table_spec::TableSpec;
+use crate::report::experiment::table_spec::TableSpec;
+use crate::report::kind::group_label;
+use crate::report::results::observation::{Observation, Pooled, distinct, grouped, p_of_guessing};
 use crate::stats::holm;
 
 /// Builds the summary, then a table of subjects for each model that took an exam. A model is a setting, or a combination of

@@ -3,14 +3,14 @@
 //! The unit of replication is the seed: several observations of one seed are averaged before anything is tested. A
 //! trial that several sweeps contain counts once, unless `sweep` is among the requested columns.
 
-use super::TrialQuestion;
-use super::columns::{Column, Names};
 use super::labels::{self, Labels};
 use crate::config::{TrainStage, TrialConfig};
 use crate::records::{
     Analysis, Contaminated, ExamScore, ExaminedWeights, QuestionRecord, Routing, Status, Tally, TrialRecord,
     analyse, place_of,
 };
+use crate::report::TrialQuestion;
+use crate::report::columns::{Column, Names};
 use crate::stats::{
     Answered, OPTIONS, PERMUTATIONS, Randomised, Spread, guessing, mean, spread, wilson_of_share,
 };

@@ -1,9 +1,9 @@
 //! docs/columns.md: every column of trials.csv, generated from the declarations.
 
-use super::columns::{Better, Format};
-use super::of_stage::{MEASURES, StageColumn};
+use super::key_label::unit_apart;
 use super::quantity::{QUANTITIES, dotted};
-use super::words::unit_apart;
+use super::stage_column::{MEASURES, StageColumn};
+use super::{Better, Format};
 use crate::config::TrainStage;
 
 const HEAD: &str = "# Columns of `trials.csv`
@@ -69,7 +69,7 @@ pub fn columns_markdown() -> String {
 
 /// Whether the page describes a column.
 #[cfg(test)]
-pub(super) fn tells_of(column: &str) -> bool {
+pub fn tells_of(column: &str) -> bool {
     let page = columns_markdown();
     let is_row = |name: &str| page.contains(&format!("\n| `{name}` | "));
     let is_of_set = ["val_loss.", "val_bpb."].iter().any(|start| column.starts_with(start));

@@ -1,15 +1,13 @@
-//! The tables of every report: CSV for programs, and grids for reading.
+//! The CSV files of every report, for programs.
 
-use super::TrialQuestion;
-use super::columns::ValidationSetColumn;
-use super::compare::Comparison;
-use super::grid::{Grid, GridCell};
-use super::labels;
-use super::number::{Digits, NOTHING, difference, p_text, shuffled_p};
-use super::observation::Results;
-use super::of_stage::StageColumn;
-use super::summary::{Row, Setting};
 use crate::records::QuestionTable;
+use crate::report::TrialQuestion;
+use crate::report::analysis::compare::Comparison;
+use crate::report::columns::ValidationSetColumn;
+use crate::report::columns::stage_column::StageColumn;
+use crate::report::results::labels;
+use crate::report::results::observation::Results;
+use crate::report::results::summary::{Row, Setting};
 use crate::stats::Spread;
 use crate::track::csv_number;
 use anyhow::Result;
@@ -227,67 +225,6 @@ pub fn summary_csv(settings: &[Setting]) -> Result<Vec<u8>> {
     Ok(csv.into_inner()?)
 }
 
-/// Builds the table of settings over their seeds, for reading; with exam columns only if any exam was taken.
-pub fn summary(settings: &[Setting]) -> Grid {
-    let has_exams = settings.iter().any(|s| s.answers.is_some());
-    let mut heads = vec!["setting", "seeds", "parameters", "active", "validation loss", "bits per byte"];
-    if has_exams {
-        heads.extend(["questions", "accuracy (%)", "p of guessing (Holm)"]);
-    }
-    // Accuracy without the questions that appear in training text, if there are any.
-    let is_contaminated = settings.iter().any(Setting::is_contaminated);
-    if is_contaminated {
-        heads.push("accuracy, clean (%)");
-    }
-    let digits = |decimals: usize, scale: f64, of: fn(&Setting) -> Option<Spread>| {
-        Digits::of(decimals, settings.iter().filter_map(|s| Some(scale * of(s)?.mean)))
-    };
-    let (loss, bpb) = (digits(3, 1.0, |s| s.val_loss), digits(3, 1.0, |s| s.bpb));
-    let (accuracy, clean) = (digits(1, 100.0, |s| s.accuracy), digits(1, 100.0, |s| s.clean));
-    let row = |s: &Setting| -> Vec<GridCell> {
-        let mut cells = vec![
-            s.label.to_string(),
-            s.trials.len().to_string(),
-            crate::track::number(s.trials[0].params),
-            crate::track::number(s.trials[0].active_params),
-            with_error(s.val_loss, 1.0, loss, s.trials.len()),
-            with_error(s.bpb, 1.0, bpb, s.trials.len()),
-        ];
-        if has_exams {
-            let p = s.guessing.map(|g| shuffled_p(g.p_holm, g.test.is_bound));
-            cells.extend([
-                s.answers.map_or(NOTHING.into(), |answers| crate::track::number(answers.questions)),
-                with_error(s.accuracy, 100.0, accuracy, s.trials.len()),
-                p.unwrap_or_else(|| NOTHING.into()),
-            ]);
-        }
-        if is_contaminated {
-            cells.push(with_error(s.clean, 100.0, clean, s.trials.len()));
-        }
-        cells.into_iter().map(GridCell::from).collect()
-    };
-    let mut note = "± 95 % interval over seeds (Student's t).".to_string();
-    if has_exams {
-        note += " p of guessing: Fisher's randomisation test, corrected by Holm over the settings.";
-    }
-    Grid {
-        title: "Settings, means over seeds".into(),
-        note,
-        heads: heads.into_iter().map(String::from).collect(),
-        text_columns: 1,
-        rows: settings.iter().map(row).collect(),
-        ..Grid::default()
-    }
-}
-
-/// Formats a spread times `scale` as `41.2 ± 1.3`, or the mean alone for a single seed; states n if not all `seeds` have a value.
-pub fn with_error(spread: Option<Spread>, scale: f64, digits: Digits, seeds: usize) -> String {
-    let Some(Spread { n, mean, t95, .. }) = spread else { return NOTHING.into() };
-    let half = t95.map_or(String::new(), |half| format!(" ± {}", digits.half(half * scale)));
-    let count = if n < seeds { format!(" (n={n})") } else { String::new() };
-    format!("{}{half}{count}", digits.text(mean * scale))
-}
-
 /// Returns comparisons.csv: one row per claim; shares are fractions of 1 here, not percent.
 pub fn comparisons_csv(compared: &[Comparison]) -> Result<Vec<u8>> {
     let mut csv = csv::Writer::from_writer(vec![]);
@@ -354,42 +291,4 @@ pub fn comparisons_csv(compared: &[Comparison]) -> Result<Vec<u8>> {
         ])?;
     }
     Ok(csv.into_inner()?)
-}
-
-/// Builds the table of comparisons, for reading.
-pub fn comparisons(compared: &[Comparison]) -> Grid {
-    let heads =
-        ["claim", "verdict", "metric", "a", "b", "a − b", "95 % interval", "n", "test", "p", "p (Holm)"];
-    let row = |c: &Comparison| -> Vec<GridCell> {
-        let metric = &c.spec.metric;
-        let value = |value: f64| difference(value, metric);
-        let or_nothing = |text: Option<String>| text.unwrap_or_else(|| NOTHING.into());
-        let n = match (c.n, c.spec.paired_by.is_empty()) {
-            ((0, 0), _) => NOTHING.into(),
-            ((seeds, _), false) => crate::track::counted(seeds, "seed"),
-            ((a, b), true) => format!("{a} and {}", crate::track::counted(b, "seed")),
-        };
-        let cells = [
-            c.spec.claim.clone(),
-            c.sentence(),
-            metric.label().into(),
-            or_nothing(c.means.map(|m| value(m.0))),
-            or_nothing(c.means.map(|m| value(m.1))),
-            or_nothing(c.effect().map(value)),
-            or_nothing(c.tested.map(|t| format!("{} to {}", value(t.interval.0), value(t.interval.1)))),
-            n,
-            c.test.into(),
-            or_nothing(c.tested.map(|t| p_text(t.p))),
-            or_nothing(c.tested.map(|t| p_text(t.p_holm))),
-        ];
-        cells.map(GridCell::from).to_vec()
-    };
-    Grid {
-        title: "Claims".into(),
-        note: "p is two-sided, and corrected by Holm over the claims of one family.".into(),
-        heads: heads.map(String::from).to_vec(),
-        text_columns: 3,
-        rows: compared.iter().map(row).collect(),
-        ..Grid::default()
-    }
 }

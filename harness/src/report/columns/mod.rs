@@ -1,14 +1,23 @@
-//! Names that an experiment file may use: columns of trials.csv, and any configuration key of a trial.
+//! Columns: everything that an experiment file may name in a figure, table, claim or condition.
+//!
+//! These are the columns of trials.csv (`quantity.rs`, and for every training stage `stage_column.rs`) and any
+//! configuration key of a trial (labelled in `key_label.rs`). `unavailable.rs` says which of them a trial cannot have.
 
-use super::observation::{Cell, Observation};
-use super::of_stage::StageColumn;
-pub use super::quantity::{Better, Format};
-use super::quantity::{QUANTITIES, Quantity, dotted};
-use super::words::{kept, word};
+pub mod docs;
+pub mod key_label;
+pub mod quantity;
+pub mod stage_column;
+pub mod unavailable;
+
 use crate::config::{
     ConfigError, ConfigErrors, Entry, KeySpec, Kind, did_you_mean, find, is_source_name, keys, unknown_key,
 };
 use crate::records::SetLoss;
+use crate::report::results::observation::{Cell, Observation};
+use key_label::{kept, word};
+pub use quantity::{Better, Format};
+use quantity::{QUANTITIES, Quantity, dotted};
+use stage_column::StageColumn;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 

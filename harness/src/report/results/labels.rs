@@ -1,9 +1,9 @@
 //! Labels of settings: the swept keys, and whatever else distinguishes two settings.
 
-use super::columns::Names;
-use super::words::with_value;
 use crate::config::{TrialConfig, config_of, get, keys, plain, set, setting_key};
 use crate::records::{TrialRecord, short_id};
+use crate::report::columns::Names;
+use crate::report::columns::key_label::with_value;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;

@@ -1,12 +1,12 @@
 //! `[[fit]]`: scaling laws fitted to the settings of an experiment, and how well they predict the largest runs.
 
-use super::columns::Column;
-use super::condition::Condition;
-use super::fields::Fields;
-use super::figure::{Axis, Content, Figure, Mark, Point, Series};
-use super::grid::{Grid, GridCell};
-use super::number::{digits3, plain};
-use super::observation::{Observation, Results, over_seeds};
+use crate::report::columns::Column;
+use crate::report::experiment::condition::Condition;
+use crate::report::experiment::fields::Fields;
+use crate::report::figure::{Axis, Content, Figure, Mark, Point, Series};
+use crate::report::number::{digits3, plain};
+use crate::report::results::observation::{Observation, Results, over_seeds};
+use crate::report::tables::grid::{Grid, GridCell};
 use crate::stats::{Draws, Estimate, IsoFlop, Law, LawFit, StatsError, fit_law, held_out, isoflop};
 use crate::track::{counted, csv_number};
 use anyhow::Result;
@@ -62,11 +62,10 @@ pub enum Form {
 }
 
 /// The keys of a `[[fit]]`.
-pub(super) const FIT_KEYS: [&str; 9] =
-    ["kind", "name", "title", "where", "n", "d", "flops", "loss", "hold_out"];
+pub const FIT_KEYS: [&str; 9] = ["kind", "name", "title", "where", "n", "d", "flops", "loss", "hold_out"];
 
 /// The kinds of fits, each with its keys.
-pub(super) const FIT_KINDS: [(&str, &[&str]); 2] = [
+pub const FIT_KINDS: [(&str, &[&str]); 2] = [
     ("chinchilla", &["kind", "n", "d", "loss", "hold_out", "name", "title", "where"]),
     ("isoflop", &["kind", "n", "flops", "loss", "name", "title", "where"]),
 ];

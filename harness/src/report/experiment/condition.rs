@@ -4,10 +4,10 @@
 //! with parentheses; `not` binds tightest, then `and`. A comparison with a missing value is neither true nor false
 //! (Kleene's strong three-valued logic, as in SQL), so neither it nor its negation holds; `is missing` tests for that.
 
-use super::columns::Column;
-use super::observation::{Cell, Observation};
-use super::quantity::dotted;
 use crate::config::did_you_mean;
+use crate::report::columns::Column;
+use crate::report::columns::quantity::dotted;
+use crate::report::results::observation::{Cell, Observation};
 use std::cmp::Ordering;
 
 /// Maximum nesting depth of parentheses and `not`.

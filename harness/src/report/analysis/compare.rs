@@ -1,11 +1,11 @@
 //! Tests of claims: paired or independent samples of seeds, with Holm's correction within each family of claims.
 
-use super::columns::{Better, Column};
-use super::condition::Condition;
-use super::number::p_text;
-use super::observation::{Cell, Observation, Results, distinct, grouped, per_seed};
-use super::table_spec::CompareSpec;
 use crate::records::Status;
+use crate::report::columns::{Better, Column};
+use crate::report::experiment::condition::Condition;
+use crate::report::experiment::table_spec::CompareSpec;
+use crate::report::number::p_text;
+use crate::report::results::observation::{Cell, Observation, Results, distinct, grouped, per_seed};
 use crate::stats::{
     Estimate, Mean, PowerTarget, StatsError, benjamini_hochberg, detectable, hedges_g, hedges_g_of_pairs,
     holm, mean,

@@ -1,18 +1,27 @@
-//! Experiment files: a question, the sweeps that answer it, and what the report shows.
+//! Experiment files: a question, the sweeps that answer it, and what the report shows. A file is parsed, and its requests
+//! are checked against the planned trials, before any training.
 
-use super::check::{PlannedTrials, Requirements};
-use super::columns::Names;
-use super::fields::Fields;
-use super::kind::FigureSpec;
-use super::laws::{FitSpec, Form};
-use super::observation::Results;
-use super::table_spec::{CompareSpec, Layout, TableSpec};
-use super::{charts, tuning};
+mod check;
+pub mod choose;
+pub mod condition;
+pub mod fields;
+pub mod schema;
+pub mod table_spec;
+
 use crate::config::{ConfigError, ConfigErrors, Entry, Node, did_you_mean, near_file, parse};
 use crate::fsutil::without_detours;
 use crate::records::TrialRecord;
+use crate::report::analysis::laws::{FitSpec, Form};
+use crate::report::analysis::tuning;
+use crate::report::columns::Names;
+use crate::report::kind::FigureSpec;
+use crate::report::kind::defaults;
+use crate::report::results::observation::Results;
 use anyhow::{Context, Result, bail};
+use check::{PlannedTrials, Requirements};
+use fields::Fields;
 use std::path::{Path, PathBuf};
+use table_spec::{CompareSpec, Layout, TableSpec};
 
 /// An experiment: its question, its sweeps, and what the report shows.
 #[derive(Debug, Clone, Default)]
@@ -184,8 +193,8 @@ impl Experiment {
             // Whether the sweeps tune a key is not known here.
             let is_taken = self.fits.iter().any(|fit| is_fit(fit, name))
                 || name.starts_with(tuning::FIGURES)
-                || (has_charts && charts::is_chart(name))
-                || (has_curves && charts::is_curve(name));
+                || (has_charts && defaults::is_chart(name))
+                || (has_curves && defaults::is_curve(name));
             if is_taken {
                 let problem = format!(
                     "is {name:?}, the name of a figure that the report draws itself, expected another"

@@ -1,6 +1,6 @@
 //! experts.csv: how mixtures of experts routed the tokens of an exam's prompts.
 
-use super::summary::Row;
+use crate::report::results::summary::Row;
 use crate::track::csv_number;
 use anyhow::Result;
 

@@ -1,7 +1,7 @@
 //! The headline of a report: sentences on what its results support.
 
-use super::number::{Digits, shuffled_p};
-use super::summary::Setting;
+use crate::report::number::{Digits, shuffled_p};
+use crate::report::results::summary::Setting;
 use crate::stats::{PERMUTATIONS, Spread};
 
 /// Maximum number of settings that a sentence names; the tables have all of them.

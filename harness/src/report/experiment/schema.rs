@@ -1,10 +1,10 @@
 //! The JSON Schema of experiment files.
 
-use super::columns::Column;
-use super::kind::{KINDS, Kind};
-use super::laws::FIT_KINDS;
 use super::table_spec::{BEST, BETTER, COMPARE_KEYS, LAYOUT_KEYS, LAYOUTS, TABLE_KEYS, WIDTHS};
 use crate::config::{closed, document};
+use crate::report::analysis::laws::FIT_KINDS;
+use crate::report::columns::Column;
+use crate::report::kind::{KINDS, Kind};
 use serde_json::{Map, Value, json};
 
 /// Returns the JSON Schema of an experiment file.

@@ -1,8 +1,8 @@
 //! Columns that every training stage has: `sft.val_loss`, `dpo.reward_accuracy`, `pretrain.tokens_per_second`.
 
+use super::key_label::of_stage;
 use super::quantity::{Better, Format, QUANTITIES};
 use super::unavailable::disabled_message;
-use super::words::of_stage;
 use crate::config::{TrainStage, TrialConfig, recipe};
 use crate::records::{Trained, TrialRecord};
 use std::sync::LazyLock;

@@ -1,11 +1,11 @@
 //! Results of tuning: the values tried, their losses, the chosen ones, and the cost.
 
-use super::figure::{Axis, Content, Figure, Mark, Point, Series};
-use super::grid::{Grid, GridCell};
-use super::number::NOTHING;
-use super::tables::cell;
 use crate::config::TrainStage;
 use crate::records::{Status, TuningRecord};
+use crate::report::figure::{Axis, Content, Figure, Mark, Point, Series};
+use crate::report::number::NOTHING;
+use crate::report::tables::csv_files::cell;
+use crate::report::tables::grid::{Grid, GridCell};
 use crate::stats::spread;
 use crate::track::{counted, csv_number, time};
 use anyhow::Result;

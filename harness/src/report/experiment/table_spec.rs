@@ -1,10 +1,10 @@
 //! The tables and comparisons that an experiment file requests, read and validated.
 
-use super::answer_analysis;
-use super::columns::{Better, Column, tell_apart};
 use super::condition::Condition;
 use super::fields::Fields;
-use super::fit::Width;
+use crate::report::analysis::answers;
+use crate::report::columns::{Better, Column, tell_apart};
+use crate::report::tables::typeset::Width;
 
 /// A requested table.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,27 +69,25 @@ pub struct CompareSpec {
 }
 
 /// Values of `better`.
-pub(super) const BETTER: [(&str, Better); 2] = [("higher", Better::Higher), ("lower", Better::Lower)];
+pub const BETTER: [(&str, Better); 2] = [("higher", Better::Higher), ("lower", Better::Lower)];
 
 /// The keys of a `[[table]]`.
-pub(super) const TABLE_KEYS: [&str; 8] =
-    ["rows", "across", "columns", "best", "width", "name", "title", "where"];
+pub const TABLE_KEYS: [&str; 8] = ["rows", "across", "columns", "best", "width", "name", "title", "where"];
 
 /// The keys of a `[[table]]` with a named layout.
-pub(super) const LAYOUT_KEYS: [&str; 6] = ["layout", "rows", "width", "name", "title", "where"];
+pub const LAYOUT_KEYS: [&str; 6] = ["layout", "rows", "width", "name", "title", "where"];
 
 /// Values of `layout`.
-pub(super) const LAYOUTS: [(&str, Layout); 1] = [("minimind", Layout::Minimind)];
+pub const LAYOUTS: [(&str, Layout); 1] = [("minimind", Layout::Minimind)];
 
 /// Values of `best`.
-pub(super) const BEST: [(&str, Among); 2] = [("column", Among::Column), ("row", Among::Row)];
+pub const BEST: [(&str, Among); 2] = [("column", Among::Column), ("row", Among::Row)];
 
 /// Values of `width`.
-pub(super) const WIDTHS: [(&str, Width); 2] = [("column", Width::Column), ("page", Width::Page)];
+pub const WIDTHS: [(&str, Width); 2] = [("column", Width::Column), ("page", Width::Page)];
 
 /// The keys of a `[[compare]]`.
-pub(super) const COMPARE_KEYS: [&str; 8] =
-    ["claim", "metric", "a", "b", "paired_by", "better", "margin", "family"];
+pub const COMPARE_KEYS: [&str; 8] = ["claim", "metric", "a", "b", "paired_by", "better", "margin", "family"];
 
 impl TableSpec {
     /// Reads a `[[table]]`; `None` if it has no valid rows or columns.
@@ -109,7 +107,7 @@ impl TableSpec {
         let filter = fields.condition("where");
         let name = name.unwrap_or(default_name);
         if ["summary", "comparisons", "tuning", "fits"].contains(&name.as_str())
-            || answer_analysis::NAMES.contains(&name.as_str())
+            || answers::NAMES.contains(&name.as_str())
         {
             fields.problem(
                 "name",

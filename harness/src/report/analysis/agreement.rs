@@ -1,7 +1,7 @@
 //! Agreement of models' answers: between settings, and between the seeds of one setting.
 
-use super::observation::Score;
-use super::summary::Setting;
+use crate::report::results::observation::Score;
+use crate::report::results::summary::Setting;
 use crate::stats::{Agreement, agreement, mean};
 use crate::track::csv_number;
 use anyhow::Result;

@@ -1,13 +1,15 @@
 //! The tables that an experiment requests: means over seeds, with a row for each combination of `rows` and, if `across`
 //! is set, a column for each of its values. The best value and those not significantly worse are marked.
 
-use super::columns::{Better, Column};
 use super::grid::{Grid, GridCell};
-use super::kind::group_label;
 use super::minimind;
-use super::number::{Digits, NOTHING, cell, shuffled_p, with_error};
-use super::observation::{Cell, Observation, Pooled, Results, grouped, over_seeds, p_of_guessing, per_seed};
-use super::table_spec::{Among, Layout, TableSpec};
+use crate::report::columns::{Better, Column};
+use crate::report::experiment::table_spec::{Among, Layout, TableSpec};
+use crate::report::kind::group_label;
+use crate::report::number::{Digits, NOTHING, cell, shuffled_p, with_error};
+use crate::report::results::observation::{
+    Cell, Observation, Pooled, Results, grouped, over_seeds, p_of_guessing, per_seed,
+};
 use crate::stats::{Mean, Spread, StatsError, holm};
 use crate::track::{counted, number};
 use std::collections::{BTreeMap, BTreeSet};

@@ -2,8 +2,8 @@
 
 use super::check::holds_for_none;
 use super::condition::Condition;
-use super::observation::Results;
 use crate::records::TrialRecord;
+use crate::report::results::observation::Results;
 use std::collections::BTreeSet;
 use uuid::Uuid;
 

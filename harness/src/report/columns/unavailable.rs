@@ -1,7 +1,7 @@
 //! Values that a trial cannot have, by its configuration: measures of stages, exams and validation sets that it lacks.
 
-use super::columns::Column;
-use super::of_stage::NO_EXPERTS;
+use super::Column;
+use super::stage_column::NO_EXPERTS;
 use crate::config::{Source, TrainStage, TrialConfig, did_you_mean, recipe};
 
 const WITHOUT_SETS: &str = "data.source = \"world\" has no named validation sets";

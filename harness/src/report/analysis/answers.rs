@@ -1,10 +1,9 @@
 //! Tables of what exam answers show beyond accuracy: means over seeds, each with the counts that it rests on.
 
-use super::grid::Grid;
-use super::number::{Digits, NOTHING};
-use super::summary::Setting;
-use super::tables::with_error;
 use crate::records::{Analysis, GroupScore};
+use crate::report::number::{Digits, NOTHING, scaled_with_error};
+use crate::report::results::summary::Setting;
+use crate::report::tables::grid::Grid;
 use crate::stats::{Spread, spread};
 use crate::track::number;
 
@@ -75,13 +74,13 @@ fn averages(setting: &Setting, analyses: &[&Analysis]) -> Vec<Vec<String>> {
         return vec![];
     }
     let cell = |scale: f64, digits: usize, read: &dyn Fn(&Analysis) -> Option<f64>| {
-        with_error(over(analyses, read), scale, Digits::fixed(digits), seeds)
+        scaled_with_error(over(analyses, read), scale, Digits::fixed(digits), seeds)
     };
     vec![vec![
         setting.label.into(),
         seeds.to_string(),
         setting.answers.map_or(NOTHING.into(), |answers| number(answers.questions)),
-        with_error(setting.accuracy, 100.0, Digits::fixed(1), seeds),
+        scaled_with_error(setting.accuracy, 100.0, Digits::fixed(1), seeds),
         common(analyses.iter().map(|of| of.subjects as u64)),
         cell(100.0, 1, &|of| Some(of.macro_accuracy)),
         cell(1.0, 3, &|of| Some(of.log_prob)),
@@ -102,7 +101,7 @@ fn groups(label: &str, analyses: &[&Analysis]) -> Vec<Vec<String>> {
         let found: Vec<GroupScore> = analyses.iter().filter_map(|analysis| of(analysis)).collect();
         let cell = |read: fn(&GroupScore) -> f64| {
             let share = over(analyses, |analysis| of(analysis).as_ref().map(read));
-            with_error(share, 100.0, Digits::fixed(1), found.len())
+            scaled_with_error(share, 100.0, Digits::fixed(1), found.len())
         };
         vec![
             label.into(),
