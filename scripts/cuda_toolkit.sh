@@ -5,8 +5,8 @@
 #     settings=$(scripts/cuda_toolkit.sh FOLDER) && eval "$settings" && cargo build --release --features cuda
 #
 # Without the variable in between, the build would go on after a failed installation: `eval` of nothing succeeds.
-# Building needs nvcc and a C++ compiler, but no card and no driver; the program loads driver and cuBLAS on first use of a
-# card. PYTHON names the Python for the virtual environment in FOLDER. About 0.9 GB. The 12.x wheels have no nvcc.
+# Building needs nvcc and a C++ compiler, but no GPU and no driver; the program loads driver and cuBLAS on first use of a
+# GPU. PYTHON names the Python for the virtual environment in FOLDER. About 0.9 GB. The 12.x wheels have no nvcc.
 set -euo pipefail
 folder=${1:?name the folder to install to, as: scripts/cuda_toolkit.sh ~/cuda}
 mkdir -p "$folder"

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Checks to run on a new NVIDIA card, in parts of under ten minutes each; docs/gpu.md says what to report.
+# Checks to run on a new NVIDIA GPU, in parts of under ten minutes each; docs/gpu.md says what to report.
 #
 #     cargo build --release --features cuda        # with a CUDA compiler; scripts/cuda_toolkit.sh installs one
 #     scripts/gpu_check.sh check                   # every operation against the reference, tests, compute-sanitizer
 #     scripts/gpu_check.sh speed                   # tokens per second and memory compared with PyTorch
 #     scripts/gpu_check.sh stages                  # pretraining, SFT and DPO on text, losses compared with the CPU's
-#     scripts/gpu_check.sh share                   # tiny models that share the card, with and without MPS
+#     scripts/gpu_check.sh share                   # tiny models that share the GPU, with and without MPS
 #     scripts/gpu_check.sh table                   # all results as Markdown; the other parts end with it too
 #
 # Results are collected in the folder OUT (gpu-check). MINDSCALE names the program (target/release/mindscale), PYTHON a
 # Python with torch and transformers for `speed`, SHAPES the shapes of `speed`, TESTS test programs built elsewhere
-# (without it, cargo builds and runs them); DEVICE=cpu tests this script without a card. Nothing is downloaded.
+# (without it, cargo builds and runs them); DEVICE=cpu tests this script without a GPU. Nothing is downloaded.
 set -uo pipefail
 part="${1:-}"
 here=$(cd "$(dirname "$0")" && pwd)
@@ -306,10 +306,10 @@ def show(header, rows):
 number = lambda value, form=",.0f": format(value, form) if value is not None else ""
 
 theirs = lines("pytorch.jsonl")
-card = next((line for line in theirs if "peak_tflops" in line), {})
-if card:
-    print(f"{card['device']}: {card['peak_tflops']:.0f} TFLOP/s of bf16 products, {card['copy_gb_per_second']:.0f} GB/s of copies; "
-          f"PyTorch {card['torch']}, transformers {card['transformers']}\n")
+gpu = next((line for line in theirs if "peak_tflops" in line), {})
+if gpu:
+    print(f"{gpu['device']}: {gpu['peak_tflops']:.0f} TFLOP/s of bf16 products, {gpu['copy_gb_per_second']:.0f} GB/s of copies; "
+          f"PyTorch {gpu['torch']}, transformers {gpu['transformers']}\n")
 if os.path.exists(f"{out}/steps.tsv"):
     steps = [line.rstrip("\n").split("\t") for line in open(f"{out}/steps.tsv", encoding="utf-8")]
     show(["step", "outcome", "seconds"], steps)
@@ -331,7 +331,7 @@ for line in ours + [line for line in theirs if "name" in line]:
         rate, tflops = rate["median"], line["gflops"] / 1e3
         speeds[shape] = (rate, memory(line))
     speed, room = speeds.get(shape, (None, None))
-    mfu = tflops / card["peak_tflops"] if card else line.get("mfu")
+    mfu = tflops / gpu["peak_tflops"] if gpu else line.get("mfu")
     part = room / memory(line) if room and memory(line) else None
     rows.append([line["name"], number(rate), number(speed and speed / rate, ".2f"), number(memory(line)),
                  number(line.get("peak_reserved_mib")), number(part, ".2f"), number(mfu and 100 * mfu, ".1f") + " %"])

@@ -14,8 +14,8 @@ their tokens by a mask), put into the same Llama, and transformers' Qwen2-MoE, t
     bf16      everything in bf16, including weights and moments: faster and smaller, but updates are lost to rounding
 
 Each program is a separate process: compiled ones start side by side, as compiling takes longest, and are then measured
-in turn, each alone on the card. Each prints one line of JSON: tokens per second (the median step, by CUDA
-events), peak memory allocated and reserved while steps were timed, and the fraction of the card's bf16 matrix-product
+in turn, each alone on the GPU. Each prints one line of JSON: tokens per second (the median step, by CUDA
+events), peak memory allocated and reserved while steps were timed, and the fraction of the GPU's bf16 matrix-product
 throughput (8192 x 8192 x 8192, measured first), with the operations that Mindscale counts (model/src/cost.rs).
 """
 
@@ -246,11 +246,11 @@ def worker(task):
 
     program, device = Program(**task["program"]), task["device"]
     shape = SHAPES[program.shape]
-    on_card = device == "cuda"
+    on_gpu = device == "cuda"
     step, params = stepper(program, shape, device)
     for _ in range(2):
         retry_when_out_of_memory(step)
-    if on_card:
+    if on_gpu:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
     print("ready", flush=True)
@@ -259,11 +259,11 @@ def worker(task):
     [each] = timed(step, 1, device)
     for _ in range(min(task["warmup"], int(8 / each))):
         step()
-    if on_card:
+    if on_gpu:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     seconds = timed(step, min(task["steps"], max(3, int(12 / each))), device)
-    mib = lambda of: of() / 2**20 if on_card else None
+    mib = lambda of: of() / 2**20 if on_gpu else None
     found = {
         "params": params,
         "seconds": statistics.median(seconds),
@@ -283,15 +283,15 @@ def measure_machine(device):
     import torch
     import transformers
 
-    on_card = device == "cuda"
-    size, copied = (8192, 2**28) if on_card else (512, 2**20)
+    on_gpu = device == "cuda"
+    size, copied = (8192, 2**28) if on_gpu else (512, 2**20)
     a, b = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
     products = timed(lambda: a @ b, 25, device)[5:]
     from_, to = (torch.zeros(copied, device=device) for _ in range(2))
     copies = timed(lambda: to.copy_(from_), 15, device)[5:]
     found = {
-        "device": torch.cuda.get_device_name() if on_card else "cpu",
-        "memory_bytes": torch.cuda.mem_get_info()[0] if on_card else None,
+        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "memory_bytes": torch.cuda.mem_get_info()[0] if on_gpu else None,
         "peak_tflops": 2 * size**3 / statistics.median(products) / 1e12,
         "copy_gb_per_second": 2 * 4 * copied / statistics.median(copies) / 1e9,
         "torch": torch.__version__,
@@ -372,7 +372,7 @@ def run(args):
             with open(args.out, "a", encoding="utf-8") as file:
                 file.write(text + "\n")
 
-    command = [sys.executable, os.path.abspath(__file__), "card", args.device]
+    command = [sys.executable, os.path.abspath(__file__), "gpu", args.device]
     machine = json.loads(subprocess.run(command, stdout=subprocess.PIPE, timeout=120, check=True).stdout)
     show(machine)
     workers = [Worker(program, args) for program in programs(args.shapes)]
@@ -392,7 +392,7 @@ def run(args):
 def main():
     if sys.argv[1:2] == ["worker"]:
         return worker(json.loads(sys.argv[2]))
-    if sys.argv[1:2] == ["card"]:
+    if sys.argv[1:2] == ["gpu"]:
         return measure_machine(sys.argv[2])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     usual = ["512x8", "768x16", "moe-512x8", "moe-768x16"]

@@ -127,14 +127,14 @@ mod tests {
     use crate::backend::{Cpu, Portable};
 
     #[test]
-    fn cores_take_small_groups_and_a_card_large_ones_one_after_the_other() {
+    fn cores_take_small_groups_and_a_gpu_large_ones_one_after_the_other() {
         let work = |group: &[usize]| Ok((group.len(), std::thread::current().id()));
         let sizes = |found: Vec<(usize, _)>| found.into_iter().map(|group| group.0).collect::<Vec<_>>();
         let on_cores = in_groups::<Cpu, _, _>(&[500; 5], |positions| *positions, work).unwrap();
         assert_eq!(sizes(on_cores), [2, 2, 1]);
         // At most 8192 positions per group, all groups on this thread.
-        let on_a_card = in_groups::<Portable, _, _>(&[500; 40], |positions| *positions, work).unwrap();
-        assert!(on_a_card.iter().all(|group| group.1 == std::thread::current().id()));
-        assert_eq!(sizes(on_a_card), [16, 16, 8]);
+        let on_a_gpu = in_groups::<Portable, _, _>(&[500; 40], |positions| *positions, work).unwrap();
+        assert!(on_a_gpu.iter().all(|group| group.1 == std::thread::current().id()));
+        assert_eq!(sizes(on_a_gpu), [16, 16, 8]);
     }
 }

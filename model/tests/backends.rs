@@ -234,7 +234,7 @@ fn threads_and_what_is_kept_do_not_change_a_bit() {
 
 #[cfg(feature = "emulate")]
 #[test]
-fn shapes_that_a_card_has_too_little_shared_memory_for_are_refused() {
+fn shapes_that_a_gpu_has_too_little_shared_memory_for_are_refused() {
     let backend = model::backend::Cuda::emulated(model::Precision::F32);
     let problem = |config: &ModelConfig| {
         let lanes = LaneConfig { lanes: 1, recompute: Recompute::None, seed: 1 };

@@ -106,7 +106,7 @@ mod gpu {
         #![proptest_config(ProptestConfig { cases: 8, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn a_card_computes_what_the_reference_computes(
+        fn a_gpu_computes_what_the_reference_computes(
             case in cases(),
             precision in prop::sample::select(Precision::ALL.to_vec()),
         ) {

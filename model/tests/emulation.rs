@@ -10,10 +10,9 @@ use std::ptr::from_ref;
 
 const NULL: Address = 0;
 
-fn launch<A>(card: &Emulation, kernel: &str, grid: Grid, arguments: &A) -> Result<(), String> {
+fn launch<A>(gpu: &Emulation, kernel: &str, grid: Grid, arguments: &A) -> Result<(), String> {
     // SAFETY: Each test passes the structure that its kernel expects; invalid addresses are deliberate and part of the test.
-    unsafe { card.launch(kernel, grid, from_ref(arguments).cast(), size_of::<A>()) }
-        .map_err(|e| e.to_string())
+    unsafe { gpu.launch(kernel, grid, from_ref(arguments).cast(), size_of::<A>()) }.map_err(|e| e.to_string())
 }
 
 fn grid(blocks: u32, threads: u32, shared: usize) -> Grid {
@@ -40,16 +39,16 @@ macro_rules! bytes {
 }
 bytes!(f32 i32 u16 u32);
 
-fn put<N: Bytes>(card: &Emulation, numbers: &[N]) -> Address {
+fn put<N: Bytes>(gpu: &Emulation, numbers: &[N]) -> Address {
     let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.bytes()).collect();
-    let at = card.allocate(bytes.len()).unwrap();
-    card.upload(at, &bytes).unwrap();
+    let at = gpu.allocate(bytes.len()).unwrap();
+    gpu.upload(at, &bytes).unwrap();
     at
 }
 
-fn get<N: Bytes>(card: &Emulation, at: Address, count: usize) -> Vec<N> {
+fn get<N: Bytes>(gpu: &Emulation, at: Address, count: usize) -> Vec<N> {
     let mut bytes = vec![0; count * size_of::<N>()];
-    card.download(&mut bytes, at).unwrap();
+    gpu.download(&mut bytes, at).unwrap();
     bytes.chunks(size_of::<N>()).map(N::of).collect()
 }
 
@@ -63,11 +62,11 @@ struct Sum {
 /// Sums 200 rows of 300 numbers each by a kernel and returns how many sums are wrong.
 fn wrong_sums(kernel: &str, shared: usize) -> usize {
     let (rows, n) = (200, 300);
-    let card = Emulation::default();
+    let gpu = Emulation::default();
     let x: Vec<f32> = (0..rows * n).map(|i| (i * i % 251) as f32).collect(); // whole numbers: sums are exact in any order
-    let (from, to) = (put(&card, &x), card.allocate(rows * 4).unwrap());
-    launch(&card, kernel, grid(rows as u32, 256, shared), &Sum { x: from, sums: to, n: n as i32 }).unwrap();
-    let sums = get::<f32>(&card, to, rows);
+    let (from, to) = (put(&gpu, &x), gpu.allocate(rows * 4).unwrap());
+    launch(&gpu, kernel, grid(rows as u32, 256, shared), &Sum { x: from, sums: to, n: n as i32 }).unwrap();
+    let sums = get::<f32>(&gpu, to, rows);
     sums.iter().zip(x.chunks(n)).filter(|&(&sum, row)| sum != row.iter().sum::<f32>()).count()
 }
 
@@ -120,14 +119,14 @@ struct Lanes {
 
 #[test]
 fn lanes_that_are_missing_in_an_operation_of_their_warp_are_told() {
-    let card = Emulation::default();
-    let result = put(&card, &[-1i32; 64]);
+    let gpu = Emulation::default();
+    let result = put(&gpu, &[-1i32; 64]);
     let run = |first, last, mask| {
-        launch(&card, "test_lanes", grid(1, 64, 0), &Lanes { result, first, last, mask })
+        launch(&gpu, "test_lanes", grid(1, 64, 0), &Lanes { result, first, last, mask })
             .map_err(|e| strip_lines(&e))
     };
     assert_eq!(run(3, 10, 0x7f8), Ok(()));
-    assert_eq!(get::<i32>(&card, result + 32 * 4, 12), [-1, -1, -1, 9, 9, 9, 9, 9, 9, 9, 9, -1]);
+    assert_eq!(get::<i32>(&gpu, result + 32 * 4, 12), [-1, -1, -1, 9, 9, 9, 9, 9, 9, 9, 9, -1]);
     let error = run(3, 10, 0xff8).unwrap_err();
     assert!(error.starts_with(
         "test_lanes: block (0, 0, 0): threads wait for each other: lanes 000007f8 of warp 0 in "
@@ -146,10 +145,10 @@ fn lanes_that_are_missing_in_an_operation_of_their_warp_are_told() {
 
 #[test]
 fn lanes_exchange_what_they_should() {
-    let card = Emulation::default();
-    let at = card.allocate(64 * 8 * 4).unwrap();
-    launch(&card, "test_warp", grid(1, 64, 0), &at).unwrap();
-    for (i, results) in get::<i32>(&card, at, 64 * 8).chunks(8).enumerate() {
+    let gpu = Emulation::default();
+    let at = gpu.allocate(64 * 8 * 4).unwrap();
+    launch(&gpu, "test_warp", grid(1, 64, 0), &at).unwrap();
+    for (i, results) in get::<i32>(&gpu, at, 64 * 8).chunks(8).enumerate() {
         let lane = i as i32 % 32;
         let expected = [
             1000 + lane / 8 * 8 + (lane + 3) % 8,
@@ -174,19 +173,19 @@ struct Write {
 
 #[test]
 fn accesses_out_of_bounds_are_told() {
-    let card = Emulation::default();
-    let others: Vec<_> = (0..20).map(|i| card.allocate(i * 1000).unwrap()).collect();
-    let floats = card.allocate(40 * 4).unwrap(); // 160 of 256 allocated bytes
+    let gpu = Emulation::default();
+    let others: Vec<_> = (0..20).map(|i| gpu.allocate(i * 1000).unwrap()).collect();
+    let floats = gpu.allocate(40 * 4).unwrap(); // 160 of 256 allocated bytes
     let write = |threads, shift, shared: usize| {
         launch(
-            &card,
+            &gpu,
             "test_write",
             grid(1, threads, shared),
             &Write { floats, shift, shared: i32::from(shared > 0) },
         )
     };
     assert_eq!(write(32, 8, 0), Ok(()));
-    assert_eq!(get::<f32>(&card, floats + 8 * 4, 32), (0..32).map(|i| i as f32).collect::<Vec<_>>());
+    assert_eq!(get::<f32>(&gpu, floats + 8 * 4, 32), (0..32).map(|i| i as f32).collect::<Vec<_>>());
     let told = |problem: Result<(), String>, expected: &str| {
         let problem = problem.unwrap_err();
         assert!(problem.contains(expected), "{problem}");
@@ -202,18 +201,18 @@ fn accesses_out_of_bounds_are_told() {
     told(write(32, -100_000, 0), "reads or writes memory that it may not");
     // These come last because the slack after the allocation stays overwritten.
     told(write(32, 9, 0), "test_write: writes byte 160 of an allocation of 160 bytes");
-    card.free(floats, 160);
+    gpu.free(floats, 160);
     assert_eq!(write(32, 0, 128), Ok(()));
     told(write(32, 0, 0), "test_write: block (0, 0, 0), thread "); // use after free
-    others.into_iter().enumerate().for_each(|(i, at)| card.free(at, i * 1000));
+    others.into_iter().enumerate().for_each(|(i, at)| gpu.free(at, i * 1000));
 }
 
 #[test]
 fn a_write_before_an_allocation_is_told() {
-    let card = Emulation::default();
-    let floats = card.allocate(256).unwrap();
+    let gpu = Emulation::default();
+    let floats = gpu.allocate(256).unwrap();
     let error =
-        launch(&card, "test_write", grid(1, 32, 0), &Write { floats, shift: -1, shared: 0 }).unwrap_err();
+        launch(&gpu, "test_write", grid(1, 32, 0), &Write { floats, shift: -1, shared: 0 }).unwrap_err();
     assert_eq!(error, "test_write: writes byte -4 of an allocation of 256 bytes");
 }
 
@@ -225,10 +224,10 @@ fn what_is_undefined_is_told() {
         what: i32,
         number: i32,
     }
-    let card = Emulation::default();
-    let floats = put(&card, &[0.0f32; 64]);
+    let gpu = Emulation::default();
+    let floats = put(&gpu, &[0.0f32; 64]);
     let run = |what, number| {
-        let told = launch(&card, "test_undefined", grid(1, 32, 0), &Undefined { floats, what, number });
+        let told = launch(&gpu, "test_undefined", grid(1, 32, 0), &Undefined { floats, what, number });
         told.map_err(|e| strip_lines(&e).split_once(": ").unwrap().1.split_once(": ").unwrap().1.to_owned())
     };
     for (what, number) in [(0, 4), (1, 3), (2, 0), (3, 0)] {
@@ -244,11 +243,11 @@ fn what_is_undefined_is_told() {
 
 #[test]
 fn what_was_not_written_is_nan() {
-    let card = Emulation::default();
-    let floats = card.allocate(10 * 32 * 4).unwrap();
-    assert!(get::<f32>(&card, floats, 320).iter().all(|x| x.is_nan()));
-    launch(&card, "test_shared", grid(10, 32, 128), &floats).unwrap();
-    for block in get::<f32>(&card, floats, 320).chunks(32) {
+    let gpu = Emulation::default();
+    let floats = gpu.allocate(10 * 32 * 4).unwrap();
+    assert!(get::<f32>(&gpu, floats, 320).iter().all(|x| x.is_nan()));
+    launch(&gpu, "test_shared", grid(10, 32, 128), &floats).unwrap();
+    for block in get::<f32>(&gpu, floats, 320).chunks(32) {
         assert_eq!(block[0], 7.0);
         assert!(block[1..].iter().all(|x| x.is_nan()), "{block:?}");
     }
@@ -262,23 +261,23 @@ fn copies_that_nobody_waited_for_are_nan() {
         to: Address,
         waits: i32,
     }
-    let card = Emulation::default();
-    let (from, to) = (put(&card, &[3.0f32; 64 * 4]), card.allocate(64 * 16).unwrap());
-    let run = |from, waits| launch(&card, "test_copy", grid(1, 64, 64 * 16), &Copy { from, to, waits });
+    let gpu = Emulation::default();
+    let (from, to) = (put(&gpu, &[3.0f32; 64 * 4]), gpu.allocate(64 * 16).unwrap());
+    let run = |from, waits| launch(&gpu, "test_copy", grid(1, 64, 64 * 16), &Copy { from, to, waits });
     run(from, 0).unwrap();
-    assert!(get::<f32>(&card, to, 64 * 4).iter().all(|x| x.is_nan()));
+    assert!(get::<f32>(&gpu, to, 64 * 4).iter().all(|x| x.is_nan()));
     run(from, 1).unwrap();
-    for (i, x) in get::<f32>(&card, to, 64 * 4).into_iter().enumerate() {
+    for (i, x) in get::<f32>(&gpu, to, 64 * 4).into_iter().enumerate() {
         assert_eq!(x, if i / 4 % 2 == 0 { 3.0 } else { 0.0 });
     }
     assert!(run(from + 4, 1).unwrap_err().contains("expected multiples of 16"));
 }
 
 #[test]
-fn launches_that_a_card_refuses_are_refused() {
-    let card = Emulation::default();
+fn launches_that_a_gpu_refuses_are_refused() {
+    let gpu = Emulation::default();
     let refused = |kernel: &str, grid: Grid, expected: &str| {
-        assert_eq!(launch(&card, kernel, grid, &Sum { x: NULL, sums: NULL, n: 0 }).unwrap_err(), expected);
+        assert_eq!(launch(&gpu, kernel, grid, &Sum { x: NULL, sums: NULL, n: 0 }).unwrap_err(), expected);
     };
     refused("test_sums", grid(1, 32, 0), "there is no kernel test_sums");
     refused("test_sum", grid(1, 288, 0), "test_sum: 288 threads, expected a multiple of 32, at most 256");
@@ -305,29 +304,29 @@ fn whole_numbers_are_added_atomically_in_every_block() {
         largest: Address,
         divisor: i32,
     }
-    let card = Emulation::default();
-    let (count, largest) = (put(&card, &[0i32]), put(&card, &[0u32]));
+    let gpu = Emulation::default();
+    let (count, largest) = (put(&gpu, &[0i32]), put(&gpu, &[0u32]));
     let blocks = Grid { blocks: [100, 1, 1], threads: 64, shared: 0 };
-    launch(&card, "test_count", blocks, &Count { count, largest, divisor: 7 }).unwrap();
-    assert_eq!(get::<i32>(&card, count, 1), [6400 / 7 + 1]);
-    assert_eq!(get::<u32>(&card, largest, 1), [6399]);
+    launch(&gpu, "test_count", blocks, &Count { count, largest, divisor: 7 }).unwrap();
+    assert_eq!(get::<i32>(&gpu, count, 1), [6400 / 7 + 1]);
+    assert_eq!(get::<u32>(&gpu, largest, 1), [6399]);
 }
 
 #[test]
 fn copies_stay_in_their_allocation() {
-    let card = Emulation::default();
-    let (a, b) = (put(&card, &[1.0f32, 2.0, 3.0]), card.allocate(8).unwrap());
-    card.copy(b, a + 4, 8).unwrap();
-    assert_eq!(get::<f32>(&card, b, 2), [2.0, 3.0]);
-    card.zero(b + 4, 4).unwrap();
-    assert_eq!(get::<f32>(&card, b, 2), [2.0, 0.0]);
-    assert!(card.copy(b, a, 12).is_err());
-    assert!(card.copy(a + 4, a, 8).is_err());
-    assert!(card.upload(a + 8, &[0; 5]).is_err());
-    assert!(card.download(&mut [0; 13], a).is_err());
-    assert!(card.zero(a - 1, 1).is_err());
-    assert!(card.zero(NULL, 1).is_err());
-    assert_eq!(card.zero(NULL, 0).map_err(|e| e.to_string()), Ok(()));
+    let gpu = Emulation::default();
+    let (a, b) = (put(&gpu, &[1.0f32, 2.0, 3.0]), gpu.allocate(8).unwrap());
+    gpu.copy(b, a + 4, 8).unwrap();
+    assert_eq!(get::<f32>(&gpu, b, 2), [2.0, 3.0]);
+    gpu.zero(b + 4, 4).unwrap();
+    assert_eq!(get::<f32>(&gpu, b, 2), [2.0, 0.0]);
+    assert!(gpu.copy(b, a, 12).is_err());
+    assert!(gpu.copy(a + 4, a, 8).is_err());
+    assert!(gpu.upload(a + 8, &[0; 5]).is_err());
+    assert!(gpu.download(&mut [0; 13], a).is_err());
+    assert!(gpu.zero(a - 1, 1).is_err());
+    assert!(gpu.zero(NULL, 1).is_err());
+    assert_eq!(gpu.zero(NULL, 0).map_err(|e| e.to_string()), Ok(()));
 }
 
 /// A 16-bit floating-point format: number of bits of exponent and mantissa.
@@ -384,24 +383,24 @@ struct Convert {
 }
 
 #[test]
-fn every_narrow_number_converts_as_on_a_card() {
-    let card = Emulation::default();
+fn every_narrow_number_converts_as_on_a_gpu() {
+    let gpu = Emulation::default();
     for (format, narrow, widen) in
         [(BF16, "test_to_bf16", "test_from_bf16"), (F16, "test_to_f16", "test_from_f16")]
     {
         let cases = format.cases();
         let n = cases.len();
-        let from = put(&card, &cases.iter().map(|case| case.0).collect::<Vec<_>>());
-        let to = card.allocate(n * 2).unwrap();
-        launch(&card, narrow, grid(n.div_ceil(256) as u32, 256, 0), &Convert { from, to, n: n as i32 })
+        let from = put(&gpu, &cases.iter().map(|case| case.0).collect::<Vec<_>>());
+        let to = gpu.allocate(n * 2).unwrap();
+        launch(&gpu, narrow, grid(n.div_ceil(256) as u32, 256, 0), &Convert { from, to, n: n as i32 })
             .unwrap();
-        for ((x, expected), bits) in cases.into_iter().zip(get::<u16>(&card, to, n)) {
+        for ((x, expected), bits) in cases.into_iter().zip(get::<u16>(&gpu, to, n)) {
             assert_eq!(bits, expected, "{x:e} is {bits:#x}, expected {expected:#x}");
         }
         let all: Vec<u16> = (0..=u16::MAX).collect();
-        let (from, to) = (put(&card, &all), card.allocate(all.len() * 4).unwrap());
-        launch(&card, widen, grid(256, 256, 0), &Convert { from, to, n: all.len() as i32 }).unwrap();
-        for (bits, x) in all.iter().zip(get::<f32>(&card, to, all.len())) {
+        let (from, to) = (put(&gpu, &all), gpu.allocate(all.len() * 4).unwrap());
+        launch(&gpu, widen, grid(256, 256, 0), &Convert { from, to, n: all.len() as i32 }).unwrap();
+        for (bits, x) in all.iter().zip(get::<f32>(&gpu, to, all.len())) {
             match (bits & 0x7fff).cmp(&format.infinity()) {
                 std::cmp::Ordering::Less => assert_eq!(f64::from(x), format.value(*bits), "{bits:#x}"),
                 std::cmp::Ordering::Equal => assert!(x.is_infinite(), "{bits:#x} is {x}"),
@@ -424,7 +423,7 @@ fn number(dtype: Dtype, x: f32) -> (Vec<u8>, f32) {
 #[test]
 fn products_are_right_in_every_type_and_direction() {
     let mut random = ChaCha8Rng::seed_from_u64(1);
-    let card = Emulation::default();
+    let gpu = Emulation::default();
     let types = [
         (Dtype::F32, Dtype::F32),
         (Dtype::Bf16, Dtype::Bf16),
@@ -437,21 +436,21 @@ fn products_are_right_in_every_type_and_direction() {
         let (batch, alpha, beta) = (1 + case % 4, 0.5, [0.0, 1.0, -2.0][case % 3]);
         let mut matrix = |dtype, count| {
             let numbers: Vec<_> = (0..count).map(|_| number(dtype, random.random_range(-1.0..1.0))).collect();
-            let at = card.allocate(count * dtype.size()).unwrap();
-            card.upload(at, &numbers.iter().flat_map(|x| x.0.clone()).collect::<Vec<_>>()).unwrap();
+            let at = gpu.allocate(count * dtype.size()).unwrap();
+            gpu.upload(at, &numbers.iter().flat_map(|x| x.0.clone()).collect::<Vec<_>>()).unwrap();
             (at, numbers.into_iter().map(|x| x.1).collect::<Vec<_>>())
         };
         let ((a, xs), (b, ys), (mut c, zs)) =
             (matrix(factors, batch * m * k), matrix(factors, batch * k * n), matrix(result, batch * m * n));
         if beta == 0.0 {
-            c = card.allocate(batch * m * n * result.size()).unwrap(); // NaN, which beta = 0 must not read
+            c = gpu.allocate(batch * m * n * result.size()).unwrap(); // NaN, which beta = 0 must not read
         }
         let (flip_a, flip_b) = (case % 2 == 0, case / 2 % 2 == 0);
         let (left, right) = (Factor { at: a, transposed: flip_a }, Factor { at: b, transposed: flip_b });
         let (a, b, tf32) = (left, right, false);
-        card.product(&Product { a, b, c, m, n, k, batch, factors, result, tf32, alpha, beta }).unwrap();
+        gpu.product(&Product { a, b, c, m, n, k, batch, factors, result, tf32, alpha, beta }).unwrap();
         let mut bytes = vec![0; batch * m * n * result.size()];
-        card.download(&mut bytes, c).unwrap();
+        gpu.download(&mut bytes, c).unwrap();
         for (one, i) in (0..batch).flat_map(|one| (0..m).map(move |i| (one, i))) {
             let (xs, ys) = (&xs[one * m * k..], &ys[one * k * n..]);
             for j in 0..n {
@@ -482,10 +481,10 @@ fn products_are_right_in_every_type_and_direction() {
 
 #[test]
 fn a_product_of_types_that_cublas_does_not_multiply_is_refused() {
-    let card = Emulation::default();
-    let a = Factor { at: put(&card, &[1.0f32]), transposed: false };
+    let gpu = Emulation::default();
+    let a = Factor { at: put(&gpu, &[1.0f32]), transposed: false };
     let (factors, result) = (Dtype::F32, Dtype::Bf16);
     let (c, tf32, alpha, beta) = (a.at, false, 1.0, 0.0);
     let product = Product { a, b: a, c, m: 1, n: 1, k: 1, batch: 1, factors, result, tf32, alpha, beta };
-    assert_eq!(card.product(&product).unwrap_err().to_string(), "product: no Bf16 is made of F32");
+    assert_eq!(gpu.product(&product).unwrap_err().to_string(), "product: no Bf16 is made of F32");
 }

@@ -3,7 +3,7 @@
 use super::gpus::{Gpus, Place, Wait};
 use crate::config::TrialConfig;
 use crate::plan::StageNode;
-use crate::sweep::{card_memory_mb, memory_mb};
+use crate::sweep::{gpu_memory_mb, memory_mb};
 use crate::system::available_memory;
 use model::Device;
 use std::collections::BTreeMap;
@@ -70,7 +70,7 @@ impl Machine {
             return Err(Wait::Memory { of: "this machine".into(), needed_mb: memory_mb, left_mb });
         }
         let place = match on_gpu {
-            true => self.gpus.take(config.device, card_memory_mb(config, config.precision))?,
+            true => self.gpus.take(config.device, gpu_memory_mb(config, config.precision))?,
             false => Place::Cpu,
         };
         // One thread per stage run is fastest while several run at a time; one that runs alone takes all cores.
@@ -180,7 +180,7 @@ mod tests {
             let node = (0..three.nodes.len()).filter(named).nth(nth).unwrap();
             machine.take(node, &three.nodes[node], 0).map(|share| share.place)
         };
-        let mb = card_memory_mb(&three.nodes[0].config, Precision::F32);
+        let mb = gpu_memory_mb(&three.nodes[0].config, Precision::F32);
         assert_eq!(place("tokenizer", 0), Ok(Place::Cpu));
         let places = [Ok(Place::Gpu(0, mb)), Ok(Place::Gpu(1, mb)), Err(Wait::Turn)];
         assert_eq!([0, 1, 2].map(|n| place("pretrain", n)), places);
@@ -193,7 +193,7 @@ mod tests {
             config.precision = Precision::Bf16;
         });
         let config = &three.trials[0].trial.config;
-        let on_gpu = card_memory_mb(config, Precision::Bf16);
+        let on_gpu = gpu_memory_mb(config, Precision::Bf16);
         let gpu = Gpu { name: "0".into(), free_mb: 2.5 * on_gpu };
         let mut machine = Machine::new(8, 3.5 * host_memory_mb(config), Gpus::new(vec![gpu], 0), None, 3);
         let runs: Vec<usize> =

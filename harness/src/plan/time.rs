@@ -6,13 +6,13 @@ use crate::config::{Answer, Stage, TrainStage, TrialConfig};
 use crate::exam::Questions;
 use crate::runs::claim::host;
 use crate::runs::manifest::{Manifest, RunStatus};
-use crate::sweep::{CostRow, Extent, at_most, card_memory_mb, memory_mb};
+use crate::sweep::{CostRow, Extent, at_most, gpu_memory_mb, memory_mb};
 use crate::system::on_threads;
 use crate::track::{counted, number, table, time};
 use crate::train::optimizer;
 use crate::train::trunk::adopted_share;
 use anyhow::{Context, Result, bail};
-use model::cost::roofline::{Card, Processor, Seconds, Step};
+use model::cost::roofline::{Gpu, Processor, Seconds, Step};
 use model::cost::step::Trained;
 use model::trainer::Rule;
 use model::{Device, Precision, Recompute};
@@ -24,7 +24,7 @@ use std::path::Path;
 #[derive(Debug, Clone)]
 pub enum Estimator {
     /// A GPU by its data sheet, computing in this precision; `None`: in that of each trial.
-    Card(Card, Option<Precision>),
+    Gpu(Gpu, Option<Precision>),
     /// This machine's CPU, as measured.
     Processor(Processor),
     /// The mean throughput of earlier stage runs.
@@ -46,7 +46,7 @@ const MAX_READ: usize = 1000;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Target {
     /// A GPU, computing in this precision; `None`: in that of each trial.
-    Card(Card, Option<Precision>),
+    Gpu(Gpu, Option<Precision>),
     /// This machine's CPU.
     Processor,
 }
@@ -61,8 +61,8 @@ fn precision_of(config: &TrialConfig, given: Option<Precision>) -> Precision {
 pub fn memory_on(target: Option<Target>, config: &TrialConfig) -> f64 {
     match (target, config.device) {
         (Some(Target::Processor), _) | (None, Device::Cpu) => memory_mb(config),
-        (Some(Target::Card(_, precision)), _) => card_memory_mb(config, precision_of(config, precision)),
-        (None, Device::Cuda(_)) => card_memory_mb(config, config.precision),
+        (Some(Target::Gpu(_, precision)), _) => gpu_memory_mb(config, precision_of(config, precision)),
+        (None, Device::Cuda(_)) => gpu_memory_mb(config, config.precision),
     }
 }
 
@@ -78,14 +78,14 @@ impl Target {
                 Some(other) => bail!("--precision is {other}, expected f32 with --device cpu"),
             };
         }
-        let card = Card::named(device)
+        let gpu = Gpu::named(device)
             .with_context(|| format!("--device is {device:?}, expected one of {}", DEVICES.join(", ")))?;
-        Ok(Self::Card(card, precision))
+        Ok(Self::Gpu(gpu, precision))
     }
 
     /// The sentence that names the trials which need more memory than a GPU has; `None` if there are none.
     pub fn too_small(self, rows: &[CostRow]) -> Option<String> {
-        let Self::Card(Card { name, memory, .. }, _) = self else { return None };
+        let Self::Gpu(Gpu { name, memory, .. }, _) = self else { return None };
         let memory_mb = 1024.0 * memory;
         let too_large: Vec<&CostRow> = rows.iter().filter(|row| row.memory_mb > memory_mb).collect();
         let most = too_large.iter().max_by(|a, b| a.memory_mb.total_cmp(&b.memory_mb))?;
@@ -108,7 +108,7 @@ impl Estimator {
     /// If no threads can be started.
     pub fn of(target: Target) -> Result<Self> {
         match target {
-            Target::Card(card, precision) => Ok(Self::Card(card, precision)),
+            Target::Gpu(gpu, precision) => Ok(Self::Gpu(gpu, precision)),
             Target::Processor => on_threads(0, || Ok(Self::Processor(Processor::measure()))),
         }
     }
@@ -146,9 +146,7 @@ impl Estimator {
     fn step(&self, config: &TrialConfig, step: &Step) -> Option<(Seconds, f64)> {
         let (model, threads) = (&config.model, config.threads);
         match self {
-            Self::Card(card, precision) => {
-                Some((card.step(model, step, precision_of(config, *precision)), 1.0))
-            }
+            Self::Gpu(gpu, precision) => Some((gpu.step(model, step, precision_of(config, *precision)), 1.0)),
             Self::Processor(processor) => {
                 let all = processor.threads;
                 let threads = if threads == 0 { all } else { threads.min(all) }.clamp(1, step.lanes.max(1));
@@ -161,11 +159,11 @@ impl Estimator {
     /// A description for the user.
     fn describe(&self, graph: &StageGraph) -> String {
         match self {
-            Self::Card(card, precision) => {
+            Self::Gpu(gpu, precision) => {
                 let nodes = graph.nodes.iter().filter(|node| node.stage.computes());
                 let found = nodes.map(|node| precision_of(&node.config, *precision).name());
                 let found: Vec<&str> = found.collect::<BTreeSet<_>>().into_iter().collect();
-                format!("on one {} in {}, by a roofline", card.name, found.join(" and "))
+                format!("on one {} in {}, by a roofline", gpu.name, found.join(" and "))
             }
             Self::Processor(_) => "on this machine's processor, by a roofline measured just now".into(),
             Self::Throughput { runs, .. } => {
@@ -476,8 +474,8 @@ mod tests {
         assert_eq!(of(Some(Precision::Tf32)), [Precision::Tf32; 3]);
         let mb = |target| trials.each_ref().map(|config| memory_on(target, config));
         let [cpu, single, half] = trials.each_ref();
-        let in_single = card_memory_mb(single, Precision::F32);
-        assert_eq!(mb(None), [memory_mb(cpu), in_single, card_memory_mb(half, Precision::F16)]);
+        let in_single = gpu_memory_mb(single, Precision::F32);
+        assert_eq!(mb(None), [memory_mb(cpu), in_single, gpu_memory_mb(half, Precision::F16)]);
         assert_eq!(mb(Some(Target::of("h100", Some(Precision::F32)).unwrap())), [in_single; 3]);
         assert_eq!(mb(Some(Target::Processor)), [memory_mb(cpu); 3]);
 
@@ -498,16 +496,16 @@ mod tests {
             rows.iter_mut().zip(mb).for_each(|(row, mb)| row.memory_mb = mb);
             rows
         };
-        let card = Target::of("4090", None).unwrap();
-        assert_eq!(card.too_small(&rows([1.0, 24_576.0, 9.0])), None);
+        let gpu = Target::of("4090", None).unwrap();
+        assert_eq!(gpu.too_small(&rows([1.0, 24_576.0, 9.0])), None);
         assert_eq!(Target::Processor.too_small(&rows([1e6; 3])), None);
         let advice = "smaller models and recompute = \"blocks\" take less";
         let one =
             "1 of 3 trials needs more memory than the 24,576 MiB of a 4090: trial t1 takes about 24,577 MiB";
-        assert_eq!(card.too_small(&rows([1.0, 24_577.0, 9.0])), Some(format!("{one}; {advice}")));
+        assert_eq!(gpu.too_small(&rows([1.0, 24_577.0, 9.0])), Some(format!("{one}; {advice}")));
         let two =
             "2 of 3 trials need more memory than the 24,576 MiB of a 4090: trial t2 takes about 99,999 MiB";
-        assert_eq!(card.too_small(&rows([30_000.0, 5.0, 99_999.0])), Some(format!("{two}; {advice}")));
+        assert_eq!(gpu.too_small(&rows([30_000.0, 5.0, 99_999.0])), Some(format!("{two}; {advice}")));
     }
 
     #[test]

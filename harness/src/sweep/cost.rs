@@ -4,7 +4,7 @@ use super::{Part, Trial};
 use crate::config::{RowKind, TrainStage, Training, TrialConfig, plain};
 use crate::track::table;
 use model::backend::cpu::cross_entropy::BLOCK;
-use model::cost::roofline::{CARD_POSITIONS, bytes, card_idle};
+use model::cost::roofline::{GPU_POSITIONS, bytes, gpu_idle};
 use model::cost::step;
 use model::{Backend, Cpu, ModelConfig, Precision};
 use rayon::prelude::*;
@@ -21,7 +21,7 @@ const FLOAT: f64 = 4.0;
 const CUDA: f64 = 600.0;
 
 /// Positions whose logits exist at the same time on a GPU; the same as in the CUDA backend.
-const CARD_LOGITS: f64 = 4096.0;
+const GPU_LOGITS: f64 = 4096.0;
 
 /// Bytes per MiB.
 const MIB: f64 = 1024.0 * 1024.0;
@@ -46,7 +46,7 @@ pub struct CostRow {
     pub exact: bool,
     /// Stages whose tokens or operations are unknown until their data is prepared.
     pub open: Vec<TrainStage>,
-    /// Estimated peak memory of training, in MiB; see [`memory_mb`] and [`card_memory_mb`].
+    /// Estimated peak memory of training, in MiB; see [`memory_mb`] and [`gpu_memory_mb`].
     pub memory_mb: f64,
 }
 
@@ -175,19 +175,19 @@ fn passing(model: &ModelConfig) -> f64 {
 /// preferences also the reference's weights and for adapters the frozen weights, likewise with a copy. For the rows of one
 /// pass what each block keeps and the temporaries of one block, as on a CPU; a block of logits and its gradient; at most the
 /// memory that the allocator leaves idle; and what CUDA itself takes.
-pub fn card_memory_mb(config: &TrialConfig, precision: Precision) -> f64 {
+pub fn gpu_memory_mb(config: &TrialConfig, precision: Precision) -> f64 {
     let model = &config.model;
     let number = bytes(precision);
     let copy = if number < FLOAT { number } else { 0.0 };
     let stage = |(stage, training): (TrainStage, &Training)| {
         let row = training.seq_len.saturating_mul(stage.sequences_per_row());
-        let group = training.rows_of_step().saturating_mul(row).min(CARD_POSITIONS.max(row)) as f64;
+        let group = training.rows_of_step().saturating_mul(row).min(GPU_POSITIONS.max(row)) as f64;
         let more = if training_has_two_models(config, stage) { FLOAT + copy } else { 0.0 };
         let weights = model.params() as f64 * (4.0 * FLOAT + copy + more);
         let kept = step::kept(model, training.recompute) + passing(model);
-        let logits = group.min(CARD_LOGITS) * model.vocab_size as f64;
+        let logits = group.min(GPU_LOGITS) * model.vocab_size as f64;
         let used = weights + number * group * kept + (FLOAT + number) * logits;
-        CUDA + (used + card_idle(used as usize) as f64) / MIB
+        CUDA + (used + gpu_idle(used as usize) as f64) / MIB
     };
     config.stages().filter(|entry| entry.1.enabled).map(stage).fold(0.0, f64::max)
 }
@@ -316,15 +316,15 @@ device = "cpu"
     }
 
     #[test]
-    fn a_card_holds_weights_twice_and_activations_in_its_numbers() {
+    fn a_gpu_holds_weights_twice_and_activations_in_its_numbers() {
         let trials = Sweep::read_str("a.toml", SWEEP, &Overrides::default()).unwrap().expand().unwrap();
         let config = &trials[0].config;
         // dpo: master weights, moments, gradient and the reference's weights, with working copies of both; two answers of 8
         // tokens, each with 32 and 50 numbers; logits in f32 and their gradient. 256 MiB may be idle.
         let bf16 = 172.0 * (4.0 * 4.0 + 4.0 + 2.0 * 2.0) + 16.0 * (2.0 * 82.0 + 6.0 * 10.0);
-        assert_eq!(card_memory_mb(config, Precision::Bf16), CUDA + 256.0 + bf16 / 1024.0 / 1024.0);
+        assert_eq!(gpu_memory_mb(config, Precision::Bf16), CUDA + 256.0 + bf16 / 1024.0 / 1024.0);
         let f32 = 172.0 * 5.0 * 4.0 + 16.0 * (4.0 * 82.0 + 8.0 * 10.0);
-        assert_eq!(card_memory_mb(config, Precision::Tf32), CUDA + 256.0 + f32 / 1024.0 / 1024.0);
+        assert_eq!(gpu_memory_mb(config, Precision::Tf32), CUDA + 256.0 + f32 / 1024.0 / 1024.0);
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod tune;
 mod tests;
 
 pub use crate::config::Overrides;
-pub use cost::{CostRow, Extent, at_most, card_memory_mb, costs, memory_mb, render_table};
+pub use cost::{CostRow, Extent, at_most, costs, gpu_memory_mb, memory_mb, render_table};
 pub use detect::Detectable;
 pub use schema::sweep_schema;
 pub use tune::{Part, Tuning};

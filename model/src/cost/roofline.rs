@@ -1,12 +1,12 @@
 //! Estimated duration of a step on a device that is described by a few rates: each operation takes as long as its
 //! arithmetic or its memory traffic, whichever is longer (Williams et al. 2009, "Roofline"), plus a launch on a GPU.
 //!
-//! [`Card`]s are described by their data sheets, [`Processor`]s by a measurement of one or two seconds.
+//! [`Gpu`]s are described by their data sheets, [`Processor`]s by a measurement of one or two seconds.
 
-mod card;
+mod gpu;
 mod processor;
 
-pub use card::{CARD_POSITIONS, CARDS, Card, bytes, card_idle};
+pub use gpu::{GPU_POSITIONS, GPUS, Gpu, bytes, gpu_idle};
 pub use processor::Processor;
 
 use super::step::{self, Group, Operation, Trained};
@@ -116,8 +116,8 @@ mod tests {
         let processor =
             Processor { threads: 2, flop: 1e-9, moves: vec![(1.0, 1e-9)], exponential: 0.0, row: 0.0 };
         let of = |step: &Step| {
-            let card = CARDS[0].step(&model, step, crate::backend::Precision::Bf16);
-            [card, processor.step(&model, step, 2)]
+            let gpu = GPUS[0].step(&model, step, crate::backend::Precision::Bf16);
+            [gpu, processor.step(&model, step, 2)]
         };
         for (adamw, muon) in of(&step).into_iter().zip(of(&muon)) {
             assert!(muon.weights > adamw.weights && muon.launches >= adamw.launches);

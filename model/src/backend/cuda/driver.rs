@@ -1,6 +1,6 @@
 //! The operations that the backend requires of a device: memory, copies, kernels and matrix products, in order on one stream.
 //!
-//! [`Card`](super::card) is a GPU; [`Emulation`](super::emulation) runs the same kernels on the CPU, for tests.
+//! [`Gpu`](super::gpu) is a GPU; [`Emulation`](super::emulation) runs the same kernels on the CPU, for tests.
 //!
 //! *Invariant:* operations are queued in the order of the calls. [`Driver::download`] waits for everything queued
 //! before it, [`Driver::upload`] only for earlier uploads if the staging memory is full; [`Driver::release_cached`] waits as

@@ -10,12 +10,12 @@
 mod arguments;
 mod attention;
 mod cached;
-#[cfg(feature = "cuda")]
-mod card;
 mod driver;
 #[cfg(feature = "emulate")]
 mod emulation;
 mod experts;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod head;
 mod heads;
 mod memory;
@@ -24,11 +24,11 @@ mod products;
 mod queue;
 mod update;
 
-#[cfg(feature = "cuda")]
-pub use card::count;
 pub use driver::{Address, Driver, Dtype, Factor, Grid, Product};
 #[cfg(feature = "emulate")]
 pub use emulation::Emulation;
+#[cfg(feature = "cuda")]
+pub use gpu::count;
 
 use super::precision::Precision;
 use super::sealed::Sealed;
@@ -70,7 +70,7 @@ impl Cuda {
     /// Returns an error that names what is missing: the GPU, its driver or a library.
     #[cfg(feature = "cuda")]
     pub fn new(number: usize, precision: Precision) -> Result<Self> {
-        Ok(Self::on(Box::new(card::Card::new(number)?), precision))
+        Ok(Self::on(Box::new(gpu::Gpu::new(number)?), precision))
     }
 
     /// Emulates a GPU on the CPU, for tests.
@@ -88,7 +88,7 @@ impl Cuda {
         #[cfg(feature = "cuda")]
         {
             static GPU: OnceLock<std::result::Result<Arc<Queue>, String>> = OnceLock::new();
-            let open = || card::Card::new(0).map(|card| Queue::new(Box::new(card)));
+            let open = || gpu::Gpu::new(0).map(|gpu| Queue::new(Box::new(gpu)));
             match GPU.get_or_init(|| open().map_err(|error| error.to_string())) {
                 Ok(queue) => Ok(Some(Self { queue: queue.clone(), precision, rotations: Arc::default() })),
                 Err(problem) if std::env::var("MINDSCALE_GPU").as_deref() == Ok("1") => {

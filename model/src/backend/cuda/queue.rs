@@ -1,7 +1,7 @@
 //! The queue of a device, and a pool of its memory.
 
 use super::driver::{Address, Driver, Dtype, Factor, Grid, Product};
-use crate::cost::roofline::card_idle;
+use crate::cost::roofline::gpu_idle;
 use crate::{Error, Result};
 use std::collections::VecDeque;
 use std::ffi::c_void;
@@ -28,7 +28,7 @@ pub struct Queue {
 }
 
 /// Idle memory. *Invariant:* as in the CPU's pool, idle and used memory together exceed the peak use by little, namely
-/// [`card_idle`]. The GPU's driver keeps memory that is freed beyond that for this process, until it is needed for
+/// [`gpu_idle`]. The GPU's driver keeps memory that is freed beyond that for this process, until it is needed for
 /// allocations that do not fit ([`Driver::release_cached`]).
 #[derive(Debug, Default)]
 struct Pool {
@@ -130,7 +130,7 @@ impl Queue {
         let peak = pool.peak.max(used);
         let at = match pool.take(bytes) {
             Some(at) => at,
-            None => self.allocate(&mut pool, bytes, peak + card_idle(peak) - used)?,
+            None => self.allocate(&mut pool, bytes, peak + gpu_idle(peak) - used)?,
         };
         (pool.used, pool.peak) = (used, peak);
         Ok(Allocation { queue: self.clone(), at, bytes })
@@ -303,7 +303,7 @@ mod tests {
         }
         let peak = queue.peak_bytes() as u64;
         let held = given.load(Ordering::Relaxed);
-        let idle = card_idle(peak as usize) as u64;
+        let idle = gpu_idle(peak as usize) as u64;
         assert!(held <= peak + idle && peak < 2 * (840 << 20), "{held} of {peak}");
         drop(queue);
         assert_eq!(given.load(Ordering::Relaxed), 0);

@@ -22,7 +22,7 @@ fn tiles_cover_every_row_and_key_once_and_the_longest_come_first() {
 }
 
 #[test]
-fn shared_memory_fits_every_card() {
+fn shared_memory_fits_every_gpu() {
     for (width, dtype) in WIDTHS.iter().flat_map(|&w| [Dtype::F32, Dtype::Bf16, Dtype::F16].map(|d| (w, d))) {
         let sizes = Sizes::of(width, dtype);
         for bytes in [sizes.forward, sizes.backward_keys, sizes.backward_queries] {

@@ -17,7 +17,7 @@ const STAGING: usize = 16 << 20;
 
 /// A GPU with its own stream.
 #[derive(Debug)]
-pub struct Card {
+pub struct Gpu {
     device: cuda_sys::CUdevice,
     context: cuda_sys::CUcontext,
     stream: cuda_sys::CUstream,
@@ -48,9 +48,9 @@ struct Staging {
 
 // SAFETY: handles of the driver and of cuBLAS may be used from any thread on which the context is current, which every
 // call here ensures; handles that must not be used concurrently are behind locks.
-unsafe impl Send for Card {}
+unsafe impl Send for Gpu {}
 // SAFETY: as above.
-unsafe impl Sync for Card {}
+unsafe impl Sync for Gpu {}
 // SAFETY: as above; only accessed under its lock.
 unsafe impl Send for Kernel {}
 // SAFETY: as above.
@@ -138,7 +138,7 @@ fn versions(device: cuda_sys::CUdevice) -> Result<String> {
     Ok(format!("compute capability {major}.{minor}; driver of CUDA {}.{}", driver / 1000, driver % 1000 / 10))
 }
 
-impl Card {
+impl Gpu {
     /// Opens the GPU with this index among those that the process sees.
     ///
     /// # Errors
@@ -253,7 +253,7 @@ impl Card {
     }
 }
 
-impl Driver for Card {
+impl Driver for Gpu {
     fn name(&self) -> Result<String> {
         self.enter()?;
         let name = cuda::device::get_name(self.device).map_err(failed("querying the GPU"))?;

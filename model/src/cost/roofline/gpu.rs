@@ -15,7 +15,7 @@ pub fn bytes(precision: Precision) -> f64 {
 
 /// A GPU, described by its data sheet.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Card {
+pub struct Gpu {
     /// Name, as in `--device`.
     pub name: &'static str,
     /// Peak rates of dense products, in 10^12 operations per second: f32 outside tensor cores, TF32, bf16 with f32 sums.
@@ -30,22 +30,16 @@ pub struct Card {
 
 /// The known GPUs, from NVIDIA's data sheets: "H100 Tensor Core GPU" and "H200 Tensor Core GPU" (SXM), "A100 80GB
 /// Tensor Core GPU" (SXM), and the appendices of "Ada GPU Architecture" and "GA102 GPU Architecture".
-pub const CARDS: [Card; 5] = [
-    card("h100", [66.9, 494.7, 989.4], 3350.0, 132.0, 80.0),
-    card("h200", [66.9, 494.7, 989.4], 4800.0, 132.0, 141.0),
-    card("a100", [19.5, 155.9, 311.9], 2039.0, 108.0, 80.0),
-    card("4090", [82.6, 82.6, 165.2], 1008.0, 128.0, 24.0),
-    card("3090", [35.6, 35.6, 71.0], 936.0, 82.0, 24.0),
+pub const GPUS: [Gpu; 5] = [
+    gpu("h100", [66.9, 494.7, 989.4], 3350.0, 132.0, 80.0),
+    gpu("h200", [66.9, 494.7, 989.4], 4800.0, 132.0, 141.0),
+    gpu("a100", [19.5, 155.9, 311.9], 2039.0, 108.0, 80.0),
+    gpu("4090", [82.6, 82.6, 165.2], 1008.0, 128.0, 24.0),
+    gpu("3090", [35.6, 35.6, 71.0], 936.0, 82.0, 24.0),
 ];
 
-const fn card(
-    name: &'static str,
-    tflops: [f64; 3],
-    bandwidth: f64,
-    multiprocessors: f64,
-    memory: f64,
-) -> Card {
-    Card { name, tflops, bandwidth, multiprocessors, memory }
+const fn gpu(name: &'static str, tflops: [f64; 3], bandwidth: f64, multiprocessors: f64, memory: f64) -> Gpu {
+    Gpu { name, tflops, bandwidth, multiprocessors, memory }
 }
 
 /// Rows and columns of a result tile, which one multiprocessor computes at a time.
@@ -67,18 +61,18 @@ const STREAM: f64 = 0.85;
 const LAUNCH: f64 = 3e-6;
 
 /// Maximum number of positions that a GPU processes together, as in the CUDA backend.
-pub const CARD_POSITIONS: usize = 16_384;
+pub const GPU_POSITIONS: usize = 16_384;
 
 /// Bytes of GPU memory that the CUDA backend may keep idle in addition to the peak use `most`: batches of other lengths
 /// need other sizes, and requesting memory from the driver takes longer than the kernels of a small model.
-pub fn card_idle(most: usize) -> usize {
+pub fn gpu_idle(most: usize) -> usize {
     (most / 8).max(256 << 20)
 }
 
-impl Card {
+impl Gpu {
     /// Returns the GPU with this name.
     pub fn named(name: &str) -> Option<Self> {
-        CARDS.into_iter().find(|card| card.name == name)
+        GPUS.into_iter().find(|gpu| gpu.name == name)
     }
 
     /// Peak rate of products, in operations per second.
@@ -130,7 +124,7 @@ impl Card {
     pub fn step(&self, model: &ModelConfig, step: &Step, precision: Precision) -> Seconds {
         let mut seconds = Seconds::default();
         let mut launches = 0.0;
-        for (often, operations) in step.groups(model, step.items, CARD_POSITIONS) {
+        for (often, operations) in step.groups(model, step.items, GPU_POSITIONS) {
             for (count, operation) in &operations {
                 seconds.add(often * count, operation, self.operation(operation, precision));
                 launches += often * count;
@@ -151,29 +145,29 @@ mod tests {
     use super::super::tests::near;
     use super::*;
 
-    const CARD: Card = card("test", [1.0, 2.0, 4.0], 100.0, 10.0, 1.0);
+    const GPU: Gpu = gpu("test", [1.0, 2.0, 4.0], 100.0, 10.0, 1.0);
 
     #[test]
     fn a_product_loses_what_its_tiles_waves_and_short_sums_cost() {
         // 20 full tiles are two full waves on 10 multiprocessors; a sum of 128 terms takes as long as one of 256.
-        assert!(near(CARD.efficiency(1.0, 1280.0, 128.0, 256.0), 0.82 * 0.5));
+        assert!(near(GPU.efficiency(1.0, 1280.0, 128.0, 256.0), 0.82 * 0.5));
         // One more row adds one tile per column: 22 tiles in three waves, in which 20 tiles and one row of 2 tiles are useful.
         assert!(near(
-            CARD.efficiency(1.0, 1281.0, 128.0, 256.0),
+            GPU.efficiency(1.0, 1281.0, 128.0, 256.0),
             0.82 * 0.5 * (1281.0 * 256.0) / (30.0 * 128.0 * 128.0)
         ));
         // Two tiles, each sum split among 5 multiprocessors.
-        assert!(near(CARD.efficiency(1.0, 128.0, 5120.0, 256.0), 0.82 * 1024.0 / (1024.0 + 128.0)));
+        assert!(near(GPU.efficiency(1.0, 128.0, 5120.0, 256.0), 0.82 * 1024.0 / (1024.0 + 128.0)));
         // Two products of 20 tiles take four waves; three of two tiles each are six tiles on ten multiprocessors.
-        assert!(near(CARD.efficiency(2.0, 1280.0, 128.0, 256.0), 0.82 * 0.5));
-        assert!(near(CARD.efficiency(3.0, 128.0, 128.0, 256.0), 0.82 * 0.6 * 0.5));
+        assert!(near(GPU.efficiency(2.0, 1280.0, 128.0, 256.0), 0.82 * 0.5));
+        assert!(near(GPU.efficiency(3.0, 128.0, 128.0, 256.0), 0.82 * 0.6 * 0.5));
         // A sum of 256 terms is not split.
-        assert!(near(CARD.efficiency(1.0, 128.0, 256.0, 256.0), 0.82 * 0.2 * 256.0 / 384.0));
+        assert!(near(GPU.efficiency(1.0, 128.0, 256.0, 256.0), 0.82 * 0.2 * 256.0 / 384.0));
     }
 
     #[test]
     fn an_operation_takes_the_longer_of_arithmetic_and_memory() {
-        let of = |operation, precision| CARD.operation(&operation, precision);
+        let of = |operation, precision| GPU.operation(&operation, precision);
         let (large, thin) = (
             Operation::Product { batch: 1.0, m: 1280.0, k: 1280.0, n: 256.0 },
             Operation::Product { batch: 1.0, m: 1280.0, k: 1.0, n: 1280.0 },
