@@ -5,8 +5,9 @@ use crate::config::{TrainStage, TrialConfig};
 use crate::runs::manifest::Manifest;
 use crate::sweep::Extent;
 use crate::train::{Objective, length};
+use anyhow::Result;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::path::Path;
 
 /// Most rows that a plan reads; further stages keep their upper bounds.
 const MAX_ROWS: f64 = 5e7;
@@ -14,68 +15,75 @@ const MAX_ROWS: f64 = 5e7;
 /// Tokens and operations of each stage run of the plan, in its order: recorded for finished ones, computed from the prepared
 /// data for others. `None` for stages that do not train, and while the data is not prepared.
 pub fn extents(graph: &StageGraph) -> Vec<Option<Extent>> {
-    extents_of(graph, |_| true)
+    extents_of(graph, |_| true, Objective::new)
 }
 
 /// Like [`extents`], with `None` for stage runs of which nothing is left: their manifests are not read.
 pub fn extents_left(graph: &StageGraph) -> Vec<Option<Extent>> {
-    extents_of(graph, |node| node.state.is_left())
+    extents_of(graph, |node| node.state.is_left(), Objective::new)
 }
 
-fn extents_of(graph: &StageGraph, is_asked: impl Fn(&StageNode) -> bool) -> Vec<Option<Extent>> {
-    let (mut open, mut left) = (Open::default(), MAX_ROWS);
-    let mut extent = |node: &StageNode| -> Option<Extent> {
-        let stage = node.stage.training().filter(|_| is_asked(node))?;
+/// Extents of the stage runs that are asked for; `open` opens the data of a stage.
+fn extents_of(
+    graph: &StageGraph,
+    is_asked: impl Fn(&StageNode) -> bool,
+    mut open: impl FnMut(TrainStage, &TrialConfig, &Path) -> Result<Objective>,
+) -> Vec<Option<Extent>> {
+    let mut extents = vec![None; graph.nodes.len()];
+    let mut prepared = vec![];
+    for (index, node) in graph.nodes.iter().enumerate().filter(|(_, node)| is_asked(node)) {
+        let Some(stage) = node.stage.training() else { continue };
+        let data = node.data.map(|data| &graph.nodes[data]);
         if node.state == State::Done {
-            let results = Manifest::read(node.record()).ok()??.results;
-            return Some(Extent { tokens: Some(results.tokens), flops: Some(results.flops) });
+            let results = Manifest::read(node.record()).ok().flatten().map(|manifest| manifest.results);
+            extents[index] =
+                results.map(|results| Extent { tokens: Some(results.tokens), flops: Some(results.flops) });
+        } else if let Some(data) = data.filter(|data| data.state == State::Done) {
+            let unseeded = rows_of(stage, &node.config, data);
+            prepared.push((unseeded, node.config.seed, index, stage, data.dir.join(stage.name())));
         }
-        let data = &graph.nodes[node.data?];
-        if data.state != State::Done {
-            return None;
-        }
-        let length = length(stage, &node.config, open.data(stage, node, data)?, left)?;
-        left -= length.rows as f64;
-        Some(Extent { tokens: Some(length.tokens), flops: Some(length.flops) })
-    };
-    graph.nodes.iter().map(&mut extent).collect()
-}
-
-/// The data opened last for each stage, with its key: trials that differ only in their model share it.
-#[derive(Default)]
-struct Open(BTreeMap<TrainStage, (String, Objective)>);
-
-impl Open {
-    fn data(&mut self, stage: TrainStage, node: &StageNode, data: &StageNode) -> Option<&Objective> {
-        let name = rows_of(stage, &node.config, data);
-        if self.0.get(&stage).is_none_or(|(opened, _)| *opened != name) {
-            // If it cannot be opened, the error is reported when the stage runs.
-            let opened = Objective::new(stage, &node.config, &data.dir.join(stage.name())).ok()?;
-            self.0.insert(stage, (name, opened));
-        }
-        self.0.get(&stage).map(|(_, opened)| opened)
     }
+    // Data is opened once for all stage runs that read it.
+    prepared.sort();
+    let mut left = MAX_ROWS;
+    for of_data in prepared.chunk_by(|a, b| a.0 == b.0) {
+        let (_, seed, first, stage, folder) = &of_data[0];
+        // If it cannot be opened, the error is reported when the stage runs.
+        let Ok(mut rows) = open(*stage, &graph.nodes[*first].config, folder) else { continue };
+        let mut seed = *seed;
+        for &(_, own_seed, index, stage, _) in of_data {
+            if own_seed != seed {
+                rows.reseed(own_seed);
+                seed = own_seed;
+            }
+            let Some(length) = length(stage, &graph.nodes[index].config, &rows, left) else { continue };
+            left -= length.rows as f64;
+            extents[index] = Some(Extent { tokens: Some(length.tokens), flops: Some(length.flops) });
+        }
+    }
+    extents
 }
 
-/// A key of everything that determines the rows of a stage.
+/// A key of everything but the seed that determines the rows of a stage.
 fn rows_of(stage: TrainStage, config: &TrialConfig, data: &StageNode) -> String {
     let training = stage.training(config);
     let loss = (stage.spec().answers)(config);
     let shares = config.data.shares(stage);
-    json!([data.uuid, training.seq_len, training.packing, loss, config.seed, shares]).to_string()
+    json!([stage, data.uuid, training.seq_len, training.packing, loss, shares]).to_string()
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::config::{AnswerLoss, RowKind};
+    use crate::config::{AnswerLoss, RowKind, Stage};
+    use crate::data::Kind;
+    use crate::data::store::tests::store_of;
     use crate::execute::testing::{Fake, run};
     use crate::plan::testing::{plan, trial};
     use crate::status::overview;
     use crate::track::METRICS;
     use std::fs;
-    use std::path::Path;
 
     #[test]
     fn records_without_their_folders_give_extents_and_last_rows() {
@@ -95,6 +103,50 @@ mod tests {
             assert_eq!(extent, is_trained.then_some(recorded));
             assert_eq!(stage.last.as_ref().map(|row| row.step), is_trained.then_some(7));
         }
+    }
+
+    #[test]
+    fn data_is_opened_once_for_all_seeds_and_models() {
+        let runs = tempfile::tempdir().unwrap();
+        let of = |n_layers: usize, seed: u64| {
+            trial(|config| {
+                (config.seed, config.model.n_layers) = (seed, n_layers);
+                let training = &mut config.pretrain.training;
+                (training.seq_len, training.batch_size, training.tokens) = (16, 1, Some(300));
+                config.sft.training.enabled = false;
+                config.dpo.training.enabled = false;
+            })
+        };
+        let mut graph = plan(&[of(1, 1), of(1, 2), of(2, 1), of(2, 2), of(2, 3)], runs.path());
+        let data = graph.nodes.iter().position(|node| node.stage == Stage::Data).unwrap();
+        graph.nodes[data].state = State::Done;
+        let folder = graph.nodes[data].dir.join("pretrain");
+        let documents: Vec<Vec<u32>> = (0..90u32).map(|i| vec![5; 2 + (i * i % 13) as usize]).collect();
+        let documents: Vec<&[u32]> = documents.iter().map(Vec::as_slice).collect();
+        for side in ["train", "val"] {
+            store_of(&folder.join(side), Kind::Pretrain, 100, &documents);
+        }
+        let mut opened = 0;
+        let found = extents_of(
+            &graph,
+            |_| true,
+            |stage, config, folder| {
+                opened += 1;
+                Objective::new(stage, config, folder)
+            },
+        );
+        assert_eq!(opened, 1);
+        let mut tokens = vec![];
+        for (node, extent) in graph.nodes.iter().zip(found) {
+            let alone = node.stage.training().map(|stage| {
+                let rows = Objective::new(stage, &node.config, &folder).unwrap();
+                let length = length(stage, &node.config, &rows, MAX_ROWS).unwrap();
+                tokens.push(length.tokens);
+                Extent { tokens: Some(length.tokens), flops: Some(length.flops) }
+            });
+            assert_eq!(extent, alone);
+        }
+        assert!(tokens.len() == 5 && tokens[0] == tokens[2] && tokens[0] != tokens[1], "{tokens:?}");
     }
 
     #[test]

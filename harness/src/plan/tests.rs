@@ -5,10 +5,12 @@ use super::StageGraph;
 use super::facts::Facts;
 use super::testing::{plan, trial};
 use crate::config::{Stage, TrainStage, TrialConfig};
+use crate::sweep::{Overrides, Sweep};
 use model::Device;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 /// The names of a single trial's stage runs.
 fn names(change: impl FnOnce(&mut TrialConfig)) -> BTreeMap<Stage, uuid::Uuid> {
@@ -178,4 +180,23 @@ fn exams_are_sat_where_asked() {
         after(&[TrainStage::Sft, TrainStage::Pretrain]),
         [Stage::Train(TrainStage::Pretrain), Stage::Train(TrainStage::Sft)]
     );
+}
+
+/// Seconds to expand and plan a sweep with this number of learning rates, ten seeds each.
+fn seconds_to_plan(rates: usize) -> f64 {
+    let rates: Vec<String> = (1..=rates).map(|i| format!("{i}e-6")).collect();
+    let seeds = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10";
+    let text = format!("name = 'a'\n[axes]\nseed = [{seeds}]\n'pretrain.lr' = [{}]\n", rates.join(", "));
+    let start = Instant::now();
+    let trials = Sweep::read_str("a.toml", &text, &Overrides::default()).unwrap().expand().unwrap();
+    assert_eq!(plan(&trials, Path::new("nowhere")).trials.len(), 10 * rates.len());
+    start.elapsed().as_secs_f64()
+}
+
+#[test]
+fn planning_takes_time_in_proportion_to_the_trials() {
+    // For ten times as many trials linear work takes 10 times as long, quadratic work 100 times. Other programs may slow
+    // either measurement down, so one pair within the bound is enough.
+    let is_linear = || seconds_to_plan(100) < 30.0 * seconds_to_plan(10);
+    assert!((0..4).any(|_| is_linear()), "planning 1,000 trials takes over 30 times as long as 100");
 }

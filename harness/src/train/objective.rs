@@ -109,6 +109,14 @@ impl Objective {
         Ok(Self::Tokens { held_out, batches: Batches::new(train, options)?, whole_text })
     }
 
+    /// Starts at the first batch of another seed, without reading the data again.
+    pub fn reseed(&mut self, seed: u64) {
+        match self {
+            Self::Tokens { batches, .. } => batches.reseed(seed),
+            Self::Preferences { batches, .. } => batches.reseed(seed),
+        }
+    }
+
     /// Notices about rows, or pairs, that the stage leaves out or cuts.
     pub fn notices(&self, stage: TrainStage) -> Vec<Notice> {
         let (dropped, held_out) = match self {

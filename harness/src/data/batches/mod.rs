@@ -146,6 +146,13 @@ impl Batches {
         Ok(batches)
     }
 
+    /// Starts at the first batch of another seed: the same documents in another order.
+    pub fn reseed(&mut self, seed: u64) {
+        self.options.seed = seed;
+        self.order.reseed(seed);
+        self.seek(Position::default());
+    }
+
     /// Returns the counts of rows that are left out or cut.
     pub fn dropped(&self) -> &Dropped {
         &self.dropped

@@ -79,6 +79,11 @@ impl Order {
         Ok(Self { seed, items: items.len() as u32, tokens, sources, is_mixed: shares.is_some() })
     }
 
+    /// Takes the order of another seed.
+    pub fn reseed(&mut self, seed: u64) {
+        self.seed = seed;
+    }
+
     /// Returns the items of a pass, in training order.
     pub fn pass(&self, epoch: u64) -> Vec<u32> {
         if self.is_mixed {

@@ -53,6 +53,12 @@ impl PreferenceBatches {
         Ok(batches)
     }
 
+    /// Starts at the first batch of another seed: the same pairs in another order.
+    pub fn reseed(&mut self, seed: u64) {
+        self.order.reseed(seed);
+        self.seek(Position::default());
+    }
+
     /// Checks that there is a pair to train on.
     ///
     /// # Errors

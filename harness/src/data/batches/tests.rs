@@ -62,6 +62,32 @@ fn a_place_is_found_again() {
 }
 
 #[test]
+fn batches_of_another_seed_are_those_of_data_opened_with_it() {
+    let documents: Vec<Vec<u32>> =
+        (0..24u32).map(|d| (0..4 + d % 5).map(|i| 10 + d * 10 + i).collect()).collect();
+    let (_dir, rows) = store(&documents);
+    let mut batches = Batches::new(rows.clone(), options(Packing::Separated, 16)).unwrap();
+    batches.next_batch(3);
+    batches.reseed(4);
+    let mut other = Batches::new(rows, BatchOptions { seed: 4, ..options(Packing::Separated, 16) }).unwrap();
+    assert_eq!(batches.row_sizes(1, None), other.row_sizes(1, None));
+    let batch = batches.next_batch(9);
+    assert_eq!(batch, other.next_batch(9));
+    batches.reseed(3);
+    assert_ne!(batch, batches.next_batch(9));
+    let pairs = (0..30).flat_map(|pair| [7, 8].map(|answer| vec![10 + pair, 5, answer]));
+    let (_dir, pairs) = store_as(Kind::Preferences, &pairs.collect::<Vec<_>>());
+    let mut preferences = PreferenceBatches::new(&pairs, 8, 3, None).unwrap();
+    preferences.next_batch(5);
+    preferences.reseed(4);
+    let mut other = PreferenceBatches::new(&pairs, 8, 4, None).unwrap();
+    let batch = preferences.next_batch(20);
+    assert_eq!(batch, other.next_batch(20));
+    preferences.reseed(3);
+    assert_ne!(batch, preferences.next_batch(20));
+}
+
+#[test]
 fn every_pass_has_an_order_of_its_own() {
     let documents: Vec<Vec<u32>> = (0..30).map(|d| vec![10 + d, 50, 51]).collect();
     let (_dir, rows) = store(&documents);
