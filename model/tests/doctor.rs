@@ -153,18 +153,8 @@ mod gpu {
             (40, Some(270), Precision::F16, 530),
             (128, None, Precision::Bf16, 90),
         ] {
-            let config = ModelConfig {
-                d_model: 16,
-                n_layers: 1,
-                n_heads: 1,
-                n_kv_heads: 1,
-                head_dim: Some(head_dim),
-                hidden_dim: Some(8),
-                vocab_size: 20,
-                window,
-                ..ModelConfig::default()
-            };
-            let case = Case { config, rows: vec![vec![document], vec![1, 2]], seed: 4 };
+            let mut case = Case::one_head(16, head_dim, vec![vec![document], vec![1, 2]]);
+            case.config.window = window;
             assert_well_in(precision, &case);
         }
     }

@@ -101,13 +101,17 @@ impl Case {
             ModelConfig { n_experts: 3, top_k: 1, n_shared_experts: 0, dropout: 0.1, ..dense.clone() };
         let case = |config| Self { config, rows: vec![vec![71, 9], vec![33]], seed: 1 };
         let mut cases: Vec<Self> = [experts, variant, single, dense].map(case).into();
-        cases.extend([(400, 96), (102, 128)].map(|(d_model, head_dim)| Self::wide(d_model, head_dim)));
+        // Kernels for GPUs differ by the width of heads, and by that of the rows that are normalized; the longer document
+        // exceeds a tile of attention.
+        let rows = || vec![vec![131], vec![2]];
+        cases.extend(
+            [(400, 96), (102, 128)].map(|(d_model, head_dim)| Self::one_head(d_model, head_dim, rows())),
+        );
         cases
     }
 
-    /// A case with a wide head and a document longer than a tile of attention: kernels for GPUs differ by the width of
-    /// heads, and by that of the rows that are normalized.
-    fn wide(d_model: usize, head_dim: usize) -> Self {
+    /// Returns a case with one layer of one head.
+    pub fn one_head(d_model: usize, head_dim: usize, rows: Vec<Vec<u32>>) -> Self {
         let config = ModelConfig {
             d_model,
             n_layers: 1,
@@ -118,7 +122,7 @@ impl Case {
             vocab_size: 20,
             ..ModelConfig::default()
         };
-        Self { config, rows: vec![vec![131], vec![2]], seed: 1 }
+        Self { config, rows, seed: 1 }
     }
 
     /// The documents of the case with random tokens; every third position carries no loss.
